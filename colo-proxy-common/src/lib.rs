@@ -1,0 +1,16 @@
+//! What the kernel programs and the daemon of colo-proxy share.
+//!
+//! The same code runs in the eBPF programs, in the userspace engines and in the tests: the packet
+//! decoder ([`decode`]), TCP sequence arithmetic ([`seq`]), incremental checksums ([`checksum`]),
+//! the rewriting of TCP numbers ([`rewrite`]), the life of a translated connection ([`flow`]) and
+//! the records that live in maps ([`record`]).
+//!
+//! Everything here is total: no input, however malformed, makes it panic.
+#![cfg_attr(not(test), no_std)]
+
+pub mod checksum;
+pub mod decode;
+pub mod flow;
+pub mod record;
+pub mod rewrite;
+pub mod seq;

@@ -1,0 +1,166 @@
+//! Records in the maps that the kernel programs and the daemon share.
+//!
+//! `bpftool map dump` prints these names, so they are part of the interface for operators. All are
+//! `repr(C)` with explicit padding; a change of layout changes [`LAYOUT_VERSION`].
+
+/// Bumped whenever a record changes shape; a daemon refuses to take over another version's maps.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// What the programs of one instance are to do: the one word in `settings` that changes in
+/// operation.
+pub mod mode {
+    /// Everything passes untouched; nothing is mirrored or captured.
+    pub const OFF: u32 = 0;
+    /// The pair is protected: guest output is captured, guest input mirrored or translated.
+    pub const PROTECTED: u32 = 1;
+    /// Secondary only: the guest is on the network, translated connections stay translated.
+    pub const FAILED_OVER: u32 = 2;
+}
+
+/// The one entry of the `settings` map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Settings {
+    /// [`LAYOUT_VERSION`] of the daemon that wrote this.
+    pub layout_version: u32,
+    /// One of [`mode`].
+    pub mode: u32,
+    /// The guest's TAP.
+    pub netdev_ifindex: u32,
+    /// The gate that takes guest output to the daemon, and releases what it writes.
+    pub output_gate_ifindex: u32,
+    /// The gate for guest input: mirrored input leaves (primary) or arrives (secondary) by it.
+    pub input_gate_ifindex: u32,
+    /// `skb->mark` of frames that the daemon released or that a program sent to a gate: random per
+    /// daemon, so that no rule on the host meets it by accident.
+    pub mark: u32,
+    /// Counts the checkpoints that loaded state into the secondary guest; offsets learnt in an
+    /// older epoch are void, because both guests then count alike.
+    pub epoch: u32,
+    /// `SO_NETNS_COOKIE` of the network namespace that the interface indexes belong to.
+    pub reserved: u32,
+    pub netns_cookie: u64,
+}
+
+/// A TCP connection from the guest's point of view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    /// IPv4 addresses fill the first four octets.
+    pub guest_addr: [u8; 16],
+    pub peer_addr: [u8; 16],
+    pub guest_port: u16,
+    pub peer_port: u16,
+    /// VLAN ids, outer first; 0 is no tag.
+    pub vlan: [u16; 2],
+    /// 4 or 6.
+    pub ip_version: u8,
+    /// IP protocol number.
+    pub protocol: u8,
+    pub reserved: [u8; 2],
+}
+
+/// What the secondary knows of a connection: the entry of the `flows` and `half_open` maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow {
+    /// `settings.epoch` at the time when the connection was opened.
+    pub epoch: u32,
+    /// One of `flow::state`.
+    pub state: u16,
+    /// Bits of `flow::known`.
+    pub known: u16,
+    /// The initial sequence number that this guest chose.
+    pub guest_isn: u32,
+    /// The one that the network knows, chosen by the primary guest.
+    pub wire_isn: u32,
+    /// The last `TSval` of this guest's SYN or SYN/ACK.
+    pub guest_ts: u32,
+    /// What the network echoed for it: the primary's.
+    pub wire_ts: u32,
+    /// `wire = guest + offset`, modulo 2^32, for sequence numbers.
+    pub seq_offset: u32,
+    /// The same for timestamps.
+    pub ts_offset: u32,
+    /// `CLOCK_MONOTONIC` of the last frame.
+    pub last_seen_ns: u64,
+    /// Frames translated towards the guest.
+    pub to_guest_frames: u64,
+    /// Frames translated from the guest.
+    pub from_guest_frames: u64,
+}
+
+/// The one entry of the per-CPU `counters` map. Frames, each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counters {
+    /// Guest output sent to the output gate.
+    pub captured: u64,
+    /// Frames that the daemon released and that left as the guest's.
+    pub released: u64,
+    /// Guest input copied to the input gate.
+    pub mirrored: u64,
+    /// Guest input whose copy the kernel refused.
+    pub mirror_failed: u64,
+    /// Frames that passed because protection is off.
+    pub passed: u64,
+    /// TCP frames translated towards the guest.
+    pub translated_to_guest: u64,
+    /// TCP frames translated from the guest.
+    pub translated_from_guest: u64,
+    /// Guest input sent back to the daemon because its offset is not known yet.
+    pub input_held: u64,
+    /// LAN frames kept from the protected secondary guest, which gets its input mirrored.
+    pub dropped_lan_input: u64,
+    /// Secondary output dropped because its offset is not known yet; the guest repeats it.
+    pub dropped_no_offset: u64,
+    /// Frames that somebody else sent into a gate.
+    pub dropped_foreign: u64,
+    /// Frames dropped because the settings are missing or of another layout.
+    pub dropped_no_settings: u64,
+    /// TCP frames that could not be parsed, and went on untranslated.
+    pub malformed: u64,
+    /// Connections not translated because the flow table was full.
+    pub flow_table_full: u64,
+    /// Rewrites that a kernel helper refused; the frame was dropped.
+    pub rewrite_failed: u64,
+}
+
+/// What the kernel programs tell the daemon: records of the `events` ring buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Event {
+    /// One of [`event`].
+    pub kind: u32,
+    pub key: FlowKey,
+    pub flow: Flow,
+}
+
+/// Kinds of [`Event`].
+pub mod event {
+    /// The offset of a connection became known: held input may go to the guest now.
+    pub const OFFSET_KNOWN: u32 = 1;
+}
+
+const _: () = assert!(size_of::<Settings>() == 40);
+const _: () = assert!(size_of::<FlowKey>() == 44);
+const _: () = assert!(size_of::<Flow>() == 56);
+const _: () = assert!(size_of::<Counters>() == 15 * 8);
+const _: () = assert!(size_of::<Event>() == 104);
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Counters, Event, Flow, FlowKey, Settings};
+
+    // SAFETY: all are repr(C), made of integers only, and have no implicit padding (the sizes
+    // above are the sums of their fields), so any bytes are a value and every value is its bytes.
+    unsafe impl aya::Pod for Settings {}
+    // SAFETY: see above.
+    unsafe impl aya::Pod for FlowKey {}
+    // SAFETY: see above.
+    unsafe impl aya::Pod for Flow {}
+    // SAFETY: see above.
+    unsafe impl aya::Pod for Counters {}
+    // SAFETY: see above.
+    unsafe impl aya::Pod for Event {}
+}

@@ -1,0 +1,56 @@
+//! One frame as it was read: an optional virtio-net header, then Ethernet.
+
+use bytes::Bytes;
+
+/// Length of the virtio-net header that our gates use (`struct virtio_net_hdr_mrg_rxbuf`).
+pub const VNET_HDR_LEN: usize = 12;
+/// QEMU's `NET_BUFSIZE`: the longest record either end of a lane accepts, header included.
+pub const FRAME_MAX: usize = 4096 + 65536;
+
+/// A frame held by reference to the buffer that it was read into; cloning copies no octet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    bytes: Bytes,
+    vnet_len: u8,
+}
+
+impl Frame {
+    /// Takes `bytes`, of which the first `vnet_len` are a virtio-net header; `None` where they are
+    /// fewer than that.
+    pub fn new(bytes: Bytes, vnet_len: usize) -> Option<Self> {
+        let vnet_len = u8::try_from(vnet_len).ok()?;
+        (bytes.len() >= usize::from(vnet_len)).then_some(Self { bytes, vnet_len })
+    }
+
+    /// The frame from its Ethernet header on.
+    pub fn ethernet(&self) -> &[u8] {
+        self.bytes.get(usize::from(self.vnet_len)..).unwrap_or_default()
+    }
+
+    /// The virtio-net header; empty where there is none.
+    pub fn vnet(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.vnet_len)).unwrap_or_default()
+    }
+
+    /// Header and frame, as they were read.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Octets that this frame keeps in memory.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// There is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The part `range` of the Ethernet frame, sharing the buffer.
+    pub fn slice(&self, range: std::ops::Range<usize>) -> Bytes {
+        let start = usize::from(self.vnet_len);
+        let end = (start + range.end).min(self.bytes.len());
+        self.bytes.slice((start + range.start).min(end)..end)
+    }
+}

@@ -1,0 +1,3 @@
+//! The `colo-proxy` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The lab: namespaces, TAPs and stand-in guests.

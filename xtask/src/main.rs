@@ -1,0 +1,3 @@
+//! Build, test and demonstration tasks of colo-proxy.
+
+fn main() {}
