@@ -24,14 +24,19 @@ const OBJECT: &str = "colo-proxy/src/datapath/colo-proxy.bpf.o";
 const RECORD: &str = "colo-proxy/src/datapath/colo-proxy.bpf.toolchain";
 /// The programs' tests load this object in place of the embedded one.
 const OBJECT_VARIABLE: &str = "COLO_PROXY_BPF_OBJECT";
+/// How cargo-clippy hands `-D warnings` to the driver.
+const CLIPPY_ARGUMENTS: &str = "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__";
 const TARGET: &str = "bpfel-unknown-none";
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Options {
     /// Change nothing; fail when the committed object is not what the sources give.
     #[arg(long)]
     check: bool,
 }
+
+/// `build-ebpf --check`, as a test runs it.
+pub const CHECK: Options = Options { check: true };
 
 pub fn run(options: &Options) -> Result<()> {
     let root = workspace::root()?;
@@ -86,12 +91,38 @@ fn check(root: &Path, committed: &Record, fresh: &Record, object: &Path) -> Resu
 
 /// Builds the object into the target folder and returns its path.
 fn build(root: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
-    let target_dir = workspace::target_dir(root).join("ebpf");
+    command::run(&mut cargo("build", root, toolchain)?)?;
+    Ok(target_dir(root).join(TARGET).join("release/colo-proxy-ebpf"))
+}
+
+/// clippy on the kernel programs, where their compiler has one.
+pub fn clippy(root: &Path) -> Result<()> {
+    let driver = toolchain::find(None).ok().and_then(|toolchain| {
+        let driver = toolchain.compiler.rustc.with_file_name("clippy-driver");
+        driver.exists().then_some((toolchain, driver))
+    });
+    let Some((toolchain, driver)) = driver else {
+        println!("lint: kernel programs not linted: their compiler has no clippy here");
+        return Ok(());
+    };
+    let mut cargo = cargo("check", root, &toolchain)?;
+    // What `cargo clippy -- -D warnings` does; it would bring the driver of another compiler.
+    cargo.env("RUSTC_WORKSPACE_WRAPPER", driver).env("CLIPPY_ARGS", CLIPPY_ARGUMENTS);
+    command::run(&mut cargo)
+}
+
+/// Where the kernel programs are built: apart from the rest, which another compiler builds.
+fn target_dir(root: &Path) -> PathBuf {
+    workspace::target_dir(root).join("ebpf")
+}
+
+/// Cargo, told to do `task` with the kernel programs.
+fn cargo(task: &str, root: &Path, toolchain: &Toolchain) -> Result<Command> {
     let mut cargo = Command::new(&toolchain.compiler.cargo);
     cargo
-        .args(["build", "--release", "--locked", "-Zbuild-std=core", "--target", TARGET])
+        .args([task, "--release", "--locked", "-Zbuild-std=core", "--target", TARGET])
         .args(["--package", "colo-proxy-ebpf", "--target-dir"])
-        .arg(&target_dir)
+        .arg(target_dir(root))
         .env("RUSTC", &toolchain.compiler.rustc)
         .env("PATH", search_path(&toolchain.linker)?)
         // A compiler that is no nightly builds `core` only when it is told that it may.
@@ -101,8 +132,7 @@ fn build(root: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
         .env_remove("RUSTC_WRAPPER")
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
         .current_dir(root);
-    command::run(&mut cargo)?;
-    Ok(target_dir.join(TARGET).join("release/colo-proxy-ebpf"))
+    Ok(cargo)
 }
 
 /// `PATH` with the linker's folder: naming the linker to cargo would work its path into the hashes
