@@ -1,1 +1,3 @@
 //! datapath
+pub mod af_xdp;
+pub mod capture;
