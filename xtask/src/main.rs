@@ -1,3 +1,24 @@
-//! Build, test and demonstration tasks of colo-proxy.
+//! Build, test and demonstration tasks of colo-proxy: `cargo xtask <task>`.
 
-fn main() {}
+use clap::Parser as _;
+use std::process::ExitCode;
+use xtask::cli::{Arguments, Task};
+use xtask::{build_ebpf, demo, lint, setup, test, tidy};
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::BuildEbpf(options) => build_ebpf::run(&options),
+        Task::Setup(options) => setup::run(&options),
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Lint => lint::run(),
+        Task::Tidy => tidy::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

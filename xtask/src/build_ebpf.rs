@@ -1,0 +1,178 @@
+//! `build-ebpf`: the kernel programs, built reproducibly into the object that the daemon embeds.
+//!
+//! The object is committed, so that `cargo build` and `cargo install` need no eBPF toolchain; a
+//! record beside it says what built it and from which sources. `--check` shows that the object is
+//! what the sources give: with the recorded toolchain by its bytes, with another one by the
+//! programs' own tests on a fresh object.
+
+pub mod record;
+mod sources;
+pub mod toolchain;
+
+use crate::{command, workspace};
+use anyhow::{Context as _, Result, bail};
+use record::Record;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+use toolchain::Toolchain;
+
+/// The committed object.
+const OBJECT: &str = "colo-proxy/src/datapath/colo-proxy.bpf.o";
+/// What built it.
+const RECORD: &str = "colo-proxy/src/datapath/colo-proxy.bpf.toolchain";
+/// The programs' tests load this object in place of the embedded one.
+const OBJECT_VARIABLE: &str = "COLO_PROXY_BPF_OBJECT";
+/// How cargo-clippy hands `-D warnings` to the driver.
+const CLIPPY_ARGUMENTS: &str = "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__";
+const TARGET: &str = "bpfel-unknown-none";
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Options {
+    /// Change nothing; fail when the committed object is not what the sources give.
+    #[arg(long)]
+    check: bool,
+}
+
+/// `build-ebpf --check`, as a test runs it.
+pub const CHECK: Options = Options { check: true };
+
+pub fn run(options: &Options) -> Result<()> {
+    let root = workspace::root()?;
+    let committed = Record::read(&root.join(RECORD))?;
+    let toolchain = toolchain::find(committed.as_ref().map(|record| &record.toolchain))?;
+    println!("build-ebpf: {toolchain}");
+    let object = build(&root, &toolchain)?;
+    let bytes = fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    let record = Record {
+        toolchain: toolchain.identity.clone(),
+        sources: sources::digest(&root)?,
+        object: command::sha256(&bytes)?,
+    };
+    if options.check {
+        let committed = committed.with_context(|| {
+            format!("there is no {RECORD}: run `cargo xtask build-ebpf` and commit both files")
+        })?;
+        return check(&root, &committed, &record, &object);
+    }
+    fs::write(root.join(OBJECT), &bytes).with_context(|| format!("cannot write {OBJECT}"))?;
+    record.write(&root.join(RECORD))?;
+    println!("build-ebpf: wrote {OBJECT} ({} bytes)", bytes.len());
+    Ok(())
+}
+
+/// Compares what was built just now with what is committed.
+fn check(root: &Path, committed: &Record, fresh: &Record, object: &Path) -> Result<()> {
+    let bytes = fs::read(root.join(OBJECT)).with_context(|| format!("cannot read {OBJECT}"))?;
+    committed.verify(&command::sha256(&bytes)?, fresh)?;
+    if committed.toolchain == fresh.toolchain {
+        println!("build-ebpf: the committed object is, byte for byte, what the sources give");
+        return Ok(());
+    }
+    println!(
+        "build-ebpf: another toolchain than the recorded one, so no comparison of bytes; testing \
+         the programs on the fresh object instead"
+    );
+    if !workspace::is_root() {
+        bail!(
+            "the programs' own tests need root: run this as root, or with the recorded toolchain"
+        );
+    }
+    command::run(
+        Command::new(workspace::cargo())
+            .args(["test", "--locked", "-p", "colo-proxy-tests", "--test", "programs"])
+            .args(["--", "--test-threads=1"])
+            .env(OBJECT_VARIABLE, object)
+            .env("COLO_PROXY_REQUIRE_ROOT", "1")
+            .current_dir(root),
+    )
+}
+
+/// Builds the object into the target folder and returns its path.
+fn build(root: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
+    command::run(&mut cargo("build", root, toolchain)?)?;
+    Ok(target_dir(root).join(TARGET).join("release/colo-proxy-ebpf"))
+}
+
+/// clippy on the kernel programs, where their compiler has one.
+pub fn clippy(root: &Path) -> Result<()> {
+    let driver = toolchain::find(None).ok().and_then(|toolchain| {
+        let driver = toolchain.compiler.rustc.with_file_name("clippy-driver");
+        driver.exists().then_some((toolchain, driver))
+    });
+    let Some((toolchain, driver)) = driver else {
+        println!("lint: kernel programs not linted: their compiler has no clippy here");
+        return Ok(());
+    };
+    let mut cargo = cargo("check", root, &toolchain)?;
+    // What `cargo clippy -- -D warnings` does; it would bring the driver of another compiler.
+    cargo.env("RUSTC_WORKSPACE_WRAPPER", driver).env("CLIPPY_ARGS", CLIPPY_ARGUMENTS);
+    command::run(&mut cargo)
+}
+
+/// Where the kernel programs are built: apart from the rest, which another compiler builds.
+fn target_dir(root: &Path) -> PathBuf {
+    workspace::target_dir(root).join("ebpf")
+}
+
+/// Cargo, told to do `task` with the kernel programs.
+fn cargo(task: &str, root: &Path, toolchain: &Toolchain) -> Result<Command> {
+    let mut cargo = Command::new(&toolchain.compiler.cargo);
+    cargo
+        .args([task, "--release", "--locked", "-Zbuild-std=core", "--target", TARGET])
+        .args(["--package", "colo-proxy-ebpf", "--target-dir"])
+        .arg(target_dir(root))
+        .env("RUSTC", &toolchain.compiler.rustc)
+        .env("PATH", search_path(&toolchain.linker)?)
+        // A compiler that is no nightly builds `core` only when it is told that it may.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(root, toolchain)?.join("\x1f"))
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .env_remove("RUSTC_WRAPPER")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .current_dir(root);
+    Ok(cargo)
+}
+
+/// `PATH` with the linker's folder: naming the linker to cargo would work its path into the hashes
+/// of all symbols, and so into the object.
+fn search_path(linker: &Path) -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folder = linker.parent().map(Path::to_owned);
+    env::join_paths(env::split_paths(&path).chain(folder)).context("cannot extend PATH")
+}
+
+/// The compiler's flags. Debug information carries the maps' and records' names into the BTF, and
+/// also every path of this machine: those are replaced, so that the object is the same wherever
+/// it is built.
+fn flags(root: &Path, toolchain: &Toolchain) -> Result<Vec<String>> {
+    let mut flags = vec!["-Cdebuginfo=2".to_owned(), "-Clink-arg=--btf".to_owned()];
+    let mut remap = |from: &Path, to: &str| -> Result<()> {
+        let from = from.to_str().with_context(|| format!("{} is no UTF-8", from.display()))?;
+        flags.push(format!("--remap-path-prefix={from}={to}"));
+        Ok(())
+    };
+    remap(root, "/colo-proxy")?;
+    remap(&toolchain.compiler.library, "/rust/library")?;
+    if let Ok(resolved) = toolchain.compiler.library.canonicalize() {
+        remap(&resolved, "/rust/library")?;
+    }
+    for registry in registries()? {
+        remap(&registry, "/crates")?;
+    }
+    Ok(flags)
+}
+
+/// The folders of the registries' unpacked crates: their names hang on how a registry is reached.
+fn registries() -> Result<Vec<PathBuf>> {
+    let sources = workspace::cargo_home()?.join("registry/src");
+    let listed = fs::read_dir(&sources)
+        .with_context(|| format!("cannot list the crates' sources in {}", sources.display()))?;
+    let mut found = Vec::new();
+    for entry in listed {
+        found.push(entry.with_context(|| format!("cannot list {}", sources.display()))?.path());
+    }
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,27 @@
+//! The command line: a library's, so that `tidy` can try the README's commands on it.
+
+use crate::{build_ebpf, demo, setup, test};
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Tasks of colo-proxy")]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Build the kernel programs into the object that the daemon embeds.
+    BuildEbpf(build_ebpf::Options),
+    /// Install what building, testing or the demonstration need.
+    Setup(setup::Options),
+    /// Show the main job in a laboratory of network namespaces (needs root).
+    Demo(demo::Options),
+    /// Run everything that CI runs.
+    Test(test::Options),
+    /// Check formatting, lints, and the licences and sources of all dependencies.
+    Lint,
+    /// Check the style rules that no other tool knows.
+    Tidy,
+}

@@ -1,0 +1,53 @@
+//! `demo`: the main job in a laboratory of network namespaces.
+
+use crate::setup::{self, Need};
+use crate::{command, workspace};
+use anyhow::{Context as _, Result, bail};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// A plain log, as when the output is no terminal.
+    #[arg(long)]
+    plain: bool,
+}
+
+/// Builds what the demonstration needs and becomes it, so that its exit status and the signals
+/// it gets are its own.
+pub fn run(options: &Options) -> Result<()> {
+    let root = workspace::root()?;
+    let error = prepare(&root, options)?.exec();
+    Err(error).context("cannot start the demonstration")
+}
+
+/// The demonstration, built and ready to be started.
+pub fn prepare(root: &Path, options: &Options) -> Result<Command> {
+    if !workspace::is_root() {
+        bail!(
+            "the demonstration makes network namespaces and loads kernel programs: run it as root"
+        );
+    }
+    setup::ensure(&[Need::Lab])?;
+    command::run(
+        Command::new(workspace::cargo())
+            .args(["build", "--release", "--locked", "--bins"])
+            .args(["--package", "colo-proxy", "--package", "colo-proxy-tests"])
+            .current_dir(root),
+    )?;
+    let programs = workspace::target_dir(root).join("release");
+    let mut demo = Command::new(programs.join("demo"));
+    demo.env("COLO_PROXY_BIN", programs.join("colo-proxy")).current_dir(root);
+    if options.plain {
+        demo.arg("--plain");
+    }
+    Ok(demo)
+}
+
+impl Options {
+    /// The demonstration as a test runs it.
+    pub fn plain() -> Self {
+        Self { plain: true }
+    }
+}

@@ -1,0 +1,40 @@
+//! `lint`: formatting, clippy with the workspace's lint table, and cargo-deny.
+
+use crate::build_ebpf;
+use crate::setup::{self, Need};
+use crate::{command, workspace};
+use anyhow::Result;
+use std::path::Path;
+use std::process::Command;
+
+pub fn run() -> Result<()> {
+    let root = workspace::root()?;
+    format(&root)?;
+    clippy(&root)?;
+    deny(&root)
+}
+
+/// rustfmt, with the rules of rustfmt.toml.
+pub fn format(root: &Path) -> Result<()> {
+    cargo(root, &["fmt", "--all", "--check"])
+}
+
+/// clippy on everything that stable Rust builds, and on the kernel programs where their compiler
+/// has a clippy of its own.
+pub fn clippy(root: &Path) -> Result<()> {
+    cargo(root, &["clippy", "--locked", "--all-targets", "--", "-D", "warnings"])?;
+    build_ebpf::clippy(root)
+}
+
+/// Licences, sources and bans of the dependencies. Advisories need a database that only the
+/// internet has, and change without any change here: they are left to a job of their own.
+pub fn deny(root: &Path) -> Result<()> {
+    setup::ensure(&[Need::Lint])?;
+    cargo(root, &["deny", "--log-level", "error", "check", "bans", "licenses", "sources"])?;
+    println!("lint: security advisories not checked (`cargo deny check advisories` does, online)");
+    Ok(())
+}
+
+fn cargo(root: &Path, arguments: &[&str]) -> Result<()> {
+    command::run(Command::new(workspace::cargo()).args(arguments).current_dir(root))
+}

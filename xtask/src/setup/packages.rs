@@ -1,0 +1,77 @@
+//! Packages of the distribution.
+
+use super::Need;
+use crate::{command, workspace};
+use anyhow::{Context as _, Result, bail};
+use std::path::Path;
+use std::process::Command;
+
+/// Programs by what needs them, and Debian's packages with them.
+pub(super) const PROGRAMS: [(Need, &str, &str); 6] = [
+    (Need::Lab, "ip", "iproute2"),
+    (Need::Lab, "cc", "gcc"),
+    (Need::Inspect, "bpftool", "bpftool"),
+    (Need::Qemu, "qemu-system-x86_64", "qemu-system-x86"),
+    (Need::Qemu, "busybox", "busybox-static"),
+    (Need::Qemu, "dpkg-deb", "dpkg"),
+];
+/// A compiler with the source of its `core`.
+pub(super) const EBPF_COMPILER: [&str; 2] = ["rustc-web", "rust-web-src"];
+/// The LLVM that bpf-linker is built with.
+pub(super) const EBPF_LINKER: [&str; 2] = ["llvm-22-dev", "libpolly-22-dev"];
+
+/// How long to wait for another apt-get, in seconds.
+const LOCK_TIMEOUT: &str = "DPkg::Lock::Timeout=300";
+
+/// Packages that are missing.
+#[derive(Debug, Default)]
+pub(super) struct Packages {
+    names: Vec<&'static str>,
+}
+
+/// The distribution installs with apt-get.
+pub(super) fn is_debian() -> bool {
+    Path::new("/etc/debian_version").exists() && command::find_program("apt-get").is_some()
+}
+
+impl Packages {
+    pub(super) fn want_all(&mut self, packages: &[&'static str]) {
+        for package in packages {
+            if !self.names.contains(package) {
+                self.names.push(package);
+            }
+        }
+    }
+
+    /// Installs them, or fails with the command to type.
+    pub(super) fn install(&self) -> Result<()> {
+        if self.names.is_empty() {
+            return Ok(());
+        }
+        let names = self.names.join(" ");
+        if !is_debian() {
+            bail!(
+                "something is missing that the package manager has to bring; under Debian's names: \
+                 {names}"
+            );
+        }
+        let by_hand = format!("apt-get update && apt-get install --no-install-recommends {names}");
+        if !workspace::is_root() {
+            bail!("packages are missing, and only root installs them: `{by_hand}`");
+        }
+        println!("setup: installing {names}");
+        apt_get(&["update"]).with_context(|| format!("cannot install them: `{by_hand}`"))?;
+        let mut install = vec!["install", "--yes", "--no-install-recommends"];
+        install.extend(&self.names);
+        apt_get(&install).with_context(|| format!("cannot install them: `{by_hand}`"))
+    }
+}
+
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    command::run(
+        Command::new("apt-get")
+            .args(["-qq", "-o", LOCK_TIMEOUT])
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+}

@@ -1,0 +1,129 @@
+//! The steps of `cargo xtask test`, in the order in which they run: the quick ones first.
+
+use crate::setup::Need;
+use crate::{build_ebpf, command, demo, lint, tidy, workspace};
+use anyhow::{Context as _, Result};
+use std::path::Path;
+use std::process::Command;
+use std::{fmt, fs};
+
+/// The crates whose tests need neither root nor the laboratory.
+const UNPRIVILEGED: [&str; 3] = ["colo-proxy-common", "colo-proxy", "xtask"];
+/// Tests of the laboratory that come last, in this order: the slowest.
+const LAST: [&str; 1] = ["qemu"];
+/// Tests that read it run for longer where it is set.
+const LONG_VARIABLE: &str = "COLO_PROXY_LONG";
+
+/// One step.
+pub(super) struct Step {
+    pub name: String,
+    pub needs_root: bool,
+    pub setup: &'static [Need],
+    pub run: Box<dyn Fn() -> Result<()>>,
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Step").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// All of them.
+pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
+    let mut steps = vec![
+        step("format", root, lint::format),
+        step("tidy", root, |_| tidy::run()),
+        step("clippy", root, lint::clippy).with(&[Need::Ebpf]),
+        step("deny", root, lint::deny).with(&[Need::Lint]),
+        step("unit tests", root, |root| command::run(&mut unit_tests(root))),
+        step("doc tests", root, |root| command::run(&mut doc_tests(root))),
+        step("README", root, tidy::readme_against_daemon),
+        step("build-ebpf --check", root, |_| build_ebpf::run(&build_ebpf::CHECK))
+            .with(&[Need::Ebpf])
+            .needing_root(),
+    ];
+    for name in laboratory_tests(root)? {
+        let needs: &[Need] = match name.as_str() {
+            "qemu" => &[Need::Lab, Need::Inspect, Need::Qemu],
+            _ => &[Need::Lab, Need::Inspect],
+        };
+        let title = format!("root tests: {name}");
+        let run = move |root: &Path| command::run(&mut laboratory_test(root, &name, long));
+        steps.push(step(&title, root, run).with(needs).needing_root());
+    }
+    steps.push(
+        step("demo", root, |root| command::run(&mut demo::prepare(root, &demo::Options::plain())?))
+            .with(&[Need::Lab])
+            .needing_root(),
+    );
+    Ok(steps)
+}
+
+fn step(name: &str, root: &Path, run: impl Fn(&Path) -> Result<()> + 'static) -> Step {
+    let root = root.to_owned();
+    Step { name: name.to_owned(), needs_root: false, setup: &[], run: Box::new(move || run(&root)) }
+}
+
+impl Step {
+    fn with(self, setup: &'static [Need]) -> Self {
+        Self { setup, ..self }
+    }
+
+    fn needing_root(self) -> Self {
+        Self { needs_root: true, ..self }
+    }
+}
+
+fn cargo(root: &Path, arguments: &[&str]) -> Command {
+    let mut cargo = Command::new(workspace::cargo());
+    cargo.args(arguments).current_dir(root);
+    cargo
+}
+
+fn unit_tests(root: &Path) -> Command {
+    let mut cargo = cargo(root, &["test", "--locked", "--lib", "--bins", "--tests"]);
+    cargo.args(UNPRIVILEGED.iter().flat_map(|name| ["--package", name]));
+    cargo
+}
+
+fn doc_tests(root: &Path) -> Command {
+    cargo(root, &["test", "--locked", "--doc"])
+}
+
+/// One of the laboratory's tests. One thread: they share the machine's two ends of every veth, the
+/// bpffs and the clock, and a test's traffic is another test's noise.
+fn laboratory_test(root: &Path, name: &str, long: bool) -> Command {
+    let mut cargo = cargo(root, &["test", "--locked", "--package", "colo-proxy-tests"]);
+    match name {
+        LIBRARY => cargo.args(["--lib", "--bins"]),
+        _ => cargo.args(["--test", name]),
+    };
+    cargo.args(["--", "--test-threads=1"]).env("COLO_PROXY_REQUIRE_ROOT", "1");
+    if long {
+        cargo.env(LONG_VARIABLE, "1");
+    }
+    cargo
+}
+
+/// The laboratory's own unit tests.
+const LIBRARY: &str = "laboratory";
+
+/// The names of the laboratory's tests: every file in its folder of tests.
+fn laboratory_tests(root: &Path) -> Result<Vec<String>> {
+    let folder = root.join("tests/tests");
+    let mut names = Vec::new();
+    for entry in
+        fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?
+    {
+        let path = entry.with_context(|| format!("cannot list {}", folder.display()))?.path();
+        if let (Some(name), Some("rs")) = (
+            path.file_stem().and_then(|name| name.to_str()),
+            path.extension().and_then(|end| end.to_str()),
+        ) {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort_by_key(|name| (LAST.contains(&name.as_str()), name.clone()));
+    names.insert(0, LIBRARY.to_owned());
+    Ok(names)
+}
