@@ -1,1 +1,65 @@
-//! control
+//! The control lane: what two colo-proxy daemons tell each other beside the frames.
+//!
+//! JSON, one object a line, so that it can be read on the wire. It carries heartbeats, the
+//! marks between epochs, and counters. It may be absent (then the peer may be a QEMU), and nothing
+//! that comes from it is trusted further than its type says.
+
+use serde::{Deserialize, Serialize};
+use tokio_util::codec::LinesCodec;
+
+/// The longest line; a longer one ends the connection.
+pub const LINE_MAX: usize = 4096;
+/// Version of the messages. An unknown message is ignored, an unknown version refused.
+pub const VERSION: u32 = 1;
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Message {
+    /// First on every connection, from both ends.
+    Hello { version: u32, role: String },
+    /// Every [`HEARTBEAT`], from both ends.
+    Heartbeat,
+    /// Primary to secondary: a checkpoint has put the primary's state into the secondary guest.
+    Epoch { epoch: u64 },
+    /// The secondary's answer: offsets are void, and `sent` frames had gone into the current
+    /// `secondary_out` connection before that; they belong to the older epoch.
+    EpochDone { epoch: u64, sent: u64 },
+}
+
+/// Time between two heartbeats.
+pub const HEARTBEAT: std::time::Duration = std::time::Duration::from_millis(100);
+
+impl Message {
+    /// As it goes on the wire, without the newline.
+    pub fn line(&self) -> String {
+        // Strings and integers always serialise.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// The codec of the lane.
+pub fn codec() -> LinesCodec {
+    LinesCodec::new_with_max_length(LINE_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Message;
+
+    #[test]
+    fn messages_are_lines_that_read_back() {
+        let all = [
+            Message::Hello { version: 1, role: "primary".into() },
+            Message::Heartbeat,
+            Message::Epoch { epoch: u64::MAX },
+            Message::EpochDone { epoch: 3, sent: 17 },
+        ];
+        for message in all {
+            let line = message.line();
+            assert!(!line.contains('\n'));
+            assert_eq!(serde_json::from_str::<Message>(&line).ok(), Some(message), "{line}");
+        }
+        assert_eq!(Message::EpochDone { epoch: 3, sent: 17 }.line(), r#"{"type":"epoch-done","epoch":3,"sent":17}"#);
+    }
+}

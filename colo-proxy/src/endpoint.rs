@@ -1,1 +1,322 @@
-//! endpoint
+//! Where a lane ends: `unix:PATH` or `tcp:HOST:PORT`, then optionally `,server` and `,nodelay`.
+//!
+//! Either host may listen. A [`Port`] hands out one connection after the other: a listener accepts
+//! the next peer when the last one has gone, as a QEMU chardev does, and a client tries again until
+//! somebody answers.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+/// Pause before a refused connection is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+/// A peer that is silent for this long is probed, and given up after [`PROBES`] such times.
+const PROBE_INTERVAL_S: u32 = 1;
+const PROBES: u32 = 3;
+
+/// One end of a lane, as written on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub address: Address,
+    /// Listen, and wait for the peer; without it connect, and try again.
+    pub server: bool,
+    /// Do not let the kernel collect small writes (`TCP_NODELAY`).
+    pub nodelay: bool,
+}
+
+/// A socket address of either kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Unix(PathBuf),
+    Tcp { host: String, port: u16 },
+}
+
+/// What went wrong with an endpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    #[error("endpoint `{text}`: {what}; expected unix:PATH or tcp:HOST:PORT[,server][,nodelay]")]
+    Syntax { text: String, what: String },
+    #[error("cannot listen on {endpoint}")]
+    Listen { endpoint: String, source: io::Error },
+    #[error("cannot listen on {endpoint}: another process is listening there; end it or choose another path")]
+    InUse { endpoint: String },
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fail = |what: &str| EndpointError::Syntax { text: text.into(), what: what.into() };
+        let mut parts = text.split(',');
+        let address = parse_address(parts.next().unwrap_or_default()).map_err(|what| fail(&what))?;
+        let mut endpoint = Self { address, server: false, nodelay: false };
+        for option in parts {
+            match option {
+                "server" | "server=on" => endpoint.server = true,
+                "nodelay" | "nodelay=on" => endpoint.nodelay = true,
+                other => return Err(fail(&format!("unknown option `{other}`"))),
+            }
+        }
+        Ok(endpoint)
+    }
+}
+
+fn parse_address(text: &str) -> Result<Address, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        if path.is_empty() {
+            return Err("the path is empty".into());
+        }
+        return Ok(Address::Unix(path.into()));
+    }
+    let Some(rest) = text.strip_prefix("tcp:") else {
+        return Err("it starts with neither unix: nor tcp:".into());
+    };
+    let (host, port) = rest.rsplit_once(':').ok_or("the port is missing")?;
+    let port = port.parse().map_err(|_| format!("`{port}` is not a port number"))?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        return Err("the host is empty".into());
+    }
+    Ok(Address::Tcp { host: host.into(), port })
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            Address::Unix(path) => write!(f, "unix:{}", path.display())?,
+            Address::Tcp { host, port } if host.contains(':') => write!(f, "tcp:[{host}]:{port}")?,
+            Address::Tcp { host, port } => write!(f, "tcp:{host}:{port}")?,
+        }
+        if self.server {
+            f.write_str(",server")?;
+        }
+        if self.nodelay {
+            f.write_str(",nodelay")?;
+        }
+        Ok(())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Endpoint {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// An endpoint in use: bound where it listens, ready to connect where it does not.
+#[derive(Debug)]
+pub struct Port {
+    endpoint: Endpoint,
+    listener: Option<Listener>,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Unix(UnixListener, PathBuf),
+    Tcp(TcpListener),
+}
+
+impl Port {
+    /// Binds a listening endpoint; a connecting one does nothing yet.
+    pub async fn open(endpoint: Endpoint) -> Result<Self, EndpointError> {
+        let listener = if endpoint.server { Some(listen(&endpoint).await?) } else { None };
+        Ok(Self { endpoint, listener })
+    }
+
+    /// The next connection. Never fails for good: what cannot be had now is tried again. Can be
+    /// cancelled without losing a peer.
+    pub async fn next(&mut self) -> Stream {
+        loop {
+            let attempt = match &self.listener {
+                Some(listener) => listener.accept().await,
+                None => connect(&self.endpoint.address).await,
+            };
+            match attempt.and_then(|stream| stream.tuned(self.endpoint.nodelay)) {
+                Ok(stream) => return stream,
+                Err(error) => {
+                    log::debug!("{}: {error}; trying again", self.endpoint);
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// As it was written.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+async fn listen(endpoint: &Endpoint) -> Result<Listener, EndpointError> {
+    let fail = |source| EndpointError::Listen { endpoint: endpoint.to_string(), source };
+    match &endpoint.address {
+        Address::Tcp { host, port } => {
+            TcpListener::bind((host.as_str(), *port)).await.map(Listener::Tcp).map_err(fail)
+        }
+        Address::Unix(path) => {
+            // The socket of a dead daemon stays behind as a file; a live one answers.
+            if path.exists() {
+                if UnixStream::connect(path).await.is_ok() {
+                    return Err(EndpointError::InUse { endpoint: endpoint.to_string() });
+                }
+                let socket = std::fs::metadata(path).is_ok_and(|meta| {
+                    std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type())
+                });
+                if socket {
+                    std::fs::remove_file(path).map_err(fail)?;
+                }
+            }
+            let listener = UnixListener::bind(path).map_err(fail)?;
+            Ok(Listener::Unix(listener, path.clone()))
+        }
+    }
+}
+
+async fn connect(address: &Address) -> io::Result<Stream> {
+    match address {
+        Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        Address::Tcp { host, port } => {
+            TcpStream::connect((host.as_str(), *port)).await.map(Stream::Tcp)
+        }
+    }
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
+            Self::Tcp(listener) => Ok(Stream::Tcp(listener.accept().await?.0)),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Self::Unix(_, path) = self {
+            // Gone already is as good.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// A connection of either kind.
+#[derive(Debug)]
+pub enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    /// A host that dies without a word must be noticed: the kernel probes an idle connection.
+    fn tuned(self, nodelay: bool) -> io::Result<Self> {
+        if let Self::Tcp(tcp) = &self {
+            tcp.set_nodelay(nodelay)?;
+            setsockopt(tcp, sockopt::KeepAlive, &true)?;
+            setsockopt(tcp, sockopt::TcpKeepIdle, &PROBE_INTERVAL_S)?;
+            setsockopt(tcp, sockopt::TcpKeepInterval, &PROBE_INTERVAL_S)?;
+            setsockopt(tcp, sockopt::TcpKeepCount, &PROBES)?;
+            setsockopt(tcp, sockopt::TcpUserTimeout, &(PROBE_INTERVAL_S * (PROBES + 1) * 1000))?;
+        }
+        Ok(self)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Endpoint;
+
+    #[test]
+    fn every_form_is_read_and_written_back() {
+        for text in [
+            "unix:/run/a.sock",
+            "unix:/run/a.sock,server",
+            "tcp:127.0.0.1:9003,server,nodelay",
+            "tcp:[fd00::1]:9004",
+            "tcp:hosta:9004,nodelay",
+        ] {
+            let endpoint: Endpoint = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(endpoint.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_endpoint_is_refused_with_its_reason() {
+        for (text, reason) in [
+            ("", "neither"),
+            ("udp:a:1", "neither"),
+            ("unix:", "path is empty"),
+            ("tcp:a", "port is missing"),
+            ("tcp:a:b", "not a port"),
+            ("tcp:a:70000", "not a port"),
+            ("tcp::1", "host is empty"),
+            ("tcp:a:1,sever", "unknown option `sever`"),
+        ] {
+            let error = text.parse::<Endpoint>().expect_err(text).to_string();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+}

@@ -1,1 +1,225 @@
-//! lane
+//! The wire between the hosts: QEMU's chardev framing over a byte stream.
+//!
+//! Each record is a 4-byte big-endian LENGTH, then, only with `vnet_hdr_support`, a 4-byte
+//! big-endian VNET_HDR_LEN, then LENGTH octets, of which the first VNET_HDR_LEN are the virtio-net
+//! header. Nothing else is on the wire, so that either end can be a QEMU.
+//!
+//! The peer is not trusted: a length is checked before anything is kept for it.
+
+use std::collections::VecDeque;
+use std::io;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::frame::{FRAME_MAX, Frame, VNET_HDR_LEN};
+
+/// Octets asked for in one read.
+const READ_CHUNK: usize = 128 * 1024;
+/// Frames up to this long are copied into one buffer with their neighbours; longer ones are
+/// written from where they lie.
+const COPY_MAX: usize = 4096;
+/// Buffers in one vectored write.
+const SLICES_MAX: usize = 64;
+/// An Ethernet header; a shorter record is no frame.
+const RUNT: usize = 14;
+/// The longest virtio-net header there is (with the hash report).
+const VNET_MAX: usize = 20;
+
+/// A record that no sender of this framing can mean: the connection is of no use any more.
+#[derive(Debug, thiserror::Error)]
+pub enum LaneError {
+    #[error("a record of {length} octets was announced, the most is {FRAME_MAX}; do both ends agree on vnet_hdr_support?")]
+    Oversized { length: u32 },
+    #[error("the peer closed the connection")]
+    Closed,
+    #[error("reading failed")]
+    Read(#[source] io::Error),
+}
+
+/// Records that were read but carry no frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct BadRecords {
+    /// LENGTH was 0.
+    pub empty: u64,
+    /// Shorter than an Ethernet header.
+    pub runt: u64,
+    /// VNET_HDR_LEN is no length of a virtio-net header.
+    pub vnet_hdr_len: u64,
+    /// Connections closed for an impossible LENGTH.
+    pub oversized: u64,
+    /// Connections that ended in the middle of a record.
+    pub cut: u64,
+}
+
+/// Takes records out of a byte stream.
+#[derive(Debug)]
+pub struct RecordReader {
+    vnet_hdr: bool,
+    buffer: BytesMut,
+    pub bad: BadRecords,
+}
+
+impl RecordReader {
+    pub fn new(vnet_hdr: bool) -> Self {
+        Self { vnet_hdr, buffer: BytesMut::new(), bad: BadRecords::default() }
+    }
+
+    /// Waits for more octets. Can be cancelled without losing any.
+    pub async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> Result<(), LaneError> {
+        self.buffer.reserve(READ_CHUNK);
+        match from.read_buf(&mut self.buffer).await {
+            Ok(0) => {
+                self.bad.cut += u64::from(!self.buffer.is_empty());
+                Err(LaneError::Closed)
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(LaneError::Read(error)),
+        }
+    }
+
+    /// The next whole frame in what was read; `None` when more must come.
+    pub fn next(&mut self) -> Result<Option<Frame>, LaneError> {
+        loop {
+            let Some(&[l0, l1, l2, l3]) = self.buffer.first_chunk() else { return Ok(None) };
+            let length = u32::from_be_bytes([l0, l1, l2, l3]);
+            if length as usize > FRAME_MAX {
+                self.bad.oversized += 1;
+                return Err(LaneError::Oversized { length });
+            }
+            let head = if self.vnet_hdr { 8 } else { 4 };
+            if self.buffer.len() < head + length as usize {
+                return Ok(None);
+            }
+            let mut record = self.buffer.split_to(head + length as usize);
+            record.advance(4);
+            let vnet_len = if self.vnet_hdr { record.get_u32() as usize } else { 0 };
+            if let Some(frame) = self.accept(record.freeze(), vnet_len) {
+                return Ok(Some(frame));
+            }
+        }
+    }
+
+    /// Forgets what is left of a connection that is gone.
+    pub fn reset(&mut self) {
+        self.buffer.clear();
+    }
+
+    fn accept(&mut self, record: Bytes, vnet_len: usize) -> Option<Frame> {
+        let length = record.len();
+        if length == 0 {
+            self.bad.empty += 1;
+        } else if !matches!(vnet_len, 0 | 10 | VNET_HDR_LEN | VNET_MAX) {
+            self.bad.vnet_hdr_len += 1;
+        } else if length < vnet_len + RUNT {
+            self.bad.runt += 1;
+        } else {
+            return Frame::new(record, vnet_len);
+        }
+        None
+    }
+}
+
+/// Records on their way out: a bounded queue and the place in it.
+#[derive(Debug)]
+pub struct Outbox {
+    vnet_hdr: bool,
+    /// Octets that may wait.
+    limit_bytes: usize,
+    waiting_bytes: usize,
+    ready: VecDeque<Bytes>,
+    /// Records still being collected.
+    tail: BytesMut,
+}
+
+impl Outbox {
+    pub fn new(vnet_hdr: bool, limit_bytes: usize) -> Self {
+        let (ready, tail) = (VecDeque::new(), BytesMut::new());
+        Self { vnet_hdr, limit_bytes, waiting_bytes: 0, ready, tail }
+    }
+
+    /// There is room for one more frame of any size.
+    pub fn has_room(&self) -> bool {
+        self.waiting_bytes + FRAME_MAX <= self.limit_bytes
+    }
+
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting_bytes == 0
+    }
+
+    /// Octets that wait.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// Appends a record; `false`, and nothing done, where the queue is full.
+    pub fn push(&mut self, frame: &Frame) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        let body = if self.vnet_hdr {
+            frame.bytes().clone()
+        } else {
+            frame.bytes().slice(frame.vnet().len()..)
+        };
+        let before = self.tail.len();
+        self.tail.put_u32(body.len() as u32);
+        if self.vnet_hdr {
+            self.tail.put_u32(frame.vnet().len() as u32);
+        }
+        self.waiting_bytes += self.tail.len() - before + body.len();
+        if body.len() <= COPY_MAX {
+            self.tail.put_slice(&body);
+        } else {
+            self.ready.push_back(self.tail.split().freeze());
+            self.ready.push_back(body);
+        }
+        true
+    }
+
+    /// Writes some of what waits. Can be cancelled: what was written is never written again.
+    pub async fn write(&mut self, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        if !self.tail.is_empty() {
+            self.ready.push_back(self.tail.split().freeze());
+        }
+        let mut slices = [io::IoSlice::new(&[]); SLICES_MAX];
+        let mut used = 0;
+        for (slice, bytes) in slices.iter_mut().zip(&self.ready) {
+            *slice = io::IoSlice::new(bytes);
+            used += 1;
+        }
+        let Some(slices) = slices.get(..used).filter(|slices| !slices.is_empty()) else {
+            return Ok(());
+        };
+        let written = to.write_vectored(slices).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.consume(written);
+        Ok(())
+    }
+
+    /// Drops what waits: the connection it was meant for is gone, and a record must not start in
+    /// the middle. Returns the octets dropped.
+    pub fn clear(&mut self) -> usize {
+        self.ready.clear();
+        self.tail.clear();
+        std::mem::take(&mut self.waiting_bytes)
+    }
+
+    fn consume(&mut self, mut written: usize) {
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(written);
+        while let Some(front) = self.ready.front_mut() {
+            if front.len() > written {
+                front.advance(written);
+                return;
+            }
+            written -= front.len();
+            self.ready.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

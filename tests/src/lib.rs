@@ -1,1 +1,27 @@
-//! The lab: namespaces, TAPs and stand-in guests.
+//! The laboratory of colo-proxy: a client, a switch and two hosts in network namespaces, with
+//! stand-in guests on real TAPs, a service that runs in them, and a client that checks every octet.
+//!
+//! ```text
+//!   client ── lan (switch) ──┬── hosta: up0 ─ br0 ─ tap0 ═ stand-in ═ guesta: eth0, lab-service
+//!                            └── hostb: up0 ─ br0 ─ tap0 ═ stand-in ═ guestb: eth0, lab-service
+//!                                hosta: repl0 ── repl0 :hostb
+//! ```
+//!
+//! [`network`] builds it, [`guest`] starts a guest, [`daemon`] starts `colo-proxy` beside it, and
+//! [`client`] is the load. All of it disappears with its [`network::Lab`], also on a panic or a
+//! signal ([`cleanup`]).
+
+pub mod cleanup;
+pub mod client;
+pub mod counters;
+pub mod daemon;
+pub mod demo;
+pub mod guest;
+pub mod link;
+pub mod namespace;
+pub mod network;
+pub mod process;
+pub mod protocol;
+pub mod root;
+pub mod service;
+pub mod stand_in;

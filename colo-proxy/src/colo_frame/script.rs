@@ -1,0 +1,199 @@
+//! Runs a command and speaks JSON lines with it: a [`Command`] a line on its standard input, an
+//! [`Event`] a line on its standard output. Its standard error is ours.
+//!
+//! A script that ends is started again; its peer must not have to care.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, ChildStdin, ChildStdout};
+use tokio::sync::mpsc;
+use tokio_util::codec::{FramedRead, LinesCodec};
+
+use super::{ColoFrame, ColoFrameError, Command, Event, NextEvent};
+
+/// The longest line a script may write; a longer one ends the conversation.
+const LINE_MAX: usize = 4096;
+/// Lines that may wait, in either direction.
+const WAITING_MAX: usize = 64;
+/// Pause before a script that ended is started again.
+const RESTART: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Script {
+    commands: mpsc::Sender<String>,
+    events: mpsc::Receiver<Event>,
+}
+
+impl Script {
+    pub(super) fn start(path: &Path) -> Result<Self, ColoFrameError> {
+        let child = spawn(path)?;
+        let (commands, from_proxy) = mpsc::channel(WAITING_MAX);
+        let (to_proxy, events) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(serve(path.into(), child, from_proxy, to_proxy));
+        Ok(Self { commands, events })
+    }
+}
+
+impl ColoFrame for Script {
+    fn command(&mut self, command: &Command) {
+        // Strings and integers always serialise.
+        let line = serde_json::to_string(command).unwrap_or_default();
+        if self.commands.try_send(line).is_err() {
+            log::error!("the COLO-frame script takes no commands; {command:?} is lost");
+        }
+    }
+
+    fn next_event(&mut self) -> NextEvent<'_> {
+        Box::pin(async {
+            match self.events.recv().await {
+                Some(event) => event,
+                // The task that serves the script only ends with the daemon.
+                None => std::future::pending().await,
+            }
+        })
+    }
+}
+
+fn spawn(path: &Path) -> Result<Child, ColoFrameError> {
+    tokio::process::Command::new(path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|source| ColoFrameError::Start { path: path.display().to_string(), source })
+}
+
+/// Serves one child after the other until the proxy is gone.
+async fn serve(
+    path: PathBuf,
+    mut child: Child,
+    mut commands: mpsc::Receiver<String>,
+    events: mpsc::Sender<Event>,
+) {
+    loop {
+        if let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take())
+            && converse(stdin, stdout, &mut commands, &events).await == Ended::Proxy
+        {
+            return;
+        }
+        log::error!("the COLO-frame script {} ended; starting it again", path.display());
+        // What it was asked for will not come: the proxy asks again.
+        let failed = Event::CheckpointFailed { reason: "the script ended".into() };
+        if events.send(failed).await.is_err() {
+            return;
+        }
+        child = loop {
+            tokio::time::sleep(RESTART).await;
+            match spawn(&path) {
+                Ok(child) => break child,
+                Err(error) => log::error!("{error}"),
+            }
+        };
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Ended {
+    Proxy,
+    Script,
+}
+
+async fn converse(
+    mut stdin: ChildStdin,
+    stdout: ChildStdout,
+    commands: &mut mpsc::Receiver<String>,
+    events: &mpsc::Sender<Event>,
+) -> Ended {
+    let mut lines = FramedRead::new(stdout, LinesCodec::new_with_max_length(LINE_MAX));
+    loop {
+        tokio::select! {
+            command = commands.recv() => {
+                let Some(line) = command else { return Ended::Proxy };
+                if stdin.write_all(format!("{line}\n").as_bytes()).await.is_err() {
+                    return Ended::Script;
+                }
+            }
+            line = lines.next() => {
+                let line = match line {
+                    Some(Ok(line)) => line,
+                    // Too long, or not UTF-8: this is no script that speaks our language.
+                    Some(Err(error)) => {
+                        log::error!("reading from the COLO-frame script failed: {error}");
+                        return Ended::Script;
+                    }
+                    None => return Ended::Script,
+                };
+                match serde_json::from_str(&line) {
+                    Ok(event) => if events.send(event).await.is_err() { return Ended::Proxy },
+                    Err(error) => log::warn!("the COLO-frame script wrote `{line}`: {error}"),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A script that answers each command line with `answers`.
+    fn script(dir: &tempfile::TempDir, body: &str) -> PathBuf {
+        let path = dir.path().join("frame");
+        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("the script is written");
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).expect("it becomes executable");
+        path
+    }
+
+    fn request() -> Command {
+        let reasons = vec!["payload".into()];
+        Command::RequestCheckpoint { instance: "web".into(), epoch: 4, reasons }
+    }
+
+    #[tokio::test]
+    async fn it_is_asked_in_json_and_answers_in_json() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = script(&dir, r#"
+            read line; echo "$line" > "$0.asked"
+            echo 'no json'
+            echo '{"event":"checkpoint-began"}'
+            echo '{"event":"checkpoint-done"}'
+            echo '{"event":"checkpoint-done","state_copied":false}'
+            echo '{"event":"failover"}'
+            read line"#);
+        let mut frame = Script::start(&path).expect("it starts");
+        frame.command(&request());
+        assert_eq!(frame.next_event().await, Event::CheckpointBegan);
+        assert_eq!(frame.next_event().await, Event::CheckpointDone { state_copied: true });
+        assert_eq!(frame.next_event().await, Event::CheckpointDone { state_copied: false });
+        assert_eq!(frame.next_event().await, Event::Failover);
+        let asked = std::fs::read_to_string(dir.path().join("frame.asked")).expect("it was asked");
+        assert_eq!(
+            asked.trim(),
+            r#"{"command":"request-checkpoint","instance":"web","epoch":4,"reasons":["payload"]}"#
+        );
+    }
+
+    #[tokio::test]
+    async fn one_that_ends_fails_its_checkpoint_and_is_started_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = script(&dir, r#"read line; test -e "$0.once" && echo '{"event":"failover"}'; touch "$0.once""#);
+        let mut frame = Script::start(&path).expect("it starts");
+        frame.command(&request());
+        assert!(matches!(frame.next_event().await, Event::CheckpointFailed { .. }));
+        frame.command(&request());
+        assert_eq!(frame.next_event().await, Event::Failover);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_not_there_is_named() {
+        let error = Script::start(Path::new("/nonexistent/frame")).expect_err("nothing there");
+        assert!(error.to_string().contains("/nonexistent/frame"), "{error}");
+    }
+}

@@ -1,0 +1,72 @@
+use std::path::Path;
+use std::time::Duration;
+
+use super::{CaptureKind, ColoFrameKind, Guest, OnDeath, Role, SideConfig, parse};
+
+const PRIMARY: &str = r#"
+[[guest]]
+name = "web"
+role = "primary"
+netdev = "tap0"
+mirror = "tcp:0.0.0.0:9003,server"
+secondary_in = "unix:/run/s.sock,server"
+control = "tcp:10.0.0.2:9005"
+colo_frame = "script:/etc/frame"
+vnet_hdr_support = true
+on_death = "pass"
+secondary_timeout_ms = 250
+compare_timeout_ms = 500
+"#;
+
+const SECONDARY: &str = r#"
+[[guest]]
+role = "secondary"
+netdev = "tap1"
+mirror = "tcp:10.0.0.1:9003"
+secondary_out = "tcp:10.0.0.1:9004,nodelay"
+capture = "af-xdp"
+"#;
+
+fn read(text: &str) -> Result<Vec<Guest>, String> {
+    parse(text, Path::new("colo.toml")).map_err(|error| error.to_string())
+}
+
+#[test]
+fn both_roles_in_one_file() {
+    let guests = read(&format!("{PRIMARY}{SECONDARY}")).expect("it is right");
+    let [web, tap1] = guests.as_slice() else { panic!("two guests, not {guests:?}") };
+    assert_eq!((web.role(), tap1.role()), (Role::Primary, Role::Secondary));
+    assert_eq!(web.on_death, OnDeath::Pass);
+    assert_eq!(web.secondary_timeout, Duration::from_millis(250));
+    assert_eq!(web.colo_frame, Some(ColoFrameKind::Script("/etc/frame".into())));
+    let SideConfig::Primary { limits, .. } = &web.side else { panic!("a primary") };
+    assert_eq!(limits.compare_timeout, Duration::from_millis(500));
+    assert!(matches!(tap1.side, SideConfig::Secondary { capture: CaptureKind::AfXdp, .. }));
+    assert_eq!((tap1.name.as_deref(), tap1.on_death), (None, OnDeath::Hold));
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_line_and_a_suggestion() {
+    let error = read(&PRIMARY.replace("secondary_in =", "secondry_in =")).expect_err("refused");
+    assert!(error.starts_with("colo.toml:7:1: unknown field `secondry_in`"), "{error}");
+    assert!(error.ends_with("did you mean `secondary_in`?"), "{error}");
+    let error = read(&PRIMARY.replace("\"pass\"", "\"pas\"")).expect_err("refused");
+    assert!(error.contains("colo.toml:11:") && error.contains("did you mean `pass`?"), "{error}");
+}
+
+#[test]
+fn what_is_only_wrong_together_is_refused_by_name() {
+    for (text, reason) in [
+        (PRIMARY.replace("secondary_in", "secondary_out"), "secondary_out and capture are for"),
+        (SECONDARY.replace("capture = \"af-xdp\"", "on_death = \"pass\""), "always holds"),
+        (SECONDARY.replace("tap1", "a-name-longer-than-15"), "not the name of a network interface"),
+        (PRIMARY.replace("\"web\"", "\"../web\""), "a name is 1 to 64"),
+        (PRIMARY.replace("= 250", "= 0"), "above 0"),
+        (format!("{PRIMARY}{PRIMARY}"), "another guest has this name"),
+        (String::new(), "names no [[guest]]"),
+        (PRIMARY.replace("tcp:0.0.0.0:9003", "tpc:0.0.0.0:9003"), "neither unix: nor tcp:"),
+    ] {
+        let error = read(&text).expect_err(reason);
+        assert!(error.contains(reason), "{error}");
+    }
+}

@@ -1,0 +1,168 @@
+//! Is the guest protected? A small state machine without I/O or a clock.
+//!
+//! Output is held from the start. A secondary that comes within `secondary_timeout` finds nothing
+//! lost, and the pair is protected. One that is gone for longer leaves the guest unprotected: held
+//! output leaves under rule (c), and everyone can see it. When it comes back, its state is stale,
+//! and only a checkpoint makes the pair protected again.
+
+use std::time::{Duration, Instant};
+
+use crate::config::OnSecondaryLost;
+
+/// Where the pair stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// The secondary is not there, for less than the timeout; output is held.
+    Waiting,
+    /// Output is compared.
+    Protected,
+    /// The secondary is back but not equal yet: output is held for a checkpoint.
+    Resync,
+    /// Output leaves uncompared.
+    Unprotected,
+}
+
+/// What the owner is to do about a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Release what is held, and let the kernel pass the guest's output.
+    Unprotect,
+    /// Capture again, and ask for a checkpoint.
+    Resync,
+    /// Nothing but to say so.
+    Announce,
+}
+
+/// The state and what it depends on.
+#[derive(Debug)]
+pub struct Protection {
+    state: State,
+    /// Since when the secondary has been gone.
+    lost_since: Option<Instant>,
+    timeout: Duration,
+    policy: OnSecondaryLost,
+    /// An operator has ended protection; only a new daemon begins it again.
+    ended: bool,
+}
+
+impl Protection {
+    pub fn new(now: Instant, timeout: Duration, policy: OnSecondaryLost) -> Self {
+        Self { state: State::Waiting, lost_since: Some(now), timeout, policy, ended: false }
+    }
+
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The secondary's lanes are all up, or they are not.
+    pub fn on_peer(&mut self, now: Instant, up: bool) -> Option<Action> {
+        if self.ended {
+            return None;
+        }
+        match (self.state, up) {
+            (State::Waiting, true) => self.enter(State::Protected, None, Action::Announce),
+            (State::Unprotected, true) => self.enter(State::Resync, None, Action::Resync),
+            (State::Protected, false) => self.enter(State::Waiting, Some(now), Action::Announce),
+            // Its state was stale when it went, and so it is when it returns.
+            (State::Resync, false) => self.enter(State::Unprotected, None, Action::Unprotect),
+            _ => None,
+        }
+    }
+
+    /// A checkpoint has been received completely by the secondary.
+    pub fn on_checkpoint_done(&mut self) -> Option<Action> {
+        match self.state {
+            State::Resync => self.enter(State::Protected, None, Action::Announce),
+            _ => None,
+        }
+    }
+
+    /// The operator or the COLO-frame says that the secondary is gone for good.
+    pub fn end(&mut self) -> Option<Action> {
+        self.ended = true;
+        match self.state {
+            State::Unprotected => None,
+            _ => self.enter(State::Unprotected, None, Action::Unprotect),
+        }
+    }
+
+    /// When [`Self::on_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self.policy {
+            OnSecondaryLost::Release => self.lost_since.map(|since| since + self.timeout),
+            OnSecondaryLost::Hold => None,
+        }
+    }
+
+    pub fn on_timeout(&mut self, now: Instant) -> Option<Action> {
+        if self.poll_timeout().is_some_and(|at| at <= now) {
+            return self.enter(State::Unprotected, None, Action::Unprotect);
+        }
+        None
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "every arm of a transition table reads alike")]
+    fn enter(&mut self, state: State, lost: Option<Instant>, action: Action) -> Option<Action> {
+        self.state = state;
+        self.lost_since = lost;
+        Some(action)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_millis(1000);
+
+    fn start() -> (Instant, Protection) {
+        let now = Instant::now();
+        (now, Protection::new(now, TIMEOUT, OnSecondaryLost::Release))
+    }
+
+    #[test]
+    fn a_secondary_in_time_needs_no_checkpoint() {
+        let (now, mut p) = start();
+        assert_eq!(p.on_timeout(now + TIMEOUT - Duration::from_millis(1)), None);
+        assert_eq!(p.on_peer(now, true), Some(Action::Announce));
+        assert_eq!((p.state(), p.poll_timeout()), (State::Protected, None));
+    }
+
+    #[test]
+    fn the_twin_a_millisecond_later_is_unprotected_and_needs_one() {
+        let (now, mut p) = start();
+        assert_eq!(p.on_timeout(now + TIMEOUT), Some(Action::Unprotect));
+        assert_eq!(p.on_peer(now + TIMEOUT, true), Some(Action::Resync));
+        assert_eq!(p.on_checkpoint_done(), Some(Action::Announce));
+        assert_eq!(p.state(), State::Protected);
+    }
+
+    #[test]
+    fn a_short_break_loses_nothing() {
+        let (now, mut p) = start();
+        p.on_peer(now, true);
+        assert_eq!(p.on_peer(now, false), Some(Action::Announce));
+        assert_eq!(p.state(), State::Waiting);
+        p.on_peer(now + TIMEOUT / 2, true);
+        assert_eq!((p.state(), p.on_timeout(now + TIMEOUT * 2)), (State::Protected, None));
+    }
+
+    #[test]
+    fn a_stale_secondary_that_goes_again_leaves_the_guest_unprotected_at_once() {
+        let (now, mut p) = start();
+        p.on_timeout(now + TIMEOUT);
+        p.on_peer(now + TIMEOUT, true);
+        assert_eq!(p.on_peer(now + TIMEOUT, false), Some(Action::Unprotect));
+        assert_eq!(p.state(), State::Unprotected);
+    }
+
+    #[test]
+    fn the_policy_hold_waits_for_ever_and_an_operator_ends_it() {
+        let now = Instant::now();
+        let mut p = Protection::new(now, TIMEOUT, OnSecondaryLost::Hold);
+        assert_eq!((p.poll_timeout(), p.on_timeout(now + TIMEOUT * 99)), (None, None));
+        assert_eq!(p.end(), Some(Action::Unprotect));
+        assert_eq!(p.on_peer(now, true), None, "ended is ended");
+    }
+}

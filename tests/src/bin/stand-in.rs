@@ -1,0 +1,78 @@
+//! A guest's virtual machine, as far as the network sees it: see `colo_lab::stand_in`.
+
+use std::fs::File;
+use std::io::{Read, stdin, stdout};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use colo_lab::stand_in::command::Report;
+use colo_lab::stand_in::pump::{Pump, report};
+use colo_lab::stand_in::shift::Shift;
+use colo_lab::stand_in::tap::{self, Offloads};
+use nix::sched::{CloneFlags, setns};
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The host's network namespace.
+    #[arg(long)]
+    host_netns: PathBuf,
+    /// The guest's.
+    #[arg(long)]
+    guest_netns: PathBuf,
+    /// The guest's TAP on the host; created, until this process ends, where there is none.
+    #[arg(long, default_value = "tap0")]
+    tap: String,
+    /// The link in the guest.
+    #[arg(long, default_value = "eth0")]
+    eth: String,
+    #[arg(long, value_enum, default_value = "on")]
+    offloads: Offloads,
+    /// Frames without a virtio-net header.
+    #[arg(long)]
+    plain: bool,
+    /// Move the guest's sequence numbers and timestamps by random amounts.
+    #[arg(long)]
+    shift: bool,
+    /// Do not check checksums.
+    #[arg(long)]
+    no_verify: bool,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let offloads = if arguments.plain { Offloads::Off } else { arguments.offloads };
+    enter(&arguments.host_netns)?;
+    let host = tap::open(&arguments.tap, !arguments.plain, offloads)?;
+    enter(&arguments.guest_netns)?;
+    let guest = tap::open(&arguments.eth, !arguments.plain, offloads)?;
+    let mut pump = Pump::new(host, guest, !arguments.plain);
+    pump.shift = if arguments.shift { Some(random_shift()?) } else { None };
+    pump.verify = !arguments.no_verify;
+    report(&mut stdout(), &Report::Ready)?;
+    // Unbuffered: what a buffer held, poll() would not see.
+    let commands = File::from(stdin().as_fd().try_clone_to_owned().context("duplicating stdin")?);
+    pump.run(commands, stdout())
+}
+
+fn enter(namespace: &Path) -> Result<()> {
+    let handle = File::open(namespace)
+        .with_context(|| format!("opening namespace {}", namespace.display()))?;
+    setns(handle, CloneFlags::CLONE_NEWNET)
+        .with_context(|| format!("entering namespace {}", namespace.display()))
+}
+
+fn random_shift() -> Result<Shift> {
+    let mut random = File::open("/dev/urandom").context("opening /dev/urandom")?;
+    let mut number = || {
+        let mut bytes = [0; 4];
+        random.read_exact(&mut bytes).map(|()| u32::from_ne_bytes(bytes))
+    };
+    let shift = Shift { seq: number()?, timestamp: number()? };
+    eprintln!(
+        "stand-in: shifts sequence numbers by {} and timestamps by {}",
+        shift.seq, shift.timestamp
+    );
+    Ok(shift)
+}

@@ -1,0 +1,13 @@
+//! The client: connections that check every octet, datagrams, and what they measure.
+
+mod calls;
+mod conversation;
+mod datagrams;
+mod keeper;
+mod latency;
+
+pub use calls::Calls;
+pub use conversation::Conversation;
+pub use datagrams::{echo, ping};
+pub use keeper::{Keeper, Kept};
+pub use latency::Latency;

@@ -1,0 +1,159 @@
+//! One connection to the service, with every octet of every answer checked.
+
+use std::io::{BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::namespace::Namespace;
+use crate::network::Family;
+use crate::protocol::{
+    Kind, Pattern, Request, SERVICE_PORT, Transcript, blocks, read_pattern, write_pattern,
+};
+
+/// An answer that takes longer than this is an error.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection, opened by either side, on which the guest serves.
+#[derive(Debug)]
+pub struct Conversation {
+    from: BufReader<TcpStream>,
+    to: TcpStream,
+    transcript: Transcript,
+    name: String,
+}
+
+impl Conversation {
+    /// Connects to the service in the guest.
+    pub fn open(client: &Namespace, family: Family) -> Result<Self> {
+        let address = SocketAddr::new(family.guest(), SERVICE_PORT);
+        let stream = client.run(|| {
+            TcpStream::connect_timeout(&address, ANSWER_TIMEOUT)
+                .with_context(|| format!("connecting to {address}"))
+        })?;
+        Self::over(stream)
+    }
+
+    /// Takes a connection that is open already.
+    pub fn over(stream: TcpStream) -> Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        let name = format!("{} -> {}", stream.local_addr()?, stream.peer_addr()?);
+        let from = BufReader::with_capacity(1 << 16, stream.try_clone()?);
+        Ok(Self { from, to: stream, transcript: Transcript::default(), name })
+    }
+
+    /// Both addresses, the client's first.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn set_timeout(&self, timeout: Duration) -> Result<()> {
+        self.to.set_read_timeout(Some(timeout))?;
+        self.to.set_write_timeout(Some(timeout))?;
+        Ok(())
+    }
+
+    /// Sends `count` octets, gets counter, hash and `count` others, and returns how long it took.
+    pub fn ask(&mut self, count: u64) -> Result<Duration> {
+        let request = Request { kind: Kind::Ask, count };
+        let body = self.request_with_body(request);
+        let start = Instant::now();
+        self.send(&body)?;
+        self.expect_answer(count)?;
+        self.expect_pattern(count)?;
+        Ok(start.elapsed())
+    }
+
+    /// Sends `count` octets and gets them back.
+    pub fn echo(&mut self, count: u64) -> Result<Duration> {
+        let request = Request { kind: Kind::Echo, count };
+        let body = self.request_with_body(request);
+        let start = Instant::now();
+        self.send(&body)?;
+        let mut back = vec![0; count as usize];
+        self.receive(&mut back)?;
+        let sent = body.get(body.len() - back.len()..).unwrap_or_default();
+        let at = back.iter().zip(sent).position(|(a, b)| a != b);
+        ensure!(at.is_none(), "{}: echo is wrong at octet {at:?} of {count}", self.name);
+        Ok(start.elapsed())
+    }
+
+    /// Gets `count` octets.
+    pub fn down(&mut self, count: u64) -> Result<Duration> {
+        let request = Request { kind: Kind::Down, count };
+        self.transcript.request(request);
+        let start = Instant::now();
+        self.send(&request.encode())?;
+        self.expect_pattern(count)?;
+        Ok(start.elapsed())
+    }
+
+    /// Sends `count` octets that the guest checks.
+    pub fn up(&mut self, count: u64) -> Result<Duration> {
+        let request = Request { kind: Kind::Up, count };
+        self.transcript.request(request);
+        let start = Instant::now();
+        self.send(&request.encode())?;
+        let transcript = &mut self.transcript;
+        write_pattern(&mut self.to, transcript.hash, count, |block| transcript.block(block))
+            .with_context(|| format!("{}: sending {count} octets", self.name))?;
+        self.expect_answer(0)?;
+        Ok(start.elapsed())
+    }
+
+    /// Closes its half and waits for the guest to close the other.
+    pub fn close(mut self) -> Result<()> {
+        self.to.shutdown(std::net::Shutdown::Write).context("closing")?;
+        let left = self.from.read(&mut [0]).with_context(|| format!("{}: closing", self.name))?;
+        ensure!(left == 0, "{}: the guest said more than it was asked", self.name);
+        Ok(())
+    }
+
+    /// Header and body, and the transcript as both ends have it afterwards.
+    fn request_with_body(&mut self, request: Request) -> Vec<u8> {
+        self.transcript.request(request);
+        let mut bytes = request.encode().to_vec();
+        let mut pattern = Pattern::new(self.transcript.hash ^ 1);
+        for len in blocks(request.count) {
+            let start = bytes.len();
+            bytes.resize(start + len, 0);
+            if let Some(block) = bytes.get_mut(start..) {
+                pattern.fill(block);
+                self.transcript.block(block);
+            }
+        }
+        bytes
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.to
+            .write_all(bytes)
+            .with_context(|| format!("{}: sending {} octets", self.name, bytes.len()))
+    }
+
+    fn receive(&mut self, bytes: &mut [u8]) -> Result<()> {
+        let len = bytes.len();
+        self.from
+            .read_exact(bytes)
+            .with_context(|| format!("{}: waiting for {len} octets", self.name))
+    }
+
+    fn expect_answer(&mut self, third: u64) -> Result<()> {
+        let mut got = [0; 24];
+        self.receive(&mut got)?;
+        let expected = self.transcript.answer(third);
+        ensure!(got == expected, "{}: answered {got:02x?}, not {expected:02x?}", self.name);
+        Ok(())
+    }
+
+    fn expect_pattern(&mut self, count: u64) -> Result<()> {
+        let mismatch = read_pattern(&mut self.from, self.transcript.hash, count, |_| {})
+            .with_context(|| format!("{}: waiting for {count} octets", self.name))?;
+        let (wrong, at) = (mismatch.count, mismatch.first_at);
+        ensure!(wrong == 0, "{}: {wrong} of {count} octets wrong, first {at}", self.name);
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! Long-lived connections that keep asking, each on a thread of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+use super::{Conversation, Latency};
+
+/// A connection in use.
+#[derive(Debug)]
+pub struct Keeper {
+    stop: Arc<AtomicBool>,
+    answers: Arc<AtomicU64>,
+    worker: JoinHandle<Kept>,
+    name: String,
+}
+
+/// What a long-lived connection went through.
+#[derive(Debug)]
+pub struct Kept {
+    pub name: String,
+    pub answers: u64,
+    pub latency: Latency,
+    /// The longest time between the starts of two answers, and when it began.
+    pub longest_gap: Duration,
+    pub gap_began: Instant,
+    /// Why it ended before it was told to.
+    pub error: Option<anyhow::Error>,
+}
+
+impl Keeper {
+    /// Asks for `count` octets, with `pause` between an answer and the next request, until told to
+    /// stop or an answer is wrong or missing.
+    pub fn start(conversation: Conversation, count: u64, pause: Duration) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let answers = Arc::new(AtomicU64::new(0));
+        let name = conversation.name().to_owned();
+        let worker = std::thread::spawn({
+            let (stop, answers) = (Arc::clone(&stop), Arc::clone(&answers));
+            move || keep(conversation, count, pause, &stop, &answers)
+        });
+        Self { stop, answers, worker, name }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Answers so far, all of them right.
+    pub fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// It has ended by itself, which is an error.
+    pub fn is_over(&self) -> bool {
+        self.worker.is_finished()
+    }
+
+    /// Waits until it has had `more` answers from now on.
+    pub fn wait_for_answers(&self, more: u64, timeout: Duration) -> Result<()> {
+        let target = self.answers() + more;
+        crate::process::eventually(&format!("{}: {more} more answers", self.name), timeout, || {
+            if self.is_over() {
+                return Err(anyhow!("{}: is over", self.name));
+            }
+            Ok((self.answers() >= target).then_some(()))
+        })
+    }
+
+    /// Stops asking and closes the connection properly.
+    pub fn stop(self) -> Result<Kept> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.worker.join().map_err(|_| anyhow!("{}: its thread panicked", self.name))
+    }
+}
+
+fn keep(
+    mut conversation: Conversation,
+    count: u64,
+    pause: Duration,
+    stop: &AtomicBool,
+    answers: &AtomicU64,
+) -> Kept {
+    let now = Instant::now();
+    let mut kept = Kept {
+        name: conversation.name().to_owned(),
+        answers: 0,
+        latency: Latency::default(),
+        longest_gap: Duration::ZERO,
+        gap_began: now,
+        error: None,
+    };
+    let mut last = now;
+    while !stop.load(Ordering::Relaxed) {
+        match conversation.ask(count) {
+            Ok(took) => kept.latency.add(took),
+            Err(error) => {
+                kept.error = Some(error);
+                return kept;
+            }
+        }
+        let now = Instant::now();
+        if now - last > kept.longest_gap {
+            (kept.longest_gap, kept.gap_began) = (now - last, last);
+        }
+        last = now;
+        kept.answers += 1;
+        answers.store(kept.answers, Ordering::Relaxed);
+        std::thread::sleep(pause);
+    }
+    kept.error = conversation.close().err();
+    kept
+}

@@ -1,0 +1,1 @@
+//! `colo-proxy` as a child on a host.

@@ -1,0 +1,208 @@
+//! A guest of the lab: a stand-in for its virtual machine, and the service in it.
+
+use std::process::{Command as Spawn, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use std::io::{BufRead, BufReader, Write};
+use std::process::ChildStdin;
+
+use crate::counters::{self, Counters};
+use crate::link;
+use crate::namespace::Namespace;
+use crate::network::{
+    CLIENT_MAC, CLIENT_V4, CLIENT_V6, GUEST_MAC, GUEST_V4, GUEST_V6, Host, Lab, Side, quiet_ipv6,
+};
+use crate::process::{Process, program};
+use crate::stand_in::command::{Command, Counts, Flipped, Report};
+use crate::stand_in::tap::Offloads;
+
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How the guest's virtual machine is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestOptions {
+    pub offloads: Offloads,
+    /// Whether its sequence numbers and timestamps are moved away from this kernel's choice.
+    pub shift: bool,
+    /// Whether its stand-in checks every checksum.
+    pub verify: bool,
+}
+
+impl GuestOptions {
+    /// The secondary's numbers are moved, so that the two guests differ as two machines do.
+    pub fn of(side: Side, offloads: Offloads) -> Self {
+        Self { offloads, shift: side == Side::Secondary, verify: true }
+    }
+}
+
+/// A running guest.
+#[derive(Debug)]
+pub struct Guest {
+    pub side: Side,
+    pub stand_in: StandIn,
+    pub service: Process,
+    // Last: its sockets die before it.
+    pub namespace: Namespace,
+}
+
+impl Guest {
+    /// Starts the virtual machine and the service, and waits until the service listens.
+    pub fn start(lab: &Lab, side: Side, options: GuestOptions) -> Result<Self> {
+        let namespace = lab.guest_namespace(side)?;
+        let host = lab.host(side);
+        let stand_in = StandIn::start(host, &namespace, lab.options.vnet_hdr, options)?;
+        if !lab.options.persistent_tap {
+            host.plug_tap()?;
+        }
+        configure(&namespace, options.offloads)?;
+        let command = Spawn::new(program("lab-service", "COLO_LAB_SERVICE")?);
+        let name = format!("service {}", side.letter());
+        let service = Process::spawn(&name, command, &[namespace.handle()])?;
+        service.wait_for("ready", START_TIMEOUT)?;
+        Ok(Self { side, stand_in, service, namespace })
+    }
+
+    /// `kill -9` of the virtual machine, and with it all that runs in the guest.
+    pub fn kill(&mut self) -> Result<()> {
+        self.stand_in.process.kill()?;
+        self.service.kill()
+    }
+
+    /// What the guest's network stack has counted.
+    pub fn counters(&self) -> Result<Counters> {
+        counters::read(&self.namespace)
+    }
+}
+
+/// The link, its addresses, and where the client is: a guest that is restored from a checkpoint
+/// knows its neighbours, and the secondary's own questions never reach the LAN.
+fn configure(namespace: &Namespace, offloads: Offloads) -> Result<()> {
+    quiet_ipv6(namespace)?;
+    namespace.sysctl(&[("ipv4/tcp_no_metrics_save", "1")])?;
+    namespace.ip(&format!(
+        "link set eth0 address {GUEST_MAC}\n\
+         addr add {GUEST_V4}/24 dev eth0\n\
+         addr add {GUEST_V6}/64 dev eth0 nodad\n\
+         link set eth0 up\n\
+         neigh replace {CLIENT_V4} lladdr {CLIENT_MAC} dev eth0 nud permanent\n\
+         neigh replace {CLIENT_V6} lladdr {CLIENT_MAC} dev eth0 nud permanent\n"
+    ))?;
+    // A TAP without offloads still lets its stack hand over partial sums on some kernels.
+    if offloads == Offloads::Off { link::without_offloads(namespace, "eth0") } else { Ok(()) }
+}
+
+/// A running stand-in.
+#[derive(Debug)]
+pub struct StandIn {
+    pub process: Process,
+    commands: ChildStdin,
+    reports: Receiver<Report>,
+    flipped: Vec<Flipped>,
+}
+
+impl StandIn {
+    fn start(
+        host: &Host,
+        guest: &Namespace,
+        vnet_hdr: bool,
+        options: GuestOptions,
+    ) -> Result<Self> {
+        let mut command = Spawn::new(program("stand-in", "COLO_LAB_STAND_IN")?);
+        command
+            .args(["--host-netns", &format!("/run/netns/{}", host.namespace.name())])
+            .args(["--guest-netns", &format!("/run/netns/{}", guest.name())])
+            .args(["--tap", &host.tap])
+            .args([
+                "--offloads",
+                match options.offloads {
+                    Offloads::Off => "off",
+                    Offloads::On => "on",
+                    Offloads::Uso => "uso",
+                },
+            ])
+            .args((!vnet_hdr).then_some("--plain"))
+            .args(options.shift.then_some("--shift"))
+            .args((!options.verify).then_some("--no-verify"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let name = format!("stand-in {}", host.side.letter());
+        let mut process = Process::spawn(&name, command, &[])?;
+        let commands = process.take_stdin().context("the stand-in's stdin is not piped")?;
+        let stdout = process.take_stdout().context("the stand-in's stdout is not piped")?;
+        let (sender, reports) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let Ok(report) = serde_json::from_str(&line) else { continue };
+                if sender.send(report).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut stand_in = Self { process, commands, reports, flipped: Vec::new() };
+        match stand_in.answer()? {
+            Report::Ready => Ok(stand_in),
+            other => bail!("a stand-in began with {other:?}"),
+        }
+    }
+
+    /// Changes one octet of what the guest sends next from `guest_port`.
+    pub fn flip(&mut self, protocol: u8, guest_port: u16, at: u32) -> Result<()> {
+        self.command(&Command::Flip { protocol, guest_port, at }).map(drop)
+    }
+
+    /// The change that [`flip`](Self::flip) asked for, when it has happened.
+    pub fn flipped(&mut self, timeout: Duration) -> Result<Flipped> {
+        if let Some(flipped) = self.flipped.pop() {
+            return Ok(flipped);
+        }
+        match self.reports.recv_timeout(timeout) {
+            Ok(Report::Flipped(flipped)) => Ok(flipped),
+            Ok(other) => bail!("a stand-in says {other:?} unasked"),
+            Err(_) => bail!("the guest sent nothing to change in {timeout:?}"),
+        }
+    }
+
+    pub fn pause(&mut self) -> Result<()> {
+        self.command(&Command::Pause).map(drop)
+    }
+
+    pub fn resume(&mut self) -> Result<()> {
+        self.command(&Command::Resume).map(drop)
+    }
+
+    pub fn counts(&mut self) -> Result<Counts> {
+        match self.command(&Command::Counts)? {
+            Report::Counts(counts) => Ok(counts),
+            other => bail!("a stand-in answered {other:?} to a request for counts"),
+        }
+    }
+
+    fn command(&mut self, command: &Command) -> Result<Report> {
+        let mut line = serde_json::to_vec(command).context("encoding a command")?;
+        line.push(b'\n');
+        self.commands.write_all(&line).with_context(|| {
+            format!(
+                "telling {} {command:?}; its stderr:\n{}",
+                self.process.name(),
+                self.process.stderr()
+            )
+        })?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Result<Report> {
+        loop {
+            match self.reports.recv_timeout(ANSWER_TIMEOUT) {
+                Ok(Report::Flipped(flipped)) => self.flipped.push(flipped),
+                Ok(report) => return Ok(report),
+                Err(RecvTimeoutError::Timeout) => bail!("a stand-in does not answer"),
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("{} has ended:\n{}", self.process.name(), self.process.stderr())
+                }
+            }
+        }
+    }
+}

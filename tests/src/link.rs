@@ -1,0 +1,73 @@
+//! What a link can do beyond `ip`: offloads by ethtool's ioctl, and random loss.
+
+use anyhow::{Context, Result};
+use nix::libc;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use std::os::fd::AsRawFd;
+
+use crate::namespace::Namespace;
+
+const ETHTOOL_STXCSUM: u32 = 0x17;
+
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    data: u32,
+}
+
+/// Takes transmit checksumming, and with it segmentation, away from a link: what leaves it is then
+/// what a real wire carries, and its receiver checks every sum.
+pub fn without_offloads(namespace: &Namespace, link: &str) -> Result<()> {
+    namespace.run(|| {
+        let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        let mut value = EthtoolValue { command: ETHTOOL_STXCSUM, data: 0 };
+        let mut request = ifreq(link);
+        request.ifr_ifru.ifru_data = (&raw mut value).cast();
+        // SAFETY: both structures are those that SIOCETHTOOL expects and outlive the call.
+        let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+        nix::errno::Errno::result(result)
+            .map(drop)
+            .with_context(|| format!("taking the offloads from {link} in {}", namespace.name()))
+    })
+}
+
+/// A request for the interface `name`; a name that is too long is cut and then not found.
+pub(crate) fn ifreq(name: &str) -> libc::ifreq {
+    // SAFETY: `ifreq` is made of integers and pointers, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(room)) {
+        *to = from as libc::c_char;
+    }
+    request
+}
+
+/// Loses frames at random in both directions of a link, one in `one_in`.
+///
+/// A classic BPF classifier that draws a random number: neither netem nor `act_gact` is in every
+/// kernel.
+pub fn lossy(namespace: &Namespace, link: &str, one_in: u32) -> Result<()> {
+    let (load_random, at_least, ret) = (32, 53, 6);
+    let random_at = 0xffff_f038_u32;
+    let (drop, go_on) = (2, u32::MAX);
+    let limit = u32::MAX / one_in.max(1);
+    // Below the limit: fall through to `drop`; at or above it: skip that.
+    let bytecode = format!(
+        "4,{load_random} 0 0 {random_at},{at_least} 1 0 {limit},{ret} 0 0 {drop},{ret} 0 0 {go_on}"
+    );
+    tc(namespace, &["qdisc", "add", "dev", link, "clsact"])?;
+    for direction in ["ingress", "egress"] {
+        let filter = ["filter", "add", "dev", link, direction, "bpf", "da", "bytecode", &bytecode];
+        tc(namespace, &filter)?;
+    }
+    Ok(())
+}
+
+/// Ends the loss of [`lossy`].
+pub fn lossless(namespace: &Namespace, link: &str) -> Result<()> {
+    tc(namespace, &["qdisc", "del", "dev", link, "clsact"])
+}
+
+fn tc(namespace: &Namespace, args: &[&str]) -> Result<()> {
+    namespace.output("tc", args).map(drop)
+}

@@ -1,0 +1,260 @@
+//! The lab's network: a client, a switch and two hosts, each a network namespace of its own.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+
+use crate::namespace::Namespace;
+use crate::{cleanup, link};
+
+mod mounts;
+pub use mounts::Mounts;
+
+pub const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
+pub const CLIENT_MAC: &str = "52:54:00:c0:10:01";
+pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
+pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x10);
+pub const GUEST_MAC: &str = "52:54:00:c0:10:10";
+/// The addresses of the hosts on the link between them.
+pub const REPLICATION: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 78, 0, 1), Ipv4Addr::new(10, 78, 0, 2)];
+
+/// Which of the two hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    Primary,
+    Secondary,
+}
+
+impl Side {
+    pub const BOTH: [Self; 2] = [Self::Primary, Self::Secondary];
+
+    /// `a` or `b`, as in the names of hosts and guests.
+    pub fn letter(self) -> char {
+        match self {
+            Self::Primary => 'a',
+            Self::Secondary => 'b',
+        }
+    }
+
+    /// Its address on the link between the hosts.
+    pub fn replication(self) -> Ipv4Addr {
+        REPLICATION[self as usize]
+    }
+}
+
+/// An IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    pub fn guest(self) -> IpAddr {
+        match self {
+            Self::V4 => GUEST_V4.into(),
+            Self::V6 => GUEST_V6.into(),
+        }
+    }
+
+    pub fn client(self) -> IpAddr {
+        match self {
+            Self::V4 => CLIENT_V4.into(),
+            Self::V6 => CLIENT_V6.into(),
+        }
+    }
+}
+
+/// What kind of lab to build.
+#[derive(Clone, Debug)]
+pub struct LabOptions {
+    /// The name of the guest's TAP, the same on both hosts.
+    pub tap: String,
+    /// Whether the TAP is there before the guest, as libvirt does it, or comes and goes with the
+    /// guest, as it does with QEMU's own script.
+    pub persistent_tap: bool,
+    /// Whether the TAP has room for a virtio-net header; what the guest opens must agree.
+    pub vnet_hdr: bool,
+    /// Take the offloads from the links of the LAN, so that every sum is made and checked as on
+    /// a real wire. Without this, frames between namespaces keep their partial sums.
+    pub real_wire: bool,
+    /// What the hosts' processes see of the file system.
+    pub mounts: Mounts,
+}
+
+impl Default for LabOptions {
+    fn default() -> Self {
+        Self {
+            tap: "tap0".into(),
+            persistent_tap: true,
+            vnet_hdr: true,
+            real_wire: true,
+            mounts: Mounts::Private,
+        }
+    }
+}
+
+/// A host: a bridge with an uplink to the switch and the guest's TAP, and a link to the other host.
+#[derive(Debug)]
+pub struct Host {
+    pub side: Side,
+    pub namespace: Namespace,
+    /// The mount namespace with a bpffs and a `/run` of its own, if it has one.
+    pub mounts: Option<std::fs::File>,
+    pub tap: String,
+}
+
+impl Host {
+    /// Attaches the guest's TAP to the bridge and takes it up, as QEMU's `script=` does.
+    pub fn plug_tap(&self) -> Result<()> {
+        let tap = &self.tap;
+        self.namespace.ip(&format!("link set {tap} master br0 up\n"))
+    }
+
+    /// What a child must join to run on this host.
+    pub fn namespaces(&self) -> Vec<&std::fs::File> {
+        std::iter::once(self.namespace.handle()).chain(&self.mounts).collect()
+    }
+
+    /// Takes the host off the LAN, as a pulled plug does.
+    pub fn unplug(&self) -> Result<()> {
+        self.namespace.ip("link set up0 down\n")
+    }
+}
+
+/// The network. Dropping it removes everything.
+#[derive(Debug)]
+pub struct Lab {
+    pub options: LabOptions,
+    pub client: Namespace,
+    pub lan: Namespace,
+    hosts: [Host; 2],
+    prefix: String,
+}
+
+/// The link of the client on the switch: where loss is made.
+pub const CLIENT_PORT: &str = "client";
+
+impl Lab {
+    pub fn new(options: LabOptions) -> Result<Self> {
+        static LABS: AtomicU32 = AtomicU32::new(0);
+        cleanup::on_signals().context("installing the signal handlers")?;
+        cleanup::sweep();
+        let lab = LABS.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("colo-{}-{lab}", std::process::id());
+        let named = |name: &str| Namespace::create(&format!("{prefix}-{name}"));
+        let (lan, client) = (named("lan")?, named("client")?);
+        let host = |side: Side| {
+            let namespace = named(&format!("host{}", side.letter()))?;
+            let mounts = mounts::make(options.mounts)?;
+            anyhow::Ok(Host { side, namespace, mounts, tap: options.tap.clone() })
+        };
+        let hosts = [host(Side::Primary)?, host(Side::Secondary)?];
+        let lab = Self { options, client, lan, hosts, prefix };
+        lab.connect()?;
+        Ok(lab)
+    }
+
+    pub fn host(&self, side: Side) -> &Host {
+        match (side, &self.hosts) {
+            (Side::Primary, [host, _]) | (Side::Secondary, [_, host]) => host,
+        }
+    }
+
+    /// A namespace for the guest of `side`; it belongs to the guest, so that no socket of a dead
+    /// guest is left in it when another one starts.
+    pub(crate) fn guest_namespace(&self, side: Side) -> Result<Namespace> {
+        static GUESTS: AtomicU32 = AtomicU32::new(0);
+        let guest = GUESTS.fetch_add(1, Ordering::Relaxed);
+        Namespace::create(&format!("{}-guest{}{guest}", self.prefix, side.letter()))
+    }
+
+    /// Loses one frame in `one_in` on the client's link, in both directions.
+    pub fn lose(&self, one_in: u32) -> Result<()> {
+        link::lossy(&self.lan, CLIENT_PORT, one_in)
+    }
+
+    fn connect(&self) -> Result<()> {
+        for namespace in [&self.lan, &self.hosts[0].namespace, &self.hosts[1].namespace] {
+            without_bridge_netfilter(namespace)?;
+            namespace
+                .ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
+                 link set br0 up\n")?;
+        }
+        self.plug_client()?;
+        for host in &self.hosts {
+            self.plug_host(host)?;
+        }
+        let [a, b] = [&self.hosts[0].namespace, &self.hosts[1].namespace];
+        a.ip(&format!("link add repl0 type veth peer name repl0 netns {}\n", b.name()))?;
+        for host in &self.hosts {
+            let address = host.side.replication();
+            host.namespace.ip(&format!("addr add {address}/24 dev repl0\nlink set repl0 up\n"))?;
+        }
+        Ok(())
+    }
+
+    fn plug_client(&self) -> Result<()> {
+        let client = &self.client;
+        quiet_ipv6(client)?;
+        client.sysctl(&[("ipv4/ping_group_range", "0 0"), ("ipv4/tcp_no_metrics_save", "1")])?;
+        self.lan.ip(&format!(
+            "link add {CLIENT_PORT} type veth peer name eth0 netns {}\n\
+             link set {CLIENT_PORT} master br0 up\n",
+            client.name()
+        ))?;
+        client.ip(&format!(
+            "link set eth0 address {CLIENT_MAC}\n\
+             addr add {CLIENT_V4}/24 dev eth0\n\
+             addr add {CLIENT_V6}/64 dev eth0 nodad\n\
+             link set eth0 up\n"
+        ))?;
+        if self.options.real_wire {
+            link::without_offloads(client, "eth0")?;
+        }
+        Ok(())
+    }
+
+    fn plug_host(&self, host: &Host) -> Result<()> {
+        let port = format!("host{}", host.side.letter());
+        let namespace = &host.namespace;
+        self.lan.ip(&format!(
+            "link add {port} type veth peer name up0 netns {}\n\
+             link set {port} master br0 up\n",
+            namespace.name()
+        ))?;
+        namespace.ip("link set up0 master br0 up\n")?;
+        if self.options.real_wire {
+            link::without_offloads(namespace, "up0")?;
+        }
+        if self.options.persistent_tap {
+            let (tap, vnet_hdr) = (&host.tap, if self.options.vnet_hdr { "vnet_hdr" } else { "" });
+            namespace.ip(&format!("tuntap add dev {tap} mode tap {vnet_hdr}\n"))?;
+            host.plug_tap()?;
+        }
+        Ok(())
+    }
+}
+
+/// No router solicitations and no duplicate address detection: the addresses are static.
+pub(crate) fn quiet_ipv6(namespace: &Namespace) -> Result<()> {
+    namespace.sysctl(&[
+        ("ipv6/conf/default/accept_ra", "0"),
+        ("ipv6/conf/default/router_solicitations", "0"),
+        ("ipv6/conf/default/accept_dad", "0"),
+    ])
+}
+
+/// Bridged frames are nobody's business but the bridge's; where the kernel has the hook at all.
+fn without_bridge_netfilter(namespace: &Namespace) -> Result<()> {
+    let keys = ["iptables", "ip6tables", "arptables"].map(|t| format!("bridge/bridge-nf-call-{t}"));
+    let there = |key: &&String| PathBuf::from("/proc/sys/net").join(key).exists();
+    let settings: Vec<(&str, &str)> =
+        keys.iter().filter(there).map(|key| (key.as_str(), "0")).collect();
+    namespace.sysctl(&settings)
+}

@@ -1,0 +1,241 @@
+//! Child processes: in the namespaces of a host, with their stderr collected, ended with the lab.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cleanup;
+
+/// Lines of stderr that are kept; the last ones.
+const LINES_MAX: usize = 10_000;
+/// How long a child gets between SIGTERM and SIGKILL where nobody says otherwise.
+const TERM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A child, killed when it is dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    exited: Option<ExitStatus>,
+    stderr: Arc<Stderr>,
+}
+
+#[derive(Debug, Default)]
+struct Stderr {
+    state: Mutex<Lines>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    lines: VecDeque<String>,
+    closed: bool,
+}
+
+impl Process {
+    /// Starts `command` in the namespaces whose handles are given, with stdin and stdout as the
+    /// command says.
+    ///
+    /// The child is killed when the calling *thread* ends, so that a lab that is itself killed
+    /// leaves none behind; start children from a thread that outlives them.
+    pub fn spawn(name: &str, mut command: Command, namespaces: &[&File]) -> Result<Self> {
+        let fds: Vec<i32> = namespaces.iter().map(|handle| handle.as_raw_fd()).collect();
+        command.stderr(Stdio::piped()).process_group(0);
+        // SAFETY: between fork and exec the closure only makes system calls that are
+        // async-signal-safe, on descriptors that the parent keeps open through the call.
+        unsafe {
+            command.pre_exec(move || {
+                for &fd in &fds {
+                    check(libc::setns(fd, 0))?;
+                }
+                check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))
+            });
+        }
+        let mut child = command.spawn().with_context(|| format!("starting {name}: {command:?}"))?;
+        cleanup::enter_pid(child.id() as i32);
+        let stderr = Arc::new(Stderr::default());
+        if let Some(pipe) = child.stderr.take() {
+            let stderr = Arc::clone(&stderr);
+            let echo = std::env::var_os("COLO_LAB_ECHO").map(|_| name.to_owned());
+            std::thread::spawn(move || stderr.collect(pipe, echo.as_deref()));
+        }
+        Ok(Self { name: name.to_owned(), child, exited: None, stderr })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn take_stdin(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
+    }
+
+    pub fn take_stdout(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    /// Its stderr so far.
+    pub fn stderr(&self) -> String {
+        let state = self.stderr.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Waits for a line on stderr that contains `word`.
+    pub fn wait_for(&self, word: &str, timeout: Duration) -> Result<String> {
+        match self.stderr.wait_for(word, Instant::now() + timeout) {
+            Ok(line) => Ok(line),
+            Err(closed) => bail!(
+                "{}: no line with `{word}` {}; its stderr:\n{}",
+                self.name,
+                if closed { "before its stderr closed".into() } else { format!("in {timeout:?}") },
+                self.stderr()
+            ),
+        }
+    }
+
+    /// Whether it has ended, and how.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        if self.exited.is_none() {
+            let pid = self.child.id() as i32;
+            // Peek first: after the child is reaped its number may be somebody else's.
+            if has_ended(pid) {
+                cleanup::leave_pid(pid);
+                self.exited = self.child.wait().ok();
+            }
+        }
+        self.exited
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(status) = self.exited() {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("{} did not end in {timeout:?}; its stderr:\n{}", self.name, self.stderr());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        if self.exited().is_none() {
+            kill(Pid::from_raw(self.child.id() as i32), signal)
+                .with_context(|| format!("sending {signal} to {}", self.name))?;
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, and its exit status.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::SIGTERM)?;
+        self.wait(TERM_TIMEOUT)
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) -> Result<()> {
+        self.signal(Signal::SIGKILL)?;
+        self.wait(TERM_TIMEOUT).map(drop)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Err(error) = self.kill() {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+impl Stderr {
+    fn collect(&self, pipe: impl std::io::Read, echo: Option<&str>) {
+        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if let Some(name) = echo {
+                eprintln!("[{name}] {line}");
+            }
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.lines.len() == LINES_MAX {
+                state.lines.pop_front();
+            }
+            state.lines.push_back(line);
+            self.changed.notify_all();
+        }
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.changed.notify_all();
+    }
+
+    /// The first line with `word`; else whether stderr was closed.
+    fn wait_for(&self, word: &str, deadline: Instant) -> Result<String, bool> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(line) = state.lines.iter().find(|line| line.contains(word)) {
+                return Ok(line.clone());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.closed || left.is_zero() {
+                return Err(state.closed);
+            }
+            (state, _) =
+                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+fn check(result: libc::c_int) -> std::io::Result<()> {
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn has_ended(pid: i32) -> bool {
+    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    !matches!(waitid(Id::Pid(Pid::from_raw(pid)), flags), Ok(WaitStatus::StillAlive))
+}
+
+/// A program that Cargo built beside the one that is running, or that `variable` names.
+pub fn program(name: &str, variable: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Ok(path.into());
+    }
+    let exe = std::env::current_exe().context("asking for the path of this program")?;
+    let folders = exe.ancestors().skip(1).take(2);
+    let found = folders.map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.with_context(|| {
+        format!("no program `{name}` beside {}: build it, or set {variable}", exe.display())
+    })
+}
+
+/// Waits until `ready` returns something, for at most `timeout`.
+pub fn eventually<T>(
+    what: &str,
+    timeout: Duration,
+    mut ready: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if let Some(value) = ready()? {
+            return Ok(value);
+        }
+        if Instant::now() > deadline {
+            bail!("{what}: not in {timeout:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,155 @@
+//! The service that runs in a guest: answers [`protocol`](crate::protocol) on TCP, echoes UDP, and
+//! opens connections when it is told to.
+//!
+//! It knows nothing of namespaces, so that it also runs as the only program of a real guest.
+
+use std::io::{self, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, connect, setsockopt, socket,
+    sockopt,
+};
+
+use crate::protocol::{
+    CALL_PORT, Call, ECHO_PORT, Kind, Request, SERVICE_PORT, Transcript, blocks, read_pattern,
+    write_pattern,
+};
+
+/// Threads of connections are many and shallow.
+const STACK_LEN: usize = 256 * 1024;
+/// A guest that is cut off must not keep a thread for ever.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
+
+/// Serves until the process ends.
+pub fn run(ready: impl FnOnce()) -> io::Result<()> {
+    let listener = TcpListener::bind(any(SERVICE_PORT))?;
+    let echo = UdpSocket::bind(any(ECHO_PORT))?;
+    let calls = UdpSocket::bind(any(CALL_PORT))?;
+    spawn("echo", move || echo_datagrams(&echo))?;
+    spawn("calls", move || take_calls(&calls))?;
+    ready();
+    loop {
+        let (stream, _) = listener.accept()?;
+        // A guest that is out of threads closes the connection; the client sees it.
+        drop(spawn("serve", move || drop(serve(stream))));
+    }
+}
+
+/// Both families on one socket, or IPv4 alone where the kernel has no IPv6.
+fn any(port: u16) -> SocketAddr {
+    let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
+        Ok(_) => v6,
+        Err(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.into()).stack_size(STACK_LEN).spawn(body).map(drop)
+}
+
+fn echo_datagrams(socket: &UdpSocket) {
+    let mut datagram = vec![0; 65536];
+    loop {
+        // An ICMP error of an earlier answer surfaces here; the next datagram is none the worse.
+        if let Ok((len, from)) = socket.recv_from(&mut datagram) {
+            let _ = socket.send_to(datagram.get(..len).unwrap_or_default(), from);
+        }
+    }
+}
+
+/// A call that comes twice fails the second time, because its port is taken: that is how a client
+/// may repeat one that got lost.
+fn take_calls(socket: &UdpSocket) {
+    let mut datagram = [0; 256];
+    loop {
+        let Ok((len, _)) = socket.recv_from(&mut datagram) else { continue };
+        let text = std::str::from_utf8(datagram.get(..len).unwrap_or_default()).unwrap_or_default();
+        if let Some(call) = Call::decode(text) {
+            drop(spawn("call", move || {
+                if let Ok(stream) = open(call) {
+                    drop(serve(stream));
+                }
+            }));
+        }
+    }
+}
+
+/// Connects from a stated port, which `std` cannot.
+fn open(call: Call) -> io::Result<TcpStream> {
+    let family = if call.to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket: OwnedFd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    let fd = socket.as_raw_fd();
+    match call.to {
+        SocketAddr::V4(to) => {
+            bind(fd, &SockaddrIn::new(0, 0, 0, 0, call.from_port))?;
+            connect(fd, &SockaddrIn::from(to))?;
+        }
+        SocketAddr::V6(to) => {
+            let from = std::net::SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, call.from_port, 0, 0);
+            bind(fd, &SockaddrIn6::from(from))?;
+            connect(fd, &SockaddrIn6::from(to))?;
+        }
+    }
+    Ok(TcpStream::from(socket))
+}
+
+/// Answers the requests of one connection until the peer closes it or sends nonsense.
+pub fn serve(stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(IDLE_TIMEOUT))?;
+    let mut from = BufReader::with_capacity(1 << 16, stream.try_clone()?);
+    let mut to = stream;
+    let mut transcript = Transcript::default();
+    while let Some(request) = Request::read(&mut from)? {
+        transcript.request(request);
+        answer(request, &mut transcript, &mut from, &mut to)?;
+    }
+    Ok(())
+}
+
+fn answer(
+    request: Request,
+    transcript: &mut Transcript,
+    from: &mut impl Read,
+    to: &mut impl Write,
+) -> io::Result<()> {
+    let count = request.count;
+    match request.kind {
+        Kind::Ask => {
+            read_body(from, count, |block| transcript.block(block))?;
+            let mut out = transcript.answer(count).to_vec();
+            write_pattern(&mut out, transcript.hash, count, |_| {})?;
+            to.write_all(&out)
+        }
+        Kind::Echo => {
+            let mut body = Vec::with_capacity(count as usize);
+            read_body(from, count, |block| {
+                transcript.block(block);
+                body.extend_from_slice(block);
+            })?;
+            to.write_all(&body)
+        }
+        Kind::Down => write_pattern(to, transcript.hash, count, |_| {}),
+        Kind::Up => {
+            let seed = transcript.hash;
+            let wrong = read_pattern(from, seed, count, |block| transcript.block(block))?;
+            to.write_all(&transcript.answer(wrong.count))
+        }
+    }
+}
+
+fn read_body(from: &mut impl Read, count: u64, mut seen: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut block = vec![0; crate::protocol::BLOCK_LEN.min(count as usize)];
+    for len in blocks(count) {
+        let block = block.get_mut(..len).unwrap_or_default();
+        from.read_exact(block)?;
+        seen(block);
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! Moves frames between the host's TAP and the guest's.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+
+use anyhow::{Context, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::command::{Command, Counts, Report, Way};
+use super::inject::Flip;
+use super::shift::Shift;
+use super::tap::{VNET_HDR_LEN, VnetHdr};
+use super::{packet, sum};
+
+/// The longest frame that a TAP gives, with its header.
+const FRAME_MAX: usize = 69632;
+/// Frames that one direction may move before the other gets its turn.
+const BURST: usize = 64;
+/// Bad frames that are described.
+const BAD_MAX: usize = 8;
+/// A command line longer than this is not one of ours.
+const COMMAND_MAX: usize = 4096;
+
+/// A running stand-in.
+#[derive(Debug)]
+pub struct Pump {
+    pub host: File,
+    pub guest: File,
+    pub vnet_hdr: bool,
+    pub shift: Option<Shift>,
+    /// Check every checksum; costs a pass over every frame.
+    pub verify: bool,
+    paused: bool,
+    flip: Option<Flip>,
+    counts: Counts,
+    frame: Vec<u8>,
+    commands: Vec<u8>,
+}
+
+/// Which way a frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    ToGuest,
+    FromGuest,
+}
+
+impl Pump {
+    pub fn new(host: File, guest: File, vnet_hdr: bool) -> Self {
+        Self {
+            host,
+            guest,
+            vnet_hdr,
+            shift: None,
+            verify: true,
+            paused: false,
+            flip: None,
+            counts: Counts::default(),
+            frame: vec![0; FRAME_MAX],
+            commands: Vec::new(),
+        }
+    }
+
+    /// Runs until `commands` ends.
+    pub fn run(&mut self, mut commands: impl Read + AsFd, mut reports: impl Write) -> Result<()> {
+        loop {
+            let [told, host, guest] = self.wait(&commands)?;
+            if told && !self.take_commands(&mut commands, &mut reports)? {
+                return Ok(());
+            }
+            if host {
+                self.burst(Direction::ToGuest, &mut reports)?;
+            }
+            if guest {
+                self.burst(Direction::FromGuest, &mut reports)?;
+            }
+        }
+    }
+
+    fn wait(&self, commands: &impl AsFd) -> Result<[bool; 3]> {
+        let frames = if self.paused { PollFlags::empty() } else { PollFlags::POLLIN };
+        let mut fds = [
+            PollFd::new(commands.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.host.as_fd(), frames),
+            PollFd::new(self.guest.as_fd(), frames),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error).context("polling the TAPs"),
+        }
+        // A TAP whose link is down, or deleted, reports an error for ever: read it to tell which.
+        let wanted = PollFlags::POLLIN | PollFlags::POLLHUP;
+        let ready = |fd: &PollFd| fd.revents().is_some_and(|events| events.intersects(wanted));
+        let [told, host, guest] = &fds;
+        Ok([ready(told), ready(host) && !self.paused, ready(guest) && !self.paused])
+    }
+
+    fn burst(&mut self, direction: Direction, reports: &mut impl Write) -> Result<()> {
+        for _ in 0..BURST {
+            let from = match direction {
+                Direction::ToGuest => &mut self.host,
+                Direction::FromGuest => &mut self.guest,
+            };
+            let len = match from.read(&mut self.frame) {
+                Ok(len) => len,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error).context("reading a TAP"),
+            };
+            self.forward(direction, len, reports)?;
+        }
+        Ok(())
+    }
+
+    fn forward(
+        &mut self,
+        direction: Direction,
+        len: usize,
+        reports: &mut impl Write,
+    ) -> Result<()> {
+        let bytes = self.frame.get_mut(..len).unwrap_or_default();
+        let header_len = if self.vnet_hdr { VNET_HDR_LEN.min(len) } else { 0 };
+        let (header, frame) = bytes.split_at_mut(header_len);
+        let vnet = VnetHdr::parse(header);
+        let way = match direction {
+            Direction::ToGuest => &mut self.counts.to_guest,
+            Direction::FromGuest => &mut self.counts.from_guest,
+        };
+        count(way, frame.len(), vnet);
+        if let Some(packet) = packet::parse(frame) {
+            if self.verify
+                && let Some(fault) = sum::fault(frame, &packet, vnet)
+            {
+                way.bad_sums += 1;
+                if self.counts.bad.len() < BAD_MAX {
+                    let head = frame.get(..80.min(frame.len())).unwrap_or_default();
+                    let what = format!("{direction:?}: {fault}: {packet:?} {vnet:?} {head:02x?}");
+                    self.counts.bad.push(what);
+                }
+            }
+            match (direction, self.shift) {
+                (Direction::ToGuest, Some(shift)) => drop(shift.to_guest(frame, &packet, vnet)),
+                (Direction::FromGuest, Some(shift)) => drop(shift.from_guest(frame, &packet, vnet)),
+                (_, None) => {}
+            }
+            let flip = self.flip.filter(|_| direction == Direction::FromGuest);
+            if let Some(flipped) = flip.and_then(|flip| flip.apply(frame, &packet, vnet)) {
+                self.flip = None;
+                report(reports, &Report::Flipped(flipped))?;
+            }
+        }
+        let to = match direction {
+            Direction::ToGuest => &mut self.guest,
+            Direction::FromGuest => &mut self.host,
+        };
+        // A TAP that is down refuses: as with a guest's frame to a link without carrier.
+        if to.write(self.frame.get(..len).unwrap_or_default()).is_err() {
+            way_of(&mut self.counts, direction).refused += 1;
+        }
+        Ok(())
+    }
+
+    /// Carries out what has arrived; `false` at the end of the input.
+    fn take_commands(&mut self, from: &mut impl Read, reports: &mut impl Write) -> Result<bool> {
+        let mut chunk = [0; 1024];
+        let len = from.read(&mut chunk).context("reading commands")?;
+        self.commands.extend_from_slice(chunk.get(..len).unwrap_or_default());
+        while let Some(end) = self.commands.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.commands.drain(..=end).collect();
+            let command = serde_json::from_slice(&line).context("reading a command")?;
+            let answer = self.obey(&command);
+            report(reports, &answer)?;
+        }
+        anyhow::ensure!(self.commands.len() <= COMMAND_MAX, "a command without end");
+        Ok(len > 0)
+    }
+
+    fn obey(&mut self, command: &Command) -> Report {
+        match *command {
+            Command::Flip { protocol, guest_port, at } => {
+                self.flip = Some(Flip { protocol, guest_port, at });
+            }
+            Command::Pause => self.paused = true,
+            Command::Resume => self.paused = false,
+            Command::Counts => return Report::Counts(self.counts.clone()),
+        }
+        Report::Done
+    }
+}
+
+fn way_of(counts: &mut Counts, direction: Direction) -> &mut Way {
+    match direction {
+        Direction::ToGuest => &mut counts.to_guest,
+        Direction::FromGuest => &mut counts.from_guest,
+    }
+}
+
+fn count(way: &mut Way, len: usize, vnet: VnetHdr) {
+    way.frames += 1;
+    way.octets += len as u64;
+    way.gso += u64::from(vnet.is_gso());
+    way.partial += u64::from(vnet.needs_csum());
+}
+
+/// Writes one line.
+pub fn report(to: &mut impl Write, report: &Report) -> Result<()> {
+    let mut line = serde_json::to_vec(report).context("encoding a report")?;
+    line.push(b'\n');
+    to.write_all(&line).and_then(|()| to.flush()).context("reporting")
+}

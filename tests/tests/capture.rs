@@ -1,0 +1,12 @@
+//! Capture of guest output on real TAPs: the gate and `AF_XDP`.
+//!
+//! Every test runs in network and mount namespaces of its own, which end with its thread.
+
+#[path = "capture/frames.rs"]
+mod frames;
+#[path = "capture/gate.rs"]
+mod gate;
+#[path = "capture/namespace.rs"]
+mod namespace;
+#[path = "capture/packet_socket.rs"]
+mod packet_socket;
