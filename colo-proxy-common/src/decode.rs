@@ -21,6 +21,18 @@ pub trait Octets {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Takes `walk` to its end. The kernel's verifier follows a loop of its own helper more easily
+    /// than one of ours, so programs have another way to do it.
+    #[inline(always)]
+    fn finish(walk: &mut OptionWalk) {
+        // One octet of progress a turn at the least, so the bound is the length of the options.
+        for _ in 0..OPTIONS_MAX {
+            if !walk.step() {
+                break;
+            }
+        }
+    }
 }
 
 impl Octets for [u8] {
@@ -357,60 +369,123 @@ pub fn decode_ports<F: Octets + ?Sized>(frame: &F, ip: &Ip) -> Result<(u16, u16)
 /// do in a receiver.
 #[inline(always)]
 pub fn decode_tcp_options<F: Octets + ?Sized>(frame: &F, tcp: &Tcp) -> TcpOptions {
-    let mut found = TcpOptions::default();
     let len = usize::from(tcp.options_len);
     let start = tcp.at + 20;
-    let mut raw = [0u8; OPTIONS_MAX];
-    if len == 0 || len > OPTIONS_MAX || !frame.read_into(start as usize, len, &mut raw) {
-        return found;
+    let mut walk = OptionWalk::default();
+    if len == 0 || !frame.read_into(start as usize, len, &mut walk.raw) {
+        return TcpOptions::default();
     }
-    let mut i = 0usize;
-    // One octet of progress a turn at the least, so the bound is the length of the options.
-    for _ in 0..OPTIONS_MAX {
-        if i >= len {
-            break;
+    walk.len = len as u32;
+    F::finish(&mut walk);
+    walk.found(start)
+}
+
+/// A walk over the options of a TCP header: where it stands, and where it has found what. The last
+/// option of a kind counts. Offset 0 is "not found": a value follows its kind and length.
+#[derive(Debug)]
+#[repr(C)]
+pub struct OptionWalk {
+    raw: [u8; OPTIONS_MAX],
+    len: u32,
+    next: u32,
+    mss: u32,
+    window_scale: u32,
+    sack_permitted: u32,
+    timestamps: u32,
+    sack: u32,
+    sack_len: u32,
+}
+
+impl Default for OptionWalk {
+    #[inline(always)]
+    fn default() -> Self {
+        Self {
+            raw: [0; OPTIONS_MAX],
+            len: 0,
+            next: 0,
+            mss: 0,
+            window_scale: 0,
+            sack_permitted: 0,
+            timestamps: 0,
+            sack: 0,
+            sack_len: 0,
         }
-        let kind = byte(&raw, i);
-        if kind == 0 {
-            break;
+    }
+}
+
+impl OptionWalk {
+    /// Reads one option; `false` behind the last one.
+    #[inline(always)]
+    pub fn step(&mut self) -> bool {
+        let at = self.next;
+        if at >= self.len {
+            return false;
         }
-        if kind == 1 {
-            i += 1;
-            continue;
-        }
-        let option_len = usize::from(byte(&raw, i + 1));
-        if option_len < 2 || i + option_len > len {
-            break;
-        }
-        let at = start + i as u32 + 2;
-        match (kind, option_len) {
-            (2, 4) => found.mss = Some(u16::from_be_bytes([byte(&raw, i + 2), byte(&raw, i + 3)])),
-            (3, 3) => found.window_scale = Some(byte(&raw, i + 2)),
-            (4, 2) => found.sack_permitted = true,
-            (5, 10 | 18 | 26 | 34) => {
-                found.sack = Some(Sack { at, blocks: ((option_len - 2) / 8) as u8 });
-            }
-            (8, 10) => {
-                let (value, echo) = (word(&raw, i + 2), word(&raw, i + 6));
-                found.timestamps = Some(Timestamps { value, echo, at });
+        match self.byte(at) {
+            0 => return false,
+            1 => {
+                self.next = at + 1;
+                return true;
             }
             _ => {}
         }
-        i += option_len;
+        let option_len = u32::from(self.byte(at + 1));
+        if option_len < 2 || at + option_len > self.len {
+            return false;
+        }
+        self.next = at + option_len;
+        self.note(self.byte(at), at + 2, option_len);
+        true
     }
-    found
-}
 
-/// Octet `i`, 0 beyond the end: the kernel's verifier wants every index bounded in sight.
-#[inline(always)]
-fn byte(raw: &[u8; OPTIONS_MAX], i: usize) -> u8 {
-    match raw.get(i) {
-        Some(b) => *b,
-        None => 0,
+    #[inline(always)]
+    fn note(&mut self, kind: u8, at: u32, option_len: u32) {
+        match (kind, option_len) {
+            (2, 4) => self.mss = at,
+            (3, 3) => self.window_scale = at,
+            (4, 2) => self.sack_permitted = at,
+            (5, 10 | 18 | 26 | 34) => {
+                self.sack = at;
+                self.sack_len = option_len - 2;
+            }
+            (8, 10) => self.timestamps = at,
+            _ => {}
+        }
     }
-}
 
-#[inline(always)]
-fn word(raw: &[u8; OPTIONS_MAX], i: usize) -> u32 {
-    u32::from_be_bytes([byte(raw, i), byte(raw, i + 1), byte(raw, i + 2), byte(raw, i + 3)])
+    /// What was found in options that start at `start`.
+    #[inline(always)]
+    fn found(&self, start: u32) -> TcpOptions {
+        TcpOptions {
+            mss: (self.mss != 0).then(|| (self.word(self.mss) >> 16) as u16),
+            window_scale: (self.window_scale != 0).then(|| self.byte(self.window_scale)),
+            sack_permitted: self.sack_permitted != 0,
+            timestamps: (self.timestamps != 0).then(|| Timestamps {
+                value: self.word(self.timestamps),
+                echo: self.word(self.timestamps + 4),
+                at: start + self.timestamps,
+            }),
+            sack: (self.sack != 0)
+                .then(|| Sack { at: start + self.sack, blocks: (self.sack_len / 8) as u8 }),
+        }
+    }
+
+    /// Octet `at`, 0 beyond the end: the kernel's verifier wants every index bounded in sight.
+    #[inline(always)]
+    fn byte(&self, at: u32) -> u8 {
+        match self.raw.get(at as usize) {
+            Some(octet) => *octet,
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn word(&self, at: u32) -> u32 {
+        u32::from_be_bytes([
+            self.byte(at),
+            self.byte(at + 1),
+            self.byte(at + 2),
+            self.byte(at + 3),
+        ])
+    }
 }

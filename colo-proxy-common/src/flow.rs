@@ -1,1 +1,280 @@
-//! flow
+//! The life of a TCP connection whose numbers are translated on the secondary host.
+//!
+//! Pure decisions: what happens to a frame, and what becomes of its connection's entry. The kernel
+//! programs own the maps, the clock and the frame; the tests drive the same code with plain values.
+//!
+//! The two guests choose their initial sequence numbers and timestamps each for itself. What the
+//! secondary chose is in its own SYN or SYN/ACK; what the primary chose is in the peer's answer,
+//! which acknowledges it. The difference is the offset, for as long as the connection lives or
+//! until a checkpoint makes both guests equal (a new epoch: offset 0).
+//!
+//! | | guest's number | network's number |
+//! |---|---|---|
+//! | peer opens | guest's SYN/ACK | peer's first ACK |
+//! | guest opens | guest's SYN | peer's SYN/ACK (or RST/ACK: connection refused) |
+//!
+//! Either may come first, because the primary may be faster than the secondary or slower. A peer's
+//! segment that comes before the guest's own number is held. A guest's segment that needs an
+//! offset and has none is dropped; the guest repeats it.
+//!
+//! The peer can be hostile or forged, so its SYN and its RST disturb no entry of an established
+//! connection: it is the guest's answer that decides.
+
+mod entry;
+mod from_guest;
+mod to_guest;
+
+pub use entry::Entry;
+
+use crate::decode::{Tcp, Timestamps, flag};
+use crate::record::Flow;
+use crate::rewrite::Translation;
+
+/// Where a connection is in its life: `record::Flow::state`.
+pub mod state {
+    /// The peer has sent a SYN.
+    pub const OPENING_PASSIVE: u32 = 1;
+    /// The guest has sent a SYN, or the peer has answered one.
+    pub const OPENING_ACTIVE: u32 = 2;
+    /// The offset is known, or known to be 0.
+    pub const ESTABLISHED: u32 = 3;
+    /// The guest has sent a FIN.
+    pub const FIN_GUEST: u32 = 4;
+    /// The peer has sent a FIN.
+    pub const FIN_PEER: u32 = 5;
+    /// Both have, or the guest has sent a RST. Retransmissions are still translated.
+    pub const CLOSED: u32 = 6;
+    /// The peer has sent a RST, which may be forged: the guest's next segment revives the entry.
+    pub const RESET: u32 = 7;
+    /// The peer wants to use the tuple of a closed connection again; the guest has yet to answer.
+    pub const REOPENING: u32 = 8;
+}
+
+/// What is known of a connection: `record::Flow::known`.
+pub mod known {
+    /// `guest_isn`.
+    pub const GUEST: u64 = 1;
+    /// `wire_isn`.
+    pub const WIRE: u64 = 2;
+    /// `guest_ts`.
+    pub const GUEST_TS: u64 = 4;
+    /// `wire_ts`.
+    pub const WIRE_TS: u64 = 8;
+    /// `seq_offset` and `ts_offset`.
+    pub const OFFSET: u64 = 16;
+    /// Both guests count alike: the connection is older than the last checkpoint, or than
+    /// protection itself.
+    pub const IDENTITY: u64 = 32;
+}
+
+/// The circumstances in which a frame is seen.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// The mode is `FAILED_OVER`, not `PROTECTED`.
+    pub failed_over: bool,
+    /// `settings.epoch`.
+    pub epoch: u32,
+    /// `CLOCK_MONOTONIC`.
+    pub ns: u64,
+}
+
+/// What to do with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Let it go on as it is.
+    Pass,
+    /// Translate it, then let it go on.
+    Translate(Translation),
+    /// Give it back to the daemon until the offset is known.
+    Hold,
+    /// Drop it: the offset is not known, and the sender will repeat it.
+    Drop,
+}
+
+/// What becomes of the connection's entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing, or it has been changed in place.
+    Keep,
+    /// The record goes into `half_open`, and the entry in `flows` goes.
+    Open,
+    /// The record goes into `flows`, and the entry in `half_open` goes.
+    Establish,
+    /// The entry goes.
+    Forget,
+}
+
+/// What a frame leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub verdict: Verdict,
+    pub change: Change,
+    /// The record tells of an offset that has become known, and frames may be held that wait for
+    /// it.
+    pub release_held: bool,
+}
+
+impl Step {
+    #[inline(always)]
+    const fn keep(verdict: Verdict) -> Self {
+        Self { verdict, change: Change::Keep, release_held: false }
+    }
+
+    #[inline(always)]
+    const fn open(verdict: Verdict) -> Self {
+        Self { verdict, change: Change::Open, release_held: false }
+    }
+
+    #[inline(always)]
+    const fn establish(verdict: Verdict) -> Self {
+        Self { verdict, change: Change::Establish, release_held: false }
+    }
+
+    #[inline(always)]
+    const fn forget() -> Self {
+        Self { verdict: Verdict::Pass, change: Change::Forget, release_held: false }
+    }
+
+    #[inline(always)]
+    const fn releasing(self) -> Self {
+        Self { release_held: true, ..self }
+    }
+}
+
+const PASS: Step = Step::keep(Verdict::Pass);
+
+/// What matters of a segment.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    pub flags: u8,
+    pub seq: u32,
+    pub ack: u32,
+    pub timestamps: Option<Timestamps>,
+}
+
+impl Segment {
+    #[inline(always)]
+    pub fn new(tcp: &Tcp, timestamps: Option<Timestamps>) -> Self {
+        Self { flags: tcp.flags, seq: tcp.seq, ack: tcp.ack, timestamps }
+    }
+
+    #[inline(always)]
+    fn has(&self, flags: u8) -> bool {
+        self.flags & flags == flags
+    }
+
+    #[inline(always)]
+    fn is_rst(&self) -> bool {
+        self.has(flag::RST)
+    }
+
+    /// SYN or SYN/ACK.
+    #[inline(always)]
+    fn is_opening(&self) -> bool {
+        self.flags & (flag::SYN | flag::RST) == flag::SYN
+    }
+
+    #[inline(always)]
+    fn is_syn(&self) -> bool {
+        self.is_opening() && !self.has(flag::ACK)
+    }
+
+    #[inline(always)]
+    fn is_syn_ack(&self) -> bool {
+        self.is_opening() && self.has(flag::ACK)
+    }
+}
+
+/// Handles a segment of the peer on its way to the guest. `record` is filled where the entry is to
+/// be put into a map.
+#[inline(always)]
+pub fn to_guest(
+    now: &Now,
+    segment: &Segment,
+    entry: Option<Entry<'_>>,
+    record: &mut Flow,
+) -> Step {
+    let Some(entry) = entry else {
+        return to_guest::unknown(now, segment, record);
+    };
+    entry.set_last_seen_ns(now.ns);
+    let step = if entry.is_opening() {
+        to_guest::opening(now, segment, &entry, record)
+    } else {
+        to_guest::established(now, segment, &entry, record)
+    };
+    count(step, &entry, true)
+}
+
+/// Handles a segment of the guest on its way out. `record` is filled where the entry is to be put
+/// into a map, or the daemon to be told of it.
+#[inline(always)]
+pub fn from_guest(
+    now: &Now,
+    segment: &Segment,
+    entry: Option<Entry<'_>>,
+    record: &mut Flow,
+) -> Step {
+    let Some(entry) = entry else {
+        return from_guest::unknown(now, segment, record);
+    };
+    entry.set_last_seen_ns(now.ns);
+    let step = if entry.is_opening() {
+        from_guest::opening(now, segment, &entry, record)
+    } else {
+        from_guest::established(now, segment, &entry, record)
+    };
+    count(step, &entry, false)
+}
+
+/// Counts a translated frame where its entry stays, and lets an identity pass.
+#[inline(always)]
+fn count(mut step: Step, entry: &Entry<'_>, to_guest: bool) -> Step {
+    if let Verdict::Translate(translation) = step.verdict {
+        if translation.is_identity() {
+            step.verdict = Verdict::Pass;
+        } else {
+            entry.count(to_guest);
+        }
+    }
+    step
+}
+
+/// An entry for a connection that begins now.
+#[inline(always)]
+fn begin(record: &mut Flow, now: &Now, state: u32) {
+    *record = Flow { epoch: now.epoch, state, last_seen_ns: now.ns, ..Flow::default() };
+}
+
+/// The offset, from what both sides chose. Without timestamps on both sides there is nothing to
+/// translate in them.
+#[inline(always)]
+fn settle(record: &mut Flow) {
+    record.seq_offset = record.wire_isn.wrapping_sub(record.guest_isn);
+    let both = known::GUEST_TS | known::WIRE_TS;
+    record.ts_offset = if record.known & both == both {
+        record.wire_ts.wrapping_sub(record.guest_ts)
+    } else {
+        0
+    };
+    record.known |= known::OFFSET;
+    record.state = state::ESTABLISHED;
+}
+
+/// An established connection, both guests of which count alike.
+#[inline(always)]
+fn settle_identity(record: &mut Flow, epoch: u32) {
+    record.epoch = epoch;
+    record.known = known::OFFSET | known::IDENTITY;
+    record.seq_offset = 0;
+    record.ts_offset = 0;
+    record.state = state::ESTABLISHED;
+}
+
+#[inline(always)]
+fn translation_of(record: &Flow) -> Verdict {
+    Verdict::Translate(Translation { seq: record.seq_offset, ts: record.ts_offset })
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,8 @@
 //!
 //! Everything here is total: no input, however malformed, makes it panic.
 #![cfg_attr(not(test), no_std)]
+// The kernel programs are built with a compiler that allows it (see `cargo xtask build-ebpf`).
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod checksum;
 pub mod decode;

@@ -66,10 +66,11 @@ pub struct FlowKey {
 pub struct Flow {
     /// `settings.epoch` at the time when the connection was opened.
     pub epoch: u32,
-    /// One of `flow::state`.
-    pub state: u16,
-    /// Bits of `flow::known`.
-    pub known: u16,
+    /// One of [`crate::flow::state`].
+    pub state: u32,
+    /// Bits of [`crate::flow::known`]; 64 of them, because two processors may add some at once, and
+    /// every BPF instruction set has that operation on 64 bits.
+    pub known: u64,
     /// The initial sequence number that this guest chose.
     pub guest_isn: u32,
     /// The one that the network knows, chosen by the primary guest.
@@ -144,9 +145,9 @@ pub mod event {
 
 const _: () = assert!(size_of::<Settings>() == 40);
 const _: () = assert!(size_of::<FlowKey>() == 44);
-const _: () = assert!(size_of::<Flow>() == 56);
+const _: () = assert!(size_of::<Flow>() == 64);
 const _: () = assert!(size_of::<Counters>() == 15 * 8);
-const _: () = assert!(size_of::<Event>() == 104);
+const _: () = assert!(size_of::<Event>() == 112);
 
 #[cfg(feature = "user")]
 mod pod {

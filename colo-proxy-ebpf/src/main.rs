@@ -1,2 +1,26 @@
+//! The kernel programs of colo-proxy.
+//!
+//! One module per family: [`primary`] and [`secondary`] for the guest's TAP on either host,
+//! [`gate`] for the TAPs of the daemon. The decisions are in `colo-proxy-common`, where they are
+//! tested; here are the maps, the clock and the frame.
 #![no_std]
 #![no_main]
+
+mod access;
+mod gate;
+mod maps;
+mod primary;
+mod secondary;
+mod verdict;
+
+/// Most helpers are for programs under the GPL only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Nothing here panics; the verifier would refuse the loop otherwise.
+    loop {}
+}

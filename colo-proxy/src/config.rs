@@ -20,6 +20,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::compare::Limits;
+use crate::datapath::capture::CaptureKind;
 use crate::endpoint::Endpoint;
 
 /// The longest instance name: it becomes a directory and a socket.
@@ -110,15 +111,6 @@ pub enum OnSecondaryLost {
     Release,
     /// It waits for the secondary, or for an operator.
     Hold,
-}
-
-/// How the secondary guest's output is read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CaptureKind {
-    #[default]
-    Gate,
-    AfXdp,
 }
 
 /// Who makes the checkpoints.

@@ -117,6 +117,9 @@ impl<'de> serde::Deserialize<'de> for Endpoint {
 pub struct Port {
     endpoint: Endpoint,
     listener: Option<Listener>,
+    /// The next connection is not handed out before this: a peer that connects and leaves at once
+    /// must not keep us busy.
+    not_before: Option<tokio::time::Instant>,
 }
 
 #[derive(Debug)]
@@ -129,19 +132,25 @@ impl Port {
     /// Binds a listening endpoint; a connecting one does nothing yet.
     pub async fn open(endpoint: Endpoint) -> Result<Self, EndpointError> {
         let listener = if endpoint.server { Some(listen(&endpoint).await?) } else { None };
-        Ok(Self { endpoint, listener })
+        Ok(Self { endpoint, listener, not_before: None })
     }
 
     /// The next connection. Never fails for good: what cannot be had now is tried again. Can be
     /// cancelled without losing a peer.
     pub async fn next(&mut self) -> Stream {
+        if let Some(at) = self.not_before {
+            tokio::time::sleep_until(at).await;
+        }
         loop {
             let attempt = match &self.listener {
                 Some(listener) => listener.accept().await,
                 None => connect(&self.endpoint.address).await,
             };
             match attempt.and_then(|stream| stream.tuned(self.endpoint.nodelay)) {
-                Ok(stream) => return stream,
+                Ok(stream) => {
+                    self.not_before = Some(tokio::time::Instant::now() + RETRY);
+                    return stream;
+                }
                 Err(error) => {
                     log::debug!("{}: {error}; trying again", self.endpoint);
                     tokio::time::sleep(RETRY).await;

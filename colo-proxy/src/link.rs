@@ -1,1 +1,174 @@
-//! link
+//! Network interfaces of this host, over route netlink: who comes, who goes, up and down.
+//!
+//! The guest's TAP belongs to QEMU: a guest that restarts deletes it and makes a new one of the
+//! same name, on which none of our programs are attached.
+
+use std::io;
+
+use futures_util::{StreamExt, TryStreamExt};
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, Stats64};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::{Handle, LinkUnspec, MulticastGroup, new_multicast_connection};
+
+/// What could not be done with an interface.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("cannot open a netlink socket")]
+    Socket(#[source] io::Error),
+    #[error("netdev {name}: no such interface in this network namespace; start QEMU first, or create the TAP (`ip tuntap add dev {name} mode tap vnet_hdr`)")]
+    Missing { name: String },
+    #[error("cannot {what} interface {name}")]
+    Change { what: &'static str, name: String, source: rtnetlink::Error },
+}
+
+/// An interface as the kernel shows it at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub ifindex: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Frames that came in on it since it was made.
+    pub rx_frames: u64,
+    /// Frames that the kernel could not hand to whoever holds it.
+    pub tx_dropped: u64,
+}
+
+/// What became of the watched interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// It is there, with this index.
+    Arrived(Link),
+    /// It is gone.
+    Left,
+}
+
+/// Watches one interface by name.
+pub struct LinkWatch {
+    name: String,
+    handle: Handle,
+    messages: Messages,
+    /// The index that was reported last.
+    present: Option<u32>,
+}
+
+type Messages = futures_util::stream::BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>;
+
+impl std::fmt::Debug for LinkWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LinkWatch").field("name", &self.name).field("present", &self.present).finish()
+    }
+}
+
+impl LinkWatch {
+    /// Starts to watch `name`, which must be there, and returns it as it is now.
+    pub async fn start(name: &str) -> Result<(Self, Link), LinkError> {
+        let (connection, handle, messages) =
+            new_multicast_connection(&[MulticastGroup::Link]).map_err(LinkError::Socket)?;
+        tokio::spawn(connection);
+        let messages = messages.map(|(message, _)| message).boxed();
+        let mut watch = Self { name: name.into(), handle, messages, present: None };
+        let link = watch.get().await.ok_or_else(|| LinkError::Missing { name: name.into() })?;
+        watch.present = Some(link.ifindex);
+        Ok((watch, link))
+    }
+
+    /// Waits until the interface goes or comes. Can be dropped without losing an event.
+    pub async fn next(&mut self) -> LinkEvent {
+        loop {
+            let Some(message) = self.messages.next().await else {
+                // The netlink task only ends with the runtime.
+                return std::future::pending().await;
+            };
+            let seen = match message.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                    self.seen(&link, true)
+                }
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
+                    self.seen(&link, false)
+                }
+                // The kernel dropped messages: what is true now tells what they said.
+                NetlinkPayload::Overrun(_) => {
+                    let now = self.get().await;
+                    self.compare(now)
+                }
+                _ => None,
+            };
+            if let Some(event) = seen {
+                return event;
+            }
+        }
+    }
+
+    /// The interface as it is now.
+    pub async fn get(&self) -> Option<Link> {
+        get(&self.handle, &self.name).await
+    }
+
+    /// Another interface of this namespace as it is now.
+    pub async fn other(&self, name: &str) -> Option<Link> {
+        get(&self.handle, name).await
+    }
+
+    /// Brings the interface up or takes it down.
+    pub async fn set_up(&self, ifindex: u32, up: bool) -> Result<(), LinkError> {
+        let unspec = LinkUnspec::new_with_index(ifindex);
+        let change = if up { unspec.up() } else { unspec.down() }.build();
+        self.handle.link().set(change).execute().await.map_err(|source| LinkError::Change {
+            what: if up { "bring up" } else { "take down" },
+            name: self.name.clone(),
+            source,
+        })
+    }
+
+    fn seen(&mut self, message: &LinkMessage, there: bool) -> Option<LinkEvent> {
+        // A bridge port that is added or removed is told in the bridge's own address family.
+        if message.header.interface_family != AddressFamily::Unspec {
+            return None;
+        }
+        let ours = name_of(message) == Some(self.name.as_str());
+        if there && ours {
+            return self.compare(Some(read(message)));
+        }
+        // Deleted, or renamed, which is the same to us.
+        if self.present == Some(message.header.index) && !(there && ours) {
+            return self.compare(None);
+        }
+        None
+    }
+
+    fn compare(&mut self, now: Option<Link>) -> Option<LinkEvent> {
+        let index = now.map(|link| link.ifindex);
+        if index == self.present {
+            return None;
+        }
+        self.present = index;
+        Some(now.map_or(LinkEvent::Left, LinkEvent::Arrived))
+    }
+}
+
+async fn get(handle: &Handle, name: &str) -> Option<Link> {
+    let mut links = handle.link().get().match_name(name).execute();
+    links.try_next().await.ok().flatten().map(|message| read(&message))
+}
+
+fn read(message: &LinkMessage) -> Link {
+    let stats = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Stats64(stats) => Some(*stats),
+        _ => None,
+    });
+    let stats: Stats64 = stats.unwrap_or_default();
+    Link {
+        ifindex: message.header.index,
+        up: message.header.flags.contains(LinkFlags::Up),
+        rx_frames: stats.rx_packets,
+        tx_dropped: stats.tx_dropped,
+    }
+}
+
+fn name_of(message: &LinkMessage) -> Option<&str> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}

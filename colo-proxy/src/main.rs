@@ -1,3 +1,17 @@
 //! The `colo-proxy` command.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let log = env_logger::Env::default().default_filter_or("info");
+    env_logger::Builder::from_env(log).format_target(false).init();
+    match cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("colo-proxy: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -95,6 +95,13 @@ impl Process {
         state.lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
+    /// All of its stderr; waits until it is closed, which a child of its own may keep it from.
+    pub fn stderr_to_end(&self) -> String {
+        // No line has a newline in it, so this waits for the end.
+        let _ = self.stderr.wait_for("\n", Instant::now() + TERM_TIMEOUT);
+        self.stderr()
+    }
+
     /// Waits for a line on stderr that contains `word`.
     pub fn wait_for(&self, word: &str, timeout: Duration) -> Result<String> {
         match self.stderr.wait_for(word, Instant::now() + timeout) {

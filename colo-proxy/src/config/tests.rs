@@ -1,7 +1,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{CaptureKind, ColoFrameKind, Guest, OnDeath, Role, SideConfig, parse};
+use crate::datapath::capture::CaptureKind;
+
+use super::{ColoFrameKind, Guest, OnDeath, Role, SideConfig, parse};
 
 const PRIMARY: &str = r#"
 [[guest]]

@@ -1,0 +1,175 @@
+//! One entry of the flow maps, as the programs use it: in place, and while the other direction of
+//! the same connection is handled on another processor.
+
+use core::marker::PhantomData;
+use core::ptr::{NonNull, addr_of_mut};
+
+use super::{known, state};
+use crate::record::Flow;
+use crate::rewrite::Translation;
+
+/// A [`Flow`] that lives in a map.
+///
+/// Each number is read and written on its own, once, and where it is asked for (volatile): a
+/// reference would let the compiler keep a number that the other processor has changed since. Of
+/// each pair of numbers only one direction is the writer: the guest's frames write `guest_isn` and
+/// `guest_ts`, the peer's write `wire_isn` and `wire_ts`. Each then adds its bits to `known` in one
+/// atomic step; whoever finds both there computes the offset, so that two frames that cross cannot
+/// both think that the other one is still to come.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    at: NonNull<Flow>,
+    borrowed: PhantomData<&'a Flow>,
+}
+
+macro_rules! fields {
+    ($($(#[$doc:meta])* $get:ident $set:ident: $field:ident $kind:ty;)*) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $get(&self) -> $kind {
+            // SAFETY: `at` points to a live, aligned `Flow` (see the constructors).
+            unsafe { addr_of_mut!((*self.at.as_ptr()).$field).read_volatile() }
+        }
+
+        #[inline(always)]
+        pub(super) fn $set(&self, value: $kind) {
+            // SAFETY: as above; and it may be written to through this pointer.
+            unsafe { addr_of_mut!((*self.at.as_ptr()).$field).write_volatile(value) }
+        }
+    )*};
+}
+
+impl<'a> Entry<'a> {
+    /// The entry at `flow`, as a map lookup gave it; `None` where that found nothing.
+    ///
+    /// # Safety
+    /// `flow` is null, or points to an aligned `Flow` that stays readable and writable for `'a` and
+    /// that nobody else accesses but through an `Entry` or from the other side of a system call.
+    #[inline(always)]
+    pub unsafe fn from_ptr(flow: *mut Flow) -> Option<Self> {
+        NonNull::new(flow).map(|at| Self { at, borrowed: PhantomData })
+    }
+
+    /// The entry in `flow`.
+    #[inline(always)]
+    pub fn from_mut(flow: &'a mut Flow) -> Self {
+        Self { at: NonNull::from(flow), borrowed: PhantomData }
+    }
+
+    fields! {
+        epoch set_epoch: epoch u32;
+        state set_state: state u32;
+        known set_known: known u64;
+        guest_isn set_guest_isn: guest_isn u32;
+        wire_isn set_wire_isn: wire_isn u32;
+        guest_ts set_guest_ts: guest_ts u32;
+        wire_ts set_wire_ts: wire_ts u32;
+        seq_offset set_seq_offset: seq_offset u32;
+        ts_offset set_ts_offset: ts_offset u32;
+        last_seen_ns set_last_seen_ns: last_seen_ns u64;
+        to_guest_frames set_to_guest_frames: to_guest_frames u64;
+        from_guest_frames set_from_guest_frames: from_guest_frames u64;
+    }
+
+    /// Adds bits to `known` and returns all of them. What was written before is visible to whoever
+    /// sees the bits.
+    #[inline(always)]
+    pub(super) fn add_known(&self, bits: u64) -> u64 {
+        // SAFETY: `at` points to a live, aligned `Flow`.
+        bits | unsafe { fetch_or(addr_of_mut!((*self.at.as_ptr()).known), bits) }
+    }
+
+    /// Counts one translated frame. A count may be lost where two processors meet here; it is for
+    /// the operator's eyes, and not worth a locked access for every frame.
+    #[inline(always)]
+    pub(super) fn count(&self, to_guest: bool) {
+        if to_guest {
+            self.set_to_guest_frames(self.to_guest_frames().wrapping_add(1));
+        } else {
+            self.set_from_guest_frames(self.from_guest_frames().wrapping_add(1));
+        }
+    }
+
+    /// Copies all of it, number by number.
+    #[inline(always)]
+    pub(super) fn copy_to(&self, record: &mut Flow) {
+        record.epoch = self.epoch();
+        record.state = self.state();
+        record.known = self.known();
+        record.guest_isn = self.guest_isn();
+        record.wire_isn = self.wire_isn();
+        record.guest_ts = self.guest_ts();
+        record.wire_ts = self.wire_ts();
+        record.seq_offset = self.seq_offset();
+        record.ts_offset = self.ts_offset();
+        record.last_seen_ns = self.last_seen_ns();
+        record.to_guest_frames = self.to_guest_frames();
+        record.from_guest_frames = self.from_guest_frames();
+    }
+
+    /// What is to be done with its frames; nothing where the offset is not known or void.
+    #[inline(always)]
+    pub(super) fn translation(&self, epoch: u32) -> Translation {
+        if self.epoch() == epoch && self.known() & known::OFFSET != 0 {
+            Translation { seq: self.seq_offset(), ts: self.ts_offset() }
+        } else {
+            Translation::default()
+        }
+    }
+
+    /// A checkpoint has made both guests equal since this was written: whatever was learnt before
+    /// it is void, and both count alike.
+    #[inline(always)]
+    pub(super) fn rebase(&self, epoch: u32) {
+        if self.epoch() == epoch {
+            return;
+        }
+        if self.known() & known::OFFSET == 0 {
+            self.set_known(known::IDENTITY);
+        } else {
+            self.set_guest_isn(self.wire_isn());
+            self.set_guest_ts(self.wire_ts());
+            self.set_seq_offset(0);
+            self.set_ts_offset(0);
+        }
+        self.set_epoch(epoch);
+    }
+
+    /// The connection is still being opened.
+    #[inline(always)]
+    pub(super) fn is_opening(&self) -> bool {
+        matches!(self.state(), state::OPENING_PASSIVE | state::OPENING_ACTIVE)
+    }
+}
+
+/// Adds bits to a number that another processor may add to at the same time, as one step and a full
+/// barrier; returns what was there before.
+///
+/// # Safety
+/// `at` points to a live, aligned number.
+#[cfg(not(target_arch = "bpf"))]
+unsafe fn fetch_or(at: *mut u64, bits: u64) -> u64 {
+    use core::sync::atomic::{AtomicU64, Ordering};
+
+    // SAFETY: the caller's.
+    unsafe { AtomicU64::from_ptr(at) }.fetch_or(bits, Ordering::SeqCst)
+}
+
+/// The same in the kernel. Rust's BPF target has no atomic operations, though the machine does.
+///
+/// # Safety
+/// `at` points to a live, aligned number.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+unsafe fn fetch_or(at: *mut u64, bits: u64) -> u64 {
+    let mut value = bits;
+    // SAFETY: the caller's.
+    unsafe {
+        core::arch::asm!(
+            "{value} = atomic_fetch_or((u64 *)({at} + 0), {value})",
+            value = inout(reg) value,
+            at = in(reg) at,
+        );
+    }
+    value
+}

@@ -1,0 +1,184 @@
+//! Segments of this guest, which counts by itself.
+
+use super::{
+    Entry, Now, PASS, Segment, Step, Verdict, begin, known, settle, settle_identity, state,
+    translation_of,
+};
+use crate::decode::flag;
+use crate::record::Flow;
+
+/// No entry.
+#[inline(always)]
+pub(super) fn unknown(now: &Now, segment: &Segment, record: &mut Flow) -> Step {
+    if now.failed_over || segment.is_rst() {
+        return PASS;
+    }
+    if segment.is_opening() {
+        opened(now, segment, record);
+        return Step::open(Verdict::Pass);
+    }
+    // Only a guest that has the connection sends this, so it is older than protection. With an
+    // entry, a forged SYN of the peer cannot pass for the beginning of it.
+    begin(record, now, state::ESTABLISHED);
+    settle_identity(record, now.epoch);
+    if segment.has(flag::FIN) {
+        record.state = state::FIN_GUEST;
+    }
+    Step::establish(Verdict::Pass)
+}
+
+/// The connection is being opened.
+#[inline(always)]
+pub(super) fn opening(
+    now: &Now,
+    segment: &Segment,
+    entry: &Entry<'_>,
+    record: &mut Flow,
+) -> Step {
+    entry.rebase(now.epoch);
+    if segment.is_opening() {
+        return answer(now, segment, entry, record);
+    }
+    if segment.is_rst() {
+        entry.set_state(state::CLOSED);
+        return PASS;
+    }
+    entry.copy_to(record);
+    if record.known & known::GUEST != 0 {
+        return Step::keep(Verdict::Drop);
+    }
+    // The guest has not answered this SYN; it speaks of an older connection of the same tuple.
+    settle_identity(record, now.epoch);
+    Step::establish(Verdict::Pass).releasing()
+}
+
+/// The guest's SYN or SYN/ACK.
+#[inline(always)]
+fn answer(
+    now: &Now,
+    segment: &Segment,
+    entry: &Entry<'_>,
+    record: &mut Flow,
+) -> Step {
+    if now.failed_over && entry.known() & known::GUEST != 0 && entry.guest_isn() != segment.seq {
+        return Step::forget();
+    }
+    if segment.is_syn() {
+        entry.set_state(state::OPENING_ACTIVE);
+    }
+    learn_guest(segment, entry);
+    entry.copy_to(record);
+    if record.known & known::WIRE == 0 {
+        return PASS;
+    }
+    settle(record);
+    Step::establish(translation_of(record)).releasing()
+}
+
+/// The connection is or was established, or was closed while it was being opened.
+#[inline(always)]
+pub(super) fn established(
+    now: &Now,
+    segment: &Segment,
+    entry: &Entry<'_>,
+    record: &mut Flow,
+) -> Step {
+    let translation = Verdict::Translate(entry.translation(now.epoch));
+    let is = entry.state();
+    if segment.is_opening() {
+        return if is_its_own(now, segment, entry) {
+            Step::keep(translation)
+        } else {
+            replace(now, segment, entry, record)
+        };
+    }
+    if segment.is_rst() {
+        // RFC 9293, section 3.5.2: answering a segment without ACK, the number is 0 and not one
+        // of this connection's.
+        if segment.has(flag::ACK) && segment.seq == 0 {
+            return PASS;
+        }
+        entry.set_state(state::CLOSED);
+        return Step::keep(translation);
+    }
+    match is {
+        state::REOPENING => return still_closed(entry, translation, record),
+        state::RESET => entry.set_state(state::ESTABLISHED),
+        state::ESTABLISHED if segment.has(flag::FIN) => entry.set_state(state::FIN_GUEST),
+        state::FIN_PEER if segment.has(flag::FIN) => entry.set_state(state::CLOSED),
+        _ => {}
+    }
+    Step::keep(translation)
+}
+
+/// A SYN or SYN/ACK of the connection that the entry knows, sent again.
+#[inline(always)]
+fn is_its_own(now: &Now, segment: &Segment, entry: &Entry<'_>) -> bool {
+    let needed = known::OFFSET | known::GUEST;
+    // Since a checkpoint, the guest counts as the network does.
+    let isn = if entry.epoch() == now.epoch { entry.guest_isn() } else { entry.wire_isn() };
+    entry.known() & needed == needed && isn == segment.seq
+}
+
+/// The guest uses the tuple anew.
+#[inline(always)]
+fn replace(
+    now: &Now,
+    segment: &Segment,
+    entry: &Entry<'_>,
+    record: &mut Flow,
+) -> Step {
+    if now.failed_over {
+        return Step::forget();
+    }
+    opened(now, segment, record);
+    let told = entry.known() & (known::WIRE | known::WIRE_TS);
+    if entry.state() == state::REOPENING && told & known::WIRE != 0 {
+        record.wire_isn = entry.wire_isn();
+        record.wire_ts = entry.wire_ts();
+        record.known |= told;
+        settle(record);
+        return Step::establish(translation_of(record)).releasing();
+    }
+    Step::open(Verdict::Pass)
+}
+
+/// The guest has not taken to the new connection but repeats something of the old one.
+#[inline(always)]
+fn still_closed(entry: &Entry<'_>, translation: Verdict, record: &mut Flow) -> Step {
+    let held = entry.known() & known::WIRE != 0;
+    entry.set_wire_isn(entry.guest_isn().wrapping_add(entry.seq_offset()));
+    entry.add_known(known::WIRE);
+    entry.set_state(state::CLOSED);
+    if !held {
+        return Step::keep(translation);
+    }
+    entry.copy_to(record);
+    Step::keep(translation).releasing()
+}
+
+/// An entry for a connection of which the guest has sent its SYN or SYN/ACK.
+#[inline(always)]
+fn opened(now: &Now, segment: &Segment, record: &mut Flow) {
+    let opening =
+        if segment.is_syn() { state::OPENING_ACTIVE } else { state::OPENING_PASSIVE };
+    begin(record, now, opening);
+    record.guest_isn = segment.seq;
+    record.known = known::GUEST;
+    if let Some(timestamps) = segment.timestamps {
+        record.guest_ts = timestamps.value;
+        record.known |= known::GUEST_TS;
+    }
+}
+
+/// The last one counts: the guest repeats its SYN with another timestamp.
+#[inline(always)]
+fn learn_guest(segment: &Segment, entry: &Entry<'_>) {
+    entry.set_guest_isn(segment.seq);
+    let mut bits = known::GUEST;
+    if let Some(timestamps) = segment.timestamps {
+        entry.set_guest_ts(timestamps.value);
+        bits |= known::GUEST_TS;
+    }
+    entry.add_known(bits);
+}

@@ -1,0 +1,168 @@
+//! Segments of the peer, which count as the primary guest does.
+
+use super::{
+    Entry, Now, PASS, Segment, Step, Verdict, begin, known, settle, settle_identity, state,
+    translation_of,
+};
+use crate::decode::flag;
+use crate::record::Flow;
+use crate::rewrite::Translation;
+
+/// No entry. What is not an opening belongs to a connection that is older than protection, which
+/// both guests count alike.
+#[inline(always)]
+pub(super) fn unknown(now: &Now, segment: &Segment, record: &mut Flow) -> Step {
+    if now.failed_over || !segment.is_opening() {
+        return PASS;
+    }
+    if segment.is_syn() {
+        begin(record, now, state::OPENING_PASSIVE);
+        return Step::open(Verdict::Pass);
+    }
+    // The primary guest was faster: its peer answers a SYN that ours has yet to send.
+    begin(record, now, state::OPENING_ACTIVE);
+    put_wire(record, segment);
+    Step::open(Verdict::Hold)
+}
+
+/// The connection is being opened.
+#[inline(always)]
+pub(super) fn opening(
+    now: &Now,
+    segment: &Segment,
+    entry: &Entry<'_>,
+    record: &mut Flow,
+) -> Step {
+    entry.rebase(now.epoch);
+    let passive = entry.state() == state::OPENING_PASSIVE;
+    let answers = segment.has(flag::ACK)
+        && if passive { !segment.is_rst() } else { segment.is_syn_ack() || segment.is_rst() };
+    if !answers {
+        if segment.is_rst() {
+            entry.set_state(state::CLOSED);
+        }
+        return PASS;
+    }
+    learn_wire(segment, entry);
+    entry.copy_to(record);
+    if record.known & known::GUEST != 0 {
+        settle(record);
+    } else if record.known & known::IDENTITY != 0 {
+        settle_identity(record, now.epoch);
+    } else {
+        return Step::keep(unanswered(now));
+    }
+    if segment.is_rst() {
+        record.state = state::CLOSED;
+    }
+    Step::establish(translation_of(record))
+}
+
+/// The connection is or was established, or was closed while it was being opened.
+#[inline(always)]
+pub(super) fn established(
+    now: &Now,
+    segment: &Segment,
+    entry: &Entry<'_>,
+    record: &mut Flow,
+) -> Step {
+    let is = entry.state();
+    let over = is == state::CLOSED || is == state::RESET;
+    let translation = entry.translation(now.epoch);
+    if segment.is_syn() {
+        return if over && !now.failed_over { again(now, segment, entry, record) } else { PASS };
+    }
+    if is == state::REOPENING {
+        return reopening(now, segment, entry, translation);
+    }
+    if over && !now.failed_over && segment.is_syn_ack() && is_another(segment, entry) {
+        return again(now, segment, entry, record);
+    }
+    if segment.is_rst() {
+        if !over {
+            entry.set_state(state::RESET);
+        }
+    } else if segment.has(flag::FIN) {
+        if is == state::ESTABLISHED {
+            entry.set_state(state::FIN_PEER);
+        } else if is == state::FIN_GUEST {
+            entry.set_state(state::CLOSED);
+        }
+    }
+    Step::keep(Verdict::Translate(translation))
+}
+
+/// A SYN or SYN/ACK for the tuple of a connection that is over. The old translation stays until
+/// the guest shows that it has taken to the new one: it may be in `TIME_WAIT` and object.
+#[inline(always)]
+fn again(
+    now: &Now,
+    segment: &Segment,
+    entry: &Entry<'_>,
+    record: &mut Flow,
+) -> Step {
+    if entry.known() & known::OFFSET == 0 {
+        return unknown(now, segment, record);
+    }
+    entry.rebase(now.epoch);
+    entry.set_known(entry.known() & !(known::WIRE | known::WIRE_TS));
+    entry.set_state(state::REOPENING);
+    if segment.is_syn_ack() {
+        learn_wire(segment, entry);
+        return Step::keep(Verdict::Hold);
+    }
+    PASS
+}
+
+/// Before the guest has answered, a segment may belong to the old connection or to the new one.
+#[inline(always)]
+fn reopening(now: &Now, segment: &Segment, entry: &Entry<'_>, old: Translation) -> Step {
+    if segment.is_rst() {
+        entry.set_state(state::CLOSED);
+        return Step::keep(Verdict::Translate(old));
+    }
+    if !segment.has(flag::ACK) {
+        return PASS;
+    }
+    learn_wire(segment, entry);
+    Step::keep(unanswered(now))
+}
+
+/// The SYN/ACK answers another SYN than that of this connection.
+#[inline(always)]
+fn is_another(segment: &Segment, entry: &Entry<'_>) -> bool {
+    entry.known() & known::WIRE == 0 || entry.wire_isn() != segment.ack.wrapping_sub(1)
+}
+
+/// The guest's number is still to come. After a failover nobody may be there to hold a frame, and
+/// the peer repeats it.
+#[inline(always)]
+fn unanswered(now: &Now) -> Verdict {
+    if now.failed_over { Verdict::Drop } else { Verdict::Hold }
+}
+
+/// RFC 9293, section 3.5: the first acknowledgment is the initial sequence number plus one. The
+/// first one counts, later ones acknowledge data.
+#[inline(always)]
+fn learn_wire(segment: &Segment, entry: &Entry<'_>) {
+    if entry.known() & known::WIRE != 0 {
+        return;
+    }
+    entry.set_wire_isn(segment.ack.wrapping_sub(1));
+    let mut bits = known::WIRE;
+    if let Some(timestamps) = segment.timestamps {
+        entry.set_wire_ts(timestamps.echo);
+        bits |= known::WIRE_TS;
+    }
+    entry.add_known(bits);
+}
+
+#[inline(always)]
+fn put_wire(record: &mut Flow, segment: &Segment) {
+    record.wire_isn = segment.ack.wrapping_sub(1);
+    record.known |= known::WIRE;
+    if let Some(timestamps) = segment.timestamps {
+        record.wire_ts = timestamps.echo;
+        record.known |= known::WIRE_TS;
+    }
+}

@@ -1,0 +1,67 @@
+//! The maps, by the names under which they are pinned, and what every program does with them.
+
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::macros::btf_map;
+use colo_proxy_common::record::{Counters, Event, Flow, FlowKey, LAYOUT_VERSION, Settings};
+
+/// Connections that are translated. The kernel evicts none of them; the daemon ages them.
+const FLOWS_MAX: usize = 65_536;
+/// Connections that are being opened: a flood of SYNs churns only these.
+const HALF_OPEN_MAX: usize = 16_384;
+/// Octets; an event takes 120.
+const EVENTS_SIZE: usize = 256 * 1024;
+
+#[btf_map(name = "settings")]
+static SETTINGS: Array<Settings, 1> = Array::new();
+#[btf_map(name = "counters")]
+static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
+#[btf_map(name = "flows")]
+pub static FLOWS: HashMap<FlowKey, Flow, FLOWS_MAX> = HashMap::new();
+#[btf_map(name = "half_open")]
+pub static HALF_OPEN: LruHashMap<FlowKey, Flow, HALF_OPEN_MAX> = LruHashMap::new();
+#[btf_map(name = "events")]
+pub static EVENTS: RingBuf<Event, EVENTS_SIZE> = RingBuf::new();
+
+/// What the daemon wants; `None`, counted, where it has not said so yet or speaks of another
+/// layout. Nobody knows then what may pass, so nothing does.
+#[inline(always)]
+pub fn settings() -> Option<&'static Settings> {
+    match SETTINGS.get(0) {
+        Some(s) if s.layout_version == LAYOUT_VERSION && s.mark != 0 => Some(s),
+        _ => {
+            count(|c| &mut c.dropped_no_settings);
+            None
+        }
+    }
+}
+
+/// Adds one to a counter of this processor.
+#[inline(always)]
+pub fn count(counter: impl FnOnce(&mut Counters) -> &mut u64) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: a per-CPU slot; TC programs are not preempted by another one on their processor
+        // (softirq context), and the daemon only reads.
+        let counter = counter(unsafe { &mut *counters });
+        *counter = counter.wrapping_add(1);
+    }
+}
+
+/// Room for what does not fit on the kernel's stack of 512 octets.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Scratch {
+    pub key: FlowKey,
+    pub reserved: u32,
+    pub record: Flow,
+}
+
+#[btf_map(name = "scratch")]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// This processor's room.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: a per-CPU slot that each program asks for once and does not keep; see `count` for why
+    // no other program of this processor is under way.
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}

@@ -1,0 +1,231 @@
+//! The guest's TAP on the secondary host.
+
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use colo_proxy_common::decode::{
+    Ip, Packet, Tcp, TcpOptions, decode, decode_tcp, decode_tcp_options, protocol,
+};
+use colo_proxy_common::flow::{self, Change, Entry, Now, Segment, Step, Verdict};
+use colo_proxy_common::record::{Event, Flow, FlowKey, Settings, event, mode};
+use colo_proxy_common::rewrite;
+
+use crate::access::SkBuff;
+use crate::maps::{EVENTS, FLOWS, HALF_OPEN, count, scratch, settings};
+use crate::verdict::{DROP, NEXT, send_out};
+
+/// Ingress of the input gate: mirrored input goes to the guest, by way of [`colo_to_guest`].
+#[classifier]
+pub fn colo_input(ctx: TcContext) -> i32 {
+    let Some(settings) = settings() else { return DROP };
+    SkBuff::new(&ctx).set_mark(settings.mark);
+    send_out(settings.netdev_ifindex)
+}
+
+/// Egress of the guest's TAP.
+#[classifier]
+pub fn colo_to_guest(ctx: TcContext) -> i32 {
+    let Some(settings) = settings() else { return DROP };
+    let mut frame = SkBuff::new(&ctx);
+    let ours = frame.mark() == settings.mark;
+    if settings.mode == mode::OFF {
+        count(|c| &mut c.passed);
+        return NEXT;
+    }
+    if settings.mode == mode::PROTECTED && !ours {
+        count(|c| &mut c.dropped_lan_input);
+        return DROP;
+    }
+    match translate(&mut frame, settings, Direction::ToGuest) {
+        Fate::Go => NEXT,
+        Fate::Hold => {
+            count(|c| &mut c.input_held);
+            frame.set_mark(settings.mark);
+            send_out(settings.input_gate_ifindex)
+        }
+        Fate::Drop => DROP,
+    }
+}
+
+/// Ingress of the guest's TAP.
+#[classifier]
+pub fn colo_from_guest(ctx: TcContext) -> i32 {
+    let Some(settings) = settings() else { return DROP };
+    let mut frame = SkBuff::new(&ctx);
+    if frame.mark() == settings.mark {
+        frame.set_mark(0);
+        count(|c| &mut c.released);
+        return NEXT;
+    }
+    if settings.mode == mode::OFF {
+        count(|c| &mut c.passed);
+        return NEXT;
+    }
+    match translate(&mut frame, settings, Direction::FromGuest) {
+        Fate::Go if settings.mode == mode::PROTECTED => {
+            count(|c| &mut c.captured);
+            frame.set_mark(settings.mark);
+            send_out(settings.output_gate_ifindex)
+        }
+        Fate::Go => NEXT,
+        // Only what goes to the guest is held.
+        Fate::Hold | Fate::Drop => DROP,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    ToGuest,
+    FromGuest,
+}
+
+/// What becomes of a frame that has been through the translation.
+enum Fate {
+    Go,
+    Hold,
+    Drop,
+}
+
+/// Finds the frame's connection and translates the frame accordingly. What is not a whole TCP
+/// segment goes on as it is.
+#[inline(always)]
+fn translate(frame: &mut SkBuff, settings: &Settings, direction: Direction) -> Fate {
+    let Ok(packet) = decode(frame, frame.outer_tag()) else {
+        count(|c| &mut c.malformed);
+        return Fate::Go;
+    };
+    let Some(ip) = packet.ip else { return Fate::Go };
+    if ip.protocol != protocol::TCP || ip.fragment.is_some() {
+        return Fate::Go;
+    }
+    let Ok(tcp) = decode_tcp(frame, &ip) else {
+        count(|c| &mut c.malformed);
+        return Fate::Go;
+    };
+    let options = decode_tcp_options(frame, &tcp);
+    let Some(scratch) = scratch() else { return Fate::Drop };
+    fill_key(&mut scratch.key, &packet, &ip, &tcp, direction);
+    let key = &scratch.key;
+    let step = advance(settings, key, &tcp, &options, direction, &mut scratch.record);
+    apply(key, &step, &scratch.record);
+    carry_out(frame, &tcp, &options, &step, direction)
+}
+
+#[inline(always)]
+fn fill_key(key: &mut FlowKey, packet: &Packet, ip: &Ip, tcp: &Tcp, direction: Direction) {
+    key.vlan = packet.vlan;
+    key.ip_version = ip.version;
+    key.protocol = ip.protocol;
+    key.reserved = [0; 2];
+    if direction == Direction::ToGuest {
+        (key.guest_addr, key.guest_port) = (ip.dst, tcp.dst_port);
+        (key.peer_addr, key.peer_port) = (ip.src, tcp.src_port);
+    } else {
+        (key.guest_addr, key.guest_port) = (ip.src, tcp.src_port);
+        (key.peer_addr, key.peer_port) = (ip.dst, tcp.dst_port);
+    }
+}
+
+#[inline(always)]
+fn advance(
+    settings: &Settings,
+    key: &FlowKey,
+    tcp: &Tcp,
+    options: &TcpOptions,
+    direction: Direction,
+    record: &mut Flow,
+) -> Step {
+    let now = Now {
+        failed_over: settings.mode == mode::FAILED_OVER,
+        epoch: settings.epoch,
+        // SAFETY: a helper without arguments.
+        ns: unsafe { bpf_ktime_get_coarse_ns() },
+    };
+    let segment = Segment::new(tcp, options.timestamps);
+    match direction {
+        Direction::ToGuest => flow::to_guest(&now, &segment, find(key), record),
+        Direction::FromGuest => flow::from_guest(&now, &segment, find(key), record),
+    }
+}
+
+/// The connection's entry. A connection that another processor is moving from `half_open` to
+/// `flows` is in both for a moment, never in neither, so a second look finds it.
+#[inline(always)]
+fn find(key: &FlowKey) -> Option<Entry<'static>> {
+    let at = FLOWS
+        .get_ptr_mut(key)
+        .or_else(|| HALF_OPEN.get_ptr_mut(key))
+        .or_else(|| FLOWS.get_ptr_mut(key))?;
+    // SAFETY: the kernel's value, aligned to 8, accessible until the program ends. It may be
+    // deleted and used again for another connection meanwhile, which `Entry` survives: one frame
+    // is then translated wrongly, and the receiver discards it.
+    unsafe { Entry::from_ptr(at) }
+}
+
+#[inline(always)]
+fn apply(key: &FlowKey, step: &Step, record: &Flow) {
+    match step.change {
+        Change::Keep => {}
+        Change::Open => {
+            let _full = HALF_OPEN.insert(key, record, 0);
+            let _absent = FLOWS.remove(key);
+        }
+        Change::Establish => {
+            if FLOWS.insert(key, record, 0).is_ok() {
+                let _absent = HALF_OPEN.remove(key);
+            } else {
+                // It stays translated for as long as nothing pushes it out of there.
+                let _full = HALF_OPEN.insert(key, record, 0);
+                count(|c| &mut c.flow_table_full);
+            }
+        }
+        Change::Forget => {
+            let _absent = HALF_OPEN.remove(key);
+            let _absent = FLOWS.remove(key);
+        }
+    }
+    if step.release_held {
+        tell(key, record);
+    }
+}
+
+/// Tells the daemon that input held for this connection may go to the guest now. Where the ring is
+/// full the peer repeats what was held.
+#[inline(always)]
+fn tell(key: &FlowKey, record: &Flow) {
+    if let Some(mut slot) = EVENTS.reserve(0) {
+        slot.write(Event { kind: event::OFFSET_KNOWN, key: *key, flow: *record });
+        slot.submit(0);
+    }
+}
+
+#[inline(always)]
+fn carry_out(
+    frame: &mut SkBuff,
+    tcp: &Tcp,
+    options: &TcpOptions,
+    step: &Step,
+    direction: Direction,
+) -> Fate {
+    let done = match step.verdict {
+        Verdict::Pass => return Fate::Go,
+        Verdict::Hold => return Fate::Hold,
+        Verdict::Drop => {
+            count(|c| &mut c.dropped_no_offset);
+            return Fate::Drop;
+        }
+        Verdict::Translate(translation) if direction == Direction::ToGuest => {
+            count(|c| &mut c.translated_to_guest);
+            rewrite::to_guest(frame, tcp, options, translation)
+        }
+        Verdict::Translate(translation) => {
+            count(|c| &mut c.translated_from_guest);
+            rewrite::from_guest(frame, tcp, options, translation)
+        }
+    };
+    if done {
+        return Fate::Go;
+    }
+    count(|c| &mut c.rewrite_failed);
+    Fate::Drop
+}

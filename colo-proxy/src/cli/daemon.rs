@@ -1,0 +1,74 @@
+//! The daemon: starts every instance, says `ready`, and ends in good order.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use colo_proxy::config::Guest;
+use colo_proxy::instance::Instance;
+use colo_proxy::status::RUNTIME_DIR;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Time between two looks whether an instance has ended by itself.
+const WATCH: Duration = Duration::from_millis(200);
+
+pub(super) fn serve(guests: Vec<Guest>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before the first instance starts: a signal must not find it half attached.
+    let mut signals = runtime.block_on(async { Signals::new() })?;
+    let mut instances = Vec::new();
+    let mut started = Ok(());
+    for guest in guests {
+        let netdev = guest.netdev.clone();
+        match Instance::start(guest, Path::new(RUNTIME_DIR)) {
+            Ok(instance) => instances.push(instance),
+            Err(error) => {
+                started = Err(error).with_context(|| format!("cannot serve {netdev}"));
+                break;
+            }
+        }
+    }
+    if started.is_ok() {
+        eprintln!("colo-proxy: ready");
+        runtime.block_on(async {
+            tokio::select! {
+                () = signals.next() => {}
+                () = all_ended(&instances) => {}
+            }
+        });
+    }
+    instances.iter().for_each(Instance::stop);
+    for instance in instances {
+        started = started.and(instance.join().map_err(Into::into));
+    }
+    started
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// One guest that cannot go on must not take the others with it.
+async fn all_ended(instances: &[Instance]) {
+    let mut tick = tokio::time::interval(WATCH);
+    while !instances.iter().all(Instance::is_finished) {
+        tick.tick().await;
+    }
+}

@@ -1,0 +1,381 @@
+//! The two directions of a lane: frames that come from the peer, and frames that go to it.
+//!
+//! Each is a task of its own that connects, again and again, and is never in anybody's way: what
+//! goes out waits in a bounded queue, and a peer that does not read for `stall_timeout` is
+//! disconnected, so that it cannot stop the guest.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, ReadHalf};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::readable::{Drained, Readable};
+use crate::datapath::capture::Capture;
+use crate::endpoint::{Port, Stream};
+use crate::frame::Frame;
+use crate::lane::{BadRecords, LaneError, Outbox, RecordReader};
+
+/// Frames taken from a source in one go.
+pub(super) const BATCH: usize = 64;
+/// Batches that may wait between a lane and its reader; TCP holds the peer back beyond that.
+const WAITING_BATCHES: usize = 8;
+
+/// What a lane has carried and lost. Counted by its task, read by `status`.
+#[derive(Debug, Default)]
+pub(super) struct LaneStats {
+    pub(super) connected: AtomicU64,
+    pub(super) connections: AtomicU64,
+    pub(super) frames: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    pub(super) queued_bytes: AtomicU64,
+    /// Frames that found no peer.
+    pub(super) dropped_no_peer: AtomicU64,
+    /// Octets that a connection took with it.
+    pub(super) lost_bytes: AtomicU64,
+    /// Connections closed because the peer did not read.
+    pub(super) stalls: AtomicU64,
+    empty: AtomicU64,
+    runt: AtomicU64,
+    vnet_hdr_len: AtomicU64,
+    oversized: AtomicU64,
+    cut: AtomicU64,
+}
+
+/// [`LaneStats`] at one moment.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct LaneStatus {
+    pub endpoint: String,
+    pub connected: bool,
+    pub connections: u64,
+    pub frames: u64,
+    pub bytes: u64,
+    pub queued_bytes: u64,
+    pub dropped_no_peer: u64,
+    pub lost_bytes: u64,
+    pub stalls: u64,
+    pub bad_records: BadRecords,
+}
+
+impl LaneStats {
+    pub(super) fn status(&self, endpoint: &str) -> LaneStatus {
+        LaneStatus {
+            endpoint: endpoint.into(),
+            connected: self.connected.load(Relaxed) != 0,
+            connections: self.connections.load(Relaxed),
+            frames: self.frames.load(Relaxed),
+            bytes: self.bytes.load(Relaxed),
+            queued_bytes: self.queued_bytes.load(Relaxed),
+            dropped_no_peer: self.dropped_no_peer.load(Relaxed),
+            lost_bytes: self.lost_bytes.load(Relaxed),
+            stalls: self.stalls.load(Relaxed),
+            bad_records: BadRecords {
+                empty: self.empty.load(Relaxed),
+                runt: self.runt.load(Relaxed),
+                vnet_hdr_len: self.vnet_hdr_len.load(Relaxed),
+                oversized: self.oversized.load(Relaxed),
+                cut: self.cut.load(Relaxed),
+            },
+        }
+    }
+
+    fn set_bad(&self, bad: BadRecords) {
+        self.empty.store(bad.empty, Relaxed);
+        self.runt.store(bad.runt, Relaxed);
+        self.vnet_hdr_len.store(bad.vnet_hdr_len, Relaxed);
+        self.oversized.store(bad.oversized, Relaxed);
+        self.cut.store(bad.cut, Relaxed);
+    }
+
+    fn set_connected(&self, connected: bool) {
+        self.connected.store(u64::from(connected), Relaxed);
+        self.connections.fetch_add(u64::from(connected), Relaxed);
+    }
+}
+
+/// What a lane tells its owner, in the order in which it happened.
+#[derive(Debug)]
+pub(super) enum LaneEvent {
+    Up,
+    Frames(Vec<Frame>),
+    Down,
+}
+
+/// Starts the task that reads frames from the peer.
+pub(super) fn spawn_incoming(
+    port: Port,
+    vnet_hdr: bool,
+    stats: Arc<LaneStats>,
+) -> mpsc::Receiver<LaneEvent> {
+    let (events, receiver) = mpsc::channel(WAITING_BATCHES);
+    tokio::spawn(incoming(port, vnet_hdr, stats, events));
+    receiver
+}
+
+async fn incoming(
+    mut port: Port,
+    vnet_hdr: bool,
+    stats: Arc<LaneStats>,
+    events: mpsc::Sender<LaneEvent>,
+) {
+    let mut reader = RecordReader::new(vnet_hdr);
+    loop {
+        let stream = tokio::select! {
+            stream = port.next() => stream,
+            () = events.closed() => return,
+        };
+        stats.set_connected(true);
+        let ended = serve_incoming(stream, &mut reader, &stats, &events).await;
+        stats.set_bad(reader.bad);
+        stats.set_connected(false);
+        reader.reset();
+        match ended {
+            Some(error) => log::warn!("{}: {}", port.endpoint(), chain(&error)),
+            None => return,
+        }
+        if events.send(LaneEvent::Down).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Returns why the connection ended, or `None` when the owner is gone.
+async fn serve_incoming(
+    mut stream: Stream,
+    reader: &mut RecordReader,
+    stats: &LaneStats,
+    events: &mpsc::Sender<LaneEvent>,
+) -> Option<LaneError> {
+    events.send(LaneEvent::Up).await.ok()?;
+    loop {
+        tokio::select! {
+            filled = reader.fill(&mut stream) => if let Err(error) = filled { return Some(error) },
+            () = events.closed() => return None,
+        }
+        loop {
+            let mut frames = Vec::new();
+            let refused = take_batch(reader, &mut frames).err();
+            let full = frames.len() == BATCH;
+            stats.frames.fetch_add(frames.len() as u64, Relaxed);
+            stats.bytes.fetch_add(frames.iter().map(|frame| frame.len() as u64).sum(), Relaxed);
+            stats.set_bad(reader.bad);
+            if !frames.is_empty() {
+                events.send(LaneEvent::Frames(frames)).await.ok()?;
+            }
+            if let Some(error) = refused {
+                return Some(error);
+            }
+            if !full {
+                break;
+            }
+        }
+    }
+}
+
+fn take_batch(reader: &mut RecordReader, into: &mut Vec<Frame>) -> Result<(), LaneError> {
+    while into.len() < BATCH {
+        match reader.next()? {
+            Some(frame) => into.push(frame),
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+/// What a lane to the peer is made of.
+pub(super) struct Outgoing {
+    pub(super) port: Port,
+    pub(super) source: Box<dyn Capture>,
+    pub(super) vnet_hdr: bool,
+    pub(super) queue_bytes: usize,
+    pub(super) stall_timeout: Duration,
+    pub(super) stats: Arc<LaneStats>,
+    /// Sees every frame that goes into the lane.
+    pub(super) observe: Box<dyn FnMut(&Frame) + Send>,
+}
+
+/// What the owner may ask of a lane to the peer.
+#[derive(Debug)]
+pub(super) enum OutgoingRequest {
+    /// Take everything from the source that is there now, then say how many frames have gone into
+    /// the current connection.
+    Mark(oneshot::Sender<u64>),
+    /// Close the connection for good, and give back what was captured and not sent.
+    Finish(oneshot::Sender<Vec<Frame>>),
+}
+
+/// Starts the task that sends the frames of a source to the peer.
+pub(super) fn spawn_outgoing(
+    lane: Outgoing,
+) -> std::io::Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>)> {
+    let ready = Readable::new(lane.source.poll_fd())?;
+    let (events, receiver) = mpsc::channel(WAITING_BATCHES);
+    let (requests, from_owner) = mpsc::channel(1);
+    let outbox = Outbox::new(lane.vnet_hdr, lane.queue_bytes);
+    let sent = 0;
+    tokio::spawn(Sender { lane, ready, outbox, sent, requests: from_owner, events }.run());
+    Ok((requests, receiver))
+}
+
+struct Sender {
+    lane: Outgoing,
+    ready: Readable,
+    outbox: Outbox,
+    /// Frames queued for the current connection since it was made.
+    sent: u64,
+    requests: mpsc::Receiver<OutgoingRequest>,
+    events: mpsc::Sender<LaneEvent>,
+}
+
+/// Why a connection, or the task, ended.
+enum Ended {
+    Connection(String),
+    Owner,
+}
+
+impl Sender {
+    async fn run(mut self) {
+        loop {
+            let Some(stream) = self.without_peer().await else { return };
+            self.lane.stats.set_connected(true);
+            if self.events.send(LaneEvent::Up).await.is_err() {
+                return;
+            }
+            let ended = self.with_peer(stream).await;
+            self.lane.stats.set_connected(false);
+            self.lane.stats.lost_bytes.fetch_add(self.outbox.clear() as u64, Relaxed);
+            self.sent = 0;
+            match ended {
+                Ended::Owner => return,
+                Ended::Connection(why) => log::warn!("{}: {why}", self.lane.port.endpoint()),
+            }
+            if self.events.send(LaneEvent::Down).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a peer; what the guest sends meanwhile has nowhere to go.
+    async fn without_peer(&mut self) -> Option<Stream> {
+        let mut frames = Vec::with_capacity(BATCH);
+        loop {
+            let Self { lane, ready, requests, events, .. } = self;
+            tokio::select! {
+                stream = lane.port.next() => return Some(stream),
+                read = ready.read(|| read_batch(&mut *lane.source, &mut frames)) => {
+                    gone_on_error(read).await;
+                    lane.stats.dropped_no_peer.fetch_add(frames.len() as u64, Relaxed);
+                    frames.clear();
+                }
+                request = requests.recv() => match request {
+                    Some(OutgoingRequest::Mark(reply)) => { let _ = reply.send(0); }
+                    Some(OutgoingRequest::Finish(reply)) => { self.finish(reply); return None }
+                    None => return None,
+                },
+                () = events.closed() => return None,
+            }
+        }
+    }
+
+    async fn with_peer(&mut self, stream: Stream) -> Ended {
+        let (mut from_peer, mut to_peer) = tokio::io::split(stream);
+        let mut frames = Vec::with_capacity(BATCH);
+        let mut progress = Instant::now();
+        loop {
+            let Self { lane, ready, outbox, requests, .. } = &mut *self;
+            let stalled = progress + lane.stall_timeout;
+            tokio::select! {
+                written = outbox.write(&mut to_peer), if !outbox.is_empty() => {
+                    if let Err(error) = written {
+                        return Ended::Connection(format!("writing failed: {error}"));
+                    }
+                    progress = Instant::now();
+                }
+                read = ready.read(|| read_batch(&mut *lane.source, &mut frames)), if outbox.has_room() => {
+                    gone_on_error(read).await;
+                    if outbox.is_empty() {
+                        progress = Instant::now();
+                    }
+                    self.queue(&mut frames);
+                }
+                () = closed(&mut from_peer) => {
+                    return Ended::Connection("the peer closed the connection".into());
+                }
+                () = tokio::time::sleep_until(stalled), if !outbox.is_empty() => {
+                    lane.stats.stalls.fetch_add(1, Relaxed);
+                    return Ended::Connection("the peer does not read; closing the connection".into());
+                }
+                request = requests.recv() => match request {
+                    Some(OutgoingRequest::Mark(reply)) => self.mark(reply),
+                    Some(OutgoingRequest::Finish(reply)) => { self.finish(reply); return Ended::Owner }
+                    None => return Ended::Owner,
+                },
+            }
+            self.lane.stats.queued_bytes.store(self.outbox.waiting_bytes() as u64, Relaxed);
+        }
+    }
+
+    fn queue(&mut self, frames: &mut Vec<Frame>) {
+        let Outgoing { stats, observe, .. } = &mut self.lane;
+        for frame in frames.drain(..) {
+            observe(&frame);
+            if self.outbox.push(&frame) {
+                self.sent += 1;
+                stats.frames.fetch_add(1, Relaxed);
+                stats.bytes.fetch_add(frame.len() as u64, Relaxed);
+            } else {
+                // The queue filled in the middle of a batch.
+                stats.lost_bytes.fetch_add(frame.len() as u64, Relaxed);
+            }
+        }
+    }
+
+    fn mark(&mut self, reply: oneshot::Sender<u64>) {
+        let mut frames = self.drain();
+        self.queue(&mut frames);
+        // Nobody waits for the answer any more: then it is not needed.
+        let _ = reply.send(self.sent);
+    }
+
+    fn finish(&mut self, reply: oneshot::Sender<Vec<Frame>>) {
+        let _ = reply.send(self.drain());
+    }
+
+    /// Everything captured that is there now; bounded by what the kernel queues for a gate.
+    fn drain(&mut self) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        while let Ok(((), Drained::No)) = read_batch(&mut *self.lane.source, &mut frames) {}
+        frames
+    }
+}
+
+fn read_batch(source: &mut dyn Capture, into: &mut Vec<Frame>) -> std::io::Result<((), Drained)> {
+    let read = source.read_batch(BATCH, into)?;
+    Ok(((), if read < BATCH { Drained::Yes } else { Drained::No }))
+}
+
+/// A gate only fails when its interface was deleted under us; the owner sees that by itself.
+async fn gone_on_error(read: std::io::Result<()>) {
+    if let Err(error) = read {
+        log::error!("reading captured frames failed: {error}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Ends when the peer closes; it has nothing to say on this lane.
+async fn closed(from: &mut ReadHalf<Stream>) {
+    let mut ignored = [0; 256];
+    while matches!(from.read(&mut ignored).await, Ok(1..)) {}
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,131 @@
+//! One protected guest on this host: everything that belongs to it, connected, on a thread of its
+//! own.
+//!
+//! [`primary`] and [`secondary`] are the two halves. What they decide is decided elsewhere, in
+//! state machines without I/O ([`crate::compare`], [`protection`]); here frames, events and time
+//! are brought to them, and their decisions are carried out.
+
+mod announce;
+mod hold;
+mod lanes;
+mod name;
+mod peer;
+mod primary;
+mod protection;
+mod readable;
+mod secondary;
+mod wiring;
+
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use tokio::sync::{oneshot, watch};
+
+pub use self::lanes::LaneStatus;
+pub(crate) use self::name::is_in_this_namespace;
+use crate::colo_frame::ColoFrameError;
+use crate::config::{Guest, SideConfig};
+use crate::datapath::DatapathError;
+use crate::endpoint::EndpointError;
+use crate::gate::GateError;
+use crate::link::LinkError;
+use crate::status::StatusError;
+
+/// Why an instance could not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    #[error(transparent)]
+    Name(#[from] name::NameError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    #[error(transparent)]
+    ColoFrame(#[from] ColoFrameError),
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    #[error("cannot create {}; hint: run as root", path.display())]
+    RuntimeDir { path: PathBuf, source: std::io::Error },
+    #[error("cannot {what}")]
+    System { what: &'static str, source: std::io::Error },
+    #[error("the thread of this instance ended")]
+    Ended,
+}
+
+/// A running instance.
+#[derive(Debug)]
+pub struct Instance {
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<Result<(), InstanceError>>,
+}
+
+impl Instance {
+    /// Attaches and listens; returns when both is done, or why it could not be.
+    pub fn start(guest: Guest, dir: &Path) -> Result<Self, InstanceError> {
+        std::fs::create_dir_all(dir)
+            .map_err(|source| InstanceError::RuntimeDir { path: dir.into(), source })?;
+        let (stop, stopped) = watch::channel(false);
+        let (ready, is_ready) = oneshot::channel();
+        let dir = dir.to_owned();
+        let thread = std::thread::Builder::new()
+            .name(format!("colo-{}", guest.netdev))
+            .spawn(move || run(guest, &dir, stopped, ready))
+            .map_err(|source| InstanceError::System { what: "start a thread", source })?;
+        match is_ready.blocking_recv() {
+            Ok(()) => Ok(Self { stop, thread }),
+            // It ended before it was ready, and says why.
+            Err(_) => match thread.join() {
+                Ok(Err(error)) => Err(error),
+                _ => Err(InstanceError::Ended),
+            },
+        }
+    }
+
+    /// Asks it to end in good order.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// It has ended by itself or because it was asked to.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for its end.
+    pub fn join(self) -> Result<(), InstanceError> {
+        self.thread.join().unwrap_or(Err(InstanceError::Ended))
+    }
+}
+
+fn run(
+    guest: Guest,
+    dir: &Path,
+    stopped: watch::Receiver<bool>,
+    ready: oneshot::Sender<()>,
+) -> Result<(), InstanceError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| InstanceError::System { what: "start the runtime", source })?;
+    let netdev = guest.netdev.clone();
+    let ended = runtime.block_on(async move {
+        match guest.side {
+            SideConfig::Primary { .. } => primary::run(guest, dir, stopped, ready).await,
+            SideConfig::Secondary { .. } => secondary::run(guest, dir, stopped, ready).await,
+        }
+    });
+    if let Err(error) = &ended {
+        log::error!("{netdev}: this guest is served no longer: {error}");
+    }
+    ended
+}
+
+/// Waits until the instance is asked to end.
+async fn asked_to_stop(stopped: &mut watch::Receiver<bool>) {
+    // The sender only goes with the daemon, which ends us as well.
+    let _ = stopped.wait_for(|stop| *stop).await;
+}

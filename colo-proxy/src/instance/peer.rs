@@ -1,0 +1,136 @@
+//! The control lane of an instance: a task that keeps it connected and beating.
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant, MissedTickBehavior};
+use tokio_util::codec::Framed;
+
+use crate::config::Role;
+use crate::control::{HEARTBEAT, Message, VERSION, codec};
+use crate::endpoint::{Port, Stream};
+
+/// Messages that may wait in either direction.
+const WAITING_MAX: usize = 64;
+
+/// What the lane tells its owner.
+#[derive(Debug)]
+pub(super) enum PeerEvent {
+    Up,
+    Message(Message),
+    Down,
+}
+
+/// The owner's end of the control lane.
+#[derive(Debug)]
+pub(super) struct Peer {
+    messages: mpsc::Sender<Message>,
+    pub(super) events: mpsc::Receiver<PeerEvent>,
+}
+
+impl Peer {
+    /// Starts the task. A peer that says nothing for `silence_max` is disconnected.
+    pub(super) fn spawn(port: Port, role: Role, silence_max: Duration) -> Self {
+        let (messages, from_owner) = mpsc::channel(WAITING_MAX);
+        let (events, receiver) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(keep(port, role, silence_max, from_owner, events));
+        Self { messages, events: receiver }
+    }
+
+    /// Sends `message` if the lane keeps up; `false` where it does not.
+    pub(super) fn send(&self, message: Message) -> bool {
+        self.messages.try_send(message).is_ok()
+    }
+}
+
+async fn keep(
+    mut port: Port,
+    role: Role,
+    silence_max: Duration,
+    mut messages: mpsc::Receiver<Message>,
+    events: mpsc::Sender<PeerEvent>,
+) {
+    loop {
+        let stream = tokio::select! {
+            stream = port.next() => stream,
+            () = events.closed() => return,
+        };
+        // What was meant for the last connection means nothing to this one.
+        while messages.try_recv().is_ok() {}
+        if events.send(PeerEvent::Up).await.is_err() {
+            return;
+        }
+        let why = converse(stream, role, silence_max, &mut messages, &events).await;
+        if events.send(PeerEvent::Down).await.is_err() {
+            return;
+        }
+        log::warn!("control lane {}: {why}", port.endpoint());
+    }
+}
+
+/// Returns why the connection ended.
+async fn converse(
+    stream: Stream,
+    role: Role,
+    silence_max: Duration,
+    messages: &mut mpsc::Receiver<Message>,
+    events: &mpsc::Sender<PeerEvent>,
+) -> String {
+    let mut lines = Framed::new(stream, codec());
+    let hello = Message::Hello { version: VERSION, role: role.to_string() };
+    if let Err(error) = lines.send(hello.line()).await {
+        return format!("sending failed: {error}");
+    }
+    let mut beat = tokio::time::interval(HEARTBEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heard = Instant::now();
+    loop {
+        let outgoing = tokio::select! {
+            line = lines.next() => {
+                let line = match line {
+                    Some(Ok(line)) => line,
+                    Some(Err(error)) => return format!("reading failed: {error}"),
+                    None => return "the peer closed the connection".into(),
+                };
+                heard = Instant::now();
+                if let Err(why) = pass_on(&line, role, events).await {
+                    return why;
+                }
+                continue;
+            }
+            message = messages.recv() => match message {
+                Some(message) => message,
+                None => return "the instance is ending".into(),
+            },
+            _ = beat.tick() => Message::Heartbeat,
+            () = tokio::time::sleep_until(heard + silence_max) => {
+                return format!("no heartbeat for {} ms", silence_max.as_millis());
+            }
+            () = events.closed() => return "the instance is ending".into(),
+        };
+        match tokio::time::timeout(silence_max, lines.send(outgoing.line())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return format!("sending failed: {error}"),
+            Err(_) => return "the peer does not read".into(),
+        }
+    }
+}
+
+async fn pass_on(line: &str, role: Role, events: &mpsc::Sender<PeerEvent>) -> Result<(), String> {
+    match serde_json::from_str(line) {
+        Ok(Message::Heartbeat) => Ok(()),
+        Ok(Message::Hello { version, .. }) if version != VERSION => {
+            Err(format!("the peer speaks version {version} of the control lane, not {VERSION}"))
+        }
+        Ok(Message::Hello { role: peer, .. }) if peer == role.to_string() => {
+            Err(format!("the peer is a {peer} as well; exchange the roles of one end"))
+        }
+        Ok(message) => {
+            events.send(PeerEvent::Message(message)).await.map_err(|_| "ending".into())
+        }
+        // A later version may say more.
+        Err(error) => {
+            log::debug!("control lane: `{line}` was ignored: {error}");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,474 @@
+//! The primary's half: mirrors the guest's input, holds its output, and lets go what may leave.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing};
+use super::name::{self, Claim};
+use super::peer::{Peer, PeerEvent};
+use super::protection::{Action, Protection, State};
+use super::readable::{Drained, Readable};
+use super::wiring::{next_peer_event, open_gate, open_port, read_gate, sleep_until, system};
+use super::{InstanceError, asked_to_stop};
+use crate::colo_frame::{self, ColoFrame, Command, Event};
+use crate::compare::{Engine, Output, Reason, Side};
+use crate::config::{Guest, OnDeath, Role, SideConfig};
+use crate::control::Message;
+use crate::datapath::capture::GateCapture;
+use crate::datapath::{Datapath, Mode, Plan};
+use crate::endpoint::Port;
+use crate::frame::Frame;
+use crate::gate::{Gate, Written};
+use crate::link::{Link, LinkEvent, LinkWatch};
+use crate::status::{self, Question, Reply, Request};
+
+mod report;
+
+/// Frames of the secondary that may wait for the mark between two epochs.
+const UNSORTED_MAX: usize = 16 * 1024;
+
+pub(super) async fn run(
+    guest: Guest,
+    dir: &Path,
+    mut stopped: watch::Receiver<bool>,
+    ready: oneshot::Sender<()>,
+) -> Result<(), InstanceError> {
+    let (mut primary, mut inputs) = Primary::start(guest, dir).await?;
+    // Nobody waiting means that the daemon is ending; then `stopped` says so too.
+    let _ = ready.send(());
+    tokio::select! {
+        ended = primary.serve(&mut inputs) => ended?,
+        () = asked_to_stop(&mut stopped) => {}
+    }
+    primary.end()
+}
+
+/// Everything that the instance waits for.
+struct Inputs {
+    output: Readable,
+    mirror: mpsc::Receiver<LaneEvent>,
+    secondary: mpsc::Receiver<LaneEvent>,
+    peer: Option<Peer>,
+    frame: Box<dyn ColoFrame>,
+    questions: mpsc::Receiver<Question>,
+    link: LinkWatch,
+    /// Only dropped, to remove the socket.
+    _socket: status::SocketFile,
+    /// Only dropped, to end the mirror task.
+    _mirror_requests: mpsc::Sender<lanes::OutgoingRequest>,
+}
+
+/// The state, and the places where decisions are carried out.
+struct Primary {
+    guest: Guest,
+    claim: Claim,
+    datapath: Datapath,
+    output_gate: Arc<Gate>,
+    input_gate: Arc<Gate>,
+    mirror_endpoint: String,
+    secondary_endpoint: String,
+    engine: Engine,
+    out: Output,
+    protection: Protection,
+    stats: Stats,
+    mirror_up: bool,
+    secondary_up: bool,
+    /// Of the control lane; one that is not configured counts as up.
+    peer_up: bool,
+    netdev: Option<Link>,
+    epoch: u64,
+    cut: Cut,
+    /// A checkpoint has begun and is not done yet.
+    checkpoint_running: bool,
+    /// A command for the COLO-frame that could not be given where it arose.
+    commands: VecDeque<Command>,
+    /// A message for the peer, likewise.
+    messages: VecDeque<Message>,
+}
+
+/// Where the secondary's frames of one epoch end on its lane.
+#[derive(Debug, Default)]
+struct Cut {
+    /// Frames that came in on this connection.
+    received: u64,
+    /// The epoch whose mark is awaited; until it comes, frames are kept unsorted.
+    awaited: Option<u64>,
+    unsorted: VecDeque<Frame>,
+}
+
+#[derive(Debug, Default)]
+struct Stats {
+    mirror: Arc<LaneStats>,
+    secondary: Arc<LaneStats>,
+    /// Frames the kernel did not take back from us.
+    release_failed: u64,
+    released_unprotected: u64,
+    stale_epoch: u64,
+    unsorted_overflow: u64,
+    /// Frames of a TAP that came back which passed before our programs were on it.
+    unguarded: u64,
+    resyncs: u64,
+}
+
+impl Primary {
+    async fn start(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
+        let SideConfig::Primary { mirror, secondary_in, on_secondary_lost, limits } =
+            guest.side.clone()
+        else {
+            return Err(InstanceError::Ended);
+        };
+        let (link, netdev) = LinkWatch::start(&guest.netdev).await?;
+        let claim =
+            name::claim(dir, guest.name.as_deref(), &guest.netdev, Datapath::is_foreign)?;
+        let (mirror_endpoint, secondary_endpoint) = (mirror.to_string(), secondary_in.to_string());
+        let mirror = Port::open(mirror).await?;
+        let secondary = Port::open(secondary_in).await?;
+        let peer = open_port(guest.control.as_ref()).await?;
+        let frame = colo_frame::start(guest.colo_frame.as_ref())?;
+
+        // Captured output never touches the wire, so its gate keeps it as the guest made it.
+        let output_gate = open_gate("colo-out%d", true)?;
+        let input_gate = open_gate("colo-in%d", guest.vnet_hdr_support)?;
+        let datapath = Datapath::attach(&Plan {
+            instance: claim.name.clone(),
+            role: Role::Primary,
+            netdev_ifindex: netdev.ifindex,
+            output_gate_ifindex: output_gate.ifindex(),
+            input_gate_ifindex: input_gate.ifindex(),
+            pin_links: guest.on_death == OnDeath::Hold,
+        })?;
+        output_gate.set_up()?;
+        input_gate.set_up()?;
+        let (socket, questions) = status::serve(dir, &claim.name)?;
+
+        let stats = Stats::default();
+        let vnet_hdr = guest.vnet_hdr_support;
+        let (mirror_requests, mirror) = lanes::spawn_outgoing(Outgoing {
+            port: mirror,
+            source: Box::new(GateCapture::new(input_gate.clone())),
+            vnet_hdr,
+            queue_bytes: guest.lane_queue_bytes,
+            stall_timeout: guest.secondary_timeout,
+            stats: stats.mirror.clone(),
+            observe: Box::new(|_| {}),
+        })
+        .map_err(system("watch the input gate"))?;
+        let secondary = lanes::spawn_incoming(secondary, vnet_hdr, stats.secondary.clone());
+        let inputs = Inputs {
+            output: Readable::new(&*output_gate).map_err(system("watch the output gate"))?,
+            mirror,
+            secondary,
+            peer: peer.map(|port| Peer::spawn(port, Role::Primary, guest.secondary_timeout)),
+            frame,
+            questions,
+            link,
+            _socket: socket,
+            _mirror_requests: mirror_requests,
+        };
+        let now = Instant::now();
+        let protection = Protection::new(now, guest.secondary_timeout, on_secondary_lost);
+        let seed = seed().map_err(system("read random octets"))?;
+        let primary = Self {
+            claim,
+            datapath,
+            output_gate,
+            input_gate,
+            mirror_endpoint,
+            secondary_endpoint,
+            engine: Engine::new(limits, seed),
+            out: Output::default(),
+            protection,
+            stats,
+            mirror_up: false,
+            secondary_up: false,
+            peer_up: guest.control.is_none(),
+            netdev: Some(netdev),
+            epoch: 0,
+            cut: Cut::default(),
+            checkpoint_running: false,
+            commands: VecDeque::new(),
+            messages: VecDeque::new(),
+            guest,
+        };
+        Ok((primary, inputs))
+    }
+
+    async fn serve(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
+        let mut frames = Vec::with_capacity(BATCH);
+        loop {
+            let deadline = self.poll_timeout();
+            tokio::select! {
+                read = inputs.output.read(|| read_gate(&self.output_gate, &mut frames)), if self.engine.has_room() => {
+                    read.map_err(system("read the output gate"))?;
+                    self.on_output(&mut frames);
+                }
+                Some(event) = inputs.secondary.recv() => self.on_secondary(event),
+                Some(event) = inputs.mirror.recv() => self.on_mirror(&event),
+                event = next_peer_event(inputs.peer.as_mut()) => self.on_peer(event),
+                event = inputs.frame.next_event() => self.on_frame_event(&event),
+                Some((request, reply)) = inputs.questions.recv() => {
+                    let answer = self.answer(request, inputs).await;
+                    // Whoever asked may be gone.
+                    let _ = reply.send(answer);
+                }
+                event = inputs.link.next() => self.on_link(event)?,
+                () = sleep_until(deadline) => self.on_timeout(),
+            }
+            self.carry_out(inputs);
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        [self.engine.poll_timeout(), self.protection.poll_timeout()].into_iter().flatten().min()
+    }
+
+    fn on_timeout(&mut self) {
+        let now = Instant::now();
+        self.engine.on_timeout(now, &mut self.out);
+        let action = self.protection.on_timeout(now);
+        self.act(action);
+    }
+
+    /// Guest output, in the order in which the guest sent it.
+    fn on_output(&mut self, frames: &mut Vec<Frame>) {
+        let now = Instant::now();
+        if self.protection.state() == State::Unprotected {
+            self.stats.released_unprotected += frames.len() as u64;
+            self.out.release.append(frames);
+            return;
+        }
+        for frame in frames.drain(..) {
+            self.engine.on_frame(now, Side::Primary, frame, &mut self.out);
+        }
+    }
+
+    fn on_secondary(&mut self, event: LaneEvent) {
+        match event {
+            LaneEvent::Frames(frames) => {
+                let now = Instant::now();
+                for frame in frames {
+                    self.cut.received += 1;
+                    self.on_secondary_frame(now, frame);
+                }
+            }
+            LaneEvent::Up | LaneEvent::Down => {
+                self.secondary_up = matches!(event, LaneEvent::Up);
+                // The mark that was awaited counts frames of a connection that is gone.
+                self.cut = Cut::default();
+                self.on_peer_change();
+            }
+        }
+    }
+
+    fn on_secondary_frame(&mut self, now: Instant, frame: Frame) {
+        if self.cut.awaited.is_none() {
+            self.engine.on_frame(now, Side::Secondary, frame, &mut self.out);
+        } else if self.cut.unsorted.len() < UNSORTED_MAX {
+            self.cut.unsorted.push_back(frame);
+        } else {
+            self.stats.unsorted_overflow += 1;
+        }
+    }
+
+    fn on_mirror(&mut self, event: &LaneEvent) {
+        self.mirror_up = matches!(event, LaneEvent::Up);
+        self.on_peer_change();
+    }
+
+    fn on_peer(&mut self, event: PeerEvent) {
+        match event {
+            PeerEvent::Up | PeerEvent::Down => {
+                self.peer_up = matches!(event, PeerEvent::Up);
+                // Nobody is left to send the mark.
+                self.sort(0);
+                self.on_peer_change();
+            }
+            PeerEvent::Message(Message::EpochDone { epoch, sent }) => {
+                if self.cut.awaited == Some(epoch) {
+                    self.sort(sent);
+                }
+            }
+            PeerEvent::Message(other) => log::debug!("control lane: {other:?} is not for a primary"),
+        }
+    }
+
+    /// The first `sent` frames of the connection are of the old epoch; those of them that wait are
+    /// dropped, the others compared.
+    fn sort(&mut self, sent: u64) {
+        if self.cut.awaited.take().is_none() {
+            return;
+        }
+        let before = self.cut.received - self.cut.unsorted.len() as u64;
+        let stale = sent.saturating_sub(before).min(self.cut.unsorted.len() as u64);
+        self.stats.stale_epoch += stale;
+        let now = Instant::now();
+        for frame in std::mem::take(&mut self.cut.unsorted).into_iter().skip(stale as usize) {
+            self.engine.on_frame(now, Side::Secondary, frame, &mut self.out);
+        }
+    }
+
+    fn on_peer_change(&mut self) {
+        let up = self.mirror_up && self.secondary_up && self.peer_up;
+        let action = self.protection.on_peer(Instant::now(), up);
+        self.act(action);
+    }
+
+    fn on_frame_event(&mut self, event: &Event) {
+        let now = Instant::now();
+        match event {
+            Event::CheckpointBegan => {
+                // What the guest sent before it was paused belongs to the epoch that ends here.
+                self.drain_output();
+                self.engine.checkpoint_began(now);
+                self.checkpoint_running = true;
+            }
+            Event::CheckpointDone { state_copied } => {
+                if !std::mem::take(&mut self.checkpoint_running) {
+                    self.drain_output();
+                    self.engine.checkpoint_began(now);
+                }
+                self.epoch += 1;
+                if *state_copied && self.peer_up && self.guest.control.is_some() {
+                    self.cut.awaited = Some(self.epoch);
+                    self.messages.push_back(Message::Epoch { epoch: self.epoch });
+                }
+                self.engine.checkpoint_done(now, &mut self.out);
+                let action = self.protection.on_checkpoint_done();
+                self.act(action);
+            }
+            Event::CheckpointFailed { reason } => {
+                log::warn!("{}: the COLO-frame made no checkpoint: {reason}", self.claim.name);
+                self.checkpoint_running = false;
+                self.engine.checkpoint_failed(now);
+            }
+            Event::Failover => {
+                let action = self.protection.end();
+                self.act(action);
+            }
+        }
+    }
+
+    fn drain_output(&mut self) {
+        let mut frames = Vec::with_capacity(BATCH);
+        while self.engine.has_room()
+            && let Ok(((), Drained::No)) = read_gate(&self.output_gate, &mut frames)
+        {
+            self.on_output(&mut frames);
+        }
+        self.on_output(&mut frames);
+    }
+
+    fn act(&mut self, action: Option<Action>) {
+        let Some(action) = action else { return };
+        let state = self.protection.state();
+        match action {
+            Action::Announce => log::info!("{}: {}", self.claim.name, describe(state)),
+            Action::Unprotect => {
+                log::warn!("{}: {}", self.claim.name, describe(state));
+                self.drain_output();
+                self.engine.release_all(Instant::now(), &mut self.out);
+                self.set_mode(Mode::Off);
+                let instance = self.claim.name.clone();
+                self.commands.push_back(Command::PeerLost { instance });
+            }
+            Action::Resync => {
+                log::info!("{}: {}", self.claim.name, describe(state));
+                self.set_mode(Mode::Protected);
+                self.stats.resyncs += 1;
+                self.engine.request_checkpoint(Instant::now(), Reason::Resync, &mut self.out);
+            }
+        }
+    }
+
+    fn set_mode(&mut self, mode: Mode) {
+        if let Err(error) = self.datapath.set_mode(mode) {
+            log::error!("{}: {error}", self.claim.name);
+        }
+    }
+
+    fn on_link(&mut self, event: LinkEvent) -> Result<(), InstanceError> {
+        let name = &self.claim.name;
+        match event {
+            LinkEvent::Left => {
+                log::warn!("{name}: {} is gone; waiting for it to come back", self.guest.netdev);
+                self.netdev = None;
+            }
+            LinkEvent::Arrived(link) => {
+                self.datapath.set_netdev(link.ifindex)?;
+                self.stats.unguarded += link.rx_frames;
+                self.netdev = Some(link);
+                log::info!("{name}: {} is back, and attached again", self.guest.netdev);
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the engines decided.
+    fn carry_out(&mut self, inputs: &mut Inputs) {
+        for frame in self.out.release.drain(..) {
+            match self.output_gate.write_frame(&frame) {
+                Ok(Written::Sent) => {}
+                Ok(Written::WouldBlock | Written::Malformed) | Err(_) => {
+                    self.stats.release_failed += 1;
+                }
+            }
+        }
+        if !self.out.requests.is_empty() {
+            let reasons = self.out.requests.drain(..).map(|reason| reason.to_string()).collect();
+            let instance = self.claim.name.clone();
+            let request = Command::RequestCheckpoint { instance, epoch: self.epoch, reasons };
+            log::info!("{}: asking for a checkpoint: {request:?}", self.claim.name);
+            self.commands.push_back(request);
+        }
+        for command in self.commands.drain(..) {
+            inputs.frame.command(&command);
+        }
+        for message in self.messages.drain(..) {
+            if !inputs.peer.as_ref().is_some_and(|peer| peer.send(message)) {
+                log::warn!("{}: the control lane takes no messages", self.claim.name);
+            }
+        }
+    }
+
+    async fn answer(&mut self, request: Request, inputs: &Inputs) -> Reply {
+        match request {
+            Request::Status => self.report(&inputs.link).await,
+            Request::Failover => {
+                let action = self.protection.end();
+                self.act(action);
+                Reply::Done(format!("{}: unprotected; the guest goes on alone", self.claim.name))
+            }
+        }
+    }
+
+    /// The operator ends protection: what is held leaves, and the guest's network is as it was.
+    fn end(mut self) -> Result<(), InstanceError> {
+        self.drain_output();
+        self.engine.release_all(Instant::now(), &mut self.out);
+        for frame in self.out.release.drain(..) {
+            // The gate is about to go; there is nobody left to count for.
+            let _ = self.output_gate.write_frame(&frame);
+        }
+        self.datapath.detach()?;
+        Ok(())
+    }
+}
+
+fn describe(state: State) -> &'static str {
+    match state {
+        State::Waiting => "the secondary is not there; output is held",
+        State::Protected => "protected",
+        State::Resync => "the secondary is back; output is held until a checkpoint",
+        State::Unprotected => "UNPROTECTED: no secondary; the guest goes on alone",
+    }
+}
+
+fn seed() -> std::io::Result<u64> {
+    let mut octets = [0; 8];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut octets)?;
+    Ok(u64::from_ne_bytes(octets))
+}

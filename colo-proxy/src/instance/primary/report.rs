@@ -1,0 +1,110 @@
+//! What `colo-proxy status` shows of a primary.
+
+use serde_json::json;
+
+use super::Primary;
+use crate::compare::FlowName;
+use crate::config::Role;
+use crate::control::VERSION;
+use crate::instance::wiring::{counters_json, nonzero};
+use crate::link::LinkWatch;
+use crate::status::{Reply, Status};
+
+/// Divergences shown, the last ones.
+const DIVERGENCES_SHOWN: usize = 16;
+
+impl Primary {
+    pub(super) async fn report(&self, links: &LinkWatch) -> Reply {
+        let engine = self.engine.stats();
+        let stats = &self.stats;
+        let output_lost = links.other(self.output_gate.name()).await;
+        let input_lost = links.other(self.input_gate.name()).await;
+        let kernel = self.datapath.counters();
+        let counters = kernel.as_ref().ok().copied().unwrap_or_default();
+        let dropped = &engine.secondary_dropped;
+        let released = &engine.released;
+        let all_released = [
+            released.compared,
+            released.checkpoint,
+            released.unprotected,
+            released.uncompared,
+        ];
+        let status = Status {
+            instance: self.claim.name.clone(),
+            role: Role::Primary,
+            netdev: self.guest.netdev.clone(),
+            netdev_present: self.netdev.is_some(),
+            pid: std::process::id(),
+            mode: serde_name(&self.protection.state()),
+            epoch: self.epoch,
+            flows: engine.flows,
+            held_frames: engine.held.frames,
+            held_bytes: engine.held.bytes,
+            compared_frames: engine.compared.frames,
+            compared_bytes: engine.compared.bytes,
+            released_frames: all_released.iter().map(|traffic| traffic.frames).sum::<u64>()
+                + stats.released_unprotected,
+            released_bytes: all_released.iter().map(|traffic| traffic.bytes).sum(),
+            divergences: engine.divergences,
+            checkpoints: engine
+                .requests
+                .iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(reason, count)| (reason.name().to_owned(), count))
+                .collect(),
+            drops: nonzero([
+                ("output-gate-full", output_lost.map_or(0, |link| link.tx_dropped)),
+                ("input-gate-full", input_lost.map_or(0, |link| link.tx_dropped)),
+                ("mirror-failed", counters.mirror_failed),
+                ("mirror-no-peer", stats.mirror.status("").dropped_no_peer),
+                ("foreign-in-gate", counters.dropped_foreign),
+                ("no-settings", counters.dropped_no_settings),
+                ("release-failed", stats.release_failed),
+                ("unguarded", stats.unguarded),
+                ("secondary-stale", dropped.stale + stats.stale_epoch),
+                ("secondary-unsorted-overflow", stats.unsorted_overflow),
+                ("secondary-old-connection", dropped.old_connection),
+                ("secondary-out-of-window", dropped.out_of_window),
+                ("secondary-limit", dropped.limit),
+                ("secondary-no-flow", dropped.no_flow),
+                ("secondary-unprotected", dropped.unprotected),
+                ("secondary-uncompared", dropped.uncompared.total()),
+            ]),
+            detail: json!({
+                "engine": engine,
+                "released_unprotected": stats.released_unprotected,
+                "resyncs": stats.resyncs,
+                "lanes": {
+                    "mirror": stats.mirror.status(&self.mirror_endpoint),
+                    "secondary_in": stats.secondary.status(&self.secondary_endpoint),
+                    "control_up": self.guest.control.is_some() && self.peer_up,
+                    "control_version": VERSION,
+                },
+                "kernel": counters_json(&counters),
+                "kernel_error": kernel.err().map(|error| error.to_string()),
+                "divergences": self.last_divergences(),
+            }),
+        };
+        Reply::Status(serde_json::to_value(status).unwrap_or_default())
+    }
+
+    fn last_divergences(&self) -> Vec<serde_json::Value> {
+        let all: Vec<_> = self.engine.divergences().collect();
+        let shown = all.len().saturating_sub(DIVERGENCES_SHOWN);
+        all.into_iter()
+            .skip(shown)
+            .map(|divergence| {
+                let mut shown = serde_json::to_value(divergence).unwrap_or_default();
+                shown["name"] = FlowName(&divergence.flow).to_string().into();
+                shown
+            })
+            .collect()
+    }
+}
+
+fn serde_name(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => String::new(),
+    }
+}

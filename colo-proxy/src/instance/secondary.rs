@@ -1,0 +1,390 @@
+//! The secondary's half: feeds the guest the primary's input, returns its output to the primary,
+//! and puts the guest on the network when the primary is gone.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
+
+use super::announce::Addresses;
+use super::hold::Hold;
+use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
+use super::name::{self, Claim};
+use super::peer::{Peer, PeerEvent};
+use super::readable::Readable;
+use super::wiring::{next_peer_event, open_gate, open_port, read_gate, sleep_until, system};
+use super::{InstanceError, asked_to_stop};
+use crate::colo_frame::{self, ColoFrame, Command, Event};
+use crate::config::{Guest, Role, SideConfig};
+use crate::control::Message;
+use crate::datapath::capture::{self, Capture};
+use crate::datapath::{Datapath, Mode, Plan};
+use crate::endpoint::Port;
+use crate::frame::Frame;
+use crate::gate::{Gate, Written};
+use crate::link::{Link, LinkEvent, LinkWatch};
+use crate::status::{self, Question, Reply, Request};
+
+mod report;
+
+/// Time between two looks at the age of translated connections.
+const AGEING: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(
+    guest: Guest,
+    dir: &Path,
+    mut stopped: watch::Receiver<bool>,
+    ready: oneshot::Sender<()>,
+) -> Result<(), InstanceError> {
+    let (mut secondary, mut inputs) = Secondary::start(guest, dir).await?;
+    // Nobody waiting means that the daemon is ending; then `stopped` says so too.
+    let _ = ready.send(());
+    tokio::select! {
+        ended = secondary.serve(&mut inputs) => ended?,
+        () = asked_to_stop(&mut stopped) => {}
+    }
+    secondary.end(&inputs).await
+}
+
+/// Everything that the instance waits for.
+struct Inputs {
+    /// `None` after a failover: input comes from the network then.
+    mirror: Option<mpsc::Receiver<LaneEvent>>,
+    /// Input that the kernel sent back because its offset is not known.
+    held: Readable,
+    offsets: Readable,
+    output: mpsc::Receiver<LaneEvent>,
+    output_requests: mpsc::Sender<OutgoingRequest>,
+    peer: Option<Peer>,
+    frame: Box<dyn ColoFrame>,
+    questions: mpsc::Receiver<Question>,
+    link: LinkWatch,
+    /// Only dropped, to remove the socket.
+    _socket: status::SocketFile,
+}
+
+struct Secondary {
+    guest: Guest,
+    claim: Claim,
+    datapath: Datapath,
+    output_gate: Arc<Gate>,
+    input_gate: Arc<Gate>,
+    capture_name: &'static str,
+    mirror_endpoint: String,
+    output_endpoint: String,
+    mode: Mode,
+    hold: Hold,
+    addresses: Arc<Mutex<Addresses>>,
+    netdev: Option<Link>,
+    epoch: u64,
+    stats: Stats,
+}
+
+#[derive(Debug, Default)]
+struct Stats {
+    mirror: Arc<LaneStats>,
+    output: Arc<LaneStats>,
+    input_refused: u64,
+    announced: u64,
+    /// Frames of a TAP that came back which passed before our programs were on it.
+    unguarded: u64,
+    aged_flows: u64,
+}
+
+impl Secondary {
+    async fn start(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
+        let SideConfig::Secondary { mirror, secondary_out, capture } = guest.side.clone() else {
+            return Err(InstanceError::Ended);
+        };
+        let (link, netdev) = LinkWatch::start(&guest.netdev).await?;
+        let claim = name::claim(dir, guest.name.as_deref(), &guest.netdev, Datapath::is_foreign)?;
+        let (mirror_endpoint, output_endpoint) = (mirror.to_string(), secondary_out.to_string());
+        let mirror = Port::open(mirror).await?;
+        let output = Port::open(secondary_out).await?;
+        let peer = open_port(guest.control.as_ref()).await?;
+        let frame = colo_frame::start(guest.colo_frame.as_ref())?;
+
+        let output_gate = open_gate("colo-out%d", guest.vnet_hdr_support)?;
+        let input_gate = open_gate("colo-in%d", guest.vnet_hdr_support)?;
+        let mut datapath = Datapath::attach(&Plan {
+            instance: claim.name.clone(),
+            role: Role::Secondary,
+            netdev_ifindex: netdev.ifindex,
+            output_gate_ifindex: output_gate.ifindex(),
+            input_gate_ifindex: input_gate.ifindex(),
+            pin_links: true,
+        })?;
+        let source = capture::choose(capture, &output_gate, &guest, &mut datapath);
+        output_gate.set_up()?;
+        input_gate.set_up()?;
+        // An earlier daemon may have taken it down to keep this guest off the network.
+        link.set_up(netdev.ifindex, true).await?;
+        let (socket, questions) = status::serve(dir, &claim.name)?;
+
+        let stats = Stats::default();
+        let addresses = Arc::new(Mutex::new(Addresses::default()));
+        let capture_name = source.name();
+        let (output_requests, output) = spawn_output(&guest, output, source, &stats, &addresses)?;
+        let inputs = Inputs {
+            mirror: Some(lanes::spawn_incoming(
+                mirror,
+                guest.vnet_hdr_support,
+                stats.mirror.clone(),
+            )),
+            held: Readable::new(&*input_gate).map_err(system("watch the input gate"))?,
+            offsets: Readable::new(datapath.events_fd()).map_err(system("watch the events"))?,
+            output,
+            output_requests,
+            peer: peer.map(|port| Peer::spawn(port, Role::Secondary, guest.secondary_timeout)),
+            frame,
+            questions,
+            link,
+            _socket: socket,
+        };
+        // A daemon that died after a failover left the guest on the network, and there it stays.
+        let mode = datapath.mode();
+        let netdev = Some(netdev);
+        let (hold, epoch) = (Hold::default(), 0);
+        let secondary = Self {
+            guest,
+            claim,
+            datapath,
+            output_gate,
+            input_gate,
+            capture_name,
+            mirror_endpoint,
+            output_endpoint,
+            mode,
+            hold,
+            addresses,
+            netdev,
+            epoch,
+            stats,
+        };
+        Ok((secondary, inputs))
+    }
+
+    async fn serve(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
+        let mut frames = Vec::with_capacity(BATCH);
+        let mut ageing = tokio::time::interval(AGEING);
+        ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if self.mode == Mode::FailedOver {
+            log::warn!("{}: resuming after a failover; the guest is on the network", self.claim.name);
+            inputs.mirror = None;
+        }
+        loop {
+            let deadline = self.hold.poll_timeout();
+            tokio::select! {
+                event = next_lane_event(inputs.mirror.as_mut()) => self.on_mirror(event),
+                read = inputs.held.read(|| read_gate(&self.input_gate, &mut frames)) => {
+                    read.map_err(system("read the input gate"))?;
+                    self.on_held(&mut frames);
+                }
+                read = inputs.offsets.read(|| Ok(self.datapath.take_events())) => {
+                    if read.map_err(system("read the events"))? > 0 {
+                        self.replay();
+                    }
+                }
+                Some(event) = inputs.output.recv() => self.on_output_lane(&event),
+                event = next_peer_event(inputs.peer.as_mut()) => {
+                    self.on_peer(event, inputs).await;
+                }
+                event = inputs.frame.next_event() => if event == Event::Failover {
+                    self.fail_over(inputs).await?;
+                },
+                Some((request, reply)) = inputs.questions.recv() => {
+                    let answer = self.answer(request, inputs).await;
+                    // Whoever asked may be gone.
+                    let _ = reply.send(answer);
+                }
+                event = inputs.link.next() => self.on_link(event)?,
+                () = sleep_until(deadline) => self.hold.on_timeout(Instant::now()),
+                _ = ageing.tick() => self.stats.aged_flows += self.datapath.age_flows(),
+            }
+        }
+    }
+
+    /// Input of the primary guest, in the order in which it came there.
+    fn on_mirror(&mut self, event: LaneEvent) {
+        match event {
+            LaneEvent::Frames(frames) => frames.iter().for_each(|frame| self.input(frame)),
+            LaneEvent::Up => log::info!("{}: the mirror is connected", self.claim.name),
+            LaneEvent::Down => log::warn!("{}: the mirror is gone", self.claim.name),
+        }
+    }
+
+    fn on_output_lane(&mut self, event: &LaneEvent) {
+        let up = matches!(event, LaneEvent::Up);
+        log::info!("{}: output lane {}", self.claim.name, if up { "connected" } else { "gone" });
+    }
+
+    fn input(&mut self, frame: &Frame) {
+        match self.input_gate.write_frame(frame) {
+            Ok(Written::Sent) => {}
+            Ok(Written::WouldBlock | Written::Malformed) | Err(_) => self.stats.input_refused += 1,
+        }
+    }
+
+    /// Frames that came too early are kept; so is everything behind them on their connection.
+    fn on_held(&mut self, frames: &mut Vec<Frame>) {
+        let now = Instant::now();
+        for frame in frames.drain(..) {
+            self.hold.push(now, frame);
+        }
+    }
+
+    /// An offset became known: what is held may find its own known now, or comes back.
+    fn replay(&mut self) {
+        for frame in self.hold.take() {
+            self.input(&frame);
+        }
+    }
+
+    async fn on_peer(&mut self, event: PeerEvent, inputs: &mut Inputs) {
+        match event {
+            PeerEvent::Up => log::info!("{}: the primary is there", self.claim.name),
+            PeerEvent::Down => {
+                log::warn!("{}: the primary is not heard of", self.claim.name);
+                let instance = self.claim.name.clone();
+                inputs.frame.command(&Command::PeerLost { instance });
+            }
+            PeerEvent::Message(Message::Epoch { epoch }) => self.new_epoch(epoch, inputs).await,
+            PeerEvent::Message(other) => {
+                log::debug!("control lane: {other:?} is not for a secondary");
+            }
+        }
+    }
+
+    /// The guest is the primary's copy now: its numbers are the network's, and what it sent before
+    /// is of the past.
+    async fn new_epoch(&mut self, epoch: u64, inputs: &Inputs) {
+        if self.mode == Mode::FailedOver {
+            return;
+        }
+        let (reply, sent) = oneshot::channel();
+        let asked = inputs.output_requests.send(OutgoingRequest::Mark(reply)).await;
+        let (Ok(()), Ok(sent)) = (asked, sent.await) else { return };
+        if let Err(error) = self.datapath.bump_epoch() {
+            log::error!("{}: {error}", self.claim.name);
+            return;
+        }
+        self.epoch = epoch;
+        self.replay();
+        if let Some(peer) = &inputs.peer {
+            peer.send(Message::EpochDone { epoch, sent });
+        }
+    }
+
+    /// The primary is gone: the guest answers the network from here on.
+    async fn fail_over(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
+        if self.mode == Mode::FailedOver {
+            return Ok(());
+        }
+        // One word in a map: from the next frame on, the guest's output passes, translated.
+        self.datapath.set_mode(Mode::FailedOver)?;
+        self.mode = Mode::FailedOver;
+        log::warn!("{}: failed over; the guest is on the network", self.claim.name);
+        inputs.mirror = None;
+        let (reply, unsent) = oneshot::channel();
+        let asked = inputs.output_requests.send(OutgoingRequest::Finish(reply)).await;
+        if let (Ok(()), Ok(unsent)) = (asked, unsent.await) {
+            unsent.iter().for_each(|frame| self.release(frame));
+        }
+        let announcements = self.addresses.lock().map(|known| known.announcements());
+        for frame in announcements.unwrap_or_default() {
+            self.release(&frame);
+            self.stats.announced += 1;
+        }
+        self.replay();
+        Ok(())
+    }
+
+    /// Sends a frame as the guest's.
+    fn release(&mut self, frame: &Frame) {
+        // A gate without header takes no partial checksum; TCP repeats what is lost here.
+        let _ = self.output_gate.write_frame(frame);
+    }
+
+    fn on_link(&mut self, event: LinkEvent) -> Result<(), InstanceError> {
+        let name = &self.claim.name;
+        match event {
+            LinkEvent::Left => {
+                log::warn!("{name}: {} is gone; waiting for it to come back", self.guest.netdev);
+                self.netdev = None;
+            }
+            LinkEvent::Arrived(link) => {
+                self.datapath.set_netdev(link.ifindex)?;
+                self.stats.unguarded += link.rx_frames;
+                self.netdev = Some(link);
+                log::info!("{name}: {} is back, and attached again", self.guest.netdev);
+            }
+        }
+        Ok(())
+    }
+
+    async fn answer(&mut self, request: Request, inputs: &mut Inputs) -> Reply {
+        match request {
+            Request::Status => self.report(&inputs.link).await,
+            Request::Failover => match self.fail_over(inputs).await {
+                Ok(()) => Reply::Done(format!("{}: the guest is on the network", self.claim.name)),
+                Err(error) => Reply::Error(error.to_string()),
+            },
+        }
+    }
+
+    /// A protected secondary guest must not speak without us, so its TAP is taken down. One that
+    /// took over is the service: where connections depend on translation, the programs stay.
+    async fn end(self, inputs: &Inputs) -> Result<(), InstanceError> {
+        let name = &self.claim.name;
+        if self.mode == Mode::FailedOver && self.datapath.flow_count() > 0 {
+            log::warn!(
+                "{name}: connections are still translated; the programs stay attached, and the \
+                 next daemon takes them over"
+            );
+            return Ok(());
+        }
+        if self.mode == Mode::Protected
+            && let Some(netdev) = self.netdev
+        {
+            inputs.link.set_up(netdev.ifindex, false).await?;
+            log::warn!("{name}: {} is down, to keep this guest off the network", self.guest.netdev);
+        }
+        self.datapath.detach()?;
+        Ok(())
+    }
+}
+
+fn spawn_output(
+    guest: &Guest,
+    port: Port,
+    source: Box<dyn Capture>,
+    stats: &Stats,
+    addresses: &Arc<Mutex<Addresses>>,
+) -> Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>), InstanceError> {
+    let addresses = addresses.clone();
+    lanes::spawn_outgoing(Outgoing {
+        port,
+        source,
+        vnet_hdr: guest.vnet_hdr_support,
+        queue_bytes: guest.lane_queue_bytes,
+        stall_timeout: guest.secondary_timeout,
+        stats: stats.output.clone(),
+        observe: Box::new(move |frame| {
+            if let Ok(mut known) = addresses.lock() {
+                known.learn(frame.ethernet());
+            }
+        }),
+    })
+    .map_err(system("watch the guest's output"))
+}
+
+async fn next_lane_event(lane: Option<&mut mpsc::Receiver<LaneEvent>>) -> LaneEvent {
+    if let Some(lane) = lane
+        && let Some(event) = lane.recv().await
+    {
+        return event;
+    }
+    std::future::pending().await
+}

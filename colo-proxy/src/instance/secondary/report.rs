@@ -1,0 +1,70 @@
+//! What `colo-proxy status` shows of a secondary.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::Secondary;
+use crate::config::Role;
+use crate::datapath::Mode;
+use crate::instance::wiring::{counters_json, nonzero};
+use crate::link::LinkWatch;
+use crate::status::{Reply, Status};
+
+impl Secondary {
+    pub(super) async fn report(&self, links: &LinkWatch) -> Reply {
+        let stats = &self.stats;
+        let output_lost = links.other(self.output_gate.name()).await;
+        let kernel = self.datapath.counters();
+        let counters = kernel.as_ref().ok().copied().unwrap_or_default();
+        let output = stats.output.status(&self.output_endpoint);
+        let status = Status {
+            instance: self.claim.name.clone(),
+            role: Role::Secondary,
+            netdev: self.guest.netdev.clone(),
+            netdev_present: self.netdev.is_some(),
+            pid: std::process::id(),
+            mode: match self.mode {
+                Mode::Off => "off",
+                Mode::Protected => "protected",
+                Mode::FailedOver => "failed-over",
+            }
+            .into(),
+            epoch: self.epoch,
+            flows: self.datapath.flow_count() as u64,
+            held_frames: self.hold.frames() as u64,
+            held_bytes: self.hold.bytes() as u64,
+            compared_frames: 0,
+            compared_bytes: 0,
+            released_frames: counters.released,
+            released_bytes: 0,
+            divergences: 0,
+            checkpoints: BTreeMap::new(),
+            drops: nonzero([
+                ("output-gate-full", output_lost.map_or(0, |link| link.tx_dropped)),
+                ("output-no-peer", output.dropped_no_peer),
+                ("input-refused", stats.input_refused),
+                ("held-input-full", self.hold.dropped_full),
+                ("held-input-late", self.hold.dropped_late),
+                ("lan-input", counters.dropped_lan_input),
+                ("no-offset", counters.dropped_no_offset),
+                ("foreign-in-gate", counters.dropped_foreign),
+                ("no-settings", counters.dropped_no_settings),
+                ("rewrite-failed", counters.rewrite_failed),
+                ("unguarded", stats.unguarded),
+            ]),
+            detail: json!({
+                "capture": self.capture_name,
+                "announced": stats.announced,
+                "aged_flows": stats.aged_flows,
+                "lanes": {
+                    "mirror": stats.mirror.status(&self.mirror_endpoint),
+                    "secondary_out": output,
+                },
+                "kernel": counters_json(&counters),
+                "kernel_error": kernel.err().map(|error| error.to_string()),
+            }),
+        };
+        Reply::Status(serde_json::to_value(status).unwrap_or_default())
+    }
+}

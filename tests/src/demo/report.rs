@@ -1,0 +1,66 @@
+//! The summary table, and whether everything held.
+
+use std::fmt::Write;
+
+/// Rows in the order in which they were found out.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    rows: Vec<Row>,
+}
+
+#[derive(Debug)]
+struct Row {
+    what: String,
+    found: String,
+    /// `None` is a measurement, which cannot fail.
+    held: Option<bool>,
+}
+
+impl Report {
+    /// Something that must hold; says how it was.
+    pub(super) fn check(&mut self, what: &str, held: bool, found: String) -> String {
+        self.add(what, found, Some(held))
+    }
+
+    /// Something measured.
+    pub(super) fn note(&mut self, what: &str, found: String) -> String {
+        self.add(what, found, None)
+    }
+
+    fn add(&mut self, what: &str, found: String, held: Option<bool>) -> String {
+        let row = Row { what: what.into(), found, held };
+        let line = format!("   {} {}: {}", row.mark(), row.what, row.found);
+        self.rows.push(row);
+        line
+    }
+
+    pub(super) fn held(&self) -> bool {
+        self.rows.iter().all(|row| row.held != Some(false))
+            && self.rows.iter().any(|row| row.held == Some(true))
+    }
+
+    pub(super) fn table(&self) -> String {
+        let width = self.rows.iter().map(|row| row.what.chars().count()).max().unwrap_or(0);
+        let mut text = "5. Summary\n".to_owned();
+        for row in &self.rows {
+            let first = row.found.lines().next().unwrap_or_default();
+            let _ = writeln!(text, "   {} {:width$}  {first}", row.mark(), row.what);
+        }
+        let failed = self.rows.iter().filter(|row| row.held == Some(false)).count();
+        text += &match failed {
+            0 => "   All of it held.".to_owned(),
+            n => format!("   {n} did NOT hold."),
+        };
+        text
+    }
+}
+
+impl Row {
+    fn mark(&self) -> &'static str {
+        match self.held {
+            Some(true) => "ok  ",
+            Some(false) => "FAIL",
+            None => "    ",
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What the demo shows: lines that stay, and on a terminal a block below them that is redrawn.
+
+use std::io::{IsTerminal, Write, stdout};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// Where the lines go.
+#[derive(Debug)]
+pub(super) struct View {
+    terminal: bool,
+    began: Instant,
+    drawn: Mutex<Vec<String>>,
+}
+
+impl View {
+    pub(super) fn new(plain: bool) -> Self {
+        let terminal = !plain && stdout().is_terminal();
+        Self { terminal, began: Instant::now(), drawn: Mutex::default() }
+    }
+
+    /// There is a terminal to redraw a block on.
+    pub(super) fn is_live(&self) -> bool {
+        self.terminal
+    }
+
+    /// A line, or several, that stay.
+    pub(super) fn say(&self, text: &str) {
+        let drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = String::new();
+        erase(&drawn, &mut out);
+        for line in text.lines() {
+            if self.terminal {
+                out += &format!("{line}\n");
+            } else {
+                out += &format!("[{:6.2}] {line}\n", self.began.elapsed().as_secs_f64());
+            }
+        }
+        draw(&drawn, &mut out);
+        print(&out);
+    }
+
+    /// The headline of a step.
+    pub(super) fn step(&self, number: u32, title: &str) {
+        let (bold, normal) = if self.terminal { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+        self.say(&format!("{bold}{number}. {title}{normal}"));
+    }
+
+    /// The block below the lines.
+    pub(super) fn live(&self, lines: &[String]) {
+        let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.terminal || *drawn == lines {
+            return;
+        }
+        let mut out = String::new();
+        erase(&drawn, &mut out);
+        *drawn = lines.to_vec();
+        draw(&drawn, &mut out);
+        print(&out);
+    }
+
+    /// Takes the block away.
+    pub(super) fn quiet(&self) {
+        self.live(&[]);
+    }
+}
+
+/// Moves to where the block starts and clears all from there.
+fn erase(drawn: &[String], out: &mut String) {
+    if !drawn.is_empty() {
+        *out += &format!("\x1b[{}A\x1b[J", drawn.len());
+    }
+}
+
+/// A line that wrapped would be two to erase, so none may.
+fn draw(drawn: &[String], out: &mut String) {
+    for line in drawn {
+        *out += &format!("\x1b[?7l\x1b[2m{line}\x1b[0m\x1b[?7h\n");
+    }
+}
+
+/// A reader that has gone away is no reason to stop.
+fn print(text: &str) {
+    let mut out = stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
