@@ -22,6 +22,7 @@ pub mod namespace;
 pub mod network;
 pub mod process;
 pub mod protocol;
+pub mod qemu;
 pub mod root;
 pub mod service;
 pub mod stand_in;

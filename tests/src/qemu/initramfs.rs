@@ -4,13 +4,15 @@
 use super::cpio::Archive;
 use super::kernel::{self, Kernel};
 use super::modules;
-use anyhow::{Context as _, Result, bail};
-use std::path::Path;
+use anyhow::{Context as _, Result};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const MODULES: [&str; 2] = ["virtio_pci", "virtio_net"];
 /// What the guest says when the service listens.
 pub(super) const READY: &str = "guest: ready";
+/// What it says between its counters that come in pairs of lines and those that have one each.
+pub(super) const MIDDLE: &str = "guest: one counter per line";
 /// What it says behind the counters that it was asked for.
 pub(super) const END: &str = "guest: end of counters";
 
@@ -42,8 +44,17 @@ pub fn build(kernel: &Kernel, service: &Path, network: &Network) -> Result<Vec<u
     copy_program(&mut archive, "bin/busybox", Path::new("/bin/busybox"))?;
     archive.link("bin/sh", "busybox");
     copy_program(&mut archive, "bin/lab-service", service)?;
+    // busybox's own cannot set a neighbour.
+    copy_program(&mut archive, "sbin/ip", &find_ip()?)?;
     archive.file("init", init(&load, network).as_bytes());
     Ok(archive.finish())
+}
+
+/// iproute2's program, wherever this distribution keeps it.
+fn find_ip() -> Result<PathBuf> {
+    let places = ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"];
+    let found = places.iter().map(PathBuf::from).find(|path| path.is_file());
+    found.context("no `ip` to copy into a guest: install iproute2")
 }
 
 /// A program with the shared libraries that it names, each at its own path.
@@ -66,12 +77,13 @@ fn copy(archive: &mut Archive, name: &str, from: &Path) -> Result<()> {
 /// The first program of the guest. It ends the guest, by a panic, when it ends itself.
 fn init(load: &str, network: &Network) -> String {
     let Network { ipv4, ipv6, neighbours, neighbour_mac } = network;
-    let neighbours: String = neighbours
-        .iter()
-        .map(|address| {
-            format!("ip neigh replace {address} lladdr {neighbour_mac} dev eth0 nud permanent\n")
-        })
-        .collect();
+    let mut links = format!(
+        "link set lo up\\nlink set eth0 up\\naddr add {ipv4} dev eth0\\naddr add {ipv6} dev eth0\\n"
+    );
+    for address in neighbours {
+        let neighbour = format!("{address} lladdr {neighbour_mac} dev eth0 nud permanent");
+        links.push_str(&format!("neigh replace {neighbour}\\n"));
+    }
     format!(
         "#!/bin/sh\n\
          /bin/busybox --install -s /bin\n\
@@ -80,12 +92,13 @@ fn init(load: &str, network: &Network) -> String {
          echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad\n\
          echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_ra\n\
          echo 0 > /proc/sys/net/ipv6/conf/eth0/router_solicitations\n\
-         ip link set lo up; ip link set eth0 up\n\
-         ip addr add {ipv4} dev eth0; ip addr add {ipv6} dev eth0\n\
-         {neighbours}\
+         printf '{links}' | /sbin/ip -batch -\n\
          lab-service 2>/tmp/service &\n\
          until grep -q ready /tmp/service; do kill -0 $! || exit 1; done\n\
          echo '{READY}'\n\
-         while read ask; do cat /proc/net/snmp /proc/net/snmp6; echo '{END}'; done\n"
+         stty -echo\n\
+         while read ask; do\n\
+         cat /proc/net/snmp /proc/net/netstat; echo '{MIDDLE}'; cat /proc/net/snmp6; echo '{END}'\n\
+         done\n"
     )
 }
