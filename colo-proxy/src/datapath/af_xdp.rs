@@ -10,6 +10,7 @@
 
 mod assemble;
 mod attachment;
+mod detach;
 mod readiness;
 mod socket;
 

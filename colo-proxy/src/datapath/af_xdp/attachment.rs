@@ -8,7 +8,7 @@ use aya::programs::{
 };
 use nix::libc;
 
-use super::{Refusal, XdpTarget};
+use super::{Refusal, XdpTarget, detach::detach_pinned};
 
 /// The file that pins the link.
 const LINK_PIN: &str = "link_colo_xdp_capture";
@@ -28,10 +28,7 @@ impl Attachment {
         let path = target.pins.join(LINK_PIN);
         let pin = |source| Refusal::Pin { netdev: netdev(), path: path.clone(), source };
         // The link of a dead daemon. Until ours is there, the TC program captures.
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(pin(e)),
-            _ => {}
-        }
+        detach_pinned(&path).map_err(pin)?;
         let attach = |source| Refusal::Attach { netdev: netdev(), source };
         let program = target.program;
         let id = program.attach_to_if_index(target.ifindex, XdpMode::Driver).map_err(attach)?;
@@ -47,8 +44,8 @@ impl Attachment {
 impl Drop for Attachment {
     fn drop(&mut self) {
         let ours = std::fs::symlink_metadata(&self.pin).is_ok_and(|m| m.ino() == self.inode);
-        if ours && let Err(error) = std::fs::remove_file(&self.pin) {
-            log::warn!("cannot remove the pin {}: {error}", self.pin.display());
+        if ours && let Err(error) = detach_pinned(&self.pin) {
+            log::warn!("cannot detach the link pinned at {}: {error}", self.pin.display());
         }
     }
 }
