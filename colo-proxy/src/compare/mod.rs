@@ -179,6 +179,13 @@ impl Engine {
         Some(ledger.requests.not_before().map_or(earliest, |at| earliest.max(at)))
     }
 
+    /// Asks for a checkpoint for a reason that the engine does not see.
+    pub fn request_checkpoint(&mut self, now: Instant, reason: Reason, out: &mut Output) {
+        self.ledger.set_now(now);
+        self.ledger.ask(reason);
+        self.raise(out);
+    }
+
     /// Takes the cut: every frame held now belongs to the old epoch.
     pub fn checkpoint_began(&mut self, now: Instant) {
         self.ledger.set_now(now);

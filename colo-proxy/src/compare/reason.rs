@@ -52,6 +52,8 @@ reasons! {
     Limit = "limit",
     /// No flow could be forgotten for a new one.
     FlowTableFull = "flow-table-full",
+    /// The secondary is back, and knows nothing of what happened meanwhile.
+    Resync = "resync",
 }
 
 impl std::fmt::Display for Reason {
