@@ -163,8 +163,17 @@ pub struct Guest {
 /// What only one half has.
 #[derive(Clone, Debug)]
 pub enum SideConfig {
-    Primary { mirror: Endpoint, secondary_in: Endpoint, on_secondary_lost: OnSecondaryLost, limits: Limits },
-    Secondary { mirror: Endpoint, secondary_out: Endpoint, capture: CaptureKind },
+    Primary {
+        mirror: Endpoint,
+        secondary_in: Endpoint,
+        on_secondary_lost: OnSecondaryLost,
+        limits: Limits,
+    },
+    Secondary {
+        mirror: Endpoint,
+        secondary_out: Endpoint,
+        capture: CaptureKind,
+    },
 }
 
 /// Octets that may wait for a peer unless the configuration says otherwise.
@@ -187,7 +196,9 @@ impl Guest {
         if let Some(name) = &self.name
             && !valid_name(name)
         {
-            return fail("a name is 1 to 64 letters, digits, `-`, `_`, `.`, `@` or `:`, and does not start with `.`");
+            return fail(
+                "a name is 1 to 64 letters, digits, `-`, `_`, `.`, `@` or `:`, and does not start with `.`",
+            );
         }
         // IFNAMSIZ, with its terminating zero.
         if self.netdev.is_empty() || self.netdev.len() > 15 || self.netdev.contains(['/', ' ']) {

@@ -26,7 +26,7 @@ pub fn read(namespace: &Namespace) -> Result<Counters> {
 }
 
 /// A line of names and a line of numbers, each behind `Tcp:`.
-fn two_lines(text: &str, counters: &mut Counters) {
+pub(crate) fn two_lines(text: &str, counters: &mut Counters) {
     let lines: Vec<&str> = text.lines().collect();
     for pair in lines.chunks(2) {
         let [names, values] = pair else { continue };
@@ -41,7 +41,7 @@ fn two_lines(text: &str, counters: &mut Counters) {
 }
 
 /// `Udp6InCsumErrors 0`, a counter a line.
-fn one_per_line(text: &str, counters: &mut Counters) {
+pub(crate) fn one_per_line(text: &str, counters: &mut Counters) {
     for line in text.lines() {
         if let Some((name, value)) = line.split_once(char::is_whitespace)
             && let Ok(value) = value.trim().parse()

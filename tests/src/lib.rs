@@ -23,6 +23,7 @@ pub mod network;
 pub mod pair;
 pub mod process;
 pub mod protocol;
+pub mod qemu;
 pub mod root;
 pub mod service;
 pub mod stand_in;

@@ -122,8 +122,7 @@ impl Primary {
             return Err(InstanceError::Ended);
         };
         let (link, netdev) = LinkWatch::start(&guest.netdev).await?;
-        let claim =
-            name::claim(dir, guest.name.as_deref(), &guest.netdev, Datapath::is_foreign)?;
+        let claim = name::claim(dir, guest.name.as_deref(), &guest.netdev, Datapath::is_foreign)?;
         let (mirror_endpoint, secondary_endpoint) = (mirror.to_string(), secondary_in.to_string());
         let mirror = Port::open(mirror).await?;
         let secondary = Port::open(secondary_in).await?;
@@ -292,7 +291,9 @@ impl Primary {
                     self.sort(sent);
                 }
             }
-            PeerEvent::Message(other) => log::debug!("control lane: {other:?} is not for a primary"),
+            PeerEvent::Message(other) => {
+                log::debug!("control lane: {other:?} is not for a primary")
+            }
         }
     }
 

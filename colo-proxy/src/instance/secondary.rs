@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use colo_proxy_common::record::FlowKey;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -13,7 +14,7 @@ use super::hold::Hold;
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::name::{self, Claim};
 use super::peer::{Peer, PeerEvent};
-use super::readable::Readable;
+use super::readable::{Drained, Readable};
 use super::wiring::{next_peer_event, open_gate, open_port, read_gate, sleep_until, system};
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};
@@ -171,7 +172,10 @@ impl Secondary {
         let mut ageing = tokio::time::interval(AGEING);
         ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         if self.mode == Mode::FailedOver {
-            log::warn!("{}: resuming after a failover; the guest is on the network", self.claim.name);
+            log::warn!(
+                "{}: resuming after a failover; the guest is on the network",
+                self.claim.name
+            );
             inputs.mirror = None;
         }
         loop {
@@ -182,10 +186,9 @@ impl Secondary {
                     read.map_err(system("read the input gate"))?;
                     self.on_held(&mut frames);
                 }
-                read = inputs.offsets.read(|| Ok(self.datapath.take_events())) => {
-                    if read.map_err(system("read the events"))? > 0 {
-                        self.replay();
-                    }
+                read = inputs.offsets.read(|| Ok((self.datapath.take_events(), Drained::Yes))) => {
+                    let events = read.map_err(system("read the events"))?;
+                    events.iter().for_each(|event| self.replay(&event.key));
                 }
                 Some(event) = inputs.output.recv() => self.on_output_lane(&event),
                 event = next_peer_event(inputs.peer.as_mut()) => {
@@ -235,9 +238,16 @@ impl Secondary {
         }
     }
 
-    /// An offset became known: what is held may find its own known now, or comes back.
-    fn replay(&mut self) {
-        for frame in self.hold.take() {
+    /// The offset of a connection became known: what was held for it may go to the guest now.
+    fn replay(&mut self, key: &FlowKey) {
+        for frame in self.hold.take(key) {
+            self.input(&frame);
+        }
+    }
+
+    /// Offsets do not matter any more to what is held.
+    fn replay_all(&mut self) {
+        for frame in self.hold.take_all() {
             self.input(&frame);
         }
     }
@@ -271,7 +281,7 @@ impl Secondary {
             return;
         }
         self.epoch = epoch;
-        self.replay();
+        self.replay_all();
         if let Some(peer) = &inputs.peer {
             peer.send(Message::EpochDone { epoch, sent });
         }
@@ -297,7 +307,7 @@ impl Secondary {
             self.release(&frame);
             self.stats.announced += 1;
         }
-        self.replay();
+        self.replay_all();
         Ok(())
     }
 

@@ -23,12 +23,8 @@ impl Primary {
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let dropped = &engine.secondary_dropped;
         let released = &engine.released;
-        let all_released = [
-            released.compared,
-            released.checkpoint,
-            released.unprotected,
-            released.uncompared,
-        ];
+        let all_released =
+            [released.compared, released.checkpoint, released.unprotected, released.uncompared];
         let status = Status {
             instance: self.claim.name.clone(),
             role: Role::Primary,
