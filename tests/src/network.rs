@@ -15,6 +15,10 @@ pub use mounts::Mounts;
 pub const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
 pub const CLIENT_MAC: &str = "52:54:00:c0:10:01";
+/// The guest on the first TAP, as [`Slot`] has them.
+pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
+pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x10);
+pub const GUEST_MAC: &str = "52:54:00:c0:20:00";
 /// The addresses of the hosts on the link between them.
 pub const REPLICATION: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 78, 0, 1), Ipv4Addr::new(10, 78, 0, 2)];
 
@@ -71,10 +75,10 @@ pub struct Slot(pub u8);
 
 impl Slot {
     pub fn address(self, family: Family) -> IpAddr {
-        let last = 0x10 + self.0;
+        let slot = u32::from(self.0);
         match family {
-            Family::V4 => Ipv4Addr::new(10, 77, 0, last).into(),
-            Family::V6 => Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, last.into()).into(),
+            Family::V4 => Ipv4Addr::from_bits(GUEST_V4.to_bits() + slot).into(),
+            Family::V6 => Ipv6Addr::from_bits(GUEST_V6.to_bits() + u128::from(slot)).into(),
         }
     }
 
@@ -124,6 +128,8 @@ pub struct Host {
     pub namespace: Namespace,
     /// The mount namespace with a bpffs and a `/run` of its own, if it has one.
     pub mounts: Option<std::fs::File>,
+    /// The first TAP.
+    pub tap: String,
 }
 
 impl Host {
@@ -174,7 +180,7 @@ impl Lab {
         let host = |side: Side| {
             let namespace = named(&format!("host{}", side.letter()))?;
             let mounts = mounts::make(options.mounts)?;
-            anyhow::Ok(Host { side, namespace, mounts })
+            anyhow::Ok(Host { side, namespace, mounts, tap: Slot(0).tap() })
         };
         let hosts = [host(Side::Primary)?, host(Side::Secondary)?];
         let lab = Self { options, client, lan, hosts, prefix };
@@ -279,4 +285,17 @@ fn without_bridge_netfilter(namespace: &Namespace) -> Result<()> {
     let settings: Vec<(&str, &str)> =
         keys.iter().filter(there).map(|key| (key.as_str(), "0")).collect();
     namespace.sysctl(&settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Family, GUEST_MAC, GUEST_V4, GUEST_V6, Slot};
+
+    #[test]
+    fn the_first_slot_is_the_guest() {
+        assert_eq!(Slot(0).address(Family::V4), GUEST_V4);
+        assert_eq!(Slot(0).address(Family::V6), GUEST_V6);
+        assert_eq!(Slot(0).mac(), GUEST_MAC);
+        assert_ne!(Slot(1).address(Family::V6), GUEST_V6);
+    }
 }

@@ -113,7 +113,8 @@ struct Alone {
 impl Alone {
     fn start() -> Result<(Self, Guest)> {
         let lab = Lab::new(LabOptions::default())?;
-        let guest = Guest::start(&lab, Side::Primary, GuestOptions::of(Side::Primary, Offloads::On))?;
+        let guest =
+            Guest::start(&lab, Side::Primary, GuestOptions::of(Side::Primary, Offloads::On))?;
         let primary = Daemon::start(&lab, Side::Primary, &PairOptions::default())?;
         Ok((Self { primary, lab }, guest))
     }
@@ -219,9 +220,10 @@ fn a_bad_mirror_does_not_harm_the_secondary() -> Result<()> {
         return Ok(());
     }
     let lab = Lab::new(LabOptions::default())?;
-    let listener = lab.host(Side::Primary).namespace.run(|| {
-        Ok(TcpListener::bind((Side::Primary.replication(), MIRROR_PORT))?)
-    })?;
+    let listener = lab
+        .host(Side::Primary)
+        .namespace
+        .run(|| Ok(TcpListener::bind((Side::Primary.replication(), MIRROR_PORT))?))?;
     let mut daemon = Daemon::start(&lab, Side::Secondary, &PairOptions::default())?;
     let options = GuestOptions::of(Side::Secondary, Offloads::On);
     let mut guest = Guest::start(&lab, Side::Secondary, options)?;

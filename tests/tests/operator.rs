@@ -58,7 +58,10 @@ fn missing_privileges_are_named() -> Result<()> {
     let found = output(host, command)?;
     expect_refused(host, &found, &[])?;
     let lower = found.stderr.to_lowercase();
-    assert!(["root", "cap_", "permitted", "permission"].iter().any(|word| lower.contains(word)), "{lower}");
+    assert!(
+        ["root", "cap_", "permitted", "permission"].iter().any(|word| lower.contains(word)),
+        "{lower}"
+    );
     Ok(())
 }
 
@@ -88,7 +91,18 @@ fn wrong_endpoints_and_flags_are_refused() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
     let host = lab.host(Side::Primary);
     for (arguments, word) in [
-        (vec!["primary", "--netdev", "tap0", "--mirror", "udp:a:1", "--secondary-in", "unix:/run/x"], "udp:a:1"),
+        (
+            vec![
+                "primary",
+                "--netdev",
+                "tap0",
+                "--mirror",
+                "udp:a:1",
+                "--secondary-in",
+                "unix:/run/x",
+            ],
+            "udp:a:1",
+        ),
         (vec!["primary", "--netdev", "tap0"], "--mirror"),
         ([primary("tap0"), vec!["--colo-frame", "sometimes"]].concat(), "sometimes"),
         (vec!["failover", "tap9"], "tap9"),

@@ -75,7 +75,10 @@ fn over_plain_lanes() -> Result<()> {
     let daemons = PairOptions { vnet_hdr: false, ..PairOptions::default() };
     for offloads in [Offloads::On, Offloads::Off] {
         for family in Family::BOTH {
-            everything(PairSetup { offloads, daemons: daemons.clone(), ..PairSetup::default() }, family)?;
+            everything(
+                PairSetup { offloads, daemons: daemons.clone(), ..PairSetup::default() },
+                family,
+            )?;
         }
     }
     Ok(())
