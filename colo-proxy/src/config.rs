@@ -21,6 +21,7 @@ use serde::Deserialize;
 
 use crate::compare::Limits;
 use crate::datapath::capture::CaptureKind;
+pub use crate::datapath::{OnDeath, Role};
 use crate::endpoint::Endpoint;
 
 /// The longest instance name: it becomes a directory and a socket.
@@ -72,34 +73,6 @@ struct GuestTable {
     held_frames_max: Option<usize>,
     held_bytes_max: Option<usize>,
     flows_max: Option<usize>,
-}
-
-/// Which half of the pair this host runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Role {
-    Primary,
-    Secondary,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Primary => "primary",
-            Self::Secondary => "secondary",
-        })
-    }
-}
-
-/// What becomes of the guest's network when the daemon dies without a word.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnDeath {
-    /// Nothing of the guest leaves until a daemon takes over.
-    #[default]
-    Hold,
-    /// The guest goes on, unprotected.
-    Pass,
 }
 
 /// What becomes of held output when the secondary is gone for `secondary_timeout_ms`.
@@ -197,7 +170,7 @@ impl Guest {
             && !valid_name(name)
         {
             return fail(
-                "a name is 1 to 64 letters, digits, `-`, `_`, `.`, `@` or `:`, and does not start with `.`",
+                "a name is 1 to 64 letters, digits, `-`, `_` or `@`",
             );
         }
         // IFNAMSIZ, with its terminating zero.
@@ -222,8 +195,7 @@ impl Guest {
 
 fn valid_name(name: &str) -> bool {
     (1..=NAME_MAX).contains(&name.len())
-        && !name.starts_with('.')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@:".contains(c))
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_@".contains(c))
 }
 
 /// Reads the guests of a configuration file.

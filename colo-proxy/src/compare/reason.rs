@@ -52,6 +52,8 @@ reasons! {
     Limit = "limit",
     /// No flow could be forgotten for a new one.
     FlowTableFull = "flow-table-full",
+    /// The secondary is back, and knows nothing of what happened meanwhile.
+    Resync = "resync",
 }
 
 impl std::fmt::Display for Reason {
@@ -110,6 +112,13 @@ const _: () = assert!(Reason::ALL.len() <= 32);
 impl ReasonSet {
     pub(super) fn insert(&mut self, reason: Reason) {
         self.0 |= 1 << reason as u32;
+    }
+
+    /// Drops what can pass without a checkpoint.
+    pub(super) fn keep_facts(&mut self) {
+        for reason in [Reason::Timeout, Reason::SecondaryOnly, Reason::Limit] {
+            self.0 &= !(1 << reason as u32);
+        }
     }
 
     pub(super) fn first(self) -> Option<Reason> {

@@ -57,7 +57,7 @@ impl Primary {
                 ("no-settings", counters.dropped_no_settings),
                 ("release-failed", stats.release_failed),
                 ("unguarded", stats.unguarded),
-                ("secondary-stale", dropped.stale + stats.stale_epoch),
+                ("secondary-stale", dropped.stale),
                 ("secondary-unsorted-overflow", stats.unsorted_overflow),
                 ("secondary-old-connection", dropped.old_connection),
                 ("secondary-out-of-window", dropped.out_of_window),
