@@ -42,6 +42,7 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
             .with(&[Need::Ebpf])
             .needing_root(),
     ];
+    steps.push(step("build", root, |root| command::run(&mut programs(root))).needing_root());
     for name in laboratory_tests(root)? {
         let needs: &[Need] = match name.as_str() {
             "qemu" => &[Need::Lab, Need::Inspect, Need::Qemu],
@@ -88,6 +89,14 @@ fn unit_tests(root: &Path) -> Command {
 
 fn doc_tests(root: &Path) -> Command {
     cargo(root, &["test", "--locked", "--doc"])
+}
+
+/// The programs that the laboratory starts: cargo builds a test's own package only.
+fn programs(root: &Path) -> Command {
+    let packages = ["--package", "colo-proxy", "--package", "colo-proxy-tests"];
+    let mut cargo = cargo(root, &["build", "--locked", "--bins"]);
+    cargo.args(packages);
+    cargo
 }
 
 /// One of the laboratory's tests. One thread: they share the machine's two ends of every veth, the

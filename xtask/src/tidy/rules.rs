@@ -18,7 +18,9 @@ pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
     let lines = lexer::lines(text);
     let mut findings = Findings { path, all: Vec::new() };
     file_length(&lines, &mut findings);
-    module_doc(text, &mut findings);
+    if !is_test_file(path) {
+        module_doc(text, &mut findings);
+    }
     module_name(path, &lines, &mut findings);
     function_length(&lines, &mut findings);
     words(path, &lines, &mut findings);
@@ -45,6 +47,11 @@ fn file_length(lines: &[Line], findings: &mut Findings<'_>) {
         let what = format!("{} lines, more than {FILE_LINES_MAX}: split it", lines.len());
         findings.add(FILE_LINES_MAX, "file length", what);
     }
+}
+
+/// `foo/tests.rs` are the tests of `foo`: its name says all.
+fn is_test_file(path: &str) -> bool {
+    path.ends_with("/tests.rs")
 }
 
 /// The first thing in a file, but for attributes of the crate, says what the module is for.
