@@ -33,11 +33,14 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
     let mut steps = vec![
         step("format", root, lint::format),
         step("tidy", root, |_| tidy::run()),
-        step("clippy", root, lint::clippy).with(&[Need::Ebpf]),
+        step("clippy", root, lint::clippy),
         step("deny", root, lint::deny).with(&[Need::Lint]),
         step("unit tests", root, |root| command::run(&mut unit_tests(root))),
         step("doc tests", root, |root| command::run(&mut doc_tests(root))),
         step("README", root, tidy::readme_against_daemon),
+        step("clippy on the kernel programs", root, build_ebpf::clippy)
+            .with(&[Need::Ebpf])
+            .needing_root(),
         step("build-ebpf --check", root, |_| build_ebpf::run(&build_ebpf::CHECK))
             .with(&[Need::Ebpf])
             .needing_root(),

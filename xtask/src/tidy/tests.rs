@@ -55,6 +55,9 @@ fn ignored_tests() {
 fn sleeping() {
     assert!(broken("// sleep( no\nasleep();").is_empty());
     assert_eq!(broken("thread::sleep(LONG);"), ["sleep"]);
+    let listed = "colo-proxy/src/endpoint.rs";
+    assert!(broken_at(listed, "//! Peers.\nsleep(RETRY).await;\n").is_empty());
+    assert_eq!(broken_at(listed, "//! Peers.\n"), ["sleep"], "a list must not outlive its reasons");
 }
 
 #[test]
