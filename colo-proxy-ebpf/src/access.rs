@@ -9,7 +9,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_loop, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use colo_proxy_common::checksum;
-use colo_proxy_common::decode::{OPTIONS_MAX, OptionWalk, Octets};
+use colo_proxy_common::decode::{OPTIONS_MAX, Octets, OptionWalk};
 use colo_proxy_common::rewrite::Edit;
 
 /// `bpf_l4_csum_replace`: the number has four octets and is not part of the pseudo-header.
@@ -84,15 +84,21 @@ impl Octets for SkBuff {
 
     #[inline(always)]
     fn finish(walk: &mut OptionWalk) {
-        let step = option_step as extern "C" fn(u64, *mut OptionWalk) -> i64;
-        // SAFETY: the helper calls `step` with `walk`, one call after the other, before it returns.
-        unsafe { bpf_loop(OPTIONS_MAX as u32, step as *mut c_void, from_mut(walk).cast(), 0) };
+        walk_options(walk);
     }
+}
+
+/// Takes `walk` to its end.
+#[inline(always)]
+pub fn walk_options(walk: &mut OptionWalk) {
+    let step = option_step as extern "C" fn(u64, *mut OptionWalk) -> i64;
+    // SAFETY: the helper calls `step` with `walk`, one call after the other, before it returns.
+    unsafe { bpf_loop(OPTIONS_MAX as u32, step as *mut c_void, from_mut(walk).cast(), 0) };
 }
 
 /// One turn of `bpf_loop`; 1 ends it.
 extern "C" fn option_step(_turn: u64, walk: *mut OptionWalk) -> i64 {
-    // SAFETY: see `finish`, the only caller.
+    // SAFETY: see `walk_options`, the only caller.
     if unsafe { &mut *walk }.step() { 0 } else { 1 }
 }
 

@@ -1,7 +1,7 @@
 //! The kernel programs of colo-proxy.
 //!
 //! One module per family: [`primary`] and [`secondary`] for the guest's TAP on either host,
-//! [`gate`] for the TAPs of the daemon. The decisions are in `colo-proxy-common`, where they are
+//! [`gate`] for the TAPs of the daemon, [`xdp_capture`] for `AF_XDP`. The decisions are in `colo-proxy-common`, where they are
 //! tested; here are the maps, the clock and the frame.
 #![no_std]
 #![no_main]
@@ -12,6 +12,7 @@ mod maps;
 mod primary;
 mod secondary;
 mod verdict;
+mod xdp_capture;
 
 /// Most helpers are for programs under the GPL only.
 #[unsafe(link_section = "license")]

@@ -26,13 +26,17 @@ pub static EVENTS: RingBuf<Event, EVENTS_SIZE> = RingBuf::new();
 /// layout. Nobody knows then what may pass, so nothing does.
 #[inline(always)]
 pub fn settings() -> Option<&'static Settings> {
-    match SETTINGS.get(0) {
-        Some(s) if s.layout_version == LAYOUT_VERSION && s.mark != 0 => Some(s),
-        _ => {
-            count(|c| &mut c.dropped_no_settings);
-            None
-        }
+    let settings = settings_if_any();
+    if settings.is_none() {
+        count(|c| &mut c.dropped_no_settings);
     }
+    settings
+}
+
+/// The same, for a program that leaves it to the next one to drop the frame.
+#[inline(always)]
+pub fn settings_if_any() -> Option<&'static Settings> {
+    SETTINGS.get(0).filter(|s| s.layout_version == LAYOUT_VERSION && s.mark != 0)
 }
 
 /// Adds one to a counter of this processor.

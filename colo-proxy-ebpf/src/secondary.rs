@@ -8,7 +8,7 @@ use colo_proxy_common::decode::{
 };
 use colo_proxy_common::flow::{self, Change, Entry, Now, Segment, Step, Verdict};
 use colo_proxy_common::record::{Event, Flow, FlowKey, Settings, event, mode};
-use colo_proxy_common::rewrite;
+use colo_proxy_common::rewrite::{self, Edit};
 
 use crate::access::SkBuff;
 use crate::maps::{EVENTS, FLOWS, HALF_OPEN, count, scratch, settings};
@@ -36,7 +36,8 @@ pub fn colo_to_guest(ctx: TcContext) -> i32 {
         count(|c| &mut c.dropped_lan_input);
         return DROP;
     }
-    match translate(&mut frame, settings, Direction::ToGuest) {
+    let tag = frame.outer_tag();
+    match translate(&mut frame, tag, settings, Direction::ToGuest) {
         Fate::Go => NEXT,
         Fate::Hold => {
             count(|c| &mut c.input_held);
@@ -61,7 +62,8 @@ pub fn colo_from_guest(ctx: TcContext) -> i32 {
         count(|c| &mut c.passed);
         return NEXT;
     }
-    match translate(&mut frame, settings, Direction::FromGuest) {
+    let tag = frame.outer_tag();
+    match translate(&mut frame, tag, settings, Direction::FromGuest) {
         Fate::Go if settings.mode == mode::PROTECTED => {
             count(|c| &mut c.captured);
             frame.set_mark(settings.mark);
@@ -74,13 +76,13 @@ pub fn colo_from_guest(ctx: TcContext) -> i32 {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
+pub enum Direction {
     ToGuest,
     FromGuest,
 }
 
 /// What becomes of a frame that has been through the translation.
-enum Fate {
+pub enum Fate {
     Go,
     Hold,
     Drop,
@@ -88,9 +90,16 @@ enum Fate {
 
 /// Finds the frame's connection and translates the frame accordingly. What is not a whole TCP
 /// segment goes on as it is.
+///
+/// `outer_tag` is the VLAN tag that the kernel keeps beside the frame, if it does.
 #[inline(always)]
-fn translate(frame: &mut SkBuff, settings: &Settings, direction: Direction) -> Fate {
-    let Ok(packet) = decode(frame, frame.outer_tag()) else {
+pub fn translate<F: Edit>(
+    frame: &mut F,
+    outer_tag: Option<u16>,
+    settings: &Settings,
+    direction: Direction,
+) -> Fate {
+    let Ok(packet) = decode(frame, outer_tag) else {
         count(|c| &mut c.malformed);
         return Fate::Go;
     };
@@ -200,8 +209,8 @@ fn tell(key: &FlowKey, record: &Flow) {
 }
 
 #[inline(always)]
-fn carry_out(
-    frame: &mut SkBuff,
+fn carry_out<F: Edit>(
+    frame: &mut F,
     tcp: &Tcp,
     options: &TcpOptions,
     step: &Step,

@@ -21,6 +21,7 @@ use serde::Deserialize;
 
 use crate::compare::Limits;
 use crate::datapath::capture::CaptureKind;
+pub use crate::datapath::{OnDeath, Role};
 use crate::endpoint::Endpoint;
 
 /// The longest instance name: it becomes a directory and a socket.
@@ -72,34 +73,6 @@ struct GuestTable {
     held_frames_max: Option<usize>,
     held_bytes_max: Option<usize>,
     flows_max: Option<usize>,
-}
-
-/// Which half of the pair this host runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Role {
-    Primary,
-    Secondary,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Primary => "primary",
-            Self::Secondary => "secondary",
-        })
-    }
-}
-
-/// What becomes of the guest's network when the daemon dies without a word.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnDeath {
-    /// Nothing of the guest leaves until a daemon takes over.
-    #[default]
-    Hold,
-    /// The guest goes on, unprotected.
-    Pass,
 }
 
 /// What becomes of held output when the secondary is gone for `secondary_timeout_ms`.
@@ -163,8 +136,17 @@ pub struct Guest {
 /// What only one half has.
 #[derive(Clone, Debug)]
 pub enum SideConfig {
-    Primary { mirror: Endpoint, secondary_in: Endpoint, on_secondary_lost: OnSecondaryLost, limits: Limits },
-    Secondary { mirror: Endpoint, secondary_out: Endpoint, capture: CaptureKind },
+    Primary {
+        mirror: Endpoint,
+        secondary_in: Endpoint,
+        on_secondary_lost: OnSecondaryLost,
+        limits: Limits,
+    },
+    Secondary {
+        mirror: Endpoint,
+        secondary_out: Endpoint,
+        capture: CaptureKind,
+    },
 }
 
 /// Octets that may wait for a peer unless the configuration says otherwise.
@@ -187,7 +169,9 @@ impl Guest {
         if let Some(name) = &self.name
             && !valid_name(name)
         {
-            return fail("a name is 1 to 64 letters, digits, `-`, `_`, `.`, `@` or `:`, and does not start with `.`");
+            return fail(
+                "a name is 1 to 64 letters, digits, `-`, `_`, `.`, `@` or `:`, and does not start with `.`",
+            );
         }
         // IFNAMSIZ, with its terminating zero.
         if self.netdev.is_empty() || self.netdev.len() > 15 || self.netdev.contains(['/', ' ']) {

@@ -60,6 +60,9 @@ mod tests {
             assert!(!line.contains('\n'));
             assert_eq!(serde_json::from_str::<Message>(&line).ok(), Some(message), "{line}");
         }
-        assert_eq!(Message::EpochDone { epoch: 3, sent: 17 }.line(), r#"{"type":"epoch-done","epoch":3,"sent":17}"#);
+        assert_eq!(
+            Message::EpochDone { epoch: 3, sent: 17 }.line(),
+            r#"{"type":"epoch-done","epoch":3,"sent":17}"#
+        );
     }
 }

@@ -46,7 +46,9 @@ pub enum EndpointError {
     Syntax { text: String, what: String },
     #[error("cannot listen on {endpoint}")]
     Listen { endpoint: String, source: io::Error },
-    #[error("cannot listen on {endpoint}: another process is listening there; end it or choose another path")]
+    #[error(
+        "cannot listen on {endpoint}: another process is listening there; end it or choose another path"
+    )]
     InUse { endpoint: String },
 }
 
@@ -56,7 +58,8 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let fail = |what: &str| EndpointError::Syntax { text: text.into(), what: what.into() };
         let mut parts = text.split(',');
-        let address = parse_address(parts.next().unwrap_or_default()).map_err(|what| fail(&what))?;
+        let address =
+            parse_address(parts.next().unwrap_or_default()).map_err(|what| fail(&what))?;
         let mut endpoint = Self { address, server: false, nodelay: false };
         for option in parts {
             match option {
@@ -177,9 +180,8 @@ async fn listen(endpoint: &Endpoint) -> Result<Listener, EndpointError> {
                 if UnixStream::connect(path).await.is_ok() {
                     return Err(EndpointError::InUse { endpoint: endpoint.to_string() });
                 }
-                let socket = std::fs::metadata(path).is_ok_and(|meta| {
-                    std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type())
-                });
+                let socket = std::fs::metadata(path)
+                    .is_ok_and(|meta| std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()));
                 if socket {
                     std::fs::remove_file(path).map_err(fail)?;
                 }

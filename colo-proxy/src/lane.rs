@@ -29,7 +29,9 @@ const VNET_MAX: usize = 20;
 /// A record that no sender of this framing can mean: the connection is of no use any more.
 #[derive(Debug, thiserror::Error)]
 pub enum LaneError {
-    #[error("a record of {length} octets was announced, the most is {FRAME_MAX}; do both ends agree on vnet_hdr_support?")]
+    #[error(
+        "a record of {length} octets was announced, the most is {FRAME_MAX}; do both ends agree on vnet_hdr_support?"
+    )]
     Oversized { length: u32 },
     #[error("the peer closed the connection")]
     Closed,

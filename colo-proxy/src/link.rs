@@ -16,7 +16,9 @@ use rtnetlink::{Handle, LinkUnspec, MulticastGroup, new_multicast_connection};
 pub enum LinkError {
     #[error("cannot open a netlink socket")]
     Socket(#[source] io::Error),
-    #[error("netdev {name}: no such interface in this network namespace; start QEMU first, or create the TAP (`ip tuntap add dev {name} mode tap vnet_hdr`)")]
+    #[error(
+        "netdev {name}: no such interface in this network namespace; start QEMU first, or create the TAP (`ip tuntap add dev {name} mode tap vnet_hdr`)"
+    )]
     Missing { name: String },
     #[error("cannot {what} interface {name}")]
     Change { what: &'static str, name: String, source: rtnetlink::Error },
@@ -56,7 +58,10 @@ type Messages = futures_util::stream::BoxStream<'static, NetlinkMessage<RouteNet
 
 impl std::fmt::Debug for LinkWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LinkWatch").field("name", &self.name).field("present", &self.present).finish()
+        f.debug_struct("LinkWatch")
+            .field("name", &self.name)
+            .field("present", &self.present)
+            .finish()
     }
 }
 

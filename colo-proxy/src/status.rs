@@ -88,7 +88,10 @@ pub struct Status {
 pub type Question = (Request, oneshot::Sender<Reply>);
 
 /// Answers questions about an instance until the receiver is dropped.
-pub fn serve(dir: &Path, name: &str) -> Result<(SocketFile, mpsc::Receiver<Question>), StatusError> {
+pub fn serve(
+    dir: &Path,
+    name: &str,
+) -> Result<(SocketFile, mpsc::Receiver<Question>), StatusError> {
     let path = dir.join(format!("{name}.sock"));
     let fail = |source| StatusError::Listen { path: path.clone(), source };
     // The lock of the instance is ours, so a socket that is there is a dead daemon's.
@@ -186,8 +189,11 @@ pub fn find(dir: &Path, name: &str) -> Result<String, StatusError> {
 /// Asks the instance `name`.
 pub fn ask(dir: &Path, name: &str, request: Request) -> Result<Reply, StatusError> {
     let path = dir.join(format!("{name}.sock"));
-    let text = exchange(&path, request)
-        .map_err(|source| StatusError::Ask { name: name.into(), path: path.clone(), source })?;
+    let text = exchange(&path, request).map_err(|source| StatusError::Ask {
+        name: name.into(),
+        path: path.clone(),
+        source,
+    })?;
     let refused = |message| StatusError::Refused { name: name.into(), message };
     match serde_json::from_str(&text) {
         Ok(Reply::Error(message)) => Err(refused(message)),
@@ -221,7 +227,10 @@ mod tests {
         let (request, reply) = questions.recv().await.expect("a question");
         assert_eq!(request, Request::Failover);
         reply.send(Reply::Done("on its own".into())).expect("it waits");
-        assert_eq!(asked.await.expect("no panic").expect("answered"), Reply::Done("on its own".into()));
+        assert_eq!(
+            asked.await.expect("no panic").expect("answered"),
+            Reply::Done("on its own".into())
+        );
         drop(file);
         assert!(matches!(find(dir.path(), "tap0"), Err(StatusError::Unknown { .. })));
     }

@@ -2,11 +2,19 @@
 //!
 //! Every test runs in network and mount namespaces of its own, which end with its thread.
 
+#[path = "capture/af_xdp.rs"]
+mod af_xdp;
 #[path = "capture/frames.rs"]
 mod frames;
 #[path = "capture/gate.rs"]
 mod gate;
+#[path = "capture/guest.rs"]
+mod guest;
+#[path = "capture/lab.rs"]
+mod lab;
 #[path = "capture/namespace.rs"]
 mod namespace;
 #[path = "capture/packet_socket.rs"]
 mod packet_socket;
+#[path = "capture/xdp_program.rs"]
+mod xdp_program;

@@ -87,7 +87,11 @@ pub(super) struct SecondaryArgs {
 }
 
 impl Shared {
-    fn guest(self, colo_frame: Option<ColoFrameKind>, side: SideConfig) -> Result<Guest, ConfigError> {
+    fn guest(
+        self,
+        colo_frame: Option<ColoFrameKind>,
+        side: SideConfig,
+    ) -> Result<Guest, ConfigError> {
         Guest {
             name: None,
             netdev: self.netdev,

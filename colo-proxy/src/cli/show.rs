@@ -58,7 +58,11 @@ fn print(status: &Value) {
         text("held_frames"),
         text("held_bytes")
     );
-    println!("  {} divergences; checkpoints: {}", text("divergences"), counts(&status["checkpoints"]));
+    println!(
+        "  {} divergences; checkpoints: {}",
+        text("divergences"),
+        counts(&status["checkpoints"])
+    );
     println!("  drops: {}", counts(&status["drops"]));
 }
 

@@ -159,14 +159,17 @@ mod tests {
     #[tokio::test]
     async fn it_is_asked_in_json_and_answers_in_json() {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = script(&dir, r#"
+        let path = script(
+            &dir,
+            r#"
             read line; echo "$line" > "$0.asked"
             echo 'no json'
             echo '{"event":"checkpoint-began"}'
             echo '{"event":"checkpoint-done"}'
             echo '{"event":"checkpoint-done","state_copied":false}'
             echo '{"event":"failover"}'
-            read line"#);
+            read line"#,
+        );
         let mut frame = Script::start(&path).expect("it starts");
         frame.command(&request());
         assert_eq!(frame.next_event().await, Event::CheckpointBegan);
@@ -183,7 +186,10 @@ mod tests {
     #[tokio::test]
     async fn one_that_ends_fails_its_checkpoint_and_is_started_again() {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = script(&dir, r#"read line; test -e "$0.once" && echo '{"event":"failover"}'; touch "$0.once""#);
+        let path = script(
+            &dir,
+            r#"read line; test -e "$0.once" && echo '{"event":"failover"}'; touch "$0.once""#,
+        );
         let mut frame = Script::start(&path).expect("it starts");
         frame.command(&request());
         assert!(matches!(frame.next_event().await, Event::CheckpointFailed { .. }));

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use colo_proxy_common::checksum;
-use colo_proxy_common::decode::{Octets, decode, ethertype};
+use colo_proxy_common::decode::{Octets, decode, ethertype, protocol};
 
 use crate::frame::Frame;
 
@@ -54,7 +54,10 @@ impl Addresses {
         let mut frames: Vec<Vec<u8>> = self.known.iter().map(announce).collect();
         for (i, address) in self.known.iter().enumerate() {
             let earlier = self.known.iter().take(i);
-            if !earlier.into_iter().any(|other| (other.mac, &other.tags) == (address.mac, &address.tags)) {
+            if !earlier
+                .into_iter()
+                .any(|other| (other.mac, &other.tags) == (address.mac, &address.tags))
+            {
                 frames.push(arp(address, RARP, 3, [0; 4]));
             }
         }
@@ -123,20 +126,15 @@ fn advertisement(address: &Address, ip: [u8; 16]) -> Vec<u8> {
     icmp.extend([2, 1]);
     icmp.extend(address.mac);
     let length = icmp.len() as u16;
-    let mut pseudo = Vec::with_capacity(80);
-    pseudo.extend(ip);
-    pseudo.extend(ALL_NODES);
-    pseudo.extend(u32::from(length).to_be_bytes());
-    pseudo.extend([0, 0, 0, 58]);
-    pseudo.extend(&icmp);
-    let sum = checksum::of(&pseudo).to_be_bytes();
+    let pseudo = checksum::pseudo_header([&ip, &ALL_NODES], protocol::ICMPV6, length.into());
+    let sum = checksum::finish(checksum::sum(&icmp, pseudo)).to_be_bytes();
     icmp.splice(2..4, sum);
 
     let mut frame = ethernet(address, ALL_NODES_MAC, ethertype::IPV6);
     frame.extend([0x60, 0, 0, 0]);
     frame.extend(length.to_be_bytes());
     // ICMPv6 with the hop limit that proves it was not routed.
-    frame.extend([58, 255]);
+    frame.extend([protocol::ICMPV6, 255]);
     frame.extend(ip);
     frame.extend(ALL_NODES);
     frame.extend(icmp);

@@ -3,6 +3,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use colo_proxy_common::decode::{decode, decode_tcp};
+use colo_proxy_common::record::FlowKey;
+
 use crate::frame::Frame;
 
 /// Frames that are kept at the most; anybody on the network can send such.
@@ -14,10 +17,17 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Default)]
 pub(super) struct Hold {
-    frames: VecDeque<(Instant, Frame)>,
+    frames: VecDeque<Held>,
     bytes: usize,
     pub(super) dropped_full: u64,
     pub(super) dropped_late: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    until: Instant,
+    key: Option<FlowKey>,
+    frame: Frame,
 }
 
 impl Hold {
@@ -27,24 +37,35 @@ impl Hold {
             return;
         }
         self.bytes += frame.len();
-        self.frames.push_back((now + PATIENCE, frame));
+        let key = key_of(frame.ethernet());
+        self.frames.push_back(Held { until: now + PATIENCE, key, frame });
     }
 
-    /// Everything, in the order in which it came.
-    pub(super) fn take(&mut self) -> Vec<Frame> {
+    /// Everything that waits for `key`, in the order in which it came; the others keep their time.
+    pub(super) fn take(&mut self, key: &FlowKey) -> Vec<Frame> {
+        let (due, kept): (VecDeque<Held>, VecDeque<Held>) = std::mem::take(&mut self.frames)
+            .into_iter()
+            .partition(|held| held.key.as_ref() == Some(key));
+        self.frames = kept;
+        self.bytes -= due.iter().map(|held| held.frame.len()).sum::<usize>();
+        due.into_iter().map(|held| held.frame).collect()
+    }
+
+    /// Everything.
+    pub(super) fn take_all(&mut self) -> Vec<Frame> {
         self.bytes = 0;
-        std::mem::take(&mut self.frames).into_iter().map(|(_, frame)| frame).collect()
+        std::mem::take(&mut self.frames).into_iter().map(|held| held.frame).collect()
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.frames.front().map(|(until, _)| *until)
+        self.frames.front().map(|held| held.until)
     }
 
     pub(super) fn on_timeout(&mut self, now: Instant) {
-        while let Some((until, frame)) = self.frames.front()
-            && *until <= now
+        while let Some(held) = self.frames.front()
+            && held.until <= now
         {
-            self.bytes -= frame.len();
+            self.bytes -= held.frame.len();
             self.dropped_late += 1;
             self.frames.pop_front();
         }
@@ -57,6 +78,23 @@ impl Hold {
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
+}
+
+/// The connection that guest input belongs to, from the guest's point of view.
+fn key_of(frame: &[u8]) -> Option<FlowKey> {
+    let packet = decode(frame, None).ok()?;
+    let ip = packet.ip?;
+    let tcp = decode_tcp(frame, &ip).ok()?;
+    Some(FlowKey {
+        guest_addr: ip.dst,
+        peer_addr: ip.src,
+        guest_port: tcp.dst_port,
+        peer_port: tcp.src_port,
+        vlan: packet.vlan,
+        ip_version: ip.version,
+        protocol: ip.protocol,
+        reserved: [0; 2],
+    })
 }
 
 #[cfg(test)]
@@ -73,7 +111,7 @@ mod tests {
         let mut hold = Hold::default();
         (0..=FRAMES_MAX).for_each(|_| hold.push(now, frame(60)));
         assert_eq!((hold.frames(), hold.dropped_full), (FRAMES_MAX, 1));
-        assert_eq!(hold.take().len(), FRAMES_MAX);
+        assert_eq!(hold.take_all().len(), FRAMES_MAX);
         assert_eq!((hold.bytes(), hold.poll_timeout()), (0, None));
 
         (0..100).for_each(|_| hold.push(now, frame(65_000)));
@@ -83,5 +121,27 @@ mod tests {
         hold.on_timeout(now + PATIENCE);
         assert_eq!((hold.frames(), hold.bytes()), (0, 0));
         assert_eq!(hold.dropped_late, BYTES_MAX as u64 / 65_000);
+    }
+
+    #[test]
+    fn only_the_connection_whose_offset_is_known_is_taken() {
+        let now = Instant::now();
+        let mut hold = Hold::default();
+        for port in [1, 2, 1] {
+            let mut octets = Vec::new();
+            etherparse::PacketBuilder::ethernet2([2; 6], [4; 6])
+                .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+                .tcp(port, 80, 7, 100)
+                .write(&mut octets, b"x")
+                .expect("a Vec takes everything");
+            hold.push(now, Frame::new(octets.into(), 0).expect("no header"));
+        }
+        let mut key = key_of(hold.frames[0].frame.ethernet()).expect("TCP");
+        assert_eq!((key.guest_port, key.peer_port), (80, 1));
+        assert_eq!(hold.take(&key).len(), 2);
+        key.peer_port = 3;
+        assert_eq!((hold.take(&key).len(), hold.frames()), (0, 1));
+        assert_eq!(hold.take_all().len(), 1);
+        assert_eq!(hold.bytes(), 0);
     }
 }

@@ -14,7 +14,9 @@ use nix::fcntl::{Flock, FlockArg};
 /// Why no name could be had.
 #[derive(Debug, thiserror::Error)]
 pub enum NameError {
-    #[error("instance {name} is already running (pid {pid}); end it first, or give this one another name")]
+    #[error(
+        "instance {name} is already running (pid {pid}); end it first, or give this one another name"
+    )]
     InUse { name: String, pid: String, namespace: u64 },
     #[error("cannot use {}", path.display())]
     File { path: PathBuf, source: std::io::Error },
@@ -95,8 +97,9 @@ fn lock(dir: &Path, name: &str) -> Result<Claim, NameError> {
 
 /// The lock of instance `name` was taken in the network namespace of this thread.
 pub(crate) fn is_in_this_namespace(dir: &Path, name: &str) -> bool {
-    std::fs::read_to_string(dir.join(format!("{name}.lock")))
-        .is_ok_and(|text| text.split(' ').nth(1).map(str::trim) == Some(&own_namespace().to_string()))
+    std::fs::read_to_string(dir.join(format!("{name}.lock"))).is_ok_and(|text| {
+        text.split(' ').nth(1).map(str::trim) == Some(&own_namespace().to_string())
+    })
 }
 
 /// The name of this network namespace under /run/netns, or its number.

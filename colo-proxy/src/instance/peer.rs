@@ -124,9 +124,7 @@ async fn pass_on(line: &str, role: Role, events: &mpsc::Sender<PeerEvent>) -> Re
         Ok(Message::Hello { role: peer, .. }) if peer == role.to_string() => {
             Err(format!("the peer is a {peer} as well; exchange the roles of one end"))
         }
-        Ok(message) => {
-            events.send(PeerEvent::Message(message)).await.map_err(|_| "ending".into())
-        }
+        Ok(message) => events.send(PeerEvent::Message(message)).await.map_err(|_| "ending".into()),
         // A later version may say more.
         Err(error) => {
             log::debug!("control lane: `{line}` was ignored: {error}");

@@ -16,7 +16,7 @@ use super::wiring::{next_peer_event, open_gate, open_port, read_gate, sleep_unti
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};
 use crate::compare::{Engine, Output, Reason, Side};
-use crate::config::{Guest, OnDeath, Role, SideConfig};
+use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
 use crate::datapath::capture::GateCapture;
 use crate::datapath::{Datapath, Mode, Plan};
@@ -107,7 +107,6 @@ struct Stats {
     /// Frames the kernel did not take back from us.
     release_failed: u64,
     released_unprotected: u64,
-    stale_epoch: u64,
     unsorted_overflow: u64,
     /// Frames of a TAP that came back which passed before our programs were on it.
     unguarded: u64,
@@ -122,8 +121,7 @@ impl Primary {
             return Err(InstanceError::Ended);
         };
         let (link, netdev) = LinkWatch::start(&guest.netdev).await?;
-        let claim =
-            name::claim(dir, guest.name.as_deref(), &guest.netdev, Datapath::is_foreign)?;
+        let claim = name::claim(dir, guest.name.as_deref(), &guest.netdev, Datapath::is_foreign)?;
         let (mirror_endpoint, secondary_endpoint) = (mirror.to_string(), secondary_in.to_string());
         let mirror = Port::open(mirror).await?;
         let secondary = Port::open(secondary_in).await?;
@@ -133,14 +131,18 @@ impl Primary {
         // Captured output never touches the wire, so its gate keeps it as the guest made it.
         let output_gate = open_gate("colo-out%d", true)?;
         let input_gate = open_gate("colo-in%d", guest.vnet_hdr_support)?;
-        let datapath = Datapath::attach(&Plan {
-            instance: claim.name.clone(),
+        let mut datapath = Datapath::attach(&Plan {
+            instance: &claim.name,
             role: Role::Primary,
+            mode: Mode::Protected,
             netdev_ifindex: netdev.ifindex,
             output_gate_ifindex: output_gate.ifindex(),
             input_gate_ifindex: input_gate.ifindex(),
-            pin_links: guest.on_death == OnDeath::Hold,
+            on_death: guest.on_death,
+            flows_max: None,
         })?;
+        // What a dead daemon left may have been unprotected; this one begins by holding.
+        datapath.set_mode(Mode::Protected)?;
         output_gate.set_up()?;
         input_gate.set_up()?;
         let (socket, questions) = status::serve(dir, &claim.name)?;
@@ -206,7 +208,9 @@ impl Primary {
                     read.map_err(system("read the output gate"))?;
                     self.on_output(&mut frames);
                 }
-                Some(event) = inputs.secondary.recv() => self.on_secondary(event),
+                Some(event) = inputs.secondary.recv(), if self.engine.has_room_for(Side::Secondary) => {
+                    self.on_secondary(event);
+                }
                 Some(event) = inputs.mirror.recv() => self.on_mirror(&event),
                 event = next_peer_event(inputs.peer.as_mut()) => self.on_peer(event),
                 event = inputs.frame.next_event() => self.on_frame_event(&event),
@@ -292,7 +296,9 @@ impl Primary {
                     self.sort(sent);
                 }
             }
-            PeerEvent::Message(other) => log::debug!("control lane: {other:?} is not for a primary"),
+            PeerEvent::Message(other) => {
+                log::debug!("control lane: {other:?} is not for a primary")
+            }
         }
     }
 
@@ -304,7 +310,7 @@ impl Primary {
         }
         let before = self.cut.received - self.cut.unsorted.len() as u64;
         let stale = sent.saturating_sub(before).min(self.cut.unsorted.len() as u64);
-        self.stats.stale_epoch += stale;
+        self.engine.dropped_stale(stale);
         let now = Instant::now();
         for frame in std::mem::take(&mut self.cut.unsorted).into_iter().skip(stale as usize) {
             self.engine.on_frame(now, Side::Secondary, frame, &mut self.out);

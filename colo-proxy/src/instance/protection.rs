@@ -12,7 +12,7 @@ use crate::config::OnSecondaryLost;
 /// Where the pair stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
+pub(super) enum State {
     /// The secondary is not there, for less than the timeout; output is held.
     Waiting,
     /// Output is compared.
@@ -25,7 +25,7 @@ pub enum State {
 
 /// What the owner is to do about a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(super) enum Action {
     /// Release what is held, and let the kernel pass the guest's output.
     Unprotect,
     /// Capture again, and ask for a checkpoint.
@@ -36,7 +36,7 @@ pub enum Action {
 
 /// The state and what it depends on.
 #[derive(Debug)]
-pub struct Protection {
+pub(super) struct Protection {
     state: State,
     /// Since when the secondary has been gone.
     lost_since: Option<Instant>,
@@ -47,16 +47,16 @@ pub struct Protection {
 }
 
 impl Protection {
-    pub fn new(now: Instant, timeout: Duration, policy: OnSecondaryLost) -> Self {
+    pub(super) fn new(now: Instant, timeout: Duration, policy: OnSecondaryLost) -> Self {
         Self { state: State::Waiting, lost_since: Some(now), timeout, policy, ended: false }
     }
 
-    pub fn state(&self) -> State {
+    pub(super) fn state(&self) -> State {
         self.state
     }
 
     /// The secondary's lanes are all up, or they are not.
-    pub fn on_peer(&mut self, now: Instant, up: bool) -> Option<Action> {
+    pub(super) fn on_peer(&mut self, now: Instant, up: bool) -> Option<Action> {
         if self.ended {
             return None;
         }
@@ -71,7 +71,7 @@ impl Protection {
     }
 
     /// A checkpoint has been received completely by the secondary.
-    pub fn on_checkpoint_done(&mut self) -> Option<Action> {
+    pub(super) fn on_checkpoint_done(&mut self) -> Option<Action> {
         match self.state {
             State::Resync => self.enter(State::Protected, None, Action::Announce),
             _ => None,
@@ -79,7 +79,7 @@ impl Protection {
     }
 
     /// The operator or the COLO-frame says that the secondary is gone for good.
-    pub fn end(&mut self) -> Option<Action> {
+    pub(super) fn end(&mut self) -> Option<Action> {
         self.ended = true;
         match self.state {
             State::Unprotected => None,
@@ -88,14 +88,14 @@ impl Protection {
     }
 
     /// When [`Self::on_timeout`] has something to do.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
         match self.policy {
             OnSecondaryLost::Release => self.lost_since.map(|since| since + self.timeout),
             OnSecondaryLost::Hold => None,
         }
     }
 
-    pub fn on_timeout(&mut self, now: Instant) -> Option<Action> {
+    pub(super) fn on_timeout(&mut self, now: Instant) -> Option<Action> {
         if self.poll_timeout().is_some_and(|at| at <= now) {
             return self.enter(State::Unprotected, None, Action::Unprotect);
         }

@@ -13,14 +13,15 @@ use super::hold::Hold;
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::name::{self, Claim};
 use super::peer::{Peer, PeerEvent};
-use super::readable::Readable;
+use super::readable::{Drained, Readable};
 use super::wiring::{next_peer_event, open_gate, open_port, read_gate, sleep_until, system};
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};
 use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
-use crate::datapath::capture::{self, Capture};
-use crate::datapath::{Datapath, Mode, Plan};
+use crate::datapath::af_xdp::XdpTarget;
+use crate::datapath::capture::{self, Capture, CaptureKind, GateCapture};
+use crate::datapath::{AgeLimits, Datapath, Events, Mode, Plan, Told};
 use crate::endpoint::Port;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
@@ -69,6 +70,7 @@ struct Secondary {
     guest: Guest,
     claim: Claim,
     datapath: Datapath,
+    events: Events,
     output_gate: Arc<Gate>,
     input_gate: Arc<Gate>,
     capture_name: &'static str,
@@ -79,6 +81,8 @@ struct Secondary {
     addresses: Arc<Mutex<Addresses>>,
     netdev: Option<Link>,
     epoch: u64,
+    /// Translated connections when they were last looked at.
+    flows: u64,
     stats: Stats,
 }
 
@@ -90,7 +94,8 @@ struct Stats {
     announced: u64,
     /// Frames of a TAP that came back which passed before our programs were on it.
     unguarded: u64,
-    aged_flows: u64,
+    aged: u64,
+    evicted: u64,
 }
 
 impl Secondary {
@@ -109,14 +114,21 @@ impl Secondary {
         let output_gate = open_gate("colo-out%d", guest.vnet_hdr_support)?;
         let input_gate = open_gate("colo-in%d", guest.vnet_hdr_support)?;
         let mut datapath = Datapath::attach(&Plan {
-            instance: claim.name.clone(),
+            instance: &claim.name,
             role: Role::Secondary,
+            mode: Mode::Protected,
             netdev_ifindex: netdev.ifindex,
             output_gate_ifindex: output_gate.ifindex(),
             input_gate_ifindex: input_gate.ifindex(),
-            pin_links: true,
+            on_death: guest.on_death,
+            flows_max: None,
         })?;
-        let source = capture::choose(capture, &output_gate, &guest, &mut datapath);
+        // A daemon that died after a failover left the guest on the network, and there it stays.
+        if datapath.mode() != Mode::FailedOver {
+            datapath.set_mode(Mode::Protected)?;
+        }
+        let events = datapath.take_events().ok_or(InstanceError::Ended)?;
+        let source = choose_capture(capture, &guest, netdev, &output_gate, &mut datapath);
         output_gate.set_up()?;
         input_gate.set_up()?;
         // An earlier daemon may have taken it down to keep this guest off the network.
@@ -134,7 +146,7 @@ impl Secondary {
                 stats.mirror.clone(),
             )),
             held: Readable::new(&*input_gate).map_err(system("watch the input gate"))?,
-            offsets: Readable::new(datapath.events_fd()).map_err(system("watch the events"))?,
+            offsets: Readable::new(&events).map_err(system("watch the events"))?,
             output,
             output_requests,
             peer: peer.map(|port| Peer::spawn(port, Role::Secondary, guest.secondary_timeout)),
@@ -143,7 +155,6 @@ impl Secondary {
             link,
             _socket: socket,
         };
-        // A daemon that died after a failover left the guest on the network, and there it stays.
         let mode = datapath.mode();
         let netdev = Some(netdev);
         let (hold, epoch) = (Hold::default(), 0);
@@ -151,6 +162,7 @@ impl Secondary {
             guest,
             claim,
             datapath,
+            events,
             output_gate,
             input_gate,
             capture_name,
@@ -161,6 +173,7 @@ impl Secondary {
             addresses,
             netdev,
             epoch,
+            flows: 0,
             stats,
         };
         Ok((secondary, inputs))
@@ -171,7 +184,10 @@ impl Secondary {
         let mut ageing = tokio::time::interval(AGEING);
         ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         if self.mode == Mode::FailedOver {
-            log::warn!("{}: resuming after a failover; the guest is on the network", self.claim.name);
+            log::warn!(
+                "{}: resuming after a failover; the guest is on the network",
+                self.claim.name
+            );
             inputs.mirror = None;
         }
         loop {
@@ -182,10 +198,9 @@ impl Secondary {
                     read.map_err(system("read the input gate"))?;
                     self.on_held(&mut frames);
                 }
-                read = inputs.offsets.read(|| Ok(self.datapath.take_events())) => {
-                    if read.map_err(system("read the events"))? > 0 {
-                        self.replay();
-                    }
+                ready = inputs.offsets.read(|| Ok(((), Drained::Yes))) => {
+                    ready.map_err(system("watch the events"))?;
+                    self.on_offsets();
                 }
                 Some(event) = inputs.output.recv() => self.on_output_lane(&event),
                 event = next_peer_event(inputs.peer.as_mut()) => {
@@ -201,7 +216,7 @@ impl Secondary {
                 }
                 event = inputs.link.next() => self.on_link(event)?,
                 () = sleep_until(deadline) => self.hold.on_timeout(Instant::now()),
-                _ = ageing.tick() => self.stats.aged_flows += self.datapath.age_flows(),
+                _ = ageing.tick() => self.age_flows(),
             }
         }
     }
@@ -235,9 +250,30 @@ impl Secondary {
         }
     }
 
-    /// An offset became known: what is held may find its own known now, or comes back.
-    fn replay(&mut self) {
-        for frame in self.hold.take() {
+    /// The offset of a connection became known: what was held for it may go to the guest now.
+    fn on_offsets(&mut self) {
+        while let Some(Told::OffsetKnown(key, _)) = self.events.next_event() {
+            for frame in self.hold.take(&key) {
+                self.input(&frame);
+            }
+        }
+    }
+
+    /// Forgets connections that are over; the kernel evicts none by itself.
+    fn age_flows(&mut self) {
+        match self.datapath.age_flows(monotonic_ns(), &AgeLimits::default()) {
+            Ok(aged) => {
+                self.flows = aged.kept;
+                self.stats.aged += aged.over + aged.idle + aged.void;
+                self.stats.evicted += aged.evicted;
+            }
+            Err(error) => log::error!("{}: {error}", self.claim.name),
+        }
+    }
+
+    /// Offsets do not matter any more to what is held.
+    fn replay_all(&mut self) {
+        for frame in self.hold.take_all() {
             self.input(&frame);
         }
     }
@@ -271,7 +307,7 @@ impl Secondary {
             return;
         }
         self.epoch = epoch;
-        self.replay();
+        self.replay_all();
         if let Some(peer) = &inputs.peer {
             peer.send(Message::EpochDone { epoch, sent });
         }
@@ -297,7 +333,7 @@ impl Secondary {
             self.release(&frame);
             self.stats.announced += 1;
         }
-        self.replay();
+        self.replay_all();
         Ok(())
     }
 
@@ -338,7 +374,7 @@ impl Secondary {
     /// took over is the service: where connections depend on translation, the programs stay.
     async fn end(self, inputs: &Inputs) -> Result<(), InstanceError> {
         let name = &self.claim.name;
-        if self.mode == Mode::FailedOver && self.datapath.flow_count() > 0 {
+        if self.mode == Mode::FailedOver && self.datapath.flows().next().is_some() {
             log::warn!(
                 "{name}: connections are still translated; the programs stay attached, and the \
                  next daemon takes them over"
@@ -354,6 +390,29 @@ impl Secondary {
         self.datapath.detach()?;
         Ok(())
     }
+}
+
+/// The backend that was asked for, or the gate, which can always be had.
+fn choose_capture(
+    kind: CaptureKind,
+    guest: &Guest,
+    netdev: Link,
+    gate: &Arc<Gate>,
+    datapath: &mut Datapath,
+) -> Box<dyn Capture> {
+    let pins = datapath.dir().path().to_owned();
+    let program = datapath.program_mut("colo_xdp_capture").and_then(|p| p.try_into().ok());
+    let Some(program) = program else { return Box::new(GateCapture::new(gate.clone())) };
+    let target =
+        XdpTarget { netdev: &guest.netdev, ifindex: netdev.ifindex, program, pins: &pins };
+    // A refusal has been logged.
+    capture::choose(kind, gate, target).0
+}
+
+/// `CLOCK_MONOTONIC`, the clock of the kernel programs.
+fn monotonic_ns() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
 fn spawn_output(

@@ -1,6 +1,6 @@
 //! Frames as a guest writes them to its TAP.
 
-use etherparse::PacketBuilder;
+use etherparse::{PacketBuilder, TcpOptionElement};
 
 pub(crate) const GUEST: ([u8; 6], [u8; 4]) = ([2, 0, 0, 0, 0, 1], [10, 0, 0, 1]);
 pub(crate) const PEER: ([u8; 6], [u8; 4]) = ([2, 0, 0, 0, 0, 2], [10, 0, 0, 2]);
@@ -19,6 +19,22 @@ pub(crate) fn tcp(seq: u32, payload: &[u8]) -> Vec<u8> {
         .ipv4(GUEST.1, PEER.1, 64)
         .tcp(GUEST_PORT, PEER_PORT, seq, 1024)
         .ack(7)
+        .write(&mut frame, payload)
+        .expect("frame");
+    frame
+}
+
+/// The same with the timestamps option behind two no-operations.
+pub(crate) fn tcp_with_timestamps(seq: u32, (value, echo): (u32, u32), payload: &[u8]) -> Vec<u8> {
+    let timestamps =
+        [TcpOptionElement::Noop, TcpOptionElement::Noop, TcpOptionElement::Timestamp(value, echo)];
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(GUEST.0, PEER.0)
+        .ipv4(GUEST.1, PEER.1, 64)
+        .tcp(GUEST_PORT, PEER_PORT, seq, 1024)
+        .ack(7)
+        .options(&timestamps)
+        .expect("options")
         .write(&mut frame, payload)
         .expect("frame");
     frame

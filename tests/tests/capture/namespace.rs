@@ -5,8 +5,8 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 
-/// Runs `test` in a thread with a network and a mount namespace that nothing else sees, and that
-/// end with it. `None` where this process may not make namespaces, which is a failure where
+/// Runs `test` in a thread with a network and a mount namespace that nothing else sees and that
+/// end with it, and a BPF filesystem of its own. `None` where this process may not make namespaces, which is a failure where
 /// `COLO_PROXY_REQUIRE_ROOT=1` says that it must be able to.
 pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
@@ -21,6 +21,8 @@ pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("unshare");
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private mounts");
+        let flags = MsFlags::empty();
+        mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), flags, None::<&str>).expect("bpffs");
         test();
     });
     if let Err(panic) = thread.join() {

@@ -19,8 +19,18 @@ pub(crate) const PACKET_VNET_LEN: usize = 10;
 pub(crate) struct PacketSocket(OwnedFd);
 
 impl PacketSocket {
+    /// Sees every frame, before any TC program.
     pub(crate) fn bound_to(ifindex: u32) -> Self {
-        let protocol = (libc::ETH_P_ALL as u16).to_be();
+        Self::open(ifindex, libc::ETH_P_ALL)
+    }
+
+    /// Sees the IPv4 packets that arrive and that the TC programs let pass.
+    pub(crate) fn behind_programs(ifindex: u32) -> Self {
+        Self::open(ifindex, libc::ETH_P_IP)
+    }
+
+    fn open(ifindex: u32, protocol: libc::c_int) -> Self {
+        let protocol = (protocol as u16).to_be();
         let flags = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: takes no pointer.
         let fd = unsafe { libc::socket(libc::AF_PACKET, flags, i32::from(protocol)) };

@@ -23,12 +23,8 @@ impl Primary {
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let dropped = &engine.secondary_dropped;
         let released = &engine.released;
-        let all_released = [
-            released.compared,
-            released.checkpoint,
-            released.unprotected,
-            released.uncompared,
-        ];
+        let all_released =
+            [released.compared, released.checkpoint, released.unprotected, released.uncompared];
         let status = Status {
             instance: self.claim.name.clone(),
             role: Role::Primary,
@@ -61,7 +57,7 @@ impl Primary {
                 ("no-settings", counters.dropped_no_settings),
                 ("release-failed", stats.release_failed),
                 ("unguarded", stats.unguarded),
-                ("secondary-stale", dropped.stale + stats.stale_epoch),
+                ("secondary-stale", dropped.stale),
                 ("secondary-unsorted-overflow", stats.unsorted_overflow),
                 ("secondary-old-connection", dropped.old_connection),
                 ("secondary-out-of-window", dropped.out_of_window),

@@ -31,7 +31,7 @@ impl Secondary {
             }
             .into(),
             epoch: self.epoch,
-            flows: self.datapath.flow_count() as u64,
+            flows: self.datapath.flows().count() as u64,
             held_frames: self.hold.frames() as u64,
             held_bytes: self.hold.bytes() as u64,
             compared_frames: 0,
@@ -51,12 +51,14 @@ impl Secondary {
                 ("foreign-in-gate", counters.dropped_foreign),
                 ("no-settings", counters.dropped_no_settings),
                 ("rewrite-failed", counters.rewrite_failed),
+                ("flow-table-full", counters.flow_table_full),
                 ("unguarded", stats.unguarded),
             ]),
             detail: json!({
                 "capture": self.capture_name,
                 "announced": stats.announced,
-                "aged_flows": stats.aged_flows,
+                "aged_flows": stats.aged,
+                "evicted_flows": stats.evicted,
                 "lanes": {
                     "mirror": stats.mirror.status(&self.mirror_endpoint),
                     "secondary_out": output,

@@ -1,0 +1,101 @@
+//! The guest's TAP on the secondary host, where `AF_XDP` captures: guest output goes to the socket
+//! of its queue before the kernel makes a packet of it.
+//!
+//! Whatever is not for a socket passes untouched, and [`colo_from_guest`] behind it does all that
+//! there is to do; so a frame without a socket (a queue that the guest enabled later, a daemon that
+//! died) goes to the output gate, or nowhere.
+//!
+//! [`colo_from_guest`]: crate::secondary::colo_from_guest
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::btf_maps::XskMap;
+use aya_ebpf::helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes};
+use aya_ebpf::macros::{btf_map, xdp};
+use aya_ebpf::programs::XdpContext;
+use colo_proxy_common::decode::{OPTIONS_MAX, Octets, OptionWalk};
+use colo_proxy_common::record::mode;
+use colo_proxy_common::rewrite::Edit;
+
+use crate::access::walk_options;
+use crate::maps::{count, settings_if_any};
+use crate::secondary::{Direction, Fate, translate};
+
+/// Receive queues that can have a socket: each takes 16 MiB.
+const QUEUES_MAX: usize = 16;
+
+/// The socket of each receive queue.
+#[btf_map(name = "xsks")]
+static SOCKETS: XskMap<QUEUES_MAX> = XskMap::new();
+
+/// Before ingress of the guest's TAP. In native mode it does not see what the daemon releases
+/// there.
+#[xdp(frags)]
+pub fn colo_xdp_capture(ctx: XdpContext) -> u32 {
+    let Some(settings) = settings_if_any() else { return XDP_PASS };
+    let queue = ctx.rx_queue_index();
+    if settings.mode != mode::PROTECTED || SOCKETS.get(queue).is_none() {
+        return XDP_PASS;
+    }
+    // The kernel has not taken a tag out of the frame yet.
+    match translate(&mut XdpFrame(ctx.ctx), None, settings, Direction::FromGuest) {
+        Fate::Go => {
+            count(|c| &mut c.captured);
+            // A socket that has just gone: what is translated must not reach a wire from here.
+            match SOCKETS.redirect(queue, u64::from(XDP_DROP)) {
+                Ok(action) | Err(action) => action,
+            }
+        }
+        Fate::Hold | Fate::Drop => XDP_DROP,
+    }
+}
+
+/// One frame, in however many pieces.
+struct XdpFrame(*mut xdp_md);
+
+impl Octets for XdpFrame {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        // SAFETY: a helper on the program's own frame.
+        unsafe { bpf_xdp_get_buff_len(self.0) as usize }
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        let mut octets = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the helper writes exactly N octets where it succeeds.
+        unsafe {
+            match bpf_xdp_load_bytes(self.0, at as u32, octets.as_mut_ptr().cast(), N as u32) {
+                0 => Some(octets.assume_init()),
+                _ => None,
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn read_into(&self, at: usize, len: usize, into: &mut [u8; OPTIONS_MAX]) -> bool {
+        if len == 0 || len > OPTIONS_MAX {
+            return false;
+        }
+        // SAFETY: `into` has room for `len` octets.
+        unsafe { bpf_xdp_load_bytes(self.0, at as u32, into.as_mut_ptr().cast(), len as u32) == 0 }
+    }
+
+    #[inline(always)]
+    fn finish(walk: &mut OptionWalk) {
+        walk_options(walk);
+    }
+}
+
+impl Edit for XdpFrame {
+    /// Leaves the checksum as it is: nothing here tells whether it is partial or complete, and the
+    /// frame is only compared.
+    #[inline(always)]
+    fn replace(&mut self, at: usize, _checksum_at: usize, _old: u32, new: u32) -> bool {
+        let mut octets = new.to_be_bytes();
+        // SAFETY: a helper on the program's own frame; the octets are on the stack.
+        unsafe { bpf_xdp_store_bytes(self.0, at as u32, octets.as_mut_ptr().cast(), 4) == 0 }
+    }
+}

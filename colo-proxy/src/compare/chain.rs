@@ -1,0 +1,174 @@
+//! Doubly linked lists over one slab: insertion and removal anywhere in constant time, and no
+//! allocation once the slab has grown to what is needed.
+
+const NONE: u32 = u32::MAX;
+
+/// A place in a [`Chain`]; whoever holds it is the one who removes the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key(u32);
+
+/// The two ends of a list.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    head: u32,
+    tail: u32,
+}
+
+impl Default for Ends {
+    fn default() -> Self {
+        Self { head: NONE, tail: NONE }
+    }
+}
+
+impl Ends {
+    pub(super) fn front(self) -> Option<Key> {
+        (self.head != NONE).then_some(Key(self.head))
+    }
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    value: Option<T>,
+    prev: u32,
+    /// The next in the list, or the next free slot.
+    next: u32,
+}
+
+/// A slab whose values are linked into lists; each value is in exactly one.
+#[derive(Debug)]
+pub(super) struct Chain<T> {
+    slots: Vec<Slot<T>>,
+    free: u32,
+    len: usize,
+}
+
+impl<T> Default for Chain<T> {
+    fn default() -> Self {
+        Self { slots: Vec::new(), free: NONE, len: 0 }
+    }
+}
+
+impl<T> Chain<T> {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn get(&self, key: Key) -> Option<&T> {
+        self.slots.get(key.0 as usize)?.value.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        self.slots.get_mut(key.0 as usize)?.value.as_mut()
+    }
+
+    /// Appends `value` to the list `ends`.
+    pub(super) fn push_back(&mut self, ends: &mut Ends, value: T) -> Key {
+        let slot = Slot { value: Some(value), prev: NONE, next: NONE };
+        let at = if let Some(reused) = self.slots.get_mut(self.free as usize) {
+            let at = self.free;
+            self.free = reused.next;
+            *reused = slot;
+            at
+        } else {
+            // The engine's limits are far below 2^32 - 1 entries.
+            let at = self.slots.len() as u32;
+            self.slots.push(slot);
+            at
+        };
+        self.len += 1;
+        self.link_back(ends, at);
+        Key(at)
+    }
+
+    /// Takes the value at `key` out of the list `ends`, which must be the one that it is in.
+    pub(super) fn remove(&mut self, ends: &mut Ends, key: Key) -> Option<T> {
+        self.get(key)?;
+        self.unlink(ends, key.0);
+        let free = self.free;
+        let slot = self.slots.get_mut(key.0 as usize)?;
+        slot.next = free;
+        self.free = key.0;
+        self.len -= 1;
+        slot.value.take()
+    }
+
+    pub(super) fn pop_front(&mut self, ends: &mut Ends) -> Option<T> {
+        self.remove(ends, ends.front()?)
+    }
+
+    /// Moves the value at `key` from one list to the end of another, or of the same.
+    pub(super) fn move_back(&mut self, from: &mut Ends, to: &mut Ends, key: Key) {
+        if self.get(key).is_some() {
+            self.unlink(from, key.0);
+            self.link_back(to, key.0);
+        }
+    }
+
+    /// Moves the value at `key` to the end of the list that it is in.
+    pub(super) fn requeue(&mut self, ends: &mut Ends, key: Key) {
+        if self.get(key).is_some() {
+            self.unlink(ends, key.0);
+            self.link_back(ends, key.0);
+        }
+    }
+
+    fn link_back(&mut self, ends: &mut Ends, at: u32) {
+        if let Some(slot) = self.slots.get_mut(at as usize) {
+            slot.prev = ends.tail;
+            slot.next = NONE;
+        }
+        match self.slots.get_mut(ends.tail as usize) {
+            Some(tail) => tail.next = at,
+            None => ends.head = at,
+        }
+        ends.tail = at;
+    }
+
+    fn unlink(&mut self, ends: &mut Ends, at: u32) {
+        let Some((prev, next)) = self.slots.get(at as usize).map(|s| (s.prev, s.next)) else {
+            return;
+        };
+        match self.slots.get_mut(prev as usize) {
+            Some(slot) => slot.next = next,
+            None => ends.head = next,
+        }
+        match self.slots.get_mut(next as usize) {
+            Some(slot) => slot.prev = prev,
+            None => ends.tail = prev,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Chain, Ends};
+
+    #[test]
+    fn removal_from_the_middle_keeps_the_order() {
+        let (mut chain, mut ends) = (Chain::default(), Ends::default());
+        let keys: Vec<_> = (0..5).map(|n| chain.push_back(&mut ends, n)).collect();
+        assert_eq!(chain.remove(&mut ends, keys[2]), Some(2));
+        assert_eq!(chain.remove(&mut ends, keys[2]), None);
+        assert_eq!(chain.remove(&mut ends, keys[0]), Some(0));
+        chain.requeue(&mut ends, keys[1]);
+        chain.push_back(&mut ends, 9);
+        let mut left = Vec::new();
+        while let Some(n) = chain.pop_front(&mut ends) {
+            left.push(n);
+        }
+        assert_eq!(left, [3, 4, 1, 9]);
+        assert_eq!((chain.len(), ends.front()), (0, None));
+    }
+
+    #[test]
+    fn slots_are_used_again() {
+        let (mut chain, mut ends) = (Chain::default(), Ends::default());
+        for n in 0..1000 {
+            chain.push_back(&mut ends, n);
+            chain.push_back(&mut ends, n);
+            chain.pop_front(&mut ends);
+            chain.pop_front(&mut ends);
+        }
+        assert_eq!(chain.slots.len(), 2);
+    }
+}

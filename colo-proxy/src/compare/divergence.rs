@@ -1,0 +1,164 @@
+//! The record of a difference between the guests.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
+
+use colo_proxy_common::record::FlowKey;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+use super::reason::Reason;
+
+/// A difference between the guests, or output that one of them did not produce in time.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Divergence {
+    #[serde(serialize_with = "flow")]
+    pub flow: FlowKey,
+    pub reason: Reason,
+    /// Checkpoints completed before it.
+    pub epoch: u64,
+    /// When it was found, on the caller's clock.
+    #[serde(skip)]
+    pub at: Instant,
+    /// The same, in milliseconds since the engine saw its first frame.
+    pub at_ms: u64,
+    /// Place of the first difference. In a TCP stream, 0 is the first octet of data, or of what was
+    /// first seen of it; in a datagram, the first octet behind the IP header.
+    pub stream_offset: i64,
+    /// The octets there; `None` where there is none, as beyond the end of the shorter datagram, or
+    /// where the difference is not one of octets.
+    pub primary_byte: Option<u8>,
+    pub secondary_byte: Option<u8>,
+    /// Octets around the difference.
+    pub primary_context: Context,
+    pub secondary_context: Context,
+    /// Octets of payload in the two pieces that were compared.
+    pub primary_len: u64,
+    pub secondary_len: u64,
+}
+
+/// A few octets around a difference.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Context {
+    /// Octets of `bytes` before the differing one.
+    pub before: usize,
+    #[serde(serialize_with = "hex")]
+    pub bytes: Vec<u8>,
+}
+
+impl Context {
+    /// The octets of `all` up to `reach` before and behind `at`.
+    pub(super) fn around(all: &[u8], at: usize, reach: usize) -> Self {
+        let start = at.saturating_sub(reach).min(all.len());
+        let end = at.saturating_add(reach).saturating_add(1).min(all.len());
+        let bytes = all.get(start..end).unwrap_or_default().to_vec();
+        Self { before: at.min(all.len()) - start, bytes }
+    }
+}
+
+/// Two pieces that should be the same.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pair<'a> {
+    pub(super) primary: &'a [u8],
+    pub(super) secondary: &'a [u8],
+    /// Where they differ first.
+    pub(super) at: usize,
+}
+
+impl Pair<'_> {
+    pub(super) const NONE: Self = Self { primary: &[], secondary: &[], at: 0 };
+}
+
+/// The last divergences.
+#[derive(Debug, Default)]
+pub(super) struct Ring {
+    kept: VecDeque<Divergence>,
+}
+
+impl Ring {
+    pub(super) fn push(&mut self, divergence: Divergence, max: usize) {
+        while self.kept.len() >= max.max(1) {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(divergence);
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Divergence> {
+        self.kept.iter()
+    }
+}
+
+fn hex<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    serializer.serialize_str(&text)
+}
+
+// The signature is serde's.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn flow<S: Serializer>(key: &FlowKey, serializer: S) -> Result<S::Ok, S::Error> {
+    FlowName(key).serialize(serializer)
+}
+
+/// A flow as operators read it.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowName<'a>(pub &'a FlowKey);
+
+impl FlowName<'_> {
+    fn address(&self, octets: [u8; 16], port: u16) -> SocketAddr {
+        let ip = if self.0.ip_version == 6 {
+            IpAddr::V6(Ipv6Addr::from(octets))
+        } else {
+            let [a, b, c, d, ..] = octets;
+            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+        };
+        SocketAddr::new(ip, port)
+    }
+
+    /// The guest's address and port.
+    pub fn guest(&self) -> SocketAddr {
+        self.address(self.0.guest_addr, self.0.guest_port)
+    }
+
+    /// The peer's address and port.
+    pub fn peer(&self) -> SocketAddr {
+        self.address(self.0.peer_addr, self.0.peer_port)
+    }
+
+    fn protocol(&self) -> String {
+        match self.0.protocol {
+            1 => "icmp".to_owned(),
+            6 => "tcp".to_owned(),
+            17 => "udp".to_owned(),
+            58 => "icmpv6".to_owned(),
+            132 => "sctp".to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
+impl std::fmt::Display for FlowName<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} -> {}", self.protocol(), self.guest(), self.peer())?;
+        match self.0.vlan {
+            [0, 0] => Ok(()),
+            [outer, 0] => write!(f, " vlan {outer}"),
+            [outer, inner] => write!(f, " vlan {outer}.{inner}"),
+        }
+    }
+}
+
+impl Serialize for FlowName<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut flow = serializer.serialize_struct("Flow", 4)?;
+        flow.serialize_field("protocol", &self.protocol())?;
+        flow.serialize_field("guest", &self.guest())?;
+        flow.serialize_field("peer", &self.peer())?;
+        flow.serialize_field("vlan", &self.0.vlan)?;
+        flow.end()
+    }
+}

@@ -1,0 +1,348 @@
+//! What the engine holds, in order of arrival, and what it owes: the part that all flows share.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use colo_proxy_common::record::FlowKey;
+
+use super::chain::{Chain, Ends, Key};
+use super::classify::Body;
+use super::divergence::{Context, Divergence, Pair, Ring};
+use super::limits::Limits;
+use super::octets::{Blocks, Kept};
+use super::reason::Reason;
+use super::requests::Requests;
+use super::stats::{SecondaryDropped, Stats, Traffic};
+use super::tcp::Segment;
+use super::{Output, Side};
+use crate::frame::Frame;
+
+/// A primary frame that may not leave yet.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) frame: Frame,
+    pub(super) since: Instant,
+    /// Grows with every frame held: the order in which a flush releases.
+    pub(super) arrival: u64,
+    pub(super) what: What,
+}
+
+/// What a held frame waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum What {
+    /// Nothing but a checkpoint: no flow looks after it.
+    Checkpoint,
+    Segment(Segment),
+    Datagram {
+        body: Body,
+        matched: bool,
+    },
+}
+
+/// A piece of secondary output that the primary has not produced yet.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) octets: Kept,
+    pub(super) since: Instant,
+    /// Its flow in the table.
+    pub(super) flow: Key,
+}
+
+/// Why a frame leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    Compared,
+    Checkpoint,
+    Unprotected,
+    Uncompared,
+}
+
+/// What one flow has in the ledger on one side.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Account {
+    frames: usize,
+    bytes: usize,
+    over: bool,
+}
+
+impl Account {
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames == 0
+    }
+}
+
+/// What all flows share.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    pub(super) limits: Limits,
+    pub(super) stats: Stats,
+    pub(super) requests: Requests,
+    pub(super) divergences: Ring,
+    pub(super) blocks: Blocks,
+    /// Checkpoints completed; whatever a flow remembers of the secondary belongs to one.
+    pub(super) epoch: u64,
+    /// Frames that may leave once the frame in hand is dealt with: sorted by arrival then.
+    pub(super) ready: Vec<(u64, Key)>,
+    held: Chain<Held>,
+    held_ends: Ends,
+    waiting: Chain<Waiting>,
+    waiting_ends: Ends,
+    arrivals: u64,
+    /// Flows over their own limit, by side.
+    over: [usize; 2],
+    /// The clock: the latest time that the caller named, and the first.
+    now: Instant,
+    start: Option<Instant>,
+}
+
+impl Ledger {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            stats: Stats::default(),
+            requests: Requests::default(),
+            divergences: Ring::default(),
+            blocks: Blocks::default(),
+            epoch: 0,
+            ready: Vec::new(),
+            held: Chain::default(),
+            held_ends: Ends::default(),
+            waiting: Chain::default(),
+            waiting_ends: Ends::default(),
+            arrivals: 0,
+            over: [0; 2],
+            // Replaced by the first time that the caller names; the engine has no clock.
+            now: Instant::now(),
+            start: None,
+        }
+    }
+
+    /// Takes the caller's time; time that runs backwards stands still.
+    pub(super) fn set_now(&mut self, now: Instant) {
+        self.now = if self.start.is_some() { self.now.max(now) } else { now };
+        self.start.get_or_insert(now);
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Something that came at `since` has waited for the compare timeout.
+    pub(super) fn is_overdue(&self, since: Instant) -> bool {
+        self.now.saturating_duration_since(since) >= self.limits.compare_timeout
+    }
+
+    pub(super) fn ask(&mut self, reason: Reason) {
+        self.requests.ask(reason, &mut self.stats);
+    }
+
+    // Primary frames.
+
+    /// Holds `frame`; the caller remembers the key.
+    pub(super) fn hold(&mut self, frame: Frame, what: What) -> Key {
+        self.stats.held.add(frame.len());
+        self.arrivals += 1;
+        let held = Held { frame, since: self.now, arrival: self.arrivals, what };
+        let key = self.held.push_back(&mut self.held_ends, held);
+        if is_full(self.stats.held, &self.limits) {
+            self.ask(Reason::Limit);
+        }
+        key
+    }
+
+    pub(super) fn held(&self, key: Key) -> Option<&Held> {
+        self.held.get(key)
+    }
+
+    pub(super) fn held_mut(&mut self, key: Key) -> Option<&mut Held> {
+        self.held.get_mut(key)
+    }
+
+    pub(super) fn oldest_held(&self) -> Option<&Held> {
+        self.held.get(self.held_ends.front()?)
+    }
+
+    /// Releases a frame that was held.
+    pub(super) fn release(&mut self, key: Key, cause: Cause, out: &mut Output) {
+        if let Some(held) = self.held.remove(&mut self.held_ends, key) {
+            self.stats.held.sub(held.frame.len());
+            self.pass(held.frame, cause, out);
+        }
+    }
+
+    /// Releases a frame that was never held.
+    pub(super) fn pass(&mut self, frame: Frame, cause: Cause, out: &mut Output) {
+        let len = frame.len();
+        let released = &mut self.stats.released;
+        match cause {
+            Cause::Compared => released.compared.add(len),
+            Cause::Checkpoint => released.checkpoint.add(len),
+            Cause::Unprotected => released.unprotected.add(len),
+            Cause::Uncompared => released.uncompared.add(len),
+        }
+        out.release.push(frame);
+    }
+
+    /// Releases everything held in order of arrival, and drops what waits of the secondary.
+    pub(super) fn flush(&mut self, cause: Cause, out: &mut Output) {
+        while let Some(held) = self.held.pop_front(&mut self.held_ends) {
+            self.stats.held.sub(held.frame.len());
+            self.pass(held.frame, cause, out);
+        }
+        let dropped = match cause {
+            Cause::Unprotected => |d: &mut SecondaryDropped| d.unprotected += 1,
+            _ => |d: &mut SecondaryDropped| d.stale += 1,
+        };
+        while let Some(waiting) = self.waiting.pop_front(&mut self.waiting_ends) {
+            self.drop_waiting(waiting);
+            dropped(&mut self.stats.secondary_dropped);
+        }
+        self.over = [0; 2];
+        self.epoch += 1;
+    }
+
+    // Pieces of secondary output.
+
+    /// Keeps `octets` of the secondary until the primary says the same; `None` where the limits
+    /// forbid it, which is counted and asks for a checkpoint.
+    pub(super) fn wait(&mut self, flow: Key, account: &mut Account, octets: Bytes) -> Option<Key> {
+        let len = octets.len();
+        if self.is_beyond_twice(*account) {
+            self.stats.secondary_dropped.limit += 1;
+            self.ask(Reason::Limit);
+            return None;
+        }
+        self.charge(Side::Secondary, account, len);
+        self.stats.secondary_waiting.add(len);
+        let octets = self.blocks.keep(octets);
+        let waiting = Waiting { octets, since: self.now, flow };
+        Some(self.waiting.push_back(&mut self.waiting_ends, waiting))
+    }
+
+    pub(super) fn waiting(&self, key: Key) -> Option<&Waiting> {
+        self.waiting.get(key)
+    }
+
+    pub(super) fn oldest_waiting(&self) -> Option<&Waiting> {
+        self.waiting.get(self.waiting_ends.front()?)
+    }
+
+    /// Drops a piece that waited: it was matched, or nothing can match it any more.
+    pub(super) fn forget(&mut self, account: &mut Account, key: Key) {
+        if let Some(waiting) = self.waiting.remove(&mut self.waiting_ends, key) {
+            self.discharge(Side::Secondary, account, waiting.octets.as_slice().len());
+            self.drop_waiting(waiting);
+        }
+    }
+
+    fn drop_waiting(&mut self, waiting: Waiting) {
+        self.stats.secondary_waiting.sub(waiting.octets.as_slice().len());
+        self.blocks.give_back(waiting.octets);
+    }
+
+    /// Cuts a piece down to `len` octets from `at` on.
+    pub(super) fn trim(&mut self, account: &mut Account, key: Key, at: usize, len: usize) {
+        let Some(waiting) = self.waiting.get_mut(key) else { return };
+        let before = waiting.octets.as_slice().len();
+        self.blocks.trim(&mut waiting.octets, at, len);
+        let gone = before - waiting.octets.as_slice().len();
+        account.bytes = account.bytes.saturating_sub(gone);
+        let gauge = &mut self.stats.secondary_waiting;
+        gauge.bytes = gauge.bytes.saturating_sub(gone as u64);
+    }
+
+    /// Makes a piece of its own of what `key` holds from `at` on. Its age is that of the whole, but
+    /// its place in the order is behind: the timer is then late, never early.
+    pub(super) fn split(&mut self, account: &mut Account, key: Key, at: usize) -> Option<Key> {
+        let whole = self.waiting.get(key)?;
+        let flow = whole.flow;
+        let octets = self.blocks.tail(&whole.octets, at);
+        let len = octets.as_slice().len();
+        self.charge(Side::Secondary, account, len);
+        self.stats.secondary_waiting.add(len);
+        let waiting = Waiting { octets, since: self.now, flow };
+        Some(self.waiting.push_back(&mut self.waiting_ends, waiting))
+    }
+
+    // Limits.
+
+    /// Adds a frame to what a flow has here.
+    pub(super) fn charge(&mut self, side: Side, account: &mut Account, bytes: usize) {
+        account.frames += 1;
+        account.bytes += bytes;
+        self.weigh(side, account);
+        if account.over && side == Side::Primary {
+            self.ask(Reason::Limit);
+        }
+    }
+
+    /// Takes a frame off what a flow has here.
+    pub(super) fn discharge(&mut self, side: Side, account: &mut Account, bytes: usize) {
+        account.frames = account.frames.saturating_sub(1);
+        account.bytes = account.bytes.saturating_sub(bytes);
+        self.weigh(side, account);
+    }
+
+    /// The frames stay held, but their flow does not answer for them any more.
+    pub(super) fn leave(&mut self, side: Side, account: &mut Account) {
+        account.frames = 0;
+        account.bytes = 0;
+        self.weigh(side, account);
+    }
+
+    fn weigh(&mut self, side: Side, account: &mut Account) {
+        let over = account.frames >= self.limits.flow_frames_max
+            || account.bytes >= self.limits.flow_bytes_max;
+        if over != account.over {
+            account.over = over;
+            if let Some(flows) = self.over.get_mut(side as usize) {
+                *flows = if over { *flows + 1 } else { flows.saturating_sub(1) };
+            }
+        }
+    }
+
+    /// More output of `side` can be taken.
+    pub(super) fn has_room(&self, side: Side) -> bool {
+        let total = match side {
+            Side::Primary => self.stats.held,
+            Side::Secondary => self.stats.secondary_waiting,
+        };
+        !is_full(total, &self.limits) && self.over.get(side as usize) == Some(&0)
+    }
+
+    fn is_beyond_twice(&self, account: Account) -> bool {
+        let (total, limits) = (self.stats.secondary_waiting, &self.limits);
+        total.frames / 2 >= limits.frames_max as u64
+            || total.bytes / 2 >= limits.bytes_max as u64
+            || account.frames / 2 >= limits.flow_frames_max
+            || account.bytes / 2 >= limits.flow_bytes_max
+    }
+
+    // Differences.
+
+    /// Records a difference and asks for a checkpoint.
+    pub(super) fn diverge(&mut self, key: &FlowKey, reason: Reason, offset: i64, pair: Pair<'_>) {
+        self.stats.divergences += 1;
+        self.ask(reason);
+        let reach = self.limits.context_bytes;
+        let divergence = Divergence {
+            flow: *key,
+            reason,
+            epoch: self.epoch,
+            at: self.now,
+            at_ms: self.start.map_or(0, |start| (self.now - start).as_millis() as u64),
+            stream_offset: offset,
+            primary_byte: pair.primary.get(pair.at).copied(),
+            secondary_byte: pair.secondary.get(pair.at).copied(),
+            primary_context: Context::around(pair.primary, pair.at, reach),
+            secondary_context: Context::around(pair.secondary, pair.at, reach),
+            primary_len: pair.primary.len() as u64,
+            secondary_len: pair.secondary.len() as u64,
+        };
+        self.divergences.push(divergence, self.limits.divergences_max);
+    }
+}
+
+fn is_full(total: Traffic, limits: &Limits) -> bool {
+    total.frames >= limits.frames_max as u64 || total.bytes >= limits.bytes_max as u64
+}

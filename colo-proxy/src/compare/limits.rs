@@ -1,0 +1,53 @@
+//! The bounds of one engine: whatever the guests do, it never needs more than this.
+
+use std::time::Duration;
+
+/// Configured bounds; every one of them has a counter in [`super::Stats`] that shows when it bites.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows remembered at a time.
+    pub flows_max: usize,
+    /// Primary frames held at a time, and likewise secondary pieces waiting.
+    pub frames_max: usize,
+    /// Octets held at a time, on either side.
+    pub bytes_max: usize,
+    /// Frames of one flow held at a time, on either side.
+    pub flow_frames_max: usize,
+    /// Octets of one flow held at a time, on either side.
+    pub flow_bytes_max: usize,
+    /// How long a primary frame may be held, or secondary data wait, before a checkpoint is asked
+    /// for.
+    pub compare_timeout: Duration,
+    /// How long datagrams of both guests may stay without a match before they count as different.
+    pub datagram_grace: Duration,
+    /// How many datagrams of each guest may stay without a match before they count as different.
+    pub datagram_grace_count: usize,
+    /// Divergences remembered for the operator.
+    pub divergences_max: usize,
+    /// Octets of context on either side of a differing octet.
+    pub context_bytes: usize,
+    /// An established connection that was silent this long may be forgotten for a new one.
+    pub flow_idle: Duration,
+    /// How long after a failed checkpoint the next one may be asked for.
+    pub request_retry: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            flows_max: 65536,
+            frames_max: 65536,
+            bytes_max: 128 << 20,
+            flow_frames_max: 16384,
+            flow_bytes_max: 32 << 20,
+            // QEMU's default.
+            compare_timeout: Duration::from_millis(3000),
+            datagram_grace: Duration::from_millis(200),
+            datagram_grace_count: 256,
+            divergences_max: 256,
+            context_bytes: 8,
+            flow_idle: Duration::from_secs(120),
+            request_retry: Duration::from_millis(100),
+        }
+    }
+}

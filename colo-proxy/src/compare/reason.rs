@@ -1,0 +1,120 @@
+//! Why a checkpoint is asked for.
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why a checkpoint is asked for; the names are stable, scripts rely on them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Reason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Reason {
+            /// Every reason there is.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The stable name.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// An octet of a TCP stream differs.
+    Payload = "payload",
+    /// A primary frame was held for longer than the compare timeout.
+    Timeout = "timeout",
+    /// Data that only the secondary sent waited for longer than the compare timeout.
+    SecondaryOnly = "secondary-only",
+    /// Maximum segment size of SYN or SYN/ACK.
+    SynMss = "syn-mss",
+    /// Window scale of SYN or SYN/ACK.
+    SynWindowScale = "syn-window-scale",
+    /// SACK-permitted on SYN or SYN/ACK of one guest only.
+    SynSackPermitted = "syn-sack-permitted",
+    /// Timestamps on SYN or SYN/ACK of one guest only.
+    SynTimestamps = "syn-timestamps",
+    /// The streams end at different places.
+    FinPosition = "fin-position",
+    /// The connection is reset at different places.
+    RstPosition = "rst-position",
+    /// A new connection on a tuple whose old one still has output held.
+    TupleReuse = "tuple-reuse",
+    /// Datagrams of both guests stayed without a match.
+    Datagram = "datagram",
+    /// A limit on held output was reached.
+    Limit = "limit",
+    /// No flow could be forgotten for a new one.
+    FlowTableFull = "flow-table-full",
+    /// The secondary is back, and knows nothing of what happened meanwhile.
+    Resync = "resync",
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// A count for each reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReasonCounts([u64; Reason::ALL.len()]);
+
+impl ReasonCounts {
+    pub fn get(&self, reason: Reason) -> u64 {
+        self.0.get(reason as usize).copied().unwrap_or_default()
+    }
+
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Every reason with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
+        Reason::ALL.iter().map(|reason| (*reason, self.get(*reason)))
+    }
+
+    pub(super) fn add(&mut self, reason: Reason) {
+        if let Some(count) = self.0.get_mut(reason as usize) {
+            *count += 1;
+        }
+    }
+}
+
+impl Serialize for ReasonCounts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(Reason::ALL.len()))?;
+        for (reason, count) in self.iter() {
+            map.serialize_entry(reason.name(), &count)?;
+        }
+        map.end()
+    }
+}
+
+/// A set of reasons.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ReasonSet(u32);
+
+const _: () = assert!(Reason::ALL.len() <= 32);
+
+impl ReasonSet {
+    pub(super) fn insert(&mut self, reason: Reason) {
+        self.0 |= 1 << reason as u32;
+    }
+
+    pub(super) fn first(self) -> Option<Reason> {
+        Reason::ALL.get(self.0.trailing_zeros() as usize).copied()
+    }
+}

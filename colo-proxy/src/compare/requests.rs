@@ -1,0 +1,73 @@
+//! One outstanding checkpoint request; what else comes up meanwhile is collected.
+
+use std::time::{Duration, Instant};
+
+use super::reason::{Reason, ReasonSet};
+use super::stats::Stats;
+
+/// What is asked of the COLO-frame, and what it is doing about it.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    /// Reasons that no checkpoint has settled yet.
+    due: ReasonSet,
+    /// A request was raised and has not been answered.
+    outstanding: bool,
+    /// A checkpoint is being made, asked for or not: it will settle whatever is due.
+    underway: bool,
+    /// After a failure: not before this.
+    not_before: Option<Instant>,
+}
+
+impl Requests {
+    /// Notes that a checkpoint is needed.
+    pub(super) fn ask(&mut self, reason: Reason, stats: &mut Stats) {
+        stats.reasons.add(reason);
+        self.due.insert(reason);
+    }
+
+    /// The request to raise now, if there is one.
+    pub(super) fn raise(&mut self, now: Instant, stats: &mut Stats) -> Option<Reason> {
+        if self.is_waiting() || self.not_before.is_some_and(|at| now < at) {
+            return None;
+        }
+        let reason = self.due.first()?;
+        self.outstanding = true;
+        stats.requests.add(reason);
+        Some(reason)
+    }
+
+    /// A checkpoint will come by itself: no timer needs to run.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.outstanding || self.underway
+    }
+
+    pub(super) fn is_underway(&self) -> bool {
+        self.underway
+    }
+
+    /// When a request that is due may be raised.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.due.first().and(self.not_before)
+    }
+
+    /// After a failure, the earliest time for any request.
+    pub(super) fn not_before(&self) -> Option<Instant> {
+        self.not_before
+    }
+
+    pub(super) fn began(&mut self) {
+        self.underway = true;
+    }
+
+    /// Everything that was due is settled.
+    pub(super) fn done(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Nothing is settled: what was asked for is still due.
+    pub(super) fn failed(&mut self, now: Instant, retry: Duration) {
+        self.outstanding = false;
+        self.underway = false;
+        self.not_before = now.checked_add(retry);
+    }
+}

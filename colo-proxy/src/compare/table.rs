@@ -1,0 +1,211 @@
+//! The flows that are remembered, and which one is forgotten for a new one.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use colo_proxy_common::record::FlowKey;
+use foldhash::fast::FixedState;
+
+use super::chain::{Chain, Ends, Key};
+use super::datagram::DatagramFlow;
+use super::ledger::Ledger;
+use super::tcp::TcpFlow;
+
+/// Flows looked at in each class for one that may go.
+const CANDIDATES_MAX: usize = 8;
+
+/// A flow and its place in the table.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) name: FlowKey,
+    pub(super) kind: Kind,
+    class: Class,
+    epoch: u64,
+    last_seen: Instant,
+    /// `last_seen` at the time when it was queued in its class.
+    queued: Instant,
+}
+
+/// The state by kind of flow.
+#[derive(Debug)]
+pub(super) enum Kind {
+    Tcp(Box<TcpFlow>),
+    Datagram(DatagramFlow),
+}
+
+/// Flows of a class are forgotten before those of the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Closed,
+    Datagram,
+    HalfOpen,
+    Established,
+}
+
+const CLASSES: [Class; 4] = [Class::Closed, Class::Datagram, Class::HalfOpen, Class::Established];
+
+/// All flows: found by key, queued by class.
+#[derive(Debug)]
+pub(super) struct Table {
+    index: HashMap<FlowKey, Key, FixedState>,
+    flows: Chain<Flow>,
+    classes: [Ends; CLASSES.len()],
+}
+
+impl Flow {
+    /// Forgets what the last checkpoint made void, the first time that the flow is met after it.
+    fn catch_up(&mut self, epoch: u64) {
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            match &mut self.kind {
+                Kind::Tcp(flow) => flow.begin_epoch(),
+                Kind::Datagram(flow) => flow.begin_epoch(),
+            }
+        }
+    }
+
+    fn holds_nothing(&self) -> bool {
+        match &self.kind {
+            Kind::Tcp(flow) => flow.holds_nothing(),
+            Kind::Datagram(flow) => flow.holds_nothing(),
+        }
+    }
+
+    fn drop_waiting(&mut self, ledger: &mut Ledger) {
+        match &mut self.kind {
+            Kind::Tcp(flow) => flow.drop_waiting(ledger),
+            Kind::Datagram(flow) => flow.drop_waiting(ledger),
+        }
+    }
+
+    fn class_now(&self) -> Class {
+        match &self.kind {
+            Kind::Datagram(_) => Class::Datagram,
+            Kind::Tcp(flow) if flow.is_closed() => Class::Closed,
+            Kind::Tcp(flow) if flow.is_half_open() => Class::HalfOpen,
+            Kind::Tcp(_) => Class::Established,
+        }
+    }
+}
+
+impl Table {
+    /// `seed` keeps the guest, which chooses the keys, from choosing collisions.
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            index: HashMap::with_hasher(FixedState::with_seed(seed)),
+            flows: Chain::default(),
+            classes: [Ends::default(); CLASSES.len()],
+        }
+    }
+
+    /// Finds the flow `name` or makes it; `None` where the table is full of what must stay.
+    pub(super) fn find(
+        &mut self,
+        name: &FlowKey,
+        ledger: &mut Ledger,
+        new: impl FnOnce() -> Kind,
+    ) -> Option<Key> {
+        let (now, epoch) = (ledger.now(), ledger.epoch);
+        if let Some(key) = self.index.get(name).copied() {
+            if let Some(flow) = self.flows.get_mut(key) {
+                flow.last_seen = now;
+                flow.catch_up(epoch);
+            }
+            return Some(key);
+        }
+        if self.flows.len() >= ledger.limits.flows_max && !self.evict(ledger) {
+            return None;
+        }
+        let kind = new();
+        let mut flow =
+            Flow { name: *name, kind, class: Class::Closed, epoch, last_seen: now, queued: now };
+        flow.class = flow.class_now();
+        let ends = self.classes.get_mut(flow.class as usize)?;
+        let key = self.flows.push_back(ends, flow);
+        self.index.insert(*name, key);
+        ledger.stats.flows_opened += 1;
+        ledger.stats.flows = self.flows.len() as u64;
+        Some(key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Flow> {
+        self.flows.get_mut(key)
+    }
+
+    /// Moves the flow to the class that its state now belongs to.
+    pub(super) fn settle(&mut self, key: Key) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        let (was, is) = (flow.class, flow.class_now());
+        if was == is {
+            return;
+        }
+        flow.class = is;
+        flow.queued = flow.last_seen;
+        if let Ok([from, to]) = self.classes.get_disjoint_mut([was as usize, is as usize]) {
+            self.flows.move_back(from, to, key);
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self, ledger: &mut Ledger) {
+        self.index.clear();
+        for ends in &mut self.classes {
+            while let Some(mut flow) = self.flows.pop_front(ends) {
+                flow.catch_up(ledger.epoch);
+                flow.drop_waiting(ledger);
+            }
+        }
+        ledger.stats.flows = 0;
+    }
+
+    /// Forgets one flow, closed before datagrams before half-open before idle; never one of which
+    /// output is held, and no established one that is not idle.
+    fn evict(&mut self, ledger: &mut Ledger) -> bool {
+        for class in CLASSES {
+            if let Some(key) = self.candidate(class, ledger) {
+                self.remove(key, class, ledger);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A flow of `class` that may go: the longest silent one, or nearly so. One that was active
+    /// since it was queued gets a second chance, so that no frame has to move its flow.
+    fn candidate(&mut self, class: Class, ledger: &Ledger) -> Option<Key> {
+        let ends = self.classes.get_mut(class as usize)?;
+        let mut fallback = None;
+        for _ in 0..CANDIDATES_MAX {
+            let key = ends.front()?;
+            let flow = self.flows.get_mut(key)?;
+            flow.catch_up(ledger.epoch);
+            let is_idle =
+                ledger.now().saturating_duration_since(flow.last_seen) >= ledger.limits.flow_idle;
+            let may_go = flow.holds_nothing() && (class != Class::Established || is_idle);
+            if may_go && flow.queued == flow.last_seen {
+                return Some(key);
+            }
+            if may_go {
+                fallback = fallback.or(Some(key));
+            }
+            flow.queued = flow.last_seen;
+            self.flows.requeue(ends, key);
+        }
+        fallback
+    }
+
+    fn remove(&mut self, key: Key, class: Class, ledger: &mut Ledger) {
+        let Some(ends) = self.classes.get_mut(class as usize) else { return };
+        let Some(mut flow) = self.flows.remove(ends, key) else { return };
+        flow.drop_waiting(ledger);
+        self.index.remove(&flow.name);
+        ledger.stats.flows = self.flows.len() as u64;
+        let evicted = &mut ledger.stats.flows_evicted;
+        match class {
+            Class::Closed => evicted.closed += 1,
+            Class::Datagram => evicted.datagram += 1,
+            Class::HalfOpen => evicted.half_open += 1,
+            Class::Established => evicted.idle += 1,
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! One TCP connection: what the primary sent, and what of it the secondary vouches for.
+//!
+//! Places in the stream are 64-bit numbers ([`Space`]); 0 is the first octet of data, or of what
+//! was first seen of the stream. A primary frame that may not leave waits for one thing at a time:
+//! its octets, then its marks (SYN, FIN, RST), then the acknowledgment. For each there is a queue
+//! in which an event of the secondary finds the frames that it concerns, and no others.
+
+mod opening;
+mod primary;
+mod ranges;
+mod secondary;
+mod segments;
+mod space;
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use colo_proxy_common::record::FlowKey;
+use colo_proxy_common::seq::Seq;
+
+use self::opening::{Opening, Openings};
+use self::ranges::Ranges;
+use self::segments::Segments;
+use self::space::Space;
+use super::chain::Key;
+use super::ledger::{Account, Ledger};
+
+/// Places whose difference is reported; further ones in the same flow are only counted.
+const REPORTED_MAX: usize = 16;
+/// Resets of the secondary remembered.
+const RESETS_MAX: usize = 8;
+/// Beyond this a queue gives its memory back when it runs empty.
+const CAPACITY_KEPT: usize = 256;
+
+/// What a primary frame claims.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Segment {
+    /// Its place in the stream, data only.
+    start: i64,
+    end: i64,
+    /// Where the data starts in the Ethernet frame.
+    payload_at: u32,
+    /// The acknowledgment; `None` without one.
+    ack: Option<i64>,
+    opening: Option<Opening>,
+    fin: bool,
+    reset: Option<Reset>,
+}
+
+impl Segment {
+    /// First place and length, for the record of a frame that waited too long.
+    pub(super) fn span(&self) -> (i64, u64) {
+        (self.start, (self.end - self.start) as u64)
+    }
+}
+
+/// A reset as it was sent: it names a place, but need not lie in the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reset {
+    seq: Seq,
+    ack: Option<Seq>,
+}
+
+/// What a primary frame waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    Data,
+    Marks,
+    Ack,
+}
+
+/// A frame waiting for its octets.
+#[derive(Clone, Copy, Debug)]
+struct Unverified {
+    start: i64,
+    end: i64,
+    key: Key,
+}
+
+/// What the secondary sent in this connection and epoch.
+#[derive(Debug, Default)]
+struct Secondary {
+    /// Its highest acknowledgment.
+    ack: Option<i64>,
+    opening: Openings,
+    fin: Option<i64>,
+    /// A ring, newest last.
+    resets: Vec<Reset>,
+    segments: Segments,
+}
+
+/// The state of one connection.
+#[derive(Debug, Default)]
+pub(super) struct TcpFlow {
+    /// Unwraps sequence numbers; of the secondary's making until the primary is seen.
+    seqs: Option<Space>,
+    /// Unwraps acknowledgments of both guests: they speak of the peer's numbers.
+    acks: Option<Space>,
+    /// The primary was seen in this connection.
+    anchored: bool,
+    /// The primary's initial sequence number; `None` where the stream was met in its middle.
+    isn: Option<Seq>,
+    opening: Openings,
+    verified: Ranges,
+    /// The primary's lowest and highest place so far, and its highest acknowledgment.
+    low: i64,
+    high: i64,
+    ack: Option<i64>,
+    fin: Option<i64>,
+    reset: Option<Reset>,
+    secondary: Secondary,
+    /// The secondary opened the next connection on this tuple before the primary.
+    next: Openings,
+    /// The initial number of the secondary's previous connection.
+    previous_isn: Option<Seq>,
+    /// A frame lay outside of the stream: after the next checkpoint it is anchored anew.
+    strayed: bool,
+    unverified: VecDeque<Unverified>,
+    unmarked: VecDeque<Key>,
+    /// Sorted by acknowledgment.
+    unacknowledged: VecDeque<(i64, Key)>,
+    account: Account,
+    reported: Vec<i64>,
+    closed: bool,
+}
+
+/// What a flow needs from its surroundings.
+#[derive(Debug)]
+pub(super) struct Scene<'a> {
+    pub(super) ledger: &'a mut Ledger,
+    pub(super) name: &'a FlowKey,
+    pub(super) flow: Key,
+}
+
+impl TcpFlow {
+    /// No primary frame of it is held.
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.account.is_empty()
+    }
+
+    /// Reset, or the guest has sent its last.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// The guest has sent nothing but SYN or SYN/ACK yet.
+    pub(super) fn is_half_open(&self) -> bool {
+        !self.anchored || (self.isn.is_some() && self.high == 0 && self.ack == self.opening_ack())
+    }
+
+    fn opening_ack(&self) -> Option<i64> {
+        self.acks.zip(self.opening.ack()).and_then(|(acks, ack)| acks.place(ack))
+    }
+
+    /// A checkpoint was made: the state of both guests is the primary's at the cut. What it had
+    /// sent and acknowledged then counts for both; nothing else that the secondary said does.
+    pub(super) fn begin_epoch(&mut self) {
+        self.unverified.clear();
+        self.unmarked.clear();
+        self.unacknowledged.clear();
+        self.account = Account::default();
+        self.reported.clear();
+        self.next = Openings::default();
+        self.previous_isn = None;
+        self.secondary.segments.reset();
+        self.secondary.resets.clear();
+        if !self.anchored || self.strayed {
+            let segments = std::mem::take(&mut self.secondary.segments);
+            *self = Self::default();
+            self.secondary.segments = segments;
+            return;
+        }
+        self.verified.reset(self.low, self.high);
+        self.secondary.ack = self.ack;
+        self.secondary.opening = self.opening;
+        self.secondary.fin = self.fin;
+        self.secondary.resets.extend(self.reset);
+    }
+
+    /// Forgets what waits of the secondary, before the flow itself is forgotten.
+    pub(super) fn drop_waiting(&mut self, ledger: &mut Ledger) {
+        ledger.stats.secondary_dropped.no_flow += self.secondary.segments.drop_all(ledger);
+    }
+
+    /// What `segment` waits for.
+    fn needs(&self, segment: &Segment) -> Needs {
+        if !self.verified.covers(segment.start, segment.end) {
+            return Needs::Data;
+        }
+        if let Some(opening) = &segment.opening
+            && self.secondary.opening.like(opening).is_none()
+        {
+            return Needs::Marks;
+        }
+        if segment.fin && self.secondary.fin != Some(segment.end) {
+            return Needs::Marks;
+        }
+        if let Some(reset) = segment.reset {
+            if self.secondary.resets.contains(&reset) {
+                return Needs::Nothing;
+            }
+            let same_place = self.secondary.resets.iter().any(|own| own.seq == reset.seq);
+            // An acknowledgment that is not of this stream has to be the very same.
+            if !same_place || (reset.ack.is_some() && segment.ack.is_none()) {
+                return Needs::Marks;
+            }
+        }
+        match (segment.ack, self.secondary.ack) {
+            (Some(ack), Some(known)) if ack <= known => Needs::Nothing,
+            (None, _) => Needs::Nothing,
+            _ => Needs::Ack,
+        }
+    }
+
+    /// Puts a held frame where the event that it needs will find it; says whether it may leave.
+    fn enqueue(&mut self, key: Key, segment: &Segment) -> bool {
+        match self.needs(segment) {
+            Needs::Nothing => return true,
+            Needs::Data => {
+                let entry = Unverified { start: segment.start, end: segment.end, key };
+                let after = self.unverified.back().is_none_or(|last| last.start <= entry.start);
+                if after {
+                    self.unverified.push_back(entry);
+                } else {
+                    let at = self.unverified.partition_point(|e| e.start <= entry.start);
+                    self.unverified.insert(at, entry);
+                }
+            }
+            Needs::Marks => self.unmarked.push_back(key),
+            Needs::Ack => {
+                let ack = segment.ack.unwrap_or_default();
+                if self.unacknowledged.back().is_none_or(|last| last.0 <= ack) {
+                    self.unacknowledged.push_back((ack, key));
+                } else {
+                    let at = self.unacknowledged.partition_point(|entry| entry.0 <= ack);
+                    self.unacknowledged.insert(at, (ack, key));
+                }
+            }
+        }
+        false
+    }
+
+    /// The number of `place` was met differently by the guests: report it once.
+    fn is_first_report(&mut self, place: i64) -> bool {
+        if self.reported.contains(&place) || self.reported.len() >= REPORTED_MAX {
+            return false;
+        }
+        self.reported.push(place);
+        true
+    }
+
+    fn give_back_memory(&mut self) {
+        shrink(&mut self.unverified);
+        shrink(&mut self.unmarked);
+        shrink(&mut self.unacknowledged);
+    }
+}
+
+fn shrink<T>(queue: &mut VecDeque<T>) {
+    if queue.is_empty() && queue.capacity() > CAPACITY_KEPT {
+        queue.shrink_to(CAPACITY_KEPT / 4);
+    }
+}
+
+/// The first place at which `a` and `b` differ, of those that both have.
+fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
+    if a == b {
+        return None;
+    }
+    a.iter().zip(b).position(|(a, b)| a != b)
+}
+
+/// The part `from..to` of octets whose first lies at `start`.
+fn part(octets: &[u8], start: i64, from: i64, to: i64) -> &[u8] {
+    octets.get((from - start) as usize..(to - start) as usize).unwrap_or_default()
+}
+
+fn part_of_bytes(octets: &Bytes, start: i64, from: i64, to: i64) -> Bytes {
+    let (from, to) = ((from - start) as usize, (to - start) as usize);
+    let to = to.min(octets.len());
+    octets.slice(from.min(to)..to)
+}

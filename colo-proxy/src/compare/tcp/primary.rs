@@ -1,0 +1,307 @@
+//! The primary's side of a connection.
+
+use colo_proxy_common::decode::{Tcp, flag};
+use colo_proxy_common::seq::Seq;
+
+use super::opening::Opening;
+use super::space::Space;
+use super::{Needs, Reset, Scene, Secondary, Segment, TcpFlow, first_difference, part};
+use crate::compare::divergence::Pair;
+use crate::compare::ledger::{Cause, What};
+use crate::compare::reason::Reason;
+use crate::compare::{Output, Side};
+use crate::frame::Frame;
+
+impl TcpFlow {
+    /// A frame of the primary: it leaves at once, or is held.
+    pub(in crate::compare) fn on_primary(
+        &mut self,
+        scene: &mut Scene<'_>,
+        frame: Frame,
+        tcp: &Tcp,
+        out: &mut Output,
+    ) {
+        let octets = frame.ethernet();
+        if tcp.flags & flag::SYN != 0 {
+            self.open(scene, &Opening::read(octets, tcp));
+        }
+        let Some(segment) = self.segment(scene, octets, tcp) else {
+            self.strayed = true;
+            scene.ledger.stats.stray += 1;
+            scene.ledger.hold(frame, What::Checkpoint);
+            return;
+        };
+        self.remember(&segment);
+        let start = segment.payload_at as usize;
+        let payload = octets.get(start..start + tcp.payload_len as usize).unwrap_or_default();
+        let is_different = self.compare_with_waiting(scene, segment.start, segment.end, payload)
+            | self.compare_marks(scene, &segment);
+        if !is_different && self.needs(&segment) == Needs::Nothing {
+            self.account_for(scene, &segment);
+            scene.ledger.pass(frame, Cause::Compared, out);
+            return;
+        }
+        let len = frame.len();
+        let key = scene.ledger.hold(frame, What::Segment(segment));
+        scene.ledger.charge(Side::Primary, &mut self.account, len);
+        if !is_different {
+            self.enqueue(key, &segment);
+        }
+    }
+
+    /// A SYN or SYN/ACK: repeated, or the start of a new connection.
+    fn open(&mut self, scene: &mut Scene<'_>, opening: &Opening) {
+        let is_repeated = self.anchored
+            && self.isn == Some(opening.isn)
+            && self.opening.like(opening).is_none_or(|own| own.ack == opening.ack);
+        if is_repeated {
+            self.opening.set(*opening);
+            return;
+        }
+        if self.anchored {
+            self.leave_old_connection(scene);
+        }
+        let dropped = self.secondary.segments.drop_all(scene.ledger);
+        scene.ledger.stats.secondary_dropped.old_connection += dropped;
+        let openings =
+            if self.anchored { std::mem::take(&mut self.next) } else { self.secondary.opening };
+        let previous_isn = self.secondary.opening.isn().filter(|_| self.anchored);
+        let mut queues = std::mem::take(self);
+        queues.secondary.segments.reset();
+        *self = Self {
+            seqs: Some(Space::new(opening.isn.plus(1), 0)),
+            anchored: true,
+            isn: Some(opening.isn),
+            secondary: Secondary { opening: openings, ..Secondary::default() },
+            previous_isn,
+            // Empty, but with the memory that they have already.
+            unverified: queues.unverified,
+            unmarked: queues.unmarked,
+            unacknowledged: queues.unacknowledged,
+            ..Self::default()
+        };
+        self.opening.set(*opening);
+        self.acks = opening.ack.or(openings.ack()).map(|ack| Space::new(ack, 0));
+        self.secondary.ack = self.acks.zip(openings.ack()).and_then(|(acks, ack)| acks.place(ack));
+    }
+
+    /// The tuple is in use again: what is held of the old connection waits for a checkpoint.
+    fn leave_old_connection(&mut self, scene: &mut Scene<'_>) {
+        scene.ledger.stats.tuples_reused += 1;
+        if !self.account.is_empty() {
+            scene.ledger.diverge(scene.name, Reason::TupleReuse, self.high, Pair::NONE);
+        }
+        scene.ledger.leave(Side::Primary, &mut self.account);
+        self.unverified.clear();
+        self.unmarked.clear();
+        self.unacknowledged.clear();
+    }
+
+    /// Where `tcp` lies in the stream; `None` where it is far outside of it.
+    fn segment(&mut self, scene: &mut Scene<'_>, octets: &[u8], tcp: &Tcp) -> Option<Segment> {
+        let syn = tcp.flags & flag::SYN != 0;
+        let ack = (tcp.flags & flag::ACK != 0).then_some(Seq(tcp.ack));
+        let mut segment = Segment {
+            start: self.high,
+            end: self.high,
+            payload_at: tcp.payload_at,
+            ack: None,
+            opening: syn.then(|| Opening::read(octets, tcp)),
+            fin: tcp.flags & flag::FIN != 0,
+            reset: None,
+        };
+        if tcp.flags & flag::RST != 0 {
+            // A reset may answer a segment of any place, so it says nothing of the stream.
+            segment.fin = false;
+            segment.reset = Some(Reset { seq: Seq(tcp.seq), ack });
+            segment.ack = self.acks.zip(ack).and_then(|(acks, ack)| acks.place(ack));
+            return Some(segment);
+        }
+        let first = Seq(tcp.seq).plus(u32::from(syn));
+        segment.start = self.anchor(scene, first)?;
+        segment.end = segment.start + i64::from(tcp.payload_len);
+        if let Some(ack) = ack {
+            segment.ack = Some(self.place_ack(ack)?);
+        }
+        Some(segment)
+    }
+
+    /// The place of `first`; the stream is met here if it was not before.
+    fn anchor(&mut self, scene: &mut Scene<'_>, first: Seq) -> Option<i64> {
+        if self.anchored {
+            return self.seqs?.place(first);
+        }
+        self.anchored = true;
+        let place = self.seqs.and_then(|seqs| seqs.place(first));
+        let place = place.unwrap_or_else(|| {
+            // What the secondary sent so far is of another connection.
+            let dropped = self.secondary.segments.drop_all(scene.ledger);
+            scene.ledger.stats.secondary_dropped.old_connection += dropped;
+            self.secondary.fin = None;
+            self.seqs = Some(Space::new(first, 0));
+            0
+        });
+        self.low = place;
+        self.high = place;
+        Some(place)
+    }
+
+    /// The place of an acknowledgment of the primary; before the primary's first, the secondary's
+    /// do not count against it.
+    fn place_ack(&mut self, ack: Seq) -> Option<i64> {
+        match self.acks {
+            Some(acks) if self.ack.is_some() => acks.place(ack),
+            Some(acks) => Some(acks.place(ack).unwrap_or_else(|| {
+                self.secondary.ack = None;
+                self.acks = Some(Space::new(ack, 0));
+                0
+            })),
+            None => {
+                self.acks = Some(Space::new(ack, 0));
+                Some(0)
+            }
+        }
+    }
+
+    /// Takes note of how far the primary is.
+    fn remember(&mut self, segment: &Segment) {
+        if let Some(ack) = segment.ack.filter(|ack| self.ack.is_none_or(|known| known < *ack)) {
+            self.ack = Some(ack);
+            if let Some(acks) = &mut self.acks {
+                acks.advance(ack);
+            }
+        }
+        if segment.reset.is_some() {
+            self.reset = segment.reset;
+            return;
+        }
+        self.low = self.low.min(segment.start);
+        if segment.end > self.high {
+            self.high = segment.end;
+            if let Some(seqs) = &mut self.seqs {
+                seqs.advance(segment.end);
+            }
+        }
+        if segment.fin {
+            self.fin = Some(segment.end);
+        }
+    }
+
+    /// Compares the payload with what waits of the secondary; `true` where they differ.
+    fn compare_with_waiting(
+        &mut self,
+        scene: &mut Scene<'_>,
+        start: i64,
+        end: i64,
+        payload: &[u8],
+    ) -> bool {
+        let mut is_different = false;
+        let mut from = start;
+        while let Some(piece) = self.secondary.segments.overlapping(from, end) {
+            let (lo, hi) = (piece.start.max(from), piece.end.min(end));
+            let theirs = scene.ledger.waiting(piece.key).map_or(&[][..], |w| w.octets.as_slice());
+            let ours = part(payload, start, lo, hi);
+            let difference = first_difference(ours, part(theirs, piece.start, lo, hi));
+            let equal_to = difference.map_or(hi, |at| lo + at as i64);
+            if difference.is_some() {
+                is_different = true;
+                self.report_waiting(scene, equal_to, (start, payload), piece);
+            }
+            self.verify(scene, lo, equal_to);
+            self.secondary.segments.cut(scene.ledger, piece, lo, equal_to);
+            from = hi;
+        }
+        is_different
+    }
+
+    fn report_waiting(
+        &mut self,
+        scene: &mut Scene<'_>,
+        place: i64,
+        (start, payload): (i64, &[u8]),
+        piece: super::segments::Piece,
+    ) {
+        if !self.is_first_report(place) {
+            return;
+        }
+        let theirs = scene.ledger.waiting(piece.key).map_or(&[][..], |w| w.octets.as_slice());
+        // Aligned at the start of the overlap, so that one index names the place in both.
+        let lo = start.max(piece.start);
+        let pair = Pair {
+            primary: payload.get((lo - start) as usize..).unwrap_or_default(),
+            secondary: &theirs.get((lo - piece.start) as usize..).unwrap_or_default().to_vec(),
+            at: (place - lo) as usize,
+        };
+        scene.ledger.diverge(scene.name, Reason::Payload, place, pair);
+    }
+
+    /// Both guests have produced `start..end` alike.
+    pub(super) fn verify(&mut self, scene: &mut Scene<'_>, start: i64, end: i64) {
+        if start < end {
+            self.verified.add(start, end);
+            scene.ledger.stats.compared.bytes += (end - start) as u64;
+        }
+    }
+
+    /// Compares SYN, FIN and RST with what is known of the secondary's; `true` where they differ.
+    fn compare_marks(&mut self, scene: &mut Scene<'_>, segment: &Segment) -> bool {
+        if let Some(opening) = &segment.opening
+            && self.differs_in_opening(scene, opening)
+        {
+            return true;
+        }
+        // The FIN has a number of its own: a bare acknowledgment behind it is beyond it.
+        let has_data = segment.end > segment.start;
+        if let Some(fin) = self.secondary.fin
+            && ((has_data && segment.end > fin) || (segment.fin && segment.end != fin))
+        {
+            self.report_mark(scene, Reason::FinPosition, segment.end.min(fin));
+            return true;
+        }
+        segment.reset.is_some_and(|reset| self.differs_in_reset(scene, reset))
+    }
+
+    /// An opening of the primary against the secondary's, if it is there.
+    pub(super) fn differs_in_opening(&mut self, scene: &mut Scene<'_>, opening: &Opening) -> bool {
+        let Some(theirs) = self.secondary.opening.like(opening).copied() else { return false };
+        let mut is_different = false;
+        for reason in opening.differences(&theirs) {
+            is_different = true;
+            scene.ledger.diverge(scene.name, reason, -1, Pair::NONE);
+        }
+        is_different
+    }
+
+    /// Both reset the connection by themselves, but at different places. A reset without an
+    /// acknowledgment answers a segment of the peer, and more of them may be on their way.
+    pub(super) fn differs_in_reset(&mut self, scene: &mut Scene<'_>, reset: Reset) -> bool {
+        let own = |r: &Reset| r.ack.is_some() && r.seq != Seq(0);
+        let resets = &self.secondary.resets;
+        if !own(&reset) || resets.iter().any(|r| r.seq == reset.seq) {
+            return false;
+        }
+        if !resets.last().is_some_and(own) {
+            return false;
+        }
+        self.report_reset(scene, reset.seq);
+        true
+    }
+
+    pub(super) fn report_reset(&mut self, scene: &mut Scene<'_>, seq: Seq) {
+        let place = self.seqs.and_then(|seqs| seqs.place(seq)).unwrap_or(self.high);
+        self.report_mark(scene, Reason::RstPosition, place);
+    }
+
+    /// Reports a mark once for each place.
+    pub(super) fn report_mark(&mut self, scene: &mut Scene<'_>, reason: Reason, place: i64) {
+        if self.is_first_report(place) {
+            scene.ledger.diverge(scene.name, reason, place, Pair::NONE);
+        }
+    }
+
+    /// A frame leaves because the rule holds for it.
+    pub(super) fn account_for(&mut self, scene: &mut Scene<'_>, segment: &Segment) {
+        scene.ledger.stats.compared.frames += 1;
+        self.closed |= segment.fin || segment.reset.is_some();
+    }
+}

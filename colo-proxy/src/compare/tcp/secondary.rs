@@ -1,0 +1,306 @@
+//! The secondary's side of a connection: everything it says moves frames of the primary on.
+
+use bytes::Bytes;
+use colo_proxy_common::decode::{Tcp, flag};
+use colo_proxy_common::seq::Seq;
+
+use super::opening::{Opening, Openings};
+use super::segments::Piece;
+use super::space::Space;
+use super::{RESETS_MAX, Reset, Scene, Segment, TcpFlow, first_difference, part, part_of_bytes};
+use crate::compare::chain::Key;
+use crate::compare::divergence::Pair;
+use crate::compare::ledger::{Cause, What};
+use crate::compare::reason::Reason;
+use crate::compare::{Output, Side};
+use crate::frame::{FRAME_MAX, Frame};
+
+impl TcpFlow {
+    /// A frame of the secondary.
+    pub(in crate::compare) fn on_secondary(
+        &mut self,
+        scene: &mut Scene<'_>,
+        frame: &Frame,
+        tcp: &Tcp,
+        out: &mut Output,
+    ) {
+        let is_taken = if tcp.flags & flag::SYN != 0 {
+            self.on_opening(scene, Opening::read(frame.ethernet(), tcp))
+        } else if self.isn.is_some() && self.secondary.opening.is_empty() {
+            // The secondary has not opened this connection yet: the old one is meant.
+            false
+        } else if tcp.flags & flag::RST != 0 {
+            self.on_reset(scene, tcp);
+            true
+        } else {
+            self.on_segment(scene, frame, tcp)
+        };
+        if !is_taken {
+            scene.ledger.stats.secondary_dropped.old_connection += 1;
+        }
+        self.release_ready(scene, out);
+    }
+
+    /// A SYN or SYN/ACK, whose number may be the secondary's own: it never places anything.
+    fn on_opening(&mut self, scene: &mut Scene<'_>, opening: Opening) -> bool {
+        let is_own = self.secondary.opening.belongs(&opening) || self.isn == Some(opening.isn);
+        if !self.anchored {
+            if !is_own {
+                self.secondary.segments.drop_all(scene.ledger);
+                self.secondary.opening = Openings::default();
+                self.secondary.ack = None;
+            }
+            self.secondary.opening.set(opening);
+            return true;
+        }
+        let may_open = self.isn.is_some() && self.secondary.opening.is_empty();
+        if !is_own && !may_open {
+            self.next.set(opening);
+            return true;
+        }
+        let peer_differs = opening.ack.zip(self.opening.ack()).is_some_and(|(a, b)| a != b);
+        if !is_own && (self.previous_isn == Some(opening.isn) || peer_differs) {
+            return false;
+        }
+        self.secondary.opening.set(opening);
+        if let Some(ack) = opening.ack {
+            self.on_ack(scene, ack);
+        }
+        self.revisit_marks(scene);
+        true
+    }
+
+    fn on_reset(&mut self, scene: &mut Scene<'_>, tcp: &Tcp) {
+        let ack = (tcp.flags & flag::ACK != 0).then_some(Seq(tcp.ack));
+        let reset = Reset { seq: Seq(tcp.seq), ack };
+        let resets = &mut self.secondary.resets;
+        if !resets.contains(&reset) {
+            if resets.len() >= RESETS_MAX {
+                resets.remove(0);
+            }
+            resets.push(reset);
+        }
+        if let Some(ack) = ack.filter(|_| self.ack.is_some()) {
+            self.on_ack(scene, ack);
+        }
+        self.revisit_marks(scene);
+    }
+
+    /// Data, acknowledgment and FIN; `false` where they are far outside of the stream.
+    fn on_segment(&mut self, scene: &mut Scene<'_>, frame: &Frame, tcp: &Tcp) -> bool {
+        let first = Seq(tcp.seq);
+        if !self.anchored && self.seqs.is_none_or(|seqs| seqs.place(first).is_none()) {
+            self.secondary.segments.drop_all(scene.ledger);
+            self.seqs = Some(Space::new(first, 0));
+        }
+        let Some(start) = self.seqs.and_then(|seqs| seqs.place(first)) else {
+            scene.ledger.stats.secondary_dropped.out_of_window += 1;
+            return true;
+        };
+        let end = start + i64::from(tcp.payload_len);
+        if !self.anchored
+            && let Some(seqs) = &mut self.seqs
+        {
+            seqs.advance(end);
+        }
+        if tcp.flags & flag::ACK != 0 {
+            self.on_ack(scene, Seq(tcp.ack));
+        }
+        if end > start {
+            let at = tcp.payload_at as usize;
+            let payload = frame.slice(at..at + tcp.payload_len as usize);
+            self.on_data(scene, start, end, &payload);
+        }
+        let is_fin = tcp.flags & flag::FIN != 0;
+        if is_fin {
+            self.secondary.fin = Some(end);
+            self.revisit_marks(scene);
+        }
+        if let Some(fin) = self.fin
+            && ((end > start && end > fin) || (is_fin && end != fin))
+        {
+            self.report_mark(scene, Reason::FinPosition, end.min(fin));
+        }
+        true
+    }
+
+    fn on_ack(&mut self, scene: &mut Scene<'_>, ack: Seq) {
+        let acks = *self.acks.get_or_insert(Space::new(ack, 0));
+        let Some(place) = acks.place(ack) else {
+            if self.ack.is_none() {
+                // Nothing of the primary's depends on the numbers of before.
+                self.acks = Some(Space::new(ack, 0));
+                self.secondary.ack = Some(0);
+            }
+            return;
+        };
+        if self.secondary.ack.is_some_and(|known| place <= known) {
+            return;
+        }
+        self.secondary.ack = Some(place);
+        if let Some(acks) = &mut self.acks {
+            acks.advance(place);
+        }
+        while let Some((_, key)) = self.unacknowledged.pop_front_if(|(ack, _)| *ack <= place) {
+            self.ready(scene, key);
+        }
+    }
+
+    /// Compares what is new of `start..end` with the frames held, and keeps the rest.
+    fn on_data(&mut self, scene: &mut Scene<'_>, start: i64, end: i64, payload: &Bytes) {
+        let mut from = start;
+        while let Some((lo, hi)) = self.gap(from, end) {
+            self.compare_with_held(scene, lo, hi, part(payload, start, lo, hi));
+            let mut at = lo;
+            while let Some((lo, hi)) = self.verified.gap(at, hi) {
+                let octets = part_of_bytes(payload, start, lo, hi);
+                let account = &mut self.secondary.segments.account;
+                if let Some(key) = scene.ledger.wait(scene.flow, account, octets) {
+                    self.secondary.segments.insert(Piece { start: lo, end: hi, key });
+                }
+                at = hi;
+            }
+            from = hi;
+        }
+    }
+
+    /// The first part of `start..end` that is neither verified nor waiting already.
+    fn gap(&self, start: i64, end: i64) -> Option<(i64, i64)> {
+        let mut from = start;
+        while let Some((lo, hi)) = self.verified.gap(from, end) {
+            if let Some(gap) = self.secondary.segments.gap(lo, hi) {
+                return Some(gap);
+            }
+            from = hi;
+        }
+        None
+    }
+
+    /// Compares `theirs`, which lies at `start..end`, with every held frame that reaches into it.
+    fn compare_with_held(&mut self, scene: &mut Scene<'_>, start: i64, end: i64, theirs: &[u8]) {
+        // No frame is longer than FRAME_MAX, so none that starts earlier reaches up to here.
+        let reach = start - FRAME_MAX as i64;
+        let first = self.unverified.partition_point(|entry| entry.start < reach);
+        let mut at = first;
+        while let Some(entry) = self.unverified.get(at).copied().filter(|e| e.start < end) {
+            let (lo, hi) = (entry.start.max(start), entry.end.min(end));
+            if lo < hi && self.differs(scene, entry.key, (lo, hi), part(theirs, start, lo, hi)) {
+                // Only a checkpoint can let it go.
+                self.unverified.remove(at);
+            } else {
+                at += 1;
+            }
+        }
+        let mut at = first;
+        while let Some(entry) = self.unverified.get(at).copied().filter(|e| e.start < end) {
+            if self.verified.covers(entry.start, entry.end) {
+                self.unverified.remove(at);
+                self.advance(scene, entry.key);
+            } else {
+                at += 1;
+            }
+        }
+        self.give_back_memory();
+    }
+
+    /// Compares `theirs` with the octets that the frame `key` has at `lo..hi`.
+    fn differs(
+        &mut self,
+        scene: &mut Scene<'_>,
+        key: Key,
+        (lo, hi): (i64, i64),
+        theirs: &[u8],
+    ) -> bool {
+        let Some((segment, payload)) = held_payload(scene, key) else { return true };
+        let ours = part(payload, segment.start, lo, hi);
+        let Some(at) = first_difference(ours, theirs) else {
+            self.verify(scene, lo, hi);
+            return false;
+        };
+        let place = lo + at as i64;
+        if self.is_first_report(place) {
+            let pair = Pair { primary: &ours.to_vec(), secondary: theirs, at };
+            scene.ledger.diverge(scene.name, Reason::Payload, place, pair);
+        }
+        self.verify(scene, lo, place);
+        true
+    }
+
+    /// A mark of the secondary came: look again at the frames that wait for one.
+    fn revisit_marks(&mut self, scene: &mut Scene<'_>) {
+        for _ in 0..self.unmarked.len() {
+            let Some(key) = self.unmarked.pop_front() else { break };
+            let Some(segment) = held_segment(scene, key) else { continue };
+            if !self.has_other_mark(scene, &segment) {
+                self.advance(scene, key);
+            }
+        }
+    }
+
+    /// The secondary's mark is there and is another one.
+    fn has_other_mark(&mut self, scene: &mut Scene<'_>, segment: &Segment) -> bool {
+        if let Some(opening) = &segment.opening
+            && self.differs_in_opening(scene, opening)
+        {
+            return true;
+        }
+        if segment.fin
+            && let Some(fin) = self.secondary.fin
+            && fin != segment.end
+        {
+            self.report_mark(scene, Reason::FinPosition, fin.min(segment.end));
+            return true;
+        }
+        segment.reset.is_some_and(|reset| self.differs_in_reset(scene, reset))
+    }
+
+    /// Sends a held frame to its next queue, or on its way.
+    fn advance(&mut self, scene: &mut Scene<'_>, key: Key) {
+        if let Some(segment) = held_segment(scene, key)
+            && self.enqueue(key, &segment)
+        {
+            self.ready(scene, key);
+        }
+    }
+
+    fn ready(&mut self, scene: &mut Scene<'_>, key: Key) {
+        if let Some(held) = scene.ledger.held(key) {
+            let arrival = held.arrival;
+            scene.ledger.ready.push((arrival, key));
+        }
+    }
+
+    /// Releases what became ready, in order of arrival.
+    fn release_ready(&mut self, scene: &mut Scene<'_>, out: &mut Output) {
+        if scene.ledger.ready.is_empty() {
+            return;
+        }
+        let mut ready = std::mem::take(&mut scene.ledger.ready);
+        ready.sort_unstable();
+        for (_, key) in ready.drain(..) {
+            let Some(held) = scene.ledger.held(key) else { continue };
+            let len = held.frame.len();
+            if let What::Segment(segment) = held.what {
+                self.account_for(scene, &segment);
+            }
+            scene.ledger.discharge(Side::Primary, &mut self.account, len);
+            scene.ledger.release(key, Cause::Compared, out);
+        }
+        scene.ledger.ready = ready;
+    }
+}
+
+fn held_segment(scene: &Scene<'_>, key: Key) -> Option<Segment> {
+    match scene.ledger.held(key)?.what {
+        What::Segment(segment) => Some(segment),
+        _ => None,
+    }
+}
+
+/// The segment and the data of a held frame.
+fn held_payload<'a>(scene: &'a Scene<'_>, key: Key) -> Option<(Segment, &'a [u8])> {
+    let held = scene.ledger.held(key)?;
+    let What::Segment(segment) = held.what else { return None };
+    let octets = held.frame.ethernet().get(segment.payload_at as usize..)?;
+    Some((segment, octets.get(..(segment.end - segment.start) as usize)?))
+}

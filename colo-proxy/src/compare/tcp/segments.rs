@@ -1,0 +1,116 @@
+//! Pieces of the secondary's stream that the primary has not produced yet.
+
+use std::collections::VecDeque;
+
+use crate::compare::chain::Key;
+use crate::compare::ledger::{Account, Ledger};
+
+/// Beyond this the queue gives its memory back when it runs empty.
+const CAPACITY_KEPT: usize = 256;
+
+/// A piece `start..end` of the stream, whose octets the ledger keeps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    pub(super) start: i64,
+    pub(super) end: i64,
+    pub(super) key: Key,
+}
+
+/// Disjoint pieces in ascending order.
+#[derive(Debug, Default)]
+pub(super) struct Segments {
+    list: VecDeque<Piece>,
+    pub(super) account: Account,
+}
+
+impl Segments {
+    /// Adds a piece that overlaps none that is here.
+    pub(super) fn insert(&mut self, piece: Piece) {
+        if self.list.back().is_none_or(|last| last.end <= piece.start) {
+            self.list.push_back(piece);
+        } else {
+            let at = self.list.partition_point(|other| other.start < piece.start);
+            self.list.insert(at, piece);
+        }
+    }
+
+    /// The first part of `start..end` that no piece holds.
+    pub(super) fn gap(&self, start: i64, end: i64) -> Option<(i64, i64)> {
+        if self.list.back().is_none_or(|last| last.end <= start) {
+            return (start < end).then_some((start, end));
+        }
+        let mut from = start;
+        let mut at = self.list.partition_point(|piece| piece.end <= start);
+        while let Some(piece) = self.list.get(at) {
+            if piece.start > from {
+                break;
+            }
+            from = piece.end;
+            at += 1;
+        }
+        let to = self.list.get(at).map_or(end, |piece| piece.start.min(end));
+        (from < to).then_some((from, to))
+    }
+
+    /// The first piece that reaches into `start..end`.
+    pub(super) fn overlapping(&self, start: i64, end: i64) -> Option<Piece> {
+        // Nearly always the first one.
+        let first = self.list.front()?;
+        let piece = if first.end > start {
+            first
+        } else {
+            self.list.get(self.list.partition_point(|piece| piece.end <= start))?
+        };
+        (piece.start < end).then_some(*piece)
+    }
+
+    /// Takes `from..to` out of `piece`, which holds it: both guests have produced it now.
+    pub(super) fn cut(&mut self, ledger: &mut Ledger, piece: Piece, from: i64, to: i64) {
+        if from >= to {
+            return;
+        }
+        let at = self.list.partition_point(|other| other.start < piece.start);
+        if from > piece.start && to < piece.end {
+            let tail = ledger.split(&mut self.account, piece.key, (to - piece.start) as usize);
+            if let Some(key) = tail {
+                self.list.insert(at + 1, Piece { start: to, end: piece.end, key });
+            }
+        }
+        let (start, end) = if from > piece.start { (piece.start, from) } else { (to, piece.end) };
+        if start >= end {
+            self.list.remove(at);
+            ledger.forget(&mut self.account, piece.key);
+            self.give_back_memory();
+            return;
+        }
+        let skip = (start - piece.start) as usize;
+        ledger.trim(&mut self.account, piece.key, skip, (end - start) as usize);
+        if let Some(rest) = self.list.get_mut(at) {
+            *rest = Piece { start, end, key: piece.key };
+        }
+    }
+
+    /// Drops every piece; says how many there were.
+    pub(super) fn drop_all(&mut self, ledger: &mut Ledger) -> u64 {
+        let mut dropped = 0;
+        while let Some(piece) = self.list.pop_front() {
+            ledger.forget(&mut self.account, piece.key);
+            dropped += 1;
+        }
+        self.give_back_memory();
+        dropped
+    }
+
+    /// The ledger dropped everything: only the list is left to clear.
+    pub(super) fn reset(&mut self) {
+        self.list.clear();
+        self.account = Account::default();
+        self.give_back_memory();
+    }
+
+    fn give_back_memory(&mut self) {
+        if self.list.is_empty() && self.list.capacity() > CAPACITY_KEPT {
+            self.list.shrink_to(CAPACITY_KEPT / 4);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+mod connection;
+mod packet;
+mod rig;

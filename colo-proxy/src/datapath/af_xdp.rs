@@ -1,0 +1,195 @@
+//! Capture of guest output by `AF_XDP`: one socket for each receive queue of the guest's TAP.
+//!
+//! The program `colo_xdp_capture` redirects a frame to the socket of its queue. Where there is no
+//! such socket (a queue that the guest enabled later, sockets of a dead daemon) it passes the
+//! frame, and the TC program behind it sends the frame to the output gate; so the gate is read
+//! here too, and a frame is late at worst, not lost.
+//!
+//! Native mode only. In SKB mode the frames that the release path injects into the TAP would be
+//! captured again, for ever.
+
+mod assemble;
+mod attachment;
+mod detach;
+mod readiness;
+mod socket;
+
+use std::{
+    fmt, io,
+    os::fd::{AsFd, BorrowedFd},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aya::{
+    maps::{Map, MapData, MapError, XskMap},
+    programs::{ProgramError, Xdp},
+};
+
+use self::{
+    attachment::Attachment,
+    readiness::Readiness,
+    socket::{QueueSocket, SocketError},
+};
+use super::capture::{Capture, CaptureStats, GateCapture};
+use crate::{frame::Frame, gate::Gate};
+
+/// The file that pins the map of sockets, by receive queue.
+const SOCKETS_PIN: &str = "xsks";
+
+/// What an [`AfXdp`] is to be attached to, and with what.
+#[derive(Debug)]
+pub struct XdpTarget<'a> {
+    /// Name of the guest's TAP.
+    pub netdev: &'a str,
+    /// Its interface index.
+    pub ifindex: u32,
+    /// `colo_xdp_capture`, loaded.
+    pub program: &'a mut Xdp,
+    /// The directory in which its map `xsks` is pinned; the link will be pinned there too, in
+    /// place of a leftover.
+    pub pins: &'a Path,
+}
+
+/// Why `AF_XDP` cannot capture the output of a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error(
+        "the wire carries plain frames, and AF_XDP can neither complete their checksums nor \
+         segment them; hint: --vnet-hdr-support on both hosts"
+    )]
+    PlainWire,
+    #[error("{netdev} has more than {sockets_max} receive queues, and each needs a socket")]
+    Queues { netdev: String, sockets_max: u32 },
+    #[error("cannot {} on queue {queue} of {netdev}", source.action())]
+    Socket { netdev: String, queue: u32, source: SocketError },
+    #[error("cannot use the map of sockets pinned at {}", path.display())]
+    Map { path: PathBuf, source: MapError },
+    #[error("cannot attach to {netdev} in native mode{}", attachment::hint(source))]
+    Attach { netdev: String, source: ProgramError },
+    #[error("this kernel attaches XDP programs to {netdev} only by netlink; hint: Linux 5.9")]
+    NoLink { netdev: String },
+    #[error("cannot pin the link of {netdev} at {}", path.display())]
+    Pin { netdev: String, path: PathBuf, source: io::Error },
+    #[error("cannot watch the sockets of {netdev}")]
+    Watch { netdev: String, source: io::Error },
+}
+
+/// Capture by `AF_XDP`; detached when dropped.
+pub struct AfXdp {
+    // Dropped first: what comes when the sockets are gone goes to the gate.
+    _attachment: Attachment,
+    netdev: String,
+    sockets: Vec<QueueSocket>,
+    gate: GateCapture,
+    readiness: Readiness,
+    /// The source that is read first; each has its turn, so that none starves the others.
+    turn: usize,
+}
+
+impl AfXdp {
+    /// Opens a socket on every queue of the TAP and attaches the program.
+    pub fn attach(target: XdpTarget<'_>, gate: Arc<Gate>) -> Result<Self, Refusal> {
+        if gate.vnet_len() == 0 {
+            return Err(Refusal::PlainWire);
+        }
+        let mut xsks = pinned_sockets(target.pins)?;
+        let sockets = open_sockets(&target, xsks.len())?;
+        for (queue, socket) in (0..).zip(&sockets) {
+            let map = |source| Refusal::Map { path: target.pins.join(SOCKETS_PIN), source };
+            xsks.set(queue, socket.as_fd(), 0).map_err(map)?;
+        }
+        let netdev = target.netdev.to_owned();
+        let watch = |source| Refusal::Watch { netdev: netdev.clone(), source };
+        let readiness = Readiness::new().map_err(watch)?;
+        readiness.add(gate.as_fd()).map_err(watch)?;
+        for socket in &sockets {
+            readiness.add(socket.as_fd()).map_err(watch)?;
+        }
+        let attachment = Attachment::new(target)?;
+        let gate = GateCapture::new(gate);
+        Ok(Self { _attachment: attachment, netdev, sockets, gate, readiness, turn: 0 })
+    }
+
+    /// Number of queues, each with a socket.
+    pub fn queues(&self) -> usize {
+        self.sockets.len()
+    }
+}
+
+impl Capture for AfXdp {
+    fn poll_fd(&self) -> BorrowedFd<'_> {
+        self.readiness.as_fd()
+    }
+
+    fn read_batch(&mut self, max_frames: usize, into: &mut Vec<Frame>) -> io::Result<usize> {
+        let sources = self.sockets.len() + 1;
+        let mut read = 0;
+        for i in 0..sources {
+            let left = max_frames - read;
+            read += match self.sockets.get_mut((self.turn + i) % sources) {
+                Some(socket) => socket.read_batch(left, into),
+                None => self.gate.read_batch(left, into)?,
+            };
+        }
+        self.turn = (self.turn + 1) % sources;
+        Ok(read)
+    }
+
+    fn stats(&self) -> CaptureStats {
+        let parts = self.sockets.iter().map(QueueSocket::stats).chain([self.gate.stats()]);
+        parts.fold(CaptureStats::default(), sum)
+    }
+
+    fn name(&self) -> &'static str {
+        "af-xdp"
+    }
+}
+
+impl fmt::Debug for AfXdp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let queues = self.queues();
+        f.debug_struct("AfXdp")
+            .field("netdev", &self.netdev)
+            .field("queues", &queues)
+            .finish_non_exhaustive()
+    }
+}
+
+fn pinned_sockets(pins: &Path) -> Result<XskMap<MapData>, Refusal> {
+    let path = pins.join(SOCKETS_PIN);
+    MapData::from_pin(&path)
+        .and_then(Map::from_map_data)
+        .and_then(XskMap::try_from)
+        .map_err(|source| Refusal::Map { path, source })
+}
+
+/// A socket on each queue. The kernel tells how many queues there are by refusing the first that
+/// is not there; netlink would give the number of queues that there could be, and sysfs those of
+/// an interface in another network namespace.
+fn open_sockets(target: &XdpTarget<'_>, sockets_max: u32) -> Result<Vec<QueueSocket>, Refusal> {
+    let netdev = || target.netdev.to_owned();
+    let mut sockets = Vec::new();
+    for queue in 0..=sockets_max {
+        match QueueSocket::open(target.ifindex, queue) {
+            Ok(_) if queue == sockets_max => {
+                return Err(Refusal::Queues { netdev: netdev(), sockets_max });
+            }
+            Ok(socket) => sockets.push(socket),
+            Err(e) if queue > 0 && e.is_no_such_queue() => break,
+            Err(source) => return Err(Refusal::Socket { netdev: netdev(), queue, source }),
+        }
+    }
+    Ok(sockets)
+}
+
+fn sum(a: CaptureStats, b: CaptureStats) -> CaptureStats {
+    CaptureStats {
+        frames: a.frames + b.frames,
+        octets: a.octets + b.octets,
+        gate_frames: a.gate_frames + b.gate_frames,
+        dropped_ring_full: a.dropped_ring_full + b.dropped_ring_full,
+        dropped_by_socket: a.dropped_by_socket + b.dropped_by_socket,
+        dropped_oversize: a.dropped_oversize + b.dropped_oversize,
+    }
+}

@@ -1,0 +1,193 @@
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+
+use super::*;
+use crate::datapath::capture::CaptureStats;
+
+/// A source of frames that a test writes to.
+struct Pipe(UnixDatagram);
+
+fn pipe() -> (UnixDatagram, Box<dyn Capture>) {
+    let (ours, theirs) = UnixDatagram::pair().expect("a socket pair");
+    theirs.set_nonblocking(true).expect("not blocking");
+    (ours, Box::new(Pipe(theirs)))
+}
+
+impl Capture for Pipe {
+    fn poll_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn read_batch(&mut self, max_frames: usize, into: &mut Vec<Frame>) -> io::Result<usize> {
+        let mut octets = [0; 2048];
+        let mut read = 0;
+        while read < max_frames {
+            match self.0.recv(&mut octets) {
+                Ok(len) => {
+                    into.extend(Frame::new(Bytes::copy_from_slice(&octets[..len]), 0));
+                    read += 1;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    }
+
+    fn stats(&self) -> CaptureStats {
+        CaptureStats::default()
+    }
+
+    fn name(&self) -> &'static str {
+        "pipe"
+    }
+}
+
+struct Lab {
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Lab {
+    async fn port() -> (Self, Port) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("lane");
+        let endpoint = format!("unix:{},server", path.display()).parse().expect("an endpoint");
+        let port = Port::open(endpoint).await.expect("it listens");
+        (Self { path, _dir: dir }, port)
+    }
+
+    async fn connect(&self) -> UnixStream {
+        UnixStream::connect(&self.path).await.expect("the lane listens")
+    }
+}
+
+fn outgoing(port: Port, source: Box<dyn Capture>, stats: &Arc<LaneStats>) -> Outgoing {
+    Outgoing {
+        port,
+        source,
+        vnet_hdr: false,
+        queue_bytes: 256 * 1024,
+        stall_timeout: Duration::from_millis(100),
+        stats: stats.clone(),
+        observe: Box::new(|_| {}),
+    }
+}
+
+/// One record off the wire.
+async fn record(stream: &mut UnixStream) -> Vec<u8> {
+    let length = stream.read_u32().await.expect("a record");
+    let mut octets = vec![0; length as usize];
+    stream.read_exact(&mut octets).await.expect("all of it");
+    octets
+}
+
+#[tokio::test]
+async fn frames_go_to_one_peer_after_the_other() {
+    let (lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    let stats = Arc::new(LaneStats::default());
+    let (_requests, mut events) = spawn_outgoing(outgoing(port, source, &stats)).expect("spawned");
+    for round in 0..3u8 {
+        let mut peer = lab.connect().await;
+        assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+        guest.send(&[round; 60]).expect("sent");
+        assert_eq!(record(&mut peer).await, [round; 60]);
+        drop(peer);
+        assert!(matches!(events.recv().await, Some(LaneEvent::Down)));
+    }
+    assert_eq!(stats.status("").frames, 3);
+    assert_eq!(stats.status("").connections, 3);
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_is_disconnected_and_stops_nobody() {
+    let (lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    guest.set_nonblocking(true).expect("not blocking");
+    let stats = Arc::new(LaneStats::default());
+    let (_requests, mut events) = spawn_outgoing(outgoing(port, source, &stats)).expect("spawned");
+    let _peer = lab.connect().await;
+    assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+    let flood = async {
+        loop {
+            // Full is what this is about; the lane must go on all the same.
+            let _ = guest.send(&[7; 1500]);
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        event = events.recv() => assert!(matches!(event, Some(LaneEvent::Down)), "{event:?}"),
+        () = flood => {}
+    }
+    assert_eq!(stats.status("").stalls, 1);
+    assert!(stats.status("").lost_bytes > 0, "what it had not read is counted");
+}
+
+#[tokio::test]
+async fn a_mark_counts_what_went_before_it_and_finish_gives_back_the_rest() {
+    let (lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    let stats = Arc::new(LaneStats::default());
+    let (requests, mut events) = spawn_outgoing(outgoing(port, source, &stats)).expect("spawned");
+    let mut peer = lab.connect().await;
+    assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+    for n in 0..5u8 {
+        guest.send(&[n; 60]).expect("sent");
+    }
+    let (reply, sent) = oneshot::channel();
+    requests.send(OutgoingRequest::Mark(reply)).await.expect("it lives");
+    assert_eq!(sent.await, Ok(5), "whatever was there is before the mark");
+    for n in 0..5u8 {
+        assert_eq!(record(&mut peer).await, [n; 60]);
+    }
+    let (reply, unsent) = oneshot::channel();
+    requests.send(OutgoingRequest::Finish(reply)).await.expect("it lives");
+    assert_eq!(unsent.await.expect("an answer").len(), 0);
+    assert_eq!(peer.read(&mut [0; 1]).await.expect("readable"), 0, "the connection is closed");
+}
+
+#[tokio::test]
+async fn without_a_peer_frames_are_dropped_and_counted() {
+    let (_lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    let stats = Arc::new(LaneStats::default());
+    let (requests, _events) = spawn_outgoing(outgoing(port, source, &stats)).expect("spawned");
+    guest.send(&[1; 60]).expect("sent");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while stats.status("").dropped_no_peer == 0 && Instant::now() < deadline {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(stats.status("").dropped_no_peer, 1);
+    let (reply, sent) = oneshot::channel();
+    requests.send(OutgoingRequest::Mark(reply)).await.expect("it lives");
+    assert_eq!(sent.await, Ok(0));
+}
+
+#[tokio::test]
+async fn an_impossible_length_closes_the_connection_and_the_next_one_works() {
+    let (lab, port) = Lab::port().await;
+    let stats = Arc::new(LaneStats::default());
+    let mut events = spawn_incoming(port, false, stats.clone());
+    for length in [69_633, u32::MAX] {
+        let mut peer = lab.connect().await;
+        assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+        peer.write_all(&length.to_be_bytes()).await.expect("written");
+        assert!(matches!(events.recv().await, Some(LaneEvent::Down)));
+        assert_eq!(peer.read(&mut [0; 1]).await.unwrap_or_default(), 0, "it is closed");
+    }
+    let mut peer = lab.connect().await;
+    assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+    peer.write_all(&[0, 0, 0, 0]).await.expect("written");
+    peer.write_all(&[&[0, 0, 0, 60][..], &[9; 60]].concat()).await.expect("written");
+    let Some(LaneEvent::Frames(frames)) = events.recv().await else { panic!("no frame") };
+    assert_eq!(frames.len(), 1);
+    let bad = stats.status("").bad_records;
+    assert_eq!((bad.oversized, bad.empty), (2, 1));
+}

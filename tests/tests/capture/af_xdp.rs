@@ -1,0 +1,241 @@
+//! Capture by `AF_XDP` on a TAP: whole frames of every size, every queue, and what is refused.
+
+use std::path::Path;
+
+use aya::programs::{XdpMode, links::FdLink};
+use colo_proxy::{
+    datapath::{af_xdp::Refusal, capture::Capture},
+    frame::Frame,
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::{
+    frames,
+    guest::{Guest, NETDEV},
+    lab::{LINK_PIN, Lab},
+    namespace::in_namespace,
+    packet_socket::wait_readable,
+};
+
+/// The next `count` frames.
+pub(crate) fn read(capture: &mut dyn Capture, count: usize) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    while frames.len() < count {
+        wait_readable(&capture.poll_fd());
+        capture.read_batch(count - frames.len(), &mut frames).expect("read");
+    }
+    frames
+}
+
+pub(crate) fn assert_nothing_waits(capture: &mut dyn Capture) {
+    let mut frames = Vec::new();
+    assert_eq!(capture.read_batch(1, &mut frames).expect("read"), 0, "{frames:?}");
+}
+
+#[test]
+fn frames_of_every_size_arrive_whole_and_in_order() {
+    in_namespace(|| {
+        let guest = Guest::with_queues(1);
+        let mut lab = Lab::new();
+        let mut capture = lab.af_xdp(&guest);
+        let small = ([0; 12], frames::tcp(1, &frames::payload(10)));
+        let medium = frames::partial(frames::tcp(2, &frames::payload(1346)), 0);
+        let large = frames::partial(frames::tcp(3, &frames::payload(65_000)), 1448);
+        let jumbo = ([0; 12], frames::tcp(4, &frames::payload(8946)));
+        let sent = [small, medium, large, jumbo];
+        for (vnet, frame) in &sent {
+            guest.send(vnet, frame);
+        }
+        let read = read(&mut *capture, sent.len());
+        for (frame, (_, sent)) in read.iter().zip(&sent) {
+            assert_eq!(frame.ethernet(), sent);
+            assert_eq!(frame.vnet(), [0; 12], "XDP knows nothing of the header");
+        }
+        let stats = capture.stats();
+        assert_eq!((stats.frames, stats.gate_frames), (4, 0));
+        assert_eq!(stats.octets, sent.iter().map(|(_, f)| f.len() as u64).sum::<u64>());
+        assert_nothing_waits(&mut *capture);
+    });
+}
+
+#[test]
+fn the_memory_of_a_socket_comes_back() {
+    in_namespace(|| {
+        let guest = Guest::with_queues(1);
+        let mut lab = Lab::new();
+        let mut capture = lab.af_xdp(&guest);
+        let (vnet, large) = frames::partial(frames::tcp(3, &frames::payload(65_000)), 1448);
+        let small = frames::tcp(1, &frames::payload(10));
+        // 18 chunks of 4096 each time: several times through the ring.
+        for _ in 0..1000 {
+            guest.send(&vnet, &large);
+            guest.send(&[0; 12], &small);
+            let read = read(&mut *capture, 2);
+            assert_eq!((read[0].ethernet(), read[1].ethernet()), (&large[..], &small[..]));
+        }
+        assert_eq!(capture.stats().dropped_ring_full + capture.stats().dropped_by_socket, 0);
+    });
+}
+
+#[test]
+fn what_a_slow_reader_loses_is_whole_frames_and_counted() {
+    in_namespace(|| {
+        let guest = Guest::with_queues(1);
+        let mut lab = Lab::new();
+        let mut capture = lab.af_xdp(&guest);
+        let (vnet, large) = frames::partial(frames::tcp(3, &frames::payload(65_000)), 1448);
+        let sent = 400;
+        for _ in 0..sent {
+            guest.send(&vnet, &large);
+        }
+        let mut frames = Vec::new();
+        while capture.read_batch(7, &mut frames).expect("read") > 0 {}
+        assert!(frames.iter().all(|f| f.ethernet() == large));
+        let stats = capture.stats();
+        assert!(frames.len() < sent, "{}", frames.len());
+        let dropped = stats.dropped_ring_full + stats.dropped_by_socket;
+        assert_eq!(frames.len() as u64 + dropped, sent as u64, "{stats:?}");
+        guest.send(&[0; 12], &frames::tcp(9, b"after"));
+        assert_eq!(read(&mut *capture, 1)[0].ethernet(), frames::tcp(9, b"after"));
+    });
+}
+
+#[test]
+fn a_batch_is_never_longer_than_asked_for() {
+    in_namespace(|| {
+        let guest = Guest::with_queues(1);
+        let mut lab = Lab::new();
+        let mut capture = lab.af_xdp(&guest);
+        for seq in 0..10 {
+            guest.send(&[0; 12], &frames::tcp(seq, b"x"));
+        }
+        let mut frames = Vec::new();
+        for expected in [3, 3, 3, 1, 0] {
+            assert_eq!(capture.read_batch(3, &mut frames).expect("read"), expected);
+        }
+        for (seq, frame) in (0..).zip(&frames) {
+            assert_eq!(frame.ethernet(), frames::tcp(seq, b"x"));
+        }
+    });
+}
+
+#[test]
+fn every_queue_of_a_guest_has_its_socket() {
+    in_namespace(|| {
+        let guest = Guest::with_queues(2);
+        let mut lab = Lab::new();
+        let mut capture = lab.af_xdp(&guest);
+        let (vnet, large) = frames::partial(frames::tcp(3, &frames::payload(65_000)), 1448);
+        for queue in [0, 1] {
+            let small = frames::tcp(queue, &frames::payload(10));
+            guest.send_by(queue as usize, &[0; 12], &small);
+            guest.send_by(queue as usize, &vnet, &large);
+            let read = read(&mut *capture, 2);
+            assert_eq!(read[0].ethernet(), small, "queue {queue}");
+            assert_eq!(read[1].ethernet(), large, "queue {queue}");
+        }
+        assert_eq!(capture.stats().gate_frames, 0);
+    });
+}
+
+#[test]
+fn a_dead_daemons_link_is_replaced_and_ours_goes_with_us() {
+    in_namespace(|| {
+        let guest = Guest::with_queues(1);
+        let mut lab = Lab::new();
+        let left = lab.xdp().attach(NETDEV, XdpMode::Driver).expect("attach");
+        let left = lab.xdp().take_link(left).expect("link");
+        drop(FdLink::try_from(left).expect("link").pin(LINK_PIN).expect("pin"));
+        let mut capture = lab.af_xdp(&guest);
+        assert!(Path::new(LINK_PIN).exists());
+        guest.send(&[0; 12], &frames::tcp(1, b"x"));
+        assert_eq!(read(&mut *capture, 1)[0].ethernet(), frames::tcp(1, b"x"));
+        drop(capture);
+        assert!(!Path::new(LINK_PIN).exists());
+        let free = lab.xdp().attach(NETDEV, XdpMode::Driver).expect("attach");
+        lab.xdp().detach(free).expect("detach");
+    });
+}
+
+#[test]
+fn a_guest_that_comes_back_is_captured_again() {
+    in_namespace(|| {
+        let guest = Guest::with_queues(1);
+        let mut lab = Lab::new();
+        let mut old = lab.af_xdp(&guest);
+        guest.send(&[0; 12], &frames::tcp(1, b"before"));
+        assert_eq!(read(&mut *old, 1)[0].ethernet(), frames::tcp(1, b"before"));
+        drop(guest);
+        assert_nothing_waits(&mut *old);
+        // Nothing to read, and nothing that wakes a reader up in vain.
+        let mut fds = [PollFd::new(old.poll_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(0));
+        let guest = Guest::with_queues(1);
+        let mut capture = lab.af_xdp(&guest);
+        drop(old);
+        assert!(Path::new(LINK_PIN).exists(), "the old attachment took the new one's pin along");
+        guest.send(&[0; 12], &frames::tcp(2, b"after"));
+        assert_eq!(read(&mut *capture, 1)[0].ethernet(), frames::tcp(2, b"after"));
+    });
+}
+
+/// The refusal, and that the gate is used in its place.
+fn refused(lab: &mut Lab, ifindex: u32) -> (Refusal, String) {
+    let (capture, refusal) = lab.choose(ifindex);
+    assert_eq!(capture.name(), "gate");
+    assert!(!Path::new(LINK_PIN).exists());
+    let refusal = refusal.expect("refused");
+    let message = refusal.to_string();
+    (refusal, message)
+}
+
+#[test]
+fn a_plain_wire_is_refused() {
+    in_namespace(|| {
+        let guest = Guest::with_queues(1);
+        let (refusal, message) = refused(&mut Lab::with_gate(false), guest.ifindex);
+        assert!(matches!(refusal, Refusal::PlainWire), "{refusal:?}");
+        assert!(message.contains("--vnet-hdr-support"), "{message}");
+    });
+}
+
+#[test]
+fn more_queues_than_sockets_are_refused() {
+    in_namespace(|| {
+        let guest = Guest::with_queues(17);
+        let (refusal, message) = refused(&mut Lab::new(), guest.ifindex);
+        assert!(matches!(refusal, Refusal::Queues { sockets_max: 16, .. }), "{refusal:?}");
+        assert!(message.contains("tap0 has more than 16 receive queues"), "{message}");
+    });
+}
+
+#[test]
+fn an_interface_without_native_xdp_is_refused() {
+    in_namespace(|| {
+        let loopback = nix::net::if_::if_nametoindex("lo").expect("lo");
+        let (refusal, message) = refused(&mut Lab::new(), loopback);
+        assert!(matches!(refusal, Refusal::Attach { .. }), "{refusal:?}");
+        assert!(message.contains("native XDP"), "{message}");
+    });
+}
+
+#[test]
+fn an_interface_with_a_program_of_somebody_else_is_refused() {
+    in_namespace(|| {
+        let guest = Guest::with_queues(1);
+        let mut lab = Lab::new();
+        let _theirs = lab.xdp().attach(NETDEV, XdpMode::Driver).expect("attach");
+        let (refusal, message) = refused(&mut lab, guest.ifindex);
+        assert!(matches!(refusal, Refusal::Attach { .. }), "{refusal:?}");
+        assert!(message.contains("another XDP program"), "{message}");
+    });
+}
+
+#[test]
+fn an_interface_that_is_not_there_is_refused() {
+    in_namespace(|| {
+        let (refusal, message) = refused(&mut Lab::new(), 4711);
+        assert!(matches!(refusal, Refusal::Socket { queue: 0, .. }), "{refusal:?}");
+        assert!(message.contains("bind"), "{message}");
+    });
+}
