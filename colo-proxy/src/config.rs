@@ -170,7 +170,7 @@ impl Guest {
             && !valid_name(name)
         {
             return fail(
-                "a name is 1 to 64 letters, digits, `-`, `_`, `.`, `@` or `:`, and does not start with `.`",
+                "a name is 1 to 64 letters, digits, `-`, `_` or `@`",
             );
         }
         // IFNAMSIZ, with its terminating zero.
@@ -195,8 +195,7 @@ impl Guest {
 
 fn valid_name(name: &str) -> bool {
     (1..=NAME_MAX).contains(&name.len())
-        && !name.starts_with('.')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@:".contains(c))
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_@".contains(c))
 }
 
 /// Reads the guests of a configuration file.

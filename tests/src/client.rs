@@ -5,9 +5,11 @@ mod conversation;
 mod datagrams;
 mod keeper;
 mod latency;
+mod mixed;
 
 pub use calls::Calls;
 pub use conversation::Conversation;
 pub use datagrams::{echo, ping};
 pub use keeper::{Keeper, Kept};
 pub use latency::Latency;
+pub use mixed::{Mixed, mixed};

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::network::{Host, Lab, Side};
+use crate::network::{Host, Lab, Side, Slot};
 use crate::process::{Process, eventually, program};
 
 /// From the start to the word `ready`.
@@ -49,13 +51,36 @@ impl PairOptions {
         format!("tcp:{}:{port}{server},nodelay", listener.replication())
     }
 
+    /// A `[[guest]]` of a configuration file for the TAP of `slot`, with further lines; every slot
+    /// has ports of its own.
+    pub fn config(&self, side: Side, slot: Slot, more: &str) -> String {
+        let port = |port| port + 10 * u16::from(slot.0);
+        let (role, back) = match side {
+            Side::Primary => ("primary", "secondary_in"),
+            Side::Secondary => ("secondary", "secondary_out"),
+        };
+        let lane = |name, at| format!("{name} = \"{}\"\n", self.endpoint(side, port(at)));
+        let mut text = format!("[[guest]]\nrole = \"{role}\"\nnetdev = \"{}\"\n", slot.tap());
+        text += &lane("mirror", MIRROR_PORT);
+        text += &lane(back, SECONDARY_PORT);
+        if self.control {
+            text += &lane("control", CONTROL_PORT);
+        }
+        if side == Side::Primary {
+            text += "colo_frame = \"";
+            text += &self.colo_frame;
+            text += "\"\n";
+        }
+        text + &format!("vnet_hdr_support = {}\n{more}\n", self.vnet_hdr)
+    }
+
     fn arguments(&self, host: &Host) -> Vec<String> {
         let side = host.side;
         let (role, back) = match side {
             Side::Primary => ("primary", "--secondary-in"),
             Side::Secondary => ("secondary", "--secondary-out"),
         };
-        let mut arguments: Vec<String> = [role, "--netdev", &host.tap].map(Into::into).into();
+        let mut arguments: Vec<String> = [role, "--netdev", "tap0"].map(Into::into).into();
         let mut lane = |flag: &str, port| {
             arguments.extend([flag.to_owned(), self.endpoint(side, port)]);
         };
@@ -133,6 +158,20 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// Starts `colo-proxy run` with this configuration and waits until it is ready.
+    pub fn run_config(host: &Host, config: &str) -> Result<Self> {
+        static FILES: AtomicU32 = AtomicU32::new(0);
+        let file = FILES.fetch_add(1, Ordering::Relaxed);
+        let name = format!("colo-lab-{}-{file}.toml", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, config).context("writing a configuration")?;
+        let daemon =
+            Self::spawn(host, &[OsStr::new("run"), OsStr::new("--config"), path.as_os_str()]);
+        let ready = daemon.and_then(|daemon| daemon.wait_ready().map(|()| daemon));
+        std::fs::remove_file(&path).context("removing a configuration")?;
+        ready
+    }
+
     pub fn wait_ready(&self) -> Result<()> {
         self.process.wait_for("ready", READY_TIMEOUT).map(drop)
     }
@@ -206,23 +245,45 @@ impl Asker {
     }
 }
 
-/// Runs `colo-proxy` on `host` until it ends by itself, and returns its stdout; an error with its
-/// stderr where it fails.
-pub fn run(host: &Host, arguments: &[&str]) -> Result<String> {
-    run_at(&Place::of(host)?, arguments)
+/// How a command ended.
+#[derive(Clone, Debug)]
+pub struct Output {
+    pub success: bool,
+    pub stdout: String,
+    pub stderr: String,
 }
 
+/// Runs a command on `host` until it ends by itself.
+pub fn output(host: &Host, command: Command) -> Result<Output> {
+    output_at(&Place::of(host)?, command)
+}
+
+/// Runs `colo-proxy` on `host` until it ends by itself.
+pub fn output_of<A: AsRef<OsStr>>(host: &Host, arguments: &[A]) -> Result<Output> {
+    let mut command = Command::new(binary()?);
+    command.args(arguments);
+    output(host, command)
+}
+
+fn output_at(place: &Place, mut command: Command) -> Result<Output> {
+    let name = format!("{command:?}");
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut process = place.spawn(&name, command)?;
+    let mut stdout = String::new();
+    if let Some(mut pipe) = process.take_stdout() {
+        std::io::Read::read_to_string(&mut pipe, &mut stdout).context("reading its stdout")?;
+    }
+    let success = process.wait(ASK_TIMEOUT)?.success();
+    Ok(Output { success, stdout, stderr: process.stderr_to_end() })
+}
+
+/// The stdout of `colo-proxy`; an error where it fails.
 fn run_at(place: &Place, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(binary()?);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut process = place.spawn(&format!("colo-proxy {}", arguments.join(" ")), command)?;
-    let mut text = String::new();
-    if let Some(mut stdout) = process.take_stdout() {
-        std::io::Read::read_to_string(&mut stdout, &mut text).context("reading its stdout")?;
-    }
-    let status = process.wait(ASK_TIMEOUT)?;
-    ensure!(status.success(), "{}: {status}: {}", process.name(), process.stderr_to_end());
-    Ok(text)
+    command.args(arguments);
+    let Output { success, stdout, stderr } = output_at(place, command)?;
+    ensure!(success, "colo-proxy {}: {stderr}", arguments.join(" "));
+    Ok(stdout)
 }
 
 /// Every object with this process's `pid`, wherever in the answer it is.
@@ -268,11 +329,55 @@ impl Status {
         self.counts("drops")
     }
 
+    /// A number somewhere in `detail`, like `/lanes/mirror/connections`.
+    pub fn detail(&self, pointer: &str) -> Result<u64> {
+        let value = self.0.pointer(&format!("/detail{pointer}"));
+        value.and_then(Value::as_u64).with_context(|| format!("status: {pointer} is {value:?}"))
+    }
+
+    /// The last divergences that are differences of an octet.
+    pub fn divergences(&self) -> Vec<NamedDivergence> {
+        let all = self.0.pointer("/detail/divergences").and_then(Value::as_array);
+        all.into_iter().flatten().filter_map(NamedDivergence::read).collect()
+    }
+
     fn counts(&self, key: &str) -> BTreeMap<String, u64> {
         let object = self.0.get(key).and_then(Value::as_object).into_iter().flatten();
         object
             .filter_map(|(name, count)| Some((name.clone(), count.as_u64()?)))
             .filter(|(_, count)| *count > 0)
             .collect()
+    }
+}
+
+/// A divergence as `status` names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedDivergence {
+    pub flow: String,
+    pub peer_port: u16,
+    pub stream_offset: i64,
+    pub primary_byte: u8,
+    pub secondary_byte: u8,
+}
+
+impl NamedDivergence {
+    fn read(value: &Value) -> Option<Self> {
+        let byte = |key: &str| u8::try_from(value.get(key)?.as_u64()?).ok();
+        let peer: SocketAddr = value.pointer("/flow/peer")?.as_str()?.parse().ok()?;
+        Some(Self {
+            flow: value.get("name")?.as_str()?.to_owned(),
+            peer_port: peer.port(),
+            stream_offset: value.get("stream_offset")?.as_i64()?,
+            primary_byte: byte("primary_byte")?,
+            secondary_byte: byte("secondary_byte")?,
+        })
+    }
+}
+
+impl std::fmt::Display for NamedDivergence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (flow, at, a, b) =
+            (&self.flow, self.stream_offset, self.primary_byte, self.secondary_byte);
+        write!(f, "{flow}, octet {at}: primary {a:#04x}, secondary {b:#04x}")
     }
 }

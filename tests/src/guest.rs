@@ -11,9 +11,7 @@ use std::process::ChildStdin;
 use crate::counters::{self, Counters};
 use crate::link;
 use crate::namespace::Namespace;
-use crate::network::{
-    CLIENT_MAC, CLIENT_V4, CLIENT_V6, GUEST_MAC, GUEST_V4, GUEST_V6, Host, Lab, Side, quiet_ipv6,
-};
+use crate::network::{CLIENT_MAC, CLIENT_V4, CLIENT_V6, Family, Host, Lab, Side, Slot, quiet_ipv6};
 use crate::process::{Process, program};
 use crate::stand_in::command::{Command, Counts, Flipped, Report};
 use crate::stand_in::tap::Offloads;
@@ -24,6 +22,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How the guest's virtual machine is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestOptions {
+    /// Which TAP it is on, and so its addresses.
+    pub slot: Slot,
     pub offloads: Offloads,
     /// Whether its sequence numbers and timestamps are moved away from this kernel's choice.
     pub shift: bool,
@@ -34,7 +34,7 @@ pub struct GuestOptions {
 impl GuestOptions {
     /// The secondary's numbers are moved, so that the two guests differ as two machines do.
     pub fn of(side: Side, offloads: Offloads) -> Self {
-        Self { offloads, shift: side == Side::Secondary, verify: true }
+        Self { slot: Slot(0), offloads, shift: side == Side::Secondary, verify: true }
     }
 }
 
@@ -55,9 +55,9 @@ impl Guest {
         let host = lab.host(side);
         let stand_in = StandIn::start(host, &namespace, lab.options.vnet_hdr, options)?;
         if !lab.options.persistent_tap {
-            host.plug_tap()?;
+            host.plug_tap(options.slot)?;
         }
-        configure(&namespace, options.offloads)?;
+        configure(&namespace, options)?;
         let command = Spawn::new(program("lab-service", "COLO_LAB_SERVICE")?);
         let name = format!("service {}", side.letter());
         let service = Process::spawn(&name, command, &[namespace.handle()])?;
@@ -79,19 +79,25 @@ impl Guest {
 
 /// The link, its addresses, and where the client is: a guest that is restored from a checkpoint
 /// knows its neighbours, and the secondary's own questions never reach the LAN.
-fn configure(namespace: &Namespace, offloads: Offloads) -> Result<()> {
+fn configure(namespace: &Namespace, options: GuestOptions) -> Result<()> {
+    let slot = options.slot;
+    let (mac, v4, v6) = (slot.mac(), slot.address(Family::V4), slot.address(Family::V6));
     quiet_ipv6(namespace)?;
     namespace.sysctl(&[("ipv4/tcp_no_metrics_save", "1")])?;
     namespace.ip(&format!(
-        "link set eth0 address {GUEST_MAC}\n\
-         addr add {GUEST_V4}/24 dev eth0\n\
-         addr add {GUEST_V6}/64 dev eth0 nodad\n\
+        "link set eth0 address {mac}\n\
+         addr add {v4}/24 dev eth0\n\
+         addr add {v6}/64 dev eth0 nodad\n\
          link set eth0 up\n\
          neigh replace {CLIENT_V4} lladdr {CLIENT_MAC} dev eth0 nud permanent\n\
          neigh replace {CLIENT_V6} lladdr {CLIENT_MAC} dev eth0 nud permanent\n"
     ))?;
     // A TAP without offloads still lets its stack hand over partial sums on some kernels.
-    if offloads == Offloads::Off { link::without_offloads(namespace, "eth0") } else { Ok(()) }
+    if options.offloads == Offloads::Off {
+        link::without_offloads(namespace, "eth0")
+    } else {
+        Ok(())
+    }
 }
 
 /// A running stand-in.
@@ -114,7 +120,7 @@ impl StandIn {
         command
             .args(["--host-netns", &format!("/run/netns/{}", host.namespace.name())])
             .args(["--guest-netns", &format!("/run/netns/{}", guest.name())])
-            .args(["--tap", &host.tap])
+            .args(["--tap", &options.slot.tap()])
             .args([
                 "--offloads",
                 match options.offloads {

@@ -20,6 +20,7 @@ pub mod guest;
 pub mod link;
 pub mod namespace;
 pub mod network;
+pub mod pair;
 pub mod process;
 pub mod protocol;
 pub mod qemu;

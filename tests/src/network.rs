@@ -15,9 +15,10 @@ pub use mounts::Mounts;
 pub const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
 pub const CLIENT_MAC: &str = "52:54:00:c0:10:01";
+/// The guest on the first TAP, as [`Slot`] has them.
 pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
 pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x10);
-pub const GUEST_MAC: &str = "52:54:00:c0:10:10";
+pub const GUEST_MAC: &str = "52:54:00:c0:20:00";
 /// The addresses of the hosts on the link between them.
 pub const REPLICATION: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 78, 0, 1), Ipv4Addr::new(10, 78, 0, 2)];
 
@@ -55,11 +56,9 @@ pub enum Family {
 impl Family {
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
+    /// The address of the guest on the first TAP.
     pub fn guest(self) -> IpAddr {
-        match self {
-            Self::V4 => GUEST_V4.into(),
-            Self::V6 => GUEST_V6.into(),
-        }
+        Slot(0).address(self)
     }
 
     pub fn client(self) -> IpAddr {
@@ -70,11 +69,34 @@ impl Family {
     }
 }
 
+/// Which of the TAPs of a host, and so which guest: its addresses are the same on both hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Slot(pub u8);
+
+impl Slot {
+    pub fn address(self, family: Family) -> IpAddr {
+        let slot = u32::from(self.0);
+        match family {
+            Family::V4 => Ipv4Addr::from_bits(GUEST_V4.to_bits() + slot).into(),
+            Family::V6 => Ipv6Addr::from_bits(GUEST_V6.to_bits() + u128::from(slot)).into(),
+        }
+    }
+
+    pub fn mac(self) -> String {
+        format!("52:54:00:c0:20:{:02x}", self.0)
+    }
+
+    /// The name of its TAP, the same on both hosts.
+    pub fn tap(self) -> String {
+        format!("tap{}", self.0)
+    }
+}
+
 /// What kind of lab to build.
 #[derive(Clone, Debug)]
 pub struct LabOptions {
-    /// The name of the guest's TAP, the same on both hosts.
-    pub tap: String,
+    /// How many TAPs each host has.
+    pub slots: u8,
     /// Whether the TAP is there before the guest, as libvirt does it, or comes and goes with the
     /// guest, as it does with QEMU's own script.
     pub persistent_tap: bool,
@@ -90,7 +112,7 @@ pub struct LabOptions {
 impl Default for LabOptions {
     fn default() -> Self {
         Self {
-            tap: "tap0".into(),
+            slots: 1,
             persistent_tap: true,
             vnet_hdr: true,
             real_wire: true,
@@ -106,13 +128,14 @@ pub struct Host {
     pub namespace: Namespace,
     /// The mount namespace with a bpffs and a `/run` of its own, if it has one.
     pub mounts: Option<std::fs::File>,
+    /// The first TAP.
     pub tap: String,
 }
 
 impl Host {
-    /// Attaches the guest's TAP to the bridge and takes it up, as QEMU's `script=` does.
-    pub fn plug_tap(&self) -> Result<()> {
-        let tap = &self.tap;
+    /// Attaches a guest's TAP to the bridge and takes it up, as QEMU's `script=` does.
+    pub fn plug_tap(&self, slot: Slot) -> Result<()> {
+        let tap = slot.tap();
         self.namespace.ip(&format!("link set {tap} master br0 up\n"))
     }
 
@@ -124,6 +147,11 @@ impl Host {
     /// Takes the host off the LAN, as a pulled plug does.
     pub fn unplug(&self) -> Result<()> {
         self.namespace.ip("link set up0 down\n")
+    }
+
+    /// Puts it back.
+    pub fn plug(&self) -> Result<()> {
+        self.namespace.ip("link set up0 up\n")
     }
 }
 
@@ -152,7 +180,7 @@ impl Lab {
         let host = |side: Side| {
             let namespace = named(&format!("host{}", side.letter()))?;
             let mounts = mounts::make(options.mounts)?;
-            anyhow::Ok(Host { side, namespace, mounts, tap: options.tap.clone() })
+            anyhow::Ok(Host { side, namespace, mounts, tap: Slot(0).tap() })
         };
         let hosts = [host(Side::Primary)?, host(Side::Secondary)?];
         let lab = Self { options, client, lan, hosts, prefix };
@@ -232,12 +260,12 @@ impl Lab {
         if self.options.real_wire {
             link::without_offloads(namespace, "up0")?;
         }
-        if self.options.persistent_tap {
-            let (tap, vnet_hdr) = (&host.tap, if self.options.vnet_hdr { "vnet_hdr" } else { "" });
-            namespace.ip(&format!("tuntap add dev {tap} mode tap {vnet_hdr}\n"))?;
-            host.plug_tap()?;
-        }
-        Ok(())
+        let slots = if self.options.persistent_tap { self.options.slots } else { 0 };
+        (0..slots).map(Slot).try_for_each(|slot| {
+            let vnet_hdr = if self.options.vnet_hdr { "vnet_hdr" } else { "" };
+            namespace.ip(&format!("tuntap add dev {} mode tap {vnet_hdr}\n", slot.tap()))?;
+            host.plug_tap(slot)
+        })
     }
 }
 
@@ -257,4 +285,17 @@ fn without_bridge_netfilter(namespace: &Namespace) -> Result<()> {
     let settings: Vec<(&str, &str)> =
         keys.iter().filter(there).map(|key| (key.as_str(), "0")).collect();
     namespace.sysctl(&settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Family, GUEST_MAC, GUEST_V4, GUEST_V6, Slot};
+
+    #[test]
+    fn the_first_slot_is_the_guest() {
+        assert_eq!(Slot(0).address(Family::V4), GUEST_V4);
+        assert_eq!(Slot(0).address(Family::V6), GUEST_V6);
+        assert_eq!(Slot(0).mac(), GUEST_MAC);
+        assert_ne!(Slot(1).address(Family::V6), GUEST_V6);
+    }
 }

@@ -5,8 +5,16 @@ fn load() {
     for (name, program) in ebpf.programs_mut() {
         let program: &mut SchedClassifier = program.try_into().unwrap();
         match program.load() {
-            Ok(()) => println!("{name}: {:?} verified, {:?} bytes", program.info().unwrap().verified_instruction_count(), program.info().unwrap().size_translated()),
-            Err(error) => { let e = format!("{error}"); let n = e.len(); println!("{name}: {} ... {}", &e[..n.min(300)], &e[n.saturating_sub(3000)..]) }
+            Ok(()) => println!(
+                "{name}: {:?} verified, {:?} bytes",
+                program.info().unwrap().verified_instruction_count(),
+                program.info().unwrap().size_translated()
+            ),
+            Err(error) => {
+                let e = format!("{error}");
+                let n = e.len();
+                println!("{name}: {} ... {}", &e[..n.min(300)], &e[n.saturating_sub(3000)..])
+            }
         }
     }
 }

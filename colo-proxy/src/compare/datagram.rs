@@ -10,19 +10,16 @@ use super::classify::Body;
 use super::divergence::Pair;
 use super::ledger::{Account, Cause, Ledger, What};
 use super::reason::Reason;
-use super::{Output, Side};
+use super::{Output, Side, shrink};
 use crate::frame::Frame;
-
-/// Beyond this a queue gives its memory back when it runs empty.
-const CAPACITY_KEPT: usize = 256;
 
 /// The state of one flow of datagrams; an empty one remembers nothing.
 #[derive(Debug, Default)]
 pub(super) struct DatagramFlow {
     /// Held frames of the primary in order of arrival, matched or not.
     held: VecDeque<Key>,
-    /// How many of them are matched, and wait for one before them.
-    matched: usize,
+    /// Those of them without a match.
+    unmatched: VecDeque<Key>,
     account: Account,
     /// Datagrams of the secondary without a match, in order of arrival.
     waiting: VecDeque<Unmatched>,
@@ -48,9 +45,11 @@ impl DatagramFlow {
     /// A checkpoint was made: the ledger has released and dropped everything.
     pub(super) fn begin_epoch(&mut self) {
         self.held.clear();
+        self.unmatched.clear();
         self.waiting.clear();
         *self = Self {
             held: std::mem::take(&mut self.held),
+            unmatched: std::mem::take(&mut self.unmatched),
             waiting: std::mem::take(&mut self.waiting),
             ..Self::default()
         };
@@ -92,9 +91,12 @@ impl DatagramFlow {
         }
         let len = frame.len();
         let is_matched = matched.is_some();
-        self.held.push_back(ledger.hold(frame, What::Datagram { body, matched: is_matched }));
-        self.matched += usize::from(is_matched);
+        let key = ledger.hold(frame, What::Datagram { body, matched: is_matched });
         ledger.charge(Side::Primary, &mut self.account, len);
+        self.held.push_back(key);
+        if !is_matched {
+            self.unmatched.push_back(key);
+        }
     }
 
     /// A datagram of the secondary: it matches the oldest equal one of the primary, or waits.
@@ -107,16 +109,16 @@ impl DatagramFlow {
         out: &mut Output,
     ) {
         let octets = octets(frame, body);
-        let found = self.held.iter().copied().find(|key| {
+        let found = self.unmatched.iter().position(|key| {
             ledger.held(*key).is_some_and(|held| match held.what {
-                What::Datagram { body: ours, matched: false } => {
-                    ours.fragment == body.fragment
-                        && is_same(self::octets(&held.frame, ours), octets, body)
+                What::Datagram { body: ours, .. } => {
+                    let held = self::octets(&held.frame, ours);
+                    ours.fragment == body.fragment && is_same(held, octets, body)
                 }
                 _ => false,
             })
         });
-        let Some(key) = found else {
+        let Some(key) = found.and_then(|at| self.unmatched.remove(at)) else {
             let piece = frame.slice(body.at as usize..body.end as usize);
             if let Some(key) = ledger.wait(flow, &mut self.waiting_account, piece) {
                 self.waiting.push_back(Unmatched { key, fragment: body.fragment });
@@ -128,7 +130,6 @@ impl DatagramFlow {
             && let What::Datagram { matched, .. } = &mut held.what
         {
             *matched = true;
-            self.matched += 1;
         }
         self.release_front(ledger, out);
     }
@@ -145,7 +146,6 @@ impl DatagramFlow {
                 None => {}
             }
             self.held.pop_front();
-            self.matched = self.matched.saturating_sub(1);
         }
         self.give_back_memory();
     }
@@ -174,8 +174,7 @@ impl DatagramFlow {
 
     /// Too many of both guests are without a match.
     pub(super) fn check_count(&mut self, ledger: &mut Ledger, name: &FlowKey) {
-        let unmatched =
-            (self.held.len() - self.matched.min(self.held.len())).min(self.waiting.len());
+        let unmatched = self.unmatched.len().min(self.waiting.len());
         if unmatched > ledger.limits.datagram_grace_count {
             self.report(ledger, name);
         }
@@ -183,19 +182,10 @@ impl DatagramFlow {
 
     /// When the grace of the oldest pair without a match ends: the later of the two began it.
     fn grace_ends(&self, ledger: &Ledger) -> Option<Instant> {
-        let ours = ledger.held(self.first_unmatched(ledger)?)?.since;
+        let ours = ledger.held(*self.unmatched.front()?)?.since;
         let theirs = ledger.waiting(self.waiting.front()?.key)?.since;
         let grace: Duration = ledger.limits.datagram_grace;
         ours.max(theirs).checked_add(grace)
-    }
-
-    /// The front: whatever is matched before it has been released.
-    fn first_unmatched(&self, ledger: &Ledger) -> Option<Key> {
-        let front = *self.held.front()?;
-        match ledger.held(front)?.what {
-            What::Datagram { matched: false, .. } => Some(front),
-            _ => None,
-        }
     }
 
     fn report(&mut self, ledger: &mut Ledger, name: &FlowKey) {
@@ -203,7 +193,7 @@ impl DatagramFlow {
             return;
         }
         self.reported = true;
-        let Some(front) = self.held.front().and_then(|key| ledger.held(*key)) else { return };
+        let Some(front) = self.unmatched.front().and_then(|key| ledger.held(*key)) else { return };
         let What::Datagram { body, .. } = front.what else { return };
         let ours = octets(&front.frame, body).to_vec();
         let theirs = self.waiting.front().and_then(|unmatched| ledger.waiting(unmatched.key));
@@ -214,12 +204,9 @@ impl DatagramFlow {
     }
 
     fn give_back_memory(&mut self) {
-        if self.held.is_empty() && self.held.capacity() > CAPACITY_KEPT {
-            self.held.shrink_to(CAPACITY_KEPT / 4);
-        }
-        if self.waiting.is_empty() && self.waiting.capacity() > CAPACITY_KEPT {
-            self.waiting.shrink_to(CAPACITY_KEPT / 4);
-        }
+        shrink(&mut self.held);
+        shrink(&mut self.unmatched);
+        shrink(&mut self.waiting);
     }
 }
 

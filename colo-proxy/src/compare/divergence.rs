@@ -15,7 +15,7 @@ pub struct Divergence {
     #[serde(serialize_with = "flow")]
     pub flow: FlowKey,
     pub reason: Reason,
-    /// Checkpoints completed before it.
+    /// Checkpoints, and times that protection was turned off, before it.
     pub epoch: u64,
     /// When it was found, on the caller's clock.
     #[serde(skip)]
@@ -98,8 +98,6 @@ fn hex<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&text)
 }
 
-// The signature is serde's.
-#[allow(clippy::trivially_copy_pass_by_ref)]
 fn flow<S: Serializer>(key: &FlowKey, serializer: S) -> Result<S::Ok, S::Error> {
     FlowName(key).serialize(serializer)
 }
@@ -109,7 +107,7 @@ fn flow<S: Serializer>(key: &FlowKey, serializer: S) -> Result<S::Ok, S::Error> 
 pub struct FlowName<'a>(pub &'a FlowKey);
 
 impl FlowName<'_> {
-    fn address(&self, octets: [u8; 16], port: u16) -> SocketAddr {
+    fn address(self, octets: [u8; 16], port: u16) -> SocketAddr {
         let ip = if self.0.ip_version == 6 {
             IpAddr::V6(Ipv6Addr::from(octets))
         } else {
@@ -129,7 +127,7 @@ impl FlowName<'_> {
         self.address(self.0.peer_addr, self.0.peer_port)
     }
 
-    fn protocol(&self) -> String {
+    fn protocol(self) -> String {
         match self.0.protocol {
             1 => "icmp".to_owned(),
             6 => "tcp".to_owned(),

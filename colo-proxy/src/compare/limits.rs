@@ -41,12 +41,12 @@ impl Default for Limits {
             flow_frames_max: 16384,
             flow_bytes_max: 32 << 20,
             // QEMU's default.
-            compare_timeout: Duration::from_millis(3000),
+            compare_timeout: Duration::from_secs(3),
             datagram_grace: Duration::from_millis(200),
             datagram_grace_count: 256,
             divergences_max: 256,
             context_bytes: 8,
-            flow_idle: Duration::from_secs(120),
+            flow_idle: Duration::from_mins(2),
             request_retry: Duration::from_millis(100),
         }
     }

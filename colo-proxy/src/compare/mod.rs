@@ -141,7 +141,7 @@ impl Engine {
                 stats.secondary_dropped.uncompared.add(kind);
             }
             (_, Side::Primary) if self.ledger.requests.is_underway() => self.defer(frame),
-            (subject, side) => self.compare(side, subject, frame, out),
+            (subject, side) => self.compare(side, &subject, frame, out),
         }
         self.raise(out);
     }
@@ -211,6 +211,9 @@ impl Engine {
         self.ledger.stats.checkpoints_failed += 1;
         let retry = self.ledger.limits.request_retry;
         self.ledger.requests.failed(now, retry);
+        if !self.has_room() {
+            self.ledger.ask(Reason::Limit);
+        }
     }
 
     /// Protection is off: everything held leaves, and nothing is known of the secondary any more.
@@ -246,7 +249,7 @@ impl Engine {
         &self.ledger.stats
     }
 
-    /// Checkpoints completed and releases of everything, together: the epoch of a divergence.
+    /// Checkpoints, and times that protection was turned off.
     pub fn epoch(&self) -> u64 {
         self.ledger.epoch
     }
@@ -256,10 +259,10 @@ impl Engine {
         self.ledger.divergences.iter()
     }
 
-    fn compare(&mut self, side: Side, subject: Subject, frame: Frame, out: &mut Output) {
+    fn compare(&mut self, side: Side, subject: &Subject, frame: Frame, out: &mut Output) {
         match subject {
-            Subject::Tcp(name, tcp) => self.compare_tcp(side, &name, &tcp, frame, out),
-            Subject::Datagram(name, body) => self.compare_datagram(side, &name, body, frame, out),
+            Subject::Tcp(name, tcp) => self.compare_tcp(side, name, tcp, frame, out),
+            Subject::Datagram(name, body) => self.compare_datagram(side, name, *body, frame, out),
             Subject::Uncompared(_) => {}
         }
     }
@@ -334,7 +337,7 @@ impl Engine {
         while let Some(frame) = self.deferred.pop_front() {
             self.ledger.stats.held.sub(frame.len());
             let (subject, _) = classify(&frame);
-            self.compare(Side::Primary, subject, frame, out);
+            self.compare(Side::Primary, &subject, frame, out);
         }
     }
 
@@ -382,5 +385,14 @@ impl Engine {
                 self.timers.push(at, key);
             }
         }
+    }
+}
+
+/// Gives the memory of a queue that ran empty back, if it is much: a flow that was busy once must
+/// not keep it for ever. That many entries were pushed before, so it costs next to nothing each.
+fn shrink<T>(queue: &mut VecDeque<T>) {
+    const CAPACITY_KEPT: usize = 256;
+    if queue.is_empty() && queue.capacity() > CAPACITY_KEPT {
+        queue.shrink_to(CAPACITY_KEPT / 4);
     }
 }

@@ -114,6 +114,13 @@ impl ReasonSet {
         self.0 |= 1 << reason as u32;
     }
 
+    /// Drops what can pass without a checkpoint.
+    pub(super) fn keep_facts(&mut self) {
+        for reason in [Reason::Timeout, Reason::SecondaryOnly, Reason::Limit] {
+            self.0 &= !(1 << reason as u32);
+        }
+    }
+
     pub(super) fn first(self) -> Option<Reason> {
         Reason::ALL.get(self.0.trailing_zeros() as usize).copied()
     }

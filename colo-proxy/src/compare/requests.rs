@@ -64,10 +64,12 @@ impl Requests {
         *self = Self::default();
     }
 
-    /// Nothing is settled: what was asked for is still due.
+    /// Nothing is settled: differences that were found are still due. What may have passed
+    /// meanwhile (a limit, a wait) is found again if it has not.
     pub(super) fn failed(&mut self, now: Instant, retry: Duration) {
         self.outstanding = false;
         self.underway = false;
+        self.due.keep_facts();
         self.not_before = now.checked_add(retry);
     }
 }

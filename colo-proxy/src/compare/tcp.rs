@@ -24,13 +24,12 @@ use self::segments::Segments;
 use self::space::Space;
 use super::chain::Key;
 use super::ledger::{Account, Ledger};
+use super::shrink;
 
 /// Places whose difference is reported; further ones in the same flow are only counted.
 const REPORTED_MAX: usize = 16;
 /// Resets of the secondary remembered.
 const RESETS_MAX: usize = 8;
-/// Beyond this a queue gives its memory back when it runs empty.
-const CAPACITY_KEPT: usize = 256;
 
 /// What a primary frame claims.
 #[derive(Clone, Copy, Debug)]
@@ -171,6 +170,7 @@ impl TcpFlow {
             self.secondary.segments = segments;
             return;
         }
+        self.closed |= self.fin.is_some() || self.reset.is_some();
         self.verified.reset(self.low, self.high);
         self.secondary.ack = self.ack;
         self.secondary.opening = self.opening;
@@ -241,7 +241,7 @@ impl TcpFlow {
         false
     }
 
-    /// The number of `place` was met differently by the guests: report it once.
+    /// The guests differ at `place`: `true` where that is to be reported, once for each.
     fn is_first_report(&mut self, place: i64) -> bool {
         if self.reported.contains(&place) || self.reported.len() >= REPORTED_MAX {
             return false;
@@ -254,12 +254,6 @@ impl TcpFlow {
         shrink(&mut self.unverified);
         shrink(&mut self.unmarked);
         shrink(&mut self.unacknowledged);
-    }
-}
-
-fn shrink<T>(queue: &mut VecDeque<T>) {
-    if queue.is_empty() && queue.capacity() > CAPACITY_KEPT {
-        queue.shrink_to(CAPACITY_KEPT / 4);
     }
 }
 

@@ -50,14 +50,20 @@ pub(super) fn claim(
     if let Some(name) = chosen {
         return lock(dir, name);
     }
-    if !is_foreign(netdev) {
-        match lock(dir, netdev) {
+    let own = as_name(netdev);
+    if !is_foreign(&own) {
+        match lock(dir, &own) {
             // In this namespace it would be the very same TAP.
             Err(NameError::InUse { namespace, .. }) if namespace != own_namespace() => {}
             claimed => return claimed,
         }
     }
-    lock(dir, &format!("{netdev}@{}", namespace_label()))
+    lock(dir, &format!("{own}@{}", as_name(&namespace_label())))
+}
+
+/// bpffs takes no dots, and an interface may have nearly anything in its name.
+fn as_name(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
 
 fn lock(dir: &Path, name: &str) -> Result<Claim, NameError> {

@@ -1,7 +1,7 @@
 //! One connection to the service, with every octet of every answer checked.
 
 use std::io::{BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -21,13 +21,19 @@ pub struct Conversation {
     from: BufReader<TcpStream>,
     to: TcpStream,
     transcript: Transcript,
+    received: u64,
     name: String,
 }
 
 impl Conversation {
     /// Connects to the service in the guest.
     pub fn open(client: &Namespace, family: Family) -> Result<Self> {
-        let address = SocketAddr::new(family.guest(), SERVICE_PORT);
+        Self::open_to(client, family.guest())
+    }
+
+    /// Connects to the service of the guest with this address.
+    pub fn open_to(client: &Namespace, guest: IpAddr) -> Result<Self> {
+        let address = SocketAddr::new(guest, SERVICE_PORT);
         let stream = client.run(|| {
             TcpStream::connect_timeout(&address, ANSWER_TIMEOUT)
                 .with_context(|| format!("connecting to {address}"))
@@ -42,7 +48,7 @@ impl Conversation {
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
         let name = format!("{} -> {}", stream.local_addr()?, stream.peer_addr()?);
         let from = BufReader::with_capacity(1 << 16, stream.try_clone()?);
-        Ok(Self { from, to: stream, transcript: Transcript::default(), name })
+        Ok(Self { from, to: stream, transcript: Transcript::default(), received: 0, name })
     }
 
     /// Both addresses, the client's first.
@@ -50,6 +56,12 @@ impl Conversation {
         &self.name
     }
 
+    /// Octets that the guest has sent on it so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// How long an answer may take.
     pub fn set_timeout(&self, timeout: Duration) -> Result<()> {
         self.to.set_read_timeout(Some(timeout))?;
         self.to.set_write_timeout(Some(timeout))?;
@@ -138,7 +150,9 @@ impl Conversation {
         let len = bytes.len();
         self.from
             .read_exact(bytes)
-            .with_context(|| format!("{}: waiting for {len} octets", self.name))
+            .with_context(|| format!("{}: waiting for {len} octets", self.name))?;
+        self.received += len as u64;
+        Ok(())
     }
 
     fn expect_answer(&mut self, third: u64) -> Result<()> {
@@ -152,6 +166,7 @@ impl Conversation {
     fn expect_pattern(&mut self, count: u64) -> Result<()> {
         let mismatch = read_pattern(&mut self.from, self.transcript.hash, count, |_| {})
             .with_context(|| format!("{}: waiting for {count} octets", self.name))?;
+        self.received += count;
         let (wrong, at) = (mismatch.count, mismatch.first_at);
         ensure!(wrong == 0, "{}: {wrong} of {count} octets wrong, first {at}", self.name);
         Ok(())

@@ -47,9 +47,9 @@ impl Report {
             let _ = writeln!(text, "   {} {:width$}  {first}", row.mark(), row.what);
         }
         let failed = self.rows.iter().filter(|row| row.held == Some(false)).count();
-        text += &match failed {
-            0 => "   All of it held.".to_owned(),
-            n => format!("   {n} did NOT hold."),
+        let _ = match failed {
+            0 => write!(text, "   All of it held."),
+            n => write!(text, "   {n} did NOT hold."),
         };
         text
     }

@@ -13,7 +13,6 @@ use crate::counters::{self, checksum_errors};
 use crate::daemon::{Asker, Daemon, PairOptions, Status};
 use crate::guest::{Guest, GuestOptions};
 use crate::network::{Family, Lab, LabOptions, Side};
-use crate::process::eventually;
 use crate::protocol::SERVICE_PORT;
 use crate::stand_in::packet::TCP;
 use crate::stand_in::tap::Offloads;
@@ -142,17 +141,13 @@ impl Stage {
             held,
             format!("{asked:?}"),
         ));
-        let bytes = [format!("{:02x}", flipped.was), format!("{:02x}", flipped.is)];
-        let named = eventually("the divergence in the log", TIMEOUT, || {
-            let log = primary.process.stderr();
-            let peer = flipped.peer_port.to_string();
-            let line = log.lines().find(|line| {
-                line.contains(&peer) && bytes.iter().all(|byte| line.contains(byte.as_str()))
-            });
-            Ok(line.map(str::to_owned))
-        });
-        let held = named.is_ok();
-        let found = named.unwrap_or_else(|error| format!("{error:#}"));
+        let expected = (flipped.peer_port, flipped.was, flipped.is);
+        let named = after
+            .divergences()
+            .into_iter()
+            .find(|found| (found.peer_port, found.primary_byte, found.secondary_byte) == expected);
+        let held = named.is_some();
+        let found = named.map_or_else(|| "no".into(), |named| named.to_string());
         view.say(&report.check("divergence named", held, found));
         Ok(())
     }

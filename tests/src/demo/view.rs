@@ -1,6 +1,7 @@
 //! What the demo shows: lines that stay, and on a terminal a block below them that is redrawn.
 
-use std::io::{IsTerminal, Write, stdout};
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _, stdout};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -29,11 +30,11 @@ impl View {
         let mut out = String::new();
         erase(&drawn, &mut out);
         for line in text.lines() {
-            if self.terminal {
-                out += &format!("{line}\n");
-            } else {
-                out += &format!("[{:6.2}] {line}\n", self.began.elapsed().as_secs_f64());
+            if !self.terminal {
+                let _ = write!(out, "[{:6.2}] ", self.began.elapsed().as_secs_f64());
             }
+            out += line;
+            out += "\n";
         }
         draw(&drawn, &mut out);
         print(&out);
@@ -67,14 +68,14 @@ impl View {
 /// Moves to where the block starts and clears all from there.
 fn erase(drawn: &[String], out: &mut String) {
     if !drawn.is_empty() {
-        *out += &format!("\x1b[{}A\x1b[J", drawn.len());
+        let _ = write!(out, "\x1b[{}A\x1b[J", drawn.len());
     }
 }
 
 /// A line that wrapped would be two to erase, so none may.
 fn draw(drawn: &[String], out: &mut String) {
     for line in drawn {
-        *out += &format!("\x1b[?7l\x1b[2m{line}\x1b[0m\x1b[?7h\n");
+        let _ = writeln!(out, "\x1b[?7l\x1b[2m{line}\x1b[0m\x1b[?7h");
     }
 }
 

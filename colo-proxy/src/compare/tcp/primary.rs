@@ -61,18 +61,24 @@ impl TcpFlow {
         if self.anchored {
             self.leave_old_connection(scene);
         }
-        let dropped = self.secondary.segments.drop_all(scene.ledger);
-        scene.ledger.stats.secondary_dropped.old_connection += dropped;
+        // Before anything has a place, only data that came with a SYN can wait.
+        if self.anchored || self.seqs.is_some() {
+            let dropped = self.secondary.segments.drop_all(scene.ledger);
+            scene.ledger.stats.secondary_dropped.old_connection += dropped;
+        }
         let openings =
             if self.anchored { std::mem::take(&mut self.next) } else { self.secondary.opening };
         let previous_isn = self.secondary.opening.isn().filter(|_| self.anchored);
-        let mut queues = std::mem::take(self);
-        queues.secondary.segments.reset();
+        let queues = std::mem::take(self);
         *self = Self {
             seqs: Some(Space::new(opening.isn.plus(1), 0)),
             anchored: true,
             isn: Some(opening.isn),
-            secondary: Secondary { opening: openings, ..Secondary::default() },
+            secondary: Secondary {
+                opening: openings,
+                segments: queues.secondary.segments,
+                ..Secondary::default()
+            },
             previous_isn,
             // Empty, but with the memory that they have already.
             unverified: queues.unverified,
@@ -224,12 +230,13 @@ impl TcpFlow {
         if !self.is_first_report(place) {
             return;
         }
-        let theirs = scene.ledger.waiting(piece.key).map_or(&[][..], |w| w.octets.as_slice());
+        let theirs = scene.ledger.waiting(piece.key).map(|w| w.octets.as_slice().to_vec());
+        let theirs = theirs.unwrap_or_default();
         // Aligned at the start of the overlap, so that one index names the place in both.
         let lo = start.max(piece.start);
         let pair = Pair {
             primary: payload.get((lo - start) as usize..).unwrap_or_default(),
-            secondary: &theirs.get((lo - piece.start) as usize..).unwrap_or_default().to_vec(),
+            secondary: theirs.get((lo - piece.start) as usize..).unwrap_or_default(),
             at: (place - lo) as usize,
         };
         scene.ledger.diverge(scene.name, Reason::Payload, place, pair);
@@ -267,7 +274,10 @@ impl TcpFlow {
         let mut is_different = false;
         for reason in opening.differences(&theirs) {
             is_different = true;
-            scene.ledger.diverge(scene.name, reason, -1, Pair::NONE);
+            // Places that no octet has, one for each reason.
+            if self.is_first_report(i64::MIN + reason as i64) {
+                scene.ledger.diverge(scene.name, reason, -1, Pair::NONE);
+            }
         }
         is_different
     }

@@ -25,7 +25,7 @@ impl TcpFlow {
         out: &mut Output,
     ) {
         let is_taken = if tcp.flags & flag::SYN != 0 {
-            self.on_opening(scene, Opening::read(frame.ethernet(), tcp))
+            self.on_opening(scene, frame, tcp)
         } else if self.isn.is_some() && self.secondary.opening.is_empty() {
             // The secondary has not opened this connection yet: the old one is meant.
             false
@@ -42,31 +42,37 @@ impl TcpFlow {
     }
 
     /// A SYN or SYN/ACK, whose number may be the secondary's own: it never places anything.
-    fn on_opening(&mut self, scene: &mut Scene<'_>, opening: Opening) -> bool {
+    fn on_opening(&mut self, scene: &mut Scene<'_>, frame: &Frame, tcp: &Tcp) -> bool {
+        let opening = Opening::read(frame.ethernet(), tcp);
         let is_own = self.secondary.opening.belongs(&opening) || self.isn == Some(opening.isn);
         if !self.anchored {
             if !is_own {
                 self.secondary.segments.drop_all(scene.ledger);
                 self.secondary.opening = Openings::default();
                 self.secondary.ack = None;
+                self.seqs = None;
             }
-            self.secondary.opening.set(opening);
-            return true;
-        }
-        let may_open = self.isn.is_some() && self.secondary.opening.is_empty();
-        if !is_own && !may_open {
+        } else if !is_own && (self.isn.is_none() || !self.secondary.opening.is_empty()) {
             self.next.set(opening);
             return true;
-        }
-        let peer_differs = opening.ack.zip(self.opening.ack()).is_some_and(|(a, b)| a != b);
-        if !is_own && (self.previous_isn == Some(opening.isn) || peer_differs) {
-            return false;
+        } else if !is_own {
+            let peer_differs = opening.ack.zip(self.opening.ack()).is_some_and(|(a, b)| a != b);
+            if peer_differs || self.previous_isn == Some(opening.isn) {
+                return false;
+            }
         }
         self.secondary.opening.set(opening);
-        if let Some(ack) = opening.ack {
-            self.on_ack(scene, ack);
+        if self.anchored {
+            if let Some(ack) = opening.ack {
+                self.on_ack(scene, ack);
+            }
+            self.revisit_marks(scene);
         }
-        self.revisit_marks(scene);
+        // RFC 7413: data may come with a SYN; its first octet is the first of the stream.
+        if tcp.payload_len > 0 && (self.isn.is_some() || self.seqs.is_none()) {
+            let payload = payload(frame, tcp);
+            self.on_data(scene, 0, i64::from(tcp.payload_len), &payload);
+        }
         true
     }
 
@@ -107,9 +113,7 @@ impl TcpFlow {
             self.on_ack(scene, Seq(tcp.ack));
         }
         if end > start {
-            let at = tcp.payload_at as usize;
-            let payload = frame.slice(at..at + tcp.payload_len as usize);
-            self.on_data(scene, start, end, &payload);
+            self.on_data(scene, start, end, &payload(frame, tcp));
         }
         let is_fin = tcp.flags & flag::FIN != 0;
         if is_fin {
@@ -142,7 +146,7 @@ impl TcpFlow {
             acks.advance(place);
         }
         while let Some((_, key)) = self.unacknowledged.pop_front_if(|(ack, _)| *ack <= place) {
-            self.ready(scene, key);
+            ready(scene, key);
         }
     }
 
@@ -219,7 +223,8 @@ impl TcpFlow {
         };
         let place = lo + at as i64;
         if self.is_first_report(place) {
-            let pair = Pair { primary: &ours.to_vec(), secondary: theirs, at };
+            let ours = ours.to_vec();
+            let pair = Pair { primary: &ours, secondary: theirs, at };
             scene.ledger.diverge(scene.name, Reason::Payload, place, pair);
         }
         self.verify(scene, lo, place);
@@ -259,14 +264,7 @@ impl TcpFlow {
         if let Some(segment) = held_segment(scene, key)
             && self.enqueue(key, &segment)
         {
-            self.ready(scene, key);
-        }
-    }
-
-    fn ready(&mut self, scene: &mut Scene<'_>, key: Key) {
-        if let Some(held) = scene.ledger.held(key) {
-            let arrival = held.arrival;
-            scene.ledger.ready.push((arrival, key));
+            ready(scene, key);
         }
     }
 
@@ -287,6 +285,19 @@ impl TcpFlow {
             scene.ledger.release(key, Cause::Compared, out);
         }
         scene.ledger.ready = ready;
+    }
+}
+
+fn payload(frame: &Frame, tcp: &Tcp) -> Bytes {
+    let at = tcp.payload_at as usize;
+    frame.slice(at..at + tcp.payload_len as usize)
+}
+
+/// Marks a frame as free to leave once the frame in hand is dealt with.
+fn ready(scene: &mut Scene<'_>, key: Key) {
+    if let Some(held) = scene.ledger.held(key) {
+        let arrival = held.arrival;
+        scene.ledger.ready.push((arrival, key));
     }
 }
 

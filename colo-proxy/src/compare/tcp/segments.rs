@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 
 use crate::compare::chain::Key;
 use crate::compare::ledger::{Account, Ledger};
-
-/// Beyond this the queue gives its memory back when it runs empty.
-const CAPACITY_KEPT: usize = 256;
+use crate::compare::shrink;
 
 /// A piece `start..end` of the stream, whose octets the ledger keeps.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +78,7 @@ impl Segments {
         if start >= end {
             self.list.remove(at);
             ledger.forget(&mut self.account, piece.key);
-            self.give_back_memory();
+            shrink(&mut self.list);
             return;
         }
         let skip = (start - piece.start) as usize;
@@ -97,7 +95,7 @@ impl Segments {
             ledger.forget(&mut self.account, piece.key);
             dropped += 1;
         }
-        self.give_back_memory();
+        shrink(&mut self.list);
         dropped
     }
 
@@ -105,12 +103,6 @@ impl Segments {
     pub(super) fn reset(&mut self) {
         self.list.clear();
         self.account = Account::default();
-        self.give_back_memory();
-    }
-
-    fn give_back_memory(&mut self) {
-        if self.list.is_empty() && self.list.capacity() > CAPACITY_KEPT {
-            self.list.shrink_to(CAPACITY_KEPT / 4);
-        }
+        shrink(&mut self.list);
     }
 }

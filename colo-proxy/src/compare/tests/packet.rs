@@ -23,7 +23,7 @@ impl Default for Link {
 impl Link {
     /// A frame that carries `payload` as `protocol`; `salt` goes where nothing counts: IP id, TTL
     /// and padding.
-    pub(super) fn ip(&self, protocol: u8, payload: &[u8], salt: u8) -> Frame {
+    pub(super) fn ip(self, protocol: u8, payload: &[u8], salt: u8) -> Frame {
         let mut octets = vec![0; VNET_HDR_LEN];
         octets.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]);
         for id in self.vlan.iter().filter(|id| **id != 0) {
@@ -46,10 +46,10 @@ impl Link {
         if octets.len() < VNET_HDR_LEN + 60 {
             octets.resize(VNET_HDR_LEN + 60, salt);
         }
-        Frame::new(Bytes::from(octets), VNET_HDR_LEN).unwrap()
+        Frame::new(Bytes::from(octets), VNET_HDR_LEN).expect("longer than its header")
     }
 
-    pub(super) fn udp(&self, ports: (u16, u16), payload: &[u8], checksum: u16) -> Frame {
+    pub(super) fn udp(self, ports: (u16, u16), payload: &[u8], checksum: u16) -> Frame {
         let mut octets = Vec::new();
         octets.extend(ports.0.to_be_bytes());
         octets.extend(ports.1.to_be_bytes());

@@ -1,0 +1,176 @@
+//! A protected pair in a lab: both guests and both daemons, and what must hold of them at the end.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::counters::{self, checksum_errors};
+use crate::daemon::{Daemon, PairOptions, output};
+use crate::guest::{Guest, GuestOptions};
+use crate::network::{Host, Lab, LabOptions, Side};
+use crate::stand_in::tap::Offloads;
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub struct PairSetup {
+    pub lab: LabOptions,
+    /// Of the guests.
+    pub offloads: Offloads,
+    pub daemons: PairOptions,
+    /// Lines for the `[[guest]]` of each daemon's configuration file; without them the daemons get
+    /// flags.
+    pub config: Option<[String; 2]>,
+}
+
+impl Default for PairSetup {
+    fn default() -> Self {
+        Self {
+            lab: LabOptions::default(),
+            offloads: Offloads::On,
+            daemons: PairOptions::default(),
+            config: None,
+        }
+    }
+}
+
+/// A running pair. Fields are dropped in this order.
+#[derive(Debug)]
+pub struct Pair {
+    pub primary: Daemon,
+    pub secondary: Daemon,
+    pub primary_guest: Guest,
+    pub secondary_guest: Guest,
+    pub lab: Lab,
+    setup: PairSetup,
+}
+
+impl Pair {
+    /// Starts everything and waits until the pair is protected.
+    ///
+    /// The secondary's daemon is there before its guest, whose first word must not reach the LAN;
+    /// and the primary's comes last, because a secondary that is late costs a checkpoint.
+    pub fn start(setup: PairSetup) -> Result<Self> {
+        let lab = Lab::new(setup.lab.clone())?;
+        let guest = |side| Guest::start(&lab, side, GuestOptions::of(side, setup.offloads));
+        let primary_guest = guest(Side::Primary)?;
+        let (secondary, secondary_guest) = if setup.lab.persistent_tap {
+            (setup.daemon(&lab, Side::Secondary)?, guest(Side::Secondary)?)
+        } else {
+            // There is no TAP before the guest, so its host is off the LAN meanwhile.
+            let host = lab.host(Side::Secondary);
+            host.unplug()?;
+            let secondary_guest = guest(Side::Secondary)?;
+            let secondary = setup.daemon(&lab, Side::Secondary)?;
+            host.plug()?;
+            (secondary, secondary_guest)
+        };
+        let primary = setup.daemon(&lab, Side::Primary)?;
+        primary.wait_protected()?;
+        Ok(Self { primary, secondary, primary_guest, secondary_guest, lab, setup })
+    }
+
+    /// Starts the daemon of `side` again, which must have ended.
+    pub fn restart(&mut self, side: Side) -> Result<()> {
+        let daemon = self.setup.daemon(&self.lab, side)?;
+        match side {
+            Side::Primary => self.primary = daemon,
+            Side::Secondary => self.secondary = daemon,
+        }
+        Ok(())
+    }
+
+    /// `kill -9` of the primary's daemon and guest, then `failover` on the secondary; how long that
+    /// took.
+    pub fn fail_over(&mut self) -> Result<Duration> {
+        let start = Instant::now();
+        self.primary.process.kill()?;
+        self.primary_guest.kill()?;
+        self.secondary.failover()?;
+        Ok(start.elapsed())
+    }
+
+    /// The pair is protected and has asked for no checkpoint.
+    pub fn expect_no_checkpoints(&self) -> Result<()> {
+        let status = self.primary.status()?;
+        let asked = status.checkpoints();
+        ensure!(asked == BTreeMap::new(), "checkpoints {asked:?}: {status:#?}");
+        ensure!(status.number("divergences")? == 0, "divergences: {status:#?}");
+        ensure!(status.mode()? == "protected", "not protected: {status:#?}");
+        ensure!(status.number("compared_frames")? > 0, "nothing was compared: {status:#?}");
+        Ok(())
+    }
+
+    /// No network stack that lives, and no stand-in, has seen a wrong checksum.
+    pub fn expect_right_sums(&mut self) -> Result<()> {
+        let client = checksum_errors(&counters::read(&self.lab.client)?);
+        ensure!(client.is_empty(), "the client saw {client:?}");
+        for guest in [&mut self.primary_guest, &mut self.secondary_guest] {
+            if guest.stand_in.process.exited().is_some() {
+                continue;
+            }
+            let side = guest.side;
+            let errors = checksum_errors(&guest.counters()?);
+            ensure!(errors.is_empty(), "{side:?} guest saw {errors:?}");
+            let counts = guest.stand_in.counts()?;
+            let bad = counts.to_guest.bad_sums + counts.from_guest.bad_sums;
+            ensure!(bad == 0, "{side:?} stand-in saw {counts:#?}");
+        }
+        Ok(())
+    }
+
+    /// Ends the daemons that live, and checks that they leave the hosts as they found them.
+    pub fn finish(mut self) -> Result<()> {
+        self.expect_right_sums()?;
+        for daemon in [&mut self.primary, &mut self.secondary] {
+            if daemon.process.exited().is_some() {
+                continue;
+            }
+            let status = daemon.process.terminate()?;
+            let (name, log) = (daemon.process.name(), daemon.process.stderr());
+            ensure!(status.success(), "{name}: {status}; its log:\n{log}");
+            let side = if name.ends_with('a') { Side::Primary } else { Side::Secondary };
+            let left = left_on(self.lab.host(side))?;
+            ensure!(left.is_empty(), "{name} left {left:?}; its log:\n{log}");
+        }
+        Ok(())
+    }
+}
+
+impl PairSetup {
+    fn daemon(&self, lab: &Lab, side: Side) -> Result<Daemon> {
+        match &self.config {
+            None => Daemon::start(lab, side, &self.daemons),
+            Some(more) => {
+                let [primary, secondary] = more;
+                let more = if side == Side::Primary { primary } else { secondary };
+                let config = self.daemons.config(side, crate::network::Slot(0), more);
+                Daemon::run_config(lab.host(side), &config)
+            }
+        }
+    }
+}
+
+/// Links, pins and sockets on a host that are not the lab's.
+pub fn left_on(host: &Host) -> Result<Vec<String>> {
+    let mut left: Vec<String> = links(host)?
+        .into_iter()
+        .filter(|name| !matches!(name.as_str(), "lo" | "br0" | "up0" | "repl0"))
+        .filter(|name| !name.starts_with("tap"))
+        .collect();
+    let mut find = Command::new("find");
+    find.args(["/sys/fs/bpf/colo-proxy", "/run/colo-proxy", "-mindepth", "1"]);
+    // A folder that is not there is as good as an empty one.
+    left.extend(output(host, find)?.stdout.lines().map(str::to_owned));
+    Ok(left)
+}
+
+/// The names of a host's links.
+pub fn links(host: &Host) -> Result<Vec<String>> {
+    let text = host.namespace.output("ip", &["-json", "link"])?;
+    let links: Vec<serde_json::Value> =
+        serde_json::from_str(&text).with_context(|| format!("reading `{text}`"))?;
+    let name = |link: &serde_json::Value| Some(link.get("ifname")?.as_str()?.to_owned());
+    Ok(links.iter().filter_map(name).collect())
+}

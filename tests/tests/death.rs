@@ -1,0 +1,117 @@
+//! `kill -9` of a daemon: the guest's network is left as the configuration asks, and the next
+//! daemon takes over what the dead one left.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use aya::programs::{SchedClassifier, TcAttachType};
+use colo_lab::client::{Conversation, Keeper, echo};
+use colo_lab::network::{Family, Host, Side};
+use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::root::require_root;
+
+const TIMEOUT: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_millis(2);
+
+fn with(on_death: &str) -> PairSetup {
+    let primary = format!("on_death = \"{on_death}\"");
+    PairSetup { config: Some([primary, String::new()]), ..PairSetup::default() }
+}
+
+/// How many programs are attached to a TAP, each way.
+fn attached(host: &Host) -> Result<[usize; 2]> {
+    host.namespace.run(|| {
+        let count = |way| -> Result<usize> {
+            let (_, programs) = SchedClassifier::query_tcx("tap0", way)?;
+            Ok(programs.len())
+        };
+        Ok([count(TcAttachType::Ingress)?, count(TcAttachType::Egress)?])
+    })
+}
+
+#[test]
+fn hold_lets_nothing_out() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(with("hold"))?;
+    echo(&pair.lab.client, Family::V4, 5, 100)?;
+    let captured = pair.primary_guest.stand_in.counts()?.from_guest.frames;
+    pair.primary.process.kill()?;
+    let keeper = std::thread::scope(|scope| {
+        let client = &pair.lab.client;
+        // The handshake cannot finish: it waits for a daemon.
+        let opening = scope.spawn(|| Conversation::open(client, Family::V4));
+        colo_lab::process::eventually("the guest answers into the void", TIMEOUT, || {
+            let frames = pair.primary_guest.stand_in.counts()?.from_guest.frames;
+            Ok((frames > captured + 1).then_some(()))
+        })?;
+        assert!(!opening.is_finished(), "an answer came out although no daemon is there");
+        assert_eq!(attached(pair.lab.host(Side::Primary))?, [1, 1]);
+        pair.restart(Side::Primary)?;
+        opening.join().expect("no panic")
+    })?;
+    assert_eq!(attached(pair.lab.host(Side::Primary))?, [1, 1], "stacked, not taken over");
+    let keeper = Keeper::start(keeper, 300, PAUSE);
+    keeper.wait_for_answers(50, TIMEOUT)?;
+    assert!(keeper.stop()?.error.is_none());
+    pair.finish()
+}
+
+#[test]
+fn pass_lets_the_guest_go_on() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(with("pass"))?;
+    let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
+    keeper.wait_for_answers(50, TIMEOUT)?;
+    pair.primary.process.kill()?;
+    keeper.wait_for_answers(200, TIMEOUT)?;
+    assert_eq!(attached(pair.lab.host(Side::Primary))?, [0, 0]);
+    assert!(keeper.stop()?.error.is_none());
+    pair.restart(Side::Primary)?;
+    assert_eq!(attached(pair.lab.host(Side::Primary))?, [1, 1]);
+    pair.finish()
+}
+
+/// A connection lives through the death of the primary's daemon and its successor.
+#[test]
+fn a_leftover_is_taken_over_again_and_again() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(with("hold"))?;
+    let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V6)?, 300, PAUSE);
+    for _ in 0..3 {
+        keeper.wait_for_answers(30, TIMEOUT)?;
+        pair.primary.process.kill()?;
+        pair.restart(Side::Primary)?;
+        assert_eq!(attached(pair.lab.host(Side::Primary))?, [1, 1]);
+    }
+    keeper.wait_for_answers(30, TIMEOUT)?;
+    assert!(keeper.stop()?.error.is_none());
+    pair.finish()
+}
+
+/// The secondary's guest stays off the LAN when its daemon dies, and the offsets of its connections
+/// are still there for the next one.
+#[test]
+fn a_secondary_holds_and_its_offsets_survive() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(PairSetup::default())?;
+    let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
+    keeper.wait_for_answers(30, TIMEOUT)?;
+    pair.secondary.process.kill()?;
+    pair.restart(Side::Secondary)?;
+    assert_eq!(attached(pair.lab.host(Side::Secondary))?, [1, 1]);
+    pair.primary.wait_protected()?;
+    keeper.wait_for_answers(100, TIMEOUT)?;
+    pair.fail_over()?;
+    keeper.wait_for_answers(100, TIMEOUT)?;
+    let kept = keeper.stop()?;
+    assert!(kept.error.is_none(), "{kept:?}");
+    pair.finish()
+}

@@ -1,0 +1,134 @@
+//! The primary host dies, and every connection goes on from the secondary.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use colo_lab::client::{Calls, Conversation, Keeper, echo, ping};
+use colo_lab::daemon::PairOptions;
+use colo_lab::network::{Family, LabOptions, Side};
+use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::root::require_root;
+use colo_lab::stand_in::tap::Offloads;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Connections of either origin and IP version, each in use.
+fn keepers(pair: &Pair) -> Result<Vec<Keeper>> {
+    let client = &pair.lab.client;
+    let mut keepers = Vec::new();
+    for family in Family::BOTH {
+        let calls = Calls::new(client, family)?;
+        for len in [10, 3000, 60_000] {
+            keepers.push(Keeper::start(Conversation::open(client, family)?, len, PAUSE));
+            keepers.push(Keeper::start(calls.call()?, len, PAUSE));
+        }
+    }
+    Ok(keepers)
+}
+
+fn survive(setup: PairSetup) -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(setup)?;
+    let keepers = keepers(&pair)?;
+    keepers.iter().try_for_each(|keeper| keeper.wait_for_answers(30, TIMEOUT))?;
+    pair.expect_no_checkpoints()?;
+    let took = pair.fail_over()?;
+    keepers.iter().try_for_each(|keeper| keeper.wait_for_answers(30, TIMEOUT))?;
+    for keeper in keepers {
+        let kept = keeper.stop()?;
+        eprintln!("{}: gap {:?} (failover itself {took:?})", kept.name, kept.longest_gap);
+        assert!(kept.error.is_none(), "{}: {:#?}", kept.name, kept.error);
+    }
+    for family in Family::BOTH {
+        let client = &pair.lab.client;
+        let mut conversation = Conversation::open(client, family)?;
+        conversation.down(1_000_000)?;
+        conversation.up(1_000_000)?;
+        conversation.close()?;
+        let mut called = Calls::new(client, family)?.call()?;
+        called.ask(100)?;
+        called.close()?;
+        echo(client, family, 10, 300)?;
+        ping(client, family, 3, 300)?;
+    }
+    assert_eq!(pair.secondary.status()?.mode()?, "failed-over");
+    pair.finish()
+}
+
+#[test]
+fn with_offloads() -> Result<()> {
+    survive(PairSetup::default())
+}
+
+#[test]
+fn without_offloads() -> Result<()> {
+    survive(PairSetup { offloads: Offloads::Off, ..PairSetup::default() })
+}
+
+#[test]
+fn with_partial_sums_on_the_lan() -> Result<()> {
+    let lab = LabOptions { real_wire: false, ..LabOptions::default() };
+    survive(PairSetup { lab, ..PairSetup::default() })
+}
+
+#[test]
+fn over_plain_lanes() -> Result<()> {
+    let daemons = PairOptions { vnet_hdr: false, ..PairOptions::default() };
+    survive(PairSetup { daemons, ..PairSetup::default() })
+}
+
+/// The client is in the middle of an upload that only the secondary can finish.
+#[test]
+fn in_the_middle_of_bulk() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(PairSetup::default())?;
+    let mut conversations = Vec::new();
+    for family in Family::BOTH {
+        conversations.push(Conversation::open(&pair.lab.client, family)?);
+        conversations.push(Calls::new(&pair.lab.client, family)?.call()?);
+    }
+    std::thread::scope(|scope| -> Result<()> {
+        let workers: Vec<_> = conversations
+            .into_iter()
+            .map(|mut conversation| {
+                scope.spawn(move || -> Result<()> {
+                    for _ in 0..40 {
+                        conversation.up(1_000_000)?;
+                        conversation.down(1_000_000)?;
+                    }
+                    conversation.close()
+                })
+            })
+            .collect();
+        pair.primary.wait_status("bulk", TIMEOUT, |status| {
+            status.number("compared_bytes").is_ok_and(|bytes| bytes > 20_000_000)
+        })?;
+        pair.fail_over()?;
+        workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
+    })?;
+    pair.finish()
+}
+
+/// The secondary's host is told while the primary still runs: it goes on alone, visibly.
+#[test]
+fn of_the_primary_is_going_on_alone() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(PairSetup::default())?;
+    let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 500, PAUSE);
+    keeper.wait_for_answers(20, TIMEOUT)?;
+    pair.lab.host(Side::Secondary).unplug()?;
+    pair.secondary.process.kill()?;
+    pair.primary.failover()?;
+    assert_eq!(pair.primary.status()?.mode()?, "unprotected");
+    keeper.wait_for_answers(200, TIMEOUT)?;
+    let kept = keeper.stop()?;
+    assert!(kept.error.is_none(), "{kept:?}");
+    pair.finish()
+}

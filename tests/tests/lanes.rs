@@ -1,0 +1,256 @@
+//! The wire between the hosts: it breaks, it comes back, its other end is gone or talks nonsense.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use colo_lab::client::{Conversation, Keeper, echo};
+use colo_lab::daemon::{Daemon, PairOptions, Status};
+use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::network::{Family, Lab, LabOptions, Side};
+use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::root::require_root;
+use colo_lab::stand_in::tap::Offloads;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(2);
+const MIRROR_PORT: u16 = 9003;
+const SECONDARY_PORT: u16 = 9004;
+const CONTROL_PORT: u16 = 9005;
+
+#[test]
+fn a_secondary_daemon_that_restarts_is_found_again() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(PairSetup::default())?;
+    let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
+    keeper.wait_for_answers(30, TIMEOUT)?;
+    let ended = pair.secondary.process.terminate()?;
+    ensure!(ended.success(), "{ended}: {}", pair.secondary.process.stderr());
+    pair.restart(Side::Secondary)?;
+    let status = pair.primary.wait_protected()?;
+    assert!(status.detail("/lanes/mirror/connections")? >= 2, "{status:#?}");
+    keeper.wait_for_answers(100, TIMEOUT)?;
+    assert!(keeper.stop()?.error.is_none());
+    pair.finish()
+}
+
+/// The link between the hosts is down for long enough that protection ends, and comes back.
+#[test]
+fn a_link_that_breaks_is_seen_and_heals() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let pair = Pair::start(PairSetup::default())?;
+    let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
+    keeper.wait_for_answers(30, TIMEOUT)?;
+    let host = &pair.lab.host(Side::Secondary).namespace;
+    host.ip("link set repl0 down\n")?;
+    pair.primary.wait_status("unprotected", TIMEOUT, |s| mode_is(s, "unprotected"))?;
+    keeper.wait_for_answers(100, TIMEOUT)?;
+    host.ip("link set repl0 up\n")?;
+    pair.primary.wait_protected()?;
+    keeper.wait_for_answers(100, TIMEOUT)?;
+    assert!(keeper.stop()?.error.is_none());
+    pair.finish()
+}
+
+#[test]
+fn without_a_secondary_output_leaves_after_the_timeout_and_status_says_so() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(PairSetup::default())?;
+    let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
+    keeper.wait_for_answers(30, TIMEOUT)?;
+    pair.secondary.process.kill()?;
+    keeper.wait_for_answers(100, TIMEOUT)?;
+    let status = pair.primary.status()?;
+    assert_eq!(status.mode()?, "unprotected", "{status:#?}");
+    let kept = keeper.stop()?;
+    assert!(kept.error.is_none(), "{kept:?}");
+    // `secondary_timeout_ms` is 1000 unless the configuration says otherwise.
+    assert!(kept.longest_gap >= Duration::from_millis(900), "{:?}", kept.longest_gap);
+    pair.finish()
+}
+
+#[test]
+fn without_a_secondary_hold_keeps_holding() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let more = "on_secondary_lost = \"hold\"\nsecondary_timeout_ms = 200";
+    let config = Some([more.to_owned(), String::new()]);
+    let mut pair = Pair::start(PairSetup { config, ..PairSetup::default() })?;
+    let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
+    keeper.wait_for_answers(30, TIMEOUT)?;
+    pair.secondary.process.kill()?;
+    pair.primary.wait_status("held output", TIMEOUT, |status| {
+        mode_is(status, "waiting") && status.number("held_frames").is_ok_and(|held| held > 0)
+    })?;
+    let answers = keeper.answers();
+    // Five timeouts later it still waits.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(keeper.answers(), answers, "an answer left although nobody vouched for it");
+    pair.restart(Side::Secondary)?;
+    keeper.wait_for_answers(30, TIMEOUT)?;
+    assert!(keeper.stop()?.error.is_none());
+    pair.finish()
+}
+
+fn mode_is(status: &Status, mode: &str) -> bool {
+    status.mode().is_ok_and(|found| found == mode)
+}
+
+/// A primary alone, whose lanes we play with.
+struct Alone {
+    primary: Daemon,
+    lab: Lab,
+}
+
+impl Alone {
+    fn start() -> Result<(Self, Guest)> {
+        let lab = Lab::new(LabOptions::default())?;
+        let guest =
+            Guest::start(&lab, Side::Primary, GuestOptions::of(Side::Primary, Offloads::On))?;
+        let primary = Daemon::start(&lab, Side::Primary, &PairOptions::default())?;
+        Ok((Self { primary, lab }, guest))
+    }
+
+    /// Connects to a lane of the primary from the other host.
+    fn connect(&self, port: u16) -> Result<TcpStream> {
+        let address = SocketAddr::new(Side::Primary.replication().into(), port);
+        let stream = self.lab.host(Side::Secondary).namespace.run(|| {
+            TcpStream::connect_timeout(&address, TIMEOUT).context("connecting to a lane")
+        })?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        Ok(stream)
+    }
+
+    fn bad(&self, kind: &str, count: u64) -> Result<()> {
+        let pointer = format!("/lanes/secondary_in/bad_records/{kind}");
+        let what = format!("{count} bad records: {kind}");
+        let seen = |status: &Status| status.detail(&pointer).is_ok_and(|seen| seen == count);
+        self.primary.wait_status(&what, TIMEOUT, seen).map(drop)
+    }
+}
+
+/// A record with a virtio-net header.
+fn record(frame: &[u8]) -> Vec<u8> {
+    let mut bytes = (frame.len() as u32 + 12).to_be_bytes().to_vec();
+    bytes.extend(12_u32.to_be_bytes());
+    bytes.extend([0; 12]);
+    bytes.extend(frame);
+    bytes
+}
+
+/// The other end closes, with or without a reset.
+fn expect_closed(mut stream: TcpStream) -> Result<()> {
+    match stream.read(&mut [0; 16]) {
+        Ok(0) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+        other => anyhow::bail!("the connection is not closed: {other:?}"),
+    }
+}
+
+#[test]
+fn bad_records_are_counted_and_impossible_ones_close_the_lane() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let (alone, guest) = Alone::start()?;
+    let mut lane = alone.connect(SECONDARY_PORT)?;
+    // LENGTH 0, with the second word; then a runt; then frames that are not what they say.
+    lane.write_all(&[0; 8])?;
+    lane.write_all(&record(&[1, 2, 3]))?;
+    for len in [14, 20, 33, 60, 1514, 65_000] {
+        lane.write_all(&record(&vec![0x45; len]))?;
+    }
+    alone.bad("empty", 1)?;
+    alone.bad("runt", 1)?;
+    for (nth, length) in [69_633_u32, u32::MAX].into_iter().enumerate() {
+        lane.write_all(&length.to_be_bytes())?;
+        lane.write_all(&12_u32.to_be_bytes())?;
+        expect_closed(lane)?;
+        alone.bad("oversized", nth as u64 + 1)?;
+        lane = alone.connect(SECONDARY_PORT)?;
+    }
+    // Cut inside a record, and inside a length word.
+    for (nth, cut) in [record(&[7; 100]), vec![0, 0]].into_iter().enumerate() {
+        lane.write_all(cut.get(..cut.len() - 1).unwrap_or_default())?;
+        drop(lane);
+        alone.bad("cut", nth as u64 + 1)?;
+        lane = alone.connect(SECONDARY_PORT)?;
+    }
+    drop(lane);
+    let mut control = alone.connect(CONTROL_PORT)?;
+    for line in ["\n", "no json\n", "{\"type\":\"epoch-done\",\"epoch\":-1}\n"] {
+        control.write_all(line.as_bytes())?;
+    }
+    // A line without an end: it is closed, sooner or later, with everything that is unread.
+    let _ = control.write_all(&vec![b'x'; 1 << 20]);
+    drop(control);
+    pair_up(alone, guest)
+}
+
+/// After all of that the real secondary comes, and the pair works.
+fn pair_up(alone: Alone, guest: Guest) -> Result<()> {
+    let Alone { mut primary, lab } = alone;
+    let secondary = Daemon::start(&lab, Side::Secondary, &PairOptions::default())?;
+    let options = GuestOptions::of(Side::Secondary, Offloads::On);
+    let second_guest = Guest::start(&lab, Side::Secondary, options)?;
+    let before = primary.wait_protected()?.number("compared_frames")?;
+    let mut conversation = Conversation::open(&lab.client, Family::V4)?;
+    conversation.ask(1000)?;
+    conversation.close()?;
+    echo(&lab.client, Family::V6, 10, 100)?;
+    assert!(primary.status()?.number("compared_frames")? > before);
+    drop((secondary, second_guest, guest));
+    let ended = primary.process.terminate()?;
+    ensure!(ended.success(), "{ended}: {}", primary.process.stderr());
+    Ok(())
+}
+
+/// A mirror that sends nonsense must not reach the secondary's guest, nor stop its daemon.
+#[test]
+fn a_bad_mirror_does_not_harm_the_secondary() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = Lab::new(LabOptions::default())?;
+    let listener = lab
+        .host(Side::Primary)
+        .namespace
+        .run(|| Ok(TcpListener::bind((Side::Primary.replication(), MIRROR_PORT))?))?;
+    let mut daemon = Daemon::start(&lab, Side::Secondary, &PairOptions::default())?;
+    let options = GuestOptions::of(Side::Secondary, Offloads::On);
+    let mut guest = Guest::start(&lab, Side::Secondary, options)?;
+    for bad in [
+        [69_633_u32.to_be_bytes(), [0, 0, 0, 12]].concat(),
+        [u32::MAX.to_be_bytes(); 2].concat(),
+        record(&[9; 200]).get(..50).unwrap_or_default().to_vec(),
+    ] {
+        let (mut lane, _) = listener.accept()?;
+        lane.set_read_timeout(Some(TIMEOUT))?;
+        lane.write_all(&[0; 8])?;
+        for len in [1, 14, 34, 60, 1514, 65_000] {
+            lane.write_all(&record(&vec![0x45; len]))?;
+        }
+        // A virtio-net header that promises a sum and segments where there are none.
+        let mut lying = record(&[0x11; 64]);
+        lying.splice(8..20, [1, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
+        lane.write_all(&lying)?;
+        lane.write_all(&bad)?;
+        if bad.len() > 8 { drop(lane) } else { expect_closed(lane)? }
+    }
+    // It has connected again, so it lives; and so does the guest.
+    listener.accept()?;
+    let status = daemon.status()?;
+    assert_eq!(status.mode()?, "protected", "{status:#?}");
+    guest.stand_in.counts()?;
+    let ended = daemon.process.terminate()?;
+    ensure!(ended.success(), "{ended}: {}", daemon.process.stderr());
+    Ok(())
+}

@@ -1,0 +1,181 @@
+//! What an operator gets wrong is answered with a clear error, and what he asks for is done: several
+//! guests in one daemon, a clean end.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+use colo_lab::client::Conversation;
+use colo_lab::daemon::{self, Daemon, Output, PairOptions, output, output_of};
+use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::network::{Family, Host, Lab, LabOptions, Side, Slot};
+use colo_lab::pair::left_on;
+use colo_lab::root::require_root;
+use colo_lab::stand_in::tap::Offloads;
+
+const TIMEOUT: Duration = Duration::from_secs(15);
+const LANES: [&str; 4] =
+    ["--mirror", "tcp:127.0.0.1:9003,server", "--secondary-in", "tcp:127.0.0.1:9004,server"];
+
+fn primary(netdev: &str) -> Vec<&str> {
+    [&["primary", "--netdev", netdev], LANES.as_slice()].concat()
+}
+
+/// It fails, says all of `words`, and leaves nothing.
+fn expect_refused(host: &Host, found: &Output, words: &[&str]) -> Result<()> {
+    assert!(!found.success, "it should have failed: {found:?}");
+    for word in words {
+        assert!(found.stderr.contains(word), "no `{word}` in: {}", found.stderr);
+    }
+    for ugly in ["panicked", "RUST_BACKTRACE"] {
+        assert!(!found.stderr.contains(ugly), "{}", found.stderr);
+    }
+    assert_eq!(left_on(host)?, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn a_missing_interface_is_named() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = Lab::new(LabOptions::default())?;
+    let host = lab.host(Side::Primary);
+    expect_refused(host, &output_of(host, &primary("tap7"))?, &["tap7"])
+}
+
+#[test]
+fn missing_privileges_are_named() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = Lab::new(LabOptions::default())?;
+    let host = lab.host(Side::Primary);
+    // Root in name, with no capability at all.
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-all", "--inh-caps=-all", "--"]);
+    command.arg(daemon::binary()?).args(primary("tap0"));
+    let found = output(host, command)?;
+    expect_refused(host, &found, &[])?;
+    let lower = found.stderr.to_lowercase();
+    assert!(
+        ["root", "cap_", "permitted", "permission"].iter().any(|word| lower.contains(word)),
+        "{lower}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_wrong_key_is_shown_with_its_line_and_the_right_one() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = Lab::new(LabOptions::default())?;
+    let host = lab.host(Side::Primary);
+    let config = PairOptions::default().config(Side::Primary, Slot(0), "secondary_timeot_ms = 5");
+    let error = Daemon::run_config(host, &config).expect_err("a wrong key");
+    let text = format!("{error:#}");
+    let line = config.lines().position(|line| line.contains("timeot")).map_or(0, |n| n + 1);
+    for word in ["secondary_timeot_ms", "secondary_timeout_ms", &format!(":{line}:")] {
+        assert!(text.contains(word), "no `{word}` in: {text}");
+    }
+    assert_eq!(left_on(host)?, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn wrong_endpoints_and_flags_are_refused() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = Lab::new(LabOptions::default())?;
+    let host = lab.host(Side::Primary);
+    for (arguments, word) in [
+        (
+            vec![
+                "primary",
+                "--netdev",
+                "tap0",
+                "--mirror",
+                "udp:a:1",
+                "--secondary-in",
+                "unix:/run/x",
+            ],
+            "udp:a:1",
+        ),
+        (vec!["primary", "--netdev", "tap0"], "--mirror"),
+        ([primary("tap0"), vec!["--colo-frame", "sometimes"]].concat(), "sometimes"),
+        (vec!["failover", "tap9"], "tap9"),
+        (vec!["run", "--config", "/nonexistent.toml"], "/nonexistent.toml"),
+    ] {
+        expect_refused(host, &output_of(host, &arguments)?, &[word])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_second_daemon_for_the_same_tap_is_refused() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = Lab::new(LabOptions::default())?;
+    let host = lab.host(Side::Primary);
+    let mut first = Daemon::start(&lab, Side::Primary, &PairOptions::default())?;
+    let second = output_of(host, &primary("tap0"))?;
+    assert!(!second.success && second.stderr.contains("tap0"), "{second:?}");
+    assert!(second.stderr.contains(&first.process.pid().to_string()), "{second:?}");
+    first.status()?;
+    assert!(first.process.terminate()?.success());
+    assert_eq!(left_on(host)?, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn one_daemon_serves_several_guests() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let slots: Vec<Slot> = (0..3).map(Slot).collect();
+    let lab = Lab::new(LabOptions { slots: 3, ..LabOptions::default() })?;
+    let guest = |side, slot: &Slot| {
+        let options = GuestOptions { slot: *slot, ..GuestOptions::of(side, Offloads::On) };
+        Guest::start(&lab, side, options)
+    };
+    let config = |side| -> String {
+        slots.iter().map(|slot| PairOptions::default().config(side, *slot, "")).collect()
+    };
+    let mut guests = Vec::new();
+    for slot in &slots {
+        guests.push(guest(Side::Primary, slot)?);
+    }
+    let mut secondary = Daemon::run_config(lab.host(Side::Secondary), &config(Side::Secondary))?;
+    for slot in &slots {
+        guests.push(guest(Side::Secondary, slot)?);
+    }
+    let mut primary = Daemon::run_config(lab.host(Side::Primary), &config(Side::Primary))?;
+    colo_lab::process::eventually("three protected guests", TIMEOUT, || {
+        let modes = primary.statuses()?;
+        let all = modes.iter().all(|s| s.mode().is_ok_and(|mode| mode == "protected"));
+        Ok((all && modes.len() == 3).then_some(()))
+    })?;
+    for slot in &slots {
+        for family in Family::BOTH {
+            let mut conversation = Conversation::open_to(&lab.client, slot.address(family))?;
+            conversation.ask(3000)?;
+            conversation.down(500_000)?;
+            conversation.close()?;
+        }
+    }
+    for status in primary.statuses()? {
+        assert!(status.number("compared_frames")? > 0, "{status:#?}");
+        assert!(status.checkpoints().is_empty(), "{status:#?}");
+    }
+    for daemon in [&mut primary, &mut secondary] {
+        let ended = daemon.process.terminate()?;
+        assert!(ended.success(), "{ended}: {}", daemon.process.stderr());
+    }
+    for side in Side::BOTH {
+        assert_eq!(left_on(lab.host(side))?, Vec::<String>::new());
+    }
+    Ok(())
+}

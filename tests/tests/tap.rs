@@ -1,0 +1,61 @@
+//! A guest that restarts takes its TAP with it and brings another one of the same name.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use colo_lab::client::{Conversation, echo};
+use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::network::{Family, LabOptions, Side};
+use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::root::require_root;
+use colo_lab::stand_in::tap::Offloads;
+
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+fn present(daemon: &colo_lab::daemon::Daemon, wanted: bool) -> Result<()> {
+    let key = |value: &serde_json::Value| value.get("netdev_present")?.as_bool();
+    daemon.wait_status("netdev_present", TIMEOUT, |s| key(&s.0) == Some(wanted)).map(drop)
+}
+
+#[test]
+fn a_tap_that_comes_back_is_protected_again() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = LabOptions { persistent_tap: false, ..LabOptions::default() };
+    let mut pair = Pair::start(PairSetup { lab, ..PairSetup::default() })?;
+    for round in 0..2 {
+        let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
+        conversation.ask(1000)?;
+        conversation.close()?;
+        let before = pair.primary.status()?.number("compared_frames")?;
+        for side in Side::BOTH {
+            let options = GuestOptions::of(side, Offloads::On);
+            match side {
+                Side::Primary => {
+                    pair.primary_guest.kill()?;
+                    present(&pair.primary, false)?;
+                    pair.primary_guest = Guest::start(&pair.lab, side, options)?;
+                    present(&pair.primary, true)?;
+                }
+                Side::Secondary => {
+                    pair.secondary_guest.kill()?;
+                    present(&pair.secondary, false)?;
+                    pair.secondary_guest = Guest::start(&pair.lab, side, options)?;
+                    present(&pair.secondary, true)?;
+                }
+            }
+        }
+        let mut conversation = Conversation::open(&pair.lab.client, Family::V6)?;
+        conversation.ask(1000)?;
+        conversation.down(500_000)?;
+        conversation.close()?;
+        echo(&pair.lab.client, Family::V4, 10, 100)?;
+        let status = pair.primary.status()?;
+        assert!(status.number("compared_frames")? > before, "round {round}: {status:#?}");
+        for status in [status, pair.secondary.status()?] {
+            assert_eq!(status.drops().get("unguarded"), None, "round {round}: {status:#?}");
+        }
+    }
+    pair.finish()
+}

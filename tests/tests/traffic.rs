@@ -1,0 +1,128 @@
+//! Real TCP, UDP and ICMP through a protected pair: every octet right, every sum right, no
+//! checkpoint, whatever the offloads and whatever is on the wire between the hosts.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use colo_lab::client::{Calls, Conversation, echo, mixed, ping};
+use colo_lab::daemon::PairOptions;
+use colo_lab::network::{Family, LabOptions};
+use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::root::require_root;
+use colo_lab::stand_in::tap::Offloads;
+
+fn everything(setup: PairSetup, family: Family) -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(setup)?;
+    let client = &pair.lab.client;
+    let mut conversation = Conversation::open(client, family)?;
+    for len in [1, 100, 1448, 5000, 200_000] {
+        conversation.ask(len)?;
+        conversation.echo(len)?;
+    }
+    conversation.down(5_000_000)?;
+    conversation.up(5_000_000)?;
+    conversation.close()?;
+    let mut called = Calls::new(client, family)?.call()?;
+    called.ask(3000)?;
+    called.down(1_000_000)?;
+    called.close()?;
+    for len in [64, 1400] {
+        echo(client, family, 20, len)?;
+        ping(client, family, 5, len)?;
+    }
+    pair.expect_no_checkpoints()?;
+    pair.expect_right_sums()?;
+    pair.finish()
+}
+
+fn with(offloads: Offloads) -> PairSetup {
+    PairSetup { offloads, ..PairSetup::default() }
+}
+
+#[test]
+fn with_offloads_over_ipv4() -> Result<()> {
+    everything(with(Offloads::On), Family::V4)
+}
+
+#[test]
+fn with_offloads_over_ipv6() -> Result<()> {
+    everything(with(Offloads::On), Family::V6)
+}
+
+#[test]
+fn without_offloads_over_ipv4() -> Result<()> {
+    everything(with(Offloads::Off), Family::V4)
+}
+
+#[test]
+fn without_offloads_over_ipv6() -> Result<()> {
+    everything(with(Offloads::Off), Family::V6)
+}
+
+/// Partial sums all the way to the client and back, as between guests of one host.
+#[test]
+fn with_partial_sums_on_the_lan() -> Result<()> {
+    let lab = LabOptions { real_wire: false, ..LabOptions::default() };
+    everything(PairSetup { lab, ..PairSetup::default() }, Family::V4)
+}
+
+/// Without `--vnet-hdr-support` frames on the lanes are plain, whatever the guest's offloads are.
+#[test]
+fn over_plain_lanes() -> Result<()> {
+    let daemons = PairOptions { vnet_hdr: false, ..PairOptions::default() };
+    for offloads in [Offloads::On, Offloads::Off] {
+        for family in Family::BOTH {
+            everything(
+                PairSetup { offloads, daemons: daemons.clone(), ..PairSetup::default() },
+                family,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// The guest's TAP itself has no virtio-net header, as with QEMU's `vnet_hdr=off`.
+#[test]
+fn on_a_tap_without_a_header() -> Result<()> {
+    let lab = LabOptions { vnet_hdr: false, ..LabOptions::default() };
+    everything(PairSetup { lab, offloads: Offloads::Off, ..PairSetup::default() }, Family::V4)
+}
+
+#[test]
+fn without_a_control_lane() -> Result<()> {
+    let daemons = PairOptions { control: false, ..PairOptions::default() };
+    everything(PairSetup { daemons, ..PairSetup::default() }, Family::V4)
+}
+
+#[test]
+fn with_the_secondary_listening() -> Result<()> {
+    let daemons = PairOptions { primary_listens: false, ..PairOptions::default() };
+    everything(PairSetup { daemons, ..PairSetup::default() }, Family::V6)
+}
+
+/// How long the mixed traffic runs, in seconds.
+fn mixed_duration() -> Duration {
+    let seconds = std::env::var("COLO_PROXY_MIXED_S").ok().and_then(|s| s.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(60))
+}
+
+/// One frame in a hundred is lost on the client's link, each way: what the guests get is the same,
+/// and so, as streams, is what they say.
+#[test]
+fn mixed_traffic_under_loss() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(PairSetup::default())?;
+    pair.lab.lose(100)?;
+    let done = mixed(&pair.lab, mixed_duration())?;
+    eprintln!("{done:?}");
+    let retransmitted = pair.secondary_guest.counters()?.get("Tcp.RetransSegs").copied();
+    assert!(retransmitted > Some(0), "the loss was not felt");
+    pair.expect_right_sums()?;
+    pair.expect_no_checkpoints()?;
+    pair.finish()
+}
