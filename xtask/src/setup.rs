@@ -15,6 +15,8 @@ use std::process::Command;
 
 /// Version of bpf-linker that the committed object is built with.
 const LINKER_VERSION: &str = "0.13.0";
+/// Version of cargo-deny that deny.toml is written for.
+const DENY_VERSION: &str = "0.20.2";
 /// Where Debian keeps the LLVM that [`packages::EBPF`] installs.
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
@@ -69,7 +71,8 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
         install_linker()?;
     }
     if needs.contains(&Need::Lint) && find_program("cargo-deny").is_none() {
-        cargo_install(&mut Command::new(workspace::cargo()), "cargo-deny", &["--locked"])?;
+        let arguments = ["--version", DENY_VERSION, "--locked"];
+        cargo_install(&mut Command::new(workspace::cargo()), "cargo-deny", &arguments)?;
     }
     if builds_ebpf && toolchain::compilers().is_empty() {
         bail!(
@@ -93,7 +96,7 @@ fn install_linker() -> Result<()> {
 }
 
 fn cargo_install(cargo: &mut Command, name: &str, arguments: &[&str]) -> Result<()> {
-    println!("setup: installing {name} with cargo");
+    println!("setup: installing {name} with cargo, which takes some minutes");
     // Ours: the flags and folders of the task that runs us are not for another crate.
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_TARGET_DIR").env_remove("RUSTUP_TOOLCHAIN");
     command::run(cargo.args(["install", "--quiet", name]).args(arguments)).with_context(|| {

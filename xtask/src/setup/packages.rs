@@ -7,16 +7,15 @@ use std::path::Path;
 use std::process::Command;
 
 /// Programs by what needs them, and Debian's packages with them.
-pub(super) const PROGRAMS: [(Need, &str, &str); 6] = [
+pub(super) const PROGRAMS: [(Need, &str, &str); 5] = [
     (Need::Lab, "ip", "iproute2"),
-    (Need::Lab, "cc", "gcc"),
     (Need::Inspect, "bpftool", "bpftool"),
     (Need::Qemu, "qemu-system-x86_64", "qemu-system-x86"),
     (Need::Qemu, "busybox", "busybox-static"),
     (Need::Qemu, "dpkg-deb", "dpkg"),
 ];
-/// A compiler with the source of its `core`.
-pub(super) const EBPF_COMPILER: [&str; 2] = ["rustc-web", "rust-web-src"];
+/// A compiler with the source of its `core`, and the clippy that goes with it.
+pub(super) const EBPF_COMPILER: [&str; 3] = ["rustc-web", "rust-web-src", "rust-web-clippy"];
 /// The LLVM that bpf-linker is built with.
 pub(super) const EBPF_LINKER: [&str; 2] = ["llvm-22-dev", "libpolly-22-dev"];
 

@@ -33,15 +33,19 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
     let mut steps = vec![
         step("format", root, lint::format),
         step("tidy", root, |_| tidy::run()),
-        step("clippy", root, lint::clippy).with(&[Need::Ebpf]),
+        step("clippy", root, lint::clippy),
         step("deny", root, lint::deny).with(&[Need::Lint]),
         step("unit tests", root, |root| command::run(&mut unit_tests(root))),
         step("doc tests", root, |root| command::run(&mut doc_tests(root))),
         step("README", root, tidy::readme_against_daemon),
+        step("clippy on the kernel programs", root, build_ebpf::clippy)
+            .with(&[Need::Ebpf])
+            .needing_root(),
         step("build-ebpf --check", root, |_| build_ebpf::run(&build_ebpf::CHECK))
             .with(&[Need::Ebpf])
             .needing_root(),
     ];
+    steps.push(step("build", root, |root| command::run(&mut programs(root))).needing_root());
     for name in laboratory_tests(root)? {
         let needs: &[Need] = match name.as_str() {
             "qemu" => &[Need::Lab, Need::Inspect, Need::Qemu],
@@ -88,6 +92,14 @@ fn unit_tests(root: &Path) -> Command {
 
 fn doc_tests(root: &Path) -> Command {
     cargo(root, &["test", "--locked", "--doc"])
+}
+
+/// The programs that the laboratory starts: cargo builds a test's own package only.
+fn programs(root: &Path) -> Command {
+    let packages = ["--package", "colo-proxy", "--package", "colo-proxy-tests"];
+    let mut cargo = cargo(root, &["build", "--locked", "--bins"]);
+    cargo.args(packages);
+    cargo
 }
 
 /// One of the laboratory's tests. One thread: they share the machine's two ends of every veth, the

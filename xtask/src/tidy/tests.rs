@@ -55,6 +55,9 @@ fn ignored_tests() {
 fn sleeping() {
     assert!(broken("// sleep( no\nasleep();").is_empty());
     assert_eq!(broken("thread::sleep(LONG);"), ["sleep"]);
+    let listed = "colo-proxy/src/endpoint.rs";
+    assert!(broken_at(listed, "//! Peers.\nsleep(RETRY).await;\n").is_empty());
+    assert_eq!(broken_at(listed, "//! Peers.\n"), ["sleep"], "a list must not outlive its reasons");
 }
 
 #[test]
@@ -83,6 +86,7 @@ fn reasons_of_unsafe_code() {
 fn names_and_docs_of_modules() {
     assert!(broken_at("colo-proxy-common/src/seq.rs", "#![no_std]\n\n//! Numbers.\n").is_empty());
     assert_eq!(broken_at("a/src/seq.rs", "// Numbers.\n"), ["module doc"]);
+    assert!(broken_at("a/src/seq/tests.rs", "use super::Seq;\n").is_empty());
     assert_eq!(broken_at("a/src/net/util.rs", "//! Things.\n"), ["module name"]);
     assert_eq!(broken_at("a/src/helpers/tap.rs", "//! A TAP.\n"), ["module name"]);
     assert_eq!(broken("pub mod manager;"), ["module name"]);
