@@ -176,7 +176,7 @@ async fn serve_incoming(
 
 fn take_batch(reader: &mut RecordReader, into: &mut Vec<Frame>) -> Result<(), LaneError> {
     while into.len() < BATCH {
-        match reader.next()? {
+        match reader.next_frame()? {
             Some(frame) => into.push(frame),
             None => break,
         }

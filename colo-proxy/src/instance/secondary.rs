@@ -11,17 +11,19 @@ use tokio::time::MissedTickBehavior;
 use super::announce::Addresses;
 use super::hold::Hold;
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
-use super::name::{self, Claim};
+use super::name::Claim;
 use super::peer::{Peer, PeerEvent};
 use super::readable::{Drained, Readable};
-use super::wiring::{next_peer_event, open_gate, open_port, read_gate, sleep_until, system};
+use super::wiring::{
+    Kernel, attach, find, next_peer_event, open_port, read_gate, sleep_until, system,
+};
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};
 use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
 use crate::datapath::af_xdp::XdpTarget;
 use crate::datapath::capture::{self, Capture, CaptureKind, GateCapture};
-use crate::datapath::{AgeLimits, Datapath, Events, Mode, Plan, Told};
+use crate::datapath::{AgeLimits, Datapath, Events, Mode, Told};
 use crate::endpoint::Port;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
@@ -103,30 +105,13 @@ impl Secondary {
         let SideConfig::Secondary { mirror, secondary_out, capture } = guest.side.clone() else {
             return Err(InstanceError::Ended);
         };
-        let (link, netdev) = LinkWatch::start(&guest.netdev).await?;
-        let claim = name::claim(dir, guest.name.as_deref(), &guest.netdev, Datapath::is_foreign)?;
+        let (link, netdev, claim) = find(&guest, dir).await?;
         let (mirror_endpoint, output_endpoint) = (mirror.to_string(), secondary_out.to_string());
         let mirror = Port::open(mirror).await?;
         let output = Port::open(secondary_out).await?;
         let peer = open_port(guest.control.as_ref()).await?;
         let frame = colo_frame::start(guest.colo_frame.as_ref())?;
-
-        let output_gate = open_gate("colo-out%d", guest.vnet_hdr_support)?;
-        let input_gate = open_gate("colo-in%d", guest.vnet_hdr_support)?;
-        let mut datapath = Datapath::attach(&Plan {
-            instance: &claim.name,
-            role: Role::Secondary,
-            mode: Mode::Protected,
-            netdev_ifindex: netdev.ifindex,
-            output_gate_ifindex: output_gate.ifindex(),
-            input_gate_ifindex: input_gate.ifindex(),
-            on_death: guest.on_death,
-            flows_max: None,
-        })?;
-        // A daemon that died after a failover left the guest on the network, and there it stays.
-        if datapath.mode() != Mode::FailedOver {
-            datapath.set_mode(Mode::Protected)?;
-        }
+        let Kernel { mut datapath, output_gate, input_gate } = attach(&guest, &claim.name, netdev)?;
         let events = datapath.take_events().ok_or(InstanceError::Ended)?;
         let source = choose_capture(capture, &guest, netdev, &output_gate, &mut datapath);
         output_gate.set_up()?;
@@ -224,7 +209,11 @@ impl Secondary {
     /// Input of the primary guest, in the order in which it came there.
     fn on_mirror(&mut self, event: LaneEvent) {
         match event {
-            LaneEvent::Frames(frames) => frames.iter().for_each(|frame| self.input(frame)),
+            LaneEvent::Frames(frames) => {
+                for frame in &frames {
+                    self.input(frame);
+                }
+            }
             LaneEvent::Up => log::info!("{}: the mirror is connected", self.claim.name),
             LaneEvent::Down => log::warn!("{}: the mirror is gone", self.claim.name),
         }
@@ -326,7 +315,9 @@ impl Secondary {
         let (reply, unsent) = oneshot::channel();
         let asked = inputs.output_requests.send(OutgoingRequest::Finish(reply)).await;
         if let (Ok(()), Ok(unsent)) = (asked, unsent.await) {
-            unsent.iter().for_each(|frame| self.release(frame));
+            for frame in &unsent {
+                self.release(frame);
+            }
         }
         let announcements = self.addresses.lock().map(|known| known.announcements());
         for frame in announcements.unwrap_or_default() {
@@ -403,8 +394,7 @@ fn choose_capture(
     let pins = datapath.dir().path().to_owned();
     let program = datapath.program_mut("colo_xdp_capture").and_then(|p| p.try_into().ok());
     let Some(program) = program else { return Box::new(GateCapture::new(gate.clone())) };
-    let target =
-        XdpTarget { netdev: &guest.netdev, ifindex: netdev.ifindex, program, pins: &pins };
+    let target = XdpTarget { netdev: &guest.netdev, ifindex: netdev.ifindex, program, pins: &pins };
     // A refusal has been logged.
     capture::choose(kind, gate, target).0
 }
