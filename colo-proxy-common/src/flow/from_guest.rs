@@ -82,23 +82,23 @@ pub(super) fn established(
             replace(now, segment, entry, record)
         };
     }
-    if segment.is_rst() {
-        // RFC 9293, section 3.5.2: answering a segment without ACK, the number is 0 and not one
-        // of this connection's.
-        if segment.has(flag::ACK) && segment.seq == 0 {
-            return PASS;
-        }
-        entry.set_state(state::CLOSED);
-        return Step::keep(translation);
-    }
+    // RFC 9293, section 3.5.2: the reset that answers a segment without ACK has the number 0, which
+    // is not one of this connection's.
+    let stray = segment.is_rst() && segment.has(flag::ACK) && segment.seq == 0;
+    let verdict = if stray { Verdict::Pass } else { translation };
     match is {
-        state::REOPENING => return still_closed(entry, translation, record),
+        state::REOPENING => return still_closed(entry, verdict, record),
+        _ if segment.is_rst() => {
+            if !stray {
+                entry.set_state(state::CLOSED);
+            }
+        }
         state::RESET => entry.set_state(state::ESTABLISHED),
         state::ESTABLISHED if segment.has(flag::FIN) => entry.set_state(state::FIN_GUEST),
         state::FIN_PEER if segment.has(flag::FIN) => entry.set_state(state::CLOSED),
         _ => {}
     }
-    Step::keep(translation)
+    Step::keep(verdict)
 }
 
 /// A SYN or SYN/ACK of the connection that the entry knows, sent again.
@@ -128,13 +128,12 @@ fn replace(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -
     Step::open(Verdict::Pass)
 }
 
-/// The guest has not taken to the new connection but repeats something of the old one.
+/// The guest has not taken to the new connection: it refuses it, or repeats something of the old
+/// one.
 #[inline(always)]
 fn still_closed(entry: &Entry<'_>, translation: Verdict, record: &mut Flow) -> Step {
     let held = entry.known() & known::WIRE != 0;
-    entry.set_wire_isn(entry.guest_isn().wrapping_add(entry.seq_offset()));
-    entry.add_known(known::WIRE);
-    entry.set_state(state::CLOSED);
+    entry.close_again();
     if !held {
         return Step::keep(translation);
     }

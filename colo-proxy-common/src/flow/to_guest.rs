@@ -108,7 +108,7 @@ fn again(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> 
 #[inline(always)]
 fn reopening(now: &Now, segment: &Segment, entry: &Entry<'_>, old: Translation) -> Step {
     if segment.is_rst() {
-        entry.set_state(state::CLOSED);
+        entry.close_again();
         return Step::keep(Verdict::Translate(old));
     }
     if !segment.has(flag::ACK) {
