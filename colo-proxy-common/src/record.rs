@@ -127,6 +127,27 @@ pub struct Counters {
     pub rewrite_failed: u64,
 }
 
+impl Counters {
+    /// Adds what another processor has counted.
+    pub fn add(&mut self, other: &Self) {
+        self.captured += other.captured;
+        self.released += other.released;
+        self.mirrored += other.mirrored;
+        self.mirror_failed += other.mirror_failed;
+        self.passed += other.passed;
+        self.translated_to_guest += other.translated_to_guest;
+        self.translated_from_guest += other.translated_from_guest;
+        self.input_held += other.input_held;
+        self.dropped_lan_input += other.dropped_lan_input;
+        self.dropped_no_offset += other.dropped_no_offset;
+        self.dropped_foreign += other.dropped_foreign;
+        self.dropped_no_settings += other.dropped_no_settings;
+        self.malformed += other.malformed;
+        self.flow_table_full += other.flow_table_full;
+        self.rewrite_failed += other.rewrite_failed;
+    }
+}
+
 /// What the kernel programs tell the daemon: records of the `events` ring buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

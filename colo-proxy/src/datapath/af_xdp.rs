@@ -37,6 +37,9 @@ use crate::{frame::Frame, gate::Gate};
 /// The file that pins the map of sockets, by receive queue.
 const SOCKETS_PIN: &str = "xsks";
 
+/// The file that pins the link of `colo_xdp_capture`.
+pub(super) const LINK_NAME: &str = "link_colo_xdp_capture";
+
 /// What an [`AfXdp`] is to be attached to, and with what.
 #[derive(Debug)]
 pub struct XdpTarget<'a> {

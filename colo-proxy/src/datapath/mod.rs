@@ -1,6 +1,342 @@
-//! datapath
-pub mod af_xdp;
-pub mod capture;
+//! The kernel's half: loading the programs, attaching them to the guest's TAP and to the gates, and
+//! the maps by which the daemon steers and watches them.
+//!
+//! Everything is pinned under `<bpffs>/colo-proxy/<instance>/` ([`pin`]), so that an operator sees
+//! it (`bpftool map dump pinned …/flows`), so that the guest's network stays in the state that was
+//! asked for when the daemon dies, and so that the next daemon takes over what the dead one left:
+//! its links get the new programs in one step, and its maps with the translations of live
+//! connections are used again.
+//!
+//! Only one daemon may work on an instance. Whoever calls [`Datapath::attach`] has made sure of
+//! that (by a lock); here, whatever is found is a leftover.
 
-/// The kernel programs.
+pub mod af_xdp;
+mod age;
+mod attachment;
+pub mod capture;
+mod error;
+mod events;
+mod maps;
+mod netns;
+pub mod pin;
+mod primary;
+mod secondary;
+
+use std::path::Path;
+
+use aya::programs::Xdp;
+use aya::{Ebpf, EbpfLoader};
+use colo_proxy_common::record::{Counters, Flow, FlowKey, LAYOUT_VERSION, Settings, mode};
+
+pub use age::{AgeLimits, Aged};
+pub use attachment::{Attachment, Hook, Place};
+pub use error::DatapathError;
+pub use events::Events;
+pub use netns::cookie as netns_cookie;
+pub use pin::InstanceDir;
+
+use attachment::Attached;
+use maps::Maps;
+
+/// The kernel programs, as built by `cargo xtask build-ebpf`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("colo-proxy.bpf.o");
+
+/// Which half of the pair this host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Primary,
+    Secondary,
+}
+
+/// What the programs are to do; the one word in `settings` that changes in operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything passes untouched.
+    Off,
+    /// Guest output is captured, guest input mirrored (primary) or translated (secondary).
+    Protected,
+    /// The secondary guest is on the network; its connections stay translated.
+    FailedOver,
+}
+
+impl Mode {
+    fn word(self) -> u32 {
+        match self {
+            Self::Off => mode::OFF,
+            Self::Protected => mode::PROTECTED,
+            Self::FailedOver => mode::FAILED_OVER,
+        }
+    }
+
+    fn from_word(word: u32) -> Self {
+        match word {
+            mode::PROTECTED => Self::Protected,
+            mode::FAILED_OVER => Self::FailedOver,
+            _ => Self::Off,
+        }
+    }
+}
+
+/// What the guest's network is to be when the daemon dies without ending cleanly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDeath {
+    /// As it was: captured output goes nowhere. The links are pinned.
+    Hold,
+    /// As if there were no colo-proxy. The links end with the daemon.
+    Pass,
+}
+
+/// What to attach, and where.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    /// Name of the guest: the directory under bpffs.
+    pub instance: &'a str,
+    pub role: Role,
+    /// The mode to begin in, unless a leftover is taken over, which keeps its own.
+    pub mode: Mode,
+    /// The guest's TAP.
+    pub netdev_ifindex: u32,
+    pub output_gate_ifindex: u32,
+    pub input_gate_ifindex: u32,
+    pub on_death: OnDeath,
+    /// Connections that can be translated at once; `None` is 65536. A leftover keeps its own.
+    pub flows_max: Option<u32>,
+}
+
+/// The programs of one guest, attached. Dropping it closes what is not pinned;
+/// [`Datapath::detach`] is the clean end.
+#[derive(Debug)]
+pub struct Datapath {
+    role: Role,
+    on_death: OnDeath,
+    dir: InstanceDir,
+    ebpf: Ebpf,
+    maps: Maps,
+    settings: Settings,
+    attached: Vec<Attached>,
+    taken_over: bool,
+}
+
+impl Datapath {
+    /// Loads the programs and attaches them to the interfaces of `plan`, or puts them into the
+    /// links of a dead predecessor. The calling thread's network namespace counts.
+    pub fn attach(plan: &Plan<'_>) -> Result<Self, DatapathError> {
+        Self::attach_in(plan, &pin::find_bpffs()?)
+    }
+
+    /// The same with a given bpffs.
+    pub fn attach_in(plan: &Plan<'_>, bpffs: &Path) -> Result<Self, DatapathError> {
+        let dir = InstanceDir::create(bpffs, plan.instance)?;
+        let cookie = netns::cookie()?;
+        let leftover = maps::leftover(&dir, cookie)?;
+        let mut ebpf = load_object(&dir, plan.flows_max)?;
+        let mut maps = Maps::take(&mut ebpf)?;
+        let settings = settings_for(plan, cookie, leftover.as_ref());
+        if leftover.is_none() {
+            // Before anything attaches: a program without settings drops everything.
+            maps.set_settings(&settings)?;
+        }
+        let mut datapath = Self {
+            role: plan.role,
+            on_death: plan.on_death,
+            dir,
+            ebpf,
+            maps,
+            settings,
+            attached: Vec::new(),
+            taken_over: leftover.is_some(),
+        };
+        datapath.attach_all()?;
+        Ok(datapath)
+    }
+
+    /// Gates first, so that no frame of the guest arrives at one that is not guarded. The settings
+    /// of a leftover change in between: its programs send everything to gates that are no more.
+    fn attach_all(&mut self) -> Result<(), DatapathError> {
+        let (gates, netdev): (Vec<_>, Vec<_>) =
+            self.attachments().iter().partition(|a| a.place != Place::Netdev);
+        for attachment in gates {
+            self.attach_one(attachment)?;
+        }
+        let settings = self.settings;
+        self.maps.set_settings(&settings)?;
+        for attachment in netdev {
+            self.attach_one(attachment)?;
+        }
+        let mut wanted: Vec<_> = self.attachments().iter().map(Attachment::link_name).collect();
+        // Replaced or removed by `capture::choose`, and at once.
+        wanted.push(af_xdp::LINK_NAME.to_owned());
+        self.dir.remove_links_except(&wanted)
+    }
+
+    fn attachments(&self) -> &'static [Attachment] {
+        match self.role {
+            Role::Primary => primary::ATTACHMENTS,
+            Role::Secondary => secondary::ATTACHMENTS,
+        }
+    }
+
+    fn attach_one(&mut self, attachment: &Attachment) -> Result<(), DatapathError> {
+        let ifindex = match attachment.place {
+            Place::Netdev => self.settings.netdev_ifindex,
+            Place::OutputGate => self.settings.output_gate_ifindex,
+            Place::InputGate => self.settings.input_gate_ifindex,
+        };
+        let attached = attachment::attach(
+            &mut self.ebpf,
+            attachment,
+            ifindex,
+            &self.dir,
+            self.on_death == OnDeath::Hold,
+        )?;
+        // The old link goes only now.
+        self.attached.retain(|old| old.link_name() != attached.link_name());
+        self.attached.push(attached);
+        Ok(())
+    }
+
+    /// The guest's TAP has been created anew (guest restart): attaches the programs to it.
+    pub fn set_netdev(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.settings.netdev_ifindex = ifindex;
+        let settings = self.settings;
+        self.maps.set_settings(&settings)?;
+        for attachment in self.attachments().iter().filter(|a| a.place == Place::Netdev) {
+            self.attach_one(attachment)?;
+        }
+        Ok(())
+    }
+
+    /// A leftover of a dead daemon was taken over, and with it its mode and its epoch.
+    pub fn taken_over(&self) -> bool {
+        self.taken_over
+    }
+
+    pub fn mode(&self) -> Mode {
+        Mode::from_word(self.settings.mode)
+    }
+
+    /// Changes what the programs do, from the next frame on.
+    pub fn set_mode(&mut self, mode: Mode) -> Result<(), DatapathError> {
+        let settings = Settings { mode: mode.word(), ..self.settings };
+        self.maps.set_settings(&settings)?;
+        self.settings = settings;
+        Ok(())
+    }
+
+    /// How many checkpoints have loaded state into this guest.
+    pub fn epoch(&self) -> u32 {
+        self.settings.epoch
+    }
+
+    /// A checkpoint has made both guests equal: offsets learnt before it are void.
+    pub fn bump_epoch(&mut self) -> Result<u32, DatapathError> {
+        let settings = Settings { epoch: self.settings.epoch.wrapping_add(1), ..self.settings };
+        self.maps.set_settings(&settings)?;
+        self.settings = settings;
+        Ok(settings.epoch)
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The programs' counters, summed over the processors.
+    pub fn counters(&self) -> Result<Counters, DatapathError> {
+        self.maps.counters()
+    }
+
+    /// The connections that are translated. One that comes or goes meanwhile may be missing.
+    pub fn flows(&self) -> impl Iterator<Item = (FlowKey, Flow)> + '_ {
+        self.maps.flows()
+    }
+
+    /// The connections that are being opened, likewise.
+    pub fn half_open(&self) -> impl Iterator<Item = (FlowKey, Flow)> + '_ {
+        self.maps.half_open()
+    }
+
+    /// How many connections can be translated at once.
+    pub fn flows_max(&self) -> u32 {
+        self.maps.flows_max()
+    }
+
+    /// Forgets the connections that are over, and the least useful ones where the table is nearly
+    /// full. `now_ns` is `CLOCK_MONOTONIC`.
+    pub fn age_flows(&mut self, now_ns: u64, limits: &AgeLimits) -> Result<Aged, DatapathError> {
+        self.maps.age_flows(now_ns, self.settings.epoch, limits)
+    }
+
+    /// What the programs tell: to be taken once and polled by its file descriptor.
+    pub fn take_events(&mut self) -> Option<Events> {
+        self.maps.take_events()
+    }
+
+    /// What is attached where.
+    pub fn programs(&self) -> &[Attached] {
+        &self.attached
+    }
+
+    /// The directory in which everything is pinned.
+    pub fn dir(&self) -> &InstanceDir {
+        &self.dir
+    }
+
+    /// What [`capture::choose`] needs, to capture guest output by `AF_XDP` on `netdev`.
+    pub fn xdp_target<'a>(
+        &'a mut self,
+        netdev: &'a str,
+    ) -> Result<af_xdp::XdpTarget<'a>, DatapathError> {
+        let name = "colo_xdp_capture";
+        let program: &mut Xdp = self
+            .ebpf
+            .program_mut(name)
+            .ok_or_else(|| DatapathError::Missing { kind: "program", name: name.to_owned() })?
+            .try_into()
+            .map_err(|source| DatapathError::Program { program: name, source: Box::new(source) })?;
+        let ifindex = self.settings.netdev_ifindex;
+        Ok(af_xdp::XdpTarget { netdev, ifindex, program, pins: self.dir.path() })
+    }
+
+    /// The clean end: the guest's network is as if there had been no colo-proxy, and bpffs too.
+    pub fn detach(mut self) -> Result<(), DatapathError> {
+        // The guest's TAP first: nothing may go to a gate that lets nothing out any more.
+        while let Some(attached) = self.attached.pop() {
+            drop(attached);
+        }
+        self.dir.remove()
+    }
+}
+
+fn load_object(dir: &InstanceDir, flows_max: Option<u32>) -> Result<Ebpf, DatapathError> {
+    let mut loader = EbpfLoader::new();
+    for name in maps::NAMES {
+        loader.map_pin_path(name, dir.map(name));
+    }
+    if let Some(flows_max) = flows_max {
+        loader.map_max_entries("flows", flows_max);
+    }
+    loader.load(OBJECT).map_err(|source| DatapathError::Load { source: Box::new(source) })
+}
+
+fn settings_for(plan: &Plan<'_>, netns_cookie: u64, leftover: Option<&Settings>) -> Settings {
+    Settings {
+        layout_version: LAYOUT_VERSION,
+        mode: leftover.map_or_else(|| plan.mode.word(), |old| old.mode),
+        netdev_ifindex: plan.netdev_ifindex,
+        output_gate_ifindex: plan.output_gate_ifindex,
+        input_gate_ifindex: plan.input_gate_ifindex,
+        mark: random_mark(),
+        epoch: leftover.map_or(0, |old| old.epoch),
+        reserved: 0,
+        netns_cookie,
+    }
+}
+
+/// A mark that no rule on the host meets by accident; 0 would be no mark at all.
+fn random_mark() -> u32 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    (random as u32) | 1
+}

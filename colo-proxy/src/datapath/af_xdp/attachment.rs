@@ -12,11 +12,10 @@ use aya::programs::{
 };
 use nix::libc;
 
-use super::{Refusal, XdpTarget, detach::detach_pinned};
+use super::{LINK_NAME, Refusal, XdpTarget, detach::detach_pinned};
 
-/// The files that pin the program and its link.
-const PROGRAM_PIN: &str = "prog_colo_xdp_capture";
-const LINK_PIN: &str = "link_colo_xdp_capture";
+/// The file that pins the program.
+const PROGRAM_NAME: &str = "prog_colo_xdp_capture";
 
 /// A native XDP attachment, pinned.
 ///
@@ -44,10 +43,10 @@ impl Attachment {
         // Not a link but a netlink attachment where the kernel has no XDP links (before 5.9).
         let link =
             FdLink::try_from(link).map_err(|_| Refusal::NoLink { netdev: netdev.to_owned() })?;
-        let path = pins.join(PROGRAM_PIN);
+        let path = pins.join(PROGRAM_NAME);
         program.pin(&path).map_err(|e| pin_refusal(&path, io::Error::other(e)))?;
         let program_pin = Pin::at(path)?;
-        let path = pins.join(LINK_PIN);
+        let path = pins.join(LINK_NAME);
         let link = link.pin(&path).map_err(|e| pin_refusal(&path, io::Error::other(e)))?;
         Ok(Self { _link: link, link_pin: Pin::at(path)?, program_pin })
     }
@@ -67,9 +66,9 @@ impl Drop for Attachment {
 /// Detaches what a dead daemon has left in the directory `pins`. Where there is no attachment, the
 /// TC program captures.
 pub(super) fn remove_leftover(pins: &Path) -> Result<(), Refusal> {
-    let path = pins.join(LINK_PIN);
+    let path = pins.join(LINK_NAME);
     detach_pinned(&path).map_err(|e| pin_refusal(&path, e))?;
-    let path = pins.join(PROGRAM_PIN);
+    let path = pins.join(PROGRAM_NAME);
     match std::fs::remove_file(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(pin_refusal(&path, e)),
         _ => Ok(()),

@@ -1,0 +1,238 @@
+//! One program on one hook of one interface: a tcx link, new or taken over.
+
+use std::fmt;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{MultiProgLink as _, ProgramError, SchedClassifier, TcAttachType};
+use nix::net::if_::if_indextoname;
+
+use super::{DatapathError, InstanceDir};
+
+/// Which of the interfaces of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The guest's TAP.
+    Netdev,
+    OutputGate,
+    InputGate,
+}
+
+impl Place {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Netdev => "the guest's TAP",
+            Self::OutputGate => "output gate",
+            Self::InputGate => "input gate",
+        }
+    }
+}
+
+/// Which way the frames go that a program sees, from the host's point of view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Frames that the interface has received: for a TAP, what its owner wrote.
+    Ingress,
+    /// Frames that are about to be sent.
+    Egress,
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
+}
+
+/// A program and where it belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    pub program: &'static str,
+    pub place: Place,
+    pub hook: Hook,
+}
+
+impl Attachment {
+    pub(super) const fn new(program: &'static str, place: Place, hook: Hook) -> Self {
+        Self { program, place, hook }
+    }
+
+    /// The name under which the link is pinned. The guard is on two gates.
+    pub(super) fn link_name(&self) -> String {
+        let gate = match (self.program, self.place) {
+            ("colo_gate_guard", Place::OutputGate) => "_output",
+            ("colo_gate_guard", Place::InputGate) => "_input",
+            _ => "",
+        };
+        format!("link_{}{gate}", self.program)
+    }
+}
+
+/// A program that is attached. Dropping it detaches the program, unless the link is pinned.
+#[derive(Debug)]
+pub struct Attached {
+    attachment: Attachment,
+    /// The interface.
+    pub ifindex: u32,
+    /// Its name at the time of attaching.
+    pub interface: String,
+    /// The kernel's number of the program, as `bpftool prog show` has it.
+    pub program_id: u32,
+    link: Link,
+}
+
+#[derive(Debug)]
+enum Link {
+    Pinned(#[expect(dead_code, reason = "kept open so that the pin can be moved")] PinnedLink),
+    Owned(#[expect(dead_code, reason = "its end is the program's end")] SchedClassifierLink),
+}
+
+impl Attached {
+    pub fn attachment(&self) -> &Attachment {
+        &self.attachment
+    }
+
+    pub(super) fn link_name(&self) -> String {
+        self.attachment.link_name()
+    }
+
+    /// The link outlives the daemon.
+    pub fn is_pinned(&self) -> bool {
+        matches!(self.link, Link::Pinned(_))
+    }
+}
+
+/// Attaches a program to `ifindex`. A link of a dead daemon to the same interface gets the new
+/// program in place of the old one; one to an interface that is gone is removed after.
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    attachment: &Attachment,
+    ifindex: u32,
+    dir: &InstanceDir,
+    pin: bool,
+) -> Result<Attached, DatapathError> {
+    let interface = name_of(ifindex, attachment.place)?;
+    let program = load(ebpf, attachment.program, dir)?;
+    let program_id = program
+        .info()
+        .map_err(|source| DatapathError::Program {
+            program: attachment.program,
+            source: Box::new(source),
+        })?
+        .id();
+    let path = dir.path().join(attachment.link_name());
+    let link = match leftover(&path, ifindex)? {
+        Some(old) => replace(program, old),
+        None => create(program, &interface, attachment.hook),
+    }
+    .map_err(|source| DatapathError::Attach {
+        program: attachment.program,
+        interface: interface.clone(),
+        hook: attachment.hook,
+        source: Box::new(source),
+    })?;
+    if ifindex_of(&link) != Some(ifindex) {
+        return Err(DatapathError::InterfaceChanged { program: attachment.program, interface });
+    }
+    let link = keep(link, &path, dir, pin)?;
+    Ok(Attached { attachment: *attachment, ifindex, interface, program_id, link })
+}
+
+/// aya attaches by name.
+fn name_of(ifindex: u32, place: Place) -> Result<String, DatapathError> {
+    if_indextoname(ifindex)
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .ok_or(DatapathError::NoInterface { ifindex, place: place.name() })
+}
+
+/// The program, loaded and pinned; the guard is asked for twice.
+fn load<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+    dir: &InstanceDir,
+) -> Result<&'a mut SchedClassifier, DatapathError> {
+    let failed = |source| DatapathError::Program { program: name, source: Box::new(source) };
+    let program: &mut SchedClassifier = ebpf
+        .program_mut(name)
+        .ok_or_else(|| DatapathError::Missing { kind: "program", name: name.to_owned() })?
+        .try_into()
+        .map_err(failed)?;
+    match program.load() {
+        Ok(()) => dir.pin_program(name, program)?,
+        Err(ProgramError::AlreadyLoaded) => {}
+        Err(source) => return Err(failed(source)),
+    }
+    Ok(program)
+}
+
+/// The pinned link of a dead daemon, where it is still on `ifindex`.
+fn leftover(path: &Path, ifindex: u32) -> Result<Option<SchedClassifierLink>, DatapathError> {
+    let failed = |source| DatapathError::Link { path: path.to_owned(), source };
+    if !path.exists() {
+        return Ok(None);
+    }
+    let pinned = PinnedLink::from_pin(path).map_err(failed)?;
+    let link: SchedClassifierLink = FdLink::from(pinned).try_into().map_err(failed)?;
+    Ok((ifindex_of(&link) == Some(ifindex)).then_some(link))
+}
+
+/// One step for the kernel (`BPF_LINK_UPDATE`): every frame meets the old program or the new one.
+fn replace(
+    program: &mut SchedClassifier,
+    old: SchedClassifierLink,
+) -> Result<SchedClassifierLink, ProgramError> {
+    let id = program.attach_to_link(old)?;
+    program.take_link(id)
+}
+
+fn create(
+    program: &mut SchedClassifier,
+    interface: &str,
+    hook: Hook,
+) -> Result<SchedClassifierLink, ProgramError> {
+    // Next to the guest: nothing on the host may answer a frame of the guest that has not been
+    // released, and what the host's own programs drop on the way to the guest is not mirrored.
+    let (hook, order) = match hook {
+        Hook::Ingress => (TcAttachType::Ingress, LinkOrder::first()),
+        Hook::Egress => (TcAttachType::Egress, LinkOrder::last()),
+    };
+    let id =
+        program.attach_with_options(interface, hook, TcAttachOptions::TcxOrder(order))?;
+    program.take_link(id)
+}
+
+/// The interface a link is on: `None` where it is gone. Read from `fdinfo`, because aya does not
+/// show this part of `bpf_link_info`.
+fn ifindex_of(link: &SchedClassifierLink) -> Option<u32> {
+    let fd = link.fd().ok()?.as_fd().as_raw_fd();
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    let ifindex = text.lines().find_map(|line| line.strip_prefix("ifindex:"))?.trim().parse();
+    ifindex.ok().filter(|ifindex| *ifindex != 0)
+}
+
+/// Pins the link in the place of whatever is pinned there, or sees that nothing is. The new link is
+/// attached already, so there is no moment without one.
+fn keep(
+    link: SchedClassifierLink,
+    path: &Path,
+    dir: &InstanceDir,
+    pin: bool,
+) -> Result<Link, DatapathError> {
+    dir.remove_file(path)?;
+    if !pin {
+        return Ok(Link::Owned(link));
+    }
+    let as_link_error =
+        |source: LinkError| DatapathError::Link { path: path.to_owned(), source };
+    let fd_link: FdLink = link.try_into().map_err(as_link_error)?;
+    fd_link
+        .pin(path)
+        .map(Link::Pinned)
+        .map_err(|source| DatapathError::Pin { path: path.to_owned(), source })
+}

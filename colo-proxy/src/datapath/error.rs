@@ -1,0 +1,88 @@
+//! What can go wrong on the way into the kernel, and what to do about it.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use aya::EbpfError;
+use aya::maps::MapError;
+use aya::pin::PinError;
+use aya::programs::ProgramError;
+use aya::programs::links::LinkError;
+use aya::util::KernelVersion;
+use nix::libc;
+
+use super::attachment::Hook;
+
+/// What was attempted, on what.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    #[error("cannot use {path:?} as the BPF file system")]
+    Bpffs { path: PathBuf, source: io::Error },
+    #[error("{name:?} is no name for an instance")]
+    InstanceName { name: String },
+    #[error("cannot {action} {path:?}")]
+    Directory { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot load the kernel programs")]
+    Load { source: Box<EbpfError> },
+    #[error("the object of kernel programs has no {kind} {name:?}")]
+    Missing { kind: &'static str, name: String },
+    #[error("the kernel does not accept the program {program}")]
+    Program { program: &'static str, source: Box<ProgramError> },
+    #[error("no interface has the index {ifindex} ({place})")]
+    NoInterface { ifindex: u32, place: &'static str },
+    #[error("cannot attach the program {program} to the {hook} of {interface}")]
+    Attach { program: &'static str, interface: String, hook: Hook, source: Box<ProgramError> },
+    #[error("{interface} became another interface while {program} was being attached to it")]
+    InterfaceChanged { program: &'static str, interface: String },
+    #[error("cannot use the link at {path:?}")]
+    Link { path: PathBuf, source: LinkError },
+    #[error("cannot pin at {path:?}")]
+    Pin { path: PathBuf, source: PinError },
+    #[error("cannot {action} the map {map}")]
+    Map { action: &'static str, map: &'static str, source: Box<MapError> },
+    #[error("cannot tell which network namespace this is")]
+    NetnsCookie { source: io::Error },
+}
+
+impl DatapathError {
+    /// What the operator can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        if matches!(self, Self::NoInterface { .. }) {
+            return Some("start the guest first, so that its TAP is there");
+        }
+        if matches!(self, Self::InstanceName { .. }) {
+            return Some("use letters, digits, '-' and '_', 64 at most");
+        }
+        match errno(self)? {
+            libc::EPERM | libc::EACCES => {
+                Some("run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")
+            }
+            libc::ENODEV => Some("the interface is gone; start the guest first"),
+            libc::EINVAL | libc::EOPNOTSUPP if self.is_attach() && !has_tcx() => {
+                Some("this kernel is too old: tcx links need Linux 6.6 with CONFIG_NET_XGRESS")
+            }
+            _ => None,
+        }
+    }
+
+    fn is_attach(&self) -> bool {
+        matches!(self, Self::Attach { .. })
+    }
+}
+
+fn has_tcx() -> bool {
+    KernelVersion::current().is_ok_and(|running| running >= KernelVersion::new(6, 6, 0))
+}
+
+/// The system's error number at the bottom of `error`, if there is one.
+fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(number) = error.downcast_ref().and_then(io::Error::raw_os_error) {
+            return Some(number);
+        }
+        next = error.source();
+    }
+    None
+}

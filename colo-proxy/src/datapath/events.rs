@@ -1,0 +1,67 @@
+//! What the kernel programs tell the daemon.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use aya::maps::{MapData, RingBuf};
+use colo_proxy_common::record::{Event, event};
+use colo_proxy_common::record::{Flow, FlowKey};
+
+/// The ring buffer of one instance. Its file descriptor is readable when there is something.
+#[derive(Debug)]
+pub struct Events {
+    ring: Ring,
+}
+
+/// aya's ring has no `Debug`.
+struct Ring(RingBuf<MapData>);
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("RingBuf").field(&self.0.as_raw_fd()).finish()
+    }
+}
+
+/// Something that a program has told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Input held for this connection may go to the guest now.
+    OffsetKnown(FlowKey, Flow),
+}
+
+impl Events {
+    pub(super) fn new(ring: RingBuf<MapData>) -> Self {
+        Self { ring: Ring(ring) }
+    }
+
+    /// The next event; `None` where there is none yet. What this daemon does not know is skipped.
+    pub fn next_event(&mut self) -> Option<Told> {
+        while let Some(item) = self.ring.0.next() {
+            if let Some(told) = read(&item) {
+                return Some(told);
+            }
+        }
+        None
+    }
+}
+
+fn read(item: &[u8]) -> Option<Told> {
+    if item.len() < size_of::<Event>() {
+        return None;
+    }
+    // SAFETY: there are enough octets, `Event` is made of integers only, and nothing is said about
+    // its alignment.
+    let record = unsafe { item.as_ptr().cast::<Event>().read_unaligned() };
+    (record.kind == event::OFFSET_KNOWN).then_some(Told::OffsetKnown(record.key, record.flow))
+}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.0.as_fd()
+    }
+}
+
+impl AsRawFd for Events {
+    fn as_raw_fd(&self) -> RawFd {
+        self.ring.0.as_raw_fd()
+    }
+}
