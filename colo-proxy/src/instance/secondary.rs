@@ -21,8 +21,7 @@ use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};
 use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
-use crate::datapath::af_xdp::XdpTarget;
-use crate::datapath::capture::{self, Capture, CaptureKind, GateCapture};
+use crate::datapath::capture::{self, Capture, CaptureKind};
 use crate::datapath::{AgeLimits, Datapath, Events, Mode, Told};
 use crate::endpoint::Port;
 use crate::frame::Frame;
@@ -48,7 +47,7 @@ pub(super) async fn run(
         ended = secondary.serve(&mut inputs) => ended?,
         () = asked_to_stop(&mut stopped) => {}
     }
-    secondary.end(&inputs).await
+    secondary.end(&mut inputs).await
 }
 
 /// Everything that the instance waits for.
@@ -75,6 +74,7 @@ struct Secondary {
     events: Events,
     output_gate: Arc<Gate>,
     input_gate: Arc<Gate>,
+    capture: CaptureKind,
     capture_name: &'static str,
     mirror_endpoint: String,
     output_endpoint: String,
@@ -113,7 +113,7 @@ impl Secondary {
         let frame = colo_frame::start(guest.colo_frame.as_ref())?;
         let Kernel { mut datapath, output_gate, input_gate } = attach(&guest, &claim.name, netdev)?;
         let events = datapath.take_events().ok_or(InstanceError::Ended)?;
-        let source = choose_capture(capture, &guest, netdev, &output_gate, &mut datapath);
+        let source = choose_capture(capture, &guest.netdev, &output_gate, &mut datapath)?;
         output_gate.set_up()?;
         input_gate.set_up()?;
         // An earlier daemon may have taken it down to keep this guest off the network.
@@ -150,6 +150,7 @@ impl Secondary {
             events,
             output_gate,
             input_gate,
+            capture,
             capture_name,
             mirror_endpoint,
             output_endpoint,
@@ -199,7 +200,7 @@ impl Secondary {
                     // Whoever asked may be gone.
                     let _ = reply.send(answer);
                 }
-                event = inputs.link.next() => self.on_link(event)?,
+                event = inputs.link.next() => self.on_link(event, &inputs.output_requests).await?,
                 () = sleep_until(deadline) => self.hold.on_timeout(Instant::now()),
                 _ = ageing.tick() => self.age_flows(),
             }
@@ -334,18 +335,27 @@ impl Secondary {
         let _ = self.output_gate.write_frame(frame);
     }
 
-    fn on_link(&mut self, event: LinkEvent) -> Result<(), InstanceError> {
-        let name = &self.claim.name;
+    async fn on_link(
+        &mut self,
+        event: LinkEvent,
+        lane: &mpsc::Sender<OutgoingRequest>,
+    ) -> Result<(), InstanceError> {
+        let (name, netdev) = (&self.claim.name, &self.guest.netdev);
         match event {
             LinkEvent::Left => {
-                log::warn!("{name}: {} is gone; waiting for it to come back", self.guest.netdev);
+                log::warn!("{name}: {netdev} is gone; waiting for it to come back");
                 self.netdev = None;
             }
             LinkEvent::Arrived(link) => {
                 self.datapath.set_netdev(link.ifindex)?;
+                let source =
+                    choose_capture(self.capture, netdev, &self.output_gate, &mut self.datapath)?;
+                self.capture_name = source.name();
+                // After a failover the lane is closed, and output is not read any more.
+                let _closed = lane.send(OutgoingRequest::Source(source)).await;
                 self.stats.unguarded += link.rx_frames;
                 self.netdev = Some(link);
-                log::info!("{name}: {} is back, and attached again", self.guest.netdev);
+                log::info!("{name}: {netdev} is back, and attached again");
             }
         }
         Ok(())
@@ -363,7 +373,7 @@ impl Secondary {
 
     /// A protected secondary guest must not speak without us, so its TAP is taken down. One that
     /// took over is the service: where connections depend on translation, the programs stay.
-    async fn end(self, inputs: &Inputs) -> Result<(), InstanceError> {
+    async fn end(self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         let name = &self.claim.name;
         if self.mode == Mode::FailedOver && self.datapath.flows().next().is_some() {
             log::warn!(
@@ -378,25 +388,25 @@ impl Secondary {
             inputs.link.set_up(netdev.ifindex, false).await?;
             log::warn!("{name}: {} is down, to keep this guest off the network", self.guest.netdev);
         }
+        // What reads the guest's output has things of its own in the directory, and goes first.
+        let (reply, unsent) = oneshot::channel();
+        let asked = inputs.output_requests.send(OutgoingRequest::Finish(reply)).await;
+        if asked.is_ok() && unsent.await.is_ok() {
+            while inputs.output.recv().await.is_some() {}
+        }
         self.datapath.detach()?;
         Ok(())
     }
 }
 
-/// The backend that was asked for, or the gate, which can always be had.
+/// The backend that was asked for, or the gate, which can always be had; a refusal is logged.
 fn choose_capture(
     kind: CaptureKind,
-    guest: &Guest,
-    netdev: Link,
+    netdev: &str,
     gate: &Arc<Gate>,
     datapath: &mut Datapath,
-) -> Box<dyn Capture> {
-    let pins = datapath.dir().path().to_owned();
-    let program = datapath.program_mut("colo_xdp_capture").and_then(|p| p.try_into().ok());
-    let Some(program) = program else { return Box::new(GateCapture::new(gate.clone())) };
-    let target = XdpTarget { netdev: &guest.netdev, ifindex: netdev.ifindex, program, pins: &pins };
-    // A refusal has been logged.
-    capture::choose(kind, gate, target).0
+) -> Result<Box<dyn Capture>, InstanceError> {
+    Ok(capture::choose(kind, gate, datapath.xdp_target(netdev)?).0)
 }
 
 /// `CLOCK_MONOTONIC`, the clock of the kernel programs.
