@@ -36,15 +36,15 @@ impl World {
         Self { now, half_open: None, flows: None, flows_full: false }
     }
 
-    fn run(&mut self, to_guest: bool, segment: &Segment) -> (Out, bool) {
+    fn run(&mut self, inward: bool, segment: &Segment) -> (Out, bool) {
         self.now.ns += 1;
         let now = self.now;
         let mut record = Flow::default();
         let entry = self.flows.as_mut().or(self.half_open.as_mut()).map(Entry::from_mut);
-        let step = if to_guest {
-            super::to_guest(&now, segment, entry, &mut record)
+        let step = if inward {
+            to_guest(&now, segment, entry, &mut record)
         } else {
-            super::from_guest(&now, segment, entry, &mut record)
+            from_guest(&now, segment, entry, &mut record)
         };
         match step.change {
             Change::Keep => {}
@@ -501,13 +501,13 @@ fn frames_that_cross_do_not_miss_each_other() {
                 let entry = unsafe { Entry::from_ptr(shared.0) };
                 start.wait();
                 let ack = segment(ACK, 77, A.ack(), 5, A.wire_ts);
-                super::to_guest(&now, &ack, entry, &mut Flow::default())
+                to_guest(&now, &ack, entry, &mut Flow::default())
             });
             // SAFETY: see above.
             let entry = unsafe { Entry::from_ptr(shared.0) };
             start.wait();
             let answer = segment(SYN_ACK, A.guest, 78, A.guest_ts, 6);
-            let guest = super::from_guest(&now, &answer, entry, &mut Flow::default());
+            let guest = from_guest(&now, &answer, entry, &mut Flow::default());
             (peer.join().expect("the peer's thread"), guest)
         });
         assert!(peer.verdict != Verdict::Hold || guest.release_held, "{peer:?} {guest:?}");
