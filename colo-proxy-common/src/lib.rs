@@ -7,6 +7,11 @@
 //!
 //! Everything here is total: no input, however malformed, makes it panic.
 #![cfg_attr(not(test), no_std)]
+#![allow(
+    clippy::inline_always,
+    reason = "the kernel's programs: its verifier follows values into a function only where it is \
+              inlined, and its stack has 512 octets"
+)]
 // The kernel programs are built with a compiler that allows it (see `cargo xtask build-ebpf`).
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 

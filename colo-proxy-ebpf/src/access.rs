@@ -9,7 +9,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_loop, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use colo_proxy_common::checksum;
-use colo_proxy_common::decode::{OPTIONS_MAX, OptionWalk, Octets};
+use colo_proxy_common::decode::{OPTIONS_MAX, Octets, OptionWalk};
 use colo_proxy_common::rewrite::Edit;
 
 /// `bpf_l4_csum_replace`: the number has four octets and is not part of the pseudo-header.

@@ -29,12 +29,7 @@ pub(super) fn unknown(now: &Now, segment: &Segment, record: &mut Flow) -> Step {
 
 /// The connection is being opened.
 #[inline(always)]
-pub(super) fn opening(
-    now: &Now,
-    segment: &Segment,
-    entry: &Entry<'_>,
-    record: &mut Flow,
-) -> Step {
+pub(super) fn opening(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> Step {
     entry.rebase(now.epoch);
     if segment.is_opening() {
         return answer(now, segment, entry, record);
@@ -54,12 +49,7 @@ pub(super) fn opening(
 
 /// The guest's SYN or SYN/ACK.
 #[inline(always)]
-fn answer(
-    now: &Now,
-    segment: &Segment,
-    entry: &Entry<'_>,
-    record: &mut Flow,
-) -> Step {
+fn answer(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> Step {
     if now.failed_over && entry.known() & known::GUEST != 0 && entry.guest_isn() != segment.seq {
         return Step::forget();
     }
@@ -98,11 +88,8 @@ pub(super) fn established(
     let verdict = if stray { Verdict::Pass } else { translation };
     match is {
         state::REOPENING => return still_closed(entry, verdict, record),
-        _ if segment.is_rst() => {
-            if !stray {
-                entry.set_state(state::CLOSED);
-            }
-        }
+        _ if stray => {}
+        _ if segment.is_rst() => entry.set_state(state::CLOSED),
         state::RESET => entry.set_state(state::ESTABLISHED),
         state::ESTABLISHED if segment.has(flag::FIN) => entry.set_state(state::FIN_GUEST),
         state::FIN_PEER if segment.has(flag::FIN) => entry.set_state(state::CLOSED),
@@ -122,12 +109,7 @@ fn is_its_own(now: &Now, segment: &Segment, entry: &Entry<'_>) -> bool {
 
 /// The guest uses the tuple anew.
 #[inline(always)]
-fn replace(
-    now: &Now,
-    segment: &Segment,
-    entry: &Entry<'_>,
-    record: &mut Flow,
-) -> Step {
+fn replace(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> Step {
     if now.failed_over {
         return Step::forget();
     }
@@ -159,8 +141,7 @@ fn still_closed(entry: &Entry<'_>, translation: Verdict, record: &mut Flow) -> S
 /// An entry for a connection of which the guest has sent its SYN or SYN/ACK.
 #[inline(always)]
 fn opened(now: &Now, segment: &Segment, record: &mut Flow) {
-    let opening =
-        if segment.is_syn() { state::OPENING_ACTIVE } else { state::OPENING_PASSIVE };
+    let opening = if segment.is_syn() { state::OPENING_ACTIVE } else { state::OPENING_PASSIVE };
     begin(record, now, opening);
     record.guest_isn = segment.seq;
     record.known = known::GUEST;
