@@ -10,7 +10,7 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{MultiProgLink as _, ProgramError, SchedClassifier, TcAttachType};
 use nix::net::if_::if_indextoname;
 
-use super::{DatapathError, InstanceDir};
+use super::{DatapathError, InstanceDir, pin};
 
 /// Which of the interfaces of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +114,7 @@ pub(super) fn attach(
     attachment: &Attachment,
     ifindex: u32,
     dir: &InstanceDir,
-    pin: bool,
+    pinned: bool,
 ) -> Result<Attached, DatapathError> {
     let interface = name_of(ifindex, attachment.place)?;
     let program = load(ebpf, attachment.program, dir)?;
@@ -139,7 +139,7 @@ pub(super) fn attach(
     if ifindex_of(&link) != Some(ifindex) {
         return Err(DatapathError::InterfaceChanged { program: attachment.program, interface });
     }
-    let link = keep(link, &path, dir, pin)?;
+    let link = keep(link, &path, pinned)?;
     Ok(Attached { attachment: *attachment, ifindex, interface, program_id, link })
 }
 
@@ -224,14 +224,9 @@ fn ifindex_of(link: &SchedClassifierLink) -> Option<u32> {
 
 /// Pins the link in the place of whatever is pinned there, or sees that nothing is. The new link is
 /// attached already, so there is no moment without one.
-fn keep(
-    link: SchedClassifierLink,
-    path: &Path,
-    dir: &InstanceDir,
-    pin: bool,
-) -> Result<Link, DatapathError> {
-    dir.remove_file(path)?;
-    if !pin {
+fn keep(link: SchedClassifierLink, path: &Path, pinned: bool) -> Result<Link, DatapathError> {
+    pin::remove_file(path)?;
+    if !pinned {
         return Ok(Link::Owned(link));
     }
     let as_link_error = |source: LinkError| DatapathError::Link { path: path.to_owned(), source };
