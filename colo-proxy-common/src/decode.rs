@@ -208,10 +208,7 @@ pub struct Sack {
 /// `outer_tag` is the VLAN TCI where the kernel keeps the outermost tag beside the frame
 /// (`skb->vlan_tci`) and not in it.
 #[inline(always)]
-pub fn decode<F: Octets + ?Sized>(
-    frame: &F,
-    outer_tag: Option<u16>,
-) -> Result<Packet, Malformed> {
+pub fn decode<F: Octets + ?Sized>(frame: &F, outer_tag: Option<u16>) -> Result<Packet, Malformed> {
     let mut vlan = [0u16; 2];
     let mut tags = 0;
     if let Some(tci) = outer_tag {
@@ -481,11 +478,6 @@ impl OptionWalk {
 
     #[inline(always)]
     fn word(&self, at: u32) -> u32 {
-        u32::from_be_bytes([
-            self.byte(at),
-            self.byte(at + 1),
-            self.byte(at + 2),
-            self.byte(at + 3),
-        ])
+        u32::from_be_bytes([self.byte(at), self.byte(at + 1), self.byte(at + 2), self.byte(at + 3)])
     }
 }

@@ -188,12 +188,7 @@ impl Segment {
 /// Handles a segment of the peer on its way to the guest. `record` is filled where the entry is to
 /// be put into a map.
 #[inline(always)]
-pub fn to_guest(
-    now: &Now,
-    segment: &Segment,
-    entry: Option<Entry<'_>>,
-    record: &mut Flow,
-) -> Step {
+pub fn to_guest(now: &Now, segment: &Segment, entry: Option<Entry<'_>>, record: &mut Flow) -> Step {
     let Some(entry) = entry else {
         return to_guest::unknown(now, segment, record);
     };
@@ -252,11 +247,8 @@ fn begin(record: &mut Flow, now: &Now, state: u32) {
 fn settle(record: &mut Flow) {
     record.seq_offset = record.wire_isn.wrapping_sub(record.guest_isn);
     let both = known::GUEST_TS | known::WIRE_TS;
-    record.ts_offset = if record.known & both == both {
-        record.wire_ts.wrapping_sub(record.guest_ts)
-    } else {
-        0
-    };
+    record.ts_offset =
+        if record.known & both == both { record.wire_ts.wrapping_sub(record.guest_ts) } else { 0 };
     record.known |= known::OFFSET;
     record.state = state::ESTABLISHED;
 }

@@ -185,6 +185,3 @@ pub fn from_guest<F: Edit + ?Sized>(
     }
     done
 }
-
-#[cfg(test)]
-mod tests;

@@ -151,7 +151,7 @@ pub enum SideConfig {
 /// Octets that may wait for a peer unless the configuration says otherwise.
 pub const LANE_QUEUE_BYTES: usize = 32 << 20;
 /// `secondary_timeout_ms` unless the configuration says otherwise.
-pub const SECONDARY_TIMEOUT: Duration = Duration::from_millis(1000);
+pub const SECONDARY_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Guest {
     pub fn role(&self) -> Role {
@@ -168,9 +168,7 @@ impl Guest {
         if let Some(name) = &self.name
             && !valid_name(name)
         {
-            return fail(
-                "a name is 1 to 64 letters, digits, `-`, `_` or `@`",
-            );
+            return fail("a name is 1 to 64 letters, digits, `-`, `_` or `@`");
         }
         // IFNAMSIZ, with its terminating zero.
         if self.netdev.is_empty() || self.netdev.len() > 15 || self.netdev.contains(['/', ' ']) {

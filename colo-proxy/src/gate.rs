@@ -47,12 +47,25 @@ impl Default for GateOptions {
 /// Why a gate could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum GateError {
-    #[error("cannot open {TUN_DEVICE}{}", device_hint(source))]
+    #[error("cannot open {TUN_DEVICE}")]
     Device { source: io::Error },
     #[error("interface name {name:?} does not fit in {} octets", libc::IFNAMSIZ - 1)]
     Name { name: String },
-    #[error("cannot {action} gate {name}{}", privilege_hint(source))]
+    #[error("cannot {action} gate {name}")]
     Configure { action: &'static str, name: String, source: io::Error },
+}
+
+impl GateError {
+    /// What the operator can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        let (Self::Device { source } | Self::Configure { source, .. }) = self else { return None };
+        match source.raw_os_error()? {
+            libc::ENOENT | libc::ENODEV | libc::ENXIO => Some("load the tun module: modprobe tun"),
+            libc::EPERM | libc::EACCES => Some("run as root, or with CAP_NET_ADMIN"),
+            libc::EBUSY | libc::EEXIST => Some("another process holds an interface of this name"),
+            _ => None,
+        }
+    }
 }
 
 /// What became of a frame that was written to a gate.
@@ -199,24 +212,4 @@ fn read_into_spare(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<usize
     // SAFETY: the kernel initialised the first `len` octets, and `len` is at most the capacity.
     unsafe { buffer.set_len(len) };
     Ok(len)
-}
-
-fn device_hint(source: &io::Error) -> &'static str {
-    match source.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
-            "; hint: load the tun module (`modprobe tun`)"
-        }
-        Some(libc::EPERM | libc::EACCES) => "; hint: run as root, or with CAP_NET_ADMIN",
-        _ => "",
-    }
-}
-
-fn privilege_hint(source: &io::Error) -> &'static str {
-    match source.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => "; hint: this needs CAP_NET_ADMIN: run as root",
-        Some(libc::EBUSY | libc::EEXIST) => {
-            "; hint: another process holds an interface of this name"
-        }
-        _ => "",
-    }
 }

@@ -1,7 +1,7 @@
 //! The wire between the hosts: QEMU's chardev framing over a byte stream.
 //!
 //! Each record is a 4-byte big-endian LENGTH, then, only with `vnet_hdr_support`, a 4-byte
-//! big-endian VNET_HDR_LEN, then LENGTH octets, of which the first VNET_HDR_LEN are the virtio-net
+//! big-endian `VNET_HDR_LEN`, then LENGTH octets, of which the first `VNET_HDR_LEN` are the virtio-net
 //! header. Nothing else is on the wire, so that either end can be a QEMU.
 //!
 //! The peer is not trusted: a length is checked before anything is kept for it.
@@ -46,7 +46,7 @@ pub struct BadRecords {
     pub empty: u64,
     /// Shorter than an Ethernet header.
     pub runt: u64,
-    /// VNET_HDR_LEN is no length of a virtio-net header.
+    /// `VNET_HDR_LEN` is no length of a virtio-net header.
     pub vnet_hdr_len: u64,
     /// Connections closed for an impossible LENGTH.
     pub oversized: u64,
@@ -81,7 +81,7 @@ impl RecordReader {
     }
 
     /// The next whole frame in what was read; `None` when more must come.
-    pub fn next(&mut self) -> Result<Option<Frame>, LaneError> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, LaneError> {
         loop {
             let Some(&[l0, l1, l2, l3]) = self.buffer.first_chunk() else { return Ok(None) };
             let length = u32::from_be_bytes([l0, l1, l2, l3]);

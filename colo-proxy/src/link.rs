@@ -61,7 +61,7 @@ impl std::fmt::Debug for LinkWatch {
         f.debug_struct("LinkWatch")
             .field("name", &self.name)
             .field("present", &self.present)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -10,6 +10,6 @@ mod mixed;
 pub use calls::Calls;
 pub use conversation::Conversation;
 pub use datagrams::{echo, ping};
-pub use keeper::{Keeper, Kept};
+pub use keeper::{Keeper, Kept, wait_for_all};
 pub use latency::Latency;
 pub use mixed::{Mixed, mixed};

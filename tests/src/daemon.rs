@@ -190,10 +190,9 @@ impl Daemon {
         self.with_log(self.asker.statuses())
     }
 
-    /// `colo-proxy failover` of this daemon's only instance.
+    /// `colo-proxy failover` of this daemon's instance on the first TAP.
     pub fn failover(&self) -> Result<()> {
-        let instance = self.status()?.text("instance")?;
-        self.with_log(run_at(&self.asker.place, &["failover", &instance])).map(drop)
+        self.with_log(run_at(&self.asker.place, &["failover", "tap0"])).map(drop)
     }
 
     /// Waits until the status is as `wanted` says.

@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 use std::io::{BufRead, BufReader, Write};
 use std::process::ChildStdin;
 
@@ -67,6 +68,9 @@ impl Guest {
 
     /// `kill -9` of the virtual machine, and with it all that runs in the guest.
     pub fn kill(&mut self) -> Result<()> {
+        for process in [&mut self.stand_in.process, &mut self.service] {
+            process.signal(Signal::SIGKILL)?;
+        }
         self.stand_in.process.kill()?;
         self.service.kill()
     }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 
 use crate::counters::{self, checksum_errors};
 use crate::daemon::{Daemon, PairOptions, output};
@@ -42,7 +44,7 @@ pub struct Pair {
     pub secondary: Daemon,
     pub primary_guest: Guest,
     pub secondary_guest: Guest,
-    pub lab: Lab,
+    pub lab: Arc<Lab>,
     setup: PairSetup,
 }
 
@@ -52,7 +54,7 @@ impl Pair {
     /// The secondary's daemon is there before its guest, whose first word must not reach the LAN;
     /// and the primary's comes last, because a secondary that is late costs a checkpoint.
     pub fn start(setup: PairSetup) -> Result<Self> {
-        let lab = Lab::new(setup.lab.clone())?;
+        let lab = Arc::new(Lab::new(setup.lab.clone())?);
         let guest = |side| Guest::start(&lab, side, GuestOptions::of(side, setup.offloads));
         let primary_guest = guest(Side::Primary)?;
         let (secondary, secondary_guest) = if setup.lab.persistent_tap {
@@ -85,10 +87,12 @@ impl Pair {
     /// took.
     pub fn fail_over(&mut self) -> Result<Duration> {
         let start = Instant::now();
-        self.primary.process.kill()?;
+        self.primary.process.signal(Signal::SIGKILL)?;
         self.primary_guest.kill()?;
         self.secondary.failover()?;
-        Ok(start.elapsed())
+        let took = start.elapsed();
+        self.primary.process.kill()?;
+        Ok(took)
     }
 
     /// The pair is protected and has asked for no checkpoint.

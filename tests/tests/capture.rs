@@ -12,6 +12,8 @@ mod gate;
 mod guest;
 #[path = "capture/lab.rs"]
 mod lab;
+#[path = "capture/loader.rs"]
+mod loader;
 #[path = "capture/namespace.rs"]
 mod namespace;
 #[path = "capture/packet_socket.rs"]

@@ -1,6 +1,7 @@
 //! `kill -9` of a daemon: the guest's network is left as the configuration asks, and the next
 //! daemon takes over what the dead one left.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -8,6 +9,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use colo_lab::client::{Conversation, Keeper, echo};
 use colo_lab::network::{Family, Host, Side};
 use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::process::eventually;
 use colo_lab::root::require_root;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -38,21 +40,19 @@ fn hold_lets_nothing_out() -> Result<()> {
     echo(&pair.lab.client, Family::V4, 5, 100)?;
     let captured = pair.primary_guest.stand_in.counts()?.from_guest.frames;
     pair.primary.process.kill()?;
-    let keeper = std::thread::scope(|scope| {
-        let client = &pair.lab.client;
-        // The handshake cannot finish: it waits for a daemon.
-        let opening = scope.spawn(|| Conversation::open(client, Family::V4));
-        colo_lab::process::eventually("the guest answers into the void", TIMEOUT, || {
-            let frames = pair.primary_guest.stand_in.counts()?.from_guest.frames;
-            Ok((frames > captured + 1).then_some(()))
-        })?;
-        assert!(!opening.is_finished(), "an answer came out although no daemon is there");
-        assert_eq!(attached(pair.lab.host(Side::Primary))?, [1, 1]);
-        pair.restart(Side::Primary)?;
-        opening.join().expect("no panic")
+    let lab = Arc::clone(&pair.lab);
+    // The handshake cannot finish: it waits for a daemon.
+    let opening = std::thread::spawn(move || Conversation::open(&lab.client, Family::V4));
+    eventually("the guest answers into the void", TIMEOUT, || {
+        let frames = pair.primary_guest.stand_in.counts()?.from_guest.frames;
+        Ok((frames > captured + 1).then_some(()))
     })?;
+    assert!(!opening.is_finished(), "an answer came out although no daemon is there");
+    assert_eq!(attached(pair.lab.host(Side::Primary))?, [1, 1]);
+    pair.restart(Side::Primary)?;
+    let conversation = opening.join().expect("no panic")?;
     assert_eq!(attached(pair.lab.host(Side::Primary))?, [1, 1], "stacked, not taken over");
-    let keeper = Keeper::start(keeper, 300, PAUSE);
+    let keeper = Keeper::start(conversation, 300, PAUSE);
     keeper.wait_for_answers(50, TIMEOUT)?;
     assert!(keeper.stop()?.error.is_none());
     pair.finish()

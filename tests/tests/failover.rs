@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use colo_lab::client::{Calls, Conversation, Keeper, echo, ping};
+use colo_lab::client::{Calls, Conversation, Keeper, echo, ping, wait_for_all};
 use colo_lab::daemon::PairOptions;
 use colo_lab::network::{Family, LabOptions, Side};
 use colo_lab::pair::{Pair, PairSetup};
@@ -33,10 +33,10 @@ fn survive(setup: PairSetup) -> Result<()> {
     }
     let mut pair = Pair::start(setup)?;
     let keepers = keepers(&pair)?;
-    keepers.iter().try_for_each(|keeper| keeper.wait_for_answers(30, TIMEOUT))?;
+    wait_for_all(&keepers, 30, TIMEOUT)?;
     pair.expect_no_checkpoints()?;
     let took = pair.fail_over()?;
-    keepers.iter().try_for_each(|keeper| keeper.wait_for_answers(30, TIMEOUT))?;
+    wait_for_all(&keepers, 30, TIMEOUT)?;
     for keeper in keepers {
         let kept = keeper.stop()?;
         eprintln!("{}: gap {:?} (failover itself {took:?})", kept.name, kept.longest_gap);

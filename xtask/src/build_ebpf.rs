@@ -92,7 +92,31 @@ fn check(root: &Path, committed: &Record, fresh: &Record, object: &Path) -> Resu
 /// Builds the object into the target folder and returns its path.
 fn build(root: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
     command::run(&mut cargo("build", root, toolchain)?)?;
-    Ok(target_dir(root).join(TARGET).join("release/colo-proxy-ebpf"))
+    let built = target_dir(root).join(TARGET).join("release/colo-proxy-ebpf");
+    let object = built.with_extension("bpf.o");
+    let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    let bytes = without_debug_sections(&bytes)
+        .with_context(|| format!("cannot strip {}", built.display()))?;
+    fs::write(&object, bytes).with_context(|| format!("cannot write {}", object.display()))?;
+    Ok(object)
+}
+
+/// The object without DWARF, which has done its work: the linker has made the BTF of it. What is
+/// committed and embedded is a fifth of the size.
+fn without_debug_sections(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut elf = object::build::elf::Builder::read(bytes)?;
+    for section in &mut elf.sections {
+        let name = String::from_utf8_lossy(&section.name).into_owned();
+        section.delete = name.starts_with(".debug") || name.starts_with(".rel.debug");
+    }
+    // LLVM keeps the names of sections among the other strings; the writer wants them apart.
+    let names = elf.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.data = object::build::elf::SectionData::SectionString;
+    let mut stripped = Vec::new();
+    elf.write(&mut stripped)?;
+    Ok(stripped)
 }
 
 /// clippy on the kernel programs, where their compiler has one.

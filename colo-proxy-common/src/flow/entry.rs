@@ -135,6 +135,14 @@ impl<'a> Entry<'a> {
         self.set_epoch(epoch);
     }
 
+    /// From `REOPENING` back to `CLOSED`: nothing came of the new connection.
+    #[inline(always)]
+    pub(super) fn close_again(&self) {
+        self.set_wire_isn(self.guest_isn().wrapping_add(self.seq_offset()));
+        self.add_known(known::WIRE);
+        self.set_state(state::CLOSED);
+    }
+
     /// The connection is still being opened.
     #[inline(always)]
     pub(super) fn is_opening(&self) -> bool {

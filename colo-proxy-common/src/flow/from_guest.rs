@@ -29,12 +29,7 @@ pub(super) fn unknown(now: &Now, segment: &Segment, record: &mut Flow) -> Step {
 
 /// The connection is being opened.
 #[inline(always)]
-pub(super) fn opening(
-    now: &Now,
-    segment: &Segment,
-    entry: &Entry<'_>,
-    record: &mut Flow,
-) -> Step {
+pub(super) fn opening(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> Step {
     entry.rebase(now.epoch);
     if segment.is_opening() {
         return answer(now, segment, entry, record);
@@ -54,12 +49,7 @@ pub(super) fn opening(
 
 /// The guest's SYN or SYN/ACK.
 #[inline(always)]
-fn answer(
-    now: &Now,
-    segment: &Segment,
-    entry: &Entry<'_>,
-    record: &mut Flow,
-) -> Step {
+fn answer(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> Step {
     if now.failed_over && entry.known() & known::GUEST != 0 && entry.guest_isn() != segment.seq {
         return Step::forget();
     }
@@ -92,23 +82,23 @@ pub(super) fn established(
             replace(now, segment, entry, record)
         };
     }
-    if segment.is_rst() {
-        // RFC 9293, section 3.5.2: answering a segment without ACK, the number is 0 and not one
-        // of this connection's.
-        if segment.has(flag::ACK) && segment.seq == 0 {
-            return PASS;
-        }
-        entry.set_state(state::CLOSED);
-        return Step::keep(translation);
-    }
+    // RFC 9293, section 3.5.2: the reset that answers a segment without ACK has the number 0, which
+    // is not one of this connection's.
+    let stray = segment.is_rst() && segment.has(flag::ACK) && segment.seq == 0;
+    let verdict = if stray { Verdict::Pass } else { translation };
     match is {
-        state::REOPENING => return still_closed(entry, translation, record),
+        state::REOPENING => return still_closed(entry, verdict, record),
+        _ if segment.is_rst() => {
+            if !stray {
+                entry.set_state(state::CLOSED);
+            }
+        }
         state::RESET => entry.set_state(state::ESTABLISHED),
         state::ESTABLISHED if segment.has(flag::FIN) => entry.set_state(state::FIN_GUEST),
         state::FIN_PEER if segment.has(flag::FIN) => entry.set_state(state::CLOSED),
         _ => {}
     }
-    Step::keep(translation)
+    Step::keep(verdict)
 }
 
 /// A SYN or SYN/ACK of the connection that the entry knows, sent again.
@@ -122,12 +112,7 @@ fn is_its_own(now: &Now, segment: &Segment, entry: &Entry<'_>) -> bool {
 
 /// The guest uses the tuple anew.
 #[inline(always)]
-fn replace(
-    now: &Now,
-    segment: &Segment,
-    entry: &Entry<'_>,
-    record: &mut Flow,
-) -> Step {
+fn replace(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> Step {
     if now.failed_over {
         return Step::forget();
     }
@@ -143,13 +128,12 @@ fn replace(
     Step::open(Verdict::Pass)
 }
 
-/// The guest has not taken to the new connection but repeats something of the old one.
+/// The guest has not taken to the new connection: it refuses it, or repeats something of the old
+/// one.
 #[inline(always)]
 fn still_closed(entry: &Entry<'_>, translation: Verdict, record: &mut Flow) -> Step {
     let held = entry.known() & known::WIRE != 0;
-    entry.set_wire_isn(entry.guest_isn().wrapping_add(entry.seq_offset()));
-    entry.add_known(known::WIRE);
-    entry.set_state(state::CLOSED);
+    entry.close_again();
     if !held {
         return Step::keep(translation);
     }
@@ -160,8 +144,7 @@ fn still_closed(entry: &Entry<'_>, translation: Verdict, record: &mut Flow) -> S
 /// An entry for a connection of which the guest has sent its SYN or SYN/ACK.
 #[inline(always)]
 fn opened(now: &Now, segment: &Segment, record: &mut Flow) {
-    let opening =
-        if segment.is_syn() { state::OPENING_ACTIVE } else { state::OPENING_PASSIVE };
+    let opening = if segment.is_syn() { state::OPENING_ACTIVE } else { state::OPENING_PASSIVE };
     begin(record, now, opening);
     record.guest_isn = segment.seq;
     record.known = known::GUEST;

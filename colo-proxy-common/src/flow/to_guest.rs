@@ -27,12 +27,7 @@ pub(super) fn unknown(now: &Now, segment: &Segment, record: &mut Flow) -> Step {
 
 /// The connection is being opened.
 #[inline(always)]
-pub(super) fn opening(
-    now: &Now,
-    segment: &Segment,
-    entry: &Entry<'_>,
-    record: &mut Flow,
-) -> Step {
+pub(super) fn opening(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> Step {
     entry.rebase(now.epoch);
     let passive = entry.state() == state::OPENING_PASSIVE;
     let answers = segment.has(flag::ACK)
@@ -95,12 +90,7 @@ pub(super) fn established(
 /// A SYN or SYN/ACK for the tuple of a connection that is over. The old translation stays until
 /// the guest shows that it has taken to the new one: it may be in `TIME_WAIT` and object.
 #[inline(always)]
-fn again(
-    now: &Now,
-    segment: &Segment,
-    entry: &Entry<'_>,
-    record: &mut Flow,
-) -> Step {
+fn again(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> Step {
     if entry.known() & known::OFFSET == 0 {
         return unknown(now, segment, record);
     }
@@ -118,7 +108,7 @@ fn again(
 #[inline(always)]
 fn reopening(now: &Now, segment: &Segment, entry: &Entry<'_>, old: Translation) -> Step {
     if segment.is_rst() {
-        entry.set_state(state::CLOSED);
+        entry.close_again();
         return Step::keep(Verdict::Translate(old));
     }
     if !segment.has(flag::ACK) {

@@ -60,7 +60,7 @@ struct Shared {
     /// Lane between two colo-proxy daemons: epochs, heartbeat, counters
     #[arg(long, value_name = "EP")]
     control: Option<Endpoint>,
-    /// Frames on the lanes carry a virtio-net header, as with QEMU's vnet_hdr_support=on
+    /// Frames on the lanes carry a virtio-net header, as QEMU's do with `vnet_hdr_support=on`
     #[arg(long)]
     vnet_hdr_support: bool,
 }

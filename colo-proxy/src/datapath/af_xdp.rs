@@ -37,6 +37,9 @@ use crate::{frame::Frame, gate::Gate};
 /// The file that pins the map of sockets, by receive queue.
 const SOCKETS_PIN: &str = "xsks";
 
+/// The file that pins the link of `colo_xdp_capture`.
+pub(super) const LINK_NAME: &str = "link_colo_xdp_capture";
+
 /// What an [`AfXdp`] is to be attached to, and with what.
 #[derive(Debug)]
 pub struct XdpTarget<'a> {
@@ -44,10 +47,10 @@ pub struct XdpTarget<'a> {
     pub netdev: &'a str,
     /// Its interface index.
     pub ifindex: u32,
-    /// `colo_xdp_capture`, loaded.
+    /// `colo_xdp_capture`; loaded when it is needed, as an older kernel may not take it.
     pub program: &'a mut Xdp,
-    /// The directory in which its map `xsks` is pinned; the link will be pinned there too, in
-    /// place of a leftover.
+    /// The directory in which its map `xsks` is pinned; program and link will be pinned there
+    /// too, in place of a leftover.
     pub pins: &'a Path,
 }
 
@@ -56,7 +59,7 @@ pub struct XdpTarget<'a> {
 pub enum Refusal {
     #[error(
         "the wire carries plain frames, and AF_XDP can neither complete their checksums nor \
-         segment them; hint: --vnet-hdr-support on both hosts"
+         segment them"
     )]
     PlainWire,
     #[error("{netdev} has more than {sockets_max} receive queues, and each needs a socket")]
@@ -65,14 +68,34 @@ pub enum Refusal {
     Socket { netdev: String, queue: u32, source: SocketError },
     #[error("cannot use the map of sockets pinned at {}", path.display())]
     Map { path: PathBuf, source: MapError },
-    #[error("cannot attach to {netdev} in native mode{}", attachment::hint(source))]
+    #[error("cannot attach to {netdev} in native mode")]
     Attach { netdev: String, source: ProgramError },
-    #[error("this kernel attaches XDP programs to {netdev} only by netlink; hint: Linux 5.9")]
+    #[error("this kernel attaches XDP programs to {netdev} only by netlink")]
     NoLink { netdev: String },
-    #[error("cannot pin the link of {netdev} at {}", path.display())]
-    Pin { netdev: String, path: PathBuf, source: io::Error },
+    #[error("the kernel does not accept the program colo_xdp_capture")]
+    Load { source: ProgramError },
+    #[error("cannot pin, or remove what is pinned, at {}", path.display())]
+    Pin { path: PathBuf, source: io::Error },
     #[error("cannot watch the sockets of {netdev}")]
     Watch { netdev: String, source: io::Error },
+}
+
+impl Refusal {
+    /// What the operator can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::PlainWire => Some("use --vnet-hdr-support on both hosts"),
+            Self::NoLink { .. } => Some("this kernel is too old: XDP links need Linux 5.9"),
+            Self::Attach { source, .. } => attachment::hint(source),
+            _ => None,
+        }
+    }
+}
+
+/// Detaches what a dead daemon has left in the directory `pins` of an instance that is captured by
+/// the gate now.
+pub fn remove_leftover(pins: &Path) -> Result<(), Refusal> {
+    attachment::remove_leftover(pins)
 }
 
 /// Capture by `AF_XDP`; detached when dropped.

@@ -209,8 +209,7 @@ fn create(
         Hook::Ingress => (TcAttachType::Ingress, LinkOrder::first()),
         Hook::Egress => (TcAttachType::Egress, LinkOrder::last()),
     };
-    let id =
-        program.attach_with_options(interface, hook, TcAttachOptions::TcxOrder(order))?;
+    let id = program.attach_with_options(interface, hook, TcAttachOptions::TcxOrder(order))?;
     program.take_link(id)
 }
 
@@ -235,8 +234,7 @@ fn keep(
     if !pin {
         return Ok(Link::Owned(link));
     }
-    let as_link_error =
-        |source: LinkError| DatapathError::Link { path: path.to_owned(), source };
+    let as_link_error = |source: LinkError| DatapathError::Link { path: path.to_owned(), source };
     let fd_link: FdLink = link.try_into().map_err(as_link_error)?;
     fd_link
         .pin(path)

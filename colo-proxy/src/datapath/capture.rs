@@ -6,6 +6,7 @@
 //! where [`choose`] finds that it can take every frame.
 
 use std::{
+    error::Error,
     io,
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
@@ -13,7 +14,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::af_xdp::{AfXdp, Refusal, XdpTarget};
+use super::af_xdp::{self, AfXdp, Refusal, XdpTarget};
 use crate::{frame::Frame, gate::Gate};
 
 /// Which backend the operator asks for: `capture = "gate"` or `"af-xdp"`.
@@ -110,20 +111,37 @@ pub fn choose(
     gate: &Arc<Gate>,
     target: XdpTarget<'_>,
 ) -> (Box<dyn Capture>, Option<Refusal>) {
-    let netdev = target.netdev;
-    let refusal = match kind {
+    let (netdev, pins) = (target.netdev, target.pins);
+    let opened = match kind {
         CaptureKind::Gate => None,
-        CaptureKind::AfXdp => match AfXdp::attach(target, Arc::clone(gate)) {
-            Ok(capture) => {
-                let queues = capture.queues();
-                log::info!("{netdev}: guest output captured by AF_XDP on {queues} queue(s)");
-                return (Box::new(capture), None);
-            }
-            Err(refusal) => {
-                log::warn!("{netdev}: AF_XDP refused, captured by the gate: {refusal}");
-                Some(refusal)
-            }
-        },
+        CaptureKind::AfXdp => Some(AfXdp::attach(target, Arc::clone(gate))),
     };
+    let refusal = match opened {
+        Some(Ok(capture)) => {
+            let queues = capture.queues();
+            log::info!("{netdev}: guest output captured by AF_XDP on {queues} queue(s)");
+            return (Box::new(capture), None);
+        }
+        Some(Err(refusal)) => {
+            let hint = refusal.hint().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+            log::warn!("{netdev}: captured by the gate, not AF_XDP: {}{hint}", chain(&refusal));
+            Some(refusal)
+        }
+        None => None,
+    };
+    if let Err(error) = af_xdp::remove_leftover(pins) {
+        log::warn!("{netdev}: XDP program of a dead daemon: {}", chain(&error));
+    }
     (Box::new(GateCapture::new(Arc::clone(gate))), refusal)
+}
+
+/// An error with its causes, for a log that has one line for it.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

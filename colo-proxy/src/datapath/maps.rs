@@ -9,7 +9,7 @@ use super::{DatapathError, Events, InstanceDir};
 
 /// All maps that are pinned, by their names.
 pub(super) const NAMES: &[&str] =
-    &["settings", "counters", "flows", "half_open", "events", "scratch"];
+    &["settings", "counters", "flows", "half_open", "events", "scratch", "xsks"];
 
 /// Name, octets of a key, octets of a value.
 const SHAPES: &[(&str, usize, usize)] = &[

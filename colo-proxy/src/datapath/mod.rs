@@ -25,8 +25,7 @@ mod secondary;
 use std::fmt;
 use std::path::Path;
 
-use aya::maps::Map;
-use aya::programs::Program;
+use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use colo_proxy_common::record::{Counters, Flow, FlowKey, LAYOUT_VERSION, Settings, mode};
 use serde::{Deserialize, Serialize};
@@ -178,7 +177,9 @@ impl Datapath {
         for attachment in netdev {
             self.attach_one(attachment)?;
         }
-        let wanted: Vec<String> = self.attachments().iter().map(Attachment::link_name).collect();
+        let mut wanted: Vec<_> = self.attachments().iter().map(Attachment::link_name).collect();
+        // Replaced or removed by `capture::choose`, and at once.
+        wanted.push(af_xdp::LINK_NAME.to_owned());
         self.dir.remove_links_except(&wanted)
     }
 
@@ -304,14 +305,20 @@ impl Datapath {
         &self.dir
     }
 
-    /// A program of the object that is not attached here (the XDP capture).
-    pub fn program_mut(&mut self, name: &str) -> Option<&mut Program> {
-        self.ebpf.program_mut(name)
-    }
-
-    /// A map of the object that is not used here (the XDP capture's sockets).
-    pub fn take_map(&mut self, name: &str) -> Option<Map> {
-        self.ebpf.take_map(name)
+    /// What [`capture::choose`] needs, to capture guest output by `AF_XDP` on `netdev`.
+    pub fn xdp_target<'a>(
+        &'a mut self,
+        netdev: &'a str,
+    ) -> Result<af_xdp::XdpTarget<'a>, DatapathError> {
+        let name = "colo_xdp_capture";
+        let program: &mut Xdp = self
+            .ebpf
+            .program_mut(name)
+            .ok_or_else(|| DatapathError::Missing { kind: "program", name: name.to_owned() })?
+            .try_into()
+            .map_err(|source| DatapathError::Program { program: name, source: Box::new(source) })?;
+        let ifindex = self.settings.netdev_ifindex;
+        Ok(af_xdp::XdpTarget { netdev, ifindex, program, pins: self.dir.path() })
     }
 
     /// The clean end: the guest's network is as if there had been no colo-proxy, and bpffs too.

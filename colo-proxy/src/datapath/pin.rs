@@ -36,10 +36,8 @@ pub fn find_bpffs() -> Result<PathBuf, DatapathError> {
         Ok(()) => log::debug!("the bpffs mounted on the host cannot be reached"),
         Err(error) => log::debug!("cannot mount a bpffs on the host: {error}"),
     }
-    mount_bpffs().map_err(|error| DatapathError::Bpffs {
-        path: HERE.into(),
-        source: error.into(),
-    })?;
+    mount_bpffs()
+        .map_err(|error| DatapathError::Bpffs { path: HERE.into(), source: error.into() })?;
     log::warn!(
         "mounted a bpffs at {HERE} in this mount namespace; if the namespace ends with the daemon \
          (as after `ip netns exec`), so does what is to hold the guest's network then: mount one \

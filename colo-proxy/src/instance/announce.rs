@@ -15,7 +15,7 @@ use crate::frame::Frame;
 const ADDRESSES_MAX: usize = 32;
 const RARP: u16 = 0x8035;
 const BROADCAST: [u8; 6] = [0xff; 6];
-/// ff02::1, all nodes, and its Ethernet address.
+/// `ff02::1`, all nodes, and its Ethernet address.
 const ALL_NODES: [u8; 16] = [0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 

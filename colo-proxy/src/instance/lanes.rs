@@ -176,7 +176,7 @@ async fn serve_incoming(
 
 fn take_batch(reader: &mut RecordReader, into: &mut Vec<Frame>) -> Result<(), LaneError> {
     while into.len() < BATCH {
-        match reader.next()? {
+        match reader.next_frame()? {
             Some(frame) => into.push(frame),
             None => break,
         }
@@ -197,13 +197,24 @@ pub(super) struct Outgoing {
 }
 
 /// What the owner may ask of a lane to the peer.
-#[derive(Debug)]
 pub(super) enum OutgoingRequest {
     /// Take everything from the source that is there now, then say how many frames have gone into
     /// the current connection.
     Mark(oneshot::Sender<u64>),
     /// Close the connection for good, and give back what was captured and not sent.
     Finish(oneshot::Sender<Vec<Frame>>),
+    /// Read from here instead.
+    Source(Box<dyn Capture>),
+}
+
+impl std::fmt::Debug for OutgoingRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Mark(_) => "Mark",
+            Self::Finish(_) => "Finish",
+            Self::Source(_) => "Source",
+        })
+    }
 }
 
 /// Starts the task that sends the frames of a source to the peer.
@@ -272,6 +283,7 @@ impl Sender {
                 request = requests.recv() => match request {
                     Some(OutgoingRequest::Mark(reply)) => { let _ = reply.send(0); }
                     Some(OutgoingRequest::Finish(reply)) => { self.finish(reply); return None }
+                    Some(OutgoingRequest::Source(source)) => self.read_from(source),
                     None => return None,
                 },
                 () = events.closed() => return None,
@@ -310,6 +322,7 @@ impl Sender {
                 request = requests.recv() => match request {
                     Some(OutgoingRequest::Mark(reply)) => self.mark(reply),
                     Some(OutgoingRequest::Finish(reply)) => { self.finish(reply); return Ended::Owner }
+                    Some(OutgoingRequest::Source(source)) => self.read_from(source),
                     None => return Ended::Owner,
                 },
             }
@@ -341,6 +354,13 @@ impl Sender {
 
     fn finish(&mut self, reply: oneshot::Sender<Vec<Frame>>) {
         let _ = reply.send(self.drain());
+    }
+
+    fn read_from(&mut self, source: Box<dyn Capture>) {
+        match Readable::new(source.poll_fd()) {
+            Ok(ready) => (self.ready, self.lane.source) = (ready, source),
+            Err(error) => log::error!("watching the guest's output failed: {error}"),
+        }
     }
 
     /// Everything captured that is there now; bounded by what the kernel queues for a gate.

@@ -8,6 +8,7 @@
 mod announce;
 mod hold;
 mod lanes;
+mod log_limit;
 mod name;
 mod peer;
 mod primary;

@@ -7,19 +7,22 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing};
-use super::name::{self, Claim};
+use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
+use super::log_limit::LogLimit;
+use super::name::Claim;
 use super::peer::{Peer, PeerEvent};
 use super::protection::{Action, Protection, State};
 use super::readable::{Drained, Readable};
-use super::wiring::{next_peer_event, open_gate, open_port, read_gate, sleep_until, system};
+use super::wiring::{
+    Kernel, attach, find, next_peer_event, open_port, read_gate, sleep_until, system,
+};
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};
 use crate::compare::{Engine, Output, Reason, Side};
 use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
 use crate::datapath::capture::GateCapture;
-use crate::datapath::{Datapath, Mode, Plan};
+use crate::datapath::{Datapath, Mode};
 use crate::endpoint::Port;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
@@ -59,7 +62,7 @@ struct Inputs {
     /// Only dropped, to remove the socket.
     _socket: status::SocketFile,
     /// Only dropped, to end the mirror task.
-    _mirror_requests: mpsc::Sender<lanes::OutgoingRequest>,
+    _mirror_requests: mpsc::Sender<OutgoingRequest>,
 }
 
 /// The state, and the places where decisions are carried out.
@@ -84,6 +87,7 @@ struct Primary {
     cut: Cut,
     /// A checkpoint has begun and is not done yet.
     checkpoint_running: bool,
+    request_log: LogLimit,
     /// A command for the COLO-frame that could not be given where it arose.
     commands: VecDeque<Command>,
     /// A message for the peer, likewise.
@@ -120,45 +124,21 @@ impl Primary {
         else {
             return Err(InstanceError::Ended);
         };
-        let (link, netdev) = LinkWatch::start(&guest.netdev).await?;
-        let claim = name::claim(dir, guest.name.as_deref(), &guest.netdev, Datapath::is_foreign)?;
+        let (link, netdev, claim) = find(&guest, dir).await?;
         let (mirror_endpoint, secondary_endpoint) = (mirror.to_string(), secondary_in.to_string());
         let mirror = Port::open(mirror).await?;
         let secondary = Port::open(secondary_in).await?;
         let peer = open_port(guest.control.as_ref()).await?;
         let frame = colo_frame::start(guest.colo_frame.as_ref())?;
-
-        // Captured output never touches the wire, so its gate keeps it as the guest made it.
-        let output_gate = open_gate("colo-out%d", true)?;
-        let input_gate = open_gate("colo-in%d", guest.vnet_hdr_support)?;
-        let mut datapath = Datapath::attach(&Plan {
-            instance: &claim.name,
-            role: Role::Primary,
-            mode: Mode::Protected,
-            netdev_ifindex: netdev.ifindex,
-            output_gate_ifindex: output_gate.ifindex(),
-            input_gate_ifindex: input_gate.ifindex(),
-            on_death: guest.on_death,
-            flows_max: None,
-        })?;
-        // What a dead daemon left may have been unprotected; this one begins by holding.
-        datapath.set_mode(Mode::Protected)?;
+        let Kernel { datapath, output_gate, input_gate } = attach(&guest, &claim.name, netdev)?;
         output_gate.set_up()?;
         input_gate.set_up()?;
         let (socket, questions) = status::serve(dir, &claim.name)?;
 
         let stats = Stats::default();
         let vnet_hdr = guest.vnet_hdr_support;
-        let (mirror_requests, mirror) = lanes::spawn_outgoing(Outgoing {
-            port: mirror,
-            source: Box::new(GateCapture::new(input_gate.clone())),
-            vnet_hdr,
-            queue_bytes: guest.lane_queue_bytes,
-            stall_timeout: guest.secondary_timeout,
-            stats: stats.mirror.clone(),
-            observe: Box::new(|_| {}),
-        })
-        .map_err(system("watch the input gate"))?;
+        let (mirror_requests, mirror) =
+            spawn_mirror(&guest, mirror, &input_gate, stats.mirror.clone())?;
         let secondary = lanes::spawn_incoming(secondary, vnet_hdr, stats.secondary.clone());
         let inputs = Inputs {
             output: Readable::new(&*output_gate).map_err(system("watch the output gate"))?,
@@ -192,6 +172,7 @@ impl Primary {
             epoch: 0,
             cut: Cut::default(),
             checkpoint_running: false,
+            request_log: LogLimit::default(),
             commands: VecDeque::new(),
             messages: VecDeque::new(),
             guest,
@@ -297,7 +278,7 @@ impl Primary {
                 }
             }
             PeerEvent::Message(other) => {
-                log::debug!("control lane: {other:?} is not for a primary")
+                log::debug!("control lane: {other:?} is not for a primary");
             }
         }
     }
@@ -424,11 +405,19 @@ impl Primary {
             }
         }
         if !self.out.requests.is_empty() {
-            let reasons = self.out.requests.drain(..).map(|reason| reason.to_string()).collect();
+            let reasons: Vec<String> =
+                self.out.requests.drain(..).map(|reason| reason.to_string()).collect();
             let instance = self.claim.name.clone();
-            let request = Command::RequestCheckpoint { instance, epoch: self.epoch, reasons };
-            log::info!("{}: asking for a checkpoint: {request:?}", self.claim.name);
-            self.commands.push_back(request);
+            // The guest decides how often this is: see `status` for the count.
+            if let Some(more) = self.request_log.admit(Instant::now()) {
+                let name = &self.claim.name;
+                log::info!("{name}: asking for a checkpoint: {reasons:?} ({more} more not shown)");
+            }
+            self.commands.push_back(Command::RequestCheckpoint {
+                instance,
+                epoch: self.epoch,
+                reasons,
+            });
         }
         for command in self.commands.drain(..) {
             inputs.frame.command(&command);
@@ -462,6 +451,25 @@ impl Primary {
         self.datapath.detach()?;
         Ok(())
     }
+}
+
+/// Everything that goes to the guest goes to the secondary as well.
+fn spawn_mirror(
+    guest: &Guest,
+    port: Port,
+    input_gate: &Arc<Gate>,
+    stats: Arc<LaneStats>,
+) -> Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>), InstanceError> {
+    lanes::spawn_outgoing(Outgoing {
+        port,
+        source: Box::new(GateCapture::new(input_gate.clone())),
+        vnet_hdr: guest.vnet_hdr_support,
+        queue_bytes: guest.lane_queue_bytes,
+        stall_timeout: guest.secondary_timeout,
+        stats,
+        observe: Box::new(|_| {}),
+    })
+    .map_err(system("watch the input gate"))
 }
 
 fn describe(state: State) -> &'static str {

@@ -114,7 +114,8 @@ impl Protection {
 mod tests {
     use super::*;
 
-    const TIMEOUT: Duration = Duration::from_millis(1000);
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    const MOMENT: Duration = Duration::from_millis(1);
 
     fn start() -> (Instant, Protection) {
         let now = Instant::now();
@@ -124,7 +125,7 @@ mod tests {
     #[test]
     fn a_secondary_in_time_needs_no_checkpoint() {
         let (now, mut p) = start();
-        assert_eq!(p.on_timeout(now + TIMEOUT - Duration::from_millis(1)), None);
+        assert_eq!(p.on_timeout(now + TIMEOUT.saturating_sub(MOMENT)), None);
         assert_eq!(p.on_peer(now, true), Some(Action::Announce));
         assert_eq!((p.state(), p.poll_timeout()), (State::Protected, None));
     }

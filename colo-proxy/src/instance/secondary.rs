@@ -11,17 +11,18 @@ use tokio::time::MissedTickBehavior;
 use super::announce::Addresses;
 use super::hold::Hold;
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
-use super::name::{self, Claim};
+use super::name::Claim;
 use super::peer::{Peer, PeerEvent};
 use super::readable::{Drained, Readable};
-use super::wiring::{next_peer_event, open_gate, open_port, read_gate, sleep_until, system};
+use super::wiring::{
+    Kernel, attach, find, next_peer_event, open_port, read_gate, sleep_until, system,
+};
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};
 use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
-use crate::datapath::af_xdp::XdpTarget;
-use crate::datapath::capture::{self, Capture, CaptureKind, GateCapture};
-use crate::datapath::{AgeLimits, Datapath, Events, Mode, Plan, Told};
+use crate::datapath::capture::{self, Capture, CaptureKind};
+use crate::datapath::{AgeLimits, Datapath, Events, Mode, Told};
 use crate::endpoint::Port;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
@@ -46,7 +47,7 @@ pub(super) async fn run(
         ended = secondary.serve(&mut inputs) => ended?,
         () = asked_to_stop(&mut stopped) => {}
     }
-    secondary.end(&inputs).await
+    secondary.end(&mut inputs).await
 }
 
 /// Everything that the instance waits for.
@@ -73,6 +74,7 @@ struct Secondary {
     events: Events,
     output_gate: Arc<Gate>,
     input_gate: Arc<Gate>,
+    capture: CaptureKind,
     capture_name: &'static str,
     mirror_endpoint: String,
     output_endpoint: String,
@@ -103,32 +105,15 @@ impl Secondary {
         let SideConfig::Secondary { mirror, secondary_out, capture } = guest.side.clone() else {
             return Err(InstanceError::Ended);
         };
-        let (link, netdev) = LinkWatch::start(&guest.netdev).await?;
-        let claim = name::claim(dir, guest.name.as_deref(), &guest.netdev, Datapath::is_foreign)?;
+        let (link, netdev, claim) = find(&guest, dir).await?;
         let (mirror_endpoint, output_endpoint) = (mirror.to_string(), secondary_out.to_string());
         let mirror = Port::open(mirror).await?;
         let output = Port::open(secondary_out).await?;
         let peer = open_port(guest.control.as_ref()).await?;
         let frame = colo_frame::start(guest.colo_frame.as_ref())?;
-
-        let output_gate = open_gate("colo-out%d", guest.vnet_hdr_support)?;
-        let input_gate = open_gate("colo-in%d", guest.vnet_hdr_support)?;
-        let mut datapath = Datapath::attach(&Plan {
-            instance: &claim.name,
-            role: Role::Secondary,
-            mode: Mode::Protected,
-            netdev_ifindex: netdev.ifindex,
-            output_gate_ifindex: output_gate.ifindex(),
-            input_gate_ifindex: input_gate.ifindex(),
-            on_death: guest.on_death,
-            flows_max: None,
-        })?;
-        // A daemon that died after a failover left the guest on the network, and there it stays.
-        if datapath.mode() != Mode::FailedOver {
-            datapath.set_mode(Mode::Protected)?;
-        }
+        let Kernel { mut datapath, output_gate, input_gate } = attach(&guest, &claim.name, netdev)?;
         let events = datapath.take_events().ok_or(InstanceError::Ended)?;
-        let source = choose_capture(capture, &guest, netdev, &output_gate, &mut datapath);
+        let source = choose_capture(capture, &guest.netdev, &output_gate, &mut datapath)?;
         output_gate.set_up()?;
         input_gate.set_up()?;
         // An earlier daemon may have taken it down to keep this guest off the network.
@@ -165,6 +150,7 @@ impl Secondary {
             events,
             output_gate,
             input_gate,
+            capture,
             capture_name,
             mirror_endpoint,
             output_endpoint,
@@ -214,7 +200,7 @@ impl Secondary {
                     // Whoever asked may be gone.
                     let _ = reply.send(answer);
                 }
-                event = inputs.link.next() => self.on_link(event)?,
+                event = inputs.link.next() => self.on_link(event, &inputs.output_requests).await?,
                 () = sleep_until(deadline) => self.hold.on_timeout(Instant::now()),
                 _ = ageing.tick() => self.age_flows(),
             }
@@ -224,7 +210,11 @@ impl Secondary {
     /// Input of the primary guest, in the order in which it came there.
     fn on_mirror(&mut self, event: LaneEvent) {
         match event {
-            LaneEvent::Frames(frames) => frames.iter().for_each(|frame| self.input(frame)),
+            LaneEvent::Frames(frames) => {
+                for frame in &frames {
+                    self.input(frame);
+                }
+            }
             LaneEvent::Up => log::info!("{}: the mirror is connected", self.claim.name),
             LaneEvent::Down => log::warn!("{}: the mirror is gone", self.claim.name),
         }
@@ -326,7 +316,9 @@ impl Secondary {
         let (reply, unsent) = oneshot::channel();
         let asked = inputs.output_requests.send(OutgoingRequest::Finish(reply)).await;
         if let (Ok(()), Ok(unsent)) = (asked, unsent.await) {
-            unsent.iter().for_each(|frame| self.release(frame));
+            for frame in &unsent {
+                self.release(frame);
+            }
         }
         let announcements = self.addresses.lock().map(|known| known.announcements());
         for frame in announcements.unwrap_or_default() {
@@ -343,18 +335,27 @@ impl Secondary {
         let _ = self.output_gate.write_frame(frame);
     }
 
-    fn on_link(&mut self, event: LinkEvent) -> Result<(), InstanceError> {
-        let name = &self.claim.name;
+    async fn on_link(
+        &mut self,
+        event: LinkEvent,
+        lane: &mpsc::Sender<OutgoingRequest>,
+    ) -> Result<(), InstanceError> {
+        let (name, netdev) = (&self.claim.name, &self.guest.netdev);
         match event {
             LinkEvent::Left => {
-                log::warn!("{name}: {} is gone; waiting for it to come back", self.guest.netdev);
+                log::warn!("{name}: {netdev} is gone; waiting for it to come back");
                 self.netdev = None;
             }
             LinkEvent::Arrived(link) => {
                 self.datapath.set_netdev(link.ifindex)?;
+                let source =
+                    choose_capture(self.capture, netdev, &self.output_gate, &mut self.datapath)?;
+                self.capture_name = source.name();
+                // After a failover the lane is closed, and output is not read any more.
+                let _closed = lane.send(OutgoingRequest::Source(source)).await;
                 self.stats.unguarded += link.rx_frames;
                 self.netdev = Some(link);
-                log::info!("{name}: {} is back, and attached again", self.guest.netdev);
+                log::info!("{name}: {netdev} is back, and attached again");
             }
         }
         Ok(())
@@ -372,7 +373,7 @@ impl Secondary {
 
     /// A protected secondary guest must not speak without us, so its TAP is taken down. One that
     /// took over is the service: where connections depend on translation, the programs stay.
-    async fn end(self, inputs: &Inputs) -> Result<(), InstanceError> {
+    async fn end(self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         let name = &self.claim.name;
         if self.mode == Mode::FailedOver && self.datapath.flows().next().is_some() {
             log::warn!(
@@ -387,26 +388,25 @@ impl Secondary {
             inputs.link.set_up(netdev.ifindex, false).await?;
             log::warn!("{name}: {} is down, to keep this guest off the network", self.guest.netdev);
         }
+        // What reads the guest's output has things of its own in the directory, and goes first.
+        let (reply, unsent) = oneshot::channel();
+        let asked = inputs.output_requests.send(OutgoingRequest::Finish(reply)).await;
+        if asked.is_ok() && unsent.await.is_ok() {
+            while inputs.output.recv().await.is_some() {}
+        }
         self.datapath.detach()?;
         Ok(())
     }
 }
 
-/// The backend that was asked for, or the gate, which can always be had.
+/// The backend that was asked for, or the gate, which can always be had; a refusal is logged.
 fn choose_capture(
     kind: CaptureKind,
-    guest: &Guest,
-    netdev: Link,
+    netdev: &str,
     gate: &Arc<Gate>,
     datapath: &mut Datapath,
-) -> Box<dyn Capture> {
-    let pins = datapath.dir().path().to_owned();
-    let program = datapath.program_mut("colo_xdp_capture").and_then(|p| p.try_into().ok());
-    let Some(program) = program else { return Box::new(GateCapture::new(gate.clone())) };
-    let target =
-        XdpTarget { netdev: &guest.netdev, ifindex: netdev.ifindex, program, pins: &pins };
-    // A refusal has been logged.
-    capture::choose(kind, gate, target).0
+) -> Result<Box<dyn Capture>, InstanceError> {
+    Ok(capture::choose(kind, gate, datapath.xdp_target(netdev)?).0)
 }
 
 /// `CLOCK_MONOTONIC`, the clock of the kernel programs.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,13 +11,58 @@ use serde_json::{Value, json};
 
 use super::InstanceError;
 use super::lanes::BATCH;
+use super::name::{self, Claim};
 use super::peer::{Peer, PeerEvent};
 use super::readable::Drained;
+use crate::config::{Guest, Role};
+use crate::datapath::{Datapath, Mode, Plan};
 use crate::endpoint::{Endpoint, Port};
 use crate::frame::Frame;
 use crate::gate::{Gate, GateOptions};
+use crate::link::{Link, LinkWatch};
 
-pub(super) fn open_gate(name_template: &str, vnet_hdr: bool) -> Result<Arc<Gate>, InstanceError> {
+/// The guest's TAP as it is now, and the name under which it is served.
+pub(super) async fn find(
+    guest: &Guest,
+    dir: &Path,
+) -> Result<(LinkWatch, Link, Claim), InstanceError> {
+    let (watch, netdev) = LinkWatch::start(&guest.netdev).await?;
+    let claim = name::claim(dir, guest.name.as_deref(), &guest.netdev, Datapath::is_foreign)?;
+    Ok((watch, netdev, claim))
+}
+
+/// The kernel's half, attached, with its gates still down.
+pub(super) struct Kernel {
+    pub(super) datapath: Datapath,
+    pub(super) output_gate: Arc<Gate>,
+    pub(super) input_gate: Arc<Gate>,
+}
+
+pub(super) fn attach(guest: &Guest, name: &str, netdev: Link) -> Result<Kernel, InstanceError> {
+    // The primary's captured output never touches the wire, so its gate keeps it as the guest made
+    // it; all else goes to the peer in the shape that was agreed on.
+    let whole = guest.role() == Role::Primary || guest.vnet_hdr_support;
+    let output_gate = open_gate("colo-out%d", whole)?;
+    let input_gate = open_gate("colo-in%d", guest.vnet_hdr_support)?;
+    let mut datapath = Datapath::attach(&Plan {
+        instance: name,
+        role: guest.role(),
+        mode: Mode::Protected,
+        netdev_ifindex: netdev.ifindex,
+        output_gate_ifindex: output_gate.ifindex(),
+        input_gate_ifindex: input_gate.ifindex(),
+        on_death: guest.on_death,
+        flows_max: None,
+    })?;
+    // A daemon that died after a failover left its guest on the network, and there it stays. Of any
+    // other leftover nothing is known, so this one begins by holding.
+    if guest.role() == Role::Primary || datapath.mode() != Mode::FailedOver {
+        datapath.set_mode(Mode::Protected)?;
+    }
+    Ok(Kernel { datapath, output_gate, input_gate })
+}
+
+fn open_gate(name_template: &str, vnet_hdr: bool) -> Result<Arc<Gate>, InstanceError> {
     let options =
         GateOptions { name_template: name_template.into(), vnet_hdr, ..GateOptions::default() };
     Ok(Arc::new(Gate::open(&options)?))

@@ -15,7 +15,7 @@ fn read_all(reader: &mut RecordReader, wire: &[u8], step: usize) -> Result<Vec<F
     let mut frames = Vec::new();
     for piece in wire.chunks(step.max(1)) {
         reader.buffer.extend_from_slice(piece);
-        while let Some(frame) = reader.next()? {
+        while let Some(frame) = reader.next_frame()? {
             frames.push(frame);
         }
     }
@@ -122,7 +122,7 @@ fn a_connection_cut_in_a_record_loses_that_record_only() {
     let mut reader = RecordReader::new(false);
     let mut wire: &[u8] = &[0, 0, 0, 14, 1, 2, 3];
     runtime.block_on(reader.fill(&mut wire)).expect("octets came");
-    assert!(reader.next().expect("nothing impossible").is_none());
+    assert!(reader.next_frame().expect("nothing impossible").is_none());
     assert!(matches!(runtime.block_on(reader.fill(&mut wire)), Err(LaneError::Closed)));
     assert_eq!(reader.bad.cut, 1);
     reader.reset();

@@ -61,8 +61,12 @@ impl Keeper {
 
     /// Waits until it has had `more` answers from now on.
     pub fn wait_for_answers(&self, more: u64, timeout: Duration) -> Result<()> {
-        let target = self.answers() + more;
-        crate::process::eventually(&format!("{}: {more} more answers", self.name), timeout, || {
+        self.wait_until(self.answers() + more, timeout)
+    }
+
+    /// Waits until it has had so many answers in all.
+    fn wait_until(&self, target: u64, timeout: Duration) -> Result<()> {
+        crate::process::eventually(&format!("{}: {target} answers", self.name), timeout, || {
             if self.is_over() {
                 return Err(anyhow!("{}: is over", self.name));
             }
@@ -75,6 +79,12 @@ impl Keeper {
         self.stop.store(true, Ordering::Relaxed);
         self.worker.join().map_err(|_| anyhow!("{}: its thread panicked", self.name))
     }
+}
+
+/// Waits until each of them has had `more` answers from now on.
+pub fn wait_for_all(keepers: &[Keeper], more: u64, timeout: Duration) -> Result<()> {
+    let targets: Vec<u64> = keepers.iter().map(|keeper| keeper.answers() + more).collect();
+    keepers.iter().zip(targets).try_for_each(|(keeper, target)| keeper.wait_until(target, timeout))
 }
 
 fn keep(

@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 
 use super::report::Report;
 use super::traffic::{self, ms};
 use super::view::View;
-use crate::client::{Calls, Conversation, Keeper, echo};
+use crate::client::{Calls, Conversation, Keeper, echo, wait_for_all};
 use crate::counters::{self, checksum_errors};
 use crate::daemon::{Asker, Daemon, PairOptions, Status};
 use crate::guest::{Guest, GuestOptions};
@@ -155,15 +156,12 @@ impl Stage {
     fn kill_primary(&mut self, view: &View, report: &mut Report) -> Result<()> {
         view.step(4, "kill -9 of the primary host, in the middle of long-lived connections");
         let keepers = self.keepers()?;
-        for keeper in &keepers {
-            keeper.wait_for_answers(ANSWERS, TIMEOUT)?;
-        }
+        wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
         let opened = format!("{} by the client, {} by the guest", 2 * BY_CLIENT, 2 * BY_GUEST);
         view.say(&format!("   {opened}, all busy"));
-        let killed = Instant::now();
         let took = self.fail_over()?;
         view.say(&format!("   primary killed; `colo-proxy failover` done after {}", ms(took)));
-        let survived = keepers.iter().try_for_each(|k| k.wait_for_answers(ANSWERS, TIMEOUT));
+        let survived = wait_for_all(&keepers, ANSWERS, TIMEOUT);
         let mut gaps = Vec::new();
         let mut errors = Vec::new();
         let total = keepers.len();
@@ -189,10 +187,6 @@ impl Stage {
             ms(took)
         );
         view.say(&report.note("gap in the answers", found));
-        view.say(&format!(
-            "   {} after the kill, all connections have answered",
-            ms(killed.elapsed())
-        ));
         self.afterwards(view, report)
     }
 
@@ -212,10 +206,12 @@ impl Stage {
     fn fail_over(&mut self) -> Result<Duration> {
         let mut primary = self.primary.take().context(NOT_RUNNING)?;
         self.lock().remove(0);
+        let mut guest = self.primary_guest.take().context("no primary guest")?;
+        let secondary = self.secondary.as_ref().context(NOT_RUNNING)?;
         let start = Instant::now();
-        primary.process.kill()?;
-        self.primary_guest.take().context("no primary guest")?.kill()?;
-        self.secondary.as_ref().context(NOT_RUNNING)?.failover()?;
+        primary.process.signal(Signal::SIGKILL)?;
+        guest.kill()?;
+        secondary.failover()?;
         Ok(start.elapsed())
     }
 

@@ -4,7 +4,10 @@ use std::path::Path;
 
 use aya::programs::{XdpMode, links::FdLink};
 use colo_proxy::{
-    datapath::{af_xdp::Refusal, capture::Capture},
+    datapath::{
+        af_xdp::Refusal,
+        capture::{Capture, CaptureKind},
+    },
     frame::Frame,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::{
     frames,
     guest::{Guest, NETDEV},
-    lab::{LINK_PIN, Lab},
+    lab::{LINK_PIN, Lab, PROGRAM_PIN},
     namespace::in_namespace,
     packet_socket::wait_readable,
 };
@@ -138,22 +141,47 @@ fn every_queue_of_a_guest_has_its_socket() {
     });
 }
 
+/// What a dead daemon leaves: its program on the guest's TAP, by a pinned link, and no socket.
+fn leave_behind(lab: &mut Lab) {
+    let program = lab.loaded_xdp();
+    let link = program.attach(NETDEV, XdpMode::Driver).expect("attach");
+    let link = program.take_link(link).expect("link");
+    drop(FdLink::try_from(link).expect("link").pin(LINK_PIN).expect("pin"));
+    program.pin(PROGRAM_PIN).expect("pin");
+}
+
+fn assert_unattached(lab: &mut Lab) {
+    assert!(!Path::new(LINK_PIN).exists() && !Path::new(PROGRAM_PIN).exists());
+    let program = lab.loaded_xdp();
+    let link = program.attach(NETDEV, XdpMode::Driver).expect("the interface is free");
+    program.detach(link).expect("detach");
+}
+
 #[test]
-fn a_dead_daemons_link_is_replaced_and_ours_goes_with_us() {
+fn a_dead_daemons_program_is_replaced_and_ours_goes_with_us() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
         let mut lab = Lab::new();
-        let left = lab.xdp().attach(NETDEV, XdpMode::Driver).expect("attach");
-        let left = lab.xdp().take_link(left).expect("link");
-        drop(FdLink::try_from(left).expect("link").pin(LINK_PIN).expect("pin"));
+        leave_behind(&mut lab);
         let mut capture = lab.af_xdp(&guest);
-        assert!(Path::new(LINK_PIN).exists());
+        assert!(Path::new(LINK_PIN).exists() && Path::new(PROGRAM_PIN).exists());
         guest.send(&[0; 12], &frames::tcp(1, b"x"));
         assert_eq!(read(&mut *capture, 1)[0].ethernet(), frames::tcp(1, b"x"));
         drop(capture);
-        assert!(!Path::new(LINK_PIN).exists());
-        let free = lab.xdp().attach(NETDEV, XdpMode::Driver).expect("attach");
-        lab.xdp().detach(free).expect("detach");
+        assert_unattached(&mut lab);
+    });
+}
+
+#[test]
+fn a_dead_daemons_program_goes_where_the_gate_captures_now() {
+    in_namespace(|| {
+        let guest = Guest::with_queues(1);
+        let mut lab = Lab::new();
+        leave_behind(&mut lab);
+        let (capture, refusal) = lab.choose_kind(CaptureKind::Gate, guest.ifindex);
+        assert!(refusal.is_none());
+        assert_eq!(capture.name(), "gate");
+        assert_unattached(&mut lab);
     });
 }
 
@@ -179,13 +207,13 @@ fn a_guest_that_comes_back_is_captured_again() {
     });
 }
 
-/// The refusal, and that the gate is used in its place.
+/// The refusal with its text and hint, where the gate is used instead.
 fn refused(lab: &mut Lab, ifindex: u32) -> (Refusal, String) {
     let (capture, refusal) = lab.choose(ifindex);
     assert_eq!(capture.name(), "gate");
     assert!(!Path::new(LINK_PIN).exists());
     let refusal = refusal.expect("refused");
-    let message = refusal.to_string();
+    let message = format!("{refusal} {}", refusal.hint().unwrap_or_default());
     (refusal, message)
 }
 
@@ -224,7 +252,7 @@ fn an_interface_with_a_program_of_somebody_else_is_refused() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
         let mut lab = Lab::new();
-        let _theirs = lab.xdp().attach(NETDEV, XdpMode::Driver).expect("attach");
+        let _theirs = lab.loaded_xdp().attach(NETDEV, XdpMode::Driver).expect("attach");
         let (refusal, message) = refused(&mut lab, guest.ifindex);
         assert!(matches!(refusal, Refusal::Attach { .. }), "{refusal:?}");
         assert!(message.contains("another XDP program"), "{message}");

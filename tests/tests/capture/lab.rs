@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, PerCpuArray},
-    programs::{SchedClassifier, TcAttachType, Xdp},
+    programs::{ProgramError, SchedClassifier, TcAttachType, Xdp},
 };
 use colo_proxy::{
     datapath::{
@@ -21,6 +21,7 @@ use crate::guest::{Guest, NETDEV};
 
 const PINS: &str = "/sys/fs/bpf";
 pub(crate) const LINK_PIN: &str = "/sys/fs/bpf/link_colo_xdp_capture";
+pub(crate) const PROGRAM_PIN: &str = "/sys/fs/bpf/prog_colo_xdp_capture";
 
 pub(crate) struct Lab {
     ebpf: Ebpf,
@@ -44,13 +45,21 @@ impl Lab {
         ebpf.map_mut("xsks").expect("xsks").pin(Path::new(PINS).join("xsks")).expect("pin");
         let gate = Gate::open(&GateOptions { vnet_hdr, ..GateOptions::default() }).expect("gate");
         gate.set_up().expect("up");
-        let mut lab = Self { ebpf, gate: Arc::new(gate) };
-        lab.xdp().load().expect("verifier");
-        lab
+        Self { ebpf, gate: Arc::new(gate) }
     }
 
-    pub(crate) fn xdp(&mut self) -> &mut Xdp {
+    /// The XDP program, not loaded before something needs it.
+    fn xdp(&mut self) -> &mut Xdp {
         self.ebpf.program_mut("colo_xdp_capture").expect("program").try_into().expect("XDP")
+    }
+
+    /// The XDP program, loaded.
+    pub(crate) fn loaded_xdp(&mut self) -> &mut Xdp {
+        let program = self.xdp();
+        match program.load() {
+            Ok(()) | Err(ProgramError::AlreadyLoaded) => program,
+            Err(error) => unreachable!("the verifier refuses it: {error}"),
+        }
     }
 
     /// Attaches a TC program to the ingress of `interface`, for as long as the lab lives.
@@ -91,10 +100,18 @@ impl Lab {
 
     /// Asks for `AF_XDP` on the interface.
     pub(crate) fn choose(&mut self, ifindex: u32) -> (Box<dyn Capture>, Option<Refusal>) {
+        self.choose_kind(CaptureKind::AfXdp, ifindex)
+    }
+
+    pub(crate) fn choose_kind(
+        &mut self,
+        kind: CaptureKind,
+        ifindex: u32,
+    ) -> (Box<dyn Capture>, Option<Refusal>) {
         let gate = Arc::clone(&self.gate);
         let target =
             XdpTarget { netdev: NETDEV, ifindex, program: self.xdp(), pins: Path::new(PINS) };
-        choose(CaptureKind::AfXdp, &gate, target)
+        choose(kind, &gate, target)
     }
 
     /// Captures the guest's output by `AF_XDP`.

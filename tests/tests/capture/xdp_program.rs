@@ -54,7 +54,7 @@ fn run(lab: &mut Lab, frame: &[u8]) -> (u32, Vec<u8>) {
         data_out: Some(&mut out),
         ..TestRunOptions::default()
     };
-    let result = lab.xdp().test_run(options).expect("test run");
+    let result = lab.loaded_xdp().test_run(options).expect("test run");
     (result.return_value, out)
 }
 
@@ -192,7 +192,7 @@ fn without_a_daemon_the_guests_frames_go_nowhere() {
         let mut lab = Lab::new();
         lab.attach_ingress("colo_from_guest", NETDEV);
         // What a killed daemon leaves: the program by its pinned link, and no socket.
-        lab.xdp().attach(NETDEV, XdpMode::Driver).expect("attach");
+        lab.loaded_xdp().attach(NETDEV, XdpMode::Driver).expect("attach");
         let network = PacketSocket::behind_programs(guest.ifindex);
         guest.send(&[0; 12], &frames::tcp(1, b"protected"));
         lab.set_mode(mode::FAILED_OVER);
