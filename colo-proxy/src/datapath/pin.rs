@@ -120,11 +120,11 @@ impl InstanceDir {
         names.iter().try_for_each(|name| remove_file(&self.map(name)))
     }
 
-    /// Removes all links but those named, and with them the programs that nothing else holds.
+    /// Takes all programs off their interfaces but those of the links named.
     pub(super) fn remove_links_except(&self, wanted: &[String]) -> Result<(), DatapathError> {
         for name in self.names()? {
             if name.starts_with("link_") && !wanted.contains(&name) {
-                remove_file(&self.path.join(name))?;
+                attachment::remove_pinned(&self.path.join(name))?;
             }
         }
         Ok(())

@@ -14,6 +14,7 @@ mod peer;
 mod primary;
 mod protection;
 mod readable;
+mod repeat;
 mod secondary;
 mod wiring;
 

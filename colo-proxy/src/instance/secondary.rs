@@ -14,6 +14,7 @@ use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest}
 use super::name::Claim;
 use super::peer::{Peer, PeerEvent};
 use super::readable::{Drained, Readable};
+use super::repeat;
 use super::wiring::{
     Kernel, attach, find, next_peer_event, open_port, read_gate, sleep_until, system,
 };
@@ -80,6 +81,7 @@ struct Secondary {
     output_endpoint: String,
     mode: Mode,
     hold: Hold,
+    repeat: Arc<repeat::Shared>,
     addresses: Arc<Mutex<Addresses>>,
     netdev: Option<Link>,
     epoch: u64,
@@ -123,7 +125,9 @@ impl Secondary {
         let stats = Stats::default();
         let addresses = Arc::new(Mutex::new(Addresses::default()));
         let capture_name = source.name();
-        let (output_requests, output) = spawn_output(&guest, output, source, &stats, &addresses)?;
+        let repeat = Arc::new(repeat::Shared::default());
+        let seen = Seen { addresses: addresses.clone(), repeat: repeat.clone() };
+        let (output_requests, output) = spawn_output(&guest, output, source, &stats, seen)?;
         let inputs = Inputs {
             mirror: Some(lanes::spawn_incoming(
                 mirror,
@@ -156,6 +160,7 @@ impl Secondary {
             output_endpoint,
             mode,
             hold,
+            repeat,
             addresses,
             netdev,
             epoch,
@@ -202,6 +207,7 @@ impl Secondary {
                 }
                 event = inputs.link.next() => self.on_link(event, &inputs.output_requests).await?,
                 () = sleep_until(deadline) => self.hold.on_timeout(Instant::now()),
+                () = self.repeat.due() => self.repeat_input(),
                 _ = ageing.tick() => self.age_flows(),
             }
         }
@@ -213,6 +219,7 @@ impl Secondary {
             LaneEvent::Frames(frames) => {
                 for frame in &frames {
                     self.input(frame);
+                    self.repeat.lock().on_input(Instant::now(), frame);
                 }
             }
             LaneEvent::Up => log::info!("{}: the mirror is connected", self.claim.name),
@@ -229,6 +236,15 @@ impl Secondary {
         match self.input_gate.write_frame(frame) {
             Ok(Written::Sent) => {}
             Ok(Written::WouldBlock | Written::Malformed) | Err(_) => self.stats.input_refused += 1,
+        }
+    }
+
+    /// What the guest has lost.
+    fn repeat_input(&mut self) {
+        let mut lost = Vec::new();
+        self.repeat.lock().on_timeout(Instant::now(), &mut lost);
+        for frame in &lost {
+            self.input(frame);
         }
     }
 
@@ -313,6 +329,7 @@ impl Secondary {
         self.mode = Mode::FailedOver;
         log::warn!("{}: failed over; the guest is on the network", self.claim.name);
         inputs.mirror = None;
+        self.repeat.lock().clear();
         let (reply, unsent) = oneshot::channel();
         let asked = inputs.output_requests.send(OutgoingRequest::Finish(reply)).await;
         if let (Ok(()), Ok(unsent)) = (asked, unsent.await) {
@@ -415,14 +432,28 @@ fn monotonic_ns() -> u64 {
         .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
+/// What is learnt from the guest's output on its way to the primary.
+struct Seen {
+    addresses: Arc<Mutex<Addresses>>,
+    repeat: Arc<repeat::Shared>,
+}
+
+impl Seen {
+    fn frame(&self, frame: &Frame) {
+        if let Ok(mut known) = self.addresses.lock() {
+            known.learn(frame.ethernet());
+        }
+        self.repeat.on_output(frame);
+    }
+}
+
 fn spawn_output(
     guest: &Guest,
     port: Port,
     source: Box<dyn Capture>,
     stats: &Stats,
-    addresses: &Arc<Mutex<Addresses>>,
+    seen: Seen,
 ) -> Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>), InstanceError> {
-    let addresses = addresses.clone();
     lanes::spawn_outgoing(Outgoing {
         port,
         source,
@@ -430,11 +461,7 @@ fn spawn_output(
         queue_bytes: guest.lane_queue_bytes,
         stall_timeout: guest.secondary_timeout,
         stats: stats.output.clone(),
-        observe: Box::new(move |frame| {
-            if let Ok(mut known) = addresses.lock() {
-                known.learn(frame.ethernet());
-            }
-        }),
+        observe: Box::new(move |frame| seen.frame(frame)),
     })
     .map_err(system("watch the guest's output"))
 }

@@ -18,6 +18,7 @@ impl Secondary {
         let kernel = self.datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let output = stats.output.status(&self.output_endpoint);
+        let repeat = self.repeat.lock();
         let status = Status {
             instance: self.claim.name.clone(),
             role: Role::Secondary,
@@ -59,6 +60,12 @@ impl Secondary {
                 "announced": stats.announced,
                 "aged_flows": stats.aged,
                 "evicted_flows": stats.evicted,
+                "input": {
+                    "unacknowledged_bytes": repeat.bytes(),
+                    "repeated_frames": repeat.repeated,
+                    "not_kept_frames": repeat.not_kept,
+                    "given_up_frames": repeat.given_up,
+                },
                 "lanes": {
                     "mirror": stats.mirror.status(&self.mirror_endpoint),
                     "secondary_out": output,

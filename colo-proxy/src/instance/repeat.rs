@@ -1,0 +1,346 @@
+//! Guest input that the secondary guest lost, written to it again.
+//!
+//! The two guests do not lose the same frames: one has a smaller receive window at the moment, or
+//! its TAP's queue is full. What the primary's guest lost, its peer repeats. What only the
+//! secondary's lost, nobody would: the peer hears the primary's acknowledgments only, and those
+//! are held until the secondary's reach them. Its own retransmission starts where the last
+//! released acknowledgment ends, which need not be where the secondary's hole begins, so it may
+//! never fill it. So input is kept here until the secondary guest has acknowledged it, and what it
+//! does not acknowledge in time is written again, oldest first.
+//!
+//! [`Repeater`] has no I/O and no clock: the owner brings frames and time. [`Shared`] is what the
+//! owner and the lane that carries the guest's output hold of it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use colo_proxy_common::decode::{Tcp, decode, decode_tcp, flag};
+use colo_proxy_common::record::FlowKey;
+use colo_proxy_common::seq::Seq;
+use tokio::sync::Notify;
+
+use super::wiring::sleep_until;
+use crate::frame::Frame;
+
+/// Octets that are kept at the most, in all and of one connection; a receive window is smaller.
+const BYTES_MAX: usize = 64 << 20;
+const FLOW_BYTES_MAX: usize = 16 << 20;
+/// Frames, likewise: small ones cost more than their octets.
+const FRAMES_MAX: usize = 65536;
+/// Longer than a guest delays an acknowledgment as a rule (40 ms on Linux).
+const PATIENCE: Duration = Duration::from_millis(60);
+/// The pause doubles up to this, for a guest with a closed window.
+const PATIENCE_MAX: Duration = Duration::from_millis(500);
+/// A guest that acknowledges nothing for so long has no such connection.
+const GIVE_UP: Duration = Duration::from_secs(10);
+/// Acknowledgments of the same place that mean a hole (RFC 5681, section 3.2).
+const DUPLICATES: u32 = 3;
+/// Frames that are written again at once.
+const BURST: usize = 16;
+
+/// Input that the guest has not acknowledged yet.
+#[derive(Debug, Default)]
+pub(super) struct Repeater {
+    flows: HashMap<FlowKey, Unacknowledged, foldhash::fast::RandomState>,
+    frames: usize,
+    bytes: usize,
+    /// No connection is due before this.
+    wake: Option<Instant>,
+    /// Frames written again.
+    pub(super) repeated: u64,
+    /// Frames that were not kept because a limit was reached.
+    pub(super) not_kept: u64,
+    /// Frames that were given up.
+    pub(super) given_up: u64,
+}
+
+/// One connection; it exists while something is unacknowledged.
+#[derive(Debug)]
+struct Unacknowledged {
+    /// In order of their sequence numbers.
+    kept: VecDeque<Kept>,
+    bytes: usize,
+    /// The guest's last acknowledgment, and how often it came again.
+    acknowledged: Option<Seq>,
+    duplicates: u32,
+    window: u16,
+    /// The guest lacks what it needs to go on until it has acknowledged this.
+    recovering_to: Option<Seq>,
+    /// Last time that the guest said anything, or that the first frame was kept.
+    heard: Instant,
+    pause: Duration,
+    due: Instant,
+}
+
+#[derive(Debug)]
+struct Kept {
+    start: Seq,
+    end: Seq,
+    frame: Frame,
+}
+
+impl Repeater {
+    /// Input that is on its way to the guest.
+    pub(super) fn on_input(&mut self, now: Instant, frame: &Frame) {
+        let Some((key, tcp)) = segment(frame.ethernet(), Direction::ToGuest) else { return };
+        if tcp.flags & flag::RST != 0 {
+            self.forget(&key);
+            return;
+        }
+        let start = Seq(tcp.seq);
+        let end = start.plus(tcp.payload_len + u32::from(tcp.flags & flag::FIN != 0));
+        if tcp.flags & flag::SYN != 0 {
+            // A new connection. Whether its SYN is answered, the peer sees.
+            self.forget(&key);
+            return;
+        }
+        if start == end {
+            return;
+        }
+        let of_flow = self.flows.get(&key).map_or(0, |flow| flow.bytes);
+        if self.frames >= FRAMES_MAX
+            || self.bytes + frame.len() > BYTES_MAX
+            || of_flow + frame.len() > FLOW_BYTES_MAX
+        {
+            self.not_kept += 1;
+            return;
+        }
+        let flow = self.flows.entry(key).or_insert_with(|| Unacknowledged::new(now));
+        self.wake = Some(self.wake.map_or(flow.due, |wake| wake.min(flow.due)));
+        let replaced = flow.keep(Kept { start, end, frame: frame.clone() });
+        self.frames += 1;
+        self.bytes += frame.len();
+        self.drop_from_totals(&replaced);
+    }
+
+    /// Output of the guest, in the network's numbers. Returns whether something is to be repeated
+    /// earlier than `poll_timeout` said before.
+    pub(super) fn on_output(&mut self, now: Instant, frame: &Frame) -> bool {
+        if self.flows.is_empty() {
+            return false;
+        }
+        let Some((key, tcp)) = segment(frame.ethernet(), Direction::FromGuest) else {
+            return false;
+        };
+        if tcp.flags & flag::RST != 0 {
+            self.forget(&key);
+            return false;
+        }
+        let Some(flow) = self.flows.get_mut(&key).filter(|_| tcp.flags & flag::ACK != 0) else {
+            return false;
+        };
+        let gone = flow.acknowledge(now, &tcp);
+        let (due, is_done) = (flow.due, flow.kept.is_empty());
+        self.drop_from_totals(&gone);
+        if is_done {
+            self.flows.remove(&key);
+            return false;
+        }
+        let is_earlier = self.wake.is_none_or(|wake| due < wake);
+        if is_earlier {
+            self.wake = Some(due);
+        }
+        is_earlier
+    }
+
+    /// When `on_timeout` may have something to do.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.wake
+    }
+
+    /// What is to be written again now.
+    pub(super) fn on_timeout(&mut self, now: Instant, out: &mut Vec<Frame>) {
+        let mut over = Vec::new();
+        for (key, flow) in &mut self.flows {
+            if flow.due > now {
+                continue;
+            }
+            if now - flow.heard > GIVE_UP {
+                over.push(*key);
+                continue;
+            }
+            flow.repeat(now, out);
+        }
+        self.repeated += out.len() as u64;
+        for key in over {
+            self.given_up += self.flows.get(&key).map_or(0, |flow| flow.kept.len() as u64);
+            self.forget(&key);
+        }
+        self.wake = self.flows.values().map(|flow| flow.due).min();
+    }
+
+    /// Forgets everything: the guest gets its input from the network now.
+    pub(super) fn clear(&mut self) {
+        self.flows.clear();
+        (self.frames, self.bytes, self.wake) = (0, 0, None);
+    }
+
+    /// Octets that wait for an acknowledgment.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn forget(&mut self, key: &FlowKey) {
+        if let Some(flow) = self.flows.remove(key) {
+            self.drop_from_totals(&flow.kept);
+        }
+    }
+
+    fn drop_from_totals<'a>(&mut self, gone: impl IntoIterator<Item = &'a Kept>) {
+        for kept in gone {
+            self.frames -= 1;
+            self.bytes -= kept.frame.len();
+        }
+    }
+}
+
+impl Unacknowledged {
+    fn new(now: Instant) -> Self {
+        Self {
+            kept: VecDeque::new(),
+            bytes: 0,
+            acknowledged: None,
+            duplicates: 0,
+            window: 0,
+            recovering_to: None,
+            heard: now,
+            pause: PATIENCE,
+            due: now + PATIENCE,
+        }
+    }
+
+    /// Adds a frame in its place; returns the one that it makes superfluous.
+    fn keep(&mut self, new: Kept) -> Option<Kept> {
+        self.bytes += new.frame.len();
+        let behind = self.kept.iter().rev().take_while(|kept| kept.start.after(new.start)).count();
+        let at = self.kept.len() - behind;
+        // The peer's own repetition has the newer timestamp.
+        if let Some(same) = at.checked_sub(1).and_then(|i| self.kept.get_mut(i))
+            && same.start == new.start
+            && !same.end.after(new.end)
+        {
+            let old = std::mem::replace(same, new);
+            self.bytes -= old.frame.len();
+            return Some(old);
+        }
+        self.kept.insert(at, new);
+        None
+    }
+
+    /// What the guest has said in `tcp`; returns what need not be kept any more.
+    fn acknowledge(&mut self, now: Instant, tcp: &Tcp) -> Vec<Kept> {
+        let ack = Seq(tcp.ack);
+        self.heard = now;
+        let is_new = self.acknowledged.is_none_or(|known| ack.after(known));
+        if !is_new {
+            self.on_same(now, ack, tcp);
+            return Vec::new();
+        }
+        self.acknowledged = Some(ack);
+        (self.duplicates, self.window) = (0, tcp.window);
+        (self.pause, self.due) = (PATIENCE, now + PATIENCE);
+        let mut gone = Vec::new();
+        while self.kept.front().is_some_and(|kept| !kept.end.after(ack))
+            && let Some(kept) = self.kept.pop_front()
+        {
+            self.bytes -= kept.frame.len();
+            gone.push(kept);
+        }
+        // A partial acknowledgment: the next hole (RFC 6582, section 3.2).
+        match self.recovering_to {
+            Some(end) if end.after(ack) => self.due = now,
+            _ => self.recovering_to = None,
+        }
+        gone
+    }
+
+    /// An acknowledgment of the same place: a hole, or a window that has opened.
+    fn on_same(&mut self, now: Instant, ack: Seq, tcp: &Tcp) {
+        if self.acknowledged != Some(ack) || tcp.payload_len > 0 {
+            return;
+        }
+        let opened = self.window == 0 && tcp.window > 0;
+        self.window = tcp.window;
+        self.duplicates += 1;
+        if opened || self.duplicates == DUPLICATES {
+            self.due = now;
+        }
+    }
+
+    /// The oldest frames again. The pause is long enough for an answer, so that a guest that is
+    /// merely slow does not get everything twice.
+    fn repeat(&mut self, now: Instant, out: &mut Vec<Frame>) {
+        self.due = now + self.pause;
+        self.pause = (self.pause * 2).min(PATIENCE_MAX);
+        // Where the hole begins before what we have, it is the network's, and the peer fills it.
+        let Some(first) = self.kept.front().map(|kept| kept.start) else { return };
+        if self.acknowledged.is_some_and(|ack| first.after(ack)) {
+            return;
+        }
+        let burst = self.kept.iter().take(BURST);
+        out.extend(burst.map(|kept| kept.frame.clone()));
+        if self.recovering_to.is_none() {
+            self.recovering_to = self.kept.back().map(|kept| kept.end);
+        }
+    }
+}
+
+/// A [`Repeater`] in two hands: one brings input and time, the other the guest's output.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    repeater: Mutex<Repeater>,
+    earlier: Notify,
+}
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Repeater> {
+        self.repeater.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn on_output(&self, frame: &Frame) {
+        if self.lock().on_output(Instant::now(), frame) {
+            self.earlier.notify_one();
+        }
+    }
+
+    /// Waits until something may be due, or until it has to be asked again.
+    pub(super) async fn due(&self) {
+        let at = self.lock().poll_timeout();
+        tokio::select! {
+            () = sleep_until(at) => {}
+            () = self.earlier.notified() => {}
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Direction {
+    ToGuest,
+    FromGuest,
+}
+
+/// The TCP segment in `frame` and its connection from the guest's point of view.
+fn segment(frame: &[u8], direction: Direction) -> Option<(FlowKey, Tcp)> {
+    let packet = decode(frame, None).ok()?;
+    let ip = packet.ip.filter(|ip| ip.fragment.is_none())?;
+    let tcp = decode_tcp(frame, &ip).ok()?;
+    let (guest_addr, peer_addr, guest_port, peer_port) = match direction {
+        Direction::ToGuest => (ip.dst, ip.src, tcp.dst_port, tcp.src_port),
+        Direction::FromGuest => (ip.src, ip.dst, tcp.src_port, tcp.dst_port),
+    };
+    let key = FlowKey {
+        guest_addr,
+        peer_addr,
+        guest_port,
+        peer_port,
+        vlan: packet.vlan,
+        ip_version: ip.version,
+        protocol: ip.protocol,
+        reserved: [0; 2],
+    };
+    Some((key, tcp))
+}
+
+#[cfg(test)]
+mod tests;
