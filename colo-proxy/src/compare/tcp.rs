@@ -6,6 +6,7 @@
 //! in which an event of the secondary finds the frames that it concerns, and no others.
 
 mod opening;
+mod partial;
 mod primary;
 mod ranges;
 mod secondary;
@@ -108,6 +109,8 @@ pub(super) struct TcpFlow {
     low: i64,
     high: i64,
     ack: Option<i64>,
+    /// The highest acknowledgment that has left.
+    told: Option<i64>,
     fin: Option<i64>,
     reset: Option<Reset>,
     secondary: Secondary,
@@ -174,6 +177,7 @@ impl TcpFlow {
         }
         self.closed |= self.fin.is_some() || self.reset.is_some();
         self.verified.reset(self.low, self.high);
+        self.told = self.ack;
         self.secondary.ack = self.ack;
         self.secondary.opening = self.opening;
         self.secondary.fin = self.fin;

@@ -283,6 +283,11 @@ impl Datapath {
         self.maps.insert_flow(key, flow)
     }
 
+    /// A connection that is not over would break without translation.
+    pub fn has_live_flows(&self) -> bool {
+        self.flows().any(|(_, flow)| age::needs_translation(&flow, self.settings.epoch))
+    }
+
     /// The connections that are being opened, likewise.
     pub fn half_open(&self) -> impl Iterator<Item = (FlowKey, Flow)> + '_ {
         self.maps.half_open()

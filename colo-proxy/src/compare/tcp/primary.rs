@@ -314,6 +314,7 @@ impl TcpFlow {
     /// A frame leaves because the rule holds for it.
     pub(super) fn account_for(&mut self, scene: &mut Scene<'_>, segment: &Segment) {
         scene.ledger.stats.compared.frames += 1;
+        self.told = self.told.max(segment.ack);
         self.closed |= segment.fin || segment.reset.is_some();
     }
 }
