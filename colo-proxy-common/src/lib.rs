@@ -9,7 +9,8 @@
 #![cfg_attr(not(test), no_std)]
 #![allow(
     clippy::inline_always,
-    reason = "in the kernel program a call costs stack and hides bounds from the verifier"
+    reason = "the kernel's programs: its verifier follows values into a function only where it is \
+              inlined, and its stack has 512 octets"
 )]
 // The kernel programs are built with a compiler that allows it (see `cargo xtask build-ebpf`).
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]

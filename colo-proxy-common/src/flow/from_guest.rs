@@ -88,11 +88,8 @@ pub(super) fn established(
     let verdict = if stray { Verdict::Pass } else { translation };
     match is {
         state::REOPENING => return still_closed(entry, verdict, record),
-        _ if segment.is_rst() => {
-            if !stray {
-                entry.set_state(state::CLOSED);
-            }
-        }
+        _ if stray => {}
+        _ if segment.is_rst() => entry.set_state(state::CLOSED),
         state::RESET => entry.set_state(state::ESTABLISHED),
         state::ESTABLISHED if segment.has(flag::FIN) => entry.set_state(state::FIN_GUEST),
         state::FIN_PEER if segment.has(flag::FIN) => entry.set_state(state::CLOSED),

@@ -65,14 +65,14 @@ impl World {
         (out, step.release_held)
     }
 
-    /// A frame of the peer, with its acknowledgment and TSecr.
+    /// A frame of the peer, with its acknowledgment and `TSecr`.
     fn peer(&mut self, flags: u8, ack: u32, echo: u32) -> Out {
         let (out, released) = self.run(true, &segment(flags, 77, ack, 5, echo));
         assert!(!released, "the peer's frames release nothing");
         out
     }
 
-    /// A frame of the guest, with its sequence number and TSval; `true` where held input may go.
+    /// A frame of the guest, with its sequence number and `TSval`; `true` where held input may go.
     fn guest(&mut self, flags: u8, seq: u32, value: u32) -> (Out, bool) {
         self.run(false, &segment(flags, seq, 78, value, 6))
     }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 /// One TCP segment in one frame.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
-    /// VLAN ids, outer first; two of them are QinQ.
+    /// VLAN ids, outer first; two of them are 802.1ad.
     pub(crate) vlans: Vec<u16>,
     pub(crate) ip: Ip,
     pub(crate) ports: (u16, u16),

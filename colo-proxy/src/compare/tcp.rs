@@ -1,7 +1,7 @@
 //! One TCP connection: what the primary sent, and what of it the secondary vouches for.
 //!
 //! Places in the stream are 64-bit numbers ([`Space`]); 0 is the first octet of data, or of what
-//! was first seen of the stream. A primary frame that may not leave waits for one thing at a time:
+//! was first seen of the stream from either guest. A primary frame that may not leave waits for one thing at a time:
 //! its octets, then its marks (SYN, FIN, RST), then the acknowledgment. For each there is a queue
 //! in which an event of the secondary finds the frames that it concerns, and no others.
 
@@ -102,6 +102,8 @@ pub(super) struct TcpFlow {
     isn: Option<Seq>,
     opening: Openings,
     verified: Ranges,
+    /// Where the primary's stream starts, or where it was met.
+    start: i64,
     /// The primary's lowest and highest place so far, and its highest acknowledgment.
     low: i64,
     high: i64,

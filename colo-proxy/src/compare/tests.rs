@@ -1,3 +1,7 @@
 mod connection;
+mod model;
 mod packet;
+mod random;
 mod rig;
+mod script;
+mod streams;

@@ -10,7 +10,7 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{MultiProgLink as _, ProgramError, SchedClassifier, TcAttachType};
 use nix::net::if_::if_indextoname;
 
-use super::{DatapathError, InstanceDir};
+use super::{DatapathError, InstanceDir, detach, pin};
 
 /// Which of the interfaces of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +88,8 @@ pub struct Attached {
 
 #[derive(Debug)]
 enum Link {
-    Pinned(#[expect(dead_code, reason = "kept open so that the pin can be moved")] PinnedLink),
-    Owned(#[expect(dead_code, reason = "its end is the program's end")] SchedClassifierLink),
+    Pinned(PinnedLink),
+    Owned(SchedClassifierLink),
 }
 
 impl Attached {
@@ -99,6 +99,15 @@ impl Attached {
 
     pub(super) fn link_name(&self) -> String {
         self.attachment.link_name()
+    }
+
+    /// Takes the program off the interface, at once. Its pin, if there is one, stays.
+    pub(super) fn detach(self) -> Result<(), DatapathError> {
+        let link = match self.link {
+            Link::Owned(link) => link,
+            Link::Pinned(pinned) => tc_link(pinned)?,
+        };
+        detach_link(&link)
     }
 
     /// The link outlives the daemon.
@@ -114,7 +123,7 @@ pub(super) fn attach(
     attachment: &Attachment,
     ifindex: u32,
     dir: &InstanceDir,
-    pin: bool,
+    pinned: bool,
 ) -> Result<Attached, DatapathError> {
     let interface = name_of(ifindex, attachment.place)?;
     let program = load(ebpf, attachment.program, dir)?;
@@ -139,7 +148,7 @@ pub(super) fn attach(
     if ifindex_of(&link) != Some(ifindex) {
         return Err(DatapathError::InterfaceChanged { program: attachment.program, interface });
     }
-    let link = keep(link, &path, dir, pin)?;
+    let link = keep(link, &path, pinned)?;
     Ok(Attached { attachment: *attachment, ifindex, interface, program_id, link })
 }
 
@@ -148,6 +157,8 @@ fn name_of(ifindex: u32, place: Place) -> Result<String, DatapathError> {
     if_indextoname(ifindex)
         .ok()
         .and_then(|name| name.into_string().ok())
+        // nix does not see that the system call has failed.
+        .filter(|name| !name.is_empty())
         .ok_or(DatapathError::NoInterface { ifindex, place: place.name() })
 }
 
@@ -173,13 +184,29 @@ fn load<'a>(
 
 /// The pinned link of a dead daemon, where it is still on `ifindex`.
 fn leftover(path: &Path, ifindex: u32) -> Result<Option<SchedClassifierLink>, DatapathError> {
-    let failed = |source| DatapathError::Link { path: path.to_owned(), source };
-    if !path.exists() {
-        return Ok(None);
-    }
-    let pinned = PinnedLink::from_pin(path).map_err(failed)?;
-    let link: SchedClassifierLink = FdLink::from(pinned).try_into().map_err(failed)?;
-    Ok((ifindex_of(&link) == Some(ifindex)).then_some(link))
+    let link = if path.exists() { Some(pinned_link(path)?) } else { None };
+    Ok(link.filter(|link| ifindex_of(link) == Some(ifindex)))
+}
+
+fn pinned_link(path: &Path) -> Result<SchedClassifierLink, DatapathError> {
+    let pinned = PinnedLink::from_pin(path)
+        .map_err(|source| DatapathError::Link { path: path.to_owned(), source })?;
+    tc_link(pinned)
+}
+
+fn tc_link(pinned: PinnedLink) -> Result<SchedClassifierLink, DatapathError> {
+    FdLink::from(pinned).try_into().map_err(|source| DatapathError::LinkKind { source })
+}
+
+fn detach_link(link: &SchedClassifierLink) -> Result<(), DatapathError> {
+    let fd = link.fd().map_err(|source| DatapathError::LinkKind { source })?;
+    detach::detach(fd).map_err(|source| DatapathError::Detach { source })
+}
+
+/// Takes the program of the link pinned at `path` off its interface, and removes the pin.
+pub(super) fn remove_pinned(path: &Path) -> Result<(), DatapathError> {
+    detach_link(&pinned_link(path)?)?;
+    pin::remove_file(path)
 }
 
 /// The link that is pinned at `path` is on an interface that exists, in whatever namespace.
@@ -224,14 +251,9 @@ fn ifindex_of(link: &SchedClassifierLink) -> Option<u32> {
 
 /// Pins the link in the place of whatever is pinned there, or sees that nothing is. The new link is
 /// attached already, so there is no moment without one.
-fn keep(
-    link: SchedClassifierLink,
-    path: &Path,
-    dir: &InstanceDir,
-    pin: bool,
-) -> Result<Link, DatapathError> {
-    dir.remove_file(path)?;
-    if !pin {
+fn keep(link: SchedClassifierLink, path: &Path, pinned: bool) -> Result<Link, DatapathError> {
+    pin::remove_file(path)?;
+    if !pinned {
         return Ok(Link::Owned(link));
     }
     let as_link_error = |source: LinkError| DatapathError::Link { path: path.to_owned(), source };

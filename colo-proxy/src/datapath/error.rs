@@ -37,6 +37,10 @@ pub enum DatapathError {
     InterfaceChanged { program: &'static str, interface: String },
     #[error("cannot use the link at {path:?}")]
     Link { path: PathBuf, source: LinkError },
+    #[error("a link that is no link of a TC program")]
+    LinkKind { source: LinkError },
+    #[error("cannot detach a program")]
+    Detach { source: io::Error },
     #[error("cannot pin at {path:?}")]
     Pin { path: PathBuf, source: PinError },
     #[error("cannot {action} the map {map}")]

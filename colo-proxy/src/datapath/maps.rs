@@ -68,6 +68,10 @@ impl Maps {
         self.flows.iter().flatten().take(self.flows_max as usize)
     }
 
+    pub(super) fn insert_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), DatapathError> {
+        self.flows.insert(key, flow, 0).map_err(failed("write", "flows"))
+    }
+
     pub(super) fn half_open(&self) -> impl Iterator<Item = (FlowKey, Flow)> + '_ {
         self.half_open.iter().flatten().take(self.flows_max as usize)
     }

@@ -14,6 +14,7 @@ pub mod af_xdp;
 mod age;
 mod attachment;
 pub mod capture;
+mod detach;
 mod error;
 mod events;
 mod maps;
@@ -204,7 +205,10 @@ impl Datapath {
             self.on_death == OnDeath::Hold,
         )?;
         // The old link goes only now.
-        self.attached.retain(|old| old.link_name() != attached.link_name());
+        let name = attached.link_name();
+        if let Some(i) = self.attached.iter().position(|old| old.link_name() == name) {
+            self.attached.swap_remove(i).detach()?;
+        }
         self.attached.push(attached);
         Ok(())
     }
@@ -274,6 +278,11 @@ impl Datapath {
         self.maps.flows()
     }
 
+    /// Makes a connection known: one that a former secondary has translated (a second failover).
+    pub fn insert_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), DatapathError> {
+        self.maps.insert_flow(key, flow)
+    }
+
     /// The connections that are being opened, likewise.
     pub fn half_open(&self) -> impl Iterator<Item = (FlowKey, Flow)> + '_ {
         self.maps.half_open()
@@ -325,7 +334,7 @@ impl Datapath {
     pub fn detach(mut self) -> Result<(), DatapathError> {
         // The guest's TAP first: nothing may go to a gate that lets nothing out any more.
         while let Some(attached) = self.attached.pop() {
-            drop(attached);
+            attached.detach()?;
         }
         self.dir.remove()
     }

@@ -112,28 +112,19 @@ impl InstanceDir {
         program: &mut SchedClassifier,
     ) -> Result<(), DatapathError> {
         let path = self.path.join(format!("prog_{name}"));
-        self.remove_file(&path)?;
+        remove_file(&path)?;
         program.pin(&path).map_err(|source| DatapathError::Pin { path, source })
     }
 
-    pub(super) fn remove_file(&self, path: &Path) -> Result<(), DatapathError> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(directory("remove", path)(error))
-            }
-            _ => Ok(()),
-        }
-    }
-
     pub(super) fn remove_maps(&self, names: &[&str]) -> Result<(), DatapathError> {
-        names.iter().try_for_each(|name| self.remove_file(&self.map(name)))
+        names.iter().try_for_each(|name| remove_file(&self.map(name)))
     }
 
-    /// Removes all links but those named, and with them the programs that nothing else holds.
+    /// Takes all programs off their interfaces but those of the links named.
     pub(super) fn remove_links_except(&self, wanted: &[String]) -> Result<(), DatapathError> {
         for name in self.names()? {
             if name.starts_with("link_") && !wanted.contains(&name) {
-                self.remove_file(&self.path.join(name))?;
+                attachment::remove_pinned(&self.path.join(name))?;
             }
         }
         Ok(())
@@ -143,7 +134,7 @@ impl InstanceDir {
     pub(super) fn remove(&self) -> Result<(), DatapathError> {
         self.remove_links_except(&[])?;
         for name in self.names()? {
-            self.remove_file(&self.path.join(name))?;
+            remove_file(&self.path.join(name))?;
         }
         fs::remove_dir(&self.path).map_err(directory("remove", &self.path))?;
         if let Some(parent) = self.path.parent() {
@@ -170,4 +161,14 @@ fn path_of(bpffs: &Path, instance: &str) -> Result<PathBuf, DatapathError> {
 fn directory(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DatapathError {
     let path = path.to_owned();
     move |source| DatapathError::Directory { action, path, source }
+}
+
+/// Removes `path`, if it is there.
+pub(super) fn remove_file(path: &Path) -> Result<(), DatapathError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(directory("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
 }

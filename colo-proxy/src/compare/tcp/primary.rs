@@ -95,7 +95,8 @@ impl TcpFlow {
     fn leave_old_connection(&mut self, scene: &mut Scene<'_>) {
         scene.ledger.stats.tuples_reused += 1;
         if !self.account.is_empty() {
-            scene.ledger.diverge(scene.name, Reason::TupleReuse, self.high, Pair::NONE);
+            let place = self.high - self.start;
+            scene.ledger.diverge(scene.name, Reason::TupleReuse, place, Pair::NONE);
         }
         scene.ledger.leave(Side::Primary, &mut self.account);
         self.unverified.clear();
@@ -147,6 +148,7 @@ impl TcpFlow {
             self.seqs = Some(Space::new(first, 0));
             0
         });
+        self.start = place;
         self.low = place;
         self.high = place;
         Some(place)
@@ -239,7 +241,7 @@ impl TcpFlow {
             secondary: theirs.get((lo - piece.start) as usize..).unwrap_or_default(),
             at: (place - lo) as usize,
         };
-        scene.ledger.diverge(scene.name, Reason::Payload, place, pair);
+        scene.ledger.diverge(scene.name, Reason::Payload, place - self.start, pair);
     }
 
     /// Both guests have produced `start..end` alike.
@@ -305,7 +307,7 @@ impl TcpFlow {
     /// Reports a mark once for each place.
     pub(super) fn report_mark(&mut self, scene: &mut Scene<'_>, reason: Reason, place: i64) {
         if self.is_first_report(place) {
-            scene.ledger.diverge(scene.name, reason, place, Pair::NONE);
+            scene.ledger.diverge(scene.name, reason, place - self.start, Pair::NONE);
         }
     }
 

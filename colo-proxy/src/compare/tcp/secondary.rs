@@ -225,7 +225,7 @@ impl TcpFlow {
         if self.is_first_report(place) {
             let ours = ours.to_vec();
             let pair = Pair { primary: &ours, secondary: theirs, at };
-            scene.ledger.diverge(scene.name, Reason::Payload, place, pair);
+            scene.ledger.diverge(scene.name, Reason::Payload, place - self.start, pair);
         }
         self.verify(scene, lo, place);
         true

@@ -59,7 +59,7 @@ impl Segments {
         } else {
             self.list.get(self.list.partition_point(|piece| piece.end <= start))?
         };
-        (piece.start < end).then_some(*piece)
+        (start < end && piece.start < end).then_some(*piece)
     }
 
     /// Takes `from..to` out of `piece`, which holds it: both guests have produced it now.

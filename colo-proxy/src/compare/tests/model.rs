@@ -1,0 +1,162 @@
+//! The output rule, written down as plainly as can be: nothing is optimised, nothing is shared with
+//! the engine. It knows streams and places, not packets.
+
+/// What a TCP segment of either guest claims, in places of its stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) ack: Option<usize>,
+    pub(super) syn: bool,
+    pub(super) fin: bool,
+    pub(super) rst: bool,
+}
+
+/// One connection: what the secondary has said, and what the primary has.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// What the primary sends.
+    pub(super) stream: Vec<u8>,
+    /// What the secondary has produced, place by place.
+    produced: Vec<Option<u8>>,
+    /// Places that a checkpoint covers.
+    covered: Vec<bool>,
+    said: Said,
+    primary: Said,
+    held: Vec<(usize, Claim)>,
+}
+
+/// The marks of one guest.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    syn: bool,
+    fin: bool,
+    rst: bool,
+    ack: Option<usize>,
+    low: Option<usize>,
+    high: usize,
+}
+
+impl Said {
+    fn note(&mut self, claim: &Claim) {
+        self.syn |= claim.syn;
+        self.fin |= claim.fin;
+        self.rst |= claim.rst;
+        self.ack = self.ack.max(claim.ack);
+        if !claim.rst {
+            self.low = Some(self.low.map_or(claim.start, |low| low.min(claim.start)));
+            self.high = self.high.max(claim.end);
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn new(stream: Vec<u8>) -> Self {
+        Self {
+            produced: vec![None; stream.len()],
+            covered: vec![false; stream.len()],
+            stream,
+            said: Said::default(),
+            primary: Said::default(),
+            held: Vec::new(),
+        }
+    }
+
+    /// The rule, part (a).
+    fn may_leave(&self, claim: &Claim) -> bool {
+        (claim.start..claim.end)
+            .all(|place| self.covered[place] || self.produced[place] == Some(self.stream[place]))
+            && (!claim.syn || self.said.syn)
+            && (!claim.fin || self.said.fin)
+            && (!claim.rst || self.said.rst)
+            && claim.ack.is_none_or(|ack| self.said.ack.is_some_and(|said| said >= ack))
+    }
+
+    /// The primary sends frame `id`.
+    pub(super) fn primary(&mut self, id: usize, claim: Claim) -> Vec<usize> {
+        self.primary.note(&claim);
+        self.held.push((id, claim));
+        self.leave()
+    }
+
+    /// The secondary sends `octets` for the places of `claim`.
+    pub(super) fn secondary(&mut self, claim: &Claim, octets: &[u8]) -> Vec<usize> {
+        self.said.note(claim);
+        for (place, octet) in (claim.start..claim.end).zip(octets) {
+            self.produced[place] = Some(*octet);
+        }
+        self.leave()
+    }
+
+    /// Frames that may leave now, in order of arrival.
+    fn leave(&mut self) -> Vec<usize> {
+        let held = std::mem::take(&mut self.held);
+        let (go, stay): (Vec<_>, Vec<_>) =
+            held.into_iter().partition(|(_, claim)| self.may_leave(claim));
+        self.held = stay;
+        go.into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// The rule, part (b): the secondary is what the primary was at the cut.
+    pub(super) fn checkpoint(&mut self) -> Vec<usize> {
+        self.produced.fill(None);
+        for place in self.primary.low.unwrap_or_default()..self.primary.high {
+            self.covered[place] = true;
+        }
+        self.said = self.primary;
+        self.held.drain(..).map(|(id, _)| id).collect()
+    }
+
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    pub(super) fn has_started(&self) -> bool {
+        self.primary.low.is_some()
+    }
+
+    pub(super) fn primary_said_fin(&self) -> bool {
+        self.primary.fin
+    }
+
+    pub(super) fn primary_ack(&self) -> usize {
+        self.primary.ack.unwrap_or_default()
+    }
+}
+
+/// One flow of datagrams.
+#[derive(Debug, Default)]
+pub(super) struct Datagrams {
+    /// Frame, payload, and whether the secondary sent the same.
+    held: Vec<(usize, Vec<u8>, bool)>,
+    unmatched: Vec<Vec<u8>>,
+}
+
+impl Datagrams {
+    pub(super) fn primary(&mut self, id: usize, payload: &[u8]) -> Vec<usize> {
+        let found = self.unmatched.iter().position(|other| other == payload);
+        if let Some(at) = found {
+            self.unmatched.remove(at);
+        }
+        self.held.push((id, payload.to_vec(), found.is_some()));
+        self.leave()
+    }
+
+    pub(super) fn secondary(&mut self, payload: &[u8]) -> Vec<usize> {
+        match self.held.iter_mut().find(|(_, own, matched)| !matched && own == payload) {
+            Some((_, _, matched)) => *matched = true,
+            None => self.unmatched.push(payload.to_vec()),
+        }
+        self.leave()
+    }
+
+    fn leave(&mut self) -> Vec<usize> {
+        let ready = self.held.iter().take_while(|(_, _, matched)| *matched).count();
+        self.held.drain(..ready).map(|(id, _, _)| id).collect()
+    }
+
+    pub(super) fn checkpoint(&mut self) -> Vec<usize> {
+        self.unmatched.clear();
+        self.held.drain(..).map(|(id, _, _)| id).collect()
+    }
+}

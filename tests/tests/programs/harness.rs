@@ -1,0 +1,150 @@
+//! The programs in the kernel, attached to nothing.
+
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use colo_proxy_common::record::{Counters, Event, Flow, FlowKey, LAYOUT_VERSION, Settings, event};
+
+use crate::frame::{Shape, TcpOption};
+
+/// `TCX_NEXT`, `TC_ACT_SHOT`, `TC_ACT_REDIRECT`.
+pub(crate) const NEXT: i32 = -1;
+pub(crate) const DROP: i32 = 2;
+pub(crate) const REDIRECT: i32 = 7;
+
+pub(crate) const MARK: u32 = 0x00c0_1000;
+/// Interfaces that do not exist.
+pub(crate) const NETDEV: u32 = 0x7fff_0001;
+const OUTPUT_GATE: u32 = 0x7fff_0002;
+const INPUT_GATE: u32 = 0x7fff_0003;
+
+pub(crate) fn settings(mode: u32) -> Settings {
+    Settings {
+        layout_version: LAYOUT_VERSION,
+        mode,
+        netdev_ifindex: NETDEV,
+        output_gate_ifindex: OUTPUT_GATE,
+        input_gate_ifindex: INPUT_GATE,
+        mark: MARK,
+        epoch: 3,
+        ..Settings::default()
+    }
+}
+
+/// Timestamps, and SACK blocks at an odd place.
+pub(crate) fn with_all_options() -> Shape {
+    Shape {
+        options: vec![
+            TcpOption::Timestamps(0x1111_2222, 0x3333_4444),
+            TcpOption::Nop,
+            TcpOption::Nop,
+            TcpOption::Nop,
+            TcpOption::Sack(vec![(0xffff_fff0, 5), (7, 0x8000_0000)]),
+        ],
+        ..Shape::default()
+    }
+}
+
+/// What a program made of a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) verdict: i32,
+    pub(crate) mark: u32,
+    pub(crate) frame: Vec<u8>,
+}
+
+pub(crate) struct Programs {
+    ebpf: Ebpf,
+}
+
+impl Programs {
+    /// Loads all; `None` where that is not allowed and not demanded.
+    pub(crate) fn load() -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            assert_ne!(
+                std::env::var("COLO_PROXY_REQUIRE_ROOT").as_deref(),
+                Ok("1"),
+                "this test needs root"
+            );
+            eprintln!("not root: the kernel programs are NOT tested");
+            return None;
+        }
+        let mut ebpf = EbpfLoader::new()
+            .load(colo_proxy::datapath::OBJECT)
+            .expect("load the object of kernel programs");
+        for (name, program) in ebpf.programs_mut() {
+            let Ok(program) = <&mut SchedClassifier>::try_from(program) else { continue };
+            program.load().unwrap_or_else(|error| panic!("verify {name}: {error}"));
+        }
+        Some(Self { ebpf })
+    }
+
+    pub(crate) fn program(&mut self, name: &str) -> &mut SchedClassifier {
+        self.ebpf.program_mut(name).expect("a program").try_into().expect("a TC program")
+    }
+
+    pub(crate) fn run(&mut self, name: &str, frame: &[u8], mark: u32) -> Run {
+        // `struct __sk_buff`: the mark is the third number; the kernel wants the rest to be 0.
+        let mut context = [0u8; 192];
+        context[8..12].copy_from_slice(&mark.to_ne_bytes());
+        let mut context_out = [0u8; 192];
+        let mut frame_out = vec![0u8; frame.len() + 64];
+        let result = self
+            .program(name)
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut frame_out),
+                ctx_in: Some(&context),
+                ctx_out: Some(&mut context_out),
+                ..TestRunOptions::default()
+            })
+            .unwrap_or_else(|error| panic!("run {name} on {} octets: {error:?}", frame.len()));
+        frame_out.truncate(result.data_size_out as usize);
+        let mark = context_out[8..12].try_into().expect("four octets");
+        Run {
+            verdict: result.return_value as i32,
+            mark: u32::from_ne_bytes(mark),
+            frame: frame_out,
+        }
+    }
+
+    pub(crate) fn set(&mut self, settings: &Settings) {
+        let map = self.ebpf.map_mut("settings").expect("settings");
+        Array::try_from(map).expect("an array").set(0, *settings, 0).expect("write settings");
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        let map = self.ebpf.map("counters").expect("counters");
+        let map: PerCpuArray<_, Counters> = map.try_into().expect("a per-CPU array");
+        let mut sum = Counters::default();
+        map.get(&0, 0).expect("read counters").iter().for_each(|one| sum.add(one));
+        sum
+    }
+
+    /// The entries of `flows` or `half_open`.
+    pub(crate) fn entries(&self, map: &str) -> Vec<(FlowKey, Flow)> {
+        let map: HashMap<&MapData, FlowKey, Flow> =
+            self.ebpf.map(map).expect("a map").try_into().expect("a hash map");
+        map.iter().collect::<Result<_, _>>().expect("read a map")
+    }
+
+    pub(crate) fn insert_flow(&mut self, key: FlowKey, flow: Flow) {
+        let map = self.ebpf.map_mut("flows").expect("flows");
+        HashMap::try_from(map).expect("a hash map").insert(key, flow, 0).expect("insert a flow");
+    }
+
+    /// Connections whose offset has been announced since the last call.
+    pub(crate) fn announced(&mut self) -> Vec<FlowKey> {
+        let map = self.ebpf.map_mut("events").expect("events");
+        let mut ring = RingBuf::try_from(map).expect("a ring buffer");
+        let mut keys = Vec::new();
+        while let Some(item) = ring.next() {
+            assert_eq!(item.len(), size_of::<Event>());
+            // SAFETY: as long as an `Event`, which is made of integers only.
+            let told = unsafe { item.as_ptr().cast::<Event>().read_unaligned() };
+            assert_eq!(told.kind, event::OFFSET_KNOWN);
+            keys.push(told.key);
+        }
+        keys
+    }
+}
