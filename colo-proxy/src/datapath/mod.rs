@@ -316,13 +316,15 @@ impl Datapath {
         self.ebpf.take_map(name)
     }
 
-    /// The clean end: the guest's network is as if there had been no colo-proxy, and bpffs too.
+    /// The clean end: the guest's network is as if there had been no colo-proxy, and bpffs too. What
+    /// fails is told in the end, and does not keep the rest attached.
     pub fn detach(mut self) -> Result<(), DatapathError> {
+        let mut result = Ok(());
         // The guest's TAP first: nothing may go to a gate that lets nothing out any more.
         while let Some(attached) = self.attached.pop() {
-            attached.detach()?;
+            result = result.and(attached.detach());
         }
-        self.dir.remove()
+        result.and(self.dir.remove())
     }
 }
 
