@@ -30,13 +30,12 @@ use aya_log::EbpfLogger;
 use colo_proxy_common::record::{Counters, Flow, FlowKey, LAYOUT_VERSION, Settings, mode};
 
 pub use age::{AgeLimits, Aged};
-pub use attachment::{Attachment, Hook, Place};
+pub use attachment::{Attached, Attachment, Hook, Place};
 pub use error::DatapathError;
-pub use events::Events;
+pub use events::{Events, Told};
 pub use netns::cookie as netns_cookie;
 pub use pin::InstanceDir;
 
-use attachment::Attached;
 use maps::Maps;
 
 /// The kernel programs, as built by `cargo xtask build-ebpf`.
