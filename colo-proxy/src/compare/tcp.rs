@@ -112,6 +112,8 @@ pub(super) struct TcpFlow {
     /// The highest acknowledgment that has left.
     told: Option<i64>,
     fin: Option<i64>,
+    /// Both guests ended the stream there; a guest that goes on after its end is on its own.
+    matched_fin: Option<i64>,
     reset: Option<Reset>,
     secondary: Secondary,
     /// The secondary opened the next connection on this tuple before the primary.
@@ -181,6 +183,7 @@ impl TcpFlow {
         self.secondary.ack = self.ack;
         self.secondary.opening = self.opening;
         self.secondary.fin = self.fin;
+        self.matched_fin = self.fin;
         self.secondary.resets.extend(self.reset);
     }
 

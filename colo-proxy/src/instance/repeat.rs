@@ -15,7 +15,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use colo_proxy_common::decode::{Tcp, decode, decode_tcp, flag};
+use colo_proxy_common::decode::{Tcp, decode, decode_tcp, flag, protocol};
 use colo_proxy_common::record::FlowKey;
 use colo_proxy_common::seq::Seq;
 use tokio::sync::Notify;
@@ -323,7 +323,7 @@ enum Direction {
 /// The TCP segment in `frame` and its connection from the guest's point of view.
 fn segment(frame: &[u8], direction: Direction) -> Option<(FlowKey, Tcp)> {
     let packet = decode(frame, None).ok()?;
-    let ip = packet.ip.filter(|ip| ip.fragment.is_none())?;
+    let ip = packet.ip.filter(|ip| ip.protocol == protocol::TCP && ip.fragment.is_none())?;
     let tcp = decode_tcp(frame, &ip).ok()?;
     let (guest_addr, peer_addr, guest_port, peer_port) = match direction {
         Direction::ToGuest => (ip.dst, ip.src, tcp.dst_port, tcp.src_port),

@@ -142,7 +142,7 @@ impl TcpFlow {
             self.secondary.fin = Some(end);
             self.revisit_marks(scene);
         }
-        if let Some(fin) = self.fin
+        if let Some(fin) = self.fin.filter(|fin| self.matched_fin != Some(*fin))
             && ((end > start && end > fin) || (is_fin && end != fin))
         {
             self.report_mark(scene, Reason::FinPosition, end.min(fin));

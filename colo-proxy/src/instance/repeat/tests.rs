@@ -151,6 +151,17 @@ fn a_reset_and_a_guest_that_is_silent_end_it() {
 }
 
 #[test]
+fn datagrams_are_not_kept() {
+    let mut repeater = Repeater::default();
+    let echo = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4(PEER, GUEST, 64)
+        .icmpv4_echo_request(1, 2);
+    let echo = frame(|octets| echo.write(octets, &[7; 100]).expect("it is written"));
+    repeater.on_input(Instant::now(), &echo);
+    assert_eq!((repeater.frames, repeater.poll_timeout()), (0, None));
+}
+
+#[test]
 fn what_is_kept_is_bounded() {
     let now = Instant::now();
     let mut repeater = Repeater::default();
