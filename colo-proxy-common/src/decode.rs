@@ -6,6 +6,10 @@
 //! trusts no length it finds: a packet ends where its IP header says, and only if the frame is
 //! that long.
 
+mod options;
+
+pub use options::{OPTIONS_MAX, OptionWalk, Sack, TcpOptions, Timestamps, decode_tcp_options};
+
 /// A frame that can be read at any place.
 pub trait Octets {
     /// Length of the frame in octets, from the Ethernet header on.
@@ -59,8 +63,6 @@ impl Octets for [u8] {
     }
 }
 
-/// The longest TCP options a header can hold, in octets.
-pub const OPTIONS_MAX: usize = 40;
 /// IPv6 extension headers that are followed before the packet counts as malformed.
 const EXTENSIONS_MAX: usize = 6;
 const ETHERNET_LEN: usize = 14;
@@ -173,34 +175,6 @@ pub struct Tcp {
     pub payload_at: u32,
     /// Length of the payload in octets; segments of a GSO frame counted together.
     pub payload_len: u32,
-}
-
-/// The TCP options that matter here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TcpOptions {
-    pub mss: Option<u16>,
-    pub window_scale: Option<u8>,
-    pub sack_permitted: bool,
-    pub timestamps: Option<Timestamps>,
-    pub sack: Option<Sack>,
-}
-
-/// The timestamps option (RFC 7323).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timestamps {
-    pub value: u32,
-    pub echo: u32,
-    /// Where `value` lies in the frame; `echo` follows it.
-    pub at: u32,
-}
-
-/// The selective acknowledgment option (RFC 2018).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sack {
-    /// Where the first block lies in the frame; a block is two 32-bit numbers.
-    pub at: u32,
-    /// Number of blocks, 4 at most.
-    pub blocks: u8,
 }
 
 /// Reads the Ethernet and IP headers of `frame`.
@@ -360,124 +334,4 @@ pub fn decode_ports<F: Octets + ?Sized>(frame: &F, ip: &Ip) -> Result<(u16, u16)
     }
     let [s0, s1, d0, d1] = frame.read(ip.payload_at as usize).ok_or(Malformed::Transport)?;
     Ok((u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])))
-}
-
-/// Reads the options of `tcp`. Options that are cut or of the wrong length end the walk, as they
-/// do in a receiver.
-#[inline(always)]
-pub fn decode_tcp_options<F: Octets + ?Sized>(frame: &F, tcp: &Tcp) -> TcpOptions {
-    let len = usize::from(tcp.options_len);
-    let start = tcp.at + 20;
-    let mut walk = OptionWalk::default();
-    if len == 0 || !frame.read_into(start as usize, len, &mut walk.raw) {
-        return TcpOptions::default();
-    }
-    walk.len = len as u32;
-    F::finish(&mut walk);
-    walk.found(start)
-}
-
-/// A walk over the options of a TCP header: where it stands, and where it has found what. The last
-/// option of a kind counts. Offset 0 is "not found": a value follows its kind and length.
-#[derive(Debug)]
-#[repr(C)]
-pub struct OptionWalk {
-    raw: [u8; OPTIONS_MAX],
-    len: u32,
-    next: u32,
-    mss: u32,
-    window_scale: u32,
-    sack_permitted: u32,
-    timestamps: u32,
-    sack: u32,
-    sack_len: u32,
-}
-
-impl Default for OptionWalk {
-    #[inline(always)]
-    fn default() -> Self {
-        Self {
-            raw: [0; OPTIONS_MAX],
-            len: 0,
-            next: 0,
-            mss: 0,
-            window_scale: 0,
-            sack_permitted: 0,
-            timestamps: 0,
-            sack: 0,
-            sack_len: 0,
-        }
-    }
-}
-
-impl OptionWalk {
-    /// Reads one option; `false` behind the last one.
-    #[inline(always)]
-    pub fn step(&mut self) -> bool {
-        let at = self.next;
-        if at >= self.len {
-            return false;
-        }
-        match self.byte(at) {
-            0 => return false,
-            1 => {
-                self.next = at + 1;
-                return true;
-            }
-            _ => {}
-        }
-        let option_len = u32::from(self.byte(at + 1));
-        if option_len < 2 || at + option_len > self.len {
-            return false;
-        }
-        self.next = at + option_len;
-        self.note(self.byte(at), at + 2, option_len);
-        true
-    }
-
-    #[inline(always)]
-    fn note(&mut self, kind: u8, at: u32, option_len: u32) {
-        match (kind, option_len) {
-            (2, 4) => self.mss = at,
-            (3, 3) => self.window_scale = at,
-            (4, 2) => self.sack_permitted = at,
-            (5, 10 | 18 | 26 | 34) => {
-                self.sack = at;
-                self.sack_len = option_len - 2;
-            }
-            (8, 10) => self.timestamps = at,
-            _ => {}
-        }
-    }
-
-    /// What was found in options that start at `start`.
-    #[inline(always)]
-    fn found(&self, start: u32) -> TcpOptions {
-        TcpOptions {
-            mss: (self.mss != 0).then(|| (self.word(self.mss) >> 16) as u16),
-            window_scale: (self.window_scale != 0).then(|| self.byte(self.window_scale)),
-            sack_permitted: self.sack_permitted != 0,
-            timestamps: (self.timestamps != 0).then(|| Timestamps {
-                value: self.word(self.timestamps),
-                echo: self.word(self.timestamps + 4),
-                at: start + self.timestamps,
-            }),
-            sack: (self.sack != 0)
-                .then(|| Sack { at: start + self.sack, blocks: (self.sack_len / 8) as u8 }),
-        }
-    }
-
-    /// Octet `at`, 0 beyond the end: the kernel's verifier wants every index bounded in sight.
-    #[inline(always)]
-    fn byte(&self, at: u32) -> u8 {
-        match self.raw.get(at as usize) {
-            Some(octet) => *octet,
-            None => 0,
-        }
-    }
-
-    #[inline(always)]
-    fn word(&self, at: u32) -> u32 {
-        u32::from_be_bytes([self.byte(at), self.byte(at + 1), self.byte(at + 2), self.byte(at + 3)])
-    }
 }

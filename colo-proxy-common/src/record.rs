@@ -6,6 +6,9 @@
 /// Bumped whenever a record changes shape; a daemon refuses to take over another version's maps.
 pub const LAYOUT_VERSION: u32 = 1;
 
+/// Octets of the `events` ring buffer; an [`Event`] takes 120 of them.
+pub const EVENTS_LEN: usize = 256 * 1024;
+
 /// What the programs of one instance are to do: the one word in `settings` that changes in
 /// operation.
 pub mod mode {

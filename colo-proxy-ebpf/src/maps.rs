@@ -2,14 +2,14 @@
 
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
-use colo_proxy_common::record::{Counters, Event, Flow, FlowKey, LAYOUT_VERSION, Settings};
+use colo_proxy_common::record::{
+    Counters, EVENTS_LEN, Event, Flow, FlowKey, LAYOUT_VERSION, Settings,
+};
 
 /// Connections that are translated. The kernel evicts none of them; the daemon ages them.
 const FLOWS_MAX: usize = 65_536;
 /// Connections that are being opened: a flood of SYNs churns only these.
 const HALF_OPEN_MAX: usize = 16_384;
-/// Octets; an event takes 120.
-const EVENTS_SIZE: usize = 256 * 1024;
 
 #[btf_map(name = "settings")]
 static SETTINGS: Array<Settings, 1> = Array::new();
@@ -20,7 +20,7 @@ pub static FLOWS: HashMap<FlowKey, Flow, FLOWS_MAX> = HashMap::new();
 #[btf_map(name = "half_open")]
 pub static HALF_OPEN: LruHashMap<FlowKey, Flow, HALF_OPEN_MAX> = LruHashMap::new();
 #[btf_map(name = "events")]
-pub static EVENTS: RingBuf<Event, EVENTS_SIZE> = RingBuf::new();
+pub static EVENTS: RingBuf<Event, EVENTS_LEN> = RingBuf::new();
 
 /// What the daemon wants; `None`, counted, where it has not said so yet or speaks of another
 /// layout. Nobody knows then what may pass, so nothing does.

@@ -3,6 +3,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::debug;
 use colo_proxy_common::decode::{
     Ip, Packet, Tcp, TcpOptions, decode, decode_tcp, decode_tcp_options, protocol,
 };
@@ -117,6 +118,9 @@ pub fn translate<F: Edit>(
     let key = &scratch.key;
     let step = advance(settings, key, &tcp, &options, direction, &mut scratch.record);
     apply(key, &step, &scratch.record);
+    if step.change == Change::Establish {
+        trace(frame, key, &scratch.record);
+    }
     carry_out(frame, &tcp, &options, &step, direction)
 }
 
@@ -206,6 +210,20 @@ fn tell(key: &FlowKey, record: &Flow) {
         slot.write(Event { kind: event::OFFSET_KNOWN, key: *key, flow: *record });
         slot.submit(0);
     }
+}
+
+/// For operators who follow a connection; the verifier removes this where the daemon's log is not
+/// at "debug".
+#[inline(always)]
+fn trace(frame: &SkBuff, key: &FlowKey, record: &Flow) {
+    debug!(
+        &frame.context(),
+        "connection of guest port {} with port {}: wire = guest + {:x}, timestamps + {:x}",
+        key.guest_port,
+        key.peer_port,
+        record.seq_offset,
+        record.ts_offset
+    );
 }
 
 #[inline(always)]

@@ -126,7 +126,7 @@ impl RecordReader {
 #[derive(Debug)]
 pub struct Outbox {
     vnet_hdr: bool,
-    /// Octets that may wait.
+    /// Octets that may wait before the source is left alone.
     limit_bytes: usize,
     waiting_bytes: usize,
     ready: VecDeque<Bytes>,
@@ -140,9 +140,10 @@ impl Outbox {
         Self { vnet_hdr, limit_bytes, waiting_bytes: 0, ready, tail }
     }
 
-    /// There is room for one more frame of any size.
+    /// More may be pushed. Whoever reads frames in batches asks before each, so that what waits
+    /// exceeds the limit by one batch at the most, and nothing that was read is dropped.
     pub fn has_room(&self) -> bool {
-        self.waiting_bytes + FRAME_MAX <= self.limit_bytes
+        self.waiting_bytes < self.limit_bytes
     }
 
     /// Nothing waits.
@@ -155,11 +156,8 @@ impl Outbox {
         self.waiting_bytes
     }
 
-    /// Appends a record; `false`, and nothing done, where the queue is full.
-    pub fn push(&mut self, frame: &Frame) -> bool {
-        if !self.has_room() {
-            return false;
-        }
+    /// Appends a record.
+    pub fn push(&mut self, frame: &Frame) {
         let body = if self.vnet_hdr {
             frame.bytes().clone()
         } else {
@@ -177,7 +175,6 @@ impl Outbox {
             self.ready.push_back(self.tail.split().freeze());
             self.ready.push_back(body);
         }
-        true
     }
 
     /// Writes some of what waits. Can be cancelled: what was written is never written again.

@@ -9,7 +9,9 @@ use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, Stats64};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{Handle, LinkUnspec, MulticastGroup, new_multicast_connection};
+use rtnetlink::{
+    Handle, LinkMessageBuilder, LinkUnspec, MulticastGroup, new_multicast_connection,
+};
 
 /// What could not be done with an interface.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +30,10 @@ pub enum LinkError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
     pub ifindex: u32,
-    /// Administratively up.
-    pub up: bool,
+    /// Somebody holds the other end: QEMU, while the guest lives.
+    pub held: bool,
+    /// Frames that may wait for whoever holds it.
+    pub queue_len: u32,
     /// Frames that came in on it since it was made.
     pub rx_frames: u64,
     /// Frames that the kernel could not hand to whoever holds it.
@@ -126,6 +130,22 @@ impl LinkWatch {
         })
     }
 
+    /// Lets at least `frames` wait for whoever holds the interface.
+    pub async fn raise_queue(&self, link: Link, frames: u32) -> Result<(), LinkError> {
+        if link.queue_len >= frames {
+            return Ok(());
+        }
+        let change = LinkMessageBuilder::<LinkUnspec>::default()
+            .index(link.ifindex)
+            .append_extra_attribute(LinkAttribute::TxQueueLen(frames))
+            .build();
+        self.handle.link().set(change).execute().await.map_err(|source| LinkError::Change {
+            what: "lengthen the queue of",
+            name: self.name.clone(),
+            source,
+        })
+    }
+
     fn seen(&mut self, message: &LinkMessage, there: bool) -> Option<LinkEvent> {
         // A bridge port that is added or removed is told in the bridge's own address family.
         if message.header.interface_family != AddressFamily::Unspec {
@@ -163,9 +183,14 @@ fn read(message: &LinkMessage) -> Link {
         _ => None,
     });
     let stats: Stats64 = stats.unwrap_or_default();
+    let queue_len = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::TxQueueLen(frames) => Some(*frames),
+        _ => None,
+    });
     Link {
         ifindex: message.header.index,
-        up: message.header.flags.contains(LinkFlags::Up),
+        held: message.header.flags.contains(LinkFlags::LowerUp),
+        queue_len: queue_len.unwrap_or_default(),
         rx_frames: stats.rx_packets,
         tx_dropped: stats.tx_dropped,
     }

@@ -144,6 +144,15 @@ impl Host {
         std::iter::once(self.namespace.handle()).chain(&self.mounts).collect()
     }
 
+    /// Frames that a link of this host has refused to send: for a TAP, those that its holder did
+    /// not read in time.
+    pub fn tx_dropped(&self, link: &str) -> Result<u64> {
+        let text = self.namespace.output("ip", &["-json", "-stats", "link", "show", link])?;
+        let links: serde_json::Value = serde_json::from_str(&text).context("reading `ip -json`")?;
+        let dropped = links.pointer("/0/stats64/tx/dropped").and_then(serde_json::Value::as_u64);
+        dropped.with_context(|| format!("no count of dropped frames in `{text}`"))
+    }
+
     /// Takes the host off the LAN, as a pulled plug does.
     pub fn unplug(&self) -> Result<()> {
         self.namespace.ip("link set up0 down\n")

@@ -81,6 +81,9 @@ pub enum Side {
 pub struct Output {
     /// Frames to send, in this order, as they came in.
     pub release: Vec<Frame>,
+    /// Frames of the engine's own making, to send after those: acknowledgments of what both guests
+    /// have received, for a peer that would otherwise wait for the secondary for ever.
+    pub acknowledgments: Vec<Frame>,
     /// A checkpoint to ask for now: one reason at most is added per call, and none while a request
     /// is outstanding. Reasons that come up meanwhile are counted in [`Stats::reasons`].
     pub requests: Vec<Reason>,
@@ -89,11 +92,12 @@ pub struct Output {
 impl Output {
     pub fn clear(&mut self) {
         self.release.clear();
+        self.acknowledgments.clear();
         self.requests.clear();
     }
 
     pub fn is_empty(&self) -> bool {
-        self.release.is_empty() && self.requests.is_empty()
+        self.release.is_empty() && self.acknowledgments.is_empty() && self.requests.is_empty()
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Stats {
     /// Primary frames that left because the secondary produced the same; their octets of payload
     /// that were compared.
     pub compared: Traffic,
+    /// Acknowledgments of what both guests had received, where the primary had received more.
+    pub partial_acknowledgments: u64,
     /// Primary frames that left, and why.
     pub released: Released,
     /// Gauge: primary frames held.

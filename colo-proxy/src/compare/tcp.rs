@@ -6,6 +6,7 @@
 //! in which an event of the secondary finds the frames that it concerns, and no others.
 
 mod opening;
+mod partial;
 mod primary;
 mod ranges;
 mod secondary;
@@ -108,7 +109,11 @@ pub(super) struct TcpFlow {
     low: i64,
     high: i64,
     ack: Option<i64>,
+    /// The highest acknowledgment that has left.
+    told: Option<i64>,
     fin: Option<i64>,
+    /// Both guests ended the stream there; a guest that goes on after its end is on its own.
+    matched_fin: Option<i64>,
     reset: Option<Reset>,
     secondary: Secondary,
     /// The secondary opened the next connection on this tuple before the primary.
@@ -174,9 +179,11 @@ impl TcpFlow {
         }
         self.closed |= self.fin.is_some() || self.reset.is_some();
         self.verified.reset(self.low, self.high);
+        self.told = self.ack;
         self.secondary.ack = self.ack;
         self.secondary.opening = self.opening;
         self.secondary.fin = self.fin;
+        self.matched_fin = self.fin;
         self.secondary.resets.extend(self.reset);
     }
 

@@ -1,4 +1,10 @@
+mod allocations;
 mod connection;
+mod datagrams;
+mod epochs;
+mod hostile;
+mod limits;
+mod marks;
 mod model;
 mod packet;
 mod random;

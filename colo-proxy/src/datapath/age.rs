@@ -123,6 +123,11 @@ fn usefulness(flow: &Flow, epoch: u32) -> Usefulness {
     }
 }
 
+/// The connection goes on, and would break if its frames passed as they are.
+pub(super) fn needs_translation(flow: &Flow, epoch: u32) -> bool {
+    usefulness(flow, epoch) == Usefulness::Live
+}
+
 fn expired(flow: &Flow, now_ns: u64, limits: &AgeLimits) -> Option<Reason> {
     // The clock of the programs is a coarse one and may be a little ahead.
     let silent_ns = now_ns.saturating_sub(flow.last_seen_ns);

@@ -2,7 +2,8 @@
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
-use colo_proxy_common::record::{Counters, Event, Flow, FlowKey, LAYOUT_VERSION, Settings};
+use colo_proxy_common::flow::{known, state};
+use colo_proxy_common::record::{Counters, EVENTS_LEN, Flow, FlowKey, LAYOUT_VERSION, Settings};
 
 use super::age::{self, AgeLimits, Aged};
 use super::{DatapathError, Events, InstanceDir};
@@ -13,6 +14,7 @@ pub(super) const NAMES: &[&str] =
 
 /// Name, octets of a key, octets of a value.
 const SHAPES: &[(&str, usize, usize)] = &[
+    ("events", 0, 0),
     ("settings", 4, size_of::<Settings>()),
     ("counters", 4, size_of::<Counters>()),
     ("flows", size_of::<FlowKey>(), size_of::<Flow>()),
@@ -66,6 +68,11 @@ impl Maps {
     pub(super) fn flows(&self) -> impl Iterator<Item = (FlowKey, Flow)> + '_ {
         // Entries that come and go can send the walk back to the start; it ends all the same.
         self.flows.iter().flatten().take(self.flows_max as usize)
+    }
+
+    pub(super) fn knows(&self, key: &FlowKey) -> bool {
+        self.flows.get(key, 0).is_ok_and(|flow| flow.state != state::REOPENING)
+            || self.half_open.get(key, 0).is_ok_and(|flow| flow.known & known::OFFSET != 0)
     }
 
     pub(super) fn insert_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), DatapathError> {
@@ -178,8 +185,9 @@ fn read_settings(dir: &InstanceDir) -> Option<Settings> {
 
 fn has_shape(dir: &InstanceDir, (name, key_len, value_len): &(&str, usize, usize)) -> bool {
     MapInfo::from_pin(dir.map(name)).is_ok_and(|info| {
-        info.key_size() as usize == *key_len && info.value_size() as usize == *value_len
+        // A ring has no values, but we map its memory and must know how much of it there is.
+        (*name != "events" || info.max_entries() as usize == EVENTS_LEN)
+            && info.key_size() as usize == *key_len
+            && info.value_size() as usize == *value_len
     })
 }
-
-const _: () = assert!(size_of::<Event>().is_multiple_of(8));

@@ -28,21 +28,25 @@ use std::path::Path;
 
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use colo_proxy_common::record::{Counters, Flow, FlowKey, LAYOUT_VERSION, Settings, mode};
 use serde::{Deserialize, Serialize};
 
 pub use age::{AgeLimits, Aged};
-pub use attachment::{Attachment, Hook, Place};
+pub use attachment::{Attached, Attachment, Hook, Place};
 pub use error::DatapathError;
 pub use events::{Events, Told};
 pub use netns::cookie as netns_cookie;
 pub use pin::InstanceDir;
 
-use attachment::Attached;
 use maps::Maps;
 
 /// The kernel programs, as built by `cargo xtask build-ebpf`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("colo-proxy.bpf.o");
+
+/// aya's numbers of log levels. The verifier removes what is above the level.
+const LOG_OFF: u8 = 0;
+const LOG_DEBUG: u8 = 4;
 
 /// Which half of the pair this host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -283,6 +287,11 @@ impl Datapath {
         self.maps.insert_flow(key, flow)
     }
 
+    /// A connection that is not over would break without translation.
+    pub fn has_live_flows(&self) -> bool {
+        self.flows().any(|(_, flow)| age::needs_translation(&flow, self.settings.epoch))
+    }
+
     /// The connections that are being opened, likewise.
     pub fn half_open(&self) -> impl Iterator<Item = (FlowKey, Flow)> + '_ {
         self.maps.half_open()
@@ -302,6 +311,19 @@ impl Datapath {
     /// What the programs tell: to be taken once and polled by its file descriptor.
     pub fn take_events(&mut self) -> Option<Events> {
         self.maps.take_events()
+    }
+
+    /// What the programs log where the daemon's log is at "debug": to be taken once, polled by its
+    /// file descriptor, and flushed.
+    pub fn take_log(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
+        EbpfLogger::init(&mut self.ebpf).ok()
+    }
+
+    /// The offset of this connection is known, or it is older than protection: input for it is not
+    /// held any more. Ask when held input has arrived, because the event that announces the offset
+    /// may have come before it.
+    pub fn knows(&self, key: &FlowKey) -> bool {
+        self.maps.knows(key)
     }
 
     /// What is attached where.
@@ -330,18 +352,22 @@ impl Datapath {
         Ok(af_xdp::XdpTarget { netdev, ifindex, program, pins: self.dir.path() })
     }
 
-    /// The clean end: the guest's network is as if there had been no colo-proxy, and bpffs too.
+    /// The clean end: the guest's network is as if there had been no colo-proxy, and bpffs too. What
+    /// fails is told in the end, and does not keep the rest attached.
     pub fn detach(mut self) -> Result<(), DatapathError> {
+        let mut result = Ok(());
         // The guest's TAP first: nothing may go to a gate that lets nothing out any more.
         while let Some(attached) = self.attached.pop() {
-            attached.detach()?;
+            result = result.and(attached.detach());
         }
-        self.dir.remove()
+        result.and(self.dir.remove())
     }
 }
 
 fn load_object(dir: &InstanceDir, flows_max: Option<u32>) -> Result<Ebpf, DatapathError> {
+    let log_level: u8 = if log::log_enabled!(log::Level::Debug) { LOG_DEBUG } else { LOG_OFF };
     let mut loader = EbpfLoader::new();
+    loader.override_global("AYA_LOG_LEVEL", &log_level, true);
     for name in maps::NAMES {
         loader.map_pin_path(name, dir.map(name));
     }

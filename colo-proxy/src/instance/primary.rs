@@ -14,7 +14,7 @@ use super::peer::{Peer, PeerEvent};
 use super::protection::{Action, Protection, State};
 use super::readable::{Drained, Readable};
 use super::wiring::{
-    Kernel, attach, find, next_peer_event, open_port, read_gate, sleep_until, system,
+    Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate, sleep_until, system,
 };
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};
@@ -133,6 +133,7 @@ impl Primary {
         let Kernel { datapath, output_gate, input_gate } = attach(&guest, &claim.name, netdev)?;
         output_gate.set_up()?;
         input_gate.set_up()?;
+        lengthen_queue(&link, netdev).await;
         let (socket, questions) = status::serve(dir, &claim.name)?;
 
         let stats = Stats::default();
@@ -200,7 +201,7 @@ impl Primary {
                     // Whoever asked may be gone.
                     let _ = reply.send(answer);
                 }
-                event = inputs.link.next() => self.on_link(event)?,
+                event = inputs.link.next() => self.on_link(event, &inputs.link).await?,
                 () = sleep_until(deadline) => self.on_timeout(),
             }
             self.carry_out(inputs);
@@ -377,7 +378,11 @@ impl Primary {
         }
     }
 
-    fn on_link(&mut self, event: LinkEvent) -> Result<(), InstanceError> {
+    async fn on_link(
+        &mut self,
+        event: LinkEvent,
+        watch: &LinkWatch,
+    ) -> Result<(), InstanceError> {
         let name = &self.claim.name;
         match event {
             LinkEvent::Left => {
@@ -386,6 +391,7 @@ impl Primary {
             }
             LinkEvent::Arrived(link) => {
                 self.datapath.set_netdev(link.ifindex)?;
+                lengthen_queue(watch, link).await;
                 self.stats.unguarded += link.rx_frames;
                 self.netdev = Some(link);
                 log::info!("{name}: {} is back, and attached again", self.guest.netdev);
@@ -396,7 +402,7 @@ impl Primary {
 
     /// Does what the engines decided.
     fn carry_out(&mut self, inputs: &mut Inputs) {
-        for frame in self.out.release.drain(..) {
+        for frame in self.out.release.drain(..).chain(self.out.acknowledgments.drain(..)) {
             match self.output_gate.write_frame(&frame) {
                 Ok(Written::Sent) => {}
                 Ok(Written::WouldBlock | Written::Malformed) | Err(_) => {

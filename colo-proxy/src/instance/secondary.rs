@@ -16,7 +16,7 @@ use super::peer::{Peer, PeerEvent};
 use super::readable::{Drained, Readable};
 use super::repeat;
 use super::wiring::{
-    Kernel, attach, find, next_peer_event, open_port, read_gate, sleep_until, system,
+    Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate, sleep_until, system,
 };
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};
@@ -118,6 +118,7 @@ impl Secondary {
         let source = choose_capture(capture, &guest.netdev, &output_gate, &mut datapath)?;
         output_gate.set_up()?;
         input_gate.set_up()?;
+        lengthen_queue(&link, netdev).await;
         // An earlier daemon may have taken it down to keep this guest off the network.
         link.set_up(netdev.ifindex, true).await?;
         let (socket, questions) = status::serve(dir, &claim.name)?;
@@ -205,7 +206,7 @@ impl Secondary {
                     // Whoever asked may be gone.
                     let _ = reply.send(answer);
                 }
-                event = inputs.link.next() => self.on_link(event, &inputs.output_requests).await?,
+                event = inputs.link.next() => self.on_link(event, inputs).await?,
                 () = sleep_until(deadline) => self.hold.on_timeout(Instant::now()),
                 () = self.repeat.due() => self.repeat_input(),
                 _ = ageing.tick() => self.age_flows(),
@@ -355,7 +356,7 @@ impl Secondary {
     async fn on_link(
         &mut self,
         event: LinkEvent,
-        lane: &mpsc::Sender<OutgoingRequest>,
+        inputs: &Inputs,
     ) -> Result<(), InstanceError> {
         let (name, netdev) = (&self.claim.name, &self.guest.netdev);
         match event {
@@ -365,11 +366,12 @@ impl Secondary {
             }
             LinkEvent::Arrived(link) => {
                 self.datapath.set_netdev(link.ifindex)?;
+                lengthen_queue(&inputs.link, link).await;
                 let source =
                     choose_capture(self.capture, netdev, &self.output_gate, &mut self.datapath)?;
                 self.capture_name = source.name();
                 // After a failover the lane is closed, and output is not read any more.
-                let _closed = lane.send(OutgoingRequest::Source(source)).await;
+                let _closed = inputs.output_requests.send(OutgoingRequest::Source(source)).await;
                 self.stats.unguarded += link.rx_frames;
                 self.netdev = Some(link);
                 log::info!("{name}: {netdev} is back, and attached again");
@@ -389,13 +391,16 @@ impl Secondary {
     }
 
     /// A protected secondary guest must not speak without us, so its TAP is taken down. One that
-    /// took over is the service: where connections depend on translation, the programs stay.
+    /// took over is the service: while it lives and connections depend on translation, the programs
+    /// stay.
     async fn end(self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         let name = &self.claim.name;
-        if self.mode == Mode::FailedOver && self.datapath.flows().next().is_some() {
+        let guest_lives = inputs.link.get().await.is_some_and(|link| link.held);
+        if self.mode == Mode::FailedOver && guest_lives && self.datapath.has_live_flows() {
             log::warn!(
-                "{name}: connections are still translated; the programs stay attached, and the \
-                 next daemon takes them over"
+                "{name}: connections depend on translation, so the programs stay attached and the \
+                 next daemon takes them over; to end them: rm -r {}",
+                self.datapath.dir().path().display()
             );
             return Ok(());
         }

@@ -31,6 +31,17 @@ pub(super) async fn find(
     Ok((watch, netdev, claim))
 }
 
+/// Frames that may wait for the guest. One guest that misses what the other got costs a
+/// retransmission or a checkpoint, so the queue must outlast a guest that is slow for a while.
+const GUEST_QUEUE_LEN: u32 = 10_000;
+
+/// Gives the guest's TAP the queue that a pair needs.
+pub(super) async fn lengthen_queue(watch: &LinkWatch, netdev: Link) {
+    if let Err(error) = watch.raise_queue(netdev, GUEST_QUEUE_LEN).await {
+        log::warn!("{error}; a guest that is slow for a moment may lose input");
+    }
+}
+
 /// The kernel's half, attached, with its gates still down.
 pub(super) struct Kernel {
     pub(super) datapath: Datapath,

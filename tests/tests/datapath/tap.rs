@@ -47,6 +47,15 @@ pub(crate) fn enter(netns: &File) {
     setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter the namespace");
 }
 
+/// Waits until `holds`, which the kernel sees to in its own time.
+pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < end, "waited for this in vain: {what}");
+        std::thread::yield_now();
+    }
+}
+
 pub(crate) fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split(' ')).status().expect("run ip");
     assert!(status.success(), "ip {arguments}");

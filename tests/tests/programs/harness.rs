@@ -1,8 +1,11 @@
 //! The programs in the kernel, attached to nothing.
 
+use std::sync::Mutex;
+
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use colo_proxy_common::record::{Counters, Event, Flow, FlowKey, LAYOUT_VERSION, Settings, event};
 
 use crate::frame::{Shape, TcpOption};
@@ -43,6 +46,21 @@ pub(crate) fn with_all_options() -> Shape {
         ],
         ..Shape::default()
     }
+}
+
+#[derive(Default)]
+struct Lines(Mutex<Vec<String>>);
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().expect("no panic while logging").push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
 }
 
 /// What a program made of a frame.
@@ -131,6 +149,16 @@ impl Programs {
     pub(crate) fn insert_flow(&mut self, key: FlowKey, flow: Flow) {
         let map = self.ebpf.map_mut("flows").expect("flows");
         HashMap::try_from(map).expect("a hash map").insert(key, flow, 0).expect("insert a flow");
+    }
+
+    /// What the programs have logged.
+    pub(crate) fn logged(&mut self) -> Vec<String> {
+        let lines = Lines::default();
+        let mut log =
+            EbpfLogger::init_with_logger(&mut self.ebpf, &lines).expect("the programs' log");
+        log.flush();
+        drop(log);
+        lines.0.into_inner().expect("no panic while logging")
     }
 
     /// Connections whose offset has been announced since the last call.

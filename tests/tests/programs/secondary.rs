@@ -218,6 +218,9 @@ fn the_peer_opens() {
         let (run, bytes) = talk.guest(ACK, 1_001, 310);
         assert_eq!((run.verdict, run.frame), (REDIRECT, rewritten(&bytes, false, T)));
         assert!(talk.programs.announced().is_empty(), "nothing was held");
+        let line = "connection of guest port 80 with port 40000: wire = guest + ee6b2418, \
+                    timestamps + c224";
+        assert_eq!(talk.programs.logged(), [line]);
         assert_eq!(talk.programs.counters().dropped_no_offset, 1);
     }
 }

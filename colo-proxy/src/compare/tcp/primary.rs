@@ -261,7 +261,7 @@ impl TcpFlow {
         }
         // The FIN has a number of its own: a bare acknowledgment behind it is beyond it.
         let has_data = segment.end > segment.start;
-        if let Some(fin) = self.secondary.fin
+        if let Some(fin) = self.secondary.fin.filter(|fin| self.matched_fin != Some(*fin))
             && ((has_data && segment.end > fin) || (segment.fin && segment.end != fin))
         {
             self.report_mark(scene, Reason::FinPosition, segment.end.min(fin));
@@ -314,6 +314,10 @@ impl TcpFlow {
     /// A frame leaves because the rule holds for it.
     pub(super) fn account_for(&mut self, scene: &mut Scene<'_>, segment: &Segment) {
         scene.ledger.stats.compared.frames += 1;
+        self.told = self.told.max(segment.ack);
         self.closed |= segment.fin || segment.reset.is_some();
+        if segment.fin {
+            self.matched_fin = Some(segment.end);
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 /// Ranges remembered apart from each other; a range too many is forgotten, which can only hold a
 /// frame longer than needed.
-const RANGES_MAX: usize = 64;
+const RANGES_MAX: usize = 256;
 
 /// Disjoint half-open ranges in ascending order, none touching the next.
 #[derive(Clone, Debug, Default)]

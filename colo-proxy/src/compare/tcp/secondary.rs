@@ -5,6 +5,7 @@ use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::seq::Seq;
 
 use super::opening::{Opening, Openings};
+use super::partial;
 use super::segments::Piece;
 use super::space::Space;
 use super::{RESETS_MAX, Reset, Scene, Segment, TcpFlow, first_difference, part, part_of_bytes};
@@ -39,6 +40,27 @@ impl TcpFlow {
             scene.ledger.stats.secondary_dropped.old_connection += 1;
         }
         self.release_ready(scene, out);
+        self.acknowledge_in_part(scene, out);
+    }
+
+    /// Tells the peer what both guests have received, where no frame of the primary says just that.
+    fn acknowledge_in_part(&mut self, scene: &mut Scene<'_>, out: &mut Output) {
+        let (Some(theirs), Some(ours), Some(acks)) = (self.secondary.ack, self.ack, self.acks)
+        else {
+            return;
+        };
+        if theirs >= ours || self.told >= Some(theirs) {
+            return;
+        }
+        let held = self.unacknowledged.front().map(|entry| entry.1);
+        let held = held.or_else(|| self.unverified.front().map(|entry| entry.key));
+        let Some(held) = held.and_then(|key| scene.ledger.held(key)) else { return };
+        let What::Segment(Segment { opening: None, reset: None, .. }) = held.what else { return };
+        if let Some(frame) = partial::acknowledgment(&held.frame, acks.seq(theirs)) {
+            self.told = Some(theirs);
+            scene.ledger.stats.partial_acknowledgments += 1;
+            out.acknowledgments.push(frame);
+        }
     }
 
     /// A SYN or SYN/ACK, whose number may be the secondary's own: it never places anything.
@@ -120,7 +142,7 @@ impl TcpFlow {
             self.secondary.fin = Some(end);
             self.revisit_marks(scene);
         }
-        if let Some(fin) = self.fin
+        if let Some(fin) = self.fin.filter(|fin| self.matched_fin != Some(*fin))
             && ((end > start && end > fin) || (is_fin && end != fin))
         {
             self.report_mark(scene, Reason::FinPosition, end.min(fin));

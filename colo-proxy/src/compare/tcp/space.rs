@@ -25,6 +25,11 @@ impl Space {
         (-REACH..=REACH).contains(&distance).then_some(self.place + distance)
     }
 
+    /// The number at `place`.
+    pub(super) fn seq(self, place: i64) -> Seq {
+        self.seq.plus((place - self.place) as u32)
+    }
+
     /// Moves on to `place`, if it is ahead.
     pub(super) fn advance(&mut self, place: i64) {
         if place > self.place {
@@ -43,6 +48,7 @@ mod tests {
     fn places_go_on_through_the_wrap() {
         let mut space = Space::new(Seq(u32::MAX - 9), 0);
         assert_eq!(space.place(Seq(10)), Some(20));
+        assert_eq!((space.seq(20), space.seq(-1)), (Seq(10), Seq(u32::MAX - 10)));
         space.advance(20);
         assert_eq!(space.place(Seq(u32::MAX)), Some(9));
         for turn in 1..20_i64 {

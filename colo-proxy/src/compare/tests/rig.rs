@@ -53,6 +53,16 @@ impl Rig {
         assert_eq!(self.primary(segment), (vec![], vec![]));
     }
 
+    /// What the peer is told to have been received when the secondary sends `segment`.
+    pub(super) fn acknowledged(&mut self, segment: &Tcp) -> Vec<u32> {
+        self.out.acknowledgments.clear();
+        self.secondary(segment);
+        let octets = |frame: &Frame| -> [u8; 4] {
+            frame.ethernet()[42..46].try_into().expect("a TCP header behind 34 octets")
+        };
+        self.out.acknowledgments.iter().map(|frame| u32::from_be_bytes(octets(frame))).collect()
+    }
+
     /// The secondary's segment has to release exactly `expected`, in that order.
     #[track_caller]
     pub(super) fn frees(&mut self, segment: &Tcp, expected: &[&Tcp]) {

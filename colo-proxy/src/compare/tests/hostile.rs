@@ -1,0 +1,247 @@
+//! Guests that send whatever they like: nothing panics, nothing held is lost or left twice, and no
+//! octet leaves that the secondary never said at that place.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use colo_proxy_common::decode::{Tcp, decode, decode_tcp, flag, protocol};
+
+use super::packet::{Link, tcp};
+use super::random::Random;
+use super::rig::Rig;
+use crate::compare::{Limits, Reason, Side};
+use crate::frame::Frame;
+
+const LINK: Link = Link { ip_version: 4, vlan: [0, 0], peer: 9 };
+
+/// A segment out of few possible ones, so that the guests meet now and then.
+fn segment(random: &mut Random) -> Frame {
+    let mut segment = tcp(1000 + random.below(60) as u32);
+    segment.ports.0 = random.below(3) as u16;
+    if random.chance(80) {
+        segment = segment.ack(500 + random.below(20) as u32);
+    }
+    segment.flags = match random.below(20) {
+        0 => flag::SYN,
+        1 => flag::FIN,
+        2 => flag::RST,
+        3 => random.next() as u8,
+        _ => 0,
+    };
+    if random.chance(2) {
+        segment.seq = random.next() as u32;
+    }
+    // Mostly the octet is given by its place; sometimes it is not.
+    let salt = u32::from(random.chance(3));
+    let len = random.below(30) as u32;
+    segment.payload = (0..len).map(|n| (segment.seq.wrapping_add(n + salt)) as u8).collect();
+    segment.build()
+}
+
+/// Any frame: a segment, a datagram, or one of those with octets changed or cut.
+fn anything(random: &mut Random) -> Frame {
+    let frame = match random.below(10) {
+        0 => LINK.udp(
+            (1, random.below(3) as u16),
+            &[random.below(4) as u8],
+            random.next() as u8 as u16,
+        ),
+        1 => LINK.ip(random.next() as u8, &[random.below(2) as u8; 24], 1),
+        _ => segment(random),
+    };
+    if random.chance(85) {
+        return frame;
+    }
+    let mut octets = frame.bytes().to_vec();
+    for _ in 0..random.below(4) {
+        let at = random.below(octets.len());
+        octets[at] = random.next() as u8;
+    }
+    octets.truncate(random.below(octets.len() + 1));
+    let vnet = octets.len().min(12);
+    Frame::new(Bytes::from(octets), vnet).expect("long enough")
+}
+
+/// What is known of who said what: by flow, place and octet, without any notion of connections, so
+/// it forbids less than the rule.
+#[derive(Default)]
+struct Witness {
+    /// By the secondary in this epoch.
+    said: HashSet<(u16, u32, u8)>,
+    by_primary: HashSet<(u16, u32, u8)>,
+    /// Flows in which data came with a SYN of the secondary: its place is not in its number.
+    exempt: HashSet<u16>,
+    /// First and last place of the primary, by flow: a checkpoint covers what lies between.
+    span: HashMap<u16, (u32, u32)>,
+    /// Places that both have said alike, or a checkpoint covers.
+    fine: HashSet<(u16, u32)>,
+}
+
+fn tcp_of(frame: &Frame) -> Option<(Tcp, &[u8])> {
+    let octets = frame.ethernet();
+    let ip = decode(octets, None).ok()?.ip?;
+    let is_whole_tcp = ip.protocol == protocol::TCP && ip.fragment.is_none();
+    is_whole_tcp.then(|| decode_tcp(octets, &ip).ok()).flatten().map(|tcp| (tcp, octets))
+}
+
+/// Flow, place and octet of all data of a segment.
+fn octets_of(frame: &Frame) -> Vec<(u16, u32, u8)> {
+    let Some((tcp, octets)) = tcp_of(frame) else { return vec![] };
+    if tcp.flags & (flag::SYN | flag::RST) != 0 {
+        return vec![];
+    }
+    let at = tcp.payload_at as usize;
+    (0..tcp.payload_len)
+        .map(|n| (tcp.src_port, tcp.seq.wrapping_add(n), octets[at + n as usize]))
+        .collect()
+}
+
+/// Flow, first place and end of a segment. All segments are about 1000; one that is far from there
+/// but may be of the same stream reaches to the end of what is looked at.
+fn place_of(frame: &Frame) -> Option<(u16, u32, u32)> {
+    let (tcp, _) = tcp_of(frame)?;
+    let from = i64::from(tcp.seq.wrapping_sub(1000) as i32) + 1000;
+    let to = from + i64::from(tcp.payload_len) + 1;
+    let near = |place: i64| place.clamp(900, 2000) as u32;
+    (from.abs() < (1 << 30) + 2000).then(|| (tcp.src_port, near(from), near(to)))
+}
+
+impl Witness {
+    fn hears(&mut self, side: Side, frame: &Frame) {
+        if side == Side::Primary
+            && let Some((flow, from, to)) = place_of(frame)
+        {
+            let span = self.span.entry(flow).or_insert((from, to));
+            *span = (span.0.min(from), span.1.max(to));
+        }
+        if side == Side::Secondary
+            && let Some((tcp, _)) = tcp_of(frame)
+            && tcp.flags & flag::SYN != 0
+            && tcp.payload_len > 0
+        {
+            self.exempt.insert(tcp.src_port);
+        }
+        for octet in octets_of(frame) {
+            let (own, other) = match side {
+                Side::Primary => (&mut self.by_primary, &self.said),
+                Side::Secondary => (&mut self.said, &self.by_primary),
+            };
+            own.insert(octet);
+            if other.contains(&octet) {
+                self.fine.insert((octet.0, octet.1));
+            }
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        self.said.clear();
+        self.exempt.clear();
+        let spans = self.span.iter();
+        self.fine.extend(spans.flat_map(|(flow, span)| (span.0..span.1).map(|at| (*flow, at))));
+    }
+
+    fn allows(&self, frame: &Frame) -> bool {
+        octets_of(frame).iter().all(|(flow, place, _)| {
+            let looked_at = (900..2000).contains(place) && !self.exempt.contains(flow);
+            !looked_at || self.fine.contains(&(*flow, *place))
+        })
+    }
+}
+
+fn one(seed: u64) -> Result<(), String> {
+    let mut random = Random(seed);
+    let limits = Limits {
+        flows_max: 1 + random.below(8),
+        frames_max: 5 + random.below(100),
+        flow_frames_max: 5 + random.below(50),
+        datagram_grace_count: random.below(8),
+        ..Limits::default()
+    };
+    let mut rig = Rig::with(limits);
+    let mut witness = Witness::default();
+    let (mut given, mut left) = (0usize, Vec::<Frame>::new());
+    for _ in 0..random.below(600) {
+        rig.now += Duration::from_millis(random.below(20) as u64);
+        let released = match random.below(100) {
+            0 => {
+                rig.began();
+                let frame = anything(&mut random);
+                let mut released = rig.frame(Side::Primary, &frame).0;
+                given += 1;
+                released.extend(rig.done().0);
+                witness.checkpoint();
+                witness.hears(Side::Primary, &frame);
+                left.append(&mut released);
+                continue;
+            }
+            1 => {
+                rig.began();
+                rig.failed();
+                rig.wait(Duration::from_millis(1)).0
+            }
+            2 => rig.wait(Duration::from_secs(4)).0,
+            n => {
+                let side = if n % 2 == 0 { Side::Primary } else { Side::Secondary };
+                let frame = anything(&mut random);
+                witness.hears(side, &frame);
+                given += usize::from(side == Side::Primary);
+                rig.frame(side, &frame).0
+            }
+        };
+        if let Some(frame) = released.iter().find(|frame| !witness.allows(frame)) {
+            return Err(format!("left without a witness: {:?}", octets_of(frame)));
+        }
+        left.extend(released);
+        let held = rig.engine.stats().held.frames as usize;
+        if given != left.len() + held {
+            return Err(format!("{given} given, {} left, {held} held", left.len()));
+        }
+    }
+    left.extend(rig.checkpoint().0);
+    let stats = rig.engine.stats();
+    let gauges = [stats.held, stats.secondary_waiting];
+    if left.len() != given || gauges.iter().any(|gauge| gauge.frames != 0 || gauge.bytes != 0) {
+        return Err(format!("{given} given, {} left, {gauges:?}", left.len()));
+    }
+    if !rig.engine.has_room() || !rig.engine.has_room_for(Side::Secondary) {
+        return Err("no room although nothing is held".to_owned());
+    }
+    Ok(())
+}
+
+#[test]
+fn hostile_guests_lose_nothing_and_smuggle_nothing() {
+    for seed in 0..3000 {
+        assert_eq!(one(seed), Ok(()), "seed {seed}");
+    }
+}
+
+/// The same from both guests, however odd, is no difference.
+#[test]
+fn equal_oddities_ask_for_nothing() {
+    for seed in 0..2000 {
+        let mut random = Random(seed);
+        let mut rig = Rig::with(Limits { flows_max: 4096, ..Limits::default() });
+        let mut reasons: Vec<Reason> = Vec::new();
+        let mut released = 0;
+        for _ in 0..20 {
+            let mut frame = anything(&mut random);
+            // Both of a SYN and of data before it would be two connections in disorder.
+            while octets_of(&frame).is_empty() && frame.ethernet().get(23) == Some(&6) {
+                frame = anything(&mut random);
+            }
+            let mut sides = [Side::Primary, Side::Secondary];
+            sides.rotate_left(random.below(2));
+            for side in sides {
+                let got = rig.frame(side, &frame);
+                released += got.0.len();
+                reasons.extend(got.1);
+            }
+        }
+        let wrong: Vec<_> = reasons.iter().filter(|reason| **reason != Reason::Payload).collect();
+        assert!(wrong.is_empty(), "seed {seed}: {wrong:?}");
+        let held = rig.engine.stats().held.frames as usize;
+        assert_eq!(released + held, 20, "seed {seed}");
+    }
+}

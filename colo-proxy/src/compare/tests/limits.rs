@@ -1,0 +1,162 @@
+//! Bounds: what happens when they are reached, and that nothing held is ever lost.
+
+use std::time::Duration;
+
+use super::packet::{Link, Tcp, tcp};
+use super::rig::Rig;
+use crate::compare::{Limits, Reason, Side};
+
+fn numbered(n: u32) -> Tcp {
+    Tcp { ports: (80, n as u16), ..tcp(1000) }
+}
+
+#[test]
+fn a_full_queue_holds_the_reader_back_and_asks_once() {
+    let limits = Limits { frames_max: 10, ..Limits::default() };
+    let mut rig = Rig::with(limits);
+    let mut frames = Vec::new();
+    let mut requests = Vec::new();
+    for n in 0..12 {
+        assert_eq!(rig.engine.has_room(), n < 10);
+        let segment = tcp(1000 + n).data([n as u8]);
+        let (released, asked) = rig.primary(&segment);
+        assert!(released.is_empty());
+        requests.extend(asked);
+        frames.push(segment.build());
+    }
+    assert_eq!(requests, [Reason::Limit]);
+    assert_eq!(rig.checkpoint(), (frames, vec![]));
+    assert!(rig.engine.has_room());
+}
+
+#[test]
+fn room_comes_back_without_a_checkpoint_too() {
+    let limits = Limits { bytes_max: 300, ..Limits::default() };
+    let mut rig = Rig::with(limits);
+    let segments: Vec<Tcp> = (0..5).map(|n| tcp(1000 + n).data([n as u8])).collect();
+    for segment in &segments {
+        rig.primary(segment);
+    }
+    assert!(!rig.engine.has_room());
+    for segment in &segments {
+        rig.frees(segment, &[segment]);
+    }
+    assert!(rig.engine.has_room());
+}
+
+#[test]
+fn one_flow_cannot_take_all_the_room() {
+    let limits = Limits { flow_frames_max: 5, ..Limits::default() };
+    let mut rig = Rig::with(limits);
+    for n in 0..4 {
+        rig.holds(&tcp(1000 + n).data([1]));
+    }
+    assert!(rig.engine.has_room());
+    assert_eq!(rig.primary(&tcp(1004).data([1])).1, [Reason::Limit]);
+    assert!(!rig.engine.has_room());
+    rig.secondary(&tcp(1000).data([1; 5]));
+    assert!(rig.engine.has_room());
+}
+
+#[test]
+fn a_secondary_that_is_ahead_is_held_back_first_and_dropped_at_twice_the_limit() {
+    let limits = Limits { flow_frames_max: 5, ..Limits::default() };
+    let mut rig = Rig::with(limits);
+    for n in 0..10 {
+        assert_eq!(rig.engine.has_room_for(Side::Secondary), n < 5);
+        assert_eq!(rig.secondary(&tcp(1000 + n).data([1])).1, []);
+    }
+    assert!(rig.engine.has_room());
+    assert_eq!(rig.secondary(&tcp(1010).data([1])).1, [Reason::Limit]);
+    assert_eq!(rig.engine.stats().secondary_dropped.limit, 1);
+    assert_eq!(rig.engine.stats().secondary_waiting.frames, 10);
+}
+
+#[test]
+fn a_full_table_forgets_closed_then_half_open_flows_and_never_one_that_holds() {
+    let limits = Limits { flows_max: 3, ..Limits::default() };
+    let mut rig = Rig::with(limits);
+    // Established and holding; half-open; closed.
+    let held = numbered(1).data(b"held");
+    rig.holds(&held);
+    rig.accept(&numbered(2), 1000, 500);
+    let reset = numbered(3).rst();
+    rig.is_kept(&reset);
+    rig.passes(&reset);
+    rig.accept(&numbered(4), 1000, 500);
+    assert_eq!(rig.engine.stats().flows_evicted.closed, 1);
+    rig.accept(&numbered(5), 1000, 500);
+    assert_eq!(rig.engine.stats().flows_evicted.half_open, 1);
+    // A flood of half-open ones only churns itself.
+    for n in 100..200 {
+        rig.accept(&numbered(n), 1000, 500);
+    }
+    rig.frees(&held, &[&held]);
+    assert_eq!(rig.engine.stats().flows_evicted.idle, 0);
+    assert_eq!(rig.engine.stats().flows, 3);
+}
+
+#[test]
+fn an_established_flow_goes_only_when_it_was_silent_for_long() {
+    let limits = Limits { flows_max: 2, ..Limits::default() };
+    let mut rig = Rig::with(limits);
+    for n in 1..3 {
+        rig.is_kept(&numbered(n).data(b"x"));
+        rig.passes(&numbered(n).data(b"x"));
+    }
+    // The table is full of live flows: the frame waits for a checkpoint.
+    let segment = numbered(3).data(b"x");
+    assert_eq!(rig.primary(&segment), (vec![], vec![Reason::FlowTableFull]));
+    assert_eq!(rig.engine.stats().overflowed, 1);
+    assert_eq!(rig.checkpoint().0, [segment.build()]);
+    rig.now += Duration::from_mins(2);
+    rig.holds(&segment);
+    assert_eq!(rig.engine.stats().flows_evicted.idle, 1);
+}
+
+#[test]
+fn frames_without_a_flow_leave_in_order_at_the_checkpoint() {
+    let limits = Limits { flows_max: 1, ..Limits::default() };
+    let mut rig = Rig::with(limits);
+    let mut frames = Vec::new();
+    for n in 0..20 {
+        let segment = Tcp { ports: (80, n % 4), ..tcp(1000 + u32::from(n)) }.data([1]);
+        assert_eq!(rig.primary(&segment).0, []);
+        frames.push(segment.build());
+    }
+    assert_eq!(rig.checkpoint().0, frames);
+}
+
+#[test]
+fn flows_of_datagrams_go_before_connections() {
+    let limits = Limits { flows_max: 4, ..Limits::default() };
+    let mut rig = Rig::with(limits);
+    rig.accept(&numbered(1), 1000, 500);
+    for n in 0..1000 {
+        let frame = Link::default().udp((53, n), b"x", 0);
+        rig.frame(Side::Secondary, &frame);
+        assert_eq!(rig.frame(Side::Primary, &frame).0.len(), 1);
+    }
+    let stats = rig.engine.stats();
+    assert_eq!((stats.flows, stats.flows_evicted.datagram), (4, 997));
+    assert_eq!(stats.flows_evicted.half_open, 0);
+}
+
+#[test]
+fn scattered_secondary_pieces_are_bounded_and_all_found() {
+    let mut rig = Rig::new();
+    // Every other octet first, then a frame over all of it, then the rest.
+    for n in 0..500 {
+        rig.is_kept(&tcp(1000 + n * 2).data([(n * 2) as u8]));
+    }
+    let whole = tcp(1000).data((0..1000).map(|n| n as u8).collect::<Vec<u8>>());
+    rig.holds(&whole);
+    for n in 0..499 {
+        rig.is_kept(&tcp(1001 + n * 2).data([(n * 2 + 1) as u8]));
+    }
+    rig.secondary(&tcp(1999).data([231]));
+    // More holes than are remembered: the frame may be held for longer, but is not lost.
+    let left = rig.engine.stats().held.frames as usize;
+    assert_eq!(rig.checkpoint().0.len(), left);
+    assert_eq!(rig.engine.stats().secondary_waiting.bytes, 0);
+}

@@ -1,0 +1,274 @@
+//! SYN, FIN and RST, and what follows from them for a tuple.
+
+use std::time::Duration;
+
+use super::packet::{Tcp, syn_options, tcp};
+use super::rig::Rig;
+use crate::compare::Reason;
+
+fn at(base: &Tcp, seq: u32) -> Tcp {
+    Tcp { seq, ..base.clone() }
+}
+
+fn syn_ack(isn: u32, options: &[u8]) -> Tcp {
+    tcp(isn).syn().ack(501).options(options)
+}
+
+/// The options with those at `place` made no-operations.
+fn without(place: std::ops::Range<usize>) -> Vec<u8> {
+    let mut options = syn_options();
+    options[place].fill(1);
+    options
+}
+
+#[test]
+fn a_syn_ack_leaves_although_the_numbers_are_the_guests_own() {
+    let mut rig = Rig::new();
+    let syn_ack = tcp(1000).syn().ack(501);
+    rig.is_kept(&tcp(777_777).syn().ack(501));
+    rig.passes(&syn_ack);
+    // Repetitions, the secondary's already translated.
+    rig.is_kept(&syn_ack);
+    rig.passes(&syn_ack);
+    let data = tcp(1001).ack(501).data(b"hi");
+    rig.holds(&data);
+    rig.frees(&data, &[&data]);
+}
+
+#[test]
+fn an_active_open_leaves_when_the_secondary_opens_too() {
+    let mut rig = Rig::new();
+    let syn = tcp(1000).syn();
+    rig.holds(&syn);
+    rig.frees(&tcp(3_000_000_000).syn(), &[&syn]);
+    let ack = tcp(1001).ack(501);
+    rig.holds(&ack);
+    rig.frees(&ack, &[&ack]);
+}
+
+#[test]
+fn a_syn_does_not_answer_for_a_syn_ack() {
+    let mut rig = Rig::new();
+    let syn_ack = tcp(1000).syn().ack(501);
+    rig.holds(&syn_ack);
+    rig.is_kept(&tcp(1000).syn());
+    rig.frees(&syn_ack, &[&syn_ack]);
+}
+
+#[test]
+fn timestamp_values_of_a_syn_are_no_difference() {
+    let mut other = syn_options();
+    other[11] = 99;
+    let mut rig = Rig::new();
+    rig.holds(&syn_ack(1000, &syn_options()));
+    rig.frees(&syn_ack(2000, &other), &[&syn_ack(1000, &syn_options())]);
+}
+
+#[test]
+fn each_option_that_the_peer_relies_on_has_its_own_reason() {
+    let mut mss = syn_options();
+    mss[3] = 0;
+    let mut scale = syn_options();
+    scale[19] = 3;
+    let cases = [
+        (mss, Reason::SynMss),
+        (without(0..4), Reason::SynMss),
+        (scale, Reason::SynWindowScale),
+        (without(17..20), Reason::SynWindowScale),
+        (without(4..6), Reason::SynSackPermitted),
+        (without(6..16), Reason::SynTimestamps),
+    ];
+    for (options, reason) in cases {
+        for secondary_first in [false, true] {
+            let mut rig = Rig::new();
+            let (ours, theirs) = (syn_ack(1000, &syn_options()), syn_ack(2000, &options));
+            let got = if secondary_first {
+                rig.is_kept(&theirs);
+                rig.primary(&ours)
+            } else {
+                rig.holds(&ours);
+                rig.secondary(&theirs)
+            };
+            assert_eq!(got, (vec![], vec![reason]));
+            assert_eq!(rig.engine.stats().reasons.total(), 1);
+            assert_eq!(rig.checkpoint(), (vec![ours.build()], vec![]));
+        }
+    }
+}
+
+#[test]
+fn data_of_a_syn_is_compared() {
+    for secondary_first in [false, true] {
+        let mut rig = Rig::new();
+        let (ours, theirs) = (tcp(1000).syn().data(b"get"), tcp(2000).syn().data(b"get"));
+        if secondary_first {
+            rig.is_kept(&theirs);
+            rig.passes(&ours);
+        } else {
+            rig.holds(&ours);
+            rig.frees(&theirs, &[&ours]);
+        }
+        let mut rig = Rig::new();
+        rig.holds(&ours);
+        assert_eq!(rig.secondary(&theirs.data(b"got")).1, [Reason::Payload]);
+    }
+}
+
+/// A connection with "data" said by both.
+fn talking() -> (Rig, Tcp) {
+    let mut rig = Rig::new();
+    let base = tcp(1001).ack(501);
+    rig.accept(&base, 1000, 500);
+    rig.is_kept(&base.clone().data(b"data"));
+    rig.passes(&base.clone().data(b"data"));
+    (rig, base)
+}
+
+#[test]
+fn a_fin_waits_for_the_secondarys_at_the_same_place() {
+    let (mut rig, base) = talking();
+    let fin = at(&base, 1005).fin();
+    rig.holds(&fin);
+    rig.is_kept(&at(&base, 1005));
+    rig.frees(&fin, &[&fin]);
+    rig.passes(&fin);
+    // What follows is behind the FIN.
+    let last = at(&base, 1006).ack(502);
+    rig.holds(&last);
+    rig.frees(&last, &[&last]);
+    assert_eq!(rig.engine.stats().divergences, 0);
+}
+
+#[test]
+fn a_fin_with_data_against_a_fin_alone() {
+    let (mut rig, base) = talking();
+    let fin = at(&base, 1005).data(b"bye").fin();
+    rig.is_kept(&at(&base, 1005).data(b"bye"));
+    rig.is_kept(&at(&base, 1008).fin());
+    rig.passes(&fin);
+}
+
+#[test]
+fn a_fin_at_another_place_is_a_difference_of_its_own() {
+    let (mut rig, base) = talking();
+    rig.is_kept(&at(&base, 1005).data(b"more").fin());
+    assert_eq!(rig.primary(&at(&base, 1005).fin()), (vec![], vec![Reason::FinPosition]));
+
+    let (mut rig, base) = talking();
+    rig.holds(&at(&base, 1005).fin());
+    assert_eq!(rig.secondary(&at(&base, 1005).data(b"more")).1, [Reason::FinPosition]);
+
+    let (mut rig, base) = talking();
+    rig.is_kept(&at(&base, 1005).fin());
+    let more = at(&base, 1005).data(b"more");
+    assert_eq!(rig.primary(&more), (vec![], vec![Reason::FinPosition]));
+}
+
+#[test]
+fn a_reset_waits_for_the_secondarys_at_the_same_place() {
+    let (mut rig, base) = talking();
+    let reset = at(&base, 1005).rst();
+    rig.holds(&reset);
+    rig.is_kept(&at(&base, 1005));
+    rig.frees(&reset, &[&reset]);
+    rig.passes(&reset);
+}
+
+#[test]
+fn a_reset_at_another_place_is_a_difference_of_its_own() {
+    let (mut rig, base) = talking();
+    rig.holds(&at(&base, 1005).rst());
+    assert_eq!(rig.secondary(&at(&base, 1003).rst()).1, [Reason::RstPosition]);
+    let (mut rig, base) = talking();
+    rig.is_kept(&at(&base, 1003).rst());
+    assert_eq!(rig.primary(&at(&base, 1005).rst()), (vec![], vec![Reason::RstPosition]));
+}
+
+#[test]
+fn refused_connections_need_a_refusal_each() {
+    let mut rig = Rig::new();
+    // Both guests answer SYN after SYN to a closed port; the peer's numbers are anywhere.
+    for ack in [501, 3_000_000_501, 90, 2_147_483_748] {
+        let reset = tcp(0).rst().ack(ack);
+        rig.holds(&reset);
+        rig.frees(&reset, &[&reset]);
+        let reset = tcp(0).rst().ack(ack + 7);
+        rig.is_kept(&reset);
+        rig.passes(&reset);
+    }
+    assert_eq!(rig.engine.stats().reasons.total(), 0);
+}
+
+#[test]
+fn resets_that_only_the_secondary_sent_are_no_reason() {
+    let (mut rig, base) = talking();
+    rig.is_kept(&Tcp { ack: None, ..at(&base, 1003) }.rst());
+    rig.is_kept(&Tcp { ack: None, ..at(&base, 1004) }.rst());
+    let reset = Tcp { ack: None, ..at(&base, 1005) }.rst();
+    rig.holds(&reset);
+    rig.frees(&reset, &[&reset]);
+    assert_eq!(rig.wait(Duration::from_mins(1)).1, []);
+}
+
+#[test]
+fn a_new_connection_on_the_tuple_starts_afresh() {
+    let (mut rig, base) = talking();
+    rig.is_kept(&at(&base, 1005).fin());
+    rig.passes(&at(&base, 1005).fin());
+    // A lower number: nothing of the old stream counts.
+    rig.accept(&tcp(0), 200, 40_000);
+    let evil = tcp(201).ack(40_001).data(b"EVIL");
+    rig.holds(&evil);
+    assert_eq!(rig.secondary(&tcp(201).ack(40_001).data(b"good")).1, [Reason::Payload]);
+    assert_eq!(rig.engine.stats().tuples_reused, 1);
+}
+
+#[test]
+fn output_left_of_the_old_connection_asks_for_a_checkpoint() {
+    let (mut rig, base) = talking();
+    let left = at(&base, 1005).data(b"left");
+    rig.holds(&left);
+    let syn = tcp(90_000).syn().ack(7001);
+    assert_eq!(rig.primary(&syn), (vec![], vec![Reason::TupleReuse]));
+    // The old secondary's data does not release it, the new one's SYN does not either.
+    rig.is_kept(&left);
+    rig.frees(&tcp(80_000).syn().ack(7001), &[&syn]);
+    assert_eq!(rig.checkpoint(), (vec![left.build()], vec![]));
+}
+
+#[test]
+fn the_old_secondary_does_not_vouch_for_the_new_connection() {
+    let (mut rig, base) = talking();
+    let syn = tcp(1000 - 4).syn().ack(7001);
+    rig.holds(&syn);
+    let data = tcp(997).data(b"xxxxxxxx");
+    rig.holds(&data);
+    // Of the old connection, but in the window of the new one.
+    rig.is_kept(&at(&base, 1001).data(b"data"));
+    rig.is_kept(&tcp(997).data(b"xxxxxxxx"));
+    assert_eq!(rig.engine.stats().secondary_dropped.old_connection, 2);
+    rig.frees(&tcp(5).syn().ack(7001), &[&syn]);
+    rig.frees(&data, &[&data]);
+}
+
+#[test]
+fn the_secondary_may_open_the_next_connection_first() {
+    let (mut rig, base) = talking();
+    rig.is_kept(&tcp(5_000_000).syn().ack(7001));
+    rig.passes(&base.clone().data(b"data"));
+    rig.passes(&tcp(60_000).syn().ack(7001));
+    let data = tcp(60_001).ack(7001).data(b"new");
+    rig.holds(&data);
+    rig.frees(&data, &[&data]);
+    assert_eq!(rig.engine.stats().reasons.total(), 0);
+}
+
+#[test]
+fn a_reset_with_text_is_compared_as_it_is() {
+    let (mut rig, base) = talking();
+    let reset = at(&base, 1005).data(b"why").rst();
+    rig.holds(&reset);
+    rig.is_kept(&at(&base, 1005).rst());
+    let frame = Tcp { salt: 0, ..reset.clone() };
+    rig.frees(&frame, &[&reset]);
+}

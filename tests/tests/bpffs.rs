@@ -1,0 +1,68 @@
+//! Which bpffs is found from where. What `ip netns exec` does is done here with `unshare`: a mount
+//! namespace of its own with a fresh `/sys`.
+
+use std::process::Command;
+
+/// Set in the child: say which bpffs is found.
+const PROBE: &str = "COLO_PROXY_BPFFS_PROBE";
+
+/// Runs in a child of the tests below; nothing to see otherwise.
+#[test]
+fn probe() {
+    if std::env::var_os(PROBE).is_some() {
+        let found = colo_proxy::datapath::pin::find_bpffs().expect("a bpffs");
+        println!("found={}", found.display());
+        // One can pin there, too, by whatever way it was reached.
+        let map = aya::maps::Array::<aya::maps::MapData, u32>::create(1, 0).expect("a map");
+        let path = found.join(format!("colo-proxy-probe-{}", std::process::id()));
+        map.pin(&path).expect("pin");
+        std::fs::remove_file(&path).expect("unpin");
+    }
+}
+
+fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    assert!(
+        root || std::env::var("COLO_PROXY_REQUIRE_ROOT").as_deref() != Ok("1"),
+        "this test needs root"
+    );
+    if !root {
+        eprintln!("not root: where bpffs is found is NOT tested");
+    }
+    root
+}
+
+/// What the probe finds in a process tree of its own, whose first process has a mount namespace in
+/// which `host` was run; and in which `after` is run after the probe.
+fn found(host: &str, after: &str) -> String {
+    let probe = std::env::current_exe().expect("this test");
+    let inside = format!("{BARE_SYS} && exec {} --exact probe --nocapture", probe.display());
+    let script = format!("set -e; {host}; unshare --mount sh -c '{inside}'; {after}");
+    let output = Command::new("unshare")
+        .args(["--pid", "--fork", "--mount", "--mount-proc", "sh", "-c", &script])
+        .env(PROBE, "1")
+        .output()
+        .expect("run unshare");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{script}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    let found = text.lines().find_map(|line| line.split_once("found=").map(|(_, path)| path));
+    found.unwrap_or_else(|| unreachable!("no answer: {text}")).to_owned()
+}
+
+const BARE_SYS: &str = "umount -l /sys && mount -t sysfs sysfs /sys";
+const IS_BPFFS: &str = "test $(stat -f -c %T /sys/fs/bpf) = bpf_fs";
+
+#[test]
+fn the_hosts_bpffs_is_found_from_a_private_mount_namespace() {
+    if is_root() {
+        let host = format!("{BARE_SYS}; mount -t bpf bpf /sys/fs/bpf");
+        assert_eq!(found(&host, "true"), "/proc/1/root/sys/fs/bpf");
+    }
+}
+
+#[test]
+fn a_host_without_bpffs_gets_one_that_stays() {
+    if is_root() {
+        assert_eq!(found(BARE_SYS, IS_BPFFS), "/proc/1/root/sys/fs/bpf");
+    }
+}
