@@ -26,12 +26,6 @@ impl SkBuff {
         Self { skb: ctx.skb.skb }
     }
 
-    /// The program's context, for aya's own macros.
-    #[inline(always)]
-    pub fn context(&self) -> TcContext {
-        TcContext::new(self.skb)
-    }
-
     #[inline(always)]
     pub fn mark(&self) -> u32 {
         // SAFETY: the kernel's context is valid for the run of the program.

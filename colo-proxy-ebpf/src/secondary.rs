@@ -119,7 +119,7 @@ pub fn translate<F: Edit>(
     let step = advance(settings, key, &tcp, &options, direction, &mut scratch.record);
     apply(key, &step, &scratch.record);
     if step.change == Change::Establish {
-        trace(frame, key, &scratch.record);
+        trace(key, &scratch.record);
     }
     carry_out(frame, &tcp, &options, &step, direction)
 }
@@ -215,9 +215,9 @@ fn tell(key: &FlowKey, record: &Flow) {
 /// For operators who follow a connection; the verifier removes this where the daemon's log is not
 /// at "debug".
 #[inline(always)]
-fn trace(frame: &SkBuff, key: &FlowKey, record: &Flow) {
+fn trace(key: &FlowKey, record: &Flow) {
     debug!(
-        &frame.context(),
+        &(),
         "connection of guest port {} with port {}: wire = guest + {:x}, timestamps + {:x}",
         key.guest_port,
         key.peer_port,

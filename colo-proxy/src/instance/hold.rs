@@ -31,13 +31,13 @@ struct Held {
 }
 
 impl Hold {
-    pub(super) fn push(&mut self, now: Instant, frame: Frame) {
+    /// Keeps `frame`, which belongs to the connection `key`.
+    pub(super) fn push(&mut self, now: Instant, key: Option<FlowKey>, frame: Frame) {
         if self.frames.len() >= FRAMES_MAX || self.bytes + frame.len() > BYTES_MAX {
             self.dropped_full += 1;
             return;
         }
         self.bytes += frame.len();
-        let key = key_of(frame.ethernet());
         self.frames.push_back(Held { until: now + PATIENCE, key, frame });
     }
 
@@ -81,7 +81,7 @@ impl Hold {
 }
 
 /// The connection that guest input belongs to, from the guest's point of view.
-fn key_of(frame: &[u8]) -> Option<FlowKey> {
+pub(super) fn key_of(frame: &[u8]) -> Option<FlowKey> {
     let packet = decode(frame, None).ok()?;
     let ip = packet.ip?;
     let tcp = decode_tcp(frame, &ip).ok()?;
@@ -109,12 +109,12 @@ mod tests {
     fn it_is_bounded_in_frames_bytes_and_time() {
         let now = Instant::now();
         let mut hold = Hold::default();
-        (0..=FRAMES_MAX).for_each(|_| hold.push(now, frame(60)));
+        (0..=FRAMES_MAX).for_each(|_| hold.push(now, None, frame(60)));
         assert_eq!((hold.frames(), hold.dropped_full), (FRAMES_MAX, 1));
         assert_eq!(hold.take_all().len(), FRAMES_MAX);
         assert_eq!((hold.bytes(), hold.poll_timeout()), (0, None));
 
-        (0..100).for_each(|_| hold.push(now, frame(65_000)));
+        (0..100).for_each(|_| hold.push(now, None, frame(65_000)));
         assert!(hold.bytes() <= BYTES_MAX);
         hold.on_timeout(now + PATIENCE / 2);
         assert_eq!(hold.dropped_late, 0);
@@ -134,7 +134,8 @@ mod tests {
                 .tcp(port, 80, 7, 100)
                 .write(&mut octets, b"x")
                 .expect("a Vec takes everything");
-            hold.push(now, Frame::new(octets.into(), 0).expect("no header"));
+            let key = key_of(&octets);
+            hold.push(now, key, Frame::new(octets.into(), 0).expect("no header"));
         }
         let mut key = key_of(hold.frames[0].frame.ethernet()).expect("TCP");
         assert_eq!((key.guest_port, key.peer_port), (80, 1));

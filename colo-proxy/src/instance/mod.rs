@@ -16,6 +16,7 @@ mod protection;
 mod readable;
 mod repeat;
 mod secondary;
+mod trace;
 mod wiring;
 
 use std::path::{Path, PathBuf};

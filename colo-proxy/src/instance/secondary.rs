@@ -9,11 +9,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::announce::Addresses;
-use super::hold::Hold;
+use super::hold::{self, Hold};
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::name::Claim;
 use super::peer::{Peer, PeerEvent};
 use super::readable::{Drained, Readable};
+use super::trace::Trace;
 use super::repeat;
 use super::wiring::{
     Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate, sleep_until, system,
@@ -58,6 +59,7 @@ struct Inputs {
     /// Input that the kernel sent back because its offset is not known.
     held: Readable,
     offsets: Readable,
+    trace: Trace,
     output: mpsc::Receiver<LaneEvent>,
     output_requests: mpsc::Sender<OutgoingRequest>,
     peer: Option<Peer>,
@@ -137,6 +139,7 @@ impl Secondary {
             )),
             held: Readable::new(&*input_gate).map_err(system("watch the input gate"))?,
             offsets: Readable::new(&events).map_err(system("watch the events"))?,
+            trace: Trace::new(datapath.take_log()).map_err(system("watch the programs' log"))?,
             output,
             output_requests,
             peer: peer.map(|port| Peer::spawn(port, Role::Secondary, guest.secondary_timeout)),
@@ -194,6 +197,7 @@ impl Secondary {
                     ready.map_err(system("watch the events"))?;
                     self.on_offsets();
                 }
+                ready = inputs.trace.ready() => ready.map_err(system("watch the programs' log"))?,
                 Some(event) = inputs.output.recv() => self.on_output_lane(&event),
                 event = next_peer_event(inputs.peer.as_mut()) => {
                     self.on_peer(event, inputs).await;
@@ -253,7 +257,13 @@ impl Secondary {
     fn on_held(&mut self, frames: &mut Vec<Frame>) {
         let now = Instant::now();
         for frame in frames.drain(..) {
-            self.hold.push(now, frame);
+            let key = hold::key_of(frame.ethernet());
+            // The event that told of its offset may have come before it.
+            if key.is_some_and(|key| self.datapath.knows(&key)) {
+                self.input(&frame);
+            } else {
+                self.hold.push(now, key, frame);
+            }
         }
     }
 

@@ -25,7 +25,7 @@ impl Capture for Pipe {
     }
 
     fn read_batch(&mut self, max_frames: usize, into: &mut Vec<Frame>) -> io::Result<usize> {
-        let mut octets = [0; 2048];
+        let mut octets = vec![0; 70_000];
         let mut read = 0;
         while read < max_frames {
             match self.0.recv(&mut octets) {
@@ -190,4 +190,35 @@ async fn an_impossible_length_closes_the_connection_and_the_next_one_works() {
     assert_eq!(frames.len(), 1);
     let bad = stats.status("").bad_records;
     assert_eq!((bad.oversized, bad.empty), (2, 1));
+}
+
+#[tokio::test]
+async fn from_end_to_end_every_frame_arrives_once_and_in_order() {
+    const FRAMES: u32 = 20_000;
+    let (lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    let stats = Arc::new(LaneStats::default());
+    let (_requests, _events) = spawn_outgoing(outgoing(port, source, &stats)).expect("spawned");
+    let endpoint = format!("unix:{}", lab.path.display()).parse().expect("an endpoint");
+    let port = Port::open(endpoint).await.expect("nothing to bind");
+    let mut arriving = spawn_incoming(port, false, Arc::default());
+    assert!(matches!(arriving.recv().await, Some(LaneEvent::Up)));
+    let sender = std::thread::spawn(move || {
+        for n in 0..FRAMES {
+            // Now and then one that is not copied on its way.
+            let len = if n % 7 == 0 { 60_000 - n as usize } else { 60 + n as usize * 7 % 1400 };
+            let mut octets = vec![0; len];
+            octets[..4].copy_from_slice(&n.to_be_bytes());
+            guest.send(&octets).expect("sent");
+        }
+    });
+    let mut next = 0;
+    while next < FRAMES {
+        let Some(LaneEvent::Frames(frames)) = arriving.recv().await else { panic!("no frame") };
+        for frame in frames {
+            assert_eq!(frame.ethernet()[..4], next.to_be_bytes(), "frame {next}");
+            next += 1;
+        }
+    }
+    sender.join().expect("it sent all");
 }
