@@ -70,7 +70,7 @@ impl QemuGuest {
     pub fn boot(lab: &Lab, side: Side, image: &Image) -> Result<Self> {
         let host = lab.host(side);
         let name = format!("guest {}", side.letter());
-        let mut process = Process::spawn(&name, qemu(image, &host.tap)?, &host.namespaces())?;
+        let mut process = Process::spawn(&name, qemu(image, &host.tap), &host.namespaces())?;
         let console = Console::of(&mut process)?;
         Ok(Self { side, process, console })
     }
@@ -102,7 +102,7 @@ impl QemuGuest {
 }
 
 /// The command line of one guest, the same for both.
-fn qemu(image: &Image, tap: &str) -> Result<Command> {
+fn qemu(image: &Image, tap: &str) -> Command {
     let found = program("qemu-system-x86_64", "COLO_LAB_QEMU");
     let mut command = Command::new(found.unwrap_or_else(|_| "qemu-system-x86_64".into()));
     command
@@ -119,7 +119,7 @@ fn qemu(image: &Image, tap: &str) -> Result<Command> {
         .arg(format!("virtio-net-pci,netdev=hn0,mac={GUEST_MAC},romfile="))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
-    Ok(command)
+    command
 }
 
 /// A guest's serial line.

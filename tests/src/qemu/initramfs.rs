@@ -5,6 +5,7 @@ use super::cpio::Archive;
 use super::kernel::{self, Kernel};
 use super::modules;
 use anyhow::{Context as _, Result};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -36,7 +37,7 @@ pub fn build(kernel: &Kernel, service: &Path, network: &Network) -> Result<Vec<u
     for driver in &drivers {
         let name = driver.file_name().and_then(|name| name.to_str()).context("a module's name")?;
         copy(&mut archive, &format!("modules/{name}"), driver)?;
-        load.push_str(&format!("insmod /modules/{name}\n"));
+        let _ = writeln!(load, "insmod /modules/{name}");
     }
     for folder in ["proc", "sys", "dev", "etc", "tmp"] {
         archive.folder(folder);
@@ -81,8 +82,8 @@ fn init(load: &str, network: &Network) -> String {
         "link set lo up\\nlink set eth0 up\\naddr add {ipv4} dev eth0\\naddr add {ipv6} dev eth0\\n"
     );
     for address in neighbours {
-        let neighbour = format!("{address} lladdr {neighbour_mac} dev eth0 nud permanent");
-        links.push_str(&format!("neigh replace {neighbour}\\n"));
+        let to = format!("{address} lladdr {neighbour_mac} dev eth0 nud permanent");
+        let _ = write!(links, "neigh replace {to}\\n");
     }
     format!(
         "#!/bin/sh\n\

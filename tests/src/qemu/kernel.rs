@@ -43,12 +43,11 @@ impl Kernel {
 
 /// Downloads the package and returns its path.
 fn download(cache: &Path) -> Result<PathBuf> {
-    let name = match current() {
-        Ok(name) => name,
-        Err(_) => {
-            run(Command::new("apt-get").args(["-qq", "update"]))?;
-            current()?
-        }
+    let name = if let Ok(name) = current() {
+        name
+    } else {
+        run(Command::new("apt-get").args(["-qq", "update"]))?;
+        current()?
     };
     run(Command::new("apt-get")
         // Its own user cannot write to our folder.

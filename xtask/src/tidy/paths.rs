@@ -22,11 +22,20 @@ pub(super) fn check(path: &str, bytes: &[u8]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (i, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         for pattern in PATTERNS {
-            if line.windows(pattern.len()).any(|window| window == pattern.as_bytes()) {
+            if occurs(line, pattern.as_bytes()) {
                 let what = format!("{pattern} is a place on one machine or network only");
                 findings.push(Finding { path: path.to_owned(), line: i + 1, rule: RULE, what });
             }
         }
     }
     findings
+}
+
+/// `pattern` occurs in `line`, and not as the end of a longer path.
+fn occurs(line: &[u8], pattern: &[u8]) -> bool {
+    let mut found = line.windows(pattern.len()).enumerate().filter(|(_, part)| *part == pattern);
+    found.any(|(at, _)| {
+        let before = at.checked_sub(1).and_then(|i| line.get(i));
+        !before.is_some_and(u8::is_ascii_alphanumeric)
+    })
 }

@@ -11,15 +11,18 @@ const MACROS: [&str; 3] = ["todo!", "unimplemented!", "dbg!"];
 const EMPTY_NAMES: [&str; 8] =
     ["util", "utils", "helper", "helpers", "manager", "managers", "misc", "common"];
 /// Files that may sleep, each with the reason why it waits for no event.
-const SLEEPERS: [(&str, &str); 8] = [
+const SLEEPERS: [(&str, &str); 11] = [
     ("colo-proxy/src/colo_frame/script.rs", "a script that ends at once is not started at once"),
     ("colo-proxy/src/endpoint.rs", "a peer that is not there is not asked without pause"),
     ("colo-proxy/src/instance/lanes.rs", "an error that comes back at once must not spin"),
     ("tests/src/client/calls.rs", "looks again until its deadline, as `eventually` does"),
     ("tests/src/client/keeper.rs", "the pace of a client"),
+    ("tests/src/client/mixed.rs", "the pace of a client"),
     ("tests/src/demo.rs", "the refresh of the live view"),
     ("tests/src/process.rs", "`eventually`: looks again until its deadline"),
+    ("tests/tests/datapath/pair.rs", "the delay of a wire, which is what the test is about"),
     ("tests/tests/lab.rs", "the length of a pause that a test is about"),
+    ("tests/tests/lanes.rs", "shows that nothing happens for a time"),
 ];
 
 /// All rules on the source `text` at `path`.

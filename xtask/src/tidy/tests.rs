@@ -96,6 +96,7 @@ fn names_and_docs_of_modules() {
 #[test]
 fn places_of_one_machine() {
     assert!(paths::check("a.md", b"/workspace and /rooted").is_empty());
+    assert!(paths::check("a.md", concat!("/proc/1/ro", "ot/sys").as_bytes()).is_empty());
     let text = format!("fine\n{}", concat!("cd /wo", "rk/x"));
     let found = paths::check("a.md", text.as_bytes());
     assert!(matches!(&found[..], [Finding { line: 2, .. }]), "{found:?}");
