@@ -144,7 +144,7 @@ fn secondary_acks_and_retransmissions_are_no_reason_for_a_request() {
         rig.is_kept(&at(&base, 1005).ack(777));
         rig.is_kept(&base.clone().data(b"data"));
     }
-    assert_eq!(rig.wait(Duration::from_secs(60)), (vec![], vec![]));
+    assert_eq!(rig.wait(Duration::from_mins(1)), (vec![], vec![]));
     assert_eq!(rig.engine.poll_timeout(), None);
 }
 
@@ -339,4 +339,17 @@ fn the_frame_that_leaves_is_the_one_that_came() {
     let released = rig.secondary(&base.clone().data([9; 3000])).0;
     assert_eq!(released[0].bytes().as_ptr(), frame.bytes().as_ptr());
     assert_eq!(released[0].bytes().len(), frame.bytes().len());
+}
+
+#[test]
+fn secondary_retransmissions_of_before_the_stream_was_met_are_no_reason() {
+    let mut rig = Rig::new();
+    let base = tcp(5000).ack(100);
+    rig.is_kept(&tcp(4900).ack(100).data([1; 50]));
+    rig.is_kept(&base.clone().data(b"abc"));
+    rig.passes(&base.clone().data(b"abc"));
+    rig.is_kept(&tcp(4950).ack(100).data([1; 50]));
+    assert_eq!(rig.wait(Duration::from_mins(1)).1, []);
+    assert_eq!(rig.engine.stats().secondary_dropped.before_start, 2);
+    assert_eq!(rig.engine.stats().secondary_waiting.bytes, 0);
 }
