@@ -335,11 +335,6 @@ impl Status {
     }
 
     /// The last divergences that are differences of an octet.
-    /// How guest output is read, on a secondary.
-    pub fn capture(&self) -> Option<&str> {
-        self.0.pointer("/detail/capture")?.as_str()
-    }
-
     pub fn divergences(&self) -> Vec<NamedDivergence> {
         let all = self.0.pointer("/detail/divergences").and_then(Value::as_array);
         all.into_iter().flatten().filter_map(NamedDivergence::read).collect()
