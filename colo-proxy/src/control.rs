@@ -20,6 +20,9 @@ pub enum Message {
     Hello { version: u32, role: String },
     /// Every [`HEARTBEAT`], from both ends.
     Heartbeat,
+    /// Every [`COUNTERS`], from both ends: frames that went into and came out of the lanes here. What
+    /// one end sent and the other has not got, now or soon, was lost on the way.
+    Counters { sent: u64, received: u64 },
     /// Primary to secondary: a checkpoint has put the primary's state into the secondary guest.
     Epoch { epoch: u64 },
     /// The secondary's answer: offsets are void, and `sent` frames had gone into the current
@@ -27,6 +30,8 @@ pub enum Message {
     EpochDone { epoch: u64, sent: u64 },
 }
 
+/// Time between two messages with counters.
+pub const COUNTERS: std::time::Duration = std::time::Duration::from_secs(1);
 /// Time between two heartbeats.
 pub const HEARTBEAT: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -52,6 +57,7 @@ mod tests {
         let all = [
             Message::Hello { version: 1, role: "primary".into() },
             Message::Heartbeat,
+            Message::Counters { sent: 1, received: 2 },
             Message::Epoch { epoch: u64::MAX },
             Message::EpochDone { epoch: 3, sent: 17 },
         ];

@@ -7,11 +7,11 @@ use std::io;
 
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, Stats64};
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{
-    Handle, LinkMessageBuilder, LinkUnspec, MulticastGroup, new_multicast_connection,
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Stats64,
 };
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, MulticastGroup, new_multicast_connection};
 
 /// What could not be done with an interface.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +22,10 @@ pub enum LinkError {
         "netdev {name}: no such interface in this network namespace; start QEMU first, or create the TAP (`ip tuntap add dev {name} mode tap vnet_hdr`)"
     )]
     Missing { name: String },
+    #[error(
+        "netdev {name} is not a TAP: attaching there would take the host's own frames for a guest's"
+    )]
+    NotATap { name: String },
     #[error("cannot {what} interface {name}")]
     Change { what: &'static str, name: String, source: rtnetlink::Error },
 }
@@ -30,6 +34,10 @@ pub enum LinkError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
     pub ifindex: u32,
+    /// Made by the TUN driver.
+    pub tap: bool,
+    /// Administratively up.
+    pub up: bool,
     /// Somebody holds the other end: QEMU, while the guest lives.
     pub held: bool,
     /// Frames that may wait for whoever holds it.
@@ -78,6 +86,9 @@ impl LinkWatch {
         let messages = messages.map(|(message, _)| message).boxed();
         let mut watch = Self { name: name.into(), handle, messages, present: None };
         let link = watch.get().await.ok_or_else(|| LinkError::Missing { name: name.into() })?;
+        if !link.tap {
+            return Err(LinkError::NotATap { name: name.into() });
+        }
         watch.present = Some(link.ifindex);
         Ok((watch, link))
     }
@@ -189,11 +200,20 @@ fn read(message: &LinkMessage) -> Link {
     });
     Link {
         ifindex: message.header.index,
+        tap: is_tap(message),
+        up: message.header.flags.contains(LinkFlags::Up),
         held: message.header.flags.contains(LinkFlags::LowerUp),
         queue_len: queue_len.unwrap_or_default(),
         rx_frames: stats.rx_packets,
         tx_dropped: stats.tx_dropped,
     }
+}
+
+fn is_tap(message: &LinkMessage) -> bool {
+    message.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Tun)),
+        _ => false,
+    })
 }
 
 fn name_of(message: &LinkMessage) -> Option<&str> {

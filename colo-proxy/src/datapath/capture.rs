@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::af_xdp::{self, AfXdp, Refusal, XdpTarget};
 use crate::{frame::Frame, gate::Gate};
@@ -29,7 +29,7 @@ pub enum CaptureKind {
 }
 
 /// What a backend has read, and what the kernel dropped before it could.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CaptureStats {
     /// Frames read, by whichever way.
     pub frames: u64,

@@ -4,8 +4,8 @@
 //! goes out waits in a bounded queue, and a peer that does not read for `stall_timeout` is
 //! disconnected, so that it cannot stop the guest.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, ReadHalf};
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::readable::{Drained, Readable};
-use crate::datapath::capture::Capture;
+use crate::datapath::capture::{Capture, CaptureStats};
 use crate::endpoint::{Port, Stream};
 use crate::frame::Frame;
 use crate::lane::{BadRecords, LaneError, Outbox, RecordReader};
@@ -42,6 +42,8 @@ pub(super) struct LaneStats {
     vnet_hdr_len: AtomicU64,
     oversized: AtomicU64,
     cut: AtomicU64,
+    /// Of a lane to the peer: what its source has read and lost.
+    capture: Mutex<CaptureStats>,
 }
 
 /// [`LaneStats`] at one moment.
@@ -57,6 +59,7 @@ pub struct LaneStatus {
     pub lost_bytes: u64,
     pub stalls: u64,
     pub bad_records: BadRecords,
+    pub capture: CaptureStats,
 }
 
 impl LaneStats {
@@ -71,6 +74,7 @@ impl LaneStats {
             dropped_no_peer: self.dropped_no_peer.load(Relaxed),
             lost_bytes: self.lost_bytes.load(Relaxed),
             stalls: self.stalls.load(Relaxed),
+            capture: *self.capture.lock().unwrap_or_else(PoisonError::into_inner),
             bad_records: BadRecords {
                 empty: self.empty.load(Relaxed),
                 runt: self.runt.load(Relaxed),
@@ -331,7 +335,9 @@ impl Sender {
     }
 
     fn queue(&mut self, frames: &mut Vec<Frame>) {
-        let Outgoing { stats, observe, .. } = &mut self.lane;
+        let Outgoing { stats, observe, source, .. } = &mut self.lane;
+        let capture = source.stats();
+        *stats.capture.lock().unwrap_or_else(PoisonError::into_inner) = capture;
         for frame in frames.drain(..) {
             observe(&frame);
             self.outbox.push(&frame);

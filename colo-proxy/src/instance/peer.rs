@@ -1,16 +1,52 @@
 //! The control lane of an instance: a task that keeps it connected and beating.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, MissedTickBehavior};
 use tokio_util::codec::Framed;
 
+use super::lanes::LaneStats;
 use crate::config::Role;
-use crate::control::{HEARTBEAT, Message, VERSION, codec};
+use crate::control::{COUNTERS, HEARTBEAT, Message, VERSION, codec};
 use crate::endpoint::{Port, Stream};
 
 /// Messages that may wait in either direction.
 const WAITING_MAX: usize = 64;
+
+/// The lanes whose frames are told to the peer.
+#[derive(Clone, Debug)]
+pub(super) struct Traffic {
+    pub(super) sent: Arc<LaneStats>,
+    pub(super) received: Arc<LaneStats>,
+}
+
+impl Traffic {
+    fn message(&self) -> Message {
+        Message::Counters {
+            sent: self.sent.frames.load(Relaxed),
+            received: self.received.frames.load(Relaxed),
+        }
+    }
+}
+
+/// What the peer has told of its lanes, as `status` shows it.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub(super) struct PeerCounters {
+    sent: u64,
+    received: u64,
+}
+
+impl PeerCounters {
+    /// Takes a message that tells of them; gives back any other.
+    pub(super) fn take(&mut self, message: Message) -> Option<Message> {
+        let Message::Counters { sent, received } = message else { return Some(message) };
+        *self = Self { sent, received };
+        None
+    }
+}
 
 /// What the lane tells its owner.
 #[derive(Debug)]
@@ -29,10 +65,10 @@ pub(super) struct Peer {
 
 impl Peer {
     /// Starts the task. A peer that says nothing for `silence_max` is disconnected.
-    pub(super) fn spawn(port: Port, role: Role, silence_max: Duration) -> Self {
+    pub(super) fn spawn(port: Port, role: Role, silence_max: Duration, traffic: Traffic) -> Self {
         let (messages, from_owner) = mpsc::channel(WAITING_MAX);
         let (events, receiver) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(keep(port, role, silence_max, from_owner, events));
+        tokio::spawn(keep(port, role, silence_max, traffic, from_owner, events));
         Self { messages, events: receiver }
     }
 
@@ -46,6 +82,7 @@ async fn keep(
     mut port: Port,
     role: Role,
     silence_max: Duration,
+    traffic: Traffic,
     mut messages: mpsc::Receiver<Message>,
     events: mpsc::Sender<PeerEvent>,
 ) {
@@ -59,7 +96,7 @@ async fn keep(
         if events.send(PeerEvent::Up).await.is_err() {
             return;
         }
-        let why = converse(stream, role, silence_max, &mut messages, &events).await;
+        let why = converse(stream, role, silence_max, &traffic, &mut messages, &events).await;
         if events.send(PeerEvent::Down).await.is_err() {
             return;
         }
@@ -72,6 +109,7 @@ async fn converse(
     stream: Stream,
     role: Role,
     silence_max: Duration,
+    traffic: &Traffic,
     messages: &mut mpsc::Receiver<Message>,
     events: &mpsc::Sender<PeerEvent>,
 ) -> String {
@@ -82,6 +120,8 @@ async fn converse(
     }
     let mut beat = tokio::time::interval(HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut counters = tokio::time::interval(COUNTERS);
+    counters.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = Instant::now();
     loop {
         let outgoing = tokio::select! {
@@ -102,6 +142,7 @@ async fn converse(
                 None => return "the instance is ending".into(),
             },
             _ = beat.tick() => Message::Heartbeat,
+            _ = counters.tick() => traffic.message(),
             () = tokio::time::sleep_until(heard + silence_max) => {
                 return format!("no heartbeat for {} ms", silence_max.as_millis());
             }

@@ -10,11 +10,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::log_limit::LogLimit;
 use super::name::Claim;
-use super::peer::{Peer, PeerEvent};
+use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
 use super::protection::{Action, Protection, State};
 use super::readable::{Drained, Readable};
 use super::wiring::{
-    Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate, sleep_until, system,
+    Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach,
+    sleep_until, system,
 };
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};
@@ -43,11 +44,11 @@ pub(super) async fn run(
     let (mut primary, mut inputs) = Primary::start(guest, dir).await?;
     // Nobody waiting means that the daemon is ending; then `stopped` says so too.
     let _ = ready.send(());
-    tokio::select! {
-        ended = primary.serve(&mut inputs) => ended?,
-        () = asked_to_stop(&mut stopped) => {}
-    }
-    primary.end()
+    let ended = tokio::select! {
+        ended = primary.serve(&mut inputs) => ended,
+        () = asked_to_stop(&mut stopped) => Ok(()),
+    };
+    ended.and(primary.end())
 }
 
 /// Everything that the instance waits for.
@@ -108,6 +109,7 @@ struct Cut {
 struct Stats {
     mirror: Arc<LaneStats>,
     secondary: Arc<LaneStats>,
+    peer: PeerCounters,
     /// Frames the kernel did not take back from us.
     release_failed: u64,
     released_unprotected: u64,
@@ -145,7 +147,11 @@ impl Primary {
             output: Readable::new(&*output_gate).map_err(system("watch the output gate"))?,
             mirror,
             secondary,
-            peer: peer.map(|port| Peer::spawn(port, Role::Primary, guest.secondary_timeout)),
+            peer: peer.map(|port| {
+                let traffic =
+                    Traffic { sent: stats.mirror.clone(), received: stats.secondary.clone() };
+                Peer::spawn(port, Role::Primary, guest.secondary_timeout, traffic)
+            }),
             frame,
             questions,
             link,
@@ -201,7 +207,7 @@ impl Primary {
                     // Whoever asked may be gone.
                     let _ = reply.send(answer);
                 }
-                event = inputs.link.next() => self.on_link(event, &inputs.link).await?,
+                event = inputs.link.next() => self.on_link(event, &inputs.link).await,
                 () = sleep_until(deadline) => self.on_timeout(),
             }
             self.carry_out(inputs);
@@ -273,14 +279,15 @@ impl Primary {
                 self.sort(0);
                 self.on_peer_change();
             }
-            PeerEvent::Message(Message::EpochDone { epoch, sent }) => {
-                if self.cut.awaited == Some(epoch) {
-                    self.sort(sent);
+            PeerEvent::Message(message) => match self.stats.peer.take(message) {
+                None => {}
+                Some(Message::EpochDone { epoch, sent }) => {
+                    if self.cut.awaited == Some(epoch) {
+                        self.sort(sent);
+                    }
                 }
-            }
-            PeerEvent::Message(other) => {
-                log::debug!("control lane: {other:?} is not for a primary");
-            }
+                Some(other) => log::debug!("control lane: {other:?} is not for a primary"),
+            },
         }
     }
 
@@ -378,26 +385,22 @@ impl Primary {
         }
     }
 
-    async fn on_link(
-        &mut self,
-        event: LinkEvent,
-        watch: &LinkWatch,
-    ) -> Result<(), InstanceError> {
-        let name = &self.claim.name;
-        match event {
-            LinkEvent::Left => {
-                log::warn!("{name}: {} is gone; waiting for it to come back", self.guest.netdev);
-                self.netdev = None;
-            }
-            LinkEvent::Arrived(link) => {
-                self.datapath.set_netdev(link.ifindex)?;
-                lengthen_queue(watch, link).await;
-                self.stats.unguarded += link.rx_frames;
+    async fn on_link(&mut self, event: LinkEvent, watch: &LinkWatch) {
+        let (name, netdev) = (&self.claim.name, &self.guest.netdev);
+        let LinkEvent::Arrived(link) = event else {
+            log::warn!("{name}: {netdev} is gone; waiting for it to come back");
+            self.netdev = None;
+            return;
+        };
+        match reattach(watch, link, &mut self.datapath).await {
+            Ok(passed) => {
+                self.stats.unguarded += passed;
                 self.netdev = Some(link);
-                log::info!("{name}: {} is back, and attached again", self.guest.netdev);
+                log::info!("{name}: {netdev} is back, and attached again");
             }
+            // It went again at once: the next one is tried like this one.
+            Err(error) => log::error!("{name}: {netdev} is back but not attached: {error}"),
         }
-        Ok(())
     }
 
     /// Does what the engines decided.

@@ -12,12 +12,13 @@ use super::announce::Addresses;
 use super::hold::{self, Hold};
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::name::Claim;
-use super::peer::{Peer, PeerEvent};
+use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
 use super::readable::{Drained, Readable};
-use super::trace::Trace;
 use super::repeat;
+use super::trace::Trace;
 use super::wiring::{
-    Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate, sleep_until, system,
+    Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach,
+    sleep_until, system,
 };
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};
@@ -45,11 +46,11 @@ pub(super) async fn run(
     let (mut secondary, mut inputs) = Secondary::start(guest, dir).await?;
     // Nobody waiting means that the daemon is ending; then `stopped` says so too.
     let _ = ready.send(());
-    tokio::select! {
-        ended = secondary.serve(&mut inputs) => ended?,
-        () = asked_to_stop(&mut stopped) => {}
-    }
-    secondary.end(&mut inputs).await
+    let ended = tokio::select! {
+        ended = secondary.serve(&mut inputs) => ended,
+        () = asked_to_stop(&mut stopped) => Ok(()),
+    };
+    ended.and(secondary.end(&mut inputs).await)
 }
 
 /// Everything that the instance waits for.
@@ -96,8 +97,10 @@ struct Secondary {
 struct Stats {
     mirror: Arc<LaneStats>,
     output: Arc<LaneStats>,
+    peer: PeerCounters,
     input_refused: u64,
     announced: u64,
+    release_failed: u64,
     /// Frames of a TAP that came back which passed before our programs were on it.
     unguarded: u64,
     aged: u64,
@@ -142,7 +145,11 @@ impl Secondary {
             trace: Trace::new(datapath.take_log()).map_err(system("watch the programs' log"))?,
             output,
             output_requests,
-            peer: peer.map(|port| Peer::spawn(port, Role::Secondary, guest.secondary_timeout)),
+            peer: peer.map(|port| {
+                let traffic =
+                    Traffic { sent: stats.output.clone(), received: stats.mirror.clone() };
+                Peer::spawn(port, Role::Secondary, guest.secondary_timeout, traffic)
+            }),
             frame,
             questions,
             link,
@@ -210,7 +217,7 @@ impl Secondary {
                     // Whoever asked may be gone.
                     let _ = reply.send(answer);
                 }
-                event = inputs.link.next() => self.on_link(event, inputs).await?,
+                event = inputs.link.next() => self.on_link(event, inputs).await,
                 () = sleep_until(deadline) => self.hold.on_timeout(Instant::now()),
                 () = self.repeat.due() => self.repeat_input(),
                 _ = ageing.tick() => self.age_flows(),
@@ -303,10 +310,11 @@ impl Secondary {
                 let instance = self.claim.name.clone();
                 inputs.frame.command(&Command::PeerLost { instance });
             }
-            PeerEvent::Message(Message::Epoch { epoch }) => self.new_epoch(epoch, inputs).await,
-            PeerEvent::Message(other) => {
-                log::debug!("control lane: {other:?} is not for a secondary");
-            }
+            PeerEvent::Message(message) => match self.stats.peer.take(message) {
+                None => {}
+                Some(Message::Epoch { epoch }) => self.new_epoch(epoch, inputs).await,
+                Some(other) => log::debug!("control lane: {other:?} is not for a secondary"),
+            },
         }
     }
 
@@ -360,34 +368,37 @@ impl Secondary {
     /// Sends a frame as the guest's.
     fn release(&mut self, frame: &Frame) {
         // A gate without header takes no partial checksum; TCP repeats what is lost here.
-        let _ = self.output_gate.write_frame(frame);
+        if !matches!(self.output_gate.write_frame(frame), Ok(Written::Sent)) {
+            self.stats.release_failed += 1;
+        }
     }
 
-    async fn on_link(
-        &mut self,
-        event: LinkEvent,
-        inputs: &Inputs,
-    ) -> Result<(), InstanceError> {
-        let (name, netdev) = (&self.claim.name, &self.guest.netdev);
-        match event {
-            LinkEvent::Left => {
-                log::warn!("{name}: {netdev} is gone; waiting for it to come back");
-                self.netdev = None;
-            }
-            LinkEvent::Arrived(link) => {
-                self.datapath.set_netdev(link.ifindex)?;
-                lengthen_queue(&inputs.link, link).await;
-                let source =
-                    choose_capture(self.capture, netdev, &self.output_gate, &mut self.datapath)?;
-                self.capture_name = source.name();
-                // After a failover the lane is closed, and output is not read any more.
-                let _closed = inputs.output_requests.send(OutgoingRequest::Source(source)).await;
-                self.stats.unguarded += link.rx_frames;
+    async fn on_link(&mut self, event: LinkEvent, inputs: &Inputs) {
+        let (name, netdev) = (self.claim.name.clone(), self.guest.netdev.clone());
+        let LinkEvent::Arrived(link) = event else {
+            log::warn!("{name}: {netdev} is gone; waiting for it to come back");
+            self.netdev = None;
+            return;
+        };
+        match self.attach_again(link, inputs).await {
+            Ok(passed) => {
+                self.stats.unguarded += passed;
                 self.netdev = Some(link);
                 log::info!("{name}: {netdev} is back, and attached again");
             }
+            // It went again at once: the next one is tried like this one.
+            Err(error) => log::error!("{name}: {netdev} is back but not attached: {error}"),
         }
-        Ok(())
+    }
+
+    async fn attach_again(&mut self, link: Link, inputs: &Inputs) -> Result<u64, InstanceError> {
+        let passed = reattach(&inputs.link, link, &mut self.datapath).await?;
+        let netdev = &self.guest.netdev;
+        let source = choose_capture(self.capture, netdev, &self.output_gate, &mut self.datapath)?;
+        self.capture_name = source.name();
+        // After a failover the lane is closed, and output is not read any more.
+        let _closed = inputs.output_requests.send(OutgoingRequest::Source(source)).await;
+        Ok(passed)
     }
 
     async fn answer(&mut self, request: Request, inputs: &mut Inputs) -> Reply {

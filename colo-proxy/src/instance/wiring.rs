@@ -35,6 +35,25 @@ pub(super) async fn find(
 /// retransmission or a checkpoint, so the queue must outlast a guest that is slow for a while.
 const GUEST_QUEUE_LEN: u32 = 10_000;
 
+/// Puts the programs on a TAP that has come back, and says how many of its frames passed before.
+/// It is down meanwhile; a frame can pass only between its making and our taking it down.
+pub(super) async fn reattach(
+    watch: &LinkWatch,
+    link: Link,
+    datapath: &mut Datapath,
+) -> Result<u64, InstanceError> {
+    if link.up {
+        watch.set_up(link.ifindex, false).await?;
+    }
+    datapath.set_netdev(link.ifindex)?;
+    lengthen_queue(watch, link).await;
+    let passed = watch.get().await.map_or(0, |link| link.rx_frames);
+    if link.up {
+        watch.set_up(link.ifindex, true).await?;
+    }
+    Ok(passed)
+}
+
 /// Gives the guest's TAP the queue that a pair needs.
 pub(super) async fn lengthen_queue(watch: &LinkWatch, netdev: Link) {
     if let Err(error) = watch.raise_queue(netdev, GUEST_QUEUE_LEN).await {

@@ -8,7 +8,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
 use super::*;
-use crate::datapath::capture::CaptureStats;
 
 /// A source of frames that a test writes to.
 struct Pipe(UnixDatagram);

@@ -75,6 +75,7 @@ impl Primary {
                     "secondary_in": stats.secondary.status(&self.secondary_endpoint),
                     "control_up": self.guest.control.is_some() && self.peer_up,
                     "control_version": VERSION,
+                    "peer": stats.peer,
                 },
                 "kernel": counters_json(&counters),
                 "kernel_error": kernel.err().map(|error| error.to_string()),

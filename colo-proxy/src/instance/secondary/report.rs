@@ -45,6 +45,10 @@ impl Secondary {
                 ("output-gate-full", output_lost.map_or(0, |link| link.tx_dropped)),
                 ("output-no-peer", output.dropped_no_peer),
                 ("input-refused", stats.input_refused),
+                ("release-failed", stats.release_failed),
+                ("capture-ring-full", output.capture.dropped_ring_full),
+                ("capture-by-socket", output.capture.dropped_by_socket),
+                ("capture-oversize", output.capture.dropped_oversize),
                 ("held-input-full", self.hold.dropped_full),
                 ("held-input-late", self.hold.dropped_late),
                 ("lan-input", counters.dropped_lan_input),
@@ -69,6 +73,7 @@ impl Secondary {
                 "lanes": {
                     "mirror": stats.mirror.status(&self.mirror_endpoint),
                     "secondary_out": output,
+                    "peer": stats.peer,
                 },
                 "kernel": counters_json(&counters),
                 "kernel_error": kernel.err().map(|error| error.to_string()),
