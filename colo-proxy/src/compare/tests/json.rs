@@ -1,0 +1,79 @@
+//! What `status --json` and `divergences --json` print: names that scripts rely on.
+
+use serde_json::json;
+
+use super::packet::{Link, Tcp, tcp};
+use super::rig::Rig;
+use crate::compare::Reason;
+
+#[test]
+fn reasons_have_stable_names() {
+    let names: Vec<String> = Reason::ALL.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        names,
+        [
+            "payload",
+            "timeout",
+            "secondary-only",
+            "syn-mss",
+            "syn-window-scale",
+            "syn-sack-permitted",
+            "syn-timestamps",
+            "fin-position",
+            "rst-position",
+            "tuple-reuse",
+            "datagram",
+            "limit",
+            "flow-table-full",
+        ]
+    );
+}
+
+#[test]
+fn a_divergence_names_flow_place_and_octets() {
+    let mut rig = Rig::new();
+    let link = Link { ip_version: 6, vlan: [5, 0], peer: 9 };
+    let base = Tcp { link, ..tcp(1001) }.ack(501);
+    rig.accept(&base, 1000, 500);
+    rig.now += std::time::Duration::from_millis(42);
+    rig.holds(&base.clone().data(b"hello world"));
+    rig.secondary(&base.clone().data(b"hello wOrld"));
+    let divergence = rig.engine.divergences().next().expect("recorded");
+    let expected = json!({
+        "flow": {
+            "protocol": "tcp",
+            "guest": "[fd00::1]:80",
+            "peer": "[fd00::9]:5000",
+            "vlan": [5, 0],
+        },
+        "reason": "payload",
+        "epoch": 0,
+        "at_ms": 42,
+        "stream_offset": 7,
+        "primary_byte": 0x6f,
+        "secondary_byte": 0x4f,
+        "primary_context": { "before": 7, "bytes": "68656c6c6f20776f726c64" },
+        "secondary_context": { "before": 7, "bytes": "68656c6c6f20774f726c64" },
+        "primary_len": 11,
+        "secondary_len": 11,
+    });
+    assert_eq!(serde_json::to_value(divergence).expect("plain data"), expected);
+}
+
+#[test]
+fn statistics_are_by_reason_and_kind() {
+    let mut rig = Rig::new();
+    let mut arp = vec![0; 60];
+    arp[12..14].copy_from_slice(&[8, 6]);
+    let arp = crate::frame::Frame::new(arp.into(), 0).expect("no header");
+    rig.frame(crate::compare::Side::Primary, &arp);
+    rig.holds(&tcp(1).data(b"a"));
+    rig.secondary(&tcp(1).data(b"b"));
+    let stats = serde_json::to_value(rig.engine.stats()).expect("plain data");
+    assert_eq!(stats["uncompared"], json!({ "arp": 1 }));
+    assert_eq!(stats["requests"]["payload"], 1);
+    assert_eq!(stats["requests"]["limit"], 0);
+    assert_eq!(stats["held"], json!({ "frames": 1, "bytes": 72 }));
+    assert_eq!(stats["released"]["uncompared"], json!({ "frames": 1, "bytes": 60 }));
+    assert_eq!(stats["flows"], 1);
+}

@@ -1,0 +1,506 @@
+//! One random schedule: what both guests send, in what order, and what the model says to it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use colo_proxy_common::decode::flag;
+
+use super::model::{Claim, Connection, Datagrams};
+use super::packet::{self, Link, Tcp};
+use super::random::Random;
+use super::rig::Rig;
+use super::script::{Ending, Plan};
+use crate::compare::{Reason, Side};
+use crate::frame::Frame;
+
+/// How the engine's input is made wrong without the model's knowledge, to see that it shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sabotage {
+    Nothing,
+    /// An octet of the secondary differs.
+    Octet,
+    /// The secondary acknowledges more than it did.
+    Ack,
+    /// The secondary's FIN never comes.
+    Fin,
+    /// The engine misses a checkpoint.
+    Checkpoint,
+}
+
+/// One tuple, on which connections follow each other.
+struct Tuple {
+    link: Link,
+    port: u16,
+    plans: Vec<Plan>,
+    connections: Vec<Connection>,
+    /// The connection that the primary is in, and what it still sends.
+    at: usize,
+    primary: VecDeque<Claim>,
+    /// Frames sent and held back by a checkpoint being made.
+    deferred: Vec<(usize, usize, Claim)>,
+    /// What the secondary still sends, by connection.
+    secondary: VecDeque<(usize, Claim)>,
+    /// The SYN of each connection has left: the peer has answered.
+    answered: Vec<bool>,
+    syns: Vec<(usize, usize)>,
+    own_isn: u32,
+}
+
+/// A flow of datagrams.
+struct Flow {
+    port: u16,
+    model: Datagrams,
+    primary: VecDeque<Vec<u8>>,
+    secondary: VecDeque<Vec<u8>>,
+    deferred: Vec<(usize, Vec<u8>)>,
+}
+
+pub(super) struct Run {
+    random: Random,
+    rig: Rig,
+    sabotage: Sabotage,
+    tuples: Vec<Tuple>,
+    flows: Vec<Flow>,
+    /// Every primary frame, by number.
+    frames: Vec<Frame>,
+    underway: bool,
+    /// Tuple, connection, place of the octet that the secondary has wrong.
+    flipped: Option<(usize, usize, usize)>,
+    requests: Vec<Reason>,
+}
+
+impl Tuple {
+    fn new(random: &mut Random, number: usize) -> Self {
+        let link = Link {
+            ip_version: if random.chance(50) { 4 } else { 6 },
+            vlan: [[0, 0], [5, 0], [5, 7]][random.below(3)],
+            peer: number as u8,
+        };
+        let mut plans = vec![Plan::random(random, random.clone().chance(70))];
+        while plans.len() < 3 && plans.last().is_some_and(|plan| plan.ending != Ending::Open) {
+            plans.push(Plan::random(random, true));
+        }
+        // Nobody can tell a connection from the next by the same number.
+        for number in 1..plans.len() {
+            if plans[number].isn == plans[number - 1].isn {
+                plans[number].isn = plans[number].isn.wrapping_add(3);
+            }
+        }
+        let mut tuple = Self {
+            link,
+            port: 1000 + number as u16,
+            connections: plans.iter().map(|plan| Connection::new(plan.stream.clone())).collect(),
+            answered: plans.iter().map(|plan| !plan.has_syn).collect(),
+            at: 0,
+            primary: VecDeque::new(),
+            deferred: Vec::new(),
+            secondary: VecDeque::new(),
+            syns: Vec::new(),
+            own_isn: random.next() as u32,
+            plans,
+        };
+        tuple.primary = tuple.plans[0].script(random, 0, 0, true, true).into();
+        tuple.plan_secondary(random, 0);
+        tuple
+    }
+
+    /// All that the secondary sends from connection `first` on.
+    fn plan_secondary(&mut self, random: &mut Random, first: usize) {
+        for (number, plan) in self.plans.iter().enumerate().skip(first) {
+            let script = plan.script(random, 0, 0, true, true);
+            self.secondary.extend(script.into_iter().map(|claim| (number, claim)));
+        }
+    }
+
+    /// The next segment of the primary: it waits for the peer's answer to its SYN, and it opens the
+    /// next connection only when the last has left.
+    fn next_primary(&mut self, random: &mut Random) -> Option<(usize, Claim)> {
+        if self.primary.is_empty() && self.at + 1 < self.plans.len() {
+            if !self.connections[self.at].holds_nothing() || !self.deferred.is_empty() {
+                return None;
+            }
+            self.at += 1;
+            self.primary = self.plans[self.at].script(random, 0, 0, true, true).into();
+        }
+        let claim = self.primary.front()?;
+        if !claim.syn && !self.answered[self.at] {
+            return None;
+        }
+        Some((self.at, self.primary.pop_front()?))
+    }
+
+    /// The next segment of the secondary: the same, but it may open the next connection as soon as
+    /// the primary has said anything on this one.
+    fn next_secondary(&mut self) -> Option<(usize, Claim)> {
+        let (number, claim) = self.secondary.front()?;
+        if *number > 0 && !self.connections[*number - 1].has_started() {
+            return None;
+        }
+        if !claim.syn && !self.answered[*number] {
+            return None;
+        }
+        self.secondary.pop_front()
+    }
+
+    /// The secondary is now what the primary was at the cut.
+    fn restart_secondary(&mut self, random: &mut Random) {
+        self.secondary.clear();
+        let (plan, model) = (&self.plans[self.at], &self.connections[self.at]);
+        let deferred = self.deferred.iter().map(|(_, _, claim)| claim);
+        let rest: Vec<&Claim> = deferred.chain(&self.primary).collect();
+        if !rest.is_empty() {
+            let start = rest.iter().map(|claim| claim.start).min().unwrap_or_default();
+            let syn = rest.iter().any(|claim| claim.syn);
+            let fin = !model.primary_said_fin() || rest.iter().any(|claim| claim.fin);
+            let start = if syn { 0 } else { start };
+            let script = plan.script(random, start, model.primary_ack(), syn, fin);
+            self.secondary.extend(script.into_iter().map(|claim| (self.at, claim)));
+        }
+        let next = self.at + 1;
+        self.own_isn = random.next() as u32;
+        self.plan_secondary(random, next);
+    }
+
+    fn packet(&self, number: usize, claim: &Claim, octets: &[u8]) -> Tcp {
+        let plan = &self.plans[number];
+        let mut packet = packet::tcp(plan.isn.wrapping_add(1).wrapping_add(claim.start as u32));
+        packet.link = self.link;
+        packet.ports.0 = self.port;
+        packet.ack = claim.ack.map(|ack| plan.peer_isn.wrapping_add(1).wrapping_add(ack as u32));
+        packet.payload = octets.to_vec();
+        if claim.syn {
+            packet = packet.syn();
+            packet.seq = plan.isn;
+        }
+        if claim.fin {
+            packet.flags |= flag::FIN;
+        }
+        if claim.rst {
+            packet.flags |= flag::RST;
+        }
+        packet
+    }
+}
+
+impl Run {
+    pub(super) fn new(seed: u64, sabotage: Sabotage, flip: bool) -> Self {
+        let mut random = Random(seed);
+        let tuples: Vec<_> = (0..=random.below(3)).map(|n| Tuple::new(&mut random, n)).collect();
+        let flows = (0..random.below(3)).map(|n| Flow::new(&mut random, n)).collect();
+        let mut run = Self {
+            rig: Rig::new(),
+            random,
+            sabotage,
+            tuples,
+            flows,
+            frames: Vec::new(),
+            underway: false,
+            flipped: None,
+            requests: Vec::new(),
+        };
+        if flip {
+            run.flip();
+        }
+        run
+    }
+
+    /// Chooses the octet that the secondary gets wrong.
+    fn flip(&mut self) {
+        let tuple = self.random.below(self.tuples.len());
+        let number = self.random.below(self.tuples[tuple].plans.len());
+        let len = self.tuples[tuple].plans[number].stream.len();
+        if len > 0 {
+            self.flipped = Some((tuple, number, self.random.below(len)));
+        }
+    }
+
+    /// Plays everything; an error says what went wrong.
+    pub(super) fn play(&mut self, with_checkpoints: bool) -> Result<(), String> {
+        // How often the primary is served first: who lags is part of the schedule.
+        let mut lead = 50;
+        let mut idle = 0;
+        while idle < 1000 {
+            self.rig.now += Duration::from_micros(10);
+            if self.random.chance(3) {
+                lead = [10, 50, 90][self.random.below(3)];
+            }
+            if with_checkpoints && self.random.chance(2) {
+                self.checkpoint()?;
+            }
+            let moved = match self.random.below(10) {
+                0 if idle == 0 => self.uncompared()?,
+                1..4 => self.datagram(lead)?,
+                _ => self.segment(lead)?,
+            };
+            idle = if moved { 0 } else { idle + 1 };
+        }
+        if self.underway {
+            self.done()?;
+            return self.play(false);
+        }
+        Ok(())
+    }
+
+    fn segment(&mut self, lead: usize) -> Result<bool, String> {
+        let which = self.random.below(self.tuples.len());
+        if self.random.chance(lead) { self.primary(which) } else { self.secondary(which) }
+    }
+
+    fn primary(&mut self, which: usize) -> Result<bool, String> {
+        let tuple = &mut self.tuples[which];
+        let Some((number, claim)) = tuple.next_primary(&mut self.random) else { return Ok(false) };
+        let octets = tuple.plans[number].stream[claim.start..claim.end].to_vec();
+        let frame = tuple.packet(number, &claim, &octets).build();
+        let id = self.frames.len();
+        self.frames.push(frame.clone());
+        let got = self.rig.frame(Side::Primary, &frame);
+        let tuple = &mut self.tuples[which];
+        if claim.syn {
+            tuple.syns.push((id, number));
+        }
+        let expected = if self.underway {
+            tuple.deferred.push((id, number, claim));
+            Vec::new()
+        } else {
+            tuple.connections[number].primary(id, claim)
+        };
+        self.check(got, &expected, &format!("primary {which}.{number} {claim:?}"))?;
+        Ok(true)
+    }
+
+    fn secondary(&mut self, which: usize) -> Result<bool, String> {
+        let flipped = self.flipped.filter(|(tuple, ..)| *tuple == which);
+        let tuple = &mut self.tuples[which];
+        let Some((number, claim)) = tuple.next_secondary() else { return Ok(false) };
+        let mut octets = tuple.plans[number].stream[claim.start..claim.end].to_vec();
+        if let Some((_, _, place)) = flipped.filter(|(_, flipped, _)| *flipped == number)
+            && (claim.start..claim.end).contains(&place)
+        {
+            octets[place - claim.start] ^= 0x20;
+        }
+        let mut packet = tuple.packet(number, &claim, &octets).salt(self.random.next() as u8 % 100);
+        if claim.syn {
+            // A number of its own, the same for repetitions.
+            packet.seq = tuple.own_isn.wrapping_add(number as u32 * 77_777);
+        }
+        self.sabotage(&mut packet);
+        let got = self.rig.frame(Side::Secondary, &packet.build());
+        let expected = self.tuples[which].connections[number].secondary(&claim, &octets);
+        self.check(got, &expected, &format!("secondary {which}.{number} {claim:?}"))?;
+        Ok(true)
+    }
+
+    fn sabotage(&mut self, packet: &mut Tcp) {
+        match self.sabotage {
+            Sabotage::Octet => {
+                if let Some(octet) = packet.payload.first_mut() {
+                    *octet ^= 1;
+                }
+            }
+            Sabotage::Ack => packet.ack = packet.ack.map(|ack| ack.wrapping_add(100)),
+            Sabotage::Fin => packet.flags &= !flag::FIN,
+            Sabotage::Nothing | Sabotage::Checkpoint => {}
+        }
+    }
+
+    fn datagram(&mut self, lead: usize) -> Result<bool, String> {
+        if self.flows.is_empty() {
+            return Ok(false);
+        }
+        let which = self.random.below(self.flows.len());
+        let is_primary = self.random.chance(lead);
+        let flow = &mut self.flows[which];
+        let queue = if is_primary { &mut flow.primary } else { &mut flow.secondary };
+        let Some(payload) = queue.pop_front() else { return Ok(false) };
+        let checksum = self.random.next() as u16;
+        let frame = Link::default().udp((flow.port, 53), &payload, checksum);
+        let side = if is_primary { Side::Primary } else { Side::Secondary };
+        let id = self.frames.len();
+        let got = self.rig.frame(side, &frame);
+        let flow = &mut self.flows[which];
+        let expected = match side {
+            Side::Primary => {
+                self.frames.push(frame);
+                if self.underway {
+                    flow.deferred.push((id, payload));
+                    Vec::new()
+                } else {
+                    flow.model.primary(id, &payload)
+                }
+            }
+            Side::Secondary => flow.model.secondary(&payload),
+        };
+        self.check(got, &expected, &format!("datagram {side:?} {which}"))?;
+        Ok(true)
+    }
+
+    /// ARP, from either guest. It does not count as movement, or the run would never end.
+    fn uncompared(&mut self) -> Result<bool, String> {
+        let mut octets = vec![0; 42];
+        octets[12..14].copy_from_slice(&[8, 6]);
+        let frame = Frame::new(octets.into(), 0).expect("no header");
+        let id = self.frames.len();
+        self.frames.push(frame.clone());
+        let got = self.rig.frame(Side::Primary, &frame);
+        self.check(got, &[id], "arp of the primary")?;
+        let got = self.rig.frame(Side::Secondary, &frame);
+        self.check(got, &[], "arp of the secondary")?;
+        Ok(false)
+    }
+
+    /// The next step of a checkpoint: its beginning, its end, or its failure.
+    fn checkpoint(&mut self) -> Result<(), String> {
+        if !self.underway {
+            self.rig.began();
+            self.underway = true;
+            return Ok(());
+        }
+        if self.random.chance(75) {
+            return self.done();
+        }
+        self.rig.failed();
+        self.underway = false;
+        let got = self.rig.wait(Duration::ZERO);
+        let expected = self.resume();
+        self.check(got, &expected, "checkpoint failed")
+    }
+
+    fn done(&mut self) -> Result<(), String> {
+        let got = if self.sabotage == Sabotage::Checkpoint {
+            self.rig.failed();
+            self.rig.wait(Duration::ZERO)
+        } else {
+            self.rig.done()
+        };
+        self.underway = false;
+        let mut expected = Vec::new();
+        for tuple in &mut self.tuples {
+            tuple.restart_secondary(&mut self.random);
+            expected.extend(tuple.connections.iter_mut().flat_map(Connection::checkpoint));
+        }
+        for flow in &mut self.flows {
+            let deferred = flow.deferred.iter().map(|(_, payload)| payload.clone());
+            flow.secondary = deferred.chain(flow.primary.iter().cloned()).collect();
+            expected.extend(flow.model.checkpoint());
+        }
+        // Everything held leaves in the order in which it came.
+        expected.sort_unstable();
+        expected.extend(self.resume());
+        self.check(got, &expected, "checkpoint done")
+    }
+
+    /// The frames of after the cut, in the order in which they came.
+    fn resume(&mut self) -> Vec<usize> {
+        let mut all: Vec<(usize, usize)> = Vec::new();
+        for (which, tuple) in self.tuples.iter().enumerate() {
+            all.extend(tuple.deferred.iter().map(|(id, ..)| (*id, which)));
+        }
+        let tuples = self.tuples.len();
+        for (which, flow) in self.flows.iter().enumerate() {
+            all.extend(flow.deferred.iter().map(|(id, _)| (*id, tuples + which)));
+        }
+        all.sort_unstable();
+        let mut expected = Vec::new();
+        for (_, which) in all {
+            if let Some(tuple) = self.tuples.get_mut(which) {
+                let (id, number, claim) = tuple.deferred.remove(0);
+                expected.extend(tuple.connections[number].primary(id, claim));
+            } else {
+                let flow = &mut self.flows[which - tuples];
+                let (id, payload) = flow.deferred.remove(0);
+                expected.extend(flow.model.primary(id, &payload));
+            }
+        }
+        expected
+    }
+
+    /// The engine did what the model says, in the same order and with the very same buffers.
+    fn check(
+        &mut self,
+        (released, requests): (Vec<Frame>, Vec<Reason>),
+        expected: &[usize],
+        what: &str,
+    ) -> Result<(), String> {
+        self.requests.extend(requests);
+        let same = released.len() == expected.len()
+            && released.iter().zip(expected).all(|(frame, id)| {
+                let own = &self.frames[*id];
+                own == frame && own.bytes().as_ptr() == frame.bytes().as_ptr()
+            });
+        for tuple in &mut self.tuples {
+            let left = tuple.syns.iter().filter(|(id, _)| expected.contains(id));
+            for (_, number) in left.copied().collect::<Vec<_>>() {
+                tuple.answered[number] = true;
+            }
+        }
+        if same {
+            return Ok(());
+        }
+        let ids: Vec<_> =
+            released.iter().map(|frame| self.frames.iter().position(|own| own == frame)).collect();
+        Err(format!("{what}: the rule allows {expected:?}, the engine released {ids:?}"))
+    }
+
+    /// Connections in it.
+    pub(super) fn streams(&self) -> usize {
+        self.tuples.iter().map(|tuple| tuple.plans.len()).sum()
+    }
+
+    /// With equal guests nothing is left, and nothing was asked for.
+    pub(super) fn is_clean(&self) -> Result<(), String> {
+        let stats = self.rig.engine.stats();
+        if !self.requests.is_empty() || stats.reasons.total() != 0 {
+            return Err(format!("asked for {:?}", self.requests));
+        }
+        if stats.held.frames != 0 || stats.held.bytes != 0 {
+            return Err(format!("still held: {:?}", stats.held));
+        }
+        let all_sent = self.tuples.iter().all(|tuple| tuple.primary.is_empty());
+        all_sent.then_some(()).ok_or_else(|| "the schedule got stuck".to_owned())
+    }
+
+    /// Exactly the flipped octet was named, once, and one checkpoint asked for.
+    pub(super) fn is_named(&self) -> Result<(), String> {
+        let found: Vec<_> = self.rig.engine.divergences().collect();
+        let Some((tuple, number, place)) = self.flipped else { return self.is_clean() };
+        // Behind a connection that is stuck, the next one never starts.
+        if number > self.tuples[tuple].at {
+            return Err("the schedule got stuck before the octet".to_owned());
+        }
+        let [divergence] = found[..] else { return Err(format!("divergences: {found:?}")) };
+        let plan = &self.tuples[tuple].plans[number];
+        let octet = plan.stream[place];
+        let named = divergence.reason == Reason::Payload
+            && divergence.flow.guest_port == self.tuples[tuple].port
+            && divergence.primary_byte == Some(octet)
+            && divergence.secondary_byte == Some(octet ^ 0x20)
+            && (!plan.has_syn || divergence.stream_offset == place as i64);
+        if !named || self.requests != [Reason::Payload] {
+            return Err(format!("{divergence:?}, asked for {:?}", self.requests));
+        }
+        Ok(())
+    }
+}
+
+impl Flow {
+    fn new(random: &mut Random, number: usize) -> Self {
+        // Few different payloads, so that some are equal.
+        let payloads: Vec<Vec<u8>> = (0..random.below(30))
+            .map(|_| vec![random.below(6) as u8; 1 + random.below(3)])
+            .collect();
+        let mut secondary = payloads.clone();
+        for _ in 0..random.below(4) {
+            if secondary.len() >= 2 {
+                let at = random.below(secondary.len() - 1);
+                secondary.swap(at, at + 1);
+            }
+        }
+        Self {
+            port: 2000 + number as u16,
+            model: Datagrams::default(),
+            primary: payloads.into(),
+            secondary: secondary.into(),
+            deferred: Vec::new(),
+        }
+    }
+}
