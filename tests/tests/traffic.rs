@@ -9,8 +9,11 @@ use colo_lab::client::{Calls, Conversation, echo, mixed, ping};
 use colo_lab::daemon::PairOptions;
 use colo_lab::network::{Family, LabOptions, Side};
 use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::process::eventually;
 use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn everything(setup: PairSetup, family: Family) -> Result<()> {
     everything_by("gate", setup, family)
@@ -171,7 +174,7 @@ fn input_that_only_the_secondary_loses_is_repeated() -> Result<()> {
     let worker = std::thread::spawn(move || -> Result<()> {
         for family in Family::BOTH {
             let mut conversation = Conversation::open(&lab.client, family)?;
-            for _ in 0..5 {
+            for _ in 0..10 {
                 conversation.up(4_000_000)?;
                 conversation.down(4_000_000)?;
             }
@@ -179,14 +182,21 @@ fn input_that_only_the_secondary_loses_is_repeated() -> Result<()> {
         }
         Ok(())
     });
-    while !worker.is_finished() {
+    let lost = || pair.lab.host(Side::Secondary).tx_dropped("tap0");
+    for _ in 0..5 {
+        let (before, compared) = (lost()?, pair.primary.status()?.number("compared_bytes")?);
         pair.secondary_guest.stand_in.pause()?;
-        std::thread::sleep(Duration::from_millis(20));
+        eventually("a loss", TIMEOUT, || {
+            Ok((lost()? > before || worker.is_finished()).then_some(()))
+        })?;
         pair.secondary_guest.stand_in.resume()?;
-        std::thread::sleep(Duration::from_millis(200));
+        eventually("more output that agrees", TIMEOUT, || {
+            let more = pair.primary.status()?.number("compared_bytes")? > compared + 4_000_000;
+            Ok((more || worker.is_finished()).then_some(()))
+        })?;
     }
+    let lost = lost()?;
     worker.join().expect("no panic")?;
-    let lost = pair.lab.host(Side::Secondary).tx_dropped("tap0")?;
     assert!(lost > 0, "nothing was lost, so nothing was shown");
     pair.expect_no_checkpoints()?;
     pair.finish()
