@@ -160,7 +160,12 @@ impl StandIn {
 
     /// Changes one octet of what the guest sends next from `guest_port`.
     pub fn flip(&mut self, protocol: u8, guest_port: u16, at: u32) -> Result<()> {
-        self.command(&Command::Flip { protocol, guest_port, at }).map(drop)
+        self.command(&Command::Flip { protocol, guest_port, at, keep_sum: true }).map(drop)
+    }
+
+    /// The same, but so that its checksum is wrong afterwards; where that is partial, it is not.
+    pub fn spoil(&mut self, protocol: u8, guest_port: u16, at: u32) -> Result<()> {
+        self.command(&Command::Flip { protocol, guest_port, at, keep_sum: false }).map(drop)
     }
 
     /// The change that [`flip`](Self::flip) asked for, when it has happened.

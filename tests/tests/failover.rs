@@ -80,6 +80,12 @@ fn over_plain_lanes() -> Result<()> {
     survive(PairSetup { daemons, ..PairSetup::default() })
 }
 
+#[test]
+fn with_af_xdp_on_the_secondary() -> Result<()> {
+    let config = Some([String::new(), "capture = \"af-xdp\"".to_owned()]);
+    survive(PairSetup { config, ..PairSetup::default() })
+}
+
 /// The client is in the middle of an upload that only the secondary can finish.
 #[test]
 fn in_the_middle_of_bulk() -> Result<()> {

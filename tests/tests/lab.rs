@@ -126,3 +126,25 @@ fn connections_survive_loss_and_a_pause() -> Result<()> {
     assert!(retransmitted > Some(0), "nothing was lost: {retransmitted:?}");
     Ok(())
 }
+
+/// The twin of every "no checksum errors": here is one, and it is seen.
+#[test]
+fn a_wrong_checksum_is_seen() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = Lab::new(LabOptions::default())?;
+    let mut guest =
+        Guest::start(&lab, Side::Primary, GuestOptions::of(Side::Primary, Offloads::Off))?;
+    for family in Family::BOTH {
+        let before = counters::read(&lab.client)?.get("Tcp.InCsumErrors").copied();
+        let mut conversation = Conversation::open(&lab.client, family)?;
+        conversation.ask(100)?;
+        guest.stand_in.spoil(6, 7000, 30)?;
+        // TCP drops it and gets it again.
+        conversation.ask(100)?;
+        let after = counters::read(&lab.client)?.get("Tcp.InCsumErrors").copied();
+        assert_eq!(after, before.map(|count| count + 1), "{family:?}");
+    }
+    Ok(())
+}

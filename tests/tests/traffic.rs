@@ -13,6 +13,11 @@ use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
 
 fn everything(setup: PairSetup, family: Family) -> Result<()> {
+    everything_by("gate", setup, family)
+}
+
+/// `capture` is how the secondary must have read its guest's output.
+fn everything_by(capture: &str, setup: PairSetup, family: Family) -> Result<()> {
     if !require_root() {
         return Ok(());
     }
@@ -34,6 +39,9 @@ fn everything(setup: PairSetup, family: Family) -> Result<()> {
         echo(client, family, 20, len)?;
         ping(client, family, 5, len)?;
     }
+    let status = pair.secondary.status()?;
+    let found = status.0.pointer("/detail/capture").and_then(|name| name.as_str());
+    assert_eq!(found, Some(capture), "{}", pair.secondary.process.stderr());
     pair.expect_no_checkpoints()?;
     pair.expect_right_sums()?;
     pair.finish()
@@ -102,6 +110,25 @@ fn without_a_control_lane() -> Result<()> {
 fn with_the_secondary_listening() -> Result<()> {
     let daemons = PairOptions { primary_listens: false, ..PairOptions::default() };
     everything(PairSetup { daemons, ..PairSetup::default() }, Family::V6)
+}
+
+/// The secondary reads its guest's output through an `AF_XDP` socket.
+#[test]
+fn with_af_xdp_on_the_secondary() -> Result<()> {
+    let config = Some([String::new(), "capture = \"af-xdp\"".to_owned()]);
+    for (offloads, family) in [(Offloads::On, Family::V4), (Offloads::Off, Family::V6)] {
+        let setup = PairSetup { offloads, config: config.clone(), ..PairSetup::default() };
+        everything_by("af-xdp", setup, family)?;
+    }
+    Ok(())
+}
+
+/// Asked for where it cannot do what the wire needs, it is refused, and the gate serves.
+#[test]
+fn by_the_gate_where_af_xdp_is_refused() -> Result<()> {
+    let daemons = PairOptions { vnet_hdr: false, ..PairOptions::default() };
+    let config = Some([String::new(), "capture = \"af-xdp\"".to_owned()]);
+    everything_by("gate", PairSetup { daemons, config, ..PairSetup::default() }, Family::V4)
 }
 
 /// How long the mixed traffic runs, in seconds.

@@ -224,7 +224,12 @@ impl Ledger {
     }
 
     pub(super) fn oldest_waiting(&self) -> Option<&Waiting> {
-        self.waiting.get(self.waiting_ends.front()?)
+        Some(self.oldest_waiting_with_key()?.1)
+    }
+
+    pub(super) fn oldest_waiting_with_key(&self) -> Option<(Key, &Waiting)> {
+        let key = self.waiting_ends.front()?;
+        Some((key, self.waiting.get(key)?))
     }
 
     /// Drops a piece that waited: it was matched, or nothing can match it any more.

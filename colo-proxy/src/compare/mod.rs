@@ -61,7 +61,6 @@ pub use self::stats::{
 };
 
 use self::classify::{Body, Subject, classify};
-use self::divergence::Pair;
 use self::ledger::{Cause, Ledger, What};
 use self::table::{Kind, Table};
 use self::tcp::Scene;
@@ -148,39 +147,6 @@ impl Engine {
             (subject, side) => self.compare(side, &subject, frame, out),
         }
         self.raise(out);
-    }
-
-    /// Looks after what is due at `now`.
-    pub fn on_timeout(&mut self, now: Instant, out: &mut Output) {
-        self.ledger.set_now(now);
-        self.resume_deferred(out);
-        if !self.ledger.requests.is_waiting() {
-            self.check_held();
-            self.check_waiting();
-            self.check_datagrams();
-        }
-        self.raise(out);
-    }
-
-    /// When to call [`Engine::on_timeout`] next.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        let ledger = &self.ledger;
-        if !self.deferred.is_empty() && !ledger.requests.is_underway() {
-            return Some(ledger.now());
-        }
-        if ledger.requests.is_waiting() {
-            // A checkpoint settles whatever could come due.
-            return None;
-        }
-        let timeout = ledger.limits.compare_timeout;
-        let due = [
-            ledger.oldest_held().and_then(|held| held.since.checked_add(timeout)),
-            ledger.oldest_waiting().and_then(|waiting| waiting.since.checked_add(timeout)),
-            self.timers.next(),
-            ledger.requests.poll_timeout(),
-        ];
-        let earliest = due.into_iter().flatten().min()?;
-        Some(ledger.requests.not_before().map_or(earliest, |at| earliest.max(at)))
     }
 
     /// Asks for a checkpoint for a reason that the engine does not see.
@@ -349,45 +315,6 @@ impl Engine {
         let now = self.ledger.now();
         if let Some(reason) = self.ledger.requests.raise(now, &mut self.ledger.stats) {
             out.requests.push(reason);
-        }
-    }
-
-    /// Asks for a checkpoint where the oldest held frame is too old.
-    fn check_held(&mut self) {
-        let ledger = &mut self.ledger;
-        let Some(held) = ledger.oldest_held() else { return };
-        if !ledger.is_overdue(held.since) {
-            return;
-        }
-        let place = match held.what {
-            What::Segment(segment) => segment.span().0,
-            _ => 0,
-        };
-        let (subject, _) = classify(&held.frame);
-        let name = subject.name();
-        ledger.diverge(&name, Reason::Timeout, place, Pair::NONE);
-    }
-
-    /// Asks for a checkpoint where the oldest waiting piece of the secondary is too old.
-    fn check_waiting(&mut self) {
-        let ledger = &mut self.ledger;
-        let Some(waiting) = ledger.oldest_waiting() else { return };
-        if !ledger.is_overdue(waiting.since) {
-            return;
-        }
-        let octets = waiting.octets.as_slice().to_vec();
-        let name = self.table.get_mut(waiting.flow).map(|flow| flow.name).unwrap_or_default();
-        let pair = Pair { primary: &[], secondary: &octets, at: 0 };
-        ledger.diverge(&name, Reason::SecondaryOnly, 0, pair);
-    }
-
-    fn check_datagrams(&mut self) {
-        while let Some(key) = self.timers.pop_due(self.ledger.now()) {
-            let Some(flow) = self.table.get_mut(key) else { continue };
-            let Kind::Datagram(state) = &mut flow.kind else { continue };
-            if let Some(at) = state.on_timer(&mut self.ledger, &flow.name) {
-                self.timers.push(at, key);
-            }
         }
     }
 }

@@ -27,13 +27,18 @@ impl Requests {
 
     /// The request to raise now, if there is one.
     pub(super) fn raise(&mut self, now: Instant, stats: &mut Stats) -> Option<Reason> {
-        if self.is_waiting() || self.not_before.is_some_and(|at| now < at) {
+        if !self.may_raise(now) {
             return None;
         }
         let reason = self.due.first()?;
         self.outstanding = true;
         stats.requests.add(reason);
         Some(reason)
+    }
+
+    /// A request can be raised at `now`.
+    pub(super) fn may_raise(&self, now: Instant) -> bool {
+        !self.is_waiting() && self.not_before.is_none_or(|at| now >= at)
     }
 
     /// A checkpoint will come by itself: no timer needs to run.

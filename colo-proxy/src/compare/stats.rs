@@ -97,6 +97,8 @@ pub struct SecondaryDropped {
     pub stale: u64,
     /// Output of a connection whose tuple is in use again.
     pub old_connection: u64,
+    /// Data from before what was seen of the primary's stream, never produced by it since.
+    pub before_start: u64,
     /// Sequence numbers far outside of the stream.
     pub out_of_window: u64,
     /// Twice the limit on what may wait was reached.

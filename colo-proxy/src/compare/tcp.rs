@@ -38,6 +38,8 @@ pub(super) struct Segment {
     /// Its place in the stream, data only.
     start: i64,
     end: i64,
+    /// The place where the primary's stream starts, or was met.
+    origin: i64,
     /// Where the data starts in the Ethernet frame.
     payload_at: u32,
     /// The acknowledgment; `None` without one.
@@ -48,9 +50,9 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// First place and length, for the record of a frame that waited too long.
-    pub(super) fn span(&self) -> (i64, u64) {
-        (self.start, (self.end - self.start) as u64)
+    /// Where the frame lies in the stream, counted from the start of the primary's.
+    pub(super) fn offset(&self) -> i64 {
+        self.start - self.origin
     }
 }
 
@@ -190,6 +192,25 @@ impl TcpFlow {
     /// Forgets what waits of the secondary, before the flow itself is forgotten.
     pub(super) fn drop_waiting(&mut self, ledger: &mut Ledger) {
         ledger.stats.secondary_dropped.no_flow += self.secondary.segments.drop_all(ledger);
+    }
+
+    /// Drops a waiting piece that lies before all that was seen of the primary, in a stream that
+    /// was met in its middle.
+    pub(super) fn drop_if_old(&mut self, ledger: &mut Ledger, key: Key) -> bool {
+        let segments = &mut self.secondary.segments;
+        let is_old = self.anchored
+            && self.isn.is_none()
+            && segments.find(key).is_some_and(|piece| piece.end <= self.low);
+        if is_old {
+            segments.remove(ledger, key);
+            ledger.stats.secondary_dropped.before_start += 1;
+        }
+        is_old
+    }
+
+    /// Where a waiting piece lies, counted from the start of the primary's stream.
+    pub(super) fn offset_of_waiting(&self, key: Key) -> i64 {
+        self.secondary.segments.find(key).map_or(0, |piece| piece.start - self.start)
     }
 
     /// What `segment` waits for.

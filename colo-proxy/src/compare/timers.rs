@@ -1,15 +1,25 @@
-//! The grace of datagram flows of which both guests have some without a match.
+//! What comes due: frames held for too long, secondary output that the primary does not produce,
+//! and datagrams of which both guests have some without a match.
 //!
 //! The compare timeout needs no timers: the ledger keeps everything in order of arrival, so the
-//! oldest is in front.
+//! oldest is in front, and no frame that agrees touches a timer.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
 use super::chain::Key;
+use super::classify::classify;
+use super::divergence::Pair;
+use super::ledger::What;
+use super::reason::Reason;
+use super::table::Kind;
+use super::{Engine, Output};
 
-/// Flows to look at, earliest first; each is in here once at most.
+/// Old retransmissions of the secondary dropped in one go.
+const DROPS_MAX: usize = 256;
+
+/// Datagram flows to look at, earliest first; each is in here once at most.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, Key)>>,
@@ -33,5 +43,92 @@ impl Timers {
 
     pub(super) fn clear(&mut self) {
         self.heap.clear();
+    }
+}
+
+impl Engine {
+    /// Looks after what is due at `now`.
+    pub fn on_timeout(&mut self, now: Instant, out: &mut Output) {
+        self.ledger.set_now(now);
+        self.resume_deferred(out);
+        if self.ledger.requests.may_raise(self.ledger.now()) {
+            self.check_held();
+            self.check_waiting();
+            self.check_datagrams();
+        }
+        self.raise(out);
+    }
+
+    /// When to call [`Engine::on_timeout`] next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let ledger = &self.ledger;
+        if !self.deferred.is_empty() && !ledger.requests.is_underway() {
+            return Some(ledger.now());
+        }
+        if ledger.requests.is_waiting() {
+            // A checkpoint settles whatever could come due.
+            return None;
+        }
+        let timeout = ledger.limits.compare_timeout;
+        let due = [
+            ledger.oldest_held().and_then(|held| held.since.checked_add(timeout)),
+            ledger.oldest_waiting().and_then(|waiting| waiting.since.checked_add(timeout)),
+            self.timers.next(),
+            ledger.requests.poll_timeout(),
+        ];
+        let earliest = due.into_iter().flatten().min()?;
+        Some(ledger.requests.not_before().map_or(earliest, |at| earliest.max(at)))
+    }
+
+    /// Asks for a checkpoint where the oldest held frame is too old.
+    fn check_held(&mut self) {
+        let ledger = &mut self.ledger;
+        let Some(held) = ledger.oldest_held() else { return };
+        if !ledger.is_overdue(held.since) {
+            return;
+        }
+        let (subject, _) = classify(&held.frame);
+        let place = match held.what {
+            What::Segment(segment) => segment.offset(),
+            _ => 0,
+        };
+        ledger.diverge(&subject.name(), Reason::Timeout, place, Pair::NONE);
+    }
+
+    /// Asks for a checkpoint where the oldest waiting piece of the secondary is too old. What lies
+    /// before all that was seen of the primary is a retransmission of output from before we were
+    /// there: no reason, it is only dropped.
+    fn check_waiting(&mut self) {
+        for _ in 0..DROPS_MAX {
+            let ledger = &mut self.ledger;
+            let Some((key, waiting)) = ledger.oldest_waiting_with_key() else { return };
+            if !ledger.is_overdue(waiting.since) {
+                return;
+            }
+            let (flow, octets) = (waiting.flow, waiting.octets.as_slice().to_vec());
+            let Some(flow) = self.table.get_mut(flow) else { return };
+            let place = match &mut flow.kind {
+                Kind::Tcp(state) => {
+                    if state.drop_if_old(ledger, key) {
+                        continue;
+                    }
+                    state.offset_of_waiting(key)
+                }
+                Kind::Datagram(_) => 0,
+            };
+            let pair = Pair { primary: &[], secondary: &octets, at: 0 };
+            ledger.diverge(&flow.name, Reason::SecondaryOnly, place, pair);
+            return;
+        }
+    }
+
+    fn check_datagrams(&mut self) {
+        while let Some(key) = self.timers.pop_due(self.ledger.now()) {
+            let Some(flow) = self.table.get_mut(key) else { continue };
+            let Kind::Datagram(state) = &mut flow.kind else { continue };
+            if let Some(at) = state.on_timer(&mut self.ledger, &flow.name) {
+                self.timers.push(at, key);
+            }
+        }
     }
 }

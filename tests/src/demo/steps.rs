@@ -25,7 +25,7 @@ const BY_GUEST: usize = 2;
 const ASK_LEN: u64 = 1500;
 const PAUSE: Duration = Duration::from_millis(2);
 /// Answers that each must have had before the host dies, and after it.
-const ANSWERS: u64 = 50;
+const ANSWERS: u64 = 300;
 const NOT_RUNNING: &str = "the daemon is not running";
 
 /// The lab and what runs in it. Fields are dropped in this order: daemons, guests, network.

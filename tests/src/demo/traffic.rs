@@ -7,10 +7,10 @@ use anyhow::Result;
 use crate::client::{Conversation, Latency, echo};
 use crate::network::{Family, Lab};
 
-const REQUESTS: u32 = 1500;
+const REQUESTS: u32 = 5000;
 const REQUEST_LEN: u64 = 200;
-const BULK_LEN: u64 = 48 << 20;
-const DATAGRAMS: u32 = 400;
+const BULK_LEN: u64 = 128 << 20;
+const DATAGRAMS: u32 = 4000;
 const DATAGRAM_LEN: usize = 512;
 
 /// What was measured; every octet was checked.

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 pub enum Command {
     /// Change one octet of the payload of the next TCP segment, or datagram, of the guest's port
     /// that has an octet at that place.
-    Flip { protocol: u8, guest_port: u16, at: u32 },
+    ///
+    /// With `keep_sum` the checksum stays right, as that of a guest that has computed something
+    /// else; without, it is the wire that has changed it.
+    Flip { protocol: u8, guest_port: u16, at: u32, keep_sum: bool },
     /// Stop moving frames, as a paused guest does.
     Pause,
     /// Go on.

@@ -11,11 +11,11 @@ pub struct Flip {
     pub protocol: u8,
     pub guest_port: u16,
     pub at: u32,
+    pub keep_sum: bool,
 }
 
 impl Flip {
-    /// Changes the frame if it is the one that is waited for; its checksum stays right, as that of
-    /// a guest that has computed something else.
+    /// Changes the frame if it is the one that is waited for.
     pub fn apply(self, frame: &mut [u8], packet: &Packet, vnet: VnetHdr) -> Option<Flipped> {
         if packet.protocol != self.protocol || be16(frame, packet.l4_at)? != self.guest_port {
             return None;
@@ -27,7 +27,11 @@ impl Flip {
         }
         let was = *frame.get(at)?;
         let is = was ^ 0x20;
-        sum::put(frame, packet, vnet, at, &[is])?;
+        if self.keep_sum {
+            sum::put(frame, packet, vnet, at, &[is])?;
+        } else {
+            *frame.get_mut(at)? = is;
+        }
         let seq = if self.protocol == TCP { be32(frame, packet.l4_at + 4)? } else { 0 };
         Some(Flipped {
             guest_port: self.guest_port,

@@ -176,8 +176,8 @@ impl Pump {
 
     fn obey(&mut self, command: &Command) -> Report {
         match *command {
-            Command::Flip { protocol, guest_port, at } => {
-                self.flip = Some(Flip { protocol, guest_port, at });
+            Command::Flip { protocol, guest_port, at, keep_sum } => {
+                self.flip = Some(Flip { protocol, guest_port, at, keep_sum });
             }
             Command::Pause => self.paused = true,
             Command::Resume => self.paused = false,

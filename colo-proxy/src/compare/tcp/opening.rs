@@ -71,6 +71,12 @@ impl Openings {
         }
     }
 
+    /// What is here, unless it answers another SYN of the peer than the primary's `opening` does.
+    pub(super) fn answering(self, opening: &Opening) -> Self {
+        let differs = self.ack().zip(opening.ack).is_some_and(|(ours, theirs)| ours != theirs);
+        if differs { Self::default() } else { self }
+    }
+
     /// What the SYN/ACK acknowledges.
     pub(super) fn ack(&self) -> Option<Seq> {
         self.syn_ack.as_ref()?.ack

@@ -68,6 +68,7 @@ impl TcpFlow {
         }
         let openings =
             if self.anchored { std::mem::take(&mut self.next) } else { self.secondary.opening };
+        let openings = openings.answering(opening);
         let previous_isn = self.secondary.opening.isn().filter(|_| self.anchored);
         let queues = std::mem::take(self);
         *self = Self {
@@ -111,6 +112,7 @@ impl TcpFlow {
         let mut segment = Segment {
             start: self.high,
             end: self.high,
+            origin: self.start,
             payload_at: tcp.payload_at,
             ack: None,
             opening: syn.then(|| Opening::read(octets, tcp)),
@@ -126,6 +128,7 @@ impl TcpFlow {
         }
         let first = Seq(tcp.seq).plus(u32::from(syn));
         segment.start = self.anchor(scene, first)?;
+        segment.origin = self.start;
         segment.end = segment.start + i64::from(tcp.payload_len);
         if let Some(ack) = ack {
             segment.ack = Some(self.place_ack(ack)?);

@@ -88,6 +88,17 @@ impl Segments {
         }
     }
 
+    /// The piece whose octets are kept under `key`. Searches all: not for every frame.
+    pub(super) fn find(&self, key: Key) -> Option<Piece> {
+        self.list.iter().find(|piece| piece.key == key).copied()
+    }
+
+    /// Drops the piece whose octets are kept under `key`.
+    pub(super) fn remove(&mut self, ledger: &mut Ledger, key: Key) {
+        self.list.retain(|piece| piece.key != key);
+        ledger.forget(&mut self.account, key);
+    }
+
     /// Drops every piece; says how many there were.
     pub(super) fn drop_all(&mut self, ledger: &mut Ledger) -> u64 {
         let mut dropped = 0;

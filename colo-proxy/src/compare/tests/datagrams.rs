@@ -178,6 +178,7 @@ fn fragments_are_compared_piece_by_piece_without_their_id() {
     // The same octets at another place are not the same.
     secondary(&mut rig, &fragment(&payload, 128, false, 200), &[]);
     secondary(&mut rig, &fragment(&payload, 64, false, 200), &[second]);
+    primary(&mut rig, &fragment(&payload, 192, false, 1), &[]);
 }
 
 #[test]

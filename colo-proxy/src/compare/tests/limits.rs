@@ -160,3 +160,27 @@ fn scattered_secondary_pieces_are_bounded_and_all_found() {
     assert_eq!(rig.checkpoint().0.len(), left);
     assert_eq!(rig.engine.stats().secondary_waiting.bytes, 0);
 }
+
+#[test]
+fn a_half_open_flow_whose_syn_ack_is_held_is_not_forgotten() {
+    let mut rig = Rig::with(Limits { flows_max: 2, ..Limits::default() });
+    let syn_ack = numbered(1).syn().ack(501);
+    rig.holds(&syn_ack);
+    for n in 10..30 {
+        rig.accept(&numbered(n), 1000, 500);
+    }
+    rig.frees(&syn_ack, &[&syn_ack]);
+}
+
+#[test]
+fn what_waits_of_a_forgotten_flow_is_dropped_with_it() {
+    let mut rig = Rig::with(Limits { flows_max: 2, ..Limits::default() });
+    for n in 0..10 {
+        rig.is_kept(&numbered(n).data(b"x"));
+        rig.frame(Side::Secondary, &Link::default().udp((n as u16, 1), b"x", 0));
+    }
+    let stats = rig.engine.stats();
+    assert_eq!(stats.secondary_waiting.frames, 2);
+    assert_eq!(stats.secondary_dropped.no_flow, 18);
+    assert_eq!(rig.wait(Duration::from_secs(3)).1, [Reason::SecondaryOnly]);
+}

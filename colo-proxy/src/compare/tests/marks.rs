@@ -272,3 +272,49 @@ fn a_reset_with_text_is_compared_as_it_is() {
     let frame = Tcp { salt: 0, ..reset.clone() };
     rig.frees(&frame, &[&reset]);
 }
+
+#[test]
+fn a_repeated_syn_ack_of_the_old_connection_does_not_vouch_for_the_new_one() {
+    let mut rig = Rig::new();
+    rig.is_kept(&tcp(777).syn().ack(501));
+    rig.passes(&tcp(1000).syn().ack(501));
+    let syn_ack = tcp(50_000).syn().ack(9001);
+    rig.holds(&syn_ack);
+    rig.is_kept(&tcp(777).syn().ack(501));
+    rig.is_kept(&tcp(778).syn().ack(501));
+    rig.frees(&tcp(888).syn().ack(9001), &[&syn_ack]);
+    // The same for a connection that the guest opens.
+    let mut rig = Rig::new();
+    rig.is_kept(&tcp(777).syn());
+    rig.passes(&tcp(1000).syn());
+    let syn = tcp(50_000).syn();
+    rig.holds(&syn);
+    rig.is_kept(&tcp(777).syn());
+    rig.frees(&tcp(888).syn(), &[&syn]);
+}
+
+#[test]
+fn an_old_syn_ack_that_came_first_does_not_vouch_either() {
+    let mut rig = Rig::new();
+    rig.is_kept(&tcp(777).syn().ack(501));
+    let syn_ack = tcp(50_000).syn().ack(9001);
+    rig.holds(&syn_ack);
+    rig.frees(&tcp(888).syn().ack(9001), &[&syn_ack]);
+}
+
+#[test]
+fn output_left_of_the_old_connection_is_not_released_by_the_new_one() {
+    let (mut rig, base) = talking();
+    let left = at(&base, 1005).data(b"left");
+    rig.holds(&left);
+    let late = at(&base, 1009).ack(700);
+    rig.holds(&late);
+    let syn = tcp(90_000).syn().ack(7001);
+    assert_eq!(rig.primary(&syn).1, [Reason::TupleReuse]);
+    rig.frees(&tcp(80_000).syn().ack(7001), &[&syn]);
+    // The same octets at the same offset, the same offset acknowledged, and a FIN.
+    let data = tcp(90_001).ack(7001 + 200).data(b"dataleft");
+    rig.holds(&data);
+    rig.frees(&data, &[&data]);
+    assert_eq!(rig.checkpoint().0, [left.build(), late.build()]);
+}

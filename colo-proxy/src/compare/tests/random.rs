@@ -1,4 +1,4 @@
-//! A small generator of numbers that a seed determines (SplitMix64).
+//! A small generator of numbers that a seed determines (`SplitMix64`).
 
 #[derive(Clone, Debug)]
 pub(super) struct Random(pub(super) u64);

@@ -72,7 +72,7 @@ impl Plan {
         disorder(random, &mut claims);
         let mut claims = self.acknowledge(random, claims, acked);
         if syn && self.has_syn {
-            let ack = (self.peer_isn % 2 == 0).then_some(0);
+            let ack = self.peer_isn.is_multiple_of(2).then_some(0);
             claims.insert(0, Claim { syn: true, ack, ..Claim::default() });
         }
         let all = Some(self.peer_len);

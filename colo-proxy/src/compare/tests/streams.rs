@@ -191,7 +191,7 @@ impl Tuple {
 impl Run {
     fn new(seed: u64, sabotage: Sabotage, flip: bool) -> Self {
         let mut random = Random(seed);
-        let tuples: Vec<_> = (0..1 + random.below(3)).map(|n| Tuple::new(&mut random, n)).collect();
+        let tuples: Vec<_> = (0..=random.below(3)).map(|n| Tuple::new(&mut random, n)).collect();
         let flows = (0..random.below(3)).map(|n| Flow::new(&mut random, n)).collect();
         let mut run = Self {
             rig: Rig::new(),

@@ -1,0 +1,56 @@
+//! The demo leaves nothing behind when it is interrupted. That it holds is `cargo xtask test`'s.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use colo_lab::process::Process;
+use colo_lab::root::require_root;
+use nix::sys::signal::Signal;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a demo with this pid has on the machine: namespaces, and processes by their parent.
+fn left(pid: u32) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        left.extend(name.starts_with(&format!("colo-{pid}-")).then_some(name));
+    }
+    for entry in std::fs::read_dir("/proc").context("listing /proc")?.flatten() {
+        let path = entry.path().join("cmdline");
+        let line = std::fs::read(path).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        left.extend(line.contains(&format!("/colo-{pid}-")).then_some(line));
+    }
+    Ok(left)
+}
+
+fn interrupted(signal: Signal, at: &str) -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
+    command.arg("--plain").stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut demo = Process::spawn("demo", command, &[])?;
+    let stdout = demo.take_stdout().context("stdout is piped")?;
+    let reached = BufReader::new(stdout).lines().map_while(Result::ok).any(|l| l.contains(at));
+    assert!(reached, "the demo ended before `{at}`: {}", demo.stderr());
+    assert!(!left(demo.pid())?.is_empty(), "the search finds nothing, even while it runs");
+    demo.signal(signal)?;
+    let status = demo.wait(TIMEOUT)?;
+    assert_eq!(status.code(), Some(128 + signal as i32), "{}", demo.stderr());
+    assert_eq!(left(demo.pid())?, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn sigterm_in_plain_traffic_leaves_nothing() -> Result<()> {
+    interrupted(Signal::SIGTERM, "1. ")
+}
+
+#[test]
+fn ctrl_c_under_protection_leaves_nothing() -> Result<()> {
+    interrupted(Signal::SIGINT, ": protected")
+}
