@@ -9,9 +9,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, Stats64};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{
-    Handle, LinkMessageBuilder, LinkUnspec, MulticastGroup, new_multicast_connection,
-};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, MulticastGroup, new_multicast_connection};
 
 /// What could not be done with an interface.
 #[derive(Debug, thiserror::Error)]

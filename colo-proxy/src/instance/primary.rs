@@ -14,7 +14,8 @@ use super::peer::{Peer, PeerEvent};
 use super::protection::{Action, Protection, State};
 use super::readable::{Drained, Readable};
 use super::wiring::{
-    Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate, sleep_until, system,
+    Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate, sleep_until,
+    system,
 };
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};
@@ -378,11 +379,7 @@ impl Primary {
         }
     }
 
-    async fn on_link(
-        &mut self,
-        event: LinkEvent,
-        watch: &LinkWatch,
-    ) -> Result<(), InstanceError> {
+    async fn on_link(&mut self, event: LinkEvent, watch: &LinkWatch) -> Result<(), InstanceError> {
         let name = &self.claim.name;
         match event {
             LinkEvent::Left => {

@@ -14,10 +14,11 @@ use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest}
 use super::name::Claim;
 use super::peer::{Peer, PeerEvent};
 use super::readable::{Drained, Readable};
-use super::trace::Trace;
 use super::repeat;
+use super::trace::Trace;
 use super::wiring::{
-    Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate, sleep_until, system,
+    Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate, sleep_until,
+    system,
 };
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};
@@ -363,11 +364,7 @@ impl Secondary {
         let _ = self.output_gate.write_frame(frame);
     }
 
-    async fn on_link(
-        &mut self,
-        event: LinkEvent,
-        inputs: &Inputs,
-    ) -> Result<(), InstanceError> {
+    async fn on_link(&mut self, event: LinkEvent, inputs: &Inputs) -> Result<(), InstanceError> {
         let (name, netdev) = (&self.claim.name, &self.guest.netdev);
         match event {
             LinkEvent::Left => {

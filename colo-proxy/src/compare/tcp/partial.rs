@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn it_acknowledges_less_carries_nothing_and_its_checksums_are_right() {
-        for (v6, payload) in [(false, &b"data"[..]), (true, b"data"), (false, b""), (true, b"odd")] {
+        for (v6, payload) in [(false, &b"data"[..]), (true, b"data"), (false, b""), (true, b"odd")]
+        {
             let frame = acknowledgment(&held(v6, payload), Seq(3000)).expect("a segment");
             assert_eq!(frame.vnet(), [0; 12]);
             let packet = SlicedPacket::from_ethernet(frame.ethernet()).expect("it parses");
@@ -103,7 +104,9 @@ mod tests {
                     assert_eq!(header.header_checksum, header.calc_header_checksum());
                     tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination())
                 }
-                Some(etherparse::NetSlice::Ipv6(ip)) => tcp.calc_checksum_ipv6(ip.header().source(), ip.header().destination()),
+                Some(etherparse::NetSlice::Ipv6(ip)) => {
+                    tcp.calc_checksum_ipv6(ip.header().source(), ip.header().destination())
+                }
                 other => panic!("no IP: {other:?}"),
             };
             assert_eq!(sum.expect("it is short"), tcp.checksum());

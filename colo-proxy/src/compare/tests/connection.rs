@@ -353,7 +353,11 @@ fn a_peer_is_told_what_both_have_received_and_no_more() {
     assert_eq!(rig.acknowledged(&tcp(1001).ack(2000).salt(3)), [0u32; 0], "never less");
     assert_eq!(rig.acknowledged(&tcp(1001).ack(4000).salt(4)), [4000]);
     rig.frees(&tcp(1001).ack(5000).salt(5), &[&all]);
-    assert_eq!(rig.acknowledged(&tcp(1001).ack(6000).salt(6)), [0u32; 0], "nor what the primary lacks");
+    assert_eq!(
+        rig.acknowledged(&tcp(1001).ack(6000).salt(6)),
+        [0u32; 0],
+        "nor what the primary lacks"
+    );
 }
 
 /// Where the primary has said just that, or nothing waits, its own frames do.
