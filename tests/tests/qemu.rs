@@ -3,6 +3,7 @@
 //! A virtio-net card with all its offloads, sequence numbers and timestamps of two kernels that
 //! know nothing of each other, delayed acknowledgments at two different paces.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -181,13 +182,14 @@ impl Pair {
                 let told = counters.into_iter().filter(|(_, value)| *value > 0);
                 told.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
             });
-            text += &format!("{}: {counters:?}\n", guest.process.name());
+            let _ = writeln!(text, "{}: {counters:?}", guest.process.name());
         }
         for (daemon, side) in [(&self.primary, Side::Primary), (&self.secondary, Side::Secondary)] {
             let links = self.lab.host(side).namespace.output("ip", &["-s", "-o", "link"]);
             let status = daemon.status().map(|status| status.0.to_string());
             let log = daemon.process.stderr();
-            text += &format!("{}:\n{log}\n{status:?}\n{links:?}\n", daemon.process.name());
+            let name = daemon.process.name();
+            let _ = writeln!(text, "{name}:\n{log}\n{status:?}\n{links:?}");
         }
         text
     }

@@ -11,7 +11,7 @@ const MACROS: [&str; 3] = ["todo!", "unimplemented!", "dbg!"];
 const EMPTY_NAMES: [&str; 8] =
     ["util", "utils", "helper", "helpers", "manager", "managers", "misc", "common"];
 /// Files that may sleep, each with the reason why it waits for no event.
-const SLEEPERS: [(&str, &str); 11] = [
+const SLEEPERS: [(&str, &str); 12] = [
     ("colo-proxy/src/colo_frame/script.rs", "a script that ends at once is not started at once"),
     ("colo-proxy/src/endpoint.rs", "a peer that is not there is not asked without pause"),
     ("colo-proxy/src/instance/lanes.rs", "an error that comes back at once must not spin"),
@@ -23,6 +23,7 @@ const SLEEPERS: [(&str, &str); 11] = [
     ("tests/tests/datapath/pair.rs", "the delay of a wire, which is what the test is about"),
     ("tests/tests/lab.rs", "the length of a pause that a test is about"),
     ("tests/tests/lanes.rs", "shows that nothing happens for a time"),
+    ("tests/tests/traffic.rs", "the length of a guest's pauses, which a test is about"),
 ];
 
 /// All rules on the source `text` at `path`.

@@ -1,0 +1,46 @@
+//! Input that the secondary guest loses and the primary's does not.
+//!
+//! The peer hears the primary's acknowledgments only, so it does not know what is missing, and
+//! cannot repeat it. Without the daemon's help each such loss ends in a checkpoint.
+
+use anyhow::{Result, ensure};
+use colo_lab::client::{Calls, Conversation};
+use colo_lab::link;
+use colo_lab::network::{Family, Side};
+use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::root::require_root;
+
+/// One frame in so many does not reach the secondary guest.
+const ONE_IN: u32 = 50;
+const UP_LEN: u64 = 3_000_000;
+const ROUNDS: u32 = 50;
+
+#[test]
+fn input_that_only_the_secondary_loses_is_repeated_to_it() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(PairSetup::default())?;
+    let host = pair.lab.host(Side::Secondary);
+    for family in Family::BOTH {
+        let client = &pair.lab.client;
+        let mut conversation = Conversation::open(client, family)?;
+        let mut called = Calls::new(client, family)?.call()?;
+        link::lossy(&host.namespace, &host.tap, ONE_IN)?;
+        for conversation in [&mut conversation, &mut called] {
+            conversation.up(UP_LEN)?;
+            for _ in 0..ROUNDS {
+                conversation.ask(4000)?;
+                conversation.echo(4000)?;
+            }
+        }
+        link::lossless(&host.namespace, &host.tap)?;
+        conversation.close()?;
+        called.close()?;
+    }
+    let repeated = pair.secondary.status()?.detail("/input/repeated_frames")?;
+    ensure!(repeated > 0, "nothing was lost, or it was repeated by somebody else");
+    pair.expect_no_checkpoints()?;
+    pair.expect_right_sums()?;
+    pair.finish()
+}
