@@ -24,7 +24,12 @@ pub enum Message {
     /// one end sent and the other has not got, now or soon, was lost on the way.
     Counters { sent: u64, received: u64 },
     /// Primary to secondary: a checkpoint has put the primary's state into the secondary guest.
-    Epoch { epoch: u64 },
+    Epoch {
+        /// Random, of the primary's daemon: the same epoch of the same session is the same
+        /// checkpoint, told again after the lanes were gone.
+        session: u64,
+        epoch: u64,
+    },
     /// The secondary's answer: offsets are void, and `sent` frames had gone into the current
     /// `secondary_out` connection before that; they belong to the older epoch.
     EpochDone { epoch: u64, sent: u64 },
@@ -58,7 +63,7 @@ mod tests {
             Message::Hello { version: 1, role: "primary".into() },
             Message::Heartbeat,
             Message::Counters { sent: 1, received: 2 },
-            Message::Epoch { epoch: u64::MAX },
+            Message::Epoch { session: 7, epoch: u64::MAX },
             Message::EpochDone { epoch: 3, sent: 17 },
         ];
         for message in all {

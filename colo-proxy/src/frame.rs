@@ -32,6 +32,19 @@ impl Frame {
         self.bytes.get(..usize::from(self.vnet_len)).unwrap_or_default()
     }
 
+    /// The same frame in memory of its own, if it is short: one that is kept for long must not keep
+    /// the read buffer of a hundred others.
+    #[must_use]
+    pub fn compact(&self) -> Self {
+        const SHORT: usize = 2048;
+        let bytes = if self.bytes.len() <= SHORT {
+            Bytes::copy_from_slice(&self.bytes)
+        } else {
+            self.bytes.clone()
+        };
+        Self { bytes, vnet_len: self.vnet_len }
+    }
+
     /// Header and frame, as they were read.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes

@@ -64,6 +64,8 @@ pub struct LinkWatch {
     messages: Messages,
     /// The index that was reported last.
     present: Option<u32>,
+    /// The kernel dropped messages, and what is true now has yet to be asked.
+    overrun: bool,
 }
 
 type Messages = futures_util::stream::BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>;
@@ -84,7 +86,7 @@ impl LinkWatch {
             new_multicast_connection(&[MulticastGroup::Link]).map_err(LinkError::Socket)?;
         tokio::spawn(connection);
         let messages = messages.map(|(message, _)| message).boxed();
-        let mut watch = Self { name: name.into(), handle, messages, present: None };
+        let mut watch = Self { name: name.into(), handle, messages, present: None, overrun: false };
         let link = watch.get().await.ok_or_else(|| LinkError::Missing { name: name.into() })?;
         if !link.tap {
             return Err(LinkError::NotATap { name: name.into() });
@@ -96,6 +98,13 @@ impl LinkWatch {
     /// Waits until the interface goes or comes. Can be dropped without losing an event.
     pub async fn next(&mut self) -> LinkEvent {
         loop {
+            if self.overrun {
+                let now = self.get().await;
+                self.overrun = false;
+                if let Some(event) = self.compare(now) {
+                    return event;
+                }
+            }
             let Some(message) = self.messages.next().await else {
                 // The netlink task only ends with the runtime.
                 return std::future::pending().await;
@@ -107,10 +116,10 @@ impl LinkWatch {
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
                     self.seen(&link, false)
                 }
-                // The kernel dropped messages: what is true now tells what they said.
+                // What is true now tells what the messages said that were dropped.
                 NetlinkPayload::Overrun(_) => {
-                    let now = self.get().await;
-                    self.compare(now)
+                    self.overrun = true;
+                    None
                 }
                 _ => None,
             };

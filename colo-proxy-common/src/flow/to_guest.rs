@@ -65,7 +65,9 @@ pub(super) fn established(
     let over = is == state::CLOSED || is == state::RESET;
     let translation = entry.translation(now.epoch);
     if segment.is_syn() {
-        return if over && !now.failed_over { again(now, segment, entry, record) } else { PASS };
+        // After a reset by the peer, which may be forged like this SYN, the guest's answer decides.
+        let closed = is == state::CLOSED && !now.failed_over;
+        return if closed { again(now, segment, entry, record) } else { PASS };
     }
     if is == state::REOPENING {
         return reopening(now, segment, entry, translation);

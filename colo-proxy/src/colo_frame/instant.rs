@@ -1,6 +1,7 @@
 //! Answers every request as done at once, and copies nothing: for laboratories and benchmarks.
 
 use std::collections::VecDeque;
+use std::task::Poll;
 
 use super::{ColoFrame, Command, Event, NextEvent};
 
@@ -19,9 +20,10 @@ impl ColoFrame for Instant {
     }
 
     fn next_event(&mut self) -> NextEvent<'_> {
-        match self.due.pop_front() {
-            Some(event) => Box::pin(std::future::ready(event)),
-            None => Box::pin(std::future::pending()),
-        }
+        // Taken when it is polled: a future that is dropped before that must not lose an event.
+        Box::pin(std::future::poll_fn(|_| match self.due.pop_front() {
+            Some(event) => Poll::Ready(event),
+            None => Poll::Pending,
+        }))
     }
 }

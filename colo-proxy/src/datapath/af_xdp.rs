@@ -159,6 +159,11 @@ impl Capture for AfXdp {
         Ok(read)
     }
 
+    /// XDP has lost the checksum state and the segment size.
+    fn is_faithful(&self) -> bool {
+        false
+    }
+
     fn stats(&self) -> CaptureStats {
         let parts = self.sockets.iter().map(QueueSocket::stats).chain([self.gate.stats()]);
         parts.fold(CaptureStats::default(), sum)

@@ -23,7 +23,8 @@ impl Default for AgeLimits {
     fn default() -> Self {
         Self {
             closed_ns: 60 * SECOND_NS,
-            reset_ns: 600 * SECOND_NS,
+            // As long as an idle connection at the least: the reset may be forged.
+            reset_ns: 7440 * SECOND_NS,
             // RFC 5382, REQ-5: no less than 2 hours and 4 minutes. Five days, as conntrack has it.
             idle_ns: 5 * 24 * 3600 * SECOND_NS,
             full_percent: 90,

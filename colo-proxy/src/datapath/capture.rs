@@ -56,6 +56,10 @@ pub trait Capture: Send {
     /// will ever come again.
     fn read_batch(&mut self, max_frames: usize, into: &mut Vec<Frame>) -> io::Result<usize>;
 
+    /// Its frames are whole: their checksums and segment sizes are as the guest meant them, so that
+    /// they can still be sent as the guest's.
+    fn is_faithful(&self) -> bool;
+
     /// Totals since the backend was opened.
     fn stats(&self) -> CaptureStats;
 
@@ -93,6 +97,10 @@ impl Capture for GateCapture {
             read += 1;
         }
         Ok(read)
+    }
+
+    fn is_faithful(&self) -> bool {
+        true
     }
 
     fn stats(&self) -> CaptureStats {

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::readable::{Drained, Readable};
+use super::wiring::GATE_QUEUE_LEN;
 use crate::datapath::capture::{Capture, CaptureStats};
 use crate::endpoint::{Port, Stream};
 use crate::frame::Frame;
@@ -205,7 +206,8 @@ pub(super) enum OutgoingRequest {
     /// Take everything from the source that is there now, then say how many frames have gone into
     /// the current connection.
     Mark(oneshot::Sender<u64>),
-    /// Close the connection for good, and give back what was captured and not sent.
+    /// Close the connection for good, and give back what was captured and not read yet, where it
+    /// can still be sent as the guest's.
     Finish(oneshot::Sender<Vec<Frame>>),
     /// Read from here instead.
     Source(Box<dyn Capture>),
@@ -285,7 +287,12 @@ impl Sender {
                     frames.clear();
                 }
                 request = requests.recv() => match request {
-                    Some(OutgoingRequest::Mark(reply)) => { let _ = reply.send(0); }
+                    Some(OutgoingRequest::Mark(reply)) => {
+                        // What was captured so far is of before the mark, and has nowhere to go.
+                        let dropped = self.drain().len() as u64;
+                        self.lane.stats.dropped_no_peer.fetch_add(dropped, Relaxed);
+                        let _ = reply.send(0);
+                    }
                     Some(OutgoingRequest::Finish(reply)) => { self.finish(reply); return None }
                     Some(OutgoingRequest::Source(source)) => self.read_from(source),
                     None => return None,
@@ -355,7 +362,13 @@ impl Sender {
     }
 
     fn finish(&mut self, reply: oneshot::Sender<Vec<Frame>>) {
-        let _ = reply.send(self.drain());
+        let faithful = self.lane.source.is_faithful();
+        let mut frames = self.drain();
+        if !faithful {
+            let lost = frames.drain(..).map(|frame| frame.len() as u64).sum();
+            self.lane.stats.lost_bytes.fetch_add(lost, Relaxed);
+        }
+        let _ = reply.send(frames);
     }
 
     fn read_from(&mut self, source: Box<dyn Capture>) {
@@ -365,10 +378,14 @@ impl Sender {
         }
     }
 
-    /// Everything captured that is there now; bounded by what the kernel queues for a gate.
+    /// Everything captured that is there now; a guest that goes on sending must not keep us here.
     fn drain(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();
-        while let Ok(((), Drained::No)) = read_batch(&mut *self.lane.source, &mut frames) {}
+        for _ in 0..=GATE_QUEUE_LEN as usize / BATCH {
+            if !matches!(read_batch(&mut *self.lane.source, &mut frames), Ok(((), Drained::No))) {
+                break;
+            }
+        }
         frames
     }
 }

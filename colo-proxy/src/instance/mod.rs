@@ -6,6 +6,7 @@
 //! are brought to them, and their decisions are carried out.
 
 mod announce;
+mod cut;
 mod hold;
 mod lanes;
 mod log_limit;

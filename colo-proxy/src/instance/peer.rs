@@ -123,6 +123,7 @@ async fn converse(
     let mut counters = tokio::time::interval(COUNTERS);
     counters.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = Instant::now();
+    let mut introduction = Introduction::default();
     loop {
         let outgoing = tokio::select! {
             line = lines.next() => {
@@ -132,7 +133,7 @@ async fn converse(
                     None => return "the peer closed the connection".into(),
                 };
                 heard = Instant::now();
-                if let Err(why) = pass_on(&line, role, events).await {
+                if let Err(why) = pass_on(&line, role, &mut introduction, events).await {
                     return why;
                 }
                 continue;
@@ -156,20 +157,76 @@ async fn converse(
     }
 }
 
-async fn pass_on(line: &str, role: Role, events: &mpsc::Sender<PeerEvent>) -> Result<(), String> {
-    match serde_json::from_str(line) {
-        Ok(Message::Heartbeat) => Ok(()),
-        Ok(Message::Hello { version, .. }) if version != VERSION => {
-            Err(format!("the peer speaks version {version} of the control lane, not {VERSION}"))
+/// What is known of the peer on a connection.
+#[derive(Debug, Default)]
+struct Introduction {
+    done: bool,
+}
+
+impl Introduction {
+    /// The first message must say who speaks, and that must be the other half of a pair.
+    fn check(&mut self, message: &Message, role: Role) -> Result<(), String> {
+        match message {
+            Message::Hello { version, .. } if *version != VERSION => {
+                Err(format!("the peer speaks version {version} of the control lane, not {VERSION}"))
+            }
+            Message::Hello { role: peer, .. } if *peer == opposite(role).to_string() => {
+                self.done = true;
+                Ok(())
+            }
+            Message::Hello { role: peer, .. } => {
+                Err(format!("the peer says that it is a {peer}; a {role} wants the other half"))
+            }
+            _ if self.done => Ok(()),
+            other => Err(format!("the peer began with {other:?} and not with hello")),
         }
-        Ok(Message::Hello { role: peer, .. }) if peer == role.to_string() => {
-            Err(format!("the peer is a {peer} as well; exchange the roles of one end"))
-        }
-        Ok(message) => events.send(PeerEvent::Message(message)).await.map_err(|_| "ending".into()),
+    }
+}
+
+fn opposite(role: Role) -> Role {
+    match role {
+        Role::Primary => Role::Secondary,
+        Role::Secondary => Role::Primary,
+    }
+}
+
+async fn pass_on(
+    line: &str,
+    role: Role,
+    introduction: &mut Introduction,
+    events: &mpsc::Sender<PeerEvent>,
+) -> Result<(), String> {
+    let message = match serde_json::from_str(line) {
+        Ok(message) => message,
         // A later version may say more.
         Err(error) => {
-            log::debug!("control lane: `{line}` was ignored: {error}");
-            Ok(())
+            log::debug!("control lane: a line was ignored: {error}");
+            return Ok(());
         }
+    };
+    introduction.check(&message, role)?;
+    match message {
+        Message::Heartbeat | Message::Hello { .. } => Ok(()),
+        message => events.send(PeerEvent::Message(message)).await.map_err(|_| "ending".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(version: u32, role: &str) -> Message {
+        Message::Hello { version, role: role.into() }
+    }
+
+    #[test]
+    fn only_the_other_half_that_says_so_first_is_heard() {
+        let mut introduction = Introduction::default();
+        let epoch = Message::Epoch { session: 1, epoch: 1 };
+        assert!(introduction.check(&epoch, Role::Secondary).is_err(), "before hello");
+        assert!(introduction.check(&hello(VERSION, "secondary"), Role::Secondary).is_err());
+        assert!(introduction.check(&hello(VERSION + 1, "primary"), Role::Secondary).is_err());
+        assert!(introduction.check(&hello(VERSION, "primary"), Role::Secondary).is_ok());
+        assert!(introduction.check(&epoch, Role::Secondary).is_ok());
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::cut::Cut;
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::log_limit::LogLimit;
 use super::name::Claim;
@@ -14,7 +15,7 @@ use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
 use super::protection::{Action, Protection, State};
 use super::readable::{Drained, Readable};
 use super::wiring::{
-    Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach,
+    GATE_QUEUE_LEN, Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach,
     sleep_until, system,
 };
 use super::{InstanceError, asked_to_stop};
@@ -31,9 +32,6 @@ use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::status::{self, Question, Reply, Request};
 
 mod report;
-
-/// Frames of the secondary that may wait for the mark between two epochs.
-const UNSORTED_MAX: usize = 16 * 1024;
 
 pub(super) async fn run(
     guest: Guest,
@@ -85,6 +83,8 @@ struct Primary {
     peer_up: bool,
     netdev: Option<Link>,
     epoch: u64,
+    /// Tells our epochs from those of an earlier daemon; random.
+    session: u64,
     cut: Cut,
     /// A checkpoint has begun and is not done yet.
     checkpoint_running: bool,
@@ -95,16 +95,6 @@ struct Primary {
     messages: VecDeque<Message>,
 }
 
-/// Where the secondary's frames of one epoch end on its lane.
-#[derive(Debug, Default)]
-struct Cut {
-    /// Frames that came in on this connection.
-    received: u64,
-    /// The epoch whose mark is awaited; until it comes, frames are kept unsorted.
-    awaited: Option<u64>,
-    unsorted: VecDeque<Frame>,
-}
-
 #[derive(Debug, Default)]
 struct Stats {
     mirror: Arc<LaneStats>,
@@ -113,7 +103,9 @@ struct Stats {
     /// Frames the kernel did not take back from us.
     release_failed: u64,
     released_unprotected: u64,
-    unsorted_overflow: u64,
+    /// Frames of the secondary that came while protection was off.
+    secondary_ignored: u64,
+    checkpoints_ignored: u64,
     /// Frames of a TAP that came back which passed before our programs were on it.
     unguarded: u64,
     resyncs: u64,
@@ -168,6 +160,7 @@ impl Primary {
             input_gate,
             mirror_endpoint,
             secondary_endpoint,
+            session: seed.rotate_left(32) ^ u64::from(std::process::id()),
             engine: Engine::new(limits, seed),
             out: Output::default(),
             protection,
@@ -243,26 +236,35 @@ impl Primary {
             LaneEvent::Frames(frames) => {
                 let now = Instant::now();
                 for frame in frames {
-                    self.cut.received += 1;
-                    self.on_secondary_frame(now, frame);
+                    if let Some(frame) = self.cut.on_frame(frame) {
+                        self.compare(now, frame);
+                    }
                 }
             }
             LaneEvent::Up | LaneEvent::Down => {
                 self.secondary_up = matches!(event, LaneEvent::Up);
-                // The mark that was awaited counts frames of a connection that is gone.
-                self.cut = Cut::default();
+                let stale = self.cut.on_connection();
+                self.engine.dropped_stale(stale);
+                // The mark that is awaited has to count frames of this connection.
+                self.ask_for_mark();
                 self.on_peer_change();
             }
         }
     }
 
-    fn on_secondary_frame(&mut self, now: Instant, frame: Frame) {
-        if self.cut.awaited.is_none() {
-            self.engine.on_frame(now, Side::Secondary, frame, &mut self.out);
-        } else if self.cut.unsorted.len() < UNSORTED_MAX {
-            self.cut.unsorted.push_back(frame);
+    /// A frame of the secondary's present epoch.
+    fn compare(&mut self, now: Instant, frame: Frame) {
+        if self.protection.state() == State::Unprotected {
+            self.stats.secondary_ignored += 1;
         } else {
-            self.stats.unsorted_overflow += 1;
+            self.engine.on_frame(now, Side::Secondary, frame, &mut self.out);
+        }
+    }
+
+    /// Asks the secondary where the epoch ends on its lane, if that is not known.
+    fn ask_for_mark(&mut self) {
+        if let Some(epoch) = self.cut.awaited().filter(|_| self.peer_up) {
+            self.messages.push_back(Message::Epoch { session: self.session, epoch });
         }
     }
 
@@ -275,34 +277,24 @@ impl Primary {
         match event {
             PeerEvent::Up | PeerEvent::Down => {
                 self.peer_up = matches!(event, PeerEvent::Up);
-                // Nobody is left to send the mark.
-                self.sort(0);
+                self.ask_for_mark();
                 self.on_peer_change();
             }
             PeerEvent::Message(message) => match self.stats.peer.take(message) {
                 None => {}
-                Some(Message::EpochDone { epoch, sent }) => {
-                    if self.cut.awaited == Some(epoch) {
-                        self.sort(sent);
-                    }
-                }
+                Some(Message::EpochDone { epoch, sent }) => self.sort(epoch, sent),
                 Some(other) => log::debug!("control lane: {other:?} is not for a primary"),
             },
         }
     }
 
-    /// The first `sent` frames of the connection are of the old epoch; those of them that wait are
-    /// dropped, the others compared.
-    fn sort(&mut self, sent: u64) {
-        if self.cut.awaited.take().is_none() {
-            return;
-        }
-        let before = self.cut.received - self.cut.unsorted.len() as u64;
-        let stale = sent.saturating_sub(before).min(self.cut.unsorted.len() as u64);
+    /// The secondary has told where the epoch ends on its lane.
+    fn sort(&mut self, epoch: u64, sent: u64) {
+        let (stale, fresh) = self.cut.on_mark(epoch, sent);
         self.engine.dropped_stale(stale);
         let now = Instant::now();
-        for frame in std::mem::take(&mut self.cut.unsorted).into_iter().skip(stale as usize) {
-            self.engine.on_frame(now, Side::Secondary, frame, &mut self.out);
+        for frame in fresh {
+            self.compare(now, frame);
         }
     }
 
@@ -321,15 +313,18 @@ impl Primary {
                 self.engine.checkpoint_began(now);
                 self.checkpoint_running = true;
             }
+            // Nothing says which output its state covers.
+            Event::CheckpointDone { .. } if !self.checkpoint_running => {
+                self.stats.checkpoints_ignored += 1;
+                log::warn!("{}: a checkpoint is done that had not begun; ignored", self.claim.name);
+            }
             Event::CheckpointDone { state_copied } => {
-                if !std::mem::take(&mut self.checkpoint_running) {
-                    self.drain_output();
-                    self.engine.checkpoint_began(now);
-                }
+                self.checkpoint_running = false;
                 self.epoch += 1;
-                if *state_copied && self.peer_up && self.guest.control.is_some() {
-                    self.cut.awaited = Some(self.epoch);
-                    self.messages.push_back(Message::Epoch { epoch: self.epoch });
+                if *state_copied && self.guest.control.is_some() {
+                    let stale = self.cut.wait_for(self.epoch);
+                    self.engine.dropped_stale(stale);
+                    self.ask_for_mark();
                 }
                 self.engine.checkpoint_done(now, &mut self.out);
                 let action = self.protection.on_checkpoint_done();
@@ -347,26 +342,34 @@ impl Primary {
         }
     }
 
+    /// Reads what the kernel has queued by now, and no more: a guest that goes on sending must not
+    /// keep us here.
     fn drain_output(&mut self) {
         let mut frames = Vec::with_capacity(BATCH);
-        while self.engine.has_room()
-            && let Ok(((), Drained::No)) = read_gate(&self.output_gate, &mut frames)
-        {
+        for _ in 0..=GATE_QUEUE_LEN as usize / BATCH {
+            let read = read_gate(&self.output_gate, &mut frames);
             self.on_output(&mut frames);
+            if self.protection.state() == State::Unprotected {
+                self.write_released();
+            }
+            if !matches!(read, Ok(((), Drained::No))) {
+                return;
+            }
         }
-        self.on_output(&mut frames);
     }
 
     fn act(&mut self, action: Option<Action>) {
         let Some(action) = action else { return };
         let state = self.protection.state();
+        if action != Action::Announce {
+            // A checkpoint of before covers nothing that is held from here on.
+            self.checkpoint_running = false;
+        }
         match action {
             Action::Announce => log::info!("{}: {}", self.claim.name, describe(state)),
             Action::Unprotect => {
                 log::warn!("{}: {}", self.claim.name, describe(state));
-                self.drain_output();
-                self.engine.release_all(Instant::now(), &mut self.out);
-                self.set_mode(Mode::Off);
+                self.release_everything();
                 let instance = self.claim.name.clone();
                 self.commands.push_back(Command::PeerLost { instance });
             }
@@ -377,6 +380,13 @@ impl Primary {
                 self.engine.request_checkpoint(Instant::now(), Reason::Resync, &mut self.out);
             }
         }
+    }
+
+    /// Rule (c), in the order in which the guest sent it: what is held, then what is queued.
+    fn release_everything(&mut self) {
+        self.set_mode(Mode::Off);
+        self.engine.release_all(Instant::now(), &mut self.out);
+        self.drain_output();
     }
 
     fn set_mode(&mut self, mode: Mode) {
@@ -403,8 +413,8 @@ impl Primary {
         }
     }
 
-    /// Does what the engines decided.
-    fn carry_out(&mut self, inputs: &mut Inputs) {
+    /// Lets go what may leave.
+    fn write_released(&mut self) {
         for frame in self.out.release.drain(..).chain(self.out.acknowledgments.drain(..)) {
             match self.output_gate.write_frame(&frame) {
                 Ok(Written::Sent) => {}
@@ -413,6 +423,11 @@ impl Primary {
                 }
             }
         }
+    }
+
+    /// Does what the engines decided.
+    fn carry_out(&mut self, inputs: &mut Inputs) {
+        self.write_released();
         if !self.out.requests.is_empty() {
             let reasons: Vec<String> =
                 self.out.requests.drain(..).map(|reason| reason.to_string()).collect();
@@ -451,12 +466,10 @@ impl Primary {
 
     /// The operator ends protection: what is held leaves, and the guest's network is as it was.
     fn end(mut self) -> Result<(), InstanceError> {
-        self.drain_output();
-        self.engine.release_all(Instant::now(), &mut self.out);
-        for frame in self.out.release.drain(..) {
-            // The gate is about to go; there is nobody left to count for.
-            let _ = self.output_gate.write_frame(&frame);
-        }
+        // What comes after is released as well; that protection had ended already is as good.
+        let _ = self.protection.end();
+        self.release_everything();
+        self.write_released();
         self.datapath.detach()?;
         Ok(())
     }

@@ -28,6 +28,7 @@ const BYTES_MAX: usize = 64 << 20;
 const FLOW_BYTES_MAX: usize = 16 << 20;
 /// Frames, likewise: small ones cost more than their octets.
 const FRAMES_MAX: usize = 65536;
+const FLOW_FRAMES_MAX: usize = 16384;
 /// Longer than a guest delays an acknowledgment as a rule (40 ms on Linux).
 const PATIENCE: Duration = Duration::from_millis(60);
 /// The pause doubles up to this, for a guest with a closed window.
@@ -81,8 +82,14 @@ struct Kept {
 }
 
 impl Repeater {
-    /// Input that is on its way to the guest.
-    pub(super) fn on_input(&mut self, now: Instant, frame: &Frame) {
+    /// Input that is on its way to the guest. `is_connected` tells of a connection whether the guest
+    /// has it: anybody on the network can send segments of others.
+    pub(super) fn on_input(
+        &mut self,
+        now: Instant,
+        frame: &Frame,
+        is_connected: impl FnOnce(&FlowKey) -> bool,
+    ) {
         let Some((key, tcp)) = segment(frame.ethernet(), Direction::ToGuest) else { return };
         if tcp.flags & flag::RST != 0 {
             self.forget(&key);
@@ -98,17 +105,22 @@ impl Repeater {
         if start == end {
             return;
         }
-        let of_flow = self.flows.get(&key).map_or(0, |flow| flow.bytes);
+        let of_flow = self.flows.get(&key).map(|flow| (flow.bytes, flow.kept.len()));
+        if of_flow.is_none() && !is_connected(&key) {
+            return;
+        }
+        let (flow_bytes, flow_frames) = of_flow.unwrap_or_default();
         if self.frames >= FRAMES_MAX
+            || flow_frames >= FLOW_FRAMES_MAX
             || self.bytes + frame.len() > BYTES_MAX
-            || of_flow + frame.len() > FLOW_BYTES_MAX
+            || flow_bytes + frame.len() > FLOW_BYTES_MAX
         {
             self.not_kept += 1;
             return;
         }
         let flow = self.flows.entry(key).or_insert_with(|| Unacknowledged::new(now));
         self.wake = Some(self.wake.map_or(flow.due, |wake| wake.min(flow.due)));
-        let replaced = flow.keep(Kept { start, end, frame: frame.clone() });
+        let replaced = flow.keep(Kept { start, end, frame: frame.compact() });
         self.frames += 1;
         self.bytes += frame.len();
         self.drop_from_totals(&replaced);

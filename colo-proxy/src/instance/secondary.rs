@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use colo_proxy_common::record::FlowKey;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -88,6 +89,8 @@ struct Secondary {
     addresses: Arc<Mutex<Addresses>>,
     netdev: Option<Link>,
     epoch: u64,
+    /// The primary's session and epoch of the last checkpoint that copied state into the guest.
+    copied_in: Option<(u64, u64)>,
     /// Translated connections when they were last looked at.
     flows: u64,
     stats: Stats,
@@ -175,6 +178,7 @@ impl Secondary {
             addresses,
             netdev,
             epoch,
+            copied_in: None,
             flows: 0,
             stats,
         };
@@ -231,7 +235,8 @@ impl Secondary {
             LaneEvent::Frames(frames) => {
                 for frame in &frames {
                     self.input(frame);
-                    self.repeat.lock().on_input(Instant::now(), frame);
+                    let connected = |key: &FlowKey| self.datapath.knows(key);
+                    self.repeat.lock().on_input(Instant::now(), frame, connected);
                 }
             }
             LaneEvent::Up => log::info!("{}: the mirror is connected", self.claim.name),
@@ -312,7 +317,9 @@ impl Secondary {
             }
             PeerEvent::Message(message) => match self.stats.peer.take(message) {
                 None => {}
-                Some(Message::Epoch { epoch }) => self.new_epoch(epoch, inputs).await,
+                Some(Message::Epoch { session, epoch }) => {
+                    self.new_epoch((session, epoch), inputs).await;
+                }
                 Some(other) => log::debug!("control lane: {other:?} is not for a secondary"),
             },
         }
@@ -320,19 +327,25 @@ impl Secondary {
 
     /// The guest is the primary's copy now: its numbers are the network's, and what it sent before
     /// is of the past.
-    async fn new_epoch(&mut self, epoch: u64, inputs: &Inputs) {
+    async fn new_epoch(&mut self, (session, epoch): (u64, u64), inputs: &Inputs) {
         if self.mode == Mode::FailedOver {
             return;
+        }
+        // Told again where the lanes were gone meanwhile: then only the mark is wanted.
+        if self.copied_in != Some((session, epoch)) {
+            // The mark comes after: what is translated in between counts as old, which is safe.
+            if let Err(error) = self.datapath.bump_epoch() {
+                log::error!("{}: {error}", self.claim.name);
+                return;
+            }
+            self.copied_in = Some((session, epoch));
+            self.epoch = epoch;
+            self.repeat.lock().clear();
+            self.replay_all();
         }
         let (reply, sent) = oneshot::channel();
         let asked = inputs.output_requests.send(OutgoingRequest::Mark(reply)).await;
         let (Ok(()), Ok(sent)) = (asked, sent.await) else { return };
-        if let Err(error) = self.datapath.bump_epoch() {
-            log::error!("{}: {error}", self.claim.name);
-            return;
-        }
-        self.epoch = epoch;
-        self.replay_all();
         if let Some(peer) = &inputs.peer {
             peer.send(Message::EpochDone { epoch, sent });
         }

@@ -31,6 +31,8 @@ pub(super) async fn find(
     Ok((watch, netdev, claim))
 }
 
+/// Frames that may wait for us in a gate.
+pub(super) const GATE_QUEUE_LEN: u32 = 10_000;
 /// Frames that may wait for the guest. One guest that misses what the other got costs a
 /// retransmission or a checkpoint, so the queue must outlast a guest that is slow for a while.
 const GUEST_QUEUE_LEN: u32 = 10_000;
@@ -94,7 +96,7 @@ pub(super) fn attach(guest: &Guest, name: &str, netdev: Link) -> Result<Kernel, 
 
 fn open_gate(name_template: &str, vnet_hdr: bool) -> Result<Arc<Gate>, InstanceError> {
     let options =
-        GateOptions { name_template: name_template.into(), vnet_hdr, ..GateOptions::default() };
+        GateOptions { name_template: name_template.into(), vnet_hdr, queue_len: GATE_QUEUE_LEN };
     Ok(Arc::new(Gate::open(&options)?))
 }
 

@@ -39,6 +39,10 @@ impl Capture for Pipe {
         Ok(read)
     }
 
+    fn is_faithful(&self) -> bool {
+        true
+    }
+
     fn stats(&self) -> CaptureStats {
         CaptureStats::default()
     }

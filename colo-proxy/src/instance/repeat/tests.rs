@@ -40,7 +40,7 @@ fn what_is_acknowledged_is_not_repeated() {
     let now = Instant::now();
     let mut repeater = Repeater::default();
     for seq in [1000, 1100, 1200] {
-        repeater.on_input(now, &input(seq, 100));
+        repeater.on_input(now, &input(seq, 100), |_| true);
     }
     assert!(repeater.bytes() > 300);
     repeater.on_output(now, &output(1100, 500));
@@ -54,7 +54,7 @@ fn what_is_acknowledged_is_not_repeated() {
 fn what_is_not_acknowledged_is_repeated_with_growing_pauses() {
     let now = Instant::now();
     let mut repeater = Repeater::default();
-    repeater.on_input(now, &input(1000, 100));
+    repeater.on_input(now, &input(1000, 100), |_| true);
     let at = repeater.poll_timeout().expect("something is kept");
     assert_eq!(at, now + PATIENCE);
     assert!(due(&mut repeater, now + PATIENCE / 2).is_empty());
@@ -70,7 +70,7 @@ fn a_hole_is_filled_at_the_third_duplicate_and_the_next_one_at_once() {
     let now = Instant::now();
     let mut repeater = Repeater::default();
     for seq in (1000..3000).step_by(100) {
-        repeater.on_input(now, &input(seq, 100));
+        repeater.on_input(now, &input(seq, 100), |_| true);
     }
     assert!(!repeater.on_output(now, &output(1100, 500)));
     assert!(!repeater.on_output(now, &output(1100, 500)));
@@ -88,7 +88,7 @@ fn a_hole_is_filled_at_the_third_duplicate_and_the_next_one_at_once() {
 fn a_window_that_opens_is_filled_at_once() {
     let now = Instant::now();
     let mut repeater = Repeater::default();
-    repeater.on_input(now, &input(1000, 100));
+    repeater.on_input(now, &input(1000, 100), |_| true);
     assert!(!repeater.on_output(now, &output(1000, 0)));
     assert!(repeater.on_output(now, &output(1000, 300)));
     assert_eq!(due(&mut repeater, now), [1000]);
@@ -99,13 +99,13 @@ fn a_hole_of_the_network_is_left_to_the_peer() {
     let now = Instant::now();
     let mut repeater = Repeater::default();
     for seq in [1100, 1200] {
-        repeater.on_input(now, &input(seq, 100));
+        repeater.on_input(now, &input(seq, 100), |_| true);
     }
     for _ in 0..=DUPLICATES {
         repeater.on_output(now, &output(1000, 500));
     }
     assert!(due(&mut repeater, now + PATIENCE_MAX).is_empty());
-    repeater.on_input(now, &input(1000, 100));
+    repeater.on_input(now, &input(1000, 100), |_| true);
     assert_eq!(due(&mut repeater, now + 2 * PATIENCE_MAX), [1000, 1100, 1200]);
 }
 
@@ -113,10 +113,10 @@ fn a_hole_of_the_network_is_left_to_the_peer() {
 fn the_peers_own_repetition_replaces_what_is_kept() {
     let now = Instant::now();
     let mut repeater = Repeater::default();
-    repeater.on_input(now, &input(1000, 100));
-    repeater.on_input(now, &input(1100, 100));
+    repeater.on_input(now, &input(1000, 100), |_| true);
+    repeater.on_input(now, &input(1100, 100), |_| true);
     let bytes = repeater.bytes();
-    repeater.on_input(now, &input(1000, 100));
+    repeater.on_input(now, &input(1000, 100), |_| true);
     assert_eq!((repeater.bytes(), repeater.frames), (bytes, 2));
 }
 
@@ -126,7 +126,7 @@ fn order_survives_the_wrap() {
     let mut repeater = Repeater::default();
     let first = u32::MAX - 49;
     for seq in [50, first] {
-        repeater.on_input(now, &input(seq, 100));
+        repeater.on_input(now, &input(seq, 100), |_| true);
     }
     assert_eq!(due(&mut repeater, now + PATIENCE), [first, 50]);
     repeater.on_output(now, &output(50, 500));
@@ -137,11 +137,11 @@ fn order_survives_the_wrap() {
 fn a_reset_and_a_guest_that_is_silent_end_it() {
     let now = Instant::now();
     let mut repeater = Repeater::default();
-    repeater.on_input(now, &input(1000, 100));
+    repeater.on_input(now, &input(1000, 100), |_| true);
     assert!(due(&mut repeater, now + GIVE_UP + PATIENCE).is_empty());
     assert_eq!((repeater.frames, repeater.bytes(), repeater.given_up), (0, 0, 1));
 
-    repeater.on_input(now, &input(1000, 100));
+    repeater.on_input(now, &input(1000, 100), |_| true);
     let reset = etherparse::PacketBuilder::ethernet2([4; 6], [2; 6])
         .ipv4(GUEST, PEER, 64)
         .tcp(80, 4000, 1, 0)
@@ -157,7 +157,7 @@ fn datagrams_are_not_kept() {
         .ipv4(PEER, GUEST, 64)
         .icmpv4_echo_request(1, 2);
     let echo = frame(|octets| echo.write(octets, &[7; 100]).expect("it is written"));
-    repeater.on_input(Instant::now(), &echo);
+    repeater.on_input(Instant::now(), &echo, |_| true);
     assert_eq!((repeater.frames, repeater.poll_timeout()), (0, None));
 }
 
@@ -168,7 +168,7 @@ fn what_is_kept_is_bounded() {
     let len = 60_000;
     let count = FLOW_BYTES_MAX / len + 10;
     for i in 0..count {
-        repeater.on_input(now, &input(1000 + (i * len) as u32, len));
+        repeater.on_input(now, &input(1000 + (i * len) as u32, len), |_| true);
     }
     assert!(repeater.bytes() <= FLOW_BYTES_MAX);
     assert!(repeater.not_kept >= 9);

@@ -1,0 +1,154 @@
+//! Where the secondary's frames of one epoch end on its lane.
+//!
+//! A checkpoint makes the secondary guest the primary's copy. What it sent before vouches for
+//! nothing after, but may still be on its way, and the lane carries frames only. So the secondary
+//! tells on the control lane how many frames had gone into the lane before: until it has, frames
+//! are kept unsorted.
+
+use std::collections::VecDeque;
+
+use crate::frame::Frame;
+
+/// Frames that may wait for the mark.
+const FRAMES_MAX: usize = 16 * 1024;
+/// Octets, likewise.
+const BYTES_MAX: usize = 64 << 20;
+
+/// No I/O and no clock: the owner brings frames, marks, and what became of the connection.
+#[derive(Debug, Default)]
+pub(super) struct Cut {
+    /// Frames that came by this connection.
+    received: u64,
+    awaited: Option<Awaited>,
+    unsorted: VecDeque<Frame>,
+    unsorted_bytes: usize,
+    /// Frames that were dropped because too many waited.
+    pub(super) overflowed: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Awaited {
+    epoch: u64,
+    /// Frames that had come by this connection when the wait began.
+    before: u64,
+}
+
+impl Cut {
+    /// The epoch whose mark is awaited.
+    pub(super) fn awaited(&self) -> Option<u64> {
+        self.awaited.map(|awaited| awaited.epoch)
+    }
+
+    /// A checkpoint was made. What waited for the mark of an earlier one is older still; returns
+    /// how many frames that were.
+    pub(super) fn wait_for(&mut self, epoch: u64) -> u64 {
+        let stale = self.clear();
+        self.awaited = Some(Awaited { epoch, before: self.received });
+        stale
+    }
+
+    /// A frame came; it is given back where it can be compared now.
+    pub(super) fn on_frame(&mut self, frame: Frame) -> Option<Frame> {
+        self.received += 1;
+        if self.awaited.is_none() {
+            return Some(frame);
+        }
+        if self.unsorted.len() < FRAMES_MAX && self.unsorted_bytes + frame.len() <= BYTES_MAX {
+            self.unsorted_bytes += frame.len();
+            self.unsorted.push_back(frame);
+        } else {
+            self.overflowed += 1;
+        }
+        None
+    }
+
+    /// The mark: the first `sent` frames of this connection are of before the checkpoint. Returns
+    /// how many of those that waited were, and the others.
+    pub(super) fn on_mark(&mut self, epoch: u64, sent: u64) -> (u64, VecDeque<Frame>) {
+        let Some(awaited) = self.awaited.take_if(|awaited| awaited.epoch == epoch) else {
+            return (0, VecDeque::new());
+        };
+        let waiting = self.unsorted.len() as u64;
+        let stale = sent.saturating_sub(awaited.before).min(waiting);
+        self.unsorted_bytes = 0;
+        let mut fresh = std::mem::take(&mut self.unsorted);
+        fresh.drain(..stale as usize);
+        (stale, fresh)
+    }
+
+    /// The lane was connected anew, or is gone. The mark is still awaited; what waited for it can
+    /// never be told apart. Returns how many frames that were.
+    pub(super) fn on_connection(&mut self) -> u64 {
+        self.received = 0;
+        if let Some(awaited) = &mut self.awaited {
+            awaited.before = 0;
+        }
+        self.clear()
+    }
+
+    fn clear(&mut self) -> u64 {
+        let dropped = self.unsorted.len() as u64;
+        self.unsorted.clear();
+        self.unsorted_bytes = 0;
+        dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(n: u8) -> Frame {
+        Frame::new(vec![n; 60].into(), 0).expect("no header")
+    }
+
+    fn feed(cut: &mut Cut, numbers: std::ops::Range<u8>) -> usize {
+        numbers.filter(|n| cut.on_frame(frame(*n)).is_some()).count()
+    }
+
+    #[test]
+    fn frames_of_before_the_mark_are_stale_wherever_they_are() {
+        let mut cut = Cut::default();
+        assert_eq!(feed(&mut cut, 0..3), 3);
+        cut.wait_for(1);
+        assert_eq!(feed(&mut cut, 3..8), 0);
+        // Five had been sent before: three came before the wait, two during it.
+        let (stale, fresh) = cut.on_mark(1, 5);
+        assert_eq!((stale, fresh.iter().map(|f| f.ethernet()[0]).collect()), (2, vec![5, 6, 7]));
+        assert_eq!(feed(&mut cut, 8..9), 1, "the next one is compared at once");
+    }
+
+    #[test]
+    fn a_mark_of_another_epoch_sorts_nothing() {
+        let mut cut = Cut::default();
+        cut.wait_for(2);
+        feed(&mut cut, 0..1);
+        assert_eq!(cut.on_mark(1, 0), (0, VecDeque::new()));
+        assert_eq!(cut.awaited(), Some(2));
+        assert_eq!(cut.on_mark(2, 0).1.len(), 1);
+    }
+
+    #[test]
+    fn a_new_connection_vouches_for_nothing_until_its_own_mark() {
+        let mut cut = Cut::default();
+        feed(&mut cut, 0..5);
+        cut.wait_for(1);
+        feed(&mut cut, 5..7);
+        assert_eq!(cut.on_connection(), 2);
+        assert_eq!(feed(&mut cut, 7..9), 0, "still awaited");
+        let (stale, fresh) = cut.on_mark(1, 1);
+        assert_eq!((stale, fresh.len()), (1, 1));
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_the_first_ones_are_sorted_all_the_same() {
+        let mut cut = Cut::default();
+        cut.wait_for(1);
+        for _ in 0..FRAMES_MAX + 10 {
+            assert!(cut.on_frame(frame(0)).is_none());
+        }
+        assert_eq!(cut.overflowed, 10);
+        let (stale, fresh) = cut.on_mark(1, 7);
+        assert_eq!((stale, fresh.len()), (7, FRAMES_MAX - 7));
+    }
+}
