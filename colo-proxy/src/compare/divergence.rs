@@ -22,6 +22,8 @@ pub struct Divergence {
     pub at: Instant,
     /// The same, in milliseconds since the engine saw its first frame.
     pub at_ms: u64,
+    /// What the primary frame that was held for too long waited for.
+    pub waits_for: Option<WaitsFor>,
     /// Place of the first difference. In a TCP stream, 0 is the first octet of data, or of what was
     /// first seen of it; in a datagram, the first octet behind the IP header.
     pub stream_offset: i64,
@@ -35,6 +37,20 @@ pub struct Divergence {
     /// Octets of payload in the two pieces that were compared.
     pub primary_len: u64,
     pub secondary_len: u64,
+}
+
+/// What the secondary has not done yet, so that a primary frame is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitsFor {
+    /// Produce the same octets.
+    Data,
+    /// Send the same SYN, SYN/ACK, FIN or RST.
+    Mark,
+    /// Acknowledge as much.
+    Ack,
+    /// Send the same datagram.
+    Datagram,
 }
 
 /// A few octets around a difference.

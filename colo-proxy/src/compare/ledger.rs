@@ -7,7 +7,7 @@ use colo_proxy_common::record::FlowKey;
 
 use super::chain::{Chain, Ends, Key};
 use super::classify::Body;
-use super::divergence::{Context, Divergence, Pair, Ring};
+use super::divergence::{Context, Divergence, Pair, Ring, WaitsFor};
 use super::limits::Limits;
 use super::octets::{Blocks, Kept};
 use super::reason::Reason;
@@ -327,6 +327,18 @@ impl Ledger {
 
     /// Records a difference and asks for a checkpoint.
     pub(super) fn diverge(&mut self, key: &FlowKey, reason: Reason, offset: i64, pair: Pair<'_>) {
+        self.diverge_waiting(key, reason, offset, pair, None);
+    }
+
+    /// Likewise, where a frame waited for too long.
+    pub(super) fn diverge_waiting(
+        &mut self,
+        key: &FlowKey,
+        reason: Reason,
+        offset: i64,
+        pair: Pair<'_>,
+        waits_for: Option<WaitsFor>,
+    ) {
         self.stats.divergences += 1;
         self.ask(reason);
         let reach = self.limits.context_bytes;
@@ -336,6 +348,7 @@ impl Ledger {
             epoch: self.epoch,
             at: self.now,
             at_ms: self.start.map_or(0, |start| (self.now - start).as_millis() as u64),
+            waits_for,
             stream_offset: offset,
             primary_byte: pair.primary.get(pair.at).copied(),
             secondary_byte: pair.secondary.get(pair.at).copied(),

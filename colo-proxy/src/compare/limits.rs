@@ -26,7 +26,8 @@ pub struct Limits {
     pub divergences_max: usize,
     /// Octets of context on either side of a differing octet.
     pub context_bytes: usize,
-    /// An established connection that was silent this long may be forgotten for a new one.
+    /// An established connection that was silent this long, or since the last checkpoint, may be
+    /// forgotten for a new one.
     pub flow_idle: Duration,
     /// How long after a failed checkpoint the next one may be asked for.
     pub request_retry: Duration,

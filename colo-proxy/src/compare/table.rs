@@ -128,6 +128,11 @@ impl Table {
         Some(key)
     }
 
+    /// The flow `name`, if it is remembered.
+    pub(super) fn get_by_name(&mut self, name: &FlowKey) -> Option<&mut Flow> {
+        self.flows.get_mut(*self.index.get(name)?)
+    }
+
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Flow> {
         self.flows.get_mut(key)
     }
@@ -159,7 +164,7 @@ impl Table {
     }
 
     /// Forgets one flow, closed before datagrams before half-open before idle; never one of which
-    /// output is held, and no established one that is not idle.
+    /// output is held, and no established one that spoke since the last checkpoint, unless long ago.
     fn evict(&mut self, ledger: &mut Ledger) -> bool {
         for class in CLASSES {
             if let Some(key) = self.candidate(class, ledger) {
@@ -178,10 +183,13 @@ impl Table {
         for _ in 0..CANDIDATES_MAX {
             let key = ends.front()?;
             let flow = self.flows.get_mut(key)?;
-            flow.catch_up(ledger.epoch);
+            // Silent since the last checkpoint: nothing but that vouches for it, and that holds
+            // when it is met again.
+            let is_covered = flow.epoch != ledger.epoch;
+            let holds_nothing = is_covered || flow.holds_nothing();
             let is_idle =
                 ledger.now().saturating_duration_since(flow.last_seen) >= ledger.limits.flow_idle;
-            let may_go = flow.holds_nothing() && (class != Class::Established || is_idle);
+            let may_go = holds_nothing && (class != Class::Established || is_idle || is_covered);
             if may_go && flow.queued == flow.last_seen {
                 return Some(key);
             }
@@ -197,6 +205,8 @@ impl Table {
     fn remove(&mut self, key: Key, class: Class, ledger: &mut Ledger) {
         let Some(ends) = self.classes.get_mut(class as usize) else { return };
         let Some(mut flow) = self.flows.remove(ends, key) else { return };
+        // What it has of an older epoch is gone from the ledger already.
+        flow.catch_up(ledger.epoch);
         flow.drop_waiting(ledger);
         self.index.remove(&flow.name);
         ledger.stats.flows = self.flows.len() as u64;

@@ -24,6 +24,7 @@ use self::ranges::Ranges;
 use self::segments::Segments;
 use self::space::Space;
 use super::chain::Key;
+use super::divergence::WaitsFor;
 use super::ledger::{Account, Ledger};
 use super::shrink;
 
@@ -63,7 +64,7 @@ struct Reset {
     ack: Option<Seq>,
 }
 
-/// What a primary frame waits for.
+/// What a primary frame waits for, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Needs {
     Nothing,
@@ -192,6 +193,16 @@ impl TcpFlow {
     /// Forgets what waits of the secondary, before the flow itself is forgotten.
     pub(super) fn drop_waiting(&mut self, ledger: &mut Ledger) {
         ledger.stats.secondary_dropped.no_flow += self.secondary.segments.drop_all(ledger);
+    }
+
+    /// What a held frame waits for; `None` where it differs, so that only a checkpoint helps.
+    pub(super) fn waits_for(&self, segment: &Segment) -> Option<WaitsFor> {
+        match self.needs(segment) {
+            Needs::Nothing => None,
+            Needs::Data => Some(WaitsFor::Data),
+            Needs::Marks => Some(WaitsFor::Mark),
+            Needs::Ack => Some(WaitsFor::Ack),
+        }
     }
 
     /// Drops a waiting piece that lies before all that was seen of the primary, in a stream that

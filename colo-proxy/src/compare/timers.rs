@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::chain::Key;
 use super::classify::classify;
-use super::divergence::Pair;
+use super::divergence::{Pair, WaitsFor};
 use super::ledger::What;
 use super::reason::Reason;
 use super::table::Kind;
@@ -87,12 +87,17 @@ impl Engine {
         if !ledger.is_overdue(held.since) {
             return;
         }
-        let (subject, _) = classify(&held.frame);
-        let place = match held.what {
-            What::Segment(segment) => segment.offset(),
-            _ => 0,
+        let name = classify(&held.frame).0.name();
+        let flow = self.table.get_by_name(&name);
+        let (place, waits_for) = match (held.what, flow.map(|flow| &flow.kind)) {
+            (What::Segment(segment), Some(Kind::Tcp(state))) => {
+                (segment.offset(), state.waits_for(&segment))
+            }
+            (What::Segment(segment), _) => (segment.offset(), None),
+            (What::Datagram { .. }, _) => (0, Some(WaitsFor::Datagram)),
+            (What::Checkpoint, _) => (0, None),
         };
-        ledger.diverge(&subject.name(), Reason::Timeout, place, Pair::NONE);
+        ledger.diverge_waiting(&name, Reason::Timeout, place, Pair::NONE, waits_for);
     }
 
     /// Asks for a checkpoint where the oldest waiting piece of the secondary is too old. What lies

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::packet::{Link, Tcp, tcp};
 use super::rig::Rig;
-use crate::compare::{Reason, Side};
+use crate::compare::{Reason, Side, WaitsFor};
 
 /// A connection at 1001, the peer's at 501.
 fn open() -> (Rig, Tcp) {
@@ -164,6 +164,7 @@ fn a_frame_held_past_the_timeout_is_a_reason_and_named() {
     assert_eq!(rig.wait(Duration::from_millis(1)).1, [Reason::Timeout]);
     let divergence = rig.engine.divergences().next().expect("recorded");
     assert_eq!((divergence.reason, divergence.stream_offset), (Reason::Timeout, 10));
+    assert_eq!(divergence.waits_for, Some(WaitsFor::Data));
     assert_eq!(divergence.flow.guest_port, 80);
 }
 
@@ -382,4 +383,20 @@ fn secondary_retransmissions_of_before_the_stream_was_met_are_no_reason() {
     assert_eq!(rig.wait(Duration::from_mins(1)).1, []);
     assert_eq!(rig.engine.stats().secondary_dropped.before_start, 2);
     assert_eq!(rig.engine.stats().secondary_waiting.bytes, 0);
+}
+
+#[test]
+fn a_timeout_says_what_was_waited_for() {
+    let cases = [
+        (tcp(1001).ack(502), WaitsFor::Ack),
+        (tcp(1001).ack(501).fin(), WaitsFor::Mark),
+        (tcp(1001).ack(501).data(b"x"), WaitsFor::Data),
+    ];
+    for (segment, expected) in cases {
+        let (mut rig, _) = open();
+        rig.holds(&segment);
+        assert_eq!(rig.wait(Duration::from_secs(3)).1, [Reason::Timeout]);
+        let divergence = rig.engine.divergences().next().expect("recorded");
+        assert_eq!(divergence.waits_for, Some(expected));
+    }
 }

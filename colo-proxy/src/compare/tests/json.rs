@@ -49,6 +49,7 @@ fn a_divergence_names_flow_place_and_octets() {
         "reason": "payload",
         "epoch": 0,
         "at_ms": 42,
+        "waits_for": null,
         "stream_offset": 7,
         "primary_byte": 0x6f,
         "secondary_byte": 0x4f,

@@ -26,3 +26,13 @@ impl Random {
         (0..len).map(|_| self.next() as u8).collect()
     }
 }
+
+/// Streams in a run: `COLO_PROXY_STREAMS`, or ten thousand.
+pub(super) fn streams() -> usize {
+    number("COLO_PROXY_STREAMS").map_or(10_000, |streams| streams as usize)
+}
+
+/// The number in the environment variable `name`.
+pub(super) fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}

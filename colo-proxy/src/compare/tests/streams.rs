@@ -3,10 +3,8 @@
 //! After every event the engine must have released exactly what the model allows. More of them with
 //! `COLO_PROXY_STREAMS=1000000`; one again with `COLO_PROXY_SEED=n`.
 
+use super::random::{number, streams};
 use super::schedule::{Run, Sabotage};
-
-/// Streams in a normal run.
-const STREAMS: usize = 10_000;
 
 /// Runs schedules until `streams` connections were played.
 fn many(streams: usize, first_seed: u64, mut one: impl FnMut(u64) -> (usize, Result<(), String>)) {
@@ -23,14 +21,6 @@ fn many(streams: usize, first_seed: u64, mut one: impl FnMut(u64) -> (usize, Res
         played += count.max(1);
         seed += 1;
     }
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
-fn streams() -> usize {
-    number("COLO_PROXY_STREAMS").map_or(STREAMS, |streams| streams as usize)
 }
 
 #[test]
