@@ -36,7 +36,7 @@ pub(super) enum Subcommand {
     },
     /// Show what the running instances do
     Status {
-        /// Only this one
+        /// Only this one: an instance, or a netdev where only one instance has it
         instance: Option<String>,
         /// For programs
         #[arg(long)]
@@ -45,7 +45,10 @@ pub(super) enum Subcommand {
     /// The other host is gone: the secondary takes over, a primary goes on unprotected
     ///
     /// Make sure that the other guest no longer answers the network first.
-    Failover { instance: String },
+    Failover {
+        /// An instance as `status` names it, or a netdev where only one instance has it
+        instance: String,
+    },
 }
 
 /// What both roles have.

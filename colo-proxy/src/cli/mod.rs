@@ -2,6 +2,8 @@
 
 mod args;
 mod daemon;
+mod hint;
+mod output;
 mod show;
 
 use std::path::Path;
@@ -12,6 +14,7 @@ use colo_proxy::config::{self, Guest};
 use colo_proxy::status::{self, RUNTIME_DIR, Reply, Request};
 
 use self::args::{Args, Subcommand};
+pub(crate) use self::hint::hint;
 
 pub(crate) fn run() -> anyhow::Result<()> {
     match Args::parse().command {
@@ -27,8 +30,7 @@ fn fail_over(instance: &str) -> anyhow::Result<()> {
     let dir = Path::new(RUNTIME_DIR);
     let name = status::find(dir, instance)?;
     match status::ask(dir, &name, Request::Failover)? {
-        Reply::Done(message) => println!("{message}"),
+        Reply::Done(message) => Ok(output::print(&format!("{message}\n"))?),
         other => bail!("instance {name} answered {other:?}"),
     }
-    Ok(())
 }

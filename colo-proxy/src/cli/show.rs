@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::anyhow;
 use colo_proxy::status::{self, RUNTIME_DIR, Reply, Request};
 use serde_json::{Value, json};
+
+use super::output;
 
 pub(super) fn status(instance: Option<&str>, as_json: bool) -> anyhow::Result<()> {
     let dir = Path::new(RUNTIME_DIR);
@@ -17,53 +19,59 @@ pub(super) fn status(instance: Option<&str>, as_json: bool) -> anyhow::Result<()
     for name in &names {
         match status::ask(dir, name, Request::Status) {
             Ok(Reply::Status(status)) => found.push(status),
-            Ok(other) => silent.push(format!("instance {name} answered {other:?}")),
-            Err(error) => silent.push(format!("{:#}", anyhow::Error::from(error))),
+            Ok(other) => silent.push(anyhow!("instance {name} answered {other:?}")),
+            Err(error) => silent.push(error.into()),
         }
     }
-    if as_json {
-        println!("{:#}", json!({ "instances": found }));
+    let text = if as_json {
+        format!("{:#}\n", json!({ "instances": found }))
     } else if names.is_empty() {
-        println!("no instance is running");
+        "no instance is running\n".into()
     } else {
-        found.iter().for_each(print);
+        found.iter().map(shown).collect()
+    };
+    output::print(&text)?;
+    // Each has a line; the last is the one that the command fails with.
+    let Some(last) = silent.pop() else { return Ok(()) };
+    for error in silent {
+        eprintln!("colo-proxy: error: {error:#}");
     }
-    if !silent.is_empty() {
-        bail!("{}", silent.join("; "));
-    }
-    Ok(())
+    Err(last)
 }
 
 /// One instance, a line a group: what is asked most comes first.
-fn print(status: &Value) {
+fn shown(status: &Value) -> String {
     let text = |key: &str| match &status[key] {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    println!(
-        "{} ({} of {}, pid {}): {}",
-        text("instance"),
-        text("role"),
-        text("netdev"),
-        text("pid"),
-        text("mode")
-    );
-    println!("  epoch {}, {} flows", text("epoch"), text("flows"));
-    println!(
-        "  compared {} frames ({} bytes), released {} ({}), held {} ({})",
-        text("compared_frames"),
-        text("compared_bytes"),
-        text("released_frames"),
-        text("released_bytes"),
-        text("held_frames"),
-        text("held_bytes")
-    );
-    println!(
-        "  {} divergences; checkpoints: {}",
-        text("divergences"),
-        counts(&status["checkpoints"])
-    );
-    println!("  drops: {}", counts(&status["drops"]));
+    let groups = [
+        format!(
+            "{} ({} of {}, pid {}): {}",
+            text("instance"),
+            text("role"),
+            text("netdev"),
+            text("pid"),
+            text("mode")
+        ),
+        format!("  epoch {}, {} flows", text("epoch"), text("flows")),
+        format!(
+            "  compared {} frames ({} bytes), released {} ({}), held {} ({})",
+            text("compared_frames"),
+            text("compared_bytes"),
+            text("released_frames"),
+            text("released_bytes"),
+            text("held_frames"),
+            text("held_bytes")
+        ),
+        format!(
+            "  {} divergences; checkpoints: {}",
+            text("divergences"),
+            counts(&status["checkpoints"])
+        ),
+        format!("  drops: {}", counts(&status["drops"])),
+    ];
+    groups.join("\n") + "\n"
 }
 
 fn counts(map: &Value) -> String {

@@ -88,7 +88,13 @@ struct Absent;
 
 impl ColoFrame for Absent {
     fn command(&mut self, command: &Command) {
-        log::warn!("no COLO-frame is configured to answer {command:?}");
+        if let Command::RequestCheckpoint { instance, reasons, .. } = command {
+            let reasons = reasons.join(", ");
+            log::warn!(
+                "{instance}: a checkpoint is needed ({reasons}), and no COLO-frame is configured \
+                 to make one"
+            );
+        }
     }
 
     fn next_event(&mut self) -> NextEvent<'_> {

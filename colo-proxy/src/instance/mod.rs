@@ -52,12 +52,23 @@ pub enum InstanceError {
     ColoFrame(#[from] ColoFrameError),
     #[error(transparent)]
     Status(#[from] StatusError),
-    #[error("cannot create {}; hint: run as root", path.display())]
+    #[error("cannot create {}", path.display())]
     RuntimeDir { path: PathBuf, source: std::io::Error },
     #[error("cannot {what}")]
     System { what: &'static str, source: std::io::Error },
     #[error("the thread of this instance ended")]
     Ended,
+}
+
+impl InstanceError {
+    /// What the operator can do about it, where the module that failed knows it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Gate(error) => error.hint(),
+            Self::Datapath(error) => error.hint(),
+            _ => None,
+        }
+    }
 }
 
 /// A running instance.
@@ -116,16 +127,34 @@ fn run(
         .build()
         .map_err(|source| InstanceError::System { what: "start the runtime", source })?;
     let netdev = guest.netdev.clone();
-    let ended = runtime.block_on(async move {
-        match guest.side {
-            SideConfig::Primary { .. } => primary::run(guest, dir, stopped, ready).await,
-            SideConfig::Secondary { .. } => secondary::run(guest, dir, stopped, ready).await,
-        }
+    let (ended, was_ready) = runtime.block_on(async move {
+        let (attached, is_attached) = oneshot::channel();
+        let serve = async move {
+            match guest.side {
+                SideConfig::Primary { .. } => primary::run(guest, dir, stopped, attached).await,
+                SideConfig::Secondary { .. } => secondary::run(guest, dir, stopped, attached).await,
+            }
+        };
+        tokio::join!(serve, pass_on(is_attached, ready))
     });
-    if let Err(error) = &ended {
+    // Whoever starts an instance reports why it could not; of its end nobody hears while the
+    // daemon serves other guests.
+    if let Err(error) = &ended
+        && was_ready
+    {
         log::error!("{netdev}: this guest is served no longer: {error}");
     }
     ended
+}
+
+/// Passes on that the instance is attached, and tells whether it ever was.
+async fn pass_on(is_attached: oneshot::Receiver<()>, ready: oneshot::Sender<()>) -> bool {
+    let attached = is_attached.await.is_ok();
+    if attached {
+        // Who started us waits for it.
+        let _ = ready.send(());
+    }
+    attached
 }
 
 /// Waits until the instance is asked to end.

@@ -1,0 +1,63 @@
+//! What the operator can do about an error: a line of its own, below what went wrong.
+
+use std::error::Error;
+use std::io::{self, ErrorKind};
+
+use colo_proxy::config::ConfigError;
+use colo_proxy::instance::InstanceError;
+use colo_proxy::status::StatusError;
+use nix::errno::Errno;
+
+/// For what opens interfaces and loads programs.
+const SERVE: &str = "run as root, or with CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON";
+/// For what only opens a file or a socket of root's.
+const READ: &str = "run as root";
+
+/// The hint for `error`, if there is one.
+pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    let known = error.downcast_ref::<InstanceError>().and_then(InstanceError::hint);
+    known.or_else(|| error.chain().any(is_denied).then(|| needed(error)))
+}
+
+fn needed(error: &anyhow::Error) -> &'static str {
+    let only_reads = error.is::<StatusError>() || error.is::<ConfigError>();
+    if only_reads { READ } else { SERVE }
+}
+
+/// EACCES or EPERM, in whichever form a library hands it on.
+fn is_denied(error: &(dyn Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return error.kind() == ErrorKind::PermissionDenied;
+    }
+    if let Some(rtnetlink::Error::NetlinkError(message)) = error.downcast_ref() {
+        return message.to_io().kind() == ErrorKind::PermissionDenied;
+    }
+    matches!(error.downcast_ref(), Some(Errno::EACCES | Errno::EPERM))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use colo_proxy::status::StatusError;
+
+    use super::{READ, SERVE, hint};
+
+    fn denied() -> io::Error {
+        io::Error::from_raw_os_error(nix::libc::EACCES)
+    }
+
+    #[test]
+    fn a_refusal_by_the_system_has_a_hint_wherever_it_is_in_the_chain() {
+        let error = anyhow::Error::from(denied()).context("cannot serve tap0");
+        assert_eq!(hint(&error), Some(SERVE));
+        let error = StatusError::List { path: "/run/colo-proxy".into(), source: denied() };
+        assert_eq!(hint(&error.into()), Some(READ));
+    }
+
+    #[test]
+    fn another_error_has_none() {
+        let missing = io::Error::from_raw_os_error(nix::libc::ENOENT);
+        assert_eq!(hint(&anyhow::Error::from(missing).context("cannot serve tap0")), None);
+    }
+}

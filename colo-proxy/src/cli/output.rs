@@ -1,0 +1,12 @@
+//! What a command prints on its standard output.
+
+use std::io::{self, ErrorKind, Write};
+
+/// Prints `text`. A reader who has seen enough, as `head` does, is no failure.
+pub(super) fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
