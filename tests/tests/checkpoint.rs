@@ -219,12 +219,14 @@ fn a_frame_of_the_secondary_fails_over() -> Result<()> {
         keeper.wait_for_answers(30, TIMEOUT)?;
     }
     pair.expect_no_checkpoints()?;
+    assert!(frame.told("peer-lost")?.is_empty(), "{}", pair.secondary.process.stderr());
     pair.primary.process.kill()?;
     pair.primary_guest.kill()?;
     let told = frame.wait_told("peer-lost", 1, TIMEOUT)?;
     let status = pair.secondary.status()?;
     let lost = json!({ "command": "peer-lost", "instance": status.text("instance")? });
-    assert_eq!(told, [lost]);
+    // More than once where the kernel still takes a connection for the daemon that it is ending.
+    assert!(told.iter().all(|told| *told == lost), "{told:?}");
     assert_eq!(status.mode()?, "protected", "nobody has said so yet: {status:#?}");
     frame.say(FAILOVER)?;
     pair.secondary.wait_status("a failover", TIMEOUT, |status| {
