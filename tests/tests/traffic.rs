@@ -144,10 +144,19 @@ fn mixed_duration() -> Duration {
 /// and so, as streams, is what they say.
 #[test]
 fn mixed_traffic_under_loss() -> Result<()> {
+    mixed_under_loss(Offloads::On)
+}
+
+#[test]
+fn mixed_traffic_under_loss_without_offloads() -> Result<()> {
+    mixed_under_loss(Offloads::Off)
+}
+
+fn mixed_under_loss(offloads: Offloads) -> Result<()> {
     if !require_root() {
         return Ok(());
     }
-    let mut pair = Pair::start(PairSetup::default())?;
+    let mut pair = Pair::start(with(offloads))?;
     pair.lab.lose(100)?;
     let done = mixed(&pair.lab, mixed_duration())?;
     eprintln!("{done:?}");

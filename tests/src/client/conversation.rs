@@ -124,6 +124,13 @@ impl Conversation {
         Ok(())
     }
 
+    /// Ends it with a reset, after which neither end says anything on it.
+    pub fn reset(self) -> Result<()> {
+        let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+        nix::sys::socket::setsockopt(&self.to, nix::sys::socket::sockopt::Linger, &linger)
+            .with_context(|| format!("{}: asking for a reset at its end", self.name))
+    }
+
     /// Header and body, and the transcript as both ends have it afterwards.
     fn request_with_body(&mut self, request: Request) -> Vec<u8> {
         self.transcript.request(request);
