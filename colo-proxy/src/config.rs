@@ -17,6 +17,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Deserialize;
+use toml::Spanned;
 
 use crate::compare::Limits;
 use crate::datapath::capture::CaptureKind;
@@ -35,15 +36,28 @@ pub enum ConfigError {
     Syntax { path: PathBuf, line: usize, column: usize, message: String },
     #[error("guest `{name}`: {what}")]
     Guest { name: String, what: String },
-    #[error("the configuration names no [[guest]]")]
-    Empty,
+    /// The same, of a guest in a file; the line is that of its `[[guest]]`.
+    #[error("{}:{line}: guest `{name}`: {what}", path.display())]
+    GuestInFile { path: PathBuf, line: usize, name: String, what: String },
+    #[error("the configuration {} names no [[guest]]", path.display())]
+    Empty { path: PathBuf },
+}
+
+impl ConfigError {
+    /// Says where the guest is described.
+    fn in_file(self, path: &Path, line: usize) -> Self {
+        match self {
+            Self::Guest { name, what } => Self::GuestInFile { path: path.into(), line, name, what },
+            other => other,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
-    guest: Vec<GuestTable>,
+    guest: Vec<Spanned<GuestTable>>,
 }
 
 /// One `[[guest]]` as it is written.
@@ -62,10 +76,8 @@ struct GuestTable {
     vnet_hdr_support: bool,
     #[serde(default)]
     on_death: OnDeath,
-    #[serde(default)]
-    on_secondary_lost: OnSecondaryLost,
-    #[serde(default)]
-    capture: CaptureKind,
+    on_secondary_lost: Option<OnSecondaryLost>,
+    capture: Option<CaptureKind>,
     secondary_timeout_ms: Option<u64>,
     compare_timeout_ms: Option<u64>,
     mirror_queue_bytes: Option<usize>,
@@ -180,13 +192,30 @@ impl Guest {
                  secondary's daemon dies; a secondary always holds",
             );
         }
-        if self.secondary_timeout.is_zero() {
-            return fail("secondary_timeout_ms must be above 0");
+        if let Some(key) = self.zero() {
+            return fail(&format!("{key} must be above 0"));
         }
         if self.lane_queue_bytes < 2 * crate::frame::FRAME_MAX {
             return fail("mirror_queue_bytes must leave room for two frames (139264)");
         }
         Ok(self)
+    }
+
+    /// The first key that is 0 and means nothing then.
+    fn zero(&self) -> Option<&'static str> {
+        let of_both = ("secondary_timeout_ms", self.secondary_timeout.is_zero());
+        let of_primary = match &self.side {
+            SideConfig::Primary { limits, .. } => [
+                ("compare_timeout_ms", limits.compare_timeout.is_zero()),
+                ("held_frames_max", limits.frames_max == 0),
+                ("held_bytes_max", limits.bytes_max == 0),
+                ("flows_max", limits.flows_max == 0),
+            ]
+            .to_vec(),
+            SideConfig::Secondary { .. } => Vec::new(),
+        };
+        let zero = |(key, zero): (&'static str, bool)| zero.then_some(key);
+        std::iter::once(of_both).chain(of_primary).find_map(zero)
     }
 }
 
@@ -210,45 +239,87 @@ fn parse(text: &str, path: &Path) -> Result<Vec<Guest>, ConfigError> {
         ConfigError::Syntax { path: path.into(), line, column, message }
     })?;
     if file.guest.is_empty() {
-        return Err(ConfigError::Empty);
+        return Err(ConfigError::Empty { path: path.into() });
     }
-    let guests: Vec<Guest> = file.guest.into_iter().map(convert).collect::<Result<_, _>>()?;
     let mut seen = BTreeSet::new();
-    for guest in &guests {
-        let name = guest.name.as_ref().unwrap_or(&guest.netdev);
-        if !seen.insert(name.clone()) || !seen.insert(format!("netdev {}", guest.netdev)) {
-            let what = "another guest has this name or this netdev".into();
-            return Err(ConfigError::Guest { name: name.clone(), what });
-        }
+    let mut guests = Vec::new();
+    for table in file.guest {
+        let (line, _) = position(text, table.span().start);
+        let guest = convert(table.into_inner())
+            .and_then(|guest| alone(guest, &mut seen))
+            .map_err(|error| error.in_file(path, line))?;
+        guests.push(guest);
     }
     Ok(guests)
 }
 
+/// Refuses a guest whose name or netdev another one has.
+fn alone(guest: Guest, seen: &mut BTreeSet<String>) -> Result<Guest, ConfigError> {
+    let name = guest.name.as_ref().unwrap_or(&guest.netdev);
+    if !seen.insert(name.clone()) || !seen.insert(format!("netdev {}", guest.netdev)) {
+        let what = "another guest has this name or this netdev".into();
+        return Err(ConfigError::Guest { name: name.clone(), what });
+    }
+    Ok(guest)
+}
+
+impl GuestTable {
+    /// A key that is set and that only the other role uses, and that role: it would be ignored,
+    /// and whoever wrote it believes that it is not.
+    fn misplaced(&self) -> Option<(&'static str, &'static str)> {
+        let (keys, role) = match self.role {
+            Role::Primary => (self.of_secondary().to_vec(), "secondary"),
+            Role::Secondary => (self.of_primary().to_vec(), "primary"),
+        };
+        keys.into_iter().find_map(|(key, is_set)| is_set.then_some((key, role)))
+    }
+
+    fn of_secondary(&self) -> [(&'static str, bool); 2] {
+        [("secondary_out", self.secondary_out.is_some()), ("capture", self.capture.is_some())]
+    }
+
+    fn of_primary(&self) -> [(&'static str, bool); 6] {
+        [
+            ("secondary_in", self.secondary_in.is_some()),
+            ("on_secondary_lost", self.on_secondary_lost.is_some()),
+            ("compare_timeout_ms", self.compare_timeout_ms.is_some()),
+            ("held_frames_max", self.held_frames_max.is_some()),
+            ("held_bytes_max", self.held_bytes_max.is_some()),
+            ("flows_max", self.flows_max.is_some()),
+        ]
+    }
+
+    fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        set(&mut limits.compare_timeout, self.compare_timeout_ms.map(Duration::from_millis));
+        set(&mut limits.frames_max, self.held_frames_max);
+        set(&mut limits.bytes_max, self.held_bytes_max);
+        set(&mut limits.flows_max, self.flows_max);
+        limits
+    }
+}
+
 fn convert(table: GuestTable) -> Result<Guest, ConfigError> {
     let shown = table.name.clone().unwrap_or_else(|| table.netdev.clone());
-    let fail = |what: &str| ConfigError::Guest { name: shown.clone(), what: what.into() };
+    let fail = |what: String| ConfigError::Guest { name: shown.clone(), what };
+    let missing = |key: &str| fail(format!("{key} is missing"));
+    if let Some((key, role)) = table.misplaced() {
+        return Err(fail(format!("{key} is for role = \"{role}\"")));
+    }
+    let limits = table.limits();
+    let mirror = table.mirror;
     let side = match table.role {
-        Role::Primary => {
-            if table.secondary_out.is_some() || table.capture != CaptureKind::Gate {
-                return Err(fail("secondary_out and capture are for role = \"secondary\""));
-            }
-            let secondary_in = table.secondary_in.ok_or_else(|| fail("secondary_in is missing"))?;
-            let mut limits = Limits::default();
-            set(&mut limits.compare_timeout, table.compare_timeout_ms.map(Duration::from_millis));
-            set(&mut limits.frames_max, table.held_frames_max);
-            set(&mut limits.bytes_max, table.held_bytes_max);
-            set(&mut limits.flows_max, table.flows_max);
-            let on_secondary_lost = table.on_secondary_lost;
-            SideConfig::Primary { mirror: table.mirror, secondary_in, on_secondary_lost, limits }
-        }
-        Role::Secondary => {
-            if table.secondary_in.is_some() {
-                return Err(fail("secondary_in is for role = \"primary\""));
-            }
-            let secondary_out =
-                table.secondary_out.ok_or_else(|| fail("secondary_out is missing"))?;
-            SideConfig::Secondary { mirror: table.mirror, secondary_out, capture: table.capture }
-        }
+        Role::Primary => SideConfig::Primary {
+            mirror,
+            secondary_in: table.secondary_in.ok_or_else(|| missing("secondary_in"))?,
+            on_secondary_lost: table.on_secondary_lost.unwrap_or_default(),
+            limits,
+        },
+        Role::Secondary => SideConfig::Secondary {
+            mirror,
+            secondary_out: table.secondary_out.ok_or_else(|| missing("secondary_out"))?,
+            capture: table.capture.unwrap_or_default(),
+        },
     };
     Guest {
         name: table.name,

@@ -17,11 +17,13 @@ pub fn run() -> Result<()> {
 
 /// rustfmt, with the rules of rustfmt.toml.
 pub fn format(root: &Path) -> Result<()> {
+    setup::ensure_components()?;
     cargo(root, &["fmt", "--all", "--check"])
 }
 
 /// clippy on everything that stable Rust builds.
 pub fn clippy(root: &Path) -> Result<()> {
+    setup::ensure_components()?;
     cargo(root, &["clippy", "--locked", "--all-targets", "--", "-D", "warnings"])
 }
 

@@ -1,14 +1,16 @@
 //! `setup`: installs what is missing, split by what needs it.
 //!
-//! On Debian it installs with apt-get and cargo; elsewhere, or without the rights to, it prints the
-//! commands.
+//! On Debian and its kin it installs with apt-get, cargo and, for a compiler that they do not
+//! package, rustup; elsewhere, or without the rights to, it prints the commands.
 
+mod missing;
 mod packages;
 
 use crate::build_ebpf::toolchain;
 use crate::command::{self, find_program};
 use crate::workspace;
 use anyhow::{Context as _, Result, bail};
+use missing::Missing;
 use packages::Packages;
 use std::path::Path;
 use std::process::Command;
@@ -17,6 +19,10 @@ use std::process::Command;
 const LINKER_VERSION: &str = "0.13.0";
 /// Version of cargo-deny that deny.toml is written for.
 const DENY_VERSION: &str = "0.20.2";
+/// What brings a compiler for the kernel programs where the distribution has none.
+const NIGHTLY: &str = "rustup toolchain install nightly --profile minimal --component rust-src";
+/// What brings rustfmt and clippy.
+const COMPONENTS: &str = "rustup component add rustfmt clippy";
 /// Where Debian keeps the LLVM that [`packages::EBPF`] installs.
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
@@ -41,6 +47,18 @@ pub enum Need {
     Lint,
 }
 
+impl Need {
+    fn purpose(self) -> &'static str {
+        match self {
+            Self::Lab => "for the laboratory of namespaces",
+            Self::Inspect => "for tests that look at the kernel's side",
+            Self::Ebpf => "for building the kernel programs",
+            Self::Qemu => "for the test with real guests",
+            Self::Lint => "for `cargo xtask lint`",
+        }
+    }
+}
+
 const ALL: [Need; 5] = [Need::Lab, Need::Inspect, Need::Ebpf, Need::Qemu, Need::Lint];
 
 pub fn run(options: &Options) -> Result<()> {
@@ -52,35 +70,71 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// Installs what `needs` lack; nothing is asked of the network when nothing is missing.
 pub fn ensure(needs: &[Need]) -> Result<()> {
-    let mut packages = Packages::default();
-    for (need, program, package) in packages::PROGRAMS {
-        if needs.contains(&need) && find_program(program).is_none() {
-            packages.want_all(&[package]);
-        }
+    let missing = Missing::of(needs);
+    if missing == Missing::default() {
+        return Ok(());
     }
-    let builds_ebpf = needs.contains(&Need::Ebpf);
-    if builds_ebpf && toolchain::compilers().is_empty() {
+    if !packages::is_debian() {
+        bail!("these are missing, and only Debian and its kin are installed for:\n{missing}");
+    }
+    let mut packages = Packages::default();
+    for (_, _, package) in &missing.programs {
+        packages.want_all(&[*package]);
+    }
+    if missing.compiler || missing.linker {
+        packages::update()?;
+    }
+    let rustup_compiler = missing.compiler && !packages::are_offered(&packages::EBPF_COMPILER);
+    if missing.compiler && !rustup_compiler {
         packages.want_all(&packages::EBPF_COMPILER);
     }
-    let lacks_linker = builds_ebpf && toolchain::find_linker().is_none();
-    if lacks_linker && packages::is_debian() {
+    // A release that is too old for it has bpf-linker bring an LLVM of its own.
+    if missing.linker && packages::are_offered(&packages::EBPF_LINKER) {
         packages.want_all(&packages::EBPF_LINKER);
     }
     packages.install()?;
-    if lacks_linker {
+    if rustup_compiler {
+        install_nightly()?;
+    }
+    if missing.linker {
         install_linker()?;
     }
-    if needs.contains(&Need::Lint) && find_program("cargo-deny").is_none() {
+    if missing.deny {
         let arguments = ["--version", DENY_VERSION, "--locked"];
         cargo_install(&mut Command::new(workspace::cargo()), "cargo-deny", &arguments)?;
     }
-    if builds_ebpf && toolchain::compilers().is_empty() {
-        bail!(
-            "no compiler can build the kernel programs: `rustup toolchain install nightly \
-             --component rust-src` brings one"
-        );
+    if missing.components {
+        ensure_components()?;
+    }
+    if missing.compiler && toolchain::compilers().is_empty() {
+        bail!("no compiler can build the kernel programs: `{NIGHTLY}` brings one");
     }
     Ok(())
+}
+
+/// rustfmt and clippy: they belong to the compiler that its owner chose, so he adds them.
+pub fn ensure_components() -> Result<()> {
+    if !has_components() {
+        bail!("rustfmt or clippy is missing: `{COMPONENTS}`");
+    }
+    Ok(())
+}
+
+fn has_components() -> bool {
+    ["fmt", "clippy"].iter().all(|task| {
+        command::output(Command::new(workspace::cargo()).args([task, "--version"])).is_ok()
+    })
+}
+
+/// A compiler for the kernel programs where the distribution has none.
+fn install_nightly() -> Result<()> {
+    if find_program("rustup").is_none() {
+        bail!("no package here can build the kernel programs; with rustup, `{NIGHTLY}` can");
+    }
+    println!("setup: `{NIGHTLY}`");
+    let mut words = NIGHTLY.split_whitespace();
+    let program = words.next().unwrap_or_default();
+    command::run(Command::new(program).args(words))
 }
 
 /// bpf-linker, with the LLVM of Debian's package where there is one and its own otherwise.

@@ -59,7 +59,10 @@ fn an_unknown_key_is_refused_with_its_line_and_a_suggestion() {
 #[test]
 fn what_is_only_wrong_together_is_refused_by_name() {
     for (text, reason) in [
-        (PRIMARY.replace("secondary_in", "secondary_out"), "secondary_out and capture are for"),
+        (
+            PRIMARY.replace("secondary_in", "secondary_out"),
+            "secondary_out is for role = \"secondary\"",
+        ),
         (SECONDARY.replace("capture = \"af-xdp\"", "on_death = \"pass\""), "always holds"),
         (SECONDARY.replace("tap1", "a-name-longer-than-15"), "not the name of a network interface"),
         (PRIMARY.replace("\"web\"", "\"../web\""), "a name is 1 to 64"),
@@ -71,4 +74,52 @@ fn what_is_only_wrong_together_is_refused_by_name() {
         let error = read(&text).expect_err(reason);
         assert!(error.contains(reason), "{error}");
     }
+}
+
+#[test]
+fn a_key_of_the_other_role_is_refused_by_name() {
+    for key in [
+        "held_frames_max = 1",
+        "held_bytes_max = 1",
+        "flows_max = 1",
+        "compare_timeout_ms = 1",
+        "on_secondary_lost = \"release\"",
+        "secondary_in = \"unix:/run/s\"",
+    ] {
+        let error = read(&format!("{SECONDARY}{key}\n")).expect_err(key);
+        let name = key.split(' ').next().unwrap_or_default();
+        assert!(error.ends_with(&format!("{name} is for role = \"primary\"")), "{error}");
+    }
+    for key in ["capture = \"gate\"", "secondary_out = \"unix:/run/s\""] {
+        let error = read(&format!("{PRIMARY}{key}\n")).expect_err(key);
+        let name = key.split(' ').next().unwrap_or_default();
+        assert!(error.ends_with(&format!("{name} is for role = \"secondary\"")), "{error}");
+    }
+}
+
+#[test]
+fn a_limit_of_zero_is_refused_by_name() {
+    let primary = PRIMARY.replace("secondary_timeout_ms = 250\ncompare_timeout_ms = 500\n", "");
+    for key in [
+        "held_frames_max",
+        "held_bytes_max",
+        "compare_timeout_ms",
+        "flows_max",
+        "secondary_timeout_ms",
+    ] {
+        let error = read(&format!("{primary}{key} = 0\n")).expect_err(key);
+        assert!(error.ends_with(&format!("{key} must be above 0")), "{error}");
+        read(&format!("{primary}{key} = 1\n")).expect("one is enough");
+    }
+    let error = read(&format!("{SECONDARY}secondary_timeout_ms = 0\n")).expect_err("refused");
+    assert!(error.ends_with("secondary_timeout_ms must be above 0"), "{error}");
+}
+
+#[test]
+fn what_is_wrong_with_a_guest_is_told_with_its_file_and_line() {
+    let error = read(&format!("{PRIMARY}{SECONDARY}flows_max = 5\n")).expect_err("refused");
+    assert_eq!(error, "colo.toml:15: guest `tap1`: flows_max is for role = \"primary\"");
+    let error = read(&format!("{PRIMARY}{PRIMARY}")).expect_err("refused");
+    assert!(error.starts_with("colo.toml:15: guest `web`: another guest"), "{error}");
+    assert!(read("").expect_err("refused").contains("colo.toml"));
 }

@@ -48,12 +48,6 @@ impl Packages {
             return Ok(());
         }
         let names = self.names.join(" ");
-        if !is_debian() {
-            bail!(
-                "something is missing that the package manager has to bring; under Debian's names: \
-                 {names}"
-            );
-        }
         let by_hand = format!("apt-get update && apt-get install --no-install-recommends {names}");
         if !workspace::is_root() {
             bail!("packages are missing, and only root installs them: `{by_hand}`");
@@ -66,6 +60,29 @@ impl Packages {
     }
 }
 
+/// Brings the lists of packages up to date, where we may.
+pub(super) fn update() -> Result<()> {
+    if !workspace::is_root() {
+        return Ok(());
+    }
+    apt_get(&["update"]).context("cannot see which packages there are: `apt-get update`")
+}
+
+/// The distribution has all of them: Debian's kin differ in what they package.
+pub(super) fn are_offered(packages: &[&str]) -> bool {
+    packages.iter().all(|package| {
+        let mut policy = Command::new("apt-cache");
+        policy.args(["policy", package]).env("LC_ALL", "C");
+        command::output(&mut policy).is_ok_and(|text| has_candidate(&text))
+    })
+}
+
+/// Reads what `apt-cache policy` says of one package; of an unknown one it says nothing.
+fn has_candidate(policy: &str) -> bool {
+    let candidate = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
+    candidate.is_some_and(|version| version != "(none)")
+}
+
 fn apt_get(arguments: &[&str]) -> Result<()> {
     command::run(
         Command::new("apt-get")
@@ -73,4 +90,16 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
             .args(arguments)
             .env("DEBIAN_FRONTEND", "noninteractive"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_candidate;
+
+    #[test]
+    fn a_package_without_a_candidate_is_not_offered() {
+        assert!(has_candidate("rustc-web:\n  Installed: (none)\n  Candidate: 1.95.0\n"));
+        assert!(!has_candidate("rustc-web:\n  Installed: (none)\n  Candidate: (none)\n"));
+        assert!(!has_candidate(""));
+    }
 }

@@ -11,8 +11,9 @@ use std::{fmt, fs};
 const UNPRIVILEGED: [&str; 3] = ["colo-proxy-common", "colo-proxy", "xtask"];
 /// Tests of the laboratory that come last, in this order: the slowest.
 const LAST: [&str; 1] = ["qemu"];
-/// Tests that read it run for longer where it is set.
-const LONG_VARIABLE: &str = "COLO_PROXY_LONG";
+/// What the tests with a duration read, and how much of it `--long` asks for: seconds of mixed
+/// traffic, and streams that the compare engine is given.
+const LONG: [(&str, &str); 2] = [("COLO_PROXY_MIXED_S", "600"), ("COLO_PROXY_STREAMS", "1000000")];
 
 /// One step.
 pub(super) struct Step {
@@ -35,7 +36,7 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
         step("tidy", root, |_| tidy::run()),
         step("clippy", root, lint::clippy),
         step("deny", root, lint::deny).with(&[Need::Lint]),
-        step("unit tests", root, |root| command::run(&mut unit_tests(root))),
+        step("unit tests", root, move |root| command::run(&mut unit_tests(root, long))),
         step("doc tests", root, |root| command::run(&mut doc_tests(root))),
         step("README", root, tidy::readme_against_daemon),
         step("clippy on the kernel programs", root, build_ebpf::clippy)
@@ -84,9 +85,10 @@ fn cargo(root: &Path, arguments: &[&str]) -> Command {
     cargo
 }
 
-fn unit_tests(root: &Path) -> Command {
+fn unit_tests(root: &Path, long: bool) -> Command {
     let mut cargo = cargo(root, &["test", "--locked", "--lib", "--bins", "--tests"]);
     cargo.args(UNPRIVILEGED.iter().flat_map(|name| ["--package", name]));
+    lengthen(&mut cargo, long);
     cargo
 }
 
@@ -111,10 +113,14 @@ fn laboratory_test(root: &Path, name: &str, long: bool) -> Command {
         _ => cargo.args(["--test", name]),
     };
     cargo.args(["--", "--test-threads=1"]).env("COLO_PROXY_REQUIRE_ROOT", "1");
-    if long {
-        cargo.env(LONG_VARIABLE, "1");
-    }
+    lengthen(&mut cargo, long);
     cargo
+}
+
+fn lengthen(cargo: &mut Command, long: bool) {
+    if long {
+        cargo.envs(LONG);
+    }
 }
 
 /// The laboratory's own unit tests.
@@ -138,4 +144,25 @@ fn laboratory_tests(root: &Path) -> Result<Vec<String>> {
     names.sort_by_key(|name| (LAST.contains(&name.as_str()), name.clone()));
     names.insert(0, LIBRARY.to_owned());
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LONG, laboratory_test, unit_tests};
+    use std::path::Path;
+
+    #[test]
+    fn long_reaches_the_tests_that_have_a_duration() {
+        for long in [false, true] {
+            for command in
+                [unit_tests(Path::new("."), long), laboratory_test(Path::new("."), "traffic", long)]
+            {
+                for (name, value) in LONG {
+                    let set =
+                        command.get_envs().any(|env| env == (name.as_ref(), Some(value.as_ref())));
+                    assert_eq!(set, long, "{name}");
+                }
+            }
+        }
+    }
 }

@@ -1,0 +1,85 @@
+//! What this machine lacks, and the commands that bring it.
+
+use super::packages::PROGRAMS;
+use super::{COMPONENTS, DENY_VERSION, LINKER_VERSION, NIGHTLY, Need};
+use crate::build_ebpf::toolchain;
+use crate::command::find_program;
+use std::fmt;
+
+/// What is missing; nothing by default.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Missing {
+    /// As [`PROGRAMS`] has them.
+    pub programs: Vec<(Need, &'static str, &'static str)>,
+    /// One that has the source of its `core`.
+    pub compiler: bool,
+    pub linker: bool,
+    pub deny: bool,
+    /// rustfmt and clippy.
+    pub components: bool,
+}
+
+impl Missing {
+    /// What `needs` lack here.
+    pub(super) fn of(needs: &[Need]) -> Self {
+        let lacks = |program| find_program(program).is_none();
+        let ebpf = needs.contains(&Need::Ebpf);
+        let lint = needs.contains(&Need::Lint);
+        let programs = PROGRAMS.iter().copied();
+        Self {
+            programs: programs.filter(|(n, p, _)| needs.contains(n) && lacks(p)).collect(),
+            compiler: ebpf && toolchain::compilers().is_empty(),
+            linker: ebpf && toolchain::find_linker().is_none(),
+            deny: lint && lacks("cargo-deny"),
+            components: lint && !super::has_components(),
+        }
+    }
+}
+
+/// One line for each, to be typed.
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (need, program, package) in &self.programs {
+            let purpose = need.purpose();
+            writeln!(f, "  {program}, {purpose}: the package that Debian calls {package}")?;
+        }
+        if self.compiler {
+            writeln!(f, "  {NIGHTLY}")?;
+        }
+        if self.linker {
+            writeln!(f, "  cargo install bpf-linker --version {LINKER_VERSION} --locked")?;
+        }
+        if self.deny {
+            writeln!(f, "  cargo install cargo-deny --version {DENY_VERSION} --locked")?;
+        }
+        if self.components {
+            writeln!(f, "  {COMPONENTS}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::packages::PROGRAMS;
+    use super::Missing;
+
+    #[test]
+    fn everything_that_is_missing_has_a_line() {
+        let programs = PROGRAMS.to_vec();
+        let all = Missing { programs, compiler: true, linker: true, deny: true, components: true };
+        let text = all.to_string();
+        assert_eq!(text.lines().count(), PROGRAMS.len() + 4, "{text}");
+        for word in [
+            "bpftool, for tests that",
+            "rustup toolchain install nightly",
+            "--component rust-src",
+            "cargo install bpf-linker",
+            "cargo install cargo-deny",
+            "rustup component add rustfmt clippy",
+        ] {
+            assert!(text.contains(word), "no `{word}` in: {text}");
+        }
+        assert_eq!(Missing::default().to_string(), "");
+    }
+}
