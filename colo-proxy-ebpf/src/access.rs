@@ -37,11 +37,18 @@ impl SkBuff {
         // SAFETY: see above; the mark may be written.
         unsafe { (*self.skb).mark = mark }
     }
+}
 
-    /// The outermost VLAN tag, where the kernel keeps it beside the frame.
+/// A frame of which the kernel may keep the outermost VLAN tag apart.
+pub trait Tagged {
+    /// That tag.
+    fn outer_tag(&self) -> Option<u16>;
+}
+
+impl Tagged for SkBuff {
     #[inline(always)]
-    pub fn outer_tag(&self) -> Option<u16> {
-        // SAFETY: see above.
+    fn outer_tag(&self) -> Option<u16> {
+        // SAFETY: the kernel's context is valid for the run of the program.
         unsafe { ((*self.skb).vlan_present != 0).then(|| (*self.skb).vlan_tci as u16) }
     }
 }

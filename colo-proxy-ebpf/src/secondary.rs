@@ -11,7 +11,7 @@ use colo_proxy_common::flow::{self, Change, Entry, Now, Segment, Step, Verdict};
 use colo_proxy_common::record::{Event, Flow, FlowKey, Settings, event, mode};
 use colo_proxy_common::rewrite::{self, Edit};
 
-use crate::access::SkBuff;
+use crate::access::{SkBuff, Tagged};
 use crate::maps::{EVENTS, FLOWS, HALF_OPEN, count, scratch, settings};
 use crate::verdict::{DROP, NEXT, send_out};
 
@@ -37,8 +37,7 @@ pub fn colo_to_guest(ctx: TcContext) -> i32 {
         count(|c| &mut c.dropped_lan_input);
         return DROP;
     }
-    let tag = frame.outer_tag();
-    match translate(&mut frame, tag, settings, Direction::ToGuest) {
+    match translate(&mut frame, settings, Direction::ToGuest) {
         Fate::Go => NEXT,
         Fate::Hold => {
             count(|c| &mut c.input_held);
@@ -63,8 +62,7 @@ pub fn colo_from_guest(ctx: TcContext) -> i32 {
         count(|c| &mut c.passed);
         return NEXT;
     }
-    let tag = frame.outer_tag();
-    match translate(&mut frame, tag, settings, Direction::FromGuest) {
+    match translate(&mut frame, settings, Direction::FromGuest) {
         Fate::Go if settings.mode == mode::PROTECTED => {
             count(|c| &mut c.captured);
             frame.set_mark(settings.mark);
@@ -91,16 +89,13 @@ pub enum Fate {
 
 /// Finds the frame's connection and translates the frame accordingly. What is not a whole TCP
 /// segment goes on as it is.
-///
-/// `outer_tag` is the VLAN tag that the kernel keeps beside the frame, if it does.
 #[inline(always)]
-pub fn translate<F: Edit>(
+pub fn translate<F: Edit + Tagged>(
     frame: &mut F,
-    outer_tag: Option<u16>,
     settings: &Settings,
     direction: Direction,
 ) -> Fate {
-    let Ok(packet) = decode(frame, outer_tag) else {
+    let Ok(packet) = decode(frame, frame.outer_tag()) else {
         count(|c| &mut c.malformed);
         return Fate::Go;
     };

@@ -19,7 +19,7 @@ use colo_proxy_common::decode::{OPTIONS_MAX, Octets, OptionWalk};
 use colo_proxy_common::record::mode;
 use colo_proxy_common::rewrite::Edit;
 
-use crate::access::walk_options;
+use crate::access::{Tagged, walk_options};
 use crate::maps::{count, settings_if_any};
 use crate::secondary::{Direction, Fate, translate};
 
@@ -39,8 +39,7 @@ pub fn colo_xdp_capture(ctx: XdpContext) -> u32 {
     if settings.mode != mode::PROTECTED || SOCKETS.get(queue).is_none() {
         return XDP_PASS;
     }
-    // The kernel has not taken a tag out of the frame yet.
-    match translate(&mut XdpFrame(ctx.ctx), None, settings, Direction::FromGuest) {
+    match translate(&mut XdpFrame(ctx.ctx), settings, Direction::FromGuest) {
         Fate::Go => {
             count(|c| &mut c.captured);
             // A socket that has just gone: what is translated must not reach a wire from here.
@@ -54,6 +53,14 @@ pub fn colo_xdp_capture(ctx: XdpContext) -> u32 {
 
 /// One frame, in however many pieces.
 struct XdpFrame(*mut xdp_md);
+
+impl Tagged for XdpFrame {
+    /// The kernel has not taken one out of the frame yet.
+    #[inline(always)]
+    fn outer_tag(&self) -> Option<u16> {
+        None
+    }
+}
 
 impl Octets for XdpFrame {
     #[inline(always)]

@@ -72,9 +72,10 @@ impl Maps {
 
     pub(super) fn knows(&self, key: &FlowKey) -> bool {
         self.flows.get(key, 0).is_ok_and(|flow| flow.state != state::REOPENING)
-            || self.half_open.get(key, 0).is_ok_and(|flow| {
-                flow.known & known::OFFSET != 0 && flow.state != state::REOPENING
-            })
+            || self
+                .half_open
+                .get(key, 0)
+                .is_ok_and(|flow| flow.known & known::OFFSET != 0 && flow.state != state::REOPENING)
     }
 
     pub(super) fn insert_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), DatapathError> {

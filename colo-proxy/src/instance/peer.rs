@@ -51,6 +51,7 @@ impl PeerCounters {
 /// What the lane tells its owner.
 #[derive(Debug)]
 pub(super) enum PeerEvent {
+    /// The other half of the pair has said who it is.
     Up,
     Message(Message),
     Down,
@@ -93,26 +94,32 @@ async fn keep(
         };
         // What was meant for the last connection means nothing to this one.
         while messages.try_recv().is_ok() {}
-        if events.send(PeerEvent::Up).await.is_err() {
-            return;
-        }
-        let why = converse(stream, role, silence_max, &traffic, &mut messages, &events).await;
-        if events.send(PeerEvent::Down).await.is_err() {
+        let mut introduction = Introduction::default();
+        let terms = Terms { role, silence_max, traffic: &traffic };
+        let why = converse(stream, &terms, &mut introduction, &mut messages, &events).await;
+        if introduction.done && events.send(PeerEvent::Down).await.is_err() {
             return;
         }
         log::warn!("control lane {}: {why}", port.endpoint());
     }
 }
 
+/// What both ends keep to.
+struct Terms<'a> {
+    role: Role,
+    silence_max: Duration,
+    traffic: &'a Traffic,
+}
+
 /// Returns why the connection ended.
 async fn converse(
     stream: Stream,
-    role: Role,
-    silence_max: Duration,
-    traffic: &Traffic,
+    terms: &Terms<'_>,
+    introduction: &mut Introduction,
     messages: &mut mpsc::Receiver<Message>,
     events: &mpsc::Sender<PeerEvent>,
 ) -> String {
+    let Terms { role, silence_max, traffic } = *terms;
     let mut lines = Framed::new(stream, codec());
     let hello = Message::Hello { version: VERSION, role: role.to_string() };
     if let Err(error) = lines.send(hello.line()).await {
@@ -123,7 +130,6 @@ async fn converse(
     let mut counters = tokio::time::interval(COUNTERS);
     counters.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = Instant::now();
-    let mut introduction = Introduction::default();
     loop {
         let outgoing = tokio::select! {
             line = lines.next() => {
@@ -133,7 +139,7 @@ async fn converse(
                     None => return "the peer closed the connection".into(),
                 };
                 heard = Instant::now();
-                if let Err(why) = pass_on(&line, role, &mut introduction, events).await {
+                if let Err(why) = pass_on(&line, role, introduction, events).await {
                     return why;
                 }
                 continue;
@@ -204,11 +210,14 @@ async fn pass_on(
             return Ok(());
         }
     };
+    let known = introduction.done;
     introduction.check(&message, role)?;
-    match message {
-        Message::Heartbeat | Message::Hello { .. } => Ok(()),
-        message => events.send(PeerEvent::Message(message)).await.map_err(|_| "ending".into()),
-    }
+    let event = match message {
+        Message::Hello { .. } if !known => PeerEvent::Up,
+        Message::Heartbeat | Message::Hello { .. } => return Ok(()),
+        message => PeerEvent::Message(message),
+    };
+    events.send(event).await.map_err(|_| "ending".into())
 }
 
 #[cfg(test)]

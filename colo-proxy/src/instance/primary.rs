@@ -15,8 +15,8 @@ use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
 use super::protection::{Action, Protection, State};
 use super::readable::{Drained, Readable};
 use super::wiring::{
-    GATE_QUEUE_LEN, Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach,
-    sleep_until, system,
+    GATE_QUEUE_LEN, Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate,
+    reattach, sleep_until, system,
 };
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};

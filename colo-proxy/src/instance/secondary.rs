@@ -135,33 +135,26 @@ impl Secondary {
         let addresses = Arc::new(Mutex::new(Addresses::default()));
         let capture_name = source.name();
         let repeat = Arc::new(repeat::Shared::default());
+        let mirror = lanes::spawn_incoming(mirror, guest.vnet_hdr_support, stats.mirror.clone());
         let seen = Seen { addresses: addresses.clone(), repeat: repeat.clone() };
         let (output_requests, output) = spawn_output(&guest, output, source, &stats, seen)?;
+        let traffic = Traffic { sent: stats.output.clone(), received: stats.mirror.clone() };
         let inputs = Inputs {
-            mirror: Some(lanes::spawn_incoming(
-                mirror,
-                guest.vnet_hdr_support,
-                stats.mirror.clone(),
-            )),
+            mirror: Some(mirror),
             held: Readable::new(&*input_gate).map_err(system("watch the input gate"))?,
             offsets: Readable::new(&events).map_err(system("watch the events"))?,
             trace: Trace::new(datapath.take_log()).map_err(system("watch the programs' log"))?,
             output,
             output_requests,
-            peer: peer.map(|port| {
-                let traffic =
-                    Traffic { sent: stats.output.clone(), received: stats.mirror.clone() };
-                Peer::spawn(port, Role::Secondary, guest.secondary_timeout, traffic)
-            }),
+            peer: peer
+                .map(|port| Peer::spawn(port, Role::Secondary, guest.secondary_timeout, traffic)),
             frame,
             questions,
             link,
             _socket: socket,
         };
-        let mode = datapath.mode();
-        let netdev = Some(netdev);
-        let (hold, epoch) = (Hold::default(), 0);
         let secondary = Self {
+            mode: datapath.mode(),
             guest,
             claim,
             datapath,
@@ -172,12 +165,11 @@ impl Secondary {
             capture_name,
             mirror_endpoint,
             output_endpoint,
-            mode,
-            hold,
+            hold: Hold::default(),
             repeat,
             addresses,
-            netdev,
-            epoch,
+            netdev: Some(netdev),
+            epoch: 0,
             copied_in: None,
             flows: 0,
             stats,

@@ -93,6 +93,9 @@ impl Programs {
         for (name, program) in ebpf.programs_mut() {
             let Ok(program) = <&mut SchedClassifier>::try_from(program) else { continue };
             program.load().unwrap_or_else(|error| panic!("verify {name}: {error}"));
+            // A tenth of the kernel's limit: a small change can multiply what it has to look at.
+            let walked = program.info().expect("its info").verified_instruction_count();
+            assert!(walked < Some(100_000), "{name}: the verifier walked {walked:?} instructions");
         }
         Some(Self { ebpf })
     }

@@ -23,7 +23,6 @@ const SLEEPERS: [(&str, &str); 12] = [
     ("tests/tests/datapath/pair.rs", "the delay of a wire, which is what the test is about"),
     ("tests/tests/lab.rs", "the length of a pause that a test is about"),
     ("tests/tests/lanes.rs", "shows that nothing happens for a time"),
-    ("tests/tests/traffic.rs", "the length of a guest's pauses, which a test is about"),
 ];
 
 /// All rules on the source `text` at `path`.

@@ -23,7 +23,7 @@ impl Primary {
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let dropped = &engine.secondary_dropped;
         let released = &engine.released;
-        let all_released =
+        let all =
             [released.compared, released.checkpoint, released.unprotected, released.uncompared];
         let status = Status {
             instance: self.claim.name.clone(),
@@ -38,9 +38,8 @@ impl Primary {
             held_bytes: engine.held.bytes,
             compared_frames: engine.compared.frames,
             compared_bytes: engine.compared.bytes,
-            released_frames: all_released.iter().map(|traffic| traffic.frames).sum::<u64>()
-                + stats.released_unprotected,
-            released_bytes: all_released.iter().map(|traffic| traffic.bytes).sum(),
+            released_frames: all.iter().fold(stats.released_unprotected, |n, t| n + t.frames),
+            released_bytes: all.iter().map(|traffic| traffic.bytes).sum(),
             divergences: engine.divergences,
             checkpoints: engine
                 .requests
