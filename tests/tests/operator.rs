@@ -95,6 +95,20 @@ fn an_instance_of_roots_is_not_asked_by_anybody() -> Result<()> {
     Ok(())
 }
 
+/// As in `colo-proxy status | head`, when `head` has ended.
+#[test]
+fn a_reader_who_has_seen_enough_is_no_failure() -> Result<()> {
+    for arguments in [&["status"][..], &["status", "--json"]] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let found = Command::new(daemon::binary()?).args(arguments).stdout(writer).output()?;
+        let stderr = String::from_utf8_lossy(&found.stderr);
+        // Not its exit status: instances of other tests that end just now may not answer.
+        assert!(!stderr.contains("panicked") && !stderr.contains("roken pipe"), "{stderr}");
+    }
+    Ok(())
+}
+
 /// A copy of the daemon's program in `folder`: the folder where cargo builds may be root's alone.
 fn executable_by_anybody(folder: &Path) -> Result<PathBuf> {
     std::fs::set_permissions(folder, Permissions::from_mode(0o755))?;
