@@ -105,7 +105,8 @@ impl ScriptFrame {
 
 /// One half notes and answers; the other passes on what comes by the FIFO.
 fn script(answers: &[&str]) -> String {
-    let answers: String = answers.iter().map(|answer| format!(" echo '{answer}';")).collect();
+    let answers: Vec<String> = answers.iter().map(|answer| format!(" echo '{answer}';")).collect();
+    let answers = answers.concat();
     format!(
         r#"#!/bin/sh
 exec 3<&0
