@@ -25,6 +25,7 @@ fn reasons_have_stable_names() {
             "datagram",
             "limit",
             "flow-table-full",
+            "resync",
         ]
     );
 }

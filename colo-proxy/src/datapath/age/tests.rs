@@ -31,8 +31,8 @@ fn each_state_has_its_limit() {
     let entries = [
         entry(1, flow(state::CLOSED, 60)),
         entry(2, flow(state::CLOSED, 61)),
-        entry(3, flow(state::RESET, 600)),
-        entry(4, flow(state::RESET, 601)),
+        entry(3, flow(state::RESET, 7440)),
+        entry(4, flow(state::RESET, 7441)),
         entry(5, flow(state::ESTABLISHED, 432_000)),
         entry(6, flow(state::ESTABLISHED, 432_001)),
         entry(7, flow(state::FIN_PEER, 432_001)),
