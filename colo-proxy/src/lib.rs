@@ -18,4 +18,5 @@ pub mod gate;
 pub mod instance;
 pub mod lane;
 pub mod link;
+pub mod name;
 pub mod status;

@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::instance::is_in_this_namespace;
+use crate::name::is_in_this_namespace;
 
 /// Where sockets and locks of running instances are.
 pub const RUNTIME_DIR: &str = "/run/colo-proxy";

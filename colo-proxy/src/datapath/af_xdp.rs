@@ -10,7 +10,6 @@
 
 mod assemble;
 mod attachment;
-mod detach;
 mod readiness;
 mod socket;
 

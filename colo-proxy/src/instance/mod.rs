@@ -10,7 +10,6 @@ mod cut;
 mod hold;
 mod lanes;
 mod log_limit;
-mod name;
 mod peer;
 mod primary;
 mod protection;
@@ -26,20 +25,20 @@ use std::thread::JoinHandle;
 use tokio::sync::{oneshot, watch};
 
 pub use self::lanes::LaneStatus;
-pub(crate) use self::name::is_in_this_namespace;
 use crate::colo_frame::ColoFrameError;
 use crate::config::{Guest, SideConfig};
 use crate::datapath::DatapathError;
 use crate::endpoint::EndpointError;
 use crate::gate::GateError;
 use crate::link::LinkError;
+use crate::name::NameError;
 use crate::status::StatusError;
 
 /// Why an instance could not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum InstanceError {
     #[error(transparent)]
-    Name(#[from] name::NameError),
+    Name(#[from] NameError),
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error(transparent)]

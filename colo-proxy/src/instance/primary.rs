@@ -10,7 +10,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::cut::Cut;
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::log_limit::LogLimit;
-use super::name::Claim;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
 use super::protection::{Action, Protection, State};
 use super::readable::{Drained, Readable};
@@ -29,6 +28,7 @@ use crate::endpoint::Port;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
 use crate::link::{Link, LinkEvent, LinkWatch};
+use crate::name::Claim;
 use crate::status::{self, Question, Reply, Request};
 
 mod report;

@@ -12,7 +12,6 @@ use tokio::time::MissedTickBehavior;
 use super::announce::Addresses;
 use super::hold::{self, Hold};
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
-use super::name::Claim;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
 use super::readable::{Drained, Readable};
 use super::repeat;
@@ -31,6 +30,7 @@ use crate::endpoint::Port;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
 use crate::link::{Link, LinkEvent, LinkWatch};
+use crate::name::Claim;
 use crate::status::{self, Question, Reply, Request};
 
 mod report;

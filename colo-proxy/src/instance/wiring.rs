@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 
 use super::InstanceError;
 use super::lanes::BATCH;
-use super::name::{self, Claim};
 use super::peer::{Peer, PeerEvent};
 use super::readable::Drained;
 use crate::config::{Guest, Role};
@@ -20,6 +19,7 @@ use crate::endpoint::{Endpoint, Port};
 use crate::frame::Frame;
 use crate::gate::{Gate, GateOptions};
 use crate::link::{Link, LinkWatch};
+use crate::name::{self, Claim};
 
 /// The guest's TAP as it is now, and the name under which it is served.
 pub(super) async fn find(

@@ -12,7 +12,8 @@ use aya::programs::{
 };
 use nix::libc;
 
-use super::{LINK_NAME, Refusal, XdpTarget, detach::detach_pinned};
+use super::{LINK_NAME, Refusal, XdpTarget};
+use crate::datapath::detach::detach_pinned;
 
 /// The file that pins the program.
 const PROGRAM_NAME: &str = "prog_colo_xdp_capture";

@@ -24,8 +24,8 @@ pub enum NameError {
 
 /// A name that nobody else has while this lives.
 #[derive(Debug)]
-pub(super) struct Claim {
-    pub(super) name: String,
+pub struct Claim {
+    pub name: String,
     lock: Flock<File>,
     path: PathBuf,
 }
@@ -41,7 +41,7 @@ impl Drop for Claim {
 
 /// Claims `chosen`, or a name after `netdev`. `is_foreign` tells whether what a dead daemon left
 /// behind under a name belongs to another network namespace.
-pub(super) fn claim(
+pub fn claim(
     dir: &Path,
     chosen: Option<&str>,
     netdev: &str,
@@ -102,7 +102,7 @@ fn lock(dir: &Path, name: &str) -> Result<Claim, NameError> {
 }
 
 /// The lock of instance `name` was taken in the network namespace of this thread.
-pub(crate) fn is_in_this_namespace(dir: &Path, name: &str) -> bool {
+pub fn is_in_this_namespace(dir: &Path, name: &str) -> bool {
     std::fs::read_to_string(dir.join(format!("{name}.lock"))).is_ok_and(|text| {
         text.split(' ').nth(1).map(str::trim) == Some(&own_namespace().to_string())
     })
