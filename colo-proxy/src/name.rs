@@ -15,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 #[derive(Debug, thiserror::Error)]
 pub enum NameError {
     #[error(
-        "instance {name} is already running (pid {pid}); end it first, or give this one another name"
+        "instance {name} is running as pid {pid}; end that first, or give this one another name"
     )]
     InUse { name: String, pid: String, namespace: u64 },
     #[error("cannot use {}", path.display())]
