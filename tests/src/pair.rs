@@ -14,6 +14,9 @@ use crate::guest::{Guest, GuestOptions};
 use crate::network::{Host, Lab, LabOptions, Side};
 use crate::stand_in::tap::Offloads;
 
+/// How long a primary may take to give up a secondary that never was.
+const LATE: Duration = Duration::from_secs(20);
+
 /// What to build.
 #[derive(Clone, Debug)]
 pub struct PairSetup {
@@ -24,6 +27,8 @@ pub struct PairSetup {
     /// Lines for the `[[guest]]` of each daemon's configuration file; without them the daemons get
     /// flags.
     pub config: Option<[String; 2]>,
+    /// The primary's daemon is there first, and waits in vain for longer than its timeout.
+    pub secondary_late: bool,
 }
 
 impl Default for PairSetup {
@@ -33,6 +38,7 @@ impl Default for PairSetup {
             offloads: Offloads::On,
             daemons: PairOptions::default(),
             config: None,
+            secondary_late: false,
         }
     }
 }
@@ -56,6 +62,13 @@ impl Pair {
     pub fn start(setup: PairSetup) -> Result<Self> {
         let lab = Arc::new(Lab::new(setup.lab.clone())?);
         let guest = |side| Guest::start(&lab, side, GuestOptions::of(side, setup.offloads));
+        let mut primary = None;
+        if setup.secondary_late {
+            let early = setup.daemon(&lab, Side::Primary)?;
+            early
+                .wait_status("unprotected", LATE, |s| s.mode().is_ok_and(|m| m == "unprotected"))?;
+            primary = Some(early);
+        }
         let primary_guest = guest(Side::Primary)?;
         let (secondary, secondary_guest) = if setup.lab.persistent_tap {
             (setup.daemon(&lab, Side::Secondary)?, guest(Side::Secondary)?)
@@ -68,7 +81,10 @@ impl Pair {
             host.plug()?;
             (secondary, secondary_guest)
         };
-        let primary = setup.daemon(&lab, Side::Primary)?;
+        let primary = match primary {
+            Some(primary) => primary,
+            None => setup.daemon(&lab, Side::Primary)?,
+        };
         primary.wait_protected()?;
         Ok(Self { primary, secondary, primary_guest, secondary_guest, lab, setup })
     }

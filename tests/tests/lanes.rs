@@ -48,6 +48,21 @@ fn patient() -> PairSetup {
     PairSetup { config: Some([primary, String::new()]), ..PairSetup::default() }
 }
 
+/// The primary waited in vain and says so; but its guest has said nothing meanwhile.
+#[test]
+fn a_secondary_that_is_late_costs_no_checkpoint_where_nothing_was_said() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(PairSetup { secondary_late: true, ..PairSetup::default() })?;
+    let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
+    conversation.ask(1000)?;
+    conversation.close()?;
+    pair.expect_no_checkpoints()?;
+    pair.expect_right_sums()?;
+    pair.finish()
+}
+
 /// The link between the hosts is down for long enough that protection ends, and comes back. The
 /// secondary is stale then; a new guest that has seen nothing, as its peer has by then nothing
 /// open, stands in for the state that a checkpoint would copy.

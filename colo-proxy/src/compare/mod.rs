@@ -67,6 +67,11 @@ use self::tcp::Scene;
 use self::timers::Timers;
 use crate::frame::Frame;
 
+/// The rule asks for a comparison of `frame`; ARP and its like leave as they come.
+pub fn is_compared(frame: &Frame) -> bool {
+    !matches!(classify(frame).0, Subject::Uncompared(_))
+}
+
 /// Whose output a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {

@@ -19,7 +19,7 @@ use super::wiring::{
 };
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};
-use crate::compare::{Engine, Output, Reason, Side};
+use crate::compare::{Engine, Output, Reason, Side, is_compared};
 use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
 use crate::datapath::capture::GateCapture;
@@ -222,6 +222,10 @@ impl Primary {
     fn on_output(&mut self, frames: &mut Vec<Frame>) {
         let now = Instant::now();
         if self.protection.state() == State::Unprotected {
+            if !self.protection.is_exposed() && frames.iter().any(is_compared) {
+                self.protection.expose();
+                self.set_mode(Mode::Off);
+            }
             self.stats.released_unprotected += frames.len() as u64;
             self.out.release.append(frames);
             return;
@@ -369,7 +373,12 @@ impl Primary {
             Action::Announce => log::info!("{}: {}", self.claim.name, describe(state)),
             Action::Unprotect => {
                 log::warn!("{}: {}", self.claim.name, describe(state));
-                self.release_everything();
+                if self.engine.stats().held.frames > 0 {
+                    self.protection.expose();
+                }
+                if self.protection.is_exposed() {
+                    self.release_everything();
+                }
                 let instance = self.claim.name.clone();
                 self.commands.push_back(Command::PeerLost { instance });
             }

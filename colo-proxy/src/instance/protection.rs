@@ -3,7 +3,8 @@
 //! Output is held from the start. A secondary that comes within `secondary_timeout` finds nothing
 //! lost, and the pair is protected. One that is gone for longer leaves the guest unprotected: held
 //! output leaves under rule (c), and everyone can see it. When it comes back, its state is stale,
-//! and only a checkpoint makes the pair protected again.
+//! and only a checkpoint makes the pair protected again; but for one that comes for the first time,
+//! late, and finds that the guest has said nothing yet.
 
 use std::time::{Duration, Instant};
 
@@ -44,11 +45,23 @@ pub(super) struct Protection {
     policy: OnSecondaryLost,
     /// An operator has ended protection; only a new daemon begins it again.
     ended: bool,
+    /// A secondary has been there.
+    met: bool,
+    /// The network knows something of the guest that no secondary has vouched for.
+    exposed: bool,
 }
 
 impl Protection {
     pub(super) fn new(now: Instant, timeout: Duration, policy: OnSecondaryLost) -> Self {
-        Self { state: State::Waiting, lost_since: Some(now), timeout, policy, ended: false }
+        Self {
+            state: State::Waiting,
+            lost_since: Some(now),
+            timeout,
+            policy,
+            ended: false,
+            met: false,
+            exposed: false,
+        }
     }
 
     pub(super) fn state(&self) -> State {
@@ -60,7 +73,11 @@ impl Protection {
         if self.ended {
             return None;
         }
+        self.met |= up;
         match (self.state, up) {
+            (State::Unprotected, true) if !self.exposed => {
+                self.enter(State::Protected, None, Action::Announce)
+            }
             (State::Waiting, true) => self.enter(State::Protected, None, Action::Announce),
             (State::Unprotected, true) => self.enter(State::Resync, None, Action::Resync),
             (State::Protected, false) => self.enter(State::Waiting, Some(now), Action::Announce),
@@ -73,7 +90,10 @@ impl Protection {
     /// A checkpoint has been received completely by the secondary.
     pub(super) fn on_checkpoint_done(&mut self) -> Option<Action> {
         match self.state {
-            State::Resync => self.enter(State::Protected, None, Action::Announce),
+            State::Resync => {
+                self.exposed = false;
+                self.enter(State::Protected, None, Action::Announce)
+            }
             _ => None,
         }
     }
@@ -81,6 +101,7 @@ impl Protection {
     /// The operator or the COLO-frame says that the secondary is gone for good.
     pub(super) fn end(&mut self) -> Option<Action> {
         self.ended = true;
+        self.exposed = true;
         match self.state {
             State::Unprotected => None,
             _ => self.enter(State::Unprotected, None, Action::Unprotect),
@@ -97,9 +118,21 @@ impl Protection {
 
     pub(super) fn on_timeout(&mut self, now: Instant) -> Option<Action> {
         if self.poll_timeout().is_some_and(|at| at <= now) {
+            // One that has been there has missed what its guest is given since.
+            self.exposed |= self.met;
             return self.enter(State::Unprotected, None, Action::Unprotect);
         }
         None
+    }
+
+    /// Output of the guest leaves that no secondary has vouched for.
+    pub(super) fn expose(&mut self) {
+        self.exposed = true;
+    }
+
+    /// A secondary that comes now needs a checkpoint.
+    pub(super) fn is_exposed(&self) -> bool {
+        self.exposed
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "every arm of a transition table reads alike")]
@@ -131,9 +164,22 @@ mod tests {
     }
 
     #[test]
+    fn a_late_one_needs_none_where_the_guest_has_said_nothing() {
+        let (now, mut p) = start();
+        assert_eq!(p.on_timeout(now + TIMEOUT), Some(Action::Unprotect));
+        assert_eq!(p.on_peer(now + TIMEOUT * 9, true), Some(Action::Announce));
+        assert_eq!(p.state(), State::Protected);
+        // But one that has been there and is gone for as long does.
+        p.on_peer(now + TIMEOUT * 9, false);
+        p.on_timeout(now + TIMEOUT * 10);
+        assert_eq!(p.on_peer(now + TIMEOUT * 10, true), Some(Action::Resync));
+    }
+
+    #[test]
     fn the_twin_a_millisecond_later_is_unprotected_and_needs_one() {
         let (now, mut p) = start();
         assert_eq!(p.on_timeout(now + TIMEOUT), Some(Action::Unprotect));
+        p.expose();
         assert_eq!(p.on_peer(now + TIMEOUT, true), Some(Action::Resync));
         assert_eq!(p.on_checkpoint_done(), Some(Action::Announce));
         assert_eq!(p.state(), State::Protected);
@@ -153,6 +199,7 @@ mod tests {
     fn a_stale_secondary_that_goes_again_leaves_the_guest_unprotected_at_once() {
         let (now, mut p) = start();
         p.on_timeout(now + TIMEOUT);
+        p.expose();
         p.on_peer(now + TIMEOUT, true);
         assert_eq!(p.on_peer(now + TIMEOUT, false), Some(Action::Unprotect));
         assert_eq!(p.state(), State::Unprotected);
