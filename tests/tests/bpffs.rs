@@ -66,3 +66,25 @@ fn a_host_without_bpffs_gets_one_that_stays() {
         assert_eq!(found(BARE_SYS, IS_BPFFS), "/proc/1/root/sys/fs/bpf");
     }
 }
+
+/// The first process may be out of reach, as in a container; the shell that ran `ip netns exec` is
+/// not, and its mount namespace outlives the daemon as well.
+#[test]
+fn the_bpffs_of_whoever_started_us_is_found() {
+    if !is_root() {
+        return;
+    }
+    let probe = std::env::current_exe().expect("this test");
+    let inside = format!("{BARE_SYS} && exec {} --exact probe --nocapture", probe.display());
+    let mounted = format!("{IS_BPFFS} || mount -t bpf bpf /sys/fs/bpf");
+    let script = format!("set -e; {mounted}; unshare --mount sh -c '{inside}'; true");
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &script])
+        .env(PROBE, "1")
+        .output()
+        .expect("run unshare");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{script}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    // Not its own, which would end with it.
+    assert!(text.contains("found=/proc/"), "{text}");
+}

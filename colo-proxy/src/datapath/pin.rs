@@ -8,7 +8,9 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::IntoRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::thread;
 
 use aya::programs::SchedClassifier;
@@ -19,22 +21,38 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::{DatapathError, attachment};
 
 const HERE: &str = "/sys/fs/bpf";
-const HOST: &str = "/proc/1/root/sys/fs/bpf";
-const HOST_MOUNT_NAMESPACE: &str = "/proc/1/ns/mnt";
 const NAME_MAX: usize = 64;
+/// Ancestors that are looked at for a mount namespace that outlives the daemon.
+const ANCESTORS_MAX: usize = 16;
 
-/// The bpffs to use: the one that is mounted here, or the host's, or a new one.
+/// The bpffs to use: the one that is mounted here, or the host's, or a new one. Found once.
 pub fn find_bpffs() -> Result<PathBuf, DatapathError> {
-    for path in [HERE, HOST] {
-        if is_bpffs(Path::new(path)) {
-            return Ok(path.into());
-        }
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found.clone());
     }
-    match mount_on_host() {
-        Ok(()) if is_bpffs(Path::new(HERE)) => return Ok(HERE.into()),
-        Ok(()) if is_bpffs(Path::new(HOST)) => return Ok(HOST.into()),
-        Ok(()) => log::debug!("the bpffs mounted on the host cannot be reached"),
-        Err(error) => log::debug!("cannot mount a bpffs on the host: {error}"),
+    let found = look_for_bpffs()?;
+    Ok(FOUND.get_or_init(|| found).clone())
+}
+
+fn look_for_bpffs() -> Result<PathBuf, DatapathError> {
+    if is_bpffs(Path::new(HERE)) {
+        return Ok(HERE.into());
+    }
+    let hosts = hosts();
+    if let Some(path) = hosts.iter().find_map(|pid| reach(*pid)) {
+        return Ok(path);
+    }
+    for pid in &hosts {
+        match mount_in_namespace_of(*pid) {
+            Ok(()) if is_bpffs(Path::new(HERE)) => return Ok(HERE.into()),
+            Ok(()) => {
+                if let Some(path) = reach(*pid) {
+                    return Ok(path);
+                }
+            }
+            Err(error) => log::debug!("cannot mount a bpffs where process {pid} is: {error}"),
+        }
     }
     mount_bpffs()
         .map_err(|error| DatapathError::Bpffs { path: HERE.into(), source: error.into() })?;
@@ -46,6 +64,42 @@ pub fn find_bpffs() -> Result<PathBuf, DatapathError> {
     Ok(HERE.into())
 }
 
+/// Processes whose mount namespace may be the host's: the first one, and our ancestors, nearest
+/// first, such as the shell that ran `ip netns exec`.
+fn hosts() -> Vec<u32> {
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let own = namespace("self");
+    let mut hosts = vec![1];
+    let mut pid = std::process::id();
+    for _ in 0..ANCESTORS_MAX {
+        let Some(parent) = parent_of(pid).filter(|parent| *parent > 1) else { break };
+        if namespace(&parent.to_string()).is_some_and(|theirs| Some(theirs) != own) {
+            hosts.push(parent);
+        }
+        pid = parent;
+    }
+    hosts
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+/// The bpffs that process `pid` sees, by a path that is good for as long as we live: the process
+/// may end before us.
+fn reach(pid: u32) -> Option<PathBuf> {
+    let theirs = PathBuf::from(format!("/proc/{pid}/root{HERE}"));
+    if !is_bpffs(&theirs) {
+        return None;
+    }
+    if pid == 1 {
+        return Some(theirs);
+    }
+    let folder = fs::File::open(&theirs).ok()?;
+    Some(format!("/proc/self/fd/{}", folder.into_raw_fd()).into())
+}
+
 fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
 }
@@ -54,10 +108,10 @@ fn mount_bpffs() -> nix::Result<()> {
     mount(Some("bpf"), HERE, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
 }
 
-/// Mounts a bpffs in the first process's mount namespace. A thread of its own goes there, because a
+/// Mounts a bpffs in the mount namespace of process `pid`. A thread of its own goes there, because a
 /// thread that shares its working directory with others may not, and it does not come back.
-fn mount_on_host() -> io::Result<()> {
-    let namespace = fs::File::open(HOST_MOUNT_NAMESPACE)?;
+fn mount_in_namespace_of(pid: u32) -> io::Result<()> {
+    let namespace = fs::File::open(format!("/proc/{pid}/ns/mnt"))?;
     let mounting = thread::Builder::new().name("mount-bpffs".into()).spawn(move || {
         unshare(CloneFlags::CLONE_FS)?;
         setns(namespace, CloneFlags::CLONE_NEWNS)?;

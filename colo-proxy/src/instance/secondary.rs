@@ -425,8 +425,7 @@ impl Secondary {
         if self.mode == Mode::FailedOver && guest_lives && self.datapath.has_live_flows() {
             log::warn!(
                 "{name}: connections depend on translation, so the programs stay attached and the \
-                 next daemon takes them over; to end them: rm -r {}",
-                self.datapath.dir().path().display()
+                 next daemon takes them over; to end them: rm -r /sys/fs/bpf/colo-proxy/{name}"
             );
             return Ok(());
         }
