@@ -13,6 +13,7 @@ pub mod config;
 pub mod control;
 pub mod datapath;
 pub mod endpoint;
+mod error_chain;
 pub mod frame;
 pub mod gate;
 pub mod instance;

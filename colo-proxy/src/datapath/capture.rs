@@ -6,7 +6,6 @@
 //! where [`choose`] finds that it can take every frame.
 
 use std::{
-    error::Error,
     io,
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
@@ -15,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::af_xdp::{self, AfXdp, Refusal, XdpTarget};
-use crate::{frame::Frame, gate::Gate};
+use crate::{error_chain::chain, frame::Frame, gate::Gate};
 
 /// Which backend the operator asks for: `capture = "gate"` or `"af-xdp"`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
@@ -141,15 +140,4 @@ pub fn choose(
         log::warn!("{netdev}: XDP program of a dead daemon: {}", chain(&error));
     }
     (Box::new(GateCapture::new(Arc::clone(gate))), refusal)
-}
-
-/// An error with its causes, for a log that has one line for it.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use colo_proxy_common::decode::{decode, decode_tcp};
 use colo_proxy_common::record::FlowKey;
 
 use crate::frame::Frame;
@@ -80,26 +79,14 @@ impl Hold {
     }
 }
 
-/// The connection that guest input belongs to, from the guest's point of view.
-pub(super) fn key_of(frame: &[u8]) -> Option<FlowKey> {
-    let packet = decode(frame, None).ok()?;
-    let ip = packet.ip?;
-    let tcp = decode_tcp(frame, &ip).ok()?;
-    Some(FlowKey {
-        guest_addr: ip.dst,
-        peer_addr: ip.src,
-        guest_port: tcp.dst_port,
-        peer_port: tcp.src_port,
-        vlan: packet.vlan,
-        ip_version: ip.version,
-        protocol: ip.protocol,
-        reserved: [0; 2],
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::instance::segment::{Direction, segment};
+
+    fn key_of(frame: &[u8]) -> Option<FlowKey> {
+        segment(frame, Direction::ToGuest).map(|(key, _)| key)
+    }
 
     fn frame(len: usize) -> Frame {
         Frame::new(vec![0; len].into(), 0).expect("no header")

@@ -16,6 +16,7 @@ use super::readable::{Drained, Readable};
 use super::wiring::GATE_QUEUE_LEN;
 use crate::datapath::capture::{Capture, CaptureStats};
 use crate::endpoint::{Port, Stream};
+use crate::error_chain::chain;
 use crate::frame::Frame;
 use crate::lane::{BadRecords, LaneError, Outbox, RecordReader};
 
@@ -407,16 +408,6 @@ async fn gone_on_error(read: std::io::Result<()>) {
 async fn closed(from: &mut ReadHalf<Stream>) {
     let mut ignored = [0; 256];
     while matches!(from.read(&mut ignored).await, Ok(1..)) {}
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod protection;
 mod readable;
 mod repeat;
 mod secondary;
+mod segment;
 mod trace;
 mod wiring;
 

@@ -15,11 +15,12 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use colo_proxy_common::decode::{Tcp, decode, decode_tcp, flag, protocol};
+use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::record::FlowKey;
 use colo_proxy_common::seq::Seq;
 use tokio::sync::Notify;
 
+use super::segment::{Direction, segment};
 use super::wiring::sleep_until;
 use crate::frame::Frame;
 
@@ -324,34 +325,6 @@ impl Shared {
             () = self.earlier.notified() => {}
         }
     }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Direction {
-    ToGuest,
-    FromGuest,
-}
-
-/// The TCP segment in `frame` and its connection from the guest's point of view.
-fn segment(frame: &[u8], direction: Direction) -> Option<(FlowKey, Tcp)> {
-    let packet = decode(frame, None).ok()?;
-    let ip = packet.ip.filter(|ip| ip.protocol == protocol::TCP && ip.fragment.is_none())?;
-    let tcp = decode_tcp(frame, &ip).ok()?;
-    let (guest_addr, peer_addr, guest_port, peer_port) = match direction {
-        Direction::ToGuest => (ip.dst, ip.src, tcp.dst_port, tcp.src_port),
-        Direction::FromGuest => (ip.src, ip.dst, tcp.src_port, tcp.dst_port),
-    };
-    let key = FlowKey {
-        guest_addr,
-        peer_addr,
-        guest_port,
-        peer_port,
-        vlan: packet.vlan,
-        ip_version: ip.version,
-        protocol: ip.protocol,
-        reserved: [0; 2],
-    };
-    Some((key, tcp))
 }
 
 #[cfg(test)]

@@ -10,11 +10,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::announce::Addresses;
-use super::hold::{self, Hold};
+use super::hold::Hold;
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
 use super::readable::{Drained, Readable};
 use super::repeat;
+use super::segment::{Direction, segment};
 use super::trace::Trace;
 use super::wiring::{
     Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach,
@@ -91,8 +92,6 @@ struct Secondary {
     epoch: u64,
     /// The primary's session and epoch of the last checkpoint that copied state into the guest.
     copied_in: Option<(u64, u64)>,
-    /// Translated connections when they were last looked at.
-    flows: u64,
     stats: Stats,
 }
 
@@ -171,7 +170,6 @@ impl Secondary {
             netdev: Some(netdev),
             epoch: 0,
             copied_in: None,
-            flows: 0,
             stats,
         };
         Ok((secondary, inputs))
@@ -261,7 +259,7 @@ impl Secondary {
     fn on_held(&mut self, frames: &mut Vec<Frame>) {
         let now = Instant::now();
         for frame in frames.drain(..) {
-            let key = hold::key_of(frame.ethernet());
+            let key = segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
             // The event that told of its offset may have come before it.
             if key.is_some_and(|key| self.datapath.knows(&key)) {
                 self.input(&frame);
@@ -284,7 +282,6 @@ impl Secondary {
     fn age_flows(&mut self) {
         match self.datapath.age_flows(monotonic_ns(), &AgeLimits::default()) {
             Ok(aged) => {
-                self.flows = aged.kept;
                 self.stats.aged += aged.over + aged.idle + aged.void;
                 self.stats.evicted += aged.evicted;
             }

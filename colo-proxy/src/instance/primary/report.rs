@@ -1,5 +1,7 @@
 //! What `colo-proxy status` shows of a primary.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use super::Primary;
@@ -17,6 +19,7 @@ impl Primary {
     pub(super) async fn report(&self, links: &LinkWatch) -> Reply {
         let engine = self.engine.stats();
         let stats = &self.stats;
+        let mirror = stats.mirror.status(&self.mirror_endpoint);
         let output_lost = links.other(self.output_gate.name()).await;
         let input_lost = links.other(self.input_gate.name()).await;
         let kernel = self.datapath.counters();
@@ -41,17 +44,12 @@ impl Primary {
             released_frames: all.iter().fold(stats.released_unprotected, |n, t| n + t.frames),
             released_bytes: all.iter().map(|traffic| traffic.bytes).sum(),
             divergences: engine.divergences,
-            checkpoints: engine
-                .requests
-                .iter()
-                .filter(|(_, count)| *count > 0)
-                .map(|(reason, count)| (reason.name().to_owned(), count))
-                .collect(),
+            checkpoints: self.checkpoints_asked_for(),
             drops: nonzero([
                 ("output-gate-full", output_lost.map_or(0, |link| link.tx_dropped)),
                 ("input-gate-full", input_lost.map_or(0, |link| link.tx_dropped)),
                 ("mirror-failed", counters.mirror_failed),
-                ("mirror-no-peer", stats.mirror.status("").dropped_no_peer),
+                ("mirror-no-peer", mirror.dropped_no_peer),
                 ("foreign-in-gate", counters.dropped_foreign),
                 ("no-settings", counters.dropped_no_settings),
                 ("release-failed", stats.release_failed),
@@ -71,7 +69,7 @@ impl Primary {
                 "resyncs": stats.resyncs,
                 "checkpoints_ignored": stats.checkpoints_ignored,
                 "lanes": {
-                    "mirror": stats.mirror.status(&self.mirror_endpoint),
+                    "mirror": mirror,
                     "secondary_in": stats.secondary.status(&self.secondary_endpoint),
                     "control_up": self.guest.control.is_some() && self.peer_up,
                     "control_version": VERSION,
@@ -83,6 +81,12 @@ impl Primary {
             }),
         };
         Reply::Status(serde_json::to_value(status).unwrap_or_default())
+    }
+
+    /// By the reason that came first.
+    fn checkpoints_asked_for(&self) -> BTreeMap<String, u64> {
+        let requests = self.engine.stats().requests.iter().filter(|(_, count)| *count > 0);
+        requests.map(|(reason, count)| (reason.name().to_owned(), count)).collect()
     }
 
     fn last_divergences(&self) -> Vec<serde_json::Value> {
