@@ -15,6 +15,7 @@ use super::reason::Reason;
 use super::requests::Requests;
 use super::stats::{SecondaryDropped, Stats, Traffic};
 use super::tcp::Segment;
+use super::wheel::Wheel;
 use super::{Output, Side};
 use crate::frame::Frame;
 
@@ -82,6 +83,8 @@ pub(super) struct Ledger {
     pub(super) requests: Requests,
     pub(super) divergences: Ring,
     pub(super) blocks: Blocks,
+    /// When a flow wants to be looked at, one timer at most for each.
+    pub(super) timers: Wheel<Key>,
     /// Checkpoints completed; whatever a flow remembers of the secondary belongs to one.
     pub(super) epoch: u64,
     /// Frames that may leave once the frame in hand is dealt with: sorted by arrival then.
@@ -106,6 +109,7 @@ impl Ledger {
             requests: Requests::default(),
             divergences: Ring::default(),
             blocks: Blocks::default(),
+            timers: Wheel::default(),
             epoch: 0,
             ready: Vec::new(),
             held: Chain::default(),
@@ -206,6 +210,7 @@ impl Ledger {
             dropped(&mut self.stats.secondary_dropped);
         }
         self.over = [0; 2];
+        self.timers.clear();
         self.epoch += 1;
     }
 

@@ -43,6 +43,7 @@ mod stats;
 mod table;
 mod tcp;
 mod timers;
+mod wheel;
 
 #[cfg(test)]
 mod tests;
@@ -64,7 +65,6 @@ use self::classify::{Body, Subject, classify};
 use self::ledger::{Cause, Ledger, What};
 use self::table::{Kind, Table};
 use self::tcp::Scene;
-use self::timers::Timers;
 use crate::frame::Frame;
 
 /// The rule asks for a comparison of `frame`; ARP and its like leave as they come.
@@ -110,7 +110,6 @@ impl Output {
 pub struct Engine {
     table: Table,
     ledger: Ledger,
-    timers: Timers,
     /// Primary frames of after the cut, while a checkpoint is made.
     deferred: VecDeque<Frame>,
 }
@@ -122,7 +121,6 @@ impl Engine {
         Self {
             table: Table::new(seed),
             ledger: Ledger::new(limits),
-            timers: Timers::default(),
             deferred: VecDeque::new(),
         }
     }
@@ -173,7 +171,6 @@ impl Engine {
         self.ledger.set_now(now);
         self.ledger.stats.checkpoints += 1;
         self.ledger.requests.done();
-        self.timers.clear();
         self.ledger.flush(Cause::Checkpoint, out);
         self.resume_deferred(out);
         self.raise(out);
@@ -195,7 +192,6 @@ impl Engine {
     pub fn release_all(&mut self, now: Instant, out: &mut Output) {
         self.ledger.set_now(now);
         self.ledger.requests.done();
-        self.timers.clear();
         self.ledger.flush(Cause::Unprotected, out);
         while let Some(frame) = self.deferred.pop_front() {
             self.ledger.stats.held.sub(frame.len());
@@ -282,7 +278,7 @@ impl Engine {
         }
         state.check_count(&mut self.ledger, name);
         if let Some(at) = state.start_timer(&self.ledger) {
-            self.timers.push(at, key);
+            self.table.start_timer(key, at, &mut self.ledger);
         }
     }
 

@@ -10,6 +10,7 @@ use super::chain::{Chain, Ends, Key};
 use super::datagram::DatagramFlow;
 use super::ledger::Ledger;
 use super::tcp::TcpFlow;
+use super::wheel::TimerKey;
 
 /// Flows looked at in each class for one that may go.
 const CANDIDATES_MAX: usize = 8;
@@ -20,6 +21,7 @@ pub(super) struct Flow {
     pub(super) name: FlowKey,
     pub(super) kind: Kind,
     class: Class,
+    timer: Option<TimerKey>,
     epoch: u64,
     last_seen: Instant,
     /// `last_seen` at the time when it was queued in its class.
@@ -57,6 +59,8 @@ impl Flow {
     fn catch_up(&mut self, epoch: u64) {
         if self.epoch != epoch {
             self.epoch = epoch;
+            // All timers were stopped.
+            self.timer = None;
             match &mut self.kind {
                 Kind::Tcp(flow) => flow.begin_epoch(),
                 Kind::Datagram(flow) => flow.begin_epoch(),
@@ -117,8 +121,15 @@ impl Table {
             return None;
         }
         let kind = new();
-        let mut flow =
-            Flow { name: *name, kind, class: Class::Closed, epoch, last_seen: now, queued: now };
+        let mut flow = Flow {
+            name: *name,
+            kind,
+            class: Class::Closed,
+            timer: None,
+            epoch,
+            last_seen: now,
+            queued: now,
+        };
         flow.class = flow.class_now();
         let ends = self.classes.get_mut(flow.class as usize)?;
         let key = self.flows.push_back(ends, flow);
@@ -135,6 +146,21 @@ impl Table {
 
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Flow> {
         self.flows.get_mut(key)
+    }
+
+    /// Has the flow looked at when `at` has come, unless it will be before.
+    pub(super) fn start_timer(&mut self, key: Key, at: Instant, ledger: &mut Ledger) {
+        if let Some(flow) = self.flows.get_mut(key).filter(|flow| flow.timer.is_none()) {
+            flow.timer = Some(ledger.timers.start(ledger.now(), at, key));
+        }
+    }
+
+    /// A flow whose timer has run out.
+    pub(super) fn pop_due(&mut self, ledger: &mut Ledger) -> Option<(Key, &mut Flow)> {
+        let key = ledger.timers.pop_due(ledger.now())?;
+        let flow = self.flows.get_mut(key)?;
+        flow.timer = None;
+        Some((key, flow))
     }
 
     /// Moves the flow to the class that its state now belongs to.
@@ -208,6 +234,9 @@ impl Table {
         // What it has of an older epoch is gone from the ledger already.
         flow.catch_up(ledger.epoch);
         flow.drop_waiting(ledger);
+        if let Some(timer) = flow.timer {
+            ledger.timers.stop(timer);
+        }
         self.index.remove(&flow.name);
         ledger.stats.flows = self.flows.len() as u64;
         let evicted = &mut ledger.stats.flows_evicted;

@@ -1,14 +1,12 @@
 //! What comes due: frames held for too long, secondary output that the primary does not produce,
-//! and datagrams of which both guests have some without a match.
+//! datagrams of which both guests have some without a match, and windows that stay closed.
 //!
 //! The compare timeout needs no timers: the ledger keeps everything in order of arrival, so the
-//! oldest is in front, and no frame that agrees touches a timer.
+//! oldest is in front, and no frame that agrees touches a timer. For the others each flow has one
+//! timer at most, in a wheel.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::time::Instant;
 
-use super::chain::Key;
 use super::classify::classify;
 use super::divergence::{Difference, Pair, WaitsFor};
 use super::ledger::What;
@@ -19,33 +17,6 @@ use super::{Engine, Output};
 /// Old retransmissions of the secondary dropped in one go.
 const DROPS_MAX: usize = 256;
 
-/// Datagram flows to look at, earliest first; each is in here once at most.
-#[derive(Debug, Default)]
-pub(super) struct Timers {
-    heap: BinaryHeap<Reverse<(Instant, Key)>>,
-}
-
-impl Timers {
-    pub(super) fn push(&mut self, at: Instant, flow: Key) {
-        self.heap.push(Reverse((at, flow)));
-    }
-
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse((at, _))| *at)
-    }
-
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Key> {
-        if self.next()? > now {
-            return None;
-        }
-        self.heap.pop().map(|Reverse((_, flow))| flow)
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.heap.clear();
-    }
-}
-
 impl Engine {
     /// Looks after what is due at `now`.
     pub fn on_timeout(&mut self, now: Instant, out: &mut Output) {
@@ -54,7 +25,7 @@ impl Engine {
         if self.ledger.requests.may_raise(self.ledger.now()) {
             self.check_held();
             self.check_waiting();
-            self.check_datagrams();
+            self.check_flows();
         }
         self.raise(out);
     }
@@ -73,7 +44,7 @@ impl Engine {
         let due = [
             ledger.oldest_held().and_then(|held| held.since.checked_add(timeout)),
             ledger.oldest_waiting().and_then(|waiting| waiting.since.checked_add(timeout)),
-            self.timers.next(),
+            ledger.timers.next(),
             ledger.requests.poll_timeout(),
         ];
         let earliest = due.into_iter().flatten().min()?;
@@ -132,12 +103,15 @@ impl Engine {
         }
     }
 
-    fn check_datagrams(&mut self) {
-        while let Some(key) = self.timers.pop_due(self.ledger.now()) {
-            let Some(flow) = self.table.get_mut(key) else { continue };
-            let Kind::Datagram(state) = &mut flow.kind else { continue };
-            if let Some(at) = state.on_timer(&mut self.ledger, &flow.name) {
-                self.timers.push(at, key);
+    /// Looks at the flows whose timers have run out.
+    fn check_flows(&mut self) {
+        while let Some((key, flow)) = self.table.pop_due(&mut self.ledger) {
+            let at = match &mut flow.kind {
+                Kind::Datagram(state) => state.on_timer(&mut self.ledger, &flow.name),
+                Kind::Tcp(_) => None,
+            };
+            if let Some(at) = at {
+                self.table.start_timer(key, at, &mut self.ledger);
             }
         }
     }
