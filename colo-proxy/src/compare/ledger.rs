@@ -89,6 +89,11 @@ pub(super) struct Ledger {
     pub(super) epoch: u64,
     /// Frames that may leave once the frame in hand is dealt with: sorted by arrival then.
     pub(super) ready: Vec<(u64, Key)>,
+    /// Likewise those whose octets are complete, which may wait for more.
+    pub(super) complete: Vec<Key>,
+    /// Steps of loops that a guest can make longer.
+    #[cfg(test)]
+    pub(super) work: u64,
     held: Chain<Held>,
     held_ends: Ends,
     waiting: Chain<Waiting>,
@@ -112,6 +117,9 @@ impl Ledger {
             timers: Wheel::default(),
             epoch: 0,
             ready: Vec::new(),
+            complete: Vec::new(),
+            #[cfg(test)]
+            work: 0,
             held: Chain::default(),
             held_ends: Ends::default(),
             waiting: Chain::default(),
@@ -141,6 +149,15 @@ impl Ledger {
 
     pub(super) fn ask(&mut self, reason: Reason) {
         self.requests.ask(reason, &mut self.stats);
+    }
+
+    /// Counts a step of a loop that a guest can make longer, for the tests of its bounds.
+    #[cfg_attr(not(test), allow(clippy::unused_self, reason = "only tests count"))]
+    pub(super) fn count_work(&mut self) {
+        #[cfg(test)]
+        {
+            self.work += 1;
+        }
     }
 
     // Primary frames.

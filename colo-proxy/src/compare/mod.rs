@@ -58,7 +58,7 @@ pub use self::divergence::{Captured, Context, Divergence, FlowName, WaitsFor};
 pub use self::limits::Limits;
 pub use self::reason::{Reason, ReasonCounts};
 pub use self::stats::{
-    Evicted, Kinds, MalformedCounts, Released, SecondaryDropped, Stats, Traffic,
+    Differences, Evicted, Kinds, MalformedCounts, Released, SecondaryDropped, Stats, Traffic,
 };
 
 use self::classify::{Body, Subject, classify};
@@ -118,11 +118,7 @@ impl Engine {
     /// An engine without flows. `seed` must not be known to the guests: it keeps them from choosing
     /// flows that collide in the table.
     pub fn new(limits: Limits, seed: u64) -> Self {
-        Self {
-            table: Table::new(seed),
-            ledger: Ledger::new(limits),
-            deferred: VecDeque::new(),
-        }
+        Self { table: Table::new(seed), ledger: Ledger::new(limits), deferred: VecDeque::new() }
     }
 
     /// Takes a frame that the guest of `side` put out.
@@ -254,6 +250,9 @@ impl Engine {
         match side {
             Side::Primary => state.on_primary(&mut scene, frame, tcp, out),
             Side::Secondary => state.on_secondary(&mut scene, &frame, tcp, out),
+        }
+        if let Some(at) = state.timer(&self.ledger) {
+            self.table.start_timer(key, at, &mut self.ledger);
         }
         self.table.settle(key);
     }

@@ -46,6 +46,8 @@ reasons! {
     RstPosition = "rst-position",
     /// A new connection on a tuple whose old one still has output held.
     TupleReuse = "tuple-reuse",
+    /// The secondary's window stayed closed while the primary's was open.
+    ZeroWindow = "zero-window",
     /// Datagrams of both guests stayed without a match.
     Datagram = "datagram",
     /// A limit on held output was reached.
@@ -116,7 +118,8 @@ impl ReasonSet {
 
     /// Drops what can pass without a checkpoint.
     pub(super) fn keep_facts(&mut self) {
-        for reason in [Reason::Timeout, Reason::SecondaryOnly, Reason::Limit] {
+        let passing = [Reason::Timeout, Reason::SecondaryOnly, Reason::ZeroWindow, Reason::Limit];
+        for reason in passing {
             self.0 &= !(1 << reason as u32);
         }
     }

@@ -14,3 +14,5 @@ mod rig;
 mod schedule;
 mod script;
 mod streams;
+mod urgent;
+mod windows;

@@ -14,8 +14,8 @@ use super::reason::Reason;
 use super::table::Kind;
 use super::{Engine, Output};
 
-/// Old retransmissions of the secondary dropped in one go.
-const DROPS_MAX: usize = 256;
+/// Flows with old retransmissions of the secondary that are looked at in one go.
+const FLOWS_MAX: usize = 256;
 
 impl Engine {
     /// Looks after what is due at `now`.
@@ -76,9 +76,9 @@ impl Engine {
 
     /// Asks for a checkpoint where the oldest waiting piece of the secondary is too old. What lies
     /// before all that was seen of the primary is a retransmission of output from before we were
-    /// there: no reason, it is only dropped.
+    /// there: no reason, it is only dropped, with all the like of its flow.
     fn check_waiting(&mut self) {
-        for _ in 0..DROPS_MAX {
+        for _ in 0..FLOWS_MAX {
             let ledger = &mut self.ledger;
             let Some((key, waiting)) = ledger.oldest_waiting_with_key() else { return };
             if !ledger.is_overdue(waiting.since) {
@@ -88,7 +88,7 @@ impl Engine {
             let Some(flow) = self.table.get_mut(flow) else { return };
             let place = match &mut flow.kind {
                 Kind::Tcp(state) => {
-                    if state.drop_if_old(ledger, key) {
+                    if state.drop_old(ledger) {
                         continue;
                     }
                     state.offset_of_waiting(key)
@@ -108,7 +108,7 @@ impl Engine {
         while let Some((key, flow)) = self.table.pop_due(&mut self.ledger) {
             let at = match &mut flow.kind {
                 Kind::Datagram(state) => state.on_timer(&mut self.ledger, &flow.name),
-                Kind::Tcp(_) => None,
+                Kind::Tcp(state) => state.on_timer(&mut self.ledger, &flow.name),
             };
             if let Some(at) = at {
                 self.table.start_timer(key, at, &mut self.ledger);
