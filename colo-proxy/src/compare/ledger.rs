@@ -417,7 +417,7 @@ impl Ledger {
         }
     }
 
-    fn ms_since_start(&self, at: Instant) -> u64 {
+    pub(super) fn ms_since_start(&self, at: Instant) -> u64 {
         self.start.map_or(0, |start| at.saturating_duration_since(start).as_millis() as u64)
     }
 }

@@ -105,6 +105,20 @@ impl Output {
     }
 }
 
+/// A checkpoint that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Outstanding {
+    /// What it was asked for.
+    pub reason: Reason,
+    /// When, on the caller's clock.
+    #[serde(skip)]
+    pub since: Instant,
+    /// The same, in milliseconds since the engine saw its first frame.
+    pub since_ms: u64,
+    /// Everything that it will settle, `reason` included, and how often each came up.
+    pub reasons: ReasonCounts,
+}
+
 /// The comparison of one pair of guests.
 #[derive(Debug)]
 pub struct Engine {
@@ -214,6 +228,14 @@ impl Engine {
 
     pub fn stats(&self) -> &Stats {
         &self.ledger.stats
+    }
+
+    /// The checkpoint that was asked for and has neither come nor failed; `None` also while one is
+    /// made that nobody asked for.
+    pub fn outstanding(&self) -> Option<Outstanding> {
+        let (reason, since, reasons) = self.ledger.requests.outstanding()?;
+        let since_ms = self.ledger.ms_since_start(since);
+        Some(Outstanding { reason, since, since_ms, reasons })
     }
 
     /// Checkpoints, and times that protection was turned off.

@@ -88,6 +88,15 @@ impl ReasonCounts {
         Reason::ALL.iter().map(|reason| (*reason, self.get(*reason)))
     }
 
+    /// Forgets what is not in `set`.
+    pub(super) fn keep(&mut self, set: ReasonSet) {
+        for (reason, count) in Reason::ALL.iter().zip(&mut self.0) {
+            if !set.contains(*reason) {
+                *count = 0;
+            }
+        }
+    }
+
     pub(super) fn add(&mut self, reason: Reason) {
         if let Some(count) = self.0.get_mut(reason as usize) {
             *count += 1;
@@ -114,6 +123,10 @@ const _: () = assert!(Reason::ALL.len() <= 32);
 impl ReasonSet {
     pub(super) fn insert(&mut self, reason: Reason) {
         self.0 |= 1 << reason as u32;
+    }
+
+    fn contains(self, reason: Reason) -> bool {
+        self.0 & (1 << reason as u32) != 0
     }
 
     /// Drops what can pass without a checkpoint.

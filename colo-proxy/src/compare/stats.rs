@@ -110,7 +110,17 @@ pub struct Evicted {
     pub closed: u64,
     pub datagram: u64,
     pub half_open: u64,
+    /// Established, and silent for [`super::Limits::flow_idle`].
     pub idle: u64,
+    /// Established, and silent since the last checkpoint, which was asked for because the table was
+    /// full, or came by itself.
+    pub covered: u64,
+}
+
+impl Evicted {
+    pub fn total(&self) -> u64 {
+        self.closed + self.datagram + self.half_open + self.idle + self.covered
+    }
 }
 
 /// Why secondary frames were dropped without vouching for anything.

@@ -39,12 +39,20 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Closed,
+    /// One that holds nothing is worth little: met again, it starts afresh.
     Datagram,
     HalfOpen,
     Established,
 }
 
 const CLASSES: [Class; 4] = [Class::Closed, Class::Datagram, Class::HalfOpen, Class::Established];
+
+/// A flow that may be forgotten.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    key: Key,
+    is_idle: bool,
+}
 
 /// All flows: found by key, queued by class.
 #[derive(Debug)]
@@ -193,8 +201,8 @@ impl Table {
     /// output is held, and no established one that spoke since the last checkpoint, unless long ago.
     fn evict(&mut self, ledger: &mut Ledger) -> bool {
         for class in CLASSES {
-            if let Some(key) = self.candidate(class, ledger) {
-                self.remove(key, class, ledger);
+            if let Some(candidate) = self.candidate(class, ledger) {
+                self.remove(candidate, class, ledger);
                 return true;
             }
         }
@@ -203,7 +211,7 @@ impl Table {
 
     /// A flow of `class` that may go: the longest silent one, or nearly so. One that was active
     /// since it was queued gets a second chance, so that no frame has to move its flow.
-    fn candidate(&mut self, class: Class, ledger: &Ledger) -> Option<Key> {
+    fn candidate(&mut self, class: Class, ledger: &Ledger) -> Option<Candidate> {
         let ends = self.classes.get_mut(class as usize)?;
         let mut fallback = None;
         for _ in 0..CANDIDATES_MAX {
@@ -216,19 +224,19 @@ impl Table {
             let is_idle =
                 ledger.now().saturating_duration_since(flow.last_seen) >= ledger.limits.flow_idle;
             let may_go = holds_nothing && (class != Class::Established || is_idle || is_covered);
+            let candidate = may_go.then_some(Candidate { key, is_idle });
             if may_go && flow.queued == flow.last_seen {
-                return Some(key);
+                return candidate;
             }
-            if may_go {
-                fallback = fallback.or(Some(key));
-            }
+            fallback = fallback.or(candidate);
             flow.queued = flow.last_seen;
             self.flows.requeue(ends, key);
         }
         fallback
     }
 
-    fn remove(&mut self, key: Key, class: Class, ledger: &mut Ledger) {
+    fn remove(&mut self, candidate: Candidate, class: Class, ledger: &mut Ledger) {
+        let Candidate { key, is_idle } = candidate;
         let Some(ends) = self.classes.get_mut(class as usize) else { return };
         let Some(mut flow) = self.flows.remove(ends, key) else { return };
         // What it has of an older epoch is gone from the ledger already.
@@ -244,7 +252,8 @@ impl Table {
             Class::Closed => evicted.closed += 1,
             Class::Datagram => evicted.datagram += 1,
             Class::HalfOpen => evicted.half_open += 1,
-            Class::Established => evicted.idle += 1,
+            Class::Established if is_idle => evicted.idle += 1,
+            Class::Established => evicted.covered += 1,
         }
     }
 }

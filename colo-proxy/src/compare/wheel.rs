@@ -129,6 +129,11 @@ impl<T: Copy> Wheel<T> {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.timers.len()
+    }
+
     /// The first slot that holds anything, and the tick at which it begins.
     fn next_slot(&self) -> Option<(u8, u8, u64)> {
         // What lies on a lower level is due earlier than anything above it.
