@@ -1,4 +1,5 @@
 mod allocations;
+mod bounds;
 mod connection;
 mod datagrams;
 mod divergences;
@@ -13,6 +14,7 @@ mod random;
 mod rig;
 mod schedule;
 mod script;
+mod segments;
 mod streams;
 mod urgent;
 mod windows;
