@@ -19,5 +19,7 @@ pub mod gate;
 pub mod instance;
 pub mod lane;
 pub mod link;
+mod log_limit;
 pub mod name;
+mod protection;
 pub mod status;
