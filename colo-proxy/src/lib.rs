@@ -20,5 +20,7 @@ pub mod gate;
 pub mod instance;
 pub mod lane;
 pub mod link;
+mod log_limit;
 pub mod name;
+mod protection;
 pub mod status;

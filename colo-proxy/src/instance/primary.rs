@@ -9,9 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::cut::Cut;
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
-use super::log_limit::LogLimit;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
-use super::protection::{Action, Protection, State};
 use super::readable::{Drained, Readable};
 use super::wiring::{
     GATE_QUEUE_LEN, Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate,
@@ -28,7 +26,9 @@ use crate::endpoint::Port;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
 use crate::link::{Link, LinkEvent, LinkWatch};
+use crate::log_limit::LogLimit;
 use crate::name::Claim;
+use crate::protection::{Action, Protection, State};
 use crate::status::{self, Question, Reply, Request};
 
 mod report;
@@ -370,9 +370,9 @@ impl Primary {
             self.checkpoint_running = false;
         }
         match action {
-            Action::Announce => log::info!("{}: {}", self.claim.name, describe(state)),
+            Action::Announce => log::info!("{}: {}", self.claim.name, state.description()),
             Action::Unprotect => {
-                log::warn!("{}: {}", self.claim.name, describe(state));
+                log::warn!("{}: {}", self.claim.name, state.description());
                 if self.engine.stats().held.frames > 0 {
                     self.protection.expose();
                 }
@@ -383,7 +383,7 @@ impl Primary {
                 self.commands.push_back(Command::PeerLost { instance });
             }
             Action::Resync => {
-                log::info!("{}: {}", self.claim.name, describe(state));
+                log::info!("{}: {}", self.claim.name, state.description());
                 self.set_mode(Mode::Protected);
                 self.stats.resyncs += 1;
                 self.engine.request_checkpoint(Instant::now(), Reason::Resync, &mut self.out);
@@ -501,15 +501,6 @@ fn spawn_mirror(
         observe: Box::new(|_| {}),
     })
     .map_err(system("watch the input gate"))
-}
-
-fn describe(state: State) -> &'static str {
-    match state {
-        State::Waiting => "the secondary is not there; output is held",
-        State::Protected => "protected",
-        State::Resync => "the secondary is back; output is held until a checkpoint",
-        State::Unprotected => "UNPROTECTED: no secondary; the guest goes on alone",
-    }
 }
 
 fn seed() -> std::io::Result<u64> {
