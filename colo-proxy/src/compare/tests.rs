@@ -1,7 +1,9 @@
 mod allocations;
 mod connection;
+mod cut;
 mod datagrams;
 mod epochs;
+mod fragments;
 mod hostile;
 mod json;
 mod limits;

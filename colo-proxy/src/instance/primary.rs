@@ -19,7 +19,7 @@ use super::wiring::{
 };
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};
-use crate::compare::{Engine, Output, Reason, Side, is_compared};
+use crate::compare::{Engine, Output, Reason, Side};
 use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
 use crate::datapath::capture::GateCapture;
@@ -222,7 +222,7 @@ impl Primary {
     fn on_output(&mut self, frames: &mut Vec<Frame>) {
         let now = Instant::now();
         if self.protection.state() == State::Unprotected {
-            if !self.protection.is_exposed() && frames.iter().any(is_compared) {
+            if !self.protection.is_exposed() && frames.iter().any(|frame| self.engine.is_compared(frame)) {
                 self.protection.expose();
                 self.set_mode(Mode::Off);
             }

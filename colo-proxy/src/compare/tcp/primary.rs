@@ -8,16 +8,16 @@ use super::space::Space;
 use super::{Needs, Reset, Scene, Secondary, Segment, TcpFlow, first_difference, part};
 use crate::compare::divergence::Pair;
 use crate::compare::ledger::{Cause, What};
+use crate::compare::packet::Packet;
 use crate::compare::reason::Reason;
 use crate::compare::{Output, Side};
-use crate::frame::Frame;
 
 impl TcpFlow {
     /// A frame of the primary: it leaves at once, or is held.
     pub(in crate::compare) fn on_primary(
         &mut self,
         scene: &mut Scene<'_>,
-        frame: Frame,
+        frame: Packet,
         tcp: &Tcp,
         out: &mut Output,
     ) {
