@@ -17,6 +17,7 @@ use super::reason::Reason;
 use super::requests::Requests;
 use super::stats::{SecondaryDropped, Stats};
 use super::tcp::Segment;
+use super::wheel::Wheel;
 use super::{Output, Side};
 use crate::frame::Frame;
 
@@ -91,10 +92,17 @@ pub(super) struct Ledger {
     pub(super) blocks: Blocks,
     /// Datagrams that the other side has not sent yet.
     pub(super) bags: Bags,
+    /// When a flow wants to be looked at, one timer at most for each.
+    pub(super) timers: Wheel<Key>,
     /// Checkpoints completed; whatever a flow remembers of the secondary belongs to one.
     pub(super) epoch: u64,
     /// Frames that may leave once the frame in hand is dealt with: sorted by arrival then.
     pub(super) ready: Vec<(u64, Key)>,
+    /// Likewise those whose octets are complete, which may wait for more.
+    pub(super) complete: Vec<Key>,
+    /// Steps of loops that a guest can make longer.
+    #[cfg(test)]
+    pub(super) work: u64,
     held: Chain<Held>,
     held_ends: Ends,
     waiting: Chain<Waiting>,
@@ -116,8 +124,12 @@ impl Ledger {
             divergences: Ring::default(),
             blocks: Blocks::default(),
             bags: Bags::new(seed),
+            timers: Wheel::default(),
             epoch: 0,
             ready: Vec::new(),
+            complete: Vec::new(),
+            #[cfg(test)]
+            work: 0,
             held: Chain::default(),
             held_ends: Ends::default(),
             waiting: Chain::default(),
@@ -147,6 +159,15 @@ impl Ledger {
 
     pub(super) fn ask(&mut self, reason: Reason) {
         self.requests.ask(reason, &mut self.stats);
+    }
+
+    /// Counts a step of a loop that a guest can make longer, for the tests of its bounds.
+    #[cfg_attr(not(test), allow(clippy::unused_self, reason = "only tests count"))]
+    pub(super) fn count_work(&mut self) {
+        #[cfg(test)]
+        {
+            self.work += 1;
+        }
     }
 
     // Primary frames.
@@ -245,6 +266,7 @@ impl Ledger {
             dropped(&mut self.stats.secondary_dropped);
         }
         self.over = [0; 2];
+        self.timers.clear();
         self.epoch += 1;
     }
 
@@ -441,7 +463,7 @@ impl Ledger {
         }
     }
 
-    fn ms_since_start(&self, at: Instant) -> u64 {
+    pub(super) fn ms_since_start(&self, at: Instant) -> u64 {
         self.start.map_or(0, |start| at.saturating_duration_since(start).as_millis() as u64)
     }
 }

@@ -16,3 +16,5 @@ mod rig;
 mod schedule;
 mod script;
 mod streams;
+mod urgent;
+mod windows;

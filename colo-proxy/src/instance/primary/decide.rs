@@ -119,7 +119,9 @@ impl Decisions {
         hands: &mut impl Hands,
     ) {
         if self.protection.state() == State::Unprotected {
-            if !self.protection.is_exposed() && frames.iter().any(|frame| self.engine.is_compared(frame)) {
+            if !self.protection.is_exposed()
+                && frames.iter().any(|frame| self.engine.is_compared(frame))
+            {
                 self.protection.expose();
                 hands.set_mode(Mode::Off);
             }
