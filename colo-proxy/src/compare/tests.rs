@@ -1,9 +1,11 @@
 mod allocations;
 mod bounds;
 mod connection;
+mod cut;
 mod datagrams;
 mod divergences;
 mod epochs;
+mod fragments;
 mod hostile;
 mod json;
 mod limits;
