@@ -72,6 +72,39 @@ pub fn is_compared(frame: &Frame) -> bool {
     !matches!(classify(frame).0, Subject::Uncompared(_))
 }
 
+/// What of a frame is compared, for a caller that has to know which frames are alike.
+#[derive(Debug)]
+pub(crate) enum Content<'a> {
+    Tcp(FlowKey, Tcp),
+    Datagram(DatagramContent<'a>),
+}
+
+/// Datagrams with the same content are the same.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct DatagramContent<'a> {
+    pub(crate) name: FlowKey,
+    /// What lies before and behind the checksum.
+    pub(crate) parts: [&'a [u8]; 2],
+    pub(crate) fragment: Option<(u16, bool)>,
+}
+
+/// The content of `frame`; `None` where it is not compared.
+pub(crate) fn content(frame: &Frame) -> Option<Content<'_>> {
+    match classify(frame).0 {
+        Subject::Uncompared(_) => None,
+        Subject::Tcp(name, tcp) => Some(Content::Tcp(name, tcp)),
+        Subject::Datagram(name, body) => {
+            let octets = frame.ethernet().get(body.at as usize..body.end as usize);
+            let octets = octets.unwrap_or_default();
+            let checksum_at = body.checksum_at.map_or(octets.len(), |at| at as usize);
+            let (before, from) = octets.split_at_checked(checksum_at).unwrap_or((octets, &[]));
+            let behind = from.get(2..).unwrap_or_default();
+            let parts = [before, behind];
+            Some(Content::Datagram(DatagramContent { name, parts, fragment: body.fragment }))
+        }
+    }
+}
+
 /// Whose output a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
