@@ -1,6 +1,7 @@
 //! The command line: what is asked for, and who does it.
 
 mod args;
+mod colo_compare;
 mod daemon;
 mod hint;
 mod output;
@@ -21,6 +22,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Subcommand::Primary(args) => daemon::serve(vec![Guest::try_from(args)?]),
         Subcommand::Secondary(args) => daemon::serve(vec![Guest::try_from(args)?]),
         Subcommand::Run { config } => daemon::serve(config::read(&config)?),
+        Subcommand::ColoCompare(args) => colo_compare::serve(args.into()),
         Subcommand::Status { instance, json } => show::status(instance.as_deref(), json),
         Subcommand::Failover { instance } => fail_over(&instance),
     }
