@@ -7,6 +7,7 @@
 //! what may leave), [`colo_frame`] (who makes checkpoints), and [`instance`], which connects them
 //! for one guest. ARCHITECTURE.md has the picture.
 
+pub mod capture_file;
 pub mod colo_compare;
 pub mod colo_frame;
 pub mod compare;
