@@ -12,7 +12,7 @@ mod socket;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -22,6 +22,8 @@ use crate::process::{Process, eventually, program};
 
 /// How long anything may take that has to happen.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a stand waits before it tries once more whether it is complete.
+const ATTEMPT: Duration = Duration::from_millis(300);
 /// What compare and the COLO-frame say to each other.
 pub const INIT: &[u8] = b"COLO_USERSPACE_PROXY_INIT";
 pub const GREETING: &[u8] = b"COLO_COMPARE_GET_XEN_INIT";
@@ -98,13 +100,14 @@ pub struct Ends {
     pub out: End,
     pub notify: End,
     vnet_hdr: bool,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// One socket address, and who listens there.
 #[derive(Debug)]
 pub struct End {
     address: Address,
+    /// Where the test listens; colo-compare does where it is none.
     listener: Option<Listener>,
 }
 
@@ -178,8 +181,14 @@ impl Ends {
             out: end("out")?,
             notify: end("ntf")?,
             vnet_hdr: setup.vnet_hdr,
-            _dir: dir,
+            dir,
         })
+    }
+
+    /// The files in the folder of the sockets.
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(self.dir.path()).context("listing the sockets' folder")?;
+        entries.map(|entry| Ok(entry?.path())).collect()
     }
 
     /// Connects again.
@@ -263,9 +272,27 @@ impl Stand {
             fences: 0,
             requests: 0,
         };
-        // Both sides are there, and what is sent from here on is compared.
-        stand.settle().context("the first fence")?;
+        stand.begin()?;
         Ok(stand)
+    }
+
+    /// Waits until all sockets are in use. QEMU takes connections at its leisure, and loses what it
+    /// has for a socket that is not connected yet: so one datagram after the other is tried, each
+    /// in a flow of its own.
+    fn begin(&mut self) -> Result<()> {
+        let deadline = Instant::now() + TIMEOUT;
+        for attempt in 0u16.. {
+            let fence = datagram(FENCE_PORT + 1 + attempt).data(b"begin").build();
+            self.secondary.send(&fence)?;
+            self.primary.send(&fence)?;
+            while let Ok(frame) = self.out.receive(ATTEMPT) {
+                if frame == fence {
+                    return self.greet();
+                }
+            }
+            ensure!(Instant::now() < deadline, "nothing leaves; {}", self.process.stderr());
+        }
+        Ok(())
     }
 
     pub fn primary(&mut self, frame: &[u8]) -> Result<()> {
@@ -322,6 +349,15 @@ impl Stand {
         }
         let message = notify.receive_message(TIMEOUT).with_context(|| self.process.stderr())?;
         ensure!(message == REQUEST, "a request, not {}", message.escape_ascii());
+        Ok(())
+    }
+
+    /// Nobody asks for a checkpoint for as long as that. Only the clock can show it; a twin has to
+    /// show that the time is long enough.
+    pub fn expect_no_request(&mut self, time: Duration) -> Result<()> {
+        let notify = self.notify.as_mut().context("a stand with notify-dev")?;
+        let came = self.requests > 0 || notify.receive_message(time).is_ok();
+        ensure!(!came, "a request\n{}", self.process.stderr());
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! A socket on which frames come: `primary_in` or `secondary_in`.
 
+use std::collections::VecDeque;
 use std::io;
 
 use bytes::BytesMut;
@@ -59,7 +60,7 @@ impl Inbound {
 
     /// Waits for the next event; frames that came before it are in `into`, whichever it is. Can be
     /// cancelled without losing anything.
-    pub(super) async fn next(&mut self, into: &mut Vec<Frame>) -> InboundEvent {
+    pub(super) async fn next(&mut self, into: &mut VecDeque<Frame>) -> InboundEvent {
         loop {
             let Some(connection) = &self.connection else {
                 let connection = self.dialler.next().await;
@@ -94,7 +95,7 @@ impl Inbound {
 
     /// Takes everything that the peer has sent by now and no more: one that goes on sending must
     /// not keep us here. Says whether the connection has ended.
-    pub(super) fn drain(&mut self, into: &mut Vec<Frame>) -> bool {
+    pub(super) fn drain(&mut self, into: &mut VecDeque<Frame>) -> bool {
         let Some(connection) = &self.connection else { return false };
         let stream = &connection.stream;
         let mut left = stream.unread().unwrap_or_default();
@@ -127,7 +128,7 @@ impl Inbound {
         if !self.connection.as_ref().is_some_and(|connection| connection.stream.is_hung_up()) {
             return false;
         }
-        let mut left = Vec::new();
+        let mut left = VecDeque::new();
         self.drain(&mut left);
         self.skipped += left.len() as u64;
         if self.connection.is_some() {
@@ -172,7 +173,7 @@ fn take(
     reader: &mut RecordReader,
     skips_record: &mut bool,
     most: usize,
-    into: &mut Vec<Frame>,
+    into: &mut VecDeque<Frame>,
 ) -> Result<(), LaneError> {
     while into.len() < most {
         if *skips_record {
@@ -182,7 +183,7 @@ fn take(
             *skips_record = false;
         }
         match reader.next_frame()? {
-            Some(frame) => into.push(frame),
+            Some(frame) => into.push_back(frame),
             None => return Ok(()),
         }
     }

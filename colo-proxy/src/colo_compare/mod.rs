@@ -21,6 +21,7 @@ mod inbound;
 mod notify;
 mod outdev;
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
@@ -108,6 +109,9 @@ impl Sockets {
 struct Comparer {
     engine: Engine,
     out: Output,
+    /// Frames that were read and for which the engine has had no room yet.
+    primary: VecDeque<Frame>,
+    secondary: VecDeque<Frame>,
     protection: Protection,
     /// A checkpoint was asked for that has not come.
     is_request_outstanding: bool,
@@ -126,6 +130,8 @@ impl Comparer {
         Self {
             engine: Engine::new(limits, RandomState::new().hash_one(now)),
             out: Output::default(),
+            primary: VecDeque::new(),
+            secondary: VecDeque::new(),
             protection: Protection::new(now, options.secondary_timeout, OnSecondaryLost::Release),
             is_request_outstanding: false,
             counters: Counters::default(),
@@ -135,24 +141,39 @@ impl Comparer {
     }
 
     async fn serve(&mut self, sockets: &mut Sockets) -> std::convert::Infallible {
-        let mut frames = Vec::new();
-        let mut theirs = Vec::new();
         loop {
-            let reads_secondary = self.engine.has_room_for(Side::Secondary);
+            self.feed(sockets);
+            self.carry_out(sockets);
+            let reads_secondary = self.secondary.is_empty();
             let deadline = self.deadline(reads_secondary);
             let Sockets { primary, secondary, outdev, notify } = sockets;
-            let has_room = self.engine.has_room() && outdev.has_room();
+            let reads_primary = self.primary.is_empty() && outdev.has_room();
             tokio::select! {
-                _ = primary.next(&mut frames), if has_room => self.on_primary(&mut frames),
-                event = secondary.next(&mut theirs), if reads_secondary => {
-                    self.on_secondary(&mut theirs);
+                _ = primary.next(&mut self.primary), if reads_primary => {}
+                event = secondary.next(&mut self.secondary), if reads_secondary => {
                     self.on_secondary_event(event);
                 }
                 event = next_event(notify.as_mut()) => self.on_notify(event, sockets).await,
                 () = outdev.advance() => {}
                 () = sleep_until(deadline) => self.on_timeout(secondary, reads_secondary),
             }
-            self.carry_out(sockets);
+        }
+    }
+
+    /// Hands in what was read, for as long as the engine has room for it: what one guest sent can
+    /// make room for the other's.
+    fn feed(&mut self, sockets: &Sockets) {
+        loop {
+            let left = (self.primary.len(), self.secondary.len());
+            while !self.primary.is_empty() && self.engine.has_room() && sockets.outdev.has_room() {
+                self.take_primary();
+            }
+            while !self.secondary.is_empty() && self.engine.has_room_for(Side::Secondary) {
+                self.take_secondary();
+            }
+            if left == (self.primary.len(), self.secondary.len()) {
+                return;
+            }
         }
     }
 
@@ -172,30 +193,36 @@ impl Comparer {
         self.act(action);
     }
 
-    /// Output of the primary, in the order in which the guest sent it.
-    fn on_primary(&mut self, frames: &mut Vec<Frame>) {
-        let now = Instant::now();
+    /// Hands in the primary's next frame.
+    fn take_primary(&mut self) {
+        let Some(frame) = self.primary.pop_front() else { return };
         if self.protection.state() == State::Unprotected {
-            if frames.iter().any(is_compared) {
+            if is_compared(&frame) {
                 self.protection.expose();
             }
-            self.counters.passed_unprotected += frames.len() as u64;
-            self.out.release.append(frames);
-            return;
-        }
-        for frame in frames.drain(..) {
-            self.engine.on_frame(now, Side::Primary, frame, &mut self.out);
+            self.counters.passed_unprotected += 1;
+            self.out.release.push(frame);
+        } else {
+            self.engine.on_frame(Instant::now(), Side::Primary, frame, &mut self.out);
         }
     }
 
-    fn on_secondary(&mut self, frames: &mut Vec<Frame>) {
-        let now = Instant::now();
+    /// Hands in the secondary's next frame.
+    fn take_secondary(&mut self) {
+        let Some(frame) = self.secondary.pop_front() else { return };
         if self.protection.state() == State::Unprotected {
-            self.counters.secondary_ignored += frames.len() as u64;
-            frames.clear();
+            self.counters.secondary_ignored += 1;
+        } else {
+            self.engine.on_frame(Instant::now(), Side::Secondary, frame, &mut self.out);
         }
-        for frame in frames.drain(..) {
-            self.engine.on_frame(now, Side::Secondary, frame, &mut self.out);
+    }
+
+    /// Hands in everything that the primary has sent by now, room or not: all of it leaves.
+    fn take_all_of_primary(&mut self, sockets: &mut Sockets) {
+        sockets.primary.begin_now();
+        sockets.primary.drain(&mut self.primary);
+        while !self.primary.is_empty() {
+            self.take_primary();
         }
     }
 
@@ -239,12 +266,11 @@ impl Comparer {
         if sockets.secondary.begin_now() {
             self.on_secondary_event(InboundEvent::Up);
         }
-        let mut frames = Vec::new();
-        sockets.primary.drain(&mut frames);
-        self.on_primary(&mut frames);
-        let has_ended = sockets.secondary.drain(&mut frames);
+        self.take_all_of_primary(sockets);
+        let has_ended = sockets.secondary.drain(&mut self.secondary);
         sockets.secondary.skip_record();
-        self.engine.dropped_stale(frames.len() as u64);
+        self.engine.dropped_stale(self.secondary.len() as u64);
+        self.secondary.clear();
         if has_ended {
             self.on_secondary_event(InboundEvent::Down);
         }
@@ -318,9 +344,9 @@ impl Comparer {
         let held = self.engine.stats().held.frames;
         log::info!("colo-compare: ending, protection is off; releasing {held} held frames");
         self.release_all();
-        let mut frames = Vec::new();
-        sockets.primary.drain(&mut frames);
-        self.on_primary(&mut frames);
+        // A primary that has just connected is waiting at the door of another task.
+        tokio::task::yield_now().await;
+        self.take_all_of_primary(sockets);
         self.carry_out(sockets);
         let outdev = &mut sockets.outdev;
         let written = tokio::time::timeout(END_TIMEOUT, async {

@@ -1,7 +1,7 @@
 //! QEMU's framing from the other end: blocking, with a deadline on everything.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -22,6 +22,8 @@ pub struct Socket {
     vnet_hdr: bool,
     /// Read and not taken yet.
     buffer: Vec<u8>,
+    /// The rest of a record that did not go whole.
+    rest: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -93,7 +95,7 @@ impl Socket {
                 stream.set_nodelay(true)?;
             }
         }
-        Ok(Self { stream, vnet_hdr, buffer: Vec::new() })
+        Ok(Self { stream, vnet_hdr, buffer: Vec::new(), rest: Vec::new() })
     }
 
     /// A frame as a record, behind a header of zeros where there is one.
@@ -127,22 +129,43 @@ impl Socket {
         .context("writing to colo-compare")
     }
 
-    /// As many octets as go within `patience`; says how many.
-    pub fn send_what_goes(&mut self, octets: &[u8], patience: Duration) -> Result<usize> {
+    /// Sends a frame if it goes within `patience`. If not, the rest of it is sent by
+    /// [`Self::send_rest`].
+    pub fn send_if_it_goes(&mut self, frame: &[u8], patience: Duration) -> Result<bool> {
+        ensure!(!self.vnet_hdr && self.rest.is_empty(), "one record at a time, without headers");
+        let record = [&(frame.len() as u32).to_be_bytes()[..], frame].concat();
         self.timeouts(patience)?;
-        let mut sent = 0;
-        while let Some(rest) = octets.get(sent..).filter(|rest| !rest.is_empty()) {
+        let mut rest = &record[..];
+        while !rest.is_empty() {
             let written = match &mut self.stream {
                 Stream::Unix(stream) => stream.write(rest),
                 Stream::Tcp(stream) => stream.write(rest),
             };
             match written {
-                Ok(written) => sent += written,
-                Err(error) if is_timeout(error.kind()) => break,
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if is_timeout(error.kind()) => {
+                    self.rest = rest.to_vec();
+                    return Ok(false);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error).context("writing to colo-compare"),
             }
         }
-        Ok(sent)
+        Ok(true)
+    }
+
+    pub fn send_rest(&mut self) -> Result<()> {
+        let rest = std::mem::take(&mut self.rest);
+        self.send_octets(&rest)
+    }
+
+    /// Closes the connection, as a process that ends does.
+    pub fn close(&mut self) -> Result<()> {
+        match &self.stream {
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
+        }
+        .context("closing a connection")
     }
 
     /// The next frame, without its header.
@@ -190,7 +213,7 @@ impl Socket {
         }
     }
 
-    /// Reads some; `false` at the end.
+    /// Reads some; `false` at the end. A signal may end it early, with nothing.
     fn fill(&mut self, patience: Duration) -> Result<bool> {
         self.timeouts(patience)?;
         let mut chunk = vec![0; RECORD_MAX];
@@ -199,6 +222,7 @@ impl Socket {
             Stream::Tcp(stream) => stream.read(&mut chunk),
         };
         match read {
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
             Ok(0) => Ok(false),
             Ok(read) => {
                 self.buffer.extend(chunk.get(..read).unwrap_or_default());
