@@ -2,6 +2,7 @@
 
 mod args;
 mod capture;
+mod colo_compare;
 mod daemon;
 mod diff;
 mod hint;
@@ -26,6 +27,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Subcommand::Primary(args) => daemon::serve(vec![Guest::try_from(args)?]),
         Subcommand::Secondary(args) => daemon::serve(vec![Guest::try_from(args)?]),
         Subcommand::Run { config } => daemon::serve(config::read(&config)?),
+        Subcommand::ColoCompare(args) => colo_compare::serve(args.into()),
         Subcommand::Status { instance, json } => show::status(instance.as_deref(), json),
         Subcommand::Failover { instance } => fail_over(&instance),
     }?;
