@@ -34,6 +34,7 @@ mod bag;
 mod body;
 mod chain;
 mod classify;
+mod content;
 mod datagram;
 mod divergence;
 mod fragments;
@@ -60,6 +61,7 @@ use std::time::Instant;
 use colo_proxy_common::decode::Tcp;
 use colo_proxy_common::record::FlowKey;
 
+pub(crate) use self::content::{Content, DatagramContent, content};
 pub use self::divergence::{Captured, Context, Divergence, FlowName, WaitsFor};
 pub use self::limits::Limits;
 pub use self::policy::Policy;
