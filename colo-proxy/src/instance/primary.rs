@@ -161,7 +161,7 @@ impl Primary {
         let primary = Self {
             decisions: Decisions::new(
                 claim.name.clone(),
-                Engine::new(limits, seed),
+                Engine::new(*limits, seed),
                 protection,
                 session,
                 guest.control.is_some(),

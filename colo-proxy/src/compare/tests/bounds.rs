@@ -52,7 +52,7 @@ fn frames_that_overlap_are_looked_at_up_to_a_bound_and_the_others_leave_with_a_c
         let steps = steps(&mut rig, &at(&base, 1001 + n).data([1]));
         assert_eq!(steps, 257);
     }
-    let released = rig.secondary(&base.clone().data([1; 60_000])).0;
+    let released = rig.secondary(&base.clone().data(vec![1; 60_000])).0;
     assert_eq!(released, frames[..257].iter().map(Tcp::build).collect::<Vec<_>>());
     let released = rig.checkpoint().0;
     assert_eq!(released, frames[257..].iter().map(Tcp::build).collect::<Vec<_>>());
