@@ -4,8 +4,10 @@
 //! more than "no panic". The same functions run under libFuzzer (`cargo +nightly fuzz run TARGET`)
 //! and, on every file of the committed corpora, in `cargo test`. README.md says how.
 
+pub mod capture_file;
 pub mod config;
 pub mod decoder;
+pub mod engine;
 pub mod framing;
 pub mod replay;
 pub mod rewriter;
@@ -18,9 +20,11 @@ mod sums;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 6] = [
+    ("capture_file", capture_file::run),
     ("config", config::run),
     ("decoder", decoder::run),
+    ("engine", engine::run),
     ("framing", framing::run),
     ("rewriter", rewriter::run),
 ];

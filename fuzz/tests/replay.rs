@@ -31,7 +31,7 @@ macro_rules! replays {
     };
 }
 
-replays!(config decoder framing rewriter);
+replays!(capture_file config decoder engine framing rewriter);
 
 #[test]
 fn every_corpus_is_there_and_small() {

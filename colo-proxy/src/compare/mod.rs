@@ -113,6 +113,8 @@ pub struct Engine {
     timers: Timers,
     /// Primary frames of after the cut, while a checkpoint is made.
     deferred: VecDeque<Frame>,
+    /// How many of those are of before the cut all the same: the checkpoint before came to nothing.
+    deferred_before_cut: usize,
 }
 
 impl Engine {
@@ -124,6 +126,7 @@ impl Engine {
             ledger: Ledger::new(limits),
             timers: Timers::default(),
             deferred: VecDeque::new(),
+            deferred_before_cut: 0,
         }
     }
 
@@ -164,6 +167,7 @@ impl Engine {
     /// Takes the cut: every frame held now belongs to the old epoch.
     pub fn checkpoint_began(&mut self, now: Instant) {
         self.ledger.set_now(now);
+        self.deferred_before_cut = self.deferred.len();
         self.ledger.requests.began();
     }
 
@@ -172,6 +176,9 @@ impl Engine {
     pub fn checkpoint_done(&mut self, now: Instant, out: &mut Output) {
         self.ledger.set_now(now);
         self.ledger.stats.checkpoints += 1;
+        // Their flows have to know of them before they are covered.
+        let before_cut = std::mem::take(&mut self.deferred_before_cut);
+        self.compare_deferred(before_cut, out);
         self.ledger.requests.done();
         self.timers.clear();
         self.ledger.flush(Cause::Checkpoint, out);
@@ -309,7 +316,12 @@ impl Engine {
         if self.deferred.is_empty() || self.ledger.requests.is_underway() {
             return;
         }
-        while let Some(frame) = self.deferred.pop_front() {
+        self.compare_deferred(self.deferred.len(), out);
+    }
+
+    fn compare_deferred(&mut self, frames: usize, out: &mut Output) {
+        for _ in 0..frames {
+            let Some(frame) = self.deferred.pop_front() else { return };
             self.ledger.stats.held.sub(frame.len());
             let (subject, _) = classify(&frame);
             self.compare(Side::Primary, &subject, frame, out);
