@@ -66,8 +66,32 @@ pub struct Stats {
     pub checkpoints_failed: u64,
     pub secondary_dropped: SecondaryDropped,
     pub malformed: MalformedCounts,
+    /// Malformed primary frames released or held because the policy says so.
+    pub malformed_released: u64,
+    pub malformed_held: u64,
+    pub fragments: Fragments,
     /// Primary frames that the rule leaves out, released at once, by kind.
     pub uncompared: Kinds,
+    /// Likewise, held because the policy says so.
+    pub uncompared_held: Kinds,
+}
+
+/// Packets in fragments, of both guests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Fragments {
+    /// Packets put together for comparison.
+    pub reassembled: u64,
+    /// Gauge: packets of which fragments are missing, and what they take.
+    pub incomplete_packets: u64,
+    pub incomplete_bytes: u64,
+    /// Fragments that came again.
+    pub repeated: u64,
+    /// Packets whose fragments overlap or cannot be one packet: compared one by one.
+    pub contradictory: u64,
+    /// Packets incomplete for too long: compared one by one.
+    pub timed_out: u64,
+    /// Fragments compared on their own because a limit was reached.
+    pub limit: u64,
 }
 
 /// Why primary frames left.
@@ -109,6 +133,8 @@ pub struct SecondaryDropped {
     pub no_flow: u64,
     /// Protection was turned off.
     pub unprotected: u64,
+    /// Malformed frames that the policy does not compare.
+    pub malformed: u64,
     /// Frames that the rule leaves out, by kind.
     pub uncompared: Kinds,
 }

@@ -133,6 +133,11 @@ impl Table {
         self.flows.get_mut(*self.index.get(name)?)
     }
 
+    /// Where the flow `name` is, if it is remembered.
+    pub(super) fn key_of(&self, name: &FlowKey) -> Option<Key> {
+        self.index.get(name).copied()
+    }
+
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Flow> {
         self.flows.get_mut(key)
     }

@@ -1,8 +1,10 @@
 mod allocations;
 mod connection;
+mod cut;
 mod datagrams;
 mod divergences;
 mod epochs;
+mod fragments;
 mod hostile;
 mod json;
 mod limits;

@@ -51,6 +51,7 @@ impl Engine {
     pub fn on_timeout(&mut self, now: Instant, out: &mut Output) {
         self.ledger.set_now(now);
         self.resume_deferred(out);
+        self.check_fragments(out);
         if self.ledger.requests.may_raise(self.ledger.now()) {
             self.check_held();
             self.check_waiting();
@@ -61,6 +62,12 @@ impl Engine {
 
     /// When to call [`Engine::on_timeout`] next.
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let fragments = self.reassembly.next_timeout(&self.ledger.limits);
+        self.next_request().into_iter().chain(fragments).min()
+    }
+
+    /// When something is to be looked at that may ask for a checkpoint.
+    fn next_request(&self) -> Option<Instant> {
         let ledger = &self.ledger;
         if !self.deferred.is_empty() && !ledger.requests.is_underway() {
             return Some(ledger.now());
@@ -95,7 +102,7 @@ impl Engine {
             }
             (What::Segment(segment), _) => (segment.offset(), None),
             (What::Datagram { .. }, _) => (0, Some(WaitsFor::Datagram)),
-            (What::Checkpoint, _) => (0, None),
+            (What::Checkpoint | What::Fragment, _) => (0, None),
         };
         // The secondary's frame is just what is missing.
         let difference = Difference { waits_for, ..Difference::new(Reason::Timeout, place) };

@@ -10,6 +10,7 @@ use super::space::Space;
 use super::{Needs, Reset, Scene, Secondary, Segment, TcpFlow, first_difference, part};
 use crate::compare::divergence::{Difference, Pair};
 use crate::compare::ledger::{Cause, What};
+use crate::compare::packet::Packet;
 use crate::compare::reason::Reason;
 use crate::compare::{Output, Side};
 use crate::frame::Frame;
@@ -19,7 +20,7 @@ impl TcpFlow {
     pub(in crate::compare) fn on_primary(
         &mut self,
         scene: &mut Scene<'_>,
-        frame: Frame,
+        frame: Packet,
         tcp: &Tcp,
         out: &mut Output,
     ) {
