@@ -38,8 +38,8 @@ fn allocations(mut work: impl FnMut()) -> u64 {
     COUNT.with(Cell::get) - before
 }
 
-/// `rounds` rounds of frames: data in segments, the same as one super-frame, bare acknowledgments
-/// and datagrams.
+/// `rounds` rounds of frames: data in segments, some of it urgent, the same as one super-frame, bare
+/// acknowledgments and datagrams.
 fn rounds(from: u32, rounds: u32) -> Vec<Vec<Frame>> {
     let mut all = Vec::new();
     for round in from..from + rounds {
@@ -49,7 +49,7 @@ fn rounds(from: u32, rounds: u32) -> Vec<Vec<Frame>> {
         all.push(vec![
             small(0),
             small(1000),
-            tcp(seq + 2000).ack(ack).data([7; 2000]).build(),
+            tcp(seq + 2000).ack(ack).data([7; 2000]).urgent(9).build(),
             tcp(seq + 4000).ack(ack + 1).build(),
             Link::default().udp((53, 4000), &round.to_be_bytes(), 0),
         ]);
