@@ -49,6 +49,9 @@ pub(super) struct Line {
 pub(super) struct Bag {
     slots: Chain<Slot>,
     index: HashMap<u64, Twins, FixedState>,
+    /// Entries that the index has twice the room for: it then never grows because of places that
+    /// were taken and are not reusable yet, but sorts itself out where it is.
+    entries_max: usize,
 }
 
 /// The bags of both sides.
@@ -64,7 +67,7 @@ impl Bags {
     pub(super) fn new(seed: u64) -> Self {
         let bag = || {
             let index = HashMap::with_hasher(FixedState::with_seed(seed));
-            Bag { slots: Chain::default(), index }
+            Bag { slots: Chain::default(), index, entries_max: 0 }
         };
         Self { primary: bag(), secondary: bag(), state: FixedState::with_seed(seed) }
     }
@@ -104,6 +107,10 @@ impl Bag {
         let key = self.slots.push_back(&mut line.ends, Slot { entry, twin: None });
         line.len += 1;
         let Some(twins) = self.index.get_mut(&entry.hash) else {
+            if self.index.len() >= self.entries_max {
+                self.entries_max = (self.entries_max * 2).max(32);
+                self.index.reserve(self.entries_max * 2 - self.index.len());
+            }
             self.index.insert(entry.hash, Twins { first: key, last: key });
             return;
         };

@@ -101,6 +101,9 @@ impl DatagramFlow {
                 missing += 1;
             }
         }
+        if missing > 1 {
+            ledger.ask_if_full();
+        }
         ledger.charge(Side::Primary, &mut self.account, frame.len());
         self.held.push_back(ticket);
         if let Some(held) = ledger.held_mut(key) {

@@ -157,10 +157,15 @@ impl Ledger {
         self.arrivals += 1;
         let held = Held { frame, originals, since: self.now, arrival: self.arrivals, what };
         let key = self.held.push_back(&mut self.held_ends, held);
+        self.ask_if_full();
+        key
+    }
+
+    /// Only a checkpoint makes room where the secondary does not.
+    pub(super) fn ask_if_full(&mut self) {
         if self.is_full(Side::Primary) {
             self.ask(Reason::Limit);
         }
-        key
     }
 
     pub(super) fn held(&self, key: Key) -> Option<&Held> {
