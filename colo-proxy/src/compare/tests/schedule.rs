@@ -24,6 +24,8 @@ pub(super) enum Sabotage {
     Ack,
     /// The secondary's FIN never comes.
     Fin,
+    /// The secondary points less far.
+    Urgent,
     /// The engine misses a checkpoint.
     Checkpoint,
 }
@@ -165,6 +167,9 @@ impl Tuple {
         if claim.syn {
             packet = packet.syn();
             packet.seq = plan.isn;
+        }
+        if let Some(place) = claim.urgent {
+            packet = packet.urgent((place - claim.start) as u16);
         }
         if claim.fin {
             packet.flags |= flag::FIN;
@@ -327,6 +332,7 @@ impl Run {
             }
             Sabotage::Ack => packet.ack = packet.ack.map(|ack| ack.wrapping_add(100)),
             Sabotage::Fin => packet.flags &= !flag::FIN,
+            Sabotage::Urgent => packet.urgent = packet.urgent.saturating_sub(1),
             Sabotage::Nothing | Sabotage::Checkpoint => {}
         }
     }
