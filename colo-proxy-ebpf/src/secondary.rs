@@ -7,12 +7,12 @@ use aya_log_ebpf::debug;
 use colo_proxy_common::decode::{
     Ip, Packet, Tcp, TcpOptions, decode, decode_tcp, decode_tcp_options, protocol,
 };
-use colo_proxy_common::flow::{self, Change, Entry, Now, Segment, Step, Verdict};
+use colo_proxy_common::flow::{self, Change, Entry, Now, Segment, Step, Verdict, known};
 use colo_proxy_common::record::{Event, Flow, FlowKey, Settings, event, mode};
 use colo_proxy_common::rewrite::{self, Edit};
 
 use crate::access::{SkBuff, Tagged};
-use crate::maps::{EVENTS, FLOWS, HALF_OPEN, count, scratch, settings};
+use crate::maps::{EVENTS, FLOWS, HALF_OPEN, UNCONFIRMED, count, scratch, settings};
 use crate::verdict::{DROP, NEXT, send_out};
 
 /// Ingress of the input gate: mirrored input goes to the guest, by way of [`colo_to_guest`].
@@ -156,13 +156,15 @@ fn advance(
     }
 }
 
-/// The connection's entry. A connection that another processor is moving from `half_open` to
-/// `flows` is in both for a moment, never in neither, so a second look finds it.
+/// The connection's entry. One that another processor is moving from map to map is in both for a
+/// moment, never in neither, so a second look finds it.
 #[inline(always)]
 fn find(key: &FlowKey) -> Option<Entry<'static>> {
     let at = FLOWS
         .get_ptr_mut(key)
+        .or_else(|| UNCONFIRMED.get_ptr_mut(key))
         .or_else(|| HALF_OPEN.get_ptr_mut(key))
+        .or_else(|| UNCONFIRMED.get_ptr_mut(key))
         .or_else(|| FLOWS.get_ptr_mut(key))?;
     // SAFETY: the kernel's value, aligned to 8, accessible until the program ends. It may be
     // deleted and used again for another connection meanwhile, which `Entry` survives: one frame
@@ -176,25 +178,37 @@ fn apply(key: &FlowKey, step: &Step, record: &Flow) {
         Change::Keep => {}
         Change::Open => {
             let _full = HALF_OPEN.insert(key, record, 0);
+            let _absent = UNCONFIRMED.remove(key);
             let _absent = FLOWS.remove(key);
         }
-        Change::Establish => {
-            if FLOWS.insert(key, record, 0).is_ok() {
-                let _absent = HALF_OPEN.remove(key);
-            } else {
-                // It stays translated for as long as nothing pushes it out of there.
-                let _full = HALF_OPEN.insert(key, record, 0);
-                count(|c| &mut c.flow_table_full);
-            }
-        }
+        Change::Establish => establish(key, record),
         Change::Forget => {
             let _absent = HALF_OPEN.remove(key);
+            let _absent = UNCONFIRMED.remove(key);
             let _absent = FLOWS.remove(key);
         }
     }
     if step.release_held {
         tell(key, record);
     }
+}
+
+/// Into the map that nobody else's frames push it out of, if the guest has shown that the connection
+/// is real.
+#[inline(always)]
+fn establish(key: &FlowKey, record: &Flow) {
+    if record.known & known::CONFIRMED != 0 {
+        if FLOWS.insert(key, record, 0).is_ok() {
+            let _absent = UNCONFIRMED.remove(key);
+            let _absent = HALF_OPEN.remove(key);
+            return;
+        }
+        count(|c| &mut c.flow_table_full);
+    }
+    // A full table pushes out another one.
+    let _full = UNCONFIRMED.insert(key, record, 0);
+    let _absent = FLOWS.remove(key);
+    let _absent = HALF_OPEN.remove(key);
 }
 
 /// Tells the daemon that input held for this connection may go to the guest now. Where the ring is

@@ -10,7 +10,7 @@ use super::{DatapathError, Events, InstanceDir};
 
 /// All maps that are pinned, by their names.
 pub(super) const NAMES: &[&str] =
-    &["settings", "counters", "flows", "half_open", "events", "scratch", "xsks"];
+    &["settings", "counters", "flows", "unconfirmed", "half_open", "events", "scratch", "xsks"];
 
 /// Name, octets of a key, octets of a value.
 const SHAPES: &[(&str, usize, usize)] = &[
@@ -18,6 +18,7 @@ const SHAPES: &[(&str, usize, usize)] = &[
     ("settings", 4, size_of::<Settings>()),
     ("counters", 4, size_of::<Counters>()),
     ("flows", size_of::<FlowKey>(), size_of::<Flow>()),
+    ("unconfirmed", size_of::<FlowKey>(), size_of::<Flow>()),
     ("half_open", size_of::<FlowKey>(), size_of::<Flow>()),
 ];
 

@@ -386,7 +386,7 @@ fn settings_for(plan: &Plan<'_>, netns_cookie: u64, leftover: Option<&Settings>)
         input_gate_ifindex: plan.input_gate_ifindex,
         mark: random_mark(),
         epoch: leftover.map_or(0, |old| old.epoch),
-        reserved: 0,
+        translates: leftover.map_or(0, |old| old.translates),
         netns_cookie,
     }
 }

@@ -95,6 +95,7 @@ impl Programs {
             program.load().unwrap_or_else(|error| panic!("verify {name}: {error}"));
             // A tenth of the kernel's limit: a small change can multiply what it has to look at.
             let walked = program.info().expect("its info").verified_instruction_count();
+            eprintln!("{name}: {walked:?} instructions verified");
             assert!(walked < Some(100_000), "{name}: the verifier walked {walked:?} instructions");
         }
         Some(Self { ebpf })
@@ -142,7 +143,7 @@ impl Programs {
         sum
     }
 
-    /// The entries of `flows` or `half_open`.
+    /// The entries of `flows`, `unconfirmed` or `half_open`.
     pub(crate) fn entries(&self, map: &str) -> Vec<(FlowKey, Flow)> {
         let map: HashMap<&MapData, FlowKey, Flow> =
             self.ebpf.map(map).expect("a map").try_into().expect("a hash map");

@@ -170,12 +170,14 @@ impl Talk {
     }
 
     fn peer(&mut self, flags: u8, ack: u32, echo: u32) -> (Run, Vec<u8>) {
-        let bytes = self.build(true, flags, 7, ack, (5, echo));
+        // The peer's initial sequence number, or the one behind it.
+        let seq = if flags == SYN { 6 } else { 7 };
+        let bytes = self.build(true, flags, seq, ack, (5, echo));
         (self.programs.run(TO_GUEST, &bytes, MARK), bytes)
     }
 
     fn guest(&mut self, flags: u8, seq: u32, value: u32) -> (Run, Vec<u8>) {
-        let bytes = self.build(false, flags, seq, 8, (value, 5));
+        let bytes = self.build(false, flags, seq, 7, (value, 5));
         (self.programs.run(FROM_GUEST, &bytes, 0), bytes)
     }
 }
@@ -212,15 +214,20 @@ fn the_peer_opens() {
         let (run, bytes) = talk.peer(ACK, 4_000_000_001, 50_000);
         assert_eq!((run.verdict, run.frame), (NEXT, rewritten(&bytes, true, T)));
         assert!(talk.programs.entries("half_open").is_empty());
+        assert!(talk.programs.entries("flows").is_empty());
+        let unconfirmed = talk.programs.entries("unconfirmed");
+        assert_eq!((unconfirmed.len(), unconfirmed[0].0), (1, key_of(&shape, true)));
+        let (run, bytes) = talk.guest(ACK, 1_001, 310);
+        assert_eq!((run.verdict, run.frame), (REDIRECT, rewritten(&bytes, false, T)));
+        // The guest has spoken.
+        assert!(talk.programs.entries("unconfirmed").is_empty());
         let flows = talk.programs.entries("flows");
         assert_eq!(flows[0].0, key_of(&shape, true));
         assert_eq!((flows[0].1.seq_offset, flows[0].1.ts_offset), (T.seq, T.ts));
-        let (run, bytes) = talk.guest(ACK, 1_001, 310);
-        assert_eq!((run.verdict, run.frame), (REDIRECT, rewritten(&bytes, false, T)));
         assert!(talk.programs.announced().is_empty(), "nothing was held");
         let line = "connection of guest port 80 with port 40000: wire = guest + ee6b2418, \
                     timestamps + c224";
-        assert_eq!(talk.programs.logged(), [line]);
+        assert_eq!(talk.programs.logged(), [line; 2], "known, and confirmed");
         assert_eq!(talk.programs.counters().dropped_no_offset, 1);
     }
 }
