@@ -5,6 +5,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod base;
+mod forged;
+
 const SYN: u8 = flag::SYN;
 const SYN_ACK: u8 = flag::SYN | flag::ACK;
 const ACK: u8 = flag::ACK;

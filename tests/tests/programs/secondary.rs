@@ -11,12 +11,12 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::frame::{Checksum, Ip, Shape, TcpOption, V4_DST, V4_SRC, V6_DST, V6_SRC, any_shape};
 use crate::harness::{DROP, MARK, NEXT, Programs, REDIRECT, Run, settings, with_all_options};
 
-const TO_GUEST: &str = "colo_to_guest";
-const FROM_GUEST: &str = "colo_from_guest";
-const TRANSLATION: Translation = Translation { seq: 0x89ab_cdef, ts: 0xfedc_ba98 };
+pub(crate) const TO_GUEST: &str = "colo_to_guest";
+pub(crate) const FROM_GUEST: &str = "colo_from_guest";
+pub(crate) const TRANSLATION: Translation = Translation { seq: 0x89ab_cdef, ts: 0xfedc_ba98 };
 
 /// The connection of a shape, whose source is the peer (`to_guest`) or the guest.
-fn key_of(shape: &Shape, to_guest: bool) -> FlowKey {
+pub(crate) fn key_of(shape: &Shape, to_guest: bool) -> FlowKey {
     let mut addresses = [[0u8; 16]; 2];
     let version = match shape.ip {
         Ip::V4 { .. } => {
@@ -50,7 +50,7 @@ fn key_of(shape: &Shape, to_guest: bool) -> FlowKey {
     }
 }
 
-fn established(translation: Translation) -> Flow {
+pub(crate) fn established(translation: Translation) -> Flow {
     Flow {
         epoch: settings(0).epoch,
         state: state::ESTABLISHED,
@@ -64,7 +64,7 @@ fn established(translation: Translation) -> Flow {
 }
 
 /// The same with the userspace code.
-fn rewritten(bytes: &[u8], to_guest: bool, translation: Translation) -> Vec<u8> {
+pub(crate) fn rewritten(bytes: &[u8], to_guest: bool, translation: Translation) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let ip = decode(&bytes[..], None).expect("a whole frame").ip.expect("IP");
     let tcp = decode_tcp(&bytes[..], &ip).expect("TCP");
