@@ -7,7 +7,7 @@ use colo_proxy_common::record::FlowKey;
 
 use super::chain::Key;
 use super::classify::Body;
-use super::divergence::Pair;
+use super::divergence::{Difference, Pair};
 use super::ledger::{Account, Cause, Ledger, What};
 use super::reason::Reason;
 use super::{Output, Side, shrink};
@@ -119,8 +119,8 @@ impl DatagramFlow {
             })
         });
         let Some(key) = found.and_then(|at| self.unmatched.remove(at)) else {
-            let piece = frame.slice(body.at as usize..body.end as usize);
-            if let Some(key) = ledger.wait(flow, &mut self.waiting_account, piece) {
+            let range = body.at as usize..body.end as usize;
+            if let Some(key) = ledger.wait(flow, &mut self.waiting_account, frame, range) {
                 self.waiting.push_back(Unmatched { key, fragment: body.fragment });
             }
             return;
@@ -193,14 +193,19 @@ impl DatagramFlow {
             return;
         }
         self.reported = true;
-        let Some(front) = self.unmatched.front().and_then(|key| ledger.held(*key)) else { return };
+        let Some(key) = self.unmatched.front().copied() else { return };
+        let Some(front) = ledger.held(key) else { return };
         let What::Datagram { body, .. } = front.what else { return };
         let ours = octets(&front.frame, body).to_vec();
-        let theirs = self.waiting.front().and_then(|unmatched| ledger.waiting(unmatched.key));
+        let primary = ledger.capture_held(key);
+        let theirs = self.waiting.front().map(|unmatched| unmatched.key);
+        let secondary = theirs.and_then(|key| ledger.capture_waiting(key));
+        let theirs = theirs.and_then(|key| ledger.waiting(key));
         let theirs = theirs.map(|waiting| waiting.octets.as_slice().to_vec()).unwrap_or_default();
         let at = difference(&ours, &theirs, body);
         let pair = Pair { primary: &ours, secondary: &theirs, at };
-        ledger.diverge(name, Reason::Datagram, at as i64, pair);
+        let difference = Difference::octets(Reason::Datagram, at as i64, pair);
+        ledger.diverge(name, difference.frames(primary, secondary));
     }
 
     fn give_back_memory(&mut self) {

@@ -1,5 +1,6 @@
 //! What the engine holds, in order of arrival, and what it owes: the part that all flows share.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use colo_proxy_common::record::FlowKey;
 
 use super::chain::{Chain, Ends, Key};
 use super::classify::Body;
-use super::divergence::{Context, Divergence, Pair, Ring, WaitsFor};
+use super::divergence::{Captured, Difference, Divergence, Found, Ring};
 use super::limits::Limits;
 use super::octets::{Blocks, Kept};
 use super::reason::Reason;
@@ -44,6 +45,8 @@ pub(super) enum What {
 pub(super) struct Waiting {
     pub(super) octets: Kept,
     pub(super) since: Instant,
+    /// When the frame came that it is a piece of.
+    pub(super) arrived: Instant,
     /// Its flow in the table.
     pub(super) flow: Key,
 }
@@ -159,7 +162,12 @@ impl Ledger {
     }
 
     pub(super) fn oldest_held(&self) -> Option<&Held> {
-        self.held.get(self.held_ends.front()?)
+        Some(self.oldest_held_with_key()?.1)
+    }
+
+    pub(super) fn oldest_held_with_key(&self) -> Option<(Key, &Held)> {
+        let key = self.held_ends.front()?;
+        Some((key, self.held.get(key)?))
     }
 
     /// Releases a frame that was held.
@@ -203,20 +211,38 @@ impl Ledger {
 
     // Pieces of secondary output.
 
-    /// Keeps `octets` of the secondary until the primary says the same; `None` where the limits
-    /// forbid it, which is counted and asks for a checkpoint.
-    pub(super) fn wait(&mut self, flow: Key, account: &mut Account, octets: Bytes) -> Option<Key> {
-        let len = octets.len();
-        if self.is_beyond_twice(*account) {
-            self.stats.secondary_dropped.limit += 1;
-            self.ask(Reason::Limit);
+    /// Keeps the octets `range` of an Ethernet frame of the secondary until the primary says the
+    /// same; `None` where the limits forbid it, which is counted and asks for a checkpoint. The
+    /// whole frame stays in memory, so all of it counts.
+    pub(super) fn wait(
+        &mut self,
+        flow: Key,
+        account: &mut Account,
+        frame: &Frame,
+        range: Range<usize>,
+    ) -> Option<Key> {
+        if !self.may_wait(*account) {
             return None;
         }
+        let octets = self.blocks.keep(frame, range);
+        Some(self.queue(flow, account, octets, self.now))
+    }
+
+    fn may_wait(&mut self, account: Account) -> bool {
+        let is_beyond = self.is_beyond_twice(account);
+        if is_beyond {
+            self.stats.secondary_dropped.limit += 1;
+            self.ask(Reason::Limit);
+        }
+        !is_beyond
+    }
+
+    fn queue(&mut self, flow: Key, account: &mut Account, octets: Kept, arrived: Instant) -> Key {
+        let len = octets.frame().len();
         self.charge(Side::Secondary, account, len);
         self.stats.secondary_waiting.add(len);
-        let octets = self.blocks.keep(octets);
-        let waiting = Waiting { octets, since: self.now, flow };
-        Some(self.waiting.push_back(&mut self.waiting_ends, waiting))
+        let waiting = Waiting { octets, since: self.now, arrived, flow };
+        self.waiting.push_back(&mut self.waiting_ends, waiting)
     }
 
     pub(super) fn waiting(&self, key: Key) -> Option<&Waiting> {
@@ -235,38 +261,34 @@ impl Ledger {
     /// Drops a piece that waited: it was matched, or nothing can match it any more.
     pub(super) fn forget(&mut self, account: &mut Account, key: Key) {
         if let Some(waiting) = self.waiting.remove(&mut self.waiting_ends, key) {
-            self.discharge(Side::Secondary, account, waiting.octets.as_slice().len());
+            self.discharge(Side::Secondary, account, waiting.octets.frame().len());
             self.drop_waiting(waiting);
         }
     }
 
     fn drop_waiting(&mut self, waiting: Waiting) {
-        self.stats.secondary_waiting.sub(waiting.octets.as_slice().len());
+        self.stats.secondary_waiting.sub(waiting.octets.frame().len());
         self.blocks.give_back(waiting.octets);
     }
 
     /// Cuts a piece down to `len` octets from `at` on.
-    pub(super) fn trim(&mut self, account: &mut Account, key: Key, at: usize, len: usize) {
-        let Some(waiting) = self.waiting.get_mut(key) else { return };
-        let before = waiting.octets.as_slice().len();
-        self.blocks.trim(&mut waiting.octets, at, len);
-        let gone = before - waiting.octets.as_slice().len();
-        account.bytes = account.bytes.saturating_sub(gone);
-        let gauge = &mut self.stats.secondary_waiting;
-        gauge.bytes = gauge.bytes.saturating_sub(gone as u64);
+    pub(super) fn trim(&mut self, key: Key, at: usize, len: usize) {
+        if let Some(waiting) = self.waiting.get_mut(key) {
+            waiting.octets.trim(at, len);
+        }
     }
 
-    /// Makes a piece of its own of what `key` holds from `at` on. Its age is that of the whole, but
-    /// its place in the order is behind: the timer is then late, never early.
+    /// Makes a piece of its own of what `key` holds from `at` on, if the limits allow. Its place in
+    /// the order is behind: its timer is late, never early.
     pub(super) fn split(&mut self, account: &mut Account, key: Key, at: usize) -> Option<Key> {
+        // A primary that repeats every other octet would have every frame kept many times.
+        if !self.may_wait(*account) {
+            return None;
+        }
         let whole = self.waiting.get(key)?;
-        let flow = whole.flow;
+        let (flow, arrived) = (whole.flow, whole.arrived);
         let octets = self.blocks.tail(&whole.octets, at);
-        let len = octets.as_slice().len();
-        self.charge(Side::Secondary, account, len);
-        self.stats.secondary_waiting.add(len);
-        let waiting = Waiting { octets, since: self.now, flow };
-        Some(self.waiting.push_back(&mut self.waiting_ends, waiting))
+        Some(self.queue(flow, account, octets, arrived))
     }
 
     // Limits.
@@ -326,38 +348,55 @@ impl Ledger {
     // Differences.
 
     /// Records a difference and asks for a checkpoint.
-    pub(super) fn diverge(&mut self, key: &FlowKey, reason: Reason, offset: i64, pair: Pair<'_>) {
-        self.diverge_waiting(key, reason, offset, pair, None);
-    }
-
-    /// Likewise, where a frame waited for too long.
-    pub(super) fn diverge_waiting(
-        &mut self,
-        key: &FlowKey,
-        reason: Reason,
-        offset: i64,
-        pair: Pair<'_>,
-        waits_for: Option<WaitsFor>,
-    ) {
+    pub(super) fn diverge(&mut self, key: &FlowKey, difference: Difference<'_>) {
         self.stats.divergences += 1;
-        self.ask(reason);
-        let reach = self.limits.context_bytes;
-        let divergence = Divergence {
-            flow: *key,
-            reason,
+        self.ask(difference.reason);
+        let found = Found {
+            number: self.stats.divergences,
             epoch: self.epoch,
             at: self.now,
-            at_ms: self.start.map_or(0, |start| (self.now - start).as_millis() as u64),
-            waits_for,
-            stream_offset: offset,
-            primary_byte: pair.primary.get(pair.at).copied(),
-            secondary_byte: pair.secondary.get(pair.at).copied(),
-            primary_context: Context::around(pair.primary, pair.at, reach),
-            secondary_context: Context::around(pair.secondary, pair.at, reach),
-            primary_len: pair.primary.len() as u64,
-            secondary_len: pair.secondary.len() as u64,
+            at_ms: self.ms_since_start(self.now),
+            context_bytes: self.limits.context_bytes,
         };
-        self.divergences.push(divergence, self.limits.divergences_max);
+        let divergence = Divergence::new(*key, difference, &found);
+        self.stats.divergence_frames_dropped += self.divergences.push(
+            divergence,
+            self.limits.divergences_max,
+            self.limits.divergence_frames_bytes,
+        );
+    }
+
+    /// A copy of the frame in hand, for a record.
+    pub(super) fn capture(&self, frame: &Frame) -> Captured {
+        self.captured(frame.ethernet(), frame.ethernet().len(), self.now)
+    }
+
+    /// A copy of a frame held of the primary.
+    pub(super) fn capture_held(&self, key: Key) -> Option<Captured> {
+        let held = self.held(key)?;
+        let octets = held.frame.ethernet();
+        Some(self.captured(octets, octets.len(), held.since))
+    }
+
+    /// A copy of a frame of the secondary of which a piece waits.
+    pub(super) fn capture_waiting(&self, key: Key) -> Option<Captured> {
+        let waiting = self.waiting(key)?;
+        let octets = waiting.octets.frame();
+        Some(self.captured(octets, octets.len(), waiting.arrived))
+    }
+
+    /// A copy of `octets`, the first of a frame of `original_len` that came at `since`.
+    pub(super) fn captured(&self, octets: &[u8], original_len: usize, since: Instant) -> Captured {
+        Captured {
+            octets: Bytes::copy_from_slice(octets),
+            original_len,
+            since,
+            since_ms: self.ms_since_start(since),
+        }
+    }
+
+    fn ms_since_start(&self, at: Instant) -> u64 {
+        self.start.map_or(0, |start| at.saturating_duration_since(start).as_millis() as u64)
     }
 }
 

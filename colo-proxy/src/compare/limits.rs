@@ -24,6 +24,8 @@ pub struct Limits {
     pub datagram_grace_count: usize,
     /// Divergences remembered for the operator.
     pub divergences_max: usize,
+    /// Octets of frames kept with them; the oldest differences lose their frames first.
+    pub divergence_frames_bytes: usize,
     /// Octets of context on either side of a differing octet.
     pub context_bytes: usize,
     /// An established connection that was silent this long, or since the last checkpoint, may be
@@ -46,6 +48,7 @@ impl Default for Limits {
             datagram_grace: Duration::from_millis(200),
             datagram_grace_count: 256,
             divergences_max: 256,
+            divergence_frames_bytes: 1 << 20,
             context_bytes: 8,
             flow_idle: Duration::from_mins(2),
             request_retry: Duration::from_millis(100),

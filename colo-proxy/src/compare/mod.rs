@@ -53,7 +53,7 @@ use std::time::Instant;
 use colo_proxy_common::decode::Tcp;
 use colo_proxy_common::record::FlowKey;
 
-pub use self::divergence::{Context, Divergence, FlowName, WaitsFor};
+pub use self::divergence::{Captured, Context, Divergence, FlowName, WaitsFor};
 pub use self::limits::Limits;
 pub use self::reason::{Reason, ReasonCounts};
 pub use self::stats::{

@@ -55,6 +55,8 @@ pub struct Stats {
     pub stray: u64,
     /// Differences found.
     pub divergences: u64,
+    /// Frames of recorded differences given up because all of them together were too long.
+    pub divergence_frames_dropped: u64,
     /// Requests raised, by the reason that came first.
     pub requests: ReasonCounts,
     /// Everything that asked for a checkpoint, raised as a request of its own or collected.

@@ -11,17 +11,18 @@ mod primary;
 mod ranges;
 mod secondary;
 mod segments;
+mod shown;
 mod space;
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use colo_proxy_common::record::FlowKey;
 use colo_proxy_common::seq::Seq;
 
 use self::opening::{Opening, Openings};
 use self::ranges::Ranges;
 use self::segments::Segments;
+use self::shown::Witness;
 use self::space::Space;
 use super::chain::Key;
 use super::divergence::WaitsFor;
@@ -51,6 +52,11 @@ pub(super) struct Segment {
 }
 
 impl Segment {
+    /// It opens, ends or resets the connection.
+    fn has_mark(&self) -> bool {
+        self.opening.is_some() || self.fin || self.reset.is_some()
+    }
+
     /// Where the frame lies in the stream, counted from the start of the primary's.
     pub(super) fn offset(&self) -> i64 {
         self.start - self.origin
@@ -91,6 +97,7 @@ struct Secondary {
     /// A ring, newest last.
     resets: Vec<Reset>,
     segments: Segments,
+    witness: Option<Witness>,
 }
 
 /// The state of one connection.
@@ -174,6 +181,7 @@ impl TcpFlow {
         self.previous_isn = None;
         self.secondary.segments.reset();
         self.secondary.resets.clear();
+        self.secondary.witness = None;
         if !self.anchored || self.strayed {
             let segments = std::mem::take(&mut self.secondary.segments);
             *self = Self::default();
@@ -309,10 +317,4 @@ fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
 /// The part `from..to` of octets whose first lies at `start`.
 fn part(octets: &[u8], start: i64, from: i64, to: i64) -> &[u8] {
     octets.get((from - start) as usize..(to - start) as usize).unwrap_or_default()
-}
-
-fn part_of_bytes(octets: &Bytes, start: i64, from: i64, to: i64) -> Bytes {
-    let (from, to) = ((from - start) as usize, (to - start) as usize);
-    let to = to.min(octets.len());
-    octets.slice(from.min(to)..to)
 }

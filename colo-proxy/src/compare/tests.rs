@@ -1,6 +1,7 @@
 mod allocations;
 mod connection;
 mod datagrams;
+mod divergences;
 mod epochs;
 mod hostile;
 mod json;

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::chain::Key;
 use super::classify::classify;
-use super::divergence::{Pair, WaitsFor};
+use super::divergence::{Difference, Pair, WaitsFor};
 use super::ledger::What;
 use super::reason::Reason;
 use super::table::Kind;
@@ -83,7 +83,7 @@ impl Engine {
     /// Asks for a checkpoint where the oldest held frame is too old.
     fn check_held(&mut self) {
         let ledger = &mut self.ledger;
-        let Some(held) = ledger.oldest_held() else { return };
+        let Some((key, held)) = ledger.oldest_held_with_key() else { return };
         if !ledger.is_overdue(held.since) {
             return;
         }
@@ -97,7 +97,10 @@ impl Engine {
             (What::Datagram { .. }, _) => (0, Some(WaitsFor::Datagram)),
             (What::Checkpoint, _) => (0, None),
         };
-        ledger.diverge_waiting(&name, Reason::Timeout, place, Pair::NONE, waits_for);
+        // The secondary's frame is just what is missing.
+        let difference = Difference { waits_for, ..Difference::new(Reason::Timeout, place) };
+        let primary = ledger.capture_held(key);
+        ledger.diverge(&name, difference.frames(primary, None));
     }
 
     /// Asks for a checkpoint where the oldest waiting piece of the secondary is too old. What lies
@@ -122,7 +125,9 @@ impl Engine {
                 Kind::Datagram(_) => 0,
             };
             let pair = Pair { primary: &[], secondary: &octets, at: 0 };
-            ledger.diverge(&flow.name, Reason::SecondaryOnly, place, pair);
+            let difference = Difference::octets(Reason::SecondaryOnly, place, pair);
+            let secondary = ledger.capture_waiting(key);
+            ledger.diverge(&flow.name, difference.frames(None, secondary));
             return;
         }
     }

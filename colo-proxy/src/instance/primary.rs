@@ -1,25 +1,21 @@
 //! The primary's half: mirrors the guest's input, holds its output, and lets go what may leave.
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::cut::Cut;
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
-use super::log_limit::LogLimit;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
-use super::protection::{Action, Protection, State};
 use super::readable::{Drained, Readable};
 use super::wiring::{
-    GATE_QUEUE_LEN, Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate,
-    reattach, sleep_until, system,
+    attach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach, sleep_until,
+    system,
 };
 use super::{InstanceError, asked_to_stop};
-use crate::colo_frame::{self, ColoFrame, Command, Event};
-use crate::compare::{Engine, Output, Reason, Side, is_compared};
+use crate::colo_frame::{self, ColoFrame};
+use crate::compare::{Engine, Side};
 use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
 use crate::datapath::capture::GateCapture;
@@ -29,9 +25,13 @@ use crate::frame::Frame;
 use crate::gate::{Gate, Written};
 use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::name::Claim;
+use crate::protection::Protection;
 use crate::status::{self, Question, Reply, Request};
 
+pub(super) mod decide;
 mod report;
+
+use self::decide::{Decisions, Hands, Lane};
 
 pub(super) async fn run(
     guest: Guest,
@@ -64,35 +64,16 @@ struct Inputs {
     _mirror_requests: mpsc::Sender<OutgoingRequest>,
 }
 
-/// The state, and the places where decisions are carried out.
+/// What was decided, and what it is carried out with.
 struct Primary {
     guest: Guest,
     claim: Claim,
-    datapath: Datapath,
-    output_gate: Arc<Gate>,
-    input_gate: Arc<Gate>,
+    decisions: Decisions,
+    hands: Kernel,
     mirror_endpoint: String,
     secondary_endpoint: String,
-    engine: Engine,
-    out: Output,
-    protection: Protection,
     stats: Stats,
-    mirror_up: bool,
-    secondary_up: bool,
-    /// Of the control lane; one that is not configured counts as up.
-    peer_up: bool,
     netdev: Option<Link>,
-    epoch: u64,
-    /// Tells our epochs from those of an earlier daemon; random.
-    session: u64,
-    cut: Cut,
-    /// A checkpoint has begun and is not done yet.
-    checkpoint_running: bool,
-    request_log: LogLimit,
-    /// A command for the COLO-frame that could not be given where it arose.
-    commands: VecDeque<Command>,
-    /// A message for the peer, likewise.
-    messages: VecDeque<Message>,
 }
 
 #[derive(Debug, Default)]
@@ -100,15 +81,37 @@ struct Stats {
     mirror: Arc<LaneStats>,
     secondary: Arc<LaneStats>,
     peer: PeerCounters,
-    /// Frames the kernel did not take back from us.
-    release_failed: u64,
-    released_unprotected: u64,
-    /// Frames of the secondary that came while protection was off.
-    secondary_ignored: u64,
-    checkpoints_ignored: u64,
     /// Frames of a TAP that came back which passed before our programs were on it.
     unguarded: u64,
-    resyncs: u64,
+}
+
+/// The kernel's half.
+struct Kernel {
+    name: String,
+    datapath: Datapath,
+    output_gate: Arc<Gate>,
+    input_gate: Arc<Gate>,
+    /// Frames the kernel did not take back from us.
+    release_failed: u64,
+}
+
+impl Hands for Kernel {
+    fn set_mode(&mut self, mode: Mode) {
+        if let Err(error) = self.datapath.set_mode(mode) {
+            log::error!("{}: {error}", self.name);
+        }
+    }
+
+    fn read_output(&mut self, into: &mut Vec<Frame>) -> bool {
+        matches!(read_gate(&self.output_gate, into), Ok(((), Drained::No)))
+    }
+
+    fn release(&mut self, frame: &Frame) {
+        match self.output_gate.write_frame(frame) {
+            Ok(Written::Sent) => {}
+            Ok(Written::WouldBlock | Written::Malformed) | Err(_) => self.release_failed += 1,
+        }
+    }
 }
 
 impl Primary {
@@ -124,7 +127,8 @@ impl Primary {
         let secondary = Port::open(secondary_in).await?;
         let peer = open_port(guest.control.as_ref()).await?;
         let frame = colo_frame::start(guest.colo_frame.as_ref())?;
-        let Kernel { datapath, output_gate, input_gate } = attach(&guest, &claim.name, netdev)?;
+        let attached = attach(&guest, &claim.name, netdev)?;
+        let (output_gate, input_gate) = (attached.output_gate, attached.input_gate);
         output_gate.set_up()?;
         input_gate.set_up()?;
         lengthen_queue(&link, netdev).await;
@@ -153,28 +157,27 @@ impl Primary {
         let now = Instant::now();
         let protection = Protection::new(now, guest.secondary_timeout, on_secondary_lost);
         let seed = seed().map_err(system("read random octets"))?;
+        let session = seed.rotate_left(32) ^ u64::from(std::process::id());
         let primary = Self {
+            decisions: Decisions::new(
+                claim.name.clone(),
+                Engine::new(limits, seed),
+                protection,
+                session,
+                guest.control.is_some(),
+            ),
+            hands: Kernel {
+                name: claim.name.clone(),
+                datapath: attached.datapath,
+                output_gate,
+                input_gate,
+                release_failed: 0,
+            },
             claim,
-            datapath,
-            output_gate,
-            input_gate,
             mirror_endpoint,
             secondary_endpoint,
-            session: seed.rotate_left(32) ^ u64::from(std::process::id()),
-            engine: Engine::new(limits, seed),
-            out: Output::default(),
-            protection,
             stats,
-            mirror_up: false,
-            secondary_up: false,
-            peer_up: guest.control.is_none(),
             netdev: Some(netdev),
-            epoch: 0,
-            cut: Cut::default(),
-            checkpoint_running: false,
-            request_log: LogLimit::default(),
-            commands: VecDeque::new(),
-            messages: VecDeque::new(),
             guest,
         };
         Ok((primary, inputs))
@@ -183,224 +186,69 @@ impl Primary {
     async fn serve(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         let mut frames = Vec::with_capacity(BATCH);
         loop {
-            let deadline = self.poll_timeout();
+            let deadline = self.decisions.poll_timeout();
+            let engine = &self.decisions.engine;
+            let (has_room, takes_secondary) =
+                (engine.has_room(), engine.has_room_for(Side::Secondary));
             tokio::select! {
-                read = inputs.output.read(|| read_gate(&self.output_gate, &mut frames)), if self.engine.has_room() => {
+                read = inputs.output.read(|| read_gate(&self.hands.output_gate, &mut frames)), if has_room => {
                     read.map_err(system("read the output gate"))?;
                     self.on_output(&mut frames);
                 }
-                Some(event) = inputs.secondary.recv(), if self.engine.has_room_for(Side::Secondary) => {
+                Some(event) = inputs.secondary.recv(), if takes_secondary => {
                     self.on_secondary(event);
                 }
-                Some(event) = inputs.mirror.recv() => self.on_mirror(&event),
+                Some(event) = inputs.mirror.recv() => {
+                    self.on_lane(Lane::Mirror, matches!(event, LaneEvent::Up));
+                }
                 event = next_peer_event(inputs.peer.as_mut()) => self.on_peer(event),
-                event = inputs.frame.next_event() => self.on_frame_event(&event),
+                event = inputs.frame.next_event() => {
+                    self.decisions.on_frame_event(Instant::now(), &event, &mut self.hands);
+                }
                 Some((request, reply)) = inputs.questions.recv() => {
                     let answer = self.answer(request, inputs).await;
                     // Whoever asked may be gone.
                     let _ = reply.send(answer);
                 }
                 event = inputs.link.next() => self.on_link(event, &inputs.link).await,
-                () = sleep_until(deadline) => self.on_timeout(),
+                () = sleep_until(deadline) => {
+                    self.decisions.on_timeout(Instant::now(), &mut self.hands);
+                }
             }
             self.carry_out(inputs);
         }
     }
 
-    fn poll_timeout(&self) -> Option<Instant> {
-        [self.engine.poll_timeout(), self.protection.poll_timeout()].into_iter().flatten().min()
-    }
-
-    fn on_timeout(&mut self) {
-        let now = Instant::now();
-        self.engine.on_timeout(now, &mut self.out);
-        let action = self.protection.on_timeout(now);
-        self.act(action);
-    }
-
     /// Guest output, in the order in which the guest sent it.
     fn on_output(&mut self, frames: &mut Vec<Frame>) {
-        let now = Instant::now();
-        if self.protection.state() == State::Unprotected {
-            if !self.protection.is_exposed() && frames.iter().any(is_compared) {
-                self.protection.expose();
-                self.set_mode(Mode::Off);
-            }
-            self.stats.released_unprotected += frames.len() as u64;
-            self.out.release.append(frames);
-            return;
-        }
-        for frame in frames.drain(..) {
-            self.engine.on_frame(now, Side::Primary, frame, &mut self.out);
-        }
+        self.decisions.on_output(Instant::now(), frames, &mut self.hands);
     }
 
     fn on_secondary(&mut self, event: LaneEvent) {
         match event {
-            LaneEvent::Frames(frames) => {
-                let now = Instant::now();
-                for frame in frames {
-                    if let Some(frame) = self.cut.on_frame(frame) {
-                        self.compare(now, frame);
-                    }
-                }
-            }
+            LaneEvent::Frames(frames) => self.decisions.on_secondary(Instant::now(), frames),
             LaneEvent::Up | LaneEvent::Down => {
-                self.secondary_up = matches!(event, LaneEvent::Up);
-                let stale = self.cut.on_connection();
-                self.engine.dropped_stale(stale);
-                // The mark that is awaited has to count frames of this connection.
-                self.ask_for_mark();
-                self.on_peer_change();
+                self.on_lane(Lane::Secondary, matches!(event, LaneEvent::Up));
             }
         }
     }
 
-    /// A frame of the secondary's present epoch.
-    fn compare(&mut self, now: Instant, frame: Frame) {
-        if self.protection.state() == State::Unprotected {
-            self.stats.secondary_ignored += 1;
-        } else {
-            self.engine.on_frame(now, Side::Secondary, frame, &mut self.out);
-        }
-    }
-
-    /// Asks the secondary where the epoch ends on its lane, if that is not known.
-    fn ask_for_mark(&mut self) {
-        if let Some(epoch) = self.cut.awaited().filter(|_| self.peer_up) {
-            self.messages.push_back(Message::Epoch { session: self.session, epoch });
-        }
-    }
-
-    fn on_mirror(&mut self, event: &LaneEvent) {
-        self.mirror_up = matches!(event, LaneEvent::Up);
-        self.on_peer_change();
+    fn on_lane(&mut self, lane: Lane, up: bool) {
+        self.decisions.on_lane(Instant::now(), lane, up, &mut self.hands);
     }
 
     fn on_peer(&mut self, event: PeerEvent) {
         match event {
             PeerEvent::Up | PeerEvent::Down => {
-                self.peer_up = matches!(event, PeerEvent::Up);
-                self.ask_for_mark();
-                self.on_peer_change();
+                self.on_lane(Lane::Control, matches!(event, PeerEvent::Up));
             }
             PeerEvent::Message(message) => match self.stats.peer.take(message) {
                 None => {}
-                Some(Message::EpochDone { epoch, sent }) => self.sort(epoch, sent),
+                Some(Message::EpochDone { epoch, sent }) => {
+                    self.decisions.on_epoch_done(Instant::now(), epoch, sent);
+                }
                 Some(other) => log::debug!("control lane: {other:?} is not for a primary"),
             },
-        }
-    }
-
-    /// The secondary has told where the epoch ends on its lane.
-    fn sort(&mut self, epoch: u64, sent: u64) {
-        let (stale, fresh) = self.cut.on_mark(epoch, sent);
-        self.engine.dropped_stale(stale);
-        let now = Instant::now();
-        for frame in fresh {
-            self.compare(now, frame);
-        }
-    }
-
-    fn on_peer_change(&mut self) {
-        let up = self.mirror_up && self.secondary_up && self.peer_up;
-        let action = self.protection.on_peer(Instant::now(), up);
-        self.act(action);
-    }
-
-    fn on_frame_event(&mut self, event: &Event) {
-        let now = Instant::now();
-        match event {
-            Event::CheckpointBegan => {
-                // What the guest sent before it was paused belongs to the epoch that ends here.
-                self.drain_output();
-                self.engine.checkpoint_began(now);
-                self.checkpoint_running = true;
-            }
-            // Nothing says which output its state covers.
-            Event::CheckpointDone { .. } if !self.checkpoint_running => {
-                self.stats.checkpoints_ignored += 1;
-                log::warn!("{}: a checkpoint is done that had not begun; ignored", self.claim.name);
-            }
-            Event::CheckpointDone { state_copied } => {
-                self.checkpoint_running = false;
-                self.epoch += 1;
-                if *state_copied && self.guest.control.is_some() {
-                    let stale = self.cut.wait_for(self.epoch);
-                    self.engine.dropped_stale(stale);
-                    self.ask_for_mark();
-                }
-                self.engine.checkpoint_done(now, &mut self.out);
-                let action = self.protection.on_checkpoint_done();
-                self.act(action);
-            }
-            Event::CheckpointFailed { reason } => {
-                log::warn!("{}: the COLO-frame made no checkpoint: {reason}", self.claim.name);
-                self.checkpoint_running = false;
-                self.engine.checkpoint_failed(now);
-            }
-            Event::Failover => {
-                let action = self.protection.end();
-                self.act(action);
-            }
-        }
-    }
-
-    /// Reads what the kernel has queued by now, and no more: a guest that goes on sending must not
-    /// keep us here.
-    fn drain_output(&mut self) {
-        let mut frames = Vec::with_capacity(BATCH);
-        for _ in 0..=GATE_QUEUE_LEN as usize / BATCH {
-            let read = read_gate(&self.output_gate, &mut frames);
-            self.on_output(&mut frames);
-            if self.protection.state() == State::Unprotected {
-                self.write_released();
-            }
-            if !matches!(read, Ok(((), Drained::No))) {
-                return;
-            }
-        }
-    }
-
-    fn act(&mut self, action: Option<Action>) {
-        let Some(action) = action else { return };
-        let state = self.protection.state();
-        if action != Action::Announce {
-            // A checkpoint of before covers nothing that is held from here on.
-            self.checkpoint_running = false;
-        }
-        match action {
-            Action::Announce => log::info!("{}: {}", self.claim.name, describe(state)),
-            Action::Unprotect => {
-                log::warn!("{}: {}", self.claim.name, describe(state));
-                if self.engine.stats().held.frames > 0 {
-                    self.protection.expose();
-                }
-                if self.protection.is_exposed() {
-                    self.release_everything();
-                }
-                let instance = self.claim.name.clone();
-                self.commands.push_back(Command::PeerLost { instance });
-            }
-            Action::Resync => {
-                log::info!("{}: {}", self.claim.name, describe(state));
-                self.set_mode(Mode::Protected);
-                self.stats.resyncs += 1;
-                self.engine.request_checkpoint(Instant::now(), Reason::Resync, &mut self.out);
-            }
-        }
-    }
-
-    /// Rule (c), in the order in which the guest sent it: what is held, then what is queued.
-    fn release_everything(&mut self) {
-        self.set_mode(Mode::Off);
-        self.engine.release_all(Instant::now(), &mut self.out);
-        self.drain_output();
-    }
-
-    fn set_mode(&mut self, mode: Mode) {
-        if let Err(error) = self.datapath.set_mode(mode) {
-            log::error!("{}: {error}", self.claim.name);
         }
     }
 
@@ -411,7 +259,7 @@ impl Primary {
             self.netdev = None;
             return;
         };
-        match reattach(watch, link, &mut self.datapath).await {
+        match reattach(watch, link, &mut self.hands.datapath).await {
             Ok(passed) => {
                 self.stats.unguarded += passed;
                 self.netdev = Some(link);
@@ -422,40 +270,15 @@ impl Primary {
         }
     }
 
-    /// Lets go what may leave.
-    fn write_released(&mut self) {
-        for frame in self.out.release.drain(..).chain(self.out.acknowledgments.drain(..)) {
-            match self.output_gate.write_frame(&frame) {
-                Ok(Written::Sent) => {}
-                Ok(Written::WouldBlock | Written::Malformed) | Err(_) => {
-                    self.stats.release_failed += 1;
-                }
-            }
-        }
-    }
-
-    /// Does what the engines decided.
+    /// Does what was decided.
     fn carry_out(&mut self, inputs: &mut Inputs) {
-        self.write_released();
-        if !self.out.requests.is_empty() {
-            let reasons: Vec<String> =
-                self.out.requests.drain(..).map(|reason| reason.to_string()).collect();
-            let instance = self.claim.name.clone();
-            // The guest decides how often this is: see `status` for the count.
-            if let Some(more) = self.request_log.admit(Instant::now()) {
-                let name = &self.claim.name;
-                log::info!("{name}: asking for a checkpoint: {reasons:?} ({more} more not shown)");
-            }
-            self.commands.push_back(Command::RequestCheckpoint {
-                instance,
-                epoch: self.epoch,
-                reasons,
-            });
-        }
-        for command in self.commands.drain(..) {
+        let decisions = &mut self.decisions;
+        decisions.release(&mut self.hands);
+        decisions.collect_requests(Instant::now());
+        for command in decisions.commands.drain(..) {
             inputs.frame.command(&command);
         }
-        for message in self.messages.drain(..) {
+        for message in decisions.messages.drain(..) {
             if !inputs.peer.as_ref().is_some_and(|peer| peer.send(message)) {
                 log::warn!("{}: the control lane takes no messages", self.claim.name);
             }
@@ -466,8 +289,7 @@ impl Primary {
         match request {
             Request::Status => self.report(&inputs.link).await,
             Request::Failover => {
-                let action = self.protection.end();
-                self.act(action);
+                self.decisions.end_protection(Instant::now(), &mut self.hands);
                 Reply::Done(format!("{}: unprotected; the guest goes on alone", self.claim.name))
             }
         }
@@ -476,10 +298,10 @@ impl Primary {
     /// The operator ends protection: what is held leaves, and the guest's network is as it was.
     fn end(mut self) -> Result<(), InstanceError> {
         // What comes after is released as well; that protection had ended already is as good.
-        let _ = self.protection.end();
-        self.release_everything();
-        self.write_released();
-        self.datapath.detach()?;
+        let _ = self.decisions.protection.end();
+        self.decisions.release_everything(Instant::now(), &mut self.hands);
+        self.decisions.release(&mut self.hands);
+        self.hands.datapath.detach()?;
         Ok(())
     }
 }
@@ -501,15 +323,6 @@ fn spawn_mirror(
         observe: Box::new(|_| {}),
     })
     .map_err(system("watch the input gate"))
-}
-
-fn describe(state: State) -> &'static str {
-    match state {
-        State::Waiting => "the secondary is not there; output is held",
-        State::Protected => "protected",
-        State::Resync => "the secondary is back; output is held until a checkpoint",
-        State::Unprotected => "UNPROTECTED: no secondary; the guest goes on alone",
-    }
 }
 
 fn seed() -> std::io::Result<u64> {

@@ -10,16 +10,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::announce::Addresses;
-use super::hold::Hold;
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
 use super::readable::{Drained, Readable};
 use super::repeat;
-use super::segment::{Direction, segment};
 use super::trace::Trace;
 use super::wiring::{
-    Kernel, attach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach,
-    sleep_until, system,
+    attach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach, sleep_until,
+    system,
 };
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Command, Event};
@@ -34,7 +32,10 @@ use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::name::Claim;
 use crate::status::{self, Question, Reply, Request};
 
+pub(super) mod decide;
 mod report;
+
+use self::decide::{Decisions, Hands};
 
 /// Time between two looks at the age of translated connections.
 const AGEING: Duration = Duration::from_secs(5);
@@ -76,23 +77,46 @@ struct Inputs {
 struct Secondary {
     guest: Guest,
     claim: Claim,
-    datapath: Datapath,
+    decisions: Decisions,
+    hands: Kernel,
     events: Events,
-    output_gate: Arc<Gate>,
-    input_gate: Arc<Gate>,
     capture: CaptureKind,
     capture_name: &'static str,
     mirror_endpoint: String,
     output_endpoint: String,
-    mode: Mode,
-    hold: Hold,
-    repeat: Arc<repeat::Shared>,
     addresses: Arc<Mutex<Addresses>>,
     netdev: Option<Link>,
-    epoch: u64,
-    /// The primary's session and epoch of the last checkpoint that copied state into the guest.
-    copied_in: Option<(u64, u64)>,
     stats: Stats,
+}
+
+/// The kernel's half.
+struct Kernel {
+    name: String,
+    datapath: Datapath,
+    output_gate: Arc<Gate>,
+    input_gate: Arc<Gate>,
+    input_refused: u64,
+}
+
+impl Hands for Kernel {
+    fn input(&mut self, frame: &Frame) {
+        match self.input_gate.write_frame(frame) {
+            Ok(Written::Sent) => {}
+            Ok(Written::WouldBlock | Written::Malformed) | Err(_) => self.input_refused += 1,
+        }
+    }
+
+    fn knows(&self, key: &FlowKey) -> bool {
+        self.datapath.knows(key)
+    }
+
+    fn bump_epoch(&mut self) -> bool {
+        let bumped = self.datapath.bump_epoch();
+        if let Err(error) = &bumped {
+            log::error!("{}: {error}", self.name);
+        }
+        bumped.is_ok()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -100,7 +124,6 @@ struct Stats {
     mirror: Arc<LaneStats>,
     output: Arc<LaneStats>,
     peer: PeerCounters,
-    input_refused: u64,
     announced: u64,
     release_failed: u64,
     /// Frames of a TAP that came back which passed before our programs were on it.
@@ -120,7 +143,9 @@ impl Secondary {
         let output = Port::open(secondary_out).await?;
         let peer = open_port(guest.control.as_ref()).await?;
         let frame = colo_frame::start(guest.colo_frame.as_ref())?;
-        let Kernel { mut datapath, output_gate, input_gate } = attach(&guest, &claim.name, netdev)?;
+        let attached = attach(&guest, &claim.name, netdev)?;
+        let (mut datapath, output_gate) = (attached.datapath, attached.output_gate);
+        let input_gate = attached.input_gate;
         let events = datapath.take_events().ok_or(InstanceError::Ended)?;
         let source = choose_capture(capture, &guest.netdev, &output_gate, &mut datapath)?;
         output_gate.set_up()?;
@@ -153,23 +178,23 @@ impl Secondary {
             _socket: socket,
         };
         let secondary = Self {
-            mode: datapath.mode(),
+            decisions: Decisions::new(datapath.mode(), repeat),
+            hands: Kernel {
+                name: claim.name.clone(),
+                datapath,
+                output_gate,
+                input_gate,
+                input_refused: 0,
+            },
             guest,
             claim,
-            datapath,
             events,
-            output_gate,
-            input_gate,
             capture,
             capture_name,
             mirror_endpoint,
             output_endpoint,
-            hold: Hold::default(),
-            repeat,
             addresses,
             netdev: Some(netdev),
-            epoch: 0,
-            copied_in: None,
             stats,
         };
         Ok((secondary, inputs))
@@ -179,7 +204,7 @@ impl Secondary {
         let mut frames = Vec::with_capacity(BATCH);
         let mut ageing = tokio::time::interval(AGEING);
         ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        if self.mode == Mode::FailedOver {
+        if self.decisions.mode == Mode::FailedOver {
             log::warn!(
                 "{}: resuming after a failover; the guest is on the network",
                 self.claim.name
@@ -187,12 +212,12 @@ impl Secondary {
             inputs.mirror = None;
         }
         loop {
-            let deadline = self.hold.poll_timeout();
+            let deadline = self.decisions.hold.poll_timeout();
             tokio::select! {
                 event = next_lane_event(inputs.mirror.as_mut()) => self.on_mirror(event),
-                read = inputs.held.read(|| read_gate(&self.input_gate, &mut frames)) => {
+                read = inputs.held.read(|| read_gate(&self.hands.input_gate, &mut frames)) => {
                     read.map_err(system("read the input gate"))?;
-                    self.on_held(&mut frames);
+                    self.decisions.on_held(Instant::now(), &mut frames, &mut self.hands);
                 }
                 ready = inputs.offsets.read(|| Ok(((), Drained::Yes))) => {
                     ready.map_err(system("watch the events"))?;
@@ -212,8 +237,10 @@ impl Secondary {
                     let _ = reply.send(answer);
                 }
                 event = inputs.link.next() => self.on_link(event, inputs).await,
-                () = sleep_until(deadline) => self.hold.on_timeout(Instant::now()),
-                () = self.repeat.due() => self.repeat_input(),
+                () = sleep_until(deadline) => self.decisions.hold.on_timeout(Instant::now()),
+                () = self.decisions.repeat.due() => {
+                    self.decisions.repeat_input(Instant::now(), &mut self.hands);
+                }
                 _ = ageing.tick() => self.age_flows(),
             }
         }
@@ -223,11 +250,7 @@ impl Secondary {
     fn on_mirror(&mut self, event: LaneEvent) {
         match event {
             LaneEvent::Frames(frames) => {
-                for frame in &frames {
-                    self.input(frame);
-                    let connected = |key: &FlowKey| self.datapath.knows(key);
-                    self.repeat.lock().on_input(Instant::now(), frame, connected);
-                }
+                self.decisions.on_mirror(Instant::now(), &frames, &mut self.hands);
             }
             LaneEvent::Up => log::info!("{}: the mirror is connected", self.claim.name),
             LaneEvent::Down => log::warn!("{}: the mirror is gone", self.claim.name),
@@ -239,60 +262,21 @@ impl Secondary {
         log::info!("{}: output lane {}", self.claim.name, if up { "connected" } else { "gone" });
     }
 
-    fn input(&mut self, frame: &Frame) {
-        match self.input_gate.write_frame(frame) {
-            Ok(Written::Sent) => {}
-            Ok(Written::WouldBlock | Written::Malformed) | Err(_) => self.stats.input_refused += 1,
-        }
-    }
-
-    /// What the guest has lost.
-    fn repeat_input(&mut self) {
-        let mut lost = Vec::new();
-        self.repeat.lock().on_timeout(Instant::now(), &mut lost);
-        for frame in &lost {
-            self.input(frame);
-        }
-    }
-
-    /// Frames that came too early are kept; so is everything behind them on their connection.
-    fn on_held(&mut self, frames: &mut Vec<Frame>) {
-        let now = Instant::now();
-        for frame in frames.drain(..) {
-            let key = segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
-            // The event that told of its offset may have come before it.
-            if key.is_some_and(|key| self.datapath.knows(&key)) {
-                self.input(&frame);
-            } else {
-                self.hold.push(now, key, frame);
-            }
-        }
-    }
-
     /// The offset of a connection became known: what was held for it may go to the guest now.
     fn on_offsets(&mut self) {
         while let Some(Told::OffsetKnown(key, _)) = self.events.next_event() {
-            for frame in self.hold.take(&key) {
-                self.input(&frame);
-            }
+            self.decisions.on_offset(&key, &mut self.hands);
         }
     }
 
     /// Forgets connections that are over; the kernel evicts none by itself.
     fn age_flows(&mut self) {
-        match self.datapath.age_flows(monotonic_ns(), &AgeLimits::default()) {
+        match self.hands.datapath.age_flows(monotonic_ns(), &AgeLimits::default()) {
             Ok(aged) => {
                 self.stats.aged += aged.over + aged.idle + aged.void;
                 self.stats.evicted += aged.evicted;
             }
             Err(error) => log::error!("{}: {error}", self.claim.name),
-        }
-    }
-
-    /// Offsets do not matter any more to what is held.
-    fn replay_all(&mut self) {
-        for frame in self.hold.take_all() {
-            self.input(&frame);
         }
     }
 
@@ -316,41 +300,28 @@ impl Secondary {
 
     /// The guest is the primary's copy now: its numbers are the network's, and what it sent before
     /// is of the past.
-    async fn new_epoch(&mut self, (session, epoch): (u64, u64), inputs: &Inputs) {
-        if self.mode == Mode::FailedOver {
+    async fn new_epoch(&mut self, of: (u64, u64), inputs: &Inputs) {
+        if !self.decisions.on_epoch(of, &mut self.hands) {
             return;
-        }
-        // Told again where the lanes were gone meanwhile: then only the mark is wanted.
-        if self.copied_in != Some((session, epoch)) {
-            // The mark comes after: what is translated in between counts as old, which is safe.
-            if let Err(error) = self.datapath.bump_epoch() {
-                log::error!("{}: {error}", self.claim.name);
-                return;
-            }
-            self.copied_in = Some((session, epoch));
-            self.epoch = epoch;
-            self.repeat.lock().clear();
-            self.replay_all();
         }
         let (reply, sent) = oneshot::channel();
         let asked = inputs.output_requests.send(OutgoingRequest::Mark(reply)).await;
         let (Ok(()), Ok(sent)) = (asked, sent.await) else { return };
         if let Some(peer) = &inputs.peer {
-            peer.send(Message::EpochDone { epoch, sent });
+            peer.send(Message::EpochDone { epoch: of.1, sent });
         }
     }
 
     /// The primary is gone: the guest answers the network from here on.
     async fn fail_over(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
-        if self.mode == Mode::FailedOver {
+        if self.decisions.mode == Mode::FailedOver {
             return Ok(());
         }
         // One word in a map: from the next frame on, the guest's output passes, translated.
-        self.datapath.set_mode(Mode::FailedOver)?;
-        self.mode = Mode::FailedOver;
+        self.hands.datapath.set_mode(Mode::FailedOver)?;
+        self.decisions.failed_over();
         log::warn!("{}: failed over; the guest is on the network", self.claim.name);
         inputs.mirror = None;
-        self.repeat.lock().clear();
         let (reply, unsent) = oneshot::channel();
         let asked = inputs.output_requests.send(OutgoingRequest::Finish(reply)).await;
         if let (Ok(()), Ok(unsent)) = (asked, unsent.await) {
@@ -363,14 +334,14 @@ impl Secondary {
             self.release(&frame);
             self.stats.announced += 1;
         }
-        self.replay_all();
+        self.decisions.replay_all(&mut self.hands);
         Ok(())
     }
 
     /// Sends a frame as the guest's.
     fn release(&mut self, frame: &Frame) {
         // A gate without header takes no partial checksum; TCP repeats what is lost here.
-        if !matches!(self.output_gate.write_frame(frame), Ok(Written::Sent)) {
+        if !matches!(self.hands.output_gate.write_frame(frame), Ok(Written::Sent)) {
             self.stats.release_failed += 1;
         }
     }
@@ -394,9 +365,14 @@ impl Secondary {
     }
 
     async fn attach_again(&mut self, link: Link, inputs: &Inputs) -> Result<u64, InstanceError> {
-        let passed = reattach(&inputs.link, link, &mut self.datapath).await?;
+        let passed = reattach(&inputs.link, link, &mut self.hands.datapath).await?;
         let netdev = &self.guest.netdev;
-        let source = choose_capture(self.capture, netdev, &self.output_gate, &mut self.datapath)?;
+        let source = choose_capture(
+            self.capture,
+            netdev,
+            &self.hands.output_gate,
+            &mut self.hands.datapath,
+        )?;
         self.capture_name = source.name();
         // After a failover the lane is closed, and output is not read any more.
         let _closed = inputs.output_requests.send(OutgoingRequest::Source(source)).await;
@@ -419,14 +395,17 @@ impl Secondary {
     async fn end(self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         let name = &self.claim.name;
         let guest_lives = inputs.link.get().await.is_some_and(|link| link.held);
-        if self.mode == Mode::FailedOver && guest_lives && self.datapath.has_live_flows() {
+        if self.decisions.mode == Mode::FailedOver
+            && guest_lives
+            && self.hands.datapath.has_live_flows()
+        {
             log::warn!(
                 "{name}: connections depend on translation, so the programs stay attached and the \
                  next daemon takes them over; to end them: rm -r /sys/fs/bpf/colo-proxy/{name}"
             );
             return Ok(());
         }
-        if self.mode == Mode::Protected
+        if self.decisions.mode == Mode::Protected
             && let Some(netdev) = self.netdev
         {
             inputs.link.set_up(netdev.ifindex, false).await?;
@@ -438,7 +417,7 @@ impl Secondary {
         if asked.is_ok() && unsent.await.is_ok() {
             while inputs.output.recv().await.is_some() {}
         }
-        self.datapath.detach()?;
+        self.hands.datapath.detach()?;
         Ok(())
     }
 }

@@ -82,7 +82,7 @@ impl Segments {
             return;
         }
         let skip = (start - piece.start) as usize;
-        ledger.trim(&mut self.account, piece.key, skip, (end - start) as usize);
+        ledger.trim(piece.key, skip, (end - start) as usize);
         if let Some(rest) = self.list.get_mut(at) {
             *rest = Piece { start, end, key: piece.key };
         }

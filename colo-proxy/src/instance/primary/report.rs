@@ -17,12 +17,12 @@ const DIVERGENCES_SHOWN: usize = 16;
 
 impl Primary {
     pub(super) async fn report(&self, links: &LinkWatch) -> Reply {
-        let engine = self.engine.stats();
-        let stats = &self.stats;
+        let engine = self.decisions.engine.stats();
+        let (stats, counts) = (&self.stats, &self.decisions.counts);
         let mirror = stats.mirror.status(&self.mirror_endpoint);
-        let output_lost = links.other(self.output_gate.name()).await;
-        let input_lost = links.other(self.input_gate.name()).await;
-        let kernel = self.datapath.counters();
+        let output_lost = links.other(self.hands.output_gate.name()).await;
+        let input_lost = links.other(self.hands.input_gate.name()).await;
+        let kernel = self.hands.datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let dropped = &engine.secondary_dropped;
         let released = &engine.released;
@@ -34,14 +34,14 @@ impl Primary {
             netdev: self.guest.netdev.clone(),
             netdev_present: self.netdev.is_some(),
             pid: std::process::id(),
-            mode: serde_name(&self.protection.state()),
-            epoch: self.epoch,
+            mode: serde_name(&self.decisions.protection.state()),
+            epoch: self.decisions.epoch,
             flows: engine.flows,
             held_frames: engine.held.frames,
             held_bytes: engine.held.bytes,
             compared_frames: engine.compared.frames,
             compared_bytes: engine.compared.bytes,
-            released_frames: all.iter().fold(stats.released_unprotected, |n, t| n + t.frames),
+            released_frames: all.iter().fold(counts.released_unprotected, |n, t| n + t.frames),
             released_bytes: all.iter().map(|traffic| traffic.bytes).sum(),
             divergences: engine.divergences,
             checkpoints: self.checkpoints_asked_for(),
@@ -52,26 +52,26 @@ impl Primary {
                 ("mirror-no-peer", mirror.dropped_no_peer),
                 ("foreign-in-gate", counters.dropped_foreign),
                 ("no-settings", counters.dropped_no_settings),
-                ("release-failed", stats.release_failed),
+                ("release-failed", self.hands.release_failed),
                 ("unguarded", stats.unguarded),
                 ("secondary-stale", dropped.stale),
-                ("secondary-unsorted-overflow", self.cut.overflowed),
+                ("secondary-unsorted-overflow", self.decisions.cut.overflowed),
                 ("secondary-old-connection", dropped.old_connection),
                 ("secondary-out-of-window", dropped.out_of_window),
                 ("secondary-limit", dropped.limit),
                 ("secondary-no-flow", dropped.no_flow),
-                ("secondary-unprotected", dropped.unprotected + stats.secondary_ignored),
+                ("secondary-unprotected", dropped.unprotected + counts.secondary_ignored),
                 ("secondary-uncompared", dropped.uncompared.total()),
             ]),
             detail: json!({
                 "engine": engine,
-                "released_unprotected": stats.released_unprotected,
-                "resyncs": stats.resyncs,
-                "checkpoints_ignored": stats.checkpoints_ignored,
+                "released_unprotected": counts.released_unprotected,
+                "resyncs": counts.resyncs,
+                "checkpoints_ignored": counts.checkpoints_ignored,
                 "lanes": {
                     "mirror": mirror,
                     "secondary_in": stats.secondary.status(&self.secondary_endpoint),
-                    "control_up": self.guest.control.is_some() && self.peer_up,
+                    "control_up": self.guest.control.is_some() && self.decisions.control_up,
                     "control_version": VERSION,
                     "peer": stats.peer,
                 },
@@ -85,12 +85,13 @@ impl Primary {
 
     /// By the reason that came first.
     fn checkpoints_asked_for(&self) -> BTreeMap<String, u64> {
-        let requests = self.engine.stats().requests.iter().filter(|(_, count)| *count > 0);
+        let requests =
+            self.decisions.engine.stats().requests.iter().filter(|(_, count)| *count > 0);
         requests.map(|(reason, count)| (reason.name().to_owned(), count)).collect()
     }
 
     fn last_divergences(&self) -> Vec<serde_json::Value> {
-        let all: Vec<_> = self.engine.divergences().collect();
+        let all: Vec<_> = self.decisions.engine.divergences().collect();
         let shown = all.len().saturating_sub(DIVERGENCES_SHOWN);
         all.into_iter()
             .skip(shown)

@@ -14,27 +14,27 @@ use crate::status::{Reply, Status};
 impl Secondary {
     pub(super) async fn report(&self, links: &LinkWatch) -> Reply {
         let stats = &self.stats;
-        let output_lost = links.other(self.output_gate.name()).await;
-        let kernel = self.datapath.counters();
+        let output_lost = links.other(self.hands.output_gate.name()).await;
+        let kernel = self.hands.datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let output = stats.output.status(&self.output_endpoint);
-        let repeat = self.repeat.lock();
+        let repeat = self.decisions.repeat.lock();
         let status = Status {
             instance: self.claim.name.clone(),
             role: Role::Secondary,
             netdev: self.guest.netdev.clone(),
             netdev_present: self.netdev.is_some(),
             pid: std::process::id(),
-            mode: match self.mode {
+            mode: match self.decisions.mode {
                 Mode::Off => "off",
                 Mode::Protected => "protected",
                 Mode::FailedOver => "failed-over",
             }
             .into(),
-            epoch: self.epoch,
-            flows: self.datapath.flows().count() as u64,
-            held_frames: self.hold.frames() as u64,
-            held_bytes: self.hold.bytes() as u64,
+            epoch: self.decisions.epoch,
+            flows: self.hands.datapath.flows().count() as u64,
+            held_frames: self.decisions.hold.frames() as u64,
+            held_bytes: self.decisions.hold.bytes() as u64,
             compared_frames: 0,
             compared_bytes: 0,
             released_frames: counters.released,
@@ -44,13 +44,13 @@ impl Secondary {
             drops: nonzero([
                 ("output-gate-full", output_lost.map_or(0, |link| link.tx_dropped)),
                 ("output-no-peer", output.dropped_no_peer),
-                ("input-refused", stats.input_refused),
+                ("input-refused", self.hands.input_refused),
                 ("release-failed", stats.release_failed),
                 ("capture-ring-full", output.capture.dropped_ring_full),
                 ("capture-by-socket", output.capture.dropped_by_socket),
                 ("capture-oversize", output.capture.dropped_oversize),
-                ("held-input-full", self.hold.dropped_full),
-                ("held-input-late", self.hold.dropped_late),
+                ("held-input-full", self.decisions.hold.dropped_full),
+                ("held-input-late", self.decisions.hold.dropped_late),
                 ("lan-input", counters.dropped_lan_input),
                 ("no-offset", counters.dropped_no_offset),
                 ("foreign-in-gate", counters.dropped_foreign),

@@ -1,0 +1,317 @@
+//! What the primary's half decides: the engine, the state of protection and the epochs, together.
+//!
+//! No I/O and no clock. The owner brings frames, events and time; what has to happen at once goes
+//! through [`Hands`], and what may wait is left in [`Decisions::commands`] and
+//! [`Decisions::messages`].
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::colo_frame::{Command, Event};
+use crate::compare::{Engine, Output, Reason, Side, is_compared};
+use crate::control::Message;
+use crate::datapath::Mode;
+use crate::frame::Frame;
+use crate::instance::cut::Cut;
+use crate::instance::lanes::BATCH;
+use crate::instance::wiring::GATE_QUEUE_LEN;
+use crate::log_limit::LogLimit;
+use crate::protection::{Action, Protection, State};
+
+/// Where decisions are carried out.
+pub(in crate::instance) trait Hands {
+    /// Tells the kernel programs.
+    fn set_mode(&mut self, mode: Mode);
+    /// One batch of the guest's output that waits; `true` where more may be there.
+    fn read_output(&mut self, into: &mut Vec<Frame>) -> bool;
+    /// Lets a frame go.
+    fn release(&mut self, frame: &Frame);
+}
+
+/// The parts of the way between the two daemons that can be up or down.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::instance) enum Lane {
+    Mirror,
+    Secondary,
+    Control,
+}
+
+/// What is decided, and on what grounds.
+#[derive(Debug)]
+pub(in crate::instance) struct Decisions {
+    pub(in crate::instance) name: String,
+    pub(in crate::instance) engine: Engine,
+    pub(in crate::instance) out: Output,
+    pub(in crate::instance) protection: Protection,
+    pub(in crate::instance) cut: Cut,
+    pub(in crate::instance) epoch: u64,
+    /// Tells our epochs from those of an earlier daemon; random.
+    session: u64,
+    /// A checkpoint has begun and is not done yet.
+    checkpoint_running: bool,
+    has_control: bool,
+    mirror_up: bool,
+    secondary_up: bool,
+    /// Of the control lane; one that is not configured counts as up.
+    pub(in crate::instance) control_up: bool,
+    pub(in crate::instance) counts: Counts,
+    request_log: LogLimit,
+    /// For the COLO-frame.
+    pub(in crate::instance) commands: VecDeque<Command>,
+    /// For the peer.
+    pub(in crate::instance) messages: VecDeque<Message>,
+}
+
+/// What is counted here.
+#[derive(Debug, Default)]
+pub(in crate::instance) struct Counts {
+    pub(in crate::instance) released_unprotected: u64,
+    /// Frames of the secondary that came while protection was off.
+    pub(in crate::instance) secondary_ignored: u64,
+    pub(in crate::instance) checkpoints_ignored: u64,
+    pub(in crate::instance) resyncs: u64,
+}
+
+impl Decisions {
+    /// `has_control`: there is a control lane, on which epochs are told.
+    pub(in crate::instance) fn new(
+        name: String,
+        engine: Engine,
+        protection: Protection,
+        session: u64,
+        has_control: bool,
+    ) -> Self {
+        Self {
+            name,
+            engine,
+            out: Output::default(),
+            protection,
+            cut: Cut::default(),
+            epoch: 0,
+            session,
+            checkpoint_running: false,
+            has_control,
+            mirror_up: false,
+            secondary_up: false,
+            control_up: !has_control,
+            counts: Counts::default(),
+            request_log: LogLimit::default(),
+            commands: VecDeque::new(),
+            messages: VecDeque::new(),
+        }
+    }
+
+    pub(in crate::instance) fn poll_timeout(&self) -> Option<Instant> {
+        [self.engine.poll_timeout(), self.protection.poll_timeout()].into_iter().flatten().min()
+    }
+
+    pub(in crate::instance) fn on_timeout(&mut self, now: Instant, hands: &mut impl Hands) {
+        self.engine.on_timeout(now, &mut self.out);
+        let action = self.protection.on_timeout(now);
+        self.act(now, action, hands);
+    }
+
+    /// Guest output, in the order in which the guest sent it.
+    pub(in crate::instance) fn on_output(
+        &mut self,
+        now: Instant,
+        frames: &mut Vec<Frame>,
+        hands: &mut impl Hands,
+    ) {
+        if self.protection.state() == State::Unprotected {
+            if !self.protection.is_exposed() && frames.iter().any(is_compared) {
+                self.protection.expose();
+                hands.set_mode(Mode::Off);
+            }
+            self.counts.released_unprotected += frames.len() as u64;
+            self.out.release.append(frames);
+            return;
+        }
+        for frame in frames.drain(..) {
+            self.engine.on_frame(now, Side::Primary, frame, &mut self.out);
+        }
+    }
+
+    /// Output of the secondary, as it came by its lane.
+    pub(in crate::instance) fn on_secondary(&mut self, now: Instant, frames: Vec<Frame>) {
+        for frame in frames {
+            if let Some(frame) = self.cut.on_frame(frame) {
+                self.compare(now, frame);
+            }
+        }
+    }
+
+    /// A lane was connected, or is gone.
+    pub(in crate::instance) fn on_lane(
+        &mut self,
+        now: Instant,
+        lane: Lane,
+        up: bool,
+        hands: &mut impl Hands,
+    ) {
+        match lane {
+            Lane::Mirror => self.mirror_up = up,
+            Lane::Secondary => {
+                self.secondary_up = up;
+                let stale = self.cut.on_connection();
+                self.engine.dropped_stale(stale);
+                // The mark that is awaited has to count frames of this connection.
+                self.ask_for_mark();
+            }
+            Lane::Control => {
+                self.control_up = up;
+                self.ask_for_mark();
+            }
+        }
+        let up = self.mirror_up && self.secondary_up && self.control_up;
+        let action = self.protection.on_peer(now, up);
+        self.act(now, action, hands);
+    }
+
+    /// A frame of the secondary's present epoch.
+    fn compare(&mut self, now: Instant, frame: Frame) {
+        if self.protection.state() == State::Unprotected {
+            self.counts.secondary_ignored += 1;
+        } else {
+            self.engine.on_frame(now, Side::Secondary, frame, &mut self.out);
+        }
+    }
+
+    /// Asks the secondary where the epoch ends on its lane, if that is not known.
+    fn ask_for_mark(&mut self) {
+        if let Some(epoch) = self.cut.awaited().filter(|_| self.control_up) {
+            self.messages.push_back(Message::Epoch { session: self.session, epoch });
+        }
+    }
+
+    /// The secondary has told where the epoch ends on its lane.
+    pub(in crate::instance) fn on_epoch_done(&mut self, now: Instant, epoch: u64, sent: u64) {
+        let (stale, fresh) = self.cut.on_mark(epoch, sent);
+        self.engine.dropped_stale(stale);
+        for frame in fresh {
+            self.compare(now, frame);
+        }
+    }
+
+    pub(in crate::instance) fn on_frame_event(
+        &mut self,
+        now: Instant,
+        event: &Event,
+        hands: &mut impl Hands,
+    ) {
+        match event {
+            Event::CheckpointBegan => {
+                // What the guest sent before it was paused belongs to the epoch that ends here.
+                self.drain_output(now, hands);
+                self.engine.checkpoint_began(now);
+                self.checkpoint_running = true;
+            }
+            // Nothing says which output its state covers.
+            Event::CheckpointDone { .. } if !self.checkpoint_running => {
+                self.counts.checkpoints_ignored += 1;
+                log::warn!("{}: a checkpoint is done that had not begun; ignored", self.name);
+            }
+            Event::CheckpointDone { state_copied } => {
+                self.checkpoint_running = false;
+                self.epoch += 1;
+                if *state_copied && self.has_control {
+                    let stale = self.cut.wait_for(self.epoch);
+                    self.engine.dropped_stale(stale);
+                    self.ask_for_mark();
+                }
+                self.engine.checkpoint_done(now, &mut self.out);
+                let action = self.protection.on_checkpoint_done();
+                self.act(now, action, hands);
+            }
+            Event::CheckpointFailed { reason } => {
+                log::warn!("{}: the COLO-frame made no checkpoint: {reason}", self.name);
+                self.checkpoint_running = false;
+                self.engine.checkpoint_failed(now);
+            }
+            Event::Failover => self.end_protection(now, hands),
+        }
+    }
+
+    /// The guest goes on alone from here.
+    pub(in crate::instance) fn end_protection(&mut self, now: Instant, hands: &mut impl Hands) {
+        let action = self.protection.end();
+        self.act(now, action, hands);
+    }
+
+    /// Takes what the kernel has queued by now, and no more: a guest that goes on sending must not
+    /// keep us here.
+    fn drain_output(&mut self, now: Instant, hands: &mut impl Hands) {
+        let mut frames = Vec::with_capacity(BATCH);
+        for _ in 0..=GATE_QUEUE_LEN as usize / BATCH {
+            let more = hands.read_output(&mut frames);
+            self.on_output(now, &mut frames, hands);
+            if self.protection.state() == State::Unprotected {
+                self.release(hands);
+            }
+            if !more {
+                return;
+            }
+        }
+    }
+
+    fn act(&mut self, now: Instant, action: Option<Action>, hands: &mut impl Hands) {
+        let Some(action) = action else { return };
+        let state = self.protection.state();
+        if action != Action::Announce {
+            // A checkpoint of before covers nothing that is held from here on.
+            self.checkpoint_running = false;
+        }
+        match action {
+            Action::Announce => log::info!("{}: {}", self.name, state.description()),
+            Action::Unprotect => {
+                log::warn!("{}: {}", self.name, state.description());
+                if self.engine.stats().held.frames > 0 {
+                    self.protection.expose();
+                }
+                if self.protection.is_exposed() {
+                    self.release_everything(now, hands);
+                }
+                self.commands.push_back(Command::PeerLost { instance: self.name.clone() });
+            }
+            Action::Resync => {
+                log::info!("{}: {}", self.name, state.description());
+                hands.set_mode(Mode::Protected);
+                self.counts.resyncs += 1;
+                self.engine.request_checkpoint(now, Reason::Resync, &mut self.out);
+            }
+        }
+    }
+
+    /// Rule (c), in the order in which the guest sent it: what is held, then what is queued.
+    pub(in crate::instance) fn release_everything(&mut self, now: Instant, hands: &mut impl Hands) {
+        hands.set_mode(Mode::Off);
+        self.engine.release_all(now, &mut self.out);
+        self.drain_output(now, hands);
+    }
+
+    /// Lets go what may leave.
+    pub(in crate::instance) fn release(&mut self, hands: &mut impl Hands) {
+        for frame in self.out.release.drain(..).chain(self.out.acknowledgments.drain(..)) {
+            hands.release(&frame);
+        }
+    }
+
+    /// Makes commands of what the engine asked for.
+    pub(in crate::instance) fn collect_requests(&mut self, now: Instant) {
+        if self.out.requests.is_empty() {
+            return;
+        }
+        let reasons: Vec<String> =
+            self.out.requests.drain(..).map(|reason| reason.to_string()).collect();
+        // The guest decides how often this is: see `status` for the count.
+        if let Some(more) = self.request_log.admit(now) {
+            let name = &self.name;
+            log::info!("{name}: asking for a checkpoint: {reasons:?} ({more} more not shown)");
+        }
+        self.commands.push_back(Command::RequestCheckpoint {
+            instance: self.name.clone(),
+            epoch: self.epoch,
+            reasons,
+        });
+    }
+}

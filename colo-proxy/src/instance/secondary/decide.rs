@@ -1,0 +1,127 @@
+//! What the secondary's half decides: which input the guest gets, and when it gets it again.
+//!
+//! No I/O and no clock. The owner brings frames, events and time; what has to happen goes through
+//! [`Hands`].
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use colo_proxy_common::record::FlowKey;
+
+use crate::datapath::Mode;
+use crate::frame::Frame;
+use crate::instance::hold::Hold;
+use crate::instance::repeat;
+use crate::instance::segment::{Direction, segment};
+
+/// Where decisions are carried out.
+pub(in crate::instance) trait Hands {
+    /// Sends a frame to the guest, by way of the programs that translate it.
+    fn input(&mut self, frame: &Frame);
+    /// The programs know the connection's offset.
+    fn knows(&self, key: &FlowKey) -> bool;
+    /// Makes the offsets of before void; `false` where that failed.
+    fn bump_epoch(&mut self) -> bool;
+}
+
+/// What is decided, and on what grounds.
+#[derive(Debug)]
+pub(in crate::instance) struct Decisions {
+    pub(in crate::instance) mode: Mode,
+    pub(in crate::instance) hold: Hold,
+    pub(in crate::instance) repeat: Arc<repeat::Shared>,
+    pub(in crate::instance) epoch: u64,
+    /// The primary's session and epoch of the last checkpoint that copied state into the guest.
+    copied_in: Option<(u64, u64)>,
+}
+
+impl Decisions {
+    pub(in crate::instance) fn new(mode: Mode, repeat: Arc<repeat::Shared>) -> Self {
+        Self { mode, hold: Hold::default(), repeat, epoch: 0, copied_in: None }
+    }
+
+    /// Input of the primary guest, in the order in which it came there.
+    pub(in crate::instance) fn on_mirror(
+        &mut self,
+        now: Instant,
+        frames: &[Frame],
+        hands: &mut impl Hands,
+    ) {
+        for frame in frames {
+            hands.input(frame);
+            self.repeat.lock().on_input(now, frame, |key| hands.knows(key));
+        }
+    }
+
+    /// What the guest has lost.
+    pub(in crate::instance) fn repeat_input(&mut self, now: Instant, hands: &mut impl Hands) {
+        let mut lost = Vec::new();
+        self.repeat.lock().on_timeout(now, &mut lost);
+        for frame in &lost {
+            hands.input(frame);
+        }
+    }
+
+    /// Frames that came too early are kept; so is everything behind them on their connection.
+    pub(in crate::instance) fn on_held(
+        &mut self,
+        now: Instant,
+        frames: &mut Vec<Frame>,
+        hands: &mut impl Hands,
+    ) {
+        for frame in frames.drain(..) {
+            let key = segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
+            // The event that told of its offset may have come before it.
+            if key.is_some_and(|key| hands.knows(&key)) {
+                hands.input(&frame);
+            } else {
+                self.hold.push(now, key, frame);
+            }
+        }
+    }
+
+    /// The offset of a connection became known: what was held for it may go to the guest now.
+    pub(in crate::instance) fn on_offset(&mut self, key: &FlowKey, hands: &mut impl Hands) {
+        for frame in self.hold.take(key) {
+            hands.input(&frame);
+        }
+    }
+
+    /// Offsets do not matter any more to what is held.
+    pub(in crate::instance) fn replay_all(&mut self, hands: &mut impl Hands) {
+        for frame in self.hold.take_all() {
+            hands.input(&frame);
+        }
+    }
+
+    /// A checkpoint was made, of which the primary speaks as `(session, epoch)`: the guest's
+    /// numbers are the network's now. `true` where the primary is to be told how many frames had
+    /// gone into the lane by now.
+    pub(in crate::instance) fn on_epoch(
+        &mut self,
+        (session, epoch): (u64, u64),
+        hands: &mut impl Hands,
+    ) -> bool {
+        if self.mode == Mode::FailedOver {
+            return false;
+        }
+        // Told again where the lanes were gone meanwhile: then only the mark is wanted.
+        if self.copied_in != Some((session, epoch)) {
+            // The mark comes after: what is translated in between counts as old, which is safe.
+            if !hands.bump_epoch() {
+                return false;
+            }
+            self.copied_in = Some((session, epoch));
+            self.epoch = epoch;
+            self.repeat.lock().clear();
+            self.replay_all(hands);
+        }
+        true
+    }
+
+    /// The guest is on the network, and gets its input from there.
+    pub(in crate::instance) fn failed_over(&mut self) {
+        self.mode = Mode::FailedOver;
+        self.repeat.lock().clear();
+    }
+}
