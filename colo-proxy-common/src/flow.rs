@@ -109,8 +109,8 @@ pub enum Change {
     Keep,
     /// The record goes into `half_open`, and its other entries go.
     Open,
-    /// The record goes into `flows` where it is [`known::CONFIRMED`], else into `unconfirmed`, and
-    /// its other entries go.
+    /// The record goes into `flows` where it is [`known::CONFIRMED`] and there is room, else into
+    /// `unconfirmed` without that, and its other entries go.
     Establish,
     /// The entry goes.
     Forget,

@@ -3,6 +3,9 @@
 //! `bpftool map dump` prints these names, so they are part of the interface for operators. All are
 //! `repr(C)` with explicit padding; a change of layout changes [`LAYOUT_VERSION`].
 
+use crate::flow::known;
+use crate::rewrite::Translation;
+
 /// Bumped whenever a record changes shape or meaning; a daemon does not use another version's maps.
 /// In [`Settings`] the version and the mode stay where they are, so that a daemon can tell what it
 /// has found.
@@ -106,6 +109,19 @@ pub struct Flow {
     pub to_guest_frames: u64,
     /// Frames translated from the guest.
     pub from_guest_frames: u64,
+}
+
+impl Flow {
+    /// How its frames are translated in `epoch`; not at all where no offset is known.
+    pub fn translation(&self, epoch: u32) -> Translation {
+        if self.known & known::OFFSET == 0 {
+            Translation::default()
+        } else if self.epoch == epoch {
+            Translation { seq: self.seq_offset, ts: self.ts_offset }
+        } else {
+            Translation { seq: self.base_seq_offset, ts: self.base_ts_offset }
+        }
+    }
 }
 
 /// The one entry of the per-CPU `counters` map. Frames, each.

@@ -57,7 +57,7 @@ pub fn translate<F: Edit + Tagged>(
         ns: unsafe { bpf_ktime_get_coarse_ns() },
     };
     let step = advance(&now, key, &tcp, &options, direction, &mut scratch.record);
-    apply(key, &step, &scratch.record);
+    apply(key, &step, &mut scratch.record);
     if step.change == Change::Establish {
         trace(key, &scratch.record);
     }
@@ -112,11 +112,11 @@ fn find(key: &FlowKey) -> Option<Entry<'static>> {
 }
 
 #[inline(always)]
-fn apply(key: &FlowKey, step: &Step, record: &Flow) {
+fn apply(key: &FlowKey, step: &Step, record: &mut Flow) {
     match step.change {
         Change::Keep => {}
         Change::Open => {
-            let _full = HALF_OPEN.insert(key, record, 0);
+            let _full = HALF_OPEN.insert(key, &*record, 0);
             let _absent = UNCONFIRMED.remove(key);
             let _absent = FLOWS.remove(key);
         }
@@ -135,17 +135,19 @@ fn apply(key: &FlowKey, step: &Step, record: &Flow) {
 /// Into the map that nobody else's frames push it out of, if the guest has shown that the connection
 /// is real.
 #[inline(always)]
-fn establish(key: &FlowKey, record: &Flow) {
+fn establish(key: &FlowKey, record: &mut Flow) {
     if record.known & known::CONFIRMED != 0 {
-        if FLOWS.insert(key, record, 0).is_ok() {
+        if FLOWS.insert(key, &*record, 0).is_ok() {
             let _absent = UNCONFIRMED.remove(key);
             let _absent = HALF_OPEN.remove(key);
             return;
         }
         count(|c| &mut c.flow_table_full);
+        // The guest's next frame tries again.
+        record.known &= !known::CONFIRMED;
     }
     // A full table pushes out another one.
-    let _full = UNCONFIRMED.insert(key, record, 0);
+    let _full = UNCONFIRMED.insert(key, &*record, 0);
     let _absent = FLOWS.remove(key);
     let _absent = HALF_OPEN.remove(key);
 }

@@ -22,5 +22,6 @@ pub mod lane;
 pub mod link;
 mod log_limit;
 pub mod name;
+pub mod offsets;
 mod protection;
 pub mod status;

@@ -4,6 +4,8 @@
 
 #[path = "programs/earlier_pair.rs"]
 mod earlier_pair;
+#[path = "programs/flood.rs"]
+mod flood;
 #[path = "../../colo-proxy-common/tests/frame/mod.rs"]
 mod frame;
 #[path = "programs/harness.rs"]

@@ -61,7 +61,10 @@ impl World {
             Change::Establish if record.known & known::CONFIRMED != 0 && !self.flows_full => {
                 self.flows = Some(record);
             }
-            Change::Establish => self.unconfirmed = Some(record),
+            Change::Establish => {
+                record.known &= !known::CONFIRMED;
+                self.unconfirmed = Some(record);
+            }
         }
         if step.release_held {
             assert_ne!(record, Flow::default(), "an event tells of something");
@@ -496,7 +499,7 @@ fn a_failover_in_the_middle_of_a_handshake() {
 }
 
 #[test]
-fn a_full_table_leaves_the_connection_among_the_opening_ones() {
+fn a_full_table_leaves_the_connection_among_the_unconfirmed_until_there_is_room() {
     let mut world = World::new();
     world.flows_full = true;
     world.peer(SYN, 0, 0);
@@ -504,6 +507,10 @@ fn a_full_table_leaves_the_connection_among_the_opening_ones() {
     assert_eq!(world.peer(ACK, A.ack(), A.wire_ts), A.offset());
     assert_eq!(world.guest(ACK, A.next(), 0), (A.offset(), false));
     assert_eq!(world.peer(ACK, A.ack(), 0), A.offset());
+    assert!(world.unconfirmed.is_some() && world.flows.is_none());
+    world.flows_full = false;
+    assert_eq!(world.guest(ACK, A.next(), 0), (A.offset(), false));
+    assert!(world.unconfirmed.is_none() && world.flows.is_some());
 }
 
 /// The peer's ACK and the guest's SYN/ACK are handled on two processors at the same time: whatever

@@ -42,12 +42,38 @@ pub(super) enum Subcommand {
         #[arg(long)]
         json: bool,
     },
+    /// Take the translation of open connections to the next pair
+    ///
+    /// After a failover the connections that were open depend on it. When the guest that survived is
+    /// protected again: export on its host, and import on the host of the new secondary before the
+    /// first checkpoint is over.
+    Offsets {
+        #[command(subcommand)]
+        command: OffsetsCommand,
+    },
     /// The other host is gone: the secondary takes over, a primary goes on unprotected
     ///
     /// Make sure that the other guest no longer answers the network first.
     Failover {
         /// An instance as `status` names it, or a netdev where only one instance has it
         instance: String,
+    },
+}
+
+/// What `offsets` can do.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum OffsetsCommand {
+    /// Write the translated connections to standard output, one a line
+    Export {
+        /// An instance, or a netdev where only one instance has it; the only one that is running
+        instance: Option<String>,
+    },
+    /// Make connections known that another instance has exported; all of them, or none
+    Import {
+        /// An instance, or a netdev where only one instance has it
+        instance: String,
+        /// What `export` has written; `-` for standard input
+        file: PathBuf,
     },
 }
 

@@ -3,6 +3,7 @@
 mod args;
 mod daemon;
 mod hint;
+mod offsets;
 mod output;
 mod show;
 
@@ -22,6 +23,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Subcommand::Secondary(args) => daemon::serve(vec![Guest::try_from(args)?]),
         Subcommand::Run { config } => daemon::serve(config::read(&config)?),
         Subcommand::Status { instance, json } => show::status(instance.as_deref(), json),
+        Subcommand::Offsets { command } => offsets::run(&command),
         Subcommand::Failover { instance } => fail_over(&instance),
     }
 }

@@ -95,7 +95,6 @@ impl Programs {
             program.load().unwrap_or_else(|error| panic!("verify {name}: {error}"));
             // A tenth of the kernel's limit: a small change can multiply what it has to look at.
             let walked = program.info().expect("its info").verified_instruction_count();
-            eprintln!("{name}: {walked:?} instructions verified");
             assert!(walked < Some(100_000), "{name}: the verifier walked {walked:?} instructions");
         }
         Some(Self { ebpf })

@@ -140,13 +140,13 @@ fn a_wrong_checksum_stays_wrong() {
 }
 
 /// A conversation, by its frames.
-struct Talk {
-    programs: Programs,
-    shape: Shape,
+pub(crate) struct Talk {
+    pub(crate) programs: Programs,
+    pub(crate) shape: Shape,
 }
 
 impl Talk {
-    fn new(mode: u32, shape: Shape) -> Option<Self> {
+    pub(crate) fn new(mode: u32, shape: Shape) -> Option<Self> {
         let mut programs = Programs::load()?;
         programs.set(&settings(mode));
         Some(Self { programs, shape })
@@ -169,14 +169,14 @@ impl Talk {
         bytes
     }
 
-    fn peer(&mut self, flags: u8, ack: u32, echo: u32) -> (Run, Vec<u8>) {
+    pub(crate) fn peer(&mut self, flags: u8, ack: u32, echo: u32) -> (Run, Vec<u8>) {
         // The peer's initial sequence number, or the one behind it.
         let seq = if flags == SYN { 6 } else { 7 };
         let bytes = self.build(true, flags, seq, ack, (5, echo));
         (self.programs.run(TO_GUEST, &bytes, MARK), bytes)
     }
 
-    fn guest(&mut self, flags: u8, seq: u32, value: u32) -> (Run, Vec<u8>) {
+    pub(crate) fn guest(&mut self, flags: u8, seq: u32, value: u32) -> (Run, Vec<u8>) {
         let bytes = self.build(false, flags, seq, 7, (value, 5));
         (self.programs.run(FROM_GUEST, &bytes, 0), bytes)
     }
@@ -191,10 +191,10 @@ fn swap_addresses(bytes: &mut [u8]) {
     src.swap_with_slice(dst);
 }
 
-const SYN: u8 = flag::SYN;
-const SYN_ACK: u8 = flag::SYN | flag::ACK;
-const ACK: u8 = flag::ACK;
-const T: Translation = Translation { seq: 4_000_000_000 - 1_000, ts: 50_000 - 300 };
+pub(crate) const SYN: u8 = flag::SYN;
+pub(crate) const SYN_ACK: u8 = flag::SYN | flag::ACK;
+pub(crate) const ACK: u8 = flag::ACK;
+pub(crate) const T: Translation = Translation { seq: 4_000_000_000 - 1_000, ts: 50_000 - 300 };
 
 fn shapes() -> [Shape; 3] {
     [Shape::default(), Shape::v6(), Shape { vlans: vec![5, 6], ..Shape::default() }]
