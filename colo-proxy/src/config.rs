@@ -151,7 +151,7 @@ pub enum SideConfig {
         mirror: Endpoint,
         secondary_in: Endpoint,
         on_secondary_lost: OnSecondaryLost,
-        limits: Limits,
+        limits: Box<Limits>,
     },
     Secondary {
         mirror: Endpoint,
@@ -231,7 +231,8 @@ pub fn read(path: &Path) -> Result<Vec<Guest>, ConfigError> {
     parse(&text, path)
 }
 
-fn parse(text: &str, path: &Path) -> Result<Vec<Guest>, ConfigError> {
+/// Reads the guests of a configuration in `text`; `path` is its name in messages.
+pub fn parse(text: &str, path: &Path) -> Result<Vec<Guest>, ConfigError> {
     let file: File = toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start);
         let (line, column) = position(text, start);
@@ -289,8 +290,8 @@ impl GuestTable {
         ]
     }
 
-    fn limits(&self) -> Limits {
-        let mut limits = Limits::default();
+    fn limits(&self) -> Box<Limits> {
+        let mut limits = Box::<Limits>::default();
         set(&mut limits.compare_timeout, self.compare_timeout_ms.map(Duration::from_millis));
         set(&mut limits.frames_max, self.held_frames_max);
         set(&mut limits.bytes_max, self.held_bytes_max);

@@ -137,6 +137,8 @@ pub struct Engine {
     reassembly: Reassembly,
     /// Primary frames of after the cut, while a checkpoint is made.
     deferred: VecDeque<Frame>,
+    /// How many of those are of before the cut all the same: the checkpoint before came to nothing.
+    deferred_before_cut: usize,
 }
 
 impl Engine {
@@ -148,6 +150,7 @@ impl Engine {
             ledger: Ledger::new(limits, seed),
             reassembly: Reassembly::new(seed),
             deferred: VecDeque::new(),
+            deferred_before_cut: 0,
         }
     }
 
@@ -184,6 +187,7 @@ impl Engine {
     /// Takes the cut: every frame held now belongs to the old epoch.
     pub fn checkpoint_began(&mut self, now: Instant) {
         self.ledger.set_now(now);
+        self.deferred_before_cut = self.deferred.len();
         self.ledger.requests.began();
     }
 
@@ -192,6 +196,9 @@ impl Engine {
     pub fn checkpoint_done(&mut self, now: Instant, out: &mut Output) {
         self.ledger.set_now(now);
         self.ledger.stats.checkpoints += 1;
+        // Their flows have to know of them before they are covered.
+        let before_cut = std::mem::take(&mut self.deferred_before_cut);
+        self.compare_deferred(before_cut, out);
         self.ledger.requests.done();
         self.ledger.flush(Cause::Checkpoint, out);
         let dropped = self.reassembly.clear(&mut self.ledger.stats.fragments);
@@ -363,7 +370,12 @@ impl Engine {
         if self.deferred.is_empty() || self.ledger.requests.is_underway() {
             return;
         }
-        while let Some(frame) = self.deferred.pop_front() {
+        self.compare_deferred(self.deferred.len(), out);
+    }
+
+    fn compare_deferred(&mut self, frames: usize, out: &mut Output) {
+        for _ in 0..frames {
+            let Some(frame) = self.deferred.pop_front() else { return };
             self.ledger.stats.held.sub(frame.len());
             let (subject, malformed) = classify(&frame);
             let policy = self.policy(&subject, malformed);

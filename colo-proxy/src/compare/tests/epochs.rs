@@ -76,6 +76,25 @@ fn frames_of_after_the_cut_stay_and_are_compared_in_the_new_epoch() {
     rig.frees(&new, &[&new]);
 }
 
+/// Nothing has happened since the first checkpoint failed that could have sorted the frame.
+#[test]
+fn a_frame_of_after_a_cut_that_failed_is_of_before_the_next_one() {
+    let (mut rig, base) = open();
+    let (old, between) = (base.clone().data(b"old"), at(&base, 1004).data(b"between"));
+    rig.holds(&old);
+    rig.began();
+    rig.holds(&between);
+    rig.failed();
+    rig.began();
+    let new = at(&base, 1011).data(b"new");
+    rig.holds(&new);
+    assert_eq!(rig.done(), (vec![old.build(), between.build()], vec![]));
+    assert_eq!(rig.engine.stats().held.frames, 1, "what came after the second cut waits");
+    // It is known as covered: its repetition leaves.
+    rig.passes(&between);
+    rig.frees(&new, &[&new]);
+}
+
 #[test]
 fn a_failed_checkpoint_changes_nothing() {
     let (mut rig, base) = open();
