@@ -68,7 +68,8 @@ impl DatagramFlow {
         if let Some(datagram) = body.single().filter(|_| self.held.is_empty()) {
             let octets = datagram.octets(packet.ethernet());
             let tag = ledger.bags.tag(flow, datagram, octets);
-            if self.take_waiting(ledger, &tag, octets) {
+            if is_waiting(ledger, &tag, octets) {
+                self.take_waiting(ledger, &tag, octets.len());
                 ledger.pass(packet, Cause::Compared, out);
                 return;
             }
@@ -89,13 +90,16 @@ impl DatagramFlow {
         out: &mut Output,
     ) {
         let key = ticket.key;
-        // Frames share their octets: this copies none.
-        let Some(frame) = ledger.held_for(ticket).map(|held| held.frame.clone()) else { return };
+        let Some(len) = ledger.held_for(ticket).map(|held| held.frame.len()) else { return };
         let mut missing = 0;
         for datagram in body.datagrams() {
-            let octets = datagram.octets(frame.ethernet());
+            let Some(held) = ledger.held(key) else { return };
+            let octets = datagram.octets(held.frame.ethernet());
             let tag = ledger.bags.tag(flow, datagram, octets);
-            if !self.take_waiting(ledger, &tag, octets) {
+            if is_waiting(ledger, &tag, octets) {
+                let len = octets.len();
+                self.take_waiting(ledger, &tag, len);
+            } else {
                 ledger.bags.primary.push(&mut self.unmatched, Entry { key, tag });
                 missing += 1;
             }
@@ -103,7 +107,7 @@ impl DatagramFlow {
         if missing > 1 {
             ledger.ask_if_full();
         }
-        ledger.charge(Side::Primary, &mut self.account, frame.len());
+        ledger.charge(Side::Primary, &mut self.account, len);
         self.held.push_back(ticket);
         if let Some(held) = ledger.held_mut(key) {
             held.what = What::Datagram { body, missing };
@@ -111,20 +115,12 @@ impl DatagramFlow {
         self.release_front(ledger, out);
     }
 
-    /// The secondary sent this one: it is used up.
-    fn take_waiting(&mut self, ledger: &mut Ledger, tag: &Tag, octets: &[u8]) -> bool {
-        let is_match = ledger.bags.secondary.oldest(tag).is_some_and(|entry| {
-            let theirs = ledger.waiting(entry.key).map(|waiting| waiting.octets.as_slice());
-            theirs.is_some_and(|theirs| tag.datagram.is_same(octets, entry.tag.datagram, theirs))
-        });
-        if !is_match {
-            return false;
-        }
+    /// Uses the oldest datagram of the secondary like this one up.
+    fn take_waiting(&mut self, ledger: &mut Ledger, tag: &Tag, len: usize) {
         if let Some(entry) = ledger.bags.secondary.take(&mut self.waiting, tag) {
             ledger.forget(&mut self.waiting_account, entry.key);
         }
-        ledger.stats.compared.add(octets.len());
-        true
+        ledger.stats.compared.add(len);
     }
 
     /// Datagrams of the secondary: each matches the oldest equal one of the primary, or waits.
@@ -181,19 +177,22 @@ impl DatagramFlow {
         ticket: Ticket,
         out: &mut Output,
     ) -> bool {
-        let Some(held) = ledger.held_for(ticket) else { return false };
+        if ledger.held_for(ticket).is_none() {
+            return false;
+        }
+        let Some(held) = ledger.held(ticket.key) else { return false };
         let What::Datagram { body, missing: 1 } = held.what else { return false };
-        let frame = held.frame.clone();
         let Some(datagram) = body.single() else { return false };
-        let tag = ledger.bags.tag(flow, datagram, datagram.octets(frame.ethernet()));
+        let tag = ledger.bags.tag(flow, datagram, datagram.octets(held.frame.ethernet()));
+        let len = held.frame.len();
         let line = &mut self.unmatched;
         if ledger.bags.primary.withdraw(line, &tag, ticket.key).is_none() {
             return false;
         }
         if let Some(held) = ledger.held_for(ticket) {
-            held.what = What::Fragment;
+            held.what = What::Fragment { packet: None };
         }
-        ledger.discharge(Side::Primary, &mut self.account, frame.len());
+        ledger.discharge(Side::Primary, &mut self.account, len);
         self.release_front(ledger, out);
         true
     }
@@ -291,4 +290,12 @@ impl DatagramFlow {
         let difference = Difference::octets(Reason::Datagram, offset, pair);
         ledger.diverge(name, difference.frames(primary, secondary));
     }
+}
+
+/// The secondary sent a datagram with these octets that is not used up yet.
+fn is_waiting(ledger: &Ledger, tag: &Tag, octets: &[u8]) -> bool {
+    ledger.bags.secondary.oldest(tag).is_some_and(|entry| {
+        let theirs = ledger.waiting(entry.key).map(|waiting| waiting.octets.as_slice());
+        theirs.is_some_and(|theirs| tag.datagram.is_same(octets, entry.tag.datagram, theirs))
+    })
 }

@@ -6,6 +6,7 @@ mod divergences;
 mod emission;
 mod epochs;
 mod fragments;
+mod headers;
 mod hostile;
 mod json;
 mod limits;
