@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use clap::Parser;
 use colo_proxy::colo_compare::Options;
-use colo_proxy::compare::Limits;
 use colo_proxy::config::{
     ColoFrameKind, ConfigError, Guest, LANE_QUEUE_BYTES, OnDeath, OnSecondaryLost,
     SECONDARY_TIMEOUT, SideConfig,
@@ -241,7 +240,7 @@ impl TryFrom<PrimaryArgs> for Guest {
             mirror: args.shared.mirror.clone(),
             secondary_in: args.secondary_in,
             on_secondary_lost: OnSecondaryLost::default(),
-            limits: Box::<Limits>::default(),
+            limits: Box::default(),
         };
         args.shared.guest(args.colo_frame, side)
     }
