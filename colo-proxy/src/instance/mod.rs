@@ -17,6 +17,8 @@ mod readable;
 mod repeat;
 mod secondary;
 mod segment;
+#[cfg(test)]
+mod simulation;
 mod trace;
 mod wiring;
 
