@@ -7,6 +7,8 @@
 //! what may leave), [`colo_frame`] (who makes checkpoints), and [`instance`], which connects them
 //! for one guest. ARCHITECTURE.md has the picture.
 
+pub mod capture_file;
+pub mod colo_compare;
 pub mod colo_frame;
 pub mod compare;
 pub mod config;
@@ -19,5 +21,8 @@ pub mod gate;
 pub mod instance;
 pub mod lane;
 pub mod link;
+mod log_limit;
 pub mod name;
+pub mod offline;
+mod protection;
 pub mod status;

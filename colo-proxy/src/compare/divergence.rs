@@ -4,14 +4,18 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
+use bytes::Bytes;
 use colo_proxy_common::record::FlowKey;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
+use super::Side;
 use super::reason::Reason;
 
 /// A difference between the guests, or output that one of them did not produce in time.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Divergence {
+    /// Counts the engine's differences from 1 on.
+    pub number: u64,
     #[serde(serialize_with = "flow")]
     pub flow: FlowKey,
     pub reason: Reason,
@@ -37,6 +41,102 @@ pub struct Divergence {
     /// Octets of payload in the two pieces that were compared.
     pub primary_len: u64,
     pub secondary_len: u64,
+    /// When the two frames came, like `at_ms`. `None` where only one guest sent one, as when the
+    /// secondary's is awaited or the primary has produced nothing there; or where it is not known,
+    /// as for a frame that had left before.
+    pub primary_at_ms: Option<u64>,
+    pub secondary_at_ms: Option<u64>,
+    /// The frames themselves; `None` likewise, or where [`super::Limits::divergence_frames_bytes`]
+    /// did not allow to keep them.
+    #[serde(skip)]
+    pub primary_frame: Option<Captured>,
+    #[serde(skip)]
+    pub secondary_frame: Option<Captured>,
+}
+
+impl Divergence {
+    pub(super) fn new(flow: FlowKey, difference: Difference<'_>, found: &Found) -> Self {
+        let Difference { reason, place, pair, waits_for, primary, secondary } = difference;
+        Self {
+            number: found.number,
+            flow,
+            reason,
+            epoch: found.epoch,
+            at: found.at,
+            at_ms: found.at_ms,
+            waits_for,
+            stream_offset: place,
+            primary_byte: pair.primary.get(pair.at).copied(),
+            secondary_byte: pair.secondary.get(pair.at).copied(),
+            primary_context: Context::around(pair.primary, pair.at, found.context_bytes),
+            secondary_context: Context::around(pair.secondary, pair.at, found.context_bytes),
+            primary_len: pair.primary.len() as u64,
+            secondary_len: pair.secondary.len() as u64,
+            primary_at_ms: primary.as_ref().map(|frame| frame.since_ms),
+            secondary_at_ms: secondary.as_ref().map(|frame| frame.since_ms),
+            primary_frame: primary,
+            secondary_frame: secondary,
+        }
+    }
+
+    /// The frames that are there, the primary's first.
+    pub fn frames(&self) -> impl Iterator<Item = (Side, &Captured)> {
+        let primary = self.primary_frame.iter().map(|frame| (Side::Primary, frame));
+        primary.chain(self.secondary_frame.iter().map(|frame| (Side::Secondary, frame)))
+    }
+
+    fn frames_bytes(&self) -> usize {
+        self.frames().map(|(_, frame)| frame.octets.len()).sum()
+    }
+}
+
+/// A frame that belongs to a difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Captured {
+    /// The Ethernet frame, or the first octets of it where it was not kept for its data.
+    pub octets: Bytes,
+    /// Length of the whole frame.
+    pub original_len: usize,
+    /// When it came, on the caller's clock.
+    pub since: Instant,
+    /// The same, in milliseconds since the engine saw its first frame.
+    pub since_ms: u64,
+}
+
+/// What a flow has to say about a difference.
+#[derive(Debug)]
+pub(super) struct Difference<'a> {
+    pub(super) reason: Reason,
+    pub(super) place: i64,
+    pub(super) pair: Pair<'a>,
+    pub(super) waits_for: Option<WaitsFor>,
+    pub(super) primary: Option<Captured>,
+    pub(super) secondary: Option<Captured>,
+}
+
+impl<'a> Difference<'a> {
+    /// A difference that is not one of octets, and of which no frame is known yet.
+    pub(super) const fn new(reason: Reason, place: i64) -> Self {
+        Self { reason, place, pair: Pair::NONE, waits_for: None, primary: None, secondary: None }
+    }
+
+    pub(super) fn octets(reason: Reason, place: i64, pair: Pair<'a>) -> Self {
+        Self { pair, ..Self::new(reason, place) }
+    }
+
+    pub(super) fn frames(self, primary: Option<Captured>, secondary: Option<Captured>) -> Self {
+        Self { primary, secondary, ..self }
+    }
+}
+
+/// What the ledger knows about a difference.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) number: u64,
+    pub(super) epoch: u64,
+    pub(super) at: Instant,
+    pub(super) at_ms: u64,
+    pub(super) context_bytes: usize,
 }
 
 /// What the secondary has not done yet, so that a primary frame is held.
@@ -47,6 +147,8 @@ pub enum WaitsFor {
     Data,
     /// Send the same SYN, SYN/ACK, FIN or RST.
     Mark,
+    /// Point as far as urgent.
+    Urgent,
     /// Acknowledge as much.
     Ack,
     /// Send the same datagram.
@@ -89,14 +191,31 @@ impl Pair<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Ring {
     kept: VecDeque<Divergence>,
+    frames_bytes: usize,
 }
 
 impl Ring {
-    pub(super) fn push(&mut self, divergence: Divergence, max: usize) {
+    /// Adds one, so that there are at most `max` with `bytes_max` octets of frames; says how many
+    /// frames had to go from those that stay.
+    pub(super) fn push(&mut self, divergence: Divergence, max: usize, bytes_max: usize) -> u64 {
         while self.kept.len() >= max.max(1) {
-            self.kept.pop_front();
+            if let Some(oldest) = self.kept.pop_front() {
+                self.frames_bytes -= oldest.frames_bytes();
+            }
         }
+        self.frames_bytes += divergence.frames_bytes();
         self.kept.push_back(divergence);
+        let mut dropped = 0;
+        for oldest in &mut self.kept {
+            if self.frames_bytes <= bytes_max {
+                break;
+            }
+            self.frames_bytes -= oldest.frames_bytes();
+            dropped += oldest.frames().count() as u64;
+            oldest.primary_frame = None;
+            oldest.secondary_frame = None;
+        }
+        dropped
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Divergence> {

@@ -1,19 +1,23 @@
 //! What the engine holds, in order of arrival, and what it owes: the part that all flows share.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use bytes::Bytes;
 use colo_proxy_common::record::FlowKey;
 
+use super::bag::Bags;
+use super::body::Body;
 use super::chain::{Chain, Ends, Key};
-use super::classify::Body;
-use super::divergence::{Context, Divergence, Pair, Ring, WaitsFor};
+use super::divergence::{Captured, Difference, Divergence, Found, Ring};
 use super::limits::Limits;
 use super::octets::{Blocks, Kept};
+use super::packet::{Originals, Packet, Ticket};
 use super::reason::Reason;
 use super::requests::Requests;
-use super::stats::{SecondaryDropped, Stats, Traffic};
+use super::stats::{SecondaryDropped, Stats};
 use super::tcp::Segment;
+use super::wheel::Wheel;
 use super::{Output, Side};
 use crate::frame::Frame;
 
@@ -21,6 +25,8 @@ use crate::frame::Frame;
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) frame: Frame,
+    /// What leaves in its place, where it is a copy made of fragments.
+    pub(super) originals: Option<Originals>,
     pub(super) since: Instant,
     /// Grows with every frame held: the order in which a flush releases.
     pub(super) arrival: u64,
@@ -35,8 +41,11 @@ pub(super) enum What {
     Segment(Segment),
     Datagram {
         body: Body,
-        matched: bool,
+        /// Datagrams in it that the secondary has not sent yet.
+        missing: u32,
     },
+    /// The other fragments of its packet, or that of the whole packet.
+    Fragment,
 }
 
 /// A piece of secondary output that the primary has not produced yet.
@@ -44,6 +53,8 @@ pub(super) enum What {
 pub(super) struct Waiting {
     pub(super) octets: Kept,
     pub(super) since: Instant,
+    /// When the frame came that it is a piece of.
+    pub(super) arrived: Instant,
     /// Its flow in the table.
     pub(super) flow: Key,
 }
@@ -79,10 +90,19 @@ pub(super) struct Ledger {
     pub(super) requests: Requests,
     pub(super) divergences: Ring,
     pub(super) blocks: Blocks,
+    /// Datagrams that the other side has not sent yet.
+    pub(super) bags: Bags,
+    /// When a flow wants to be looked at, one timer at most for each.
+    pub(super) timers: Wheel<Key>,
     /// Checkpoints completed; whatever a flow remembers of the secondary belongs to one.
     pub(super) epoch: u64,
     /// Frames that may leave once the frame in hand is dealt with: sorted by arrival then.
     pub(super) ready: Vec<(u64, Key)>,
+    /// Likewise those whose octets are complete, which may wait for more.
+    pub(super) complete: Vec<Key>,
+    /// Steps of loops that a guest can make longer.
+    #[cfg(test)]
+    pub(super) work: u64,
     held: Chain<Held>,
     held_ends: Ends,
     waiting: Chain<Waiting>,
@@ -96,15 +116,20 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits, seed: u64) -> Self {
         Self {
             limits,
             stats: Stats::default(),
             requests: Requests::default(),
             divergences: Ring::default(),
             blocks: Blocks::default(),
+            bags: Bags::new(seed),
+            timers: Wheel::default(),
             epoch: 0,
             ready: Vec::new(),
+            complete: Vec::new(),
+            #[cfg(test)]
+            work: 0,
             held: Chain::default(),
             held_ends: Ends::default(),
             waiting: Chain::default(),
@@ -136,15 +161,27 @@ impl Ledger {
         self.requests.ask(reason, &mut self.stats);
     }
 
+    /// Counts a step of a loop that a guest can make longer, for the tests of its bounds.
+    #[cfg_attr(not(test), allow(clippy::unused_self, reason = "only tests count"))]
+    pub(super) fn count_work(&mut self) {
+        #[cfg(test)]
+        {
+            self.work += 1;
+        }
+    }
+
     // Primary frames.
 
-    /// Holds `frame`; the caller remembers the key.
-    pub(super) fn hold(&mut self, frame: Frame, what: What) -> Key {
-        self.stats.held.add(frame.len());
+    /// Holds `packet`; the caller remembers the key.
+    pub(super) fn hold(&mut self, packet: impl Into<Packet>, what: What) -> Key {
+        let Packet { frame, originals } = packet.into();
+        if originals.is_none() {
+            self.stats.held.add(frame.len());
+        }
         self.arrivals += 1;
-        let held = Held { frame, since: self.now, arrival: self.arrivals, what };
+        let held = Held { frame, originals, since: self.now, arrival: self.arrivals, what };
         let key = self.held.push_back(&mut self.held_ends, held);
-        if is_full(self.stats.held, &self.limits) {
+        if self.is_full(Side::Primary) {
             self.ask(Reason::Limit);
         }
         key
@@ -158,20 +195,47 @@ impl Ledger {
         self.held.get_mut(key)
     }
 
-    pub(super) fn oldest_held(&self) -> Option<&Held> {
-        self.held.get(self.held_ends.front()?)
+    /// What `ticket` is for, if it is still held.
+    pub(super) fn held_for(&mut self, ticket: Ticket) -> Option<&mut Held> {
+        self.held.get_mut(ticket.key).filter(|held| held.arrival == ticket.arrival)
     }
 
-    /// Releases a frame that was held.
+    /// Something to find the frame `key` by even when it may have left.
+    pub(super) fn ticket(&self, key: Key) -> Option<Ticket> {
+        self.held.get(key).map(|held| Ticket { key, arrival: held.arrival })
+    }
+
+    pub(super) fn oldest_held(&self) -> Option<&Held> {
+        Some(self.oldest_held_with_key()?.1)
+    }
+
+    pub(super) fn oldest_held_with_key(&self) -> Option<(Key, &Held)> {
+        let key = self.held_ends.front()?;
+        Some((key, self.held.get(key)?))
+    }
+
+    /// Releases a packet that was held.
     pub(super) fn release(&mut self, key: Key, cause: Cause, out: &mut Output) {
         if let Some(held) = self.held.remove(&mut self.held_ends, key) {
-            self.stats.held.sub(held.frame.len());
-            self.pass(held.frame, cause, out);
+            if held.originals.is_none() {
+                self.stats.held.sub(held.frame.len());
+            }
+            self.pass(Packet { frame: held.frame, originals: held.originals }, cause, out);
         }
     }
 
-    /// Releases a frame that was never held.
-    pub(super) fn pass(&mut self, frame: Frame, cause: Cause, out: &mut Output) {
+    /// Releases a packet that was never held; its fragments were.
+    pub(super) fn pass(&mut self, packet: impl Into<Packet>, cause: Cause, out: &mut Output) {
+        let Packet { frame, originals } = packet.into();
+        let Some(originals) = originals else { return self.send(frame, cause, out) };
+        for ticket in originals {
+            if self.held_for(ticket).is_some() {
+                self.release(ticket.key, cause, out);
+            }
+        }
+    }
+
+    fn send(&mut self, frame: Frame, cause: Cause, out: &mut Output) {
         let len = frame.len();
         let released = &mut self.stats.released;
         match cause {
@@ -186,9 +250,13 @@ impl Ledger {
     /// Releases everything held in order of arrival, and drops what waits of the secondary.
     pub(super) fn flush(&mut self, cause: Cause, out: &mut Output) {
         while let Some(held) = self.held.pop_front(&mut self.held_ends) {
-            self.stats.held.sub(held.frame.len());
-            self.pass(held.frame, cause, out);
+            // Of a packet in fragments those are here too, each in its place.
+            if held.originals.is_none() {
+                self.stats.held.sub(held.frame.len());
+                self.send(held.frame, cause, out);
+            }
         }
+        self.bags.clear();
         let dropped = match cause {
             Cause::Unprotected => |d: &mut SecondaryDropped| d.unprotected += 1,
             _ => |d: &mut SecondaryDropped| d.stale += 1,
@@ -198,25 +266,44 @@ impl Ledger {
             dropped(&mut self.stats.secondary_dropped);
         }
         self.over = [0; 2];
+        self.timers.clear();
         self.epoch += 1;
     }
 
     // Pieces of secondary output.
 
-    /// Keeps `octets` of the secondary until the primary says the same; `None` where the limits
-    /// forbid it, which is counted and asks for a checkpoint.
-    pub(super) fn wait(&mut self, flow: Key, account: &mut Account, octets: Bytes) -> Option<Key> {
-        let len = octets.len();
-        if self.is_beyond_twice(*account) {
-            self.stats.secondary_dropped.limit += 1;
-            self.ask(Reason::Limit);
+    /// Keeps the octets `range` of an Ethernet frame of the secondary until the primary says the
+    /// same; `None` where the limits forbid it, which is counted and asks for a checkpoint. The
+    /// whole frame stays in memory, so all of it counts.
+    pub(super) fn wait(
+        &mut self,
+        flow: Key,
+        account: &mut Account,
+        frame: &Frame,
+        range: Range<usize>,
+    ) -> Option<Key> {
+        if !self.may_wait(*account) {
             return None;
         }
+        let octets = self.blocks.keep(frame, range);
+        Some(self.queue(flow, account, octets, self.now))
+    }
+
+    fn may_wait(&mut self, account: Account) -> bool {
+        let is_beyond = self.is_beyond_twice(account);
+        if is_beyond {
+            self.stats.secondary_dropped.limit += 1;
+            self.ask(Reason::Limit);
+        }
+        !is_beyond
+    }
+
+    fn queue(&mut self, flow: Key, account: &mut Account, octets: Kept, arrived: Instant) -> Key {
+        let len = octets.frame().len();
         self.charge(Side::Secondary, account, len);
         self.stats.secondary_waiting.add(len);
-        let octets = self.blocks.keep(octets);
-        let waiting = Waiting { octets, since: self.now, flow };
-        Some(self.waiting.push_back(&mut self.waiting_ends, waiting))
+        let waiting = Waiting { octets, since: self.now, arrived, flow };
+        self.waiting.push_back(&mut self.waiting_ends, waiting)
     }
 
     pub(super) fn waiting(&self, key: Key) -> Option<&Waiting> {
@@ -235,38 +322,34 @@ impl Ledger {
     /// Drops a piece that waited: it was matched, or nothing can match it any more.
     pub(super) fn forget(&mut self, account: &mut Account, key: Key) {
         if let Some(waiting) = self.waiting.remove(&mut self.waiting_ends, key) {
-            self.discharge(Side::Secondary, account, waiting.octets.as_slice().len());
+            self.discharge(Side::Secondary, account, waiting.octets.frame().len());
             self.drop_waiting(waiting);
         }
     }
 
     fn drop_waiting(&mut self, waiting: Waiting) {
-        self.stats.secondary_waiting.sub(waiting.octets.as_slice().len());
+        self.stats.secondary_waiting.sub(waiting.octets.frame().len());
         self.blocks.give_back(waiting.octets);
     }
 
     /// Cuts a piece down to `len` octets from `at` on.
-    pub(super) fn trim(&mut self, account: &mut Account, key: Key, at: usize, len: usize) {
-        let Some(waiting) = self.waiting.get_mut(key) else { return };
-        let before = waiting.octets.as_slice().len();
-        self.blocks.trim(&mut waiting.octets, at, len);
-        let gone = before - waiting.octets.as_slice().len();
-        account.bytes = account.bytes.saturating_sub(gone);
-        let gauge = &mut self.stats.secondary_waiting;
-        gauge.bytes = gauge.bytes.saturating_sub(gone as u64);
+    pub(super) fn trim(&mut self, key: Key, at: usize, len: usize) {
+        if let Some(waiting) = self.waiting.get_mut(key) {
+            waiting.octets.trim(at, len);
+        }
     }
 
-    /// Makes a piece of its own of what `key` holds from `at` on. Its age is that of the whole, but
-    /// its place in the order is behind: the timer is then late, never early.
+    /// Makes a piece of its own of what `key` holds from `at` on, if the limits allow. Its place in
+    /// the order is behind: its timer is late, never early.
     pub(super) fn split(&mut self, account: &mut Account, key: Key, at: usize) -> Option<Key> {
+        // A primary that repeats every other octet would have every frame kept many times.
+        if !self.may_wait(*account) {
+            return None;
+        }
         let whole = self.waiting.get(key)?;
-        let flow = whole.flow;
+        let (flow, arrived) = (whole.flow, whole.arrived);
         let octets = self.blocks.tail(&whole.octets, at);
-        let len = octets.as_slice().len();
-        self.charge(Side::Secondary, account, len);
-        self.stats.secondary_waiting.add(len);
-        let waiting = Waiting { octets, since: self.now, flow };
-        Some(self.waiting.push_back(&mut self.waiting_ends, waiting))
+        Some(self.queue(flow, account, octets, arrived))
     }
 
     // Limits.
@@ -308,11 +391,18 @@ impl Ledger {
 
     /// More output of `side` can be taken.
     pub(super) fn has_room(&self, side: Side) -> bool {
-        let total = match side {
-            Side::Primary => self.stats.held,
-            Side::Secondary => self.stats.secondary_waiting,
+        !self.is_full(side) && self.over.get(side as usize) == Some(&0)
+    }
+
+    /// The limits of all flows together are reached.
+    fn is_full(&self, side: Side) -> bool {
+        let (total, datagrams) = match side {
+            Side::Primary => (self.stats.held, self.bags.primary.len()),
+            // Each is a piece of its own.
+            Side::Secondary => (self.stats.secondary_waiting, 0),
         };
-        !is_full(total, &self.limits) && self.over.get(side as usize) == Some(&0)
+        total.frames.max(datagrams as u64) >= self.limits.frames_max as u64
+            || total.bytes >= self.limits.bytes_max as u64
     }
 
     fn is_beyond_twice(&self, account: Account) -> bool {
@@ -326,41 +416,54 @@ impl Ledger {
     // Differences.
 
     /// Records a difference and asks for a checkpoint.
-    pub(super) fn diverge(&mut self, key: &FlowKey, reason: Reason, offset: i64, pair: Pair<'_>) {
-        self.diverge_waiting(key, reason, offset, pair, None);
-    }
-
-    /// Likewise, where a frame waited for too long.
-    pub(super) fn diverge_waiting(
-        &mut self,
-        key: &FlowKey,
-        reason: Reason,
-        offset: i64,
-        pair: Pair<'_>,
-        waits_for: Option<WaitsFor>,
-    ) {
+    pub(super) fn diverge(&mut self, key: &FlowKey, difference: Difference<'_>) {
         self.stats.divergences += 1;
-        self.ask(reason);
-        let reach = self.limits.context_bytes;
-        let divergence = Divergence {
-            flow: *key,
-            reason,
+        self.ask(difference.reason);
+        let found = Found {
+            number: self.stats.divergences,
             epoch: self.epoch,
             at: self.now,
-            at_ms: self.start.map_or(0, |start| (self.now - start).as_millis() as u64),
-            waits_for,
-            stream_offset: offset,
-            primary_byte: pair.primary.get(pair.at).copied(),
-            secondary_byte: pair.secondary.get(pair.at).copied(),
-            primary_context: Context::around(pair.primary, pair.at, reach),
-            secondary_context: Context::around(pair.secondary, pair.at, reach),
-            primary_len: pair.primary.len() as u64,
-            secondary_len: pair.secondary.len() as u64,
+            at_ms: self.ms_since_start(self.now),
+            context_bytes: self.limits.context_bytes,
         };
-        self.divergences.push(divergence, self.limits.divergences_max);
+        let divergence = Divergence::new(*key, difference, &found);
+        self.stats.divergence_frames_dropped += self.divergences.push(
+            divergence,
+            self.limits.divergences_max,
+            self.limits.divergence_frames_bytes,
+        );
     }
-}
 
-fn is_full(total: Traffic, limits: &Limits) -> bool {
-    total.frames >= limits.frames_max as u64 || total.bytes >= limits.bytes_max as u64
+    /// A copy of the frame in hand, for a record.
+    pub(super) fn capture(&self, frame: &Frame) -> Captured {
+        self.captured(frame.ethernet(), frame.ethernet().len(), self.now)
+    }
+
+    /// A copy of a frame held of the primary.
+    pub(super) fn capture_held(&self, key: Key) -> Option<Captured> {
+        let held = self.held(key)?;
+        let octets = held.frame.ethernet();
+        Some(self.captured(octets, octets.len(), held.since))
+    }
+
+    /// A copy of a frame of the secondary of which a piece waits.
+    pub(super) fn capture_waiting(&self, key: Key) -> Option<Captured> {
+        let waiting = self.waiting(key)?;
+        let octets = waiting.octets.frame();
+        Some(self.captured(octets, octets.len(), waiting.arrived))
+    }
+
+    /// A copy of `octets`, the first of a frame of `original_len` that came at `since`.
+    pub(super) fn captured(&self, octets: &[u8], original_len: usize, since: Instant) -> Captured {
+        Captured {
+            octets: Bytes::copy_from_slice(octets),
+            original_len,
+            since,
+            since_ms: self.ms_since_start(since),
+        }
+    }
+
+    pub(super) fn ms_since_start(&self, at: Instant) -> u64 {
+        self.start.map_or(0, |start| at.saturating_duration_since(start).as_millis() as u64)
+    }
 }

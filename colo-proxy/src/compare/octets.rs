@@ -1,30 +1,53 @@
 //! Octets of the secondary that wait for the primary to say the same.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
-/// Up to here the octets are copied out of the buffer that they were read into: a reader fills one
-/// large buffer with many small frames, and a single waiting frame would pin all of it.
+use crate::frame::Frame;
+
+/// Up to here a frame is copied out of the buffer that it was read into: a reader fills one large
+/// buffer with many small frames, and a single waiting frame would pin all of it.
 const COPY_MAX: usize = 2048;
-/// Block sizes of the copies; a piece occupies the smallest that holds it.
+/// Block sizes of the copies; a frame occupies the smallest that holds it.
 const BLOCKS: [usize; 2] = [256, COPY_MAX];
 /// Blocks of each size kept for the next use.
 const SPARE_MAX: usize = 1024;
 
-/// Octets kept, in a block of ours or by reference to the buffer that they came in.
+/// Octets that wait, with the whole frame that they came in: a record of a difference shows both
+/// guests' frames.
 #[derive(Debug)]
-pub(super) enum Kept {
+pub(super) struct Kept {
+    frame: Store,
+    from: u32,
+    to: u32,
+}
+
+/// A frame in a block of ours, or by reference to the buffer that it came in.
+#[derive(Debug)]
+enum Store {
     Shared(Bytes),
-    Copied { block: Box<[u8]>, from: u32, to: u32 },
+    Copied { block: Box<[u8]>, len: u32 },
 }
 
 impl Kept {
+    /// The octets that wait.
     pub(super) fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Shared(bytes) => bytes,
-            Self::Copied { block, from, to } => {
-                block.get(*from as usize..*to as usize).unwrap_or_default()
-            }
+        self.frame().get(self.from as usize..self.to as usize).unwrap_or_default()
+    }
+
+    /// The Ethernet frame that they came in.
+    pub(super) fn frame(&self) -> &[u8] {
+        match &self.frame {
+            Store::Shared(bytes) => bytes,
+            Store::Copied { block, len } => block.get(..*len as usize).unwrap_or_default(),
         }
+    }
+
+    /// Cuts the octets that wait down to `len` from `at` on.
+    pub(super) fn trim(&mut self, at: usize, len: usize) {
+        self.from = self.from.saturating_add(at as u32).min(self.to);
+        self.to = self.from.saturating_add(len as u32).min(self.to);
     }
 }
 
@@ -35,13 +58,26 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// Keeps `octets`, by copy if they are few.
-    pub(super) fn keep(&mut self, octets: Bytes) -> Kept {
-        if octets.len() > COPY_MAX { Kept::Shared(octets) } else { self.copy(&octets) }
+    /// Keeps `frame`, of which `range` waits; by copy if it is short.
+    pub(super) fn keep(&mut self, frame: &Frame, range: Range<usize>) -> Kept {
+        let octets = frame.ethernet();
+        let frame = if octets.len() > COPY_MAX {
+            Store::Shared(frame.slice(0..octets.len()))
+        } else {
+            self.copy(octets)
+        };
+        Kept { frame, from: range.start as u32, to: range.end as u32 }
     }
 
-    /// Keeps a copy of `octets`, at most [`COPY_MAX`] of them; more get a block of their own.
-    fn copy(&mut self, octets: &[u8]) -> Kept {
+    /// Keeps the first octets of `frame`, as many as fit the smallest block.
+    pub(super) fn keep_head(&mut self, frame: &Frame) -> Kept {
+        let head = frame.ethernet();
+        let head = head.get(..BLOCKS[0]).unwrap_or(head);
+        Kept { frame: self.copy(head), from: 0, to: head.len() as u32 }
+    }
+
+    /// A copy of `octets`, at most [`COPY_MAX`] of them; more get a block of their own.
+    fn copy(&mut self, octets: &[u8]) -> Store {
         let size = BLOCKS.iter().position(|size| octets.len() <= *size);
         let mut block = size.and_then(|i| self.spare.get_mut(i)?.pop()).unwrap_or_else(|| {
             let len = size.and_then(|i| BLOCKS.get(i).copied()).unwrap_or(octets.len());
@@ -50,12 +86,12 @@ impl Blocks {
         if let Some(into) = block.get_mut(..octets.len()) {
             into.copy_from_slice(octets);
         }
-        Kept::Copied { block, from: 0, to: octets.len() as u32 }
+        Store::Copied { block, len: octets.len() as u32 }
     }
 
     /// Takes the block of `kept` back.
     pub(super) fn give_back(&mut self, kept: Kept) {
-        let Kept::Copied { block, .. } = kept else { return };
+        let Store::Copied { block, .. } = kept.frame else { return };
         let spare = BLOCKS.iter().position(|size| block.len() == *size);
         if let Some(spare) = spare.and_then(|i| self.spare.get_mut(i))
             && spare.len() < SPARE_MAX
@@ -64,60 +100,48 @@ impl Blocks {
         }
     }
 
-    /// Cuts `kept` down to `len` octets from `at` on.
-    pub(super) fn trim(&mut self, kept: &mut Kept, at: usize, len: usize) {
-        match kept {
-            Kept::Shared(bytes) => {
-                let end = at.saturating_add(len).min(bytes.len());
-                let rest = bytes.slice(at.min(end)..end);
-                *kept = self.keep(rest);
-            }
-            Kept::Copied { from, to, .. } => {
-                let start = from.saturating_add(at as u32).min(*to);
-                *to = start.saturating_add(len as u32).min(*to);
-                *from = start;
-            }
-        }
-    }
-
-    /// A second piece: `kept` from `at` on.
+    /// A second piece: the octets of `kept` from `at` on.
     pub(super) fn tail(&mut self, kept: &Kept, at: usize) -> Kept {
-        match kept {
-            Kept::Shared(bytes) => self.keep(bytes.slice(at.min(bytes.len())..)),
-            Kept::Copied { .. } => self.copy(kept.as_slice().get(at..).unwrap_or_default()),
-        }
+        let frame = match &kept.frame {
+            Store::Shared(bytes) => Store::Shared(bytes.clone()),
+            Store::Copied { .. } => self.copy(kept.frame()),
+        };
+        let from = kept.from.saturating_add(at as u32).min(kept.to);
+        Kept { frame, from, to: kept.to }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Blocks, Kept};
-    use bytes::Bytes;
+    use super::{Blocks, Store};
+    use crate::frame::Frame;
 
-    #[test]
-    fn small_pieces_do_not_pin_the_buffer_they_came_in() {
-        let mut blocks = Blocks::default();
-        let buffer = Bytes::from(vec![7; 65536]);
-        assert!(matches!(blocks.keep(buffer.slice(..2048)), Kept::Copied { .. }));
-        let mut large = blocks.keep(buffer.slice(..4000));
-        assert!(matches!(large, Kept::Shared(_)));
-        blocks.trim(&mut large, 3990, 10);
-        assert!(matches!(large, Kept::Copied { .. }));
-        assert_eq!(large.as_slice(), [7; 10]);
+    fn frame(octets: Vec<u8>) -> Frame {
+        Frame::new(octets.into(), 0).expect("no header")
     }
 
     #[test]
-    fn trim_and_tail_cut_where_they_are_told() {
+    fn short_frames_do_not_pin_the_buffer_they_came_in() {
         let mut blocks = Blocks::default();
-        for len in [10usize, 300, 5000] {
+        assert!(matches!(blocks.keep(&frame(vec![7; 2048]), 0..9).frame, Store::Copied { .. }));
+        assert!(matches!(blocks.keep(&frame(vec![7; 2049]), 0..9).frame, Store::Shared(_)));
+    }
+
+    #[test]
+    fn trim_and_tail_cut_where_they_are_told_and_the_frame_stays_whole() {
+        let mut blocks = Blocks::default();
+        for len in [20usize, 300, 5000] {
             let octets: Vec<u8> = (0..len).map(|n| n as u8).collect();
-            let mut kept = blocks.keep(Bytes::from(octets.clone()));
+            let mut kept = blocks.keep(&frame(octets.clone()), 3..len);
             let tail = blocks.tail(&kept, 7);
-            assert_eq!(tail.as_slice(), &octets[7..]);
-            blocks.trim(&mut kept, 2, 5);
-            assert_eq!(kept.as_slice(), &octets[2..7]);
-            blocks.give_back(kept);
-            blocks.give_back(tail);
+            assert_eq!((tail.as_slice(), tail.frame()), (&octets[10..], &octets[..]));
+            kept.trim(2, 5);
+            assert_eq!((kept.as_slice(), kept.frame()), (&octets[5..10], &octets[..]));
+            let head = blocks.keep_head(&frame(octets.clone()));
+            assert_eq!(head.frame(), &octets[..len.min(256)]);
+            for kept in [kept, tail, head] {
+                blocks.give_back(kept);
+            }
         }
     }
 }

@@ -2,17 +2,15 @@
 //! own.
 //!
 //! [`primary`] and [`secondary`] are the two halves. What they decide is decided elsewhere, in
-//! state machines without I/O ([`crate::compare`], [`protection`]); here frames, events and time
+//! state machines without I/O ([`crate::compare`], [`crate::protection`]); here frames, events and time
 //! are brought to them, and their decisions are carried out.
 
 mod announce;
 mod cut;
 mod hold;
 mod lanes;
-mod log_limit;
 mod peer;
 mod primary;
-mod protection;
 mod readable;
 mod repeat;
 mod secondary;

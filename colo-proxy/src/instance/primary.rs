@@ -8,7 +8,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
-use super::protection::Protection;
 use super::readable::{Drained, Readable};
 use super::wiring::{
     attach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach, sleep_until,
@@ -26,6 +25,7 @@ use crate::frame::Frame;
 use crate::gate::{Gate, Written};
 use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::name::Claim;
+use crate::protection::Protection;
 use crate::status::{self, Question, Reply, Request};
 
 pub(super) mod decide;

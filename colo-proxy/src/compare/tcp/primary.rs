@@ -4,10 +4,13 @@ use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::seq::Seq;
 
 use super::opening::Opening;
+use super::segments::Piece;
+use super::shown::{Mark, Shown};
 use super::space::Space;
-use super::{Needs, Reset, Scene, Secondary, Segment, TcpFlow, first_difference, part};
-use crate::compare::divergence::Pair;
+use super::{Needs, Reset, Scene, Secondary, Segment, TcpFlow, first_difference, part, urgent};
+use crate::compare::divergence::{Difference, Pair};
 use crate::compare::ledger::{Cause, What};
+use crate::compare::packet::Packet;
 use crate::compare::reason::Reason;
 use crate::compare::{Output, Side};
 use crate::frame::Frame;
@@ -17,13 +20,13 @@ impl TcpFlow {
     pub(in crate::compare) fn on_primary(
         &mut self,
         scene: &mut Scene<'_>,
-        frame: Frame,
+        frame: Packet,
         tcp: &Tcp,
         out: &mut Output,
     ) {
         let octets = frame.ethernet();
         if tcp.flags & flag::SYN != 0 {
-            self.open(scene, &Opening::read(octets, tcp));
+            self.open(scene, &Opening::read(octets, tcp), &frame);
         }
         let Some(segment) = self.segment(scene, octets, tcp) else {
             self.strayed = true;
@@ -32,10 +35,13 @@ impl TcpFlow {
             return;
         };
         self.remember(&segment);
+        if let Some(last) = self.read_headers(scene, Side::Primary, octets, tcp) {
+            self.headers = Some(last);
+        }
         let start = segment.payload_at as usize;
         let payload = octets.get(start..start + tcp.payload_len as usize).unwrap_or_default();
-        let is_different = self.compare_with_waiting(scene, segment.start, segment.end, payload)
-            | self.compare_marks(scene, &segment);
+        let is_different = self.compare_with_waiting(scene, segment.start, payload, &frame)
+            | self.compare_marks(scene, &segment, &frame);
         if !is_different && self.needs(&segment) == Needs::Nothing {
             self.account_for(scene, &segment);
             scene.ledger.pass(frame, Cause::Compared, out);
@@ -45,12 +51,12 @@ impl TcpFlow {
         let key = scene.ledger.hold(frame, What::Segment(segment));
         scene.ledger.charge(Side::Primary, &mut self.account, len);
         if !is_different {
-            self.enqueue(key, &segment);
+            self.enqueue(scene.ledger, key, &segment);
         }
     }
 
     /// A SYN or SYN/ACK: repeated, or the start of a new connection.
-    fn open(&mut self, scene: &mut Scene<'_>, opening: &Opening) {
+    fn open(&mut self, scene: &mut Scene<'_>, opening: &Opening, frame: &Frame) {
         let is_repeated = self.anchored
             && self.isn == Some(opening.isn)
             && self.opening.like(opening).is_none_or(|own| own.ack == opening.ack);
@@ -59,7 +65,7 @@ impl TcpFlow {
             return;
         }
         if self.anchored {
-            self.leave_old_connection(scene);
+            self.leave_old_connection(scene, frame);
         }
         // Before anything has a place, only data that came with a SYN can wait.
         if self.anchored || self.seqs.is_some() {
@@ -70,21 +76,20 @@ impl TcpFlow {
             if self.anchored { std::mem::take(&mut self.next) } else { self.secondary.opening };
         let openings = openings.answering(opening);
         let previous_isn = self.secondary.opening.isn().filter(|_| self.anchored);
-        let queues = std::mem::take(self);
+        let old = std::mem::take(self);
         *self = Self {
             seqs: Some(Space::new(opening.isn.plus(1), 0)),
             anchored: true,
             isn: Some(opening.isn),
             secondary: Secondary {
                 opening: openings,
-                segments: queues.secondary.segments,
+                segments: old.secondary.segments,
+                witness: old.secondary.witness,
                 ..Secondary::default()
             },
             previous_isn,
             // Empty, but with the memory that they have already.
-            unverified: queues.unverified,
-            unmarked: queues.unmarked,
-            unacknowledged: queues.unacknowledged,
+            queues: old.queues,
             ..Self::default()
         };
         self.opening.set(*opening);
@@ -93,16 +98,15 @@ impl TcpFlow {
     }
 
     /// The tuple is in use again: what is held of the old connection waits for a checkpoint.
-    fn leave_old_connection(&mut self, scene: &mut Scene<'_>) {
+    fn leave_old_connection(&mut self, scene: &mut Scene<'_>, frame: &Frame) {
         scene.ledger.stats.tuples_reused += 1;
         if !self.account.is_empty() {
-            let place = self.high - self.start;
-            scene.ledger.diverge(scene.name, Reason::TupleReuse, place, Pair::NONE);
+            let difference = Difference::new(Reason::TupleReuse, self.high - self.start);
+            let primary = scene.ledger.capture(frame);
+            scene.ledger.diverge(scene.name, difference.frames(Some(primary), None));
         }
         scene.ledger.leave(Side::Primary, &mut self.account);
-        self.unverified.clear();
-        self.unmarked.clear();
-        self.unacknowledged.clear();
+        self.queues.clear();
     }
 
     /// Where `tcp` lies in the stream; `None` where it is far outside of it.
@@ -115,6 +119,8 @@ impl TcpFlow {
             origin: self.start,
             payload_at: tcp.payload_at,
             ack: None,
+            urgent: None,
+            window: tcp.window,
             opening: syn.then(|| Opening::read(octets, tcp)),
             fin: tcp.flags & flag::FIN != 0,
             reset: None,
@@ -130,6 +136,7 @@ impl TcpFlow {
         segment.start = self.anchor(scene, first)?;
         segment.origin = self.start;
         segment.end = segment.start + i64::from(tcp.payload_len);
+        segment.urgent = urgent(segment.start - i64::from(syn), tcp);
         if let Some(ack) = ack {
             segment.ack = Some(self.place_ack(ack)?);
         }
@@ -186,6 +193,8 @@ impl TcpFlow {
             self.reset = segment.reset;
             return;
         }
+        self.urgent = self.urgent.max(segment.urgent);
+        self.offered = self.offered.max(self.edge(segment));
         self.low = self.low.min(segment.start);
         if segment.end > self.high {
             self.high = segment.end;
@@ -203,9 +212,10 @@ impl TcpFlow {
         &mut self,
         scene: &mut Scene<'_>,
         start: i64,
-        end: i64,
         payload: &[u8],
+        frame: &Frame,
     ) -> bool {
+        let end = start + payload.len() as i64;
         let mut is_different = false;
         let mut from = start;
         while let Some(piece) = self.secondary.segments.overlapping(from, end) {
@@ -216,7 +226,7 @@ impl TcpFlow {
             let equal_to = difference.map_or(hi, |at| lo + at as i64);
             if difference.is_some() {
                 is_different = true;
-                self.report_waiting(scene, equal_to, (start, payload), piece);
+                self.report_waiting(scene, equal_to, (start, payload, frame), piece);
             }
             self.verify(scene, lo, equal_to);
             self.secondary.segments.cut(scene.ledger, piece, lo, equal_to);
@@ -229,8 +239,8 @@ impl TcpFlow {
         &mut self,
         scene: &mut Scene<'_>,
         place: i64,
-        (start, payload): (i64, &[u8]),
-        piece: super::segments::Piece,
+        (start, payload, frame): (i64, &[u8], &Frame),
+        piece: Piece,
     ) {
         if !self.is_first_report(place) {
             return;
@@ -244,7 +254,10 @@ impl TcpFlow {
             secondary: theirs.get((lo - piece.start) as usize..).unwrap_or_default(),
             at: (place - lo) as usize,
         };
-        scene.ledger.diverge(scene.name, Reason::Payload, place - self.start, pair);
+        let difference = Difference::octets(Reason::Payload, place - self.start, pair);
+        let (ours, theirs) = (Shown::InHand(frame), Shown::Waiting(piece.key));
+        let difference = difference.frames(self.show(scene, ours), self.show(scene, theirs));
+        scene.ledger.diverge(scene.name, difference);
     }
 
     /// Both guests have produced `start..end` alike.
@@ -256,9 +269,10 @@ impl TcpFlow {
     }
 
     /// Compares SYN, FIN and RST with what is known of the secondary's; `true` where they differ.
-    fn compare_marks(&mut self, scene: &mut Scene<'_>, segment: &Segment) -> bool {
+    fn compare_marks(&mut self, scene: &mut Scene<'_>, segment: &Segment, frame: &Frame) -> bool {
+        let shown = |mark| (Shown::InHand(frame), Shown::Mark(mark));
         if let Some(opening) = &segment.opening
-            && self.differs_in_opening(scene, opening)
+            && self.differs_in_opening(scene, opening, shown(Mark::Opening))
         {
             return true;
         }
@@ -267,21 +281,28 @@ impl TcpFlow {
         if let Some(fin) = self.secondary.fin.filter(|fin| self.matched_fin != Some(*fin))
             && ((has_data && segment.end > fin) || (segment.fin && segment.end != fin))
         {
-            self.report_mark(scene, Reason::FinPosition, segment.end.min(fin));
+            self.report_mark(scene, Reason::FinPosition, segment.end.min(fin), shown(Mark::Fin));
             return true;
         }
-        segment.reset.is_some_and(|reset| self.differs_in_reset(scene, reset))
+        segment.reset.is_some_and(|reset| self.differs_in_reset(scene, reset, shown(Mark::Reset)))
     }
 
     /// An opening of the primary against the secondary's, if it is there.
-    pub(super) fn differs_in_opening(&mut self, scene: &mut Scene<'_>, opening: &Opening) -> bool {
+    pub(super) fn differs_in_opening(
+        &mut self,
+        scene: &mut Scene<'_>,
+        opening: &Opening,
+        (ours, theirs_shown): (Shown<'_>, Shown<'_>),
+    ) -> bool {
         let Some(theirs) = self.secondary.opening.like(opening).copied() else { return false };
         let mut is_different = false;
         for reason in opening.differences(&theirs) {
             is_different = true;
             // Places that no octet has, one for each reason.
             if self.is_first_report(i64::MIN + reason as i64) {
-                scene.ledger.diverge(scene.name, reason, -1, Pair::NONE);
+                let (ours, theirs) = (self.show(scene, ours), self.show(scene, theirs_shown));
+                let difference = Difference::new(reason, -1).frames(ours, theirs);
+                scene.ledger.diverge(scene.name, difference);
             }
         }
         is_different
@@ -289,7 +310,12 @@ impl TcpFlow {
 
     /// Both reset the connection by themselves, but at different places. A reset without an
     /// acknowledgment answers a segment of the peer, and more of them may be on their way.
-    pub(super) fn differs_in_reset(&mut self, scene: &mut Scene<'_>, reset: Reset) -> bool {
+    pub(super) fn differs_in_reset(
+        &mut self,
+        scene: &mut Scene<'_>,
+        reset: Reset,
+        shown: (Shown<'_>, Shown<'_>),
+    ) -> bool {
         let own = |r: &Reset| r.ack.is_some() && r.seq != Seq(0);
         let resets = &self.secondary.resets;
         if !own(&reset) || resets.iter().any(|r| r.seq == reset.seq) {
@@ -298,19 +324,23 @@ impl TcpFlow {
         if !resets.last().is_some_and(own) {
             return false;
         }
-        self.report_reset(scene, reset.seq);
+        let place = self.seqs.and_then(|seqs| seqs.place(reset.seq)).unwrap_or(self.high);
+        self.report_mark(scene, Reason::RstPosition, place, shown);
         true
     }
 
-    pub(super) fn report_reset(&mut self, scene: &mut Scene<'_>, seq: Seq) {
-        let place = self.seqs.and_then(|seqs| seqs.place(seq)).unwrap_or(self.high);
-        self.report_mark(scene, Reason::RstPosition, place);
-    }
-
     /// Reports a mark once for each place.
-    pub(super) fn report_mark(&mut self, scene: &mut Scene<'_>, reason: Reason, place: i64) {
+    pub(super) fn report_mark(
+        &mut self,
+        scene: &mut Scene<'_>,
+        reason: Reason,
+        place: i64,
+        (ours, theirs): (Shown<'_>, Shown<'_>),
+    ) {
         if self.is_first_report(place) {
-            scene.ledger.diverge(scene.name, reason, place - self.start, Pair::NONE);
+            let (ours, theirs) = (self.show(scene, ours), self.show(scene, theirs));
+            let difference = Difference::new(reason, place - self.start).frames(ours, theirs);
+            scene.ledger.diverge(scene.name, difference);
         }
     }
 
@@ -318,9 +348,16 @@ impl TcpFlow {
     pub(super) fn account_for(&mut self, scene: &mut Scene<'_>, segment: &Segment) {
         scene.ledger.stats.compared.frames += 1;
         self.told = self.told.max(segment.ack);
+        self.edge = self.edge.max(self.edge(segment));
+        if let (Some(ours), Some(theirs)) = (&self.headers, &self.secondary.headers) {
+            ours.record(theirs, &mut scene.ledger.stats.differences);
+        }
         self.closed |= segment.fin || segment.reset.is_some();
         if segment.fin {
             self.matched_fin = Some(segment.end);
+        }
+        if segment.has_mark() {
+            self.drop_witness(scene);
         }
     }
 }

@@ -1,20 +1,22 @@
 //! The secondary's side of a connection: everything it says moves frames of the primary on.
 
-use bytes::Bytes;
+use std::ops::Range;
+
 use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::seq::Seq;
 
 use super::opening::{Opening, Openings};
 use super::partial;
 use super::segments::Piece;
+use super::shown::{Mark, Shown};
 use super::space::Space;
-use super::{RESETS_MAX, Reset, Scene, Segment, TcpFlow, first_difference, part, part_of_bytes};
+use super::{RESETS_MAX, Reset, Scene, Segment, TcpFlow, first_difference, part, urgent};
 use crate::compare::chain::Key;
-use crate::compare::divergence::Pair;
+use crate::compare::divergence::{Difference, Pair};
 use crate::compare::ledger::{Cause, What};
 use crate::compare::reason::Reason;
 use crate::compare::{Output, Side};
-use crate::frame::{FRAME_MAX, Frame};
+use crate::frame::Frame;
 
 impl TcpFlow {
     /// A frame of the secondary.
@@ -31,7 +33,7 @@ impl TcpFlow {
             // The secondary has not opened this connection yet: the old one is meant.
             false
         } else if tcp.flags & flag::RST != 0 {
-            self.on_reset(scene, tcp);
+            self.on_reset(scene, frame, tcp);
             true
         } else {
             self.on_segment(scene, frame, tcp)
@@ -52,12 +54,16 @@ impl TcpFlow {
         if theirs >= ours || self.told >= Some(theirs) {
             return;
         }
-        let held = self.unacknowledged.front().map(|entry| entry.1);
-        let held = held.or_else(|| self.unverified.front().map(|entry| entry.key));
-        let Some(held) = held.and_then(|key| scene.ledger.held(key)) else { return };
-        let What::Segment(Segment { opening: None, reset: None, .. }) = held.what else { return };
-        if let Some(frame) = partial::acknowledgment(&held.frame, acks.seq(theirs)) {
+        let Some(held) = self.queues.first().and_then(|key| scene.ledger.held(key)) else { return };
+        let What::Segment(segment) = held.what else { return };
+        if segment.opening.is_some() || segment.reset.is_some() {
+            return;
+        }
+        let window = self.window_for(theirs, segment.window);
+        if let Some(frame) = partial::acknowledgment(&held.frame, acks.seq(theirs), window) {
             self.told = Some(theirs);
+            let told = Segment { ack: self.told, window, ..segment };
+            self.edge = self.edge.max(self.edge(&told));
             scene.ledger.stats.partial_acknowledgments += 1;
             out.acknowledgments.push(frame);
         }
@@ -76,6 +82,7 @@ impl TcpFlow {
             }
         } else if !is_own && (self.isn.is_none() || !self.secondary.opening.is_empty()) {
             self.next.set(opening);
+            self.keep_witness(scene, Mark::Opening, frame);
             return true;
         } else if !is_own {
             let peer_differs = opening.ack.zip(self.opening.ack()).is_some_and(|(a, b)| a != b);
@@ -84,21 +91,24 @@ impl TcpFlow {
             }
         }
         self.secondary.opening.set(opening);
+        self.keep_witness(scene, Mark::Opening, frame);
         if self.anchored {
             if let Some(ack) = opening.ack {
                 self.on_ack(scene, ack);
             }
-            self.revisit_marks(scene);
+            self.revisit_marks(scene, frame);
+            // Its number is its own, and the SYN comes before the first octet.
+            self.on_urgent(scene, urgent(-1, tcp));
+            self.read_headers(scene, Side::Secondary, frame.ethernet(), tcp);
         }
         // RFC 7413: data may come with a SYN; its first octet is the first of the stream.
         if tcp.payload_len > 0 && (self.isn.is_some() || self.seqs.is_none()) {
-            let payload = payload(frame, tcp);
-            self.on_data(scene, 0, i64::from(tcp.payload_len), &payload);
+            self.on_data(scene, &Data::new(frame, tcp, 0));
         }
         true
     }
 
-    fn on_reset(&mut self, scene: &mut Scene<'_>, tcp: &Tcp) {
+    fn on_reset(&mut self, scene: &mut Scene<'_>, frame: &Frame, tcp: &Tcp) {
         let ack = (tcp.flags & flag::ACK != 0).then_some(Seq(tcp.ack));
         let reset = Reset { seq: Seq(tcp.seq), ack };
         let resets = &mut self.secondary.resets;
@@ -111,7 +121,8 @@ impl TcpFlow {
         if let Some(ack) = ack.filter(|_| self.ack.is_some()) {
             self.on_ack(scene, ack);
         }
-        self.revisit_marks(scene);
+        self.keep_witness(scene, Mark::Reset, frame);
+        self.revisit_marks(scene, frame);
     }
 
     /// Data, acknowledgment and FIN; `false` where they are far outside of the stream.
@@ -134,20 +145,34 @@ impl TcpFlow {
         if tcp.flags & flag::ACK != 0 {
             self.on_ack(scene, Seq(tcp.ack));
         }
+        self.on_urgent(scene, urgent(start, tcp));
+        if let Some(last) = self.read_headers(scene, Side::Secondary, frame.ethernet(), tcp) {
+            self.secondary.headers = Some(last);
+        }
         if end > start {
-            self.on_data(scene, start, end, &payload(frame, tcp));
+            self.on_data(scene, &Data::new(frame, tcp, start));
         }
         let is_fin = tcp.flags & flag::FIN != 0;
         if is_fin {
             self.secondary.fin = Some(end);
-            self.revisit_marks(scene);
+            if self.matched_fin != Some(end) {
+                self.keep_witness(scene, Mark::Fin, frame);
+            }
+            self.revisit_marks(scene, frame);
         }
         if let Some(fin) = self.fin.filter(|fin| self.matched_fin != Some(*fin))
             && ((end > start && end > fin) || (is_fin && end != fin))
         {
-            self.report_mark(scene, Reason::FinPosition, end.min(fin));
+            let shown = (self.held_fin(scene), Shown::InHand(frame));
+            self.report_mark(scene, Reason::FinPosition, end.min(fin), shown);
         }
         true
+    }
+
+    /// The frame with the primary's FIN, if it is held: nothing of the stream lies behind it.
+    fn held_fin(&self, scene: &Scene<'_>) -> Shown<'static> {
+        let is_fin = |key: &Key| held_segment(scene, *key).is_some_and(|segment| segment.fin);
+        self.queues.last().find(is_fin).map_or(Shown::Nothing, Shown::Held)
     }
 
     fn on_ack(&mut self, scene: &mut Scene<'_>, ack: Seq) {
@@ -167,21 +192,31 @@ impl TcpFlow {
         if let Some(acks) = &mut self.acks {
             acks.advance(place);
         }
-        while let Some((_, key)) = self.unacknowledged.pop_front_if(|(ack, _)| *ack <= place) {
+        while let Some(key) = self.queues.unacknowledged.pop_up_to(place) {
             ready(scene, key);
         }
     }
 
-    /// Compares what is new of `start..end` with the frames held, and keeps the rest.
-    fn on_data(&mut self, scene: &mut Scene<'_>, start: i64, end: i64, payload: &Bytes) {
-        let mut from = start;
-        while let Some((lo, hi)) = self.gap(from, end) {
-            self.compare_with_held(scene, lo, hi, part(payload, start, lo, hi));
+    fn on_urgent(&mut self, scene: &mut Scene<'_>, place: Option<i64>) {
+        let Some(place) = place.filter(|place| self.secondary.urgent < Some(*place)) else {
+            return;
+        };
+        self.secondary.urgent = Some(place);
+        while let Some(key) = self.queues.unpointed.pop_up_to(place) {
+            self.advance(scene, key);
+        }
+    }
+
+    /// Compares what is new of `data` with the frames held, and keeps the rest.
+    fn on_data(&mut self, scene: &mut Scene<'_>, data: &Data<'_>) {
+        let mut from = data.start;
+        while let Some((lo, hi)) = self.gap(from, data.end) {
+            self.compare_with_held(scene, data, lo, hi);
             let mut at = lo;
             while let Some((lo, hi)) = self.verified.gap(at, hi) {
-                let octets = part_of_bytes(payload, start, lo, hi);
                 let account = &mut self.secondary.segments.account;
-                if let Some(key) = scene.ledger.wait(scene.flow, account, octets) {
+                let range = data.range(lo, hi);
+                if let Some(key) = scene.ledger.wait(scene.flow, account, data.frame, range) {
                     self.secondary.segments.insert(Piece { start: lo, end: hi, key });
                 }
                 at = hi;
@@ -202,41 +237,40 @@ impl TcpFlow {
         None
     }
 
-    /// Compares `theirs`, which lies at `start..end`, with every held frame that reaches into it.
-    fn compare_with_held(&mut self, scene: &mut Scene<'_>, start: i64, end: i64, theirs: &[u8]) {
-        // No frame is longer than FRAME_MAX, so none that starts earlier reaches up to here.
-        let reach = start - FRAME_MAX as i64;
-        let first = self.unverified.partition_point(|entry| entry.start < reach);
-        let mut at = first;
-        while let Some(entry) = self.unverified.get(at).copied().filter(|e| e.start < end) {
-            let (lo, hi) = (entry.start.max(start), entry.end.min(end));
-            if lo < hi && self.differs(scene, entry.key, (lo, hi), part(theirs, start, lo, hi)) {
+    /// Compares the part `start..end` of `data` with every held frame that reaches into it.
+    fn compare_with_held(&mut self, scene: &mut Scene<'_>, data: &Data<'_>, start: i64, end: i64) {
+        let mut complete = std::mem::take(&mut scene.ledger.complete);
+        let mut queues = std::mem::take(&mut self.queues);
+        queues.retain_reaching_into(start, end, |entry| {
+            scene.ledger.count_work();
+            let part = (entry.start.max(start), entry.end.min(end));
+            if self.differs(scene, entry.key, data, part) {
                 // Only a checkpoint can let it go.
-                self.unverified.remove(at);
-            } else {
-                at += 1;
+                return false;
             }
-        }
-        let mut at = first;
-        while let Some(entry) = self.unverified.get(at).copied().filter(|e| e.start < end) {
-            if self.verified.covers(entry.start, entry.end) {
-                self.unverified.remove(at);
-                self.advance(scene, entry.key);
-            } else {
-                at += 1;
+            let is_complete = self.verified.covers(entry.start, entry.end);
+            if is_complete {
+                complete.push(entry.key);
             }
+            !is_complete
+        });
+        self.queues = queues;
+        for key in complete.drain(..) {
+            self.advance(scene, key);
         }
-        self.give_back_memory();
+        scene.ledger.complete = complete;
+        self.queues.give_back_memory();
     }
 
-    /// Compares `theirs` with the octets that the frame `key` has at `lo..hi`.
+    /// Compares the part `lo..hi` of `data` with the octets that the frame `key` has there.
     fn differs(
         &mut self,
         scene: &mut Scene<'_>,
         key: Key,
+        data: &Data<'_>,
         (lo, hi): (i64, i64),
-        theirs: &[u8],
     ) -> bool {
+        let theirs = data.part(lo, hi);
         let Some((segment, payload)) = held_payload(scene, key) else { return true };
         let ours = part(payload, segment.start, lo, hi);
         let Some(at) = first_difference(ours, theirs) else {
@@ -247,27 +281,37 @@ impl TcpFlow {
         if self.is_first_report(place) {
             let ours = ours.to_vec();
             let pair = Pair { primary: &ours, secondary: theirs, at };
-            scene.ledger.diverge(scene.name, Reason::Payload, place - self.start, pair);
+            let difference = Difference::octets(Reason::Payload, place - self.start, pair);
+            let (ours, theirs) = (Shown::Held(key), Shown::InHand(data.frame));
+            let difference = difference.frames(self.show(scene, ours), self.show(scene, theirs));
+            scene.ledger.diverge(scene.name, difference);
         }
         self.verify(scene, lo, place);
         true
     }
 
     /// A mark of the secondary came: look again at the frames that wait for one.
-    fn revisit_marks(&mut self, scene: &mut Scene<'_>) {
-        for _ in 0..self.unmarked.len() {
-            let Some(key) = self.unmarked.pop_front() else { break };
+    fn revisit_marks(&mut self, scene: &mut Scene<'_>, frame: &Frame) {
+        for _ in 0..self.queues.unmarked_len() {
+            let Some(key) = self.queues.pop_unmarked() else { break };
+            scene.ledger.count_work();
             let Some(segment) = held_segment(scene, key) else { continue };
-            if !self.has_other_mark(scene, &segment) {
+            let shown = (Shown::Held(key), Shown::InHand(frame));
+            if !self.has_other_mark(scene, &segment, shown) {
                 self.advance(scene, key);
             }
         }
     }
 
     /// The secondary's mark is there and is another one.
-    fn has_other_mark(&mut self, scene: &mut Scene<'_>, segment: &Segment) -> bool {
+    fn has_other_mark(
+        &mut self,
+        scene: &mut Scene<'_>,
+        segment: &Segment,
+        shown: (Shown<'_>, Shown<'_>),
+    ) -> bool {
         if let Some(opening) = &segment.opening
-            && self.differs_in_opening(scene, opening)
+            && self.differs_in_opening(scene, opening, shown)
         {
             return true;
         }
@@ -275,16 +319,16 @@ impl TcpFlow {
             && let Some(fin) = self.secondary.fin
             && fin != segment.end
         {
-            self.report_mark(scene, Reason::FinPosition, fin.min(segment.end));
+            self.report_mark(scene, Reason::FinPosition, fin.min(segment.end), shown);
             return true;
         }
-        segment.reset.is_some_and(|reset| self.differs_in_reset(scene, reset))
+        segment.reset.is_some_and(|reset| self.differs_in_reset(scene, reset, shown))
     }
 
     /// Sends a held frame to its next queue, or on its way.
     fn advance(&mut self, scene: &mut Scene<'_>, key: Key) {
         if let Some(segment) = held_segment(scene, key)
-            && self.enqueue(key, &segment)
+            && self.enqueue(scene.ledger, key, &segment)
         {
             ready(scene, key);
         }
@@ -310,9 +354,30 @@ impl TcpFlow {
     }
 }
 
-fn payload(frame: &Frame, tcp: &Tcp) -> Bytes {
-    let at = tcp.payload_at as usize;
-    frame.slice(at..at + tcp.payload_len as usize)
+/// The data of a frame of the secondary, and its place in the stream.
+#[derive(Debug)]
+struct Data<'a> {
+    frame: &'a Frame,
+    payload_at: usize,
+    start: i64,
+    end: i64,
+}
+
+impl<'a> Data<'a> {
+    fn new(frame: &'a Frame, tcp: &Tcp, start: i64) -> Self {
+        let end = start + i64::from(tcp.payload_len);
+        Self { frame, payload_at: tcp.payload_at as usize, start, end }
+    }
+
+    /// Where the part `from..to` of the stream lies in the Ethernet frame.
+    fn range(&self, from: i64, to: i64) -> Range<usize> {
+        let at = |place: i64| self.payload_at + (place - self.start) as usize;
+        at(from)..at(to)
+    }
+
+    fn part(&self, from: i64, to: i64) -> &'a [u8] {
+        self.frame.ethernet().get(self.range(from, to)).unwrap_or_default()
+    }
 }
 
 /// Marks a frame as free to leave once the frame in hand is dealt with.

@@ -22,6 +22,7 @@ fn reasons_have_stable_names() {
             "fin-position",
             "rst-position",
             "tuple-reuse",
+            "zero-window",
             "datagram",
             "limit",
             "flow-table-full",
@@ -38,9 +39,11 @@ fn a_divergence_names_flow_place_and_octets() {
     rig.accept(&base, 1000, 500);
     rig.now += std::time::Duration::from_millis(42);
     rig.holds(&base.clone().data(b"hello world"));
+    rig.now += std::time::Duration::from_millis(8);
     rig.secondary(&base.clone().data(b"hello wOrld"));
     let divergence = rig.engine.divergences().next().expect("recorded");
     let expected = json!({
+        "number": 1,
         "flow": {
             "protocol": "tcp",
             "guest": "[fd00::1]:80",
@@ -49,7 +52,7 @@ fn a_divergence_names_flow_place_and_octets() {
         },
         "reason": "payload",
         "epoch": 0,
-        "at_ms": 42,
+        "at_ms": 50,
         "waits_for": null,
         "stream_offset": 7,
         "primary_byte": 0x6f,
@@ -58,6 +61,8 @@ fn a_divergence_names_flow_place_and_octets() {
         "secondary_context": { "before": 7, "bytes": "68656c6c6f20774f726c64" },
         "primary_len": 11,
         "secondary_len": 11,
+        "primary_at_ms": 42,
+        "secondary_at_ms": 50,
     });
     assert_eq!(serde_json::to_value(divergence).expect("plain data"), expected);
 }

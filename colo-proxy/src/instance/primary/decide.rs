@@ -8,15 +8,15 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::colo_frame::{Command, Event};
-use crate::compare::{Engine, Output, Reason, Side, is_compared};
+use crate::compare::{Engine, Output, Reason, Side};
 use crate::control::Message;
 use crate::datapath::Mode;
 use crate::frame::Frame;
 use crate::instance::cut::{Cut, Sorted};
 use crate::instance::lanes::BATCH;
-use crate::instance::log_limit::LogLimit;
-use crate::instance::protection::{Action, Protection, State};
 use crate::instance::wiring::GATE_QUEUE_LEN;
+use crate::log_limit::LogLimit;
+use crate::protection::{Action, Protection, State};
 
 /// Where decisions are carried out.
 pub(in crate::instance) trait Hands {
@@ -119,7 +119,9 @@ impl Decisions {
         hands: &mut impl Hands,
     ) {
         if self.protection.state() == State::Unprotected {
-            if !self.protection.is_exposed() && frames.iter().any(is_compared) {
+            if !self.protection.is_exposed()
+                && frames.iter().any(|frame| self.engine.is_compared(frame))
+            {
                 self.protection.expose();
                 hands.set_mode(Mode::Off);
             }
@@ -264,9 +266,9 @@ impl Decisions {
             self.checkpoint_running = false;
         }
         match action {
-            Action::Announce => log::info!("{}: {}", self.name, describe(state)),
+            Action::Announce => log::info!("{}: {}", self.name, state.description()),
             Action::Unprotect => {
-                log::warn!("{}: {}", self.name, describe(state));
+                log::warn!("{}: {}", self.name, state.description());
                 if self.engine.stats().held.frames > 0 {
                     self.protection.expose();
                 }
@@ -276,7 +278,7 @@ impl Decisions {
                 self.commands.push_back(Command::PeerLost { instance: self.name.clone() });
             }
             Action::Resync => {
-                log::info!("{}: {}", self.name, describe(state));
+                log::info!("{}: {}", self.name, state.description());
                 hands.set_mode(Mode::Protected);
                 self.counts.resyncs += 1;
                 self.engine.request_checkpoint(now, Reason::Resync, &mut self.out);
@@ -315,14 +317,5 @@ impl Decisions {
             epoch: self.epoch,
             reasons,
         });
-    }
-}
-
-fn describe(state: State) -> &'static str {
-    match state {
-        State::Waiting => "the secondary is not there; output is held",
-        State::Protected => "protected",
-        State::Resync => "the secondary is back; output is held until a checkpoint",
-        State::Unprotected => "UNPROTECTED: no secondary; the guest goes on alone",
     }
 }

@@ -7,14 +7,14 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Lets one line through an interval, and counts the others.
 #[derive(Debug, Default)]
-pub(super) struct LogLimit {
+pub(crate) struct LogLimit {
     not_before: Option<Instant>,
     suppressed: u64,
 }
 
 impl LogLimit {
     /// The number of lines kept back since the last one; `None` where this one is kept back too.
-    pub(super) fn admit(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn admit(&mut self, now: Instant) -> Option<u64> {
         if self.not_before.is_some_and(|at| now < at) {
             self.suppressed += 1;
             return None;

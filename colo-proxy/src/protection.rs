@@ -13,7 +13,7 @@ use crate::config::OnSecondaryLost;
 /// Where the pair stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum State {
+pub(crate) enum State {
     /// The secondary is not there, for less than the timeout; output is held.
     Waiting,
     /// Output is compared.
@@ -24,9 +24,21 @@ pub(super) enum State {
     Unprotected,
 }
 
+impl State {
+    /// What the log says.
+    pub(crate) fn description(self) -> &'static str {
+        match self {
+            Self::Waiting => "the secondary is not there; output is held",
+            Self::Protected => "protected",
+            Self::Resync => "the secondary is back; output is held until a checkpoint",
+            Self::Unprotected => "UNPROTECTED: no secondary; the guest goes on alone",
+        }
+    }
+}
+
 /// What the owner is to do about a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub(crate) enum Action {
     /// Release what is held, and let the kernel pass the guest's output.
     Unprotect,
     /// Capture again, and ask for a checkpoint.
@@ -37,7 +49,7 @@ pub(super) enum Action {
 
 /// The state and what it depends on.
 #[derive(Debug)]
-pub(super) struct Protection {
+pub(crate) struct Protection {
     state: State,
     /// Since when the secondary has been gone.
     lost_since: Option<Instant>,
@@ -52,7 +64,7 @@ pub(super) struct Protection {
 }
 
 impl Protection {
-    pub(super) fn new(now: Instant, timeout: Duration, policy: OnSecondaryLost) -> Self {
+    pub(crate) fn new(now: Instant, timeout: Duration, policy: OnSecondaryLost) -> Self {
         Self {
             state: State::Waiting,
             lost_since: Some(now),
@@ -64,12 +76,12 @@ impl Protection {
         }
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         self.state
     }
 
     /// The secondary's lanes are all up, or they are not.
-    pub(super) fn on_peer(&mut self, now: Instant, up: bool) -> Option<Action> {
+    pub(crate) fn on_peer(&mut self, now: Instant, up: bool) -> Option<Action> {
         if self.ended {
             return None;
         }
@@ -88,7 +100,7 @@ impl Protection {
     }
 
     /// A checkpoint has been received completely by the secondary.
-    pub(super) fn on_checkpoint_done(&mut self) -> Option<Action> {
+    pub(crate) fn on_checkpoint_done(&mut self) -> Option<Action> {
         match self.state {
             State::Resync => {
                 self.exposed = false;
@@ -99,7 +111,7 @@ impl Protection {
     }
 
     /// The operator or the COLO-frame says that the secondary is gone for good.
-    pub(super) fn end(&mut self) -> Option<Action> {
+    pub(crate) fn end(&mut self) -> Option<Action> {
         self.ended = true;
         self.exposed = true;
         match self.state {
@@ -109,14 +121,14 @@ impl Protection {
     }
 
     /// When [`Self::on_timeout`] has something to do.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         match self.policy {
             OnSecondaryLost::Release => self.lost_since.map(|since| since + self.timeout),
             OnSecondaryLost::Hold => None,
         }
     }
 
-    pub(super) fn on_timeout(&mut self, now: Instant) -> Option<Action> {
+    pub(crate) fn on_timeout(&mut self, now: Instant) -> Option<Action> {
         if self.poll_timeout().is_some_and(|at| at <= now) {
             // One that has been there has missed what its guest is given since.
             self.exposed |= self.met;
@@ -126,12 +138,12 @@ impl Protection {
     }
 
     /// Output of the guest leaves that no secondary has vouched for.
-    pub(super) fn expose(&mut self) {
+    pub(crate) fn expose(&mut self) {
         self.exposed = true;
     }
 
     /// A secondary that comes now needs a checkpoint.
-    pub(super) fn is_exposed(&self) -> bool {
+    pub(crate) fn is_exposed(&self) -> bool {
         self.exposed
     }
 
