@@ -25,3 +25,4 @@ pub mod name;
 pub mod offline;
 mod protection;
 pub mod status;
+pub mod utc;

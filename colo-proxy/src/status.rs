@@ -18,6 +18,9 @@ use crate::name::is_in_this_namespace;
 pub const RUNTIME_DIR: &str = "/run/colo-proxy";
 /// The longest question.
 const REQUEST_MAX: u64 = 4096;
+/// The longest answer that is taken: many times what the differences of an instance come to, whose
+/// bounds are in `instance::primary`.
+const ANSWER_MAX: u64 = 64 << 20;
 /// How long an answer may take before the daemon counts as hung.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -44,6 +47,10 @@ pub enum StatusError {
 pub enum Request {
     Status,
     Failover,
+    /// The differences that are remembered; with `frames`, as far as they are, with their frames.
+    Divergences {
+        frames: bool,
+    },
 }
 
 /// Its answer.
@@ -51,6 +58,7 @@ pub enum Request {
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
     Status(serde_json::Value),
+    Divergences(serde_json::Value),
     Done(String),
     Error(String),
 }
@@ -208,7 +216,7 @@ fn exchange(path: &Path, request: Request) -> io::Result<String> {
     stream.write_all(serde_json::to_string(&request)?.as_bytes())?;
     stream.write_all(b"\n")?;
     let mut text = String::new();
-    BufReader::new(stream.take(1 << 20)).read_line(&mut text)?;
+    BufReader::new(stream.take(ANSWER_MAX)).read_line(&mut text)?;
     Ok(text)
 }
 
@@ -233,6 +241,20 @@ mod tests {
         );
         drop(file);
         assert!(matches!(find(dir.path(), "tap0"), Err(StatusError::Unknown { .. })));
+    }
+
+    #[tokio::test]
+    async fn an_answer_with_many_frames_comes_whole() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (_file, mut questions) = serve(dir.path(), "tap0").expect("it listens");
+        let at = dir.path().to_owned();
+        let request = Request::Divergences { frames: true };
+        let asked = tokio::task::spawn_blocking(move || ask(&at, "tap0", request));
+        let (got, reply) = questions.recv().await.expect("a question");
+        assert_eq!(got, request);
+        let answer = Reply::Divergences("0f".repeat(4 << 20).into());
+        reply.send(answer.clone()).expect("it waits");
+        assert_eq!(asked.await.expect("no panic").expect("answered"), answer);
     }
 
     #[tokio::test]

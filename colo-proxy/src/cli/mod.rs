@@ -4,6 +4,7 @@ mod args;
 mod capture;
 mod daemon;
 mod diff;
+mod divergences;
 mod hint;
 mod output;
 mod show;
@@ -27,6 +28,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Subcommand::Secondary(args) => daemon::serve(vec![Guest::try_from(args)?]),
         Subcommand::Run { config } => daemon::serve(config::read(&config)?),
         Subcommand::Status { instance, json } => show::status(instance.as_deref(), json),
+        Subcommand::Divergences(args) => divergences::divergences(&args),
         Subcommand::Failover { instance } => fail_over(&instance),
     }?;
     Ok(ExitCode::SUCCESS)

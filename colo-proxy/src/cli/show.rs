@@ -31,12 +31,7 @@ pub(super) fn status(instance: Option<&str>, as_json: bool) -> anyhow::Result<()
         found.iter().map(shown).collect()
     };
     output::print(&text)?;
-    // Each has a line; the last is the one that the command fails with.
-    let Some(last) = silent.pop() else { return Ok(()) };
-    for error in silent {
-        eprintln!("colo-proxy: error: {error:#}");
-    }
-    Err(last)
+    output::fail_with(silent)
 }
 
 /// One instance, a line a group: what is asked most comes first.

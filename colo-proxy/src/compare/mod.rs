@@ -40,6 +40,7 @@ mod octets;
 mod reason;
 mod requests;
 mod stats;
+mod summary;
 mod table;
 mod tcp;
 mod timers;
