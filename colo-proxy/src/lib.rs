@@ -23,5 +23,6 @@ pub mod lane;
 pub mod link;
 mod log_limit;
 pub mod name;
+pub mod offline;
 mod protection;
 pub mod status;

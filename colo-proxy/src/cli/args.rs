@@ -12,6 +12,7 @@ use colo_proxy::config::{
 };
 use colo_proxy::datapath::capture::CaptureKind;
 use colo_proxy::endpoint::Endpoint;
+use colo_proxy::offline::{Address, Align};
 
 /// The network proxy of a fault-tolerant pair of virtual machines (COLO)
 ///
@@ -53,6 +54,43 @@ pub(super) enum Subcommand {
         /// An instance as `status` names it, or a netdev where only one instance has it
         instance: String,
     },
+    /// Compare two captures: would these guests have needed checkpoints?
+    ///
+    /// Both captures are of the same work done by two equal guests, taken each on its guest's TAP
+    /// (tcpdump -i tap0 -w FILE), in pcap or pcapng. Needs no root.
+    /// Ends with 0 where the guests' output is the same, with 1 where it is not, and with 2 where
+    /// the captures cannot be compared.
+    Diff(DiffArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DiffArgs {
+    /// The capture of the primary guest
+    pub(super) primary: PathBuf,
+    /// The capture of the secondary guest
+    pub(super) secondary: PathBuf,
+    /// The guest's Ethernet or IP address, as often as it has some; without it, the Ethernet
+    /// address that all frames have at one end
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) guest: Vec<Address>,
+    /// How the clocks of the captures go together: absolute (they are the same), first (the first
+    /// packets are of the same time), connections (those that both have were opened at the same
+    /// time); without it, absolute if the captures overlap in time, else first
+    #[arg(long, value_name = "HOW")]
+    pub(super) align: Option<Align>,
+    /// How long one guest may be behind the other
+    #[arg(long, value_name = "MS", default_value_t = 3000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) compare_timeout_ms: u32,
+    /// For how long a checkpoint would stop the guests
+    #[arg(long, value_name = "MS", default_value_t = 20)]
+    pub(super) checkpoint_ms: u32,
+    /// Write the frames that differ, with comments, to this pcapng; a file that is there is
+    /// replaced
+    #[arg(long, value_name = "FILE")]
+    pub(super) capture: Option<PathBuf>,
+    /// For programs
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// What both roles have.

@@ -6,8 +6,11 @@ use std::io::{self, ErrorKind};
 use colo_proxy::config::ConfigError;
 use colo_proxy::endpoint::EndpointError;
 use colo_proxy::instance::InstanceError;
+use colo_proxy::offline::GuestError;
 use colo_proxy::status::StatusError;
 use nix::errno::Errno;
+
+use super::diff::CannotCompare;
 
 /// For what opens interfaces and loads programs.
 const SERVE: &str = "run as root, or with CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON";
@@ -16,9 +19,16 @@ const SOCKET: &str = "name a path and a port that this user may open";
 /// For what only opens a file or a socket of root's.
 const READ: &str = "run as root";
 
+/// For captures in which the guest is not to be told from others.
+const NAME_GUEST: &str = "name the guest with --guest and its Ethernet or IP address";
+
 /// The hint for `error`, if there is one.
 pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
     let known = error.downcast_ref::<InstanceError>().and_then(InstanceError::hint);
+    if error.is::<CannotCompare>() {
+        // Captures are the user's own files: no privilege of the daemon's helps.
+        return error.is::<GuestError>().then_some(NAME_GUEST);
+    }
     known.or_else(|| error.chain().any(is_denied).then(|| needed(error)))
 }
 

@@ -30,7 +30,7 @@ use self::counters::Counters;
 use self::inbound::{Inbound, InboundEvent};
 use self::notify::{Notify, NotifyEvent};
 use self::outdev::Outdev;
-use crate::compare::{Engine, Limits, Output, Reason, Side, is_compared};
+use crate::compare::{Engine, Limits, Output, Reason, Side};
 use crate::config::OnSecondaryLost;
 use crate::endpoint::{Endpoint, EndpointError, Port};
 use crate::frame::Frame;
@@ -197,7 +197,7 @@ impl Comparer {
     fn take_primary(&mut self) {
         let Some(frame) = self.primary.pop_front() else { return };
         if self.protection.state() == State::Unprotected {
-            if is_compared(&frame) {
+            if self.engine.is_compared(&frame) {
                 self.protection.expose();
             }
             self.counters.passed_unprotected += 1;

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::{fmt, fs};
 
 /// The crates whose tests need neither root nor the laboratory.
-const UNPRIVILEGED: [&str; 3] = ["colo-proxy-common", "colo-proxy", "xtask"];
+const UNPRIVILEGED: [&str; 4] = ["colo-proxy-common", "colo-proxy", "colo-proxy-fuzz", "xtask"];
 /// Tests of the laboratory that need no root: nothing but sockets.
 const SOCKETS_ONLY: [&str; 1] = ["colo_compare"];
 /// Tests of the laboratory that come last, in this order: the slowest.
