@@ -181,7 +181,7 @@ fn icmp_echoes_are_flows_by_identifier() {
 #[test]
 fn other_protocols_are_compared_by_payload_alone() {
     let mut rig = Rig::new();
-    for protocol in [47, 50, 132, 89] {
+    for protocol in [33, 47, 50, 89, 132, 136] {
         // Salt 1 and 2: other IP id, TTL, TOS and padding.
         let ours = LINK.ip(protocol, &[0, 1, 0, 2, 9, 9, 9, 9, 9, 9, 9, 9], 1);
         primary(&mut rig, &ours, &[]);
@@ -245,6 +245,27 @@ fn malformed_packets_are_compared_octet_by_octet() {
         let counts = rig.engine.stats().malformed;
         assert_eq!(counts.ip + counts.transport, 3);
     }
+}
+
+#[test]
+fn a_datagram_shorter_than_its_header_is_malformed() {
+    for len in 0..8 {
+        let mut rig = Rig::new();
+        let ours = LINK.ip(17, &[9; 8][..len], 1);
+        primary(&mut rig, &ours, &[]);
+        secondary(&mut rig, &LINK.ip(17, &[9; 8][..len], 2), &[ours]);
+        assert_eq!(rig.engine.stats().malformed.transport, 2);
+    }
+}
+
+#[test]
+fn another_length_in_the_header_is_a_difference() {
+    let mut rig = Rig::new();
+    let mut octets = udp(b"same").bytes().to_vec();
+    octets[12 + 14 + 20 + 5] ^= 1;
+    primary(&mut rig, &udp(b"same"), &[]);
+    secondary(&mut rig, &Frame::new(octets.into(), 12).expect("long"), &[]);
+    assert_eq!(rig.wait(Duration::from_millis(200)).1, [Reason::Datagram]);
 }
 
 #[test]
