@@ -180,10 +180,15 @@ impl Ledger {
         self.arrivals += 1;
         let held = Held { frame, originals, since: self.now, arrival: self.arrivals, what };
         let key = self.held.push_back(&mut self.held_ends, held);
+        self.ask_if_full();
+        key
+    }
+
+    /// Only a checkpoint makes room where the secondary does not.
+    pub(super) fn ask_if_full(&mut self) {
         if self.is_full(Side::Primary) {
             self.ask(Reason::Limit);
         }
-        key
     }
 
     pub(super) fn held(&self, key: Key) -> Option<&Held> {
@@ -285,6 +290,22 @@ impl Ledger {
             return None;
         }
         let octets = self.blocks.keep(frame, range);
+        Some(self.queue(flow, account, octets, self.now))
+    }
+
+    /// Likewise `range` of a frame that is many datagrams: it is kept behind the headers, without
+    /// the others.
+    pub(super) fn wait_part(
+        &mut self,
+        flow: Key,
+        account: &mut Account,
+        (frame, head_len): (&Frame, usize),
+        range: Range<usize>,
+    ) -> Option<Key> {
+        if !self.may_wait(*account) {
+            return None;
+        }
+        let octets = self.blocks.keep_part(frame, head_len, range);
         Some(self.queue(flow, account, octets, self.now))
     }
 
