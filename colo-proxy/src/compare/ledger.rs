@@ -99,8 +99,8 @@ pub(super) struct Ledger {
     pub(super) epoch: u64,
     /// Frames that may leave once the frame in hand is dealt with: sorted by arrival then.
     pub(super) ready: Vec<(u64, Key)>,
-    /// Likewise those whose octets are complete, which may wait for more.
-    pub(super) complete: Vec<Key>,
+    /// Likewise those that got what they waited for, which may wait for more.
+    pub(super) settled: Vec<Key>,
     /// Steps of loops that a guest can make longer.
     #[cfg(test)]
     pub(super) work: u64,
@@ -128,7 +128,7 @@ impl Ledger {
             timers: Wheel::default(),
             epoch: 0,
             ready: Vec::new(),
-            complete: Vec::new(),
+            settled: Vec::new(),
             #[cfg(test)]
             work: 0,
             held: Chain::default(),
