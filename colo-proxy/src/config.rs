@@ -231,7 +231,8 @@ pub fn read(path: &Path) -> Result<Vec<Guest>, ConfigError> {
     parse(&text, path)
 }
 
-fn parse(text: &str, path: &Path) -> Result<Vec<Guest>, ConfigError> {
+/// Reads the guests of a configuration in `text`; `path` is its name in messages.
+pub fn parse(text: &str, path: &Path) -> Result<Vec<Guest>, ConfigError> {
     let file: File = toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start);
         let (line, column) = position(text, start);

@@ -8,6 +8,7 @@
 //! for one guest. ARCHITECTURE.md has the picture.
 
 pub mod capture_file;
+pub mod colo_compare;
 pub mod colo_frame;
 pub mod compare;
 pub mod config;
@@ -23,5 +24,6 @@ pub mod link;
 mod log_limit;
 pub mod name;
 pub mod offsets;
+pub mod offline;
 mod protection;
 pub mod status;

@@ -147,6 +147,8 @@ pub enum WaitsFor {
     Data,
     /// Send the same SYN, SYN/ACK, FIN or RST.
     Mark,
+    /// Point as far as urgent.
+    Urgent,
     /// Acknowledge as much.
     Ack,
     /// Send the same datagram.

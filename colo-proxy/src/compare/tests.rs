@@ -1,8 +1,10 @@
 mod allocations;
 mod connection;
+mod cut;
 mod datagrams;
 mod divergences;
 mod epochs;
+mod fragments;
 mod hostile;
 mod json;
 mod limits;
@@ -14,3 +16,5 @@ mod rig;
 mod schedule;
 mod script;
 mod streams;
+mod urgent;
+mod windows;

@@ -10,13 +10,13 @@ use super::partial;
 use super::segments::Piece;
 use super::shown::{Mark, Shown};
 use super::space::Space;
-use super::{RESETS_MAX, Reset, Scene, Segment, TcpFlow, first_difference, part};
+use super::{RESETS_MAX, Reset, Scene, Segment, TcpFlow, first_difference, part, urgent};
 use crate::compare::chain::Key;
 use crate::compare::divergence::{Difference, Pair};
 use crate::compare::ledger::{Cause, What};
 use crate::compare::reason::Reason;
 use crate::compare::{Output, Side};
-use crate::frame::{FRAME_MAX, Frame};
+use crate::frame::Frame;
 
 impl TcpFlow {
     /// A frame of the secondary.
@@ -54,12 +54,16 @@ impl TcpFlow {
         if theirs >= ours || self.told >= Some(theirs) {
             return;
         }
-        let held = self.unacknowledged.front().map(|entry| entry.1);
-        let held = held.or_else(|| self.unverified.front().map(|entry| entry.key));
-        let Some(held) = held.and_then(|key| scene.ledger.held(key)) else { return };
-        let What::Segment(Segment { opening: None, reset: None, .. }) = held.what else { return };
-        if let Some(frame) = partial::acknowledgment(&held.frame, acks.seq(theirs)) {
+        let Some(held) = self.queues.first().and_then(|key| scene.ledger.held(key)) else { return };
+        let What::Segment(segment) = held.what else { return };
+        if segment.opening.is_some() || segment.reset.is_some() {
+            return;
+        }
+        let window = self.window_for(theirs, segment.window);
+        if let Some(frame) = partial::acknowledgment(&held.frame, acks.seq(theirs), window) {
             self.told = Some(theirs);
+            let told = Segment { ack: self.told, window, ..segment };
+            self.edge = self.edge.max(self.edge(&told));
             scene.ledger.stats.partial_acknowledgments += 1;
             out.acknowledgments.push(frame);
         }
@@ -93,6 +97,9 @@ impl TcpFlow {
                 self.on_ack(scene, ack);
             }
             self.revisit_marks(scene, frame);
+            // Its number is its own, and the SYN comes before the first octet.
+            self.on_urgent(scene, urgent(-1, tcp));
+            self.read_headers(scene, Side::Secondary, frame.ethernet(), tcp);
         }
         // RFC 7413: data may come with a SYN; its first octet is the first of the stream.
         if tcp.payload_len > 0 && (self.isn.is_some() || self.seqs.is_none()) {
@@ -138,6 +145,10 @@ impl TcpFlow {
         if tcp.flags & flag::ACK != 0 {
             self.on_ack(scene, Seq(tcp.ack));
         }
+        self.on_urgent(scene, urgent(start, tcp));
+        if let Some(last) = self.read_headers(scene, Side::Secondary, frame.ethernet(), tcp) {
+            self.secondary.headers = Some(last);
+        }
         if end > start {
             self.on_data(scene, &Data::new(frame, tcp, start));
         }
@@ -160,10 +171,8 @@ impl TcpFlow {
 
     /// The frame with the primary's FIN, if it is held: nothing of the stream lies behind it.
     fn held_fin(&self, scene: &Scene<'_>) -> Shown<'static> {
-        let last = self.unverified.back().map(|entry| entry.key);
-        let candidates = last.into_iter().chain(self.unmarked.back().copied());
         let is_fin = |key: &Key| held_segment(scene, *key).is_some_and(|segment| segment.fin);
-        candidates.into_iter().find(is_fin).map_or(Shown::Nothing, Shown::Held)
+        self.queues.last().find(is_fin).map_or(Shown::Nothing, Shown::Held)
     }
 
     fn on_ack(&mut self, scene: &mut Scene<'_>, ack: Seq) {
@@ -183,8 +192,18 @@ impl TcpFlow {
         if let Some(acks) = &mut self.acks {
             acks.advance(place);
         }
-        while let Some((_, key)) = self.unacknowledged.pop_front_if(|(ack, _)| *ack <= place) {
+        while let Some(key) = self.queues.unacknowledged.pop_up_to(place) {
             ready(scene, key);
+        }
+    }
+
+    fn on_urgent(&mut self, scene: &mut Scene<'_>, place: Option<i64>) {
+        let Some(place) = place.filter(|place| self.secondary.urgent < Some(*place)) else {
+            return;
+        };
+        self.secondary.urgent = Some(place);
+        while let Some(key) = self.queues.unpointed.pop_up_to(place) {
+            self.advance(scene, key);
         }
     }
 
@@ -220,29 +239,27 @@ impl TcpFlow {
 
     /// Compares the part `start..end` of `data` with every held frame that reaches into it.
     fn compare_with_held(&mut self, scene: &mut Scene<'_>, data: &Data<'_>, start: i64, end: i64) {
-        // No frame is longer than FRAME_MAX, so none that starts earlier reaches up to here.
-        let reach = start - FRAME_MAX as i64;
-        let first = self.unverified.partition_point(|entry| entry.start < reach);
-        let mut at = first;
-        while let Some(entry) = self.unverified.get(at).copied().filter(|e| e.start < end) {
-            let (lo, hi) = (entry.start.max(start), entry.end.min(end));
-            if lo < hi && self.differs(scene, entry.key, data, (lo, hi)) {
+        let mut complete = std::mem::take(&mut scene.ledger.complete);
+        let mut queues = std::mem::take(&mut self.queues);
+        queues.retain_reaching_into(start, end, |entry| {
+            scene.ledger.count_work();
+            let part = (entry.start.max(start), entry.end.min(end));
+            if self.differs(scene, entry.key, data, part) {
                 // Only a checkpoint can let it go.
-                self.unverified.remove(at);
-            } else {
-                at += 1;
+                return false;
             }
-        }
-        let mut at = first;
-        while let Some(entry) = self.unverified.get(at).copied().filter(|e| e.start < end) {
-            if self.verified.covers(entry.start, entry.end) {
-                self.unverified.remove(at);
-                self.advance(scene, entry.key);
-            } else {
-                at += 1;
+            let is_complete = self.verified.covers(entry.start, entry.end);
+            if is_complete {
+                complete.push(entry.key);
             }
+            !is_complete
+        });
+        self.queues = queues;
+        for key in complete.drain(..) {
+            self.advance(scene, key);
         }
-        self.give_back_memory();
+        scene.ledger.complete = complete;
+        self.queues.give_back_memory();
     }
 
     /// Compares the part `lo..hi` of `data` with the octets that the frame `key` has there.
@@ -275,8 +292,9 @@ impl TcpFlow {
 
     /// A mark of the secondary came: look again at the frames that wait for one.
     fn revisit_marks(&mut self, scene: &mut Scene<'_>, frame: &Frame) {
-        for _ in 0..self.unmarked.len() {
-            let Some(key) = self.unmarked.pop_front() else { break };
+        for _ in 0..self.queues.unmarked_len() {
+            let Some(key) = self.queues.pop_unmarked() else { break };
+            scene.ledger.count_work();
             let Some(segment) = held_segment(scene, key) else { continue };
             let shown = (Shown::Held(key), Shown::InHand(frame));
             if !self.has_other_mark(scene, &segment, shown) {
@@ -310,7 +328,7 @@ impl TcpFlow {
     /// Sends a held frame to its next queue, or on its way.
     fn advance(&mut self, scene: &mut Scene<'_>, key: Key) {
         if let Some(segment) = held_segment(scene, key)
-            && self.enqueue(key, &segment)
+            && self.enqueue(scene.ledger, key, &segment)
         {
             ready(scene, key);
         }

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::packet::{Link, tcp};
 use super::rig::Rig;
 use crate::compare::{Limits, Reason, Side};
@@ -155,40 +153,6 @@ fn other_protocols_are_compared_by_payload_alone() {
         primary(&mut rig, &ours, &[]);
         secondary(&mut rig, &LINK.ip(protocol, &[0, 1, 0, 2, 9, 9, 9, 9, 9, 9, 9, 7], 2), &[]);
     }
-}
-
-/// `frame` with fragment offset and flag set, and IP id `id`.
-fn fragment(frame: &Frame, offset: u16, more: bool, id: u8) -> Frame {
-    let mut octets = frame.bytes().to_vec();
-    let at = octets.len() - frame.ethernet().len() + 14;
-    let word = (offset / 8) | if more { 0x2000 } else { 0 };
-    octets[at + 6..at + 8].copy_from_slice(&word.to_be_bytes());
-    octets[at + 5] = id;
-    Frame::new(Bytes::from(octets), 12).expect("longer than its header")
-}
-
-#[test]
-fn fragments_are_compared_piece_by_piece_without_their_id() {
-    let mut rig = Rig::new();
-    let payload = LINK.ip(17, &[3; 64], 0);
-    let (first, second) = (fragment(&payload, 0, true, 1), fragment(&payload, 64, false, 1));
-    primary(&mut rig, &first, &[]);
-    primary(&mut rig, &second, &[]);
-    secondary(&mut rig, &fragment(&payload, 0, true, 200), &[first]);
-    // The same octets at another place are not the same.
-    secondary(&mut rig, &fragment(&payload, 128, false, 200), &[]);
-    secondary(&mut rig, &fragment(&payload, 64, false, 200), &[second]);
-    primary(&mut rig, &fragment(&payload, 192, false, 1), &[]);
-}
-
-#[test]
-fn a_fragment_of_tcp_is_not_read_as_a_segment() {
-    let mut rig = Rig::new();
-    let whole = tcp(1000).data([1; 100]).build();
-    let piece = fragment(&whole, 1480, false, 1);
-    primary(&mut rig, &piece, &[]);
-    secondary(&mut rig, &whole, &[]);
-    secondary(&mut rig, &fragment(&whole, 1480, false, 2), &[piece]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::colo_frame::{Command, Event};
-use crate::compare::{Engine, Output, Reason, Side, is_compared};
+use crate::compare::{Engine, Output, Reason, Side};
 use crate::control::Message;
 use crate::datapath::Mode;
 use crate::frame::Frame;
@@ -119,7 +119,9 @@ impl Decisions {
         hands: &mut impl Hands,
     ) {
         if self.protection.state() == State::Unprotected {
-            if !self.protection.is_exposed() && frames.iter().any(is_compared) {
+            if !self.protection.is_exposed()
+                && frames.iter().any(|frame| self.engine.is_compared(frame))
+            {
                 self.protection.expose();
                 hands.set_mode(Mode::Off);
             }
