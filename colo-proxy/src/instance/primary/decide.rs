@@ -324,3 +324,6 @@ impl Decisions {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;
