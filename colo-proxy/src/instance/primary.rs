@@ -48,7 +48,8 @@ pub(super) async fn run(
         ended = primary.serve(&mut inputs) => ended,
         () = asked_to_stop(&mut stopped) => Ok(()),
     };
-    ended.and(primary.end(&inputs.link).await)
+    let stays = offsets::is_needed(&primary.claim.name, &primary.hands.datapath, &inputs.link).await;
+    ended.and(primary.end(stays))
 }
 
 /// Everything that the instance waits for.
@@ -305,14 +306,14 @@ impl Primary {
         }
     }
 
-    /// The operator ends protection: what is held leaves, and the guest's network is as it was. A
-    /// guest with connections that an earlier pair translated keeps the programs while it lives.
-    async fn end(mut self, links: &LinkWatch) -> Result<(), InstanceError> {
+    /// The operator ends protection: what is held leaves, and the guest's network is as it was; but
+    /// for the programs where they stay, because they translate what an earlier pair has opened.
+    fn end(mut self, stays: bool) -> Result<(), InstanceError> {
         // What comes after is released as well; that protection had ended already is as good.
         let _ = self.decisions.protection.end();
         self.decisions.release_everything(Instant::now(), &mut self.hands);
         self.decisions.release(&mut self.hands);
-        if offsets::is_needed(&self.claim.name, &self.hands.datapath, links).await {
+        if stays {
             return Ok(());
         }
         self.hands.datapath.detach()?;

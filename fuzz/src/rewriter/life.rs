@@ -1,4 +1,4 @@
-//! One tuple and its entry in the two maps, under segments of both sides in any order, checkpoints
+//! One tuple and its entry in the three maps, under segments of both sides in any order, checkpoints
 //! and a failover.
 
 use colo_proxy_common::decode::{Timestamps, flag};
@@ -21,11 +21,12 @@ const FLAGS: [u8; 8] = [
     0,
 ];
 
-/// The entry of one tuple in both maps, as the programs keep it.
+/// The entry of one tuple in the maps, as the programs keep it.
 #[derive(Debug)]
 struct World {
     now: Now,
     half_open: Option<Flow>,
+    unconfirmed: Option<Flow>,
     flows: Option<Flow>,
     /// The map has no room for another entry.
     flows_full: bool,
@@ -33,7 +34,8 @@ struct World {
 
 pub(super) fn run(choices: &mut Choices<'_>) {
     let now = Now { failed_over: false, epoch: choices.number32(), ns: 1 };
-    let mut world = World { now, half_open: None, flows: None, flows_full: false };
+    let mut world =
+        World { now, half_open: None, unconfirmed: None, flows: None, flows_full: false };
     while !choices.is_over() {
         match choices.octet() {
             0..8 => world.now.epoch = world.now.epoch.wrapping_add(1),
@@ -42,6 +44,8 @@ pub(super) fn run(choices: &mut Choices<'_>) {
             // The daemon ages entries, and a flood pushes out what is half open.
             10 => world.half_open = None,
             11 => world.flows = None,
+            12 => world.unconfirmed = None,
+            13 => world.import(choices),
             kind => world.segment(kind & 1 == 0, &any_segment(choices)),
         }
     }
@@ -55,9 +59,10 @@ fn any_segment(choices: &mut Choices<'_>) -> Segment {
         few => u32::from(few % 8).wrapping_sub(2),
     };
     let (seq, ack) = (number(), number());
+    let payload_len = if kind & 8 == 0 { 0 } else { number() & 0xffff };
     let timestamps = (kind & 8 != 0).then(|| Timestamps { value: number(), echo: number(), at: 0 });
     let flags = if kind & 0xf0 == 0xf0 { choices.octet() } else { FLAGS[usize::from(kind % 8)] };
-    Segment { flags, seq, ack, payload_len: u32::from(kind >> 4), timestamps }
+    Segment { flags, seq, ack, payload_len, timestamps }
 }
 
 impl World {
@@ -65,7 +70,8 @@ impl World {
         self.now.ns += 1;
         let (now, before) = (self.now, self.entry().copied());
         let mut record = Flow::default();
-        let entry = self.flows.as_mut().or(self.half_open.as_mut()).map(Entry::from_mut);
+        let entries = [&mut self.flows, &mut self.unconfirmed, &mut self.half_open];
+        let entry = entries.into_iter().find_map(Option::as_mut).map(Entry::from_mut);
         let step = if is_of_peer {
             to_guest(&now, segment, entry, &mut record)
         } else {
@@ -74,7 +80,11 @@ impl World {
         self.apply(step, record);
         self.is_possible(step, is_of_peer);
         if step.release_held {
-            assert!(!is_of_peer, "only the guest's own number releases what waits for it");
+            let held = known::HELD;
+            assert!(
+                !is_of_peer || record.known & held != 0,
+                "the peer's number releases only what was out of place"
+            );
             assert_ne!(record, Flow::default(), "an event tells of something");
         }
         if let Some(before) = before {
@@ -82,20 +92,44 @@ impl World {
         }
     }
 
-    fn apply(&mut self, step: Step, record: Flow) {
+    fn apply(&mut self, step: Step, mut record: Flow) {
+        let had_room = !self.flows_full || self.flows.is_some();
+        if step.change != Change::Keep {
+            (self.half_open, self.unconfirmed, self.flows) = (None, None, None);
+        }
         match step.change {
-            Change::Keep => {}
-            Change::Open => (self.half_open, self.flows) = (Some(record), None),
-            Change::Establish if self.flows_full && self.flows.is_none() => {
-                self.half_open = Some(record);
+            Change::Keep | Change::Forget => {}
+            Change::Open => self.half_open = Some(record),
+            Change::Establish if record.known & known::CONFIRMED != 0 && had_room => {
+                self.flows = Some(record);
             }
-            Change::Establish => (self.half_open, self.flows) = (None, Some(record)),
-            Change::Forget => (self.half_open, self.flows) = (None, None),
+            Change::Establish => {
+                record.known &= !known::CONFIRMED;
+                self.unconfirmed = Some(record);
+            }
         }
     }
 
+    /// A connection that an earlier pair has translated.
+    fn import(&mut self, choices: &mut Choices<'_>) {
+        let (seq, ts) = (choices.number32(), choices.number32());
+        let state = state::ESTABLISHED + u32::from(choices.octet()) % 5;
+        (self.half_open, self.unconfirmed) = (None, None);
+        self.flows = Some(Flow {
+            epoch: self.now.epoch,
+            state,
+            known: known::OFFSET | known::CONFIRMED,
+            seq_offset: seq,
+            ts_offset: ts,
+            base_seq_offset: seq,
+            base_ts_offset: ts,
+            ..Flow::default()
+        });
+    }
+
     fn entry(&self) -> Option<&Flow> {
-        self.flows.as_ref().or(self.half_open.as_ref())
+        let entries = [&self.flows, &self.unconfirmed, &self.half_open];
+        entries.into_iter().find_map(Option::as_ref)
     }
 
     /// Whatever came: the entry is one that the programs know, and the verdict follows from it.
@@ -105,7 +139,7 @@ impl World {
                 (state::OPENING_PASSIVE..=state::REOPENING).contains(&entry.state),
                 "{entry:?}"
             );
-            assert_eq!(entry.known & !(2 * known::IDENTITY - 1), 0, "{entry:?}");
+            assert_eq!(entry.known & !(2 * known::CONFIRMED - 1), 0, "{entry:?}");
         }
         match step.verdict {
             Verdict::Translate(translation) => {
@@ -113,9 +147,8 @@ impl World {
                 let Some(entry) = self.entry() else {
                     return assert!(step.change != Change::Forget, "translated without an entry");
                 };
-                let offsets = (entry.seq_offset, entry.ts_offset);
-                assert_eq!((translation.seq, translation.ts), offsets, "{entry:?}");
-                assert!(entry.known & known::OFFSET != 0 && entry.epoch == self.now.epoch);
+                assert_eq!(translation, entry.translation(self.now.epoch), "{entry:?}");
+                assert!(entry.known & known::OFFSET != 0, "{entry:?}");
             }
             Verdict::Hold => {
                 assert!(is_of_peer && !self.now.failed_over, "nobody is there to hold it");

@@ -326,3 +326,6 @@ impl Decisions {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;
