@@ -151,7 +151,7 @@ pub enum SideConfig {
         mirror: Endpoint,
         secondary_in: Endpoint,
         on_secondary_lost: OnSecondaryLost,
-        limits: Limits,
+        limits: Box<Limits>,
     },
     Secondary {
         mirror: Endpoint,
@@ -231,7 +231,8 @@ pub fn read(path: &Path) -> Result<Vec<Guest>, ConfigError> {
     parse(&text, path)
 }
 
-fn parse(text: &str, path: &Path) -> Result<Vec<Guest>, ConfigError> {
+/// Reads the guests of a configuration in `text`; `path` is its name in messages.
+pub fn parse(text: &str, path: &Path) -> Result<Vec<Guest>, ConfigError> {
     let file: File = toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start);
         let (line, column) = position(text, start);
@@ -306,7 +307,7 @@ fn convert(table: GuestTable) -> Result<Guest, ConfigError> {
     if let Some((key, role)) = table.misplaced() {
         return Err(fail(format!("{key} is for role = \"{role}\"")));
     }
-    let limits = table.limits();
+    let limits = Box::new(table.limits());
     let mirror = table.mirror;
     let side = match table.role {
         Role::Primary => SideConfig::Primary {

@@ -32,6 +32,18 @@ impl Frame {
         self.bytes.get(..usize::from(self.vnet_len)).unwrap_or_default()
     }
 
+    /// Octets of payload in each UDP datagram, where the virtio-net header leaves cutting the frame
+    /// to the device (`VIRTIO_NET_HDR_GSO_UDP_L4`). The older `VIRTIO_NET_HDR_GSO_UDP` asks for
+    /// fragments of one datagram.
+    pub fn udp_segment_size(&self) -> Option<u16> {
+        const GSO_UDP_L4: u8 = 5;
+        const GSO_ECN: u8 = 0x80;
+        // flags, gso_type, hdr_len, gso_size, ...: little-endian, as virtio 1 has it and every
+        // host that we run on.
+        let [_, gso_type, _, _, s0, s1, ..] = *self.vnet() else { return None };
+        (gso_type & !GSO_ECN == GSO_UDP_L4).then(|| u16::from_le_bytes([s0, s1]))
+    }
+
     /// The same frame in memory of its own, if it is short: one that is kept for long must not keep
     /// the read buffer of a hundred others.
     #[must_use]

@@ -1,9 +1,10 @@
 //! Flags and their meaning.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
-use colo_proxy::compare::Limits;
+use colo_proxy::colo_compare::Options;
 use colo_proxy::config::{
     ColoFrameKind, ConfigError, Guest, LANE_QUEUE_BYTES, OnDeath, OnSecondaryLost,
     SECONDARY_TIMEOUT, SideConfig,
@@ -35,6 +36,8 @@ pub(super) enum Subcommand {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Compare between QEMU's sockets, in the place of its colo-compare object; needs no root
+    ColoCompare(ColoCompareArgs),
     /// Show what the running instances do
     Status {
         /// Only this one: an instance, or a netdev where only one instance has it
@@ -45,6 +48,15 @@ pub(super) enum Subcommand {
     },
     /// List the last differences between the guests
     Divergences(DivergencesArgs),
+    /// Take the translation of open connections to the next pair
+    ///
+    /// After a failover the connections that were open depend on it. When the guest that survived is
+    /// protected again: export on its host, and import on the host of the new secondary before the
+    /// first checkpoint is over.
+    Offsets {
+        #[command(subcommand)]
+        command: OffsetsCommand,
+    },
     /// The other host is gone: the secondary takes over, a primary goes on unprotected
     ///
     /// Make sure that the other guest no longer answers the network first.
@@ -104,6 +116,23 @@ pub(super) struct DiffArgs {
     pub(super) json: bool,
 }
 
+/// What `offsets` can do.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum OffsetsCommand {
+    /// Write the translated connections to standard output, one a line
+    Export {
+        /// An instance, or a netdev where only one instance has it; the only one that is running
+        instance: Option<String>,
+    },
+    /// Make connections known that another instance has exported; all of them, or none
+    Import {
+        /// An instance, or a netdev where only one instance has it
+        instance: String,
+        /// What `export` has written; `-` for standard input
+        file: PathBuf,
+    },
+}
+
 /// What both roles have.
 #[derive(Debug, clap::Args)]
 struct Shared {
@@ -142,6 +171,61 @@ pub(super) struct SecondaryArgs {
     secondary_out: Endpoint,
 }
 
+/// QEMU's properties of the same names, with its defaults; zero is refused.
+#[derive(Debug, clap::Args)]
+pub(super) struct ColoCompareArgs {
+    /// Socket on which the primary guest's output comes
+    #[arg(long, value_name = "EP")]
+    primary_in: Endpoint,
+    /// Socket on which the secondary guest's output comes
+    #[arg(long, value_name = "EP")]
+    secondary_in: Endpoint,
+    /// Socket to which the primary's frames go that may leave
+    #[arg(long, value_name = "EP")]
+    outdev: Endpoint,
+    /// Channel to the COLO-frame that makes checkpoints; without it nobody is asked for one, and
+    /// what needs one stays held
+    #[arg(long, value_name = "EP")]
+    notify_dev: Option<Endpoint>,
+    /// Frames on the sockets carry a virtio-net header
+    #[arg(long)]
+    vnet_hdr_support: bool,
+    /// How long a frame may wait for the other guest's before a checkpoint is asked for
+    #[arg(long, value_name = "MS", default_value = "3000", value_parser = at_least_one())]
+    compare_timeout: u64,
+    /// How much later than that it may be noticed; here it is noticed when it is due, so this has
+    /// no further effect
+    #[arg(long, value_name = "MS", default_value = "1000", value_parser = at_least_one())]
+    expired_scan_cycle: u64,
+    /// Frames of one flow that are held; when there are as many, a checkpoint is asked for and the
+    /// socket is left alone until it has come
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = at_least_one())]
+    max_queue_size: u64,
+    /// How long the secondary may be gone before held output is released and the guest goes on
+    /// unprotected; not QEMU's
+    #[arg(long, value_name = "MS", default_value = "1000", value_parser = at_least_one())]
+    secondary_timeout: u64,
+}
+
+fn at_least_one() -> clap::builder::RangedU64ValueParser<u64> {
+    clap::value_parser!(u64).range(1..=u64::from(u32::MAX))
+}
+
+impl From<ColoCompareArgs> for Options {
+    fn from(args: ColoCompareArgs) -> Self {
+        Self {
+            primary_in: args.primary_in,
+            secondary_in: args.secondary_in,
+            outdev: args.outdev,
+            notify_dev: args.notify_dev,
+            vnet_hdr_support: args.vnet_hdr_support,
+            compare_timeout: Duration::from_millis(args.compare_timeout),
+            max_queue_size: args.max_queue_size as usize,
+            secondary_timeout: Duration::from_millis(args.secondary_timeout),
+        }
+    }
+}
+
 impl Shared {
     fn guest(
         self,
@@ -171,7 +255,7 @@ impl TryFrom<PrimaryArgs> for Guest {
             mirror: args.shared.mirror.clone(),
             secondary_in: args.secondary_in,
             on_secondary_lost: OnSecondaryLost::default(),
-            limits: Limits::default(),
+            limits: Box::default(),
         };
         args.shared.guest(args.colo_frame, side)
     }

@@ -25,7 +25,7 @@ pub(super) fn divergences(args: &DivergencesArgs) -> anyhow::Result<()> {
     let mut found = Vec::new();
     let mut silent = Vec::new();
     for name in &names {
-        match status::ask(dir, name, request) {
+        match status::ask(dir, name, &request) {
             Ok(Reply::Divergences(divergences)) => found.push(divergences),
             Ok(other) => silent.push(anyhow!("instance {name} answered {other:?}")),
             Err(error) => silent.push(error.into()),

@@ -17,7 +17,7 @@ pub(super) fn status(instance: Option<&str>, as_json: bool) -> anyhow::Result<()
     let mut found = Vec::new();
     let mut silent = Vec::new();
     for name in &names {
-        match status::ask(dir, name, Request::Status) {
+        match status::ask(dir, name, &Request::Status) {
             Ok(Reply::Status(status)) => found.push(status),
             Ok(other) => silent.push(anyhow!("instance {name} answered {other:?}")),
             Err(error) => silent.push(error.into()),

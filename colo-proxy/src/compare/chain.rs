@@ -7,6 +7,13 @@ const NONE: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key(u32);
 
+impl Key {
+    /// The place as a number.
+    pub(super) fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// The two ends of a list.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends {
@@ -51,6 +58,13 @@ impl<T> Default for Chain<T> {
 impl<T> Chain<T> {
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Drops every value of every list; their ends are void.
+    pub(super) fn clear(&mut self) {
+        self.slots.clear();
+        self.free = NONE;
+        self.len = 0;
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&T> {

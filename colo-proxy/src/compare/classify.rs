@@ -1,17 +1,26 @@
 //! What a frame is to the comparison.
 
+mod fragment;
+mod icmp;
+
 use colo_proxy_common::decode::{
     self, Ip, Malformed, Octets, Tcp, decode_ports, decode_tcp, ethertype, flag, protocol,
 };
 use colo_proxy_common::record::FlowKey;
 
+pub(super) use self::fragment::Fragment;
+use super::body::{Body, Datagram};
 use crate::frame::Frame;
+
+/// UDP-Lite, whose header has a checksum coverage where UDP has a length (RFC 3828).
+const UDP_LITE: u8 = 136;
 
 /// Values of `FlowKey::reserved[0]`, which keep apart what must not share a flow.
 mod kind {
     pub(super) const FRAGMENT: u8 = 1;
     pub(super) const MALFORMED: u8 = 2;
     pub(super) const ODD_TCP: u8 = 3;
+    pub(super) const UNCOMPARED: u8 = 4;
 }
 
 /// A frame as the comparison sees it.
@@ -21,6 +30,8 @@ pub(super) enum Subject {
     Uncompared(Uncompared),
     Tcp(FlowKey, Tcp),
     Datagram(FlowKey, Body),
+    /// A part of a packet, and the flow in which it is compared where it stays alone.
+    Fragment(FlowKey, Fragment),
 }
 
 /// Traffic that the rule leaves out.
@@ -36,26 +47,12 @@ pub(super) enum Uncompared {
     Igmp,
 }
 
-/// The octets of a frame that make a datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Body {
-    /// Where it starts in the Ethernet frame.
-    pub(super) at: u32,
-    /// One past its end.
-    pub(super) end: u32,
-    /// Where, from `at` on, two octets of checksum lie that do not count: a partial and a full
-    /// checksum are the same datagram.
-    pub(super) checksum_at: Option<u32>,
-    /// Position in the packet that this is a fragment of, `None` for a whole one.
-    pub(super) fragment: Option<(u16, bool)>,
-}
-
 impl Subject {
     /// The flow that it belongs to.
     pub(super) fn name(&self) -> FlowKey {
         match self {
             Self::Uncompared(_) => FlowKey::default(),
-            Self::Tcp(name, _) | Self::Datagram(name, _) => *name,
+            Self::Tcp(name, _) | Self::Datagram(name, _) | Self::Fragment(name, _) => *name,
         }
     }
 }
@@ -71,22 +68,45 @@ pub(super) fn classify(frame: &Frame) -> (Subject, Option<Malformed>) {
         return (Subject::Uncompared(Uncompared::EtherType(packet.ethertype)), None);
     };
     let key = flow_key(&ip, packet.vlan);
-    if let Some(fragment) = ip.fragment {
-        let body = Body {
-            at: ip.payload_at,
-            end: ip.end,
-            checksum_at: None,
-            fragment: Some((fragment.offset, fragment.more)),
-        };
-        return (Subject::Datagram(marked(key, kind::FRAGMENT), body), None);
+    match fragment::read(octets, &ip) {
+        Ok(None) => {}
+        Ok(Some(fragment)) => {
+            return (Subject::Fragment(marked(key, kind::FRAGMENT), fragment), None);
+        }
+        Err(malformed) => return (unreadable(octets), Some(malformed)),
     }
     match ip.protocol {
         protocol::TCP => tcp(octets, &ip, key),
         protocol::IGMP if ip.version == 4 => (Subject::Uncompared(Uncompared::Igmp), None),
         protocol::ICMPV6 if ip.version == 6 => icmp(octets, &ip, key),
         protocol::ICMP if ip.version == 4 => icmp(octets, &ip, key),
+        protocol::UDP | UDP_LITE => udp(frame, &ip, key),
         _ => datagram(octets, &ip, key),
     }
+}
+
+/// What of a fragment is compared where its packet is not put together: its octets and its place.
+/// The id is each guest's own.
+pub(super) fn fragment_body(fragment: &Fragment) -> Body {
+    let label = u32::from(fragment.offset) | u32::from(fragment.more);
+    Datagram { label, ..Datagram::plain(fragment.at, fragment.end) }.into()
+}
+
+/// How to compare a frame that the rule leaves out: by all that it says.
+pub(super) fn opaque(frame: &Frame) -> (FlowKey, Body) {
+    let octets = frame.ethernet();
+    let Ok(packet) = decode::decode(octets, None) else {
+        return (marked(FlowKey::default(), kind::UNCOMPARED), behind_addresses(octets));
+    };
+    if let Some(ip) = packet.ip {
+        let key = marked(flow_key(&ip, packet.vlan), kind::UNCOMPARED);
+        // ICMPv6 or IGMP: both begin with two octets that say what it is, and a checksum.
+        let head: [u8; 2] = octets.read(ip.payload_at as usize).unwrap_or_default();
+        let key = FlowKey { guest_port: u16::from_be_bytes(head), ..key };
+        return (key, icmp::body(octets, &ip, head[0]).into());
+    }
+    let key = FlowKey { vlan: packet.vlan, guest_port: packet.ethertype, ..FlowKey::default() };
+    (marked(key, kind::UNCOMPARED), behind_addresses(octets))
 }
 
 /// The key without ports.
@@ -109,22 +129,25 @@ fn marked(key: FlowKey, kind: u8) -> FlowKey {
 
 /// A frame whose headers cannot be trusted: everything behind the addresses must be the same.
 fn unreadable(octets: &[u8]) -> Subject {
+    Subject::Datagram(marked(FlowKey::default(), kind::MALFORMED), behind_addresses(octets))
+}
+
+fn behind_addresses(octets: &[u8]) -> Body {
     let end = octets.len() as u32;
-    let body = Body { at: 12.min(end), end, checksum_at: None, fragment: None };
-    Subject::Datagram(marked(FlowKey::default(), kind::MALFORMED), body)
+    Datagram::plain(12.min(end), end).into()
 }
 
 fn whole(ip: &Ip) -> Body {
-    Body { at: ip.payload_at, end: ip.end, checksum_at: None, fragment: None }
+    Datagram::plain(ip.payload_at, ip.end).into()
+}
+
+/// A packet whose transport header is none.
+fn malformed(ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
+    (Subject::Datagram(marked(key, kind::MALFORMED), whole(ip)), Some(Malformed::Transport))
 }
 
 fn tcp(octets: &[u8], ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
-    let tcp = match decode_tcp(octets, ip) {
-        Ok(tcp) => tcp,
-        Err(malformed) => {
-            return (Subject::Datagram(marked(key, kind::MALFORMED), whole(ip)), Some(malformed));
-        }
-    };
+    let Ok(tcp) = decode_tcp(octets, ip) else { return malformed(ip, key) };
     // RFC 9293, section 3.5.3: a reset may carry text, which is not part of the stream. A SYN with
     // RST or FIN opens nothing.
     let is_reset_with_text = tcp.flags & flag::RST != 0 && tcp.payload_len > 0;
@@ -140,9 +163,8 @@ fn tcp(octets: &[u8], ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
 fn icmp(octets: &[u8], ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
     let at = ip.payload_at as usize;
     let head: Option<[u8; 2]> = octets.read(at);
-    let Some([kind, code]) = head.filter(|_| ip.payload_at + 4 <= ip.end) else {
-        let malformed = Some(Malformed::Transport);
-        return (Subject::Datagram(marked(key, kind::MALFORMED), whole(ip)), malformed);
+    let Some([kind, code]) = head.filter(|_| ip.payload_at + icmp::HEADER_LEN <= ip.end) else {
+        return malformed(ip, key);
     };
     if ip.version == 6 {
         match kind {
@@ -159,26 +181,39 @@ fn icmp(octets: &[u8], ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
         peer_port: id.map_or(0, u16::from_be_bytes),
         ..key
     };
-    // An ICMPv6 checksum covers the addresses and may be left to the device, like UDP's.
-    (Subject::Datagram(key, Body { checksum_at: Some(2), ..whole(ip) }), None)
+    (Subject::Datagram(key, icmp::body(octets, ip, kind).into()), None)
+}
+
+/// UDP: the payload, and the length that the header gives. The checksum does not count, a partial
+/// and a full one are the same datagram.
+fn udp(frame: &Frame, ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
+    const HEADER_LEN: u32 = 8;
+    let octets = frame.ethernet();
+    let header: Option<[u8; 6]> = octets.read(ip.payload_at as usize);
+    let Some([s0, s1, d0, d1, l0, l1]) = header.filter(|_| ip.payload_at + HEADER_LEN <= ip.end)
+    else {
+        return malformed(ip, key);
+    };
+    let payload = Datagram {
+        lead: HEADER_LEN,
+        label: u32::from(u16::from_be_bytes([l0, l1])),
+        ..Datagram::plain(ip.payload_at + HEADER_LEN, ip.end)
+    };
+    let (guest_port, peer_port) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
+    let key = FlowKey { guest_port, peer_port, ..key };
+    let size = frame.udp_segment_size().filter(|_| ip.protocol == protocol::UDP);
+    let body = size.map_or_else(|| payload.into(), |size| Body::udp_batch(payload, size));
+    (Subject::Datagram(key, body), None)
 }
 
 fn datagram(octets: &[u8], ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
     const DCCP: u8 = 33;
     const SCTP: u8 = 132;
-    const UDP_LITE: u8 = 136;
-    if !matches!(ip.protocol, protocol::UDP | DCCP | SCTP | UDP_LITE) {
+    if !matches!(ip.protocol, DCCP | SCTP) {
         return (Subject::Datagram(key, whole(ip)), None);
     }
-    let (guest_port, peer_port) = match decode_ports(octets, ip) {
-        Ok(ports) => ports,
-        Err(malformed) => {
-            return (Subject::Datagram(marked(key, kind::MALFORMED), whole(ip)), Some(malformed));
-        }
-    };
-    let has_checksum = matches!(ip.protocol, protocol::UDP | UDP_LITE);
-    let body = Body { checksum_at: has_checksum.then_some(6), ..whole(ip) };
-    (Subject::Datagram(FlowKey { guest_port, peer_port, ..key }, body), None)
+    let Ok((guest_port, peer_port)) = decode_ports(octets, ip) else { return malformed(ip, key) };
+    (Subject::Datagram(FlowKey { guest_port, peer_port, ..key }, whole(ip)), None)
 }
 
 impl Uncompared {

@@ -1,14 +1,20 @@
 //! Datagrams of one flow: a multiset on either side, released in the primary's order of arrival.
+//!
+//! A datagram is looked up by a hash of its octets ([`super::bag`]) and compared once, with the
+//! oldest one of the same hash: the work for a frame does not depend on how many wait, before a
+//! difference was reported or after.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use colo_proxy_common::record::FlowKey;
 
+use super::bag::{Entry, Line, Tag};
+use super::body::{Body, Datagram};
 use super::chain::Key;
-use super::classify::Body;
 use super::divergence::{Difference, Pair};
 use super::ledger::{Account, Cause, Ledger, What};
+use super::packet::{Packet, Ticket};
 use super::reason::Reason;
 use super::{Output, Side, shrink};
 use crate::frame::Frame;
@@ -16,25 +22,21 @@ use crate::frame::Frame;
 /// The state of one flow of datagrams; an empty one remembers nothing.
 #[derive(Debug, Default)]
 pub(super) struct DatagramFlow {
-    /// Held frames of the primary in order of arrival, matched or not.
-    held: VecDeque<Key>,
-    /// Those of them without a match.
-    unmatched: VecDeque<Key>,
+    /// Held packets of the primary in order of arrival, matched or not.
+    held: VecDeque<Ticket>,
+    /// Datagrams in those that have no match.
+    unmatched: Line,
     account: Account,
-    /// Datagrams of the secondary without a match, in order of arrival.
-    waiting: VecDeque<Unmatched>,
+    /// Datagrams of the secondary without a match, whose octets the ledger keeps.
+    waiting: Line,
+    /// Likewise those that repeat what the last checkpoint covered: they may be of before it, and
+    /// are no reason for another one.
+    repeated: Line,
     waiting_account: Account,
     /// A timer looks after the grace of this flow.
     timed: bool,
     /// The difference was reported in this epoch.
     reported: bool,
-}
-
-/// A datagram of the secondary, whose octets the ledger keeps.
-#[derive(Clone, Copy, Debug)]
-struct Unmatched {
-    key: Key,
-    fragment: Option<(u16, bool)>,
 }
 
 impl DatagramFlow {
@@ -45,61 +47,113 @@ impl DatagramFlow {
     /// A checkpoint was made: the ledger has released and dropped everything.
     pub(super) fn begin_epoch(&mut self) {
         self.held.clear();
-        self.unmatched.clear();
-        self.waiting.clear();
-        *self = Self {
-            held: std::mem::take(&mut self.held),
-            unmatched: std::mem::take(&mut self.unmatched),
-            waiting: std::mem::take(&mut self.waiting),
-            ..Self::default()
-        };
+        *self = Self { held: std::mem::take(&mut self.held), ..Self::default() };
     }
 
     /// Forgets what waits of the secondary, before the flow itself is forgotten.
     pub(super) fn drop_waiting(&mut self, ledger: &mut Ledger) {
-        ledger.stats.secondary_dropped.no_flow += self.waiting.len() as u64;
-        for unmatched in self.waiting.drain(..) {
-            ledger.forget(&mut self.waiting_account, unmatched.key);
+        for line in [&mut self.waiting, &mut self.repeated] {
+            while let Some(entry) = ledger.bags.secondary.pop_front(line) {
+                ledger.stats.secondary_dropped.no_flow += 1;
+                ledger.forget(&mut self.waiting_account, entry.key);
+            }
         }
     }
 
-    /// A datagram of the primary: it leaves at once if the secondary sent the same and none is
-    /// held before it.
+    /// Drops the repetitions of what a checkpoint covered that the primary has not repeated in
+    /// time; says whether there were any.
+    pub(super) fn drop_repeated(&mut self, ledger: &mut Ledger) -> bool {
+        let mut dropped = 0;
+        while let Some(key) = ledger.bags.secondary.front(&self.repeated).map(|entry| entry.key)
+            && ledger.waiting(key).is_none_or(|waiting| ledger.is_overdue(waiting.since))
+        {
+            ledger.bags.secondary.pop_front(&mut self.repeated);
+            ledger.forget(&mut self.waiting_account, key);
+            dropped += 1;
+        }
+        ledger.stats.secondary_dropped.stale += dropped;
+        dropped > 0
+    }
+
+    /// Where datagrams of the secondary like this one are.
+    fn line(&mut self, ledger: &Ledger, tag: &Tag) -> &mut Line {
+        if ledger.bags.is_covered(tag) { &mut self.repeated } else { &mut self.waiting }
+    }
+
+    /// A packet of the primary: it leaves at once if the secondary sent the same and none is held
+    /// before it.
     pub(super) fn on_primary(
         &mut self,
         ledger: &mut Ledger,
-        frame: Frame,
+        flow: Key,
+        packet: Packet,
         body: Body,
         out: &mut Output,
     ) {
-        let octets = octets(&frame, body);
-        let found = self.waiting.iter().position(|unmatched| {
-            unmatched.fragment == body.fragment
-                && ledger
-                    .waiting(unmatched.key)
-                    .is_some_and(|waiting| is_same(octets, waiting.octets.as_slice(), body))
-        });
-        let matched = found.and_then(|at| self.waiting.remove(at));
-        if let Some(unmatched) = matched {
-            ledger.forget(&mut self.waiting_account, unmatched.key);
-            ledger.stats.compared.add(octets.len());
-            if self.held.is_empty() {
-                ledger.pass(frame, Cause::Compared, out);
-                self.give_back_memory();
+        if let Some(datagram) = body.single().filter(|_| self.held.is_empty()) {
+            let octets = datagram.octets(packet.ethernet());
+            let tag = ledger.bags.tag(flow, datagram, octets);
+            if self.take_waiting(ledger, &tag, octets) {
+                ledger.pass(packet, Cause::Compared, out);
                 return;
             }
         }
-        let len = frame.len();
-        let is_matched = matched.is_some();
-        let key = ledger.hold(frame, What::Datagram { body, matched: is_matched });
-        ledger.charge(Side::Primary, &mut self.account, len);
-        self.held.push_back(key);
-        if !is_matched {
-            self.unmatched.push_back(key);
+        let key = ledger.hold(packet, What::Datagram { body, missing: 0 });
+        if let Some(ticket) = ledger.ticket(key) {
+            self.adopt(ledger, flow, ticket, body, out);
         }
     }
 
-    /// A datagram of the secondary: it matches the oldest equal one of the primary, or waits.
+    /// Takes charge of a frame that is held already.
+    pub(super) fn adopt(
+        &mut self,
+        ledger: &mut Ledger,
+        flow: Key,
+        ticket: Ticket,
+        body: Body,
+        out: &mut Output,
+    ) {
+        let key = ticket.key;
+        // Frames share their octets: this copies none.
+        let Some(frame) = ledger.held_for(ticket).map(|held| held.frame.clone()) else { return };
+        let mut missing = 0;
+        for datagram in body.datagrams() {
+            let octets = datagram.octets(frame.ethernet());
+            let tag = ledger.bags.tag(flow, datagram, octets);
+            if !self.take_waiting(ledger, &tag, octets) {
+                ledger.bags.primary.push(&mut self.unmatched, Entry { key, tag });
+                missing += 1;
+            }
+        }
+        if missing > 1 {
+            ledger.ask_if_full();
+        }
+        ledger.charge(Side::Primary, &mut self.account, frame.len());
+        self.held.push_back(ticket);
+        if let Some(held) = ledger.held_mut(key) {
+            held.what = What::Datagram { body, missing };
+        }
+        self.release_front(ledger, out);
+    }
+
+    /// The secondary sent this one: it is used up.
+    fn take_waiting(&mut self, ledger: &mut Ledger, tag: &Tag, octets: &[u8]) -> bool {
+        let is_match = ledger.bags.secondary.oldest(tag).is_some_and(|entry| {
+            let theirs = ledger.waiting(entry.key).map(|waiting| waiting.octets.as_slice());
+            theirs.is_some_and(|theirs| tag.datagram.is_same(octets, entry.tag.datagram, theirs))
+        });
+        if !is_match {
+            return false;
+        }
+        let line = self.line(ledger, tag);
+        if let Some(entry) = ledger.bags.secondary.take(line, tag) {
+            ledger.forget(&mut self.waiting_account, entry.key);
+        }
+        ledger.stats.compared.add(octets.len());
+        true
+    }
+
+    /// Datagrams of the secondary: each matches the oldest equal one of the primary, or waits.
     pub(super) fn on_secondary(
         &mut self,
         ledger: &mut Ledger,
@@ -108,46 +162,103 @@ impl DatagramFlow {
         body: Body,
         out: &mut Output,
     ) {
-        let octets = octets(frame, body);
-        let found = self.unmatched.iter().position(|key| {
-            ledger.held(*key).is_some_and(|held| match held.what {
-                What::Datagram { body: ours, .. } => {
-                    let held = self::octets(&held.frame, ours);
-                    ours.fragment == body.fragment && is_same(held, octets, body)
-                }
-                _ => false,
-            })
-        });
-        let Some(key) = found.and_then(|at| self.unmatched.remove(at)) else {
-            let range = body.at as usize..body.end as usize;
-            if let Some(key) = ledger.wait(flow, &mut self.waiting_account, frame, range) {
-                self.waiting.push_back(Unmatched { key, fragment: body.fragment });
+        for datagram in body.datagrams() {
+            let octets = datagram.octets(frame.ethernet());
+            let tag = ledger.bags.tag(flow, datagram, octets);
+            if !self.take_unmatched(ledger, &tag, octets) {
+                self.wait(ledger, flow, (frame, body), tag);
             }
-            return;
-        };
-        ledger.stats.compared.add(octets.len());
-        if let Some(held) = ledger.held_mut(key)
-            && let What::Datagram { matched, .. } = &mut held.what
-        {
-            *matched = true;
         }
         self.release_front(ledger, out);
     }
 
+    fn take_unmatched(&mut self, ledger: &mut Ledger, tag: &Tag, octets: &[u8]) -> bool {
+        let Some(entry) = ledger.bags.primary.oldest(tag).copied() else { return false };
+        let Some(held) = ledger.held_mut(entry.key) else { return false };
+        let ours = entry.tag.datagram.octets(held.frame.ethernet());
+        let What::Datagram { missing, .. } = &mut held.what else { return false };
+        if !entry.tag.datagram.is_same(ours, tag.datagram, octets) {
+            return false;
+        }
+        *missing = missing.saturating_sub(1);
+        ledger.bags.primary.take(&mut self.unmatched, tag);
+        ledger.stats.compared.add(octets.len());
+        true
+    }
+
+    fn wait(&mut self, ledger: &mut Ledger, flow: Key, (frame, body): (&Frame, Body), tag: Tag) {
+        let Datagram { at, end, .. } = tag.datagram;
+        let range = at as usize..end as usize;
+        let account = &mut self.waiting_account;
+        let key = match body.head_len() {
+            Some(head_len) => ledger.wait_part(flow, account, (frame, head_len), range),
+            None => ledger.wait(flow, account, frame, range),
+        };
+        if let Some(key) = key {
+            let line = self.line(ledger, &tag);
+            ledger.bags.secondary.push(line, Entry { key, tag });
+        }
+    }
+
+    /// Lets go of a fragment of the primary that has no match, for its packet is complete.
+    pub(super) fn give_back(
+        &mut self,
+        ledger: &mut Ledger,
+        flow: Key,
+        ticket: Ticket,
+        out: &mut Output,
+    ) -> bool {
+        let Some(held) = ledger.held_for(ticket) else { return false };
+        let What::Datagram { body, missing: 1 } = held.what else { return false };
+        let frame = held.frame.clone();
+        let Some(datagram) = body.single() else { return false };
+        let tag = ledger.bags.tag(flow, datagram, datagram.octets(frame.ethernet()));
+        let line = &mut self.unmatched;
+        if ledger.bags.primary.withdraw(line, &tag, ticket.key).is_none() {
+            return false;
+        }
+        if let Some(held) = ledger.held_for(ticket) {
+            held.what = What::Fragment;
+        }
+        ledger.discharge(Side::Primary, &mut self.account, frame.len());
+        self.release_front(ledger, out);
+        true
+    }
+
+    /// Likewise one of the secondary.
+    pub(super) fn give_back_waiting(
+        &mut self,
+        ledger: &mut Ledger,
+        flow: Key,
+        frame: &Frame,
+        body: Body,
+    ) -> bool {
+        let Some(datagram) = body.single() else { return false };
+        let tag = ledger.bags.tag(flow, datagram, datagram.octets(frame.ethernet()));
+        let line = self.line(ledger, &tag);
+        let entry = ledger.bags.secondary.take(line, &tag);
+        if let Some(entry) = entry {
+            ledger.forget(&mut self.waiting_account, entry.key);
+        }
+        entry.is_some()
+    }
+
     /// Releases from the front for as long as what is there is matched.
     fn release_front(&mut self, ledger: &mut Ledger, out: &mut Output) {
-        while let Some(key) = self.held.front().copied() {
-            match ledger.held(key).map(|held| (held.what, held.frame.len())) {
-                Some((What::Datagram { matched: false, .. }, _)) => break,
-                Some((_, len)) => {
+        while let Some(ticket) = self.held.front().copied() {
+            let held = ledger.held_for(ticket).map(|held| (held.what, held.frame.len()));
+            match held {
+                Some((What::Datagram { missing: 0, .. }, len)) => {
                     ledger.discharge(Side::Primary, &mut self.account, len);
-                    ledger.release(key, Cause::Compared, out);
+                    ledger.release(ticket.key, Cause::Compared, out);
                 }
-                None => {}
+                Some((What::Datagram { .. }, _)) => break,
+                // Another flow looks after it.
+                _ => {}
             }
             self.held.pop_front();
         }
-        self.give_back_memory();
+        shrink(&mut self.held);
     }
 
     /// When the flow needs a look, if a timer for it is to be started.
@@ -182,10 +293,11 @@ impl DatagramFlow {
 
     /// When the grace of the oldest pair without a match ends: the later of the two began it.
     fn grace_ends(&self, ledger: &Ledger) -> Option<Instant> {
-        let ours = ledger.held(*self.unmatched.front()?)?.since;
-        let theirs = ledger.waiting(self.waiting.front()?.key)?.since;
+        let ours = ledger.bags.primary.front(&self.unmatched)?;
+        let theirs = ledger.bags.secondary.front(&self.waiting)?;
+        let since = ledger.held(ours.key)?.since.max(ledger.waiting(theirs.key)?.since);
         let grace: Duration = ledger.limits.datagram_grace;
-        ours.max(theirs).checked_add(grace)
+        since.checked_add(grace)
     }
 
     fn report(&mut self, ledger: &mut Ledger, name: &FlowKey) {
@@ -193,43 +305,18 @@ impl DatagramFlow {
             return;
         }
         self.reported = true;
-        let Some(key) = self.unmatched.front().copied() else { return };
-        let Some(front) = ledger.held(key) else { return };
-        let What::Datagram { body, .. } = front.what else { return };
-        let ours = octets(&front.frame, body).to_vec();
-        let primary = ledger.capture_held(key);
-        let theirs = self.waiting.front().map(|unmatched| unmatched.key);
+        let Some(entry) = ledger.bags.primary.front(&self.unmatched).copied() else { return };
+        let Some(held) = ledger.held(entry.key) else { return };
+        let ours = entry.tag.datagram.octets(held.frame.ethernet()).to_vec();
+        let primary = ledger.capture_held(entry.key);
+        let theirs = ledger.bags.secondary.front(&self.waiting).map(|entry| entry.key);
         let secondary = theirs.and_then(|key| ledger.capture_waiting(key));
         let theirs = theirs.and_then(|key| ledger.waiting(key));
         let theirs = theirs.map(|waiting| waiting.octets.as_slice().to_vec()).unwrap_or_default();
-        let at = difference(&ours, &theirs, body);
+        let at = entry.tag.datagram.difference(&ours, &theirs);
         let pair = Pair { primary: &ours, secondary: &theirs, at };
-        let difference = Difference::octets(Reason::Datagram, at as i64, pair);
+        let offset = i64::from(entry.tag.datagram.lead) + at as i64;
+        let difference = Difference::octets(Reason::Datagram, offset, pair);
         ledger.diverge(name, difference.frames(primary, secondary));
     }
-
-    fn give_back_memory(&mut self) {
-        shrink(&mut self.held);
-        shrink(&mut self.unmatched);
-        shrink(&mut self.waiting);
-    }
-}
-
-fn octets(frame: &Frame, body: Body) -> &[u8] {
-    frame.ethernet().get(body.at as usize..body.end as usize).unwrap_or_default()
-}
-
-/// Equal but for the checksum, which may be partial in one and full in the other.
-fn is_same(a: &[u8], b: &[u8], body: Body) -> bool {
-    let Some(checksum_at) = body.checksum_at else { return a == b };
-    let at = checksum_at as usize;
-    a.len() == b.len() && a.get(..at) == b.get(..at) && a.get(at + 2..) == b.get(at + 2..)
-}
-
-/// The first place where the two differ, the checksum aside.
-fn difference(a: &[u8], b: &[u8], body: Body) -> usize {
-    let checksum = body.checksum_at.map_or(0..0, |at| at as usize..at as usize + 2);
-    (0..a.len().min(b.len()))
-        .find(|at| !checksum.contains(at) && a.get(*at) != b.get(*at))
-        .unwrap_or(a.len().min(b.len()))
 }

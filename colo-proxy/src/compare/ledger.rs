@@ -1,20 +1,22 @@
 //! What the engine holds, in order of arrival, and what it owes: the part that all flows share.
 
+mod record;
+
 use std::ops::Range;
 use std::time::Instant;
 
-use bytes::Bytes;
-use colo_proxy_common::record::FlowKey;
-
+use super::bag::Bags;
+use super::body::Body;
 use super::chain::{Chain, Ends, Key};
-use super::classify::Body;
-use super::divergence::{Captured, Difference, Divergence, Found, Ring};
+use super::divergence::Ring;
 use super::limits::Limits;
 use super::octets::{Blocks, Kept};
+use super::packet::{Originals, Packet, Ticket};
 use super::reason::Reason;
 use super::requests::Requests;
-use super::stats::{SecondaryDropped, Stats, Traffic};
+use super::stats::{SecondaryDropped, Stats};
 use super::tcp::Segment;
+use super::wheel::Wheel;
 use super::{Output, Side};
 use crate::frame::Frame;
 
@@ -22,6 +24,8 @@ use crate::frame::Frame;
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) frame: Frame,
+    /// What leaves in its place, where it is a copy made of fragments.
+    pub(super) originals: Option<Originals>,
     pub(super) since: Instant,
     /// Grows with every frame held: the order in which a flush releases.
     pub(super) arrival: u64,
@@ -36,8 +40,11 @@ pub(super) enum What {
     Segment(Segment),
     Datagram {
         body: Body,
-        matched: bool,
+        /// Datagrams in it that the secondary has not sent yet.
+        missing: u32,
     },
+    /// The other fragments of its packet, or that of the whole packet.
+    Fragment,
 }
 
 /// A piece of secondary output that the primary has not produced yet.
@@ -82,10 +89,19 @@ pub(super) struct Ledger {
     pub(super) requests: Requests,
     pub(super) divergences: Ring,
     pub(super) blocks: Blocks,
+    /// Datagrams that the other side has not sent yet.
+    pub(super) bags: Bags,
+    /// When a flow wants to be looked at, one timer at most for each.
+    pub(super) timers: Wheel<Key>,
     /// Checkpoints completed; whatever a flow remembers of the secondary belongs to one.
     pub(super) epoch: u64,
     /// Frames that may leave once the frame in hand is dealt with: sorted by arrival then.
     pub(super) ready: Vec<(u64, Key)>,
+    /// Likewise those whose octets are complete, which may wait for more.
+    pub(super) complete: Vec<Key>,
+    /// Steps of loops that a guest can make longer.
+    #[cfg(test)]
+    pub(super) work: u64,
     held: Chain<Held>,
     held_ends: Ends,
     waiting: Chain<Waiting>,
@@ -99,15 +115,20 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits, seed: u64) -> Self {
         Self {
             limits,
             stats: Stats::default(),
             requests: Requests::default(),
             divergences: Ring::default(),
             blocks: Blocks::default(),
+            bags: Bags::new(seed),
+            timers: Wheel::default(),
             epoch: 0,
             ready: Vec::new(),
+            complete: Vec::new(),
+            #[cfg(test)]
+            work: 0,
             held: Chain::default(),
             held_ends: Ends::default(),
             waiting: Chain::default(),
@@ -139,18 +160,35 @@ impl Ledger {
         self.requests.ask(reason, &mut self.stats);
     }
 
+    /// Counts a step of a loop that a guest can make longer, for the tests of its bounds.
+    #[cfg_attr(not(test), allow(clippy::unused_self, reason = "only tests count"))]
+    pub(super) fn count_work(&mut self) {
+        #[cfg(test)]
+        {
+            self.work += 1;
+        }
+    }
+
     // Primary frames.
 
-    /// Holds `frame`; the caller remembers the key.
-    pub(super) fn hold(&mut self, frame: Frame, what: What) -> Key {
-        self.stats.held.add(frame.len());
+    /// Holds `packet`; the caller remembers the key.
+    pub(super) fn hold(&mut self, packet: impl Into<Packet>, what: What) -> Key {
+        let Packet { frame, originals } = packet.into();
+        if originals.is_none() {
+            self.stats.held.add(frame.len());
+        }
         self.arrivals += 1;
-        let held = Held { frame, since: self.now, arrival: self.arrivals, what };
+        let held = Held { frame, originals, since: self.now, arrival: self.arrivals, what };
         let key = self.held.push_back(&mut self.held_ends, held);
-        if is_full(self.stats.held, &self.limits) {
+        self.ask_if_full();
+        key
+    }
+
+    /// Only a checkpoint makes room where the secondary does not.
+    pub(super) fn ask_if_full(&mut self) {
+        if self.is_full(Side::Primary) {
             self.ask(Reason::Limit);
         }
-        key
     }
 
     pub(super) fn held(&self, key: Key) -> Option<&Held> {
@@ -159,6 +197,16 @@ impl Ledger {
 
     pub(super) fn held_mut(&mut self, key: Key) -> Option<&mut Held> {
         self.held.get_mut(key)
+    }
+
+    /// What `ticket` is for, if it is still held.
+    pub(super) fn held_for(&mut self, ticket: Ticket) -> Option<&mut Held> {
+        self.held.get_mut(ticket.key).filter(|held| held.arrival == ticket.arrival)
+    }
+
+    /// Something to find the frame `key` by even when it may have left.
+    pub(super) fn ticket(&self, key: Key) -> Option<Ticket> {
+        self.held.get(key).map(|held| Ticket { key, arrival: held.arrival })
     }
 
     pub(super) fn oldest_held(&self) -> Option<&Held> {
@@ -170,16 +218,28 @@ impl Ledger {
         Some((key, self.held.get(key)?))
     }
 
-    /// Releases a frame that was held.
+    /// Releases a packet that was held.
     pub(super) fn release(&mut self, key: Key, cause: Cause, out: &mut Output) {
         if let Some(held) = self.held.remove(&mut self.held_ends, key) {
-            self.stats.held.sub(held.frame.len());
-            self.pass(held.frame, cause, out);
+            if held.originals.is_none() {
+                self.stats.held.sub(held.frame.len());
+            }
+            self.pass(Packet { frame: held.frame, originals: held.originals }, cause, out);
         }
     }
 
-    /// Releases a frame that was never held.
-    pub(super) fn pass(&mut self, frame: Frame, cause: Cause, out: &mut Output) {
+    /// Releases a packet that was never held; its fragments were.
+    pub(super) fn pass(&mut self, packet: impl Into<Packet>, cause: Cause, out: &mut Output) {
+        let Packet { frame, originals } = packet.into();
+        let Some(originals) = originals else { return self.send(frame, cause, out) };
+        for ticket in originals {
+            if self.held_for(ticket).is_some() {
+                self.release(ticket.key, cause, out);
+            }
+        }
+    }
+
+    fn send(&mut self, frame: Frame, cause: Cause, out: &mut Output) {
         let len = frame.len();
         let released = &mut self.stats.released;
         match cause {
@@ -194,9 +254,13 @@ impl Ledger {
     /// Releases everything held in order of arrival, and drops what waits of the secondary.
     pub(super) fn flush(&mut self, cause: Cause, out: &mut Output) {
         while let Some(held) = self.held.pop_front(&mut self.held_ends) {
-            self.stats.held.sub(held.frame.len());
-            self.pass(held.frame, cause, out);
+            // Of a packet in fragments those are here too, each in its place.
+            if held.originals.is_none() {
+                self.stats.held.sub(held.frame.len());
+                self.send(held.frame, cause, out);
+            }
         }
+        self.bags.clear(cause == Cause::Checkpoint);
         let dropped = match cause {
             Cause::Unprotected => |d: &mut SecondaryDropped| d.unprotected += 1,
             _ => |d: &mut SecondaryDropped| d.stale += 1,
@@ -206,6 +270,7 @@ impl Ledger {
             dropped(&mut self.stats.secondary_dropped);
         }
         self.over = [0; 2];
+        self.timers.clear();
         self.epoch += 1;
     }
 
@@ -225,6 +290,22 @@ impl Ledger {
             return None;
         }
         let octets = self.blocks.keep(frame, range);
+        Some(self.queue(flow, account, octets, self.now))
+    }
+
+    /// Likewise `range` of a frame that is many datagrams: it is kept behind the headers, without
+    /// the others.
+    pub(super) fn wait_part(
+        &mut self,
+        flow: Key,
+        account: &mut Account,
+        (frame, head_len): (&Frame, usize),
+        range: Range<usize>,
+    ) -> Option<Key> {
+        if !self.may_wait(*account) {
+            return None;
+        }
+        let octets = self.blocks.keep_part(frame, head_len, range);
         Some(self.queue(flow, account, octets, self.now))
     }
 
@@ -330,11 +411,18 @@ impl Ledger {
 
     /// More output of `side` can be taken.
     pub(super) fn has_room(&self, side: Side) -> bool {
-        let total = match side {
-            Side::Primary => self.stats.held,
-            Side::Secondary => self.stats.secondary_waiting,
+        !self.is_full(side) && self.over.get(side as usize) == Some(&0)
+    }
+
+    /// The limits of all flows together are reached.
+    fn is_full(&self, side: Side) -> bool {
+        let (total, datagrams) = match side {
+            Side::Primary => (self.stats.held, self.bags.primary.len()),
+            // Each is a piece of its own.
+            Side::Secondary => (self.stats.secondary_waiting, 0),
         };
-        !is_full(total, &self.limits) && self.over.get(side as usize) == Some(&0)
+        total.frames.max(datagrams as u64) >= self.limits.frames_max as u64
+            || total.bytes >= self.limits.bytes_max as u64
     }
 
     fn is_beyond_twice(&self, account: Account) -> bool {
@@ -344,62 +432,4 @@ impl Ledger {
             || account.frames / 2 >= limits.flow_frames_max
             || account.bytes / 2 >= limits.flow_bytes_max
     }
-
-    // Differences.
-
-    /// Records a difference and asks for a checkpoint.
-    pub(super) fn diverge(&mut self, key: &FlowKey, difference: Difference<'_>) {
-        self.stats.divergences += 1;
-        self.ask(difference.reason);
-        let found = Found {
-            number: self.stats.divergences,
-            epoch: self.epoch,
-            at: self.now,
-            at_ms: self.ms_since_start(self.now),
-            context_bytes: self.limits.context_bytes,
-        };
-        let divergence = Divergence::new(*key, difference, &found);
-        self.stats.divergence_frames_dropped += self.divergences.push(
-            divergence,
-            self.limits.divergences_max,
-            self.limits.divergence_frames_bytes,
-        );
-    }
-
-    /// A copy of the frame in hand, for a record.
-    pub(super) fn capture(&self, frame: &Frame) -> Captured {
-        self.captured(frame.ethernet(), frame.ethernet().len(), self.now)
-    }
-
-    /// A copy of a frame held of the primary.
-    pub(super) fn capture_held(&self, key: Key) -> Option<Captured> {
-        let held = self.held(key)?;
-        let octets = held.frame.ethernet();
-        Some(self.captured(octets, octets.len(), held.since))
-    }
-
-    /// A copy of a frame of the secondary of which a piece waits.
-    pub(super) fn capture_waiting(&self, key: Key) -> Option<Captured> {
-        let waiting = self.waiting(key)?;
-        let octets = waiting.octets.frame();
-        Some(self.captured(octets, octets.len(), waiting.arrived))
-    }
-
-    /// A copy of `octets`, the first of a frame of `original_len` that came at `since`.
-    pub(super) fn captured(&self, octets: &[u8], original_len: usize, since: Instant) -> Captured {
-        Captured {
-            octets: Bytes::copy_from_slice(octets),
-            original_len,
-            since,
-            since_ms: self.ms_since_start(since),
-        }
-    }
-
-    fn ms_since_start(&self, at: Instant) -> u64 {
-        self.start.map_or(0, |start| at.saturating_duration_since(start).as_millis() as u64)
-    }
-}
-
-fn is_full(total: Traffic, limits: &Limits) -> bool {
-    total.frames >= limits.frames_max as u64 || total.bytes >= limits.bytes_max as u64
 }

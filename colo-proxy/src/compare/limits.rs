@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::policy::Policy;
+
 /// Configured bounds; every one of them has a counter in [`super::Stats`] that shows when it bites.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -18,10 +20,29 @@ pub struct Limits {
     /// How long a primary frame may be held, or secondary data wait, before a checkpoint is asked
     /// for.
     pub compare_timeout: Duration,
+    /// How long the secondary's TCP window may stay closed while the primary's is open before a
+    /// checkpoint is asked for.
+    pub zero_window_timeout: Duration,
     /// How long datagrams of both guests may stay without a match before they count as different.
     pub datagram_grace: Duration,
     /// How many datagrams of each guest may stay without a match before they count as different.
     pub datagram_grace_count: usize,
+    /// How long the fragments of a packet may be incomplete before they are compared one by one.
+    /// Guests send them in one go, so this only has to bridge a stall; it has to be shorter than
+    /// `compare_timeout` by enough for both guests to come to it.
+    pub fragment_timeout: Duration,
+    /// Incomplete packets of each guest remembered.
+    pub fragment_packets_max: usize,
+    /// Octets in those.
+    pub fragment_bytes_max: usize,
+    /// Of them, packets of one source address.
+    pub fragment_source_packets_max: usize,
+    /// Octets in those.
+    pub fragment_source_bytes_max: usize,
+    /// Frames that are not the packets they say they are.
+    pub on_malformed: Policy,
+    /// ARP, neighbour discovery and whatever else is no business of a peer's.
+    pub on_uncompared: Policy,
     /// Divergences remembered for the operator.
     pub divergences_max: usize,
     /// Octets of frames kept with them; the oldest differences lose their frames first.
@@ -45,8 +66,18 @@ impl Default for Limits {
             flow_bytes_max: 32 << 20,
             // QEMU's default.
             compare_timeout: Duration::from_secs(3),
+            // Long for an application that is only a little behind, short against the compare
+            // timeout: what the peer sends meanwhile is lost to the secondary.
+            zero_window_timeout: Duration::from_secs(1),
             datagram_grace: Duration::from_millis(200),
             datagram_grace_count: 256,
+            fragment_timeout: Duration::from_secs(1),
+            fragment_packets_max: 4096,
+            fragment_bytes_max: 16 << 20,
+            fragment_source_packets_max: 1024,
+            fragment_source_bytes_max: 4 << 20,
+            on_malformed: Policy::Compare,
+            on_uncompared: Policy::Release,
             divergences_max: 256,
             divergence_frames_bytes: 1 << 20,
             context_bytes: 8,

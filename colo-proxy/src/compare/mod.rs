@@ -30,20 +30,28 @@
 //! * Where [`Engine::has_room`] is false, stop reading the primary's output: nothing held is ever
 //!   dropped. Likewise [`Engine::has_room_for`] the secondary.
 
+mod bag;
+mod body;
 mod chain;
 mod classify;
+mod content;
 mod datagram;
 mod divergence;
+mod fragments;
 mod ledger;
 mod limits;
 mod octets;
+mod packet;
+mod policy;
 mod reason;
+mod reassembly;
 mod requests;
 mod stats;
 mod summary;
 mod table;
 mod tcp;
 mod timers;
+mod wheel;
 
 #[cfg(test)]
 mod tests;
@@ -54,57 +62,26 @@ use std::time::Instant;
 use colo_proxy_common::decode::Tcp;
 use colo_proxy_common::record::FlowKey;
 
+pub(crate) use self::content::{Content, DatagramContent, content};
 pub use self::divergence::{Captured, Context, Divergence, FlowName, WaitsFor};
 pub use self::limits::Limits;
+pub use self::policy::Policy;
 pub use self::reason::{Reason, ReasonCounts};
 pub use self::stats::{
-    Evicted, Kinds, MalformedCounts, Released, SecondaryDropped, Stats, Traffic,
+    Differences, Evicted, Fragments, Kinds, MalformedCounts, Released, SecondaryDropped, Stats,
+    Traffic,
 };
 
-use self::classify::{Body, Subject, classify};
+use self::body::Body;
+use self::chain::Key;
+use self::classify::{Subject, classify};
+use self::datagram::DatagramFlow;
 use self::ledger::{Cause, Ledger, What};
+use self::packet::Packet;
+use self::reassembly::Reassembly;
 use self::table::{Kind, Table};
 use self::tcp::Scene;
-use self::timers::Timers;
 use crate::frame::Frame;
-
-/// The rule asks for a comparison of `frame`; ARP and its like leave as they come.
-pub fn is_compared(frame: &Frame) -> bool {
-    !matches!(classify(frame).0, Subject::Uncompared(_))
-}
-
-/// What of a frame is compared, for a caller that has to know which frames are alike.
-#[derive(Debug)]
-pub(crate) enum Content<'a> {
-    Tcp(FlowKey, Tcp),
-    Datagram(DatagramContent<'a>),
-}
-
-/// Datagrams with the same content are the same.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct DatagramContent<'a> {
-    pub(crate) name: FlowKey,
-    /// What lies before and behind the checksum.
-    pub(crate) parts: [&'a [u8]; 2],
-    pub(crate) fragment: Option<(u16, bool)>,
-}
-
-/// The content of `frame`; `None` where it is not compared.
-pub(crate) fn content(frame: &Frame) -> Option<Content<'_>> {
-    match classify(frame).0 {
-        Subject::Uncompared(_) => None,
-        Subject::Tcp(name, tcp) => Some(Content::Tcp(name, tcp)),
-        Subject::Datagram(name, body) => {
-            let octets = frame.ethernet().get(body.at as usize..body.end as usize);
-            let octets = octets.unwrap_or_default();
-            let checksum_at = body.checksum_at.map_or(octets.len(), |at| at as usize);
-            let (before, from) = octets.split_at_checked(checksum_at).unwrap_or((octets, &[]));
-            let behind = from.get(2..).unwrap_or_default();
-            let parts = [before, behind];
-            Some(Content::Datagram(DatagramContent { name, parts, fragment: body.fragment }))
-        }
-    }
-}
 
 /// Whose output a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,14 +116,30 @@ impl Output {
     }
 }
 
+/// A checkpoint that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Outstanding {
+    /// What it was asked for.
+    pub reason: Reason,
+    /// When, on the caller's clock.
+    #[serde(skip)]
+    pub since: Instant,
+    /// The same, in milliseconds since the engine saw its first frame.
+    pub since_ms: u64,
+    /// Everything that it will settle, `reason` included, and how often each came up.
+    pub reasons: ReasonCounts,
+}
+
 /// The comparison of one pair of guests.
 #[derive(Debug)]
 pub struct Engine {
     table: Table,
     ledger: Ledger,
-    timers: Timers,
+    reassembly: Reassembly,
     /// Primary frames of after the cut, while a checkpoint is made.
     deferred: VecDeque<Frame>,
+    /// How many of those are of before the cut all the same: the checkpoint before came to nothing.
+    deferred_before_cut: usize,
 }
 
 impl Engine {
@@ -155,9 +148,10 @@ impl Engine {
     pub fn new(limits: Limits, seed: u64) -> Self {
         Self {
             table: Table::new(seed),
-            ledger: Ledger::new(limits),
-            timers: Timers::default(),
+            ledger: Ledger::new(limits, seed),
+            reassembly: Reassembly::new(seed),
             deferred: VecDeque::new(),
+            deferred_before_cut: 0,
         }
     }
 
@@ -174,16 +168,12 @@ impl Engine {
         if let Some(malformed) = malformed {
             stats.malformed.add(malformed);
         }
-        match (subject, side) {
-            (Subject::Uncompared(kind), Side::Primary) => {
-                stats.uncompared.add(kind);
-                self.ledger.pass(frame, Cause::Uncompared, out);
-            }
-            (Subject::Uncompared(kind), Side::Secondary) => {
-                stats.secondary_dropped.uncompared.add(kind);
-            }
-            (_, Side::Primary) if self.ledger.requests.is_underway() => self.defer(frame),
-            (subject, side) => self.compare(side, &subject, frame, out),
+        let policy = self.policy(&subject, malformed);
+        let is_underway = self.ledger.requests.is_underway();
+        if side == Side::Primary && policy != Policy::Release && is_underway {
+            self.defer(frame);
+        } else {
+            self.admit(side, (&subject, policy), frame.into(), out);
         }
         self.raise(out);
     }
@@ -198,6 +188,7 @@ impl Engine {
     /// Takes the cut: every frame held now belongs to the old epoch.
     pub fn checkpoint_began(&mut self, now: Instant) {
         self.ledger.set_now(now);
+        self.deferred_before_cut = self.deferred.len();
         self.ledger.requests.began();
     }
 
@@ -206,9 +197,13 @@ impl Engine {
     pub fn checkpoint_done(&mut self, now: Instant, out: &mut Output) {
         self.ledger.set_now(now);
         self.ledger.stats.checkpoints += 1;
+        // Their flows have to know of them before they are covered.
+        let before_cut = std::mem::take(&mut self.deferred_before_cut);
+        self.compare_deferred(before_cut, out);
         self.ledger.requests.done();
-        self.timers.clear();
         self.ledger.flush(Cause::Checkpoint, out);
+        let dropped = self.reassembly.clear(&mut self.ledger.stats.fragments);
+        self.ledger.stats.secondary_dropped.stale += dropped;
         self.resume_deferred(out);
         self.raise(out);
     }
@@ -229,8 +224,9 @@ impl Engine {
     pub fn release_all(&mut self, now: Instant, out: &mut Output) {
         self.ledger.set_now(now);
         self.ledger.requests.done();
-        self.timers.clear();
         self.ledger.flush(Cause::Unprotected, out);
+        let dropped = self.reassembly.clear(&mut self.ledger.stats.fragments);
+        self.ledger.stats.secondary_dropped.unprotected += dropped;
         while let Some(frame) = self.deferred.pop_front() {
             self.ledger.stats.held.sub(frame.len());
             self.ledger.pass(frame, Cause::Unprotected, out);
@@ -258,6 +254,14 @@ impl Engine {
         &self.ledger.stats
     }
 
+    /// The checkpoint that was asked for and has neither come nor failed; `None` also while one is
+    /// made that nobody asked for.
+    pub fn outstanding(&self) -> Option<Outstanding> {
+        let (reason, since, reasons) = self.ledger.requests.outstanding()?;
+        let since_ms = self.ledger.ms_since_start(since);
+        Some(Outstanding { reason, since, since_ms, reasons })
+    }
+
     /// Checkpoints, and times that protection was turned off.
     pub fn epoch(&self) -> u64 {
         self.ledger.epoch
@@ -268,10 +272,13 @@ impl Engine {
         self.ledger.divergences.iter()
     }
 
-    fn compare(&mut self, side: Side, subject: &Subject, frame: Frame, out: &mut Output) {
+    fn compare(&mut self, side: Side, subject: &Subject, packet: Packet, out: &mut Output) {
         match subject {
-            Subject::Tcp(name, tcp) => self.compare_tcp(side, name, tcp, frame, out),
-            Subject::Datagram(name, body) => self.compare_datagram(side, name, *body, frame, out),
+            Subject::Tcp(name, tcp) => self.compare_tcp(side, name, tcp, packet, out),
+            Subject::Datagram(name, body) => self.compare_datagram(side, name, *body, packet, out),
+            Subject::Fragment(name, fragment) => {
+                self.on_fragment(side, (*name, *fragment), packet.frame, out);
+            }
             Subject::Uncompared(_) => {}
         }
     }
@@ -281,17 +288,20 @@ impl Engine {
         side: Side,
         name: &FlowKey,
         tcp: &Tcp,
-        frame: Frame,
+        packet: Packet,
         out: &mut Output,
     ) {
         let key = self.table.find(name, &mut self.ledger, || Kind::Tcp(Box::default()));
-        let Some(key) = key else { return self.overflow(side, frame) };
+        let Some(key) = key else { return self.overflow(side, packet) };
         let Some(flow) = self.table.get_mut(key) else { return };
         let Kind::Tcp(state) = &mut flow.kind else { return };
         let mut scene = Scene { ledger: &mut self.ledger, name, flow: key };
         match side {
-            Side::Primary => state.on_primary(&mut scene, frame, tcp, out),
-            Side::Secondary => state.on_secondary(&mut scene, &frame, tcp, out),
+            Side::Primary => state.on_primary(&mut scene, packet, tcp, out),
+            Side::Secondary => state.on_secondary(&mut scene, &packet.frame, tcp, out),
+        }
+        if let Some(at) = state.timer(&self.ledger) {
+            self.table.start_timer(key, at, &mut self.ledger);
         }
         self.table.settle(key);
     }
@@ -301,35 +311,53 @@ impl Engine {
         side: Side,
         name: &FlowKey,
         body: Body,
-        frame: Frame,
+        packet: Packet,
         out: &mut Output,
     ) {
-        let new = || Kind::Datagram(datagram::DatagramFlow::default());
-        let Some(key) = self.table.find(name, &mut self.ledger, new) else {
-            return self.overflow(side, frame);
-        };
-        let Some(flow) = self.table.get_mut(key) else { return };
-        let Kind::Datagram(state) = &mut flow.kind else { return };
-        match side {
-            Side::Primary => state.on_primary(&mut self.ledger, frame, body, out),
-            Side::Secondary => state.on_secondary(&mut self.ledger, key, &frame, body, out),
-        }
-        state.check_count(&mut self.ledger, name);
-        if let Some(at) = state.start_timer(&self.ledger) {
-            self.timers.push(at, key);
+        let mut packet = Some(packet);
+        self.with_datagrams(name, |state, ledger, flow| match (side, packet.take()) {
+            (Side::Primary, Some(packet)) => state.on_primary(ledger, flow, packet, body, out),
+            (Side::Secondary, Some(packet)) => {
+                state.on_secondary(ledger, flow, &packet.frame, body, out);
+            }
+            (_, None) => {}
+        });
+        if let Some(packet) = packet {
+            self.overflow(side, packet);
         }
     }
 
-    /// No flow can be remembered: the frame waits for a checkpoint.
-    fn overflow(&mut self, side: Side, frame: Frame) {
+    /// Does `work` on the flow `name`, unless none can be remembered.
+    fn with_datagrams(
+        &mut self,
+        name: &FlowKey,
+        work: impl FnOnce(&mut DatagramFlow, &mut Ledger, Key),
+    ) -> Option<()> {
+        let new = || Kind::Datagram(DatagramFlow::default());
+        let key = self.table.find(name, &mut self.ledger, new)?;
+        let Kind::Datagram(state) = &mut self.table.get_mut(key)?.kind else { return None };
+        work(state, &mut self.ledger, key);
+        state.check_count(&mut self.ledger, name);
+        if let Some(at) = state.start_timer(&self.ledger) {
+            self.table.start_timer(key, at, &mut self.ledger);
+        }
+        Some(())
+    }
+
+    /// No flow can be remembered: the packet waits for a checkpoint.
+    fn overflow(&mut self, side: Side, packet: Packet) {
         match side {
             Side::Primary => {
-                self.ledger.stats.overflowed += 1;
-                self.ledger.hold(frame, What::Checkpoint);
-                self.ledger.ask(Reason::FlowTableFull);
+                self.ledger.hold(packet, What::Checkpoint);
+                self.overflowed();
             }
             Side::Secondary => self.ledger.stats.secondary_dropped.no_flow += 1,
         }
+    }
+
+    fn overflowed(&mut self) {
+        self.ledger.stats.overflowed += 1;
+        self.ledger.ask(Reason::FlowTableFull);
     }
 
     /// Puts a frame of after the cut aside.
@@ -343,10 +371,16 @@ impl Engine {
         if self.deferred.is_empty() || self.ledger.requests.is_underway() {
             return;
         }
-        while let Some(frame) = self.deferred.pop_front() {
+        self.compare_deferred(self.deferred.len(), out);
+    }
+
+    fn compare_deferred(&mut self, frames: usize, out: &mut Output) {
+        for _ in 0..frames {
+            let Some(frame) = self.deferred.pop_front() else { return };
             self.ledger.stats.held.sub(frame.len());
-            let (subject, _) = classify(&frame);
-            self.compare(Side::Primary, &subject, frame, out);
+            let (subject, malformed) = classify(&frame);
+            let policy = self.policy(&subject, malformed);
+            self.admit(Side::Primary, (&subject, policy), frame.into(), out);
         }
     }
 

@@ -41,7 +41,8 @@ pub struct Stats {
     pub released: Released,
     /// Gauge: primary frames held.
     pub held: Traffic,
-    /// Gauge: pieces of secondary output waiting for the primary's.
+    /// Gauge: pieces of secondary output waiting for the primary's, each with the frame that it
+    /// came in.
     pub secondary_waiting: Traffic,
     /// Gauge: flows remembered.
     pub flows: u64,
@@ -53,6 +54,11 @@ pub struct Stats {
     pub overflowed: u64,
     /// Primary TCP frames far outside of their stream, held until a checkpoint.
     pub stray: u64,
+    /// Primary TCP frames held until a checkpoint because too many of their connection wait for
+    /// the same already.
+    pub unwatched: u64,
+    /// Header fields of TCP that differ without being another output.
+    pub differences: Differences,
     /// Differences found.
     pub divergences: u64,
     /// Frames of recorded differences given up because all of them together were too long.
@@ -66,8 +72,48 @@ pub struct Stats {
     pub checkpoints_failed: u64,
     pub secondary_dropped: SecondaryDropped,
     pub malformed: MalformedCounts,
+    /// Malformed primary frames released or held because the policy says so.
+    pub malformed_released: u64,
+    pub malformed_held: u64,
+    pub fragments: Fragments,
     /// Primary frames that the rule leaves out, released at once, by kind.
     pub uncompared: Kinds,
+    /// Likewise, held because the policy says so.
+    pub uncompared_held: Kinds,
+}
+
+/// Packets in fragments, of both guests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Fragments {
+    /// Packets put together for comparison.
+    pub reassembled: u64,
+    /// Gauge: packets of which fragments are missing, and what they take.
+    pub incomplete_packets: u64,
+    pub incomplete_bytes: u64,
+    /// Fragments that came again.
+    pub repeated: u64,
+    /// Packets whose fragments overlap or cannot be one packet: compared one by one.
+    pub contradictory: u64,
+    /// Packets incomplete for too long: compared one by one.
+    pub timed_out: u64,
+    /// Fragments compared on their own because a limit was reached.
+    pub limit: u64,
+}
+
+/// Header fields that need not be alike. Whenever a primary segment leaves because the secondary
+/// produced the same, the last segments of its connection that either guest sent (SYN and RST aside)
+/// are compared, and each field that differs counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Differences {
+    pub window: u64,
+    /// The largest window in percent of the other guest's, where that was not closed.
+    pub window_percent_max: u64,
+    pub ttl: u64,
+    /// Type of service, or traffic class.
+    pub tos: u64,
+    /// TCP timestamps, by value.
+    pub timestamps: u64,
+    pub ip_id: u64,
 }
 
 /// Why primary frames left.
@@ -89,7 +135,17 @@ pub struct Evicted {
     pub closed: u64,
     pub datagram: u64,
     pub half_open: u64,
+    /// Established, and silent for [`super::Limits::flow_idle`].
     pub idle: u64,
+    /// Established, and silent since the last checkpoint, which was asked for because the table was
+    /// full, or came by itself.
+    pub covered: u64,
+}
+
+impl Evicted {
+    pub fn total(&self) -> u64 {
+        self.closed + self.datagram + self.half_open + self.idle + self.covered
+    }
 }
 
 /// Why secondary frames were dropped without vouching for anything.
@@ -109,6 +165,8 @@ pub struct SecondaryDropped {
     pub no_flow: u64,
     /// Protection was turned off.
     pub unprotected: u64,
+    /// Malformed frames that the policy does not compare.
+    pub malformed: u64,
     /// Frames that the rule leaves out, by kind.
     pub uncompared: Kinds,
 }

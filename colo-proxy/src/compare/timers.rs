@@ -1,14 +1,12 @@
 //! What comes due: frames held for too long, secondary output that the primary does not produce,
-//! and datagrams of which both guests have some without a match.
+//! datagrams of which both guests have some without a match, and windows that stay closed.
 //!
 //! The compare timeout needs no timers: the ledger keeps everything in order of arrival, so the
-//! oldest is in front, and no frame that agrees touches a timer.
+//! oldest is in front, and no frame that agrees touches a timer. For the others each flow has one
+//! timer at most, in a wheel.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::time::Instant;
 
-use super::chain::Key;
 use super::classify::classify;
 use super::divergence::{Difference, Pair, WaitsFor};
 use super::ledger::What;
@@ -16,51 +14,31 @@ use super::reason::Reason;
 use super::table::Kind;
 use super::{Engine, Output};
 
-/// Old retransmissions of the secondary dropped in one go.
-const DROPS_MAX: usize = 256;
-
-/// Datagram flows to look at, earliest first; each is in here once at most.
-#[derive(Debug, Default)]
-pub(super) struct Timers {
-    heap: BinaryHeap<Reverse<(Instant, Key)>>,
-}
-
-impl Timers {
-    pub(super) fn push(&mut self, at: Instant, flow: Key) {
-        self.heap.push(Reverse((at, flow)));
-    }
-
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse((at, _))| *at)
-    }
-
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Key> {
-        if self.next()? > now {
-            return None;
-        }
-        self.heap.pop().map(|Reverse((_, flow))| flow)
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.heap.clear();
-    }
-}
+/// Flows with old retransmissions of the secondary that are looked at in one go.
+const FLOWS_MAX: usize = 256;
 
 impl Engine {
     /// Looks after what is due at `now`.
     pub fn on_timeout(&mut self, now: Instant, out: &mut Output) {
         self.ledger.set_now(now);
         self.resume_deferred(out);
+        self.check_fragments(out);
         if self.ledger.requests.may_raise(self.ledger.now()) {
             self.check_held();
             self.check_waiting();
-            self.check_datagrams();
+            self.check_flows();
         }
         self.raise(out);
     }
 
     /// When to call [`Engine::on_timeout`] next.
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let fragments = self.reassembly.next_timeout(&self.ledger.limits);
+        self.next_request().into_iter().chain(fragments).min()
+    }
+
+    /// When something is to be looked at that may ask for a checkpoint.
+    fn next_request(&self) -> Option<Instant> {
         let ledger = &self.ledger;
         if !self.deferred.is_empty() && !ledger.requests.is_underway() {
             return Some(ledger.now());
@@ -73,7 +51,7 @@ impl Engine {
         let due = [
             ledger.oldest_held().and_then(|held| held.since.checked_add(timeout)),
             ledger.oldest_waiting().and_then(|waiting| waiting.since.checked_add(timeout)),
-            self.timers.next(),
+            ledger.timers.next(),
             ledger.requests.poll_timeout(),
         ];
         let earliest = due.into_iter().flatten().min()?;
@@ -95,7 +73,7 @@ impl Engine {
             }
             (What::Segment(segment), _) => (segment.offset(), None),
             (What::Datagram { .. }, _) => (0, Some(WaitsFor::Datagram)),
-            (What::Checkpoint, _) => (0, None),
+            (What::Checkpoint | What::Fragment, _) => (0, None),
         };
         // The secondary's frame is just what is missing.
         let difference = Difference { waits_for, ..Difference::new(Reason::Timeout, place) };
@@ -105,9 +83,10 @@ impl Engine {
 
     /// Asks for a checkpoint where the oldest waiting piece of the secondary is too old. What lies
     /// before all that was seen of the primary is a retransmission of output from before we were
-    /// there: no reason, it is only dropped.
+    /// there: no reason, it is only dropped, with all the like of its flow. So are repetitions of
+    /// datagrams that a checkpoint covered.
     fn check_waiting(&mut self) {
-        for _ in 0..DROPS_MAX {
+        for _ in 0..FLOWS_MAX {
             let ledger = &mut self.ledger;
             let Some((key, waiting)) = ledger.oldest_waiting_with_key() else { return };
             if !ledger.is_overdue(waiting.since) {
@@ -117,12 +96,17 @@ impl Engine {
             let Some(flow) = self.table.get_mut(flow) else { return };
             let place = match &mut flow.kind {
                 Kind::Tcp(state) => {
-                    if state.drop_if_old(ledger, key) {
+                    if state.drop_old(ledger) {
                         continue;
                     }
                     state.offset_of_waiting(key)
                 }
-                Kind::Datagram(_) => 0,
+                Kind::Datagram(state) => {
+                    if state.drop_repeated(ledger) {
+                        continue;
+                    }
+                    0
+                }
             };
             let pair = Pair { primary: &[], secondary: &octets, at: 0 };
             let difference = Difference::octets(Reason::SecondaryOnly, place, pair);
@@ -132,12 +116,15 @@ impl Engine {
         }
     }
 
-    fn check_datagrams(&mut self) {
-        while let Some(key) = self.timers.pop_due(self.ledger.now()) {
-            let Some(flow) = self.table.get_mut(key) else { continue };
-            let Kind::Datagram(state) = &mut flow.kind else { continue };
-            if let Some(at) = state.on_timer(&mut self.ledger, &flow.name) {
-                self.timers.push(at, key);
+    /// Looks at the flows whose timers have run out.
+    fn check_flows(&mut self) {
+        while let Some((key, flow)) = self.table.pop_due(&mut self.ledger) {
+            let at = match &mut flow.kind {
+                Kind::Datagram(state) => state.on_timer(&mut self.ledger, &flow.name),
+                Kind::Tcp(state) => state.on_timer(&mut self.ledger, &flow.name),
+            };
+            if let Some(at) = at {
+                self.table.start_timer(key, at, &mut self.ledger);
             }
         }
     }

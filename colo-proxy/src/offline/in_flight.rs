@@ -176,7 +176,7 @@ impl InFlight {
     }
 
     fn likeness(&self, content: &DatagramContent<'_>) -> Likeness {
-        let like = (&content.name, content.parts, content.fragment);
+        let like = (&content.name, content.parts, content.label);
         [self.hashers[0].hash_one(like), self.hashers[1].hash_one(like)]
     }
 

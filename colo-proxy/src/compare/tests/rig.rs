@@ -53,6 +53,11 @@ impl Rig {
         assert_eq!(self.primary(segment), (vec![], vec![]));
     }
 
+    /// Frames of the engine's own making since the last call.
+    pub(super) fn acknowledgments(&mut self) -> Vec<Frame> {
+        std::mem::take(&mut self.out.acknowledgments)
+    }
+
     /// What the peer is told to have been received when the secondary sends `segment`.
     pub(super) fn acknowledged(&mut self, segment: &Tcp) -> Vec<u32> {
         self.out.acknowledgments.clear();

@@ -8,11 +8,11 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::colo_frame::{Command, Event};
-use crate::compare::{Engine, Output, Reason, Side, is_compared};
+use crate::compare::{Engine, Output, Reason, Side};
 use crate::control::Message;
 use crate::datapath::Mode;
 use crate::frame::Frame;
-use crate::instance::cut::Cut;
+use crate::instance::cut::{Cut, Sorted};
 use crate::instance::lanes::BATCH;
 use crate::instance::wiring::GATE_QUEUE_LEN;
 use crate::log_limit::LogLimit;
@@ -119,7 +119,9 @@ impl Decisions {
         hands: &mut impl Hands,
     ) {
         if self.protection.state() == State::Unprotected {
-            if !self.protection.is_exposed() && frames.iter().any(is_compared) {
+            if !self.protection.is_exposed()
+                && frames.iter().any(|frame| self.engine.is_compared(frame))
+            {
                 self.protection.expose();
                 hands.set_mode(Mode::Off);
             }
@@ -135,8 +137,10 @@ impl Decisions {
     /// Output of the secondary, as it came by its lane.
     pub(in crate::instance) fn on_secondary(&mut self, now: Instant, frames: Vec<Frame>) {
         for frame in frames {
-            if let Some(frame) = self.cut.on_frame(frame) {
-                self.compare(now, frame);
+            match self.cut.on_frame(frame) {
+                Sorted::Fresh(frame) => self.compare(now, frame),
+                Sorted::Unknown => {}
+                Sorted::Stale => self.engine.dropped_stale(1),
             }
         }
     }
@@ -190,6 +194,13 @@ impl Decisions {
         self.engine.dropped_stale(stale);
         for frame in fresh {
             self.compare(now, frame);
+        }
+    }
+
+    /// The secondary asks for a checkpoint; a pair that is not protected makes one anyway, or none.
+    pub(in crate::instance) fn on_checkpoint_wanted(&mut self, now: Instant) {
+        if self.protection.state() == State::Protected {
+            self.engine.request_checkpoint(now, Reason::SecondaryFlows, &mut self.out);
         }
     }
 

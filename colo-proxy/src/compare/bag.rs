@@ -1,0 +1,257 @@
+//! Datagrams without a match: those of a flow in order of arrival, and each found by its octets.
+//!
+//! Looking one up, adding and taking it touch one entry of the index, whatever waits: equal ones
+//! are linked behind the oldest, which is the one that is taken. So nothing that the guests agree
+//! on between them makes a frame cost more than another.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::fast::FixedState;
+
+use super::body::Datagram;
+use super::chain::{Chain, Ends, Key};
+
+/// A datagram, and what its like is found by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tag {
+    pub(super) datagram: Datagram,
+    /// The flow in the table, in whose line it is.
+    flow: Key,
+    /// Of the flow and the octets.
+    hash: u64,
+}
+
+/// One datagram without a match.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    /// What the ledger has of it.
+    pub(super) key: Key,
+    pub(super) tag: Tag,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    entry: Entry,
+    /// The next one with the same hash.
+    twin: Option<Key>,
+}
+
+/// The oldest and the newest of those with the same hash.
+#[derive(Clone, Copy, Debug)]
+struct Twins {
+    first: Key,
+    last: Key,
+}
+
+/// What one flow has in a bag, in order of arrival.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Line {
+    ends: Ends,
+    len: usize,
+}
+
+/// All datagrams of one side without a match.
+#[derive(Debug)]
+pub(super) struct Bag {
+    slots: Chain<Slot>,
+    index: HashMap<u64, Twins, FixedState>,
+    /// Entries that the index has twice the room for: it then never grows because of places that
+    /// were taken and are not reusable yet, but sorts itself out where it is.
+    entries_max: usize,
+}
+
+/// The bags of both sides.
+#[derive(Debug)]
+pub(super) struct Bags {
+    pub(super) primary: Bag,
+    pub(super) secondary: Bag,
+    /// Those of the primary that the last checkpoint released. The secondary may still repeat them.
+    covered: HashSet<u64, FixedState>,
+    state: FixedState,
+}
+
+impl Bags {
+    /// `seed` keeps the guests from choosing octets that collide.
+    pub(super) fn new(seed: u64) -> Self {
+        let bag = || {
+            let index = HashMap::with_hasher(FixedState::with_seed(seed));
+            Bag { slots: Chain::default(), index, entries_max: 0 }
+        };
+        let covered = HashSet::with_hasher(FixedState::with_seed(seed));
+        let state = FixedState::with_seed(seed);
+        Self { primary: bag(), secondary: bag(), covered, state }
+    }
+
+    /// The tag of a datagram of `flow` with these `octets`.
+    pub(super) fn tag(&self, flow: Key, datagram: Datagram, octets: &[u8]) -> Tag {
+        let mut hasher = self.state.build_hasher();
+        hasher.write_u32(flow.number());
+        hasher.write_u32(datagram.label);
+        for part in datagram.parts(octets) {
+            hasher.write_usize(part.len());
+            hasher.write(part);
+        }
+        Tag { datagram, flow, hash: hasher.finish() }
+    }
+
+    /// The last checkpoint released such a datagram without the secondary's.
+    pub(super) fn is_covered(&self, tag: &Tag) -> bool {
+        self.covered.contains(&tag.hash)
+    }
+
+    /// A checkpoint was made, or protection is off: nothing is without a match any more.
+    pub(super) fn clear(&mut self, is_covered: bool) {
+        self.covered.clear();
+        if is_covered {
+            self.covered.extend(self.primary.index.keys());
+        }
+        for bag in [&mut self.primary, &mut self.secondary] {
+            bag.slots.clear();
+            bag.index.clear();
+        }
+    }
+}
+
+impl Line {
+    pub(super) fn len(self) -> usize {
+        self.len
+    }
+}
+
+impl Bag {
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn push(&mut self, line: &mut Line, entry: Entry) {
+        let hash = entry.tag.hash;
+        let key = self.slots.push_back(&mut line.ends, Slot { entry, twin: None });
+        line.len += 1;
+        let Some(twins) = self.index.get_mut(&hash) else {
+            if self.index.len() >= self.entries_max {
+                self.entries_max = (self.entries_max * 2).max(32);
+                self.index.reserve(self.entries_max * 2 - self.index.len());
+            }
+            self.index.insert(hash, Twins { first: key, last: key });
+            return;
+        };
+        if let Some(last) = self.slots.get_mut(twins.last) {
+            last.twin = Some(key);
+        }
+        twins.last = key;
+    }
+
+    /// The oldest entry like `tag`, by its hash.
+    pub(super) fn oldest(&self, tag: &Tag) -> Option<&Entry> {
+        let slot = self.slots.get(self.index.get(&tag.hash)?.first)?;
+        // The hash covers the flow; this is for the one collision in 2^64.
+        (slot.entry.tag.flow == tag.flow).then_some(&slot.entry)
+    }
+
+    /// Takes the oldest entry like `tag` out of its line.
+    pub(super) fn take(&mut self, line: &mut Line, tag: &Tag) -> Option<Entry> {
+        let key = self.oldest(tag)?.key;
+        self.withdraw(line, tag, key)
+    }
+
+    /// Takes the entry for `key` of the ledger. It looks at the older ones with the same octets.
+    pub(super) fn withdraw(&mut self, line: &mut Line, tag: &Tag, key: Key) -> Option<Entry> {
+        let twins = self.index.get(&tag.hash).copied()?;
+        let (mut before, mut at) = (None, twins.first);
+        let twin = loop {
+            let slot = self.slots.get(at)?;
+            if slot.entry.key == key && slot.entry.tag.flow == tag.flow {
+                break slot.twin;
+            }
+            before = Some(at);
+            at = slot.twin?;
+        };
+        let slot = self.slots.remove(&mut line.ends, at)?;
+        line.len = line.len.saturating_sub(1);
+        self.unlink(tag.hash, twins, before, twin);
+        Some(slot.entry)
+    }
+
+    /// Closes the gap between `before` and `twin` among those with the same hash.
+    fn unlink(&mut self, hash: u64, twins: Twins, before: Option<Key>, twin: Option<Key>) {
+        if let Some(before) = before.and_then(|before| self.slots.get_mut(before)) {
+            before.twin = twin;
+        }
+        let twins = match (before, twin) {
+            (None, None) => {
+                self.index.remove(&hash);
+                return;
+            }
+            (None, Some(first)) => Twins { first, ..twins },
+            (Some(last), None) => Twins { last, ..twins },
+            (Some(_), Some(_)) => return,
+        };
+        self.index.insert(hash, twins);
+    }
+
+    pub(super) fn front(&self, line: &Line) -> Option<&Entry> {
+        Some(&self.slots.get(line.ends.front()?)?.entry)
+    }
+
+    pub(super) fn pop_front(&mut self, line: &mut Line) -> Option<Entry> {
+        let Entry { key, tag } = *self.front(line)?;
+        self.withdraw(line, &tag, key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(count: usize) -> Vec<Key> {
+        let (mut chain, mut ends) = (Chain::default(), Ends::default());
+        (0..count).map(|n| chain.push_back(&mut ends, n)).collect()
+    }
+
+    fn tag(flow: Key, hash: u64) -> Tag {
+        Tag { datagram: Datagram::default(), flow, hash }
+    }
+
+    #[test]
+    fn equal_ones_are_taken_oldest_first_and_lines_keep_their_order() {
+        let keys = keys(6);
+        let [even, odd] = [0, 1].map(|hash| tag(keys[0], hash));
+        let (mut bag, mut line) = (Bags::new(1).primary, Line::default());
+        for (key, tag) in keys.iter().zip([even, odd].into_iter().cycle()) {
+            bag.push(&mut line, Entry { key: *key, tag });
+        }
+        // Of 0, 2, 4 the one in the middle, then the others as they came.
+        assert!(bag.withdraw(&mut line, &even, keys[2]).is_some());
+        assert!(bag.withdraw(&mut line, &even, keys[2]).is_none());
+        assert_eq!(bag.take(&mut line, &even).map(|entry| entry.key), Some(keys[0]));
+        assert_eq!(bag.front(&line).map(|entry| entry.key), Some(keys[1]));
+        // The last of 1, 3, 5; what is pushed then comes behind the others.
+        assert!(bag.withdraw(&mut line, &odd, keys[5]).is_some());
+        bag.push(&mut line, Entry { key: keys[0], tag: odd });
+        let mut left = Vec::new();
+        while let Some(entry) = bag.pop_front(&mut line) {
+            left.push(entry.key);
+        }
+        assert_eq!(left, [keys[1], keys[3], keys[4], keys[0]]);
+        assert_eq!((bag.len(), line.len(), bag.index.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn another_flow_has_other_hashes_and_takes_nothing() {
+        let keys = keys(2);
+        let mut bags = Bags::new(1);
+        let datagram = Datagram::plain(0, 4);
+        let tag = bags.tag(keys[0], datagram, b"same");
+        let others = [
+            bags.tag(keys[1], datagram, b"same"),
+            bags.tag(keys[0], Datagram { label: 1, ..datagram }, b"same"),
+            Bags::new(2).tag(keys[0], datagram, b"same"),
+        ];
+        assert!(others.iter().all(|other| other.hash != tag.hash));
+        let mut line = Line::default();
+        bags.primary.push(&mut line, Entry { key: keys[0], tag });
+        assert!(bags.primary.take(&mut line, &Tag { flow: keys[1], ..tag }).is_none());
+        assert!(bags.primary.take(&mut line, &tag).is_some());
+    }
+}

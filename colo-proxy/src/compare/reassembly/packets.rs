@@ -1,0 +1,249 @@
+//! The incomplete packets of one guest, within limits.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use colo_proxy_common::record::FlowKey;
+use foldhash::fast::FixedState;
+
+use super::assembly::{Added, Assembly};
+use super::{Outcome, Piece, Whole};
+use crate::compare::chain::{Chain, Ends, Key};
+use crate::compare::limits::Limits;
+use crate::compare::stats::Fragments;
+
+/// What a fragment costs in memory beside its octets.
+const PIECE_COST: usize = 128;
+
+/// One packet: tags, addresses and, of IPv4, the protocol (RFC 791, RFC 8200 section 4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct PacketKey {
+    flow: FlowKey,
+    id: u32,
+}
+
+/// Who fragments say that they are from.
+type Source = ([u16; 2], [u8; 16]);
+
+/// Packets and their octets.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Usage {
+    pub(super) packets: usize,
+    pub(super) bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: PacketKey,
+    assembly: Assembly,
+}
+
+/// The packets of one guest that are not complete.
+#[derive(Debug)]
+pub(super) struct Packets {
+    index: HashMap<PacketKey, Key, FixedState>,
+    entries: Chain<Entry>,
+    /// In order of their first fragment.
+    young: Ends,
+    /// Those whose fragments are compared on their own, in order of when that began.
+    alone: Ends,
+    usage: Usage,
+    sources: HashMap<Source, Usage, FixedState>,
+    serial: u64,
+}
+
+impl PacketKey {
+    fn new(piece: &Piece) -> Self {
+        let mut flow = piece.name;
+        if flow.ip_version == 6 {
+            // Only that of the first fragment says what the packet is.
+            flow.protocol = 0;
+        }
+        Self { flow, id: piece.fragment.id }
+    }
+
+    fn source(&self) -> Source {
+        (self.flow.vlan, self.flow.guest_addr)
+    }
+}
+
+impl Packets {
+    pub(super) fn new(seed: u64) -> Self {
+        let state = || FixedState::with_seed(seed);
+        Self {
+            index: HashMap::with_hasher(state()),
+            entries: Chain::default(),
+            young: Ends::default(),
+            alone: Ends::default(),
+            usage: Usage::default(),
+            sources: HashMap::with_hasher(state()),
+            serial: 0,
+        }
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    pub(super) fn add(
+        &mut self,
+        now: Instant,
+        mut piece: Piece,
+        limits: &Limits,
+        stats: &mut Fragments,
+    ) -> Outcome {
+        self.serial += 1;
+        piece.serial = self.serial;
+        let name = PacketKey::new(&piece);
+        let known = self.index.get(&name).copied();
+        if !self.has_room(&name, known.is_none(), cost(&piece), limits) {
+            stats.limit += 1;
+            let mut pieces = known.map(|key| self.give_up(now, key)).unwrap_or_default();
+            pieces.push(piece);
+            return Outcome::Alone(pieces);
+        }
+        let key = known.unwrap_or_else(|| self.open(name, now));
+        self.put(now, key, piece, stats)
+    }
+
+    /// Puts `piece` into its packet.
+    fn put(&mut self, now: Instant, key: Key, piece: Piece, stats: &mut Fragments) -> Outcome {
+        let Some(entry) = self.entries.get_mut(key) else { return Outcome::Alone(vec![piece]) };
+        let were_alone = entry.assembly.is_alone();
+        let added = entry.assembly.add(&piece);
+        if added.is_kept() {
+            let name = entry.key;
+            entry.assembly.bytes += cost(&piece);
+            self.charge(&name, cost(&piece));
+        }
+        stats.repeated += u64::from(added == Added::Repeats);
+        stats.contradictory += u64::from(added == Added::Contradicts);
+        match added {
+            Added::Complete => {
+                stats.reassembled += 1;
+                let whole = self.remove(key).map(|entry| entry.assembly.into_whole());
+                Outcome::Whole(Whole { were_alone, ..whole.unwrap_or_default() })
+            }
+            Added::Contradicts => {
+                let mut pieces = self.give_up(now, key);
+                pieces.push(piece);
+                Outcome::Alone(pieces)
+            }
+            _ if were_alone => Outcome::Alone(vec![piece]),
+            _ => Outcome::Kept,
+        }
+    }
+
+    pub(super) fn next_timeout(&self, limits: &Limits) -> Option<Instant> {
+        let due = |ends: Ends, after: Duration| self.since(ends)?.1.checked_add(after);
+        let due =
+            [due(self.young, limits.fragment_timeout), due(self.alone, limits.compare_timeout)];
+        due.into_iter().flatten().min()
+    }
+
+    /// The front of a list, and since when it is in it.
+    fn since(&self, ends: Ends) -> Option<(Key, Instant)> {
+        let key = ends.front()?;
+        Some((key, self.entries.get(key)?.assembly.since))
+    }
+
+    /// The fragments of the oldest packet, if it is too old: in order of arrival.
+    pub(super) fn pop_due(&mut self, now: Instant, limits: &Limits) -> Option<Vec<Piece>> {
+        let is_due = |since: Instant, after| now.saturating_duration_since(since) >= after;
+        while let Some((key, since)) = self.since(self.alone)
+            && is_due(since, limits.compare_timeout)
+        {
+            self.remove(key);
+        }
+        let (key, since) = self.since(self.young)?;
+        if !is_due(since, limits.fragment_timeout) {
+            return None;
+        }
+        self.entries.move_back(&mut self.young, &mut self.alone, key);
+        Some(self.entries.get_mut(key)?.assembly.leave_alone(now))
+    }
+
+    /// The packet cannot be put together: its fragments, as far as they were kept for that, and
+    /// all that are still to come are on their own.
+    fn give_up(&mut self, now: Instant, key: Key) -> Vec<Piece> {
+        let Some(entry) = self.entries.get_mut(key) else { return Vec::new() };
+        let was_alone = entry.assembly.is_alone();
+        let (name, bytes) = (entry.key, entry.assembly.bytes);
+        let pieces = entry.assembly.give_up(now);
+        if was_alone {
+            self.entries.requeue(&mut self.alone, key);
+        } else {
+            self.entries.move_back(&mut self.young, &mut self.alone, key);
+        }
+        self.discharge(&name, 0, bytes);
+        pieces
+    }
+
+    /// Forgets everything; says how many fragments were not on their own.
+    pub(super) fn clear(&mut self) -> u64 {
+        let mut dropped = 0;
+        while let Some(entry) = self.entries.pop_front(&mut self.young) {
+            dropped += entry.assembly.into_whole().into_arrivals().len() as u64;
+        }
+        self.entries.clear();
+        self.alone = Ends::default();
+        self.index.clear();
+        self.sources.clear();
+        self.usage = Usage::default();
+        dropped
+    }
+
+    // Limits.
+
+    fn has_room(&mut self, name: &PacketKey, is_new: bool, cost: usize, limits: &Limits) -> bool {
+        if is_new && self.usage.packets >= limits.fragment_packets_max {
+            // One that is only remembered for the case that more of it comes.
+            let Some(oldest) = self.alone.front() else { return false };
+            self.remove(oldest);
+        }
+        let source = self.sources.get(&name.source()).copied().unwrap_or_default();
+        let packets = source.packets + usize::from(is_new);
+        packets <= limits.fragment_source_packets_max
+            && self.usage.bytes + cost <= limits.fragment_bytes_max
+            && source.bytes + cost <= limits.fragment_source_bytes_max
+    }
+
+    fn open(&mut self, name: PacketKey, now: Instant) -> Key {
+        let entry = Entry { key: name, assembly: Assembly::new(now) };
+        let key = self.entries.push_back(&mut self.young, entry);
+        self.index.insert(name, key);
+        self.usage.packets += 1;
+        self.sources.entry(name.source()).or_default().packets += 1;
+        key
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Entry> {
+        let is_alone = self.entries.get(key)?.assembly.is_alone();
+        let ends = if is_alone { &mut self.alone } else { &mut self.young };
+        let entry = self.entries.remove(ends, key)?;
+        self.index.remove(&entry.key);
+        self.discharge(&entry.key, 1, entry.assembly.bytes);
+        Some(entry)
+    }
+
+    fn charge(&mut self, name: &PacketKey, bytes: usize) {
+        self.usage.bytes += bytes;
+        self.sources.entry(name.source()).or_default().bytes += bytes;
+    }
+
+    fn discharge(&mut self, name: &PacketKey, packets: usize, bytes: usize) {
+        self.usage.packets = self.usage.packets.saturating_sub(packets);
+        self.usage.bytes = self.usage.bytes.saturating_sub(bytes);
+        let source = name.source();
+        let Some(usage) = self.sources.get_mut(&source) else { return };
+        usage.packets = usage.packets.saturating_sub(packets);
+        usage.bytes = usage.bytes.saturating_sub(bytes);
+        if usage.packets == 0 {
+            self.sources.remove(&source);
+        }
+    }
+}
+
+fn cost(piece: &Piece) -> usize {
+    piece.frame.len() + PIECE_COST
+}

@@ -1,0 +1,65 @@
+//! The configuration: whatever the text is, it is a list of guests that keep what the
+//! documentation promises of them, or an error that says where.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use colo_proxy::config::{ConfigError, Guest, OnDeath, Role, SideConfig, parse};
+
+use crate::measure::Measure;
+
+/// The name of the file in messages.
+const PATH: &str = "colo.toml";
+/// What reading may need, as a multiple of the text: tokens, tables and guests are made of it.
+const BYTES_PER_OCTET_MAX: usize = 2000;
+
+/// The text is the input, where that is text.
+pub fn run(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let measure = Measure::start();
+    let read = parse(text, Path::new(PATH));
+    let needed = measure.peak_bytes();
+    assert!(needed <= 100_000 + BYTES_PER_OCTET_MAX * text.len(), "{needed} bytes");
+    match read {
+        Ok(guests) => are_right(&guests),
+        Err(error) => says_where(text, &error),
+    }
+}
+
+/// What every guest that was accepted keeps to.
+fn are_right(guests: &[Guest]) {
+    assert!(!guests.is_empty());
+    let (mut names, mut netdevs) = (BTreeSet::new(), BTreeSet::new());
+    for guest in guests {
+        assert!((1..=15).contains(&guest.netdev.len()) && !guest.netdev.contains('/'));
+        let name = guest.name.as_deref().unwrap_or(&guest.netdev);
+        assert!(names.insert(name) && netdevs.insert(&guest.netdev));
+        assert!(!guest.secondary_timeout.is_zero());
+        assert!(guest.role() == Role::Primary || guest.on_death == OnDeath::Hold);
+        if let SideConfig::Primary { limits, .. } = &guest.side {
+            assert!(limits.flows_max > 0 && limits.frames_max > 0 && limits.bytes_max > 0);
+            assert!(!limits.compare_timeout.is_zero());
+        }
+    }
+}
+
+/// The line, and the column where there is one, lie in the text; the message is for an operator.
+fn says_where(text: &str, error: &ConfigError) {
+    let lines: Vec<&str> = text.split('\n').collect();
+    let message = error.to_string();
+    assert!(message.contains(PATH), "{message}");
+    match error {
+        ConfigError::Syntax { line, column, .. } => {
+            assert!((1..=lines.len()).contains(line), "{message}");
+            let of_line = lines[line - 1];
+            assert!((1..=of_line.len() + 1).contains(column), "{message} in {of_line:?}");
+        }
+        ConfigError::GuestInFile { line, .. } => {
+            assert!((1..=lines.len()).contains(line), "{message}");
+        }
+        ConfigError::Empty { .. } => {}
+        ConfigError::Read { .. } | ConfigError::Guest { .. } => {
+            assert!(matches!(error, ConfigError::Empty { .. }), "no place: {message}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Who has handed in what, and what of it has left: each frame has a number of its own.
+
+use std::collections::HashMap;
+
+use colo_proxy::frame::Frame;
+use colo_proxy_common::decode::{decode, decode_ports, protocol};
+
+use super::build;
+
+/// What identifies a flow of datagrams for certain: everything but TCP that is whole.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct DatagramFlow {
+    ends: [[u8; 16]; 2],
+    vlan: [u16; 2],
+    ports: (u16, u16),
+}
+
+/// The primary's frames.
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    given: Vec<Given>,
+    /// The last one of each flow of datagrams that has left.
+    last: HashMap<DatagramFlow, u32>,
+    left: usize,
+    /// Frames before this one are of before the cut.
+    pub(super) cut: usize,
+}
+
+#[derive(Debug)]
+struct Given {
+    frame: Frame,
+    has_left: bool,
+}
+
+impl Books {
+    /// The number of the next frame, of either side.
+    pub(super) fn next(&self) -> u32 {
+        self.given.len() as u32
+    }
+
+    /// The primary has put out `frame`, which has the next number.
+    pub(super) fn enter(&mut self, frame: &Frame) {
+        self.given.push(Given { frame: frame.clone(), has_left: false });
+    }
+
+    /// The engine releases `frame`.
+    pub(super) fn leave(&mut self, frame: &Frame) -> u32 {
+        let number = build::number_of(frame);
+        let given = number.and_then(|number| self.given.get_mut(number as usize));
+        let (Some(number), Some(given)) = (number, given) else {
+            return assert_no(frame, "it was never handed in");
+        };
+        assert!(!given.has_left, "frame {number} has left already");
+        assert_eq!(given.frame, *frame, "frame {number} has changed");
+        given.has_left = true;
+        self.left += 1;
+        if let Some(flow) = datagram_flow(frame) {
+            let before = self.last.insert(flow, number);
+            assert!(before < Some(number), "frame {number} leaves behind {before:?}");
+        }
+        number
+    }
+
+    /// Frames that have not left.
+    pub(super) fn held(&self) -> u64 {
+        (self.given.len() - self.left) as u64
+    }
+
+    /// Every frame of before the cut has left.
+    pub(super) fn is_settled(&self) -> bool {
+        self.given.iter().take(self.cut).all(|given| given.has_left)
+    }
+
+    /// A frame that came not long ago.
+    pub(super) fn recent(&self, back: usize) -> Option<&Frame> {
+        let at = self.given.len().checked_sub(1 + back)?;
+        Some(&self.given[at].frame)
+    }
+}
+
+fn assert_no(frame: &Frame, why: &str) -> u32 {
+    assert!(frame.is_empty() && !frame.is_empty(), "{frame:?}: {why}");
+    0
+}
+
+/// Only UDP: of the others one tuple may be several flows.
+fn datagram_flow(frame: &Frame) -> Option<DatagramFlow> {
+    let octets = frame.ethernet();
+    let packet = decode(octets, None).ok()?;
+    let ip = packet.ip.filter(|ip| ip.protocol == protocol::UDP && ip.fragment.is_none())?;
+    let ports = decode_ports(octets, &ip).ok()?;
+    Some(DatagramFlow { ends: [ip.src, ip.dst], vlan: packet.vlan, ports })
+}

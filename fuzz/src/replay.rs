@@ -1,0 +1,45 @@
+//! The same targets without libFuzzer: on the files that are committed, or that somebody names.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{env, fs, io};
+
+/// Where the inputs of all targets lie: `corpus` is what libFuzzer found worth keeping, and
+/// `regressions` what once broke a target.
+pub const FOLDERS: [&str; 2] = ["corpus", "regressions"];
+
+/// The files in `folder` of the target `name`, in the order of their names.
+pub fn inputs(folder: &str, name: &str) -> io::Result<Vec<PathBuf>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(name);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Runs a target on one file, and says which one it is: a panic after this line is that file's.
+pub fn file(run: fn(&[u8]), path: &Path) -> io::Result<()> {
+    println!("{}", path.display());
+    run(&fs::read(path)?);
+    Ok(())
+}
+
+/// The program of a target where cargo-fuzz did not build it: runs it on the files that are named
+/// on the command line.
+pub fn files(run: fn(&[u8])) -> ExitCode {
+    let mut count = 0;
+    for path in env::args_os().skip(1).map(PathBuf::from) {
+        if let Err(error) = file(run, &path) {
+            eprintln!("error: cannot read {}: {error}", path.display());
+            return ExitCode::FAILURE;
+        }
+        count += 1;
+    }
+    println!("{count} inputs replayed; to fuzz: cargo +nightly fuzz run TARGET");
+    ExitCode::SUCCESS
+}
