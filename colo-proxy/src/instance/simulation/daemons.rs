@@ -15,7 +15,7 @@ use crate::control::Message;
 use crate::datapath::Mode;
 use crate::frame::Frame;
 use crate::instance::primary::decide::Decisions;
-use crate::instance::protection::{Protection, State};
+use crate::protection::{Protection, State};
 use crate::instance::segment::Direction;
 
 /// Time until a daemon reads what is there.

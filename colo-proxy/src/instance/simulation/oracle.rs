@@ -11,7 +11,7 @@ use super::machine::{Connection, Machine};
 use super::wire::{Body, Segment, Tuple, read};
 use super::world::brief;
 use crate::frame::Frame;
-use crate::instance::protection::State;
+use crate::protection::State;
 
 #[derive(Debug, Default)]
 pub(super) struct Oracle {
