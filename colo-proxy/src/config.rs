@@ -151,7 +151,7 @@ pub enum SideConfig {
         mirror: Endpoint,
         secondary_in: Endpoint,
         on_secondary_lost: OnSecondaryLost,
-        limits: Limits,
+        limits: Box<Limits>,
     },
     Secondary {
         mirror: Endpoint,
@@ -290,8 +290,8 @@ impl GuestTable {
         ]
     }
 
-    fn limits(&self) -> Limits {
-        let mut limits = Limits::default();
+    fn limits(&self) -> Box<Limits> {
+        let mut limits = Box::<Limits>::default();
         set(&mut limits.compare_timeout, self.compare_timeout_ms.map(Duration::from_millis));
         set(&mut limits.frames_max, self.held_frames_max);
         set(&mut limits.bytes_max, self.held_bytes_max);
@@ -307,7 +307,7 @@ fn convert(table: GuestTable) -> Result<Guest, ConfigError> {
     if let Some((key, role)) = table.misplaced() {
         return Err(fail(format!("{key} is for role = \"{role}\"")));
     }
-    let limits = table.limits();
+    let limits = Box::new(table.limits());
     let mirror = table.mirror;
     let side = match table.role {
         Role::Primary => SideConfig::Primary {

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use clap::Parser;
 use colo_proxy::colo_compare::Options;
-use colo_proxy::compare::Limits;
 use colo_proxy::config::{
     ColoFrameKind, ConfigError, Guest, LANE_QUEUE_BYTES, OnDeath, OnSecondaryLost,
     SECONDARY_TIMEOUT, SideConfig,
@@ -46,6 +45,15 @@ pub(super) enum Subcommand {
         /// For programs
         #[arg(long)]
         json: bool,
+    },
+    /// Take the translation of open connections to the next pair
+    ///
+    /// After a failover the connections that were open depend on it. When the guest that survived is
+    /// protected again: export on its host, and import on the host of the new secondary before the
+    /// first checkpoint is over.
+    Offsets {
+        #[command(subcommand)]
+        command: OffsetsCommand,
     },
     /// The other host is gone: the secondary takes over, a primary goes on unprotected
     ///
@@ -91,6 +99,23 @@ pub(super) struct DiffArgs {
     /// For programs
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// What `offsets` can do.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum OffsetsCommand {
+    /// Write the translated connections to standard output, one a line
+    Export {
+        /// An instance, or a netdev where only one instance has it; the only one that is running
+        instance: Option<String>,
+    },
+    /// Make connections known that another instance has exported; all of them, or none
+    Import {
+        /// An instance, or a netdev where only one instance has it
+        instance: String,
+        /// What `export` has written; `-` for standard input
+        file: PathBuf,
+    },
 }
 
 /// What both roles have.
@@ -215,7 +240,7 @@ impl TryFrom<PrimaryArgs> for Guest {
             mirror: args.shared.mirror.clone(),
             secondary_in: args.secondary_in,
             on_secondary_lost: OnSecondaryLost::default(),
-            limits: Limits::default(),
+            limits: Box::default(),
         };
         args.shared.guest(args.colo_frame, side)
     }

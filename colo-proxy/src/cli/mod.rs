@@ -6,6 +6,7 @@ mod colo_compare;
 mod daemon;
 mod diff;
 mod hint;
+mod offsets;
 mod output;
 mod show;
 
@@ -29,6 +30,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Subcommand::Run { config } => daemon::serve(config::read(&config)?),
         Subcommand::ColoCompare(args) => colo_compare::serve(args.into()),
         Subcommand::Status { instance, json } => show::status(instance.as_deref(), json),
+        Subcommand::Offsets { command } => offsets::run(&command),
         Subcommand::Failover { instance } => fail_over(&instance),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -9,6 +9,7 @@ mod announce;
 mod cut;
 mod hold;
 mod lanes;
+mod offsets;
 mod peer;
 mod primary;
 mod readable;

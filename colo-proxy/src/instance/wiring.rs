@@ -14,7 +14,7 @@ use super::lanes::BATCH;
 use super::peer::{Peer, PeerEvent};
 use super::readable::Drained;
 use crate::config::{Guest, Role};
-use crate::datapath::{Datapath, Mode, Plan};
+use crate::datapath::{Datapath, Limits, Mode, Plan};
 use crate::endpoint::{Endpoint, Port};
 use crate::frame::Frame;
 use crate::gate::{Gate, GateOptions};
@@ -84,7 +84,7 @@ pub(super) fn attach(guest: &Guest, name: &str, netdev: Link) -> Result<Kernel, 
         output_gate_ifindex: output_gate.ifindex(),
         input_gate_ifindex: input_gate.ifindex(),
         on_death: guest.on_death,
-        flows_max: None,
+        limits: Limits::default(),
     })?;
     // A daemon that died after a failover left its guest on the network, and there it stays. Of any
     // other leftover nothing is known, so this one begins by holding.

@@ -197,6 +197,13 @@ impl Decisions {
         }
     }
 
+    /// The secondary asks for a checkpoint; a pair that is not protected makes one anyway, or none.
+    pub(in crate::instance) fn on_checkpoint_wanted(&mut self, now: Instant) {
+        if self.protection.state() == State::Protected {
+            self.engine.request_checkpoint(now, Reason::SecondaryFlows, &mut self.out);
+        }
+    }
+
     pub(in crate::instance) fn on_frame_event(
         &mut self,
         now: Instant,
