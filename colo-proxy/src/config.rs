@@ -290,8 +290,8 @@ impl GuestTable {
         ]
     }
 
-    fn limits(&self) -> Box<Limits> {
-        let mut limits = Box::<Limits>::default();
+    fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
         set(&mut limits.compare_timeout, self.compare_timeout_ms.map(Duration::from_millis));
         set(&mut limits.frames_max, self.held_frames_max);
         set(&mut limits.bytes_max, self.held_bytes_max);

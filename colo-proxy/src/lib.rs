@@ -27,3 +27,4 @@ pub mod offline;
 pub mod offsets;
 mod protection;
 pub mod status;
+pub mod utc;

@@ -4,7 +4,7 @@
 //! are linked behind the oldest, which is the one that is taken. So nothing that the guests agree
 //! on between them makes a frame cost more than another.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::FixedState;
@@ -56,6 +56,8 @@ pub(super) struct Bag {
 pub(super) struct Bags {
     pub(super) primary: Bag,
     pub(super) secondary: Bag,
+    /// Those of the primary that the last checkpoint released. The secondary may still repeat them.
+    covered: HashSet<u64, FixedState>,
     state: FixedState,
 }
 
@@ -66,7 +68,9 @@ impl Bags {
             let index = HashMap::with_hasher(FixedState::with_seed(seed));
             Bag { slots: Chain::default(), index }
         };
-        Self { primary: bag(), secondary: bag(), state: FixedState::with_seed(seed) }
+        let covered = HashSet::with_hasher(FixedState::with_seed(seed));
+        let state = FixedState::with_seed(seed);
+        Self { primary: bag(), secondary: bag(), covered, state }
     }
 
     /// What equal datagrams of a flow have in common.
@@ -81,7 +85,17 @@ impl Bags {
         hasher.finish()
     }
 
-    pub(super) fn clear(&mut self) {
+    /// The last checkpoint released such a datagram without the secondary's.
+    pub(super) fn is_covered(&self, hash: u64) -> bool {
+        self.covered.contains(&hash)
+    }
+
+    /// A checkpoint was made, or protection is off: nothing is without a match any more.
+    pub(super) fn clear(&mut self, is_covered: bool) {
+        self.covered.clear();
+        if is_covered {
+            self.covered.extend(self.primary.index.keys());
+        }
         for bag in [&mut self.primary, &mut self.secondary] {
             bag.slots.clear();
             bag.index.clear();

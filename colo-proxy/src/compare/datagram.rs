@@ -29,6 +29,9 @@ pub(super) struct DatagramFlow {
     account: Account,
     /// Datagrams of the secondary without a match, whose octets the ledger keeps.
     waiting: Line,
+    /// Likewise those that repeat what the last checkpoint covered: they may be of before it, and
+    /// are no reason for another one.
+    repeated: Line,
     waiting_account: Account,
     /// A timer looks after the grace of this flow.
     timed: bool,
@@ -49,10 +52,32 @@ impl DatagramFlow {
 
     /// Forgets what waits of the secondary, before the flow itself is forgotten.
     pub(super) fn drop_waiting(&mut self, ledger: &mut Ledger) {
-        while let Some(entry) = ledger.bags.secondary.pop_front(&mut self.waiting) {
-            ledger.stats.secondary_dropped.no_flow += 1;
-            ledger.forget(&mut self.waiting_account, entry.key);
+        for line in [&mut self.waiting, &mut self.repeated] {
+            while let Some(entry) = ledger.bags.secondary.pop_front(line) {
+                ledger.stats.secondary_dropped.no_flow += 1;
+                ledger.forget(&mut self.waiting_account, entry.key);
+            }
         }
+    }
+
+    /// Drops the repetitions of what a checkpoint covered that the primary has not repeated in
+    /// time; says whether there were any.
+    pub(super) fn drop_repeated(&mut self, ledger: &mut Ledger) -> bool {
+        let mut dropped = 0;
+        while let Some(key) = ledger.bags.secondary.front(&self.repeated).map(|entry| entry.key)
+            && ledger.waiting(key).is_none_or(|waiting| ledger.is_overdue(waiting.since))
+        {
+            ledger.bags.secondary.pop_front(&mut self.repeated);
+            ledger.forget(&mut self.waiting_account, key);
+            dropped += 1;
+        }
+        ledger.stats.secondary_dropped.stale += dropped;
+        dropped > 0
+    }
+
+    /// Where datagrams of the secondary with this hash are.
+    fn line(&mut self, ledger: &Ledger, hash: u64) -> &mut Line {
+        if ledger.bags.is_covered(hash) { &mut self.repeated } else { &mut self.waiting }
     }
 
     /// A packet of the primary: it leaves at once if the secondary sent the same and none is held
@@ -126,7 +151,8 @@ impl DatagramFlow {
         if !is_match {
             return false;
         }
-        if let Some(entry) = ledger.bags.secondary.take(&mut self.waiting, flow, hash) {
+        let line = self.line(ledger, hash);
+        if let Some(entry) = ledger.bags.secondary.take(line, flow, hash) {
             ledger.forget(&mut self.waiting_account, entry.key);
         }
         ledger.stats.compared.add(octets.len());
@@ -185,7 +211,8 @@ impl DatagramFlow {
         let datagram = Datagram { at: 0, end: datagram.end - datagram.at, ..datagram };
         if let Some(key) = ledger.wait(flow, &mut self.waiting_account, frame, range) {
             let entry = Entry { key, datagram, flow, hash };
-            ledger.bags.secondary.push(&mut self.waiting, entry);
+            let line = self.line(ledger, hash);
+            ledger.bags.secondary.push(line, entry);
         }
     }
 
@@ -224,7 +251,8 @@ impl DatagramFlow {
     ) -> bool {
         let Some(datagram) = body.single() else { return false };
         let hash = ledger.bags.hash(flow, datagram, datagram.octets(frame.ethernet()));
-        let entry = ledger.bags.secondary.take(&mut self.waiting, flow, hash);
+        let line = self.line(ledger, hash);
+        let entry = ledger.bags.secondary.take(line, flow, hash);
         if let Some(entry) = entry {
             ledger.forget(&mut self.waiting_account, entry.key);
         }

@@ -255,7 +255,7 @@ impl Ledger {
                 self.send(held.frame, cause, out);
             }
         }
-        self.bags.clear();
+        self.bags.clear(cause == Cause::Checkpoint);
         let dropped = match cause {
             Cause::Unprotected => |d: &mut SecondaryDropped| d.unprotected += 1,
             _ => |d: &mut SecondaryDropped| d.stale += 1,

@@ -406,6 +406,7 @@ impl Secondary {
     async fn answer(&mut self, request: Request, inputs: &mut Inputs) -> Reply {
         match request {
             Request::Status => self.report(&inputs.link).await,
+            Request::Divergences { .. } => self.report_divergences(),
             Request::Failover => match self.fail_over(inputs).await {
                 Ok(()) => Reply::Done(format!("{}: the guest is on the network", self.claim.name)),
                 Err(error) => Reply::Error(error.to_string()),

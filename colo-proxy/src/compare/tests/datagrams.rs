@@ -128,6 +128,42 @@ fn datagrams_of_before_a_checkpoint_match_nothing_after_it() {
 }
 
 #[test]
+fn a_repetition_of_what_a_checkpoint_covered_is_no_reason() {
+    let mut rig = Rig::new();
+    primary(&mut rig, &udp(b"a"), &[]);
+    assert_eq!(rig.checkpoint(), (vec![udp(b"a")], vec![]));
+    secondary(&mut rig, &udp(b"a"), &[]);
+    // Nor does it count against what the primary says now.
+    primary(&mut rig, &udp(b"b"), &[]);
+    assert_eq!(rig.wait(Limits::default().datagram_grace * 2).1, []);
+    secondary(&mut rig, &udp(b"b"), &[udp(b"b")]);
+    assert_eq!(rig.wait(Duration::from_mins(1)).1, []);
+    assert_eq!(rig.engine.stats().secondary_dropped.stale, 1);
+    assert_eq!(rig.engine.stats().secondary_waiting.frames, 0);
+    // The twin: one that none covered is.
+    secondary(&mut rig, &udp(b"c"), &[]);
+    assert_eq!(rig.wait(Duration::from_mins(1)).1, [Reason::SecondaryOnly]);
+    // And what was covered by the one before last is forgotten.
+    rig.checkpoint();
+    secondary(&mut rig, &udp(b"a"), &[]);
+    assert_eq!(rig.wait(Duration::from_mins(1)).1, [Reason::SecondaryOnly]);
+}
+
+#[test]
+fn what_both_guests_repeat_after_a_checkpoint_matches_whichever_is_first() {
+    let mut rig = Rig::new();
+    primary(&mut rig, &udp(b"beat"), &[]);
+    rig.checkpoint();
+    for _ in 0..3 {
+        secondary(&mut rig, &udp(b"beat"), &[]);
+        primary(&mut rig, &udp(b"beat"), &[udp(b"beat")]);
+        primary(&mut rig, &udp(b"beat"), &[]);
+        secondary(&mut rig, &udp(b"beat"), &[udp(b"beat")]);
+    }
+    assert_eq!(rig.wait(Duration::from_mins(1)).1, []);
+}
+
+#[test]
 fn icmp_echoes_are_flows_by_identifier() {
     let mut rig = Rig::new();
     for link in [LINK, Link { ip_version: 6, ..LINK }] {

@@ -15,8 +15,8 @@ use crate::control::Message;
 use crate::datapath::Mode;
 use crate::frame::Frame;
 use crate::instance::primary::decide::Decisions;
-use crate::protection::{Protection, State};
 use crate::instance::segment::Direction;
+use crate::protection::{Protection, State};
 
 /// Time until a daemon reads what is there.
 const WAKE_US: Range<u64> = 1..150;
