@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use colo_proxy_common::decode::{decode, decode_tcp, decode_tcp_options, protocol};
-use colo_proxy_common::flow::{self, Change, Entry, Now, Verdict};
+use colo_proxy_common::flow::{self, Change, Entry, Now, Verdict, known, state};
 use colo_proxy_common::record::{Flow, FlowKey};
 use colo_proxy_common::rewrite;
 
@@ -16,19 +16,44 @@ use crate::datapath::Mode;
 use crate::frame::Frame;
 use crate::instance::segment::{Direction, segment};
 
-/// Connections in the map that is never evicted, and in the one that forgets the oldest.
+/// Connections in the map that is never evicted, and in those that forget the oldest.
 const FLOWS_MAX: usize = 1024;
-const HALF_OPEN_MAX: usize = 64;
+const LRU_MAX: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Programs {
     pub(super) mode: Mode,
     epoch: u32,
-    pub(super) flows: HashMap<FlowKey, Flow>,
-    /// The last one used is at the end.
-    half_open: VecDeque<(FlowKey, Flow)>,
+    flows: HashMap<FlowKey, Flow>,
+    unconfirmed: Lru,
+    half_open: Lru,
     /// Offsets that became known.
     pub(super) events: VecDeque<FlowKey>,
+}
+
+/// A map that forgets; the last one used is at the end.
+#[derive(Debug, Default)]
+struct Lru(VecDeque<(FlowKey, Flow)>);
+
+impl Lru {
+    fn get_mut(&mut self, key: &FlowKey) -> Option<&mut Flow> {
+        let at = self.0.iter().position(|(other, _)| other == key)?;
+        let used = self.0.remove(at)?;
+        self.0.push_back(used);
+        self.0.back_mut().map(|(_, flow)| flow)
+    }
+
+    fn insert(&mut self, key: FlowKey, flow: Flow) {
+        self.remove(&key);
+        self.0.push_back((key, flow));
+        if self.0.len() > LRU_MAX {
+            self.0.pop_front();
+        }
+    }
+
+    fn remove(&mut self, key: &FlowKey) {
+        self.0.retain(|(other, _)| other != key);
+    }
 }
 
 /// What becomes of a frame.
@@ -45,7 +70,8 @@ impl Programs {
             mode: Mode::Protected,
             epoch: 0,
             flows: HashMap::new(),
-            half_open: VecDeque::new(),
+            unconfirmed: Lru::default(),
+            half_open: Lru::default(),
             events: VecDeque::new(),
         }
     }
@@ -55,13 +81,17 @@ impl Programs {
     }
 
     pub(super) fn knows(&self, key: &FlowKey) -> bool {
-        self.flows.contains_key(key)
+        let lru = self.unconfirmed.0.iter().chain(&self.half_open.0);
+        let mut all = self.flows.iter().chain(lru.map(|(key, flow)| (key, flow)));
+        all.any(|(other, flow)| {
+            other == key && flow.known & known::OFFSET != 0 && flow.state != state::REOPENING
+        })
     }
 
     /// Forgets every connection.
     pub(super) fn forget_all(&mut self) {
         self.flows.clear();
-        self.half_open.clear();
+        (self.unconfirmed, self.half_open) = (Lru::default(), Lru::default());
     }
 
     /// What `translate` of the programs does.
@@ -95,31 +125,29 @@ impl Programs {
     }
 
     fn find(&mut self, key: &FlowKey) -> Option<Entry<'_>> {
-        if self.flows.contains_key(key) {
-            return self.flows.get_mut(key).map(Entry::from_mut);
-        }
-        let at = self.half_open.iter().position(|(other, _)| other == key)?;
-        let used = self.half_open.remove(at)?;
-        self.half_open.push_back(used);
-        self.half_open.back_mut().map(|(_, flow)| Entry::from_mut(flow))
+        let found = self.flows.get_mut(key).or_else(|| self.unconfirmed.get_mut(key));
+        found.or_else(|| self.half_open.get_mut(key)).map(Entry::from_mut)
     }
 
-    fn apply(&mut self, key: FlowKey, change: Change, record: Flow) {
+    fn apply(&mut self, key: FlowKey, change: Change, mut record: Flow) {
         if change == Change::Keep {
             return;
         }
-        self.half_open.retain(|(other, _)| *other != key);
-        if change == Change::Establish && (self.knows(&key) || self.flows.len() < FLOWS_MAX) {
-            self.flows.insert(key, record);
-            return;
-        }
-        if change != Change::Establish {
-            self.flows.remove(&key);
-        }
-        if change != Change::Forget {
-            self.half_open.push_back((key, record));
-            if self.half_open.len() > HALF_OPEN_MAX {
-                self.half_open.pop_front();
+        let is_known = self.flows.remove(&key).is_some();
+        self.unconfirmed.remove(&key);
+        self.half_open.remove(&key);
+        match change {
+            Change::Keep | Change::Forget => {}
+            Change::Open => self.half_open.insert(key, record),
+            Change::Establish if record.known & known::CONFIRMED == 0 => {
+                self.unconfirmed.insert(key, record);
+            }
+            Change::Establish if is_known || self.flows.len() < FLOWS_MAX => {
+                self.flows.insert(key, record);
+            }
+            Change::Establish => {
+                record.known &= !known::CONFIRMED;
+                self.unconfirmed.insert(key, record);
             }
         }
     }
