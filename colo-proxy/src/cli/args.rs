@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use colo_proxy::compare::Limits;
 use colo_proxy::config::{
-    ColoFrameKind, ConfigError, Guest, LANE_QUEUE_BYTES, OnDeath, OnSecondaryLost,
-    SECONDARY_TIMEOUT, SideConfig,
+    ColoFrameKind, ConfigError, Guest, Limits, OnDeath, OnSecondaryLost, SideConfig,
 };
 use colo_proxy::datapath::capture::CaptureKind;
 use colo_proxy::endpoint::Endpoint;
@@ -102,8 +100,7 @@ impl Shared {
             colo_frame,
             vnet_hdr_support: self.vnet_hdr_support,
             on_death: OnDeath::default(),
-            secondary_timeout: SECONDARY_TIMEOUT,
-            lane_queue_bytes: LANE_QUEUE_BYTES,
+            limits: Limits::default(),
             side,
         }
         .check()
@@ -118,7 +115,6 @@ impl TryFrom<PrimaryArgs> for Guest {
             mirror: args.shared.mirror.clone(),
             secondary_in: args.secondary_in,
             on_secondary_lost: OnSecondaryLost::default(),
-            limits: Limits::default(),
         };
         args.shared.guest(args.colo_frame, side)
     }

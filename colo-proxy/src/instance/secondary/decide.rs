@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use colo_proxy_common::record::FlowKey;
 
+use crate::config::Limits;
 use crate::datapath::Mode;
 use crate::frame::Frame;
 use crate::instance::hold::Hold;
@@ -38,6 +39,12 @@ pub(in crate::instance) struct Decisions {
 impl Decisions {
     pub(in crate::instance) fn new(mode: Mode, repeat: Arc<repeat::Shared>) -> Self {
         Self { mode, hold: Hold::default(), repeat, epoch: 0, copied_in: None }
+    }
+
+    /// Within other limits than those that nobody has changed.
+    pub(in crate::instance) fn limited(mut self, limits: &Limits) -> Self {
+        self.hold = Hold::new(limits.input);
+        self
     }
 
     /// Input of the primary guest, in the order in which it came there.
