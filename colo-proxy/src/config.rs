@@ -26,7 +26,7 @@ pub use crate::datapath::{OnDeath, Role};
 use crate::endpoint::Endpoint;
 
 pub use self::limits::{
-    InputLimits, KEYS, Key, Limits, PeerLimits, RepeatLimits, TranslationLimits, UnsortedLimits,
+    InputLimits, KEYS, Key, Limits, PeerLimits, RepeatLimits, UnsortedLimits,
 };
 
 /// The longest instance name: it becomes a directory and a socket.

@@ -6,13 +6,16 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt};
+use bytes::BytesMut;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -238,6 +241,74 @@ impl Stream {
             setsockopt(tcp, sockopt::TcpUserTimeout, &(PROBE_INTERVAL_S * (PROBES + 1) * 1000))?;
         }
         Ok(self)
+    }
+}
+
+/// For whoever waits for several things at a time: nothing here needs the stream for itself.
+impl Stream {
+    /// Waits until there is something to read, or the peer has closed.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.readable().await,
+            Self::Tcp(stream) => stream.readable().await,
+        }
+    }
+
+    /// Waits until the peer takes more.
+    pub async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.writable().await,
+            Self::Tcp(stream) => stream.writable().await,
+        }
+    }
+
+    /// Reads what is there, or fails with `WouldBlock`; [`Self::readable`] then waits.
+    pub fn try_read_buf(&self, into: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.try_read_buf(into),
+            Self::Tcp(stream) => stream.try_read_buf(into),
+        }
+    }
+
+    /// Writes what goes, or fails with `WouldBlock`; [`Self::writable`] then waits.
+    pub fn try_write_vectored(&self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.try_write_vectored(slices),
+            Self::Tcp(stream) => stream.try_write_vectored(slices),
+        }
+    }
+
+    /// Reads what the kernel has by now, of which tokio may not have heard yet.
+    pub fn read_now(&self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(recv(self.as_fd().as_raw_fd(), into, MsgFlags::MSG_DONTWAIT)?)
+    }
+
+    /// Octets that the peer has sent and nobody has read.
+    pub fn unread(&self) -> io::Result<usize> {
+        let mut octets = 0;
+        // SAFETY: the descriptor is open for as long as `self` is borrowed, and FIONREAD writes one
+        // int, which `octets` is.
+        unsafe { fionread(self.as_fd().as_raw_fd(), &raw mut octets) }?;
+        Ok(usize::try_from(octets).unwrap_or_default())
+    }
+
+    /// The peer has closed, though what it sent before may still be there.
+    pub fn is_hung_up(&self) -> bool {
+        // Nothing else is asked for, so whatever comes back is the end of the connection.
+        let closing = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
+        let mut fds = [PollFd::new(self.as_fd(), closing)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ended| ended > 0)
+    }
+}
+
+nix::ioctl_read_bad!(fionread, nix::libc::FIONREAD, nix::libc::c_int);
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
+        }
     }
 }
 

@@ -80,26 +80,54 @@ impl RecordReader {
         }
     }
 
+    /// Takes the octets that `read` reads now; `false` where there are none at the moment.
+    pub fn fill_now(
+        &mut self,
+        read: impl FnOnce(&mut BytesMut) -> io::Result<usize>,
+    ) -> Result<bool, LaneError> {
+        self.buffer.reserve(READ_CHUNK);
+        match read(&mut self.buffer) {
+            Ok(0) => {
+                self.bad.cut += u64::from(!self.buffer.is_empty());
+                Err(LaneError::Closed)
+            }
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(LaneError::Read(error)),
+        }
+    }
+
     /// The next whole frame in what was read; `None` when more must come.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, LaneError> {
-        loop {
-            let Some(&[l0, l1, l2, l3]) = self.buffer.first_chunk() else { return Ok(None) };
-            let length = u32::from_be_bytes([l0, l1, l2, l3]);
-            if length as usize > FRAME_MAX {
-                self.bad.oversized += 1;
-                return Err(LaneError::Oversized { length });
-            }
-            let head = if self.vnet_hdr { 8 } else { 4 };
-            if self.buffer.len() < head + length as usize {
-                return Ok(None);
-            }
-            let mut record = self.buffer.split_to(head + length as usize);
-            record.advance(4);
-            let vnet_len = if self.vnet_hdr { record.get_u32() as usize } else { 0 };
-            if let Some(frame) = self.accept(record.freeze(), vnet_len) {
+        while let Some((record, vnet_len)) = self.next_record()? {
+            if let Some(frame) = self.accept(record, vnet_len as usize) {
                 return Ok(Some(frame));
             }
         }
+        Ok(None)
+    }
+
+    /// The next whole record, whatever is in it, with its `VNET_HDR_LEN`.
+    pub fn next_record(&mut self) -> Result<Option<(Bytes, u32)>, LaneError> {
+        let Some(&[l0, l1, l2, l3]) = self.buffer.first_chunk() else { return Ok(None) };
+        let length = u32::from_be_bytes([l0, l1, l2, l3]);
+        if length as usize > FRAME_MAX {
+            self.bad.oversized += 1;
+            return Err(LaneError::Oversized { length });
+        }
+        let head = if self.vnet_hdr { 8 } else { 4 };
+        if self.buffer.len() < head + length as usize {
+            return Ok(None);
+        }
+        let mut record = self.buffer.split_to(head + length as usize);
+        record.advance(4);
+        let vnet_len = if self.vnet_hdr { record.get_u32() } else { 0 };
+        Ok(Some((record.freeze(), vnet_len)))
+    }
+
+    /// A record has begun and not ended. Call it when no whole one is left.
+    pub fn is_in_record(&self) -> bool {
+        !self.buffer.is_empty()
     }
 
     /// Forgets what is left of a connection that is gone.
@@ -120,6 +148,14 @@ impl RecordReader {
         }
         None
     }
+}
+
+/// What goes before the octets of `frame`, and its length.
+pub(crate) fn head(frame: &Frame, vnet_hdr: bool) -> ([u8; 8], usize) {
+    let vnet_len = frame.vnet().len() as u32;
+    let length = frame.len() as u32 - if vnet_hdr { 0 } else { vnet_len };
+    let words = u64::from(length) << 32 | u64::from(vnet_len);
+    (words.to_be_bytes(), if vnet_hdr { 8 } else { 4 })
 }
 
 /// Records on their way out: a bounded queue and the place in it.
@@ -164,10 +200,8 @@ impl Outbox {
             frame.bytes().slice(frame.vnet().len()..)
         };
         let before = self.tail.len();
-        self.tail.put_u32(body.len() as u32);
-        if self.vnet_hdr {
-            self.tail.put_u32(frame.vnet().len() as u32);
-        }
+        let (head, head_len) = head(frame, self.vnet_hdr);
+        self.tail.extend(head.iter().take(head_len));
         self.waiting_bytes += self.tail.len() - before + body.len();
         if body.len() <= COPY_MAX {
             self.tail.put_slice(&body);

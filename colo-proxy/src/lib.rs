@@ -8,6 +8,7 @@
 //! for one guest. ARCHITECTURE.md has the picture.
 
 pub mod capture_file;
+pub mod colo_compare;
 pub mod colo_frame;
 pub mod compare;
 pub mod config;
@@ -22,5 +23,7 @@ pub mod lane;
 pub mod link;
 mod log_limit;
 pub mod name;
+pub mod offline;
+pub mod offsets;
 mod protection;
 pub mod status;

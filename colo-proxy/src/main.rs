@@ -8,13 +8,13 @@ fn main() -> ExitCode {
     let log = env_logger::Env::default().default_filter_or("info");
     env_logger::Builder::from_env(log).format_target(false).init();
     match cli::run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("colo-proxy: error: {error:#}");
             if let Some(hint) = cli::hint(&error) {
                 eprintln!("hint: {hint}");
             }
-            ExitCode::FAILURE
+            cli::exit_code(&error)
         }
     }
 }

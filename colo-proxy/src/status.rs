@@ -16,8 +16,9 @@ use crate::name::is_in_this_namespace;
 
 /// Where sockets and locks of running instances are.
 pub const RUNTIME_DIR: &str = "/run/colo-proxy";
-/// The longest question.
-const REQUEST_MAX: u64 = 4096;
+/// The longest question and the longest answer: a text of [`crate::offsets`], with room for what
+/// quoting it adds. Only root can ask.
+const LINE_MAX: u64 = crate::offsets::TEXT_MAX as u64 * 3 / 2;
 /// How long an answer may take before the daemon counts as hung.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -39,11 +40,17 @@ pub enum StatusError {
 }
 
 /// A question to an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Request {
     Status,
     Failover,
+    /// The connections that are translated, as [`crate::offsets`] writes them.
+    ExportOffsets,
+    /// Makes those connections known.
+    ImportOffsets {
+        text: String,
+    },
 }
 
 /// Its answer.
@@ -52,6 +59,8 @@ pub enum Request {
 pub enum Reply {
     Status(serde_json::Value),
     Done(String),
+    /// A text of [`crate::offsets`].
+    Offsets(String),
     Error(String),
 }
 
@@ -130,7 +139,7 @@ async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>) {
 async fn answer(stream: tokio::net::UnixStream, questions: mpsc::Sender<Question>) {
     let (from, mut to) = stream.into_split();
     let mut line = String::new();
-    let mut reader = tokio::io::BufReader::new(from.take(REQUEST_MAX));
+    let mut reader = tokio::io::BufReader::new(from.take(LINE_MAX));
     let read = tokio::time::timeout(ANSWER, reader.read_line(&mut line)).await;
     if !matches!(read, Ok(Ok(1..))) {
         return;
@@ -187,9 +196,10 @@ pub fn find(dir: &Path, name: &str) -> Result<String, StatusError> {
 }
 
 /// Asks the instance `name`.
+#[expect(clippy::needless_pass_by_value, reason = "a question is asked once")]
 pub fn ask(dir: &Path, name: &str, request: Request) -> Result<Reply, StatusError> {
     let path = dir.join(format!("{name}.sock"));
-    let text = exchange(&path, request).map_err(|source| StatusError::Ask {
+    let text = exchange(&path, &request).map_err(|source| StatusError::Ask {
         name: name.into(),
         path: path.clone(),
         source,
@@ -202,13 +212,13 @@ pub fn ask(dir: &Path, name: &str, request: Request) -> Result<Reply, StatusErro
     }
 }
 
-fn exchange(path: &Path, request: Request) -> io::Result<String> {
+fn exchange(path: &Path, request: &Request) -> io::Result<String> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(ANSWER))?;
-    stream.write_all(serde_json::to_string(&request)?.as_bytes())?;
+    stream.write_all(serde_json::to_string(request)?.as_bytes())?;
     stream.write_all(b"\n")?;
     let mut text = String::new();
-    BufReader::new(stream.take(1 << 20)).read_line(&mut text)?;
+    BufReader::new(stream.take(LINE_MAX)).read_line(&mut text)?;
     Ok(text)
 }
 

@@ -13,6 +13,7 @@
 
 pub mod cleanup;
 pub mod client;
+pub mod colo_compare;
 pub mod colo_frame;
 pub mod counters;
 pub mod daemon;

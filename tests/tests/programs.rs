@@ -2,6 +2,10 @@
 //! and counters (`BPF_PROG_TEST_RUN`).
 #![allow(clippy::panic, reason = "that is how a test fails")]
 
+#[path = "programs/earlier_pair.rs"]
+mod earlier_pair;
+#[path = "programs/flood.rs"]
+mod flood;
 #[path = "../../colo-proxy-common/tests/frame/mod.rs"]
 mod frame;
 #[path = "programs/harness.rs"]

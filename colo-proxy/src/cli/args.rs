@@ -1,13 +1,16 @@
 //! Flags and their meaning.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
+use colo_proxy::colo_compare::Options;
 use colo_proxy::config::{
     ColoFrameKind, ConfigError, Guest, Limits, OnDeath, OnSecondaryLost, SideConfig,
 };
 use colo_proxy::datapath::capture::CaptureKind;
 use colo_proxy::endpoint::Endpoint;
+use colo_proxy::offline::{Address, Align};
 
 /// The network proxy of a fault-tolerant pair of virtual machines (COLO)
 ///
@@ -32,6 +35,8 @@ pub(super) enum Subcommand {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Compare between QEMU's sockets, in the place of its colo-compare object; needs no root
+    ColoCompare(ColoCompareArgs),
     /// Show what the running instances do
     Status {
         /// Only this one: an instance, or a netdev where only one instance has it
@@ -40,12 +45,75 @@ pub(super) enum Subcommand {
         #[arg(long)]
         json: bool,
     },
+    /// Take the translation of open connections to the next pair
+    ///
+    /// After a failover the connections that were open depend on it. When the guest that survived is
+    /// protected again: export on its host, and import on the host of the new secondary before the
+    /// first checkpoint is over.
+    Offsets {
+        #[command(subcommand)]
+        command: OffsetsCommand,
+    },
     /// The other host is gone: the secondary takes over, a primary goes on unprotected
     ///
     /// Make sure that the other guest no longer answers the network first.
     Failover {
         /// An instance as `status` names it, or a netdev where only one instance has it
         instance: String,
+    },
+    /// Compare two captures: would these guests have needed checkpoints?
+    ///
+    /// Both captures are of the same work done by two equal guests, taken each on its guest's TAP
+    /// (tcpdump -i tap0 -w FILE), in pcap or pcapng. Needs no root.
+    /// Ends with 0 where the guests' output is the same, with 1 where it is not, and with 2 where
+    /// the captures cannot be compared.
+    Diff(DiffArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DiffArgs {
+    /// The capture of the primary guest
+    pub(super) primary: PathBuf,
+    /// The capture of the secondary guest
+    pub(super) secondary: PathBuf,
+    /// The guest's Ethernet or IP address, as often as it has some; without it, the Ethernet
+    /// address that all frames have at one end
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) guest: Vec<Address>,
+    /// How the clocks of the captures go together: absolute (they are the same), first (the first
+    /// packets are of the same time), connections (those that both have were opened at the same
+    /// time); without it, absolute if the captures overlap in time, else first
+    #[arg(long, value_name = "HOW")]
+    pub(super) align: Option<Align>,
+    /// How long one guest may be behind the other
+    #[arg(long, value_name = "MS", default_value_t = 3000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) compare_timeout_ms: u32,
+    /// For how long a checkpoint would stop the guests
+    #[arg(long, value_name = "MS", default_value_t = 20)]
+    pub(super) checkpoint_ms: u32,
+    /// Write the frames that differ, with comments, to this pcapng; a file that is there is
+    /// replaced
+    #[arg(long, value_name = "FILE")]
+    pub(super) capture: Option<PathBuf>,
+    /// For programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What `offsets` can do.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum OffsetsCommand {
+    /// Write the translated connections to standard output, one a line
+    Export {
+        /// An instance, or a netdev where only one instance has it; the only one that is running
+        instance: Option<String>,
+    },
+    /// Make connections known that another instance has exported; all of them, or none
+    Import {
+        /// An instance, or a netdev where only one instance has it
+        instance: String,
+        /// What `export` has written; `-` for standard input
+        file: PathBuf,
     },
 }
 
@@ -85,6 +153,61 @@ pub(super) struct SecondaryArgs {
     /// Lane on which this guest's output goes to the primary
     #[arg(long, value_name = "EP")]
     secondary_out: Endpoint,
+}
+
+/// QEMU's properties of the same names, with its defaults; zero is refused.
+#[derive(Debug, clap::Args)]
+pub(super) struct ColoCompareArgs {
+    /// Socket on which the primary guest's output comes
+    #[arg(long, value_name = "EP")]
+    primary_in: Endpoint,
+    /// Socket on which the secondary guest's output comes
+    #[arg(long, value_name = "EP")]
+    secondary_in: Endpoint,
+    /// Socket to which the primary's frames go that may leave
+    #[arg(long, value_name = "EP")]
+    outdev: Endpoint,
+    /// Channel to the COLO-frame that makes checkpoints; without it nobody is asked for one, and
+    /// what needs one stays held
+    #[arg(long, value_name = "EP")]
+    notify_dev: Option<Endpoint>,
+    /// Frames on the sockets carry a virtio-net header
+    #[arg(long)]
+    vnet_hdr_support: bool,
+    /// How long a frame may wait for the other guest's before a checkpoint is asked for
+    #[arg(long, value_name = "MS", default_value = "3000", value_parser = at_least_one())]
+    compare_timeout: u64,
+    /// How much later than that it may be noticed; here it is noticed when it is due, so this has
+    /// no further effect
+    #[arg(long, value_name = "MS", default_value = "1000", value_parser = at_least_one())]
+    expired_scan_cycle: u64,
+    /// Frames of one flow that are held; when there are as many, a checkpoint is asked for and the
+    /// socket is left alone until it has come
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = at_least_one())]
+    max_queue_size: u64,
+    /// How long the secondary may be gone before held output is released and the guest goes on
+    /// unprotected; not QEMU's
+    #[arg(long, value_name = "MS", default_value = "1000", value_parser = at_least_one())]
+    secondary_timeout: u64,
+}
+
+fn at_least_one() -> clap::builder::RangedU64ValueParser<u64> {
+    clap::value_parser!(u64).range(1..=u64::from(u32::MAX))
+}
+
+impl From<ColoCompareArgs> for Options {
+    fn from(args: ColoCompareArgs) -> Self {
+        Self {
+            primary_in: args.primary_in,
+            secondary_in: args.secondary_in,
+            outdev: args.outdev,
+            notify_dev: args.notify_dev,
+            vnet_hdr_support: args.vnet_hdr_support,
+            compare_timeout: Duration::from_millis(args.compare_timeout),
+            max_queue_size: args.max_queue_size as usize,
+            secondary_timeout: Duration::from_millis(args.secondary_timeout),
+        }
+    }
 }
 
 impl Shared {

@@ -4,22 +4,38 @@ use std::error::Error;
 use std::io::{self, ErrorKind};
 
 use colo_proxy::config::ConfigError;
+use colo_proxy::endpoint::EndpointError;
 use colo_proxy::instance::InstanceError;
+use colo_proxy::offline::GuestError;
 use colo_proxy::status::StatusError;
 use nix::errno::Errno;
 
+use super::diff::CannotCompare;
+
 /// For what opens interfaces and loads programs.
 const SERVE: &str = "run as root, or with CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON";
+/// For what needs no privilege of its own.
+const SOCKET: &str = "name a path and a port that this user may open";
 /// For what only opens a file or a socket of root's.
 const READ: &str = "run as root";
+
+/// For captures in which the guest is not to be told from others.
+const NAME_GUEST: &str = "name the guest with --guest and its Ethernet or IP address";
 
 /// The hint for `error`, if there is one.
 pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
     let known = error.downcast_ref::<InstanceError>().and_then(InstanceError::hint);
+    if error.is::<CannotCompare>() {
+        // Captures are the user's own files: no privilege of the daemon's helps.
+        return error.is::<GuestError>().then_some(NAME_GUEST);
+    }
     known.or_else(|| error.chain().any(is_denied).then(|| needed(error)))
 }
 
 fn needed(error: &anyhow::Error) -> &'static str {
+    if error.is::<EndpointError>() {
+        return SOCKET;
+    }
     let only_reads = error.is::<StatusError>() || error.is::<ConfigError>();
     if only_reads { READ } else { SERVE }
 }
@@ -41,7 +57,7 @@ mod tests {
 
     use colo_proxy::status::StatusError;
 
-    use super::{READ, SERVE, hint};
+    use super::{EndpointError, READ, SERVE, SOCKET, hint};
 
     fn denied() -> io::Error {
         io::Error::from_raw_os_error(nix::libc::EACCES)
@@ -53,6 +69,13 @@ mod tests {
         assert_eq!(hint(&error), Some(SERVE));
         let error = StatusError::List { path: "/run/colo-proxy".into(), source: denied() };
         assert_eq!(hint(&error.into()), Some(READ));
+    }
+
+    #[test]
+    fn a_socket_that_may_not_be_opened_needs_no_root() {
+        let endpoint = "unix:/run/a.sock,server".into();
+        let error = EndpointError::Listen { endpoint, source: denied() };
+        assert_eq!(hint(&anyhow::Error::from(error).context("cannot compare")), Some(SOCKET));
     }
 
     #[test]

@@ -1,12 +1,17 @@
 //! The command line: what is asked for, and who does it.
 
 mod args;
+mod capture;
+mod colo_compare;
 mod daemon;
+mod diff;
 mod hint;
+mod offsets;
 mod output;
 mod show;
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Parser;
@@ -16,14 +21,24 @@ use colo_proxy::status::{self, RUNTIME_DIR, Reply, Request};
 use self::args::{Args, Subcommand};
 pub(crate) use self::hint::hint;
 
-pub(crate) fn run() -> anyhow::Result<()> {
+/// Does what the command line asks for; on success, says what the process is to end with.
+pub(crate) fn run() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
+        Subcommand::Diff(args) => return diff::diff(&args),
         Subcommand::Primary(args) => daemon::serve(vec![Guest::try_from(args)?]),
         Subcommand::Secondary(args) => daemon::serve(vec![Guest::try_from(args)?]),
         Subcommand::Run { config } => daemon::serve(config::read(&config)?),
+        Subcommand::ColoCompare(args) => colo_compare::serve(args.into()),
         Subcommand::Status { instance, json } => show::status(instance.as_deref(), json),
+        Subcommand::Offsets { command } => offsets::run(&command),
         Subcommand::Failover { instance } => fail_over(&instance),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the process ends with after `error`.
+pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<diff::CannotCompare>() { diff::CANNOT_COMPARE.into() } else { ExitCode::FAILURE }
 }
 
 fn fail_over(instance: &str) -> anyhow::Result<()> {

@@ -1,15 +1,14 @@
 //! What the engine holds, in order of arrival, and what it owes: the part that all flows share.
 
+mod record;
+
 use std::ops::Range;
 use std::time::Instant;
-
-use bytes::Bytes;
-use colo_proxy_common::record::FlowKey;
 
 use super::bag::Bags;
 use super::body::Body;
 use super::chain::{Chain, Ends, Key};
-use super::divergence::{Captured, Difference, Divergence, Found, Ring};
+use super::divergence::Ring;
 use super::limits::Limits;
 use super::octets::{Blocks, Kept};
 use super::packet::{Originals, Packet, Ticket};
@@ -17,6 +16,7 @@ use super::reason::Reason;
 use super::requests::Requests;
 use super::stats::{SecondaryDropped, Stats};
 use super::tcp::Segment;
+use super::wheel::Wheel;
 use super::{Output, Side};
 use crate::frame::Frame;
 
@@ -91,10 +91,17 @@ pub(super) struct Ledger {
     pub(super) blocks: Blocks,
     /// Datagrams that the other side has not sent yet.
     pub(super) bags: Bags,
+    /// When a flow wants to be looked at, one timer at most for each.
+    pub(super) timers: Wheel<Key>,
     /// Checkpoints completed; whatever a flow remembers of the secondary belongs to one.
     pub(super) epoch: u64,
     /// Frames that may leave once the frame in hand is dealt with: sorted by arrival then.
     pub(super) ready: Vec<(u64, Key)>,
+    /// Likewise those whose octets are complete, which may wait for more.
+    pub(super) complete: Vec<Key>,
+    /// Steps of loops that a guest can make longer.
+    #[cfg(test)]
+    pub(super) work: u64,
     held: Chain<Held>,
     held_ends: Ends,
     waiting: Chain<Waiting>,
@@ -116,8 +123,12 @@ impl Ledger {
             divergences: Ring::default(),
             blocks: Blocks::default(),
             bags: Bags::new(seed),
+            timers: Wheel::default(),
             epoch: 0,
             ready: Vec::new(),
+            complete: Vec::new(),
+            #[cfg(test)]
+            work: 0,
             held: Chain::default(),
             held_ends: Ends::default(),
             waiting: Chain::default(),
@@ -147,6 +158,15 @@ impl Ledger {
 
     pub(super) fn ask(&mut self, reason: Reason) {
         self.requests.ask(reason, &mut self.stats);
+    }
+
+    /// Counts a step of a loop that a guest can make longer, for the tests of its bounds.
+    #[cfg_attr(not(test), allow(clippy::unused_self, reason = "only tests count"))]
+    pub(super) fn count_work(&mut self) {
+        #[cfg(test)]
+        {
+            self.work += 1;
+        }
     }
 
     // Primary frames.
@@ -245,6 +265,7 @@ impl Ledger {
             dropped(&mut self.stats.secondary_dropped);
         }
         self.over = [0; 2];
+        self.timers.clear();
         self.epoch += 1;
     }
 
@@ -389,59 +410,5 @@ impl Ledger {
             || total.bytes / 2 >= limits.bytes_max as u64
             || account.frames / 2 >= limits.flow_frames_max
             || account.bytes / 2 >= limits.flow_bytes_max
-    }
-
-    // Differences.
-
-    /// Records a difference and asks for a checkpoint.
-    pub(super) fn diverge(&mut self, key: &FlowKey, difference: Difference<'_>) {
-        self.stats.divergences += 1;
-        self.ask(difference.reason);
-        let found = Found {
-            number: self.stats.divergences,
-            epoch: self.epoch,
-            at: self.now,
-            at_ms: self.ms_since_start(self.now),
-            context_bytes: self.limits.context_bytes,
-        };
-        let divergence = Divergence::new(*key, difference, &found);
-        self.stats.divergence_frames_dropped += self.divergences.push(
-            divergence,
-            self.limits.divergences_max,
-            self.limits.divergence_frames_bytes,
-        );
-    }
-
-    /// A copy of the frame in hand, for a record.
-    pub(super) fn capture(&self, frame: &Frame) -> Captured {
-        self.captured(frame.ethernet(), frame.ethernet().len(), self.now)
-    }
-
-    /// A copy of a frame held of the primary.
-    pub(super) fn capture_held(&self, key: Key) -> Option<Captured> {
-        let held = self.held(key)?;
-        let octets = held.frame.ethernet();
-        Some(self.captured(octets, octets.len(), held.since))
-    }
-
-    /// A copy of a frame of the secondary of which a piece waits.
-    pub(super) fn capture_waiting(&self, key: Key) -> Option<Captured> {
-        let waiting = self.waiting(key)?;
-        let octets = waiting.octets.frame();
-        Some(self.captured(octets, octets.len(), waiting.arrived))
-    }
-
-    /// A copy of `octets`, the first of a frame of `original_len` that came at `since`.
-    pub(super) fn captured(&self, octets: &[u8], original_len: usize, since: Instant) -> Captured {
-        Captured {
-            octets: Bytes::copy_from_slice(octets),
-            original_len,
-            since,
-            since_ms: self.ms_since_start(since),
-        }
-    }
-
-    fn ms_since_start(&self, at: Instant) -> u64 {
-        self.start.map_or(0, |start| at.saturating_duration_since(start).as_millis() as u64)
     }
 }

@@ -20,6 +20,9 @@ pub struct Limits {
     /// How long a primary frame may be held, or secondary data wait, before a checkpoint is asked
     /// for.
     pub compare_timeout: Duration,
+    /// How long the secondary's TCP window may stay closed while the primary's is open before a
+    /// checkpoint is asked for.
+    pub zero_window_timeout: Duration,
     /// How long datagrams of both guests may stay without a match before they count as different.
     pub datagram_grace: Duration,
     /// How many datagrams of each guest may stay without a match before they count as different.
@@ -63,6 +66,9 @@ impl Default for Limits {
             flow_bytes_max: 32 << 20,
             // QEMU's default.
             compare_timeout: Duration::from_secs(3),
+            // Long for an application that is only a little behind, short against the compare
+            // timeout: what the peer sends meanwhile is lost to the secondary.
+            zero_window_timeout: Duration::from_secs(1),
             datagram_grace: Duration::from_millis(200),
             datagram_grace_count: 256,
             fragment_timeout: Duration::from_secs(1),

@@ -34,6 +34,7 @@ mod bag;
 mod body;
 mod chain;
 mod classify;
+mod content;
 mod datagram;
 mod divergence;
 mod fragments;
@@ -49,6 +50,7 @@ mod stats;
 mod table;
 mod tcp;
 mod timers;
+mod wheel;
 
 #[cfg(test)]
 mod tests;
@@ -59,12 +61,14 @@ use std::time::Instant;
 use colo_proxy_common::decode::Tcp;
 use colo_proxy_common::record::FlowKey;
 
+pub(crate) use self::content::{Content, DatagramContent, content};
 pub use self::divergence::{Captured, Context, Divergence, FlowName, WaitsFor};
 pub use self::limits::Limits;
 pub use self::policy::Policy;
 pub use self::reason::{Reason, ReasonCounts};
 pub use self::stats::{
-    Evicted, Fragments, Kinds, MalformedCounts, Released, SecondaryDropped, Stats, Traffic,
+    Differences, Evicted, Fragments, Kinds, MalformedCounts, Released, SecondaryDropped, Stats,
+    Traffic,
 };
 
 use self::body::Body;
@@ -76,7 +80,6 @@ use self::packet::Packet;
 use self::reassembly::Reassembly;
 use self::table::{Kind, Table};
 use self::tcp::Scene;
-use self::timers::Timers;
 use crate::frame::Frame;
 
 /// Whose output a frame is.
@@ -112,12 +115,25 @@ impl Output {
     }
 }
 
+/// A checkpoint that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Outstanding {
+    /// What it was asked for.
+    pub reason: Reason,
+    /// When, on the caller's clock.
+    #[serde(skip)]
+    pub since: Instant,
+    /// The same, in milliseconds since the engine saw its first frame.
+    pub since_ms: u64,
+    /// Everything that it will settle, `reason` included, and how often each came up.
+    pub reasons: ReasonCounts,
+}
+
 /// The comparison of one pair of guests.
 #[derive(Debug)]
 pub struct Engine {
     table: Table,
     ledger: Ledger,
-    timers: Timers,
     reassembly: Reassembly,
     /// Primary frames of after the cut, while a checkpoint is made.
     deferred: VecDeque<Frame>,
@@ -132,7 +148,6 @@ impl Engine {
         Self {
             table: Table::new(seed),
             ledger: Ledger::new(limits, seed),
-            timers: Timers::default(),
             reassembly: Reassembly::new(seed),
             deferred: VecDeque::new(),
             deferred_before_cut: 0,
@@ -185,7 +200,6 @@ impl Engine {
         let before_cut = std::mem::take(&mut self.deferred_before_cut);
         self.compare_deferred(before_cut, out);
         self.ledger.requests.done();
-        self.timers.clear();
         self.ledger.flush(Cause::Checkpoint, out);
         let dropped = self.reassembly.clear(&mut self.ledger.stats.fragments);
         self.ledger.stats.secondary_dropped.stale += dropped;
@@ -209,7 +223,6 @@ impl Engine {
     pub fn release_all(&mut self, now: Instant, out: &mut Output) {
         self.ledger.set_now(now);
         self.ledger.requests.done();
-        self.timers.clear();
         self.ledger.flush(Cause::Unprotected, out);
         let dropped = self.reassembly.clear(&mut self.ledger.stats.fragments);
         self.ledger.stats.secondary_dropped.unprotected += dropped;
@@ -238,6 +251,14 @@ impl Engine {
 
     pub fn stats(&self) -> &Stats {
         &self.ledger.stats
+    }
+
+    /// The checkpoint that was asked for and has neither come nor failed; `None` also while one is
+    /// made that nobody asked for.
+    pub fn outstanding(&self) -> Option<Outstanding> {
+        let (reason, since, reasons) = self.ledger.requests.outstanding()?;
+        let since_ms = self.ledger.ms_since_start(since);
+        Some(Outstanding { reason, since, since_ms, reasons })
     }
 
     /// Checkpoints, and times that protection was turned off.
@@ -278,6 +299,9 @@ impl Engine {
             Side::Primary => state.on_primary(&mut scene, packet, tcp, out),
             Side::Secondary => state.on_secondary(&mut scene, &packet.frame, tcp, out),
         }
+        if let Some(at) = state.timer(&self.ledger) {
+            self.table.start_timer(key, at, &mut self.ledger);
+        }
         self.table.settle(key);
     }
 
@@ -314,7 +338,7 @@ impl Engine {
         work(state, &mut self.ledger, key);
         state.check_count(&mut self.ledger, name);
         if let Some(at) = state.start_timer(&self.ledger) {
-            self.timers.push(at, key);
+            self.table.start_timer(key, at, &mut self.ledger);
         }
         Some(())
     }

@@ -46,6 +46,8 @@ reasons! {
     RstPosition = "rst-position",
     /// A new connection on a tuple whose old one still has output held.
     TupleReuse = "tuple-reuse",
+    /// The secondary's window stayed closed while the primary's was open.
+    ZeroWindow = "zero-window",
     /// Datagrams of both guests stayed without a match.
     Datagram = "datagram",
     /// A limit on held output was reached.
@@ -54,6 +56,9 @@ reasons! {
     FlowTableFull = "flow-table-full",
     /// The secondary is back, and knows nothing of what happened meanwhile.
     Resync = "resync",
+    /// The secondary's table of translated connections is nearly full of ones in use; after a
+    /// checkpoint most need no translation.
+    SecondaryFlows = "secondary-flows",
 }
 
 impl std::fmt::Display for Reason {
@@ -86,6 +91,15 @@ impl ReasonCounts {
         Reason::ALL.iter().map(|reason| (*reason, self.get(*reason)))
     }
 
+    /// Forgets what is not in `set`.
+    pub(super) fn keep(&mut self, set: ReasonSet) {
+        for (reason, count) in Reason::ALL.iter().zip(&mut self.0) {
+            if !set.contains(*reason) {
+                *count = 0;
+            }
+        }
+    }
+
     pub(super) fn add(&mut self, reason: Reason) {
         if let Some(count) = self.0.get_mut(reason as usize) {
             *count += 1;
@@ -114,9 +128,14 @@ impl ReasonSet {
         self.0 |= 1 << reason as u32;
     }
 
+    fn contains(self, reason: Reason) -> bool {
+        self.0 & (1 << reason as u32) != 0
+    }
+
     /// Drops what can pass without a checkpoint.
     pub(super) fn keep_facts(&mut self) {
-        for reason in [Reason::Timeout, Reason::SecondaryOnly, Reason::Limit] {
+        let passing = [Reason::Timeout, Reason::SecondaryOnly, Reason::ZeroWindow, Reason::Limit];
+        for reason in passing {
             self.0 &= !(1 << reason as u32);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::reason::{Reason, ReasonSet};
+use super::reason::{Reason, ReasonCounts, ReasonSet};
 use super::stats::Stats;
 
 /// What is asked of the COLO-frame, and what it is doing about it.
@@ -10,8 +10,10 @@ use super::stats::Stats;
 pub(super) struct Requests {
     /// Reasons that no checkpoint has settled yet.
     due: ReasonSet,
-    /// A request was raised and has not been answered.
-    outstanding: bool,
+    /// How often each of them came up.
+    collected: ReasonCounts,
+    /// A request was raised for this reason, then, and has not been answered.
+    outstanding: Option<(Reason, Instant)>,
     /// A checkpoint is being made, asked for or not: it will settle whatever is due.
     underway: bool,
     /// After a failure: not before this.
@@ -22,6 +24,7 @@ impl Requests {
     /// Notes that a checkpoint is needed.
     pub(super) fn ask(&mut self, reason: Reason, stats: &mut Stats) {
         stats.reasons.add(reason);
+        self.collected.add(reason);
         self.due.insert(reason);
     }
 
@@ -31,7 +34,7 @@ impl Requests {
             return None;
         }
         let reason = self.due.first()?;
-        self.outstanding = true;
+        self.outstanding = Some((reason, now));
         stats.requests.add(reason);
         Some(reason)
     }
@@ -43,7 +46,13 @@ impl Requests {
 
     /// A checkpoint will come by itself: no timer needs to run.
     pub(super) fn is_waiting(&self) -> bool {
-        self.outstanding || self.underway
+        self.outstanding.is_some() || self.underway
+    }
+
+    /// The request that has not been answered: its reason, its time, and all reasons that it would
+    /// settle.
+    pub(super) fn outstanding(&self) -> Option<(Reason, Instant, ReasonCounts)> {
+        self.outstanding.map(|(reason, since)| (reason, since, self.collected))
     }
 
     pub(super) fn is_underway(&self) -> bool {
@@ -72,9 +81,10 @@ impl Requests {
     /// Nothing is settled: differences that were found are still due. What may have passed
     /// meanwhile (a limit, a wait) is found again if it has not.
     pub(super) fn failed(&mut self, now: Instant, retry: Duration) {
-        self.outstanding = false;
+        self.outstanding = None;
         self.underway = false;
         self.due.keep_facts();
+        self.collected.keep(self.due);
         self.not_before = now.checked_add(retry);
     }
 }

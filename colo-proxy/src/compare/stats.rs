@@ -41,7 +41,8 @@ pub struct Stats {
     pub released: Released,
     /// Gauge: primary frames held.
     pub held: Traffic,
-    /// Gauge: pieces of secondary output waiting for the primary's.
+    /// Gauge: pieces of secondary output waiting for the primary's, each with the frame that it
+    /// came in.
     pub secondary_waiting: Traffic,
     /// Gauge: flows remembered.
     pub flows: u64,
@@ -53,6 +54,11 @@ pub struct Stats {
     pub overflowed: u64,
     /// Primary TCP frames far outside of their stream, held until a checkpoint.
     pub stray: u64,
+    /// Primary TCP frames held until a checkpoint because too many of their connection wait for
+    /// the same already.
+    pub unwatched: u64,
+    /// Header fields of TCP that differ without being another output.
+    pub differences: Differences,
     /// Differences found.
     pub divergences: u64,
     /// Frames of recorded differences given up because all of them together were too long.
@@ -94,6 +100,22 @@ pub struct Fragments {
     pub limit: u64,
 }
 
+/// Header fields that need not be alike. Whenever a primary segment leaves because the secondary
+/// produced the same, the last segments of its connection that either guest sent (SYN and RST aside)
+/// are compared, and each field that differs counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Differences {
+    pub window: u64,
+    /// The largest window in percent of the other guest's, where that was not closed.
+    pub window_percent_max: u64,
+    pub ttl: u64,
+    /// Type of service, or traffic class.
+    pub tos: u64,
+    /// TCP timestamps, by value.
+    pub timestamps: u64,
+    pub ip_id: u64,
+}
+
 /// Why primary frames left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Released {
@@ -113,7 +135,17 @@ pub struct Evicted {
     pub closed: u64,
     pub datagram: u64,
     pub half_open: u64,
+    /// Established, and silent for [`super::Limits::flow_idle`].
     pub idle: u64,
+    /// Established, and silent since the last checkpoint, which was asked for because the table was
+    /// full, or came by itself.
+    pub covered: u64,
+}
+
+impl Evicted {
+    pub fn total(&self) -> u64 {
+        self.closed + self.datagram + self.half_open + self.idle + self.covered
+    }
 }
 
 /// Why secondary frames were dropped without vouching for anything.

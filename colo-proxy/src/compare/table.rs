@@ -10,6 +10,7 @@ use super::chain::{Chain, Ends, Key};
 use super::datagram::DatagramFlow;
 use super::ledger::Ledger;
 use super::tcp::TcpFlow;
+use super::wheel::TimerKey;
 
 /// Flows looked at in each class for one that may go.
 const CANDIDATES_MAX: usize = 8;
@@ -20,6 +21,7 @@ pub(super) struct Flow {
     pub(super) name: FlowKey,
     pub(super) kind: Kind,
     class: Class,
+    timer: Option<TimerKey>,
     epoch: u64,
     last_seen: Instant,
     /// `last_seen` at the time when it was queued in its class.
@@ -37,12 +39,20 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Closed,
+    /// One that holds nothing is worth little: met again, it starts afresh.
     Datagram,
     HalfOpen,
     Established,
 }
 
 const CLASSES: [Class; 4] = [Class::Closed, Class::Datagram, Class::HalfOpen, Class::Established];
+
+/// A flow that may be forgotten.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    key: Key,
+    is_idle: bool,
+}
 
 /// All flows: found by key, queued by class.
 #[derive(Debug)]
@@ -57,6 +67,8 @@ impl Flow {
     fn catch_up(&mut self, epoch: u64) {
         if self.epoch != epoch {
             self.epoch = epoch;
+            // All timers were stopped.
+            self.timer = None;
             match &mut self.kind {
                 Kind::Tcp(flow) => flow.begin_epoch(),
                 Kind::Datagram(flow) => flow.begin_epoch(),
@@ -117,8 +129,15 @@ impl Table {
             return None;
         }
         let kind = new();
-        let mut flow =
-            Flow { name: *name, kind, class: Class::Closed, epoch, last_seen: now, queued: now };
+        let mut flow = Flow {
+            name: *name,
+            kind,
+            class: Class::Closed,
+            timer: None,
+            epoch,
+            last_seen: now,
+            queued: now,
+        };
         flow.class = flow.class_now();
         let ends = self.classes.get_mut(flow.class as usize)?;
         let key = self.flows.push_back(ends, flow);
@@ -140,6 +159,21 @@ impl Table {
 
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Flow> {
         self.flows.get_mut(key)
+    }
+
+    /// Has the flow looked at when `at` has come, unless it will be before.
+    pub(super) fn start_timer(&mut self, key: Key, at: Instant, ledger: &mut Ledger) {
+        if let Some(flow) = self.flows.get_mut(key).filter(|flow| flow.timer.is_none()) {
+            flow.timer = Some(ledger.timers.start(ledger.now(), at, key));
+        }
+    }
+
+    /// A flow whose timer has run out.
+    pub(super) fn pop_due(&mut self, ledger: &mut Ledger) -> Option<(Key, &mut Flow)> {
+        let key = ledger.timers.pop_due(ledger.now())?;
+        let flow = self.flows.get_mut(key)?;
+        flow.timer = None;
+        Some((key, flow))
     }
 
     /// Moves the flow to the class that its state now belongs to.
@@ -172,8 +206,8 @@ impl Table {
     /// output is held, and no established one that spoke since the last checkpoint, unless long ago.
     fn evict(&mut self, ledger: &mut Ledger) -> bool {
         for class in CLASSES {
-            if let Some(key) = self.candidate(class, ledger) {
-                self.remove(key, class, ledger);
+            if let Some(candidate) = self.candidate(class, ledger) {
+                self.remove(candidate, class, ledger);
                 return true;
             }
         }
@@ -182,7 +216,7 @@ impl Table {
 
     /// A flow of `class` that may go: the longest silent one, or nearly so. One that was active
     /// since it was queued gets a second chance, so that no frame has to move its flow.
-    fn candidate(&mut self, class: Class, ledger: &Ledger) -> Option<Key> {
+    fn candidate(&mut self, class: Class, ledger: &Ledger) -> Option<Candidate> {
         let ends = self.classes.get_mut(class as usize)?;
         let mut fallback = None;
         for _ in 0..CANDIDATES_MAX {
@@ -195,24 +229,27 @@ impl Table {
             let is_idle =
                 ledger.now().saturating_duration_since(flow.last_seen) >= ledger.limits.flow_idle;
             let may_go = holds_nothing && (class != Class::Established || is_idle || is_covered);
+            let candidate = may_go.then_some(Candidate { key, is_idle });
             if may_go && flow.queued == flow.last_seen {
-                return Some(key);
+                return candidate;
             }
-            if may_go {
-                fallback = fallback.or(Some(key));
-            }
+            fallback = fallback.or(candidate);
             flow.queued = flow.last_seen;
             self.flows.requeue(ends, key);
         }
         fallback
     }
 
-    fn remove(&mut self, key: Key, class: Class, ledger: &mut Ledger) {
+    fn remove(&mut self, candidate: Candidate, class: Class, ledger: &mut Ledger) {
+        let Candidate { key, is_idle } = candidate;
         let Some(ends) = self.classes.get_mut(class as usize) else { return };
         let Some(mut flow) = self.flows.remove(ends, key) else { return };
         // What it has of an older epoch is gone from the ledger already.
         flow.catch_up(ledger.epoch);
         flow.drop_waiting(ledger);
+        if let Some(timer) = flow.timer {
+            ledger.timers.stop(timer);
+        }
         self.index.remove(&flow.name);
         ledger.stats.flows = self.flows.len() as u64;
         let evicted = &mut ledger.stats.flows_evicted;
@@ -220,7 +257,8 @@ impl Table {
             Class::Closed => evicted.closed += 1,
             Class::Datagram => evicted.datagram += 1,
             Class::HalfOpen => evicted.half_open += 1,
-            Class::Established => evicted.idle += 1,
+            Class::Established if is_idle => evicted.idle += 1,
+            Class::Established => evicted.covered += 1,
         }
     }
 }

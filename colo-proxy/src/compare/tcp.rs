@@ -2,32 +2,39 @@
 //!
 //! Places in the stream are 64-bit numbers ([`Space`]); 0 is the first octet of data, or of what
 //! was first seen of the stream from either guest. A primary frame that may not leave waits for one thing at a time:
-//! its octets, then its marks (SYN, FIN, RST), then the acknowledgment. For each there is a queue
-//! in which an event of the secondary finds the frames that it concerns, and no others.
+//! its octets, then its marks (SYN, FIN, RST), then the place that it points to as urgent, then the
+//! acknowledgment. For each there is a queue in which an event of the secondary finds the frames
+//! that it concerns, and no others.
 
+mod data;
+mod headers;
 mod opening;
 mod partial;
 mod primary;
+mod queues;
 mod ranges;
 mod secondary;
 mod segments;
 mod shown;
 mod space;
+mod windows;
 
-use std::collections::VecDeque;
-
+use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::record::FlowKey;
 use colo_proxy_common::seq::Seq;
 
+use self::headers::Headers;
 use self::opening::{Opening, Openings};
+use self::queues::{Queues, Unverified};
 use self::ranges::Ranges;
 use self::segments::Segments;
 use self::shown::Witness;
 use self::space::Space;
+use self::windows::Windows;
+use super::Side;
 use super::chain::Key;
 use super::divergence::WaitsFor;
 use super::ledger::{Account, Ledger};
-use super::shrink;
 
 /// Places whose difference is reported; further ones in the same flow are only counted.
 const REPORTED_MAX: usize = 16;
@@ -46,6 +53,11 @@ pub(super) struct Segment {
     payload_at: u32,
     /// The acknowledgment; `None` without one.
     ack: Option<i64>,
+    /// The place that it points to as urgent. Like an acknowledgment it only ever grows, and where
+    /// the stream is cut into segments does not move it.
+    urgent: Option<i64>,
+    /// As the header says it, not scaled.
+    window: u16,
     opening: Option<Opening>,
     fin: bool,
     reset: Option<Reset>,
@@ -76,15 +88,8 @@ enum Needs {
     Nothing,
     Data,
     Marks,
+    Urgent,
     Ack,
-}
-
-/// A frame waiting for its octets.
-#[derive(Clone, Copy, Debug)]
-struct Unverified {
-    start: i64,
-    end: i64,
-    key: Key,
 }
 
 /// What the secondary sent in this connection and epoch.
@@ -92,8 +97,11 @@ struct Unverified {
 struct Secondary {
     /// Its highest acknowledgment.
     ack: Option<i64>,
+    /// The highest place that it pointed to as urgent.
+    urgent: Option<i64>,
     opening: Openings,
     fin: Option<i64>,
+    headers: Option<Headers>,
     /// A ring, newest last.
     resets: Vec<Reset>,
     segments: Segments,
@@ -119,8 +127,14 @@ pub(super) struct TcpFlow {
     low: i64,
     high: i64,
     ack: Option<i64>,
+    urgent: Option<i64>,
+    /// How far the peer may send: as the primary has said, and as has left.
+    offered: Option<i64>,
+    edge: Option<i64>,
     /// The highest acknowledgment that has left.
     told: Option<i64>,
+    windows: Windows,
+    headers: Option<Headers>,
     fin: Option<i64>,
     /// Both guests ended the stream there; a guest that goes on after its end is on its own.
     matched_fin: Option<i64>,
@@ -132,10 +146,7 @@ pub(super) struct TcpFlow {
     previous_isn: Option<Seq>,
     /// A frame lay outside of the stream: after the next checkpoint it is anchored anew.
     strayed: bool,
-    unverified: VecDeque<Unverified>,
-    unmarked: VecDeque<Key>,
-    /// Sorted by acknowledgment.
-    unacknowledged: VecDeque<(i64, Key)>,
+    queues: Queues,
     account: Account,
     reported: Vec<i64>,
     closed: bool,
@@ -172,9 +183,7 @@ impl TcpFlow {
     /// A checkpoint was made: the state of both guests is the primary's at the cut. What it had
     /// sent and acknowledged then counts for both; nothing else that the secondary said does.
     pub(super) fn begin_epoch(&mut self) {
-        self.unverified.clear();
-        self.unmarked.clear();
-        self.unacknowledged.clear();
+        self.queues.clear();
         self.account = Account::default();
         self.reported.clear();
         self.next = Openings::default();
@@ -191,7 +200,11 @@ impl TcpFlow {
         self.closed |= self.fin.is_some() || self.reset.is_some();
         self.verified.reset(self.low, self.high);
         self.told = self.ack;
+        self.edge = self.offered;
+        self.windows.begin_epoch();
+        self.secondary.headers = None;
         self.secondary.ack = self.ack;
+        self.secondary.urgent = self.urgent;
         self.secondary.opening = self.opening;
         self.secondary.fin = self.fin;
         self.matched_fin = self.fin;
@@ -209,22 +222,20 @@ impl TcpFlow {
             Needs::Nothing => None,
             Needs::Data => Some(WaitsFor::Data),
             Needs::Marks => Some(WaitsFor::Mark),
+            Needs::Urgent => Some(WaitsFor::Urgent),
             Needs::Ack => Some(WaitsFor::Ack),
         }
     }
 
-    /// Drops a waiting piece that lies before all that was seen of the primary, in a stream that
-    /// was met in its middle.
-    pub(super) fn drop_if_old(&mut self, ledger: &mut Ledger, key: Key) -> bool {
-        let segments = &mut self.secondary.segments;
-        let is_old = self.anchored
-            && self.isn.is_none()
-            && segments.find(key).is_some_and(|piece| piece.end <= self.low);
-        if is_old {
-            segments.remove(ledger, key);
-            ledger.stats.secondary_dropped.before_start += 1;
+    /// Drops the waiting pieces that lie before all that was seen of the primary, in a stream that
+    /// was met in its middle; says whether there were any.
+    pub(super) fn drop_old(&mut self, ledger: &mut Ledger) -> bool {
+        if !self.anchored || self.isn.is_some() {
+            return false;
         }
-        is_old
+        let dropped = self.secondary.segments.drop_before(ledger, self.low);
+        ledger.stats.secondary_dropped.before_start += dropped;
+        dropped > 0
     }
 
     /// Where a waiting piece lies, counted from the start of the primary's stream.
@@ -255,6 +266,9 @@ impl TcpFlow {
                 return Needs::Marks;
             }
         }
+        if segment.urgent > self.secondary.urgent {
+            return Needs::Urgent;
+        }
         match (segment.ack, self.secondary.ack) {
             (Some(ack), Some(known)) if ack <= known => Needs::Nothing,
             (None, _) => Needs::Nothing,
@@ -263,31 +277,39 @@ impl TcpFlow {
     }
 
     /// Puts a held frame where the event that it needs will find it; says whether it may leave.
-    fn enqueue(&mut self, key: Key, segment: &Segment) -> bool {
-        match self.needs(segment) {
+    fn enqueue(&mut self, ledger: &mut Ledger, key: Key, segment: &Segment) -> bool {
+        let Segment { start, end, .. } = *segment;
+        let is_watched = match self.needs(segment) {
             Needs::Nothing => return true,
-            Needs::Data => {
-                let entry = Unverified { start: segment.start, end: segment.end, key };
-                let after = self.unverified.back().is_none_or(|last| last.start <= entry.start);
-                if after {
-                    self.unverified.push_back(entry);
-                } else {
-                    let at = self.unverified.partition_point(|e| e.start <= entry.start);
-                    self.unverified.insert(at, entry);
-                }
+            Needs::Data => self.queues.push_unverified(Unverified { start, end, key }),
+            Needs::Marks => self.queues.push_unmarked(key),
+            Needs::Urgent => {
+                self.queues.unpointed.push(segment.urgent.unwrap_or_default(), key);
+                Ok(())
             }
-            Needs::Marks => self.unmarked.push_back(key),
             Needs::Ack => {
-                let ack = segment.ack.unwrap_or_default();
-                if self.unacknowledged.back().is_none_or(|last| last.0 <= ack) {
-                    self.unacknowledged.push_back((ack, key));
-                } else {
-                    let at = self.unacknowledged.partition_point(|entry| entry.0 <= ack);
-                    self.unacknowledged.insert(at, (ack, key));
-                }
+                self.queues.unacknowledged.push(segment.ack.unwrap_or_default(), key);
+                Ok(())
             }
-        }
+        };
+        // Held all the same: the compare timeout finds it.
+        ledger.stats.unwatched += u64::from(is_watched.is_err());
         false
+    }
+
+    /// Takes note of what is only recorded; a RST says nothing, and a SYN is no segment like others.
+    fn read_headers(
+        &mut self,
+        scene: &Scene<'_>,
+        side: Side,
+        octets: &[u8],
+        tcp: &Tcp,
+    ) -> Option<Headers> {
+        if tcp.flags & flag::RST != 0 || tcp.flags & flag::ACK == 0 {
+            return None;
+        }
+        self.windows.note(side, tcp.window, scene.ledger.now());
+        if tcp.flags & flag::SYN != 0 { None } else { Headers::read(octets, tcp) }
     }
 
     /// The guests differ at `place`: `true` where that is to be reported, once for each.
@@ -298,12 +320,11 @@ impl TcpFlow {
         self.reported.push(place);
         true
     }
+}
 
-    fn give_back_memory(&mut self) {
-        shrink(&mut self.unverified);
-        shrink(&mut self.unmarked);
-        shrink(&mut self.unacknowledged);
-    }
+/// The place that `tcp`, whose number lies at `place`, points to as urgent (RFC 6093, section 4).
+fn urgent(place: i64, tcp: &Tcp) -> Option<i64> {
+    (tcp.flags & flag::URG != 0).then(|| place + i64::from(tcp.urgent))
 }
 
 /// The first place at which `a` and `b` differ, of those that both have.

@@ -1,4 +1,5 @@
 mod allocations;
+mod bounds;
 mod connection;
 mod cut;
 mod datagrams;
@@ -15,4 +16,7 @@ mod random;
 mod rig;
 mod schedule;
 mod script;
+mod segments;
 mod streams;
+mod urgent;
+mod windows;

@@ -1,14 +1,12 @@
 //! What comes due: frames held for too long, secondary output that the primary does not produce,
-//! and datagrams of which both guests have some without a match.
+//! datagrams of which both guests have some without a match, and windows that stay closed.
 //!
 //! The compare timeout needs no timers: the ledger keeps everything in order of arrival, so the
-//! oldest is in front, and no frame that agrees touches a timer.
+//! oldest is in front, and no frame that agrees touches a timer. For the others each flow has one
+//! timer at most, in a wheel.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::time::Instant;
 
-use super::chain::Key;
 use super::classify::classify;
 use super::divergence::{Difference, Pair, WaitsFor};
 use super::ledger::What;
@@ -16,35 +14,8 @@ use super::reason::Reason;
 use super::table::Kind;
 use super::{Engine, Output};
 
-/// Old retransmissions of the secondary dropped in one go.
-const DROPS_MAX: usize = 256;
-
-/// Datagram flows to look at, earliest first; each is in here once at most.
-#[derive(Debug, Default)]
-pub(super) struct Timers {
-    heap: BinaryHeap<Reverse<(Instant, Key)>>,
-}
-
-impl Timers {
-    pub(super) fn push(&mut self, at: Instant, flow: Key) {
-        self.heap.push(Reverse((at, flow)));
-    }
-
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse((at, _))| *at)
-    }
-
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Key> {
-        if self.next()? > now {
-            return None;
-        }
-        self.heap.pop().map(|Reverse((_, flow))| flow)
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.heap.clear();
-    }
-}
+/// Flows with old retransmissions of the secondary that are looked at in one go.
+const FLOWS_MAX: usize = 256;
 
 impl Engine {
     /// Looks after what is due at `now`.
@@ -55,7 +26,7 @@ impl Engine {
         if self.ledger.requests.may_raise(self.ledger.now()) {
             self.check_held();
             self.check_waiting();
-            self.check_datagrams();
+            self.check_flows();
         }
         self.raise(out);
     }
@@ -80,7 +51,7 @@ impl Engine {
         let due = [
             ledger.oldest_held().and_then(|held| held.since.checked_add(timeout)),
             ledger.oldest_waiting().and_then(|waiting| waiting.since.checked_add(timeout)),
-            self.timers.next(),
+            ledger.timers.next(),
             ledger.requests.poll_timeout(),
         ];
         let earliest = due.into_iter().flatten().min()?;
@@ -112,9 +83,9 @@ impl Engine {
 
     /// Asks for a checkpoint where the oldest waiting piece of the secondary is too old. What lies
     /// before all that was seen of the primary is a retransmission of output from before we were
-    /// there: no reason, it is only dropped.
+    /// there: no reason, it is only dropped, with all the like of its flow.
     fn check_waiting(&mut self) {
-        for _ in 0..DROPS_MAX {
+        for _ in 0..FLOWS_MAX {
             let ledger = &mut self.ledger;
             let Some((key, waiting)) = ledger.oldest_waiting_with_key() else { return };
             if !ledger.is_overdue(waiting.since) {
@@ -124,7 +95,7 @@ impl Engine {
             let Some(flow) = self.table.get_mut(flow) else { return };
             let place = match &mut flow.kind {
                 Kind::Tcp(state) => {
-                    if state.drop_if_old(ledger, key) {
+                    if state.drop_old(ledger) {
                         continue;
                     }
                     state.offset_of_waiting(key)
@@ -139,12 +110,15 @@ impl Engine {
         }
     }
 
-    fn check_datagrams(&mut self) {
-        while let Some(key) = self.timers.pop_due(self.ledger.now()) {
-            let Some(flow) = self.table.get_mut(key) else { continue };
-            let Kind::Datagram(state) = &mut flow.kind else { continue };
-            if let Some(at) = state.on_timer(&mut self.ledger, &flow.name) {
-                self.timers.push(at, key);
+    /// Looks at the flows whose timers have run out.
+    fn check_flows(&mut self) {
+        while let Some((key, flow)) = self.table.pop_due(&mut self.ledger) {
+            let at = match &mut flow.kind {
+                Kind::Datagram(state) => state.on_timer(&mut self.ledger, &flow.name),
+                Kind::Tcp(state) => state.on_timer(&mut self.ledger, &flow.name),
+            };
+            if let Some(at) = at {
+                self.table.start_timer(key, at, &mut self.ledger);
             }
         }
     }

@@ -14,7 +14,7 @@ pub(super) use self::keys::LimitsTable;
 pub(super) use self::setting::Ms;
 
 use crate::compare;
-use crate::datapath::AgeLimits;
+use crate::datapath;
 
 /// What one instance may take, of either role.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -24,7 +24,8 @@ pub struct Limits {
     pub unsorted: UnsortedLimits,
     pub input: InputLimits,
     pub repeat: RepeatLimits,
-    pub translation: TranslationLimits,
+    /// The tables of connections in the kernel.
+    pub translation: datapath::Limits,
 }
 
 /// What waits between a guest, its gates and the other host.
@@ -114,19 +115,5 @@ impl Default for RepeatLimits {
             give_up: Duration::from_secs(10),
             burst: 16,
         }
-    }
-}
-
-/// The table of connections in the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TranslationLimits {
-    /// Those that can be translated at a time.
-    pub connections_max: u32,
-    pub age: AgeLimits,
-}
-
-impl Default for TranslationLimits {
-    fn default() -> Self {
-        Self { connections_max: 65536, age: AgeLimits::default() }
     }
 }

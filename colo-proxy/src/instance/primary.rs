@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
+use super::offsets;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
 use super::readable::{Drained, Readable};
 use super::wiring::{
@@ -46,7 +47,7 @@ pub(super) async fn run(
         ended = primary.serve(&mut inputs) => ended,
         () = asked_to_stop(&mut stopped) => Ok(()),
     };
-    ended.and(primary.end())
+    ended.and(primary.end(&inputs.link).await)
 }
 
 /// Everything that the instance waits for.
@@ -247,6 +248,9 @@ impl Primary {
                 Some(Message::EpochDone { epoch, sent }) => {
                     self.decisions.on_epoch_done(Instant::now(), epoch, sent);
                 }
+                Some(Message::CheckpointWanted) => {
+                    self.decisions.on_checkpoint_wanted(Instant::now());
+                }
                 Some(other) => log::debug!("control lane: {other:?} is not for a primary"),
             },
         }
@@ -292,15 +296,23 @@ impl Primary {
                 self.decisions.end_protection(Instant::now(), &mut self.hands);
                 Reply::Done(format!("{}: unprotected; the guest goes on alone", self.claim.name))
             }
+            Request::ExportOffsets => offsets::export(&self.claim.name, &self.hands.datapath),
+            Request::ImportOffsets { text } => {
+                offsets::import(&self.claim.name, &mut self.hands.datapath, &text)
+            }
         }
     }
 
-    /// The operator ends protection: what is held leaves, and the guest's network is as it was.
-    fn end(mut self) -> Result<(), InstanceError> {
+    /// The operator ends protection: what is held leaves, and the guest's network is as it was. A
+    /// guest with connections that an earlier pair translated keeps the programs while it lives.
+    async fn end(mut self, links: &LinkWatch) -> Result<(), InstanceError> {
         // What comes after is released as well; that protection had ended already is as good.
         let _ = self.decisions.protection.end();
         self.decisions.release_everything(Instant::now(), &mut self.hands);
         self.decisions.release(&mut self.hands);
+        if offsets::is_needed(&self.claim.name, &self.hands.datapath, links).await {
+            return Ok(());
+        }
         self.hands.datapath.detach()?;
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use colo_proxy_common::record::FlowKey;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::announce::Addresses;
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
+use super::offsets;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
 use super::readable::{Drained, Readable};
 use super::repeat;
@@ -24,7 +25,7 @@ use crate::colo_frame::{self, ColoFrame, Command, Event};
 use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
 use crate::datapath::capture::{self, Capture, CaptureKind};
-use crate::datapath::{Datapath, Events, Mode, Told};
+use crate::datapath::{Datapath, Events, Mode, PerClass, Told};
 use crate::endpoint::Port;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
@@ -36,9 +37,6 @@ pub(super) mod decide;
 mod report;
 
 use self::decide::{Decisions, Hands};
-
-/// Time between two looks at the age of translated connections.
-const AGEING: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(
     guest: Guest,
@@ -128,8 +126,10 @@ struct Stats {
     release_failed: u64,
     /// Frames of a TAP that came back which passed before our programs were on it.
     unguarded: u64,
-    aged: u64,
-    evicted: u64,
+    /// Connections forgotten by the clock, and to make room.
+    expired: PerClass,
+    evicted: PerClass,
+    checkpoints_wanted: u64,
 }
 
 impl Secondary {
@@ -202,7 +202,7 @@ impl Secondary {
 
     async fn serve(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         let mut frames = Vec::with_capacity(BATCH);
-        let mut ageing = tokio::time::interval(AGEING);
+        let mut ageing = tokio::time::interval(self.hands.datapath.ageing_interval());
         ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         if self.decisions.mode == Mode::FailedOver {
             log::warn!(
@@ -228,9 +228,7 @@ impl Secondary {
                 event = next_peer_event(inputs.peer.as_mut()) => {
                     self.on_peer(event, inputs).await;
                 }
-                event = inputs.frame.next_event() => if event == Event::Failover {
-                    self.fail_over(inputs).await?;
-                },
+                event = inputs.frame.next_event() => self.on_frame_event(&event, inputs).await?,
                 Some((request, reply)) = inputs.questions.recv() => {
                     let answer = self.answer(request, inputs).await;
                     // Whoever asked may be gone.
@@ -241,7 +239,7 @@ impl Secondary {
                 () = self.decisions.repeat.due() => {
                     self.decisions.repeat_input(Instant::now(), &mut self.hands);
                 }
-                _ = ageing.tick() => self.age_flows(),
+                _ = ageing.tick() => self.age_flows(inputs.peer.as_ref()),
             }
         }
     }
@@ -270,14 +268,40 @@ impl Secondary {
     }
 
     /// Forgets connections that are over; the kernel evicts none by itself.
-    fn age_flows(&mut self) {
-        match self.hands.datapath.age_flows(monotonic_ns(), &self.guest.limits.translation.age) {
-            Ok(aged) => {
-                self.stats.aged += aged.over + aged.idle + aged.void;
-                self.stats.evicted += aged.evicted;
-            }
-            Err(error) => log::error!("{}: {error}", self.claim.name),
+    fn age_flows(&mut self, peer: Option<&Peer>) {
+        let aged = match self.hands.datapath.age_flows(offsets::monotonic_ns()) {
+            Ok(aged) => aged,
+            Err(error) => return log::error!("{}: {error}", self.claim.name),
+        };
+        self.stats.expired.add(&aged.expired);
+        self.stats.evicted.add(&aged.evicted);
+        if !aged.wants_checkpoint || self.decisions.mode != Mode::Protected {
+            return;
         }
+        self.stats.checkpoints_wanted += 1;
+        let asked = peer.is_some_and(|peer| peer.send(Message::CheckpointWanted));
+        log::warn!(
+            "{}: the table of connections is nearly full of ones in use; {}",
+            self.claim.name,
+            if asked { "asking for a checkpoint" } else { "nobody can be asked for a checkpoint" }
+        );
+    }
+
+    async fn on_frame_event(
+        &mut self,
+        event: &Event,
+        inputs: &mut Inputs,
+    ) -> Result<(), InstanceError> {
+        match event {
+            Event::Failover => self.fail_over(inputs).await?,
+            Event::CheckpointDone { state_copied: true } => {
+                self.decisions.on_state_copied(&mut self.hands);
+            }
+            Event::CheckpointDone { .. }
+            | Event::CheckpointBegan
+            | Event::CheckpointFailed { .. } => {}
+        }
+        Ok(())
     }
 
     async fn on_peer(&mut self, event: PeerEvent, inputs: &mut Inputs) {
@@ -387,6 +411,10 @@ impl Secondary {
                 Ok(()) => Reply::Done(format!("{}: the guest is on the network", self.claim.name)),
                 Err(error) => Reply::Error(error.to_string()),
             },
+            Request::ExportOffsets => offsets::export(&self.claim.name, &self.hands.datapath),
+            Request::ImportOffsets { text } => {
+                offsets::import(&self.claim.name, &mut self.hands.datapath, &text)
+            }
         }
     }
 
@@ -395,15 +423,9 @@ impl Secondary {
     /// stay.
     async fn end(self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         let name = &self.claim.name;
-        let guest_lives = inputs.link.get().await.is_some_and(|link| link.held);
         if self.decisions.mode == Mode::FailedOver
-            && guest_lives
-            && self.hands.datapath.has_live_flows()
+            && offsets::is_needed(name, &self.hands.datapath, &inputs.link).await
         {
-            log::warn!(
-                "{name}: connections depend on translation, so the programs stay attached and the \
-                 next daemon takes them over; to end them: rm -r /sys/fs/bpf/colo-proxy/{name}"
-            );
             return Ok(());
         }
         if self.decisions.mode == Mode::Protected
@@ -431,12 +453,6 @@ fn choose_capture(
     datapath: &mut Datapath,
 ) -> Result<Box<dyn Capture>, InstanceError> {
     Ok(capture::choose(kind, gate, datapath.xdp_target(netdev)?).0)
-}
-
-/// `CLOCK_MONOTONIC`, the clock of the kernel programs.
-fn monotonic_ns() -> u64 {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
 /// What is learnt from the guest's output on its way to the primary.

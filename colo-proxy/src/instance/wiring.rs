@@ -80,7 +80,7 @@ pub(super) fn attach(guest: &Guest, name: &str, netdev: Link) -> Result<Kernel, 
         output_gate_ifindex: output_gate.ifindex(),
         input_gate_ifindex: input_gate.ifindex(),
         on_death: guest.on_death,
-        flows_max: Some(guest.limits.translation.connections_max),
+        limits: guest.limits.translation,
     })?;
     // A daemon that died after a failover left its guest on the network, and there it stays. Of any
     // other leftover nothing is known, so this one begins by holding.

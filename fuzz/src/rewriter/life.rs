@@ -57,7 +57,7 @@ fn any_segment(choices: &mut Choices<'_>) -> Segment {
     let (seq, ack) = (number(), number());
     let timestamps = (kind & 8 != 0).then(|| Timestamps { value: number(), echo: number(), at: 0 });
     let flags = if kind & 0xf0 == 0xf0 { choices.octet() } else { FLAGS[usize::from(kind % 8)] };
-    Segment { flags, seq, ack, timestamps }
+    Segment { flags, seq, ack, payload_len: u32::from(kind >> 4), timestamps }
 }
 
 impl World {

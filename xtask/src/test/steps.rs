@@ -9,6 +9,8 @@ use std::{fmt, fs};
 
 /// The crates whose tests need neither root nor the laboratory.
 const UNPRIVILEGED: [&str; 4] = ["colo-proxy-common", "colo-proxy", "colo-proxy-fuzz", "xtask"];
+/// Tests of the laboratory that need no root: nothing but sockets.
+const SOCKETS_ONLY: [&str; 1] = ["colo_compare"];
 /// Tests of the laboratory that come last, in this order: the slowest.
 const LAST: [&str; 1] = ["qemu"];
 /// What the tests with a duration read, and how much of it `--long` asks for: seconds of mixed
@@ -46,15 +48,19 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
             .with(&[Need::Ebpf])
             .needing_root(),
     ];
-    steps.push(step("build", root, |root| command::run(&mut programs(root))).needing_root());
+    steps.push(step("build", root, |root| command::run(&mut programs(root))));
     for name in laboratory_tests(root)? {
+        let needs_root = !SOCKETS_ONLY.contains(&name.as_str());
         let needs: &[Need] = match name.as_str() {
             "qemu" => &[Need::Lab, Need::Inspect, Need::Qemu],
-            _ => &[Need::Lab, Need::Inspect],
+            "differential" => &[Need::Qemu],
+            _ if needs_root => &[Need::Lab, Need::Inspect],
+            _ => &[],
         };
-        let title = format!("root tests: {name}");
+        let title = format!("{}: {name}", if needs_root { "root tests" } else { "tests" });
         let run = move |root: &Path| command::run(&mut laboratory_test(root, &name, long));
-        steps.push(step(&title, root, run).with(needs).needing_root());
+        let step = step(&title, root, run).with(needs);
+        steps.push(if needs_root { step.needing_root() } else { step });
     }
     steps.push(
         step("demo", root, |root| command::run(&mut demo::prepare(root, &demo::Options::plain())?))

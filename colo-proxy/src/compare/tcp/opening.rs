@@ -82,6 +82,15 @@ impl Openings {
         self.syn_ack.as_ref()?.ack
     }
 
+    /// The shift of the windows; `None` where it is not known what the peer answered to a SYN.
+    pub(super) fn window_scale(&self) -> Option<u8> {
+        match (&self.syn_ack, &self.syn) {
+            (Some(syn_ack), _) => Some(syn_ack.window_scale.unwrap_or_default()),
+            (None, Some(syn)) if syn.window_scale.is_none() => Some(0),
+            _ => None,
+        }
+    }
+
     pub(super) fn isn(&self) -> Option<Seq> {
         self.syn.as_ref().or(self.syn_ack.as_ref()).map(|opening| opening.isn)
     }

@@ -16,10 +16,10 @@ use crate::frame::Frame;
 /// A no-operation option (RFC 9293, section 3.2).
 const NOP: u8 = 1;
 
-/// A bare acknowledgment of `ack` in the likeness of `held`, which acknowledges more: its headers
-/// and options, without its data and its selective acknowledgments, which speak for the primary
-/// alone. `None` where `held` is no whole TCP segment.
-pub(super) fn acknowledgment(held: &Frame, ack: Seq) -> Option<Frame> {
+/// A bare acknowledgment of `ack` with `window` in the likeness of `held`, which acknowledges more:
+/// its headers and options, without its data and its selective acknowledgments, which speak for the
+/// primary alone. `None` where `held` is no whole TCP segment.
+pub(super) fn acknowledgment(held: &Frame, ack: Seq, window: u16) -> Option<Frame> {
     let octets = held.ethernet();
     let ip = decode(octets, None).ok()?.ip.filter(|ip| ip.fragment.is_none())?;
     let tcp = decode_tcp(octets, &ip).ok()?;
@@ -32,6 +32,7 @@ pub(super) fn acknowledgment(held: &Frame, ack: Seq) -> Option<Frame> {
     let at = tcp.at as usize;
     put(frame, at + 8, &ack.0.to_be_bytes())?;
     put(frame, at + 13, &[flag::ACK])?;
+    put(frame, at + 14, &window.to_be_bytes())?;
     put(frame, at + 18, &[0, 0])?;
     if let Some(sack) = decode_tcp_options(octets, &tcp).sack {
         let end = sack.at as usize + usize::from(sack.blocks) * 8;
@@ -90,11 +91,12 @@ mod tests {
     fn it_acknowledges_less_carries_nothing_and_its_checksums_are_right() {
         for (v6, payload) in [(false, &b"data"[..]), (true, b"data"), (false, b""), (true, b"odd")]
         {
-            let frame = acknowledgment(&held(v6, payload), Seq(3000)).expect("a segment");
+            let frame = acknowledgment(&held(v6, payload), Seq(3000), 777).expect("a segment");
             assert_eq!(frame.vnet(), [0; 12]);
             let packet = SlicedPacket::from_ethernet(frame.ethernet()).expect("it parses");
             let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { panic!("no TCP") };
             assert_eq!((tcp.acknowledgment_number(), tcp.sequence_number()), (3000, 1000));
+            assert_eq!(tcp.window_size(), 777);
             assert!(tcp.ack() && !tcp.psh() && !tcp.fin() && !tcp.urg());
             assert_eq!((tcp.payload().len(), tcp.urgent_pointer()), (0, 0));
             assert_eq!(tcp.options(), [NOP; 12]);
@@ -118,7 +120,7 @@ mod tests {
         let whole = held(false, b"data");
         for len in 12..66 {
             let cut = Frame::new(whole.bytes().slice(..len), 12).expect("the header is there");
-            assert_eq!(acknowledgment(&cut, Seq(3000)), None, "{len}");
+            assert_eq!(acknowledgment(&cut, Seq(3000), 0), None, "{len}");
         }
     }
 }

@@ -7,7 +7,7 @@ use super::opening::Opening;
 use super::segments::Piece;
 use super::shown::{Mark, Shown};
 use super::space::Space;
-use super::{Needs, Reset, Scene, Secondary, Segment, TcpFlow, first_difference, part};
+use super::{Needs, Reset, Scene, Secondary, Segment, TcpFlow, first_difference, part, urgent};
 use crate::compare::divergence::{Difference, Pair};
 use crate::compare::ledger::{Cause, What};
 use crate::compare::packet::Packet;
@@ -35,6 +35,9 @@ impl TcpFlow {
             return;
         };
         self.remember(&segment);
+        if let Some(last) = self.read_headers(scene, Side::Primary, octets, tcp) {
+            self.headers = Some(last);
+        }
         let start = segment.payload_at as usize;
         let payload = octets.get(start..start + tcp.payload_len as usize).unwrap_or_default();
         let is_different = self.compare_with_waiting(scene, segment.start, payload, &frame)
@@ -48,7 +51,7 @@ impl TcpFlow {
         let key = scene.ledger.hold(frame, What::Segment(segment));
         scene.ledger.charge(Side::Primary, &mut self.account, len);
         if !is_different {
-            self.enqueue(key, &segment);
+            self.enqueue(scene.ledger, key, &segment);
         }
     }
 
@@ -73,22 +76,20 @@ impl TcpFlow {
             if self.anchored { std::mem::take(&mut self.next) } else { self.secondary.opening };
         let openings = openings.answering(opening);
         let previous_isn = self.secondary.opening.isn().filter(|_| self.anchored);
-        let queues = std::mem::take(self);
+        let old = std::mem::take(self);
         *self = Self {
             seqs: Some(Space::new(opening.isn.plus(1), 0)),
             anchored: true,
             isn: Some(opening.isn),
             secondary: Secondary {
                 opening: openings,
-                segments: queues.secondary.segments,
-                witness: queues.secondary.witness,
+                segments: old.secondary.segments,
+                witness: old.secondary.witness,
                 ..Secondary::default()
             },
             previous_isn,
             // Empty, but with the memory that they have already.
-            unverified: queues.unverified,
-            unmarked: queues.unmarked,
-            unacknowledged: queues.unacknowledged,
+            queues: old.queues,
             ..Self::default()
         };
         self.opening.set(*opening);
@@ -105,9 +106,7 @@ impl TcpFlow {
             scene.ledger.diverge(scene.name, difference.frames(Some(primary), None));
         }
         scene.ledger.leave(Side::Primary, &mut self.account);
-        self.unverified.clear();
-        self.unmarked.clear();
-        self.unacknowledged.clear();
+        self.queues.clear();
     }
 
     /// Where `tcp` lies in the stream; `None` where it is far outside of it.
@@ -120,6 +119,8 @@ impl TcpFlow {
             origin: self.start,
             payload_at: tcp.payload_at,
             ack: None,
+            urgent: None,
+            window: tcp.window,
             opening: syn.then(|| Opening::read(octets, tcp)),
             fin: tcp.flags & flag::FIN != 0,
             reset: None,
@@ -135,6 +136,7 @@ impl TcpFlow {
         segment.start = self.anchor(scene, first)?;
         segment.origin = self.start;
         segment.end = segment.start + i64::from(tcp.payload_len);
+        segment.urgent = urgent(segment.start - i64::from(syn), tcp);
         if let Some(ack) = ack {
             segment.ack = Some(self.place_ack(ack)?);
         }
@@ -191,6 +193,8 @@ impl TcpFlow {
             self.reset = segment.reset;
             return;
         }
+        self.urgent = self.urgent.max(segment.urgent);
+        self.offered = self.offered.max(self.edge(segment));
         self.low = self.low.min(segment.start);
         if segment.end > self.high {
             self.high = segment.end;
@@ -344,6 +348,10 @@ impl TcpFlow {
     pub(super) fn account_for(&mut self, scene: &mut Scene<'_>, segment: &Segment) {
         scene.ledger.stats.compared.frames += 1;
         self.told = self.told.max(segment.ack);
+        self.edge = self.edge.max(self.edge(segment));
+        if let (Some(ours), Some(theirs)) = (&self.headers, &self.secondary.headers) {
+            ours.record(theirs, &mut scene.ledger.stats.differences);
+        }
         self.closed |= segment.fin || segment.reset.is_some();
         if segment.fin {
             self.matched_fin = Some(segment.end);

@@ -1,22 +1,19 @@
 //! The secondary's side of a connection: everything it says moves frames of the primary on.
 
-use std::ops::Range;
-
 use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::seq::Seq;
 
+use super::data::Data;
 use super::opening::{Opening, Openings};
 use super::partial;
-use super::segments::Piece;
 use super::shown::{Mark, Shown};
 use super::space::Space;
-use super::{RESETS_MAX, Reset, Scene, Segment, TcpFlow, first_difference, part};
+use super::{RESETS_MAX, Reset, Scene, Segment, TcpFlow, urgent};
 use crate::compare::chain::Key;
-use crate::compare::divergence::{Difference, Pair};
 use crate::compare::ledger::{Cause, What};
 use crate::compare::reason::Reason;
 use crate::compare::{Output, Side};
-use crate::frame::{FRAME_MAX, Frame};
+use crate::frame::Frame;
 
 impl TcpFlow {
     /// A frame of the secondary.
@@ -54,12 +51,16 @@ impl TcpFlow {
         if theirs >= ours || self.told >= Some(theirs) {
             return;
         }
-        let held = self.unacknowledged.front().map(|entry| entry.1);
-        let held = held.or_else(|| self.unverified.front().map(|entry| entry.key));
-        let Some(held) = held.and_then(|key| scene.ledger.held(key)) else { return };
-        let What::Segment(Segment { opening: None, reset: None, .. }) = held.what else { return };
-        if let Some(frame) = partial::acknowledgment(&held.frame, acks.seq(theirs)) {
+        let Some(held) = self.queues.first().and_then(|key| scene.ledger.held(key)) else { return };
+        let What::Segment(segment) = held.what else { return };
+        if segment.opening.is_some() || segment.reset.is_some() {
+            return;
+        }
+        let window = self.window_for(theirs, segment.window);
+        if let Some(frame) = partial::acknowledgment(&held.frame, acks.seq(theirs), window) {
             self.told = Some(theirs);
+            let told = Segment { ack: self.told, window, ..segment };
+            self.edge = self.edge.max(self.edge(&told));
             scene.ledger.stats.partial_acknowledgments += 1;
             out.acknowledgments.push(frame);
         }
@@ -93,6 +94,9 @@ impl TcpFlow {
                 self.on_ack(scene, ack);
             }
             self.revisit_marks(scene, frame);
+            // Its number is its own, and the SYN comes before the first octet.
+            self.on_urgent(scene, urgent(-1, tcp));
+            self.read_headers(scene, Side::Secondary, frame.ethernet(), tcp);
         }
         // RFC 7413: data may come with a SYN; its first octet is the first of the stream.
         if tcp.payload_len > 0 && (self.isn.is_some() || self.seqs.is_none()) {
@@ -138,6 +142,10 @@ impl TcpFlow {
         if tcp.flags & flag::ACK != 0 {
             self.on_ack(scene, Seq(tcp.ack));
         }
+        self.on_urgent(scene, urgent(start, tcp));
+        if let Some(last) = self.read_headers(scene, Side::Secondary, frame.ethernet(), tcp) {
+            self.secondary.headers = Some(last);
+        }
         if end > start {
             self.on_data(scene, &Data::new(frame, tcp, start));
         }
@@ -160,10 +168,8 @@ impl TcpFlow {
 
     /// The frame with the primary's FIN, if it is held: nothing of the stream lies behind it.
     fn held_fin(&self, scene: &Scene<'_>) -> Shown<'static> {
-        let last = self.unverified.back().map(|entry| entry.key);
-        let candidates = last.into_iter().chain(self.unmarked.back().copied());
         let is_fin = |key: &Key| held_segment(scene, *key).is_some_and(|segment| segment.fin);
-        candidates.into_iter().find(is_fin).map_or(Shown::Nothing, Shown::Held)
+        self.queues.last().find(is_fin).map_or(Shown::Nothing, Shown::Held)
     }
 
     fn on_ack(&mut self, scene: &mut Scene<'_>, ack: Seq) {
@@ -183,100 +189,26 @@ impl TcpFlow {
         if let Some(acks) = &mut self.acks {
             acks.advance(place);
         }
-        while let Some((_, key)) = self.unacknowledged.pop_front_if(|(ack, _)| *ack <= place) {
+        while let Some(key) = self.queues.unacknowledged.pop_up_to(place) {
             ready(scene, key);
         }
     }
 
-    /// Compares what is new of `data` with the frames held, and keeps the rest.
-    fn on_data(&mut self, scene: &mut Scene<'_>, data: &Data<'_>) {
-        let mut from = data.start;
-        while let Some((lo, hi)) = self.gap(from, data.end) {
-            self.compare_with_held(scene, data, lo, hi);
-            let mut at = lo;
-            while let Some((lo, hi)) = self.verified.gap(at, hi) {
-                let account = &mut self.secondary.segments.account;
-                let range = data.range(lo, hi);
-                if let Some(key) = scene.ledger.wait(scene.flow, account, data.frame, range) {
-                    self.secondary.segments.insert(Piece { start: lo, end: hi, key });
-                }
-                at = hi;
-            }
-            from = hi;
-        }
-    }
-
-    /// The first part of `start..end` that is neither verified nor waiting already.
-    fn gap(&self, start: i64, end: i64) -> Option<(i64, i64)> {
-        let mut from = start;
-        while let Some((lo, hi)) = self.verified.gap(from, end) {
-            if let Some(gap) = self.secondary.segments.gap(lo, hi) {
-                return Some(gap);
-            }
-            from = hi;
-        }
-        None
-    }
-
-    /// Compares the part `start..end` of `data` with every held frame that reaches into it.
-    fn compare_with_held(&mut self, scene: &mut Scene<'_>, data: &Data<'_>, start: i64, end: i64) {
-        // No frame is longer than FRAME_MAX, so none that starts earlier reaches up to here.
-        let reach = start - FRAME_MAX as i64;
-        let first = self.unverified.partition_point(|entry| entry.start < reach);
-        let mut at = first;
-        while let Some(entry) = self.unverified.get(at).copied().filter(|e| e.start < end) {
-            let (lo, hi) = (entry.start.max(start), entry.end.min(end));
-            if lo < hi && self.differs(scene, entry.key, data, (lo, hi)) {
-                // Only a checkpoint can let it go.
-                self.unverified.remove(at);
-            } else {
-                at += 1;
-            }
-        }
-        let mut at = first;
-        while let Some(entry) = self.unverified.get(at).copied().filter(|e| e.start < end) {
-            if self.verified.covers(entry.start, entry.end) {
-                self.unverified.remove(at);
-                self.advance(scene, entry.key);
-            } else {
-                at += 1;
-            }
-        }
-        self.give_back_memory();
-    }
-
-    /// Compares the part `lo..hi` of `data` with the octets that the frame `key` has there.
-    fn differs(
-        &mut self,
-        scene: &mut Scene<'_>,
-        key: Key,
-        data: &Data<'_>,
-        (lo, hi): (i64, i64),
-    ) -> bool {
-        let theirs = data.part(lo, hi);
-        let Some((segment, payload)) = held_payload(scene, key) else { return true };
-        let ours = part(payload, segment.start, lo, hi);
-        let Some(at) = first_difference(ours, theirs) else {
-            self.verify(scene, lo, hi);
-            return false;
+    fn on_urgent(&mut self, scene: &mut Scene<'_>, place: Option<i64>) {
+        let Some(place) = place.filter(|place| self.secondary.urgent < Some(*place)) else {
+            return;
         };
-        let place = lo + at as i64;
-        if self.is_first_report(place) {
-            let ours = ours.to_vec();
-            let pair = Pair { primary: &ours, secondary: theirs, at };
-            let difference = Difference::octets(Reason::Payload, place - self.start, pair);
-            let (ours, theirs) = (Shown::Held(key), Shown::InHand(data.frame));
-            let difference = difference.frames(self.show(scene, ours), self.show(scene, theirs));
-            scene.ledger.diverge(scene.name, difference);
+        self.secondary.urgent = Some(place);
+        while let Some(key) = self.queues.unpointed.pop_up_to(place) {
+            self.advance(scene, key);
         }
-        self.verify(scene, lo, place);
-        true
     }
 
     /// A mark of the secondary came: look again at the frames that wait for one.
     fn revisit_marks(&mut self, scene: &mut Scene<'_>, frame: &Frame) {
-        for _ in 0..self.unmarked.len() {
-            let Some(key) = self.unmarked.pop_front() else { break };
+        for _ in 0..self.queues.unmarked_len() {
+            let Some(key) = self.queues.pop_unmarked() else { break };
+            scene.ledger.count_work();
             let Some(segment) = held_segment(scene, key) else { continue };
             let shown = (Shown::Held(key), Shown::InHand(frame));
             if !self.has_other_mark(scene, &segment, shown) {
@@ -308,9 +240,9 @@ impl TcpFlow {
     }
 
     /// Sends a held frame to its next queue, or on its way.
-    fn advance(&mut self, scene: &mut Scene<'_>, key: Key) {
+    pub(super) fn advance(&mut self, scene: &mut Scene<'_>, key: Key) {
         if let Some(segment) = held_segment(scene, key)
-            && self.enqueue(key, &segment)
+            && self.enqueue(scene.ledger, key, &segment)
         {
             ready(scene, key);
         }
@@ -336,32 +268,6 @@ impl TcpFlow {
     }
 }
 
-/// The data of a frame of the secondary, and its place in the stream.
-#[derive(Debug)]
-struct Data<'a> {
-    frame: &'a Frame,
-    payload_at: usize,
-    start: i64,
-    end: i64,
-}
-
-impl<'a> Data<'a> {
-    fn new(frame: &'a Frame, tcp: &Tcp, start: i64) -> Self {
-        let end = start + i64::from(tcp.payload_len);
-        Self { frame, payload_at: tcp.payload_at as usize, start, end }
-    }
-
-    /// Where the part `from..to` of the stream lies in the Ethernet frame.
-    fn range(&self, from: i64, to: i64) -> Range<usize> {
-        let at = |place: i64| self.payload_at + (place - self.start) as usize;
-        at(from)..at(to)
-    }
-
-    fn part(&self, from: i64, to: i64) -> &'a [u8] {
-        self.frame.ethernet().get(self.range(from, to)).unwrap_or_default()
-    }
-}
-
 /// Marks a frame as free to leave once the frame in hand is dealt with.
 fn ready(scene: &mut Scene<'_>, key: Key) {
     if let Some(held) = scene.ledger.held(key) {
@@ -375,12 +281,4 @@ fn held_segment(scene: &Scene<'_>, key: Key) -> Option<Segment> {
         What::Segment(segment) => Some(segment),
         _ => None,
     }
-}
-
-/// The segment and the data of a held frame.
-fn held_payload<'a>(scene: &'a Scene<'_>, key: Key) -> Option<(Segment, &'a [u8])> {
-    let held = scene.ledger.held(key)?;
-    let What::Segment(segment) = held.what else { return None };
-    let octets = held.frame.ethernet().get(segment.payload_at as usize..)?;
-    Some((segment, octets.get(..(segment.end - segment.start) as usize)?))
 }

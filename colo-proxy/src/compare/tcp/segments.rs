@@ -40,7 +40,7 @@ impl Segments {
         let mut from = start;
         let mut at = self.list.partition_point(|piece| piece.end <= start);
         while let Some(piece) = self.list.get(at) {
-            if piece.start > from {
+            if piece.start > from || from >= end {
                 break;
             }
             from = piece.end;
@@ -88,15 +88,20 @@ impl Segments {
         }
     }
 
-    /// The piece whose octets are kept under `key`. Searches all: not for every frame.
+    /// The piece whose octets are kept under `key`. Searches all: for a difference, not for a frame.
     pub(super) fn find(&self, key: Key) -> Option<Piece> {
         self.list.iter().find(|piece| piece.key == key).copied()
     }
 
-    /// Drops the piece whose octets are kept under `key`.
-    pub(super) fn remove(&mut self, ledger: &mut Ledger, key: Key) {
-        self.list.retain(|piece| piece.key != key);
-        ledger.forget(&mut self.account, key);
+    /// Drops the pieces that end at `place` or before it; says how many there were.
+    pub(super) fn drop_before(&mut self, ledger: &mut Ledger, place: i64) -> u64 {
+        let mut dropped = 0;
+        while let Some(piece) = self.list.pop_front_if(|piece| piece.end <= place) {
+            ledger.forget(&mut self.account, piece.key);
+            dropped += 1;
+        }
+        shrink(&mut self.list);
+        dropped
     }
 
     /// Drops every piece; says how many there were.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::packet::{Link, Tcp, tcp};
 use super::rig::Rig;
-use crate::compare::{Limits, Reason};
+use crate::compare::{Limits, Output, Outstanding, Reason};
 
 fn open() -> (Rig, Tcp) {
     let mut rig = Rig::new();
@@ -120,10 +120,44 @@ fn one_request_is_outstanding_and_reasons_are_collected() {
     assert_eq!(rig.wait(Duration::from_mins(1)).1, []);
     let stats = rig.engine.stats();
     assert_eq!((stats.requests.total(), stats.reasons.get(Reason::Payload)), (1, 9));
+    let outstanding = rig.engine.outstanding().expect("it was not answered");
+    assert_eq!((outstanding.reasons.total(), outstanding.reasons.get(Reason::Payload)), (9, 9));
     // All of it is settled by one checkpoint.
     let (released, requests) = rig.checkpoint();
     assert_eq!((released.len(), requests), (9, vec![]));
     assert_eq!(rig.wait(Duration::from_mins(1)).1, []);
+}
+
+#[test]
+fn the_outstanding_request_says_what_it_will_settle() {
+    let (mut rig, base) = open();
+    assert_eq!(rig.engine.outstanding(), None);
+    rig.holds(&base.clone().data(b"aa"));
+    rig.now += Duration::from_millis(70);
+    rig.secondary(&base.clone().data(b"ab"));
+    rig.primary(&tcp(90_000).syn().ack(7001));
+    rig.engine.request_checkpoint(rig.now, Reason::Resync, &mut Output::default());
+    let outstanding = rig.engine.outstanding().expect("it was not answered");
+    assert_eq!((outstanding.reason, outstanding.since_ms), (Reason::Payload, 70));
+    let named = |outstanding: Outstanding| {
+        let came_up = outstanding.reasons.iter().filter(|(_, count)| *count > 0);
+        came_up.map(|(reason, count)| (reason.name(), count)).collect::<Vec<_>>()
+    };
+    assert_eq!(named(outstanding), [("payload", 1), ("tuple-reuse", 1), ("resync", 1)]);
+    // It is not answered by its beginning.
+    rig.began();
+    assert_eq!(rig.engine.outstanding(), Some(outstanding));
+    rig.failed();
+    assert_eq!(rig.engine.outstanding(), None);
+    // What was found stays found, and is asked for again.
+    rig.wait(Duration::from_millis(100));
+    let again = rig.engine.outstanding().expect("raised again");
+    assert_eq!((again.since_ms, named(again)), (170, named(outstanding)));
+    rig.checkpoint();
+    assert_eq!(rig.engine.outstanding(), None);
+    // A new request starts to count anew.
+    rig.engine.request_checkpoint(rig.now, Reason::Resync, &mut Output::default());
+    assert_eq!(rig.engine.outstanding().map(named), Some(vec![("resync", 1)]));
 }
 
 #[test]

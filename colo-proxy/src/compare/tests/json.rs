@@ -22,10 +22,12 @@ fn reasons_have_stable_names() {
             "fin-position",
             "rst-position",
             "tuple-reuse",
+            "zero-window",
             "datagram",
             "limit",
             "flow-table-full",
             "resync",
+            "secondary-flows",
         ]
     );
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::packet::{Link, Tcp, tcp};
 use super::rig::Rig;
-use crate::compare::{Limits, Reason, Side};
+use crate::compare::{Evicted, Limits, Reason, Side};
 
 fn numbered(n: u32) -> Tcp {
     Tcp { ports: (80, n as u16), ..tcp(1000) }
@@ -94,6 +94,86 @@ fn a_full_table_forgets_closed_then_half_open_flows_and_never_one_that_holds() {
     rig.frees(&held, &[&held]);
     assert_eq!(rig.engine.stats().flows_evicted.idle, 0);
     assert_eq!(rig.engine.stats().flows, 3);
+}
+
+/// One flow of each class, and what is left in the table's way; a table of six is full of them.
+fn one_of_each(rig: &mut Rig) {
+    // Established, the first of them silent for long.
+    for n in 1..3 {
+        rig.is_kept(&numbered(n).data(b"x"));
+        rig.passes(&numbered(n).data(b"x"));
+        rig.now += Duration::from_mins(1);
+    }
+    rig.accept(&numbered(3), 1000, 500);
+    let datagram = Link::default().udp((53, 4), b"x", 0);
+    rig.frame(Side::Secondary, &datagram);
+    rig.frame(Side::Primary, &datagram);
+    rig.is_kept(&numbered(5).rst());
+    rig.passes(&numbered(5).rst());
+    rig.holds(&numbered(6).data(b"held"));
+    rig.now += Duration::from_mins(1);
+    rig.passes(&numbered(2).data(b"x"));
+}
+
+#[test]
+fn a_full_table_forgets_closed_datagram_half_open_and_idle_flows_in_that_order() {
+    let mut rig = Rig::with(Limits { flows_max: 6, ..Limits::default() });
+    one_of_each(&mut rig);
+    let none = rig.engine.stats().flows_evicted;
+    let steps = [
+        Evicted { closed: 1, ..none },
+        Evicted { closed: 1, datagram: 1, ..none },
+        Evicted { closed: 1, datagram: 1, half_open: 1, ..none },
+        Evicted { closed: 1, datagram: 1, half_open: 1, idle: 1, ..none },
+    ];
+    for (n, expected) in (100..).zip(steps) {
+        rig.holds(&numbered(n).data(b"new"));
+        assert_eq!(rig.engine.stats().flows_evicted, expected);
+        assert_eq!(rig.engine.stats().flows, 6);
+    }
+    // What is left is established or holds output: only a checkpoint makes room.
+    assert_eq!(rig.primary(&numbered(104).data(b"new")), (vec![], vec![Reason::FlowTableFull]));
+    assert_eq!(rig.engine.stats().flows_evicted, steps[3]);
+    rig.checkpoint();
+    rig.holds(&numbered(104).data(b"new"));
+    assert_eq!(rig.engine.stats().flows_evicted, Evicted { covered: 1, ..steps[3] });
+    assert_eq!(rig.engine.stats().flows_evicted.total(), 5);
+}
+
+#[test]
+fn among_flows_of_a_class_the_longest_silent_goes() {
+    let mut rig = Rig::with(Limits { flows_max: 4, ..Limits::default() });
+    for n in 1..5 {
+        rig.accept(&numbered(n), 1000, 500);
+        rig.now += Duration::from_secs(1);
+    }
+    // Heard again, all but the second.
+    for n in [1, 3, 4] {
+        rig.passes(&numbered(n).syn().ack(501));
+        rig.is_kept(&numbered(n).syn().ack(501));
+    }
+    rig.accept(&numbered(9), 1000, 500);
+    assert_eq!(rig.engine.stats().flows_evicted.half_open, 1);
+    for n in [1, 3, 4, 9] {
+        rig.passes(&numbered(n).syn().ack(501));
+    }
+    // The secondary's word for it is forgotten.
+    rig.holds(&numbered(2).syn().ack(501));
+}
+
+#[test]
+fn a_forgotten_flow_takes_its_timer_with_it() {
+    let mut rig = Rig::with(Limits { flows_max: 2, ..Limits::default() });
+    for n in 1..100 {
+        rig.is_kept(&numbered(n).ack(1).rst());
+        rig.is_kept(&numbered(n).ack(1).window(0));
+        rig.passes(&numbered(n).ack(1).window(9));
+        rig.passes(&numbered(n).ack(1).rst());
+        assert!(rig.engine.ledger.timers.len() <= 2);
+    }
+    assert_eq!(rig.engine.ledger.timers.len(), 2);
+    assert_eq!(rig.wait(Duration::from_mins(1)).1, [], "they are closed");
+    assert_eq!(rig.engine.ledger.timers.len(), 0);
 }
 
 #[test]

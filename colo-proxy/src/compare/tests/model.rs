@@ -10,6 +10,8 @@ pub(super) struct Claim {
     pub(super) syn: bool,
     pub(super) fin: bool,
     pub(super) rst: bool,
+    /// The place that it points to as urgent.
+    pub(super) urgent: Option<usize>,
 }
 
 /// One connection: what the secondary has said, and what the primary has.
@@ -33,6 +35,7 @@ struct Said {
     fin: bool,
     rst: bool,
     ack: Option<usize>,
+    urgent: Option<usize>,
     low: Option<usize>,
     high: usize,
 }
@@ -43,6 +46,7 @@ impl Said {
         self.fin |= claim.fin;
         self.rst |= claim.rst;
         self.ack = self.ack.max(claim.ack);
+        self.urgent = self.urgent.max(claim.urgent);
         if !claim.rst {
             self.low = Some(self.low.map_or(claim.start, |low| low.min(claim.start)));
             self.high = self.high.max(claim.end);
@@ -69,6 +73,7 @@ impl Connection {
             && (!claim.syn || self.said.syn)
             && (!claim.fin || self.said.fin)
             && (!claim.rst || self.said.rst)
+            && claim.urgent.is_none_or(|place| self.said.urgent.is_some_and(|said| said >= place))
             && claim.ack.is_none_or(|ack| self.said.ack.is_some_and(|said| said >= ack))
     }
 

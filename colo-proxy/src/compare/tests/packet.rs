@@ -70,8 +70,10 @@ pub(super) struct Tcp {
     pub(super) flags: u8,
     pub(super) options: Vec<u8>,
     pub(super) payload: Vec<u8>,
-    /// Goes where nothing counts, window and timestamp included.
+    /// Goes where nothing counts, the window included unless it is given.
     pub(super) salt: u8,
+    pub(super) window: Option<u16>,
+    pub(super) urgent: u16,
 }
 
 pub(super) fn tcp(seq: u32) -> Tcp {
@@ -84,6 +86,8 @@ pub(super) fn tcp(seq: u32) -> Tcp {
         options: Vec::new(),
         payload: Vec::new(),
         salt: 0,
+        window: None,
+        urgent: 0,
     }
 }
 
@@ -129,6 +133,18 @@ impl Tcp {
         self
     }
 
+    pub(super) fn window(mut self, window: u16) -> Self {
+        self.window = Some(window);
+        self
+    }
+
+    /// Points `pointer` octets on as urgent.
+    pub(super) fn urgent(mut self, pointer: u16) -> Self {
+        self.flags |= flag::URG;
+        self.urgent = pointer;
+        self
+    }
+
     pub(super) fn build(&self) -> Frame {
         let mut octets = Vec::new();
         octets.extend(self.ports.0.to_be_bytes());
@@ -139,7 +155,10 @@ impl Tcp {
         options.resize(options.len().next_multiple_of(4), 1);
         let ack = if self.ack.is_some() { flag::ACK } else { 0 };
         octets.extend([((20 + options.len()) as u8 / 4) << 4, self.flags | ack]);
-        octets.extend([200 - self.salt, self.salt, 0, 0, 0, 0]);
+        let salted = u16::from_be_bytes([200 - self.salt, self.salt]);
+        octets.extend(self.window.unwrap_or(salted).to_be_bytes());
+        octets.extend([0, 0]);
+        octets.extend(self.urgent.to_be_bytes());
         octets.extend(options);
         octets.extend(&self.payload);
         self.link.ip(6, &octets, self.salt)

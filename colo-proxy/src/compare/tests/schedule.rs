@@ -23,6 +23,8 @@ pub(super) enum Sabotage {
     Ack,
     /// The secondary's FIN never comes.
     Fin,
+    /// The secondary points less far.
+    Urgent,
     /// The engine misses a checkpoint.
     Checkpoint,
 }
@@ -172,6 +174,9 @@ impl Tuple {
             packet = packet.syn();
             packet.seq = plan.isn;
         }
+        if let Some(place) = claim.urgent {
+            packet = packet.urgent((place - claim.start) as u16);
+        }
         if claim.fin {
             packet.flags |= flag::FIN;
         }
@@ -299,6 +304,7 @@ impl Run {
             }
             Sabotage::Ack => packet.ack = packet.ack.map(|ack| ack.wrapping_add(100)),
             Sabotage::Fin => packet.flags &= !flag::FIN,
+            Sabotage::Urgent => packet.urgent = packet.urgent.saturating_sub(1),
             Sabotage::Nothing | Sabotage::Checkpoint => {}
         }
     }

@@ -14,6 +14,8 @@ pub(super) struct Plan {
     pub(super) ending: Ending,
     pub(super) isn: u32,
     pub(super) peer_isn: u32,
+    /// Places pointed to as urgent, in ascending order; the last is not before the stream's end.
+    pub(super) urgent: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +43,14 @@ impl Plan {
             1 => Ending::Rst,
             _ => Ending::Fin,
         };
+        let mut urgent: Vec<usize> = Vec::new();
+        if random.chance(50) {
+            urgent.extend((0..random.below(4)).map(|_| random.below(len + 1)));
+            urgent.sort_unstable();
+            urgent.push(len + random.below(3));
+        }
         Self {
+            urgent,
             stream: random.octets(len),
             peer_len: random.below(5000),
             has_syn,
@@ -68,6 +77,7 @@ impl Plan {
                 None => claims.push(Claim { start: at, end: at, fin: true, ..Claim::default() }),
             }
         }
+        self.point(random, &mut claims);
         repeat(random, &mut claims);
         disorder(random, &mut claims);
         let mut claims = self.acknowledge(random, claims, acked);
@@ -77,7 +87,8 @@ impl Plan {
         }
         let all = Some(self.peer_len);
         let end = self.stream.len();
-        claims.push(Claim { start: end, end, ack: all, ..Claim::default() });
+        let urgent = self.urgent.last().copied();
+        claims.push(Claim { start: end, end, ack: all, urgent, ..Claim::default() });
         if self.ending == Ending::Rst {
             claims.push(Claim { start: end, end, ack: all, rst: true, ..Claim::default() });
         }
@@ -102,6 +113,17 @@ impl Plan {
             at = end;
         }
         claims
+    }
+
+    /// Segments that point to what is urgent, which may lie in them or far ahead.
+    fn point(&self, random: &mut Random, claims: &mut [Claim]) {
+        for claim in claims {
+            if let Some(place) = self.urgent.get(random.below(self.urgent.len() + 1))
+                && (claim.start..claim.start + 65536).contains(place)
+            {
+                claim.urgent = Some(*place);
+            }
+        }
     }
 
     /// Acknowledgments that grow up to all of the peer's, some of them on their own.

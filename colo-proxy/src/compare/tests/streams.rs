@@ -53,7 +53,9 @@ fn one_differing_octet_is_held_and_named() {
 /// The twin of the tests above: each way of deceiving the engine must show.
 #[test]
 fn a_deceived_engine_is_found_out() {
-    for sabotage in [Sabotage::Octet, Sabotage::Ack, Sabotage::Fin, Sabotage::Checkpoint] {
+    let sabotages =
+        [Sabotage::Octet, Sabotage::Ack, Sabotage::Fin, Sabotage::Urgent, Sabotage::Checkpoint];
+    for sabotage in sabotages {
         let found = (0..40).filter(|seed| {
             let mut run = Run::new(*seed, sabotage, false);
             run.play(true).and_then(|()| run.is_clean()).is_err()

@@ -88,6 +88,7 @@ limits! {
     flow_bytes_max: usize, PRIMARY, 1, BYTES_MAX => compare.flow_bytes_max;
     compare_timeout_ms: Ms, PRIMARY, 1, MS_MAX => compare.compare_timeout;
     request_retry_ms: Ms, PRIMARY, 1, MS_MAX => compare.request_retry;
+    zero_window_timeout_ms: Ms, PRIMARY, 1, MS_MAX => compare.zero_window_timeout;
     datagram_grace_ms: Ms, PRIMARY, 1, MS_MAX => compare.datagram_grace;
     datagram_grace_count: usize, PRIMARY, 0, COUNT_MAX => compare.datagram_grace_count;
     fragment_timeout_ms: Ms, PRIMARY, 1, MS_MAX => compare.fragment_timeout;
@@ -114,11 +115,17 @@ limits! {
     repeat_pause_max_ms: Ms, SECONDARY, 1, MS_MAX => repeat.patience_max;
     repeat_give_up_ms: Ms, SECONDARY, 1, MS_MAX => repeat.give_up;
     repeat_burst_frames: usize, SECONDARY, 1, COUNT_MAX => repeat.burst;
-    connections_max: u32, SECONDARY, 1, COUNT_MAX => translation.connections_max;
+    connections_max: u32, SECONDARY, 1, COUNT_MAX => translation.flows_max;
+    connections_unconfirmed_max: u32, SECONDARY, 1, COUNT_MAX => translation.unconfirmed_max;
+    connections_opening_max: u32, SECONDARY, 1, COUNT_MAX => translation.half_open_max;
     connections_full_percent: u8, SECONDARY, 1, 100 => translation.age.full_percent;
     connection_closed_s: Seconds, SECONDARY, 1, S_MAX => translation.age.closed_ns;
     connection_reset_s: Seconds, SECONDARY, 1, S_MAX => translation.age.reset_ns;
     connection_idle_s: Seconds, SECONDARY, 1, S_MAX => translation.age.idle_ns;
+    connection_pressed_idle_s: Seconds, SECONDARY, 1, S_MAX => translation.age.pressed_idle_ns;
+    connections_checkpoint_wait_s: Seconds, SECONDARY, 1, S_MAX => translation.age.checkpoint_patience_ns;
+    connections_forgotten_max: usize, SECONDARY, 1, COUNT_MAX => translation.age.victims_max;
+    connections_look_ms: Ms, SECONDARY, 1, MS_MAX => translation.ageing_interval;
 }
 
 impl LimitsTable {

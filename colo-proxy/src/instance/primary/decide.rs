@@ -13,7 +13,7 @@ use crate::config::{Limits, PeerLimits};
 use crate::control::Message;
 use crate::datapath::Mode;
 use crate::frame::Frame;
-use crate::instance::cut::Cut;
+use crate::instance::cut::{Cut, Sorted};
 use crate::instance::lanes::BATCH;
 use crate::log_limit::LogLimit;
 use crate::protection::{Action, Protection, State};
@@ -147,8 +147,10 @@ impl Decisions {
     /// Output of the secondary, as it came by its lane.
     pub(in crate::instance) fn on_secondary(&mut self, now: Instant, frames: Vec<Frame>) {
         for frame in frames {
-            if let Some(frame) = self.cut.on_frame(frame) {
-                self.compare(now, frame);
+            match self.cut.on_frame(frame) {
+                Sorted::Fresh(frame) => self.compare(now, frame),
+                Sorted::Unknown => {}
+                Sorted::Stale => self.engine.dropped_stale(1),
             }
         }
     }
@@ -202,6 +204,13 @@ impl Decisions {
         self.engine.dropped_stale(stale);
         for frame in fresh {
             self.compare(now, frame);
+        }
+    }
+
+    /// The secondary asks for a checkpoint; a pair that is not protected makes one anyway, or none.
+    pub(in crate::instance) fn on_checkpoint_wanted(&mut self, now: Instant) {
+        if self.protection.state() == State::Protected {
+            self.engine.request_checkpoint(now, Reason::SecondaryFlows, &mut self.out);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Secondary;
 use crate::config::Role;
@@ -62,8 +62,7 @@ impl Secondary {
             detail: json!({
                 "capture": self.capture_name,
                 "announced": stats.announced,
-                "aged_flows": stats.aged,
-                "evicted_flows": stats.evicted,
+                "flows": self.flows(),
                 "input": {
                     "unacknowledged_bytes": repeat.bytes(),
                     "repeated_frames": repeat.repeated,
@@ -80,5 +79,15 @@ impl Secondary {
             }),
         };
         Reply::Status(serde_json::to_value(status).unwrap_or_default())
+    }
+
+    /// The table of connections in use, and what had to leave it.
+    fn flows(&self) -> Value {
+        json!({
+            "max": self.hands.datapath.flows_max(),
+            "expired": self.stats.expired,
+            "evicted": self.stats.evicted,
+            "checkpoints_wanted": self.stats.checkpoints_wanted,
+        })
     }
 }

@@ -1,0 +1,39 @@
+//! Frames of divergences, written for Wireshark.
+
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::path::Path;
+
+use anyhow::Context;
+use colo_proxy::capture_file::Writer;
+use colo_proxy::compare::Side;
+
+/// A frame to be written.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) side: Side,
+    pub(super) time_ns: u64,
+    pub(super) octets: Vec<u8>,
+    pub(super) original_len: u32,
+    /// Which difference it belongs to.
+    pub(super) summary: String,
+}
+
+/// Writes `frames` to `path`, in place of what was there, as `tcpdump -w` does.
+pub(super) fn write(path: &Path, frames: &[Shown]) -> anyhow::Result<()> {
+    let written = File::create(path).and_then(|file| write_to(file, frames));
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn write_to(file: File, frames: &[Shown]) -> io::Result<()> {
+    let mut writer = Writer::new(BufWriter::new(file), &["primary", "secondary"])?;
+    for frame in frames {
+        let (interface, side) = match frame.side {
+            Side::Primary => (0, "primary"),
+            Side::Secondary => (1, "secondary"),
+        };
+        let comment = format!("{} ({side})", frame.summary);
+        writer.write(interface, frame.time_ns, &frame.octets, frame.original_len, &comment)?;
+    }
+    writer.finish().map(|_| ())
+}

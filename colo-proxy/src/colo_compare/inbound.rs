@@ -1,0 +1,191 @@
+//! A socket on which frames come: `primary_in` or `secondary_in`.
+
+use std::collections::VecDeque;
+use std::io;
+
+use bytes::BytesMut;
+
+use super::dialler::{Connection, Dialler};
+use crate::endpoint::{Port, Stream};
+use crate::error_chain::chain;
+use crate::frame::Frame;
+use crate::lane::{BadRecords, LaneError, RecordReader};
+
+/// Frames taken in one go.
+const BATCH: usize = 64;
+/// Octets read in one go where the kernel is asked for what it has now.
+const CHUNK: usize = 64 * 1024;
+
+/// What happened on the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InboundEvent {
+    Up,
+    Frames,
+    Down,
+}
+
+/// The socket, and what was read of it.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    name: &'static str,
+    endpoint: String,
+    dialler: Dialler,
+    connection: Option<Connection>,
+    reader: RecordReader,
+    /// The record that has begun is not wanted any more.
+    skips_record: bool,
+    pub(super) connections: u64,
+    /// Whole frames that a connection took with it: it was given up while they could not be read.
+    pub(super) skipped: u64,
+}
+
+impl Inbound {
+    /// `name` is QEMU's for it.
+    pub(super) fn new(name: &'static str, port: Port, vnet_hdr: bool) -> Self {
+        Self {
+            name,
+            endpoint: port.endpoint().to_string(),
+            dialler: Dialler::spawn(port),
+            connection: None,
+            reader: RecordReader::new(vnet_hdr),
+            skips_record: false,
+            connections: 0,
+            skipped: 0,
+        }
+    }
+
+    pub(super) fn bad_records(&self) -> BadRecords {
+        self.reader.bad
+    }
+
+    /// Waits for the next event; frames that came before it are in `into`, whichever it is. Can be
+    /// cancelled without losing anything.
+    pub(super) async fn next(&mut self, into: &mut VecDeque<Frame>) -> InboundEvent {
+        loop {
+            let Some(connection) = &self.connection else {
+                let connection = self.dialler.next().await;
+                self.begin(connection);
+                return InboundEvent::Up;
+            };
+            match take(&mut self.reader, &mut self.skips_record, BATCH, into) {
+                Err(error) => return self.end(&error),
+                Ok(()) if !into.is_empty() => return InboundEvent::Frames,
+                Ok(()) => {}
+            }
+            let stream = &connection.stream;
+            let filled = match stream.readable().await {
+                Ok(()) => self.reader.fill_now(|buffer| stream.try_read_buf(buffer)),
+                Err(error) => Err(LaneError::Read(error)),
+            };
+            if let Err(error) = filled {
+                return self.end(&error);
+            }
+        }
+    }
+
+    /// Takes a connection that has been made meanwhile; says whether there was one.
+    pub(super) fn begin_now(&mut self) -> bool {
+        if self.connection.is_some() {
+            return false;
+        }
+        let Some(connection) = self.dialler.next_now() else { return false };
+        self.begin(connection);
+        true
+    }
+
+    /// Takes everything that the peer has sent by now and no more: one that goes on sending must
+    /// not keep us here. Says whether the connection has ended.
+    pub(super) fn drain(&mut self, into: &mut VecDeque<Frame>) -> bool {
+        let Some(connection) = &self.connection else { return false };
+        let stream = &connection.stream;
+        let mut left = stream.unread().unwrap_or_default();
+        loop {
+            let taken = take(&mut self.reader, &mut self.skips_record, usize::MAX, into);
+            // What a peer that has closed left behind has an end.
+            let want = if left == 0 && stream.is_hung_up() { CHUNK } else { left.min(CHUNK) };
+            let filled = taken.and_then(|()| match want {
+                0 => Ok(false),
+                _ => self.reader.fill_now(|buffer| read_now(stream, buffer, want, &mut left)),
+            });
+            match filled {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(error) => {
+                    self.end(&error);
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// The record that has begun, if one has, is of before now: it is dropped when it is whole.
+    pub(super) fn skip_record(&mut self) {
+        self.skips_record = self.reader.is_in_record();
+    }
+
+    /// The peer has gone while its output was not read. What is left of it is dropped with it.
+    pub(super) fn give_up_if_hung_up(&mut self) -> bool {
+        if !self.connection.as_ref().is_some_and(|connection| connection.stream.is_hung_up()) {
+            return false;
+        }
+        let mut left = VecDeque::new();
+        self.drain(&mut left);
+        self.skipped += left.len() as u64;
+        if self.connection.is_some() {
+            self.end(&LaneError::Closed);
+        }
+        true
+    }
+
+    fn begin(&mut self, connection: Connection) {
+        log::info!("{}: {}: connected", self.name, self.endpoint);
+        self.connections += 1;
+        self.connection = Some(connection);
+    }
+
+    fn end(&mut self, why: &LaneError) -> InboundEvent {
+        log::warn!("{}: {}: {}", self.name, self.endpoint, chain(why));
+        self.connection = None;
+        self.reader.reset();
+        self.skips_record = false;
+        InboundEvent::Down
+    }
+}
+
+/// Appends up to `want` octets, and takes them off what is `left`.
+fn read_now(
+    stream: &Stream,
+    buffer: &mut BytesMut,
+    want: usize,
+    left: &mut usize,
+) -> io::Result<usize> {
+    let before = buffer.len();
+    buffer.resize(before + want, 0);
+    let read = stream.read_now(buffer.get_mut(before..).unwrap_or_default());
+    let octets = *read.as_ref().unwrap_or(&0);
+    buffer.truncate(before + octets);
+    *left = left.saturating_sub(octets);
+    read
+}
+
+/// Adds whole frames, up to `most` in all.
+fn take(
+    reader: &mut RecordReader,
+    skips_record: &mut bool,
+    most: usize,
+    into: &mut VecDeque<Frame>,
+) -> Result<(), LaneError> {
+    while into.len() < most {
+        if *skips_record {
+            if reader.next_record()?.is_none() {
+                return Ok(());
+            }
+            *skips_record = false;
+        }
+        match reader.next_frame()? {
+            Some(frame) => into.push_back(frame),
+            None => return Ok(()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! What the guests' headers say differently without being different output: recorded, no more.
+
+use colo_proxy_common::decode::{Octets, Tcp, decode_tcp_options, ethertype};
+
+use crate::compare::stats::Differences;
+
+/// `EtherType` and tag of a VLAN.
+const TAG_LEN: usize = 4;
+/// Two no-operations, then timestamps: how nearly every stack puts them (RFC 7323, appendix A).
+const ALIGNED_TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
+
+/// The fields of one segment that count as recorded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Headers {
+    window: u16,
+    tos: u8,
+    ttl: u8,
+    /// IPv4 only.
+    ip_id: Option<u16>,
+    timestamp: Option<u32>,
+}
+
+impl Headers {
+    /// Reads the fields of the frame that `tcp` was decoded from.
+    pub(super) fn read(octets: &[u8], tcp: &Tcp) -> Option<Self> {
+        let mut at = 14;
+        let mut kind = u16::from_be_bytes(octets.read(12)?);
+        while matches!(kind, ethertype::VLAN | ethertype::QINQ) {
+            kind = u16::from_be_bytes(octets.read(at + 2)?);
+            at += TAG_LEN;
+        }
+        let ip: [u8; 9] = octets.read(at)?;
+        let is_v4 = kind == ethertype::IPV4;
+        let (tos, ttl) = if is_v4 { (ip[1], ip[8]) } else { (ip[0] << 4 | ip[1] >> 4, ip[7]) };
+        Some(Self {
+            window: tcp.window,
+            tos,
+            ttl,
+            ip_id: is_v4.then(|| u16::from_be_bytes([ip[4], ip[5]])),
+            timestamp: timestamp(octets, tcp),
+        })
+    }
+
+    /// Counts where the last segments of the two guests differ.
+    pub(super) fn record(&self, theirs: &Self, differences: &mut Differences) {
+        differences.window += u64::from(self.window != theirs.window);
+        differences.tos += u64::from(self.tos != theirs.tos);
+        differences.ttl += u64::from(self.ttl != theirs.ttl);
+        differences.ip_id += u64::from(self.ip_id != theirs.ip_id);
+        differences.timestamps += u64::from(self.timestamp != theirs.timestamp);
+        let (less, more) = (self.window.min(theirs.window), self.window.max(theirs.window));
+        if let Some(percent) = (u64::from(more) * 100).checked_div(u64::from(less)) {
+            differences.window_percent_max = differences.window_percent_max.max(percent);
+        }
+    }
+}
+
+fn timestamp(octets: &[u8], tcp: &Tcp) -> Option<u32> {
+    let at = tcp.at as usize + 20;
+    if tcp.options_len >= 12 && octets.read(at) == Some(ALIGNED_TIMESTAMPS) {
+        return octets.read(at + 4).map(u32::from_be_bytes);
+    }
+    if tcp.options_len == 0 {
+        return None;
+    }
+    Some(decode_tcp_options::<[u8]>(octets, tcp).timestamps?.value)
+}

@@ -1,0 +1,150 @@
+//! Held frames by what they wait for, so that an event of the secondary finds those that it
+//! concerns and no others.
+//!
+//! Guests are hostile: whatever they hold here, an event must not cost more than it brings. Frames
+//! that overlap no other are sorted by both ends, so the ones that new octets reach are found by
+//! search, and each of those gains an octet at least. Where order cannot help, the number is
+//! bounded.
+
+use std::collections::VecDeque;
+
+use crate::compare::chain::Key;
+use crate::compare::shrink;
+
+/// Frames of one connection that wait for their octets although another one held has some of the
+/// same: retransmissions, which back off.
+const OVERLAPPING_MAX: usize = 256;
+/// Frames of one connection that wait for SYN, FIN or RST of the secondary: one, and what repeats it.
+const UNMARKED_MAX: usize = 64;
+
+/// A frame waiting for its octets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unverified {
+    pub(super) start: i64,
+    pub(super) end: i64,
+    pub(super) key: Key,
+}
+
+/// No more frames of this kind are looked after: it stays held until a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Full;
+
+/// The frames that one connection holds.
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    /// Disjoint, in ascending order.
+    unverified: VecDeque<Unverified>,
+    /// Those that overlap one of them, in no order.
+    overlapping: Vec<Unverified>,
+    unmarked: VecDeque<Key>,
+    /// By the place that is pointed to as urgent.
+    pub(super) unpointed: ByPlace,
+    /// By acknowledgment.
+    pub(super) unacknowledged: ByPlace,
+}
+
+impl Queues {
+    pub(super) fn clear(&mut self) {
+        self.unverified.clear();
+        self.overlapping.clear();
+        self.unmarked.clear();
+        self.unpointed.0.clear();
+        self.unacknowledged.0.clear();
+    }
+
+    /// Adds a frame that waits for its octets, of which there is one at least.
+    pub(super) fn push_unverified(&mut self, entry: Unverified) -> Result<(), Full> {
+        if self.unverified.back().is_none_or(|last| last.end <= entry.start) {
+            self.unverified.push_back(entry);
+            return Ok(());
+        }
+        let at = self.unverified.partition_point(|other| other.end <= entry.start);
+        if self.unverified.get(at).is_none_or(|next| entry.end <= next.start) {
+            self.unverified.insert(at, entry);
+        } else if self.overlapping.len() < OVERLAPPING_MAX {
+            self.overlapping.push(entry);
+        } else {
+            return Err(Full);
+        }
+        Ok(())
+    }
+
+    /// Hands every frame that reaches into `start..end` to `keep`, and forgets those that it does
+    /// not keep.
+    pub(super) fn retain_reaching_into(
+        &mut self,
+        start: i64,
+        end: i64,
+        mut keep: impl FnMut(&Unverified) -> bool,
+    ) {
+        let mut at = self.unverified.partition_point(|entry| entry.end <= start);
+        while let Some(entry) = self.unverified.get(at).filter(|entry| entry.start < end) {
+            if keep(entry) {
+                at += 1;
+            } else {
+                // Mostly the first; it moves no more than the queue of one connection may hold.
+                self.unverified.remove(at);
+            }
+        }
+        self.overlapping.retain(|entry| entry.start >= end || entry.end <= start || keep(entry));
+    }
+
+    pub(super) fn push_unmarked(&mut self, key: Key) -> Result<(), Full> {
+        if self.unmarked.len() >= UNMARKED_MAX {
+            return Err(Full);
+        }
+        self.unmarked.push_back(key);
+        Ok(())
+    }
+
+    pub(super) fn pop_unmarked(&mut self) -> Option<Key> {
+        self.unmarked.pop_front()
+    }
+
+    pub(super) fn unmarked_len(&self) -> usize {
+        self.unmarked.len()
+    }
+
+    /// A frame that waits for less than all: its acknowledgment, or its octets.
+    pub(super) fn first(&self) -> Option<Key> {
+        let ours = self.unacknowledged.first().or(self.unpointed.first());
+        ours.or_else(|| self.unverified.front().map(|entry| entry.key))
+    }
+
+    /// Where the last frame of the stream is, if it waits for its octets or its mark.
+    pub(super) fn last(&self) -> impl Iterator<Item = Key> {
+        let unverified = self.unverified.back().map(|entry| entry.key);
+        unverified.into_iter().chain(self.unmarked.back().copied())
+    }
+
+    pub(super) fn give_back_memory(&mut self) {
+        shrink(&mut self.unverified);
+        shrink(&mut self.unmarked);
+        shrink(&mut self.unpointed.0);
+        shrink(&mut self.unacknowledged.0);
+    }
+}
+
+/// Frames in ascending order of the place that the secondary has to get to.
+#[derive(Debug, Default)]
+pub(super) struct ByPlace(VecDeque<(i64, Key)>);
+
+impl ByPlace {
+    pub(super) fn push(&mut self, place: i64, key: Key) {
+        if self.0.back().is_none_or(|last| last.0 <= place) {
+            self.0.push_back((place, key));
+        } else {
+            let at = self.0.partition_point(|entry| entry.0 <= place);
+            self.0.insert(at, (place, key));
+        }
+    }
+
+    /// The next frame that waits for `place` or less.
+    pub(super) fn pop_up_to(&mut self, place: i64) -> Option<Key> {
+        self.0.pop_front_if(|entry| entry.0 <= place).map(|entry| entry.1)
+    }
+
+    fn first(&self) -> Option<Key> {
+        self.0.front().map(|entry| entry.1)
+    }
+}

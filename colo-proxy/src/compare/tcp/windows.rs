@@ -1,0 +1,89 @@
+//! The windows that both guests offer.
+//!
+//! A window is no output that has to be alike: it says how far the guest's application has read. But
+//! a secondary whose window stays closed under a primary whose window is open has stopped doing what
+//! the primary does, and misses what the peer sends meanwhile.
+
+use std::time::{Duration, Instant};
+
+use colo_proxy_common::record::FlowKey;
+
+use super::{Segment, TcpFlow};
+use crate::compare::Side;
+use crate::compare::divergence::Difference;
+use crate::compare::ledger::Ledger;
+use crate::compare::reason::Reason;
+
+/// RFC 7323, section 2.3: more counts as this.
+const SCALE_MAX: u8 = 14;
+
+/// What each guest offered last, and since when the secondary's alone is closed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Windows {
+    /// By side, as the header says it: zero is zero, whatever the scale.
+    last: [Option<u16>; 2],
+    shut_since: Option<Instant>,
+}
+
+impl Windows {
+    pub(super) fn note(&mut self, side: Side, window: u16, now: Instant) {
+        if let Some(last) = self.last.get_mut(side as usize) {
+            *last = Some(window);
+        }
+        let [primary, secondary] = self.last;
+        let is_shut = secondary == Some(0) && primary.is_some_and(|window| window > 0);
+        self.shut_since = is_shut.then(|| self.shut_since.unwrap_or(now));
+    }
+
+    /// After a checkpoint the secondary is what the primary was.
+    pub(super) fn begin_epoch(&mut self) {
+        let [primary, _] = self.last;
+        *self = Self { last: [primary; 2], shut_since: None };
+    }
+}
+
+impl TcpFlow {
+    /// When the flow wants to be looked at.
+    pub(in crate::compare) fn timer(&self, ledger: &Ledger) -> Option<Instant> {
+        let since = self.windows.shut_since.filter(|_| !self.closed)?;
+        since.checked_add(ledger.limits.zero_window_timeout.max(Duration::from_millis(1)))
+    }
+
+    /// Asks for a checkpoint where the secondary's window was closed for too long, and again after
+    /// as long; says when to look again.
+    pub(in crate::compare) fn on_timer(
+        &mut self,
+        ledger: &mut Ledger,
+        name: &FlowKey,
+    ) -> Option<Instant> {
+        if self.timer(ledger)? <= ledger.now() {
+            ledger.diverge(name, Difference::new(Reason::ZeroWindow, self.high - self.start));
+            self.windows.shut_since = Some(ledger.now());
+        }
+        self.timer(ledger)
+    }
+
+    /// How far the peer may send when it has been told of `segment`; `None` where that is not known,
+    /// as in a connection that was met in its middle.
+    pub(super) fn edge(&self, segment: &Segment) -> Option<i64> {
+        // RFC 7323, section 2.2: the window of a SYN is never scaled.
+        let scale = if segment.opening.is_some() { Some(0) } else { self.window_scale() };
+        Some(segment.ack? + (i64::from(segment.window) << scale?))
+    }
+
+    /// The shift of the primary's window. A SYN only offers one: whether it is used is for the
+    /// peer's SYN/ACK to say, which passes us by.
+    fn window_scale(&self) -> Option<u8> {
+        self.opening.window_scale().map(|scale| scale.min(SCALE_MAX))
+    }
+
+    /// The window to tell the peer with the acknowledgment of `ack`, where the frame that waits says
+    /// `window` with a higher one: it must not take back what was offered (RFC 9293, section 3.8.6).
+    pub(super) fn window_for(&self, ack: i64, window: u16) -> u16 {
+        let Some((edge, scale)) = self.edge.zip(self.window_scale()) else { return window };
+        let open = (edge - ack).max(0);
+        // What the shift cuts off would be taken back.
+        let needed = (open >> scale) + i64::from(open & ((1 << scale) - 1) != 0);
+        window.max(u16::try_from(needed).unwrap_or(u16::MAX))
+    }
+}

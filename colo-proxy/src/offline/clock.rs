@@ -1,0 +1,97 @@
+//! The time of the comparison: that of the captures, plus the time for which both guests stood
+//! still while checkpoints were made.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::compare::Side;
+
+/// Frames of which the place in the capture is remembered, for those that the engine still holds.
+const PLACES_MAX: usize = 1 << 20;
+
+/// Where a frame is in its capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) side: Side,
+    pub(super) number: u64,
+    /// In its capture's own time.
+    pub(super) time_ns: u64,
+}
+
+/// Turns capture time into the engine's and back.
+#[derive(Debug)]
+pub(super) struct Clock {
+    base: Instant,
+    /// Capture time at `base`.
+    start_ns: u64,
+    now: Instant,
+    paused: Duration,
+    /// When which frame was handed in, in order.
+    origins: VecDeque<(Instant, Origin)>,
+}
+
+impl Clock {
+    /// A clock that starts at `start_ns`.
+    pub(super) fn new(start_ns: u64) -> Self {
+        // Any instant will do: only distances matter.
+        let base = Instant::now();
+        Self { base, start_ns, now: base, paused: Duration::ZERO, origins: VecDeque::new() }
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// The instant at which something captured at `time_ns` happens.
+    pub(super) fn at(&self, time_ns: u64) -> Instant {
+        let since = Duration::from_nanos(time_ns.saturating_sub(self.start_ns));
+        let at = self.base.checked_add(since).and_then(|at| at.checked_add(self.paused));
+        at.unwrap_or(self.now).max(self.now)
+    }
+
+    /// Capture time at `at`, nanoseconds since the clock's start. Right for whatever happened since
+    /// the last pause.
+    pub(super) fn since_start_ns(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.base).saturating_sub(self.paused);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Goes on to `at`.
+    pub(super) fn advance(&mut self, at: Instant) {
+        self.now = self.now.max(at);
+    }
+
+    /// A moment of its own for a frame, by which it is known again.
+    pub(super) fn stamp(&mut self, time_ns: u64, origin: Origin, keep: Duration) -> Instant {
+        let mut at = self.at(time_ns);
+        if let Some((last, _)) = self.origins.back()
+            && at <= *last
+        {
+            at = last.checked_add(Duration::from_nanos(1)).unwrap_or(*last);
+        }
+        self.advance(at);
+        let oldest = at.checked_sub(keep);
+        while self.origins.len() >= PLACES_MAX
+            || self.origins.front().is_some_and(|(first, _)| Some(*first) < oldest)
+        {
+            self.origins.pop_front();
+        }
+        self.origins.push_back((at, origin));
+        at
+    }
+
+    /// The frame that was handed in at `at`.
+    pub(super) fn origin(&self, at: Instant) -> Option<Origin> {
+        let found = self.origins.binary_search_by_key(&at, |(at, _)| *at).ok()?;
+        self.origins.get(found).map(|(_, origin)| *origin)
+    }
+
+    /// Both guests stand still for `pause`.
+    pub(super) fn pause(&mut self, pause: Duration) {
+        if let (Some(now), Some(paused)) =
+            (self.now.checked_add(pause), self.paused.checked_add(pause))
+        {
+            (self.now, self.paused) = (now, paused);
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Drives the engine over two captures.
+
+use std::time::{Duration, Instant};
+
+use super::clock::{Clock, Origin};
+use super::guest::Guest;
+use super::in_flight::{InFlight, LEAD_MAX_NS, Lead};
+use super::report::{CaptureReport, Recorder, Report, Undecided};
+use super::translation::{Fate, Translator};
+use super::{Alignment, Connections, Survey};
+use crate::capture_file::Packet;
+use crate::compare::{Content, Divergence, Engine, Limits, Output, Reason, Side, content};
+use crate::frame::Frame;
+
+/// Turns without progress before a timer is taken to be stuck.
+const TURNS_MAX: u32 = 1024;
+/// Differences that the engine remembers until they are looked at, after every frame.
+const DIVERGENCES_MAX: usize = 64;
+
+/// How the comparison is done.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub limits: Limits,
+    /// For how long both guests stand still for a checkpoint.
+    pub checkpoint: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let limits = Limits { divergences_max: DIVERGENCES_MAX, ..Limits::default() };
+        Self { limits, checkpoint: Duration::from_millis(20) }
+    }
+}
+
+/// The time that a capture covers, on the primary's clock.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    start_ns: u64,
+    end_ns: u64,
+}
+
+/// A comparison under way.
+#[derive(Debug)]
+pub struct Comparison {
+    guest: Guest,
+    alignment: Alignment,
+    options: Options,
+    /// By side.
+    windows: [Window; 2],
+    captures: [CaptureReport; 2],
+    engine: Engine,
+    clock: Clock,
+    /// Capture time now, on the primary's clock.
+    start_ns: u64,
+    translator: Translator,
+    in_flight: InFlight,
+    out: Output,
+    recorder: Recorder,
+    undecided: Undecided,
+    not_translated: u64,
+    connections: u64,
+}
+
+impl Comparison {
+    pub fn new(
+        guest: Guest,
+        [primary, secondary]: [&Survey; 2],
+        connections: Connections,
+        alignment: Alignment,
+        options: Options,
+    ) -> Self {
+        let windows = [
+            Window { start_ns: primary.first_ns, end_ns: primary.last_ns },
+            Window {
+                start_ns: alignment.secondary(secondary.first_ns),
+                end_ns: alignment.secondary(secondary.last_ns),
+            },
+        ];
+        let start_ns = windows[0].start_ns.min(windows[1].start_ns);
+        Self {
+            guest,
+            alignment,
+            windows,
+            captures: [primary, secondary].map(CaptureReport::new),
+            // Nobody chooses flows against a seed that he can look up: it is the user's own run.
+            engine: Engine::new(options.limits.clone(), start_ns),
+            clock: Clock::new(start_ns),
+            start_ns,
+            in_flight: InFlight::new(options.limits.compare_timeout),
+            options,
+            not_translated: connections.not_remembered,
+            connections: connections.matched(),
+            translator: Translator::new(connections),
+            out: Output::default(),
+            recorder: Recorder::default(),
+            undecided: Undecided::default(),
+        }
+    }
+
+    /// Takes the next packet of both captures, in order of time (see [`super::merge`]).
+    pub fn take(&mut self, side: Side, packet: &Packet) {
+        if !self.guest.sent(&packet.octets) {
+            return;
+        }
+        let time_ns = self.on_primary_clock(side, packet.time_ns);
+        let other = self.window(opposite(side));
+        let reach = duration_ns(self.options.limits.compare_timeout);
+        let report = self.capture(side);
+        report.output_frames += 1;
+        report.output_bytes += packet.octets.len() as u64;
+        if time_ns < other.start_ns.saturating_sub(reach)
+            || time_ns > other.end_ns.saturating_add(reach)
+        {
+            report.outside_frames += 1;
+            return;
+        }
+        self.run_until(self.clock.at(time_ns));
+        if let Some(frame) = Frame::new(packet.octets.clone(), 0) {
+            let origin = Origin { side, number: packet.number, time_ns: packet.time_ns };
+            self.sort(origin, time_ns, frame);
+        }
+    }
+
+    /// Lets the rest of the time run, and says what was found.
+    pub fn finish(mut self) -> Report {
+        let end_ns = self.windows[0].end_ns.max(self.windows[1].end_ns);
+        let grace = duration_ns(self.options.limits.datagram_grace);
+        self.run_until(self.clock.at(end_ns.saturating_add(grace)));
+        self.leave_undecided();
+        let start_ns = self.windows[0].start_ns.max(self.windows[1].start_ns);
+        let both_end_ns = self.windows[0].end_ns.min(self.windows[1].end_ns);
+        let [primary, secondary] = self.captures;
+        let (engine, recorder) = (self.engine.stats().clone(), self.recorder);
+        Report {
+            guest: self.guest,
+            primary,
+            secondary,
+            alignment: self.alignment,
+            covered_ns: both_end_ns.saturating_sub(start_ns),
+            checkpoint: self.options.checkpoint,
+            connections: self.connections,
+            not_translated: self.not_translated,
+            undecided: self.undecided,
+            engine,
+            found: recorder,
+        }
+    }
+
+    fn on_primary_clock(&self, side: Side, time_ns: u64) -> u64 {
+        match side {
+            Side::Primary => time_ns,
+            Side::Secondary => self.alignment.secondary(time_ns),
+        }
+    }
+
+    fn window(&self, side: Side) -> Window {
+        let [primary, secondary] = self.windows;
+        match side {
+            Side::Primary => primary,
+            Side::Secondary => secondary,
+        }
+    }
+
+    fn capture(&mut self, side: Side) -> &mut CaptureReport {
+        let [primary, secondary] = &mut self.captures;
+        match side {
+            Side::Primary => primary,
+            Side::Secondary => secondary,
+        }
+    }
+
+    /// Capture time now, on the primary's clock.
+    fn now_ns(&self) -> u64 {
+        self.start_ns.saturating_add(self.clock.since_start_ns(self.clock.now()))
+    }
+
+    /// Brings a frame of the guest to where it belongs.
+    fn sort(&mut self, origin: Origin, at_ns: u64, frame: Frame) {
+        let lead = |frame: Frame, tcp| Lead { number: origin.number, at_ns, frame, tcp };
+        let frame = match (content(&frame), origin.side) {
+            (Some(Content::Tcp(name, tcp)), side) => {
+                match self.translator.take(side, &name, &tcp, frame) {
+                    Fate::Undecided => return self.undecided.add(side),
+                    Fate::Compare(frame) if side == Side::Secondary => {
+                        if let Some(Content::Tcp(name, tcp)) = content(&frame) {
+                            let lead = lead(frame.clone(), Some((name, tcp)));
+                            self.in_flight.on_secondary_tcp(lead);
+                        }
+                        frame
+                    }
+                    Fate::Compare(frame) => frame,
+                }
+            }
+            (Some(Content::Datagram(datagram)), Side::Primary) => {
+                self.in_flight.on_primary(at_ns, &datagram);
+                frame
+            }
+            (Some(Content::Datagram(datagram)), Side::Secondary) => {
+                if !self.in_flight.on_secondary(&datagram, lead(frame.clone(), None)) {
+                    return self.engine.dropped_stale(1);
+                }
+                frame
+            }
+            (None, _) => frame,
+        };
+        self.hand_in(origin, at_ns, frame);
+        self.settle();
+    }
+
+    fn hand_in(&mut self, origin: Origin, at_ns: u64, frame: Frame) {
+        // The engine holds nothing for longer than until the timeout is found to be over.
+        let keep = self.options.limits.compare_timeout.saturating_mul(2);
+        let at = self.clock.stamp(at_ns, origin, keep);
+        self.engine.on_frame(at, origin.side, frame, &mut self.out);
+    }
+
+    /// Lets the timers run up to `until`.
+    fn run_until(&mut self, until: Instant) {
+        let mut turns = 0;
+        while let Some(due) = self.engine.poll_timeout().filter(|due| *due <= until) {
+            turns = if due > self.clock.now() { 0 } else { turns + 1 };
+            if turns > TURNS_MAX {
+                break;
+            }
+            self.clock.advance(due);
+            self.engine.on_timeout(self.clock.now(), &mut self.out);
+            self.settle();
+        }
+        // What is due after a checkpoint is later by the time that it took.
+        self.clock.advance(until);
+    }
+
+    /// Does what the engine asks for, after every call of it.
+    fn settle(&mut self) {
+        self.out.release.clear();
+        self.out.acknowledgments.clear();
+        let mut is_decided = self.record();
+        while let Some(reason) = self.out.requests.pop() {
+            self.out.requests.clear();
+            self.checkpoint(reason, is_decided);
+            is_decided = self.record();
+            self.out.release.clear();
+            self.out.acknowledgments.clear();
+        }
+    }
+
+    /// Notes the differences that were found; says whether one of them is certain.
+    fn record(&mut self) -> bool {
+        if self.engine.stats().divergences == self.recorder.seen {
+            return false;
+        }
+        let seen = std::mem::replace(&mut self.recorder.seen, self.engine.stats().divergences);
+        let mut is_any_decided = false;
+        for divergence in self.engine.divergences().filter(|new| new.number > seen) {
+            let is_decided = self.is_decided(divergence);
+            is_any_decided |= is_decided;
+            self.recorder.add(divergence, is_decided, &self.clock);
+        }
+        is_any_decided
+    }
+
+    /// The other capture was running when the other guest could have sent the same.
+    fn is_decided(&self, divergence: &Divergence) -> bool {
+        let (side, frame) = match divergence.reason {
+            Reason::Timeout => (Side::Primary, &divergence.primary_frame),
+            Reason::SecondaryOnly => (Side::Secondary, &divergence.secondary_frame),
+            // Both have said something, and it is not the same.
+            _ => return true,
+        };
+        let other = self.window(opposite(side));
+        let found_ns = self.start_ns.saturating_add(self.clock.since_start_ns(divergence.at));
+        if found_ns > other.end_ns {
+            return false;
+        }
+        if self.translator.is_whole(&divergence.flow) {
+            return true;
+        }
+        let origin = frame.as_ref().and_then(|frame| self.clock.origin(frame.since));
+        let sent_ns = origin.map_or(found_ns, |origin| self.on_primary_clock(side, origin.time_ns));
+        sent_ns >= other.start_ns.saturating_add(LEAD_MAX_NS)
+    }
+
+    fn checkpoint(&mut self, reason: Reason, is_decided: bool) {
+        let [primary, secondary] = self.windows;
+        let both_ran = self.now_ns() <= primary.end_ns.min(secondary.end_ns);
+        let waited = matches!(reason, Reason::Timeout | Reason::SecondaryOnly);
+        if is_decided || (!waited && both_ran) {
+            self.recorder.checkpoint(reason);
+        } else {
+            self.leave_undecided();
+        }
+        let now_ns = self.now_ns();
+        self.engine.checkpoint_began(self.clock.now());
+        self.clock.pause(self.options.checkpoint);
+        self.engine.checkpoint_done(self.clock.now(), &mut self.out);
+        for lead in self.in_flight.on_checkpoint(now_ns) {
+            if lead.tcp.as_ref().is_some_and(|(name, tcp)| !self.translator.is_ahead(name, tcp)) {
+                continue;
+            }
+            let time_ns = lead.at_ns.saturating_add_signed(-self.alignment.shift_ns);
+            let origin = Origin { side: Side::Secondary, number: lead.number, time_ns };
+            self.hand_in(origin, now_ns, lead.frame);
+        }
+    }
+
+    /// Nobody will know what became of the frames that the engine has.
+    fn leave_undecided(&mut self) {
+        let stats = self.engine.stats();
+        self.undecided.primary_frames += stats.held.frames;
+        self.undecided.secondary_frames += stats.secondary_waiting.frames;
+    }
+}
+
+fn opposite(side: Side) -> Side {
+    match side {
+        Side::Primary => Side::Secondary,
+        Side::Secondary => Side::Primary,
+    }
+}
+
+fn duration_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

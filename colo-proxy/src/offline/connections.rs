@@ -1,0 +1,224 @@
+//! Which initial sequence numbers each guest chose, and which connection of the one is which of
+//! the other.
+//!
+//! The guests choose their numbers each for itself. The peer of a pair answers both at once and so
+//! with one number of its own, by which a connection is known again. Where the captures were taken
+//! one after the other the peer has other numbers, too: then connections of the same addresses and
+//! ports are matched in order, and the peer's number is translated likewise.
+
+use std::collections::{HashMap, VecDeque};
+
+use colo_proxy_common::decode::{Tcp, flag};
+use colo_proxy_common::record::FlowKey;
+
+use super::alignment::difference;
+use super::guest::Guest;
+use crate::capture_file::Packet;
+use crate::compare::{Content, Side, content};
+use crate::frame::Frame;
+
+/// Flows, and connections of all of them, that are remembered.
+const CONNECTIONS_MAX: usize = 1 << 19;
+/// Pairs of connections of which the clocks' distance is taken.
+const SHIFTS_MAX: usize = 65536;
+
+/// An opened connection of one guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Opened {
+    pub(super) isn: u32,
+    /// The peer's, as far as the guest has acknowledged it.
+    pub(super) peer_isn: Option<u32>,
+    pub(super) at_ns: u64,
+    /// The other guest's connection that is the same.
+    pub(super) partner: Option<Numbers>,
+}
+
+/// The initial numbers of guest and peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Numbers {
+    pub(super) isn: u32,
+    pub(super) peer_isn: Option<u32>,
+}
+
+impl Opened {
+    fn numbers(&self) -> Numbers {
+        Numbers { isn: self.isn, peer_isn: self.peer_isn }
+    }
+}
+
+/// What one guest did with one set of addresses and ports.
+#[derive(Clone, Debug, Default)]
+pub(super) struct History {
+    /// The first that was captured belongs to a connection opened before.
+    pub(super) met_in_middle: bool,
+    is_known: bool,
+    pub(super) opened: Vec<Opened>,
+}
+
+/// The TCP connections of both guests, by addresses and ports.
+#[derive(Debug, Default)]
+pub struct Connections {
+    pub(super) flows: HashMap<FlowKey, [History; 2]>,
+    pub(super) total: usize,
+    /// Openings that found no room here: their numbers are not translated.
+    pub(super) not_remembered: u64,
+    /// Frames of the guest of which the capture has only the start, by side, and the first of them.
+    pub(super) cut: [u64; 2],
+    pub(super) first_cut: [Option<u64>; 2],
+    shifts: Vec<i64>,
+}
+
+impl Connections {
+    /// Takes the next packet of the capture of `side`, whoever sent it.
+    pub fn add(&mut self, side: Side, packet: &Packet, guest: &Guest) {
+        if !guest.sent(&packet.octets) {
+            return;
+        }
+        if packet.is_cut() {
+            let at = side as usize;
+            if let (Some(cut), Some(first)) = (self.cut.get_mut(at), self.first_cut.get_mut(at)) {
+                *cut += 1;
+                first.get_or_insert(packet.number);
+            }
+        }
+        let Some(frame) = Frame::new(packet.octets.clone(), 0) else { return };
+        if let Some(Content::Tcp(name, tcp)) = content(&frame) {
+            self.learn(side, name, &tcp, packet.time_ns);
+        }
+    }
+
+    /// The guest's frames in the capture of `side` of which only the start was captured, and the
+    /// number of the first one. They cannot be compared.
+    pub fn cut(&self, side: Side) -> Option<(u64, u64)> {
+        let first = (*self.first_cut.get(side as usize)?)?;
+        Some((*self.cut.get(side as usize)?, first))
+    }
+
+    fn learn(&mut self, side: Side, name: FlowKey, tcp: &Tcp, at_ns: u64) {
+        let is_full = self.total >= CONNECTIONS_MAX;
+        if is_full && !self.flows.contains_key(&name) {
+            self.not_remembered += u64::from(is_opening(tcp));
+            return;
+        }
+        let before = self.flows.len();
+        let flow = self.flows.entry(name).or_default();
+        let Some(history) = flow.get_mut(side as usize) else { return };
+        let is_first = !history.is_known;
+        history.is_known = true;
+        if is_opening(tcp) {
+            if history.repeats(tcp) {
+                return;
+            }
+            if is_full {
+                self.not_remembered += 1;
+                return;
+            }
+            let peer_isn = has(tcp, flag::ACK).then_some(tcp.ack.wrapping_sub(1));
+            history.opened.push(Opened { isn: tcp.seq, peer_isn, at_ns, partner: None });
+            self.total += 1;
+        } else if is_first {
+            history.met_in_middle = !has(tcp, flag::RST);
+        } else if let Some(last) = history.opened.last_mut()
+            && last.peer_isn.is_none()
+            && has(tcp, flag::ACK)
+            && tcp.seq == last.isn.wrapping_add(1)
+            && tcp.payload_len == 0
+        {
+            // The last of three segments that open a connection from the guest.
+            last.peer_isn = Some(tcp.ack.wrapping_sub(1));
+        }
+        let new_flows = self.flows.len() - before;
+        self.total += new_flows;
+    }
+
+    /// Finds the partner of each connection, once both captures are read.
+    pub fn settle(&mut self) {
+        for [primary, secondary] in self.flows.values_mut() {
+            settle(primary, secondary);
+            for (ours, theirs) in pairs(primary, secondary) {
+                if self.shifts.len() < SHIFTS_MAX {
+                    self.shifts.push(difference(ours, theirs));
+                }
+            }
+        }
+    }
+
+    /// How far the secondary's clock is behind the primary's, judged by when connections were
+    /// opened.
+    pub(super) fn median_shift_ns(&self) -> Option<i64> {
+        let mut shifts = self.shifts.clone();
+        shifts.sort_unstable();
+        shifts.get(shifts.len() / 2).copied()
+    }
+
+    /// Connections that both guests opened.
+    pub(super) fn matched(&self) -> u64 {
+        let partners = |[_, secondary]: &[History; 2]| {
+            secondary.opened.iter().filter(|opened| opened.partner.is_some()).count() as u64
+        };
+        self.flows.values().map(partners).sum()
+    }
+}
+
+impl History {
+    /// `tcp` repeats or completes the last opening.
+    fn repeats(&mut self, tcp: &Tcp) -> bool {
+        let Some(last) = self.opened.last_mut().filter(|last| last.isn == tcp.seq) else {
+            return false;
+        };
+        if !has(tcp, flag::ACK) {
+            return true;
+        }
+        let peer_isn = tcp.ack.wrapping_sub(1);
+        *last.peer_isn.get_or_insert(peer_isn) == peer_isn
+    }
+}
+
+pub(super) fn has(tcp: &Tcp, flag: u8) -> bool {
+    tcp.flags & flag != 0
+}
+
+pub(super) fn is_opening(tcp: &Tcp) -> bool {
+    has(tcp, flag::SYN)
+}
+
+fn settle(primary: &mut History, secondary: &mut History) {
+    let mut by_peer: HashMap<u32, VecDeque<usize>> = HashMap::new();
+    for (at, opened) in primary.opened.iter().enumerate() {
+        if let Some(peer_isn) = opened.peer_isn {
+            by_peer.entry(peer_isn).or_default().push_back(at);
+        }
+    }
+    for theirs in &mut secondary.opened {
+        let same = theirs.peer_isn.and_then(|peer_isn| by_peer.get_mut(&peer_isn));
+        // A guest that answers one SYN with several numbers means the last.
+        let at = same
+            .and_then(|same| if same.len() > 1 { same.pop_front() } else { same.front().copied() });
+        if let Some(ours) = at.and_then(|at| primary.opened.get_mut(at)) {
+            theirs.partner = Some(ours.numbers());
+            ours.partner = Some(theirs.numbers());
+        }
+    }
+    // The one's first opening is the other's connection that was met in its middle.
+    let skip_ours = usize::from(secondary.met_in_middle && !primary.met_in_middle);
+    let skip_theirs = usize::from(primary.met_in_middle && !secondary.met_in_middle);
+    let ours = primary.opened.iter_mut().skip(skip_ours).filter(|ours| ours.partner.is_none());
+    let theirs = secondary.opened.iter_mut().skip(skip_theirs);
+    for (ours, theirs) in ours.zip(theirs.filter(|theirs| theirs.partner.is_none())) {
+        theirs.partner = Some(ours.numbers());
+        ours.partner = Some(theirs.numbers());
+    }
+}
+
+/// When the connections that both opened were opened.
+fn pairs<'a>(
+    primary: &'a History,
+    secondary: &'a History,
+) -> impl Iterator<Item = (u64, u64)> + 'a {
+    let both = primary.opened.iter().filter(|ours| ours.partner.is_some());
+    both.filter_map(|ours| {
+        let mut theirs = secondary.opened.iter();
+        let same = theirs.find(|theirs| theirs.partner == Some(ours.numbers()))?;
+        Some((ours.at_ns, same.at_ns))
+    })
+}

@@ -1,0 +1,290 @@
+//! What a comparison found.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use colo_proxy_common::record::FlowKey;
+use serde_json::{Map, Value, json};
+
+use super::alignment::Alignment;
+use super::clock::Clock;
+use super::guest::Guest;
+use super::survey::Survey;
+use super::text;
+use crate::compare::{Captured, Divergence, FlowName, Reason, Side, Stats};
+
+/// Differences that are reported one by one.
+const RECORDS_MAX: usize = 256;
+/// Octets of the frames that are kept with them.
+const FRAMES_BYTES_MAX: usize = 16 << 20;
+/// Flows that are told apart as having differed.
+const FLOWS_MAX: usize = 65536;
+/// Clocks that are this far from what the connections say deserve a word.
+const DOUBTFUL_SHIFT_NS: u64 = 100_000_000;
+
+/// One of the captures.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct CaptureReport {
+    /// For the caller to fill in, likewise `truncated`.
+    pub file: String,
+    pub frames: u64,
+    /// Of them, the guest's.
+    pub output_frames: u64,
+    pub output_bytes: u64,
+    /// Of those, the ones from before or after the other capture.
+    pub outside_frames: u64,
+    /// The file ends in the middle of a packet.
+    pub truncated: bool,
+    #[serde(skip)]
+    pub(super) interfaces: u32,
+}
+
+impl CaptureReport {
+    pub(super) fn new(survey: &Survey) -> Self {
+        Self { frames: survey.packets, interfaces: survey.interfaces, ..Self::default() }
+    }
+}
+
+/// Frames of which it cannot be said whether the other guest sent the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Undecided {
+    pub primary_frames: u64,
+    pub secondary_frames: u64,
+}
+
+impl Undecided {
+    pub(super) fn add(&mut self, side: Side) {
+        match side {
+            Side::Primary => self.primary_frames += 1,
+            Side::Secondary => self.secondary_frames += 1,
+        }
+    }
+}
+
+/// A frame in its capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Place {
+    /// From 1, as Wireshark counts.
+    pub frame: u64,
+    /// Nanoseconds since 1970, as the capture has it.
+    pub time_ns: u64,
+}
+
+/// A difference, and where its frames are.
+#[derive(Clone, Debug)]
+pub struct DivergenceRecord {
+    pub divergence: Divergence,
+    /// When it was found: nanoseconds of capture time since the first packet of both.
+    pub at_ns: u64,
+    pub primary: Option<Place>,
+    pub secondary: Option<Place>,
+}
+
+/// Collects what is found.
+#[derive(Debug, Default)]
+pub(super) struct Recorder {
+    /// Differences of the engine that were looked at.
+    pub(super) seen: u64,
+    pub(super) total: u64,
+    by_reason: Vec<(Reason, u64)>,
+    records: Vec<DivergenceRecord>,
+    frames_bytes: usize,
+    /// Frames that are not kept with their difference.
+    frames_dropped: u64,
+    flows: HashSet<FlowKey>,
+    checkpoints: u64,
+    checkpoints_by_reason: Vec<(Reason, u64)>,
+}
+
+impl Recorder {
+    pub(super) fn add(&mut self, divergence: &Divergence, is_decided: bool, clock: &Clock) {
+        if !is_decided {
+            return;
+        }
+        self.total += 1;
+        count(&mut self.by_reason, divergence.reason);
+        if self.flows.len() < FLOWS_MAX {
+            self.flows.insert(divergence.flow);
+        }
+        if self.records.len() >= RECORDS_MAX {
+            return;
+        }
+        let place = |frame: &Option<Captured>| {
+            let origin = clock.origin(frame.as_ref()?.since)?;
+            Some(Place { frame: origin.number, time_ns: origin.time_ns })
+        };
+        let mut record = DivergenceRecord {
+            at_ns: clock.since_start_ns(divergence.at),
+            primary: place(&divergence.primary_frame),
+            secondary: place(&divergence.secondary_frame),
+            divergence: Divergence { number: self.total, ..divergence.clone() },
+        };
+        let bytes: usize = divergence.frames().map(|(_, frame)| frame.octets.len()).sum();
+        if self.frames_bytes + bytes <= FRAMES_BYTES_MAX {
+            self.frames_bytes += bytes;
+        } else {
+            self.frames_dropped += divergence.frames().count() as u64;
+            record.divergence.primary_frame = None;
+            record.divergence.secondary_frame = None;
+        }
+        self.records.push(record);
+    }
+
+    pub(super) fn checkpoint(&mut self, reason: Reason) {
+        self.checkpoints += 1;
+        count(&mut self.checkpoints_by_reason, reason);
+    }
+}
+
+fn count(counts: &mut Vec<(Reason, u64)>, reason: Reason) {
+    match counts.iter_mut().find(|(known, _)| *known == reason) {
+        Some((_, count)) => *count += 1,
+        None => counts.push((reason, 1)),
+    }
+}
+
+/// What a comparison found.
+#[derive(Debug)]
+pub struct Report {
+    pub guest: Guest,
+    pub primary: CaptureReport,
+    pub secondary: CaptureReport,
+    pub alignment: Alignment,
+    pub undecided: Undecided,
+    /// The time that both captures cover.
+    pub(super) covered_ns: u64,
+    pub(super) checkpoint: Duration,
+    /// Connections that both guests opened.
+    pub(super) connections: u64,
+    pub(super) not_translated: u64,
+    pub(super) engine: Stats,
+    pub(super) found: Recorder,
+}
+
+impl Report {
+    /// The guests differ.
+    pub fn diverged(&self) -> bool {
+        self.found.total > 0
+    }
+
+    /// The first differences, in the order in which they were found.
+    pub fn divergences(&self) -> &[DivergenceRecord] {
+        &self.found.records
+    }
+
+    /// All of them, those included that are not listed.
+    pub fn divergences_total(&self) -> u64 {
+        self.found.total
+    }
+
+    /// Checkpoints that the guest would have needed.
+    pub fn checkpoints(&self) -> u64 {
+        self.found.checkpoints
+    }
+
+    /// Per minute of the time that both captures cover; `None` where that is none.
+    pub fn checkpoints_per_minute(&self) -> Option<f64> {
+        let minutes = self.covered_ns as f64 / 60e9;
+        (minutes > 0.0).then(|| self.found.checkpoints as f64 / minutes)
+    }
+
+    /// What the reader of the result should know.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        for capture in [&self.primary, &self.secondary] {
+            if capture.truncated {
+                notes.push(format!("{} ends in the middle of a packet", capture.file));
+            }
+            if capture.interfaces > 1 {
+                let many = capture.interfaces;
+                notes.push(format!(
+                    "{} was captured on {many} interfaces: frames that are in it twice count twice",
+                    capture.file
+                ));
+            }
+        }
+        if let Some(by_connections) = self.alignment.by_connections_ns
+            && by_connections.abs_diff(self.alignment.shift_ns) > DOUBTFUL_SHIFT_NS
+        {
+            notes.push(format!(
+                "by when connections were opened, the secondary's clock is off by {:.3} s more: \
+                 see --align",
+                (by_connections - self.alignment.shift_ns) as f64 / 1e9
+            ));
+        }
+        if self.not_translated > 0 {
+            let many = self.not_translated;
+            notes.push(format!("{many} connections were too many to translate their numbers"));
+        }
+        if self.found.checkpoints > 1 {
+            notes.push(
+                "captured guests stay different where they differed once: fewer checkpoints may do"
+                    .into(),
+            );
+        }
+        notes
+    }
+
+    /// The report as one JSON object. The names are stable, scripts rely on them.
+    pub fn to_json(&self) -> Value {
+        let guest: Vec<String> = self.guest.addresses.iter().map(ToString::to_string).collect();
+        json!({
+            "diverged": self.diverged(),
+            "guest": guest,
+            "guest_inferred": self.guest.inferred,
+            "primary": self.primary,
+            "secondary": self.secondary,
+            "align": self.alignment.align,
+            "shift_ms": self.alignment.shift_ns as f64 / 1e6,
+            "covered_ms": self.covered_ns as f64 / 1e6,
+            "flows": self.engine.flows_opened,
+            "flows_diverged": self.found.flows.len(),
+            "connections_in_both": self.connections,
+            "compared_frames": self.engine.compared.frames,
+            "compared_bytes": self.engine.compared.bytes,
+            "undecided": self.undecided,
+            "checkpoints": self.found.checkpoints,
+            "checkpoints_per_minute": self.checkpoints_per_minute(),
+            "checkpoints_by_reason": by_name(&self.found.checkpoints_by_reason),
+            "checkpoint_ms": self.checkpoint.as_millis() as u64,
+            "divergences_total": self.found.total,
+            "divergences_by_reason": by_name(&self.found.by_reason),
+            "divergences": self.found.records.iter().map(DivergenceRecord::to_json).collect::<Vec<_>>(),
+            "notes": self.notes(),
+        })
+    }
+
+    pub(super) fn by_reason(&self) -> &[(Reason, u64)] {
+        &self.found.by_reason
+    }
+
+    pub(super) fn flows_diverged(&self) -> usize {
+        self.found.flows.len()
+    }
+}
+
+fn by_name(counts: &[(Reason, u64)]) -> Map<String, Value> {
+    counts.iter().map(|(reason, count)| (reason.name().to_owned(), (*count).into())).collect()
+}
+
+impl DivergenceRecord {
+    /// The difference in a few words: flow, reason and place.
+    pub fn summary(&self) -> String {
+        format!("{}: {}", FlowName(&self.divergence.flow), text::what(&self.divergence))
+    }
+
+    /// As the daemon shows it, with places in the captures in place of times on its clock.
+    fn to_json(&self) -> Value {
+        let mut shown = serde_json::to_value(&self.divergence).unwrap_or_default();
+        if let Some(fields) = shown.as_object_mut() {
+            for of_the_daemon in ["epoch", "primary_at_ms", "secondary_at_ms"] {
+                fields.remove(of_the_daemon);
+            }
+            fields.insert("at_ms".into(), (self.at_ns / 1_000_000).into());
+            fields.insert("name".into(), FlowName(&self.divergence.flow).to_string().into());
+            fields.insert("primary".into(), json!(self.primary));
+            fields.insert("secondary".into(), json!(self.secondary));
+        }
+        shown
+    }
+}

@@ -1,0 +1,157 @@
+//! The report for people.
+
+use std::fmt::{self, Write as _};
+
+use super::report::{CaptureReport, DivergenceRecord, Place, Report};
+use crate::compare::{Context, Divergence, Reason, WaitsFor};
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let guest: Vec<String> = self.guest.addresses.iter().map(ToString::to_string).collect();
+        let inferred = if self.guest.inferred { " (inferred)" } else { "" };
+        writeln!(f, "guest {}{inferred}", guest.join(", "))?;
+        capture(f, "primary", &self.primary)?;
+        capture(f, "secondary", &self.secondary)?;
+        writeln!(
+            f,
+            "compared {} octets of {} flows over {:.1} s",
+            self.engine.compared.bytes,
+            self.engine.flows_opened,
+            self.covered_ns as f64 / 1e9
+        )?;
+        self.verdict(f)?;
+        let undecided = self.undecided;
+        if undecided.primary_frames + undecided.secondary_frames > 0 {
+            writeln!(
+                f,
+                "undecided: {} frames of the primary, {} of the secondary; the other capture may \
+                 not have covered the answer",
+                undecided.primary_frames, undecided.secondary_frames
+            )?;
+        }
+        for note in self.notes() {
+            writeln!(f, "note: {note}")?;
+        }
+        for record in self.divergences() {
+            f.write_char('\n')?;
+            divergence(f, record)?;
+        }
+        let left_out = self.divergences_total() - self.divergences().len() as u64;
+        if left_out > 0 {
+            writeln!(f, "\nand {left_out} more")?;
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    fn verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.diverged() {
+            let reasons: Vec<String> =
+                self.by_reason().iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+            writeln!(
+                f,
+                "different: {} divergences in {} flows ({})",
+                self.divergences_total(),
+                self.flows_diverged(),
+                reasons.join(", ")
+            )?;
+        } else {
+            writeln!(f, "no difference")?;
+        }
+        let per_minute = self
+            .checkpoints_per_minute()
+            .map_or_else(String::new, |rate| format!(", {rate:.1} a minute"));
+        writeln!(
+            f,
+            "checkpoints needed: {}{per_minute} (at {} ms each)",
+            self.checkpoints(),
+            self.checkpoint.as_millis()
+        )
+    }
+}
+
+fn capture(f: &mut fmt::Formatter<'_>, side: &str, capture: &CaptureReport) -> fmt::Result {
+    write!(
+        f,
+        "{side} {}: {} frames, {} of them from the guest",
+        capture.file, capture.frames, capture.output_frames
+    )?;
+    if capture.outside_frames > 0 {
+        write!(f, ", {} outside of the other capture's time", capture.outside_frames)?;
+    }
+    f.write_char('\n')
+}
+
+fn divergence(f: &mut fmt::Formatter<'_>, record: &DivergenceRecord) -> fmt::Result {
+    writeln!(f, "{}. {}", record.divergence.number, record.summary())?;
+    let found = &record.divergence;
+    side(f, "primary", record.primary, found.primary_byte, &found.primary_context)?;
+    side(f, "secondary", record.secondary, found.secondary_byte, &found.secondary_context)
+}
+
+/// The difference in a few words.
+pub(super) fn what(divergence: &Divergence) -> String {
+    let at = divergence.stream_offset;
+    match (divergence.reason, divergence.waits_for) {
+        (reason @ (Reason::Payload | Reason::Datagram), _) => {
+            format!("{reason}: octet {at} differs")
+        }
+        (reason @ Reason::Timeout, Some(WaitsFor::Datagram)) => {
+            format!("{reason}: the secondary did not send this datagram")
+        }
+        (reason @ Reason::Timeout, Some(waits_for)) => {
+            let lacks = match waits_for {
+                WaitsFor::Data => "send the same data",
+                WaitsFor::Mark => "open or end the connection likewise",
+                WaitsFor::Ack => "acknowledge as much",
+                WaitsFor::Datagram => "send this datagram",
+                WaitsFor::Urgent => "announce as much urgent data",
+            };
+            format!("{reason}: the secondary did not {lacks} at octet {at}")
+        }
+        (reason @ Reason::SecondaryOnly, _) => {
+            format!("{reason}: the primary did not send this, at octet {at}")
+        }
+        (reason, _) => format!("{reason} at octet {at}"),
+    }
+}
+
+fn side(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    place: Option<Place>,
+    byte: Option<u8>,
+    context: &Context,
+) -> fmt::Result {
+    if place.is_none() && byte.is_none() {
+        return Ok(());
+    }
+    write!(f, "   {name:<9}")?;
+    if let Some(place) = place {
+        let seconds = place.time_ns / 1_000_000_000;
+        let rest = place.time_ns % 1_000_000_000;
+        write!(f, " frame {} at {seconds}.{rest:09}", place.frame)?;
+    }
+    if let Some(byte) = byte {
+        write!(f, ": {byte:02x}")?;
+    }
+    if !context.bytes.is_empty() {
+        f.write_str(" in ")?;
+        hex(f, context)?;
+    }
+    f.write_char('\n')
+}
+
+/// The octets, with brackets around the differing one.
+fn hex(f: &mut fmt::Formatter<'_>, context: &Context) -> fmt::Result {
+    for (at, byte) in context.bytes.iter().enumerate() {
+        let space = if at == 0 { "" } else { " " };
+        if at == context.before {
+            write!(f, "{space}[{byte:02x}]")?;
+        } else {
+            write!(f, "{space}{byte:02x}")?;
+        }
+    }
+    Ok(())
+}

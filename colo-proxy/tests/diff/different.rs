@@ -1,0 +1,144 @@
+//! Guests that differ, and where.
+
+use colo_proxy::capture_file::Reader;
+
+use crate::captures::{Connection, MS, PRIMARY, SECONDARY, START_NS, Tape, text, udp};
+use crate::run::Captures;
+
+/// Both answer the same but for the octet at `place` of what the secondary says.
+fn with_a_flipped_octet(place: usize) -> (Tape, Tape) {
+    let tape = |manner, answer: &[u8]| {
+        let mut tape = Tape::default();
+        let mut connection = Connection::open(&mut tape, manner, 40_000, 1000);
+        connection.ask(answer);
+        connection.close();
+        tape.framed()
+    };
+    let good = text(3000);
+    let mut bad = good.clone();
+    bad[place] ^= 0x20;
+    (tape(PRIMARY, &good), tape(SECONDARY, &bad))
+}
+
+#[test]
+fn a_flipped_octet_is_named_with_its_place_and_its_frames() {
+    let good = text(3000);
+    let (ours, theirs) = with_a_flipped_octet(1234);
+    let captures = Captures::of(&ours, &theirs);
+    let report = captures.different(&[]);
+    assert_eq!(report["divergences_total"], 1, "{report:#}");
+    assert_eq!(report["flows_diverged"], 1);
+    assert_eq!(report["checkpoints"], 1);
+    let per_minute = report["checkpoints_per_minute"].as_f64().expect("a rate");
+    assert!((per_minute - 1.0).abs() < 0.01, "{per_minute}");
+    let found = &report["divergences"][0];
+    assert_eq!(found["reason"], "payload");
+    assert_eq!(found["stream_offset"], 1234);
+    assert_eq!(found["primary_byte"], good[1234]);
+    assert_eq!(found["secondary_byte"], good[1234] ^ 0x20);
+    assert_eq!(found["name"], "tcp 10.0.0.2:80 -> 10.1.0.9:40000");
+    // The first frame, SYN, SYN/ACK, ACK and the question, 1000 octets; 700 of the secondary's.
+    assert_eq!((&found["primary"]["frame"], &found["secondary"]["frame"]), (&7.into(), &7.into()));
+    let said = captures.diff(&[]);
+    assert_eq!(said.code, 1);
+    let octets = format!("frame 7 at 1790000001.005000000: {:02x} in ", good[1234]);
+    assert!(said.out.contains(&octets), "{}", said.out);
+    assert!(said.out.contains(&format!("[{:02x}]", good[1234] ^ 0x20)), "{}", said.out);
+    assert!(said.out.contains("checkpoints needed: 1, 1.0 a minute"), "{}", said.out);
+}
+
+#[test]
+fn both_frames_are_written_for_wireshark() {
+    let (ours, theirs) = with_a_flipped_octet(1234);
+    let captures = Captures::of(&ours, &theirs);
+    let path = captures.path("found.pcapng");
+    std::fs::write(&path, "what was there").expect("written");
+    captures.different(&["--capture", path.to_str().expect("a name")]);
+    let file = std::fs::read(&path).expect("written");
+    let packets: Vec<_> =
+        Reader::new(&file[..]).expect("a capture").map(|packet| packet.expect("whole")).collect();
+    let [primary, secondary] = &packets[..] else { panic!("{packets:?}") };
+    assert_eq!((primary.interface, secondary.interface), (0, 1));
+    assert_eq!(primary.time_ns, START_NS + 1005 * MS);
+    assert_eq!(primary.octets, ours.frames[6].1);
+    let payload = |octets: &[u8]| octets[octets.len() - 700..].to_vec();
+    assert_eq!(payload(&secondary.octets), payload(&theirs.frames[6].1));
+    let comment = "divergence 1, tcp 10.0.0.2:80 -> 10.1.0.9:40000: payload: octet 1234 differs";
+    assert!(file.windows(comment.len()).any(|part| part == comment.as_bytes()));
+}
+
+/// Datagrams every 10 ms, of which the secondary, late by 3 ms, lacks some.
+fn datagrams(lag_ms: u64, without: &[u64]) -> Tape {
+    let mut tape = Tape::default();
+    for at in (0..3000_u64).filter(|at| !without.contains(at)) {
+        tape.add(at * 10 + lag_ms, udp(true, 9000, &at.to_be_bytes()));
+    }
+    tape.framed()
+}
+
+#[test]
+fn a_missing_datagram_costs_one_checkpoint_and_no_more() {
+    // The traffic goes on while the checkpoint is made, and always has something on its way.
+    for lag_ms in [0, 3, 50] {
+        let captures = Captures::of(&datagrams(0, &[]), &datagrams(lag_ms, &[1000]));
+        let report = captures.different(&[]);
+        assert_eq!(report["checkpoints"], 1, "{lag_ms} ms: {report:#}");
+        assert_eq!(report["divergences_total"], 1, "{report:#}");
+        let found = &report["divergences"][0];
+        assert_eq!(
+            (&found["reason"], &found["waits_for"]),
+            (&"timeout".into(), &"datagram".into())
+        );
+        assert_eq!(found["primary"]["time_ns"], START_NS + 10_000 * MS);
+    }
+}
+
+#[test]
+fn a_secondary_that_is_ahead_costs_no_more_either() {
+    let captures = Captures::of(&datagrams(50, &[]), &datagrams(0, &[1000]));
+    let report = captures.different(&[]);
+    assert_eq!(report["checkpoints"], 1, "{report:#}");
+}
+
+#[test]
+fn a_datagram_that_only_the_secondary_has_is_a_difference() {
+    let captures = Captures::of(&datagrams(0, &[1000]), &datagrams(3, &[]));
+    let report = captures.different(&[]);
+    assert_eq!(report["checkpoints"], 1, "{report:#}");
+    assert_eq!(report["divergences"][0]["reason"], "secondary-only");
+}
+
+#[test]
+fn tcp_that_was_on_its_way_at_a_checkpoint_is_no_difference() {
+    for (ours, theirs) in [(0, 40), (40, 0)] {
+        let tape = |lag_ms, without: &[u64]| {
+            let mut tape = Tape::default();
+            let manner = crate::captures::Manner { lag_ms, ..SECONDARY };
+            let mut connection = Connection::open(&mut tape, manner, 40_000, 500);
+            for _ in 0..4000 {
+                connection.ask(&text(500));
+            }
+            tape.frames.extend(datagrams(0, without).frames);
+            tape.frames.sort_by_key(|(at, _)| *at);
+            tape
+        };
+        let report = Captures::of(&tape(ours, &[]), &tape(theirs, &[300, 900])).different(&[]);
+        assert_eq!(report["checkpoints"], 2, "{report:#}");
+        assert_eq!(report["divergences_by_reason"], serde_json::json!({ "timeout": 2 }));
+    }
+}
+
+#[test]
+fn a_connection_that_only_the_primary_accepts_is_a_difference() {
+    let mut ours = Tape::default();
+    Connection::open(&mut ours, PRIMARY, 40_000, 1000).ask(&text(100));
+    let report = Captures::of(&ours.framed(), &Tape::default().framed()).different(&[]);
+    assert_eq!(report["divergences"][0]["waits_for"], "mark");
+}
+
+#[test]
+fn the_time_that_a_guest_may_be_late_can_be_set() {
+    let captures = Captures::of(&datagrams(0, &[]), &datagrams(500, &[]));
+    captures.equal(&[]);
+    captures.different(&["--compare-timeout-ms", "400"]);
+}

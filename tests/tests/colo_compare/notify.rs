@@ -1,0 +1,99 @@
+//! The COLO-frame's channel, as QEMU speaks it.
+
+use anyhow::{Result, ensure};
+use colo_lab::colo_compare::{
+    CHECKPOINT, Ends, Engine, GREETING, INIT, REQUEST, Setup, TIMEOUT, arp, segment, start,
+};
+
+use super::{numbered, ours, wait_logged};
+
+/// With headers, messages to compare have the second word and those from it do not: that is what
+/// `send_message` and `receive_message` of the stand do.
+#[test]
+fn a_greeting_is_answered_and_the_second_word_is_only_on_the_way_in() -> Result<()> {
+    for vnet_hdr in [false, true] {
+        let mut stand = ours(&Setup { vnet_hdr, ..Setup::default() })?;
+        let data = segment(1000).ack(1).data(b"good").build();
+        stand.primary(&data)?;
+        stand.secondary(&segment(1000).ack(1).data(b"evil").build())?;
+        stand.wait_request()?;
+        let notify = stand.notify.as_mut().expect("it has one");
+        notify.send_message(INIT)?;
+        ensure!(notify.receive_message(TIMEOUT)? == GREETING);
+        // Whatever the second word says, the text starts behind it.
+        notify.send_record(12, CHECKPOINT)?;
+        ensure!(stand.next_out()? == data);
+    }
+    Ok(())
+}
+
+#[test]
+fn an_unknown_message_is_logged_counted_and_ignored() -> Result<()> {
+    let mut stand = ours(&Setup::default())?;
+    stand.primary(&numbered(7, 0))?;
+    let notify = stand.notify.as_mut().expect("it has one");
+    for message in [&b"COLO_CHECKPOINT\0"[..], b"COLO_CHECKPOIN", b"DO_CHECKPOINT", b"x", b""] {
+        notify.send_message(message)?;
+    }
+    notify.send_message(&vec![0xff; 69632])?;
+    stand.greet()?;
+    stand.expect(&[])?;
+    stand.checkpoint()?;
+    stand.expect(&[&numbered(7, 0)])?;
+    stand.process.wait_for(r#"unknown message "COLO_CHECKPOINT\x00""#, TIMEOUT)?;
+    stand.process.terminate()?;
+    let log = stand.process.stderr_to_end();
+    ensure!(log.contains("unknown_messages 5") && log.contains("bad.notify_dev.empty 1"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_message_that_is_too_long_ends_the_connection_and_the_next_one_works() -> Result<()> {
+    let mut stand = ours(&Setup::default())?;
+    let notify = stand.notify.as_mut().expect("it has one");
+    notify.send_octets(&69633u32.to_be_bytes())?;
+    notify.wait_closed(TIMEOUT)?;
+    stand.notify = Some(stand.ends.meet(&stand.ends.notify)?);
+    stand.greet()
+}
+
+/// The COLO-frame was away when the guests began to differ, or went before it heard of it.
+#[test]
+fn a_request_is_made_to_whoever_connects_for_as_long_as_it_is_outstanding() -> Result<()> {
+    let setup = Setup::default();
+    let ends = Ends::new(&setup)?;
+    let process = start(Engine::Ours, &setup, &ends)?;
+    let mut secondary = ends.meet(&ends.secondary)?;
+    let (mut primary, mut out) = (ends.meet(&ends.primary)?, ends.meet(&ends.out)?);
+    primary.send(&segment(1000).ack(1).data(b"good").build())?;
+    secondary.send(&segment(1000).ack(1).data(b"evil").build())?;
+    process.wait_for("no peer to ask yet", TIMEOUT)?;
+    for _ in 0..2 {
+        let mut notify = ends.meet(&ends.notify)?;
+        ensure!(notify.receive_message(TIMEOUT)? == REQUEST);
+    }
+    let mut notify = ends.meet(&ends.notify)?;
+    ensure!(notify.receive_message(TIMEOUT)? == REQUEST);
+    notify.send_message(CHECKPOINT)?;
+    ensure!(out.receive(TIMEOUT)? == segment(1000).ack(1).data(b"good").build());
+    // The twin: it is settled, and nobody is asked.
+    drop(notify);
+    let mut notify = ends.meet(&ends.notify)?;
+    notify.send_message(INIT)?;
+    ensure!(notify.receive_message(TIMEOUT)? == GREETING);
+    Ok(())
+}
+
+#[test]
+fn without_the_channel_nobody_is_asked_and_the_log_says_what_that_means() -> Result<()> {
+    let mut stand = ours(&Setup { notify: false, ..Setup::default() })?;
+    stand.primary(&segment(1000).ack(1).data(b"good").build())?;
+    stand.secondary(&segment(1000).ack(1).data(b"evil").build())?;
+    wait_logged(&stand.process, "what is held stays held (payload;", 1)?;
+    stand.primary(&arp(1))?;
+    stand.expect(&[&arp(1)])?;
+    stand.process.terminate()?;
+    let log = stand.process.stderr_to_end();
+    ensure!(log.contains("requests.payload 1"), "{log}");
+    Ok(())
+}
