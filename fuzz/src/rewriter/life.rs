@@ -1,11 +1,12 @@
-//! One tuple and its entry in the three maps, under segments of both sides in any order, checkpoints
-//! and a failover.
+//! One tuple and its entry in the three maps, under segments of both sides in any order,
+//! checkpoints, a failover, and what was imported from an earlier pair.
 
-use colo_proxy_common::decode::{Timestamps, flag};
+use colo_proxy::offsets::{FlowState, Offset};
+use colo_proxy_common::decode::{Timestamps, flag, protocol};
 use colo_proxy_common::flow::{
     Change, Entry, Now, Segment, Step, Verdict, from_guest, known, state, to_guest,
 };
-use colo_proxy_common::record::Flow;
+use colo_proxy_common::record::{Flow, FlowKey};
 
 use crate::choices::Choices;
 
@@ -38,14 +39,14 @@ pub(super) fn run(choices: &mut Choices<'_>) {
         World { now, half_open: None, unconfirmed: None, flows: None, flows_full: false };
     while !choices.is_over() {
         match choices.octet() {
-            0..8 => world.now.epoch = world.now.epoch.wrapping_add(1),
+            0..7 => world.now.epoch = world.now.epoch.wrapping_add(1),
+            7 => world.import(choices),
             8 => world.now.failed_over = true,
             9 => world.flows_full ^= true,
             // The daemon ages entries, and a flood pushes out what is half open.
             10 => world.half_open = None,
             11 => world.flows = None,
             12 => world.unconfirmed = None,
-            13 => world.import(choices),
             kind => world.segment(kind & 1 == 0, &any_segment(choices)),
         }
     }
@@ -59,10 +60,9 @@ fn any_segment(choices: &mut Choices<'_>) -> Segment {
         few => u32::from(few % 8).wrapping_sub(2),
     };
     let (seq, ack) = (number(), number());
-    let payload_len = if kind & 8 == 0 { 0 } else { number() & 0xffff };
     let timestamps = (kind & 8 != 0).then(|| Timestamps { value: number(), echo: number(), at: 0 });
     let flags = if kind & 0xf0 == 0xf0 { choices.octet() } else { FLAGS[usize::from(kind % 8)] };
-    Segment { flags, seq, ack, payload_len, timestamps }
+    Segment { flags, seq, ack, payload_len: u32::from(kind >> 4), timestamps }
 }
 
 impl World {
@@ -80,12 +80,8 @@ impl World {
         self.apply(step, record);
         self.is_possible(step, is_of_peer);
         if step.release_held {
-            let held = known::HELD;
-            assert!(
-                !is_of_peer || record.known & held != 0,
-                "the peer's number releases only what was out of place"
-            );
             assert_ne!(record, Flow::default(), "an event tells of something");
+            assert!(!is_of_peer || record.known & known::HELD != 0, "nothing was out of place");
         }
         if let Some(before) = before {
             self.is_stable(step, &before, is_of_peer, segment);
@@ -93,14 +89,16 @@ impl World {
     }
 
     fn apply(&mut self, step: Step, mut record: Flow) {
-        let had_room = !self.flows_full || self.flows.is_some();
-        if step.change != Change::Keep {
-            (self.half_open, self.unconfirmed, self.flows) = (None, None, None);
+        if step.change == Change::Keep {
+            return;
         }
+        // A full map takes an entry that was in it before.
+        let is_full = self.flows_full && self.flows.is_none();
+        (self.half_open, self.unconfirmed, self.flows) = (None, None, None);
         match step.change {
             Change::Keep | Change::Forget => {}
             Change::Open => self.half_open = Some(record),
-            Change::Establish if record.known & known::CONFIRMED != 0 && had_room => {
+            Change::Establish if record.known & known::CONFIRMED != 0 && !is_full => {
                 self.flows = Some(record);
             }
             Change::Establish => {
@@ -110,26 +108,21 @@ impl World {
         }
     }
 
-    /// A connection that an earlier pair has translated.
+    /// A connection of an earlier pair, whose entry in every epoch has the offset of then.
     fn import(&mut self, choices: &mut Choices<'_>) {
         let (seq, ts) = (choices.number32(), choices.number32());
-        let state = state::ESTABLISHED + u32::from(choices.octet()) % 5;
-        (self.half_open, self.unconfirmed) = (None, None);
-        self.flows = Some(Flow {
-            epoch: self.now.epoch,
-            state,
-            known: known::OFFSET | known::CONFIRMED,
-            seq_offset: seq,
-            ts_offset: ts,
-            base_seq_offset: seq,
-            base_ts_offset: ts,
-            ..Flow::default()
-        });
+        let state =
+            choices.one_of(&[FlowState::Established, FlowState::FinPeer, FlowState::Closed]);
+        let key = FlowKey { protocol: protocol::TCP, ..FlowKey::default() };
+        let offset = Offset { key, state, seq, ts };
+        let flow = offset.flow(self.now.epoch, self.now.ns);
+        let again = Offset::of(&key, &flow, self.now.epoch);
+        assert_eq!(again, (seq != 0 || ts != 0).then_some(offset));
+        (self.half_open, self.unconfirmed, self.flows) = (None, None, Some(flow));
     }
 
     fn entry(&self) -> Option<&Flow> {
-        let entries = [&self.flows, &self.unconfirmed, &self.half_open];
-        entries.into_iter().find_map(Option::as_ref)
+        self.flows.as_ref().or(self.unconfirmed.as_ref()).or(self.half_open.as_ref())
     }
 
     /// Whatever came: the entry is one that the programs know, and the verdict follows from it.
@@ -148,7 +141,6 @@ impl World {
                     return assert!(step.change != Change::Forget, "translated without an entry");
                 };
                 assert_eq!(translation, entry.translation(self.now.epoch), "{entry:?}");
-                assert!(entry.known & known::OFFSET != 0, "{entry:?}");
             }
             Verdict::Hold => {
                 assert!(is_of_peer && !self.now.failed_over, "nobody is there to hold it");
@@ -166,11 +158,8 @@ impl World {
             return;
         }
         assert_eq!(step.change, Change::Keep, "{segment:?} on {before:?}");
-        let Some(entry) = self.entry() else { return };
-        assert_eq!(
-            (entry.seq_offset, entry.ts_offset, entry.epoch),
-            (before.seq_offset, before.ts_offset, before.epoch),
-            "{segment:?} on {before:?}"
-        );
+        let epoch = self.now.epoch;
+        let after = self.entry().map(|entry| entry.translation(epoch));
+        assert_eq!(after, Some(before.translation(epoch)), "{segment:?} on {before:?}");
     }
 }
