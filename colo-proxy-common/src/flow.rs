@@ -6,7 +6,9 @@
 //! The two guests choose their initial sequence numbers and timestamps each for itself. What the
 //! secondary chose is in its own SYN or SYN/ACK; what the primary chose is in the peer's answer,
 //! which acknowledges it. The difference is the offset, for as long as the connection lives or
-//! until a checkpoint makes both guests equal (a new epoch: offset 0).
+//! until a checkpoint makes both guests equal (a new epoch). Both then count as the network does,
+//! offset 0; or, on a connection that an earlier pair translated, as the guest did that survived:
+//! its offset of then is the entry's *base*.
 //!
 //! | | guest's number | network's number |
 //! |---|---|---|
@@ -18,7 +20,10 @@
 //! offset and has none is dropped; the guest repeats it.
 //!
 //! The peer can be hostile or forged, so its SYN and its RST disturb no entry of an established
-//! connection: it is the guest's answer that decides.
+//! connection: it is the guest's answer that decides. And what is to tell the offset of a
+//! connection that the peer opens must have the number that follows the SYN, which nobody off the
+//! path knows. Even so, whoever opens connections chooses how many entries there are; those in
+//! which the guest has not yet said anything of its own are kept apart ([`known::CONFIRMED`]).
 
 mod entry;
 mod from_guest;
@@ -65,6 +70,12 @@ pub mod known {
     /// Both guests count alike: the connection is older than the last checkpoint, or than
     /// protection itself.
     pub const IDENTITY: u64 = 32;
+    /// `peer_isn` and `peer_early`.
+    pub const PEER: u64 = 64;
+    /// A segment that does not follow the peer's SYN was held.
+    pub const HELD: u64 = 128;
+    /// The guest has sent more than a SYN or SYN/ACK: the connection is real.
+    pub const CONFIRMED: u64 = 256;
 }
 
 /// The circumstances in which a frame is seen.
@@ -96,9 +107,10 @@ pub enum Verdict {
 pub enum Change {
     /// Nothing, or it has been changed in place.
     Keep,
-    /// The record goes into `half_open`, and the entry in `flows` goes.
+    /// The record goes into `half_open`, and its other entries go.
     Open,
-    /// The record goes into `flows`, and the entry in `half_open` goes.
+    /// The record goes into `flows` where it is [`known::CONFIRMED`] and there is room, else into
+    /// `unconfirmed` without that, and its other entries go.
     Establish,
     /// The entry goes.
     Forget,
@@ -149,13 +161,15 @@ pub struct Segment {
     pub flags: u8,
     pub seq: u32,
     pub ack: u32,
+    pub payload_len: u32,
     pub timestamps: Option<Timestamps>,
 }
 
 impl Segment {
     #[inline(always)]
     pub fn new(tcp: &Tcp, timestamps: Option<Timestamps>) -> Self {
-        Self { flags: tcp.flags, seq: tcp.seq, ack: tcp.ack, timestamps }
+        let Tcp { flags, seq, ack, payload_len, .. } = *tcp;
+        Self { flags, seq, ack, payload_len, timestamps }
     }
 
     #[inline(always)]

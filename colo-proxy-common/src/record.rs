@@ -3,10 +3,15 @@
 //! `bpftool map dump` prints these names, so they are part of the interface for operators. All are
 //! `repr(C)` with explicit padding; a change of layout changes [`LAYOUT_VERSION`].
 
-/// Bumped whenever a record changes shape; a daemon refuses to take over another version's maps.
-pub const LAYOUT_VERSION: u32 = 1;
+use crate::flow::known;
+use crate::rewrite::Translation;
 
-/// Octets of the `events` ring buffer; an [`Event`] takes 120 of them.
+/// Bumped whenever a record changes shape or meaning; a daemon does not use another version's maps.
+/// In [`Settings`] the version and the mode stay where they are, so that a daemon can tell what it
+/// has found.
+pub const LAYOUT_VERSION: u32 = 2;
+
+/// Octets of the `events` ring buffer; an [`Event`] takes 136 of them.
 pub const EVENTS_LEN: usize = 256 * 1024;
 
 /// What the programs of one instance are to do: the one word in `settings` that changes in
@@ -40,8 +45,10 @@ pub struct Settings {
     /// Counts the checkpoints that loaded state into the secondary guest; offsets learnt in an
     /// older epoch are void, because both guests then count alike.
     pub epoch: u32,
+    /// Not 0 on a primary whose guest has connections that an earlier pair translated: they are
+    /// translated here too.
+    pub translates: u32,
     /// `SO_NETNS_COOKIE` of the network namespace that the interface indexes belong to.
-    pub reserved: u32,
     pub netns_cookie: u64,
 }
 
@@ -63,11 +70,11 @@ pub struct FlowKey {
     pub reserved: [u8; 2],
 }
 
-/// What the secondary knows of a connection: the entry of the `flows` and `half_open` maps.
+/// What is known of a connection: the entry of the `flows`, `unconfirmed` and `half_open` maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Flow {
-    /// `settings.epoch` at the time when the connection was opened.
+    /// `settings.epoch` at the time when the offsets were learnt.
     pub epoch: u32,
     /// One of [`crate::flow::state`].
     pub state: u32,
@@ -86,12 +93,35 @@ pub struct Flow {
     pub seq_offset: u32,
     /// The same for timestamps.
     pub ts_offset: u32,
+    /// What a checkpoint makes of `seq_offset`: 0, because both guests count alike then; for a
+    /// connection that an earlier pair translated, what it was there, because both guests are
+    /// copies of the one that survived.
+    pub base_seq_offset: u32,
+    /// The same for timestamps.
+    pub base_ts_offset: u32,
+    /// The initial sequence number that the peer chose.
+    pub peer_isn: u32,
+    /// Octets of data in the peer's SYN (TCP Fast Open).
+    pub peer_early: u32,
     /// `CLOCK_MONOTONIC` of the last frame.
     pub last_seen_ns: u64,
     /// Frames translated towards the guest.
     pub to_guest_frames: u64,
     /// Frames translated from the guest.
     pub from_guest_frames: u64,
+}
+
+impl Flow {
+    /// How its frames are translated in `epoch`; not at all where no offset is known.
+    pub fn translation(&self, epoch: u32) -> Translation {
+        if self.known & known::OFFSET == 0 {
+            Translation::default()
+        } else if self.epoch == epoch {
+            Translation { seq: self.seq_offset, ts: self.ts_offset }
+        } else {
+            Translation { seq: self.base_seq_offset, ts: self.base_ts_offset }
+        }
+    }
 }
 
 /// The one entry of the per-CPU `counters` map. Frames, each.
@@ -124,7 +154,8 @@ pub struct Counters {
     pub dropped_no_settings: u64,
     /// TCP frames that could not be parsed, and went on untranslated.
     pub malformed: u64,
-    /// Connections not translated because the flow table was full.
+    /// Frames of a connection that the guest has confirmed and for which `flows` has no room; it
+    /// stays where others may push it out.
     pub flow_table_full: u64,
     /// Rewrites that a kernel helper refused; the frame was dropped.
     pub rewrite_failed: u64,
@@ -169,9 +200,9 @@ pub mod event {
 
 const _: () = assert!(size_of::<Settings>() == 40);
 const _: () = assert!(size_of::<FlowKey>() == 44);
-const _: () = assert!(size_of::<Flow>() == 64);
+const _: () = assert!(size_of::<Flow>() == 80);
 const _: () = assert!(size_of::<Counters>() == 15 * 8);
-const _: () = assert!(size_of::<Event>() == 112);
+const _: () = assert!(size_of::<Event>() == 128);
 
 #[cfg(feature = "user")]
 mod pod {

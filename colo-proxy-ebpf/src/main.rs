@@ -1,8 +1,9 @@
 //! The kernel programs of colo-proxy.
 //!
 //! One module per family: [`primary`] and [`secondary`] for the guest's TAP on either host,
-//! [`gate`] for the TAPs of the daemon, [`xdp_capture`] for `AF_XDP`. The decisions are in `colo-proxy-common`, where they are
-//! tested; here are the maps, the clock and the frame.
+//! [`gate`] for the TAPs of the daemon, [`xdp_capture`] for `AF_XDP`; [`translate`] is what those
+//! have in common. The decisions are in `colo-proxy-common`, where they are tested; here are the
+//! maps, the clock and the frame.
 #![no_std]
 #![no_main]
 
@@ -11,6 +12,7 @@ mod gate;
 mod maps;
 mod primary;
 mod secondary;
+mod translate;
 mod verdict;
 mod xdp_capture;
 

@@ -6,8 +6,14 @@ use colo_proxy_common::record::{
     Counters, EVENTS_LEN, Event, Flow, FlowKey, LAYOUT_VERSION, Settings,
 };
 
-/// Connections that are translated. The kernel evicts none of them; the daemon ages them.
+// Sizes unless the daemon says otherwise (`datapath::Limits`).
+
+/// Connections that are translated, and in which the guest has spoken. The kernel evicts none of
+/// them; the daemon ages them.
 const FLOWS_MAX: usize = 65_536;
+/// Connections whose offset is known, and in which the guest has yet to speak: a flood of ACKs that
+/// answer SYN/ACKs churns only these.
+const UNCONFIRMED_MAX: usize = 16_384;
 /// Connections that are being opened: a flood of SYNs churns only these.
 const HALF_OPEN_MAX: usize = 16_384;
 
@@ -17,6 +23,8 @@ static SETTINGS: Array<Settings, 1> = Array::new();
 static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 #[btf_map(name = "flows")]
 pub static FLOWS: HashMap<FlowKey, Flow, FLOWS_MAX> = HashMap::new();
+#[btf_map(name = "unconfirmed")]
+pub static UNCONFIRMED: LruHashMap<FlowKey, Flow, UNCONFIRMED_MAX> = LruHashMap::new();
 #[btf_map(name = "half_open")]
 pub static HALF_OPEN: LruHashMap<FlowKey, Flow, HALF_OPEN_MAX> = LruHashMap::new();
 #[btf_map(name = "events")]

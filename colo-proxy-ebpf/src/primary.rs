@@ -1,45 +1,53 @@
 //! The guest's TAP on the primary host.
+//!
+//! The network's numbers are the guest's, but for a guest that has survived an earlier pair: it was
+//! the secondary there, and its connections of that time stay translated.
 
 use aya_ebpf::helpers::bpf_clone_redirect;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use colo_proxy_common::record::mode;
+use colo_proxy_common::record::{Settings, mode};
 
 use crate::access::SkBuff;
 use crate::maps::{count, settings};
+use crate::translate::{Direction, Fate, translate};
 use crate::verdict::{DROP, NEXT, send_out};
 
-/// Egress: what goes to the guest is copied to the input gate, for the secondary.
+/// Egress: what goes to the guest is copied to the input gate, for the secondary, as the network
+/// sent it.
 #[classifier]
 pub fn colo_mirror(ctx: TcContext) -> i32 {
     let Some(settings) = settings() else { return DROP };
-    if settings.mode != mode::PROTECTED {
-        count(|c| &mut c.passed);
-        return NEXT;
-    }
-    let frame = SkBuff::new(&ctx);
-    let mark = frame.mark();
-    frame.set_mark(settings.mark);
-    // SAFETY: a helper on the program's own frame.
-    let failed = unsafe { bpf_clone_redirect(ctx.skb.skb, settings.input_gate_ifindex, 0) };
-    frame.set_mark(mark);
-    if failed == 0 {
-        count(|c| &mut c.mirrored);
+    let mut frame = SkBuff::new(&ctx);
+    if settings.mode == mode::PROTECTED {
+        let mark = frame.mark();
+        frame.set_mark(settings.mark);
+        // SAFETY: a helper on the program's own frame.
+        let failed = unsafe { bpf_clone_redirect(ctx.skb.skb, settings.input_gate_ifindex, 0) };
+        frame.set_mark(mark);
+        if failed == 0 {
+            count(|c| &mut c.mirrored);
+        } else {
+            count(|c| &mut c.mirror_failed);
+        }
     } else {
-        count(|c| &mut c.mirror_failed);
+        count(|c| &mut c.passed);
     }
-    NEXT
+    if goes_on(&mut frame, settings, Direction::ToGuest) { NEXT } else { DROP }
 }
 
 /// Ingress: what the guest sends goes to the output gate, and the daemon decides when it leaves.
 #[classifier]
 pub fn colo_capture(ctx: TcContext) -> i32 {
     let Some(settings) = settings() else { return DROP };
-    let frame = SkBuff::new(&ctx);
+    let mut frame = SkBuff::new(&ctx);
     if frame.mark() == settings.mark {
         frame.set_mark(0);
         count(|c| &mut c.released);
         return NEXT;
+    }
+    if !goes_on(&mut frame, settings, Direction::FromGuest) {
+        return DROP;
     }
     if settings.mode != mode::PROTECTED {
         count(|c| &mut c.passed);
@@ -48,4 +56,11 @@ pub fn colo_capture(ctx: TcContext) -> i32 {
     frame.set_mark(settings.mark);
     count(|c| &mut c.captured);
     send_out(settings.output_gate_ifindex)
+}
+
+/// Translates a frame of a connection that an earlier pair has translated.
+#[inline(always)]
+fn goes_on(frame: &mut SkBuff, settings: &Settings, direction: Direction) -> bool {
+    // Nothing is held: the guest that speaks is the one that the peer has heard.
+    settings.translates == 0 || matches!(translate(frame, settings, true, direction), Fate::Go)
 }

@@ -1,18 +1,12 @@
 //! The guest's TAP on the secondary host.
 
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use aya_log_ebpf::debug;
-use colo_proxy_common::decode::{
-    Ip, Packet, Tcp, TcpOptions, decode, decode_tcp, decode_tcp_options, protocol,
-};
-use colo_proxy_common::flow::{self, Change, Entry, Now, Segment, Step, Verdict};
-use colo_proxy_common::record::{Event, Flow, FlowKey, Settings, event, mode};
-use colo_proxy_common::rewrite::{self, Edit};
+use colo_proxy_common::record::mode;
 
-use crate::access::{SkBuff, Tagged};
-use crate::maps::{EVENTS, FLOWS, HALF_OPEN, count, scratch, settings};
+use crate::access::SkBuff;
+use crate::maps::{count, settings};
+use crate::translate::{Direction, Fate, translate};
 use crate::verdict::{DROP, NEXT, send_out};
 
 /// Ingress of the input gate: mirrored input goes to the guest, by way of [`colo_to_guest`].
@@ -37,7 +31,7 @@ pub fn colo_to_guest(ctx: TcContext) -> i32 {
         count(|c| &mut c.dropped_lan_input);
         return DROP;
     }
-    match translate(&mut frame, settings, Direction::ToGuest) {
+    match translate(&mut frame, settings, settings.mode == mode::FAILED_OVER, Direction::ToGuest) {
         Fate::Go => NEXT,
         Fate::Hold => {
             count(|c| &mut c.input_held);
@@ -62,7 +56,8 @@ pub fn colo_from_guest(ctx: TcContext) -> i32 {
         count(|c| &mut c.passed);
         return NEXT;
     }
-    match translate(&mut frame, settings, Direction::FromGuest) {
+    match translate(&mut frame, settings, settings.mode == mode::FAILED_OVER, Direction::FromGuest)
+    {
         Fate::Go if settings.mode == mode::PROTECTED => {
             count(|c| &mut c.captured);
             frame.set_mark(settings.mark);
@@ -72,182 +67,4 @@ pub fn colo_from_guest(ctx: TcContext) -> i32 {
         // Only what goes to the guest is held.
         Fate::Hold | Fate::Drop => DROP,
     }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    ToGuest,
-    FromGuest,
-}
-
-/// What becomes of a frame that has been through the translation.
-pub enum Fate {
-    Go,
-    Hold,
-    Drop,
-}
-
-/// Finds the frame's connection and translates the frame accordingly. What is not a whole TCP
-/// segment goes on as it is.
-#[inline(always)]
-pub fn translate<F: Edit + Tagged>(
-    frame: &mut F,
-    settings: &Settings,
-    direction: Direction,
-) -> Fate {
-    let Ok(packet) = decode(frame, frame.outer_tag()) else {
-        count(|c| &mut c.malformed);
-        return Fate::Go;
-    };
-    let Some(ip) = packet.ip else { return Fate::Go };
-    if ip.protocol != protocol::TCP || ip.fragment.is_some() {
-        return Fate::Go;
-    }
-    let Ok(tcp) = decode_tcp(frame, &ip) else {
-        count(|c| &mut c.malformed);
-        return Fate::Go;
-    };
-    let options = decode_tcp_options(frame, &tcp);
-    let Some(scratch) = scratch() else { return Fate::Drop };
-    fill_key(&mut scratch.key, &packet, &ip, &tcp, direction);
-    let key = &scratch.key;
-    let step = advance(settings, key, &tcp, &options, direction, &mut scratch.record);
-    apply(key, &step, &scratch.record);
-    if step.change == Change::Establish {
-        trace(key, &scratch.record);
-    }
-    carry_out(frame, &tcp, &options, &step, direction)
-}
-
-#[inline(always)]
-fn fill_key(key: &mut FlowKey, packet: &Packet, ip: &Ip, tcp: &Tcp, direction: Direction) {
-    key.vlan = packet.vlan;
-    key.ip_version = ip.version;
-    key.protocol = ip.protocol;
-    key.reserved = [0; 2];
-    if direction == Direction::ToGuest {
-        (key.guest_addr, key.guest_port) = (ip.dst, tcp.dst_port);
-        (key.peer_addr, key.peer_port) = (ip.src, tcp.src_port);
-    } else {
-        (key.guest_addr, key.guest_port) = (ip.src, tcp.src_port);
-        (key.peer_addr, key.peer_port) = (ip.dst, tcp.dst_port);
-    }
-}
-
-#[inline(always)]
-fn advance(
-    settings: &Settings,
-    key: &FlowKey,
-    tcp: &Tcp,
-    options: &TcpOptions,
-    direction: Direction,
-    record: &mut Flow,
-) -> Step {
-    let now = Now {
-        failed_over: settings.mode == mode::FAILED_OVER,
-        epoch: settings.epoch,
-        // SAFETY: a helper without arguments.
-        ns: unsafe { bpf_ktime_get_coarse_ns() },
-    };
-    let segment = Segment::new(tcp, options.timestamps);
-    match direction {
-        Direction::ToGuest => flow::to_guest(&now, &segment, find(key), record),
-        Direction::FromGuest => flow::from_guest(&now, &segment, find(key), record),
-    }
-}
-
-/// The connection's entry. A connection that another processor is moving from `half_open` to
-/// `flows` is in both for a moment, never in neither, so a second look finds it.
-#[inline(always)]
-fn find(key: &FlowKey) -> Option<Entry<'static>> {
-    let at = FLOWS
-        .get_ptr_mut(key)
-        .or_else(|| HALF_OPEN.get_ptr_mut(key))
-        .or_else(|| FLOWS.get_ptr_mut(key))?;
-    // SAFETY: the kernel's value, aligned to 8, accessible until the program ends. It may be
-    // deleted and used again for another connection meanwhile, which `Entry` survives: one frame
-    // is then translated wrongly, and the receiver discards it.
-    unsafe { Entry::from_ptr(at) }
-}
-
-#[inline(always)]
-fn apply(key: &FlowKey, step: &Step, record: &Flow) {
-    match step.change {
-        Change::Keep => {}
-        Change::Open => {
-            let _full = HALF_OPEN.insert(key, record, 0);
-            let _absent = FLOWS.remove(key);
-        }
-        Change::Establish => {
-            if FLOWS.insert(key, record, 0).is_ok() {
-                let _absent = HALF_OPEN.remove(key);
-            } else {
-                // It stays translated for as long as nothing pushes it out of there.
-                let _full = HALF_OPEN.insert(key, record, 0);
-                count(|c| &mut c.flow_table_full);
-            }
-        }
-        Change::Forget => {
-            let _absent = HALF_OPEN.remove(key);
-            let _absent = FLOWS.remove(key);
-        }
-    }
-    if step.release_held {
-        tell(key, record);
-    }
-}
-
-/// Tells the daemon that input held for this connection may go to the guest now. Where the ring is
-/// full the peer repeats what was held.
-#[inline(always)]
-fn tell(key: &FlowKey, record: &Flow) {
-    if let Some(mut slot) = EVENTS.reserve(0) {
-        slot.write(Event { kind: event::OFFSET_KNOWN, key: *key, flow: *record });
-        slot.submit(0);
-    }
-}
-
-/// For operators who follow a connection; the verifier removes this where the daemon's log is not
-/// at "debug".
-#[inline(always)]
-fn trace(key: &FlowKey, record: &Flow) {
-    debug!(
-        &(),
-        "connection of guest port {} with port {}: wire = guest + {:x}, timestamps + {:x}",
-        key.guest_port,
-        key.peer_port,
-        record.seq_offset,
-        record.ts_offset
-    );
-}
-
-#[inline(always)]
-fn carry_out<F: Edit>(
-    frame: &mut F,
-    tcp: &Tcp,
-    options: &TcpOptions,
-    step: &Step,
-    direction: Direction,
-) -> Fate {
-    let done = match step.verdict {
-        Verdict::Pass => return Fate::Go,
-        Verdict::Hold => return Fate::Hold,
-        Verdict::Drop => {
-            count(|c| &mut c.dropped_no_offset);
-            return Fate::Drop;
-        }
-        Verdict::Translate(translation) if direction == Direction::ToGuest => {
-            count(|c| &mut c.translated_to_guest);
-            rewrite::to_guest(frame, tcp, options, translation)
-        }
-        Verdict::Translate(translation) => {
-            count(|c| &mut c.translated_from_guest);
-            rewrite::from_guest(frame, tcp, options, translation)
-        }
-    };
-    if done {
-        return Fate::Go;
-    }
-    count(|c| &mut c.rewrite_failed);
-    Fate::Drop
 }

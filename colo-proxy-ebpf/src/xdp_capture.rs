@@ -21,7 +21,7 @@ use colo_proxy_common::rewrite::Edit;
 
 use crate::access::{Tagged, walk_options};
 use crate::maps::{count, settings_if_any};
-use crate::secondary::{Direction, Fate, translate};
+use crate::translate::{Direction, Fate, translate};
 
 /// Receive queues that can have a socket: each takes 16 MiB.
 const QUEUES_MAX: usize = 16;
@@ -39,7 +39,7 @@ pub fn colo_xdp_capture(ctx: XdpContext) -> u32 {
     if settings.mode != mode::PROTECTED || SOCKETS.get(queue).is_none() {
         return XDP_PASS;
     }
-    match translate(&mut XdpFrame(ctx.ctx), settings, Direction::FromGuest) {
+    match translate(&mut XdpFrame(ctx.ctx), settings, false, Direction::FromGuest) {
         Fate::Go => {
             count(|c| &mut c.captured);
             // A socket that has just gone: what is translated must not reach a wire from here.

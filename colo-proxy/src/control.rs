@@ -33,6 +33,9 @@ pub enum Message {
     /// The secondary's answer: offsets are void, and `sent` frames had gone into the current
     /// `secondary_out` connection before that; they belong to the older epoch.
     EpochDone { epoch: u64, sent: u64 },
+    /// Secondary to primary: a checkpoint is wanted, because the table of translated connections is
+    /// nearly full of ones in use, and most need no entry after it.
+    CheckpointWanted,
 }
 
 /// Time between two messages with counters.
@@ -65,6 +68,7 @@ mod tests {
             Message::Counters { sent: 1, received: 2 },
             Message::Epoch { session: 7, epoch: u64::MAX },
             Message::EpochDone { epoch: 3, sent: 17 },
+            Message::CheckpointWanted,
         ];
         for message in all {
             let line = message.line();

@@ -24,5 +24,7 @@ pub mod link;
 mod log_limit;
 pub mod name;
 pub mod offline;
+pub mod offsets;
 mod protection;
 pub mod status;
+pub mod utc;

@@ -15,6 +15,7 @@ use crate::namespace::Namespace;
 use crate::network::{CLIENT_MAC, CLIENT_V4, CLIENT_V6, Family, Host, Lab, Side, Slot, quiet_ipv6};
 use crate::process::{Process, program};
 use crate::stand_in::command::{Command, Counts, Flipped, Report};
+use crate::stand_in::shift::Shift;
 use crate::stand_in::tap::Offloads;
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,6 +46,8 @@ pub struct Guest {
     pub side: Side,
     pub stand_in: StandIn,
     pub service: Process,
+    options: GuestOptions,
+    shift: Option<Shift>,
     // Last: its sockets die before it.
     pub namespace: Namespace,
 }
@@ -54,7 +57,9 @@ impl Guest {
     pub fn start(lab: &Lab, side: Side, options: GuestOptions) -> Result<Self> {
         let namespace = lab.guest_namespace(side)?;
         let host = lab.host(side);
-        let stand_in = StandIn::start(host, &namespace, lab.options.vnet_hdr, options)?;
+        let shift =
+            if options.shift { Some(Shift::random().context("reading random")?) } else { None };
+        let stand_in = StandIn::start(host, &namespace, lab.options.vnet_hdr, options, shift)?;
         if !lab.options.persistent_tap {
             host.plug_tap(options.slot)?;
         }
@@ -63,7 +68,19 @@ impl Guest {
         let name = format!("service {}", side.letter());
         let service = Process::spawn(&name, command, &[namespace.handle()])?;
         service.wait_for("ready", START_TIMEOUT)?;
-        Ok(Self { side, stand_in, service, namespace })
+        Ok(Self { side, stand_in, service, options, shift, namespace })
+    }
+
+    /// Goes on as it is on the other host: what a checkpoint does, but for the original, which is
+    /// no more. The TAP must be there.
+    pub fn move_to(&mut self, lab: &Lab, side: Side) -> Result<()> {
+        self.stand_in.process.signal(Signal::SIGKILL)?;
+        self.stand_in.process.kill()?;
+        let (host, options) = (lab.host(side), self.options);
+        self.stand_in =
+            StandIn::start(host, &self.namespace, lab.options.vnet_hdr, options, self.shift)?;
+        self.side = side;
+        configure(&self.namespace, options)
     }
 
     /// `kill -9` of the virtual machine, and with it all that runs in the guest.
@@ -119,6 +136,7 @@ impl StandIn {
         guest: &Namespace,
         vnet_hdr: bool,
         options: GuestOptions,
+        shift: Option<Shift>,
     ) -> Result<Self> {
         let mut command = Spawn::new(program("stand-in", "COLO_LAB_STAND_IN")?);
         command
@@ -134,7 +152,7 @@ impl StandIn {
                 },
             ])
             .args((!vnet_hdr).then_some("--plain"))
-            .args(options.shift.then_some("--shift"))
+            .args(shift.map(|shift| format!("--shift={shift}")))
             .args((!options.verify).then_some("--no-verify"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());

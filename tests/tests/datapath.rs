@@ -6,13 +6,15 @@
 mod frame;
 #[path = "datapath/pair.rs"]
 mod pair;
+#[path = "datapath/tables.rs"]
+mod tables;
 #[path = "datapath/tap.rs"]
 mod tap;
 
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use colo_proxy::datapath::{Datapath, DatapathError, Mode, OnDeath, Plan, Role};
+use colo_proxy::datapath::{Datapath, DatapathError, Limits, Mode, OnDeath, Plan, Role};
 use colo_proxy_common::flow::{known, state};
 use colo_proxy_common::record::{Flow, FlowKey};
 use frame::{Checksum, Shape};
@@ -50,7 +52,7 @@ impl Host {
             output_gate_ifindex: self.output.ifindex,
             input_gate_ifindex: self.input.ifindex,
             on_death: OnDeath::Hold,
-            flows_max: Some(64),
+            limits: Limits { flows_max: 64, ..Limits::default() },
         }
     }
 }
@@ -217,7 +219,8 @@ fn secondary_gives_early_input_back() {
         let mut datapath = Datapath::attach(&host.plan(&name, Role::Secondary)).expect("attach");
         let mut events = datapath.take_events().expect("events");
         let peer = |flags: u8, payload: &[u8]| {
-            let shape = Shape { flags, payload: payload.to_vec(), ..Shape::default() };
+            let seq = if flags == 2 { 1000 } else { 1001 };
+            let shape = Shape { flags, seq, payload: payload.to_vec(), ..Shape::default() };
             shape.build(Checksum::Full)
         };
         host.input.write_plain(&peer(2, b""));

@@ -2,10 +2,16 @@
 //! and counters (`BPF_PROG_TEST_RUN`).
 #![allow(clippy::panic, reason = "that is how a test fails")]
 
+#[path = "programs/earlier_pair.rs"]
+mod earlier_pair;
+#[path = "programs/flood.rs"]
+mod flood;
 #[path = "../../colo-proxy-common/tests/frame/mod.rs"]
 mod frame;
 #[path = "programs/harness.rs"]
 mod harness;
+#[path = "programs/life.rs"]
+mod life;
 #[path = "programs/secondary.rs"]
 mod secondary;
 

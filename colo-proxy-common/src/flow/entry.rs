@@ -66,9 +66,23 @@ impl<'a> Entry<'a> {
         wire_ts set_wire_ts: wire_ts u32;
         seq_offset set_seq_offset: seq_offset u32;
         ts_offset set_ts_offset: ts_offset u32;
+        peer_isn set_peer_isn: peer_isn u32;
+        peer_early set_peer_early: peer_early u32;
         last_seen_ns set_last_seen_ns: last_seen_ns u64;
         to_guest_frames set_to_guest_frames: to_guest_frames u64;
         from_guest_frames set_from_guest_frames: from_guest_frames u64;
+    }
+
+    /// Nobody changes the base while the entry lives.
+    #[inline(always)]
+    pub fn base(&self) -> Translation {
+        // SAFETY: `at` points to a live, aligned `Flow` (see the constructors).
+        unsafe {
+            Translation {
+                seq: addr_of_mut!((*self.at.as_ptr()).base_seq_offset).read_volatile(),
+                ts: addr_of_mut!((*self.at.as_ptr()).base_ts_offset).read_volatile(),
+            }
+        }
     }
 
     /// Adds bits to `known` and returns all of them. What was written before is visible to whoever
@@ -102,23 +116,30 @@ impl<'a> Entry<'a> {
         record.wire_ts = self.wire_ts();
         record.seq_offset = self.seq_offset();
         record.ts_offset = self.ts_offset();
+        let base = self.base();
+        record.base_seq_offset = base.seq;
+        record.base_ts_offset = base.ts;
+        record.peer_isn = self.peer_isn();
+        record.peer_early = self.peer_early();
         record.last_seen_ns = self.last_seen_ns();
         record.to_guest_frames = self.to_guest_frames();
         record.from_guest_frames = self.from_guest_frames();
     }
 
-    /// What is to be done with its frames; nothing where the offset is not known or void.
+    /// What is to be done with its frames; nothing where the offset is not known.
     #[inline(always)]
     pub(super) fn translation(&self, epoch: u32) -> Translation {
-        if self.epoch() == epoch && self.known() & known::OFFSET != 0 {
+        if self.known() & known::OFFSET == 0 {
+            Translation::default()
+        } else if self.epoch() == epoch {
             Translation { seq: self.seq_offset(), ts: self.ts_offset() }
         } else {
-            Translation::default()
+            self.base()
         }
     }
 
     /// A checkpoint has made both guests equal since this was written: whatever was learnt before
-    /// it is void, and both count alike.
+    /// it is void, and both count as the base says.
     #[inline(always)]
     pub(super) fn rebase(&self, epoch: u32) {
         if self.epoch() == epoch {
@@ -127,12 +148,19 @@ impl<'a> Entry<'a> {
         if self.known() & known::OFFSET == 0 {
             self.set_known(known::IDENTITY);
         } else {
-            self.set_guest_isn(self.wire_isn());
-            self.set_guest_ts(self.wire_ts());
-            self.set_seq_offset(0);
-            self.set_ts_offset(0);
+            let base = self.base();
+            self.set_guest_isn(self.wire_isn().wrapping_sub(base.seq));
+            self.set_guest_ts(self.wire_ts().wrapping_sub(base.ts));
+            self.set_seq_offset(base.seq);
+            self.set_ts_offset(base.ts);
         }
         self.set_epoch(epoch);
+    }
+
+    /// The guest's initial sequence number after a checkpoint, which copied the primary's.
+    #[inline(always)]
+    pub(super) fn isn_since_checkpoint(&self) -> u32 {
+        self.wire_isn().wrapping_sub(self.base().seq)
     }
 
     /// From `REOPENING` back to `CLOSED`: nothing came of the new connection.

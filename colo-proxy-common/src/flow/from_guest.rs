@@ -21,6 +21,7 @@ pub(super) fn unknown(now: &Now, segment: &Segment, record: &mut Flow) -> Step {
     // entry, a forged SYN of the peer cannot pass for the beginning of it.
     begin(record, now, state::ESTABLISHED);
     settle_identity(record, now.epoch);
+    record.known |= known::CONFIRMED;
     if segment.has(flag::FIN) {
         record.state = state::FIN_GUEST;
     }
@@ -44,6 +45,7 @@ pub(super) fn opening(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &
     }
     // The guest has not answered this SYN; it speaks of an older connection of the same tuple.
     settle_identity(record, now.epoch);
+    record.known |= known::CONFIRMED;
     Step::establish(Verdict::Pass).releasing()
 }
 
@@ -56,10 +58,12 @@ fn answer(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) ->
     if segment.is_syn() {
         entry.set_state(state::OPENING_ACTIVE);
     }
+    let held = entry.known() & (known::WIRE | known::HELD) != 0;
     learn_guest(segment, entry);
     entry.copy_to(record);
     if record.known & known::WIRE == 0 {
-        return PASS;
+        // What was held may be what follows the SYN that this answers.
+        return if held { PASS.releasing() } else { PASS };
     }
     settle(record);
     Step::establish(translation_of(record)).releasing()
@@ -95,6 +99,12 @@ pub(super) fn established(
         state::FIN_PEER if segment.has(flag::FIN) => entry.set_state(state::CLOSED),
         _ => {}
     }
+    let unconfirmed = entry.known() & (known::OFFSET | known::CONFIRMED) == known::OFFSET;
+    if unconfirmed && !segment.is_rst() {
+        entry.copy_to(record);
+        record.known |= known::CONFIRMED;
+        return Step::establish(verdict);
+    }
     Step::keep(verdict)
 }
 
@@ -102,8 +112,8 @@ pub(super) fn established(
 #[inline(always)]
 fn is_its_own(now: &Now, segment: &Segment, entry: &Entry<'_>) -> bool {
     let needed = known::OFFSET | known::GUEST;
-    // Since a checkpoint, the guest counts as the network does.
-    let isn = if entry.epoch() == now.epoch { entry.guest_isn() } else { entry.wire_isn() };
+    let is_current = entry.epoch() == now.epoch;
+    let isn = if is_current { entry.guest_isn() } else { entry.isn_since_checkpoint() };
     entry.known() & needed == needed && isn == segment.seq
 }
 
@@ -114,22 +124,26 @@ fn replace(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -
         return Step::forget();
     }
     opened(now, segment, record);
-    let told = entry.known() & (known::WIRE | known::WIRE_TS);
-    if entry.state() == state::REOPENING && told & known::WIRE != 0 {
+    let told = entry.known() & (known::WIRE | known::WIRE_TS | known::HELD);
+    let step = Step::open(Verdict::Pass);
+    if entry.state() != state::REOPENING || told == 0 {
+        return step;
+    }
+    if told & known::WIRE != 0 && answers_same_syn(segment, entry) {
         record.wire_isn = entry.wire_isn();
         record.wire_ts = entry.wire_ts();
         record.known |= told;
         settle(record);
         return Step::establish(translation_of(record)).releasing();
     }
-    Step::open(Verdict::Pass)
+    step.releasing()
 }
 
 /// The guest has not taken to the new connection: it refuses it, or repeats something of the old
 /// one.
 #[inline(always)]
 fn still_closed(entry: &Entry<'_>, translation: Verdict, record: &mut Flow) -> Step {
-    let held = entry.known() & known::WIRE != 0;
+    let held = entry.known() & (known::WIRE | known::HELD) != 0;
     entry.close_again();
     if !held {
         return Step::keep(translation);
@@ -145,6 +159,10 @@ fn opened(now: &Now, segment: &Segment, record: &mut Flow) {
     begin(record, now, opening);
     record.guest_isn = segment.seq;
     record.known = known::GUEST;
+    if segment.is_syn_ack() {
+        record.peer_isn = segment.ack.wrapping_sub(1);
+        record.known |= known::PEER;
+    }
     if let Some(timestamps) = segment.timestamps {
         record.guest_ts = timestamps.value;
         record.known |= known::GUEST_TS;
@@ -156,9 +174,34 @@ fn opened(now: &Now, segment: &Segment, record: &mut Flow) {
 fn learn_guest(segment: &Segment, entry: &Entry<'_>) {
     entry.set_guest_isn(segment.seq);
     let mut bits = known::GUEST;
+    if segment.is_syn_ack() {
+        learn_peer(segment, entry);
+        bits |= known::PEER;
+    }
     if let Some(timestamps) = segment.timestamps {
         entry.set_guest_ts(timestamps.value);
         bits |= known::GUEST_TS;
     }
     entry.add_known(bits);
+}
+
+/// Which SYN of the peer the guest has taken. What the network said to another one is void.
+#[inline(always)]
+fn learn_peer(segment: &Segment, entry: &Entry<'_>) {
+    if entry.known() & known::PEER == 0 {
+        entry.set_peer_isn(segment.ack.wrapping_sub(1));
+        entry.set_peer_early(0);
+    } else if !answers_same_syn(segment, entry) {
+        entry.set_known(entry.known() & !(known::WIRE | known::WIRE_TS));
+        entry.set_peer_isn(segment.ack.wrapping_sub(1));
+        entry.set_peer_early(0);
+    }
+}
+
+/// The guest's SYN/ACK, if it is one, acknowledges the SYN of the peer that the entry knows. What
+/// a guest says of the peer is true on both sides.
+#[inline(always)]
+fn answers_same_syn(segment: &Segment, entry: &Entry<'_>) -> bool {
+    let ahead = segment.ack.wrapping_sub(entry.peer_isn()).wrapping_sub(1);
+    !segment.is_syn_ack() || entry.known() & known::PEER == 0 || ahead <= entry.peer_early()
 }

@@ -5,18 +5,23 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod base;
+mod forged;
+
 const SYN: u8 = flag::SYN;
 const SYN_ACK: u8 = flag::SYN | flag::ACK;
 const ACK: u8 = flag::ACK;
 const FIN: u8 = flag::FIN | flag::ACK;
 const RST: u8 = flag::RST;
 const RST_ACK: u8 = flag::RST | flag::ACK;
+const PEER_ISN: u32 = 76;
 
-/// One tuple, in the two maps.
+/// One tuple, in the three maps.
 #[derive(Debug)]
 struct World {
     now: Now,
     half_open: Option<Flow>,
+    unconfirmed: Option<Flow>,
     flows: Option<Flow>,
     flows_full: bool,
 }
@@ -33,25 +38,33 @@ enum Out {
 impl World {
     fn new() -> Self {
         let now = Now { failed_over: false, epoch: 1, ns: 1 };
-        Self { now, half_open: None, flows: None, flows_full: false }
+        Self { now, half_open: None, unconfirmed: None, flows: None, flows_full: false }
     }
 
     fn run(&mut self, inward: bool, segment: &Segment) -> (Out, bool) {
         self.now.ns += 1;
         let now = self.now;
         let mut record = Flow::default();
-        let entry = self.flows.as_mut().or(self.half_open.as_mut()).map(Entry::from_mut);
+        let entries = [&mut self.flows, &mut self.unconfirmed, &mut self.half_open];
+        let entry = entries.into_iter().find_map(Option::as_mut).map(Entry::from_mut);
         let step = if inward {
             to_guest(&now, segment, entry, &mut record)
         } else {
             from_guest(&now, segment, entry, &mut record)
         };
+        if step.change != Change::Keep {
+            (self.half_open, self.unconfirmed, self.flows) = (None, None, None);
+        }
         match step.change {
-            Change::Keep => {}
-            Change::Open => (self.half_open, self.flows) = (Some(record), None),
-            Change::Establish if self.flows_full => self.half_open = Some(record),
-            Change::Establish => (self.half_open, self.flows) = (None, Some(record)),
-            Change::Forget => (self.half_open, self.flows) = (None, None),
+            Change::Keep | Change::Forget => {}
+            Change::Open => self.half_open = Some(record),
+            Change::Establish if record.known & known::CONFIRMED != 0 && !self.flows_full => {
+                self.flows = Some(record);
+            }
+            Change::Establish => {
+                record.known &= !known::CONFIRMED;
+                self.unconfirmed = Some(record);
+            }
         }
         if step.release_held {
             assert_ne!(record, Flow::default(), "an event tells of something");
@@ -67,18 +80,29 @@ impl World {
 
     /// A frame of the peer, with its acknowledgment and `TSecr`.
     fn peer(&mut self, flags: u8, ack: u32, echo: u32) -> Out {
-        let (out, released) = self.run(true, &segment(flags, 77, ack, 5, echo));
-        assert!(!released, "the peer's frames release nothing");
+        let seq = PEER_ISN + u32::from(flags != SYN && flags != SYN_ACK);
+        let (out, released) = self.peer_at(seq, flags, ack, echo);
+        assert!(!released, "the peer's frames release nothing that was not out of place");
         out
+    }
+
+    /// The same with a sequence number.
+    fn peer_at(&mut self, seq: u32, flags: u8, ack: u32, echo: u32) -> (Out, bool) {
+        self.run(true, &segment(flags, seq, ack, 5, echo))
     }
 
     /// A frame of the guest, with its sequence number and `TSval`; `true` where held input may go.
     fn guest(&mut self, flags: u8, seq: u32, value: u32) -> (Out, bool) {
-        self.run(false, &segment(flags, seq, 78, value, 6))
+        self.run(false, &segment(flags, seq, PEER_ISN + 1, value, 6))
     }
 
     fn entry(&self) -> &Flow {
-        self.flows.as_ref().or(self.half_open.as_ref()).expect("there is an entry")
+        let entries = [&self.flows, &self.unconfirmed, &self.half_open];
+        entries.into_iter().find_map(Option::as_ref).expect("there is an entry")
+    }
+
+    fn is_empty(&self) -> bool {
+        self.flows.is_none() && self.unconfirmed.is_none() && self.half_open.is_none()
     }
 
     fn checkpoint(&mut self) {
@@ -87,7 +111,8 @@ impl World {
 }
 
 fn segment(flags: u8, seq: u32, ack: u32, value: u32, echo: u32) -> Segment {
-    Segment { flags, seq, ack, timestamps: Some(Timestamps { value, echo, at: 0 }) }
+    let timestamps = Some(Timestamps { value, echo, at: 0 });
+    Segment { flags, seq, ack, payload_len: 0, timestamps }
 }
 
 /// What both guests chose.
@@ -138,7 +163,9 @@ fn passive_open() {
     let mut world = established(A);
     assert!(world.half_open.is_none() && world.entry().state == state::ESTABLISHED);
     assert_eq!(world.peer(ACK, A.ack().wrapping_add(9), 0), A.offset());
-    assert_eq!(world.guest(ACK, A.next(), 0), (A.offset(), false));
+    for _ in 0..2 {
+        assert_eq!(world.guest(ACK, A.next(), 0), (A.offset(), false));
+    }
     assert_eq!((world.entry().to_guest_frames, world.entry().from_guest_frames), (1, 1));
 }
 
@@ -206,7 +233,7 @@ fn the_last_timestamp_of_a_repeated_syn_counts() {
 fn without_timestamps_on_both_sides_none_are_translated() {
     let mut world = World::new();
     world.peer(SYN, 0, 0);
-    let mut answer = segment(SYN_ACK, A.guest, 0, 0, 0);
+    let mut answer = segment(SYN_ACK, A.guest, PEER_ISN + 1, 0, 0);
     answer.timestamps = None;
     world.run(false, &answer);
     let seq = A.wire.wrapping_sub(A.guest);
@@ -229,7 +256,7 @@ fn older_than_protection() {
     assert_eq!(world.peer(ACK, 5, 5), Out::Pass);
     assert_eq!(world.peer(RST, 5, 5), Out::Pass);
     assert_eq!(world.guest(RST, 5, 5), (Out::Pass, false));
-    assert!(world.flows.is_none() && world.half_open.is_none(), "the peer opens no entry");
+    assert!(world.is_empty(), "the peer opens no entry");
     assert_eq!(world.guest(ACK, 5, 5), (Out::Pass, false));
     // A forged SYN then finds the connection established.
     assert_eq!(world.peer(SYN, 0, 0), Out::Pass);
@@ -434,14 +461,14 @@ fn after_a_failover_known_connections_go_on_and_new_ones_are_not_recorded() {
     assert_eq!(world.guest(ACK, A.next(), 0), (A.offset(), false));
     assert_eq!(world.peer(SYN, 0, 0), Out::Pass);
     assert_eq!(world.guest(SYN_ACK, B.guest, 0), (Out::Pass, false));
-    assert!(world.flows.is_none() && world.half_open.is_none());
+    assert!(world.is_empty());
     for out in [world.peer(SYN, 0, 0), world.peer(SYN_ACK, 7, 0), world.peer(ACK, 7, 0)] {
         assert_eq!(out, Out::Pass);
     }
     for flags in [SYN, SYN_ACK, ACK, RST] {
         assert_eq!(world.guest(flags, 9, 0), (Out::Pass, false));
     }
-    assert!(world.flows.is_none() && world.half_open.is_none());
+    assert!(world.is_empty());
 }
 
 #[test]
@@ -472,7 +499,7 @@ fn a_failover_in_the_middle_of_a_handshake() {
 }
 
 #[test]
-fn a_full_table_leaves_the_connection_among_the_opening_ones() {
+fn a_full_table_leaves_the_connection_among_the_unconfirmed_until_there_is_room() {
     let mut world = World::new();
     world.flows_full = true;
     world.peer(SYN, 0, 0);
@@ -480,6 +507,10 @@ fn a_full_table_leaves_the_connection_among_the_opening_ones() {
     assert_eq!(world.peer(ACK, A.ack(), A.wire_ts), A.offset());
     assert_eq!(world.guest(ACK, A.next(), 0), (A.offset(), false));
     assert_eq!(world.peer(ACK, A.ack(), 0), A.offset());
+    assert!(world.unconfirmed.is_some() && world.flows.is_none());
+    world.flows_full = false;
+    assert_eq!(world.guest(ACK, A.next(), 0), (A.offset(), false));
+    assert!(world.unconfirmed.is_none() && world.flows.is_some());
 }
 
 /// The peer's ACK and the guest's SYN/ACK are handled on two processors at the same time: whatever
@@ -500,13 +531,13 @@ fn frames_that_cross_do_not_miss_each_other() {
                 // SAFETY: see above.
                 let entry = unsafe { Entry::from_ptr(shared.0) };
                 start.wait();
-                let ack = segment(ACK, 77, A.ack(), 5, A.wire_ts);
+                let ack = segment(ACK, PEER_ISN + 1, A.ack(), 5, A.wire_ts);
                 to_guest(&now, &ack, entry, &mut Flow::default())
             });
             // SAFETY: see above.
             let entry = unsafe { Entry::from_ptr(shared.0) };
             start.wait();
-            let answer = segment(SYN_ACK, A.guest, 78, A.guest_ts, 6);
+            let answer = segment(SYN_ACK, A.guest, PEER_ISN + 1, A.guest_ts, 6);
             let guest = from_guest(&now, &answer, entry, &mut Flow::default());
             (peer.join().expect("the peer's thread"), guest)
         });
@@ -521,6 +552,7 @@ fn any_segment() -> impl Strategy<Value = Segment> {
             flags: flags & 0x3f,
             seq,
             ack,
+            payload_len: ack & 3,
             timestamps: timestamps.map(|(value, echo)| Timestamps { value, echo, at: 0 }),
         },
     )
@@ -579,13 +611,12 @@ proptest! {
     fn any_conversation(ops in proptest::collection::vec(any_op(), 1..60)) {
         let mut world = World::new();
         for op in ops {
-            let had = world.flows.is_some() || world.half_open.is_some();
+            let had = !world.is_empty();
             match op {
                 Op::Checkpoint => world.checkpoint(),
                 Op::FailOver => world.now.failed_over = true,
                 Op::Peer(segment) => {
-                    let (out, released) = world.run(true, &segment);
-                    prop_assert!(!released);
+                    let (out, _) = world.run(true, &segment);
                     prop_assert!(!(world.now.failed_over && out == Out::Hold));
                 }
                 Op::Guest(segment) => {
@@ -593,9 +624,10 @@ proptest! {
                     prop_assert!(out != Out::Hold);
                 }
             }
-            let has = world.flows.is_some() || world.half_open.is_some();
+            let has = !world.is_empty();
             prop_assert!(!world.now.failed_over || had || !has);
-            if let Some(flow) = world.flows {
+            prop_assert!(world.flows.is_none_or(|flow| flow.known & known::CONFIRMED != 0));
+            if let Some(flow) = world.flows.or(world.unconfirmed) {
                 prop_assert!(flow.known & known::OFFSET != 0, "{flow:?}");
                 let both = known::GUEST | known::WIRE;
                 if flow.known & both == both && flow.state != state::REOPENING {

@@ -17,6 +17,9 @@ pub(super) fn unknown(now: &Now, segment: &Segment, record: &mut Flow) -> Step {
     }
     if segment.is_syn() {
         begin(record, now, state::OPENING_PASSIVE);
+        record.peer_isn = segment.seq;
+        record.peer_early = segment.payload_len;
+        record.known = known::PEER;
         return Step::open(Verdict::Pass);
     }
     // The primary guest was faster: its peer answers a SYN that ours has yet to send.
@@ -29,10 +32,20 @@ pub(super) fn unknown(now: &Now, segment: &Segment, record: &mut Flow) -> Step {
 #[inline(always)]
 pub(super) fn opening(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> Step {
     entry.rebase(now.epoch);
-    let passive = entry.state() == state::OPENING_PASSIVE;
-    let answers = segment.has(flag::ACK)
-        && if passive { !segment.is_rst() } else { segment.is_syn_ack() || segment.is_rst() };
-    if !answers {
+    if entry.state() == state::OPENING_PASSIVE {
+        if segment.is_syn() {
+            return syn_again(segment, entry);
+        }
+        if !follows_syn(segment, entry) {
+            return stray(now, segment, entry);
+        }
+        if segment.is_rst() {
+            entry.set_state(state::CLOSED);
+        }
+        if segment.is_rst() || !segment.has(flag::ACK) {
+            return PASS;
+        }
+    } else if !(segment.has(flag::ACK) && (segment.is_syn_ack() || segment.is_rst())) {
         if segment.is_rst() {
             entry.set_state(state::CLOSED);
         }
@@ -50,7 +63,46 @@ pub(super) fn opening(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &
     if segment.is_rst() {
         record.state = state::CLOSED;
     }
-    Step::establish(translation_of(record))
+    let step = Step::establish(translation_of(record));
+    if record.known & known::HELD != 0 { step.releasing() } else { step }
+}
+
+/// A SYN for a tuple that is being opened: the same, or a new attempt. The guest's answer, once
+/// there, says which one it has taken.
+#[inline(always)]
+fn syn_again(segment: &Segment, entry: &Entry<'_>) -> Step {
+    let known = entry.known();
+    if known & known::GUEST == 0 && entry.peer_isn() != segment.seq {
+        entry.set_known(known & !(known::WIRE | known::WIRE_TS));
+        learn_peer(segment, entry);
+    }
+    PASS
+}
+
+/// RFC 9293, section 3.10.7.4: the segment is the first one behind the peer's SYN, as far as that
+/// is known. Somebody who is not on the path does not know its number.
+#[inline(always)]
+fn follows_syn(segment: &Segment, entry: &Entry<'_>) -> bool {
+    let behind = segment.seq.wrapping_sub(entry.peer_isn()).wrapping_sub(1);
+    entry.known() & known::PEER == 0 || behind <= entry.peer_early()
+}
+
+/// A forged segment, or one that has overtaken the first: it teaches nothing, and waits for the
+/// one that does.
+#[inline(always)]
+fn stray(now: &Now, segment: &Segment, entry: &Entry<'_>) -> Step {
+    if segment.is_rst() || !segment.has(flag::ACK) {
+        return PASS;
+    }
+    entry.add_known(known::HELD);
+    Step::keep(unanswered(now))
+}
+
+#[inline(always)]
+fn learn_peer(segment: &Segment, entry: &Entry<'_>) {
+    entry.set_peer_isn(segment.seq);
+    entry.set_peer_early(segment.payload_len);
+    entry.add_known(known::PEER);
 }
 
 /// The connection is or was established, or was closed while it was being opened.
@@ -97,12 +149,13 @@ fn again(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> 
         return unknown(now, segment, record);
     }
     entry.rebase(now.epoch);
-    entry.set_known(entry.known() & !(known::WIRE | known::WIRE_TS));
+    entry.set_known(entry.known() & !(known::WIRE | known::WIRE_TS | known::PEER | known::HELD));
     entry.set_state(state::REOPENING);
     if segment.is_syn_ack() {
         learn_wire(segment, entry);
         return Step::keep(Verdict::Hold);
     }
+    learn_peer(segment, entry);
     PASS
 }
 
@@ -116,7 +169,11 @@ fn reopening(now: &Now, segment: &Segment, entry: &Entry<'_>, old: Translation) 
     if !segment.has(flag::ACK) {
         return PASS;
     }
-    learn_wire(segment, entry);
+    if follows_syn(segment, entry) {
+        learn_wire(segment, entry);
+    } else {
+        entry.add_known(known::HELD);
+    }
     Step::keep(unanswered(now))
 }
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use colo_proxy::colo_compare::Options;
 use colo_proxy::config::{
-    ColoFrameKind, ConfigError, Guest, LANE_QUEUE_BYTES, OnDeath, OnSecondaryLost,
-    SECONDARY_TIMEOUT, SideConfig,
+    ColoFrameKind, ConfigError, Guest, Limits, OnDeath, OnSecondaryLost, SideConfig,
 };
 use colo_proxy::datapath::capture::CaptureKind;
 use colo_proxy::endpoint::Endpoint;
@@ -46,6 +45,17 @@ pub(super) enum Subcommand {
         #[arg(long)]
         json: bool,
     },
+    /// List the last differences between the guests
+    Divergences(DivergencesArgs),
+    /// Take the translation of open connections to the next pair
+    ///
+    /// After a failover the connections that were open depend on it. When the guest that survived is
+    /// protected again: export on its host, and import on the host of the new secondary before the
+    /// first checkpoint is over.
+    Offsets {
+        #[command(subcommand)]
+        command: OffsetsCommand,
+    },
     /// The other host is gone: the secondary takes over, a primary goes on unprotected
     ///
     /// Make sure that the other guest no longer answers the network first.
@@ -60,6 +70,19 @@ pub(super) enum Subcommand {
     /// Ends with 0 where the guests' output is the same, with 1 where it is not, and with 2 where
     /// the captures cannot be compared.
     Diff(DiffArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DivergencesArgs {
+    /// Only of this one: an instance, or a netdev where only one instance has it
+    pub(super) instance: Option<String>,
+    /// For programs
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Write the frames that differ, as far as they are still kept, with comments to this pcapng;
+    /// a file that is there is replaced
+    #[arg(long, value_name = "FILE")]
+    pub(super) capture: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -90,6 +113,23 @@ pub(super) struct DiffArgs {
     /// For programs
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// What `offsets` can do.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum OffsetsCommand {
+    /// Write the translated connections to standard output, one a line
+    Export {
+        /// An instance, or a netdev where only one instance has it; the only one that is running
+        instance: Option<String>,
+    },
+    /// Make connections known that another instance has exported; all of them, or none
+    Import {
+        /// An instance, or a netdev where only one instance has it
+        instance: String,
+        /// What `export` has written; `-` for standard input
+        file: PathBuf,
+    },
 }
 
 /// What both roles have.
@@ -198,8 +238,7 @@ impl Shared {
             colo_frame,
             vnet_hdr_support: self.vnet_hdr_support,
             on_death: OnDeath::default(),
-            secondary_timeout: SECONDARY_TIMEOUT,
-            lane_queue_bytes: LANE_QUEUE_BYTES,
+            limits: Limits::default(),
             side,
         }
         .check()
@@ -214,7 +253,6 @@ impl TryFrom<PrimaryArgs> for Guest {
             mirror: args.shared.mirror.clone(),
             secondary_in: args.secondary_in,
             on_secondary_lost: OnSecondaryLost::default(),
-            limits: Box::default(),
         };
         args.shared.guest(args.colo_frame, side)
     }

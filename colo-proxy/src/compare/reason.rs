@@ -56,6 +56,9 @@ reasons! {
     FlowTableFull = "flow-table-full",
     /// The secondary is back, and knows nothing of what happened meanwhile.
     Resync = "resync",
+    /// The secondary's table of translated connections is nearly full of ones in use; after a
+    /// checkpoint most need no translation.
+    SecondaryFlows = "secondary-flows",
 }
 
 impl std::fmt::Display for Reason {

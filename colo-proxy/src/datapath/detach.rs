@@ -15,11 +15,9 @@ use std::{
     path::Path,
 };
 
-use nix::libc::{self, c_int, c_long};
+use nix::libc::c_int;
 
-/// `enum bpf_cmd`.
-const BPF_OBJ_GET: c_int = 7;
-const BPF_LINK_DETACH: c_int = 34;
+use super::syscall::{LINK_DETACH, OBJ_GET, bpf};
 
 /// The part of `union bpf_attr` that `BPF_OBJ_GET` reads.
 #[repr(C)]
@@ -47,29 +45,17 @@ pub(super) fn detach_pinned(path: &Path) -> io::Result<()> {
 
 /// Detaches the program of `link`, which stays as a link to nothing.
 pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
-    let attr = LinkAttr { link_fd: link.as_raw_fd() as u32 };
+    let mut attr = LinkAttr { link_fd: link.as_raw_fd() as u32 };
     // SAFETY: the kernel reads one `LinkAttr`; the command takes no pointer in it.
-    unsafe { bpf(BPF_LINK_DETACH, &attr) }.map(drop)
+    unsafe { bpf(LINK_DETACH, &mut attr) }.map(drop)
 }
 
 fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let attr = ObjectAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    let mut attr = ObjectAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 };
     // SAFETY: the kernel reads one `ObjectAttr`, and the string that it points to, which lives
     // across the call and ends with a zero.
-    let fd = unsafe { bpf(BPF_OBJ_GET, &attr) }?;
+    let fd = unsafe { bpf(OBJ_GET, &mut attr) }?;
     // SAFETY: the descriptor is new, open, and nobody else's.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as c_int) })
-}
-
-/// bpf(2).
-///
-/// # Safety
-/// `A` must be what `command` reads of `union bpf_attr`, and every pointer in it valid for it.
-unsafe fn bpf<A>(command: c_int, attr: &A) -> io::Result<c_long> {
-    // SAFETY: the kernel reads as many octets as `attr` has; the rest is the caller's promise.
-    match unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<A>()) } {
-        result @ 0.. => Ok(result),
-        _ => Err(io::Error::last_os_error()),
-    }
 }

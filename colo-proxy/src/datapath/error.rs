@@ -10,6 +10,7 @@ use aya::pin::PinError;
 use aya::programs::ProgramError;
 use aya::programs::links::LinkError;
 use aya::util::KernelVersion;
+use colo_proxy_common::record::LAYOUT_VERSION;
 use nix::libc;
 
 use super::attachment::Hook;
@@ -45,6 +46,20 @@ pub enum DatapathError {
     Pin { path: PathBuf, source: PinError },
     #[error("cannot {action} the map {map}")]
     Map { action: &'static str, map: &'static str, source: Box<MapError> },
+    #[error("cannot read the entries of the map {map}")]
+    Walk { map: &'static str, source: io::Error },
+    #[error(
+        "{path:?} holds a guest that has failed over, in maps of layout {found}; this is a \
+         colo-proxy for layout {LAYOUT_VERSION}"
+    )]
+    OtherLayout { path: PathBuf, found: u32 },
+    #[error(
+        "{count} of these connections are translated otherwise here, the first is {first}; nothing \
+         was imported"
+    )]
+    OtherOffset { count: usize, first: String },
+    #[error("{wanted} more connections do not fit, there is room for {room}; nothing was imported")]
+    NoRoom { wanted: usize, room: usize },
     #[error("cannot tell which network namespace this is")]
     NetnsCookie { source: io::Error },
 }
@@ -57,6 +72,12 @@ impl DatapathError {
         }
         if matches!(self, Self::InstanceName { .. }) {
             return Some("use letters, digits, '-', '_' and '@', 64 at most");
+        }
+        if matches!(self, Self::OtherLayout { .. }) {
+            return Some(
+                "serve it with the version that left it; or give its connections up: remove that \
+                 directory, and start again",
+            );
         }
         match errno(self)? {
             libc::EPERM | libc::EACCES => {

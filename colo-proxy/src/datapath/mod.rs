@@ -5,7 +5,15 @@
 //! it (`bpftool map dump pinned …/flows`), so that the guest's network stays in the state that was
 //! asked for when the daemon dies, and so that the next daemon takes over what the dead one left:
 //! its links get the new programs in one step, and its maps with the translations of live
-//! connections are used again.
+//! connections are used again. So a guest that has survived a failover can become the primary of the
+//! next pair: its connections stay translated, on whichever hooks. Maps of another layout are
+//! replaced, unless they hold such a guest ([`DatapathError::OtherLayout`]).
+//!
+//! Connections are in three maps: `half_open` while they are opened, `unconfirmed` when their offset
+//! is known, `flows` when the guest has said something of its own. The kernel pushes entries out of
+//! the first two, so floods churn only these; out of the third goes what [`Datapath::age_flows`]
+//! chooses. [`Datapath::export_offsets`] and [`Datapath::import_offsets`] take the translated
+//! connections from one pair to the next.
 //!
 //! Only one daemon may work on an instance. Whoever calls [`Datapath::attach`] has made sure of
 //! that (by a lock); here, whatever is found is a leftover.
@@ -17,14 +25,20 @@ pub mod capture;
 mod detach;
 mod error;
 mod events;
+mod leftover;
+mod limits;
 mod maps;
 mod netns;
+mod offsets;
 pub mod pin;
 mod primary;
 mod secondary;
+mod syscall;
+mod walk;
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
@@ -32,13 +46,16 @@ use aya_log::EbpfLogger;
 use colo_proxy_common::record::{Counters, Flow, FlowKey, LAYOUT_VERSION, Settings, mode};
 use serde::{Deserialize, Serialize};
 
-pub use age::{AgeLimits, Aged};
+pub use age::{AgeLimits, Aged, PerClass};
 pub use attachment::{Attached, Attachment, Hook, Place};
 pub use error::DatapathError;
 pub use events::{Events, Told};
+pub use limits::Limits;
 pub use netns::cookie as netns_cookie;
+pub use offsets::Imported;
 pub use pin::InstanceDir;
 
+use age::Ageing;
 use maps::Maps;
 
 /// The kernel programs, as built by `cargo xtask build-ebpf`.
@@ -118,8 +135,7 @@ pub struct Plan<'a> {
     pub output_gate_ifindex: u32,
     pub input_gate_ifindex: u32,
     pub on_death: OnDeath,
-    /// Connections that can be translated at once; `None` is 65536. A leftover keeps its own.
-    pub flows_max: Option<u32>,
+    pub limits: Limits,
 }
 
 /// The programs of one guest, attached. Dropping it closes what is not pinned;
@@ -132,6 +148,8 @@ pub struct Datapath {
     ebpf: Ebpf,
     maps: Maps,
     settings: Settings,
+    ageing: Ageing,
+    ageing_interval: Duration,
     attached: Vec<Attached>,
     taken_over: bool,
 }
@@ -147,10 +165,14 @@ impl Datapath {
     pub fn attach_in(plan: &Plan<'_>, bpffs: &Path) -> Result<Self, DatapathError> {
         let dir = InstanceDir::create(bpffs, plan.instance)?;
         let cookie = netns::cookie()?;
-        let leftover = maps::leftover(&dir, cookie)?;
-        let mut ebpf = load_object(&dir, plan.flows_max)?;
+        let leftover = leftover::take(&dir, cookie)?;
+        let mut ebpf = load_object(&dir, &plan.limits)?;
         let mut maps = Maps::take(&mut ebpf)?;
-        let settings = settings_for(plan, cookie, leftover.as_ref());
+        let mut settings = settings_for(plan, cookie, leftover.as_ref());
+        if plan.role == Role::Primary && leftover.is_some() && !maps.flows()?.is_empty() {
+            // It was a secondary, and its guest has survived.
+            settings.translates = 1;
+        }
         if leftover.is_none() {
             // Before anything attaches: a program without settings drops everything.
             maps.set_settings(&settings)?;
@@ -162,6 +184,8 @@ impl Datapath {
             ebpf,
             maps,
             settings,
+            ageing: Ageing::new(plan.limits.age),
+            ageing_interval: plan.limits.ageing_interval,
             attached: Vec::new(),
             taken_over: leftover.is_some(),
         };
@@ -234,7 +258,7 @@ impl Datapath {
         let Ok(bpffs) = pin::find_bpffs() else { return false };
         let Ok(dir) = InstanceDir::existing(&bpffs, instance) else { return false };
         let Ok(cookie) = netns::cookie() else { return false };
-        maps::is_of_another_namespace(&dir, cookie) && dir.has_live_link()
+        leftover::is_of_another_namespace(&dir, cookie) && dir.has_live_link()
     }
 
     /// A leftover of a dead daemon was taken over, and with it its mode and its epoch.
@@ -279,12 +303,17 @@ impl Datapath {
 
     /// The connections that are translated. One that comes or goes meanwhile may be missing.
     pub fn flows(&self) -> impl Iterator<Item = (FlowKey, Flow)> + '_ {
-        self.maps.flows()
+        self.maps.flows().unwrap_or_default().into_iter()
     }
 
-    /// Makes a connection known: one that a former secondary has translated (a second failover).
+    /// Makes a connection known.
     pub fn insert_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), DatapathError> {
         self.maps.insert_flow(key, flow)
+    }
+
+    /// The programs stay when the daemon goes, unless it detaches them.
+    pub fn is_pinned(&self) -> bool {
+        self.on_death == OnDeath::Hold
     }
 
     /// A connection that is not over would break without translation.
@@ -294,7 +323,7 @@ impl Datapath {
 
     /// The connections that are being opened, likewise.
     pub fn half_open(&self) -> impl Iterator<Item = (FlowKey, Flow)> + '_ {
-        self.maps.half_open()
+        self.maps.half_open().unwrap_or_default().into_iter()
     }
 
     /// How many connections can be translated at once.
@@ -304,8 +333,13 @@ impl Datapath {
 
     /// Forgets the connections that are over, and the least useful ones where the table is nearly
     /// full. `now_ns` is `CLOCK_MONOTONIC`.
-    pub fn age_flows(&mut self, now_ns: u64, limits: &AgeLimits) -> Result<Aged, DatapathError> {
-        self.maps.age_flows(now_ns, self.settings.epoch, limits)
+    pub fn age_flows(&mut self, now_ns: u64) -> Result<Aged, DatapathError> {
+        self.maps.age_flows(&mut self.ageing, now_ns, self.settings.epoch)
+    }
+
+    /// How often [`Datapath::age_flows`] is due.
+    pub fn ageing_interval(&self) -> Duration {
+        self.ageing_interval
     }
 
     /// What the programs tell: to be taken once and polled by its file descriptor.
@@ -364,15 +398,15 @@ impl Datapath {
     }
 }
 
-fn load_object(dir: &InstanceDir, flows_max: Option<u32>) -> Result<Ebpf, DatapathError> {
+fn load_object(dir: &InstanceDir, limits: &Limits) -> Result<Ebpf, DatapathError> {
     let log_level: u8 = if log::log_enabled!(log::Level::Debug) { LOG_DEBUG } else { LOG_OFF };
     let mut loader = EbpfLoader::new();
     loader.override_global("AYA_LOG_LEVEL", &log_level, true);
     for name in maps::NAMES {
         loader.map_pin_path(name, dir.map(name));
     }
-    if let Some(flows_max) = flows_max {
-        loader.map_max_entries("flows", flows_max);
+    for (name, entries_max) in limits.sizes() {
+        loader.map_max_entries(name, entries_max);
     }
     loader.load(OBJECT).map_err(|source| DatapathError::Load { source: Box::new(source) })
 }
@@ -386,7 +420,10 @@ fn settings_for(plan: &Plan<'_>, netns_cookie: u64, leftover: Option<&Settings>)
         input_gate_ifindex: plan.input_gate_ifindex,
         mark: random_mark(),
         epoch: leftover.map_or(0, |old| old.epoch),
-        reserved: 0,
+        translates: match plan.role {
+            Role::Primary => leftover.map_or(0, |old| old.translates),
+            Role::Secondary => 0,
+        },
         netns_cookie,
     }
 }

@@ -3,37 +3,53 @@
 //! A checkpoint makes the secondary guest the primary's copy. What it sent before vouches for
 //! nothing after, but may still be on its way, and the lane carries frames only. So the secondary
 //! tells on the control lane how many frames had gone into the lane before: until it has, frames
-//! are kept unsorted.
+//! are kept unsorted. That lane is a connection of its own, so the mark may overtake the frames that
+//! it speaks of.
 
 use std::collections::VecDeque;
 
+use crate::config::UnsortedLimits;
 use crate::frame::Frame;
-
-/// Frames that may wait for the mark.
-const FRAMES_MAX: usize = 16 * 1024;
-/// Octets, likewise.
-const BYTES_MAX: usize = 64 << 20;
 
 /// No I/O and no clock: the owner brings frames, marks, and what became of the connection.
 #[derive(Debug, Default)]
 pub(super) struct Cut {
+    limits: UnsortedLimits,
     /// Frames that came by this connection.
     received: u64,
     awaited: Option<Awaited>,
     unsorted: VecDeque<Frame>,
     unsorted_bytes: usize,
+    /// Frames of before the last mark that have not come yet.
+    overtaken: u64,
     /// Frames that were dropped because too many waited.
     pub(super) overflowed: u64,
+}
+
+/// What to do with a frame that came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Sorted {
+    /// It is of the present epoch.
+    Fresh(Frame),
+    /// Whether it is, the mark will tell; it is kept, or was dropped because too many are.
+    Unknown,
+    /// It is of an epoch that is over.
+    Stale,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Awaited {
     epoch: u64,
-    /// Frames that had come by this connection when the wait began.
+    /// Frames that had come by this connection when the wait began, or that came later and are known
+    /// to be of an older epoch still.
     before: u64,
 }
 
 impl Cut {
+    pub(super) fn new(limits: UnsortedLimits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
     /// The epoch whose mark is awaited.
     pub(super) fn awaited(&self) -> Option<u64> {
         self.awaited.map(|awaited| awaited.epoch)
@@ -48,18 +64,26 @@ impl Cut {
     }
 
     /// A frame came; it is given back where it can be compared now.
-    pub(super) fn on_frame(&mut self, frame: Frame) -> Option<Frame> {
+    pub(super) fn on_frame(&mut self, frame: Frame) -> Sorted {
         self.received += 1;
-        if self.awaited.is_none() {
-            return Some(frame);
+        if self.overtaken > 0 {
+            self.overtaken -= 1;
+            if let Some(awaited) = &mut self.awaited {
+                awaited.before += 1;
+            }
+            return Sorted::Stale;
         }
-        if self.unsorted.len() < FRAMES_MAX && self.unsorted_bytes + frame.len() <= BYTES_MAX {
+        if self.awaited.is_none() {
+            return Sorted::Fresh(frame);
+        }
+        let (frames, bytes) = (self.unsorted.len(), self.unsorted_bytes + frame.len());
+        if frames < self.limits.frames_max && bytes <= self.limits.bytes_max {
             self.unsorted_bytes += frame.len();
             self.unsorted.push_back(frame);
         } else {
             self.overflowed += 1;
         }
-        None
+        Sorted::Unknown
     }
 
     /// The mark: the first `sent` frames of this connection are of before the checkpoint. Returns
@@ -69,6 +93,7 @@ impl Cut {
             return (0, VecDeque::new());
         };
         let waiting = self.unsorted.len() as u64;
+        self.overtaken = sent.saturating_sub(self.received);
         let stale = sent.saturating_sub(awaited.before).min(waiting);
         self.unsorted_bytes = 0;
         let mut fresh = std::mem::take(&mut self.unsorted);
@@ -79,7 +104,7 @@ impl Cut {
     /// The lane was connected anew, or is gone. The mark is still awaited; what waited for it can
     /// never be told apart. Returns how many frames that were.
     pub(super) fn on_connection(&mut self) -> u64 {
-        self.received = 0;
+        (self.received, self.overtaken) = (0, 0);
         if let Some(awaited) = &mut self.awaited {
             awaited.before = 0;
         }
@@ -103,7 +128,7 @@ mod tests {
     }
 
     fn feed(cut: &mut Cut, numbers: std::ops::Range<u8>) -> usize {
-        numbers.filter(|n| cut.on_frame(frame(*n)).is_some()).count()
+        numbers.filter(|n| cut.on_frame(frame(*n)) == Sorted::Fresh(frame(*n))).count()
     }
 
     #[test]
@@ -116,6 +141,32 @@ mod tests {
         let (stale, fresh) = cut.on_mark(1, 5);
         assert_eq!((stale, fresh.iter().map(|f| f.ethernet()[0]).collect()), (2, vec![5, 6, 7]));
         assert_eq!(feed(&mut cut, 8..9), 1, "the next one is compared at once");
+    }
+
+    #[test]
+    fn a_mark_that_overtakes_its_frames_finds_them_stale_when_they_come() {
+        let mut cut = Cut::default();
+        assert_eq!(feed(&mut cut, 0..3), 3);
+        cut.wait_for(1);
+        assert_eq!(feed(&mut cut, 3..4), 0);
+        // Six had been sent before: two of them are still on their way.
+        assert_eq!(cut.on_mark(1, 6), (1, VecDeque::new()));
+        assert_eq!(cut.on_frame(frame(4)), Sorted::Stale);
+        // Nor do they come to harm the sorting of the next one.
+        cut.wait_for(2);
+        assert_eq!(cut.on_frame(frame(5)), Sorted::Stale);
+        assert_eq!(feed(&mut cut, 6..8), 0);
+        assert_eq!(cut.on_mark(2, 7).1, [frame(7)]);
+        assert_eq!(feed(&mut cut, 8..9), 1);
+    }
+
+    #[test]
+    fn what_a_lost_connection_took_with_it_is_not_waited_for() {
+        let mut cut = Cut::default();
+        cut.wait_for(1);
+        cut.on_mark(1, 6);
+        cut.on_connection();
+        assert_eq!(feed(&mut cut, 0..2), 2);
     }
 
     #[test]
@@ -142,13 +193,21 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_and_the_first_ones_are_sorted_all_the_same() {
-        let mut cut = Cut::default();
+        let mut cut = Cut::new(UnsortedLimits { frames_max: 100, bytes_max: 1 << 20 });
         cut.wait_for(1);
-        for _ in 0..FRAMES_MAX + 10 {
-            assert!(cut.on_frame(frame(0)).is_none());
+        for _ in 0..110 {
+            assert_eq!(cut.on_frame(frame(0)), Sorted::Unknown);
         }
         assert_eq!(cut.overflowed, 10);
         let (stale, fresh) = cut.on_mark(1, 7);
-        assert_eq!((stale, fresh.len()), (7, FRAMES_MAX - 7));
+        assert_eq!((stale, fresh.len()), (7, 93));
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_octets() {
+        let mut cut = Cut::new(UnsortedLimits { frames_max: 100, bytes_max: 150 });
+        cut.wait_for(1);
+        feed(&mut cut, 0..4);
+        assert_eq!((cut.overflowed, cut.on_mark(1, 0).1.len()), (2, 2));
     }
 }

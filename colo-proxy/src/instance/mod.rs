@@ -9,12 +9,15 @@ mod announce;
 mod cut;
 mod hold;
 mod lanes;
+mod offsets;
 mod peer;
 mod primary;
 mod readable;
 mod repeat;
 mod secondary;
 mod segment;
+#[cfg(test)]
+mod simulation;
 mod trace;
 mod wiring;
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
+use super::offsets;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
 use super::readable::{Drained, Readable};
 use super::wiring::{
@@ -29,6 +30,7 @@ use crate::protection::Protection;
 use crate::status::{self, Question, Reply, Request};
 
 pub(super) mod decide;
+mod divergences;
 mod report;
 
 use self::decide::{Decisions, Hands, Lane};
@@ -46,7 +48,9 @@ pub(super) async fn run(
         ended = primary.serve(&mut inputs) => ended,
         () = asked_to_stop(&mut stopped) => Ok(()),
     };
-    ended.and(primary.end())
+    let stays =
+        offsets::is_needed(&primary.claim.name, &primary.hands.datapath, &inputs.link).await;
+    ended.and(primary.end(stays))
 }
 
 /// Everything that the instance waits for.
@@ -116,8 +120,7 @@ impl Hands for Kernel {
 
 impl Primary {
     async fn start(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
-        let SideConfig::Primary { mirror, secondary_in, on_secondary_lost, limits } =
-            guest.side.clone()
+        let SideConfig::Primary { mirror, secondary_in, on_secondary_lost } = guest.side.clone()
         else {
             return Err(InstanceError::Ended);
         };
@@ -131,7 +134,7 @@ impl Primary {
         let (output_gate, input_gate) = (attached.output_gate, attached.input_gate);
         output_gate.set_up()?;
         input_gate.set_up()?;
-        lengthen_queue(&link, netdev).await;
+        lengthen_queue(&link, netdev, &guest.limits.peer).await;
         let (socket, questions) = status::serve(dir, &claim.name)?;
 
         let stats = Stats::default();
@@ -146,7 +149,7 @@ impl Primary {
             peer: peer.map(|port| {
                 let traffic =
                     Traffic { sent: stats.mirror.clone(), received: stats.secondary.clone() };
-                Peer::spawn(port, Role::Primary, guest.secondary_timeout, traffic)
+                Peer::spawn(port, Role::Primary, guest.limits.peer.timeout, traffic)
             }),
             frame,
             questions,
@@ -155,17 +158,18 @@ impl Primary {
             _mirror_requests: mirror_requests,
         };
         let now = Instant::now();
-        let protection = Protection::new(now, guest.secondary_timeout, on_secondary_lost);
+        let protection = Protection::new(now, guest.limits.peer.timeout, on_secondary_lost);
         let seed = seed().map_err(system("read random octets"))?;
         let session = seed.rotate_left(32) ^ u64::from(std::process::id());
         let primary = Self {
             decisions: Decisions::new(
                 claim.name.clone(),
-                Engine::new(*limits, seed),
+                Engine::new(guest.limits.compare.clone(), seed),
                 protection,
                 session,
                 guest.control.is_some(),
-            ),
+            )
+            .limited(&guest.limits),
             hands: Kernel {
                 name: claim.name.clone(),
                 datapath: attached.datapath,
@@ -247,6 +251,9 @@ impl Primary {
                 Some(Message::EpochDone { epoch, sent }) => {
                     self.decisions.on_epoch_done(Instant::now(), epoch, sent);
                 }
+                Some(Message::CheckpointWanted) => {
+                    self.decisions.on_checkpoint_wanted(Instant::now());
+                }
                 Some(other) => log::debug!("control lane: {other:?} is not for a primary"),
             },
         }
@@ -259,7 +266,7 @@ impl Primary {
             self.netdev = None;
             return;
         };
-        match reattach(watch, link, &mut self.hands.datapath).await {
+        match reattach(watch, link, &mut self.hands.datapath, &self.guest.limits.peer).await {
             Ok(passed) => {
                 self.stats.unguarded += passed;
                 self.netdev = Some(link);
@@ -288,19 +295,28 @@ impl Primary {
     async fn answer(&mut self, request: Request, inputs: &Inputs) -> Reply {
         match request {
             Request::Status => self.report(&inputs.link).await,
+            Request::Divergences { frames } => self.report_divergences(frames),
             Request::Failover => {
                 self.decisions.end_protection(Instant::now(), &mut self.hands);
                 Reply::Done(format!("{}: unprotected; the guest goes on alone", self.claim.name))
             }
+            Request::ExportOffsets => offsets::export(&self.claim.name, &self.hands.datapath),
+            Request::ImportOffsets { text } => {
+                offsets::import(&self.claim.name, &mut self.hands.datapath, &text)
+            }
         }
     }
 
-    /// The operator ends protection: what is held leaves, and the guest's network is as it was.
-    fn end(mut self) -> Result<(), InstanceError> {
+    /// The operator ends protection: what is held leaves, and the guest's network is as it was; but
+    /// for the programs where they stay, because they translate what an earlier pair has opened.
+    fn end(mut self, stays: bool) -> Result<(), InstanceError> {
         // What comes after is released as well; that protection had ended already is as good.
         let _ = self.decisions.protection.end();
         self.decisions.release_everything(Instant::now(), &mut self.hands);
         self.decisions.release(&mut self.hands);
+        if stays {
+            return Ok(());
+        }
         self.hands.datapath.detach()?;
         Ok(())
     }
@@ -317,8 +333,7 @@ fn spawn_mirror(
         port,
         source: Box::new(GateCapture::new(input_gate.clone())),
         vnet_hdr: guest.vnet_hdr_support,
-        queue_bytes: guest.lane_queue_bytes,
-        stall_timeout: guest.secondary_timeout,
+        limits: guest.limits.peer,
         stats,
         observe: Box::new(|_| {}),
     })

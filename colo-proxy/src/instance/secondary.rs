@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use colo_proxy_common::record::FlowKey;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::announce::Addresses;
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
+use super::offsets;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
 use super::readable::{Drained, Readable};
 use super::repeat;
@@ -24,7 +25,7 @@ use crate::colo_frame::{self, ColoFrame, Command, Event};
 use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
 use crate::datapath::capture::{self, Capture, CaptureKind};
-use crate::datapath::{AgeLimits, Datapath, Events, Mode, Told};
+use crate::datapath::{Datapath, Events, Mode, PerClass, Told};
 use crate::endpoint::Port;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
@@ -36,9 +37,6 @@ pub(super) mod decide;
 mod report;
 
 use self::decide::{Decisions, Hands};
-
-/// Time between two looks at the age of translated connections.
-const AGEING: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(
     guest: Guest,
@@ -128,8 +126,10 @@ struct Stats {
     release_failed: u64,
     /// Frames of a TAP that came back which passed before our programs were on it.
     unguarded: u64,
-    aged: u64,
-    evicted: u64,
+    /// Connections forgotten by the clock, and to make room.
+    expired: PerClass,
+    evicted: PerClass,
+    checkpoints_wanted: u64,
 }
 
 impl Secondary {
@@ -150,7 +150,7 @@ impl Secondary {
         let source = choose_capture(capture, &guest.netdev, &output_gate, &mut datapath)?;
         output_gate.set_up()?;
         input_gate.set_up()?;
-        lengthen_queue(&link, netdev).await;
+        lengthen_queue(&link, netdev, &guest.limits.peer).await;
         // An earlier daemon may have taken it down to keep this guest off the network.
         link.set_up(netdev.ifindex, true).await?;
         let (socket, questions) = status::serve(dir, &claim.name)?;
@@ -158,7 +158,7 @@ impl Secondary {
         let stats = Stats::default();
         let addresses = Arc::new(Mutex::new(Addresses::default()));
         let capture_name = source.name();
-        let repeat = Arc::new(repeat::Shared::default());
+        let repeat = Arc::new(repeat::Shared::new(guest.limits.repeat));
         let mirror = lanes::spawn_incoming(mirror, guest.vnet_hdr_support, stats.mirror.clone());
         let seen = Seen { addresses: addresses.clone(), repeat: repeat.clone() };
         let (output_requests, output) = spawn_output(&guest, output, source, &stats, seen)?;
@@ -171,14 +171,14 @@ impl Secondary {
             output,
             output_requests,
             peer: peer
-                .map(|port| Peer::spawn(port, Role::Secondary, guest.secondary_timeout, traffic)),
+                .map(|port| Peer::spawn(port, Role::Secondary, guest.limits.peer.timeout, traffic)),
             frame,
             questions,
             link,
             _socket: socket,
         };
         let secondary = Self {
-            decisions: Decisions::new(datapath.mode(), repeat),
+            decisions: Decisions::new(datapath.mode(), repeat).limited(&guest.limits),
             hands: Kernel {
                 name: claim.name.clone(),
                 datapath,
@@ -202,7 +202,7 @@ impl Secondary {
 
     async fn serve(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         let mut frames = Vec::with_capacity(BATCH);
-        let mut ageing = tokio::time::interval(AGEING);
+        let mut ageing = tokio::time::interval(self.hands.datapath.ageing_interval());
         ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         if self.decisions.mode == Mode::FailedOver {
             log::warn!(
@@ -228,9 +228,7 @@ impl Secondary {
                 event = next_peer_event(inputs.peer.as_mut()) => {
                     self.on_peer(event, inputs).await;
                 }
-                event = inputs.frame.next_event() => if event == Event::Failover {
-                    self.fail_over(inputs).await?;
-                },
+                event = inputs.frame.next_event() => self.on_frame_event(&event, inputs).await?,
                 Some((request, reply)) = inputs.questions.recv() => {
                     let answer = self.answer(request, inputs).await;
                     // Whoever asked may be gone.
@@ -241,7 +239,7 @@ impl Secondary {
                 () = self.decisions.repeat.due() => {
                     self.decisions.repeat_input(Instant::now(), &mut self.hands);
                 }
-                _ = ageing.tick() => self.age_flows(),
+                _ = ageing.tick() => self.age_flows(inputs.peer.as_ref()),
             }
         }
     }
@@ -270,14 +268,40 @@ impl Secondary {
     }
 
     /// Forgets connections that are over; the kernel evicts none by itself.
-    fn age_flows(&mut self) {
-        match self.hands.datapath.age_flows(monotonic_ns(), &AgeLimits::default()) {
-            Ok(aged) => {
-                self.stats.aged += aged.over + aged.idle + aged.void;
-                self.stats.evicted += aged.evicted;
-            }
-            Err(error) => log::error!("{}: {error}", self.claim.name),
+    fn age_flows(&mut self, peer: Option<&Peer>) {
+        let aged = match self.hands.datapath.age_flows(offsets::monotonic_ns()) {
+            Ok(aged) => aged,
+            Err(error) => return log::error!("{}: {error}", self.claim.name),
+        };
+        self.stats.expired.add(&aged.expired);
+        self.stats.evicted.add(&aged.evicted);
+        if !aged.wants_checkpoint || self.decisions.mode != Mode::Protected {
+            return;
         }
+        self.stats.checkpoints_wanted += 1;
+        let asked = peer.is_some_and(|peer| peer.send(Message::CheckpointWanted));
+        log::warn!(
+            "{}: the table of connections is nearly full of ones in use; {}",
+            self.claim.name,
+            if asked { "asking for a checkpoint" } else { "nobody can be asked for a checkpoint" }
+        );
+    }
+
+    async fn on_frame_event(
+        &mut self,
+        event: &Event,
+        inputs: &mut Inputs,
+    ) -> Result<(), InstanceError> {
+        match event {
+            Event::Failover => self.fail_over(inputs).await?,
+            Event::CheckpointDone { state_copied: true } => {
+                self.decisions.on_state_copied(&mut self.hands);
+            }
+            Event::CheckpointDone { .. }
+            | Event::CheckpointBegan
+            | Event::CheckpointFailed { .. } => {}
+        }
+        Ok(())
     }
 
     async fn on_peer(&mut self, event: PeerEvent, inputs: &mut Inputs) {
@@ -365,7 +389,8 @@ impl Secondary {
     }
 
     async fn attach_again(&mut self, link: Link, inputs: &Inputs) -> Result<u64, InstanceError> {
-        let passed = reattach(&inputs.link, link, &mut self.hands.datapath).await?;
+        let passed =
+            reattach(&inputs.link, link, &mut self.hands.datapath, &self.guest.limits.peer).await?;
         let netdev = &self.guest.netdev;
         let source = choose_capture(
             self.capture,
@@ -382,10 +407,15 @@ impl Secondary {
     async fn answer(&mut self, request: Request, inputs: &mut Inputs) -> Reply {
         match request {
             Request::Status => self.report(&inputs.link).await,
+            Request::Divergences { .. } => self.report_divergences(),
             Request::Failover => match self.fail_over(inputs).await {
                 Ok(()) => Reply::Done(format!("{}: the guest is on the network", self.claim.name)),
                 Err(error) => Reply::Error(error.to_string()),
             },
+            Request::ExportOffsets => offsets::export(&self.claim.name, &self.hands.datapath),
+            Request::ImportOffsets { text } => {
+                offsets::import(&self.claim.name, &mut self.hands.datapath, &text)
+            }
         }
     }
 
@@ -394,15 +424,9 @@ impl Secondary {
     /// stay.
     async fn end(self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         let name = &self.claim.name;
-        let guest_lives = inputs.link.get().await.is_some_and(|link| link.held);
         if self.decisions.mode == Mode::FailedOver
-            && guest_lives
-            && self.hands.datapath.has_live_flows()
+            && offsets::is_needed(name, &self.hands.datapath, &inputs.link).await
         {
-            log::warn!(
-                "{name}: connections depend on translation, so the programs stay attached and the \
-                 next daemon takes them over; to end them: rm -r /sys/fs/bpf/colo-proxy/{name}"
-            );
             return Ok(());
         }
         if self.decisions.mode == Mode::Protected
@@ -432,12 +456,6 @@ fn choose_capture(
     Ok(capture::choose(kind, gate, datapath.xdp_target(netdev)?).0)
 }
 
-/// `CLOCK_MONOTONIC`, the clock of the kernel programs.
-fn monotonic_ns() -> u64 {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
-}
-
 /// What is learnt from the guest's output on its way to the primary.
 struct Seen {
     addresses: Arc<Mutex<Addresses>>,
@@ -464,8 +482,7 @@ fn spawn_output(
         port,
         source,
         vnet_hdr: guest.vnet_hdr_support,
-        queue_bytes: guest.lane_queue_bytes,
-        stall_timeout: guest.secondary_timeout,
+        limits: guest.limits.peer,
         stats: stats.output.clone(),
         observe: Box::new(move |frame| seen.frame(frame)),
     })

@@ -10,8 +10,8 @@ use super::alignment::Alignment;
 use super::clock::Clock;
 use super::guest::Guest;
 use super::survey::Survey;
-use super::text;
-use crate::compare::{Captured, Divergence, FlowName, Reason, Side, Stats};
+use crate::compare::{Captured, Content, Divergence, FlowName, Reason, Side, Stats, content};
+use crate::frame::Frame;
 
 /// Differences that are reported one by one.
 const RECORDS_MAX: usize = 256;
@@ -19,6 +19,8 @@ const RECORDS_MAX: usize = 256;
 const FRAMES_BYTES_MAX: usize = 16 << 20;
 /// Flows that are told apart as having differed.
 const FLOWS_MAX: usize = 65536;
+/// Flows with undecided frames that are named.
+const UNDECIDED_FLOWS_MAX: usize = 16;
 /// Clocks that are this far from what the connections say deserve a word.
 const DOUBTFUL_SHIFT_NS: u64 = 100_000_000;
 
@@ -46,10 +48,12 @@ impl CaptureReport {
 }
 
 /// Frames of which it cannot be said whether the other guest sent the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Undecided {
     pub primary_frames: u64,
     pub secondary_frames: u64,
+    /// Flows that those of the primary are of, the first few.
+    pub flows: Vec<String>,
 }
 
 impl Undecided {
@@ -57,6 +61,19 @@ impl Undecided {
         match side {
             Side::Primary => self.primary_frames += 1,
             Side::Secondary => self.secondary_frames += 1,
+        }
+    }
+
+    /// Notes the flow of a frame of the primary.
+    pub(super) fn note(&mut self, frame: &Frame) {
+        let name = match content(frame) {
+            Some(Content::Tcp(name, _)) => name,
+            Some(Content::Datagram(datagram)) => datagram.name,
+            None => return,
+        };
+        let name = FlowName(&name).to_string();
+        if self.flows.len() < UNDECIDED_FLOWS_MAX && !self.flows.contains(&name) {
+            self.flows.push(name);
         }
     }
 }
@@ -209,7 +226,7 @@ impl Report {
             notes.push(format!(
                 "by when connections were opened, the secondary's clock is off by {:.3} s more: \
                  see --align",
-                (by_connections - self.alignment.shift_ns) as f64 / 1e9
+                by_connections.saturating_sub(self.alignment.shift_ns) as f64 / 1e9
             ));
         }
         if self.not_translated > 0 {
@@ -270,7 +287,7 @@ fn by_name(counts: &[(Reason, u64)]) -> Map<String, Value> {
 impl DivergenceRecord {
     /// The difference in a few words: flow, reason and place.
     pub fn summary(&self) -> String {
-        format!("{}: {}", FlowName(&self.divergence.flow), text::what(&self.divergence))
+        format!("{}: {}", FlowName(&self.divergence.flow), self.divergence.summary())
     }
 
     /// As the daemon shows it, with places in the captures in place of times on its clock.
@@ -281,6 +298,7 @@ impl DivergenceRecord {
                 fields.remove(of_the_daemon);
             }
             fields.insert("at_ms".into(), (self.at_ns / 1_000_000).into());
+            fields.insert("summary".into(), self.divergence.summary().into());
             fields.insert("name".into(), FlowName(&self.divergence.flow).to_string().into());
             fields.insert("primary".into(), json!(self.primary));
             fields.insert("secondary".into(), json!(self.secondary));

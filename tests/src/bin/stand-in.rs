@@ -1,7 +1,7 @@
 //! A guest's virtual machine, as far as the network sees it: see `colo_lab::stand_in`.
 
 use std::fs::File;
-use std::io::{Read, stdin, stdout};
+use std::io::{stdin, stdout};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -32,9 +32,9 @@ struct Arguments {
     /// Frames without a virtio-net header.
     #[arg(long)]
     plain: bool,
-    /// Move the guest's sequence numbers and timestamps by random amounts.
-    #[arg(long)]
-    shift: bool,
+    /// Move the guest's sequence numbers and timestamps by these amounts.
+    #[arg(long, value_name = "SEQ,TIMESTAMP")]
+    shift: Option<Shift>,
     /// Do not check checksums.
     #[arg(long)]
     no_verify: bool,
@@ -48,7 +48,7 @@ fn main() -> Result<()> {
     enter(&arguments.guest_netns)?;
     let guest = tap::open(&arguments.eth, !arguments.plain, offloads)?;
     let mut pump = Pump::new(host, guest, !arguments.plain);
-    pump.shift = if arguments.shift { Some(random_shift()?) } else { None };
+    pump.shift = arguments.shift;
     pump.verify = !arguments.no_verify;
     report(&mut stdout(), &Report::Ready)?;
     // Unbuffered: what a buffer held, poll() would not see.
@@ -61,18 +61,4 @@ fn enter(namespace: &Path) -> Result<()> {
         .with_context(|| format!("opening namespace {}", namespace.display()))?;
     setns(handle, CloneFlags::CLONE_NEWNET)
         .with_context(|| format!("entering namespace {}", namespace.display()))
-}
-
-fn random_shift() -> Result<Shift> {
-    let mut random = File::open("/dev/urandom").context("opening /dev/urandom")?;
-    let mut number = || {
-        let mut bytes = [0; 4];
-        random.read_exact(&mut bytes).map(|()| u32::from_ne_bytes(bytes))
-    };
-    let shift = Shift { seq: number()?, timestamp: number()? };
-    eprintln!(
-        "stand-in: shifts sequence numbers by {} and timestamps by {}",
-        shift.seq, shift.timestamp
-    );
-    Ok(shift)
 }

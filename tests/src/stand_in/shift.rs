@@ -1,6 +1,13 @@
 //! Moves the sequence numbers and timestamps of a guest by constants, in both directions, so that
 //! its peers see numbers that its kernel did not choose.
 
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+
 use super::packet::{Packet, TCP, be32};
 use super::sum;
 use super::tap::VnetHdr;
@@ -19,6 +26,16 @@ pub struct Shift {
 }
 
 impl Shift {
+    /// Somewhere else, whoever the guest is.
+    pub fn random() -> io::Result<Self> {
+        let mut random = File::open("/dev/urandom")?;
+        let mut number = || {
+            let mut bytes = [0; 4];
+            random.read_exact(&mut bytes).map(|()| u32::from_ne_bytes(bytes))
+        };
+        Ok(Self { seq: number()?, timestamp: number()? })
+    }
+
     /// From the guest: its sequence number and `TSval` grow.
     pub fn from_guest(self, frame: &mut [u8], packet: &Packet, vnet: VnetHdr) -> Option<()> {
         if packet.protocol != TCP || packet.fragment {
@@ -58,6 +75,21 @@ impl Shift {
         }
         let (at, _) = packet.tcp_option(frame, OPTION_TIMESTAMPS)?;
         lower(frame, packet, vnet, at + 4, self.timestamp)
+    }
+}
+
+impl fmt::Display for Shift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{}", self.seq, self.timestamp)
+    }
+}
+
+impl FromStr for Shift {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (seq, timestamp) = text.split_once(',').context("a shift is two numbers")?;
+        Ok(Self { seq: seq.parse()?, timestamp: timestamp.parse()? })
     }
 }
 

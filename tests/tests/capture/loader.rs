@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use aya::programs::{XdpMode, links::FdLink};
 use colo_proxy::{
     datapath::{
-        Datapath, Mode, OnDeath, Plan, Role,
+        Datapath, Limits, Mode, OnDeath, Plan, Role,
         capture::{Capture, CaptureKind, choose},
     },
     gate::{Gate, GateOptions},
@@ -37,7 +37,7 @@ impl Host {
             output_gate_ifindex: output.ifindex(),
             input_gate_ifindex: input.ifindex(),
             on_death: OnDeath::Hold,
-            flows_max: None,
+            limits: Limits::default(),
         };
         let datapath = Datapath::attach(&plan).expect("attach");
         output.set_up().expect("up");

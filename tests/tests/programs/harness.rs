@@ -142,7 +142,7 @@ impl Programs {
         sum
     }
 
-    /// The entries of `flows` or `half_open`.
+    /// The entries of `flows`, `unconfirmed` or `half_open`.
     pub(crate) fn entries(&self, map: &str) -> Vec<(FlowKey, Flow)> {
         let map: HashMap<&MapData, FlowKey, Flow> =
             self.ebpf.map(map).expect("a map").try_into().expect("a hash map");

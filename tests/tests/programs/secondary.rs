@@ -11,12 +11,12 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::frame::{Checksum, Ip, Shape, TcpOption, V4_DST, V4_SRC, V6_DST, V6_SRC, any_shape};
 use crate::harness::{DROP, MARK, NEXT, Programs, REDIRECT, Run, settings, with_all_options};
 
-const TO_GUEST: &str = "colo_to_guest";
-const FROM_GUEST: &str = "colo_from_guest";
-const TRANSLATION: Translation = Translation { seq: 0x89ab_cdef, ts: 0xfedc_ba98 };
+pub(crate) const TO_GUEST: &str = "colo_to_guest";
+pub(crate) const FROM_GUEST: &str = "colo_from_guest";
+pub(crate) const TRANSLATION: Translation = Translation { seq: 0x89ab_cdef, ts: 0xfedc_ba98 };
 
 /// The connection of a shape, whose source is the peer (`to_guest`) or the guest.
-fn key_of(shape: &Shape, to_guest: bool) -> FlowKey {
+pub(crate) fn key_of(shape: &Shape, to_guest: bool) -> FlowKey {
     let mut addresses = [[0u8; 16]; 2];
     let version = match shape.ip {
         Ip::V4 { .. } => {
@@ -50,7 +50,7 @@ fn key_of(shape: &Shape, to_guest: bool) -> FlowKey {
     }
 }
 
-fn established(translation: Translation) -> Flow {
+pub(crate) fn established(translation: Translation) -> Flow {
     Flow {
         epoch: settings(0).epoch,
         state: state::ESTABLISHED,
@@ -64,7 +64,7 @@ fn established(translation: Translation) -> Flow {
 }
 
 /// The same with the userspace code.
-fn rewritten(bytes: &[u8], to_guest: bool, translation: Translation) -> Vec<u8> {
+pub(crate) fn rewritten(bytes: &[u8], to_guest: bool, translation: Translation) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let ip = decode(&bytes[..], None).expect("a whole frame").ip.expect("IP");
     let tcp = decode_tcp(&bytes[..], &ip).expect("TCP");
@@ -140,19 +140,26 @@ fn a_wrong_checksum_stays_wrong() {
 }
 
 /// A conversation, by its frames.
-struct Talk {
-    programs: Programs,
-    shape: Shape,
+pub(crate) struct Talk {
+    pub(crate) programs: Programs,
+    pub(crate) shape: Shape,
 }
 
 impl Talk {
-    fn new(mode: u32, shape: Shape) -> Option<Self> {
+    pub(crate) fn new(mode: u32, shape: Shape) -> Option<Self> {
         let mut programs = Programs::load()?;
         programs.set(&settings(mode));
         Some(Self { programs, shape })
     }
 
-    fn build(&self, from_peer: bool, flags: u8, seq: u32, ack: u32, ts: (u32, u32)) -> Vec<u8> {
+    pub(crate) fn build(
+        &self,
+        from_peer: bool,
+        flags: u8,
+        seq: u32,
+        ack: u32,
+        ts: (u32, u32),
+    ) -> Vec<u8> {
         let mut shape = self.shape.clone();
         if !from_peer {
             // Addresses are fixed; the guest's ports are the destination of the peer's frames, so
@@ -169,13 +176,15 @@ impl Talk {
         bytes
     }
 
-    fn peer(&mut self, flags: u8, ack: u32, echo: u32) -> (Run, Vec<u8>) {
-        let bytes = self.build(true, flags, 7, ack, (5, echo));
+    pub(crate) fn peer(&mut self, flags: u8, ack: u32, echo: u32) -> (Run, Vec<u8>) {
+        // The peer's initial sequence number, or the one behind it.
+        let seq = if flags == SYN { 6 } else { 7 };
+        let bytes = self.build(true, flags, seq, ack, (5, echo));
         (self.programs.run(TO_GUEST, &bytes, MARK), bytes)
     }
 
-    fn guest(&mut self, flags: u8, seq: u32, value: u32) -> (Run, Vec<u8>) {
-        let bytes = self.build(false, flags, seq, 8, (value, 5));
+    pub(crate) fn guest(&mut self, flags: u8, seq: u32, value: u32) -> (Run, Vec<u8>) {
+        let bytes = self.build(false, flags, seq, 7, (value, 5));
         (self.programs.run(FROM_GUEST, &bytes, 0), bytes)
     }
 }
@@ -189,10 +198,10 @@ fn swap_addresses(bytes: &mut [u8]) {
     src.swap_with_slice(dst);
 }
 
-const SYN: u8 = flag::SYN;
-const SYN_ACK: u8 = flag::SYN | flag::ACK;
-const ACK: u8 = flag::ACK;
-const T: Translation = Translation { seq: 4_000_000_000 - 1_000, ts: 50_000 - 300 };
+pub(crate) const SYN: u8 = flag::SYN;
+pub(crate) const SYN_ACK: u8 = flag::SYN | flag::ACK;
+pub(crate) const ACK: u8 = flag::ACK;
+pub(crate) const T: Translation = Translation { seq: 4_000_000_000 - 1_000, ts: 50_000 - 300 };
 
 fn shapes() -> [Shape; 3] {
     [Shape::default(), Shape::v6(), Shape { vlans: vec![5, 6], ..Shape::default() }]
@@ -212,15 +221,20 @@ fn the_peer_opens() {
         let (run, bytes) = talk.peer(ACK, 4_000_000_001, 50_000);
         assert_eq!((run.verdict, run.frame), (NEXT, rewritten(&bytes, true, T)));
         assert!(talk.programs.entries("half_open").is_empty());
+        assert!(talk.programs.entries("flows").is_empty());
+        let unconfirmed = talk.programs.entries("unconfirmed");
+        assert_eq!((unconfirmed.len(), unconfirmed[0].0), (1, key_of(&shape, true)));
+        let (run, bytes) = talk.guest(ACK, 1_001, 310);
+        assert_eq!((run.verdict, run.frame), (REDIRECT, rewritten(&bytes, false, T)));
+        // The guest has spoken.
+        assert!(talk.programs.entries("unconfirmed").is_empty());
         let flows = talk.programs.entries("flows");
         assert_eq!(flows[0].0, key_of(&shape, true));
         assert_eq!((flows[0].1.seq_offset, flows[0].1.ts_offset), (T.seq, T.ts));
-        let (run, bytes) = talk.guest(ACK, 1_001, 310);
-        assert_eq!((run.verdict, run.frame), (REDIRECT, rewritten(&bytes, false, T)));
         assert!(talk.programs.announced().is_empty(), "nothing was held");
         let line = "connection of guest port 80 with port 40000: wire = guest + ee6b2418, \
                     timestamps + c224";
-        assert_eq!(talk.programs.logged(), [line]);
+        assert_eq!(talk.programs.logged(), [line; 2], "known, and confirmed");
         assert_eq!(talk.programs.counters().dropped_no_offset, 1);
     }
 }

@@ -27,6 +27,7 @@ fn reasons_have_stable_names() {
             "limit",
             "flow-table-full",
             "resync",
+            "secondary-flows",
         ]
     );
 }

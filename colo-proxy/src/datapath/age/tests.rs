@@ -1,5 +1,7 @@
 //! What is forgotten, and in which order.
 
+use colo_proxy_common::flow::known;
+
 use super::*;
 
 const NOW: u64 = 1_000_000 * SECOND_NS;
@@ -13,17 +15,22 @@ fn flow(state: u32, silent_s: u64) -> Flow {
     Flow {
         epoch: EPOCH,
         state,
+        known: known::OFFSET | known::CONFIRMED,
         seq_offset: 1,
         last_seen_ns: NOW - silent_s * SECOND_NS,
         ..Flow::default()
     }
 }
 
-fn forgotten(entries: &[(FlowKey, Flow)], capacity: u32) -> Vec<(u16, Reason)> {
-    victims(entries, capacity, NOW, EPOCH, &AgeLimits::default())
-        .iter()
-        .map(|victim| (victim.key.peer_port, victim.reason))
-        .collect()
+fn shown(plan: &Plan) -> Vec<(u16, Class, bool)> {
+    plan.victims.iter().map(|v| (v.key.peer_port, v.class, v.expired)).collect()
+}
+
+/// By one that has asked for a checkpoint long ago.
+fn forgotten(entries: &[(FlowKey, Flow)], capacity: u32) -> Vec<(u16, Class, bool)> {
+    let mut ageing = Ageing::new(AgeLimits::default());
+    ageing.asked = Some((EPOCH, 0));
+    shown(&ageing.look(entries, capacity, NOW, EPOCH))
 }
 
 #[test]
@@ -37,7 +44,12 @@ fn each_state_has_its_limit() {
         entry(6, flow(state::ESTABLISHED, 432_001)),
         entry(7, flow(state::FIN_PEER, 432_001)),
     ];
-    let wanted = [(2, Reason::Over), (4, Reason::Over), (6, Reason::Idle), (7, Reason::Idle)];
+    let wanted = [
+        (2, Class::Closed, true),
+        (4, Class::Reset, true),
+        (6, Class::Idle, true),
+        (7, Class::Idle, true),
+    ];
     assert_eq!(forgotten(&entries, 100), wanted);
 }
 
@@ -50,29 +62,78 @@ fn a_clock_that_is_ahead_forgets_nothing() {
 #[test]
 fn a_full_table_loses_the_least_useful_first() {
     let older = Flow { epoch: EPOCH - 1, ..flow(state::ESTABLISHED, 1) };
+    let based = Flow { base_seq_offset: 3, ..older };
     let identity = Flow { seq_offset: 0, ..flow(state::ESTABLISHED, 2) };
     let entries = [
         entry(1, flow(state::ESTABLISHED, 50)),
-        entry(2, flow(state::ESTABLISHED, 10)),
+        entry(2, flow(state::ESTABLISHED, 8000)),
         entry(3, flow(state::RESET, 20)),
         entry(4, flow(state::CLOSED, 5)),
         entry(5, flow(state::CLOSED, 30)),
         entry(6, older),
         entry(7, identity),
         entry(8, flow(state::ESTABLISHED, 0)),
-        entry(9, flow(state::ESTABLISHED, 1)),
-        entry(10, flow(state::ESTABLISHED, 2)),
+        entry(9, based),
+        entry(10, flow(state::FIN_GUEST, 2)),
     ];
-    assert_eq!(forgotten(&entries, 10), [(7, Reason::Void)]);
-    let order = [
-        (7, Reason::Void),
-        (6, Reason::Void),
-        (5, Reason::Over),
-        (4, Reason::Over),
-        (3, Reason::Over),
-        (1, Reason::Evicted),
-        (2, Reason::Evicted),
-    ];
-    assert_eq!(forgotten(&entries, 4), order);
     assert!(forgotten(&entries, 12).is_empty(), "ten of twelve are less than 90 %");
+    assert_eq!(forgotten(&entries, 10), [(5, Class::Closed, false)]);
+    let order = [
+        (5, Class::Closed, false),
+        (4, Class::Closed, false),
+        (7, Class::Identity, false),
+        (6, Class::Identity, false),
+        (3, Class::Reset, false),
+        (2, Class::Idle, false),
+        (1, Class::Established, false),
+        (10, Class::Established, false),
+    ];
+    assert_eq!(forgotten(&entries, 3), order);
+}
+
+#[test]
+fn one_in_use_goes_only_after_a_checkpoint_was_asked_for_in_vain() {
+    let entries: Vec<_> = (1..=10).map(|port| entry(port, flow(state::ESTABLISHED, 1))).collect();
+    let limits = AgeLimits::default();
+    let mut ageing = Ageing::new(limits);
+    let first = ageing.look(&entries, 10, NOW, EPOCH);
+    assert_eq!(first, Plan { victims: Vec::new(), wants_checkpoint: true });
+    let patience = limits.checkpoint_patience_ns;
+    let soon = ageing.look(&entries, 10, NOW + patience - 1, EPOCH);
+    assert_eq!(soon, Plan::default(), "asked for once, and waiting");
+    let late = ageing.look(&entries, 10, NOW + patience, EPOCH);
+    assert_eq!(shown(&late), [(1, Class::Established, false)]);
+}
+
+#[test]
+fn the_twin_after_a_checkpoint_loses_nothing_that_needs_an_entry() {
+    let entries: Vec<_> = (1..=10).map(|port| entry(port, flow(state::ESTABLISHED, 1))).collect();
+    let mut ageing = Ageing::new(AgeLimits::default());
+    assert!(ageing.look(&entries, 10, NOW, EPOCH).wants_checkpoint);
+    let plan = ageing.look(&entries, 10, NOW, EPOCH + 1);
+    assert_eq!((shown(&plan), plan.wants_checkpoint), (vec![(1, Class::Identity, false)], false));
+    // Full again in the new epoch: it is asked for again.
+    let newer = |(key, flow): &(FlowKey, Flow)| (*key, Flow { epoch: EPOCH + 1, ..*flow });
+    let entries: Vec<_> = entries.iter().map(newer).collect();
+    assert!(ageing.look(&entries, 10, NOW, EPOCH + 1).wants_checkpoint);
+}
+
+#[test]
+fn one_look_forgets_no_more_than_its_limit() {
+    let entries: Vec<_> = (1..=100).map(|port| entry(port, flow(state::CLOSED, 61))).collect();
+    let limits = AgeLimits { victims_max: 7, ..AgeLimits::default() };
+    assert_eq!(Ageing::new(limits).look(&entries, 1000, NOW, EPOCH).victims.len(), 7);
+}
+
+#[test]
+fn one_in_which_the_guest_never_spoke_goes_by_the_clock() {
+    let entries = [
+        entry(1, flow(state::CLOSED, 60)),
+        entry(2, flow(state::CLOSED, 61)),
+        entry(3, flow(state::ESTABLISHED, 7440)),
+        entry(4, flow(state::ESTABLISHED, 7441)),
+    ];
+    let victims = Ageing::new(AgeLimits::default()).look_at_unconfirmed(&entries, NOW, EPOCH);
+    let shown: Vec<_> = victims.iter().map(|v| (v.key.peer_port, v.class, v.expired)).collect();
+    assert_eq!(shown, [(2, Class::Closed, true), (4, Class::Idle, true)]);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Secondary;
 use crate::config::Role;
@@ -12,6 +12,18 @@ use crate::link::LinkWatch;
 use crate::status::{Reply, Status};
 
 impl Secondary {
+    /// The primary's daemon compares: there are none here, and nobody need ask which is which.
+    pub(super) fn report_divergences(&self) -> Reply {
+        Reply::Divergences(json!({
+            "instance": self.claim.name,
+            "role": Role::Secondary,
+            "netdev": self.guest.netdev,
+            "pid": std::process::id(),
+            "divergences_total": 0,
+            "divergences": [],
+        }))
+    }
+
     pub(super) async fn report(&self, links: &LinkWatch) -> Reply {
         let stats = &self.stats;
         let output_lost = links.other(self.hands.output_gate.name()).await;
@@ -62,8 +74,7 @@ impl Secondary {
             detail: json!({
                 "capture": self.capture_name,
                 "announced": stats.announced,
-                "aged_flows": stats.aged,
-                "evicted_flows": stats.evicted,
+                "flows": self.flows(),
                 "input": {
                     "unacknowledged_bytes": repeat.bytes(),
                     "repeated_frames": repeat.repeated,
@@ -80,5 +91,15 @@ impl Secondary {
             }),
         };
         Reply::Status(serde_json::to_value(status).unwrap_or_default())
+    }
+
+    /// The table of connections in use, and what had to leave it.
+    fn flows(&self) -> Value {
+        json!({
+            "max": self.hands.datapath.flows_max(),
+            "expired": self.stats.expired,
+            "evicted": self.stats.evicted,
+            "checkpoints_wanted": self.stats.checkpoints_wanted,
+        })
     }
 }

@@ -1,0 +1,136 @@
+//! What a third party can and cannot do to a handshake that is not its own, and which connections
+//! are kept apart until the guest has spoken.
+
+use super::*;
+
+/// A number that only somebody who is not on the path would use.
+const ELSEWHERE: u32 = PEER_ISN + 90_000;
+
+#[test]
+fn a_forged_first_ack_is_held_and_teaches_nothing() {
+    let mut world = World::new();
+    world.peer(SYN, 0, 0);
+    world.guest(SYN_ACK, A.guest, A.guest_ts);
+    assert_eq!(world.peer_at(ELSEWHERE, ACK, B.ack(), B.wire_ts), (Out::Hold, false));
+    assert_eq!(world.peer_at(PEER_ISN, ACK, B.ack(), B.wire_ts), (Out::Hold, false));
+    // What was held waits for the real one, which lets it go: it may have overtaken that.
+    assert_eq!(world.peer_at(PEER_ISN + 1, ACK, A.ack(), A.wire_ts), (A.offset(), true));
+    assert_eq!(world.peer_at(ELSEWHERE, ACK, B.ack(), B.wire_ts), (A.offset(), false));
+}
+
+#[test]
+fn a_forged_first_ack_that_comes_before_the_guests_answer_teaches_nothing_either() {
+    let mut world = World::new();
+    world.peer(SYN, 0, 0);
+    assert_eq!(world.peer_at(ELSEWHERE, ACK, B.ack(), B.wire_ts), (Out::Hold, false));
+    assert_eq!(world.guest(SYN_ACK, A.guest, A.guest_ts), (Out::Pass, true));
+    assert_eq!(world.peer_at(ELSEWHERE, ACK, B.ack(), B.wire_ts), (Out::Hold, false), "again");
+    assert_eq!(world.peer_at(PEER_ISN + 1, ACK, A.ack(), A.wire_ts), (A.offset(), true));
+}
+
+#[test]
+fn the_twin_with_the_right_number_does_poison_the_offset() {
+    let mut world = World::new();
+    world.peer(SYN, 0, 0);
+    world.guest(SYN_ACK, A.guest, A.guest_ts);
+    let (out, _) = world.peer_at(PEER_ISN + 1, ACK, B.ack(), B.wire_ts);
+    assert_ne!(out, A.offset());
+    assert!(matches!(out, Out::Translate { .. }));
+}
+
+#[test]
+fn a_forged_reset_does_not_end_a_handshake() {
+    let mut world = World::new();
+    world.peer(SYN, 0, 0);
+    world.guest(SYN_ACK, A.guest, A.guest_ts);
+    assert_eq!(world.peer_at(ELSEWHERE, RST, 0, 0), (Out::Pass, false));
+    assert_eq!(world.entry().state, state::OPENING_PASSIVE);
+    assert_eq!(world.peer(ACK, A.ack(), A.wire_ts), A.offset());
+}
+
+#[test]
+fn data_in_the_syn_is_counted() {
+    for accepted in [0, 100] {
+        let mut world = World::new();
+        let mut syn = segment(SYN, PEER_ISN, 0, 5, 0);
+        syn.payload_len = 100;
+        assert_eq!(world.run(true, &syn), (Out::Pass, false));
+        let answer = segment(SYN_ACK, A.guest, PEER_ISN + 1 + accepted, A.guest_ts, 6);
+        assert_eq!(world.run(false, &answer), (Out::Pass, false));
+        let beyond = world.peer_at(PEER_ISN + 102, ACK, B.ack(), B.wire_ts);
+        assert_eq!(beyond, (Out::Hold, false));
+        let (out, _) = world.peer_at(PEER_ISN + 1 + accepted, ACK, A.ack(), A.wire_ts);
+        assert_eq!(out, A.offset());
+    }
+}
+
+/// The tuple was tried before, and the entry of then is still there.
+#[test]
+fn a_new_attempt_on_a_tuple_has_its_own_number() {
+    let mut world = World::new();
+    world.peer(SYN, 0, 0);
+    assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), Out::Hold, "never answered");
+    assert_eq!(world.peer_at(ELSEWHERE, SYN, 0, 0), (Out::Pass, false));
+    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, A.ack(), A.wire_ts), (Out::Hold, false));
+    let answer = segment(SYN_ACK, A.guest, ELSEWHERE + 1, A.guest_ts, 6);
+    assert_eq!(world.run(false, &answer), (A.offset(), true));
+}
+
+/// Of two SYNs, the one that the guest has answered counts.
+#[test]
+fn the_guests_answer_says_which_syn_it_has_taken() {
+    for forged_first in [false, true] {
+        let mut world = World::new();
+        let (first, second) =
+            if forged_first { (ELSEWHERE, PEER_ISN) } else { (PEER_ISN, ELSEWHERE) };
+        world.peer_at(first, SYN, 0, 0);
+        world.peer_at(second, SYN, 0, 0);
+        assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (Out::Hold, false));
+        assert_eq!(world.guest(SYN_ACK, A.guest, A.guest_ts), (Out::Pass, true));
+        let (out, _) = world.peer_at(PEER_ISN + 1, ACK, A.ack(), A.wire_ts);
+        assert_eq!(out, A.offset());
+    }
+}
+
+#[test]
+fn a_tuple_used_again_has_its_own_number() {
+    let mut world = closed(A);
+    world.peer(SYN, 0, 0);
+    assert_eq!(world.peer_at(ELSEWHERE, ACK, A.ack(), 0), (Out::Hold, false), "of the old one");
+    assert_eq!(world.guest(SYN_ACK, B.guest, B.guest_ts), (Out::Pass, true));
+    assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), B.offset());
+}
+
+#[test]
+fn after_a_failover_what_is_out_of_place_is_dropped_and_not_held() {
+    let mut world = World::new();
+    world.peer(SYN, 0, 0);
+    world.guest(SYN_ACK, A.guest, A.guest_ts);
+    world.now.failed_over = true;
+    assert_eq!(world.peer_at(ELSEWHERE, ACK, B.ack(), B.wire_ts), (Out::Drop, false));
+}
+
+#[test]
+fn a_connection_is_kept_apart_until_the_guest_has_spoken() {
+    let mut world = established(A);
+    assert!(world.flows.is_none() && world.unconfirmed.is_some());
+    assert_eq!(world.peer(ACK, A.ack(), 0), A.offset());
+    assert_eq!(world.guest(SYN_ACK, A.guest, A.guest_ts), (A.offset(), false), "nothing new");
+    assert!(world.flows.is_none());
+    assert_eq!(world.guest(ACK, A.next(), 0), (A.offset(), false));
+    assert!(world.flows.is_some() && world.unconfirmed.is_none());
+}
+
+#[test]
+fn a_reset_of_the_guest_confirms_nothing() {
+    let mut world = established(A);
+    assert_eq!(world.guest(RST, A.next(), 0), (A.offset(), false));
+    assert!(world.flows.is_none() && world.entry().state == state::CLOSED);
+}
+
+#[test]
+fn a_connection_that_the_guest_has_from_before_protection_is_confirmed() {
+    let mut world = World::new();
+    world.guest(ACK, 5, 5);
+    assert!(world.flows.is_some());
+}

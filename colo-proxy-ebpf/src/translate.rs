@@ -1,0 +1,208 @@
+//! The translation of one frame: its connection's entry is found, advanced, and put where it belongs.
+
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_log_ebpf::debug;
+use colo_proxy_common::decode::{
+    Ip, Packet, Tcp, TcpOptions, decode, decode_tcp, decode_tcp_options, protocol,
+};
+use colo_proxy_common::flow::{self, Change, Entry, Now, Segment, Step, Verdict, known};
+use colo_proxy_common::record::{Event, Flow, FlowKey, Settings, event};
+use colo_proxy_common::rewrite::{self, Edit};
+
+use crate::access::Tagged;
+use crate::maps::{EVENTS, FLOWS, HALF_OPEN, UNCONFIRMED, count, scratch};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    ToGuest,
+    FromGuest,
+}
+
+/// What becomes of a frame that has been through the translation.
+pub enum Fate {
+    Go,
+    Hold,
+    Drop,
+}
+
+/// Finds the frame's connection and translates the frame accordingly. What is not a whole TCP
+/// segment goes on as it is. With `known_only`, no connection is made known that is not.
+#[inline(always)]
+pub fn translate<F: Edit + Tagged>(
+    frame: &mut F,
+    settings: &Settings,
+    known_only: bool,
+    direction: Direction,
+) -> Fate {
+    let Ok(packet) = decode(frame, frame.outer_tag()) else {
+        count(|c| &mut c.malformed);
+        return Fate::Go;
+    };
+    let Some(ip) = packet.ip else { return Fate::Go };
+    if ip.protocol != protocol::TCP || ip.fragment.is_some() {
+        return Fate::Go;
+    }
+    let Ok(tcp) = decode_tcp(frame, &ip) else {
+        count(|c| &mut c.malformed);
+        return Fate::Go;
+    };
+    let options = decode_tcp_options(frame, &tcp);
+    let Some(scratch) = scratch() else { return Fate::Drop };
+    fill_key(&mut scratch.key, &packet, &ip, &tcp, direction);
+    let key = &scratch.key;
+    let now = Now {
+        failed_over: known_only,
+        epoch: settings.epoch,
+        // SAFETY: a helper without arguments.
+        ns: unsafe { bpf_ktime_get_coarse_ns() },
+    };
+    let step = advance(&now, key, &tcp, &options, direction, &mut scratch.record);
+    apply(key, &step, &mut scratch.record);
+    if step.change == Change::Establish {
+        trace(key, &scratch.record);
+    }
+    carry_out(frame, &tcp, &options, &step, direction)
+}
+
+#[inline(always)]
+fn fill_key(key: &mut FlowKey, packet: &Packet, ip: &Ip, tcp: &Tcp, direction: Direction) {
+    key.vlan = packet.vlan;
+    key.ip_version = ip.version;
+    key.protocol = ip.protocol;
+    key.reserved = [0; 2];
+    if direction == Direction::ToGuest {
+        (key.guest_addr, key.guest_port) = (ip.dst, tcp.dst_port);
+        (key.peer_addr, key.peer_port) = (ip.src, tcp.src_port);
+    } else {
+        (key.guest_addr, key.guest_port) = (ip.src, tcp.src_port);
+        (key.peer_addr, key.peer_port) = (ip.dst, tcp.dst_port);
+    }
+}
+
+#[inline(always)]
+fn advance(
+    now: &Now,
+    key: &FlowKey,
+    tcp: &Tcp,
+    options: &TcpOptions,
+    direction: Direction,
+    record: &mut Flow,
+) -> Step {
+    let segment = Segment::new(tcp, options.timestamps);
+    match direction {
+        Direction::ToGuest => flow::to_guest(now, &segment, find(key), record),
+        Direction::FromGuest => flow::from_guest(now, &segment, find(key), record),
+    }
+}
+
+/// The connection's entry. One that another processor is moving from map to map is in both for a
+/// moment, never in neither, so a second look finds it.
+#[inline(always)]
+fn find(key: &FlowKey) -> Option<Entry<'static>> {
+    let at = FLOWS
+        .get_ptr_mut(key)
+        .or_else(|| UNCONFIRMED.get_ptr_mut(key))
+        .or_else(|| HALF_OPEN.get_ptr_mut(key))
+        .or_else(|| UNCONFIRMED.get_ptr_mut(key))
+        .or_else(|| FLOWS.get_ptr_mut(key))?;
+    // SAFETY: the kernel's value, aligned to 8, accessible until the program ends. It may be
+    // deleted and used again for another connection meanwhile, which `Entry` survives: one frame
+    // is then translated wrongly, and the receiver discards it.
+    unsafe { Entry::from_ptr(at) }
+}
+
+#[inline(always)]
+fn apply(key: &FlowKey, step: &Step, record: &mut Flow) {
+    match step.change {
+        Change::Keep => {}
+        Change::Open => {
+            let _full = HALF_OPEN.insert(key, &*record, 0);
+            let _absent = UNCONFIRMED.remove(key);
+            let _absent = FLOWS.remove(key);
+        }
+        Change::Establish => establish(key, record),
+        Change::Forget => {
+            let _absent = HALF_OPEN.remove(key);
+            let _absent = UNCONFIRMED.remove(key);
+            let _absent = FLOWS.remove(key);
+        }
+    }
+    if step.release_held {
+        tell(key, record);
+    }
+}
+
+/// Into the map that nobody else's frames push it out of, if the guest has shown that the connection
+/// is real.
+#[inline(always)]
+fn establish(key: &FlowKey, record: &mut Flow) {
+    if record.known & known::CONFIRMED != 0 {
+        if FLOWS.insert(key, &*record, 0).is_ok() {
+            let _absent = UNCONFIRMED.remove(key);
+            let _absent = HALF_OPEN.remove(key);
+            return;
+        }
+        count(|c| &mut c.flow_table_full);
+        // The guest's next frame tries again.
+        record.known &= !known::CONFIRMED;
+    }
+    // A full table pushes out another one.
+    let _full = UNCONFIRMED.insert(key, &*record, 0);
+    let _absent = FLOWS.remove(key);
+    let _absent = HALF_OPEN.remove(key);
+}
+
+/// Tells the daemon that input held for this connection may go to the guest now. Where the ring is
+/// full the peer repeats what was held.
+#[inline(always)]
+fn tell(key: &FlowKey, record: &Flow) {
+    if let Some(mut slot) = EVENTS.reserve(0) {
+        slot.write(Event { kind: event::OFFSET_KNOWN, key: *key, flow: *record });
+        slot.submit(0);
+    }
+}
+
+/// For operators who follow a connection; the verifier removes this where the daemon's log is not
+/// at "debug".
+#[inline(always)]
+fn trace(key: &FlowKey, record: &Flow) {
+    debug!(
+        &(),
+        "connection of guest port {} with port {}: wire = guest + {:x}, timestamps + {:x}",
+        key.guest_port,
+        key.peer_port,
+        record.seq_offset,
+        record.ts_offset
+    );
+}
+
+#[inline(always)]
+fn carry_out<F: Edit>(
+    frame: &mut F,
+    tcp: &Tcp,
+    options: &TcpOptions,
+    step: &Step,
+    direction: Direction,
+) -> Fate {
+    let done = match step.verdict {
+        Verdict::Pass => return Fate::Go,
+        Verdict::Hold => return Fate::Hold,
+        Verdict::Drop => {
+            count(|c| &mut c.dropped_no_offset);
+            return Fate::Drop;
+        }
+        Verdict::Translate(translation) if direction == Direction::ToGuest => {
+            count(|c| &mut c.translated_to_guest);
+            rewrite::to_guest(frame, tcp, options, translation)
+        }
+        Verdict::Translate(translation) => {
+            count(|c| &mut c.translated_from_guest);
+            rewrite::from_guest(frame, tcp, options, translation)
+        }
+    };
+    if done {
+        return Fate::Go;
+    }
+    count(|c| &mut c.rewrite_failed);
+    Fate::Drop
+}

@@ -1,0 +1,57 @@
+//! Export and import of translated connections, as either half answers when it is asked, and what
+//! becomes of them when the daemon ends.
+
+use crate::datapath::Datapath;
+use crate::error_chain::chain;
+use crate::link::LinkWatch;
+use crate::offsets::{format, parse};
+use crate::status::Reply;
+
+/// The connections of `instance` that are translated.
+pub(super) fn export(instance: &str, datapath: &Datapath) -> Reply {
+    match datapath.export_offsets() {
+        Ok(offsets) => Reply::Offsets(format(instance, &offsets)),
+        Err(error) => Reply::Error(chain(&error)),
+    }
+}
+
+/// Makes the connections in `text` known, all of them or none.
+pub(super) fn import(instance: &str, datapath: &mut Datapath, text: &str) -> Reply {
+    let offsets = match parse(text, datapath.flows_max() as usize) {
+        Ok(offsets) => offsets,
+        Err(error) => return Reply::Error(format!("{error}; nothing was imported")),
+    };
+    match datapath.import_offsets(&offsets, monotonic_ns()) {
+        Ok(done) => {
+            let message = format!(
+                "{instance}: {} connections imported, {} of them were known",
+                offsets.len(),
+                done.updated
+            );
+            log::info!("{message}");
+            Reply::Done(message)
+        }
+        Err(error) => Reply::Error(chain(&error)),
+    }
+}
+
+/// The guest lives, and has connections that would break without translation. The programs stay
+/// attached then when the daemon ends.
+pub(super) async fn is_needed(instance: &str, datapath: &Datapath, links: &LinkWatch) -> bool {
+    let needed = datapath.is_pinned()
+        && datapath.has_live_flows()
+        && links.get().await.is_some_and(|link| link.held);
+    if needed {
+        log::warn!(
+            "{instance}: connections depend on translation, so the programs stay attached and the \
+             next daemon takes them over; to end them: rm -r /sys/fs/bpf/colo-proxy/{instance}"
+        );
+    }
+    needed
+}
+
+/// `CLOCK_MONOTONIC`, the clock of the kernel programs.
+pub(super) fn monotonic_ns() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}

@@ -1,0 +1,130 @@
+//! Peers that go, that send nonsense, and the end of the process.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use colo_lab::colo_compare::{Engine, Setup, Stand, TIMEOUT, arp, datagram};
+use colo_lab::process::eventually;
+use nix::sys::signal::Signal;
+
+use super::require_qemu;
+
+/// Nothing comes in this time; the other engine shows in each test that it could.
+const SILENCE: Duration = Duration::from_millis(500);
+
+fn held() -> Vec<u8> {
+    datagram(7).data(b"held").build()
+}
+
+#[test]
+fn a_secondary_that_is_gone_does_not_silence_the_guest() -> Result<()> {
+    if !require_qemu() {
+        return Ok(());
+    }
+    let setup = Setup { compare_timeout_ms: 200, secondary_timeout_ms: 100, ..Setup::default() };
+    let mut stand = Stand::new(Engine::Qemu, &setup)?;
+    stand.primary(&held())?;
+    stand.secondary.close()?;
+    // It asks again and again, and lets nothing go.
+    for _ in 0..4 {
+        stand.wait_request()?;
+    }
+    stand.primary(&arp(1))?;
+    ensure!(stand.next_out()? == arp(1));
+
+    let mut stand = Stand::new(Engine::Ours, &setup)?;
+    stand.primary(&held())?;
+    stand.secondary.close()?;
+    ensure!(stand.next_out()? == held());
+    stand.process.wait_for("UNPROTECTED", TIMEOUT)?;
+    Ok(())
+}
+
+#[test]
+fn what_is_held_is_not_lost_with_the_process() -> Result<()> {
+    if !require_qemu() {
+        return Ok(());
+    }
+    let mut stand = Stand::new(Engine::Qemu, &Setup::default())?;
+    stand.primary(&held())?;
+    stand.expect(&[])?;
+    stand.process.signal(Signal::SIGTERM)?;
+    // The end of the connection, without a frame before it.
+    let lost = stand.out.receive(TIMEOUT).expect_err("QEMU releases nothing");
+    ensure!(format!("{lost:#}").contains("closed"), "{lost:#}");
+
+    let mut stand = Stand::new(Engine::Ours, &Setup::default())?;
+    stand.primary(&held())?;
+    stand.expect(&[])?;
+    stand.process.signal(Signal::SIGTERM)?;
+    ensure!(stand.next_out()? == held());
+    Ok(())
+}
+
+#[test]
+fn a_socket_goes_on_after_a_record_that_is_too_long() -> Result<()> {
+    if !require_qemu() {
+        return Ok(());
+    }
+    let mut stand = Stand::new(Engine::Qemu, &Setup::default())?;
+    stand.primary.send_record(0, &vec![7; 80_000])?;
+    stand.process.wait_for("oversized packet", TIMEOUT)?;
+    stand.primary(&arp(1))?;
+    stand.greet()?;
+    ensure!(stand.out.receive(SILENCE).is_err(), "QEMU reads on");
+
+    let mut stand = Stand::new(Engine::Ours, &Setup::default())?;
+    // Ours may have closed before all of it was written.
+    let _ = stand.primary.send_record(0, &vec![7; 80_000]);
+    stand.primary.wait_closed(TIMEOUT)?;
+    stand.primary = stand.ends.meet(&stand.ends.primary)?;
+    stand.primary(&arp(1))?;
+    ensure!(stand.next_out()? == arp(1));
+    Ok(())
+}
+
+/// QEMU takes what the next connection brings for the rest of it.
+#[test]
+fn a_connection_that_ends_in_a_record_does_not_spoil_the_next() -> Result<()> {
+    if !require_qemu() {
+        return Ok(());
+    }
+    for engine in [Engine::Qemu, Engine::Ours] {
+        let mut stand = Stand::new(engine, &Setup::default())?;
+        stand.primary(&arp(1))?;
+        ensure!(stand.next_out()? == arp(1));
+        // A record of 124 octets, of which 60 come.
+        stand.primary.send_octets(&[&[0, 0, 0, 124][..], &arp(2)].concat())?;
+        stand.primary.close()?;
+        stand.primary = stand.ends.meet(&stand.ends.primary)?;
+        stand.primary(&arp(3))?;
+        let first = stand.next_out()?;
+        let mixed = [&arp(2)[..], &[0, 0, 0, 60], &arp(3)].concat();
+        ensure!(first == if engine == Engine::Qemu { mixed } else { arp(3) }, "{first:02x?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_released_while_outdev_is_gone_is_not_lost() -> Result<()> {
+    if !require_qemu() {
+        return Ok(());
+    }
+    for engine in [Engine::Qemu, Engine::Ours] {
+        let mut stand = Stand::new(engine, &Setup::default())?;
+        stand.out.close()?;
+        stand.primary(&arp(1))?;
+        // Once for what was read with the frame, and once more for what was read after it.
+        stand.greet()?;
+        stand.greet()?;
+        stand.out = stand.ends.meet(&stand.ends.out)?;
+        let mut mark = 2;
+        let first = eventually("a frame", TIMEOUT, || {
+            stand.primary(&arp(mark))?;
+            mark += 1;
+            Ok(stand.out.receive(SILENCE).ok())
+        })?;
+        ensure!((first == arp(1)) == (engine == Engine::Ours), "{engine:?}: {first:02x?}");
+    }
+    Ok(())
+}

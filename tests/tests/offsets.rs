@@ -1,0 +1,225 @@
+//! A second failover: connections that were opened through one protected pair, and that a failover
+//! has left to translation, go on from the secondary of the next pair.
+//!
+//! A guest cannot be copied here, so it moves: the one that survived the first failover goes on, as
+//! it is, on the host of the new secondary, where a checkpoint would have put its copy. Everything
+//! else is real: the connections, the translation on each host, and what is taken from one daemon
+//! to the other.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use colo_lab::client::{Calls, Conversation, Keeper, wait_for_all};
+use colo_lab::daemon::{Daemon, Output, output_of};
+use colo_lab::network::{Family, Side};
+use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::root::require_root;
+use nix::sys::signal::Signal;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(2);
+/// A connection that goes on does so in less.
+const IN_VAIN: Duration = Duration::from_secs(8);
+
+/// Connections of either origin and IP version, each in use.
+fn keepers(pair: &Pair) -> Result<Vec<Keeper>> {
+    let client = &pair.lab.client;
+    let mut keepers = Vec::new();
+    for family in Family::BOTH {
+        keepers.push(Keeper::start(Conversation::open(client, family)?, 3000, PAUSE));
+        keepers.push(Keeper::start(Calls::new(client, family)?.call()?, 10, PAUSE));
+    }
+    Ok(keepers)
+}
+
+/// A file that disappears.
+struct TextFile(PathBuf);
+
+impl TextFile {
+    fn new(name: &str, text: &str) -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("colo-lab-{}-{name}", std::process::id()));
+        std::fs::write(&path, text).context("writing a file")?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for TextFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn offsets(pair: &Pair, side: Side, arguments: &[&str]) -> Result<Output> {
+    let arguments: Vec<&str> =
+        std::iter::once("offsets").chain(arguments.iter().copied()).collect();
+    output_of(pair.lab.host(side), &arguments)
+}
+
+/// The text that `colo-proxy offsets export` prints on the host of `side`.
+fn export(pair: &Pair, side: Side) -> Result<String> {
+    let output = offsets(pair, side, &["export"])?;
+    ensure!(output.success, "export: {}", output.stderr);
+    Ok(output.stdout)
+}
+
+/// The host of the guest that has survived serves it as the primary of the next pair, whose
+/// secondary is not there yet.
+fn become_primary(pair: &mut Pair) -> Result<()> {
+    let status = pair.secondary.process.terminate()?;
+    ensure!(status.success(), "{status}: {}", pair.secondary.process.stderr());
+    let arguments = [
+        "primary",
+        "--netdev=tap0",
+        "--mirror=unix:/run/mirror,server",
+        "--secondary-in=unix:/run/secondary,server",
+    ];
+    pair.secondary = Daemon::spawn(pair.lab.host(Side::Secondary), &arguments)?;
+    pair.secondary.wait_ready()
+}
+
+/// The daemon of the next pair's secondary, on the host where the first primary was.
+fn new_secondary(pair: &mut Pair) -> Result<()> {
+    let control = format!("--control=tcp:{}:9005,server", Side::Primary.replication());
+    let arguments = [
+        "secondary",
+        "--netdev=tap0",
+        "--mirror=unix:/run/mirror,server",
+        "--secondary-out=unix:/run/secondary,server",
+        &control,
+    ];
+    pair.primary = Daemon::spawn(pair.lab.host(Side::Primary), &arguments)?;
+    pair.primary.wait_ready()
+}
+
+/// What a primary says after checkpoints that have copied state.
+fn tell_epochs(pair: &Pair, epochs: u64) -> Result<()> {
+    let host = &pair.lab.host(Side::Secondary).namespace;
+    let mut to = host.run(|| Ok(TcpStream::connect((Side::Primary.replication(), 9005))?))?;
+    to.set_read_timeout(Some(TIMEOUT))?;
+    let mut from = BufReader::new(to.try_clone()?).lines();
+    writeln!(to, r#"{{"type":"hello","version":1,"role":"primary"}}"#)?;
+    for epoch in 1..=epochs {
+        writeln!(to, r#"{{"type":"epoch","session":7,"epoch":{epoch}}}"#)?;
+        let done = format!(r#""type":"epoch-done","epoch":{epoch}"#);
+        loop {
+            let line = from.next().context("the control lane was closed")??;
+            if line.contains(&done) {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A pair, a failover, the next pair, and a failover again. `told` is what the second secondary is
+/// told of what the first one has exported.
+fn fail_over_twice(pair: &mut Pair, keepers: &[Keeper], told: bool) -> Result<()> {
+    wait_for_all(keepers, 30, TIMEOUT)?;
+    pair.expect_no_checkpoints()?;
+    pair.fail_over()?;
+    wait_for_all(keepers, 30, TIMEOUT)?;
+    let exported = export(pair, Side::Secondary)?;
+    ensure!(exported.lines().count() > keepers.len(), "too little was exported:\n{exported}");
+
+    become_primary(pair)?;
+    wait_for_all(keepers, 30, TIMEOUT)?;
+    ensure!(same(&export(pair, Side::Secondary)?, &exported), "the new primary knows as much");
+    let file = TextFile::new("offsets.jsonl", &export(pair, Side::Secondary)?)?;
+
+    new_secondary(pair)?;
+    if told {
+        let path = file.0.to_string_lossy().into_owned();
+        let output = offsets(pair, Side::Primary, &["import", "tap0", &path])?;
+        ensure!(output.success && output.stdout.contains("imported"), "{output:?}");
+        tell_epochs(pair, 3)?;
+        ensure!(same(&export(pair, Side::Primary)?, &exported), "after three checkpoints");
+    }
+    // The host of the survivor dies.
+    pair.secondary.process.signal(Signal::SIGKILL)?;
+    pair.lab.host(Side::Secondary).unplug()?;
+    pair.secondary_guest.move_to(&pair.lab, Side::Primary)?;
+    pair.primary.failover()?;
+    pair.secondary.process.kill()
+}
+
+/// The same connections are in both texts, translated alike.
+fn same(one: &str, other: &str) -> bool {
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().skip(1).map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    sorted(one) == sorted(other)
+}
+
+#[test]
+fn connections_outlive_a_second_failover() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(PairSetup::default())?;
+    let keepers = keepers(&pair)?;
+    fail_over_twice(&mut pair, &keepers, true)?;
+    wait_for_all(&keepers, 30, TIMEOUT)?;
+    for keeper in keepers {
+        let kept = keeper.stop()?;
+        eprintln!("{}: {} answers, gap {:?}", kept.name, kept.answers, kept.longest_gap);
+        assert!(kept.error.is_none(), "{}: {:#?}", kept.name, kept.error);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_twin_whose_secondary_was_told_nothing_loses_them() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(PairSetup::default())?;
+    let keepers = keepers(&pair)?;
+    fail_over_twice(&mut pair, &keepers, false)?;
+    // The guest is there, and new connections reach it.
+    let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
+    conversation.ask(1000)?;
+    for keeper in &keepers {
+        assert!(keeper.wait_for_answers(1, IN_VAIN / 4).is_err(), "{} goes on", keeper.name());
+    }
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_imported_is_refused_with_its_line_and_changes_nothing() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let pair = Pair::start(PairSetup::default())?;
+    let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
+    conversation.ask(1000)?;
+    let exported = export(&pair, Side::Secondary)?;
+    ensure!(exported.lines().count() == 2, "one connection:\n{exported}");
+    let count = exported.replace("\"flows\":1", "\"flows\":2");
+    let line = exported.lines().nth(1).context("a connection")?;
+    for (name, text, reason) in [
+        ("cut", exported.lines().next().unwrap_or_default().to_owned(), "promises 1"),
+        ("twice", format!("{count}{line}\n"), "line 3: the connection of line 2 again"),
+        ("hostile", format!("{count}{}\n", "{".repeat(10_000)), "line 3: longer than"),
+        ("offset", exported.replace("\"seq_offset\":", "\"seq_offset\":1"), ""),
+        ("other", "hello\n".to_owned(), "cannot be read"),
+    ] {
+        let file = TextFile::new(name, &text)?;
+        let path = file.0.to_string_lossy().into_owned();
+        let output = offsets(&pair, Side::Secondary, &["import", "tap0", &path])?;
+        ensure!(!output.success && output.stderr.contains(reason), "{name}: {output:?}");
+        ensure!(same(&export(&pair, Side::Secondary)?, &exported), "{name} changed something");
+    }
+    let again = TextFile::new("again", &exported)?;
+    let path = again.0.to_string_lossy().into_owned();
+    let output = offsets(&pair, Side::Secondary, &["import", "tap0", &path])?;
+    ensure!(output.success && output.stdout.contains("1 of them were known"), "{output:?}");
+    conversation.ask(1000)?;
+    conversation.close()?;
+    pair.expect_no_checkpoints()?;
+    pair.finish()
+}
