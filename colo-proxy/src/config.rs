@@ -11,18 +11,21 @@
 //! colo_frame = "script:/etc/colo-proxy/frame"
 //! ```
 
+mod limits;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::compare::Limits;
+use self::limits::{LimitsTable, Ms};
 use crate::datapath::capture::CaptureKind;
 pub use crate::datapath::{OnDeath, Role};
 use crate::endpoint::Endpoint;
+
+pub use self::limits::{InputLimits, KEYS, Key, Limits, PeerLimits, RepeatLimits, UnsortedLimits};
 
 /// The longest instance name: it becomes a directory and a socket.
 const NAME_MAX: usize = 64;
@@ -78,12 +81,15 @@ struct GuestTable {
     on_death: OnDeath,
     on_secondary_lost: Option<OnSecondaryLost>,
     capture: Option<CaptureKind>,
-    secondary_timeout_ms: Option<u64>,
-    compare_timeout_ms: Option<u64>,
+    // These may stand in `limits` as well.
+    secondary_timeout_ms: Option<Ms>,
+    compare_timeout_ms: Option<Ms>,
     mirror_queue_bytes: Option<usize>,
     held_frames_max: Option<usize>,
     held_bytes_max: Option<usize>,
     flows_max: Option<usize>,
+    #[serde(default)]
+    limits: LimitsTable,
 }
 
 /// What becomes of held output when the secondary is gone for `secondary_timeout_ms`.
@@ -137,33 +143,17 @@ pub struct Guest {
     /// complete checksums.
     pub vnet_hdr_support: bool,
     pub on_death: OnDeath,
-    /// A peer that is gone for longer is lost.
-    pub secondary_timeout: Duration,
-    /// Octets that may wait for the peer on an outgoing lane.
-    pub lane_queue_bytes: usize,
+    /// Those of the other role are what they are by default.
+    pub limits: Limits,
     pub side: SideConfig,
 }
 
 /// What only one half has.
 #[derive(Clone, Debug)]
 pub enum SideConfig {
-    Primary {
-        mirror: Endpoint,
-        secondary_in: Endpoint,
-        on_secondary_lost: OnSecondaryLost,
-        limits: Box<Limits>,
-    },
-    Secondary {
-        mirror: Endpoint,
-        secondary_out: Endpoint,
-        capture: CaptureKind,
-    },
+    Primary { mirror: Endpoint, secondary_in: Endpoint, on_secondary_lost: OnSecondaryLost },
+    Secondary { mirror: Endpoint, secondary_out: Endpoint, capture: CaptureKind },
 }
-
-/// Octets that may wait for a peer unless the configuration says otherwise.
-pub const LANE_QUEUE_BYTES: usize = 32 << 20;
-/// `secondary_timeout_ms` unless the configuration says otherwise.
-pub const SECONDARY_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Guest {
     pub fn role(&self) -> Role {
@@ -192,30 +182,7 @@ impl Guest {
                  secondary's daemon dies; a secondary always holds",
             );
         }
-        if let Some(key) = self.zero() {
-            return fail(&format!("{key} must be above 0"));
-        }
-        if self.lane_queue_bytes < 2 * crate::frame::FRAME_MAX {
-            return fail("mirror_queue_bytes must leave room for two frames (139264)");
-        }
         Ok(self)
-    }
-
-    /// The first key that is 0 and means nothing then.
-    fn zero(&self) -> Option<&'static str> {
-        let of_both = ("secondary_timeout_ms", self.secondary_timeout.is_zero());
-        let of_primary = match &self.side {
-            SideConfig::Primary { limits, .. } => [
-                ("compare_timeout_ms", limits.compare_timeout.is_zero()),
-                ("held_frames_max", limits.frames_max == 0),
-                ("held_bytes_max", limits.bytes_max == 0),
-                ("flows_max", limits.flows_max == 0),
-            ]
-            .to_vec(),
-            SideConfig::Secondary { .. } => Vec::new(),
-        };
-        let zero = |(key, zero): (&'static str, bool)| zero.then_some(key);
-        std::iter::once(of_both).chain(of_primary).find_map(zero)
     }
 }
 
@@ -279,24 +246,23 @@ impl GuestTable {
         [("secondary_out", self.secondary_out.is_some()), ("capture", self.capture.is_some())]
     }
 
-    fn of_primary(&self) -> [(&'static str, bool); 6] {
+    fn of_primary(&self) -> [(&'static str, bool); 2] {
         [
             ("secondary_in", self.secondary_in.is_some()),
             ("on_secondary_lost", self.on_secondary_lost.is_some()),
-            ("compare_timeout_ms", self.compare_timeout_ms.is_some()),
-            ("held_frames_max", self.held_frames_max.is_some()),
-            ("held_bytes_max", self.held_bytes_max.is_some()),
-            ("flows_max", self.flows_max.is_some()),
         ]
     }
 
-    fn limits(&self) -> Limits {
-        let mut limits = Limits::default();
-        set(&mut limits.compare_timeout, self.compare_timeout_ms.map(Duration::from_millis));
-        set(&mut limits.frames_max, self.held_frames_max);
-        set(&mut limits.bytes_max, self.held_bytes_max);
-        set(&mut limits.flows_max, self.flows_max);
-        limits
+    fn limits(&self) -> Result<Limits, String> {
+        let mut table = self.limits.clone();
+        macro_rules! also {
+            ($($key:ident)*) => {
+                $(LimitsTable::also(stringify!($key), &mut table.$key, self.$key)?;)*
+            };
+        }
+        also!(secondary_timeout_ms compare_timeout_ms mirror_queue_bytes);
+        also!(held_frames_max held_bytes_max flows_max);
+        table.read(self.role)
     }
 }
 
@@ -307,14 +273,13 @@ fn convert(table: GuestTable) -> Result<Guest, ConfigError> {
     if let Some((key, role)) = table.misplaced() {
         return Err(fail(format!("{key} is for role = \"{role}\"")));
     }
-    let limits = Box::new(table.limits());
+    let limits = table.limits().map_err(fail)?;
     let mirror = table.mirror;
     let side = match table.role {
         Role::Primary => SideConfig::Primary {
             mirror,
             secondary_in: table.secondary_in.ok_or_else(|| missing("secondary_in"))?,
             on_secondary_lost: table.on_secondary_lost.unwrap_or_default(),
-            limits,
         },
         Role::Secondary => SideConfig::Secondary {
             mirror,
@@ -329,19 +294,10 @@ fn convert(table: GuestTable) -> Result<Guest, ConfigError> {
         colo_frame: table.colo_frame,
         vnet_hdr_support: table.vnet_hdr_support,
         on_death: table.on_death,
-        secondary_timeout: table
-            .secondary_timeout_ms
-            .map_or(SECONDARY_TIMEOUT, Duration::from_millis),
-        lane_queue_bytes: table.mirror_queue_bytes.unwrap_or(LANE_QUEUE_BYTES),
+        limits,
         side,
     }
     .check()
-}
-
-fn set<T>(value: &mut T, configured: Option<T>) {
-    if let Some(configured) = configured {
-        *value = configured;
-    }
 }
 
 /// Line and column of octet `at`, both from 1.
@@ -355,6 +311,9 @@ fn position(text: &str, at: usize) -> (usize, usize) {
 fn with_suggestion(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
     let unknown = message.starts_with("unknown ").then(|| quoted.next()).flatten();
+    if unknown.is_some_and(|unknown| KEYS.iter().any(|key| key.name == unknown)) {
+        return format!("{message}; it belongs into [guest.limits]");
+    }
     let nearest = unknown.and_then(|unknown| {
         quoted
             .map(|known| (strsim::jaro_winkler(unknown, known), known))

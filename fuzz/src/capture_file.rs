@@ -132,7 +132,9 @@ fn written(
         let len = choices.below(100);
         let octets = choices.octets(len);
         let original_len = u32::from(choices.octet());
-        let comment = any_text(choices);
+        // An option has a 16-bit length.
+        let times = if choices.octet() == 255 { 4000 } else { 1 };
+        let comment = any_text(choices).repeat(times);
         writer.write(interface, time_ns, octets, original_len, &comment)?;
         expected.push(Packet {
             number: expected.len() as u64 + 1,
@@ -147,7 +149,5 @@ fn written(
 
 fn any_text(choices: &mut Choices<'_>) -> String {
     let len = choices.below(20);
-    let text = String::from_utf8_lossy(choices.octets(len)).into_owned();
-    // An option has a 16-bit length.
-    if choices.octet() == 255 { text.repeat(4000) } else { text }
+    String::from_utf8_lossy(choices.octets(len)).into_owned()
 }

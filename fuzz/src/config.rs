@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use colo_proxy::config::{ConfigError, Guest, OnDeath, Role, SideConfig, parse};
+use colo_proxy::config::{ConfigError, Guest, Limits, OnDeath, Role, parse};
+use colo_proxy::frame::FRAME_MAX;
 
 use crate::measure::Measure;
 
@@ -34,11 +35,21 @@ fn are_right(guests: &[Guest]) {
         assert!((1..=15).contains(&guest.netdev.len()) && !guest.netdev.contains('/'));
         let name = guest.name.as_deref().unwrap_or(&guest.netdev);
         assert!(names.insert(name) && netdevs.insert(&guest.netdev));
-        assert!(!guest.secondary_timeout.is_zero());
+        let limits = &guest.limits;
+        assert!(!limits.peer.timeout.is_zero() && limits.peer.queue_bytes >= 2 * FRAME_MAX);
+        assert!(limits.compare.fragment_timeout < limits.compare.compare_timeout);
+        assert!(limits.repeat.patience <= limits.repeat.patience_max);
         assert!(guest.role() == Role::Primary || guest.on_death == OnDeath::Hold);
-        if let SideConfig::Primary { limits, .. } = &guest.side {
-            assert!(limits.flows_max > 0 && limits.frames_max > 0 && limits.bytes_max > 0);
-            assert!(!limits.compare_timeout.is_zero());
+        // What is for the other role cannot have been set.
+        let unset = Limits::default();
+        match guest.role() {
+            Role::Primary => assert_eq!(
+                (limits.input, limits.repeat, limits.translation),
+                (unset.input, unset.repeat, unset.translation)
+            ),
+            Role::Secondary => {
+                assert_eq!((&limits.compare, limits.unsorted), (&unset.compare, unset.unsorted));
+            }
         }
     }
 }

@@ -71,7 +71,7 @@ fn any_limits(choices: &mut Choices<'_>) -> Limits {
         flow_frames_max: 1 + choices.below(50),
         flow_bytes_max: 1 + 100 * choices.below(100),
         datagram_grace_count: choices.below(8),
-        divergences_max: choices.below(4),
+        divergences_max: 1 + choices.below(4),
         context_bytes: choices.below(20),
         compare_timeout,
         datagram_grace,

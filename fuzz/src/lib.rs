@@ -9,6 +9,7 @@ pub mod config;
 pub mod decoder;
 pub mod engine;
 pub mod framing;
+pub mod offsets;
 pub mod replay;
 pub mod rewriter;
 
@@ -20,11 +21,12 @@ mod sums;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("capture_file", capture_file::run),
     ("config", config::run),
     ("decoder", decoder::run),
     ("engine", engine::run),
     ("framing", framing::run),
+    ("offsets", offsets::run),
     ("rewriter", rewriter::run),
 ];

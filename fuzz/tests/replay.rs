@@ -31,7 +31,7 @@ macro_rules! replays {
     };
 }
 
-replays!(capture_file config decoder engine framing rewriter);
+replays!(capture_file config decoder engine framing offsets rewriter);
 
 #[test]
 fn every_corpus_is_there_and_small() {

@@ -10,6 +10,8 @@ mod flood;
 mod frame;
 #[path = "programs/harness.rs"]
 mod harness;
+#[path = "programs/life.rs"]
+mod life;
 #[path = "programs/secondary.rs"]
 mod secondary;
 

@@ -4,6 +4,7 @@
 //! in what they miss. Every rule has twins among the tests: a text that passes and one that must
 //! not.
 
+mod citations;
 mod lexer;
 mod paths;
 mod readme;
@@ -11,6 +12,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
+use self::citations::Tests;
 use crate::{command, workspace};
 use anyhow::{Context as _, Result, bail};
 use std::fmt;
@@ -40,8 +42,9 @@ pub fn run() -> Result<()> {
     let root = workspace::root()?;
     let files = files(&root)?;
     let mut findings = Vec::new();
+    let tests = tests_of(&root, &files)?;
     for path in &files {
-        findings.extend(check_file(&root, path)?);
+        findings.extend(check_file(&root, path, &tests)?);
     }
     for finding in &findings {
         println!("{finding}");
@@ -54,17 +57,30 @@ pub fn run() -> Result<()> {
 }
 
 /// All rules that apply to the file at `path`.
-fn check_file(root: &Path, path: &str) -> Result<Vec<Finding>> {
+fn check_file(root: &Path, path: &str, tests: &Tests) -> Result<Vec<Finding>> {
     let bytes = fs::read(root.join(path)).with_context(|| format!("cannot read {path}"))?;
     let mut findings = paths::check(path, &bytes);
     let text = String::from_utf8_lossy(&bytes);
     if Path::new(path).extension().is_some_and(|end| end == "rs") {
         findings.extend(rules::check(path, &text));
     }
+    if path.starts_with("docs/") {
+        findings.extend(citations::check(path, &text, tests));
+    }
     if path == "README.md" {
         findings.extend(readme::check(path, &text));
     }
     Ok(findings)
+}
+
+/// The tests in `files`.
+fn tests_of(root: &Path, files: &[String]) -> Result<Tests> {
+    let mut tests = Tests::default();
+    for path in files.iter().filter(|path| Path::new(path).extension().is_some_and(|e| e == "rs")) {
+        let text = fs::read_to_string(root.join(path));
+        tests.add(path, &text.with_context(|| format!("cannot read {path}"))?);
+    }
+    Ok(tests)
 }
 
 /// Every file that is or could be committed.

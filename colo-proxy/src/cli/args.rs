@@ -6,8 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use colo_proxy::colo_compare::Options;
 use colo_proxy::config::{
-    ColoFrameKind, ConfigError, Guest, LANE_QUEUE_BYTES, OnDeath, OnSecondaryLost,
-    SECONDARY_TIMEOUT, SideConfig,
+    ColoFrameKind, ConfigError, Guest, Limits, OnDeath, OnSecondaryLost, SideConfig,
 };
 use colo_proxy::datapath::capture::CaptureKind;
 use colo_proxy::endpoint::Endpoint;
@@ -239,8 +238,7 @@ impl Shared {
             colo_frame,
             vnet_hdr_support: self.vnet_hdr_support,
             on_death: OnDeath::default(),
-            secondary_timeout: SECONDARY_TIMEOUT,
-            lane_queue_bytes: LANE_QUEUE_BYTES,
+            limits: Limits::default(),
             side,
         }
         .check()
@@ -255,7 +253,6 @@ impl TryFrom<PrimaryArgs> for Guest {
             mirror: args.shared.mirror.clone(),
             secondary_in: args.secondary_in,
             on_secondary_lost: OnSecondaryLost::default(),
-            limits: Box::default(),
         };
         args.shared.guest(args.colo_frame, side)
     }

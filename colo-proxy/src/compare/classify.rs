@@ -47,13 +47,11 @@ pub(super) enum Uncompared {
     Igmp,
 }
 
-impl Subject {
-    /// The flow that it belongs to.
-    pub(super) fn name(&self) -> FlowKey {
-        match self {
-            Self::Uncompared(_) => FlowKey::default(),
-            Self::Tcp(name, _) | Self::Datagram(name, _) | Self::Fragment(name, _) => *name,
-        }
+/// The flow that `frame` belongs to.
+pub(super) fn name_of(frame: &Frame) -> FlowKey {
+    match classify(frame).0 {
+        Subject::Uncompared(_) => opaque(frame).0,
+        Subject::Tcp(name, _) | Subject::Datagram(name, _) | Subject::Fragment(name, _) => name,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use colo_proxy_common::record::FlowKey;
 
-use super::bag::{Entry, Line};
+use super::bag::{Entry, Line, Tag};
 use super::body::{Body, Datagram};
 use super::chain::Key;
 use super::divergence::{Difference, Pair};
@@ -75,9 +75,9 @@ impl DatagramFlow {
         dropped > 0
     }
 
-    /// Where datagrams of the secondary with this hash are.
-    fn line(&mut self, ledger: &Ledger, hash: u64) -> &mut Line {
-        if ledger.bags.is_covered(hash) { &mut self.repeated } else { &mut self.waiting }
+    /// Where datagrams of the secondary like this one are.
+    fn line(&mut self, ledger: &Ledger, tag: &Tag) -> &mut Line {
+        if ledger.bags.is_covered(tag) { &mut self.repeated } else { &mut self.waiting }
     }
 
     /// A packet of the primary: it leaves at once if the secondary sent the same and none is held
@@ -92,8 +92,9 @@ impl DatagramFlow {
     ) {
         if let Some(datagram) = body.single().filter(|_| self.held.is_empty()) {
             let octets = datagram.octets(packet.ethernet());
-            let hash = ledger.bags.hash(flow, datagram, octets);
-            if self.take_waiting(ledger, flow, hash, datagram, octets) {
+            let tag = ledger.bags.tag(flow, datagram, octets);
+            if is_waiting(ledger, &tag, octets) {
+                self.take_waiting(ledger, &tag, octets.len());
                 ledger.pass(packet, Cause::Compared, out);
                 return;
             }
@@ -114,19 +115,24 @@ impl DatagramFlow {
         out: &mut Output,
     ) {
         let key = ticket.key;
-        // Frames share their octets: this copies none.
-        let Some(frame) = ledger.held_for(ticket).map(|held| held.frame.clone()) else { return };
+        let Some(len) = ledger.held_for(ticket).map(|held| held.frame.len()) else { return };
         let mut missing = 0;
         for datagram in body.datagrams() {
-            let octets = datagram.octets(frame.ethernet());
-            let hash = ledger.bags.hash(flow, datagram, octets);
-            if !self.take_waiting(ledger, flow, hash, datagram, octets) {
-                let entry = Entry { key, datagram, flow, hash };
-                ledger.bags.primary.push(&mut self.unmatched, entry);
+            let Some(held) = ledger.held(key) else { return };
+            let octets = datagram.octets(held.frame.ethernet());
+            let tag = ledger.bags.tag(flow, datagram, octets);
+            if is_waiting(ledger, &tag, octets) {
+                let len = octets.len();
+                self.take_waiting(ledger, &tag, len);
+            } else {
+                ledger.bags.primary.push(&mut self.unmatched, Entry { key, tag });
                 missing += 1;
             }
         }
-        ledger.charge(Side::Primary, &mut self.account, frame.len());
+        if missing > 1 {
+            ledger.ask_if_full();
+        }
+        ledger.charge(Side::Primary, &mut self.account, len);
         self.held.push_back(ticket);
         if let Some(held) = ledger.held_mut(key) {
             held.what = What::Datagram { body, missing };
@@ -134,29 +140,13 @@ impl DatagramFlow {
         self.release_front(ledger, out);
     }
 
-    /// The secondary sent this one: it is used up.
-    fn take_waiting(
-        &mut self,
-        ledger: &mut Ledger,
-        flow: Key,
-        hash: u64,
-        datagram: Datagram,
-        octets: &[u8],
-    ) -> bool {
-        let oldest = ledger.bags.secondary.oldest(flow, hash).copied();
-        let is_match = oldest.is_some_and(|entry| {
-            let waiting = ledger.waiting(entry.key);
-            waiting.is_some_and(|w| datagram.is_same(octets, entry.datagram, w.octets.as_slice()))
-        });
-        if !is_match {
-            return false;
-        }
-        let line = self.line(ledger, hash);
-        if let Some(entry) = ledger.bags.secondary.take(line, flow, hash) {
+    /// Uses the oldest datagram of the secondary like this one up.
+    fn take_waiting(&mut self, ledger: &mut Ledger, tag: &Tag, len: usize) {
+        let line = self.line(ledger, tag);
+        if let Some(entry) = ledger.bags.secondary.take(line, tag) {
             ledger.forget(&mut self.waiting_account, entry.key);
         }
-        ledger.stats.compared.add(octets.len());
-        true
+        ledger.stats.compared.add(len);
     }
 
     /// Datagrams of the secondary: each matches the oldest equal one of the primary, or waits.
@@ -170,49 +160,39 @@ impl DatagramFlow {
     ) {
         for datagram in body.datagrams() {
             let octets = datagram.octets(frame.ethernet());
-            let hash = ledger.bags.hash(flow, datagram, octets);
-            if !self.take_unmatched(ledger, flow, hash, datagram, octets) {
-                self.wait(ledger, flow, frame, datagram, hash);
+            let tag = ledger.bags.tag(flow, datagram, octets);
+            if !self.take_unmatched(ledger, &tag, octets) {
+                self.wait(ledger, flow, (frame, body), tag);
             }
         }
         self.release_front(ledger, out);
     }
 
-    fn take_unmatched(
-        &mut self,
-        ledger: &mut Ledger,
-        flow: Key,
-        hash: u64,
-        datagram: Datagram,
-        octets: &[u8],
-    ) -> bool {
-        let Some(entry) = ledger.bags.primary.oldest(flow, hash).copied() else { return false };
+    fn take_unmatched(&mut self, ledger: &mut Ledger, tag: &Tag, octets: &[u8]) -> bool {
+        let Some(entry) = ledger.bags.primary.oldest(tag).copied() else { return false };
         let Some(held) = ledger.held_mut(entry.key) else { return false };
-        let ours = entry.datagram.octets(held.frame.ethernet());
+        let ours = entry.tag.datagram.octets(held.frame.ethernet());
         let What::Datagram { missing, .. } = &mut held.what else { return false };
-        if !entry.datagram.is_same(ours, datagram, octets) {
+        if !entry.tag.datagram.is_same(ours, tag.datagram, octets) {
             return false;
         }
         *missing = missing.saturating_sub(1);
-        ledger.bags.primary.take(&mut self.unmatched, flow, hash);
+        ledger.bags.primary.take(&mut self.unmatched, tag);
         ledger.stats.compared.add(octets.len());
         true
     }
 
-    fn wait(
-        &mut self,
-        ledger: &mut Ledger,
-        flow: Key,
-        frame: &Frame,
-        datagram: Datagram,
-        hash: u64,
-    ) {
-        let range = datagram.at as usize..datagram.end as usize;
-        let datagram = Datagram { at: 0, end: datagram.end - datagram.at, ..datagram };
-        if let Some(key) = ledger.wait(flow, &mut self.waiting_account, frame, range) {
-            let entry = Entry { key, datagram, flow, hash };
-            let line = self.line(ledger, hash);
-            ledger.bags.secondary.push(line, entry);
+    fn wait(&mut self, ledger: &mut Ledger, flow: Key, (frame, body): (&Frame, Body), tag: Tag) {
+        let Datagram { at, end, .. } = tag.datagram;
+        let range = at as usize..end as usize;
+        let account = &mut self.waiting_account;
+        let key = match body.head_len() {
+            Some(head_len) => ledger.wait_part(flow, account, (frame, head_len), range),
+            None => ledger.wait(flow, account, frame, range),
+        };
+        if let Some(key) = key {
+            let line = self.line(ledger, &tag);
+            ledger.bags.secondary.push(line, Entry { key, tag });
         }
     }
 
@@ -224,19 +204,22 @@ impl DatagramFlow {
         ticket: Ticket,
         out: &mut Output,
     ) -> bool {
-        let Some(held) = ledger.held_for(ticket) else { return false };
+        if ledger.held_for(ticket).is_none() {
+            return false;
+        }
+        let Some(held) = ledger.held(ticket.key) else { return false };
         let What::Datagram { body, missing: 1 } = held.what else { return false };
-        let frame = held.frame.clone();
         let Some(datagram) = body.single() else { return false };
-        let hash = ledger.bags.hash(flow, datagram, datagram.octets(frame.ethernet()));
+        let tag = ledger.bags.tag(flow, datagram, datagram.octets(held.frame.ethernet()));
+        let len = held.frame.len();
         let line = &mut self.unmatched;
-        if ledger.bags.primary.withdraw(line, flow, hash, ticket.key).is_none() {
+        if ledger.bags.primary.withdraw(line, &tag, ticket.key).is_none() {
             return false;
         }
         if let Some(held) = ledger.held_for(ticket) {
-            held.what = What::Fragment;
+            held.what = What::Fragment { packet: None };
         }
-        ledger.discharge(Side::Primary, &mut self.account, frame.len());
+        ledger.discharge(Side::Primary, &mut self.account, len);
         self.release_front(ledger, out);
         true
     }
@@ -250,9 +233,9 @@ impl DatagramFlow {
         body: Body,
     ) -> bool {
         let Some(datagram) = body.single() else { return false };
-        let hash = ledger.bags.hash(flow, datagram, datagram.octets(frame.ethernet()));
-        let line = self.line(ledger, hash);
-        let entry = ledger.bags.secondary.take(line, flow, hash);
+        let tag = ledger.bags.tag(flow, datagram, datagram.octets(frame.ethernet()));
+        let line = self.line(ledger, &tag);
+        let entry = ledger.bags.secondary.take(line, &tag);
         if let Some(entry) = entry {
             ledger.forget(&mut self.waiting_account, entry.key);
         }
@@ -323,16 +306,24 @@ impl DatagramFlow {
         self.reported = true;
         let Some(entry) = ledger.bags.primary.front(&self.unmatched).copied() else { return };
         let Some(held) = ledger.held(entry.key) else { return };
-        let ours = entry.datagram.octets(held.frame.ethernet()).to_vec();
+        let ours = entry.tag.datagram.octets(held.frame.ethernet()).to_vec();
         let primary = ledger.capture_held(entry.key);
         let theirs = ledger.bags.secondary.front(&self.waiting).map(|entry| entry.key);
         let secondary = theirs.and_then(|key| ledger.capture_waiting(key));
         let theirs = theirs.and_then(|key| ledger.waiting(key));
         let theirs = theirs.map(|waiting| waiting.octets.as_slice().to_vec()).unwrap_or_default();
-        let at = entry.datagram.difference(&ours, &theirs);
+        let at = entry.tag.datagram.difference(&ours, &theirs);
         let pair = Pair { primary: &ours, secondary: &theirs, at };
-        let offset = i64::from(entry.datagram.lead) + at as i64;
+        let offset = i64::from(entry.tag.datagram.lead) + at as i64;
         let difference = Difference::octets(Reason::Datagram, offset, pair);
         ledger.diverge(name, difference.frames(primary, secondary));
     }
+}
+
+/// The secondary sent a datagram with these octets that is not used up yet.
+fn is_waiting(ledger: &Ledger, tag: &Tag, octets: &[u8]) -> bool {
+    ledger.bags.secondary.oldest(tag).is_some_and(|entry| {
+        let theirs = ledger.waiting(entry.key).map(|waiting| waiting.octets.as_slice());
+        theirs.is_some_and(|theirs| tag.datagram.is_same(octets, entry.tag.datagram, theirs))
+    })
 }

@@ -21,7 +21,7 @@ impl Engine {
     ) {
         let (frame, ticket) = match side {
             Side::Primary => {
-                let key = self.ledger.hold(frame.clone(), What::Fragment);
+                let key = self.ledger.hold(frame.clone(), What::Fragment { packet: None });
                 (frame, self.ledger.ticket(key))
             }
             Side::Secondary => (frame.compact(), None),

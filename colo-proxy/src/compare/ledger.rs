@@ -43,8 +43,10 @@ pub(super) enum What {
         /// Datagrams in it that the secondary has not sent yet.
         missing: u32,
     },
-    /// The other fragments of its packet, or that of the whole packet.
-    Fragment,
+    /// The other fragments of its packet, or whatever that waits for once it is whole.
+    Fragment {
+        packet: Option<Ticket>,
+    },
 }
 
 /// A piece of secondary output that the primary has not produced yet.
@@ -97,8 +99,8 @@ pub(super) struct Ledger {
     pub(super) epoch: u64,
     /// Frames that may leave once the frame in hand is dealt with: sorted by arrival then.
     pub(super) ready: Vec<(u64, Key)>,
-    /// Likewise those whose octets are complete, which may wait for more.
-    pub(super) complete: Vec<Key>,
+    /// Likewise those that got what they waited for, which may wait for more.
+    pub(super) settled: Vec<Key>,
     /// Steps of loops that a guest can make longer.
     #[cfg(test)]
     pub(super) work: u64,
@@ -126,7 +128,7 @@ impl Ledger {
             timers: Wheel::default(),
             epoch: 0,
             ready: Vec::new(),
-            complete: Vec::new(),
+            settled: Vec::new(),
             #[cfg(test)]
             work: 0,
             held: Chain::default(),
@@ -180,10 +182,30 @@ impl Ledger {
         self.arrivals += 1;
         let held = Held { frame, originals, since: self.now, arrival: self.arrivals, what };
         let key = self.held.push_back(&mut self.held_ends, held);
+        self.mark_originals(key);
+        self.ask_if_full();
+        key
+    }
+
+    /// Notes which packet the fragments of `key` are held for, if it has any.
+    fn mark_originals(&mut self, key: Key) {
+        let Some((packet, held)) = self.ticket(key).zip(self.held.get_mut(key)) else { return };
+        let Some(originals) = held.originals.take() else { return };
+        for ticket in &originals {
+            if let Some(original) = self.held_for(*ticket) {
+                original.what = What::Fragment { packet: Some(packet) };
+            }
+        }
+        if let Some(held) = self.held.get_mut(key) {
+            held.originals = Some(originals);
+        }
+    }
+
+    /// Only a checkpoint makes room where the secondary does not.
+    pub(super) fn ask_if_full(&mut self) {
         if self.is_full(Side::Primary) {
             self.ask(Reason::Limit);
         }
-        key
     }
 
     pub(super) fn held(&self, key: Key) -> Option<&Held> {
@@ -205,12 +227,19 @@ impl Ledger {
     }
 
     pub(super) fn oldest_held(&self) -> Option<&Held> {
-        Some(self.oldest_held_with_key()?.1)
+        self.held.get(self.held_ends.front()?)
     }
 
+    /// What leaves first in a flush: a frame, or the packet that it is a fragment of.
     pub(super) fn oldest_held_with_key(&self) -> Option<(Key, &Held)> {
         let key = self.held_ends.front()?;
-        Some((key, self.held.get(key)?))
+        let held = self.held.get(key)?;
+        if let What::Fragment { packet: Some(packet) } = held.what
+            && let Some(whole) = self.held.get(packet.key).filter(|w| w.arrival == packet.arrival)
+        {
+            return Some((packet.key, whole));
+        }
+        Some((key, held))
     }
 
     /// Releases a packet that was held.
@@ -285,6 +314,22 @@ impl Ledger {
             return None;
         }
         let octets = self.blocks.keep(frame, range);
+        Some(self.queue(flow, account, octets, self.now))
+    }
+
+    /// Likewise `range` of a frame that is many datagrams: it is kept behind the headers, without
+    /// the others.
+    pub(super) fn wait_part(
+        &mut self,
+        flow: Key,
+        account: &mut Account,
+        (frame, head_len): (&Frame, usize),
+        range: Range<usize>,
+    ) -> Option<Key> {
+        if !self.may_wait(*account) {
+            return None;
+        }
+        let octets = self.blocks.keep_part(frame, head_len, range);
         Some(self.queue(flow, account, octets, self.now))
     }
 

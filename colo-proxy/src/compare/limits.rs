@@ -11,7 +11,8 @@ pub struct Limits {
     pub flows_max: usize,
     /// Primary frames held at a time, and likewise secondary pieces waiting.
     pub frames_max: usize,
-    /// Octets held at a time, on either side.
+    /// Octets held at a time, on either side. A packet in fragments that is complete takes twice
+    /// what it counts: the fragments and a copy in one piece.
     pub bytes_max: usize,
     /// Frames of one flow held at a time, on either side.
     pub flow_frames_max: usize,

@@ -15,8 +15,10 @@
 //! ([`Engine::on_frame`]), calls [`Engine::on_timeout`] when [`Engine::poll_timeout`] says so, and
 //! takes what there is to do from [`Output`]. Nothing panics, whatever the guests send, and
 //! everything is bounded by [`Limits`]. Where the guests agree nothing is allocated, once the
-//! buffers have grown.
+//! buffers have grown, but for packets in fragments.
 //!
+//! * What is compared are packets: one in fragments is put together first, one frame may be many
+//!   datagrams. What leaves are the frames as they came.
 //! * Frames come in the order in which each guest produced them. Numbers of the secondary are in
 //!   the primary's space, except that its SYN and SYN/ACK may carry a number of its own.
 //! * [`Engine::checkpoint_began`] takes the cut: call it while the primary guest is stopped and its

@@ -25,7 +25,7 @@ use colo_proxy_common::seq::Seq;
 
 use self::headers::Headers;
 use self::opening::{Opening, Openings};
-use self::queues::{Queues, Unverified};
+use self::queues::{Queues, Sign, Unverified};
 use self::ranges::Ranges;
 use self::segments::Segments;
 use self::shown::Witness;
@@ -69,6 +69,19 @@ impl Segment {
         self.opening.is_some() || self.fin || self.reset.is_some()
     }
 
+    /// Its mark, where it has one.
+    fn sign(&self) -> Sign {
+        match (&self.opening, self.reset) {
+            (Some(opening), _) if opening.ack.is_some() => Sign::SynAck,
+            (Some(_), _) => Sign::Syn,
+            // An acknowledgment that is not of this stream has to be the very same.
+            (None, Some(reset)) => {
+                Sign::Reset { reset, is_exact: reset.ack.is_some() && self.ack.is_none() }
+            }
+            (None, None) => Sign::Fin,
+        }
+    }
+
     /// Where the frame lies in the stream, counted from the start of the primary's.
     pub(super) fn offset(&self) -> i64 {
         self.start - self.origin
@@ -80,6 +93,14 @@ impl Segment {
 struct Reset {
     seq: Seq,
     ack: Option<Seq>,
+}
+
+impl Reset {
+    /// The guest ends the connection by itself. Without an acknowledgment it answers a segment of
+    /// the peer.
+    fn is_own(&self) -> bool {
+        self.ack.is_some() && self.seq != Seq(0)
+    }
 }
 
 /// What a primary frame waits for, in this order.
@@ -261,8 +282,8 @@ impl TcpFlow {
                 return Needs::Nothing;
             }
             let same_place = self.secondary.resets.iter().any(|own| own.seq == reset.seq);
-            // An acknowledgment that is not of this stream has to be the very same.
-            if !same_place || (reset.ack.is_some() && segment.ack.is_none()) {
+            let is_exact = reset.ack.is_some() && segment.ack.is_none();
+            if !same_place || is_exact {
                 return Needs::Marks;
             }
         }
@@ -282,7 +303,7 @@ impl TcpFlow {
         let is_watched = match self.needs(segment) {
             Needs::Nothing => return true,
             Needs::Data => self.queues.push_unverified(Unverified { start, end, key }),
-            Needs::Marks => self.queues.push_unmarked(key),
+            Needs::Marks => self.queues.push_unmarked(segment.sign(), key),
             Needs::Urgent => {
                 self.queues.unpointed.push(segment.urgent.unwrap_or_default(), key);
                 Ok(())

@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use super::classify::classify;
+use super::classify::name_of;
 use super::divergence::{Difference, Pair, WaitsFor};
 use super::ledger::What;
 use super::reason::Reason;
@@ -65,7 +65,7 @@ impl Engine {
         if !ledger.is_overdue(held.since) {
             return;
         }
-        let name = classify(&held.frame).0.name();
+        let name = name_of(&held.frame);
         let flow = self.table.get_by_name(&name);
         let (place, waits_for) = match (held.what, flow.map(|flow| &flow.kind)) {
             (What::Segment(segment), Some(Kind::Tcp(state))) => {
@@ -73,7 +73,7 @@ impl Engine {
             }
             (What::Segment(segment), _) => (segment.offset(), None),
             (What::Datagram { .. }, _) => (0, Some(WaitsFor::Datagram)),
-            (What::Checkpoint | What::Fragment, _) => (0, None),
+            (What::Checkpoint | What::Fragment { .. }, _) => (0, None),
         };
         // The secondary's frame is just what is missing.
         let difference = Difference { waits_for, ..Difference::new(Reason::Timeout, place) };

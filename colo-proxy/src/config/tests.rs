@@ -39,10 +39,9 @@ fn both_roles_in_one_file() {
     let [web, tap1] = guests.as_slice() else { panic!("two guests, not {guests:?}") };
     assert_eq!((web.role(), tap1.role()), (Role::Primary, Role::Secondary));
     assert_eq!(web.on_death, OnDeath::Pass);
-    assert_eq!(web.secondary_timeout, Duration::from_millis(250));
+    assert_eq!(web.limits.peer.timeout, Duration::from_millis(250));
     assert_eq!(web.colo_frame, Some(ColoFrameKind::Script("/etc/frame".into())));
-    let SideConfig::Primary { limits, .. } = &web.side else { panic!("a primary") };
-    assert_eq!(limits.compare_timeout, Duration::from_millis(500));
+    assert_eq!(web.limits.compare.compare_timeout, Duration::from_millis(500));
     assert!(matches!(tap1.side, SideConfig::Secondary { capture: CaptureKind::AfXdp, .. }));
     assert_eq!((tap1.name.as_deref(), tap1.on_death), (None, OnDeath::Hold));
 }

@@ -2,9 +2,9 @@
 //!
 //! Some are over by the clock. Where the table fills beyond a mark, more go, the least useful class
 //! first, and in each class the longest silent: whatever others open, no connection goes that is in
-//! use while there is another. (Those in which the guest has not spoken yet are not here at all, but
-//! in `unconfirmed`, and push out each other only.) Before one goes that is in use, a checkpoint is
-//! asked for, because after that most of them need no entry.
+//! use while there is another. Before one goes that is in use, a checkpoint is asked for, because
+//! after that most of them need no entry. Connections in which the guest has not spoken yet are in
+//! `unconfirmed`: they push out each other only, and go by the clock.
 
 use colo_proxy_common::flow::state;
 use colo_proxy_common::record::{Flow, FlowKey};
@@ -19,6 +19,8 @@ pub struct AgeLimits {
     pub reset_ns: u64,
     /// Anything.
     pub idle_ns: u64,
+    /// One in which the guest has not spoken. Newer ones push it out earlier.
+    pub unconfirmed_ns: u64,
     /// Percent of the table beyond which the least useful connections go at once.
     pub full_percent: u8,
     /// Beyond that mark, one that has been silent for so long counts as idle.
@@ -39,6 +41,7 @@ impl Default for AgeLimits {
             reset_ns: 7440 * SECOND_NS,
             // RFC 5382, REQ-5: no less than 2 hours and 4 minutes. Five days, as conntrack has it.
             idle_ns: 5 * 24 * 3600 * SECOND_NS,
+            unconfirmed_ns: 7440 * SECOND_NS,
             full_percent: 90,
             pressed_idle_ns: 7440 * SECOND_NS,
             checkpoint_patience_ns: 10 * SECOND_NS,
@@ -182,6 +185,28 @@ impl Ageing {
         }
         plan.victims.truncate(self.limits.victims_max);
         plan
+    }
+
+    /// Those to forget of the connections in which the guest has not spoken: by the clock.
+    pub(super) fn look_at_unconfirmed(
+        &self,
+        entries: &[(FlowKey, Flow)],
+        now_ns: u64,
+        epoch: u32,
+    ) -> Vec<Victim> {
+        let silent_ns = |flow: &Flow| now_ns.saturating_sub(flow.last_seen_ns);
+        let is_expired = |flow: &Flow| {
+            silent_ns(flow) > self.limits.unconfirmed_ns || self.is_expired(flow, silent_ns(flow))
+        };
+        entries
+            .iter()
+            .filter(|(_, flow)| is_expired(flow))
+            .take(self.limits.victims_max)
+            .map(|(key, flow)| {
+                let class = self.class(flow, silent_ns(flow), epoch);
+                Victim { key: *key, class, expired: true }
+            })
+            .collect()
     }
 
     /// Only when a checkpoint was asked for in this epoch, and has not come for long.

@@ -129,6 +129,13 @@ impl Maps {
                 aged.note(&victim);
             }
         }
+        let entries = self.unconfirmed.entries()?;
+        aged.kept += entries.len() as u64;
+        for victim in ageing.look_at_unconfirmed(&entries, now_ns, epoch) {
+            if self.unconfirmed.remove(&victim.key)? {
+                aged.note(&victim);
+            }
+        }
         Ok(aged)
     }
 }

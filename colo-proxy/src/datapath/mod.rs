@@ -5,7 +5,15 @@
 //! it (`bpftool map dump pinned …/flows`), so that the guest's network stays in the state that was
 //! asked for when the daemon dies, and so that the next daemon takes over what the dead one left:
 //! its links get the new programs in one step, and its maps with the translations of live
-//! connections are used again.
+//! connections are used again. So a guest that has survived a failover can become the primary of the
+//! next pair: its connections stay translated, on whichever hooks. Maps of another layout are
+//! replaced, unless they hold such a guest ([`DatapathError::OtherLayout`]).
+//!
+//! Connections are in three maps: `half_open` while they are opened, `unconfirmed` when their offset
+//! is known, `flows` when the guest has said something of its own. The kernel pushes entries out of
+//! the first two, so floods churn only these; out of the third goes what [`Datapath::age_flows`]
+//! chooses. [`Datapath::export_offsets`] and [`Datapath::import_offsets`] take the translated
+//! connections from one pair to the next.
 //!
 //! Only one daemon may work on an instance. Whoever calls [`Datapath::attach`] has made sure of
 //! that (by a lock); here, whatever is found is a leftover.

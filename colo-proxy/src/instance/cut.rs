@@ -8,16 +8,13 @@
 
 use std::collections::VecDeque;
 
+use crate::config::UnsortedLimits;
 use crate::frame::Frame;
-
-/// Frames that may wait for the mark.
-const FRAMES_MAX: usize = 16 * 1024;
-/// Octets, likewise.
-const BYTES_MAX: usize = 64 << 20;
 
 /// No I/O and no clock: the owner brings frames, marks, and what became of the connection.
 #[derive(Debug, Default)]
 pub(super) struct Cut {
+    limits: UnsortedLimits,
     /// Frames that came by this connection.
     received: u64,
     awaited: Option<Awaited>,
@@ -49,6 +46,10 @@ struct Awaited {
 }
 
 impl Cut {
+    pub(super) fn new(limits: UnsortedLimits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
     /// The epoch whose mark is awaited.
     pub(super) fn awaited(&self) -> Option<u64> {
         self.awaited.map(|awaited| awaited.epoch)
@@ -75,7 +76,8 @@ impl Cut {
         if self.awaited.is_none() {
             return Sorted::Fresh(frame);
         }
-        if self.unsorted.len() < FRAMES_MAX && self.unsorted_bytes + frame.len() <= BYTES_MAX {
+        let (frames, bytes) = (self.unsorted.len(), self.unsorted_bytes + frame.len());
+        if frames < self.limits.frames_max && bytes <= self.limits.bytes_max {
             self.unsorted_bytes += frame.len();
             self.unsorted.push_back(frame);
         } else {
@@ -191,13 +193,21 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_and_the_first_ones_are_sorted_all_the_same() {
-        let mut cut = Cut::default();
+        let mut cut = Cut::new(UnsortedLimits { frames_max: 100, bytes_max: 1 << 20 });
         cut.wait_for(1);
-        for _ in 0..FRAMES_MAX + 10 {
+        for _ in 0..110 {
             assert_eq!(cut.on_frame(frame(0)), Sorted::Unknown);
         }
         assert_eq!(cut.overflowed, 10);
         let (stale, fresh) = cut.on_mark(1, 7);
-        assert_eq!((stale, fresh.len()), (7, FRAMES_MAX - 7));
+        assert_eq!((stale, fresh.len()), (7, 93));
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_octets() {
+        let mut cut = Cut::new(UnsortedLimits { frames_max: 100, bytes_max: 150 });
+        cut.wait_for(1);
+        feed(&mut cut, 0..4);
+        assert_eq!((cut.overflowed, cut.on_mark(1, 0).1.len()), (2, 2));
     }
 }

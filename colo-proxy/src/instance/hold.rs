@@ -1,21 +1,16 @@
 //! Guest input that came before the offset of its connection is known: kept for a while, bounded.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use colo_proxy_common::record::FlowKey;
 
+use crate::config::InputLimits;
 use crate::frame::Frame;
-
-/// Frames that are kept at the most; anybody on the network can send such.
-const FRAMES_MAX: usize = 1024;
-/// Octets, likewise.
-const BYTES_MAX: usize = 4 << 20;
-/// A guest that has not answered a SYN for so long will not; the peer repeats what it wants.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Default)]
 pub(super) struct Hold {
+    limits: InputLimits,
     frames: VecDeque<Held>,
     bytes: usize,
     pub(super) dropped_full: u64,
@@ -30,14 +25,19 @@ struct Held {
 }
 
 impl Hold {
+    pub(super) fn new(limits: InputLimits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
     /// Keeps `frame`, which belongs to the connection `key`.
     pub(super) fn push(&mut self, now: Instant, key: Option<FlowKey>, frame: Frame) {
-        if self.frames.len() >= FRAMES_MAX || self.bytes + frame.len() > BYTES_MAX {
+        let limits = self.limits;
+        if self.frames.len() >= limits.frames_max || self.bytes + frame.len() > limits.bytes_max {
             self.dropped_full += 1;
             return;
         }
         self.bytes += frame.len();
-        self.frames.push_back(Held { until: now + PATIENCE, key, frame });
+        self.frames.push_back(Held { until: now + limits.patience, key, frame });
     }
 
     /// Everything that waits for `key`, in the order in which it came; the others keep their time.
@@ -81,6 +81,8 @@ impl Hold {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::instance::segment::{Direction, segment};
 
@@ -95,19 +97,20 @@ mod tests {
     #[test]
     fn it_is_bounded_in_frames_bytes_and_time() {
         let now = Instant::now();
-        let mut hold = Hold::default();
-        (0..=FRAMES_MAX).for_each(|_| hold.push(now, None, frame(60)));
-        assert_eq!((hold.frames(), hold.dropped_full), (FRAMES_MAX, 1));
-        assert_eq!(hold.take_all().len(), FRAMES_MAX);
+        let patience = Duration::from_secs(5);
+        let mut hold = Hold::new(InputLimits { frames_max: 200, bytes_max: 2_000_000, patience });
+        (0..=200).for_each(|_| hold.push(now, None, frame(60)));
+        assert_eq!((hold.frames(), hold.dropped_full), (200, 1));
+        assert_eq!(hold.take_all().len(), 200);
         assert_eq!((hold.bytes(), hold.poll_timeout()), (0, None));
 
         (0..100).for_each(|_| hold.push(now, None, frame(65_000)));
-        assert!(hold.bytes() <= BYTES_MAX);
-        hold.on_timeout(now + PATIENCE / 2);
+        assert!(hold.bytes() <= 2_000_000);
+        hold.on_timeout(now + patience / 2);
         assert_eq!(hold.dropped_late, 0);
-        hold.on_timeout(now + PATIENCE);
+        hold.on_timeout(now + patience);
         assert_eq!((hold.frames(), hold.bytes()), (0, 0));
-        assert_eq!(hold.dropped_late, BYTES_MAX as u64 / 65_000);
+        assert_eq!(hold.dropped_late, 2_000_000 / 65_000);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The two directions of a lane: frames that come from the peer, and frames that go to it.
 //!
 //! Each is a task of its own that connects, again and again, and is never in anybody's way: what
-//! goes out waits in a bounded queue, and a peer that does not read for `stall_timeout` is
+//! goes out waits in a bounded queue, and a peer that does not read for its timeout is
 //! disconnected, so that it cannot stop the guest.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::readable::{Drained, Readable};
-use super::wiring::GATE_QUEUE_LEN;
+use crate::config::PeerLimits;
 use crate::datapath::capture::{Capture, CaptureStats};
 use crate::endpoint::{Port, Stream};
 use crate::error_chain::chain;
@@ -195,8 +195,7 @@ pub(super) struct Outgoing {
     pub(super) port: Port,
     pub(super) source: Box<dyn Capture>,
     pub(super) vnet_hdr: bool,
-    pub(super) queue_bytes: usize,
-    pub(super) stall_timeout: Duration,
+    pub(super) limits: PeerLimits,
     pub(super) stats: Arc<LaneStats>,
     /// Sees every frame that goes into the lane.
     pub(super) observe: Box<dyn FnMut(&Frame) + Send>,
@@ -231,7 +230,7 @@ pub(super) fn spawn_outgoing(
     let ready = Readable::new(lane.source.poll_fd())?;
     let (events, receiver) = mpsc::channel(WAITING_BATCHES);
     let (requests, from_owner) = mpsc::channel(1);
-    let outbox = Outbox::new(lane.vnet_hdr, lane.queue_bytes);
+    let outbox = Outbox::new(lane.vnet_hdr, lane.limits.queue_bytes);
     let sent = 0;
     tokio::spawn(Sender { lane, ready, outbox, sent, requests: from_owner, events }.run());
     Ok((requests, receiver))
@@ -309,7 +308,7 @@ impl Sender {
         let mut progress = Instant::now();
         loop {
             let Self { lane, ready, outbox, requests, .. } = &mut *self;
-            let stalled = progress + lane.stall_timeout;
+            let stalled = progress + lane.limits.timeout;
             tokio::select! {
                 written = outbox.write(&mut to_peer), if !outbox.is_empty() => {
                     if let Err(error) = written {
@@ -382,7 +381,7 @@ impl Sender {
     /// Everything captured that is there now; a guest that goes on sending must not keep us here.
     fn drain(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();
-        for _ in 0..=GATE_QUEUE_LEN as usize / BATCH {
+        for _ in 0..=self.lane.limits.gate_queue_frames as usize / BATCH {
             if !matches!(read_batch(&mut *self.lane.source, &mut frames), Ok(((), Drained::No))) {
                 break;
             }

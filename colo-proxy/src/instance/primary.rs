@@ -48,7 +48,9 @@ pub(super) async fn run(
         ended = primary.serve(&mut inputs) => ended,
         () = asked_to_stop(&mut stopped) => Ok(()),
     };
-    ended.and(primary.end(&inputs.link).await)
+    let stays =
+        offsets::is_needed(&primary.claim.name, &primary.hands.datapath, &inputs.link).await;
+    ended.and(primary.end(stays))
 }
 
 /// Everything that the instance waits for.
@@ -118,8 +120,7 @@ impl Hands for Kernel {
 
 impl Primary {
     async fn start(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
-        let SideConfig::Primary { mirror, secondary_in, on_secondary_lost, limits } =
-            guest.side.clone()
+        let SideConfig::Primary { mirror, secondary_in, on_secondary_lost } = guest.side.clone()
         else {
             return Err(InstanceError::Ended);
         };
@@ -133,7 +134,7 @@ impl Primary {
         let (output_gate, input_gate) = (attached.output_gate, attached.input_gate);
         output_gate.set_up()?;
         input_gate.set_up()?;
-        lengthen_queue(&link, netdev).await;
+        lengthen_queue(&link, netdev, &guest.limits.peer).await;
         let (socket, questions) = status::serve(dir, &claim.name)?;
 
         let stats = Stats::default();
@@ -148,7 +149,7 @@ impl Primary {
             peer: peer.map(|port| {
                 let traffic =
                     Traffic { sent: stats.mirror.clone(), received: stats.secondary.clone() };
-                Peer::spawn(port, Role::Primary, guest.secondary_timeout, traffic)
+                Peer::spawn(port, Role::Primary, guest.limits.peer.timeout, traffic)
             }),
             frame,
             questions,
@@ -157,7 +158,7 @@ impl Primary {
             _mirror_requests: mirror_requests,
         };
         let now = Instant::now();
-        let mut protection = Protection::new(now, guest.secondary_timeout, on_secondary_lost);
+        let mut protection = Protection::new(now, guest.limits.peer.timeout, on_secondary_lost);
         if attached.was_off {
             protection.expose();
         }
@@ -166,11 +167,12 @@ impl Primary {
         let primary = Self {
             decisions: Decisions::new(
                 claim.name.clone(),
-                Engine::new(*limits, seed),
+                Engine::new(guest.limits.compare.clone(), seed),
                 protection,
                 session,
                 guest.control.is_some(),
-            ),
+            )
+            .limited(&guest.limits),
             hands: Kernel {
                 name: claim.name.clone(),
                 datapath: attached.datapath,
@@ -267,7 +269,7 @@ impl Primary {
             self.netdev = None;
             return;
         };
-        match reattach(watch, link, &mut self.hands.datapath).await {
+        match reattach(watch, link, &mut self.hands.datapath, &self.guest.limits.peer).await {
             Ok(passed) => {
                 self.stats.unguarded += passed;
                 self.netdev = Some(link);
@@ -308,14 +310,14 @@ impl Primary {
         }
     }
 
-    /// The operator ends protection: what is held leaves, and the guest's network is as it was. A
-    /// guest with connections that an earlier pair translated keeps the programs while it lives.
-    async fn end(mut self, links: &LinkWatch) -> Result<(), InstanceError> {
+    /// The operator ends protection: what is held leaves, and the guest's network is as it was; but
+    /// for the programs where they stay, because they translate what an earlier pair has opened.
+    fn end(mut self, stays: bool) -> Result<(), InstanceError> {
         // What comes after is released as well; that protection had ended already is as good.
         let _ = self.decisions.protection.end();
         self.decisions.release_everything(Instant::now(), &mut self.hands);
         self.decisions.release(&mut self.hands);
-        if offsets::is_needed(&self.claim.name, &self.hands.datapath, links).await {
+        if stays {
             return Ok(());
         }
         self.hands.datapath.detach()?;
@@ -334,8 +336,7 @@ fn spawn_mirror(
         port,
         source: Box::new(GateCapture::new(input_gate.clone())),
         vnet_hdr: guest.vnet_hdr_support,
-        queue_bytes: guest.lane_queue_bytes,
-        stall_timeout: guest.secondary_timeout,
+        limits: guest.limits.peer,
         stats,
         observe: Box::new(|_| {}),
     })

@@ -22,28 +22,16 @@ use tokio::sync::Notify;
 
 use super::segment::{Direction, segment};
 use super::wiring::sleep_until;
+use crate::config::RepeatLimits;
 use crate::frame::Frame;
 
-/// Octets that are kept at the most, in all and of one connection; a receive window is smaller.
-const BYTES_MAX: usize = 64 << 20;
-const FLOW_BYTES_MAX: usize = 16 << 20;
-/// Frames, likewise: small ones cost more than their octets.
-const FRAMES_MAX: usize = 65536;
-const FLOW_FRAMES_MAX: usize = 16384;
-/// Longer than a guest delays an acknowledgment as a rule (40 ms on Linux).
-const PATIENCE: Duration = Duration::from_millis(60);
-/// The pause doubles up to this, for a guest with a closed window.
-const PATIENCE_MAX: Duration = Duration::from_millis(500);
-/// A guest that acknowledges nothing for so long has no such connection.
-const GIVE_UP: Duration = Duration::from_secs(10);
 /// Acknowledgments of the same place that mean a hole (RFC 5681, section 3.2).
 const DUPLICATES: u32 = 3;
-/// Frames that are written again at once.
-const BURST: usize = 16;
 
 /// Input that the guest has not acknowledged yet.
 #[derive(Debug, Default)]
 pub(super) struct Repeater {
+    limits: RepeatLimits,
     flows: HashMap<FlowKey, Unacknowledged, foldhash::fast::RandomState>,
     frames: usize,
     bytes: usize,
@@ -83,6 +71,10 @@ struct Kept {
 }
 
 impl Repeater {
+    pub(super) fn new(limits: RepeatLimits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
     /// Input that is on its way to the guest. `is_connected` tells of a connection whether the guest
     /// has it: anybody on the network can send segments of others.
     pub(super) fn on_input(
@@ -111,15 +103,17 @@ impl Repeater {
             return;
         }
         let (flow_bytes, flow_frames) = of_flow.unwrap_or_default();
-        if self.frames >= FRAMES_MAX
-            || flow_frames >= FLOW_FRAMES_MAX
-            || self.bytes + frame.len() > BYTES_MAX
-            || flow_bytes + frame.len() > FLOW_BYTES_MAX
+        let limits = self.limits;
+        if self.frames >= limits.frames_max
+            || flow_frames >= limits.flow_frames_max
+            || self.bytes + frame.len() > limits.bytes_max
+            || flow_bytes + frame.len() > limits.flow_bytes_max
         {
             self.not_kept += 1;
             return;
         }
-        let flow = self.flows.entry(key).or_insert_with(|| Unacknowledged::new(now));
+        let flow =
+            self.flows.entry(key).or_insert_with(|| Unacknowledged::new(now, limits.patience));
         self.wake = Some(self.wake.map_or(flow.due, |wake| wake.min(flow.due)));
         let replaced = flow.keep(Kept { start, end, frame: frame.compact() });
         self.frames += 1;
@@ -143,7 +137,7 @@ impl Repeater {
         let Some(flow) = self.flows.get_mut(&key).filter(|_| tcp.flags & flag::ACK != 0) else {
             return false;
         };
-        let gone = flow.acknowledge(now, &tcp);
+        let gone = flow.acknowledge(now, &tcp, self.limits.patience);
         let (due, is_done) = (flow.due, flow.kept.is_empty());
         self.drop_from_totals(&gone);
         if is_done {
@@ -169,11 +163,11 @@ impl Repeater {
             if flow.due > now {
                 continue;
             }
-            if now - flow.heard > GIVE_UP {
+            if now - flow.heard > self.limits.give_up {
                 over.push(*key);
                 continue;
             }
-            flow.repeat(now, out);
+            flow.repeat(now, &self.limits, out);
         }
         self.repeated += out.len() as u64;
         for key in over {
@@ -209,7 +203,7 @@ impl Repeater {
 }
 
 impl Unacknowledged {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, patience: Duration) -> Self {
         Self {
             kept: VecDeque::new(),
             bytes: 0,
@@ -218,8 +212,8 @@ impl Unacknowledged {
             window: 0,
             recovering_to: None,
             heard: now,
-            pause: PATIENCE,
-            due: now + PATIENCE,
+            pause: patience,
+            due: now + patience,
         }
     }
 
@@ -242,7 +236,7 @@ impl Unacknowledged {
     }
 
     /// What the guest has said in `tcp`; returns what need not be kept any more.
-    fn acknowledge(&mut self, now: Instant, tcp: &Tcp) -> Vec<Kept> {
+    fn acknowledge(&mut self, now: Instant, tcp: &Tcp, patience: Duration) -> Vec<Kept> {
         let ack = Seq(tcp.ack);
         self.heard = now;
         let is_new = self.acknowledged.is_none_or(|known| ack.after(known));
@@ -252,7 +246,7 @@ impl Unacknowledged {
         }
         self.acknowledged = Some(ack);
         (self.duplicates, self.window) = (0, tcp.window);
-        (self.pause, self.due) = (PATIENCE, now + PATIENCE);
+        (self.pause, self.due) = (patience, now + patience);
         let mut gone = Vec::new();
         while self.kept.front().is_some_and(|kept| !kept.end.after(ack))
             && let Some(kept) = self.kept.pop_front()
@@ -283,15 +277,15 @@ impl Unacknowledged {
 
     /// The oldest frames again. The pause is long enough for an answer, so that a guest that is
     /// merely slow does not get everything twice.
-    fn repeat(&mut self, now: Instant, out: &mut Vec<Frame>) {
+    fn repeat(&mut self, now: Instant, limits: &RepeatLimits, out: &mut Vec<Frame>) {
         self.due = now + self.pause;
-        self.pause = (self.pause * 2).min(PATIENCE_MAX);
+        self.pause = (self.pause * 2).min(limits.patience_max);
         // Where the hole begins before what we have, it is the network's, and the peer fills it.
         let Some(first) = self.kept.front().map(|kept| kept.start) else { return };
         if self.acknowledged.is_some_and(|ack| first.after(ack)) {
             return;
         }
-        let burst = self.kept.iter().take(BURST);
+        let burst = self.kept.iter().take(limits.burst);
         out.extend(burst.map(|kept| kept.frame.clone()));
         if self.recovering_to.is_none() {
             self.recovering_to = self.kept.back().map(|kept| kept.end);
@@ -307,6 +301,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    pub(super) fn new(limits: RepeatLimits) -> Self {
+        Self { repeater: Mutex::new(Repeater::new(limits)), earlier: Notify::new() }
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Repeater> {
         self.repeater.lock().unwrap_or_else(PoisonError::into_inner)
     }

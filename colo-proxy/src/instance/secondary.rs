@@ -150,7 +150,7 @@ impl Secondary {
         let source = choose_capture(capture, &guest.netdev, &output_gate, &mut datapath)?;
         output_gate.set_up()?;
         input_gate.set_up()?;
-        lengthen_queue(&link, netdev).await;
+        lengthen_queue(&link, netdev, &guest.limits.peer).await;
         // An earlier daemon may have taken it down to keep this guest off the network.
         link.set_up(netdev.ifindex, true).await?;
         let (socket, questions) = status::serve(dir, &claim.name)?;
@@ -158,7 +158,7 @@ impl Secondary {
         let stats = Stats::default();
         let addresses = Arc::new(Mutex::new(Addresses::default()));
         let capture_name = source.name();
-        let repeat = Arc::new(repeat::Shared::default());
+        let repeat = Arc::new(repeat::Shared::new(guest.limits.repeat));
         let mirror = lanes::spawn_incoming(mirror, guest.vnet_hdr_support, stats.mirror.clone());
         let seen = Seen { addresses: addresses.clone(), repeat: repeat.clone() };
         let (output_requests, output) = spawn_output(&guest, output, source, &stats, seen)?;
@@ -171,14 +171,14 @@ impl Secondary {
             output,
             output_requests,
             peer: peer
-                .map(|port| Peer::spawn(port, Role::Secondary, guest.secondary_timeout, traffic)),
+                .map(|port| Peer::spawn(port, Role::Secondary, guest.limits.peer.timeout, traffic)),
             frame,
             questions,
             link,
             _socket: socket,
         };
         let secondary = Self {
-            decisions: Decisions::new(datapath.mode(), repeat),
+            decisions: Decisions::new(datapath.mode(), repeat).limited(&guest.limits),
             hands: Kernel {
                 name: claim.name.clone(),
                 datapath,
@@ -389,7 +389,8 @@ impl Secondary {
     }
 
     async fn attach_again(&mut self, link: Link, inputs: &Inputs) -> Result<u64, InstanceError> {
-        let passed = reattach(&inputs.link, link, &mut self.hands.datapath).await?;
+        let passed =
+            reattach(&inputs.link, link, &mut self.hands.datapath, &self.guest.limits.peer).await?;
         let netdev = &self.guest.netdev;
         let source = choose_capture(
             self.capture,
@@ -481,8 +482,7 @@ fn spawn_output(
         port,
         source,
         vnet_hdr: guest.vnet_hdr_support,
-        queue_bytes: guest.lane_queue_bytes,
-        stall_timeout: guest.secondary_timeout,
+        limits: guest.limits.peer,
         stats: stats.output.clone(),
         observe: Box::new(move |frame| seen.frame(frame)),
     })

@@ -13,8 +13,8 @@ use super::InstanceError;
 use super::lanes::BATCH;
 use super::peer::{Peer, PeerEvent};
 use super::readable::Drained;
-use crate::config::{Guest, Role};
-use crate::datapath::{Datapath, Limits, Mode, Plan};
+use crate::config::{Guest, PeerLimits, Role};
+use crate::datapath::{Datapath, Mode, Plan};
 use crate::endpoint::{Endpoint, Port};
 use crate::frame::Frame;
 use crate::gate::{Gate, GateOptions};
@@ -31,24 +31,19 @@ pub(super) async fn find(
     Ok((watch, netdev, claim))
 }
 
-/// Frames that may wait for us in a gate.
-pub(super) const GATE_QUEUE_LEN: u32 = 10_000;
-/// Frames that may wait for the guest. One guest that misses what the other got costs a
-/// retransmission or a checkpoint, so the queue must outlast a guest that is slow for a while.
-const GUEST_QUEUE_LEN: u32 = 10_000;
-
 /// Puts the programs on a TAP that has come back, and says how many of its frames passed before.
 /// It is down meanwhile; a frame can pass only between its making and our taking it down.
 pub(super) async fn reattach(
     watch: &LinkWatch,
     link: Link,
     datapath: &mut Datapath,
+    limits: &PeerLimits,
 ) -> Result<u64, InstanceError> {
     if link.up {
         watch.set_up(link.ifindex, false).await?;
     }
     datapath.set_netdev(link.ifindex)?;
-    lengthen_queue(watch, link).await;
+    lengthen_queue(watch, link, limits).await;
     let passed = watch.get().await.map_or(0, |link| link.rx_frames);
     if link.up {
         watch.set_up(link.ifindex, true).await?;
@@ -57,8 +52,8 @@ pub(super) async fn reattach(
 }
 
 /// Gives the guest's TAP the queue that a pair needs.
-pub(super) async fn lengthen_queue(watch: &LinkWatch, netdev: Link) {
-    if let Err(error) = watch.raise_queue(netdev, GUEST_QUEUE_LEN).await {
+pub(super) async fn lengthen_queue(watch: &LinkWatch, netdev: Link, limits: &PeerLimits) {
+    if let Err(error) = watch.raise_queue(netdev, limits.guest_queue_frames).await {
         log::warn!("{error}; a guest that is slow for a moment may lose input");
     }
 }
@@ -76,8 +71,9 @@ pub(super) fn attach(guest: &Guest, name: &str, netdev: Link) -> Result<Kernel, 
     // The primary's captured output never touches the wire, so its gate keeps it as the guest made
     // it; all else goes to the peer in the shape that was agreed on.
     let whole = guest.role() == Role::Primary || guest.vnet_hdr_support;
-    let output_gate = open_gate("colo-out%d", whole)?;
-    let input_gate = open_gate("colo-in%d", guest.vnet_hdr_support)?;
+    let queue_len = guest.limits.peer.gate_queue_frames;
+    let output_gate = open_gate("colo-out%d", whole, queue_len)?;
+    let input_gate = open_gate("colo-in%d", guest.vnet_hdr_support, queue_len)?;
     let mut datapath = Datapath::attach(&Plan {
         instance: name,
         role: guest.role(),
@@ -86,7 +82,7 @@ pub(super) fn attach(guest: &Guest, name: &str, netdev: Link) -> Result<Kernel, 
         output_gate_ifindex: output_gate.ifindex(),
         input_gate_ifindex: input_gate.ifindex(),
         on_death: guest.on_death,
-        limits: Limits::default(),
+        limits: guest.limits.translation,
     })?;
     let was_off = datapath.taken_over() && datapath.mode() == Mode::Off;
     // A daemon that died after a failover left its guest on the network, and there it stays. Of any
@@ -97,9 +93,12 @@ pub(super) fn attach(guest: &Guest, name: &str, netdev: Link) -> Result<Kernel, 
     Ok(Kernel { datapath, output_gate, input_gate, was_off })
 }
 
-fn open_gate(name_template: &str, vnet_hdr: bool) -> Result<Arc<Gate>, InstanceError> {
-    let options =
-        GateOptions { name_template: name_template.into(), vnet_hdr, queue_len: GATE_QUEUE_LEN };
+fn open_gate(
+    name_template: &str,
+    vnet_hdr: bool,
+    queue_len: u32,
+) -> Result<Arc<Gate>, InstanceError> {
+    let options = GateOptions { name_template: name_template.into(), vnet_hdr, queue_len };
     Ok(Arc::new(Gate::open(&options)?))
 }
 

@@ -1,8 +1,11 @@
 //! Drives the engine over two captures.
 
+use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
 use super::clock::{Clock, Origin};
+use super::connections::is_opening;
+use super::early::{Early, Waiting};
 use super::guest::Guest;
 use super::in_flight::{InFlight, LEAD_MAX_NS, Lead};
 use super::report::{CaptureReport, Recorder, Report, Undecided};
@@ -54,6 +57,7 @@ pub struct Comparison {
     start_ns: u64,
     translator: Translator,
     in_flight: InFlight,
+    early: Early,
     out: Output,
     recorder: Recorder,
     undecided: Undecided,
@@ -82,11 +86,11 @@ impl Comparison {
             alignment,
             windows,
             captures: [primary, secondary].map(CaptureReport::new),
-            // Nobody chooses flows against a seed that he can look up: it is the user's own run.
-            engine: Engine::new(options.limits.clone(), start_ns),
+            engine: Engine::new(options.limits.clone(), seed()),
             clock: Clock::new(start_ns),
             start_ns,
             in_flight: InFlight::new(options.limits.compare_timeout),
+            early: Early::default(),
             options,
             not_translated: connections.not_remembered,
             connections: connections.matched(),
@@ -104,7 +108,7 @@ impl Comparison {
         }
         let time_ns = self.on_primary_clock(side, packet.time_ns);
         let other = self.window(opposite(side));
-        let reach = duration_ns(self.options.limits.compare_timeout);
+        let reach = self.timeout_ns();
         let report = self.capture(side);
         report.output_frames += 1;
         report.output_bytes += packet.octets.len() as u64;
@@ -117,7 +121,8 @@ impl Comparison {
         self.run_until(self.clock.at(time_ns));
         if let Some(frame) = Frame::new(packet.octets.clone(), 0) {
             let origin = Origin { side, number: packet.number, time_ns: packet.time_ns };
-            self.sort(origin, time_ns, frame);
+            self.give_up_waiting(time_ns.saturating_sub(reach));
+            self.sort(Waiting { origin, at_ns: time_ns, frame });
         }
     }
 
@@ -126,7 +131,14 @@ impl Comparison {
         let end_ns = self.windows[0].end_ns.max(self.windows[1].end_ns);
         let grace = duration_ns(self.options.limits.datagram_grace);
         self.run_until(self.clock.at(end_ns.saturating_add(grace)));
-        self.leave_undecided();
+        if !self.early.is_empty() {
+            self.give_up_waiting(u64::MAX);
+            let until_ns = end_ns.saturating_add(grace).saturating_add(self.timeout_ns());
+            self.run_until(self.clock.at(until_ns));
+        }
+        self.count_undecided();
+        self.engine.release_all(self.clock.now(), &mut self.out);
+        self.out.release.iter().for_each(|frame| self.undecided.note(frame));
         let start_ns = self.windows[0].start_ns.max(self.windows[1].start_ns);
         let both_end_ns = self.windows[0].end_ns.min(self.windows[1].end_ns);
         let [primary, secondary] = self.captures;
@@ -174,21 +186,52 @@ impl Comparison {
         self.start_ns.saturating_add(self.clock.since_start_ns(self.clock.now()))
     }
 
-    /// Brings a frame of the guest to where it belongs.
-    fn sort(&mut self, origin: Origin, at_ns: u64, frame: Frame) {
+    /// Brings a frame of the guest to where it belongs, and after it those that waited for it.
+    fn sort(&mut self, waiting: Waiting) {
+        let is_primary = waiting.origin.side == Side::Primary;
+        let name = match content(&waiting.frame) {
+            Some(Content::Tcp(name, tcp)) if is_primary && is_opening(&tcp) => Some(name),
+            _ => None,
+        };
+        self.sort_one(waiting, true);
+        for waiting in name.map(|name| self.early.take(&name)).unwrap_or_default() {
+            // Those of a later connection go on to wait.
+            self.sort_one(waiting, true);
+        }
+    }
+
+    /// Frames that waited for the primary in vain are compared with nothing.
+    fn give_up_waiting(&mut self, until_ns: u64) {
+        while let Some(overdue) = self.early.take_overdue(until_ns) {
+            for waiting in overdue {
+                self.sort_one(waiting, false);
+            }
+        }
+    }
+
+    /// Brings one frame to where it belongs, the engine most often; `may_wait` for the primary.
+    fn sort_one(&mut self, waiting: Waiting, may_wait: bool) {
+        let Waiting { origin, at_ns, frame } = waiting;
         let lead = |frame: Frame, tcp| Lead { number: origin.number, at_ns, frame, tcp };
         let frame = match (content(&frame), origin.side) {
             (Some(Content::Tcp(name, tcp)), side) => {
-                match self.translator.take(side, &name, &tcp, frame) {
+                match self.translator.take(side, &name, &tcp, frame.clone()) {
                     Fate::Undecided => return self.undecided.add(side),
-                    Fate::Compare(frame) if side == Side::Secondary => {
+                    Fate::Early(_) if may_wait => {
+                        let waiting = Waiting { origin, at_ns, frame };
+                        if let Some(waiting) = self.early.keep(&name, waiting) {
+                            self.sort_one(waiting, false);
+                        }
+                        return;
+                    }
+                    Fate::Compare(frame) | Fate::Early(frame) if side == Side::Secondary => {
                         if let Some(Content::Tcp(name, tcp)) = content(&frame) {
                             let lead = lead(frame.clone(), Some((name, tcp)));
                             self.in_flight.on_secondary_tcp(lead);
                         }
                         frame
                     }
-                    Fate::Compare(frame) => frame,
+                    Fate::Compare(frame) | Fate::Early(frame) => frame,
                 }
             }
             (Some(Content::Datagram(datagram)), Side::Primary) => {
@@ -259,7 +302,7 @@ impl Comparison {
         is_any_decided
     }
 
-    /// The other capture was running when the other guest could have sent the same.
+    /// The other capture was running for as long as the other guest could have sent the same.
     fn is_decided(&self, divergence: &Divergence) -> bool {
         let (side, frame) = match divergence.reason {
             Reason::Timeout => (Side::Primary, &divergence.primary_frame),
@@ -267,32 +310,45 @@ impl Comparison {
             // Both have said something, and it is not the same.
             _ => return true,
         };
+        let timeout = self.timeout_ns();
+        let origin = frame.as_ref().and_then(|frame| self.clock.origin(frame.since));
+        let sent_ns = origin.map_or_else(
+            || {
+                self.start_ns
+                    .saturating_add(self.clock.since_start_ns(divergence.at))
+                    .saturating_sub(timeout)
+            },
+            |origin| self.on_primary_clock(side, origin.time_ns),
+        );
         let other = self.window(opposite(side));
-        let found_ns = self.start_ns.saturating_add(self.clock.since_start_ns(divergence.at));
-        if found_ns > other.end_ns {
+        if sent_ns.saturating_add(timeout) > other.end_ns {
             return false;
         }
-        if self.translator.is_whole(&divergence.flow) {
-            return true;
-        }
-        let origin = frame.as_ref().and_then(|frame| self.clock.origin(frame.since));
-        let sent_ns = origin.map_or(found_ns, |origin| self.on_primary_clock(side, origin.time_ns));
-        sent_ns >= other.start_ns.saturating_add(LEAD_MAX_NS)
+        self.translator.is_whole(&divergence.flow)
+            || sent_ns >= other.start_ns.saturating_add(LEAD_MAX_NS)
+    }
+
+    fn timeout_ns(&self) -> u64 {
+        duration_ns(self.options.limits.compare_timeout)
     }
 
     fn checkpoint(&mut self, reason: Reason, is_decided: bool) {
         let [primary, secondary] = self.windows;
         let both_ran = self.now_ns() <= primary.end_ns.min(secondary.end_ns);
         let waited = matches!(reason, Reason::Timeout | Reason::SecondaryOnly);
-        if is_decided || (!waited && both_ran) {
+        let counts = is_decided || (!waited && both_ran);
+        if counts {
             self.recorder.checkpoint(reason);
         } else {
-            self.leave_undecided();
+            self.count_undecided();
         }
         let now_ns = self.now_ns();
         self.engine.checkpoint_began(self.clock.now());
         self.clock.pause(self.options.checkpoint);
         self.engine.checkpoint_done(self.clock.now(), &mut self.out);
+        if !counts {
+            self.out.release.iter().for_each(|frame| self.undecided.note(frame));
+        }
         for lead in self.in_flight.on_checkpoint(now_ns) {
             if lead.tcp.as_ref().is_some_and(|(name, tcp)| !self.translator.is_ahead(name, tcp)) {
                 continue;
@@ -304,11 +360,16 @@ impl Comparison {
     }
 
     /// Nobody will know what became of the frames that the engine has.
-    fn leave_undecided(&mut self) {
+    fn count_undecided(&mut self) {
         let stats = self.engine.stats();
         self.undecided.primary_frames += stats.held.frames;
         self.undecided.secondary_frames += stats.secondary_waiting.frames;
     }
+}
+
+/// A number that whoever made the captures does not know.
+fn seed() -> u64 {
+    foldhash::fast::RandomState::default().hash_one(())
 }
 
 fn opposite(side: Side) -> Side {

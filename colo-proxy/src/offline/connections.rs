@@ -33,16 +33,17 @@ pub(super) struct Opened {
     pub(super) partner: Option<Numbers>,
 }
 
-/// The initial numbers of guest and peer.
+/// The initial numbers of guest and peer, and their place in the guest's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Numbers {
+    pub(super) place: usize,
     pub(super) isn: u32,
     pub(super) peer_isn: Option<u32>,
 }
 
 impl Opened {
-    fn numbers(&self) -> Numbers {
-        Numbers { isn: self.isn, peer_isn: self.peer_isn }
+    fn numbers(&self, place: usize) -> Numbers {
+        Numbers { place, isn: self.isn, peer_isn: self.peer_isn }
     }
 }
 
@@ -189,24 +190,28 @@ fn settle(primary: &mut History, secondary: &mut History) {
             by_peer.entry(peer_isn).or_default().push_back(at);
         }
     }
-    for theirs in &mut secondary.opened {
+    for (place, theirs) in secondary.opened.iter_mut().enumerate() {
         let same = theirs.peer_isn.and_then(|peer_isn| by_peer.get_mut(&peer_isn));
         // A guest that answers one SYN with several numbers means the last.
-        let at = same
-            .and_then(|same| if same.len() > 1 { same.pop_front() } else { same.front().copied() });
-        if let Some(ours) = at.and_then(|at| primary.opened.get_mut(at)) {
-            theirs.partner = Some(ours.numbers());
-            ours.partner = Some(theirs.numbers());
+        let at = same.and_then(|same| match same.len() {
+            0 | 1 => same.front().copied(),
+            _ => same.pop_front(),
+        });
+        if let Some((at, ours)) = at.and_then(|at| Some((at, primary.opened.get_mut(at)?))) {
+            theirs.partner = Some(ours.numbers(at));
+            ours.partner = Some(theirs.numbers(place));
         }
     }
     // The one's first opening is the other's connection that was met in its middle.
     let skip_ours = usize::from(secondary.met_in_middle && !primary.met_in_middle);
     let skip_theirs = usize::from(primary.met_in_middle && !secondary.met_in_middle);
-    let ours = primary.opened.iter_mut().skip(skip_ours).filter(|ours| ours.partner.is_none());
-    let theirs = secondary.opened.iter_mut().skip(skip_theirs);
-    for (ours, theirs) in ours.zip(theirs.filter(|theirs| theirs.partner.is_none())) {
-        theirs.partner = Some(ours.numbers());
-        ours.partner = Some(theirs.numbers());
+    let ours = primary.opened.iter_mut().enumerate().skip(skip_ours);
+    let theirs = secondary.opened.iter_mut().enumerate().skip(skip_theirs);
+    let ours = ours.filter(|(_, ours)| ours.partner.is_none());
+    let theirs = theirs.filter(|(_, theirs)| theirs.partner.is_none());
+    for ((our_place, ours), (their_place, theirs)) in ours.zip(theirs) {
+        theirs.partner = Some(ours.numbers(our_place));
+        ours.partner = Some(theirs.numbers(their_place));
     }
 }
 
@@ -215,10 +220,8 @@ fn pairs<'a>(
     primary: &'a History,
     secondary: &'a History,
 ) -> impl Iterator<Item = (u64, u64)> + 'a {
-    let both = primary.opened.iter().filter(|ours| ours.partner.is_some());
-    both.filter_map(|ours| {
-        let mut theirs = secondary.opened.iter();
-        let same = theirs.find(|theirs| theirs.partner == Some(ours.numbers()))?;
-        Some((ours.at_ns, same.at_ns))
+    primary.opened.iter().filter_map(|ours| {
+        let theirs = secondary.opened.get(ours.partner?.place)?;
+        Some((ours.at_ns, theirs.at_ns))
     })
 }

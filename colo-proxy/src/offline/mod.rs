@@ -27,6 +27,7 @@ mod alignment;
 mod clock;
 mod comparison;
 mod connections;
+mod early;
 mod guest;
 mod in_flight;
 mod merge;
@@ -34,6 +35,9 @@ mod report;
 mod survey;
 mod text;
 mod translation;
+
+#[cfg(test)]
+mod tests;
 
 pub use self::alignment::{Align, Alignment};
 pub use self::comparison::{Comparison, Options};

@@ -10,7 +10,8 @@ use super::alignment::Alignment;
 use super::clock::Clock;
 use super::guest::Guest;
 use super::survey::Survey;
-use crate::compare::{Captured, Divergence, FlowName, Reason, Side, Stats};
+use crate::compare::{Captured, Content, Divergence, FlowName, Reason, Side, Stats, content};
+use crate::frame::Frame;
 
 /// Differences that are reported one by one.
 const RECORDS_MAX: usize = 256;
@@ -18,6 +19,8 @@ const RECORDS_MAX: usize = 256;
 const FRAMES_BYTES_MAX: usize = 16 << 20;
 /// Flows that are told apart as having differed.
 const FLOWS_MAX: usize = 65536;
+/// Flows with undecided frames that are named.
+const UNDECIDED_FLOWS_MAX: usize = 16;
 /// Clocks that are this far from what the connections say deserve a word.
 const DOUBTFUL_SHIFT_NS: u64 = 100_000_000;
 
@@ -45,10 +48,12 @@ impl CaptureReport {
 }
 
 /// Frames of which it cannot be said whether the other guest sent the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Undecided {
     pub primary_frames: u64,
     pub secondary_frames: u64,
+    /// Flows that those of the primary are of, the first few.
+    pub flows: Vec<String>,
 }
 
 impl Undecided {
@@ -56,6 +61,19 @@ impl Undecided {
         match side {
             Side::Primary => self.primary_frames += 1,
             Side::Secondary => self.secondary_frames += 1,
+        }
+    }
+
+    /// Notes the flow of a frame of the primary.
+    pub(super) fn note(&mut self, frame: &Frame) {
+        let name = match content(frame) {
+            Some(Content::Tcp(name, _)) => name,
+            Some(Content::Datagram(datagram)) => datagram.name,
+            None => return,
+        };
+        let name = FlowName(&name).to_string();
+        if self.flows.len() < UNDECIDED_FLOWS_MAX && !self.flows.contains(&name) {
+            self.flows.push(name);
         }
     }
 }
@@ -208,7 +226,7 @@ impl Report {
             notes.push(format!(
                 "by when connections were opened, the secondary's clock is off by {:.3} s more: \
                  see --align",
-                (by_connections - self.alignment.shift_ns) as f64 / 1e9
+                by_connections.saturating_sub(self.alignment.shift_ns) as f64 / 1e9
             ));
         }
         if self.not_translated > 0 {

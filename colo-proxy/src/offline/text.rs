@@ -21,7 +21,7 @@ impl fmt::Display for Report {
             self.covered_ns as f64 / 1e9
         )?;
         self.verdict(f)?;
-        let undecided = self.undecided;
+        let undecided = &self.undecided;
         if undecided.primary_frames + undecided.secondary_frames > 0 {
             writeln!(
                 f,

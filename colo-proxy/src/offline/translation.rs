@@ -18,6 +18,8 @@ const CHECKSUM_AT: u32 = 16;
 pub(super) enum Fate {
     /// Compare this.
     Compare(Frame),
+    /// The primary has yet to open this connection.
+    Early(Frame),
     /// Only one capture has the start of the connection: how their numbers go together is unknown.
     Undecided,
 }
@@ -80,7 +82,13 @@ impl Translator {
                 let seq = partner.isn.wrapping_sub(opened.isn);
                 let peers = partner.peer_isn.zip(opened.peer_isn);
                 let ack = peers.map_or(0, |(ours, theirs)| ours.wrapping_sub(theirs));
-                return Fate::Compare(translate(frame, tcp, seq, ack));
+                let frame = translate(frame, tcp, seq, ack);
+                let [primary, _] = progress.current;
+                return if primary < Some(partner.place) {
+                    Fate::Early(frame)
+                } else {
+                    Fate::Compare(frame)
+                };
             }
             (Side::Secondary, ..) => {}
         }

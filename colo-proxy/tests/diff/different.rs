@@ -137,6 +137,14 @@ fn a_connection_that_only_the_primary_accepts_is_a_difference() {
 }
 
 #[test]
+fn a_connection_that_only_the_secondary_accepts_is_a_difference() {
+    let mut theirs = Tape::default();
+    Connection::open(&mut theirs, SECONDARY, 40_000, 1000).ask(&text(100));
+    let report = Captures::of(&Tape::default().framed(), &theirs.framed()).different(&[]);
+    assert_eq!(report["divergences"][0]["reason"], "secondary-only");
+}
+
+#[test]
 fn the_time_that_a_guest_may_be_late_can_be_set() {
     let captures = Captures::of(&datagrams(0, &[]), &datagrams(500, &[]));
     captures.equal(&[]);

@@ -75,6 +75,17 @@ fn clocks_that_are_apart_are_brought_together() {
     assert!(report["notes"][0].as_str().is_some_and(|note| note.contains("--align")), "{report:#}");
 }
 
+/// As where the clock of its host is a little behind.
+#[test]
+fn a_secondary_may_be_ahead() {
+    for ahead_ms in [5, 100, 2000] {
+        let theirs = web_server(SECONDARY).shifted(-ahead_ms);
+        let report = Captures::of(&web_server(PRIMARY), &theirs).equal(&[]);
+        assert_eq!(report["undecided"]["primary_frames"], 0, "{report:#}");
+        assert_eq!(report["undecided"]["secondary_frames"], 0, "{report:#}");
+    }
+}
+
 #[test]
 fn datagrams_may_change_places() {
     let tape = |order: [&[u8]; 3]| {

@@ -1,11 +1,12 @@
-//! One tuple and its entry in the two maps, under segments of both sides in any order, checkpoints
-//! and a failover.
+//! One tuple and its entry in the three maps, under segments of both sides in any order,
+//! checkpoints, a failover, and what was imported from an earlier pair.
 
-use colo_proxy_common::decode::{Timestamps, flag};
+use colo_proxy::offsets::{FlowState, Offset};
+use colo_proxy_common::decode::{Timestamps, flag, protocol};
 use colo_proxy_common::flow::{
     Change, Entry, Now, Segment, Step, Verdict, from_guest, known, state, to_guest,
 };
-use colo_proxy_common::record::Flow;
+use colo_proxy_common::record::{Flow, FlowKey};
 
 use crate::choices::Choices;
 
@@ -21,11 +22,12 @@ const FLAGS: [u8; 8] = [
     0,
 ];
 
-/// The entry of one tuple in both maps, as the programs keep it.
+/// The entry of one tuple in the maps, as the programs keep it.
 #[derive(Debug)]
 struct World {
     now: Now,
     half_open: Option<Flow>,
+    unconfirmed: Option<Flow>,
     flows: Option<Flow>,
     /// The map has no room for another entry.
     flows_full: bool,
@@ -33,15 +35,18 @@ struct World {
 
 pub(super) fn run(choices: &mut Choices<'_>) {
     let now = Now { failed_over: false, epoch: choices.number32(), ns: 1 };
-    let mut world = World { now, half_open: None, flows: None, flows_full: false };
+    let mut world =
+        World { now, half_open: None, unconfirmed: None, flows: None, flows_full: false };
     while !choices.is_over() {
         match choices.octet() {
-            0..8 => world.now.epoch = world.now.epoch.wrapping_add(1),
+            0..7 => world.now.epoch = world.now.epoch.wrapping_add(1),
+            7 => world.import(choices),
             8 => world.now.failed_over = true,
             9 => world.flows_full ^= true,
             // The daemon ages entries, and a flood pushes out what is half open.
             10 => world.half_open = None,
             11 => world.flows = None,
+            12 => world.unconfirmed = None,
             kind => world.segment(kind & 1 == 0, &any_segment(choices)),
         }
     }
@@ -65,7 +70,8 @@ impl World {
         self.now.ns += 1;
         let (now, before) = (self.now, self.entry().copied());
         let mut record = Flow::default();
-        let entry = self.flows.as_mut().or(self.half_open.as_mut()).map(Entry::from_mut);
+        let entries = [&mut self.flows, &mut self.unconfirmed, &mut self.half_open];
+        let entry = entries.into_iter().find_map(Option::as_mut).map(Entry::from_mut);
         let step = if is_of_peer {
             to_guest(&now, segment, entry, &mut record)
         } else {
@@ -74,28 +80,49 @@ impl World {
         self.apply(step, record);
         self.is_possible(step, is_of_peer);
         if step.release_held {
-            assert!(!is_of_peer, "only the guest's own number releases what waits for it");
             assert_ne!(record, Flow::default(), "an event tells of something");
+            assert!(!is_of_peer || record.known & known::HELD != 0, "nothing was out of place");
         }
         if let Some(before) = before {
             self.is_stable(step, &before, is_of_peer, segment);
         }
     }
 
-    fn apply(&mut self, step: Step, record: Flow) {
+    fn apply(&mut self, step: Step, mut record: Flow) {
+        if step.change == Change::Keep {
+            return;
+        }
+        // A full map takes an entry that was in it before.
+        let is_full = self.flows_full && self.flows.is_none();
+        (self.half_open, self.unconfirmed, self.flows) = (None, None, None);
         match step.change {
-            Change::Keep => {}
-            Change::Open => (self.half_open, self.flows) = (Some(record), None),
-            Change::Establish if self.flows_full && self.flows.is_none() => {
-                self.half_open = Some(record);
+            Change::Keep | Change::Forget => {}
+            Change::Open => self.half_open = Some(record),
+            Change::Establish if record.known & known::CONFIRMED != 0 && !is_full => {
+                self.flows = Some(record);
             }
-            Change::Establish => (self.half_open, self.flows) = (None, Some(record)),
-            Change::Forget => (self.half_open, self.flows) = (None, None),
+            Change::Establish => {
+                record.known &= !known::CONFIRMED;
+                self.unconfirmed = Some(record);
+            }
         }
     }
 
+    /// A connection of an earlier pair, whose entry in every epoch has the offset of then.
+    fn import(&mut self, choices: &mut Choices<'_>) {
+        let (seq, ts) = (choices.number32(), choices.number32());
+        let state =
+            choices.one_of(&[FlowState::Established, FlowState::FinPeer, FlowState::Closed]);
+        let key = FlowKey { protocol: protocol::TCP, ..FlowKey::default() };
+        let offset = Offset { key, state, seq, ts };
+        let flow = offset.flow(self.now.epoch, self.now.ns);
+        let again = Offset::of(&key, &flow, self.now.epoch);
+        assert_eq!(again, (seq != 0 || ts != 0).then_some(offset));
+        (self.half_open, self.unconfirmed, self.flows) = (None, None, Some(flow));
+    }
+
     fn entry(&self) -> Option<&Flow> {
-        self.flows.as_ref().or(self.half_open.as_ref())
+        self.flows.as_ref().or(self.unconfirmed.as_ref()).or(self.half_open.as_ref())
     }
 
     /// Whatever came: the entry is one that the programs know, and the verdict follows from it.
@@ -105,7 +132,7 @@ impl World {
                 (state::OPENING_PASSIVE..=state::REOPENING).contains(&entry.state),
                 "{entry:?}"
             );
-            assert_eq!(entry.known & !(2 * known::IDENTITY - 1), 0, "{entry:?}");
+            assert_eq!(entry.known & !(2 * known::CONFIRMED - 1), 0, "{entry:?}");
         }
         match step.verdict {
             Verdict::Translate(translation) => {
@@ -113,9 +140,7 @@ impl World {
                 let Some(entry) = self.entry() else {
                     return assert!(step.change != Change::Forget, "translated without an entry");
                 };
-                let offsets = (entry.seq_offset, entry.ts_offset);
-                assert_eq!((translation.seq, translation.ts), offsets, "{entry:?}");
-                assert!(entry.known & known::OFFSET != 0 && entry.epoch == self.now.epoch);
+                assert_eq!(translation, entry.translation(self.now.epoch), "{entry:?}");
             }
             Verdict::Hold => {
                 assert!(is_of_peer && !self.now.failed_over, "nobody is there to hold it");
@@ -133,11 +158,8 @@ impl World {
             return;
         }
         assert_eq!(step.change, Change::Keep, "{segment:?} on {before:?}");
-        let Some(entry) = self.entry() else { return };
-        assert_eq!(
-            (entry.seq_offset, entry.ts_offset, entry.epoch),
-            (before.seq_offset, before.ts_offset, before.epoch),
-            "{segment:?} on {before:?}"
-        );
+        let epoch = self.now.epoch;
+        let after = self.entry().map(|entry| entry.translation(epoch));
+        assert_eq!(after, Some(before.translation(epoch)), "{segment:?} on {before:?}");
     }
 }

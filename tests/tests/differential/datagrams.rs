@@ -75,3 +75,20 @@ fn the_identification_of_udp_and_icmp_is_none_either() -> Result<()> {
     }
     Ok(())
 }
+
+/// QEMU compares fragments as they are, and takes payload for ports.
+#[test]
+fn a_packet_in_other_fragments_is_the_same() -> Result<()> {
+    let packet = datagram(7).data(&[b'f'; 100]);
+    let [first, second] = packet.fragments(64);
+    let steps = [P(packet.build()), S(first), S(second)];
+    row(&steps, &[NOTHING, (&[], 1), NOTHING], &[NOTHING, NOTHING, (&[0], 0)])
+}
+
+#[test]
+fn fragments_leave_as_they_came() -> Result<()> {
+    let packet = datagram(7).data(&[b'f'; 100]);
+    let [first, second] = packet.fragments(64);
+    let steps = [P(first), P(second), S(packet.build())];
+    row(&steps, &[NOTHING, NOTHING, (&[], 1)], &[NOTHING, NOTHING, (&[0, 1], 0)])
+}

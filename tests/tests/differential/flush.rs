@@ -150,3 +150,23 @@ fn an_acknowledgment_of_the_secondary_alone_is_no_reason() -> Result<()> {
     }
     Ok(())
 }
+
+/// After a failover the peer would send into a window that is closed.
+#[test]
+fn a_window_that_is_closed_at_the_secondary_alone_is_asked_for() -> Result<()> {
+    if !require_qemu() {
+        return Ok(());
+    }
+    for engine in [Engine::Qemu, Engine::Ours] {
+        let mut stand = Stand::new(engine, &Setup::default())?;
+        let data = segment(1000).ack(1).data(b"data");
+        stand.primary(&data.build())?;
+        stand.secondary(&data.clone().window(0).build())?;
+        stand.expect(&[&data.build()])?;
+        match engine {
+            Engine::Qemu => stand.expect_no_request(Duration::from_secs(3))?,
+            Engine::Ours => stand.wait_request()?,
+        }
+    }
+    Ok(())
+}

@@ -152,7 +152,14 @@ impl Talk {
         Some(Self { programs, shape })
     }
 
-    fn build(&self, from_peer: bool, flags: u8, seq: u32, ack: u32, ts: (u32, u32)) -> Vec<u8> {
+    pub(crate) fn build(
+        &self,
+        from_peer: bool,
+        flags: u8,
+        seq: u32,
+        ack: u32,
+        ts: (u32, u32),
+    ) -> Vec<u8> {
         let mut shape = self.shape.clone();
         if !from_peer {
             // Addresses are fixed; the guest's ports are the destination of the peer's frames, so

@@ -13,7 +13,7 @@ use crate::compare::limits::Limits;
 use crate::compare::stats::Fragments;
 
 /// What a fragment costs in memory beside its octets.
-const PIECE_COST: usize = 128;
+const PIECE_COST: usize = 256;
 
 /// One packet: tags, addresses and, of IPv4, the protocol (RFC 791, RFC 8200 section 4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -72,7 +72,7 @@ impl TcpFlow {
 
     /// Compares the part `start..end` of `data` with every held frame that reaches into it.
     fn compare_with_held(&mut self, scene: &mut Scene<'_>, data: &Data<'_>, start: i64, end: i64) {
-        let mut complete = std::mem::take(&mut scene.ledger.complete);
+        let mut settled = std::mem::take(&mut scene.ledger.settled);
         let mut queues = std::mem::take(&mut self.queues);
         queues.retain_reaching_into(start, end, |entry| {
             scene.ledger.count_work();
@@ -83,15 +83,15 @@ impl TcpFlow {
             }
             let is_complete = self.verified.covers(entry.start, entry.end);
             if is_complete {
-                complete.push(entry.key);
+                settled.push(entry.key);
             }
             !is_complete
         });
         self.queues = queues;
-        for key in complete.drain(..) {
+        for key in settled.drain(..) {
             self.advance(scene, key);
         }
-        scene.ledger.complete = complete;
+        scene.ledger.settled = settled;
         self.queues.give_back_memory();
     }
 

@@ -316,12 +316,11 @@ impl TcpFlow {
         reset: Reset,
         shown: (Shown<'_>, Shown<'_>),
     ) -> bool {
-        let own = |r: &Reset| r.ack.is_some() && r.seq != Seq(0);
         let resets = &self.secondary.resets;
-        if !own(&reset) || resets.iter().any(|r| r.seq == reset.seq) {
+        if !reset.is_own() || resets.iter().any(|r| r.seq == reset.seq) {
             return false;
         }
-        if !resets.last().is_some_and(own) {
+        if !resets.last().is_some_and(Reset::is_own) {
             return false;
         }
         let place = self.seqs.and_then(|seqs| seqs.place(reset.seq)).unwrap_or(self.high);

@@ -8,14 +8,17 @@
 
 use std::collections::VecDeque;
 
+use super::Reset;
 use crate::compare::chain::Key;
 use crate::compare::shrink;
 
 /// Frames of one connection that wait for their octets although another one held has some of the
 /// same: retransmissions, which back off.
 const OVERLAPPING_MAX: usize = 256;
-/// Frames of one connection that wait for SYN, FIN or RST of the secondary: one, and what repeats it.
-const UNMARKED_MAX: usize = 64;
+/// Frames of one connection that wait for SYN, FIN or RST of the secondary: mostly resets, one for
+/// each segment of a peer that goes on sending. All are looked at for each mark, but only those
+/// that it concerns leave this list for it.
+const UNMARKED_MAX: usize = 4096;
 
 /// A frame waiting for its octets.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +26,33 @@ pub(super) struct Unverified {
     pub(super) start: i64,
     pub(super) end: i64,
     pub(super) key: Key,
+}
+
+/// The mark that a frame waits for, or that the secondary sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    Syn,
+    SynAck,
+    Fin,
+    Reset {
+        reset: Reset,
+        /// The very same reset is needed, its acknowledgment included.
+        is_exact: bool,
+    },
+}
+
+impl Sign {
+    /// The secondary's `other` is what a frame waits for with this, or shows that it differs: it
+    /// does not go on waiting for a mark.
+    fn is_settled_by(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Reset { reset, is_exact }, Self::Reset { reset: theirs, .. }) => {
+                let is_same = if *is_exact { reset == theirs } else { reset.seq == theirs.seq };
+                is_same || (reset.is_own() && theirs.is_own())
+            }
+            _ => self == other,
+        }
+    }
 }
 
 /// No more frames of this kind are looked after: it stays held until a checkpoint.
@@ -36,7 +66,7 @@ pub(super) struct Queues {
     unverified: VecDeque<Unverified>,
     /// Those that overlap one of them, in no order.
     overlapping: Vec<Unverified>,
-    unmarked: VecDeque<Key>,
+    unmarked: VecDeque<(Sign, Key)>,
     /// By the place that is pointed to as urgent.
     pub(super) unpointed: ByPlace,
     /// By acknowledgment.
@@ -89,20 +119,23 @@ impl Queues {
         self.overlapping.retain(|entry| entry.start >= end || entry.end <= start || keep(entry));
     }
 
-    pub(super) fn push_unmarked(&mut self, key: Key) -> Result<(), Full> {
+    pub(super) fn push_unmarked(&mut self, sign: Sign, key: Key) -> Result<(), Full> {
         if self.unmarked.len() >= UNMARKED_MAX {
             return Err(Full);
         }
-        self.unmarked.push_back(key);
+        self.unmarked.push_back((sign, key));
         Ok(())
     }
 
-    pub(super) fn pop_unmarked(&mut self) -> Option<Key> {
-        self.unmarked.pop_front()
-    }
-
-    pub(super) fn unmarked_len(&self) -> usize {
-        self.unmarked.len()
+    /// Hands every frame that the secondary's `sign` settles to `take`, and forgets it.
+    pub(super) fn take_settled(&mut self, sign: &Sign, mut take: impl FnMut(Key)) {
+        self.unmarked.retain(|(awaited, key)| {
+            let is_settled = awaited.is_settled_by(sign);
+            if is_settled {
+                take(*key);
+            }
+            !is_settled
+        });
     }
 
     /// A frame that waits for less than all: its acknowledgment, or its octets.
@@ -114,7 +147,7 @@ impl Queues {
     /// Where the last frame of the stream is, if it waits for its octets or its mark.
     pub(super) fn last(&self) -> impl Iterator<Item = Key> {
         let unverified = self.unverified.back().map(|entry| entry.key);
-        unverified.into_iter().chain(self.unmarked.back().copied())
+        unverified.into_iter().chain(self.unmarked.back().map(|entry| entry.1))
     }
 
     pub(super) fn give_back_memory(&mut self) {

@@ -6,6 +6,7 @@ use colo_proxy_common::seq::Seq;
 use super::data::Data;
 use super::opening::{Opening, Openings};
 use super::partial;
+use super::queues::Sign;
 use super::shown::{Mark, Shown};
 use super::space::Space;
 use super::{RESETS_MAX, Reset, Scene, Segment, TcpFlow, urgent};
@@ -93,7 +94,8 @@ impl TcpFlow {
             if let Some(ack) = opening.ack {
                 self.on_ack(scene, ack);
             }
-            self.revisit_marks(scene, frame);
+            let sign = if opening.ack.is_some() { Sign::SynAck } else { Sign::Syn };
+            self.revisit_marks(scene, frame, &sign);
             // Its number is its own, and the SYN comes before the first octet.
             self.on_urgent(scene, urgent(-1, tcp));
             self.read_headers(scene, Side::Secondary, frame.ethernet(), tcp);
@@ -119,7 +121,7 @@ impl TcpFlow {
             self.on_ack(scene, ack);
         }
         self.keep_witness(scene, Mark::Reset, frame);
-        self.revisit_marks(scene, frame);
+        self.revisit_marks(scene, frame, &Sign::Reset { reset, is_exact: false });
     }
 
     /// Data, acknowledgment and FIN; `false` where they are far outside of the stream.
@@ -155,7 +157,7 @@ impl TcpFlow {
             if self.matched_fin != Some(end) {
                 self.keep_witness(scene, Mark::Fin, frame);
             }
-            self.revisit_marks(scene, frame);
+            self.revisit_marks(scene, frame, &Sign::Fin);
         }
         if let Some(fin) = self.fin.filter(|fin| self.matched_fin != Some(*fin))
             && ((end > start && end > fin) || (is_fin && end != fin))
@@ -204,10 +206,11 @@ impl TcpFlow {
         }
     }
 
-    /// A mark of the secondary came: look again at the frames that wait for one.
-    fn revisit_marks(&mut self, scene: &mut Scene<'_>, frame: &Frame) {
-        for _ in 0..self.queues.unmarked_len() {
-            let Some(key) = self.queues.pop_unmarked() else { break };
+    /// A mark of the secondary came: look again at the frames that wait for one like it.
+    fn revisit_marks(&mut self, scene: &mut Scene<'_>, frame: &Frame, sign: &Sign) {
+        let mut settled = std::mem::take(&mut scene.ledger.settled);
+        self.queues.take_settled(sign, |key| settled.push(key));
+        for key in settled.drain(..) {
             scene.ledger.count_work();
             let Some(segment) = held_segment(scene, key) else { continue };
             let shown = (Shown::Held(key), Shown::InHand(frame));
@@ -215,6 +218,7 @@ impl TcpFlow {
                 self.advance(scene, key);
             }
         }
+        scene.ledger.settled = settled;
     }
 
     /// The secondary's mark is there and is another one.

@@ -59,21 +59,46 @@ fn frames_that_overlap_are_looked_at_up_to_a_bound_and_the_others_leave_with_a_c
 }
 
 #[test]
-fn frames_that_wait_for_a_mark_are_looked_at_up_to_a_bound_and_the_others_leave_with_a_checkpoint()
-{
+fn a_mark_looks_at_the_frames_that_it_concerns_and_no_others() {
+    let (mut rig, base) = open();
+    let reset = |seq: u32| Tcp { ack: None, ..at(&base, seq) }.rst();
+    for n in 0..LONG {
+        rig.holds(&reset(5000 + n));
+    }
+    // Marks that nothing waits for: other resets, a FIN, a SYN/ACK.
+    for n in 0..100 {
+        assert_eq!(steps(&mut rig, &reset(50_000 + n)), 0);
+        assert_eq!(steps(&mut rig, &at(&base, 1001 + n).fin()), 0);
+        assert_eq!(steps(&mut rig, &tcp(1000).syn().ack(501)), 0);
+    }
+    for n in (0..LONG).rev() {
+        assert_eq!(steps(&mut rig, &reset(5000 + n)), 1);
+    }
+    assert_eq!(rig.engine.stats().held.frames, 0);
+}
+
+/// A peer that goes on sending gets a reset for each segment, all of them alike.
+#[test]
+fn a_burst_of_resets_leaves_with_the_secondarys_first() {
+    let (mut rig, base) = open();
+    let reset = Tcp { ack: None, ..base }.rst();
+    for _ in 0..LONG {
+        rig.holds(&reset);
+    }
+    assert_eq!(rig.secondary(&reset), (vec![reset.build(); LONG as usize], vec![]));
+    assert_eq!(rig.engine.stats().unwatched, 0);
+}
+
+#[test]
+fn frames_that_wait_for_a_mark_are_bounded_and_the_others_leave_with_a_checkpoint() {
     let (mut rig, base) = open();
     let fin = base.clone().fin();
-    for _ in 0..LONG {
+    for _ in 0..5000 {
         rig.holds(&fin);
     }
-    assert_eq!(rig.engine.stats().unwatched, u64::from(LONG) - 64);
-    for n in 0..100 {
-        // A mark, but another one.
-        let reset = Tcp { ack: None, ..at(&base, 5000 + n) }.rst();
-        assert_eq!(steps(&mut rig, &reset), 64);
-    }
-    assert_eq!(rig.secondary(&fin).0.len(), 64);
-    assert_eq!(rig.checkpoint().0.len(), LONG as usize - 64);
+    assert_eq!(rig.engine.stats().unwatched, 5000 - 4096);
+    assert_eq!(rig.secondary(&fin).0.len(), 4096);
+    assert_eq!(rig.checkpoint().0.len(), 5000 - 4096);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::cut::{Part, cut, parts, payload_len};
 use super::packet::{Link, Tcp, tcp};
 use super::rig::Rig;
-use crate::compare::{Limits, Reason, Side};
+use crate::compare::{Limits, Policy, Reason, Side};
 use crate::frame::Frame;
 
 const LINK: Link = Link { ip_version: 4, vlan: [0, 0], peer: 9 };
@@ -568,7 +568,7 @@ fn each_limit_on_incomplete_packets_holds_and_is_counted() {
         assert_eq!((released.len(), requests), (4, vec![]));
         is_settled(&rig);
     };
-    let bytes = 4 * 1200;
+    let bytes = 4 * 1400;
     fifth_alone(with_limits(|limits| limits.fragment_packets_max = 4));
     fifth_alone(with_limits(|limits| limits.fragment_source_packets_max = 4));
     fifth_alone(with_limits(|limits| limits.fragment_bytes_max = bytes));
@@ -611,17 +611,37 @@ fn a_table_full_of_flows_holds_fragments_for_a_checkpoint() {
     assert_eq!(rig.checkpoint().0, [tcp(1000).data(b"x").build(), first]);
 }
 
-#[test]
-fn a_packet_of_which_fragments_make_no_segment_is_malformed() {
-    // Data offset 1.
+/// A segment whose data offset is 1.
+fn no_segment() -> Frame {
     let mut payload = octets(2000);
     payload[12] = 0x10;
-    let whole = LINK.ip(6, &payload, 0);
-    let ours = cut(&whole, 1, &[1000]);
+    LINK.ip(6, &payload, 0)
+}
+
+#[test]
+fn a_packet_of_which_fragments_make_no_segment_is_malformed() {
+    let ours = cut(&no_segment(), 1, &[1000]);
     let mut rig = Rig::new();
     keeps(&mut rig, Side::Primary, &ours);
-    assert_eq!(hand_in(&mut rig, Side::Secondary, &[whole]), ours);
+    assert_eq!(hand_in(&mut rig, Side::Secondary, &[no_segment()]), ours);
     assert_eq!(rig.engine.stats().malformed.transport, 2);
+    is_settled(&rig);
+}
+
+#[test]
+fn the_policy_for_what_is_malformed_is_that_for_packets_in_fragments_too() {
+    let ours = cut(&no_segment(), 1, &[1000]);
+    let mut rig = with_limits(|limits| limits.on_malformed = Policy::Release);
+    keeps(&mut rig, Side::Primary, &ours[..1]);
+    assert_eq!(hand_in(&mut rig, Side::Primary, &ours[1..]), ours);
+    keeps(&mut rig, Side::Secondary, &ours);
+    assert_eq!(rig.engine.stats().secondary_dropped.malformed, 1);
+    is_settled(&rig);
+    let mut rig = with_limits(|limits| limits.on_malformed = Policy::Hold);
+    keeps(&mut rig, Side::Primary, &ours);
+    keeps(&mut rig, Side::Secondary, &ours);
+    assert_eq!(rig.engine.stats().malformed_held, 1);
+    assert_eq!(rig.checkpoint(), (ours, vec![]));
     is_settled(&rig);
 }
 

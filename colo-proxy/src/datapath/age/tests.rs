@@ -124,3 +124,16 @@ fn one_look_forgets_no_more_than_its_limit() {
     let limits = AgeLimits { victims_max: 7, ..AgeLimits::default() };
     assert_eq!(Ageing::new(limits).look(&entries, 1000, NOW, EPOCH).victims.len(), 7);
 }
+
+#[test]
+fn one_in_which_the_guest_never_spoke_goes_by_the_clock() {
+    let entries = [
+        entry(1, flow(state::CLOSED, 60)),
+        entry(2, flow(state::CLOSED, 61)),
+        entry(3, flow(state::ESTABLISHED, 7440)),
+        entry(4, flow(state::ESTABLISHED, 7441)),
+    ];
+    let victims = Ageing::new(AgeLimits::default()).look_at_unconfirmed(&entries, NOW, EPOCH);
+    let shown: Vec<_> = victims.iter().map(|v| (v.key.peer_port, v.class, v.expired)).collect();
+    assert_eq!(shown, [(2, Class::Closed, true), (4, Class::Idle, true)]);
+}

@@ -76,8 +76,11 @@ fn outgoing(port: Port, source: Box<dyn Capture>, stats: &Arc<LaneStats>) -> Out
         port,
         source,
         vnet_hdr: false,
-        queue_bytes: 256 * 1024,
-        stall_timeout: Duration::from_millis(100),
+        limits: PeerLimits {
+            queue_bytes: 256 * 1024,
+            timeout: Duration::from_millis(100),
+            ..PeerLimits::default()
+        },
         stats: stats.clone(),
         observe: Box::new(|_| {}),
     }

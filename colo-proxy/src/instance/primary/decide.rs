@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use crate::colo_frame::{Command, Event};
 use crate::compare::{Engine, Output, Reason, Side};
+use crate::config::{Limits, PeerLimits};
 use crate::control::Message;
 use crate::datapath::Mode;
 use crate::frame::Frame;
 use crate::instance::cut::{Cut, Sorted};
 use crate::instance::lanes::BATCH;
-use crate::instance::wiring::GATE_QUEUE_LEN;
 use crate::log_limit::LogLimit;
 use crate::protection::{Action, Protection, State};
 
@@ -49,6 +49,8 @@ pub(in crate::instance) struct Decisions {
     session: u64,
     /// A checkpoint has begun and is not done yet.
     checkpoint_running: bool,
+    /// Frames that the output gate can hold.
+    gate_queue_frames: u32,
     has_control: bool,
     mirror_up: bool,
     secondary_up: bool,
@@ -90,6 +92,7 @@ impl Decisions {
             epoch: 0,
             session,
             checkpoint_running: false,
+            gate_queue_frames: PeerLimits::default().gate_queue_frames,
             has_control,
             mirror_up: false,
             secondary_up: false,
@@ -99,6 +102,13 @@ impl Decisions {
             commands: VecDeque::new(),
             messages: VecDeque::new(),
         }
+    }
+
+    /// Within other limits than those that nobody has changed.
+    pub(in crate::instance) fn limited(mut self, limits: &Limits) -> Self {
+        self.cut = Cut::new(limits.unsorted);
+        self.gate_queue_frames = limits.peer.gate_queue_frames;
+        self
     }
 
     pub(in crate::instance) fn poll_timeout(&self) -> Option<Instant> {
@@ -253,7 +263,7 @@ impl Decisions {
     /// keep us here.
     fn drain_output(&mut self, now: Instant, hands: &mut impl Hands) {
         let mut frames = Vec::with_capacity(BATCH);
-        for _ in 0..=GATE_QUEUE_LEN as usize / BATCH {
+        for _ in 0..=self.gate_queue_frames as usize / BATCH {
             let more = hands.read_output(&mut frames);
             self.on_output(now, &mut frames, hands);
             if self.protection.state() == State::Unprotected {
@@ -326,3 +336,6 @@ impl Decisions {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

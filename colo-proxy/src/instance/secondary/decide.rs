@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use colo_proxy_common::record::FlowKey;
 
+use crate::config::Limits;
 use crate::datapath::Mode;
 use crate::frame::Frame;
 use crate::instance::hold::Hold;
@@ -47,6 +48,12 @@ impl Decisions {
             copied_in: None,
             told_by_frame: false,
         }
+    }
+
+    /// Within other limits than those that nobody has changed.
+    pub(in crate::instance) fn limited(mut self, limits: &Limits) -> Self {
+        self.hold = Hold::new(limits.input);
+        self
     }
 
     /// Input of the primary guest, in the order in which it came there.

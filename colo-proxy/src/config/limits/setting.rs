@@ -1,0 +1,99 @@
+//! What a key can be set to: numbers of frames and octets, times, and policies.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::compare::Policy;
+
+/// What a key can be set to.
+pub(super) trait Setting: Copy {
+    type Place;
+
+    /// What is compared with the bounds; `None` where there are none.
+    fn number(self) -> Option<u64>;
+    fn put(self, place: &mut Self::Place);
+    fn written(place: &Self::Place) -> String;
+}
+
+macro_rules! numbers {
+    ($($kind:ty)*) => {$(
+        impl Setting for $kind {
+            type Place = Self;
+
+            fn number(self) -> Option<u64> {
+                Some(self as u64)
+            }
+
+            fn put(self, place: &mut Self) {
+                *place = self;
+            }
+
+            fn written(place: &Self) -> String {
+                place.to_string()
+            }
+        }
+    )*};
+}
+
+numbers!(u8 u32 usize);
+
+/// Milliseconds.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(in crate::config) struct Ms(u64);
+
+impl Setting for Ms {
+    type Place = Duration;
+
+    fn number(self) -> Option<u64> {
+        Some(self.0)
+    }
+
+    fn put(self, place: &mut Duration) {
+        *place = Duration::from_millis(self.0);
+    }
+
+    fn written(place: &Duration) -> String {
+        place.as_millis().to_string()
+    }
+}
+
+/// Seconds, of what is counted in nanoseconds.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(in crate::config) struct Seconds(u64);
+
+impl Seconds {
+    const NS: u64 = 1_000_000_000;
+}
+
+impl Setting for Seconds {
+    type Place = u64;
+
+    fn number(self) -> Option<u64> {
+        Some(self.0)
+    }
+
+    fn put(self, place: &mut u64) {
+        *place = self.0.saturating_mul(Self::NS);
+    }
+
+    fn written(place: &u64) -> String {
+        (place / Self::NS).to_string()
+    }
+}
+
+impl Setting for Policy {
+    type Place = Self;
+
+    fn number(self) -> Option<u64> {
+        None
+    }
+
+    fn put(self, place: &mut Self) {
+        *place = self;
+    }
+
+    fn written(place: &Self) -> String {
+        toml::Value::try_from(place).map(|value| value.to_string()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,124 @@
+//! `colo-proxy diff` on what two real guests sent: the same work, done by two kernels with numbers
+//! of their own, is no difference; one flipped octet is.
+
+#[path = "diff/recorder.rs"]
+mod recorder;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use colo_lab::client::{Calls, Conversation, echo, ping};
+use colo_lab::daemon::{Output, output_of};
+use colo_lab::network::{Family, GUEST_MAC, Side};
+use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::protocol::SERVICE_PORT;
+use colo_lab::root::require_root;
+use colo_lab::stand_in::packet::TCP;
+use colo_lab::stand_in::tap::Offloads;
+use serde_json::Value;
+
+use recorder::Recorder;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Records both guests: the primary's own interface, because on the host's every frame is seen
+/// twice, when it is captured and when it is released; and the secondary's TAP.
+fn record(pair: &Pair) -> Result<[Recorder; 2]> {
+    let host = pair.lab.host(Side::Secondary);
+    Ok([
+        Recorder::start(&pair.primary_guest.namespace, "eth0")?,
+        Recorder::start(&host.namespace, &host.tap)?,
+    ])
+}
+
+fn write(recorders: [Recorder; 2], folder: &Path) -> Result<[PathBuf; 2]> {
+    let paths = ["primary.pcapng", "secondary.pcapng"].map(|name| folder.join(name));
+    for (recorder, path) in recorders.into_iter().zip(&paths) {
+        recorder.finish(path)?;
+    }
+    Ok(paths)
+}
+
+fn diff(pair: &Pair, files: &[PathBuf; 2]) -> Result<(Output, Value)> {
+    let [primary, secondary] =
+        files.each_ref().map(|path| path.to_str().context("a name in UTF-8"));
+    let arguments = ["diff", "--json", "--guest", GUEST_MAC, primary?, secondary?];
+    let said = output_of(pair.lab.host(Side::Primary), &arguments)?;
+    let report = serde_json::from_str(&said.stdout).with_context(|| format!("{said:?}"))?;
+    Ok((said, report))
+}
+
+fn equal(offloads: Offloads, family: Family) -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let pair = Pair::start(PairSetup { offloads, ..PairSetup::default() })?;
+    let recorders = record(&pair)?;
+    let client = &pair.lab.client;
+    let mut conversation = Conversation::open(client, family)?;
+    for len in [1, 1448, 200_000] {
+        conversation.ask(len)?;
+        conversation.echo(len)?;
+    }
+    conversation.down(2_000_000)?;
+    conversation.up(2_000_000)?;
+    conversation.close()?;
+    let mut called = Calls::new(client, family)?.call()?;
+    called.ask(3000)?;
+    called.close()?;
+    echo(client, family, 20, 1400)?;
+    ping(client, family, 5, 64)?;
+    pair.expect_no_checkpoints()?;
+    let folder = tempfile::tempdir()?;
+    let (said, report) = diff(&pair, &write(recorders, folder.path())?)?;
+    ensure!(said.success, "{report:#}\n{}", said.stderr);
+    assert_eq!((&report["diverged"], &report["checkpoints"]), (&false.into(), &0.into()));
+    // The client's conversation and the guest's call, at the least.
+    assert!(report["connections_in_both"].as_u64() >= Some(2), "{report:#}");
+    assert!(report["compared_bytes"].as_u64() > Some(2_000_000), "{report:#}");
+    // Nothing was left over, on either side.
+    let nothing = serde_json::json!({ "primary_frames": 0, "secondary_frames": 0, "flows": [] });
+    assert_eq!(report["undecided"], nothing, "{report:#}");
+    pair.finish()
+}
+
+#[test]
+fn equal_guests_with_offloads_are_equal() -> Result<()> {
+    equal(Offloads::On, Family::V4)
+}
+
+#[test]
+fn equal_guests_without_offloads_over_ipv6_are_equal() -> Result<()> {
+    equal(Offloads::Off, Family::V6)
+}
+
+#[test]
+fn a_flipped_octet_is_found_where_the_daemon_finds_it() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(PairSetup::default())?;
+    let recorders = record(&pair)?;
+    let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
+    conversation.ask(1000)?;
+    let place = conversation.received() + 77;
+    pair.secondary_guest.stand_in.flip(TCP, SERVICE_PORT, 77)?;
+    conversation.ask(1000)?;
+    let flipped = pair.secondary_guest.stand_in.flipped(TIMEOUT)?;
+    for _ in 0..20 {
+        conversation.ask(1000)?;
+    }
+    conversation.close()?;
+    let folder = tempfile::tempdir()?;
+    let (said, report) = diff(&pair, &write(recorders, folder.path())?)?;
+    assert!(!said.success, "{report:#}");
+    let found = &report["divergences"][0];
+    assert_eq!(found["stream_offset"], place, "{report:#}");
+    assert_eq!(
+        (&found["primary_byte"], &found["secondary_byte"]),
+        (&flipped.was.into(), &flipped.is.into())
+    );
+    assert_eq!(report["divergences_total"], 1, "{report:#}");
+    pair.finish()
+}
