@@ -30,7 +30,8 @@ pub(super) struct World {
     is_patient: bool,
     is_underway: bool,
     is_outstanding: bool,
-    /// Frames of after a cut that came to nothing are compared with the next call.
+    /// Frames of after a cut that came to nothing are compared with the next call, or when the
+    /// checkpoint is done that began before that: some before what was held already.
     has_failed: bool,
     of_secondary: Vec<Frame>,
 }
@@ -179,7 +180,7 @@ impl World {
             assert!(!self.is_outstanding && !self.is_underway, "{reason} in addition");
             self.is_outstanding = true;
         }
-        self.has_failed = false;
+        self.has_failed &= self.is_underway;
         let held = self.engine.stats().held;
         assert_eq!(held.frames, self.books.held(), "held, and not left");
         assert_eq!(held.bytes == 0, held.frames == 0);
