@@ -151,7 +151,7 @@ pub enum SideConfig {
         mirror: Endpoint,
         secondary_in: Endpoint,
         on_secondary_lost: OnSecondaryLost,
-        limits: Limits,
+        limits: Box<Limits>,
     },
     Secondary {
         mirror: Endpoint,
@@ -307,7 +307,7 @@ fn convert(table: GuestTable) -> Result<Guest, ConfigError> {
     if let Some((key, role)) = table.misplaced() {
         return Err(fail(format!("{key} is for role = \"{role}\"")));
     }
-    let limits = table.limits();
+    let limits = Box::new(table.limits());
     let mirror = table.mirror;
     let side = match table.role {
         Role::Primary => SideConfig::Primary {

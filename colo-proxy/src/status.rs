@@ -16,9 +16,12 @@ use crate::name::is_in_this_namespace;
 
 /// Where sockets and locks of running instances are.
 pub const RUNTIME_DIR: &str = "/run/colo-proxy";
-/// The longest question and the longest answer: a text of [`crate::offsets`], with room for what
-/// quoting it adds. Only root can ask.
-const LINE_MAX: u64 = crate::offsets::TEXT_MAX as u64 * 3 / 2;
+/// The longest question: a text of [`crate::offsets`], with room for what quoting it adds. Only root
+/// can ask.
+const REQUEST_MAX: u64 = crate::offsets::TEXT_MAX as u64 * 3 / 2;
+/// The longest answer that is taken: many times what the differences of an instance come to, whose
+/// bounds are in `instance::primary`.
+const ANSWER_MAX: u64 = 64 << 20;
 /// How long an answer may take before the daemon counts as hung.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -51,6 +54,10 @@ pub enum Request {
     ImportOffsets {
         text: String,
     },
+    /// The differences that are remembered; with `frames`, as far as they are, with their frames.
+    Divergences {
+        frames: bool,
+    },
 }
 
 /// Its answer.
@@ -58,6 +65,7 @@ pub enum Request {
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
     Status(serde_json::Value),
+    Divergences(serde_json::Value),
     Done(String),
     /// A text of [`crate::offsets`].
     Offsets(String),
@@ -139,7 +147,7 @@ async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>) {
 async fn answer(stream: tokio::net::UnixStream, questions: mpsc::Sender<Question>) {
     let (from, mut to) = stream.into_split();
     let mut line = String::new();
-    let mut reader = tokio::io::BufReader::new(from.take(LINE_MAX));
+    let mut reader = tokio::io::BufReader::new(from.take(REQUEST_MAX));
     let read = tokio::time::timeout(ANSWER, reader.read_line(&mut line)).await;
     if !matches!(read, Ok(Ok(1..))) {
         return;
@@ -196,10 +204,9 @@ pub fn find(dir: &Path, name: &str) -> Result<String, StatusError> {
 }
 
 /// Asks the instance `name`.
-#[expect(clippy::needless_pass_by_value, reason = "a question is asked once")]
-pub fn ask(dir: &Path, name: &str, request: Request) -> Result<Reply, StatusError> {
+pub fn ask(dir: &Path, name: &str, request: &Request) -> Result<Reply, StatusError> {
     let path = dir.join(format!("{name}.sock"));
-    let text = exchange(&path, &request).map_err(|source| StatusError::Ask {
+    let text = exchange(&path, request).map_err(|source| StatusError::Ask {
         name: name.into(),
         path: path.clone(),
         source,
@@ -218,7 +225,7 @@ fn exchange(path: &Path, request: &Request) -> io::Result<String> {
     stream.write_all(serde_json::to_string(request)?.as_bytes())?;
     stream.write_all(b"\n")?;
     let mut text = String::new();
-    BufReader::new(stream.take(LINE_MAX)).read_line(&mut text)?;
+    BufReader::new(stream.take(ANSWER_MAX)).read_line(&mut text)?;
     Ok(text)
 }
 
@@ -233,7 +240,7 @@ mod tests {
         assert_eq!(running(dir.path()).expect("listed"), ["tap0@hosta"]);
         assert_eq!(find(dir.path(), "tap0").expect("found"), "tap0@hosta");
         let at = dir.path().to_owned();
-        let asked = tokio::task::spawn_blocking(move || ask(&at, "tap0@hosta", Request::Failover));
+        let asked = tokio::task::spawn_blocking(move || ask(&at, "tap0@hosta", &Request::Failover));
         let (request, reply) = questions.recv().await.expect("a question");
         assert_eq!(request, Request::Failover);
         reply.send(Reply::Done("on its own".into())).expect("it waits");
@@ -243,6 +250,23 @@ mod tests {
         );
         drop(file);
         assert!(matches!(find(dir.path(), "tap0"), Err(StatusError::Unknown { .. })));
+    }
+
+    #[tokio::test]
+    async fn an_answer_with_many_frames_comes_whole() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (_file, mut questions) = serve(dir.path(), "tap0").expect("it listens");
+        let at = dir.path().to_owned();
+        let request = Request::Divergences { frames: true };
+        let asked = tokio::task::spawn_blocking({
+            let request = request.clone();
+            move || ask(&at, "tap0", &request)
+        });
+        let (got, reply) = questions.recv().await.expect("a question");
+        assert_eq!(got, request);
+        let answer = Reply::Divergences("0f".repeat(4 << 20).into());
+        reply.send(answer.clone()).expect("it waits");
+        assert_eq!(asked.await.expect("no panic").expect("answered"), answer);
     }
 
     #[tokio::test]

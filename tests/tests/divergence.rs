@@ -1,16 +1,20 @@
 //! A difference between the guests is found, named to the octet, and never seen by the client.
 
-use std::time::Duration;
+use std::fs::File;
+use std::io::BufReader;
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use colo_lab::client::{Conversation, echo};
-use colo_lab::daemon::NamedDivergence;
-use colo_lab::network::Family;
+use colo_lab::daemon::{NamedDivergence, output_of};
+use colo_lab::network::{Family, Side};
 use colo_lab::pair::{Pair, PairSetup};
 use colo_lab::protocol::{ECHO_PORT, SERVICE_PORT};
 use colo_lab::root::require_root;
 use colo_lab::stand_in::packet::{TCP, UDP};
 use colo_lab::stand_in::tap::Offloads;
+use colo_proxy::capture_file::{Packet, Reader};
+use serde_json::Value;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -49,6 +53,64 @@ fn in_tcp(offloads: Offloads, family: Family) -> Result<()> {
     let status = pair.primary.status()?;
     assert_eq!(status.number("divergences")?, 1, "{status:#?}");
     assert_eq!(status.checkpoints().values().sum::<u64>(), 1, "{status:#?}");
+    pair.finish()
+}
+
+/// What `colo-proxy divergences` says on the primary's host.
+fn listed(pair: &Pair, more: &[&str]) -> Result<String> {
+    let arguments = [&["divergences", "tap0"], more].concat();
+    let said = output_of(pair.lab.host(Side::Primary), &arguments)?;
+    ensure!(said.success, "{said:?}");
+    Ok(said.stdout)
+}
+
+#[test]
+fn is_listed_and_its_frames_are_written() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = Pair::start(PairSetup::default())?;
+    let none: Value = serde_json::from_str(&listed(&pair, &["--json"])?)?;
+    assert_eq!(none["instances"][0]["divergences"], serde_json::json!([]), "{none:#}");
+    let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
+    conversation.ask(1000)?;
+    let place = conversation.received() + 77;
+    pair.secondary_guest.stand_in.flip(TCP, SERVICE_PORT, 77)?;
+    conversation.ask(1000)?;
+    let flipped = pair.secondary_guest.stand_in.flipped(TIMEOUT)?;
+    found(&pair, flipped.peer_port)?;
+
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("found.pcapng");
+    let file_name = file.to_str().context("a name")?;
+    let all: Value = serde_json::from_str(&listed(&pair, &["--json", "--capture", file_name])?)?;
+    let instance = &all["instances"][0];
+    assert_eq!((&instance["role"], &instance["divergences_total"]), (&"primary".into(), &1.into()));
+    let named = &instance["divergences"][0];
+    assert_eq!(named["summary"], format!("payload: octet {place} differs"), "{named:#}");
+    assert_eq!((&named["number"], named.get("primary_frame")), (&1.into(), None), "{named:#}");
+
+    let packets: Vec<Packet> = Reader::new(BufReader::new(File::open(&file)?))?
+        .collect::<Result<_, _>>()
+        .context("reading what was written")?;
+    let [primary, secondary] = packets.as_slice() else { bail!("{packets:#?}") };
+    assert_eq!((primary.interface, secondary.interface), (0, 1));
+    let has = |packet: &Packet, byte: u8| packet.octets.contains(&byte) && !packet.is_cut();
+    assert!(has(primary, flipped.was) && has(secondary, flipped.is), "{packets:#?}");
+    let differ = primary.octets.iter().zip(&secondary.octets);
+    let differ = differ.filter(|(a, b)| (**a, **b) == (flipped.was, flipped.is)).count();
+    assert!(differ >= 1, "{packets:#?}");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    assert!(now.abs_diff(Duration::from_nanos(primary.time_ns)) < TIMEOUT, "{packets:#?}");
+
+    let text = listed(&pair, &[])?;
+    let line =
+        format!("1. {}: payload: octet {place} differs", named["name"].as_str().context("a name")?);
+    assert!(text.contains(&line), "{text}");
+    assert!(text.contains(&format!("[{:02x}]", flipped.is)), "{text}");
+    let other = output_of(pair.lab.host(Side::Secondary), &["divergences"])?;
+    assert!(other.success && other.stdout.contains("the primary's daemon compares"), "{other:?}");
+    conversation.close()?;
     pair.finish()
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use clap::Parser;
 use colo_proxy::colo_compare::Options;
-use colo_proxy::compare::Limits;
 use colo_proxy::config::{
     ColoFrameKind, ConfigError, Guest, LANE_QUEUE_BYTES, OnDeath, OnSecondaryLost,
     SECONDARY_TIMEOUT, SideConfig,
@@ -47,6 +46,8 @@ pub(super) enum Subcommand {
         #[arg(long)]
         json: bool,
     },
+    /// List the last differences between the guests
+    Divergences(DivergencesArgs),
     /// Take the translation of open connections to the next pair
     ///
     /// After a failover the connections that were open depend on it. When the guest that survived is
@@ -70,6 +71,19 @@ pub(super) enum Subcommand {
     /// Ends with 0 where the guests' output is the same, with 1 where it is not, and with 2 where
     /// the captures cannot be compared.
     Diff(DiffArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DivergencesArgs {
+    /// Only of this one: an instance, or a netdev where only one instance has it
+    pub(super) instance: Option<String>,
+    /// For programs
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Write the frames that differ, as far as they are still kept, with comments to this pcapng;
+    /// a file that is there is replaced
+    #[arg(long, value_name = "FILE")]
+    pub(super) capture: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -241,7 +255,7 @@ impl TryFrom<PrimaryArgs> for Guest {
             mirror: args.shared.mirror.clone(),
             secondary_in: args.secondary_in,
             on_secondary_lost: OnSecondaryLost::default(),
-            limits: Limits::default(),
+            limits: Box::default(),
         };
         args.shared.guest(args.colo_frame, side)
     }

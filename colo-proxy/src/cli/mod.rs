@@ -5,6 +5,7 @@ mod capture;
 mod colo_compare;
 mod daemon;
 mod diff;
+mod divergences;
 mod hint;
 mod offsets;
 mod output;
@@ -30,6 +31,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Subcommand::Run { config } => daemon::serve(config::read(&config)?),
         Subcommand::ColoCompare(args) => colo_compare::serve(args.into()),
         Subcommand::Status { instance, json } => show::status(instance.as_deref(), json),
+        Subcommand::Divergences(args) => divergences::divergences(&args),
         Subcommand::Offsets { command } => offsets::run(&command),
         Subcommand::Failover { instance } => fail_over(&instance),
     }?;
@@ -44,7 +46,7 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
 fn fail_over(instance: &str) -> anyhow::Result<()> {
     let dir = Path::new(RUNTIME_DIR);
     let name = status::find(dir, instance)?;
-    match status::ask(dir, &name, Request::Failover)? {
+    match status::ask(dir, &name, &Request::Failover)? {
         Reply::Done(message) => Ok(output::print(&format!("{message}\n"))?),
         other => bail!("instance {name} answered {other:?}"),
     }

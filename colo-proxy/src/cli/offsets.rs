@@ -24,7 +24,7 @@ fn export(instance: Option<&str>) -> anyhow::Result<()> {
         Some(instance) => status::find(dir, instance)?,
         None => only(status::running(dir)?)?,
     };
-    match status::ask(dir, &name, Request::ExportOffsets)? {
+    match status::ask(dir, &name, &Request::ExportOffsets)? {
         Reply::Offsets(text) => Ok(output::print(&text)?),
         other => bail!("instance {name} answered {other:?}"),
     }
@@ -42,7 +42,7 @@ fn import(instance: &str, file: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot import {}", file.display()))?;
     let dir = Path::new(RUNTIME_DIR);
     let name = status::find(dir, instance)?;
-    match status::ask(dir, &name, Request::ImportOffsets { text })? {
+    match status::ask(dir, &name, &Request::ImportOffsets { text })? {
         Reply::Done(message) => Ok(output::print(&format!("{message}\n"))?),
         other => bail!("instance {name} answered {other:?}"),
     }

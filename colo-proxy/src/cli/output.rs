@@ -10,3 +10,12 @@ pub(super) fn print(text: &str) -> io::Result<()> {
         done => done,
     }
 }
+
+/// The command fails with the last of `errors`, if there are any. Each has a line.
+pub(super) fn fail_with(mut errors: Vec<anyhow::Error>) -> anyhow::Result<()> {
+    let Some(last) = errors.pop() else { return Ok(()) };
+    for error in errors {
+        eprintln!("colo-proxy: error: {error:#}");
+    }
+    Err(last)
+}

@@ -17,7 +17,7 @@ pub(super) fn status(instance: Option<&str>, as_json: bool) -> anyhow::Result<()
     let mut found = Vec::new();
     let mut silent = Vec::new();
     for name in &names {
-        match status::ask(dir, name, Request::Status) {
+        match status::ask(dir, name, &Request::Status) {
             Ok(Reply::Status(status)) => found.push(status),
             Ok(other) => silent.push(anyhow!("instance {name} answered {other:?}")),
             Err(error) => silent.push(error.into()),
@@ -31,12 +31,7 @@ pub(super) fn status(instance: Option<&str>, as_json: bool) -> anyhow::Result<()
         found.iter().map(shown).collect()
     };
     output::print(&text)?;
-    // Each has a line; the last is the one that the command fails with.
-    let Some(last) = silent.pop() else { return Ok(()) };
-    for error in silent {
-        eprintln!("colo-proxy: error: {error:#}");
-    }
-    Err(last)
+    output::fail_with(silent)
 }
 
 /// One instance, a line a group: what is asked most comes first.

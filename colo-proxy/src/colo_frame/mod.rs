@@ -3,6 +3,10 @@
 //! The proxy asks for a checkpoint and is told when one begins (the primary is paused, nothing of
 //! the old epoch comes after this) and when it is done (the secondary has received all of the
 //! state). A driver also says when this host is to fail over.
+//!
+//! On the secondary's host, a driver says `checkpoint-done` when the guest has the primary's state,
+//! before the guest goes on: from there the guest counts as the network does, and a failover must
+//! not depend on whether the primary lived to tell.
 
 mod instant;
 mod script;

@@ -4,7 +4,7 @@
 //! are linked behind the oldest, which is the one that is taken. So nothing that the guests agree
 //! on between them makes a frame cost more than another.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::FixedState;
@@ -12,15 +12,22 @@ use foldhash::fast::FixedState;
 use super::body::Datagram;
 use super::chain::{Chain, Ends, Key};
 
+/// A datagram, and what its like is found by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tag {
+    pub(super) datagram: Datagram,
+    /// The flow in the table, in whose line it is.
+    flow: Key,
+    /// Of the flow and the octets.
+    hash: u64,
+}
+
 /// One datagram without a match.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
     /// What the ledger has of it.
     pub(super) key: Key,
-    pub(super) datagram: Datagram,
-    /// The flow in the table, whose line it is in.
-    pub(super) flow: Key,
-    pub(super) hash: u64,
+    pub(super) tag: Tag,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +56,9 @@ pub(super) struct Line {
 pub(super) struct Bag {
     slots: Chain<Slot>,
     index: HashMap<u64, Twins, FixedState>,
+    /// Entries that the index has twice the room for: it then never grows because of places that
+    /// were taken and are not reusable yet, but sorts itself out where it is.
+    entries_max: usize,
 }
 
 /// The bags of both sides.
@@ -56,6 +66,8 @@ pub(super) struct Bag {
 pub(super) struct Bags {
     pub(super) primary: Bag,
     pub(super) secondary: Bag,
+    /// Those of the primary that the last checkpoint released. The secondary may still repeat them.
+    covered: HashSet<u64, FixedState>,
     state: FixedState,
 }
 
@@ -64,13 +76,15 @@ impl Bags {
     pub(super) fn new(seed: u64) -> Self {
         let bag = || {
             let index = HashMap::with_hasher(FixedState::with_seed(seed));
-            Bag { slots: Chain::default(), index }
+            Bag { slots: Chain::default(), index, entries_max: 0 }
         };
-        Self { primary: bag(), secondary: bag(), state: FixedState::with_seed(seed) }
+        let covered = HashSet::with_hasher(FixedState::with_seed(seed));
+        let state = FixedState::with_seed(seed);
+        Self { primary: bag(), secondary: bag(), covered, state }
     }
 
-    /// What equal datagrams of a flow have in common.
-    pub(super) fn hash(&self, flow: Key, datagram: Datagram, octets: &[u8]) -> u64 {
+    /// The tag of a datagram of `flow` with these `octets`.
+    pub(super) fn tag(&self, flow: Key, datagram: Datagram, octets: &[u8]) -> Tag {
         let mut hasher = self.state.build_hasher();
         hasher.write_u32(flow.number());
         hasher.write_u32(datagram.label);
@@ -78,10 +92,20 @@ impl Bags {
             hasher.write_usize(part.len());
             hasher.write(part);
         }
-        hasher.finish()
+        Tag { datagram, flow, hash: hasher.finish() }
     }
 
-    pub(super) fn clear(&mut self) {
+    /// The last checkpoint released such a datagram without the secondary's.
+    pub(super) fn is_covered(&self, tag: &Tag) -> bool {
+        self.covered.contains(&tag.hash)
+    }
+
+    /// A checkpoint was made, or protection is off: nothing is without a match any more.
+    pub(super) fn clear(&mut self, is_covered: bool) {
+        self.covered.clear();
+        if is_covered {
+            self.covered.extend(self.primary.index.keys());
+        }
         for bag in [&mut self.primary, &mut self.secondary] {
             bag.slots.clear();
             bag.index.clear();
@@ -101,10 +125,15 @@ impl Bag {
     }
 
     pub(super) fn push(&mut self, line: &mut Line, entry: Entry) {
+        let hash = entry.tag.hash;
         let key = self.slots.push_back(&mut line.ends, Slot { entry, twin: None });
         line.len += 1;
-        let Some(twins) = self.index.get_mut(&entry.hash) else {
-            self.index.insert(entry.hash, Twins { first: key, last: key });
+        let Some(twins) = self.index.get_mut(&hash) else {
+            if self.index.len() >= self.entries_max {
+                self.entries_max = (self.entries_max * 2).max(32);
+                self.index.reserve(self.entries_max * 2 - self.index.len());
+            }
+            self.index.insert(hash, Twins { first: key, last: key });
             return;
         };
         if let Some(last) = self.slots.get_mut(twins.last) {
@@ -113,32 +142,26 @@ impl Bag {
         twins.last = key;
     }
 
-    /// The oldest entry of `flow` with this hash.
-    pub(super) fn oldest(&self, flow: Key, hash: u64) -> Option<&Entry> {
-        let slot = self.slots.get(self.index.get(&hash)?.first)?;
+    /// The oldest entry like `tag`, by its hash.
+    pub(super) fn oldest(&self, tag: &Tag) -> Option<&Entry> {
+        let slot = self.slots.get(self.index.get(&tag.hash)?.first)?;
         // The hash covers the flow; this is for the one collision in 2^64.
-        (slot.entry.flow == flow).then_some(&slot.entry)
+        (slot.entry.tag.flow == tag.flow).then_some(&slot.entry)
     }
 
-    /// Takes the oldest entry of `flow` with this hash out of its line.
-    pub(super) fn take(&mut self, line: &mut Line, flow: Key, hash: u64) -> Option<Entry> {
-        let key = self.oldest(flow, hash)?.key;
-        self.withdraw(line, flow, hash, key)
+    /// Takes the oldest entry like `tag` out of its line.
+    pub(super) fn take(&mut self, line: &mut Line, tag: &Tag) -> Option<Entry> {
+        let key = self.oldest(tag)?.key;
+        self.withdraw(line, tag, key)
     }
 
     /// Takes the entry for `key` of the ledger. It looks at the older ones with the same octets.
-    pub(super) fn withdraw(
-        &mut self,
-        line: &mut Line,
-        flow: Key,
-        hash: u64,
-        key: Key,
-    ) -> Option<Entry> {
-        let twins = self.index.get(&hash).copied()?;
+    pub(super) fn withdraw(&mut self, line: &mut Line, tag: &Tag, key: Key) -> Option<Entry> {
+        let twins = self.index.get(&tag.hash).copied()?;
         let (mut before, mut at) = (None, twins.first);
         let twin = loop {
             let slot = self.slots.get(at)?;
-            if slot.entry.key == key && slot.entry.flow == flow {
+            if slot.entry.key == key && slot.entry.tag.flow == tag.flow {
                 break slot.twin;
             }
             before = Some(at);
@@ -146,7 +169,7 @@ impl Bag {
         };
         let slot = self.slots.remove(&mut line.ends, at)?;
         line.len = line.len.saturating_sub(1);
-        self.unlink(hash, twins, before, twin);
+        self.unlink(tag.hash, twins, before, twin);
         Some(slot.entry)
     }
 
@@ -172,8 +195,8 @@ impl Bag {
     }
 
     pub(super) fn pop_front(&mut self, line: &mut Line) -> Option<Entry> {
-        let Entry { flow, hash, key, .. } = *self.front(line)?;
-        self.withdraw(line, flow, hash, key)
+        let Entry { key, tag } = *self.front(line)?;
+        self.withdraw(line, &tag, key)
     }
 }
 
@@ -186,26 +209,26 @@ mod tests {
         (0..count).map(|n| chain.push_back(&mut ends, n)).collect()
     }
 
-    fn entry(key: Key, flow: Key, hash: u64) -> Entry {
-        Entry { key, datagram: Datagram::default(), flow, hash }
+    fn tag(flow: Key, hash: u64) -> Tag {
+        Tag { datagram: Datagram::default(), flow, hash }
     }
 
     #[test]
     fn equal_ones_are_taken_oldest_first_and_lines_keep_their_order() {
         let keys = keys(6);
-        let flow = keys[0];
+        let [even, odd] = [0, 1].map(|hash| tag(keys[0], hash));
         let (mut bag, mut line) = (Bags::new(1).primary, Line::default());
-        for (n, key) in keys.iter().enumerate() {
-            bag.push(&mut line, entry(*key, flow, n as u64 % 2));
+        for (key, tag) in keys.iter().zip([even, odd].into_iter().cycle()) {
+            bag.push(&mut line, Entry { key: *key, tag });
         }
         // Of 0, 2, 4 the one in the middle, then the others as they came.
-        assert!(bag.withdraw(&mut line, flow, 0, keys[2]).is_some());
-        assert!(bag.withdraw(&mut line, flow, 0, keys[2]).is_none());
-        assert_eq!(bag.take(&mut line, flow, 0).map(|entry| entry.key), Some(keys[0]));
+        assert!(bag.withdraw(&mut line, &even, keys[2]).is_some());
+        assert!(bag.withdraw(&mut line, &even, keys[2]).is_none());
+        assert_eq!(bag.take(&mut line, &even).map(|entry| entry.key), Some(keys[0]));
         assert_eq!(bag.front(&line).map(|entry| entry.key), Some(keys[1]));
         // The last of 1, 3, 5; what is pushed then comes behind the others.
-        assert!(bag.withdraw(&mut line, flow, 1, keys[5]).is_some());
-        bag.push(&mut line, entry(keys[0], flow, 1));
+        assert!(bag.withdraw(&mut line, &odd, keys[5]).is_some());
+        bag.push(&mut line, Entry { key: keys[0], tag: odd });
         let mut left = Vec::new();
         while let Some(entry) = bag.pop_front(&mut line) {
             left.push(entry.key);
@@ -219,13 +242,16 @@ mod tests {
         let keys = keys(2);
         let mut bags = Bags::new(1);
         let datagram = Datagram::plain(0, 4);
-        let hash = bags.hash(keys[0], datagram, b"same");
-        assert_ne!(hash, bags.hash(keys[1], datagram, b"same"));
-        assert_ne!(hash, bags.hash(keys[0], Datagram { label: 1, ..datagram }, b"same"));
-        assert_ne!(hash, Bags::new(2).hash(keys[0], datagram, b"same"));
+        let tag = bags.tag(keys[0], datagram, b"same");
+        let others = [
+            bags.tag(keys[1], datagram, b"same"),
+            bags.tag(keys[0], Datagram { label: 1, ..datagram }, b"same"),
+            Bags::new(2).tag(keys[0], datagram, b"same"),
+        ];
+        assert!(others.iter().all(|other| other.hash != tag.hash));
         let mut line = Line::default();
-        bags.primary.push(&mut line, entry(keys[0], keys[0], hash));
-        assert!(bags.primary.take(&mut line, keys[1], hash).is_none());
-        assert!(bags.primary.take(&mut line, keys[0], hash).is_some());
+        bags.primary.push(&mut line, Entry { key: keys[0], tag });
+        assert!(bags.primary.take(&mut line, &Tag { flow: keys[1], ..tag }).is_none());
+        assert!(bags.primary.take(&mut line, &tag).is_some());
     }
 }

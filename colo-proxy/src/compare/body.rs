@@ -85,6 +85,11 @@ impl Body {
         (self.batch == 0).then_some(self.whole)
     }
 
+    /// Where the first of several datagrams starts: headers that all of them share lie before.
+    pub(super) fn head_len(&self) -> Option<usize> {
+        (self.batch != 0).then_some(self.whole.at as usize)
+    }
+
     /// The datagrams in order.
     pub(super) fn datagrams(&self) -> impl Iterator<Item = Datagram> + use<> {
         let Self { whole, batch } = *self;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use colo_proxy_common::record::FlowKey;
 
-use super::bag::{Entry, Line};
+use super::bag::{Entry, Line, Tag};
 use super::body::{Body, Datagram};
 use super::chain::Key;
 use super::divergence::{Difference, Pair};
@@ -29,6 +29,9 @@ pub(super) struct DatagramFlow {
     account: Account,
     /// Datagrams of the secondary without a match, whose octets the ledger keeps.
     waiting: Line,
+    /// Likewise those that repeat what the last checkpoint covered: they may be of before it, and
+    /// are no reason for another one.
+    repeated: Line,
     waiting_account: Account,
     /// A timer looks after the grace of this flow.
     timed: bool,
@@ -49,10 +52,32 @@ impl DatagramFlow {
 
     /// Forgets what waits of the secondary, before the flow itself is forgotten.
     pub(super) fn drop_waiting(&mut self, ledger: &mut Ledger) {
-        while let Some(entry) = ledger.bags.secondary.pop_front(&mut self.waiting) {
-            ledger.stats.secondary_dropped.no_flow += 1;
-            ledger.forget(&mut self.waiting_account, entry.key);
+        for line in [&mut self.waiting, &mut self.repeated] {
+            while let Some(entry) = ledger.bags.secondary.pop_front(line) {
+                ledger.stats.secondary_dropped.no_flow += 1;
+                ledger.forget(&mut self.waiting_account, entry.key);
+            }
         }
+    }
+
+    /// Drops the repetitions of what a checkpoint covered that the primary has not repeated in
+    /// time; says whether there were any.
+    pub(super) fn drop_repeated(&mut self, ledger: &mut Ledger) -> bool {
+        let mut dropped = 0;
+        while let Some(key) = ledger.bags.secondary.front(&self.repeated).map(|entry| entry.key)
+            && ledger.waiting(key).is_none_or(|waiting| ledger.is_overdue(waiting.since))
+        {
+            ledger.bags.secondary.pop_front(&mut self.repeated);
+            ledger.forget(&mut self.waiting_account, key);
+            dropped += 1;
+        }
+        ledger.stats.secondary_dropped.stale += dropped;
+        dropped > 0
+    }
+
+    /// Where datagrams of the secondary like this one are.
+    fn line(&mut self, ledger: &Ledger, tag: &Tag) -> &mut Line {
+        if ledger.bags.is_covered(tag) { &mut self.repeated } else { &mut self.waiting }
     }
 
     /// A packet of the primary: it leaves at once if the secondary sent the same and none is held
@@ -67,8 +92,8 @@ impl DatagramFlow {
     ) {
         if let Some(datagram) = body.single().filter(|_| self.held.is_empty()) {
             let octets = datagram.octets(packet.ethernet());
-            let hash = ledger.bags.hash(flow, datagram, octets);
-            if self.take_waiting(ledger, flow, hash, datagram, octets) {
+            let tag = ledger.bags.tag(flow, datagram, octets);
+            if self.take_waiting(ledger, &tag, octets) {
                 ledger.pass(packet, Cause::Compared, out);
                 return;
             }
@@ -94,12 +119,14 @@ impl DatagramFlow {
         let mut missing = 0;
         for datagram in body.datagrams() {
             let octets = datagram.octets(frame.ethernet());
-            let hash = ledger.bags.hash(flow, datagram, octets);
-            if !self.take_waiting(ledger, flow, hash, datagram, octets) {
-                let entry = Entry { key, datagram, flow, hash };
-                ledger.bags.primary.push(&mut self.unmatched, entry);
+            let tag = ledger.bags.tag(flow, datagram, octets);
+            if !self.take_waiting(ledger, &tag, octets) {
+                ledger.bags.primary.push(&mut self.unmatched, Entry { key, tag });
                 missing += 1;
             }
+        }
+        if missing > 1 {
+            ledger.ask_if_full();
         }
         ledger.charge(Side::Primary, &mut self.account, frame.len());
         self.held.push_back(ticket);
@@ -110,23 +137,16 @@ impl DatagramFlow {
     }
 
     /// The secondary sent this one: it is used up.
-    fn take_waiting(
-        &mut self,
-        ledger: &mut Ledger,
-        flow: Key,
-        hash: u64,
-        datagram: Datagram,
-        octets: &[u8],
-    ) -> bool {
-        let oldest = ledger.bags.secondary.oldest(flow, hash).copied();
-        let is_match = oldest.is_some_and(|entry| {
-            let waiting = ledger.waiting(entry.key);
-            waiting.is_some_and(|w| datagram.is_same(octets, entry.datagram, w.octets.as_slice()))
+    fn take_waiting(&mut self, ledger: &mut Ledger, tag: &Tag, octets: &[u8]) -> bool {
+        let is_match = ledger.bags.secondary.oldest(tag).is_some_and(|entry| {
+            let theirs = ledger.waiting(entry.key).map(|waiting| waiting.octets.as_slice());
+            theirs.is_some_and(|theirs| tag.datagram.is_same(octets, entry.tag.datagram, theirs))
         });
         if !is_match {
             return false;
         }
-        if let Some(entry) = ledger.bags.secondary.take(&mut self.waiting, flow, hash) {
+        let line = self.line(ledger, tag);
+        if let Some(entry) = ledger.bags.secondary.take(line, tag) {
             ledger.forget(&mut self.waiting_account, entry.key);
         }
         ledger.stats.compared.add(octets.len());
@@ -144,48 +164,39 @@ impl DatagramFlow {
     ) {
         for datagram in body.datagrams() {
             let octets = datagram.octets(frame.ethernet());
-            let hash = ledger.bags.hash(flow, datagram, octets);
-            if !self.take_unmatched(ledger, flow, hash, datagram, octets) {
-                self.wait(ledger, flow, frame, datagram, hash);
+            let tag = ledger.bags.tag(flow, datagram, octets);
+            if !self.take_unmatched(ledger, &tag, octets) {
+                self.wait(ledger, flow, (frame, body), tag);
             }
         }
         self.release_front(ledger, out);
     }
 
-    fn take_unmatched(
-        &mut self,
-        ledger: &mut Ledger,
-        flow: Key,
-        hash: u64,
-        datagram: Datagram,
-        octets: &[u8],
-    ) -> bool {
-        let Some(entry) = ledger.bags.primary.oldest(flow, hash).copied() else { return false };
+    fn take_unmatched(&mut self, ledger: &mut Ledger, tag: &Tag, octets: &[u8]) -> bool {
+        let Some(entry) = ledger.bags.primary.oldest(tag).copied() else { return false };
         let Some(held) = ledger.held_mut(entry.key) else { return false };
-        let ours = entry.datagram.octets(held.frame.ethernet());
+        let ours = entry.tag.datagram.octets(held.frame.ethernet());
         let What::Datagram { missing, .. } = &mut held.what else { return false };
-        if !entry.datagram.is_same(ours, datagram, octets) {
+        if !entry.tag.datagram.is_same(ours, tag.datagram, octets) {
             return false;
         }
         *missing = missing.saturating_sub(1);
-        ledger.bags.primary.take(&mut self.unmatched, flow, hash);
+        ledger.bags.primary.take(&mut self.unmatched, tag);
         ledger.stats.compared.add(octets.len());
         true
     }
 
-    fn wait(
-        &mut self,
-        ledger: &mut Ledger,
-        flow: Key,
-        frame: &Frame,
-        datagram: Datagram,
-        hash: u64,
-    ) {
-        let range = datagram.at as usize..datagram.end as usize;
-        let datagram = Datagram { at: 0, end: datagram.end - datagram.at, ..datagram };
-        if let Some(key) = ledger.wait(flow, &mut self.waiting_account, frame, range) {
-            let entry = Entry { key, datagram, flow, hash };
-            ledger.bags.secondary.push(&mut self.waiting, entry);
+    fn wait(&mut self, ledger: &mut Ledger, flow: Key, (frame, body): (&Frame, Body), tag: Tag) {
+        let Datagram { at, end, .. } = tag.datagram;
+        let range = at as usize..end as usize;
+        let account = &mut self.waiting_account;
+        let key = match body.head_len() {
+            Some(head_len) => ledger.wait_part(flow, account, (frame, head_len), range),
+            None => ledger.wait(flow, account, frame, range),
+        };
+        if let Some(key) = key {
+            let line = self.line(ledger, &tag);
+            ledger.bags.secondary.push(line, Entry { key, tag });
         }
     }
 
@@ -201,9 +212,9 @@ impl DatagramFlow {
         let What::Datagram { body, missing: 1 } = held.what else { return false };
         let frame = held.frame.clone();
         let Some(datagram) = body.single() else { return false };
-        let hash = ledger.bags.hash(flow, datagram, datagram.octets(frame.ethernet()));
+        let tag = ledger.bags.tag(flow, datagram, datagram.octets(frame.ethernet()));
         let line = &mut self.unmatched;
-        if ledger.bags.primary.withdraw(line, flow, hash, ticket.key).is_none() {
+        if ledger.bags.primary.withdraw(line, &tag, ticket.key).is_none() {
             return false;
         }
         if let Some(held) = ledger.held_for(ticket) {
@@ -223,8 +234,9 @@ impl DatagramFlow {
         body: Body,
     ) -> bool {
         let Some(datagram) = body.single() else { return false };
-        let hash = ledger.bags.hash(flow, datagram, datagram.octets(frame.ethernet()));
-        let entry = ledger.bags.secondary.take(&mut self.waiting, flow, hash);
+        let tag = ledger.bags.tag(flow, datagram, datagram.octets(frame.ethernet()));
+        let line = self.line(ledger, &tag);
+        let entry = ledger.bags.secondary.take(line, &tag);
         if let Some(entry) = entry {
             ledger.forget(&mut self.waiting_account, entry.key);
         }
@@ -295,15 +307,15 @@ impl DatagramFlow {
         self.reported = true;
         let Some(entry) = ledger.bags.primary.front(&self.unmatched).copied() else { return };
         let Some(held) = ledger.held(entry.key) else { return };
-        let ours = entry.datagram.octets(held.frame.ethernet()).to_vec();
+        let ours = entry.tag.datagram.octets(held.frame.ethernet()).to_vec();
         let primary = ledger.capture_held(entry.key);
         let theirs = ledger.bags.secondary.front(&self.waiting).map(|entry| entry.key);
         let secondary = theirs.and_then(|key| ledger.capture_waiting(key));
         let theirs = theirs.and_then(|key| ledger.waiting(key));
         let theirs = theirs.map(|waiting| waiting.octets.as_slice().to_vec()).unwrap_or_default();
-        let at = entry.datagram.difference(&ours, &theirs);
+        let at = entry.tag.datagram.difference(&ours, &theirs);
         let pair = Pair { primary: &ours, secondary: &theirs, at };
-        let offset = i64::from(entry.datagram.lead) + at as i64;
+        let offset = i64::from(entry.tag.datagram.lead) + at as i64;
         let difference = Difference::octets(Reason::Datagram, offset, pair);
         ledger.diverge(name, difference.frames(primary, secondary));
     }

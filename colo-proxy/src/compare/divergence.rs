@@ -42,8 +42,8 @@ pub struct Divergence {
     pub primary_len: u64,
     pub secondary_len: u64,
     /// When the two frames came, like `at_ms`. `None` where only one guest sent one, as when the
-    /// secondary's is awaited or the primary has produced nothing there; or where it is not known,
-    /// as for a frame that had left before.
+    /// secondary's is awaited or the primary has produced nothing there; or where no frame shows it,
+    /// as for a window that stays closed, or a frame that had left before.
     pub primary_at_ms: Option<u64>,
     pub secondary_at_ms: Option<u64>,
     /// The frames themselves; `None` likewise, or where [`super::Limits::divergence_frames_bytes`]

@@ -1,15 +1,14 @@
 //! What the engine holds, in order of arrival, and what it owes: the part that all flows share.
 
+mod record;
+
 use std::ops::Range;
 use std::time::Instant;
-
-use bytes::Bytes;
-use colo_proxy_common::record::FlowKey;
 
 use super::bag::Bags;
 use super::body::Body;
 use super::chain::{Chain, Ends, Key};
-use super::divergence::{Captured, Difference, Divergence, Found, Ring};
+use super::divergence::Ring;
 use super::limits::Limits;
 use super::octets::{Blocks, Kept};
 use super::packet::{Originals, Packet, Ticket};
@@ -181,10 +180,15 @@ impl Ledger {
         self.arrivals += 1;
         let held = Held { frame, originals, since: self.now, arrival: self.arrivals, what };
         let key = self.held.push_back(&mut self.held_ends, held);
+        self.ask_if_full();
+        key
+    }
+
+    /// Only a checkpoint makes room where the secondary does not.
+    pub(super) fn ask_if_full(&mut self) {
         if self.is_full(Side::Primary) {
             self.ask(Reason::Limit);
         }
-        key
     }
 
     pub(super) fn held(&self, key: Key) -> Option<&Held> {
@@ -256,7 +260,7 @@ impl Ledger {
                 self.send(held.frame, cause, out);
             }
         }
-        self.bags.clear();
+        self.bags.clear(cause == Cause::Checkpoint);
         let dropped = match cause {
             Cause::Unprotected => |d: &mut SecondaryDropped| d.unprotected += 1,
             _ => |d: &mut SecondaryDropped| d.stale += 1,
@@ -286,6 +290,22 @@ impl Ledger {
             return None;
         }
         let octets = self.blocks.keep(frame, range);
+        Some(self.queue(flow, account, octets, self.now))
+    }
+
+    /// Likewise `range` of a frame that is many datagrams: it is kept behind the headers, without
+    /// the others.
+    pub(super) fn wait_part(
+        &mut self,
+        flow: Key,
+        account: &mut Account,
+        (frame, head_len): (&Frame, usize),
+        range: Range<usize>,
+    ) -> Option<Key> {
+        if !self.may_wait(*account) {
+            return None;
+        }
+        let octets = self.blocks.keep_part(frame, head_len, range);
         Some(self.queue(flow, account, octets, self.now))
     }
 
@@ -411,59 +431,5 @@ impl Ledger {
             || total.bytes / 2 >= limits.bytes_max as u64
             || account.frames / 2 >= limits.flow_frames_max
             || account.bytes / 2 >= limits.flow_bytes_max
-    }
-
-    // Differences.
-
-    /// Records a difference and asks for a checkpoint.
-    pub(super) fn diverge(&mut self, key: &FlowKey, difference: Difference<'_>) {
-        self.stats.divergences += 1;
-        self.ask(difference.reason);
-        let found = Found {
-            number: self.stats.divergences,
-            epoch: self.epoch,
-            at: self.now,
-            at_ms: self.ms_since_start(self.now),
-            context_bytes: self.limits.context_bytes,
-        };
-        let divergence = Divergence::new(*key, difference, &found);
-        self.stats.divergence_frames_dropped += self.divergences.push(
-            divergence,
-            self.limits.divergences_max,
-            self.limits.divergence_frames_bytes,
-        );
-    }
-
-    /// A copy of the frame in hand, for a record.
-    pub(super) fn capture(&self, frame: &Frame) -> Captured {
-        self.captured(frame.ethernet(), frame.ethernet().len(), self.now)
-    }
-
-    /// A copy of a frame held of the primary.
-    pub(super) fn capture_held(&self, key: Key) -> Option<Captured> {
-        let held = self.held(key)?;
-        let octets = held.frame.ethernet();
-        Some(self.captured(octets, octets.len(), held.since))
-    }
-
-    /// A copy of a frame of the secondary of which a piece waits.
-    pub(super) fn capture_waiting(&self, key: Key) -> Option<Captured> {
-        let waiting = self.waiting(key)?;
-        let octets = waiting.octets.frame();
-        Some(self.captured(octets, octets.len(), waiting.arrived))
-    }
-
-    /// A copy of `octets`, the first of a frame of `original_len` that came at `since`.
-    pub(super) fn captured(&self, octets: &[u8], original_len: usize, since: Instant) -> Captured {
-        Captured {
-            octets: Bytes::copy_from_slice(octets),
-            original_len,
-            since,
-            since_ms: self.ms_since_start(since),
-        }
-    }
-
-    pub(super) fn ms_since_start(&self, at: Instant) -> u64 {
-        self.start.map_or(0, |start| at.saturating_duration_since(start).as_millis() as u64)
     }
 }

@@ -47,6 +47,7 @@ mod reason;
 mod reassembly;
 mod requests;
 mod stats;
+mod summary;
 mod table;
 mod tcp;
 mod timers;

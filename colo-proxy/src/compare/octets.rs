@@ -69,6 +69,21 @@ impl Blocks {
         Kept { frame, from: range.start as u32, to: range.end as u32 }
     }
 
+    /// Keeps a copy of `range` of `frame` behind the first `head_len` octets of it, without the
+    /// rest: many such pieces of one frame must not keep all of it each.
+    pub(super) fn keep_part(
+        &mut self,
+        frame: &Frame,
+        head_len: usize,
+        range: Range<usize>,
+    ) -> Kept {
+        let octets = frame.ethernet();
+        let head = octets.get(..head_len).unwrap_or_default();
+        let part = octets.get(range).unwrap_or_default();
+        let (from, to) = (head.len(), head.len() + part.len());
+        Kept { frame: self.copy_both(head, part), from: from as u32, to: to as u32 }
+    }
+
     /// Keeps the first octets of `frame`, as many as fit the smallest block.
     pub(super) fn keep_head(&mut self, frame: &Frame) -> Kept {
         let head = frame.ethernet();
@@ -78,15 +93,23 @@ impl Blocks {
 
     /// A copy of `octets`, at most [`COPY_MAX`] of them; more get a block of their own.
     fn copy(&mut self, octets: &[u8]) -> Store {
-        let size = BLOCKS.iter().position(|size| octets.len() <= *size);
+        self.copy_both(octets, &[])
+    }
+
+    /// Likewise of `octets` and of `more` behind them.
+    fn copy_both(&mut self, octets: &[u8], more: &[u8]) -> Store {
+        let total = octets.len() + more.len();
+        let size = BLOCKS.iter().position(|size| total <= *size);
         let mut block = size.and_then(|i| self.spare.get_mut(i)?.pop()).unwrap_or_else(|| {
-            let len = size.and_then(|i| BLOCKS.get(i).copied()).unwrap_or(octets.len());
+            let len = size.and_then(|i| BLOCKS.get(i).copied()).unwrap_or(total);
             vec![0; len].into_boxed_slice()
         });
-        if let Some(into) = block.get_mut(..octets.len()) {
-            into.copy_from_slice(octets);
+        for (at, part) in [(0, octets), (octets.len(), more)] {
+            if let Some(into) = block.get_mut(at..at + part.len()) {
+                into.copy_from_slice(part);
+            }
         }
-        Store::Copied { block, len: octets.len() as u32 }
+        Store::Copied { block, len: total as u32 }
     }
 
     /// Takes the block of `kept` back.

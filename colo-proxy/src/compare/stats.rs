@@ -41,7 +41,8 @@ pub struct Stats {
     pub released: Released,
     /// Gauge: primary frames held.
     pub held: Traffic,
-    /// Gauge: pieces of secondary output waiting for the primary's.
+    /// Gauge: pieces of secondary output waiting for the primary's, each with the frame that it
+    /// came in.
     pub secondary_waiting: Traffic,
     /// Gauge: flows remembered.
     pub flows: u64,

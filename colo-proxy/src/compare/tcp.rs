@@ -6,6 +6,7 @@
 //! acknowledgment. For each there is a queue in which an event of the secondary finds the frames
 //! that it concerns, and no others.
 
+mod data;
 mod headers;
 mod opening;
 mod partial;

@@ -83,7 +83,8 @@ impl Engine {
 
     /// Asks for a checkpoint where the oldest waiting piece of the secondary is too old. What lies
     /// before all that was seen of the primary is a retransmission of output from before we were
-    /// there: no reason, it is only dropped, with all the like of its flow.
+    /// there: no reason, it is only dropped, with all the like of its flow. So are repetitions of
+    /// datagrams that a checkpoint covered.
     fn check_waiting(&mut self) {
         for _ in 0..FLOWS_MAX {
             let ledger = &mut self.ledger;
@@ -100,7 +101,12 @@ impl Engine {
                     }
                     state.offset_of_waiting(key)
                 }
-                Kind::Datagram(_) => 0,
+                Kind::Datagram(state) => {
+                    if state.drop_repeated(ledger) {
+                        continue;
+                    }
+                    0
+                }
             };
             let pair = Pair { primary: &[], secondary: &octets, at: 0 };
             let difference = Difference::octets(Reason::SecondaryOnly, place, pair);

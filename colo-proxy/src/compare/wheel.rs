@@ -39,7 +39,7 @@ struct Level {
 #[derive(Debug)]
 pub(super) struct Wheel<T> {
     timers: Chain<Timer<T>>,
-    levels: [Level; LEVELS],
+    levels: Box<[Level; LEVELS]>,
     /// Tick 0.
     origin: Option<Instant>,
     /// All timers before this tick have run out.
@@ -50,7 +50,7 @@ impl<T> Default for Wheel<T> {
     fn default() -> Self {
         Self {
             timers: Chain::default(),
-            levels: [Level { occupied: 0, slots: [Ends::default(); SLOTS] }; LEVELS],
+            levels: Box::new([Level { occupied: 0, slots: [Ends::default(); SLOTS] }; LEVELS]),
             origin: None,
             elapsed: 0,
         }
@@ -137,7 +137,8 @@ impl<T: Copy> Wheel<T> {
     /// The first slot that holds anything, and the tick at which it begins.
     fn next_slot(&self) -> Option<(u8, u8, u64)> {
         // What lies on a lower level is due earlier than anything above it.
-        let (level, first) = (0u8..).zip(&self.levels).find(|(_, level)| level.occupied != 0)?;
+        let (level, first) =
+            (0u8..).zip(self.levels.iter()).find(|(_, level)| level.occupied != 0)?;
         let slot = first.occupied.trailing_zeros() as u8;
         let shift = SLOT_BITS * u32::from(level);
         let above = self.elapsed >> (shift + SLOT_BITS) << (shift + SLOT_BITS);

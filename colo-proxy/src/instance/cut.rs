@@ -3,7 +3,8 @@
 //! A checkpoint makes the secondary guest the primary's copy. What it sent before vouches for
 //! nothing after, but may still be on its way, and the lane carries frames only. So the secondary
 //! tells on the control lane how many frames had gone into the lane before: until it has, frames
-//! are kept unsorted.
+//! are kept unsorted. That lane is a connection of its own, so the mark may overtake the frames that
+//! it speaks of.
 
 use std::collections::VecDeque;
 
@@ -22,14 +23,28 @@ pub(super) struct Cut {
     awaited: Option<Awaited>,
     unsorted: VecDeque<Frame>,
     unsorted_bytes: usize,
+    /// Frames of before the last mark that have not come yet.
+    overtaken: u64,
     /// Frames that were dropped because too many waited.
     pub(super) overflowed: u64,
+}
+
+/// What to do with a frame that came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Sorted {
+    /// It is of the present epoch.
+    Fresh(Frame),
+    /// Whether it is, the mark will tell; it is kept, or was dropped because too many are.
+    Unknown,
+    /// It is of an epoch that is over.
+    Stale,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Awaited {
     epoch: u64,
-    /// Frames that had come by this connection when the wait began.
+    /// Frames that had come by this connection when the wait began, or that came later and are known
+    /// to be of an older epoch still.
     before: u64,
 }
 
@@ -48,10 +63,17 @@ impl Cut {
     }
 
     /// A frame came; it is given back where it can be compared now.
-    pub(super) fn on_frame(&mut self, frame: Frame) -> Option<Frame> {
+    pub(super) fn on_frame(&mut self, frame: Frame) -> Sorted {
         self.received += 1;
+        if self.overtaken > 0 {
+            self.overtaken -= 1;
+            if let Some(awaited) = &mut self.awaited {
+                awaited.before += 1;
+            }
+            return Sorted::Stale;
+        }
         if self.awaited.is_none() {
-            return Some(frame);
+            return Sorted::Fresh(frame);
         }
         if self.unsorted.len() < FRAMES_MAX && self.unsorted_bytes + frame.len() <= BYTES_MAX {
             self.unsorted_bytes += frame.len();
@@ -59,7 +81,7 @@ impl Cut {
         } else {
             self.overflowed += 1;
         }
-        None
+        Sorted::Unknown
     }
 
     /// The mark: the first `sent` frames of this connection are of before the checkpoint. Returns
@@ -69,6 +91,7 @@ impl Cut {
             return (0, VecDeque::new());
         };
         let waiting = self.unsorted.len() as u64;
+        self.overtaken = sent.saturating_sub(self.received);
         let stale = sent.saturating_sub(awaited.before).min(waiting);
         self.unsorted_bytes = 0;
         let mut fresh = std::mem::take(&mut self.unsorted);
@@ -79,7 +102,7 @@ impl Cut {
     /// The lane was connected anew, or is gone. The mark is still awaited; what waited for it can
     /// never be told apart. Returns how many frames that were.
     pub(super) fn on_connection(&mut self) -> u64 {
-        self.received = 0;
+        (self.received, self.overtaken) = (0, 0);
         if let Some(awaited) = &mut self.awaited {
             awaited.before = 0;
         }
@@ -103,7 +126,7 @@ mod tests {
     }
 
     fn feed(cut: &mut Cut, numbers: std::ops::Range<u8>) -> usize {
-        numbers.filter(|n| cut.on_frame(frame(*n)).is_some()).count()
+        numbers.filter(|n| cut.on_frame(frame(*n)) == Sorted::Fresh(frame(*n))).count()
     }
 
     #[test]
@@ -116,6 +139,32 @@ mod tests {
         let (stale, fresh) = cut.on_mark(1, 5);
         assert_eq!((stale, fresh.iter().map(|f| f.ethernet()[0]).collect()), (2, vec![5, 6, 7]));
         assert_eq!(feed(&mut cut, 8..9), 1, "the next one is compared at once");
+    }
+
+    #[test]
+    fn a_mark_that_overtakes_its_frames_finds_them_stale_when_they_come() {
+        let mut cut = Cut::default();
+        assert_eq!(feed(&mut cut, 0..3), 3);
+        cut.wait_for(1);
+        assert_eq!(feed(&mut cut, 3..4), 0);
+        // Six had been sent before: two of them are still on their way.
+        assert_eq!(cut.on_mark(1, 6), (1, VecDeque::new()));
+        assert_eq!(cut.on_frame(frame(4)), Sorted::Stale);
+        // Nor do they come to harm the sorting of the next one.
+        cut.wait_for(2);
+        assert_eq!(cut.on_frame(frame(5)), Sorted::Stale);
+        assert_eq!(feed(&mut cut, 6..8), 0);
+        assert_eq!(cut.on_mark(2, 7).1, [frame(7)]);
+        assert_eq!(feed(&mut cut, 8..9), 1);
+    }
+
+    #[test]
+    fn what_a_lost_connection_took_with_it_is_not_waited_for() {
+        let mut cut = Cut::default();
+        cut.wait_for(1);
+        cut.on_mark(1, 6);
+        cut.on_connection();
+        assert_eq!(feed(&mut cut, 0..2), 2);
     }
 
     #[test]
@@ -145,7 +194,7 @@ mod tests {
         let mut cut = Cut::default();
         cut.wait_for(1);
         for _ in 0..FRAMES_MAX + 10 {
-            assert!(cut.on_frame(frame(0)).is_none());
+            assert_eq!(cut.on_frame(frame(0)), Sorted::Unknown);
         }
         assert_eq!(cut.overflowed, 10);
         let (stale, fresh) = cut.on_mark(1, 7);

@@ -16,6 +16,8 @@ mod readable;
 mod repeat;
 mod secondary;
 mod segment;
+#[cfg(test)]
+mod simulation;
 mod trace;
 mod wiring;
 

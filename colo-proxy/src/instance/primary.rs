@@ -30,6 +30,7 @@ use crate::protection::Protection;
 use crate::status::{self, Question, Reply, Request};
 
 pub(super) mod decide;
+mod divergences;
 mod report;
 
 use self::decide::{Decisions, Hands, Lane};
@@ -163,7 +164,7 @@ impl Primary {
         let primary = Self {
             decisions: Decisions::new(
                 claim.name.clone(),
-                Engine::new(limits, seed),
+                Engine::new(*limits, seed),
                 protection,
                 session,
                 guest.control.is_some(),
@@ -293,6 +294,7 @@ impl Primary {
     async fn answer(&mut self, request: Request, inputs: &Inputs) -> Reply {
         match request {
             Request::Status => self.report(&inputs.link).await,
+            Request::Divergences { frames } => self.report_divergences(frames),
             Request::Failover => {
                 self.decisions.end_protection(Instant::now(), &mut self.hands);
                 Reply::Done(format!("{}: unprotected; the guest goes on alone", self.claim.name))

@@ -228,9 +228,7 @@ impl Secondary {
                 event = next_peer_event(inputs.peer.as_mut()) => {
                     self.on_peer(event, inputs).await;
                 }
-                event = inputs.frame.next_event() => if event == Event::Failover {
-                    self.fail_over(inputs).await?;
-                },
+                event = inputs.frame.next_event() => self.on_frame_event(&event, inputs).await?,
                 Some((request, reply)) = inputs.questions.recv() => {
                     let answer = self.answer(request, inputs).await;
                     // Whoever asked may be gone.
@@ -287,6 +285,23 @@ impl Secondary {
             self.claim.name,
             if asked { "asking for a checkpoint" } else { "nobody can be asked for a checkpoint" }
         );
+    }
+
+    async fn on_frame_event(
+        &mut self,
+        event: &Event,
+        inputs: &mut Inputs,
+    ) -> Result<(), InstanceError> {
+        match event {
+            Event::Failover => self.fail_over(inputs).await?,
+            Event::CheckpointDone { state_copied: true } => {
+                self.decisions.on_state_copied(&mut self.hands);
+            }
+            Event::CheckpointDone { .. }
+            | Event::CheckpointBegan
+            | Event::CheckpointFailed { .. } => {}
+        }
+        Ok(())
     }
 
     async fn on_peer(&mut self, event: PeerEvent, inputs: &mut Inputs) {
@@ -391,6 +406,7 @@ impl Secondary {
     async fn answer(&mut self, request: Request, inputs: &mut Inputs) -> Reply {
         match request {
             Request::Status => self.report(&inputs.link).await,
+            Request::Divergences { .. } => self.report_divergences(),
             Request::Failover => match self.fail_over(inputs).await {
                 Ok(()) => Reply::Done(format!("{}: the guest is on the network", self.claim.name)),
                 Err(error) => Reply::Error(error.to_string()),

@@ -10,7 +10,6 @@ use super::alignment::Alignment;
 use super::clock::Clock;
 use super::guest::Guest;
 use super::survey::Survey;
-use super::text;
 use crate::compare::{Captured, Divergence, FlowName, Reason, Side, Stats};
 
 /// Differences that are reported one by one.
@@ -270,7 +269,7 @@ fn by_name(counts: &[(Reason, u64)]) -> Map<String, Value> {
 impl DivergenceRecord {
     /// The difference in a few words: flow, reason and place.
     pub fn summary(&self) -> String {
-        format!("{}: {}", FlowName(&self.divergence.flow), text::what(&self.divergence))
+        format!("{}: {}", FlowName(&self.divergence.flow), self.divergence.summary())
     }
 
     /// As the daemon shows it, with places in the captures in place of times on its clock.
@@ -281,6 +280,7 @@ impl DivergenceRecord {
                 fields.remove(of_the_daemon);
             }
             fields.insert("at_ms".into(), (self.at_ns / 1_000_000).into());
+            fields.insert("summary".into(), self.divergence.summary().into());
             fields.insert("name".into(), FlowName(&self.divergence.flow).to_string().into());
             fields.insert("primary".into(), json!(self.primary));
             fields.insert("secondary".into(), json!(self.secondary));

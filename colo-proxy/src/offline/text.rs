@@ -3,7 +3,8 @@
 use std::fmt::{self, Write as _};
 
 use super::report::{CaptureReport, DivergenceRecord, Place, Report};
-use crate::compare::{Context, Divergence, Reason, WaitsFor};
+use crate::compare::Context;
+use crate::utc::rfc3339;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,33 +91,6 @@ fn divergence(f: &mut fmt::Formatter<'_>, record: &DivergenceRecord) -> fmt::Res
     side(f, "secondary", record.secondary, found.secondary_byte, &found.secondary_context)
 }
 
-/// The difference in a few words.
-pub(super) fn what(divergence: &Divergence) -> String {
-    let at = divergence.stream_offset;
-    match (divergence.reason, divergence.waits_for) {
-        (reason @ (Reason::Payload | Reason::Datagram), _) => {
-            format!("{reason}: octet {at} differs")
-        }
-        (reason @ Reason::Timeout, Some(WaitsFor::Datagram)) => {
-            format!("{reason}: the secondary did not send this datagram")
-        }
-        (reason @ Reason::Timeout, Some(waits_for)) => {
-            let lacks = match waits_for {
-                WaitsFor::Data => "send the same data",
-                WaitsFor::Mark => "open or end the connection likewise",
-                WaitsFor::Ack => "acknowledge as much",
-                WaitsFor::Datagram => "send this datagram",
-                WaitsFor::Urgent => "announce as much urgent data",
-            };
-            format!("{reason}: the secondary did not {lacks} at octet {at}")
-        }
-        (reason @ Reason::SecondaryOnly, _) => {
-            format!("{reason}: the primary did not send this, at octet {at}")
-        }
-        (reason, _) => format!("{reason} at octet {at}"),
-    }
-}
-
 fn side(
     f: &mut fmt::Formatter<'_>,
     name: &str,
@@ -129,29 +103,13 @@ fn side(
     }
     write!(f, "   {name:<9}")?;
     if let Some(place) = place {
-        let seconds = place.time_ns / 1_000_000_000;
-        let rest = place.time_ns % 1_000_000_000;
-        write!(f, " frame {} at {seconds}.{rest:09}", place.frame)?;
+        write!(f, " frame {} at {}", place.frame, rfc3339(place.time_ns))?;
     }
     if let Some(byte) = byte {
         write!(f, ": {byte:02x}")?;
     }
     if !context.bytes.is_empty() {
-        f.write_str(" in ")?;
-        hex(f, context)?;
+        write!(f, " in {context}")?;
     }
     f.write_char('\n')
-}
-
-/// The octets, with brackets around the differing one.
-fn hex(f: &mut fmt::Formatter<'_>, context: &Context) -> fmt::Result {
-    for (at, byte) in context.bytes.iter().enumerate() {
-        let space = if at == 0 { "" } else { " " };
-        if at == context.before {
-            write!(f, "{space}[{byte:02x}]")?;
-        } else {
-            write!(f, "{space}{byte:02x}")?;
-        }
-    }
-    Ok(())
 }

@@ -41,7 +41,7 @@ fn a_flipped_octet_is_named_with_its_place_and_its_frames() {
     assert_eq!((&found["primary"]["frame"], &found["secondary"]["frame"]), (&7.into(), &7.into()));
     let said = captures.diff(&[]);
     assert_eq!(said.code, 1);
-    let octets = format!("frame 7 at 1790000001.005000000: {:02x} in ", good[1234]);
+    let octets = format!("frame 7 at 2026-09-21T14:13:21.005000000Z: {:02x} in ", good[1234]);
     assert!(said.out.contains(&octets), "{}", said.out);
     assert!(said.out.contains(&format!("[{:02x}]", good[1234] ^ 0x20)), "{}", said.out);
     assert!(said.out.contains("checkpoints needed: 1, 1.0 a minute"), "{}", said.out);

@@ -59,10 +59,9 @@ fn any_segment(choices: &mut Choices<'_>) -> Segment {
         few => u32::from(few % 8).wrapping_sub(2),
     };
     let (seq, ack) = (number(), number());
-    let payload_len = if kind & 8 == 0 { 0 } else { number() & 0xffff };
     let timestamps = (kind & 8 != 0).then(|| Timestamps { value: number(), echo: number(), at: 0 });
     let flags = if kind & 0xf0 == 0xf0 { choices.octet() } else { FLAGS[usize::from(kind % 8)] };
-    Segment { flags, seq, ack, payload_len, timestamps }
+    Segment { flags, seq, ack, payload_len: u32::from(kind >> 4), timestamps }
 }
 
 impl World {

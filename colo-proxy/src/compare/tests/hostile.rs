@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use colo_proxy_common::decode::{Tcp, decode, decode_tcp, flag, protocol};
 
+use super::cut::{Part, parts};
 use super::packet::{Link, tcp};
 use super::random::{Random, streams};
 use super::rig::Rig;
-use crate::compare::{Limits, Reason, Side};
+use crate::compare::{Limits, Policy, Reason, Side};
 use crate::frame::Frame;
 
 const LINK: Link = Link { ip_version: 4, vlan: [0, 0], peer: 9 };
@@ -39,7 +40,20 @@ fn segment(random: &mut Random) -> Frame {
     segment.build()
 }
 
-/// Any frame: a segment, a datagram, or one of those with octets changed or cut.
+/// A fragment out of few possible packets: whatever place and length, so that they fit, repeat,
+/// overlap and contradict each other. All its octets are `octet`.
+fn fragment(random: &mut Random, octet: u8) -> Frame {
+    let link = Link { ip_version: if random.chance(50) { 4 } else { 6 }, ..LINK };
+    // One without a header, or something that may look like one.
+    let protocol = [200, protocol::TCP, protocol::UDP][random.below(3)];
+    let whole = link.ip(protocol, &[octet; 200], octet);
+    let from = random.below(24) * 8;
+    let len = if random.chance(80) { 8 * (1 + random.below(8)) } else { 1 + random.below(50) };
+    let part = Part { from, to: (from + len).min(200), more: random.chance(70) };
+    parts(&whole, random.below(3) as u32, &[part]).remove(0)
+}
+
+/// Any frame: a segment, a datagram, a fragment, or one of those with octets changed or cut.
 fn anything(random: &mut Random) -> Frame {
     let frame = match random.below(10) {
         0 => LINK.udp(
@@ -48,6 +62,10 @@ fn anything(random: &mut Random) -> Frame {
             random.next() as u8 as u16,
         ),
         1 => LINK.ip(random.next() as u8, &[random.below(2) as u8; 24], 1),
+        2 => {
+            let octet = 100 + random.below(2) as u8;
+            fragment(random, octet)
+        }
         _ => segment(random),
     };
     if random.chance(85) {
@@ -149,6 +167,17 @@ impl Witness {
     }
 }
 
+/// What is known of packets in fragments is within the limits, for both guests together.
+fn is_within(rig: &Rig, limits: &Limits) -> Result<(), String> {
+    let fragments = rig.engine.stats().fragments;
+    if fragments.incomplete_packets > 2 * limits.fragment_packets_max as u64
+        || fragments.incomplete_bytes > 2 * limits.fragment_bytes_max as u64
+    {
+        return Err(format!("beyond the limits: {fragments:?}"));
+    }
+    Ok(())
+}
+
 fn one(seed: u64) -> Result<(), String> {
     let mut random = Random(seed);
     let limits = Limits {
@@ -156,9 +185,14 @@ fn one(seed: u64) -> Result<(), String> {
         frames_max: 5 + random.below(100),
         flow_frames_max: 5 + random.below(50),
         datagram_grace_count: random.below(8),
+        fragment_packets_max: 1 + random.below(8),
+        fragment_source_packets_max: 1 + random.below(8),
+        fragment_bytes_max: 200 + random.below(4000),
+        on_malformed: [Policy::Compare, Policy::Release, Policy::Hold][random.below(3)],
+        on_uncompared: [Policy::Compare, Policy::Release, Policy::Hold][random.below(3)],
         ..Limits::default()
     };
-    let mut rig = Rig::with(limits);
+    let mut rig = Rig::with(limits.clone());
     let mut witness = Witness::default();
     let (mut given, mut left) = (0usize, Vec::<Frame>::new());
     for _ in 0..random.below(600) {
@@ -197,10 +231,14 @@ fn one(seed: u64) -> Result<(), String> {
         if given != left.len() + held {
             return Err(format!("{given} given, {} left, {held} held", left.len()));
         }
+        is_within(&rig, &limits)?;
     }
     left.extend(rig.checkpoint().0);
     let stats = rig.engine.stats();
     let gauges = [stats.held, stats.secondary_waiting];
+    if stats.fragments.incomplete_packets != 0 || stats.fragments.incomplete_bytes != 0 {
+        return Err(format!("still there: {:?}", stats.fragments));
+    }
     if left.len() != given || gauges.iter().any(|gauge| gauge.frames != 0 || gauge.bytes != 0) {
         return Err(format!("{given} given, {} left, {gauges:?}", left.len()));
     }
@@ -246,5 +284,63 @@ fn equal_oddities_ask_for_nothing() {
         assert!(wrong.is_empty() || strays > 0, "seed {seed}: {wrong:?}");
         let held = rig.engine.stats().held.frames as usize;
         assert_eq!(released + held, 20, "seed {seed}");
+    }
+}
+
+/// Whatever pieces of packets the guests send, in whatever order: where no octet of the one is an
+/// octet of the other, only a checkpoint releases anything.
+#[test]
+fn fragments_of_other_octets_release_nothing() {
+    for seed in 0..streams() as u64 / 20 {
+        let mut random = Random(seed);
+        let mut rig = Rig::new();
+        let mut given = Vec::new();
+        for _ in 0..random.below(300) {
+            if random.chance(2) {
+                assert_eq!(rig.wait(Duration::from_millis(1100)).0, [], "seed {seed}");
+            }
+            let side = if random.chance(50) { Side::Primary } else { Side::Secondary };
+            let frame = fragment(&mut random, if side == Side::Primary { 7 } else { 8 });
+            assert_eq!(rig.frame(side, &frame).0, [], "seed {seed}");
+            if side == Side::Primary {
+                given.push(frame);
+            }
+            if random.chance(1) {
+                assert_eq!(rig.checkpoint().0, given, "seed {seed}");
+                given.clear();
+            }
+        }
+    }
+}
+
+/// The twin: the same fragments from both guests, in the same order, all leave without a checkpoint.
+#[test]
+fn the_same_fragments_ask_for_nothing() {
+    for seed in 0..streams() as u64 / 20 {
+        let mut random = Random(seed);
+        let mut rig = Rig::new();
+        let (mut given, mut left, mut behind) = (0, 0, std::collections::VecDeque::new());
+        let mut requests = Vec::new();
+        for step in 0..120 {
+            left += rig.wait(Duration::from_millis(random.below(60) as u64)).0.len();
+            if step < 100 {
+                let frame = fragment(&mut random, 7);
+                let got = rig.frame(Side::Primary, &frame);
+                left += got.0.len();
+                requests.extend(got.1);
+                given += 1;
+                behind.push_back(frame);
+            }
+            while behind.len() > 10 || (step >= 100 && !behind.is_empty()) {
+                let frame = behind.pop_front().expect("not empty");
+                let got = rig.frame(Side::Secondary, &frame);
+                left += got.0.len();
+                requests.extend(got.1);
+            }
+        }
+        let got = rig.wait(Duration::from_secs(2));
+        left += got.0.len();
+        requests.extend(got.1);
+        assert_eq!((left, requests), (given, vec![]), "seed {seed}");
     }
 }

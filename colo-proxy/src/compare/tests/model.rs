@@ -132,36 +132,49 @@ impl Connection {
 /// One flow of datagrams.
 #[derive(Debug, Default)]
 pub(super) struct Datagrams {
-    /// Frame, payload, and whether the secondary sent the same.
-    held: Vec<(usize, Vec<u8>, bool)>,
+    held: Vec<Packet>,
     unmatched: Vec<Vec<u8>>,
 }
 
+/// What the primary sent at once: its frames, and each datagram with whether the secondary sent
+/// the same.
+#[derive(Debug)]
+struct Packet {
+    ids: Vec<usize>,
+    payloads: Vec<(Vec<u8>, bool)>,
+}
+
 impl Datagrams {
-    pub(super) fn primary(&mut self, id: usize, payload: &[u8]) -> Vec<usize> {
-        let found = self.unmatched.iter().position(|other| other == payload);
-        if let Some(at) = found {
-            self.unmatched.remove(at);
+    pub(super) fn primary(&mut self, ids: &[usize], payloads: &[Vec<u8>]) -> Vec<usize> {
+        let mut packet = Packet { ids: ids.to_vec(), payloads: Vec::new() };
+        for payload in payloads {
+            let found = self.unmatched.iter().position(|other| other == payload);
+            if let Some(at) = found {
+                self.unmatched.remove(at);
+            }
+            packet.payloads.push((payload.clone(), found.is_some()));
         }
-        self.held.push((id, payload.to_vec(), found.is_some()));
+        self.held.push(packet);
         self.leave()
     }
 
     pub(super) fn secondary(&mut self, payload: &[u8]) -> Vec<usize> {
-        match self.held.iter_mut().find(|(_, own, matched)| !matched && own == payload) {
-            Some((_, _, matched)) => *matched = true,
+        let mut held = self.held.iter_mut().flat_map(|packet| &mut packet.payloads);
+        match held.find(|(own, matched)| !matched && own == payload) {
+            Some((_, matched)) => *matched = true,
             None => self.unmatched.push(payload.to_vec()),
         }
         self.leave()
     }
 
     fn leave(&mut self) -> Vec<usize> {
-        let ready = self.held.iter().take_while(|(_, _, matched)| *matched).count();
-        self.held.drain(..ready).map(|(id, _, _)| id).collect()
+        let is_matched = |packet: &&Packet| packet.payloads.iter().all(|(_, matched)| *matched);
+        let ready = self.held.iter().take_while(is_matched).count();
+        self.held.drain(..ready).flat_map(|packet| packet.ids).collect()
     }
 
     pub(super) fn checkpoint(&mut self) -> Vec<usize> {
         self.unmatched.clear();
-        self.held.drain(..).map(|(id, _, _)| id).collect()
+        self.held.drain(..).flat_map(|packet| packet.ids).collect()
     }
 }

@@ -50,6 +50,35 @@ fn one_differing_octet_is_held_and_named() {
     });
 }
 
+#[test]
+fn one_differing_octet_of_a_datagram_is_held_and_named() {
+    many(streams() / 4, 3 << 32, |seed| {
+        let mut run = Run::of_datagrams(seed);
+        let result = run.play(false).and_then(|()| run.is_datagram_named());
+        (1, result)
+    });
+}
+
+/// The schedules contain what they are about.
+#[test]
+fn schedules_have_fragments_batches_and_octets_that_differ() {
+    let mut flipped = 0;
+    let mut seen = [0; 3];
+    for seed in 0..100 {
+        let mut run = Run::of_datagrams(seed);
+        assert_eq!(run.play(false), Ok(()));
+        flipped += usize::from(run.is_flipped());
+        let mut run = Run::new(seed, Sabotage::Nothing, false);
+        assert_eq!(run.play(true), Ok(()));
+        let found = run.found();
+        seen = [0, 1, 2].map(|n| seen[n] + found[n]);
+    }
+    assert!(flipped > 50, "{flipped}");
+    // Packets put together, left incomplete by a checkpoint, and datagrams in batches.
+    let [whole, incomplete, batches] = seen;
+    assert!(whole > 100 && incomplete > 0 && batches > 100, "{seen:?}");
+}
+
 /// The twin of the tests above: each way of deceiving the engine must show.
 #[test]
 fn a_deceived_engine_is_found_out() {

@@ -12,7 +12,7 @@ use crate::compare::{Engine, Output, Reason, Side};
 use crate::control::Message;
 use crate::datapath::Mode;
 use crate::frame::Frame;
-use crate::instance::cut::Cut;
+use crate::instance::cut::{Cut, Sorted};
 use crate::instance::lanes::BATCH;
 use crate::instance::wiring::GATE_QUEUE_LEN;
 use crate::log_limit::LogLimit;
@@ -137,8 +137,10 @@ impl Decisions {
     /// Output of the secondary, as it came by its lane.
     pub(in crate::instance) fn on_secondary(&mut self, now: Instant, frames: Vec<Frame>) {
         for frame in frames {
-            if let Some(frame) = self.cut.on_frame(frame) {
-                self.compare(now, frame);
+            match self.cut.on_frame(frame) {
+                Sorted::Fresh(frame) => self.compare(now, frame),
+                Sorted::Unknown => {}
+                Sorted::Stale => self.engine.dropped_stale(1),
             }
         }
     }

@@ -33,11 +33,20 @@ pub(in crate::instance) struct Decisions {
     pub(in crate::instance) epoch: u64,
     /// The primary's session and epoch of the last checkpoint that copied state into the guest.
     copied_in: Option<(u64, u64)>,
+    /// The COLO-frame on this host has told of a checkpoint before the primary did.
+    told_by_frame: bool,
 }
 
 impl Decisions {
     pub(in crate::instance) fn new(mode: Mode, repeat: Arc<repeat::Shared>) -> Self {
-        Self { mode, hold: Hold::default(), repeat, epoch: 0, copied_in: None }
+        Self {
+            mode,
+            hold: Hold::default(),
+            repeat,
+            epoch: 0,
+            copied_in: None,
+            told_by_frame: false,
+        }
     }
 
     /// Input of the primary guest, in the order in which it came there.
@@ -94,6 +103,15 @@ impl Decisions {
         }
     }
 
+    /// The COLO-frame on this host says that the guest is the primary's copy from here on. The
+    /// primary will say so too, on the control lane; but it may die before that, and the guest's
+    /// connections must not depend on it.
+    pub(in crate::instance) fn on_state_copied(&mut self, hands: &mut impl Hands) {
+        if self.mode != Mode::FailedOver && self.begin_epoch(hands) {
+            self.told_by_frame = true;
+        }
+    }
+
     /// A checkpoint was made, of which the primary speaks as `(session, epoch)`: the guest's
     /// numbers are the network's now. `true` where the primary is to be told how many frames had
     /// gone into the lane by now.
@@ -107,15 +125,23 @@ impl Decisions {
         }
         // Told again where the lanes were gone meanwhile: then only the mark is wanted.
         if self.copied_in != Some((session, epoch)) {
-            // The mark comes after: what is translated in between counts as old, which is safe.
-            if !hands.bump_epoch() {
+            if !std::mem::take(&mut self.told_by_frame) && !self.begin_epoch(hands) {
                 return false;
             }
             self.copied_in = Some((session, epoch));
             self.epoch = epoch;
-            self.repeat.lock().clear();
-            self.replay_all(hands);
         }
+        true
+    }
+
+    /// The guest's numbers are the network's, and what it got before is in the state that it has.
+    fn begin_epoch(&mut self, hands: &mut impl Hands) -> bool {
+        // The mark comes after: what is translated in between counts as old, which is safe.
+        if !hands.bump_epoch() {
+            return false;
+        }
+        self.repeat.lock().clear();
+        self.replay_all(hands);
         true
     }
 
@@ -123,5 +149,60 @@ impl Decisions {
     pub(in crate::instance) fn failed_over(&mut self) {
         self.mode = Mode::FailedOver;
         self.repeat.lock().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Kernel {
+        epochs: u32,
+    }
+
+    impl Hands for Kernel {
+        fn input(&mut self, _frame: &Frame) {}
+
+        fn knows(&self, _key: &FlowKey) -> bool {
+            false
+        }
+
+        fn bump_epoch(&mut self) -> bool {
+            self.epochs += 1;
+            true
+        }
+    }
+
+    fn start() -> (Decisions, Kernel) {
+        (Decisions::new(Mode::Protected, Arc::default()), Kernel::default())
+    }
+
+    #[test]
+    fn a_checkpoint_that_both_tell_of_is_one_epoch() {
+        let (mut decisions, mut kernel) = start();
+        decisions.on_state_copied(&mut kernel);
+        assert_eq!(kernel.epochs, 1, "before the primary has said anything");
+        assert!(decisions.on_epoch((7, 1), &mut kernel), "the mark is wanted all the same");
+        assert!(decisions.on_epoch((7, 1), &mut kernel), "and again after a lane was lost");
+        assert_eq!(kernel.epochs, 1);
+    }
+
+    #[test]
+    fn one_that_only_the_primary_tells_of_is_one_too() {
+        let (mut decisions, mut kernel) = start();
+        decisions.on_state_copied(&mut kernel);
+        decisions.on_epoch((7, 1), &mut kernel);
+        assert!(decisions.on_epoch((7, 2), &mut kernel));
+        assert_eq!((kernel.epochs, decisions.epoch), (2, 2));
+    }
+
+    #[test]
+    fn after_a_failover_nothing_is_copied_any_more() {
+        let (mut decisions, mut kernel) = start();
+        decisions.failed_over();
+        decisions.on_state_copied(&mut kernel);
+        assert!(!decisions.on_epoch((7, 1), &mut kernel));
+        assert_eq!(kernel.epochs, 0);
     }
 }

@@ -12,6 +12,18 @@ use crate::link::LinkWatch;
 use crate::status::{Reply, Status};
 
 impl Secondary {
+    /// The primary's daemon compares: there are none here, and nobody need ask which is which.
+    pub(super) fn report_divergences(&self) -> Reply {
+        Reply::Divergences(json!({
+            "instance": self.claim.name,
+            "role": Role::Secondary,
+            "netdev": self.guest.netdev,
+            "pid": std::process::id(),
+            "divergences_total": 0,
+            "divergences": [],
+        }))
+    }
+
     pub(super) async fn report(&self, links: &LinkWatch) -> Reply {
         let stats = &self.stats;
         let output_lost = links.other(self.hands.output_gate.name()).await;

@@ -1,0 +1,47 @@
+//! Differences as people read them.
+
+use std::fmt;
+
+use super::divergence::{Context, Divergence, WaitsFor};
+use super::reason::Reason;
+
+impl Divergence {
+    /// What differs, in a few words; the flow aside.
+    pub fn summary(&self) -> String {
+        let (reason, at) = (self.reason, self.stream_offset);
+        match (reason, self.waits_for) {
+            (Reason::Payload | Reason::Datagram, _) => format!("{reason}: octet {at} differs"),
+            (Reason::Timeout, Some(WaitsFor::Datagram)) => {
+                format!("{reason}: the secondary did not send this datagram")
+            }
+            (Reason::Timeout, Some(WaitsFor::Data)) => {
+                format!("{reason}: the secondary did not send the same at octet {at}")
+            }
+            (Reason::Timeout, Some(WaitsFor::Ack)) => {
+                format!("{reason}: the secondary did not acknowledge as much, at octet {at}")
+            }
+            (Reason::Timeout, Some(WaitsFor::Mark)) => format!(
+                "{reason}: the secondary did not open or end the connection likewise, at octet {at}"
+            ),
+            (Reason::SecondaryOnly, _) => {
+                format!("{reason}: the primary did not send this, at octet {at}")
+            }
+            _ => format!("{reason} at octet {at}"),
+        }
+    }
+}
+
+/// The octets in hexadecimal, the differing one in brackets.
+impl fmt::Display for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, byte) in self.bytes.iter().enumerate() {
+            let space = if at == 0 { "" } else { " " };
+            if at == self.before {
+                write!(f, "{space}[{byte:02x}]")?;
+            } else {
+                write!(f, "{space}{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}

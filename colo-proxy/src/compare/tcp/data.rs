@@ -1,0 +1,133 @@
+//! Data of the secondary against the frames of the primary that are held.
+
+use std::ops::Range;
+
+use colo_proxy_common::decode::Tcp;
+
+use super::segments::Piece;
+use super::shown::Shown;
+use super::{Scene, Segment, TcpFlow, first_difference, part};
+use crate::compare::chain::Key;
+use crate::compare::divergence::{Difference, Pair};
+use crate::compare::ledger::What;
+use crate::compare::reason::Reason;
+use crate::frame::Frame;
+
+/// The data of a frame of the secondary, and its place in the stream.
+#[derive(Debug)]
+pub(super) struct Data<'a> {
+    frame: &'a Frame,
+    payload_at: usize,
+    start: i64,
+    end: i64,
+}
+
+impl<'a> Data<'a> {
+    pub(super) fn new(frame: &'a Frame, tcp: &Tcp, start: i64) -> Self {
+        let end = start + i64::from(tcp.payload_len);
+        Self { frame, payload_at: tcp.payload_at as usize, start, end }
+    }
+
+    /// Where the part `from..to` of the stream lies in the Ethernet frame.
+    fn range(&self, from: i64, to: i64) -> Range<usize> {
+        let at = |place: i64| self.payload_at + (place - self.start) as usize;
+        at(from)..at(to)
+    }
+
+    fn part(&self, from: i64, to: i64) -> &'a [u8] {
+        self.frame.ethernet().get(self.range(from, to)).unwrap_or_default()
+    }
+}
+
+impl TcpFlow {
+    /// Compares what is new of `data` with the frames held, and keeps the rest.
+    pub(super) fn on_data(&mut self, scene: &mut Scene<'_>, data: &Data<'_>) {
+        let mut from = data.start;
+        while let Some((lo, hi)) = self.gap(from, data.end) {
+            self.compare_with_held(scene, data, lo, hi);
+            let mut at = lo;
+            while let Some((lo, hi)) = self.verified.gap(at, hi) {
+                let account = &mut self.secondary.segments.account;
+                let range = data.range(lo, hi);
+                if let Some(key) = scene.ledger.wait(scene.flow, account, data.frame, range) {
+                    self.secondary.segments.insert(Piece { start: lo, end: hi, key });
+                }
+                at = hi;
+            }
+            from = hi;
+        }
+    }
+
+    /// The first part of `start..end` that is neither verified nor waiting already.
+    fn gap(&self, start: i64, end: i64) -> Option<(i64, i64)> {
+        let mut from = start;
+        while let Some((lo, hi)) = self.verified.gap(from, end) {
+            if let Some(gap) = self.secondary.segments.gap(lo, hi) {
+                return Some(gap);
+            }
+            from = hi;
+        }
+        None
+    }
+
+    /// Compares the part `start..end` of `data` with every held frame that reaches into it.
+    fn compare_with_held(&mut self, scene: &mut Scene<'_>, data: &Data<'_>, start: i64, end: i64) {
+        let mut complete = std::mem::take(&mut scene.ledger.complete);
+        let mut queues = std::mem::take(&mut self.queues);
+        queues.retain_reaching_into(start, end, |entry| {
+            scene.ledger.count_work();
+            let part = (entry.start.max(start), entry.end.min(end));
+            if self.differs(scene, entry.key, data, part) {
+                // Only a checkpoint can let it go.
+                return false;
+            }
+            let is_complete = self.verified.covers(entry.start, entry.end);
+            if is_complete {
+                complete.push(entry.key);
+            }
+            !is_complete
+        });
+        self.queues = queues;
+        for key in complete.drain(..) {
+            self.advance(scene, key);
+        }
+        scene.ledger.complete = complete;
+        self.queues.give_back_memory();
+    }
+
+    /// Compares the part `lo..hi` of `data` with the octets that the frame `key` has there.
+    fn differs(
+        &mut self,
+        scene: &mut Scene<'_>,
+        key: Key,
+        data: &Data<'_>,
+        (lo, hi): (i64, i64),
+    ) -> bool {
+        let theirs = data.part(lo, hi);
+        let Some((segment, payload)) = held_payload(scene, key) else { return true };
+        let ours = part(payload, segment.start, lo, hi);
+        let Some(at) = first_difference(ours, theirs) else {
+            self.verify(scene, lo, hi);
+            return false;
+        };
+        let place = lo + at as i64;
+        if self.is_first_report(place) {
+            let ours = ours.to_vec();
+            let pair = Pair { primary: &ours, secondary: theirs, at };
+            let difference = Difference::octets(Reason::Payload, place - self.start, pair);
+            let (ours, theirs) = (Shown::Held(key), Shown::InHand(data.frame));
+            let difference = difference.frames(self.show(scene, ours), self.show(scene, theirs));
+            scene.ledger.diverge(scene.name, difference);
+        }
+        self.verify(scene, lo, place);
+        true
+    }
+}
+
+/// The segment and the data of a held frame.
+fn held_payload<'a>(scene: &'a Scene<'_>, key: Key) -> Option<(Segment, &'a [u8])> {
+    let held = scene.ledger.held(key)?;
+    let What::Segment(segment) = held.what else { return None };
+    let octets = held.frame.ethernet().get(segment.payload_at as usize..)?;
+    Some((segment, octets.get(..(segment.end - segment.start) as usize)?))
+}

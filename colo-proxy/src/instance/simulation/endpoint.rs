@@ -1,0 +1,460 @@
+//! A small TCP endpoint, simple enough to be believed: handshake, cumulative acknowledgment,
+//! retransmission with back-off, a bounded queue of what came out of order, a receive window, FIN,
+//! RST, timestamps with PAWS, and SACK blocks that are told and checked.
+//!
+//! A place in a stream is counted from the SYN, which has 0; the first octet has 1. All of it is
+//! `Clone`: that is what a checkpoint copies. What a guest is like (its chosen numbers, its
+//! segmentation, its timing) is not part of it, but comes from outside ([`Nature`]).
+
+use std::collections::BTreeMap;
+
+use super::random::Random;
+use super::wire::{MSS, Segment, Tuple};
+
+/// Octets under way at the most.
+const FLIGHT: u64 = 12 * MSS as u64;
+const RESEND_US: u64 = 300_000;
+const RESEND_MAX_US: u64 = 3_000_000;
+/// A connection that is over answers for so long.
+pub(super) const LINGER_US: u64 = 30_000_000;
+/// Acknowledgments of the same place that mean a hole.
+const DUPLICATES: u32 = 3;
+/// How far numbers may lie apart and still be compared.
+const REACH: i64 = 1 << 30;
+
+/// How a machine differs from another one with the same software and state.
+#[derive(Clone, Debug)]
+pub(super) struct Nature {
+    pub(super) random: Random,
+    /// Octets in a segment at the most.
+    pub(super) segment_max: usize,
+    /// Time for which it delays an acknowledgment; 0 is not at all.
+    pub(super) delayed_ack_us: u64,
+    /// Octets that it takes beyond what it has in order.
+    pub(super) buffer: usize,
+}
+
+/// One end of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Endpoint {
+    pub(super) tuple: Tuple,
+    pub(super) iss: u32,
+    /// The peer's first number; `None` before its SYN.
+    pub(super) irs: Option<u32>,
+    /// Everything that was or will be sent, from place 1 on.
+    pub(super) stream: Vec<u8>,
+    una: u64,
+    next: u64,
+    /// One past the last place that was sent.
+    pub(super) max: u64,
+    /// One past the last place that the peer lets us send.
+    edge: u64,
+    pub(super) closing: bool,
+    /// Everything that came in order.
+    pub(super) received: Vec<u8>,
+    /// What the application has made something of. It reads everything at once.
+    pub(super) read: usize,
+    /// The next place expected of the peer.
+    pub(super) rcvd: u64,
+    ahead: BTreeMap<u64, Vec<u8>>,
+    peer_fin: Option<u64>,
+    buffer: usize,
+    ts_offset: u32,
+    ts_recent: u32,
+    /// Values that the SYN or SYN/ACK carried.
+    opening_ts: Vec<u32>,
+    resend_us: u64,
+    resend_at: Option<u64>,
+    ack_at: Option<u64>,
+    linger_until: Option<u64>,
+    duplicates: u32,
+    /// The peer has reset it.
+    pub(super) was_reset: bool,
+    /// Segments that speak of what was never sent.
+    pub(super) alien: u32,
+}
+
+impl Endpoint {
+    fn new(tuple: Tuple, nature: &mut Nature) -> Self {
+        Self {
+            tuple,
+            iss: nature.random.next() as u32,
+            irs: None,
+            stream: Vec::new(),
+            una: 0,
+            next: 0,
+            max: 0,
+            edge: 1,
+            closing: false,
+            received: Vec::new(),
+            read: 0,
+            rcvd: 0,
+            ahead: BTreeMap::new(),
+            peer_fin: None,
+            buffer: nature.buffer,
+            ts_offset: nature.random.next() as u32,
+            ts_recent: 0,
+            opening_ts: Vec::new(),
+            resend_us: RESEND_US,
+            resend_at: None,
+            ack_at: None,
+            linger_until: None,
+            duplicates: 0,
+            was_reset: false,
+            alien: 0,
+        }
+    }
+
+    /// Opens a connection; the SYN goes with the next [`Self::send`].
+    pub(super) fn connect(tuple: Tuple, nature: &mut Nature) -> Self {
+        Self::new(tuple, nature)
+    }
+
+    /// Answers `syn`.
+    pub(super) fn accept(syn: &Segment, nature: &mut Nature) -> Self {
+        let mut endpoint = Self::new(syn.tuple.reversed(), nature);
+        endpoint.meet(syn);
+        endpoint
+    }
+
+    fn meet(&mut self, syn: &Segment) {
+        self.irs = Some(syn.seq);
+        self.rcvd = 1;
+        self.ts_recent = syn.timestamps.map_or(0, |(value, _)| value);
+        self.edge = self.una + u64::from(syn.window);
+    }
+
+    // What the application sees.
+
+    pub(super) fn is_established(&self) -> bool {
+        self.una > 0 && self.irs.is_some()
+    }
+
+    /// The peer has sent everything, and it is here.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.peer_fin.is_some_and(|fin| self.rcvd > fin)
+    }
+
+    /// Everything was sent and acknowledged, in both directions.
+    pub(super) fn is_over(&self) -> bool {
+        self.was_reset || (self.is_at_end() && self.closing && self.una == self.end())
+    }
+
+    /// What the peer has acknowledged of it.
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.una
+    }
+
+    /// Nothing is left to do for it at `now`.
+    pub(super) fn is_gone(&self, now: u64) -> bool {
+        self.was_reset || self.linger_until.is_some_and(|until| until <= now)
+    }
+
+    pub(super) fn unread(&self) -> &[u8] {
+        &self.received[self.read..]
+    }
+
+    /// One past the last place that there will be to send, by now.
+    fn end(&self) -> u64 {
+        1 + self.stream.len() as u64 + u64::from(self.closing)
+    }
+
+    /// The FIN was sent.
+    pub(super) fn has_finished(&self) -> bool {
+        self.closing && self.max == self.end()
+    }
+
+    // Time.
+
+    pub(super) fn next_timer(&self) -> Option<u64> {
+        if self.was_reset {
+            return None;
+        }
+        [self.resend_at, self.ack_at, self.linger_until].into_iter().flatten().min()
+    }
+
+    pub(super) fn on_timer(&mut self, now: u64, nature: &mut Nature, out: &mut Vec<Segment>) {
+        if self.ack_at.is_some_and(|at| at <= now) {
+            self.acknowledge(now, out);
+        }
+        if self.resend_at.is_some_and(|at| at <= now) {
+            self.resend_us = (self.resend_us * 2).min(RESEND_MAX_US);
+            self.resend_at = None;
+            self.send_again(now, nature, out);
+        }
+    }
+
+    /// The first segment that is not acknowledged, and what follows as it is; or a probe of a
+    /// closed window.
+    fn send_again(&mut self, now: u64, nature: &mut Nature, out: &mut Vec<Segment>) {
+        let end = self.end();
+        if self.una >= end {
+            return;
+        }
+        self.next = self.una;
+        let limit =
+            (self.una + nature.segment_max as u64).min(self.edge.max(self.una + 1)).min(end);
+        let limit = if self.una == 0 { 1 } else { limit };
+        self.emit(now, limit, out);
+    }
+
+    // Sending.
+
+    /// Sends what may be sent.
+    pub(super) fn send(&mut self, now: u64, nature: &mut Nature, out: &mut Vec<Segment>) {
+        if self.was_reset {
+            return;
+        }
+        if self.next == 0 {
+            self.emit(now, 1, out);
+        }
+        let limit = self.end().min(self.edge).min(self.una + FLIGHT);
+        while self.una > 0 && self.next < limit {
+            let len = nature.random.within(1..nature.segment_max as u64 + 1);
+            // Mostly full ones.
+            let len = if nature.random.chance(700) { nature.segment_max as u64 } else { len };
+            self.emit(now, limit.min(self.next + len), out);
+        }
+        if self.next < self.end() && self.resend_at.is_none() {
+            self.resend_at = Some(now + self.resend_us);
+        }
+    }
+
+    /// Sends the places from `next` up to `to`.
+    fn emit(&mut self, now: u64, to: u64, out: &mut Vec<Segment>) {
+        let from = self.next;
+        let data_end = 1 + self.stream.len() as u64;
+        let octets = from.max(1).min(data_end) as usize - 1..to.max(1).min(data_end) as usize - 1;
+        let mut segment = self.bare(now, from);
+        segment.syn = from == 0;
+        segment.fin = to > data_end;
+        segment.payload = self.stream[octets].to_vec();
+        if segment.syn {
+            self.opening_ts.extend(segment.timestamps.map(|(value, _)| value));
+        }
+        out.push(segment);
+        self.next = to;
+        self.max = self.max.max(to);
+        self.ack_at = None;
+        self.resend_at = Some(now + self.resend_us);
+    }
+
+    fn acknowledge(&mut self, now: u64, out: &mut Vec<Segment>) {
+        self.ack_at = None;
+        if self.una == 0 {
+            // The SYN/ACK says it, and is repeated.
+            self.next = 0;
+            self.emit(now, 1, out);
+            return;
+        }
+        let mut segment = self.bare(now, self.max);
+        let irs = self.irs.unwrap_or_default();
+        let number = |place: u64| irs.wrapping_add(place as u32);
+        let blocks = self.ahead.iter().take(2);
+        segment.sack =
+            blocks.map(|(at, octets)| (number(*at), number(at + octets.len() as u64))).collect();
+        out.push(segment);
+    }
+
+    fn bare(&self, now: u64, at: u64) -> Segment {
+        let value = ((now / 1000) as u32).wrapping_add(self.ts_offset);
+        Segment {
+            tuple: self.tuple,
+            seq: self.iss.wrapping_add(at as u32),
+            ack: self.irs.map(|irs| irs.wrapping_add(self.rcvd as u32)),
+            syn: false,
+            fin: false,
+            rst: false,
+            window: self.buffer.min(65_535) as u16,
+            timestamps: Some((value, self.ts_recent)),
+            sack: Vec::new(),
+            payload: Vec::new(),
+        }
+    }
+
+    // Receiving.
+
+    pub(super) fn on_segment(
+        &mut self,
+        now: u64,
+        segment: &Segment,
+        nature: &mut Nature,
+        out: &mut Vec<Segment>,
+    ) {
+        if self.was_reset {
+            return;
+        }
+        let Some(irs) = self.irs else { return self.on_answer(now, segment, out) };
+        let at = place(segment.seq, irs, self.rcvd);
+        if segment.syn {
+            // Its own SYN once more, or somebody's: the answer tells.
+            return self.acknowledge(now, out);
+        }
+        let old = segment.timestamps.is_some_and(|(value, _)| before(value, self.ts_recent));
+        if !self.is_acceptable(at, segment) || (old && !segment.rst) {
+            if !segment.rst {
+                self.acknowledge(now, out);
+            }
+            return;
+        }
+        if segment.rst {
+            if at == self.rcvd as i64 {
+                self.was_reset = true;
+            } else {
+                self.acknowledge(now, out);
+            }
+            return;
+        }
+        if !self.on_acknowledgment(now, segment, nature, out) {
+            return;
+        }
+        if let Some((value, _)) = segment.timestamps.filter(|_| at <= self.rcvd as i64) {
+            self.ts_recent = value;
+        }
+        self.on_data(now, at as u64, segment, nature, out);
+        if self.is_over() && self.linger_until.is_none() {
+            self.linger_until = Some(now + LINGER_US);
+        }
+    }
+
+    /// Something of it lies in the window (RFC 9293, section 3.10.7.4).
+    fn is_acceptable(&self, at: i64, segment: &Segment) -> bool {
+        let rcvd = self.rcvd as i64;
+        let end = at + segment.payload.len() as i64 + i64::from(segment.fin);
+        let window = self.buffer as i64;
+        if end > at { end > rcvd && at < rcvd + window } else { at >= rcvd && at <= rcvd + window }
+    }
+
+    /// The peer's answer to our SYN.
+    fn on_answer(&mut self, now: u64, segment: &Segment, out: &mut Vec<Segment>) {
+        if segment.ack != Some(self.iss.wrapping_add(1)) || !self.echoes_opening(segment) {
+            self.alien += 1;
+            return;
+        }
+        if segment.rst {
+            self.was_reset = true;
+            return;
+        }
+        if segment.syn {
+            self.una = 1;
+            self.meet(segment);
+            (self.resend_at, self.resend_us) = (None, RESEND_US);
+            self.acknowledge(now, out);
+        }
+    }
+
+    /// As Linux has it: the echo must be one of the values that the opening carried.
+    fn echoes_opening(&self, segment: &Segment) -> bool {
+        segment.rst || segment.timestamps.is_none_or(|(_, echo)| self.opening_ts.contains(&echo))
+    }
+
+    /// `false` where the segment is not to be looked at further.
+    fn on_acknowledgment(
+        &mut self,
+        now: u64,
+        segment: &Segment,
+        nature: &mut Nature,
+        out: &mut Vec<Segment>,
+    ) -> bool {
+        let Some(ack) = segment.ack else { return false };
+        let ack = place(ack, self.iss, self.una);
+        let edges = segment.sack.iter().flat_map(|(start, end)| [*start, *end]);
+        let is_alien = |place: i64| place > self.max as i64 || place < 0;
+        if is_alien(ack)
+            || edges.map(|edge| place(edge, self.iss, self.una)).any(is_alien)
+            || (self.una == 0 && !self.echoes_opening(segment))
+        {
+            self.alien += 1;
+            if self.una > 0 {
+                self.acknowledge(now, out);
+            }
+            return false;
+        }
+        let ack = ack as u64;
+        if ack > self.una {
+            self.una = ack;
+            self.next = self.next.max(ack);
+            self.duplicates = 0;
+            self.resend_us = RESEND_US;
+            self.resend_at = (self.una < self.next).then_some(now + RESEND_US);
+        } else if ack == self.una && self.una < self.max && segment.payload.is_empty() {
+            self.duplicates += 1;
+            if self.duplicates == DUPLICATES {
+                self.send_again(now, nature, out);
+                self.next = self.max;
+            }
+        }
+        if ack >= self.una {
+            self.edge = self.edge.max(ack + u64::from(segment.window));
+        }
+        true
+    }
+
+    fn on_data(
+        &mut self,
+        now: u64,
+        at: u64,
+        segment: &Segment,
+        nature: &mut Nature,
+        out: &mut Vec<Segment>,
+    ) {
+        if segment.fin {
+            self.peer_fin = Some(at.wrapping_add(segment.payload.len() as u64));
+        }
+        if segment.payload.is_empty() && !segment.fin {
+            return;
+        }
+        let before = self.rcvd;
+        self.keep(at as i64, &segment.payload);
+        self.deliver();
+        let in_order = self.rcvd > before && self.ahead.is_empty();
+        let wait = nature.delayed_ack_us;
+        if !in_order || segment.fin || wait == 0 || self.ack_at.is_some() {
+            self.acknowledge(now, out);
+        } else {
+            self.ack_at = Some(now + wait);
+        }
+    }
+
+    /// Puts aside what is new and within the window.
+    fn keep(&mut self, at: i64, payload: &[u8]) {
+        let window_end = self.rcvd + self.buffer as u64;
+        let skip = (self.rcvd as i64 - at).max(0);
+        let end = (at + payload.len() as i64).min(window_end as i64);
+        if at + skip < end {
+            let octets = &payload[skip as usize..(end - at) as usize];
+            let known = self.ahead.entry((at + skip) as u64).or_default();
+            if known.len() < octets.len() {
+                *known = octets.to_vec();
+            }
+        }
+    }
+
+    fn deliver(&mut self) {
+        while let Some((at, octets)) = self.ahead.pop_first() {
+            if at > self.rcvd {
+                self.ahead.insert(at, octets);
+                break;
+            }
+            let skip = (self.rcvd - at) as usize;
+            if let Some(new) = octets.get(skip..) {
+                self.received.extend(new);
+                self.rcvd += new.len() as u64;
+            }
+        }
+        if self.peer_fin == Some(self.rcvd) {
+            self.rcvd += 1;
+        }
+    }
+}
+
+/// The place of `number`, near `near`, in a stream whose SYN has the number `first`.
+pub(super) fn place(number: u32, first: u32, near: u64) -> i64 {
+    let distance = number.wrapping_sub(first.wrapping_add(near as u32)) as i32;
+    let distance = i64::from(distance);
+    if distance.abs() > REACH { i64::MAX / 2 } else { near as i64 + distance }
+}
+
+fn before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
+}

@@ -1,0 +1,184 @@
+//! A machine with a network stack: the client, or a guest. Its whole state is `Clone`.
+
+use std::collections::BTreeMap;
+
+use super::app::{App, Script};
+use super::endpoint::{Endpoint, Nature};
+use super::wire::{Body, Segment, Tuple};
+
+/// Time after which a question that got no answer is asked again.
+const ASK_AGAIN_US: u64 = 700_000;
+
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    pub(super) endpoint: Endpoint,
+    pub(super) app: App,
+}
+
+/// A connection that the machine opens by itself.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    pub(super) at: u64,
+    pub(super) tuple: Tuple,
+    pub(super) app: App,
+}
+
+/// A datagram that is sent until it is answered.
+#[derive(Clone, Debug)]
+pub(super) struct Question {
+    pub(super) at: u64,
+    pub(super) tuple: Tuple,
+    pub(super) payload: Vec<u8>,
+    pub(super) answered: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Machine {
+    pub(super) connections: BTreeMap<Tuple, Connection>,
+    /// Connections that are gone, as they were.
+    pub(super) past: Vec<Connection>,
+    pub(super) calls: Vec<Call>,
+    pub(super) questions: Vec<Question>,
+    /// Every answer to a datagram that was sent.
+    pub(super) answers: Vec<(Tuple, Vec<u8>)>,
+    /// Every reset that was sent.
+    pub(super) resets: Vec<Segment>,
+    /// Ports that are served, and by what.
+    pub(super) served: BTreeMap<u16, App>,
+}
+
+impl Machine {
+    pub(super) fn on_body(
+        &mut self,
+        now: u64,
+        body: Body,
+        nature: &mut Nature,
+        out: &mut Vec<Body>,
+    ) {
+        match body {
+            Body::Tcp(segment) => self.on_segment(now, &segment, nature, out),
+            Body::Udp(tuple, payload) => self.on_datagram(tuple.reversed(), &payload, out),
+        }
+    }
+
+    fn on_segment(
+        &mut self,
+        now: u64,
+        segment: &Segment,
+        nature: &mut Nature,
+        out: &mut Vec<Body>,
+    ) {
+        let tuple = segment.tuple.reversed();
+        if self.connections.get(&tuple).is_some_and(|c| c.endpoint.is_gone(now)) {
+            self.retire(tuple);
+        }
+        let mut segments = Vec::new();
+        if let Some(connection) = self.connections.get_mut(&tuple) {
+            connection.endpoint.on_segment(now, segment, nature, &mut segments);
+            connection.run(now, nature, &mut segments);
+        } else if let Some(app) = self.served.get(&tuple.own_port).filter(|_| opens(segment)) {
+            let endpoint = Endpoint::accept(segment, nature);
+            let mut connection = Connection { endpoint, app: app.clone() };
+            connection.run(now, nature, &mut segments);
+            self.connections.insert(tuple, connection);
+        } else if !segment.rst {
+            let reset = refuse(segment);
+            self.resets.push(reset.clone());
+            segments.push(reset);
+        }
+        out.extend(segments.into_iter().map(Body::Tcp));
+    }
+
+    fn retire(&mut self, tuple: Tuple) {
+        self.past.extend(self.connections.remove(&tuple));
+    }
+
+    /// Answers a question of the peer, or takes an answer.
+    fn on_datagram(&mut self, tuple: Tuple, payload: &[u8], out: &mut Vec<Body>) {
+        if let Some(question) = self.questions.iter_mut().find(|q| q.tuple == tuple) {
+            question.answered |= payload == [&question.payload[..], b"!"].concat();
+            return;
+        }
+        let answer = [payload, b"!"].concat();
+        self.answers.push((tuple, answer.clone()));
+        out.push(Body::Udp(tuple, answer));
+    }
+
+    pub(super) fn next_timer(&self) -> Option<u64> {
+        let connections = self.connections.values().filter_map(|c| c.endpoint.next_timer());
+        let calls = self.calls.iter().map(|call| call.at);
+        let questions = self.questions.iter().filter(|q| !q.answered).map(|q| q.at);
+        connections.chain(calls).chain(questions).min()
+    }
+
+    pub(super) fn on_timer(&mut self, now: u64, nature: &mut Nature, out: &mut Vec<Body>) {
+        let gone: Vec<Tuple> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.endpoint.is_gone(now))
+            .map(|(tuple, _)| *tuple)
+            .collect();
+        for tuple in gone {
+            self.retire(tuple);
+        }
+        let mut segments = Vec::new();
+        for connection in self.connections.values_mut() {
+            connection.endpoint.on_timer(now, nature, &mut segments);
+            connection.run(now, nature, &mut segments);
+        }
+        for call in self.calls.extract_if(.., |call| call.at <= now) {
+            let endpoint = Endpoint::connect(call.tuple, nature);
+            let mut connection = Connection { endpoint, app: call.app };
+            connection.run(now, nature, &mut segments);
+            self.connections.insert(call.tuple, connection);
+        }
+        out.extend(segments.into_iter().map(Body::Tcp));
+        for question in self.questions.iter_mut().filter(|q| !q.answered && q.at <= now) {
+            question.at = now + ASK_AGAIN_US;
+            out.push(Body::Udp(question.tuple, question.payload.clone()));
+        }
+    }
+
+    /// Connections that are or were, the last one of a tuple first.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Connection> {
+        self.connections.values().chain(self.past.iter().rev())
+    }
+
+    /// Scripts on this machine: all of them, also those whose connection is yet to be opened.
+    pub(super) fn scripts(&self) -> impl Iterator<Item = (Tuple, &Script)> {
+        let open = self.all().map(|c| (c.endpoint.tuple, &c.app));
+        let calls = self.calls.iter().map(|call| (call.tuple, &call.app));
+        open.chain(calls).filter_map(|(tuple, app)| match app {
+            App::Script(script) => Some((tuple, script)),
+            _ => None,
+        })
+    }
+}
+
+impl Connection {
+    fn run(&mut self, now: u64, nature: &mut Nature, out: &mut Vec<Segment>) {
+        self.app.run(&mut self.endpoint, nature);
+        self.endpoint.send(now, nature, out);
+    }
+}
+
+fn opens(segment: &Segment) -> bool {
+    segment.syn && segment.ack.is_none() && !segment.rst
+}
+
+/// RFC 9293, section 3.10.7.1: there is no such connection.
+fn refuse(segment: &Segment) -> Segment {
+    let len = segment.payload.len() as u32 + u32::from(segment.syn) + u32::from(segment.fin);
+    Segment {
+        tuple: segment.tuple.reversed(),
+        seq: segment.ack.unwrap_or_default(),
+        ack: segment.ack.is_none().then_some(segment.seq.wrapping_add(len)),
+        syn: false,
+        fin: false,
+        rst: true,
+        window: 0,
+        timestamps: None,
+        sack: Vec::new(),
+        payload: Vec::new(),
+    }
+}

@@ -1,0 +1,289 @@
+//! What one run is to be: conversations, links, guests and faults, all from one seed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use super::app::{App, Expect, Script, Step, content, request};
+use super::endpoint::Nature;
+use super::machine::{Call, Machine, Question};
+use super::random::{Digest, Random};
+use super::wire::{Net, Tuple};
+
+/// Ports of the guest's applications, and one that nothing listens on.
+const ECHO: u16 = 7;
+const UPLOAD: u16 = 21;
+const GREETING: u16 = 25;
+const DOWNLOAD: u16 = 80;
+const DOWNLOAD_ONCE: u16 = 81;
+const LOTTERY: u16 = 13;
+const QUESTIONS: u16 = 53;
+/// A service of the client, to which the guest connects.
+const REPORTS: u16 = 514;
+
+/// A link that is not reliable, in permille and microseconds.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub(super) loss: u64,
+    pub(super) duplicates: u64,
+    pub(super) delay_us: Range<u64>,
+}
+
+/// The ways between the two daemons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    Mirror,
+    Output,
+    Control,
+}
+
+/// What a conversation is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Echo,
+    Upload,
+    Greeting,
+    DownloadOnce,
+    Download,
+    /// Datagrams.
+    Question,
+    /// The guest opens the connection.
+    Report,
+    /// The answers are only this guest's.
+    Lottery,
+}
+
+/// Conversations in which equal guests say the same.
+pub(super) const KINDS: [Kind; 7] = [
+    Kind::Echo,
+    Kind::Upload,
+    Kind::Greeting,
+    Kind::DownloadOnce,
+    Kind::Download,
+    Kind::Question,
+    Kind::Report,
+];
+
+/// The two daemons, guests, hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum At {
+    Primary,
+    Secondary,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// A connection between the daemons ends, and is made again.
+    Cut(Wire),
+    /// A daemon dies and is started again.
+    Restart(At),
+    /// The secondary's host cannot be reached for so long.
+    Lose { us: u64 },
+    /// A checkpoint that nobody asked for.
+    Checkpoint,
+    /// The primary's host dies, and the secondary takes over.
+    FailOver,
+}
+
+/// How the run is deceived, to see that it shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sabotage {
+    Nothing,
+    /// Everything is released at once.
+    ReleaseAll,
+    /// The secondary is said to have acknowledged what the primary has.
+    Acknowledgments,
+    /// A checkpoint does not make offsets void.
+    OldOffsets,
+    /// Frames of before a checkpoint are compared after it.
+    StaleFrames,
+    /// Nothing is translated after the failover.
+    NoTranslation,
+    /// The guest goes on before its output so far has been counted.
+    EarlyResume,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) seed: u64,
+    pub(super) net: Net,
+    pub(super) lan: Link,
+    /// Input that a guest's own queue loses, in permille: the primary's, the secondary's.
+    pub(super) input_loss: [u64; 2],
+    /// Time that a guest needs for a frame.
+    pub(super) guest_us: [Range<u64>; 2],
+    /// Delay of the ways between the daemons.
+    pub(super) wire_us: Range<u64>,
+    /// Time until the daemons are connected for the first time.
+    pub(super) connect_us: Range<u64>,
+    pub(super) natures: [Nature; 2],
+    /// Checkpoints that fail, in permille.
+    pub(super) checkpoint_failures: u64,
+    /// The guest goes on as soon as its state is captured, not when the checkpoint is done.
+    pub(super) resumes_early: bool,
+    /// The COLO-frame tells the secondary's daemon of a checkpoint, not only the primary's.
+    pub(super) tells_secondary: bool,
+    /// Time that a checkpoint takes.
+    pub(super) copy_us: Range<u64>,
+    /// After so many events, in this order.
+    pub(super) faults: VecDeque<(u64, Fault)>,
+    pub(super) sabotage: Sabotage,
+    pub(super) frames_max: usize,
+    pub(super) client: Machine,
+    pub(super) guest: Machine,
+}
+
+impl Plan {
+    /// A run without faults on a good network.
+    pub(super) fn quiet(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let net = Net { v6: random.chance(400), vlan: if random.chance(300) { 5 } else { 0 } };
+        let natures = [(); 2].map(|()| Nature {
+            random: random.fork(),
+            segment_max: [1448, 1448, 1000, 536, 200][random.below(5)],
+            delayed_ack_us: [0, 5_000, 40_000][random.below(3)],
+            buffer: [65_535, 30_000, 9_000][random.below(3)],
+        });
+        Self {
+            seed,
+            net,
+            lan: Link { loss: 0, duplicates: 0, delay_us: 100..2_000 },
+            input_loss: [0; 2],
+            guest_us: [10..400, 10..1 + [500, 5_000, 20_000][random.below(3)]],
+            wire_us: 50..51 + [300, 3_000][random.below(2)],
+            connect_us: 1..900,
+            natures,
+            checkpoint_failures: 0,
+            resumes_early: random.chance(500),
+            tells_secondary: true,
+            copy_us: 1_000..40_000,
+            faults: VecDeque::new(),
+            sabotage: Sabotage::Nothing,
+            frames_max: 65_536,
+            client: Machine {
+                served: BTreeMap::from([(REPORTS, App::Upload)]),
+                ..Machine::default()
+            },
+            guest: Machine { served: served(), ..Machine::default() },
+        }
+    }
+
+    /// Makes the network lossy, and lets the guests lose input each for itself.
+    pub(super) fn with_bad_links(mut self, random: &mut Random) -> Self {
+        self.lan.loss = random.within(0..60);
+        self.lan.duplicates = random.within(0..40);
+        self.lan.delay_us = 100..[2_000, 10_000, 30_000][random.below(3)];
+        self.input_loss = [random.within(0..30), random.within(0..30)];
+        self
+    }
+
+    /// Some conversations of all kinds whose answers both guests give alike.
+    pub(super) fn with_conversations(mut self, random: &mut Random, count: usize) -> Self {
+        for number in 0..count {
+            let kind = KINDS[random.below(KINDS.len())];
+            self.add(random, number as u16, kind, false);
+        }
+        self
+    }
+
+    /// Likewise, and some whose answers only one guest can know.
+    pub(super) fn with_lotteries(mut self, random: &mut Random, count: usize) -> Self {
+        for number in 0..count {
+            let drawn = random.chance(500);
+            let kind = if drawn { Kind::Lottery } else { KINDS[random.below(KINDS.len())] };
+            self.add(random, number as u16, kind, false);
+        }
+        self
+    }
+
+    /// One short conversation.
+    pub(super) fn with_one(mut self, random: &mut Random, kind: Kind) -> Self {
+        self.add(random, 0, kind, true);
+        self
+    }
+
+    fn add(&mut self, random: &mut Random, number: u16, kind: Kind, is_short: bool) {
+        let at = random.within(1_000..400_000);
+        let tuple = |port| Tuple { own_port: 2000 + number, peer_port: port };
+        let len = if is_short { 300 } else { [1, 200, 3_000, 9_000][random.below(4)] };
+        let (port, steps) = match kind {
+            Kind::Echo => (ECHO, echo(random, len)),
+            Kind::Upload => (UPLOAD, upload(random, len)),
+            Kind::Greeting => (GREETING, greeting(random, len)),
+            Kind::DownloadOnce => (DOWNLOAD_ONCE, [download(random, len), vec![END]].concat()),
+            Kind::Download => (DOWNLOAD, [download(random, len), download(random, 300)].concat()),
+            Kind::Lottery => (LOTTERY, lottery(random, len)),
+            Kind::Question => return self.add_question(random, number),
+            Kind::Report => return self.add_report(random, number, len),
+        };
+        let app = App::Script(Script::new(steps));
+        self.client.calls.push(Call { at, tuple: tuple(port), app });
+    }
+
+    fn add_question(&mut self, random: &mut Random, number: u16) {
+        for turn in 0..4 {
+            let tuple = Tuple { own_port: 2000 + number, peer_port: QUESTIONS + turn };
+            let (at, payload) = (random.within(1_000..400_000), random.octets(40));
+            self.client.questions.push(Question { at, tuple, payload, answered: false });
+        }
+    }
+
+    /// The guest opens a connection by itself.
+    fn add_report(&mut self, random: &mut Random, number: u16, len: usize) {
+        let tuple = Tuple { own_port: 3000 + number, peer_port: REPORTS };
+        let app = App::Script(Script::new(upload(random, len)));
+        self.guest.calls.push(Call { at: random.within(1_000..400_000), tuple, app });
+    }
+
+    /// Adds a fault after `event` events.
+    pub(super) fn with_fault(mut self, event: u64, fault: Fault) -> Self {
+        let at = self.faults.partition_point(|(other, _)| *other <= event);
+        self.faults.insert(at, (event, fault));
+        self
+    }
+}
+
+const END: Step = Step { say: Vec::new(), expect: Expect::End };
+
+fn served() -> BTreeMap<u16, App> {
+    BTreeMap::from([
+        (ECHO, App::Echo),
+        (UPLOAD, App::Upload),
+        (GREETING, App::Greeting { greeted: false }),
+        (DOWNLOAD, App::Download { closes: false }),
+        (DOWNLOAD_ONCE, App::Download { closes: true }),
+        (LOTTERY, App::Lottery),
+    ])
+}
+
+fn echo(random: &mut Random, len: usize) -> Vec<Step> {
+    let turn = |random: &mut Random| {
+        let say = random.octets(len / 2 + 1);
+        Step { expect: Expect::Octets(say.clone()), say }
+    };
+    (0..3).map(|_| turn(random)).collect()
+}
+
+fn upload(random: &mut Random, len: usize) -> Vec<Step> {
+    let octets = random.octets(len);
+    let expect = Expect::Octets(Digest::of(&octets).0.to_be_bytes().to_vec());
+    vec![Step { say: [request(len, 0), octets].concat(), expect }]
+}
+
+fn download(random: &mut Random, len: usize) -> Vec<Step> {
+    let salt = random.next() as u32;
+    let expect = Expect::Octets(content(u64::from(salt), len));
+    vec![Step { say: request(len, salt), expect }]
+}
+
+fn greeting(random: &mut Random, len: usize) -> Vec<Step> {
+    let hello = Step { say: Vec::new(), expect: Expect::Octets(content(25, 100)) };
+    [vec![hello], echo(random, len)].concat()
+}
+
+fn lottery(random: &mut Random, len: usize) -> Vec<Step> {
+    let turn = |random: &mut Random| {
+        let salt = random.next() as u32;
+        Step { say: request(len, salt), expect: Expect::Drawn(len, salt) }
+    };
+    (0..2).map(|_| turn(random)).collect()
+}

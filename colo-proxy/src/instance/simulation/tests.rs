@@ -1,0 +1,184 @@
+//! The runs.
+
+use super::plan::{At, Fault, KINDS, Kind, Plan, Sabotage, Wire};
+use super::random::Random;
+use super::world::{World, play};
+
+/// Runs of each kind: `COLO_PROXY_SIMULATIONS`, or so many.
+const RUNS: u64 = 60;
+
+/// The number in the environment variable `name`.
+pub(super) fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Plays the plans of many seeds, or of the one that was asked for.
+fn many(plan: impl Fn(u64, &mut Random) -> Plan) -> Vec<World> {
+    let runs = number("COLO_PROXY_SIMULATIONS").unwrap_or(RUNS);
+    let seeds = number("COLO_PROXY_SEED").map_or(0..runs, |seed| seed..seed + 1);
+    let planned = |seed| plan(seed, &mut Random::new(seed ^ 0xc0105));
+    seeds.map(|seed| play(&planned(seed)).unwrap_or_else(|wrong| panic!("{wrong}"))).collect()
+}
+
+/// The last events of a run that ended well.
+fn again(plan: &Plan) -> String {
+    let mut world = World::new(plan.clone()).traced();
+    let ended = world.run();
+    format!("{}\n{ended:?}", world.last_events())
+}
+
+fn need_no_checkpoint(worlds: &[World]) {
+    for world in worlds {
+        let seed = world.plan.seed;
+        let asked = world.requests;
+        assert_eq!(asked, 0, "{}\nagain with COLO_PROXY_SEED={seed}", again(&world.plan));
+        assert!(world.oracle.checked > 5, "seed {seed} released nothing");
+    }
+}
+
+#[test]
+fn equal_guests_need_no_checkpoint() {
+    need_no_checkpoint(&many(|seed, random| Plan::quiet(seed).with_conversations(random, 5)));
+}
+
+#[test]
+fn a_lossy_network_is_no_reason_for_one() {
+    need_no_checkpoint(&many(|seed, random| {
+        let plan = Plan::quiet(seed).with_bad_links(random).with_conversations(random, 5);
+        Plan { input_loss: [0; 2], ..plan }
+    }));
+}
+
+#[test]
+fn a_failover_at_any_event_is_a_pause_and_not_a_lie() {
+    let worlds = many(|seed, random| {
+        let at = random.within(0..300);
+        let plan = Plan::quiet(seed).with_bad_links(random).with_conversations(random, 4);
+        plan.with_fault(at, Fault::FailOver)
+    });
+    assert!(worlds.iter().filter(|world| world.has_failed_over).count() > worlds.len() / 2);
+}
+
+/// Checkpoints all the time, some of which fail, with guests that differ.
+fn with_checkpoints(seed: u64, random: &mut Random) -> Plan {
+    let mut plan = Plan::quiet(seed).with_bad_links(random).with_lotteries(random, 4);
+    plan.checkpoint_failures = random.within(0..300);
+    plan.connect_us = 1..20_000;
+    let mut at = 0;
+    while at < 1_500 {
+        at += random.within(10..300);
+        plan = plan.with_fault(at, Fault::Checkpoint);
+    }
+    plan
+}
+
+#[test]
+fn checkpoints_heal_guests_that_differ() {
+    let worlds = many(with_checkpoints);
+    assert!(worlds.iter().any(|world| world.checkpoints.failed > 0));
+    assert!(worlds.iter().any(|world| world.requests > 0));
+}
+
+#[test]
+fn a_failover_between_checkpoints_loses_nothing() {
+    many(|seed, random| {
+        let at = random.within(0..800);
+        with_checkpoints(seed, random).with_fault(at, Fault::FailOver)
+    });
+}
+
+/// Lanes cut, daemons restarted, the secondary lost for a short or a long time.
+fn with_faults(seed: u64, random: &mut Random) -> Plan {
+    let mut plan = with_checkpoints(seed, random);
+    for _ in 0..random.within(1..5) {
+        let fault = match random.below(6) {
+            0 => Fault::Cut(Wire::Mirror),
+            1 => Fault::Cut(Wire::Output),
+            2 => Fault::Cut(Wire::Control),
+            3 => Fault::Restart(At::Primary),
+            4 => Fault::Restart(At::Secondary),
+            _ => Fault::Lose { us: random.within(100_000..4_000_000) },
+        };
+        plan = plan.with_fault(random.within(0..600), fault);
+    }
+    plan
+}
+
+#[test]
+fn a_pair_survives_cut_lanes_and_restarted_daemons() {
+    many(with_faults);
+}
+
+#[test]
+fn a_failover_after_other_faults_loses_nothing() {
+    many(|seed, random| {
+        let at = random.within(0..1_000);
+        with_faults(seed, random).with_fault(at, Fault::FailOver)
+    });
+}
+
+/// A short conversation of each kind, with something at every event of it.
+fn sweep(faults: impl Fn(Plan, u64, &mut Random) -> Plan) {
+    for (seed, kind) in (0..).zip(KINDS.into_iter().chain([Kind::Lottery])) {
+        let mut random = Random::new(seed);
+        let plain = Plan::quiet(seed).with_one(&mut random, kind);
+        let events = play(&plain).unwrap_or_else(|wrong| panic!("{wrong}")).events;
+        for at in 0..events {
+            let plan = faults(plain.clone(), at, &mut random);
+            play(&plan).unwrap_or_else(|wrong| panic!("{kind:?}\n{wrong}"));
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_at_every_event_of_a_conversation() {
+    sweep(|plan, at, _| plan.with_fault(at, Fault::Checkpoint));
+}
+
+#[test]
+fn a_failover_at_every_event_of_a_conversation() {
+    sweep(|plan, at, _| plan.with_fault(at, Fault::FailOver));
+}
+
+/// The twin: where only the primary tells of a checkpoint, it must live to tell.
+#[test]
+fn a_secondary_that_is_not_told_of_a_checkpoint_depends_on_the_primary_for_it() {
+    let lost = (0..400).find(|seed| {
+        let mut random = Random::new(*seed);
+        let plan = Plan::quiet(*seed).with_one(&mut random, Kind::Echo);
+        let at = random.within(15..40);
+        let plan = plan.with_fault(at, Fault::Checkpoint);
+        let plan = plan.with_fault(at + random.within(2..12), Fault::FailOver);
+        play(&Plan { tells_secondary: false, ..plan }).is_err()
+    });
+    assert!(lost.is_some(), "it was never lost");
+}
+
+#[test]
+fn a_run_can_be_repeated_octet_for_octet() {
+    let digest = |seed| {
+        let plan = with_faults(seed, &mut Random::new(seed));
+        play(&plan).unwrap_or_else(|wrong| panic!("{wrong}")).digest
+    };
+    assert_eq!(digest(1), digest(1));
+    assert_ne!(digest(1), digest(2));
+}
+
+/// The twin of all of them: each way of deceiving the daemons must show.
+#[test]
+fn a_deceived_pair_is_found_out() {
+    use Sabotage::{
+        Acknowledgments, EarlyResume, NoTranslation, OldOffsets, ReleaseAll, StaleFrames,
+    };
+    for sabotage in
+        [ReleaseAll, Acknowledgments, OldOffsets, StaleFrames, NoTranslation, EarlyResume]
+    {
+        let found = (0..60).find(|seed| {
+            let mut random = Random::new(*seed);
+            let at = random.within(0..800);
+            let plan = with_checkpoints(*seed, &mut random).with_fault(at, Fault::FailOver);
+            play(&Plan { sabotage, ..plan }).is_err()
+        });
+        assert!(found.is_some(), "{sabotage:?} was not found in 60 runs");
+    }
+}

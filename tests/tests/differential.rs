@@ -1,0 +1,97 @@
+//! The same frames into QEMU's colo-compare and into ours, as two black boxes.
+//!
+//! Where QEMU is right both do the same ([`agree`]). Where it is wrong each row says what it does,
+//! and what ours does instead; docs/comparison.md has the rows in a table.
+
+#[path = "differential/agree.rs"]
+mod agree;
+#[path = "differential/datagrams.rs"]
+mod datagrams;
+#[path = "differential/flush.rs"]
+mod flush;
+#[path = "differential/peers.rs"]
+mod peers;
+#[path = "differential/tcp.rs"]
+mod tcp;
+
+use anyhow::{Context as _, Result, ensure};
+use colo_lab::colo_compare::{Engine, Outcome, Setup, Stand};
+
+/// One thing that happens; after each, the stand waits until it has been dealt with.
+#[derive(Clone, Debug)]
+enum Step {
+    /// The primary sends a frame.
+    P(Vec<u8>),
+    /// The secondary does.
+    S(Vec<u8>),
+    /// The COLO-frame says that a checkpoint was made.
+    Checkpoint,
+}
+
+use Step::{Checkpoint, P, S};
+
+/// Plays `steps` and says what came of each.
+fn play(engine: Engine, setup: &Setup, steps: &[Step]) -> Result<Vec<Outcome>> {
+    let mut stand = Stand::new(engine, setup)?;
+    let mut outcomes = Vec::new();
+    for (i, step) in steps.iter().enumerate() {
+        match step {
+            P(frame) => stand.primary(frame)?,
+            S(frame) => stand.secondary(frame)?,
+            Checkpoint => stand.checkpoint()?,
+        }
+        outcomes
+            .push(stand.settle().with_context(|| format!("{engine:?}, step {i}, {step:02x?}"))?);
+    }
+    Ok(outcomes)
+}
+
+/// What has to come of a step: the places in the schedule of the frames that leave, and how many
+/// requests.
+type Expected<'a> = (&'a [usize], usize);
+
+/// A row of the table: what QEMU makes of `steps`, and what ours does.
+fn row(steps: &[Step], qemu: &[Expected<'_>], ours: &[Expected<'_>]) -> Result<()> {
+    if !require_qemu() {
+        return Ok(());
+    }
+    for (engine, expected) in [(Engine::Qemu, qemu), (Engine::Ours, ours)] {
+        let outcomes = play(engine, &Setup::default(), steps)?;
+        ensure!(outcomes.len() == expected.len(), "a row needs an outcome for each step");
+        for (i, (outcome, (places, requests))) in outcomes.iter().zip(expected).enumerate() {
+            let found: Vec<Option<usize>> =
+                outcome.frames.iter().map(|f| place(steps, f)).collect();
+            let wanted: Vec<Option<usize>> = places.iter().copied().map(Some).collect();
+            ensure!(
+                found == wanted && outcome.requests == *requests,
+                "{engine:?}, step {i}: frames {found:?} and {} requests, not {wanted:?} and \
+                 {requests}; all: {:?}",
+                outcome.requests,
+                outcomes.iter().map(|o| (o.frames.len(), o.requests)).collect::<Vec<_>>()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Which step sent `frame` first.
+fn place(steps: &[Step], frame: &[u8]) -> Option<usize> {
+    steps.iter().position(|step| matches!(step, P(sent) if sent == frame))
+}
+
+/// Whether QEMU is here. Where `COLO_PROXY_REQUIRE_ROOT=1` says that nothing may be left out, that
+/// it is not is a failure.
+fn require_qemu() -> bool {
+    let found = std::process::Command::new("qemu-system-x86_64").arg("--version").output();
+    let required = std::env::var_os("COLO_PROXY_REQUIRE_ROOT").is_some_and(|v| v == "1")
+        || std::env::var_os("CI").is_some();
+    let has_qemu = found.is_ok_and(|output| output.status.success());
+    assert!(
+        has_qemu || !required,
+        "qemu-system-x86_64 is missing: `cargo xtask setup` installs it"
+    );
+    if !has_qemu {
+        eprintln!("skipped: needs qemu-system-x86_64 (`cargo xtask setup`)");
+    }
+    has_qemu
+}

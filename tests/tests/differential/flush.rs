@@ -1,0 +1,152 @@
+//! Requests, queues, and what a checkpoint does.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use colo_lab::colo_compare::{Engine, Setup, Stand, datagram, segment};
+
+use super::{Checkpoint, P, S, require_qemu, row};
+
+const NOTHING: (&[usize], usize) = (&[], 0);
+
+fn numbered(i: usize) -> Vec<u8> {
+    datagram(7).data(&(i as u32).to_be_bytes()).build()
+}
+
+fn of(port: u16, data: &[u8]) -> Vec<u8> {
+    segment(1000).port(port).ack(1).data(data).build()
+}
+
+#[test]
+fn datagrams_leave_in_order_of_arrival_at_a_checkpoint() -> Result<()> {
+    let steps = [P(numbered(1)), P(numbered(2)), P(numbered(3)), Checkpoint];
+    row(
+        &steps,
+        &[NOTHING, NOTHING, NOTHING, (&[2, 1, 0], 0)],
+        &[NOTHING, NOTHING, NOTHING, (&[0, 1, 2], 0)],
+    )
+}
+
+/// QEMU goes through its connections one by one.
+#[test]
+fn all_flows_together_leave_in_order_of_arrival_at_a_checkpoint() -> Result<()> {
+    let steps = [
+        P(of(5000, b"a")),
+        P(of(5001, b"b")),
+        P(segment(1001).port(5000).ack(1).data(b"c").build()),
+        Checkpoint,
+    ];
+    row(
+        &steps,
+        &[NOTHING, NOTHING, NOTHING, (&[0, 2, 1], 0)],
+        &[NOTHING, NOTHING, NOTHING, (&[0, 1, 2], 0)],
+    )
+}
+
+#[test]
+fn one_request_is_outstanding_whatever_else_differs() -> Result<()> {
+    let mut steps = Vec::new();
+    for port in 5000..5010 {
+        steps.extend([P(of(port, b"good")), S(of(port, b"evil"))]);
+    }
+    let qemu: Vec<_> = (0..20).map(|i| (&[][..], i % 2)).collect();
+    let ours: Vec<_> = (0..20).map(|i| (&[][..], usize::from(i == 1))).collect();
+    row(&steps, &qemu, &ours)
+}
+
+#[test]
+fn a_stale_frame_of_the_secondary_is_no_reason_for_another_checkpoint() -> Result<()> {
+    let next = segment(1004).port(5000).ack(1).data(b"next").build();
+    let steps = [P(of(5000, b"old.")), Checkpoint, P(next), S(of(5000, b"old."))];
+    row(&steps, &[NOTHING, (&[0], 0), NOTHING, (&[], 1)], &[NOTHING, (&[0], 0), NOTHING, NOTHING])
+}
+
+/// Beyond 1025 QEMU drops what the guest has sent.
+#[test]
+fn a_full_queue_loses_nothing() -> Result<()> {
+    const SENT: usize = 1100;
+    if !require_qemu() {
+        return Ok(());
+    }
+    for (engine, left) in [(Engine::Qemu, 1025), (Engine::Ours, SENT)] {
+        let mut stand = Stand::new(engine, &Setup::default())?;
+        for i in 0..SENT {
+            stand.primary(&numbered(i))?;
+        }
+        if engine == Engine::Qemu {
+            // Ours reads no further, and so does not see a fence.
+            stand.settle()?;
+        }
+        stand.checkpoint()?;
+        let frames = (0..left).map(|_| stand.next_out()).collect::<Result<Vec<_>>>()?;
+        // Ours has asked, if it saw the queue full before the checkpoint came.
+        ensure!(stand.settle()?.frames.is_empty());
+        let in_order = frames.iter().enumerate().all(|(i, frame)| *frame == numbered(i));
+        ensure!(in_order == (engine == Engine::Ours), "{engine:?}: order");
+    }
+    Ok(())
+}
+
+/// A writer that is blocked sends the newest first in QEMU.
+#[test]
+fn an_outdev_that_is_slow_does_not_change_the_order() -> Result<()> {
+    const SENT: u32 = 600;
+    if !require_qemu() {
+        return Ok(());
+    }
+    for engine in [Engine::Qemu, Engine::Ours] {
+        let mut stand = Stand::new(engine, &Setup::default())?;
+        let frames: Vec<_> = (0..SENT)
+            .map(|i| segment(1000 + i * 900).ack(1).data(&[i as u8; 900]).build())
+            .collect();
+        for frame in &frames {
+            stand.primary(frame)?;
+        }
+        stand.expect(&[])?;
+        // Nobody reads meanwhile.
+        stand.checkpoint()?;
+        let left = (0..SENT).map(|_| stand.next_out()).collect::<Result<Vec<_>>>()?;
+        ensure!((left == frames) == (engine == Engine::Ours), "{engine:?}: order");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_frame_that_waits_for_too_long_is_asked_for() -> Result<()> {
+    if !require_qemu() {
+        return Ok(());
+    }
+    for engine in [Engine::Qemu, Engine::Ours] {
+        let setup = Setup { compare_timeout_ms: 200, ..Setup::default() };
+        let mut stand = Stand::new(engine, &setup)?;
+        stand.primary(&of(5000, b"lone"))?;
+        stand.wait_request()?;
+    }
+    Ok(())
+}
+
+/// QEMU asks whatever it is that waits; the secondary's acknowledgments say nothing that the
+/// primary would have to repeat.
+#[test]
+fn an_acknowledgment_of_the_secondary_alone_is_no_reason() -> Result<()> {
+    if !require_qemu() {
+        return Ok(());
+    }
+    let setup = Setup { compare_timeout_ms: 200, ..Setup::default() };
+    for engine in [Engine::Qemu, Engine::Ours] {
+        let mut stand = Stand::new(engine, &setup)?;
+        let data = of(5000, b"data");
+        stand.primary(&data)?;
+        stand.secondary(&data)?;
+        stand.expect(&[&data])?;
+        stand.secondary(&segment(1004).ack(9).build())?;
+        match engine {
+            Engine::Qemu => stand.wait_request()?,
+            Engine::Ours => stand.expect_no_request(Duration::from_millis(600))?,
+        }
+        // The twin: data of the secondary alone is, for both.
+        stand.secondary(&segment(1004).ack(9).data(b"more").build())?;
+        stand.wait_request()?;
+    }
+    Ok(())
+}
