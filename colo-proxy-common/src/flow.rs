@@ -271,7 +271,8 @@ fn settle(record: &mut Flow) {
 #[inline(always)]
 fn settle_identity(record: &mut Flow, epoch: u32) {
     record.epoch = epoch;
-    record.known = known::OFFSET | known::IDENTITY;
+    let told = record.known & (known::WIRE | known::WIRE_TS);
+    record.known = known::OFFSET | known::IDENTITY | told;
     record.seq_offset = 0;
     record.ts_offset = 0;
     record.state = state::ESTABLISHED;

@@ -87,11 +87,13 @@ impl Protection {
         }
         self.met |= up;
         match (self.state, up) {
-            (State::Unprotected, true) if !self.exposed => {
+            (State::Waiting | State::Unprotected, true) if !self.exposed => {
                 self.enter(State::Protected, None, Action::Announce)
             }
-            (State::Waiting, true) => self.enter(State::Protected, None, Action::Announce),
-            (State::Unprotected, true) => self.enter(State::Resync, None, Action::Resync),
+            // One that waits is exposed only by what an earlier daemon let out.
+            (State::Waiting | State::Unprotected, true) => {
+                self.enter(State::Resync, None, Action::Resync)
+            }
             (State::Protected, false) => self.enter(State::Waiting, Some(now), Action::Announce),
             // Its state was stale when it went, and so it is when it returns.
             (State::Resync, false) => self.enter(State::Unprotected, None, Action::Unprotect),
@@ -194,6 +196,18 @@ mod tests {
         p.expose();
         assert_eq!(p.on_peer(now + TIMEOUT, true), Some(Action::Resync));
         assert_eq!(p.on_checkpoint_done(), Some(Action::Announce));
+        assert_eq!(p.state(), State::Protected);
+    }
+
+    #[test]
+    fn what_an_earlier_daemon_let_out_needs_a_checkpoint_too() {
+        let (now, mut p) = start();
+        p.expose();
+        assert_eq!(p.on_peer(now, true), Some(Action::Resync), "however soon it comes");
+        assert_eq!(p.on_checkpoint_done(), Some(Action::Announce));
+        // Then a short break is one again.
+        p.on_peer(now, false);
+        assert_eq!(p.on_peer(now, true), Some(Action::Announce));
         assert_eq!(p.state(), State::Protected);
     }
 

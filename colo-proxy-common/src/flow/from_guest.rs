@@ -7,6 +7,9 @@ use super::{
 use crate::decode::flag;
 use crate::record::Flow;
 
+/// RFC 9293, section 3.1: sixteen bits.
+const WINDOW_MAX: u32 = 0xffff;
+
 /// No entry.
 #[inline(always)]
 pub(super) fn unknown(now: &Now, segment: &Segment, record: &mut Flow) -> Step {
@@ -43,7 +46,9 @@ pub(super) fn opening(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &
     if record.known & known::GUEST != 0 {
         return Step::keep(Verdict::Drop);
     }
-    // The guest has not answered this SYN; it speaks of an older connection of the same tuple.
+    // The guest has not answered this SYN; it speaks of an older connection of the same tuple, and
+    // what the peer has said is of another one.
+    record.known = 0;
     settle_identity(record, now.epoch);
     record.known |= known::CONFIRMED;
     Step::establish(Verdict::Pass).releasing()
@@ -111,10 +116,19 @@ pub(super) fn established(
 /// A SYN or SYN/ACK of the connection that the entry knows, sent again.
 #[inline(always)]
 fn is_its_own(now: &Now, segment: &Segment, entry: &Entry<'_>) -> bool {
-    let needed = known::OFFSET | known::GUEST;
+    let known = entry.known();
+    if known & known::OFFSET == 0 {
+        return false;
+    }
+    if known & known::GUEST == 0 {
+        // Opened before a checkpoint, and answered after it: then what the peer acknowledged first
+        // may be data already, but no more than a window without scale.
+        let behind = entry.isn_since_checkpoint().wrapping_sub(segment.seq);
+        return known & known::WIRE != 0 && behind <= WINDOW_MAX;
+    }
     let is_current = entry.epoch() == now.epoch;
     let isn = if is_current { entry.guest_isn() } else { entry.isn_since_checkpoint() };
-    entry.known() & needed == needed && isn == segment.seq
+    isn == segment.seq
 }
 
 /// The guest uses the tuple anew.

@@ -158,7 +158,10 @@ impl Primary {
             _mirror_requests: mirror_requests,
         };
         let now = Instant::now();
-        let protection = Protection::new(now, guest.limits.peer.timeout, on_secondary_lost);
+        let mut protection = Protection::new(now, guest.limits.peer.timeout, on_secondary_lost);
+        if attached.was_off {
+            protection.expose();
+        }
         let seed = seed().map_err(system("read random octets"))?;
         let session = seed.rotate_left(32) ^ u64::from(std::process::id());
         let primary = Self {

@@ -63,6 +63,8 @@ pub(super) struct Kernel {
     pub(super) datapath: Datapath,
     pub(super) output_gate: Arc<Gate>,
     pub(super) input_gate: Arc<Gate>,
+    /// An earlier daemon let the guest go on unprotected, and died.
+    pub(super) was_off: bool,
 }
 
 pub(super) fn attach(guest: &Guest, name: &str, netdev: Link) -> Result<Kernel, InstanceError> {
@@ -82,12 +84,13 @@ pub(super) fn attach(guest: &Guest, name: &str, netdev: Link) -> Result<Kernel, 
         on_death: guest.on_death,
         limits: guest.limits.translation,
     })?;
+    let was_off = datapath.taken_over() && datapath.mode() == Mode::Off;
     // A daemon that died after a failover left its guest on the network, and there it stays. Of any
     // other leftover nothing is known, so this one begins by holding.
     if guest.role() == Role::Primary || datapath.mode() != Mode::FailedOver {
         datapath.set_mode(Mode::Protected)?;
     }
-    Ok(Kernel { datapath, output_gate, input_gate })
+    Ok(Kernel { datapath, output_gate, input_gate, was_off })
 }
 
 fn open_gate(

@@ -14,8 +14,12 @@ const SOCKETS_ONLY: [&str; 1] = ["colo_compare"];
 /// Tests of the laboratory that come last, in this order: the slowest.
 const LAST: [&str; 1] = ["qemu"];
 /// What the tests with a duration read, and how much of it `--long` asks for: seconds of mixed
-/// traffic, and streams that the compare engine is given.
-const LONG: [(&str, &str); 2] = [("COLO_PROXY_MIXED_S", "600"), ("COLO_PROXY_STREAMS", "1000000")];
+/// traffic, streams that the compare engine is given, and simulations of each kind.
+const LONG: [(&str, &str); 3] = [
+    ("COLO_PROXY_MIXED_S", "600"),
+    ("COLO_PROXY_STREAMS", "1000000"),
+    ("COLO_PROXY_SIMULATIONS", "3000"),
+];
 
 /// One step.
 pub(super) struct Step {

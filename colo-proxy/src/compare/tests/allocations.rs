@@ -47,8 +47,8 @@ fn batch(round: u32) -> Frame {
     Frame::new(octets.into(), 12).expect("longer than its header")
 }
 
-/// `rounds` rounds of frames: data in segments, the same as one super-frame, bare acknowledgments,
-/// datagrams, and a batch of them.
+/// `rounds` rounds of frames: data in segments, some of it urgent, the same as one super-frame, bare
+/// acknowledgments, datagrams, and a batch of them.
 fn rounds(from: u32, rounds: u32) -> Vec<Vec<Frame>> {
     let mut all = Vec::new();
     for round in from..from + rounds {
@@ -58,7 +58,7 @@ fn rounds(from: u32, rounds: u32) -> Vec<Vec<Frame>> {
         all.push(vec![
             small(0),
             small(1000),
-            tcp(seq + 2000).ack(ack).data([7; 2000]).build(),
+            tcp(seq + 2000).ack(ack).data([7; 2000]).urgent(9).build(),
             tcp(seq + 4000).ack(ack + 1).build(),
             Link::default().udp((53, 4000), &round.to_be_bytes(), 0),
             batch(round),

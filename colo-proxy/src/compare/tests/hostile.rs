@@ -33,6 +33,12 @@ fn segment(random: &mut Random) -> Frame {
     if random.chance(2) {
         segment.seq = random.next() as u32;
     }
+    if random.chance(10) {
+        segment.window = Some(random.below(2) as u16);
+    }
+    if random.chance(10) {
+        segment = segment.urgent(random.below(40) as u16);
+    }
     // Mostly the octet is given by its place; sometimes it is not.
     let salt = u32::from(random.chance(3));
     let len = random.below(30) as u32;

@@ -33,8 +33,12 @@ impl World {
         }
         let limits = Limits { frames_max: self.plan.frames_max, ..Limits::default() };
         let engine = Engine::new(limits, self.random.next());
-        let protection =
+        let mut protection =
             Protection::new(self.instant(), SECONDARY_TIMEOUT, OnSecondaryLost::Release);
+        // As `wiring::attach` finds it in what the last one left pinned.
+        if self.primary.kernel.mode == Mode::Off {
+            protection.expose();
+        }
         let session = self.random.next();
         self.primary.kernel.mode = Mode::Protected;
         self.primary.daemon =

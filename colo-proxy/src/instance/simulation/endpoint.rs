@@ -329,6 +329,11 @@ impl Endpoint {
     fn on_answer(&mut self, now: u64, segment: &Segment, out: &mut Vec<Segment>) {
         if segment.ack != Some(self.iss.wrapping_add(1)) || !self.echoes_opening(segment) {
             self.alien += 1;
+            // RFC 9293, section 3.10.7.3: it speaks of an older connection, which ends by this.
+            if let Some(ack) = segment.ack.filter(|_| !segment.rst && !segment.syn) {
+                let reset = Segment { seq: ack, rst: true, ack: None, ..self.bare(now, 0) };
+                out.push(Segment { timestamps: None, ..reset });
+            }
             return;
         }
         if segment.rst {

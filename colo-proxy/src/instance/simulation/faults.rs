@@ -4,6 +4,7 @@ use super::colo::Progress;
 use super::plan::{At, Fault, Sabotage, Wire};
 use super::world::{Event, World};
 use crate::datapath::Mode;
+use crate::protection::State;
 
 const WIRES: [Wire; 3] = [Wire::Mirror, Wire::Output, Wire::Control];
 
@@ -27,6 +28,12 @@ impl World {
         // The COLO-frame's script is a child of the daemon: nobody would tell of a state that was
         // copied already.
         if self.checkpoints.is_loaded {
+            return;
+        }
+        // Nothing that outlives the daemon says that the secondary is stale and waits for a
+        // checkpoint: two failures, the loss of the secondary and this, at the wrong moment.
+        let state = self.primary.daemon.as_ref().map(|daemon| daemon.protection.state());
+        if at == At::Primary && state == Some(State::Resync) {
             return;
         }
         match at {

@@ -69,7 +69,11 @@ impl Machine {
         out: &mut Vec<Body>,
     ) {
         let tuple = segment.tuple.reversed();
-        if self.connections.get(&tuple).is_some_and(|c| c.endpoint.is_gone(now)) {
+        // One that lingers gives way to a new one (RFC 9293, section 3.6.1).
+        let is_past = |c: &Connection| {
+            c.endpoint.is_gone(now) || (c.endpoint.is_over() && opens_another(segment, c))
+        };
+        if self.connections.get(&tuple).is_some_and(is_past) {
             self.retire(tuple);
         }
         let mut segments = Vec::new();
@@ -126,7 +130,15 @@ impl Machine {
             connection.endpoint.on_timer(now, nature, &mut segments);
             connection.run(now, nature, &mut segments);
         }
-        for call in self.calls.extract_if(.., |call| call.at <= now) {
+        let connections = &self.connections;
+        for call in self.calls.iter_mut().filter(|call| call.at <= now) {
+            if connections.get(&call.tuple).is_some_and(|c| !c.endpoint.is_over()) {
+                call.at = now + ASK_AGAIN_US;
+            }
+        }
+        let due: Vec<Call> = self.calls.extract_if(.., |call| call.at <= now).collect();
+        for call in due {
+            self.retire(call.tuple);
             let endpoint = Endpoint::connect(call.tuple, nature);
             let mut connection = Connection { endpoint, app: call.app };
             connection.run(now, nature, &mut segments);
@@ -164,6 +176,10 @@ impl Connection {
 
 fn opens(segment: &Segment) -> bool {
     segment.syn && segment.ack.is_none() && !segment.rst
+}
+
+fn opens_another(segment: &Segment, connection: &Connection) -> bool {
+    opens(segment) && connection.endpoint.irs != Some(segment.seq)
 }
 
 /// RFC 9293, section 3.10.7.1: there is no such connection.

@@ -216,7 +216,13 @@ impl Plan {
             Kind::Report => return self.add_report(random, number, len),
         };
         let app = App::Script(Script::new(steps));
-        self.client.calls.push(Call { at, tuple: tuple(port), app });
+        let tuple = tuple(port);
+        if random.chance(250) && !is_short {
+            // The same tuple once more, as soon as it is free.
+            let at = at + random.within(1_000..600_000);
+            self.client.calls.push(Call { at, tuple, app: app.clone() });
+        }
+        self.client.calls.push(Call { at, tuple, app });
     }
 
     fn add_question(&mut self, random: &mut Random, number: u16) {
@@ -232,6 +238,12 @@ impl Plan {
         let tuple = Tuple { own_port: 3000 + number, peer_port: REPORTS };
         let app = App::Script(Script::new(upload(random, len)));
         self.guest.calls.push(Call { at: random.within(1_000..400_000), tuple, app });
+    }
+
+    /// Gives the engine little room.
+    pub(super) fn with_little_room(mut self, random: &mut Random) -> Self {
+        self.frames_max = [65_536, 40, 8][random.below(3)];
+        self
     }
 
     /// Adds a fault after `event` events.

@@ -61,7 +61,8 @@ fn a_failover_at_any_event_is_a_pause_and_not_a_lie() {
 
 /// Checkpoints all the time, some of which fail, with guests that differ.
 fn with_checkpoints(seed: u64, random: &mut Random) -> Plan {
-    let mut plan = Plan::quiet(seed).with_bad_links(random).with_lotteries(random, 4);
+    let plan = Plan::quiet(seed).with_bad_links(random).with_lotteries(random, 4);
+    let mut plan = plan.with_little_room(random);
     plan.checkpoint_failures = random.within(0..300);
     plan.connect_us = 1..20_000;
     let mut at = 0;
@@ -138,6 +139,14 @@ fn a_checkpoint_at_every_event_of_a_conversation() {
 #[test]
 fn a_failover_at_every_event_of_a_conversation() {
     sweep(|plan, at, _| plan.with_fault(at, Fault::FailOver));
+}
+
+#[test]
+fn a_failover_during_or_soon_after_a_checkpoint_at_every_event() {
+    sweep(|plan, at, random| {
+        let later = at + random.within(1..30);
+        plan.with_fault(at, Fault::Checkpoint).with_fault(later, Fault::FailOver)
+    });
 }
 
 /// The twin: where only the primary tells of a checkpoint, it must live to tell.
