@@ -12,8 +12,9 @@ use super::chain::{Chain, Ends, Key};
 
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
-/// Levels of 64 slots: the last tick is more than a hundred years away.
-const LEVELS: usize = 7;
+/// Levels of 64 slots: the last tick is thousands of years away, beyond the time stamps of any
+/// capture. A timer could not be later than it.
+const LEVELS: usize = 8;
 const TICK_MAX: u64 = (1 << (SLOT_BITS * LEVELS as u32)) - 1;
 
 /// Names a timer that has neither run out nor been stopped; it is not to be used after that.

@@ -17,6 +17,9 @@ use crate::frame::Frame;
 
 /// Turns without progress before a timer is taken to be stuck.
 const TURNS_MAX: u32 = 1024;
+/// Looks of the engine at its timers between two packets. What repeats, such as a window that stays
+/// closed, does so every second, and a capture may claim that centuries passed.
+const LOOKS_MAX: u32 = 10_000;
 /// Differences that the engine remembers until they are looked at, after every frame.
 const DIVERGENCES_MAX: usize = 64;
 
@@ -273,7 +276,8 @@ impl Comparison {
     /// Lets the timers run up to `until`.
     fn run_until(&mut self, until: Instant) {
         let mut turns = 0;
-        while let Some(due) = self.engine.poll_timeout().filter(|due| *due <= until) {
+        for _ in 0..LOOKS_MAX {
+            let Some(due) = self.engine.poll_timeout().filter(|due| *due <= until) else { break };
             turns = if due > self.clock.now() { 0 } else { turns + 1 };
             if turns > TURNS_MAX {
                 break;
