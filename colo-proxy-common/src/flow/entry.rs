@@ -163,6 +163,16 @@ impl<'a> Entry<'a> {
         self.wire_isn().wrapping_sub(self.base().seq)
     }
 
+    /// From `REOPENING` to a connection of which both guests count alike, since a checkpoint.
+    #[inline(always)]
+    pub(super) fn equalize(&self, epoch: u32) {
+        self.set_seq_offset(0);
+        self.set_ts_offset(0);
+        self.set_known(known::OFFSET | known::IDENTITY | known::WIRE);
+        self.set_epoch(epoch);
+        self.set_state(state::ESTABLISHED);
+    }
+
     /// From `REOPENING` back to `CLOSED`: nothing came of the new connection.
     #[inline(always)]
     pub(super) fn close_again(&self) {

@@ -126,9 +126,11 @@ fn is_its_own(now: &Now, segment: &Segment, entry: &Entry<'_>) -> bool {
         let behind = entry.isn_since_checkpoint().wrapping_sub(segment.seq);
         return known & known::WIRE != 0 && behind <= WINDOW_MAX;
     }
-    let is_current = entry.epoch() == now.epoch;
-    let isn = if is_current { entry.guest_isn() } else { entry.isn_since_checkpoint() };
-    isn == segment.seq
+    if entry.epoch() == now.epoch {
+        return entry.guest_isn() == segment.seq;
+    }
+    // What the network has acknowledged since is of the new connection.
+    entry.state() != state::REOPENING && entry.isn_since_checkpoint() == segment.seq
 }
 
 /// The guest uses the tuple anew.

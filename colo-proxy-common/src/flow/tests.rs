@@ -415,6 +415,24 @@ fn closed(isn: Isn) -> World {
     world
 }
 
+/// A SYN for the tuple of a closed connection, and a checkpoint before the secondary's guest has
+/// answered it: the copy that it is now has answered as the primary did.
+#[test]
+fn a_checkpoint_while_a_tuple_is_used_again() {
+    for failed_over in [false, true] {
+        let mut world = closed(A);
+        world.peer(SYN, 0, 0);
+        world.checkpoint();
+        world.now.failed_over = failed_over;
+        let (out, _) = world.run(true, &segment(ACK, PEER_ISN + 1, B.ack(), 5, B.wire_ts));
+        assert_eq!(out, Out::Pass, "nobody has anything to say before it");
+        assert_eq!(world.guest(SYN_ACK, B.wire, B.wire_ts).0, Out::Pass);
+        assert_eq!(world.guest(ACK, B.ack(), B.wire_ts).0, Out::Pass);
+        let (out, _) = world.run(true, &segment(ACK, PEER_ISN + 9, B.ack(), 5, B.wire_ts));
+        assert_eq!(out, Out::Pass);
+    }
+}
+
 #[test]
 fn a_tuple_used_again_by_the_peer() {
     let mut world = closed(A);

@@ -169,6 +169,13 @@ fn reopening(now: &Now, segment: &Segment, entry: &Entry<'_>, old: Translation) 
     if !segment.has(flag::ACK) {
         return PASS;
     }
+    if entry.epoch() != now.epoch {
+        // A checkpoint since the SYN: the peer has been answered, so both guests have the new
+        // connection, and count alike. This one need not answer any more.
+        learn_wire(segment, entry);
+        entry.equalize(now.epoch);
+        return PASS;
+    }
     if follows_syn(segment, entry) {
         learn_wire(segment, entry);
     } else {

@@ -20,6 +20,10 @@ const TURNS_MAX: u32 = 1024;
 /// Differences that the engine remembers until they are looked at, after every frame.
 const DIVERGENCES_MAX: usize = 64;
 
+/// Frames and octets of either guest that may wait for the other's.
+const FRAMES_MAX: usize = 1 << 20;
+const BYTES_MAX: usize = 256 << 20;
+
 /// How the comparison is done.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -29,8 +33,17 @@ pub struct Options {
 }
 
 impl Default for Options {
+    /// Nobody waits for what is held here, and one flow may have all the room: a missing datagram
+    /// should be found for what it is, at the timeout, and not by a limit before.
     fn default() -> Self {
-        let limits = Limits { divergences_max: DIVERGENCES_MAX, ..Limits::default() };
+        let limits = Limits {
+            divergences_max: DIVERGENCES_MAX,
+            frames_max: FRAMES_MAX,
+            flow_frames_max: FRAMES_MAX,
+            bytes_max: BYTES_MAX,
+            flow_bytes_max: BYTES_MAX,
+            ..Limits::default()
+        };
         Self { limits, checkpoint: Duration::from_millis(20) }
     }
 }

@@ -19,6 +19,8 @@ const RECORDS_MAX: usize = 256;
 const FRAMES_BYTES_MAX: usize = 16 << 20;
 /// Flows that are told apart as having differed.
 const FLOWS_MAX: usize = 65536;
+/// Captures shorter than this have no rate per minute to speak of.
+const SHORT_NS: u64 = 10_000_000_000;
 /// Flows with undecided frames that are named.
 const UNDECIDED_FLOWS_MAX: usize = 16;
 /// Clocks that are this far from what the connections say deserve a word.
@@ -179,9 +181,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// The guests differ.
+    /// The guests differ: so it was found, or so much of one waited for the other that a limit was
+    /// reached.
     pub fn diverged(&self) -> bool {
-        self.found.total > 0
+        self.found.total > 0 || self.found.checkpoints > 0
     }
 
     /// The first differences, in the order in which they were found.
@@ -233,6 +236,9 @@ impl Report {
             let many = self.not_translated;
             notes.push(format!("{many} connections were too many to translate their numbers"));
         }
+        if self.found.checkpoints > 0 && self.covered_ns < SHORT_NS {
+            notes.push("the captures are short: a rate per minute says little".into());
+        }
         if self.found.checkpoints > 1 {
             notes.push(
                 "captured guests stay different where they differed once: fewer checkpoints may do"
@@ -269,6 +275,10 @@ impl Report {
             "divergences": self.found.records.iter().map(DivergenceRecord::to_json).collect::<Vec<_>>(),
             "notes": self.notes(),
         })
+    }
+
+    pub(super) fn checkpoints_by_reason(&self) -> &[(Reason, u64)] {
+        &self.found.checkpoints_by_reason
     }
 
     pub(super) fn by_reason(&self) -> &[(Reason, u64)] {

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::report::{CaptureReport, DivergenceRecord, Place, Report};
-use crate::compare::Context;
+use crate::compare::{Context, Reason};
 use crate::utc::rfc3339;
 
 impl fmt::Display for Report {
@@ -29,6 +29,7 @@ impl fmt::Display for Report {
                  not have covered the answer",
                 undecided.primary_frames, undecided.secondary_frames
             )?;
+            undecided.flows.iter().try_for_each(|flow| writeln!(f, "   {flow}"))?;
         }
         for note in self.notes() {
             writeln!(f, "note: {note}")?;
@@ -47,29 +48,36 @@ impl fmt::Display for Report {
 
 impl Report {
     fn verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.diverged() {
-            let reasons: Vec<String> =
-                self.by_reason().iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+        if self.divergences_total() > 0 {
             writeln!(
                 f,
                 "different: {} divergences in {} flows ({})",
                 self.divergences_total(),
                 self.flows_diverged(),
-                reasons.join(", ")
+                counts(self.by_reason())
             )?;
+        } else if self.diverged() {
+            writeln!(f, "different: too much of one guest waited for the other")?;
         } else {
             writeln!(f, "no difference")?;
         }
         let per_minute = self
             .checkpoints_per_minute()
             .map_or_else(String::new, |rate| format!(", {rate:.1} a minute"));
-        writeln!(
-            f,
-            "checkpoints needed: {}{per_minute} (at {} ms each)",
-            self.checkpoints(),
-            self.checkpoint.as_millis()
-        )
+        let reasons = if self.checkpoints() > 0 {
+            format!("; {}", counts(self.checkpoints_by_reason()))
+        } else {
+            String::new()
+        };
+        let each_ms = self.checkpoint.as_millis();
+        let needed = self.checkpoints();
+        writeln!(f, "checkpoints needed: {needed}{per_minute} (at {each_ms} ms each{reasons})")
     }
+}
+
+fn counts(counts: &[(Reason, u64)]) -> String {
+    let counts: Vec<String> = counts.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+    counts.join(", ")
 }
 
 fn capture(f: &mut fmt::Formatter<'_>, side: &str, capture: &CaptureReport) -> fmt::Result {

@@ -93,6 +93,22 @@ fn a_missing_datagram_costs_one_checkpoint_and_no_more() {
     }
 }
 
+/// More frames wait behind the missing one than the daemon would hold for one flow.
+#[test]
+fn a_missing_datagram_in_dense_traffic_is_found_for_what_it_is() {
+    let dense = |lag_ms, without: Option<u64>| {
+        let mut tape = Tape::default();
+        for at in (0..40_000_u64).filter(|at| Some(*at) != without) {
+            tape.add(at / 8 + lag_ms, udp(true, 9000, &at.to_be_bytes()));
+        }
+        tape.framed()
+    };
+    let captures = Captures::of(&dense(0, None), &dense(3, Some(8000)));
+    let report = captures.different(&[]);
+    assert_eq!(report["divergences_by_reason"], serde_json::json!({ "timeout": 1 }), "{report:#}");
+    assert_eq!(report["checkpoints"], 1);
+}
+
 #[test]
 fn a_secondary_that_is_ahead_costs_no_more_either() {
     let captures = Captures::of(&datagrams(50, &[]), &datagrams(0, &[1000]));

@@ -1,7 +1,7 @@
 //! What each guest has said, octet by octet and place by place, without any notion of connections:
 //! it forbids less than the rule, and is simple enough to be trusted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use colo_proxy::compare::Side;
 use colo_proxy::frame::Frame;
@@ -11,21 +11,30 @@ use colo_proxy_common::decode::{Ip, Packet, Tcp, decode, decode_tcp, flag, proto
 const PLACES: std::ops::Range<u32> = 900..2000;
 
 /// A connection, or a flow of datagrams: addresses, tags, ports.
-type Flow = ([[u8; 16]; 2], [u16; 2], [u8; 4]);
+type Name = ([[u8; 16]; 2], [u16; 2], [u8; 4]);
+/// The same, numbered as it was met.
+type Flow = u64;
+/// Flow, place and octet in one number, because there is one for each octet.
+type Said = std::collections::HashSet<u64, foldhash::fast::FixedState>;
+
+fn said(flow: Flow, place: u32, octet: u8) -> u64 {
+    flow << 40 | u64::from(place) << 8 | u64::from(octet)
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Witness {
+    flows: HashMap<Name, Flow>,
     /// By the secondary in this epoch, and by the primary ever.
-    said: HashSet<(Flow, u32, u8)>,
-    by_primary: HashSet<(Flow, u32, u8)>,
-    /// Places that both have said alike, or a checkpoint covers.
-    fine: HashSet<(Flow, u32)>,
+    said: Said,
+    by_primary: Said,
+    /// Places that both have said alike, or a checkpoint covers; of octet 0.
+    fine: Said,
     /// Connections in which data came with a SYN of the secondary: its place is not in its number.
-    exempt: HashSet<Flow>,
+    exempt: std::collections::HashSet<Flow>,
     /// First and last place of the primary: a checkpoint covers what lies between.
     span: HashMap<Flow, (u32, u32)>,
     /// Datagrams that the secondary has sent in this epoch and that have not vouched yet.
-    datagrams: HashMap<(Flow, Vec<u8>), usize>,
+    datagrams: HashMap<(Name, Vec<u8>), usize>,
     /// Datagrams came in pieces, or several at once: they are not counted by frame.
     is_pieced: bool,
 }
@@ -39,7 +48,8 @@ impl Witness {
             }
             return;
         }
-        let Some((flow, tcp)) = segment(frame, &packet, &ip) else { return };
+        let Some((name, tcp)) = segment(frame, &packet, &ip) else { return };
+        let flow = self.flow(name);
         if side == Side::Primary {
             self.reaches(flow, &tcp);
         } else if tcp.flags & flag::SYN != 0 && tcp.payload_len > 0 {
@@ -50,11 +60,17 @@ impl Witness {
                 Side::Primary => (&mut self.by_primary, &self.said),
                 Side::Secondary => (&mut self.said, &self.by_primary),
             };
-            own.insert((flow, place, octet));
-            if other.contains(&(flow, place, octet)) {
-                self.fine.insert((flow, place));
+            let this = said(flow, place, octet);
+            own.insert(this);
+            if other.contains(&this) {
+                self.fine.insert(said(flow, place, 0));
             }
         }
+    }
+
+    fn flow(&mut self, name: Name) -> Flow {
+        let next = self.flows.len() as Flow;
+        *self.flows.entry(name).or_insert(next)
     }
 
     /// A segment that is far away but may be of the same stream reaches to the end of what is
@@ -76,7 +92,7 @@ impl Witness {
         self.exempt.clear();
         self.datagrams.clear();
         for (flow, (from, to)) in &self.span {
-            self.fine.extend((*from..*to).map(|place| (*flow, place)));
+            self.fine.extend((*from..*to).map(|place| said(*flow, place, 0)));
         }
     }
 
@@ -93,9 +109,10 @@ impl Witness {
             let said = self.datagrams.get_mut(&datagram).filter(|said| **said > 0);
             return said.map(|said| *said -= 1).is_some() || self.is_pieced;
         }
-        let Some((flow, tcp)) = segment(frame, &packet, &ip) else { return true };
+        let Some((name, tcp)) = segment(frame, &packet, &ip) else { return true };
+        let flow = self.flow(name);
         self.exempt.contains(&flow)
-            || octets(frame, &tcp).all(|(place, _)| self.fine.contains(&(flow, place)))
+            || octets(frame, &tcp).all(|(place, _)| self.fine.contains(&said(flow, place, 0)))
     }
 }
 
@@ -108,26 +125,26 @@ fn whole(frame: &Frame, is_pieced: &mut bool) -> Option<(Packet, Ip)> {
     ip.fragment.is_none().then_some((packet, ip))
 }
 
-fn flow(frame: &Frame, packet: &Packet, ip: &Ip) -> Option<Flow> {
+fn name(frame: &Frame, packet: &Packet, ip: &Ip) -> Option<Name> {
     let at = ip.payload_at as usize;
     let ports = frame.ethernet().get(at..ip.end as usize)?.first_chunk()?;
     Some(([ip.src, ip.dst], packet.vlan, *ports))
 }
 
 /// A datagram without its checksum.
-fn datagram(frame: &Frame, packet: &Packet, ip: &Ip) -> Option<(Flow, Vec<u8>)> {
+fn datagram(frame: &Frame, packet: &Packet, ip: &Ip) -> Option<(Name, Vec<u8>)> {
     let octets = frame.ethernet().get(ip.payload_at as usize..ip.end as usize)?;
     let (head, body) = octets.split_at_checked(8)?;
-    Some((flow(frame, packet, ip)?, [head.get(..6)?, body].concat()))
+    Some((name(frame, packet, ip)?, [head.get(..6)?, body].concat()))
 }
 
 /// A segment whose data has the place that its number says.
-fn segment(frame: &Frame, packet: &Packet, ip: &Ip) -> Option<(Flow, Tcp)> {
+fn segment(frame: &Frame, packet: &Packet, ip: &Ip) -> Option<(Name, Tcp)> {
     if ip.protocol != protocol::TCP {
         return None;
     }
     let tcp = decode_tcp(frame.ethernet(), ip).ok()?;
-    Some((flow(frame, packet, ip)?, tcp))
+    Some((name(frame, packet, ip)?, tcp))
 }
 
 /// The data of a segment by its places, as far as they are looked at.

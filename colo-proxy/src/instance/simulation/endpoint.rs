@@ -61,8 +61,8 @@ pub(super) struct Endpoint {
     buffer: usize,
     ts_offset: u32,
     ts_recent: u32,
-    /// Values that the SYN or SYN/ACK carried.
-    opening_ts: Vec<u32>,
+    /// Values that the first and the last SYN or SYN/ACK carried.
+    opening_ts: Option<(u32, u32)>,
     resend_us: u64,
     resend_at: Option<u64>,
     ack_at: Option<u64>,
@@ -94,7 +94,7 @@ impl Endpoint {
             buffer: nature.buffer,
             ts_offset: nature.random.next() as u32,
             ts_recent: 0,
-            opening_ts: Vec::new(),
+            opening_ts: None,
             resend_us: RESEND_US,
             resend_at: None,
             ack_at: None,
@@ -230,7 +230,8 @@ impl Endpoint {
         segment.fin = to > data_end;
         segment.payload = self.stream[octets].to_vec();
         if segment.syn {
-            self.opening_ts.extend(segment.timestamps.map(|(value, _)| value));
+            let value = segment.timestamps.map_or(0, |(value, _)| value);
+            self.opening_ts = Some((self.opening_ts.map_or(value, |(first, _)| first), value));
         }
         out.push(segment);
         self.next = to;
@@ -348,9 +349,12 @@ impl Endpoint {
         }
     }
 
-    /// As Linux has it: the echo must be one of the values that the opening carried.
+    /// As Linux has it: the echo must lie between the values of the first opening and the last.
     fn echoes_opening(&self, segment: &Segment) -> bool {
-        segment.rst || segment.timestamps.is_none_or(|(_, echo)| self.opening_ts.contains(&echo))
+        let Some(((_, echo), (first, last))) = segment.timestamps.zip(self.opening_ts) else {
+            return true;
+        };
+        segment.rst || (!before(echo, first) && !before(last, echo))
     }
 
     /// `false` where the segment is not to be looked at further.

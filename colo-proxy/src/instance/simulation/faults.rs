@@ -4,7 +4,6 @@ use super::colo::Progress;
 use super::plan::{At, Fault, Sabotage, Wire};
 use super::world::{Event, World};
 use crate::datapath::Mode;
-use crate::protection::State;
 
 const WIRES: [Wire; 3] = [Wire::Mirror, Wire::Output, Wire::Control];
 
@@ -30,10 +29,10 @@ impl World {
         if self.checkpoints.is_loaded {
             return;
         }
-        // Nothing that outlives the daemon says that the secondary is stale and waits for a
-        // checkpoint: two failures, the loss of the secondary and this, at the wrong moment.
-        let state = self.primary.daemon.as_ref().map(|daemon| daemon.protection.state());
-        if at == At::Primary && state == Some(State::Resync) {
+        // Nothing that outlives the daemon says that the secondary is stale, once output is held
+        // for a checkpoint: two failures, the loss of the secondary and this, at the wrong moment.
+        let is_exposed = self.primary.daemon.as_ref().is_some_and(|d| d.protection.is_exposed());
+        if at == At::Primary && is_exposed && self.primary.kernel.mode == Mode::Protected {
             return;
         }
         match at {

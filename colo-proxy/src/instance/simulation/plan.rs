@@ -63,6 +63,15 @@ pub(super) const KINDS: [Kind; 7] = [
     Kind::Report,
 ];
 
+/// How long a conversation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    Short,
+    Any,
+    /// As long, and perhaps once more with the same ports.
+    Repeated,
+}
+
 /// The two daemons, guests, hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum At {
@@ -180,7 +189,7 @@ impl Plan {
     pub(super) fn with_conversations(mut self, random: &mut Random, count: usize) -> Self {
         for number in 0..count {
             let kind = KINDS[random.below(KINDS.len())];
-            self.add(random, number as u16, kind, false);
+            self.add(random, number as u16, kind, Size::Any);
         }
         self
     }
@@ -190,21 +199,25 @@ impl Plan {
         for number in 0..count {
             let drawn = random.chance(500);
             let kind = if drawn { Kind::Lottery } else { KINDS[random.below(KINDS.len())] };
-            self.add(random, number as u16, kind, false);
+            // A tuple that is used again while frames are held asks for a checkpoint.
+            self.add(random, number as u16, kind, Size::Repeated);
         }
         self
     }
 
     /// One short conversation.
     pub(super) fn with_one(mut self, random: &mut Random, kind: Kind) -> Self {
-        self.add(random, 0, kind, true);
+        self.add(random, 0, kind, Size::Short);
         self
     }
 
-    fn add(&mut self, random: &mut Random, number: u16, kind: Kind, is_short: bool) {
+    fn add(&mut self, random: &mut Random, number: u16, kind: Kind, size: Size) {
         let at = random.within(1_000..400_000);
         let tuple = |port| Tuple { own_port: 2000 + number, peer_port: port };
-        let len = if is_short { 300 } else { [1, 200, 3_000, 9_000][random.below(4)] };
+        let len = match size {
+            Size::Short => 300,
+            Size::Any | Size::Repeated => [1, 200, 3_000, 9_000][random.below(4)],
+        };
         let (port, steps) = match kind {
             Kind::Echo => (ECHO, echo(random, len)),
             Kind::Upload => (UPLOAD, upload(random, len)),
@@ -217,7 +230,7 @@ impl Plan {
         };
         let app = App::Script(Script::new(steps));
         let tuple = tuple(port);
-        if random.chance(250) && !is_short {
+        if size == Size::Repeated && random.chance(250) {
             // The same tuple once more, as soon as it is free.
             let at = at + random.within(1_000..600_000);
             self.client.calls.push(Call { at, tuple, app: app.clone() });
