@@ -38,8 +38,9 @@ use super::ledger::{Account, Ledger};
 
 /// Places whose difference is reported; further ones in the same flow are only counted.
 const REPORTED_MAX: usize = 16;
-/// Resets of the secondary remembered.
-const RESETS_MAX: usize = 8;
+/// Resets of the secondary remembered. A guest that gives a connection up answers every segment that
+/// is still on its way with one, each with a number of its own, and may be ahead with that.
+const RESETS_MAX: usize = 32;
 
 /// What a primary frame claims.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +101,12 @@ impl Reset {
     /// the peer.
     fn is_own(&self) -> bool {
         self.ack.is_some() && self.seq != Seq(0)
+    }
+
+    /// What it acknowledges of the stream. One with the number 0 answers a SYN that is refused (RFC
+    /// 9293, section 3.10.7.1): what that acknowledges is the SYN, wherever its number may lie.
+    fn ack_of_stream(&self) -> Option<Seq> {
+        self.ack.filter(|_| self.is_own())
     }
 }
 

@@ -128,8 +128,10 @@ impl TcpFlow {
         if tcp.flags & flag::RST != 0 {
             // A reset may answer a segment of any place, so it says nothing of the stream.
             segment.fin = false;
-            segment.reset = Some(Reset { seq: Seq(tcp.seq), ack });
-            segment.ack = self.acks.zip(ack).and_then(|(acks, ack)| acks.place(ack));
+            let reset = Reset { seq: Seq(tcp.seq), ack };
+            segment.reset = Some(reset);
+            let ack = self.acks.zip(reset.ack_of_stream());
+            segment.ack = ack.and_then(|(acks, ack)| acks.place(ack));
             return Some(segment);
         }
         let first = Seq(tcp.seq).plus(u32::from(syn));

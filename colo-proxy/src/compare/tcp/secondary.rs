@@ -117,7 +117,7 @@ impl TcpFlow {
             }
             resets.push(reset);
         }
-        if let Some(ack) = ack.filter(|_| self.ack.is_some()) {
+        if let Some(ack) = reset.ack_of_stream().filter(|_| self.ack.is_some()) {
             self.on_ack(scene, ack);
         }
         self.keep_witness(scene, Mark::Reset, frame);

@@ -199,6 +199,40 @@ fn refused_connections_need_a_refusal_each() {
     assert_eq!(rig.engine.stats().reasons.total(), 0);
 }
 
+/// The refusal acknowledges a SYN that is none of the stream, though its number may lie near.
+#[test]
+fn a_refusal_vouches_for_no_acknowledgment_of_the_connection() {
+    let (mut rig, base) = talking();
+    let far = base.clone().ack(9000);
+    rig.holds(&far);
+    rig.is_kept(&tcp(0).ack(10_001).rst());
+    // The twin: a reset of the connection itself does.
+    rig.frees(&base.clone().ack(9000).rst(), &[&far]);
+}
+
+#[test]
+fn a_refusal_of_one_attempt_is_none_of_another_on_a_known_tuple_either() {
+    let (mut rig, _) = talking();
+    let (first, second) = (tcp(0).ack(10_001).rst(), tcp(0).ack(9001).rst());
+    rig.is_kept(&first);
+    rig.holds(&second);
+    rig.passes(&first);
+    rig.frees(&second, &[&second]);
+}
+
+/// A download that is given up: every acknowledgment under way is answered with a reset of its own.
+#[test]
+fn a_secondary_that_is_ahead_with_its_resets_costs_nothing() {
+    let (mut rig, base) = talking();
+    let reset = |n: u32| Tcp { ack: None, seq: base.seq + n, ..base.clone() }.rst();
+    for n in 0..32 {
+        rig.is_kept(&reset(n));
+    }
+    for n in 0..32 {
+        rig.passes(&reset(n));
+    }
+}
+
 #[test]
 fn resets_that_only_the_secondary_sent_are_no_reason() {
     let (mut rig, base) = talking();
