@@ -7,10 +7,9 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher};
 
-use foldhash::fast::FixedState;
-
 use super::body::Datagram;
 use super::chain::{Chain, Ends, Key};
+use super::hashing::{State, state};
 
 /// A datagram, and what its like is found by.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +54,7 @@ pub(super) struct Line {
 #[derive(Debug)]
 pub(super) struct Bag {
     slots: Chain<Slot>,
-    index: HashMap<u64, Twins, FixedState>,
+    index: HashMap<u64, Twins, State>,
     /// Entries that the index has twice the room for: it then never grows because of places that
     /// were taken and are not reusable yet, but sorts itself out where it is.
     entries_max: usize,
@@ -67,19 +66,19 @@ pub(super) struct Bags {
     pub(super) primary: Bag,
     pub(super) secondary: Bag,
     /// Those of the primary that the last checkpoint released. The secondary may still repeat them.
-    covered: HashSet<u64, FixedState>,
-    state: FixedState,
+    covered: HashSet<u64, State>,
+    state: State,
 }
 
 impl Bags {
     /// `seed` keeps the guests from choosing octets that collide.
     pub(super) fn new(seed: u64) -> Self {
         let bag = || {
-            let index = HashMap::with_hasher(FixedState::with_seed(seed));
+            let index = HashMap::with_hasher(state(seed));
             Bag { slots: Chain::default(), index, entries_max: 0 }
         };
-        let covered = HashSet::with_hasher(FixedState::with_seed(seed));
-        let state = FixedState::with_seed(seed);
+        let covered = HashSet::with_hasher(state(seed));
+        let state = state(seed);
         Self { primary: bag(), secondary: bag(), covered, state }
     }
 

@@ -40,6 +40,7 @@ mod content;
 mod datagram;
 mod divergence;
 mod fragments;
+mod hashing;
 mod ledger;
 mod limits;
 mod octets;

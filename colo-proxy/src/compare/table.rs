@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use colo_proxy_common::record::FlowKey;
-use foldhash::fast::FixedState;
 
 use super::chain::{Chain, Ends, Key};
 use super::datagram::DatagramFlow;
+use super::hashing::{State, state};
 use super::ledger::Ledger;
 use super::tcp::TcpFlow;
 use super::wheel::TimerKey;
@@ -57,7 +57,7 @@ struct Candidate {
 /// All flows: found by key, queued by class.
 #[derive(Debug)]
 pub(super) struct Table {
-    index: HashMap<FlowKey, Key, FixedState>,
+    index: HashMap<FlowKey, Key, State>,
     flows: Chain<Flow>,
     classes: [Ends; CLASSES.len()],
 }
@@ -104,7 +104,7 @@ impl Table {
     /// `seed` keeps the guest, which chooses the keys, from choosing collisions.
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            index: HashMap::with_hasher(FixedState::with_seed(seed)),
+            index: HashMap::with_hasher(state(seed)),
             flows: Chain::default(),
             classes: [Ends::default(); CLASSES.len()],
         }

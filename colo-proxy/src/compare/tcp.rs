@@ -149,6 +149,8 @@ pub(super) struct TcpFlow {
     isn: Option<Seq>,
     opening: Openings,
     verified: Ranges,
+    /// What the primary has put out.
+    produced: Ranges,
     /// Where the primary's stream starts, or where it was met.
     start: i64,
     /// The primary's lowest and highest place so far, and its highest acknowledgment.
@@ -226,7 +228,8 @@ impl TcpFlow {
             return;
         }
         self.closed |= self.fin.is_some() || self.reset.is_some();
-        self.verified.reset(self.low, self.high);
+        // Not what it skipped: whatever it says there is of after the cut.
+        self.verified.clone_from(&self.produced);
         self.told = self.ack;
         self.edge = self.offered;
         self.windows.begin_epoch();

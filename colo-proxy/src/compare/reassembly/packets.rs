@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use colo_proxy_common::record::FlowKey;
-use foldhash::fast::FixedState;
 
 use super::assembly::{Added, Assembly};
 use super::{Outcome, Piece, Whole};
 use crate::compare::chain::{Chain, Ends, Key};
+use crate::compare::hashing::{State, state};
 use crate::compare::limits::Limits;
 use crate::compare::stats::Fragments;
 
@@ -41,14 +41,14 @@ struct Entry {
 /// The packets of one guest that are not complete.
 #[derive(Debug)]
 pub(super) struct Packets {
-    index: HashMap<PacketKey, Key, FixedState>,
+    index: HashMap<PacketKey, Key, State>,
     entries: Chain<Entry>,
     /// In order of their first fragment.
     young: Ends,
     /// Those whose fragments are compared on their own, in order of when that began.
     alone: Ends,
     usage: Usage,
-    sources: HashMap<Source, Usage, FixedState>,
+    sources: HashMap<Source, Usage, State>,
     serial: u64,
 }
 
@@ -69,7 +69,7 @@ impl PacketKey {
 
 impl Packets {
     pub(super) fn new(seed: u64) -> Self {
-        let state = || FixedState::with_seed(seed);
+        let state = || state(seed);
         Self {
             index: HashMap::with_hasher(state()),
             entries: Chain::default(),

@@ -198,6 +198,7 @@ impl TcpFlow {
         self.urgent = self.urgent.max(segment.urgent);
         self.offered = self.offered.max(self.edge(segment));
         self.low = self.low.min(segment.start);
+        self.produced.add(segment.start, segment.end);
         if segment.end > self.high {
             self.high = segment.end;
             if let Some(seqs) = &mut self.seqs {

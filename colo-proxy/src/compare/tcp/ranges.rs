@@ -11,14 +11,6 @@ pub(super) struct Ranges {
 }
 
 impl Ranges {
-    /// Forgets everything but one range.
-    pub(super) fn reset(&mut self, start: i64, end: i64) {
-        self.list.clear();
-        if start < end {
-            self.list.push((start, end));
-        }
-    }
-
     /// Adds `start..end`.
     pub(super) fn add(&mut self, start: i64, end: i64) {
         if start >= end {

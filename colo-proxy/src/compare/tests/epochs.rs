@@ -262,3 +262,18 @@ fn time_that_runs_backwards_stands_still() {
     rig.holds(&at(&base, 1002).data(b"b"));
     assert_eq!(rig.engine.poll_timeout(), Some(start + Duration::from_secs(13)));
 }
+
+#[test]
+fn a_hole_that_the_primary_left_is_not_covered() {
+    let (mut rig, base) = open();
+    rig.holds(&base.clone().data(b"first"));
+    rig.holds(&at(&base, 1_000_000).data(b"far"));
+    rig.checkpoint();
+    // Put out before the cut.
+    rig.passes(&at(&base, 1_000_000).data(b"far"));
+    rig.passes(&base.clone().data(b"first"));
+    // Not put out before the cut, though the highest place was beyond it.
+    let hole = at(&base, 1006).data(b"never compared");
+    rig.holds(&hole);
+    rig.frees(&hole, &[&hole]);
+}

@@ -1,7 +1,7 @@
 //! Guests that send whatever they like: nothing panics, nothing held is lost or left twice, and no
 //! octet leaves that the secondary never said at that place.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -96,8 +96,8 @@ struct Witness {
     by_primary: HashSet<(u16, u32, u8)>,
     /// Flows in which data came with a SYN of the secondary: its place is not in its number.
     exempt: HashSet<u16>,
-    /// First and last place of the primary, by flow: a checkpoint covers what lies between.
-    span: HashMap<u16, (u32, u32)>,
+    /// Places of which the primary has said anything: a checkpoint covers them.
+    put_out: HashSet<(u16, u32)>,
     /// Places that both have said alike, or a checkpoint covers.
     fine: HashSet<(u16, u32)>,
 }
@@ -109,42 +109,36 @@ fn tcp_of(frame: &Frame) -> Option<(Tcp, &[u8])> {
     is_whole_tcp.then(|| decode_tcp(octets, &ip).ok()).flatten().map(|tcp| (tcp, octets))
 }
 
-/// Flow, place and octet of all data of a segment.
+/// Flow, place and octet of all data of a segment that opens nothing.
 fn octets_of(frame: &Frame) -> Vec<(u16, u32, u8)> {
+    let is_opening = tcp_of(frame).is_some_and(|(tcp, _)| tcp.flags & flag::SYN != 0);
+    if is_opening { vec![] } else { places_of(frame) }
+}
+
+/// Likewise of any segment. A SYN has a number of its own, before its data.
+fn places_of(frame: &Frame) -> Vec<(u16, u32, u8)> {
     let Some((tcp, octets)) = tcp_of(frame) else { return vec![] };
-    if tcp.flags & (flag::SYN | flag::RST) != 0 {
+    if tcp.flags & flag::RST != 0 {
         return vec![];
     }
     let at = tcp.payload_at as usize;
+    let first = tcp.seq.wrapping_add(u32::from(tcp.flags & flag::SYN != 0));
     (0..tcp.payload_len)
-        .map(|n| (tcp.src_port, tcp.seq.wrapping_add(n), octets[at + n as usize]))
+        .map(|n| (tcp.src_port, first.wrapping_add(n), octets[at + n as usize]))
         .collect()
-}
-
-/// Flow, first place and end of a segment. All segments are about 1000; one that is far from there
-/// but may be of the same stream reaches to the end of what is looked at.
-fn place_of(frame: &Frame) -> Option<(u16, u32, u32)> {
-    let (tcp, _) = tcp_of(frame)?;
-    let from = i64::from(tcp.seq.wrapping_sub(1000) as i32) + 1000;
-    let to = from + i64::from(tcp.payload_len) + 1;
-    let near = |place: i64| place.clamp(900, 2000) as u32;
-    (from.abs() < (1 << 30) + 2000).then(|| (tcp.src_port, near(from), near(to)))
 }
 
 impl Witness {
     fn hears(&mut self, side: Side, frame: &Frame) {
-        if side == Side::Primary
-            && let Some((flow, from, to)) = place_of(frame)
-        {
-            let span = self.span.entry(flow).or_insert((from, to));
-            *span = (span.0.min(from), span.1.max(to));
-        }
         if side == Side::Secondary
             && let Some((tcp, _)) = tcp_of(frame)
             && tcp.flags & flag::SYN != 0
             && tcp.payload_len > 0
         {
             self.exempt.insert(tcp.src_port);
+        }
+        if side == Side::Primary {
+            self.put_out.extend(places_of(frame).iter().map(|(flow, place, _)| (*flow, *place)));
         }
         for octet in octets_of(frame) {
             let (own, other) = match side {
@@ -161,8 +155,7 @@ impl Witness {
     fn checkpoint(&mut self) {
         self.said.clear();
         self.exempt.clear();
-        let spans = self.span.iter();
-        self.fine.extend(spans.flat_map(|(flow, span)| (span.0..span.1).map(|at| (*flow, at))));
+        self.fine.extend(&self.put_out);
     }
 
     fn allows(&self, frame: &Frame) -> bool {

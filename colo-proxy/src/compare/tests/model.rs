@@ -21,7 +21,8 @@ pub(super) struct Connection {
     pub(super) stream: Vec<u8>,
     /// What the secondary has produced, place by place.
     produced: Vec<Option<u8>>,
-    /// Places that a checkpoint covers.
+    /// Places that the primary has put out, and those that a checkpoint covers.
+    put_out: Vec<bool>,
     covered: Vec<bool>,
     said: Said,
     primary: Said,
@@ -36,8 +37,7 @@ struct Said {
     rst: bool,
     ack: Option<usize>,
     urgent: Option<usize>,
-    low: Option<usize>,
-    high: usize,
+    started: bool,
 }
 
 impl Said {
@@ -47,10 +47,7 @@ impl Said {
         self.rst |= claim.rst;
         self.ack = self.ack.max(claim.ack);
         self.urgent = self.urgent.max(claim.urgent);
-        if !claim.rst {
-            self.low = Some(self.low.map_or(claim.start, |low| low.min(claim.start)));
-            self.high = self.high.max(claim.end);
-        }
+        self.started |= !claim.rst;
     }
 }
 
@@ -58,6 +55,7 @@ impl Connection {
     pub(super) fn new(stream: Vec<u8>) -> Self {
         Self {
             produced: vec![None; stream.len()],
+            put_out: vec![false; stream.len()],
             covered: vec![false; stream.len()],
             stream,
             said: Said::default(),
@@ -80,6 +78,7 @@ impl Connection {
     /// The primary sends frame `id`.
     pub(super) fn primary(&mut self, id: usize, claim: Claim) -> Vec<usize> {
         self.primary.note(&claim);
+        self.put_out[claim.start..claim.end].fill(true);
         self.held.push((id, claim));
         self.leave()
     }
@@ -105,9 +104,7 @@ impl Connection {
     /// The rule, part (b): the secondary is what the primary was at the cut.
     pub(super) fn checkpoint(&mut self) -> Vec<usize> {
         self.produced.fill(None);
-        for place in self.primary.low.unwrap_or_default()..self.primary.high {
-            self.covered[place] = true;
-        }
+        self.covered.copy_from_slice(&self.put_out);
         self.said = self.primary;
         self.held.drain(..).map(|(id, _)| id).collect()
     }
@@ -117,7 +114,7 @@ impl Connection {
     }
 
     pub(super) fn has_started(&self) -> bool {
-        self.primary.low.is_some()
+        self.primary.started
     }
 
     pub(super) fn primary_said_fin(&self) -> bool {
