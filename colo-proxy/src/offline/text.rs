@@ -8,9 +8,8 @@ use crate::utc::rfc3339;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let guest: Vec<String> = self.guest.addresses.iter().map(ToString::to_string).collect();
         let inferred = if self.guest.inferred { " (inferred)" } else { "" };
-        writeln!(f, "guest {}{inferred}", guest.join(", "))?;
+        writeln!(f, "guest {}{inferred}", self.guest)?;
         capture(f, "primary", &self.primary)?;
         capture(f, "secondary", &self.secondary)?;
         writeln!(
@@ -52,9 +51,9 @@ impl Report {
                 self.by_reason().iter().map(|(reason, n)| format!("{reason} {n}")).collect();
             writeln!(
                 f,
-                "different: {} divergences in {} flows ({})",
-                self.divergences_total(),
-                self.flows_diverged(),
+                "different: {} in {} ({})",
+                counted(self.divergences_total(), "divergence"),
+                counted(self.flows_diverged() as u64, "flow"),
                 reasons.join(", ")
             )?;
         } else {
@@ -70,6 +69,11 @@ impl Report {
             self.checkpoint.as_millis()
         )
     }
+}
+
+fn counted(n: u64, what: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{n} {what}{plural}")
 }
 
 fn capture(f: &mut fmt::Formatter<'_>, side: &str, capture: &CaptureReport) -> fmt::Result {
