@@ -39,7 +39,7 @@ pub(super) fn diff(args: &DiffArgs) -> anyhow::Result<ExitCode> {
         capture::write(path, &frames(&report)).context(CannotCompare)?;
     }
     let text = if args.json { format!("{:#}\n", report.to_json()) } else { report.to_string() };
-    output::print(&text).context(CannotCompare)?;
+    output::print(&text).context("cannot print the report").context(CannotCompare)?;
     Ok(if report.diverged() { DIVERGED.into() } else { ExitCode::SUCCESS })
 }
 
@@ -67,6 +67,9 @@ fn compare(args: &DiffArgs) -> anyhow::Result<Report> {
     let mut report = comparison.finish();
     name(&mut report.primary, &files[0], primary_truncated);
     name(&mut report.secondary, &files[1], secondary_truncated);
+    if let Some(why) = report.nothing_compared() {
+        return Err(why.into());
+    }
     Ok(report)
 }
 

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use colo_proxy::config::ConfigError;
 use colo_proxy::endpoint::EndpointError;
 use colo_proxy::instance::InstanceError;
-use colo_proxy::offline::GuestError;
+use colo_proxy::offline::{GuestError, NothingCompared};
 use colo_proxy::status::StatusError;
 use nix::errno::Errno;
 
@@ -27,9 +27,18 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
     let known = error.downcast_ref::<InstanceError>().and_then(InstanceError::hint);
     if error.is::<CannotCompare>() {
         // Captures are the user's own files: no privilege of the daemon's helps.
-        return error.is::<GuestError>().then_some(NAME_GUEST);
+        return is_of_the_guest(error).then_some(NAME_GUEST);
     }
     known.or_else(|| error.chain().any(is_denied).then(|| needed(error)))
+}
+
+/// Another guest may be what was meant.
+fn is_of_the_guest(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<GuestError>() {
+        Some(GuestError::Nothing { .. }) => false,
+        Some(_) => true,
+        None => matches!(error.downcast_ref(), Some(NothingCompared::NoOutput { .. })),
+    }
 }
 
 fn needed(error: &anyhow::Error) -> &'static str {

@@ -92,6 +92,13 @@ pub struct Guest {
     pub(super) inferred: bool,
 }
 
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        f.write_str(&addresses.join(", "))
+    }
+}
+
 impl Guest {
     /// The guest with the addresses `given`, or else the one that both captures show.
     pub fn find(

@@ -8,9 +8,8 @@ use crate::utc::rfc3339;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let guest: Vec<String> = self.guest.addresses.iter().map(ToString::to_string).collect();
         let inferred = if self.guest.inferred { " (inferred)" } else { "" };
-        writeln!(f, "guest {}{inferred}", guest.join(", "))?;
+        writeln!(f, "guest {}{inferred}", self.guest)?;
         capture(f, "primary", &self.primary)?;
         capture(f, "secondary", &self.secondary)?;
         writeln!(
@@ -51,9 +50,9 @@ impl Report {
         if self.divergences_total() > 0 {
             writeln!(
                 f,
-                "different: {} divergences in {} flows ({})",
-                self.divergences_total(),
-                self.flows_diverged(),
+                "different: {} in {} ({})",
+                counted(self.divergences_total(), "divergence"),
+                counted(self.flows_diverged() as u64, "flow"),
                 counts(self.by_reason())
             )?;
         } else if self.diverged() {
@@ -78,6 +77,11 @@ impl Report {
 fn counts(counts: &[(Reason, u64)]) -> String {
     let counts: Vec<String> = counts.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
     counts.join(", ")
+}
+
+fn counted(n: u64, what: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{n} {what}{plural}")
 }
 
 fn capture(f: &mut fmt::Formatter<'_>, side: &str, capture: &CaptureReport) -> fmt::Result {

@@ -39,7 +39,9 @@ fn garbage_and_nothing() {
     let captures = Captures::new(&tape().pcap(), b"");
     refused(&captures.diff(&["--json"]), &["secondary.pcap", "empty"]);
     let captures = Captures::new(&tape().pcap(), &Tape::default().pcap());
-    refused(&captures.diff(&[]), &["secondary's capture has no frames"]);
+    let said = captures.diff(&[]);
+    refused(&said, &["secondary's capture has no frames"]);
+    assert!(!said.err.contains("--guest"), "that does not help: {}", said.err);
 }
 
 #[test]
@@ -77,6 +79,24 @@ fn a_guest_that_cannot_be_told() {
     let candidates = "02:00:00:00:00:01, 02:00:00:00:00:fe";
     refused(&captures.diff(&[]), &[candidates, "--guest"]);
     captures.equal(&["--guest", "02:00:00:00:00:01"]);
+}
+
+#[test]
+fn captures_of_which_nothing_is_compared() {
+    let captures = Captures::of(&tape(), &tape());
+    let said = captures.diff(&["--guest", "10.0.0.77"]);
+    refused(&said, &["primary.pcap", "none of its 9 frames is from the guest 10.0.0.77", "hint"]);
+    let captures = Captures::of(&tape(), &tape().shifted(86_400_000));
+    let said = captures.diff(&["--align", "absolute"]);
+    refused(&said, &["different times", "--align first"]);
+    captures.equal(&["--guest", "10.0.0.2", "--align", "first"]);
+    let other = |port| {
+        let mut tape = Tape::default();
+        tape.add(0, udp(true, port, b"alone"));
+        Captures::of(&tape, &Tape { frames: vec![(tape.frames[0].0, udp(true, 1, b"alone"))] })
+    };
+    refused(&other(2).diff(&[]), &["same work", "same addresses"]);
+    other(1).equal(&[]);
 }
 
 #[test]
