@@ -125,7 +125,7 @@ impl Engine {
             if let Some(held) = self.ledger.held_for(ticket) {
                 held.what = What::Checkpoint;
             }
-            self.overflowed();
+            self.overflowed(name);
         }
     }
 }

@@ -295,7 +295,7 @@ impl Engine {
         out: &mut Output,
     ) {
         let key = self.table.find(name, &mut self.ledger, || Kind::Tcp(Box::default()));
-        let Some(key) = key else { return self.overflow(side, packet) };
+        let Some(key) = key else { return self.overflow(side, name, packet) };
         let Some(flow) = self.table.get_mut(key) else { return };
         let Kind::Tcp(state) = &mut flow.kind else { return };
         let mut scene = Scene { ledger: &mut self.ledger, name, flow: key };
@@ -326,7 +326,7 @@ impl Engine {
             (_, None) => {}
         });
         if let Some(packet) = packet {
-            self.overflow(side, packet);
+            self.overflow(side, name, packet);
         }
     }
 
@@ -348,17 +348,18 @@ impl Engine {
     }
 
     /// No flow can be remembered: the packet waits for a checkpoint.
-    fn overflow(&mut self, side: Side, packet: Packet) {
+    fn overflow(&mut self, side: Side, name: &FlowKey, packet: Packet) {
         match side {
             Side::Primary => {
                 self.ledger.hold(packet, What::Checkpoint);
-                self.overflowed();
+                self.overflowed(name);
             }
             Side::Secondary => self.ledger.stats.secondary_dropped.no_flow += 1,
         }
     }
 
-    fn overflowed(&mut self) {
+    fn overflowed(&mut self, name: &FlowKey) {
+        self.table.refuse(name, self.ledger.epoch);
         self.ledger.stats.overflowed += 1;
         self.ledger.ask(Reason::FlowTableFull);
     }

@@ -1,6 +1,6 @@
 //! The flows that are remembered, and which one is forgotten for a new one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use colo_proxy_common::record::FlowKey;
@@ -60,6 +60,11 @@ pub(super) struct Table {
     index: HashMap<FlowKey, Key, State>,
     flows: Chain<Flow>,
     classes: [Ends; CLASSES.len()],
+    /// Flows for which there was no room, of which output waits for the checkpoint: what comes
+    /// later of them must not leave before it. Each has a held frame at least.
+    refused: HashSet<FlowKey, FixedState>,
+    /// The epoch that those are of.
+    refused_in: u64,
 }
 
 impl Flow {
@@ -107,6 +112,8 @@ impl Table {
             index: HashMap::with_hasher(state(seed)),
             flows: Chain::default(),
             classes: [Ends::default(); CLASSES.len()],
+            refused: HashSet::with_hasher(FixedState::with_seed(seed)),
+            refused_in: 0,
         }
     }
 
@@ -125,7 +132,9 @@ impl Table {
             }
             return Some(key);
         }
-        if self.flows.len() >= ledger.limits.flows_max && !self.evict(ledger) {
+        if self.is_refused(name, epoch)
+            || (self.flows.len() >= ledger.limits.flows_max && !self.evict(ledger))
+        {
             return None;
         }
         let kind = new();
@@ -145,6 +154,20 @@ impl Table {
         ledger.stats.flows_opened += 1;
         ledger.stats.flows = self.flows.len() as u64;
         Some(key)
+    }
+
+    /// Output of `name` waits for the checkpoint, because there was no room for the flow.
+    pub(super) fn refuse(&mut self, name: &FlowKey, epoch: u64) {
+        self.is_refused(name, epoch);
+        self.refused.insert(*name);
+    }
+
+    fn is_refused(&mut self, name: &FlowKey, epoch: u64) -> bool {
+        if self.refused_in != epoch {
+            self.refused.clear();
+            self.refused_in = epoch;
+        }
+        self.refused.contains(name)
     }
 
     /// The flow `name`, if it is remembered.

@@ -189,7 +189,7 @@ fn an_established_flow_goes_only_when_it_was_silent_for_long() {
     assert_eq!(rig.primary(&segment), (vec![], vec![Reason::FlowTableFull]));
     assert_eq!(rig.engine.stats().overflowed, 1);
     rig.now += Duration::from_mins(2);
-    rig.holds(&segment);
+    rig.holds(&numbered(4).data(b"x"));
     assert_eq!(rig.engine.stats().flows_evicted.idle, 1);
 }
 
@@ -220,6 +220,23 @@ fn frames_without_a_flow_leave_in_order_at_the_checkpoint() {
         frames.push(segment.build());
     }
     assert_eq!(rig.checkpoint().0, frames);
+}
+
+/// There is room again before the checkpoint comes, and the secondary has said the same by then.
+#[test]
+fn no_frame_overtakes_one_of_its_flow_that_found_no_room() {
+    let mut rig = Rig::with(Limits { flows_max: 1, ..Limits::default() });
+    let first = Link::default().udp((53, 1), b"x", 0);
+    let second = Link::default().udp((53, 2), b"x", 0);
+    assert_eq!(rig.frame(Side::Primary, &first), (vec![], vec![]));
+    assert_eq!(rig.frame(Side::Primary, &second), (vec![], vec![Reason::FlowTableFull]));
+    assert_eq!(rig.frame(Side::Secondary, &first).0, [first]);
+    assert_eq!(rig.frame(Side::Secondary, &second).0, []);
+    assert_eq!(rig.frame(Side::Primary, &second).0, []);
+    assert_eq!(rig.checkpoint().0, [second.clone(), second.clone()]);
+    // After it the flow is one like any other.
+    rig.frame(Side::Secondary, &second);
+    assert_eq!(rig.frame(Side::Primary, &second).0, [second]);
 }
 
 #[test]
