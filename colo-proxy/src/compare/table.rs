@@ -62,7 +62,7 @@ pub(super) struct Table {
     classes: [Ends; CLASSES.len()],
     /// Flows for which there was no room, of which output waits for the checkpoint: what comes
     /// later of them must not leave before it. Each has a held frame at least.
-    refused: HashSet<FlowKey, FixedState>,
+    refused: HashSet<FlowKey, State>,
     /// The epoch that those are of.
     refused_in: u64,
 }
@@ -112,7 +112,7 @@ impl Table {
             index: HashMap::with_hasher(state(seed)),
             flows: Chain::default(),
             classes: [Ends::default(); CLASSES.len()],
-            refused: HashSet::with_hasher(FixedState::with_seed(seed)),
+            refused: HashSet::with_hasher(state(seed)),
             refused_in: 0,
         }
     }
