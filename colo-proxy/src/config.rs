@@ -203,7 +203,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Guest>, ConfigError> {
     let file: File = toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start);
         let (line, column) = position(text, start);
-        let message = with_suggestion(error.message());
+        let message = in_plain_words(error.message());
         ConfigError::Syntax { path: path.into(), line, column, message }
     })?;
     if file.guest.is_empty() {
@@ -307,12 +307,19 @@ fn position(text: &str, at: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, before.len() - line_start + 1)
 }
 
-/// Adds "did you mean" to serde's complaint about an unknown name.
-fn with_suggestion(message: &str) -> String {
+/// Serde's complaint for somebody who does not know Rust's types, with the nearest name in the
+/// place of all known ones.
+fn in_plain_words(message: &str) -> String {
+    for (rust_type, max) in [("u32", u64::from(u32::MAX)), ("u64", u64::MAX), ("usize", u64::MAX)] {
+        if let Some(found) = message.strip_suffix(&format!(", expected {rust_type}")) {
+            return format!("{found}, expected a whole number from 0 to {max}");
+        }
+    }
+    let complaint = message.split(", expected").next().unwrap_or(message);
     let mut quoted = message.split('`').skip(1).step_by(2);
     let unknown = message.starts_with("unknown ").then(|| quoted.next()).flatten();
     if unknown.is_some_and(|unknown| KEYS.iter().any(|key| key.name == unknown)) {
-        return format!("{message}; it belongs into [guest.limits]");
+        return format!("{complaint}; it belongs into [guest.limits]");
     }
     let nearest = unknown.and_then(|unknown| {
         quoted
@@ -321,7 +328,7 @@ fn with_suggestion(message: &str) -> String {
             .max_by(|a, b| a.0.total_cmp(&b.0))
     });
     match nearest {
-        Some((_, known)) => format!("{message}; did you mean `{known}`?"),
+        Some((_, known)) => format!("{complaint}; did you mean `{known}`?"),
         None => message.into(),
     }
 }

@@ -50,7 +50,7 @@ pub enum EndpointError {
     #[error("cannot listen on {endpoint}")]
     Listen { endpoint: String, source: io::Error },
     #[error(
-        "cannot listen on {endpoint}: another process is listening there; end it or choose another path"
+        "cannot listen on {endpoint}: it is already listened on; end it or choose another path"
     )]
     InUse { endpoint: String },
 }
@@ -126,6 +126,8 @@ pub struct Port {
     /// The next connection is not handed out before this: a peer that connects and leaves at once
     /// must not keep us busy.
     not_before: Option<tokio::time::Instant>,
+    /// Why there is none, as far as the log has it.
+    told: Option<io::ErrorKind>,
 }
 
 #[derive(Debug)]
@@ -138,7 +140,7 @@ impl Port {
     /// Binds a listening endpoint; a connecting one does nothing yet.
     pub async fn open(endpoint: Endpoint) -> Result<Self, EndpointError> {
         let listener = if endpoint.server { Some(listen(&endpoint).await?) } else { None };
-        Ok(Self { endpoint, listener, not_before: None })
+        Ok(Self { endpoint, listener, not_before: None, told: None })
     }
 
     /// The next connection. Never fails for good: what cannot be had now is tried again. Can be
@@ -154,11 +156,15 @@ impl Port {
             };
             match attempt.and_then(|stream| stream.tuned(self.endpoint.nodelay)) {
                 Ok(stream) => {
+                    self.told = None;
                     self.not_before = Some(tokio::time::Instant::now() + RETRY);
                     return stream;
                 }
                 Err(error) => {
-                    log::debug!("{}: {error}; trying again", self.endpoint);
+                    // A mistyped address would be tried in silence for ever.
+                    if self.told.replace(error.kind()) != Some(error.kind()) {
+                        log::info!("{}: no connection yet: {error}; trying again", self.endpoint);
+                    }
                     tokio::time::sleep(RETRY).await;
                 }
             }

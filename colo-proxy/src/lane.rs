@@ -16,6 +16,9 @@ use crate::frame::{FRAME_MAX, Frame, VNET_HDR_LEN};
 
 /// Octets asked for in one read.
 const READ_CHUNK: usize = 128 * 1024;
+/// Shorter frames are copied out of the buffer that they were read into. One that is held for long
+/// keeps all of that otherwise, whatever else was in it, and the limits count frames.
+const SHARED_MIN: usize = READ_CHUNK / 4;
 /// Frames up to this long are copied into one buffer with their neighbours; longer ones are
 /// written from where they lie.
 const COPY_MAX: usize = 4096;
@@ -144,7 +147,9 @@ impl RecordReader {
         } else if length < vnet_len + RUNT {
             self.bad.runt += 1;
         } else {
-            return Frame::new(record, vnet_len);
+            let is_short = length < SHARED_MIN;
+            let octets = if is_short { Bytes::copy_from_slice(&record) } else { record };
+            return Frame::new(octets, vnet_len);
         }
         None
     }

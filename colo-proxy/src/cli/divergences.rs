@@ -73,7 +73,7 @@ fn shown(instance: &Value) -> String {
     }
     let total = text(&instance["divergences_total"]);
     let kept = list(instance).count();
-    let head = format!("{name} (primary): {total} divergences, the last {kept} of them here\n");
+    let head = format!("{name} (primary): divergences {total}, the last {kept} of them listed\n");
     list(instance).fold(head, |all, divergence| all + "\n" + &shown_one(divergence))
 }
 

@@ -60,7 +60,7 @@ fn shown(status: &Value) -> String {
             text("held_bytes")
         ),
         format!(
-            "  {} divergences; checkpoints: {}",
+            "  divergences: {}; checkpoints: {}",
             text("divergences"),
             counts(&status["checkpoints"])
         ),

@@ -49,7 +49,7 @@ impl Counters {
             line.add("connections.notify_dev", notify.connections);
             line.add("unanswered", notify.unanswered);
         }
-        line.0
+        if line.0.is_empty() { "nothing came".into() } else { line.0 }
     }
 }
 

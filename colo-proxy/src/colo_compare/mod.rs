@@ -254,7 +254,7 @@ impl Comparer {
                 self.counters.unknown_messages += 1;
                 if let Some(more) = self.unknown_log.admit(Instant::now()) {
                     let shown = text.get(..SHOWN_MAX).unwrap_or(&text).escape_ascii();
-                    log::warn!("notify-dev: unknown message \"{shown}\" ({more} more not shown)");
+                    log::warn!("notify-dev: unknown message \"{shown}\"{more}");
                 }
             }
         }
@@ -332,7 +332,7 @@ impl Comparer {
                          held stays held"
                     }
                 };
-                log::info!("colo-compare: {what} ({reason}; {more} more not shown)");
+                log::info!("colo-compare: {what} ({reason}){more}");
             }
         }
     }

@@ -63,7 +63,7 @@ pub(super) fn classify(frame: &Frame) -> (Subject, Option<Malformed>) {
         Err(malformed) => return (unreadable(octets), Some(malformed)),
     };
     let Some(ip) = packet.ip else {
-        return (Subject::Uncompared(Uncompared::EtherType(packet.ethertype)), None);
+        return not_ip(octets, packet.ethertype);
     };
     let key = flow_key(&ip, packet.vlan);
     match fragment::read(octets, &ip) {
@@ -75,7 +75,10 @@ pub(super) fn classify(frame: &Frame) -> (Subject, Option<Malformed>) {
     }
     match ip.protocol {
         protocol::TCP => tcp(octets, &ip, key),
-        protocol::IGMP if ip.version == 4 => (Subject::Uncompared(Uncompared::Igmp), None),
+        // RFC 3376, section 4.
+        protocol::IGMP if ip.version == 4 && hops(octets, &ip) == Some(1) => {
+            (Subject::Uncompared(Uncompared::Igmp), None)
+        }
         protocol::ICMPV6 if ip.version == 6 => icmp(octets, &ip, key),
         protocol::ICMP if ip.version == 4 => icmp(octets, &ip, key),
         protocol::UDP | UDP_LITE => udp(frame, &ip, key),
@@ -105,6 +108,32 @@ pub(super) fn opaque(frame: &Frame) -> (FlowKey, Body) {
     }
     let key = FlowKey { vlan: packet.vlan, guest_port: packet.ethertype, ..FlowKey::default() };
     (marked(key, kind::UNCOMPARED), behind_addresses(octets))
+}
+
+/// A third tag may hide a packet from us, but not from whoever takes tags off one by one.
+fn not_ip(octets: &[u8], kind: u16) -> (Subject, Option<Malformed>) {
+    if matches!(kind, ethertype::VLAN | ethertype::QINQ) {
+        return (unreadable(octets), Some(Malformed::Ethernet));
+    }
+    (Subject::Uncompared(Uncompared::EtherType(kind)), None)
+}
+
+/// The hop limit, or time to live.
+fn hops(octets: &[u8], ip: &Ip) -> Option<u8> {
+    let at = ip.at as usize + if ip.version == 4 { 8 } else { 7 };
+    octets.read(at).map(|[hops]: [u8; 1]| hops)
+}
+
+/// What `ICMPv6` has for the link alone, so that no router passes it on: what says so and could be
+/// passed on is a message like others, and whoever gets it might take it for one.
+fn for_the_link(kind: u8, code: u8, hops: Option<u8>) -> Option<Uncompared> {
+    match (kind, code, hops?) {
+        // RFC 4861, section 3.1: a hop limit of 255 shows that no router has.
+        (133..=137, 0, 255) => Some(Uncompared::NeighbourDiscovery),
+        // RFC 2710, section 3; RFC 3810, section 5.
+        (130..=132 | 143, _, 1) => Some(Uncompared::MulticastListener),
+        _ => None,
+    }
 }
 
 /// The key without ports.
@@ -164,12 +193,10 @@ fn icmp(octets: &[u8], ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
     let Some([kind, code]) = head.filter(|_| ip.payload_at + icmp::HEADER_LEN <= ip.end) else {
         return malformed(ip, key);
     };
-    if ip.version == 6 {
-        match kind {
-            133..=137 => return (Subject::Uncompared(Uncompared::NeighbourDiscovery), None),
-            130..=132 | 143 => return (Subject::Uncompared(Uncompared::MulticastListener), None),
-            _ => {}
-        }
+    if ip.version == 6
+        && let Some(uncompared) = for_the_link(kind, code, hops(octets, ip))
+    {
+        return (Subject::Uncompared(uncompared), None);
     }
     let is_echo = matches!((ip.version, kind), (4, 0 | 8) | (6, 128 | 129));
     let id: Option<[u8; 2]> =

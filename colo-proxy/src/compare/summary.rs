@@ -31,7 +31,8 @@ impl Divergence {
     }
 }
 
-/// The octets in hexadecimal, the differing one in brackets.
+/// The octets in hexadecimal, the differing one in brackets; then as text, because what differs
+/// between equal guests is most often a date or a random token.
 impl fmt::Display for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, byte) in self.bytes.iter().enumerate() {
@@ -42,6 +43,21 @@ impl fmt::Display for Context {
                 write!(f, "{space}{byte:02x}")?;
             }
         }
-        Ok(())
+        let text = self.bytes.iter().map(|byte| {
+            let is_shown = byte.is_ascii_graphic() || *byte == b' ';
+            if is_shown { char::from(*byte) } else { '.' }
+        });
+        write!(f, " |{}|", text.collect::<String>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn context_is_shown_in_hexadecimal_and_as_text() {
+        let context = Context { before: 2, bytes: b"9:31\r\n".to_vec() };
+        assert_eq!(context.to_string(), "39 3a [33] 31 0d 0a |9:31..|");
     }
 }

@@ -169,6 +169,8 @@ pub(super) struct TcpFlow {
     /// Both guests ended the stream there; a guest that goes on after its end is on its own.
     matched_fin: Option<i64>,
     reset: Option<Reset>,
+    /// Where it reset the connection by itself, a ring like the secondary's.
+    own_resets: Vec<Seq>,
     secondary: Secondary,
     /// The secondary opened the next connection on this tuple before the primary.
     next: Openings,
@@ -356,6 +358,17 @@ impl TcpFlow {
 /// The place that `tcp`, whose number lies at `place`, points to as urgent (RFC 6093, section 4).
 fn urgent(place: i64, tcp: &Tcp) -> Option<i64> {
     (tcp.flags & flag::URG != 0).then(|| place + i64::from(tcp.urgent))
+}
+
+/// Remembers a reset in a ring, newest last.
+fn note<T: PartialEq>(ring: &mut Vec<T>, reset: T) {
+    if ring.contains(&reset) {
+        return;
+    }
+    if ring.len() >= RESETS_MAX {
+        ring.remove(0);
+    }
+    ring.push(reset);
 }
 
 /// The first place at which `a` and `b` differ, of those that both have.

@@ -89,6 +89,20 @@ fn empty_records_and_runts_are_counted_and_the_next_frame_is_read() {
 }
 
 #[test]
+fn a_frame_that_is_held_does_not_keep_the_buffer_of_others() {
+    for len in [14, 60, 2962, 30_000] {
+        let mut wire = BytesMut::new();
+        for _ in 0..2 {
+            wire.put_u32(len);
+            wire.put_bytes(2, len as usize);
+        }
+        let mut reader = RecordReader::new(false);
+        let frames = read_all(&mut reader, &wire, wire.len()).expect("none is impossible");
+        assert!(frames.iter().all(|frame| frame.bytes().is_unique()), "{len} octets");
+    }
+}
+
+#[test]
 fn a_header_length_that_is_none_is_counted() {
     let mut wire = BytesMut::new();
     for vnet_len in [11, u32::MAX, 12] {

@@ -9,6 +9,10 @@ use crate::compare::Side;
 /// Frames of which the place in the capture is remembered, for those that the engine still holds.
 const PLACES_MAX: usize = 1 << 20;
 
+/// The longest time that captures, or all checkpoints together, take: what goes beyond comes at its
+/// end. Only a damaged file does, and the engine's timers end after 139 years.
+const SPAN_MAX: Duration = Duration::from_hours(40 * 365 * 24);
+
 /// Where a frame is in its capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
@@ -44,7 +48,7 @@ impl Clock {
 
     /// The instant at which something captured at `time_ns` happens.
     pub(super) fn at(&self, time_ns: u64) -> Instant {
-        let since = Duration::from_nanos(time_ns.saturating_sub(self.start_ns));
+        let since = Duration::from_nanos(time_ns.saturating_sub(self.start_ns)).min(SPAN_MAX);
         let at = self.base.checked_add(since).and_then(|at| at.checked_add(self.paused));
         at.unwrap_or(self.now).max(self.now)
     }
@@ -88,10 +92,10 @@ impl Clock {
 
     /// Both guests stand still for `pause`.
     pub(super) fn pause(&mut self, pause: Duration) {
-        if let (Some(now), Some(paused)) =
-            (self.now.checked_add(pause), self.paused.checked_add(pause))
-        {
-            (self.now, self.paused) = (now, paused);
+        let pause = pause.min(SPAN_MAX.saturating_sub(self.paused));
+        if let Some(now) = self.now.checked_add(pause) {
+            self.now = now;
+            self.paused += pause;
         }
     }
 }

@@ -47,7 +47,7 @@ fn a_path_that_is_in_use_is_refused_by_name() -> Result<()> {
     let taken = ends.primary.argument();
     let done = colo_compare(&[&["--primary-in", &taken][..], &SOCKETS[2..]].concat())?;
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    ensure!(!done.status.success() && said.contains("another process is listening"), "{said}");
+    ensure!(!done.status.success() && said.contains("already listened on"), "{said}");
     ensure!(said.contains(&taken), "{said}");
     Ok(())
 }
@@ -59,6 +59,7 @@ fn it_is_up_before_its_peers_are() -> Result<()> {
     command.arg("colo-compare").args(SOCKETS);
     let mut process = Process::spawn("colo-compare", command, &[])?;
     process.wait_for("ready", TIMEOUT)?;
+    process.wait_for("unix:/nowhere/a: no connection yet", TIMEOUT)?;
     ensure!(process.terminate()?.success());
     let log = process.stderr_to_end();
     ensure!(log.lines().filter(|line| line.contains("ready")).count() == 1, "{log}");

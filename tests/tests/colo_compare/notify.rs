@@ -89,7 +89,7 @@ fn without_the_channel_nobody_is_asked_and_the_log_says_what_that_means() -> Res
     let mut stand = ours(&Setup { notify: false, ..Setup::default() })?;
     stand.primary(&segment(1000).ack(1).data(b"good").build())?;
     stand.secondary(&segment(1000).ack(1).data(b"evil").build())?;
-    wait_logged(&stand.process, "what is held stays held (payload;", 1)?;
+    wait_logged(&stand.process, "what is held stays held (payload)", 1)?;
     stand.primary(&arp(1))?;
     stand.expect(&[&arp(1)])?;
     stand.process.terminate()?;

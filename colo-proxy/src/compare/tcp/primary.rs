@@ -7,7 +7,9 @@ use super::opening::Opening;
 use super::segments::Piece;
 use super::shown::{Mark, Shown};
 use super::space::Space;
-use super::{Needs, Reset, Scene, Secondary, Segment, TcpFlow, first_difference, part, urgent};
+use super::{
+    Needs, Reset, Scene, Secondary, Segment, TcpFlow, first_difference, note, part, urgent,
+};
 use crate::compare::divergence::{Difference, Pair};
 use crate::compare::ledger::{Cause, What};
 use crate::compare::packet::Packet;
@@ -191,8 +193,11 @@ impl TcpFlow {
                 acks.advance(ack);
             }
         }
-        if segment.reset.is_some() {
-            self.reset = segment.reset;
+        if let Some(reset) = segment.reset {
+            self.reset = Some(reset);
+            if reset.is_own() {
+                note(&mut self.own_resets, reset.seq);
+            }
             return;
         }
         self.urgent = self.urgent.max(segment.urgent);
@@ -323,7 +328,9 @@ impl TcpFlow {
         if !reset.is_own() || resets.iter().any(|r| r.seq == reset.seq) {
             return false;
         }
-        if !resets.last().is_some_and(Reset::is_own) {
+        // The secondary may be behind, at a reset that the primary has sent before.
+        let theirs = resets.last().filter(|last| last.is_own());
+        if theirs.is_none_or(|theirs| self.own_resets.contains(&theirs.seq)) {
             return false;
         }
         let place = self.seqs.and_then(|seqs| seqs.place(reset.seq)).unwrap_or(self.high);

@@ -9,7 +9,7 @@ use super::partial;
 use super::queues::Sign;
 use super::shown::{Mark, Shown};
 use super::space::Space;
-use super::{RESETS_MAX, Reset, Scene, Segment, TcpFlow, urgent};
+use super::{Reset, Scene, Segment, TcpFlow, note, urgent};
 use crate::compare::chain::Key;
 use crate::compare::ledger::{Cause, What};
 use crate::compare::reason::Reason;
@@ -110,13 +110,7 @@ impl TcpFlow {
     fn on_reset(&mut self, scene: &mut Scene<'_>, frame: &Frame, tcp: &Tcp) {
         let ack = (tcp.flags & flag::ACK != 0).then_some(Seq(tcp.ack));
         let reset = Reset { seq: Seq(tcp.seq), ack };
-        let resets = &mut self.secondary.resets;
-        if !resets.contains(&reset) {
-            if resets.len() >= RESETS_MAX {
-                resets.remove(0);
-            }
-            resets.push(reset);
-        }
+        note(&mut self.secondary.resets, reset);
         if let Some(ack) = reset.ack_of_stream().filter(|_| self.ack.is_some()) {
             self.on_ack(scene, ack);
         }

@@ -6,7 +6,7 @@ use super::packet::{Link, tcp};
 use super::random::Random;
 use super::rig::Rig;
 use crate::compare::{Limits, Policy, Reason, Side};
-use crate::frame::Frame;
+use crate::frame::{Frame, VNET_HDR_LEN};
 
 const LINK: Link = Link { ip_version: 4, vlan: [0, 0], peer: 9 };
 
@@ -192,6 +192,43 @@ fn other_protocols_are_compared_by_payload_alone() {
     }
 }
 
+/// The frame with another hop limit or time to live.
+fn hops(frame: &Frame, hops: u8) -> Frame {
+    let mut octets = frame.bytes().to_vec();
+    let ip_at = VNET_HDR_LEN + 14;
+    let is_v6 = octets[ip_at] >> 4 == 6;
+    octets[ip_at + if is_v6 { 7 } else { 8 }] = hops;
+    Frame::new(octets.into(), VNET_HDR_LEN).expect("longer than its header")
+}
+
+#[test]
+fn what_a_router_would_pass_on_is_compared_whatever_it_calls_itself() {
+    let v6 = Link { ip_version: 6, ..LINK };
+    let cases = [
+        LINK.ip(2, &[0x16; 8], 0),
+        v6.ip(58, &[135, 0, 0, 0, 0, 0, 0, 0], 0),
+        hops(&v6.ip(58, &[135, 1, 0, 0, 0, 0, 0, 0], 0), 255),
+        hops(&v6.ip(58, &[143, 0, 0, 0, 0, 0, 0, 0], 0), 255),
+    ];
+    let mut rig = Rig::new();
+    for frame in &cases {
+        primary(&mut rig, frame, &[]);
+        secondary(&mut rig, frame, std::slice::from_ref(frame));
+    }
+}
+
+#[test]
+fn a_packet_behind_a_third_tag_is_compared() {
+    let link = Link { vlan: [5, 6], ..LINK };
+    let mut octets = link.udp((53, 4000), b"deep", 0).bytes().to_vec();
+    octets.splice(VNET_HDR_LEN + 12..VNET_HDR_LEN + 12, [0x81, 0, 0, 7]);
+    let frame = Frame::new(octets.into(), VNET_HDR_LEN).expect("longer than its header");
+    let mut rig = Rig::new();
+    primary(&mut rig, &frame, &[]);
+    secondary(&mut rig, &frame, std::slice::from_ref(&frame));
+    assert_eq!(rig.engine.stats().malformed.ethernet, 2);
+}
+
 #[test]
 fn what_the_rule_leaves_out_passes_and_is_counted() {
     let ethernet = |kind: [u8; 2]| {
@@ -205,9 +242,9 @@ fn what_the_rule_leaves_out_passes_and_is_counted() {
         (ethernet([0x88, 0xcc]), "lldp"),
         (ethernet([0, 39]), "802.3"),
         (ethernet([0x88, 0x47]), "0x8847"),
-        (LINK.ip(2, &[0x16; 8], 0), "igmp"),
-        (v6.ip(58, &[135, 0, 0, 0, 0, 0, 0, 0], 0), "ipv6-nd"),
-        (v6.ip(58, &[143, 0, 0, 0, 0, 0, 0, 0], 0), "ipv6-mld"),
+        (hops(&LINK.ip(2, &[0x16; 8], 0), 1), "igmp"),
+        (hops(&v6.ip(58, &[135, 0, 0, 0, 0, 0, 0, 0], 0), 255), "ipv6-nd"),
+        (hops(&v6.ip(58, &[143, 0, 0, 0, 0, 0, 0, 0], 0), 1), "ipv6-mld"),
     ];
     let mut rig = Rig::new();
     for (frame, name) in &cases {
@@ -442,6 +479,7 @@ fn left_out() -> [Frame; 2] {
     arp[12..14].copy_from_slice(&[8, 6]);
     arp[20] = 1;
     let report = Link { ip_version: 6, ..LINK }.ip(58, &[143, 0, 7, 7, 0, 0, 0, 1, 4, 4], 0);
+    let report = hops(&report, 1);
     [Frame::new(arp.into(), 0).expect("no header"), report]
 }
 
@@ -459,9 +497,10 @@ fn what_the_rule_leaves_out_is_compared_if_the_policy_says_so() {
         secondary(&mut rig, frame, std::slice::from_ref(frame));
         rig.checkpoint();
     }
-    // Another checksum, left to the device, and another hop limit.
+    // Another checksum, left to the device, and another padding.
     primary(&mut rig, &report, &[]);
     let other = Link { ip_version: 6, ..LINK }.ip(58, &[143, 0, 9, 9, 0, 0, 0, 1, 4, 4], 3);
+    let other = hops(&other, 1);
     secondary(&mut rig, &other, &[report]);
     let stats = rig.engine.stats();
     assert_eq!((stats.uncompared.total(), stats.uncompared_held.total()), (0, 0));

@@ -185,6 +185,18 @@ fn a_reset_at_another_place_is_a_difference_of_its_own() {
 }
 
 #[test]
+fn a_secondary_that_is_behind_by_a_reset_is_no_difference() {
+    let (mut rig, base) = talking();
+    let resets = [at(&base, 1003).rst(), at(&base, 1005).rst()];
+    for reset in &resets {
+        rig.holds(reset);
+    }
+    for reset in &resets {
+        rig.frees(reset, &[reset]);
+    }
+}
+
+#[test]
 fn refused_connections_need_a_refusal_each() {
     let mut rig = Rig::new();
     // Both guests answer SYN after SYN to a closed port; the peer's numbers are anywhere.

@@ -104,7 +104,16 @@ fn values_that_make_no_sense_are_refused_by_name() {
             "repeat_pause_max_ms must not be shorter than repeat_after_ms",
         ),
         (Role::Primary, "on_malformed = \"hld\"", "did you mean `hold`?"),
-        (Role::Primary, "flow_idel_ms = 1", "did you mean `flow_idle_ms`?"),
+        (
+            Role::Primary,
+            "flow_idel_ms = 1",
+            "colo.toml:7:1: unknown field `flow_idel_ms`; did you mean `flow_idle_ms`?",
+        ),
+        (
+            Role::Primary,
+            "gate_queue_frames = \"64k\"",
+            "invalid type: string \"64k\", expected a whole number from 0 to 4294967295",
+        ),
         (Role::Primary, "flow_idle_ms = -1", "colo.toml:7:16: invalid value: integer `-1`"),
     ] {
         let error = guest(role, written).expect_err(written);

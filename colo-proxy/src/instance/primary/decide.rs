@@ -327,7 +327,7 @@ impl Decisions {
         // The guest decides how often this is: see `status` for the count.
         if let Some(more) = self.request_log.admit(now) {
             let name = &self.name;
-            log::info!("{name}: asking for a checkpoint: {reasons:?} ({more} more not shown)");
+            log::info!("{name}: asking for a checkpoint: {reasons:?}{more}");
         }
         self.commands.push_back(Command::RequestCheckpoint {
             instance: self.name.clone(),
