@@ -133,8 +133,11 @@ impl World {
     }
 
     pub(super) fn request(&mut self, reason: Reason) {
+        let has_failed = self.has_failed;
         self.engine.request_checkpoint(self.now, reason, &mut self.out);
         self.look(By::Comparison);
+        // This call compares nothing.
+        self.has_failed = has_failed;
     }
 
     pub(super) fn stale(&mut self, frames: u8) {
