@@ -50,6 +50,8 @@ pub mod state {
     /// Both have, or the guest has sent a RST. Retransmissions are still translated.
     pub const CLOSED: u32 = 6;
     /// The peer has sent a RST, which may be forged: the guest's next segment revives the entry.
+    /// With [`super::known::PEER`], a SYN has followed, and what follows that waits for the guest's
+    /// answer.
     pub const RESET: u32 = 7;
     /// The peer wants to use the tuple of a closed connection again; the guest has yet to answer.
     pub const REOPENING: u32 = 8;

@@ -182,6 +182,13 @@ impl<'a> Entry<'a> {
         self.set_state(state::CLOSED);
     }
 
+    /// The peer wants to use the tuple again, and the guest has yet to answer.
+    #[inline(always)]
+    pub(super) fn is_claimed(&self) -> bool {
+        let is = self.state();
+        is == state::REOPENING || is == state::RESET && self.known() & known::PEER != 0
+    }
+
     /// The connection is still being opened.
     #[inline(always)]
     pub(super) fn is_opening(&self) -> bool {

@@ -96,7 +96,7 @@ pub(super) fn established(
     let stray = segment.is_rst() && segment.has(flag::ACK) && segment.seq == 0;
     let verdict = if stray { Verdict::Pass } else { translation };
     match is {
-        state::REOPENING => return still_closed(entry, verdict, record),
+        _ if entry.is_claimed() => return still_closed(segment, entry, verdict, record),
         _ if stray => {}
         _ if segment.is_rst() => entry.set_state(state::CLOSED),
         state::RESET => entry.set_state(state::ESTABLISHED),
@@ -142,7 +142,7 @@ fn replace(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -
     opened(now, segment, record);
     let told = entry.known() & (known::WIRE | known::WIRE_TS | known::HELD);
     let step = Step::open(Verdict::Pass);
-    if entry.state() != state::REOPENING || told == 0 {
+    if !entry.is_claimed() || told == 0 {
         return step;
     }
     if told & known::WIRE != 0 && answers_same_syn(segment, entry) {
@@ -156,11 +156,20 @@ fn replace(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -
 }
 
 /// The guest has not taken to the new connection: it refuses it, or repeats something of the old
-/// one.
+/// one, which may be open still where a reset by the peer was forged.
 #[inline(always)]
-fn still_closed(entry: &Entry<'_>, translation: Verdict, record: &mut Flow) -> Step {
+fn still_closed(
+    segment: &Segment,
+    entry: &Entry<'_>,
+    translation: Verdict,
+    record: &mut Flow,
+) -> Step {
     let held = entry.known() & (known::WIRE | known::HELD) != 0;
+    let open = entry.state() == state::RESET && !segment.is_rst();
     entry.close_again();
+    if open {
+        entry.set_state(state::ESTABLISHED);
+    }
     if !held {
         return Step::keep(translation);
     }

@@ -117,11 +117,11 @@ pub(super) fn established(
     let over = is == state::CLOSED || is == state::RESET;
     let translation = entry.translation(now.epoch);
     if segment.is_syn() {
-        // After a reset by the peer, which may be forged like this SYN, the guest's answer decides.
-        let closed = is == state::CLOSED && !now.failed_over;
-        return if closed { again(now, segment, entry, record) } else { PASS };
+        let repeated = entry.is_claimed() && entry.peer_isn() == segment.seq;
+        let anew = over && !now.failed_over && !repeated;
+        return if anew { again(now, segment, entry, record) } else { PASS };
     }
-    if is == state::REOPENING {
+    if is == state::REOPENING || is == state::RESET && claims(now, segment, entry) {
         return reopening(now, segment, entry, translation);
     }
     if over && !now.failed_over && segment.is_syn_ack() && is_another(segment, entry) {
@@ -129,6 +129,8 @@ pub(super) fn established(
     }
     if segment.is_rst() {
         if !over {
+            // From here on, these are of a SYN behind the reset.
+            entry.set_known(entry.known() & !(known::PEER | known::HELD));
             entry.set_state(state::RESET);
         }
     } else if segment.has(flag::FIN) {
@@ -150,13 +152,24 @@ fn again(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> 
     }
     entry.rebase(now.epoch);
     entry.set_known(entry.known() & !(known::WIRE | known::WIRE_TS | known::PEER | known::HELD));
-    entry.set_state(state::REOPENING);
+    // A reset by the peer may be forged, and so may this SYN: what does not follow it goes on as
+    // before, and the guest's answer decides.
+    if segment.is_syn_ack() || entry.state() != state::RESET {
+        entry.set_state(state::REOPENING);
+    }
     if segment.is_syn_ack() {
         learn_wire(segment, entry);
         return Step::keep(Verdict::Hold);
     }
     learn_peer(segment, entry);
     PASS
+}
+
+/// After a reset by the peer and a SYN, the segment is the first one behind that SYN.
+#[inline(always)]
+fn claims(now: &Now, segment: &Segment, entry: &Entry<'_>) -> bool {
+    let may = !now.failed_over && !segment.is_rst() && !segment.is_syn_ack();
+    may && entry.is_claimed() && follows_syn(segment, entry)
 }
 
 /// Before the guest has answered, a segment may belong to the old connection or to the new one.

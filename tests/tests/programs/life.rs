@@ -130,6 +130,26 @@ fn a_tuple_that_is_used_again_gets_a_new_offset_that_may_wrap() {
     assert_eq!(talk.programs.entries("flows").len(), 1);
 }
 
+/// The reset may be forged, and the guest has yet to answer the SYN behind it: what follows that SYN
+/// waits, and what does not is of the old connection.
+#[test]
+fn a_tuple_that_is_used_again_after_a_reset_by_the_peer_waits_for_the_guest() {
+    let Some(mut talk) = open() else { return };
+    talk.peer(RST | ACK, WIRE_ACK, 50_000);
+    talk.peer(SYN, 0, 0);
+    let old = talk.build(true, ACK, 90_000, WIRE_ACK, (5, 50_000));
+    let run = talk.programs.run(TO_GUEST, &old, MARK);
+    assert_eq!((run.verdict, run.frame), (NEXT, rewritten(&old, true, T)));
+    let (run, held) = talk.peer(ACK, 11, 23);
+    assert_eq!((run.verdict, run.mark, &run.frame), (REDIRECT, MARK, &held), "held");
+    let (run, bytes) = talk.guest(SYN_ACK, 4_294_967_290, 20);
+    assert_eq!((run.verdict, run.frame), (REDIRECT, rewritten(&bytes, false, OTHER)));
+    assert_eq!(talk.programs.announced(), [key_of(&talk.shape, true)]);
+    let run = talk.programs.run(TO_GUEST, &held, MARK);
+    assert_eq!((run.verdict, run.frame), (NEXT, rewritten(&held, true, OTHER)));
+    both_are_translated(&mut talk, OTHER);
+}
+
 #[test]
 fn selective_acknowledgments_are_translated_edge_by_edge() {
     let Some(mut programs) = Programs::load() else { return };

@@ -134,3 +134,78 @@ fn a_connection_that_the_guest_has_from_before_protection_is_confirmed() {
     world.guest(ACK, 5, 5);
     assert!(world.flows.is_some());
 }
+
+/// An established connection, a reset by the peer, and a SYN for the same tuple.
+fn reset_and_syn() -> World {
+    let mut world = established(A);
+    world.guest(ACK, A.next(), 0);
+    world.peer(RST, 0, 0);
+    assert_eq!(world.peer_at(ELSEWHERE, SYN, 0, 0), (Out::Pass, false));
+    world
+}
+
+#[test]
+fn a_tuple_used_again_after_a_reset_by_the_peer_when_the_primary_is_faster() {
+    let mut world = reset_and_syn();
+    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (Out::Hold, false));
+    assert_eq!(world.peer_at(ELSEWHERE, SYN, 0, 0), (Out::Pass, false), "the same again");
+    let answer = segment(SYN_ACK, B.guest, ELSEWHERE + 1, B.guest_ts, 6);
+    assert_eq!(world.run(false, &answer), (B.offset(), true));
+    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (B.offset(), false));
+}
+
+#[test]
+fn a_tuple_used_again_after_a_reset_by_the_peer() {
+    let mut world = reset_and_syn();
+    let answer = segment(SYN_ACK, B.guest, ELSEWHERE + 1, B.guest_ts, 6);
+    assert_eq!(world.run(false, &answer), (Out::Pass, false));
+    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (B.offset(), false));
+}
+
+#[test]
+fn a_checkpoint_after_a_reset_and_a_syn_makes_the_new_connection_known() {
+    let mut world = reset_and_syn();
+    world.checkpoint();
+    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (Out::Pass, false));
+    let again = segment(SYN_ACK, B.wire, ELSEWHERE + 1, B.wire_ts, 6);
+    assert_eq!(world.run(false, &again), (Out::Pass, false));
+    assert_eq!(world.entry().state, state::ESTABLISHED);
+}
+
+#[test]
+fn a_forged_reset_and_syn_do_not_disturb_an_established_connection() {
+    let mut world = reset_and_syn();
+    assert_eq!(world.peer(ACK, A.ack(), 0), A.offset(), "follows another SYN");
+    assert_eq!(world.peer_at(ELSEWHERE + 1, RST, 0, 0).0, A.offset());
+    assert_eq!(world.entry().state, state::RESET);
+    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (Out::Hold, false));
+    assert_eq!(world.peer(ACK, A.ack(), 0), A.offset());
+    // The guest goes on with the connection that it has.
+    assert_eq!(world.guest(ACK, A.next(), 0), (A.offset(), true));
+    assert_eq!(world.entry().state, state::ESTABLISHED);
+    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, A.ack(), 0), (A.offset(), false));
+    assert_eq!(world.guest(SYN_ACK, A.guest, A.guest_ts), (A.offset(), false), "its own");
+}
+
+#[test]
+fn a_reset_alone_holds_nothing() {
+    let mut world = established(A);
+    world.peer(RST, 0, 0);
+    assert_eq!(world.peer_at(PEER_ISN + 1, ACK, A.ack(), 0), (A.offset(), false));
+}
+
+#[test]
+fn a_guest_that_refuses_the_connection_behind_a_reset_gets_what_was_held() {
+    let mut world = reset_and_syn();
+    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (Out::Hold, false));
+    assert_eq!(world.guest(RST_ACK, 0, 0), (Out::Pass, true));
+    assert_eq!(world.entry().state, state::CLOSED);
+    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (A.offset(), false));
+}
+
+#[test]
+fn after_a_failover_nothing_behind_a_reset_and_a_syn_waits() {
+    let mut world = reset_and_syn();
+    world.now.failed_over = true;
+    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, A.ack(), 0), (A.offset(), false));
+}
