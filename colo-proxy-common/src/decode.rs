@@ -266,11 +266,12 @@ fn decode_ipv6<F: Octets + ?Sized>(frame: &F, at: usize) -> Result<Ip, Malformed
             protocol::FRAGMENT => {
                 let f: [u8; 8] = frame.read(payload_at).ok_or(Malformed::Extension)?;
                 let word = u16::from_be_bytes([f[2], f[3]]);
-                fragment = Some(Fragment {
-                    id: u32::from_be_bytes([f[4], f[5], f[6], f[7]]),
-                    offset: word & 0xfff8,
-                    more: word & 1 != 0,
-                });
+                let id = u32::from_be_bytes([f[4], f[5], f[6], f[7]]);
+                let (offset, more) = (word & 0xfff8, word & 1 != 0);
+                // One that is all of its packet is a whole one (RFC 6946).
+                if offset != 0 || more {
+                    fragment = Some(Fragment { id, offset, more });
+                }
                 8
             }
             _ => break,

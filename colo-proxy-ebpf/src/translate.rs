@@ -146,10 +146,12 @@ fn establish(key: &FlowKey, record: &mut Flow) {
         // The guest's next frame tries again.
         record.known &= !known::CONFIRMED;
     }
-    // A full table pushes out another one.
-    let _full = UNCONFIRMED.insert(key, &*record, 0);
-    let _absent = FLOWS.remove(key);
-    let _absent = HALF_OPEN.remove(key);
+    // A full table pushes out another one. Where the kernel finds none in a hurry, the connection
+    // stays where it is, and its next frame tries again.
+    if UNCONFIRMED.insert(key, &*record, 0).is_ok() {
+        let _absent = FLOWS.remove(key);
+        let _absent = HALF_OPEN.remove(key);
+    }
 }
 
 /// Tells the daemon that input held for this connection may go to the guest now. Where the ring is

@@ -168,7 +168,8 @@ impl<'a> Entry<'a> {
     pub(super) fn equalize(&self, epoch: u32) {
         self.set_seq_offset(0);
         self.set_ts_offset(0);
-        self.set_known(known::OFFSET | known::IDENTITY | known::WIRE);
+        let confirmed = self.known() & known::CONFIRMED;
+        self.set_known(known::OFFSET | known::IDENTITY | known::WIRE | confirmed);
         self.set_epoch(epoch);
         self.set_state(state::ESTABLISHED);
     }

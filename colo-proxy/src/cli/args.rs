@@ -97,7 +97,8 @@ pub(super) struct DiffArgs {
     pub(super) guest: Vec<Address>,
     /// How the clocks of the captures go together: absolute (they are the same), first (the first
     /// packets are of the same time), connections (those that both have were opened at the same
-    /// time); without it, absolute if the captures overlap in time, else first
+    /// time); without it, absolute if the captures overlap in time, else connections if both have
+    /// the same, else first
     #[arg(long, value_name = "HOW")]
     pub(super) align: Option<Align>,
     /// How long one guest may be behind the other

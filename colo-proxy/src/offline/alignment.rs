@@ -38,7 +38,8 @@ pub struct Alignment {
 
 impl Alignment {
     /// The alignment that was asked for; or else by the clocks, if the captures overlap in time,
-    /// and by the first packets otherwise.
+    /// by connections where both have the same, and by the first packets otherwise: those depend
+    /// on how soon after the start of the capture the work began.
     pub fn new(
         asked: Option<Align>,
         primary: &Survey,
@@ -47,8 +48,12 @@ impl Alignment {
     ) -> Self {
         let overlap =
             primary.first_ns <= secondary.last_ns && secondary.first_ns <= primary.last_ns;
-        let align = asked.unwrap_or(if overlap { Align::Absolute } else { Align::First });
         let by_connections_ns = connections.median_shift_ns();
+        let align = asked.unwrap_or(match by_connections_ns {
+            _ if overlap => Align::Absolute,
+            Some(_) => Align::Connections,
+            None => Align::First,
+        });
         let by_first = difference(primary.first_ns, secondary.first_ns);
         let shift_ns = match align {
             Align::Absolute => 0,

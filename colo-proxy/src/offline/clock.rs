@@ -10,7 +10,7 @@ use crate::compare::Side;
 const PLACES_MAX: usize = 1 << 20;
 
 /// The longest time that captures, or all checkpoints together, take: what goes beyond comes at its
-/// end. Only a damaged file does, and the engine's timers end after 139 years.
+/// end. Only a damaged file does.
 const SPAN_MAX: Duration = Duration::from_hours(40 * 365 * 24);
 
 /// Where a frame is in its capture.

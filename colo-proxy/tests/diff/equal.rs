@@ -1,7 +1,7 @@
 //! Equal guests, and what they may do differently.
 
 use crate::captures::{
-    Connection, GUEST, Manner, PRIMARY, SECONDARY, Tape, text, udp, udp_with_id,
+    Connection, GUEST, MS, Manner, PRIMARY, SECONDARY, Tape, text, udp, udp_with_id,
 };
 use crate::run::{Captures, diff};
 
@@ -59,8 +59,28 @@ fn captures_taken_one_after_the_other_have_other_numbers_of_the_peer() {
     let later = Manner { peer_isn: 3_000_000_000, ..SECONDARY };
     let captures = Captures::of(&web_server(PRIMARY), &web_server(later).shifted(3_600_000));
     let report = captures.equal(&[]);
-    assert_eq!(report["align"], "first");
-    assert_eq!(report["shift_ms"], -3_600_000.0);
+    assert_eq!(report["align"], "connections");
+    // The secondary's answers are late by 3 ms in its own time.
+    assert_eq!(report["shift_ms"], -3_600_003.0);
+}
+
+/// How long the capture ran before the work began says nothing of the guests.
+#[test]
+fn captures_taken_one_after_the_other_may_begin_at_other_times() {
+    let mut early = web_server(SECONDARY).shifted(3_600_000);
+    let (first, frame) = early.frames[0].clone();
+    early.frames.insert(0, (first - 10_000 * MS, frame));
+    let captures = Captures::of(&web_server(PRIMARY), &early);
+    captures.equal(&[]);
+    captures.different(&["--align", "first"]);
+}
+
+#[test]
+fn captures_without_a_connection_go_by_their_first_packets() {
+    let mut tape = Tape::default();
+    tape.add(0, udp(true, 9000, b"an answer"));
+    let captures = Captures::of(&tape, &tape.clone().shifted(3_600_000));
+    assert_eq!(captures.equal(&[])["align"], "first");
 }
 
 #[test]

@@ -312,6 +312,27 @@ fn a_new_epoch_voids_the_offsets() {
     assert_eq!((run.verdict, run.frame), (REDIRECT, bytes));
 }
 
+/// RFC 6946: a fragment that is all of its packet.
+#[test]
+fn an_atomic_fragment_is_translated() {
+    let Some(mut programs) = Programs::load() else { return };
+    programs.set(&settings(mode::PROTECTED));
+    let shape = Shape { ip: Ip::V6 { extensions: Vec::new() }, ..with_all_options() };
+    programs.insert_flow(key_of(&shape, true), established(TRANSLATION));
+    let mut bytes = shape.build(Checksum::Full);
+    bytes.splice(54..54, [6, 0, 0, 0, 1, 2, 3, 4]);
+    bytes[20] = 44;
+    let len = u16::from_be_bytes([bytes[18], bytes[19]]) + 8;
+    bytes[18..20].copy_from_slice(&len.to_be_bytes());
+    let run = programs.run(TO_GUEST, &bytes, MARK);
+    assert_eq!((run.verdict, &run.frame), (NEXT, &rewritten(&bytes, true, TRANSLATION)));
+    assert_ne!(run.frame, bytes);
+    // The twin: more is to follow.
+    bytes[57] = 1;
+    let run = programs.run(TO_GUEST, &bytes, MARK);
+    assert_eq!((run.verdict, run.frame), (NEXT, bytes));
+}
+
 #[test]
 fn what_is_not_tcp_goes_on_as_it_is() {
     let Some(mut programs) = Programs::load() else { return };

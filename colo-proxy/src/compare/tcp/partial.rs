@@ -21,9 +21,7 @@ const NOP: u8 = 1;
 /// primary alone. `None` where `held` is no whole TCP segment.
 pub(super) fn acknowledgment(held: &Frame, ack: Seq, window: u16) -> Option<Frame> {
     let octets = held.ethernet();
-    // A fragment that is all of its packet is a whole one (RFC 6946).
-    let is_part = |ip: &Ip| ip.fragment.is_some_and(|part| part.more || part.offset != 0);
-    let ip = decode(octets, None).ok()?.ip.filter(|ip| !is_part(ip))?;
+    let ip = decode(octets, None).ok()?.ip.filter(|ip| ip.fragment.is_none())?;
     let tcp = decode_tcp(octets, &ip).ok()?;
     let vnet_len = held.vnet().len();
     let mut copy = Vec::with_capacity(vnet_len + tcp.payload_at as usize);

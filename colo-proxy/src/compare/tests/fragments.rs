@@ -291,14 +291,25 @@ fn a_fragment_that_is_all_of_its_packet_is_a_whole_one() {
 #[test]
 fn a_fragment_within_a_fragment_is_compared_as_it_is() {
     let whole = udp(LINKS[1], 2000);
-    // The outer one says that more follows; the inner one would be the whole packet.
-    let inner = cut(&whole, 1, &[]).remove(0);
-    let outer = cut(&inner, 2, &[1000]).remove(0);
+    let inner = cut(&whole, 1, &[1000]).remove(0);
+    let outer = cut(&inner, 2, &[504]).remove(0);
     let mut rig = Rig::new();
     keeps(&mut rig, Side::Primary, std::slice::from_ref(&outer));
     keeps(&mut rig, Side::Secondary, &[whole]);
     assert_eq!(hand_in(&mut rig, Side::Secondary, std::slice::from_ref(&outer)), [outer]);
     assert_eq!(rig.engine.stats().malformed.extension, 2);
+}
+
+/// What is cut says that it is a fragment, and of which packet it is all.
+#[test]
+fn a_packet_that_was_a_fragment_all_by_itself_is_put_together_when_it_is_cut() {
+    let whole = udp(LINKS[1], 2000);
+    let atomic = cut(&whole, 1, &[]).remove(0);
+    let ours = cut(&atomic, 2, &[1000]);
+    let mut rig = Rig::new();
+    keeps(&mut rig, Side::Primary, &ours);
+    assert_eq!(hand_in(&mut rig, Side::Secondary, &[whole]), ours);
+    assert_eq!(rig.engine.stats().malformed.extension, 0);
 }
 
 #[test]
