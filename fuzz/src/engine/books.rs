@@ -83,11 +83,16 @@ fn assert_no(frame: &Frame, why: &str) -> u32 {
     0
 }
 
-/// Only UDP: of the others one tuple may be several flows.
+/// Only UDP that is as long as it says: of the others one tuple may be several flows.
 fn datagram_flow(frame: &Frame) -> Option<DatagramFlow> {
     let octets = frame.ethernet();
     let packet = decode(octets, None).ok()?;
     let ip = packet.ip.filter(|ip| ip.protocol == protocol::UDP && ip.fragment.is_none())?;
     let ports = decode_ports(octets, &ip).ok()?;
+    let datagram = octets.get(ip.payload_at as usize..ip.end as usize)?;
+    let len = u16::from_be_bytes(*datagram.get(4..8)?.first_chunk()?);
+    if usize::from(len) != datagram.len() {
+        return None;
+    }
     Some(DatagramFlow { ends: [ip.src, ip.dst], vlan: packet.vlan, ports })
 }
