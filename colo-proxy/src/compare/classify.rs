@@ -93,6 +93,11 @@ pub(super) fn fragment_body(fragment: &Fragment) -> Body {
     Datagram { label, ..Datagram::plain(fragment.at, fragment.end) }.into()
 }
 
+/// The flow is one of fragments that stayed alone.
+pub(super) fn is_of_fragments(name: &FlowKey) -> bool {
+    name.reserved == marked(FlowKey::default(), kind::FRAGMENT).reserved
+}
+
 /// How to compare a frame that the rule leaves out: by all that it says.
 pub(super) fn opaque(frame: &Frame) -> (FlowKey, Body) {
     let octets = frame.ethernet();

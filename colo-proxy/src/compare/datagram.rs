@@ -12,8 +12,10 @@ use colo_proxy_common::record::FlowKey;
 use super::bag::{Entry, Line, Tag};
 use super::body::{Body, Datagram};
 use super::chain::Key;
+use super::classify::is_of_fragments;
 use super::divergence::{Difference, Pair};
 use super::ledger::{Account, Cause, Ledger, What};
+use super::limits::Limits;
 use super::packet::{Packet, Ticket};
 use super::reason::Reason;
 use super::{Output, Side, shrink};
@@ -37,9 +39,15 @@ pub(super) struct DatagramFlow {
     timed: bool,
     /// The difference was reported in this epoch.
     reported: bool,
+    /// What is compared are fragments that stayed alone.
+    of_fragments: bool,
 }
 
 impl DatagramFlow {
+    pub(super) fn new(name: &FlowKey) -> Self {
+        Self { of_fragments: is_of_fragments(name), ..Self::default() }
+    }
+
     pub(super) fn holds_nothing(&self) -> bool {
         self.held.is_empty()
     }
@@ -47,7 +55,11 @@ impl DatagramFlow {
     /// A checkpoint was made: the ledger has released and dropped everything.
     pub(super) fn begin_epoch(&mut self) {
         self.held.clear();
-        *self = Self { held: std::mem::take(&mut self.held), ..Self::default() };
+        *self = Self {
+            held: std::mem::take(&mut self.held),
+            of_fragments: self.of_fragments,
+            ..Self::default()
+        };
     }
 
     /// Forgets what waits of the secondary, before the flow itself is forgotten.
@@ -295,8 +307,10 @@ impl DatagramFlow {
         let ours = ledger.bags.primary.front(&self.unmatched)?;
         let theirs = ledger.bags.secondary.front(&self.waiting)?;
         let since = ledger.held(ours.key)?.since.max(ledger.waiting(theirs.key)?.since);
-        let grace: Duration = ledger.limits.datagram_grace;
-        since.checked_add(grace)
+        let Limits { datagram_grace, fragment_timeout, .. } = ledger.limits;
+        // Of one guest a fragment may be known to stay alone while the other's still has to wait.
+        let alone = if self.of_fragments { fragment_timeout } else { Duration::ZERO };
+        since.checked_add(datagram_grace)?.checked_add(alone)
     }
 
     fn report(&mut self, ledger: &mut Ledger, name: &FlowKey) {

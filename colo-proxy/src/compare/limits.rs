@@ -30,7 +30,8 @@ pub struct Limits {
     pub datagram_grace_count: usize,
     /// How long the fragments of a packet may be incomplete before they are compared one by one.
     /// Guests send them in one go, so this only has to bridge a stall; it has to be shorter than
-    /// `compare_timeout` by enough for both guests to come to it.
+    /// `compare_timeout` by enough for both guests to come to it. Fragments compared on their own
+    /// have it as grace beside `datagram_grace`.
     pub fragment_timeout: Duration,
     /// Incomplete packets of each guest remembered.
     pub fragment_packets_max: usize,

@@ -336,7 +336,7 @@ impl Engine {
         name: &FlowKey,
         work: impl FnOnce(&mut DatagramFlow, &mut Ledger, Key),
     ) -> Option<()> {
-        let new = || Kind::Datagram(DatagramFlow::default());
+        let new = || Kind::Datagram(DatagramFlow::new(name));
         let key = self.table.find(name, &mut self.ledger, new)?;
         let Kind::Datagram(state) = &mut self.table.get_mut(key)?.kind else { return None };
         work(state, &mut self.ledger, key);

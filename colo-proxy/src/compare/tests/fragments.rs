@@ -666,3 +666,43 @@ fn a_fragment_of_tcp_is_not_read_as_a_segment() {
     assert_eq!(rig.wait(Duration::from_secs(2)).0, []);
     assert_eq!(rig.engine.stats().held.frames, 1);
 }
+
+/// One guest's fragment can be known to stay alone at once, because its packet was given up, while
+/// the other's waits, because there the packet is forgotten: no difference.
+#[test]
+fn fragments_are_given_the_time_to_become_alone_in_both_guests() {
+    let (other, whole) = (LINK.udp((7, 7), &[9; 2000], 0), udp(LINK, 3000));
+    let mut rig = Rig::new();
+    let pieces = cut(&whole, 1, &[1000, 2000]);
+    let overlap = parts(&whole, 1, &[Part { from: 8, to: 24, more: true }]);
+    let mut left = 0;
+    for side in [Side::Primary, Side::Secondary] {
+        left += hand_in(&mut rig, side, &pieces[..1]).len();
+        left += hand_in(&mut rig, side, &overlap).len();
+        rig.wait(Duration::from_millis(500));
+    }
+    assert_eq!(left, 2);
+    // The primary's packet is forgotten, the secondary's is not.
+    assert_eq!(rig.wait(Duration::from_millis(2200)), (vec![], vec![]));
+    let first = cut(&other, 2, &[1000]).remove(0);
+    let late = [first, pieces[1].clone()];
+    keeps(&mut rig, Side::Primary, &late[..1]);
+    rig.wait(Duration::from_millis(250));
+    keeps(&mut rig, Side::Secondary, &late[..1]);
+    keeps(&mut rig, Side::Primary, &late[1..]);
+    keeps(&mut rig, Side::Secondary, &late[1..]);
+    assert_eq!(rig.engine.stats().secondary_waiting.frames, 1);
+    assert_eq!(rig.wait(Duration::from_millis(1250)), (late.to_vec(), vec![]));
+    assert_eq!(rig.wait(Duration::from_mins(1)), (vec![], vec![]));
+    is_settled(&rig);
+}
+
+/// The twin: a difference is one a while later.
+#[test]
+fn fragments_that_stay_alone_and_differ_are_a_difference_once_both_are() {
+    let mut rig = Rig::new();
+    keeps(&mut rig, Side::Primary, &cut(&udp(LINK, 3000), 1, &[1000])[..1]);
+    keeps(&mut rig, Side::Secondary, &cut(&udp(LINK, 3000), 1, &[1008])[..1]);
+    assert_eq!(rig.wait(Duration::from_millis(2199)).1, []);
+    assert_eq!(rig.wait(Duration::from_millis(1)).1, [Reason::Datagram]);
+}
