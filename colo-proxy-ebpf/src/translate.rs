@@ -111,6 +111,10 @@ fn find(key: &FlowKey) -> Option<Entry<'static>> {
     unsafe { Entry::from_ptr(at) }
 }
 
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value the record would be copied to a stack of 512 octets"
+)]
 #[inline(always)]
 fn apply(key: &FlowKey, step: &Step, record: &mut Flow) {
     match step.change {
@@ -134,6 +138,10 @@ fn apply(key: &FlowKey, step: &Step, record: &mut Flow) {
 
 /// Into the map that nobody else's frames push it out of, if the guest has shown that the connection
 /// is real.
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value the record would be copied to a stack of 512 octets"
+)]
 #[inline(always)]
 fn establish(key: &FlowKey, record: &mut Flow) {
     if record.known & known::CONFIRMED != 0 {
