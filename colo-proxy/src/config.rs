@@ -25,7 +25,7 @@ use self::checkpoints::{CheckpointsTable, TakeoverTable};
 use self::limits::{LimitsTable, Ms};
 use crate::datapath::capture::CaptureKind;
 pub use crate::datapath::{OnDeath, Role};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, EndpointError};
 
 pub use self::checkpoints::{Checkpoints, Takeover};
 pub use self::limits::{InputLimits, KEYS, Key, Limits, PeerLimits, RepeatLimits, UnsortedLimits};
@@ -121,6 +121,8 @@ pub enum ColoFrameKind {
     Script(PathBuf),
     /// The QEMU whose QMP socket is there.
     Qmp(Endpoint),
+    /// Whoever speaks the protocol of QEMU's `notify_dev` there.
+    Xen(Endpoint),
 }
 
 impl FromStr for ColoFrameKind {
@@ -138,8 +140,12 @@ impl FromStr for ColoFrameKind {
                 Ok(endpoint) => Ok(Self::Qmp(endpoint)),
                 Err(error) => Err(error.to_string()),
             },
+            Some(("xen", socket)) => {
+                socket.parse().map(Self::Xen).map_err(|error: EndpointError| error.to_string())
+            }
             _ => Err(format!(
-                "`{text}` is no COLO-frame; expected qmp:ENDPOINT, script:PATH or instant"
+                "`{text}` is no COLO-frame; expected qmp:ENDPOINT, xen:ENDPOINT, script:PATH or \
+                 instant"
             )),
         }
     }

@@ -14,6 +14,7 @@ pub mod compare;
 pub mod config;
 pub mod control;
 pub mod datapath;
+mod dialler;
 pub mod endpoint;
 mod error_chain;
 pub mod frame;

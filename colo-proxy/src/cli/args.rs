@@ -203,10 +203,14 @@ pub(super) struct ColoCompareArgs {
     /// Socket to which the primary's frames go that may leave
     #[arg(long, value_name = "EP")]
     outdev: Endpoint,
-    /// Channel to the COLO-frame that makes checkpoints; without it nobody is asked for one, and
-    /// what needs one stays held
-    #[arg(long, value_name = "EP")]
+    /// Channel to the COLO-frame that makes checkpoints, as --colo-frame xen:EP; without either
+    /// nobody is asked for one, and what needs one stays held
+    #[arg(long, value_name = "EP", conflicts_with = "colo_frame")]
     notify_dev: Option<Endpoint>,
+    /// Who makes checkpoints; not QEMU's: qmp:ENDPOINT (the primary's QEMU listens there),
+    /// xen:ENDPOINT, script:PATH or instant
+    #[arg(long, value_name = "DRIVER")]
+    colo_frame: Option<ColoFrameKind>,
     /// Frames on the sockets carry a virtio-net header
     #[arg(long)]
     vnet_hdr_support: bool,
@@ -237,7 +241,7 @@ impl From<ColoCompareArgs> for Options {
             primary_in: args.primary_in,
             secondary_in: args.secondary_in,
             outdev: args.outdev,
-            notify_dev: args.notify_dev,
+            colo_frame: args.colo_frame.or(args.notify_dev.map(ColoFrameKind::Xen)),
             vnet_hdr_support: args.vnet_hdr_support,
             compare_timeout: Duration::from_millis(args.compare_timeout),
             max_queue_size: args.max_queue_size as usize,

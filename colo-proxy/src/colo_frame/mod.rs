@@ -11,6 +11,7 @@
 mod instant;
 mod qmp;
 mod script;
+mod xen;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::{Checkpoints, ColoFrameKind, Guest, Role};
-use crate::endpoint::EndpointError;
+use crate::endpoint::{EndpointError, Port};
 
 /// What a driver could not do.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +106,10 @@ pub trait ColoFrame: Send {
     }
     /// What `status` shows.
     fn report(&self) -> Value;
+    /// What the last line of a `colo-compare` counts.
+    fn counts(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }
 
 /// What a driver has to know of its instance.
@@ -116,6 +121,8 @@ pub struct Terms {
     pub migrate: Option<String>,
     pub checkpoints: Checkpoints,
     pub quick_ack: bool,
+    /// The sockets between QEMU and its filters carry virtio-net headers.
+    pub vnet_hdr: bool,
 }
 
 impl Terms {
@@ -127,6 +134,7 @@ impl Terms {
             migrate: guest.migrate.clone(),
             checkpoints: guest.checkpoints,
             quick_ack: guest.quick_ack,
+            vnet_hdr: guest.vnet_hdr_support,
         }
     }
 }
@@ -142,6 +150,9 @@ pub async fn start(
         Some(ColoFrameKind::Script(path)) => Box::new(script::Script::start(path)?),
         Some(ColoFrameKind::Qmp(endpoint)) => {
             Box::new(qmp::Qmp::open(endpoint.clone(), terms).await?)
+        }
+        Some(ColoFrameKind::Xen(endpoint)) => {
+            Box::new(xen::Xen::new(Port::open(endpoint.clone()).await?, terms.vnet_hdr))
         }
     })
 }

@@ -30,8 +30,12 @@ use crate::colo_frame::Event;
 use crate::config::{Checkpoints, Role};
 use crate::qmp::{Refusal, Version};
 
-/// A checkpoint that was asked for and has not begun after this long is given up.
+/// A checkpoint that was asked for has begun after this long, or QEMU has lost its other half: a
+/// primary that has noticed so takes the request, and does nothing.
 const BEGIN_MAX: Duration = Duration::from_secs(10);
+/// The longest checkpoint. A secondary's QEMU that hangs would keep the primary's guest stopped for
+/// ever.
+const CHECKPOINT_MAX: Duration = Duration::from_secs(30);
 /// Octets a second for the first copy of the guest's memory: no limit in practice. A guest that
 /// writes faster than QEMU's own default would never be copied.
 const BANDWIDTH: u64 = 10 << 30;
@@ -107,6 +111,8 @@ pub(super) struct Machine {
     version: Option<Version>,
     found: Found,
     checkpoint: Option<Checkpoint>,
+    /// It began then.
+    stopped: Option<Instant>,
     /// Checkpoints that began.
     number: u64,
     pace: Pace,
@@ -132,6 +138,7 @@ impl Machine {
             version: None,
             found: Found::default(),
             checkpoint: None,
+            stopped: None,
             number: 0,
             pace: Pace::new(settings),
             due: None,
@@ -343,7 +350,7 @@ impl Machine {
     /// `at` is QEMU's clock, which only counts between two events.
     pub(super) fn on_event(&mut self, now: Instant, name: &str, data: &Value, at: Duration) {
         match name {
-            "STOP" => self.on_stop(at),
+            "STOP" => self.on_stop(now, at),
             "RESUME" => self.on_resume(now, at),
             "MIGRATION" => self.on_migration(now, data["status"].as_str().unwrap_or_default()),
             "COLO_EXIT" => self.on_colo_exit(now, data),
@@ -352,13 +359,14 @@ impl Machine {
         }
     }
 
-    fn on_stop(&mut self, at: Duration) {
+    fn on_stop(&mut self, now: Instant, at: Duration) {
         if self.phase != Phase::Colo || self.checkpoint.is_some() {
             return;
         }
         self.number += 1;
         self.triggered = None;
         self.checkpoint = Some(Checkpoint::new(at));
+        self.stopped = Some(now);
         self.events.push_back(Event::CheckpointBegan);
     }
 
@@ -370,6 +378,9 @@ impl Machine {
         if let Some(checkpoint) = &mut self.checkpoint {
             checkpoint.on_resume(at);
             self.settle(now);
+        } else if self.triggered.is_some() {
+            // The guest was stopped already when it was made, so nobody said when it began.
+            self.fail(now, "the guest had been stopped by somebody else".into());
         }
     }
 
@@ -513,8 +524,14 @@ impl Machine {
     // Time.
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let given_up = self.triggered.map(|at| at + BEGIN_MAX);
-        self.due.into_iter().chain(given_up).min()
+        [self.due, self.given_up()].into_iter().flatten().min()
+    }
+
+    /// When a checkpoint that does not begin, or does not end, is given up.
+    fn given_up(&self) -> Option<Instant> {
+        let running = self.stopped.filter(|_| self.checkpoint.is_some());
+        let begins = self.triggered.map(|at| at + BEGIN_MAX);
+        [begins, running.map(|at| at + CHECKPOINT_MAX)].into_iter().flatten().min()
     }
 
     pub(super) fn on_timeout(&mut self, now: Instant) {
@@ -525,9 +542,9 @@ impl Machine {
             let parameters = json!({"x-checkpoint-delay": delay});
             self.execute(Ask::Checkpoint, "migrate-set-parameters", parameters);
         }
-        if self.triggered.is_some_and(|at| at + BEGIN_MAX <= now) {
-            let seconds = BEGIN_MAX.as_secs();
-            self.fail(now, format!("QEMU has not begun the checkpoint in {seconds} s"));
+        if self.given_up().is_some_and(|at| at <= now) {
+            self.phase = Phase::Broken;
+            self.lose(now, "QEMU makes no checkpoint; its other half is gone, or hangs");
         }
     }
 

@@ -381,8 +381,40 @@ fn a_request_that_is_refused_or_not_followed_fails() {
     stand.pass(MS);
     assert!(stand.told().is_some());
     stand.pass(BEGIN_MAX);
+    let events = stand.events();
+    assert!(matches!(&events[..], [failed, lost] if is_failure(failed) && is_loss(lost)));
+    assert_eq!((stand.machine.poll_timeout(), stand.state()), (None, "broken"));
+    // The way out of it.
+    stand.machine.end(stand.now);
+    assert_eq!(stand.told().map(|told| told.ask), Some(Ask::LostHeartbeat));
+}
+
+#[test]
+fn a_checkpoint_that_never_ends_is_given_up() {
+    let mut stand = Stand::in_colo(Role::Primary);
+    stand.says("STOP");
+    stand.events();
+    stand.confirm("colo");
+    stand.pass(CHECKPOINT_MAX.saturating_sub(MS));
+    assert_eq!(stand.events(), []);
+    stand.pass(MS);
+    let events = stand.events();
+    assert!(matches!(&events[..], [failed, lost] if is_failure(failed) && is_loss(lost)));
+}
+
+#[test]
+fn a_checkpoint_of_a_guest_that_an_operator_had_stopped_covers_nothing() {
+    let mut stand = Stand::in_colo(Role::Primary);
+    stand.says("STOP");
+    stand.events();
+    stand.confirm("paused");
+    stand.events();
+    stand.machine.request_checkpoint(stand.now);
+    stand.pass(MS * 100);
+    assert_eq!(stand.told().map(|told| told.ask), Some(Ask::Checkpoint));
+    // QEMU makes it, and sets the guest going.
+    stand.says("RESUME");
     assert!(matches!(&stand.events()[..], [failed] if is_failure(failed)));
-    assert_eq!(stand.machine.poll_timeout(), None);
 }
 
 #[test]
