@@ -5,6 +5,7 @@
 //! as two machines do.
 
 pub mod cpio;
+pub mod emulator;
 pub mod initramfs;
 pub mod kernel;
 pub mod modules;
@@ -20,6 +21,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::counters::{self, Counters};
 use crate::network::{CLIENT_MAC, CLIENT_V4, CLIENT_V6, GUEST_MAC, GUEST_V4, GUEST_V6, Lab, Side};
 use crate::process::{Process, program};
+use emulator::Emulator;
 use initramfs::{END, MIDDLE, Network, READY};
 use kernel::Kernel;
 
@@ -103,8 +105,7 @@ impl QemuGuest {
 
 /// The command line of one guest, the same for both.
 fn qemu(image: &Image, tap: &str) -> Command {
-    let found = program("qemu-system-x86_64", "COLO_LAB_QEMU");
-    let mut command = Command::new(found.unwrap_or_else(|_| "qemu-system-x86_64".into()));
+    let mut command = Emulator::installed().command();
     command
         .args(["-M", "pc", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", MEMORY_MIB])
         .args(["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"])
