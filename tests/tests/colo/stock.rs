@@ -61,19 +61,18 @@ impl Stock {
         let announce = json!({"initial": 50, "max": 550, "rounds": 3, "step": 100});
         survivor.qmp()?.execute("announce-self", &announce).map(drop)
     }
+}
 
-    /// Whatever happens on `conversation` before this returns is in the secondary's state.
-    fn use_and_copy(
-        &self,
-        conversation: &mut Conversation,
-        [primary, secondary]: [&QemuGuest; 2],
-    ) -> Result<()> {
-        for len in [1, 1000, 100_000] {
-            conversation.ask(len)?;
-            colo::checkpoint(primary, secondary)?;
-        }
-        Ok(())
+/// Whatever happens on `conversation` before this returns is in the secondary's state.
+fn use_and_copy(
+    conversation: &mut Conversation,
+    [primary, secondary]: [&QemuGuest; 2],
+) -> Result<()> {
+    for len in [1, 1000, 100_000] {
+        conversation.ask(len)?;
+        colo::checkpoint(primary, secondary)?;
     }
+    Ok(())
 }
 
 #[test]
@@ -81,13 +80,13 @@ fn one_connection_lives_through_two_pairs_and_two_failovers() -> Result<()> {
     let Some(stock) = Stock::new()? else { return Ok(()) };
     let [first, second] = stock.pair()?;
     let mut conversation = Conversation::open(&stock.lab.client, Family::V4)?;
-    stock.use_and_copy(&mut conversation, [&first, &second])?;
+    use_and_copy(&mut conversation, [&first, &second])?;
     stock.fail_over(first, &second)?;
     conversation.ask(1000).context("after the first failover")?;
 
     let third = stock.wait_for_state(Side::Primary)?;
     colo::enter(&second, &third, NEVER_MS)?;
-    stock.use_and_copy(&mut conversation, [&second, &third])?;
+    use_and_copy(&mut conversation, [&second, &third])?;
     stock.fail_over(second, &third)?;
     conversation.ask(1000).context("after the second failover")?;
     conversation.close()
@@ -105,7 +104,7 @@ fn a_primary_whose_secondary_died_takes_a_new_one() -> Result<()> {
     drop(secondary);
     let secondary = stock.wait_for_state(Side::Secondary)?;
     colo::enter(&primary, &secondary, NEVER_MS)?;
-    stock.use_and_copy(&mut conversation, [&primary, &secondary])?;
+    use_and_copy(&mut conversation, [&primary, &secondary])?;
     conversation.close()
 }
 
