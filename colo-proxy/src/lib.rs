@@ -26,5 +26,7 @@ pub mod name;
 pub mod offline;
 pub mod offsets;
 mod protection;
+mod qmp;
+mod quick_ack;
 pub mod status;
 pub mod utc;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::Parser;
 use colo_proxy::colo_compare::Options;
 use colo_proxy::config::{
-    ColoFrameKind, ConfigError, Guest, Limits, OnDeath, OnSecondaryLost, SideConfig,
+    Checkpoints, ColoFrameKind, ConfigError, Guest, Limits, OnDeath, OnSecondaryLost, SideConfig,
+    Takeover,
 };
 use colo_proxy::datapath::capture::CaptureKind;
 use colo_proxy::endpoint::Endpoint;
@@ -55,6 +56,21 @@ pub(super) enum Subcommand {
     Offsets {
         #[command(subcommand)]
         command: OffsetsCommand,
+    },
+    /// Make a primary's guest a protected one: bring QEMU and the secondary's into COLO
+    ///
+    /// Needs --colo-frame qmp:ENDPOINT on both hosts, and a secondary's QEMU that waits (-incoming).
+    /// Waits until the pair is protected.
+    Protect {
+        /// An instance as `status` names it, or a netdev where only one instance has it
+        instance: String,
+        /// Where the secondary's QEMU waits, in the place of the configured one: tcp:HOST:PORT or
+        /// whatever else QEMU can migrate to
+        #[arg(long, value_name = "URI")]
+        migrate: Option<String>,
+        /// Give up waiting after this long; what was begun goes on
+        #[arg(long, value_name = "S", default_value_t = 120)]
+        timeout: u32,
     },
     /// The other host is gone: the secondary takes over, a primary goes on unprotected
     ///
@@ -148,6 +164,10 @@ struct Shared {
     /// Frames on the lanes carry a virtio-net header, as QEMU's do with `vnet_hdr_support=on`
     #[arg(long)]
     vnet_hdr_support: bool,
+    /// Who makes checkpoints: qmp:ENDPOINT (a QEMU that listens there), script:PATH, or instant
+    /// (answers at once, copies nothing)
+    #[arg(long, value_name = "DRIVER")]
+    colo_frame: Option<ColoFrameKind>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -157,9 +177,9 @@ pub(super) struct PrimaryArgs {
     /// Lane on which the secondary guest's output comes
     #[arg(long, value_name = "EP")]
     secondary_in: Endpoint,
-    /// Who makes checkpoints: instant (answers at once, copies nothing) or script:PATH
-    #[arg(long, value_name = "DRIVER")]
-    colo_frame: Option<ColoFrameKind>,
+    /// Where the secondary's QEMU waits for the guest, for `protect`: what its -incoming says
+    #[arg(long, value_name = "URI")]
+    migrate: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -227,16 +247,16 @@ impl From<ColoCompareArgs> for Options {
 }
 
 impl Shared {
-    fn guest(
-        self,
-        colo_frame: Option<ColoFrameKind>,
-        side: SideConfig,
-    ) -> Result<Guest, ConfigError> {
+    fn guest(self, migrate: Option<String>, side: SideConfig) -> Result<Guest, ConfigError> {
         Guest {
             name: None,
             netdev: self.netdev,
             control: self.control,
-            colo_frame,
+            colo_frame: self.colo_frame,
+            migrate,
+            checkpoints: Checkpoints::default(),
+            takeover: Takeover::default(),
+            quick_ack: true,
             vnet_hdr_support: self.vnet_hdr_support,
             on_death: OnDeath::default(),
             limits: Limits::default(),
@@ -255,7 +275,7 @@ impl TryFrom<PrimaryArgs> for Guest {
             secondary_in: args.secondary_in,
             on_secondary_lost: OnSecondaryLost::default(),
         };
-        args.shared.guest(args.colo_frame, side)
+        args.shared.guest(args.migrate, side)
     }
 }
 

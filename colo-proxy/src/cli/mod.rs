@@ -9,6 +9,7 @@ mod divergences;
 mod hint;
 mod offsets;
 mod output;
+mod protect;
 mod show;
 
 use std::path::Path;
@@ -33,6 +34,9 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Subcommand::Status { instance, json } => show::status(instance.as_deref(), json),
         Subcommand::Divergences(args) => divergences::divergences(&args),
         Subcommand::Offsets { command } => offsets::run(&command),
+        Subcommand::Protect { instance, migrate, timeout } => {
+            protect::protect(&instance, migrate, timeout)
+        }
         Subcommand::Failover { instance } => fail_over(&instance),
     }?;
     Ok(ExitCode::SUCCESS)

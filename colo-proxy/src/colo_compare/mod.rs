@@ -299,6 +299,8 @@ impl Comparer {
                     self.release_all();
                 }
             }
+            // Nothing here is told to.
+            Action::Fence => {}
             Action::Resync => {
                 log::info!("colo-compare: {text}");
                 self.engine.request_checkpoint(Instant::now(), Reason::Resync, &mut self.out);

@@ -11,6 +11,7 @@ mod hold;
 mod lanes;
 mod offsets;
 mod peer;
+mod permission;
 mod primary;
 mod readable;
 mod repeat;
