@@ -12,6 +12,7 @@ pub mod initramfs;
 pub mod kernel;
 pub mod machine;
 pub mod modules;
+pub mod protected;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

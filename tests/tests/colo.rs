@@ -1,8 +1,10 @@
 //! Real guests in QEMU's COLO: state is copied, checkpoints stop the guests, and hosts die.
 //!
 //! [`stock`] is QEMU alone, without a network proxy: it pins the facts that everything else here
-//! stands on.
+//! stands on. [`protected`] has our daemons on both hosts.
 
+#[path = "colo/protected.rs"]
+mod protected;
 #[path = "colo/stock.rs"]
 mod stock;
 
