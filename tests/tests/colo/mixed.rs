@@ -3,10 +3,11 @@
 //!
 //! The pair that is QEMU's alone is the twin: what fails there is the laboratory's fault or QEMU's.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::{Conversation, echo, ping};
 use colo_lab::network::Family;
 use colo_lab::qemu::colo;
+use colo_lab::qmp::Mark;
 
 use super::parts::{Pair, Parts, Primary, Secondary};
 
@@ -30,7 +31,9 @@ fn traffic_and_death(pair: &mut Pair) -> Result<()> {
     let mut old = Conversation::open(&pair.lab.client, FAMILY)?;
     use_it(&mut old).context("an old connection")?;
     colo::checkpoint(&pair.primary, &pair.secondary)?;
+    let mark = pair.primary.qmp()?.mark();
     traffic(pair).context("between checkpoints")?;
+    expect_agreement(pair, mark)?;
     use_it(&mut old).context("an old connection after a checkpoint")?;
     // QEMU's compare lets acknowledgments out that the secondary has not given. So nothing is on
     // its way when the host dies.
@@ -40,6 +43,16 @@ fn traffic_and_death(pair: &mut Pair) -> Result<()> {
     use_it(&mut old).context("an old connection after the failover")?;
     old.close()?;
     traffic(pair).context("after the failover")
+}
+
+/// Equal guests make equal answers, which our compare knows. QEMU's takes other segments for other
+/// data.
+fn expect_agreement(pair: &Pair, mark: Mark) -> Result<()> {
+    let events = pair.primary.qmp()?.events(mark);
+    let checkpoints = events.iter().filter(|event| event.name == "STOP").count();
+    println!("{:?}: {checkpoints} checkpoints for the traffic", pair.parts);
+    ensure!(pair.parts.primary == Primary::Qemu || checkpoints == 0, "false checkpoints");
+    Ok(())
 }
 
 fn traffic(pair: &Pair) -> Result<()> {
