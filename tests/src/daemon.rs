@@ -20,9 +20,9 @@ use crate::process::{Process, eventually, program};
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long `status` and `failover` may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
-const MIRROR_PORT: u16 = 9003;
-const SECONDARY_PORT: u16 = 9004;
-const CONTROL_PORT: u16 = 9005;
+pub(crate) const MIRROR_PORT: u16 = 9003;
+pub(crate) const SECONDARY_PORT: u16 = 9004;
+pub(crate) const CONTROL_PORT: u16 = 9005;
 
 /// How a pair of daemons is set up by flags.
 #[derive(Clone, Debug)]
@@ -195,6 +195,12 @@ impl Daemon {
     /// `colo-proxy failover` of this daemon's instance on the first TAP.
     pub fn failover(&self) -> Result<()> {
         self.with_log(run_at(&self.asker.place, &["failover", "tap0"])).map(drop)
+    }
+
+    /// `colo-proxy protect` of the same: brings its guest and the one that waits at `uri` into COLO.
+    pub fn protect(&self, uri: &str) -> Result<String> {
+        let arguments = ["protect", "tap0", "--migrate", uri];
+        self.with_log(run_at(&self.asker.place, &arguments))
     }
 
     /// Waits until the status is as `wanted` says.

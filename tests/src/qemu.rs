@@ -13,6 +13,7 @@ pub mod initramfs;
 pub mod kernel;
 pub mod machine;
 pub mod modules;
+pub mod protected;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -124,6 +125,12 @@ impl QemuGuest {
     pub fn qmp(&self) -> Result<&Qmp> {
         let monitor = self.monitor.as_ref().context("a guest without a monitor")?;
         Ok(&monitor.qmp)
+    }
+
+    /// Where whoever makes checkpoints finds its monitor.
+    pub fn frame_socket(&self) -> Result<PathBuf> {
+        let monitored = self.monitor.is_some().then(|| FRAME_SOCKET.into());
+        monitored.context("a guest without a monitor")
     }
 
     /// Waits until its service listens.

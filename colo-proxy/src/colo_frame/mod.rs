@@ -165,8 +165,8 @@ impl ColoFrame for Absent {
         if let Command::RequestCheckpoint { instance, reasons, .. } = command {
             let reasons = reasons.join(", ");
             log::warn!(
-                "{instance}: a checkpoint is needed ({reasons}), and no COLO-frame is configured \
-                 to make one"
+                "{instance}: a checkpoint is needed, and no COLO-frame is configured to make one: \
+                 what is held stays held ({reasons})"
             );
         }
     }

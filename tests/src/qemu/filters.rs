@@ -7,11 +7,9 @@
 //! ```
 
 use super::machine::NETDEV;
+use crate::daemon::{MIRROR_PORT, SECONDARY_PORT};
 use crate::network::Side;
 
-/// Between the hosts: the guest's input, and the secondary's output.
-const MIRROR_PORT: u16 = 9003;
-const SECONDARY_PORT: u16 = 9004;
 /// On the primary's host, to and from compare. QEMU's documentation has 9005 for the second, which
 /// is the control lane's here.
 const PRIMARY_PORT: u16 = 9001;

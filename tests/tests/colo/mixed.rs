@@ -114,11 +114,6 @@ fn our_compare_between_qemus_redirectors_without_headers() -> Result<()> {
 }
 
 #[test]
-fn our_primary_and_our_secondary() -> Result<()> {
-    serve_and_fail_over(Primary::Ours, Secondary::Ours, true)
-}
-
-#[test]
 fn our_primary_and_our_secondary_without_headers() -> Result<()> {
     serve_and_fail_over(Primary::Ours, Secondary::Ours, false)
 }

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use colo_lab::daemon::{Daemon, PairOptions, output_of};
+use anyhow::{Context as _, Result};
+use colo_lab::daemon::{Daemon, PairOptions};
 use colo_lab::network::{Lab, LabOptions, Side, Slot};
 use colo_lab::process::eventually;
 use colo_lab::qemu::colo::{self, NEVER_MS};
@@ -94,16 +94,15 @@ impl Pair {
         match self.parts.primary {
             Primary::Ours => {
                 let daemon = Daemon::start(&self.lab, Side::Primary, &self.parts.options())?;
-                self.daemons[0] = Some(daemon);
+                let daemon = self.daemons[0].insert(daemon);
                 colo::prepare(&self.secondary)?;
                 let uri = self.secondary.incoming().context("no secondary that waits")?;
                 // It is refused while the daemon still asks its QEMU what it can do.
-                return eventually("protect", TIMEOUT, || {
-                    let done = output_of(host, &["protect", "tap0", "--migrate", uri])?;
-                    let early = done.stderr.contains("probing");
-                    ensure!(done.success || early, "protect: {}", done.stderr);
-                    Ok(done.success.then_some(()))
-                });
+                return eventually("protect", TIMEOUT, || match daemon.protect(uri) {
+                    Err(error) if format!("{error:#}").contains("probing") => Ok(None),
+                    done => done.map(Some),
+                })
+                .map(drop);
             }
             Primary::QemuAroundOurCompare => {
                 let mut arguments = self.parts.filters().our_compare();
