@@ -8,6 +8,7 @@ pub mod colo;
 mod console;
 pub mod cpio;
 pub mod emulator;
+pub mod filters;
 pub mod initramfs;
 pub mod kernel;
 pub mod machine;
@@ -74,22 +75,20 @@ pub struct QemuGuest {
     pub side: Side,
     pub process: Process,
     console: Console,
-    monitors: Option<Monitors>,
+    monitor: Option<Monitor>,
     incoming: Option<String>,
 }
 
-/// Two, because each serves one at a time: one for the test, and one for whoever makes
-/// checkpoints.
-#[derive(Debug)]
-struct Monitors {
-    ours: Qmp,
-    folder: tempfile::TempDir,
-}
+/// The socket of the monitor for whoever makes checkpoints, on the guest's host. A monitor serves
+/// one at a time, so the test has another one.
+pub const FRAME_SOCKET: &str = "/run/frame.qmp";
 
-impl Monitors {
-    fn sockets(folder: &Path) -> [PathBuf; 2] {
-        ["lab.qmp", "frame.qmp"].map(|name| folder.join(name))
-    }
+/// The monitor for the test.
+#[derive(Debug)]
+struct Monitor {
+    qmp: Qmp,
+    // Holds the socket.
+    _folder: tempfile::TempDir,
 }
 
 impl QemuGuest {
@@ -103,18 +102,18 @@ impl QemuGuest {
         let host = lab.host(side);
         let name = format!("guest {}", side.letter());
         let folder = machine.monitored.then(tempfile::tempdir).transpose();
-        let folder = folder.context("making a folder for monitors")?;
-        let command =
-            machine.command(image, &host.tap, folder.as_ref().map(tempfile::TempDir::path));
+        let folder = folder.context("making a folder for a monitor")?;
+        let socket = folder.as_ref().map(|folder| folder.path().join("qmp"));
+        let command = machine.command(image, &host.tap, socket.as_deref());
         let mut process = Process::spawn(&name, command, &host.namespaces())?;
         let console = Console::of(&mut process)?;
-        let monitors = folder.map(|folder| {
-            let [ours, _] = Monitors::sockets(folder.path());
-            anyhow::Ok(Monitors { ours: Qmp::connect(&ours)?, folder })
+        let monitor = folder.zip(socket).map(|(folder, socket)| {
+            let qmp =
+                Qmp::connect(&socket).with_context(|| format!("{name}: {}", process.stderr()))?;
+            anyhow::Ok(Monitor { qmp, _folder: folder })
         });
-        let monitors = monitors.transpose();
-        let monitors = monitors.with_context(|| format!("{name}: {}", process.stderr()))?;
-        Ok(Self { side, process, console, monitors, incoming: machine.incoming.clone() })
+        let (monitor, incoming) = (monitor.transpose()?, machine.incoming.clone());
+        Ok(Self { side, process, console, monitor, incoming })
     }
 
     /// Where it waits for the state of another guest, or did.
@@ -124,15 +123,14 @@ impl QemuGuest {
 
     /// Its monitor for the test.
     pub fn qmp(&self) -> Result<&Qmp> {
-        let monitors = self.monitors.as_ref().context("a guest without monitors")?;
-        Ok(&monitors.ours)
+        let monitor = self.monitor.as_ref().context("a guest without a monitor")?;
+        Ok(&monitor.qmp)
     }
 
-    /// The socket of the monitor for whoever makes checkpoints.
+    /// Where whoever makes checkpoints finds its monitor.
     pub fn frame_socket(&self) -> Result<PathBuf> {
-        let monitors = self.monitors.as_ref().context("a guest without monitors")?;
-        let [_, frame] = Monitors::sockets(monitors.folder.path());
-        Ok(frame)
+        let monitored = self.monitor.is_some().then(|| FRAME_SOCKET.into());
+        monitored.context("a guest without a monitor")
     }
 
     /// Waits until its service listens.

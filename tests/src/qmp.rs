@@ -113,6 +113,12 @@ impl Qmp {
         self.heard.lock().events.get(mark.0..).unwrap_or_default().to_vec()
     }
 
+    /// All of them, a line each, for messages.
+    pub fn story(&self) -> String {
+        let line = |event: &Event| format!("{:?} {} {}", event.at, event.name, event.data);
+        self.heard.lock().events.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
     /// Waits for the first event after `mark` that is `wanted`, and returns it with the place
     /// behind it.
     pub fn wait(

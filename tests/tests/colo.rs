@@ -1,8 +1,13 @@
 //! Real guests in QEMU's COLO: state is copied, checkpoints stop the guests, and hosts die.
 //!
 //! [`stock`] is QEMU alone, without a network proxy: it pins the facts that everything else here
-//! stands on. [`protected`] has our daemons on both hosts.
+//! stands on. [`protected`] has our daemons on both hosts, and [`mixed`] QEMU's parts of the proxy
+//! and ours beside each other.
 
+#[path = "colo/mixed.rs"]
+mod mixed;
+#[path = "colo/parts.rs"]
+mod parts;
 #[path = "colo/protected.rs"]
 mod protected;
 #[path = "colo/stock.rs"]

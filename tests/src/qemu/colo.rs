@@ -30,14 +30,10 @@ pub struct Checkpoint {
 /// Puts a running guest and one that waits for its state (`incoming`) into COLO.
 pub fn enter(primary: &QemuGuest, secondary: &QemuGuest, delay_ms: u32) -> Result<()> {
     let uri = secondary.incoming().context("the secondary does not wait for a state")?;
-    let (primary, secondary) = (primary.qmp()?, secondary.qmp()?);
-    let capabilities =
-        ["return-path", "x-colo", "events"].map(|name| json!({"capability": name, "state": true}));
     // The secondary first: one that does not know of COLO takes the state and runs.
-    for guest in [secondary, primary] {
-        let capabilities = json!({"capabilities": capabilities});
-        guest.execute("migrate-set-capabilities", &capabilities)?;
-    }
+    prepare(secondary)?;
+    prepare(primary)?;
+    let (primary, secondary) = (primary.qmp()?, secondary.qmp()?);
     set_delay(primary, delay_ms)?;
     primary.execute("migrate-set-parameters", &json!({"max-bandwidth": BANDWIDTH}))?;
     let marks = [primary.mark(), secondary.mark()];
@@ -49,6 +45,14 @@ pub fn enter(primary: &QemuGuest, secondary: &QemuGuest, delay_ms: u32) -> Resul
         guest.wait_named("RESUME", mark, ENTER_TIMEOUT)?;
     }
     Ok(())
+}
+
+/// Switches on what COLO needs.
+pub fn prepare(guest: &QemuGuest) -> Result<()> {
+    let capabilities =
+        ["return-path", "x-colo", "events"].map(|name| json!({"capability": name, "state": true}));
+    let capabilities = json!({"capabilities": capabilities});
+    guest.qmp()?.execute("migrate-set-capabilities", &capabilities).map(drop)
 }
 
 /// Asks for a checkpoint and waits until it is done.
@@ -88,4 +92,10 @@ pub fn go_on_alone(guest: &QemuGuest) -> Result<()> {
     let status = qmp.execute("query-colo-status", &Value::Null)?;
     ensure!(status.get("mode") == Some(&json!("none")), "after a failover: {status}");
     Ok(())
+}
+
+/// Has the guest tell the LAN where it is now, as a daemon does at a failover.
+pub fn announce(guest: &QemuGuest) -> Result<()> {
+    let pace = json!({"initial": 50, "max": 550, "rounds": 3, "step": 100});
+    guest.qmp()?.execute("announce-self", &pace).map(drop)
 }

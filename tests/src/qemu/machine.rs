@@ -21,7 +21,7 @@ pub struct Machine {
     pub vnet_hdr: bool,
     /// Where it listens for the state of another guest, instead of booting.
     pub incoming: Option<String>,
-    /// Whether it has monitors.
+    /// Whether it has monitors: one for the test, and one at [`FRAME_SOCKET`](super::FRAME_SOCKET).
     pub monitored: bool,
     /// What else it is started with: sockets, filters.
     pub arguments: Vec<String>,
@@ -46,8 +46,8 @@ impl Machine {
         Self { emulator, cpu: "qemu64", monitored: true, ..Self::alone() }
     }
 
-    /// The command line, with the monitors in `monitors`.
-    pub(super) fn command(&self, image: &Image, tap: &str, monitors: Option<&Path>) -> Command {
+    /// The command line, with the test's monitor at `monitor`.
+    pub(super) fn command(&self, image: &Image, tap: &str, monitor: Option<&Path>) -> Command {
         let memory = self.memory_mib.to_string();
         let vnet_hdr = if self.vnet_hdr { "on" } else { "off" };
         let netdev = format!(
@@ -67,7 +67,7 @@ impl Machine {
             .args(&self.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        for socket in monitors.into_iter().flat_map(super::Monitors::sockets) {
+        for socket in monitor.into_iter().flat_map(|ours| [ours, Path::new(super::FRAME_SOCKET)]) {
             command.args(["-qmp", &format!("unix:{},server=on,wait=off", socket.display())]);
         }
         if let Some(uri) = &self.incoming {

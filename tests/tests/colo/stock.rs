@@ -58,8 +58,7 @@ impl Stock {
         dead.kill()?;
         colo::go_on_alone(survivor)?;
         self.lab.host(survivor.side).plug_tap(TAP)?;
-        let announce = json!({"initial": 50, "max": 550, "rounds": 3, "step": 100});
-        survivor.qmp()?.execute("announce-self", &announce).map(drop)
+        colo::announce(survivor)
     }
 }
 
