@@ -16,6 +16,7 @@ pub mod control;
 pub mod datapath;
 pub mod endpoint;
 mod error_chain;
+pub mod filter;
 pub mod frame;
 pub mod gate;
 pub mod instance;

@@ -47,10 +47,29 @@ pub fn claim(
     netdev: &str,
     is_foreign: impl Fn(&str) -> bool,
 ) -> Result<Claim, NameError> {
+    claim_as(dir, chosen, as_name(netdev), is_foreign)
+}
+
+/// Claims `chosen`, or a name for the filter that `command` starts on `netdev`.
+pub(crate) fn claim_filter(
+    dir: &Path,
+    chosen: Option<&str>,
+    command: &str,
+    netdev: &str,
+    is_foreign: impl Fn(&str) -> bool,
+) -> Result<Claim, NameError> {
+    claim_as(dir, chosen, format!("{command}@{}", as_name(netdev)), is_foreign)
+}
+
+fn claim_as(
+    dir: &Path,
+    chosen: Option<&str>,
+    own: String,
+    is_foreign: impl Fn(&str) -> bool,
+) -> Result<Claim, NameError> {
     if let Some(name) = chosen {
         return lock(dir, name);
     }
-    let own = as_name(netdev);
     if !is_foreign(&own) {
         match lock(dir, &own) {
             // In this namespace it would be the very same TAP.

@@ -269,7 +269,9 @@ impl Primary {
             self.netdev = None;
             return;
         };
-        match reattach(watch, link, &mut self.hands.datapath, &self.guest.limits.peer).await {
+        let datapath = &mut self.hands.datapath;
+        let attach = |ifindex| datapath.set_netdev(ifindex).map_err(InstanceError::from);
+        match reattach(watch, link, &self.guest.limits.peer, attach).await {
             Ok(passed) => {
                 self.stats.unguarded += passed;
                 self.netdev = Some(link);

@@ -33,7 +33,7 @@ use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::name::Claim;
 use crate::status::{self, Question, Reply, Request};
 
-pub(super) mod decide;
+pub(crate) mod decide;
 mod report;
 
 use self::decide::{Decisions, Hands};
@@ -389,8 +389,9 @@ impl Secondary {
     }
 
     async fn attach_again(&mut self, link: Link, inputs: &Inputs) -> Result<u64, InstanceError> {
-        let passed =
-            reattach(&inputs.link, link, &mut self.hands.datapath, &self.guest.limits.peer).await?;
+        let datapath = &mut self.hands.datapath;
+        let attach = |ifindex| datapath.set_netdev(ifindex).map_err(InstanceError::from);
+        let passed = reattach(&inputs.link, link, &self.guest.limits.peer, attach).await?;
         let netdev = &self.guest.netdev;
         let source = choose_capture(
             self.capture,

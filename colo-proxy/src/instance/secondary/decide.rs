@@ -16,7 +16,7 @@ use crate::instance::repeat;
 use crate::instance::segment::{Direction, segment};
 
 /// Where decisions are carried out.
-pub(in crate::instance) trait Hands {
+pub(crate) trait Hands {
     /// Sends a frame to the guest, by way of the programs that translate it.
     fn input(&mut self, frame: &Frame);
     /// The programs know the connection's offset.
@@ -27,11 +27,11 @@ pub(in crate::instance) trait Hands {
 
 /// What is decided, and on what grounds.
 #[derive(Debug)]
-pub(in crate::instance) struct Decisions {
-    pub(in crate::instance) mode: Mode,
-    pub(in crate::instance) hold: Hold,
-    pub(in crate::instance) repeat: Arc<repeat::Shared>,
-    pub(in crate::instance) epoch: u64,
+pub(crate) struct Decisions {
+    pub(crate) mode: Mode,
+    pub(crate) hold: Hold,
+    pub(crate) repeat: Arc<repeat::Shared>,
+    pub(crate) epoch: u64,
     /// The primary's session and epoch of the last checkpoint that copied state into the guest.
     copied_in: Option<(u64, u64)>,
     /// The COLO-frame on this host has told of a checkpoint before the primary did.
@@ -39,7 +39,7 @@ pub(in crate::instance) struct Decisions {
 }
 
 impl Decisions {
-    pub(in crate::instance) fn new(mode: Mode, repeat: Arc<repeat::Shared>) -> Self {
+    pub(crate) fn new(mode: Mode, repeat: Arc<repeat::Shared>) -> Self {
         Self {
             mode,
             hold: Hold::default(),
@@ -51,18 +51,13 @@ impl Decisions {
     }
 
     /// Within other limits than those that nobody has changed.
-    pub(in crate::instance) fn limited(mut self, limits: &Limits) -> Self {
+    pub(crate) fn limited(mut self, limits: &Limits) -> Self {
         self.hold = Hold::new(limits.input);
         self
     }
 
     /// Input of the primary guest, in the order in which it came there.
-    pub(in crate::instance) fn on_mirror(
-        &mut self,
-        now: Instant,
-        frames: &[Frame],
-        hands: &mut impl Hands,
-    ) {
+    pub(crate) fn on_mirror(&mut self, now: Instant, frames: &[Frame], hands: &mut impl Hands) {
         for frame in frames {
             hands.input(frame);
             self.repeat.lock().on_input(now, frame, |key| hands.knows(key));
@@ -70,7 +65,7 @@ impl Decisions {
     }
 
     /// What the guest has lost.
-    pub(in crate::instance) fn repeat_input(&mut self, now: Instant, hands: &mut impl Hands) {
+    pub(crate) fn repeat_input(&mut self, now: Instant, hands: &mut impl Hands) {
         let mut lost = Vec::new();
         self.repeat.lock().on_timeout(now, &mut lost);
         for frame in &lost {
@@ -79,7 +74,7 @@ impl Decisions {
     }
 
     /// Frames that came too early are kept; so is everything behind them on their connection.
-    pub(in crate::instance) fn on_held(
+    pub(crate) fn on_held(
         &mut self,
         now: Instant,
         frames: &mut Vec<Frame>,
@@ -97,14 +92,14 @@ impl Decisions {
     }
 
     /// The offset of a connection became known: what was held for it may go to the guest now.
-    pub(in crate::instance) fn on_offset(&mut self, key: &FlowKey, hands: &mut impl Hands) {
+    pub(crate) fn on_offset(&mut self, key: &FlowKey, hands: &mut impl Hands) {
         for frame in self.hold.take(key) {
             hands.input(&frame);
         }
     }
 
     /// Offsets do not matter any more to what is held.
-    pub(in crate::instance) fn replay_all(&mut self, hands: &mut impl Hands) {
+    pub(crate) fn replay_all(&mut self, hands: &mut impl Hands) {
         for frame in self.hold.take_all() {
             hands.input(&frame);
         }
@@ -113,7 +108,7 @@ impl Decisions {
     /// The COLO-frame on this host says that the guest is the primary's copy from here on. The
     /// primary will say so too, on the control lane; but it may die before that, and the guest's
     /// connections must not depend on it.
-    pub(in crate::instance) fn on_state_copied(&mut self, hands: &mut impl Hands) {
+    pub(crate) fn on_state_copied(&mut self, hands: &mut impl Hands) {
         if self.mode != Mode::FailedOver && self.begin_epoch(hands) {
             self.told_by_frame = true;
         }
@@ -122,7 +117,7 @@ impl Decisions {
     /// A checkpoint was made, of which the primary speaks as `(session, epoch)`: the guest's
     /// numbers are the network's now. `true` where the primary is to be told how many frames had
     /// gone into the lane by now.
-    pub(in crate::instance) fn on_epoch(
+    pub(crate) fn on_epoch(
         &mut self,
         (session, epoch): (u64, u64),
         hands: &mut impl Hands,
@@ -153,7 +148,7 @@ impl Decisions {
     }
 
     /// The guest is on the network, and gets its input from there.
-    pub(in crate::instance) fn failed_over(&mut self) {
+    pub(crate) fn failed_over(&mut self) {
         self.mode = Mode::FailedOver;
         self.repeat.lock().clear();
     }
