@@ -53,7 +53,8 @@ fn a_mirror_whose_peer_does_not_read_is_broken_and_stops_nobody() -> Result<()> 
         assert_eq!(status.0.pointer("/outdev/stalls"), Some(&1.into()), "{status:#?}");
         assert!(status.drops().contains_key("outdev-lost-bytes"), "{status:#?}");
         assert!(status.detail("/kernel/mirrored")? >= sent, "{status:#?}");
-        let shown = stand.run(colo_lab::daemon::binary()?.to_str().expect("a path"), &["status"])?;
+        let shown =
+            stand.run(colo_lab::daemon::binary()?.to_str().expect("a path"), &["status"])?;
         assert!(shown.contains("): broken\n"), "{shown}");
         // It stays so until somebody connects; the guest goes on meanwhile.
         stand.passes(way, "meanwhile");

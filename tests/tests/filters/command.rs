@@ -76,7 +76,10 @@ fn status_lists_every_filter_for_people() -> Result<()> {
     let colo_proxy = colo_proxy.to_str().expect("a path");
     let shown = stand.run(colo_proxy, &["status"])?;
     for line in [
-        format!("filter-mirror@tap0 (filter-mirror of tap0, pid {}): waiting", mirror.process.pid()),
+        format!(
+            "filter-mirror@tap0 (filter-mirror of tap0, pid {}): waiting",
+            mirror.process.pid()
+        ),
         format!("r0 (filter-redirector of tap0, pid {}): waiting", redirector.process.pid()),
         format!(
             "filter-rewriter@tap0 (filter-rewriter of tap0, pid {}): translating",
@@ -91,7 +94,10 @@ fn status_lists_every_filter_for_people() -> Result<()> {
     let one = stand.run(colo_proxy, &["status", "r0"])?;
     assert!(one.starts_with("r0 (") && !one.contains("mirror"), "{one}");
     let divergences = stand.run(colo_proxy, &["divergences"])?;
-    assert!(divergences.contains("r0 (filter-redirector): a filter does not compare"), "{divergences}");
+    assert!(
+        divergences.contains("r0 (filter-redirector): a filter does not compare"),
+        "{divergences}"
+    );
     let failover = output_of(stand.host(), &["failover", "r0"])?;
     assert!(!failover.success && failover.stderr.contains("does not fail over"), "{failover:?}");
     for filter in [mirror, redirector, rewriter] {

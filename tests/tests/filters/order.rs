@@ -66,8 +66,7 @@ impl Three {
             let ns = &self.stand.host().namespace;
             ns.run(|| {
                 use aya::programs::{SchedClassifier, TcAttachType};
-                let hook =
-                    if way == "tx" { TcAttachType::Egress } else { TcAttachType::Ingress };
+                let hook = if way == "tx" { TcAttachType::Egress } else { TcAttachType::Ingress };
                 let (_, programs) = SchedClassifier::query_tcx("tap0", hook)?;
                 Ok(programs.iter().map(|program| program.id().to_string()).collect())
             })
