@@ -16,6 +16,8 @@ mod mirror;
 mod offloads;
 #[path = "filters/order.rs"]
 mod order;
+#[path = "filters/qemu.rs"]
+mod qemu;
 #[path = "filters/redirector.rs"]
 mod redirector;
 #[path = "filters/rewriter.rs"]

@@ -9,18 +9,18 @@ use colo_lab::root::require_root;
 
 use crate::stand::{Stand, TIMEOUT, Way, end, receive, wait_mode};
 
-const PEER: ([u8; 4], u16) = ([192, 0, 2, 1], 40_000);
+pub(crate) const PEER: ([u8; 4], u16) = ([192, 0, 2, 1], 40_000);
 const GUEST: ([u8; 4], u16) = ([198, 51, 100, 2], 80);
 /// The first number that the peer sends.
-const PEER_ISN: u32 = 1000;
+pub(crate) const PEER_ISN: u32 = 1000;
 /// Those that this guest chose, and the primary's, which the network knows.
-const GUEST_ISN: u32 = 7;
-const WIRE_ISN: u32 = 0xffff_fff0;
+pub(crate) const GUEST_ISN: u32 = 7;
+pub(crate) const WIRE_ISN: u32 = 0xffff_fff0;
 
 /// One segment of a connection from the peer's `port`.
 #[derive(Clone, Copy)]
-struct Segment {
-    way: Way,
+pub(crate) struct Segment {
+    pub(crate) way: Way,
     port: u16,
     seq: u32,
     ack: Option<u32>,
@@ -28,16 +28,20 @@ struct Segment {
     data: &'static [u8],
 }
 
-fn segment(way: Way, seq: u32, ack: u32) -> Segment {
+pub(crate) fn segment(way: Way, seq: u32, ack: u32) -> Segment {
     Segment { way, port: PEER.1, seq, ack: Some(ack), syn: false, data: b"" }
 }
 
 impl Segment {
-    fn syn(self) -> Self {
+    pub(crate) fn syn(self) -> Self {
         Self { syn: true, ..self }
     }
 
-    fn data(self, data: &'static [u8]) -> Self {
+    pub(crate) fn without_ack(self) -> Self {
+        Self { ack: None, ..self }
+    }
+
+    pub(crate) fn data(self, data: &'static [u8]) -> Self {
         Self { data, ..self }
     }
 
@@ -45,7 +49,7 @@ impl Segment {
         Self { port, ..self }
     }
 
-    fn build(self) -> Vec<u8> {
+    pub(crate) fn build(self) -> Vec<u8> {
         let (macs, ips, ports) = match self.way {
             Way::Tx => {
                 (([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]), (PEER.0, GUEST.0), (self.port, GUEST.1))
@@ -80,7 +84,7 @@ fn arrives(stand: &Stand, segment: Segment) {
 /// The peer opens a connection, which the guest and the primary have answered: from there on the
 /// guest's numbers are translated.
 fn open(stand: &Stand, port: u16) {
-    let syn = Segment { ack: None, ..segment(Way::Tx, PEER_ISN, 0).syn().port(port) };
+    let syn = segment(Way::Tx, PEER_ISN, 0).syn().port(port).without_ack();
     send(stand, syn);
     arrives(stand, syn);
     let answer = segment(Way::Rx, GUEST_ISN, PEER_ISN + 1).syn().port(port);
@@ -144,7 +148,7 @@ fn a_connection_that_the_guest_opens_is_translated_too() -> Result<()> {
     }
     let stand = Stand::new()?;
     let _rewriter = stand.filter("rewriter", &[])?;
-    let syn = Segment { ack: None, ..segment(Way::Rx, GUEST_ISN, 0).syn() };
+    let syn = segment(Way::Rx, GUEST_ISN, 0).syn().without_ack();
     send(&stand, syn);
     send(&stand, segment(Way::Tx, PEER_ISN, WIRE_ISN.wrapping_add(1)).syn());
     arrives(&stand, segment(Way::Tx, PEER_ISN, GUEST_ISN + 1).syn());
@@ -173,7 +177,7 @@ fn input_that_is_too_early_waits_and_resumes_at_the_rewriter() -> Result<()> {
     let mut behind = stand.connect("tail", false)?;
     wait_mode(&head, "connected")?;
     wait_mode(&tail, "connected")?;
-    let syn = Segment { ack: None, ..segment(Way::Tx, PEER_ISN, 0).syn() };
+    let syn = segment(Way::Tx, PEER_ISN, 0).syn().without_ack();
     let early = segment(Way::Tx, PEER_ISN + 1, WIRE_ISN.wrapping_add(1)).data(b"early");
     let translated = segment(Way::Tx, PEER_ISN + 1, GUEST_ISN + 1).data(b"early");
     send(&stand, syn);
@@ -212,7 +216,7 @@ fn what_is_injected_before_it_is_translated_and_output_behind_it_is_the_networks
     let mut out = stand.connect("out", false)?;
     wait_mode(&f1, "connected")?;
     wait_mode(&f2, "connected")?;
-    let syn = Segment { ack: None, ..segment(Way::Tx, PEER_ISN, 0).syn() };
+    let syn = segment(Way::Tx, PEER_ISN, 0).syn().without_ack();
     input.send(&syn.build())?;
     arrives(&stand, syn);
     send(&stand, segment(Way::Rx, GUEST_ISN, PEER_ISN + 1).syn());
@@ -267,7 +271,7 @@ fn after_a_failover_known_connections_stay_translated_and_new_ones_are_not() -> 
     assert_eq!(rewriter.status()?.mode()?, "failed-over");
     talk(&stand, PEER.1);
     let port = 40_002;
-    let syn = Segment { ack: None, ..segment(Way::Tx, PEER_ISN, 0).syn().port(port) };
+    let syn = segment(Way::Tx, PEER_ISN, 0).syn().port(port).without_ack();
     let answer = segment(Way::Rx, GUEST_ISN, PEER_ISN + 1).syn().port(port);
     for segment in [syn, answer] {
         send(&stand, segment);
