@@ -56,7 +56,12 @@ impl FilterPath {
     pub fn attach(plan: &FilterPlan<'_>) -> Result<Self, DatapathError> {
         let dir = InstanceDir::create(&pin::find_bpffs()?, plan.id)?;
         let netns_cookie = netns::cookie()?;
-        let leftover = order::leftover(&dir, netns_cookie)?;
+        let leftover = order::leftover(&dir, netns_cookie);
+        if leftover.is_none() {
+            dir.remove_links_except(&[])?;
+            order::put_away(&dir)?;
+            dir.remove_maps(PINNED)?;
+        }
         let order = Order::of(leftover.as_ref(), netns_cookie);
         let mut ebpf = load_object(&dir, PINNED, &smallest())?;
         let record = Filter {

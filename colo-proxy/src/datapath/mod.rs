@@ -203,6 +203,9 @@ impl Datapath {
     ) -> Result<Self, DatapathError> {
         let cookie = netns::cookie()?;
         let leftover = leftover::take(&dir, cookie)?;
+        if filter.is_some() && order::leftover(&dir, cookie).is_none() {
+            order::put_away(&dir)?;
+        }
         let mut pinned = maps::NAMES.to_vec();
         pinned.extend(filter.map(|_| order::MAP));
         let mut ebpf = load_object(&dir, &pinned, &plan.limits)?;

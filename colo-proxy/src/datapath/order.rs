@@ -86,23 +86,20 @@ fn link_on(dir: &Path, ifindex: u32, hook: Hook) -> Option<SchedClassifierLink> 
     names.iter().find_map(|name| attachment::leftover(&dir.join(name), ifindex).ok().flatten())
 }
 
-/// What a dead filter has left, if it is of this network namespace; what cannot be used is put
-/// away.
-pub(super) fn leftover(
-    dir: &InstanceDir,
-    netns_cookie: u64,
-) -> Result<Option<Filter>, DatapathError> {
-    let path = dir.map(MAP);
-    let found = read(&path).filter(|filter| filter.netns_cookie == netns_cookie);
-    if found.is_none() && path.exists() {
+/// What a dead filter has left, if it is of this version and of this network namespace.
+pub(super) fn leftover(dir: &InstanceDir, netns_cookie: u64) -> Option<Filter> {
+    read(&dir.map(MAP)).filter(|filter| filter.netns_cookie == netns_cookie)
+}
+
+/// Makes room for a new record, where what is there cannot be used.
+pub(super) fn put_away(dir: &InstanceDir) -> Result<(), DatapathError> {
+    if dir.map(MAP).exists() {
         log::warn!(
             "{}: a leftover of another version or of another network namespace is replaced",
             dir.path().display()
         );
-        dir.remove_links_except(&[])?;
-        dir.remove_maps(&[MAP])?;
     }
-    Ok(found)
+    dir.remove_maps(&[MAP])
 }
 
 /// The record of the filter whose map is pinned at `path`.

@@ -35,7 +35,8 @@ impl Datapath {
     pub fn attach_rewriter(plan: &RewriterPlan<'_>) -> Result<Self, DatapathError> {
         let dir = InstanceDir::create(&pin::find_bpffs()?, plan.id)?;
         let netns_cookie = netns::cookie()?;
-        let order = Order::of(order::leftover(&dir, netns_cookie)?.as_ref(), netns_cookie);
+        let leftover = order::leftover(&dir, netns_cookie);
+        let order = Order::of(leftover.as_ref(), netns_cookie);
         let halves = Plan {
             instance: plan.id,
             role: Role::Secondary,

@@ -188,7 +188,7 @@ impl Rewriter {
                 ready = inputs.trace.ready() => ready.map_err(system("watch the programs' log"))?,
                 event = inputs.frame.next_event() => self.on_frame_event(&event)?,
                 Some((request, reply)) = inputs.questions.recv() => {
-                    let answer = self.answer(request);
+                    let answer = self.answer(request, &inputs.link).await;
                     // Whoever asked may be gone.
                     let _ = reply.send(answer);
                 }
@@ -264,10 +264,10 @@ impl Rewriter {
         }
     }
 
-    fn answer(&mut self, request: Request) -> Reply {
+    async fn answer(&mut self, request: Request, link: &LinkWatch) -> Reply {
         let id = &self.claim.name;
         match request {
-            Request::Status => self.report(),
+            Request::Status => self.report(link).await,
             Request::Divergences { .. } => self.report_divergences(),
             Request::Failover => match self.fail_over() {
                 Ok(()) => Reply::Done(format!(
@@ -285,7 +285,7 @@ impl Rewriter {
     async fn end(mut self, inputs: &Inputs) -> Result<(), FilterError> {
         let id = self.claim.name.clone();
         self.decisions.replay_all(&mut self.hands);
-        let counts = self.counts();
+        let counts = self.counts(&inputs.link).await;
         let needed = offsets::is_needed(&id, &self.hands.datapath, &inputs.link).await;
         let detached = if needed { Ok(()) } else { self.hands.datapath.detach() };
         log::info!("{id}: ended: {}", line(&counts));

@@ -103,11 +103,15 @@ impl In {
 impl Filter {
     /// The programs are attached last: what fails before leaves the guest's network as it is.
     async fn start(
-        options: Options,
+        mut options: Options,
         indev: Option<Endpoint>,
         outdev: Option<Endpoint>,
         dir: &Path,
     ) -> Result<(Self, Inputs), FilterError> {
+        if indev.is_none() {
+            // Nothing is added to what the guest gets, so its queue is not ours to change.
+            options.limits.guest_queue_frames = 0;
+        }
         let (link, netdev) = LinkWatch::start(&options.netdev).await?;
         let command = options.kind.command();
         let claim = claim_filter(
@@ -134,9 +138,7 @@ impl Filter {
         };
         let (socket, questions) = status::serve(dir, &claim.name)?;
         let path = attach(&options, &claim.name, netdev, outdev.as_ref(), indev.as_ref())?;
-        if indev.is_some() {
-            lengthen_queue(&link, netdev, &options.limits).await;
-        }
+        lengthen_queue(&link, netdev, &options.limits).await;
         if path.taken_over() {
             log::info!("{}: took over what a dead process had left", claim.name);
         }

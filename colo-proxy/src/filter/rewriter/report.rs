@@ -8,6 +8,7 @@ use serde_json::json;
 use super::Rewriter;
 use crate::datapath::Mode;
 use crate::instance::wiring::{counters_json, nonzero};
+use crate::link::LinkWatch;
 use crate::status::Reply;
 
 impl Rewriter {
@@ -22,7 +23,8 @@ impl Rewriter {
         }))
     }
 
-    pub(super) fn report(&self) -> Reply {
+    pub(super) async fn report(&self, link: &LinkWatch) -> Reply {
+        let gate_full = self.gate_full(link).await;
         let datapath = &self.hands.datapath;
         let kernel = datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
@@ -48,7 +50,7 @@ impl Rewriter {
                 "translated_from_guest": counters.translated_from_guest,
                 "held": counters.input_held,
             },
-            "drops": self.drops(&counters),
+            "drops": self.drops(&counters, gate_full),
             "detail": {
                 "flows": {
                     "max": datapath.flows_max(),
@@ -63,7 +65,7 @@ impl Rewriter {
     }
 
     /// Everything that was counted, for the log.
-    pub(super) fn counts(&self) -> BTreeMap<String, u64> {
+    pub(super) async fn counts(&self, link: &LinkWatch) -> BTreeMap<String, u64> {
         let counters = self.hands.datapath.counters().unwrap_or_default();
         let mut all = nonzero([
             ("translated-to-guest", counters.translated_to_guest),
@@ -72,13 +74,19 @@ impl Rewriter {
             ("checkpoints", u64::from(self.hands.datapath.epoch())),
             ("malformed", counters.malformed),
         ]);
-        let drops = self.drops(&counters);
+        let drops = self.drops(&counters, self.gate_full(link).await);
         all.extend(drops.into_iter().map(|(reason, n)| (format!("dropped.{reason}"), n)));
         all
     }
 
-    fn drops(&self, counters: &Counters) -> BTreeMap<String, u64> {
+    /// Frames that had to wait and found no room in the gate.
+    async fn gate_full(&self, link: &LinkWatch) -> u64 {
+        link.other(self.hands.gate.name()).await.map_or(0, |gate| gate.tx_dropped)
+    }
+
+    fn drops(&self, counters: &Counters, gate_full: u64) -> BTreeMap<String, u64> {
         nonzero([
+            ("gate-full", gate_full),
             ("input-refused", self.hands.input_refused),
             ("held-input-full", self.decisions.hold.dropped_full),
             ("held-input-late", self.decisions.hold.dropped_late),

@@ -44,6 +44,8 @@ impl Filter {
             "frames": frames(&counters),
             "drops": drops,
             "detail": {
+                // What the guest did not read in time, injected or not.
+                "netdev_tx_dropped": link.get().await.map(|link| link.tx_dropped),
                 "kernel": kernel_json(&counters),
                 "kernel_error": kernel.err().map(|error| error.to_string()),
             },
