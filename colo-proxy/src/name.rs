@@ -47,7 +47,7 @@ pub fn claim(
     netdev: &str,
     is_foreign: impl Fn(&str) -> bool,
 ) -> Result<Claim, NameError> {
-    claim_as(dir, chosen, as_name(netdev), is_foreign)
+    claim_as(dir, chosen, &as_name(netdev), is_foreign)
 }
 
 /// Claims `chosen`, or a name for the filter that `command` starts on `netdev`.
@@ -58,20 +58,20 @@ pub(crate) fn claim_filter(
     netdev: &str,
     is_foreign: impl Fn(&str) -> bool,
 ) -> Result<Claim, NameError> {
-    claim_as(dir, chosen, format!("{command}@{}", as_name(netdev)), is_foreign)
+    claim_as(dir, chosen, &format!("{command}@{}", as_name(netdev)), is_foreign)
 }
 
 fn claim_as(
     dir: &Path,
     chosen: Option<&str>,
-    own: String,
+    own: &str,
     is_foreign: impl Fn(&str) -> bool,
 ) -> Result<Claim, NameError> {
     if let Some(name) = chosen {
         return lock(dir, name);
     }
-    if !is_foreign(&own) {
-        match lock(dir, &own) {
+    if !is_foreign(own) {
+        match lock(dir, own) {
             // In this namespace it would be the very same TAP.
             Err(NameError::InUse { namespace, .. }) if namespace != own_namespace() => {}
             claimed => return claimed,

@@ -16,6 +16,8 @@ mod mirror;
 mod offloads;
 #[path = "filters/order.rs"]
 mod order;
+#[path = "filters/pair.rs"]
+mod pair;
 #[path = "filters/qemu.rs"]
 mod qemu;
 #[path = "filters/redirector.rs"]

@@ -94,7 +94,9 @@ impl FilterPath {
             self.attach_one(attachment)?;
         }
         // The programs that need them are not loaded here.
-        maps::NAMES.iter().for_each(|name| drop(self.ebpf.take_map(name)));
+        for name in maps::NAMES {
+            drop(self.ebpf.take_map(name));
+        }
         self.links.remove_others(&all, &[])
     }
 

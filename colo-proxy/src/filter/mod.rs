@@ -68,7 +68,7 @@ impl FilterError {
     fn of_name(command: &'static str) -> impl FnOnce(NameError) -> Self {
         move |error| match error {
             NameError::InUse { name, pid, .. } => Self::IdInUse { command, id: name, pid },
-            other => Self::Name(other),
+            other @ NameError::File { .. } => Self::Name(other),
         }
     }
 }

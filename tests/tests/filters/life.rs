@@ -78,7 +78,9 @@ fn the_end_delivers_what_was_taken() -> Result<()> {
     let mut out = stand.connect("out", false)?;
     wait_mode(&redirector, "connected")?;
     let names: Vec<String> = (0..200).map(|i| format!("frame {i}")).collect();
-    names.iter().for_each(|name| stand.send(Way::Rx, &named(name)));
+    for name in &names {
+        stand.send(Way::Rx, &named(name));
+    }
     let log = end(redirector)?;
     assert!(log.contains("sent 200"), "{log}");
     for name in &names {

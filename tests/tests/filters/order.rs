@@ -116,9 +116,9 @@ fn a_tap_that_comes_back_has_them_in_the_same_order() -> Result<()> {
     for round in 0..5 {
         three.stand.restart_guest()?;
         for filter in [&three.head.0, &three.middle.0, &three.tail.0] {
-            let back = format!("tap0 is back, and attached again");
+            let back = "tap0 is back, and attached again";
             colo_lab::process::eventually("it is attached again", TIMEOUT, || {
-                let count = filter.process.stderr().matches(&back).count();
+                let count = filter.process.stderr().matches(back).count();
                 Ok((count > round).then_some(()))
             })?;
         }

@@ -31,7 +31,9 @@ fn frames_of_its_queue_are_taken_and_others_pass() -> Result<()> {
             }
             let log = end(redirector)?;
             assert!(log.contains("passes again"), "{log}");
-            WAYS.into_iter().for_each(|way| stand.passes(way, "after the end"));
+            for way in WAYS {
+                stand.passes(way, "after the end");
+            }
         }
     }
     Ok(())

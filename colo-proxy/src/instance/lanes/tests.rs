@@ -118,7 +118,7 @@ async fn a_flush_is_answered_when_all_has_gone_and_not_before() {
     let (guest, source) = pipe();
     let stats = Arc::new(LaneStats::default());
     let mut lane = outgoing(port, source, &stats);
-    lane.limits.timeout = Duration::from_secs(60);
+    lane.limits.timeout = Duration::from_mins(1);
     let (requests, mut events) = spawn_outgoing(lane).expect("spawned");
     let mut peer = lab.connect().await;
     assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
