@@ -67,7 +67,9 @@ impl PairOptions {
             text += &lane("control", CONTROL_PORT);
         }
         if let Some(frame) = self.frame(side) {
-            text += &format!("colo_frame = \"{frame}\"\n");
+            text += "colo_frame = \"";
+            text += frame;
+            text += "\"\n";
         }
         text + &format!("vnet_hdr_support = {}\n{more}\n", self.vnet_hdr)
     }
