@@ -12,6 +12,8 @@ mod parts;
 mod protected;
 #[path = "colo/stock.rs"]
 mod stock;
+#[path = "colo/takeover.rs"]
+mod takeover;
 
 use anyhow::Result;
 use colo_lab::qemu::emulator::Emulator;
