@@ -220,7 +220,10 @@ impl Rewriter {
             Event::CheckpointDone { .. } | Event::CheckpointFailed { .. } => {
                 self.decisions.on_not_copied(&mut self.hands);
             }
-            Event::PairReady | Event::PairLost { .. } | Event::Alone { .. } => {}
+            Event::PairReady
+            | Event::PairLost { .. }
+            | Event::Gone { .. }
+            | Event::Alone { .. } => {}
         }
         Ok(())
     }

@@ -72,6 +72,19 @@ fn a_primary_goes_on_without_its_secondary_and_takes_a_new_one() -> Result<()> {
     end(keepers, &pair)
 }
 
+/// Its daemon lives, and knows: nobody has to be fenced, and nobody asked.
+#[test]
+fn a_guest_that_dies_under_its_daemon_is_taken_over_from() -> Result<()> {
+    let Some(mut pair) = protected("", true)? else { return Ok(()) };
+    let keepers = keepers(&pair, 1)?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
+    pair.half_mut(Side::Primary)?.guest.kill()?;
+    pair.wait_failed_over(Side::Secondary, TIMEOUT).with_context(|| pair.logs())?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
+    ensure!(mode(&pair, Side::Primary)? == "waiting", "the primary lets something out");
+    end(keepers, &pair)
+}
+
 /// Quick acknowledgments are there while they are of use, and gone with the daemon.
 #[test]
 fn the_route_for_quick_acknowledgments_ends_with_the_daemon() -> Result<()> {
