@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -67,7 +68,7 @@ impl PairOptions {
             text += &lane("control", CONTROL_PORT);
         }
         if let Some(frame) = self.frame(side) {
-            text += &format!("colo_frame = \"{frame}\"\n");
+            let _ = writeln!(text, "colo_frame = \"{frame}\"");
         }
         text + &format!("vnet_hdr_support = {}\n{more}\n", self.vnet_hdr)
     }
