@@ -279,9 +279,8 @@ impl GuestTable {
         [("secondary_out", self.secondary_out.is_some()), ("capture", self.capture.is_some())]
     }
 
-    fn of_primary(&self) -> [(&'static str, bool); 4] {
+    fn of_primary(&self) -> [(&'static str, bool); 3] {
         [
-            ("migrate", self.migrate.is_some()),
             ("quick_ack", self.quick_ack.is_some()),
             ("secondary_in", self.secondary_in.is_some()),
             ("on_secondary_lost", self.on_secondary_lost.is_some()),

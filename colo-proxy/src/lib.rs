@@ -27,6 +27,7 @@ pub mod name;
 pub mod offline;
 pub mod offsets;
 mod protection;
+pub mod qemu_args;
 mod qmp;
 mod quick_ack;
 pub mod status;

@@ -149,6 +149,11 @@ impl QemuGuest {
         Ok(counters)
     }
 
+    /// What it has written on its console and nobody has read yet.
+    pub fn console(&self) -> String {
+        self.console.rest()
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) -> Result<()> {
         self.process.kill()

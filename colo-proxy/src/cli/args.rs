@@ -57,6 +57,17 @@ pub(super) enum Subcommand {
         #[command(subcommand)]
         command: OffsetsCommand,
     },
+    /// Print the lines of QEMU's command line that fit a configuration
+    QemuArgs {
+        /// As for `run`
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Only of this guest
+        guest: Option<String>,
+        /// Who does the network side on the other host: ours, or qemu, whose lines are printed too
+        #[arg(long, value_enum, default_value_t = PeerKind::Ours)]
+        peer: PeerKind,
+    },
     /// Make a primary's guest a protected one: bring QEMU and the secondary's into COLO
     ///
     /// Needs --colo-frame qmp:ENDPOINT on both hosts, and a secondary's QEMU that waits (-incoming).
@@ -86,6 +97,13 @@ pub(super) enum Subcommand {
     /// Ends with 0 where the guests' output is the same, with 1 where it is not, and with 2 where
     /// the captures cannot be compared.
     Diff(DiffArgs),
+}
+
+/// Who does the network side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum PeerKind {
+    Ours,
+    Qemu,
 }
 
 #[derive(Debug, clap::Args)]

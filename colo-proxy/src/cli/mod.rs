@@ -10,6 +10,7 @@ mod hint;
 mod offsets;
 mod output;
 mod protect;
+mod qemu_args;
 mod show;
 
 use std::path::Path;
@@ -34,6 +35,9 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Subcommand::Status { instance, json } => show::status(instance.as_deref(), json),
         Subcommand::Divergences(args) => divergences::divergences(&args),
         Subcommand::Offsets { command } => offsets::run(&command),
+        Subcommand::QemuArgs { config, guest, peer } => {
+            qemu_args::print(&config, guest.as_deref(), peer)
+        }
         Subcommand::Protect { instance, migrate, timeout } => {
             protect::protect(&instance, migrate, timeout)
         }

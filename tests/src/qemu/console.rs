@@ -34,6 +34,11 @@ impl Console {
         Ok(Self { keyboard, lines, seen: String::new() })
     }
 
+    /// What it has written since it was read last.
+    pub(super) fn rest(&self) -> String {
+        self.lines.try_iter().collect::<Vec<_>>().join("\n")
+    }
+
     /// One line to the guest's first program, which answers with its counters.
     pub(super) fn ask(&mut self) -> Result<()> {
         self.seen.clear();

@@ -198,7 +198,7 @@ impl Protected {
             let Half { daemon, guest } = half;
             let status = daemon.status().map(|status| shown(&status.0));
             let (name, log) = (daemon.process.name(), daemon.process.stderr());
-            let qemu = guest.process.stderr();
+            let qemu = format!("{}\n{}", guest.process.stderr(), guest.console());
             let _ = writeln!(text, "{name}:\n{log}\n{}\nQEMU: {qemu}", status.unwrap_or_default());
         }
         text
@@ -234,6 +234,7 @@ fn shown(status: &Value) -> String {
         "divergences",
         "checkpoints",
         "drops",
+        "detail/kernel",
         "detail/colo_frame",
         "detail/divergences",
         "detail/lanes",

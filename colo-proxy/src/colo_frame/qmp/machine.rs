@@ -9,6 +9,10 @@
 //! * `query-status`, asked behind the `STOP`, does not say `colo`: somebody stopped the guest by
 //!   hand, or it runs again already and nobody can tell which output came before ([`checkpoint`]).
 //!
+//! The first copy of a guest's memory is made while the guest runs, but for one that QEMU emulates
+//! (TCG): there, writes of the guest are lost to it now and then, and the secondary's guest crashes.
+//! Such a guest is stopped for the copy.
+//!
 //! A checkpoint is asked for by setting `x-checkpoint-delay`, to the value that it has: QEMU makes
 //! one at once, and the next by itself after that delay.
 
@@ -45,7 +49,10 @@ const BANDWIDTH: u64 = 10 << 30;
 pub(super) enum Ask {
     Schema,
     ColoStatus,
+    Kvm,
     Status,
+    Stop,
+    Cont,
     /// Is the guest stopped by the checkpoint of this number?
     Confirm(u64),
     Capabilities,
@@ -116,6 +123,10 @@ pub(super) struct Machine {
     /// Checkpoints that began.
     number: u64,
     pace: Pace,
+    /// The pair is to be made with the secondary that waits there, as soon as QEMU can be told.
+    wanted: Option<String>,
+    /// The guest was stopped for the copy, then.
+    copying: Option<Instant>,
     /// A checkpoint is wanted, and may be triggered then.
     due: Option<Instant>,
     /// It was triggered then, and has not begun.
@@ -141,6 +152,8 @@ impl Machine {
             stopped: None,
             number: 0,
             pace: Pace::new(settings),
+            wanted: None,
+            copying: None,
             due: None,
             triggered: None,
             pauses: Pauses::default(),
@@ -214,14 +227,21 @@ impl Machine {
     pub(super) fn on_reply(&mut self, now: Instant, ask: Ask, result: Result<Value, Refusal>) {
         match ask {
             Ask::Schema => self.on_schema(result),
-            Ask::ColoStatus | Ask::Status => self.on_found(ask, result),
+            Ask::ColoStatus | Ask::Kvm | Ask::Status => self.on_found(ask, result),
+            Ask::Cont => {
+                if let Err(refusal) = result {
+                    log::error!("QEMU does not let its guest go on: {refusal}");
+                }
+            }
             Ask::Confirm(number) => self.on_confirmation(now, number, result.as_ref().ok()),
             Ask::Checkpoint => {
                 if let Err(refusal) = result {
                     self.fail(now, format!("QEMU refuses to make a checkpoint: {refusal}"));
                 }
             }
-            Ask::Capabilities | Ask::Parameters | Ask::Migrate => self.on_entering(ask, result),
+            Ask::Capabilities | Ask::Parameters | Ask::Stop | Ask::Migrate => {
+                self.on_entering(ask, result);
+            }
             Ask::MigrateError => {
                 let why =
                     result.ok().and_then(|status| status["error-desc"].as_str().map(str::to_owned));
@@ -253,6 +273,7 @@ impl Machine {
             ));
         }
         self.execute(Ask::ColoStatus, "query-colo-status", json!({}));
+        self.execute(Ask::Kvm, "query-kvm", json!({}));
         self.execute(Ask::Status, "query-status", json!({}));
     }
 
@@ -262,6 +283,7 @@ impl Machine {
                 return self.refuse(format!("QEMU does not say how it is: {refusal}"));
             }
             (Ask::ColoStatus, Ok(status)) => self.found.on_colo_status(&status),
+            (Ask::Kvm, Ok(status)) => self.found.on_kvm(&status),
             (_, Ok(status)) => self.found.on_status(&status),
         }
         let Some(half) = self.found.half() else { return };
@@ -281,6 +303,9 @@ impl Machine {
             Half::Incoming | Half::None => {
                 self.phase = Phase::Alone;
                 self.events.push_back(Event::Alone { reason: "QEMU is not in COLO".into() });
+                if let Some(uri) = self.wanted.take() {
+                    self.enter(&uri);
+                }
             }
         }
     }
@@ -289,25 +314,35 @@ impl Machine {
 
     /// Brings this QEMU and the one that listens at `uri` into COLO.
     pub(super) fn protect(&mut self, uri: &str) -> Result<String, String> {
-        let version = self.version.map(|version| version.to_string()).unwrap_or_default();
         match self.phase {
             Phase::Alone => {}
-            Phase::Absent => {
-                let why = self.trouble.as_deref().unwrap_or("there is no connection to QEMU");
+            Phase::Absent if self.version.is_some() => {
+                let why = self.trouble.as_deref().unwrap_or("this QEMU is not used");
                 return Err(format!("cannot protect: {why}"));
+            }
+            Phase::Absent | Phase::Probing => {
+                self.wanted = Some(uri.to_owned());
+                return Ok("as soon as QEMU has said how it is".into());
             }
             Phase::Colo => return Ok("QEMU is in COLO already".into()),
             Phase::Standby => return Err("only a primary is protected".into()),
             other => return Err(format!("cannot protect: QEMU is {}; try again", other.name())),
         }
+        self.enter(uri);
+        Ok(format!("QEMU copies its guest to {uri}"))
+    }
+
+    fn enter(&mut self, uri: &str) {
         self.trouble = None;
         self.phase = Phase::Entering { in_colo: false };
         self.set_capabilities();
         let delay = self.delay();
         let parameters = json!({"x-checkpoint-delay": delay, "max-bandwidth": BANDWIDTH});
         self.execute(Ask::Parameters, "migrate-set-parameters", parameters);
+        if !self.found.has_kvm() {
+            self.execute(Ask::Stop, "stop", json!({}));
+        }
         self.execute(Ask::Migrate, "migrate", json!({"uri": uri}));
-        Ok(format!("QEMU {version} copies its guest to {uri}"))
     }
 
     fn set_capabilities(&mut self) {
@@ -329,6 +364,7 @@ impl Machine {
         let what = match ask {
             Ask::Capabilities => "the capabilities of COLO",
             Ask::Parameters => "the time between checkpoints",
+            Ask::Stop => "to stop its guest for the copy",
             _ => "the migration",
         };
         // What was still to be said makes no sense any more.
@@ -339,6 +375,9 @@ impl Machine {
     fn stay_alone(&mut self, why: String) {
         if matches!(self.phase, Phase::Entering { .. } | Phase::Standby) {
             self.phase = Phase::Alone;
+        }
+        if self.copying.take().is_some() {
+            self.execute(Ask::Cont, "cont", json!({}));
         }
         log::error!("{why}");
         self.trouble = Some(why.clone());
@@ -360,6 +399,9 @@ impl Machine {
     }
 
     fn on_stop(&mut self, now: Instant, at: Duration) {
+        if self.role == Role::Primary && matches!(self.phase, Phase::Entering { .. }) {
+            self.copying.get_or_insert(now);
+        }
         if self.phase != Phase::Colo || self.checkpoint.is_some() {
             return;
         }
@@ -373,6 +415,10 @@ impl Machine {
     fn on_resume(&mut self, now: Instant, at: Duration) {
         if self.phase == (Phase::Entering { in_colo: true }) {
             self.phase = Phase::Colo;
+            if let Some(since) = self.copying.take() {
+                let ms = now.saturating_duration_since(since).as_millis();
+                log::info!("the guest was stopped for {ms} ms for the copy of its memory");
+            }
             self.events.push_back(Event::PairReady);
         }
         if let Some(checkpoint) = &mut self.checkpoint {
@@ -450,6 +496,13 @@ impl Machine {
     fn on_colo_exit(&mut self, now: Instant, data: &Value) {
         if self.phase == Phase::Ending {
             return self.end_unfinished(now);
+        }
+        if matches!(self.phase, Phase::Entering { .. }) && self.role == Role::Primary {
+            // Nothing was protected yet, and the guest stands still until QEMU is told.
+            self.phase = Phase::Ending;
+            self.copying = None;
+            self.execute(Ask::LostHeartbeat, "x-colo-lost-heartbeat", json!({}));
+            return self.stay_alone("the secondary's QEMU did not enter COLO".into());
         }
         if self.phase != Phase::Colo {
             return;

@@ -38,6 +38,8 @@ pub(in crate::instance) struct Decisions {
     copied_in: Option<(u64, u64)>,
     /// The COLO-frame on this host has told of a checkpoint before the primary did.
     told_by_frame: bool,
+    /// The primary has told of a checkpoint before the COLO-frame on this host, which will.
+    told_by_primary: bool,
     /// The guest is stopped, to be given the primary's state, since then.
     stopped: Option<Instant>,
     /// Frames that had gone into the lane when the guest got that state, if the primary has not
@@ -69,6 +71,7 @@ impl Decisions {
             epoch: 0,
             copied_in: None,
             told_by_frame: false,
+            told_by_primary: false,
             stopped: None,
             mark: None,
         }
@@ -150,6 +153,7 @@ impl Decisions {
             return false;
         }
         self.stopped = Some(now);
+        self.told_by_primary = false;
         true
     }
 
@@ -185,7 +189,7 @@ impl Decisions {
         now: Instant,
         hands: &mut impl Hands,
     ) -> bool {
-        if self.mode == Mode::FailedOver {
+        if self.mode == Mode::FailedOver || std::mem::take(&mut self.told_by_primary) {
             return false;
         }
         if let Some(stopped) = self.stopped.take() {
@@ -227,6 +231,7 @@ impl Decisions {
     fn is_copied_by(&mut self, now: Instant, hands: &mut impl Hands) -> bool {
         match self.stopped.take() {
             Some(stopped) => {
+                self.told_by_primary = true;
                 self.forget_input(now, Some(stopped), hands);
                 true
             }
@@ -356,6 +361,14 @@ mod tests {
         assert_eq!(decisions.on_epoch(now, (7, 1), &mut kernel), Mark::Known(5));
         decisions.on_not_copied(&mut kernel);
         assert_eq!(kernel.epochs, 1, "it was made, whatever is said later");
+        assert!(!decisions.on_state_copied(now, &mut kernel), "the same one, told again");
+        assert_eq!(kernel.epochs, 1);
+        // The next one is another.
+        decisions.on_stopped(now, &mut kernel);
+        decisions.on_marked(9);
+        decisions.on_state_copied(now, &mut kernel);
+        assert_eq!(decisions.on_epoch(now, (7, 2), &mut kernel), Mark::Known(9));
+        assert_eq!(kernel.epochs, 2);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::config::Role;
 #[derive(Debug, Default)]
 pub(super) struct Found {
     mode: Option<Half>,
+    kvm: Option<bool>,
     run_state: Option<String>,
 }
 
@@ -30,12 +31,22 @@ impl Found {
         });
     }
 
+    /// The answer to `query-kvm`.
+    pub(super) fn on_kvm(&mut self, status: &Value) {
+        self.kvm = Some(status["enabled"] == true);
+    }
+
+    /// The processor runs the guest, and the kernel tracks what it writes.
+    pub(super) fn has_kvm(&self) -> bool {
+        self.kvm == Some(true)
+    }
+
     /// The answer to `query-status`.
     pub(super) fn on_status(&mut self, status: &Value) {
         self.run_state = Some(status["status"].as_str().unwrap_or_default().to_owned());
     }
 
-    /// What it is, when both answers are there.
+    /// What it is, when the answers are there.
     pub(super) fn half(&self) -> Option<Half> {
         match (self.mode?, self.run_state.as_deref()?) {
             (Half::None, "inmigrate") => Some(Half::Incoming),

@@ -26,6 +26,7 @@ impl Stand {
         stand.machine.on_up(NEW);
         stand.answer(Ask::Schema, schema());
         stand.answer(Ask::ColoStatus, json!({"mode": mode}));
+        stand.answer(Ask::Kvm, json!({"enabled": true, "present": true}));
         stand.answer(Ask::Status, json!({"status": run_state}));
         stand
     }
@@ -161,6 +162,47 @@ fn a_primary_is_brought_into_colo() {
     stand.says("RESUME");
     assert_eq!(stand.events(), [Event::PairReady]);
     assert_eq!(stand.state(), "colo");
+}
+
+#[test]
+fn a_guest_that_is_emulated_stands_still_for_the_copy_and_goes_on_if_that_fails() {
+    let mut stand = Stand::found(Role::Primary, "none", "running");
+    stand.events();
+    stand.machine.found.on_kvm(&json!({"enabled": false}));
+    stand.machine.protect("tcp:h:9998").unwrap();
+    let told: Vec<&str> = std::iter::from_fn(|| stand.told()).map(|told| told.command).collect();
+    assert_eq!(told[2..], ["stop", "migrate"]);
+    stand.says("STOP");
+    stand.migration("failed");
+    stand.answer(Ask::MigrateError, json!({}));
+    assert_eq!(stand.told().map(|told| told.command), Some("cont"));
+}
+
+#[test]
+fn protection_that_is_wanted_early_begins_when_it_can() {
+    let mut stand = Stand::new(Role::Primary);
+    assert!(stand.machine.protect("tcp:h:9998").is_ok());
+    stand.machine.on_up(NEW);
+    assert!(stand.machine.protect("tcp:h:9998").is_ok());
+    stand.answer(Ask::Schema, schema());
+    stand.answer(Ask::ColoStatus, json!({"mode": "none"}));
+    stand.answer(Ask::Kvm, json!({"enabled": true}));
+    stand.answer(Ask::Status, json!({"status": "running"}));
+    assert_eq!(stand.state(), "entering");
+}
+
+#[test]
+fn a_secondary_without_colo_leaves_the_primary_going() {
+    let mut stand = Stand::found(Role::Primary, "none", "running");
+    stand.events();
+    stand.machine.protect("tcp:h:9998").unwrap();
+    while stand.told().is_some() {}
+    stand.says("STOP");
+    stand.migration("colo");
+    stand.qemu_says("COLO_EXIT", &json!({"mode": "primary", "reason": "error"}));
+    stand.answer(Ask::LostHeartbeat, json!({}));
+    assert!(matches!(&stand.events()[..], [Event::Alone { .. }]));
+    assert_eq!((stand.told(), stand.state()), (None, "alone"));
 }
 
 #[test]
@@ -435,6 +477,7 @@ fn a_connection_that_is_lost_in_colo_is_a_lost_pair_until_it_is_back() {
     stand.machine.on_up(NEW);
     stand.answer(Ask::Schema, schema());
     stand.answer(Ask::ColoStatus, json!({"mode": "primary"}));
+    stand.answer(Ask::Kvm, json!({"enabled": true}));
     stand.answer(Ask::Status, json!({"status": "running"}));
     assert_eq!(stand.events(), [Event::PairReady]);
 }
