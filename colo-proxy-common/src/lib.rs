@@ -2,8 +2,8 @@
 //!
 //! The same code runs in the eBPF programs, in the userspace engines and in the tests: the packet
 //! decoder ([`decode`]), TCP sequence arithmetic ([`seq`]), incremental checksums ([`checksum`]),
-//! the rewriting of TCP numbers ([`rewrite`]), the life of a translated connection ([`flow`]) and
-//! the records that live in maps ([`record`]).
+//! the rewriting of TCP numbers ([`rewrite`]), the life of a translated connection ([`flow`]), the
+//! records that live in maps ([`record`]) and those of stand-alone filters ([`filter`]).
 //!
 //! Everything here is total: no input, however malformed, makes it panic.
 #![cfg_attr(not(test), no_std)]
@@ -17,6 +17,7 @@
 
 pub mod checksum;
 pub mod decode;
+pub mod filter;
 pub mod flow;
 pub mod record;
 pub mod rewrite;

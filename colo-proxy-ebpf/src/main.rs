@@ -1,16 +1,18 @@
 //! The kernel programs of colo-proxy.
 //!
 //! One module per family: [`primary`] and [`secondary`] for the guest's TAP on either host,
-//! [`gate`] for the TAPs of the daemon, [`xdp_capture`] for `AF_XDP`; [`translate`] is what those
-//! have in common. The decisions are in `colo-proxy-common`, where they are tested; here are the
+//! [`filter`] and [`rewriter`] for the filters that stand alone on one, [`gate`] for the TAPs of the
+//! daemon, [`xdp_capture`] for `AF_XDP`; [`translate`] is what those have in common. The decisions are in `colo-proxy-common`, where they are tested; here are the
 //! maps, the clock and the frame.
 #![no_std]
 #![no_main]
 
 mod access;
+mod filter;
 mod gate;
 mod maps;
 mod primary;
+mod rewriter;
 mod secondary;
 mod translate;
 mod verdict;

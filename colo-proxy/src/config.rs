@@ -205,8 +205,7 @@ impl Guest {
         {
             return fail("a name is 1 to 64 letters, digits, `-`, `_` or `@`");
         }
-        // IFNAMSIZ, with its terminating zero.
-        if self.netdev.is_empty() || self.netdev.len() > 15 || self.netdev.contains(['/', ' ']) {
+        if !valid_netdev(&self.netdev) {
             return fail("netdev is not the name of a network interface (1 to 15 characters)");
         }
         if self.role() == Role::Secondary && self.on_death == OnDeath::Pass {
@@ -219,7 +218,12 @@ impl Guest {
     }
 }
 
-fn valid_name(name: &str) -> bool {
+pub(crate) fn valid_netdev(name: &str) -> bool {
+    // IFNAMSIZ, with its terminating zero.
+    (1..=15).contains(&name.len()) && !name.contains(['/', ' '])
+}
+
+pub(crate) fn valid_name(name: &str) -> bool {
     (1..=NAME_MAX).contains(&name.len())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_@".contains(c))
 }

@@ -57,6 +57,14 @@ pub struct BadRecords {
     pub cut: u64,
 }
 
+impl BadRecords {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        let Self { empty, runt, vnet_hdr_len, oversized, cut } = self;
+        empty + runt + vnet_hdr_len + oversized + cut
+    }
+}
+
 /// Takes records out of a byte stream.
 #[derive(Debug)]
 pub struct RecordReader {

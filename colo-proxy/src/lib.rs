@@ -17,6 +17,7 @@ pub mod datapath;
 mod dialler;
 pub mod endpoint;
 mod error_chain;
+pub mod filter;
 pub mod frame;
 pub mod gate;
 pub mod instance;

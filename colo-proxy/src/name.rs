@@ -47,12 +47,31 @@ pub fn claim(
     netdev: &str,
     is_foreign: impl Fn(&str) -> bool,
 ) -> Result<Claim, NameError> {
+    claim_as(dir, chosen, &as_name(netdev), is_foreign)
+}
+
+/// Claims `chosen`, or a name for the filter that `command` starts on `netdev`.
+pub(crate) fn claim_filter(
+    dir: &Path,
+    chosen: Option<&str>,
+    command: &str,
+    netdev: &str,
+    is_foreign: impl Fn(&str) -> bool,
+) -> Result<Claim, NameError> {
+    claim_as(dir, chosen, &format!("{command}@{}", as_name(netdev)), is_foreign)
+}
+
+fn claim_as(
+    dir: &Path,
+    chosen: Option<&str>,
+    own: &str,
+    is_foreign: impl Fn(&str) -> bool,
+) -> Result<Claim, NameError> {
     if let Some(name) = chosen {
         return lock(dir, name);
     }
-    let own = as_name(netdev);
-    if !is_foreign(&own) {
-        match lock(dir, &own) {
+    if !is_foreign(own) {
+        match lock(dir, own) {
             // In this namespace it would be the very same TAP.
             Err(NameError::InUse { namespace, .. }) if namespace != own_namespace() => {}
             claimed => return claimed,

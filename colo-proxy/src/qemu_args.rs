@@ -119,9 +119,10 @@ impl Lines {
             }
             Address::Tcp { host, port } => format!("host={host},port={port}"),
         };
-        let role = match ours.server {
-            true => format!("reconnect-ms={RECONNECT_MS}"),
-            false => "server=on,wait=off".to_owned(),
+        let role = if ours.server {
+            format!("reconnect-ms={RECONNECT_MS}")
+        } else {
+            "server=on,wait=off".to_owned()
         };
         self.add(&format!("-chardev socket,id={id},{address},{role}"));
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fmt::Write as _;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -68,7 +67,9 @@ impl PairOptions {
             text += &lane("control", CONTROL_PORT);
         }
         if let Some(frame) = self.frame(side) {
-            let _ = writeln!(text, "colo_frame = \"{frame}\"");
+            text += "colo_frame = \"";
+            text += frame;
+            text += "\"\n";
         }
         text + &format!("vnet_hdr_support = {}\n{more}\n", self.vnet_hdr)
     }

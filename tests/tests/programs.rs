@@ -4,6 +4,8 @@
 
 #[path = "programs/earlier_pair.rs"]
 mod earlier_pair;
+#[path = "programs/filter.rs"]
+mod filter;
 #[path = "programs/flood.rs"]
 mod flood;
 #[path = "../../colo-proxy-common/tests/frame/mod.rs"]
@@ -19,7 +21,7 @@ use colo_proxy_common::record::{LAYOUT_VERSION, Settings, mode};
 use frame::{Checksum, Shape};
 use harness::{DROP, MARK, NETDEV, NEXT, Programs, REDIRECT, settings};
 
-const ALL: [&str; 7] = [
+const ALL: [&str; 9] = [
     "colo_mirror",
     "colo_capture",
     "colo_release",
@@ -27,6 +29,8 @@ const ALL: [&str; 7] = [
     "colo_from_guest",
     "colo_input",
     "colo_gate_guard",
+    "colo_rewrite_tx",
+    "colo_rewrite_rx",
 ];
 
 fn some_frame() -> Vec<u8> {

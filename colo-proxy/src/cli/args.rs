@@ -13,6 +13,8 @@ use colo_proxy::datapath::capture::CaptureKind;
 use colo_proxy::endpoint::Endpoint;
 use colo_proxy::offline::{Address, Align};
 
+use super::filter::{MirrorArgs, RedirectorArgs, RewriterArgs};
+
 /// The network proxy of a fault-tolerant pair of virtual machines (COLO)
 ///
 /// Runs beside QEMU on each of two hosts, as root. An endpoint EP is unix:PATH or tcp:HOST:PORT,
@@ -38,6 +40,13 @@ pub(super) enum Subcommand {
     },
     /// Compare between QEMU's sockets, in the place of its colo-compare object; needs no root
     ColoCompare(ColoCompareArgs),
+    /// Copy a guest's frames to a socket, in the place of QEMU's filter-mirror object
+    FilterMirror(MirrorArgs),
+    /// Take a guest's frames to a socket, or bring them from one, in the place of QEMU's
+    /// filter-redirector object
+    FilterRedirector(RedirectorArgs),
+    /// Translate a secondary guest's TCP numbers, in the place of QEMU's filter-rewriter object
+    FilterRewriter(RewriterArgs),
     /// Show what the running instances do
     Status {
         /// Only this one: an instance, or a netdev where only one instance has it

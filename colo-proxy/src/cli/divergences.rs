@@ -71,6 +71,10 @@ fn shown(instance: &Value) -> String {
     if instance["role"] == "secondary" {
         return format!("{name} (secondary): the primary's daemon compares\n");
     }
+    let role = text(&instance["role"]);
+    if role.starts_with("filter-") {
+        return format!("{name} ({role}): a filter does not compare\n");
+    }
     let total = text(&instance["divergences_total"]);
     let kept = list(instance).count();
     let head = format!("{name} (primary): divergences {total}, the last {kept} of them listed\n");

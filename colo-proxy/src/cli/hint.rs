@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind};
 use colo_proxy::colo_frame::ColoFrameError;
 use colo_proxy::config::ConfigError;
 use colo_proxy::endpoint::EndpointError;
+use colo_proxy::filter::FilterError;
 use colo_proxy::instance::InstanceError;
 use colo_proxy::offline::{GuestError, NothingCompared};
 use colo_proxy::status::StatusError;
@@ -30,6 +31,7 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
         // Captures are the user's own files: no privilege of the daemon's helps.
         return is_of_the_guest(error).then_some(NAME_GUEST);
     }
+    let known = known.or_else(|| error.downcast_ref::<FilterError>().and_then(FilterError::hint));
     known.or_else(|| error.chain().any(is_denied).then(|| needed(error)))
 }
 

@@ -6,12 +6,14 @@ mod colo_compare;
 mod daemon;
 mod diff;
 mod divergences;
+mod filter;
 mod hint;
 mod offsets;
 mod output;
 mod protect;
 mod qemu_args;
 mod show;
+mod show_filter;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -32,6 +34,9 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Subcommand::Secondary(args) => daemon::serve(vec![Guest::try_from(args)?]),
         Subcommand::Run { config } => daemon::serve(config::read(&config)?),
         Subcommand::ColoCompare(args) => colo_compare::serve(args.into()),
+        Subcommand::FilterMirror(args) => filter::serve(args.into()),
+        Subcommand::FilterRedirector(args) => filter::serve(args.into()),
+        Subcommand::FilterRewriter(args) => filter::serve(args.into()),
         Subcommand::Status { instance, json } => show::status(instance.as_deref(), json),
         Subcommand::Divergences(args) => divergences::divergences(&args),
         Subcommand::Offsets { command } => offsets::run(&command),

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use colo_proxy::status::{self, RUNTIME_DIR, Reply, Request};
 use serde_json::{Value, json};
 
-use super::output;
+use super::{output, show_filter};
 
 pub(super) fn status(instance: Option<&str>, as_json: bool) -> anyhow::Result<()> {
     let dir = Path::new(RUNTIME_DIR);
@@ -28,10 +28,20 @@ pub(super) fn status(instance: Option<&str>, as_json: bool) -> anyhow::Result<()
     } else if names.is_empty() {
         "no instance is running\n".into()
     } else {
-        found.iter().map(shown).collect()
+        found
+            .iter()
+            .map(
+                |status| if is_filter(status) { show_filter::shown(status) } else { shown(status) },
+            )
+            .collect()
     };
     output::print(&text)?;
     output::fail_with(silent)
+}
+
+/// Only a filter has a queue.
+fn is_filter(status: &Value) -> bool {
+    !status["queue"].is_null()
 }
 
 /// One instance, a line a group: what is asked most comes first.
@@ -69,7 +79,7 @@ fn shown(status: &Value) -> String {
     groups.join("\n") + "\n"
 }
 
-fn counts(map: &Value) -> String {
+pub(super) fn counts(map: &Value) -> String {
     let all: Vec<String> =
         map.as_object().into_iter().flatten().map(|(name, n)| format!("{name} {n}")).collect();
     if all.is_empty() { "none".into() } else { all.join(", ") }

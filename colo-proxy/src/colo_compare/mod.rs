@@ -27,7 +27,7 @@ use self::inbound::{Inbound, InboundEvent};
 use self::outdev::Outdev;
 use crate::colo_frame::{self, ColoFrame, ColoFrameError, Command, Event, Terms};
 use crate::compare::{Engine, Limits, Output, Reason, Side};
-use crate::config::{Checkpoints, ColoFrameKind, OnSecondaryLost, Role};
+use crate::config::{ColoFrameKind, OnSecondaryLost, Role};
 use crate::endpoint::{Endpoint, Port};
 use crate::frame::Frame;
 use crate::log_limit::LogLimit;
@@ -85,14 +85,7 @@ impl Sockets {
         let primary = Port::open(options.primary_in.clone()).await?;
         let secondary = Port::open(options.secondary_in.clone()).await?;
         let outdev = Port::open(options.outdev.clone()).await?;
-        let terms = Terms {
-            instance: "colo-compare".into(),
-            role: Role::Primary,
-            migrate: None,
-            checkpoints: Checkpoints::default(),
-            quick_ack: true,
-            vnet_hdr,
-        };
+        let terms = Terms::of_part("colo-compare", Role::Primary, vnet_hdr);
         let frame = colo_frame::start(options.colo_frame.as_ref(), terms).await?;
         Ok(Self {
             primary: Inbound::new("primary-in", primary, vnet_hdr),

@@ -126,6 +126,19 @@ pub struct Terms {
 }
 
 impl Terms {
+    /// Those of a part that has no configuration.
+    pub fn of_part(instance: &str, role: Role, vnet_hdr: bool) -> Self {
+        let checkpoints = Checkpoints::default();
+        Self {
+            instance: instance.into(),
+            role,
+            migrate: None,
+            checkpoints,
+            quick_ack: true,
+            vnet_hdr,
+        }
+    }
+
     /// Those of `guest`, which is served as `instance`.
     pub fn of(guest: &Guest, instance: &str) -> Self {
         Self {
@@ -155,6 +168,14 @@ pub async fn start(
             Box::new(xen::Xen::new(Port::open(endpoint.clone()).await?, terms.vnet_hdr))
         }
     })
+}
+
+/// The same for the driver of `guest`, which is served as `instance`.
+pub async fn start_for(
+    guest: &Guest,
+    instance: &str,
+) -> Result<Box<dyn ColoFrame>, ColoFrameError> {
+    start(guest.colo_frame.as_ref(), Terms::of(guest, instance)).await
 }
 
 /// No COLO-frame.

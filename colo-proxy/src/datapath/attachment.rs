@@ -1,6 +1,7 @@
 //! One program on one hook of one interface: a tcx link, new or taken over.
 
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
@@ -65,8 +66,8 @@ impl Attachment {
     /// The name under which the link is pinned. The guard is on two gates.
     pub(super) fn link_name(&self) -> String {
         let gate = match (self.program, self.place) {
-            ("colo_gate_guard", Place::OutputGate) => "_output",
-            ("colo_gate_guard", Place::InputGate) => "_input",
+            ("colo_gate_guard" | "colo_filter_guard", Place::OutputGate) => "_output",
+            ("colo_gate_guard" | "colo_filter_guard", Place::InputGate) => "_input",
             _ => "",
         };
         format!("link_{}{gate}", self.program)
@@ -117,13 +118,15 @@ impl Attached {
 }
 
 /// Attaches a program to `ifindex`. A link of a dead daemon to the same interface gets the new
-/// program in place of the old one; one to an interface that is gone is removed after.
+/// program in place of the old one; one to an interface that is gone is removed after. A new one
+/// goes next to the guest, or, among filters, just before the link `successor` on the way to it.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     attachment: &Attachment,
     ifindex: u32,
     dir: &InstanceDir,
     pinned: bool,
+    successor: Option<&SchedClassifierLink>,
 ) -> Result<Attached, DatapathError> {
     let interface = name_of(ifindex, attachment.place)?;
     let program = load(ebpf, attachment.program, dir)?;
@@ -137,7 +140,7 @@ pub(super) fn attach(
     let path = dir.path().join(attachment.link_name());
     let link = match leftover(&path, ifindex)? {
         Some(old) => replace(program, old),
-        None => create(program, &interface, attachment.hook),
+        None => create(program, &interface, attachment.hook, successor),
     }
     .map_err(|source| DatapathError::Attach {
         program: attachment.program,
@@ -182,8 +185,11 @@ fn load<'a>(
     Ok(program)
 }
 
-/// The pinned link of a dead daemon, where it is still on `ifindex`.
-fn leftover(path: &Path, ifindex: u32) -> Result<Option<SchedClassifierLink>, DatapathError> {
+/// The link that is pinned at `path`, where it is on `ifindex`.
+pub(super) fn leftover(
+    path: &Path,
+    ifindex: u32,
+) -> Result<Option<SchedClassifierLink>, DatapathError> {
     let link = if path.exists() { Some(pinned_link(path)?) } else { None };
     Ok(link.filter(|link| ifindex_of(link) == Some(ifindex)))
 }
@@ -229,12 +235,19 @@ fn create(
     program: &mut SchedClassifier,
     interface: &str,
     hook: Hook,
+    successor: Option<&SchedClassifierLink>,
 ) -> Result<SchedClassifierLink, ProgramError> {
     // Next to the guest: nothing on the host may answer a frame of the guest that has not been
     // released, and what the host's own programs drop on the way to the guest is not mirrored.
-    let (hook, order) = match hook {
-        Hook::Ingress => (TcAttachType::Ingress, LinkOrder::first()),
-        Hook::Egress => (TcAttachType::Egress, LinkOrder::last()),
+    let order = match (hook, successor) {
+        (Hook::Ingress, None) => LinkOrder::first(),
+        (Hook::Egress, None) => LinkOrder::last(),
+        (Hook::Ingress, Some(link)) => LinkOrder::after_link(link).map_err(io::Error::other)?,
+        (Hook::Egress, Some(link)) => LinkOrder::before_link(link).map_err(io::Error::other)?,
+    };
+    let hook = match hook {
+        Hook::Ingress => TcAttachType::Ingress,
+        Hook::Egress => TcAttachType::Egress,
     };
     let id = program.attach_with_options(interface, hook, TcAttachOptions::TcxOrder(order))?;
     program.take_link(id)

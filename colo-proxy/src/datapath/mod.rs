@@ -25,13 +25,17 @@ pub mod capture;
 mod detach;
 mod error;
 mod events;
+pub mod filter;
 mod leftover;
 mod limits;
+mod links;
 mod maps;
 mod netns;
 mod offsets;
+mod order;
 pub mod pin;
 mod primary;
+mod rewriter;
 mod secondary;
 mod syscall;
 mod walk;
@@ -43,6 +47,7 @@ use std::time::Duration;
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
+use colo_proxy_common::filter::{Filter, is_token};
 use colo_proxy_common::record::{Counters, Flow, FlowKey, LAYOUT_VERSION, Settings, mode};
 use serde::{Deserialize, Serialize};
 
@@ -54,9 +59,12 @@ pub use limits::Limits;
 pub use netns::cookie as netns_cookie;
 pub use offsets::Imported;
 pub use pin::InstanceDir;
+pub use rewriter::RewriterPlan;
 
 use age::Ageing;
+use links::Links;
 use maps::Maps;
+use order::Order;
 
 /// The kernel programs, as built by `cargo xtask build-ebpf`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("colo-proxy.bpf.o");
@@ -138,19 +146,38 @@ pub struct Plan<'a> {
     pub limits: Limits,
 }
 
+/// Which programs: those of a half of the pair, or of a rewriter that stands alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Half(Role),
+    Rewriter,
+}
+
+impl Part {
+    fn attachments(self) -> &'static [Attachment] {
+        match self {
+            Self::Half(Role::Primary) => primary::ATTACHMENTS,
+            Self::Half(Role::Secondary) => secondary::ATTACHMENTS,
+            Self::Rewriter => rewriter::ATTACHMENTS,
+        }
+    }
+
+    fn is_primary(self) -> bool {
+        self == Self::Half(Role::Primary)
+    }
+}
+
 /// The programs of one guest, attached. Dropping it closes what is not pinned;
 /// [`Datapath::detach`] is the clean end.
 #[derive(Debug)]
 pub struct Datapath {
-    role: Role,
-    on_death: OnDeath,
-    dir: InstanceDir,
+    part: Part,
     ebpf: Ebpf,
     maps: Maps,
     settings: Settings,
     ageing: Ageing,
     ageing_interval: Duration,
-    attached: Vec<Attached>,
+    links: Links,
     taken_over: bool,
 }
 
@@ -164,12 +191,31 @@ impl Datapath {
     /// The same with a given bpffs.
     pub fn attach_in(plan: &Plan<'_>, bpffs: &Path) -> Result<Self, DatapathError> {
         let dir = InstanceDir::create(bpffs, plan.instance)?;
+        Self::attach_part(Part::Half(plan.role), plan, random_mark(), dir, None)
+    }
+
+    fn attach_part(
+        part: Part,
+        plan: &Plan<'_>,
+        mark: u32,
+        dir: InstanceDir,
+        filter: Option<Filter>,
+    ) -> Result<Self, DatapathError> {
         let cookie = netns::cookie()?;
         let leftover = leftover::take(&dir, cookie)?;
-        let mut ebpf = load_object(&dir, &plan.limits)?;
+        if filter.is_some() && order::leftover(&dir, cookie).is_none() {
+            order::put_away(&dir)?;
+        }
+        let mut pinned = maps::NAMES.to_vec();
+        pinned.extend(filter.map(|_| order::MAP));
+        let mut ebpf = load_object(&dir, &pinned, &plan.limits)?;
         let mut maps = Maps::take(&mut ebpf)?;
+        if let Some(record) = &filter {
+            order::write(&mut ebpf, record)?;
+        }
         let mut settings = settings_for(plan, cookie, leftover.as_ref());
-        if plan.role == Role::Primary && leftover.is_some() && !maps.flows()?.is_empty() {
+        settings.mark = mark;
+        if part.is_primary() && leftover.is_some() && !maps.flows()?.is_empty() {
             // It was a secondary, and its guest has survived.
             settings.translates = 1;
         }
@@ -178,15 +224,17 @@ impl Datapath {
             maps.set_settings(&settings)?;
         }
         let mut datapath = Self {
-            role: plan.role,
-            on_death: plan.on_death,
-            dir,
+            part,
             ebpf,
             maps,
             settings,
             ageing: Ageing::new(plan.limits.age),
             ageing_interval: plan.limits.ageing_interval,
-            attached: Vec::new(),
+            links: Links::new(
+                dir,
+                plan.on_death == OnDeath::Hold,
+                filter.as_ref().map(Order::in_record),
+            ),
             taken_over: leftover.is_some(),
         };
         datapath.attach_all()?;
@@ -196,27 +244,17 @@ impl Datapath {
     /// Gates first, so that no frame of the guest arrives at one that is not guarded. The settings
     /// of a leftover change in between: its programs send everything to gates that are no more.
     fn attach_all(&mut self) -> Result<(), DatapathError> {
-        let (gates, netdev): (Vec<_>, Vec<_>) =
-            self.attachments().iter().partition(|a| a.place != Place::Netdev);
-        for attachment in gates {
+        let all = self.part.attachments();
+        for attachment in all.iter().filter(|a| a.place != Place::Netdev) {
             self.attach_one(attachment)?;
         }
         let settings = self.settings;
         self.maps.set_settings(&settings)?;
-        for attachment in netdev {
+        for attachment in all.iter().filter(|a| a.place == Place::Netdev) {
             self.attach_one(attachment)?;
         }
-        let mut wanted: Vec<_> = self.attachments().iter().map(Attachment::link_name).collect();
         // Replaced or removed by `capture::choose`, and at once.
-        wanted.push(af_xdp::LINK_NAME.to_owned());
-        self.dir.remove_links_except(&wanted)
-    }
-
-    fn attachments(&self) -> &'static [Attachment] {
-        match self.role {
-            Role::Primary => primary::ATTACHMENTS,
-            Role::Secondary => secondary::ATTACHMENTS,
-        }
+        self.links.remove_others(all, &[af_xdp::LINK_NAME])
     }
 
     fn attach_one(&mut self, attachment: &Attachment) -> Result<(), DatapathError> {
@@ -225,20 +263,7 @@ impl Datapath {
             Place::OutputGate => self.settings.output_gate_ifindex,
             Place::InputGate => self.settings.input_gate_ifindex,
         };
-        let attached = attachment::attach(
-            &mut self.ebpf,
-            attachment,
-            ifindex,
-            &self.dir,
-            self.on_death == OnDeath::Hold,
-        )?;
-        // The old link goes only now.
-        let name = attached.link_name();
-        if let Some(i) = self.attached.iter().position(|old| old.link_name() == name) {
-            self.attached.swap_remove(i).detach()?;
-        }
-        self.attached.push(attached);
-        Ok(())
+        self.links.attach(&mut self.ebpf, attachment, ifindex)
     }
 
     /// The guest's TAP has been created anew (guest restart): attaches the programs to it.
@@ -246,7 +271,7 @@ impl Datapath {
         self.settings.netdev_ifindex = ifindex;
         let settings = self.settings;
         self.maps.set_settings(&settings)?;
-        for attachment in self.attachments().iter().filter(|a| a.place == Place::Netdev) {
+        for attachment in self.part.attachments().iter().filter(|a| a.place == Place::Netdev) {
             self.attach_one(attachment)?;
         }
         Ok(())
@@ -322,7 +347,7 @@ impl Datapath {
 
     /// The programs stay when the daemon goes, unless it detaches them.
     pub fn is_pinned(&self) -> bool {
-        self.on_death == OnDeath::Hold
+        self.links.are_pinned()
     }
 
     /// A connection that is not over would break without translation.
@@ -371,12 +396,12 @@ impl Datapath {
 
     /// What is attached where.
     pub fn programs(&self) -> &[Attached] {
-        &self.attached
+        self.links.attached()
     }
 
     /// The directory in which everything is pinned.
     pub fn dir(&self) -> &InstanceDir {
-        &self.dir
+        self.links.dir()
     }
 
     /// What [`capture::choose`] needs, to capture guest output by `AF_XDP` on `netdev`.
@@ -392,26 +417,22 @@ impl Datapath {
             .try_into()
             .map_err(|source| DatapathError::Program { program: name, source: Box::new(source) })?;
         let ifindex = self.settings.netdev_ifindex;
-        Ok(af_xdp::XdpTarget { netdev, ifindex, program, pins: self.dir.path() })
+        Ok(af_xdp::XdpTarget { netdev, ifindex, program, pins: self.links.dir().path() })
     }
 
     /// The clean end: the guest's network is as if there had been no colo-proxy, and bpffs too. What
     /// fails is told in the end, and does not keep the rest attached.
     pub fn detach(mut self) -> Result<(), DatapathError> {
-        let mut result = Ok(());
-        // The guest's TAP first: nothing may go to a gate that lets nothing out any more.
-        while let Some(attached) = self.attached.pop() {
-            result = result.and(attached.detach());
-        }
-        result.and(self.dir.remove())
+        self.links.detach()
     }
 }
 
-fn load_object(dir: &InstanceDir, limits: &Limits) -> Result<Ebpf, DatapathError> {
+/// Loads the object, with the maps `pinned` in `dir` where they are, or pinned there.
+fn load_object(dir: &InstanceDir, pinned: &[&str], limits: &Limits) -> Result<Ebpf, DatapathError> {
     let log_level: u8 = if log::log_enabled!(log::Level::Debug) { LOG_DEBUG } else { LOG_OFF };
     let mut loader = EbpfLoader::new();
     loader.override_global("AYA_LOG_LEVEL", &log_level, true);
-    for name in maps::NAMES {
+    for name in pinned {
         loader.map_pin_path(name, dir.map(name));
     }
     for (name, entries_max) in limits.sizes() {
@@ -442,5 +463,7 @@ fn random_mark() -> u32 {
     use std::hash::{BuildHasher as _, Hasher as _};
 
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    (random as u32) | 1
+    let mark = (random as u32) | 1;
+    // A filter on the same TAP would leave such a frame to another filter.
+    if is_token(mark) { mark ^ (1 << 31) } else { mark }
 }

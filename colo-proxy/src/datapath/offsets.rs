@@ -1,6 +1,6 @@
 //! Taking the translated connections to the next pair, and from the one before.
 
-use super::{Datapath, DatapathError, Role};
+use super::{Datapath, DatapathError};
 use crate::offsets::Offset;
 
 /// What an import has changed.
@@ -48,7 +48,7 @@ impl Datapath {
             return Err(DatapathError::NoRoom { wanted, room });
         }
         self.put(offsets, now_ns)?;
-        if self.role == Role::Primary && !offsets.is_empty() {
+        if self.part.is_primary() && !offsets.is_empty() {
             let settings = super::Settings { translates: 1, ..self.settings };
             self.maps.set_settings(&settings)?;
             self.settings = settings;

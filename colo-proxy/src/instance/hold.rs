@@ -9,12 +9,12 @@ use crate::config::InputLimits;
 use crate::frame::Frame;
 
 #[derive(Debug, Default)]
-pub(super) struct Hold {
+pub(crate) struct Hold {
     limits: InputLimits,
     frames: VecDeque<Held>,
     bytes: usize,
-    pub(super) dropped_full: u64,
-    pub(super) dropped_late: u64,
+    pub(crate) dropped_full: u64,
+    pub(crate) dropped_late: u64,
 }
 
 #[derive(Debug)]
@@ -25,12 +25,12 @@ struct Held {
 }
 
 impl Hold {
-    pub(super) fn new(limits: InputLimits) -> Self {
+    pub(crate) fn new(limits: InputLimits) -> Self {
         Self { limits, ..Self::default() }
     }
 
     /// Keeps `frame`, which belongs to the connection `key`.
-    pub(super) fn push(&mut self, now: Instant, key: Option<FlowKey>, frame: Frame) {
+    pub(crate) fn push(&mut self, now: Instant, key: Option<FlowKey>, frame: Frame) {
         let limits = self.limits;
         if self.frames.len() >= limits.frames_max || self.bytes + frame.len() > limits.bytes_max {
             self.dropped_full += 1;
@@ -41,7 +41,7 @@ impl Hold {
     }
 
     /// Everything that waits for `key`, in the order in which it came; the others keep their time.
-    pub(super) fn take(&mut self, key: &FlowKey) -> Vec<Frame> {
+    pub(crate) fn take(&mut self, key: &FlowKey) -> Vec<Frame> {
         let (due, kept): (VecDeque<Held>, VecDeque<Held>) = std::mem::take(&mut self.frames)
             .into_iter()
             .partition(|held| held.key.as_ref() == Some(key));
@@ -51,16 +51,16 @@ impl Hold {
     }
 
     /// Everything.
-    pub(super) fn take_all(&mut self) -> Vec<Frame> {
+    pub(crate) fn take_all(&mut self) -> Vec<Frame> {
         self.bytes = 0;
         std::mem::take(&mut self.frames).into_iter().map(|held| held.frame).collect()
     }
 
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.frames.front().map(|held| held.until)
     }
 
-    pub(super) fn on_timeout(&mut self, now: Instant) {
+    pub(crate) fn on_timeout(&mut self, now: Instant) {
         while let Some(held) = self.frames.front()
             && held.until <= now
         {
@@ -70,11 +70,11 @@ impl Hold {
         }
     }
 
-    pub(super) fn frames(&self) -> usize {
+    pub(crate) fn frames(&self) -> usize {
         self.frames.len()
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 }

@@ -21,24 +21,24 @@ use crate::frame::Frame;
 use crate::lane::{BadRecords, LaneError, Outbox, RecordReader};
 
 /// Frames taken from a source in one go.
-pub(super) const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 /// Batches that may wait between a lane and its reader; TCP holds the peer back beyond that.
 const WAITING_BATCHES: usize = 8;
 
 /// What a lane has carried and lost. Counted by its task, read by `status`.
 #[derive(Debug, Default)]
-pub(super) struct LaneStats {
-    pub(super) connected: AtomicU64,
-    pub(super) connections: AtomicU64,
-    pub(super) frames: AtomicU64,
-    pub(super) bytes: AtomicU64,
-    pub(super) queued_bytes: AtomicU64,
+pub(crate) struct LaneStats {
+    pub(crate) connected: AtomicU64,
+    pub(crate) connections: AtomicU64,
+    pub(crate) frames: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) queued_bytes: AtomicU64,
     /// Frames that found no peer.
-    pub(super) dropped_no_peer: AtomicU64,
+    pub(crate) dropped_no_peer: AtomicU64,
     /// Octets that a connection took with it.
-    pub(super) lost_bytes: AtomicU64,
+    pub(crate) lost_bytes: AtomicU64,
     /// Connections closed because the peer did not read.
-    pub(super) stalls: AtomicU64,
+    pub(crate) stalls: AtomicU64,
     empty: AtomicU64,
     runt: AtomicU64,
     vnet_hdr_len: AtomicU64,
@@ -65,7 +65,7 @@ pub struct LaneStatus {
 }
 
 impl LaneStats {
-    pub(super) fn status(&self, endpoint: &str) -> LaneStatus {
+    pub(crate) fn status(&self, endpoint: &str) -> LaneStatus {
         LaneStatus {
             endpoint: endpoint.into(),
             connected: self.connected.load(Relaxed) != 0,
@@ -103,14 +103,14 @@ impl LaneStats {
 
 /// What a lane tells its owner, in the order in which it happened.
 #[derive(Debug)]
-pub(super) enum LaneEvent {
+pub(crate) enum LaneEvent {
     Up,
     Frames(Vec<Frame>),
     Down,
 }
 
 /// Starts the task that reads frames from the peer.
-pub(super) fn spawn_incoming(
+pub(crate) fn spawn_incoming(
     port: Port,
     vnet_hdr: bool,
     stats: Arc<LaneStats>,
@@ -191,18 +191,18 @@ fn take_batch(reader: &mut RecordReader, into: &mut Vec<Frame>) -> Result<(), La
 }
 
 /// What a lane to the peer is made of.
-pub(super) struct Outgoing {
-    pub(super) port: Port,
-    pub(super) source: Box<dyn Capture>,
-    pub(super) vnet_hdr: bool,
-    pub(super) limits: PeerLimits,
-    pub(super) stats: Arc<LaneStats>,
+pub(crate) struct Outgoing {
+    pub(crate) port: Port,
+    pub(crate) source: Box<dyn Capture>,
+    pub(crate) vnet_hdr: bool,
+    pub(crate) limits: PeerLimits,
+    pub(crate) stats: Arc<LaneStats>,
     /// Sees every frame that goes into the lane.
-    pub(super) observe: Box<dyn FnMut(&Frame) + Send>,
+    pub(crate) observe: Box<dyn FnMut(&Frame) + Send>,
 }
 
 /// What the owner may ask of a lane to the peer.
-pub(super) enum OutgoingRequest {
+pub(crate) enum OutgoingRequest {
     /// Take everything from the source that is there now, then say how many frames have gone into
     /// the current connection.
     Mark(oneshot::Sender<u64>),
@@ -211,6 +211,9 @@ pub(super) enum OutgoingRequest {
     Finish(oneshot::Sender<Vec<Frame>>),
     /// Read from here instead.
     Source(Box<dyn Capture>),
+    /// Take everything from the source that is there now, and say when the peer has been sent it.
+    /// No answer comes where the connection is lost first.
+    Flush(oneshot::Sender<()>),
 }
 
 impl std::fmt::Debug for OutgoingRequest {
@@ -219,12 +222,13 @@ impl std::fmt::Debug for OutgoingRequest {
             Self::Mark(_) => "Mark",
             Self::Finish(_) => "Finish",
             Self::Source(_) => "Source",
+            Self::Flush(_) => "Flush",
         })
     }
 }
 
 /// Starts the task that sends the frames of a source to the peer.
-pub(super) fn spawn_outgoing(
+pub(crate) fn spawn_outgoing(
     lane: Outgoing,
 ) -> std::io::Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>)> {
     let ready = Readable::new(lane.source.poll_fd())?;
@@ -289,9 +293,12 @@ impl Sender {
                 request = requests.recv() => match request {
                     Some(OutgoingRequest::Mark(reply)) => {
                         // What was captured so far is of before the mark, and has nowhere to go.
-                        let dropped = self.drain().len() as u64;
-                        self.lane.stats.dropped_no_peer.fetch_add(dropped, Relaxed);
+                        self.drop_waiting();
                         let _ = reply.send(0);
+                    }
+                    Some(OutgoingRequest::Flush(reply)) => {
+                        self.drop_waiting();
+                        let _ = reply.send(());
                     }
                     Some(OutgoingRequest::Finish(reply)) => { self.finish(reply); return None }
                     Some(OutgoingRequest::Source(source)) => self.read_from(source),
@@ -302,7 +309,13 @@ impl Sender {
         }
     }
 
+    fn drop_waiting(&mut self) {
+        let dropped = self.drain().len() as u64;
+        self.lane.stats.dropped_no_peer.fetch_add(dropped, Relaxed);
+    }
+
     async fn with_peer(&mut self, stream: Stream) -> Ended {
+        let mut flush = None;
         let (mut from_peer, mut to_peer) = tokio::io::split(stream);
         let mut frames = Vec::with_capacity(BATCH);
         let mut progress = Instant::now();
@@ -332,12 +345,23 @@ impl Sender {
                 }
                 request = requests.recv() => match request {
                     Some(OutgoingRequest::Mark(reply)) => self.mark(reply),
+                    Some(OutgoingRequest::Flush(reply)) => {
+                        let mut frames = self.drain();
+                        self.queue(&mut frames);
+                        flush = Some(reply);
+                    }
                     Some(OutgoingRequest::Finish(reply)) => { self.finish(reply); return Ended::Owner }
                     Some(OutgoingRequest::Source(source)) => self.read_from(source),
                     None => return Ended::Owner,
                 },
             }
             self.lane.stats.queued_bytes.store(self.outbox.waiting_bytes() as u64, Relaxed);
+            if self.outbox.is_empty()
+                && let Some(reply) = flush.take()
+            {
+                // Nobody waits for the answer any more: then it is not needed.
+                let _ = reply.send(());
+            }
         }
     }
 

@@ -7,20 +7,20 @@
 
 mod announce;
 mod cut;
-mod hold;
-mod lanes;
-mod offsets;
+pub(crate) mod hold;
+pub(crate) mod lanes;
+pub(crate) mod offsets;
 mod peer;
 mod permission;
 mod primary;
-mod readable;
+pub(crate) mod readable;
 mod repeat;
-mod secondary;
+pub(crate) mod secondary;
 mod segment;
 #[cfg(test)]
 mod simulation;
-mod trace;
-mod wiring;
+pub(crate) mod trace;
+pub(crate) mod wiring;
 
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;

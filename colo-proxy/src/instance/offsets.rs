@@ -9,7 +9,7 @@ use crate::offsets::{format, parse};
 use crate::status::Reply;
 
 /// The connections of `instance` that are translated.
-pub(super) fn export(instance: &str, datapath: &Datapath) -> Reply {
+pub(crate) fn export(instance: &str, datapath: &Datapath) -> Reply {
     match datapath.export_offsets() {
         Ok(offsets) => Reply::Offsets(format(instance, &offsets)),
         Err(error) => Reply::Error(chain(&error)),
@@ -17,7 +17,7 @@ pub(super) fn export(instance: &str, datapath: &Datapath) -> Reply {
 }
 
 /// Makes the connections in `text` known, all of them or none.
-pub(super) fn import(instance: &str, datapath: &mut Datapath, text: &str) -> Reply {
+pub(crate) fn import(instance: &str, datapath: &mut Datapath, text: &str) -> Reply {
     let offsets = match parse(text, datapath.flows_max() as usize) {
         Ok(offsets) => offsets,
         Err(error) => return Reply::Error(format!("{error}; nothing was imported")),
@@ -58,7 +58,7 @@ pub(super) fn on_message(instance: &str, datapath: &mut Datapath, text: &str) {
 
 /// The guest lives, and has connections that would break without translation. The programs stay
 /// attached then when the daemon ends.
-pub(super) async fn is_needed(instance: &str, datapath: &Datapath, links: &LinkWatch) -> bool {
+pub(crate) async fn is_needed(instance: &str, datapath: &Datapath, links: &LinkWatch) -> bool {
     let needed = datapath.is_pinned()
         && datapath.has_live_flows()
         && links.get().await.is_some_and(|link| link.held);
@@ -72,7 +72,7 @@ pub(super) async fn is_needed(instance: &str, datapath: &Datapath, links: &LinkW
 }
 
 /// `CLOCK_MONOTONIC`, the clock of the kernel programs.
-pub(super) fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
         .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }

@@ -9,6 +9,9 @@ use tokio::task::JoinHandle;
 
 use crate::config::{Guest, Role, Takeover};
 
+/// Yes, or why not.
+pub(super) type Answer = Result<(), String>;
+
 /// One question at a time.
 #[derive(Debug)]
 pub(super) struct Permission {
@@ -16,7 +19,7 @@ pub(super) struct Permission {
     role: Role,
     instance: String,
     netdev: String,
-    asking: Option<JoinHandle<Result<(), String>>>,
+    asking: Option<JoinHandle<Answer>>,
 }
 
 impl Permission {
@@ -42,20 +45,18 @@ impl Permission {
         self.asking = Some(tokio::spawn(async move {
             for path in commands {
                 let run = run(&path, &instance, &netdev, role);
-                match tokio::time::timeout(timeout, run).await {
-                    Ok(done) => done?,
-                    Err(_) => {
-                        let ms = timeout.as_millis();
-                        return Err(format!("{} did not end in {ms} ms", path.display()));
-                    }
-                }
+                let Ok(done) = tokio::time::timeout(timeout, run).await else {
+                    let ms = timeout.as_millis();
+                    return Err(format!("{} did not end in {ms} ms", path.display()));
+                };
+                done?;
             }
             Ok(())
         }));
     }
 
     /// Waits for the answer to a question that was asked. Can be dropped without losing it.
-    pub(super) async fn next(&mut self) -> Result<(), String> {
+    pub(super) async fn next(&mut self) -> Answer {
         let Some(asking) = &mut self.asking else { return std::future::pending().await };
         let answer = asking.await;
         self.asking = None;
@@ -63,7 +64,7 @@ impl Permission {
     }
 }
 
-async fn run(path: &Path, instance: &str, netdev: &str, role: Role) -> Result<(), String> {
+async fn run(path: &Path, instance: &str, netdev: &str, role: Role) -> Answer {
     let status = Command::new(path)
         .env("COLO_PROXY_INSTANCE", instance)
         .env("COLO_PROXY_NETDEV", netdev)

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::offsets;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
-use super::permission::Permission;
+use super::permission::{Answer, Permission};
 use super::readable::{Drained, Readable};
 use super::wiring::{
     attach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach, sleep_until,
@@ -131,20 +131,19 @@ impl Primary {
         let mirror = Port::open(mirror).await?;
         let secondary = Port::open(secondary_in).await?;
         let peer = open_port(guest.control.as_ref()).await?;
-        let terms = colo_frame::Terms::of(&guest, &claim.name);
-        let frame = colo_frame::start(guest.colo_frame.as_ref(), terms).await?;
+        let frame = colo_frame::start_for(&guest, &claim.name).await?;
         let attached = attach(&guest, &claim.name, netdev)?;
         let (output_gate, input_gate) = (attached.output_gate, attached.input_gate);
         output_gate.set_up()?;
         input_gate.set_up()?;
         lengthen_queue(&link, netdev, &guest.limits.peer).await;
         let (socket, questions) = status::serve(dir, &claim.name)?;
-
         let stats = Stats::default();
-        let vnet_hdr = guest.vnet_hdr_support;
+        let timeout = guest.limits.peer.timeout;
         let (mirror_requests, mirror) =
             spawn_mirror(&guest, mirror, &input_gate, stats.mirror.clone())?;
-        let secondary = lanes::spawn_incoming(secondary, vnet_hdr, stats.secondary.clone());
+        let secondary =
+            lanes::spawn_incoming(secondary, guest.vnet_hdr_support, stats.secondary.clone());
         let inputs = Inputs {
             output: Readable::new(&*output_gate).map_err(system("watch the output gate"))?,
             mirror,
@@ -152,7 +151,7 @@ impl Primary {
             peer: peer.map(|port| {
                 let traffic =
                     Traffic { sent: stats.mirror.clone(), received: stats.secondary.clone() };
-                Peer::spawn(port, Role::Primary, guest.limits.peer.timeout, traffic)
+                Peer::spawn(port, Role::Primary, timeout, traffic)
             }),
             frame,
             permission: Permission::new(&guest, &claim.name),
@@ -161,20 +160,18 @@ impl Primary {
             _socket: socket,
             _mirror_requests: mirror_requests,
         };
-        let now = Instant::now();
-        let mut protection = Protection::new(now, guest.limits.peer.timeout, on_secondary_lost)
+        let mut protection = Protection::new(Instant::now(), timeout, on_secondary_lost)
             .fencing(!guest.takeover.is_manual());
         if attached.was_off {
             protection.expose();
         }
         let seed = seed().map_err(system("read random octets"))?;
-        let session = seed.rotate_left(32) ^ u64::from(std::process::id());
         let primary = Self {
             decisions: Decisions::new(
                 claim.name.clone(),
                 Engine::new(guest.limits.compare.clone(), seed),
                 protection,
-                session,
+                seed.rotate_left(32) ^ u64::from(std::process::id()),
                 guest.control.is_some(),
             )
             .limited(&guest.limits),
@@ -272,11 +269,12 @@ impl Primary {
     }
 
     /// The secondary was fenced, or could not be.
-    fn on_permission(&mut self, answer: Result<(), String>) {
-        if let Err(why) = &answer {
+    fn on_permission(&mut self, answer: Answer) {
+        let is_done = answer.is_ok();
+        if let Err(why) = answer {
             log::error!("{}: the secondary is not fenced: {why}; output is held", self.claim.name);
         }
-        self.decisions.on_fenced(Instant::now(), answer.is_ok(), &mut self.hands);
+        self.decisions.on_fenced(Instant::now(), is_done, &mut self.hands);
     }
 
     /// A new secondary is about to become a copy of this guest, which may be the survivor of an
@@ -301,7 +299,9 @@ impl Primary {
             self.netdev = None;
             return;
         };
-        match reattach(watch, link, &mut self.hands.datapath, &self.guest.limits.peer).await {
+        let datapath = &mut self.hands.datapath;
+        let attach = |ifindex| datapath.set_netdev(ifindex).map_err(InstanceError::from);
+        match reattach(watch, link, &self.guest.limits.peer, attach).await {
             Ok(passed) => {
                 self.stats.unguarded += passed;
                 self.netdev = Some(link);

@@ -8,11 +8,11 @@ use tokio::io::unix::AsyncFd;
 
 /// Readiness of a descriptor; reading is the owner's business.
 #[derive(Debug)]
-pub(super) struct Readable(AsyncFd<OwnedFd>);
+pub(crate) struct Readable(AsyncFd<OwnedFd>);
 
 impl Readable {
     /// Watches the open file behind `fd` by a descriptor of its own, so that the owner keeps its.
-    pub(super) fn new(fd: impl AsFd) -> io::Result<Self> {
+    pub(crate) fn new(fd: impl AsFd) -> io::Result<Self> {
         let fd = fd.as_fd().try_clone_to_owned()?;
         // SAFETY: the OwnedFd is moved in, is never replaced, and closes only when the AsyncFd is
         // dropped, so what `as_raw_fd` returns stays valid and open for the life of the AsyncFd.
@@ -22,7 +22,7 @@ impl Readable {
 
     /// Waits until there is something to read and lets `read` read; `read` says whether it found
     /// the descriptor empty. Can be dropped while it waits.
-    pub(super) async fn read<T>(
+    pub(crate) async fn read<T>(
         &self,
         read: impl FnOnce() -> io::Result<(T, Drained)>,
     ) -> io::Result<T> {
@@ -37,7 +37,7 @@ impl Readable {
 
 /// Whether a reader stopped because there was nothing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Drained {
+pub(crate) enum Drained {
     Yes,
     No,
 }

@@ -305,7 +305,7 @@ impl Unacknowledged {
 
 /// A [`Repeater`] in two hands: one brings input and time, the other the guest's output.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     repeater: Mutex<Repeater>,
     earlier: Notify,
 }

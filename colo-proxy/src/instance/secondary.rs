@@ -13,7 +13,7 @@ use super::announce::Addresses;
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::offsets;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
-use super::permission::Permission;
+use super::permission::{Answer, Permission};
 use super::readable::{Drained, Readable};
 use super::repeat;
 use super::trace::Trace;
@@ -34,7 +34,7 @@ use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::name::Claim;
 use crate::status::{self, Question, Reply, Request};
 
-pub(super) mod decide;
+pub(crate) mod decide;
 mod report;
 pub(super) mod takeover;
 
@@ -158,8 +158,7 @@ impl Secondary {
         let mirror = Port::open(mirror).await?;
         let output = Port::open(secondary_out).await?;
         let peer = open_port(guest.control.as_ref()).await?;
-        let terms = colo_frame::Terms::of(&guest, &claim.name);
-        let frame = colo_frame::start(guest.colo_frame.as_ref(), terms).await?;
+        let frame = colo_frame::start_for(&guest, &claim.name).await?;
         let attached = attach(&guest, &claim.name, netdev)?;
         let (mut datapath, output_gate) = (attached.datapath, attached.output_gate);
         let input_gate = attached.input_gate;
@@ -195,13 +194,8 @@ impl Secondary {
             link,
             _socket: socket,
         };
-        let takeover = Takeover::new(
-            !guest.takeover.is_manual(),
-            guest.takeover.fence.is_some(),
-            guest.limits.peer.timeout,
-        );
         let secondary = Self {
-            takeover,
+            takeover: Takeover::new(&guest.takeover, guest.limits.peer.timeout),
             pending_failover: None,
             decisions: Decisions::new(datapath.mode(), repeat).limited(&guest.limits),
             hands: Kernel {
@@ -402,13 +396,14 @@ impl Secondary {
 
     async fn on_permission(
         &mut self,
-        answer: Result<(), String>,
+        answer: Answer,
         inputs: &mut Inputs,
     ) -> Result<(), InstanceError> {
-        if let Err(why) = &answer {
+        let is_granted = answer.is_ok();
+        if let Err(why) = answer {
             log::error!("{}: not taking over: {why}", self.claim.name);
         }
-        match self.takeover.on_permission(Instant::now(), answer.is_ok()) {
+        match self.takeover.on_permission(Instant::now(), is_granted) {
             Some(action) if self.waits_for_primary() => self.act(action, inputs).await,
             _ => Ok(()),
         }
@@ -525,8 +520,9 @@ impl Secondary {
     }
 
     async fn attach_again(&mut self, link: Link, inputs: &Inputs) -> Result<u64, InstanceError> {
-        let passed =
-            reattach(&inputs.link, link, &mut self.hands.datapath, &self.guest.limits.peer).await?;
+        let datapath = &mut self.hands.datapath;
+        let attach = |ifindex| datapath.set_netdev(ifindex).map_err(InstanceError::from);
+        let passed = reattach(&inputs.link, link, &self.guest.limits.peer, attach).await?;
         let netdev = &self.guest.netdev;
         let source = choose_capture(
             self.capture,

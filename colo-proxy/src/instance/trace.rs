@@ -7,17 +7,17 @@ use aya_log::EbpfLogger;
 use super::readable::{Drained, Readable};
 
 /// The programs' log; without one it is silent.
-pub(super) struct Trace(Option<(EbpfLogger<&'static dyn log::Log>, Readable)>);
+pub(crate) struct Trace(Option<(EbpfLogger<&'static dyn log::Log>, Readable)>);
 
 impl Trace {
-    pub(super) fn new(logger: Option<EbpfLogger<&'static dyn log::Log>>) -> io::Result<Self> {
+    pub(crate) fn new(logger: Option<EbpfLogger<&'static dyn log::Log>>) -> io::Result<Self> {
         let Some(logger) = logger else { return Ok(Self(None)) };
         let readable = Readable::new(&logger)?;
         Ok(Self(Some((logger, readable))))
     }
 
     /// Waits for something, and writes it to the log.
-    pub(super) async fn ready(&mut self) -> io::Result<()> {
+    pub(crate) async fn ready(&mut self) -> io::Result<()> {
         let Some((logger, readable)) = &mut self.0 else { return std::future::pending().await };
         readable
             .read(|| {

@@ -18,7 +18,7 @@ use crate::datapath::{Datapath, Mode, Plan};
 use crate::endpoint::{Endpoint, Port};
 use crate::frame::Frame;
 use crate::gate::{Gate, GateOptions};
-use crate::link::{Link, LinkWatch};
+use crate::link::{Link, LinkError, LinkWatch};
 use crate::name::{self, Claim};
 
 /// The guest's TAP as it is now, and the name under which it is served.
@@ -33,16 +33,16 @@ pub(super) async fn find(
 
 /// Puts the programs on a TAP that has come back, and says how many of its frames passed before.
 /// It is down meanwhile; a frame can pass only between its making and our taking it down.
-pub(super) async fn reattach(
+pub(crate) async fn reattach<E: From<LinkError>>(
     watch: &LinkWatch,
     link: Link,
-    datapath: &mut Datapath,
     limits: &PeerLimits,
-) -> Result<u64, InstanceError> {
+    attach: impl FnOnce(u32) -> Result<(), E>,
+) -> Result<u64, E> {
     if link.up {
         watch.set_up(link.ifindex, false).await?;
     }
-    datapath.set_netdev(link.ifindex)?;
+    attach(link.ifindex)?;
     lengthen_queue(watch, link, limits).await;
     let passed = watch.get().await.map_or(0, |link| link.rx_frames);
     if link.up {
@@ -52,7 +52,7 @@ pub(super) async fn reattach(
 }
 
 /// Gives the guest's TAP the queue that a pair needs.
-pub(super) async fn lengthen_queue(watch: &LinkWatch, netdev: Link, limits: &PeerLimits) {
+pub(crate) async fn lengthen_queue(watch: &LinkWatch, netdev: Link, limits: &PeerLimits) {
     if let Err(error) = watch.raise_queue(netdev, limits.guest_queue_frames).await {
         log::warn!("{error}; a guest that is slow for a moment may lose input");
     }
@@ -111,7 +111,7 @@ pub(super) async fn open_port(endpoint: Option<&Endpoint>) -> Result<Option<Port
 }
 
 /// One batch; an error means that the gate is gone.
-pub(super) fn read_gate(gate: &Gate, into: &mut Vec<Frame>) -> io::Result<((), Drained)> {
+pub(crate) fn read_gate(gate: &Gate, into: &mut Vec<Frame>) -> io::Result<((), Drained)> {
     while into.len() < BATCH {
         match gate.read_frame()? {
             Some(frame) => into.push(frame),
@@ -130,7 +130,7 @@ pub(super) async fn next_peer_event(peer: Option<&mut Peer>) -> PeerEvent {
     std::future::pending().await
 }
 
-pub(super) async fn sleep_until(deadline: Option<Instant>) {
+pub(crate) async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
@@ -143,12 +143,12 @@ pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> InstanceEr
 }
 
 /// Counts by reason, zeros left out.
-pub(super) fn nonzero<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
+pub(crate) fn nonzero<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
     counts.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_owned(), n)).collect()
 }
 
 /// The kernel programs' counters under the names that `bpftool` shows.
-pub(super) fn counters_json(counters: &Counters) -> Value {
+pub(crate) fn counters_json(counters: &Counters) -> Value {
     json!({
         "captured": counters.captured,
         "released": counters.released,

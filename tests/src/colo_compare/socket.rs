@@ -177,6 +177,14 @@ impl Socket {
         Ok(record.split_off(vnet_len))
     }
 
+    /// The next frame with its virtio-net header, whatever is in that.
+    pub fn receive_whole(&mut self, timeout: Duration) -> Result<(Vec<u8>, Vec<u8>)> {
+        let (vnet_len, mut header) = self.receive_record(self.vnet_hdr, timeout)?;
+        ensure!(header.len() >= vnet_len, "a record of {} octets", header.len());
+        let frame = header.split_off(vnet_len);
+        Ok((header, frame))
+    }
+
     /// The next message of notify-dev, which never has the second word.
     pub fn receive_message(&mut self, timeout: Duration) -> Result<Vec<u8>> {
         Ok(self.receive_record(false, timeout)?.1)

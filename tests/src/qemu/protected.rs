@@ -42,6 +42,7 @@ pub struct Protected {
 
 impl Side {
     /// The other host.
+    #[must_use]
     pub fn other(self) -> Self {
         match self {
             Self::Primary => Self::Secondary,
@@ -94,7 +95,7 @@ impl Protected {
 
     /// A guest that waits for the other's state, and its daemon.
     pub fn start_secondary(&mut self, side: Side) -> Result<()> {
-        let incoming = Some(self.incoming(side));
+        let incoming = Some(incoming(side));
         let machine = Machine { incoming, ..self.machine.clone() };
         let guest = QemuGuest::boot_on(&self.lab, side, &self.image, &machine)?;
         let daemon = self.start_daemon(side, "secondary", &guest)?;
@@ -108,7 +109,7 @@ impl Protected {
 
     /// `colo-proxy protect` on the host of the primary.
     pub fn protect(&self, side: Side) -> Result<()> {
-        let uri = self.incoming(side.other());
+        let uri = incoming(side.other());
         let half = self.half(side)?;
         half.daemon.protect(&uri).with_context(|| self.logs())?;
         half.daemon.wait_protected().map(drop)
@@ -166,10 +167,6 @@ impl Protected {
         self.folder.path().join(format!("fence-{}", side.letter()))
     }
 
-    fn incoming(&self, side: Side) -> String {
-        format!("tcp:{}:{MIGRATION_PORT}", side.replication())
-    }
-
     fn start_daemon(&self, side: Side, role: &str, guest: &QemuGuest) -> Result<Daemon> {
         let socket = guest.frame_socket()?;
         let listener = if role == "primary" { side } else { side.other() };
@@ -222,6 +219,11 @@ impl Protected {
         })
         .with_context(|| self.logs())
     }
+}
+
+/// Where the QEMU on this host waits for its guest.
+pub fn incoming(side: Side) -> String {
+    format!("tcp:{}:{MIGRATION_PORT}", side.replication())
 }
 
 /// The parts of a status that tell what went wrong.

@@ -19,7 +19,7 @@ const FENCED: &str = "[guest.takeover]\nfence = \"FENCE\"\n";
 fn protected(more: &str, vnet_hdr: bool) -> Result<Option<Protected>> {
     let Some((emulator, image)) = found()? else { return Ok(None) };
     let mut pair = Protected::new(emulator, image, vnet_hdr)?;
-    pair.more = more.to_owned();
+    more.clone_into(&mut pair.more);
     for side in Side::BOTH {
         pair.write_fence(side, "")?;
     }

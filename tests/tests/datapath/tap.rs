@@ -1,4 +1,5 @@
 //! TAPs and network namespaces for the tests of the data path.
+#![allow(dead_code, reason = "each test uses its part of this")]
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};

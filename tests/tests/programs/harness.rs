@@ -6,6 +6,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
+use colo_proxy_common::filter::{Filter, FilterCounters};
 use colo_proxy_common::record::{Counters, Event, Flow, FlowKey, LAYOUT_VERSION, Settings, event};
 
 use crate::frame::{Shape, TcpOption};
@@ -132,6 +133,19 @@ impl Programs {
     pub(crate) fn set(&mut self, settings: &Settings) {
         let map = self.ebpf.map_mut("settings").expect("settings");
         Array::try_from(map).expect("an array").set(0, *settings, 0).expect("write settings");
+    }
+
+    pub(crate) fn set_filter(&mut self, filter: &Filter) {
+        let map = self.ebpf.map_mut("filter").expect("filter");
+        Array::try_from(map).expect("an array").set(0, *filter, 0).expect("write a filter");
+    }
+
+    pub(crate) fn filter_counters(&self) -> FilterCounters {
+        let map = self.ebpf.map("filter_counters").expect("filter_counters");
+        let map: PerCpuArray<_, FilterCounters> = map.try_into().expect("a per-CPU array");
+        let mut sum = FilterCounters::default();
+        map.get(&0, 0).expect("read counters").iter().for_each(|one| sum.add(one));
+        sum
     }
 
     pub(crate) fn counters(&self) -> Counters {

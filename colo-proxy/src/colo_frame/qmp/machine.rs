@@ -125,6 +125,8 @@ pub(super) struct Machine {
     pace: Pace,
     /// The pair is to be made with the secondary that waits there, as soon as QEMU can be told.
     wanted: Option<String>,
+    /// QEMU is to be told that its other half is gone, if it has one.
+    is_end_wanted: bool,
     /// The guest was stopped for the copy, then.
     copying: Option<Instant>,
     /// A checkpoint is wanted, and may be triggered then.
@@ -153,6 +155,7 @@ impl Machine {
             number: 0,
             pace: Pace::new(settings),
             wanted: None,
+            is_end_wanted: false,
             copying: None,
             due: None,
             triggered: None,
@@ -200,8 +203,16 @@ impl Machine {
             log::warn!("QEMU {version} is older than 11.1, the first that was seen to do COLO");
         }
         self.phase = Phase::Probing;
-        self.found = Found::default();
         self.execute(Ask::Schema, "query-qmp-schema", json!({}));
+    }
+
+    /// Asks how QEMU is. Whatever it says of itself meanwhile makes the answers old.
+    fn probe(&mut self) {
+        self.phase = Phase::Probing;
+        self.found = Found::default();
+        self.execute(Ask::ColoStatus, "query-colo-status", json!({}));
+        self.execute(Ask::Kvm, "query-kvm", json!({}));
+        self.execute(Ask::Status, "query-status", json!({}));
     }
 
     pub(super) fn on_down(&mut self, now: Instant, why: &str) {
@@ -227,7 +238,7 @@ impl Machine {
     pub(super) fn on_reply(&mut self, now: Instant, ask: Ask, result: Result<Value, Refusal>) {
         match ask {
             Ask::Schema => self.on_schema(result),
-            Ask::ColoStatus | Ask::Kvm | Ask::Status => self.on_found(ask, result),
+            Ask::ColoStatus | Ask::Kvm | Ask::Status => self.on_found(now, ask, result),
             Ask::Cont => {
                 if let Err(refusal) = result {
                     log::error!("QEMU does not let its guest go on: {refusal}");
@@ -272,12 +283,10 @@ impl Machine {
                 missing.join(", ")
             ));
         }
-        self.execute(Ask::ColoStatus, "query-colo-status", json!({}));
-        self.execute(Ask::Kvm, "query-kvm", json!({}));
-        self.execute(Ask::Status, "query-status", json!({}));
+        self.probe();
     }
 
-    fn on_found(&mut self, ask: Ask, result: Result<Value, Refusal>) {
+    fn on_found(&mut self, now: Instant, ask: Ask, result: Result<Value, Refusal>) {
         match (ask, result) {
             (_, Err(refusal)) => {
                 return self.refuse(format!("QEMU does not say how it is: {refusal}"));
@@ -287,20 +296,28 @@ impl Machine {
             (_, Ok(status)) => self.found.on_status(&status),
         }
         let Some(half) = self.found.half() else { return };
+        if self.found.is_old() {
+            return self.probe();
+        }
         match half {
             Half::Of(role) if role == self.role => {
                 self.phase = Phase::Colo;
                 self.events.push_back(Event::PairReady);
+                if std::mem::take(&mut self.is_end_wanted) {
+                    self.end(now);
+                }
             }
             Half::Of(other) => self.refuse(format!(
                 "this QEMU is the {other} of its pair, and this instance is a {}",
                 self.role
             )),
             Half::Incoming if self.role == Role::Secondary => {
+                self.is_end_wanted = false;
                 self.phase = Phase::Standby;
                 self.set_capabilities();
             }
             Half::Incoming | Half::None => {
+                self.is_end_wanted = false;
                 self.phase = Phase::Alone;
                 self.events.push_back(Event::Alone { reason: "QEMU is not in COLO".into() });
                 if let Some(uri) = self.wanted.take() {
@@ -388,6 +405,14 @@ impl Machine {
 
     /// `at` is QEMU's clock, which only counts between two events.
     pub(super) fn on_event(&mut self, now: Instant, name: &str, data: &Value, at: Duration) {
+        if matches!(name, "STOP" | "RESUME" | "MIGRATION" | "COLO_EXIT") {
+            match self.phase {
+                Phase::Probing => return self.found.on_change(),
+                // Nobody starts or stops a guest that waits: it has gone on without us.
+                Phase::Standby if name != "MIGRATION" => return self.probe(),
+                _ => {}
+            }
+        }
         match name {
             "STOP" => self.on_stop(now, at),
             "RESUME" => self.on_resume(now, at),
@@ -547,6 +572,13 @@ impl Machine {
 
     /// The other half is gone for good: this one goes on alone.
     pub(super) fn end(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Probing | Phase::Standby) {
+            // It may be in COLO by now.
+            self.is_end_wanted = true;
+            if self.phase == Phase::Standby {
+                self.probe();
+            }
+        }
         if matches!(self.phase, Phase::Colo | Phase::Broken | Phase::Entering { in_colo: true }) {
             // A secondary may have the state of a checkpoint that was being made: its events will
             // tell.

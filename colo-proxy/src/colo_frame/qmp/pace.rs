@@ -38,7 +38,7 @@ impl Pace {
             if since < step * OFTEN {
                 self.spacing = (step * 2).min(self.settings.spacing_max);
             } else if since > step * SELDOM {
-                self.spacing = self.spacing / 2;
+                self.spacing /= 2;
             }
             self.spacing = self.spacing.max(self.settings.interval_min);
         }

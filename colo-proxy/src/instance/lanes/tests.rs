@@ -113,6 +113,42 @@ async fn frames_go_to_one_peer_after_the_other() {
 }
 
 #[tokio::test]
+async fn a_flush_is_answered_when_all_has_gone_and_not_before() {
+    let (lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    let stats = Arc::new(LaneStats::default());
+    let mut lane = outgoing(port, source, &stats);
+    lane.limits.timeout = Duration::from_mins(1);
+    let (requests, mut events) = spawn_outgoing(lane).expect("spawned");
+    let mut peer = lab.connect().await;
+    assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+    // More than the socket takes while nobody reads.
+    let frame = vec![7; 60_000];
+    guest.set_nonblocking(true).expect("not blocking");
+    let mut sent = 0u64;
+    while stats.queued_bytes.load(Relaxed) < 65_536 {
+        sent += u64::from(guest.send(&frame).is_ok());
+        tokio::task::yield_now().await;
+    }
+    let (reply, mut flushed) = oneshot::channel();
+    requests.send(OutgoingRequest::Flush(reply)).await.expect("it lives");
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut flushed).await;
+    assert!(early.is_err(), "nobody has read it");
+    for _ in 0..sent {
+        assert_eq!(record(&mut peer).await.len(), frame.len());
+    }
+    flushed.await.expect("all has gone");
+    assert_eq!(stats.queued_bytes.load(Relaxed), 0);
+    drop(peer);
+    assert!(matches!(events.recv().await, Some(LaneEvent::Down)));
+    let (reply, flushed) = oneshot::channel();
+    guest.send(&frame).expect("there is room");
+    requests.send(OutgoingRequest::Flush(reply)).await.expect("it lives");
+    flushed.await.expect("there is nobody to wait for");
+    assert_eq!(stats.status("").dropped_no_peer, 1);
+}
+
+#[tokio::test]
 async fn a_peer_that_does_not_read_is_disconnected_and_stops_nobody() {
     let (lab, port) = Lab::port().await;
     let (guest, source) = pipe();

@@ -16,7 +16,7 @@ use crate::instance::repeat;
 use crate::instance::segment::{Direction, segment};
 
 /// Where decisions are carried out.
-pub(in crate::instance) trait Hands {
+pub(crate) trait Hands {
     /// Sends a frame to the guest, by way of the programs that translate it.
     fn input(&mut self, frame: &Frame);
     /// The programs know the connection's offset.
@@ -29,11 +29,11 @@ pub(in crate::instance) trait Hands {
 
 /// What is decided, and on what grounds.
 #[derive(Debug)]
-pub(in crate::instance) struct Decisions {
-    pub(in crate::instance) mode: Mode,
-    pub(in crate::instance) hold: Hold,
-    pub(in crate::instance) repeat: Arc<repeat::Shared>,
-    pub(in crate::instance) epoch: u64,
+pub(crate) struct Decisions {
+    pub(crate) mode: Mode,
+    pub(crate) hold: Hold,
+    pub(crate) repeat: Arc<repeat::Shared>,
+    pub(crate) epoch: u64,
     /// The primary's session and epoch of the last checkpoint that copied state into the guest.
     copied_in: Option<(u64, u64)>,
     /// The COLO-frame on this host has told of a checkpoint before the primary did.
@@ -49,7 +49,7 @@ pub(in crate::instance) struct Decisions {
 
 /// What the primary is to be told of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::instance) enum Mark {
+pub(crate) enum Mark {
     /// Nothing.
     None,
     /// So many frames had gone into the lane before it.
@@ -63,7 +63,7 @@ pub(in crate::instance) enum Mark {
 const HEARD_MAX: Duration = Duration::from_millis(2);
 
 impl Decisions {
-    pub(in crate::instance) fn new(mode: Mode, repeat: Arc<repeat::Shared>) -> Self {
+    pub(crate) fn new(mode: Mode, repeat: Arc<repeat::Shared>) -> Self {
         Self {
             mode,
             hold: Hold::default(),
@@ -78,18 +78,13 @@ impl Decisions {
     }
 
     /// Within other limits than those that nobody has changed.
-    pub(in crate::instance) fn limited(mut self, limits: &Limits) -> Self {
+    pub(crate) fn limited(mut self, limits: &Limits) -> Self {
         self.hold = Hold::new(limits.input);
         self
     }
 
     /// Input of the primary guest, in the order in which it came there.
-    pub(in crate::instance) fn on_mirror(
-        &mut self,
-        now: Instant,
-        frames: &[Frame],
-        hands: &mut impl Hands,
-    ) {
+    pub(crate) fn on_mirror(&mut self, now: Instant, frames: &[Frame], hands: &mut impl Hands) {
         for frame in frames {
             hands.input(frame);
             self.repeat.lock().on_input(now, frame, |key| hands.knows(key));
@@ -97,7 +92,7 @@ impl Decisions {
     }
 
     /// What the guest has lost.
-    pub(in crate::instance) fn repeat_input(&mut self, now: Instant, hands: &mut impl Hands) {
+    pub(crate) fn repeat_input(&mut self, now: Instant, hands: &mut impl Hands) {
         if self.is_stopped() {
             return;
         }
@@ -109,7 +104,7 @@ impl Decisions {
     }
 
     /// Frames that came too early are kept; so is everything behind them on their connection.
-    pub(in crate::instance) fn on_held(
+    pub(crate) fn on_held(
         &mut self,
         now: Instant,
         frames: &mut Vec<Frame>,
@@ -127,7 +122,7 @@ impl Decisions {
     }
 
     /// The offset of a connection became known: what was held for it may go to the guest now.
-    pub(in crate::instance) fn on_offset(&mut self, key: &FlowKey, hands: &mut impl Hands) {
+    pub(crate) fn on_offset(&mut self, key: &FlowKey, hands: &mut impl Hands) {
         if self.is_stopped() {
             return;
         }
@@ -137,7 +132,7 @@ impl Decisions {
     }
 
     /// Offsets do not matter any more to what is held.
-    pub(in crate::instance) fn replay_all(&mut self, hands: &mut impl Hands) {
+    pub(crate) fn replay_all(&mut self, hands: &mut impl Hands) {
         for frame in self.hold.take_all() {
             hands.input(&frame);
         }
@@ -148,7 +143,7 @@ impl Decisions {
     /// that it does ([`Self::is_stopped`]), nothing may go to it that would change what is known of
     /// its connections. `true` where the owner is to take a mark ([`Self::on_marked`]): what has been
     /// captured by now is of before.
-    pub(in crate::instance) fn on_stopped(&mut self, now: Instant, hands: &mut impl Hands) -> bool {
+    pub(crate) fn on_stopped(&mut self, now: Instant, hands: &mut impl Hands) -> bool {
         if self.mode == Mode::FailedOver || self.stopped.is_some() || !hands.bump_epoch() {
             return false;
         }
@@ -158,17 +153,17 @@ impl Decisions {
     }
 
     /// So many frames had gone into the lane.
-    pub(in crate::instance) fn on_marked(&mut self, sent: u64) {
+    pub(crate) fn on_marked(&mut self, sent: u64) {
         self.mark = Some(sent);
     }
 
     /// The lane was connected anew: all that goes into it is of after the last checkpoint.
-    pub(in crate::instance) fn on_output_connection(&mut self) {
+    pub(crate) fn on_output_connection(&mut self) {
         self.mark = self.mark.map(|_| 0);
     }
 
     /// The guest goes on as it was: the state has not come.
-    pub(in crate::instance) fn on_not_copied(&mut self, hands: &mut impl Hands) {
+    pub(crate) fn on_not_copied(&mut self, hands: &mut impl Hands) {
         if self.stopped.take().is_some() {
             hands.restore_epoch();
             self.mark = None;
@@ -177,18 +172,14 @@ impl Decisions {
     }
 
     /// The guest is stopped, and nobody knows yet with which state it will go on: input has to wait.
-    pub(in crate::instance) fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.is_some()
     }
 
     /// The COLO-frame on this host says that the guest is the primary's copy from here on. The
     /// primary will say so too, on the control lane; but it may die before that, and the guest's
     /// connections must not depend on it. `true` where the owner is to take a mark.
-    pub(in crate::instance) fn on_state_copied(
-        &mut self,
-        now: Instant,
-        hands: &mut impl Hands,
-    ) -> bool {
+    pub(crate) fn on_state_copied(&mut self, now: Instant, hands: &mut impl Hands) -> bool {
         if self.mode == Mode::FailedOver || std::mem::take(&mut self.told_by_primary) {
             return false;
         }
@@ -203,7 +194,7 @@ impl Decisions {
 
     /// A checkpoint was made, of which the primary speaks as `(session, epoch)`: the guest's
     /// numbers are the network's now.
-    pub(in crate::instance) fn on_epoch(
+    pub(crate) fn on_epoch(
         &mut self,
         now: Instant,
         (session, epoch): (u64, u64),
@@ -263,7 +254,7 @@ impl Decisions {
     }
 
     /// The guest is on the network, and gets its input from there.
-    pub(in crate::instance) fn failed_over(&mut self) {
+    pub(crate) fn failed_over(&mut self) {
         self.mode = Mode::FailedOver;
         self.repeat.lock().clear();
     }

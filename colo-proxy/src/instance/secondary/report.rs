@@ -30,7 +30,6 @@ impl Secondary {
         let kernel = self.hands.datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let output = stats.output.status(&self.output_endpoint);
-        let repeat = self.decisions.repeat.lock();
         let status = Status {
             instance: self.claim.name.clone(),
             role: Role::Secondary,
@@ -77,12 +76,7 @@ impl Secondary {
                 "covered": self.takeover.is_covered(),
                 "announced": stats.announced,
                 "flows": self.flows(),
-                "input": {
-                    "unacknowledged_bytes": repeat.bytes(),
-                    "repeated_frames": repeat.repeated,
-                    "not_kept_frames": repeat.not_kept,
-                    "given_up_frames": repeat.given_up,
-                },
+                "input": self.input(),
                 "lanes": {
                     "mirror": stats.mirror.status(&self.mirror_endpoint),
                     "secondary_out": output,
@@ -93,6 +87,17 @@ impl Secondary {
             }),
         };
         Reply::Status(serde_json::to_value(status).unwrap_or_default())
+    }
+
+    /// What waits for the guest to acknowledge it.
+    fn input(&self) -> Value {
+        let repeat = self.decisions.repeat.lock();
+        json!({
+            "unacknowledged_bytes": repeat.bytes(),
+            "repeated_frames": repeat.repeated,
+            "not_kept_frames": repeat.not_kept,
+            "given_up_frames": repeat.given_up,
+        })
     }
 
     /// The table of connections in use, and what had to leave it.

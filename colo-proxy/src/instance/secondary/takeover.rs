@@ -8,6 +8,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::config;
+
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::instance) enum Action {
@@ -46,10 +48,10 @@ pub(in crate::instance) struct Takeover {
 }
 
 impl Takeover {
-    pub(in crate::instance) fn new(is_automatic: bool, fences: bool, timeout: Duration) -> Self {
+    pub(in crate::instance) fn new(deciders: &config::Takeover, timeout: Duration) -> Self {
         Self {
-            is_automatic,
-            fences,
+            is_automatic: !deciders.is_manual(),
+            fences: deciders.fence.is_some(),
             timeout,
             lost: Lost::default(),
             covered: false,
@@ -133,7 +135,10 @@ mod tests {
     const MOMENT: Duration = Duration::from_millis(1);
 
     fn start(is_automatic: bool, fences: bool) -> (Instant, Takeover) {
-        let mut takeover = Takeover::new(is_automatic, fences, TIMEOUT);
+        let path = |wanted: bool| wanted.then(|| "/command".into());
+        let quorum = path(is_automatic && !fences);
+        let deciders = config::Takeover { fence: path(fences), quorum, timeout: TIMEOUT };
+        let mut takeover = Takeover::new(&deciders, TIMEOUT);
         takeover.on_protection(true);
         (Instant::now(), takeover)
     }

@@ -75,9 +75,10 @@ impl Checkpoint {
         let pause = self.resumed.map(|at| at.saturating_sub(self.began));
         match (why, role, pause) {
             (Why::Other, _, _) => Some(Ended::Unproven("the guest was stopped by somebody else")),
-            (Why::Checkpoint, _, Some(pause)) => Some(Ended::Done { pause }),
-            // The secondary's half lets nothing out by this.
-            (Why::Runs, Role::Secondary, Some(pause)) => Some(Ended::Done { pause }),
+            // The secondary's half lets nothing out by it, so there it is none the less one.
+            (Why::Checkpoint, _, Some(pause)) | (Why::Runs, Role::Secondary, Some(pause)) => {
+                Some(Ended::Done { pause })
+            }
             (Why::Runs, Role::Primary, _) => Some(Ended::Unproven(
                 "the guest went on before its output was taken; is this host overloaded?",
             )),

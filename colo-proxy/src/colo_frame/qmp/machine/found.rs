@@ -10,6 +10,8 @@ pub(super) struct Found {
     mode: Option<Half>,
     kvm: Option<bool>,
     run_state: Option<String>,
+    /// QEMU has changed since it was asked first.
+    is_old: bool,
 }
 
 /// Of which pair it is a half.
@@ -44,6 +46,15 @@ impl Found {
     /// The answer to `query-status`.
     pub(super) fn on_status(&mut self, status: &Value) {
         self.run_state = Some(status["status"].as_str().unwrap_or_default().to_owned());
+    }
+
+    pub(super) fn on_change(&mut self) {
+        self.is_old = true;
+    }
+
+    /// The answers may be of different times.
+    pub(super) fn is_old(&self) -> bool {
+        self.is_old
     }
 
     /// What it is, when the answers are there.

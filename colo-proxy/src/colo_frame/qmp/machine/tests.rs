@@ -206,6 +206,42 @@ fn a_secondary_without_colo_leaves_the_primary_going() {
 }
 
 #[test]
+fn a_qemu_that_changes_while_it_is_asked_is_asked_again() {
+    let mut stand = Stand::new(Role::Secondary);
+    stand.machine.on_up(NEW);
+    stand.answer(Ask::Schema, schema());
+    stand.answer(Ask::ColoStatus, json!({"mode": "none"}));
+    stand.migration("colo");
+    stand.answer(Ask::Kvm, json!({"enabled": true}));
+    stand.answer(Ask::Status, json!({"status": "inmigrate"}));
+    assert_eq!(stand.state(), "probing", "it is no secondary that waits any more");
+    stand.answer(Ask::ColoStatus, json!({"mode": "secondary"}));
+    stand.answer(Ask::Kvm, json!({"enabled": true}));
+    stand.answer(Ask::Status, json!({"status": "running"}));
+    assert_eq!(stand.events(), [Event::PairReady]);
+}
+
+#[test]
+fn a_takeover_of_a_qemu_that_is_being_asked_is_not_forgotten() {
+    let mut stand = Stand::found(Role::Secondary, "none", "inmigrate");
+    stand.answer(Ask::Capabilities, json!({}));
+    stand.machine.end(stand.now);
+    stand.answer(Ask::ColoStatus, json!({"mode": "secondary"}));
+    stand.answer(Ask::Kvm, json!({"enabled": true}));
+    stand.answer(Ask::Status, json!({"status": "running"}));
+    assert_eq!(stand.told().map(|told| told.ask), Some(Ask::LostHeartbeat));
+    // One that still waits has nobody to lose.
+    let mut stand = Stand::found(Role::Secondary, "none", "inmigrate");
+    stand.answer(Ask::Capabilities, json!({}));
+    stand.machine.end(stand.now);
+    stand.answer(Ask::ColoStatus, json!({"mode": "none"}));
+    stand.answer(Ask::Kvm, json!({"enabled": true}));
+    stand.answer(Ask::Status, json!({"status": "inmigrate"}));
+    assert_eq!(stand.told().map(|told| told.ask), Some(Ask::Capabilities));
+    assert_eq!(stand.state(), "standby");
+}
+
+#[test]
 fn a_secondary_waits_with_its_capabilities_set() {
     let mut stand = Stand::found(Role::Secondary, "none", "inmigrate");
     assert_eq!(stand.state(), "standby");

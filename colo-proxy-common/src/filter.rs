@@ -1,0 +1,138 @@
+//! What the programs of a filter and its process share: the records in their maps, and the tokens
+//! by which several filters on one TAP keep their order.
+//!
+//! QEMU's filters of one netdev are a list. A frame that one of them injects goes on behind it; in
+//! the kernel it has to go through the whole list once more. It carries the injector's *token* in
+//! `skb->mark` meanwhile: a filter that finds somebody else's token lies before the injector and
+//! leaves the frame alone, the injector takes the token off, and those behind it see an ordinary
+//! frame.
+
+/// The upper half of every token. No rule on the host may use such marks.
+pub const TOKEN_MAGIC: u32 = 0xc010_0000;
+const TOKEN_MASK: u32 = 0xffff_0000;
+
+/// The token of the filter that owns the gate `ifindex`: no other filter of this network namespace
+/// has that gate.
+#[inline(always)]
+pub const fn token(ifindex: u32) -> u32 {
+    TOKEN_MAGIC | (ifindex & !TOKEN_MASK)
+}
+
+/// Whether `mark` is the token of a filter, whichever.
+#[inline(always)]
+pub const fn is_token(mark: u32) -> bool {
+    mark & TOKEN_MASK == TOKEN_MAGIC
+}
+
+/// What a filter does with a frame: `Filter::kind`.
+pub mod kind {
+    /// Copies it to the out gate and lets it go on.
+    pub const MIRROR: u32 = 1;
+    /// Sends it to the out gate; lets it go on where there is none.
+    pub const REDIRECTOR: u32 = 2;
+    /// Translates it, by programs of its own, which use [`crate::record::Settings`].
+    pub const REWRITER: u32 = 3;
+}
+
+/// Directions, as bits of `Filter::queue`.
+pub mod queue {
+    /// Towards the guest.
+    pub const TX: u32 = 1;
+    /// From the guest.
+    pub const RX: u32 = 2;
+}
+
+/// The one entry of the `filter` map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Filter {
+    /// [`crate::record::LAYOUT_VERSION`] of the process that wrote this.
+    pub layout_version: u32,
+    /// One of [`kind`].
+    pub kind: u32,
+    /// Bits of [`queue`].
+    pub queue: u32,
+    /// The guest's TAP.
+    pub netdev_ifindex: u32,
+    /// The gate by which frames leave for `outdev`; 0 where there is none.
+    pub out_gate_ifindex: u32,
+    /// `skb->mark` of the frames that this filter sends to a gate or injects.
+    pub token: u32,
+    /// Place among the filters of a TAP: who was there first is lower. `CLOCK_BOOTTIME`.
+    pub position_ns: u64,
+    /// `SO_NETNS_COOKIE` of the network namespace that the interface indexes belong to.
+    pub netns_cookie: u64,
+}
+
+/// The one entry of the per-CPU `filter_counters` map. Frames, each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FilterCounters {
+    /// Copied to the out gate.
+    pub mirrored: u64,
+    /// Those whose copy the kernel refused; they went on all the same.
+    pub mirror_failed: u64,
+    /// Sent to the out gate.
+    pub redirected: u64,
+    /// Of this filter's directions, gone on because there is no outdev.
+    pub passed: u64,
+    /// Injected by this filter, and gone on behind it towards the guest.
+    pub injected_tx: u64,
+    /// Likewise away from the guest.
+    pub injected_rx: u64,
+    /// Injected by this filter in both directions, where the kernel refused the copy for one.
+    pub inject_failed: u64,
+    /// Injected by a filter behind this one, and left alone.
+    pub passed_over: u64,
+    /// Frames that somebody else sent into a gate.
+    pub dropped_foreign: u64,
+    /// Frames dropped because the settings are missing or of another layout.
+    pub dropped_no_settings: u64,
+}
+
+impl FilterCounters {
+    /// Adds what another processor has counted.
+    pub fn add(&mut self, other: &Self) {
+        self.mirrored += other.mirrored;
+        self.mirror_failed += other.mirror_failed;
+        self.redirected += other.redirected;
+        self.passed += other.passed;
+        self.injected_tx += other.injected_tx;
+        self.injected_rx += other.injected_rx;
+        self.inject_failed += other.inject_failed;
+        self.passed_over += other.passed_over;
+        self.dropped_foreign += other.dropped_foreign;
+        self.dropped_no_settings += other.dropped_no_settings;
+    }
+}
+
+const _: () = assert!(size_of::<Filter>() == 40);
+const _: () = assert!(size_of::<FilterCounters>() == 10 * 8);
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Filter, FilterCounters};
+
+    // SAFETY: repr(C), made of integers only, and without implicit padding (the sizes above are the
+    // sums of the fields), so any bytes are a value and every value is its bytes.
+    unsafe impl aya::Pod for Filter {}
+    // SAFETY: see above.
+    unsafe impl aya::Pod for FilterCounters {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_token, token};
+
+    #[test]
+    fn a_token_is_known_as_one_and_no_other_mark_is() {
+        for ifindex in [1, 7, 0xffff, 0x1_0000, 0x12_3456, u32::MAX] {
+            assert!(is_token(token(ifindex)), "{ifindex:#x}");
+            assert_eq!(token(ifindex) & 0xffff, ifindex & 0xffff);
+        }
+        for mark in [0, 1, 0xc010, 0xc011_0000, 0x00c0_1000, u32::MAX] {
+            assert!(!is_token(mark), "{mark:#x}");
+        }
+        assert_ne!(token(7), token(8));
+    }
+}

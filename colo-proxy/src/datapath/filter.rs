@@ -1,0 +1,180 @@
+//! A mirror or a redirector in the kernel: its programs on the guest's TAP and on its gates.
+//!
+//! Everything is pinned, as an instance's is: a redirector that dies goes on taking the frames away
+//! (as QEMU's does without a peer), a mirror goes on letting them pass, and the next process of the
+//! same id takes the links over in their place.
+
+use aya::Ebpf;
+use aya::maps::PerCpuArray;
+use colo_proxy_common::filter::{Filter, FilterCounters, queue, token};
+use colo_proxy_common::record::LAYOUT_VERSION;
+
+use super::attachment::{Attached, Attachment, Hook, Place};
+use super::links::Links;
+use super::order::{self, Order};
+use super::{DatapathError, InstanceDir, Limits, load_object, maps, netns, pin};
+
+const PINNED: &[&str] = &[order::MAP, "filter_counters"];
+const OUT: &[Attachment] = &[Attachment::new("colo_filter_guard", Place::OutputGate, Hook::Egress)];
+const IN: &[Attachment] = &[
+    Attachment::new("colo_filter_guard", Place::InputGate, Hook::Egress),
+    Attachment::new("colo_filter_in", Place::InputGate, Hook::Ingress),
+];
+const RX: Attachment = Attachment::new("colo_filter_rx", Place::Netdev, Hook::Ingress);
+const TX: Attachment = Attachment::new("colo_filter_tx", Place::Netdev, Hook::Egress);
+
+/// What to attach, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct FilterPlan<'a> {
+    /// The directory under bpffs.
+    pub id: &'a str,
+    /// `MIRROR` or `REDIRECTOR` of [`colo_proxy_common::filter::kind`].
+    pub kind: u32,
+    /// Bits of [`queue`].
+    pub queue: u32,
+    /// The guest's TAP.
+    pub netdev_ifindex: u32,
+    /// The gate to `outdev`.
+    pub out_gate_ifindex: Option<u32>,
+    /// The gate from `indev`.
+    pub in_gate_ifindex: Option<u32>,
+}
+
+/// The programs of one filter, attached.
+#[derive(Debug)]
+pub struct FilterPath {
+    ebpf: Ebpf,
+    record: Filter,
+    in_gate_ifindex: Option<u32>,
+    links: Links,
+    taken_over: bool,
+}
+
+impl FilterPath {
+    /// Attaches the programs at the tail of the TAP's filters; or takes over those of a filter of
+    /// this id that died, in their place.
+    pub fn attach(plan: &FilterPlan<'_>) -> Result<Self, DatapathError> {
+        let dir = InstanceDir::create(&pin::find_bpffs()?, plan.id)?;
+        let netns_cookie = netns::cookie()?;
+        let leftover = order::leftover(&dir, netns_cookie);
+        if leftover.is_none() {
+            dir.remove_links_except(&[])?;
+            order::put_away(&dir)?;
+            dir.remove_maps(PINNED)?;
+        }
+        let order = Order::of(leftover.as_ref(), netns_cookie);
+        let mut ebpf = load_object(&dir, PINNED, &smallest())?;
+        let record = Filter {
+            layout_version: LAYOUT_VERSION,
+            kind: plan.kind,
+            queue: plan.queue,
+            netdev_ifindex: plan.netdev_ifindex,
+            out_gate_ifindex: plan.out_gate_ifindex.unwrap_or(0),
+            token: token(plan.out_gate_ifindex.or(plan.in_gate_ifindex).unwrap_or(0)),
+            position_ns: order.position_ns,
+            netns_cookie,
+        };
+        // Before anything attaches: a program without settings drops everything. Those of a dead
+        // process learn of the new gates by it, too.
+        order::write(&mut ebpf, &record)?;
+        let mut path = Self {
+            ebpf,
+            record,
+            in_gate_ifindex: plan.in_gate_ifindex,
+            links: Links::new(dir, true, Some(order)),
+            taken_over: leftover.is_some(),
+        };
+        path.attach_all()?;
+        Ok(path)
+    }
+
+    fn attach_all(&mut self) -> Result<(), DatapathError> {
+        let all = self.attachments();
+        for attachment in &all {
+            self.attach_one(attachment)?;
+        }
+        // The programs that need them are not loaded here.
+        for name in maps::NAMES {
+            drop(self.ebpf.take_map(name));
+        }
+        self.links.remove_others(&all, &[])
+    }
+
+    /// Gates first, so that no frame of the guest arrives at one that is not guarded.
+    fn attachments(&self) -> Vec<Attachment> {
+        let mut all = Vec::new();
+        if self.record.out_gate_ifindex != 0 {
+            all.extend(OUT);
+        }
+        if self.in_gate_ifindex.is_some() {
+            all.extend(IN);
+        }
+        all.extend((self.record.queue & queue::RX != 0).then_some(RX));
+        all.extend((self.record.queue & queue::TX != 0).then_some(TX));
+        all
+    }
+
+    fn attach_one(&mut self, attachment: &Attachment) -> Result<(), DatapathError> {
+        let ifindex = match attachment.place {
+            Place::Netdev => self.record.netdev_ifindex,
+            Place::OutputGate => self.record.out_gate_ifindex,
+            Place::InputGate => self.in_gate_ifindex.unwrap_or(0),
+        };
+        self.links.attach(&mut self.ebpf, attachment, ifindex)
+    }
+
+    /// The guest's TAP has been created anew (guest restart): attaches the programs to it.
+    pub fn set_netdev(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.record.netdev_ifindex = ifindex;
+        order::write(&mut self.ebpf, &self.record)?;
+        for attachment in self.attachments().iter().filter(|a| a.place == Place::Netdev) {
+            self.attach_one(attachment)?;
+        }
+        Ok(())
+    }
+
+    /// What a dead filter left under this id is on a TAP of another network namespace: not ours to
+    /// take over.
+    pub fn is_foreign(id: &str) -> bool {
+        let Ok(bpffs) = pin::find_bpffs() else { return false };
+        let Ok(dir) = InstanceDir::existing(&bpffs, id) else { return false };
+        let Ok(cookie) = netns::cookie() else { return false };
+        order::read(&dir.map(order::MAP)).is_some_and(|left| left.netns_cookie != cookie)
+            && dir.has_live_link()
+    }
+
+    /// A filter of this id had died, and its place was taken.
+    pub fn taken_over(&self) -> bool {
+        self.taken_over
+    }
+
+    /// The programs' counters, summed over the processors.
+    pub fn counters(&self) -> Result<FilterCounters, DatapathError> {
+        let name = "filter_counters";
+        let failed =
+            |source| DatapathError::Map { action: "read", map: name, source: Box::new(source) };
+        let map = self
+            .ebpf
+            .map(name)
+            .ok_or_else(|| DatapathError::Missing { kind: "map", name: name.to_owned() })?;
+        let map: PerCpuArray<_, FilterCounters> = map.try_into().map_err(failed)?;
+        let mut sum = FilterCounters::default();
+        map.get(&0, 0).map_err(failed)?.iter().for_each(|one| sum.add(one));
+        Ok(sum)
+    }
+
+    /// What is attached where.
+    pub fn programs(&self) -> &[Attached] {
+        self.links.attached()
+    }
+
+    /// The clean end; the counters stay.
+    pub fn detach(&mut self) -> Result<(), DatapathError> {
+        self.links.detach()
+    }
+}
+
+/// The object has the maps of the other programs too; for a moment they exist.
+fn smallest() -> Limits {
+    Limits { flows_max: 1, unconfirmed_max: 1, half_open_max: 1, ..Limits::default() }
+}

@@ -1,0 +1,87 @@
+//! The programs of one instance on their hooks: attached, pinned, taken over, taken off.
+
+use aya::Ebpf;
+
+use super::attachment::{self, Attached, Attachment, Place};
+use super::order::Order;
+use super::{DatapathError, InstanceDir};
+
+/// What is attached. Dropping it closes what is not pinned; [`Links::detach`] is the clean end.
+#[derive(Debug)]
+pub(super) struct Links {
+    dir: InstanceDir,
+    pinned: bool,
+    /// Where this is a filter: its place among those of its TAP.
+    order: Option<Order>,
+    attached: Vec<Attached>,
+}
+
+impl Links {
+    pub(super) fn new(dir: InstanceDir, pinned: bool, order: Option<Order>) -> Self {
+        Self { dir, pinned, order, attached: Vec::new() }
+    }
+
+    pub(super) fn dir(&self) -> &InstanceDir {
+        &self.dir
+    }
+
+    pub(super) fn are_pinned(&self) -> bool {
+        self.pinned
+    }
+
+    pub(super) fn attached(&self) -> &[Attached] {
+        &self.attached
+    }
+
+    /// Attaches one program to `ifindex`; what it was on before, it leaves.
+    pub(super) fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        attachment: &Attachment,
+        ifindex: u32,
+    ) -> Result<(), DatapathError> {
+        let order = self.order.filter(|_| attachment.place == Place::Netdev);
+        // Held until the program is in its place: another filter may be looking for its own.
+        let _lock = order.map(|_| Order::lock(&self.dir)).transpose()?;
+        let successor =
+            order.and_then(|order| order.successor(&self.dir, ifindex, attachment.hook));
+        let attached = attachment::attach(
+            ebpf,
+            attachment,
+            ifindex,
+            &self.dir,
+            self.pinned,
+            successor.as_ref(),
+        )?;
+        // The old link goes only now.
+        let name = attached.link_name();
+        if let Some(i) = self.attached.iter().position(|old| old.link_name() == name) {
+            self.attached.swap_remove(i).detach()?;
+        }
+        self.attached.push(attached);
+        Ok(())
+    }
+
+    /// Takes off what a dead daemon has left and is not wanted.
+    pub(super) fn remove_others(
+        &self,
+        wanted: &[Attachment],
+        names: &[&str],
+    ) -> Result<(), DatapathError> {
+        let wanted = wanted.iter().map(Attachment::link_name);
+        let wanted: Vec<String> =
+            wanted.chain(names.iter().map(|name| (*name).to_owned())).collect();
+        self.dir.remove_links_except(&wanted)
+    }
+
+    /// The clean end: the guest's network is as if there had been no colo-proxy, and bpffs too. What
+    /// fails is told in the end, and does not keep the rest attached.
+    pub(super) fn detach(&mut self) -> Result<(), DatapathError> {
+        let mut result = Ok(());
+        // The guest's TAP first: nothing may go to a gate that lets nothing out any more.
+        while let Some(attached) = self.attached.pop() {
+            result = result.and(attached.detach());
+        }
+        result.and(self.dir.remove())
+    }
+}

@@ -1,0 +1,130 @@
+//! The order of filters on one TAP, which is the order in which they were started.
+//!
+//! A new filter goes to the tail. That is not enough where a TAP comes back (its guest was
+//! restarted): every filter attaches to the new one by itself, and in no order. So each has its
+//! place, in its `filter` record, and looks for the filter that it has to stand before.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::maps::{Array, Map, MapData, MapInfo};
+use aya::programs::tc::SchedClassifierLink;
+use colo_proxy_common::filter::Filter;
+use colo_proxy_common::record::LAYOUT_VERSION;
+use nix::fcntl::{Flock, FlockArg};
+use nix::time::{ClockId, clock_gettime};
+
+use super::attachment::{self, Hook};
+use super::{DatapathError, InstanceDir};
+
+/// The name of the map that says what a filter is.
+pub(super) const MAP: &str = "filter";
+
+/// A filter's place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order {
+    pub(super) position_ns: u64,
+    pub(super) netns_cookie: u64,
+}
+
+impl Order {
+    /// The place of a filter that died, or the last one.
+    pub(super) fn of(leftover: Option<&Filter>, netns_cookie: u64) -> Self {
+        let position_ns = leftover.map_or_else(now_ns, |filter| filter.position_ns);
+        Self { position_ns, netns_cookie }
+    }
+
+    pub(super) fn in_record(filter: &Filter) -> Self {
+        Self { position_ns: filter.position_ns, netns_cookie: filter.netns_cookie }
+    }
+
+    /// While this is held no other filter looks for its place.
+    pub(super) fn lock(dir: &InstanceDir) -> Result<Flock<File>, DatapathError> {
+        let path = dir.path().parent().unwrap_or(dir.path()).to_owned();
+        let opened = File::open(&path);
+        let locked = opened.and_then(|file| {
+            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+        });
+        locked.map_err(|source| DatapathError::Directory { action: "lock", path, source })
+    }
+
+    /// The link of the filter that comes next behind this one on the way to the guest, of those
+    /// that are on `ifindex`.
+    pub(super) fn successor(
+        self,
+        own: &InstanceDir,
+        ifindex: u32,
+        hook: Hook,
+    ) -> Option<SchedClassifierLink> {
+        let root = own.path().parent()?;
+        let mut behind: Vec<(u64, SchedClassifierLink)> = fs::read_dir(root)
+            .ok()?
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path != own.path())
+            .filter_map(|path| {
+                let filter = read(&path.join(MAP))?;
+                let is_behind = filter.netns_cookie == self.netns_cookie
+                    && filter.position_ns > self.position_ns;
+                is_behind.then_some(())?;
+                Some((filter.position_ns, link_on(&path, ifindex, hook)?))
+            })
+            .collect();
+        behind.sort_by_key(|(position_ns, _)| *position_ns);
+        behind.into_iter().next().map(|(_, link)| link)
+    }
+}
+
+/// The link of the filter in `dir`, if it is on `ifindex`.
+fn link_on(dir: &Path, ifindex: u32, hook: Hook) -> Option<SchedClassifierLink> {
+    let names = match hook {
+        Hook::Egress => ["link_colo_filter_tx", "link_colo_rewrite_tx"],
+        Hook::Ingress => ["link_colo_filter_rx", "link_colo_rewrite_rx"],
+    };
+    // One that cannot be read is as good as none: its filter is ending.
+    names.iter().find_map(|name| attachment::leftover(&dir.join(name), ifindex).ok().flatten())
+}
+
+/// What a dead filter has left, if it is of this version and of this network namespace.
+pub(super) fn leftover(dir: &InstanceDir, netns_cookie: u64) -> Option<Filter> {
+    read(&dir.map(MAP)).filter(|filter| filter.netns_cookie == netns_cookie)
+}
+
+/// Makes room for a new record, where what is there cannot be used.
+pub(super) fn put_away(dir: &InstanceDir) -> Result<(), DatapathError> {
+    if dir.map(MAP).exists() {
+        log::warn!(
+            "{}: a leftover of another version or of another network namespace is replaced",
+            dir.path().display()
+        );
+    }
+    dir.remove_maps(&[MAP])
+}
+
+/// The record of the filter whose map is pinned at `path`.
+pub(super) fn read(path: &Path) -> Option<Filter> {
+    let info = MapInfo::from_pin(path).ok()?;
+    if info.value_size() as usize != size_of::<Filter>() {
+        return None;
+    }
+    let map = Map::from_map_data(MapData::from_pin(path).ok()?).ok()?;
+    let filter = Array::<_, Filter>::try_from(map).ok()?.get(&0, 0).ok()?;
+    (filter.layout_version == LAYOUT_VERSION).then_some(filter)
+}
+
+/// Says what the filter is, to its programs and to other filters.
+pub(super) fn write(ebpf: &mut Ebpf, filter: &Filter) -> Result<(), DatapathError> {
+    let failed =
+        |source| DatapathError::Map { action: "write", map: MAP, source: Box::new(source) };
+    let map = ebpf
+        .map_mut(MAP)
+        .ok_or_else(|| DatapathError::Missing { kind: "map", name: MAP.to_owned() })?;
+    Array::try_from(map).and_then(|mut map| map.set(0, *filter, 0)).map_err(failed)
+}
+
+/// It goes on while the host sleeps, and no two filters start in the same nanosecond.
+fn now_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}

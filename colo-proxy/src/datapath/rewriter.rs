@@ -1,0 +1,64 @@
+//! A rewriter that stands alone: the translation without the capture.
+
+use colo_proxy_common::filter::{Filter, kind, queue, token};
+use colo_proxy_common::record::LAYOUT_VERSION;
+
+use super::attachment::{Attachment, Hook, Place};
+use super::order::{self, Order};
+use super::{
+    Datapath, DatapathError, InstanceDir, Limits, Mode, OnDeath, Part, Plan, Role, netns, pin,
+};
+
+/// In this order within gate and TAP.
+pub(super) const ATTACHMENTS: &[Attachment] = &[
+    Attachment::new("colo_gate_guard", Place::InputGate, Hook::Egress),
+    Attachment::new("colo_input", Place::InputGate, Hook::Ingress),
+    Attachment::new("colo_rewrite_rx", Place::Netdev, Hook::Ingress),
+    Attachment::new("colo_rewrite_tx", Place::Netdev, Hook::Egress),
+];
+
+/// What to attach, and where.
+#[derive(Clone, Debug)]
+pub struct RewriterPlan<'a> {
+    /// The directory under bpffs.
+    pub id: &'a str,
+    /// The guest's TAP.
+    pub netdev_ifindex: u32,
+    /// The gate for input whose offset is not known yet.
+    pub gate_ifindex: u32,
+    pub limits: Limits,
+}
+
+impl Datapath {
+    /// Attaches the programs of a rewriter, at the tail of the TAP's filters; or takes over those of
+    /// one that died, in their place.
+    pub fn attach_rewriter(plan: &RewriterPlan<'_>) -> Result<Self, DatapathError> {
+        let dir = InstanceDir::create(&pin::find_bpffs()?, plan.id)?;
+        let netns_cookie = netns::cookie()?;
+        let leftover = order::leftover(&dir, netns_cookie);
+        let order = Order::of(leftover.as_ref(), netns_cookie);
+        let halves = Plan {
+            instance: plan.id,
+            role: Role::Secondary,
+            mode: Mode::Protected,
+            netdev_ifindex: plan.netdev_ifindex,
+            output_gate_ifindex: 0,
+            input_gate_ifindex: plan.gate_ifindex,
+            on_death: OnDeath::Hold,
+            limits: plan.limits,
+        };
+        let token = token(plan.gate_ifindex);
+        let record = Filter {
+            layout_version: LAYOUT_VERSION,
+            kind: kind::REWRITER,
+            queue: queue::TX | queue::RX,
+            // The programs read that in `settings`.
+            netdev_ifindex: 0,
+            out_gate_ifindex: 0,
+            token,
+            position_ns: order.position_ns,
+            netns_cookie,
+        };
+        Self::attach_part(Part::Rewriter, &halves, token, dir, Some(record))
+    }
+}

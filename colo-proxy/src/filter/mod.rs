@@ -1,0 +1,109 @@
+//! QEMU's filters on a guest's TAP, each as a process of its own: mirror, redirector, rewriter.
+//!
+//! Any of QEMU's parts can be replaced by one of these, because the sockets between them are QEMU's.
+//! Their work on frames is done in the kernel ([`crate::datapath::filter`]); here are the sockets,
+//! the guest's TAP that comes and goes, and the operator.
+
+mod options;
+mod outlet;
+mod rewriter;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+
+pub use self::options::{Kind, Options, OptionsError, Queue};
+use crate::colo_frame::ColoFrameError;
+use crate::datapath::DatapathError;
+use crate::endpoint::EndpointError;
+use crate::gate::GateError;
+use crate::link::LinkError;
+use crate::name::NameError;
+use crate::status::StatusError;
+
+/// Why a filter could not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    #[error(
+        "{command} {id} is running as pid {pid}; for a second one on a TAP give it an id of its \
+         own (--id), or end that first"
+    )]
+    IdInUse { command: &'static str, id: String, pid: String },
+    #[error(transparent)]
+    Name(NameError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    #[error(transparent)]
+    ColoFrame(#[from] ColoFrameError),
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    #[error("cannot create {}", path.display())]
+    RuntimeDir { path: PathBuf, source: std::io::Error },
+    #[error("cannot {what}")]
+    System { what: &'static str, source: std::io::Error },
+    #[error("the kernel programs have no ring of events")]
+    NoEvents,
+}
+
+impl FilterError {
+    /// What the operator can do about it, where the module that failed knows it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Gate(error) => error.hint(),
+            Self::Datapath(error) => error.hint(),
+            _ => None,
+        }
+    }
+
+    /// Somebody has that id, or it cannot be claimed.
+    fn of_name(command: &'static str) -> impl FnOnce(NameError) -> Self {
+        move |error| match error {
+            NameError::InUse { name, pid, .. } => Self::IdInUse { command, id: name, pid },
+            other @ NameError::File { .. } => Self::Name(other),
+        }
+    }
+}
+
+/// Filters until `stop` is done, then takes the programs off. Calls `started` when they are on, and
+/// every listening endpoint can be connected to.
+pub async fn run(
+    options: Options,
+    dir: &Path,
+    started: impl FnOnce(),
+    stop: impl Future<Output = ()>,
+) -> Result<(), FilterError> {
+    options.check()?;
+    std::fs::create_dir_all(dir)
+        .map_err(|source| FilterError::RuntimeDir { path: dir.into(), source })?;
+    match options.kind.clone() {
+        Kind::Mirror { outdev } => {
+            stream::run(options, None, Some(outdev), dir, started, stop).await
+        }
+        Kind::Redirector { indev, outdev } => {
+            stream::run(options, indev, outdev, dir, started, stop).await
+        }
+        Kind::Rewriter { colo_frame } => {
+            rewriter::run(options, colo_frame.as_ref(), dir, started, stop).await
+        }
+    }
+}
+
+/// Names what was attempted when the system refused it.
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> FilterError {
+    move |source| FilterError::System { what, source }
+}
+
+/// Names and numbers for the log.
+fn line(counts: &BTreeMap<String, u64>) -> String {
+    let all: Vec<String> = counts.iter().map(|(name, n)| format!("{name} {n}")).collect();
+    if all.is_empty() { "nothing came".into() } else { all.join(", ") }
+}

@@ -1,0 +1,43 @@
+//! Does the peer of `outdev` take what it is sent? A small state machine without I/O or a clock.
+
+/// Where the connection stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Outlet {
+    /// There is no peer, or none yet: frames for it are dropped and counted.
+    #[default]
+    Waiting,
+    Connected,
+    /// The peer stopped reading, so that frames were lost in the middle of what it had been given:
+    /// whatever it does with them, the guest is not protected by it any more.
+    Broken,
+}
+
+impl Outlet {
+    pub(super) fn on_up(&mut self) {
+        *self = Self::Connected;
+    }
+
+    /// The connection ended; `stalled` where that was because nothing was read from it.
+    pub(super) fn on_down(&mut self, stalled: bool) {
+        *self = if stalled { Self::Broken } else { Self::Waiting };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Outlet;
+
+    #[test]
+    fn it_is_broken_from_a_stall_until_a_peer_connects() {
+        let mut outlet = Outlet::default();
+        assert_eq!(outlet, Outlet::Waiting);
+        outlet.on_up();
+        outlet.on_down(false);
+        assert_eq!(outlet, Outlet::Waiting, "a peer that closes has not stalled");
+        outlet.on_up();
+        outlet.on_down(true);
+        assert_eq!(outlet, Outlet::Broken);
+        outlet.on_up();
+        assert_eq!(outlet, Outlet::Connected);
+    }
+}

@@ -1,0 +1,314 @@
+//! A rewriter alone on a guest's TAP: the translation of the secondary, without its lanes.
+
+mod report;
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use colo_proxy_common::record::FlowKey;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use super::{FilterError, Options, line, system};
+use crate::colo_frame::{self, ColoFrame, Command, Event, Terms};
+use crate::config::{ColoFrameKind, Limits, Role};
+use crate::datapath::filter::FilterPath;
+use crate::datapath::{Datapath, Events, Mode, PerClass, RewriterPlan, Told};
+use crate::error_chain::chain;
+use crate::frame::Frame;
+use crate::gate::{Gate, GateOptions, Written};
+use crate::instance::lanes::BATCH;
+use crate::instance::offsets;
+use crate::instance::readable::{Drained, Readable};
+use crate::instance::secondary::decide::{Decisions, Hands};
+use crate::instance::trace::Trace;
+use crate::instance::wiring::{lengthen_queue, read_gate, reattach, sleep_until};
+use crate::link::{Link, LinkEvent, LinkWatch};
+use crate::name::{Claim, claim_filter};
+use crate::status::{self, Question, Reply, Request};
+
+pub(super) async fn run(
+    options: Options,
+    colo_frame: Option<&ColoFrameKind>,
+    dir: &Path,
+    started: impl FnOnce(),
+    stop: impl Future<Output = ()>,
+) -> Result<(), FilterError> {
+    let (mut rewriter, mut inputs) = Rewriter::start(options, colo_frame, dir).await?;
+    started();
+    let ended = tokio::select! {
+        ended = rewriter.serve(&mut inputs) => ended,
+        () = stop => Ok(()),
+    };
+    ended.and(rewriter.end(&inputs).await)
+}
+
+/// Everything that the rewriter waits for.
+struct Inputs {
+    /// Input that the kernel sent back because its offset is not known.
+    held: Readable,
+    offsets: Readable,
+    trace: Trace,
+    frame: Box<dyn ColoFrame>,
+    questions: mpsc::Receiver<Question>,
+    link: LinkWatch,
+    /// Only dropped, to remove the socket.
+    _socket: status::SocketFile,
+}
+
+struct Rewriter {
+    options: Options,
+    claim: Claim,
+    decisions: Decisions,
+    hands: Kernel,
+    events: Events,
+    netdev: Option<Link>,
+    stats: Stats,
+}
+
+/// The kernel's half.
+struct Kernel {
+    id: String,
+    datapath: Datapath,
+    gate: Gate,
+    input_refused: u64,
+}
+
+impl Hands for Kernel {
+    fn input(&mut self, frame: &Frame) {
+        match self.gate.write_frame(frame) {
+            Ok(Written::Sent) => {}
+            Ok(Written::WouldBlock | Written::Malformed) | Err(_) => self.input_refused += 1,
+        }
+    }
+
+    fn knows(&self, key: &FlowKey) -> bool {
+        self.datapath.knows(key)
+    }
+
+    fn bump_epoch(&mut self) -> bool {
+        let bumped = self.datapath.bump_epoch();
+        if let Err(error) = &bumped {
+            log::error!("{}: {}", self.id, chain(error));
+        }
+        bumped.is_ok()
+    }
+
+    fn restore_epoch(&mut self) {
+        if let Err(error) = self.datapath.restore_epoch() {
+            log::error!("{}: {}", self.id, chain(&error));
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Stats {
+    /// Frames of a TAP that came back which passed before our programs were on it.
+    unguarded: u64,
+    /// Connections forgotten by the clock, and to make room.
+    expired: PerClass,
+    evicted: PerClass,
+    checkpoints_wanted: u64,
+}
+
+impl Rewriter {
+    /// The programs are attached last: what fails before leaves the guest's network as it is.
+    async fn start(
+        options: Options,
+        colo_frame: Option<&ColoFrameKind>,
+        dir: &Path,
+    ) -> Result<(Self, Inputs), FilterError> {
+        let limits = Limits::default();
+        let (link, netdev) = LinkWatch::start(&options.netdev).await?;
+        let command = options.kind.command();
+        let id = options.id.as_deref();
+        let claim = claim_filter(dir, id, command, &options.netdev, FilterPath::is_foreign)
+            .map_err(FilterError::of_name(command))?;
+        let terms = Terms::of_part(&claim.name, Role::Secondary, false);
+        let frame = colo_frame::start(colo_frame, terms).await?;
+        let (socket, questions) = status::serve(dir, &claim.name)?;
+        // What is held goes back as it came, offloads and all.
+        let gate = Gate::open(&GateOptions {
+            name_template: "colo-in%d".into(),
+            vnet_hdr: true,
+            queue_len: limits.peer.gate_queue_frames,
+        })?;
+        let mut datapath = Datapath::attach_rewriter(&RewriterPlan {
+            id: &claim.name,
+            netdev_ifindex: netdev.ifindex,
+            gate_ifindex: gate.ifindex(),
+            limits: limits.translation,
+        })?;
+        if let Err(error) = gate.set_up() {
+            datapath.detach()?;
+            return Err(error.into());
+        }
+        lengthen_queue(&link, netdev, &limits.peer).await;
+        let events = datapath.take_events().ok_or(FilterError::NoEvents)?;
+        let inputs = Inputs {
+            held: Readable::new(&gate).map_err(system("watch the gate"))?,
+            offsets: Readable::new(&events).map_err(system("watch the events"))?,
+            trace: Trace::new(datapath.take_log()).map_err(system("watch the programs' log"))?,
+            frame,
+            questions,
+            link,
+            _socket: socket,
+        };
+        let id = claim.name.clone();
+        if datapath.taken_over() {
+            log::info!("{id}: took over what a dead process had left");
+        }
+        if datapath.mode() == Mode::FailedOver {
+            log::warn!("{id}: resuming after a failover: known connections are translated");
+        }
+        let rewriter = Self {
+            decisions: Decisions::new(datapath.mode(), Arc::default()).limited(&limits),
+            hands: Kernel { id, datapath, gate, input_refused: 0 },
+            options,
+            claim,
+            events,
+            netdev: Some(netdev),
+            stats: Stats::default(),
+        };
+        Ok((rewriter, inputs))
+    }
+
+    async fn serve(&mut self, inputs: &mut Inputs) -> Result<(), FilterError> {
+        let mut frames = Vec::with_capacity(BATCH);
+        let mut ageing = tokio::time::interval(self.hands.datapath.ageing_interval());
+        ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let deadline = self.decisions.hold.poll_timeout();
+            tokio::select! {
+                read = inputs.held.read(|| read_gate(&self.hands.gate, &mut frames)) => {
+                    read.map_err(system("read the gate"))?;
+                    self.decisions.on_held(Instant::now(), &mut frames, &mut self.hands);
+                }
+                ready = inputs.offsets.read(|| Ok(((), Drained::Yes))) => {
+                    ready.map_err(system("watch the events"))?;
+                    while let Some(Told::OffsetKnown(key, _)) = self.events.next_event() {
+                        self.decisions.on_offset(&key, &mut self.hands);
+                    }
+                }
+                ready = inputs.trace.ready() => ready.map_err(system("watch the programs' log"))?,
+                event = inputs.frame.next_event() => self.on_frame_event(&event)?,
+                Some((request, reply)) = inputs.questions.recv() => {
+                    let answer = self.answer(request, inputs).await;
+                    // Whoever asked may be gone.
+                    let _ = reply.send(answer);
+                }
+                event = inputs.link.next() => self.on_link(event, &inputs.link).await,
+                () = sleep_until(deadline) => self.decisions.hold.on_timeout(Instant::now()),
+                _ = ageing.tick() => self.age_flows(),
+            }
+        }
+    }
+
+    fn on_frame_event(&mut self, event: &Event) -> Result<(), FilterError> {
+        match event {
+            Event::Failover => self.fail_over()?,
+            // Input goes on meanwhile, by the kernel alone: should the state not come, what is known
+            // of the connections that have had some is lost.
+            Event::CheckpointBegan => {
+                self.decisions.on_stopped(Instant::now(), &mut self.hands);
+            }
+            Event::CheckpointDone { state_copied: true } => {
+                self.decisions.on_state_copied(Instant::now(), &mut self.hands);
+            }
+            Event::CheckpointDone { .. } | Event::CheckpointFailed { .. } => {
+                self.decisions.on_not_copied(&mut self.hands);
+            }
+            Event::PairReady | Event::PairLost { .. } | Event::Alone { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The primary is gone: whoever connects from here on talks to this guest only.
+    fn fail_over(&mut self) -> Result<(), FilterError> {
+        if self.decisions.mode == Mode::FailedOver {
+            return Ok(());
+        }
+        self.hands.datapath.set_mode(Mode::FailedOver)?;
+        self.decisions.failed_over();
+        self.decisions.replay_all(&mut self.hands);
+        log::warn!("{}: failed over; known connections stay translated", self.claim.name);
+        Ok(())
+    }
+
+    /// Forgets connections that are over; the kernel evicts none by itself.
+    fn age_flows(&mut self) {
+        let aged = match self.hands.datapath.age_flows(offsets::monotonic_ns()) {
+            Ok(aged) => aged,
+            Err(error) => return log::error!("{}: {}", self.claim.name, chain(&error)),
+        };
+        self.stats.expired.add(&aged.expired);
+        self.stats.evicted.add(&aged.evicted);
+        if aged.wants_checkpoint && self.decisions.mode == Mode::Protected {
+            self.stats.checkpoints_wanted += 1;
+            log::warn!(
+                "{}: the table of connections is nearly full of ones in use; only a checkpoint \
+                 makes room without breaking one",
+                self.claim.name
+            );
+        }
+    }
+
+    async fn on_link(&mut self, event: LinkEvent, watch: &LinkWatch) {
+        let (id, netdev) = (self.claim.name.clone(), self.options.netdev.clone());
+        let LinkEvent::Arrived(link) = event else {
+            log::warn!("{id}: {netdev} is gone; waiting for it to come back");
+            self.netdev = None;
+            return;
+        };
+        let datapath = &mut self.hands.datapath;
+        let attach = |ifindex| datapath.set_netdev(ifindex).map_err(FilterError::from);
+        match reattach(watch, link, &self.options.limits, attach).await {
+            Ok(passed) => {
+                self.stats.unguarded += passed;
+                self.netdev = Some(link);
+                log::info!("{id}: {netdev} is back, and attached again");
+            }
+            // It went again at once: the next one is tried like this one.
+            Err(error) => {
+                log::error!("{id}: {netdev} is back but not attached: {}", chain(&error));
+            }
+        }
+    }
+
+    async fn answer(&mut self, request: Request, inputs: &mut Inputs) -> Reply {
+        let id = self.claim.name.clone();
+        match request {
+            Request::Status => self.report(&inputs.link).await,
+            Request::Protect { .. } => {
+                Reply::Error("a filter-rewriter makes no pairs; ask QEMU, or a primary".into())
+            }
+            Request::Divergences { .. } => self.report_divergences(),
+            Request::Failover => match self.fail_over() {
+                Ok(()) => {
+                    inputs.frame.command(&Command::TakeOver { instance: id.clone() });
+                    Reply::Done(format!(
+                        "{id}: known connections stay translated, new ones are not"
+                    ))
+                }
+                Err(error) => Reply::Error(chain(&error)),
+            },
+            Request::ExportOffsets => offsets::export(&id, &self.hands.datapath),
+            Request::ImportOffsets { text } => {
+                offsets::import(&id, &mut self.hands.datapath, &text)
+            }
+        }
+    }
+
+    /// While the guest lives and connections depend on translation, the programs stay.
+    async fn end(mut self, inputs: &Inputs) -> Result<(), FilterError> {
+        let id = self.claim.name.clone();
+        self.decisions.replay_all(&mut self.hands);
+        let counts = self.counts(&inputs.link).await;
+        let needed = offsets::is_needed(&id, &self.hands.datapath, &inputs.link).await;
+        let detached = if needed { Ok(()) } else { self.hands.datapath.detach() };
+        log::info!("{id}: ended: {}", line(&counts));
+        Ok(detached?)
+    }
+}

@@ -1,0 +1,101 @@
+//! What `colo-proxy status` shows of a rewriter, and what its end says.
+
+use std::collections::BTreeMap;
+
+use colo_proxy_common::record::Counters;
+use serde_json::json;
+
+use super::Rewriter;
+use crate::datapath::Mode;
+use crate::instance::wiring::{counters_json, nonzero};
+use crate::link::LinkWatch;
+use crate::status::Reply;
+
+impl Rewriter {
+    pub(super) fn report_divergences(&self) -> Reply {
+        Reply::Divergences(json!({
+            "instance": self.claim.name,
+            "role": self.options.kind.command(),
+            "netdev": self.options.netdev,
+            "pid": std::process::id(),
+            "divergences_total": 0,
+            "divergences": [],
+        }))
+    }
+
+    pub(super) async fn report(&self, link: &LinkWatch) -> Reply {
+        let gate_full = self.gate_full(link).await;
+        let datapath = &self.hands.datapath;
+        let kernel = datapath.counters();
+        let counters = kernel.as_ref().ok().copied().unwrap_or_default();
+        let hold = &self.decisions.hold;
+        Reply::Status(json!({
+            "instance": self.claim.name,
+            "role": self.options.kind.command(),
+            "netdev": self.options.netdev,
+            "netdev_present": self.netdev.is_some(),
+            "pid": std::process::id(),
+            "mode": match self.decisions.mode {
+                Mode::Off => "off",
+                Mode::Protected => "translating",
+                Mode::FailedOver => "failed-over",
+            },
+            "queue": self.options.queue,
+            "epoch": datapath.epoch(),
+            "flows": datapath.flows().count(),
+            "held_frames": hold.frames(),
+            "held_bytes": hold.bytes(),
+            "frames": {
+                "translated_to_guest": counters.translated_to_guest,
+                "translated_from_guest": counters.translated_from_guest,
+                "held": counters.input_held,
+            },
+            "drops": self.drops(&counters, gate_full),
+            "detail": {
+                "flows": {
+                    "max": datapath.flows_max(),
+                    "expired": self.stats.expired,
+                    "evicted": self.stats.evicted,
+                    "checkpoints_wanted": self.stats.checkpoints_wanted,
+                },
+                "kernel": counters_json(&counters),
+                "kernel_error": kernel.err().map(|error| error.to_string()),
+            },
+        }))
+    }
+
+    /// Everything that was counted, for the log.
+    pub(super) async fn counts(&self, link: &LinkWatch) -> BTreeMap<String, u64> {
+        let counters = self.hands.datapath.counters().unwrap_or_default();
+        let mut all = nonzero([
+            ("translated-to-guest", counters.translated_to_guest),
+            ("translated-from-guest", counters.translated_from_guest),
+            ("held", counters.input_held),
+            ("checkpoints", u64::from(self.hands.datapath.epoch())),
+            ("malformed", counters.malformed),
+        ]);
+        let drops = self.drops(&counters, self.gate_full(link).await);
+        all.extend(drops.into_iter().map(|(reason, n)| (format!("dropped.{reason}"), n)));
+        all
+    }
+
+    /// Frames that had to wait and found no room in the gate.
+    async fn gate_full(&self, link: &LinkWatch) -> u64 {
+        link.other(self.hands.gate.name()).await.map_or(0, |gate| gate.tx_dropped)
+    }
+
+    fn drops(&self, counters: &Counters, gate_full: u64) -> BTreeMap<String, u64> {
+        nonzero([
+            ("gate-full", gate_full),
+            ("input-refused", self.hands.input_refused),
+            ("held-input-full", self.decisions.hold.dropped_full),
+            ("held-input-late", self.decisions.hold.dropped_late),
+            ("no-offset", counters.dropped_no_offset),
+            ("foreign-in-gate", counters.dropped_foreign),
+            ("no-settings", counters.dropped_no_settings),
+            ("rewrite-failed", counters.rewrite_failed),
+            ("flow-table-full", counters.flow_table_full),
+            ("unguarded", self.stats.unguarded),
+        ])
+    }
+}

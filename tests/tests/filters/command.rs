@@ -1,0 +1,132 @@
+//! What an operator sees: refusals that say what to do, and `colo-proxy status`.
+
+use anyhow::Result;
+use colo_lab::daemon::{binary, output_of};
+use colo_lab::root::require_root;
+
+use crate::stand::{Stand, WAYS, end};
+
+/// One that cannot be is refused, in words that the operator can act on.
+fn refused(stand: &Stand, kind: &str, arguments: &[&str], word: &str) -> Result<()> {
+    let output = stand.refused(kind, arguments)?;
+    assert!(!output.success, "filter-{kind} {arguments:?} was accepted");
+    assert!(output.stderr.contains(word), "filter-{kind} {arguments:?}: {}", output.stderr);
+    Ok(())
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_the_reason() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let stand = Stand::new()?;
+    let end = stand.server("out");
+    refused(&stand, "redirector", &[], "needs --indev, --outdev or both")?;
+    refused(&stand, "redirector", &["--indev", &end, "--outdev", &end], "are the same endpoint")?;
+    refused(&stand, "rewriter", &["--queue", "tx"], "both directions")?;
+    refused(&stand, "mirror", &["--queue", "both", "--outdev", &end], "expected tx")?;
+    refused(&stand, "mirror", &[], "--outdev")?;
+    refused(&stand, "mirror", &["--id", "a b", "--outdev", &end], "is no id")?;
+    refused(&stand, "mirror", &["--outdev", "nowhere"], "expected unix:PATH")?;
+    let other = ["filter-mirror", "--netdev", "tap7", "--outdev", &end];
+    let output = output_of(stand.host(), &other)?;
+    assert!(!output.success && output.stderr.contains("tap7: no such interface"), "{output:?}");
+    let host = ["filter-mirror", "--netdev", "br0", "--outdev", &end];
+    let output = output_of(stand.host(), &host)?;
+    assert!(!output.success && output.stderr.contains("is not a TAP"), "{output:?}");
+    Ok(())
+}
+
+#[test]
+fn a_second_one_on_a_tap_needs_an_id_of_its_own() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let stand = Stand::new()?;
+    let mirror = |id: &[&str], socket: &str| {
+        stand.filter("mirror", &[id, &["--outdev", &stand.server(socket)]].concat())
+    };
+    let first = mirror(&[], "a")?;
+    assert_eq!(first.status()?.text("instance")?, "filter-mirror@tap0");
+    let out = stand.server("b");
+    refused(&stand, "mirror", &["--outdev", &out], "give it an id of its own (--id)")?;
+    let second = mirror(&["--id", "m1"], "b")?;
+    let out = stand.server("c");
+    refused(&stand, "mirror", &["--id", "m1", "--outdev", &out], "m1 is running as pid")?;
+    // Of another kind, there is no other one yet.
+    let third = stand.filter("redirector", &["--indev", &out])?;
+    // What was refused has harmed nobody.
+    for way in WAYS {
+        stand.passes(way, "all the same");
+    }
+    end(third)?;
+    end(second)?;
+    end(first)?;
+    Ok(())
+}
+
+#[test]
+fn status_lists_every_filter_for_people() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let stand = Stand::new()?;
+    let mirror = stand.filter("mirror", &["--queue", "tx", "--outdev", &stand.server("m")])?;
+    let redirector = stand.filter("redirector", &["--id", "r0", "--indev", &stand.server("r")])?;
+    let rewriter = stand.filter("rewriter", &[])?;
+    let colo_proxy = binary()?;
+    let colo_proxy = colo_proxy.to_str().expect("a path");
+    let shown = stand.run(colo_proxy, &["status"])?;
+    for line in [
+        format!(
+            "filter-mirror@tap0 (filter-mirror of tap0, pid {}): waiting",
+            mirror.process.pid()
+        ),
+        format!("r0 (filter-redirector of tap0, pid {}): waiting", redirector.process.pid()),
+        format!(
+            "filter-rewriter@tap0 (filter-rewriter of tap0, pid {}): translating",
+            rewriter.process.pid()
+        ),
+        "  queue tx".into(),
+        format!("  outdev {}: no peer, sent 0 frames", stand.server("m")),
+        "  epoch 0, 0 flows, held 0 frames (0 bytes)".into(),
+    ] {
+        assert!(shown.contains(&line), "`{line}` is not in\n{shown}");
+    }
+    let one = stand.run(colo_proxy, &["status", "r0"])?;
+    assert!(one.starts_with("r0 (") && !one.contains("mirror"), "{one}");
+    let divergences = stand.run(colo_proxy, &["divergences"])?;
+    assert!(
+        divergences.contains("r0 (filter-redirector): a filter does not compare"),
+        "{divergences}"
+    );
+    let failover = output_of(stand.host(), &["failover", "r0"])?;
+    assert!(!failover.success && failover.stderr.contains("does not fail over"), "{failover:?}");
+    for filter in [mirror, redirector, rewriter] {
+        let log = end(filter)?;
+        assert!(log.contains("ended: nothing came"), "{log}");
+    }
+    assert_eq!(stand.run(colo_proxy, &["status"])?, "no instance is running\n");
+    Ok(())
+}
+
+/// An operator with bpftool sees what is where.
+#[test]
+fn everything_is_pinned_under_the_id() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let stand = Stand::new()?;
+    let mirror = stand.filter("mirror", &["--id", "m0", "--outdev", &stand.server("m")])?;
+    let pinned = stand.run("ls", &["/sys/fs/bpf/colo-proxy/m0"])?;
+    for name in ["filter", "filter_counters", "link_colo_filter_rx", "link_colo_filter_tx"] {
+        assert!(pinned.lines().any(|line| line == name), "{name} is not in\n{pinned}");
+    }
+    if std::path::Path::new("/usr/sbin/bpftool").exists() {
+        let map = ["map", "dump", "pinned", "/sys/fs/bpf/colo-proxy/m0/filter"];
+        let dump = stand.run("/usr/sbin/bpftool", &map)?;
+        assert!(dump.contains("\"token\"") && dump.contains("\"out_gate_ifindex\""), "{dump}");
+    }
+    end(mirror)?;
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! Filters and guests that die, end, and come back.
+
+use anyhow::Result;
+use colo_lab::colo_compare::datagram;
+use colo_lab::daemon::Daemon;
+use colo_lab::pair::left_on;
+use colo_lab::process::eventually;
+use colo_lab::root::require_root;
+use nix::sys::signal::Signal;
+
+use crate::stand::{Stand, TIMEOUT, WAYS, Way, end, named, receive, wait_mode};
+
+/// Links, pins, sockets and locks that no filter should have left.
+fn left(stand: &Stand) -> Result<Vec<String>> {
+    let left = left_on(stand.host())?;
+    Ok(left.into_iter().filter(|name| name != "lan0").collect())
+}
+
+#[test]
+fn a_mirror_that_is_killed_lets_everything_pass_and_the_next_goes_on() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let stand = Stand::new()?;
+    let arguments = ["--outdev", &stand.server("out")];
+    let mut mirror = stand.filter("mirror", &arguments)?;
+    mirror.process.kill()?;
+    for way in WAYS {
+        stand.passes(way, "nobody mirrors");
+    }
+    assert!(left(&stand)?.iter().any(|path| path.ends_with("link_colo_filter_tx")), "pinned");
+    let mirror = stand.filter("mirror", &arguments)?;
+    assert!(mirror.process.stderr().contains("took over"), "{}", mirror.process.stderr());
+    let mut out = stand.connect("out", false)?;
+    wait_mode(&mirror, "connected")?;
+    for way in WAYS {
+        let name = format!("again {way:?}");
+        stand.passes(way, &name);
+        receive(&mut out, &named(&name))?;
+    }
+    assert_eq!(mirror.status()?.detail("/kernel/mirror_failed")?, 2, "while nobody was there");
+    end(mirror)?;
+    assert_eq!(left(&stand)?, [""; 0]);
+    Ok(())
+}
+
+#[test]
+fn a_redirector_that_is_killed_lets_nothing_pass_until_it_is_ended() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let stand = Stand::new()?;
+    let arguments = ["--queue", "rx", "--outdev", &stand.server("out")];
+    let mut redirector = stand.filter("redirector", &arguments)?;
+    redirector.process.kill()?;
+    stand.send(Way::Rx, &named("lost"));
+    stand.passes(Way::Tx, "the other direction");
+    assert!(stand.arrived(Way::Rx).is_empty());
+    let redirector = stand.filter("redirector", &arguments)?;
+    let mut out = stand.connect("out", false)?;
+    wait_mode(&redirector, "connected")?;
+    stand.send(Way::Rx, &named("taken"));
+    receive(&mut out, &named("taken"))?;
+    assert!(stand.arrived(Way::Rx).is_empty());
+    end(redirector)?;
+    assert_eq!(left(&stand)?, [""; 0]);
+    stand.passes(Way::Rx, "after the end");
+    Ok(())
+}
+
+/// What was taken from the guest before the end is delivered, more than the socket holds.
+#[test]
+fn the_end_delivers_what_was_taken() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let stand = Stand::new()?;
+    let out = stand.server("out");
+    let arguments = ["--queue", "rx", "--peer-timeout", "60000", "--outdev", &out];
+    let mut redirector = stand.filter("redirector", &arguments)?;
+    let mut out = stand.connect("out", false)?;
+    wait_mode(&redirector, "connected")?;
+    let frames: Vec<Vec<u8>> =
+        (0..600u16).map(|i| datagram(6000 + i).data(&[i as u8; 1400]).build()).collect();
+    for frame in &frames {
+        stand.send(Way::Rx, frame);
+    }
+    redirector.process.signal(Signal::SIGTERM)?;
+    for frame in &frames {
+        assert_eq!(&out.receive(TIMEOUT)?, frame, "in order");
+    }
+    out.wait_closed(TIMEOUT)?;
+    let log = end(redirector)?;
+    assert!(log.contains("sent 600") && !log.contains("unsent"), "{log}");
+    Ok(())
+}
+
+fn is_back(filter: &Daemon) -> Result<()> {
+    let back = "tap0 is back, and attached again";
+    eventually(back, TIMEOUT, || Ok(filter.process.stderr().contains(back).then_some(())))
+}
+
+#[test]
+fn a_guest_that_restarts_is_filtered_again() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut stand = Stand::new()?;
+    let mirror = stand.filter("mirror", &["--queue", "tx", "--outdev", &stand.server("m")])?;
+    let (out, input) = (stand.server("out"), stand.server("in"));
+    let redirector =
+        stand.filter("redirector", &["--queue", "rx", "--outdev", &out, "--indev", &input])?;
+    let mut copies = stand.connect("m", false)?;
+    let mut out = stand.connect("out", false)?;
+    let mut input = stand.connect("in", false)?;
+    wait_mode(&mirror, "connected")?;
+    wait_mode(&redirector, "connected")?;
+    stand.restart_guest()?;
+    is_back(&mirror)?;
+    is_back(&redirector)?;
+    stand.passes(Way::Tx, "to the new one");
+    receive(&mut copies, &named("to the new one"))?;
+    stand.send(Way::Rx, &named("of the new one"));
+    receive(&mut out, &named("of the new one"))?;
+    assert!(!stand.arrived(Way::Rx).contains(&named("of the new one")));
+    input.send(&named("released"))?;
+    stand.arrives(Way::Rx, &named("released"));
+    end(mirror)?;
+    end(redirector)?;
+    assert_eq!(left(&stand)?, [""; 0]);
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! Several filters on one TAP: QEMU's order, and what is injected goes on behind the injector.
+
+use anyhow::Result;
+use colo_lab::colo_compare::Socket;
+use colo_lab::daemon::Daemon;
+use colo_lab::root::require_root;
+use nix::sys::signal::Signal;
+
+use crate::stand::{Stand, TIMEOUT, Way, named, receive_to, wait_mode};
+
+/// A mirror, a redirector that injects in both directions, and another mirror, in this order. The
+/// mirrors have one queue, which tells in which of the two walks they are behind the redirector.
+struct Three {
+    queue: &'static str,
+    stand: Stand,
+    head: (Daemon, Socket),
+    middle: (Daemon, Socket),
+    tail: (Daemon, Socket),
+}
+
+fn mirror(stand: &Stand, id: &str, queue: &str) -> Result<(Daemon, Socket)> {
+    let out = stand.server(id);
+    let filter = stand.filter("mirror", &["--id", id, "--queue", queue, "--outdev", &out])?;
+    let out = stand.connect(id, false)?;
+    wait_mode(&filter, "connected")?;
+    Ok((filter, out))
+}
+
+const QUEUES: [&str; 2] = ["tx", "rx"];
+
+fn injector(stand: &Stand, id: &str) -> Result<(Daemon, Socket)> {
+    let filter = stand.filter("redirector", &["--id", id, "--indev", &stand.server(id)])?;
+    let input = stand.connect(id, false)?;
+    wait_mode(&filter, "connected")?;
+    Ok((filter, input))
+}
+
+impl Three {
+    fn new(queue: &'static str) -> Result<Self> {
+        let stand = Stand::new()?;
+        let head = mirror(&stand, "head", queue)?;
+        let middle = injector(&stand, "middle")?;
+        let tail = mirror(&stand, "tail", queue)?;
+        Ok(Self { queue, stand, head, middle, tail })
+    }
+
+    /// Which frames the mirrors at head and tail see: every ordinary one of their queue, and the one
+    /// that is injected only behind the injector, which is the tail on the way to the guest, and
+    /// the head on the way from it.
+    fn check(&mut self, round: &str) -> Result<()> {
+        let name = |what: &str| format!("{round} {what}");
+        let injected = named(&name("injected"));
+        let way = if self.queue == "tx" { Way::Tx } else { Way::Rx };
+        self.stand.passes(Way::Tx, &name("to"));
+        self.stand.passes(Way::Rx, &name("from"));
+        self.middle.1.send(&injected)?;
+        self.stand.arrives(Way::Tx, &injected);
+        self.stand.arrives(Way::Rx, &injected);
+        self.stand.passes(way, &name("fence"));
+        let ordinary = named(&name(if way == Way::Tx { "to" } else { "from" }));
+        let behind = vec![ordinary.clone(), injected];
+        let before = vec![ordinary];
+        let (head, tail) = if way == Way::Tx { (before, behind) } else { (behind, before) };
+        for (mirror, wanted) in [(&mut self.head, head), (&mut self.tail, tail)] {
+            let seen = receive_to(&mut mirror.1, &named(&name("fence")))?;
+            let id = mirror.0.status()?.text("instance")?;
+            assert_eq!(seen, wanted, "{round}: {id}, {way:?}");
+            let passed_over = mirror.0.status()?.detail("/kernel/passed_over")?;
+            assert_eq!(passed_over, 2 - wanted.len() as u64, "{round}: {id}, {way:?}");
+        }
+        Ok(())
+    }
+
+    fn filters(&mut self) -> [&mut Daemon; 3] {
+        [&mut self.head.0, &mut self.middle.0, &mut self.tail.0]
+    }
+
+    /// The numbers of the programs towards the guest, and of those from it.
+    fn programs(&self) -> Result<[Vec<String>; 2]> {
+        let shown = |way: &str| -> Result<Vec<String>> {
+            let ns = &self.stand.host().namespace;
+            ns.run(|| {
+                use aya::programs::{SchedClassifier, TcAttachType};
+                let hook = if way == "tx" { TcAttachType::Egress } else { TcAttachType::Ingress };
+                let (_, programs) = SchedClassifier::query_tcx("tap0", hook)?;
+                Ok(programs.iter().map(|program| program.id().to_string()).collect())
+            })
+        };
+        Ok([shown("tx")?, shown("rx")?])
+    }
+}
+
+#[test]
+fn an_injected_frame_goes_on_behind_its_injector_only() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for queue in QUEUES {
+        Three::new(queue)?.check("first")?;
+    }
+    Ok(())
+}
+
+/// A filter that is killed leaves its place to the next of its id.
+#[test]
+fn a_filter_that_was_killed_keeps_its_place() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for queue in QUEUES {
+        let mut three = Three::new(queue)?;
+        let before = three.programs()?;
+        three.middle.0.process.kill()?;
+        assert_eq!(three.programs()?, before, "pinned");
+        three.middle = injector(&three.stand, "middle")?;
+        let after = three.programs()?;
+        let way = usize::from(queue == "rx");
+        let same: Vec<bool> = before[way].iter().zip(&after[way]).map(|(a, b)| a == b).collect();
+        assert_eq!(same, [true, false, true], "only the middle one is new");
+        three.check("taken over")?;
+    }
+    Ok(())
+}
+
+/// So does one whose guest was restarted while it was dead.
+#[test]
+fn a_filter_that_was_dead_when_the_tap_came_back_finds_its_place() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for queue in QUEUES {
+        let mut three = Three::new(queue)?;
+        three.middle.0.process.kill()?;
+        three.stand.restart_guest()?;
+        wait_back(&three.head.0)?;
+        wait_back(&three.tail.0)?;
+        three.middle = injector(&three.stand, "middle")?;
+        three.check("dead meanwhile")?;
+    }
+    Ok(())
+}
+
+/// Every filter attaches to the new TAP by itself, whichever is first.
+#[test]
+fn a_tap_that_comes_back_has_them_in_the_same_order() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for (queue, slow) in QUEUES.into_iter().flat_map(|queue| [(queue, 0), (queue, 1), (queue, 2)]) {
+        let mut three = Three::new(queue)?;
+        three.filters()[slow].process.signal(Signal::SIGSTOP)?;
+        three.stand.restart_guest()?;
+        for (i, filter) in three.filters().into_iter().enumerate() {
+            if i != slow {
+                wait_back(filter)?;
+            }
+        }
+        let last = &mut *three.filters()[slow];
+        last.process.signal(Signal::SIGCONT)?;
+        wait_back(last)?;
+        three.check(&format!("the last is {slow}"))?;
+    }
+    Ok(())
+}
+
+/// Waits until the filter has attached to a TAP that came back.
+fn wait_back(filter: &Daemon) -> Result<()> {
+    filter.process.wait_for("tap0 is back, and attached again", TIMEOUT).map(drop)
+}

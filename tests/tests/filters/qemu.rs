@@ -1,0 +1,221 @@
+//! QEMU's own filters at the other end of a socket, and beside ours: an oracle without a guest.
+//!
+//! Two sockets joined by a hub are the network's end and the guest's end of a QEMU; its filter is on
+//! the one that stands for the TAP.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use colo_lab::colo_compare::Socket;
+use colo_lab::process::{Process, eventually};
+use colo_lab::root::require_root;
+
+use crate::rewriter::{GUEST_ISN, PEER_ISN, Segment, WIRE_ISN, segment};
+use crate::stand::{Stand, TIMEOUT, Way, end, named, receive, wait_mode};
+use crate::tap::VNET_HDR_LEN;
+
+/// A QEMU with one filter and the test at both of its ends.
+struct Qemu {
+    process: Process,
+    net: Socket,
+    guest: Socket,
+}
+
+impl Qemu {
+    /// `chardev` is where the filter's socket is; `object` is the filter, on `netdev=net`.
+    fn start(stand: &Stand, chardev: Option<&str>, object: &str) -> Result<Self> {
+        let mut command = Command::new("qemu-system-x86_64");
+        // Not stopped (`-S`): nothing would go through the hub.
+        command.args(["-machine", "none", "-nodefaults", "-display", "none"]);
+        for id in ["net", "guest"] {
+            let path = stand.path(&format!("qemu-{id}"));
+            let netdev =
+                format!("stream,id={id},server=on,addr.type=unix,addr.path={}", path.display());
+            command.args(["-netdev", &netdev]);
+            command.args(["-netdev", &format!("hubport,id=h{id},hubid=0,netdev={id}")]);
+        }
+        if let Some(chardev) = chardev {
+            command.args(["-chardev", &format!("socket,id=dev,{chardev}")]);
+        }
+        command.args(["-object", object]);
+        let process = Process::spawn("qemu", command, &[])?;
+        let connect = |id: &str| {
+            let path = stand.path(&format!("qemu-{id}"));
+            eventually("a QEMU that takes connections", TIMEOUT, || {
+                Ok(Socket::unix(&path, false).ok())
+            })
+            .with_context(|| process.stderr())
+        };
+        let (net, guest) = (connect("net")?, connect("guest")?);
+        Ok(Self { process, net, guest })
+    }
+
+    /// Sends a frame of this way in until it comes out at the other end: QEMU takes connections at
+    /// its leisure.
+    fn warm_up(&mut self) -> Result<()> {
+        for way in [Way::Tx, Way::Rx] {
+            let warm = named("warm");
+            eventually("a frame through QEMU", TIMEOUT, || {
+                let (from, to) = self.ends(way);
+                from.send(&warm)?;
+                Ok(to.receive(std::time::Duration::from_millis(200)).ok())
+            })
+            .with_context(|| self.process.stderr())?;
+        }
+        Ok(())
+    }
+
+    fn ends(&mut self, way: Way) -> (&mut Socket, &mut Socket) {
+        match way {
+            Way::Tx => (&mut self.net, &mut self.guest),
+            Way::Rx => (&mut self.guest, &mut self.net),
+        }
+    }
+}
+
+fn word(way: Way) -> &'static str {
+    if way == Way::Tx { "tx" } else { "rx" }
+}
+
+fn support(vnet_hdr: bool) -> &'static str {
+    if vnet_hdr { ",vnet_hdr_support=on" } else { "" }
+}
+
+/// What ours mirrors, QEMU's redirector injects.
+#[test]
+fn our_mirror_speaks_to_qemus_redirector() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let stand = Stand::new()?;
+    for vnet_hdr in [false, true] {
+        let socket = stand.path("m");
+        let chardev = format!("path={},server=on,wait=off", socket.display());
+        let object =
+            format!("filter-redirector,id=f,netdev=net,queue=tx,indev=dev{}", support(vnet_hdr));
+        let mut qemu = Qemu::start(&stand, Some(&chardev), &object)?;
+        qemu.warm_up()?;
+        let out = stand.client("m");
+        let mut arguments = vec!["--queue", "tx", "--outdev", &out];
+        arguments.extend(vnet_hdr.then_some("--vnet-hdr-support"));
+        let mirror = stand.filter("mirror", &arguments)?;
+        wait_mode(&mirror, "connected")?;
+        for i in 0..20 {
+            let name = format!("frame {i}");
+            stand.passes(Way::Tx, &name);
+            // QEMU's socket has no header of its own, and converts none.
+            let header: &[u8] = if vnet_hdr { &[0; VNET_HDR_LEN] } else { &[] };
+            receive(&mut qemu.guest, &[header, &named(&name)].concat())
+                .with_context(|| qemu.process.stderr())?;
+        }
+        end(mirror)?;
+    }
+    Ok(())
+}
+
+/// What QEMU's mirror sends, ours injects; and what QEMU's redirector takes as well.
+#[test]
+fn our_redirector_takes_from_qemus_mirror_and_redirector() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let stand = Stand::new()?;
+    for vnet_hdr in [false, true] {
+        for (kind, way) in [("mirror", Way::Tx), ("redirector", Way::Rx)] {
+            let queue = word(way);
+            let input = stand.server("in");
+            let mut arguments = vec!["--queue", queue, "--indev", &input];
+            arguments.extend(vnet_hdr.then_some("--vnet-hdr-support"));
+            let redirector = stand.filter("redirector", &arguments)?;
+            let chardev = format!("path={},reconnect=1", stand.path("in").display());
+            let object = format!(
+                "filter-{kind},id=f,netdev=net,queue={queue},outdev=dev{}",
+                support(vnet_hdr)
+            );
+            let mut qemu = Qemu::start(&stand, Some(&chardev), &object)?;
+            wait_mode(&redirector, "connected")?;
+            let begin = named("begin");
+            // Taken by the filter once QEMU has taken the connection at this end.
+            eventually("a frame by way of QEMU", TIMEOUT, || {
+                qemu.ends(way).0.send(&begin)?;
+                let came = stand.arrived(way).contains(&begin);
+                Ok(came.then_some(()))
+            })?;
+            for i in 0..20 {
+                let frame = named(&format!("frame {i}"));
+                qemu.ends(way).0.send(&frame)?;
+                stand.arrives(way, &frame);
+            }
+            end(redirector)?;
+        }
+    }
+    Ok(())
+}
+
+/// Ours in the place of QEMU's redirector, with a QEMU that injects what ours has taken.
+#[test]
+fn our_redirector_sends_to_qemus() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let stand = Stand::new()?;
+    let chardev = format!("path={},server=on,wait=off", stand.path("r").display());
+    let object = "filter-redirector,id=f,netdev=net,queue=rx,indev=dev";
+    let mut qemu = Qemu::start(&stand, Some(&chardev), object)?;
+    qemu.warm_up()?;
+    let out = stand.client("r");
+    let redirector = stand.filter("redirector", &["--queue", "rx", "--outdev", &out])?;
+    wait_mode(&redirector, "connected")?;
+    for i in 0..20 {
+        let frame = named(&format!("frame {i}"));
+        stand.send(Way::Rx, &frame);
+        receive(&mut qemu.net, &frame)?;
+    }
+    assert!(stand.arrived(Way::Rx).is_empty());
+    end(redirector)?;
+    Ok(())
+}
+
+/// A connection that the peer opens, as it is sent at either end, with a part of the conversation
+/// that QEMU translates rightly.
+fn conversation() -> Vec<Segment> {
+    let wire = WIRE_ISN.wrapping_add(1);
+    vec![
+        segment(Way::Tx, PEER_ISN, 0).syn().without_ack(),
+        segment(Way::Rx, GUEST_ISN, PEER_ISN + 1).syn(),
+        segment(Way::Tx, PEER_ISN + 1, wire),
+        segment(Way::Tx, PEER_ISN + 1, wire).data(b"ask"),
+        segment(Way::Rx, GUEST_ISN + 1, PEER_ISN + 4),
+        segment(Way::Rx, GUEST_ISN + 1, PEER_ISN + 4).data(b"answer"),
+        segment(Way::Tx, PEER_ISN + 4, wire.wrapping_add(6)),
+    ]
+}
+
+/// Both rewriters make the same of the same conversation, octet for octet.
+#[test]
+fn our_rewriter_translates_as_qemus() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let stand = Stand::new()?;
+    let mut qemu = Qemu::start(&stand, None, "filter-rewriter,id=f,netdev=net,queue=all")?;
+    qemu.warm_up()?;
+    let rewriter = stand.filter("rewriter", &[])?;
+    let mut changed = 0;
+    for (i, segment) in conversation().into_iter().enumerate() {
+        let frame = segment.build();
+        let (from, to) = qemu.ends(segment.way);
+        from.send(&frame)?;
+        let mut qemus = to.receive(TIMEOUT)?;
+        while qemus == named("warm") {
+            qemus = to.receive(TIMEOUT)?;
+        }
+        stand.send(segment.way, &frame);
+        let ours = stand.end(segment.way).read_until(|_| true).split_off(VNET_HDR_LEN);
+        assert_eq!(ours, qemus, "segment {i}");
+        changed += u32::from(ours != frame);
+    }
+    assert_eq!(changed, 5, "after the handshake all are translated");
+    drop(rewriter);
+    Ok(())
+}
