@@ -56,7 +56,7 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
     for name in laboratory_tests(root)? {
         let needs_root = !SOCKETS_ONLY.contains(&name.as_str());
         let needs: &[Need] = match name.as_str() {
-            "qemu" => &[Need::Lab, Need::Inspect, Need::Qemu],
+            "qemu" | "filters" => &[Need::Lab, Need::Inspect, Need::Qemu],
             "differential" => &[Need::Qemu],
             _ if needs_root => &[Need::Lab, Need::Inspect],
             _ => &[],
