@@ -11,6 +11,7 @@
 //! colo_frame = "script:/etc/colo-proxy/frame"
 //! ```
 
+mod checkpoints;
 mod limits;
 
 use std::collections::BTreeSet;
@@ -20,11 +21,13 @@ use std::str::FromStr;
 use serde::Deserialize;
 use toml::Spanned;
 
+use self::checkpoints::{CheckpointsTable, TakeoverTable};
 use self::limits::{LimitsTable, Ms};
 use crate::datapath::capture::CaptureKind;
 pub use crate::datapath::{OnDeath, Role};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, EndpointError};
 
+pub use self::checkpoints::{Checkpoints, Takeover};
 pub use self::limits::{InputLimits, KEYS, Key, Limits, PeerLimits, RepeatLimits, UnsortedLimits};
 
 /// The longest instance name: it becomes a directory and a socket.
@@ -75,6 +78,12 @@ struct GuestTable {
     secondary_out: Option<Endpoint>,
     control: Option<Endpoint>,
     colo_frame: Option<ColoFrameKind>,
+    migrate: Option<String>,
+    #[serde(default)]
+    checkpoints: CheckpointsTable,
+    #[serde(default)]
+    takeover: TakeoverTable,
+    quick_ack: Option<bool>,
     #[serde(default)]
     vnet_hdr_support: bool,
     #[serde(default)]
@@ -110,6 +119,10 @@ pub enum ColoFrameKind {
     Instant,
     /// A command that speaks JSON lines.
     Script(PathBuf),
+    /// The QEMU whose QMP socket is there.
+    Qmp(Endpoint),
+    /// Whoever speaks the protocol of QEMU's `notify_dev` there.
+    Xen(Endpoint),
 }
 
 impl FromStr for ColoFrameKind {
@@ -119,7 +132,21 @@ impl FromStr for ColoFrameKind {
         match text.split_once(':') {
             None if text == "instant" => Ok(Self::Instant),
             Some(("script", path)) if !path.is_empty() => Ok(Self::Script(path.into())),
-            _ => Err(format!("`{text}` is no COLO-frame; expected instant or script:PATH")),
+            Some(("qmp", socket)) => match socket.parse::<Endpoint>() {
+                Ok(endpoint) if endpoint.server => Err(format!(
+                    "`{text}`: QEMU listens (-qmp {},server=on,wait=off), and colo-proxy connects",
+                    socket.split(',').next().unwrap_or_default()
+                )),
+                Ok(endpoint) => Ok(Self::Qmp(endpoint)),
+                Err(error) => Err(error.to_string()),
+            },
+            Some(("xen", socket)) => {
+                socket.parse().map(Self::Xen).map_err(|error: EndpointError| error.to_string())
+            }
+            _ => Err(format!(
+                "`{text}` is no COLO-frame; expected qmp:ENDPOINT, xen:ENDPOINT, script:PATH or \
+                 instant"
+            )),
         }
     }
 }
@@ -139,6 +166,12 @@ pub struct Guest {
     pub netdev: String,
     pub control: Option<Endpoint>,
     pub colo_frame: Option<ColoFrameKind>,
+    /// Where the secondary's QEMU waits for the migration, as QEMU writes it.
+    pub migrate: Option<String>,
+    pub checkpoints: Checkpoints,
+    pub takeover: Takeover,
+    /// Have the secondary's messages acknowledged at once on the way of the migration.
+    pub quick_ack: bool,
     /// The wire carries virtio-net headers; without them frames are plain: segmented, and with
     /// complete checksums.
     pub vnet_hdr_support: bool,
@@ -250,8 +283,9 @@ impl GuestTable {
         [("secondary_out", self.secondary_out.is_some()), ("capture", self.capture.is_some())]
     }
 
-    fn of_primary(&self) -> [(&'static str, bool); 2] {
+    fn of_primary(&self) -> [(&'static str, bool); 3] {
         [
+            ("quick_ack", self.quick_ack.is_some()),
             ("secondary_in", self.secondary_in.is_some()),
             ("on_secondary_lost", self.on_secondary_lost.is_some()),
         ]
@@ -278,6 +312,8 @@ fn convert(table: GuestTable) -> Result<Guest, ConfigError> {
         return Err(fail(format!("{key} is for role = \"{role}\"")));
     }
     let limits = table.limits().map_err(fail)?;
+    let checkpoints = table.checkpoints.read().map_err(fail)?;
+    let takeover = table.takeover.clone().read().map_err(fail)?;
     let mirror = table.mirror;
     let side = match table.role {
         Role::Primary => SideConfig::Primary {
@@ -296,6 +332,10 @@ fn convert(table: GuestTable) -> Result<Guest, ConfigError> {
         netdev: table.netdev,
         control: table.control,
         colo_frame: table.colo_frame,
+        migrate: table.migrate,
+        checkpoints,
+        takeover,
+        quick_ack: table.quick_ack.unwrap_or(true),
         vnet_hdr_support: table.vnet_hdr_support,
         on_death: table.on_death,
         limits,

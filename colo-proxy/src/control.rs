@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::codec::LinesCodec;
 
 /// The longest line; a longer one ends the connection.
-pub const LINE_MAX: usize = 4096;
+pub const LINE_MAX: usize = 64 * 1024;
 /// Version of the messages. An unknown message is ignored, an unknown version refused.
 pub const VERSION: u32 = 1;
 
@@ -33,6 +33,12 @@ pub enum Message {
     /// The secondary's answer: offsets are void, and `sent` frames had gone into the current
     /// `secondary_out` connection before that; they belong to the older epoch.
     EpochDone { epoch: u64, sent: u64 },
+    /// Primary to secondary: whether the secondary's guest could take over as if it were the
+    /// primary's. Told at every change, and when the lane is connected.
+    Protection { protected: bool },
+    /// Primary to secondary: translated connections that both guests have from an earlier pair, a text
+    /// of [`crate::offsets`]; as many messages as it takes.
+    Offsets { text: String },
     /// Secondary to primary: a checkpoint is wanted, because the table of translated connections is
     /// nearly full of ones in use, and most need no entry after it.
     CheckpointWanted,
@@ -68,6 +74,8 @@ mod tests {
             Message::Counters { sent: 1, received: 2 },
             Message::Epoch { session: 7, epoch: u64::MAX },
             Message::EpochDone { epoch: 3, sent: 17 },
+            Message::Protection { protected: true },
+            Message::Offsets { text: "{}\n{}\n".into() },
             Message::CheckpointWanted,
         ];
         for message in all {

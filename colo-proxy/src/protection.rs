@@ -43,6 +43,8 @@ pub(crate) enum Action {
     Unprotect,
     /// Capture again, and ask for a checkpoint.
     Resync,
+    /// Make sure that the secondary does not take over, and say whether that was done.
+    Fence,
     /// Nothing but to say so.
     Announce,
 }
@@ -61,6 +63,10 @@ pub(crate) struct Protection {
     met: bool,
     /// The network knows something of the guest that no secondary has vouched for.
     exposed: bool,
+    /// A secondary that was there is fenced before the guest goes on without it.
+    fences: bool,
+    /// That is being done.
+    is_fencing: bool,
 }
 
 impl Protection {
@@ -73,7 +79,15 @@ impl Protection {
             ended: false,
             met: false,
             exposed: false,
+            fences: false,
+            is_fencing: false,
         }
+    }
+
+    /// One whose secondary may take over by itself, and is fenced first.
+    pub(crate) fn fencing(mut self, fences: bool) -> Self {
+        self.fences = fences;
+        self
     }
 
     pub(crate) fn state(&self) -> State {
@@ -125,6 +139,7 @@ impl Protection {
     /// When [`Self::on_timeout`] has something to do.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         match self.policy {
+            OnSecondaryLost::Release if self.is_fencing => None,
             OnSecondaryLost::Release => self.lost_since.map(|since| since + self.timeout),
             OnSecondaryLost::Hold => None,
         }
@@ -132,11 +147,43 @@ impl Protection {
 
     pub(crate) fn on_timeout(&mut self, now: Instant) -> Option<Action> {
         if self.poll_timeout().is_some_and(|at| at <= now) {
+            if self.fences && self.met {
+                self.is_fencing = true;
+                return Some(Action::Fence);
+            }
             // One that has been there has missed what its guest is given since.
             self.exposed |= self.met;
             return self.enter(State::Unprotected, None, Action::Unprotect);
         }
         None
+    }
+
+    /// The secondary was fenced, or could not be: then it may take over any moment, so output stays
+    /// held, and it is tried again after a while.
+    pub(crate) fn on_fenced(&mut self, now: Instant, is_done: bool) -> Option<Action> {
+        if !std::mem::take(&mut self.is_fencing) || self.state != State::Waiting {
+            return None;
+        }
+        if !is_done {
+            self.lost_since = Some(now);
+            return None;
+        }
+        self.exposed = true;
+        self.enter(State::Unprotected, None, Action::Unprotect)
+    }
+
+    /// There is no secondary, and it is known that none has been following the guest.
+    pub(crate) fn on_alone(&mut self) -> Option<Action> {
+        self.exposed = true;
+        if self.state == State::Unprotected || self.policy == OnSecondaryLost::Hold {
+            return None;
+        }
+        self.enter(State::Unprotected, None, Action::Unprotect)
+    }
+
+    /// The operator wants protection again.
+    pub(crate) fn begin_again(&mut self) {
+        self.ended = false;
     }
 
     /// Output of the guest leaves that no secondary has vouched for.
@@ -229,6 +276,54 @@ mod tests {
         p.on_peer(now + TIMEOUT, true);
         assert_eq!(p.on_peer(now + TIMEOUT, false), Some(Action::Unprotect));
         assert_eq!(p.state(), State::Unprotected);
+    }
+
+    #[test]
+    fn a_secondary_that_was_there_is_fenced_before_the_guest_goes_on() {
+        let (now, p) = start();
+        let mut p = p.fencing(true);
+        p.on_peer(now, true);
+        p.on_peer(now, false);
+        assert_eq!(p.on_timeout(now + TIMEOUT), Some(Action::Fence));
+        assert_eq!((p.state(), p.poll_timeout()), (State::Waiting, None), "held meanwhile");
+        // It could not be done: tried again, and held still.
+        assert_eq!(p.on_fenced(now + TIMEOUT, false), None);
+        assert_eq!(p.on_timeout(now + TIMEOUT * 2), Some(Action::Fence));
+        assert_eq!(p.on_fenced(now + TIMEOUT * 2, true), Some(Action::Unprotect));
+        assert!(p.is_exposed());
+    }
+
+    #[test]
+    fn one_that_never_was_there_needs_no_fence_nor_does_one_that_is_back() {
+        let (now, p) = start();
+        assert_eq!(p.fencing(true).on_timeout(now + TIMEOUT), Some(Action::Unprotect));
+        let (now, p) = start();
+        let mut p = p.fencing(true);
+        p.on_peer(now, true);
+        p.on_peer(now, false);
+        p.on_timeout(now + TIMEOUT);
+        p.on_peer(now + TIMEOUT, true);
+        assert_eq!(p.on_fenced(now + TIMEOUT, true), None, "it was back before");
+        assert_eq!(p.state(), State::Protected);
+    }
+
+    #[test]
+    fn a_guest_that_is_known_to_be_alone_is_not_held() {
+        let (now, mut p) = start();
+        assert_eq!(p.on_alone(), Some(Action::Unprotect));
+        assert_eq!(p.on_alone(), None);
+        assert_eq!(p.on_peer(now, true), Some(Action::Resync), "a pair begins with a checkpoint");
+        let mut p = Protection::new(now, TIMEOUT, OnSecondaryLost::Hold);
+        assert_eq!((p.on_alone(), p.state()), (None, State::Waiting));
+    }
+
+    #[test]
+    fn protection_that_was_ended_can_be_begun_again() {
+        let (now, mut p) = start();
+        p.end();
+        assert_eq!(p.on_peer(now, true), None);
+        p.begin_again();
+        assert_eq!(p.on_peer(now, true), Some(Action::Resync));
     }
 
     #[test]

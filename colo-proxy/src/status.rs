@@ -48,6 +48,10 @@ pub enum StatusError {
 pub enum Request {
     Status,
     Failover,
+    /// Bring the guest and the secondary that waits at `migrate` into COLO.
+    Protect {
+        migrate: Option<String>,
+    },
     /// The connections that are translated, as [`crate::offsets`] writes them.
     ExportOffsets,
     /// Makes those connections known.

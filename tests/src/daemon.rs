@@ -20,9 +20,9 @@ use crate::process::{Process, eventually, program};
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long `status` and `failover` may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
-const MIRROR_PORT: u16 = 9003;
-const SECONDARY_PORT: u16 = 9004;
-const CONTROL_PORT: u16 = 9005;
+pub(crate) const MIRROR_PORT: u16 = 9003;
+pub(crate) const SECONDARY_PORT: u16 = 9004;
+pub(crate) const CONTROL_PORT: u16 = 9005;
 
 /// How a pair of daemons is set up by flags.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub struct PairOptions {
     pub control: bool,
     /// Which end listens: the primary's, as in QEMU's documentation, or the secondary's.
     pub primary_listens: bool,
-    /// `--colo-frame`, on both.
+    /// `--colo-frame`; the secondary has one where that is a QEMU.
     pub colo_frame: String,
 }
 
@@ -66,12 +66,16 @@ impl PairOptions {
         if self.control {
             text += &lane("control", CONTROL_PORT);
         }
-        if side == Side::Primary {
-            text += "colo_frame = \"";
-            text += &self.colo_frame;
-            text += "\"\n";
+        if let Some(frame) = self.frame(side) {
+            text += &format!("colo_frame = \"{frame}\"\n");
         }
         text + &format!("vnet_hdr_support = {}\n{more}\n", self.vnet_hdr)
+    }
+
+    /// A secondary has none but a QEMU.
+    fn frame(&self, side: Side) -> Option<&str> {
+        let frame = self.colo_frame.as_str();
+        (side == Side::Primary || frame.starts_with("qmp:")).then_some(frame)
     }
 
     fn arguments(&self, host: &Host) -> Vec<String> {
@@ -89,9 +93,7 @@ impl PairOptions {
         if self.control {
             lane("--control", CONTROL_PORT);
         }
-        if side == Side::Primary {
-            arguments.extend(["--colo-frame".to_owned(), self.colo_frame.clone()]);
-        }
+        arguments.extend(self.frame(side).map(|frame| format!("--colo-frame={frame}")));
         arguments.extend(self.vnet_hdr.then(|| "--vnet-hdr-support".to_owned()));
         arguments
     }
@@ -193,6 +195,12 @@ impl Daemon {
     /// `colo-proxy failover` of this daemon's instance on the first TAP.
     pub fn failover(&self) -> Result<()> {
         self.with_log(run_at(&self.asker.place, &["failover", "tap0"])).map(drop)
+    }
+
+    /// `colo-proxy protect` of the same: brings its guest and the one that waits at `uri` into COLO.
+    pub fn protect(&self, uri: &str) -> Result<String> {
+        let arguments = ["protect", "tap0", "--migrate", uri];
+        self.with_log(run_at(&self.asker.place, &arguments))
     }
 
     /// Waits until the status is as `wanted` says.

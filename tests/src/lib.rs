@@ -26,6 +26,7 @@ pub mod pair;
 pub mod process;
 pub mod protocol;
 pub mod qemu;
+pub mod qmp;
 pub mod root;
 pub mod service;
 pub mod stand_in;

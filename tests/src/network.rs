@@ -22,6 +22,8 @@ pub const GUEST_MAC: &str = "52:54:00:c0:20:00";
 /// The addresses of the hosts on the link between them.
 pub const REPLICATION: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 78, 0, 1), Ipv4Addr::new(10, 78, 0, 2)];
 
+const REPLICATION_NET: &str = "10.78.0.0/24";
+
 /// Which of the two hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -137,6 +139,19 @@ impl Host {
     pub fn plug_tap(&self, slot: Slot) -> Result<()> {
         let tap = slot.tap();
         self.namespace.ip(&format!("link set {tap} master br0 up\n"))
+    }
+
+    /// Takes it off the bridge again: its guest is on no network.
+    pub fn unplug_tap(&self, slot: Slot) -> Result<()> {
+        self.namespace.ip(&format!("link set {} nomaster up\n", slot.tap()))
+    }
+
+    /// Has this host acknowledge what the other one sends at once. Two short writes in a row
+    /// otherwise wait for each other, 40 ms in each checkpoint.
+    pub fn acknowledge_at_once(&self) -> Result<()> {
+        let address = self.side.replication();
+        self.namespace
+            .ip(&format!("route replace {REPLICATION_NET} dev repl0 src {address} quickack 1\n"))
     }
 
     /// What a child must join to run on this host.

@@ -4,29 +4,41 @@
 //! guests that were booted separately choose sequence numbers, timestamps and delays of their own,
 //! as two machines do.
 
+pub mod colo;
+mod console;
 pub mod cpio;
+pub mod emulator;
+pub mod filters;
 pub mod initramfs;
 pub mod kernel;
+pub mod machine;
 pub mod modules;
+pub mod protected;
 
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::counters::{self, Counters};
-use crate::network::{CLIENT_MAC, CLIENT_V4, CLIENT_V6, GUEST_MAC, GUEST_V4, GUEST_V6, Lab, Side};
+use crate::network::{CLIENT_MAC, CLIENT_V4, CLIENT_V6, GUEST_V4, GUEST_V6, Lab, Side};
 use crate::process::{Process, program};
+use crate::qmp::Qmp;
+use console::Console;
 use initramfs::{END, MIDDLE, Network, READY};
 use kernel::Kernel;
+use machine::Machine;
 
 /// Without hardware virtualisation a guest is up in a few seconds; a busy machine needs longer.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(90);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-const MEMORY_MIB: &str = "192";
+
+/// Where downloads stay between runs: below cargo's folder, of which a test knows the part for
+/// temporary files.
+pub fn cache(target_tmpdir: &str) -> Result<PathBuf> {
+    let target = Path::new(target_tmpdir).parent().context("no target folder")?;
+    Ok(target.join("lab-cache"))
+}
 
 /// What both guests are booted from.
 #[derive(Debug)]
@@ -63,16 +75,62 @@ pub struct QemuGuest {
     pub side: Side,
     pub process: Process,
     console: Console,
+    monitor: Option<Monitor>,
+    incoming: Option<String>,
+}
+
+/// The socket of the monitor for whoever makes checkpoints, on the guest's host. A monitor serves
+/// one at a time, so the test has another one.
+pub const FRAME_SOCKET: &str = "/run/frame.qmp";
+
+/// The monitor for the test.
+#[derive(Debug)]
+struct Monitor {
+    qmp: Qmp,
+    // Holds the socket.
+    _folder: tempfile::TempDir,
 }
 
 impl QemuGuest {
     /// Starts the guest of `side` on its host's TAP, and does not wait for it.
     pub fn boot(lab: &Lab, side: Side, image: &Image) -> Result<Self> {
+        Self::boot_on(lab, side, image, &Machine::alone())
+    }
+
+    /// The same on a machine that is not the usual one.
+    pub fn boot_on(lab: &Lab, side: Side, image: &Image, machine: &Machine) -> Result<Self> {
         let host = lab.host(side);
         let name = format!("guest {}", side.letter());
-        let mut process = Process::spawn(&name, qemu(image, &host.tap), &host.namespaces())?;
+        let folder = machine.monitored.then(tempfile::tempdir).transpose();
+        let folder = folder.context("making a folder for a monitor")?;
+        let socket = folder.as_ref().map(|folder| folder.path().join("qmp"));
+        let command = machine.command(image, &host.tap, socket.as_deref());
+        let mut process = Process::spawn(&name, command, &host.namespaces())?;
         let console = Console::of(&mut process)?;
-        Ok(Self { side, process, console })
+        let monitor = folder.zip(socket).map(|(folder, socket)| {
+            let qmp =
+                Qmp::connect(&socket).with_context(|| format!("{name}: {}", process.stderr()))?;
+            anyhow::Ok(Monitor { qmp, _folder: folder })
+        });
+        let (monitor, incoming) = (monitor.transpose()?, machine.incoming.clone());
+        Ok(Self { side, process, console, monitor, incoming })
+    }
+
+    /// Where it waits for the state of another guest, or did.
+    pub fn incoming(&self) -> Option<&str> {
+        self.incoming.as_deref()
+    }
+
+    /// Its monitor for the test.
+    pub fn qmp(&self) -> Result<&Qmp> {
+        let monitor = self.monitor.as_ref().context("a guest without a monitor")?;
+        Ok(&monitor.qmp)
+    }
+
+    /// Where whoever makes checkpoints finds its monitor.
+    pub fn frame_socket(&self) -> Result<PathBuf> {
+        let monitored = self.monitor.is_some().then(|| FRAME_SOCKET.into());
+        monitored.context("a guest without a monitor")
     }
 
     /// Waits until its service listens.
@@ -91,6 +149,11 @@ impl QemuGuest {
         Ok(counters)
     }
 
+    /// What it has written on its console and nobody has read yet.
+    pub fn console(&self) -> String {
+        self.console.rest()
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) -> Result<()> {
         self.process.kill()
@@ -98,82 +161,5 @@ impl QemuGuest {
 
     fn stderr(&self) -> String {
         format!("{}: {}", self.process.name(), self.process.stderr())
-    }
-}
-
-/// The command line of one guest, the same for both.
-fn qemu(image: &Image, tap: &str) -> Command {
-    let found = program("qemu-system-x86_64", "COLO_LAB_QEMU");
-    let mut command = Command::new(found.unwrap_or_else(|_| "qemu-system-x86_64".into()));
-    command
-        .args(["-M", "pc", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", MEMORY_MIB])
-        .args(["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"])
-        .args(["-append", "console=ttyS0 panic=-1 quiet"])
-        .arg("-kernel")
-        .arg(&image.kernel)
-        .arg("-initrd")
-        .arg(&image.initramfs)
-        .arg("-netdev")
-        .arg(format!("tap,id=hn0,ifname={tap},script=no,downscript=no,vhost=off"))
-        .arg("-device")
-        .arg(format!("virtio-net-pci,netdev=hn0,mac={GUEST_MAC},romfile="))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    command
-}
-
-/// A guest's serial line.
-#[derive(Debug)]
-struct Console {
-    keyboard: ChildStdin,
-    lines: Receiver<String>,
-    /// What was read already, for messages.
-    seen: String,
-}
-
-impl Console {
-    fn of(process: &mut Process) -> Result<Self> {
-        let keyboard = process.take_stdin().context("the guest's stdin is not piped")?;
-        let screen = process.take_stdout().context("the guest's stdout is not piped")?;
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(screen).split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Self { keyboard, lines, seen: String::new() })
-    }
-
-    /// One line to the guest's first program, which answers with its counters.
-    fn ask(&mut self) -> Result<()> {
-        self.seen.clear();
-        self.keyboard.write_all(b"\n").context("writing to a guest's console")
-    }
-
-    /// The lines before the one that is `end`.
-    fn lines_until(&mut self, end: &str, timeout: Duration) -> Result<String> {
-        let deadline = Instant::now() + timeout;
-        let mut before = String::new();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
-                Ok(line) if line == end => return Ok(before),
-                Ok(line) => {
-                    for text in [&mut before, &mut self.seen] {
-                        text.push_str(&line);
-                        text.push('\n');
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    bail!("no `{end}` in {timeout:?}; its console:\n{}", self.seen)
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    bail!("it ended before `{end}`; its console:\n{}", self.seen)
-                }
-            }
-        }
     }
 }

@@ -4,7 +4,6 @@
 //! know nothing of each other, delayed acknowledgments at two different paces.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use colo_lab::client::{Calls, Conversation, Keeper, echo, ping};
 use colo_lab::counters::{self, checksum_errors};
 use colo_lab::daemon::{self, Daemon, PairOptions, Status};
 use colo_lab::network::{Family, Lab, LabOptions, Side};
-use colo_lab::qemu::{Image, QemuGuest};
+use colo_lab::qemu::{self, Image, QemuGuest};
 use colo_lab::root::require_root;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -61,7 +60,7 @@ struct Pair {
 impl Pair {
     /// The secondary's daemon first: its guest must not speak to the LAN.
     fn start(options: &PairOptions) -> Result<Self> {
-        let image = Image::build(&cache()?)?;
+        let image = Image::build(&qemu::cache(env!("CARGO_TARGET_TMPDIR"))?)?;
         let lab = Lab::new(LabOptions::default())?;
         let secondary = Daemon::start(&lab, Side::Secondary, options)?;
         let mut guests = [
@@ -219,10 +218,4 @@ fn collect(value: &serde_json::Value, name: &str, found: &mut Vec<u64>) {
         serde_json::Value::Array(array) => array.iter().for_each(|v| collect(v, name, found)),
         _ => {}
     }
-}
-
-/// Where the guests' kernel stays between runs.
-fn cache() -> Result<PathBuf> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().context("no target folder")?;
-    Ok(target.join("lab-cache"))
 }

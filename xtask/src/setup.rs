@@ -10,6 +10,7 @@ use crate::build_ebpf::toolchain;
 use crate::command::{self, find_program};
 use crate::workspace;
 use anyhow::{Context as _, Result, bail};
+use colo_lab::qemu::emulator::Emulator;
 use missing::Missing;
 use packages::Packages;
 use std::path::Path;
@@ -41,8 +42,10 @@ pub enum Need {
     Inspect,
     /// Building the kernel programs.
     Ebpf,
-    /// The test with real guests.
+    /// Tests with real guests.
     Qemu,
+    /// Real guests under COLO: a QEMU that is newer than most distributions'.
+    Colo,
     /// `cargo xtask lint`.
     Lint,
 }
@@ -53,22 +56,37 @@ impl Need {
             Self::Lab => "for the laboratory of namespaces",
             Self::Inspect => "for tests that look at the kernel's side",
             Self::Ebpf => "for building the kernel programs",
-            Self::Qemu => "for the test with real guests",
+            Self::Qemu => "for tests with real guests",
+            Self::Colo => "for real guests under COLO",
             Self::Lint => "for `cargo xtask lint`",
         }
     }
 }
 
-const ALL: [Need; 5] = [Need::Lab, Need::Inspect, Need::Ebpf, Need::Qemu, Need::Lint];
+const ALL: [Need; 6] = [Need::Lab, Need::Inspect, Need::Ebpf, Need::Qemu, Need::Colo, Need::Lint];
 
 pub fn run(options: &Options) -> Result<()> {
     let needs = if options.needs.is_empty() { &ALL[..] } else { &options.needs };
     ensure(needs)?;
-    println!("setup: everything is there");
+    let colo = if needs.contains(&Need::Colo) { colo_qemu() } else { Ok(()) };
+    match colo {
+        Err(reason) if options.needs.contains(&Need::Colo) => return Err(reason),
+        // Everything but the tests that want it does without.
+        Err(reason) => println!("setup: {reason:#}\nsetup: everything else is there"),
+        Ok(()) => println!("setup: everything is there"),
+    }
     Ok(())
 }
 
-/// Installs what `needs` lack; nothing is asked of the network when nothing is missing.
+/// A QEMU that can do COLO; brought beside what cargo builds where none is installed. The error
+/// is one sentence.
+pub fn colo_qemu() -> Result<()> {
+    let cache = workspace::target_dir(&workspace::root()?).join("lab-cache");
+    Emulator::with_colo(&cache).map(drop)
+}
+
+/// Installs what `needs` lack, but for [`colo_qemu`], which no package of this machine is; nothing
+/// is asked of the network when nothing is missing.
 pub fn ensure(needs: &[Need]) -> Result<()> {
     let missing = Missing::of(needs);
     if missing == Missing::default() {

@@ -14,6 +14,9 @@ pub struct Options {
     /// Leave out what needs root: namespaces, kernel programs, guests.
     #[arg(long)]
     no_root: bool,
+    /// Run the tests with real guests in QEMU, and nothing else.
+    #[arg(long, conflicts_with = "no_root")]
+    qemu: bool,
     /// Let the tests with a duration run for as long as before a release.
     #[arg(long)]
     long: bool,
@@ -27,9 +30,10 @@ pub fn run(options: &Options) -> Result<()> {
         );
     }
     let root = workspace::root()?;
-    let (steps, left_out): (Vec<Step>, Vec<Step>) = steps::all(&root, options.long)?
-        .into_iter()
-        .partition(|s| !options.no_root || !s.needs_root);
+    let mut steps = steps::all(&root, options.long)?;
+    steps.retain(|step| !options.qemu || step.guests);
+    let (steps, left_out): (Vec<Step>, Vec<Step>) =
+        steps.into_iter().partition(|s| !options.no_root || !s.needs_root);
     if !left_out.is_empty() {
         let names: Vec<&str> = left_out.iter().map(|step| step.name.as_str()).collect();
         println!("test: left out, for they need root: {}", names.join(", "));

@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::Parser;
 use colo_proxy::colo_compare::Options;
 use colo_proxy::config::{
-    ColoFrameKind, ConfigError, Guest, Limits, OnDeath, OnSecondaryLost, SideConfig,
+    Checkpoints, ColoFrameKind, ConfigError, Guest, Limits, OnDeath, OnSecondaryLost, SideConfig,
+    Takeover,
 };
 use colo_proxy::datapath::capture::CaptureKind;
 use colo_proxy::endpoint::Endpoint;
@@ -65,6 +66,32 @@ pub(super) enum Subcommand {
         #[command(subcommand)]
         command: OffsetsCommand,
     },
+    /// Print the lines of QEMU's command line that fit a configuration
+    QemuArgs {
+        /// As for `run`
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Only of this guest
+        guest: Option<String>,
+        /// Who does the network side on the other host: ours, or qemu, whose lines are printed too
+        #[arg(long, value_enum, default_value_t = PeerKind::Ours)]
+        peer: PeerKind,
+    },
+    /// Make a primary's guest a protected one: bring QEMU and the secondary's into COLO
+    ///
+    /// Needs --colo-frame qmp:ENDPOINT on both hosts, and a secondary's QEMU that waits (-incoming).
+    /// Waits until the pair is protected.
+    Protect {
+        /// An instance as `status` names it, or a netdev where only one instance has it
+        instance: String,
+        /// Where the secondary's QEMU waits, in the place of the configured one: tcp:HOST:PORT or
+        /// whatever else QEMU can migrate to
+        #[arg(long, value_name = "URI")]
+        migrate: Option<String>,
+        /// Give up waiting after this long; what was begun goes on
+        #[arg(long, value_name = "S", default_value_t = 120)]
+        timeout: u32,
+    },
     /// The other host is gone: the secondary takes over, a primary goes on unprotected
     ///
     /// Make sure that the other guest no longer answers the network first.
@@ -79,6 +106,13 @@ pub(super) enum Subcommand {
     /// Ends with 0 where the guests' output is the same, with 1 where it is not, and with 2 where
     /// the captures cannot be compared.
     Diff(DiffArgs),
+}
+
+/// Who does the network side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum PeerKind {
+    Ours,
+    Qemu,
 }
 
 #[derive(Debug, clap::Args)]
@@ -157,6 +191,10 @@ struct Shared {
     /// Frames on the lanes carry a virtio-net header, as QEMU's do with `vnet_hdr_support=on`
     #[arg(long)]
     vnet_hdr_support: bool,
+    /// Who makes checkpoints: qmp:ENDPOINT (a QEMU that listens there), script:PATH, or instant
+    /// (answers at once, copies nothing)
+    #[arg(long, value_name = "DRIVER")]
+    colo_frame: Option<ColoFrameKind>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -166,9 +204,9 @@ pub(super) struct PrimaryArgs {
     /// Lane on which the secondary guest's output comes
     #[arg(long, value_name = "EP")]
     secondary_in: Endpoint,
-    /// Who makes checkpoints: instant (answers at once, copies nothing) or script:PATH
-    #[arg(long, value_name = "DRIVER")]
-    colo_frame: Option<ColoFrameKind>,
+    /// Where the secondary's QEMU waits for the guest, for `protect`: what its -incoming says
+    #[arg(long, value_name = "URI")]
+    migrate: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -192,10 +230,14 @@ pub(super) struct ColoCompareArgs {
     /// Socket to which the primary's frames go that may leave
     #[arg(long, value_name = "EP")]
     outdev: Endpoint,
-    /// Channel to the COLO-frame that makes checkpoints; without it nobody is asked for one, and
-    /// what needs one stays held
-    #[arg(long, value_name = "EP")]
+    /// Channel to the COLO-frame that makes checkpoints, as --colo-frame xen:EP; without either
+    /// nobody is asked for one, and what needs one stays held
+    #[arg(long, value_name = "EP", conflicts_with = "colo_frame")]
     notify_dev: Option<Endpoint>,
+    /// Who makes checkpoints; not QEMU's: qmp:ENDPOINT (the primary's QEMU listens there),
+    /// xen:ENDPOINT, script:PATH or instant
+    #[arg(long, value_name = "DRIVER")]
+    colo_frame: Option<ColoFrameKind>,
     /// Frames on the sockets carry a virtio-net header
     #[arg(long)]
     vnet_hdr_support: bool,
@@ -226,7 +268,7 @@ impl From<ColoCompareArgs> for Options {
             primary_in: args.primary_in,
             secondary_in: args.secondary_in,
             outdev: args.outdev,
-            notify_dev: args.notify_dev,
+            colo_frame: args.colo_frame.or(args.notify_dev.map(ColoFrameKind::Xen)),
             vnet_hdr_support: args.vnet_hdr_support,
             compare_timeout: Duration::from_millis(args.compare_timeout),
             max_queue_size: args.max_queue_size as usize,
@@ -236,16 +278,16 @@ impl From<ColoCompareArgs> for Options {
 }
 
 impl Shared {
-    fn guest(
-        self,
-        colo_frame: Option<ColoFrameKind>,
-        side: SideConfig,
-    ) -> Result<Guest, ConfigError> {
+    fn guest(self, migrate: Option<String>, side: SideConfig) -> Result<Guest, ConfigError> {
         Guest {
             name: None,
             netdev: self.netdev,
             control: self.control,
-            colo_frame,
+            colo_frame: self.colo_frame,
+            migrate,
+            checkpoints: Checkpoints::default(),
+            takeover: Takeover::default(),
+            quick_ack: true,
             vnet_hdr_support: self.vnet_hdr_support,
             on_death: OnDeath::default(),
             limits: Limits::default(),
@@ -264,7 +306,7 @@ impl TryFrom<PrimaryArgs> for Guest {
             secondary_in: args.secondary_in,
             on_secondary_lost: OnSecondaryLost::default(),
         };
-        args.shared.guest(args.colo_frame, side)
+        args.shared.guest(args.migrate, side)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
+use colo_proxy::colo_frame::ColoFrameError;
 use colo_proxy::config::ConfigError;
 use colo_proxy::endpoint::EndpointError;
 use colo_proxy::filter::FilterError;
@@ -44,7 +45,9 @@ fn is_of_the_guest(error: &anyhow::Error) -> bool {
 }
 
 fn needed(error: &anyhow::Error) -> &'static str {
-    if error.is::<EndpointError>() {
+    let is_of_frame =
+        matches!(error.downcast_ref::<ColoFrameError>(), Some(ColoFrameError::Endpoint(_)));
+    if is_of_frame || error.is::<EndpointError>() {
         return SOCKET;
     }
     let only_reads = error.is::<StatusError>() || error.is::<ConfigError>();
@@ -68,7 +71,7 @@ mod tests {
 
     use colo_proxy::status::StatusError;
 
-    use super::{EndpointError, READ, SERVE, SOCKET, hint};
+    use super::{ColoFrameError, EndpointError, READ, SERVE, SOCKET, hint};
 
     fn denied() -> io::Error {
         io::Error::from_raw_os_error(nix::libc::EACCES)
@@ -86,6 +89,7 @@ mod tests {
     fn a_socket_that_may_not_be_opened_needs_no_root() {
         let endpoint = "unix:/run/a.sock,server".into();
         let error = EndpointError::Listen { endpoint, source: denied() };
+        let error = ColoFrameError::from(error);
         assert_eq!(hint(&anyhow::Error::from(error).context("cannot compare")), Some(SOCKET));
     }
 

@@ -10,6 +10,8 @@ mod filter;
 mod hint;
 mod offsets;
 mod output;
+mod protect;
+mod qemu_args;
 mod show;
 mod show_filter;
 
@@ -38,6 +40,12 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Subcommand::Status { instance, json } => show::status(instance.as_deref(), json),
         Subcommand::Divergences(args) => divergences::divergences(&args),
         Subcommand::Offsets { command } => offsets::run(&command),
+        Subcommand::QemuArgs { config, guest, peer } => {
+            qemu_args::print(&config, guest.as_deref(), peer)
+        }
+        Subcommand::Protect { instance, migrate, timeout } => {
+            protect::protect(&instance, migrate, timeout)
+        }
         Subcommand::Failover { instance } => fail_over(&instance),
     }?;
     Ok(ExitCode::SUCCESS)

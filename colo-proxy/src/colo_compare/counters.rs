@@ -10,7 +10,6 @@ use crate::lane::BadRecords;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counters {
     pub(super) checkpoints: u64,
-    pub(super) unknown_messages: u64,
     /// Primary frames that came while protection was off.
     pub(super) passed_unprotected: u64,
     /// Secondary frames that came then.
@@ -20,7 +19,7 @@ pub(super) struct Counters {
 impl Counters {
     /// Names and numbers for the log; what stayed 0 is left out.
     pub(super) fn line(&self, engine: &Stats, sockets: &Sockets) -> String {
-        let Sockets { primary, secondary, outdev, notify } = sockets;
+        let Sockets { primary, secondary, outdev, frame } = sockets;
         let released = &engine.released;
         let mut line = Line::default();
         line.add("primary", engine.primary.frames + self.passed_unprotected);
@@ -38,16 +37,13 @@ impl Counters {
         line.add("checkpoints", self.checkpoints);
         line.add("stale", engine.secondary_dropped.stale);
         line.add("secondary_ignored", self.secondary_ignored + secondary.skipped);
-        line.add("unknown_messages", self.unknown_messages);
         line.bad_records("primary_in", primary.bad_records());
         line.bad_records("secondary_in", secondary.bad_records());
         line.add("connections.primary_in", primary.connections);
         line.add("connections.secondary_in", secondary.connections);
         line.add("connections.outdev", outdev.connections);
-        if let Some(notify) = notify {
-            line.bad_records("notify_dev", notify.bad_records());
-            line.add("connections.notify_dev", notify.connections);
-            line.add("unanswered", notify.unanswered);
+        for (name, count) in frame.counts() {
+            line.add(name, count);
         }
         if line.0.is_empty() { "nothing came".into() } else { line.0 }
     }

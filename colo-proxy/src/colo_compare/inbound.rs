@@ -5,7 +5,7 @@ use std::io;
 
 use bytes::BytesMut;
 
-use super::dialler::{Connection, Dialler};
+use crate::dialler::{Connection, Dialler};
 use crate::endpoint::{Port, Stream};
 use crate::error_chain::chain;
 use crate::frame::Frame;

@@ -4,21 +4,17 @@
 //! ```text
 //!   filter-redirector ──► primary_in   ┐                ┌► outdev ──► filter-redirector
 //!                                      ├► the engine ───┤
-//!   filter-redirector ──► secondary_in ┘                └► notify_dev ◄─► COLO-frame
+//!   filter-redirector ──► secondary_in ┘                └► COLO-frame
 //! ```
 //!
-//! Nothing on these sockets says when a checkpoint begins, so the moment at which its message is
-//! read is the cut. QEMU sends it while the guests are stopped and the secondary has received the
-//! state. Whatever the primary has sent by then leaves, and whatever the secondary has sent by then
-//! is void, read or not ([`Comparer::checkpoint`]).
+//! Whatever the primary has sent when a checkpoint begins leaves when it is done, and whatever the
+//! secondary has sent by then is void, read or not ([`Comparer::checkpoint_done`]).
 //!
 //! The frames that leave are the primary's and no others: the acknowledgments of its own making
 //! that the engine offers are for those who own the guest's TAP.
 
 mod counters;
-mod dialler;
 mod inbound;
-mod notify;
 mod outdev;
 
 use std::collections::VecDeque;
@@ -28,11 +24,11 @@ use std::time::{Duration, Instant};
 
 use self::counters::Counters;
 use self::inbound::{Inbound, InboundEvent};
-use self::notify::{Notify, NotifyEvent};
 use self::outdev::Outdev;
+use crate::colo_frame::{self, ColoFrame, ColoFrameError, Command, Event, Terms};
 use crate::compare::{Engine, Limits, Output, Reason, Side};
-use crate::config::OnSecondaryLost;
-use crate::endpoint::{Endpoint, EndpointError, Port};
+use crate::config::{Checkpoints, ColoFrameKind, OnSecondaryLost, Role};
+use crate::endpoint::{Endpoint, Port};
 use crate::frame::Frame;
 use crate::log_limit::LogLimit;
 use crate::protection::{Action, Protection, State};
@@ -41,8 +37,6 @@ use crate::protection::{Action, Protection, State};
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time between two looks whether the secondary is still there, while its output is not read.
 const WATCH: Duration = Duration::from_millis(100);
-/// Octets of an unknown message that the log shows.
-const SHOWN_MAX: usize = 64;
 
 /// What QEMU's object is configured with, under its names.
 #[derive(Clone, Debug)]
@@ -50,7 +44,8 @@ pub struct Options {
     pub primary_in: Endpoint,
     pub secondary_in: Endpoint,
     pub outdev: Endpoint,
-    pub notify_dev: Option<Endpoint>,
+    /// Who makes checkpoints; QEMU's `notify_dev` is one.
+    pub colo_frame: Option<ColoFrameKind>,
     pub vnet_hdr_support: bool,
     pub compare_timeout: Duration,
     /// Frames of one flow held, on either side.
@@ -65,7 +60,7 @@ pub async fn run(
     options: Options,
     started: impl FnOnce(),
     stop: impl Future<Output = ()>,
-) -> Result<(), EndpointError> {
+) -> Result<(), ColoFrameError> {
     let mut sockets = Sockets::open(&options).await?;
     let mut comparer = Comparer::new(&options, Instant::now());
     started();
@@ -77,29 +72,33 @@ pub async fn run(
     Ok(())
 }
 
-#[derive(Debug)]
 struct Sockets {
     primary: Inbound,
     secondary: Inbound,
     outdev: Outdev,
-    notify: Option<Notify>,
+    frame: Box<dyn ColoFrame>,
 }
 
 impl Sockets {
-    async fn open(options: &Options) -> Result<Self, EndpointError> {
+    async fn open(options: &Options) -> Result<Self, ColoFrameError> {
         let vnet_hdr = options.vnet_hdr_support;
         let primary = Port::open(options.primary_in.clone()).await?;
         let secondary = Port::open(options.secondary_in.clone()).await?;
         let outdev = Port::open(options.outdev.clone()).await?;
-        let notify = match &options.notify_dev {
-            Some(endpoint) => Some(Port::open(endpoint.clone()).await?),
-            None => None,
+        let terms = Terms {
+            instance: "colo-compare".into(),
+            role: Role::Primary,
+            migrate: None,
+            checkpoints: Checkpoints::default(),
+            quick_ack: true,
+            vnet_hdr,
         };
+        let frame = colo_frame::start(options.colo_frame.as_ref(), terms).await?;
         Ok(Self {
             primary: Inbound::new("primary-in", primary, vnet_hdr),
             secondary: Inbound::new("secondary-in", secondary, vnet_hdr),
             outdev: Outdev::new(outdev, vnet_hdr),
-            notify: notify.map(|port| Notify::new(port, vnet_hdr)),
+            frame,
         })
     }
 }
@@ -113,11 +112,15 @@ struct Comparer {
     primary: VecDeque<Frame>,
     secondary: VecDeque<Frame>,
     protection: Protection,
-    /// A checkpoint was asked for that has not come.
-    is_request_outstanding: bool,
+    secondary_up: bool,
+    /// The COLO-frame has not said that it has no pair.
+    has_pair: bool,
+    /// A checkpoint has begun and is not done yet.
+    checkpoint_running: bool,
+    /// The primary's guest is on its own: the COLO-frame is to be told.
+    is_unprotected: bool,
     counters: Counters,
     request_log: LogLimit,
-    unknown_log: LogLimit,
 }
 
 impl Comparer {
@@ -133,10 +136,12 @@ impl Comparer {
             primary: VecDeque::new(),
             secondary: VecDeque::new(),
             protection: Protection::new(now, options.secondary_timeout, OnSecondaryLost::Release),
-            is_request_outstanding: false,
+            secondary_up: false,
+            has_pair: true,
+            checkpoint_running: false,
+            is_unprotected: false,
             counters: Counters::default(),
             request_log: LogLimit::default(),
-            unknown_log: LogLimit::default(),
         }
     }
 
@@ -146,14 +151,14 @@ impl Comparer {
             self.carry_out(sockets);
             let reads_secondary = self.secondary.is_empty();
             let deadline = self.deadline(reads_secondary);
-            let Sockets { primary, secondary, outdev, notify } = sockets;
+            let Sockets { primary, secondary, outdev, frame } = sockets;
             let reads_primary = self.primary.is_empty() && outdev.has_room();
             tokio::select! {
                 _ = primary.next(&mut self.primary), if reads_primary => {}
                 event = secondary.next(&mut self.secondary), if reads_secondary => {
                     self.on_secondary_event(event);
                 }
-                event = next_event(notify.as_mut()) => self.on_notify(event, sockets).await,
+                event = frame.next_event() => self.on_frame_event(&event, sockets).await,
                 () = outdev.advance() => {}
                 () = sleep_until(deadline) => self.on_timeout(secondary, reads_secondary),
             }
@@ -232,41 +237,68 @@ impl Comparer {
             InboundEvent::Up => true,
             InboundEvent::Down => false,
         };
-        let action = self.protection.on_peer(Instant::now(), is_up);
+        self.secondary_up = is_up;
+        self.on_pair();
+    }
+
+    fn on_pair(&mut self) {
+        let up = self.secondary_up && self.has_pair;
+        let action = self.protection.on_peer(Instant::now(), up);
         self.act(action);
     }
 
-    async fn on_notify(&mut self, event: NotifyEvent, sockets: &mut Sockets) {
-        let Some(notify) = &mut sockets.notify else { return };
+    async fn on_frame_event(&mut self, event: &Event, sockets: &mut Sockets) {
         match event {
-            NotifyEvent::Up if self.is_request_outstanding => {
-                notify.request_checkpoint();
-            }
-            NotifyEvent::Up | NotifyEvent::Down => {}
-            NotifyEvent::Greeted => notify.greet(),
-            NotifyEvent::CheckpointDone => {
-                // What the peers did before they said this is seen first: a secondary that has just
-                // connected is waiting at the door of another task.
+            Event::CheckpointBegan => {
+                // What the peers did before this was said is seen first: one that has just connected
+                // is waiting at the door of another task.
                 tokio::task::yield_now().await;
-                self.checkpoint(sockets);
+                self.checkpoint_began(sockets);
             }
-            NotifyEvent::Unknown(text) => {
-                self.counters.unknown_messages += 1;
-                if let Some(more) = self.unknown_log.admit(Instant::now()) {
-                    let shown = text.get(..SHOWN_MAX).unwrap_or(&text).escape_ascii();
-                    log::warn!("notify-dev: unknown message \"{shown}\"{more}");
-                }
+            Event::CheckpointDone { .. } if self.checkpoint_running => {
+                self.checkpoint_done(sockets);
+            }
+            Event::CheckpointDone { .. } => {}
+            Event::CheckpointFailed { reason } => {
+                log::warn!("colo-compare: no checkpoint was made: {reason}");
+                self.checkpoint_running = false;
+                self.engine.checkpoint_failed(Instant::now());
+            }
+            Event::Failover => {
+                let action = self.protection.end();
+                self.act(action);
+            }
+            Event::PairReady => {
+                self.has_pair = true;
+                self.on_pair();
+            }
+            Event::PairLost { reason } => {
+                log::warn!("colo-compare: the COLO-frame has no pair: {reason}");
+                self.has_pair = false;
+                self.protection.expose();
+                self.on_pair();
+            }
+            Event::Alone { reason } => {
+                log::info!("colo-compare: {reason}");
+                self.has_pair = false;
+                let action = self.protection.on_alone();
+                self.act(action);
             }
         }
     }
 
-    /// The secondary has the primary's state: what the primary has sent so far leaves, and what the
-    /// secondary has sent so far vouches for nothing that comes.
-    fn checkpoint(&mut self, sockets: &mut Sockets) {
+    /// What the primary has sent so far leaves when the checkpoint is done.
+    fn checkpoint_began(&mut self, sockets: &mut Sockets) {
         if sockets.secondary.begin_now() {
             self.on_secondary_event(InboundEvent::Up);
         }
         self.take_all_of_primary(sockets);
+        self.checkpoint_running = true;
+        self.engine.checkpoint_began(Instant::now());
+    }
+
+    /// The secondary has the primary's state: what it has sent so far vouches for nothing that comes.
+    fn checkpoint_done(&mut self, sockets: &mut Sockets) {
         let has_ended = sockets.secondary.drain(&mut self.secondary);
         sockets.secondary.skip_record();
         self.engine.dropped_stale(self.secondary.len() as u64);
@@ -274,13 +306,11 @@ impl Comparer {
         if has_ended {
             self.on_secondary_event(InboundEvent::Down);
         }
-        let now = Instant::now();
         // What came up just now is settled by this very checkpoint.
         self.out.requests.clear();
-        self.is_request_outstanding = false;
+        self.checkpoint_running = false;
         self.counters.checkpoints += 1;
-        self.engine.checkpoint_began(now);
-        self.engine.checkpoint_done(now, &mut self.out);
+        self.engine.checkpoint_done(Instant::now(), &mut self.out);
         let action = self.protection.on_checkpoint_done();
         self.act(action);
     }
@@ -288,10 +318,15 @@ impl Comparer {
     fn act(&mut self, action: Option<Action>) {
         let Some(action) = action else { return };
         let text = self.protection.state().description();
+        if action != Action::Announce {
+            // A checkpoint of before covers nothing that is held from here on.
+            self.checkpoint_running = false;
+        }
         match action {
             Action::Announce => log::info!("colo-compare: {text}"),
             Action::Unprotect => {
                 log::warn!("colo-compare: {text}");
+                self.is_unprotected = true;
                 if self.engine.stats().held.frames > 0 {
                     self.protection.expose();
                 }
@@ -299,6 +334,8 @@ impl Comparer {
                     self.release_all();
                 }
             }
+            // Nothing here is told to.
+            Action::Fence => {}
             Action::Resync => {
                 log::info!("colo-compare: {text}");
                 self.engine.request_checkpoint(Instant::now(), Reason::Resync, &mut self.out);
@@ -309,7 +346,6 @@ impl Comparer {
     /// Rule (c): protection is off.
     fn release_all(&mut self) {
         self.out.requests.clear();
-        self.is_request_outstanding = false;
         self.engine.release_all(Instant::now(), &mut self.out);
     }
 
@@ -319,21 +355,20 @@ impl Comparer {
             sockets.outdev.push(frame);
         }
         self.out.acknowledgments.clear();
+        let instance = || "colo-compare".to_owned();
+        if std::mem::take(&mut self.is_unprotected) {
+            sockets.frame.command(&Command::PeerLost { instance: instance() });
+        }
         for reason in self.out.requests.drain(..) {
-            self.is_request_outstanding = true;
-            let is_sent = sockets.notify.as_mut().is_some_and(Notify::request_checkpoint);
             // The guest decides how often this is: the counters have all of them.
             if let Some(more) = self.request_log.admit(Instant::now()) {
-                let what = match (&sockets.notify, is_sent) {
-                    (_, true) => "asking for a checkpoint",
-                    (Some(_), false) => "a checkpoint is needed; notify-dev has no peer to ask yet",
-                    (None, _) => {
-                        "a checkpoint is needed, and without notify-dev nobody is asked: what is \
-                         held stays held"
-                    }
-                };
-                log::info!("colo-compare: {what} ({reason}){more}");
+                log::info!("colo-compare: asking for a checkpoint ({reason}){more}");
             }
+            sockets.frame.command(&Command::RequestCheckpoint {
+                instance: instance(),
+                epoch: self.counters.checkpoints,
+                reasons: vec![reason.to_string()],
+            });
         }
     }
 
@@ -358,13 +393,6 @@ impl Comparer {
             log::warn!("outdev: nobody took the last {} frames; they are lost", outdev.waiting());
         }
         log::info!("colo-compare: ended: {}", self.counters.line(self.engine.stats(), sockets));
-    }
-}
-
-async fn next_event(notify: Option<&mut Notify>) -> NotifyEvent {
-    match notify {
-        Some(notify) => notify.next().await,
-        None => std::future::pending().await,
     }
 }
 

@@ -8,7 +8,7 @@ use std::io::{self, IoSlice};
 
 use bytes::BytesMut;
 
-use super::dialler::{Connection, Dialler};
+use crate::dialler::{Connection, Dialler};
 use crate::endpoint::{Port, Stream};
 use crate::frame::Frame;
 use crate::lane::head;

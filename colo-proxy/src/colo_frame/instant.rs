@@ -26,4 +26,8 @@ impl ColoFrame for Instant {
             None => Poll::Pending,
         }))
     }
+
+    fn report(&self) -> serde_json::Value {
+        serde_json::json!({"driver": "instant"})
+    }
 }

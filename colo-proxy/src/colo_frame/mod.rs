@@ -9,20 +9,27 @@
 //! not depend on whether the primary lived to tell.
 
 mod instant;
+mod qmp;
 mod script;
+mod xen;
 
 use std::future::Future;
 use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::ColoFrameKind;
+use serde_json::Value;
+
+use crate::config::{Checkpoints, ColoFrameKind, Guest, Role};
+use crate::endpoint::{EndpointError, Port};
 
 /// What a driver could not do.
 #[derive(Debug, thiserror::Error)]
 pub enum ColoFrameError {
     #[error("cannot start the COLO-frame script {path}: is it executable?")]
     Start { path: String, source: std::io::Error },
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
 }
 
 /// What the proxy tells the COLO-frame.
@@ -39,6 +46,8 @@ pub enum Command {
     },
     /// The other host has not been heard of for `secondary_timeout`.
     PeerLost { instance: String },
+    /// This guest answers the network from here on: the secondary's takes over.
+    TakeOver { instance: String },
 }
 
 /// What the COLO-frame tells the proxy.
@@ -61,6 +70,19 @@ pub enum Event {
     },
     /// Take over (secondary), or go on alone (primary).
     Failover,
+    /// The secondary's guest follows the primary's from some state on, so that a checkpoint makes
+    /// them equal. A driver that never says [`Event::PairLost`] need not say this.
+    PairReady,
+    /// The guest is no half of a pair, and has not been one.
+    Alone {
+        #[serde(default)]
+        reason: String,
+    },
+    /// No checkpoint can be made, nor does the secondary's guest follow the primary's.
+    PairLost {
+        #[serde(default)]
+        reason: String,
+    },
 }
 
 fn copied() -> bool {
@@ -74,16 +96,64 @@ pub type NextEvent<'a> = Pin<Box<dyn Future<Output = Event> + Send + 'a>>;
 pub trait ColoFrame: Send {
     /// Passes a command on; must not block.
     fn command(&mut self, command: &Command);
-    /// Waits for what the COLO-frame says.
+    /// Waits for what the COLO-frame says. Whoever asks has dealt with the event before: after
+    /// [`Event::CheckpointBegan`] that means that the guest's output up to then has been taken.
     fn next_event(&mut self) -> NextEvent<'_>;
+    /// Makes a pair with the secondary that waits at `uri`; the configured one without it. Says what
+    /// it has begun, or why it cannot; the rest comes as events.
+    fn protect(&mut self, _uri: Option<&str>) -> Result<String, String> {
+        Err("this COLO-frame driver makes no pairs; qmp: does".into())
+    }
+    /// What `status` shows.
+    fn report(&self) -> Value;
+    /// What the last line of a `colo-compare` counts.
+    fn counts(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+}
+
+/// What a driver has to know of its instance.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    pub instance: String,
+    pub role: Role,
+    /// Where the secondary's QEMU waits for the migration.
+    pub migrate: Option<String>,
+    pub checkpoints: Checkpoints,
+    pub quick_ack: bool,
+    /// The sockets between QEMU and its filters carry virtio-net headers.
+    pub vnet_hdr: bool,
+}
+
+impl Terms {
+    /// Those of `guest`, which is served as `instance`.
+    pub fn of(guest: &Guest, instance: &str) -> Self {
+        Self {
+            instance: instance.into(),
+            role: guest.role(),
+            migrate: guest.migrate.clone(),
+            checkpoints: guest.checkpoints,
+            quick_ack: guest.quick_ack,
+            vnet_hdr: guest.vnet_hdr_support,
+        }
+    }
 }
 
 /// Starts the driver that was configured; without one, requests go unanswered, and the log says so.
-pub fn start(kind: Option<&ColoFrameKind>) -> Result<Box<dyn ColoFrame>, ColoFrameError> {
+pub async fn start(
+    kind: Option<&ColoFrameKind>,
+    terms: Terms,
+) -> Result<Box<dyn ColoFrame>, ColoFrameError> {
     Ok(match kind {
         None => Box::new(Absent),
         Some(ColoFrameKind::Instant) => Box::new(instant::Instant::default()),
         Some(ColoFrameKind::Script(path)) => Box::new(script::Script::start(path)?),
+        Some(ColoFrameKind::Qmp(endpoint)) => {
+            Box::new(qmp::Qmp::open(endpoint.clone(), terms).await?)
+        }
+        Some(ColoFrameKind::Xen(endpoint)) => {
+            Box::new(xen::Xen::new(Port::open(endpoint.clone()).await?, terms.vnet_hdr))
+        }
     })
 }
 
@@ -95,13 +165,17 @@ impl ColoFrame for Absent {
         if let Command::RequestCheckpoint { instance, reasons, .. } = command {
             let reasons = reasons.join(", ");
             log::warn!(
-                "{instance}: a checkpoint is needed ({reasons}), and no COLO-frame is configured \
-                 to make one"
+                "{instance}: a checkpoint is needed, and no COLO-frame is configured to make one: \
+                 what is held stays held ({reasons})"
             );
         }
     }
 
     fn next_event(&mut self) -> NextEvent<'_> {
         Box::pin(std::future::pending())
+    }
+
+    fn report(&self) -> Value {
+        serde_json::json!({"driver": null})
     }
 }

@@ -56,6 +56,10 @@ impl ColoFrame for Script {
             }
         })
     }
+
+    fn report(&self) -> serde_json::Value {
+        serde_json::json!({"driver": "script"})
+    }
 }
 
 fn spawn(path: &Path) -> Result<Child, ColoFrameError> {

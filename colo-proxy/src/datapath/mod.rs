@@ -316,6 +316,15 @@ impl Datapath {
         Ok(settings.epoch)
     }
 
+    /// The last checkpoint came to nothing: the offsets that it voided are valid again. Only where
+    /// no frame has gone through the programs since.
+    pub fn restore_epoch(&mut self) -> Result<(), DatapathError> {
+        let settings = Settings { epoch: self.settings.epoch.wrapping_sub(1), ..self.settings };
+        self.maps.set_settings(&settings)?;
+        self.settings = settings;
+        Ok(())
+    }
+
     /// The settings in force.
     pub fn settings(&self) -> &Settings {
         &self.settings

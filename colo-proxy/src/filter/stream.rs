@@ -248,6 +248,7 @@ impl Filter {
             Request::Failover => Reply::Error(format!(
                 "a {command} does not fail over; end it, and frames pass as without it"
             )),
+            Request::Protect { .. } => Reply::Error(super::protects_nobody(command)),
             Request::ExportOffsets | Request::ImportOffsets { .. } => {
                 Reply::Error(format!("a {command} translates nothing"))
             }

@@ -63,6 +63,13 @@ impl Cut {
         stale
     }
 
+    /// The checkpoint whose mark was to come was not made: what waited for it is given back.
+    pub(super) fn cancel(&mut self) -> VecDeque<Frame> {
+        self.awaited = None;
+        self.unsorted_bytes = 0;
+        std::mem::take(&mut self.unsorted)
+    }
+
     /// A frame came; it is given back where it can be compared now.
     pub(super) fn on_frame(&mut self, frame: Frame) -> Sorted {
         self.received += 1;
@@ -189,6 +196,16 @@ mod tests {
         assert_eq!(feed(&mut cut, 7..9), 0, "still awaited");
         let (stale, fresh) = cut.on_mark(1, 1);
         assert_eq!((stale, fresh.len()), (1, 1));
+    }
+
+    #[test]
+    fn what_waited_for_a_checkpoint_that_came_to_nothing_is_given_back() {
+        let mut cut = Cut::default();
+        cut.wait_for(1);
+        assert_eq!(feed(&mut cut, 0..3), 0);
+        assert_eq!(cut.cancel(), [frame(0), frame(1), frame(2)]);
+        assert_eq!(cut.awaited(), None);
+        assert_eq!(feed(&mut cut, 3..5), 2);
     }
 
     #[test]

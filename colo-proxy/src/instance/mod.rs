@@ -11,6 +11,7 @@ pub(crate) mod hold;
 pub(crate) mod lanes;
 pub(crate) mod offsets;
 mod peer;
+mod permission;
 mod primary;
 pub(crate) mod readable;
 mod repeat;

@@ -1,7 +1,8 @@
 //! Export and import of translated connections, as either half answers when it is asked, and what
 //! becomes of them when the daemon ends.
 
-use crate::datapath::Datapath;
+use crate::control::Message;
+use crate::datapath::{Datapath, DatapathError};
 use crate::error_chain::chain;
 use crate::link::LinkWatch;
 use crate::offsets::{format, parse};
@@ -32,6 +33,26 @@ pub(crate) fn import(instance: &str, datapath: &mut Datapath, text: &str) -> Rep
             Reply::Done(message)
         }
         Err(error) => Reply::Error(chain(&error)),
+    }
+}
+
+/// Connections in one message: as many as a line of the control lane has room for, quoted.
+const CHUNK: usize = 64;
+
+/// What tells a new secondary which connections are translated, and how.
+pub(super) fn messages(instance: &str, datapath: &Datapath) -> Result<Vec<Message>, DatapathError> {
+    let offsets = datapath.export_offsets()?;
+    let chunks = offsets.chunks(CHUNK);
+    Ok(chunks.map(|some| Message::Offsets { text: format(instance, some) }).collect())
+}
+
+/// Takes such a message.
+pub(super) fn on_message(instance: &str, datapath: &mut Datapath, text: &str) {
+    if let Reply::Error(why) = import(instance, datapath, text) {
+        log::error!(
+            "{instance}: translated connections of an earlier pair are not known here, and would \
+             break in a failover: {why}"
+        );
     }
 }
 

@@ -54,7 +54,10 @@ pub(super) enum PeerEvent {
     /// The other half of the pair has said who it is.
     Up,
     Message(Message),
-    Down,
+    /// `was_silent`: it said nothing for as long as it may; else its connection ended.
+    Down {
+        was_silent: bool,
+    },
 }
 
 /// The owner's end of the control lane.
@@ -77,6 +80,18 @@ impl Peer {
     pub(super) fn send(&self, message: Message) -> bool {
         self.messages.try_send(message).is_ok()
     }
+
+    /// Sends `messages` one after the other, as the lane takes them.
+    pub(super) fn send_all(&self, messages: Vec<Message>) {
+        let lane = self.messages.clone();
+        tokio::spawn(async move {
+            for message in messages {
+                if lane.send(message).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
 }
 
 async fn keep(
@@ -96,8 +111,9 @@ async fn keep(
         while messages.try_recv().is_ok() {}
         let mut introduction = Introduction::default();
         let terms = Terms { role, silence_max, traffic: &traffic };
-        let why = converse(stream, &terms, &mut introduction, &mut messages, &events).await;
-        if introduction.done && events.send(PeerEvent::Down).await.is_err() {
+        let Ended { why, was_silent } =
+            converse(stream, &terms, &mut introduction, &mut messages, &events).await;
+        if introduction.done && events.send(PeerEvent::Down { was_silent }).await.is_err() {
             return;
         }
         log::warn!("control lane {}: {why}", port.endpoint());
@@ -111,19 +127,28 @@ struct Terms<'a> {
     traffic: &'a Traffic,
 }
 
-/// Returns why the connection ended.
+/// Why a connection ended.
+struct Ended {
+    why: String,
+    was_silent: bool,
+}
+
+fn ended(why: impl Into<String>) -> Ended {
+    Ended { why: why.into(), was_silent: false }
+}
+
 async fn converse(
     stream: Stream,
     terms: &Terms<'_>,
     introduction: &mut Introduction,
     messages: &mut mpsc::Receiver<Message>,
     events: &mpsc::Sender<PeerEvent>,
-) -> String {
+) -> Ended {
     let Terms { role, silence_max, traffic } = *terms;
     let mut lines = Framed::new(stream, codec());
     let hello = Message::Hello { version: VERSION, role: role.to_string() };
     if let Err(error) = lines.send(hello.line()).await {
-        return format!("sending failed: {error}");
+        return ended(format!("sending failed: {error}"));
     }
     let mut beat = tokio::time::interval(HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -135,30 +160,33 @@ async fn converse(
             line = lines.next() => {
                 let line = match line {
                     Some(Ok(line)) => line,
-                    Some(Err(error)) => return format!("reading failed: {error}"),
-                    None => return "the peer closed the connection".into(),
+                    Some(Err(error)) => return ended(format!("reading failed: {error}")),
+                    None => return ended("the peer closed the connection"),
                 };
                 heard = Instant::now();
                 if let Err(why) = pass_on(&line, role, introduction, events).await {
-                    return why;
+                    return ended(why);
                 }
                 continue;
             }
             message = messages.recv() => match message {
                 Some(message) => message,
-                None => return "the instance is ending".into(),
+                None => return ended("the instance is ending"),
             },
             _ = beat.tick() => Message::Heartbeat,
             _ = counters.tick() => traffic.message(),
             () = tokio::time::sleep_until(heard + silence_max) => {
-                return format!("no heartbeat for {} ms", silence_max.as_millis());
+                let why = format!("no heartbeat for {} ms", silence_max.as_millis());
+                return Ended { why, was_silent: true };
             }
-            () = events.closed() => return "the instance is ending".into(),
+            () = events.closed() => return ended("the instance is ending"),
         };
         match tokio::time::timeout(silence_max, lines.send(outgoing.line())).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return format!("sending failed: {error}"),
-            Err(_) => return "the peer does not read".into(),
+            Ok(Err(error)) => return ended(format!("sending failed: {error}")),
+            Err(_) => {
+                return Ended { why: "the peer does not read".into(), was_silent: true };
+            }
         }
     }
 }

@@ -9,13 +9,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::offsets;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
+use super::permission::Permission;
 use super::readable::{Drained, Readable};
 use super::wiring::{
     attach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach, sleep_until,
     system,
 };
 use super::{InstanceError, asked_to_stop};
-use crate::colo_frame::{self, ColoFrame};
+use crate::colo_frame::{self, ColoFrame, Event};
 use crate::compare::{Engine, Side};
 use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
@@ -60,6 +61,7 @@ struct Inputs {
     secondary: mpsc::Receiver<LaneEvent>,
     peer: Option<Peer>,
     frame: Box<dyn ColoFrame>,
+    permission: Permission,
     questions: mpsc::Receiver<Question>,
     link: LinkWatch,
     /// Only dropped, to remove the socket.
@@ -129,7 +131,8 @@ impl Primary {
         let mirror = Port::open(mirror).await?;
         let secondary = Port::open(secondary_in).await?;
         let peer = open_port(guest.control.as_ref()).await?;
-        let frame = colo_frame::start(guest.colo_frame.as_ref())?;
+        let terms = colo_frame::Terms::of(&guest, &claim.name);
+        let frame = colo_frame::start(guest.colo_frame.as_ref(), terms).await?;
         let attached = attach(&guest, &claim.name, netdev)?;
         let (output_gate, input_gate) = (attached.output_gate, attached.input_gate);
         output_gate.set_up()?;
@@ -152,13 +155,15 @@ impl Primary {
                 Peer::spawn(port, Role::Primary, guest.limits.peer.timeout, traffic)
             }),
             frame,
+            permission: Permission::new(&guest, &claim.name),
             questions,
             link,
             _socket: socket,
             _mirror_requests: mirror_requests,
         };
         let now = Instant::now();
-        let mut protection = Protection::new(now, guest.limits.peer.timeout, on_secondary_lost);
+        let mut protection = Protection::new(now, guest.limits.peer.timeout, on_secondary_lost)
+            .fencing(!guest.takeover.is_manual());
         if attached.was_off {
             protection.expose();
         }
@@ -211,7 +216,11 @@ impl Primary {
                 event = next_peer_event(inputs.peer.as_mut()) => self.on_peer(event),
                 event = inputs.frame.next_event() => {
                     self.decisions.on_frame_event(Instant::now(), &event, &mut self.hands);
+                    if event == Event::PairReady {
+                        self.tell_offsets(inputs.peer.as_ref());
+                    }
                 }
+                answer = inputs.permission.next() => self.on_permission(answer),
                 Some((request, reply)) = inputs.questions.recv() => {
                     let answer = self.answer(request, inputs).await;
                     // Whoever asked may be gone.
@@ -246,7 +255,7 @@ impl Primary {
 
     fn on_peer(&mut self, event: PeerEvent) {
         match event {
-            PeerEvent::Up | PeerEvent::Down => {
+            PeerEvent::Up | PeerEvent::Down { .. } => {
                 self.on_lane(Lane::Control, matches!(event, PeerEvent::Up));
             }
             PeerEvent::Message(message) => match self.stats.peer.take(message) {
@@ -259,6 +268,29 @@ impl Primary {
                 }
                 Some(other) => log::debug!("control lane: {other:?} is not for a primary"),
             },
+        }
+    }
+
+    /// The secondary was fenced, or could not be.
+    fn on_permission(&mut self, answer: Result<(), String>) {
+        if let Err(why) = &answer {
+            log::error!("{}: the secondary is not fenced: {why}; output is held", self.claim.name);
+        }
+        self.decisions.on_fenced(Instant::now(), answer.is_ok(), &mut self.hands);
+    }
+
+    /// A new secondary is about to become a copy of this guest, which may be the survivor of an
+    /// earlier pair: then it needs the translation of the connections that were open there.
+    fn tell_offsets(&self, peer: Option<&Peer>) {
+        let name = &self.claim.name;
+        match (offsets::messages(name, &self.hands.datapath), peer) {
+            (Ok(messages), _) if messages.is_empty() => {}
+            (Ok(messages), Some(peer)) => peer.send_all(messages),
+            (Ok(_), None) => log::warn!(
+                "{name}: connections of an earlier pair are translated here, and without a control \
+                 lane only `colo-proxy offsets` tells the secondary"
+            ),
+            (Err(error), _) => log::error!("{name}: {error}"),
         }
     }
 
@@ -290,6 +322,9 @@ impl Primary {
         for command in decisions.commands.drain(..) {
             inputs.frame.command(&command);
         }
+        if std::mem::take(&mut decisions.is_fence_due) {
+            inputs.permission.ask();
+        }
         for message in decisions.messages.drain(..) {
             if !inputs.peer.as_ref().is_some_and(|peer| peer.send(message)) {
                 log::warn!("{}: the control lane takes no messages", self.claim.name);
@@ -297,9 +332,16 @@ impl Primary {
         }
     }
 
-    async fn answer(&mut self, request: Request, inputs: &Inputs) -> Reply {
+    async fn answer(&mut self, request: Request, inputs: &mut Inputs) -> Reply {
         match request {
-            Request::Status => self.report(&inputs.link).await,
+            Request::Status => self.report(inputs).await,
+            Request::Protect { migrate } => match inputs.frame.protect(migrate.as_deref()) {
+                Ok(message) => {
+                    self.decisions.protection.begin_again();
+                    Reply::Done(format!("{}: {message}", self.claim.name))
+                }
+                Err(why) => Reply::Error(why),
+            },
             Request::Divergences { frames } => self.report_divergences(frames),
             Request::Failover => {
                 self.decisions.end_protection(Instant::now(), &mut self.hands);

@@ -67,6 +67,7 @@ struct Unacknowledged {
 struct Kept {
     start: Seq,
     end: Seq,
+    at: Instant,
     frame: Frame,
 }
 
@@ -115,7 +116,7 @@ impl Repeater {
         let flow =
             self.flows.entry(key).or_insert_with(|| Unacknowledged::new(now, limits.patience));
         self.wake = Some(self.wake.map_or(flow.due, |wake| wake.min(flow.due)));
-        let replaced = flow.keep(Kept { start, end, frame: frame.compact() });
+        let replaced = flow.keep(Kept { start, end, at: now, frame: frame.compact() });
         self.frames += 1;
         self.bytes += frame.len();
         self.drop_from_totals(&replaced);
@@ -181,6 +182,15 @@ impl Repeater {
     pub(super) fn clear(&mut self) {
         self.flows.clear();
         (self.frames, self.bytes, self.wake) = (0, 0, None);
+    }
+
+    /// The same, and gives back what was kept, of each connection in order, with the time at which it
+    /// came.
+    pub(super) fn take_all(&mut self) -> Vec<(Instant, Frame)> {
+        let flows = std::mem::take(&mut self.flows);
+        self.clear();
+        let kept = flows.into_values().flat_map(|flow| flow.kept);
+        kept.map(|kept| (kept.at, kept.frame)).collect()
     }
 
     /// Octets that wait for an acknowledgment.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use colo_proxy_common::record::FlowKey;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -13,6 +13,7 @@ use super::announce::Addresses;
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::offsets;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
+use super::permission::Permission;
 use super::readable::{Drained, Readable};
 use super::repeat;
 use super::trace::Trace;
@@ -35,8 +36,13 @@ use crate::status::{self, Question, Reply, Request};
 
 pub(crate) mod decide;
 mod report;
+pub(super) mod takeover;
 
-use self::decide::{Decisions, Hands};
+use self::decide::{Decisions, Hands, Mark};
+use self::takeover::{Action, Takeover};
+
+/// How long a takeover waits for QEMU to say how the checkpoint ended that stops the guest.
+const STOPPED_MAX: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(
     guest: Guest,
@@ -66,6 +72,7 @@ struct Inputs {
     output_requests: mpsc::Sender<OutgoingRequest>,
     peer: Option<Peer>,
     frame: Box<dyn ColoFrame>,
+    permission: Permission,
     questions: mpsc::Receiver<Question>,
     link: LinkWatch,
     /// Only dropped, to remove the socket.
@@ -76,6 +83,9 @@ struct Secondary {
     guest: Guest,
     claim: Claim,
     decisions: Decisions,
+    takeover: Takeover,
+    /// The guest is to take over when it is known with which state it goes on; not later than then.
+    pending_failover: Option<Instant>,
     hands: Kernel,
     events: Events,
     capture: CaptureKind,
@@ -115,6 +125,12 @@ impl Hands for Kernel {
         }
         bumped.is_ok()
     }
+
+    fn restore_epoch(&mut self) {
+        if let Err(error) = self.datapath.restore_epoch() {
+            log::error!("{}: {error}", self.name);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -142,7 +158,8 @@ impl Secondary {
         let mirror = Port::open(mirror).await?;
         let output = Port::open(secondary_out).await?;
         let peer = open_port(guest.control.as_ref()).await?;
-        let frame = colo_frame::start(guest.colo_frame.as_ref())?;
+        let terms = colo_frame::Terms::of(&guest, &claim.name);
+        let frame = colo_frame::start(guest.colo_frame.as_ref(), terms).await?;
         let attached = attach(&guest, &claim.name, netdev)?;
         let (mut datapath, output_gate) = (attached.datapath, attached.output_gate);
         let input_gate = attached.input_gate;
@@ -173,11 +190,19 @@ impl Secondary {
             peer: peer
                 .map(|port| Peer::spawn(port, Role::Secondary, guest.limits.peer.timeout, traffic)),
             frame,
+            permission: Permission::new(&guest, &claim.name),
             questions,
             link,
             _socket: socket,
         };
+        let takeover = Takeover::new(
+            !guest.takeover.is_manual(),
+            guest.takeover.fence.is_some(),
+            guest.limits.peer.timeout,
+        );
         let secondary = Self {
+            takeover,
+            pending_failover: None,
             decisions: Decisions::new(datapath.mode(), repeat).limited(&guest.limits),
             hands: Kernel {
                 name: claim.name.clone(),
@@ -212,9 +237,12 @@ impl Secondary {
             inputs.mirror = None;
         }
         loop {
-            let deadline = self.decisions.hold.poll_timeout();
+            let deadline = self.deadline();
+            let takes_input = !self.decisions.is_stopped();
             tokio::select! {
-                event = next_lane_event(inputs.mirror.as_mut()) => self.on_mirror(event),
+                event = next_lane_event(inputs.mirror.as_mut()), if takes_input => {
+                    self.on_mirror(event);
+                }
                 read = inputs.held.read(|| read_gate(&self.hands.input_gate, &mut frames)) => {
                     read.map_err(system("read the input gate"))?;
                     self.decisions.on_held(Instant::now(), &mut frames, &mut self.hands);
@@ -235,8 +263,9 @@ impl Secondary {
                     let _ = reply.send(answer);
                 }
                 event = inputs.link.next() => self.on_link(event, inputs).await,
-                () = sleep_until(deadline) => self.decisions.hold.on_timeout(Instant::now()),
-                () = self.decisions.repeat.due() => {
+                answer = inputs.permission.next() => self.on_permission(answer, inputs).await?,
+                () = sleep_until(deadline) => self.on_timeout(inputs).await?,
+                () = self.decisions.repeat.due(), if takes_input => {
                     self.decisions.repeat_input(Instant::now(), &mut self.hands);
                 }
                 _ = ageing.tick() => self.age_flows(inputs.peer.as_ref()),
@@ -257,6 +286,9 @@ impl Secondary {
 
     fn on_output_lane(&mut self, event: &LaneEvent) {
         let up = matches!(event, LaneEvent::Up);
+        if up {
+            self.decisions.on_output_connection();
+        }
         log::info!("{}: output lane {}", self.claim.name, if up { "connected" } else { "gone" });
     }
 
@@ -294,21 +326,103 @@ impl Secondary {
     ) -> Result<(), InstanceError> {
         match event {
             Event::Failover => self.fail_over(inputs).await?,
-            Event::CheckpointDone { state_copied: true } => {
-                self.decisions.on_state_copied(&mut self.hands);
+            Event::CheckpointBegan => {
+                if self.decisions.on_stopped(Instant::now(), &mut self.hands)
+                    && let Some(sent) = take_mark(inputs).await
+                {
+                    self.decisions.on_marked(sent);
+                }
             }
-            Event::CheckpointDone { .. }
-            | Event::CheckpointBegan
-            | Event::CheckpointFailed { .. } => {}
+            Event::CheckpointDone { state_copied: true } => {
+                if self.decisions.on_state_copied(Instant::now(), &mut self.hands)
+                    && let Some(sent) = take_mark(inputs).await
+                {
+                    self.decisions.on_marked(sent);
+                }
+                self.fail_over_if_pending(inputs).await?;
+            }
+            Event::CheckpointDone { .. } | Event::CheckpointFailed { .. } => {
+                self.decisions.on_not_copied(&mut self.hands);
+                self.fail_over_if_pending(inputs).await?;
+            }
+            Event::PairReady => self.takeover.on_pair(true),
+            Event::PairLost { reason } => {
+                log::warn!("{}: the COLO-frame has no pair: {reason}", self.claim.name);
+                self.takeover.on_pair(false);
+            }
+            Event::Alone { reason } => log::info!("{}: {reason}", self.claim.name),
         }
         Ok(())
     }
 
+    fn deadline(&self) -> Option<Instant> {
+        let takeover = self.takeover.poll_timeout().filter(|_| self.waits_for_primary());
+        let all = [self.decisions.hold.poll_timeout(), takeover, self.pending_failover];
+        all.into_iter().flatten().min()
+    }
+
+    /// It has not taken over, nor is it about to.
+    fn waits_for_primary(&self) -> bool {
+        self.decisions.mode == Mode::Protected && self.pending_failover.is_none()
+    }
+
+    async fn on_timeout(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
+        let now = Instant::now();
+        self.decisions.hold.on_timeout(now);
+        if self.pending_failover.is_some_and(|at| at <= now) {
+            log::warn!("{}: QEMU does not say how its checkpoint ended", self.claim.name);
+            self.decisions.on_not_copied(&mut self.hands);
+            self.fail_over_if_pending(inputs).await?;
+        }
+        if self.waits_for_primary()
+            && let Some(action) = self.takeover.on_timeout(now)
+        {
+            self.act(action, inputs).await?;
+        }
+        Ok(())
+    }
+
+    async fn act(&mut self, action: Action, inputs: &mut Inputs) -> Result<(), InstanceError> {
+        let name = &self.claim.name;
+        match action {
+            Action::Ask => inputs.permission.ask(),
+            Action::TakeOver => self.fail_over(inputs).await?,
+            Action::TellOperator => log::error!(
+                "{name}: the primary is lost, and neither fence nor quorum is configured: if its \
+                 guest certainly answers nobody any more: colo-proxy failover {name}"
+            ),
+            Action::TellStale => log::error!(
+                "{name}: the primary is lost, and this guest is not its equal: the pair was not \
+                 protected. A takeover would break connections and may bring back old data; if it \
+                 is better than no service: colo-proxy failover {name}"
+            ),
+        }
+        Ok(())
+    }
+
+    async fn on_permission(
+        &mut self,
+        answer: Result<(), String>,
+        inputs: &mut Inputs,
+    ) -> Result<(), InstanceError> {
+        if let Err(why) = &answer {
+            log::error!("{}: not taking over: {why}", self.claim.name);
+        }
+        match self.takeover.on_permission(Instant::now(), answer.is_ok()) {
+            Some(action) if self.waits_for_primary() => self.act(action, inputs).await,
+            _ => Ok(()),
+        }
+    }
+
     async fn on_peer(&mut self, event: PeerEvent, inputs: &mut Inputs) {
         match event {
-            PeerEvent::Up => log::info!("{}: the primary is there", self.claim.name),
-            PeerEvent::Down => {
+            PeerEvent::Up => {
+                log::info!("{}: the primary is there", self.claim.name);
+                self.takeover.on_peer_up();
+            }
+            PeerEvent::Down { was_silent } => {
                 log::warn!("{}: the primary is not heard of", self.claim.name);
+                self.takeover.on_peer_down(Instant::now(), was_silent);
                 let instance = self.claim.name.clone();
                 inputs.frame.command(&Command::PeerLost { instance });
             }
@@ -316,6 +430,10 @@ impl Secondary {
                 None => {}
                 Some(Message::Epoch { session, epoch }) => {
                     self.new_epoch((session, epoch), inputs).await;
+                }
+                Some(Message::Protection { protected }) => self.takeover.on_protection(protected),
+                Some(Message::Offsets { text }) if self.decisions.mode == Mode::Protected => {
+                    offsets::on_message(&self.claim.name, &mut self.hands.datapath, &text);
                 }
                 Some(other) => log::debug!("control lane: {other:?} is not for a secondary"),
             },
@@ -325,12 +443,15 @@ impl Secondary {
     /// The guest is the primary's copy now: its numbers are the network's, and what it sent before
     /// is of the past.
     async fn new_epoch(&mut self, of: (u64, u64), inputs: &Inputs) {
-        if !self.decisions.on_epoch(of, &mut self.hands) {
-            return;
-        }
-        let (reply, sent) = oneshot::channel();
-        let asked = inputs.output_requests.send(OutgoingRequest::Mark(reply)).await;
-        let (Ok(()), Ok(sent)) = (asked, sent.await) else { return };
+        let mark = self.decisions.on_epoch(Instant::now(), of, &mut self.hands);
+        let sent = match mark {
+            Mark::None => return,
+            Mark::Known(sent) => sent,
+            Mark::Take => match take_mark(inputs).await {
+                Some(sent) => sent,
+                None => return,
+            },
+        };
         if let Some(peer) = &inputs.peer {
             peer.send(Message::EpochDone { epoch: of.1, sent });
         }
@@ -339,6 +460,13 @@ impl Secondary {
     /// The primary is gone: the guest answers the network from here on.
     async fn fail_over(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         if self.decisions.mode == Mode::FailedOver {
+            return Ok(());
+        }
+        let instance = self.claim.name.clone();
+        inputs.frame.command(&Command::TakeOver { instance });
+        if self.decisions.is_stopped() {
+            // A guest that is stopped says nothing that could be too early or too late.
+            self.pending_failover.get_or_insert(Instant::now() + STOPPED_MAX);
             return Ok(());
         }
         // One word in a map: from the next frame on, the guest's output passes, translated.
@@ -360,6 +488,14 @@ impl Secondary {
         }
         self.decisions.replay_all(&mut self.hands);
         Ok(())
+    }
+
+    /// It is known now with which state the guest goes on.
+    async fn fail_over_if_pending(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
+        match self.pending_failover.take() {
+            Some(_) => self.fail_over(inputs).await,
+            None => Ok(()),
+        }
     }
 
     /// Sends a frame as the guest's.
@@ -407,7 +543,10 @@ impl Secondary {
 
     async fn answer(&mut self, request: Request, inputs: &mut Inputs) -> Reply {
         match request {
-            Request::Status => self.report(&inputs.link).await,
+            Request::Status => self.report(inputs).await,
+            Request::Protect { .. } => {
+                Reply::Error("this is the secondary; ask the primary's daemon".into())
+            }
             Request::Divergences { .. } => self.report_divergences(),
             Request::Failover => match self.fail_over(inputs).await {
                 Ok(()) => Reply::Done(format!("{}: the guest is on the network", self.claim.name)),
@@ -445,6 +584,13 @@ impl Secondary {
         self.hands.datapath.detach()?;
         Ok(())
     }
+}
+
+/// Frames that have gone into the output lane, those that were captured by now included.
+async fn take_mark(inputs: &Inputs) -> Option<u64> {
+    let (reply, sent) = oneshot::channel();
+    inputs.output_requests.send(OutgoingRequest::Mark(reply)).await.ok()?;
+    sent.await.ok()
 }
 
 /// The backend that was asked for, or the gate, which can always be had; a refusal is logged.

@@ -1,6 +1,6 @@
 //! The steps of `cargo xtask test`, in the order in which they run: the quick ones first.
 
-use crate::setup::Need;
+use crate::setup::{self, Need};
 use crate::{build_ebpf, command, demo, lint, tidy, workspace};
 use anyhow::{Context as _, Result};
 use std::path::Path;
@@ -11,8 +11,10 @@ use std::{fmt, fs};
 const UNPRIVILEGED: [&str; 4] = ["colo-proxy-common", "colo-proxy", "colo-proxy-fuzz", "xtask"];
 /// Tests of the laboratory that need no root: nothing but sockets.
 const SOCKETS_ONLY: [&str; 1] = ["colo_compare"];
-/// Tests of the laboratory that come last, in this order: the slowest.
-const LAST: [&str; 1] = ["qemu"];
+/// Tests of the laboratory with real guests. They come last, for they are the slowest.
+const GUESTS: [&str; 2] = ["qemu", COLO];
+/// The one whose guests are under COLO, for which not every machine can have a QEMU.
+const COLO: &str = "colo";
 /// What the tests with a duration read, and how much of it `--long` asks for: seconds of mixed
 /// traffic, streams that the compare engine is given, and simulations of each kind.
 const LONG: [(&str, &str); 3] = [
@@ -25,6 +27,8 @@ const LONG: [(&str, &str); 3] = [
 pub(super) struct Step {
     pub name: String,
     pub needs_root: bool,
+    /// It is one of those that `--qemu` runs.
+    pub guests: bool,
     pub setup: &'static [Need],
     pub run: Box<dyn Fn() -> Result<()>>,
 }
@@ -52,18 +56,22 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
             .with(&[Need::Ebpf])
             .needing_root(),
     ];
-    steps.push(step("build", root, |root| command::run(&mut programs(root))));
+    let build = step("build", root, |root| command::run(&mut programs(root)));
+    steps.push(Step { guests: true, ..build });
     for name in laboratory_tests(root)? {
         let needs_root = !SOCKETS_ONLY.contains(&name.as_str());
         let needs: &[Need] = match name.as_str() {
-            "qemu" | "filters" => &[Need::Lab, Need::Inspect, Need::Qemu],
+            name if GUESTS.contains(&name) => &[Need::Lab, Need::Inspect, Need::Qemu],
             "differential" => &[Need::Qemu],
+            "filters" => &[Need::Lab, Need::Inspect, Need::Qemu],
             _ if needs_root => &[Need::Lab, Need::Inspect],
             _ => &[],
         };
         let title = format!("{}: {name}", if needs_root { "root tests" } else { "tests" });
-        let run = move |root: &Path| command::run(&mut laboratory_test(root, &name, long));
-        let step = step(&title, root, run).with(needs);
+        let guests = GUESTS.contains(&name.as_str());
+        let step =
+            Step { guests, ..step(&title, root, move |root| in_laboratory(root, &name, long)) };
+        let step = step.with(needs);
         steps.push(if needs_root { step.needing_root() } else { step });
     }
     steps.push(
@@ -76,7 +84,8 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
 
 fn step(name: &str, root: &Path, run: impl Fn(&Path) -> Result<()> + 'static) -> Step {
     let root = root.to_owned();
-    Step { name: name.to_owned(), needs_root: false, setup: &[], run: Box::new(move || run(&root)) }
+    let run = Box::new(move || run(&root));
+    Step { name: name.to_owned(), needs_root: false, guests: false, setup: &[], run }
 }
 
 impl Step {
@@ -112,6 +121,17 @@ fn programs(root: &Path) -> Command {
     let mut cargo = cargo(root, &["build", "--locked", "--bins"]);
     cargo.args(packages);
     cargo
+}
+
+/// Runs one of the laboratory's tests, where this machine can.
+fn in_laboratory(root: &Path, name: &str, long: bool) -> Result<()> {
+    if name == COLO
+        && let Err(reason) = setup::colo_qemu()
+    {
+        println!("test: {name} is left out: {reason:#}");
+        return Ok(());
+    }
+    command::run(&mut laboratory_test(root, name, long))
 }
 
 /// One of the laboratory's tests. One thread: they share the machine's two ends of every veth, the
@@ -151,7 +171,7 @@ fn laboratory_tests(root: &Path) -> Result<Vec<String>> {
             names.push(name.to_owned());
         }
     }
-    names.sort_by_key(|name| (LAST.contains(&name.as_str()), name.clone()));
+    names.sort_by_key(|name| (GUESTS.contains(&name.as_str()), name.clone()));
     names.insert(0, LIBRARY.to_owned());
     Ok(names)
 }

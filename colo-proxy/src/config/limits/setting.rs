@@ -42,6 +42,12 @@ numbers!(u8 u32 usize);
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(in crate::config) struct Ms(u64);
 
+impl Ms {
+    pub(in crate::config) fn duration(self) -> Duration {
+        Duration::from_millis(self.0)
+    }
+}
+
 impl Setting for Ms {
     type Place = Duration;
 
@@ -50,7 +56,7 @@ impl Setting for Ms {
     }
 
     fn put(self, place: &mut Duration) {
-        *place = Duration::from_millis(self.0);
+        *place = self.duration();
     }
 
     fn written(place: &Duration) -> String {

@@ -54,10 +54,14 @@ pub(in crate::instance) struct Decisions {
     has_control: bool,
     mirror_up: bool,
     secondary_up: bool,
+    /// The COLO-frame has not said that it has no pair.
+    has_pair: bool,
     /// Of the control lane; one that is not configured counts as up.
     pub(in crate::instance) control_up: bool,
     pub(in crate::instance) counts: Counts,
     request_log: LogLimit,
+    /// The secondary is to be fenced.
+    pub(in crate::instance) is_fence_due: bool,
     /// For the COLO-frame.
     pub(in crate::instance) commands: VecDeque<Command>,
     /// For the peer.
@@ -96,9 +100,11 @@ impl Decisions {
             has_control,
             mirror_up: false,
             secondary_up: false,
+            has_pair: true,
             control_up: !has_control,
             counts: Counts::default(),
             request_log: LogLimit::default(),
+            is_fence_due: false,
             commands: VecDeque::new(),
             messages: VecDeque::new(),
         }
@@ -174,12 +180,26 @@ impl Decisions {
             }
             Lane::Control => {
                 self.control_up = up;
+                self.tell_protection();
                 self.ask_for_mark();
             }
         }
-        let up = self.mirror_up && self.secondary_up && self.control_up;
+        self.on_pair(now, hands);
+    }
+
+    /// One of the things has changed that make the secondary one that can be compared with.
+    fn on_pair(&mut self, now: Instant, hands: &mut impl Hands) {
+        let up = self.mirror_up && self.secondary_up && self.control_up && self.has_pair;
         let action = self.protection.on_peer(now, up);
         self.act(now, action, hands);
+    }
+
+    /// The secondary has to know whether it could take over.
+    fn tell_protection(&mut self) {
+        if self.has_control && self.control_up {
+            let protected = self.protection.state() == State::Protected;
+            self.messages.push_back(Message::Protection { protected });
+        }
     }
 
     /// A frame of the secondary's present epoch.
@@ -193,7 +213,9 @@ impl Decisions {
 
     /// Asks the secondary where the epoch ends on its lane, if that is not known.
     fn ask_for_mark(&mut self) {
-        if let Some(epoch) = self.cut.awaited().filter(|_| self.control_up) {
+        // That of a checkpoint which is still being made is not asked for.
+        let awaited = self.cut.awaited().filter(|epoch| self.control_up && *epoch == self.epoch);
+        if let Some(epoch) = awaited {
             self.messages.push_back(Message::Epoch { session: self.session, epoch });
         }
     }
@@ -226,6 +248,12 @@ impl Decisions {
                 self.drain_output(now, hands);
                 self.engine.checkpoint_began(now);
                 self.checkpoint_running = true;
+                // The secondary's guest goes on before we hear that the checkpoint is done, so what
+                // comes from here on may be of either epoch. Where an earlier mark is still to come
+                // it is unsorted already.
+                if self.has_control && self.cut.awaited().is_none() {
+                    self.cut.wait_for(self.epoch + 1);
+                }
             }
             // Nothing says which output its state covers.
             Event::CheckpointDone { .. } if !self.checkpoint_running => {
@@ -233,24 +261,72 @@ impl Decisions {
                 log::warn!("{}: a checkpoint is done that had not begun; ignored", self.name);
             }
             Event::CheckpointDone { state_copied } => {
-                self.checkpoint_running = false;
-                self.epoch += 1;
-                if *state_copied && self.has_control {
-                    let stale = self.cut.wait_for(self.epoch);
-                    self.engine.dropped_stale(stale);
-                    self.ask_for_mark();
-                }
-                self.engine.checkpoint_done(now, &mut self.out);
-                let action = self.protection.on_checkpoint_done();
-                self.act(now, action, hands);
+                self.on_checkpoint_done(now, *state_copied, hands);
             }
             Event::CheckpointFailed { reason } => {
                 log::warn!("{}: the COLO-frame made no checkpoint: {reason}", self.name);
                 self.checkpoint_running = false;
                 self.engine.checkpoint_failed(now);
+                self.compare_unsorted(now, self.epoch + 1);
             }
             Event::Failover => self.end_protection(now, hands),
+            Event::PairReady => {
+                log::info!("{}: the COLO-frame has a pair", self.name);
+                self.has_pair = true;
+                self.on_pair(now, hands);
+            }
+            Event::PairLost { reason } => {
+                log::warn!("{}: the COLO-frame has no pair: {reason}", self.name);
+                // Whatever comes back needs a checkpoint before its output counts.
+                self.has_pair = false;
+                self.protection.expose();
+                self.on_pair(now, hands);
+            }
+            Event::Alone { reason } => {
+                log::info!("{}: {reason}", self.name);
+                self.has_pair = false;
+                let action = self.protection.on_alone();
+                self.act(now, action, hands);
+            }
         }
+    }
+
+    fn on_checkpoint_done(&mut self, now: Instant, state_copied: bool, hands: &mut impl Hands) {
+        self.checkpoint_running = false;
+        self.epoch += 1;
+        if state_copied && self.has_control {
+            if self.cut.awaited() != Some(self.epoch) {
+                let stale = self.cut.wait_for(self.epoch);
+                self.engine.dropped_stale(stale);
+            }
+            self.ask_for_mark();
+        }
+        self.engine.checkpoint_done(now, &mut self.out);
+        if !state_copied {
+            self.compare_unsorted(now, self.epoch);
+        }
+        let action = self.protection.on_checkpoint_done();
+        self.act(now, action, hands);
+    }
+
+    /// No epoch has ended on the secondary's lane by the checkpoint that would have begun `epoch`.
+    fn compare_unsorted(&mut self, now: Instant, epoch: u64) {
+        if self.cut.awaited() == Some(epoch) {
+            for frame in self.cut.cancel() {
+                self.compare(now, frame);
+            }
+        }
+    }
+
+    /// The secondary was fenced, or could not be.
+    pub(in crate::instance) fn on_fenced(
+        &mut self,
+        now: Instant,
+        is_done: bool,
+        hands: &mut impl Hands,
+    ) {
+        let action = self.protection.on_fenced(now, is_done);
+        self.act(now, action, hands);
     }
 
     /// The guest goes on alone from here.
@@ -278,9 +354,14 @@ impl Decisions {
     fn act(&mut self, now: Instant, action: Option<Action>, hands: &mut impl Hands) {
         let Some(action) = action else { return };
         let state = self.protection.state();
-        if action != Action::Announce {
+        if !matches!(action, Action::Announce | Action::Fence)
+            && std::mem::take(&mut self.checkpoint_running)
+        {
             // A checkpoint of before covers nothing that is held from here on.
-            self.checkpoint_running = false;
+            self.compare_unsorted(now, self.epoch + 1);
+        }
+        if action != Action::Fence {
+            self.tell_protection();
         }
         match action {
             Action::Announce => log::info!("{}: {}", self.name, state.description()),
@@ -293,6 +374,10 @@ impl Decisions {
                     self.release_everything(now, hands);
                 }
                 self.commands.push_back(Command::PeerLost { instance: self.name.clone() });
+            }
+            Action::Fence => {
+                log::warn!("{}: the secondary is lost; fencing it before going on", self.name);
+                self.is_fence_due = true;
             }
             Action::Resync => {
                 log::info!("{}: {}", self.name, state.description());

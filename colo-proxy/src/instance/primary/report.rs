@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::Primary;
+use super::{Inputs, Primary};
 use crate::compare::FlowName;
 use crate::config::Role;
 use crate::control::VERSION;
 use crate::instance::wiring::{counters_json, nonzero};
-use crate::link::LinkWatch;
 use crate::status::{Reply, Status};
 
 /// Divergences shown, the last ones.
 const DIVERGENCES_SHOWN: usize = 16;
 
 impl Primary {
-    pub(super) async fn report(&self, links: &LinkWatch) -> Reply {
+    pub(super) async fn report(&self, inputs: &Inputs) -> Reply {
+        let links = &inputs.link;
         let engine = self.decisions.engine.stats();
         let (stats, counts) = (&self.stats, &self.decisions.counts);
         let mirror = stats.mirror.status(&self.mirror_endpoint);
@@ -65,6 +65,7 @@ impl Primary {
             ]),
             detail: json!({
                 "engine": engine,
+                "colo_frame": inputs.frame.report(),
                 "released_unprotected": counts.released_unprotected,
                 "resyncs": counts.resyncs,
                 "checkpoints_ignored": counts.checkpoints_ignored,

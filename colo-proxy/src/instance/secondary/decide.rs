@@ -4,7 +4,7 @@
 //! [`Hands`].
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use colo_proxy_common::record::FlowKey;
 
@@ -23,6 +23,8 @@ pub(crate) trait Hands {
     fn knows(&self, key: &FlowKey) -> bool;
     /// Makes the offsets of before void; `false` where that failed.
     fn bump_epoch(&mut self) -> bool;
+    /// Makes those that were voided last valid again.
+    fn restore_epoch(&mut self);
 }
 
 /// What is decided, and on what grounds.
@@ -36,7 +38,29 @@ pub(crate) struct Decisions {
     copied_in: Option<(u64, u64)>,
     /// The COLO-frame on this host has told of a checkpoint before the primary did.
     told_by_frame: bool,
+    /// The primary has told of a checkpoint before the COLO-frame on this host, which will.
+    told_by_primary: bool,
+    /// The guest is stopped, to be given the primary's state, since then.
+    stopped: Option<Instant>,
+    /// Frames that had gone into the lane when the guest got that state, if the primary has not
+    /// been told.
+    mark: Option<u64>,
 }
+
+/// What the primary is to be told of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// Nothing.
+    None,
+    /// So many frames had gone into the lane before it.
+    Known(u64),
+    /// All that have gone into the lane by now.
+    Take,
+}
+
+/// Input that reached the guest's TAP so long before we heard that the guest had been stopped may
+/// have found it stopped.
+const HEARD_MAX: Duration = Duration::from_millis(2);
 
 impl Decisions {
     pub(crate) fn new(mode: Mode, repeat: Arc<repeat::Shared>) -> Self {
@@ -47,6 +71,9 @@ impl Decisions {
             epoch: 0,
             copied_in: None,
             told_by_frame: false,
+            told_by_primary: false,
+            stopped: None,
+            mark: None,
         }
     }
 
@@ -66,6 +93,9 @@ impl Decisions {
 
     /// What the guest has lost.
     pub(crate) fn repeat_input(&mut self, now: Instant, hands: &mut impl Hands) {
+        if self.is_stopped() {
+            return;
+        }
         let mut lost = Vec::new();
         self.repeat.lock().on_timeout(now, &mut lost);
         for frame in &lost {
@@ -83,7 +113,7 @@ impl Decisions {
         for frame in frames.drain(..) {
             let key = segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
             // The event that told of its offset may have come before it.
-            if key.is_some_and(|key| hands.knows(&key)) {
+            if !self.is_stopped() && key.is_some_and(|key| hands.knows(&key)) {
                 hands.input(&frame);
             } else {
                 self.hold.push(now, key, frame);
@@ -93,6 +123,9 @@ impl Decisions {
 
     /// The offset of a connection became known: what was held for it may go to the guest now.
     pub(crate) fn on_offset(&mut self, key: &FlowKey, hands: &mut impl Hands) {
+        if self.is_stopped() {
+            return;
+        }
         for frame in self.hold.take(key) {
             hands.input(&frame);
         }
@@ -105,46 +138,119 @@ impl Decisions {
         }
     }
 
-    /// The COLO-frame on this host says that the guest is the primary's copy from here on. The
-    /// primary will say so too, on the control lane; but it may die before that, and the guest's
-    /// connections must not depend on it.
-    pub(crate) fn on_state_copied(&mut self, hands: &mut impl Hands) {
-        if self.mode != Mode::FailedOver && self.begin_epoch(hands) {
-            self.told_by_frame = true;
+    /// The COLO-frame on this host has stopped the guest, to give it the primary's state. Its numbers
+    /// are those of that state from here on, so that they are when it goes on; until it is known
+    /// that it does ([`Self::is_stopped`]), nothing may go to it that would change what is known of
+    /// its connections. `true` where the owner is to take a mark ([`Self::on_marked`]): what has been
+    /// captured by now is of before.
+    pub(crate) fn on_stopped(&mut self, now: Instant, hands: &mut impl Hands) -> bool {
+        if self.mode == Mode::FailedOver || self.stopped.is_some() || !hands.bump_epoch() {
+            return false;
+        }
+        self.stopped = Some(now);
+        self.told_by_primary = false;
+        true
+    }
+
+    /// So many frames had gone into the lane.
+    pub(crate) fn on_marked(&mut self, sent: u64) {
+        self.mark = Some(sent);
+    }
+
+    /// The lane was connected anew: all that goes into it is of after the last checkpoint.
+    pub(crate) fn on_output_connection(&mut self) {
+        self.mark = self.mark.map(|_| 0);
+    }
+
+    /// The guest goes on as it was: the state has not come.
+    pub(crate) fn on_not_copied(&mut self, hands: &mut impl Hands) {
+        if self.stopped.take().is_some() {
+            hands.restore_epoch();
+            self.mark = None;
+            self.replay_all(hands);
         }
     }
 
+    /// The guest is stopped, and nobody knows yet with which state it will go on: input has to wait.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.is_some()
+    }
+
+    /// The COLO-frame on this host says that the guest is the primary's copy from here on. The
+    /// primary will say so too, on the control lane; but it may die before that, and the guest's
+    /// connections must not depend on it. `true` where the owner is to take a mark.
+    pub(crate) fn on_state_copied(&mut self, now: Instant, hands: &mut impl Hands) -> bool {
+        if self.mode == Mode::FailedOver || std::mem::take(&mut self.told_by_primary) {
+            return false;
+        }
+        if let Some(stopped) = self.stopped.take() {
+            self.told_by_frame = true;
+            self.forget_input(now, Some(stopped), hands);
+            return false;
+        }
+        self.told_by_frame = self.begin_epoch(now, hands);
+        self.told_by_frame
+    }
+
     /// A checkpoint was made, of which the primary speaks as `(session, epoch)`: the guest's
-    /// numbers are the network's now. `true` where the primary is to be told how many frames had
-    /// gone into the lane by now.
+    /// numbers are the network's now.
     pub(crate) fn on_epoch(
         &mut self,
+        now: Instant,
         (session, epoch): (u64, u64),
         hands: &mut impl Hands,
-    ) -> bool {
+    ) -> Mark {
         if self.mode == Mode::FailedOver {
-            return false;
+            return Mark::None;
         }
         // Told again where the lanes were gone meanwhile: then only the mark is wanted.
         if self.copied_in != Some((session, epoch)) {
-            if !std::mem::take(&mut self.told_by_frame) && !self.begin_epoch(hands) {
-                return false;
+            if !std::mem::take(&mut self.told_by_frame) && !self.is_copied_by(now, hands) {
+                return Mark::None;
             }
             self.copied_in = Some((session, epoch));
             self.epoch = epoch;
         }
-        true
+        // Of a guest that is stopped it is the mark of a checkpoint that is still being made.
+        match self.mark.take_if(|_| self.stopped.is_none()) {
+            Some(sent) => Mark::Known(sent),
+            None => Mark::Take,
+        }
+    }
+
+    /// The primary has told of a checkpoint before the COLO-frame of this host.
+    fn is_copied_by(&mut self, now: Instant, hands: &mut impl Hands) -> bool {
+        match self.stopped.take() {
+            Some(stopped) => {
+                self.told_by_primary = true;
+                self.forget_input(now, Some(stopped), hands);
+                true
+            }
+            None => self.begin_epoch(now, hands),
+        }
     }
 
     /// The guest's numbers are the network's, and what it got before is in the state that it has.
-    fn begin_epoch(&mut self, hands: &mut impl Hands) -> bool {
+    fn begin_epoch(&mut self, now: Instant, hands: &mut impl Hands) -> bool {
         // The mark comes after: what is translated in between counts as old, which is safe.
         if !hands.bump_epoch() {
             return false;
         }
-        self.repeat.lock().clear();
-        self.replay_all(hands);
+        self.forget_input(now, None, hands);
         true
+    }
+
+    /// What the guest got before it was stopped is in its state; but what came just before we heard
+    /// of that was translated for the state that it had.
+    fn forget_input(&mut self, now: Instant, stopped: Option<Instant>, hands: &mut impl Hands) {
+        let kept = self.repeat.lock().take_all();
+        if let Some(from) = stopped.map(|at| at.checked_sub(HEARD_MAX).unwrap_or(at)) {
+            for (_, frame) in kept.into_iter().filter(|(at, _)| *at >= from) {
+                hands.input(&frame);
+                self.repeat.lock().on_input(now, &frame, |_| true);
+            }
+        }
+        self.replay_all(hands);
     }
 
     /// The guest is on the network, and gets its input from there.
@@ -161,10 +267,13 @@ mod tests {
     #[derive(Debug, Default)]
     struct Kernel {
         epochs: u32,
+        inputs: u32,
     }
 
     impl Hands for Kernel {
-        fn input(&mut self, _frame: &Frame) {}
+        fn input(&mut self, _frame: &Frame) {
+            self.inputs += 1;
+        }
 
         fn knows(&self, _key: &FlowKey) -> bool {
             false
@@ -173,6 +282,10 @@ mod tests {
         fn bump_epoch(&mut self) -> bool {
             self.epochs += 1;
             true
+        }
+
+        fn restore_epoch(&mut self) {
+            self.epochs -= 1;
         }
     }
 
@@ -183,28 +296,91 @@ mod tests {
     #[test]
     fn a_checkpoint_that_both_tell_of_is_one_epoch() {
         let (mut decisions, mut kernel) = start();
-        decisions.on_state_copied(&mut kernel);
+        let now = Instant::now();
+        assert!(decisions.on_state_copied(now, &mut kernel));
         assert_eq!(kernel.epochs, 1, "before the primary has said anything");
-        assert!(decisions.on_epoch((7, 1), &mut kernel), "the mark is wanted all the same");
-        assert!(decisions.on_epoch((7, 1), &mut kernel), "and again after a lane was lost");
+        decisions.on_marked(7);
+        let epoch = decisions.on_epoch(now, (7, 1), &mut kernel);
+        assert_eq!(epoch, Mark::Known(7), "what had been sent then");
+        let again = decisions.on_epoch(now, (7, 1), &mut kernel);
+        assert_eq!(again, Mark::Take, "and again after a lane was lost");
         assert_eq!(kernel.epochs, 1);
     }
 
     #[test]
     fn one_that_only_the_primary_tells_of_is_one_too() {
         let (mut decisions, mut kernel) = start();
-        decisions.on_state_copied(&mut kernel);
-        decisions.on_epoch((7, 1), &mut kernel);
-        assert!(decisions.on_epoch((7, 2), &mut kernel));
+        let now = Instant::now();
+        decisions.on_state_copied(now, &mut kernel);
+        decisions.on_epoch(now, (7, 1), &mut kernel);
+        assert_eq!(decisions.on_epoch(now, (7, 2), &mut kernel), Mark::Take);
         assert_eq!((kernel.epochs, decisions.epoch), (2, 2));
+    }
+
+    #[test]
+    fn one_that_stops_the_guest_is_told_by_the_mark_of_the_stop() {
+        let (mut decisions, mut kernel) = start();
+        let now = Instant::now();
+        assert!(decisions.on_stopped(now, &mut kernel));
+        decisions.on_marked(5);
+        assert_eq!(kernel.epochs, 1, "what comes now finds the new state");
+        assert!(!decisions.on_state_copied(now, &mut kernel), "the mark is taken already");
+        assert_eq!(decisions.on_epoch(now, (7, 1), &mut kernel), Mark::Known(5));
+        assert_eq!(kernel.epochs, 1);
+    }
+
+    #[test]
+    fn one_that_comes_to_nothing_leaves_the_guest_its_numbers() {
+        let (mut decisions, mut kernel) = start();
+        let now = Instant::now();
+        assert!(decisions.on_stopped(now, &mut kernel));
+        decisions.on_marked(5);
+        assert!(decisions.is_stopped());
+        decisions.on_not_copied(&mut kernel);
+        assert_eq!((kernel.epochs, decisions.is_stopped()), (0, false));
+        // The next one has a mark of its own.
+        assert_eq!(decisions.on_epoch(now, (7, 1), &mut kernel), Mark::Take);
+        assert_eq!(kernel.epochs, 1);
+    }
+
+    #[test]
+    fn the_primary_may_tell_of_it_before_the_frame_of_this_host() {
+        let (mut decisions, mut kernel) = start();
+        let now = Instant::now();
+        decisions.on_stopped(now, &mut kernel);
+        decisions.on_marked(5);
+        assert_eq!(decisions.on_epoch(now, (7, 1), &mut kernel), Mark::Known(5));
+        decisions.on_not_copied(&mut kernel);
+        assert_eq!(kernel.epochs, 1, "it was made, whatever is said later");
+        assert!(!decisions.on_state_copied(now, &mut kernel), "the same one, told again");
+        assert_eq!(kernel.epochs, 1);
+        // The next one is another.
+        decisions.on_stopped(now, &mut kernel);
+        decisions.on_marked(9);
+        decisions.on_state_copied(now, &mut kernel);
+        assert_eq!(decisions.on_epoch(now, (7, 2), &mut kernel), Mark::Known(9));
+        assert_eq!(kernel.epochs, 2);
+    }
+
+    #[test]
+    fn a_new_connection_has_nothing_of_before_in_it() {
+        let (mut decisions, mut kernel) = start();
+        let now = Instant::now();
+        decisions.on_stopped(now, &mut kernel);
+        decisions.on_marked(5);
+        decisions.on_output_connection();
+        decisions.on_state_copied(now, &mut kernel);
+        assert_eq!(decisions.on_epoch(now, (7, 1), &mut kernel), Mark::Known(0));
     }
 
     #[test]
     fn after_a_failover_nothing_is_copied_any_more() {
         let (mut decisions, mut kernel) = start();
+        let now = Instant::now();
         decisions.failed_over();
-        decisions.on_state_copied(&mut kernel);
-        assert!(!decisions.on_epoch((7, 1), &mut kernel));
+        assert!(!decisions.on_stopped(now, &mut kernel));
+        assert!(!decisions.on_state_copied(now, &mut kernel));
+        assert_eq!(decisions.on_epoch(now, (7, 1), &mut kernel), Mark::None);
         assert_eq!(kernel.epochs, 0);
     }
 }

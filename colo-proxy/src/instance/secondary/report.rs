@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::Secondary;
+use super::{Inputs, Secondary};
 use crate::config::Role;
 use crate::datapath::Mode;
 use crate::instance::wiring::{counters_json, nonzero};
-use crate::link::LinkWatch;
 use crate::status::{Reply, Status};
 
 impl Secondary {
@@ -24,7 +23,8 @@ impl Secondary {
         }))
     }
 
-    pub(super) async fn report(&self, links: &LinkWatch) -> Reply {
+    pub(super) async fn report(&self, inputs: &Inputs) -> Reply {
+        let links = &inputs.link;
         let stats = &self.stats;
         let output_lost = links.other(self.hands.output_gate.name()).await;
         let kernel = self.hands.datapath.counters();
@@ -73,6 +73,8 @@ impl Secondary {
             ]),
             detail: json!({
                 "capture": self.capture_name,
+                "colo_frame": inputs.frame.report(),
+                "covered": self.takeover.is_covered(),
                 "announced": stats.announced,
                 "flows": self.flows(),
                 "input": {

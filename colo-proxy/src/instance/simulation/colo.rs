@@ -11,13 +11,17 @@ use crate::instance::primary::decide::Decisions;
 pub(super) enum Progress {
     /// Somebody wants one.
     Asked,
+    /// The secondary's guest is stopped; its daemon hears of it.
+    Stopped(u64),
     /// The guest is paused; the daemon hears of it.
     Began(u64),
     /// The guest goes on before the state has arrived.
     Resumes(u64),
     /// The secondary has all of the state, and its guest goes on from there.
     Loaded(u64),
-    /// The primary's daemon hears of that.
+    /// The secondary's daemon hears of that.
+    Copied,
+    /// The primary's does.
     Done(u64),
     Failed(u64),
 }
@@ -40,6 +44,8 @@ impl World {
         let is_running = |number| self.checkpoints.running == Some(number);
         match progress {
             Progress::Asked => self.begin_checkpoint(),
+            Progress::Stopped(number) if is_running(number) => self.stopped(),
+            Progress::Copied => self.copied(),
             Progress::Began(number) if is_running(number) => self.capture(number),
             Progress::Resumes(number) if is_running(number) => self.resume(At::Primary),
             Progress::Loaded(number) if is_running(number) => self.load(number),
@@ -58,6 +64,10 @@ impl World {
         (self.checkpoints.number, self.checkpoints.running) = (number, Some(number));
         if self.is_lost {
             return self.after(100..5_000, Event::Checkpoint(Progress::Failed(number)));
+        }
+        if self.plan.tells_secondary && self.plan.stops_secondary {
+            self.secondary.guest.paused = true;
+            self.after(1..800, Event::Checkpoint(Progress::Stopped(number)));
         }
         self.primary.guest.paused = true;
         if self.plan.sabotage == Sabotage::EarlyResume {
@@ -99,14 +109,59 @@ impl World {
         self.secondary.guest.machine = state;
         self.checkpoints.is_loaded = true;
         self.oracle.on_load();
-        if self.plan.tells_secondary
-            && let Some(daemon) = &mut self.secondary.daemon
-        {
-            self.secondary.kernel.now = self.now;
-            daemon.on_state_copied(&mut self.secondary.kernel);
-            self.settle_secondary();
+        if self.secondary.guest.paused {
+            self.resume(At::Secondary);
+            self.after(1..1_000, Event::Checkpoint(Progress::Copied));
+        } else if self.plan.tells_secondary {
+            self.copied();
         }
         self.after(1..1_000, Event::Checkpoint(Progress::Done(number)));
+    }
+
+    /// The secondary's guest is stopped, and its daemon hears of it.
+    fn stopped(&mut self) {
+        let now = self.instant();
+        self.secondary.kernel.now = self.now;
+        let Some(daemon) = &mut self.secondary.daemon else { return };
+        if daemon.on_stopped(now, &mut self.secondary.kernel) {
+            self.take_mark();
+        }
+        self.settle_secondary();
+    }
+
+    /// The secondary's guest has the state, and its daemon hears of it.
+    fn copied(&mut self) {
+        let now = self.instant();
+        self.secondary.kernel.now = self.now;
+        let Some(daemon) = &mut self.secondary.daemon else { return };
+        self.secondary.kernel.collected = Some(Vec::new());
+        let takes_mark = daemon.on_state_copied(now, &mut self.secondary.kernel);
+        self.secondary.kernel.write_collected();
+        if takes_mark {
+            self.take_mark();
+        }
+        self.take_delayed_input();
+    }
+
+    fn take_mark(&mut self) {
+        self.read_secondary_output();
+        let sent = self.output.sent;
+        if let Some(daemon) = &mut self.secondary.daemon {
+            daemon.on_marked(sent);
+        }
+    }
+
+    /// The secondary's guest goes on as it was.
+    fn go_on_without_state(&mut self) {
+        if !self.secondary.guest.paused {
+            return;
+        }
+        self.resume(At::Secondary);
+        self.secondary.kernel.now = self.now;
+        if let Some(daemon) = &mut self.secondary.daemon {
+            daemon.on_not_copied(&mut self.secondary.kernel);
+        }
+        self.take_delayed_input();
     }
 
     fn finish_checkpoint(&mut self) {
@@ -128,6 +183,7 @@ impl World {
         if self.primary.guest.paused {
             self.resume(At::Primary);
         }
+        self.go_on_without_state();
     }
 
     /// One that is being made comes to nothing, because an end of it is gone.
@@ -140,5 +196,6 @@ impl World {
     /// The primary's host is dead: what has not arrived does not any more.
     pub(super) fn abandon_checkpoint(&mut self) {
         self.checkpoints.running = None;
+        self.go_on_without_state();
     }
 }

@@ -15,6 +15,8 @@ use crate::control::Message;
 use crate::datapath::Mode;
 use crate::frame::Frame;
 use crate::instance::primary::decide::Decisions;
+use crate::instance::secondary;
+use crate::instance::secondary::decide::Mark;
 use crate::instance::segment::Direction;
 use crate::protection::{Protection, State};
 
@@ -206,8 +208,19 @@ impl World {
         }
         self.secondary.kernel.now = self.now;
         let now = self.instant();
+        if self.secondary.daemon.as_ref().is_some_and(secondary::decide::Decisions::is_stopped) {
+            return self.secondary.delayed.push_back(frame);
+        }
         if let Some(daemon) = &mut self.secondary.daemon {
             daemon.on_mirror(now, &[frame], &mut self.secondary.kernel);
+        }
+        self.settle_secondary();
+    }
+
+    /// What was not read while the guest was stopped.
+    pub(super) fn take_delayed_input(&mut self) {
+        for frame in std::mem::take(&mut self.secondary.delayed) {
+            self.on_mirrored(frame);
         }
         self.settle_secondary();
     }
@@ -252,13 +265,20 @@ impl World {
     pub(super) fn on_message_to_secondary(&mut self, message: &Message) {
         let Message::Epoch { session, epoch } = *message else { return };
         self.secondary.kernel.now = self.now;
+        let now = self.instant();
         let Some(daemon) = &mut self.secondary.daemon else { return };
-        if !daemon.on_epoch((session, epoch), &mut self.secondary.kernel) {
-            return;
-        }
-        self.settle_secondary();
-        self.read_secondary_output();
-        let sent = self.output.sent;
+        self.secondary.kernel.collected = Some(Vec::new());
+        let mark = daemon.on_epoch(now, (session, epoch), &mut self.secondary.kernel);
+        self.secondary.kernel.write_collected();
+        self.take_delayed_input();
+        let sent = match mark {
+            Mark::None => return,
+            Mark::Known(sent) => sent,
+            Mark::Take => {
+                self.read_secondary_output();
+                self.output.sent
+            }
+        };
         let message = Message::EpochDone { epoch, sent };
         self.send_by(Wire::Control, At::Primary, Cargo::ToPrimary(message));
     }

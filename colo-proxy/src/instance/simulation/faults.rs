@@ -35,6 +35,11 @@ impl World {
         if at == At::Primary && is_exposed && self.primary.kernel.mode == Mode::Protected {
             return;
         }
+        // Nor does anything say that the offsets which are void are so for a checkpoint that is not
+        // made yet.
+        if at == At::Secondary && self.secondary.guest.paused {
+            return;
+        }
         match at {
             At::Primary => {
                 self.primary.daemon = None;

@@ -79,6 +79,8 @@ pub(super) struct Secondary {
     pub(super) kernel: SecondaryKernel,
     pub(super) daemon: Option<secondary::decide::Decisions>,
     pub(super) reads_at: Option<u64>,
+    /// Input that the daemon does not read while its guest is stopped.
+    pub(super) delayed: VecDeque<Frame>,
 }
 
 /// The secondary's kernel, as far as the daemon sees it.
@@ -138,6 +140,12 @@ impl secondary::decide::Hands for SecondaryKernel {
         }
         true
     }
+
+    fn restore_epoch(&mut self) {
+        if !self.keeps_offsets {
+            self.programs.restore_epoch();
+        }
+    }
 }
 
 impl Secondary {
@@ -151,7 +159,8 @@ impl Secondary {
             collected: None,
             keeps_offsets,
         };
-        let mut secondary = Self { guest, kernel, daemon: None, reads_at: None };
+        let delayed = VecDeque::new();
+        let mut secondary = Self { guest, kernel, daemon: None, reads_at: None, delayed };
         secondary.start();
         secondary
     }
@@ -159,7 +168,7 @@ impl Secondary {
     /// When its daemon has something to do.
     pub(super) fn next_timer(&self) -> Option<Instant> {
         let daemon = self.daemon.as_ref()?;
-        let repeat = daemon.repeat.lock().poll_timeout();
+        let repeat = daemon.repeat.lock().poll_timeout().filter(|_| !daemon.is_stopped());
         [daemon.hold.poll_timeout(), repeat].into_iter().flatten().min()
     }
 

@@ -118,6 +118,10 @@ impl World {
             return self.connect(wire, RECONNECT_US);
         }
         self.line(wire).is_up = up;
+        if let Some(daemon) = self.secondary.daemon.as_mut().filter(|_| up && wire == Wire::Output)
+        {
+            daemon.on_output_connection();
+        }
         let now = self.instant();
         let lane = match wire {
             Wire::Mirror => Lane::Mirror,

@@ -131,6 +131,8 @@ pub(super) struct Plan {
     pub(super) resumes_early: bool,
     /// The COLO-frame tells the secondary's daemon of a checkpoint, not only the primary's.
     pub(super) tells_secondary: bool,
+    /// It stops the secondary's guest first, and tells its daemon, as QEMU does.
+    pub(super) stops_secondary: bool,
     /// Time that a checkpoint takes.
     pub(super) copy_us: Range<u64>,
     /// After so many events, in this order.
@@ -164,6 +166,7 @@ impl Plan {
             checkpoint_failures: 0,
             resumes_early: random.chance(500),
             tells_secondary: true,
+            stops_secondary: random.chance(500),
             copy_us: 1_000..40_000,
             faults: VecDeque::new(),
             sabotage: Sabotage::Nothing,

@@ -80,6 +80,10 @@ impl Programs {
         self.epoch += 1;
     }
 
+    pub(super) fn restore_epoch(&mut self) {
+        self.epoch -= 1;
+    }
+
     pub(super) fn knows(&self, key: &FlowKey) -> bool {
         let lru = self.unconfirmed.0.iter().chain(&self.half_open.0);
         let mut all = self.flows.iter().chain(lru.map(|(key, flow)| (key, flow)));

@@ -1,17 +1,26 @@
-//! The channel to a COLO-frame outside of the process that compares: QEMU's `notify_dev`.
+//! The channel to a COLO-frame outside of the process that compares: QEMU's `notify_dev`, as Xen
+//! uses it.
+//!
+//! Nothing here says when a checkpoint begins. `COLO_CHECKPOINT` comes while the guests are stopped
+//! and the secondary has received the state, so the moment at which it is read is the cut: the
+//! checkpoint begins and is done then.
 //!
 //! Records of ASCII text without an end mark, framed as frames are. Where the sockets carry
 //! virtio-net headers the messages to us have the second word as well, which says nothing there;
 //! those from us do not, as QEMU's do not.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::dialler::{Connection, Dialler};
+use super::{ColoFrame, Command, Event, NextEvent};
+use crate::dialler::{Connection, Dialler};
 use crate::endpoint::{Port, Stream};
 use crate::error_chain::chain;
 use crate::lane::{BadRecords, RecordReader};
+use crate::log_limit::LogLimit;
 
 /// The COLO-frame greets.
 const INIT: &[u8] = b"COLO_USERSPACE_PROXY_INIT";
@@ -24,9 +33,105 @@ const DO_CHECKPOINT: &[u8] = b"DO_CHECKPOINT";
 /// Octets that may wait for a peer that does not read; what it asks then goes unanswered.
 const WAITING_BYTES_MAX: usize = 4096;
 
+/// Octets of an unknown message that the log shows.
+const SHOWN_MAX: usize = 64;
+
+/// The driver.
+#[derive(Debug)]
+pub(super) struct Xen {
+    notify: Notify,
+    /// A checkpoint was asked for that has not come.
+    is_request_outstanding: bool,
+    due: VecDeque<Event>,
+    unknown_messages: u64,
+    unknown_log: LogLimit,
+}
+
+impl Xen {
+    /// `vnet_hdr`: messages to us have a second word.
+    pub(super) fn new(port: Port, vnet_hdr: bool) -> Self {
+        Self {
+            notify: Notify::new(port, vnet_hdr),
+            is_request_outstanding: false,
+            due: VecDeque::new(),
+            unknown_messages: 0,
+            unknown_log: LogLimit::default(),
+        }
+    }
+
+    fn on_notify(&mut self, event: &NotifyEvent) {
+        match event {
+            NotifyEvent::Up if self.is_request_outstanding => {
+                self.notify.request_checkpoint();
+            }
+            NotifyEvent::Up | NotifyEvent::Down => {}
+            NotifyEvent::Greeted => self.notify.greet(),
+            NotifyEvent::CheckpointDone => {
+                self.is_request_outstanding = false;
+                self.due.push_back(Event::CheckpointBegan);
+                self.due.push_back(Event::CheckpointDone { state_copied: true });
+            }
+            NotifyEvent::Unknown(text) => {
+                self.unknown_messages += 1;
+                if let Some(more) = self.unknown_log.admit(Instant::now()) {
+                    let shown = text.get(..SHOWN_MAX).unwrap_or(text).escape_ascii();
+                    log::warn!("notify-dev: unknown message \"{shown}\"{more}");
+                }
+            }
+        }
+    }
+}
+
+impl ColoFrame for Xen {
+    fn command(&mut self, command: &Command) {
+        // Nothing else can be said on this channel.
+        if let Command::RequestCheckpoint { .. } = command {
+            self.is_request_outstanding = true;
+            if !self.notify.request_checkpoint() {
+                log::info!("notify-dev: a checkpoint is needed, and there is no peer to ask yet");
+            }
+        }
+    }
+
+    fn next_event(&mut self) -> NextEvent<'_> {
+        Box::pin(async {
+            loop {
+                if let Some(event) = self.due.pop_front() {
+                    return event;
+                }
+                let event = self.notify.next().await;
+                self.on_notify(&event);
+            }
+        })
+    }
+
+    fn report(&self) -> serde_json::Value {
+        serde_json::json!({
+            "driver": "xen",
+            "endpoint": self.notify.endpoint,
+            "connected": self.notify.connection.is_some(),
+            "outstanding": self.is_request_outstanding,
+        })
+    }
+
+    fn counts(&self) -> Vec<(&'static str, u64)> {
+        let BadRecords { empty, runt, vnet_hdr_len, oversized, cut } = self.notify.bad_records();
+        vec![
+            ("unknown_messages", self.unknown_messages),
+            ("bad.notify_dev.empty", empty),
+            ("bad.notify_dev.runt", runt),
+            ("bad.notify_dev.vnet_hdr_len", vnet_hdr_len),
+            ("bad.notify_dev.oversized", oversized),
+            ("bad.notify_dev.cut", cut),
+            ("connections.notify_dev", self.notify.connections),
+            ("unanswered", self.notify.unanswered),
+        ]
+    }
+}
+
 /// What happened on the channel.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NotifyEvent {
+enum NotifyEvent {
     Up,
     Down,
     Greeted,
@@ -36,19 +141,19 @@ pub(super) enum NotifyEvent {
 
 /// The channel, and what waits to be sent on it.
 #[derive(Debug)]
-pub(super) struct Notify {
+struct Notify {
     endpoint: String,
     dialler: Dialler,
     connection: Option<Connection>,
     reader: RecordReader,
     waiting: BytesMut,
-    pub(super) connections: u64,
+    connections: u64,
     /// Greetings that got no answer, because the peer does not read.
-    pub(super) unanswered: u64,
+    unanswered: u64,
 }
 
 impl Notify {
-    pub(super) fn new(port: Port, vnet_hdr: bool) -> Self {
+    fn new(port: Port, vnet_hdr: bool) -> Self {
         Self {
             endpoint: port.endpoint().to_string(),
             dialler: Dialler::spawn(port),
@@ -60,12 +165,12 @@ impl Notify {
         }
     }
 
-    pub(super) fn bad_records(&self) -> BadRecords {
+    fn bad_records(&self) -> BadRecords {
         self.reader.bad
     }
 
     /// Waits for the next event, and writes what waits meanwhile. Can be cancelled.
-    pub(super) async fn next(&mut self) -> NotifyEvent {
+    async fn next(&mut self) -> NotifyEvent {
         loop {
             let Some(connection) = &self.connection else {
                 self.connection = Some(self.dialler.next().await);
@@ -99,7 +204,7 @@ impl Notify {
     }
 
     /// Answers a greeting.
-    pub(super) fn greet(&mut self) {
+    fn greet(&mut self) {
         if self.waiting.len() < WAITING_BYTES_MAX {
             self.send(GREETING);
         } else {
@@ -108,7 +213,7 @@ impl Notify {
     }
 
     /// Asks for a checkpoint; `false` without a peer.
-    pub(super) fn request_checkpoint(&mut self) -> bool {
+    fn request_checkpoint(&mut self) -> bool {
         // Beyond greetings nothing else waits, so a request is among them that will do.
         if self.waiting.len() < 2 * WAITING_BYTES_MAX {
             self.send(DO_CHECKPOINT);

@@ -11,27 +11,27 @@ use crate::endpoint::{Port, Stream};
 
 /// A connection; while it lives, the endpoint makes no other.
 #[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) stream: Stream,
+pub(crate) struct Connection {
+    pub(crate) stream: Stream,
     /// Only dropped, which lets the endpoint go on.
     _lease: oneshot::Sender<Infallible>,
 }
 
 /// Where connections come from.
 #[derive(Debug)]
-pub(super) struct Dialler {
+pub(crate) struct Dialler {
     connections: mpsc::Receiver<Connection>,
 }
 
 impl Dialler {
-    pub(super) fn spawn(port: Port) -> Self {
+    pub(crate) fn spawn(port: Port) -> Self {
         let (to_owner, connections) = mpsc::channel(1);
         tokio::spawn(dial(port, to_owner));
         Self { connections }
     }
 
     /// The next connection. Can be cancelled without losing one.
-    pub(super) async fn next(&mut self) -> Connection {
+    pub(crate) async fn next(&mut self) -> Connection {
         match self.connections.recv().await {
             Some(connection) => connection,
             // The task ends with the runtime only.
@@ -40,7 +40,7 @@ impl Dialler {
     }
 
     /// A connection that is there already.
-    pub(super) fn next_now(&mut self) -> Option<Connection> {
+    pub(crate) fn next_now(&mut self) -> Option<Connection> {
         self.connections.try_recv().ok()
     }
 }

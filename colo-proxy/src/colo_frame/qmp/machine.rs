@@ -1,0 +1,624 @@
+//! What a QEMU is told, and what its events mean: one half of a pair, without I/O and clock.
+//!
+//! QEMU reports no checkpoint as such. It stops the guest and starts it again: first the
+//! secondary's, then the primary's, then the secondary's goes on with the state that it was given,
+//! then the primary's. So a `STOP` while the pair is in COLO begins a checkpoint and the `RESUME`
+//! behind it ends one, unless
+//!
+//! * `COLO_EXIT` comes in between: the state never arrived;
+//! * `query-status`, asked behind the `STOP`, does not say `colo`: somebody stopped the guest by
+//!   hand, or it runs again already and nobody can tell which output came before ([`checkpoint`]).
+//!
+//! The first copy of a guest's memory is made while the guest runs, but for one that QEMU emulates
+//! (TCG): there, writes of the guest are lost to it now and then, and the secondary's guest crashes.
+//! Such a guest is stopped for the copy.
+//!
+//! A checkpoint is asked for by setting `x-checkpoint-delay`, to the value that it has: QEMU makes
+//! one at once, and the next by itself after that delay.
+
+mod checkpoint;
+mod found;
+mod pauses;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use self::checkpoint::{Checkpoint, Ended};
+use self::found::{Found, Half};
+use self::pauses::Pauses;
+use super::pace::Pace;
+use super::support;
+use crate::colo_frame::Event;
+use crate::config::{Checkpoints, Role};
+use crate::qmp::{Refusal, Version};
+
+/// A checkpoint that was asked for has begun after this long, or QEMU has lost its other half: a
+/// primary that has noticed so takes the request, and does nothing.
+const BEGIN_MAX: Duration = Duration::from_secs(10);
+/// The longest checkpoint. A secondary's QEMU that hangs would keep the primary's guest stopped for
+/// ever.
+const CHECKPOINT_MAX: Duration = Duration::from_secs(30);
+/// Octets a second for the first copy of the guest's memory: no limit in practice. A guest that
+/// writes faster than QEMU's own default would never be copied.
+const BANDWIDTH: u64 = 10 << 30;
+
+/// What a reply is the answer to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    Schema,
+    ColoStatus,
+    Kvm,
+    Status,
+    Stop,
+    Cont,
+    /// Is the guest stopped by the checkpoint of this number?
+    Confirm(u64),
+    Capabilities,
+    Parameters,
+    Migrate,
+    /// Why did the migration fail?
+    MigrateError,
+    Checkpoint,
+    LostHeartbeat,
+    Announce,
+}
+
+/// A command for QEMU.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Execute {
+    pub(super) ask: Ask,
+    pub(super) command: &'static str,
+    pub(super) arguments: Value,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No connection, or a QEMU that is not used.
+    Absent,
+    /// What it is, is being asked.
+    Probing,
+    /// The guest is on its own.
+    Alone,
+    /// A secondary that waits for a primary.
+    Standby,
+    /// The pair is being made. `in_colo`: it is there, and the guest goes on any moment.
+    Entering {
+        in_colo: bool,
+    },
+    Colo,
+    /// COLO has ended by an error, and QEMU waits to be told what this half is now.
+    Broken,
+    /// It is being told that the other half is gone.
+    Ending,
+}
+
+impl Phase {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Probing => "probing",
+            Self::Alone => "alone",
+            Self::Standby => "standby",
+            Self::Entering { .. } => "entering",
+            Self::Colo => "colo",
+            Self::Broken => "broken",
+            Self::Ending => "ending",
+        }
+    }
+}
+
+/// One half of a pair.
+#[derive(Debug)]
+pub(super) struct Machine {
+    role: Role,
+    settings: Checkpoints,
+    phase: Phase,
+    version: Option<Version>,
+    found: Found,
+    checkpoint: Option<Checkpoint>,
+    /// It began then.
+    stopped: Option<Instant>,
+    /// Checkpoints that began.
+    number: u64,
+    pace: Pace,
+    /// The pair is to be made with the secondary that waits there, as soon as QEMU can be told.
+    wanted: Option<String>,
+    /// The guest was stopped for the copy, then.
+    copying: Option<Instant>,
+    /// A checkpoint is wanted, and may be triggered then.
+    due: Option<Instant>,
+    /// It was triggered then, and has not begun.
+    triggered: Option<Instant>,
+    pauses: Pauses,
+    requested: u64,
+    failed: u64,
+    /// What went wrong last, for the operator.
+    trouble: Option<String>,
+    commands: VecDeque<Execute>,
+    events: VecDeque<Event>,
+}
+
+impl Machine {
+    pub(super) fn new(role: Role, settings: Checkpoints) -> Self {
+        Self {
+            role,
+            settings,
+            phase: Phase::Absent,
+            version: None,
+            found: Found::default(),
+            checkpoint: None,
+            stopped: None,
+            number: 0,
+            pace: Pace::new(settings),
+            wanted: None,
+            copying: None,
+            due: None,
+            triggered: None,
+            pauses: Pauses::default(),
+            requested: 0,
+            failed: 0,
+            trouble: None,
+            commands: VecDeque::new(),
+            events: VecDeque::from([Event::PairLost {
+                reason: "not connected to QEMU yet".into(),
+            }]),
+        }
+    }
+
+    pub(super) fn next_command(&mut self) -> Option<Execute> {
+        self.commands.pop_front()
+    }
+
+    /// The next event. Whoever asks has dealt with the one before: what the guest put out before it
+    /// was stopped is taken by now, and it is time to ask whether it still is stopped.
+    pub(super) fn next_event(&mut self) -> Option<Event> {
+        if let Some(checkpoint) = &mut self.checkpoint
+            && checkpoint.is_unasked()
+            && self.events.is_empty()
+        {
+            checkpoint.asked();
+            let ask = Ask::Confirm(self.number);
+            self.execute(ask, "query-status", json!({}));
+        }
+        self.events.pop_front()
+    }
+
+    fn execute(&mut self, ask: Ask, command: &'static str, arguments: Value) {
+        self.commands.push_back(Execute { ask, command, arguments });
+    }
+
+    // The connection.
+
+    pub(super) fn on_up(&mut self, version: Version) {
+        self.version = Some(version);
+        if let Some(why) = support::is_known_not_to_work(version) {
+            return self.refuse(why);
+        }
+        if support::is_untried(version) {
+            log::warn!("QEMU {version} is older than 11.1, the first that was seen to do COLO");
+        }
+        self.phase = Phase::Probing;
+        self.found = Found::default();
+        self.execute(Ask::Schema, "query-qmp-schema", json!({}));
+    }
+
+    pub(super) fn on_down(&mut self, now: Instant, why: &str) {
+        self.commands.clear();
+        self.version = None;
+        let is_new = self.phase != Phase::Absent;
+        self.phase = Phase::Absent;
+        if is_new {
+            // Checkpoints that nobody sees may be made from here on.
+            self.lose(now, &format!("no connection to QEMU: {why}"));
+        }
+    }
+
+    fn refuse(&mut self, why: String) {
+        log::error!("{why}");
+        self.phase = Phase::Absent;
+        self.trouble = Some(why.clone());
+        self.events.push_back(Event::Alone { reason: why });
+    }
+
+    // Replies.
+
+    pub(super) fn on_reply(&mut self, now: Instant, ask: Ask, result: Result<Value, Refusal>) {
+        match ask {
+            Ask::Schema => self.on_schema(result),
+            Ask::ColoStatus | Ask::Kvm | Ask::Status => self.on_found(ask, result),
+            Ask::Cont => {
+                if let Err(refusal) = result {
+                    log::error!("QEMU does not let its guest go on: {refusal}");
+                }
+            }
+            Ask::Confirm(number) => self.on_confirmation(now, number, result.as_ref().ok()),
+            Ask::Checkpoint => {
+                if let Err(refusal) = result {
+                    self.fail(now, format!("QEMU refuses to make a checkpoint: {refusal}"));
+                }
+            }
+            Ask::Capabilities | Ask::Parameters | Ask::Stop | Ask::Migrate => {
+                self.on_entering(ask, result);
+            }
+            Ask::MigrateError => {
+                let why =
+                    result.ok().and_then(|status| status["error-desc"].as_str().map(str::to_owned));
+                self.stay_alone(format!(
+                    "the migration to the secondary failed: {}",
+                    why.as_deref().unwrap_or("QEMU does not say why")
+                ));
+            }
+            Ask::LostHeartbeat => self.on_ended(result),
+            Ask::Announce => {
+                if let Err(refusal) = result {
+                    log::warn!("QEMU does not announce its guest: {refusal}");
+                }
+            }
+        }
+    }
+
+    fn on_schema(&mut self, result: Result<Value, Refusal>) {
+        let missing = match result {
+            Ok(schema) => support::missing(&schema),
+            Err(refusal) => {
+                return self.refuse(format!("QEMU does not describe itself: {refusal}"));
+            }
+        };
+        if !missing.is_empty() {
+            return self.refuse(format!(
+                "this QEMU was built without COLO: it lacks {}; install one that has it",
+                missing.join(", ")
+            ));
+        }
+        self.execute(Ask::ColoStatus, "query-colo-status", json!({}));
+        self.execute(Ask::Kvm, "query-kvm", json!({}));
+        self.execute(Ask::Status, "query-status", json!({}));
+    }
+
+    fn on_found(&mut self, ask: Ask, result: Result<Value, Refusal>) {
+        match (ask, result) {
+            (_, Err(refusal)) => {
+                return self.refuse(format!("QEMU does not say how it is: {refusal}"));
+            }
+            (Ask::ColoStatus, Ok(status)) => self.found.on_colo_status(&status),
+            (Ask::Kvm, Ok(status)) => self.found.on_kvm(&status),
+            (_, Ok(status)) => self.found.on_status(&status),
+        }
+        let Some(half) = self.found.half() else { return };
+        match half {
+            Half::Of(role) if role == self.role => {
+                self.phase = Phase::Colo;
+                self.events.push_back(Event::PairReady);
+            }
+            Half::Of(other) => self.refuse(format!(
+                "this QEMU is the {other} of its pair, and this instance is a {}",
+                self.role
+            )),
+            Half::Incoming if self.role == Role::Secondary => {
+                self.phase = Phase::Standby;
+                self.set_capabilities();
+            }
+            Half::Incoming | Half::None => {
+                self.phase = Phase::Alone;
+                self.events.push_back(Event::Alone { reason: "QEMU is not in COLO".into() });
+                if let Some(uri) = self.wanted.take() {
+                    self.enter(&uri);
+                }
+            }
+        }
+    }
+
+    // Making the pair.
+
+    /// Brings this QEMU and the one that listens at `uri` into COLO.
+    pub(super) fn protect(&mut self, uri: &str) -> Result<String, String> {
+        match self.phase {
+            Phase::Alone => {}
+            Phase::Absent if self.version.is_some() => {
+                let why = self.trouble.as_deref().unwrap_or("this QEMU is not used");
+                return Err(format!("cannot protect: {why}"));
+            }
+            Phase::Absent | Phase::Probing => {
+                self.wanted = Some(uri.to_owned());
+                return Ok("as soon as QEMU has said how it is".into());
+            }
+            Phase::Colo => return Ok("QEMU is in COLO already".into()),
+            Phase::Standby => return Err("only a primary is protected".into()),
+            other => return Err(format!("cannot protect: QEMU is {}; try again", other.name())),
+        }
+        self.enter(uri);
+        Ok(format!("QEMU copies its guest to {uri}"))
+    }
+
+    fn enter(&mut self, uri: &str) {
+        self.trouble = None;
+        self.phase = Phase::Entering { in_colo: false };
+        self.set_capabilities();
+        let delay = self.delay();
+        let parameters = json!({"x-checkpoint-delay": delay, "max-bandwidth": BANDWIDTH});
+        self.execute(Ask::Parameters, "migrate-set-parameters", parameters);
+        if !self.found.has_kvm() {
+            self.execute(Ask::Stop, "stop", json!({}));
+        }
+        self.execute(Ask::Migrate, "migrate", json!({"uri": uri}));
+    }
+
+    fn set_capabilities(&mut self) {
+        let capabilities = ["return-path", "x-colo", "events"]
+            .map(|name| json!({"capability": name, "state": true}));
+        let arguments = json!({"capabilities": capabilities});
+        self.execute(Ask::Capabilities, "migrate-set-capabilities", arguments);
+    }
+
+    /// Milliseconds; QEMU takes 32 bits of them.
+    fn delay(&self) -> u64 {
+        u64::try_from(self.settings.interval_max.as_millis())
+            .unwrap_or(u64::MAX)
+            .min(u64::from(u32::MAX))
+    }
+
+    fn on_entering(&mut self, ask: Ask, result: Result<Value, Refusal>) {
+        let Err(refusal) = result else { return };
+        let what = match ask {
+            Ask::Capabilities => "the capabilities of COLO",
+            Ask::Parameters => "the time between checkpoints",
+            Ask::Stop => "to stop its guest for the copy",
+            _ => "the migration",
+        };
+        // What was still to be said makes no sense any more.
+        self.commands.clear();
+        self.stay_alone(format!("QEMU refuses {what}: {refusal}"));
+    }
+
+    fn stay_alone(&mut self, why: String) {
+        if matches!(self.phase, Phase::Entering { .. } | Phase::Standby) {
+            self.phase = Phase::Alone;
+        }
+        if self.copying.take().is_some() {
+            self.execute(Ask::Cont, "cont", json!({}));
+        }
+        log::error!("{why}");
+        self.trouble = Some(why.clone());
+        self.events.push_back(Event::Alone { reason: why });
+    }
+
+    // Events of QEMU.
+
+    /// `at` is QEMU's clock, which only counts between two events.
+    pub(super) fn on_event(&mut self, now: Instant, name: &str, data: &Value, at: Duration) {
+        match name {
+            "STOP" => self.on_stop(now, at),
+            "RESUME" => self.on_resume(now, at),
+            "MIGRATION" => self.on_migration(now, data["status"].as_str().unwrap_or_default()),
+            "COLO_EXIT" => self.on_colo_exit(now, data),
+            "SHUTDOWN" => self.lose(now, "QEMU is shutting down"),
+            _ => {}
+        }
+    }
+
+    fn on_stop(&mut self, now: Instant, at: Duration) {
+        if self.role == Role::Primary && matches!(self.phase, Phase::Entering { .. }) {
+            self.copying.get_or_insert(now);
+        }
+        if self.phase != Phase::Colo || self.checkpoint.is_some() {
+            return;
+        }
+        self.number += 1;
+        self.triggered = None;
+        self.checkpoint = Some(Checkpoint::new(at));
+        self.stopped = Some(now);
+        self.events.push_back(Event::CheckpointBegan);
+    }
+
+    fn on_resume(&mut self, now: Instant, at: Duration) {
+        if self.phase == (Phase::Entering { in_colo: true }) {
+            self.phase = Phase::Colo;
+            if let Some(since) = self.copying.take() {
+                let ms = now.saturating_duration_since(since).as_millis();
+                log::info!("the guest was stopped for {ms} ms for the copy of its memory");
+            }
+            self.events.push_back(Event::PairReady);
+        }
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.on_resume(at);
+            self.settle(now);
+        } else if self.triggered.is_some() {
+            // The guest was stopped already when it was made, so nobody said when it began.
+            self.fail(now, "the guest had been stopped by somebody else".into());
+        }
+    }
+
+    fn on_confirmation(&mut self, now: Instant, number: u64, status: Option<&Value>) {
+        if number != self.number {
+            return;
+        }
+        if let Some(checkpoint) = &mut self.checkpoint {
+            let status = status.and_then(|status| status["status"].as_str());
+            checkpoint.on_status(status.unwrap_or_default());
+            self.settle(now);
+        }
+    }
+
+    /// Ends the checkpoint if enough is known of it.
+    fn settle(&mut self, now: Instant) {
+        let Some(ended) = self.checkpoint.as_ref().and_then(|one| one.ended(self.role)) else {
+            return;
+        };
+        match ended {
+            Ended::Done { pause } => {
+                self.checkpoint = None;
+                self.pauses.add(pause);
+                self.pace.on_done(now);
+                self.due = None;
+                self.events.push_back(Event::CheckpointDone { state_copied: true });
+            }
+            Ended::Unproven(why) => self.fail(now, why.into()),
+        }
+    }
+
+    fn on_migration(&mut self, now: Instant, status: &str) {
+        match (status, self.phase) {
+            ("active" | "setup", Phase::Standby) => self.phase = Phase::Entering { in_colo: false },
+            ("colo", Phase::Standby | Phase::Entering { .. }) => {
+                self.phase = Phase::Entering { in_colo: true };
+            }
+            ("failed", Phase::Entering { .. }) if self.role == Role::Primary => {
+                self.execute(Ask::MigrateError, "query-migrate", json!({}));
+            }
+            ("failed", Phase::Entering { .. }) => {
+                self.stay_alone("the migration from the primary failed".into());
+            }
+            ("completed", Phase::Entering { .. }) => {
+                self.stay_alone("QEMU migrated and did not enter COLO".into());
+            }
+            ("completed", Phase::Ending) => self.end_unfinished(now),
+            // Somebody told QEMU by hand that the other half is gone.
+            ("completed", Phase::Colo | Phase::Broken) => self.on_told_by_hand(now),
+            _ => {}
+        }
+    }
+
+    /// The state of the checkpoint that was being made will not come any more.
+    fn end_unfinished(&mut self, now: Instant) {
+        if self.checkpoint.as_ref().is_some_and(|one| !one.has_resumed()) {
+            self.fail(now, "the other half is gone".into());
+        }
+    }
+
+    fn on_told_by_hand(&mut self, now: Instant) {
+        self.phase = Phase::Alone;
+        self.lose(now, "an operator told QEMU that the other half is gone");
+        self.events.push_back(Event::Failover);
+    }
+
+    fn on_colo_exit(&mut self, now: Instant, data: &Value) {
+        if self.phase == Phase::Ending {
+            return self.end_unfinished(now);
+        }
+        if matches!(self.phase, Phase::Entering { .. }) && self.role == Role::Primary {
+            // Nothing was protected yet, and the guest stands still until QEMU is told.
+            self.phase = Phase::Ending;
+            self.copying = None;
+            self.execute(Ask::LostHeartbeat, "x-colo-lost-heartbeat", json!({}));
+            return self.stay_alone("the secondary's QEMU did not enter COLO".into());
+        }
+        if self.phase != Phase::Colo {
+            return;
+        }
+        if data["reason"] == "request" {
+            return self.on_told_by_hand(now);
+        }
+        self.phase = Phase::Broken;
+        self.lose(now, "QEMU has lost its other half");
+    }
+
+    /// The pair is no more, nor is the checkpoint that it was making.
+    fn lose(&mut self, now: Instant, why: &str) {
+        if self.checkpoint.is_some() || self.triggered.is_some() {
+            self.fail(now, why.to_owned());
+        }
+        (self.due, self.triggered) = (None, None);
+        self.events.push_back(Event::PairLost { reason: why.to_owned() });
+    }
+
+    fn fail(&mut self, now: Instant, reason: String) {
+        (self.checkpoint, self.triggered, self.due) = (None, None, None);
+        self.failed += 1;
+        self.pace.on_failed(now);
+        self.events.push_back(Event::CheckpointFailed { reason });
+    }
+
+    // What the proxy wants.
+
+    pub(super) fn request_checkpoint(&mut self, now: Instant) {
+        self.requested += 1;
+        match self.phase {
+            Phase::Colo => {
+                // One that is running settles it.
+                if self.checkpoint.is_none() && self.triggered.is_none() {
+                    self.due = Some(self.pace.on_request(now));
+                }
+            }
+            _ => self.fail(now, format!("QEMU is not in COLO ({})", self.phase.name())),
+        }
+    }
+
+    /// The other half is gone for good: this one goes on alone.
+    pub(super) fn end(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Colo | Phase::Broken | Phase::Entering { in_colo: true }) {
+            // A secondary may have the state of a checkpoint that was being made: its events will
+            // tell.
+            if self.role == Role::Primary || self.checkpoint.is_none() {
+                self.lose(now, "protection has ended");
+            }
+            self.phase = Phase::Ending;
+            self.execute(Ask::LostHeartbeat, "x-colo-lost-heartbeat", json!({}));
+        }
+    }
+
+    fn on_ended(&mut self, result: Result<Value, Refusal>) {
+        if let Err(refusal) = result {
+            let why = format!("QEMU does not let its guest go on alone: {refusal}");
+            log::error!("{why}");
+            self.trouble = Some(why);
+        }
+        if self.phase == Phase::Ending {
+            self.phase = Phase::Alone;
+        }
+        if self.role == Role::Secondary {
+            // QEMU's own announcement, behind ours: it repeats itself, for switches that lose one.
+            let rounds = json!({"initial": 50, "max": 550, "rounds": 5, "step": 50});
+            self.execute(Ask::Announce, "announce-self", rounds);
+        }
+    }
+
+    // Time.
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        [self.due, self.given_up()].into_iter().flatten().min()
+    }
+
+    /// When a checkpoint that does not begin, or does not end, is given up.
+    fn given_up(&self) -> Option<Instant> {
+        let running = self.stopped.filter(|_| self.checkpoint.is_some());
+        let begins = self.triggered.map(|at| at + BEGIN_MAX);
+        [begins, running.map(|at| at + CHECKPOINT_MAX)].into_iter().flatten().min()
+    }
+
+    pub(super) fn on_timeout(&mut self, now: Instant) {
+        if self.due.is_some_and(|due| due <= now) {
+            self.due = None;
+            self.triggered = Some(now);
+            let delay = self.delay();
+            let parameters = json!({"x-checkpoint-delay": delay});
+            self.execute(Ask::Checkpoint, "migrate-set-parameters", parameters);
+        }
+        if self.given_up().is_some_and(|at| at <= now) {
+            self.phase = Phase::Broken;
+            self.lose(now, "QEMU makes no checkpoint; its other half is gone, or hangs");
+        }
+    }
+
+    // What `status` shows.
+
+    pub(super) fn report(&self) -> Value {
+        json!({
+            "driver": "qmp",
+            "qemu": self.version.map(|version| version.to_string()),
+            "state": self.phase.name(),
+            "trouble": self.trouble,
+            "checkpoints": {
+                "requested": self.requested,
+                "done": self.pauses.count(),
+                "failed": self.failed,
+            },
+            "pause_us": self.pauses.report(),
+            "spacing_ms": self.pace.spacing().as_millis() as u64,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

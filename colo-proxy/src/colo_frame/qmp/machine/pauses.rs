@@ -1,0 +1,64 @@
+//! For how long checkpoints have stopped the guest.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// Pauses that are remembered; the last ones.
+const KEPT: usize = 256;
+
+#[derive(Debug, Default)]
+pub(super) struct Pauses {
+    last: VecDeque<Duration>,
+    count: u64,
+}
+
+impl Pauses {
+    pub(super) fn add(&mut self, pause: Duration) {
+        if self.last.len() == KEPT {
+            self.last.pop_front();
+        }
+        self.last.push_back(pause);
+        self.count += 1;
+    }
+
+    /// Since the start.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Of those that are remembered, in microseconds.
+    pub(super) fn report(&self) -> Value {
+        let mut sorted: Vec<u128> = self.last.iter().map(Duration::as_micros).collect();
+        sorted.sort_unstable();
+        json!({
+            "of": sorted.len(),
+            "last": self.last.back().map(|pause| pause.as_micros() as u64),
+            "min": sorted.first().map(|us| *us as u64),
+            "median": sorted.get(sorted.len() / 2).map(|us| *us as u64),
+            "max": sorted.last().map(|us| *us as u64),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_ones_are_told_and_all_are_counted() {
+        let mut pauses = Pauses::default();
+        assert_eq!(pauses.report()["median"], Value::Null);
+        for us in [9_000_000, 5, 1, 3] {
+            pauses.add(Duration::from_micros(us));
+        }
+        for us in 1..=256 {
+            pauses.add(Duration::from_micros(us));
+        }
+        let report = pauses.report();
+        assert_eq!((&report["min"], &report["max"]), (&json!(1), &json!(256)));
+        assert_eq!((&report["last"], &report["median"]), (&json!(256), &json!(129)));
+        assert_eq!(pauses.count(), 260);
+    }
+}

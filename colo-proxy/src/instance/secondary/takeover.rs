@@ -1,0 +1,213 @@
+//! When the secondary's guest takes over by itself. No I/O and no clock.
+//!
+//! The primary has to be lost: its daemon is not heard of, and for as long as a break of the link
+//! may last, unless QEMU has lost its other half as well. The guest has to be one that can take
+//! over: the primary said last that the pair was protected. And somebody has to make sure that the
+//! other guest does not answer any more, or say that this host is the one to go on (`fence`,
+//! `quorum`); where nobody was configured, an operator decides.
+
+use std::time::{Duration, Instant};
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::instance) enum Action {
+    /// Run the commands of `[guest.takeover]`.
+    Ask,
+    TakeOver,
+    /// Nobody may decide but an operator: say so.
+    TellOperator,
+    /// This guest is not the primary's equal: say so.
+    TellStale,
+}
+
+/// The primary is lost, on these grounds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lost {
+    peer: Option<Instant>,
+    /// It was silent for as long as a break may last.
+    was_silent: bool,
+    pair: bool,
+}
+
+#[derive(Debug)]
+pub(in crate::instance) struct Takeover {
+    /// Somebody was configured to decide.
+    is_automatic: bool,
+    /// Who decides also ends the other guest: then there is no way back.
+    fences: bool,
+    timeout: Duration,
+    lost: Lost,
+    /// The primary said that this guest can take over.
+    covered: bool,
+    /// It was done, or said, what there was to do.
+    is_settled: bool,
+    is_asking: bool,
+    not_before: Option<Instant>,
+}
+
+impl Takeover {
+    pub(in crate::instance) fn new(is_automatic: bool, fences: bool, timeout: Duration) -> Self {
+        Self {
+            is_automatic,
+            fences,
+            timeout,
+            lost: Lost::default(),
+            covered: false,
+            is_settled: false,
+            is_asking: false,
+            not_before: None,
+        }
+    }
+
+    /// The primary says whether the pair is protected.
+    pub(in crate::instance) fn on_protection(&mut self, protected: bool) {
+        self.covered = protected;
+    }
+
+    pub(in crate::instance) fn is_covered(&self) -> bool {
+        self.covered
+    }
+
+    /// The primary's daemon is heard of again.
+    pub(in crate::instance) fn on_peer_up(&mut self) {
+        self.lost = Lost { pair: self.lost.pair, ..Lost::default() };
+        (self.is_settled, self.not_before) = (false, None);
+    }
+
+    /// It is not heard of any more.
+    pub(in crate::instance) fn on_peer_down(&mut self, now: Instant, was_silent: bool) {
+        self.lost.peer.get_or_insert(now);
+        self.lost.was_silent |= was_silent;
+    }
+
+    /// QEMU has its other half, or has lost it.
+    pub(in crate::instance) fn on_pair(&mut self, is_there: bool) {
+        self.lost.pair = !is_there;
+    }
+
+    /// When [`Self::on_timeout`] has something to do.
+    pub(in crate::instance) fn poll_timeout(&self) -> Option<Instant> {
+        let since = self.lost.peer.filter(|_| !self.is_settled && !self.is_asking)?;
+        let is_certain = self.lost.was_silent || self.lost.pair;
+        let due = if is_certain { since } else { since + self.timeout };
+        Some(self.not_before.map_or(due, |at| due.max(at)))
+    }
+
+    pub(in crate::instance) fn on_timeout(&mut self, now: Instant) -> Option<Action> {
+        if self.poll_timeout().is_none_or(|at| at > now) {
+            return None;
+        }
+        if self.is_automatic && self.covered {
+            self.is_asking = true;
+            return Some(Action::Ask);
+        }
+        self.is_settled = true;
+        Some(if self.covered { Action::TellOperator } else { Action::TellStale })
+    }
+
+    /// The commands have said yes or no.
+    pub(in crate::instance) fn on_permission(
+        &mut self,
+        now: Instant,
+        granted: bool,
+    ) -> Option<Action> {
+        self.is_asking = false;
+        if !granted {
+            self.not_before = Some(now + self.timeout);
+            return None;
+        }
+        // A primary that is back lives, unless it was fenced.
+        if self.lost.peer.is_none() && !self.fences {
+            return None;
+        }
+        self.is_settled = true;
+        Some(Action::TakeOver)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    fn start(is_automatic: bool, fences: bool) -> (Instant, Takeover) {
+        let mut takeover = Takeover::new(is_automatic, fences, TIMEOUT);
+        takeover.on_protection(true);
+        (Instant::now(), takeover)
+    }
+
+    #[test]
+    fn a_break_that_may_be_short_is_waited_for() {
+        let (now, mut t) = start(true, true);
+        t.on_peer_down(now, false);
+        assert_eq!(t.on_timeout(now + TIMEOUT.saturating_sub(MOMENT)), None);
+        assert_eq!(t.on_timeout(now + TIMEOUT), Some(Action::Ask));
+        assert_eq!(t.on_permission(now + TIMEOUT, true), Some(Action::TakeOver));
+        assert_eq!(t.poll_timeout(), None, "once");
+    }
+
+    #[test]
+    fn the_twin_whose_primary_is_back_in_time_does_nothing() {
+        let (now, mut t) = start(true, true);
+        t.on_peer_down(now, false);
+        t.on_peer_up();
+        assert_eq!((t.poll_timeout(), t.on_timeout(now + TIMEOUT * 9)), (None, None));
+    }
+
+    #[test]
+    fn silence_and_a_lost_pair_need_no_further_wait() {
+        let (now, mut t) = start(true, false);
+        t.on_peer_down(now, true);
+        assert_eq!(t.on_timeout(now), Some(Action::Ask));
+        let (now, mut t) = start(true, false);
+        t.on_pair(false);
+        assert_eq!(t.poll_timeout(), None, "its daemon lives, and will tell");
+        t.on_peer_down(now, false);
+        assert_eq!(t.on_timeout(now), Some(Action::Ask));
+    }
+
+    #[test]
+    fn without_a_fence_or_a_quorum_the_operator_decides_and_is_told_once() {
+        let (now, mut t) = start(false, false);
+        t.on_peer_down(now, true);
+        assert_eq!(t.on_timeout(now), Some(Action::TellOperator));
+        assert_eq!(t.on_timeout(now + TIMEOUT), None);
+        // The next time, again.
+        t.on_peer_up();
+        t.on_peer_down(now, true);
+        assert_eq!(t.on_timeout(now), Some(Action::TellOperator));
+    }
+
+    #[test]
+    fn a_guest_that_is_not_the_primarys_equal_stays_where_it_is() {
+        let (now, mut t) = start(true, true);
+        t.on_protection(false);
+        t.on_peer_down(now, true);
+        assert_eq!(t.on_timeout(now), Some(Action::TellStale));
+        assert_eq!(t.on_timeout(now + TIMEOUT * 9), None);
+    }
+
+    #[test]
+    fn a_refusal_is_asked_again_later() {
+        let (now, mut t) = start(true, true);
+        t.on_peer_down(now, true);
+        assert_eq!(t.on_timeout(now), Some(Action::Ask));
+        assert_eq!(t.on_timeout(now), None, "being asked");
+        assert_eq!(t.on_permission(now, false), None);
+        assert_eq!(t.on_timeout(now + TIMEOUT.saturating_sub(MOMENT)), None);
+        assert_eq!(t.on_timeout(now + TIMEOUT), Some(Action::Ask));
+    }
+
+    #[test]
+    fn a_primary_that_is_back_meanwhile_lives_unless_it_was_fenced() {
+        for (fences, then) in [(false, None), (true, Some(Action::TakeOver))] {
+            let (now, mut t) = start(true, fences);
+            t.on_peer_down(now, true);
+            t.on_timeout(now);
+            t.on_peer_up();
+            assert_eq!(t.on_permission(now, true), then);
+        }
+    }
+}

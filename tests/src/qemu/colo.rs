@@ -1,0 +1,101 @@
+//! QEMU's COLO-frame, driven by the test through both monitors: what a driver of checkpoints does,
+//! without a network proxy.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::QemuGuest;
+use crate::qmp::{Event, Mark, Qmp};
+
+/// All of a guest's memory crosses once.
+const ENTER_TIMEOUT: Duration = Duration::from_mins(1);
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(20);
+const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// No checkpoint but those that are asked for: 49 days.
+pub const NEVER_MS: u32 = u32::MAX;
+/// More than any link of the laboratory has, in octets a second.
+const BANDWIDTH: u64 = 10 << 30;
+
+/// What a checkpoint took.
+#[derive(Clone, Copy, Debug)]
+pub struct Checkpoint {
+    /// How long the primary's guest stood still.
+    pub pause: Duration,
+    /// How long the secondary's did.
+    pub secondary_pause: Duration,
+}
+
+/// Puts a running guest and one that waits for its state (`incoming`) into COLO.
+pub fn enter(primary: &QemuGuest, secondary: &QemuGuest, delay_ms: u32) -> Result<()> {
+    let uri = secondary.incoming().context("the secondary does not wait for a state")?;
+    // The secondary first: one that does not know of COLO takes the state and runs.
+    prepare(secondary)?;
+    prepare(primary)?;
+    let (primary, secondary) = (primary.qmp()?, secondary.qmp()?);
+    set_delay(primary, delay_ms)?;
+    primary.execute("migrate-set-parameters", &json!({"max-bandwidth": BANDWIDTH}))?;
+    let marks = [primary.mark(), secondary.mark()];
+    primary.execute("migrate", &json!({"uri": uri}))?;
+    for (guest, mark) in [primary, secondary].into_iter().zip(marks) {
+        let (_, mark) = guest.wait("that it is in COLO", mark, ENTER_TIMEOUT, |event| {
+            event.name == "MIGRATION" && event.says("status") == "colo"
+        })?;
+        guest.wait_named("RESUME", mark, ENTER_TIMEOUT)?;
+    }
+    Ok(())
+}
+
+/// Switches on what COLO needs.
+pub fn prepare(guest: &QemuGuest) -> Result<()> {
+    let capabilities =
+        ["return-path", "x-colo", "events"].map(|name| json!({"capability": name, "state": true}));
+    let capabilities = json!({"capabilities": capabilities});
+    guest.qmp()?.execute("migrate-set-capabilities", &capabilities).map(drop)
+}
+
+/// Asks for a checkpoint and waits until it is done.
+pub fn checkpoint(primary: &QemuGuest, secondary: &QemuGuest) -> Result<Checkpoint> {
+    let marks = [primary.qmp()?.mark(), secondary.qmp()?.mark()];
+    request_checkpoint(primary)?;
+    let [pause, secondary_pause] = [(primary, marks[0]), (secondary, marks[1])]
+        .map(|(guest, mark)| stood_still(guest.qmp()?, mark));
+    Ok(Checkpoint { pause: pause?, secondary_pause: secondary_pause? })
+}
+
+/// Asks for a checkpoint only.
+pub fn request_checkpoint(primary: &QemuGuest) -> Result<()> {
+    // QEMU has no command for it, but takes a new delay, be it the old one, as a reason.
+    set_delay(primary.qmp()?, NEVER_MS)
+}
+
+fn set_delay(primary: &Qmp, delay_ms: u32) -> Result<()> {
+    primary.execute("migrate-set-parameters", &json!({"x-checkpoint-delay": delay_ms})).map(drop)
+}
+
+fn stood_still(guest: &Qmp, mark: Mark) -> Result<Duration> {
+    let (stop, mark) = guest.wait_named("STOP", mark, CHECKPOINT_TIMEOUT)?;
+    let (resume, _) = guest.wait_named("RESUME", mark, CHECKPOINT_TIMEOUT)?;
+    Ok(resume.at.saturating_sub(stop.at))
+}
+
+/// The other one of the pair is gone: this guest goes on alone.
+pub fn go_on_alone(guest: &QemuGuest) -> Result<()> {
+    let qmp = guest.qmp()?;
+    let mark = qmp.mark();
+    qmp.execute("x-colo-lost-heartbeat", &Value::Null)?;
+    let completed =
+        |event: &Event| event.name == "MIGRATION" && event.says("status") == "completed";
+    let (_, mark) = qmp.wait("that COLO is over", mark, FAILOVER_TIMEOUT, completed)?;
+    qmp.wait_named("RESUME", mark, FAILOVER_TIMEOUT)?;
+    let status = qmp.execute("query-colo-status", &Value::Null)?;
+    ensure!(status.get("mode") == Some(&json!("none")), "after a failover: {status}");
+    Ok(())
+}
+
+/// Has the guest tell the LAN where it is now, as a daemon does at a failover.
+pub fn announce(guest: &QemuGuest) -> Result<()> {
+    let pace = json!({"initial": 50, "max": 550, "rounds": 3, "step": 100});
+    guest.qmp()?.execute("announce-self", &pace).map(drop)
+}

@@ -1,0 +1,88 @@
+//! Which QEMU runs a guest. Any will do for a guest that nobody copies; COLO needs one that is
+//! newer than most distributions' ([`OLDEST`]).
+
+mod debian;
+mod release;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::process::program;
+pub use release::{OLDEST, Release};
+
+const NAME: &str = "qemu-system-x86_64";
+/// Names the program for COLO.
+const VARIABLE: &str = "COLO_LAB_QEMU_COLO";
+
+/// How to start it.
+#[derive(Clone, Debug)]
+pub struct Emulator {
+    program: PathBuf,
+    /// Before everything else.
+    arguments: Vec<OsString>,
+    environment: Vec<(&'static str, OsString)>,
+}
+
+impl Emulator {
+    /// The one that this machine has, however old.
+    pub fn installed() -> Self {
+        let found = program(NAME, "COLO_LAB_QEMU");
+        Self::of(found.unwrap_or_else(|_| NAME.into()))
+    }
+
+    /// One that can do COLO: the one that `COLO_LAB_QEMU_COLO` names, this machine's, or one that
+    /// is brought into `cache`. The error says in one sentence why there is none.
+    pub fn with_colo(cache: &Path) -> Result<Self> {
+        if let Some(named) = std::env::var_os(VARIABLE) {
+            let named = Self::of(named.into());
+            let release = named.release()?;
+            ensure!(release >= OLDEST, "{VARIABLE} names QEMU {release}: COLO needs {OLDEST}");
+            return Ok(named);
+        }
+        let installed = Self::installed();
+        let release = installed.release();
+        if release.as_ref().is_ok_and(|release| *release >= OLDEST) {
+            return Ok(installed);
+        }
+        debian::bring(cache).with_context(|| {
+            let here = release.map_or("no QEMU is installed".to_owned(), |release| {
+                format!("the installed one is {release}")
+            });
+            format!("QEMU {OLDEST} cannot be had: {here}")
+        })
+    }
+
+    fn of(program: PathBuf) -> Self {
+        Self { program, arguments: Vec::new(), environment: Vec::new() }
+    }
+
+    /// To be given its arguments.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.arguments)
+            .envs(self.environment.iter().map(|(key, value)| (key, value)));
+        command
+    }
+
+    /// What it says it is.
+    pub fn release(&self) -> Result<Release> {
+        let said = run(self.command().arg("--version"))?;
+        Release::read(&said).with_context(|| format!("no version of QEMU in `{}`", said.trim()))
+    }
+}
+
+/// Runs `command` and returns what it printed; of what it complained, the last line is the reason.
+fn run(command: &mut Command) -> Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let done = command.output().with_context(|| format!("{name} does not start"))?;
+    if !done.status.success() {
+        let said = String::from_utf8_lossy(&done.stderr);
+        let reason = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no reason");
+        bail!("{name} failed ({}): {reason}", done.status);
+    }
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}

@@ -1,0 +1,96 @@
+//! QEMU's own parts of the proxy, as its documentation sets them up: arguments for a
+//! [`Machine`](super::machine::Machine).
+//!
+//! ```text
+//!   primary:    m0 (input, to 9003)   r1 (output, to 9001)   r0 (output, from 9005)   colo-compare
+//!   secondary:  f1 (input, from 9003) f2 (output, to 9004)   rew0 (both)
+//! ```
+
+use super::machine::NETDEV;
+use crate::daemon::{MIRROR_PORT, SECONDARY_PORT};
+use crate::network::Side;
+
+/// On the primary's host, to and from compare. QEMU's documentation has 9005 for the second, which
+/// is the control lane's here.
+const PRIMARY_PORT: u16 = 9001;
+const RELEASED_PORT: u16 = 9002;
+
+/// QEMU's parts of one pair.
+#[derive(Clone, Copy, Debug)]
+pub struct Filters {
+    /// Whether frames have a virtio-net header on the way; what the guests' TAPs have must agree.
+    pub vnet_hdr: bool,
+}
+
+impl Filters {
+    /// Mirror and redirectors of the primary, and two listening sockets for [`compare`](Self) on
+    /// its host.
+    pub fn primary(self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        let host = Side::Primary.replication().to_string();
+        for (id, host, port) in [
+            ("mirror", host.as_str(), MIRROR_PORT),
+            ("output", "127.0.0.1", PRIMARY_PORT),
+            ("released", "127.0.0.1", RELEASED_PORT),
+        ] {
+            arguments.extend(socket(id, host, port, "server=on,wait=off"));
+        }
+        arguments.extend(self.object("filter-mirror,id=m0,queue=tx,outdev=mirror", true));
+        arguments.extend(self.object("filter-redirector,id=r0,queue=rx,indev=released", true));
+        arguments.extend(self.object("filter-redirector,id=r1,queue=rx,outdev=output", true));
+        arguments
+    }
+
+    /// QEMU's own colo-compare, in the primary's machine; its COLO-frame hears of it by itself.
+    pub fn compare(self) -> Vec<String> {
+        let host = Side::Primary.replication().to_string();
+        let mut arguments = Vec::new();
+        arguments.extend(socket("secondary-in", &host, SECONDARY_PORT, "server=on,wait=off"));
+        arguments.extend(socket("primary-in", "127.0.0.1", PRIMARY_PORT, "server=off"));
+        arguments.extend(socket("out", "127.0.0.1", RELEASED_PORT, "server=off"));
+        arguments.extend(["-object".to_owned(), "iothread,id=thread0".to_owned()]);
+        arguments.extend(self.object(
+            "colo-compare,id=comp0,primary_in=primary-in,secondary_in=secondary-in,outdev=out,\
+             iothread=thread0",
+            false,
+        ));
+        arguments
+    }
+
+    /// Redirectors and rewriter of the secondary.
+    pub fn secondary(self) -> Vec<String> {
+        let host = Side::Primary.replication().to_string();
+        let mut arguments = Vec::new();
+        for (id, port) in [("mirror", MIRROR_PORT), ("output", SECONDARY_PORT)] {
+            arguments.extend(socket(id, &host, port, "reconnect-ms=100"));
+        }
+        arguments.extend(self.object("filter-redirector,id=f1,queue=tx,indev=mirror", true));
+        arguments.extend(self.object("filter-redirector,id=f2,queue=rx,outdev=output", true));
+        arguments.extend(self.object("filter-rewriter,id=rew0,queue=all", true));
+        arguments
+    }
+
+    /// What our colo-compare is told, in the place of [`compare`](Self::compare).
+    pub fn our_compare(self) -> Vec<String> {
+        let host = Side::Primary.replication();
+        let mut arguments: Vec<String> = [
+            "colo-compare".to_owned(),
+            format!("--primary-in=tcp:127.0.0.1:{PRIMARY_PORT},nodelay"),
+            format!("--outdev=tcp:127.0.0.1:{RELEASED_PORT},nodelay"),
+            format!("--secondary-in=tcp:{host}:{SECONDARY_PORT},server,nodelay"),
+        ]
+        .into();
+        arguments.extend(self.vnet_hdr.then(|| "--vnet-hdr-support".to_owned()));
+        arguments
+    }
+
+    fn object(self, text: &str, is_filter: bool) -> [String; 2] {
+        let netdev = if is_filter { format!(",netdev={NETDEV}") } else { String::new() };
+        let vnet_hdr = if self.vnet_hdr { "on" } else { "off" };
+        ["-object".to_owned(), format!("{text}{netdev},vnet_hdr_support={vnet_hdr}")]
+    }
+}
+
+fn socket(id: &str, host: &str, port: u16, more: &str) -> [String; 2] {
+    ["-chardev".to_owned(), format!("socket,id={id},host={host},port={port},{more}")]
+}

@@ -1,0 +1,257 @@
+//! A monitor of QEMU as the tests use it: commands with a deadline, and every event with its time.
+//!
+//! QEMU's own time is in the events, so what a slow reader makes of them does not matter.
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use crate::process::eventually;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What QEMU said unasked.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub name: String,
+    /// Its `data`; null where it has none.
+    pub data: Value,
+    /// Since 1970, by the clock of QEMU's host.
+    pub at: Duration,
+}
+
+impl Event {
+    fn read(message: &Value) -> Option<Self> {
+        let name = message.get("event")?.as_str()?.to_owned();
+        let stamp = |key: &str| message.pointer(&format!("/timestamp/{key}"))?.as_u64();
+        let at =
+            Duration::from_secs(stamp("seconds")?) + Duration::from_micros(stamp("microseconds")?);
+        Some(Self { name, data: message.get("data").cloned().unwrap_or_default(), at })
+    }
+
+    /// A value of its `data`.
+    pub fn says(&self, key: &str) -> &str {
+        self.data.get(key).and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+/// A place in the events of one monitor: what comes after it.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark(usize);
+
+/// A connection to a monitor.
+#[derive(Debug)]
+pub struct Qmp {
+    to: Mutex<UnixStream>,
+    heard: Arc<Heard>,
+    last_id: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: Vec<Event>,
+    answers: HashMap<u64, Value>,
+    closed: bool,
+}
+
+impl Qmp {
+    /// Connects to the socket, which QEMU may not have made yet.
+    pub fn connect(socket: &Path) -> Result<Self> {
+        let stream = eventually("a monitor of QEMU", CONNECT_TIMEOUT, || {
+            Ok(UnixStream::connect(socket).ok())
+        })?;
+        let heard = Arc::new(Heard::default());
+        let (from, listener) = (stream.try_clone()?, Arc::clone(&heard));
+        std::thread::spawn(move || listener.listen(from));
+        let qmp = Self { to: Mutex::new(stream), heard, last_id: AtomicU64::new(0) };
+        qmp.execute("qmp_capabilities", &Value::Null)?;
+        Ok(qmp)
+    }
+
+    /// Has a command done and returns what came of it.
+    pub fn execute(&self, name: &str, arguments: &Value) -> Result<Value> {
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut command = json!({"execute": name, "id": id});
+        if let (Some(object), false) = (command.as_object_mut(), arguments.is_null()) {
+            object.insert("arguments".to_owned(), arguments.clone());
+        }
+        let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
+        to.write_all(format!("{command}\n").as_bytes())
+            .with_context(|| format!("telling QEMU to {name}"))?;
+        drop(to);
+        let answer = self
+            .heard
+            .wait(ANSWER_TIMEOUT, |state| state.answers.remove(&id))
+            .with_context(|| format!("QEMU does not answer {name}"))?;
+        match answer.get("return") {
+            Some(value) => Ok(value.clone()),
+            None => bail!("{name}: {}", answer.pointer("/error/desc").unwrap_or(&answer)),
+        }
+    }
+
+    /// The end of what was heard so far.
+    pub fn mark(&self) -> Mark {
+        Mark(self.heard.lock().events.len())
+    }
+
+    /// What came after `mark`.
+    pub fn events(&self, mark: Mark) -> Vec<Event> {
+        self.heard.lock().events.get(mark.0..).unwrap_or_default().to_vec()
+    }
+
+    /// All of them, a line each, for messages.
+    pub fn story(&self) -> String {
+        let line = |event: &Event| format!("{:?} {} {}", event.at, event.name, event.data);
+        self.heard.lock().events.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Waits for the first event after `mark` that is `wanted`, and returns it with the place
+    /// behind it.
+    pub fn wait(
+        &self,
+        what: &str,
+        mark: Mark,
+        timeout: Duration,
+        wanted: impl Fn(&Event) -> bool,
+    ) -> Result<(Event, Mark)> {
+        let found = self.heard.wait(timeout, |state| {
+            let mut after = state.events.iter().enumerate().skip(mark.0);
+            after.find(|(_, event)| wanted(event)).map(|(at, event)| (event.clone(), Mark(at + 1)))
+        });
+        found.with_context(|| format!("QEMU did not say {what}; it said {:#?}", self.events(mark)))
+    }
+
+    /// The same by the name alone.
+    pub fn wait_named(&self, name: &str, mark: Mark, timeout: Duration) -> Result<(Event, Mark)> {
+        self.wait(name, mark, timeout, |event| event.name == name)
+    }
+}
+
+impl Drop for Qmp {
+    fn drop(&mut self) {
+        // Ends the thread that listens.
+        let to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = to.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+impl Heard {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listen(&self, from: UnixStream) {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
+            let mut state = self.lock();
+            if let Some(event) = Event::read(&message) {
+                state.events.push(event);
+            } else if let Some(id) = message.get("id").and_then(Value::as_u64) {
+                state.answers.insert(id, message);
+            }
+            drop(state);
+            self.changed.notify_all();
+        }
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    fn wait<T>(
+        &self,
+        timeout: Duration,
+        mut ready: impl FnMut(&mut State) -> Option<T>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.lock();
+        loop {
+            if let Some(value) = ready(&mut state) {
+                return Ok(value);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.closed {
+                bail!("its monitor is closed");
+            }
+            if left.is_zero() {
+                bail!("not in {timeout:?}");
+            }
+            (state, _) =
+                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Event, Qmp};
+    use serde_json::{Value, json};
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::UnixListener;
+    use std::time::Duration;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    /// Answers each command with these lines; `ID` stands for the command's.
+    fn monitor(answers: &'static [&'static str]) -> (tempfile::TempDir, Qmp) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("qmp");
+        let listener = UnixListener::bind(&path).unwrap();
+        std::thread::spawn(move || {
+            let (mut to, _) = listener.accept().unwrap();
+            writeln!(to, "{{\"QMP\": {{}}}}").unwrap();
+            let mut commands = BufReader::new(to.try_clone().unwrap()).lines();
+            let greeting = ["{\"return\": {}, \"id\": ID}"];
+            for answers in [&greeting[..], answers] {
+                let Some(Ok(line)) = commands.next() else { return };
+                let id = serde_json::from_str::<Value>(&line).unwrap()["id"].to_string();
+                for answer in answers {
+                    writeln!(to, "{}", answer.replace("ID", &id)).unwrap();
+                }
+            }
+        });
+        let qmp = Qmp::connect(&path).unwrap();
+        (folder, qmp)
+    }
+
+    #[test]
+    fn events_between_command_and_answer_are_kept_in_order() {
+        let (_folder, qmp) = monitor(&[
+            r#"{"timestamp": {"seconds": 7, "microseconds": 250}, "event": "STOP"}"#,
+            r#"{"return": {"status": "paused"}, "id": ID}"#,
+            r#"{"timestamp": {"seconds": 8, "microseconds": 0}, "event": "MIGRATION", "data": {"status": "colo"}}"#,
+        ]);
+        let mark = qmp.mark();
+        let answer = qmp.execute("stop", &Value::Null).unwrap();
+        assert_eq!(answer, json!({"status": "paused"}));
+        let (stop, behind) = qmp.wait_named("STOP", mark, SOON).unwrap();
+        assert_eq!(stop.at, Duration::from_secs(7) + Duration::from_micros(250));
+        let colo = |event: &Event| event.says("status") == "colo";
+        qmp.wait("colo", behind, SOON, colo).unwrap();
+        let again = qmp.wait_named("STOP", behind, Duration::from_millis(50));
+        assert!(again.is_err(), "an event before the mark: {again:?}");
+    }
+
+    #[test]
+    fn an_error_says_what_was_refused_and_a_closed_monitor_is_no_wait() {
+        let (_folder, qmp) = monitor(&[
+            r#"{"error": {"class": "GenericError", "desc": "VM is not in COLO mode"}, "id": ID}"#,
+        ]);
+        let error = qmp.execute("x-colo-lost-heartbeat", &Value::Null).unwrap_err().to_string();
+        assert!(error.contains("not in COLO mode"), "{error}");
+        let closed = qmp.wait_named("STOP", qmp.mark(), Duration::from_mins(10)).unwrap_err();
+        assert!(format!("{closed:#}").contains("closed"), "{closed:#}");
+    }
+}

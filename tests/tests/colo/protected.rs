@@ -1,0 +1,116 @@
+//! Our daemons on both hosts, and a stock QEMU without any filter.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use colo_lab::client::{Calls, Conversation, Keeper, echo, ping, wait_for_all};
+use colo_lab::network::{Family, Side};
+use colo_lab::qemu::protected::{Protected, colo_frame};
+
+use super::found;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Answers that each long-lived connection has before a host dies, and after it.
+const ANSWERS: u64 = 30;
+const PAUSE: Duration = Duration::from_millis(20);
+const BULK_LEN: u64 = 4 << 20;
+const FENCED: &str = "[guest.takeover]\nfence = \"FENCE\"\n";
+
+fn protected(more: &str, vnet_hdr: bool) -> Result<Option<Protected>> {
+    let Some((emulator, image)) = found()? else { return Ok(None) };
+    let mut pair = Protected::new(emulator, image, vnet_hdr)?;
+    pair.more = more.to_owned();
+    for side in Side::BOTH {
+        pair.write_fence(side, "")?;
+    }
+    pair.start_primary(Side::Primary)?;
+    pair.start_secondary(Side::Secondary)?;
+    pair.protect(Side::Primary)?;
+    Ok(Some(pair))
+}
+
+/// Everything that a client does, with every octet checked.
+fn traffic(pair: &Protected) -> Result<()> {
+    let client = &pair.lab.client;
+    for family in Family::BOTH {
+        let calls = Calls::new(client, family)?;
+        for mut conversation in [Conversation::open(client, family)?, calls.call()?] {
+            for len in [1, 1000, 10_000, 300_000] {
+                conversation.ask(len)?;
+                conversation.echo(len)?;
+            }
+            conversation.down(BULK_LEN)?;
+            conversation.up(BULK_LEN)?;
+            conversation.close()?;
+        }
+        for len in [8, 200, 1400] {
+            echo(client, family, 50, len)?;
+            ping(client, family, 20, len)?;
+        }
+    }
+    Ok(())
+}
+
+/// Ten connections that the client has opened, and ten that the guest has.
+fn keepers(pair: &Protected) -> Result<Vec<Keeper>> {
+    let mut keepers = Vec::new();
+    for family in Family::BOTH {
+        let calls = Calls::new(&pair.lab.client, family)?;
+        for _ in 0..5 {
+            for conversation in [Conversation::open(&pair.lab.client, family)?, calls.call()?] {
+                keepers.push(Keeper::start(conversation, 1500, PAUSE));
+            }
+        }
+    }
+    Ok(keepers)
+}
+
+#[test]
+fn twenty_connections_outlive_two_hosts() -> Result<()> {
+    let Some(mut pair) = protected(FENCED, true)? else { return Ok(()) };
+    traffic(&pair).with_context(|| pair.logs())?;
+    let keepers = keepers(&pair)?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
+    for dies in Side::BOTH {
+        let survives = dies.other();
+        pair.write_fence(survives, "")?;
+        pair.kill(dies)?;
+        pair.wait_failed_over(survives, TIMEOUT).with_context(|| pair.logs())?;
+        wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
+        if dies == Side::Secondary {
+            break;
+        }
+        pair.become_primary(survives)?;
+        pair.start_secondary(dies)?;
+        pair.protect(survives)?;
+        wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
+    }
+    for keeper in keepers {
+        let kept = keeper.stop()?;
+        if let Some(error) = kept.error {
+            return Err(error.context(format!("{} did not go on; {}", kept.name, pair.logs())));
+        }
+        println!("{}: {} answers, longest gap {:?}", kept.name, kept.answers, kept.longest_gap);
+    }
+    Ok(())
+}
+
+/// A checkpoint does not make the next one necessary: equal guests stay equal through all of them.
+#[test]
+fn two_hundred_checkpoints_under_load_ask_for_no_other() -> Result<()> {
+    let often = "[guest.checkpoints]\ninterval_max_ms = 100\nspacing_max_ms = 50\n";
+    let Some(pair) = protected(often, true)? else { return Ok(()) };
+    let before = pair.half(Side::Primary)?.daemon.status()?.checkpoints();
+    let keepers = keepers(&pair)?;
+    let status = pair.wait_checkpoints(Side::Primary, 200, TIMEOUT * 4)?;
+    for keeper in keepers {
+        let kept = keeper.stop()?;
+        if let Some(error) = kept.error {
+            return Err(error.context(pair.logs()));
+        }
+    }
+    let after = pair.wait_nothing_held(Side::Primary)?;
+    println!("pauses in us: {}", colo_frame(&status)["pause_us"]);
+    ensure!(after.checkpoints() == before, "{:?}\n{}", after.checkpoints(), pair.logs());
+    Ok(())
+}

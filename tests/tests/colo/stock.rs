@@ -1,0 +1,156 @@
+//! QEMU alone. The secondary's guest gets no input between checkpoints, and its host is off the
+//! LAN; so a connection lives through a failover when nothing happens on it after the last one.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use colo_lab::client::Conversation;
+use colo_lab::network::{Family, Lab, LabOptions, Side, Slot};
+use colo_lab::qemu::colo::{self, NEVER_MS};
+use colo_lab::qemu::machine::Machine;
+use colo_lab::qemu::{Image, QemuGuest};
+use serde_json::{Value, json};
+
+use super::found;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+const CHECKPOINTS: usize = 10;
+const TAP: Slot = Slot(0);
+
+/// Two hosts, and what guests on them are started from.
+struct Stock {
+    lab: Lab,
+    image: Image,
+    machine: Machine,
+}
+
+impl Stock {
+    fn new() -> Result<Option<Self>> {
+        let Some((emulator, image)) = found()? else { return Ok(None) };
+        let lab = Lab::new(LabOptions::default())?;
+        Ok(Some(Self { lab, image, machine: Machine::for_colo(emulator) }))
+    }
+
+    fn boot(&self, side: Side) -> Result<QemuGuest> {
+        let mut guest = QemuGuest::boot_on(&self.lab, side, &self.image, &self.machine)?;
+        guest.wait_ready()?;
+        Ok(guest)
+    }
+
+    /// One that waits for the other's state; on no network.
+    fn wait_for_state(&self, side: Side) -> Result<QemuGuest> {
+        self.lab.host(side).unplug_tap(TAP)?;
+        let incoming = Some(format!("tcp:{}:9998", side.replication()));
+        let machine = Machine { incoming, ..self.machine.clone() };
+        QemuGuest::boot_on(&self.lab, side, &self.image, &machine)
+    }
+
+    /// Both, in COLO.
+    fn pair(&self) -> Result<[QemuGuest; 2]> {
+        let primary = self.boot(Side::Primary)?;
+        let secondary = self.wait_for_state(Side::Secondary)?;
+        colo::enter(&primary, &secondary, NEVER_MS)?;
+        Ok([primary, secondary])
+    }
+
+    /// Its host is gone; the guest of the other one is on the network in its place.
+    fn fail_over(&self, mut dead: QemuGuest, survivor: &QemuGuest) -> Result<()> {
+        dead.kill()?;
+        colo::go_on_alone(survivor)?;
+        self.lab.host(survivor.side).plug_tap(TAP)?;
+        colo::announce(survivor)
+    }
+}
+
+/// Whatever happens on `conversation` before this returns is in the secondary's state.
+fn use_and_copy(
+    conversation: &mut Conversation,
+    [primary, secondary]: [&QemuGuest; 2],
+) -> Result<()> {
+    for len in [1, 1000, 100_000] {
+        conversation.ask(len)?;
+        colo::checkpoint(primary, secondary)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn one_connection_lives_through_two_pairs_and_two_failovers() -> Result<()> {
+    let Some(stock) = Stock::new()? else { return Ok(()) };
+    let [first, second] = stock.pair()?;
+    let mut conversation = Conversation::open(&stock.lab.client, Family::V4)?;
+    use_and_copy(&mut conversation, [&first, &second])?;
+    stock.fail_over(first, &second)?;
+    conversation.ask(1000).context("after the first failover")?;
+
+    let third = stock.wait_for_state(Side::Primary)?;
+    colo::enter(&second, &third, NEVER_MS)?;
+    use_and_copy(&mut conversation, [&second, &third])?;
+    stock.fail_over(second, &third)?;
+    conversation.ask(1000).context("after the second failover")?;
+    conversation.close()
+}
+
+#[test]
+fn a_primary_whose_secondary_died_takes_a_new_one() -> Result<()> {
+    let Some(stock) = Stock::new()? else { return Ok(()) };
+    let [primary, mut secondary] = stock.pair()?;
+    let mut conversation = Conversation::open(&stock.lab.client, Family::V4)?;
+    secondary.kill()?;
+    conversation.ask(1000).context("nobody has told the primary")?;
+    colo::go_on_alone(&primary)?;
+    conversation.ask(1000).context("alone")?;
+    drop(secondary);
+    let secondary = stock.wait_for_state(Side::Secondary)?;
+    colo::enter(&primary, &secondary, NEVER_MS)?;
+    use_and_copy(&mut conversation, [&primary, &secondary])?;
+    conversation.close()
+}
+
+/// Whatever of a checkpoint the primary's guest is in, it goes on when it is told that it is alone;
+/// until then it may stand still for ever.
+#[test]
+fn a_guest_that_stands_still_for_a_dead_secondary_goes_on() -> Result<()> {
+    let Some(stock) = Stock::new()? else { return Ok(()) };
+    let [primary, mut secondary] = stock.pair()?;
+    let mut conversation = Conversation::open(&stock.lab.client, Family::V4)?;
+    conversation.ask(1000)?;
+    let mark = primary.qmp()?.mark();
+    colo::request_checkpoint(&primary)?;
+    primary.qmp()?.wait_named("STOP", mark, TIMEOUT)?;
+    secondary.kill()?;
+    colo::go_on_alone(&primary)?;
+    conversation.ask(1000)?;
+    conversation.close()
+}
+
+/// The secondary has nothing to say while it waits for the primary's acknowledgment.
+#[test]
+fn a_checkpoint_is_shorter_where_the_primary_acknowledges_at_once() -> Result<()> {
+    let Some(stock) = Stock::new()? else { return Ok(()) };
+    let [primary, secondary] = stock.pair()?;
+    let usual = pauses(&primary, &secondary)?;
+    for side in Side::BOTH {
+        stock.lab.host(side).acknowledge_at_once()?;
+    }
+    let quick = pauses(&primary, &secondary)?;
+    println!(
+        "pauses of the primary in {CHECKPOINTS} checkpoints each: {usual:?}; with quickack: {quick:?}"
+    );
+    ensure!(median(&quick) < median(&usual), "acknowledging at once is no faster");
+    let status = primary.qmp()?.execute("query-status", &Value::Null)?;
+    ensure!(status.get("running") == Some(&json!(true)), "{status}");
+    Ok(())
+}
+
+/// In order of length.
+fn pauses(primary: &QemuGuest, secondary: &QemuGuest) -> Result<Vec<Duration>> {
+    let one = |_| Ok(colo::checkpoint(primary, secondary)?.pause);
+    let mut pauses: Vec<Duration> = (0..CHECKPOINTS).map(one).collect::<Result<_>>()?;
+    pauses.sort();
+    Ok(pauses)
+}
+
+fn median(sorted: &[Duration]) -> Option<Duration> {
+    sorted.get(sorted.len() / 2).copied()
+}
