@@ -4,6 +4,8 @@
 //! stands on. [`protected`] has our daemons on both hosts, and [`mixed`] QEMU's parts of the proxy
 //! and ours beside each other. In [`divergence`] the guests differ.
 
+#[path = "colo/command_lines.rs"]
+mod command_lines;
 #[path = "colo/divergence.rs"]
 mod divergence;
 #[path = "colo/mixed.rs"]
