@@ -79,10 +79,21 @@ pub(crate) fn end(keepers: Vec<Keeper>, pair: &Protected) -> Result<()> {
     Ok(())
 }
 
+/// What the LAN floods reaches the secondary's host as well, and its guest by the mirror alone: had it
+/// come twice, the guests would differ.
+fn expect_one_way_in(pair: &Protected) -> Result<()> {
+    let kept_out = pair.half(Side::Secondary)?.daemon.status()?.drops();
+    ensure!(kept_out.get("lan-input").is_some_and(|frames| *frames > 0), "{kept_out:?}");
+    let status = pair.wait_nothing_held(Side::Primary)?;
+    ensure!(status.number("divergences")? == 0, "{:?}", status.checkpoints());
+    Ok(())
+}
+
 #[test]
 fn twenty_connections_outlive_two_hosts() -> Result<()> {
     let Some(mut pair) = protected(FENCED, true)? else { return Ok(()) };
     traffic(&pair).with_context(|| pair.logs())?;
+    expect_one_way_in(&pair).with_context(|| pair.logs())?;
     let keepers = keepers(&pair, 5)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     for dies in Side::BOTH {
