@@ -1,7 +1,7 @@
 //! What the client and the service in the guest say to each other.
 //!
-//! Every answer is a function of the octets that the connection has carried so far and of nothing
-//! else, so two guests that get the same input give the same answers, and a guest that takes a
+//! Every answer but one ([`Kind::Clock`]) is a function of the octets that the connection has carried
+//! so far and of nothing else, so two guests that get the same input give the same answers, and a guest that takes a
 //! connection over can only go on if it has really followed it.
 //!
 //! A request is a header of 16 octets, `kind` and a count, and for some kinds a body of that many
@@ -34,6 +34,9 @@ pub enum Kind {
     Down = 3,
     /// A body of pattern, answered with counter, hash and the number of wrong octets.
     Up = 4,
+    /// No body, answered with that many octets of a pattern that nobody knows before: its seed is
+    /// the guest's clock. The one answer in which two guests differ.
+    Clock = 5,
 }
 
 /// The head of a request.
@@ -61,6 +64,7 @@ impl Request {
             2 => Kind::Echo,
             3 => Kind::Down,
             4 => Kind::Up,
+            5 => Kind::Clock,
             _ => return None,
         };
         let small = !matches!(kind, Kind::Ask | Kind::Echo) || count <= ANSWER_MAX;

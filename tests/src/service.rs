@@ -7,7 +7,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, connect, setsockopt, socket,
@@ -140,6 +140,10 @@ fn answer(
             let seed = transcript.hash;
             let wrong = read_pattern(from, seed, count, |block| transcript.block(block))?;
             to.write_all(&transcript.answer(wrong.count))
+        }
+        Kind::Clock => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            write_pattern(to, now.as_nanos() as u64, count, |_| {})
         }
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! [`stock`] is QEMU alone, without a network proxy: it pins the facts that everything else here
 //! stands on. [`protected`] has our daemons on both hosts, and [`mixed`] QEMU's parts of the proxy
-//! and ours beside each other.
+//! and ours beside each other. In [`divergence`] the guests differ.
 
+#[path = "colo/divergence.rs"]
+mod divergence;
 #[path = "colo/mixed.rs"]
 mod mixed;
 #[path = "colo/parts.rs"]

@@ -116,6 +116,16 @@ impl Conversation {
         Ok(start.elapsed())
     }
 
+    /// Gets `count` octets in which two guests differ.
+    pub fn clock(&mut self, count: u64) -> Result<Duration> {
+        let request = Request { kind: Kind::Clock, count };
+        self.transcript.request(request);
+        let start = Instant::now();
+        self.send(&request.encode())?;
+        self.receive(&mut vec![0; count as usize])?;
+        Ok(start.elapsed())
+    }
+
     /// Closes its half and waits for the guest to close the other.
     pub fn close(mut self) -> Result<()> {
         self.to.shutdown(std::net::Shutdown::Write).context("closing")?;

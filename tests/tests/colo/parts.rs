@@ -116,6 +116,11 @@ impl Pair {
         colo::enter(&self.primary, &self.secondary, NEVER_MS)
     }
 
+    /// Our primary, if that is who it is.
+    pub(crate) fn primary_daemon(&self) -> Result<&Daemon> {
+        self.daemons[0].as_ref().context("the primary is QEMU's")
+    }
+
     /// The primary's host dies, and the secondary's guest is told.
     pub(crate) fn fail_over(&mut self) -> Result<()> {
         for daemon in [&mut self.daemons[0], &mut self.compare].into_iter().flatten() {
