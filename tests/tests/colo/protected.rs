@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const BULK_LEN: u64 = 4 << 20;
 const FENCED: &str = "[guest.takeover]\nfence = \"FENCE\"\n";
 
-fn protected(more: &str, vnet_hdr: bool) -> Result<Option<Protected>> {
+pub(crate) fn protected(more: &str, vnet_hdr: bool) -> Result<Option<Protected>> {
     let Some((emulator, image)) = found()? else { return Ok(None) };
     let mut pair = Protected::new(emulator, image, vnet_hdr)?;
     more.clone_into(&mut pair.more);
