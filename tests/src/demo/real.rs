@@ -9,12 +9,14 @@
 //! 6. a summary.
 
 mod pauses;
+mod quick_ack;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
 use super::connections::{Connections, Load};
 use super::report::Report;
@@ -41,8 +43,6 @@ const LOAD: Load =
 /// Answers in which the guests differ, on each of four connections.
 const DIFFERENCES: usize = 5;
 const ASK_LEN: u64 = 1000;
-/// Checkpoints that a median of pauses is of, at least.
-const CHECKPOINTS: u64 = 6;
 
 /// The lab and what runs in it.
 pub(super) struct Stage {
@@ -97,7 +97,8 @@ impl Stage {
         let (mark, start) = (qmp.mark(), Instant::now());
         self.pair.protect(primary)?;
         let took = ms(start.elapsed());
-        let found = format!("{took}; the guest stood still: {}", Pauses::since(qmp, mark));
+        let still = ms(Pauses::since(qmp, mark).longest());
+        let found = format!("{took}, for {still} of which the guest stood still");
         let what = format!("host{}: `colo-proxy protect`", primary.letter());
         view.say(&report.note(&what, found));
         Ok(())
@@ -128,14 +129,16 @@ impl Stage {
 
     /// The pause where the guest has little to copy.
     fn idle(&self, view: &View, report: &mut Report) -> Result<()> {
-        let qmp = self.guest(Side::Primary)?.qmp()?;
-        let mark = qmp.mark();
         let status = self.pair.half(Side::Primary)?.daemon.status()?;
-        let done = colo_frame(&status)["checkpoints"]["done"].as_u64().unwrap_or_default();
-        let status = self.pair.wait_checkpoints(Side::Primary, done + CHECKPOINTS, TIMEOUT)?;
-        let quick_ack = &colo_frame(&status)["quick_ack"]["state"];
-        let found = format!("{}; quick_ack {quick_ack}", Pauses::since(qmp, mark));
-        view.say(&report.note("periodic checkpoints of an idle guest, pause", found));
+        let quick_ack = &colo_frame(&status)["quick_ack"];
+        let held = quick_ack["state"] == "on";
+        view.say(&report.check("quick acknowledgments between the hosts", held, state(quick_ack)));
+        if held {
+            for (how, pauses) in ["with", "without"].iter().zip(quick_ack::compare(&self.pair)?) {
+                let what = format!("pause of an idle guest {how} them");
+                view.say(&report.note(&what, pauses.to_string()));
+            }
+        }
         Ok(())
     }
 
@@ -172,7 +175,7 @@ impl Stage {
             for mut conversation in [Conversation::open(client, family)?, calls.call()?] {
                 for _ in 0..DIFFERENCES {
                     conversation.ask(ASK_LEN)?;
-                    answers.add(conversation.clock(ASK_LEN)?);
+                    answers.add(conversation.clock(ASK_LEN)?.took);
                 }
                 conversation.ask(ASK_LEN)?;
                 conversation.close()?;
@@ -244,6 +247,11 @@ impl Stage {
         view.say(&report.check("checksum errors at any stack", held, found));
         Ok(())
     }
+}
+
+fn state(quick_ack: &Value) -> String {
+    let part = |name: &str| quick_ack[name].as_str();
+    format!("{} {}", part("state").unwrap_or("unknown"), part("why").unwrap_or_default())
 }
 
 /// Checkpoints that the comparison asked for, by reason. Joining asks for one, too.

@@ -1,6 +1,7 @@
 //! How long checkpoints stop a guest, by QEMU's own clock.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::ms;
 use crate::client::Latency;
@@ -30,6 +31,10 @@ impl Pauses {
 
     pub(super) fn count(&self) -> usize {
         self.0.count()
+    }
+
+    pub(super) fn longest(&self) -> Duration {
+        self.0.max()
     }
 
     pub(super) fn merge(&mut self, other: Self) {
