@@ -20,8 +20,9 @@ impl Pauses {
             match event.name.as_str() {
                 "STOP" => stopped = Some(event.at),
                 "RESUME" => {
-                    let pause = stopped.take().map(|at| event.at.saturating_sub(at));
-                    pause.into_iter().for_each(|pause| pauses.add(pause));
+                    if let Some(at) = stopped.take() {
+                        pauses.add(event.at.saturating_sub(at));
+                    }
                 }
                 _ => {}
             }
