@@ -36,6 +36,9 @@ pub enum Message {
     /// Primary to secondary: whether the secondary's guest could take over as if it were the
     /// primary's. Told at every change, and when the lane is connected.
     Protection { protected: bool },
+    /// Primary to secondary: the primary's guest is dead, and this host lets nothing of it out any
+    /// more.
+    GuestGone,
     /// Primary to secondary: translated connections that both guests have from an earlier pair, a text
     /// of [`crate::offsets`]; as many messages as it takes.
     Offsets { text: String },
@@ -75,6 +78,7 @@ mod tests {
             Message::Epoch { session: 7, epoch: u64::MAX },
             Message::EpochDone { epoch: 3, sent: 17 },
             Message::Protection { protected: true },
+            Message::GuestGone,
             Message::Offsets { text: "{}\n{}\n".into() },
             Message::CheckpointWanted,
         ];

@@ -2,7 +2,7 @@
 //!
 //! A name chosen by the operator is taken as it is. Otherwise it is the netdev's; where another
 //! network namespace of this machine already uses that (two hosts of a laboratory, both with a
-//! `tap0`), it is `tap0@NAMESPACE`.
+//! `tap0`), it is `tap0@NAMESPACE`. A filter has its command before that: `filter-mirror@tap0`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};

@@ -94,6 +94,16 @@ impl Protection {
         self.state
     }
 
+    /// The secondary's guest could take over: what the network knows of the primary's, it knows too. A
+    /// secondary that is not there for a moment can, for output is held meanwhile.
+    pub(crate) fn is_covered(&self) -> bool {
+        match self.state {
+            State::Protected => true,
+            State::Waiting => self.met,
+            State::Resync | State::Unprotected => false,
+        }
+    }
+
     /// The secondary's lanes are all up, or they are not.
     pub(crate) fn on_peer(&mut self, now: Instant, up: bool) -> Option<Action> {
         if self.ended {
@@ -179,6 +189,16 @@ impl Protection {
             return None;
         }
         self.enter(State::Unprotected, None, Action::Unprotect)
+    }
+
+    /// The guest is dead, and the secondary takes over: whatever is held stays held, and nothing that
+    /// comes from here on leaves. `false` where it is too late for that.
+    pub(crate) fn give_up(&mut self) -> bool {
+        if self.ended || self.state != State::Waiting {
+            return false;
+        }
+        (self.ended, self.lost_since, self.is_fencing) = (true, None, false);
+        true
     }
 
     /// The operator wants protection again.
@@ -269,6 +289,21 @@ mod tests {
     }
 
     #[test]
+    fn the_secondary_can_take_over_until_something_leaves_without_it() {
+        let (now, mut p) = start();
+        assert!(!p.is_covered(), "nobody was there yet");
+        p.on_peer(now, true);
+        p.on_peer(now, false);
+        assert!(p.is_covered(), "output is held");
+        p.on_timeout(now + TIMEOUT);
+        assert!(!p.is_covered());
+        p.on_peer(now + TIMEOUT, true);
+        assert!(!p.is_covered(), "a checkpoint is to come");
+        p.on_checkpoint_done();
+        assert!(p.is_covered());
+    }
+
+    #[test]
     fn a_stale_secondary_that_goes_again_leaves_the_guest_unprotected_at_once() {
         let (now, mut p) = start();
         p.on_timeout(now + TIMEOUT);
@@ -315,6 +350,19 @@ mod tests {
         assert_eq!(p.on_peer(now, true), Some(Action::Resync), "a pair begins with a checkpoint");
         let mut p = Protection::new(now, TIMEOUT, OnSecondaryLost::Hold);
         assert_eq!((p.on_alone(), p.state()), (None, State::Waiting));
+    }
+
+    #[test]
+    fn a_dead_guest_is_given_up_and_nothing_of_it_leaves() {
+        let (now, mut p) = start();
+        p.on_peer(now, true);
+        assert!(!p.give_up(), "its secondary is there");
+        p.on_peer(now, false);
+        assert!(p.give_up());
+        assert_eq!((p.poll_timeout(), p.on_timeout(now + TIMEOUT * 9)), (None, None));
+        assert_eq!((p.on_peer(now, true), p.state()), (None, State::Waiting));
+        // Until an operator says otherwise.
+        assert_eq!(p.end(), Some(Action::Unprotect));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! stands on. [`protected`] has our daemons on both hosts, and [`mixed`] QEMU's parts of the proxy
 //! and ours beside each other. In [`divergence`] the guests differ.
 
+#[path = "colo/command_lines.rs"]
+mod command_lines;
 #[path = "colo/divergence.rs"]
 mod divergence;
 #[path = "colo/mixed.rs"]
@@ -14,6 +16,8 @@ mod parts;
 mod protected;
 #[path = "colo/stock.rs"]
 mod stock;
+#[path = "colo/takeover.rs"]
+mod takeover;
 
 use anyhow::Result;
 use colo_lab::qemu::emulator::Emulator;

@@ -68,8 +68,8 @@ pub(super) struct RedirectorArgs {
 pub(super) struct RewriterArgs {
     #[command(flatten)]
     shared: Shared,
-    /// Who makes checkpoints and says when to fail over: instant or script:PATH; not QEMU's, whose
-    /// filters are told inside the process
+    /// Who tells of checkpoints and failovers: qmp:ENDPOINT (this guest's QEMU listens there),
+    /// script:PATH or instant; not QEMU's, whose filters are told inside the process
     #[arg(long, value_name = "DRIVER")]
     colo_frame: Option<ColoFrameKind>,
 }

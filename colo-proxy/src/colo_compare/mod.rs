@@ -265,7 +265,7 @@ impl Comparer {
                 self.has_pair = true;
                 self.on_pair();
             }
-            Event::PairLost { reason } => {
+            Event::PairLost { reason } | Event::Gone { reason } => {
                 log::warn!("colo-compare: the COLO-frame has no pair: {reason}");
                 self.has_pair = false;
                 self.protection.expose();

@@ -78,6 +78,12 @@ pub enum Event {
         #[serde(default)]
         reason: String,
     },
+    /// Whoever runs the guest is gone without a word, and the guest with it, if nobody holds its TAP
+    /// any more. No pair is left either.
+    Gone {
+        #[serde(default)]
+        reason: String,
+    },
     /// No checkpoint can be made, nor does the secondary's guest follow the primary's.
     PairLost {
         #[serde(default)]

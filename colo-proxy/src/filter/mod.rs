@@ -102,6 +102,11 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> FilterError {
     move |source| FilterError::System { what, source }
 }
 
+/// The answer to an operator who wants the guest of a filter protected.
+fn protects_nobody(command: &str) -> String {
+    format!("a {command} makes no checkpoints; whoever compares on the primary's host does")
+}
+
 /// Names and numbers for the log.
 fn line(counts: &BTreeMap<String, u64>) -> String {
     let all: Vec<String> = counts.iter().map(|(name, n)| format!("{name} {n}")).collect();

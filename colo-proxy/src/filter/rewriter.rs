@@ -5,7 +5,7 @@ mod report;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use colo_proxy_common::record::FlowKey;
 use tokio::sync::mpsc;
@@ -28,6 +28,9 @@ use crate::instance::wiring::{lengthen_queue, read_gate, reattach, sleep_until};
 use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::name::{Claim, claim_filter};
 use crate::status::{self, Question, Reply, Request};
+
+/// How long a failover waits to hear how the checkpoint ended that stops the guest.
+const STOPPED_MAX: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(
     options: Options,
@@ -65,6 +68,8 @@ struct Rewriter {
     hands: Kernel,
     events: Events,
     netdev: Option<Link>,
+    /// A failover waits until then to hear how the checkpoint ends that stops the guest.
+    pending_failover: Option<Instant>,
     stats: Stats,
 }
 
@@ -126,6 +131,7 @@ impl Rewriter {
         let id = options.id.as_deref();
         let claim = claim_filter(dir, id, command, &options.netdev, FilterPath::is_foreign)
             .map_err(FilterError::of_name(command))?;
+        // It is the secondary's QEMU whose checkpoints and failover it tells of.
         let terms = Terms::of_part(&claim.name, Role::Secondary, false);
         let frame = colo_frame::start(colo_frame, terms).await?;
         let (socket, questions) = status::serve(dir, &claim.name)?;
@@ -170,6 +176,7 @@ impl Rewriter {
             claim,
             events,
             netdev: Some(netdev),
+            pending_failover: None,
             stats: Stats::default(),
         };
         Ok((rewriter, inputs))
@@ -180,7 +187,7 @@ impl Rewriter {
         let mut ageing = tokio::time::interval(self.hands.datapath.ageing_interval());
         ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let deadline = self.decisions.hold.poll_timeout();
+            let deadline = self.deadline();
             tokio::select! {
                 read = inputs.held.read(|| read_gate(&self.hands.gate, &mut frames)) => {
                     read.map_err(system("read the gate"))?;
@@ -200,40 +207,76 @@ impl Rewriter {
                     let _ = reply.send(answer);
                 }
                 event = inputs.link.next() => self.on_link(event, &inputs.link).await,
-                () = sleep_until(deadline) => self.decisions.hold.on_timeout(Instant::now()),
+                () = sleep_until(deadline) => self.on_timeout()?,
                 _ = ageing.tick() => self.age_flows(),
             }
         }
     }
 
     fn on_frame_event(&mut self, event: &Event) -> Result<(), FilterError> {
+        let (now, id) = (Instant::now(), &self.claim.name);
         match event {
             Event::Failover => self.fail_over()?,
-            // Input goes on meanwhile, by the kernel alone: should the state not come, what is known
-            // of the connections that have had some is lost.
+            // There is no lane here of which anybody would want a mark.
             Event::CheckpointBegan => {
-                self.decisions.on_stopped(Instant::now(), &mut self.hands);
+                let _no_lane = self.decisions.on_stopped(now, &mut self.hands);
             }
             Event::CheckpointDone { state_copied: true } => {
-                self.decisions.on_state_copied(Instant::now(), &mut self.hands);
+                let _no_lane = self.decisions.on_state_copied(now, &mut self.hands);
+                self.fail_over_if_pending()?;
             }
             Event::CheckpointDone { .. } | Event::CheckpointFailed { .. } => {
                 self.decisions.on_not_copied(&mut self.hands);
+                self.fail_over_if_pending()?;
             }
-            Event::PairReady | Event::PairLost { .. } | Event::Alone { .. } => {}
+            Event::PairReady => {}
+            Event::PairLost { reason } | Event::Gone { reason } => {
+                log::warn!("{id}: the COLO-frame has no pair: {reason}");
+            }
+            Event::Alone { reason } => log::info!("{id}: {reason}"),
         }
         Ok(())
     }
 
-    /// The primary is gone: whoever connects from here on talks to this guest only.
+    /// The primary is gone: whoever connects from here on talks to this guest only. One that is
+    /// stopped for a checkpoint says nothing until it is known with which state it goes on.
     fn fail_over(&mut self) -> Result<(), FilterError> {
         if self.decisions.mode == Mode::FailedOver {
+            return Ok(());
+        }
+        if self.decisions.is_stopped() {
+            self.pending_failover.get_or_insert(Instant::now() + STOPPED_MAX);
             return Ok(());
         }
         self.hands.datapath.set_mode(Mode::FailedOver)?;
         self.decisions.failed_over();
         self.decisions.replay_all(&mut self.hands);
         log::warn!("{}: failed over; known connections stay translated", self.claim.name);
+        Ok(())
+    }
+
+    fn fail_over_if_pending(&mut self) -> Result<(), FilterError> {
+        match self.pending_failover.take() {
+            Some(_) => self.fail_over(),
+            None => Ok(()),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        [self.decisions.hold.poll_timeout(), self.pending_failover].into_iter().flatten().min()
+    }
+
+    fn on_timeout(&mut self) -> Result<(), FilterError> {
+        let now = Instant::now();
+        self.decisions.hold.on_timeout(now);
+        if self.pending_failover.is_some_and(|at| at <= now) {
+            log::error!(
+                "{}: nobody says how the checkpoint ended; failing over with the numbers of before",
+                self.claim.name
+            );
+            self.decisions.on_not_copied(&mut self.hands);
+            self.fail_over_if_pending()?;
+        }
         Ok(())
     }
 
@@ -281,9 +324,7 @@ impl Rewriter {
         let id = self.claim.name.clone();
         match request {
             Request::Status => self.report(&inputs.link).await,
-            Request::Protect { .. } => {
-                Reply::Error("a filter-rewriter makes no pairs; ask QEMU, or a primary".into())
-            }
+            Request::Protect { .. } => Reply::Error(super::protects_nobody("filter-rewriter")),
             Request::Divergences { .. } => self.report_divergences(),
             Request::Failover => match self.fail_over() {
                 Ok(()) => {

@@ -245,12 +245,10 @@ impl Filter {
         match request {
             Request::Status => self.report(link).await,
             Request::Divergences { .. } => self.report_divergences(),
-            Request::Protect { .. } => {
-                Reply::Error(format!("a {command} makes no pairs; ask QEMU, or a primary"))
-            }
             Request::Failover => Reply::Error(format!(
                 "a {command} does not fail over; end it, and frames pass as without it"
             )),
+            Request::Protect { .. } => Reply::Error(super::protects_nobody(command)),
             Request::ExportOffsets | Request::ImportOffsets { .. } => {
                 Reply::Error(format!("a {command} translates nothing"))
             }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -35,6 +35,9 @@ mod divergences;
 mod report;
 
 use self::decide::{Decisions, Hands, Lane};
+
+/// Time between two looks whether a process that is ending has let go of the guest's TAP.
+const LOOK: Duration = Duration::from_millis(5);
 
 pub(super) async fn run(
     guest: Guest,
@@ -224,6 +227,11 @@ impl Primary {
                     let _ = reply.send(answer);
                 }
                 event = inputs.link.next() => self.on_link(event, &inputs.link).await,
+                () = tokio::time::sleep(LOOK), if self.decisions.may_be_dead() => {
+                    if inputs.link.get().await.is_none_or(|link| !link.held) {
+                        self.decisions.on_guest_dead();
+                    }
+                }
                 () = sleep_until(deadline) => {
                     self.decisions.on_timeout(Instant::now(), &mut self.hands);
                 }

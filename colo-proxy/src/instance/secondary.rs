@@ -248,7 +248,7 @@ impl Secondary {
                 ready = inputs.trace.ready() => ready.map_err(system("watch the programs' log"))?,
                 Some(event) = inputs.output.recv() => self.on_output_lane(&event),
                 event = next_peer_event(inputs.peer.as_mut()) => {
-                    self.on_peer(event, inputs).await;
+                    self.on_peer(event, inputs).await?;
                 }
                 event = inputs.frame.next_event() => self.on_frame_event(&event, inputs).await?,
                 Some((request, reply)) = inputs.questions.recv() => {
@@ -340,7 +340,7 @@ impl Secondary {
                 self.fail_over_if_pending(inputs).await?;
             }
             Event::PairReady => self.takeover.on_pair(true),
-            Event::PairLost { reason } => {
+            Event::PairLost { reason } | Event::Gone { reason } => {
                 log::warn!("{}: the COLO-frame has no pair: {reason}", self.claim.name);
                 self.takeover.on_pair(false);
             }
@@ -409,7 +409,11 @@ impl Secondary {
         }
     }
 
-    async fn on_peer(&mut self, event: PeerEvent, inputs: &mut Inputs) {
+    async fn on_peer(
+        &mut self,
+        event: PeerEvent,
+        inputs: &mut Inputs,
+    ) -> Result<(), InstanceError> {
         match event {
             PeerEvent::Up => {
                 log::info!("{}: the primary is there", self.claim.name);
@@ -427,12 +431,19 @@ impl Secondary {
                     self.new_epoch((session, epoch), inputs).await;
                 }
                 Some(Message::Protection { protected }) => self.takeover.on_protection(protected),
+                Some(Message::GuestGone) => {
+                    log::warn!("{}: the primary's guest is dead", self.claim.name);
+                    if let Some(action) = self.takeover.on_guest_gone() {
+                        self.act(action, inputs).await?;
+                    }
+                }
                 Some(Message::Offsets { text }) if self.decisions.mode == Mode::Protected => {
                     offsets::on_message(&self.claim.name, &mut self.hands.datapath, &text);
                 }
                 Some(other) => log::debug!("control lane: {other:?} is not for a secondary"),
             },
         }
+        Ok(())
     }
 
     /// The guest is the primary's copy now: its numbers are the network's, and what it sent before

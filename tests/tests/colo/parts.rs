@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use colo_lab::daemon::{Daemon, PairOptions};
 use colo_lab::network::{Lab, LabOptions, Side, Slot};
-use colo_lab::process::eventually;
 use colo_lab::qemu::colo::{self, NEVER_MS};
 use colo_lab::qemu::filters::Filters;
 use colo_lab::qemu::machine::Machine;
@@ -97,12 +96,7 @@ impl Pair {
                 let daemon = self.daemons[0].insert(daemon);
                 colo::prepare(&self.secondary)?;
                 let uri = self.secondary.incoming().context("no secondary that waits")?;
-                // It is refused while the daemon still asks its QEMU what it can do.
-                return eventually("protect", TIMEOUT, || match daemon.protect(uri) {
-                    Err(error) if format!("{error:#}").contains("probing") => Ok(None),
-                    done => done.map(Some),
-                })
-                .map(drop);
+                return daemon.protect(uri).map(drop);
             }
             Primary::QemuAroundOurCompare => {
                 let mut arguments = self.parts.filters().our_compare();

@@ -1,20 +1,22 @@
 //! Our daemons on both hosts, and a stock QEMU without any filter.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use colo_lab::client::{Calls, Conversation, Keeper, echo, ping, wait_for_all};
+use colo_lab::namespace::Namespace;
 use colo_lab::network::{Family, Side};
 use colo_lab::qemu::protected::{Protected, colo_frame};
 
 use super::found;
 
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 /// Answers that each long-lived connection has before a host dies, and after it.
-const ANSWERS: u64 = 30;
+pub(crate) const ANSWERS: u64 = 30;
 const PAUSE: Duration = Duration::from_millis(20);
 const BULK_LEN: u64 = 4 << 20;
-const FENCED: &str = "[guest.takeover]\nfence = \"FENCE\"\n";
+pub(crate) const FENCED: &str = "[guest.takeover]\nfence = \"FENCE\"\n";
 
 pub(crate) fn protected(more: &str, vnet_hdr: bool) -> Result<Option<Protected>> {
     let Some((emulator, image)) = found()? else { return Ok(None) };
@@ -51,12 +53,12 @@ fn traffic(pair: &Protected) -> Result<()> {
     Ok(())
 }
 
-/// Ten connections that the client has opened, and ten that the guest has.
-fn keepers(pair: &Protected) -> Result<Vec<Keeper>> {
+/// As many connections that the client has opened as the guest has, of both families.
+pub(crate) fn keepers(pair: &Protected, of_each: usize) -> Result<Vec<Keeper>> {
     let mut keepers = Vec::new();
     for family in Family::BOTH {
         let calls = Calls::new(&pair.lab.client, family)?;
-        for _ in 0..5 {
+        for _ in 0..of_each {
             for conversation in [Conversation::open(&pair.lab.client, family)?, calls.call()?] {
                 keepers.push(Keeper::start(conversation, 1500, PAUSE));
             }
@@ -65,11 +67,23 @@ fn keepers(pair: &Protected) -> Result<Vec<Keeper>> {
     Ok(keepers)
 }
 
+/// Every connection was served to the end, with the right octets.
+pub(crate) fn end(keepers: Vec<Keeper>, pair: &Protected) -> Result<()> {
+    for keeper in keepers {
+        let kept = keeper.stop()?;
+        if let Some(error) = kept.error {
+            return Err(error.context(format!("{} did not go on; {}", kept.name, pair.logs())));
+        }
+        println!("{}: {} answers, longest gap {:?}", kept.name, kept.answers, kept.longest_gap);
+    }
+    Ok(())
+}
+
 #[test]
 fn twenty_connections_outlive_two_hosts() -> Result<()> {
     let Some(mut pair) = protected(FENCED, true)? else { return Ok(()) };
     traffic(&pair).with_context(|| pair.logs())?;
-    let keepers = keepers(&pair)?;
+    let keepers = keepers(&pair, 5)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     for dies in Side::BOTH {
         let survives = dies.other();
@@ -85,14 +99,7 @@ fn twenty_connections_outlive_two_hosts() -> Result<()> {
         pair.protect(survives)?;
         wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     }
-    for keeper in keepers {
-        let kept = keeper.stop()?;
-        if let Some(error) = kept.error {
-            return Err(error.context(format!("{} did not go on; {}", kept.name, pair.logs())));
-        }
-        println!("{}: {} answers, longest gap {:?}", kept.name, kept.answers, kept.longest_gap);
-    }
-    Ok(())
+    end(keepers, &pair)
 }
 
 /// A checkpoint does not make the next one necessary: equal guests stay equal through all of them.
@@ -101,16 +108,30 @@ fn two_hundred_checkpoints_under_load_ask_for_no_other() -> Result<()> {
     let often = "[guest.checkpoints]\ninterval_max_ms = 100\nspacing_max_ms = 50\n";
     let Some(pair) = protected(often, true)? else { return Ok(()) };
     let before = pair.half(Side::Primary)?.daemon.status()?.checkpoints();
-    let keepers = keepers(&pair)?;
-    let status = pair.wait_checkpoints(Side::Primary, 200, TIMEOUT * 4)?;
-    for keeper in keepers {
-        let kept = keeper.stop()?;
-        if let Some(error) = kept.error {
-            return Err(error.context(pair.logs()));
-        }
-    }
+    let keepers = keepers(&pair, 5)?;
+    let is_done = AtomicBool::new(false);
+    let (status, echoed) = std::thread::scope(|scope| {
+        let client = &pair.lab.client;
+        let echoing = scope.spawn(|| echo_until(client, &is_done));
+        let status = pair.wait_checkpoints(Side::Primary, 200, TIMEOUT * 4);
+        is_done.store(true, Ordering::Relaxed);
+        (status, echoing.join())
+    });
+    let echoed = echoed.map_err(|_| anyhow!("the datagrams' thread panicked"))??;
+    end(keepers, &pair)?;
     let after = pair.wait_nothing_held(Side::Primary)?;
-    println!("pauses in us: {}", colo_frame(&status)["pause_us"]);
+    println!("{echoed} datagrams; pauses in us: {}", colo_frame(&status?)["pause_us"]);
     ensure!(after.checkpoints() == before, "{:?}\n{}", after.checkpoints(), pair.logs());
     Ok(())
+}
+
+/// Datagrams back and forth; some may be lost, as any may.
+fn echo_until(client: &Namespace, is_done: &AtomicBool) -> Result<u64> {
+    let mut echoed = 0;
+    while !is_done.load(Ordering::Relaxed) {
+        for family in Family::BOTH {
+            echoed += 50 - echo(client, family, 50, 200)?.lost;
+        }
+    }
+    Ok(echoed)
 }

@@ -130,3 +130,29 @@ fn a_guest_that_restarts_is_filtered_again() -> Result<()> {
     assert_eq!(left(&stand)?, [""; 0]);
     Ok(())
 }
+
+/// A guest that has ended is no reason not to end well.
+#[test]
+fn a_filter_can_end_while_its_tap_is_gone() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let stand = Stand::new()?;
+    let filters = [
+        stand.filter("mirror", &["--outdev", &stand.server("m")])?,
+        stand.filter("redirector", &["--queue", "rx", "--outdev", &stand.server("r")])?,
+        stand.filter("rewriter", &[])?,
+    ];
+    stand.host().namespace.ip("link del tap0\n")?;
+    for filter in &filters {
+        filter.process.wait_for("tap0 is gone", TIMEOUT)?;
+    }
+    let binary = colo_lab::daemon::binary()?;
+    let shown = stand.run(binary.to_str().expect("a path"), &["status"])?;
+    assert_eq!(shown.matches("of tap0, which is gone, pid").count(), 3, "{shown}");
+    for filter in filters {
+        end(filter)?;
+    }
+    assert_eq!(left(&stand)?, [""; 0]);
+    Ok(())
+}

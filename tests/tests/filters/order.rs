@@ -155,7 +155,7 @@ fn a_tap_that_comes_back_has_them_in_the_same_order() -> Result<()> {
                 wait_back(filter)?;
             }
         }
-        let last = &mut *three.filters()[slow];
+        let last = three.filters().into_iter().nth(slow).expect("one of the three");
         last.process.signal(Signal::SIGCONT)?;
         wait_back(last)?;
         three.check(&format!("the last is {slow}"))?;

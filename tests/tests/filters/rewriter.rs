@@ -2,7 +2,7 @@
 //! network knows.
 
 use anyhow::Result;
-use colo_lab::colo_frame::{DONE, ScriptFrame};
+use colo_lab::colo_frame::{BEGAN, DONE, FAILED, FAILOVER, ScriptFrame};
 use colo_lab::daemon::{Daemon, Status, binary};
 use colo_lab::pair::left_on;
 use colo_lab::root::require_root;
@@ -253,6 +253,30 @@ fn a_checkpoint_ends_translation() -> Result<()> {
     end(rewriter)?;
     let left = left_on(stand.host())?;
     assert!(left.iter().all(|name| name == "lan0"), "{left:?}");
+    Ok(())
+}
+
+/// While it is being made the guest stands still; where it fails, the guest goes on as it was.
+#[test]
+fn a_checkpoint_that_fails_leaves_translation_as_it_was() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let frame = ScriptFrame::silent()?;
+    let stand = Stand::new()?;
+    let rewriter = stand.filter("rewriter", &["--colo-frame", &frame.kind()])?;
+    open(&stand, PEER.1);
+    talk(&stand, PEER.1);
+    frame.say(BEGAN)?;
+    until(&rewriter, "the epoch of the state that comes", |status| epoch_is(status, 1))?;
+    frame.say(FAILED)?;
+    until(&rewriter, "the epoch of before", |status| epoch_is(status, 0))?;
+    talk(&stand, PEER.1);
+    // A failover that comes while nobody knows how it ends waits, but not for ever.
+    frame.say(BEGAN)?;
+    frame.say(FAILOVER)?;
+    wait_mode(&rewriter, "failed-over")?;
+    talk(&stand, PEER.1);
     Ok(())
 }
 

@@ -11,10 +11,11 @@ const MACROS: [&str; 3] = ["todo!", "unimplemented!", "dbg!"];
 const EMPTY_NAMES: [&str; 8] =
     ["util", "utils", "helper", "helpers", "manager", "managers", "misc", "common"];
 /// Files that may sleep, each with the reason why it waits for no event.
-const SLEEPERS: [(&str, &str); 12] = [
+const SLEEPERS: [(&str, &str); 13] = [
     ("colo-proxy/src/cli/protect.rs", "a status is not asked for without pause"),
     ("colo-proxy/src/colo_frame/script.rs", "a script that ends at once is not started at once"),
     ("colo-proxy/src/endpoint.rs", "a peer that is not there is not asked without pause"),
+    ("colo-proxy/src/instance/primary.rs", "a process that ends lets go of its TAP without a word"),
     ("colo-proxy/src/instance/lanes.rs", "an error that comes back at once must not spin"),
     ("tests/src/client/calls.rs", "looks again until its deadline, as `eventually` does"),
     ("tests/src/client/keeper.rs", "the pace of a client"),

@@ -125,6 +125,8 @@ pub(super) struct Machine {
     pace: Pace,
     /// The pair is to be made with the secondary that waits there, as soon as QEMU can be told.
     wanted: Option<String>,
+    /// QEMU has said that it ends: somebody wanted that.
+    is_ending: bool,
     /// QEMU is to be told that its other half is gone, if it has one.
     is_end_wanted: bool,
     /// The guest was stopped for the copy, then.
@@ -155,6 +157,7 @@ impl Machine {
             number: 0,
             pace: Pace::new(settings),
             wanted: None,
+            is_ending: false,
             is_end_wanted: false,
             copying: None,
             due: None,
@@ -196,6 +199,7 @@ impl Machine {
 
     pub(super) fn on_up(&mut self, version: Version) {
         self.version = Some(version);
+        self.is_ending = false;
         if let Some(why) = support::is_known_not_to_work(version) {
             return self.refuse(why);
         }
@@ -218,11 +222,16 @@ impl Machine {
     pub(super) fn on_down(&mut self, now: Instant, why: &str) {
         self.commands.clear();
         self.version = None;
-        let is_new = self.phase != Phase::Absent;
-        self.phase = Phase::Absent;
-        if is_new {
+        let before = std::mem::replace(&mut self.phase, Phase::Absent);
+        let reason = format!("no connection to QEMU: {why}");
+        match before {
+            Phase::Absent => {}
+            Phase::Colo if !self.is_ending => {
+                self.end_checkpoint(now, &reason);
+                self.events.push_back(Event::Gone { reason });
+            }
             // Checkpoints that nobody sees may be made from here on.
-            self.lose(now, &format!("no connection to QEMU: {why}"));
+            _ => self.lose(now, &reason),
         }
     }
 
@@ -418,7 +427,10 @@ impl Machine {
             "RESUME" => self.on_resume(now, at),
             "MIGRATION" => self.on_migration(now, data["status"].as_str().unwrap_or_default()),
             "COLO_EXIT" => self.on_colo_exit(now, data),
-            "SHUTDOWN" => self.lose(now, "QEMU is shutting down"),
+            "SHUTDOWN" => {
+                self.is_ending = true;
+                self.lose(now, "QEMU is shutting down");
+            }
             _ => {}
         }
     }
@@ -541,11 +553,15 @@ impl Machine {
 
     /// The pair is no more, nor is the checkpoint that it was making.
     fn lose(&mut self, now: Instant, why: &str) {
+        self.end_checkpoint(now, why);
+        self.events.push_back(Event::PairLost { reason: why.to_owned() });
+    }
+
+    fn end_checkpoint(&mut self, now: Instant, why: &str) {
         if self.checkpoint.is_some() || self.triggered.is_some() {
             self.fail(now, why.to_owned());
         }
         (self.due, self.triggered) = (None, None);
-        self.events.push_back(Event::PairLost { reason: why.to_owned() });
     }
 
     fn fail(&mut self, now: Instant, reason: String) {

@@ -56,6 +56,8 @@ pub(in crate::instance) struct Decisions {
     secondary_up: bool,
     /// The COLO-frame has not said that it has no pair.
     has_pair: bool,
+    /// Whoever ran the guest is gone without a word, and the pair was protected then.
+    may_be_dead: bool,
     /// Of the control lane; one that is not configured counts as up.
     pub(in crate::instance) control_up: bool,
     pub(in crate::instance) counts: Counts,
@@ -101,6 +103,7 @@ impl Decisions {
             mirror_up: false,
             secondary_up: false,
             has_pair: true,
+            may_be_dead: false,
             control_up: !has_control,
             counts: Counts::default(),
             request_log: LogLimit::default(),
@@ -197,7 +200,7 @@ impl Decisions {
     /// The secondary has to know whether it could take over.
     fn tell_protection(&mut self) {
         if self.has_control && self.control_up {
-            let protected = self.protection.state() == State::Protected;
+            let protected = self.protection.is_covered();
             self.messages.push_back(Message::Protection { protected });
         }
     }
@@ -275,8 +278,10 @@ impl Decisions {
                 self.has_pair = true;
                 self.on_pair(now, hands);
             }
-            Event::PairLost { reason } => {
+            Event::PairLost { reason } | Event::Gone { reason } => {
                 log::warn!("{}: the COLO-frame has no pair: {reason}", self.name);
+                self.may_be_dead = matches!(event, Event::Gone { .. })
+                    && self.protection.state() == State::Protected;
                 // Whatever comes back needs a checkpoint before its output counts.
                 self.has_pair = false;
                 self.protection.expose();
@@ -315,6 +320,21 @@ impl Decisions {
             for frame in self.cut.cancel() {
                 self.compare(now, frame);
             }
+        }
+    }
+
+    /// The guest may be dead; whether it is, its TAP tells.
+    pub(in crate::instance) fn may_be_dead(&self) -> bool {
+        self.may_be_dead && self.protection.state() == State::Waiting
+    }
+
+    /// Nobody holds the guest's TAP: the secondary may take over at once, for nothing of this guest
+    /// leaves any more.
+    pub(in crate::instance) fn on_guest_dead(&mut self) {
+        self.may_be_dead = false;
+        if self.has_control && self.protection.give_up() {
+            log::error!("{}: the guest is dead; its secondary is told to take over", self.name);
+            self.messages.push_back(Message::GuestGone);
         }
     }
 

@@ -82,6 +82,15 @@ impl Takeover {
         self.lost.was_silent |= was_silent;
     }
 
+    /// The primary's daemon says that its guest is dead: it keeps that guest off the network, so that
+    /// nobody need be fenced.
+    pub(in crate::instance) fn on_guest_gone(&mut self) -> Option<Action> {
+        if !self.covered || std::mem::replace(&mut self.is_settled, true) {
+            return None;
+        }
+        Some(Action::TakeOver)
+    }
+
     /// QEMU has its other half, or has lost it.
     pub(in crate::instance) fn on_pair(&mut self, is_there: bool) {
         self.lost.pair = !is_there;
@@ -192,6 +201,16 @@ mod tests {
         t.on_peer_down(now, true);
         assert_eq!(t.on_timeout(now), Some(Action::TellStale));
         assert_eq!(t.on_timeout(now + TIMEOUT * 9), None);
+    }
+
+    #[test]
+    fn a_dead_guest_whose_daemon_lives_needs_no_fence() {
+        let (_, mut t) = start(false, false);
+        assert_eq!(t.on_guest_gone(), Some(Action::TakeOver));
+        assert_eq!(t.on_guest_gone(), None, "once");
+        let (_, mut t) = start(true, true);
+        t.on_protection(false);
+        assert_eq!(t.on_guest_gone(), None, "this guest is not its equal");
     }
 
     #[test]

@@ -507,7 +507,7 @@ fn without_colo_a_request_fails_at_once() {
 fn a_connection_that_is_lost_in_colo_is_a_lost_pair_until_it_is_back() {
     let mut stand = Stand::in_colo(Role::Primary);
     stand.machine.on_down(stand.now, "QEMU closed the connection");
-    assert!(matches!(&stand.events()[..], [lost] if is_loss(lost)));
+    assert!(matches!(&stand.events()[..], [Event::Gone { .. }]));
     stand.machine.on_down(stand.now, "again");
     assert_eq!(stand.events(), [], "told once");
     stand.machine.on_up(NEW);
@@ -516,6 +516,14 @@ fn a_connection_that_is_lost_in_colo_is_a_lost_pair_until_it_is_back() {
     stand.answer(Ask::Kvm, json!({"enabled": true}));
     stand.answer(Ask::Status, json!({"status": "running"}));
     assert_eq!(stand.events(), [Event::PairReady]);
+}
+
+#[test]
+fn one_that_says_that_it_ends_is_not_gone_without_a_word() {
+    let mut stand = Stand::in_colo(Role::Primary);
+    stand.qemu_says("SHUTDOWN", &json!({"guest": true, "reason": "guest-shutdown"}));
+    stand.machine.on_down(stand.now, "QEMU closed the connection");
+    assert!(stand.events().iter().all(is_loss));
 }
 
 #[test]

@@ -1,0 +1,103 @@
+//! QEMU's command line: what `qemu-args` prints is one, and a QEMU that cannot do COLO is told so.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use colo_lab::daemon::{Daemon, output_of};
+use colo_lab::network::{Host, Lab, LabOptions, Side};
+use colo_lab::process::{Process, eventually};
+use colo_lab::qemu::emulator::{Emulator, OLDEST};
+use colo_lab::root::require_root;
+
+use super::found;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+const PRIMARY: &str = "[[guest]]\nrole = \"primary\"\nnetdev = \"tap0\"\n\
+    mirror = \"tcp:10.78.0.1:9003,server\"\nsecondary_in = \"tcp:10.78.0.1:9004,server\"\n\
+    colo_frame = \"qmp:unix:/run/web.qmp\"\nmigrate = \"tcp:10.78.0.2:9998\"\n";
+const SECONDARY: &str = "[[guest]]\nrole = \"secondary\"\nnetdev = \"tap0\"\n\
+    mirror = \"tcp:10.78.0.1:9003\"\nsecondary_out = \"tcp:10.78.0.1:9004\"\n\
+    colo_frame = \"qmp:unix:/run/web.qmp\"\n";
+
+/// What `qemu-args` prints for this host, and for a QEMU on the other.
+fn printed(host: &Host, config: &str, vnet_hdr: bool) -> Result<[Vec<String>; 2]> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("config.toml");
+    std::fs::write(&path, format!("{config}vnet_hdr_support = {vnet_hdr}\n"))?;
+    let path = path.display().to_string();
+    let done = output_of(host, &["qemu-args", "--config", &path, "--peer", "qemu"])?;
+    ensure!(done.success, "{}", done.stderr);
+    let words = |lines: &str| {
+        let lines = lines.lines().filter(|line| !line.starts_with('#'));
+        lines.flat_map(str::split_whitespace).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let Some((here, there)) = done.stdout.split_once("on the other host") else {
+        bail!("nothing for the other host in\n{}", done.stdout)
+    };
+    Ok([words(here), words(there.split_once('\n').map_or("", |(_, lines)| lines))])
+}
+
+/// Starts a machine without a system, with these arguments, and a monitor on its standard input.
+fn start(emulator: &Emulator, host: &Host, arguments: &[String]) -> Result<Process> {
+    let mut command = emulator.command();
+    command
+        .args(["-M", "pc", "-accel", "tcg", "-S", "-nodefaults", "-display", "none"])
+        .args(["-qmp", "stdio"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    Process::spawn("QEMU", command, &host.namespaces())
+}
+
+/// It greets, which it does when all its objects are made.
+fn expect_greeting(mut qemu: Process) -> Result<()> {
+    let mut stdout = qemu.take_stdout().context("its stdout is not piped")?;
+    let mut greeting = [0; 8];
+    let read = std::io::Read::read_exact(&mut stdout, &mut greeting);
+    ensure!(read.is_ok() && greeting == *b"{\"QMP\": ", "{}", qemu.stderr_to_end());
+    qemu.kill()
+}
+
+#[test]
+fn what_is_printed_starts_a_qemu_of_either_kind() -> Result<()> {
+    let Some((emulator, _)) = found()? else { return Ok(()) };
+    for vnet_hdr in [true, false] {
+        let lab = Lab::new(LabOptions { vnet_hdr, ..LabOptions::default() })?;
+        for (config, side) in [(PRIMARY, Side::Primary), (SECONDARY, Side::Secondary)] {
+            let [here, there] = printed(lab.host(side), config, vnet_hdr)?;
+            ensure!(!here.iter().any(|word| word == "-object"), "{here:?}");
+            ensure!(there.iter().any(|word| word == "-object"), "{there:?}");
+            expect_greeting(start(&emulator, lab.host(side), &here)?)?;
+            expect_greeting(start(&emulator, lab.host(side.other()), &there)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// The installed QEMU is what Debian has had for long; where it is new, it is not refused.
+#[test]
+fn a_release_that_cannot_do_colo_is_refused_in_a_sentence() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let emulator = Emulator::installed();
+    let release = emulator.release()?;
+    let lab = Lab::new(LabOptions::default())?;
+    let host = lab.host(Side::Primary);
+    let arguments = ["-qmp", "unix:/run/web.qmp,server=on,wait=off"].map(str::to_owned);
+    let mut qemu = start(&emulator, host, &arguments)?;
+    let daemon = Daemon::run_config(host, PRIMARY)?;
+    if release < OLDEST {
+        daemon.process.wait_for("install QEMU 11.1 or newer on both hosts", TIMEOUT)?;
+        let refused = daemon.protect("tcp:10.78.0.2:9998").expect_err("it was not refused");
+        ensure!(format!("{refused:#}").contains("cannot protect: QEMU"), "{refused:#}");
+    } else {
+        eventually("a QEMU that is known", TIMEOUT, || {
+            let status = daemon.status()?;
+            Ok((status.0["detail"]["colo_frame"]["state"] == "alone").then_some(()))
+        })?;
+    }
+    qemu.kill()
+}

@@ -1,0 +1,116 @@
+//! Who goes on when the other one is gone, and who decides.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use colo_lab::client::wait_for_all;
+use colo_lab::network::Side;
+use colo_lab::qemu::protected::{Protected, colo_frame};
+
+use super::protected::{ANSWERS, FENCED, TIMEOUT, end, keepers, protected};
+
+/// A checkpoint is going on at any moment, more or less.
+const ALWAYS: &str = "[guest.checkpoints]\ninterval_max_ms = 20\nspacing_max_ms = 20\n";
+
+fn mode(pair: &Protected, side: Side) -> Result<String> {
+    pair.half(side)?.daemon.status()?.mode()
+}
+
+#[test]
+fn without_a_fence_the_operator_decides() -> Result<()> {
+    let Some(mut pair) = protected("", true)? else { return Ok(()) };
+    let keepers = keepers(&pair, 1)?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
+    pair.kill(Side::Primary)?;
+    let daemon = &pair.half(Side::Secondary)?.daemon;
+    daemon.process.wait_for("neither fence nor quorum is configured", TIMEOUT)?;
+    ensure!(mode(&pair, Side::Secondary)? == "protected", "it took over all the same");
+    daemon.failover()?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
+    end(keepers, &pair)
+}
+
+#[test]
+fn a_fence_that_fails_keeps_the_guest_off_the_network_until_it_succeeds() -> Result<()> {
+    let Some(mut pair) = protected(FENCED, true)? else { return Ok(()) };
+    let keepers = keepers(&pair, 1)?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
+    pair.write_fence(Side::Secondary, "exit 1")?;
+    pair.kill(Side::Primary)?;
+    let daemon = &pair.half(Side::Secondary)?.daemon;
+    daemon.process.wait_for("not taking over", TIMEOUT)?;
+    ensure!(mode(&pair, Side::Secondary)? == "protected", "it took over all the same");
+    pair.write_fence(Side::Secondary, "")?;
+    pair.wait_failed_over(Side::Secondary, TIMEOUT).with_context(|| pair.logs())?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
+    end(keepers, &pair)
+}
+
+/// The secondary dies in the middle of a checkpoint, more likely than not: the primary's guest may
+/// be stopped for it then, and goes on. A new secondary joins, and takes over in its turn.
+#[test]
+fn a_primary_goes_on_without_its_secondary_and_takes_a_new_one() -> Result<()> {
+    let more = format!("{ALWAYS}{FENCED}");
+    let Some(mut pair) = protected(&more, true)? else { return Ok(()) };
+    let keepers = keepers(&pair, 2)?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
+    pair.write_fence(Side::Primary, "")?;
+    pair.kill(Side::Secondary)?;
+    let daemon = &pair.half(Side::Primary)?.daemon;
+    daemon.wait_status("alone", TIMEOUT, |status| {
+        status.mode().is_ok_and(|mode| mode == "unprotected")
+            && colo_frame(status)["state"] == "alone"
+    })?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
+    pair.start_secondary(Side::Secondary)?;
+    pair.protect(Side::Primary)?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
+    pair.write_fence(Side::Secondary, "")?;
+    pair.kill(Side::Primary)?;
+    pair.wait_failed_over(Side::Secondary, TIMEOUT).with_context(|| pair.logs())?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
+    end(keepers, &pair)
+}
+
+/// Its daemon lives, and knows: nobody has to be fenced, and nobody asked.
+#[test]
+fn a_guest_that_dies_under_its_daemon_is_taken_over_from() -> Result<()> {
+    let Some(mut pair) = protected("", true)? else { return Ok(()) };
+    let keepers = keepers(&pair, 1)?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
+    pair.half_mut(Side::Primary)?.guest.kill()?;
+    pair.wait_failed_over(Side::Secondary, TIMEOUT).with_context(|| pair.logs())?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
+    ensure!(mode(&pair, Side::Primary)? == "waiting", "the primary lets something out");
+    end(keepers, &pair)
+}
+
+/// Quick acknowledgments are there while they are of use, and gone with the daemon.
+#[test]
+fn the_route_for_quick_acknowledgments_ends_with_the_daemon() -> Result<()> {
+    let Some(mut pair) = protected("", true)? else { return Ok(()) };
+    let routes = |pair: &Protected| {
+        let host = &pair.lab.host(Side::Primary).namespace;
+        host.output("ip", &["route", "show", "proto", "206"])
+    };
+    let status = pair.half(Side::Primary)?.daemon.status()?;
+    ensure!(colo_frame(&status)["quick_ack"]["state"] == "on", "{}", colo_frame(&status));
+    let shown = routes(&pair)?;
+    ensure!(shown.contains("10.78.0.2") && shown.contains("quickack 1"), "{shown}");
+    let ended = pair.half_mut(Side::Primary)?.daemon.process.terminate()?;
+    ensure!(ended.success(), "{}", pair.logs());
+    ensure!(routes(&pair)?.trim().is_empty(), "{}", routes(&pair)?);
+    Ok(())
+}
+
+/// One that ended with the stop of its guest would leave it stopped for ever.
+#[test]
+fn a_primary_that_ends_in_good_order_leaves_its_guest_running() -> Result<()> {
+    let Some(mut pair) = protected(ALWAYS, true)? else { return Ok(()) };
+    let keepers = keepers(&pair, 1)?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
+    let ended = pair.half_mut(Side::Primary)?.daemon.process.terminate()?;
+    ensure!(ended.success(), "{}", pair.logs());
+    wait_for_all(&keepers, ANSWERS, Duration::from_secs(20)).with_context(|| pair.logs())?;
+    end(keepers, &pair)
+}
