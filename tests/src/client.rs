@@ -8,7 +8,7 @@ mod latency;
 mod mixed;
 
 pub use calls::Calls;
-pub use conversation::Conversation;
+pub use conversation::{Clocked, Conversation};
 pub use datagrams::{echo, ping};
 pub use keeper::{Keeper, Kept, wait_for_all};
 pub use latency::Latency;

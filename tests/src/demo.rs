@@ -1,59 +1,85 @@
-//! The demonstration: a service on two hosts that outlives one of them, in five steps.
+//! The demonstrations: a service on two hosts that outlives one of them.
 //!
-//! 1. plain traffic, as the reference;
-//! 2. the same under protection;
-//! 3. a divergence, found and named;
-//! 4. the primary host killed in the middle of it all;
-//! 5. a summary.
+//! [`stand_ins`] has guests that are namespaces, [`real`] has guests in QEMU under COLO.
 
+mod connections;
+mod real;
 mod report;
-mod steps;
+mod stand_ins;
 mod traffic;
 mod view;
 
-use std::sync::PoisonError;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use crate::cleanup;
-use crate::daemon::Status;
+use crate::daemon::{Asker, Status};
 use report::Report;
-use steps::Stage;
 use view::View;
 
 /// Between two looks at the daemons for the live view.
 const REFRESH: Duration = Duration::from_millis(150);
 
+/// What the guests are.
+#[derive(Clone, Debug)]
+pub enum Guests {
+    StandIns,
+    /// QEMU's; what has to be downloaded for them stays in this folder.
+    Real(PathBuf),
+}
+
 /// Runs it; `Ok(true)` where all of it held.
-pub fn run(plain: bool) -> Result<bool> {
-    let began = Instant::now();
+pub fn run(guests: &Guests, plain: bool) -> Result<bool> {
     cleanup::on_signals()?;
     let view = View::new(plain);
+    match guests {
+        Guests::StandIns => perform(&view, stand_ins::Stage::build),
+        Guests::Real(cache) => perform(&view, |view| real::Stage::build(view, cache)),
+    }
+}
+
+/// One demonstration: its steps, and what runs meanwhile.
+trait Play {
+    /// The number of its last step, the summary.
+    const SUMMARY: u32;
+
+    fn run(&mut self, view: &View, report: &mut Report) -> Result<()>;
+
+    fn watched(&self) -> Watched;
+
+    /// What the daemons wrote, where something went wrong.
+    fn show_logs(&self, view: &View);
+}
+
+fn perform<P: Play>(view: &View, build: impl FnOnce(&View) -> Result<P>) -> Result<bool> {
+    let began = Instant::now();
     let mut report = Report::default();
     view.say("colo-proxy demo: two hosts, one guest on each, one client, all in namespaces");
-    let mut stage = Stage::build(&view)?;
-    let result = live(&view, &mut stage, &mut report);
+    let mut play = build(view)?;
+    let result = live(view, &mut play, &mut report);
     view.quiet();
     if let Err(error) = &result {
         report.check("the demo", false, format!("{error:#}"));
-        stage.show_logs(&view);
+        play.show_logs(view);
     }
-    drop(stage);
+    drop(play);
     report.note("the whole demo", format!("{:.1} s", began.elapsed().as_secs_f64()));
-    view.say(&report.table());
+    view.say(&report.table(P::SUMMARY));
     Ok(report.held())
 }
 
 /// The steps, with the status of the daemons drawn meanwhile.
-fn live(view: &View, stage: &mut Stage, report: &mut Report) -> Result<()> {
-    let watched = stage.watched();
+fn live(view: &View, play: &mut impl Play, report: &mut Report) -> Result<()> {
+    let watched = play.watched();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while view.is_live() && !done.load(Ordering::Relaxed) {
-                let askers = watched.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let askers = watched.lock().clone();
                 let lines = askers
                     .iter()
                     .filter_map(|(host, asker)| Some(describe(host, &asker.status().ok()?)));
@@ -61,10 +87,24 @@ fn live(view: &View, stage: &mut Stage, report: &mut Report) -> Result<()> {
                 std::thread::sleep(REFRESH);
             }
         });
-        let result = stage.run(view, report);
+        let result = play.run(view, report);
         done.store(true, Ordering::Relaxed);
         result
     })
+}
+
+/// The daemons that the live view asks, with the names of their hosts.
+#[derive(Clone, Debug, Default)]
+struct Watched(Arc<Mutex<Vec<(&'static str, Asker)>>>);
+
+impl Watched {
+    fn lock(&self) -> MutexGuard<'_, Vec<(&'static str, Asker)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, daemons: Vec<(&'static str, Asker)>) {
+        *self.lock() = daemons;
+    }
 }
 
 /// One line of the live view.

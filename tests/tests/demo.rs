@@ -1,4 +1,5 @@
-//! The demo leaves nothing behind when it is interrupted. That it holds is `cargo xtask test`'s.
+//! The demo leaves nothing behind when it is interrupted, and says in a line what it lacks. That it
+//! holds is `cargo xtask test`'s.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -53,4 +54,21 @@ fn sigterm_in_plain_traffic_leaves_nothing() -> Result<()> {
 #[test]
 fn ctrl_c_under_protection_leaves_nothing() -> Result<()> {
     interrupted(Signal::SIGINT, ": protected")
+}
+
+#[test]
+fn without_a_qemu_it_fails_and_says_why() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
+    command.args(["--plain", "--qemu", env!("CARGO_TARGET_TMPDIR")]);
+    // Whatever this machine has: one that is named is taken, or refused.
+    command.env("COLO_LAB_QEMU_COLO", "/bin/true").stdin(Stdio::null());
+    let output = command.output().context("running the demo")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("error: COLO_LAB_QEMU_COLO names no QEMU"), "{said}");
+    assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+    Ok(())
 }

@@ -12,6 +12,9 @@ pub struct Options {
     /// A plain log, as when the output is no terminal.
     #[arg(long)]
     plain: bool,
+    /// With real guests, in QEMU under COLO.
+    #[arg(long)]
+    qemu: bool,
 }
 
 /// Builds what the demonstration needs and becomes it, so that its exit status and the signals
@@ -29,7 +32,11 @@ pub fn prepare(root: &Path, options: &Options) -> Result<Command> {
             "the demonstration makes network namespaces and loads kernel programs: run it as root"
         );
     }
-    setup::ensure(&[Need::Lab])?;
+    setup::ensure(options.needs())?;
+    if options.qemu {
+        // Before anything is built, for not every machine can have one.
+        setup::colo_qemu()?;
+    }
     command::run(
         Command::new(workspace::cargo())
             .args(["build", "--release", "--locked", "--bins"])
@@ -42,12 +49,19 @@ pub fn prepare(root: &Path, options: &Options) -> Result<Command> {
     if options.plain {
         demo.arg("--plain");
     }
+    if options.qemu {
+        demo.arg("--qemu").arg(setup::cache()?);
+    }
     Ok(demo)
 }
 
 impl Options {
     /// The demonstration as a test runs it.
     pub fn plain() -> Self {
-        Self { plain: true }
+        Self { plain: true, qemu: false }
+    }
+
+    fn needs(&self) -> &'static [Need] {
+        if self.qemu { &[Need::Lab, Need::Qemu] } else { &[Need::Lab] }
     }
 }

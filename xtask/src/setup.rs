@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use colo_lab::qemu::emulator::Emulator;
 use missing::Missing;
 use packages::Packages;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Version of bpf-linker that the committed object is built with.
@@ -81,8 +81,12 @@ pub fn run(options: &Options) -> Result<()> {
 /// A QEMU that can do COLO; brought beside what cargo builds where none is installed. The error
 /// is one sentence.
 pub fn colo_qemu() -> Result<()> {
-    let cache = workspace::target_dir(&workspace::root()?).join("lab-cache");
-    Emulator::with_colo(&cache).map(drop)
+    Emulator::with_colo(&cache()?).map(drop)
+}
+
+/// Where that one is, and what else real guests are made of.
+pub fn cache() -> Result<PathBuf> {
+    Ok(workspace::target_dir(&workspace::root()?).join("lab-cache"))
 }
 
 /// Installs what `needs` lack, but for [`colo_qemu`], which no package of this machine is; nothing

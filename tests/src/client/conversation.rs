@@ -25,6 +25,15 @@ pub struct Conversation {
     name: String,
 }
 
+/// An answer in which two guests differ.
+#[derive(Debug)]
+pub struct Clocked {
+    pub took: Duration,
+    /// How much the guest had sent on the connection before.
+    pub at: u64,
+    pub octets: Vec<u8>,
+}
+
 impl Conversation {
     /// Connects to the service in the guest.
     pub fn open(client: &Namespace, family: Family) -> Result<Self> {
@@ -49,6 +58,11 @@ impl Conversation {
         let name = format!("{} -> {}", stream.local_addr()?, stream.peer_addr()?);
         let from = BufReader::with_capacity(1 << 16, stream.try_clone()?);
         Ok(Self { from, to: stream, transcript: Transcript::default(), received: 0, name })
+    }
+
+    /// The client's.
+    pub fn port(&self) -> Result<u16> {
+        Ok(self.to.local_addr()?.port())
     }
 
     /// Both addresses, the client's first.
@@ -117,13 +131,14 @@ impl Conversation {
     }
 
     /// Gets `count` octets in which two guests differ.
-    pub fn clock(&mut self, count: u64) -> Result<Duration> {
+    pub fn clock(&mut self, count: u64) -> Result<Clocked> {
         let request = Request { kind: Kind::Clock, count };
         self.transcript.request(request);
-        let start = Instant::now();
+        let (at, start) = (self.received, Instant::now());
         self.send(&request.encode())?;
-        self.receive(&mut vec![0; count as usize])?;
-        Ok(start.elapsed())
+        let mut octets = vec![0; count as usize];
+        self.receive(&mut octets)?;
+        Ok(Clocked { at, octets, took: start.elapsed() })
     }
 
     /// Closes its half and waits for the guest to close the other.

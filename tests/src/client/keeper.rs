@@ -13,9 +13,17 @@ use super::{Conversation, Latency};
 #[derive(Debug)]
 pub struct Keeper {
     stop: Arc<AtomicBool>,
-    answers: Arc<AtomicU64>,
+    seen: Arc<Seen>,
     worker: JoinHandle<Kept>,
     name: String,
+}
+
+/// What can be told of a connection while it is in use.
+#[derive(Debug, Default)]
+struct Seen {
+    answers: AtomicU64,
+    /// In nanoseconds, since somebody asked.
+    longest_gap: AtomicU64,
 }
 
 /// What a long-lived connection went through.
@@ -36,13 +44,13 @@ impl Keeper {
     /// stop or an answer is wrong or missing.
     pub fn start(conversation: Conversation, count: u64, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let answers = Arc::new(AtomicU64::new(0));
+        let seen = Arc::new(Seen::default());
         let name = conversation.name().to_owned();
         let worker = std::thread::spawn({
-            let (stop, answers) = (Arc::clone(&stop), Arc::clone(&answers));
-            move || keep(conversation, count, pause, &stop, &answers)
+            let (stop, seen) = (Arc::clone(&stop), Arc::clone(&seen));
+            move || keep(conversation, count, pause, &stop, &seen)
         });
-        Self { stop, answers, worker, name }
+        Self { stop, seen, worker, name }
     }
 
     pub fn name(&self) -> &str {
@@ -51,7 +59,13 @@ impl Keeper {
 
     /// Answers so far, all of them right.
     pub fn answers(&self) -> u64 {
-        self.answers.load(Ordering::Relaxed)
+        self.seen.answers.load(Ordering::Acquire)
+    }
+
+    /// The longest time between two answers since this was last asked. One that is not over yet is
+    /// told later.
+    pub fn take_gap(&self) -> Duration {
+        Duration::from_nanos(self.seen.longest_gap.swap(0, Ordering::Relaxed))
     }
 
     /// It has ended by itself, which is an error.
@@ -92,7 +106,7 @@ fn keep(
     count: u64,
     pause: Duration,
     stop: &AtomicBool,
-    answers: &AtomicU64,
+    seen: &Seen,
 ) -> Kept {
     let now = Instant::now();
     let mut kept = Kept {
@@ -113,12 +127,14 @@ fn keep(
             }
         }
         let now = Instant::now();
-        if now - last > kept.longest_gap {
-            (kept.longest_gap, kept.gap_began) = (now - last, last);
+        let gap = now - last;
+        if gap > kept.longest_gap {
+            (kept.longest_gap, kept.gap_began) = (gap, last);
         }
+        seen.longest_gap.fetch_max(gap.as_nanos() as u64, Ordering::Relaxed);
         last = now;
         kept.answers += 1;
-        answers.store(kept.answers, Ordering::Relaxed);
+        seen.answers.store(kept.answers, Ordering::Release);
         std::thread::sleep(pause);
     }
     kept.error = conversation.close().err();

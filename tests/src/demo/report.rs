@@ -39,9 +39,10 @@ impl Report {
             && self.rows.iter().any(|row| row.held == Some(true))
     }
 
-    pub(super) fn table(&self) -> String {
+    /// All rows, as the last step.
+    pub(super) fn table(&self, step: u32) -> String {
         let width = self.rows.iter().map(|row| row.what.chars().count()).max().unwrap_or(0);
-        let mut text = "5. Summary\n".to_owned();
+        let mut text = format!("{step}. Summary\n");
         for row in &self.rows {
             let first = row.found.lines().next().unwrap_or_default();
             let _ = writeln!(text, "   {} {:width$}  {first}", row.mark(), row.what);

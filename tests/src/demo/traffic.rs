@@ -1,17 +1,26 @@
-//! The traffic of steps 1 and 2: the same in both, to be compared.
+//! The traffic without and with protection: the same, to be compared.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::client::{Conversation, Latency, echo};
+use crate::client::{Calls, Conversation, Latency, echo};
 use crate::network::{Family, Lab};
 
-const REQUESTS: u32 = 5000;
 const REQUEST_LEN: u64 = 200;
-const BULK_LEN: u64 = 128 << 20;
-const DATAGRAMS: u32 = 4000;
 const DATAGRAM_LEN: usize = 512;
+
+/// How much of each, half of it over either IP version but for the requests.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Amount {
+    /// Over each IP version.
+    pub requests: u32,
+    /// In each direction.
+    pub bulk_len: u64,
+    pub datagrams: u32,
+    /// Connections that the guest opens.
+    pub calls: u32,
+}
 
 /// What was measured; every octet was checked.
 #[derive(Debug)]
@@ -19,32 +28,61 @@ pub(super) struct Measured {
     request: [Latency; 2],
     down: Duration,
     up: Duration,
+    bulk_len: u64,
     datagram: Latency,
     datagrams_lost: u64,
+    called: Latency,
 }
 
-/// Request and response over both IP versions, bulk in both directions, UDP echo.
-pub(super) fn run(lab: &Lab) -> Result<Measured> {
+/// Request and response over both IP versions, bulk in both directions, UDP echo, and connections
+/// that the guest opens.
+pub(super) fn run(lab: &Lab, amount: Amount) -> Result<Measured> {
     let mut measured = Measured {
         request: [Latency::default(), Latency::default()],
         down: Duration::ZERO,
         up: Duration::ZERO,
+        bulk_len: amount.bulk_len,
         datagram: Latency::default(),
         datagrams_lost: 0,
+        called: Latency::default(),
     };
     for (family, request) in Family::BOTH.into_iter().zip(&mut measured.request) {
         let mut conversation = Conversation::open(&lab.client, family)?;
-        for _ in 0..REQUESTS {
+        for _ in 0..amount.requests {
             request.add(conversation.ask(REQUEST_LEN)?);
         }
-        measured.down += conversation.down(BULK_LEN / 2)?;
-        measured.up += conversation.up(BULK_LEN / 2)?;
+        measured.down += conversation.down(amount.bulk_len / 2)?;
+        measured.up += conversation.up(amount.bulk_len / 2)?;
         conversation.close()?;
-        let echoed = echo(&lab.client, family, DATAGRAMS / 2, DATAGRAM_LEN)?;
+        let echoed = echo(&lab.client, family, amount.datagrams / 2, DATAGRAM_LEN)?;
         measured.datagram.merge(echoed.latency);
         measured.datagrams_lost += echoed.lost;
+        let calls = Calls::new(&lab.client, family)?;
+        for _ in 0..amount.calls / 2 {
+            measured.called.add(called(&calls)?);
+        }
     }
     Ok(measured)
+}
+
+/// Has the guest open a connection and serve on it: how long all of that takes.
+fn called(calls: &Calls) -> Result<Duration> {
+    let start = Instant::now();
+    let mut conversation = calls.call()?;
+    conversation.ask(REQUEST_LEN)?;
+    conversation.close()?;
+    Ok(start.elapsed())
+}
+
+/// A new connection and a few datagrams over each IP version.
+pub(super) fn once(lab: &Lab) -> Result<()> {
+    for family in Family::BOTH {
+        let mut conversation = Conversation::open(&lab.client, family)?;
+        conversation.ask(REQUEST_LEN)?;
+        conversation.close()?;
+        echo(&lab.client, family, 20, 100)?;
+    }
+    Ok(())
 }
 
 impl Measured {
@@ -54,13 +92,21 @@ impl Measured {
         vec![
             (format!("TCP request/response {REQUEST_LEN} B, IPv4"), ranks(v4)),
             (format!("TCP request/response {REQUEST_LEN} B, IPv6"), ranks(v6)),
-            ("bulk from the guest".into(), rate(self.down)),
-            ("bulk to the guest".into(), rate(self.up)),
+            ("bulk from the guest".into(), self.rate(self.down)),
+            ("bulk to the guest".into(), self.rate(self.up)),
             (
                 format!("UDP echo {DATAGRAM_LEN} B"),
                 format!("{}, {} lost", ranks(&self.datagram), self.datagrams_lost),
             ),
+            (
+                format!("{} connections that the guest opens", self.called.count()),
+                format!("{} each, request and end included", ranks(&self.called)),
+            ),
         ]
+    }
+
+    fn rate(&self, took: Duration) -> String {
+        format!("{:.2} Gbit/s", self.bulk_len as f64 * 8.0 / took.as_secs_f64() / 1e9)
     }
 }
 
@@ -70,8 +116,4 @@ pub(super) fn ms(duration: Duration) -> String {
 
 fn ranks(latency: &Latency) -> String {
     format!("p50 {}, p99 {}", ms(latency.percentile(50.0)), ms(latency.percentile(99.0)))
-}
-
-fn rate(took: Duration) -> String {
-    format!("{:.2} Gbit/s", BULK_LEN as f64 * 8.0 / took.as_secs_f64() / 1e9)
 }

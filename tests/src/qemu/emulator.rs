@@ -38,7 +38,7 @@ impl Emulator {
     pub fn with_colo(cache: &Path) -> Result<Self> {
         if let Some(named) = std::env::var_os(VARIABLE) {
             let named = Self::of(named.into());
-            let release = named.release()?;
+            let release = named.release().with_context(|| format!("{VARIABLE} names no QEMU"))?;
             ensure!(release >= OLDEST, "{VARIABLE} names QEMU {release}: COLO needs {OLDEST}");
             return Ok(named);
         }
@@ -71,7 +71,9 @@ impl Emulator {
     /// What it says it is.
     pub fn release(&self) -> Result<Release> {
         let said = run(self.command().arg("--version"))?;
-        Release::read(&said).with_context(|| format!("no version of QEMU in `{}`", said.trim()))
+        Release::read(&said).with_context(|| {
+            format!("no version of QEMU in `{}`", said.lines().next().unwrap_or_default())
+        })
     }
 }
 

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use colo_lab::client::{Calls, Conversation};
-use colo_lab::network::Family;
+use colo_lab::client::{Calls, Clocked, Conversation};
+use colo_lab::daemon::Status;
+use colo_lab::network::{Family, Side};
+use colo_lab::qemu::protected::{Protected, colo_frame};
 
 use super::parts::{Pair, Parts, Primary, Secondary};
+use super::protected::protected;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// On each connection.
@@ -29,7 +32,7 @@ fn differ(pair: &Pair) -> Result<()> {
         for mut conversation in [opened, Calls::new(&pair.lab.client, family)?.call()?] {
             for _ in 0..DIFFERENCES {
                 conversation.ask(1000)?;
-                answers.push(conversation.clock(500)?);
+                answers.push(conversation.clock(500)?.took);
                 conversation.ask(1000).context("after a difference")?;
             }
             conversation.close()?;
@@ -56,4 +59,90 @@ fn differ(pair: &Pair) -> Result<()> {
     ensure!(status.mode()? == "protected");
     println!("pauses in us: {}", status.0["detail"]["colo_frame"]["pause_us"]);
     Ok(())
+}
+
+/// No checkpoint but those that are asked for.
+const SELDOM: &str = "[guest.checkpoints]\ninterval_max_ms = 600000\n";
+/// Ten over each IP version.
+const ANSWERS: usize = 10;
+
+#[test]
+fn divergences_of_real_guests_are_checkpointed() -> Result<()> {
+    let Some(pair) = protected(SELDOM, true)? else { return Ok(()) };
+    primarys_own(&pair).with_context(|| pair.logs())
+}
+
+fn primarys_own(pair: &Protected) -> Result<()> {
+    let daemon = &pair.half(Side::Primary)?.daemon;
+    let payload = |status: &Status| status.checkpoints().get("payload").copied().unwrap_or(0);
+    let before = payload(&daemon.status()?);
+    for family in Family::BOTH {
+        let mut conversation = Conversation::open(&pair.lab.client, family)?;
+        let port = conversation.port()?;
+        for _ in 0..ANSWERS {
+            conversation.ask(1000)?;
+            let clocked = conversation.clock(700)?;
+            let status = daemon.status()?;
+            let told = status.divergences().into_iter().rfind(|told| told.peer_port == port);
+            let told = told.with_context(|| format!("nothing told of port {port}"))?;
+            let got = octet(&clocked, told.stream_offset);
+            ensure!(got == Some(told.primary_byte), "{got:?}, but {told}");
+            ensure!(got != Some(told.secondary_byte), "no difference: {told}");
+            conversation.ask(1000).context("after a difference")?;
+        }
+        conversation.close()?;
+    }
+    let after = pair.wait_nothing_held(Side::Primary)?;
+    let asked = payload(&after) - before;
+    ensure!(asked == 2 * ANSWERS as u64, "{asked}, {:?}", after.checkpoints());
+    ensure!(after.mode()? == "protected");
+    Ok(())
+}
+
+/// The one of the answer at this place of the connection.
+fn octet(clocked: &Clocked, at: i64) -> Option<u8> {
+    let index = at.checked_sub(i64::try_from(clocked.at).ok()?)?;
+    clocked.octets.get(usize::try_from(index).ok()?).copied()
+}
+
+const MIN: Duration = Duration::from_millis(20);
+const SPACING_MAX_MS: u64 = 200;
+const ADAPTIVE: &str = "[guest.checkpoints]\ninterval_max_ms = 600000\ninterval_min_ms = 20\n\
+                        spacing_max_ms = 200\nadaptive = true\n";
+
+#[test]
+fn guests_that_always_differ_get_their_checkpoints_further_apart() -> Result<()> {
+    let Some(pair) = protected(ADAPTIVE, true)? else { return Ok(()) };
+    further_apart(&pair).with_context(|| pair.logs())
+}
+
+fn further_apart(pair: &Protected) -> Result<()> {
+    let half = pair.half(Side::Primary)?;
+    let qmp = half.guest.qmp()?;
+    let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
+    conversation.ask(1000)?;
+    let mark = qmp.mark();
+    let mut spacings = Vec::new();
+    for _ in 0..2 * ANSWERS {
+        conversation.clock(700)?;
+        let status = half.daemon.status()?;
+        spacings.push(colo_frame(&status)["spacing_ms"].as_u64().context("no spacing")?);
+    }
+    conversation.close()?;
+    ensure!(spacings.is_sorted(), "{spacings:?}");
+    let [first, .., last] = spacings[..] else { unreachable!("there are {ANSWERS}") };
+    ensure!(first < last && last == SPACING_MAX_MS, "{spacings:?}");
+    let events = qmp.events(mark);
+    let (mut resumed, mut apart) = (None, Vec::new());
+    for event in events {
+        match (event.name.as_str(), resumed) {
+            ("RESUME", _) => resumed = Some(event.at),
+            ("STOP", Some(at)) => apart.push(event.at.saturating_sub(at)),
+            _ => {}
+        }
+    }
+    println!("spacings in ms: {spacings:?}; from one checkpoint to the next: {apart:?}");
+    ensure!(apart.len() >= ANSWERS, "{} checkpoints", apart.len());
+    ensure!(apart.iter().all(|apart| *apart >= MIN), "{apart:?}");
+    pair.wait_nothing_held(Side::Primary).map(drop)
 }

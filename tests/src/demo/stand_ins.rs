@@ -1,17 +1,24 @@
-//! The steps.
+//! Guests that are namespaces, in five steps.
+//!
+//! 1. plain traffic, as the reference;
+//! 2. the same under protection;
+//! 3. a divergence, found and named;
+//! 4. the primary host killed in the middle of it all;
+//! 5. a summary.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
+use super::connections::{Connections, Load};
 use super::report::Report;
-use super::traffic::{self, ms};
+use super::traffic::{self, Amount, ms};
 use super::view::View;
-use crate::client::{Calls, Conversation, Keeper, echo, wait_for_all};
+use super::{Play, Watched};
+use crate::client::Conversation;
 use crate::counters::{self, checksum_errors};
-use crate::daemon::{Asker, Daemon, PairOptions, Status};
+use crate::daemon::{Daemon, PairOptions, Status};
 use crate::guest::{Guest, GuestOptions};
 use crate::network::{Family, Lab, LabOptions, Side};
 use crate::protocol::SERVICE_PORT;
@@ -19,13 +26,11 @@ use crate::stand_in::packet::TCP;
 use crate::stand_in::tap::Offloads;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// Long-lived connections in step 4, of each IP version.
-const BY_CLIENT: usize = 4;
-const BY_GUEST: usize = 2;
+/// What is under way in step 4.
+const LOAD: Load =
+    Load { by_client: 4, by_guest: 2, pause: Duration::from_millis(2), answers: 300 };
+const AMOUNT: Amount = Amount { requests: 5000, bulk_len: 128 << 20, datagrams: 4000, calls: 40 };
 const ASK_LEN: u64 = 1500;
-const PAUSE: Duration = Duration::from_millis(2);
-/// Answers that each must have had before the host dies, and after it.
-const ANSWERS: u64 = 300;
 const NOT_RUNNING: &str = "the daemon is not running";
 
 /// The lab and what runs in it. Fields are dropped in this order: daemons, guests, network.
@@ -37,9 +42,6 @@ pub(super) struct Stage {
     lab: Lab,
     watched: Watched,
 }
-
-/// The daemons that the live view asks.
-pub(super) type Watched = Arc<Mutex<Vec<(&'static str, Asker)>>>;
 
 impl Stage {
     pub(super) fn build(view: &View) -> Result<Self> {
@@ -53,25 +55,13 @@ impl Stage {
             primary_guest: Some(primary_guest),
             secondary_guest: None,
             lab,
-            watched: Arc::default(),
+            watched: Watched::default(),
         })
-    }
-
-    pub(super) fn watched(&self) -> Watched {
-        Arc::clone(&self.watched)
-    }
-
-    pub(super) fn run(&mut self, view: &View, report: &mut Report) -> Result<()> {
-        self.plain(view, report)?;
-        self.protect(view)?;
-        self.protected(view, report)?;
-        self.diverge(view, report)?;
-        self.kill_primary(view, report)
     }
 
     fn plain(&self, view: &View, report: &mut Report) -> Result<()> {
         view.step(1, "Plain traffic, no protection, no second guest: the reference");
-        for (what, found) in traffic::run(&self.lab)?.rows() {
+        for (what, found) in traffic::run(&self.lab, AMOUNT)?.rows() {
             view.say(&report.note(&format!("plain: {what}"), found));
         }
         Ok(())
@@ -86,8 +76,10 @@ impl Stage {
         self.secondary_guest = Some(Guest::start(&self.lab, Side::Secondary, guest_options)?);
         let primary = Daemon::start(&self.lab, Side::Primary, &options)?;
         primary.wait_protected()?;
-        *self.lock() =
-            vec![("hosta primary  ", primary.asker()), ("hostb secondary", secondary.asker())];
+        self.watched.set(vec![
+            ("hosta primary  ", primary.asker()),
+            ("hostb secondary", secondary.asker()),
+        ]);
         (self.primary, self.secondary) = (Some(primary), Some(secondary));
         view.say("   colo-proxy primary on hosta, colo-proxy secondary on hostb: protected");
         Ok(())
@@ -95,7 +87,7 @@ impl Stage {
 
     fn protected(&self, view: &View, report: &mut Report) -> Result<()> {
         let before = self.primary_status()?;
-        let measured = traffic::run(&self.lab)?;
+        let measured = traffic::run(&self.lab, AMOUNT)?;
         for (what, found) in measured.rows() {
             view.say(&report.note(&format!("protected: {what}"), found));
         }
@@ -124,7 +116,7 @@ impl Stage {
             "   the secondary said {:#04x} instead of {:#04x} in a segment to port {}",
             flipped.is, flipped.was, flipped.peer_port
         ));
-        for _ in 0..ANSWERS {
+        for _ in 0..LOAD.answers {
             conversation.ask(ASK_LEN)?;
         }
         conversation.close()?;
@@ -155,57 +147,25 @@ impl Stage {
 
     fn kill_primary(&mut self, view: &View, report: &mut Report) -> Result<()> {
         view.step(4, "kill -9 of the primary host, in the middle of long-lived connections");
-        let keepers = self.keepers()?;
-        wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
-        let opened = format!("{} by the client, {} by the guest", 2 * BY_CLIENT, 2 * BY_GUEST);
-        view.say(&format!("   {opened}, all busy"));
+        let connections = Connections::open(&self.lab, LOAD)?;
+        view.say(&format!("   {}, all busy", connections.opened()));
+        connections.take_gaps();
         let took = self.fail_over()?;
         view.say(&format!("   primary killed; `colo-proxy failover` done after {}", ms(took)));
-        let survived = wait_for_all(&keepers, ANSWERS, TIMEOUT);
-        let mut gaps = Vec::new();
-        let mut errors = Vec::new();
-        let total = keepers.len();
-        for keeper in keepers {
-            let kept = keeper.stop()?;
-            match kept.error {
-                Some(error) => errors.push(format!("{}: {error:#}", kept.name)),
-                None => gaps.push(kept.longest_gap),
-            }
-        }
-        let held = survived.is_ok() && errors.is_empty();
-        let found = match errors.first() {
-            Some(first) => format!("{} of {total}: {first}", gaps.len()),
-            None => format!("{} of {total}, every octet right", gaps.len()),
-        };
+        let went_on = connections.go_on();
+        let gaps = connections.take_gaps();
+        let (held, found) = connections.close()?;
+        let held = held && went_on.is_ok();
         view.say(&report.check("connections that went on", held, found));
-        gaps.sort_unstable();
-        let gap = |gap: Option<&Duration>| gap.map_or_else(|| "none".into(), |gap| ms(*gap));
-        let found = format!(
-            "shortest {}, longest {}; failover itself {}",
-            gap(gaps.first()),
-            gap(gaps.last()),
-            ms(took)
-        );
+        let found = format!("{gaps}; failover itself {}", ms(took));
         view.say(&report.note("gap in the answers", found));
         self.afterwards(view, report)
-    }
-
-    fn keepers(&self) -> Result<Vec<Keeper>> {
-        let mut keepers = Vec::new();
-        for family in Family::BOTH {
-            let calls = Calls::new(&self.lab.client, family)?;
-            let by_client = (0..BY_CLIENT).map(|_| Conversation::open(&self.lab.client, family));
-            for conversation in by_client.chain((0..BY_GUEST).map(|_| calls.call())) {
-                keepers.push(Keeper::start(conversation?, ASK_LEN, PAUSE));
-            }
-        }
-        Ok(keepers)
     }
 
     /// The host dies, and the cluster manager, which is us, tells the other one.
     fn fail_over(&mut self) -> Result<Duration> {
         let mut primary = self.primary.take().context(NOT_RUNNING)?;
-        self.lock().remove(0);
+        self.watched.lock().remove(0);
         let mut guest = self.primary_guest.take().context("no primary guest")?;
         let secondary = self.secondary.as_ref().context(NOT_RUNNING)?;
         let start = Instant::now();
@@ -216,12 +176,7 @@ impl Stage {
     }
 
     fn afterwards(&mut self, view: &View, report: &mut Report) -> Result<()> {
-        for family in Family::BOTH {
-            let mut conversation = Conversation::open(&self.lab.client, family)?;
-            conversation.ask(ASK_LEN)?;
-            conversation.close()?;
-            echo(&self.lab.client, family, 20, 100)?;
-        }
+        traffic::once(&self.lab)?;
         view.say(&report.check("new connections and datagrams afterwards", true, "served".into()));
         let guest = self.secondary_guest.as_mut().context("no secondary guest")?;
         let mut errors = checksum_errors(&counters::read(&self.lab.client)?);
@@ -234,14 +189,6 @@ impl Stage {
         Ok(())
     }
 
-    /// What the daemons wrote, where something went wrong.
-    pub(super) fn show_logs(&self, view: &View) {
-        for daemon in [&self.primary, &self.secondary].into_iter().flatten() {
-            view.say(&format!("--- log of {}", daemon.process.name()));
-            view.say(&daemon.process.stderr());
-        }
-    }
-
     fn primary_status(&self) -> Result<Status> {
         self.primary()?.status()
     }
@@ -249,8 +196,27 @@ impl Stage {
     fn primary(&self) -> Result<&Daemon> {
         self.primary.as_ref().context(NOT_RUNNING)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(&'static str, Asker)>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+impl Play for Stage {
+    const SUMMARY: u32 = 5;
+
+    fn run(&mut self, view: &View, report: &mut Report) -> Result<()> {
+        self.plain(view, report)?;
+        self.protect(view)?;
+        self.protected(view, report)?;
+        self.diverge(view, report)?;
+        self.kill_primary(view, report)
+    }
+
+    fn watched(&self) -> Watched {
+        self.watched.clone()
+    }
+
+    fn show_logs(&self, view: &View) {
+        for daemon in [&self.primary, &self.secondary].into_iter().flatten() {
+            view.say(&format!("--- log of {}", daemon.process.name()));
+            view.say(&daemon.process.stderr());
+        }
     }
 }
