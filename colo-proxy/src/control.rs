@@ -36,6 +36,11 @@ pub enum Message {
     /// Primary to secondary: whether the secondary's guest could take over as if it were the
     /// primary's. Told at every change, and when the lane is connected.
     Protection { protected: bool },
+    /// The secondary's answer to [`Message::Protection`]: it will do as it was told.
+    ProtectionKnown { protected: bool },
+    /// Secondary to primary: the secondary's guest answers the network. Told when the lane is
+    /// connected, too.
+    TookOver,
     /// Primary to secondary: the primary's guest is dead, and this host lets nothing of it out any
     /// more.
     GuestGone,
@@ -78,6 +83,8 @@ mod tests {
             Message::Epoch { session: 7, epoch: u64::MAX },
             Message::EpochDone { epoch: 3, sent: 17 },
             Message::Protection { protected: true },
+            Message::ProtectionKnown { protected: false },
+            Message::TookOver,
             Message::GuestGone,
             Message::Offsets { text: "{}\n{}\n".into() },
             Message::CheckpointWanted,

@@ -67,6 +67,8 @@ pub(crate) struct Protection {
     fences: bool,
     /// That is being done.
     is_fencing: bool,
+    /// The secondary takes over, or has: nothing of this guest leaves until an operator says so.
+    given_up: bool,
 }
 
 impl Protection {
@@ -81,6 +83,7 @@ impl Protection {
             exposed: false,
             fences: false,
             is_fencing: false,
+            given_up: false,
         }
     }
 
@@ -106,10 +109,11 @@ impl Protection {
 
     /// The secondary's lanes are all up, or they are not.
     pub(crate) fn on_peer(&mut self, now: Instant, up: bool) -> Option<Action> {
-        if self.ended {
+        if self.ended || self.given_up {
             return None;
         }
         self.met |= up;
+        self.is_fencing &= !up;
         match (self.state, up) {
             (State::Waiting | State::Unprotected, true) if !self.exposed => {
                 self.enter(State::Protected, None, Action::Announce)
@@ -140,6 +144,7 @@ impl Protection {
     pub(crate) fn end(&mut self) -> Option<Action> {
         self.ended = true;
         self.exposed = true;
+        self.given_up = false;
         match self.state {
             State::Unprotected => None,
             _ => self.enter(State::Unprotected, None, Action::Unprotect),
@@ -178,27 +183,46 @@ impl Protection {
             self.lost_since = Some(now);
             return None;
         }
-        self.exposed = true;
+        // It is gone for good, and so need not be fenced again.
+        (self.exposed, self.met) = (true, false);
         self.enter(State::Unprotected, None, Action::Unprotect)
     }
 
-    /// There is no secondary, and it is known that none has been following the guest.
+    /// There is no secondary, and it is known that none has been following the guest. One that was
+    /// met all the same may be about to take over.
     pub(crate) fn on_alone(&mut self) -> Option<Action> {
+        let is_over = self.state == State::Unprotected || self.given_up;
         self.exposed = true;
-        if self.state == State::Unprotected || self.policy == OnSecondaryLost::Hold {
+        if is_over || self.policy == OnSecondaryLost::Hold || self.is_fencing {
             return None;
         }
+        if self.fences && self.met && self.state != State::Resync {
+            self.state = State::Waiting;
+            (self.lost_since, self.is_fencing) = (None, true);
+            return Some(Action::Fence);
+        }
         self.enter(State::Unprotected, None, Action::Unprotect)
+    }
+
+    /// A secondary's guest follows this one, or an earlier daemon left one that may: it may take over.
+    pub(crate) fn on_pair(&mut self) {
+        self.met = true;
     }
 
     /// The guest is dead, and the secondary takes over: whatever is held stays held, and nothing that
     /// comes from here on leaves. `false` where it is too late for that.
     pub(crate) fn give_up(&mut self) -> bool {
-        if self.ended || self.state != State::Waiting {
-            return false;
-        }
-        (self.ended, self.lost_since, self.is_fencing) = (true, None, false);
-        true
+        self.state == State::Waiting && self.be_taken_over()
+    }
+
+    /// The secondary has taken over. `false` where that is known.
+    pub(crate) fn be_taken_over(&mut self) -> bool {
+        (self.state, self.lost_since, self.is_fencing) = (State::Waiting, None, false);
+        !std::mem::replace(&mut self.given_up, true)
+    }
+
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up
     }
 
     /// The operator wants protection again.
@@ -361,8 +385,35 @@ mod tests {
         assert!(p.give_up());
         assert_eq!((p.poll_timeout(), p.on_timeout(now + TIMEOUT * 9)), (None, None));
         assert_eq!((p.on_peer(now, true), p.state()), (None, State::Waiting));
+        assert_eq!(p.on_alone(), None, "nor does the next one's, which somebody starts");
+        p.begin_again();
+        assert_eq!((p.on_peer(now, true), p.state()), (None, State::Waiting));
         // Until an operator says otherwise.
         assert_eq!(p.end(), Some(Action::Unprotect));
+    }
+
+    #[test]
+    fn a_secondary_that_has_taken_over_silences_this_guest_whatever_its_state() {
+        let (now, mut p) = start();
+        p.on_timeout(now + TIMEOUT);
+        assert_eq!(p.state(), State::Unprotected);
+        assert!(p.be_taken_over());
+        assert!(!p.be_taken_over(), "told once");
+        assert_eq!((p.state(), p.on_alone(), p.poll_timeout()), (State::Waiting, None, None));
+    }
+
+    #[test]
+    fn one_that_may_take_over_is_fenced_also_by_a_daemon_that_has_not_met_it() {
+        let (now, p) = start();
+        let mut p = p.fencing(true);
+        p.on_pair();
+        assert_eq!(p.on_timeout(now + TIMEOUT), Some(Action::Fence));
+        let (now, p) = start();
+        let mut p = p.fencing(true);
+        p.on_peer(now, true);
+        assert_eq!(p.on_alone(), Some(Action::Fence));
+        assert_eq!((p.state(), p.poll_timeout()), (State::Waiting, None));
+        assert_eq!(p.on_fenced(now, true), Some(Action::Unprotect));
     }
 
     #[test]

@@ -15,7 +15,7 @@ impl ColoFrame for Instant {
         // One request is outstanding at a time, so two events are the most that wait.
         if matches!(command, Command::RequestCheckpoint { .. }) && self.due.is_empty() {
             self.due.push_back(Event::CheckpointBegan);
-            self.due.push_back(Event::CheckpointDone { state_copied: false });
+            self.due.push_back(Event::CheckpointDone { state_copied: false, covers: true });
         }
     }
 

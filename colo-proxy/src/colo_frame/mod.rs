@@ -60,8 +60,12 @@ pub enum Event {
     CheckpointDone {
         /// The secondary guest now is the primary's copy, so sequence offsets are void. A
         /// laboratory's frame that copies nothing says `false`.
-        #[serde(default = "copied")]
+        #[serde(default = "yes")]
         state_copied: bool,
+        /// What the guest had put out when it began is in that state. Where that is not certain
+        /// nothing is released, and another checkpoint is asked for.
+        #[serde(default = "yes")]
+        covers: bool,
     },
     /// There will be no checkpoint; the proxy may ask again.
     CheckpointFailed {
@@ -91,7 +95,12 @@ pub enum Event {
     },
 }
 
-fn copied() -> bool {
+impl Event {
+    /// A checkpoint is done, as it should be.
+    pub(crate) const DONE: Self = Self::CheckpointDone { state_copied: true, covers: true };
+}
+
+fn yes() -> bool {
     true
 }
 

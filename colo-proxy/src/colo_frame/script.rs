@@ -177,8 +177,11 @@ mod tests {
         let mut frame = Script::start(&path).expect("it starts");
         frame.command(&request());
         assert_eq!(frame.next_event().await, Event::CheckpointBegan);
-        assert_eq!(frame.next_event().await, Event::CheckpointDone { state_copied: true });
-        assert_eq!(frame.next_event().await, Event::CheckpointDone { state_copied: false });
+        assert_eq!(frame.next_event().await, Event::DONE);
+        assert_eq!(
+            frame.next_event().await,
+            Event::CheckpointDone { state_copied: false, covers: true }
+        );
         assert_eq!(frame.next_event().await, Event::Failover);
         let asked = std::fs::read_to_string(dir.path().join("frame.asked")).expect("it was asked");
         assert_eq!(

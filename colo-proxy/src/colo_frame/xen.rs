@@ -69,7 +69,7 @@ impl Xen {
             NotifyEvent::CheckpointDone => {
                 self.is_request_outstanding = false;
                 self.due.push_back(Event::CheckpointBegan);
-                self.due.push_back(Event::CheckpointDone { state_copied: true });
+                self.due.push_back(Event::DONE);
             }
             NotifyEvent::Unknown(text) => {
                 self.unknown_messages += 1;

@@ -223,6 +223,20 @@ impl Engine {
         }
     }
 
+    /// The secondary has another state, and nobody knows what of the primary's output is in it: nothing
+    /// that the secondary has sent counts any more, and all that is held stays held.
+    pub fn start_over(&mut self, now: Instant, out: &mut Output) {
+        let released = self.ledger.stats.released;
+        let mut held = Output::default();
+        self.release_all(now, &mut held);
+        self.ledger.stats.released = released;
+        for frame in held.release {
+            let (subject, malformed) = classify(&frame);
+            let policy = self.policy(&subject, malformed);
+            self.admit(Side::Primary, (&subject, policy), frame.into(), out);
+        }
+    }
+
     /// Protection is off: everything held leaves, and nothing is known of the secondary any more.
     pub fn release_all(&mut self, now: Instant, out: &mut Output) {
         self.ledger.set_now(now);

@@ -221,7 +221,7 @@ impl Rewriter {
             Event::CheckpointBegan => {
                 let _no_lane = self.decisions.on_stopped(now, &mut self.hands);
             }
-            Event::CheckpointDone { state_copied: true } => {
+            Event::CheckpointDone { state_copied: true, .. } => {
                 let _no_lane = self.decisions.on_state_copied(now, &mut self.hands);
                 self.fail_over_if_pending()?;
             }

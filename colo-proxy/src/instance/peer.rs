@@ -49,7 +49,7 @@ impl PeerCounters {
 }
 
 /// What the lane tells its owner.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum PeerEvent {
     /// The other half of the pair has said who it is.
     Up,
@@ -64,6 +64,8 @@ pub(super) enum PeerEvent {
 #[derive(Debug)]
 pub(super) struct Peer {
     messages: mpsc::Sender<Message>,
+    /// What may take its time, and must not be in the way of the others.
+    bulk: mpsc::Sender<Message>,
     pub(super) events: mpsc::Receiver<PeerEvent>,
 }
 
@@ -71,9 +73,11 @@ impl Peer {
     /// Starts the task. A peer that says nothing for `silence_max` is disconnected.
     pub(super) fn spawn(port: Port, role: Role, silence_max: Duration, traffic: Traffic) -> Self {
         let (messages, from_owner) = mpsc::channel(WAITING_MAX);
+        let (bulk, bulk_from_owner) = mpsc::channel(1);
         let (events, receiver) = mpsc::channel(WAITING_MAX);
+        let from_owner = FromOwner { messages: from_owner, bulk: bulk_from_owner };
         tokio::spawn(keep(port, role, silence_max, traffic, from_owner, events));
-        Self { messages, events: receiver }
+        Self { messages, bulk, events: receiver }
     }
 
     /// Sends `message` if the lane keeps up; `false` where it does not.
@@ -81,9 +85,9 @@ impl Peer {
         self.messages.try_send(message).is_ok()
     }
 
-    /// Sends `messages` one after the other, as the lane takes them.
+    /// Sends `messages` one after the other, as the lane takes them and nothing else is to be sent.
     pub(super) fn send_all(&self, messages: Vec<Message>) {
-        let lane = self.messages.clone();
+        let lane = self.bulk.clone();
         tokio::spawn(async move {
             for message in messages {
                 if lane.send(message).await.is_err() {
@@ -94,12 +98,33 @@ impl Peer {
     }
 }
 
+/// What the owner wants sent.
+struct FromOwner {
+    messages: mpsc::Receiver<Message>,
+    bulk: mpsc::Receiver<Message>,
+}
+
+impl FromOwner {
+    /// The next message; `None` when the owner is gone. Can be cancelled without losing one.
+    async fn next(&mut self) -> Option<Message> {
+        tokio::select! {
+            biased;
+            message = self.messages.recv() => message,
+            Some(message) = self.bulk.recv() => Some(message),
+        }
+    }
+
+    fn forget(&mut self) {
+        while self.messages.try_recv().is_ok() || self.bulk.try_recv().is_ok() {}
+    }
+}
+
 async fn keep(
     mut port: Port,
     role: Role,
     silence_max: Duration,
     traffic: Traffic,
-    mut messages: mpsc::Receiver<Message>,
+    mut messages: FromOwner,
     events: mpsc::Sender<PeerEvent>,
 ) {
     loop {
@@ -108,7 +133,7 @@ async fn keep(
             () = events.closed() => return,
         };
         // What was meant for the last connection means nothing to this one.
-        while messages.try_recv().is_ok() {}
+        messages.forget();
         let mut introduction = Introduction::default();
         let terms = Terms { role, silence_max, traffic: &traffic };
         let Ended { why, was_silent } =
@@ -141,7 +166,7 @@ async fn converse(
     stream: Stream,
     terms: &Terms<'_>,
     introduction: &mut Introduction,
-    messages: &mut mpsc::Receiver<Message>,
+    messages: &mut FromOwner,
     events: &mpsc::Sender<PeerEvent>,
 ) -> Ended {
     let Terms { role, silence_max, traffic } = *terms;
@@ -169,7 +194,7 @@ async fn converse(
                 }
                 continue;
             }
-            message = messages.recv() => match message {
+            message = messages.next() => match message {
                 Some(message) => message,
                 None => return ended("the instance is ending"),
             },

@@ -10,7 +10,16 @@ use tokio::task::JoinHandle;
 use crate::config::{Guest, Role, Takeover};
 
 /// Yes, or why not.
-pub(super) type Answer = Result<(), String>;
+pub(super) type Answer = Result<(), Refused>;
+
+/// Who said no, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refused {
+    #[error("{0}")]
+    Quorum(String),
+    #[error("{0}")]
+    Fence(String),
+}
 
 /// One question at a time.
 #[derive(Debug)]
@@ -47,7 +56,10 @@ impl Permission {
                 let run = run(&path, &instance, &netdev, role);
                 let Ok(done) = tokio::time::timeout(timeout, run).await else {
                     let ms = timeout.as_millis();
-                    return Err(format!("{} did not end in {ms} ms", path.display()));
+                    return Err(Refused::Fence(format!(
+                        "{} did not end in {ms} ms",
+                        path.display()
+                    )));
                 };
                 done?;
             }
@@ -55,12 +67,15 @@ impl Permission {
         }));
     }
 
+    /// The reason to ask has gone.
+    pub(super) fn withdraw(&mut self) {}
+
     /// Waits for the answer to a question that was asked. Can be dropped without losing it.
     pub(super) async fn next(&mut self) -> Answer {
         let Some(asking) = &mut self.asking else { return std::future::pending().await };
         let answer = asking.await;
         self.asking = None;
-        answer.unwrap_or_else(|error| Err(error.to_string()))
+        answer.unwrap_or_else(|error| Err(Refused::Fence(error.to_string())))
     }
 }
 
@@ -77,8 +92,8 @@ async fn run(path: &Path, instance: &str, netdev: &str, role: Role) -> Answer {
         .await;
     match status {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("{} says no: {status}", path.display())),
-        Err(error) => Err(format!("cannot run {}: {error}", path.display())),
+        Ok(status) => Err(Refused::Fence(format!("{} says no: {status}", path.display()))),
+        Err(error) => Err(Refused::Fence(format!("cannot run {}: {error}", path.display()))),
     }
 }
 
@@ -121,7 +136,7 @@ mod tests {
         // The twin whose quorum says no fences nobody.
         script(&dir, "quorum", "exit 3");
         permission.ask();
-        let why = permission.next().await.unwrap_err();
+        let why = permission.next().await.unwrap_err().to_string();
         assert!(why.contains("says no") && why.contains('3'), "{why}");
         assert_eq!(std::fs::read_to_string(dir.path().join("log")).unwrap(), log);
     }
@@ -132,9 +147,11 @@ mod tests {
         let mut hangs = permission(None, Some(script(&dir, "fence", "exec sleep 60")));
         hangs.takeover.timeout = Duration::from_millis(50);
         hangs.ask();
-        assert!(hangs.next().await.unwrap_err().contains("did not end in 50 ms"));
+        assert!(hangs.next().await.unwrap_err().to_string().contains("did not end in 50 ms"));
         let mut missing = permission(None, Some("/nonexistent/fence".into()));
         missing.ask();
-        assert!(missing.next().await.unwrap_err().contains("cannot run /nonexistent/fence"));
+        assert!(
+            missing.next().await.unwrap_err().to_string().contains("cannot run /nonexistent/fence")
+        );
     }
 }

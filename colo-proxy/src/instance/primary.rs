@@ -36,6 +36,8 @@ mod report;
 
 use self::decide::{Decisions, Hands, Lane};
 
+/// How long the end waits for the secondary to hear of it.
+const DISCLAIM_MAX: Duration = Duration::from_millis(500);
 /// Time between two looks whether a process that is ending has let go of the guest's TAP.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -54,7 +56,7 @@ pub(super) async fn run(
     };
     let stays =
         offsets::is_needed(&primary.claim.name, &primary.hands.datapath, &inputs.link).await;
-    ended.and(primary.end(stays))
+    ended.and(primary.end(stays, &mut inputs).await)
 }
 
 /// Everything that the instance waits for.
@@ -167,6 +169,8 @@ impl Primary {
             .fencing(!guest.takeover.is_manual());
         if attached.was_off {
             protection.expose();
+        } else if attached.datapath.taken_over() {
+            protection.on_pair();
         }
         let seed = seed().map_err(system("read random octets"))?;
         let primary = Self {
@@ -177,7 +181,8 @@ impl Primary {
                 seed.rotate_left(32) ^ u64::from(std::process::id()),
                 guest.control.is_some(),
             )
-            .limited(&guest.limits),
+            .limited(&guest.limits)
+            .on_death(guest.on_death),
             hands: Kernel {
                 name: claim.name.clone(),
                 datapath: attached.datapath,
@@ -213,7 +218,13 @@ impl Primary {
                 Some(event) = inputs.mirror.recv() => {
                     self.on_lane(Lane::Mirror, matches!(event, LaneEvent::Up));
                 }
-                event = next_peer_event(inputs.peer.as_mut()) => self.on_peer(event),
+                event = next_peer_event(inputs.peer.as_mut()) => {
+                    let is_up = matches!(event, PeerEvent::Up);
+                    self.on_peer(event);
+                    if is_up && self.decisions.has_pair() {
+                        self.tell_offsets(inputs.peer.as_ref());
+                    }
+                }
                 event = inputs.frame.next_event() => {
                     self.decisions.on_frame_event(Instant::now(), &event, &mut self.hands);
                     if event == Event::PairReady {
@@ -268,6 +279,11 @@ impl Primary {
                 Some(Message::EpochDone { epoch, sent }) => {
                     self.decisions.on_epoch_done(Instant::now(), epoch, sent);
                 }
+                Some(Message::ProtectionKnown { protected }) => {
+                    let now = Instant::now();
+                    self.decisions.on_protection_known(now, protected, &mut self.hands);
+                }
+                Some(Message::TookOver) => self.decisions.on_taken_over(&mut self.hands),
                 Some(Message::CheckpointWanted) => {
                     self.decisions.on_checkpoint_wanted(Instant::now());
                 }
@@ -341,6 +357,13 @@ impl Primary {
     async fn answer(&mut self, request: Request, inputs: &mut Inputs) -> Reply {
         match request {
             Request::Status => self.report(inputs).await,
+            Request::Protect { .. } if self.decisions.protection.is_given_up() => {
+                Reply::Error(format!(
+                    "{}: the secondary takes over from this guest, or has; end the other one and \
+                     restart this daemon if it is to serve from here",
+                    self.claim.name
+                ))
+            }
             Request::Protect { migrate } => match inputs.frame.protect(migrate.as_deref()) {
                 Ok(message) => {
                     self.decisions.protection.begin_again();
@@ -361,8 +384,23 @@ impl Primary {
     }
 
     /// The operator ends protection: what is held leaves, and the guest's network is as it was; but
-    /// for the programs where they stay, because they translate what an earlier pair has opened.
-    fn end(mut self, stays: bool) -> Result<(), InstanceError> {
+    /// for the programs where they stay, because they translate what an earlier pair has opened. A
+    /// guest whose place the secondary has taken stays off the network.
+    async fn end(mut self, stays: bool, inputs: &mut Inputs) -> Result<(), InstanceError> {
+        if self.decisions.protection.is_given_up() {
+            if let Some(netdev) = self.netdev {
+                inputs.link.set_up(netdev.ifindex, false).await?;
+                let name = &self.claim.name;
+                log::warn!(
+                    "{name}: {} is down, to keep this guest off the network",
+                    self.guest.netdev
+                );
+            }
+            return Ok(self.hands.datapath.detach()?);
+        }
+        if let Some(peer) = &mut inputs.peer {
+            disclaim(peer).await;
+        }
         // What comes after is released as well; that protection had ended already is as good.
         let _ = self.decisions.protection.end();
         self.decisions.release_everything(Instant::now(), &mut self.hands);
@@ -372,6 +410,24 @@ impl Primary {
         }
         self.hands.datapath.detach()?;
         Ok(())
+    }
+}
+
+/// The guest goes on alone: before that, the secondary has to know that it is not to take over.
+async fn disclaim(peer: &mut Peer) {
+    if !peer.send(Message::Protection { protected: false }) {
+        return;
+    }
+    let known = async {
+        while let Some(event) = peer.events.recv().await {
+            let known = PeerEvent::Message(Message::ProtectionKnown { protected: false });
+            if event == known || matches!(event, PeerEvent::Down { .. }) {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(DISCLAIM_MAX, known).await.is_err() {
+        log::warn!("the secondary does not say that it knows of the end of protection");
     }
 }
 

@@ -327,7 +327,7 @@ impl Secondary {
                     self.decisions.on_marked(sent);
                 }
             }
-            Event::CheckpointDone { state_copied: true } => {
+            Event::CheckpointDone { state_copied: true, .. } => {
                 if self.decisions.on_state_copied(Instant::now(), &mut self.hands)
                     && let Some(sent) = take_mark(inputs).await
                 {
@@ -339,12 +339,23 @@ impl Secondary {
                 self.decisions.on_not_copied(&mut self.hands);
                 self.fail_over_if_pending(inputs).await?;
             }
-            Event::PairReady => self.takeover.on_pair(true),
-            Event::PairLost { reason } | Event::Gone { reason } => {
+            Event::PairReady => drop(self.takeover.on_pair(true)),
+            Event::PairLost { reason } => {
                 log::warn!("{}: the COLO-frame has no pair: {reason}", self.claim.name);
-                self.takeover.on_pair(false);
+                if let Some(action) =
+                    self.takeover.on_pair(false).filter(|_| self.waits_for_primary())
+                {
+                    self.act(action, inputs).await?;
+                }
             }
-            Event::Alone { reason } => log::info!("{}: {reason}", self.claim.name),
+            Event::Gone { reason } => {
+                log::warn!("{}: {reason}", self.claim.name);
+                self.takeover.on_unreachable();
+            }
+            Event::Alone { reason } => {
+                log::info!("{}: {reason}", self.claim.name);
+                self.takeover.on_reachable();
+            }
         }
         Ok(())
     }
@@ -381,6 +392,10 @@ impl Secondary {
         match action {
             Action::Ask => inputs.permission.ask(),
             Action::TakeOver => self.fail_over(inputs).await?,
+            Action::TellUnreachable => log::error!(
+                "{name}: the primary is lost, and there is no connection to this guest's QEMU: if \
+                 this guest lives, and the other certainly answers nobody: colo-proxy failover {name}"
+            ),
             Action::TellOperator => log::error!(
                 "{name}: the primary is lost, and neither fence nor quorum is configured: if its \
                  guest certainly answers nobody any more: colo-proxy failover {name}"
@@ -399,11 +414,10 @@ impl Secondary {
         answer: Answer,
         inputs: &mut Inputs,
     ) -> Result<(), InstanceError> {
-        let is_granted = answer.is_ok();
-        if let Err(why) = answer {
+        if let Err(why) = &answer {
             log::error!("{}: not taking over: {why}", self.claim.name);
         }
-        match self.takeover.on_permission(Instant::now(), is_granted) {
+        match self.takeover.on_permission(Instant::now(), answer.as_ref().copied()) {
             Some(action) if self.waits_for_primary() => self.act(action, inputs).await,
             _ => Ok(()),
         }
@@ -418,6 +432,8 @@ impl Secondary {
             PeerEvent::Up => {
                 log::info!("{}: the primary is there", self.claim.name);
                 self.takeover.on_peer_up();
+                inputs.permission.withdraw();
+                self.tell_if_taken_over(inputs.peer.as_ref());
             }
             PeerEvent::Down { was_silent } => {
                 log::warn!("{}: the primary is not heard of", self.claim.name);
@@ -430,10 +446,16 @@ impl Secondary {
                 Some(Message::Epoch { session, epoch }) => {
                     self.new_epoch((session, epoch), inputs).await;
                 }
-                Some(Message::Protection { protected }) => self.takeover.on_protection(protected),
+                Some(Message::Protection { protected }) => {
+                    self.takeover.on_protection(protected);
+                    if let Some(peer) = &inputs.peer {
+                        peer.send(Message::ProtectionKnown { protected });
+                    }
+                }
                 Some(Message::GuestGone) => {
-                    log::warn!("{}: the primary's guest is dead", self.claim.name);
-                    if let Some(action) = self.takeover.on_guest_gone() {
+                    log::warn!("{}: the primary says that its guest is dead", self.claim.name);
+                    let action = self.takeover.on_guest_gone();
+                    if let Some(action) = action.filter(|_| self.waits_for_primary()) {
                         self.act(action, inputs).await?;
                     }
                 }
@@ -479,6 +501,7 @@ impl Secondary {
         self.hands.datapath.set_mode(Mode::FailedOver)?;
         self.decisions.failed_over();
         log::warn!("{}: failed over; the guest is on the network", self.claim.name);
+        self.tell_if_taken_over(inputs.peer.as_ref());
         inputs.mirror = None;
         let (reply, unsent) = oneshot::channel();
         let asked = inputs.output_requests.send(OutgoingRequest::Finish(reply)).await;
@@ -494,6 +517,15 @@ impl Secondary {
         }
         self.decisions.replay_all(&mut self.hands);
         Ok(())
+    }
+
+    /// A primary that lives has to know: two must not answer.
+    fn tell_if_taken_over(&self, peer: Option<&Peer>) {
+        if self.decisions.mode == Mode::FailedOver
+            && let Some(peer) = peer
+        {
+            peer.send(Message::TookOver);
+        }
     }
 
     /// It is known now with which state the guest goes on.
@@ -555,6 +587,10 @@ impl Secondary {
             }
             Request::Divergences { .. } => self.report_divergences(),
             Request::Failover => match self.fail_over(inputs).await {
+                Ok(()) if self.pending_failover.is_some() => Reply::Done(format!(
+                    "{}: the guest goes on the network when its checkpoint has ended",
+                    self.claim.name
+                )),
                 Ok(()) => Reply::Done(format!("{}: the guest is on the network", self.claim.name)),
                 Err(error) => Reply::Error(error.to_string()),
             },

@@ -37,6 +37,8 @@ use crate::qmp::{Refusal, Version};
 /// A checkpoint that was asked for has begun after this long, or QEMU has lost its other half: a
 /// primary that has noticed so takes the request, and does nothing.
 const BEGIN_MAX: Duration = Duration::from_secs(10);
+/// Pause before a QEMU that did not say how it is is asked again.
+const PROBE_AGAIN: Duration = Duration::from_secs(1);
 /// The longest checkpoint. A secondary's QEMU that hangs would keep the primary's guest stopped for
 /// ever.
 const CHECKPOINT_MAX: Duration = Duration::from_secs(30);
@@ -138,10 +140,23 @@ pub(super) struct Machine {
     pauses: Pauses,
     requested: u64,
     failed: u64,
+    uncovered: u64,
     /// What went wrong last, for the operator.
     trouble: Option<String>,
+    /// What is still to be said to make the pair: each when the one before was done.
+    join: VecDeque<Execute>,
+    /// QEMU has not said how it is, and is asked again then.
+    probe_at: Option<Instant>,
     commands: VecDeque<Execute>,
     events: VecDeque<Event>,
+}
+
+/// Nobody knows what becomes of the guest. For a secondary that is no sign that its primary is gone.
+fn no_connection(role: Role, reason: String) -> Event {
+    match role {
+        Role::Primary => Event::PairLost { reason },
+        Role::Secondary => Event::Gone { reason },
+    }
 }
 
 impl Machine {
@@ -165,11 +180,12 @@ impl Machine {
             pauses: Pauses::default(),
             requested: 0,
             failed: 0,
+            uncovered: 0,
             trouble: None,
+            join: VecDeque::new(),
+            probe_at: None,
             commands: VecDeque::new(),
-            events: VecDeque::from([Event::PairLost {
-                reason: "not connected to QEMU yet".into(),
-            }]),
+            events: VecDeque::from([no_connection(role, "not connected to QEMU yet".into())]),
         }
     }
 
@@ -213,6 +229,7 @@ impl Machine {
     /// Asks how QEMU is. Whatever it says of itself meanwhile makes the answers old.
     fn probe(&mut self) {
         self.phase = Phase::Probing;
+        self.probe_at = None;
         self.found = Found::default();
         self.execute(Ask::ColoStatus, "query-colo-status", json!({}));
         self.execute(Ask::Kvm, "query-kvm", json!({}));
@@ -221,18 +238,20 @@ impl Machine {
 
     pub(super) fn on_down(&mut self, now: Instant, why: &str) {
         self.commands.clear();
-        self.version = None;
+        self.join.clear();
+        (self.version, self.probe_at) = (None, None);
         let before = std::mem::replace(&mut self.phase, Phase::Absent);
         let reason = format!("no connection to QEMU: {why}");
-        match before {
-            Phase::Absent => {}
-            Phase::Colo if !self.is_ending => {
-                self.end_checkpoint(now, &reason);
-                self.events.push_back(Event::Gone { reason });
-            }
-            // Checkpoints that nobody sees may be made from here on.
-            _ => self.lose(now, &reason),
+        if before == Phase::Absent {
+            return;
         }
+        // Checkpoints that nobody sees may be made from here on.
+        self.end_checkpoint(now, &reason);
+        self.events.push_back(if before == Phase::Colo && !self.is_ending {
+            Event::Gone { reason }
+        } else {
+            no_connection(self.role, reason)
+        });
     }
 
     fn refuse(&mut self, why: String) {
@@ -298,7 +317,10 @@ impl Machine {
     fn on_found(&mut self, now: Instant, ask: Ask, result: Result<Value, Refusal>) {
         match (ask, result) {
             (_, Err(refusal)) => {
-                return self.refuse(format!("QEMU does not say how it is: {refusal}"));
+                // It may be in COLO for all we know.
+                self.lose(now, &format!("QEMU does not say how it is: {refusal}"));
+                self.probe_at = Some(now + PROBE_AGAIN);
+                return;
             }
             (Ask::ColoStatus, Ok(status)) => self.found.on_colo_status(&status),
             (Ask::Kvm, Ok(status)) => self.found.on_kvm(&status),
@@ -329,6 +351,10 @@ impl Machine {
                 self.is_end_wanted = false;
                 self.phase = Phase::Alone;
                 self.events.push_back(Event::Alone { reason: "QEMU is not in COLO".into() });
+                if self.copying.take().is_some() {
+                    // We have stopped it, and do not know what became of the copy.
+                    self.execute(Ask::Cont, "cont", json!({}));
+                }
                 if let Some(uri) = self.wanted.take() {
                     self.enter(&uri);
                 }
@@ -361,14 +387,18 @@ impl Machine {
     fn enter(&mut self, uri: &str) {
         self.trouble = None;
         self.phase = Phase::Entering { in_colo: false };
-        self.set_capabilities();
         let delay = self.delay();
         let parameters = json!({"x-checkpoint-delay": delay, "max-bandwidth": BANDWIDTH});
-        self.execute(Ask::Parameters, "migrate-set-parameters", parameters);
+        let mut then = |ask, command, arguments| {
+            self.join.push_back(Execute { ask, command, arguments });
+        };
+        then(Ask::Parameters, "migrate-set-parameters", parameters);
         if !self.found.has_kvm() {
-            self.execute(Ask::Stop, "stop", json!({}));
+            then(Ask::Stop, "stop", json!({}));
         }
-        self.execute(Ask::Migrate, "migrate", json!({"uri": uri}));
+        then(Ask::Migrate, "migrate", json!({"uri": uri}));
+        // Without the capabilities it would be an ordinary migration, which ends with this guest.
+        self.set_capabilities();
     }
 
     fn set_capabilities(&mut self) {
@@ -386,15 +416,17 @@ impl Machine {
     }
 
     fn on_entering(&mut self, ask: Ask, result: Result<Value, Refusal>) {
-        let Err(refusal) = result else { return };
+        let Err(refusal) = result else {
+            let next = self.join.pop_front();
+            return self.commands.extend(next);
+        };
         let what = match ask {
             Ask::Capabilities => "the capabilities of COLO",
             Ask::Parameters => "the time between checkpoints",
             Ask::Stop => "to stop its guest for the copy",
             _ => "the migration",
         };
-        // What was still to be said makes no sense any more.
-        self.commands.clear();
+        self.join.clear();
         self.stay_alone(format!("QEMU refuses {what}: {refusal}"));
     }
 
@@ -419,6 +451,10 @@ impl Machine {
                 Phase::Probing => return self.found.on_change(),
                 // Nobody starts or stops a guest that waits: it has gone on without us.
                 Phase::Standby if name != "MIGRATION" => return self.probe(),
+                // Somebody makes a pair by hand.
+                Phase::Alone if name == "MIGRATION" && data["status"] == "colo" => {
+                    return self.probe();
+                }
                 _ => {}
             }
         }
@@ -429,7 +465,9 @@ impl Machine {
             "COLO_EXIT" => self.on_colo_exit(now, data),
             "SHUTDOWN" => {
                 self.is_ending = true;
-                self.lose(now, "QEMU is shutting down");
+                self.end_checkpoint(now, "QEMU is shutting down");
+                let reason = "QEMU is shutting down".into();
+                self.events.push_back(no_connection(self.role, reason));
             }
             _ => {}
         }
@@ -450,7 +488,8 @@ impl Machine {
     }
 
     fn on_resume(&mut self, now: Instant, at: Duration) {
-        if self.phase == (Phase::Entering { in_colo: true }) {
+        let is_first = self.phase == (Phase::Entering { in_colo: true });
+        if is_first {
             self.phase = Phase::Colo;
             if let Some(since) = self.copying.take() {
                 let ms = now.saturating_duration_since(since).as_millis();
@@ -458,41 +497,46 @@ impl Machine {
             }
             self.events.push_back(Event::PairReady);
         }
-        if let Some(checkpoint) = &mut self.checkpoint {
-            checkpoint.on_resume(at);
-            self.settle(now);
-        } else if self.triggered.is_some() {
-            // The guest was stopped already when it was made, so nobody said when it began.
-            self.fail(now, "the guest had been stopped by somebody else".into());
+        match self.checkpoint.as_ref().map(|one| one.on_resume(self.role, at)) {
+            Some(ended) => self.on_checkpoint_ended(now, ended),
+            // The guest had been stopped by somebody when a checkpoint was made, which has set it
+            // going; or somebody has. Nobody said when it began.
+            None if self.phase == Phase::Colo && !is_first => {
+                self.events.push_back(Event::CheckpointBegan);
+                let ended = match self.role {
+                    Role::Primary => Ended::Uncovered,
+                    Role::Secondary => Ended::Done { pause: Duration::ZERO },
+                };
+                self.on_checkpoint_ended(now, ended);
+            }
+            None => {}
         }
     }
 
     fn on_confirmation(&mut self, now: Instant, number: u64, status: Option<&Value>) {
-        if number != self.number {
-            return;
-        }
-        if let Some(checkpoint) = &mut self.checkpoint {
-            let status = status.and_then(|status| status["status"].as_str());
-            checkpoint.on_status(status.unwrap_or_default());
-            self.settle(now);
+        let status = status.and_then(|status| status["status"].as_str()).unwrap_or_default();
+        let checkpoint = self.checkpoint.as_mut().filter(|_| number == self.number);
+        if let Some(ended) = checkpoint.and_then(|one| one.on_status(status)) {
+            self.on_checkpoint_ended(now, ended);
         }
     }
 
-    /// Ends the checkpoint if enough is known of it.
-    fn settle(&mut self, now: Instant) {
-        let Some(ended) = self.checkpoint.as_ref().and_then(|one| one.ended(self.role)) else {
-            return;
-        };
+    fn on_checkpoint_ended(&mut self, now: Instant, ended: Ended) {
         match ended {
             Ended::Done { pause } => {
-                self.checkpoint = None;
                 self.pauses.add(pause);
-                self.pace.on_done(now);
-                self.due = None;
-                self.events.push_back(Event::CheckpointDone { state_copied: true });
+                self.events.push_back(Event::DONE);
             }
-            Ended::Unproven(why) => self.fail(now, why.into()),
+            Ended::Uncovered => {
+                log::warn!("a checkpoint covers nothing: the guest went on before it was known of");
+                self.uncovered += 1;
+                let (state_copied, covers) = (true, false);
+                self.events.push_back(Event::CheckpointDone { state_copied, covers });
+            }
+            Ended::NotMade(why) => return self.fail(now, why.into()),
         }
+        self.pace.on_done(now);
+        (self.checkpoint, self.triggered, self.due) = (None, None, None);
     }
 
     fn on_migration(&mut self, now: Instant, status: &str) {
@@ -510,7 +554,10 @@ impl Machine {
             ("completed", Phase::Entering { .. }) => {
                 self.stay_alone("QEMU migrated and did not enter COLO".into());
             }
-            ("completed", Phase::Ending) => self.end_unfinished(now),
+            ("completed", Phase::Ending) => {
+                self.end_unfinished(now);
+                self.phase = Phase::Alone;
+            }
             // Somebody told QEMU by hand that the other half is gone.
             ("completed", Phase::Colo | Phase::Broken) => self.on_told_by_hand(now),
             _ => {}
@@ -519,7 +566,7 @@ impl Machine {
 
     /// The state of the checkpoint that was being made will not come any more.
     fn end_unfinished(&mut self, now: Instant) {
-        if self.checkpoint.as_ref().is_some_and(|one| !one.has_resumed()) {
+        if self.checkpoint.is_some() {
             self.fail(now, "the other half is gone".into());
         }
     }
@@ -588,7 +635,7 @@ impl Machine {
 
     /// The other half is gone for good: this one goes on alone.
     pub(super) fn end(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Probing | Phase::Standby) {
+        if matches!(self.phase, Phase::Absent | Phase::Probing | Phase::Standby) {
             // It may be in COLO by now.
             self.is_end_wanted = true;
             if self.phase == Phase::Standby {
@@ -607,13 +654,14 @@ impl Machine {
     }
 
     fn on_ended(&mut self, result: Result<Value, Refusal>) {
+        // Otherwise it is over when QEMU says so: what it says before may be of a checkpoint.
         if let Err(refusal) = result {
             let why = format!("QEMU does not let its guest go on alone: {refusal}");
             log::error!("{why}");
             self.trouble = Some(why);
-        }
-        if self.phase == Phase::Ending {
-            self.phase = Phase::Alone;
+            if self.phase == Phase::Ending {
+                self.phase = Phase::Alone;
+            }
         }
         if self.role == Role::Secondary {
             // QEMU's own announcement, behind ours: it repeats itself, for switches that lose one.
@@ -625,7 +673,7 @@ impl Machine {
     // Time.
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        [self.due, self.given_up()].into_iter().flatten().min()
+        [self.due, self.given_up(), self.probe_at].into_iter().flatten().min()
     }
 
     /// When a checkpoint that does not begin, or does not end, is given up.
@@ -642,6 +690,9 @@ impl Machine {
             let delay = self.delay();
             let parameters = json!({"x-checkpoint-delay": delay});
             self.execute(Ask::Checkpoint, "migrate-set-parameters", parameters);
+        }
+        if self.probe_at.is_some_and(|at| at <= now) {
+            self.probe();
         }
         if self.given_up().is_some_and(|at| at <= now) {
             self.phase = Phase::Broken;
@@ -661,6 +712,7 @@ impl Machine {
                 "requested": self.requested,
                 "done": self.pauses.count(),
                 "failed": self.failed,
+                "uncovered": self.uncovered,
             },
             "pause_us": self.pauses.report(),
             "spacing_ms": self.pace.spacing().as_millis() as u64,

@@ -5,11 +5,11 @@
 //! [`Decisions::messages`].
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::colo_frame::{Command, Event};
 use crate::compare::{Engine, Output, Reason, Side};
-use crate::config::{Limits, PeerLimits};
+use crate::config::{Limits, OnDeath, PeerLimits};
 use crate::control::Message;
 use crate::datapath::Mode;
 use crate::frame::Frame;
@@ -49,6 +49,13 @@ pub(in crate::instance) struct Decisions {
     session: u64,
     /// A checkpoint has begun and is not done yet.
     checkpoint_running: bool,
+    /// The guest's output passes when this daemon dies.
+    passes_on_death: bool,
+    /// The secondary was told that it is not to take over, and has not said that it knows; later
+    /// than then it is fenced.
+    disclaiming: Option<Instant>,
+    /// How long it may take for that.
+    timeout: Duration,
     /// Frames that the output gate can hold.
     gate_queue_frames: u32,
     has_control: bool,
@@ -62,6 +69,7 @@ pub(in crate::instance) struct Decisions {
     pub(in crate::instance) control_up: bool,
     pub(in crate::instance) counts: Counts,
     request_log: LogLimit,
+    failure_log: LogLimit,
     /// The secondary is to be fenced.
     pub(in crate::instance) is_fence_due: bool,
     /// For the COLO-frame.
@@ -98,6 +106,9 @@ impl Decisions {
             epoch: 0,
             session,
             checkpoint_running: false,
+            passes_on_death: false,
+            disclaiming: None,
+            timeout: PeerLimits::default().timeout,
             gate_queue_frames: PeerLimits::default().gate_queue_frames,
             has_control,
             mirror_up: false,
@@ -107,6 +118,7 @@ impl Decisions {
             control_up: !has_control,
             counts: Counts::default(),
             request_log: LogLimit::default(),
+            failure_log: LogLimit::default(),
             is_fence_due: false,
             commands: VecDeque::new(),
             messages: VecDeque::new(),
@@ -117,15 +129,26 @@ impl Decisions {
     pub(in crate::instance) fn limited(mut self, limits: &Limits) -> Self {
         self.cut = Cut::new(limits.unsorted);
         self.gate_queue_frames = limits.peer.gate_queue_frames;
+        self.timeout = limits.peer.timeout;
+        self
+    }
+
+    /// What becomes of the guest's output when this daemon dies.
+    pub(in crate::instance) fn on_death(mut self, on_death: OnDeath) -> Self {
+        self.passes_on_death = on_death == OnDeath::Pass;
         self
     }
 
     pub(in crate::instance) fn poll_timeout(&self) -> Option<Instant> {
-        [self.engine.poll_timeout(), self.protection.poll_timeout()].into_iter().flatten().min()
+        let all = [self.engine.poll_timeout(), self.protection.poll_timeout(), self.disclaiming];
+        all.into_iter().flatten().min()
     }
 
     pub(in crate::instance) fn on_timeout(&mut self, now: Instant, hands: &mut impl Hands) {
         self.engine.on_timeout(now, &mut self.out);
+        if self.disclaiming.is_some_and(|at| at <= now) {
+            self.fence();
+        }
         let action = self.protection.on_timeout(now);
         self.act(now, action, hands);
     }
@@ -183,6 +206,9 @@ impl Decisions {
             }
             Lane::Control => {
                 self.control_up = up;
+                if !up && self.disclaiming.is_some() {
+                    self.fence();
+                }
                 self.tell_protection();
                 self.ask_for_mark();
             }
@@ -199,9 +225,14 @@ impl Decisions {
 
     /// The secondary has to know whether it could take over.
     fn tell_protection(&mut self) {
-        if self.has_control && self.control_up {
-            let protected = self.protection.is_covered();
-            self.messages.push_back(Message::Protection { protected });
+        if !self.has_control || !self.control_up {
+            return;
+        }
+        // One that may be left alone by the death of this daemon is not to be taken over from.
+        let protected = self.protection.is_covered() && !self.passes_on_death;
+        self.messages.push_back(Message::Protection { protected });
+        if self.protection.is_given_up() {
+            self.messages.push_back(Message::GuestGone);
         }
     }
 
@@ -263,11 +294,14 @@ impl Decisions {
                 self.counts.checkpoints_ignored += 1;
                 log::warn!("{}: a checkpoint is done that had not begun; ignored", self.name);
             }
-            Event::CheckpointDone { state_copied } => {
-                self.on_checkpoint_done(now, *state_copied, hands);
+            Event::CheckpointDone { state_copied, covers } => {
+                self.on_checkpoint_done(now, *state_copied, *covers, hands);
             }
             Event::CheckpointFailed { reason } => {
-                log::warn!("{}: the COLO-frame made no checkpoint: {reason}", self.name);
+                if let Some(more) = self.failure_log.admit(now) {
+                    let name = &self.name;
+                    log::warn!("{name}: the COLO-frame made no checkpoint: {reason}{more}");
+                }
                 self.checkpoint_running = false;
                 self.engine.checkpoint_failed(now);
                 self.compare_unsorted(now, self.epoch + 1);
@@ -276,6 +310,7 @@ impl Decisions {
             Event::PairReady => {
                 log::info!("{}: the COLO-frame has a pair", self.name);
                 self.has_pair = true;
+                self.protection.on_pair();
                 self.on_pair(now, hands);
             }
             Event::PairLost { reason } | Event::Gone { reason } => {
@@ -285,6 +320,10 @@ impl Decisions {
                 // Whatever comes back needs a checkpoint before its output counts.
                 self.has_pair = false;
                 self.protection.expose();
+                if self.protection.state() == State::Unprotected {
+                    // A checkpoint may have stopped the guest, and nothing else would start it again.
+                    self.commands.push_back(Command::PeerLost { instance: self.name.clone() });
+                }
                 self.on_pair(now, hands);
             }
             Event::Alone { reason } => {
@@ -296,7 +335,13 @@ impl Decisions {
         }
     }
 
-    fn on_checkpoint_done(&mut self, now: Instant, state_copied: bool, hands: &mut impl Hands) {
+    fn on_checkpoint_done(
+        &mut self,
+        now: Instant,
+        state_copied: bool,
+        covers: bool,
+        hands: &mut impl Hands,
+    ) {
         self.checkpoint_running = false;
         self.epoch += 1;
         if state_copied && self.has_control {
@@ -305,6 +350,11 @@ impl Decisions {
                 self.engine.dropped_stale(stale);
             }
             self.ask_for_mark();
+        }
+        if !covers {
+            self.engine.start_over(now, &mut self.out);
+            self.engine.request_checkpoint(now, Reason::Resync, &mut self.out);
+            return;
         }
         self.engine.checkpoint_done(now, &mut self.out);
         if !state_copied {
@@ -323,6 +373,11 @@ impl Decisions {
         }
     }
 
+    /// The COLO-frame has a pair, or says nothing of pairs.
+    pub(in crate::instance) fn has_pair(&self) -> bool {
+        self.has_pair
+    }
+
     /// The guest may be dead; whether it is, its TAP tells.
     pub(in crate::instance) fn may_be_dead(&self) -> bool {
         self.may_be_dead && self.protection.state() == State::Waiting
@@ -334,7 +389,37 @@ impl Decisions {
         self.may_be_dead = false;
         if self.has_control && self.protection.give_up() {
             log::error!("{}: the guest is dead; its secondary is told to take over", self.name);
-            self.messages.push_back(Message::GuestGone);
+            self.tell_protection();
+        }
+    }
+
+    fn fence(&mut self) {
+        log::warn!("{}: the secondary is lost; fencing it before going on", self.name);
+        self.disclaiming = None;
+        self.is_fence_due = true;
+    }
+
+    /// The secondary has heard whether it could take over.
+    pub(in crate::instance) fn on_protection_known(
+        &mut self,
+        now: Instant,
+        protected: bool,
+        hands: &mut impl Hands,
+    ) {
+        if !protected && self.disclaiming.take().is_some() {
+            self.on_fenced(now, true, hands);
+        }
+    }
+
+    /// The secondary answers the network. Two must not, so this guest does not any more.
+    pub(in crate::instance) fn on_taken_over(&mut self, hands: &mut impl Hands) {
+        if self.protection.be_taken_over() {
+            log::error!(
+                "{}: the secondary has taken over; this guest's output is held. To serve from here \
+                 again, end the other one and restart this daemon",
+                self.name
+            );
+            hands.set_mode(Mode::Protected);
         }
     }
 
@@ -395,10 +480,12 @@ impl Decisions {
                 }
                 self.commands.push_back(Command::PeerLost { instance: self.name.clone() });
             }
-            Action::Fence => {
-                log::warn!("{}: the secondary is lost; fencing it before going on", self.name);
-                self.is_fence_due = true;
+            // A secondary whose daemon lives need not be fenced: it does what it is told.
+            Action::Fence if self.has_control && self.control_up => {
+                self.disclaiming = Some(now + self.timeout);
+                self.messages.push_back(Message::Protection { protected: false });
             }
+            Action::Fence => self.fence(),
             Action::Resync => {
                 log::info!("{}: {}", self.name, state.description());
                 hands.set_mode(Mode::Protected);

@@ -9,10 +9,13 @@
 use std::time::{Duration, Instant};
 
 use crate::config;
+use crate::instance::permission::Refused;
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::instance) enum Action {
+    /// This guest is out of reach: say so.
+    TellUnreachable,
     /// Run the commands of `[guest.takeover]`.
     Ask,
     TakeOver,
@@ -28,7 +31,10 @@ struct Lost {
     peer: Option<Instant>,
     /// It was silent for as long as a break may last.
     was_silent: bool,
+    /// This host's QEMU has lost its other half.
     pair: bool,
+    /// The primary's daemon says that its guest is dead.
+    guest: bool,
 }
 
 #[derive(Debug)]
@@ -41,6 +47,9 @@ pub(in crate::instance) struct Takeover {
     lost: Lost,
     /// The primary said that this guest can take over.
     covered: bool,
+    /// There is no connection to this host's QEMU, or it is ending: nobody knows whether this guest
+    /// lives.
+    is_unreachable: bool,
     /// It was done, or said, what there was to do.
     is_settled: bool,
     is_asking: bool,
@@ -55,6 +64,7 @@ impl Takeover {
             timeout,
             lost: Lost::default(),
             covered: false,
+            is_unreachable: false,
             is_settled: false,
             is_asking: false,
             not_before: None,
@@ -82,18 +92,34 @@ impl Takeover {
         self.lost.was_silent |= was_silent;
     }
 
-    /// The primary's daemon says that its guest is dead: it keeps that guest off the network, so that
-    /// nobody need be fenced.
+    /// The primary's daemon says that its guest is dead, and keeps it off the network: nobody need be
+    /// fenced. Anybody could say so, but this host's QEMU has to have noticed as well.
     pub(in crate::instance) fn on_guest_gone(&mut self) -> Option<Action> {
-        if !self.covered || std::mem::replace(&mut self.is_settled, true) {
-            return None;
-        }
-        Some(Action::TakeOver)
+        self.lost.guest = true;
+        self.if_guest_is_gone()
     }
 
     /// QEMU has its other half, or has lost it.
-    pub(in crate::instance) fn on_pair(&mut self, is_there: bool) {
+    pub(in crate::instance) fn on_pair(&mut self, is_there: bool) -> Option<Action> {
         self.lost.pair = !is_there;
+        self.lost.guest &= !is_there;
+        self.is_unreachable = false;
+        self.if_guest_is_gone()
+    }
+
+    fn if_guest_is_gone(&mut self) -> Option<Action> {
+        let is_gone = self.lost.guest && self.lost.pair && self.covered;
+        (is_gone && !std::mem::replace(&mut self.is_settled, true)).then_some(Action::TakeOver)
+    }
+
+    /// What becomes of this guest is not known, until QEMU is heard of again.
+    pub(in crate::instance) fn on_unreachable(&mut self) {
+        self.is_unreachable = true;
+    }
+
+    /// QEMU is heard of again.
+    pub(in crate::instance) fn on_reachable(&mut self) {
+        self.is_unreachable = false;
     }
 
     /// When [`Self::on_timeout`] has something to do.
@@ -108,31 +134,48 @@ impl Takeover {
         if self.poll_timeout().is_none_or(|at| at > now) {
             return None;
         }
-        if self.is_automatic && self.covered {
-            self.is_asking = true;
-            return Some(Action::Ask);
-        }
-        self.is_settled = true;
-        Some(if self.covered { Action::TellOperator } else { Action::TellStale })
+        let action = self.judge();
+        (self.is_asking, self.is_settled) = (action == Action::Ask, action != Action::Ask);
+        Some(action)
     }
 
-    /// The commands have said yes or no.
+    fn judge(&self) -> Action {
+        match (self.covered, self.is_unreachable, self.is_automatic) {
+            (false, _, _) => Action::TellStale,
+            (true, true, _) => Action::TellUnreachable,
+            (true, false, true) => Action::Ask,
+            (true, false, false) => Action::TellOperator,
+        }
+    }
+
+    /// The commands have said yes, or why not. What they were asked for may not be so any more.
     pub(in crate::instance) fn on_permission(
         &mut self,
         now: Instant,
-        granted: bool,
+        answer: Result<(), &Refused>,
     ) -> Option<Action> {
         self.is_asking = false;
-        if !granted {
-            self.not_before = Some(now + self.timeout);
-            return None;
+        match answer {
+            Ok(()) => {}
+            // The other one goes on, without this guest: from here on it is another's past.
+            Err(Refused::Quorum(_)) => {
+                self.covered = false;
+                return None;
+            }
+            Err(Refused::Fence(_)) => {
+                self.not_before = Some(now + self.timeout);
+                return None;
+            }
         }
         // A primary that is back lives, unless it was fenced.
         if self.lost.peer.is_none() && !self.fences {
             return None;
         }
         self.is_settled = true;
-        Some(Action::TakeOver)
+        Some(match self.judge() {
+            Action::Ask | Action::TellOperator => Action::TakeOver,
+            other => other,
+        })
     }
 }
 
@@ -158,7 +201,7 @@ mod tests {
         t.on_peer_down(now, false);
         assert_eq!(t.on_timeout(now + TIMEOUT.saturating_sub(MOMENT)), None);
         assert_eq!(t.on_timeout(now + TIMEOUT), Some(Action::Ask));
-        assert_eq!(t.on_permission(now + TIMEOUT, true), Some(Action::TakeOver));
+        assert_eq!(t.on_permission(now + TIMEOUT, Ok(())), Some(Action::TakeOver));
         assert_eq!(t.poll_timeout(), None, "once");
     }
 
@@ -206,11 +249,49 @@ mod tests {
     #[test]
     fn a_dead_guest_whose_daemon_lives_needs_no_fence() {
         let (_, mut t) = start(false, false);
-        assert_eq!(t.on_guest_gone(), Some(Action::TakeOver));
+        assert_eq!(t.on_guest_gone(), None, "anybody could say so");
+        assert_eq!(t.on_pair(false), Some(Action::TakeOver));
         assert_eq!(t.on_guest_gone(), None, "once");
+        let (_, mut t) = start(false, false);
+        assert_eq!(t.on_pair(false), None);
+        assert_eq!(t.on_guest_gone(), Some(Action::TakeOver), "in either order");
         let (_, mut t) = start(true, true);
         t.on_protection(false);
+        t.on_pair(false);
         assert_eq!(t.on_guest_gone(), None, "this guest is not its equal");
+    }
+
+    #[test]
+    fn a_guest_out_of_reach_takes_over_from_nobody() {
+        let (now, mut t) = start(true, true);
+        t.on_unreachable();
+        t.on_peer_down(now, true);
+        assert_eq!(t.on_timeout(now), Some(Action::TellUnreachable));
+        let (now, mut t) = start(true, true);
+        t.on_unreachable();
+        t.on_reachable();
+        t.on_peer_down(now, true);
+        assert_eq!(t.on_timeout(now), Some(Action::Ask));
+    }
+
+    #[test]
+    fn a_quorum_that_said_no_is_not_asked_again_of_a_guest_that_grows_old() {
+        let (now, mut t) = start(true, false);
+        t.on_peer_down(now, true);
+        assert_eq!(t.on_timeout(now), Some(Action::Ask));
+        assert_eq!(t.on_permission(now, Err(&Refused::Quorum("no".into()))), None);
+        assert_eq!(t.on_timeout(now + TIMEOUT * 9), Some(Action::TellStale));
+    }
+
+    #[test]
+    fn a_late_yes_does_not_bring_back_a_guest_that_is_not_equal_any_more() {
+        let (now, mut t) = start(true, true);
+        t.on_peer_down(now, true);
+        t.on_timeout(now);
+        t.on_peer_up();
+        t.on_protection(false);
+        t.on_peer_down(now, false);
+        assert_eq!(t.on_permission(now, Ok(())), Some(Action::TellStale));
     }
 
     #[test]
@@ -219,7 +300,7 @@ mod tests {
         t.on_peer_down(now, true);
         assert_eq!(t.on_timeout(now), Some(Action::Ask));
         assert_eq!(t.on_timeout(now), None, "being asked");
-        assert_eq!(t.on_permission(now, false), None);
+        assert_eq!(t.on_permission(now, Err(&Refused::Fence("no".into()))), None);
         assert_eq!(t.on_timeout(now + TIMEOUT.saturating_sub(MOMENT)), None);
         assert_eq!(t.on_timeout(now + TIMEOUT), Some(Action::Ask));
     }
@@ -231,7 +312,7 @@ mod tests {
             t.on_peer_down(now, true);
             t.on_timeout(now);
             t.on_peer_up();
-            assert_eq!(t.on_permission(now, true), then);
+            assert_eq!(t.on_permission(now, Ok(())), then);
         }
     }
 }

@@ -167,7 +167,7 @@ impl World {
     fn finish_checkpoint(&mut self) {
         self.checkpoints.done += 1;
         self.end_checkpoint();
-        self.tell(&colo_frame::Event::CheckpointDone { state_copied: true });
+        self.tell(&colo_frame::Event::DONE);
     }
 
     fn fail_checkpoint(&mut self) {

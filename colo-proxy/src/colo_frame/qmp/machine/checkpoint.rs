@@ -8,7 +8,6 @@ use crate::config::Role;
 #[derive(Debug)]
 pub(super) struct Checkpoint {
     began: Duration,
-    resumed: Option<Duration>,
     question: Question,
 }
 
@@ -18,16 +17,8 @@ enum Question {
     /// Not before its output has been taken: the answer is to be true for longer than that.
     Unasked,
     Asked,
-    Answered(Why),
-}
-
-/// What `query-status` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Why {
-    Checkpoint,
-    /// It runs: the answer came too late to say anything.
-    Runs,
-    Other,
+    /// It is, and still was when the output had been taken.
+    Proven,
 }
 
 /// How it ended.
@@ -36,13 +27,15 @@ pub(super) enum Ended {
     Done {
         pause: Duration,
     },
-    /// It may have been one, but nothing proves what its state covers.
-    Unproven(&'static str),
+    /// The secondary has the state, but output may have been taken for earlier than it.
+    Uncovered,
+    /// It was none.
+    NotMade(&'static str),
 }
 
 impl Checkpoint {
     pub(super) fn new(at: Duration) -> Self {
-        Self { began: at, resumed: None, question: Question::Unasked }
+        Self { began: at, question: Question::Unasked }
     }
 
     pub(super) fn is_unasked(&self) -> bool {
@@ -53,36 +46,26 @@ impl Checkpoint {
         self.question = Question::Asked;
     }
 
-    pub(super) fn on_status(&mut self, status: &str) {
-        self.question = Question::Answered(match status {
-            "colo" => Why::Checkpoint,
-            "running" => Why::Runs,
-            _ => Why::Other,
-        });
-    }
-
-    pub(super) fn on_resume(&mut self, at: Duration) {
-        self.resumed = Some(at);
-    }
-
-    pub(super) fn has_resumed(&self) -> bool {
-        self.resumed.is_some()
-    }
-
-    /// Its end, if it is known.
-    pub(super) fn ended(&self, role: Role) -> Option<Ended> {
-        let Question::Answered(why) = self.question else { return None };
-        let pause = self.resumed.map(|at| at.saturating_sub(self.began));
-        match (why, role, pause) {
-            (Why::Other, _, _) => Some(Ended::Unproven("the guest was stopped by somebody else")),
-            // The secondary's half lets nothing out by it, so there it is none the less one.
-            (Why::Checkpoint, _, Some(pause)) | (Why::Runs, Role::Secondary, Some(pause)) => {
-                Some(Ended::Done { pause })
+    /// What `query-status` says; `None` while the guest is stopped by it.
+    pub(super) fn on_status(&mut self, status: &str) -> Option<Ended> {
+        match status {
+            "colo" => {
+                self.question = Question::Proven;
+                None
             }
-            (Why::Runs, Role::Primary, _) => Some(Ended::Unproven(
-                "the guest went on before its output was taken; is this host overloaded?",
-            )),
-            _ => None,
+            // The answer came too late to say anything.
+            "running" => Some(Ended::Uncovered),
+            _ => Some(Ended::NotMade("the guest was stopped by somebody else")),
+        }
+    }
+
+    /// The guest goes on. QEMU answers before it says so, so whatever it says later is about another
+    /// stop. The secondary's half lets nothing out by it, and needs no proof.
+    pub(super) fn on_resume(&self, role: Role, at: Duration) -> Ended {
+        if role == Role::Secondary || self.question == Question::Proven {
+            Ended::Done { pause: at.saturating_sub(self.began) }
+        } else {
+            Ended::Uncovered
         }
     }
 }
@@ -93,49 +76,42 @@ mod tests {
 
     const AT: Duration = Duration::from_micros(100);
 
-    fn ended(role: Role, status: Option<&str>, resumes: bool) -> Option<Ended> {
+    fn asked() -> Checkpoint {
         let mut checkpoint = Checkpoint::new(AT);
         checkpoint.asked();
-        if let Some(status) = status {
-            checkpoint.on_status(status);
-        }
-        if resumes {
-            checkpoint.on_resume(AT * 5);
-        }
-        checkpoint.ended(role)
+        checkpoint
     }
 
     #[test]
     fn a_proven_one_is_done_when_the_guest_goes_on() {
         for role in [Role::Primary, Role::Secondary] {
-            assert_eq!(ended(role, Some("colo"), false), None);
-            assert_eq!(ended(role, None, true), None, "the answer is awaited");
-            assert_eq!(ended(role, Some("colo"), true), Some(Ended::Done { pause: AT * 4 }));
+            let mut checkpoint = asked();
+            assert_eq!(checkpoint.on_status("colo"), None);
+            assert_eq!(checkpoint.on_resume(role, AT * 5), Ended::Done { pause: AT * 4 });
         }
     }
 
     #[test]
-    fn an_answer_that_comes_too_late_proves_nothing_to_a_primary() {
-        assert!(matches!(ended(Role::Primary, Some("running"), true), Some(Ended::Unproven(_))));
-        assert!(matches!(ended(Role::Primary, Some("running"), false), Some(Ended::Unproven(_))));
-        assert!(matches!(ended(Role::Secondary, Some("running"), true), Some(Ended::Done { .. })));
+    fn one_that_ends_before_the_answer_covers_nothing_of_a_primary() {
+        assert_eq!(asked().on_resume(Role::Primary, AT * 5), Ended::Uncovered);
+        assert_eq!(asked().on_status("running"), Some(Ended::Uncovered));
+        assert_eq!(Checkpoint::new(AT).on_resume(Role::Primary, AT * 5), Ended::Uncovered);
+        let done = asked().on_resume(Role::Secondary, AT * 5);
+        assert_eq!(done, Ended::Done { pause: AT * 4 });
     }
 
     #[test]
     fn an_operators_stop_is_none() {
-        for role in [Role::Primary, Role::Secondary] {
-            for resumes in [false, true] {
-                let ended = ended(role, Some("paused"), resumes);
-                assert!(matches!(ended, Some(Ended::Unproven(_))), "{role} {resumes}");
-            }
+        for status in ["paused", "", "new in QEMU 99"] {
+            assert!(matches!(asked().on_status(status), Some(Ended::NotMade(_))), "{status}");
         }
     }
 
     #[test]
     fn a_clock_that_was_set_back_makes_no_pause() {
-        let mut checkpoint = Checkpoint::new(AT);
+        let mut checkpoint = asked();
         checkpoint.on_status("colo");
-        checkpoint.on_resume(Duration::ZERO);
-        assert_eq!(checkpoint.ended(Role::Primary), Some(Ended::Done { pause: Duration::ZERO }));
+        let done = checkpoint.on_resume(Role::Primary, Duration::ZERO);
+        assert_eq!(done, Ended::Done { pause: Duration::ZERO });
     }
 }
