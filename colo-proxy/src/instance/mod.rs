@@ -73,6 +73,10 @@ impl InstanceError {
     }
 }
 
+/// Turns between two looks at what has come: QEMU's word of a checkpoint must not wait behind many
+/// batches of frames.
+const EVENT_INTERVAL: u32 = 8;
+
 /// A running instance.
 #[derive(Debug)]
 pub struct Instance {
@@ -126,6 +130,7 @@ fn run(
 ) -> Result<(), InstanceError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .event_interval(EVENT_INTERVAL)
         .build()
         .map_err(|source| InstanceError::System { what: "start the runtime", source })?;
     let netdev = guest.netdev.clone();

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
@@ -203,6 +204,12 @@ impl Primary {
     async fn serve(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         let mut frames = Vec::with_capacity(BATCH);
         loop {
+            // Before anything else: the sooner output is taken after a stop, the surer it is covered.
+            if let Some(event) = inputs.frame.next_event().now_or_never() {
+                self.on_frame_event(&event, inputs);
+                self.carry_out(inputs);
+                continue;
+            }
             let deadline = self.decisions.poll_timeout();
             let engine = &self.decisions.engine;
             let (has_room, takes_secondary) =
@@ -225,12 +232,7 @@ impl Primary {
                         self.tell_offsets(inputs.peer.as_ref());
                     }
                 }
-                event = inputs.frame.next_event() => {
-                    self.decisions.on_frame_event(Instant::now(), &event, &mut self.hands);
-                    if event == Event::PairReady {
-                        self.tell_offsets(inputs.peer.as_ref());
-                    }
-                }
+                event = inputs.frame.next_event() => self.on_frame_event(&event, inputs),
                 answer = inputs.permission.next() => self.on_permission(answer),
                 Some((request, reply)) = inputs.questions.recv() => {
                     let answer = self.answer(request, inputs).await;
@@ -248,6 +250,13 @@ impl Primary {
                 }
             }
             self.carry_out(inputs);
+        }
+    }
+
+    fn on_frame_event(&mut self, event: &Event, inputs: &Inputs) {
+        self.decisions.on_frame_event(Instant::now(), event, &mut self.hands);
+        if *event == Event::PairReady {
+            self.tell_offsets(inputs.peer.as_ref());
         }
     }
 

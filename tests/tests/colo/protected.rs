@@ -132,7 +132,13 @@ fn two_hundred_checkpoints_under_load_ask_for_no_other() -> Result<()> {
     end(keepers, &pair)?;
     let after = pair.wait_nothing_held(Side::Primary)?;
     println!("{echoed} datagrams; pauses in us: {}", colo_frame(&status?)["pause_us"]);
-    ensure!(after.checkpoints() == before, "{:?}\n{}", after.checkpoints(), pair.logs());
+    // On a host that is so busy that a guest goes on before its stop is heard of, that checkpoint
+    // covers nothing, and the next one is asked for: not for what the guests did.
+    let uncovered = colo_frame(&after)["checkpoints"]["uncovered"].as_u64().unwrap_or_default();
+    let mut expected = before;
+    *expected.entry("resync".into()).or_default() += uncovered;
+    ensure!(after.checkpoints() == expected, "{:?}\n{}", after.checkpoints(), pair.logs());
+    ensure!(uncovered <= 20, "{uncovered} of 200 checkpoints covered nothing");
     Ok(())
 }
 
