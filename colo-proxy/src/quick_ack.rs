@@ -4,8 +4,11 @@
 //! Its kernel keeps the second until the first is acknowledged (Nagle, RFC 9293 section 3.7.4), and
 //! this kernel keeps that acknowledgment for 40 ms, hoping to send it with data. For so long the
 //! primary's guest is stopped. A route of its own to that host, with `quickack`, ends the waiting; it
-//! is as the one that led there before but for that, marked as ours, and taken away at the end.
+//! is as the one that led there before but for that, marked as ours, and taken away at the end. A
+//! host route of somebody else's is left alone.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -13,7 +16,8 @@ use std::thread;
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+    RouteType,
 };
 use rtnetlink::{Handle, new_connection};
 use serde_json::{Value, json};
@@ -22,17 +26,54 @@ use crate::error_chain::chain;
 
 /// Marks a route as ours: a number that `/etc/iproute2/rt_protos` gives to nobody.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(206);
+const TABLE_MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+const NO_TCP: &str = "the migration uses no TCP";
+
+/// Held while a route is made or removed, so that the end of one instance does not take away what
+/// another has just found.
+static USERS: Mutex<Users> = Mutex::new(Users(BTreeMap::new()));
 
 #[derive(Debug, thiserror::Error)]
 enum QuickAckError {
     #[error("no address of the host {host}")]
-    Resolve { host: String, source: std::io::Error },
+    Resolve { host: String, source: io::Error },
     #[error("cannot open a netlink socket")]
-    Socket(#[source] std::io::Error),
+    Socket(#[source] io::Error),
     #[error("no route to {to}")]
     NoRoute { to: IpAddr },
     #[error("cannot {what} the route to {to}")]
     Route { what: &'static str, to: IpAddr, source: rtnetlink::Error },
+    #[error("a host route to {to} is there already, and is left alone; give it quickack 1 by hand")]
+    Foreign { to: IpAddr },
+}
+
+/// A route of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Route {
+    to: IpAddr,
+    /// The one that leads there: in another it would not be asked.
+    table: u32,
+}
+
+/// The instances of this process that use a route: pairs may share both hosts.
+#[derive(Debug)]
+struct Users(BTreeMap<Route, usize>);
+
+impl Users {
+    fn add(&mut self, route: Route) {
+        *self.0.entry(route).or_default() += 1;
+    }
+
+    /// Whether that was the last one.
+    fn remove(&mut self, route: Route) -> bool {
+        let Some(users) = self.0.get_mut(&route) else { return false };
+        *users -= 1;
+        let is_last = *users == 0;
+        if is_last {
+            self.0.remove(&route);
+        }
+        is_last
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,7 +85,7 @@ enum State {
     Idle(&'static str),
     Pending,
     /// There is a route of ours.
-    On(IpAddr),
+    On(Route),
     Failed(String),
 }
 
@@ -52,35 +93,47 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct QuickAck {
     state: Arc<Mutex<State>>,
+    /// What the route was last made for.
+    host: Option<String>,
     making: Option<thread::JoinHandle<()>>,
 }
 
 impl QuickAck {
     pub(crate) fn new(wanted: bool) -> Self {
         let state = if wanted { State::Idle("no migration yet") } else { State::Off };
-        Self { state: Arc::new(Mutex::new(state)), making: None }
+        Self { state: Arc::new(Mutex::new(state)), host: None, making: None }
     }
 
     /// Makes the route to `host`, which a migration is about to use; `None` where that is no host.
-    /// Does not wait for it: the first checkpoint is far away.
+    /// Waits for nothing: the first checkpoint is far away, and a name server may be farther.
     pub(crate) fn start(&mut self, host: Option<String>) {
-        if self.now() == State::Off {
+        let old = match self.now() {
+            State::Off | State::Pending => return,
+            State::On(_) if host == self.host => return,
+            State::On(old) => Some(old),
+            State::Idle(_) | State::Failed(_) => None,
+        };
+        self.host.clone_from(&host);
+        if host.is_none() && old.is_none() {
+            self.set(State::Idle(NO_TCP));
             return;
         }
-        self.end();
-        let Some(host) = host else {
-            self.set(State::Idle("the migration uses no TCP"));
-            return;
-        };
         self.set(State::Pending);
         let state = Arc::clone(&self.state);
-        let made = thread::Builder::new().name("quick-ack".into()).spawn(move || {
-            let done = made(&host);
+        let work = move || {
+            if let Some(old) = old {
+                give_up(old);
+            }
+            let done = host.map_or(State::Idle(NO_TCP), made);
             *state.lock().unwrap_or_else(PoisonError::into_inner) = done;
-        });
-        match made {
+        };
+        // The thread before this one has said how it ended, so there is nothing to wait for.
+        match thread::Builder::new().name("quick-ack".into()).spawn(work) {
             Ok(thread) => self.making = Some(thread),
-            Err(error) => self.set(State::Failed(error.to_string())),
+            Err(error) => {
+                self.host = None;
+                self.set(old.map_or_else(|| State::Failed(error.to_string()), State::On));
+            }
         }
     }
 
@@ -90,7 +143,12 @@ impl QuickAck {
             State::Off => json!({"state": "off"}),
             State::Idle(why) => json!({"state": "idle", "why": why}),
             State::Pending => json!({"state": "pending"}),
-            State::On(to) => json!({"state": "on", "route": to.to_string()}),
+            State::On(Route { to, table: TABLE_MAIN }) => {
+                json!({"state": "on", "route": to.to_string()})
+            }
+            State::On(Route { to, table }) => {
+                json!({"state": "on", "route": to.to_string(), "table": table})
+            }
             State::Failed(why) => json!({"state": "failed", "why": why}),
         }
     }
@@ -102,34 +160,29 @@ impl QuickAck {
     fn set(&self, state: State) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
-
-    fn end(&mut self) {
-        if let Some(making) = self.making.take() {
-            // It says in the state how it ended.
-            let _ = making.join();
-        }
-        if let State::On(to) = self.now() {
-            let ended = thread::spawn(move || in_runtime(remove(to))).join();
-            if let Ok(Err(error)) = ended {
-                log::warn!("quick acknowledgments: {}", chain(&error));
-            }
-        }
-    }
 }
 
 impl Drop for QuickAck {
     fn drop(&mut self) {
-        self.end();
+        if let Some(making) = self.making.take() {
+            // It says in the state how it ended.
+            let _ = making.join();
+        }
+        if let State::On(route) = self.now() {
+            // Not on this thread, which may be one of tokio's.
+            let _ = thread::spawn(move || give_up(route)).join();
+        }
     }
 }
 
-fn made(host: &str) -> State {
-    match in_runtime(make(host.to_owned())) {
-        Ok(Some(to)) => {
-            log::info!("quick acknowledgments on the way to {to}, by a route of its own");
-            State::On(to)
+fn made(host: String) -> State {
+    let made = in_runtime(resolve(host)).and_then(make_or_adopt);
+    match made {
+        Ok(Made::Route(route)) => {
+            log::info!("quick acknowledgments on the way to {}, by a route of its own", route.to);
+            State::On(route)
         }
-        Ok(None) => State::Idle("the migration stays on this host"),
+        Ok(Made::Needless(why)) => State::Idle(why),
         Err(error) => {
             let why = chain(&error);
             log::warn!(
@@ -137,6 +190,25 @@ fn made(host: &str) -> State {
             );
             State::Failed(why)
         }
+    }
+}
+
+fn make_or_adopt(to: IpAddr) -> Result<Made, QuickAckError> {
+    let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let made = in_runtime(make(to))?;
+    if let Made::Route(route) = made {
+        users.add(route);
+    }
+    Ok(made)
+}
+
+/// Removes the route with its last user.
+fn give_up(route: Route) {
+    let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if users.remove(route)
+        && let Err(error) = in_runtime(remove(route))
+    {
+        log::warn!("quick acknowledgments: {}", chain(&error));
     }
 }
 
@@ -152,56 +224,131 @@ fn connect() -> Result<Handle, QuickAckError> {
     Ok(handle)
 }
 
-async fn make(host: String) -> Result<Option<IpAddr>, QuickAckError> {
+async fn resolve(host: String) -> Result<IpAddr, QuickAckError> {
     let found = tokio::net::lookup_host((host.as_str(), 0))
         .await
-        .and_then(|mut all| all.next().ok_or_else(|| std::io::ErrorKind::NotFound.into()));
-    let to = found.map_err(|source| QuickAckError::Resolve { host, source })?.ip();
-    let handle = connect()?;
-    let mut routes = handle.route().get(message(to)).execute();
-    let route = routes.try_next().await.map_err(|source| QuickAckError::Route {
-        what: "look up",
-        to,
-        source,
-    })?;
-    let route = route.ok_or(QuickAckError::NoRoute { to })?;
-    if route.header.kind != RouteType::Unicast {
-        return Ok(None);
-    }
-    let ours = like(&route, to);
-    let done = handle.route().add(ours).replace().execute().await;
-    done.map_err(|source| QuickAckError::Route { what: "add", to, source })?;
-    Ok(Some(to))
+        .and_then(|mut all| all.next().ok_or_else(|| io::ErrorKind::NotFound.into()));
+    found.map(|found| found.ip()).map_err(|source| QuickAckError::Resolve { host, source })
 }
 
-async fn remove(to: IpAddr) -> Result<(), QuickAckError> {
-    let mut ours = message(to);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Made {
+    Route(Route),
+    Needless(&'static str),
+}
+
+async fn make(to: IpAddr) -> Result<Made, QuickAckError> {
+    let handle = connect()?;
+    // As it was configured, with its owner and without what the kernel has learned meanwhile.
+    let configured = look_up(&handle, to, RouteFlags::FibMatch).await?;
+    if configured.header.kind != RouteType::Unicast {
+        return Ok(Made::Needless("the migration stays on this host"));
+    }
+    if is_ours(&configured, to) {
+        // Another instance's, or left by one that was killed.
+        return Ok(Made::Route(Route { to, table: table_of(&configured) }));
+    }
+    if metrics_of(&configured).any(|metric| matches!(metric, RouteMetric::QuickAck(1..))) {
+        return Ok(Made::Needless("the route there has quickack already"));
+    }
+    // As it is used: one way, where several are configured.
+    let used = look_up(&handle, to, RouteFlags::empty()).await?;
+    let ours = like(&used, &configured, to);
+    let route = Route { to, table: table_of(&ours) };
+    match handle.route().add(ours).execute().await {
+        Ok(()) => Ok(Made::Route(route)),
+        Err(error) if is_there_already(&error) => {
+            let other = look_up(&handle, to, RouteFlags::FibMatch).await?;
+            if !is_ours(&other, to) {
+                return Err(QuickAckError::Foreign { to });
+            }
+            Ok(Made::Route(Route { to, table: table_of(&other) }))
+        }
+        Err(source) => Err(QuickAckError::Route { what: "add", to, source }),
+    }
+}
+
+async fn look_up(
+    handle: &Handle,
+    to: IpAddr,
+    flags: RouteFlags,
+) -> Result<RouteMessage, QuickAckError> {
+    let mut question = message(to);
+    question.header.flags = flags | RouteFlags::LookupTable;
+    let mut routes = handle.route().get(question).execute();
+    let route = routes.try_next().await;
+    let route = route.map_err(|source| QuickAckError::Route { what: "look up", to, source })?;
+    route.ok_or(QuickAckError::NoRoute { to })
+}
+
+async fn remove(route: Route) -> Result<(), QuickAckError> {
+    let mut ours = message(route.to);
     ours.header.protocol = PROTOCOL;
     // Whatever leads there, as long as it is ours.
     ours.header.scope = RouteScope::NoWhere;
-    ours.header.table = RouteHeader::RT_TABLE_MAIN;
+    set_table(&mut ours, route.table);
     let done = connect()?.route().del(ours).execute().await;
-    done.map_err(|source| QuickAckError::Route { what: "remove", to, source })
+    done.map_err(|source| QuickAckError::Route { what: "remove", to: route.to, source })
+}
+
+fn is_there_already(error: &rtnetlink::Error) -> bool {
+    let rtnetlink::Error::NetlinkError(error) = error else { return false };
+    error.to_io().kind() == io::ErrorKind::AlreadyExists
 }
 
 /// A message about the route to one address.
 fn message(to: IpAddr) -> RouteMessage {
     let mut message = RouteMessage::default();
-    let (family, len) =
-        if to.is_ipv4() { (AddressFamily::Inet, 32) } else { (AddressFamily::Inet6, 128) };
-    (message.header.address_family, message.header.destination_prefix_length) = (family, len);
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.address_family = family;
+    message.header.destination_prefix_length = host_prefix(to);
     message.attributes.push(RouteAttribute::Destination(to.into()));
     message
 }
 
-/// Where `route` leads, for `to` alone, and with quick acknowledgments.
-fn like(route: &RouteMessage, to: IpAddr) -> RouteMessage {
+fn host_prefix(to: IpAddr) -> u8 {
+    if to.is_ipv4() { 32 } else { 128 }
+}
+
+/// By the configured route: for one in use the kernel does not say who made it.
+fn is_ours(route: &RouteMessage, to: IpAddr) -> bool {
+    route.header.protocol == PROTOCOL && route.header.destination_prefix_length == host_prefix(to)
+}
+
+fn table_of(route: &RouteMessage) -> u32 {
+    let table = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    match table.unwrap_or(route.header.table.into()) {
+        0 => TABLE_MAIN,
+        table => table,
+    }
+}
+
+/// The header has room for a small number only.
+fn set_table(route: &mut RouteMessage, table: u32) {
+    route.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+    route.attributes.push(RouteAttribute::Table(table));
+}
+
+fn metrics_of(route: &RouteMessage) -> impl Iterator<Item = &RouteMetric> {
+    let metrics = route.attributes.iter().filter_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => Some(metrics),
+        _ => None,
+    });
+    metrics.flatten()
+}
+
+/// Where `used` leads, with what `configured` says of the way, for `to` alone, and with quick
+/// acknowledgments.
+fn like(used: &RouteMessage, configured: &RouteMessage, to: IpAddr) -> RouteMessage {
     let mut ours = message(to);
-    ours.header.table = RouteHeader::RT_TABLE_MAIN;
+    set_table(&mut ours, table_of(used));
     ours.header.protocol = PROTOCOL;
     ours.header.kind = RouteType::Unicast;
     let mut is_direct = true;
-    for attribute in &route.attributes {
+    for attribute in &used.attributes {
         match attribute {
             RouteAttribute::Oif(_) | RouteAttribute::PrefSource(_) => {}
             RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => is_direct = false,
@@ -212,41 +359,12 @@ fn like(route: &RouteMessage, to: IpAddr) -> RouteMessage {
     if is_direct {
         ours.header.scope = RouteScope::Link;
     }
-    ours.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::QuickAck(1)]));
+    let others =
+        metrics_of(configured).filter(|metric| !matches!(metric, RouteMetric::QuickAck(_)));
+    let metrics = others.cloned().chain([RouteMetric::QuickAck(1)]).collect();
+    ours.attributes.push(RouteAttribute::Metrics(metrics));
     ours
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn our_route_leads_where_the_other_did() {
-        let to: IpAddr = "10.78.0.2".parse().unwrap();
-        let gateway = RouteAttribute::Gateway("10.0.0.1".parse::<IpAddr>().unwrap().into());
-        let mut found = message(to);
-        found.attributes.extend([RouteAttribute::Oif(7), RouteAttribute::Uid(0)]);
-        let ours = like(&found, to);
-        assert_eq!(
-            (ours.header.scope, ours.header.destination_prefix_length),
-            (RouteScope::Link, 32)
-        );
-        assert!(ours.attributes.contains(&RouteAttribute::Oif(7)));
-        assert!(!ours.attributes.contains(&RouteAttribute::Uid(0)));
-        assert!(ours.attributes.contains(&RouteAttribute::Metrics(vec![RouteMetric::QuickAck(1)])));
-        found.attributes.push(gateway.clone());
-        let ours = like(&found, to);
-        assert_eq!(ours.header.scope, RouteScope::Universe);
-        assert!(ours.attributes.contains(&gateway));
-    }
-
-    #[test]
-    fn one_that_is_not_wanted_does_nothing() {
-        let mut off = QuickAck::new(false);
-        off.start(Some("10.78.0.2".into()));
-        assert_eq!(off.report()["state"], "off");
-        let mut unix = QuickAck::new(true);
-        unix.start(None);
-        assert_eq!(unix.report()["why"], "the migration uses no TCP");
-    }
-}
+mod tests;

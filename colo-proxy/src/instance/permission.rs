@@ -1,10 +1,17 @@
 //! Asking whether this half may go on without the other: the quorum and the fence command of
 //! `[guest.takeover]`, in this order, each of which has to succeed.
+//!
+//! A question can be withdrawn until the fence begins. From then on the other guest is being ended,
+//! and there is no way back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::process::Command;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use crate::config::{Guest, Role, Takeover};
@@ -12,13 +19,21 @@ use crate::config::{Guest, Role, Takeover};
 /// Yes, or why not.
 pub(super) type Answer = Result<(), Refused>;
 
-/// Who said no, and why.
+/// Which of the two did not say yes: a command that cannot be run, or does not end, did not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
     #[error("{0}")]
     Quorum(String),
     #[error("{0}")]
     Fence(String),
+}
+
+/// How far a question has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Quorum,
+    Withdrawn,
+    Fence,
 }
 
 /// One question at a time.
@@ -28,7 +43,26 @@ pub(super) struct Permission {
     role: Role,
     instance: String,
     netdev: String,
-    asking: Option<JoinHandle<Answer>>,
+    asking: Option<Asking>,
+}
+
+#[derive(Debug)]
+struct Asking {
+    stage: Arc<Mutex<Stage>>,
+    task: JoinHandle<Answer>,
+}
+
+impl Asking {
+    fn stage(&self) -> Stage {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        // With it goes the command that runs.
+        self.task.abort();
+    }
 }
 
 impl Permission {
@@ -47,111 +81,113 @@ impl Permission {
         if self.asking.is_some() {
             return;
         }
-        let commands: Vec<_> =
-            [&self.takeover.quorum, &self.takeover.fence].into_iter().flatten().cloned().collect();
-        let (instance, netdev, role) = (self.instance.clone(), self.netdev.clone(), self.role);
-        let timeout = self.takeover.timeout;
-        self.asking = Some(tokio::spawn(async move {
-            for path in commands {
-                let run = run(&path, &instance, &netdev, role);
-                let Ok(done) = tokio::time::timeout(timeout, run).await else {
-                    let ms = timeout.as_millis();
-                    return Err(Refused::Fence(format!(
-                        "{} did not end in {ms} ms",
-                        path.display()
-                    )));
-                };
-                done?;
-            }
-            Ok(())
-        }));
+        let stage = Arc::new(Mutex::new(Stage::Quorum));
+        let question = Question {
+            quorum: self.takeover.quorum.clone(),
+            fence: self.takeover.fence.clone(),
+            timeout: self.takeover.timeout,
+            environment: [
+                ("COLO_PROXY_INSTANCE", self.instance.clone()),
+                ("COLO_PROXY_NETDEV", self.netdev.clone()),
+                ("COLO_PROXY_ROLE", self.role.to_string()),
+            ],
+        };
+        let task = tokio::spawn(question.decide(Arc::clone(&stage)));
+        self.asking = Some(Asking { stage, task });
     }
 
-    /// The reason to ask has gone.
-    pub(super) fn withdraw(&mut self) {}
+    /// The reason to ask is gone, and with it the question, so that its answer is not taken for that
+    /// to the next one. A fence that has begun goes on, and its answer comes.
+    pub(super) fn withdraw(&mut self) {
+        let Some(asking) = &self.asking else { return };
+        {
+            let mut stage = asking.stage.lock().unwrap_or_else(PoisonError::into_inner);
+            if *stage == Stage::Fence {
+                return;
+            }
+            *stage = Stage::Withdrawn;
+        }
+        self.asking = None;
+    }
 
     /// Waits for the answer to a question that was asked. Can be dropped without losing it.
     pub(super) async fn next(&mut self) -> Answer {
         let Some(asking) = &mut self.asking else { return std::future::pending().await };
-        let answer = asking.await;
+        let answer = (&mut asking.task).await;
+        let stage = asking.stage();
         self.asking = None;
-        answer.unwrap_or_else(|error| Err(Refused::Fence(error.to_string())))
+        answer.unwrap_or_else(|error| {
+            let refused = if stage == Stage::Fence { Refused::Fence } else { Refused::Quorum };
+            Err(refused(error.to_string()))
+        })
     }
 }
 
-async fn run(path: &Path, instance: &str, netdev: &str, role: Role) -> Answer {
-    let status = Command::new(path)
-        .env("COLO_PROXY_INSTANCE", instance)
-        .env("COLO_PROXY_NETDEV", netdev)
-        .env("COLO_PROXY_ROLE", role.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        // One that is given up must not fence later.
-        .kill_on_drop(true)
-        .status()
-        .await;
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(Refused::Fence(format!("{} says no: {status}", path.display()))),
-        Err(error) => Err(Refused::Fence(format!("cannot run {}: {error}", path.display()))),
+/// What the commands are and are told.
+struct Question {
+    quorum: Option<PathBuf>,
+    fence: Option<PathBuf>,
+    timeout: Duration,
+    environment: [(&'static str, String); 3],
+}
+
+impl Question {
+    async fn decide(self, stage: Arc<Mutex<Stage>>) -> Answer {
+        if let Some(quorum) = &self.quorum {
+            self.run(quorum).await.map_err(Refused::Quorum)?;
+        }
+        let Some(fence) = &self.fence else { return Ok(()) };
+        {
+            let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+            if *stage == Stage::Withdrawn {
+                // Nobody hears it.
+                return Err(Refused::Quorum("the question was withdrawn".into()));
+            }
+            *stage = Stage::Fence;
+        }
+        self.run(fence).await.map_err(Refused::Fence)
+    }
+
+    async fn run(&self, path: &Path) -> Result<(), String> {
+        let command = path.display();
+        let cannot_run = |error| format!("cannot run {command}: {error}");
+        let mut group = Group::spawn(path, &self.environment).map_err(cannot_run)?;
+        match tokio::time::timeout(self.timeout, group.0.wait()).await {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => Err(format!("{command} says no: {status}")),
+            Ok(Err(error)) => Err(cannot_run(error)),
+            Err(_) => Err(format!("{command} did not end in {} ms", self.timeout.as_millis())),
+        }
+    }
+}
+
+/// A command and all that it started. One that is given up must not fence later, so what has not
+/// ended by itself is killed with this.
+struct Group(Child);
+
+impl Group {
+    fn spawn(path: &Path, environment: &[(&'static str, String)]) -> std::io::Result<Self> {
+        let child = Command::new(path)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .process_group(0)
+            // Has the runtime reap it.
+            .kill_on_drop(true)
+            .spawn();
+        child.map(Self)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // There is no id any more after it was reaped, so that it is nobody else's.
+        let Some(id) = self.0.id().and_then(|id| i32::try_from(id).ok()) else { return };
+        if let Err(error) = killpg(Pid::from_raw(id), Signal::SIGKILL) {
+            log::error!("cannot end the command with the process id {id}: {error}");
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
-    use std::time::Duration;
-
-    use super::*;
-
-    fn script(dir: &tempfile::TempDir, name: &str, body: &str) -> PathBuf {
-        let path = dir.path().join(name);
-        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        path
-    }
-
-    fn permission(quorum: Option<PathBuf>, fence: Option<PathBuf>) -> Permission {
-        Permission {
-            takeover: Takeover { fence, quorum, timeout: Duration::from_secs(5) },
-            role: Role::Secondary,
-            instance: "web".into(),
-            netdev: "tap0".into(),
-            asking: None,
-        }
-    }
-
-    #[tokio::test]
-    async fn the_quorum_is_asked_before_anybody_is_fenced() {
-        let dir = tempfile::tempdir().unwrap();
-        let note = r#"echo "$(basename "$0") $COLO_PROXY_INSTANCE $COLO_PROXY_ROLE" >> "$(dirname "$0")/log""#;
-        let quorum = script(&dir, "quorum", note);
-        let fence = script(&dir, "fence", note);
-        let mut permission = permission(Some(quorum.clone()), Some(fence));
-        permission.ask();
-        assert_eq!(permission.next().await, Ok(()));
-        let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
-        assert_eq!(log, "quorum web secondary\nfence web secondary\n");
-        // The twin whose quorum says no fences nobody.
-        script(&dir, "quorum", "exit 3");
-        permission.ask();
-        let why = permission.next().await.unwrap_err().to_string();
-        assert!(why.contains("says no") && why.contains('3'), "{why}");
-        assert_eq!(std::fs::read_to_string(dir.path().join("log")).unwrap(), log);
-    }
-
-    #[tokio::test]
-    async fn one_that_hangs_is_ended_and_one_that_is_missing_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut hangs = permission(None, Some(script(&dir, "fence", "exec sleep 60")));
-        hangs.takeover.timeout = Duration::from_millis(50);
-        hangs.ask();
-        assert!(hangs.next().await.unwrap_err().to_string().contains("did not end in 50 ms"));
-        let mut missing = permission(None, Some("/nonexistent/fence".into()));
-        missing.ask();
-        assert!(
-            missing.next().await.unwrap_err().to_string().contains("cannot run /nonexistent/fence")
-        );
-    }
-}
+mod tests;

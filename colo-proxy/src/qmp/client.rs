@@ -1,6 +1,7 @@
 //! One connection to a QEMU after the other.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -9,11 +10,17 @@ use tokio_util::codec::{Framed, LinesCodec};
 
 use super::message::{self, Message, Refusal, Version};
 use crate::endpoint::{Endpoint, EndpointError, Port, Stream};
+use crate::log_limit::LogLimit;
 
-/// The longest line: many times QEMU's description of its own commands, the longest that it writes.
-const LINE_MAX: usize = 8 << 20;
-/// Lines that may wait, in either direction.
+/// The longest line: four times QEMU's description of its own commands, the longest that it writes
+/// (248387 octets in QEMU 11.1).
+const LINE_MAX: usize = 1 << 20;
+/// Commands that may wait for QEMU.
 const WAITING_MAX: usize = 64;
+/// What may wait for the owner.
+const INCOMING_MAX: usize = 16;
+/// Commands that may be without their answers; the oldest one's counts as unasked then.
+const ASKED_MAX: usize = 256;
 /// From the connection to the end of the negotiation, and for a command to be taken.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -36,11 +43,14 @@ pub(crate) enum Incoming {
     },
 }
 
+/// A command, and the number of its answer.
+type Line = (u64, String);
+
 /// The owner's end.
 #[derive(Debug)]
 pub(crate) struct Client {
     endpoint: String,
-    commands: mpsc::Sender<String>,
+    commands: mpsc::Sender<Line>,
     incoming: mpsc::Receiver<Incoming>,
     last_id: u64,
 }
@@ -51,7 +61,7 @@ impl Client {
         let name = endpoint.to_string();
         let port = Port::open(endpoint).await?;
         let (commands, from_owner) = mpsc::channel(WAITING_MAX);
-        let (to_owner, incoming) = mpsc::channel(WAITING_MAX);
+        let (to_owner, incoming) = mpsc::channel(INCOMING_MAX);
         tokio::spawn(keep(port, from_owner, to_owner));
         Ok(Self { endpoint: name, commands, incoming, last_id: 0 })
     }
@@ -66,7 +76,7 @@ impl Client {
     pub(crate) fn execute(&mut self, command: &str, arguments: &Value) -> Option<u64> {
         self.last_id += 1;
         let line = json!({"execute": command, "arguments": arguments, "id": self.last_id});
-        self.commands.try_send(line.to_string()).ok().map(|()| self.last_id)
+        self.commands.try_send((self.last_id, line.to_string())).ok().map(|()| self.last_id)
     }
 
     /// What comes next. Can be dropped without losing anything.
@@ -81,9 +91,10 @@ impl Client {
 
 async fn keep(
     mut port: Port,
-    mut commands: mpsc::Receiver<String>,
+    mut commands: mpsc::Receiver<Line>,
     to_owner: mpsc::Sender<Incoming>,
 ) {
+    let mut log_limit = LogLimit::default();
     loop {
         let stream = tokio::select! {
             stream = port.next() => stream,
@@ -91,91 +102,146 @@ async fn keep(
         };
         // What was meant for the last connection means nothing to this one.
         while commands.try_recv().is_ok() {}
-        let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(LINE_MAX));
-        let why = match tokio::time::timeout(PATIENCE, negotiate(&mut lines)).await {
-            Ok(Ok(version)) => {
-                if to_owner.send(Incoming::Up(version)).await.is_err() {
-                    return;
-                }
-                let why = converse(&mut lines, &mut commands, &to_owner).await;
-                if to_owner.send(Incoming::Down(why.clone())).await.is_err() {
-                    return;
-                }
-                why
-            }
-            Ok(Err(why)) => why,
+        let mut connection = Connection::new(stream);
+        let Some(why) = connection.serve(&mut commands, &to_owner).await else { return };
+        if let Some(suppressed) = log_limit.admit(Instant::now()) {
+            let passed_over = connection.passed_over;
+            log::warn!(
+                "QMP {}: {why}; {passed_over} messages were passed over{suppressed}",
+                port.endpoint()
+            );
+        }
+    }
+}
+
+struct Connection {
+    lines: Framed<Stream, LinesCodec>,
+    /// The numbers of the answers that are due. QEMU answers by number, in any order.
+    asked: BTreeSet<u64>,
+    /// Lines that we do not know, or did not ask for.
+    passed_over: u64,
+    log_limit: LogLimit,
+}
+
+impl Connection {
+    fn new(stream: Stream) -> Self {
+        Self {
+            lines: Framed::new(stream, LinesCodec::new_with_max_length(LINE_MAX)),
+            asked: BTreeSet::new(),
+            passed_over: 0,
+            log_limit: LogLimit::default(),
+        }
+    }
+
+    /// Returns why the connection ended; `None` where its owner did.
+    async fn serve(
+        &mut self,
+        commands: &mut mpsc::Receiver<Line>,
+        to_owner: &mpsc::Sender<Incoming>,
+    ) -> Option<String> {
+        let version = match tokio::time::timeout(PATIENCE, self.negotiate()).await {
+            Ok(Ok(version)) => version,
+            Ok(Err(why)) => return Some(why),
             // A QMP socket serves one client at a time.
-            Err(_) => "it says nothing; is somebody else connected to it?".into(),
+            Err(_) => return Some("it says nothing; is somebody else connected to it?".into()),
         };
-        log::warn!("QMP {}: {why}", port.endpoint());
+        to_owner.send(Incoming::Up(version)).await.ok()?;
+        let why = self.converse(commands, to_owner).await;
+        to_owner.send(Incoming::Down(why.clone())).await.ok()?;
+        Some(why)
     }
-}
 
-type Lines = Framed<Stream, LinesCodec>;
-
-/// Reads the greeting and leaves the mode in which QEMU takes one command only.
-async fn negotiate(lines: &mut Lines) -> Result<Version, String> {
-    let version = loop {
-        if let Message::Greeting(version) = next_message(lines).await? {
-            break version;
-        }
-    };
-    let command = json!({"execute": "qmp_capabilities", "id": 0}).to_string();
-    lines.send(command).await.map_err(|error| format!("writing failed: {error}"))?;
-    loop {
-        match next_message(lines).await? {
-            Message::Reply { id: Some(0), result: Ok(_) } => return Ok(version),
-            Message::Reply { result: Err(refusal), .. } => {
-                return Err(format!("it refuses qmp_capabilities: {refusal}"));
+    /// Reads the greeting and leaves the mode in which QEMU takes one command only.
+    async fn negotiate(&mut self) -> Result<Version, String> {
+        let version = loop {
+            if let Some(Message::Greeting(version)) = message::read(&self.next_line().await?) {
+                break version;
             }
-            _ => {}
+        };
+        let command = json!({"execute": "qmp_capabilities", "id": 0}).to_string();
+        self.lines.send(command).await.map_err(|error| format!("writing failed: {error}"))?;
+        loop {
+            let line = self.next_line().await?;
+            let Some(Message::Reply { id: id @ (Some(0) | None), result }) = message::read(&line)
+            else {
+                continue;
+            };
+            match result.read() {
+                Ok(_) if id.is_some() => return Ok(version),
+                Ok(_) => {}
+                Err(refusal) => return Err(format!("it refuses qmp_capabilities: {refusal}")),
+            }
         }
     }
-}
 
-/// Returns why the connection ended.
-async fn converse(
-    lines: &mut Lines,
-    commands: &mut mpsc::Receiver<String>,
-    to_owner: &mpsc::Sender<Incoming>,
-) -> String {
-    loop {
-        let message = tokio::select! {
-            command = commands.recv() => {
-                let Some(command) = command else { return "the instance is ending".into() };
-                match tokio::time::timeout(PATIENCE, lines.send(command)).await {
-                    Ok(Ok(())) => continue,
-                    Ok(Err(error)) => return format!("writing failed: {error}"),
-                    Err(_) => return "it does not read".into(),
+    /// Returns why the connection ended.
+    async fn converse(
+        &mut self,
+        commands: &mut mpsc::Receiver<Line>,
+        to_owner: &mpsc::Sender<Incoming>,
+    ) -> String {
+        let ending = || "the instance is ending".to_owned();
+        loop {
+            let line = tokio::select! {
+                command = commands.recv() => {
+                    let Some(command) = command else { return ending() };
+                    match self.send(command).await {
+                        Ok(()) => continue,
+                        Err(why) => return why,
+                    }
                 }
+                line = self.next_line() => match line {
+                    Ok(line) => line,
+                    Err(why) => return why,
+                },
+                () = to_owner.closed() => return ending(),
+            };
+            let Some(incoming) = self.incoming(&line) else {
+                self.pass_over(&line);
+                continue;
+            };
+            if to_owner.send(incoming).await.is_err() {
+                return ending();
             }
-            message = next_message(lines) => match message {
-                Ok(message) => message,
-                Err(why) => return why,
-            },
-            () = to_owner.closed() => return "the instance is ending".into(),
-        };
-        let incoming = match message {
-            Message::Event { name, data, at } => Incoming::Event { name, data, at },
-            Message::Reply { id: Some(id), result } => Incoming::Reply { id, result },
-            Message::Reply { id: None, .. } | Message::Greeting(_) => continue,
-        };
-        if to_owner.send(incoming).await.is_err() {
-            return "the instance is ending".into();
         }
     }
-}
 
-/// The next message that we know.
-async fn next_message(lines: &mut Lines) -> Result<Message, String> {
-    loop {
-        match lines.next().await {
-            Some(Ok(line)) => match message::read(&line) {
-                Some(message) => return Ok(message),
-                None => log::debug!("QMP: a line of {} octets was passed over", line.len()),
-            },
-            Some(Err(error)) => return Err(format!("reading failed: {error}")),
-            None => return Err("QEMU closed the connection".into()),
+    async fn send(&mut self, (id, command): Line) -> Result<(), String> {
+        // Before it is sent, since the answer may come at once.
+        self.asked.insert(id);
+        if self.asked.len() > ASKED_MAX {
+            self.asked.pop_first();
+        }
+        match tokio::time::timeout(PATIENCE, self.lines.send(command)).await {
+            Ok(sent) => sent.map_err(|error| format!("writing failed: {error}")),
+            Err(_) => Err("it does not read".into()),
+        }
+    }
+
+    /// What the owner is to know: the events that it knows, and one answer for each command.
+    fn incoming(&mut self, line: &str) -> Option<Incoming> {
+        match message::read(line)? {
+            Message::Event(event) => {
+                event.known().map(|(name, data, at)| Incoming::Event { name, data, at })
+            }
+            Message::Reply { id: Some(id), result } if self.asked.remove(&id) => {
+                Some(Incoming::Reply { id, result: result.read() })
+            }
+            Message::Reply { .. } | Message::Greeting(_) => None,
+        }
+    }
+
+    fn pass_over(&mut self, line: &str) {
+        self.passed_over += 1;
+        if let Some(suppressed) = self.log_limit.admit(Instant::now()) {
+            log::debug!("QMP: a line of {} octets was passed over{suppressed}", line.len());
+        }
+    }
+
+    async fn next_line(&mut self) -> Result<String, String> {
+        match self.lines.next().await {
+            Some(line) => line.map_err(|error| format!("reading failed: {error}")),
+            None => Err("QEMU closed the connection".into()),
         }
     }
 }

@@ -4,7 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::schema;
 
 /// A release of QEMU, from its greeting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -30,35 +34,90 @@ pub(crate) struct Refusal {
     pub(crate) desc: String,
 }
 
-/// One line.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Message {
+/// The most octets of an event's data: those that we know have less than 200.
+const DATA_MAX: usize = 4 << 10;
+/// The most octets of an answer, but for QEMU's description of its commands, and of a refusal.
+const ANSWER_MAX: usize = 64 << 10;
+const REFUSAL_MAX: usize = 4 << 10;
+
+/// The events that a driver knows. The others, and what is too long to be one of these, it need not
+/// see.
+const KNOWN: [&str; 5] = ["STOP", "RESUME", "MIGRATION", "COLO_EXIT", "SHUTDOWN"];
+
+/// One line, of which nothing is read yet that may be long.
+#[derive(Debug)]
+pub(super) enum Message<'a> {
     Greeting(Version),
-    Event {
-        name: String,
-        data: Value,
-        /// QEMU's wall clock when it happened, since 1970.
-        at: Duration,
-    },
+    Event(Event<'a>),
     Reply {
         /// `None` for a line that QEMU could not read.
         id: Option<u64>,
-        result: Result<Value, Refusal>,
+        result: RawResult<'a>,
     },
 }
 
+#[derive(Debug)]
+pub(super) struct Event<'a> {
+    name: String,
+    data: Option<&'a RawValue>,
+    at: Duration,
+}
+
+impl Event<'_> {
+    /// Name, data and time (QEMU's wall clock, since 1970) of an event that we know.
+    pub(super) fn known(self) -> Option<(String, Value, Duration)> {
+        if !KNOWN.contains(&self.name.as_str()) {
+            return None;
+        }
+        let Some(data) = self.data else { return Some((self.name, Value::Null, self.at)) };
+        let data = short(data, DATA_MAX)?;
+        Some((self.name, data, self.at))
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum RawResult<'a> {
+    Answer(&'a RawValue),
+    Refusal(&'a RawValue),
+}
+
+impl RawResult<'_> {
+    /// To be called only for what was asked.
+    pub(super) fn read(&self) -> Result<Value, Refusal> {
+        let too_long = |what, raw: &RawValue| Refusal {
+            class: String::new(),
+            desc: format!("{what} of {} octets", raw.get().len()),
+        };
+        match self {
+            Self::Answer(raw) => {
+                let answer = short(raw, ANSWER_MAX).or_else(|| schema::prune(raw));
+                answer.ok_or_else(|| too_long("an answer", raw))
+            }
+            Self::Refusal(raw) => {
+                Err(short(raw, REFUSAL_MAX).unwrap_or_else(|| too_long("a refusal", raw)))
+            }
+        }
+    }
+}
+
+/// `None` where it is longer than `max`, or of another form.
+fn short<T: DeserializeOwned>(raw: &RawValue, max: usize) -> Option<T> {
+    let text = raw.get();
+    if text.len() > max { None } else { serde_json::from_str(text).ok() }
+}
+
 #[derive(Deserialize)]
-struct Line {
+struct Line<'a> {
     #[serde(rename = "QMP")]
     greeting: Option<Greeting>,
     event: Option<String>,
-    #[serde(default)]
-    data: Value,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
     timestamp: Option<Timestamp>,
     id: Option<u64>,
     #[serde(rename = "return")]
-    returned: Option<Value>,
-    error: Option<Refusal>,
+    returned: Option<&'a RawValue>,
+    error: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -87,18 +146,18 @@ impl Timestamp {
 }
 
 /// Reads a line; `None` for what is no message that we know.
-pub(super) fn read(line: &str) -> Option<Message> {
+pub(super) fn read(line: &str) -> Option<Message<'_>> {
     let line: Line = serde_json::from_str(line).ok()?;
     if let Some(greeting) = line.greeting {
         return Some(Message::Greeting(greeting.version.qemu));
     }
     if let Some(name) = line.event {
         let at = line.timestamp.and_then(|at| at.since_1970()).unwrap_or_default();
-        return Some(Message::Event { name, data: line.data, at });
+        return Some(Message::Event(Event { name, data: line.data, at }));
     }
     let result = match (line.returned, line.error) {
-        (_, Some(refusal)) => Err(refusal),
-        (Some(value), None) => Ok(value),
+        (_, Some(refusal)) => RawResult::Refusal(refusal),
+        (Some(answer), None) => RawResult::Answer(answer),
         (None, None) => return None,
     };
     Some(Message::Reply { id: line.id, result })
@@ -110,12 +169,26 @@ mod tests {
 
     use super::*;
 
+    fn event(line: &str) -> Option<(String, Value, Duration)> {
+        match read(line)? {
+            Message::Event(event) => event.known(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn reply(line: &str) -> (Option<u64>, Result<Value, Refusal>) {
+        match read(line) {
+            Some(Message::Reply { id, result }) => (id, result.read()),
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn a_greeting_has_the_version() {
         let line = r#"{"QMP": {"version": {"qemu": {"micro": 3, "minor": 1, "major": 11},
             "package": "Debian 1:11.1.3+ds-1"}, "capabilities": ["oob"]}}"#;
         let version = Version { major: 11, minor: 1, micro: 3 };
-        assert_eq!(read(line), Some(Message::Greeting(version)));
+        assert!(matches!(read(line), Some(Message::Greeting(v)) if v == version));
         assert_eq!(version.to_string(), "11.1.3");
     }
 
@@ -125,7 +198,7 @@ mod tests {
             "event": "COLO_EXIT", "data": {"mode": "secondary", "reason": "error"}}"#;
         let at = Duration::new(1_700_000_000, 42_000);
         let data = json!({"mode": "secondary", "reason": "error"});
-        assert_eq!(read(line), Some(Message::Event { name: "COLO_EXIT".into(), data, at }));
+        assert_eq!(event(line), Some(("COLO_EXIT".into(), data, at)));
     }
 
     #[test]
@@ -134,31 +207,49 @@ mod tests {
             let line = format!(
                 r#"{{"timestamp": {{"seconds": {time}, "microseconds": -1}}, "event": "STOP"}}"#
             );
-            match read(&line) {
-                Some(Message::Event { at, .. }) => assert_eq!((time, at), ("-1", Duration::ZERO)),
+            match event(&line) {
+                Some((_, _, at)) => assert_eq!((time, at), ("-1", Duration::ZERO)),
                 None => assert_eq!(time, "99999999999999999999", "that is no number of ours"),
-                other => panic!("{other:?}"),
             }
         }
     }
 
     #[test]
+    fn events_that_nobody_knows_or_that_are_long_are_passed_over() {
+        let line = |name: &str, room: usize| {
+            let data = json!({"reason": "x".repeat(room)});
+            json!({"event": name, "data": data}).to_string()
+        };
+        assert!(event(&line("SHUTDOWN", DATA_MAX - 100)).is_some());
+        assert_eq!(event(&line("SHUTDOWN", DATA_MAX)), None);
+        assert_eq!(event(&line("VNC_CONNECTED", 1)), None);
+        assert_eq!(event(r#"{"event": "STOP"}"#).unwrap().1, Value::Null);
+    }
+
+    #[test]
     fn replies_have_their_number() {
-        assert_eq!(
-            read(r#"{"return": {}, "id": 7}"#),
-            Some(Message::Reply { id: Some(7), result: Ok(json!({})) })
-        );
+        assert_eq!(reply(r#"{"return": {}, "id": 7}"#), (Some(7), Ok(json!({}))));
         let refusal = Refusal { class: "GenericError".into(), desc: "no".into() };
         assert_eq!(
-            read(r#"{"error": {"class": "GenericError", "desc": "no"}, "id": 8}"#),
-            Some(Message::Reply { id: Some(8), result: Err(refusal) })
+            reply(r#"{"error": {"class": "GenericError", "desc": "no"}, "id": 8}"#),
+            (Some(8), Err(refusal))
         );
+    }
+
+    #[test]
+    fn an_answer_that_is_long_and_no_description_of_commands_is_refused() {
+        let line = |room: usize| json!({"return": "x".repeat(room), "id": 1}).to_string();
+        assert!(reply(&line(ANSWER_MAX - 2)).1.is_ok());
+        let refusal = reply(&line(ANSWER_MAX)).1.unwrap_err();
+        assert_eq!(refusal.to_string(), "an answer of 65538 octets");
+        let line = json!({"error": {"desc": "x".repeat(REFUSAL_MAX)}, "id": 1}).to_string();
+        assert_eq!(reply(&line).1.unwrap_err().to_string(), "a refusal of 4107 octets");
     }
 
     #[test]
     fn what_is_no_message_is_passed_over() {
         for line in ["", "{", "[]", "{}", r#"{"id": 1}"#, r#"{"QMP": {}}"#, r#"{"event": 7}"#] {
-            assert_eq!(read(line), None, "{line}");
+            assert!(read(line).is_none(), "{line}");
         }
     }
 }

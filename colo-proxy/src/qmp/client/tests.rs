@@ -66,21 +66,51 @@ async fn it_negotiates_asks_and_is_answered_by_number() {
     for (command, id) in [("query-status", first), ("query-migrate", second)] {
         assert_eq!(qemu.hear().await, json!({"execute": command, "arguments": {}, "id": id}));
     }
-    // What nobody knows, and answers in another order.
+    // What nobody knows or asked, and answers in another order.
     qemu.say(r#"{"event": "NEW_IN_QEMU_99", "data": {"a": [1]}}"#).await;
     qemu.say("nonsense").await;
+    qemu.say(r#"{"return": {}, "id": 99}"#).await;
+    qemu.say(r#"{"return": {}, "id": 0}"#).await;
     qemu.say(&format!(r#"{{"error": {{"class": "GenericError", "desc": "no"}}, "id": {second}}}"#))
         .await;
+    // A second answer to the same command is none.
+    qemu.say(&format!(r#"{{"return": {{}}, "id": {second}}}"#)).await;
     qemu.say(&format!(r#"{{"return": {{"status": "colo"}}, "id": {first}}}"#)).await;
-    assert!(
-        matches!(stand.client.next().await, Incoming::Event { name, .. } if name == "NEW_IN_QEMU_99")
-    );
+    qemu.say(r#"{"event": "STOP"}"#).await;
     let Incoming::Reply { id, result: Err(refusal) } = stand.client.next().await else {
         panic!("a refusal was said")
     };
     assert_eq!((id, refusal.to_string().as_str()), (second, "no"));
     let answer = Incoming::Reply { id: first, result: Ok(json!({"status": "colo"})) };
     assert_eq!(stand.client.next().await, answer);
+    assert!(matches!(stand.client.next().await, Incoming::Event { name, .. } if name == "STOP"));
+}
+
+#[tokio::test]
+async fn a_description_as_long_as_that_of_a_qemu_arrives_and_another_long_answer_does_not() {
+    let mut stand = stand().await;
+    let mut qemu = stand.accept().await;
+    qemu.negotiate().await;
+    assert_eq!(stand.client.next().await, Incoming::Up(VERSION));
+    let entry = json!({"name": "a", "ret-type": "x".repeat(200), "arg-type": "b"});
+    for (entry, is_taken) in [(entry, true), (json!("x".repeat(200)), false)] {
+        let id = stand.client.execute("query-qmp-schema", &json!({})).unwrap();
+        assert_eq!(qemu.hear().await["id"], id);
+        qemu.say(&json!({"return": vec![entry; 1300], "id": id}).to_string()).await;
+        let Incoming::Reply { result, .. } = stand.client.next().await else {
+            panic!("an answer was said")
+        };
+        match result {
+            Ok(schema) => {
+                assert!(is_taken);
+                assert_eq!(schema[1299], json!({"name": "a", "arg-type": "b"}));
+            }
+            Err(refusal) => {
+                assert!(!is_taken);
+                assert!(refusal.to_string().starts_with("an answer of 2"), "{refusal}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
