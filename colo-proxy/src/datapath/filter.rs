@@ -126,7 +126,7 @@ impl FilterPath {
     /// The guest's TAP has been created anew (guest restart): attaches the programs to it.
     pub fn set_netdev(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         self.record.netdev_ifindex = ifindex;
-        order::write(&mut self.ebpf, &self.record)?;
+        order::update(&mut self.ebpf, &self.record)?;
         for attachment in self.attachments().iter().filter(|a| a.place == Place::Netdev) {
             self.attach_one(attachment)?;
         }
@@ -141,6 +141,11 @@ impl FilterPath {
         let Ok(cookie) = netns::cookie() else { return false };
         order::read(&dir.map(order::MAP)).is_some_and(|left| left.netns_cookie != cookie)
             && dir.has_live_link()
+    }
+
+    /// The tokens that a filter of this id must not have, because others have them.
+    pub fn taken_tokens(id: &str) -> Result<Vec<u32>, DatapathError> {
+        order::taken_tokens(id)
     }
 
     /// A filter of this id had died, and its place was taken.

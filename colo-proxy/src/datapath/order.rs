@@ -5,7 +5,7 @@
 //! place, in its `filter` record, and looks for the filter that it has to stand before.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, MapInfo};
@@ -16,7 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
 
 use super::attachment::{self, Hook};
-use super::{DatapathError, InstanceDir};
+use super::{DatapathError, InstanceDir, netns, pin};
 
 /// The name of the map that says what a filter is.
 pub(super) const MAP: &str = "filter";
@@ -41,12 +41,7 @@ impl Order {
 
     /// While this is held no other filter looks for its place.
     pub(super) fn lock(dir: &InstanceDir) -> Result<Flock<File>, DatapathError> {
-        let path = dir.path().parent().unwrap_or(dir.path()).to_owned();
-        let opened = File::open(&path);
-        let locked = opened.and_then(|file| {
-            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
-        });
-        locked.map_err(|source| DatapathError::Directory { action: "lock", path, source })
+        lock(dir.path().parent().unwrap_or(dir.path()))
     }
 
     /// The link of the filter that comes next behind this one on the way to the guest, of those
@@ -113,14 +108,62 @@ pub(super) fn read(path: &Path) -> Option<Filter> {
     (filter.layout_version == LAYOUT_VERSION).then_some(filter)
 }
 
-/// Says what the filter is, to its programs and to other filters.
+/// Says what a new filter is, to its programs and to other filters. Refuses a token that another
+/// filter has: each would take what the other injects for its own. The lock is held from the look to
+/// the record, so that of two that start at once one sees the other.
 pub(super) fn write(ebpf: &mut Ebpf, filter: &Filter) -> Result<(), DatapathError> {
+    let root = root()?;
+    let _lock = lock(&root)?;
+    let is_other = |found: &Filter| found.position_ns != filter.position_ns;
+    if tokens(&root, filter.netns_cookie, is_other).contains(&filter.token) {
+        let why = format!("another filter has the token {:#x}; start this one again", filter.token);
+        let source = std::io::Error::new(std::io::ErrorKind::AddrInUse, why);
+        return Err(DatapathError::Directory { action: "add a filter to", path: root, source });
+    }
+    update(ebpf, filter)
+}
+
+/// Changes what the record of a filter says.
+pub(super) fn update(ebpf: &mut Ebpf, filter: &Filter) -> Result<(), DatapathError> {
     let failed =
         |source| DatapathError::Map { action: "write", map: MAP, source: Box::new(source) };
     let map = ebpf
         .map_mut(MAP)
         .ok_or_else(|| DatapathError::Missing { kind: "map", name: MAP.to_owned() })?;
     Array::try_from(map).and_then(|mut map| map.set(0, *filter, 0)).map_err(failed)
+}
+
+/// The tokens of the filters of this network namespace, dead ones too, without that of `own`.
+pub(super) fn taken_tokens(own: &str) -> Result<Vec<u32>, DatapathError> {
+    let (root, cookie) = (root()?, netns::cookie()?);
+    let position_ns = read(&root.join(own).join(MAP)).map(|filter| filter.position_ns);
+    Ok(tokens(&root, cookie, |found| Some(found.position_ns) != position_ns))
+}
+
+fn tokens(root: &Path, netns_cookie: u64, wanted: impl Fn(&Filter) -> bool) -> Vec<u32> {
+    // Nothing is there before the first filter starts.
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let filters = entries.filter_map(|entry| read(&entry.path().join(MAP)));
+    filters
+        .filter(|found| found.netns_cookie == netns_cookie && wanted(found))
+        .map(|found| found.token)
+        .collect()
+}
+
+/// Where every filter has its directory, as [`InstanceDir`] makes it.
+fn root() -> Result<PathBuf, DatapathError> {
+    Ok(pin::find_bpffs()?.join("colo-proxy"))
+}
+
+fn lock(root: &Path) -> Result<Flock<File>, DatapathError> {
+    let locked = File::open(root).and_then(|file| {
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+    });
+    locked.map_err(|source| DatapathError::Directory {
+        action: "lock",
+        path: root.to_owned(),
+        source,
+    })
 }
 
 /// It goes on while the host sleeps, and no two filters start in the same nanosecond.

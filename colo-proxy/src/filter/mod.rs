@@ -8,6 +8,7 @@ mod options;
 mod outlet;
 mod rewriter;
 mod stream;
+mod token;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -50,6 +51,11 @@ pub enum FilterError {
     RuntimeDir { path: PathBuf, source: std::io::Error },
     #[error("cannot {what}")]
     System { what: &'static str, source: std::io::Error },
+    #[error(
+        "{tries} gates in a row had the token of another filter of this network namespace; start \
+         this one again, or end filters that are not needed"
+    )]
+    NoToken { tries: usize },
     #[error("the kernel programs have no ring of events")]
     NoEvents,
 }

@@ -7,7 +7,7 @@ pub(super) enum Outlet {
     #[default]
     Waiting,
     Connected,
-    /// The peer stopped reading, so that frames were lost in the middle of what it had been given:
+    /// The peer stopped reading, or read too slowly, so that frames were lost in the middle of what it had been given:
     /// whatever it does with them, the guest is not protected by it any more.
     Broken,
 }
@@ -17,9 +17,9 @@ impl Outlet {
         *self = Self::Connected;
     }
 
-    /// The connection ended; `stalled` where that was because nothing was read from it.
-    pub(super) fn on_down(&mut self, stalled: bool) {
-        *self = if stalled { Self::Broken } else { Self::Waiting };
+    /// The connection ended; `broken` where that was because the peer did not keep up.
+    pub(super) fn on_down(&mut self, broken: bool) {
+        *self = if broken { Self::Broken } else { Self::Waiting };
     }
 }
 
@@ -28,12 +28,12 @@ mod tests {
     use super::Outlet;
 
     #[test]
-    fn it_is_broken_from_a_stall_until_a_peer_connects() {
+    fn it_is_broken_from_a_break_until_a_peer_connects() {
         let mut outlet = Outlet::default();
         assert_eq!(outlet, Outlet::Waiting);
         outlet.on_up();
         outlet.on_down(false);
-        assert_eq!(outlet, Outlet::Waiting, "a peer that closes has not stalled");
+        assert_eq!(outlet, Outlet::Waiting, "a peer that closes has broken nothing");
         outlet.on_up();
         outlet.on_down(true);
         assert_eq!(outlet, Outlet::Broken);

@@ -11,7 +11,7 @@ use colo_proxy_common::record::FlowKey;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use super::{FilterError, Options, line, system};
+use super::{FilterError, Options, line, system, token};
 use crate::colo_frame::{self, ColoFrame, Command, Event, Terms};
 use crate::config::{ColoFrameKind, Limits, Role};
 use crate::datapath::filter::FilterPath;
@@ -136,11 +136,12 @@ impl Rewriter {
         let frame = colo_frame::start(colo_frame, terms).await?;
         let (socket, questions) = status::serve(dir, &claim.name)?;
         // What is held goes back as it came, offloads and all.
-        let gate = Gate::open(&GateOptions {
+        let whole = GateOptions {
             name_template: "colo-in%d".into(),
             vnet_hdr: true,
             queue_len: limits.peer.gate_queue_frames,
-        })?;
+        };
+        let gate = token::open_gate(&whole, &FilterPath::taken_tokens(&claim.name)?)?;
         let mut datapath = Datapath::attach_rewriter(&RewriterPlan {
             id: &claim.name,
             netdev_ifindex: netdev.ifindex,

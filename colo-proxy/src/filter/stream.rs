@@ -1,31 +1,27 @@
 //! A mirror or a redirector: between the guest's TAP and the sockets.
 
+mod out;
 mod report;
 
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
-use super::outlet::Outlet;
-use super::{FilterError, Kind, Options, line, system};
-use crate::datapath::capture::GateCapture;
+use self::out::{LOOK, Out};
+use super::{FilterError, Kind, Options, line, token};
 use crate::datapath::filter::{FilterPath, FilterPlan};
 use crate::endpoint::{Endpoint, Port};
 use crate::error_chain::chain;
 use crate::frame::Frame;
 use crate::gate::{Gate, GateOptions, Written};
-use crate::instance::lanes::{self, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
+use crate::instance::lanes::{self, LaneEvent, LaneStats};
 use crate::instance::wiring::{lengthen_queue, reattach};
 use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::name::{Claim, claim_filter};
 use crate::status::{self, Question, Reply, Request};
-
-/// How long the end waits for a peer to take what it was sent.
-const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(
     options: Options,
@@ -48,8 +44,6 @@ pub(super) async fn run(
 struct Inputs {
     indev: Option<mpsc::Receiver<LaneEvent>>,
     outdev: Option<mpsc::Receiver<LaneEvent>>,
-    /// What `outdev`'s task can be asked; it ends when this is dropped.
-    requests: Option<mpsc::Sender<OutgoingRequest>>,
     questions: mpsc::Receiver<Question>,
     link: LinkWatch,
     /// Only dropped, to remove the socket.
@@ -65,16 +59,6 @@ struct Filter {
     netdev: Option<Link>,
     /// Frames of a TAP that came back which passed before our programs were on it.
     unguarded: u64,
-}
-
-/// The way to `outdev`.
-struct Out {
-    endpoint: String,
-    gate: Arc<Gate>,
-    stats: Arc<LaneStats>,
-    outlet: Outlet,
-    /// Connections that had been closed because the peer did not read, when this was looked at last.
-    stalls: u64,
 }
 
 /// The way from `indev`.
@@ -122,16 +106,17 @@ impl Filter {
             FilterPath::is_foreign,
         )
         .map_err(FilterError::of_name(command))?;
-        let (outdev, out_events, requests) = match outdev {
+        let taken = FilterPath::taken_tokens(&claim.name)?;
+        let (outdev, out_events) = match outdev {
             Some(endpoint) => {
-                let (out, events, requests) = open_out(&options, endpoint).await?;
-                (Some(out), Some(events), Some(requests))
+                let (out, events) = Out::open(&options, &claim.name, endpoint, &taken).await?;
+                (Some(out), Some(events))
             }
-            None => (None, None, None),
+            None => (None, None),
         };
         let (indev, in_events) = match indev {
             Some(endpoint) => {
-                let (input, events) = open_in(&options, endpoint).await?;
+                let (input, events) = open_in(&options, endpoint, &taken).await?;
                 (Some(input), Some(events))
             }
             None => (None, None),
@@ -142,29 +127,29 @@ impl Filter {
         if path.taken_over() {
             log::info!("{}: took over what a dead process had left", claim.name);
         }
-        let inputs = Inputs {
-            indev: in_events,
-            outdev: out_events,
-            requests,
-            questions,
-            link,
-            _socket: socket,
-        };
+        let inputs =
+            Inputs { indev: in_events, outdev: out_events, questions, link, _socket: socket };
         let netdev = Some(netdev);
         Ok((Self { options, claim, path, outdev, indev, netdev, unguarded: 0 }, inputs))
     }
 
     async fn serve(&mut self, inputs: &mut Inputs) -> std::convert::Infallible {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let connected = self.outdev.as_ref().is_some_and(Out::is_connected);
             tokio::select! {
                 event = next_event(inputs.indev.as_mut()) => self.on_indev(event),
-                event = next_event(inputs.outdev.as_mut()) => self.on_outdev(&event),
+                event = next_event(inputs.outdev.as_mut()) => {
+                    self.on_outdev(&event, &inputs.link).await;
+                }
                 Some((request, reply)) = inputs.questions.recv() => {
                     let answer = self.answer(request, &inputs.link).await;
                     // Whoever asked may be gone.
                     let _ = reply.send(answer);
                 }
                 event = inputs.link.next() => self.on_link(event, &inputs.link).await,
+                _ = look.tick(), if connected => self.look_for_losses(&inputs.link).await,
             }
         }
     }
@@ -178,36 +163,19 @@ impl Filter {
         }
     }
 
-    fn on_outdev(&mut self, event: &LaneEvent) {
+    async fn on_outdev(&mut self, event: &LaneEvent, link: &LinkWatch) {
+        let without_peer = self.without_peer();
         let Some(out) = &mut self.outdev else { return };
-        let (id, endpoint) = (&self.claim.name, &out.endpoint);
         match event {
             LaneEvent::Frames(_) => {}
-            LaneEvent::Up => {
-                if out.outlet == Outlet::Broken {
-                    log::warn!(
-                        "{id}: outdev {endpoint} is connected again; what it has missed it will \
-                         not get: only a checkpoint protects the guest again"
-                    );
-                } else {
-                    log::info!("{id}: outdev is connected");
-                }
-                out.outlet.on_up();
-            }
-            LaneEvent::Down => {
-                let stalls = out.stats.stalls.load(Relaxed);
-                let stalled = stalls > std::mem::replace(&mut out.stalls, stalls);
-                out.outlet.on_down(stalled);
-                if stalled {
-                    log::error!(
-                        "{id}: UNPROTECTED: the peer of outdev {endpoint} has read nothing for {} \
-                         ms; the link is broken, and what waited for it is lost",
-                        self.options.limits.timeout.as_millis()
-                    );
-                } else {
-                    log::warn!("{id}: outdev is gone; {}", self.without_peer());
-                }
-            }
+            LaneEvent::Up => out.on_up(link).await,
+            LaneEvent::Down => out.on_down(without_peer),
+        }
+    }
+
+    async fn look_for_losses(&mut self, link: &LinkWatch) {
+        if let Some(out) = &mut self.outdev {
+            out.look_for_losses(link).await;
         }
     }
 
@@ -257,16 +225,11 @@ impl Filter {
 
     /// The guest's network is as if there had been no filter; what was taken from it by then is
     /// delivered, if the peer takes it.
-    async fn end(mut self, mut inputs: Inputs) -> Result<(), FilterError> {
+    async fn end(mut self, inputs: Inputs) -> Result<(), FilterError> {
         let id = &self.claim.name;
         let detached = self.path.detach();
-        if let Some(requests) = inputs.requests.take() {
-            let (reply, flushed) = oneshot::channel();
-            let asked = requests.send(OutgoingRequest::Flush(reply)).await;
-            let wait = tokio::time::timeout(END_TIMEOUT, flushed);
-            if asked.is_ok() && wait.await.is_err() {
-                log::warn!("{id}: the peer of outdev did not take all that waited for it");
-            }
+        if let Some(out) = &self.outdev {
+            out.flush().await;
         }
         if matches!(&self.options.kind, Kind::Redirector { outdev: Some(_), .. }) {
             log::warn!(
@@ -303,45 +266,28 @@ fn attach(
     Ok(path)
 }
 
-async fn open_out(
-    options: &Options,
-    endpoint: Endpoint,
-) -> Result<(Out, mpsc::Receiver<LaneEvent>, mpsc::Sender<OutgoingRequest>), FilterError> {
-    let text = endpoint.to_string();
-    let port = Port::open(endpoint).await?;
-    let gate = Arc::new(open_gate("colo-out%d", options)?);
-    let stats = Arc::new(LaneStats::default());
-    let (requests, events) = lanes::spawn_outgoing(Outgoing {
-        port,
-        source: Box::new(GateCapture::new(Arc::clone(&gate))),
-        vnet_hdr: options.vnet_hdr_support,
-        limits: options.limits,
-        stats: Arc::clone(&stats),
-        observe: Box::new(|_| {}),
-    })
-    .map_err(system("watch the gate to outdev"))?;
-    let out = Out { endpoint: text, gate, stats, outlet: Outlet::default(), stalls: 0 };
-    Ok((out, events, requests))
-}
-
 async fn open_in(
     options: &Options,
     endpoint: Endpoint,
+    taken: &[u32],
 ) -> Result<(In, mpsc::Receiver<LaneEvent>), FilterError> {
     let text = endpoint.to_string();
     let port = Port::open(endpoint).await?;
-    let gate = open_gate("colo-in%d", options)?;
+    let gate = open_gate("colo-in%d", options, taken)?;
     let stats = Arc::new(LaneStats::default());
     let events = lanes::spawn_incoming(port, options.vnet_hdr_support, Arc::clone(&stats));
     Ok((In { endpoint: text, gate, stats, refused: 0, malformed: 0 }, events))
 }
 
-fn open_gate(name_template: &str, options: &Options) -> Result<Gate, FilterError> {
-    Ok(Gate::open(&GateOptions {
-        name_template: name_template.into(),
-        vnet_hdr: options.vnet_hdr_support,
-        queue_len: options.limits.gate_queue_frames,
-    })?)
+fn open_gate(name_template: &str, options: &Options, taken: &[u32]) -> Result<Gate, FilterError> {
+    token::open_gate(
+        &GateOptions {
+            name_template: name_template.into(),
+            vnet_hdr: options.vnet_hdr_support,
+            queue_len: options.limits.gate_queue_frames,
+        },
+        taken,
+    )
 }
 
 async fn next_event(lane: Option<&mut mpsc::Receiver<LaneEvent>>) -> LaneEvent {

@@ -2,7 +2,8 @@
 //!
 //! Each is a task of its own that connects, again and again, and is never in anybody's way: what
 //! goes out waits in a bounded queue, and a peer that does not read for its timeout is
-//! disconnected, so that it cannot stop the guest.
+//! disconnected, so that it cannot stop the guest. One that reads too slowly is disconnected where
+//! the owner asks for that ([`OutgoingRequest::Break`]).
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +40,8 @@ pub(crate) struct LaneStats {
     pub(crate) lost_bytes: AtomicU64,
     /// Connections closed because the peer did not read.
     pub(crate) stalls: AtomicU64,
+    /// Connections closed because the owner said that frames had found no room.
+    pub(crate) overflows: AtomicU64,
     empty: AtomicU64,
     runt: AtomicU64,
     vnet_hdr_len: AtomicU64,
@@ -214,6 +217,9 @@ pub(crate) enum OutgoingRequest {
     /// Take everything from the source that is there now, and say when the peer has been sent it.
     /// No answer comes where the connection is lost first.
     Flush(oneshot::Sender<()>),
+    /// Frames of the source found no room in its queue: close this connection, the n-th of the
+    /// lane, because its peer will never get them. Nothing is done where that one has ended.
+    Break { connection: u64 },
 }
 
 impl std::fmt::Debug for OutgoingRequest {
@@ -223,6 +229,7 @@ impl std::fmt::Debug for OutgoingRequest {
             Self::Finish(_) => "Finish",
             Self::Source(_) => "Source",
             Self::Flush(_) => "Flush",
+            Self::Break { .. } => "Break",
         })
     }
 }
@@ -302,6 +309,7 @@ impl Sender {
                     }
                     Some(OutgoingRequest::Finish(reply)) => { self.finish(reply); return None }
                     Some(OutgoingRequest::Source(source)) => self.read_from(source),
+                    Some(OutgoingRequest::Break { .. }) => {}
                     None => return None,
                 },
                 () = events.closed() => return None,
@@ -352,6 +360,11 @@ impl Sender {
                     }
                     Some(OutgoingRequest::Finish(reply)) => { self.finish(reply); return Ended::Owner }
                     Some(OutgoingRequest::Source(source)) => self.read_from(source),
+                    Some(OutgoingRequest::Break { connection }) => {
+                        if lane.stats.connections.load(Relaxed) == connection {
+                            return self.overflowed();
+                        }
+                    }
                     None => return Ended::Owner,
                 },
             }
@@ -363,6 +376,21 @@ impl Sender {
                 let _ = reply.send(());
             }
         }
+    }
+
+    /// What the source still has lies around the gap: the next peer must not take it for a whole.
+    fn overflowed(&mut self) -> Ended {
+        let (mut frames, mut lost) = (Vec::with_capacity(BATCH), 0);
+        for _ in 0..=self.lane.limits.gate_queue_frames as usize / BATCH {
+            let read = read_batch(&mut *self.lane.source, &mut frames);
+            lost += frames.drain(..).map(|frame| frame.len() as u64).sum::<u64>();
+            if !matches!(read, Ok(((), Drained::No))) {
+                break;
+            }
+        }
+        self.lane.stats.lost_bytes.fetch_add(lost, Relaxed);
+        self.lane.stats.overflows.fetch_add(1, Relaxed);
+        Ended::Connection("the peer reads too slowly; closing the connection".into())
     }
 
     fn queue(&mut self, frames: &mut Vec<Frame>) {

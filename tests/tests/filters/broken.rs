@@ -5,32 +5,62 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Socket, datagram};
-use colo_lab::daemon::Daemon;
+use colo_lab::daemon::{Daemon, Status};
 use colo_lab::root::require_root;
 
 use crate::stand::{Stand, TIMEOUT, Way, end, named, receive, wait_mode};
 
 const PATIENCE: [&str; 4] = ["--peer-timeout", "300", "--queue-bytes", "139264"];
 
-/// Sends frames, and reads them at the other end, until the filter says that its link is broken.
-/// Every one of them passes, if any does.
-fn flood(stand: &Stand, filter: &Daemon, way: Way, passes: bool) -> Result<u64> {
+/// More than the socket and `--queue-bytes` hold, and fewer than fit into the gate.
+const STALL: usize = 5000;
+/// More than fit into all three.
+const OVERFLOW: usize = 12_000;
+
+/// Sends a frame, and reads it at the other end if it passes.
+fn send(stand: &Stand, way: Way, passes: bool, i: usize) -> Vec<u8> {
+    let frame = datagram(6000 + (i % 1000) as u16).data(&vec![i as u8; 1400]).build();
+    stand.send(way, &frame);
+    if passes {
+        stand.arrives(way, &frame);
+    }
+    frame
+}
+
+/// A peer that reads nothing: sends what it stalls by, and waits for the filter to say that its link
+/// is broken.
+fn stall(stand: &Stand, filter: &Daemon, way: Way, passes: bool) -> Result<()> {
+    for i in 0..STALL {
+        send(stand, way, passes, i);
+    }
+    filter.process.wait_for("UNPROTECTED", TIMEOUT).map(drop)
+}
+
+/// A peer that reads one frame in ten, or so, however many come: sends until the filter says that
+/// its link is broken. Returns how many that took.
+fn outrun(
+    stand: &Stand,
+    filter: &Daemon,
+    peer: &mut Socket,
+    way: Way,
+    passes: bool,
+) -> Result<usize> {
     let began = Instant::now();
     let mut sent = 0;
     while !filter.process.stderr().contains("UNPROTECTED") {
-        ensure!(began.elapsed() < TIMEOUT, "{}", filter.process.stderr());
+        ensure!(began.elapsed() < TIMEOUT, "{sent} sent; {}", filter.process.stderr());
         for _ in 0..500 {
-            let data = vec![sent as u8; 1400];
-            let frame = datagram(6000 + (sent % 1000) as u16).data(&data).build();
-            stand.send(way, &frame);
+            send(stand, way, passes, sent);
             sent += 1;
-            if passes {
-                stand.arrives(way, &frame);
-            }
         }
+        // It reads ahead some 48. The link may have broken meanwhile, and then it is closed.
+        let _ = peer.receive(TIMEOUT);
     }
     Ok(sent)
 }
+
+/// Stalling takes so long that only an overflow can break the link.
+const NO_STALL: [&str; 4] = ["--peer-timeout", "600000", "--queue-bytes", "139264"];
 
 fn silent_peer(stand: &Stand, filter: &Daemon) -> Result<Socket> {
     let out = stand.connect("out", false)?;
@@ -48,11 +78,11 @@ fn a_mirror_whose_peer_does_not_read_is_broken_and_stops_nobody() -> Result<()> 
         let out = stand.server("out");
         let filter = stand.filter("mirror", &[&["--outdev", &out], &PATIENCE[..]].concat())?;
         let mut peer = silent_peer(&stand, &filter)?;
-        let sent = flood(&stand, &filter, way, true)?;
+        stall(&stand, &filter, way, true)?;
         let status = wait_mode(&filter, "broken")?;
         assert_eq!(status.0.pointer("/outdev/stalls"), Some(&1.into()), "{status:#?}");
         assert!(status.drops().contains_key("outdev-lost-bytes"), "{status:#?}");
-        assert!(status.detail("/kernel/mirrored")? >= sent, "{status:#?}");
+        assert!(status.detail("/kernel/mirrored")? >= STALL as u64, "{status:#?}");
         let shown =
             stand.run(colo_lab::daemon::binary()?.to_str().expect("a path"), &["status"])?;
         assert!(shown.contains("): broken\n"), "{shown}");
@@ -69,7 +99,49 @@ fn a_mirror_whose_peer_does_not_read_is_broken_and_stops_nobody() -> Result<()> 
     Ok(())
 }
 
-/// The twin: a peer that reads, however much comes, is not broken.
+/// It never stalls, and still its copies are lost: that is no protection either.
+#[test]
+fn a_mirror_whose_peer_reads_too_slowly_is_broken_and_stops_nobody() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let stand = Stand::new()?;
+    for way in [Way::Tx, Way::Rx] {
+        let out = stand.server("out");
+        let filter = stand.filter("mirror", &[&["--outdev", &out], &NO_STALL[..]].concat())?;
+        let mut peer = silent_peer(&stand, &filter)?;
+        let shown = filter.status()?;
+        assert_eq!(shown.0.pointer("/outdev/since_break_ms"), Some(&serde_json::Value::Null));
+        outrun(&stand, &filter, &mut peer, way, true)?;
+        let status = wait_mode(&filter, "broken")?;
+        let outdev = |status: &Status, key: &str| {
+            status.0.pointer(&format!("/outdev/{key}")).and_then(serde_json::Value::as_u64)
+        };
+        for (key, count) in [("overflows", 1), ("stalls", 0), ("breaks", 1)] {
+            assert_eq!(outdev(&status, key), Some(count), "{key}: {status:#?}");
+        }
+        for reason in ["outdev-gate-full", "outdev-lost-bytes"] {
+            assert!(status.drops().contains_key(reason), "{status:#?}");
+        }
+        stand.passes(way, "meanwhile");
+        peer.wait_closed(TIMEOUT)?;
+        // The next one is connected for good, and it stays visible that the last one was not.
+        let mut peer = silent_peer(&stand, &filter)?;
+        stand.passes(way, "again");
+        receive(&mut peer, &named("again"))?;
+        let status = filter.wait_status("two looks later", TIMEOUT, |status| {
+            outdev(status, "since_break_ms").is_some_and(|age| age > 300)
+        })?;
+        assert_eq!(status.mode()?, "connected", "{status:#?}");
+        assert_eq!(outdev(&status, "breaks"), Some(1), "{status:#?}");
+        let log = end(filter)?;
+        assert_eq!(log.matches("UNPROTECTED").count(), 1, "{log}");
+        assert!(log.contains("reads too slowly") && log.contains("outdev-overflows 1"), "{log}");
+    }
+    Ok(())
+}
+
+/// The twin of both: a peer that reads, however much comes, is not broken.
 #[test]
 fn a_mirror_whose_peer_reads_is_not_broken() -> Result<()> {
     if !require_root() {
@@ -79,14 +151,13 @@ fn a_mirror_whose_peer_reads_is_not_broken() -> Result<()> {
     let out = stand.server("out");
     let filter = stand.filter("mirror", &[&["--outdev", &out], &PATIENCE[..]].concat())?;
     let mut peer = silent_peer(&stand, &filter)?;
-    for i in 0..2000u16 {
-        let frame = datagram(6000 + i % 1000).data(&[i as u8; 1400]).build();
-        stand.send(Way::Tx, &frame);
-        stand.arrives(Way::Tx, &frame);
+    for i in 0..OVERFLOW {
+        let frame = send(&stand, Way::Tx, true, i);
         receive(&mut peer, &frame)?;
     }
     let status = filter.status()?;
     assert_eq!(status.mode()?, "connected");
+    assert_eq!(status.0.pointer("/outdev/breaks"), Some(&0.into()), "{status:#?}");
     assert!(status.drops().is_empty(), "{status:#?}");
     end(filter)?;
     Ok(())
@@ -103,8 +174,27 @@ fn a_redirector_whose_peer_does_not_read_stops_its_own_direction_only() -> Resul
     let arguments = [&["--queue", "rx", "--outdev", &out], &PATIENCE[..]].concat();
     let filter = stand.filter("redirector", &arguments)?;
     let _peer = silent_peer(&stand, &filter)?;
-    flood(&stand, &filter, Way::Rx, false)?;
+    stall(&stand, &filter, Way::Rx, false)?;
     wait_mode(&filter, "broken")?;
+    stand.passes(Way::Tx, "towards the guest");
+    assert!(stand.arrived(Way::Rx).is_empty());
+    end(filter)?;
+    Ok(())
+}
+
+#[test]
+fn a_redirector_whose_peer_reads_too_slowly_is_broken_too() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let stand = Stand::new()?;
+    let out = stand.server("out");
+    let arguments = [&["--queue", "rx", "--outdev", &out], &NO_STALL[..]].concat();
+    let filter = stand.filter("redirector", &arguments)?;
+    let mut peer = silent_peer(&stand, &filter)?;
+    outrun(&stand, &filter, &mut peer, Way::Rx, false)?;
+    let status = wait_mode(&filter, "broken")?;
+    assert_eq!(status.0.pointer("/outdev/overflows"), Some(&1.into()), "{status:#?}");
     stand.passes(Way::Tx, "towards the guest");
     assert!(stand.arrived(Way::Rx).is_empty());
     end(filter)?;

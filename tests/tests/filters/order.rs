@@ -1,12 +1,16 @@
 //! Several filters on one TAP: QEMU's order, and what is injected goes on behind the injector.
 
+use std::path::Path;
+
 use anyhow::Result;
+use aya::maps::{Array, Map, MapData};
 use colo_lab::colo_compare::Socket;
 use colo_lab::daemon::Daemon;
 use colo_lab::root::require_root;
+use colo_proxy_common::filter::{Filter, token};
 use nix::sys::signal::Signal;
 
-use crate::stand::{Stand, TIMEOUT, Way, named, receive_to, wait_mode};
+use crate::stand::{Stand, TIMEOUT, Way, end, named, receive_to, wait_mode};
 
 /// A mirror, a redirector that injects in both directions, and another mirror, in this order. The
 /// mirrors have one queue, which tells in which of the two walks they are behind the redirector.
@@ -166,4 +170,44 @@ fn a_tap_that_comes_back_has_them_in_the_same_order() -> Result<()> {
 /// Waits until the filter has attached to a TAP that came back.
 fn wait_back(filter: &Daemon) -> Result<()> {
     filter.process.wait_for("tap0 is back, and attached again", TIMEOUT).map(drop)
+}
+
+fn records(pins: &Path, id: &str) -> Result<Array<MapData, Filter>> {
+    Ok(Map::from_map_data(MapData::from_pin(pins.join(id).join("filter"))?)?.try_into()?)
+}
+
+/// A host that has had 65536 interfaces more: the next gate has the token of another filter, or
+/// rather, that one's record says so.
+#[test]
+fn a_token_that_another_filter_has_is_not_taken() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let stand = Stand::new()?;
+    let (mut dead, _) = mirror(&stand, "dead", "tx")?;
+    let (alive, _alive) = mirror(&stand, "alive", "tx")?;
+    dead.process.kill()?;
+    // The host's bpffs, as a process sees it that runs there.
+    let seen_by = Path::new("/proc").join(alive.process.pid().to_string());
+    let pins = seen_by.join("root/sys/fs/bpf/colo-proxy");
+    let mut last = records(&pins, "alive")?.get(&0, 0)?.out_gate_ifindex;
+    let mut forged = records(&pins, "dead")?;
+    let record = forged.get(&0, 0)?;
+    let (out, input) = (stand.server("next"), stand.server("in"));
+    for (kind, arguments) in [
+        ("mirror", &["--id", "next", "--outdev", &out][..]),
+        ("redirector", &["--id", "next", "--indev", &input]),
+        ("rewriter", &["--id", "next"]),
+    ] {
+        for taken in [true, false] {
+            let next = if taken { last + 1 } else { last };
+            forged.set(0, Filter { token: token(next), ..record }, 0)?;
+            let filter = stand.filter(kind, arguments)?;
+            last += if taken { 2 } else { 1 };
+            let found = records(&pins, "next")?.get(&0, 0)?.token;
+            assert_eq!(found, token(last), "{kind}, {taken}");
+            end(filter)?;
+        }
+    }
+    Ok(())
 }

@@ -28,7 +28,7 @@ impl Filter {
         let kernel = self.path.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let drops = self.drops(&counters, link).await;
-        let outdev = self.outdev.as_ref().map(|out| out.stats.status(&out.endpoint));
+        let outdev = self.outdev.as_ref().map(outdev_json);
         let indev = self.indev.as_ref().map(|input| input.stats.status(&input.endpoint));
         Reply::Status(json!({
             "instance": self.claim.name,
@@ -81,6 +81,7 @@ impl Filter {
                 ("sent", stats.frames.load(Relaxed)),
                 ("outdev-connections", stats.connections.load(Relaxed)),
                 ("outdev-stalls", stats.stalls.load(Relaxed)),
+                ("outdev-overflows", stats.overflows.load(Relaxed)),
                 ("unsent-bytes", stats.queued_bytes.load(Relaxed)),
             ]));
         }
@@ -123,6 +124,17 @@ impl Filter {
         }
         drops
     }
+}
+
+/// The lane, and what a link that broke leaves to be seen after the peer has connected again:
+/// whoever makes checkpoints can tell from it whether the last one came after the last loss.
+fn outdev_json(out: &Out) -> Value {
+    let mut shown = json!(out.stats.status(&out.endpoint));
+    // A struct is an object, to which a key can be added.
+    shown["overflows"] = out.stats.overflows.load(Relaxed).into();
+    shown["breaks"] = out.breaks().into();
+    shown["since_break_ms"] = json!(out.broken_at.map(|at| at.elapsed().as_millis() as u64));
+    shown
 }
 
 fn frames(kernel: &FilterCounters) -> Value {

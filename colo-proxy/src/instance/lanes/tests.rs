@@ -173,6 +173,58 @@ async fn a_peer_that_does_not_read_is_disconnected_and_stops_nobody() {
 }
 
 #[tokio::test]
+async fn a_break_closes_the_connection_that_it_means_and_no_other() {
+    let (lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    let stats = Arc::new(LaneStats::default());
+    let (requests, mut events) = spawn_outgoing(outgoing(port, source, &stats)).expect("spawned");
+    // Nobody is there: nothing to close.
+    requests.send(OutgoingRequest::Break { connection: 1 }).await.expect("it lives");
+    for connection in 1..=2u8 {
+        let mut peer = lab.connect().await;
+        assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+        let earlier = u64::from(connection) - 1;
+        requests.send(OutgoingRequest::Break { connection: earlier }).await.expect("it lives");
+        guest.send(&[connection; 60]).expect("sent");
+        assert_eq!(record(&mut peer).await, [connection; 60], "it is still connected");
+        let broken = OutgoingRequest::Break { connection: connection.into() };
+        requests.send(broken).await.expect("it lives");
+        assert!(matches!(events.recv().await, Some(LaneEvent::Down)));
+        assert_eq!(peer.read(&mut [0; 1]).await.expect("readable"), 0, "the connection is closed");
+        assert_eq!(stats.overflows.load(Relaxed), u64::from(connection));
+    }
+    assert_eq!(stats.status("").stalls, 0);
+}
+
+/// What was captured around the gap would look like a whole to it.
+#[tokio::test]
+async fn the_peer_after_a_break_gets_nothing_of_before() {
+    let (lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    guest.set_nonblocking(true).expect("not blocking");
+    let stats = Arc::new(LaneStats::default());
+    let mut lane = outgoing(port, source, &stats);
+    lane.limits.timeout = Duration::from_mins(1);
+    let (requests, mut events) = spawn_outgoing(lane).expect("spawned");
+    let _slow = lab.connect().await;
+    assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+    // Until the outbox has no room and the source is left alone, which then fills.
+    let frame = vec![7; 60_000];
+    while stats.queued_bytes.load(Relaxed) < 256 * 1024 || guest.send(&frame).is_ok() {
+        let _ = guest.send(&frame);
+        tokio::task::yield_now().await;
+    }
+    // It waits to be taken before the first connection ends.
+    let mut next = lab.connect().await;
+    requests.send(OutgoingRequest::Break { connection: 1 }).await.expect("it lives");
+    assert!(matches!(events.recv().await, Some(LaneEvent::Down)));
+    assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+    guest.send(&[9; 60]).expect("there is room again");
+    assert_eq!(record(&mut next).await, [9; 60]);
+    assert!(stats.status("").lost_bytes > 256 * 1024);
+}
+
+#[tokio::test]
 async fn a_mark_counts_what_went_before_it_and_finish_gives_back_the_rest() {
     let (lab, port) = Lab::port().await;
     let (guest, source) = pipe();
