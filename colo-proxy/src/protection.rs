@@ -93,6 +93,13 @@ impl Protection {
         self
     }
 
+    /// What an earlier daemon has left: the guest on its own, or a pair.
+    pub(crate) fn after(mut self, was_off: bool, was_there: bool) -> Self {
+        self.exposed |= was_off;
+        self.met |= was_there && !was_off;
+        self
+    }
+
     pub(crate) fn state(&self) -> State {
         self.state
     }

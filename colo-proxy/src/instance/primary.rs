@@ -166,13 +166,9 @@ impl Primary {
             _socket: socket,
             _mirror_requests: mirror_requests,
         };
-        let mut protection = Protection::new(Instant::now(), timeout, on_secondary_lost)
-            .fencing(!guest.takeover.is_manual());
-        if attached.was_off {
-            protection.expose();
-        } else if attached.datapath.taken_over() {
-            protection.on_pair();
-        }
+        let protection = Protection::new(Instant::now(), timeout, on_secondary_lost)
+            .fencing(!guest.takeover.is_manual())
+            .after(attached.was_off, attached.datapath.taken_over());
         let seed = seed().map_err(system("read random octets"))?;
         let primary = Self {
             decisions: Decisions::new(

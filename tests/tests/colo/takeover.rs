@@ -1,7 +1,5 @@
 //! Who goes on when the other one is gone, and who decides.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::wait_for_all;
 use colo_lab::network::Side;
@@ -103,14 +101,34 @@ fn the_route_for_quick_acknowledgments_ends_with_the_daemon() -> Result<()> {
     Ok(())
 }
 
-/// One that ended with the stop of its guest would leave it stopped for ever.
+/// The guest goes on alone, and its secondary, which has a fence, leaves it alone.
 #[test]
-fn a_primary_that_ends_in_good_order_leaves_its_guest_running() -> Result<()> {
-    let Some(mut pair) = protected(ALWAYS, true)? else { return Ok(()) };
+fn a_primary_that_ends_in_good_order_is_neither_stopped_nor_taken_over_from() -> Result<()> {
+    let more = format!("{ALWAYS}{FENCED}");
+    let Some(mut pair) = protected(&more, true)? else { return Ok(()) };
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
     let ended = pair.half_mut(Side::Primary)?.daemon.process.terminate()?;
     ensure!(ended.success(), "{}", pair.logs());
-    wait_for_all(&keepers, ANSWERS, Duration::from_secs(20)).with_context(|| pair.logs())?;
+    let daemon = &pair.half(Side::Secondary)?.daemon;
+    daemon.process.wait_for("this guest is not its equal", TIMEOUT)?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
+    ensure!(mode(&pair, Side::Secondary)? == "protected", "{}", pair.logs());
+    end(keepers, &pair)
+}
+
+/// An operator was wrong, and the primary lives: one of the two has to be silent.
+#[test]
+fn a_primary_that_is_taken_over_from_does_not_answer_any_more() -> Result<()> {
+    let Some(pair) = protected("", true)? else { return Ok(()) };
+    let keepers = keepers(&pair, 1)?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
+    pair.half(Side::Secondary)?.daemon.failover()?;
+    let daemon = &pair.half(Side::Primary)?.daemon;
+    daemon.process.wait_for("the secondary has taken over", TIMEOUT)?;
+    ensure!(mode(&pair, Side::Primary)? == "waiting", "{}", pair.logs());
+    wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
+    let refused = daemon.protect("tcp:10.78.0.2:9998").expect_err("it was not refused");
+    ensure!(format!("{refused:#}").contains("takes over from this guest"), "{refused:#}");
     end(keepers, &pair)
 }
