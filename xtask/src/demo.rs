@@ -56,6 +56,11 @@ pub fn prepare(root: &Path, options: &Options) -> Result<Command> {
 }
 
 impl Options {
+    /// The one with real guests, as a test runs it.
+    pub fn plain_qemu() -> Self {
+        Self { qemu: true, ..Self::plain() }
+    }
+
     /// The demonstration as a test runs it.
     pub fn plain() -> Self {
         Self { plain: true, qemu: false }

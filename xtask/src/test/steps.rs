@@ -79,7 +79,18 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
             .with(&[Need::Lab])
             .needing_root(),
     );
+    let of_guests = step("demo --qemu", root, demo_of_guests);
+    steps.push(Step { guests: true, ..of_guests.with(&[Need::Lab, Need::Qemu]).needing_root() });
     Ok(steps)
+}
+
+/// The demonstration with real guests, where this machine can.
+fn demo_of_guests(root: &Path) -> Result<()> {
+    if let Err(reason) = setup::colo_qemu() {
+        println!("test: the demo with real guests is left out: {reason:#}");
+        return Ok(());
+    }
+    command::run(&mut demo::prepare(root, &demo::Options::plain_qemu())?)
 }
 
 fn step(name: &str, root: &Path, run: impl Fn(&Path) -> Result<()> + 'static) -> Step {
