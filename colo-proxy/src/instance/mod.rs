@@ -138,8 +138,13 @@ fn run(
         let (attached, is_attached) = oneshot::channel();
         let serve = async move {
             match guest.side {
-                SideConfig::Primary { .. } => primary::run(guest, dir, stopped, attached).await,
-                SideConfig::Secondary { .. } => secondary::run(guest, dir, stopped, attached).await,
+                // Large, and made once: not for this stack.
+                SideConfig::Primary { .. } => {
+                    Box::pin(primary::run(guest, dir, stopped, attached)).await
+                }
+                SideConfig::Secondary { .. } => {
+                    Box::pin(secondary::run(guest, dir, stopped, attached)).await
+                }
             }
         };
         tokio::join!(serve, pass_on(is_attached, ready))
