@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use colo_proxy_common::record::FlowKey;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
@@ -15,15 +14,15 @@ use super::{FilterError, Options, line, system, token};
 use crate::colo_frame::{self, ColoFrame, Command, Event, Terms};
 use crate::config::{ColoFrameKind, Limits, Role};
 use crate::datapath::filter::FilterPath;
-use crate::datapath::{Datapath, Events, Mode, PerClass, RewriterPlan, Told};
+use crate::datapath::{Datapath, Events, Mode, RewriterPlan, Told};
 use crate::error_chain::chain;
-use crate::frame::Frame;
-use crate::gate::{Gate, GateOptions, Written};
+use crate::gate::GateOptions;
 use crate::instance::lanes::BATCH;
 use crate::instance::offsets;
 use crate::instance::readable::{Drained, Readable};
-use crate::instance::secondary::decide::{Decisions, Hands};
+use crate::instance::secondary::decide::Decisions;
 use crate::instance::trace::Trace;
+use crate::instance::translator::Translator;
 use crate::instance::wiring::{lengthen_queue, read_gate, reattach, sleep_until};
 use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::name::{Claim, claim_filter};
@@ -65,57 +64,13 @@ struct Rewriter {
     options: Options,
     claim: Claim,
     decisions: Decisions,
-    hands: Kernel,
+    hands: Translator,
     events: Events,
     netdev: Option<Link>,
     /// A failover waits until then to hear how the checkpoint ends that stops the guest.
     pending_failover: Option<Instant>,
-    stats: Stats,
-}
-
-/// The kernel's half.
-struct Kernel {
-    id: String,
-    datapath: Datapath,
-    gate: Gate,
-    input_refused: u64,
-}
-
-impl Hands for Kernel {
-    fn input(&mut self, frame: &Frame) {
-        match self.gate.write_frame(frame) {
-            Ok(Written::Sent) => {}
-            Ok(Written::WouldBlock | Written::Malformed) | Err(_) => self.input_refused += 1,
-        }
-    }
-
-    fn knows(&self, key: &FlowKey) -> bool {
-        self.datapath.knows(key)
-    }
-
-    fn bump_epoch(&mut self) -> bool {
-        let bumped = self.datapath.bump_epoch();
-        if let Err(error) = &bumped {
-            log::error!("{}: {}", self.id, chain(error));
-        }
-        bumped.is_ok()
-    }
-
-    fn restore_epoch(&mut self) {
-        if let Err(error) = self.datapath.restore_epoch() {
-            log::error!("{}: {}", self.id, chain(&error));
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Stats {
     /// Frames of a TAP that came back which passed before our programs were on it.
     unguarded: u64,
-    /// Connections forgotten by the clock, and to make room.
-    expired: PerClass,
-    evicted: PerClass,
-    checkpoints_wanted: u64,
 }
 
 impl Rewriter {
@@ -172,13 +127,13 @@ impl Rewriter {
         }
         let rewriter = Self {
             decisions: Decisions::new(datapath.mode(), Arc::default()).limited(&limits),
-            hands: Kernel { id, datapath, gate, input_refused: 0 },
+            hands: Translator::new(id, datapath, Arc::new(gate)),
             options,
             claim,
             events,
             netdev: Some(netdev),
             pending_failover: None,
-            stats: Stats::default(),
+            unguarded: 0,
         };
         Ok((rewriter, inputs))
     }
@@ -281,16 +236,8 @@ impl Rewriter {
         Ok(())
     }
 
-    /// Forgets connections that are over; the kernel evicts none by itself.
     fn age_flows(&mut self) {
-        let aged = match self.hands.datapath.age_flows(offsets::monotonic_ns()) {
-            Ok(aged) => aged,
-            Err(error) => return log::error!("{}: {}", self.claim.name, chain(&error)),
-        };
-        self.stats.expired.add(&aged.expired);
-        self.stats.evicted.add(&aged.evicted);
-        if aged.wants_checkpoint && self.decisions.mode == Mode::Protected {
-            self.stats.checkpoints_wanted += 1;
+        if self.hands.age_flows(self.decisions.mode) {
             log::warn!(
                 "{}: the table of connections is nearly full of ones in use; only a checkpoint \
                  makes room without breaking one",
@@ -310,7 +257,7 @@ impl Rewriter {
         let attach = |ifindex| datapath.set_netdev(ifindex).map_err(FilterError::from);
         match reattach(watch, link, &self.options.limits, attach).await {
             Ok(passed) => {
-                self.stats.unguarded += passed;
+                self.unguarded += passed;
                 self.netdev = Some(link);
                 log::info!("{id}: {netdev} is back, and attached again");
             }
@@ -326,7 +273,10 @@ impl Rewriter {
         match request {
             Request::Status => self.report(&inputs.link).await,
             Request::Protect { .. } => Reply::Error(super::protects_nobody("filter-rewriter")),
-            Request::Divergences { .. } => self.report_divergences(),
+            Request::Divergences { .. } => {
+                let command = self.options.kind.command();
+                Reply::no_divergences(&id, command, &self.options.netdev)
+            }
             Request::Failover => match self.fail_over() {
                 Ok(()) => {
                     inputs.frame.command(&Command::TakeOver { instance: id.clone() });

@@ -212,7 +212,9 @@ impl Filter {
         let command = self.options.kind.command();
         match request {
             Request::Status => self.report(link).await,
-            Request::Divergences { .. } => self.report_divergences(),
+            Request::Divergences { .. } => {
+                Reply::no_divergences(&self.claim.name, command, &self.options.netdev)
+            }
             Request::Failover => Reply::Error(format!(
                 "a {command} does not fail over; end it, and frames pass as without it"
             )),

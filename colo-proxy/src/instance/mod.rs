@@ -20,6 +20,7 @@ mod segment;
 #[cfg(test)]
 mod simulation;
 pub(crate) mod trace;
+pub(crate) mod translator;
 pub(crate) mod wiring;
 
 use std::path::{Path, PathBuf};

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use colo_proxy_common::record::FlowKey;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -17,6 +16,7 @@ use super::permission::{Answer, Permission};
 use super::readable::{Drained, Readable};
 use super::repeat;
 use super::trace::Trace;
+use super::translator::Translator;
 use super::wiring::{
     attach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach, sleep_until,
     system,
@@ -26,7 +26,7 @@ use crate::colo_frame::{self, ColoFrame, Command, Event};
 use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
 use crate::datapath::capture::{self, Capture, CaptureKind};
-use crate::datapath::{Datapath, Events, Mode, PerClass, Told};
+use crate::datapath::{Datapath, Events, Mode, Told};
 use crate::endpoint::Port;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
@@ -38,7 +38,7 @@ pub(crate) mod decide;
 mod report;
 pub(super) mod takeover;
 
-use self::decide::{Decisions, Hands, Mark};
+use self::decide::{Decisions, Mark};
 use self::takeover::{Action, Takeover};
 
 /// How long a takeover waits for QEMU to say how the checkpoint ended that stops the guest.
@@ -86,7 +86,8 @@ struct Secondary {
     takeover: Takeover,
     /// The guest is to take over when it is known with which state it goes on; not later than then.
     pending_failover: Option<Instant>,
-    hands: Kernel,
+    hands: Translator,
+    output_gate: Arc<Gate>,
     events: Events,
     capture: CaptureKind,
     capture_name: &'static str,
@@ -95,42 +96,6 @@ struct Secondary {
     addresses: Arc<Mutex<Addresses>>,
     netdev: Option<Link>,
     stats: Stats,
-}
-
-/// The kernel's half.
-struct Kernel {
-    name: String,
-    datapath: Datapath,
-    output_gate: Arc<Gate>,
-    input_gate: Arc<Gate>,
-    input_refused: u64,
-}
-
-impl Hands for Kernel {
-    fn input(&mut self, frame: &Frame) {
-        match self.input_gate.write_frame(frame) {
-            Ok(Written::Sent) => {}
-            Ok(Written::WouldBlock | Written::Malformed) | Err(_) => self.input_refused += 1,
-        }
-    }
-
-    fn knows(&self, key: &FlowKey) -> bool {
-        self.datapath.knows(key)
-    }
-
-    fn bump_epoch(&mut self) -> bool {
-        let bumped = self.datapath.bump_epoch();
-        if let Err(error) = &bumped {
-            log::error!("{}: {error}", self.name);
-        }
-        bumped.is_ok()
-    }
-
-    fn restore_epoch(&mut self) {
-        if let Err(error) = self.datapath.restore_epoch() {
-            log::error!("{}: {error}", self.name);
-        }
-    }
 }
 
 #[derive(Debug, Default)]
@@ -142,10 +107,6 @@ struct Stats {
     release_failed: u64,
     /// Frames of a TAP that came back which passed before our programs were on it.
     unguarded: u64,
-    /// Connections forgotten by the clock, and to make room.
-    expired: PerClass,
-    evicted: PerClass,
-    checkpoints_wanted: u64,
 }
 
 impl Secondary {
@@ -198,13 +159,8 @@ impl Secondary {
             takeover: Takeover::new(&guest.takeover, guest.limits.peer.timeout),
             pending_failover: None,
             decisions: Decisions::new(datapath.mode(), repeat).limited(&guest.limits),
-            hands: Kernel {
-                name: claim.name.clone(),
-                datapath,
-                output_gate,
-                input_gate,
-                input_refused: 0,
-            },
+            hands: Translator::new(claim.name.clone(), datapath, input_gate),
+            output_gate,
             guest,
             claim,
             events,
@@ -237,7 +193,7 @@ impl Secondary {
                 event = next_lane_event(inputs.mirror.as_mut()), if takes_input => {
                     self.on_mirror(event);
                 }
-                read = inputs.held.read(|| read_gate(&self.hands.input_gate, &mut frames)) => {
+                read = inputs.held.read(|| read_gate(&self.hands.gate, &mut frames)) => {
                     read.map_err(system("read the input gate"))?;
                     self.decisions.on_held(Instant::now(), &mut frames, &mut self.hands);
                 }
@@ -293,18 +249,10 @@ impl Secondary {
         }
     }
 
-    /// Forgets connections that are over; the kernel evicts none by itself.
     fn age_flows(&mut self, peer: Option<&Peer>) {
-        let aged = match self.hands.datapath.age_flows(offsets::monotonic_ns()) {
-            Ok(aged) => aged,
-            Err(error) => return log::error!("{}: {error}", self.claim.name),
-        };
-        self.stats.expired.add(&aged.expired);
-        self.stats.evicted.add(&aged.evicted);
-        if !aged.wants_checkpoint || self.decisions.mode != Mode::Protected {
+        if !self.hands.age_flows(self.decisions.mode) {
             return;
         }
-        self.stats.checkpoints_wanted += 1;
         let asked = peer.is_some_and(|peer| peer.send(Message::CheckpointWanted));
         log::warn!(
             "{}: the table of connections is nearly full of ones in use; {}",
@@ -539,7 +487,7 @@ impl Secondary {
     /// Sends a frame as the guest's.
     fn release(&mut self, frame: &Frame) {
         // A gate without header takes no partial checksum; TCP repeats what is lost here.
-        if !matches!(self.hands.output_gate.write_frame(frame), Ok(Written::Sent)) {
+        if !matches!(self.output_gate.write_frame(frame), Ok(Written::Sent)) {
             self.stats.release_failed += 1;
         }
     }
@@ -567,12 +515,8 @@ impl Secondary {
         let attach = |ifindex| datapath.set_netdev(ifindex).map_err(InstanceError::from);
         let passed = reattach(&inputs.link, link, &self.guest.limits.peer, attach).await?;
         let netdev = &self.guest.netdev;
-        let source = choose_capture(
-            self.capture,
-            netdev,
-            &self.hands.output_gate,
-            &mut self.hands.datapath,
-        )?;
+        let source =
+            choose_capture(self.capture, netdev, &self.output_gate, &mut self.hands.datapath)?;
         self.capture_name = source.name();
         // After a failover the lane is closed, and output is not read any more.
         let _closed = inputs.output_requests.send(OutgoingRequest::Source(source)).await;
@@ -585,7 +529,9 @@ impl Secondary {
             Request::Protect { .. } => {
                 Reply::Error("this is the secondary; ask the primary's daemon".into())
             }
-            Request::Divergences { .. } => self.report_divergences(),
+            Request::Divergences { .. } => {
+                Reply::no_divergences(&self.claim.name, Role::Secondary, &self.guest.netdev)
+            }
             Request::Failover => match self.fail_over(inputs).await {
                 Ok(()) if self.pending_failover.is_some() => Reply::Done(format!(
                     "{}: the guest goes on the network when its checkpoint has ended",

@@ -12,17 +12,6 @@ use crate::link::LinkWatch;
 use crate::status::Reply;
 
 impl Rewriter {
-    pub(super) fn report_divergences(&self) -> Reply {
-        Reply::Divergences(json!({
-            "instance": self.claim.name,
-            "role": self.options.kind.command(),
-            "netdev": self.options.netdev,
-            "pid": std::process::id(),
-            "divergences_total": 0,
-            "divergences": [],
-        }))
-    }
-
     pub(super) async fn report(&self, link: &LinkWatch) -> Reply {
         let gate_full = self.gate_full(link).await;
         let datapath = &self.hands.datapath;
@@ -54,9 +43,9 @@ impl Rewriter {
             "detail": {
                 "flows": {
                     "max": datapath.flows_max(),
-                    "expired": self.stats.expired,
-                    "evicted": self.stats.evicted,
-                    "checkpoints_wanted": self.stats.checkpoints_wanted,
+                    "expired": self.hands.expired,
+                    "evicted": self.hands.evicted,
+                    "checkpoints_wanted": self.hands.checkpoints_wanted,
                 },
                 "kernel": counters_json(&counters),
                 "kernel_error": kernel.err().map(|error| error.to_string()),
@@ -95,7 +84,7 @@ impl Rewriter {
             ("no-settings", counters.dropped_no_settings),
             ("rewrite-failed", counters.rewrite_failed),
             ("flow-table-full", counters.flow_table_full),
-            ("unguarded", self.stats.unguarded),
+            ("unguarded", self.unguarded),
         ])
     }
 }

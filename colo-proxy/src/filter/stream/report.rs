@@ -13,17 +13,6 @@ use crate::link::LinkWatch;
 use crate::status::Reply;
 
 impl Filter {
-    pub(super) fn report_divergences(&self) -> Reply {
-        Reply::Divergences(json!({
-            "instance": self.claim.name,
-            "role": self.options.kind.command(),
-            "netdev": self.options.netdev,
-            "pid": std::process::id(),
-            "divergences_total": 0,
-            "divergences": [],
-        }))
-    }
-
     pub(super) async fn report(&self, link: &LinkWatch) -> Reply {
         let kernel = self.path.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();

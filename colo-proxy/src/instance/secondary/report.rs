@@ -11,22 +11,10 @@ use crate::instance::wiring::{counters_json, nonzero};
 use crate::status::{Reply, Status};
 
 impl Secondary {
-    /// The primary's daemon compares: there are none here, and nobody need ask which is which.
-    pub(super) fn report_divergences(&self) -> Reply {
-        Reply::Divergences(json!({
-            "instance": self.claim.name,
-            "role": Role::Secondary,
-            "netdev": self.guest.netdev,
-            "pid": std::process::id(),
-            "divergences_total": 0,
-            "divergences": [],
-        }))
-    }
-
     pub(super) async fn report(&self, inputs: &Inputs) -> Reply {
         let links = &inputs.link;
         let stats = &self.stats;
-        let output_lost = links.other(self.hands.output_gate.name()).await;
+        let output_lost = links.other(self.output_gate.name()).await;
         let kernel = self.hands.datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let output = stats.output.status(&self.output_endpoint);
@@ -104,9 +92,9 @@ impl Secondary {
     fn flows(&self) -> Value {
         json!({
             "max": self.hands.datapath.flows_max(),
-            "expired": self.stats.expired,
-            "evicted": self.stats.evicted,
-            "checkpoints_wanted": self.stats.checkpoints_wanted,
+            "expired": self.hands.expired,
+            "evicted": self.hands.evicted,
+            "checkpoints_wanted": self.hands.checkpoints_wanted,
         })
     }
 }
