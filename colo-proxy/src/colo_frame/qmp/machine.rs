@@ -18,7 +18,9 @@
 
 mod checkpoint;
 mod found;
+mod join;
 mod pauses;
+mod probe;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -26,7 +28,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use self::checkpoint::{Checkpoint, Ended};
-use self::found::{Found, Half};
+use self::found::Found;
 use self::pauses::Pauses;
 use super::pace::Pace;
 use super::support;
@@ -37,15 +39,9 @@ use crate::qmp::{Refusal, Version};
 /// A checkpoint that was asked for has begun after this long, or QEMU has lost its other half: a
 /// primary that has noticed so takes the request, and does nothing.
 const BEGIN_MAX: Duration = Duration::from_secs(10);
-/// Pause before a QEMU that did not say how it is is asked again.
-const PROBE_AGAIN: Duration = Duration::from_secs(1);
 /// The longest checkpoint. A secondary's QEMU that hangs would keep the primary's guest stopped for
 /// ever.
 const CHECKPOINT_MAX: Duration = Duration::from_secs(30);
-/// Octets a second for the first copy of the guest's memory: no limit in practice. A guest that
-/// writes faster than QEMU's own default would never be copied.
-const BANDWIDTH: u64 = 10 << 30;
-
 /// What a reply is the answer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
@@ -226,16 +222,6 @@ impl Machine {
         self.execute(Ask::Schema, "query-qmp-schema", json!({}));
     }
 
-    /// Asks how QEMU is. Whatever it says of itself meanwhile makes the answers old.
-    fn probe(&mut self) {
-        self.phase = Phase::Probing;
-        self.probe_at = None;
-        self.found = Found::default();
-        self.execute(Ask::ColoStatus, "query-colo-status", json!({}));
-        self.execute(Ask::Kvm, "query-kvm", json!({}));
-        self.execute(Ask::Status, "query-status", json!({}));
-    }
-
     pub(super) fn on_down(&mut self, now: Instant, why: &str) {
         self.commands.clear();
         self.join.clear();
@@ -252,13 +238,6 @@ impl Machine {
         } else {
             no_connection(self.role, reason)
         });
-    }
-
-    fn refuse(&mut self, why: String) {
-        log::error!("{why}");
-        self.phase = Phase::Absent;
-        self.trouble = Some(why.clone());
-        self.events.push_back(Event::Alone { reason: why });
     }
 
     // Replies.
@@ -296,150 +275,6 @@ impl Machine {
                 }
             }
         }
-    }
-
-    fn on_schema(&mut self, result: Result<Value, Refusal>) {
-        let missing = match result {
-            Ok(schema) => support::missing(&schema),
-            Err(refusal) => {
-                return self.refuse(format!("QEMU does not describe itself: {refusal}"));
-            }
-        };
-        if !missing.is_empty() {
-            return self.refuse(format!(
-                "this QEMU was built without COLO: it lacks {}; install one that has it",
-                missing.join(", ")
-            ));
-        }
-        self.probe();
-    }
-
-    fn on_found(&mut self, now: Instant, ask: Ask, result: Result<Value, Refusal>) {
-        match (ask, result) {
-            (_, Err(refusal)) => {
-                // It may be in COLO for all we know.
-                self.lose(now, &format!("QEMU does not say how it is: {refusal}"));
-                self.probe_at = Some(now + PROBE_AGAIN);
-                return;
-            }
-            (Ask::ColoStatus, Ok(status)) => self.found.on_colo_status(&status),
-            (Ask::Kvm, Ok(status)) => self.found.on_kvm(&status),
-            (_, Ok(status)) => self.found.on_status(&status),
-        }
-        let Some(half) = self.found.half() else { return };
-        if self.found.is_old() {
-            return self.probe();
-        }
-        match half {
-            Half::Of(role) if role == self.role => {
-                self.phase = Phase::Colo;
-                self.events.push_back(Event::PairReady);
-                if std::mem::take(&mut self.is_end_wanted) {
-                    self.end(now);
-                }
-            }
-            Half::Of(other) => self.refuse(format!(
-                "this QEMU is the {other} of its pair, and this instance is a {}",
-                self.role
-            )),
-            Half::Incoming if self.role == Role::Secondary => {
-                self.is_end_wanted = false;
-                self.phase = Phase::Standby;
-                self.set_capabilities();
-            }
-            Half::Incoming | Half::None => {
-                self.is_end_wanted = false;
-                self.phase = Phase::Alone;
-                self.events.push_back(Event::Alone { reason: "QEMU is not in COLO".into() });
-                if self.copying.take().is_some() {
-                    // We have stopped it, and do not know what became of the copy.
-                    self.execute(Ask::Cont, "cont", json!({}));
-                }
-                if let Some(uri) = self.wanted.take() {
-                    self.enter(&uri);
-                }
-            }
-        }
-    }
-
-    // Making the pair.
-
-    /// Brings this QEMU and the one that listens at `uri` into COLO.
-    pub(super) fn protect(&mut self, uri: &str) -> Result<String, String> {
-        match self.phase {
-            Phase::Alone => {}
-            Phase::Absent if self.version.is_some() => {
-                let why = self.trouble.as_deref().unwrap_or("this QEMU is not used");
-                return Err(format!("cannot protect: {why}"));
-            }
-            Phase::Absent | Phase::Probing => {
-                self.wanted = Some(uri.to_owned());
-                return Ok("as soon as QEMU has said how it is".into());
-            }
-            Phase::Colo => return Ok("QEMU is in COLO already".into()),
-            Phase::Standby => return Err("only a primary is protected".into()),
-            other => return Err(format!("cannot protect: QEMU is {}; try again", other.name())),
-        }
-        self.enter(uri);
-        Ok(format!("QEMU copies its guest to {uri}"))
-    }
-
-    fn enter(&mut self, uri: &str) {
-        self.trouble = None;
-        self.phase = Phase::Entering { in_colo: false };
-        let delay = self.delay();
-        let parameters = json!({"x-checkpoint-delay": delay, "max-bandwidth": BANDWIDTH});
-        let mut then = |ask, command, arguments| {
-            self.join.push_back(Execute { ask, command, arguments });
-        };
-        then(Ask::Parameters, "migrate-set-parameters", parameters);
-        if !self.found.has_kvm() {
-            then(Ask::Stop, "stop", json!({}));
-        }
-        then(Ask::Migrate, "migrate", json!({"uri": uri}));
-        // Without the capabilities it would be an ordinary migration, which ends with this guest.
-        self.set_capabilities();
-    }
-
-    fn set_capabilities(&mut self) {
-        let capabilities = ["return-path", "x-colo", "events"]
-            .map(|name| json!({"capability": name, "state": true}));
-        let arguments = json!({"capabilities": capabilities});
-        self.execute(Ask::Capabilities, "migrate-set-capabilities", arguments);
-    }
-
-    /// Milliseconds; QEMU takes 32 bits of them.
-    fn delay(&self) -> u64 {
-        u64::try_from(self.settings.interval_max.as_millis())
-            .unwrap_or(u64::MAX)
-            .min(u64::from(u32::MAX))
-    }
-
-    fn on_entering(&mut self, ask: Ask, result: Result<Value, Refusal>) {
-        let Err(refusal) = result else {
-            let next = self.join.pop_front();
-            return self.commands.extend(next);
-        };
-        let what = match ask {
-            Ask::Capabilities => "the capabilities of COLO",
-            Ask::Parameters => "the time between checkpoints",
-            Ask::Stop => "to stop its guest for the copy",
-            _ => "the migration",
-        };
-        self.join.clear();
-        self.stay_alone(format!("QEMU refuses {what}: {refusal}"));
-    }
-
-    fn stay_alone(&mut self, why: String) {
-        if matches!(self.phase, Phase::Entering { .. } | Phase::Standby) {
-            self.phase = Phase::Alone;
-        }
-        if self.copying.take().is_some() {
-            self.execute(Ask::Cont, "cont", json!({}));
-        }
-        log::error!("{why}");
-        self.trouble = Some(why.clone());
-        self.events.push_back(Event::Alone { reason: why });
     }
 
     // Events of QEMU.

@@ -1,3 +1,4 @@
+use super::probe::PROBE_AGAIN;
 use super::*;
 
 const NEW: Version = Version { major: 11, minor: 1, micro: 3 };
