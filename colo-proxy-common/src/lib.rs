@@ -3,7 +3,8 @@
 //! The same code runs in the eBPF programs, in the userspace engines and in the tests: the packet
 //! decoder ([`decode`]), TCP sequence arithmetic ([`seq`]), incremental checksums ([`checksum`]),
 //! the rewriting of TCP numbers ([`rewrite`]), the life of a translated connection ([`flow`]), the
-//! records that live in maps ([`record`]) and those of stand-alone filters ([`filter`]).
+//! records that live in maps ([`record`]), those of stand-alone filters ([`filter`]), and the tags of
+//! the kernel lane ([`lane`]).
 //!
 //! Everything here is total: no input, however malformed, makes it panic.
 #![cfg_attr(not(test), no_std)]
@@ -19,6 +20,7 @@ pub mod checksum;
 pub mod decode;
 pub mod filter;
 pub mod flow;
+pub mod lane;
 pub mod record;
 pub mod rewrite;
 pub mod seq;

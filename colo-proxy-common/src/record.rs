@@ -9,7 +9,7 @@ use crate::rewrite::Translation;
 /// Bumped whenever a record changes shape or meaning; a daemon does not use another version's maps.
 /// In [`Settings`] the version and the mode stay where they are, so that a daemon can tell what it
 /// has found.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Octets of the `events` ring buffer; an [`Event`] takes 136 of them.
 pub const EVENTS_LEN: usize = 256 * 1024;
@@ -48,6 +48,17 @@ pub struct Settings {
     /// Not 0 on a primary whose guest has connections that an earlier pair translated: they are
     /// translated here too.
     pub translates: u32,
+    /// The tunnel to the other host, where frames go by the kernel lane; 0 where they go to the gates.
+    pub lane_ifindex: u32,
+    /// The present slot of that lane (see [`crate::lane`]).
+    pub lane_slot: u32,
+    /// On a primary: the secondary's epoch. What carries an older one vouches for nothing.
+    pub lane_epoch: u32,
+    /// On a secondary: not 0 while input has to wait, because its guest is stopped.
+    pub lane_holds: u32,
+    /// On a primary: where the secondary's output goes that came by the kernel lane, by the parity
+    /// of its epoch.
+    pub return_gate_ifindex: [u32; 2],
     /// `SO_NETNS_COOKIE` of the network namespace that the interface indexes belong to.
     pub netns_cookie: u64,
 }
@@ -159,6 +170,10 @@ pub struct Counters {
     pub flow_table_full: u64,
     /// Rewrites that a kernel helper refused; the frame was dropped.
     pub rewrite_failed: u64,
+    /// Secondary output of an epoch that is over, which came by the kernel lane.
+    pub lane_stale: u64,
+    /// Frames that came by the kernel lane and for which there is no use: the pair is not protected.
+    pub lane_ignored: u64,
 }
 
 impl Counters {
@@ -179,6 +194,8 @@ impl Counters {
         self.malformed += other.malformed;
         self.flow_table_full += other.flow_table_full;
         self.rewrite_failed += other.rewrite_failed;
+        self.lane_stale += other.lane_stale;
+        self.lane_ignored += other.lane_ignored;
     }
 }
 
@@ -198,10 +215,10 @@ pub mod event {
     pub const OFFSET_KNOWN: u32 = 1;
 }
 
-const _: () = assert!(size_of::<Settings>() == 40);
+const _: () = assert!(size_of::<Settings>() == 64);
 const _: () = assert!(size_of::<FlowKey>() == 44);
 const _: () = assert!(size_of::<Flow>() == 80);
-const _: () = assert!(size_of::<Counters>() == 15 * 8);
+const _: () = assert!(size_of::<Counters>() == 17 * 8);
 const _: () = assert!(size_of::<Event>() == 128);
 
 #[cfg(feature = "user")]

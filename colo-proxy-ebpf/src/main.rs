@@ -2,7 +2,8 @@
 //!
 //! One module per family: [`primary`] and [`secondary`] for the guest's TAP on either host,
 //! [`filter`] and [`rewriter`] for the filters that stand alone on one, [`gate`] for the TAPs of the
-//! daemon, [`xdp_capture`] for `AF_XDP`; [`translate`] is what those have in common. The decisions are in `colo-proxy-common`, where they are tested; here are the
+//! daemon, [`xdp_capture`] for `AF_XDP`, [`lane`] for the tunnel between the hosts; [`translate`] is what
+//! those have in common. The decisions are in `colo-proxy-common`, where they are tested; here are the
 //! maps, the clock and the frame.
 #![no_std]
 #![no_main]
@@ -10,10 +11,12 @@
 mod access;
 mod filter;
 mod gate;
+mod lane;
 mod maps;
 mod primary;
 mod rewriter;
 mod secondary;
+mod speakers;
 mod translate;
 mod verdict;
 mod xdp_capture;

@@ -9,21 +9,23 @@ use aya_ebpf::programs::TcContext;
 use colo_proxy_common::record::{Settings, mode};
 
 use crate::access::SkBuff;
+use crate::lane::way_out;
 use crate::maps::{count, settings};
 use crate::translate::{Direction, Fate, translate};
 use crate::verdict::{DROP, NEXT, send_out};
 
-/// Egress: what goes to the guest is copied to the input gate, for the secondary, as the network
-/// sent it.
+/// Egress: what goes to the guest is copied to the input gate or into the tunnel, for the secondary,
+/// as the network sent it.
 #[classifier]
 pub fn colo_mirror(ctx: TcContext) -> i32 {
     let Some(settings) = settings() else { return DROP };
     let mut frame = SkBuff::new(&ctx);
     if settings.mode == mode::PROTECTED {
         let mark = frame.mark();
-        frame.set_mark(settings.mark);
+        let way = way_out(settings, settings.input_gate_ifindex);
+        frame.set_mark(way.mark);
         // SAFETY: a helper on the program's own frame.
-        let failed = unsafe { bpf_clone_redirect(ctx.skb.skb, settings.input_gate_ifindex, 0) };
+        let failed = unsafe { bpf_clone_redirect(ctx.skb.skb, way.ifindex, 0) };
         frame.set_mark(mark);
         if failed == 0 {
             count(|c| &mut c.mirrored);

@@ -5,7 +5,9 @@ use aya_ebpf::programs::TcContext;
 use colo_proxy_common::record::mode;
 
 use crate::access::SkBuff;
+use crate::lane::way_out;
 use crate::maps::{count, settings};
+use crate::speakers;
 use crate::translate::{Direction, Fate, translate};
 use crate::verdict::{DROP, NEXT, send_out};
 
@@ -60,8 +62,13 @@ pub fn colo_from_guest(ctx: TcContext) -> i32 {
     {
         Fate::Go if settings.mode == mode::PROTECTED => {
             count(|c| &mut c.captured);
-            frame.set_mark(settings.mark);
-            send_out(settings.output_gate_ifindex)
+            if settings.lane_ifindex != 0 {
+                // The daemon does not see the frame.
+                speakers::look(&frame);
+            }
+            let way = way_out(settings, settings.output_gate_ifindex);
+            frame.set_mark(way.mark);
+            send_out(way.ifindex)
         }
         Fate::Go => NEXT,
         // Only what goes to the guest is held.

@@ -25,7 +25,7 @@ use self::checkpoints::{CheckpointsTable, TakeoverTable};
 use self::limits::{LimitsTable, Ms};
 use crate::datapath::capture::CaptureKind;
 pub use crate::datapath::{OnDeath, Role};
-use crate::endpoint::{Endpoint, EndpointError};
+use crate::endpoint::{Address, Endpoint, EndpointError};
 
 pub use self::checkpoints::{Checkpoints, Takeover};
 pub use self::limits::{InputLimits, KEYS, Key, Limits, PeerLimits, RepeatLimits, UnsortedLimits};
@@ -90,6 +90,9 @@ struct GuestTable {
     on_death: OnDeath,
     on_secondary_lost: Option<OnSecondaryLost>,
     capture: Option<CaptureKind>,
+    #[serde(default)]
+    lane: LaneKind,
+    lane_port: Option<u16>,
     // These may stand in `limits` as well.
     secondary_timeout_ms: Option<Ms>,
     compare_timeout_ms: Option<Ms>,
@@ -110,6 +113,22 @@ pub enum OnSecondaryLost {
     Release,
     /// It waits for the secondary, or for an operator.
     Hold,
+}
+
+/// The way of the frames between the two hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LaneKind {
+    /// The connections `mirror` and `secondary_in` or `secondary_out`: nothing is lost, and either
+    /// end may be a QEMU's.
+    #[default]
+    Stream,
+    /// A tunnel between the two kernels, past the daemons, for a link that the hosts have to
+    /// themselves. Where it cannot be had the streams carry the frames, and the log says why.
+    Kernel,
+    /// The tunnel where the peer has one too and the link takes the guest's frames whole; else the
+    /// streams.
+    Auto,
 }
 
 /// Who makes the checkpoints.
@@ -175,6 +194,9 @@ pub struct Guest {
     /// The wire carries virtio-net headers; without them frames are plain: segmented, and with
     /// complete checksums.
     pub vnet_hdr_support: bool,
+    pub lane: LaneKind,
+    /// UDP port of the tunnel; the primary's counts.
+    pub lane_port: u16,
     pub on_death: OnDeath,
     /// Those of the other role are what they are by default.
     pub limits: Limits,
@@ -214,7 +236,23 @@ impl Guest {
                  secondary's daemon dies; a secondary always holds",
             );
         }
+        if self.lane == LaneKind::Kernel && !self.has_control_over_tcp() {
+            return fail(
+                "lane = \"kernel\" needs a control lane over TCP: it tells where the other host is, \
+                 and what the tunnel has lost",
+            );
+        }
+        if self.lane != LaneKind::Stream
+            && let SideConfig::Secondary { capture: CaptureKind::AfXdp, .. } = self.side
+        {
+            return fail("capture = \"af-xdp\" takes frames before they reach the kernel lane");
+        }
         Ok(self)
+    }
+
+    fn has_control_over_tcp(&self) -> bool {
+        let over_tcp = |endpoint: &Endpoint| matches!(endpoint.address, Address::Tcp { .. });
+        self.control.as_ref().is_some_and(over_tcp)
     }
 }
 
@@ -337,6 +375,8 @@ fn convert(table: GuestTable) -> Result<Guest, ConfigError> {
         takeover,
         quick_ack: table.quick_ack.unwrap_or(true),
         vnet_hdr_support: table.vnet_hdr_support,
+        lane: table.lane,
+        lane_port: table.lane_port.unwrap_or(crate::tunnel::PORT),
         on_death: table.on_death,
         limits,
         side,

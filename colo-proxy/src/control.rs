@@ -17,7 +17,13 @@ pub const VERSION: u32 = 1;
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Message {
     /// First on every connection, from both ends.
-    Hello { version: u32, role: String },
+    Hello {
+        version: u32,
+        role: String,
+        /// The kernel lane that this end can open; without it the lanes are the streams.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lane: Option<LaneOffer>,
+    },
     /// Every [`HEARTBEAT`], from both ends.
     Heartbeat,
     /// Every [`COUNTERS`], from both ends: frames that went into and came out of the lanes here. What
@@ -32,7 +38,19 @@ pub enum Message {
     },
     /// The secondary's answer: offsets are void, and `sent` frames had gone into the current
     /// `secondary_out` connection before that; they belong to the older epoch.
-    EpochDone { epoch: u64, sent: u64 },
+    EpochDone {
+        epoch: u64,
+        sent: u64,
+        /// What the secondary's frames carry from there on where they come by the kernel lane.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lane_epoch: Option<u32>,
+    },
+    /// Whether frames may be sent to this end by the kernel lane, and what its own carry as epoch.
+    Lane { open: bool, epoch: u32 },
+    /// Frames that went into the kernel lane in a slot of time that is over.
+    LaneCount { slot: u32, sent: u64 },
+    /// Secondary to primary: so many frames of the guest's input were lost in the kernel lane.
+    LaneLoss { frames: u64 },
     /// Primary to secondary: whether the secondary's guest could take over as if it were the
     /// primary's. Told at every change, and when the lane is connected.
     Protection { protected: bool },
@@ -52,6 +70,17 @@ pub enum Message {
     CheckpointWanted,
 }
 
+/// What an end that can open the kernel lane offers. The primary's counts for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneOffer {
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// UDP port.
+    pub port: u16,
+}
+
+/// How long a slot of the kernel lane lasts.
+pub const SLOT: std::time::Duration = std::time::Duration::from_millis(50);
 /// Time between two messages with counters.
 pub const COUNTERS: std::time::Duration = std::time::Duration::from_secs(1);
 /// Time between two heartbeats.
@@ -72,16 +101,25 @@ pub fn codec() -> LinesCodec {
 
 #[cfg(test)]
 mod tests {
-    use super::Message;
+    use super::{LaneOffer, Message};
 
     #[test]
     fn messages_are_lines_that_read_back() {
         let all = [
-            Message::Hello { version: 1, role: "primary".into() },
+            Message::Hello { version: 1, role: "primary".into(), lane: None },
+            Message::Hello {
+                version: 1,
+                role: "primary".into(),
+                lane: Some(LaneOffer { vni: 0xff_ffff, port: 4789 }),
+            },
             Message::Heartbeat,
             Message::Counters { sent: 1, received: 2 },
             Message::Epoch { session: 7, epoch: u64::MAX },
-            Message::EpochDone { epoch: 3, sent: 17 },
+            Message::EpochDone { epoch: 3, sent: 17, lane_epoch: None },
+            Message::EpochDone { epoch: 3, sent: 17, lane_epoch: Some(9) },
+            Message::Lane { open: true, epoch: 5 },
+            Message::LaneCount { slot: 8, sent: 1000 },
+            Message::LaneLoss { frames: 2 },
             Message::Protection { protected: true },
             Message::ProtectionKnown { protected: false },
             Message::TookOver,
@@ -95,7 +133,7 @@ mod tests {
             assert_eq!(serde_json::from_str::<Message>(&line).ok(), Some(message), "{line}");
         }
         assert_eq!(
-            Message::EpochDone { epoch: 3, sent: 17 }.line(),
+            Message::EpochDone { epoch: 3, sent: 17, lane_epoch: None }.line(),
             r#"{"type":"epoch-done","epoch":3,"sent":17}"#
         );
     }

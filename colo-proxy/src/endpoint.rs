@@ -19,6 +19,8 @@ use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use crate::tunnel::Underlay;
+
 /// Pause before a refused connection is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 /// A peer that is silent for this long is probed, and given up after [`PROBES`] such times.
@@ -284,6 +286,16 @@ impl Stream {
         }
     }
 
+    /// The way that this connection takes, as far as the kernel knows; `None` where it does not leave
+    /// the host.
+    pub fn underlay(&self) -> Option<Underlay> {
+        let Self::Tcp(stream) = self else { return None };
+        let local = stream.local_addr().ok()?.ip().to_canonical();
+        let remote = stream.peer_addr().ok()?.ip().to_canonical();
+        let mtu = path_mtu(self, remote.is_ipv4()).ok()?;
+        Some(Underlay { local, remote, mtu })
+    }
+
     /// Reads what the kernel has by now, of which tokio may not have heard yet.
     pub fn read_now(&self, into: &mut [u8]) -> io::Result<usize> {
         Ok(recv(self.as_fd().as_raw_fd(), into, MsgFlags::MSG_DONTWAIT)?)
@@ -305,6 +317,27 @@ impl Stream {
         let mut fds = [PollFd::new(self.as_fd(), closing)];
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ended| ended > 0)
     }
+}
+
+/// The path MTU of a connected socket; `nix` has that of IPv4 only.
+fn path_mtu(stream: &Stream, is_ipv4: bool) -> io::Result<u32> {
+    let (level, name) = if is_ipv4 {
+        (nix::libc::IPPROTO_IP, nix::libc::IP_MTU)
+    } else {
+        (nix::libc::IPPROTO_IPV6, nix::libc::IPV6_MTU)
+    };
+    let mut mtu: nix::libc::c_int = 0;
+    let mut len = size_of_val(&mtu) as nix::libc::socklen_t;
+    // SAFETY: getsockopt(2) writes at most `len` octets to `mtu`, and the length to `len`; both
+    // outlive the call.
+    let done = unsafe {
+        let (value, len) = ((&raw mut mtu).cast(), &raw mut len);
+        nix::libc::getsockopt(stream.as_fd().as_raw_fd(), level, name, value, len)
+    };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u32::try_from(mtu).unwrap_or_default())
 }
 
 nix::ioctl_read_bad!(fionread, nix::libc::FIONREAD, nix::libc::c_int);

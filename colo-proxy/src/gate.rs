@@ -194,6 +194,11 @@ impl AsRawFd for Gate {
     }
 }
 
+/// Keeps the kernel from speaking IPv6 on an interface of ours.
+pub(crate) fn disable_ipv6(name: &str) -> Result<(), GateError> {
+    device::disable_ipv6(name)
+}
+
 /// The header asks for neither a checksum nor segmentation.
 fn is_plain(vnet: &[u8]) -> bool {
     match vnet {

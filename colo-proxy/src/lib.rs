@@ -32,4 +32,5 @@ pub mod qemu_args;
 mod qmp;
 mod quick_ack;
 pub mod status;
+pub mod tunnel;
 pub mod utc;

@@ -42,6 +42,8 @@ pub struct Link {
     pub held: bool,
     /// Frames that may wait for whoever holds it.
     pub queue_len: u32,
+    /// The longest IP packet that fits into its frames.
+    pub mtu: u32,
     /// Frames that came in on it since it was made.
     pub rx_frames: u64,
     /// Frames that the kernel could not hand to whoever holds it.
@@ -207,7 +209,12 @@ fn read(message: &LinkMessage) -> Link {
         LinkAttribute::TxQueueLen(frames) => Some(*frames),
         _ => None,
     });
+    let mtu = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(octets) => Some(*octets),
+        _ => None,
+    });
     Link {
+        mtu: mtu.unwrap_or_default(),
         ifindex: message.header.index,
         tap: is_tap(message),
         up: message.header.flags.contains(LinkFlags::Up),

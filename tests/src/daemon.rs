@@ -35,11 +35,19 @@ pub struct PairOptions {
     pub primary_listens: bool,
     /// `--colo-frame`; the secondary has one where that is a QEMU.
     pub colo_frame: String,
+    /// `--lane`, or nothing where the configuration has it.
+    pub lane: &'static str,
 }
 
 impl Default for PairOptions {
     fn default() -> Self {
-        Self { vnet_hdr: true, control: true, primary_listens: true, colo_frame: "instant".into() }
+        Self {
+            vnet_hdr: true,
+            control: true,
+            primary_listens: true,
+            colo_frame: "instant".into(),
+            lane: "stream",
+        }
     }
 }
 
@@ -71,6 +79,9 @@ impl PairOptions {
             text += frame;
             text += "\"\n";
         }
+        if !self.lane.is_empty() {
+            text += &format!("lane = \"{}\"\n", self.lane);
+        }
         text + &format!("vnet_hdr_support = {}\n{more}\n", self.vnet_hdr)
     }
 
@@ -96,6 +107,7 @@ impl PairOptions {
             lane("--control", CONTROL_PORT);
         }
         arguments.extend(self.frame(side).map(|frame| format!("--colo-frame={frame}")));
+        arguments.extend(["--lane".to_owned(), self.lane.to_owned()]);
         arguments.extend(self.vnet_hdr.then(|| "--vnet-hdr-support".to_owned()));
         arguments
     }

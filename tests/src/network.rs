@@ -107,6 +107,8 @@ pub struct LabOptions {
     /// Take the offloads from the links of the LAN, so that every sum is made and checked as on
     /// a real wire. Without this, frames between namespaces keep their partial sums.
     pub real_wire: bool,
+    /// What the link between the hosts takes whole.
+    pub replication_mtu: u32,
     /// What the hosts' processes see of the file system.
     pub mounts: Mounts,
 }
@@ -118,6 +120,7 @@ impl Default for LabOptions {
             persistent_tap: true,
             vnet_hdr: true,
             real_wire: true,
+            replication_mtu: 1600,
             mounts: Mounts::Private,
         }
     }
@@ -226,6 +229,11 @@ impl Lab {
         Namespace::create(&format!("{}-guest{}{guest}", self.prefix, side.letter()))
     }
 
+    /// Loses one frame in `one_in` between the hosts, in both directions.
+    pub fn lose_between_hosts(&self, one_in: u32) -> Result<()> {
+        link::lossy(&self.hosts[0].namespace, "repl0", one_in)
+    }
+
     /// Loses one frame in `one_in` on the client's link, in both directions.
     pub fn lose(&self, one_in: u32) -> Result<()> {
         link::lossy(&self.lan, CLIENT_PORT, one_in)
@@ -244,9 +252,11 @@ impl Lab {
         }
         let [a, b] = [&self.hosts[0].namespace, &self.hosts[1].namespace];
         a.ip(&format!("link add repl0 type veth peer name repl0 netns {}\n", b.name()))?;
+        let mtu = self.options.replication_mtu;
         for host in &self.hosts {
             let address = host.side.replication();
-            host.namespace.ip(&format!("addr add {address}/24 dev repl0\nlink set repl0 up\n"))?;
+            host.namespace
+                .ip(&format!("addr add {address}/24 dev repl0\nlink set repl0 mtu {mtu} up\n"))?;
         }
         Ok(())
     }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use clap::Parser;
 use colo_proxy::colo_compare::Options;
 use colo_proxy::config::{
-    Checkpoints, ColoFrameKind, ConfigError, Guest, Limits, OnDeath, OnSecondaryLost, SideConfig,
-    Takeover,
+    Checkpoints, ColoFrameKind, ConfigError, Guest, LaneKind, Limits, OnDeath, OnSecondaryLost,
+    SideConfig, Takeover,
 };
 use colo_proxy::datapath::capture::CaptureKind;
 use colo_proxy::endpoint::Endpoint;
 use colo_proxy::offline::{Address, Align};
+use colo_proxy::tunnel;
 
 use super::filter::{MirrorArgs, RedirectorArgs, RewriterArgs};
 
@@ -195,6 +196,10 @@ struct Shared {
     /// (answers at once, copies nothing)
     #[arg(long, value_name = "DRIVER")]
     colo_frame: Option<ColoFrameKind>,
+    /// The way of the frames: the streams above; a tunnel from kernel to kernel, for a link that the
+    /// two hosts have to themselves; or that where both ends can
+    #[arg(long, value_enum, default_value_t)]
+    lane: LaneKind,
 }
 
 #[derive(Debug, clap::Args)]
@@ -289,6 +294,8 @@ impl Shared {
             takeover: Takeover::default(),
             quick_ack: true,
             vnet_hdr_support: self.vnet_hdr_support,
+            lane: self.lane,
+            lane_port: tunnel::PORT,
             on_death: OnDeath::default(),
             limits: Limits::default(),
             side,

@@ -59,6 +59,8 @@ reasons! {
     /// The secondary's table of translated connections is nearly full of ones in use; after a
     /// checkpoint most need no translation.
     SecondaryFlows = "secondary-flows",
+    /// Frames were lost between the hosts.
+    LaneLoss = "lane-loss",
 }
 
 impl std::fmt::Display for Reason {

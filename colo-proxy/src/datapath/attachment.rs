@@ -20,6 +20,11 @@ pub enum Place {
     Netdev,
     OutputGate,
     InputGate,
+    /// Between the hosts.
+    Tunnel,
+    /// For what the secondary has sent in an even epoch, out of the tunnel.
+    EvenGate,
+    OddGate,
 }
 
 impl Place {
@@ -28,6 +33,8 @@ impl Place {
             Self::Netdev => "the guest's TAP",
             Self::OutputGate => "output gate",
             Self::InputGate => "input gate",
+            Self::Tunnel => "tunnel",
+            Self::EvenGate | Self::OddGate => "return gate",
         }
     }
 }
@@ -63,11 +70,13 @@ impl Attachment {
         Self { program, place, hook }
     }
 
-    /// The name under which the link is pinned. The guard is on two gates.
+    /// The name under which the link is pinned. The guard is on every gate.
     pub(super) fn link_name(&self) -> String {
         let gate = match (self.program, self.place) {
             ("colo_gate_guard" | "colo_filter_guard", Place::OutputGate) => "_output",
             ("colo_gate_guard" | "colo_filter_guard", Place::InputGate) => "_input",
+            ("colo_gate_guard", Place::EvenGate) => "_even",
+            ("colo_gate_guard", Place::OddGate) => "_odd",
             _ => "",
         };
         format!("link_{}{gate}", self.program)

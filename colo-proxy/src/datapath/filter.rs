@@ -119,6 +119,8 @@ impl FilterPath {
             Place::Netdev => self.record.netdev_ifindex,
             Place::OutputGate => self.record.out_gate_ifindex,
             Place::InputGate => self.in_gate_ifindex.unwrap_or(0),
+            // Of the kernel lane of a pair: no filter has them.
+            Place::Tunnel | Place::EvenGate | Place::OddGate => 0,
         };
         self.links.attach(&mut self.ebpf, attachment, ifindex)
     }

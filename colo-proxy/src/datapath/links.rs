@@ -4,7 +4,7 @@ use aya::Ebpf;
 
 use super::attachment::{self, Attached, Attachment, Place};
 use super::order::Order;
-use super::{DatapathError, InstanceDir};
+use super::{DatapathError, InstanceDir, pin};
 
 /// What is attached. Dropping it closes what is not pinned; [`Links::detach`] is the clean end.
 #[derive(Debug)]
@@ -60,6 +60,20 @@ impl Links {
         }
         self.attached.push(attached);
         Ok(())
+    }
+
+    /// Takes these programs off, those of them that are attached, and removes their pins. What fails
+    /// is told in the end.
+    pub(super) fn detach_some(&mut self, unwanted: &[Attachment]) -> Result<(), DatapathError> {
+        let mut result = Ok(());
+        for name in unwanted.iter().map(Attachment::link_name) {
+            let Some(i) = self.attached.iter().position(|a| a.link_name() == name) else {
+                continue;
+            };
+            let removed = self.attached.swap_remove(i).detach();
+            result = result.and(removed).and(pin::remove_file(&self.dir.path().join(name)));
+        }
+        result
     }
 
     /// Takes off what a dead daemon has left and is not wanted.

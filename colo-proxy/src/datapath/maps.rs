@@ -5,14 +5,25 @@ use std::os::fd::AsFd as _;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use colo_proxy_common::flow::{known, state};
+use colo_proxy_common::lane::{LaneCounters, Speaker};
 use colo_proxy_common::record::{Counters, Flow, FlowKey, Settings};
 
 use super::age::{Aged, Ageing};
 use super::{DatapathError, Events, walk};
 
 /// All maps that are pinned, by their names.
-pub(super) const NAMES: &[&str] =
-    &["settings", "counters", "flows", "unconfirmed", "half_open", "events", "scratch", "xsks"];
+pub(super) const NAMES: &[&str] = &[
+    "settings",
+    "counters",
+    "flows",
+    "unconfirmed",
+    "half_open",
+    "events",
+    "scratch",
+    "xsks",
+    "lane",
+    "speakers",
+];
 
 pub(super) struct Maps {
     settings: Array<MapData, Settings>,
@@ -21,6 +32,8 @@ pub(super) struct Maps {
     unconfirmed: Table,
     half_open: Table,
     events: Option<Events>,
+    lane: PerCpuArray<MapData, LaneCounters>,
+    speakers: HashMap<MapData, Speaker, u64>,
 }
 
 /// aya's arrays have no `Debug`.
@@ -40,6 +53,8 @@ impl Maps {
             unconfirmed: Table::take(ebpf, "unconfirmed")?,
             half_open: Table::take(ebpf, "half_open")?,
             events: Some(Events::new(ring)),
+            lane: take(ebpf, "lane")?,
+            speakers: take(ebpf, "speakers")?,
         })
     }
 
@@ -54,6 +69,18 @@ impl Maps {
             sum.add(value);
         }
         Ok(sum)
+    }
+
+    pub(super) fn lane_counters(&self) -> Result<LaneCounters, DatapathError> {
+        let mut sum = LaneCounters::default();
+        for value in self.lane.get(&0, 0).map_err(failed("read", "lane"))?.iter() {
+            sum.add(value);
+        }
+        Ok(sum)
+    }
+
+    pub(super) fn speakers(&self) -> Vec<Speaker> {
+        self.speakers.keys().filter_map(Result::ok).collect()
     }
 
     /// The connections that are translated, those in which the guest has spoken first.

@@ -26,6 +26,7 @@ mod detach;
 mod error;
 mod events;
 pub mod filter;
+mod lane;
 mod leftover;
 mod limits;
 mod links;
@@ -55,6 +56,7 @@ pub use age::{AgeLimits, Aged, PerClass};
 pub use attachment::{Attached, Attachment, Hook, Place};
 pub use error::DatapathError;
 pub use events::{Events, Told};
+pub use lane::LanePlan;
 pub use limits::Limits;
 pub use netns::cookie as netns_cookie;
 pub use offsets::Imported;
@@ -175,6 +177,8 @@ pub struct Datapath {
     ebpf: Ebpf,
     maps: Maps,
     settings: Settings,
+    /// The tunnel of the kernel lane; 0 where there is none.
+    tunnel_ifindex: u32,
     ageing: Ageing,
     ageing_interval: Duration,
     links: Links,
@@ -228,6 +232,7 @@ impl Datapath {
             ebpf,
             maps,
             settings,
+            tunnel_ifindex: 0,
             ageing: Ageing::new(plan.limits.age),
             ageing_interval: plan.limits.ageing_interval,
             links: Links::new(
@@ -262,6 +267,9 @@ impl Datapath {
             Place::Netdev => self.settings.netdev_ifindex,
             Place::OutputGate => self.settings.output_gate_ifindex,
             Place::InputGate => self.settings.input_gate_ifindex,
+            Place::Tunnel => self.tunnel_ifindex,
+            Place::EvenGate => self.settings.return_gate_ifindex[0],
+            Place::OddGate => self.settings.return_gate_ifindex[1],
         };
         self.links.attach(&mut self.ebpf, attachment, ifindex)
     }
@@ -297,7 +305,12 @@ impl Datapath {
 
     /// Changes what the programs do, from the next frame on.
     pub fn set_mode(&mut self, mode: Mode) -> Result<(), DatapathError> {
-        let settings = Settings { mode: mode.word(), ..self.settings };
+        self.change(|settings| settings.mode = mode.word())
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Settings)) -> Result<(), DatapathError> {
+        let mut settings = self.settings;
+        change(&mut settings);
         self.maps.set_settings(&settings)?;
         self.settings = settings;
         Ok(())
@@ -310,19 +323,14 @@ impl Datapath {
 
     /// A checkpoint has made both guests equal: offsets learnt before it are void.
     pub fn bump_epoch(&mut self) -> Result<u32, DatapathError> {
-        let settings = Settings { epoch: self.settings.epoch.wrapping_add(1), ..self.settings };
-        self.maps.set_settings(&settings)?;
-        self.settings = settings;
-        Ok(settings.epoch)
+        self.change(|settings| settings.epoch = settings.epoch.wrapping_add(1))?;
+        Ok(self.settings.epoch)
     }
 
     /// The last checkpoint came to nothing: the offsets that it voided are valid again. Only where
     /// no frame has gone through the programs since.
     pub fn restore_epoch(&mut self) -> Result<(), DatapathError> {
-        let settings = Settings { epoch: self.settings.epoch.wrapping_sub(1), ..self.settings };
-        self.maps.set_settings(&settings)?;
-        self.settings = settings;
-        Ok(())
+        self.change(|settings| settings.epoch = settings.epoch.wrapping_sub(1))
     }
 
     /// The settings in force.
@@ -455,15 +463,22 @@ fn settings_for(plan: &Plan<'_>, netns_cookie: u64, leftover: Option<&Settings>)
             Role::Secondary => 0,
         },
         netns_cookie,
+        // A lane is opened when both daemons have said that they want one.
+        lane_ifindex: 0,
+        lane_slot: leftover.map_or(0, |old| old.lane_slot),
+        lane_epoch: 0,
+        lane_holds: 0,
+        return_gate_ifindex: [0; 2],
     }
 }
 
-/// A mark that no rule on the host meets by accident; 0 would be no mark at all.
+/// A mark that no rule on the host meets by accident; 0 would be no mark at all, and the upper half
+/// alone tells our frames in the tunnel.
 fn random_mark() -> u32 {
     use std::hash::{BuildHasher as _, Hasher as _};
 
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    let mark = (random as u32) | 1;
+    let mark = (random as u32) | 1 | 1 << 16;
     // A filter on the same TAP would leave such a frame to another filter.
     if is_token(mark) { mark ^ (1 << 31) } else { mark }
 }

@@ -75,11 +75,11 @@ fn configure_interface(name: &str, queue_len: u32) -> Result<(), GateError> {
     })
 }
 
-/// Keeps the kernel from giving the gate a link-local address and speaking IPv6 on it.
+/// Keeps the kernel from giving the interface a link-local address and speaking IPv6 on it.
 ///
 /// `/proc/sys/net` shows the namespace of the thread that looks, so this is right after setns(2)
 /// too. A kernel without IPv6 has no such file, and nothing to keep quiet.
-fn disable_ipv6(name: &str) -> Result<(), GateError> {
+pub(super) fn disable_ipv6(name: &str) -> Result<(), GateError> {
     match std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1") {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(configure("disable IPv6 on", name, e)),
         _ => Ok(()),

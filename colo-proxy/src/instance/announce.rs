@@ -8,6 +8,7 @@
 use bytes::Bytes;
 use colo_proxy_common::checksum;
 use colo_proxy_common::decode::{Octets, decode, ethertype, protocol};
+use colo_proxy_common::lane::Speaker;
 
 use crate::frame::Frame;
 
@@ -43,6 +44,20 @@ impl Addresses {
     /// Remembers who sent `frame`, which the guest did.
     pub(super) fn learn(&mut self, frame: &[u8]) {
         let Some((mac, tags, ip)) = sender(frame) else { return };
+        self.remember(mac, tags, ip);
+    }
+
+    /// Remembers an address that the kernel has seen the guest use.
+    pub(super) fn add(&mut self, speaker: &Speaker) {
+        let [a, b, c, d, ..] = speaker.address;
+        let ip =
+            if speaker.ip_version == 4 { Ip::V4([a, b, c, d]) } else { Ip::V6(speaker.address) };
+        if is_usable(ip) {
+            self.remember(speaker.mac, &tags(speaker.vlan), ip);
+        }
+    }
+
+    fn remember(&mut self, mac: [u8; 6], tags: &[u8], ip: Ip) {
         let is = |known: &Address| known.mac == mac && known.tags == tags && known.ip == ip;
         if self.known.len() < ADDRESSES_MAX && !self.known.iter().any(is) {
             self.known.push(Address { mac, tags: tags.into(), ip });
@@ -80,6 +95,16 @@ fn sender(frame: &[u8]) -> Option<([u8; 6], &[u8], Ip)> {
         return is_usable(source).then_some((mac, &[], source));
     }
     None
+}
+
+/// VLAN tags of these ids, outer first: a service tag outside (IEEE 802.1ad) where there are two.
+fn tags(vlan: [u16; 2]) -> Vec<u8> {
+    let tag = |kind: u16, id: u16| [kind.to_be_bytes(), id.to_be_bytes()].concat();
+    match vlan {
+        [0, _] => Vec::new(),
+        [id, 0] => tag(ethertype::VLAN, id),
+        [outer, inner] => [tag(ethertype::QINQ, outer), tag(ethertype::VLAN, inner)].concat(),
+    }
 }
 
 /// Neither unspecified nor multicast: somebody's own address.

@@ -8,6 +8,7 @@
 mod announce;
 mod cut;
 pub(crate) mod hold;
+mod kernel_lane;
 pub(crate) mod lanes;
 pub(crate) mod offsets;
 mod peer;
@@ -19,6 +20,7 @@ pub(crate) mod secondary;
 mod segment;
 #[cfg(test)]
 mod simulation;
+mod slots;
 pub(crate) mod trace;
 pub(crate) mod translator;
 pub(crate) mod wiring;
@@ -37,6 +39,7 @@ use crate::gate::GateError;
 use crate::link::LinkError;
 use crate::name::NameError;
 use crate::status::StatusError;
+use crate::tunnel::TunnelError;
 
 /// Why an instance could not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +52,8 @@ pub enum InstanceError {
     Gate(#[from] GateError),
     #[error(transparent)]
     Datapath(#[from] DatapathError),
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     #[error(transparent)]
@@ -72,6 +77,15 @@ impl InstanceError {
             _ => None,
         }
     }
+}
+
+/// Eight octets that no guest can know.
+fn random() -> Result<u64, InstanceError> {
+    let mut octets = [0; 8];
+    let read = std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut octets));
+    read.map_err(|source| InstanceError::System { what: "read random octets", source })?;
+    Ok(u64::from_ne_bytes(octets))
 }
 
 /// Turns between two looks at what has come: QEMU's word of a checkpoint must not wait behind many

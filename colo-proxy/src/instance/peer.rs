@@ -10,8 +10,9 @@ use tokio_util::codec::Framed;
 
 use super::lanes::LaneStats;
 use crate::config::Role;
-use crate::control::{COUNTERS, HEARTBEAT, Message, VERSION, codec};
+use crate::control::{COUNTERS, HEARTBEAT, LaneOffer, Message, VERSION, codec};
 use crate::endpoint::{Port, Stream};
+use crate::tunnel::Underlay;
 
 /// Messages that may wait in either direction.
 const WAITING_MAX: usize = 64;
@@ -52,7 +53,11 @@ impl PeerCounters {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum PeerEvent {
     /// The other half of the pair has said who it is.
-    Up,
+    Up {
+        /// Where both ends can open the kernel lane: what the primary has offered, and the way
+        /// between the two.
+        lane: Option<(LaneOffer, Underlay)>,
+    },
     Message(Message),
     /// `was_silent`: it said nothing for as long as it may; else its connection ended.
     Down {
@@ -71,12 +76,20 @@ pub(super) struct Peer {
 
 impl Peer {
     /// Starts the task. A peer that says nothing for `silence_max` is disconnected.
-    pub(super) fn spawn(port: Port, role: Role, silence_max: Duration, traffic: Traffic) -> Self {
+    /// `offer` is the kernel lane that this end can open.
+    pub(super) fn spawn(
+        port: Port,
+        role: Role,
+        silence_max: Duration,
+        traffic: Traffic,
+        offer: Option<LaneOffer>,
+    ) -> Self {
         let (messages, from_owner) = mpsc::channel(WAITING_MAX);
         let (bulk, bulk_from_owner) = mpsc::channel(1);
         let (events, receiver) = mpsc::channel(WAITING_MAX);
         let from_owner = FromOwner { messages: from_owner, bulk: bulk_from_owner };
-        tokio::spawn(keep(port, role, silence_max, traffic, from_owner, events));
+        let terms = Terms { role, silence_max, traffic, offer };
+        tokio::spawn(keep(port, terms, from_owner, events));
         Self { messages, bulk, events: receiver }
     }
 
@@ -121,9 +134,7 @@ impl FromOwner {
 
 async fn keep(
     mut port: Port,
-    role: Role,
-    silence_max: Duration,
-    traffic: Traffic,
+    terms: Terms,
     mut messages: FromOwner,
     events: mpsc::Sender<PeerEvent>,
 ) {
@@ -135,7 +146,6 @@ async fn keep(
         // What was meant for the last connection means nothing to this one.
         messages.forget();
         let mut introduction = Introduction::default();
-        let terms = Terms { role, silence_max, traffic: &traffic };
         let Ended { why, was_silent } =
             converse(stream, &terms, &mut introduction, &mut messages, &events).await;
         if introduction.done && events.send(PeerEvent::Down { was_silent }).await.is_err() {
@@ -146,10 +156,11 @@ async fn keep(
 }
 
 /// What both ends keep to.
-struct Terms<'a> {
+struct Terms {
     role: Role,
     silence_max: Duration,
-    traffic: &'a Traffic,
+    traffic: Traffic,
+    offer: Option<LaneOffer>,
 }
 
 /// Why a connection ended.
@@ -164,14 +175,15 @@ fn ended(why: impl Into<String>) -> Ended {
 
 async fn converse(
     stream: Stream,
-    terms: &Terms<'_>,
+    terms: &Terms,
     introduction: &mut Introduction,
     messages: &mut FromOwner,
     events: &mpsc::Sender<PeerEvent>,
 ) -> Ended {
-    let Terms { role, silence_max, traffic } = *terms;
+    let Terms { role, silence_max, ref traffic, offer } = *terms;
+    let underlay = stream.underlay();
     let mut lines = Framed::new(stream, codec());
-    let hello = Message::Hello { version: VERSION, role: role.to_string() };
+    let hello = Message::Hello { version: VERSION, role: role.to_string(), lane: offer };
     if let Err(error) = lines.send(hello.line()).await {
         return ended(format!("sending failed: {error}"));
     }
@@ -189,7 +201,7 @@ async fn converse(
                     None => return ended("the peer closed the connection"),
                 };
                 heard = Instant::now();
-                if let Err(why) = pass_on(&line, role, introduction, events).await {
+                if let Err(why) = pass_on(&line, terms, underlay, introduction, events).await {
                     return ended(why);
                 }
                 continue;
@@ -251,7 +263,8 @@ fn opposite(role: Role) -> Role {
 
 async fn pass_on(
     line: &str,
-    role: Role,
+    terms: &Terms,
+    underlay: Option<Underlay>,
     introduction: &mut Introduction,
     events: &mpsc::Sender<PeerEvent>,
 ) -> Result<(), String> {
@@ -264,13 +277,23 @@ async fn pass_on(
         }
     };
     let known = introduction.done;
-    introduction.check(&message, role)?;
+    introduction.check(&message, terms.role)?;
     let event = match message {
-        Message::Hello { .. } if !known => PeerEvent::Up,
+        Message::Hello { lane, .. } if !known => {
+            PeerEvent::Up { lane: terms.agreed(lane).zip(underlay) }
+        }
         Message::Heartbeat | Message::Hello { .. } => return Ok(()),
         message => PeerEvent::Message(message),
     };
     events.send(event).await.map_err(|_| "ending".into())
+}
+
+impl Terms {
+    /// The lane of which both ends have spoken: the primary's.
+    fn agreed(&self, theirs: Option<LaneOffer>) -> Option<LaneOffer> {
+        let (ours, theirs) = (self.offer?, theirs?);
+        Some(if self.role == Role::Primary { ours } else { theirs })
+    }
 }
 
 #[cfg(test)]
@@ -278,7 +301,7 @@ mod tests {
     use super::*;
 
     fn hello(version: u32, role: &str) -> Message {
-        Message::Hello { version, role: role.into() }
+        Message::Hello { version, role: role.into(), lane: None }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::kernel_lane::{self, KernelLane};
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::offsets;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
@@ -16,7 +17,7 @@ use super::wiring::{
     attach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach, sleep_until,
     system,
 };
-use super::{InstanceError, asked_to_stop};
+use super::{InstanceError, asked_to_stop, random};
 use crate::colo_frame::{self, ColoFrame, Event};
 use crate::compare::{Engine, Side};
 use crate::config::{Guest, Role, SideConfig};
@@ -66,6 +67,7 @@ struct Inputs {
     mirror: mpsc::Receiver<LaneEvent>,
     secondary: mpsc::Receiver<LaneEvent>,
     peer: Option<Peer>,
+    lane: KernelLane,
     frame: Box<dyn ColoFrame>,
     permission: Permission,
     questions: mpsc::Receiver<Question>,
@@ -139,6 +141,7 @@ impl Primary {
         let peer = open_port(guest.control.as_ref()).await?;
         let frame = colo_frame::start_for(&guest, &claim.name).await?;
         let attached = attach(&guest, &claim.name, netdev)?;
+        let lane = KernelLane::new(&guest, &claim.name).await?;
         let (output_gate, input_gate) = (attached.output_gate, attached.input_gate);
         output_gate.set_up()?;
         input_gate.set_up()?;
@@ -157,8 +160,9 @@ impl Primary {
             peer: peer.map(|port| {
                 let traffic =
                     Traffic { sent: stats.mirror.clone(), received: stats.secondary.clone() };
-                Peer::spawn(port, Role::Primary, timeout, traffic)
+                Peer::spawn(port, Role::Primary, timeout, traffic, lane.offer())
             }),
+            lane,
             frame,
             permission: Permission::new(&guest, &claim.name),
             questions,
@@ -169,7 +173,7 @@ impl Primary {
         let protection = Protection::new(Instant::now(), timeout, on_secondary_lost)
             .fencing(!guest.takeover.is_manual())
             .after(attached.was_off, attached.datapath.taken_over());
-        let seed = seed().map_err(system("read random octets"))?;
+        let seed = random()?;
         let primary = Self {
             decisions: Decisions::new(
                 claim.name.clone(),
@@ -199,6 +203,8 @@ impl Primary {
 
     async fn serve(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         let mut frames = Vec::with_capacity(BATCH);
+        let mut slots_over = kernel_lane::slots_over();
+        let mut returned = Vec::with_capacity(BATCH);
         loop {
             // Before anything else: the sooner output is taken after a stop, the surer it is covered.
             if let Some(event) = inputs.frame.next_event().now_or_never() {
@@ -210,10 +216,16 @@ impl Primary {
             let engine = &self.decisions.engine;
             let (has_room, takes_secondary) =
                 (engine.has_room(), engine.has_room_for(Side::Secondary));
+            let takes_returned = takes_secondary && !self.decisions.sorts();
+            let lane_epoch = self.hands.datapath.settings().lane_epoch;
             tokio::select! {
                 read = inputs.output.read(|| read_gate(&self.hands.output_gate, &mut frames)), if has_room => {
                     read.map_err(system("read the output gate"))?;
                     self.on_output(&mut frames);
+                }
+                read = inputs.lane.read_returned(lane_epoch, &mut returned), if takes_returned => {
+                    read.map_err(system("read a return gate"))?;
+                    self.decisions.on_returned(Instant::now(), &mut returned);
                 }
                 Some(event) = inputs.secondary.recv(), if takes_secondary => {
                     self.on_secondary(event);
@@ -222,8 +234,9 @@ impl Primary {
                     self.on_lane(Lane::Mirror, matches!(event, LaneEvent::Up));
                 }
                 event = next_peer_event(inputs.peer.as_mut()) => {
-                    let is_up = matches!(event, PeerEvent::Up);
-                    self.on_peer(event);
+                    let is_up = matches!(event, PeerEvent::Up { .. });
+                    self.on_lane_peer(&event, inputs).await;
+                    self.on_peer(event, &inputs.lane);
                     if is_up && self.decisions.has_pair() {
                         self.tell_offsets(inputs.peer.as_ref());
                     }
@@ -236,6 +249,10 @@ impl Primary {
                     let _ = reply.send(answer);
                 }
                 event = inputs.link.next() => self.on_link(event, &inputs.link).await,
+                _ = slots_over.tick(), if inputs.lane.is_open() => {
+                    let message = inputs.lane.on_slot_over(&mut self.hands.datapath);
+                    self.decisions.messages.extend(message);
+                }
                 () = tokio::time::sleep(LOOK), if self.decisions.may_be_dead() => {
                     if inputs.link.get().await.is_none_or(|link| !link.held) {
                         self.decisions.on_guest_dead();
@@ -250,6 +267,10 @@ impl Primary {
     }
 
     fn on_frame_event(&mut self, event: &Event, inputs: &Inputs) {
+        if *event == Event::CheckpointBegan {
+            let epoch = self.hands.datapath.settings().lane_epoch;
+            self.decisions.engine.dropped_stale(inputs.lane.drop_other(epoch));
+        }
         self.decisions.on_frame_event(Instant::now(), event, &mut self.hands);
         if *event == Event::PairReady {
             self.tell_offsets(inputs.peer.as_ref());
@@ -274,15 +295,32 @@ impl Primary {
         self.decisions.on_lane(Instant::now(), lane, up, &mut self.hands);
     }
 
-    fn on_peer(&mut self, event: PeerEvent) {
+    /// What the control lane tells of the kernel lane.
+    async fn on_lane_peer(&mut self, event: &PeerEvent, inputs: &mut Inputs) {
+        let guest_mtu = self.netdev.map(|link| link.mtu);
+        let heard = inputs.lane.on_peer(event, guest_mtu, &mut self.hands.datapath).await;
+        self.decisions.on_lane_loss(Instant::now(), heard.lost);
+        self.decisions.messages.extend(heard.reply);
+    }
+
+    fn on_peer(&mut self, event: PeerEvent, lane: &KernelLane) {
         match event {
-            PeerEvent::Up | PeerEvent::Down { .. } => {
-                self.on_lane(Lane::Control, matches!(event, PeerEvent::Up));
+            PeerEvent::Up { .. } | PeerEvent::Down { .. } => {
+                self.on_lane(Lane::Control, matches!(event, PeerEvent::Up { .. }));
             }
             PeerEvent::Message(message) => match self.stats.peer.take(message) {
                 None => {}
-                Some(Message::EpochDone { epoch, sent }) => {
+                Some(Message::EpochDone { epoch, sent, lane_epoch }) => {
+                    if let Some(lane_epoch) = lane_epoch {
+                        let stale = lane.begin_epoch(lane_epoch, &mut self.hands.datapath);
+                        self.decisions.engine.dropped_stale(stale);
+                    }
                     self.decisions.on_epoch_done(Instant::now(), epoch, sent);
+                }
+                // Told of above.
+                Some(Message::Lane { .. } | Message::LaneCount { .. }) => {}
+                Some(Message::LaneLoss { frames }) => {
+                    self.decisions.on_lane_loss(Instant::now(), frames);
                 }
                 Some(Message::ProtectionKnown { protected }) => {
                     let now = Instant::now();
@@ -401,6 +439,7 @@ impl Primary {
                     self.guest.netdev
                 );
             }
+            inputs.lane.close(&mut self.hands.datapath).await;
             return Ok(self.hands.datapath.detach()?);
         }
         if let Some(peer) = &mut inputs.peer {
@@ -410,6 +449,7 @@ impl Primary {
         let _ = self.decisions.protection.end();
         self.decisions.release_everything(Instant::now(), &mut self.hands);
         self.decisions.release(&mut self.hands);
+        inputs.lane.close(&mut self.hands.datapath).await;
         if stays {
             return Ok(());
         }
@@ -452,10 +492,4 @@ fn spawn_mirror(
         observe: Box::new(|_| {}),
     })
     .map_err(system("watch the input gate"))
-}
-
-fn seed() -> std::io::Result<u64> {
-    let mut octets = [0; 8];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut octets)?;
-    Ok(u64::from_ne_bytes(octets))
 }

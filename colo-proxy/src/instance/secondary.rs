@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::announce::Addresses;
+use super::kernel_lane::{self, KernelLane};
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::offsets;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
@@ -71,6 +72,7 @@ struct Inputs {
     output: mpsc::Receiver<LaneEvent>,
     output_requests: mpsc::Sender<OutgoingRequest>,
     peer: Option<Peer>,
+    lane: KernelLane,
     frame: Box<dyn ColoFrame>,
     permission: Permission,
     questions: mpsc::Receiver<Question>,
@@ -121,6 +123,7 @@ impl Secondary {
         let peer = open_port(guest.control.as_ref()).await?;
         let frame = colo_frame::start_for(&guest, &claim.name).await?;
         let attached = attach(&guest, &claim.name, netdev)?;
+        let lane = KernelLane::new(&guest, &claim.name).await?;
         let (mut datapath, output_gate) = (attached.datapath, attached.output_gate);
         let input_gate = attached.input_gate;
         let events = datapath.take_events().ok_or(InstanceError::Ended)?;
@@ -147,8 +150,11 @@ impl Secondary {
             trace: Trace::new(datapath.take_log()).map_err(system("watch the programs' log"))?,
             output,
             output_requests,
-            peer: peer
-                .map(|port| Peer::spawn(port, Role::Secondary, guest.limits.peer.timeout, traffic)),
+            peer: peer.map(|port| {
+                let timeout = guest.limits.peer.timeout;
+                Peer::spawn(port, Role::Secondary, timeout, traffic, lane.offer())
+            }),
+            lane,
             frame,
             permission: Permission::new(&guest, &claim.name),
             questions,
@@ -177,6 +183,7 @@ impl Secondary {
 
     async fn serve(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         let mut frames = Vec::with_capacity(BATCH);
+        let mut slots_over = kernel_lane::slots_over();
         let mut ageing = tokio::time::interval(self.hands.datapath.ageing_interval());
         ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         if self.decisions.mode == Mode::FailedOver {
@@ -214,6 +221,10 @@ impl Secondary {
                 }
                 event = inputs.link.next() => self.on_link(event, inputs).await,
                 answer = inputs.permission.next() => self.on_permission(answer, inputs).await?,
+                _ = slots_over.tick(), if inputs.lane.is_open() => {
+                    let message = inputs.lane.on_slot_over(&mut self.hands.datapath);
+                    self.tell(message, inputs.peer.as_ref());
+                }
                 () = sleep_until(deadline) => self.on_timeout(inputs).await?,
                 () = self.decisions.repeat.due(), if takes_input => {
                     self.decisions.repeat_input(Instant::now(), &mut self.hands);
@@ -376,8 +387,9 @@ impl Secondary {
         event: PeerEvent,
         inputs: &mut Inputs,
     ) -> Result<(), InstanceError> {
+        self.on_lane_peer(&event, inputs).await;
         match event {
-            PeerEvent::Up => {
+            PeerEvent::Up { .. } => {
                 log::info!("{}: the primary is there", self.claim.name);
                 self.takeover.on_peer_up();
                 inputs.permission.withdraw();
@@ -410,10 +422,32 @@ impl Secondary {
                 Some(Message::Offsets { text }) if self.decisions.mode == Mode::Protected => {
                     offsets::on_message(&self.claim.name, &mut self.hands.datapath, &text);
                 }
+                // Told of above.
+                Some(Message::Lane { .. } | Message::LaneCount { .. }) => {}
                 Some(other) => log::debug!("control lane: {other:?} is not for a secondary"),
             },
         }
         Ok(())
+    }
+
+    /// What the control lane tells of the kernel lane, which a guest that has taken over needs no more.
+    async fn on_lane_peer(&mut self, event: &PeerEvent, inputs: &mut Inputs) {
+        if self.decisions.mode == Mode::FailedOver {
+            return;
+        }
+        let guest_mtu = self.netdev.map(|link| link.mtu);
+        let heard = inputs.lane.on_peer(event, guest_mtu, &mut self.hands.datapath).await;
+        self.tell(heard.reply, inputs.peer.as_ref());
+        let loss = (heard.lost > 0).then_some(Message::LaneLoss { frames: heard.lost });
+        self.tell(loss, inputs.peer.as_ref());
+    }
+
+    fn tell(&self, message: Option<Message>, peer: Option<&Peer>) {
+        if let (Some(message), Some(peer)) = (message, peer)
+            && !peer.send(message)
+        {
+            log::warn!("{}: the control lane takes no messages", self.claim.name);
+        }
     }
 
     /// The guest is the primary's copy now: its numbers are the network's, and what it sent before
@@ -429,7 +463,11 @@ impl Secondary {
             },
         };
         if let Some(peer) = &inputs.peer {
-            peer.send(Message::EpochDone { epoch: of.1, sent });
+            // Of a guest that is stopped the epoch is that of a checkpoint which is being made.
+            let stopped = u32::from(self.decisions.is_stopped());
+            let lane_epoch = self.hands.datapath.epoch().wrapping_sub(stopped);
+            let lane_epoch = inputs.lane.is_open().then_some(lane_epoch);
+            peer.send(Message::EpochDone { epoch: of.1, sent, lane_epoch });
         }
     }
 
@@ -458,7 +496,12 @@ impl Secondary {
                 self.release(frame);
             }
         }
-        let announcements = self.addresses.lock().map(|known| known.announcements());
+        inputs.lane.close(&mut self.hands.datapath).await;
+        let speakers = self.hands.datapath.speakers();
+        let announcements = self.addresses.lock().map(|mut known| {
+            speakers.iter().for_each(|speaker| known.add(speaker));
+            known.announcements()
+        });
         for frame in announcements.unwrap_or_default() {
             self.release(&frame);
             self.stats.announced += 1;
@@ -550,7 +593,7 @@ impl Secondary {
     /// A protected secondary guest must not speak without us, so its TAP is taken down. One that
     /// took over is the service: while it lives and connections depend on translation, the programs
     /// stay.
-    async fn end(self, inputs: &mut Inputs) -> Result<(), InstanceError> {
+    async fn end(mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         let name = &self.claim.name;
         if self.decisions.mode == Mode::FailedOver
             && offsets::is_needed(name, &self.hands.datapath, &inputs.link).await
@@ -569,6 +612,7 @@ impl Secondary {
         if asked.is_ok() && unsent.await.is_ok() {
             while inputs.output.recv().await.is_some() {}
         }
+        inputs.lane.close(&mut self.hands.datapath).await;
         self.hands.datapath.detach()?;
         Ok(())
     }

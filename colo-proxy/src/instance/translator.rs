@@ -12,6 +12,9 @@ use crate::error_chain::chain;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
 
+/// Frames taken from the input gate in one go, after a checkpoint.
+const HELD_MAX: usize = 1 << 14;
+
 pub(crate) struct Translator {
     name: String,
     pub(crate) datapath: Datapath,
@@ -34,6 +37,26 @@ impl Translator {
             evicted: PerClass::default(),
             checkpoints_wanted: 0,
         }
+    }
+
+    fn hold_lane_input(&mut self, holds: bool) {
+        if !self.datapath.has_lane() {
+            return;
+        }
+        if let Err(error) = self.datapath.hold_lane_input(holds) {
+            log::error!("{}: {}", self.name, chain(&error));
+        }
+    }
+
+    /// What the input gate has by now; a network that goes on sending must not keep us here.
+    fn drain_gate(&self) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        while frames.len() < HELD_MAX
+            && let Ok(Some(frame)) = self.gate.read_frame()
+        {
+            frames.push(frame);
+        }
+        frames
     }
 
     /// Forgets connections that are over; the kernel evicts none by itself. `true` where only a
@@ -78,5 +101,20 @@ impl Hands for Translator {
         if let Err(error) = self.datapath.restore_epoch() {
             log::error!("{}: {}", self.name, chain(&error));
         }
+    }
+
+    fn stop_input(&mut self) {
+        self.hold_lane_input(true);
+    }
+
+    fn resume_input(&mut self) -> Vec<Frame> {
+        if self.datapath.settings().lane_holds == 0 {
+            return Vec::new();
+        }
+        let mut waiting = self.drain_gate();
+        self.hold_lane_input(false);
+        // What came between the two.
+        waiting.extend(self.drain_gate());
+        waiting
     }
 }

@@ -93,7 +93,7 @@ pub(super) fn attach(guest: &Guest, name: &str, netdev: Link) -> Result<Kernel, 
     Ok(Kernel { datapath, output_gate, input_gate, was_off })
 }
 
-fn open_gate(
+pub(super) fn open_gate(
     name_template: &str,
     vnet_hdr: bool,
     queue_len: u32,
@@ -165,5 +165,7 @@ pub(crate) fn counters_json(counters: &Counters) -> Value {
         "malformed": counters.malformed,
         "flow_table_full": counters.flow_table_full,
         "rewrite_failed": counters.rewrite_failed,
+        "lane_stale": counters.lane_stale,
+        "lane_ignored": counters.lane_ignored,
     })
 }

@@ -28,6 +28,7 @@ fn reasons_have_stable_names() {
             "flow-table-full",
             "resync",
             "secondary-flows",
+            "lane-loss",
         ]
     );
 }

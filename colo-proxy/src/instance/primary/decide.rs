@@ -263,6 +263,27 @@ impl Decisions {
         }
     }
 
+    /// Output of the secondary that came by the kernel lane: of its present epoch, see
+    /// [`Self::sorts`].
+    pub(in crate::instance) fn on_returned(&mut self, now: Instant, frames: &mut Vec<Frame>) {
+        for frame in frames.drain(..) {
+            self.compare(now, frame);
+        }
+    }
+
+    /// It is not known of which epoch the secondary's output is that comes now; by the kernel lane
+    /// it had better not come.
+    pub(in crate::instance) fn sorts(&self) -> bool {
+        self.cut.awaited().is_some()
+    }
+
+    /// Frames were lost between the hosts: what depends on them is not waited for.
+    pub(in crate::instance) fn on_lane_loss(&mut self, now: Instant, frames: u64) {
+        if frames > 0 && self.protection.state() == State::Protected {
+            self.engine.request_checkpoint(now, Reason::LaneLoss, &mut self.out);
+        }
+    }
+
     /// The secondary asks for a checkpoint; a pair that is not protected makes one anyway, or none.
     pub(in crate::instance) fn on_checkpoint_wanted(&mut self, now: Instant) {
         if self.protection.state() == State::Protected {

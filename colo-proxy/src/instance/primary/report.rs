@@ -22,6 +22,10 @@ impl Primary {
         let mirror = stats.mirror.status(&self.mirror_endpoint);
         let output_lost = links.other(self.hands.output_gate.name()).await;
         let input_lost = links.other(self.hands.input_gate.name()).await;
+        let mut returned_lost = 0;
+        for gate in inputs.lane.gates() {
+            returned_lost += links.other(gate).await.map_or(0, |link| link.tx_dropped);
+        }
         let kernel = self.hands.datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let dropped = &engine.secondary_dropped;
@@ -48,6 +52,10 @@ impl Primary {
             drops: nonzero([
                 ("output-gate-full", output_lost.map_or(0, |link| link.tx_dropped)),
                 ("input-gate-full", input_lost.map_or(0, |link| link.tx_dropped)),
+                ("return-gate-full", returned_lost),
+                ("lane-lost", inputs.lane.lost()),
+                ("lane-stale", counters.lane_stale),
+                ("lane-ignored", counters.lane_ignored),
                 ("mirror-failed", counters.mirror_failed),
                 ("mirror-no-peer", mirror.dropped_no_peer),
                 ("foreign-in-gate", counters.dropped_foreign),
@@ -75,6 +83,7 @@ impl Primary {
                     "control_up": self.guest.control.is_some() && self.decisions.control_up,
                     "control_version": VERSION,
                     "peer": stats.peer,
+                    "kernel": inputs.lane.report(),
                 },
                 "kernel": counters_json(&counters),
                 "kernel_error": kernel.err().map(|error| error.to_string()),

@@ -25,6 +25,12 @@ pub(crate) trait Hands {
     fn bump_epoch(&mut self) -> bool;
     /// Makes those that were voided last valid again.
     fn restore_epoch(&mut self);
+    /// Lets input wait that would reach the guest without our doing.
+    fn stop_input(&mut self) {}
+    /// Lets it come again, and gives back what has waited.
+    fn resume_input(&mut self) -> Vec<Frame> {
+        Vec::new()
+    }
 }
 
 /// What is decided, and on what grounds.
@@ -133,8 +139,9 @@ impl Decisions {
 
     /// Offsets do not matter any more to what is held.
     pub(crate) fn replay_all(&mut self, hands: &mut impl Hands) {
-        for frame in self.hold.take_all() {
-            hands.input(&frame);
+        let waiting = hands.resume_input();
+        for frame in self.hold.take_all().iter().chain(&waiting) {
+            hands.input(frame);
         }
     }
 
@@ -144,7 +151,12 @@ impl Decisions {
     /// its connections. `true` where the owner is to take a mark ([`Self::on_marked`]): what has been
     /// captured by now is of before.
     pub(crate) fn on_stopped(&mut self, now: Instant, hands: &mut impl Hands) -> bool {
-        if self.mode == Mode::FailedOver || self.stopped.is_some() || !hands.bump_epoch() {
+        if self.mode == Mode::FailedOver || self.stopped.is_some() {
+            return false;
+        }
+        hands.stop_input();
+        if !hands.bump_epoch() {
+            hands.resume_input().iter().for_each(|frame| hands.input(frame));
             return false;
         }
         self.stopped = Some(now);

@@ -15,6 +15,7 @@ impl Secondary {
         let links = &inputs.link;
         let stats = &self.stats;
         let output_lost = links.other(self.output_gate.name()).await;
+        let input_lost = links.other(self.hands.gate.name()).await;
         let kernel = self.hands.datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let output = stats.output.status(&self.output_endpoint);
@@ -50,6 +51,9 @@ impl Secondary {
                 ("capture-oversize", output.capture.dropped_oversize),
                 ("held-input-full", self.decisions.hold.dropped_full),
                 ("held-input-late", self.decisions.hold.dropped_late),
+                ("input-gate-full", input_lost.map_or(0, |link| link.tx_dropped)),
+                ("lane-lost", inputs.lane.lost()),
+                ("lane-ignored", counters.lane_ignored),
                 ("lan-input", counters.dropped_lan_input),
                 ("no-offset", counters.dropped_no_offset),
                 ("foreign-in-gate", counters.dropped_foreign),
@@ -69,6 +73,7 @@ impl Secondary {
                     "mirror": stats.mirror.status(&self.mirror_endpoint),
                     "secondary_out": output,
                     "peer": stats.peer,
+                    "kernel": inputs.lane.report(),
                 },
                 "kernel": counters_json(&counters),
                 "kernel_error": kernel.err().map(|error| error.to_string()),

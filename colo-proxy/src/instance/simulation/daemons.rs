@@ -279,7 +279,7 @@ impl World {
                 self.output.sent
             }
         };
-        let message = Message::EpochDone { epoch, sent };
+        let message = Message::EpochDone { epoch, sent, lane_epoch: None };
         self.send_by(Wire::Control, At::Primary, Cargo::ToPrimary(message));
     }
 

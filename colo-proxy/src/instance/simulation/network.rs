@@ -77,7 +77,7 @@ impl World {
             Cargo::Frame(frame) if wire == Wire::Mirror => self.on_mirrored(frame),
             Cargo::Frame(frame) => self.on_secondary_frame(frame),
             Cargo::ToSecondary(message) => self.on_message_to_secondary(&message),
-            Cargo::ToPrimary(Message::EpochDone { epoch, sent }) => {
+            Cargo::ToPrimary(Message::EpochDone { epoch, sent, .. }) => {
                 self.on_epoch_done(epoch, sent);
             }
             Cargo::ToPrimary(_) => {}

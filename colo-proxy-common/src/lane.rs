@@ -1,0 +1,150 @@
+//! The kernel lane: frames that go from host to host in a tunnel, past both daemons.
+//!
+//! A tunnel neither says what belongs to which epoch nor tells what was lost. So every frame
+//! carries a [`tag`] of 16 bits, which VXLAN's Group Policy extension takes from `skb->mark` on one
+//! host to `skb->mark` on the other: the epoch of the guest that sent it, and the *slot* of time in
+//! which it was sent. Both ends count the frames of each slot ([`LaneCounters`]), and the daemons
+//! tell each other what they have counted: a difference is a loss, whatever order the frames came
+//! in.
+
+/// Slots that are counted at a time: more than can be under way.
+pub const SLOTS: usize = 16;
+/// Bits of a tag that are the slot; those above are the epoch.
+const SLOT_BITS: u32 = 12;
+const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
+const TAG_MASK: u32 = 0xffff;
+const EPOCHS: u32 = 1 << (16 - SLOT_BITS);
+
+/// What a frame carries: the lower bits of an epoch and of a slot.
+#[inline(always)]
+#[must_use]
+pub const fn tag(epoch: u32, slot: u32) -> u32 {
+    ((epoch % EPOCHS) << SLOT_BITS) | (slot & SLOT_MASK)
+}
+
+/// The mark of a frame on its way into the tunnel. The half that does not travel is of the daemon's
+/// own mark, so that nobody else's frames get in.
+#[inline(always)]
+#[must_use]
+pub const fn mark(own: u32, epoch: u32, slot: u32) -> u32 {
+    (own & !TAG_MASK) | tag(epoch, slot)
+}
+
+/// Such a frame, of the daemon whose mark is `own`.
+#[inline(always)]
+#[must_use]
+pub const fn is_ours(mark: u32, own: u32) -> bool {
+    (mark ^ own) & !TAG_MASK == 0
+}
+
+/// Where the frames of this tag's slot are counted.
+#[inline(always)]
+#[must_use]
+pub const fn slot_index(tag: u32) -> usize {
+    tag as usize % SLOTS
+}
+
+/// The gate for frames of this tag's epoch: one for each parity, so that those of the next epoch
+/// wait apart.
+#[inline(always)]
+#[must_use]
+pub const fn parity(tag: u32) -> usize {
+    (tag >> SLOT_BITS) as usize & 1
+}
+
+/// The tag is neither of the epoch `present` nor of the one that follows it.
+#[inline(always)]
+#[must_use]
+pub const fn is_stale(tag: u32, present: u32) -> bool {
+    ((tag & TAG_MASK) >> SLOT_BITS).wrapping_sub(present) % EPOCHS > 1
+}
+
+/// The one entry of the per-CPU `lane` map: frames, as they are on a wire, by slot, modulo [`SLOTS`], since the map was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct LaneCounters {
+    /// Frames that went into the tunnel.
+    pub sent: [u64; SLOTS],
+    /// Frames that came out of it.
+    pub received: [u64; SLOTS],
+    /// `CLOCK_MONOTONIC` of the last look at who speaks.
+    pub looked_ns: u64,
+}
+
+impl LaneCounters {
+    /// Adds what another processor has counted.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, more) in self.sent.iter_mut().zip(other.sent) {
+            *sum += more;
+        }
+        for (sum, more) in self.received.iter_mut().zip(other.received) {
+            *sum += more;
+        }
+    }
+}
+
+/// A key of the `speakers` map: an address that the guest was seen to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Speaker {
+    /// An IPv4 address fills the first four octets.
+    pub address: [u8; 16],
+    pub mac: [u8; 6],
+    /// VLAN ids, outer first; 0 is no tag.
+    pub vlan: [u16; 2],
+    /// 4 or 6.
+    pub ip_version: u8,
+    pub reserved: u8,
+}
+
+/// Addresses that are remembered.
+pub const SPEAKERS_MAX: usize = 64;
+
+const _: () = assert!(size_of::<LaneCounters>() == 33 * 8);
+const _: () = assert!(size_of::<Speaker>() == 28);
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{LaneCounters, Speaker};
+
+    // SAFETY: repr(C), integers only, no implicit padding (the sizes above are the sums of the
+    // fields): any bytes are a value, and every value is its bytes.
+    unsafe impl aya::Pod for LaneCounters {}
+    // SAFETY: see above.
+    unsafe impl aya::Pod for Speaker {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_says_which_epoch_and_slot() {
+        let tag = tag(0x1234_5675, 0xabc_d123);
+        assert_eq!(tag, 0x5123);
+        assert_eq!((slot_index(tag), parity(tag)), (3, 1));
+        let mark = mark(0xdead_beef, 5, 0x123);
+        assert_eq!(mark, 0xdead_5123);
+        assert!(is_ours(mark, 0xdead_0001) && !is_ours(mark, 0xdeaf_5123));
+    }
+
+    #[test]
+    fn only_the_present_epoch_and_the_next_count() {
+        for present in [0, 1, 14, 15, 16, u32::MAX - 1, u32::MAX] {
+            for epoch in 0..EPOCHS {
+                let fresh = epoch == present % EPOCHS || epoch == present.wrapping_add(1) % EPOCHS;
+                assert_eq!(is_stale(tag(epoch, 77), present), !fresh, "{epoch} in {present}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_two_processors_count_is_added() {
+        let mut sum = LaneCounters::default();
+        let mut other = LaneCounters::default();
+        (other.sent[3], other.received[15]) = (2, 5);
+        sum.add(&other);
+        sum.add(&other);
+        assert_eq!((sum.sent[3], sum.received[15]), (4, 10));
+    }
+}

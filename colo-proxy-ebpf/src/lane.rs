@@ -1,0 +1,138 @@
+//! The kernel lane: the tunnel to the other host, by which frames go past the daemons.
+
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::macros::{btf_map, classifier};
+use aya_ebpf::programs::TcContext;
+use colo_proxy_common::decode::{decode, decode_tcp, protocol};
+use colo_proxy_common::lane::{self, LaneCounters};
+use colo_proxy_common::record::{Settings, mode};
+
+use crate::access::{SkBuff, Tagged};
+use crate::maps::{count, settings};
+use crate::verdict::{DROP, NEXT, send_out};
+
+/// RFC 768.
+const UDP_HEADER: u32 = 8;
+
+#[btf_map(name = "lane")]
+static LANE: PerCpuArray<LaneCounters, 1> = PerCpuArray::new();
+
+/// Where a frame for the other host goes, and with which mark.
+pub struct Way {
+    pub ifindex: u32,
+    pub mark: u32,
+}
+
+/// The tunnel, where there is one, else `gate`. The tag is of the same look at the settings as the
+/// translation of the frame, so a frame of an older epoch never carries a newer one.
+#[inline(always)]
+pub fn way_out(settings: &Settings, gate: u32) -> Way {
+    if settings.lane_ifindex == 0 {
+        return Way { ifindex: gate, mark: settings.mark };
+    }
+    let mark = lane::mark(settings.mark, settings.epoch, settings.lane_slot);
+    Way { ifindex: settings.lane_ifindex, mark }
+}
+
+/// Egress of the tunnel: what we send is counted; what the host sends by itself is not for the
+/// other one.
+#[classifier]
+pub fn colo_lane_out(ctx: TcContext) -> i32 {
+    let Some(settings) = settings() else { return DROP };
+    let frame = SkBuff::new(&ctx);
+    let mark = frame.mark();
+    if !lane::is_ours(mark, settings.mark) {
+        count(|c| &mut c.dropped_foreign);
+        return DROP;
+    }
+    if let Some(counters) = counters()
+        && let Some(sent) = counters.sent.get_mut(lane::slot_index(mark))
+    {
+        *sent = sent.wrapping_add(segments(&ctx, &frame));
+    }
+    NEXT
+}
+
+/// Ingress of the tunnel on the primary: the secondary's output, for the daemon.
+#[classifier]
+pub fn colo_lane_return(ctx: TcContext) -> i32 {
+    let Some(settings) = settings() else { return DROP };
+    let frame = SkBuff::new(&ctx);
+    let tag = received(&ctx, &frame);
+    if settings.mode != mode::PROTECTED {
+        count(|c| &mut c.lane_ignored);
+        return DROP;
+    }
+    if lane::is_stale(tag, settings.lane_epoch) {
+        count(|c| &mut c.lane_stale);
+        return DROP;
+    }
+    frame.set_mark(settings.mark);
+    let [even, odd] = settings.return_gate_ifindex;
+    send_out(if lane::parity(tag) == 0 { even } else { odd })
+}
+
+/// Ingress of the tunnel on the secondary: the primary's input, for the guest, by way of
+/// [`crate::secondary::colo_to_guest`]. While the guest is stopped, and nobody knows with which
+/// state it will go on, it waits with the daemon.
+#[classifier]
+pub fn colo_lane_input(ctx: TcContext) -> i32 {
+    let Some(settings) = settings() else { return DROP };
+    let frame = SkBuff::new(&ctx);
+    received(&ctx, &frame);
+    if settings.mode != mode::PROTECTED {
+        count(|c| &mut c.lane_ignored);
+        return DROP;
+    }
+    frame.set_mark(settings.mark);
+    if settings.lane_holds != 0 {
+        count(|c| &mut c.input_held);
+        return send_out(settings.input_gate_ifindex);
+    }
+    send_out(settings.netdev_ifindex)
+}
+
+/// Counts a frame that came, and returns its tag.
+#[inline(always)]
+fn received(ctx: &TcContext, frame: &SkBuff) -> u32 {
+    let tag = frame.mark();
+    if let Some(counters) = counters()
+        && let Some(received) = counters.received.get_mut(lane::slot_index(tag))
+    {
+        *received = received.wrapping_add(segments(ctx, frame));
+    }
+    tag
+}
+
+/// How many frames this is on a wire: on the way segments are cut apart and put together.
+#[inline(always)]
+fn segments(ctx: &TcContext, frame: &SkBuff) -> u64 {
+    // SAFETY: the kernel's context is valid for the run of the program.
+    let (segments, size) = unsafe { ((*ctx.skb.skb).gso_segs, (*ctx.skb.skb).gso_size) };
+    if size == 0 {
+        return 1;
+    }
+    if segments != 0 {
+        return u64::from(segments);
+    }
+    // The kernel has not counted what a guest has sent; it will as here.
+    payload(frame).map_or(1, |payload| u64::from(payload.div_ceil(size)).max(1))
+}
+
+/// Octets that are cut into segments.
+#[inline(always)]
+fn payload(frame: &SkBuff) -> Option<u32> {
+    let ip = decode(frame, frame.outer_tag()).ok()?.ip?;
+    if ip.protocol == protocol::TCP {
+        return Some(decode_tcp(frame, &ip).ok()?.payload_len);
+    }
+    Some(ip.end.saturating_sub(ip.payload_at).saturating_sub(UDP_HEADER))
+}
+
+/// This processor's counters.
+#[inline(always)]
+pub fn counters() -> Option<&'static mut LaneCounters> {
+    // SAFETY: a per-CPU slot; TC programs are not preempted by another one on their processor
+    // (softirq context), and no reference into it is held while a frame is cloned.
+    LANE.get_ptr_mut(0).map(|counters| unsafe { &mut *counters })
+}

@@ -1,0 +1,94 @@
+//! The programs of the kernel lane: on the tunnel between the hosts, and on the gates by which the
+//! secondary's output comes out of it.
+
+use colo_proxy_common::lane::{LaneCounters, Speaker};
+
+use super::attachment::{Attachment, Hook, Place};
+use super::{Datapath, DatapathError, Part};
+
+const PRIMARY: &[Attachment] = &[
+    Attachment::new("colo_gate_guard", Place::EvenGate, Hook::Egress),
+    Attachment::new("colo_gate_guard", Place::OddGate, Hook::Egress),
+    Attachment::new("colo_lane_out", Place::Tunnel, Hook::Egress),
+    Attachment::new("colo_lane_return", Place::Tunnel, Hook::Ingress),
+];
+
+const SECONDARY: &[Attachment] = &[
+    Attachment::new("colo_lane_out", Place::Tunnel, Hook::Egress),
+    Attachment::new("colo_lane_input", Place::Tunnel, Hook::Ingress),
+];
+
+/// The interfaces of a lane.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LanePlan {
+    pub tunnel_ifindex: u32,
+    /// On a primary: for the secondary's output of even and of odd epochs.
+    pub return_gate_ifindex: [u32; 2],
+}
+
+impl Datapath {
+    /// Puts the programs on a tunnel, which is down: what comes by it is taken from here on. Nothing
+    /// is sent into it before [`Datapath::use_lane`].
+    pub fn open_lane(&mut self, plan: &LanePlan) -> Result<(), DatapathError> {
+        self.tunnel_ifindex = plan.tunnel_ifindex;
+        self.change(|settings| settings.return_gate_ifindex = plan.return_gate_ifindex)?;
+        for attachment in self.lane_attachments() {
+            self.attach_one(attachment)?;
+        }
+        Ok(())
+    }
+
+    /// There is a tunnel, used or not.
+    pub fn has_lane(&self) -> bool {
+        self.tunnel_ifindex != 0
+    }
+
+    /// Sends what goes to the other host into the tunnel, or to the gates again.
+    pub fn use_lane(&mut self, is_used: bool) -> Result<(), DatapathError> {
+        let ifindex = if is_used { self.tunnel_ifindex } else { 0 };
+        self.change(|settings| settings.lane_ifindex = ifindex)
+    }
+
+    /// Frames go to the gates again, and the programs are off the tunnel.
+    pub fn close_lane(&mut self) -> Result<(), DatapathError> {
+        self.tunnel_ifindex = 0;
+        self.change(|settings| {
+            settings.lane_ifindex = 0;
+            settings.lane_holds = 0;
+            settings.return_gate_ifindex = [0; 2];
+        })?;
+        self.links.detach_some(self.lane_attachments())
+    }
+
+    /// Begins a slot of time.
+    pub fn set_lane_slot(&mut self, slot: u32) -> Result<(), DatapathError> {
+        self.change(|settings| settings.lane_slot = slot)
+    }
+
+    /// On a primary: the secondary's epoch, of which output counts.
+    pub fn set_lane_epoch(&mut self, epoch: u32) -> Result<(), DatapathError> {
+        self.change(|settings| settings.lane_epoch = epoch)
+    }
+
+    /// On a secondary: input that comes by the lane waits in the input gate, or goes to the guest.
+    pub fn hold_lane_input(&mut self, holds: bool) -> Result<(), DatapathError> {
+        self.change(|settings| settings.lane_holds = u32::from(holds))
+    }
+
+    /// What went into the tunnel and came out of it, of all processors.
+    pub fn lane_counters(&self) -> Result<LaneCounters, DatapathError> {
+        self.maps.lane_counters()
+    }
+
+    /// The addresses that the guest was seen to use while the daemon did not see its output.
+    pub fn speakers(&self) -> Vec<Speaker> {
+        self.maps.speakers()
+    }
+
+    fn lane_attachments(&self) -> &'static [Attachment] {
+        match self.part {
+            Part::Half(super::Role::Primary) => PRIMARY,
+            Part::Half(super::Role::Secondary) | Part::Rewriter => SECONDARY,
+        }
+    }
+}

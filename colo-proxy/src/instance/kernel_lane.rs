@@ -1,0 +1,322 @@
+//! The kernel lane of an instance: opened when both daemons have met, used when both have opened it,
+//! closed when they lose each other.
+//!
+//! The streams stay connected beside it. They carry the frames until the peer says that its end is
+//! open, and again where it is not.
+
+use std::io;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::lanes::BATCH;
+use super::peer::PeerEvent;
+use super::readable::{Drained, Readable};
+use super::slots::Slots;
+use super::wiring::{open_gate, read_gate};
+use super::{InstanceError, random};
+use crate::config::{Guest, LaneKind, Role};
+use crate::control::{LaneOffer, Message, SLOT};
+use crate::datapath::{Datapath, DatapathError, LanePlan};
+use crate::error_chain::chain;
+use crate::frame::Frame;
+use crate::gate::Gate;
+use crate::tunnel::{self, Channel, Tunnel, Underlay};
+
+/// Ticks at the end of every slot.
+pub(super) fn slots_over() -> Interval {
+    let mut ticks = tokio::time::interval(SLOT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// What the owner has to do.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    /// For the peer.
+    pub(super) reply: Option<Message>,
+    /// Frames of the peer that were lost.
+    pub(super) lost: u64,
+}
+
+/// One end of the lane, open or not.
+pub(super) struct KernelLane {
+    name: String,
+    role: Role,
+    kind: LaneKind,
+    offer: Option<LaneOffer>,
+    queue_frames: u32,
+    open: Option<Open>,
+    /// Why it is not open.
+    why: String,
+    /// Frames of the peer that were lost, while it was open before.
+    lost_before: u64,
+}
+
+struct Open {
+    tunnel: Tunnel,
+    underlay: Underlay,
+    channel: Channel,
+    /// On a primary: by which the secondary's output comes, by the parity of its epoch.
+    returns: Option<[Return; 2]>,
+    slots: Slots,
+    is_used: bool,
+}
+
+struct Return {
+    gate: Arc<Gate>,
+    ready: Readable,
+}
+
+impl KernelLane {
+    /// Removes what a dead daemon has left, and opens nothing yet.
+    pub(super) async fn new(guest: &Guest, name: &str) -> Result<Self, InstanceError> {
+        let is_wanted = guest.lane != LaneKind::Stream;
+        if is_wanted {
+            tunnel::remove_leftover(&tunnel::name(name)).await?;
+        }
+        let vni = (random()? as u32) & 0x00ff_ffff;
+        let offer = LaneOffer { vni, port: guest.lane_port };
+        Ok(Self {
+            name: name.into(),
+            role: guest.role(),
+            kind: guest.lane,
+            offer: is_wanted.then_some(offer),
+            queue_frames: guest.limits.peer.gate_queue_frames,
+            open: None,
+            why: "the peer has not been met".into(),
+            lost_before: 0,
+        })
+    }
+
+    /// What to tell the peer of it.
+    pub(super) fn offer(&self) -> Option<LaneOffer> {
+        self.offer
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Takes what the control lane tells of this one.
+    pub(super) async fn on_peer(
+        &mut self,
+        event: &PeerEvent,
+        guest_mtu: Option<u32>,
+        datapath: &mut Datapath,
+    ) -> Heard {
+        let mut heard = Heard::default();
+        match event {
+            PeerEvent::Up { lane } if self.offer.is_some() => {
+                self.close(datapath).await;
+                let is_open = self.try_open(*lane, guest_mtu, datapath).await;
+                heard.reply = Some(Message::Lane { open: is_open, epoch: datapath.epoch() });
+            }
+            PeerEvent::Down { .. } => self.close(datapath).await,
+            PeerEvent::Message(Message::Lane { open, epoch }) => {
+                self.log(self.on_lane(*open, *epoch, datapath));
+                self.mark_used(*open);
+            }
+            PeerEvent::Message(Message::LaneCount { slot, sent }) => {
+                heard.lost = self.on_count(*slot, *sent, datapath);
+            }
+            PeerEvent::Up { .. } | PeerEvent::Message(_) => {}
+        }
+        heard
+    }
+
+    async fn try_open(
+        &mut self,
+        lane: Option<(LaneOffer, Underlay)>,
+        guest_mtu: Option<u32>,
+        datapath: &mut Datapath,
+    ) -> bool {
+        let opened = match lane {
+            Some((offer, underlay)) => self.open(offer, underlay, guest_mtu, datapath).await,
+            None => {
+                self.why = "the peer has no kernel lane, or is not reached over TCP".into();
+                log::info!("{}: no kernel lane: {}", self.name, self.why);
+                return false;
+            }
+        };
+        let Err(error) = opened else { return true };
+        self.why = chain(&error);
+        if self.kind == LaneKind::Kernel {
+            log::error!(
+                "{}: no kernel lane, the streams carry the frames: {}",
+                self.name,
+                self.why
+            );
+        } else {
+            log::info!("{}: no kernel lane: {}", self.name, self.why);
+        }
+        self.log(datapath.close_lane());
+        self.log(tunnel::remove_leftover(&tunnel::name(&self.name)).await);
+        false
+    }
+
+    async fn open(
+        &mut self,
+        offer: LaneOffer,
+        underlay: Underlay,
+        guest_mtu: Option<u32>,
+        datapath: &mut Datapath,
+    ) -> Result<(), InstanceError> {
+        underlay.check(guest_mtu.unwrap_or_default())?;
+        let channel = Channel { vni: offer.vni & 0x00ff_ffff, port: offer.port };
+        let tunnel = Tunnel::open(&tunnel::name(&self.name), &underlay, channel).await?;
+        let returns = match self.role {
+            Role::Primary => Some([self.open_return()?, self.open_return()?]),
+            Role::Secondary => None,
+        };
+        let ifindex = |returns: &[Return; 2]| [0, 1].map(|i: usize| returns[i].gate.ifindex());
+        datapath.open_lane(&LanePlan {
+            tunnel_ifindex: tunnel.ifindex(),
+            return_gate_ifindex: returns.as_ref().map(ifindex).unwrap_or_default(),
+        })?;
+        for Return { gate, .. } in returns.iter().flatten() {
+            gate.set_up()?;
+        }
+        let slot = datapath.settings().lane_slot.wrapping_add(1);
+        datapath.set_lane_slot(slot)?;
+        let slots = Slots::new(slot, &datapath.lane_counters()?);
+        tunnel.set_up().await?;
+        self.open = Some(Open { tunnel, underlay, channel, returns, slots, is_used: false });
+        Ok(())
+    }
+
+    fn open_return(&self) -> Result<Return, InstanceError> {
+        let gate = open_gate("colo-ret%d", true, self.queue_frames)?;
+        let ready = Readable::new(&*gate).map_err(super::wiring::system("watch a return gate"))?;
+        Ok(Return { gate, ready })
+    }
+
+    /// The peer's end is open, or is not any more.
+    fn on_lane(
+        &self,
+        open: bool,
+        epoch: u32,
+        datapath: &mut Datapath,
+    ) -> Result<(), DatapathError> {
+        if self.open.is_none() {
+            return Ok(());
+        }
+        if self.role == Role::Primary {
+            datapath.set_lane_epoch(epoch)?;
+        }
+        datapath.use_lane(open)
+    }
+
+    fn mark_used(&mut self, is_used: bool) {
+        let Some(open) = &mut self.open else { return };
+        open.is_used = is_used;
+        let way = if is_used { open.tunnel.name() } else { "the streams: the peer has no tunnel" };
+        log::info!("{}: frames for the other host go by {way}", self.name);
+    }
+
+    fn on_count(&mut self, slot: u32, sent: u64, datapath: &Datapath) -> u64 {
+        match (&mut self.open, datapath.lane_counters()) {
+            (Some(open), Ok(counters)) => open.slots.on_count(slot, sent, &counters),
+            _ => 0,
+        }
+    }
+
+    /// What to tell the peer at the end of a slot.
+    pub(super) fn on_slot_over(&mut self, datapath: &mut Datapath) -> Option<Message> {
+        let open = self.open.as_mut()?;
+        let counters = datapath.lane_counters().ok()?;
+        let before = open.slots.present();
+        let message = open.slots.on_tick(&counters);
+        let present = open.slots.present();
+        if present != before {
+            self.log(datapath.set_lane_slot(present));
+        }
+        message
+    }
+
+    /// Waits for the secondary's output of its present epoch, and reads a batch of it.
+    pub(super) async fn read_returned(
+        &self,
+        datapath_epoch: u32,
+        into: &mut Vec<Frame>,
+    ) -> io::Result<()> {
+        match self.gate_of(datapath_epoch) {
+            Some(Return { gate, ready }) => ready.read(|| read_gate(gate, into)).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn gate_of(&self, epoch: u32) -> Option<&Return> {
+        let [even, odd] = self.open.as_ref()?.returns.as_ref()?;
+        Some(if epoch & 1 == 0 { even } else { odd })
+    }
+
+    /// The secondary's output of `epoch` counts from here on. Returns how many frames of the one
+    /// before were left.
+    pub(super) fn begin_epoch(&self, epoch: u32, datapath: &mut Datapath) -> u64 {
+        self.log(datapath.set_lane_epoch(epoch));
+        self.drop_other(epoch)
+    }
+
+    /// Drops what lies in the gate of the other epochs. A program that was under way when the epoch
+    /// changed may have put a frame there since, so this is done again before the next one.
+    pub(super) fn drop_other(&self, epoch: u32) -> u64 {
+        let Some(Return { gate, .. }) = self.gate_of(epoch.wrapping_add(1)) else { return 0 };
+        let (mut frames, mut dropped) = (Vec::with_capacity(BATCH), 0);
+        for _ in 0..=self.queue_frames as usize / BATCH {
+            let read = read_gate(gate, &mut frames);
+            dropped += frames.drain(..).count() as u64;
+            if !matches!(read, Ok(((), Drained::No))) {
+                break;
+            }
+        }
+        dropped
+    }
+
+    /// Frames go by the streams again, and the tunnel is gone.
+    pub(super) async fn close(&mut self, datapath: &mut Datapath) {
+        let Some(open) = self.open.take() else { return };
+        self.lost_before += open.slots.lost;
+        self.why = "the peer is not there".into();
+        self.log(datapath.close_lane());
+        self.log(open.tunnel.close().await);
+    }
+
+    /// What `status` shows.
+    pub(super) fn report(&self) -> Value {
+        let Some(open) = &self.open else {
+            let why = if self.offer.is_some() { &self.why } else { "not asked for" };
+            return json!({ "open": false, "used": false, "why": why, "lost_frames": self.lost() });
+        };
+        json!({
+            "open": true,
+            "used": open.is_used,
+            "tunnel": open.tunnel.name(),
+            "local": open.underlay.local,
+            "remote": open.underlay.remote,
+            "mtu": open.underlay.mtu,
+            "vni": open.channel.vni,
+            "port": open.channel.port,
+            "lost_frames": self.lost(),
+        })
+    }
+
+    /// Frames of the peer that were lost in the tunnel.
+    pub(super) fn lost(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| open.slots.lost).saturating_add(self.lost_before)
+    }
+
+    /// The gates by which frames come, for whoever counts what they have dropped.
+    pub(super) fn gates(&self) -> impl Iterator<Item = &str> {
+        let returns = self.open.iter().filter_map(|open| open.returns.as_ref());
+        returns.flatten().map(|of| of.gate.name())
+    }
+
+    /// What fails here leaves the frames on the way that they had; the log has to say so.
+    fn log<E: std::error::Error + 'static>(&self, done: Result<(), E>) {
+        if let Err(error) = done {
+            log::error!("{}: kernel lane: {}", self.name, chain(&error));
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The kernel lane: frames go from kernel to kernel in a tunnel, and all that holds of the streams
+//! holds of it; what it loses is found, and costs a checkpoint in the place of a stall.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use colo_lab::client::{Calls, Conversation, Keeper, echo, mixed, ping, wait_for_all};
+use colo_lab::colo_frame::{BEGAN, DONE, FAILED, ScriptFrame};
+use colo_lab::daemon::{Daemon, PairOptions, Status};
+use colo_lab::network::{Family, LabOptions, Side};
+use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::protocol::SERVICE_PORT;
+use colo_lab::root::require_root;
+use colo_lab::stand_in::packet::TCP;
+use colo_lab::stand_in::tap::Offloads;
+use nix::sys::signal::Signal;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(2);
+/// Narrower than a guest's frames with what the tunnel puts around them, by one octet.
+const NARROW_MTU: u32 = 1549;
+
+fn by(lane: &'static str) -> PairSetup {
+    let daemons = PairOptions { lane, ..PairOptions::default() };
+    PairSetup { daemons, ..PairSetup::default() }
+}
+
+/// A pair whose frames go by the tunnel, in both directions.
+fn start(setup: PairSetup) -> Result<Pair> {
+    let pair = Pair::start(setup)?;
+    wait_used(&pair)?;
+    Ok(pair)
+}
+
+fn wait_used(pair: &Pair) -> Result<()> {
+    for daemon in [&pair.primary, &pair.secondary] {
+        daemon.wait_status("the tunnel in use", TIMEOUT, is_used)?;
+    }
+    Ok(())
+}
+
+fn is_used(status: &Status) -> bool {
+    status.0.pointer("/detail/lanes/kernel/used") == Some(&true.into())
+}
+
+fn streamed(daemon: &Daemon, lane: &str) -> Result<u64> {
+    daemon.status()?.detail(&format!("/lanes/{lane}/frames"))
+}
+
+/// Every kind of traffic.
+fn exercise(pair: &Pair, family: Family) -> Result<()> {
+    let client = &pair.lab.client;
+    let mut conversation = Conversation::open(client, family)?;
+    for len in [1, 100, 1448, 5000, 200_000] {
+        conversation.ask(len)?;
+        conversation.echo(len)?;
+    }
+    conversation.down(5_000_000)?;
+    conversation.up(5_000_000)?;
+    conversation.close()?;
+    let mut called = Calls::new(client, family)?.call()?;
+    called.ask(3000)?;
+    called.down(1_000_000)?;
+    called.close()?;
+    for len in [64, 1400] {
+        echo(client, family, 20, len)?;
+        ping(client, family, 5, len)?;
+    }
+    Ok(())
+}
+
+fn everything(offloads: Offloads, family: Family) -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = start(PairSetup { offloads, ..by("kernel") })?;
+    let before = [streamed(&pair.primary, "mirror")?, streamed(&pair.secondary, "secondary_out")?];
+    exercise(&pair, family)?;
+    let after = [streamed(&pair.primary, "mirror")?, streamed(&pair.secondary, "secondary_out")?];
+    ensure!(before == after, "the streams carried frames: {before:?}, {after:?}");
+    pair.expect_no_checkpoints()?;
+    pair.expect_right_sums()?;
+    pair.finish()
+}
+
+#[test]
+fn carries_frames_with_offloads_over_ipv4() -> Result<()> {
+    everything(Offloads::On, Family::V4)
+}
+
+#[test]
+fn carries_frames_with_offloads_over_ipv6() -> Result<()> {
+    everything(Offloads::On, Family::V6)
+}
+
+#[test]
+fn carries_frames_without_offloads() -> Result<()> {
+    everything(Offloads::Off, Family::V4)?;
+    everything(Offloads::Off, Family::V6)
+}
+
+#[test]
+fn many_connections_at_a_time_need_no_checkpoint() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let pair = start(by("auto"))?;
+    mixed(&pair.lab, Duration::from_secs(3))?;
+    pair.expect_no_checkpoints()?;
+    pair.finish()
+}
+
+#[test]
+fn connections_outlive_the_primary_host() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = start(by("kernel"))?;
+    let mut keepers = Vec::new();
+    for family in Family::BOTH {
+        let calls = Calls::new(&pair.lab.client, family)?;
+        for len in [10, 3000, 60_000] {
+            let conversation = Conversation::open(&pair.lab.client, family)?;
+            keepers.push(Keeper::start(conversation, len, PAUSE));
+            keepers.push(Keeper::start(calls.call()?, len, PAUSE));
+        }
+    }
+    wait_for_all(&keepers, 30, TIMEOUT)?;
+    pair.expect_no_checkpoints()?;
+    pair.fail_over()?;
+    wait_for_all(&keepers, 30, TIMEOUT)?;
+    for keeper in keepers {
+        let kept = keeper.stop()?;
+        ensure!(kept.error.is_none(), "{}: {:#?}", kept.name, kept.error);
+    }
+    // The daemon has not seen a frame of its guest, but knows its addresses.
+    let status = pair.secondary.status()?;
+    ensure!(status.detail("/announced")? >= 2, "{status:#?}");
+    exercise(&pair, Family::V4)?;
+    pair.finish()
+}
+
+/// What the secondary sent before a checkpoint vouches for nothing after it, and what it sends after
+/// it does.
+#[test]
+fn epochs_are_kept_apart() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let frame = ScriptFrame::silent()?;
+    let daemons =
+        PairOptions { colo_frame: frame.kind(), lane: "kernel", ..PairOptions::default() };
+    let mut pair = start(PairSetup { daemons, ..PairSetup::default() })?;
+    for epoch in 1..=5 {
+        let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
+        conversation.ask(1000)?;
+        pair.secondary_guest.stand_in.flip(TCP, SERVICE_PORT, 77)?;
+        let asking = std::thread::spawn(move || conversation.ask(1000).map(|_| conversation));
+        pair.secondary_guest.stand_in.flipped(TIMEOUT)?;
+        frame.wait_told("request-checkpoint", epoch, TIMEOUT)?;
+        frame.say(BEGAN)?;
+        ensure!(!asking.is_finished(), "the answer left before the checkpoint was done");
+        frame.say(DONE)?;
+        asking.join().map_err(|_| anyhow::anyhow!("the client panicked"))??.reset()?;
+        for daemon in [&pair.primary, &pair.secondary] {
+            daemon.wait_status("the epoch", TIMEOUT, |s| {
+                s.number("epoch").is_ok_and(|n| n == epoch as u64)
+            })?;
+        }
+        exercise(&pair, Family::V6)?;
+        let status = pair.primary.status()?;
+        let asked = status.checkpoints().values().sum::<u64>();
+        ensure!(asked == epoch as u64, "{asked} checkpoints in epoch {epoch}: {status:#?}");
+    }
+    pair.finish()
+}
+
+/// A checkpoint that comes to nothing changes nothing: the frames that came meanwhile are compared.
+#[test]
+fn a_failed_checkpoint_leaves_the_epoch_as_it_was() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let frame = ScriptFrame::silent()?;
+    let daemons =
+        PairOptions { colo_frame: frame.kind(), lane: "kernel", ..PairOptions::default() };
+    let pair = start(PairSetup { daemons, ..PairSetup::default() })?;
+    let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
+    for _ in 0..5 {
+        frame.say(BEGAN)?;
+        frame.say(FAILED)?;
+        conversation.ask(3000)?;
+    }
+    pair.primary.wait_status("failed checkpoints", TIMEOUT, |status| {
+        status.detail("/engine/checkpoints_failed").is_ok_and(|n| n == 5)
+    })?;
+    conversation.close()?;
+    exercise(&pair, Family::V4)?;
+    pair.expect_no_checkpoints()?;
+    pair.finish()
+}
+
+/// Every twentieth frame is lost between the hosts. The clients get every octet, and a loss is a
+/// checkpoint at once.
+#[test]
+fn a_loss_is_found_and_costs_a_checkpoint() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let pair = start(by("kernel"))?;
+    pair.lab.lose_between_hosts(20)?;
+    let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
+    for _ in 0..40 {
+        conversation.ask(100)?;
+    }
+    conversation.close()?;
+    let lost = |daemon: &Daemon| {
+        daemon.wait_status("a loss", TIMEOUT, |status| status.drops().contains_key("lane-lost"))
+    };
+    lost(&pair.secondary).context("input is lost")?;
+    lost(&pair.primary).context("output is lost")?;
+    pair.primary.wait_status("a checkpoint for it", TIMEOUT, |status| {
+        status.checkpoints().contains_key("lane-loss")
+    })?;
+    pair.finish()
+}
+
+/// The twin: the streams lose nothing, so nobody asks.
+#[test]
+fn the_streams_over_the_same_link_ask_for_none() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let pair = Pair::start(by("stream"))?;
+    pair.lab.lose_between_hosts(20)?;
+    let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
+    for _ in 0..50 {
+        conversation.ask(100)?;
+    }
+    conversation.close()?;
+    let status = pair.primary.status()?;
+    ensure!(!status.checkpoints().contains_key("lane-loss"), "{status:#?}");
+    pair.finish()
+}
+
+/// A link that is one octet too narrow: the streams carry the frames, and the reason is told.
+#[test]
+fn a_link_that_is_too_narrow_is_refused_with_its_reason() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for lane in ["auto", "kernel"] {
+        let lab = LabOptions { replication_mtu: NARROW_MTU, ..LabOptions::default() };
+        let pair = Pair::start(PairSetup { lab, ..by(lane) })?;
+        let refused = |status: &Status| {
+            let why = status.0.pointer("/detail/lanes/kernel/why").and_then(|why| why.as_str());
+            why.is_some_and(|why| why.contains("1549") && why.contains("needs 1550"))
+        };
+        for daemon in [&pair.primary, &pair.secondary] {
+            daemon.wait_status("the reason", TIMEOUT, refused)?;
+        }
+        exercise(&pair, Family::V4)?;
+        pair.expect_no_checkpoints()?;
+        ensure!(streamed(&pair.primary, "mirror")? > 0, "nothing went by the stream");
+        pair.finish()?;
+    }
+    Ok(())
+}
+
+/// Only one end wants the tunnel: the streams carry the frames.
+#[test]
+fn a_peer_without_one_gets_the_streams() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let config = Some(["lane = \"auto\"".to_owned(), "lane = \"stream\"".to_owned()]);
+    let daemons = PairOptions { lane: "", ..PairOptions::default() };
+    let pair = Pair::start(PairSetup { config, daemons, ..PairSetup::default() })?;
+    exercise(&pair, Family::V4)?;
+    pair.expect_no_checkpoints()?;
+    ensure!(!is_used(&pair.primary.status()?), "a tunnel to nobody");
+    pair.finish()
+}
+
+/// A daemon that is killed leaves its tunnel; the next one makes its own, and nothing is left in the
+/// end.
+#[test]
+fn the_next_daemon_has_a_tunnel_again() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = start(by("kernel"))?;
+    for side in [Side::Primary, Side::Secondary] {
+        let daemon = match side {
+            Side::Primary => &mut pair.primary,
+            Side::Secondary => &mut pair.secondary,
+        };
+        daemon.process.signal(Signal::SIGKILL)?;
+        daemon.process.kill()?;
+        pair.restart(side)?;
+        pair.primary.wait_protected()?;
+        wait_used(&pair)?;
+        exercise(&pair, Family::V4)?;
+    }
+    pair.finish()
+}
