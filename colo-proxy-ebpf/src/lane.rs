@@ -9,6 +9,7 @@ use colo_proxy_common::record::{Settings, mode};
 
 use crate::access::{SkBuff, Tagged};
 use crate::maps::{count, settings};
+use crate::speakers;
 use crate::verdict::{DROP, NEXT, send_out};
 
 /// RFC 768.
@@ -34,28 +35,44 @@ pub fn way_out(settings: &Settings, gate: u32) -> Way {
     Way { ifindex: settings.lane_ifindex, mark }
 }
 
-/// Egress of the tunnel: what we send is counted; what the host sends by itself is not for the
-/// other one.
+/// Egress of the tunnel on the primary: the guest's input.
 #[classifier]
-pub fn colo_lane_out(ctx: TcContext) -> i32 {
-    let Some(settings) = settings() else { return DROP };
+pub fn colo_lane_copy(ctx: TcContext) -> i32 {
+    send(&ctx, &SkBuff::new(&ctx))
+}
+
+/// Egress of the tunnel on the secondary: the guest's output, of which the daemon sees nothing else.
+#[classifier]
+pub fn colo_lane_reply(ctx: TcContext) -> i32 {
     let frame = SkBuff::new(&ctx);
+    let verdict = send(&ctx, &frame);
+    if verdict == NEXT {
+        speakers::look(&frame);
+    }
+    verdict
+}
+
+/// What we send is counted; what the host sends by itself is not for the other one.
+#[inline(always)]
+fn send(ctx: &TcContext, frame: &SkBuff) -> i32 {
+    let Some(settings) = settings() else { return DROP };
     let mark = frame.mark();
     if !lane::is_ours(mark, settings.mark) {
         count(|c| &mut c.dropped_foreign);
         return DROP;
     }
+    let segments = segments(ctx, frame);
     if let Some(counters) = counters()
         && let Some(sent) = counters.sent.get_mut(lane::slot_index(mark))
     {
-        *sent = sent.wrapping_add(segments(&ctx, &frame));
+        *sent = sent.wrapping_add(segments);
     }
     NEXT
 }
 
 /// Ingress of the tunnel on the primary: the secondary's output, for the daemon.
 #[classifier]
-pub fn colo_lane_return(ctx: TcContext) -> i32 {
+pub fn colo_lane_back(ctx: TcContext) -> i32 {
     let Some(settings) = settings() else { return DROP };
     let frame = SkBuff::new(&ctx);
     let tag = received(&ctx, &frame);
@@ -96,10 +113,11 @@ pub fn colo_lane_input(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn received(ctx: &TcContext, frame: &SkBuff) -> u32 {
     let tag = frame.mark();
+    let segments = segments(ctx, frame);
     if let Some(counters) = counters()
         && let Some(received) = counters.received.get_mut(lane::slot_index(tag))
     {
-        *received = received.wrapping_add(segments(ctx, frame));
+        *received = received.wrapping_add(segments);
     }
     tag
 }

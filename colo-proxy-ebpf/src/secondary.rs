@@ -7,7 +7,6 @@ use colo_proxy_common::record::mode;
 use crate::access::SkBuff;
 use crate::lane::way_out;
 use crate::maps::{count, settings};
-use crate::speakers;
 use crate::translate::{Direction, Fate, translate};
 use crate::verdict::{DROP, NEXT, send_out};
 
@@ -62,10 +61,6 @@ pub fn colo_from_guest(ctx: TcContext) -> i32 {
     {
         Fate::Go if settings.mode == mode::PROTECTED => {
             count(|c| &mut c.captured);
-            if settings.lane_ifindex != 0 {
-                // The daemon does not see the frame.
-                speakers::look(&frame);
-            }
             let way = way_out(settings, settings.output_gate_ifindex);
             frame.set_mark(way.mark);
             send_out(way.ifindex)

@@ -199,6 +199,11 @@ pub(crate) fn disable_ipv6(name: &str) -> Result<(), GateError> {
     device::disable_ipv6(name)
 }
 
+/// Keeps the kernel from putting segments together that come in by an interface of ours.
+pub(crate) fn disable_gro(name: &str) -> Result<(), GateError> {
+    device::disable_gro(name)
+}
+
 /// The header asks for neither a checksum nor segmentation.
 fn is_plain(vnet: &[u8]) -> bool {
     match vnet {

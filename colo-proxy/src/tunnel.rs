@@ -123,6 +123,8 @@ impl Tunnel {
             .await
             .map_err(change("make", name))?;
         gate::disable_ipv6(name)?;
+        // It would put together segments of different tags. (The link's own GRO looks at the tag.)
+        gate::disable_gro(name)?;
         let made = find(&handle, name).await.ok_or_else(|| TunnelError::Gone { name: name.into() });
         Ok(Self { name: name.into(), ifindex: made?.header.index })
     }

@@ -12,6 +12,8 @@ mod flood;
 mod frame;
 #[path = "programs/harness.rs"]
 mod harness;
+#[path = "programs/lane.rs"]
+mod lane;
 #[path = "programs/life.rs"]
 mod life;
 #[path = "programs/secondary.rs"]
@@ -21,7 +23,7 @@ use colo_proxy_common::record::{LAYOUT_VERSION, Settings, mode};
 use frame::{Checksum, Shape};
 use harness::{DROP, MARK, NETDEV, NEXT, Programs, REDIRECT, settings};
 
-const ALL: [&str; 9] = [
+const ALL: [&str; 13] = [
     "colo_mirror",
     "colo_capture",
     "colo_release",
@@ -29,6 +31,10 @@ const ALL: [&str; 9] = [
     "colo_from_guest",
     "colo_input",
     "colo_gate_guard",
+    "colo_lane_copy",
+    "colo_lane_reply",
+    "colo_lane_back",
+    "colo_lane_input",
     "colo_rewrite_tx",
     "colo_rewrite_rx",
 ];

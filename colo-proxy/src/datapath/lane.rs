@@ -9,12 +9,12 @@ use super::{Datapath, DatapathError, Part};
 const PRIMARY: &[Attachment] = &[
     Attachment::new("colo_gate_guard", Place::EvenGate, Hook::Egress),
     Attachment::new("colo_gate_guard", Place::OddGate, Hook::Egress),
-    Attachment::new("colo_lane_out", Place::Tunnel, Hook::Egress),
-    Attachment::new("colo_lane_return", Place::Tunnel, Hook::Ingress),
+    Attachment::new("colo_lane_copy", Place::Tunnel, Hook::Egress),
+    Attachment::new("colo_lane_back", Place::Tunnel, Hook::Ingress),
 ];
 
 const SECONDARY: &[Attachment] = &[
-    Attachment::new("colo_lane_out", Place::Tunnel, Hook::Egress),
+    Attachment::new("colo_lane_reply", Place::Tunnel, Hook::Egress),
     Attachment::new("colo_lane_input", Place::Tunnel, Hook::Ingress),
 ];
 

@@ -86,6 +86,16 @@ pub(super) fn disable_ipv6(name: &str) -> Result<(), GateError> {
     }
 }
 
+/// Keeps the kernel from putting segments together on their way in (`ethtool -K name gro off`).
+pub(super) fn disable_gro(name: &str) -> Result<(), GateError> {
+    const ETHTOOL_SGRO: u32 = 0x2c;
+    let mut value = [ETHTOOL_SGRO, 0];
+    set_interface(name, "disable GRO on", libc::SIOCETHTOOL, |request| {
+        // `struct ethtool_value`, which the kernel only reads and which outlives the call.
+        request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    })
+}
+
 /// Changes one property of the interface `name` in the network namespace of this thread.
 fn set_interface(
     name: &str,

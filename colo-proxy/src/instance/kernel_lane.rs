@@ -7,13 +7,14 @@
 use std::io;
 use std::sync::Arc;
 
+use colo_proxy_common::lane::{LaneCounters, SLOTS};
 use serde_json::{Value, json};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::lanes::BATCH;
 use super::peer::PeerEvent;
 use super::readable::{Drained, Readable};
-use super::slots::Slots;
+use super::slots::{Over, Slots};
 use super::wiring::{open_gate, read_gate};
 use super::{InstanceError, random};
 use crate::config::{Guest, LaneKind, Role};
@@ -22,6 +23,7 @@ use crate::datapath::{Datapath, DatapathError, LanePlan};
 use crate::error_chain::chain;
 use crate::frame::Frame;
 use crate::gate::Gate;
+use crate::log_limit::LogLimit;
 use crate::tunnel::{self, Channel, Tunnel, Underlay};
 
 /// Ticks at the end of every slot.
@@ -52,6 +54,7 @@ pub(super) struct KernelLane {
     why: String,
     /// Frames of the peer that were lost, while it was open before.
     lost_before: u64,
+    loss_log: LogLimit,
 }
 
 struct Open {
@@ -87,6 +90,7 @@ impl KernelLane {
             open: None,
             why: "the peer has not been met".into(),
             lost_before: 0,
+            loss_log: LogLimit::default(),
         })
     }
 
@@ -216,23 +220,35 @@ impl KernelLane {
     }
 
     fn on_count(&mut self, slot: u32, sent: u64, datapath: &Datapath) -> u64 {
-        match (&mut self.open, datapath.lane_counters()) {
-            (Some(open), Ok(counters)) => open.slots.on_count(slot, sent, &counters),
-            _ => 0,
+        let (Some(open), Ok(counters)) = (&mut self.open, datapath.lane_counters()) else {
+            return 0;
+        };
+        let lost = open.slots.on_count(slot, sent, &counters);
+        self.tell_loss(lost);
+        lost
+    }
+
+    fn tell_loss(&mut self, lost: u64) {
+        if lost > 0
+            && let Some(more) = self.loss_log.admit(std::time::Instant::now())
+        {
+            log::warn!("{}: {lost} frames were lost between the hosts{more}", self.name);
         }
     }
 
-    /// What to tell the peer at the end of a slot.
-    pub(super) fn on_slot_over(&mut self, datapath: &mut Datapath) -> Option<Message> {
-        let open = self.open.as_mut()?;
-        let counters = datapath.lane_counters().ok()?;
+    /// A slot is over.
+    pub(super) fn on_slot_over(&mut self, datapath: &mut Datapath) -> Heard {
+        let (Some(open), Ok(counters)) = (&mut self.open, datapath.lane_counters()) else {
+            return Heard::default();
+        };
         let before = open.slots.present();
-        let message = open.slots.on_tick(&counters);
+        let Over { message, lost } = open.slots.on_tick(&counters);
         let present = open.slots.present();
         if present != before {
             self.log(datapath.set_lane_slot(present));
         }
-        message
+        self.tell_loss(lost);
+        Heard { reply: message, lost }
     }
 
     /// Waits for the secondary's output of its present epoch, and reads a batch of it.
@@ -284,11 +300,13 @@ impl KernelLane {
     }
 
     /// What `status` shows.
-    pub(super) fn report(&self) -> Value {
+    pub(super) fn report(&self, datapath: &Datapath) -> Value {
         let Some(open) = &self.open else {
             let why = if self.offer.is_some() { &self.why } else { "not asked for" };
             return json!({ "open": false, "used": false, "why": why, "lost_frames": self.lost() });
         };
+        let counters = datapath.lane_counters().unwrap_or_default();
+        let total = |of: fn(&LaneCounters) -> [u64; SLOTS]| of(&counters).iter().sum::<u64>();
         json!({
             "open": true,
             "used": open.is_used,
@@ -298,6 +316,8 @@ impl KernelLane {
             "mtu": open.underlay.mtu,
             "vni": open.channel.vni,
             "port": open.channel.port,
+            "sent_frames": total(|counters| counters.sent),
+            "received_frames": total(|counters| counters.received),
             "lost_frames": self.lost(),
         })
     }

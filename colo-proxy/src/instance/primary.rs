@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::kernel_lane::{self, KernelLane};
+use super::kernel_lane::{self, Heard, KernelLane};
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::offsets;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
@@ -250,8 +250,8 @@ impl Primary {
                 }
                 event = inputs.link.next() => self.on_link(event, &inputs.link).await,
                 _ = slots_over.tick(), if inputs.lane.is_open() => {
-                    let message = inputs.lane.on_slot_over(&mut self.hands.datapath);
-                    self.decisions.messages.extend(message);
+                    let heard = inputs.lane.on_slot_over(&mut self.hands.datapath);
+                    self.on_heard(heard);
                 }
                 () = tokio::time::sleep(LOOK), if self.decisions.may_be_dead() => {
                     if inputs.link.get().await.is_none_or(|link| !link.held) {
@@ -299,6 +299,10 @@ impl Primary {
     async fn on_lane_peer(&mut self, event: &PeerEvent, inputs: &mut Inputs) {
         let guest_mtu = self.netdev.map(|link| link.mtu);
         let heard = inputs.lane.on_peer(event, guest_mtu, &mut self.hands.datapath).await;
+        self.on_heard(heard);
+    }
+
+    fn on_heard(&mut self, heard: Heard) {
         self.decisions.on_lane_loss(Instant::now(), heard.lost);
         self.decisions.messages.extend(heard.reply);
     }

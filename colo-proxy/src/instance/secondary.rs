@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::announce::Addresses;
-use super::kernel_lane::{self, KernelLane};
+use super::kernel_lane::{self, Heard, KernelLane};
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::offsets;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
@@ -222,8 +222,8 @@ impl Secondary {
                 event = inputs.link.next() => self.on_link(event, inputs).await,
                 answer = inputs.permission.next() => self.on_permission(answer, inputs).await?,
                 _ = slots_over.tick(), if inputs.lane.is_open() => {
-                    let message = inputs.lane.on_slot_over(&mut self.hands.datapath);
-                    self.tell(message, inputs.peer.as_ref());
+                    let heard = inputs.lane.on_slot_over(&mut self.hands.datapath);
+                    self.on_heard(heard, inputs.peer.as_ref());
                 }
                 () = sleep_until(deadline) => self.on_timeout(inputs).await?,
                 () = self.decisions.repeat.due(), if takes_input => {
@@ -437,9 +437,13 @@ impl Secondary {
         }
         let guest_mtu = self.netdev.map(|link| link.mtu);
         let heard = inputs.lane.on_peer(event, guest_mtu, &mut self.hands.datapath).await;
-        self.tell(heard.reply, inputs.peer.as_ref());
+        self.on_heard(heard, inputs.peer.as_ref());
+    }
+
+    fn on_heard(&self, heard: Heard, peer: Option<&Peer>) {
+        self.tell(heard.reply, peer);
         let loss = (heard.lost > 0).then_some(Message::LaneLoss { frames: heard.lost });
-        self.tell(loss, inputs.peer.as_ref());
+        self.tell(loss, peer);
     }
 
     fn tell(&self, message: Option<Message>, peer: Option<&Peer>) {

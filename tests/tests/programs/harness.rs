@@ -101,6 +101,10 @@ impl Programs {
         Some(Self { ebpf })
     }
 
+    pub(crate) fn ebpf(&self) -> &Ebpf {
+        &self.ebpf
+    }
+
     pub(crate) fn program(&mut self, name: &str) -> &mut SchedClassifier {
         self.ebpf.program_mut(name).expect("a program").try_into().expect("a TC program")
     }

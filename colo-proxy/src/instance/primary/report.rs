@@ -83,7 +83,7 @@ impl Primary {
                     "control_up": self.guest.control.is_some() && self.decisions.control_up,
                     "control_version": VERSION,
                     "peer": stats.peer,
-                    "kernel": inputs.lane.report(),
+                    "kernel": inputs.lane.report(&self.hands.datapath),
                 },
                 "kernel": counters_json(&counters),
                 "kernel_error": kernel.err().map(|error| error.to_string()),

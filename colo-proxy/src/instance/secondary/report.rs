@@ -73,7 +73,7 @@ impl Secondary {
                     "mirror": stats.mirror.status(&self.mirror_endpoint),
                     "secondary_out": output,
                     "peer": stats.peer,
-                    "kernel": inputs.lane.report(),
+                    "kernel": inputs.lane.report(&self.hands.datapath),
                 },
                 "kernel": counters_json(&counters),
                 "kernel_error": kernel.err().map(|error| error.to_string()),

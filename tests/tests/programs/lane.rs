@@ -1,0 +1,133 @@
+//! The programs of the kernel lane: which frames they let into the tunnel and out of it, with which
+//! tag, and what they count.
+
+use std::time::{Duration, Instant};
+
+use aya::maps::{HashMap, MapData, PerCpuArray};
+use colo_proxy_common::lane::{LaneCounters, Speaker, mark, tag};
+use colo_proxy_common::record::{Settings, mode};
+
+use crate::harness::{DROP, MARK, NEXT, Programs, REDIRECT, settings};
+use crate::some_frame;
+
+/// Interfaces that do not exist.
+const TUNNEL: u32 = 0x7fff_0011;
+const RETURN_GATES: [u32; 2] = [0x7fff_0012, 0x7fff_0013];
+const SLOT: u32 = 0x345;
+
+fn with_lane(mode: u32) -> Settings {
+    Settings {
+        lane_ifindex: TUNNEL,
+        lane_slot: SLOT,
+        lane_epoch: 7,
+        return_gate_ifindex: RETURN_GATES,
+        ..settings(mode)
+    }
+}
+
+impl Programs {
+    fn lane_counters(&self) -> LaneCounters {
+        let map = self.ebpf().map("lane").expect("lane");
+        let map: PerCpuArray<_, LaneCounters> = map.try_into().expect("a per-CPU array");
+        let mut sum = LaneCounters::default();
+        map.get(&0, 0).expect("read counters").iter().for_each(|one| sum.add(one));
+        sum
+    }
+
+    fn speakers(&self) -> Vec<Speaker> {
+        let map = self.ebpf().map("speakers").expect("speakers");
+        let map: HashMap<&MapData, Speaker, u64> = map.try_into().expect("a hash map");
+        map.keys().collect::<Result<_, _>>().expect("read a map")
+    }
+}
+
+/// The tag has the epoch of the translation and the slot, and the rest of the mark is the daemon's.
+#[test]
+fn the_secondarys_output_goes_into_the_tunnel_with_a_tag() {
+    let Some(mut programs) = Programs::load() else { return };
+    programs.set(&with_lane(mode::PROTECTED));
+    let run = programs.run("colo_from_guest", &some_frame(), 0);
+    assert_eq!((run.verdict, run.mark), (REDIRECT, mark(MARK, 3, SLOT)));
+    assert_eq!(run.mark & 0xffff, 0x3345);
+    // On the network the guest speaks for itself.
+    programs.set(&with_lane(mode::FAILED_OVER));
+    assert_eq!(programs.run("colo_from_guest", &some_frame(), 0).verdict, NEXT);
+}
+
+#[test]
+fn only_what_we_send_gets_into_the_tunnel() {
+    let Some(mut programs) = Programs::load() else { return };
+    programs.set(&with_lane(mode::PROTECTED));
+    let ours = mark(MARK, 3, SLOT);
+    for name in ["colo_lane_copy", "colo_lane_reply"] {
+        for _ in 0..3 {
+            let run = programs.run(name, &some_frame(), ours);
+            assert_eq!((run.verdict, run.mark), (NEXT, ours));
+        }
+        for foreign in [0, 0x3345, MARK ^ 0x1_0000] {
+            assert_eq!(programs.run(name, &some_frame(), foreign).verdict, DROP);
+        }
+    }
+    let counters = programs.lane_counters();
+    assert_eq!(counters.sent.iter().sum::<u64>(), 6);
+    assert_eq!(counters.sent[SLOT as usize % 16], 6);
+    assert_eq!(programs.counters().dropped_foreign, 6);
+}
+
+/// The present epoch and the next one, and nothing else, whatever bits the other end sends.
+#[test]
+fn an_epoch_that_is_over_ends_at_the_tunnel() {
+    let Some(mut programs) = Programs::load() else { return };
+    programs.set(&with_lane(mode::PROTECTED));
+    for epoch in 0..16 {
+        let run = programs.run("colo_lane_back", &some_frame(), tag(epoch, SLOT));
+        let fresh = matches!(epoch, 7 | 8);
+        let expected = if fresh { (REDIRECT, MARK) } else { (DROP, tag(epoch, SLOT)) };
+        assert_eq!((run.verdict, run.mark, run.frame), (expected.0, expected.1, some_frame()));
+    }
+    assert_eq!(programs.counters().lane_stale, 14);
+    assert_eq!(programs.lane_counters().received[SLOT as usize % 16], 16, "stale is not lost");
+    for mode in [mode::OFF, mode::FAILED_OVER] {
+        programs.set(&with_lane(mode));
+        assert_eq!(programs.run("colo_lane_back", &some_frame(), tag(7, 0)).verdict, DROP);
+    }
+    assert_eq!(programs.counters().lane_ignored, 2);
+}
+
+#[test]
+fn input_goes_to_the_guest_or_waits() {
+    let Some(mut programs) = Programs::load() else { return };
+    for (holds, held) in [(0, 0), (1, 1)] {
+        programs.set(&Settings { lane_holds: holds, ..with_lane(mode::PROTECTED) });
+        let run = programs.run("colo_lane_input", &some_frame(), tag(9, 4));
+        assert_eq!((run.verdict, run.mark, run.frame), (REDIRECT, MARK, some_frame()));
+        assert_eq!(programs.counters().input_held, held);
+    }
+    assert_eq!(programs.lane_counters().received[4], 2);
+    for mode in [mode::OFF, mode::FAILED_OVER] {
+        programs.set(&with_lane(mode));
+        assert_eq!(programs.run("colo_lane_input", &some_frame(), tag(9, 4)).verdict, DROP);
+    }
+}
+
+/// Whatever the guest sends, cut anywhere, it goes on; and its address is known after a moment.
+#[test]
+fn who_speaks_is_remembered() {
+    let Some(mut programs) = Programs::load() else { return };
+    programs.set(&with_lane(mode::PROTECTED));
+    let frame = some_frame();
+    let ours = mark(MARK, 3, SLOT);
+    for len in 15..frame.len() {
+        let cut = frame.get(..len).expect("a part of it");
+        assert_eq!(programs.run("colo_lane_reply", cut, ours).verdict, NEXT);
+    }
+    // A look every millisecond of the kernel's coarse clock, on each processor.
+    let until = Instant::now() + Duration::from_secs(5);
+    while programs.speakers().is_empty() && Instant::now() < until {
+        programs.run("colo_lane_reply", &frame, ours);
+    }
+    let speakers = programs.speakers();
+    let [speaker] = *speakers else { panic!("{speakers:?}") };
+    assert_eq!((Some(&speaker.mac[..]), speaker.ip_version), (frame.get(6..12), 4));
+    assert_eq!(speaker.address.get(..4), frame.get(26..30));
+}
