@@ -117,7 +117,7 @@ fn who_speaks_is_remembered() {
     programs.set(&with_lane(mode::PROTECTED));
     let frame = some_frame();
     let ours = mark(MARK, 3, SLOT);
-    for len in 15..frame.len() {
+    for len in 34..frame.len() {
         let cut = frame.get(..len).expect("a part of it");
         assert_eq!(programs.run("colo_lane_reply", cut, ours).verdict, NEXT);
     }
