@@ -1,0 +1,186 @@
+//! The benchmark: the same work through no proxy, QEMU's own chain and colo-proxy, in one run, in
+//! alternation.
+//!
+//! ```text
+//!   client ── lan ──┬── hosta: br0 ─ tap0 ═ QEMU's hub ═ guest: eth0, service
+//!                   └── hostb: br0 ─ tap0 ═ QEMU's hub ═ guest: eth0, service
+//! ```
+//!
+//! Each of the three has a lab of its own, and all are there all the time. The frames of every guest
+//! are moved by the same program: a QEMU without a machine that joins two TAPs by a hub. For QEMU's
+//! chain the filters and the compare are in that process, as they are beside a real guest; for
+//! colo-proxy its daemons stand beside it.
+
+mod frame;
+mod guest;
+mod histogram;
+mod hub;
+mod load;
+mod machine;
+mod results;
+mod row;
+pub mod service;
+mod stack;
+mod table;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+pub use histogram::Histogram;
+pub use results::{Chain, Figures, Results};
+pub use row::Row;
+pub use table::{entries, plain};
+
+use crate::cleanup;
+use load::Found;
+use machine::Machine;
+use stack::{Stack, Wire};
+
+/// Rounds of a smoke run, and how long each of its measurements takes.
+const QUICK: (u32, f64) = (1, 0.3);
+
+/// What to measure, as on the command line.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Rounds; each measures everything once.
+    #[arg(long, default_value_t = 5)]
+    pub rounds: u32,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 2.0)]
+    pub seconds: f64,
+    /// One short round, to see that everything works.
+    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
+    pub quick: bool,
+    /// Only this row; may be given again.
+    #[arg(long, value_name = "ROW", value_parser = known_row)]
+    pub only: Vec<String>,
+}
+
+fn known_row(id: &str) -> Result<String, String> {
+    let known = || Row::ALL.map(Row::id).join(", ");
+    Row::of(id).map(|row| row.id().to_owned()).ok_or_else(|| format!("the rows are {}", known()))
+}
+
+impl Options {
+    /// The smoke run of these rows.
+    pub fn quick(rows: &[Row]) -> Self {
+        let only = rows.iter().map(|row| row.id().to_owned()).collect();
+        Self { rounds: QUICK.0, seconds: QUICK.1, quick: true, only }
+    }
+
+    /// As typed behind the command.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if self.quick {
+            arguments.push("--quick".to_owned());
+        } else {
+            arguments.extend(["--rounds".to_owned(), self.rounds.to_string()]);
+            arguments.extend(["--seconds".to_owned(), self.seconds.to_string()]);
+        }
+        for row in &self.only {
+            arguments.extend(["--only".to_owned(), row.clone()]);
+        }
+        arguments
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let wanted = |row: &Row| self.only.is_empty() || self.only.iter().any(|o| o == row.id());
+        Row::ALL.into_iter().filter(wanted).collect()
+    }
+
+    fn extent(&self) -> (u32, f64) {
+        if self.quick { QUICK } else { (self.rounds, self.seconds) }
+    }
+}
+
+/// Measures; `say` hears how far it is.
+pub fn measure(options: &Options, say: &dyn Fn(&str)) -> Result<Results> {
+    let (rounds, seconds) = options.extent();
+    ensure!(rounds > 0 && seconds > 0.0, "nothing to measure in no time");
+    cleanup::on_signals()?;
+    let mut run = Run {
+        time: Duration::try_from_secs_f64(seconds).context("that many seconds")?,
+        say,
+        results: Results {
+            machine: Machine::look()?,
+            command: ["cargo xtask bench".to_owned()]
+                .into_iter()
+                .chain(options.arguments())
+                .collect::<Vec<_>>()
+                .join(" "),
+            rounds,
+            seconds,
+            samples: Vec::new(),
+            distributions: Vec::new(),
+        },
+    };
+    let rows = options.rows();
+    for wire in [Wire::Frames, Wire::Offloads] {
+        let rows: Vec<Row> = rows.iter().copied().filter(|row| wire_of(*row) == wire).collect();
+        run.side_by_side(wire, &rows)?;
+    }
+    Ok(run.results)
+}
+
+fn wire_of(row: Row) -> Wire {
+    match row {
+        Row::GsoUp | Row::GsoDown => Wire::Offloads,
+        _ => Wire::Frames,
+    }
+}
+
+/// A run in the making.
+struct Run<'a> {
+    time: Duration,
+    say: &'a dyn Fn(&str),
+    results: Results,
+}
+
+impl Run<'_> {
+    /// Rows that are measured in labs that live side by side. Who is first changes with every
+    /// round, so that nobody always comes behind the same other one.
+    fn side_by_side(&mut self, wire: Wire, rows: &[Row]) -> Result<()> {
+        let Some(first) = rows.first() else { return Ok(()) };
+        let stacks: Result<Vec<Stack>> =
+            first.chains().iter().map(|chain| Stack::build(*chain, wire)).collect();
+        let mut stacks = stacks?;
+        for round in 0..self.results.rounds {
+            for row in rows {
+                for stack in &stacks {
+                    self.one(*row, stack, round)?;
+                }
+            }
+            stacks.rotate_left(1);
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, row: Row, stack: &Stack, round: u32) -> Result<()> {
+        let time = self.time;
+        let found = stack.measure(|stack| load(row, stack, time)).with_context(|| row.title())?;
+        let figures: Vec<String> = found
+            .figures
+            .iter()
+            .map(|(name, value)| format!("{name} {}", table::number(Some(*value))))
+            .collect();
+        let (id, chain) = (row.id(), stack.chain);
+        (self.say)(&format!("{} {id} {}: {}", round + 1, chain.name(), figures.join(", ")));
+        if let Some(latency) = &found.latency {
+            self.results.add_latency(id, chain, latency);
+        }
+        self.results.add(id, chain, round, found.figures);
+        Ok(())
+    }
+}
+
+fn load(row: Row, stack: &Stack, time: Duration) -> Result<Found> {
+    let client = &stack.lab.client;
+    match row {
+        Row::TcpRr => load::exchanges(client, time),
+        Row::Udp64 => load::datagrams(client, 64, time),
+        Row::Udp1400 => load::datagrams(client, 1400, time),
+        Row::Up | Row::GsoUp => load::up(client, &stack.primary, time),
+        Row::Down | Row::GsoDown => load::down(client, time),
+    }
+}

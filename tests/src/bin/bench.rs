@@ -1,0 +1,46 @@
+//! `cargo xtask bench`: see `colo_lab::bench`.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, Subcommand};
+use colo_lab::bench::{self, Options, service};
+
+/// Measures no proxy, QEMU's own chain and colo-proxy side by side.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Option<Task>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// What runs in a guest.
+    #[command(hide = true)]
+    Serve,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(Task::Serve) = arguments.task {
+        return service::run(|| eprintln!("bench: ready")).context("serving");
+    }
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "the benchmark makes network namespaces and loads kernel programs: run it as root"
+    );
+    let results = bench::measure(&arguments.options, &|line| println!("{line}"))?;
+    println!("\n{}", bench::plain(&bench::entries(&results)));
+    Ok(())
+}
