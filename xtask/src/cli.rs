@@ -1,6 +1,7 @@
 //! The command line: a library's, so that `tidy` can try the README's commands on it.
 
 use crate::{build_ebpf, demo, setup, test};
+use colo_lab::bench;
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -18,6 +19,8 @@ pub enum Task {
     Setup(setup::Options),
     /// Show the main job in a laboratory of network namespaces (needs root).
     Demo(demo::Options),
+    /// Measure no proxy, QEMU's own chain and colo-proxy side by side (needs root).
+    Bench(bench::Options),
     /// Run everything that CI runs.
     Test(test::Options),
     /// Check formatting, lints, and the licences and sources of all dependencies.

@@ -7,8 +7,8 @@ mod bulk;
 mod datagrams;
 mod exchange;
 
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd as _;
+use std::io::Read as _;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -25,6 +25,8 @@ pub(super) use exchange::{exchanges, exchanges_with_all};
 
 /// A stream that gives nothing for so long is dead; longer than QEMU's compare timeout.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a stream may take to deliver what is left of it after its measurement.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a load has found.
 #[derive(Debug, Default)]
@@ -34,8 +36,8 @@ pub(super) struct Found {
     pub(super) latency: Option<Histogram>,
 }
 
-/// A connection to a guest, whose end is a reset: what is on the way when a measurement is over is
-/// nobody's any more.
+/// A connection to a guest. Until [`finish`] has ended it well, its end is a reset: what a chain has
+/// not delivered in time is nobody's any more.
 fn connect(client: &Namespace, slot: Slot, port: u16) -> Result<TcpStream> {
     let to = SocketAddr::new(slot.address(Family::V4), port);
     let stream = client.run(|| {
@@ -44,13 +46,25 @@ fn connect(client: &Namespace, slot: Slot, port: u16) -> Result<TcpStream> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    reset_at_end(&stream)?;
+    reset_at_end(&stream, true)?;
     Ok(stream)
 }
 
-fn reset_at_end(stream: &TcpStream) -> Result<()> {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+/// Ends a connection the way in which both guests see the same end, if the guest can in time.
+fn finish(mut stream: TcpStream) -> Result<()> {
+    stream.shutdown(Shutdown::Write).context("ending a stream")?;
+    stream.set_read_timeout(Some(END_TIMEOUT))?;
+    let mut rest = [0; 64];
+    // An error is a chain that is too slow, or has lost it.
+    if matches!(stream.read(&mut rest), Ok(0)) {
+        reset_at_end(&stream, false)?;
+    }
+    Ok(())
+}
+
+fn reset_at_end(stream: &TcpStream, reset: bool) -> Result<()> {
+    let linger = libc::linger { l_onoff: reset.into(), l_linger: 0 };
     let option = nix::sys::socket::sockopt::Linger;
     nix::sys::socket::setsockopt(stream, option, &linger)
-        .with_context(|| format!("setting SO_LINGER on {}", stream.as_raw_fd()))
+        .context("setting SO_LINGER")
 }

@@ -16,13 +16,16 @@ pub const TCP_ECHO_PORT: u16 = 7100;
 pub const UDP_ECHO_PORT: u16 = 7101;
 /// TCP: reads until the end.
 pub const SINK_PORT: u16 = 7102;
-/// TCP: writes until the end.
+/// TCP: writes [`PORTION_LEN`] octets for every octet that comes.
 pub const SOURCE_PORT: u16 = 7103;
 /// What one exchange carries each way.
 pub const EXCHANGE_LEN: usize = 64;
 
-/// Of the sink and the source: large enough that the calls do not count.
+/// What the source writes at a time: large enough that the calls do not count.
 pub(super) const BLOCK_LEN: usize = 256 * 1024;
+/// What the source can be asked for. Large, so that next to nothing goes against the stream: QEMU's
+/// compare would take what two guests acknowledge in the midst of it for a difference.
+pub const PORTION_LEN: usize = 32 * BLOCK_LEN;
 
 /// A stream that has ended at the sink: one JSON line.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,7 +104,14 @@ fn swallow(mut stream: TcpStream) {
 
 fn pour(mut stream: TcpStream) {
     let block = vec![0x5a; BLOCK_LEN];
-    while stream.write_all(&block).is_ok() {}
+    let mut asked = [0; 256];
+    while let Ok(portions @ 1..) = stream.read(&mut asked) {
+        for _ in 0..portions * PORTION_LEN / BLOCK_LEN {
+            if stream.write_all(&block).is_err() {
+                return;
+            }
+        }
+    }
 }
 
 /// The octets of a stream as they arrive.

@@ -52,6 +52,7 @@ struct Asked {
     made: u64,
     divergences: u64,
     drops: u64,
+    /// Of checkpoints and drops.
     reasons: BTreeMap<String, u64>,
 }
 
@@ -109,13 +110,20 @@ impl Stack {
                 let status = primary.status()?;
                 let mode = status.mode()?;
                 ensure!(mode == "protected", "{mode}: {status:#?}\n{}", primary.process.stderr());
-                let reasons = status.checkpoints();
+                let (checkpoints, drops) = (status.checkpoints(), status.drops());
+                let named = |kind, counts: &BTreeMap<String, u64>| {
+                    let named = |(name, n): (&String, &u64)| (format!("{kind}_{name}"), *n);
+                    counts.iter().map(named).collect::<Vec<_>>()
+                };
                 Ok(Asked {
-                    checkpoints: reasons.values().sum(),
+                    checkpoints: checkpoints.values().sum(),
                     made: status.number("epoch")?,
                     divergences: status.number("divergences")?,
-                    drops: status.drops().values().sum(),
-                    reasons,
+                    drops: drops.values().sum(),
+                    reasons: [named("asked", &checkpoints), named("drop", &drops)]
+                        .concat()
+                        .into_iter()
+                        .collect(),
                 })
             }
         }
@@ -135,7 +143,7 @@ impl Asked {
         for (reason, count) in &self.reasons {
             let more = count - before.reasons.get(reason).unwrap_or(&0);
             if more > 0 {
-                figures.insert(format!("asked_{reason}"), more as f64);
+                figures.insert(reason.clone(), more as f64);
             }
         }
         figures

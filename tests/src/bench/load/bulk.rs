@@ -1,35 +1,45 @@
 //! One TCP stream as fast as it goes, either way.
 
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
-use super::{Found, connect};
+use super::{END_TIMEOUT, Found, connect, finish};
 use crate::bench::guest::Guest;
-use crate::bench::service::{Arrivals, BLOCK_LEN, SINK_PORT, SOURCE_PORT};
+use crate::bench::service::{Arrivals, BLOCK_LEN, PORTION_LEN, SINK_PORT, SOURCE_PORT};
 use crate::namespace::Namespace;
 use crate::network::Slot;
 
 /// How often a stream that stands still is looked at.
 const GLANCE: Duration = Duration::from_millis(20);
+/// Portions that a guest is asked for ahead: more octets than a receive window has.
+const PORTIONS_AHEAD: u64 = 2;
 
-/// Guest to client.
+/// Guest to client. The guest is asked for one portion after the other, far enough ahead that it
+/// never waits: so both guests end their stream at the same octet.
 pub(in crate::bench) fn down(client: &Namespace, time: Duration) -> Result<Found> {
     let mut stream = connect(client, Slot(0), SOURCE_PORT)?;
     stream.set_read_timeout(Some(GLANCE))?;
     let mut block = vec![0; BLOCK_LEN];
     let mut arrivals = Arrivals::begin();
+    let mut asked = 0;
     let began = Instant::now();
     while began.elapsed() < time {
-        match stream.read(&mut block) {
-            Ok(len) => arrivals.add(len),
-            Err(error) if is_only_slow(error.kind()) => {}
-            Err(error) => return Err(error).context("reading a stream"),
-        }
+        let wanted = arrivals.octets / PORTION_LEN as u64 + PORTIONS_AHEAD;
+        let more = vec![b'+'; (wanted - asked) as usize];
+        stream.write_all(&more).context("asking for more")?;
+        asked = wanted;
+        arrivals.read(&mut stream, &mut block)?;
     }
-    let (seconds, gap) = arrivals.end();
-    Ok(found(arrivals.octets, seconds, gap))
+    let (octets, (seconds, gap)) = (arrivals.octets, arrivals.end());
+    let deadline = Instant::now() + END_TIMEOUT;
+    while arrivals.octets < asked * PORTION_LEN as u64 && Instant::now() < deadline {
+        arrivals.read(&mut stream, &mut block)?;
+    }
+    finish(stream)?;
+    Ok(found(octets, seconds, gap))
 }
 
 /// Client to guest; `primary` is whose sink counts.
@@ -46,9 +56,21 @@ pub(in crate::bench) fn up(client: &Namespace, primary: &Guest, time: Duration) 
             Err(error) => return Err(error).context("writing a stream"),
         }
     }
-    drop(stream);
+    finish(stream)?;
     let swallowed = primary.swallowed(port)?;
     Ok(found(swallowed.octets, swallowed.seconds, swallowed.gap_seconds))
+}
+
+impl Arrivals {
+    fn read(&mut self, stream: &mut TcpStream, block: &mut [u8]) -> Result<()> {
+        match stream.read(block) {
+            Ok(0) => bail!("a stream ended by itself"),
+            Ok(len) => self.add(len),
+            Err(error) if is_only_slow(error.kind()) => {}
+            Err(error) => return Err(error).context("reading a stream"),
+        }
+        Ok(())
+    }
 }
 
 fn is_only_slow(kind: ErrorKind) -> bool {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::{Found, connect};
+use super::{Found, connect, finish};
 use crate::bench::histogram::Histogram;
 use crate::bench::service::{EXCHANGE_LEN, TCP_ECHO_PORT};
 use crate::namespace::Namespace;
@@ -19,6 +19,7 @@ const WARM_UP: u32 = 200;
 pub(in crate::bench) fn exchanges(client: &Namespace, time: Duration) -> Result<Found> {
     let mut stream = warm(client, Slot(0))?;
     let (latency, seconds) = exchange(&mut stream, time)?;
+    finish(stream)?;
     let rate = latency.count() as f64 / seconds;
     let micro = |percent| latency.percentile(percent) as f64 / 1e3;
     let figures = [
@@ -42,6 +43,7 @@ pub(in crate::bench) fn exchanges_with_all(
         let threads = streams?.into_iter().map(|mut stream| {
             scope.spawn(move || {
                 let (latency, seconds) = exchange(&mut stream, time)?;
+                finish(stream)?;
                 anyhow::Ok(latency.count() as f64 / seconds)
             })
         });
