@@ -11,12 +11,15 @@
 //! chain the filters and the compare are in that process, as they are beside a real guest; for
 //! colo-proxy its daemons stand beside it.
 
+mod compare;
+mod failover;
 mod frame;
 mod guest;
 mod histogram;
 mod hub;
 mod load;
 mod machine;
+mod many;
 mod results;
 mod row;
 pub mod service;
@@ -25,7 +28,7 @@ mod table;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 pub use histogram::Histogram;
 pub use results::{Chain, Figures, Results};
@@ -33,8 +36,11 @@ pub use row::Row;
 pub use table::{entries, plain};
 
 use crate::cleanup;
+use compare::Bench;
 use load::Found;
 use machine::Machine;
+use many::Many;
+use row::Setting;
 use stack::{Stack, Wire};
 
 /// Rounds of a smoke run, and how long each of its measurements takes.
@@ -115,19 +121,15 @@ pub fn measure(options: &Options, say: &dyn Fn(&str)) -> Result<Results> {
             distributions: Vec::new(),
         },
     };
-    let rows = options.rows();
-    for wire in [Wire::Frames, Wire::Offloads] {
-        let rows: Vec<Row> = rows.iter().copied().filter(|row| wire_of(*row) == wire).collect();
-        run.side_by_side(wire, &rows)?;
-    }
+    let of = |wanted: fn(Setting) -> bool| -> Vec<Row> {
+        options.rows().into_iter().filter(|row| wanted(row.setting())).collect()
+    };
+    run.side_by_side(Wire::Frames, &of(|setting| setting == Setting::Frames))?;
+    run.side_by_side(Wire::Offloads, &of(|setting| setting == Setting::Offloads))?;
+    run.compares(&of(|setting| matches!(setting, Setting::Compare(_))))?;
+    run.failovers(&of(|setting| setting == Setting::Failover))?;
+    run.many_guests(&of(|setting| setting == Setting::ManyGuests))?;
     Ok(run.results)
-}
-
-fn wire_of(row: Row) -> Wire {
-    match row {
-        Row::GsoUp | Row::GsoDown => Wire::Offloads,
-        _ => Wire::Frames,
-    }
 }
 
 /// A run in the making.
@@ -159,18 +161,60 @@ impl Run<'_> {
     fn one(&mut self, row: Row, stack: &Stack, round: u32) -> Result<()> {
         let time = self.time;
         let found = stack.measure(|stack| load(row, stack, time)).with_context(|| row.title())?;
+        self.add(row, stack.chain, round, found);
+        Ok(())
+    }
+
+    fn compares(&mut self, rows: &[Row]) -> Result<()> {
+        let Some(first) = rows.first() else { return Ok(()) };
+        let benches: Result<Vec<Bench>> =
+            first.chains().iter().map(|chain| Bench::build(*chain)).collect();
+        let mut benches = benches?;
+        for round in 0..self.results.rounds {
+            for row in rows {
+                let Setting::Compare(len) = row.setting() else { continue };
+                for bench in &mut benches {
+                    let found = bench.pairs(len, self.time).with_context(|| row.title())?;
+                    self.add(*row, bench.chain, round, found);
+                }
+            }
+            benches.rotate_left(1);
+        }
+        Ok(())
+    }
+
+    fn failovers(&mut self, rows: &[Row]) -> Result<()> {
+        for row in rows {
+            for round in 0..self.results.rounds {
+                let found = failover::once().with_context(|| row.title())?;
+                self.add(*row, Chain::Ours, round, found);
+            }
+        }
+        Ok(())
+    }
+
+    fn many_guests(&mut self, rows: &[Row]) -> Result<()> {
+        let Some(row) = rows.first() else { return Ok(()) };
+        let many = Many::build().with_context(|| row.title())?;
+        for round in 0..self.results.rounds {
+            let found = many.measure(self.time).with_context(|| row.title())?;
+            self.add(*row, Chain::Ours, round, found);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, row: Row, chain: Chain, round: u32, found: Found) {
         let figures: Vec<String> = found
             .figures
             .iter()
             .map(|(name, value)| format!("{name} {}", table::number(Some(*value))))
             .collect();
-        let (id, chain) = (row.id(), stack.chain);
-        (self.say)(&format!("{} {id} {}: {}", round + 1, chain.name(), figures.join(", ")));
+        let (id, figures) = (row.id(), figures.join(", "));
+        (self.say)(&format!("{} {id} {}: {figures}", round + 1, chain.name()));
         if let Some(latency) = &found.latency {
             self.results.add_latency(id, chain, latency);
         }
         self.results.add(id, chain, round, found.figures);
-        Ok(())
     }
 }
 
@@ -182,5 +226,6 @@ fn load(row: Row, stack: &Stack, time: Duration) -> Result<Found> {
         Row::Udp1400 => load::datagrams(client, 1400, time),
         Row::Up | Row::GsoUp => load::up(client, &stack.primary, time),
         Row::Down | Row::GsoDown => load::down(client, time),
+        _ => bail!("this is not measured in labs side by side"),
     }
 }

@@ -138,7 +138,7 @@ impl Results {
 }
 
 /// The middle one; of an even number the mean of the two in the middle.
-pub fn median(values: &mut [f64]) -> Option<f64> {
+pub(super) fn median(values: &mut [f64]) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
     let half = values.len() / 2;
     let upper = *values.get(half)?;

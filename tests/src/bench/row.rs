@@ -12,10 +12,29 @@ pub enum Row {
     Down,
     GsoUp,
     GsoDown,
+    Compare64,
+    Compare1448,
+    Failover,
+    ManyGuests,
+}
+
+/// How a row is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// Labs side by side, with frames as on a wire.
+    Frames,
+    /// The same with segmentation offload.
+    Offloads,
+    /// colo-compares side by side, with frames of so many octets.
+    Compare(usize),
+    /// A lab for each measurement, which does not survive it.
+    Failover,
+    /// A lab with many guests.
+    ManyGuests,
 }
 
 impl Row {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::TcpRr,
         Self::Udp64,
         Self::Udp1400,
@@ -23,7 +42,22 @@ impl Row {
         Self::Down,
         Self::GsoUp,
         Self::GsoDown,
+        Self::Compare64,
+        Self::Compare1448,
+        Self::Failover,
+        Self::ManyGuests,
     ];
+
+    pub fn setting(self) -> Setting {
+        match self {
+            Self::TcpRr | Self::Udp64 | Self::Udp1400 | Self::Up | Self::Down => Setting::Frames,
+            Self::GsoUp | Self::GsoDown => Setting::Offloads,
+            Self::Compare64 => Setting::Compare(64),
+            Self::Compare1448 => Setting::Compare(1448),
+            Self::Failover => Setting::Failover,
+            Self::ManyGuests => Setting::ManyGuests,
+        }
+    }
 
     /// As on the command line and in the file of results.
     pub fn id(self) -> &'static str {
@@ -35,6 +69,10 @@ impl Row {
             Self::Down => "bulk-down",
             Self::GsoUp => "gso-up",
             Self::GsoDown => "gso-down",
+            Self::Compare64 => "compare-64",
+            Self::Compare1448 => "compare-1448",
+            Self::Failover => "failover",
+            Self::ManyGuests => "64-guests",
         }
     }
 
@@ -47,14 +85,20 @@ impl Row {
             Self::Down => "TCP bulk, guest to client, no offloads",
             Self::GsoUp => "TCP bulk, client to guest, 64 KiB GSO",
             Self::GsoDown => "TCP bulk, guest to client, 64 KiB GSO",
+            Self::Compare64 => "colo-compare over unix sockets, equal pairs of 64 B",
+            Self::Compare1448 => "colo-compare over unix sockets, equal pairs of 1448 B",
+            Self::Failover => "Failover, from the word that the primary is dead",
+            Self::ManyGuests => "64 guests of one daemon, a connection to each",
         }
     }
 
     /// Who can be measured.
     pub fn chains(self) -> &'static [Chain] {
-        match self {
-            Self::GsoUp | Self::GsoDown => &[Chain::None, Chain::Ours],
-            _ => &Chain::ALL,
+        match self.setting() {
+            Setting::Frames => &Chain::ALL,
+            Setting::Offloads => &[Chain::None, Chain::Ours],
+            Setting::Compare(_) => &[Chain::Qemu, Chain::Ours],
+            Setting::Failover | Setting::ManyGuests => &[Chain::Ours],
         }
     }
 
@@ -69,6 +113,9 @@ impl Row {
             Self::Udp64 | Self::Udp1400 => UDP,
             Self::Up | Self::Down => BULK,
             Self::GsoUp | Self::GsoDown => GSO,
+            Self::Compare64 | Self::Compare1448 => COMPARE,
+            Self::Failover => FAILOVER,
+            Self::ManyGuests => MANY_GUESTS,
         }
     }
 }
@@ -102,6 +149,7 @@ pub enum Target {
     /// What it adds to that without a proxy is at most so much of what QEMU's adds.
     ShareOfAdded(f64),
     AtMost(f64),
+    AtLeast(f64),
 }
 
 const fn line(
@@ -144,6 +192,19 @@ const BULK: &[Line] = &[
 const GSO: &[Line] = &[
     line("gbits", "Gbit/s", Of::Median, &[Target::ShareOfNone(0.25)]),
     line("gap_ms", "longest gap, ms, of all rounds", Of::Highest, &[]),
+    ASKED,
+];
+const COMPARE: &[Line] =
+    &[line("mframes", "million pairs/s", Of::Median, &[Target::TimesQemu(4.0)])];
+const FAILOVER: &[Line] = &[
+    line("first_frame_ms", "first frame at the client, ms", Of::Median, &[Target::AtMost(5.0)]),
+    line("done_ms", "answered, ms", Of::Median, &[]),
+];
+const MANY_GUESTS: &[Line] = &[
+    line("one_rate", "exchanges/s, 64 connections to one guest", Of::Median, &[]),
+    line("rate", "exchanges/s, all guests", Of::Median, &[]),
+    line("share", "all guests / one guest", Of::Median, &[Target::AtLeast(0.8)]),
+    line("fairness", "slowest / fastest guest", Of::Median, &[Target::AtLeast(0.5)]),
     ASKED,
 ];
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::frame::Frame;
 use super::guest::{Guest, Mover};
@@ -42,7 +42,7 @@ pub(super) struct Stack {
 enum Protection {
     None,
     Qemu(Frame),
-    Ours { primary: Daemon, _secondary: Daemon },
+    Ours { primary: Daemon, secondary: Daemon },
 }
 
 /// What a pair has asked for so far.
@@ -81,6 +81,16 @@ impl Stack {
         found.figures.insert("cpu_s_per_mpacket".to_owned(), cost);
         found.figures.extend(self.asked()?.since(&asked));
         Ok(found)
+    }
+
+    /// `kill -9` of the primary's daemon and guest; the process of the secondary's daemon.
+    pub(super) fn kill_primary(&mut self) -> Result<u32> {
+        let Protection::Ours { primary, secondary } = &mut self.protection else {
+            bail!("{} has no daemons", self.chain.name());
+        };
+        primary.process.kill()?;
+        self.primary.kill()?;
+        Ok(secondary.process.pid())
     }
 
     /// Waits until nothing is on the way any more.
@@ -198,7 +208,7 @@ fn ours(lab: Lab, wire: Wire) -> Result<Stack> {
     primary.wait_protected()?;
     Ok(Stack {
         chain: Chain::Ours,
-        protection: Protection::Ours { primary, _secondary: secondary },
+        protection: Protection::Ours { primary, secondary },
         primary: guest,
         _secondary: Some(secondary_guest),
         lab,

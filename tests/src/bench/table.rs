@@ -64,6 +64,7 @@ impl Target {
             Self::ShareOfQemu(most) => at_most(ours / qemu?, most),
             Self::ShareOfAdded(most) => at_most((ours - none?) / (qemu? - none?), most),
             Self::AtMost(most) => at_most(ours, most),
+            Self::AtLeast(least) => at_least(ours, least),
         };
         Some(Judged { target: self, found, met })
     }
@@ -85,6 +86,7 @@ impl fmt::Display for Target {
             Self::ShareOfNone(least) => write!(f, "≥ {} of no proxy", percent(*least)),
             Self::ShareOfAdded(most) => write!(f, "adds ≤ {} of what QEMU adds", percent(*most)),
             Self::AtMost(most) => write!(f, "≤ {most}"),
+            Self::AtLeast(least) => write!(f, "≥ {least}"),
         }
     }
 }
@@ -94,7 +96,7 @@ impl fmt::Display for Judged {
         let verdict = if self.met { "met" } else { "missed" };
         match self.target {
             Target::TimesQemu(_) => write!(f, "{verdict}: {:.2} ×", self.found),
-            Target::AtMost(_) => write!(f, "{verdict}: {}", number(Some(self.found))),
+            Target::AtMost(_) | Target::AtLeast(_) => write!(f, "{verdict}: {}", number(Some(self.found))),
             _ => write!(f, "{verdict}: {}", percent(self.found)),
         }
     }
