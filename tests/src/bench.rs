@@ -20,12 +20,16 @@ mod hub;
 mod load;
 mod machine;
 mod many;
+mod plot;
+mod reason;
+mod report;
 mod results;
 mod row;
 pub mod service;
 mod stack;
 mod table;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -34,6 +38,9 @@ pub use histogram::Histogram;
 pub use results::{Chain, Figures, Results};
 pub use row::Row;
 pub use table::{entries, plain};
+
+/// Where the figures of a run are kept, and the table and plots that are made of it.
+pub use report::write;
 
 use crate::cleanup;
 use compare::Bench;
@@ -45,12 +52,14 @@ use stack::{Stack, Wire};
 
 /// Rounds of a smoke run, and how long each of its measurements takes.
 const QUICK: (u32, f64) = (1, 0.3);
+/// Rounds whose medians are worth a file.
+const ROUNDS_ENOUGH: u32 = 5;
 
 /// What to measure, as on the command line.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Rounds; each measures everything once.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = ROUNDS_ENOUGH)]
     pub rounds: u32,
     /// Seconds of each measurement.
     #[arg(long, default_value_t = 2.0)]
@@ -61,6 +70,12 @@ pub struct Options {
     /// Only this row; may be given again.
     #[arg(long, value_name = "ROW", value_parser = known_row)]
     pub only: Vec<String>,
+    /// Write BENCHMARKS.md and docs/bench; a full run of five rounds or more does so unasked.
+    #[arg(long, conflicts_with = "quick")]
+    pub write: bool,
+    /// Measure nothing: make BENCHMARKS.md and the plots again from this file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "seconds", "only"])]
+    pub from: Option<PathBuf>,
 }
 
 fn known_row(id: &str) -> Result<String, String> {
@@ -72,11 +87,14 @@ impl Options {
     /// The smoke run of these rows.
     pub fn quick(rows: &[Row]) -> Self {
         let only = rows.iter().map(|row| row.id().to_owned()).collect();
-        Self { rounds: QUICK.0, seconds: QUICK.1, quick: true, only }
+        Self { rounds: QUICK.0, seconds: QUICK.1, quick: true, only, write: false, from: None }
     }
 
     /// As typed behind the command.
     pub fn arguments(&self) -> Vec<String> {
+        if let Some(file) = &self.from {
+            return vec!["--from".to_owned(), file.display().to_string()];
+        }
         let mut arguments = Vec::new();
         if self.quick {
             arguments.push("--quick".to_owned());
@@ -87,7 +105,13 @@ impl Options {
         for row in &self.only {
             arguments.extend(["--only".to_owned(), row.clone()]);
         }
+        arguments.extend(self.write.then(|| "--write".to_owned()));
         arguments
+    }
+
+    /// Whether files are written: not of what shows no more than that it works.
+    pub fn writes(&self) -> bool {
+        self.write || !self.quick && self.only.is_empty() && self.rounds >= ROUNDS_ENOUGH
     }
 
     fn rows(&self) -> Vec<Row> {
@@ -195,10 +219,15 @@ impl Run<'_> {
 
     fn many_guests(&mut self, rows: &[Row]) -> Result<()> {
         let Some(row) = rows.first() else { return Ok(()) };
-        let many = Many::build().with_context(|| row.title())?;
-        for round in 0..self.results.rounds {
-            let found = many.measure(self.time).with_context(|| row.title())?;
-            self.add(*row, Chain::Ours, round, found);
+        let mut many = Many::build().with_context(|| row.title())?;
+        for chain in [Chain::None, Chain::Ours] {
+            if chain == Chain::Ours {
+                many.protect().with_context(|| row.title())?;
+            }
+            for round in 0..self.results.rounds {
+                let found = many.measure(self.time).with_context(|| row.title())?;
+                self.add(*row, chain, round, found);
+            }
         }
         Ok(())
     }
@@ -227,5 +256,56 @@ fn load(row: Row, stack: &Stack, time: Duration) -> Result<Found> {
         Row::Up | Row::GsoUp => load::up(client, &stack.primary, time),
         Row::Down | Row::GsoDown => load::down(client, time),
         _ => bail!("this is not measured in labs side by side"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Options, Row};
+    use clap::Parser as _;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn parse(words: &str) -> Option<Options> {
+        let words = ["bench"].into_iter().chain(words.split_whitespace());
+        Line::try_parse_from(words).ok().map(|line| line.options)
+    }
+
+    #[test]
+    fn arguments_say_what_was_typed() {
+        for words in [
+            "--rounds 3 --seconds 1",
+            "--quick --only tcp-rr --only failover",
+            "--rounds 5 --seconds 0.5 --write",
+            "--from docs/bench/results.json",
+        ] {
+            assert_eq!(parse(words).unwrap().arguments().join(" "), words);
+        }
+        for nonsense in ["--only nothing", "--quick --rounds 2", "--from x --only tcp-rr"] {
+            assert!(parse(nonsense).is_none(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn only_a_whole_run_writes_unasked() {
+        for (words, writes) in [
+            ("", true),
+            ("--rounds 4", false),
+            ("--only tcp-rr", false),
+            ("--only tcp-rr --write", true),
+            ("--quick", false),
+        ] {
+            assert_eq!(parse(words).unwrap().writes(), writes, "{words}");
+        }
+    }
+
+    #[test]
+    fn rows_are_chosen() {
+        assert_eq!(parse("").unwrap().rows(), Row::ALL);
+        assert_eq!(Options::quick(&[Row::Udp64]).rows(), [Row::Udp64]);
     }
 }

@@ -9,10 +9,14 @@ use std::process::Command;
 
 /// Builds what the benchmark needs and becomes it.
 pub fn run(options: &Options) -> Result<()> {
-    if !workspace::is_root() {
-        bail!("the benchmark makes network namespaces and loads kernel programs: run it as root");
+    if options.from.is_none() {
+        if !workspace::is_root() {
+            bail!(
+                "the benchmark makes network namespaces and loads kernel programs: run it as root"
+            );
+        }
+        setup::ensure(&[Need::Lab, Need::Qemu])?;
     }
-    setup::ensure(&[Need::Lab, Need::Qemu])?;
     let root = workspace::root()?;
     command::run(
         Command::new(workspace::cargo())

@@ -1,8 +1,8 @@
 //! The command line: a library's, so that `tidy` can try the README's commands on it.
 
 use crate::{build_ebpf, demo, setup, test};
-use colo_lab::bench;
 use clap::{Parser, Subcommand};
+use colo_lab::bench;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Tasks of colo-proxy")]

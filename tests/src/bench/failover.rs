@@ -41,8 +41,7 @@ pub(super) fn once() -> Result<Found> {
     let rate = load::exchanges(&stack.lab.client, BEFORE)?;
     ensure!(rate.figures.get("rate").is_some_and(|rate| *rate > 0.0), "the survivor says nothing");
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let figures =
-        [("first_frame_ms", ms(first.duration_since(asked))), ("done_ms", ms(answered))];
+    let figures = [("first_frame_ms", ms(first.duration_since(asked))), ("done_ms", ms(answered))];
     let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
     Ok(Found { figures, latency: None })
 }

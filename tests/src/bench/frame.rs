@@ -37,7 +37,8 @@ impl Frame {
             Ok(UnixStream::connect(socket).ok())
         })?;
         let counts = Arc::new(Counts::default());
-        let (from, counted) = (to.try_clone().context("duplicating a socket")?, Arc::clone(&counts));
+        let (from, counted) =
+            (to.try_clone().context("duplicating a socket")?, Arc::clone(&counts));
         // Ends with its QEMU, which closes the connection.
         std::thread::spawn(move || drop(counted.serve(from)));
         Ok(Self { to, counts })

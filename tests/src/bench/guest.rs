@@ -72,7 +72,11 @@ impl Guest {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let report = self.reports.recv_timeout(left).with_context(|| {
-                format!("{} says nothing of a stream: {}", self.service.name(), self.service.stderr())
+                format!(
+                    "{} says nothing of a stream: {}",
+                    self.service.name(),
+                    self.service.stderr()
+                )
             })?;
             if report.port == port {
                 return Ok(report);

@@ -1,5 +1,6 @@
 //! QEMU without a machine: the host's TAP and the guest's, joined by a hub, with or without filters.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
@@ -33,9 +34,8 @@ impl Hub {
         // A process is in one network namespace, so it is handed the guest's end.
         let eth0 = guest.run(|| tap::open("eth0", false, Offloads::Off))?;
         let tap = slot.tap();
-        let host_end =
-            format!("tap,id={NETDEV},ifname={tap},script=no,downscript=no,vnet_hdr=off");
-        let mut command = Command::new(qemu()?);
+        let host_end = format!("tap,id={NETDEV},ifname={tap},script=no,downscript=no,vnet_hdr=off");
+        let mut command = Command::new(qemu());
         command
             .args(["-machine", "none", "-nodefaults", "-display", "none"])
             .args(["-netdev", &host_end, "-netdev", "tap,id=guest,fd=0"])
@@ -48,8 +48,7 @@ impl Hub {
         let name = format!("hub {}", host.side.letter());
         // Not in the host's mount namespace: its sockets are met from outside.
         let process = Process::spawn(&name, command, &[host.namespace.handle()])?;
-        let qmp =
-            Qmp::connect(&socket).with_context(|| format!("{name}: {}", process.stderr()))?;
+        let qmp = Qmp::connect(&socket).with_context(|| format!("{name}: {}", process.stderr()))?;
         Ok(Self { process, _qmp: qmp, _folder: folder })
     }
 
@@ -60,7 +59,7 @@ impl Hub {
 }
 
 /// The installed one, however old.
-pub(super) fn qemu() -> Result<std::path::PathBuf> {
+fn qemu() -> PathBuf {
     let name = "qemu-system-x86_64";
-    Ok(program(name, "COLO_LAB_QEMU").unwrap_or_else(|_| name.into()))
+    program(name, "COLO_LAB_QEMU").unwrap_or_else(|_| name.into())
 }

@@ -65,6 +65,5 @@ fn finish(mut stream: TcpStream) -> Result<()> {
 fn reset_at_end(stream: &TcpStream, reset: bool) -> Result<()> {
     let linger = libc::linger { l_onoff: reset.into(), l_linger: 0 };
     let option = nix::sys::socket::sockopt::Linger;
-    nix::sys::socket::setsockopt(stream, option, &linger)
-        .context("setting SO_LINGER")
+    nix::sys::socket::setsockopt(stream, option, &linger).context("setting SO_LINGER")
 }

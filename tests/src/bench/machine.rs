@@ -73,10 +73,7 @@ impl Meter {
     pub(super) fn read(client: &Namespace) -> Result<Self> {
         let busy = busy_ticks(&read("/proc/stat")?).context("no `cpu` line in /proc/stat")?;
         let ticks_a_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock tick")?;
-        Ok(Self {
-            busy_seconds: busy as f64 / ticks_a_second as f64,
-            packets: packets(client)?,
-        })
+        Ok(Self { busy_seconds: busy as f64 / ticks_a_second as f64, packets: packets(client)? })
     }
 
     /// Seconds of all processors for each million frames since then.

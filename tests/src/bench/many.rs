@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::guest::{Guest, Mover};
 use super::load::{self, Found};
-use crate::daemon::{Daemon, PairOptions};
+use crate::daemon::{Daemon, PairOptions, Status};
 use crate::network::{Lab, LabOptions, Side, Slot};
 use crate::process::eventually;
 
@@ -19,42 +19,47 @@ const PROTECTED_TIMEOUT: Duration = Duration::from_mins(1);
 /// The pair of hosts with all their guests. Fields are dropped in this order.
 #[derive(Debug)]
 pub(super) struct Many {
-    primary: Daemon,
-    _secondary: Daemon,
-    _guests: Vec<Guest>,
+    /// The primary's and the secondary's.
+    daemons: Option<[Daemon; 2]>,
+    guests: Vec<Guest>,
     slots: Vec<Slot>,
     lab: Lab,
 }
 
 impl Many {
+    /// The primary's guests, without a proxy.
     pub(super) fn build() -> Result<Self> {
         let slots: Vec<Slot> = (0..GUESTS).map(Slot).collect();
         let lab = Lab::new(LabOptions { slots: GUESTS, ..LabOptions::default() })?;
-        let mut guests = Vec::new();
-        let mut start = |side| -> Result<()> {
-            for slot in &slots {
-                guests.push(Guest::start(&lab, side, *slot, Mover::StandIn)?);
-            }
-            Ok(())
-        };
-        let config = |side| -> String {
-            slots.iter().map(|slot| PairOptions::default().config(side, *slot, "")).collect()
-        };
-        start(Side::Primary)?;
-        let daemon = |side| {
-            Daemon::run_config_within(lab.host(side), &config(side), READY_TIMEOUT)
-        };
-        let secondary = daemon(Side::Secondary)?;
-        start(Side::Secondary)?;
-        let primary = daemon(Side::Primary)?;
+        let mut many = Self { daemons: None, guests: Vec::new(), slots, lab };
+        many.start(Side::Primary)?;
+        Ok(many)
+    }
+
+    /// Starts the secondary's guests, and the daemons.
+    pub(super) fn protect(&mut self) -> Result<()> {
+        let secondary = self.daemon(Side::Secondary)?;
+        self.start(Side::Secondary)?;
+        let primary = self.daemon(Side::Primary)?;
         eventually("protected guests", PROTECTED_TIMEOUT, || {
-            let all = primary.statuses()?;
-            let protected =
-                all.iter().filter(|status| status.mode().is_ok_and(|mode| mode == "protected"));
-            Ok((protected.count() == slots.len()).then_some(()))
+            Ok(are_protected(&primary.statuses()?, self.slots.len()).then_some(()))
         })
         .with_context(|| primary.process.stderr())?;
-        Ok(Self { primary, _secondary: secondary, _guests: guests, slots, lab })
+        self.daemons = Some([primary, secondary]);
+        Ok(())
+    }
+
+    fn start(&mut self, side: Side) -> Result<()> {
+        for slot in &self.slots {
+            self.guests.push(Guest::start(&self.lab, side, *slot, Mover::StandIn)?);
+        }
+        Ok(())
+    }
+
+    fn daemon(&self, side: Side) -> Result<Daemon> {
+        let guest = |slot: &Slot| PairOptions::default().config(side, *slot, "");
+        let config: String = self.slots.iter().map(guest).collect();
+        Daemon::run_config_within(self.lab.host(side), &config, READY_TIMEOUT)
     }
 
     /// As many connections to one guest, then one to each.
@@ -79,7 +84,14 @@ impl Many {
     }
 
     fn asked(&self) -> Result<u64> {
-        let all = self.primary.statuses()?;
+        let Some([primary, _]) = &self.daemons else { return Ok(0) };
+        let all = primary.statuses()?;
+        ensure!(are_protected(&all, self.slots.len()), "{}", primary.process.stderr());
         Ok(all.iter().flat_map(|status| status.checkpoints().into_values()).sum())
     }
+}
+
+fn are_protected(all: &[Status], guests: usize) -> bool {
+    let protected = all.iter().filter(|status| status.mode().is_ok_and(|mode| mode == "protected"));
+    protected.count() == guests
 }

@@ -96,9 +96,9 @@ impl Row {
     pub fn chains(self) -> &'static [Chain] {
         match self.setting() {
             Setting::Frames => &Chain::ALL,
-            Setting::Offloads => &[Chain::None, Chain::Ours],
+            Setting::Offloads | Setting::ManyGuests => &[Chain::None, Chain::Ours],
             Setting::Compare(_) => &[Chain::Qemu, Chain::Ours],
-            Setting::Failover | Setting::ManyGuests => &[Chain::Ours],
+            Setting::Failover => &[Chain::Ours],
         }
     }
 
