@@ -130,6 +130,7 @@ pub fn measure(options: &Options, say: &dyn Fn(&str)) -> Result<Results> {
     ensure!(rounds > 0 && seconds > 0.0, "nothing to measure in no time");
     cleanup::on_signals()?;
     let mut run = Run {
+        quick: options.quick,
         time: Duration::try_from_secs_f64(seconds).context("that many seconds")?,
         say,
         results: Results {
@@ -158,6 +159,7 @@ pub fn measure(options: &Options, say: &dyn Fn(&str)) -> Result<Results> {
 
 /// A run in the making.
 struct Run<'a> {
+    quick: bool,
     time: Duration,
     say: &'a dyn Fn(&str),
     results: Results,
@@ -171,6 +173,11 @@ impl Run<'_> {
         let stacks: Result<Vec<Stack>> =
             first.chains().iter().map(|chain| Stack::build(*chain, wire)).collect();
         let mut stacks = stacks?;
+        // What the labs that are not measured take from the one that is.
+        if let Some(stack) = stacks.first().filter(|_| !self.quick) {
+            let used = 100.0 * machine::idle_use(&stack.lab.client)?;
+            (self.say)(&format!("{} labs at rest use {used:.1} % of a processor", stacks.len()));
+        }
         for round in 0..self.results.rounds {
             for row in rows {
                 for stack in &stacks {

@@ -1,6 +1,7 @@
 //! The machine that is measured on: what it is, and how busy it is.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use nix::unistd::{SysconfVar, sysconf};
@@ -8,6 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::daemon;
 use crate::namespace::Namespace;
+use crate::process::eventually;
+
+/// How long the machine is watched at rest.
+const IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// What stands above a table of figures.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -81,6 +86,16 @@ impl Meter {
         let packets = self.packets.saturating_sub(since.packets).max(1);
         (self.busy_seconds - since.busy_seconds) * 1e6 / packets as f64
     }
+}
+
+/// How much of one processor is in use while nothing is measured.
+pub(super) fn idle_use(client: &Namespace) -> Result<f64> {
+    let (before, began) = (Meter::read(client)?, Instant::now());
+    eventually("the end of a pause", IDLE_TIME * 10, || {
+        Ok((began.elapsed() >= IDLE_TIME).then_some(()))
+    })?;
+    let after = Meter::read(client)?;
+    Ok((after.busy_seconds - before.busy_seconds) / began.elapsed().as_secs_f64())
 }
 
 /// Frames that the client's link has carried, both ways.
