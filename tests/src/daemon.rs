@@ -176,6 +176,11 @@ impl Daemon {
 
     /// Starts `colo-proxy run` with this configuration and waits until it is ready.
     pub fn run_config(host: &Host, config: &str) -> Result<Self> {
+        Self::run_config_within(host, config, READY_TIMEOUT)
+    }
+
+    /// The same where there is more to attach to than usual.
+    pub fn run_config_within(host: &Host, config: &str, timeout: Duration) -> Result<Self> {
         static FILES: AtomicU32 = AtomicU32::new(0);
         let file = FILES.fetch_add(1, Ordering::Relaxed);
         let name = format!("colo-lab-{}-{file}.toml", std::process::id());
@@ -183,7 +188,8 @@ impl Daemon {
         std::fs::write(&path, config).context("writing a configuration")?;
         let daemon =
             Self::spawn(host, &[OsStr::new("run"), OsStr::new("--config"), path.as_os_str()]);
-        let ready = daemon.and_then(|daemon| daemon.wait_ready().map(|()| daemon));
+        let ready =
+            daemon.and_then(|daemon| daemon.process.wait_for("ready", timeout).map(|_| daemon));
         std::fs::remove_file(&path).context("removing a configuration")?;
         ready
     }

@@ -100,7 +100,7 @@ impl Guest {
 
 /// The link, its addresses, and where the client is: a guest that is restored from a checkpoint
 /// knows its neighbours, and the secondary's own questions never reach the LAN.
-fn configure(namespace: &Namespace, options: GuestOptions) -> Result<()> {
+pub(crate) fn configure(namespace: &Namespace, options: GuestOptions) -> Result<()> {
     let slot = options.slot;
     let (mac, v4, v6) = (slot.mac(), slot.address(Family::V4), slot.address(Family::V6));
     quiet_ipv6(namespace)?;
@@ -131,7 +131,7 @@ pub struct StandIn {
 }
 
 impl StandIn {
-    fn start(
+    pub(crate) fn start(
         host: &Host,
         guest: &Namespace,
         vnet_hdr: bool,

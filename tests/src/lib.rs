@@ -11,6 +11,7 @@
 //! [`client`] is the load. All of it disappears with its [`network::Lab`], also on a panic or a
 //! signal ([`cleanup`]).
 
+pub mod bench;
 pub mod cleanup;
 pub mod client;
 pub mod colo_compare;

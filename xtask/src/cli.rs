@@ -2,6 +2,7 @@
 
 use crate::{build_ebpf, demo, setup, test};
 use clap::{Parser, Subcommand};
+use colo_lab::bench;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Tasks of colo-proxy")]
@@ -18,6 +19,8 @@ pub enum Task {
     Setup(setup::Options),
     /// Show the main job in a laboratory of network namespaces (needs root).
     Demo(demo::Options),
+    /// Measure no proxy, QEMU's own chain and colo-proxy side by side (needs root).
+    Bench(bench::Options),
     /// Run everything that CI runs.
     Test(test::Options),
     /// Check formatting, lints, and the licences and sources of all dependencies.

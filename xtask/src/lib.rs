@@ -1,5 +1,6 @@
 //! The tasks behind `cargo xtask`, one module each.
 
+pub mod bench;
 pub mod build_ebpf;
 pub mod cli;
 pub mod command;

@@ -98,6 +98,15 @@ impl Socket {
         Ok(Self { stream, vnet_hdr, buffer: Vec::new(), rest: Vec::new() })
     }
 
+    /// Another handle of a unix socket, for whoever does the framing himself. Nothing that was read
+    /// here already is in it.
+    pub fn unix_stream(&self) -> Result<UnixStream> {
+        match &self.stream {
+            Stream::Unix(stream) => stream.try_clone().context("duplicating a socket"),
+            Stream::Tcp(_) => bail!("not a unix socket"),
+        }
+    }
+
     /// A frame as a record, behind a header of zeros where there is one.
     pub fn send(&mut self, frame: &[u8]) -> Result<()> {
         let header: &[u8] = if self.vnet_hdr { &[0; VNET_HDR_LEN] } else { &[] };

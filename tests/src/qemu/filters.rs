@@ -6,6 +6,8 @@
 //!   secondary:  f1 (input, from 9003) f2 (output, to 9004)   rew0 (both)
 //! ```
 
+use std::path::Path;
+
 use super::machine::NETDEV;
 use crate::daemon::{MIRROR_PORT, SECONDARY_PORT};
 use crate::network::Side;
@@ -43,26 +45,49 @@ impl Filters {
 
     /// QEMU's own colo-compare, in the primary's machine; its COLO-frame hears of it by itself.
     pub fn compare(self) -> Vec<String> {
+        self.compare_with("")
+    }
+
+    /// The same where a COLO-frame that is not QEMU's hears of it, on a socket that it finds at
+    /// `notify`.
+    pub fn compare_notifying(self, notify: &Path) -> Vec<String> {
+        let chardev = format!("socket,id=notify,path={},server=on,wait=off", notify.display());
+        let mut arguments = vec!["-chardev".to_owned(), chardev];
+        arguments.extend(self.compare_with(",notify_dev=notify"));
+        arguments
+    }
+
+    fn compare_with(self, more: &str) -> Vec<String> {
         let host = Side::Primary.replication().to_string();
         let mut arguments = Vec::new();
         arguments.extend(socket("secondary-in", &host, SECONDARY_PORT, "server=on,wait=off"));
         arguments.extend(socket("primary-in", "127.0.0.1", PRIMARY_PORT, "server=off"));
         arguments.extend(socket("out", "127.0.0.1", RELEASED_PORT, "server=off"));
         arguments.extend(["-object".to_owned(), "iothread,id=thread0".to_owned()]);
-        arguments.extend(self.object(
+        let compare = format!(
             "colo-compare,id=comp0,primary_in=primary-in,secondary_in=secondary-in,outdev=out,\
-             iothread=thread0",
-            false,
-        ));
+             iothread=thread0{more}"
+        );
+        arguments.extend(self.object(&compare, false));
         arguments
     }
 
     /// Redirectors and rewriter of the secondary.
     pub fn secondary(self) -> Vec<String> {
+        self.secondary_connecting("reconnect-ms=100")
+    }
+
+    /// The same where the primary listens already, with a QEMU of any age: the word for connecting
+    /// again has changed.
+    pub fn secondary_once(self) -> Vec<String> {
+        self.secondary_connecting("server=off")
+    }
+
+    fn secondary_connecting(self, how: &str) -> Vec<String> {
         let host = Side::Primary.replication().to_string();
         let mut arguments = Vec::new();
         for (id, port) in [("mirror", MIRROR_PORT), ("output", SECONDARY_PORT)] {
-            arguments.extend(socket(id, &host, port, "reconnect-ms=100"));
+            arguments.extend(socket(id, &host, port, how));
         }
         arguments.extend(self.object("filter-redirector,id=f1,queue=tx,indev=mirror", true));
         arguments.extend(self.object("filter-redirector,id=f2,queue=rx,outdev=output", true));

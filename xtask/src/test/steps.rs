@@ -63,7 +63,7 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
         let needs: &[Need] = match name.as_str() {
             name if GUESTS.contains(&name) => &[Need::Lab, Need::Inspect, Need::Qemu],
             "differential" => &[Need::Qemu],
-            "filters" => &[Need::Lab, Need::Inspect, Need::Qemu],
+            "bench" | "filters" => &[Need::Lab, Need::Inspect, Need::Qemu],
             _ if needs_root => &[Need::Lab, Need::Inspect],
             _ => &[],
         };

@@ -1,0 +1,113 @@
+//! A guest that is measured: a network stack, what moves its frames, and the service in it.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::hub::Hub;
+use super::service::Swallowed;
+use crate::guest::{GuestOptions, StandIn, configure};
+use crate::namespace::Namespace;
+use crate::network::{Lab, Side, Slot};
+use crate::process::{Process, program};
+use crate::stand_in::tap::Offloads;
+
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Who moves frames between the host's TAP and the guest's.
+#[derive(Debug)]
+pub(super) enum Mover {
+    /// QEMU, with more of its arguments; without offloads.
+    Hub(Vec<String>),
+    /// The lab's own pump, with offloads.
+    StandIn,
+}
+
+#[derive(Debug)]
+enum Moving {
+    Hub(Hub),
+    StandIn(StandIn),
+}
+
+/// A running guest. Fields are dropped in this order.
+#[derive(Debug)]
+pub(super) struct Guest {
+    moving: Moving,
+    service: Process,
+    reports: Receiver<Swallowed>,
+    // Last: its sockets die before it.
+    _namespace: Namespace,
+}
+
+impl Guest {
+    /// Starts it and waits until its service listens.
+    pub(super) fn start(lab: &Lab, side: Side, slot: Slot, mover: Mover) -> Result<Self> {
+        let (namespace, host) = (lab.guest_namespace(side)?, lab.host(side));
+        let offloads = match mover {
+            Mover::Hub(_) => Offloads::Off,
+            Mover::StandIn => Offloads::On,
+        };
+        // Neither guest's numbers are moved, so that both cost the same. They differ all the same,
+        // by the time at which each was asked.
+        let options = GuestOptions { slot, offloads, shift: false, verify: false };
+        let moving = match mover {
+            Mover::Hub(more) => Moving::Hub(Hub::start(host, &namespace, slot, &more)?),
+            Mover::StandIn => {
+                let vnet_hdr = lab.options.vnet_hdr;
+                Moving::StandIn(StandIn::start(host, &namespace, vnet_hdr, options, None)?)
+            }
+        };
+        configure(&namespace, options)?;
+        let (service, reports) = serve(side, &namespace)?;
+        Ok(Self { moving, service, reports, _namespace: namespace })
+    }
+
+    /// What its sink says of the stream from `port`, which has been reset.
+    pub(super) fn swallowed(&self, port: u16) -> Result<Swallowed> {
+        let deadline = Instant::now() + REPORT_TIMEOUT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let report = self.reports.recv_timeout(left).with_context(|| {
+                format!(
+                    "{} says nothing of a stream: {}",
+                    self.service.name(),
+                    self.service.stderr()
+                )
+            })?;
+            if report.port == port {
+                return Ok(report);
+            }
+        }
+    }
+
+    /// `kill -9` of what moves its frames: to the network it is dead.
+    pub(super) fn kill(&mut self) -> Result<()> {
+        match &mut self.moving {
+            Moving::Hub(hub) => hub.kill(),
+            Moving::StandIn(stand_in) => stand_in.process.kill(),
+        }
+    }
+}
+
+fn serve(side: Side, namespace: &Namespace) -> Result<(Process, Receiver<Swallowed>)> {
+    let mut command = Command::new(program("bench", "COLO_LAB_BENCH")?);
+    command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped());
+    let name = format!("bench service {}", side.letter());
+    let mut service = Process::spawn(&name, command, &[namespace.handle()])?;
+    let stdout = service.take_stdout().context("the service's stdout is not piped")?;
+    let (sender, reports) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            let Ok(report) = serde_json::from_str(&line) else { continue };
+            if sender.send(report).is_err() {
+                return;
+            }
+        }
+    });
+    service.wait_for("ready", START_TIMEOUT)?;
+    Ok((service, reports))
+}

@@ -1,0 +1,85 @@
+//! One TCP stream as fast as it goes, either way.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{END_TIMEOUT, Found, connect, finish};
+use crate::bench::guest::Guest;
+use crate::bench::service::{Arrivals, BLOCK_LEN, PORTION_LEN, SINK_PORT, SOURCE_PORT};
+use crate::namespace::Namespace;
+use crate::network::Slot;
+
+/// How often a stream that stands still is looked at.
+const GLANCE: Duration = Duration::from_millis(20);
+/// Portions that a guest is asked for ahead: more octets than a receive window has.
+const PORTIONS_AHEAD: u64 = 2;
+
+/// Guest to client. The guest is asked for one portion after the other, far enough ahead that it
+/// never waits: so both guests end their stream at the same octet.
+pub(in crate::bench) fn down(client: &Namespace, time: Duration) -> Result<Found> {
+    let mut stream = connect(client, Slot(0), SOURCE_PORT)?;
+    stream.set_read_timeout(Some(GLANCE))?;
+    let mut block = vec![0; BLOCK_LEN];
+    let mut arrivals = Arrivals::begin();
+    let mut asked = 0;
+    let began = Instant::now();
+    while began.elapsed() < time {
+        let wanted = arrivals.octets / PORTION_LEN as u64 + PORTIONS_AHEAD;
+        let more = vec![b'+'; (wanted - asked) as usize];
+        stream.write_all(&more).context("asking for more")?;
+        asked = wanted;
+        arrivals.read(&mut stream, &mut block)?;
+    }
+    let (octets, (seconds, gap)) = (arrivals.octets, arrivals.end());
+    let deadline = Instant::now() + END_TIMEOUT;
+    while arrivals.octets < asked * PORTION_LEN as u64 && Instant::now() < deadline {
+        arrivals.read(&mut stream, &mut block)?;
+    }
+    finish(stream)?;
+    Ok(found(octets, seconds, gap))
+}
+
+/// Client to guest; `primary` is whose sink counts.
+pub(in crate::bench) fn up(client: &Namespace, primary: &Guest, time: Duration) -> Result<Found> {
+    let mut stream = connect(client, Slot(0), SINK_PORT)?;
+    stream.set_write_timeout(Some(GLANCE))?;
+    let port = stream.local_addr()?.port();
+    let block = vec![0x5a; BLOCK_LEN];
+    let began = Instant::now();
+    while began.elapsed() < time {
+        match stream.write(&block) {
+            Ok(_) => {}
+            Err(error) if is_only_slow(error.kind()) => {}
+            Err(error) => return Err(error).context("writing a stream"),
+        }
+    }
+    finish(stream)?;
+    let swallowed = primary.swallowed(port)?;
+    Ok(found(swallowed.octets, swallowed.seconds, swallowed.gap_seconds))
+}
+
+impl Arrivals {
+    fn read(&mut self, stream: &mut TcpStream, block: &mut [u8]) -> Result<()> {
+        match stream.read(block) {
+            Ok(0) => bail!("a stream ended by itself"),
+            Ok(len) => self.add(len),
+            Err(error) if is_only_slow(error.kind()) => {}
+            Err(error) => return Err(error).context("reading a stream"),
+        }
+        Ok(())
+    }
+}
+
+fn is_only_slow(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+}
+
+fn found(octets: u64, seconds: f64, gap_seconds: f64) -> Found {
+    let gigabits = 8.0 * octets as f64 / seconds / 1e9;
+    let figures = [("gbits", gigabits), ("gap_ms", gap_seconds * 1e3)];
+    let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
+    Found { figures, latency: None }
+}

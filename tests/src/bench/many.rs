@@ -1,0 +1,97 @@
+//! Many guests on one host, protected by one daemon: what they reach together, and whether each gets
+//! its share.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::guest::{Guest, Mover};
+use super::load::{self, Found};
+use crate::daemon::{Daemon, PairOptions, Status};
+use crate::network::{Lab, LabOptions, Side, Slot};
+use crate::process::eventually;
+
+const GUESTS: u8 = 64;
+/// The programs are loaded for each guest.
+const READY_TIMEOUT: Duration = Duration::from_mins(1);
+const PROTECTED_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// The pair of hosts with all their guests. Fields are dropped in this order.
+#[derive(Debug)]
+pub(super) struct Many {
+    /// The primary's and the secondary's.
+    daemons: Option<[Daemon; 2]>,
+    guests: Vec<Guest>,
+    slots: Vec<Slot>,
+    lab: Lab,
+}
+
+impl Many {
+    /// The primary's guests, without a proxy.
+    pub(super) fn build() -> Result<Self> {
+        let slots: Vec<Slot> = (0..GUESTS).map(Slot).collect();
+        let lab = Lab::new(LabOptions { slots: GUESTS, ..LabOptions::default() })?;
+        let mut many = Self { daemons: None, guests: Vec::new(), slots, lab };
+        many.start(Side::Primary)?;
+        Ok(many)
+    }
+
+    /// Starts the secondary's guests, and the daemons.
+    pub(super) fn protect(&mut self) -> Result<()> {
+        let secondary = self.daemon(Side::Secondary)?;
+        self.start(Side::Secondary)?;
+        let primary = self.daemon(Side::Primary)?;
+        eventually("protected guests", PROTECTED_TIMEOUT, || {
+            Ok(are_protected(&primary.statuses()?, self.slots.len()).then_some(()))
+        })
+        .with_context(|| primary.process.stderr())?;
+        self.daemons = Some([primary, secondary]);
+        Ok(())
+    }
+
+    fn start(&mut self, side: Side) -> Result<()> {
+        for slot in &self.slots {
+            self.guests.push(Guest::start(&self.lab, side, *slot, Mover::StandIn)?);
+        }
+        Ok(())
+    }
+
+    fn daemon(&self, side: Side) -> Result<Daemon> {
+        let guest = |slot: &Slot| PairOptions::default().config(side, *slot, "");
+        let config: String = self.slots.iter().map(guest).collect();
+        Daemon::run_config_within(self.lab.host(side), &config, READY_TIMEOUT)
+    }
+
+    /// As many connections to one guest, then one to each.
+    pub(super) fn measure(&self, time: Duration) -> Result<Found> {
+        let asked = self.asked()?;
+        let client = &self.lab.client;
+        let to_one = vec![Slot(0); self.slots.len()];
+        let one: f64 = load::exchanges_with_all(client, &to_one, time)?.iter().sum();
+        let each = load::exchanges_with_all(client, &self.slots, time)?;
+        let all: f64 = each.iter().sum();
+        let least = each.iter().copied().min_by(f64::total_cmp).unwrap_or_default();
+        let most = each.iter().copied().max_by(f64::total_cmp).unwrap_or_default();
+        let figures = [
+            ("one_rate", one),
+            ("rate", all),
+            ("share", all / one),
+            ("fairness", least / most),
+            ("asked", (self.asked()? - asked) as f64),
+        ];
+        let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
+        Ok(Found { figures, latency: None })
+    }
+
+    fn asked(&self) -> Result<u64> {
+        let Some([primary, _]) = &self.daemons else { return Ok(0) };
+        let all = primary.statuses()?;
+        ensure!(are_protected(&all, self.slots.len()), "{}", primary.process.stderr());
+        Ok(all.iter().flat_map(|status| status.checkpoints().into_values()).sum())
+    }
+}
+
+fn are_protected(all: &[Status], guests: usize) -> bool {
+    let protected = all.iter().filter(|status| status.mode().is_ok_and(|mode| mode == "protected"));
+    protected.count() == guests
+}

@@ -1,0 +1,265 @@
+//! What is made of a run: BENCHMARKS.md, and the plots.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use super::plot::{Plot, Series};
+use super::reason;
+use super::results::{Chain, Results};
+use super::row::Row;
+use super::table::{Entry, entries, number};
+
+/// Where everything goes, from the root of the source.
+const FOLDER: &str = "docs/bench";
+const RESULTS: &str = "results.json";
+const LATENCY: &str = "latency.svg";
+const FLOWS: &str = "flows.svg";
+/// What a benchmark of the compare engine has left: [`Engine`] objects.
+const ENGINE: &str = "engine.json";
+
+/// The cost of one pair in the compare engine, with so many flows known.
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Engine {
+    flows: f64,
+    ns_per_pair: f64,
+}
+
+/// Writes table and plots below `root`, and with `raw` the figures too.
+pub fn write(results: &Results, root: &Path, raw: bool) -> Result<()> {
+    let folder = root.join(FOLDER);
+    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    if raw {
+        results.write(&folder.join(RESULTS))?;
+    }
+    let put = |name: &str, plot: Option<Plot>| -> Result<bool> {
+        let Some(svg) = plot.and_then(|plot| plot.svg()) else { return Ok(false) };
+        let path = folder.join(name);
+        std::fs::write(&path, svg).with_context(|| format!("writing {}", path.display()))?;
+        Ok(true)
+    };
+    let mut plots = Vec::new();
+    if put(LATENCY, latency(results))? {
+        plots.push((LATENCY, "Distribution of the latency of one exchange"));
+    }
+    if put(FLOWS, flows(&folder.join(ENGINE))?)? {
+        plots.push((FLOWS, "Cost of a pair in the compare engine against the number of flows"));
+    }
+    let path = root.join("BENCHMARKS.md");
+    std::fs::write(&path, markdown(results, &plots))
+        .with_context(|| format!("writing {}", path.display()))
+}
+
+/// The share of exchanges that take no longer than so many microseconds.
+fn latency(results: &Results) -> Option<Plot> {
+    let row = Row::TcpRr;
+    let series = |chain: Chain, color| {
+        let found = results.distributions.iter().find(|d| d.row == row.id() && d.chain == chain)?;
+        let points = found.histogram.cumulative();
+        let points = points.into_iter().map(|(ns, share)| (ns as f64 / 1e3, 100.0 * share));
+        Some(Series { name: chain.name().to_owned(), color, points: points.collect() })
+    };
+    let colors = [(Chain::None, "#777"), (Chain::Qemu, "#d55e00"), (Chain::Ours, "#0072b2")];
+    let series: Vec<Series> =
+        colors.into_iter().filter_map(|(chain, color)| series(chain, color)).collect();
+    (!series.is_empty()).then(|| Plot {
+        title: format!("{}: latency", row.title()),
+        x_title: "microseconds",
+        y_title: "% of exchanges that take no longer",
+        y_max: 100.0,
+        series,
+    })
+}
+
+/// Nothing where the benchmark of the engine has left nothing.
+fn flows(engine: &Path) -> Result<Option<Plot>> {
+    let text = match std::fs::read_to_string(engine) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", engine.display())),
+    };
+    let costs: Vec<Engine> =
+        serde_json::from_str(&text).with_context(|| format!("reading {}", engine.display()))?;
+    let highest = costs.iter().map(|cost| cost.ns_per_pair).max_by(f64::total_cmp);
+    let points = costs.iter().map(|cost| (cost.flows, cost.ns_per_pair)).collect();
+    Ok(highest.map(|highest| Plot {
+        title: "Compare engine: one pair of equal frames".to_owned(),
+        x_title: "flows",
+        y_title: "ns a pair",
+        // A round number, a fifth of it above the rest.
+        y_max: (highest * 1.2 / 50.0).ceil() * 50.0,
+        series: vec![Series { name: "colo-proxy".to_owned(), color: "#0072b2", points }],
+    }))
+}
+
+/// The whole file.
+fn markdown(results: &Results, plots: &[(&str, &str)]) -> String {
+    let mut text = head(results);
+    let all = entries(results);
+    for row in Row::ALL {
+        let of_row: Vec<&Entry> = all.iter().filter(|entry| entry.row == row).collect();
+        if !of_row.is_empty() {
+            text += &section(row, &of_row);
+        }
+    }
+    for (file, title) in plots {
+        let _ = writeln!(text, "\n## {title}\n\n![{title}]({FOLDER}/{file})");
+    }
+    text + FOOT
+}
+
+fn head(results: &Results) -> String {
+    let (machine, rounds, seconds) = (&results.machine, results.rounds, results.seconds);
+    format!(
+        "# Benchmarks\n\n\
+         Made by `{}`; do not edit by hand.\n\n\
+         No proxy, QEMU's own chain (mirror, redirectors, rewriter, colo-compare) and colo-proxy do\n\
+         the same work in the same run, in alternation, each in a lab of namespaces of its own.\n\
+         Figures are medians of {rounds} rounds of {seconds} s unless a line says otherwise;\n\
+         `cargo xtask bench --help` lists the rows.\n\n\
+         | | |\n|---|---|\n\
+         | date | {} |\n\
+         | machine | {} processors, {}, {:.0} GiB |\n\
+         | kernel | {} |\n\
+         | QEMU | {} |\n\
+         | colo-proxy | {}, revision {} |\n",
+        results.command,
+        machine.date,
+        machine.processors,
+        machine.processor,
+        machine.memory_gib,
+        machine.kernel,
+        machine.qemu,
+        machine.colo_proxy,
+        machine.revision,
+    )
+}
+
+fn section(row: Row, entries: &[&Entry]) -> String {
+    let mut text = format!(
+        "\n## {}\n\n`--only {}`\n\n\
+         | | no proxy | QEMU | colo-proxy | of QEMU's | of no proxy | target | |\n\
+         |---|---:|---:|---:|---:|---:|---|---|\n",
+        row.title(),
+        row.id()
+    );
+    let mut missed = Vec::new();
+    for entry in entries {
+        let values = entry.values.map(number).join(" | ");
+        let ratios = entry.ratios().map(number).join(" | ");
+        let targets: Vec<String> =
+            entry.targets.iter().map(|judged| judged.target.to_string()).collect();
+        let verdicts: Vec<String> = entry
+            .targets
+            .iter()
+            .map(|judged| if judged.met { judged.to_string() } else { format!("**{judged}**") })
+            .collect();
+        let _ = writeln!(
+            text,
+            "| {} | {values} | {ratios} | {} | {} |",
+            entry.title,
+            targets.join("<br>"),
+            verdicts.join("<br>")
+        );
+        let of_entry = entry.targets.iter().filter(|judged| !judged.met);
+        missed.extend(of_entry.map(|judged| reason::missed(entry, judged)));
+    }
+    missed.dedup();
+    for reason in missed {
+        let _ = writeln!(text, "\nMissed: {reason}");
+    }
+    let notes = reason::note(row);
+    if !notes.is_empty() {
+        let _ = writeln!(text, "\n{notes}");
+    }
+    text
+}
+
+const FOOT: &str = "\n## What the columns are\n\n\
+    **No proxy**: one guest, unprotected. **QEMU**: filter-mirror, two filter-redirectors and\n\
+    colo-compare in the primary's process, two filter-redirectors and filter-rewriter in the\n\
+    secondary's, as QEMU's documentation sets them up; `notify_dev` is answered 10 ms after the\n\
+    first request, as long as a checkpoint of QEMU's takes at best. **colo-proxy**: `primary` and\n\
+    `secondary` with `--colo-frame instant`.\n\n\
+    A guest is a network namespace whose TAP is joined with the host's by a QEMU without a machine\n\
+    (`-M none`, a hub); it is the same program in all three columns. A hub has no offloads, so the\n\
+    rows with GSO use the lab's own pump, and QEMU's column is empty: not supported. Client, hosts\n\
+    and guests share the processors, so what the second guest does is taken from the first.\n\
+    CPU seconds are those of the whole machine, client and guests included; frames are those on the\n\
+    client's link, both ways. Gaps are between two reads of the receiver.\n\n\
+    `docs/bench/results.json` has the figures of every round; `cargo xtask bench --from\n\
+    docs/bench/results.json` makes this file and the plots from it.\n";
+
+#[cfg(test)]
+mod tests {
+    use super::{ENGINE, FOLDER, flows, latency, markdown, write};
+    use crate::bench::results::Results;
+    use crate::bench::results::tests::results;
+
+    #[test]
+    fn the_file_names_machine_and_verdicts() {
+        let text = markdown(&results(), &[("a.svg", "A plot")]);
+        for word in [
+            "Made by `cargo xtask bench`",
+            "| machine | 2 processors",
+            "## TCP request/response, 64 B",
+            "| ≥ 2.5 × QEMU | met: 2.60 × |",
+            "![A plot](docs/bench/a.svg)",
+        ] {
+            assert!(text.contains(word), "no `{word}` in\n{text}");
+        }
+        assert!(!text.contains("64 guests of one daemon"), "{text}");
+    }
+
+    #[test]
+    fn a_missed_target_has_its_reason() {
+        let mut results = results();
+        for sample in &mut results.samples {
+            sample.figures.insert("p99_us".into(), 100.0);
+        }
+        let text = markdown(&results, &[]);
+        assert!(text.contains("**missed: 100 %**"), "{text}");
+        assert!(text.contains("\nMissed: "), "{text}");
+    }
+
+    #[test]
+    fn a_file_of_results_makes_the_same_table_again() {
+        let root = tempfile::tempdir().unwrap();
+        let results = results();
+        write(&results, root.path(), true).unwrap();
+        let table = std::fs::read_to_string(root.path().join("BENCHMARKS.md")).unwrap();
+        let folder = root.path().join(FOLDER);
+        let again = Results::read(&folder.join("results.json")).unwrap();
+        write(&again, root.path(), false).unwrap();
+        assert_eq!(std::fs::read_to_string(root.path().join("BENCHMARKS.md")).unwrap(), table);
+        assert!(folder.join("latency.svg").is_file());
+        assert!(!folder.join("flows.svg").exists());
+    }
+
+    #[test]
+    fn the_plot_of_flows_is_there_when_its_data_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = folder.path().join(ENGINE);
+        assert!(flows(&engine).unwrap().is_none());
+        std::fs::write(
+            &engine,
+            r#"[{"flows":1,"ns_per_pair":150.5,"octets":64},{"flows":1e5,"ns_per_pair":190}]"#,
+        )
+        .unwrap();
+        let plot = flows(&engine).unwrap().unwrap();
+        assert!((plot.y_max - 250.0).abs() < 1e-9, "{plot:?}");
+        assert_eq!(plot.series[0].points.len(), 2);
+        std::fs::write(&engine, "nonsense").unwrap();
+        assert!(flows(&engine).is_err());
+    }
+
+    #[test]
+    fn every_chain_has_its_line() {
+        let plot = latency(&results()).unwrap();
+        let names: Vec<&str> = plot.series.iter().map(|series| series.name.as_str()).collect();
+        assert_eq!(names, ["no proxy", "QEMU", "colo-proxy"]);
+        assert!((plot.series[2].points[0].0 - 39.0).abs() < 0.4, "{plot:?}");
+    }
+}

@@ -1,0 +1,223 @@
+//! What is measured: the rows, and what each figure of them has to reach.
+
+use super::results::Chain;
+
+/// One kind of measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Row {
+    TcpRr,
+    Udp64,
+    Udp1400,
+    Up,
+    Down,
+    GsoUp,
+    GsoDown,
+    Compare64,
+    Compare1448,
+    Failover,
+    ManyGuests,
+}
+
+/// How a row is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// Labs side by side, with frames as on a wire.
+    Frames,
+    /// The same with segmentation offload.
+    Offloads,
+    /// colo-compares side by side, with frames of so many octets.
+    Compare(usize),
+    /// A lab for each measurement, which does not survive it.
+    Failover,
+    /// A lab with many guests.
+    ManyGuests,
+}
+
+impl Row {
+    pub const ALL: [Self; 11] = [
+        Self::TcpRr,
+        Self::Udp64,
+        Self::Udp1400,
+        Self::Up,
+        Self::Down,
+        Self::GsoUp,
+        Self::GsoDown,
+        Self::Compare64,
+        Self::Compare1448,
+        Self::Failover,
+        Self::ManyGuests,
+    ];
+
+    pub fn setting(self) -> Setting {
+        match self {
+            Self::TcpRr | Self::Udp64 | Self::Udp1400 | Self::Up | Self::Down => Setting::Frames,
+            Self::GsoUp | Self::GsoDown => Setting::Offloads,
+            Self::Compare64 => Setting::Compare(64),
+            Self::Compare1448 => Setting::Compare(1448),
+            Self::Failover => Setting::Failover,
+            Self::ManyGuests => Setting::ManyGuests,
+        }
+    }
+
+    /// As on the command line and in the file of results.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::TcpRr => "tcp-rr",
+            Self::Udp64 => "udp-64",
+            Self::Udp1400 => "udp-1400",
+            Self::Up => "bulk-up",
+            Self::Down => "bulk-down",
+            Self::GsoUp => "gso-up",
+            Self::GsoDown => "gso-down",
+            Self::Compare64 => "compare-64",
+            Self::Compare1448 => "compare-1448",
+            Self::Failover => "failover",
+            Self::ManyGuests => "64-guests",
+        }
+    }
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::TcpRr => "TCP request/response, 64 B",
+            Self::Udp64 => "UDP echo, 64 B, window 32",
+            Self::Udp1400 => "UDP echo, 1400 B, window 32",
+            Self::Up => "TCP bulk, client to guest, no offloads",
+            Self::Down => "TCP bulk, guest to client, no offloads",
+            Self::GsoUp => "TCP bulk, client to guest, 64 KiB GSO",
+            Self::GsoDown => "TCP bulk, guest to client, 64 KiB GSO",
+            Self::Compare64 => "colo-compare over unix sockets, equal pairs of 64 B",
+            Self::Compare1448 => "colo-compare over unix sockets, equal pairs of 1448 B",
+            Self::Failover => "Failover, from the word that the primary is dead",
+            Self::ManyGuests => "64 guests of one daemon, a connection to each",
+        }
+    }
+
+    /// Who can be measured.
+    pub fn chains(self) -> &'static [Chain] {
+        match self.setting() {
+            Setting::Frames => &Chain::ALL,
+            Setting::Offloads | Setting::ManyGuests => &[Chain::None, Chain::Ours],
+            Setting::Compare(_) => &[Chain::Qemu, Chain::Ours],
+            Setting::Failover => &[Chain::Ours],
+        }
+    }
+
+    pub fn of(id: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|row| row.id() == id)
+    }
+
+    /// The lines of the table.
+    pub fn lines(self) -> &'static [Line] {
+        match self {
+            Self::TcpRr => TCP_RR,
+            Self::Udp64 | Self::Udp1400 => UDP,
+            Self::Up | Self::Down => BULK,
+            Self::GsoUp | Self::GsoDown => GSO,
+            Self::Compare64 | Self::Compare1448 => COMPARE,
+            Self::Failover => FAILOVER,
+            Self::ManyGuests => MANY_GUESTS,
+        }
+    }
+}
+
+/// One figure of a row, over all rounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Line {
+    pub figure: &'static str,
+    pub title: &'static str,
+    pub of: Of,
+    pub targets: &'static [Target],
+}
+
+/// What all rounds come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    Median,
+    Sum,
+    Highest,
+}
+
+/// What colo-proxy's figure has to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Target {
+    /// At least so many times QEMU's.
+    TimesQemu(f64),
+    /// At most so much of QEMU's.
+    ShareOfQemu(f64),
+    /// At least so much of that without a proxy.
+    ShareOfNone(f64),
+    /// What it adds to that without a proxy is at most so much of what QEMU's adds.
+    ShareOfAdded(f64),
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+const fn line(
+    figure: &'static str,
+    title: &'static str,
+    of: Of,
+    targets: &'static [Target],
+) -> Line {
+    Line { figure, title, of, targets }
+}
+
+const CPU: Line =
+    line("cpu_s_per_mpacket", "CPU s a million frames", Of::Median, &[Target::ShareOfQemu(0.333)]);
+const ASKED: Line = line("asked", "checkpoints asked for, all rounds", Of::Sum, &[]);
+const NONE_ASKED: Line =
+    line("asked", "checkpoints asked for, all rounds", Of::Sum, &[Target::AtMost(0.0)]);
+
+const TCP_RR: &[Line] = &[
+    line("rate", "exchanges/s", Of::Median, &[Target::TimesQemu(2.5)]),
+    line("p50_us", "p50, µs", Of::Median, &[Target::ShareOfAdded(0.25)]),
+    line("p99_us", "p99, µs", Of::Median, &[Target::ShareOfQemu(0.333)]),
+    line("p999_us", "p99.9, µs", Of::Median, &[]),
+    CPU,
+    ASKED,
+];
+const UDP: &[Line] = &[
+    line("rate", "datagrams/s", Of::Median, &[Target::TimesQemu(3.0)]),
+    line("reordered", "reordered, all rounds", Of::Sum, &[Target::AtMost(0.0)]),
+    line("reordered_percent", "reordered, %", Of::Median, &[]),
+    line("lost", "lost, all rounds", Of::Sum, &[]),
+    CPU,
+    NONE_ASKED,
+];
+const BULK: &[Line] = &[
+    line("gbits", "Gbit/s", Of::Median, &[Target::TimesQemu(5.0), Target::ShareOfNone(0.35)]),
+    line("gap_ms", "longest gap, ms, of all rounds", Of::Highest, &[Target::AtMost(50.0)]),
+    CPU,
+    ASKED,
+];
+const GSO: &[Line] = &[
+    line("gbits", "Gbit/s", Of::Median, &[Target::ShareOfNone(0.25)]),
+    line("gap_ms", "longest gap, ms, of all rounds", Of::Highest, &[]),
+    ASKED,
+];
+const COMPARE: &[Line] =
+    &[line("mframes", "million pairs/s", Of::Median, &[Target::TimesQemu(4.0)])];
+const FAILOVER: &[Line] = &[
+    line("first_frame_ms", "first frame at the client, ms", Of::Median, &[Target::AtMost(5.0)]),
+    line("done_ms", "answered, ms", Of::Median, &[]),
+];
+const MANY_GUESTS: &[Line] = &[
+    line("one_rate", "exchanges/s, 64 connections to one guest", Of::Median, &[]),
+    line("rate", "exchanges/s, all guests", Of::Median, &[]),
+    line("share", "all guests / one guest", Of::Median, &[Target::AtLeast(0.8)]),
+    line("fairness", "slowest / fastest guest", Of::Median, &[Target::AtLeast(0.5)]),
+    ASKED,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::Row;
+
+    #[test]
+    fn every_row_has_a_name_of_its_own() {
+        for row in Row::ALL {
+            assert_eq!(Row::of(row.id()), Some(row));
+            assert!(!row.lines().is_empty(), "{row:?}");
+        }
+        assert_eq!(Row::of("nothing"), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! What runs in a guest that is measured: echoes without looking at the octets, swallows, and
+//! pours out.
+//!
+//! Both guests of a pair say the same octets at the same places. What only one of them knows, like
+//! how long a pause a stream had, goes to stdout, not to the client.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// TCP: sends back what comes, 64 octets at a time.
+pub const TCP_ECHO_PORT: u16 = 7100;
+/// UDP: sends back what comes.
+pub const UDP_ECHO_PORT: u16 = 7101;
+/// TCP: reads until the end.
+pub const SINK_PORT: u16 = 7102;
+/// TCP: writes [`PORTION_LEN`] octets for every octet that comes.
+pub const SOURCE_PORT: u16 = 7103;
+/// What one exchange carries each way.
+pub const EXCHANGE_LEN: usize = 64;
+
+/// What the source writes at a time: large enough that the calls do not count.
+pub(super) const BLOCK_LEN: usize = 256 * 1024;
+/// What the source can be asked for. Large, so that next to nothing goes against the stream: QEMU's
+/// compare would take what two guests acknowledge in the midst of it for a difference.
+pub const PORTION_LEN: usize = 32 * BLOCK_LEN;
+
+/// A stream that has ended at the sink: one JSON line.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Swallowed {
+    /// Of the peer.
+    pub port: u16,
+    pub octets: u64,
+    pub seconds: f64,
+    /// The longest time without an octet.
+    pub gap_seconds: f64,
+}
+
+/// Serves until the process ends.
+pub fn run(ready: impl FnOnce()) -> io::Result<()> {
+    let any = Ipv4Addr::UNSPECIFIED;
+    let echo = UdpSocket::bind((any, UDP_ECHO_PORT))?;
+    spawn(move || echo_datagrams(&echo))?;
+    for (port, serve) in
+        [(TCP_ECHO_PORT, exchange as fn(TcpStream)), (SINK_PORT, swallow), (SOURCE_PORT, pour)]
+    {
+        let listener = TcpListener::bind((any, port))?;
+        spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // A guest that is out of threads closes the connection; the client sees it.
+                drop(spawn(move || serve(stream)));
+            }
+        })?;
+    }
+    ready();
+    loop {
+        std::thread::park();
+    }
+}
+
+fn spawn(body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().stack_size(64 * 1024).spawn(body).map(drop)
+}
+
+fn echo_datagrams(socket: &UdpSocket) {
+    let mut datagram = [0; 2048];
+    loop {
+        // An ICMP error of an earlier answer surfaces here; the next datagram is none the worse.
+        if let Ok((len, from)) = socket.recv_from(&mut datagram) {
+            let _ = socket.send_to(datagram.get(..len).unwrap_or_default(), from);
+        }
+    }
+}
+
+fn exchange(mut stream: TcpStream) {
+    let mut octets = [0; EXCHANGE_LEN];
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    while stream.read_exact(&mut octets).is_ok() && stream.write_all(&octets).is_ok() {}
+}
+
+fn swallow(mut stream: TcpStream) {
+    let port = stream.peer_addr().map_or(0, |peer| peer.port());
+    let mut arrivals = Arrivals::begin();
+    let mut block = vec![0; BLOCK_LEN];
+    loop {
+        match stream.read(&mut block) {
+            Ok(0) => break,
+            Ok(len) => arrivals.add(len),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    let (seconds, gap_seconds) = arrivals.end();
+    let line = Swallowed { port, octets: arrivals.octets, seconds, gap_seconds };
+    if let Ok(line) = serde_json::to_string(&line) {
+        // Nobody listens any more: so be it.
+        let _ = writeln!(io::stdout(), "{line}");
+    }
+}
+
+fn pour(mut stream: TcpStream) {
+    let block = vec![0x5a; BLOCK_LEN];
+    let mut asked = [0; 256];
+    while let Ok(portions @ 1..) = stream.read(&mut asked) {
+        for _ in 0..portions * PORTION_LEN / BLOCK_LEN {
+            if stream.write_all(&block).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The octets of a stream as they arrive.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrivals {
+    began: Instant,
+    last: Instant,
+    longest: Duration,
+    pub(super) octets: u64,
+}
+
+impl Arrivals {
+    pub(super) fn begin() -> Self {
+        let now = Instant::now();
+        Self { began: now, last: now, longest: Duration::ZERO, octets: 0 }
+    }
+
+    pub(super) fn add(&mut self, len: usize) {
+        self.pause();
+        self.octets += len as u64;
+    }
+
+    /// How long it took in all, and the longest pause, the one before the end included.
+    pub(super) fn end(&mut self) -> (f64, f64) {
+        self.pause();
+        (self.last.duration_since(self.began).as_secs_f64(), self.longest.as_secs_f64())
+    }
+
+    fn pause(&mut self) {
+        let now = Instant::now();
+        self.longest = self.longest.max(now.duration_since(self.last));
+        self.last = now;
+    }
+}

@@ -1,0 +1,216 @@
+//! One of the three that are compared: a lab of its own with its guests and what protects them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::frame::Frame;
+use super::guest::{Guest, Mover};
+use super::load::Found;
+use super::machine::{self, Meter};
+use super::results::{Chain, Figures};
+use crate::daemon::{Daemon, PairOptions};
+use crate::network::{Lab, LabOptions, Side, Slot};
+use crate::process::eventually;
+use crate::qemu::filters::Filters;
+
+/// How long nothing may go over the client's link before the next measurement begins.
+const QUIET: Duration = Duration::from_millis(50);
+const QUIET_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the guests' TAPs can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    /// Frames as on a wire, moved by QEMU's hub.
+    Frames,
+    /// Segmentation offload up to the client, moved by the lab's pump: a hub has none.
+    Offloads,
+}
+
+/// Fields are dropped in this order.
+#[derive(Debug)]
+pub(super) struct Stack {
+    pub(super) chain: Chain,
+    protection: Protection,
+    pub(super) primary: Guest,
+    _secondary: Option<Guest>,
+    pub(super) lab: Lab,
+}
+
+#[derive(Debug)]
+enum Protection {
+    None,
+    Qemu(Frame),
+    Ours { primary: Daemon, secondary: Daemon },
+}
+
+/// What a pair has asked for so far.
+#[derive(Clone, Debug, Default)]
+struct Asked {
+    checkpoints: u64,
+    made: u64,
+    divergences: u64,
+    drops: u64,
+    /// Of checkpoints and drops.
+    reasons: BTreeMap<String, u64>,
+}
+
+impl Stack {
+    pub(super) fn build(chain: Chain, wire: Wire) -> Result<Self> {
+        let (vnet_hdr, real_wire) = match wire {
+            Wire::Frames => (false, true),
+            Wire::Offloads => (true, false),
+        };
+        let lab = Lab::new(LabOptions { vnet_hdr, real_wire, ..LabOptions::default() })?;
+        match chain {
+            Chain::None => alone(lab, wire),
+            Chain::Qemu => qemu(lab, wire),
+            Chain::Ours => ours(lab, wire),
+        }
+        .with_context(|| format!("building the lab of {}", chain.name()))
+    }
+
+    /// Puts a load on it and adds what it cost and what it asked for.
+    pub(super) fn measure(&self, load: impl FnOnce(&Self) -> Result<Found>) -> Result<Found> {
+        self.settle()?;
+        let asked = self.asked()?;
+        let meter = Meter::read(&self.lab.client)?;
+        let mut found = load(self).with_context(|| format!("measuring {}", self.chain.name()))?;
+        let cost = Meter::read(&self.lab.client)?.seconds_per_million(meter);
+        found.figures.insert("cpu_s_per_mpacket".to_owned(), cost);
+        found.figures.extend(self.asked()?.since(&asked));
+        Ok(found)
+    }
+
+    /// `kill -9` of the primary's daemon and guest; the process of the secondary's daemon.
+    pub(super) fn kill_primary(&mut self) -> Result<u32> {
+        let Protection::Ours { primary, secondary } = &mut self.protection else {
+            bail!("{} has no daemons", self.chain.name());
+        };
+        primary.process.kill()?;
+        self.primary.kill()?;
+        Ok(secondary.process.pid())
+    }
+
+    /// Waits until nothing is on the way any more.
+    fn settle(&self) -> Result<()> {
+        if let Protection::Qemu(frame) = &self.protection {
+            frame.checkpoint()?;
+        }
+        let mut last = (machine::packets(&self.lab.client)?, Instant::now());
+        eventually("a quiet link", QUIET_TIMEOUT, || {
+            let packets = machine::packets(&self.lab.client)?;
+            if packets != last.0 {
+                last = (packets, Instant::now());
+            }
+            Ok((last.1.elapsed() > QUIET).then_some(()))
+        })
+    }
+
+    fn asked(&self) -> Result<Asked> {
+        match &self.protection {
+            Protection::None => Ok(Asked::default()),
+            Protection::Qemu(frame) => Ok(Asked {
+                checkpoints: frame.requests(),
+                made: frame.checkpoints(),
+                ..Asked::default()
+            }),
+            Protection::Ours { primary, .. } => {
+                let status = primary.status()?;
+                let mode = status.mode()?;
+                ensure!(mode == "protected", "{mode}: {status:#?}\n{}", primary.process.stderr());
+                let (checkpoints, drops) = (status.checkpoints(), status.drops());
+                let named = |kind, counts: &BTreeMap<String, u64>| {
+                    let named = |(name, n): (&String, &u64)| (format!("{kind}_{name}"), *n);
+                    counts.iter().map(named).collect::<Vec<_>>()
+                };
+                Ok(Asked {
+                    checkpoints: checkpoints.values().sum(),
+                    made: status.number("epoch")?,
+                    divergences: status.number("divergences")?,
+                    drops: drops.values().sum(),
+                    reasons: [named("asked", &checkpoints), named("drop", &drops)]
+                        .concat()
+                        .into_iter()
+                        .collect(),
+                })
+            }
+        }
+    }
+}
+
+impl Asked {
+    fn since(&self, before: &Self) -> Figures {
+        let mut figures: Figures = [
+            ("asked", self.checkpoints - before.checkpoints),
+            ("checkpoints", self.made - before.made),
+            ("divergences", self.divergences - before.divergences),
+            ("drops", self.drops - before.drops),
+        ]
+        .map(|(name, count)| (name.to_owned(), count as f64))
+        .into();
+        for (reason, count) in &self.reasons {
+            let more = count - before.reasons.get(reason).unwrap_or(&0);
+            if more > 0 {
+                figures.insert(reason.clone(), more as f64);
+            }
+        }
+        figures
+    }
+}
+
+impl Wire {
+    fn mover(self) -> Mover {
+        match self {
+            Self::Frames => Mover::Hub(Vec::new()),
+            Self::Offloads => Mover::StandIn,
+        }
+    }
+}
+
+fn alone(lab: Lab, wire: Wire) -> Result<Stack> {
+    let primary = Guest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
+    Ok(Stack { chain: Chain::None, protection: Protection::None, primary, _secondary: None, lab })
+}
+
+/// As QEMU's documentation has it. The secondary's TAP is on no bridge: nothing else would keep its
+/// guest off the LAN.
+fn qemu(lab: Lab, wire: Wire) -> Result<Stack> {
+    ensure!(wire == Wire::Frames, "QEMU's hub has no offloads");
+    let filters = Filters { vnet_hdr: false };
+    lab.host(Side::Secondary).unplug_tap(Slot(0))?;
+    let folder = tempfile::tempdir().context("making a folder for a socket")?;
+    let notify = folder.path().join("notify");
+    let mut arguments = filters.primary();
+    arguments.extend(filters.compare_notifying(&notify));
+    let primary = Guest::start(&lab, Side::Primary, Slot(0), Mover::Hub(arguments))?;
+    let frame = Frame::connect(&notify)?;
+    let arguments = Mover::Hub(filters.secondary_once());
+    let secondary = Guest::start(&lab, Side::Secondary, Slot(0), arguments)?;
+    Ok(Stack {
+        chain: Chain::Qemu,
+        protection: Protection::Qemu(frame),
+        primary,
+        _secondary: Some(secondary),
+        lab,
+    })
+}
+
+/// The secondary's daemon before its guest, whose first word must not reach the LAN; the primary's
+/// last, because a secondary that is late costs a checkpoint.
+fn ours(lab: Lab, wire: Wire) -> Result<Stack> {
+    let options = PairOptions { vnet_hdr: lab.options.vnet_hdr, ..PairOptions::default() };
+    let guest = Guest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
+    let secondary = Daemon::start(&lab, Side::Secondary, &options)?;
+    let secondary_guest = Guest::start(&lab, Side::Secondary, Slot(0), wire.mover())?;
+    let primary = Daemon::start(&lab, Side::Primary, &options)?;
+    primary.wait_protected()?;
+    Ok(Stack {
+        chain: Chain::Ours,
+        protection: Protection::Ours { primary, secondary },
+        primary: guest,
+        _secondary: Some(secondary_guest),
+        lab,
+    })
+}

@@ -1,0 +1,53 @@
+//! `cargo xtask bench`: see `colo_lab::bench`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, Subcommand};
+use colo_lab::bench::{self, Options, Results, service};
+
+/// Measures no proxy, QEMU's own chain and colo-proxy side by side.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Option<Task>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// What runs in a guest.
+    #[command(hide = true)]
+    Serve,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(Task::Serve) = arguments.task {
+        return service::run(|| eprintln!("bench: ready")).context("serving");
+    }
+    let options = &arguments.options;
+    if let Some(file) = &options.from {
+        let results = Results::read(file)?;
+        println!("{}", bench::plain(&bench::entries(&results)));
+        return bench::write(&results, Path::new("."), false);
+    }
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "the benchmark makes network namespaces and loads kernel programs: run it as root"
+    );
+    let results = bench::measure(options, &|line| println!("{line}"))?;
+    println!("\n{}", bench::plain(&bench::entries(&results)));
+    if options.writes() { bench::write(&results, Path::new("."), true) } else { Ok(()) }
+}

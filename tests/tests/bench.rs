@@ -1,0 +1,49 @@
+//! `cargo xtask bench`: it measures what it should, through all three chains. Never how fast.
+
+use anyhow::{Context as _, Result};
+use colo_lab::bench::{self, Chain, Options, Row};
+use colo_lab::root::require_root;
+
+#[test]
+fn a_smoke_run_has_its_figures_and_no_checkpoint_of_ours() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let rows = [Row::TcpRr, Row::Udp64, Row::Udp1400];
+    let results = bench::measure(&Options::quick(&rows), &|line| println!("{line}"))?;
+    for row in rows {
+        for chain in Chain::ALL {
+            let figure = |name: &str| {
+                let found = results.median(row.id(), chain, name);
+                found.with_context(|| format!("no {name} of {row:?} and {chain:?}"))
+            };
+            assert!(figure("rate")? > 0.0, "{row:?} {chain:?}");
+            assert!(figure("cpu_s_per_mpacket")? > 0.0, "{row:?} {chain:?}");
+            if chain == Chain::Ours {
+                for none in ["asked", "divergences"] {
+                    assert!(figure(none)? < 0.5, "{row:?}: {results:#?}");
+                }
+                if row != Row::TcpRr {
+                    assert!(figure("reordered")? < 0.5, "{row:?}: {results:#?}");
+                }
+            }
+        }
+    }
+    assert_eq!(results.distributions.len(), Chain::ALL.len());
+    let table = bench::plain(&bench::entries(&results));
+    assert!(rows.iter().all(|row| table.contains(row.title())), "{table}");
+    Ok(())
+}
+
+/// What asks QEMU's colo-compare for a checkpoint in the test above is counted: the twin of ours
+/// having none. Two guests that answer datagrams in their own time are different to it.
+#[test]
+fn the_requests_of_qemus_compare_are_counted() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let results = bench::measure(&Options::quick(&[Row::Udp64]), &|line| println!("{line}"))?;
+    let asked = results.median(Row::Udp64.id(), Chain::Qemu, "asked");
+    assert!(asked.is_some_and(|asked| asked > 0.0), "{results:#?}");
+    Ok(())
+}
