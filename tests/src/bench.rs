@@ -177,6 +177,8 @@ impl Run<'_> {
         if let Some(stack) = stacks.first().filter(|_| !self.quick) {
             let used = 100.0 * machine::idle_use(&stack.lab.client)?;
             (self.say)(&format!("{} labs at rest use {used:.1} % of a processor", stacks.len()));
+            let figures = [(results::AT_REST.to_owned(), used)].into();
+            self.results.add(results::AT_REST, Chain::None, 0, figures);
         }
         for round in 0..self.results.rounds {
             for row in rows {

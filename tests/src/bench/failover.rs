@@ -53,7 +53,8 @@ struct Asker(UnixStream);
 impl Asker {
     fn connect(pid: u32) -> Result<Self> {
         // The daemon's `/run` is its own.
-        let folder = PathBuf::from(format!("/proc/{pid}/root/run/colo-proxy"));
+        let process = PathBuf::from("/proc").join(pid.to_string());
+        let folder = process.join("root").join("run/colo-proxy");
         let entries = std::fs::read_dir(&folder).context("looking for the daemon's socket")?;
         let is_socket = |path: &PathBuf| path.extension().is_some_and(|end| end == "sock");
         let path = entries.flatten().map(|entry| entry.path()).find(is_socket);

@@ -13,18 +13,29 @@ pub(super) fn missed(entry: &Entry, judged: &Judged) -> String {
 /// Where even no proxy at all would miss it.
 fn out_of_reach(entry: &Entry, target: Target) -> Option<String> {
     let [none, qemu, _] = entry.values;
-    let (none, qemu) = (none?, qemu?);
+    let none = none?;
+    let title = entry.title;
     match target {
-        Target::TimesQemu(least) if none < least * qemu => Some(format!(
-            "{} is out of reach here: no proxy at all has {} × what QEMU's chain has.",
-            entry.title,
-            number(Some(none / qemu))
-        )),
-        Target::ShareOfQemu(most) if none > most * qemu => Some(format!(
-            "{} is out of reach here: no proxy at all needs {} of what QEMU's chain needs.",
-            entry.title,
-            number(Some(none / qemu))
-        )),
+        Target::TimesQemu(least) => (none < least * qemu?).then(|| {
+            let ratio = number(Some(none / qemu.unwrap_or(none)));
+            format!(
+                "{title} is out of reach here: no proxy at all has {ratio} × what QEMU's chain has."
+            )
+        }),
+        Target::ShareOfQemu(most) => (none > most * qemu?).then(|| {
+            let ratio = number(Some(none / qemu.unwrap_or(none)));
+            format!(
+                "{title} is out of reach here: no proxy at all needs {ratio} of what QEMU's chain \
+                 needs."
+            )
+        }),
+        Target::AtLeast(least) => (none < least).then(|| {
+            format!(
+                "{title}: it is {} without a proxy in the same lab, where every guest has a process \
+                 of its own that moves its frames.",
+                number(Some(none))
+            )
+        }),
         _ => None,
     }
 }
@@ -60,9 +71,39 @@ pub(super) fn note(row: Row) -> &'static str {
              learn from; connections go on with the next frame of either end. Asked on the daemon's \
              socket, without the start of a `colo-proxy failover`."
         }
+        Row::Up => {
+            "QEMU's chain stands still for most of the time, until its compare timeout asks for a \
+             checkpoint. A real one would make the guests equal again, which a lab without machines \
+             cannot."
+        }
         Row::ManyGuests => {
             "One daemon on each host. No proxy: the same guests before the daemons are there."
         }
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Target, missed};
+    use crate::bench::row::Row;
+    use crate::bench::table::{Entry, Judged};
+
+    #[test]
+    fn what_no_proxy_could_not_reach_is_said_to_be_out_of_reach() {
+        let judged = |target| Judged { target, found: 1.0, met: false };
+        let entry = |none| Entry {
+            row: Row::Down,
+            figure: "gbits",
+            title: "Gbit/s",
+            values: [Some(none), Some(1.0), Some(2.0)],
+            targets: Vec::new(),
+        };
+        let five = Target::TimesQemu(5.0);
+        let text = missed(&entry(3.0), &judged(five));
+        assert!(text.contains("no proxy at all has 3 ×"), "{text}");
+        assert_eq!(missed(&entry(8.0), &judged(five)), "not explained yet.");
+        let text = missed(&entry(0.5), &judged(Target::AtLeast(0.8)));
+        assert!(text.contains("0.50 without a proxy"), "{text}");
     }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::plot::{Plot, Series};
 use super::reason;
-use super::results::{Chain, Results};
+use super::results::{AT_REST, Chain, Results};
 use super::row::Row;
 use super::table::{Entry, entries, number};
 
@@ -111,6 +111,8 @@ fn markdown(results: &Results, plots: &[(&str, &str)]) -> String {
 }
 
 fn head(results: &Results) -> String {
+    let rest = results.highest(AT_REST, Chain::None, AT_REST);
+    let rest = rest.map(|used| format!("| at rest | {used:.0} % of one processor in use |\n"));
     let (machine, rounds, seconds) = (&results.machine, results.rounds, results.seconds);
     format!(
         "# Benchmarks\n\n\
@@ -124,7 +126,7 @@ fn head(results: &Results) -> String {
          | machine | {} processors, {}, {:.0} GiB |\n\
          | kernel | {} |\n\
          | QEMU | {} |\n\
-         | colo-proxy | {}, revision {} |\n",
+         | colo-proxy | {}, revision {} |\n{}",
         results.command,
         machine.date,
         machine.processors,
@@ -134,6 +136,7 @@ fn head(results: &Results) -> String {
         machine.qemu,
         machine.colo_proxy,
         machine.revision,
+        rest.unwrap_or_default(),
     )
 }
 

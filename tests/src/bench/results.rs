@@ -12,6 +12,10 @@ use super::machine::Machine;
 /// Numbers by name, like `rate` and `p50_us`.
 pub type Figures = BTreeMap<String, f64>;
 
+/// The row and the figure of what the machine does while nothing is measured, in per cent of one
+/// processor.
+pub(super) const AT_REST: &str = "at-rest";
+
 /// Who stands between the guests and the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

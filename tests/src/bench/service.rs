@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 pub const TCP_ECHO_PORT: u16 = 7100;
 /// UDP: sends back what comes.
 pub const UDP_ECHO_PORT: u16 = 7101;
-/// TCP: reads until the end.
+/// TCP: reads until the end. The first eight octets are the nanoseconds of the measurement: what
+/// comes later does not count.
 pub const SINK_PORT: u16 = 7102;
 /// TCP: writes [`PORTION_LEN`] octets for every octet that comes.
 pub const SOURCE_PORT: u16 = 7103;
@@ -32,6 +33,7 @@ pub const PORTION_LEN: usize = 32 * BLOCK_LEN;
 pub struct Swallowed {
     /// Of the peer.
     pub port: u16,
+    /// In the time of the measurement, which is what `seconds` says.
     pub octets: u64,
     pub seconds: f64,
     /// The longest time without an octet.
@@ -84,7 +86,11 @@ fn exchange(mut stream: TcpStream) {
 
 fn swallow(mut stream: TcpStream) {
     let port = stream.peer_addr().map_or(0, |peer| peer.port());
-    let mut arrivals = Arrivals::begin();
+    let mut limit = [0; 8];
+    if stream.read_exact(&mut limit).is_err() {
+        return;
+    }
+    let mut arrivals = Arrivals::begin(Duration::from_nanos(u64::from_be_bytes(limit)));
     let mut block = vec![0; BLOCK_LEN];
     loop {
         match stream.read(&mut block) {
@@ -94,9 +100,7 @@ fn swallow(mut stream: TcpStream) {
             Err(_) => break,
         }
     }
-    let (seconds, gap_seconds) = arrivals.end();
-    let line = Swallowed { port, octets: arrivals.octets, seconds, gap_seconds };
-    if let Ok(line) = serde_json::to_string(&line) {
+    if let Ok(line) = serde_json::to_string(&arrivals.end(port)) {
         // Nobody listens any more: so be it.
         let _ = writeln!(io::stdout(), "{line}");
     }
@@ -118,26 +122,38 @@ fn pour(mut stream: TcpStream) {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrivals {
     began: Instant,
+    limit: Duration,
     last: Instant,
     longest: Duration,
-    pub(super) octets: u64,
+    all: u64,
+    in_time: u64,
 }
 
 impl Arrivals {
-    pub(super) fn begin() -> Self {
+    /// Counts what comes in the next `limit`.
+    pub(super) fn begin(limit: Duration) -> Self {
         let now = Instant::now();
-        Self { began: now, last: now, longest: Duration::ZERO, octets: 0 }
+        Self { began: now, limit, last: now, longest: Duration::ZERO, all: 0, in_time: 0 }
     }
 
     pub(super) fn add(&mut self, len: usize) {
         self.pause();
-        self.octets += len as u64;
+        self.all += len as u64;
+        if self.last.duration_since(self.began) <= self.limit {
+            self.in_time = self.all;
+        }
     }
 
-    /// How long it took in all, and the longest pause, the one before the end included.
-    pub(super) fn end(&mut self) -> (f64, f64) {
+    /// Octets so far, also those that came too late to count.
+    pub(super) fn all(&self) -> u64 {
+        self.all
+    }
+
+    /// The stream is over; the time before its end is a pause too.
+    pub(super) fn end(mut self, port: u16) -> Swallowed {
         self.pause();
-        (self.last.duration_since(self.began).as_secs_f64(), self.longest.as_secs_f64())
+        let seconds = self.last.duration_since(self.began).min(self.limit).as_secs_f64();
+        Swallowed { port, octets: self.in_time, seconds, gap_seconds: self.longest.as_secs_f64() }
     }
 
     fn pause(&mut self) {

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{END_TIMEOUT, Found, connect, finish};
 use crate::bench::guest::Guest;
-use crate::bench::service::{Arrivals, BLOCK_LEN, PORTION_LEN, SINK_PORT, SOURCE_PORT};
+use crate::bench::service::{Arrivals, BLOCK_LEN, PORTION_LEN, SINK_PORT, SOURCE_PORT, Swallowed};
 use crate::namespace::Namespace;
 use crate::network::Slot;
 
@@ -23,23 +23,23 @@ pub(in crate::bench) fn down(client: &Namespace, time: Duration) -> Result<Found
     let mut stream = connect(client, Slot(0), SOURCE_PORT)?;
     stream.set_read_timeout(Some(GLANCE))?;
     let mut block = vec![0; BLOCK_LEN];
-    let mut arrivals = Arrivals::begin();
+    let mut arrivals = Arrivals::begin(time);
     let mut asked = 0;
     let began = Instant::now();
     while began.elapsed() < time {
-        let wanted = arrivals.octets / PORTION_LEN as u64 + PORTIONS_AHEAD;
+        let wanted = arrivals.all() / PORTION_LEN as u64 + PORTIONS_AHEAD;
         let more = vec![b'+'; (wanted - asked) as usize];
         stream.write_all(&more).context("asking for more")?;
         asked = wanted;
         arrivals.read(&mut stream, &mut block)?;
     }
-    let (octets, (seconds, gap)) = (arrivals.octets, arrivals.end());
+    let received = arrivals.end(0);
     let deadline = Instant::now() + END_TIMEOUT;
-    while arrivals.octets < asked * PORTION_LEN as u64 && Instant::now() < deadline {
+    while arrivals.all() < asked * PORTION_LEN as u64 && Instant::now() < deadline {
         arrivals.read(&mut stream, &mut block)?;
     }
     finish(stream)?;
-    Ok(found(octets, seconds, gap))
+    Ok(found(received))
 }
 
 /// Client to guest; `primary` is whose sink counts.
@@ -47,6 +47,7 @@ pub(in crate::bench) fn up(client: &Namespace, primary: &Guest, time: Duration) 
     let mut stream = connect(client, Slot(0), SINK_PORT)?;
     stream.set_write_timeout(Some(GLANCE))?;
     let port = stream.local_addr()?.port();
+    stream.write_all(&(time.as_nanos() as u64).to_be_bytes()).context("beginning a stream")?;
     let block = vec![0x5a; BLOCK_LEN];
     let began = Instant::now();
     while began.elapsed() < time {
@@ -57,8 +58,7 @@ pub(in crate::bench) fn up(client: &Namespace, primary: &Guest, time: Duration) 
         }
     }
     finish(stream)?;
-    let swallowed = primary.swallowed(port)?;
-    Ok(found(swallowed.octets, swallowed.seconds, swallowed.gap_seconds))
+    Ok(found(primary.swallowed(port)?))
 }
 
 impl Arrivals {
@@ -77,9 +77,9 @@ fn is_only_slow(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
-fn found(octets: u64, seconds: f64, gap_seconds: f64) -> Found {
-    let gigabits = 8.0 * octets as f64 / seconds / 1e9;
-    let figures = [("gbits", gigabits), ("gap_ms", gap_seconds * 1e3)];
+fn found(stream: Swallowed) -> Found {
+    let gigabits = 8.0 * stream.octets as f64 / stream.seconds / 1e9;
+    let figures = [("gbits", gigabits), ("gap_ms", stream.gap_seconds * 1e3)];
     let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
     Found { figures, latency: None }
 }
