@@ -76,8 +76,9 @@ impl KernelLane {
     /// Removes what a dead daemon has left, and opens nothing yet.
     pub(super) async fn new(guest: &Guest, name: &str) -> Result<Self, InstanceError> {
         let is_wanted = guest.lane != LaneKind::Stream;
+        let removed = tunnel::remove_leftover(&tunnel::name(name)).await;
         if is_wanted {
-            tunnel::remove_leftover(&tunnel::name(name)).await?;
+            removed?;
         }
         let vni = (random()? as u32) & 0x00ff_ffff;
         let offer = LaneOffer { vni, port: guest.lane_port };

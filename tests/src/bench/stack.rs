@@ -19,6 +19,9 @@ use crate::qemu::filters::Filters;
 const QUIET: Duration = Duration::from_millis(50);
 const QUIET_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How frames go between the hosts of a pair of ours: the link is theirs alone here.
+const LANE: &str = "kernel";
+
 /// What the guests' TAPs can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wire {
@@ -200,12 +203,18 @@ fn qemu(lab: Lab, wire: Wire) -> Result<Stack> {
 /// The secondary's daemon before its guest, whose first word must not reach the LAN; the primary's
 /// last, because a secondary that is late costs a checkpoint.
 fn ours(lab: Lab, wire: Wire) -> Result<Stack> {
-    let options = PairOptions { vnet_hdr: lab.options.vnet_hdr, ..PairOptions::default() };
+    let options =
+        PairOptions { vnet_hdr: lab.options.vnet_hdr, lane: LANE, ..PairOptions::default() };
     let guest = Guest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
     let secondary = Daemon::start(&lab, Side::Secondary, &options)?;
     let secondary_guest = Guest::start(&lab, Side::Secondary, Slot(0), wire.mover())?;
     let primary = Daemon::start(&lab, Side::Primary, &options)?;
     primary.wait_protected()?;
+    for daemon in [&primary, &secondary] {
+        daemon.wait_status("the tunnel in use", QUIET_TIMEOUT, |status| {
+            status.0.pointer("/detail/lanes/kernel/used") == Some(&true.into())
+        })?;
+    }
     Ok(Stack {
         chain: Chain::Ours,
         protection: Protection::Ours { primary, secondary },
