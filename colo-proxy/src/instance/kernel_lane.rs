@@ -137,14 +137,12 @@ impl KernelLane {
         guest_mtu: Option<u32>,
         datapath: &mut Datapath,
     ) -> bool {
-        let opened = match lane {
-            Some((offer, underlay)) => self.open(offer, underlay, guest_mtu, datapath).await,
-            None => {
-                self.why = "the peer has no kernel lane, or is not reached over TCP".into();
-                log::info!("{}: no kernel lane: {}", self.name, self.why);
-                return false;
-            }
+        let Some((offer, underlay)) = lane else {
+            self.why = "the peer has no kernel lane, or is not reached over TCP".into();
+            log::info!("{}: no kernel lane: {}", self.name, self.why);
+            return false;
         };
+        let opened = self.open(offer, underlay, guest_mtu, datapath).await;
         let Err(error) = opened else { return true };
         self.why = chain(&error);
         if self.kind == LaneKind::Kernel {

@@ -143,25 +143,22 @@ impl Primary {
         let attached = attach(&guest, &claim.name, netdev)?;
         let lane = KernelLane::new(&guest, &claim.name).await?;
         let (output_gate, input_gate) = (attached.output_gate, attached.input_gate);
-        output_gate.set_up()?;
-        input_gate.set_up()?;
+        for gate in [&output_gate, &input_gate] {
+            gate.set_up()?;
+        }
         lengthen_queue(&link, netdev, &guest.limits.peer).await;
         let (socket, questions) = status::serve(dir, &claim.name)?;
-        let stats = Stats::default();
-        let timeout = guest.limits.peer.timeout;
+        let (stats, timeout) = (Stats::default(), guest.limits.peer.timeout);
         let (mirror_requests, mirror) =
             spawn_mirror(&guest, mirror, &input_gate, stats.mirror.clone())?;
         let secondary =
             lanes::spawn_incoming(secondary, guest.vnet_hdr_support, stats.secondary.clone());
+        let traffic = Traffic { sent: stats.mirror.clone(), received: stats.secondary.clone() };
         let inputs = Inputs {
             output: Readable::new(&*output_gate).map_err(system("watch the output gate"))?,
             mirror,
             secondary,
-            peer: peer.map(|port| {
-                let traffic =
-                    Traffic { sent: stats.mirror.clone(), received: stats.secondary.clone() };
-                Peer::spawn(port, Role::Primary, timeout, traffic, lane.offer())
-            }),
+            peer: peer.map(|port| Peer::spawn(port, Role::Primary, timeout, traffic, lane.offer())),
             lane,
             frame,
             permission: Permission::new(&guest, &claim.name),
@@ -313,7 +310,8 @@ impl Primary {
                 self.on_lane(Lane::Control, matches!(event, PeerEvent::Up { .. }));
             }
             PeerEvent::Message(message) => match self.stats.peer.take(message) {
-                None => {}
+                // Those of the kernel lane have been heard above.
+                None | Some(Message::Lane { .. } | Message::LaneCount { .. }) => {}
                 Some(Message::EpochDone { epoch, sent, lane_epoch }) => {
                     if let Some(lane_epoch) = lane_epoch {
                         let stale = lane.begin_epoch(lane_epoch, &mut self.hands.datapath);
@@ -321,8 +319,6 @@ impl Primary {
                     }
                     self.decisions.on_epoch_done(Instant::now(), epoch, sent);
                 }
-                // Told of above.
-                Some(Message::Lane { .. } | Message::LaneCount { .. }) => {}
                 Some(Message::LaneLoss { frames }) => {
                     self.decisions.on_lane_loss(Instant::now(), frames);
                 }

@@ -402,7 +402,8 @@ impl Secondary {
                 inputs.frame.command(&Command::PeerLost { instance });
             }
             PeerEvent::Message(message) => match self.stats.peer.take(message) {
-                None => {}
+                // Those of the kernel lane have been heard above.
+                None | Some(Message::Lane { .. } | Message::LaneCount { .. }) => {}
                 Some(Message::Epoch { session, epoch }) => {
                     self.new_epoch((session, epoch), inputs).await;
                 }
@@ -422,8 +423,6 @@ impl Secondary {
                 Some(Message::Offsets { text }) if self.decisions.mode == Mode::Protected => {
                     offsets::on_message(&self.claim.name, &mut self.hands.datapath, &text);
                 }
-                // Told of above.
-                Some(Message::Lane { .. } | Message::LaneCount { .. }) => {}
                 Some(other) => log::debug!("control lane: {other:?} is not for a secondary"),
             },
         }
@@ -503,7 +502,9 @@ impl Secondary {
         inputs.lane.close(&mut self.hands.datapath).await;
         let speakers = self.hands.datapath.speakers();
         let announcements = self.addresses.lock().map(|mut known| {
-            speakers.iter().for_each(|speaker| known.add(speaker));
+            for speaker in &speakers {
+                known.add(speaker);
+            }
             known.announcements()
         });
         for frame in announcements.unwrap_or_default() {

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use colo_proxy_common::record::Counters;
 use serde_json::json;
 
 use super::{Inputs, Primary};
 use crate::compare::FlowName;
 use crate::config::Role;
 use crate::control::VERSION;
+use crate::instance::LaneStatus;
 use crate::instance::wiring::{counters_json, nonzero};
 use crate::status::{Reply, Status};
 
@@ -16,19 +18,11 @@ const DIVERGENCES_SHOWN: usize = 16;
 
 impl Primary {
     pub(super) async fn report(&self, inputs: &Inputs) -> Reply {
-        let links = &inputs.link;
         let engine = self.decisions.engine.stats();
         let (stats, counts) = (&self.stats, &self.decisions.counts);
         let mirror = stats.mirror.status(&self.mirror_endpoint);
-        let output_lost = links.other(self.hands.output_gate.name()).await;
-        let input_lost = links.other(self.hands.input_gate.name()).await;
-        let mut returned_lost = 0;
-        for gate in inputs.lane.gates() {
-            returned_lost += links.other(gate).await.map_or(0, |link| link.tx_dropped);
-        }
         let kernel = self.hands.datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
-        let dropped = &engine.secondary_dropped;
         let released = &engine.released;
         let all =
             [released.compared, released.checkpoint, released.unprotected, released.uncompared];
@@ -49,28 +43,7 @@ impl Primary {
             released_bytes: all.iter().map(|traffic| traffic.bytes).sum(),
             divergences: engine.divergences,
             checkpoints: self.checkpoints_asked_for(),
-            drops: nonzero([
-                ("output-gate-full", output_lost.map_or(0, |link| link.tx_dropped)),
-                ("input-gate-full", input_lost.map_or(0, |link| link.tx_dropped)),
-                ("return-gate-full", returned_lost),
-                ("lane-lost", inputs.lane.lost()),
-                ("lane-stale", counters.lane_stale),
-                ("lane-ignored", counters.lane_ignored),
-                ("mirror-failed", counters.mirror_failed),
-                ("mirror-no-peer", mirror.dropped_no_peer),
-                ("foreign-in-gate", counters.dropped_foreign),
-                ("no-settings", counters.dropped_no_settings),
-                ("release-failed", self.hands.release_failed),
-                ("unguarded", stats.unguarded),
-                ("secondary-stale", dropped.stale),
-                ("secondary-unsorted-overflow", self.decisions.cut.overflowed),
-                ("secondary-old-connection", dropped.old_connection),
-                ("secondary-out-of-window", dropped.out_of_window),
-                ("secondary-limit", dropped.limit),
-                ("secondary-no-flow", dropped.no_flow),
-                ("secondary-unprotected", dropped.unprotected + counts.secondary_ignored),
-                ("secondary-uncompared", dropped.uncompared.total()),
-            ]),
+            drops: self.drops(inputs, &mirror, &counters).await,
             detail: json!({
                 "engine": engine,
                 "colo_frame": inputs.frame.report(),
@@ -91,6 +64,46 @@ impl Primary {
             }),
         };
         Reply::Status(serde_json::to_value(status).unwrap_or_default())
+    }
+
+    /// Frames that were lost or dropped, by the reason.
+    async fn drops(
+        &self,
+        inputs: &Inputs,
+        mirror: &LaneStatus,
+        counters: &Counters,
+    ) -> BTreeMap<String, u64> {
+        let links = &inputs.link;
+        let dropped = &self.decisions.engine.stats().secondary_dropped;
+        let (stats, counts) = (&self.stats, &self.decisions.counts);
+        let output_lost = links.other(self.hands.output_gate.name()).await;
+        let input_lost = links.other(self.hands.input_gate.name()).await;
+        let mut returned_lost = 0;
+        for gate in inputs.lane.gates() {
+            returned_lost += links.other(gate).await.map_or(0, |link| link.tx_dropped);
+        }
+        nonzero([
+            ("output-gate-full", output_lost.map_or(0, |link| link.tx_dropped)),
+            ("input-gate-full", input_lost.map_or(0, |link| link.tx_dropped)),
+            ("return-gate-full", returned_lost),
+            ("lane-lost", inputs.lane.lost()),
+            ("lane-stale", counters.lane_stale),
+            ("lane-ignored", counters.lane_ignored),
+            ("mirror-failed", counters.mirror_failed),
+            ("mirror-no-peer", mirror.dropped_no_peer),
+            ("foreign-in-gate", counters.dropped_foreign),
+            ("no-settings", counters.dropped_no_settings),
+            ("release-failed", self.hands.release_failed),
+            ("unguarded", stats.unguarded),
+            ("secondary-stale", dropped.stale),
+            ("secondary-unsorted-overflow", self.decisions.cut.overflowed),
+            ("secondary-old-connection", dropped.old_connection),
+            ("secondary-out-of-window", dropped.out_of_window),
+            ("secondary-limit", dropped.limit),
+            ("secondary-no-flow", dropped.no_flow),
+            ("secondary-unprotected", dropped.unprotected + counts.secondary_ignored),
+            ("secondary-uncompared", dropped.uncompared.total()),
+        ])
     }
 
     /// By the reason that came first.
