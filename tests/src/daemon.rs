@@ -79,10 +79,11 @@ impl PairOptions {
             text += frame;
             text += "\"\n";
         }
-        if !self.lane.is_empty() {
-            text += &format!("lane = \"{}\"\n", self.lane);
-        }
-        text + &format!("vnet_hdr_support = {}\n{more}\n", self.vnet_hdr)
+        let lane = match self.lane {
+            "" => String::new(),
+            lane => format!("lane = \"{lane}\"\n"),
+        };
+        text + &lane + &format!("vnet_hdr_support = {}\n{more}\n", self.vnet_hdr)
     }
 
     /// A secondary has none but a QEMU.
