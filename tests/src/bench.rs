@@ -238,7 +238,7 @@ impl Run<'_> {
                 self.add(*row, chain, round, found);
             }
         }
-        Ok(())
+        many.finish()
     }
 
     fn add(&mut self, row: Row, chain: Chain, round: u32, found: Found) {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 
 use super::guest::{Guest, Mover};
 use super::load::{self, Found};
@@ -12,7 +13,7 @@ use crate::network::{Lab, LabOptions, Side, Slot};
 use crate::process::eventually;
 
 const GUESTS: u8 = 64;
-/// The programs are loaded for each guest.
+/// The programs are loaded for each guest, and taken away again.
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
 const PROTECTED_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -46,6 +47,15 @@ impl Many {
         })
         .with_context(|| primary.process.stderr())?;
         self.daemons = Some([primary, secondary]);
+        Ok(())
+    }
+
+    /// Ends the daemons, which takes longer than a child usually gets.
+    pub(super) fn finish(mut self) -> Result<()> {
+        for daemon in self.daemons.iter_mut().flatten() {
+            daemon.process.signal(Signal::SIGTERM)?;
+            daemon.process.wait(READY_TIMEOUT)?;
+        }
         Ok(())
     }
 

@@ -20,6 +20,11 @@ const FLOWS: &str = "flows.svg";
 /// What a benchmark of the compare engine has left: [`Engine`] objects.
 const ENGINE: &str = "engine.json";
 
+/// What labs at rest do not use by themselves.
+const NOISY_PERCENT: f64 = 20.0;
+const NOISY: &str = "\n**Something else was running on this machine: all figures are worse than they \
+    would be, and ratios are not to be trusted.**\n";
+
 /// The cost of one pair in the compare engine, with so many flows known.
 #[derive(Clone, Copy, Debug, Deserialize)]
 struct Engine {
@@ -112,7 +117,10 @@ fn markdown(results: &Results, plots: &[(&str, &str)]) -> String {
 
 fn head(results: &Results) -> String {
     let rest = results.highest(AT_REST, Chain::None, AT_REST);
-    let rest = rest.map(|used| format!("| at rest | {used:.0} % of one processor in use |\n"));
+    let rest = rest.map(|used| {
+        let line = format!("| at rest | {used:.0} % of one processor in use |\n");
+        if used > NOISY_PERCENT { line + NOISY } else { line }
+    });
     let (machine, rounds, seconds) = (&results.machine, results.rounds, results.seconds);
     format!(
         "# Benchmarks\n\n\
@@ -197,7 +205,7 @@ const FOOT: &str = "\n## What the columns are\n\n\
 
 #[cfg(test)]
 mod tests {
-    use super::{ENGINE, FOLDER, flows, latency, markdown, write};
+    use super::{AT_REST, Chain, ENGINE, FOLDER, flows, latency, markdown, write};
     use crate::bench::results::Results;
     use crate::bench::results::tests::results;
 
@@ -214,6 +222,17 @@ mod tests {
             assert!(text.contains(word), "no `{word}` in\n{text}");
         }
         assert!(!text.contains("64 guests of one daemon"), "{text}");
+    }
+
+    #[test]
+    fn a_machine_that_was_not_quiet_is_named() {
+        let mut results = results();
+        for (used, named) in [(4.0, false), (102.5, true)] {
+            results.add(AT_REST, Chain::None, 0, [(AT_REST.to_owned(), used)].into());
+            let text = markdown(&results, &[]);
+            assert!(text.contains("| at rest |"), "{text}");
+            assert_eq!(text.contains("not to be trusted"), named, "{used}");
+        }
     }
 
     #[test]
