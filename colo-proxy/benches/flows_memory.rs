@@ -28,6 +28,14 @@ unsafe impl GlobalAlloc for Counting {
         unsafe { System.alloc(layout) }
     }
 
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, len: usize) -> *mut u8 {
+        LIVE.fetch_add(len, Ordering::Relaxed);
+        let live = LIVE.fetch_sub(layout.size(), Ordering::Relaxed) - layout.size();
+        PEAK.fetch_max(live, Ordering::Relaxed);
+        // SAFETY: the caller's obligations are the system allocator's.
+        unsafe { System.realloc(at, layout, len) }
+    }
+
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
         // SAFETY: `at` came from `alloc` above, so from the system's allocator, with this layout.

@@ -81,6 +81,12 @@ impl Account {
     pub(super) fn is_empty(&self) -> bool {
         self.frames == 0
     }
+
+    /// It says nothing that a new one would not.
+    pub(super) fn is_clear(&self) -> bool {
+        let Self { frames, bytes, over } = *self;
+        frames == 0 && bytes == 0 && !over
+    }
 }
 
 /// What all flows share.
@@ -114,6 +120,7 @@ pub(super) struct Ledger {
     /// The clock: the latest time that the caller named, and the first.
     now: Instant,
     start: Option<Instant>,
+    now_ns: u64,
 }
 
 impl Ledger {
@@ -140,17 +147,24 @@ impl Ledger {
             // Replaced by the first time that the caller names; the engine has no clock.
             now: Instant::now(),
             start: None,
+            now_ns: 0,
         }
     }
 
     /// Takes the caller's time; time that runs backwards stands still.
     pub(super) fn set_now(&mut self, now: Instant) {
         self.now = if self.start.is_some() { self.now.max(now) } else { now };
-        self.start.get_or_insert(now);
+        let start = *self.start.get_or_insert(now);
+        self.now_ns = self.now.saturating_duration_since(start).as_nanos() as u64;
     }
 
     pub(super) fn now(&self) -> Instant {
         self.now
+    }
+
+    /// The same, in nanoseconds since the first time that the caller named.
+    pub(super) fn now_ns(&self) -> u64 {
+        self.now_ns
     }
 
     /// Something that came at `since` has waited for the compare timeout.

@@ -41,6 +41,7 @@ mod datagram;
 mod divergence;
 mod fragments;
 mod hashing;
+mod index;
 mod ledger;
 mod limits;
 mod octets;
@@ -308,7 +309,7 @@ impl Engine {
         packet: Packet,
         out: &mut Output,
     ) {
-        let key = self.table.find(name, &mut self.ledger, || Kind::Tcp(Box::default()));
+        let key = self.table.find(name, &mut self.ledger, Kind::new_tcp);
         let Some(key) = key else { return self.overflow(side, name, packet) };
         let Some(flow) = self.table.get_mut(key) else { return };
         let Kind::Tcp(state) = &mut flow.kind else { return };
@@ -350,8 +351,7 @@ impl Engine {
         name: &FlowKey,
         work: impl FnOnce(&mut DatagramFlow, &mut Ledger, Key),
     ) -> Option<()> {
-        let new = || Kind::Datagram(DatagramFlow::new(name));
-        let key = self.table.find(name, &mut self.ledger, new)?;
+        let key = self.table.find(name, &mut self.ledger, || Kind::Silent)?;
         let Kind::Datagram(state) = &mut self.table.get_mut(key)?.kind else { return None };
         work(state, &mut self.ledger, key);
         state.check_count(&mut self.ledger, name);

@@ -82,6 +82,14 @@ impl Queues {
         self.unacknowledged.0.clear();
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.unverified.is_empty()
+            && self.overlapping.is_empty()
+            && self.unmarked.is_empty()
+            && self.unpointed.0.is_empty()
+            && self.unacknowledged.0.is_empty()
+    }
+
     /// Adds a frame that waits for its octets, of which there is one at least.
     pub(super) fn push_unverified(&mut self, entry: Unverified) -> Result<(), Full> {
         if self.unverified.back().is_none_or(|last| last.end <= entry.start) {

@@ -40,6 +40,21 @@ impl Ranges {
         }
     }
 
+    /// What is in is `start..end` and no more.
+    pub(super) fn is(&self, start: i64, end: i64) -> bool {
+        match self.list.as_slice() {
+            [] => start == end,
+            [only] => *only == (start, end),
+            _ => false,
+        }
+    }
+
+    /// Forgets everything but `start..end`.
+    pub(super) fn set(&mut self, start: i64, end: i64) {
+        self.list.clear();
+        self.add(start, end);
+    }
+
     /// All of `start..end` is in; an empty range always is.
     pub(super) fn covers(&self, start: i64, end: i64) -> bool {
         if start >= end {

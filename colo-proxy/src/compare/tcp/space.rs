@@ -25,6 +25,11 @@ impl Space {
         (-REACH..=REACH).contains(&distance).then_some(self.place + distance)
     }
 
+    /// The place of the last number seen.
+    pub(super) fn last(self) -> i64 {
+        self.place
+    }
+
     /// The number at `place`.
     pub(super) fn seq(self, place: i64) -> Seq {
         self.seq.plus((place - self.place) as u32)
