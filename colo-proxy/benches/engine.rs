@@ -5,6 +5,7 @@
 
 mod load;
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Instant;
 
@@ -109,7 +110,7 @@ fn mixed_random(bencher: Bencher<'_, '_>, flows: u32) {
 fn tcp_64_random_with_frames(bencher: Bencher<'_, '_>, flows: u32) {
     let mut load = Load::new(flows, Order::Random, SHORT);
     let mut bench = Bench::new(&mut load);
-    let copied = |frames: &[Frame]| -> Vec<Frame> {
+    let copied = |frames: &VecDeque<Frame>| -> VecDeque<Frame> {
         let copy = |frame: &Frame| Frame::new(Bytes::copy_from_slice(frame.bytes()), VNET_HDR_LEN);
         frames.iter().filter_map(copy).collect()
     };

@@ -1,5 +1,6 @@
 //! What two guests that agree put out: the load of the benchmarks.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,7 +31,7 @@ pub(crate) enum Order {
 }
 
 /// Frames of the primary, and the same of the secondary.
-pub(crate) type Chunk = (Vec<Frame>, Vec<Frame>);
+pub(crate) type Chunk = (VecDeque<Frame>, VecDeque<Frame>);
 
 /// Connections of one server with many clients, and where each stands.
 #[derive(Debug)]
@@ -54,18 +55,28 @@ impl Load {
         let limits = Limits { flows_max: 1 << 22, ..Limits::default() };
         let mut engine = Engine::new(limits, 0x5eed);
         let mut out = Output::default();
-        let is_tcp = self.says.iter().any(|says| matches!(says, Says::Tcp { .. }));
-        for at in 0..self.flows.len() * usize::from(is_tcp) {
-            let (seq, ack) = self.flows[at];
-            for (side, isn) in [(Side::Primary, seq), (Side::Secondary, !seq)] {
-                let frame = self.tcp(at, side, (isn, ack), SYN_ACK, 0);
-                engine.on_frame(self.now, side, frame, &mut out);
+        for at in 0..self.flows.len() {
+            let Some((mut primary, mut secondary)) = self.opening(at) else { break };
+            for (side, frames) in [(Side::Primary, &mut primary), (Side::Secondary, &mut secondary)]
+            {
+                engine.on_frames(self.now, side, frames, &mut out);
             }
-            self.flows[at] = (seq.wrapping_add(1), ack);
             out.release.clear();
         }
         assert_eq!(engine.stats().held.frames, 0, "the guests agree");
         engine
+    }
+
+    /// What opens connection `at`, where there are any.
+    pub(crate) fn opening(&mut self, at: usize) -> Option<Chunk> {
+        if !self.says.iter().any(|says| matches!(says, Says::Tcp { .. })) {
+            return None;
+        }
+        let (seq, ack) = *self.flows.get(at)?;
+        let frame = |side, isn| VecDeque::from([self.tcp(at, side, (isn, ack), SYN_ACK, 0)]);
+        let chunk = (frame(Side::Primary, seq), frame(Side::Secondary, !seq));
+        self.flows[at].0 = seq.wrapping_add(1);
+        Some(chunk)
     }
 
     /// The next frames of both guests, [`PAIRS`] of each.
@@ -74,12 +85,12 @@ impl Load {
     }
 
     fn chunk(&mut self) -> Chunk {
-        let mut chunk = (Vec::with_capacity(LEAD), Vec::with_capacity(LEAD));
+        let mut chunk = (VecDeque::with_capacity(LEAD), VecDeque::with_capacity(LEAD));
         for _ in 0..LEAD {
             let at = self.next_flow();
             let says = self.says[self.turn % self.says.len()];
             for (side, into) in [(Side::Primary, &mut chunk.0), (Side::Secondary, &mut chunk.1)] {
-                into.push(self.frame(at, side, says));
+                into.push_back(self.frame(at, side, says));
             }
             let (seq, ack) = &mut self.flows[at];
             let payload = match says {
@@ -195,9 +206,7 @@ impl Bench {
             let sides = if first == Side::Primary { [one, other] } else { [other, one] };
             for (side, frames) in sides {
                 self.pairs += (frames.len() * usize::from(side == Side::Primary)) as u64;
-                for frame in frames.drain(..) {
-                    self.engine.on_frame(self.now, side, frame, &mut self.out);
-                }
+                self.engine.on_frames(self.now, side, frames, &mut self.out);
             }
             self.out.release.clear();
         }

@@ -39,6 +39,7 @@ impl Default for Ends {
 }
 
 impl Ends {
+    #[inline]
     pub(super) fn front(self) -> Option<Key> {
         (self.head != NONE).then_some(Key::new(self.head))
     }
@@ -78,10 +79,12 @@ impl<T> Chain<T> {
         self.len = 0;
     }
 
+    #[inline]
     pub(super) fn get(&self, key: Key) -> Option<&T> {
         self.slots.get(key.at() as usize)?.value.as_ref()
     }
 
+    #[inline]
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         self.slots.get_mut(key.at() as usize)?.value.as_mut()
     }

@@ -206,6 +206,7 @@ impl TcpFlow {
     }
 
     /// The guest has sent nothing but SYN or SYN/ACK yet.
+    #[inline]
     pub(super) fn is_half_open(&self) -> bool {
         !self.anchored || (self.isn.is_some() && self.high == 0 && self.ack == self.opening_ack())
     }
@@ -279,6 +280,7 @@ impl TcpFlow {
     }
 
     /// What `segment` waits for.
+    #[inline]
     fn needs(&self, segment: &Segment) -> Needs {
         if !self.verified.covers(segment.start, segment.end) {
             return Needs::Data;

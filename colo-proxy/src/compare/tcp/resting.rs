@@ -44,6 +44,13 @@ mod is {
     pub(super) const WINDOWS: [u8; 2] = [64, 128];
 }
 
+impl Resting {
+    /// Something of its beginning and of its end.
+    pub(in crate::compare) fn touch(&self) -> u64 {
+        self.start as u64 ^ u64::from(self.windows[0]) ^ u64::from(self.headers[1].is_some())
+    }
+}
+
 impl TcpFlow {
     /// The connection at rest; `None` where that does not say all of it. What is left of it here is
     /// nothing but what [`TcpFlow::wake`] sets.
