@@ -17,17 +17,20 @@ pub struct Frame {
 impl Frame {
     /// Takes `bytes`, of which the first `vnet_len` are a virtio-net header; `None` where they are
     /// fewer than that.
+    #[inline]
     pub fn new(bytes: Bytes, vnet_len: usize) -> Option<Self> {
         let vnet_len = u8::try_from(vnet_len).ok()?;
         (bytes.len() >= usize::from(vnet_len)).then_some(Self { bytes, vnet_len })
     }
 
     /// The frame from its Ethernet header on.
+    #[inline]
     pub fn ethernet(&self) -> &[u8] {
         self.bytes.get(usize::from(self.vnet_len)..).unwrap_or_default()
     }
 
     /// The virtio-net header; empty where there is none.
+    #[inline]
     pub fn vnet(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.vnet_len)).unwrap_or_default()
     }
@@ -58,11 +61,13 @@ impl Frame {
     }
 
     /// Header and frame, as they were read.
+    #[inline]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
     /// Octets that this frame keeps in memory.
+    #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len()
     }

@@ -110,8 +110,8 @@ impl RecordReader {
 
     /// The next whole frame in what was read; `None` when more must come.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, LaneError> {
-        while let Some((record, vnet_len)) = self.next_record()? {
-            if let Some(frame) = self.accept(record, vnet_len as usize) {
+        while let Some(head) = self.next_head()? {
+            if let Some(frame) = self.accept(&head) {
                 return Ok(Some(frame));
             }
         }
@@ -120,20 +120,43 @@ impl RecordReader {
 
     /// The next whole record, whatever is in it, with its `VNET_HDR_LEN`.
     pub fn next_record(&mut self) -> Result<Option<(Bytes, u32)>, LaneError> {
+        let Some(head) = self.next_head()? else { return Ok(None) };
+        let record = self.cut(&head);
+        Ok(Some((record, head.vnet_len)))
+    }
+
+    /// What the next record says of itself, if it is there whole.
+    fn next_head(&mut self) -> Result<Option<Head>, LaneError> {
         let Some(&[l0, l1, l2, l3]) = self.buffer.first_chunk() else { return Ok(None) };
         let length = u32::from_be_bytes([l0, l1, l2, l3]);
         if length as usize > FRAME_MAX {
             self.bad.oversized += 1;
             return Err(LaneError::Oversized { length });
         }
-        let head = if self.vnet_hdr { 8 } else { 4 };
-        if self.buffer.len() < head + length as usize {
+        let len = if self.vnet_hdr { 8 } else { 4 };
+        if self.buffer.len() < len + length as usize {
             return Ok(None);
         }
-        let mut record = self.buffer.split_to(head + length as usize);
-        record.advance(4);
-        let vnet_len = if self.vnet_hdr { record.get_u32() } else { 0 };
-        Ok(Some((record.freeze(), vnet_len)))
+        let vnet_len = match self.buffer.get(4..8) {
+            Some(&[v0, v1, v2, v3]) if self.vnet_hdr => u32::from_be_bytes([v0, v1, v2, v3]),
+            _ => 0,
+        };
+        Ok(Some(Head { len, length: length as usize, vnet_len }))
+    }
+
+    /// Takes the octets of the next record, sharing the buffer.
+    fn cut(&mut self, head: &Head) -> Bytes {
+        let mut record = self.buffer.split_to(head.len + head.length);
+        record.advance(head.len);
+        record.freeze()
+    }
+
+    /// Likewise a copy of them: a short one costs less than to share the buffer would.
+    fn copy(&mut self, head: &Head) -> Bytes {
+        let end = head.len + head.length;
+        let copy = Bytes::copy_from_slice(self.buffer.get(head.len..end).unwrap_or_default());
+        self.buffer.advance(end);
+        copy
     }
 
     /// A record has begun and not ended. Call it when no whole one is left.
@@ -146,8 +169,9 @@ impl RecordReader {
         self.buffer.clear();
     }
 
-    fn accept(&mut self, record: Bytes, vnet_len: usize) -> Option<Frame> {
-        let length = record.len();
+    fn accept(&mut self, head: &Head) -> Option<Frame> {
+        let Head { length, .. } = *head;
+        let vnet_len = head.vnet_len as usize;
         if length == 0 {
             self.bad.empty += 1;
         } else if !matches!(vnet_len, 0 | 10 | VNET_HDR_LEN | VNET_MAX) {
@@ -155,12 +179,22 @@ impl RecordReader {
         } else if length < vnet_len + RUNT {
             self.bad.runt += 1;
         } else {
-            let is_short = length < SHARED_MIN;
-            let octets = if is_short { Bytes::copy_from_slice(&record) } else { record };
+            let octets = if length < SHARED_MIN { self.copy(head) } else { self.cut(head) };
             return Frame::new(octets, vnet_len);
         }
+        self.buffer.advance(head.len + length);
         None
     }
+}
+
+/// What goes before the octets of a record.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    /// Its own length.
+    len: usize,
+    /// That of the record.
+    length: usize,
+    vnet_len: u32,
 }
 
 /// What goes before the octets of `frame`, and its length.

@@ -12,7 +12,7 @@ use crate::frame::Frame;
 use crate::lane::{BadRecords, LaneError, RecordReader};
 
 /// Frames taken in one go.
-const BATCH: usize = 64;
+const BATCH: usize = 256;
 /// Octets read in one go where the kernel is asked for what it has now.
 const CHUNK: usize = 64 * 1024;
 

@@ -142,6 +142,7 @@ impl Comparer {
         loop {
             self.feed(sockets);
             self.carry_out(sockets);
+            sockets.outdev.write_now();
             let reads_secondary = self.secondary.is_empty();
             let deadline = self.deadline(reads_secondary);
             let Sockets { primary, secondary, outdev, frame } = sockets;
@@ -191,36 +192,46 @@ impl Comparer {
         self.act(action);
     }
 
-    /// Hands in the primary's next frame.
+    /// Hands in what the primary has sent, for as long as there is room.
     fn take_primary(&mut self) {
-        let Some(frame) = self.primary.pop_front() else { return };
         if self.protection.state() == State::Unprotected {
-            if self.engine.is_compared(&frame) {
-                self.protection.expose();
-            }
-            self.counters.passed_unprotected += 1;
-            self.out.release.push(frame);
-        } else {
-            self.engine.on_frame(Instant::now(), Side::Primary, frame, &mut self.out);
+            self.pass_primary();
+            return;
         }
+        self.engine.on_frames(Instant::now(), Side::Primary, &mut self.primary, &mut self.out);
     }
 
-    /// Hands in the secondary's next frame.
-    fn take_secondary(&mut self) {
-        let Some(frame) = self.secondary.pop_front() else { return };
-        if self.protection.state() == State::Unprotected {
-            self.counters.secondary_ignored += 1;
-        } else {
-            self.engine.on_frame(Instant::now(), Side::Secondary, frame, &mut self.out);
+    /// Lets the primary's next frame go, unprotected.
+    fn pass_primary(&mut self) {
+        let Some(frame) = self.primary.pop_front() else { return };
+        if self.engine.is_compared(&frame) {
+            self.protection.expose();
         }
+        self.counters.passed_unprotected += 1;
+        self.out.release.push(frame);
+    }
+
+    /// Hands in what the secondary has sent, likewise.
+    fn take_secondary(&mut self) {
+        if self.protection.state() == State::Unprotected {
+            self.counters.secondary_ignored += self.secondary.len() as u64;
+            self.secondary.clear();
+            return;
+        }
+        self.engine.on_frames(Instant::now(), Side::Secondary, &mut self.secondary, &mut self.out);
     }
 
     /// Hands in everything that the primary has sent by now, room or not: all of it leaves.
     fn take_all_of_primary(&mut self, sockets: &mut Sockets) {
         sockets.primary.begin_now();
         sockets.primary.drain(&mut self.primary);
+        let is_unprotected = self.protection.state() == State::Unprotected;
         while !self.primary.is_empty() {
-            self.take_primary();
+            if is_unprotected {
+                self.pass_primary();
+            } else if let Some(frame) = self.primary.pop_front() {
+                self.engine.on_frame(Instant::now(), Side::Primary, frame, &mut self.out);
+            }
         }
     }
 

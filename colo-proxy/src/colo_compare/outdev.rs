@@ -61,6 +61,17 @@ impl Outdev {
         self.records.sent
     }
 
+    /// Writes what the kernel takes now. What it does not take, and why, is for [`Self::advance`].
+    pub(super) fn write_now(&mut self) {
+        let Some(connection) = &self.connection else { return };
+        while !self.records.frames.is_empty() {
+            let before = self.records.sent;
+            if self.records.write(&connection.stream).is_err() || self.records.sent == before {
+                return;
+            }
+        }
+    }
+
     /// Connects, writes what waits, and notices that the peer has gone: one step of it. Can be
     /// cancelled.
     pub(super) async fn advance(&mut self) {

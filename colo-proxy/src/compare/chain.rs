@@ -1,16 +1,27 @@
 //! Doubly linked lists over one slab: insertion and removal anywhere in constant time, and no
 //! allocation once the slab has grown to what is needed.
 
+use std::num::NonZeroU32;
+
 const NONE: u32 = u32::MAX;
 
-/// A place in a [`Chain`]; whoever holds it is the one who removes the value.
+/// A place in a [`Chain`]; whoever holds it is the one who removes the value. Counted from 1, so that
+/// none is a number as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key(u32);
+pub(super) struct Key(NonZeroU32);
 
 impl Key {
     /// The place as a number.
     pub(super) fn number(self) -> u32 {
-        self.0
+        self.0.get()
+    }
+
+    fn new(at: u32) -> Self {
+        Self(NonZeroU32::MIN.saturating_add(at))
+    }
+
+    fn at(self) -> u32 {
+        self.0.get() - 1
     }
 }
 
@@ -28,8 +39,9 @@ impl Default for Ends {
 }
 
 impl Ends {
+    #[inline]
     pub(super) fn front(self) -> Option<Key> {
-        (self.head != NONE).then_some(Key(self.head))
+        (self.head != NONE).then_some(Key::new(self.head))
     }
 }
 
@@ -67,12 +79,14 @@ impl<T> Chain<T> {
         self.len = 0;
     }
 
+    #[inline]
     pub(super) fn get(&self, key: Key) -> Option<&T> {
-        self.slots.get(key.0 as usize)?.value.as_ref()
+        self.slots.get(key.at() as usize)?.value.as_ref()
     }
 
+    #[inline]
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        self.slots.get_mut(key.0 as usize)?.value.as_mut()
+        self.slots.get_mut(key.at() as usize)?.value.as_mut()
     }
 
     /// Appends `value` to the list `ends`.
@@ -91,17 +105,17 @@ impl<T> Chain<T> {
         };
         self.len += 1;
         self.link_back(ends, at);
-        Key(at)
+        Key::new(at)
     }
 
     /// Takes the value at `key` out of the list `ends`, which must be the one that it is in.
     pub(super) fn remove(&mut self, ends: &mut Ends, key: Key) -> Option<T> {
         self.get(key)?;
-        self.unlink(ends, key.0);
+        self.unlink(ends, key.at());
         let free = self.free;
-        let slot = self.slots.get_mut(key.0 as usize)?;
+        let slot = self.slots.get_mut(key.at() as usize)?;
         slot.next = free;
-        self.free = key.0;
+        self.free = key.at();
         self.len -= 1;
         slot.value.take()
     }
@@ -113,16 +127,16 @@ impl<T> Chain<T> {
     /// Moves the value at `key` from one list to the end of another, or of the same.
     pub(super) fn move_back(&mut self, from: &mut Ends, to: &mut Ends, key: Key) {
         if self.get(key).is_some() {
-            self.unlink(from, key.0);
-            self.link_back(to, key.0);
+            self.unlink(from, key.at());
+            self.link_back(to, key.at());
         }
     }
 
     /// Moves the value at `key` to the end of the list that it is in.
     pub(super) fn requeue(&mut self, ends: &mut Ends, key: Key) {
         if self.get(key).is_some() {
-            self.unlink(ends, key.0);
-            self.link_back(ends, key.0);
+            self.unlink(ends, key.at());
+            self.link_back(ends, key.at());
         }
     }
 

@@ -34,6 +34,16 @@ pub(super) enum Subject {
     Fragment(FlowKey, Fragment),
 }
 
+impl Subject {
+    /// The flow that it belongs to, if it has one.
+    pub(super) fn name(&self) -> Option<&FlowKey> {
+        match self {
+            Self::Uncompared(_) => None,
+            Self::Tcp(name, _) | Self::Datagram(name, _) | Self::Fragment(name, _) => Some(name),
+        }
+    }
+}
+
 /// Traffic that the rule leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Uncompared {
@@ -49,10 +59,7 @@ pub(super) enum Uncompared {
 
 /// The flow that `frame` belongs to.
 pub(super) fn name_of(frame: &Frame) -> FlowKey {
-    match classify(frame).0 {
-        Subject::Uncompared(_) => opaque(frame).0,
-        Subject::Tcp(name, _) | Subject::Datagram(name, _) | Subject::Fragment(name, _) => name,
-    }
+    classify(frame).0.name().copied().unwrap_or_else(|| opaque(frame).0)
 }
 
 /// Says what `frame` is, and whether it was malformed.

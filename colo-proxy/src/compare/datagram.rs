@@ -44,8 +44,20 @@ pub(super) struct DatagramFlow {
 }
 
 impl DatagramFlow {
-    pub(super) fn new(name: &FlowKey) -> Self {
-        Self { of_fragments: is_of_fragments(name), ..Self::default() }
+    /// It remembers nothing, so it is as good as one that is made anew.
+    pub(super) fn is_new(&self) -> bool {
+        let waits = self.unmatched.len() + self.waiting.len() + self.repeated.len();
+        waits == 0
+            && self.held.is_empty()
+            && self.account.is_clear()
+            && self.waiting_account.is_clear()
+            && !self.timed
+            && !self.reported
+    }
+
+    /// Makes this, which remembers nothing, a flow of that `name`.
+    pub(super) fn rename(&mut self, name: &FlowKey) {
+        self.of_fragments = is_of_fragments(name);
     }
 
     pub(super) fn holds_nothing(&self) -> bool {

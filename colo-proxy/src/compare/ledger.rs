@@ -81,6 +81,13 @@ impl Account {
     pub(super) fn is_empty(&self) -> bool {
         self.frames == 0
     }
+
+    /// It says nothing that a new one would not.
+    #[inline]
+    pub(super) fn is_clear(&self) -> bool {
+        let Self { frames, bytes, over } = *self;
+        frames == 0 && bytes == 0 && !over
+    }
 }
 
 /// What all flows share.
@@ -114,6 +121,7 @@ pub(super) struct Ledger {
     /// The clock: the latest time that the caller named, and the first.
     now: Instant,
     start: Option<Instant>,
+    now_ns: u64,
 }
 
 impl Ledger {
@@ -140,17 +148,30 @@ impl Ledger {
             // Replaced by the first time that the caller names; the engine has no clock.
             now: Instant::now(),
             start: None,
+            now_ns: 0,
         }
     }
 
     /// Takes the caller's time; time that runs backwards stands still.
+    #[inline]
     pub(super) fn set_now(&mut self, now: Instant) {
+        if self.start.is_some() && now <= self.now {
+            return;
+        }
         self.now = if self.start.is_some() { self.now.max(now) } else { now };
-        self.start.get_or_insert(now);
+        let start = *self.start.get_or_insert(now);
+        self.now_ns = self.now.saturating_duration_since(start).as_nanos() as u64;
     }
 
+    #[inline]
     pub(super) fn now(&self) -> Instant {
         self.now
+    }
+
+    /// The same, in nanoseconds since the first time that the caller named.
+    #[inline]
+    pub(super) fn now_ns(&self) -> u64 {
+        self.now_ns
     }
 
     /// Something that came at `since` has waited for the compare timeout.
@@ -202,16 +223,19 @@ impl Ledger {
     }
 
     /// Only a checkpoint makes room where the secondary does not.
+    #[inline]
     pub(super) fn ask_if_full(&mut self) {
         if self.is_full(Side::Primary) {
             self.ask(Reason::Limit);
         }
     }
 
+    #[inline]
     pub(super) fn held(&self, key: Key) -> Option<&Held> {
         self.held.get(key)
     }
 
+    #[inline]
     pub(super) fn held_mut(&mut self, key: Key) -> Option<&mut Held> {
         self.held.get_mut(key)
     }
@@ -222,6 +246,7 @@ impl Ledger {
     }
 
     /// Something to find the frame `key` by even when it may have left.
+    #[inline]
     pub(super) fn ticket(&self, key: Key) -> Option<Ticket> {
         self.held.get(key).map(|held| Ticket { key, arrival: held.arrival })
     }
@@ -263,6 +288,7 @@ impl Ledger {
         }
     }
 
+    #[inline]
     fn send(&mut self, frame: Frame, cause: Cause, out: &mut Output) {
         let len = frame.len();
         let released = &mut self.stats.released;
@@ -350,6 +376,7 @@ impl Ledger {
         self.waiting.push_back(&mut self.waiting_ends, waiting)
     }
 
+    #[inline]
     pub(super) fn waiting(&self, key: Key) -> Option<&Waiting> {
         self.waiting.get(key)
     }
@@ -399,6 +426,7 @@ impl Ledger {
     // Limits.
 
     /// Adds a frame to what a flow has here.
+    #[inline]
     pub(super) fn charge(&mut self, side: Side, account: &mut Account, bytes: usize) {
         account.frames += 1;
         account.bytes += bytes;
@@ -409,6 +437,7 @@ impl Ledger {
     }
 
     /// Takes a frame off what a flow has here.
+    #[inline]
     pub(super) fn discharge(&mut self, side: Side, account: &mut Account, bytes: usize) {
         account.frames = account.frames.saturating_sub(1);
         account.bytes = account.bytes.saturating_sub(bytes);
@@ -422,6 +451,7 @@ impl Ledger {
         self.weigh(side, account);
     }
 
+    #[inline]
     fn weigh(&mut self, side: Side, account: &mut Account) {
         let over = account.frames >= self.limits.flow_frames_max
             || account.bytes >= self.limits.flow_bytes_max;
@@ -434,11 +464,13 @@ impl Ledger {
     }
 
     /// More output of `side` can be taken.
+    #[inline]
     pub(super) fn has_room(&self, side: Side) -> bool {
         !self.is_full(side) && self.over.get(side as usize) == Some(&0)
     }
 
     /// The limits of all flows together are reached.
+    #[inline]
     fn is_full(&self, side: Side) -> bool {
         let (total, datagrams) = match side {
             Side::Primary => (self.stats.held, self.bags.primary.len()),

@@ -41,6 +41,7 @@ mod datagram;
 mod divergence;
 mod fragments;
 mod hashing;
+mod index;
 mod ledger;
 mod limits;
 mod octets;
@@ -62,7 +63,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use colo_proxy_common::decode::Tcp;
+use colo_proxy_common::decode::{Malformed, Tcp};
 use colo_proxy_common::record::FlowKey;
 
 pub(crate) use self::content::{Content, DatagramContent, content};
@@ -143,7 +144,12 @@ pub struct Engine {
     deferred: VecDeque<Frame>,
     /// How many of those are of before the cut all the same: the checkpoint before came to nothing.
     deferred_before_cut: usize,
+    /// What the next frames of a batch are; empty between calls.
+    ahead: Vec<(Subject, Option<Malformed>)>,
 }
+
+/// Frames of a batch that are looked at before the first of them is compared.
+const AHEAD_MAX: usize = 32;
 
 impl Engine {
     /// An engine without flows. `seed` must not be known to the guests: it keeps them from choosing
@@ -155,14 +161,52 @@ impl Engine {
             reassembly: Reassembly::new(seed),
             deferred: VecDeque::new(),
             deferred_before_cut: 0,
+            ahead: Vec::new(),
         }
     }
 
     /// Takes a frame that the guest of `side` put out.
     pub fn on_frame(&mut self, now: Instant, side: Side, frame: Frame, out: &mut Output) {
         self.ledger.set_now(now);
+        let seen = classify(&frame);
+        self.take(side, frame, &seen, out);
+    }
+
+    /// Takes `frames` from the front for as long as there is room for those of `side`: the same as
+    /// [`Engine::on_frame`] for each, but where there are many flows the memory of those that come
+    /// next is fetched all at once, and no frame has to wait for it.
+    pub fn on_frames(
+        &mut self,
+        now: Instant,
+        side: Side,
+        frames: &mut VecDeque<Frame>,
+        out: &mut Output,
+    ) {
+        self.ledger.set_now(now);
+        let mut ahead = std::mem::take(&mut self.ahead);
+        while !frames.is_empty() && self.has_room_for(side) {
+            ahead.extend(frames.iter().take(AHEAD_MAX).map(classify));
+            self.table.fetch(ahead.iter().filter_map(|(subject, _)| subject.name()));
+            for seen in ahead.drain(..) {
+                if !self.has_room_for(side) {
+                    break;
+                }
+                let Some(frame) = frames.pop_front() else { break };
+                self.take(side, frame, &seen, out);
+            }
+        }
+        self.ahead = ahead;
+    }
+
+    fn take(
+        &mut self,
+        side: Side,
+        frame: Frame,
+        (subject, malformed): &(Subject, Option<Malformed>),
+        out: &mut Output,
+    ) {
         self.resume_deferred(out);
-        let (subject, malformed) = classify(&frame);
+        let malformed = *malformed;
         let stats = &mut self.ledger.stats;
         match side {
             Side::Primary => stats.primary.add(frame.len()),
@@ -171,12 +215,12 @@ impl Engine {
         if let Some(malformed) = malformed {
             stats.malformed.add(malformed);
         }
-        let policy = self.policy(&subject, malformed);
+        let policy = self.policy(subject, malformed);
         let is_underway = self.ledger.requests.is_underway();
         if side == Side::Primary && policy != Policy::Release && is_underway {
             self.defer(frame);
         } else {
-            self.admit(side, (&subject, policy), frame.into(), out);
+            self.admit(side, (subject, policy), frame.into(), out);
         }
         self.raise(out);
     }
@@ -308,7 +352,7 @@ impl Engine {
         packet: Packet,
         out: &mut Output,
     ) {
-        let key = self.table.find(name, &mut self.ledger, || Kind::Tcp(Box::default()));
+        let key = self.table.find(name, &mut self.ledger, Kind::new_tcp);
         let Some(key) = key else { return self.overflow(side, name, packet) };
         let Some(flow) = self.table.get_mut(key) else { return };
         let Kind::Tcp(state) = &mut flow.kind else { return };
@@ -350,8 +394,7 @@ impl Engine {
         name: &FlowKey,
         work: impl FnOnce(&mut DatagramFlow, &mut Ledger, Key),
     ) -> Option<()> {
-        let new = || Kind::Datagram(DatagramFlow::new(name));
-        let key = self.table.find(name, &mut self.ledger, new)?;
+        let key = self.table.find(name, &mut self.ledger, || Kind::Silent)?;
         let Kind::Datagram(state) = &mut self.table.get_mut(key)?.kind else { return None };
         work(state, &mut self.ledger, key);
         state.check_count(&mut self.ledger, name);

@@ -30,21 +30,23 @@ impl Requests {
 
     /// The request to raise now, if there is one.
     pub(super) fn raise(&mut self, now: Instant, stats: &mut Stats) -> Option<Reason> {
+        let reason = self.due.first()?;
         if !self.may_raise(now) {
             return None;
         }
-        let reason = self.due.first()?;
         self.outstanding = Some((reason, now));
         stats.requests.add(reason);
         Some(reason)
     }
 
     /// A request can be raised at `now`.
+    #[inline]
     pub(super) fn may_raise(&self, now: Instant) -> bool {
         !self.is_waiting() && self.not_before.is_none_or(|at| now >= at)
     }
 
     /// A checkpoint will come by itself: no timer needs to run.
+    #[inline]
     pub(super) fn is_waiting(&self) -> bool {
         self.outstanding.is_some() || self.underway
     }
@@ -55,6 +57,7 @@ impl Requests {
         self.outstanding.map(|(reason, since)| (reason, since, self.collected))
     }
 
+    #[inline]
     pub(super) fn is_underway(&self) -> bool {
         self.underway
     }

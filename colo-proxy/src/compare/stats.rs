@@ -15,11 +15,13 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    #[inline]
     pub(super) fn add(&mut self, bytes: usize) {
         self.frames += 1;
         self.bytes += bytes as u64;
     }
 
+    #[inline]
     pub(super) fn sub(&mut self, bytes: usize) {
         self.frames = self.frames.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(bytes as u64);

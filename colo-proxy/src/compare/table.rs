@@ -1,19 +1,25 @@
 //! The flows that are remembered, and which one is forgotten for a new one.
 
-use std::collections::{HashMap, HashSet};
-use std::time::Instant;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use colo_proxy_common::record::FlowKey;
 
+use super::AHEAD_MAX;
 use super::chain::{Chain, Ends, Key};
 use super::datagram::DatagramFlow;
-use super::hashing::{State, state};
+use super::hashing::{self, State, state};
+use super::index::Index;
 use super::ledger::Ledger;
-use super::tcp::TcpFlow;
+use super::tcp::{Resting, TcpFlow};
 use super::wheel::TimerKey;
 
 /// Flows looked at in each class for one that may go.
 const CANDIDATES_MAX: usize = 8;
+
+/// Flows that are kept as they are although nothing of them is held: those that are busy need not
+/// be laid to rest and woken for every frame. In tests nearly every flow is.
+const AWAKE_MAX: usize = if cfg!(test) { 2 } else { 128 };
 
 /// A flow and its place in the table.
 #[derive(Debug)]
@@ -22,17 +28,31 @@ pub(super) struct Flow {
     pub(super) kind: Kind,
     class: Class,
     timer: Option<TimerKey>,
+    /// Its place among those that are awake.
+    awake: Option<Key>,
     epoch: u64,
-    last_seen: Instant,
-    /// `last_seen` at the time when it was queued in its class.
-    queued: Instant,
+    /// On the ledger's clock.
+    last_seen_ns: u64,
+    /// `last_seen_ns` at the time when it was queued in its class.
+    queued_ns: u64,
 }
 
 /// The state by kind of flow.
 #[derive(Debug)]
 pub(super) enum Kind {
     Tcp(Box<TcpFlow>),
-    Datagram(DatagramFlow),
+    Datagram(Box<DatagramFlow>),
+    /// A connection of which nothing is held. Whoever gets a flow from the table gets it awake.
+    AtRest(Resting),
+    /// Likewise datagrams, of which nothing is to be remembered then.
+    Silent,
+}
+
+/// States that no flow has, to be used again with the memory that they have.
+#[derive(Debug, Default)]
+struct Spare {
+    tcp: Vec<Box<TcpFlow>>,
+    datagram: Vec<Box<DatagramFlow>>,
 }
 
 /// Flows of a class are forgotten before those of the next.
@@ -57,9 +77,14 @@ struct Candidate {
 /// All flows: found by key, queued by class.
 #[derive(Debug)]
 pub(super) struct Table {
-    index: HashMap<FlowKey, Key, State>,
+    index: Index,
+    state: State,
     flows: Chain<Flow>,
     classes: [Ends; CLASSES.len()],
+    /// Flows that are not at rest, those that have been awake for long in front.
+    awake: Chain<Key>,
+    awake_ends: Ends,
+    spare: Spare,
     /// Flows for which there was no room, of which output waits for the checkpoint: what comes
     /// later of them must not leave before it. Each has a held frame at least.
     refused: HashSet<FlowKey, State>,
@@ -77,14 +102,25 @@ impl Flow {
             match &mut self.kind {
                 Kind::Tcp(flow) => flow.begin_epoch(),
                 Kind::Datagram(flow) => flow.begin_epoch(),
+                Kind::AtRest(_) | Kind::Silent => {}
             }
         }
+    }
+
+    /// Something of all the lines of memory that it lies in.
+    fn touch(&self) -> u64 {
+        let state = match &self.kind {
+            Kind::AtRest(resting) => resting.touch(),
+            _ => 0,
+        };
+        state ^ self.last_seen_ns ^ u64::from(self.name.peer_port)
     }
 
     fn holds_nothing(&self) -> bool {
         match &self.kind {
             Kind::Tcp(flow) => flow.holds_nothing(),
             Kind::Datagram(flow) => flow.holds_nothing(),
+            Kind::AtRest(_) | Kind::Silent => true,
         }
     }
 
@@ -92,15 +128,62 @@ impl Flow {
         match &mut self.kind {
             Kind::Tcp(flow) => flow.drop_waiting(ledger),
             Kind::Datagram(flow) => flow.drop_waiting(ledger),
+            Kind::AtRest(_) | Kind::Silent => {}
         }
     }
 
     fn class_now(&self) -> Class {
         match &self.kind {
-            Kind::Datagram(_) => Class::Datagram,
+            // It has changed nothing since it was looked at.
+            Kind::AtRest(_) => self.class,
+            Kind::Datagram(_) | Kind::Silent => Class::Datagram,
             Kind::Tcp(flow) if flow.is_closed() => Class::Closed,
             Kind::Tcp(flow) if flow.is_half_open() => Class::HalfOpen,
             Kind::Tcp(_) => Class::Established,
+        }
+    }
+}
+
+impl Kind {
+    /// A connection of which nothing is known.
+    pub(super) fn new_tcp() -> Self {
+        Self::AtRest(Resting::default())
+    }
+
+    /// The same at rest, unless there is more to be said of it.
+    fn rest(&self) -> Option<Self> {
+        match self {
+            Self::Tcp(state) => state.rest().map(Self::AtRest),
+            Self::Datagram(state) => state.is_new().then_some(Self::Silent),
+            Self::AtRest(_) | Self::Silent => None,
+        }
+    }
+}
+
+impl Spare {
+    /// The state of the flow `name` of which `kind` says all.
+    fn wake(&mut self, kind: &Kind, name: &FlowKey) -> Option<Kind> {
+        match kind {
+            Kind::AtRest(resting) => {
+                let mut state = self.tcp.pop().unwrap_or_default();
+                state.wake(resting);
+                Some(Kind::Tcp(state))
+            }
+            Kind::Silent => {
+                let mut state = self.datagram.pop().unwrap_or_default();
+                state.rename(name);
+                Some(Kind::Datagram(state))
+            }
+            Kind::Tcp(_) | Kind::Datagram(_) => None,
+        }
+    }
+
+    /// Takes a state that is at rest, and so says nothing more.
+    fn take(&mut self, kind: Kind) {
+        match kind {
+            Kind::Tcp(state) if self.tcp.len() < AWAKE_MAX => self.tcp.push(state),
+            Kind::Datagram(state) if self.datagram.len() < AWAKE_MAX => self.datagram.push(state),
+            _ => {}
         }
     }
 }
@@ -109,9 +192,13 @@ impl Table {
     /// `seed` keeps the guest, which chooses the keys, from choosing collisions.
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            index: HashMap::with_hasher(state(seed)),
+            index: Index::default(),
+            state: state(seed),
             flows: Chain::default(),
             classes: [Ends::default(); CLASSES.len()],
+            awake: Chain::default(),
+            awake_ends: Ends::default(),
+            spare: Spare::default(),
             refused: HashSet::with_hasher(state(seed)),
             refused_in: 0,
         }
@@ -124,10 +211,11 @@ impl Table {
         ledger: &mut Ledger,
         new: impl FnOnce() -> Kind,
     ) -> Option<Key> {
-        let (now, epoch) = (ledger.now(), ledger.epoch);
-        if let Some(key) = self.index.get(name).copied() {
-            if let Some(flow) = self.flows.get_mut(key) {
-                flow.last_seen = now;
+        let (now_ns, epoch) = (ledger.now_ns(), ledger.epoch);
+        let hash = self.hash(name);
+        if let Some(key) = self.key_by(hash, name) {
+            if let Some(flow) = self.get_mut(key) {
+                flow.last_seen_ns = now_ns;
                 flow.catch_up(epoch);
             }
             return Some(key);
@@ -138,22 +226,87 @@ impl Table {
             return None;
         }
         let kind = new();
-        let mut flow = Flow {
+        let class = if matches!(kind, Kind::Silent) { Class::Datagram } else { Class::HalfOpen };
+        let flow = Flow {
             name: *name,
             kind,
-            class: Class::Closed,
+            class,
             timer: None,
+            awake: None,
             epoch,
-            last_seen: now,
-            queued: now,
+            last_seen_ns: now_ns,
+            queued_ns: now_ns,
         };
-        flow.class = flow.class_now();
         let ends = self.classes.get_mut(flow.class as usize)?;
         let key = self.flows.push_back(ends, flow);
-        self.index.insert(*name, key);
+        self.index.insert(hash, key);
         ledger.stats.flows_opened += 1;
         ledger.stats.flows = self.flows.len() as u64;
         Some(key)
+    }
+
+    /// Has the memory of the flows `names` come, of all of them at once. Nothing depends on it but
+    /// the time that [`Self::find`] takes for each of them then.
+    pub(super) fn fetch<'a>(&self, names: impl Iterator<Item = &'a FlowKey>) {
+        const MANY: usize = 1024;
+        // Few are at hand anyway.
+        if self.flows.len() < MANY {
+            return;
+        }
+        // Two loops, because the second needs what the first waits for.
+        let mut keys = [None; AHEAD_MAX];
+        for (key, name) in keys.iter_mut().zip(names) {
+            *key = self.index.guess(self.hash(name));
+        }
+        let flows = keys.iter().flatten().filter_map(|key| self.flows.get(*key));
+        std::hint::black_box(flows.fold(0, |sum, flow| sum ^ flow.touch()));
+    }
+
+    fn hash(&self, name: &FlowKey) -> u32 {
+        let hash = hashing::of_name(&self.state, name);
+        (hash ^ hash >> 32) as u32
+    }
+
+    fn key_by(&self, hash: u32, name: &FlowKey) -> Option<Key> {
+        self.index.find(hash, |key| self.flows.get(key).is_some_and(|flow| flow.name == *name))
+    }
+
+    /// The flow, awake.
+    fn awake(&mut self, key: Key) -> Option<&mut Flow> {
+        if self.flows.get(key)?.awake.is_none() {
+            self.wake(key);
+        }
+        self.flows.get_mut(key)
+    }
+
+    fn wake(&mut self, key: Key) {
+        self.lay_to_rest();
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        if let Some(kind) = self.spare.wake(&flow.kind, &flow.name) {
+            flow.kind = kind;
+            flow.awake = Some(self.awake.push_back(&mut self.awake_ends, key));
+        }
+    }
+
+    /// Where many are awake, lays those to rest that have been for longest: more than come to it, so
+    /// that those of which something is held, which stay awake, are not in the way of the others.
+    fn lay_to_rest(&mut self) {
+        for _ in 0..2 {
+            if self.awake.len() < AWAKE_MAX {
+                return;
+            }
+            let Some(place) = self.awake_ends.front() else { return };
+            let flow = self.awake.get(place).copied().and_then(|key| self.flows.get_mut(key));
+            let Some(flow) = flow else { return };
+            let Some(kind) = flow.kind.rest() else {
+                self.awake.requeue(&mut self.awake_ends, place);
+                continue;
+            };
+            flow.awake = None;
+            let state = std::mem::replace(&mut flow.kind, kind);
+            self.awake.remove(&mut self.awake_ends, place);
+            self.spare.take(state);
+        }
     }
 
     /// Output of `name` waits for the checkpoint, because there was no room for the flow.
@@ -172,16 +325,16 @@ impl Table {
 
     /// The flow `name`, if it is remembered.
     pub(super) fn get_by_name(&mut self, name: &FlowKey) -> Option<&mut Flow> {
-        self.flows.get_mut(*self.index.get(name)?)
+        self.get_mut(self.key_of(name)?)
     }
 
     /// Where the flow `name` is, if it is remembered.
     pub(super) fn key_of(&self, name: &FlowKey) -> Option<Key> {
-        self.index.get(name).copied()
+        self.key_by(self.hash(name), name)
     }
 
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Flow> {
-        self.flows.get_mut(key)
+        self.awake(key)
     }
 
     /// Has the flow looked at when `at` has come, unless it will be before.
@@ -194,7 +347,7 @@ impl Table {
     /// A flow whose timer has run out.
     pub(super) fn pop_due(&mut self, ledger: &mut Ledger) -> Option<(Key, &mut Flow)> {
         let key = ledger.timers.pop_due(ledger.now())?;
-        let flow = self.flows.get_mut(key)?;
+        let flow = self.awake(key)?;
         flow.timer = None;
         Some((key, flow))
     }
@@ -207,7 +360,7 @@ impl Table {
             return;
         }
         flow.class = is;
-        flow.queued = flow.last_seen;
+        flow.queued_ns = flow.last_seen_ns;
         if let Ok([from, to]) = self.classes.get_disjoint_mut([was as usize, is as usize]) {
             self.flows.move_back(from, to, key);
         }
@@ -216,10 +369,9 @@ impl Table {
     /// Forgets everything.
     pub(super) fn clear(&mut self, ledger: &mut Ledger) {
         self.index.clear();
-        for ends in &mut self.classes {
-            while let Some(mut flow) = self.flows.pop_front(ends) {
-                flow.catch_up(ledger.epoch);
-                flow.drop_waiting(ledger);
+        for class in CLASSES {
+            while let Some(flow) = self.pop(class) {
+                self.leave(flow, ledger);
             }
         }
         ledger.stats.flows = 0;
@@ -249,31 +401,47 @@ impl Table {
             // when it is met again.
             let is_covered = flow.epoch != ledger.epoch;
             let holds_nothing = is_covered || flow.holds_nothing();
-            let is_idle =
-                ledger.now().saturating_duration_since(flow.last_seen) >= ledger.limits.flow_idle;
+            let silent = Duration::from_nanos(ledger.now_ns().saturating_sub(flow.last_seen_ns));
+            let is_idle = silent >= ledger.limits.flow_idle;
             let may_go = holds_nothing && (class != Class::Established || is_idle || is_covered);
             let candidate = may_go.then_some(Candidate { key, is_idle });
-            if may_go && flow.queued == flow.last_seen {
+            if may_go && flow.queued_ns == flow.last_seen_ns {
                 return candidate;
             }
             fallback = fallback.or(candidate);
-            flow.queued = flow.last_seen;
+            flow.queued_ns = flow.last_seen_ns;
             self.flows.requeue(ends, key);
         }
         fallback
     }
 
-    fn remove(&mut self, candidate: Candidate, class: Class, ledger: &mut Ledger) {
-        let Candidate { key, is_idle } = candidate;
-        let Some(ends) = self.classes.get_mut(class as usize) else { return };
-        let Some(mut flow) = self.flows.remove(ends, key) else { return };
+    fn pop(&mut self, class: Class) -> Option<Flow> {
+        self.flows.pop_front(self.classes.get_mut(class as usize)?)
+    }
+
+    /// Takes leave of a flow that is not in the table any more.
+    fn leave(&mut self, mut flow: Flow, ledger: &mut Ledger) {
         // What it has of an older epoch is gone from the ledger already.
         flow.catch_up(ledger.epoch);
         flow.drop_waiting(ledger);
         if let Some(timer) = flow.timer {
             ledger.timers.stop(timer);
         }
-        self.index.remove(&flow.name);
+        if let Some(place) = flow.awake {
+            self.awake.remove(&mut self.awake_ends, place);
+        }
+        if flow.kind.rest().is_some() {
+            self.spare.take(flow.kind);
+        }
+    }
+
+    fn remove(&mut self, candidate: Candidate, class: Class, ledger: &mut Ledger) {
+        let Candidate { key, is_idle } = candidate;
+        let Some(ends) = self.classes.get_mut(class as usize) else { return };
+        let Some(flow) = self.flows.remove(ends, key) else { return };
+        let hash = self.hash(&flow.name);
+        self.index.remove(hash, key);
+        self.leave(flow, ledger);
         ledger.stats.flows = self.flows.len() as u64;
         let evicted = &mut ledger.stats.flows_evicted;
         match class {

@@ -13,6 +13,7 @@ mod partial;
 mod primary;
 mod queues;
 mod ranges;
+mod resting;
 mod secondary;
 mod segments;
 mod shown;
@@ -27,6 +28,7 @@ use self::headers::Headers;
 use self::opening::{Opening, Openings};
 use self::queues::{Queues, Sign, Unverified};
 use self::ranges::Ranges;
+pub(super) use self::resting::Resting;
 use self::segments::Segments;
 use self::shown::Witness;
 use self::space::Space;
@@ -204,6 +206,7 @@ impl TcpFlow {
     }
 
     /// The guest has sent nothing but SYN or SYN/ACK yet.
+    #[inline]
     pub(super) fn is_half_open(&self) -> bool {
         !self.anchored || (self.isn.is_some() && self.high == 0 && self.ack == self.opening_ack())
     }
@@ -277,6 +280,7 @@ impl TcpFlow {
     }
 
     /// What `segment` waits for.
+    #[inline]
     fn needs(&self, segment: &Segment) -> Needs {
         if !self.verified.covers(segment.start, segment.end) {
             return Needs::Data;

@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use colo_proxy_common::decode::Tcp;
 
+use super::queues::Unverified;
 use super::segments::Piece;
 use super::shown::Shown;
-use super::{Scene, Segment, TcpFlow, first_difference, part};
+use super::{Scene, TcpFlow, first_difference, part};
 use crate::compare::chain::Key;
 use crate::compare::divergence::{Difference, Pair};
 use crate::compare::ledger::What;
@@ -73,26 +74,49 @@ impl TcpFlow {
     /// Compares the part `start..end` of `data` with every held frame that reaches into it.
     fn compare_with_held(&mut self, scene: &mut Scene<'_>, data: &Data<'_>, start: i64, end: i64) {
         let mut settled = std::mem::take(&mut scene.ledger.settled);
-        let mut queues = std::mem::take(&mut self.queues);
-        queues.retain_reaching_into(start, end, |entry| {
-            scene.ledger.count_work();
-            let part = (entry.start.max(start), entry.end.min(end));
-            if self.differs(scene, entry.key, data, part) {
-                // Only a checkpoint can let it go.
-                return false;
+        let mut at = self.queues.first_behind(start);
+        while let Some(entry) = self.queues.unverified(at, end) {
+            if self.stays_unverified(scene, &entry, data, (start, end), &mut settled) {
+                at += 1;
+            } else {
+                self.queues.forget_unverified(at);
             }
-            let is_complete = self.verified.covers(entry.start, entry.end);
-            if is_complete {
-                settled.push(entry.key);
-            }
-            !is_complete
+        }
+        let mut overlapping = self.queues.take_overlapping();
+        overlapping.retain(|entry| {
+            entry.start >= end
+                || entry.end <= start
+                || self.stays_unverified(scene, entry, data, (start, end), &mut settled)
         });
-        self.queues = queues;
+        self.queues.put_overlapping(overlapping);
         for key in settled.drain(..) {
             self.advance(scene, key);
         }
         scene.ledger.settled = settled;
         self.queues.give_back_memory();
+    }
+
+    /// Compares the part of `data` that the frame `entry` reaches into; `false` where it does not
+    /// wait for octets any more.
+    fn stays_unverified(
+        &mut self,
+        scene: &mut Scene<'_>,
+        entry: &Unverified,
+        data: &Data<'_>,
+        (start, end): (i64, i64),
+        settled: &mut Vec<Key>,
+    ) -> bool {
+        scene.ledger.count_work();
+        let part = (entry.start.max(start), entry.end.min(end));
+        if self.differs(scene, entry.key, data, part) {
+            // Only a checkpoint can let it go.
+            return false;
+        }
+        let is_complete = self.verified.covers(entry.start, entry.end);
+        if is_complete {
+            settled.push(entry.key);
+        }
+        !is_complete
     }
 
     /// Compares the part `lo..hi` of `data` with the octets that the frame `key` has there.
@@ -104,8 +128,8 @@ impl TcpFlow {
         (lo, hi): (i64, i64),
     ) -> bool {
         let theirs = data.part(lo, hi);
-        let Some((segment, payload)) = held_payload(scene, key) else { return true };
-        let ours = part(payload, segment.start, lo, hi);
+        let Some((at, payload)) = held_payload(scene, key) else { return true };
+        let ours = part(payload, at, lo, hi);
         let Some(at) = first_difference(ours, theirs) else {
             self.verify(scene, lo, hi);
             return false;
@@ -124,10 +148,10 @@ impl TcpFlow {
     }
 }
 
-/// The segment and the data of a held frame.
-fn held_payload<'a>(scene: &'a Scene<'_>, key: Key) -> Option<(Segment, &'a [u8])> {
+/// The place and the data of a held frame.
+fn held_payload<'a>(scene: &'a Scene<'_>, key: Key) -> Option<(i64, &'a [u8])> {
     let held = scene.ledger.held(key)?;
-    let What::Segment(segment) = held.what else { return None };
+    let What::Segment(segment) = &held.what else { return None };
     let octets = held.frame.ethernet().get(segment.payload_at as usize..)?;
-    Some((segment, octets.get(..(segment.end - segment.start) as usize)?))
+    Some((segment.start, octets.get(..(segment.end - segment.start) as usize)?))
 }

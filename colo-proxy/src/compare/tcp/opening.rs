@@ -44,6 +44,61 @@ impl Opening {
     }
 }
 
+/// One or no opening, in as little as it takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Packed {
+    isn: u32,
+    ack: u32,
+    mss: u16,
+    window_scale: u8,
+    has: u8,
+}
+
+/// What a [`Packed`] has, by bit.
+mod has {
+    pub(super) const OPENING: u8 = 1;
+    pub(super) const ACK: u8 = 2;
+    pub(super) const MSS: u8 = 4;
+    pub(super) const WINDOW_SCALE: u8 = 8;
+    pub(super) const SACK: u8 = 16;
+    pub(super) const TIMESTAMPS: u8 = 32;
+}
+
+impl Packed {
+    fn new(opening: &Opening) -> Self {
+        let Opening { isn, ack, mss, window_scale, sack_permitted, timestamps } = *opening;
+        let bits = [
+            (true, has::OPENING),
+            (ack.is_some(), has::ACK),
+            (mss.is_some(), has::MSS),
+            (window_scale.is_some(), has::WINDOW_SCALE),
+            (sack_permitted, has::SACK),
+            (timestamps, has::TIMESTAMPS),
+        ];
+        Self {
+            isn: isn.0,
+            ack: ack.map_or(0, |ack| ack.0),
+            mss: mss.unwrap_or_default(),
+            window_scale: window_scale.unwrap_or_default(),
+            has: bits.iter().map(|(is_set, bit)| u8::from(*is_set) * bit).sum(),
+        }
+    }
+
+    pub(super) fn openings(self) -> Openings {
+        let has = |bit| self.has & bit != 0;
+        let opening = has(has::OPENING).then(|| Opening {
+            isn: Seq(self.isn),
+            ack: has(has::ACK).then_some(Seq(self.ack)),
+            mss: has(has::MSS).then_some(self.mss),
+            window_scale: has(has::WINDOW_SCALE).then_some(self.window_scale),
+            sack_permitted: has(has::SACK),
+            timestamps: has(has::TIMESTAMPS),
+        });
+        let (syn_ack, syn) = if has(has::ACK) { (opening, None) } else { (None, opening) };
+        Openings { syn, syn_ack }
+    }
+}
+
 /// What one guest sent to open a connection: one of them, or both in a simultaneous open.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Openings {
@@ -54,6 +109,15 @@ pub(super) struct Openings {
 impl Openings {
     pub(super) fn is_empty(&self) -> bool {
         self.syn.is_none() && self.syn_ack.is_none()
+    }
+
+    /// The same in less room; `None` where both are here.
+    pub(super) fn pack(&self) -> Option<Packed> {
+        match (&self.syn, &self.syn_ack) {
+            (None, None) => Some(Packed::default()),
+            (Some(only), None) | (None, Some(only)) => Some(Packed::new(only)),
+            (Some(_), Some(_)) => None,
+        }
     }
 
     pub(super) fn set(&mut self, opening: Opening) {

@@ -82,6 +82,15 @@ impl Queues {
         self.unacknowledged.0.clear();
     }
 
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.unverified.is_empty()
+            && self.overlapping.is_empty()
+            && self.unmarked.is_empty()
+            && self.unpointed.0.is_empty()
+            && self.unacknowledged.0.is_empty()
+    }
+
     /// Adds a frame that waits for its octets, of which there is one at least.
     pub(super) fn push_unverified(&mut self, entry: Unverified) -> Result<(), Full> {
         if self.unverified.back().is_none_or(|last| last.end <= entry.start) {
@@ -99,24 +108,41 @@ impl Queues {
         Ok(())
     }
 
-    /// Hands every frame that reaches into `start..end` to `keep`, and forgets those that it does
-    /// not keep.
-    pub(super) fn retain_reaching_into(
-        &mut self,
-        start: i64,
-        end: i64,
-        mut keep: impl FnMut(&Unverified) -> bool,
-    ) {
-        let mut at = self.unverified.partition_point(|entry| entry.end <= start);
-        while let Some(entry) = self.unverified.get(at).filter(|entry| entry.start < end) {
-            if keep(entry) {
-                at += 1;
-            } else {
-                // Mostly the first; it moves no more than the queue of one connection may hold.
-                self.unverified.remove(at);
+    /// A place in the order of those that wait for their octets: those before it end at `start` or
+    /// before it.
+    #[inline]
+    pub(super) fn first_behind(&self, start: i64) -> usize {
+        // Nearly always the first one.
+        match self.unverified.front() {
+            Some(first) if first.end <= start => {
+                self.unverified.partition_point(|entry| entry.end <= start)
             }
+            _ => 0,
         }
-        self.overlapping.retain(|entry| entry.start >= end || entry.end <= start || keep(entry));
+    }
+
+    /// The frame at this place, if it begins before `end`.
+    pub(super) fn unverified(&self, at: usize, end: i64) -> Option<Unverified> {
+        self.unverified.get(at).filter(|entry| entry.start < end).copied()
+    }
+
+    /// Forgets the frame at this place: mostly the first; it moves no more than the queue of one
+    /// connection may hold.
+    pub(super) fn forget_unverified(&mut self, at: usize) {
+        if at == 0 {
+            self.unverified.pop_front();
+        } else {
+            self.unverified.remove(at);
+        }
+    }
+
+    /// Those that overlap one of the others, which have to be put back.
+    pub(super) fn take_overlapping(&mut self) -> Vec<Unverified> {
+        std::mem::take(&mut self.overlapping)
+    }
+
+    pub(super) fn put_overlapping(&mut self, overlapping: Vec<Unverified>) {
+        self.overlapping = overlapping;
     }
 
     pub(super) fn push_unmarked(&mut self, sign: Sign, key: Key) -> Result<(), Full> {
@@ -139,6 +165,7 @@ impl Queues {
     }
 
     /// A frame that waits for less than all: its acknowledgment, or its octets.
+    #[inline]
     pub(super) fn first(&self) -> Option<Key> {
         let ours = self.unacknowledged.first().or(self.unpointed.first());
         ours.or_else(|| self.unverified.front().map(|entry| entry.key))
@@ -150,6 +177,7 @@ impl Queues {
         unverified.into_iter().chain(self.unmarked.back().map(|entry| entry.1))
     }
 
+    #[inline]
     pub(super) fn give_back_memory(&mut self) {
         shrink(&mut self.unverified);
         shrink(&mut self.unmarked);
@@ -173,6 +201,7 @@ impl ByPlace {
     }
 
     /// The next frame that waits for `place` or less.
+    #[inline]
     pub(super) fn pop_up_to(&mut self, place: i64) -> Option<Key> {
         self.0.pop_front_if(|entry| entry.0 <= place).map(|entry| entry.1)
     }

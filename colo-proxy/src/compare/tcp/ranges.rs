@@ -12,6 +12,7 @@ pub(super) struct Ranges {
 
 impl Ranges {
     /// Adds `start..end`.
+    #[inline]
     pub(super) fn add(&mut self, start: i64, end: i64) {
         if start >= end {
             return;
@@ -40,7 +41,25 @@ impl Ranges {
         }
     }
 
+    /// What is in is `start..end` and no more.
+    #[inline]
+    pub(super) fn is(&self, start: i64, end: i64) -> bool {
+        match self.list.as_slice() {
+            [] => start == end,
+            [only] => *only == (start, end),
+            _ => false,
+        }
+    }
+
+    /// Forgets everything but `start..end`.
+    #[inline]
+    pub(super) fn set(&mut self, start: i64, end: i64) {
+        self.list.clear();
+        self.add(start, end);
+    }
+
     /// All of `start..end` is in; an empty range always is.
+    #[inline]
     pub(super) fn covers(&self, start: i64, end: i64) -> bool {
         if start >= end {
             return true;
@@ -56,6 +75,7 @@ impl Ranges {
     }
 
     /// The first part of `start..end` that is not in.
+    #[inline]
     pub(super) fn gap(&self, start: i64, end: i64) -> Option<(i64, i64)> {
         let mut from = start;
         let mut at = self.list.partition_point(|range| range.1 <= start);

@@ -252,7 +252,9 @@ impl TcpFlow {
             return;
         }
         let mut ready = std::mem::take(&mut scene.ledger.ready);
-        ready.sort_unstable();
+        if ready.len() > 1 {
+            ready.sort_unstable();
+        }
         for (_, key) in ready.drain(..) {
             let Some(held) = scene.ledger.held(key) else { continue };
             let len = held.frame.len();

@@ -22,6 +22,11 @@ pub(super) struct Segments {
 }
 
 impl Segments {
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.account.is_clear()
+    }
+
     /// Adds a piece that overlaps none that is here.
     pub(super) fn insert(&mut self, piece: Piece) {
         if self.list.back().is_none_or(|last| last.end <= piece.start) {
@@ -33,6 +38,7 @@ impl Segments {
     }
 
     /// The first part of `start..end` that no piece holds.
+    #[inline]
     pub(super) fn gap(&self, start: i64, end: i64) -> Option<(i64, i64)> {
         if self.list.back().is_none_or(|last| last.end <= start) {
             return (start < end).then_some((start, end));
@@ -51,6 +57,7 @@ impl Segments {
     }
 
     /// The first piece that reaches into `start..end`.
+    #[inline]
     pub(super) fn overlapping(&self, start: i64, end: i64) -> Option<Piece> {
         // Nearly always the first one.
         let first = self.list.front()?;

@@ -20,17 +20,26 @@ impl Space {
     }
 
     /// The place of `seq`, or `None` where it is not of this stream.
+    #[inline]
     pub(super) fn place(self, seq: Seq) -> Option<i64> {
         let distance = i64::from(seq.since(self.seq));
         (-REACH..=REACH).contains(&distance).then_some(self.place + distance)
     }
 
+    /// The place of the last number seen.
+    #[inline]
+    pub(super) fn last(self) -> i64 {
+        self.place
+    }
+
     /// The number at `place`.
+    #[inline]
     pub(super) fn seq(self, place: i64) -> Seq {
         self.seq.plus((place - self.place) as u32)
     }
 
     /// Moves on to `place`, if it is ahead.
+    #[inline]
     pub(super) fn advance(&mut self, place: i64) {
         if place > self.place {
             self.seq = self.seq.plus((place - self.place) as u32);

@@ -35,6 +35,15 @@ impl Windows {
         self.shut_since = is_shut.then(|| self.shut_since.unwrap_or(now));
     }
 
+    /// What was offered last, unless the secondary's alone is closed.
+    pub(super) fn at_rest(&self) -> Option<[Option<u16>; 2]> {
+        self.shut_since.is_none().then_some(self.last)
+    }
+
+    pub(super) fn with(last: [Option<u16>; 2]) -> Self {
+        Self { last, shut_since: None }
+    }
+
     /// After a checkpoint the secondary is what the primary was.
     pub(super) fn begin_epoch(&mut self) {
         let [primary, _] = self.last;

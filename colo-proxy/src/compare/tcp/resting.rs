@@ -1,0 +1,184 @@
+//! A connection of which nothing is held or waits, in as little memory as it takes.
+//!
+//! Nearly all connections are like that at any time: both guests have said the same, so most of
+//! what is known of either follows from the other. What does not is kept in [`Resting`]; a
+//! connection of which more is to be said stays as it is.
+
+use colo_proxy_common::seq::Seq;
+
+use super::TcpFlow;
+use super::headers::Headers;
+use super::opening::Packed;
+use super::space::Space;
+use super::windows::Windows;
+
+/// All that there is to know of a connection at rest. The default is a connection of which nothing is
+/// known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::compare) struct Resting {
+    start: i64,
+    high: i64,
+    /// Numbers at `high` and at `ack`.
+    seq: u32,
+    ack_seq: u32,
+    ack: i64,
+    offered: i64,
+    opening: Packed,
+    theirs: Packed,
+    previous_isn: u32,
+    headers: [Option<Headers>; 2],
+    windows: [u16; 2],
+    /// Bits of [`is`].
+    is: u8,
+}
+
+/// What there is, by bit.
+mod is {
+    pub(super) const ANCHORED: u8 = 1;
+    pub(super) const PLACED: u8 = 2;
+    pub(super) const ACKNOWLEDGED: u8 = 4;
+    pub(super) const OFFERED: u8 = 8;
+    pub(super) const ENDED: u8 = 16;
+    pub(super) const REUSED: u8 = 32;
+    /// By side.
+    pub(super) const WINDOWS: [u8; 2] = [64, 128];
+}
+
+impl Resting {
+    /// Something of its beginning and of its end.
+    pub(in crate::compare) fn touch(&self) -> u64 {
+        self.start as u64 ^ u64::from(self.windows[0]) ^ u64::from(self.headers[1].is_some())
+    }
+}
+
+impl TcpFlow {
+    /// The connection at rest; `None` where that does not say all of it. What is left of it here is
+    /// nothing but what [`TcpFlow::wake`] sets.
+    pub(in crate::compare) fn rest(&self) -> Option<Resting> {
+        if !(self.is_quiet() && self.is_agreed()) {
+            return None;
+        }
+        let windows = self.windows.at_rest()?;
+        let bits = [
+            (self.anchored, is::ANCHORED),
+            (self.seqs.is_some(), is::PLACED),
+            (self.acks.is_some(), is::ACKNOWLEDGED),
+            (self.offered.is_some(), is::OFFERED),
+            (self.closed, is::ENDED),
+            (self.previous_isn.is_some(), is::REUSED),
+            (windows[0].is_some(), is::WINDOWS[0]),
+            (windows[1].is_some(), is::WINDOWS[1]),
+        ];
+        let ack = self.ack.unwrap_or_default();
+        let resting = Resting {
+            start: self.start,
+            high: self.high,
+            seq: self.seqs.map_or(0, |seqs| seqs.seq(self.high).0),
+            ack_seq: self.acks.map_or(0, |acks| acks.seq(ack).0),
+            ack,
+            offered: self.offered.unwrap_or_default(),
+            opening: self.opening.pack()?,
+            theirs: self.secondary.opening.pack()?,
+            previous_isn: self.previous_isn.map_or(0, |isn| isn.0),
+            headers: [self.headers, self.secondary.headers],
+            windows: windows.map(Option::unwrap_or_default),
+            is: bits.iter().map(|(is_set, bit)| u8::from(*is_set) * bit).sum(),
+        };
+        #[cfg(test)]
+        self.check(&resting);
+        Some(resting)
+    }
+
+    /// Nothing of it is held or waits, and nothing out of the ordinary is remembered.
+    fn is_quiet(&self) -> bool {
+        let theirs = &self.secondary;
+        self.account.is_clear()
+            && self.queues.is_empty()
+            && theirs.segments.is_empty()
+            && theirs.witness.is_none()
+            && self.reported.is_empty()
+            && !self.strayed
+            && self.next.is_empty()
+            && self.reset.is_none()
+            && self.own_resets.is_empty()
+            && theirs.resets.is_empty()
+            && self.urgent.is_none()
+            && theirs.urgent.is_none()
+    }
+
+    /// Both guests have said the same, and one follows from the other.
+    fn is_agreed(&self) -> bool {
+        let theirs = &self.secondary;
+        let end = self.closed.then_some(self.high);
+        let is_placed = |space: Option<Space>, place: i64| space.is_none_or(|s| s.last() == place);
+        self.low == self.start
+            && self.verified.is(self.start, self.high)
+            && self.produced.is(self.start, self.high)
+            && is_placed(self.seqs, self.high)
+            && self.acks.is_some() == self.ack.is_some()
+            && is_placed(self.acks, self.ack.unwrap_or_default())
+            && self.told == self.ack
+            && theirs.ack == self.ack
+            && self.edge == self.offered
+            && [self.fin, self.matched_fin, theirs.fin] == [end; 3]
+            && self.isn == self.opening.isn()
+    }
+
+    /// Makes this, which has been at rest or is new, the connection `resting`.
+    pub(in crate::compare) fn wake(&mut self, resting: &Resting) {
+        let is = |bit| resting.is & bit != 0;
+        let Resting { start, high, .. } = *resting;
+        let ack = is(is::ACKNOWLEDGED).then_some(resting.ack);
+        let offered = is(is::OFFERED).then_some(resting.offered);
+        let end = is(is::ENDED).then_some(high);
+        self.seqs = is(is::PLACED).then(|| Space::new(Seq(resting.seq), high));
+        self.acks = ack.map(|ack| Space::new(Seq(resting.ack_seq), ack));
+        self.anchored = is(is::ANCHORED);
+        self.opening = resting.opening.openings();
+        self.isn = self.opening.isn();
+        self.verified.set(start, high);
+        self.produced.set(start, high);
+        (self.start, self.low, self.high) = (start, start, high);
+        (self.ack, self.told, self.secondary.ack) = (ack, ack, ack);
+        (self.offered, self.edge) = (offered, offered);
+        (self.fin, self.matched_fin, self.secondary.fin) = (end, end, end);
+        self.closed = end.is_some();
+        [self.headers, self.secondary.headers] = resting.headers;
+        self.secondary.opening = resting.theirs.openings();
+        self.previous_isn = is(is::REUSED).then_some(Seq(resting.previous_isn));
+        let [ours, theirs] = resting.windows;
+        let window = |side: usize, window| is(is::WINDOWS[side]).then_some(window);
+        self.windows = Windows::with([window(0, ours), window(1, theirs)]);
+    }
+
+    /// Every connection that any test lays to rest wakes up as what it was.
+    #[cfg(test)]
+    fn check(&self, resting: &Resting) {
+        thread_local!(static WOKEN: std::cell::RefCell<TcpFlow> = std::cell::RefCell::default());
+        let woken = WOKEN.with_borrow_mut(|woken| {
+            woken.wake(resting);
+            text_hash(woken)
+        });
+        assert!(woken == text_hash(self), "{resting:?} is not all of {self:?}");
+    }
+}
+
+/// A hash of all that can be printed of a connection; it allocates nothing, for the tests that
+/// count.
+#[cfg(test)]
+fn text_hash(flow: &TcpFlow) -> u64 {
+    use std::fmt::Write as _;
+
+    struct Hash(u64);
+    impl std::fmt::Write for Hash {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            for octet in text.bytes() {
+                self.0 = (self.0 ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3);
+            }
+            Ok(())
+        }
+    }
+    let mut hash = Hash(0xcbf2_9ce4_8422_2325);
+    write!(hash, "{flow:?}").expect("it takes everything");
+    hash.0
+}
