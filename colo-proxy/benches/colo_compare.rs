@@ -60,8 +60,11 @@ impl Wires {
 
     fn add(&mut self, (primary, secondary): Chunk) {
         self.pairs += primary.len();
-        primary.iter().for_each(|frame| record(&mut self.primary, frame));
-        secondary.iter().for_each(|frame| record(&mut self.secondary, frame));
+        for (frames, wire) in [(primary, &mut self.primary), (secondary, &mut self.secondary)] {
+            for frame in &frames {
+                record(wire, frame);
+            }
+        }
     }
 }
 
@@ -82,7 +85,6 @@ fn round(wires: &Wires) -> (f64, f64) {
     let mut primary = directory.connect("primary");
     // What is measured is comparing: nothing leaves that the secondary has not sent.
     let (first, rest) = wires.primary.split_at(WRITE);
-    std::thread::sleep(Duration::from_millis(200));
     primary.write_all(first).expect("it is read");
     outdev.set_read_timeout(Some(Duration::from_millis(200))).expect("a time");
     assert!(outdev.read(&mut [0; 1]).is_err(), "the secondary has said nothing");
@@ -124,7 +126,8 @@ impl Directory {
         Self(path)
     }
 
-    /// Runs `colo-compare` in a thread, which says what time on a processor it took.
+    /// Runs `colo-compare` in a thread, which says what time on a processor it took, and waits until
+    /// it can be connected to.
     fn start(&self, stopped: tokio::sync::oneshot::Receiver<()>) -> JoinHandle<u64> {
         let endpoint = |name| {
             let text = format!("unix:{},server", self.socket(name).display());
@@ -142,13 +145,17 @@ impl Directory {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
-        std::thread::spawn(move || {
+        let (started, is_started) = std::sync::mpsc::channel();
+        let comparer = std::thread::spawn(move || {
             let stop = async { stopped.await.unwrap_or_default() };
-            runtime.block_on(colo_compare::run(options, || {}, stop)).expect("it runs");
+            let started = move || started.send(()).expect("it is waited for");
+            runtime.block_on(colo_compare::run(options, started, stop)).expect("it runs");
             let stat = std::fs::read_to_string("/proc/thread-self/schedstat");
             let stat = stat.expect("Linux has it");
             stat.split(' ').next().and_then(|ns| ns.parse().ok()).expect("a number")
-        })
+        });
+        is_started.recv().expect("it starts");
+        comparer
     }
 
     fn socket(&self, name: &str) -> PathBuf {
@@ -156,14 +163,7 @@ impl Directory {
     }
 
     fn connect(&self, name: &str) -> UnixStream {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            match UnixStream::connect(self.socket(name)) {
-                Ok(stream) => return stream,
-                Err(error) => assert!(Instant::now() < deadline, "{name}: {error}"),
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        UnixStream::connect(self.socket(name)).expect("it is listened on")
     }
 }
 

@@ -145,16 +145,25 @@ impl Comparer {
             sockets.outdev.write_now();
             let reads_secondary = self.secondary.is_empty();
             let deadline = self.deadline(reads_secondary);
+            let is_ahead = self.is_secondary_ahead();
             let Sockets { primary, secondary, outdev, frame } = sockets;
             let reads_primary = self.primary.is_empty() && outdev.has_room();
+            let primary = when(reads_primary, primary.next(&mut self.primary));
             tokio::select! {
-                _ = primary.next(&mut self.primary), if reads_primary => {}
-                event = secondary.next(&mut self.secondary), if reads_secondary => {
-                    self.on_secondary_event(event);
-                }
+                // Who is always ready comes last, so that nobody has to wait for ever.
+                biased;
                 event = frame.next_event() => self.on_frame_event(&event, sockets).await,
-                () = outdev.advance() => {}
                 () = sleep_until(deadline) => self.on_timeout(secondary, reads_secondary),
+                () = outdev.advance() => {}
+                event = in_order(
+                    is_ahead,
+                    primary,
+                    when(reads_secondary, secondary.next(&mut self.secondary)),
+                ) => {
+                    if let Some(event) = event {
+                        self.on_secondary_event(event);
+                    }
+                }
             }
         }
     }
@@ -174,6 +183,14 @@ impl Comparer {
                 return;
             }
         }
+    }
+
+    /// More of the secondary's output waits for the primary's than the other way round: it is for
+    /// the primary to speak next. Otherwise chance would take one of them far ahead of the other,
+    /// and what is between them has to be kept.
+    fn is_secondary_ahead(&self) -> bool {
+        let stats = self.engine.stats();
+        stats.secondary_waiting.frames > stats.held.frames
     }
 
     fn deadline(&self, reads_secondary: bool) -> Option<Instant> {
@@ -397,6 +414,33 @@ impl Comparer {
             log::warn!("outdev: nobody took the last {} frames; they are lost", outdev.waiting());
         }
         log::info!("colo-compare: ended: {}", self.counters.line(self.engine.stats(), sockets));
+    }
+}
+
+/// Never, unless `is_wanted`.
+async fn when<T>(is_wanted: bool, event: impl Future<Output = T>) -> T {
+    if is_wanted { event.await } else { std::future::pending().await }
+}
+
+/// The first of the two sockets on which something happens, asking the primary's first where
+/// `primary_first` says so: the secondary's event, if it is that.
+async fn in_order(
+    primary_first: bool,
+    primary: impl Future<Output = InboundEvent>,
+    secondary: impl Future<Output = InboundEvent>,
+) -> Option<InboundEvent> {
+    if primary_first {
+        tokio::select! {
+            biased;
+            _ = primary => None,
+            event = secondary => Some(event),
+        }
+    } else {
+        tokio::select! {
+            biased;
+            event = secondary => Some(event),
+            _ = primary => None,
+        }
     }
 }
 

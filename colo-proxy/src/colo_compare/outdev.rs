@@ -17,6 +17,11 @@ use crate::lane::head;
 const WAITING_BYTES_MAX: usize = 4 << 20;
 /// Records written at a time.
 const BATCH: usize = 64;
+/// Frames up to this long are written in one piece with their neighbours: the kernel takes longer to
+/// look for a short one than a copy takes.
+const COPY_MAX: usize = 512;
+/// Octets of such a piece.
+const PIECE: usize = 64 * 1024;
 
 /// The socket, and what waits for it.
 #[derive(Debug)]
@@ -117,10 +122,40 @@ struct Records {
     /// Octets of the first record that this connection has taken.
     first_written: usize,
     sent: u64,
+    /// Short records in one piece; of use only while they are written.
+    piece: Vec<u8>,
 }
 
 impl Records {
     fn write(&mut self, stream: &Stream) -> io::Result<()> {
+        let is_short = self.frames.front().is_some_and(|frame| frame.len() <= COPY_MAX);
+        let written = if is_short { self.write_piece(stream) } else { self.write_in_place(stream) };
+        match written {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                self.consume(written);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write_piece(&mut self, stream: &Stream) -> io::Result<usize> {
+        self.piece.clear();
+        for frame in self.frames.iter().take_while(|frame| frame.len() <= COPY_MAX) {
+            let (head, len) = head(frame, self.vnet_hdr);
+            self.piece.extend_from_slice(head.get(..len).unwrap_or_default());
+            self.piece.extend_from_slice(frame.bytes());
+            if self.piece.len() >= PIECE {
+                break;
+            }
+        }
+        let rest = self.piece.get(self.first_written..).unwrap_or_default();
+        stream.try_write_vectored(&[IoSlice::new(rest)])
+    }
+
+    fn write_in_place(&self, stream: &Stream) -> io::Result<usize> {
         let mut heads = [([0; 8], 0); BATCH];
         for (place, frame) in heads.iter_mut().zip(&self.frames) {
             *place = head(frame, self.vnet_hdr);
@@ -135,15 +170,7 @@ impl Records {
         }
         let mut rest = &mut slices[..];
         IoSlice::advance_slices(&mut rest, self.first_written);
-        match stream.try_write_vectored(rest) {
-            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => {
-                self.consume(written);
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(error),
-        }
+        stream.try_write_vectored(rest)
     }
 
     fn consume(&mut self, written: usize) {

@@ -50,6 +50,7 @@ pub(super) enum Kind {
 
 /// States that no flow has, to be used again with the memory that they have.
 #[derive(Debug, Default)]
+#[allow(clippy::vec_box, reason = "they go into flows as they are, without being moved")]
 struct Spare {
     tcp: Vec<Box<TcpFlow>>,
     datagram: Vec<Box<DatagramFlow>>,

@@ -74,7 +74,13 @@ impl Segments {
         if from >= to {
             return;
         }
-        let at = self.list.partition_point(|other| other.start < piece.start);
+        // Nearly always the first one.
+        let at = match self.list.front() {
+            Some(first) if first.start < piece.start => {
+                self.list.partition_point(|other| other.start < piece.start)
+            }
+            _ => 0,
+        };
         if from > piece.start && to < piece.end {
             let tail = ledger.split(&mut self.account, piece.key, (to - piece.start) as usize);
             if let Some(key) = tail {
@@ -83,7 +89,11 @@ impl Segments {
         }
         let (start, end) = if from > piece.start { (piece.start, from) } else { (to, piece.end) };
         if start >= end {
-            self.list.remove(at);
+            if at == 0 {
+                self.list.pop_front();
+            } else {
+                self.list.remove(at);
+            }
             ledger.forget(&mut self.account, piece.key);
             shrink(&mut self.list);
             return;
