@@ -24,14 +24,22 @@ pub struct Way {
     pub mark: u32,
 }
 
-/// The tunnel, where there is one, else `gate`. The tag is of the same look at the settings as the
-/// translation of the frame, so a frame of an older epoch never carries a newer one.
+/// The epoch, read once: the settings are the map itself, and the daemon may change them between two
+/// looks.
 #[inline(always)]
-pub fn way_out(settings: &Settings, gate: u32) -> Way {
+pub fn epoch_of(settings: &Settings) -> u32 {
+    // SAFETY: a reference is valid and aligned.
+    unsafe { core::ptr::read_volatile(&raw const settings.epoch) }
+}
+
+/// The tunnel, where there is one, else `gate`. `epoch` is the one by which the frame was translated:
+/// a frame of an older one must never carry a newer one.
+#[inline(always)]
+pub fn way_out(settings: &Settings, epoch: u32, gate: u32) -> Way {
     if settings.lane_ifindex == 0 {
         return Way { ifindex: gate, mark: settings.mark };
     }
-    let mark = lane::mark(settings.mark, settings.epoch, settings.lane_slot);
+    let mark = lane::mark(settings.mark, epoch, settings.lane_slot);
     Way { ifindex: settings.lane_ifindex, mark }
 }
 

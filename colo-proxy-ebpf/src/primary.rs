@@ -22,7 +22,7 @@ pub fn colo_mirror(ctx: TcContext) -> i32 {
     let mut frame = SkBuff::new(&ctx);
     if settings.mode == mode::PROTECTED {
         let mark = frame.mark();
-        let way = way_out(settings, settings.input_gate_ifindex);
+        let way = way_out(settings, settings.epoch, settings.input_gate_ifindex);
         frame.set_mark(way.mark);
         // SAFETY: a helper on the program's own frame.
         let failed = unsafe { bpf_clone_redirect(ctx.skb.skb, way.ifindex, 0) };
@@ -64,5 +64,6 @@ pub fn colo_capture(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn goes_on(frame: &mut SkBuff, settings: &Settings, direction: Direction) -> bool {
     // Nothing is held: the guest that speaks is the one that the peer has heard.
-    settings.translates == 0 || matches!(translate(frame, settings, true, direction), Fate::Go)
+    settings.translates == 0
+        || matches!(translate(frame, settings.epoch, true, direction), Fate::Go)
 }

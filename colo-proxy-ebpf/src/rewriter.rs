@@ -29,7 +29,12 @@ pub fn colo_rewrite_tx(ctx: TcContext) -> i32 {
         count(|c| &mut c.passed);
         return NEXT;
     }
-    match translate(&mut frame, settings, settings.mode == mode::FAILED_OVER, Direction::ToGuest) {
+    match translate(
+        &mut frame,
+        settings.epoch,
+        settings.mode == mode::FAILED_OVER,
+        Direction::ToGuest,
+    ) {
         Fate::Go => NEXT,
         Fate::Hold => {
             count(|c| &mut c.input_held);
@@ -53,8 +58,12 @@ pub fn colo_rewrite_rx(ctx: TcContext) -> i32 {
         count(|c| &mut c.passed);
         return NEXT;
     }
-    match translate(&mut frame, settings, settings.mode == mode::FAILED_OVER, Direction::FromGuest)
-    {
+    match translate(
+        &mut frame,
+        settings.epoch,
+        settings.mode == mode::FAILED_OVER,
+        Direction::FromGuest,
+    ) {
         Fate::Go => NEXT,
         // Only what goes to the guest is held.
         Fate::Hold | Fate::Drop => DROP,

@@ -5,7 +5,7 @@ use aya_ebpf::programs::TcContext;
 use colo_proxy_common::record::mode;
 
 use crate::access::SkBuff;
-use crate::lane::way_out;
+use crate::lane::{epoch_of, way_out};
 use crate::maps::{count, settings};
 use crate::translate::{Direction, Fate, translate};
 use crate::verdict::{DROP, NEXT, send_out};
@@ -32,7 +32,12 @@ pub fn colo_to_guest(ctx: TcContext) -> i32 {
         count(|c| &mut c.dropped_lan_input);
         return DROP;
     }
-    match translate(&mut frame, settings, settings.mode == mode::FAILED_OVER, Direction::ToGuest) {
+    match translate(
+        &mut frame,
+        settings.epoch,
+        settings.mode == mode::FAILED_OVER,
+        Direction::ToGuest,
+    ) {
         Fate::Go => NEXT,
         Fate::Hold => {
             count(|c| &mut c.input_held);
@@ -57,11 +62,11 @@ pub fn colo_from_guest(ctx: TcContext) -> i32 {
         count(|c| &mut c.passed);
         return NEXT;
     }
-    match translate(&mut frame, settings, settings.mode == mode::FAILED_OVER, Direction::FromGuest)
-    {
+    let epoch = epoch_of(settings);
+    match translate(&mut frame, epoch, settings.mode == mode::FAILED_OVER, Direction::FromGuest) {
         Fate::Go if settings.mode == mode::PROTECTED => {
             count(|c| &mut c.captured);
-            let way = way_out(settings, settings.output_gate_ifindex);
+            let way = way_out(settings, epoch, settings.output_gate_ifindex);
             frame.set_mark(way.mark);
             send_out(way.ifindex)
         }

@@ -28,7 +28,7 @@ pub fn look(frame: &SkBuff) {
     }
     counters.looked_ns = now;
     if let Some(speaker) = speaker(frame) {
-        let _full = SPEAKERS.insert(&speaker, &now, 0);
+        let _full = SPEAKERS.insert(speaker, now, 0);
     }
 }
 

@@ -6,7 +6,7 @@ use colo_proxy_common::decode::{
     Ip, Packet, Tcp, TcpOptions, decode, decode_tcp, decode_tcp_options, protocol,
 };
 use colo_proxy_common::flow::{self, Change, Entry, Now, Segment, Step, Verdict, known};
-use colo_proxy_common::record::{Event, Flow, FlowKey, Settings, event};
+use colo_proxy_common::record::{Event, Flow, FlowKey, event};
 use colo_proxy_common::rewrite::{self, Edit};
 
 use crate::access::Tagged;
@@ -26,11 +26,11 @@ pub enum Fate {
 }
 
 /// Finds the frame's connection and translates the frame accordingly. What is not a whole TCP
-/// segment goes on as it is. With `known_only`, no connection is made known that is not.
+/// segment goes on as it is. `epoch` is of the settings. With `known_only`, no connection is made known that is not.
 #[inline(always)]
 pub fn translate<F: Edit + Tagged>(
     frame: &mut F,
-    settings: &Settings,
+    epoch: u32,
     known_only: bool,
     direction: Direction,
 ) -> Fate {
@@ -52,7 +52,7 @@ pub fn translate<F: Edit + Tagged>(
     let key = &scratch.key;
     let now = Now {
         failed_over: known_only,
-        epoch: settings.epoch,
+        epoch,
         // SAFETY: a helper without arguments.
         ns: unsafe { bpf_ktime_get_coarse_ns() },
     };

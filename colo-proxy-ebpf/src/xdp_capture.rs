@@ -39,7 +39,7 @@ pub fn colo_xdp_capture(ctx: XdpContext) -> u32 {
     if settings.mode != mode::PROTECTED || SOCKETS.get(queue).is_none() {
         return XDP_PASS;
     }
-    match translate(&mut XdpFrame(ctx.ctx), settings, false, Direction::FromGuest) {
+    match translate(&mut XdpFrame(ctx.ctx), settings.epoch, false, Direction::FromGuest) {
         Fate::Go => {
             count(|c| &mut c.captured);
             // A socket that has just gone: what is translated must not reach a wire from here.

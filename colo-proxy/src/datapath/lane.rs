@@ -54,7 +54,6 @@ impl Datapath {
         self.tunnel_ifindex = 0;
         self.change(|settings| {
             settings.lane_ifindex = 0;
-            settings.lane_holds = 0;
             settings.return_gate_ifindex = [0; 2];
         })?;
         self.links.detach_some(self.lane_attachments())

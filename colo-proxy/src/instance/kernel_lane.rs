@@ -42,6 +42,15 @@ pub(super) struct Heard {
     pub(super) lost: u64,
 }
 
+/// What a lane has to know of the guest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GuestNow {
+    /// Of its TAP.
+    pub(super) mtu: Option<u32>,
+    /// It is to be given the primary's state, and its input waits.
+    pub(super) is_stopped: bool,
+}
+
 /// One end of the lane, open or not.
 pub(super) struct KernelLane {
     name: String,
@@ -108,15 +117,17 @@ impl KernelLane {
     pub(super) async fn on_peer(
         &mut self,
         event: &PeerEvent,
-        guest_mtu: Option<u32>,
+        guest: GuestNow,
         datapath: &mut Datapath,
     ) -> Heard {
         let mut heard = Heard::default();
         match event {
             PeerEvent::Up { lane } if self.offer.is_some() => {
                 self.close(datapath).await;
-                let is_open = self.try_open(*lane, guest_mtu, datapath).await;
-                heard.reply = Some(Message::Lane { open: is_open, epoch: datapath.epoch() });
+                let is_open = self.try_open(*lane, guest, datapath).await;
+                // Of a guest that is stopped the epoch is that of a checkpoint which is being made.
+                let epoch = datapath.epoch().wrapping_sub(u32::from(guest.is_stopped));
+                heard.reply = Some(Message::Lane { open: is_open, epoch });
             }
             PeerEvent::Down { .. } => self.close(datapath).await,
             PeerEvent::Message(Message::Lane { open, epoch }) => {
@@ -134,7 +145,7 @@ impl KernelLane {
     async fn try_open(
         &mut self,
         lane: Option<(LaneOffer, Underlay)>,
-        guest_mtu: Option<u32>,
+        guest: GuestNow,
         datapath: &mut Datapath,
     ) -> bool {
         let Some((offer, underlay)) = lane else {
@@ -142,7 +153,7 @@ impl KernelLane {
             log::info!("{}: no kernel lane: {}", self.name, self.why);
             return false;
         };
-        let opened = self.open(offer, underlay, guest_mtu, datapath).await;
+        let opened = self.open(offer, underlay, guest, datapath).await;
         let Err(error) = opened else { return true };
         self.why = chain(&error);
         if self.kind == LaneKind::Kernel {
@@ -154,8 +165,8 @@ impl KernelLane {
         } else {
             log::info!("{}: no kernel lane: {}", self.name, self.why);
         }
-        self.log(datapath.close_lane());
         self.log(tunnel::remove_leftover(&tunnel::name(&self.name)).await);
+        self.log(datapath.close_lane());
         false
     }
 
@@ -163,10 +174,10 @@ impl KernelLane {
         &mut self,
         offer: LaneOffer,
         underlay: Underlay,
-        guest_mtu: Option<u32>,
+        guest: GuestNow,
         datapath: &mut Datapath,
     ) -> Result<(), InstanceError> {
-        underlay.check(guest_mtu.unwrap_or_default())?;
+        underlay.check(guest.mtu.unwrap_or_default())?;
         let channel = Channel { vni: offer.vni & 0x00ff_ffff, port: offer.port };
         let tunnel = Tunnel::open(&tunnel::name(&self.name), &underlay, channel).await?;
         let returns = match self.role {
@@ -184,6 +195,7 @@ impl KernelLane {
         let slot = datapath.settings().lane_slot.wrapping_add(1);
         datapath.set_lane_slot(slot)?;
         let slots = Slots::new(slot, &datapath.lane_counters()?);
+        datapath.hold_lane_input(guest.is_stopped)?;
         tunnel.set_up().await?;
         self.open = Some(Open { tunnel, underlay, channel, returns, slots, is_used: false });
         Ok(())
@@ -294,8 +306,10 @@ impl KernelLane {
         let Some(open) = self.open.take() else { return };
         self.lost_before += open.slots.lost;
         self.why = "the peer is not there".into();
-        self.log(datapath.close_lane());
+        // Frames go by the streams before the tunnel goes, and it goes before its guards.
+        self.log(datapath.use_lane(false));
         self.log(open.tunnel.close().await);
+        self.log(datapath.close_lane());
     }
 
     /// What `status` shows.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::kernel_lane::{self, Heard, KernelLane};
+use super::kernel_lane::{self, GuestNow, Heard, KernelLane};
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::offsets;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
@@ -294,8 +294,8 @@ impl Primary {
 
     /// What the control lane tells of the kernel lane.
     async fn on_lane_peer(&mut self, event: &PeerEvent, inputs: &mut Inputs) {
-        let guest_mtu = self.netdev.map(|link| link.mtu);
-        let heard = inputs.lane.on_peer(event, guest_mtu, &mut self.hands.datapath).await;
+        let guest = GuestNow { mtu: self.netdev.map(|link| link.mtu), is_stopped: false };
+        let heard = inputs.lane.on_peer(event, guest, &mut self.hands.datapath).await;
         self.on_heard(heard);
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::announce::Addresses;
-use super::kernel_lane::{self, Heard, KernelLane};
+use super::kernel_lane::{self, GuestNow, Heard, KernelLane};
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::offsets;
 use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
@@ -434,8 +434,9 @@ impl Secondary {
         if self.decisions.mode == Mode::FailedOver {
             return;
         }
-        let guest_mtu = self.netdev.map(|link| link.mtu);
-        let heard = inputs.lane.on_peer(event, guest_mtu, &mut self.hands.datapath).await;
+        let is_stopped = self.decisions.is_stopped();
+        let guest = GuestNow { mtu: self.netdev.map(|link| link.mtu), is_stopped };
+        let heard = inputs.lane.on_peer(event, guest, &mut self.hands.datapath).await;
         self.on_heard(heard, inputs.peer.as_ref());
     }
 

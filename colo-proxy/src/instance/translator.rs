@@ -40,9 +40,6 @@ impl Translator {
     }
 
     fn hold_lane_input(&mut self, holds: bool) {
-        if !self.datapath.has_lane() {
-            return;
-        }
         if let Err(error) = self.datapath.hold_lane_input(holds) {
             log::error!("{}: {}", self.name, chain(&error));
         }
@@ -104,7 +101,9 @@ impl Hands for Translator {
     }
 
     fn stop_input(&mut self) {
-        self.hold_lane_input(true);
+        if self.datapath.has_lane() {
+            self.hold_lane_input(true);
+        }
     }
 
     fn resume_input(&mut self) -> Vec<Frame> {

@@ -118,8 +118,9 @@ impl Decisions {
     ) {
         for frame in frames.drain(..) {
             let key = segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
-            // The event that told of its offset may have come before it.
-            if !self.is_stopped() && key.is_some_and(|key| hands.knows(&key)) {
+            // The event that told of its offset may have come before it; and what is not TCP has only
+            // waited for the guest to go on.
+            if !self.is_stopped() && key.is_none_or(|key| hands.knows(&key)) {
                 hands.input(&frame);
             } else {
                 self.hold.push(now, key, frame);
