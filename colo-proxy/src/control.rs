@@ -7,6 +7,8 @@
 use serde::{Deserialize, Serialize};
 use tokio_util::codec::LinesCodec;
 
+use crate::tunnel::Channel;
+
 /// The longest line; a longer one ends the connection.
 pub const LINE_MAX: usize = 64 * 1024;
 /// Version of the messages. An unknown message is ignored, an unknown version refused.
@@ -20,9 +22,10 @@ pub enum Message {
     Hello {
         version: u32,
         role: String,
-        /// The kernel lane that this end can open; without it the lanes are the streams.
+        /// The kernel lane that this end can open; without it the lanes are the streams. The primary's
+        /// counts for both.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        lane: Option<LaneOffer>,
+        lane: Option<Channel>,
     },
     /// Every [`HEARTBEAT`], from both ends.
     Heartbeat,
@@ -70,15 +73,6 @@ pub enum Message {
     CheckpointWanted,
 }
 
-/// What an end that can open the kernel lane offers. The primary's counts for both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LaneOffer {
-    /// VXLAN network identifier.
-    pub vni: u32,
-    /// UDP port.
-    pub port: u16,
-}
-
 /// How long a slot of the kernel lane lasts.
 pub const SLOT: std::time::Duration = std::time::Duration::from_millis(50);
 /// Time between two messages with counters.
@@ -101,7 +95,7 @@ pub fn codec() -> LinesCodec {
 
 #[cfg(test)]
 mod tests {
-    use super::{LaneOffer, Message};
+    use super::{Channel, Message};
 
     #[test]
     fn messages_are_lines_that_read_back() {
@@ -110,7 +104,7 @@ mod tests {
             Message::Hello {
                 version: 1,
                 role: "primary".into(),
-                lane: Some(LaneOffer { vni: 0xff_ffff, port: 4789 }),
+                lane: Some(Channel { vni: 0xff_ffff, port: 4789 }),
             },
             Message::Heartbeat,
             Message::Counters { sent: 1, received: 2 },

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan, new_connection};
+use serde::{Deserialize, Serialize};
 
 use crate::gate::{self, GateError};
 
@@ -23,6 +24,9 @@ const IPV6_HEADER: u32 = 40;
 /// size before they reach the link.
 const MTU_MAX: u32 = 65_535 - HEADERS - IPV4_HEADER;
 
+/// A network identifier has 24 bits.
+pub(crate) const VNI_MASK: u32 = 0x00ff_ffff;
+
 /// Where a tunnel goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Underlay {
@@ -33,9 +37,9 @@ pub struct Underlay {
 }
 
 /// What both ends have to have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Channel {
-    /// VXLAN network identifier, of 24 bits.
+    /// VXLAN network identifier; of more than 24 bits the lower ones count.
     pub vni: u32,
     /// UDP port.
     pub port: u16,
@@ -89,8 +93,8 @@ pub async fn remove_leftover(name: &str) -> Result<(), TunnelError> {
 }
 
 /// An open tunnel. [`Tunnel::close`] removes it; a daemon that dies leaves it to the next one.
-#[derive(Debug)]
 pub struct Tunnel {
+    handle: Handle,
     name: String,
     ifindex: u32,
 }
@@ -105,7 +109,8 @@ impl Tunnel {
         let handle = handle()?;
         remove(&handle, name).await?;
         let Underlay { local, remote, .. } = *underlay;
-        let device = LinkVxlan::new(name, channel.vni).port(channel.port).learning(false).gbp();
+        let device =
+            LinkVxlan::new(name, channel.vni & VNI_MASK).port(channel.port).learning(false).gbp();
         let device = match (local, remote) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => {
                 device.local(local).remote(remote).udp_csum(false)
@@ -126,13 +131,14 @@ impl Tunnel {
         // It would put together segments of different tags. (The link's own GRO looks at the tag.)
         gate::disable_gro(name)?;
         let made = find(&handle, name).await.ok_or_else(|| TunnelError::Gone { name: name.into() });
-        Ok(Self { name: name.into(), ifindex: made?.header.index })
+        let ifindex = made?.header.index;
+        Ok(Self { handle, name: name.into(), ifindex })
     }
 
     /// Brings it up: frames go and come from here on.
     pub async fn set_up(&self) -> Result<(), TunnelError> {
         let up = LinkUnspec::new_with_index(self.ifindex).arp(false).up().build();
-        handle()?.link().set(up).execute().await.map_err(change("bring up", &self.name))
+        self.handle.link().set(up).execute().await.map_err(change("bring up", &self.name))
     }
 
     pub fn name(&self) -> &str {
@@ -145,7 +151,14 @@ impl Tunnel {
 
     /// Removes the device.
     pub async fn close(self) -> Result<(), TunnelError> {
-        remove(&handle()?, &self.name).await
+        remove(&self.handle, &self.name).await
+    }
+}
+
+/// rtnetlink's handle has no `Debug`.
+impl std::fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tunnel").field("name", &self.name).finish_non_exhaustive()
     }
 }
 

@@ -11,14 +11,13 @@ use colo_proxy_common::lane::{LaneCounters, SLOTS};
 use serde_json::{Value, json};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::lanes::BATCH;
 use super::peer::PeerEvent;
-use super::readable::{Drained, Readable};
+use super::readable::Readable;
 use super::slots::{Over, Slots};
-use super::wiring::{open_gate, read_gate};
+use super::wiring::{drain_gate, open_gate, read_gate, system};
 use super::{InstanceError, random};
 use crate::config::{Guest, LaneKind, Role};
-use crate::control::{LaneOffer, Message, SLOT};
+use crate::control::{Message, SLOT};
 use crate::datapath::{Datapath, DatapathError, LanePlan};
 use crate::error_chain::chain;
 use crate::frame::Frame;
@@ -31,6 +30,12 @@ pub(super) fn slots_over() -> Interval {
     let mut ticks = tokio::time::interval(SLOT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
+}
+
+/// The epoch of the guest's output: of a guest that is stopped, not that of the checkpoint which is
+/// being made.
+pub(super) fn epoch_in_force(datapath: &Datapath, is_stopped: bool) -> u32 {
+    datapath.epoch().wrapping_sub(u32::from(is_stopped))
 }
 
 /// What the owner has to do.
@@ -56,7 +61,7 @@ pub(super) struct KernelLane {
     name: String,
     role: Role,
     kind: LaneKind,
-    offer: Option<LaneOffer>,
+    offer: Option<Channel>,
     queue_frames: u32,
     open: Option<Open>,
     /// Why it is not open.
@@ -73,7 +78,6 @@ struct Open {
     /// On a primary: by which the secondary's output comes, by the parity of its epoch.
     returns: Option<[Return; 2]>,
     slots: Slots,
-    is_used: bool,
 }
 
 struct Return {
@@ -89,8 +93,7 @@ impl KernelLane {
         if is_wanted {
             removed?;
         }
-        let vni = (random()? as u32) & 0x00ff_ffff;
-        let offer = LaneOffer { vni, port: guest.lane_port };
+        let offer = Channel { vni: random()? as u32 & tunnel::VNI_MASK, port: guest.lane_port };
         Ok(Self {
             name: name.into(),
             role: guest.role(),
@@ -105,7 +108,7 @@ impl KernelLane {
     }
 
     /// What to tell the peer of it.
-    pub(super) fn offer(&self) -> Option<LaneOffer> {
+    pub(super) fn offer(&self) -> Option<Channel> {
         self.offer
     }
 
@@ -125,14 +128,12 @@ impl KernelLane {
             PeerEvent::Up { lane } if self.offer.is_some() => {
                 self.close(datapath).await;
                 let is_open = self.try_open(*lane, guest, datapath).await;
-                // Of a guest that is stopped the epoch is that of a checkpoint which is being made.
-                let epoch = datapath.epoch().wrapping_sub(u32::from(guest.is_stopped));
+                let epoch = epoch_in_force(datapath, guest.is_stopped);
                 heard.reply = Some(Message::Lane { open: is_open, epoch });
             }
             PeerEvent::Down { .. } => self.close(datapath).await,
             PeerEvent::Message(Message::Lane { open, epoch }) => {
                 self.log(self.on_lane(*open, *epoch, datapath));
-                self.mark_used(*open);
             }
             PeerEvent::Message(Message::LaneCount { slot, sent }) => {
                 heard.lost = self.on_count(*slot, *sent, datapath);
@@ -144,16 +145,16 @@ impl KernelLane {
 
     async fn try_open(
         &mut self,
-        lane: Option<(LaneOffer, Underlay)>,
+        lane: Option<(Channel, Underlay)>,
         guest: GuestNow,
         datapath: &mut Datapath,
     ) -> bool {
-        let Some((offer, underlay)) = lane else {
+        let Some((channel, underlay)) = lane else {
             self.why = "the peer has no kernel lane, or is not reached over TCP".into();
             log::info!("{}: no kernel lane: {}", self.name, self.why);
             return false;
         };
-        let opened = self.open(offer, underlay, guest, datapath).await;
+        let opened = self.open(channel, underlay, guest, datapath).await;
         let Err(error) = opened else { return true };
         self.why = chain(&error);
         if self.kind == LaneKind::Kernel {
@@ -172,13 +173,12 @@ impl KernelLane {
 
     async fn open(
         &mut self,
-        offer: LaneOffer,
+        channel: Channel,
         underlay: Underlay,
         guest: GuestNow,
         datapath: &mut Datapath,
     ) -> Result<(), InstanceError> {
         underlay.check(guest.mtu.unwrap_or_default())?;
-        let channel = Channel { vni: offer.vni & 0x00ff_ffff, port: offer.port };
         let tunnel = Tunnel::open(&tunnel::name(&self.name), &underlay, channel).await?;
         let returns = match self.role {
             Role::Primary => Some([self.open_return()?, self.open_return()?]),
@@ -197,37 +197,31 @@ impl KernelLane {
         let slots = Slots::new(slot, &datapath.lane_counters()?);
         datapath.hold_lane_input(guest.is_stopped)?;
         tunnel.set_up().await?;
-        self.open = Some(Open { tunnel, underlay, channel, returns, slots, is_used: false });
+        self.open = Some(Open { tunnel, underlay, channel, returns, slots });
         Ok(())
     }
 
     fn open_return(&self) -> Result<Return, InstanceError> {
         let gate = open_gate("colo-ret%d", true, self.queue_frames)?;
-        let ready = Readable::new(&*gate).map_err(super::wiring::system("watch a return gate"))?;
+        let ready = Readable::new(&*gate).map_err(system("watch a return gate"))?;
         Ok(Return { gate, ready })
     }
 
     /// The peer's end is open, or is not any more.
     fn on_lane(
         &self,
-        open: bool,
+        is_open: bool,
         epoch: u32,
         datapath: &mut Datapath,
     ) -> Result<(), DatapathError> {
-        if self.open.is_none() {
-            return Ok(());
-        }
+        let Some(open) = &self.open else { return Ok(()) };
         if self.role == Role::Primary {
             datapath.set_lane_epoch(epoch)?;
         }
-        datapath.use_lane(open)
-    }
-
-    fn mark_used(&mut self, is_used: bool) {
-        let Some(open) = &mut self.open else { return };
-        open.is_used = is_used;
-        let way = if is_used { open.tunnel.name() } else { "the streams: the peer has no tunnel" };
+        datapath.use_lane(is_open)?;
+        let way = if is_open { open.tunnel.name() } else { "the streams: the peer has no tunnel" };
         log::info!("{}: frames for the other host go by {way}", self.name);
+        Ok(())
     }
 
     fn on_count(&mut self, slot: u32, sent: u64, datapath: &Datapath) -> u64 {
@@ -263,12 +257,8 @@ impl KernelLane {
     }
 
     /// Waits for the secondary's output of its present epoch, and reads a batch of it.
-    pub(super) async fn read_returned(
-        &self,
-        datapath_epoch: u32,
-        into: &mut Vec<Frame>,
-    ) -> io::Result<()> {
-        match self.gate_of(datapath_epoch) {
+    pub(super) async fn read_returned(&self, epoch: u32, into: &mut Vec<Frame>) -> io::Result<()> {
+        match self.gate_of(epoch) {
             Some(Return { gate, ready }) => ready.read(|| read_gate(gate, into)).await,
             None => std::future::pending().await,
         }
@@ -290,14 +280,8 @@ impl KernelLane {
     /// changed may have put a frame there since, so this is done again before the next one.
     pub(super) fn drop_other(&self, epoch: u32) -> u64 {
         let Some(Return { gate, .. }) = self.gate_of(epoch.wrapping_add(1)) else { return 0 };
-        let (mut frames, mut dropped) = (Vec::with_capacity(BATCH), 0);
-        for _ in 0..=self.queue_frames as usize / BATCH {
-            let read = read_gate(gate, &mut frames);
-            dropped += frames.drain(..).count() as u64;
-            if !matches!(read, Ok(((), Drained::No))) {
-                break;
-            }
-        }
+        let mut dropped = 0;
+        drain_gate(gate, self.queue_frames, |_| dropped += 1);
         dropped
     }
 
@@ -322,7 +306,7 @@ impl KernelLane {
         let total = |of: fn(&LaneCounters) -> [u64; SLOTS]| of(&counters).iter().sum::<u64>();
         json!({
             "open": true,
-            "used": open.is_used,
+            "used": datapath.settings().lane_ifindex != 0,
             "tunnel": open.tunnel.name(),
             "local": open.underlay.local,
             "remote": open.underlay.remote,

@@ -10,9 +10,9 @@ use tokio_util::codec::Framed;
 
 use super::lanes::LaneStats;
 use crate::config::Role;
-use crate::control::{COUNTERS, HEARTBEAT, LaneOffer, Message, VERSION, codec};
+use crate::control::{COUNTERS, HEARTBEAT, Message, VERSION, codec};
 use crate::endpoint::{Port, Stream};
-use crate::tunnel::Underlay;
+use crate::tunnel::{Channel, Underlay};
 
 /// Messages that may wait in either direction.
 const WAITING_MAX: usize = 64;
@@ -56,7 +56,7 @@ pub(super) enum PeerEvent {
     Up {
         /// Where both ends can open the kernel lane: what the primary has offered, and the way
         /// between the two.
-        lane: Option<(LaneOffer, Underlay)>,
+        lane: Option<(Channel, Underlay)>,
     },
     Message(Message),
     /// `was_silent`: it said nothing for as long as it may; else its connection ended.
@@ -82,7 +82,7 @@ impl Peer {
         role: Role,
         silence_max: Duration,
         traffic: Traffic,
-        offer: Option<LaneOffer>,
+        offer: Option<Channel>,
     ) -> Self {
         let (messages, from_owner) = mpsc::channel(WAITING_MAX);
         let (bulk, bulk_from_owner) = mpsc::channel(1);
@@ -160,7 +160,7 @@ struct Terms {
     role: Role,
     silence_max: Duration,
     traffic: Traffic,
-    offer: Option<LaneOffer>,
+    offer: Option<Channel>,
 }
 
 /// Why a connection ended.
@@ -290,7 +290,7 @@ async fn pass_on(
 
 impl Terms {
     /// The lane of which both ends have spoken: the primary's.
-    fn agreed(&self, theirs: Option<LaneOffer>) -> Option<LaneOffer> {
+    fn agreed(&self, theirs: Option<Channel>) -> Option<Channel> {
         let (ours, theirs) = (self.offer?, theirs?);
         Some(if self.role == Role::Primary { ours } else { theirs })
     }

@@ -9,10 +9,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::announce::Addresses;
-use super::kernel_lane::{self, GuestNow, Heard, KernelLane};
+use super::kernel_lane::{self, KernelLane};
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::offsets;
-use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
+use super::peer::{Peer, PeerCounters, Traffic};
 use super::permission::{Answer, Permission};
 use super::readable::{Drained, Readable};
 use super::repeat;
@@ -35,11 +35,12 @@ use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::name::Claim;
 use crate::status::{self, Question, Reply, Request};
 
+mod control;
 pub(crate) mod decide;
 mod report;
 pub(super) mod takeover;
 
-use self::decide::{Decisions, Mark};
+use self::decide::Decisions;
 use self::takeover::{Action, Takeover};
 
 /// How long a takeover waits for QEMU to say how the checkpoint ended that stops the guest.
@@ -382,99 +383,6 @@ impl Secondary {
         }
     }
 
-    async fn on_peer(
-        &mut self,
-        event: PeerEvent,
-        inputs: &mut Inputs,
-    ) -> Result<(), InstanceError> {
-        self.on_lane_peer(&event, inputs).await;
-        match event {
-            PeerEvent::Up { .. } => {
-                log::info!("{}: the primary is there", self.claim.name);
-                self.takeover.on_peer_up();
-                inputs.permission.withdraw();
-                self.tell_if_taken_over(inputs.peer.as_ref());
-            }
-            PeerEvent::Down { was_silent } => {
-                log::warn!("{}: the primary is not heard of", self.claim.name);
-                self.takeover.on_peer_down(Instant::now(), was_silent);
-                let instance = self.claim.name.clone();
-                inputs.frame.command(&Command::PeerLost { instance });
-            }
-            PeerEvent::Message(message) => match self.stats.peer.take(message) {
-                // Those of the kernel lane have been heard above.
-                None | Some(Message::Lane { .. } | Message::LaneCount { .. }) => {}
-                Some(Message::Epoch { session, epoch }) => {
-                    self.new_epoch((session, epoch), inputs).await;
-                }
-                Some(Message::Protection { protected }) => {
-                    self.takeover.on_protection(protected);
-                    if let Some(peer) = &inputs.peer {
-                        peer.send(Message::ProtectionKnown { protected });
-                    }
-                }
-                Some(Message::GuestGone) => {
-                    log::warn!("{}: the primary says that its guest is dead", self.claim.name);
-                    let action = self.takeover.on_guest_gone();
-                    if let Some(action) = action.filter(|_| self.waits_for_primary()) {
-                        self.act(action, inputs).await?;
-                    }
-                }
-                Some(Message::Offsets { text }) if self.decisions.mode == Mode::Protected => {
-                    offsets::on_message(&self.claim.name, &mut self.hands.datapath, &text);
-                }
-                Some(other) => log::debug!("control lane: {other:?} is not for a secondary"),
-            },
-        }
-        Ok(())
-    }
-
-    /// What the control lane tells of the kernel lane, which a guest that has taken over needs no more.
-    async fn on_lane_peer(&mut self, event: &PeerEvent, inputs: &mut Inputs) {
-        if self.decisions.mode == Mode::FailedOver {
-            return;
-        }
-        let is_stopped = self.decisions.is_stopped();
-        let guest = GuestNow { mtu: self.netdev.map(|link| link.mtu), is_stopped };
-        let heard = inputs.lane.on_peer(event, guest, &mut self.hands.datapath).await;
-        self.on_heard(heard, inputs.peer.as_ref());
-    }
-
-    fn on_heard(&self, heard: Heard, peer: Option<&Peer>) {
-        self.tell(heard.reply, peer);
-        let loss = (heard.lost > 0).then_some(Message::LaneLoss { frames: heard.lost });
-        self.tell(loss, peer);
-    }
-
-    fn tell(&self, message: Option<Message>, peer: Option<&Peer>) {
-        if let (Some(message), Some(peer)) = (message, peer)
-            && !peer.send(message)
-        {
-            log::warn!("{}: the control lane takes no messages", self.claim.name);
-        }
-    }
-
-    /// The guest is the primary's copy now: its numbers are the network's, and what it sent before
-    /// is of the past.
-    async fn new_epoch(&mut self, of: (u64, u64), inputs: &Inputs) {
-        let mark = self.decisions.on_epoch(Instant::now(), of, &mut self.hands);
-        let sent = match mark {
-            Mark::None => return,
-            Mark::Known(sent) => sent,
-            Mark::Take => match take_mark(inputs).await {
-                Some(sent) => sent,
-                None => return,
-            },
-        };
-        if let Some(peer) = &inputs.peer {
-            // Of a guest that is stopped the epoch is that of a checkpoint which is being made.
-            let stopped = u32::from(self.decisions.is_stopped());
-            let lane_epoch = self.hands.datapath.epoch().wrapping_sub(stopped);
-            let lane_epoch = inputs.lane.is_open().then_some(lane_epoch);
-            peer.send(Message::EpochDone { epoch: of.1, sent, lane_epoch });
-        }
-    }
-
     /// The primary is gone: the guest answers the network from here on.
     async fn fail_over(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         if self.decisions.mode == Mode::FailedOver {
@@ -514,15 +422,6 @@ impl Secondary {
         }
         self.decisions.replay_all(&mut self.hands);
         Ok(())
-    }
-
-    /// A primary that lives has to know: two must not answer.
-    fn tell_if_taken_over(&self, peer: Option<&Peer>) {
-        if self.decisions.mode == Mode::FailedOver
-            && let Some(peer) = peer
-        {
-            peer.send(Message::TookOver);
-        }
     }
 
     /// It is known now with which state the guest goes on.

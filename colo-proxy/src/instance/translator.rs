@@ -7,13 +7,14 @@ use colo_proxy_common::record::FlowKey;
 
 use super::offsets;
 use super::secondary::decide::Hands;
+use super::wiring::drain_gate;
 use crate::datapath::{Datapath, Mode, PerClass};
 use crate::error_chain::chain;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
 
 /// Frames taken from the input gate in one go, after a checkpoint.
-const HELD_MAX: usize = 1 << 14;
+const HELD_MAX: u32 = 1 << 14;
 
 pub(crate) struct Translator {
     name: String,
@@ -43,17 +44,6 @@ impl Translator {
         if let Err(error) = self.datapath.hold_lane_input(holds) {
             log::error!("{}: {}", self.name, chain(&error));
         }
-    }
-
-    /// What the input gate has by now; a network that goes on sending must not keep us here.
-    fn drain_gate(&self) -> Vec<Frame> {
-        let mut frames = Vec::new();
-        while frames.len() < HELD_MAX
-            && let Ok(Some(frame)) = self.gate.read_frame()
-        {
-            frames.push(frame);
-        }
-        frames
     }
 
     /// Forgets connections that are over; the kernel evicts none by itself. `true` where only a
@@ -110,10 +100,11 @@ impl Hands for Translator {
         if self.datapath.settings().lane_holds == 0 {
             return Vec::new();
         }
-        let mut waiting = self.drain_gate();
+        let mut waiting = Vec::new();
+        drain_gate(&self.gate, HELD_MAX, |frame| waiting.push(frame));
         self.hold_lane_input(false);
         // What came between the two.
-        waiting.extend(self.drain_gate());
+        drain_gate(&self.gate, HELD_MAX, |frame| waiting.push(frame));
         waiting
     }
 }

@@ -121,6 +121,17 @@ pub(crate) fn read_gate(gate: &Gate, into: &mut Vec<Frame>) -> io::Result<((), D
     Ok(((), Drained::No))
 }
 
+/// Hands over what a gate has by now, and no more: whoever goes on sending must not keep us here.
+pub(super) fn drain_gate(gate: &Gate, frames_max: u32, mut take: impl FnMut(Frame)) {
+    for _ in 0..frames_max {
+        match gate.read_frame() {
+            Ok(Some(frame)) => take(frame),
+            // A gate that is gone has nothing either.
+            Ok(None) | Err(_) => return,
+        }
+    }
+}
+
 pub(super) async fn next_peer_event(peer: Option<&mut Peer>) -> PeerEvent {
     if let Some(peer) = peer
         && let Some(event) = peer.events.recv().await
