@@ -3,6 +3,7 @@
 mod calls;
 mod conversation;
 mod datagrams;
+mod everything;
 mod keeper;
 mod latency;
 mod mixed;
@@ -10,6 +11,7 @@ mod mixed;
 pub use calls::Calls;
 pub use conversation::{Clocked, Conversation};
 pub use datagrams::{echo, ping};
+pub use everything::everything;
 pub use keeper::{Keeper, Kept, wait_for_all};
 pub use latency::Latency;
 pub use mixed::{Mixed, mixed};

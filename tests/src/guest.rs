@@ -1,12 +1,12 @@
 //! A guest of the lab: a stand-in for its virtual machine, and the service in it.
 
 use std::process::{Command as Spawn, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::process::ChildStdin;
 
 use crate::counters::{self, Counters};
@@ -159,16 +159,7 @@ impl StandIn {
         let name = format!("stand-in {}", host.side.letter());
         let mut process = Process::spawn(&name, command, &[])?;
         let commands = process.take_stdin().context("the stand-in's stdin is not piped")?;
-        let stdout = process.take_stdout().context("the stand-in's stdout is not piped")?;
-        let (sender, reports) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let Ok(report) = serde_json::from_str(&line) else { continue };
-                if sender.send(report).is_err() {
-                    return;
-                }
-            }
-        });
+        let reports = process.reports()?;
         let mut stand_in = Self { process, commands, reports, flipped: Vec::new() };
         match stand_in.answer()? {
             Report::Ready => Ok(stand_in),

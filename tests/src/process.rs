@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::de::DeserializeOwned;
 
 use crate::cleanup;
 
@@ -87,6 +89,23 @@ impl Process {
 
     pub fn take_stdout(&mut self) -> Option<ChildStdout> {
         self.child.stdout.take()
+    }
+
+    /// What it reports on its piped stdout from here on, a line of JSON each; what is no report of
+    /// this kind is passed over.
+    pub fn reports<T: DeserializeOwned + Send + 'static>(&mut self) -> Result<Receiver<T>> {
+        let stdout = self.take_stdout();
+        let stdout = stdout.with_context(|| format!("stdout of {} is not piped", self.name))?;
+        let (sender, reports) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let Ok(report) = serde_json::from_str(&line) else { continue };
+                if sender.send(report).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(reports)
     }
 
     /// Its stderr so far.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use colo_lab::client::{Calls, Conversation, echo, mixed, ping};
+use colo_lab::client::{self, Conversation, mixed};
 use colo_lab::daemon::PairOptions;
 use colo_lab::network::{Family, LabOptions, Side};
 use colo_lab::pair::{Pair, PairSetup};
@@ -25,23 +25,7 @@ fn everything_by(capture: &str, setup: PairSetup, family: Family) -> Result<()> 
         return Ok(());
     }
     let mut pair = Pair::start(setup)?;
-    let client = &pair.lab.client;
-    let mut conversation = Conversation::open(client, family)?;
-    for len in [1, 100, 1448, 5000, 200_000] {
-        conversation.ask(len)?;
-        conversation.echo(len)?;
-    }
-    conversation.down(5_000_000)?;
-    conversation.up(5_000_000)?;
-    conversation.close()?;
-    let mut called = Calls::new(client, family)?.call()?;
-    called.ask(3000)?;
-    called.down(1_000_000)?;
-    called.close()?;
-    for len in [64, 1400] {
-        echo(client, family, 20, len)?;
-        ping(client, family, 5, len)?;
-    }
+    client::everything(&pair.lab.client, family)?;
     let status = pair.secondary.status()?;
     let found = status.0.pointer("/detail/capture").and_then(|name| name.as_str());
     assert_eq!(found, Some(capture), "{}", pair.secondary.process.stderr());

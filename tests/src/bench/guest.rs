@@ -1,8 +1,7 @@
 //! A guest that is measured: a network stack, what moves its frames, and the service in it.
 
-use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -98,16 +97,7 @@ fn serve(side: Side, namespace: &Namespace) -> Result<(Process, Receiver<Swallow
     command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped());
     let name = format!("bench service {}", side.letter());
     let mut service = Process::spawn(&name, command, &[namespace.handle()])?;
-    let stdout = service.take_stdout().context("the service's stdout is not piped")?;
-    let (sender, reports) = channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            let Ok(report) = serde_json::from_str(&line) else { continue };
-            if sender.send(report).is_err() {
-                return;
-            }
-        }
-    });
+    let reports = service.reports()?;
     service.wait_for("ready", START_TIMEOUT)?;
     Ok((service, reports))
 }
