@@ -42,14 +42,9 @@ fn out_of_reach(entry: &Entry, target: Target) -> Option<String> {
 
 fn known(row: Row, figure: &str) -> &'static str {
     match (row, figure) {
-        (Row::TcpRr, _) => {
-            "one exchange at a time leaves nothing to batch: each frame wakes the two daemons and \
-             crosses the stream lane twice, and every wake-up is a change of process on a machine \
-             whose processors are all in use."
-        }
-        (Row::Udp64 | Row::Udp1400, "rate") => {
-            "both guests and both daemons share the processors with the client; a frame is copied \
-             to the daemon and onto the stream lane on both hosts."
+        (Row::TcpRr | Row::Udp64 | Row::Udp1400, "rate" | "p50_us" | "p99_us") => {
+            "the second guest does all the work once more, on the processors that the client and the \
+             first guest need; not profiled."
         }
         (_, "cpu_s_per_mpacket") => {
             "the client, both guests and the hubs that move their frames are in the figure; they \
