@@ -40,6 +40,8 @@ pub struct PeerLimits {
     /// Frames that may wait for the guest. One guest that misses what the other got costs a
     /// retransmission or a checkpoint, so the queue must outlast a guest that is slow for a while.
     pub guest_queue_frames: u32,
+    /// How long the instance's thread stays awake for the next frame.
+    pub busy_poll: Duration,
 }
 
 impl Default for PeerLimits {
@@ -49,6 +51,7 @@ impl Default for PeerLimits {
             queue_bytes: 32 << 20,
             gate_queue_frames: 10_000,
             guest_queue_frames: 10_000,
+            busy_poll: Duration::from_micros(50),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::busy_poll::BusyPoll;
 use super::kernel_lane::{self, GuestNow, Heard, KernelLane};
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::offsets;
@@ -95,6 +96,7 @@ struct Stats {
     mirror: Arc<LaneStats>,
     secondary: Arc<LaneStats>,
     peer: PeerCounters,
+    busy: BusyPoll,
     /// Frames of a TAP that came back which passed before our programs were on it.
     unguarded: u64,
 }
@@ -148,9 +150,10 @@ impl Primary {
         }
         lengthen_queue(&link, netdev, &guest.limits.peer).await;
         let (socket, questions) = status::serve(dir, &claim.name)?;
-        let (stats, timeout) = (Stats::default(), guest.limits.peer.timeout);
-        let (mirror_requests, mirror) =
-            spawn_mirror(&guest, mirror, &input_gate, stats.mirror.clone())?;
+        let timeout = guest.limits.peer.timeout;
+        let busy = BusyPoll::spawn(guest.limits.peer.busy_poll);
+        let stats = Stats { busy, ..Stats::default() };
+        let (mirror_requests, mirror) = spawn_mirror(&guest, mirror, &input_gate, &stats)?;
         let secondary =
             lanes::spawn_incoming(secondary, guest.vnet_hdr_support, stats.secondary.clone());
         let traffic = Traffic { sent: stats.mirror.clone(), received: stats.secondary.clone() };
@@ -218,10 +221,12 @@ impl Primary {
             tokio::select! {
                 read = inputs.output.read(|| read_gate(&self.hands.output_gate, &mut frames)), if has_room => {
                     read.map_err(system("read the output gate"))?;
+                    self.stats.busy.on_frames();
                     self.on_output(&mut frames);
                 }
                 read = inputs.lane.read_returned(lane_epoch, &mut returned), if takes_returned => {
                     read.map_err(system("read a return gate"))?;
+                    self.stats.busy.on_frames();
                     self.decisions.on_returned(Instant::now(), &mut returned);
                 }
                 Some(event) = inputs.secondary.recv(), if takes_secondary => {
@@ -281,7 +286,10 @@ impl Primary {
 
     fn on_secondary(&mut self, event: LaneEvent) {
         match event {
-            LaneEvent::Frames(frames) => self.decisions.on_secondary(Instant::now(), frames),
+            LaneEvent::Frames(frames) => {
+                self.stats.busy.on_frames();
+                self.decisions.on_secondary(Instant::now(), frames);
+            }
             LaneEvent::Up | LaneEvent::Down => {
                 self.on_lane(Lane::Secondary, matches!(event, LaneEvent::Up));
             }
@@ -481,15 +489,16 @@ fn spawn_mirror(
     guest: &Guest,
     port: Port,
     input_gate: &Arc<Gate>,
-    stats: Arc<LaneStats>,
+    stats: &Stats,
 ) -> Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>), InstanceError> {
+    let busy = stats.busy.clone();
     lanes::spawn_outgoing(Outgoing {
         port,
         source: Box::new(GateCapture::new(input_gate.clone())),
         vnet_hdr: guest.vnet_hdr_support,
         limits: guest.limits.peer,
-        stats,
-        observe: Box::new(|_| {}),
+        stats: stats.mirror.clone(),
+        observe: Box::new(move |_| busy.on_frames()),
     })
     .map_err(system("watch the input gate"))
 }

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::announce::Addresses;
+use super::busy_poll::BusyPoll;
 use super::kernel_lane::{self, KernelLane};
 use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use super::offsets;
@@ -106,6 +107,7 @@ struct Stats {
     mirror: Arc<LaneStats>,
     output: Arc<LaneStats>,
     peer: PeerCounters,
+    busy: BusyPoll,
     announced: u64,
     release_failed: u64,
     /// Frames of a TAP that came back which passed before our programs were on it.
@@ -136,7 +138,8 @@ impl Secondary {
         link.set_up(netdev.ifindex, true).await?;
         let (socket, questions) = status::serve(dir, &claim.name)?;
 
-        let stats = Stats::default();
+        let busy = BusyPoll::spawn(guest.limits.peer.busy_poll);
+        let stats = Stats { busy, ..Stats::default() };
         let addresses = Arc::new(Mutex::new(Addresses::default()));
         let capture_name = source.name();
         let repeat = Arc::new(repeat::Shared::new(guest.limits.repeat));
@@ -239,6 +242,7 @@ impl Secondary {
     fn on_mirror(&mut self, event: LaneEvent) {
         match event {
             LaneEvent::Frames(frames) => {
+                self.stats.busy.on_frames();
                 self.decisions.on_mirror(Instant::now(), &frames, &mut self.hands);
             }
             LaneEvent::Up => log::info!("{}: the mirror is connected", self.claim.name),
@@ -562,13 +566,17 @@ fn spawn_output(
     stats: &Stats,
     seen: Seen,
 ) -> Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>), InstanceError> {
+    let busy = stats.busy.clone();
     lanes::spawn_outgoing(Outgoing {
         port,
         source,
         vnet_hdr: guest.vnet_hdr_support,
         limits: guest.limits.peer,
         stats: stats.output.clone(),
-        observe: Box::new(move |frame| seen.frame(frame)),
+        observe: Box::new(move |frame| {
+            busy.on_frames();
+            seen.frame(frame);
+        }),
     })
     .map_err(system("watch the guest's output"))
 }

@@ -7,7 +7,7 @@
 use serde::Deserialize;
 
 use super::Limits;
-use super::setting::{Ms, Seconds, Setting};
+use super::setting::{Ms, Seconds, Setting, Us};
 use crate::compare::Policy;
 use crate::datapath::Role;
 
@@ -28,6 +28,8 @@ const BYTES_MAX: u64 = 1 << 40;
 const MS_MAX: u64 = 24 * 60 * 60 * 1000;
 /// A year.
 const S_MAX: u64 = 365 * 24 * 60 * 60;
+/// A thread that polls for longer might as well never sleep.
+const BUSY_POLL_US_MAX: u64 = 1000;
 /// Two of the longest frames: one that is written, and one that waits.
 const TWO_FRAMES: u64 = 2 * crate::frame::FRAME_MAX as u64;
 
@@ -79,6 +81,7 @@ limits! {
     mirror_queue_bytes: usize, BOTH, TWO_FRAMES, BYTES_MAX => peer.queue_bytes;
     gate_queue_frames: u32, BOTH, 64, COUNT_MAX => peer.gate_queue_frames;
     guest_queue_frames: u32, BOTH, 1, COUNT_MAX => peer.guest_queue_frames;
+    busy_poll_us: Us, BOTH, 0, BUSY_POLL_US_MAX => peer.busy_poll;
 
     flows_max: usize, PRIMARY, 1, COUNT_MAX => compare.flows_max;
     flow_idle_ms: Ms, PRIMARY, 1, MS_MAX => compare.flow_idle;

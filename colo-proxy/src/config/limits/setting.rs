@@ -64,6 +64,26 @@ impl Setting for Ms {
     }
 }
 
+/// Microseconds.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(in crate::config) struct Us(u64);
+
+impl Setting for Us {
+    type Place = Duration;
+
+    fn number(self) -> Option<u64> {
+        Some(self.0)
+    }
+
+    fn put(self, place: &mut Duration) {
+        *place = Duration::from_micros(self.0);
+    }
+
+    fn written(place: &Duration) -> String {
+        place.as_micros().to_string()
+    }
+}
+
 /// Seconds, of what is counted in nanoseconds.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(in crate::config) struct Seconds(u64);

@@ -171,9 +171,17 @@ impl Decisions {
             self.out.release.append(frames);
             return;
         }
-        for frame in frames.drain(..) {
-            self.engine.on_frame(now, Side::Primary, frame, &mut self.out);
+        self.compare_all(now, Side::Primary, frames);
+    }
+
+    /// Hands a batch to the engine; what has been read is taken, whether or not there is room.
+    fn compare_all(&mut self, now: Instant, side: Side, frames: &mut Vec<Frame>) {
+        let mut queue = VecDeque::from(std::mem::take(frames));
+        self.engine.on_frames(now, side, &mut queue, &mut self.out);
+        for frame in queue.drain(..) {
+            self.engine.on_frame(now, side, frame, &mut self.out);
         }
+        *frames = queue.into();
     }
 
     /// Output of the secondary, as it came by its lane.
@@ -266,8 +274,10 @@ impl Decisions {
     /// Output of the secondary that came by the kernel lane: of its present epoch, see
     /// [`Self::sorts`].
     pub(in crate::instance) fn on_returned(&mut self, now: Instant, frames: &mut Vec<Frame>) {
-        for frame in frames.drain(..) {
-            self.compare(now, frame);
+        if self.protection.state() == State::Unprotected {
+            self.counts.secondary_ignored += frames.drain(..).count() as u64;
+        } else {
+            self.compare_all(now, Side::Secondary, frames);
         }
     }
 

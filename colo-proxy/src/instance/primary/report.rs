@@ -49,6 +49,7 @@ impl Primary {
                 "colo_frame": inputs.frame.report(),
                 "released_unprotected": counts.released_unprotected,
                 "resyncs": counts.resyncs,
+                "busy_poll": stats.busy.report(),
                 "checkpoints_ignored": counts.checkpoints_ignored,
                 "lanes": {
                     "mirror": mirror,

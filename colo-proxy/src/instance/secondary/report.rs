@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{Inputs, Secondary};
 use crate::config::Role;
 use crate::datapath::Mode;
+use crate::instance::LaneStatus;
 use crate::instance::wiring::{counters_json, nonzero};
 use crate::status::{Reply, Status};
 
@@ -67,19 +68,24 @@ impl Secondary {
                 "colo_frame": inputs.frame.report(),
                 "covered": self.takeover.is_covered(),
                 "announced": stats.announced,
+                "busy_poll": stats.busy.report(),
                 "flows": self.flows(),
                 "input": self.input(),
-                "lanes": {
-                    "mirror": stats.mirror.status(&self.mirror_endpoint),
-                    "secondary_out": output,
-                    "peer": stats.peer,
-                    "kernel": inputs.lane.report(&self.hands.datapath),
-                },
+                "lanes": self.lanes(&output, inputs),
                 "kernel": counters_json(&counters),
                 "kernel_error": kernel.err().map(|error| error.to_string()),
             }),
         };
         Reply::Status(serde_json::to_value(status).unwrap_or_default())
+    }
+
+    fn lanes(&self, output: &LaneStatus, inputs: &Inputs) -> Value {
+        json!({
+            "mirror": self.stats.mirror.status(&self.mirror_endpoint),
+            "secondary_out": output,
+            "peer": self.stats.peer,
+            "kernel": inputs.lane.report(&self.hands.datapath),
+        })
     }
 
     /// What waits for the guest to acknowledge it.

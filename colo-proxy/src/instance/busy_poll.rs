@@ -1,0 +1,115 @@
+//! Adaptive busy polling: while frames come one soon after the other, the thread of an instance does
+//! not sleep between them.
+//!
+//! Waking a thread takes longer than anything that is done with a frame, and an exchange wakes each
+//! daemon twice. A task of the instance's runtime stays ready for as long as the next frame is
+//! expected, so that the runtime looks for events again and again instead of waiting for them; between
+//! two looks whoever else wants the processor gets it. Where frames are far apart nothing is polled.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+/// Tells the task of frames, and `status` of the task. Everything is on one thread; it is shared with
+/// tasks that could move.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BusyPoll(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Frames have come since the task looked.
+    came: AtomicBool,
+    is_asleep: AtomicBool,
+    wake: Notify,
+    /// Times that polling began, and that a frame came while it went on.
+    windows: AtomicU64,
+    hits: AtomicU64,
+}
+
+impl BusyPoll {
+    /// Starts the task, which polls for `max` after a frame, if that is anything at all.
+    pub(crate) fn spawn(max: Duration) -> Self {
+        let this = Self::default();
+        if !max.is_zero() {
+            tokio::spawn(poll(this.0.clone(), Expectation::new(max, Instant::now())));
+        }
+        this
+    }
+
+    /// Frames have come.
+    pub(crate) fn on_frames(&self) {
+        self.0.came.store(true, Relaxed);
+        if self.0.is_asleep.load(Relaxed) {
+            self.0.wake.notify_one();
+        }
+    }
+
+    /// What `status` shows.
+    pub(crate) fn report(&self) -> Value {
+        json!({ "windows": self.0.windows.load(Relaxed), "hits": self.0.hits.load(Relaxed) })
+    }
+}
+
+/// Ends with the runtime.
+async fn poll(shared: Arc<Shared>, mut expectation: Expectation) {
+    loop {
+        shared.is_asleep.store(true, Relaxed);
+        shared.wake.notified().await;
+        shared.is_asleep.store(false, Relaxed);
+        let mut is_polling = false;
+        loop {
+            let now = Instant::now();
+            if shared.came.swap(false, Relaxed) {
+                shared.hits.fetch_add(u64::from(is_polling), Relaxed);
+                expectation.on_frames(now);
+                is_polling = false;
+            } else if expectation.is_due(now) {
+                shared.windows.fetch_add(u64::from(!is_polling), Relaxed);
+                is_polling = true;
+                std::thread::yield_now();
+            } else {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A wait that polling would have spared pays for so many that it would not.
+const GAIN: u8 = 3;
+const CREDIT_MAX: u8 = 8;
+
+/// Whether the next frame is worth waiting for. Of an exchange one wait is short, for the other guest's
+/// answer, and one is the client's, so short waits need not be the rule.
+#[derive(Debug)]
+struct Expectation {
+    max: Duration,
+    last: Instant,
+    credit: u8,
+}
+
+impl Expectation {
+    fn new(max: Duration, now: Instant) -> Self {
+        Self { max, last: now, credit: 0 }
+    }
+
+    fn on_frames(&mut self, now: Instant) {
+        let waited = now.saturating_duration_since(self.last);
+        self.last = now;
+        self.credit = if waited <= self.max {
+            (self.credit + GAIN).min(CREDIT_MAX)
+        } else {
+            self.credit.saturating_sub(1)
+        };
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.credit > 0 && now.saturating_duration_since(self.last) < self.max
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+use std::time::{Duration, Instant};
+
+use super::{BusyPoll, CREDIT_MAX, Expectation, GAIN};
+
+const MAX: Duration = Duration::from_micros(50);
+const SHORT: Duration = Duration::from_micros(20);
+const LONG: Duration = Duration::from_millis(1);
+
+/// Frames after each of `waits`; whether the next one is polled for, after each.
+fn polled(waits: impl IntoIterator<Item = Duration>) -> Vec<bool> {
+    let mut now = Instant::now();
+    let mut expectation = Expectation::new(MAX, now);
+    let polled = waits.into_iter().map(|wait| {
+        now += wait;
+        expectation.on_frames(now);
+        expectation.is_due(now)
+    });
+    polled.collect()
+}
+
+#[test]
+fn frames_that_are_far_apart_are_not_polled_for() {
+    assert!(polled([LONG; 20]).iter().all(|polled| !polled));
+}
+
+#[test]
+fn one_short_wait_pays_for_some_in_vain_and_no_more() {
+    let after = polled([SHORT].into_iter().chain([LONG; 5]));
+    assert_eq!(after, [true, true, true, false, false, false]);
+    let long_traffic = [SHORT; 100].into_iter().chain([LONG; 20]);
+    let in_vain = polled(long_traffic).iter().skip(100).filter(|polled| **polled).count();
+    assert_eq!(in_vain, usize::from(CREDIT_MAX - 1));
+}
+
+#[test]
+fn an_exchange_with_a_short_and_some_long_waits_is_polled_for_throughout() {
+    let exchange = [SHORT].into_iter().chain([LONG; GAIN as usize - 1]);
+    let waits: Vec<Duration> = exchange.cycle().take(60).collect();
+    assert!(polled(waits).iter().skip(1).all(|polled| *polled));
+}
+
+#[test]
+fn polling_ends_when_the_time_is_over() {
+    let began = Instant::now();
+    let mut expectation = Expectation::new(MAX, began);
+    expectation.on_frames(began);
+    assert!(expectation.is_due(began + SHORT));
+    assert!(!expectation.is_due(began + MAX));
+}
+
+#[tokio::test]
+async fn a_frame_that_comes_while_it_polls_is_a_hit_and_then_it_sleeps() {
+    let busy = BusyPoll::spawn(Duration::from_hours(1));
+    let is = |name: &str| busy.report()[name].as_u64().unwrap_or_default();
+    while is("windows") == 0 {
+        busy.on_frames();
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+    }
+    busy.on_frames();
+    while is("hits") == 0 {
+        tokio::task::yield_now().await;
+    }
+    let none = BusyPoll::spawn(Duration::ZERO);
+    none.on_frames();
+    tokio::task::yield_now().await;
+    assert_eq!(none.report(), serde_json::json!({ "windows": 0, "hits": 0 }));
+}
