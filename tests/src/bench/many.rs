@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::guest::{Guest, Mover};
 use super::load::{self, Found};
+use super::stack::LANE;
 use crate::daemon::{Daemon, PairOptions, Status};
 use crate::network::{Lab, LabOptions, Side, Slot};
 use crate::process::eventually;
@@ -68,7 +69,8 @@ impl Many {
     }
 
     fn daemon(&self, side: Side) -> Result<Daemon> {
-        let guest = |slot: &Slot| PairOptions::default().config(side, *slot, "");
+        let options = PairOptions { lane: LANE, ..PairOptions::default() };
+        let guest = |slot: &Slot| options.config(side, *slot, "");
         let config: String = self.slots.iter().map(guest).collect();
         Daemon::run_config_within(self.lab.host(side), &config, READY_TIMEOUT)
     }

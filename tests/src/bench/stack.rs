@@ -20,7 +20,7 @@ const QUIET: Duration = Duration::from_millis(50);
 const QUIET_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How frames go between the hosts of a pair of ours: the link is theirs alone here.
-const LANE: &str = "kernel";
+pub(super) const LANE: &str = "kernel";
 
 /// What the guests' TAPs can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
