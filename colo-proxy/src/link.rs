@@ -11,7 +11,10 @@ use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Stats64,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, MulticastGroup, new_multicast_connection};
+use rtnetlink::{
+    Handle, LinkMessageBuilder, LinkUnspec, MulticastGroup, new_connection,
+    new_multicast_connection,
+};
 
 /// What could not be done with an interface.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +65,12 @@ pub enum LinkEvent {
 /// Watches one interface by name.
 pub struct LinkWatch {
     name: String,
+    /// Asks on a socket of its own: the kernel drops an answer for which a flood of events has left no
+    /// room, and whoever asked would wait for ever.
     handle: Handle,
     messages: Messages,
+    /// Only kept: without it the messages end.
+    _events: Handle,
     /// The index that was reported last.
     present: Option<u32>,
     /// The kernel dropped messages, and what is true now has yet to be asked.
@@ -84,11 +91,19 @@ impl std::fmt::Debug for LinkWatch {
 impl LinkWatch {
     /// Starts to watch `name`, which must be there, and returns it as it is now.
     pub async fn start(name: &str) -> Result<(Self, Link), LinkError> {
-        let (connection, handle, messages) =
+        let (connection, events, messages) =
             new_multicast_connection(&[MulticastGroup::Link]).map_err(LinkError::Socket)?;
         tokio::spawn(connection);
-        let messages = messages.map(|(message, _)| message).boxed();
-        let mut watch = Self { name: name.into(), handle, messages, present: None, overrun: false };
+        let (connection, handle, _) = new_connection().map_err(LinkError::Socket)?;
+        tokio::spawn(connection);
+        let mut watch = Self {
+            name: name.into(),
+            handle,
+            messages: messages.map(|(message, _)| message).boxed(),
+            _events: events,
+            present: None,
+            overrun: false,
+        };
         let link = watch.get().await.ok_or_else(|| LinkError::Missing { name: name.into() })?;
         if !link.tap {
             return Err(LinkError::NotATap { name: name.into() });

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use colo_lab::client::{Conversation, echo};
 use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::namespace::Namespace;
 use colo_lab::network::{Family, LabOptions, Side};
 use colo_lab::pair::{Pair, PairSetup};
 use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
+use colo_proxy::link::LinkWatch;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -58,4 +60,30 @@ fn a_tap_that_comes_back_is_protected_again() -> Result<()> {
         }
     }
     pair.finish()
+}
+
+/// The kernel drops what finds no room behind a flood of events, and once it dropped answers with
+/// them: a daemon of 64 guests never ended.
+#[test]
+fn a_flood_of_events_keeps_no_question_from_its_answer() -> Result<()> {
+    const CHANGES: u32 = 2000;
+    if !require_root() {
+        return Ok(());
+    }
+    let namespace = Namespace::create(&format!("colo{}-flood", std::process::id()))?;
+    namespace.ip("tuntap add dev tap0 mode tap\n")?;
+    let flood: String =
+        (0..CHANGES).map(|turn| format!("link set dev tap0 mtu {}\n", 1400 + turn % 2)).collect();
+    namespace.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let (watch, link) = LinkWatch::start("tap0").await?;
+            // Nobody reads the events meanwhile.
+            namespace.ip(&flood)?;
+            let seen = tokio::time::timeout(TIMEOUT, watch.get()).await;
+            assert_eq!(seen.context("no answer")?.map(|link| link.mtu), Some(1401));
+            let changed = tokio::time::timeout(TIMEOUT, watch.set_up(link.ifindex, true)).await;
+            Ok(changed.context("no answer")??)
+        })
+    })
 }
