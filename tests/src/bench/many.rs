@@ -51,11 +51,10 @@ impl Many {
         Ok(())
     }
 
-    /// Ends the daemons by `kill -9`: even that takes longer than a child usually gets, and an
-    /// orderly end took more than a minute. What they have pinned goes away with the lab.
+    /// Ends the daemons, which takes longer than a child usually gets.
     pub(super) fn finish(mut self) -> Result<()> {
         for daemon in self.daemons.iter_mut().flatten() {
-            daemon.process.signal(Signal::SIGKILL)?;
+            daemon.process.signal(Signal::SIGTERM)?;
             daemon.process.wait(READY_TIMEOUT)?;
         }
         Ok(())

@@ -92,6 +92,7 @@ mod tests {
             figure: "gbits",
             title: "Gbit/s",
             values: [Some(none), Some(1.0), Some(2.0)],
+            others: [None; 2],
             targets: Vec::new(),
         };
         let five = Target::TimesQemu(5.0);

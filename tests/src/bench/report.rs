@@ -66,7 +66,12 @@ fn latency(results: &Results) -> Option<Plot> {
         let points = points.into_iter().map(|(ns, share)| (ns as f64 / 1e3, 100.0 * share));
         Some(Series { name: chain.name().to_owned(), color, points: points.collect() })
     };
-    let colors = [(Chain::None, "#777"), (Chain::Qemu, "#d55e00"), (Chain::Ours, "#0072b2")];
+    let colors = [
+        (Chain::None, "#777"),
+        (Chain::Qemu, "#d55e00"),
+        (Chain::Ours, "#0072b2"),
+        (Chain::Streams, "#009e73"),
+    ];
     let series: Vec<Series> =
         colors.into_iter().filter_map(|(chain, color)| series(chain, color)).collect();
     (!series.is_empty()).then(|| Plot {
@@ -151,8 +156,8 @@ fn head(results: &Results) -> String {
 fn section(row: Row, entries: &[&Entry]) -> String {
     let mut text = format!(
         "\n## {}\n\n`--only {}`\n\n\
-         | | no proxy | QEMU | colo-proxy | of QEMU's | of no proxy | target | |\n\
-         |---|---:|---:|---:|---:|---:|---|---|\n",
+         | | no proxy | QEMU | colo-proxy | of QEMU's | of no proxy | target | | streams | AF_XDP |\n\
+         |---|---:|---:|---:|---:|---:|---|---|---:|---:|\n",
         row.title(),
         row.id()
     );
@@ -160,6 +165,7 @@ fn section(row: Row, entries: &[&Entry]) -> String {
     for entry in entries {
         let values = entry.values.map(number).join(" | ");
         let ratios = entry.ratios().map(number).join(" | ");
+        let others = entry.others.map(number).join(" | ");
         let targets: Vec<String> =
             entry.targets.iter().map(|judged| judged.target.to_string()).collect();
         let verdicts: Vec<String> = entry
@@ -169,7 +175,7 @@ fn section(row: Row, entries: &[&Entry]) -> String {
             .collect();
         let _ = writeln!(
             text,
-            "| {} | {values} | {ratios} | {} | {} |",
+            "| {} | {values} | {ratios} | {} | {} | {others} |",
             entry.title,
             targets.join("<br>"),
             verdicts.join("<br>")
@@ -193,10 +199,10 @@ const FOOT: &str = "\n## What the columns are\n\n\
     colo-compare in the primary's process, two filter-redirectors and filter-rewriter in the\n\
     secondary's, as QEMU's documentation sets them up; `notify_dev` is answered 10 ms after the\n\
     first request, as long as a checkpoint of QEMU's takes at best. **colo-proxy**: `primary` and\n\
-    `secondary` with `--colo-frame instant` and `--lane kernel`; with the streams in the row of 64\n\
-    guests.\n\n\
+    `secondary` with `--colo-frame instant` and `--lane kernel`. **Streams**: the same with\n\
+    `--lane stream`; **AF_XDP**: with the streams and `capture = \"af-xdp\"` on the secondary.\n\n\
     A guest is a network namespace whose TAP is joined with the host's by a QEMU without a machine\n\
-    (`-M none`, a hub); it is the same program in all three columns. A hub has no offloads, so the\n\
+    (`-M none`, a hub); it is the same program in all columns. A hub has no offloads, so the\n\
     rows with GSO use the lab's own pump, and QEMU's column is empty: not supported. Client, hosts\n\
     and guests share the processors, so what the second guest does is taken from the first.\n\
     CPU seconds are those of the whole machine, client and guests included; frames are those on the\n\

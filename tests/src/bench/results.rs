@@ -24,19 +24,29 @@ pub enum Chain {
     None,
     /// QEMU's filters and compare.
     Qemu,
-    /// colo-proxy.
+    /// colo-proxy, with the kernel lane.
     Ours,
+    /// colo-proxy, with the streams.
+    Streams,
+    /// The same, and the secondary's output captured by `AF_XDP`.
+    AfXdp,
 }
 
 impl Chain {
-    pub const ALL: [Self; 3] = [Self::None, Self::Qemu, Self::Ours];
+    pub const ALL: [Self; 5] = [Self::None, Self::Qemu, Self::Ours, Self::Streams, Self::AfXdp];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "no proxy",
             Self::Qemu => "QEMU",
             Self::Ours => "colo-proxy",
+            Self::Streams => "streams",
+            Self::AfXdp => "AF_XDP",
         }
+    }
+
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::Ours | Self::Streams | Self::AfXdp)
     }
 }
 

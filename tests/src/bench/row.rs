@@ -96,7 +96,8 @@ impl Row {
     pub fn chains(self) -> &'static [Chain] {
         match self.setting() {
             Setting::Frames => &Chain::ALL,
-            Setting::Offloads | Setting::ManyGuests => &[Chain::None, Chain::Ours],
+            Setting::Offloads => &[Chain::None, Chain::Ours, Chain::Streams],
+            Setting::ManyGuests => &[Chain::None, Chain::Ours],
             Setting::Compare(_) => &[Chain::Qemu, Chain::Ours],
             Setting::Failover => &[Chain::Ours],
         }

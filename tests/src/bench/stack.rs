@@ -48,6 +48,14 @@ enum Protection {
     Ours { primary: Daemon, secondary: Daemon },
 }
 
+/// How a pair of ours is set up.
+struct Setup {
+    chain: Chain,
+    lane: &'static str,
+    /// Lines of the secondary's configuration.
+    more: &'static str,
+}
+
 /// What a pair has asked for so far.
 #[derive(Clone, Debug, Default)]
 struct Asked {
@@ -69,7 +77,12 @@ impl Stack {
         match chain {
             Chain::None => alone(lab, wire),
             Chain::Qemu => qemu(lab, wire),
-            Chain::Ours => ours(lab, wire),
+            Chain::Ours => ours(lab, wire, Setup { chain, lane: LANE, more: "" }),
+            Chain::Streams => ours(lab, wire, Setup { chain, lane: "stream", more: "" }),
+            Chain::AfXdp => {
+                let more = "capture = \"af-xdp\"\n";
+                ours(lab, wire, Setup { chain, lane: "stream", more })
+            }
         }
         .with_context(|| format!("building the lab of {}", chain.name()))
     }
@@ -202,21 +215,29 @@ fn qemu(lab: Lab, wire: Wire) -> Result<Stack> {
 
 /// The secondary's daemon before its guest, whose first word must not reach the LAN; the primary's
 /// last, because a secondary that is late costs a checkpoint.
-fn ours(lab: Lab, wire: Wire) -> Result<Stack> {
-    let options =
-        PairOptions { vnet_hdr: lab.options.vnet_hdr, lane: LANE, ..PairOptions::default() };
+fn ours(lab: Lab, wire: Wire, Setup { chain, lane, more }: Setup) -> Result<Stack> {
+    // AF_XDP loses the state of checksums, which plain frames between the hosts must have complete.
+    let vnet_hdr = lab.options.vnet_hdr || chain == Chain::AfXdp;
+    let options = PairOptions { vnet_hdr, lane, ..PairOptions::default() };
     let guest = Guest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
-    let secondary = Daemon::start(&lab, Side::Secondary, &options)?;
+    let config = options.config(Side::Secondary, Slot(0), more);
+    let secondary = Daemon::run_config(lab.host(Side::Secondary), &config)?;
     let secondary_guest = Guest::start(&lab, Side::Secondary, Slot(0), wire.mover())?;
     let primary = Daemon::start(&lab, Side::Primary, &options)?;
     primary.wait_protected()?;
     for daemon in [&primary, &secondary] {
-        daemon.wait_status("the tunnel in use", QUIET_TIMEOUT, |status| {
-            status.0.pointer("/detail/lanes/kernel/used") == Some(&true.into())
+        daemon.wait_status("the lane in use", QUIET_TIMEOUT, |status| {
+            let is_used = status.0.pointer("/detail/lanes/kernel/used") == Some(&true.into());
+            is_used == (lane == LANE)
         })?;
     }
+    if chain == Chain::AfXdp {
+        let status = secondary.status()?;
+        let capture = status.0.pointer("/detail/capture").and_then(|name| name.as_str());
+        ensure!(capture == Some("af-xdp"), "{capture:?}: {}", secondary.process.stderr());
+    }
     Ok(Stack {
-        chain: Chain::Ours,
+        chain,
         protection: Protection::Ours { primary, secondary },
         primary: guest,
         _secondary: Some(secondary_guest),

@@ -13,6 +13,8 @@ pub struct Entry {
     pub title: &'static str,
     /// No proxy, QEMU, colo-proxy; nothing where it was not measured.
     pub values: [Option<f64>; 3],
+    /// colo-proxy set up otherwise: with the streams, and with `AF_XDP` too.
+    pub others: [Option<f64>; 2],
     pub targets: Vec<Judged>,
 }
 
@@ -37,10 +39,11 @@ fn entry(results: &Results, row: Row, line: &Line) -> Option<Entry> {
         Of::Sum => results.sum(row.id(), chain, line.figure),
         Of::Highest => results.highest(row.id(), chain, line.figure),
     };
-    let values = Chain::ALL.map(value);
+    let values = [Chain::None, Chain::Qemu, Chain::Ours].map(value);
+    let others = [Chain::Streams, Chain::AfXdp].map(value);
     values.iter().any(Option::is_some).then_some(())?;
     let targets = line.targets.iter().filter_map(|target| target.judge(values)).collect();
-    Some(Entry { row, figure: line.figure, title: line.title, values, targets })
+    Some(Entry { row, figure: line.figure, title: line.title, values, others, targets })
 }
 
 impl Entry {
@@ -124,8 +127,8 @@ pub(super) fn number(value: Option<f64>) -> String {
 /// The table for a terminal.
 pub fn plain(entries: &[Entry]) -> String {
     let mut text = format!(
-        "{:<42} {:>9} {:>9} {:>10} {:>7} {:>7}  {}\n",
-        "", "no proxy", "QEMU", "colo-proxy", "/QEMU", "/none", "target"
+        "{:<42} {:>9} {:>9} {:>10} {:>7} {:>7} {:>9} {:>9}  {}\n",
+        "", "no proxy", "QEMU", "colo-proxy", "/QEMU", "/none", "streams", "AF_XDP", "target"
     );
     let mut row = None;
     for entry in entries {
@@ -135,12 +138,14 @@ pub fn plain(entries: &[Entry]) -> String {
         }
         let [none, qemu, ours] = entry.values.map(number);
         let [to_qemu, to_none] = entry.ratios().map(number);
+        let [streams, af_xdp] = entry.others.map(number);
         let targets: Vec<String> =
             entry.targets.iter().map(|judged| format!("{}: {judged}", judged.target)).collect();
         let (title, targets) = (entry.title, targets.join("; "));
         let _ = writeln!(
             text,
-            "  {title:<40} {none:>9} {qemu:>9} {ours:>10} {to_qemu:>7} {to_none:>7}  {targets}"
+            "  {title:<40} {none:>9} {qemu:>9} {ours:>10} {to_qemu:>7} {to_none:>7} {streams:>9} \
+             {af_xdp:>9}  {targets}"
         );
     }
     text
