@@ -4,7 +4,8 @@
 //! Waking a thread takes longer than anything that is done with a frame, and an exchange wakes each
 //! daemon twice. A task of the instance's runtime stays ready for as long as the next frame is
 //! expected, so that the runtime looks for events again and again instead of waiting for them; between
-//! two looks whoever else wants the processor gets it. Where frames are far apart nothing is polled.
+//! two looks whoever else wants the processor gets it. Where frames are far apart nothing is polled;
+//! nor where many wait at once, for then sleeping lets them come together, and one wake-up serves all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -22,6 +23,8 @@ pub(crate) struct BusyPoll(Arc<Shared>);
 struct Shared {
     /// Frames have come since the task looked.
     came: AtomicBool,
+    /// The most that waited at once since then.
+    waiting: AtomicU64,
     is_asleep: AtomicBool,
     wake: Notify,
     /// Times that polling began, and that a frame came while it went on.
@@ -39,9 +42,10 @@ impl BusyPoll {
         this
     }
 
-    /// Frames have come.
-    pub(crate) fn on_frames(&self) {
+    /// Frames have come; so many wait now, for their like or with them.
+    pub(crate) fn on_frames(&self, waiting: u64) {
         self.0.came.store(true, Relaxed);
+        self.0.waiting.fetch_max(waiting, Relaxed);
         if self.0.is_asleep.load(Relaxed) {
             self.0.wake.notify_one();
         }
@@ -64,7 +68,7 @@ async fn poll(shared: Arc<Shared>, mut expectation: Expectation) {
             let now = Instant::now();
             if shared.came.swap(false, Relaxed) {
                 shared.hits.fetch_add(u64::from(is_polling), Relaxed);
-                expectation.on_frames(now);
+                expectation.on_frames(now, shared.waiting.swap(0, Relaxed));
                 is_polling = false;
             } else if expectation.is_due(now) {
                 shared.windows.fetch_add(u64::from(!is_polling), Relaxed);
@@ -81,6 +85,10 @@ async fn poll(shared: Arc<Shared>, mut expectation: Expectation) {
 /// A wait that polling would have spared pays for so many that it would not.
 const GAIN: u8 = 3;
 const CREDIT_MAX: u8 = 8;
+/// Of one exchange there is a frame of each guest.
+const FEW: u64 = 2;
+/// How long nothing is polled after more than a few have waited.
+const CALM: Duration = Duration::from_millis(1);
 
 /// Whether the next frame is worth waiting for. Of an exchange one wait is short, for the other guest's
 /// answer, and one is the client's, so short waits need not be the rule.
@@ -89,14 +97,19 @@ struct Expectation {
     max: Duration,
     last: Instant,
     credit: u8,
+    /// When more than a few waited.
+    crowd: Option<Instant>,
 }
 
 impl Expectation {
     fn new(max: Duration, now: Instant) -> Self {
-        Self { max, last: now, credit: 0 }
+        Self { max, last: now, credit: 0, crowd: None }
     }
 
-    fn on_frames(&mut self, now: Instant) {
+    fn on_frames(&mut self, now: Instant, waiting: u64) {
+        if waiting > FEW {
+            self.crowd = Some(now);
+        }
         let waited = now.saturating_duration_since(self.last);
         self.last = now;
         self.credit = if waited <= self.max {
@@ -107,7 +120,10 @@ impl Expectation {
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        self.credit > 0 && now.saturating_duration_since(self.last) < self.max
+        let since = |then| now.saturating_duration_since(then);
+        self.credit > 0
+            && since(self.last) < self.max
+            && self.crowd.is_none_or(|crowd| since(crowd) > CALM)
     }
 }
 

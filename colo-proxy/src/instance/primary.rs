@@ -221,13 +221,13 @@ impl Primary {
             tokio::select! {
                 read = inputs.output.read(|| read_gate(&self.hands.output_gate, &mut frames)), if has_room => {
                     read.map_err(system("read the output gate"))?;
-                    self.stats.busy.on_frames();
                     self.on_output(&mut frames);
+                    self.stats.busy.on_frames(self.decisions.waiting());
                 }
                 read = inputs.lane.read_returned(lane_epoch, &mut returned), if takes_returned => {
                     read.map_err(system("read a return gate"))?;
-                    self.stats.busy.on_frames();
                     self.decisions.on_returned(Instant::now(), &mut returned);
+                    self.stats.busy.on_frames(self.decisions.waiting());
                 }
                 Some(event) = inputs.secondary.recv(), if takes_secondary => {
                     self.on_secondary(event);
@@ -287,8 +287,8 @@ impl Primary {
     fn on_secondary(&mut self, event: LaneEvent) {
         match event {
             LaneEvent::Frames(frames) => {
-                self.stats.busy.on_frames();
                 self.decisions.on_secondary(Instant::now(), frames);
+                self.stats.busy.on_frames(self.decisions.waiting());
             }
             LaneEvent::Up | LaneEvent::Down => {
                 self.on_lane(Lane::Secondary, matches!(event, LaneEvent::Up));
@@ -498,7 +498,7 @@ fn spawn_mirror(
         vnet_hdr: guest.vnet_hdr_support,
         limits: guest.limits.peer,
         stats: stats.mirror.clone(),
-        observe: Box::new(move |_| busy.on_frames()),
+        observe: Box::new(move |_| busy.on_frames(1)),
     })
     .map_err(system("watch the input gate"))
 }

@@ -242,7 +242,7 @@ impl Secondary {
     fn on_mirror(&mut self, event: LaneEvent) {
         match event {
             LaneEvent::Frames(frames) => {
-                self.stats.busy.on_frames();
+                self.stats.busy.on_frames(frames.len() as u64);
                 self.decisions.on_mirror(Instant::now(), &frames, &mut self.hands);
             }
             LaneEvent::Up => log::info!("{}: the mirror is connected", self.claim.name),
@@ -574,7 +574,7 @@ fn spawn_output(
         limits: guest.limits.peer,
         stats: stats.output.clone(),
         observe: Box::new(move |frame| {
-            busy.on_frames();
+            busy.on_frames(1);
             seen.frame(frame);
         }),
     })

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use super::{BusyPoll, CREDIT_MAX, Expectation, GAIN};
+use super::{BusyPoll, CALM, CREDIT_MAX, Expectation, FEW, GAIN};
 
 const MAX: Duration = Duration::from_micros(50);
 const SHORT: Duration = Duration::from_micros(20);
@@ -12,7 +12,7 @@ fn polled(waits: impl IntoIterator<Item = Duration>) -> Vec<bool> {
     let mut expectation = Expectation::new(MAX, now);
     let polled = waits.into_iter().map(|wait| {
         now += wait;
-        expectation.on_frames(now);
+        expectation.on_frames(now, FEW);
         expectation.is_due(now)
     });
     polled.collect()
@@ -43,9 +43,22 @@ fn an_exchange_with_a_short_and_some_long_waits_is_polled_for_throughout() {
 fn polling_ends_when_the_time_is_over() {
     let began = Instant::now();
     let mut expectation = Expectation::new(MAX, began);
-    expectation.on_frames(began);
+    expectation.on_frames(began, 1);
     assert!(expectation.is_due(began + SHORT));
     assert!(!expectation.is_due(began + MAX));
+}
+
+#[test]
+fn a_crowd_is_left_to_come_together() {
+    let began = Instant::now();
+    let mut expectation = Expectation::new(MAX, began);
+    for (after, waiting, polled) in
+        [(SHORT, 1, true), (SHORT, FEW + 1, false), (SHORT, 1, false), (CALM + MAX, 1, true)]
+    {
+        let now = expectation.last + after;
+        expectation.on_frames(now, waiting);
+        assert_eq!(expectation.is_due(now), polled, "{waiting} after {after:?}");
+    }
 }
 
 #[tokio::test]
@@ -53,16 +66,16 @@ async fn a_frame_that_comes_while_it_polls_is_a_hit_and_then_it_sleeps() {
     let busy = BusyPoll::spawn(Duration::from_hours(1));
     let is = |name: &str| busy.report()[name].as_u64().unwrap_or_default();
     while is("windows") == 0 {
-        busy.on_frames();
+        busy.on_frames(1);
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
     }
-    busy.on_frames();
+    busy.on_frames(1);
     while is("hits") == 0 {
         tokio::task::yield_now().await;
     }
     let none = BusyPoll::spawn(Duration::ZERO);
-    none.on_frames();
+    none.on_frames(1);
     tokio::task::yield_now().await;
     assert_eq!(none.report(), serde_json::json!({ "windows": 0, "hits": 0 }));
 }

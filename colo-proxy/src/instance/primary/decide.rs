@@ -174,6 +174,12 @@ impl Decisions {
         self.compare_all(now, Side::Primary, frames);
     }
 
+    /// Frames of either guest that wait for the other's.
+    pub(in crate::instance) fn waiting(&self) -> u64 {
+        let stats = self.engine.stats();
+        stats.held.frames + stats.secondary_waiting.frames
+    }
+
     /// Hands a batch to the engine; what has been read is taken, whether or not there is room.
     fn compare_all(&mut self, now: Instant, side: Side, frames: &mut Vec<Frame>) {
         let mut queue = VecDeque::from(std::mem::take(frames));
