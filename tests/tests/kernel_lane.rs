@@ -16,6 +16,11 @@ use colo_lab::stand_in::packet::TCP;
 use colo_lab::stand_in::tap::Offloads;
 use nix::sys::signal::Signal;
 
+#[path = "kernel_lane/sink.rs"]
+mod sink;
+
+use sink::Sink;
+
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// A lost frame can stop the only connection for some seconds.
 const LOSS_TIMEOUT: Duration = Duration::from_mins(2);
@@ -182,6 +187,47 @@ fn a_failed_checkpoint_leaves_the_epoch_as_it_was() -> Result<()> {
     everything(&pair.lab.client, Family::V4)?;
     pair.expect_no_checkpoints()?;
     pair.finish()
+}
+
+/// Input of a guest that is stopped waits in a queue that is long enough, whatever then becomes of
+/// the checkpoint.
+#[test]
+fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for end in [DONE, FAILED] {
+        let frame = ScriptFrame::silent()?;
+        let mut setup = by("kernel");
+        let secondary = format!("colo_frame = \"{}\"", frame.kind());
+        setup.config = Some([String::new(), secondary]);
+        let pair = start(setup)?;
+        let mut sink = Sink::open(&pair)?;
+        frame.say(BEGAN)?;
+        let held = || pair.secondary.status()?.detail("/kernel/input_held");
+        eventually("the guest is stopped", TIMEOUT, || {
+            sink.send(1)?;
+            Ok((held()? > 0).then_some(()))
+        })?;
+        let before = u64::from(sink.sent()) - held()?;
+        for _ in 0..20 {
+            sink.send(250)?;
+            let sent = u64::from(sink.sent());
+            eventually("input waits", TIMEOUT, || Ok((held()? + before >= sent).then_some(())))?;
+        }
+        frame.say(end)?;
+        let numbers = sink.numbers(Side::Secondary);
+        ensure!(
+            numbers == (0..sink.sent()).collect::<Vec<_>>(),
+            "{} of {} datagrams, after {end}: {numbers:?}",
+            numbers.len(),
+            sink.sent()
+        );
+        let asked = pair.primary.status()?.checkpoints();
+        ensure!(asked.is_empty(), "checkpoints {asked:?}");
+        pair.finish()?;
+    }
+    Ok(())
 }
 
 /// Every twentieth frame is lost between the hosts. The clients get every octet, and a loss is a

@@ -166,7 +166,7 @@ impl Secondary {
             takeover: Takeover::new(&guest.takeover, guest.limits.peer.timeout),
             pending_failover: None,
             decisions: Decisions::new(datapath.mode(), repeat).limited(&guest.limits),
-            hands: Translator::new(claim.name.clone(), datapath, input_gate),
+            hands: Translator::new(claim.name.clone(), datapath, input_gate, &guest.limits.peer),
             output_gate,
             guest,
             claim,
@@ -201,7 +201,8 @@ impl Secondary {
                 event = next_lane_event(inputs.mirror.as_mut()), if takes_input => {
                     self.on_mirror(event);
                 }
-                read = inputs.held.read(|| read_gate(&self.hands.gate, &mut frames)) => {
+                // While the guest is stopped the gate's queue, which is long, keeps what comes.
+                read = inputs.held.read(|| read_gate(&self.hands.gate, &mut frames)), if takes_input => {
                     read.map_err(system("read the input gate"))?;
                     self.decisions.on_held(Instant::now(), &mut frames, &mut self.hands);
                 }
