@@ -234,6 +234,11 @@ impl Lab {
         link::lossy(&self.hosts[0].namespace, "repl0", one_in)
     }
 
+    /// Lets TCP through between the hosts, and no UDP.
+    pub fn block_udp_between_hosts(&self) -> Result<()> {
+        link::without_udp(&self.hosts[0].namespace, "repl0")
+    }
+
     /// Loses one frame in `one_in` on the client's link, in both directions.
     pub fn lose(&self, one_in: u32) -> Result<()> {
         link::lossy(&self.lan, CLIENT_PORT, one_in)

@@ -58,6 +58,10 @@ fn is_used(status: &Status) -> bool {
     status.0.pointer("/detail/lanes/kernel/used") == Some(&true.into())
 }
 
+fn is_closed(status: &Status) -> bool {
+    status.0.pointer("/detail/lanes/kernel/open") == Some(&false.into())
+}
+
 fn streamed(daemon: &Daemon, lane: &str) -> Result<u64> {
     daemon.status()?.detail(&format!("/lanes/{lane}/frames"))
 }
@@ -251,6 +255,56 @@ fn a_loss_is_found_and_costs_a_checkpoint() -> Result<()> {
         status.checkpoints().contains_key("lane-loss")
     })?;
     pair.finish()
+}
+
+/// A firewall lets the control lane through and the tunnel not: the streams carry the frames again,
+/// and go on doing so, and somebody is told why.
+#[test]
+fn a_way_that_is_blocked_is_left_for_the_streams() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let pair = start(by("kernel"))?;
+    everything(&pair.lab.client, Family::V4)?;
+    pair.expect_no_checkpoints()?;
+    pair.lab.block_udp_between_hosts()?;
+    // Input and no output: a checkpoint of the lab copies nothing, and a connection that is behind on
+    // the secondary would stay behind.
+    let mut sink = Sink::open(&pair)?;
+    eventually("the secondary has had enough", TIMEOUT, || {
+        sink.send(1)?;
+        Ok(is_closed(&pair.secondary.status()?).then_some(()))
+    })?;
+    wait_closed(&pair, "is UDP port 4789 open")?;
+    let asked = pair.primary.status()?.checkpoints();
+    ensure!(asked.keys().eq(["lane-loss"]), "{asked:?}");
+    for family in Family::BOTH {
+        everything(&pair.lab.client, family)?;
+    }
+    sink.send(100)?;
+    let numbers = sink.numbers(Side::Secondary);
+    let last: Vec<u32> = (0..sink.sent()).rev().take(100).collect();
+    ensure!(numbers.iter().rev().take(100).eq(&last), "lost behind the tunnel: {numbers:?}");
+    let status = pair.primary.status()?;
+    ensure!(status.checkpoints() == asked, "{asked:?}, then {status:#?}");
+    ensure!(is_closed(&status) && is_closed(&pair.secondary.status()?), "it flaps: {status:#?}");
+    pair.finish()
+}
+
+/// Waits until neither end has a tunnel, where the reason of one begins with the fact and the other
+/// one's says whom to ask.
+fn wait_closed(pair: &Pair, why: &str) -> Result<()> {
+    let mut reasons = Vec::new();
+    for daemon in [&pair.primary, &pair.secondary] {
+        let status = daemon.wait_status("the tunnel closed", TIMEOUT, is_closed)?;
+        let reason = status.0.pointer("/detail/lanes/kernel/why").and_then(|why| why.as_str());
+        reasons.push(reason.unwrap_or_default().to_owned());
+    }
+    ensure!(reasons.iter().any(|reason| reason.contains(why)), "{reasons:?}");
+    let other = "the other host has closed its end";
+    let are_told = reasons.iter().all(|reason| reason.contains(why) || reason.contains(other));
+    ensure!(are_told, "{reasons:?}");
+    Ok(())
 }
 
 /// The twin: the streams lose nothing, so nobody asks.

@@ -1,7 +1,7 @@
 //! The programs of the kernel lane: on the tunnel between the hosts, and on the gates by which the
 //! secondary's output comes out of it.
 
-use colo_proxy_common::lane::{LaneCounters, Speaker};
+use colo_proxy_common::lane::{self, LaneCounters, Speaker};
 
 use super::attachment::{Attachment, Hook, Place};
 use super::{Datapath, DatapathError, Part};
@@ -31,7 +31,10 @@ impl Datapath {
     /// is sent into it before [`Datapath::use_lane`].
     pub fn open_lane(&mut self, plan: &LanePlan) -> Result<(), DatapathError> {
         self.tunnel_ifindex = plan.tunnel_ifindex;
-        self.change(|settings| settings.return_gate_ifindex = plan.return_gate_ifindex)?;
+        self.change(|settings| {
+            settings.return_gate_ifindex = plan.return_gate_ifindex;
+            settings.lane_told = 0;
+        })?;
         for attachment in self.lane_attachments() {
             self.attach_one(attachment)?;
         }
@@ -62,6 +65,11 @@ impl Datapath {
     /// Begins a slot of time.
     pub fn set_lane_slot(&mut self, slot: u32) -> Result<(), DatapathError> {
         self.change(|settings| settings.lane_slot = slot)
+    }
+
+    /// The other end has told of this slot: frames of much older ones come too late.
+    pub fn set_lane_told(&mut self, slot: u32) -> Result<(), DatapathError> {
+        self.change(|settings| settings.lane_told = lane::told(slot))
     }
 
     /// On a primary: the secondary's epoch, of which output counts.

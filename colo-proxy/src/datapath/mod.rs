@@ -469,6 +469,8 @@ fn settings_for(plan: &Plan<'_>, netns_cookie: u64, leftover: Option<&Settings>)
         lane_epoch: 0,
         lane_holds: 0,
         return_gate_ifindex: [0; 2],
+        lane_told: 0,
+        reserved: 0,
     }
 }
 

@@ -247,7 +247,7 @@ impl Primary {
                 }
                 event = inputs.link.next() => self.on_link(event, &inputs.link).await,
                 _ = slots_over.tick(), if inputs.lane.is_open() => {
-                    let heard = inputs.lane.on_slot_over(&mut self.hands.datapath);
+                    let heard = inputs.lane.on_slot_over(&mut self.hands.datapath).await;
                     self.on_heard(heard);
                 }
                 () = tokio::time::sleep(LOOK), if self.decisions.may_be_dead() => {
@@ -300,7 +300,7 @@ impl Primary {
     }
 
     fn on_heard(&mut self, heard: Heard) {
-        self.decisions.on_lane_loss(Instant::now(), heard.lost);
+        self.decisions.on_lane_loss(Instant::now(), heard.lost, heard.is_cut);
         self.decisions.messages.extend(heard.reply);
     }
 
@@ -320,7 +320,7 @@ impl Primary {
                     self.decisions.on_epoch_done(Instant::now(), epoch, sent);
                 }
                 Some(Message::LaneLoss { frames }) => {
-                    self.decisions.on_lane_loss(Instant::now(), frames);
+                    self.decisions.on_lane_loss(Instant::now(), frames, false);
                 }
                 Some(Message::ProtectionKnown { protected }) => {
                     let now = Instant::now();
@@ -439,7 +439,7 @@ impl Primary {
                     self.guest.netdev
                 );
             }
-            inputs.lane.close(&mut self.hands.datapath).await;
+            inputs.lane.end(&mut self.hands.datapath).await;
             return Ok(self.hands.datapath.detach()?);
         }
         if let Some(peer) = &mut inputs.peer {
@@ -449,7 +449,7 @@ impl Primary {
         let _ = self.decisions.protection.end();
         self.decisions.release_everything(Instant::now(), &mut self.hands);
         self.decisions.release(&mut self.hands);
-        inputs.lane.close(&mut self.hands.datapath).await;
+        inputs.lane.end(&mut self.hands.datapath).await;
         if stays {
             return Ok(());
         }

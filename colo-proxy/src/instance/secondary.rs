@@ -224,7 +224,7 @@ impl Secondary {
                 event = inputs.link.next() => self.on_link(event, inputs).await,
                 answer = inputs.permission.next() => self.on_permission(answer, inputs).await?,
                 _ = slots_over.tick(), if inputs.lane.is_open() => {
-                    let heard = inputs.lane.on_slot_over(&mut self.hands.datapath);
+                    let heard = inputs.lane.on_slot_over(&mut self.hands.datapath).await;
                     self.on_heard(heard, inputs.peer.as_ref());
                 }
                 () = sleep_until(deadline) => self.on_timeout(inputs).await?,
@@ -409,7 +409,7 @@ impl Secondary {
                 self.release(frame);
             }
         }
-        inputs.lane.close(&mut self.hands.datapath).await;
+        inputs.lane.end(&mut self.hands.datapath).await;
         let speakers = self.hands.datapath.speakers();
         let announcements = self.addresses.lock().map(|mut known| {
             for speaker in &speakers {
@@ -518,7 +518,7 @@ impl Secondary {
         if asked.is_ok() && unsent.await.is_ok() {
             while inputs.output.recv().await.is_some() {}
         }
-        inputs.lane.close(&mut self.hands.datapath).await;
+        inputs.lane.end(&mut self.hands.datapath).await;
         self.hands.datapath.detach()?;
         Ok(())
     }
