@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use colo_lab::client::{Calls, Conversation, Keeper, everything, mixed, wait_for_all};
 use colo_lab::colo_frame::{BEGAN, DONE, FAILED, ScriptFrame};
 use colo_lab::daemon::{Daemon, PairOptions, Status};
-use colo_lab::network::{Family, LabOptions, Side};
-use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::network::{Family, Host, LabOptions, Side};
+use colo_lab::pair::{Pair, PairSetup, links};
 use colo_lab::process::eventually;
 use colo_lab::protocol::SERVICE_PORT;
 use colo_lab::root::require_root;
@@ -288,6 +288,65 @@ fn a_way_that_is_blocked_is_left_for_the_streams() -> Result<()> {
     let status = pair.primary.status()?;
     ensure!(status.checkpoints() == asked, "{asked:?}, then {status:#?}");
     ensure!(is_closed(&status) && is_closed(&pair.secondary.status()?), "it flaps: {status:#?}");
+    pair.finish()
+}
+
+/// Somebody takes the tunnel away from one of the daemons, or down: that end says so, and both go on
+/// with the streams.
+#[test]
+fn a_tunnel_that_is_taken_away_is_missed() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for side in Side::BOTH {
+        for (what, why) in [("del", "was deleted"), ("set", "was taken down")] {
+            let pair = start(by("kernel"))?;
+            let host = pair.lab.host(side);
+            let tunnel = tunnel_of(host)?;
+            let down = if what == "set" { "down" } else { "" };
+            host.namespace.ip(&format!("link {what} {tunnel} {down}\n"))?;
+            wait_closed(&pair, why)?;
+            for family in Family::BOTH {
+                everything(&pair.lab.client, family)?;
+            }
+            let asked = pair.primary.status()?.checkpoints();
+            ensure!(asked.keys().eq(["lane-loss"]), "{asked:?}");
+            pair.finish()?;
+        }
+    }
+    Ok(())
+}
+
+fn tunnel_of(host: &Host) -> Result<String> {
+    let links = links(host)?;
+    links.into_iter().find(|name| name.starts_with("colo-tun")).context("there is no tunnel")
+}
+
+/// The secondary's guest is slow, and its TAP drops input: nobody will repeat that, and a checkpoint
+/// makes the guests equal.
+#[test]
+fn what_is_dropped_behind_the_tunnel_costs_a_checkpoint() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut setup = by("kernel");
+    let short = "[guest.limits]\nguest_queue_frames = 100".to_owned();
+    setup.config = Some([String::new(), short]);
+    let mut pair = start(setup)?;
+    let mut sink = Sink::open(&pair)?;
+    pair.secondary_guest.stand_in.pause()?;
+    let host = pair.lab.host(Side::Secondary);
+    eventually("a full TAP", TIMEOUT, || {
+        sink.send(100)?;
+        Ok((host.tx_dropped(&host.tap)? > 0).then_some(()))
+    })?;
+    let status = pair.primary.wait_status("a checkpoint for it", TIMEOUT, |status| {
+        status.checkpoints().contains_key("lane-loss")
+    })?;
+    ensure!(!status.drops().contains_key("lane-lost"), "lost in the tunnel: {status:#?}");
+    pair.secondary_guest.stand_in.resume()?;
+    let dropped = pair.secondary.status()?.detail("/lanes/kernel/dropped_frames")?;
+    ensure!(dropped > 0, "a checkpoint for something else");
     pair.finish()
 }
 

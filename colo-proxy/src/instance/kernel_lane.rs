@@ -12,6 +12,7 @@ use colo_proxy_common::lane::{LaneCounters, SLOTS};
 use serde_json::{Value, json};
 use tokio::time::{Interval, MissedTickBehavior};
 
+use super::behind::Behind;
 use super::peer::PeerEvent;
 use super::readable::Readable;
 use super::slots::{Over, Slots};
@@ -24,7 +25,11 @@ use crate::error_chain::chain;
 use crate::frame::Frame;
 use crate::gate::Gate;
 use crate::log_limit::LogLimit;
-use crate::tunnel::{self, Channel, Tunnel, Underlay};
+use crate::tunnel::{self, Channel, Tunnel, TunnelError, Underlay};
+
+/// Ticks between two looks at the tunnel and at what is behind it. A look takes a few requests to the
+/// kernel, and a loss in the tunnel is found no sooner.
+const LOOK_TICKS: u32 = 4;
 
 /// Why a lane is not open.
 const NOT_THERE: &str = "the peer is not there";
@@ -90,6 +95,8 @@ pub(super) struct KernelLane {
     why: String,
     /// Frames of the peer that were lost, while it was open before.
     lost_before: u64,
+    /// Frames that came and were dropped behind it, likewise.
+    dropped_before: u64,
     loss_log: LogLimit,
 }
 
@@ -100,6 +107,9 @@ struct Open {
     /// On a primary: by which the secondary's output comes, by the parity of its epoch.
     returns: Option<[Return; 2]>,
     slots: Slots,
+    behind: Behind,
+    /// Since the last look at it.
+    ticks: u32,
 }
 
 struct Return {
@@ -126,6 +136,7 @@ impl KernelLane {
             open: None,
             why: "the peer has not been met".into(),
             lost_before: 0,
+            dropped_before: 0,
             loss_log: LogLimit::default(),
         })
     }
@@ -225,7 +236,9 @@ impl KernelLane {
             Slots::new(slot, datapath.epoch(), self.silent_ticks, &datapath.lane_counters()?);
         datapath.hold_lane_input(guest.is_stopped)?;
         tunnel.set_up().await?;
-        self.open = Some(Open { tunnel, underlay, channel, returns, slots });
+        let mut behind = Behind::default();
+        behind.look(&tunnel.links(&self.behind(datapath)).await);
+        self.open = Some(Open { tunnel, underlay, channel, returns, slots, behind, ticks: 0 });
         Ok(())
     }
 
@@ -263,7 +276,7 @@ impl KernelLane {
         if lost > 0
             && let Some(more) = self.loss_log.admit(std::time::Instant::now())
         {
-            log::warn!("{}: {lost} frames were lost between the hosts{more}", self.name);
+            log::warn!("{}: {lost} frames of the other host were lost{more}", self.name);
         }
     }
 
@@ -280,10 +293,36 @@ impl KernelLane {
         }
         self.tell_loss(lost);
         let mut heard = Heard { reply: message, lost, is_cut: false };
-        if is_silent {
-            self.give_up(&nothing_arrives(port), &mut heard, datapath).await;
+        let gone = self.look(&mut heard, datapath).await.err().map(|error| chain(&error));
+        if let Some(why) = gone.or_else(|| is_silent.then(|| nothing_arrives(port))) {
+            self.give_up(&why, &mut heard, datapath).await;
         }
         heard
+    }
+
+    /// Whether the tunnel is there, and what was dropped behind it.
+    async fn look(&mut self, heard: &mut Heard, datapath: &Datapath) -> Result<(), TunnelError> {
+        let ifindexes = self.behind(datapath);
+        let Some(open) = &mut self.open else { return Ok(()) };
+        open.ticks += 1;
+        if open.ticks < LOOK_TICKS {
+            return Ok(());
+        }
+        open.ticks = 0;
+        open.tunnel.check().await?;
+        let dropped = open.behind.look(&open.tunnel.links(&ifindexes).await);
+        heard.lost += dropped;
+        self.tell_loss(dropped);
+        Ok(())
+    }
+
+    /// The interfaces into which the programs put what has come by the lane.
+    fn behind(&self, datapath: &Datapath) -> [u32; 2] {
+        let settings = datapath.settings();
+        match self.role {
+            Role::Primary => settings.return_gate_ifindex,
+            Role::Secondary => [settings.netdev_ifindex, settings.input_gate_ifindex],
+        }
     }
 
     /// The lane is of no use.
@@ -331,6 +370,7 @@ impl KernelLane {
         let Some(open) = self.open.take() else { return false };
         let was_used = is_used(datapath);
         self.lost_before += open.slots.lost;
+        self.dropped_before += open.behind.dropped;
         why.clone_into(&mut self.why);
         if why != NOT_THERE {
             self.tell_why();
@@ -346,7 +386,7 @@ impl KernelLane {
     pub(super) fn report(&self, datapath: &Datapath) -> Value {
         let Some(open) = &self.open else {
             let why = if self.offer.is_some() { &self.why } else { "not asked for" };
-            return json!({ "open": false, "used": false, "why": why, "lost_frames": self.lost() });
+            return json!({ "open": false, "used": false, "why": why, "lost_frames": self.lost(), "dropped_frames": self.dropped() });
         };
         let counters = datapath.lane_counters().unwrap_or_default();
         let total = |of: fn(&LaneCounters) -> [u64; SLOTS]| of(&counters).iter().sum::<u64>();
@@ -362,12 +402,18 @@ impl KernelLane {
             "sent_frames": total(|counters| counters.sent),
             "received_frames": total(|counters| counters.received),
             "lost_frames": self.lost(),
+            "dropped_frames": self.dropped(),
         })
     }
 
     /// Frames of the peer that were lost in the tunnel.
     pub(super) fn lost(&self) -> u64 {
         self.open.as_ref().map_or(0, |open| open.slots.lost).saturating_add(self.lost_before)
+    }
+
+    /// Frames of the peer that came by the tunnel and were dropped behind it.
+    pub(super) fn dropped(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| open.behind.dropped).saturating_add(self.dropped_before)
     }
 
     /// The gates by which frames come, for whoever counts what they have dropped.

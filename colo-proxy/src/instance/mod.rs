@@ -6,6 +6,7 @@
 //! are brought to them, and their decisions are carried out.
 
 mod announce;
+mod behind;
 mod cut;
 pub(crate) mod hold;
 mod kernel_lane;
