@@ -40,7 +40,7 @@ pub struct Settings {
     /// The gate for guest input: mirrored input leaves (primary) or arrives (secondary) by it.
     pub input_gate_ifindex: u32,
     /// `skb->mark` of frames that the daemon released or that a program sent to a gate: random per
-    /// daemon, so that no rule on the host meets it by accident.
+    /// daemon, in a range that no rule on the host may use.
     pub mark: u32,
     /// Counts the checkpoints that loaded state into the secondary guest; offsets learnt in an
     /// older epoch are void, because both guests then count alike.

@@ -165,10 +165,20 @@ impl Host {
     /// Frames that a link of this host has refused to send: for a TAP, those that its holder did
     /// not read in time.
     pub fn tx_dropped(&self, link: &str) -> Result<u64> {
+        self.sent(link, "dropped")
+    }
+
+    /// Frames that a link of this host has sent.
+    pub fn tx_packets(&self, link: &str) -> Result<u64> {
+        self.sent(link, "packets")
+    }
+
+    fn sent(&self, link: &str, what: &str) -> Result<u64> {
         let text = self.namespace.output("ip", &["-json", "-stats", "link", "show", link])?;
         let links: serde_json::Value = serde_json::from_str(&text).context("reading `ip -json`")?;
-        let dropped = links.pointer("/0/stats64/tx/dropped").and_then(serde_json::Value::as_u64);
-        dropped.with_context(|| format!("no count of dropped frames in `{text}`"))
+        let count = links.pointer(&format!("/0/stats64/tx/{what}"));
+        let count = count.and_then(serde_json::Value::as_u64);
+        count.with_context(|| format!("no count of {what} in `{text}`"))
     }
 
     /// Takes the host off the LAN, as a pulled plug does.

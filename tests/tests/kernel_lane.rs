@@ -1,9 +1,11 @@
 //! The kernel lane: frames go from kernel to kernel in a tunnel, and all that holds of the streams
 //! holds of it; what it loses is found, and costs a checkpoint in the place of a stall.
 
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aya::programs::{SchedClassifier, TcAttachType};
 use colo_lab::client::{Calls, Conversation, Keeper, everything, mixed, wait_for_all};
 use colo_lab::colo_frame::{BEGAN, DONE, FAILED, ScriptFrame};
 use colo_lab::daemon::{Daemon, PairOptions, Status};
@@ -420,6 +422,51 @@ fn a_peer_without_one_gets_the_streams() -> Result<()> {
     everything(&pair.lab.client, Family::V4)?;
     pair.expect_no_checkpoints()?;
     ensure!(!is_used(&pair.primary.status()?), "a tunnel to nobody");
+    pair.finish()
+}
+
+/// A daemon that is killed and lets its guest go on leaves a tunnel, but none by which the host could
+/// be reached, or could reach the other one.
+#[test]
+fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut setup = by("kernel");
+    setup.config = Some(["on_death = \"pass\"".to_owned(), String::new()]);
+    let mut pair = start(setup)?;
+    pair.primary.process.signal(Signal::SIGKILL)?;
+    pair.primary.process.kill()?;
+    let host = pair.lab.host(Side::Primary);
+    let tunnel = tunnel_of(host)?;
+    let guards = host.namespace.run(|| {
+        let count = |way| anyhow::Ok(SchedClassifier::query_tcx(tunnel.as_str(), way)?.1.len());
+        Ok([count(TcAttachType::Ingress)?, count(TcAttachType::Egress)?])
+    })?;
+    ensure!(guards == [1, 1], "{guards:?} programs on {tunnel}");
+    ensure!(
+        host.namespace
+            .run(|| Ok(SchedClassifier::query_tcx("tap0", TcAttachType::Ingress)?.1))?
+            .is_empty()
+    );
+    // The host has routes into it, and sends; nothing of that gets to the tunnel's own count.
+    host.namespace.ip(&format!("addr add 10.99.0.1/24 dev {tunnel}\n"))?;
+    let sent = |host: &Host| host.tx_packets(&tunnel);
+    let before = sent(host)?;
+    host.namespace.run(|| {
+        let socket = UdpSocket::bind("10.99.0.1:0")?;
+        socket.set_broadcast(true)?;
+        for _ in 0..10 {
+            // Refused or not, it must not leave.
+            let _ = socket.send_to(b"from the host", "10.99.0.255:9");
+        }
+        Ok(())
+    })?;
+    ensure!(sent(host)? == before, "the host speaks to the other one by {tunnel}");
+    pair.restart(Side::Primary)?;
+    pair.primary.wait_protected()?;
+    wait_used(&pair)?;
+    everything(&pair.lab.client, Family::V4)?;
     pair.finish()
 }
 

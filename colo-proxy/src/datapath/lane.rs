@@ -87,8 +87,9 @@ impl Datapath {
         self.maps.lane_counters()
     }
 
-    /// The addresses that the guest was seen to use while the daemon did not see its output.
-    pub fn speakers(&self) -> Vec<Speaker> {
+    /// The addresses that the guest was seen to use while this daemon did not see its output, with
+    /// `CLOCK_MONOTONIC` of the last time.
+    pub fn speakers(&self) -> Vec<(Speaker, u64)> {
         self.maps.speakers()
     }
 

@@ -140,8 +140,9 @@ impl Primary {
         let secondary = Port::open(secondary_in).await?;
         let peer = open_port(guest.control.as_ref()).await?;
         let frame = colo_frame::start_for(&guest, &claim.name).await?;
-        let attached = attach(&guest, &claim.name, netdev)?;
+        // A leftover of its tunnel goes before the programs that guard it.
         let lane = KernelLane::new(&guest, &claim.name).await?;
+        let attached = attach(&guest, &claim.name, netdev)?;
         let (output_gate, input_gate) = (attached.output_gate, attached.input_gate);
         for gate in [&output_gate, &input_gate] {
             gate.set_up()?;

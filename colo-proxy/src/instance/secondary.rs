@@ -123,8 +123,9 @@ impl Secondary {
         let output = Port::open(secondary_out).await?;
         let peer = open_port(guest.control.as_ref()).await?;
         let frame = colo_frame::start_for(&guest, &claim.name).await?;
-        let attached = attach(&guest, &claim.name, netdev)?;
+        // A leftover of its tunnel goes before the programs that guard it.
         let lane = KernelLane::new(&guest, &claim.name).await?;
+        let attached = attach(&guest, &claim.name, netdev)?;
         let (mut datapath, output_gate) = (attached.datapath, attached.output_gate);
         let input_gate = attached.input_gate;
         let events = datapath.take_events().ok_or(InstanceError::Ended)?;
@@ -410,12 +411,14 @@ impl Secondary {
             }
         }
         inputs.lane.end(&mut self.hands.datapath).await;
+        let (now, now_ns) = (Instant::now(), offsets::monotonic_ns());
         let speakers = self.hands.datapath.speakers();
         let announcements = self.addresses.lock().map(|mut known| {
-            for speaker in &speakers {
-                known.add(speaker);
+            for (speaker, seen_ns) in &speakers {
+                let age = Duration::from_nanos(now_ns.saturating_sub(*seen_ns));
+                known.add(now.checked_sub(age).unwrap_or(now), speaker);
             }
-            known.announcements()
+            known.announcements(now)
         });
         for frame in announcements.unwrap_or_default() {
             self.release(&frame);
@@ -550,7 +553,7 @@ struct Seen {
 impl Seen {
     fn frame(&self, frame: &Frame) {
         if let Ok(mut known) = self.addresses.lock() {
-            known.learn(frame.ethernet());
+            known.learn(Instant::now(), frame.ethernet());
         }
         self.repeat.on_output(frame);
     }
