@@ -108,8 +108,10 @@ struct Open {
     returns: Option<[Return; 2]>,
     slots: Slots,
     behind: Behind,
-    /// Since the last look at it.
+    /// Since the last look.
     ticks: u32,
+    /// All that had come when it was looked what is dropped behind.
+    looked_at: u64,
 }
 
 struct Return {
@@ -238,7 +240,16 @@ impl KernelLane {
         tunnel.set_up().await?;
         let mut behind = Behind::default();
         behind.look(&tunnel.links(&self.behind(datapath)).await);
-        self.open = Some(Open { tunnel, underlay, channel, returns, slots, behind, ticks: 0 });
+        self.open = Some(Open {
+            tunnel,
+            underlay,
+            channel,
+            returns,
+            slots,
+            behind,
+            ticks: 0,
+            looked_at: 0,
+        });
         Ok(())
     }
 
@@ -310,6 +321,11 @@ impl KernelLane {
         }
         open.ticks = 0;
         open.tunnel.check().await?;
+        // A frame is dropped as it comes, or not: an idle lane need not ask.
+        let arrived = open.slots.arrived();
+        if std::mem::replace(&mut open.looked_at, arrived) == arrived {
+            return Ok(());
+        }
         let dropped = open.behind.look(&open.tunnel.links(&ifindexes).await);
         heard.lost += dropped;
         self.tell_loss(dropped);

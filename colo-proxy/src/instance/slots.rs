@@ -94,6 +94,11 @@ impl Slots {
         self.present
     }
 
+    /// All that had come by the last tick.
+    pub(super) fn arrived(&self) -> u64 {
+        self.silence.arrived
+    }
+
     /// A slot's time is over; frames are sent with `epoch`.
     pub(super) fn on_tick(&mut self, epoch: u32, counters: &LaneCounters) -> Over {
         let before = self.present.wrapping_sub(1);
