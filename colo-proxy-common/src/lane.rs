@@ -5,15 +5,23 @@
 //! host to `skb->mark` on the other: the epoch of the guest that sent it, and the *slot* of time in
 //! which it was sent. Both ends count the frames of each slot ([`LaneCounters`]), and the daemons
 //! tell each other what they have counted: a difference is a loss, whatever order the frames came
-//! in.
+//! in. A frame that comes much later than its slot was told of is refused ([`is_late`]): it has
+//! counted as lost, and its place in the counters will be another slot's.
 
-/// Slots that are counted at a time: more than can be under way.
-pub const SLOTS: usize = 16;
+/// Slots that are counted at a time: those under way, those that a late frame may still be of, and
+/// as many again for a control lane that is late.
+pub const SLOTS: usize = 32;
+/// A frame may be of a slot so long before the one that was told of last.
+pub const LATE_SLOTS: u32 = 8;
+/// And so long after it, where the control lane is two seconds late.
+const AHEAD_SLOTS: u32 = 40;
 /// Bits of a tag that are the slot; those above are the epoch.
-const SLOT_BITS: u32 = 12;
+const SLOT_BITS: u32 = 8;
 const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
 const TAG_MASK: u32 = 0xffff;
 const EPOCHS: u32 = 1 << (16 - SLOT_BITS);
+/// The peer has told of a slot.
+const TOLD: u32 = 1 << 31;
 
 /// What a frame carries: the lower bits of an epoch and of a slot.
 #[inline(always)]
@@ -59,13 +67,31 @@ pub const fn is_stale(tag: u32, present: u32) -> bool {
     ((tag & TAG_MASK) >> SLOT_BITS).wrapping_sub(present) % EPOCHS > 1
 }
 
-/// The one entry of the per-CPU `lane` map: frames, as they are on a wire, by slot, modulo [`SLOTS`], since the map was made.
+/// What `settings.lane_told` says of the slot that the peer has told of last; 0 is that it has told
+/// of none.
+#[inline(always)]
+#[must_use]
+pub const fn told(slot: u32) -> u32 {
+    TOLD | (slot & SLOT_MASK)
+}
+
+/// The tag's slot is too long before the one `told` of. A tag's slots repeat: one that seems nearly
+/// as old as that is one which has yet to be told of.
+#[inline(always)]
+#[must_use]
+pub const fn is_late(tag: u32, told: u32) -> bool {
+    let age = told.wrapping_sub(tag) & SLOT_MASK;
+    told != 0 && age > LATE_SLOTS && age <= SLOT_MASK - AHEAD_SLOTS
+}
+
+/// The one entry of the per-CPU `lane` map: frames, as they are on a wire, by slot, modulo
+/// [`SLOTS`], since the map was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct LaneCounters {
     /// Frames that went into the tunnel.
     pub sent: [u64; SLOTS],
-    /// Frames that came out of it.
+    /// Frames that came out of it, but for the late ones.
     pub received: [u64; SLOTS],
     /// `CLOCK_MONOTONIC` of the last look at who speaks.
     pub looked_ns: u64,
@@ -100,7 +126,7 @@ pub struct Speaker {
 /// Addresses that are remembered.
 pub const SPEAKERS_MAX: usize = 64;
 
-const _: () = assert!(size_of::<LaneCounters>() == 33 * 8);
+const _: () = assert!(size_of::<LaneCounters>() == 65 * 8);
 const _: () = assert!(size_of::<Speaker>() == 28);
 
 #[cfg(feature = "user")]
@@ -121,16 +147,16 @@ mod tests {
     #[test]
     fn a_tag_says_which_epoch_and_slot() {
         let tag = tag(0x1234_5675, 0xabc_d123);
-        assert_eq!(tag, 0x5123);
+        assert_eq!(tag, 0x7523);
         assert_eq!((slot_index(tag), parity(tag)), (3, 1));
         let mark = mark(0xdead_beef, 5, 0x123);
-        assert_eq!(mark, 0xdead_5123);
-        assert!(is_ours(mark, 0xdead_0001) && !is_ours(mark, 0xdeaf_5123));
+        assert_eq!(mark, 0xdead_0523);
+        assert!(is_ours(mark, 0xdead_0001) && !is_ours(mark, 0xdeaf_0523));
     }
 
     #[test]
     fn only_the_present_epoch_and_the_next_count() {
-        for present in [0, 1, 14, 15, 16, u32::MAX - 1, u32::MAX] {
+        for present in [0, 1, 254, 255, 256, u32::MAX - 1, u32::MAX] {
             for epoch in 0..EPOCHS {
                 let fresh = epoch == present % EPOCHS || epoch == present.wrapping_add(1) % EPOCHS;
                 assert_eq!(is_stale(tag(epoch, 77), present), !fresh, "{epoch} in {present}");
@@ -138,13 +164,33 @@ mod tests {
         }
     }
 
+    /// A late frame is none of a later slot that has its place in the counters.
+    #[test]
+    fn a_late_frame_is_told_from_one_that_is_ahead() {
+        for last in [0_u32, 7, 255, 256, 1000, u32::MAX] {
+            for age in 0..=LATE_SLOTS {
+                assert!(
+                    !is_late(tag(3, last.wrapping_sub(age)), told(last)),
+                    "{age} before {last}"
+                );
+            }
+            for ahead in 1..=AHEAD_SLOTS {
+                assert!(!is_late(tag(3, last.wrapping_add(ahead)), told(last)), "{ahead} after");
+            }
+            for age in LATE_SLOTS + 1..=SLOT_MASK - AHEAD_SLOTS {
+                assert!(is_late(tag(3, last.wrapping_sub(age)), told(last)), "{age} before {last}");
+            }
+            assert!(!is_late(tag(3, last), 0), "nothing is known");
+        }
+    }
+
     #[test]
     fn what_two_processors_count_is_added() {
         let mut sum = LaneCounters::default();
         let mut other = LaneCounters::default();
-        (other.sent[3], other.received[15]) = (2, 5);
+        (other.sent[3], other.received[31]) = (2, 5);
         sum.add(&other);
         sum.add(&other);
-        assert_eq!((sum.sent[3], sum.received[15]), (4, 10));
+        assert_eq!((sum.sent[3], sum.received[31]), (4, 10));
     }
 }

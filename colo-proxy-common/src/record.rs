@@ -9,7 +9,7 @@ use crate::rewrite::Translation;
 /// Bumped whenever a record changes shape or meaning; a daemon does not use another version's maps.
 /// In [`Settings`] the version and the mode stay where they are, so that a daemon can tell what it
 /// has found.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Octets of the `events` ring buffer; an [`Event`] takes 136 of them.
 pub const EVENTS_LEN: usize = 256 * 1024;
@@ -40,7 +40,7 @@ pub struct Settings {
     /// The gate for guest input: mirrored input leaves (primary) or arrives (secondary) by it.
     pub input_gate_ifindex: u32,
     /// `skb->mark` of frames that the daemon released or that a program sent to a gate: random per
-    /// daemon, so that no rule on the host meets it by accident.
+    /// daemon, in a range that no rule on the host may use.
     pub mark: u32,
     /// Counts the checkpoints that loaded state into the secondary guest; offsets learnt in an
     /// older epoch are void, because both guests then count alike.
@@ -59,6 +59,9 @@ pub struct Settings {
     /// On a primary: where the secondary's output goes that came by the kernel lane, by the parity
     /// of its epoch.
     pub return_gate_ifindex: [u32; 2],
+    /// The slot that the other end has told of last ([`crate::lane::told`]).
+    pub lane_told: u32,
+    pub reserved: u32,
     /// `SO_NETNS_COOKIE` of the network namespace that the interface indexes belong to.
     pub netns_cookie: u64,
 }
@@ -174,6 +177,8 @@ pub struct Counters {
     pub lane_stale: u64,
     /// Frames that came by the kernel lane and for which there is no use: the pair is not protected.
     pub lane_ignored: u64,
+    /// Frames that came by the kernel lane when they counted as lost.
+    pub lane_late: u64,
 }
 
 impl Counters {
@@ -196,6 +201,7 @@ impl Counters {
         self.rewrite_failed += other.rewrite_failed;
         self.lane_stale += other.lane_stale;
         self.lane_ignored += other.lane_ignored;
+        self.lane_late += other.lane_late;
     }
 }
 
@@ -215,10 +221,10 @@ pub mod event {
     pub const OFFSET_KNOWN: u32 = 1;
 }
 
-const _: () = assert!(size_of::<Settings>() == 64);
+const _: () = assert!(size_of::<Settings>() == 72);
 const _: () = assert!(size_of::<FlowKey>() == 44);
 const _: () = assert!(size_of::<Flow>() == 80);
-const _: () = assert!(size_of::<Counters>() == 17 * 8);
+const _: () = assert!(size_of::<Counters>() == 18 * 8);
 const _: () = assert!(size_of::<Event>() == 128);
 
 #[cfg(feature = "user")]

@@ -83,7 +83,7 @@ fn send(ctx: &TcContext, frame: &SkBuff) -> i32 {
 pub fn colo_lane_back(ctx: TcContext) -> i32 {
     let Some(settings) = settings() else { return DROP };
     let frame = SkBuff::new(&ctx);
-    let tag = received(&ctx, &frame);
+    let Some(tag) = received(&ctx, &frame, settings) else { return DROP };
     if settings.mode != mode::PROTECTED {
         count(|c| &mut c.lane_ignored);
         return DROP;
@@ -104,7 +104,9 @@ pub fn colo_lane_back(ctx: TcContext) -> i32 {
 pub fn colo_lane_input(ctx: TcContext) -> i32 {
     let Some(settings) = settings() else { return DROP };
     let frame = SkBuff::new(&ctx);
-    received(&ctx, &frame);
+    if received(&ctx, &frame, settings).is_none() {
+        return DROP;
+    }
     if settings.mode != mode::PROTECTED {
         count(|c| &mut c.lane_ignored);
         return DROP;
@@ -117,17 +119,22 @@ pub fn colo_lane_input(ctx: TcContext) -> i32 {
     send_out(settings.netdev_ifindex)
 }
 
-/// Counts a frame that came, and returns its tag.
+/// Counts a frame that came, and returns its tag; `None` where it comes too late to be one of its
+/// slot.
 #[inline(always)]
-fn received(ctx: &TcContext, frame: &SkBuff) -> u32 {
+fn received(ctx: &TcContext, frame: &SkBuff, settings: &Settings) -> Option<u32> {
     let tag = frame.mark();
+    if lane::is_late(tag, settings.lane_told) {
+        count(|c| &mut c.lane_late);
+        return None;
+    }
     let segments = segments(ctx, frame);
     if let Some(counters) = counters()
         && let Some(received) = counters.received.get_mut(lane::slot_index(tag))
     {
         *received = received.wrapping_add(segments);
     }
-    tag
+    Some(tag)
 }
 
 /// How many frames this is on a wire: on the way segments are cut apart and put together.

@@ -209,6 +209,23 @@ impl LinkWatch {
     }
 }
 
+/// The interface with this index as it is now; `None` where there is none (any more).
+pub(crate) async fn with_index(
+    handle: &Handle,
+    ifindex: u32,
+) -> Result<Option<Link>, rtnetlink::Error> {
+    let mut links = handle.link().get().match_index(ifindex).execute();
+    match links.try_next().await {
+        Ok(message) => Ok(message.map(|message| read(&message))),
+        Err(rtnetlink::Error::NetlinkError(message))
+            if message.raw_code() == -nix::libc::ENODEV =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 async fn get(handle: &Handle, name: &str) -> Option<Link> {
     let mut links = handle.link().get().match_name(name).execute();
     links.try_next().await.ok().flatten().map(|message| read(&message))

@@ -13,6 +13,7 @@ use rtnetlink::{Handle, LinkUnspec, LinkVxlan, new_connection};
 use serde::{Deserialize, Serialize};
 
 use crate::gate::{self, GateError};
+use crate::link::{self, Link};
 
 /// What IANA has for VXLAN.
 pub const PORT: u16 = 4789;
@@ -62,6 +63,10 @@ pub enum TunnelError {
     Change { what: &'static str, name: String, source: rtnetlink::Error },
     #[error("cannot find tunnel {name}, which was made")]
     Gone { name: String },
+    #[error("tunnel {name} was deleted, or taken away")]
+    Deleted { name: String },
+    #[error("tunnel {name} was taken down")]
+    Down { name: String },
     #[error(transparent)]
     Quiet(#[from] GateError),
 }
@@ -147,6 +152,23 @@ impl Tunnel {
 
     pub fn ifindex(&self) -> u32 {
         self.ifindex
+    }
+
+    /// Nobody has taken the device away, or down. What cannot be asked now is asked again.
+    pub async fn check(&self) -> Result<(), TunnelError> {
+        let name = self.name.clone();
+        match link::with_index(&self.handle, self.ifindex).await {
+            Ok(None) => Err(TunnelError::Deleted { name }),
+            Ok(Some(link)) if !link.up => Err(TunnelError::Down { name }),
+            Ok(Some(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Other interfaces of its namespace as they are now, those that are there.
+    pub(crate) async fn links(&self, ifindexes: &[u32]) -> Vec<Link> {
+        let asked = ifindexes.iter().map(|ifindex| link::with_index(&self.handle, *ifindex));
+        let links = futures_util::future::join_all(asked).await;
+        links.into_iter().filter_map(|link| link.ok().flatten()).collect()
     }
 
     /// Removes the device.

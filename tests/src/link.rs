@@ -47,14 +47,34 @@ pub(crate) fn ifreq(name: &str) -> libc::ifreq {
 /// A classic BPF classifier that draws a random number: neither netem nor `act_gact` is in every
 /// kernel.
 pub fn lossy(namespace: &Namespace, link: &str, one_in: u32) -> Result<()> {
-    let (load_random, at_least, ret) = (32, 53, 6);
+    let (load_random, at_least) = (32, 53);
     let random_at = 0xffff_f038_u32;
-    let (drop, go_on) = (2, u32::MAX);
     let limit = u32::MAX / one_in.max(1);
-    // Below the limit: fall through to `drop`; at or above it: skip that.
-    let bytecode = format!(
-        "4,{load_random} 0 0 {random_at},{at_least} 1 0 {limit},{ret} 0 0 {drop},{ret} 0 0 {go_on}"
-    );
+    // Below the limit: fall through to `DROP`; at or above it: skip that.
+    drop_where(namespace, link, [(load_random, 0, 0, random_at), (at_least, 1, 0, limit)])
+}
+
+/// Lets no UDP through a link in either direction, as a firewall does that nobody has told of a
+/// tunnel: IPv4 without tags.
+pub fn without_udp(namespace: &Namespace, link: &str) -> Result<()> {
+    let (load_octet, equals) = (48, 21);
+    let (protocol_at, udp) = (23, 17);
+    // Of another protocol: skip `DROP`.
+    drop_where(namespace, link, [(load_octet, 0, 0, protocol_at), (equals, 0, 1, udp)])
+}
+
+/// Drops the frames in both directions of a link for which a classic BPF program does not skip its
+/// next instruction.
+fn drop_where(
+    namespace: &Namespace,
+    link: &str,
+    [load, decide]: [(u32, u8, u8, u32); 2],
+) -> Result<()> {
+    const RETURN: u32 = 6;
+    const DROP: u32 = 2;
+    let all = [load, decide, (RETURN, 0, 0, DROP), (RETURN, 0, 0, u32::MAX)];
+    let instructions = all.map(|(code, yes, no, k)| format!("{code} {yes} {no} {k}"));
+    let bytecode = format!("{},{}", all.len(), instructions.join(","));
     tc(namespace, &["qdisc", "add", "dev", link, "clsact"])?;
     for direction in ["ingress", "egress"] {
         let filter = ["filter", "add", "dev", link, direction, "bpf", "da", "bytecode", &bytecode];
@@ -63,7 +83,7 @@ pub fn lossy(namespace: &Namespace, link: &str, one_in: u32) -> Result<()> {
     Ok(())
 }
 
-/// Ends the loss of [`lossy`].
+/// Ends the loss of [`lossy`] and [`without_udp`].
 pub fn lossless(namespace: &Namespace, link: &str) -> Result<()> {
     tc(namespace, &["qdisc", "del", "dev", link, "clsact"])
 }

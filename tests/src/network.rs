@@ -165,10 +165,20 @@ impl Host {
     /// Frames that a link of this host has refused to send: for a TAP, those that its holder did
     /// not read in time.
     pub fn tx_dropped(&self, link: &str) -> Result<u64> {
+        self.sent(link, "dropped")
+    }
+
+    /// Frames that a link of this host has sent.
+    pub fn tx_packets(&self, link: &str) -> Result<u64> {
+        self.sent(link, "packets")
+    }
+
+    fn sent(&self, link: &str, what: &str) -> Result<u64> {
         let text = self.namespace.output("ip", &["-json", "-stats", "link", "show", link])?;
         let links: serde_json::Value = serde_json::from_str(&text).context("reading `ip -json`")?;
-        let dropped = links.pointer("/0/stats64/tx/dropped").and_then(serde_json::Value::as_u64);
-        dropped.with_context(|| format!("no count of dropped frames in `{text}`"))
+        let count = links.pointer(&format!("/0/stats64/tx/{what}"));
+        let count = count.and_then(serde_json::Value::as_u64);
+        count.with_context(|| format!("no count of {what} in `{text}`"))
     }
 
     /// Takes the host off the LAN, as a pulled plug does.
@@ -232,6 +242,11 @@ impl Lab {
     /// Loses one frame in `one_in` between the hosts, in both directions.
     pub fn lose_between_hosts(&self, one_in: u32) -> Result<()> {
         link::lossy(&self.hosts[0].namespace, "repl0", one_in)
+    }
+
+    /// Lets TCP through between the hosts, and no UDP.
+    pub fn block_udp_between_hosts(&self) -> Result<()> {
+        link::without_udp(&self.hosts[0].namespace, "repl0")
     }
 
     /// Loses one frame in `one_in` on the client's link, in both directions.

@@ -14,8 +14,10 @@ mod tap;
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use aya::maps::{HashMap, Map, MapData};
 use colo_proxy::datapath::{Datapath, DatapathError, Limits, Mode, OnDeath, Plan, Role};
 use colo_proxy_common::flow::{known, state};
+use colo_proxy_common::lane::Speaker;
 use colo_proxy_common::record::{Flow, FlowKey};
 use frame::{Checksum, Shape};
 use nix::net::if_::if_nametoindex;
@@ -87,6 +89,26 @@ fn receive(socket: &UdpSocket) -> Vec<u8> {
     let mut buffer = [0; 100];
     let len = socket.recv(&mut buffer).expect("a datagram");
     buffer[..len].to_vec()
+}
+
+/// What a dead daemon's programs saw a guest use is not announced in the name of the next one.
+#[test]
+fn who_spoke_before_is_forgotten() {
+    in_netns(|| {
+        let host = Host::new();
+        let name = instance();
+        let datapath = Datapath::attach(&host.plan(&name, Role::Secondary)).expect("attach");
+        let map = MapData::from_pin(datapath.dir().map("speakers")).expect("a pinned map");
+        let map = Map::from_map_data(map).expect("a map");
+        let mut map = HashMap::<_, Speaker, u64>::try_from(map).expect("a hash map");
+        map.insert(Speaker { ip_version: 4, ..Speaker::default() }, 7, 0).expect("insert");
+        assert_eq!(datapath.speakers(), [(Speaker { ip_version: 4, ..Speaker::default() }, 7)]);
+        drop(datapath);
+        let next = Datapath::attach(&host.plan(&name, Role::Secondary)).expect("take over");
+        assert!(next.taken_over());
+        assert_eq!(next.speakers(), []);
+        next.detach().expect("detach");
+    });
 }
 
 #[test]

@@ -1,20 +1,27 @@
 //! The kernel lane: frames go from kernel to kernel in a tunnel, and all that holds of the streams
 //! holds of it; what it loses is found, and costs a checkpoint in the place of a stall.
 
+use std::net::UdpSocket;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use aya::programs::{SchedClassifier, TcAttachType};
 use colo_lab::client::{Calls, Conversation, Keeper, everything, mixed, wait_for_all};
 use colo_lab::colo_frame::{BEGAN, DONE, FAILED, ScriptFrame};
 use colo_lab::daemon::{Daemon, PairOptions, Status};
-use colo_lab::network::{Family, LabOptions, Side};
-use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::network::{Family, Host, LabOptions, Side};
+use colo_lab::pair::{Pair, PairSetup, links};
 use colo_lab::process::eventually;
 use colo_lab::protocol::SERVICE_PORT;
 use colo_lab::root::require_root;
 use colo_lab::stand_in::packet::TCP;
 use colo_lab::stand_in::tap::Offloads;
 use nix::sys::signal::Signal;
+
+#[path = "kernel_lane/sink.rs"]
+mod sink;
+
+use sink::Sink;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// A lost frame can stop the only connection for some seconds.
@@ -51,6 +58,10 @@ fn wait_used(pair: &Pair) -> Result<()> {
 
 fn is_used(status: &Status) -> bool {
     status.0.pointer("/detail/lanes/kernel/used") == Some(&true.into())
+}
+
+fn is_closed(status: &Status) -> bool {
+    status.0.pointer("/detail/lanes/kernel/open") == Some(&false.into())
 }
 
 fn streamed(daemon: &Daemon, lane: &str) -> Result<u64> {
@@ -184,6 +195,48 @@ fn a_failed_checkpoint_leaves_the_epoch_as_it_was() -> Result<()> {
     pair.finish()
 }
 
+/// Input of a guest that is stopped waits in a queue that is long enough, whatever then becomes of
+/// the checkpoint.
+#[test]
+fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for end in [DONE, FAILED] {
+        let frame = ScriptFrame::silent()?;
+        let mut setup = by("kernel");
+        let secondary = format!("colo_frame = \"{}\"", frame.kind());
+        setup.config = Some([String::new(), secondary]);
+        let pair = start(setup)?;
+        let mut sink = Sink::open(&pair)?;
+        frame.say(BEGAN)?;
+        let held = || pair.secondary.status()?.detail("/kernel/input_held");
+        eventually("the guest is stopped", TIMEOUT, || {
+            sink.send(1)?;
+            Ok((held()? > 0).then_some(()))
+        })?;
+        // Others speak to the guest as well.
+        let (held_before, sent_before) = (held()?, sink.sent());
+        for _ in 0..20 {
+            sink.send(250)?;
+            let all = held_before + u64::from(sink.sent() - sent_before);
+            eventually("input waits", TIMEOUT, || Ok((held()? >= all).then_some(())))?;
+        }
+        frame.say(end)?;
+        let numbers = sink.numbers(Side::Secondary);
+        ensure!(
+            numbers == (0..sink.sent()).collect::<Vec<_>>(),
+            "{} of {} datagrams, after {end}: {numbers:?}",
+            numbers.len(),
+            sink.sent()
+        );
+        let asked = pair.primary.status()?.checkpoints();
+        ensure!(asked.is_empty(), "checkpoints {asked:?}");
+        pair.finish()?;
+    }
+    Ok(())
+}
+
 /// Every twentieth frame is lost between the hosts. The clients get every octet, and a loss is a
 /// checkpoint at once.
 #[test]
@@ -205,6 +258,115 @@ fn a_loss_is_found_and_costs_a_checkpoint() -> Result<()> {
         status.checkpoints().contains_key("lane-loss")
     })?;
     pair.finish()
+}
+
+/// A firewall lets the control lane through and the tunnel not: the streams carry the frames again,
+/// and go on doing so, and somebody is told why.
+#[test]
+fn a_way_that_is_blocked_is_left_for_the_streams() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let pair = start(by("kernel"))?;
+    everything(&pair.lab.client, Family::V4)?;
+    pair.expect_no_checkpoints()?;
+    pair.lab.block_udp_between_hosts()?;
+    // Input and no output: a checkpoint of the lab copies nothing, and a connection that is behind on
+    // the secondary would stay behind.
+    let mut sink = Sink::open(&pair)?;
+    eventually("the secondary has had enough", TIMEOUT, || {
+        sink.send(1)?;
+        Ok(is_closed(&pair.secondary.status()?).then_some(()))
+    })?;
+    wait_closed(&pair, "is UDP port 4789 open")?;
+    let asked = pair.primary.status()?.checkpoints();
+    ensure!(asked.keys().eq(["lane-loss"]), "{asked:?}");
+    for family in Family::BOTH {
+        everything(&pair.lab.client, family)?;
+    }
+    sink.send(100)?;
+    let numbers = sink.numbers(Side::Secondary);
+    let last: Vec<u32> = (0..sink.sent()).rev().take(100).collect();
+    ensure!(numbers.iter().rev().take(100).eq(&last), "lost behind the tunnel: {numbers:?}");
+    let status = pair.primary.status()?;
+    ensure!(status.checkpoints() == asked, "{asked:?}, then {status:#?}");
+    ensure!(is_closed(&status) && is_closed(&pair.secondary.status()?), "it flaps: {status:#?}");
+    pair.finish()
+}
+
+/// Somebody takes the tunnel away from one of the daemons, or down: that end says so, and both go on
+/// with the streams.
+#[test]
+fn a_tunnel_that_is_taken_away_is_missed() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for side in Side::BOTH {
+        for (what, why) in [("del", "was deleted"), ("set", "was taken down")] {
+            let pair = start(by("kernel"))?;
+            let host = pair.lab.host(side);
+            let tunnel = tunnel_of(host)?;
+            let down = if what == "set" { "down" } else { "" };
+            host.namespace.ip(&format!("link {what} {tunnel} {down}\n"))?;
+            wait_closed(&pair, why)?;
+            for family in Family::BOTH {
+                everything(&pair.lab.client, family)?;
+            }
+            let asked = pair.primary.status()?.checkpoints();
+            ensure!(asked.keys().eq(["lane-loss"]), "{asked:?}");
+            pair.finish()?;
+        }
+    }
+    Ok(())
+}
+
+fn tunnel_of(host: &Host) -> Result<String> {
+    let links = links(host)?;
+    links.into_iter().find(|name| name.starts_with("colo-tun")).context("there is no tunnel")
+}
+
+/// The secondary's guest is slow, and its TAP drops input: nobody will repeat that, and a checkpoint
+/// makes the guests equal.
+#[test]
+fn what_is_dropped_behind_the_tunnel_costs_a_checkpoint() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut setup = by("kernel");
+    let short = "[guest.limits]\nguest_queue_frames = 100".to_owned();
+    setup.config = Some([String::new(), short]);
+    let mut pair = start(setup)?;
+    let mut sink = Sink::open(&pair)?;
+    pair.secondary_guest.stand_in.pause()?;
+    let host = pair.lab.host(Side::Secondary);
+    eventually("a full TAP", TIMEOUT, || {
+        sink.send(100)?;
+        Ok((host.tx_dropped(&host.tap)? > 0).then_some(()))
+    })?;
+    let status = pair.primary.wait_status("a checkpoint for it", TIMEOUT, |status| {
+        status.checkpoints().contains_key("lane-loss")
+    })?;
+    ensure!(!status.drops().contains_key("lane-lost"), "lost in the tunnel: {status:#?}");
+    pair.secondary_guest.stand_in.resume()?;
+    let dropped = pair.secondary.status()?.detail("/lanes/kernel/dropped_frames")?;
+    ensure!(dropped > 0, "a checkpoint for something else");
+    pair.finish()
+}
+
+/// Waits until neither end has a tunnel, where the reason of one begins with the fact and the other
+/// one's says whom to ask.
+fn wait_closed(pair: &Pair, why: &str) -> Result<()> {
+    let mut reasons = Vec::new();
+    for daemon in [&pair.primary, &pair.secondary] {
+        let status = daemon.wait_status("the tunnel closed", TIMEOUT, is_closed)?;
+        let reason = status.0.pointer("/detail/lanes/kernel/why").and_then(|why| why.as_str());
+        reasons.push(reason.unwrap_or_default().to_owned());
+    }
+    ensure!(reasons.iter().any(|reason| reason.contains(why)), "{reasons:?}");
+    let other = "the other host has closed its end";
+    let are_told = reasons.iter().all(|reason| reason.contains(why) || reason.contains(other));
+    ensure!(are_told, "{reasons:?}");
+    Ok(())
 }
 
 /// The twin: the streams lose nothing, so nobody asks.
@@ -261,6 +423,51 @@ fn a_peer_without_one_gets_the_streams() -> Result<()> {
     everything(&pair.lab.client, Family::V4)?;
     pair.expect_no_checkpoints()?;
     ensure!(!is_used(&pair.primary.status()?), "a tunnel to nobody");
+    pair.finish()
+}
+
+/// A daemon that is killed and lets its guest go on leaves a tunnel, but none by which the host could
+/// be reached, or could reach the other one.
+#[test]
+fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut setup = by("kernel");
+    setup.config = Some(["on_death = \"pass\"".to_owned(), String::new()]);
+    let mut pair = start(setup)?;
+    pair.primary.process.signal(Signal::SIGKILL)?;
+    pair.primary.process.kill()?;
+    let host = pair.lab.host(Side::Primary);
+    let tunnel = tunnel_of(host)?;
+    let guards = host.namespace.run(|| {
+        let count = |way| anyhow::Ok(SchedClassifier::query_tcx(tunnel.as_str(), way)?.1.len());
+        Ok([count(TcAttachType::Ingress)?, count(TcAttachType::Egress)?])
+    })?;
+    ensure!(guards == [1, 1], "{guards:?} programs on {tunnel}");
+    ensure!(
+        host.namespace
+            .run(|| Ok(SchedClassifier::query_tcx("tap0", TcAttachType::Ingress)?.1))?
+            .is_empty()
+    );
+    // The host has routes into it, and sends; nothing of that gets to the tunnel's own count.
+    host.namespace.ip(&format!("addr add 10.99.0.1/24 dev {tunnel}\n"))?;
+    let sent = |host: &Host| host.tx_packets(&tunnel);
+    let before = sent(host)?;
+    host.namespace.run(|| {
+        let socket = UdpSocket::bind("10.99.0.1:0")?;
+        socket.set_broadcast(true)?;
+        for _ in 0..10 {
+            // Refused or not, it must not leave.
+            let _ = socket.send_to(b"from the host", "10.99.0.255:9");
+        }
+        Ok(())
+    })?;
+    ensure!(sent(host)? == before, "the host speaks to the other one by {tunnel}");
+    pair.restart(Side::Primary)?;
+    pair.primary.wait_protected()?;
+    wait_used(&pair)?;
+    everything(&pair.lab.client, Family::V4)?;
     pair.finish()
 }
 

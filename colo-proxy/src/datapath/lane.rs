@@ -1,7 +1,7 @@
 //! The programs of the kernel lane: on the tunnel between the hosts, and on the gates by which the
 //! secondary's output comes out of it.
 
-use colo_proxy_common::lane::{LaneCounters, Speaker};
+use colo_proxy_common::lane::{self, LaneCounters, Speaker};
 
 use super::attachment::{Attachment, Hook, Place};
 use super::{Datapath, DatapathError, Part};
@@ -31,7 +31,10 @@ impl Datapath {
     /// is sent into it before [`Datapath::use_lane`].
     pub fn open_lane(&mut self, plan: &LanePlan) -> Result<(), DatapathError> {
         self.tunnel_ifindex = plan.tunnel_ifindex;
-        self.change(|settings| settings.return_gate_ifindex = plan.return_gate_ifindex)?;
+        self.change(|settings| {
+            settings.return_gate_ifindex = plan.return_gate_ifindex;
+            settings.lane_told = 0;
+        })?;
         for attachment in self.lane_attachments() {
             self.attach_one(attachment)?;
         }
@@ -64,6 +67,11 @@ impl Datapath {
         self.change(|settings| settings.lane_slot = slot)
     }
 
+    /// The other end has told of this slot: frames of much older ones come too late.
+    pub fn set_lane_told(&mut self, slot: u32) -> Result<(), DatapathError> {
+        self.change(|settings| settings.lane_told = lane::told(slot))
+    }
+
     /// On a primary: the secondary's epoch, of which output counts.
     pub fn set_lane_epoch(&mut self, epoch: u32) -> Result<(), DatapathError> {
         self.change(|settings| settings.lane_epoch = epoch)
@@ -79,8 +87,9 @@ impl Datapath {
         self.maps.lane_counters()
     }
 
-    /// The addresses that the guest was seen to use while the daemon did not see its output.
-    pub fn speakers(&self) -> Vec<Speaker> {
+    /// The addresses that the guest was seen to use while this daemon did not see its output, with
+    /// `CLOCK_MONOTONIC` of the last time.
+    pub fn speakers(&self) -> Vec<(Speaker, u64)> {
         self.maps.speakers()
     }
 

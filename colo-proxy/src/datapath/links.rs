@@ -45,14 +45,10 @@ impl Links {
         let _lock = order.map(|_| Order::lock(&self.dir)).transpose()?;
         let successor =
             order.and_then(|order| order.successor(&self.dir, ifindex, attachment.hook));
-        let attached = attachment::attach(
-            ebpf,
-            attachment,
-            ifindex,
-            &self.dir,
-            self.pinned,
-            successor.as_ref(),
-        )?;
+        // A tunnel outlives the daemon, and is nobody's way into the host or to the other one then.
+        let pinned = self.pinned || attachment.place == Place::Tunnel;
+        let attached =
+            attachment::attach(ebpf, attachment, ifindex, &self.dir, pinned, successor.as_ref())?;
         // The old link goes only now.
         let name = attached.link_name();
         if let Some(i) = self.attached.iter().position(|old| old.link_name() == name) {

@@ -79,8 +79,16 @@ impl Maps {
         Ok(sum)
     }
 
-    pub(super) fn speakers(&self) -> Vec<Speaker> {
-        self.speakers.keys().filter_map(Result::ok).collect()
+    pub(super) fn speakers(&self) -> Vec<(Speaker, u64)> {
+        self.speakers.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Forgets who has spoken.
+    pub(super) fn forget_speakers(&mut self) {
+        for (speaker, _) in self.speakers() {
+            // One that the kernel has pushed out is forgotten as well.
+            let _absent = self.speakers.remove(&speaker);
+        }
     }
 
     /// The connections that are translated, those in which the guest has spoken first.

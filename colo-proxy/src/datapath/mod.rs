@@ -217,6 +217,8 @@ impl Datapath {
         if let Some(record) = &filter {
             order::write(&mut ebpf, record)?;
         }
+        // A guest of before may have used other addresses.
+        maps.forget_speakers();
         let mut settings = settings_for(plan, cookie, leftover.as_ref());
         settings.mark = mark;
         if part.is_primary() && leftover.is_some() && !maps.flows()?.is_empty() {
@@ -469,16 +471,37 @@ fn settings_for(plan: &Plan<'_>, netns_cookie: u64, leftover: Option<&Settings>)
         lane_epoch: 0,
         lane_holds: 0,
         return_gate_ifindex: [0; 2],
+        lane_told: 0,
+        reserved: 0,
     }
 }
 
-/// A mark that no rule on the host meets by accident; 0 would be no mark at all, and the upper half
-/// alone tells our frames in the tunnel.
+/// The upper octet of every mark. The host sees them on a tunnel's outer packets, so no rule on it may
+/// use such marks. (Those of the filters begin likewise, see [`is_token`], and are others.)
+const MARK_MAGIC: u32 = 0xc100_0000;
+
+/// A mark that no other daemon has. The upper half alone tells our frames in the tunnel; the lower
+/// one is a frame's tag there.
 fn random_mark() -> u32 {
     use std::hash::{BuildHasher as _, Hasher as _};
 
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    let mark = (random as u32) | 1 | 1 << 16;
+    let mark = MARK_MAGIC | (random as u32) >> 8;
     // A filter on the same TAP would leave such a frame to another filter.
-    if is_token(mark) { mark ^ (1 << 31) } else { mark }
+    debug_assert!(!is_token(mark), "{mark:#x}");
+    mark
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_of_the_range_that_the_readme_names() {
+        for _ in 0..1000 {
+            let mark = random_mark();
+            assert_eq!(mark >> 24, 0xc1);
+            assert!(!is_token(mark));
+        }
+    }
 }

@@ -127,7 +127,7 @@ impl Rewriter {
         }
         let rewriter = Self {
             decisions: Decisions::new(datapath.mode(), Arc::default()).limited(&limits),
-            hands: Translator::new(id, datapath, Arc::new(gate)),
+            hands: Translator::new(id, datapath, Arc::new(gate), &limits.peer),
             options,
             claim,
             events,

@@ -2,8 +2,10 @@
 //!
 //! Switches learnt the guest's address behind the primary host, and go on sending there until
 //! something from the guest comes by another port. So the survivor announces every address that
-//! its guest has used: gratuitous ARP (RFC 826, RFC 5227), unsolicited neighbour advertisement
+//! its guest has used of late: gratuitous ARP (RFC 826, RFC 5227), unsolicited neighbour advertisement
 //! (RFC 4861, section 7.2.6), and a reverse ARP for switches, as QEMU sends after a migration.
+
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use colo_proxy_common::checksum;
@@ -12,8 +14,11 @@ use colo_proxy_common::lane::Speaker;
 
 use crate::frame::Frame;
 
-/// Addresses that are remembered; a guest that uses more has the first ones announced.
+/// Addresses that are remembered; a guest that uses more has the last ones announced.
 const ADDRESSES_MAX: usize = 32;
+/// One that the guest has not used for so long may be somebody else's now. A switch forgets where it
+/// was after the same time (IEEE 802.1Q), so nobody misses its announcement.
+const SILENT_MAX: Duration = Duration::from_mins(5);
 const RARP: u16 = 0x8035;
 const BROADCAST: [u8; 6] = [0xff; 6];
 /// `ff02::1`, all nodes, and its Ethernet address.
@@ -32,6 +37,8 @@ struct Address {
     /// VLAN tags as they stand in the frame: 0, 4 or 8 octets.
     tags: Vec<u8>,
     ip: Ip,
+    /// When the guest used it last.
+    used: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,31 +49,39 @@ enum Ip {
 
 impl Addresses {
     /// Remembers who sent `frame`, which the guest did.
-    pub(super) fn learn(&mut self, frame: &[u8]) {
+    pub(super) fn learn(&mut self, now: Instant, frame: &[u8]) {
         let Some((mac, tags, ip)) = sender(frame) else { return };
-        self.remember(mac, tags, ip);
+        self.remember(now, mac, tags, ip);
     }
 
-    /// Remembers an address that the kernel has seen the guest use.
-    pub(super) fn add(&mut self, speaker: &Speaker) {
+    /// Remembers an address that the kernel has seen the guest use, last at that time.
+    pub(super) fn add(&mut self, used: Instant, speaker: &Speaker) {
         let [a, b, c, d, ..] = speaker.address;
         let ip =
             if speaker.ip_version == 4 { Ip::V4([a, b, c, d]) } else { Ip::V6(speaker.address) };
         if is_usable(ip) {
-            self.remember(speaker.mac, &tags(speaker.vlan), ip);
+            self.remember(used, speaker.mac, &tags(speaker.vlan), ip);
         }
     }
 
-    fn remember(&mut self, mac: [u8; 6], tags: &[u8], ip: Ip) {
-        let is = |known: &Address| known.mac == mac && known.tags == tags && known.ip == ip;
-        if self.known.len() < ADDRESSES_MAX && !self.known.iter().any(is) {
-            self.known.push(Address { mac, tags: tags.into(), ip });
+    fn remember(&mut self, used: Instant, mac: [u8; 6], tags: &[u8], ip: Ip) {
+        let is = |known: &&mut Address| known.mac == mac && known.tags == tags && known.ip == ip;
+        if let Some(known) = self.known.iter_mut().find(is) {
+            known.used = known.used.max(used);
+            return;
+        }
+        let address = Address { mac, tags: tags.into(), ip, used };
+        if self.known.len() < ADDRESSES_MAX {
+            self.known.push(address);
+        } else if let Some(oldest) = self.known.iter_mut().min_by_key(|known| known.used) {
+            *oldest = address;
         }
     }
 
-    /// A frame for each address, and one for each MAC.
-    pub(super) fn announcements(&self) -> Vec<Frame> {
-        let mut frames: Vec<Vec<u8>> = self.known.iter().map(announce).collect();
+    /// A frame for each address that was used of late, and one for each MAC, which is nobody else's.
+    pub(super) fn announcements(&self, now: Instant) -> Vec<Frame> {
+        let is_recent = |known: &&Address| now.duration_since(known.used) <= SILENT_MAX;
+        let mut frames: Vec<Vec<u8>> = self.known.iter().filter(is_recent).map(announce).collect();
         for (i, address) in self.known.iter().enumerate() {
             let earlier = self.known.iter().take(i);
             if !earlier
@@ -186,14 +201,14 @@ mod tests {
 
     #[test]
     fn every_address_is_announced_once_and_every_mac() {
-        let mut known = Addresses::default();
+        let (mut known, now) = (Addresses::default(), Instant::now());
         for _ in 0..3 {
-            known.learn(&udp4([10, 0, 0, 2]));
-            known.learn(&udp4([10, 0, 0, 3]));
+            known.learn(now, &udp4([10, 0, 0, 2]));
+            known.learn(now, &udp4([10, 0, 0, 3]));
         }
-        known.learn(&udp4([0; 4]));
-        known.learn(&udp4([224, 0, 0, 1]));
-        let frames = known.announcements();
+        known.learn(now, &udp4([0; 4]));
+        known.learn(now, &udp4([224, 0, 0, 1]));
+        let frames = known.announcements(now);
         assert_eq!(frames.len(), 3);
         let arp = frames[0].ethernet();
         assert_eq!((&arp[..6], &arp[6..12], &arp[12..14]), (&BROADCAST[..], &MAC[..], &[8, 6][..]));
@@ -211,9 +226,9 @@ mod tests {
             .udp(1, 2)
             .write(&mut frame, &[])
             .expect("a Vec takes everything");
-        let mut known = Addresses::default();
-        known.learn(&frame);
-        let frames = known.announcements();
+        let (mut known, now) = (Addresses::default(), Instant::now());
+        known.learn(now, &frame);
+        let frames = known.announcements(now);
         let sliced = SlicedPacket::from_ethernet(frames[0].ethernet()).expect("it parses");
         assert_eq!(sliced.vlan_ids().len(), 1);
         let Some(TransportSlice::Icmpv6(icmp)) = sliced.transport else { panic!("no ICMPv6") };
@@ -224,8 +239,34 @@ mod tests {
 
     #[test]
     fn a_guest_with_too_many_addresses_is_bounded() {
-        let mut known = Addresses::default();
-        (0..200).for_each(|i| known.learn(&udp4([10, 0, 1, i])));
-        assert_eq!(known.announcements().len(), ADDRESSES_MAX + 1);
+        let (mut known, now) = (Addresses::default(), Instant::now());
+        for i in 0..200 {
+            known.learn(now + Duration::from_secs(i.into()), &udp4([10, 0, 1, i]));
+        }
+        let frames = known.announcements(now + Duration::from_secs(200));
+        assert_eq!(frames.len(), ADDRESSES_MAX + 1);
+        assert!(frames.iter().any(|frame| frame.ethernet()[28..32] == [10, 0, 1, 199]));
+    }
+
+    /// Whether the daemon has seen it or the kernel.
+    #[test]
+    fn an_address_of_long_ago_may_be_somebody_elses() {
+        let (mut known, start) = (Addresses::default(), Instant::now());
+        let speaker = |last| Speaker {
+            address: [10, 0, 0, last, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            mac: MAC,
+            ip_version: 4,
+            ..Speaker::default()
+        };
+        known.learn(start, &udp4([10, 0, 0, 1]));
+        known.add(start, &speaker(2));
+        known.add(start, &speaker(3));
+        let now = start + SILENT_MAX + Duration::from_secs(1);
+        known.add(now, &speaker(3));
+        known.add(start, &speaker(3));
+        let frames = known.announcements(now);
+        let [announced, mac] = &*frames else { panic!("{frames:?}") };
+        assert_eq!(announced.ethernet()[28..32], [10, 0, 0, 3]);
+        assert_eq!(mac.ethernet()[12..14], RARP.to_be_bytes());
     }
 }

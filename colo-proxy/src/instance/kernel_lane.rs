@@ -2,7 +2,8 @@
 //! closed when they lose each other.
 //!
 //! The streams stay connected beside it. They carry the frames until the peer says that its end is
-//! open, and again where it is not.
+//! open, and again where it is not. An end that finds that nothing comes by the lane closes it, and
+//! says so; then the streams carry the frames until the daemons meet again.
 
 use std::io;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use colo_proxy_common::lane::{LaneCounters, SLOTS};
 use serde_json::{Value, json};
 use tokio::time::{Interval, MissedTickBehavior};
 
+use super::behind::Behind;
 use super::peer::PeerEvent;
 use super::readable::Readable;
 use super::slots::{Over, Slots};
@@ -23,7 +25,27 @@ use crate::error_chain::chain;
 use crate::frame::Frame;
 use crate::gate::Gate;
 use crate::log_limit::LogLimit;
-use crate::tunnel::{self, Channel, Tunnel, Underlay};
+use crate::tunnel::{self, Channel, Tunnel, TunnelError, Underlay};
+
+/// Ticks between two looks at the tunnel and at what is behind it. A look takes a few requests to the
+/// kernel, and a loss in the tunnel is found no sooner.
+const LOOK_TICKS: u32 = 4;
+
+/// Why a lane is not open.
+const NOT_THERE: &str = "the peer is not there";
+const CLOSED_THERE: &str = "the other host has closed its end; its status says why";
+
+fn nothing_arrives(port: u16) -> String {
+    format!(
+        "nothing of what the peer sent by the tunnel has arrived; is UDP port {port} open between \
+         the hosts?"
+    )
+}
+
+/// Frames for the peer go by the lane.
+fn is_used(datapath: &Datapath) -> bool {
+    datapath.settings().lane_ifindex != 0
+}
 
 /// Ticks at the end of every slot.
 pub(super) fn slots_over() -> Interval {
@@ -45,6 +67,8 @@ pub(super) struct Heard {
     pub(super) reply: Option<Message>,
     /// Frames of the peer that were lost.
     pub(super) lost: u64,
+    /// The lane was in use and is closed now: what was under way is lost.
+    pub(super) is_cut: bool,
 }
 
 /// What a lane has to know of the guest.
@@ -63,11 +87,16 @@ pub(super) struct KernelLane {
     kind: LaneKind,
     offer: Option<Channel>,
     queue_frames: u32,
+    /// Ticks for which a peer that sends may seem silent: if it is the link that is down, the control
+    /// lane is lost meanwhile, and a lane that is closed with it is opened again.
+    silent_ticks: u32,
     open: Option<Open>,
     /// Why it is not open.
     why: String,
     /// Frames of the peer that were lost, while it was open before.
     lost_before: u64,
+    /// Frames that came and were dropped behind it, likewise.
+    dropped_before: u64,
     loss_log: LogLimit,
 }
 
@@ -78,6 +107,11 @@ struct Open {
     /// On a primary: by which the secondary's output comes, by the parity of its epoch.
     returns: Option<[Return; 2]>,
     slots: Slots,
+    behind: Behind,
+    /// Since the last look.
+    ticks: u32,
+    /// All that had come when it was looked what is dropped behind.
+    looked_at: u64,
 }
 
 struct Return {
@@ -100,9 +134,11 @@ impl KernelLane {
             kind: guest.lane,
             offer: is_wanted.then_some(offer),
             queue_frames: guest.limits.peer.gate_queue_frames,
+            silent_ticks: guest.limits.peer.timeout.div_duration_f32(SLOT) as u32,
             open: None,
             why: "the peer has not been met".into(),
             lost_before: 0,
+            dropped_before: 0,
             loss_log: LogLimit::default(),
         })
     }
@@ -126,14 +162,17 @@ impl KernelLane {
         let mut heard = Heard::default();
         match event {
             PeerEvent::Up { lane } if self.offer.is_some() => {
-                self.close(datapath).await;
+                self.close(NOT_THERE, datapath).await;
                 let is_open = self.try_open(*lane, guest, datapath).await;
                 let epoch = epoch_in_force(datapath, guest.is_stopped);
                 heard.reply = Some(Message::Lane { open: is_open, epoch });
             }
-            PeerEvent::Down { .. } => self.close(datapath).await,
-            PeerEvent::Message(Message::Lane { open, epoch }) => {
-                self.log(self.on_lane(*open, *epoch, datapath));
+            PeerEvent::Down { .. } => drop(self.close(NOT_THERE, datapath).await),
+            PeerEvent::Message(Message::Lane { open: true, epoch }) => {
+                self.log(self.begin_use(*epoch, datapath));
+            }
+            PeerEvent::Message(Message::Lane { open: false, .. }) => {
+                heard.is_cut = self.close(CLOSED_THERE, datapath).await;
             }
             PeerEvent::Message(Message::LaneCount { slot, sent }) => {
                 heard.lost = self.on_count(*slot, *sent, datapath);
@@ -157,18 +196,19 @@ impl KernelLane {
         let opened = self.open(channel, underlay, guest, datapath).await;
         let Err(error) = opened else { return true };
         self.why = chain(&error);
-        if self.kind == LaneKind::Kernel {
-            log::error!(
-                "{}: no kernel lane, the streams carry the frames: {}",
-                self.name,
-                self.why
-            );
-        } else {
-            log::info!("{}: no kernel lane: {}", self.name, self.why);
-        }
+        self.tell_why();
         self.log(tunnel::remove_leftover(&tunnel::name(&self.name)).await);
         self.log(datapath.close_lane());
         false
+    }
+
+    fn tell_why(&self) {
+        let (name, why) = (&self.name, &self.why);
+        if self.kind == LaneKind::Kernel {
+            log::error!("{name}: no kernel lane, the streams carry the frames: {why}");
+        } else {
+            log::info!("{name}: no kernel lane: {why}");
+        }
     }
 
     async fn open(
@@ -194,10 +234,22 @@ impl KernelLane {
         }
         let slot = datapath.settings().lane_slot.wrapping_add(1);
         datapath.set_lane_slot(slot)?;
-        let slots = Slots::new(slot, &datapath.lane_counters()?);
+        let slots =
+            Slots::new(slot, datapath.epoch(), self.silent_ticks, &datapath.lane_counters()?);
         datapath.hold_lane_input(guest.is_stopped)?;
         tunnel.set_up().await?;
-        self.open = Some(Open { tunnel, underlay, channel, returns, slots });
+        let mut behind = Behind::default();
+        behind.look(&tunnel.links(&self.behind(datapath)).await);
+        self.open = Some(Open {
+            tunnel,
+            underlay,
+            channel,
+            returns,
+            slots,
+            behind,
+            ticks: 0,
+            looked_at: 0,
+        });
         Ok(())
     }
 
@@ -207,24 +259,22 @@ impl KernelLane {
         Ok(Return { gate, ready })
     }
 
-    /// The peer's end is open, or is not any more.
-    fn on_lane(
-        &self,
-        is_open: bool,
-        epoch: u32,
-        datapath: &mut Datapath,
-    ) -> Result<(), DatapathError> {
+    /// The peer's end is open.
+    fn begin_use(&self, epoch: u32, datapath: &mut Datapath) -> Result<(), DatapathError> {
         let Some(open) = &self.open else { return Ok(()) };
         if self.role == Role::Primary {
             datapath.set_lane_epoch(epoch)?;
         }
-        datapath.use_lane(is_open)?;
-        let way = if is_open { open.tunnel.name() } else { "the streams: the peer has no tunnel" };
-        log::info!("{}: frames for the other host go by {way}", self.name);
+        datapath.use_lane(true)?;
+        log::info!("{}: frames for the other host go by {}", self.name, open.tunnel.name());
         Ok(())
     }
 
-    fn on_count(&mut self, slot: u32, sent: u64, datapath: &Datapath) -> u64 {
+    fn on_count(&mut self, slot: u32, sent: u64, datapath: &mut Datapath) -> u64 {
+        if self.is_open() {
+            // First: what is refused from here on is not counted.
+            self.log(datapath.set_lane_told(slot));
+        }
         let (Some(open), Ok(counters)) = (&mut self.open, datapath.lane_counters()) else {
             return 0;
         };
@@ -237,23 +287,64 @@ impl KernelLane {
         if lost > 0
             && let Some(more) = self.loss_log.admit(std::time::Instant::now())
         {
-            log::warn!("{}: {lost} frames were lost between the hosts{more}", self.name);
+            log::warn!("{}: {lost} frames of the other host were lost{more}", self.name);
         }
     }
 
     /// A slot is over.
-    pub(super) fn on_slot_over(&mut self, datapath: &mut Datapath) -> Heard {
+    pub(super) async fn on_slot_over(&mut self, datapath: &mut Datapath) -> Heard {
         let (Some(open), Ok(counters)) = (&mut self.open, datapath.lane_counters()) else {
             return Heard::default();
         };
         let before = open.slots.present();
-        let Over { message, lost } = open.slots.on_tick(&counters);
-        let present = open.slots.present();
+        let Over { message, lost, is_silent } = open.slots.on_tick(datapath.epoch(), &counters);
+        let (present, port) = (open.slots.present(), open.channel.port);
         if present != before {
             self.log(datapath.set_lane_slot(present));
         }
         self.tell_loss(lost);
-        Heard { reply: message, lost }
+        let mut heard = Heard { reply: message, lost, is_cut: false };
+        let gone = self.look(&mut heard, datapath).await.err().map(|error| chain(&error));
+        if let Some(why) = gone.or_else(|| is_silent.then(|| nothing_arrives(port))) {
+            self.give_up(&why, &mut heard, datapath).await;
+        }
+        heard
+    }
+
+    /// Whether the tunnel is there, and what was dropped behind it.
+    async fn look(&mut self, heard: &mut Heard, datapath: &Datapath) -> Result<(), TunnelError> {
+        let ifindexes = self.behind(datapath);
+        let Some(open) = &mut self.open else { return Ok(()) };
+        open.ticks += 1;
+        if open.ticks < LOOK_TICKS {
+            return Ok(());
+        }
+        open.ticks = 0;
+        open.tunnel.check().await?;
+        // A frame is dropped as it comes, or not: an idle lane need not ask.
+        let arrived = open.slots.arrived();
+        if std::mem::replace(&mut open.looked_at, arrived) == arrived {
+            return Ok(());
+        }
+        let dropped = open.behind.look(&open.tunnel.links(&ifindexes).await);
+        heard.lost += dropped;
+        self.tell_loss(dropped);
+        Ok(())
+    }
+
+    /// The interfaces into which the programs put what has come by the lane.
+    fn behind(&self, datapath: &Datapath) -> [u32; 2] {
+        let settings = datapath.settings();
+        match self.role {
+            Role::Primary => settings.return_gate_ifindex,
+            Role::Secondary => [settings.netdev_ifindex, settings.input_gate_ifindex],
+        }
+    }
+
+    /// The lane is of no use.
+    async fn give_up(&mut self, why: &str, heard: &mut Heard, datapath: &mut Datapath) {
+        heard.is_cut = self.close(why, datapath).await;
+        heard.reply = Some(Message::Lane { open: false, epoch: datapath.epoch() });
     }
 
     /// Waits for the secondary's output of its present epoch, and reads a batch of it.
@@ -285,28 +376,39 @@ impl KernelLane {
         dropped
     }
 
-    /// Frames go by the streams again, and the tunnel is gone.
-    pub(super) async fn close(&mut self, datapath: &mut Datapath) {
-        let Some(open) = self.open.take() else { return };
+    /// The instance is ending, or its guest has taken over.
+    pub(super) async fn end(&mut self, datapath: &mut Datapath) {
+        self.close(NOT_THERE, datapath).await;
+    }
+
+    /// Frames go by the streams again, and the tunnel is gone. `true` where frames have gone by it.
+    async fn close(&mut self, why: &str, datapath: &mut Datapath) -> bool {
+        let Some(open) = self.open.take() else { return false };
+        let was_used = is_used(datapath);
         self.lost_before += open.slots.lost;
-        self.why = "the peer is not there".into();
+        self.dropped_before += open.behind.dropped;
+        why.clone_into(&mut self.why);
+        if why != NOT_THERE {
+            self.tell_why();
+        }
         // Frames go by the streams before the tunnel goes, and it goes before its guards.
         self.log(datapath.use_lane(false));
         self.log(open.tunnel.close().await);
         self.log(datapath.close_lane());
+        was_used
     }
 
     /// What `status` shows.
     pub(super) fn report(&self, datapath: &Datapath) -> Value {
         let Some(open) = &self.open else {
             let why = if self.offer.is_some() { &self.why } else { "not asked for" };
-            return json!({ "open": false, "used": false, "why": why, "lost_frames": self.lost() });
+            return json!({ "open": false, "used": false, "why": why, "lost_frames": self.lost(), "dropped_frames": self.dropped() });
         };
         let counters = datapath.lane_counters().unwrap_or_default();
         let total = |of: fn(&LaneCounters) -> [u64; SLOTS]| of(&counters).iter().sum::<u64>();
         json!({
             "open": true,
-            "used": datapath.settings().lane_ifindex != 0,
+            "used": is_used(datapath),
             "tunnel": open.tunnel.name(),
             "local": open.underlay.local,
             "remote": open.underlay.remote,
@@ -316,12 +418,18 @@ impl KernelLane {
             "sent_frames": total(|counters| counters.sent),
             "received_frames": total(|counters| counters.received),
             "lost_frames": self.lost(),
+            "dropped_frames": self.dropped(),
         })
     }
 
     /// Frames of the peer that were lost in the tunnel.
     pub(super) fn lost(&self) -> u64 {
         self.open.as_ref().map_or(0, |open| open.slots.lost).saturating_add(self.lost_before)
+    }
+
+    /// Frames of the peer that came by the tunnel and were dropped behind it.
+    pub(super) fn dropped(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| open.behind.dropped).saturating_add(self.dropped_before)
     }
 
     /// The gates by which frames come, for whoever counts what they have dropped.

@@ -142,8 +142,9 @@ impl Primary {
         let secondary = Port::open(secondary_in).await?;
         let peer = open_port(guest.control.as_ref()).await?;
         let frame = colo_frame::start_for(&guest, &claim.name).await?;
-        let attached = attach(&guest, &claim.name, netdev)?;
+        // A leftover of its tunnel goes before the programs that guard it.
         let lane = KernelLane::new(&guest, &claim.name).await?;
+        let attached = attach(&guest, &claim.name, netdev)?;
         let (output_gate, input_gate) = (attached.output_gate, attached.input_gate);
         for gate in [&output_gate, &input_gate] {
             gate.set_up()?;
@@ -252,7 +253,7 @@ impl Primary {
                 }
                 event = inputs.link.next() => self.on_link(event, &inputs.link).await,
                 _ = slots_over.tick(), if inputs.lane.is_open() => {
-                    let heard = inputs.lane.on_slot_over(&mut self.hands.datapath);
+                    let heard = inputs.lane.on_slot_over(&mut self.hands.datapath).await;
                     self.on_heard(heard);
                 }
                 () = tokio::time::sleep(LOOK), if self.decisions.may_be_dead() => {
@@ -308,7 +309,7 @@ impl Primary {
     }
 
     fn on_heard(&mut self, heard: Heard) {
-        self.decisions.on_lane_loss(Instant::now(), heard.lost);
+        self.decisions.on_lane_loss(Instant::now(), heard.lost, heard.is_cut);
         self.decisions.messages.extend(heard.reply);
     }
 
@@ -328,7 +329,7 @@ impl Primary {
                     self.decisions.on_epoch_done(Instant::now(), epoch, sent);
                 }
                 Some(Message::LaneLoss { frames }) => {
-                    self.decisions.on_lane_loss(Instant::now(), frames);
+                    self.decisions.on_lane_loss(Instant::now(), frames, false);
                 }
                 Some(Message::ProtectionKnown { protected }) => {
                     let now = Instant::now();
@@ -447,7 +448,7 @@ impl Primary {
                     self.guest.netdev
                 );
             }
-            inputs.lane.close(&mut self.hands.datapath).await;
+            inputs.lane.end(&mut self.hands.datapath).await;
             return Ok(self.hands.datapath.detach()?);
         }
         if let Some(peer) = &mut inputs.peer {
@@ -457,7 +458,7 @@ impl Primary {
         let _ = self.decisions.protection.end();
         self.decisions.release_everything(Instant::now(), &mut self.hands);
         self.decisions.release(&mut self.hands);
-        inputs.lane.close(&mut self.hands.datapath).await;
+        inputs.lane.end(&mut self.hands.datapath).await;
         if stays {
             return Ok(());
         }

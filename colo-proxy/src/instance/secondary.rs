@@ -125,8 +125,9 @@ impl Secondary {
         let output = Port::open(secondary_out).await?;
         let peer = open_port(guest.control.as_ref()).await?;
         let frame = colo_frame::start_for(&guest, &claim.name).await?;
-        let attached = attach(&guest, &claim.name, netdev)?;
+        // A leftover of its tunnel goes before the programs that guard it.
         let lane = KernelLane::new(&guest, &claim.name).await?;
+        let attached = attach(&guest, &claim.name, netdev)?;
         let (mut datapath, output_gate) = (attached.datapath, attached.output_gate);
         let input_gate = attached.input_gate;
         let events = datapath.take_events().ok_or(InstanceError::Ended)?;
@@ -169,7 +170,7 @@ impl Secondary {
             takeover: Takeover::new(&guest.takeover, guest.limits.peer.timeout),
             pending_failover: None,
             decisions: Decisions::new(datapath.mode(), repeat).limited(&guest.limits),
-            hands: Translator::new(claim.name.clone(), datapath, input_gate),
+            hands: Translator::new(claim.name.clone(), datapath, input_gate, &guest.limits.peer),
             output_gate,
             guest,
             claim,
@@ -204,7 +205,8 @@ impl Secondary {
                 event = next_lane_event(inputs.mirror.as_mut()), if takes_input => {
                     self.on_mirror(event);
                 }
-                read = inputs.held.read(|| read_gate(&self.hands.gate, &mut frames)) => {
+                // While the guest is stopped the gate's queue, which is long, keeps what comes.
+                read = inputs.held.read(|| read_gate(&self.hands.gate, &mut frames)), if takes_input => {
                     read.map_err(system("read the input gate"))?;
                     self.decisions.on_held(Instant::now(), &mut frames, &mut self.hands);
                 }
@@ -226,7 +228,7 @@ impl Secondary {
                 event = inputs.link.next() => self.on_link(event, inputs).await,
                 answer = inputs.permission.next() => self.on_permission(answer, inputs).await?,
                 _ = slots_over.tick(), if inputs.lane.is_open() => {
-                    let heard = inputs.lane.on_slot_over(&mut self.hands.datapath);
+                    let heard = inputs.lane.on_slot_over(&mut self.hands.datapath).await;
                     self.on_heard(heard, inputs.peer.as_ref());
                 }
                 () = sleep_until(deadline) => self.on_timeout(inputs).await?,
@@ -412,13 +414,15 @@ impl Secondary {
                 self.release(frame);
             }
         }
-        inputs.lane.close(&mut self.hands.datapath).await;
+        inputs.lane.end(&mut self.hands.datapath).await;
+        let (now, now_ns) = (Instant::now(), offsets::monotonic_ns());
         let speakers = self.hands.datapath.speakers();
         let announcements = self.addresses.lock().map(|mut known| {
-            for speaker in &speakers {
-                known.add(speaker);
+            for (speaker, seen_ns) in &speakers {
+                let age = Duration::from_nanos(now_ns.saturating_sub(*seen_ns));
+                known.add(now.checked_sub(age).unwrap_or(now), speaker);
             }
-            known.announcements()
+            known.announcements(now)
         });
         for frame in announcements.unwrap_or_default() {
             self.release(&frame);
@@ -521,7 +525,7 @@ impl Secondary {
         if asked.is_ok() && unsent.await.is_ok() {
             while inputs.output.recv().await.is_some() {}
         }
-        inputs.lane.close(&mut self.hands.datapath).await;
+        inputs.lane.end(&mut self.hands.datapath).await;
         self.hands.datapath.detach()?;
         Ok(())
     }
@@ -553,7 +557,7 @@ struct Seen {
 impl Seen {
     fn frame(&self, frame: &Frame) {
         if let Ok(mut known) = self.addresses.lock() {
-            known.learn(frame.ethernet());
+            known.learn(Instant::now(), frame.ethernet());
         }
         self.repeat.on_output(frame);
     }

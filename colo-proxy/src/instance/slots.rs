@@ -3,14 +3,21 @@
 //! The sender begins a new slot where the present one has frames, and tells of one that is over for
 //! as long as a slot lasts. What has not come by then is waited for a little longer: a host that has
 //! much to do keeps frames for a while, and a loss costs a checkpoint. An idle lane says nothing.
+//!
+//! What comes later than that has counted as lost, and counts for no other slot. So it can hide no
+//! loss there: the programs refuse what is too late, and what they have not refused yet is forgotten
+//! before its place is another slot's ([`Slots::on_count`]).
 
-use colo_proxy_common::lane::{LaneCounters, SLOTS};
+use colo_proxy_common::lane::{LATE_SLOTS, LaneCounters, SLOTS};
 
 use crate::control::Message;
 
-/// Ticks for which frames of a slot that was told of may still come. The place in the counters is
-/// used again after [`SLOTS`] of them.
+/// Ticks for which frames of a slot that was told of may still come. They are refused
+/// [`LATE_SLOTS`] after it, and the place in the counters is used again after [`SLOTS`].
 const LATE_TICKS: u32 = 6;
+/// Slots in a row of which nothing came before the way counts as closed: on a link that loses every
+/// tenth frame, ten thousand of one frame each pass before that is chance.
+const SILENT_SLOTS: u32 = 4;
 
 /// No I/O and no clock: the owner brings counters, messages, and a tick for every slot.
 #[derive(Debug)]
@@ -25,6 +32,10 @@ pub(super) struct Slots {
     awaited: [Option<Awaited>; SLOTS],
     /// Frames that the peer sent and that have not come.
     pub(super) lost: u64,
+    /// Of what is sent in the present slot. A new one begins a new slot, so that a frame which is
+    /// older than many epochs is older than many slots too.
+    epoch: u32,
+    silence: Silence,
 }
 
 /// Frames that the peer has sent, and that have not all come yet.
@@ -41,11 +52,26 @@ pub(super) struct Over {
     pub(super) message: Option<Message>,
     /// Frames of the peer that are lost.
     pub(super) lost: u64,
+    /// Nothing comes of what the peer sends.
+    pub(super) is_silent: bool,
+}
+
+/// How long nothing has come of what the peer sends.
+#[derive(Debug)]
+struct Silence {
+    /// Slots in which it has sent, since the last frame.
+    slots: u32,
+    /// Ticks since the first of them.
+    ticks: u32,
+    ticks_max: u32,
+    /// All that has come.
+    arrived: u64,
 }
 
 impl Slots {
-    /// Begins with `slot`; what was counted before is of the past.
-    pub(super) fn new(slot: u32, counters: &LaneCounters) -> Self {
+    /// Begins with `slot` and `epoch`; what was counted before is of the past. A way by which
+    /// nothing has come for `silent_ticks` is closed, if something should have come.
+    pub(super) fn new(slot: u32, epoch: u32, silent_ticks: u32, counters: &LaneCounters) -> Self {
         Self {
             present: slot,
             told: counters.sent,
@@ -53,6 +79,13 @@ impl Slots {
             is_due: false,
             awaited: [None; SLOTS],
             lost: 0,
+            epoch,
+            silence: Silence {
+                slots: 0,
+                ticks: 0,
+                ticks_max: silent_ticks,
+                arrived: arrived(counters),
+            },
         }
     }
 
@@ -61,20 +94,26 @@ impl Slots {
         self.present
     }
 
-    /// A slot's time is over.
-    pub(super) fn on_tick(&mut self, counters: &LaneCounters) -> Over {
+    /// All that had come by the last tick.
+    pub(super) fn arrived(&self) -> u64 {
+        self.silence.arrived
+    }
+
+    /// A slot's time is over; frames are sent with `epoch`.
+    pub(super) fn on_tick(&mut self, epoch: u32, counters: &LaneCounters) -> Over {
         let before = self.present.wrapping_sub(1);
         let message = std::mem::take(&mut self.is_due).then(|| {
             let sent = take(&mut self.told, &counters.sent, before);
             Message::LaneCount { slot: before, sent }
         });
-        if since(&self.told, &counters.sent, self.present) != 0 {
+        let has_epoch = std::mem::replace(&mut self.epoch, epoch) == epoch;
+        if !has_epoch || since(&self.told, &counters.sent, self.present) != 0 {
             self.present = self.present.wrapping_add(1);
             self.is_due = true;
         }
         let lost =
             (0..SLOTS as u32).map(|slot| self.look(slot, counters)).fold(0, u64::saturating_add);
-        Over { message, lost }
+        Over { message, lost, is_silent: self.silence.on_tick(arrived(counters)) }
     }
 
     /// The peer has sent so many frames in a slot that is over. Returns how many are lost of those
@@ -83,6 +122,14 @@ impl Slots {
         let lost = self.give_up(slot, counters);
         if let Some(awaited) = self.awaited.get_mut(index(slot)) {
             *awaited = Some(Awaited { sent, ticks: 0 });
+        }
+        // The programs refuse frames of these slots, and nobody sends yet in those that will have
+        // their places.
+        for late in LATE_SLOTS + 1..=2 * LATE_SLOTS {
+            let late = slot.wrapping_sub(late);
+            if self.awaited.get(index(late)).is_some_and(Option::is_none) {
+                take(&mut self.heard, &counters.received, late);
+            }
         }
         lost
     }
@@ -103,9 +150,25 @@ impl Slots {
         };
         let received = take(&mut self.heard, &counters.received, slot);
         let lost = awaited.sent.saturating_sub(received);
+        self.silence.slots += u32::from(awaited.sent > 0 && received == 0);
         self.lost = self.lost.saturating_add(lost);
         lost
     }
+}
+
+impl Silence {
+    /// Whether it has lasted too long, where `arrived` have come by now.
+    fn on_tick(&mut self, arrived: u64) -> bool {
+        if std::mem::replace(&mut self.arrived, arrived) != arrived {
+            (self.slots, self.ticks) = (0, 0);
+        }
+        self.ticks += u32::from(self.slots > 0);
+        self.slots >= SILENT_SLOTS && self.ticks > self.ticks_max
+    }
+}
+
+fn arrived(counters: &LaneCounters) -> u64 {
+    counters.received.iter().fold(0, |sum, frames| sum.wrapping_add(*frames))
 }
 
 /// What has been counted in `slot` since the last time.
@@ -131,19 +194,28 @@ fn index(slot: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use colo_proxy_common::lane::{is_late, tag, told};
+
     use super::*;
+
+    /// Of silence.
+    const PATIENCE: u32 = 20;
 
     /// A lane in one direction, which delivers late or never.
     struct Rig {
         sender: (Slots, LaneCounters),
         receiver: (Slots, LaneCounters),
+        /// What the receiver's programs know.
+        told: u32,
+        epoch: u32,
+        is_silent: bool,
     }
 
     impl Rig {
         fn new() -> Self {
             let counters = LaneCounters { sent: [7; SLOTS], received: [9; SLOTS], looked_ns: 0 };
-            let end = || (Slots::new(1, &counters), counters);
-            Self { sender: end(), receiver: end() }
+            let end = || (Slots::new(1, 0, PATIENCE, &counters), counters);
+            Self { sender: end(), receiver: end(), told: 0, epoch: 0, is_silent: false }
         }
 
         /// Sends a frame; returns its slot, for [`Rig::arrive`].
@@ -154,22 +226,29 @@ mod tests {
         }
 
         fn arrive(&mut self, slot: u32) {
-            self.receiver.1.received[index(slot)] += 1;
+            if !is_late(tag(0, slot), self.told) {
+                self.receiver.1.received[index(slot)] += 1;
+            }
         }
 
         /// Returns what was found lost.
         fn tick(&mut self) -> u64 {
             let (slots, counters) = &mut self.sender;
-            let message = slots.on_tick(counters).message;
+            let message = slots.on_tick(self.epoch, counters).message;
             let (slots, counters) = &mut self.receiver;
             let lost = match message {
-                Some(Message::LaneCount { slot, sent }) => slots.on_count(slot, sent, counters),
+                Some(Message::LaneCount { slot, sent }) => {
+                    self.told = told(slot);
+                    slots.on_count(slot, sent, counters)
+                }
                 other => {
                     assert_eq!(other, None);
                     0
                 }
             };
-            lost + slots.on_tick(counters).lost
+            let over = slots.on_tick(0, counters);
+            self.is_silent = over.is_silent;
+            lost + over.lost
         }
     }
 
@@ -208,6 +287,81 @@ mod tests {
         assert_eq!(rig.receiver.0.lost, lost);
     }
 
+    /// However late a frame comes: it has counted as lost, and the loss of another one is found.
+    #[test]
+    fn a_late_frame_hides_no_loss() {
+        for late in 0..3 * SLOTS as u32 {
+            let mut rig = Rig::new();
+            let slot = rig.send();
+            let mut found = 0;
+            // Each slot has a frame, and the last one in the same place is lost.
+            for round in 1..=4 * SLOTS as u32 {
+                found += rig.tick();
+                let sent = rig.send();
+                if round % SLOTS as u32 != 0 {
+                    rig.arrive(sent);
+                }
+                if round == LATE_TICKS + 2 + late {
+                    rig.arrive(slot);
+                }
+            }
+            found += (0..LATE_TICKS + 3).map(|_| rig.tick()).sum::<u64>();
+            assert_eq!(found, 5, "a frame that is {late} slots too late");
+        }
+    }
+
+    /// Nothing comes: that is told when it has lasted, and not of a lane where nothing is sent, or
+    /// where something comes now and then.
+    #[test]
+    fn a_way_that_is_closed_is_told_from_one_that_loses_much() {
+        let mut rig = Rig::new();
+        for _ in 0..100 {
+            rig.tick();
+            assert!(!rig.is_silent, "nothing is sent");
+        }
+        for round in 0..=50 * PATIENCE {
+            let slot = rig.send();
+            if round % PATIENCE == 0 {
+                rig.arrive(slot);
+            }
+            rig.tick();
+            assert!(!rig.is_silent, "something comes");
+        }
+        let ticks = (1..1000).find(|_| {
+            rig.send();
+            rig.tick();
+            rig.is_silent
+        });
+        assert!(ticks.is_some_and(|ticks| (PATIENCE..PATIENCE + 20).contains(&ticks)), "{ticks:?}");
+    }
+
+    /// A frame now and then is no reason to wait longer, and one that was lost is none to give up.
+    #[test]
+    fn a_slow_lane_is_closed_after_some_slots() {
+        let mut rig = Rig::new();
+        for frame in 1..=SILENT_SLOTS {
+            rig.send();
+            let silent = (0..2 * PATIENCE).any(|_| {
+                rig.tick();
+                rig.is_silent
+            });
+            assert_eq!(silent, frame == SILENT_SLOTS, "after {frame} frames");
+        }
+    }
+
+    /// So a frame that is many epochs old is as many slots old, and is refused for that.
+    #[test]
+    fn a_new_epoch_begins_a_slot() {
+        let mut rig = Rig::new();
+        let slot = rig.send();
+        for epoch in 1..=2 * LATE_SLOTS {
+            rig.epoch = epoch;
+            rig.tick();
+        }
+        assert_eq!(rig.sender.0.present(), slot + 2 * LATE_SLOTS);
+        assert!(is_late(tag(0, slot), rig.told));
+    }
+
     #[test]
     fn what_never_comes_is_lost_when_its_place_is_needed_again() {
         let mut rig = Rig::new();
@@ -221,7 +375,7 @@ mod tests {
         let mut rig = Rig::new();
         rig.send();
         let (slots, counters) = &mut rig.sender;
-        let told = (0..100).filter(|_| slots.on_tick(counters).message.is_some()).count();
+        let told = (0..100).filter(|_| slots.on_tick(0, counters).message.is_some()).count();
         assert_eq!((told, slots.present()), (1, 2));
     }
 
@@ -231,7 +385,7 @@ mod tests {
         let (slots, counters) = &mut rig.receiver;
         slots.on_count(u32::MAX, u64::MAX, counters);
         slots.on_count(0, u64::MAX, counters);
-        (0..=LATE_TICKS).for_each(|_| drop(slots.on_tick(counters)));
+        (0..=LATE_TICKS).for_each(|_| drop(slots.on_tick(0, counters)));
         assert_eq!(slots.lost, u64::MAX);
     }
 }

@@ -8,18 +8,18 @@ use colo_proxy_common::record::FlowKey;
 use super::offsets;
 use super::secondary::decide::Hands;
 use super::wiring::drain_gate;
+use crate::config::PeerLimits;
 use crate::datapath::{Datapath, Mode, PerClass};
 use crate::error_chain::chain;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
 
-/// Frames taken from the input gate in one go, after a checkpoint.
-const HELD_MAX: u32 = 1 << 14;
-
 pub(crate) struct Translator {
     name: String,
     pub(crate) datapath: Datapath,
     pub(crate) gate: Arc<Gate>,
+    /// Frames that may wait in it.
+    queue_frames: u32,
     pub(crate) input_refused: u64,
     /// Connections forgotten by the clock, and to make room.
     pub(crate) expired: PerClass,
@@ -28,11 +28,17 @@ pub(crate) struct Translator {
 }
 
 impl Translator {
-    pub(crate) fn new(name: String, datapath: Datapath, gate: Arc<Gate>) -> Self {
+    pub(crate) fn new(
+        name: String,
+        datapath: Datapath,
+        gate: Arc<Gate>,
+        limits: &PeerLimits,
+    ) -> Self {
         Self {
             name,
             datapath,
             gate,
+            queue_frames: limits.gate_queue_frames,
             input_refused: 0,
             expired: PerClass::default(),
             evicted: PerClass::default(),
@@ -44,6 +50,13 @@ impl Translator {
         if let Err(error) = self.datapath.hold_lane_input(holds) {
             log::error!("{}: {}", self.name, chain(&error));
         }
+    }
+
+    /// All that the input gate has by now.
+    fn take_waiting(&self) -> Vec<Frame> {
+        let mut waiting = Vec::new();
+        drain_gate(&self.gate, self.queue_frames, |frame| waiting.push(frame));
+        waiting
     }
 
     /// Forgets connections that are over; the kernel evicts none by itself. `true` where only a
@@ -96,15 +109,21 @@ impl Hands for Translator {
         }
     }
 
-    fn resume_input(&mut self) -> Vec<Frame> {
+    fn resume_input(&mut self) {
         if self.datapath.settings().lane_holds == 0 {
-            return Vec::new();
+            return;
         }
-        let mut waiting = Vec::new();
-        drain_gate(&self.gate, HELD_MAX, |frame| waiting.push(frame));
+        // While the many that have waited are written, those behind them go on waiting. What comes
+        // back, because its offset is not known, is of the second round as well.
+        for frame in &self.take_waiting() {
+            self.input(frame);
+        }
+        let mut waiting = self.take_waiting();
         self.hold_lane_input(false);
         // What came between the two.
-        drain_gate(&self.gate, HELD_MAX, |frame| waiting.push(frame));
-        waiting
+        waiting.append(&mut self.take_waiting());
+        for frame in &waiting {
+            self.input(frame);
+        }
     }
 }

@@ -178,5 +178,6 @@ pub(crate) fn counters_json(counters: &Counters) -> Value {
         "rewrite_failed": counters.rewrite_failed,
         "lane_stale": counters.lane_stale,
         "lane_ignored": counters.lane_ignored,
+        "lane_late": counters.lane_late,
     })
 }

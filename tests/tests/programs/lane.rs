@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, MapData, PerCpuArray};
-use colo_proxy_common::lane::{LaneCounters, Speaker, mark, tag};
+use colo_proxy_common::lane::{LaneCounters, SLOTS, Speaker, mark, tag, told};
 use colo_proxy_common::record::{Settings, mode};
 
 use crate::harness::{DROP, MARK, NEXT, Programs, REDIRECT, settings};
@@ -48,7 +48,7 @@ fn the_secondarys_output_goes_into_the_tunnel_with_a_tag() {
     programs.set(&with_lane(mode::PROTECTED));
     let run = programs.run("colo_from_guest", &some_frame(), 0);
     assert_eq!((run.verdict, run.mark), (REDIRECT, mark(MARK, 3, SLOT)));
-    assert_eq!(run.mark & 0xffff, 0x3345);
+    assert_eq!(run.mark & 0xffff, 0x0345);
     // On the network the guest speaks for itself.
     programs.set(&with_lane(mode::FAILED_OVER));
     assert_eq!(programs.run("colo_from_guest", &some_frame(), 0).verdict, NEXT);
@@ -64,13 +64,13 @@ fn only_what_we_send_gets_into_the_tunnel() {
             let run = programs.run(name, &some_frame(), ours);
             assert_eq!((run.verdict, run.mark), (NEXT, ours));
         }
-        for foreign in [0, 0x3345, MARK ^ 0x1_0000] {
+        for foreign in [0, 0x0345, MARK ^ 0x1_0000] {
             assert_eq!(programs.run(name, &some_frame(), foreign).verdict, DROP);
         }
     }
     let counters = programs.lane_counters();
     assert_eq!(counters.sent.iter().sum::<u64>(), 6);
-    assert_eq!(counters.sent[SLOT as usize % 16], 6);
+    assert_eq!(counters.sent[SLOT as usize % SLOTS], 6);
     assert_eq!(programs.counters().dropped_foreign, 6);
 }
 
@@ -79,19 +79,44 @@ fn only_what_we_send_gets_into_the_tunnel() {
 fn an_epoch_that_is_over_ends_at_the_tunnel() {
     let Some(mut programs) = Programs::load() else { return };
     programs.set(&with_lane(mode::PROTECTED));
-    for epoch in 0..16 {
+    for epoch in 0..256 {
         let run = programs.run("colo_lane_back", &some_frame(), tag(epoch, SLOT));
         let fresh = matches!(epoch, 7 | 8);
         let expected = if fresh { (REDIRECT, MARK) } else { (DROP, tag(epoch, SLOT)) };
         assert_eq!((run.verdict, run.mark, run.frame), (expected.0, expected.1, some_frame()));
     }
-    assert_eq!(programs.counters().lane_stale, 14);
-    assert_eq!(programs.lane_counters().received[SLOT as usize % 16], 16, "stale is not lost");
+    assert_eq!(programs.counters().lane_stale, 254);
+    assert_eq!(programs.lane_counters().received[SLOT as usize % SLOTS], 256, "stale is not lost");
     for mode in [mode::OFF, mode::FAILED_OVER] {
         programs.set(&with_lane(mode));
         assert_eq!(programs.run("colo_lane_back", &some_frame(), tag(7, 0)).verdict, DROP);
     }
     assert_eq!(programs.counters().lane_ignored, 2);
+}
+
+/// What has counted as lost does not come any more, and is counted for no slot: neither for its own
+/// nor for the one that has its place now.
+#[test]
+fn what_comes_too_late_ends_at_the_tunnel() {
+    let Some(mut programs) = Programs::load() else { return };
+    for name in ["colo_lane_back", "colo_lane_input"] {
+        programs.set(&Settings { lane_told: told(SLOT), ..with_lane(mode::PROTECTED) });
+        let before = programs.lane_counters();
+        let late = programs.counters().lane_late;
+        for age in 9..=SLOTS as u32 {
+            let run = programs.run(name, &some_frame(), tag(7, SLOT - age));
+            assert_eq!(run.verdict, DROP, "{name}: {age} slots old");
+        }
+        assert_eq!(programs.lane_counters(), before, "{name}");
+        assert_eq!(programs.counters().lane_late, late + SLOTS as u64 - 8, "{name}");
+        for slot in SLOT - 8..SLOT + 40 {
+            let run = programs.run(name, &some_frame(), tag(7, slot));
+            assert_eq!(run.verdict, REDIRECT, "{name}: slot {slot:#x} at {SLOT:#x}");
+        }
+        // Of a peer that has told of nothing yet.
+        programs.set(&with_lane(mode::PROTECTED));
+        assert_eq!(programs.run(name, &some_frame(), tag(7, SLOT - 9)).verdict, REDIRECT);
+    }
 }
 
 #[test]

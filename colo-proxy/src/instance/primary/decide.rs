@@ -293,9 +293,10 @@ impl Decisions {
         self.cut.awaited().is_some()
     }
 
-    /// Frames were lost between the hosts: what depends on them is not waited for.
-    pub(in crate::instance) fn on_lane_loss(&mut self, now: Instant, frames: u64) {
-        if frames > 0 && self.protection.state() == State::Protected {
+    /// Frames were lost between the hosts, or the way by which they came `is_cut`: what depends on
+    /// them is not waited for.
+    pub(in crate::instance) fn on_lane_loss(&mut self, now: Instant, frames: u64, is_cut: bool) {
+        if (frames > 0 || is_cut) && self.protection.state() == State::Protected {
             self.engine.request_checkpoint(now, Reason::LaneLoss, &mut self.out);
         }
     }

@@ -89,6 +89,7 @@ impl Primary {
             ("return-gate-full", returned_lost),
             ("lane-lost", inputs.lane.lost()),
             ("lane-stale", counters.lane_stale),
+            ("lane-late", counters.lane_late),
             ("lane-ignored", counters.lane_ignored),
             ("mirror-failed", counters.mirror_failed),
             ("mirror-no-peer", mirror.dropped_no_peer),

@@ -27,10 +27,8 @@ pub(crate) trait Hands {
     fn restore_epoch(&mut self);
     /// Lets input wait that would reach the guest without our doing.
     fn stop_input(&mut self) {}
-    /// Lets it come again, and gives back what has waited.
-    fn resume_input(&mut self) -> Vec<Frame> {
-        Vec::new()
-    }
+    /// Lets it come again, behind what has waited.
+    fn resume_input(&mut self) {}
 }
 
 /// What is decided, and on what grounds.
@@ -140,10 +138,10 @@ impl Decisions {
 
     /// Offsets do not matter any more to what is held.
     pub(crate) fn replay_all(&mut self, hands: &mut impl Hands) {
-        let waiting = hands.resume_input();
-        for frame in self.hold.take_all().iter().chain(&waiting) {
+        for frame in &self.hold.take_all() {
             hands.input(frame);
         }
+        hands.resume_input();
     }
 
     /// The COLO-frame on this host has stopped the guest, to give it the primary's state. Its numbers
@@ -157,7 +155,7 @@ impl Decisions {
         }
         hands.stop_input();
         if !hands.bump_epoch() {
-            hands.resume_input().iter().for_each(|frame| hands.input(frame));
+            hands.resume_input();
             return false;
         }
         self.stopped = Some(now);

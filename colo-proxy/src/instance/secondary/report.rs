@@ -13,8 +13,7 @@ use crate::status::{Reply, Status};
 
 impl Secondary {
     pub(super) async fn report(&self, inputs: &Inputs) -> Reply {
-        let links = &inputs.link;
-        let stats = &self.stats;
+        let (links, stats) = (&inputs.link, &self.stats);
         let output_lost = links.other(self.output_gate.name()).await;
         let input_lost = links.other(self.hands.gate.name()).await;
         let kernel = self.hands.datapath.counters();
@@ -54,6 +53,7 @@ impl Secondary {
                 ("held-input-late", self.decisions.hold.dropped_late),
                 ("input-gate-full", input_lost.map_or(0, |link| link.tx_dropped)),
                 ("lane-lost", inputs.lane.lost()),
+                ("lane-late", counters.lane_late),
                 ("lane-ignored", counters.lane_ignored),
                 ("lan-input", counters.dropped_lan_input),
                 ("no-offset", counters.dropped_no_offset),

@@ -1,0 +1,81 @@
+//! What is dropped behind a kernel lane, where its frames have been counted: by the gates and the
+//! guest's TAP, whose queues are full.
+
+use crate::link::Link;
+
+/// What was known of the interfaces behind the lane at the last look.
+#[derive(Debug, Default)]
+pub(super) struct Behind {
+    known: Vec<Known>,
+    /// Frames dropped since the first look.
+    pub(super) dropped: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    ifindex: u32,
+    dropped: u64,
+}
+
+impl Behind {
+    /// How many frames these have dropped since the last look. One that was not there then begins
+    /// with what it has; and a TAP that nobody holds has no guest that could miss them.
+    pub(super) fn look(&mut self, links: &[Link]) -> u64 {
+        let mut grown = 0;
+        let known = links.iter().filter(|link| link.held).map(|link| {
+            let before = self.known.iter().find(|known| known.ifindex == link.ifindex);
+            grown += before.map_or(0, |before| link.tx_dropped.saturating_sub(before.dropped));
+            Known { ifindex: link.ifindex, dropped: link.tx_dropped }
+        });
+        self.known = known.collect();
+        self.dropped += grown;
+        grown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(ifindex: u32, tx_dropped: u64) -> Link {
+        Link {
+            ifindex,
+            tap: true,
+            up: true,
+            held: true,
+            queue_len: 1,
+            mtu: 1500,
+            rx_frames: 0,
+            tx_dropped,
+        }
+    }
+
+    #[test]
+    fn what_was_dropped_since_the_last_look_counts_once() {
+        let mut behind = Behind::default();
+        assert_eq!(behind.look(&[link(1, 70), link(2, 5)]), 0, "dropped before");
+        assert_eq!(behind.look(&[link(2, 5), link(1, 73)]), 3);
+        assert_eq!(behind.look(&[link(1, 73), link(2, 6)]), 1);
+        assert_eq!(behind.look(&[link(1, 73), link(2, 6)]), 0);
+        assert_eq!(behind.dropped, 4);
+    }
+
+    #[test]
+    fn an_interface_that_was_made_anew_begins_anew() {
+        let mut behind = Behind::default();
+        behind.look(&[link(1, 70)]);
+        assert_eq!(behind.look(&[link(2, 5)]), 0);
+        assert_eq!(behind.look(&[link(2, 6)]), 1);
+        assert_eq!(behind.look(&[link(2, 0)]), 0);
+        assert_eq!(behind.look(&[]), 0);
+        assert_eq!(behind.look(&[link(2, 9)]), 0);
+    }
+
+    #[test]
+    fn a_guest_that_is_gone_misses_nothing() {
+        let mut behind = Behind::default();
+        behind.look(&[link(1, 0)]);
+        assert_eq!(behind.look(&[Link { held: false, ..link(1, 50) }]), 0);
+        assert_eq!(behind.look(&[link(1, 60)]), 0);
+    }
+}
