@@ -1,9 +1,9 @@
 //! The packet decoder: Ethernet, up to two VLAN tags, IPv4 with options, IPv6 with extension
 //! headers, and the transport header.
 //!
-//! One decoder serves the eBPF programs (which read through helpers), the engines and the tests
-//! (which read slices), so that all of them see the same packet. It reads through [`Octets`] and
-//! trusts no length it finds: a packet ends where its IP header says, and only if the frame is
+//! One decoder serves the eBPF programs (which read in place, or through helpers), the engines and
+//! the tests (which read slices), so that all of them see the same packet. It reads through [`Octets`]
+//! and trusts no length it finds: a packet ends where its IP header says, and only if the frame is
 //! that long.
 
 mod options;
@@ -12,6 +12,11 @@ pub use options::{OPTIONS_MAX, OptionWalk, Sack, TcpOptions, Timestamps, decode_
 
 /// A frame that can be read at any place.
 pub trait Octets {
+    /// Whether the decoder is to go on behind an IPv6 header that another one follows. A program that
+    /// reads in place does so at distances that the kernel's verifier can tell, and has another
+    /// [`Octets`] for the rest.
+    const FOLLOWS_EXTENSIONS: bool = true;
+
     /// Length of the frame in octets, from the Ethernet header on.
     fn len(&self) -> usize;
 
@@ -239,6 +244,14 @@ fn decode_ipv4<F: Octets + ?Sized>(frame: &F, at: usize) -> Result<Ip, Malformed
     })
 }
 
+/// Headers that may lie between that of IPv6 and the transport's, as far as the decoder knows them.
+#[inline(always)]
+const fn is_extension(kind: u8) -> bool {
+    use protocol::{AH, DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING};
+
+    matches!(kind, HOP_BY_HOP | ROUTING | DESTINATION | AH | FRAGMENT)
+}
+
 /// RFC 8200, sections 3 and 4.
 #[inline(always)]
 fn decode_ipv6<F: Octets + ?Sized>(frame: &F, at: usize) -> Result<Ip, Malformed> {
@@ -252,7 +265,10 @@ fn decode_ipv6<F: Octets + ?Sized>(frame: &F, at: usize) -> Result<Ip, Malformed
     let mut next = h[6];
     let mut payload_at = at + 40;
     let mut fragment = None;
-    for _ in 0..EXTENSIONS_MAX {
+    if !F::FOLLOWS_EXTENSIONS && is_extension(next) {
+        return Err(Malformed::Extension);
+    }
+    for _ in 0..if F::FOLLOWS_EXTENSIONS { EXTENSIONS_MAX } else { 0 } {
         let ext_len = match next {
             protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION => {
                 let [_, len]: [u8; 2] = frame.read(payload_at).ok_or(Malformed::Extension)?;

@@ -5,33 +5,42 @@
 //! its `TSval`; what the peer says of the guest is the acknowledgment, the SACK blocks and `TSecr`.
 //! Only these are touched; the guest's words about the peer are true on both sides.
 
-use crate::checksum;
-use crate::decode::{Octets, Tcp, TcpOptions, flag};
+use crate::checksum::Difference;
+use crate::decode::{OPTIONS_MAX, Octets, Sack, Tcp, TcpOptions, flag};
 use crate::seq::Seq;
 
 /// Where the checksum lies in the TCP header.
 const CHECKSUM_AT: u32 = 16;
 
-/// A frame in which a number can be changed together with the checksum that covers it.
+/// A frame that can be changed, and with it the checksum that covers what has changed.
 pub trait Edit: Octets {
-    /// Changes the 32-bit number `old` at `at` to `new`, and the checksum at `checksum_at`
-    /// accordingly; `false` where the frame could not be changed.
+    /// Overwrites what lies at `at`, and leaves the checksum as it is; `false` where the frame could
+    /// not be changed.
+    fn write<const N: usize>(&mut self, at: usize, octets: [u8; N]) -> bool;
+
+    /// Carries all that was written into the checksum at `at`; `false` as above.
     ///
-    /// Nothing is computed anew, and a partial checksum does not cover the number at all.
-    fn replace(&mut self, at: usize, checksum_at: usize, old: u32, new: u32) -> bool;
+    /// Nothing is computed anew, and a partial checksum does not cover the numbers at all.
+    fn adjust(&mut self, at: usize, difference: Difference) -> bool;
 }
 
 /// A frame whose checksum is complete.
 impl Edit for [u8] {
     #[inline]
-    fn replace(&mut self, at: usize, checksum_at: usize, old: u32, new: u32) -> bool {
-        let Some(field) = self.read(checksum_at) else { return false };
-        if !write(self, at, &new.to_be_bytes()) {
-            return false;
+    fn write<const N: usize>(&mut self, at: usize, octets: [u8; N]) -> bool {
+        match self.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
+            Some(place) => {
+                *place = octets;
+                true
+            }
+            None => false,
         }
-        let odd = (at ^ checksum_at) & 1 == 1;
-        let updated = checksum::update(u16::from_be_bytes(field), old, new, odd);
-        write(self, checksum_at, &updated.to_be_bytes())
+    }
+
+    #[inline]
+    fn adjust(&mut self, at: usize, difference: Difference) -> bool {
+        let Some(field) = self.read(at) else { return false };
+        self.write(at, difference.apply(u16::from_be_bytes(field)).to_be_bytes())
     }
 }
 
@@ -52,31 +61,20 @@ impl Octets for Partial<'_> {
     }
 
     #[inline]
-    fn read_into(
-        &self,
-        at: usize,
-        len: usize,
-        into: &mut [u8; crate::decode::OPTIONS_MAX],
-    ) -> bool {
+    fn read_into(&self, at: usize, len: usize, into: &mut [u8; OPTIONS_MAX]) -> bool {
         self.0.read_into(at, len, into)
     }
 }
 
 impl Edit for Partial<'_> {
     #[inline]
-    fn replace(&mut self, at: usize, _checksum_at: usize, _old: u32, new: u32) -> bool {
-        write(self.0, at, &new.to_be_bytes())
+    fn write<const N: usize>(&mut self, at: usize, octets: [u8; N]) -> bool {
+        self.0.write(at, octets)
     }
-}
 
-#[inline]
-fn write<const N: usize>(frame: &mut [u8], at: usize, octets: &[u8; N]) -> bool {
-    match frame.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
-        Some(place) => {
-            *place = *octets;
-            true
-        }
-        None => false,
+    #[inline]
+    fn adjust(&mut self, _at: usize, _difference: Difference) -> bool {
+        true
     }
 }
 
@@ -121,43 +119,39 @@ pub fn to_guest<F: Edit + ?Sized>(
     if tcp.flags & flag::ACK == 0 {
         return true;
     }
-    let checksum_at = (tcp.at + CHECKSUM_AT) as usize;
+    let mut changes = Changes::new(frame, tcp);
     let mut done = true;
     if translation.seq != 0 {
         let ack = Seq(tcp.ack).minus(translation.seq).0;
-        done &= frame.replace((tcp.at + 8) as usize, checksum_at, tcp.ack, ack);
-        done &= sack_to_guest(frame, checksum_at, options, translation.seq);
+        done &= changes.replace(tcp.at + 8, tcp.ack, ack);
+        if let Some(sack) = options.sack {
+            done &= sack_to_guest(&mut changes, sack, translation.seq);
+        }
     }
     if translation.ts != 0
         && let Some(timestamps) = options.timestamps
     {
         let echo = timestamps.echo.wrapping_sub(translation.ts);
-        done &= frame.replace((timestamps.at + 4) as usize, checksum_at, timestamps.echo, echo);
+        done &= changes.replace(timestamps.at + 4, timestamps.echo, echo);
     }
-    done
+    done && changes.finish()
 }
 
+/// RFC 2018, section 3: four blocks of two edges fill the options.
 #[inline(always)]
 fn sack_to_guest<F: Edit + ?Sized>(
-    frame: &mut F,
-    checksum_at: usize,
-    options: &TcpOptions,
+    changes: &mut Changes<'_, F>,
+    sack: Sack,
     seq_offset: u32,
 ) -> bool {
-    let Some(sack) = options.sack else { return true };
-    // RFC 2018, section 3: four blocks of two edges fill the options.
-    for edge in 0..8u32 {
-        if edge >= u32::from(sack.blocks) * 2 {
-            break;
-        }
-        let at = (sack.at + edge * 4) as usize;
-        let Some(octets) = frame.read(at) else { return false };
-        let old = u32::from_be_bytes(octets);
-        if !frame.replace(at, checksum_at, old, Seq(old).minus(seq_offset).0) {
-            return false;
-        }
+    let shift = |edge| Seq(edge).minus(seq_offset).0;
+    match sack.blocks {
+        1 => changes.replace_all::<8>(sack.at, shift),
+        2 => changes.replace_all::<16>(sack.at, shift),
+        3 => changes.replace_all::<24>(sack.at, shift),
+        4 => changes.replace_all::<32>(sack.at, shift),
+        _ => true,
     }
-    true
 }
 
 /// Rewrites a segment of the guest for the network: sequence number and `TSval`.
@@ -171,17 +165,65 @@ pub fn from_guest<F: Edit + ?Sized>(
     options: &TcpOptions,
     translation: Translation,
 ) -> bool {
-    let checksum_at = (tcp.at + CHECKSUM_AT) as usize;
+    let mut changes = Changes::new(frame, tcp);
     let mut done = true;
     if translation.seq != 0 {
         let seq = Seq(tcp.seq).plus(translation.seq).0;
-        done &= frame.replace((tcp.at + 4) as usize, checksum_at, tcp.seq, seq);
+        done &= changes.replace(tcp.at + 4, tcp.seq, seq);
     }
     if translation.ts != 0
         && let Some(timestamps) = options.timestamps
     {
         let value = timestamps.value.wrapping_add(translation.ts);
-        done &= frame.replace(timestamps.at as usize, checksum_at, timestamps.value, value);
+        done &= changes.replace(timestamps.at, timestamps.value, value);
     }
-    done
+    done && changes.finish()
+}
+
+/// The numbers of one segment, while they are changed. The checksum follows in the end, once.
+struct Changes<'a, F: ?Sized> {
+    frame: &'a mut F,
+    checksum_at: u32,
+    difference: Difference,
+}
+
+impl<'a, F: Edit + ?Sized> Changes<'a, F> {
+    #[inline(always)]
+    fn new(frame: &'a mut F, tcp: &Tcp) -> Self {
+        let checksum_at = tcp.at + CHECKSUM_AT;
+        Self { frame, checksum_at, difference: Difference::default() }
+    }
+
+    /// Options may put a number anywhere.
+    #[inline(always)]
+    fn is_odd(&self, at: u32) -> bool {
+        (at ^ self.checksum_at) & 1 == 1
+    }
+
+    /// The number `old` at `at` becomes `new`.
+    #[inline(always)]
+    fn replace(&mut self, at: u32, old: u32, new: u32) -> bool {
+        self.difference.note(old, new, self.is_odd(at));
+        self.frame.write(at as usize, new.to_be_bytes())
+    }
+
+    /// Each of the numbers in `N` octets at `at` becomes what `by` makes of it.
+    #[inline(always)]
+    fn replace_all<const N: usize>(&mut self, at: u32, by: impl Fn(u32) -> u32) -> bool {
+        let odd = self.is_odd(at);
+        let Some(mut octets) = self.frame.read::<N>(at as usize) else { return false };
+        for number in octets.as_chunks_mut().0 {
+            let old = u32::from_be_bytes(*number);
+            let new = by(old);
+            self.difference.note(old, new, odd);
+            *number = new.to_be_bytes();
+        }
+        self.frame.write(at as usize, octets)
+    }
+
+    #[inline(always)]
+    fn finish(self) -> bool {
+        let Self { frame, checksum_at, difference } = self;
+        difference.is_none() || frame.adjust(checksum_at as usize, difference)
+    }
 }

@@ -45,6 +45,87 @@ fn without_places(mut options: TcpOptions) -> TcpOptions {
     options
 }
 
+/// RFC 9293, section 3.1, read octet by octet: where the values of the last timestamps and the last
+/// SACK option lie in `options`, and how many octets the blocks take.
+fn places(options: &[u8]) -> (Option<usize>, Option<(usize, usize)>) {
+    let (mut timestamps, mut sack) = (None, None);
+    let mut at = 0;
+    while at < options.len() && options[at] != 0 {
+        if options[at] == 1 {
+            at += 1;
+            continue;
+        }
+        let Some(len) = options.get(at + 1).map(|len| usize::from(*len)) else { break };
+        if len < 2 || at + len > options.len() {
+            break;
+        }
+        match (options[at], len) {
+            (8, 10) => timestamps = Some(at + 2),
+            (5, 10 | 18 | 26 | 34) => sack = Some((at + 2, len - 2)),
+            _ => {}
+        }
+        at += len;
+    }
+    (timestamps, sack)
+}
+
+/// Options as they usually come, now and then with a wrong octet, and any octets.
+fn any_option_octets() -> impl Strategy<Value = Vec<u8>> {
+    let sack_len = prop_oneof![Just(10u8), Just(18), Just(26), Just(34), any::<u8>()];
+    let usual = (any::<bool>(), proptest::option::of(sack_len), any::<[u8; 40]>()).prop_map(
+        |(timestamps, sack_len, mut octets)| {
+            let mut len = 0;
+            if timestamps {
+                octets[..4].copy_from_slice(&[1, 1, 8, 10]);
+                len = 12;
+            }
+            if let Some(sack_len) = sack_len {
+                octets[len..len + 4].copy_from_slice(&[1, 1, 5, sack_len]);
+                len += 2 + usize::from(sack_len);
+            }
+            octets[..len.min(40).next_multiple_of(4)].to_vec()
+        },
+    );
+    let damaged = (usual, any::<prop::sample::Index>(), proptest::option::of(any::<u8>()))
+        .prop_map(|(mut octets, at, octet)| {
+            if let (Some(octet), false) = (octet, octets.is_empty()) {
+                let at = at.index(octets.len().min(17));
+                octets[at] = octet;
+            }
+            octets
+        });
+    let words = proptest::collection::vec(any::<[u8; 4]>(), 0..=10)
+        .prop_map(|words| words.as_flattened().to_vec());
+    prop_oneof![4 => damaged, 1 => words]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// The short cut for what usually comes finds what a walk finds.
+    #[test]
+    fn options_lie_where_a_walk_finds_them(octets in any_option_octets(), behind in 0usize..30) {
+        let mut bytes = frame::Shape::default().build(Checksum::Full);
+        bytes.extend(&octets);
+        bytes.resize(bytes.len() + behind, 5);
+        bytes[46] = ((20 + octets.len()) / 4 * 16) as u8;
+        let len = (bytes.len() - 14) as u16;
+        bytes[16..18].copy_from_slice(&len.to_be_bytes());
+        let (_, tcp, options) = all(&bytes).expect("a whole frame");
+        prop_assert_eq!(usize::from(tcp.options_len), octets.len());
+        let (timestamps, sack) = places(&octets);
+        let found = options.timestamps.map(|found| found.at as usize - 54);
+        prop_assert_eq!(found, timestamps);
+        if let Some(found) = options.timestamps {
+            let at = found.at as usize;
+            let number = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|n| bytes[at + n]));
+            prop_assert_eq!((found.value, found.echo), (number(at), number(at + 4)));
+        }
+        let found = options.sack.map(|f| (f.at as usize - 54, usize::from(f.blocks) * 8));
+        prop_assert_eq!(found, sack);
+    }
+}
+
 proptest! {
     #[test]
     fn agrees_with_etherparse(shape in any_shape()) {

@@ -1,6 +1,7 @@
-//! The frame behind a `__sk_buff`, read and changed through helpers, which cope with frames in
-//! pieces, clones, and every state of the checksum.
+//! The frame behind a `__sk_buff`: its headers are read and changed in place where they lie in one
+//! piece with the start of the frame, which they nearly always do, and through helpers elsewhere.
 
+use core::arch::asm;
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr::from_mut;
@@ -8,12 +9,18 @@ use core::ptr::from_mut;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_loop, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
-use colo_proxy_common::checksum;
-use colo_proxy_common::decode::{OPTIONS_MAX, Octets, OptionWalk};
+use colo_proxy_common::checksum::Difference;
+use colo_proxy_common::decode::{Malformed, OPTIONS_MAX, Octets, OptionWalk};
 use colo_proxy_common::rewrite::Edit;
 
-/// `bpf_l4_csum_replace`: the number has four octets and is not part of the pseudo-header.
-const FOUR_OCTETS: u64 = 4;
+use crate::translate::{Direction, Frame, Parsed, parse};
+
+/// `bpf_l4_csum_replace`: what is given is a difference. It is not of the pseudo-header, so that a
+/// partial checksum stays as it is, and a complete sum beside the frame too.
+const BY_DIFFERENCE: u64 = 0;
+/// Headers behind this are read through helpers. The verifier wants to see how far into the frame an
+/// access may be.
+const IN_PLACE_MAX: usize = 0x3fff;
 
 /// One frame.
 pub struct SkBuff {
@@ -36,6 +43,20 @@ impl SkBuff {
     pub fn set_mark(&self, mark: u32) {
         // SAFETY: see above; the mark may be written.
         unsafe { (*self.skb).mark = mark }
+    }
+}
+
+impl Frame for SkBuff {
+    /// Whatever the start of the frame does not tell, for whichever reason, is looked at once more.
+    #[inline(always)]
+    fn parse(&self, direction: Direction, into: &mut Parsed) -> Result<bool, Malformed> {
+        let tag = self.outer_tag();
+        parse(&Start(self), tag, direction, into).or_else(|_| parse(self, tag, direction, into))
+    }
+
+    #[inline(always)]
+    fn edit(&mut self) -> impl Edit {
+        Whole(self)
     }
 }
 
@@ -79,6 +100,7 @@ impl Octets for SkBuff {
 
     #[inline(always)]
     fn read_into(&self, at: usize, len: usize, into: &mut [u8; OPTIONS_MAX]) -> bool {
+        let len = in_sight(len);
         if len == 0 || len > OPTIONS_MAX {
             return false;
         }
@@ -95,6 +117,195 @@ impl Octets for SkBuff {
     }
 }
 
+impl SkBuff {
+    /// Where the `len` octets at `at` lie in memory, if they do in one piece with the start of the
+    /// frame. Valid until the next helper that changes the frame.
+    #[inline(always)]
+    fn in_place(&self, at: usize, len: usize) -> Option<*mut u8> {
+        let offset: usize;
+        // SAFETY: a move. The compiler knows `at` in several registers; it shall compare the one
+        // that is added below, because the verifier remembers no bound of another.
+        unsafe {
+            asm!(
+                "{offset} = {at}",
+                offset = lateout(reg) offset,
+                at = in(reg) at,
+                options(pure, nomem, nostack),
+            );
+        }
+        if offset > IN_PLACE_MAX {
+            return None;
+        }
+        // SAFETY: the kernel's context is valid for the run of the program.
+        let (data, end) = unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) };
+        let mut place = data;
+        // SAFETY: an addition. The compiler shall not add `len` to `offset` first, after which the
+        // verifier would take the two sums for pointers that have nothing to do with each other.
+        unsafe {
+            asm!(
+                "{place} += {offset}",
+                place = inout(reg) place,
+                offset = in(reg) offset,
+                options(pure, nomem, nostack),
+            );
+        }
+        (place + len <= end).then_some(place as *mut u8)
+    }
+}
+
+/// The `N` octets at `from`. Four of them at a time: for all that the compiler knows of their
+/// alignment it would take them one by one, but the kernel allows more wherever the machine does.
+///
+/// # Safety
+/// They can be read.
+#[inline(always)]
+unsafe fn load<const N: usize>(from: *const u8) -> [u8; N] {
+    let mut octets = [0; N];
+    let (words, rest) = octets.as_chunks_mut::<4>();
+    for (i, word) in words.iter_mut().enumerate() {
+        let number: u64;
+        // SAFETY: the caller's.
+        unsafe {
+            asm!(
+                "{number} = *(u32 *)({from} + 0)",
+                number = lateout(reg) number,
+                from = in(reg) from.add(4 * i),
+                options(pure, readonly, nostack),
+            );
+        }
+        *word = (number as u32).to_ne_bytes();
+    }
+    for (i, octet) in rest.iter_mut().enumerate() {
+        // SAFETY: the caller's.
+        *octet = unsafe { from.add(N / 4 * 4 + i).read() };
+    }
+    octets
+}
+
+/// Writes `octets` to `to`, as `load` reads them.
+///
+/// # Safety
+/// It can be written to.
+#[inline(always)]
+unsafe fn store<const N: usize>(to: *mut u8, octets: &[u8; N]) {
+    let (words, rest) = octets.as_chunks::<4>();
+    for (i, word) in words.iter().enumerate() {
+        // SAFETY: the caller's.
+        unsafe {
+            asm!(
+                "*(u32 *)({to} + 0) = {number}",
+                number = in(reg) u64::from(u32::from_ne_bytes(*word)),
+                to = in(reg) to.add(4 * i),
+                options(nostack),
+            );
+        }
+    }
+    for (i, octet) in rest.iter().enumerate() {
+        // SAFETY: the caller's.
+        unsafe { to.add(N / 4 * 4 + i).write(*octet) };
+    }
+}
+
+/// The same frame, as far as it lies in one piece: its start, which has the headers of nearly every
+/// frame.
+struct Start<'a>(&'a SkBuff);
+
+impl Octets for Start<'_> {
+    const FOLLOWS_EXTENSIONS: bool = false;
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        Octets::len(self.0)
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        // SAFETY: the octets are there.
+        self.0.in_place(at, N).map(|place| unsafe { load(place) })
+    }
+
+    #[inline(always)]
+    fn read_into(&self, at: usize, len: usize, into: &mut [u8; OPTIONS_MAX]) -> bool {
+        self.0.read_into(at, len, into)
+    }
+
+    #[inline(always)]
+    fn finish(walk: &mut OptionWalk) {
+        walk_options(walk);
+    }
+}
+
+/// The same frame, each of whose octets is read and written where it lies if that is at the start, and
+/// by a helper if not. The verifier follows this only where it does not know the distances: it would
+/// take each of them for another case.
+struct Whole<'a>(&'a mut SkBuff);
+
+impl Octets for Whole<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        Octets::len(self.0)
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        Start(self.0).read(at).or_else(|| self.0.read(at))
+    }
+
+    #[inline(always)]
+    fn read_into(&self, at: usize, len: usize, into: &mut [u8; OPTIONS_MAX]) -> bool {
+        self.0.read_into(at, len, into)
+    }
+}
+
+impl Edit for Whole<'_> {
+    /// A program that writes in place gets a prologue from the verifier, which makes the start of the
+    /// frame its own where others have a clone of it. Where memory is too short for that, the kernel
+    /// drops the frame before our first instruction, and none of our counters tells: as for a frame
+    /// that it cannot even receive then. A helper for each number would need the same memory, and take
+    /// ten times as long for every frame. A clone that a program makes itself (`bpf_clone_redirect`)
+    /// leaves it with a start of its own too: the copy keeps its numbers.
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, at: usize, octets: [u8; N]) -> bool {
+        if let Some(place) = self.0.in_place(at, N) {
+            // SAFETY: the octets are there.
+            unsafe { store(place, &octets) };
+            return true;
+        }
+        let len = N as u32;
+        // SAFETY: a helper on the program's own frame; the octets are on the stack. No flags:
+        // BPF_F_RECOMPUTE_CSUM would count the change twice in skb->csum.
+        unsafe {
+            bpf_skb_store_bytes(self.0.skb.cast(), at as u32, octets.as_ptr().cast(), len, 0) == 0
+        }
+    }
+
+    #[inline(always)]
+    fn adjust(&mut self, at: usize, difference: Difference) -> bool {
+        // As the sum is over words that the machine has read.
+        let difference = difference.folded().to_be();
+        // SAFETY: a helper on the program's own frame.
+        unsafe {
+            bpf_l4_csum_replace(
+                self.0.skb.cast(),
+                at as u32,
+                0,
+                u64::from(difference),
+                BY_DIFFERENCE,
+            ) == 0
+        }
+    }
+}
+
+/// A length of options, of which the compiler knows nothing: it shall not take a comparison away that
+/// it can do without, because the verifier cannot.
+#[inline(always)]
+pub fn in_sight(len: usize) -> usize {
+    let mut len = len;
+    // SAFETY: an operation that changes no length that may come.
+    unsafe { asm!("{len} &= 63", len = inout(reg) len, options(pure, nomem, nostack)) };
+    len
+}
+
 /// Takes `walk` to its end.
 #[inline(always)]
 pub fn walk_options(walk: &mut OptionWalk) {
@@ -107,30 +318,4 @@ pub fn walk_options(walk: &mut OptionWalk) {
 extern "C" fn option_step(_turn: u64, walk: *mut OptionWalk) -> i64 {
     // SAFETY: see `walk_options`, the only caller.
     if unsafe { &mut *walk }.step() { 0 } else { 1 }
-}
-
-impl Edit for SkBuff {
-    #[inline(always)]
-    fn replace(&mut self, at: usize, checksum_at: usize, old: u32, new: u32) -> bool {
-        let (from, to) = checksum::place(old, new, (at ^ checksum_at) & 1 == 1);
-        let octets = new.to_be_bytes();
-        // SAFETY: helpers on the program's own frame; the octets are on the stack.
-        unsafe {
-            bpf_l4_csum_replace(
-                self.skb.cast(),
-                checksum_at as u32,
-                u64::from(from.to_be()),
-                u64::from(to.to_be()),
-                FOUR_OCTETS,
-            ) == 0
-                // No flags: BPF_F_RECOMPUTE_CSUM would count the change twice in skb->csum.
-                && bpf_skb_store_bytes(
-                    self.skb.cast(),
-                    at as u32,
-                    octets.as_ptr().cast(),
-                    octets.len() as u32,
-                    0,
-                ) == 0
-        }
-    }
 }

@@ -7,6 +7,8 @@
 //! maps, the clock and the frame.
 #![no_std]
 #![no_main]
+// The kernel programs are built with a compiler that allows it (see `cargo xtask build-ebpf`).
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod access;
 mod filter;

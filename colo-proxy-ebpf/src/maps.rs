@@ -1,5 +1,6 @@
 //! The maps, by the names under which they are pinned, and what every program does with them.
 
+use crate::translate::Parsed;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use colo_proxy_common::record::{
@@ -58,13 +59,13 @@ pub fn count(counter: impl FnOnce(&mut Counters) -> &mut u64) {
     }
 }
 
-/// Room for what does not fit on the kernel's stack of 512 octets.
+/// Room for what does not fit on the kernel's stack of 512 octets, and for what the verifier is to
+/// forget: it keeps no account of what a map holds.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Scratch {
-    pub key: FlowKey,
-    pub reserved: u32,
     pub record: Flow,
+    pub parsed: Parsed,
 }
 
 #[btf_map(name = "scratch")]

@@ -3,19 +3,73 @@
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_log_ebpf::debug;
 use colo_proxy_common::decode::{
-    Ip, Packet, Tcp, TcpOptions, decode, decode_tcp, decode_tcp_options, protocol,
+    Ip, Malformed, Octets, Sack, Tcp, TcpOptions, Timestamps, decode, decode_tcp,
+    decode_tcp_options, protocol,
 };
 use colo_proxy_common::flow::{self, Change, Entry, Now, Segment, Step, Verdict, known};
 use colo_proxy_common::record::{Event, Flow, FlowKey, event};
 use colo_proxy_common::rewrite::{self, Edit};
 
-use crate::access::Tagged;
-use crate::maps::{EVENTS, FLOWS, HALF_OPEN, UNCONFIRMED, count, scratch};
+use crate::maps::{EVENTS, FLOWS, HALF_OPEN, Scratch, UNCONFIRMED, count, scratch};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     ToGuest,
     FromGuest,
+}
+
+/// What the translation wants of a frame.
+pub trait Frame {
+    /// Takes the frame apart; `false` where it is no whole TCP segment.
+    fn parse(&self, direction: Direction, into: &mut Parsed) -> Result<bool, Malformed>;
+
+    /// To change it.
+    fn edit(&mut self) -> impl Edit;
+}
+
+/// What matters of a TCP segment. Numbers only: the kernel takes no map whose type tells of a Rust
+/// enum, and no write of what the compiler has left undefined.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Parsed {
+    key: FlowKey,
+    tcp: Tcp,
+    timestamps: Timestamps,
+    sack_at: u32,
+    sack_blocks: u32,
+}
+
+impl Parsed {
+    #[inline(always)]
+    fn options(&self) -> TcpOptions {
+        // Nothing lies at 0 but an address.
+        let timestamps = (self.timestamps.at != 0).then_some(self.timestamps);
+        let sack = Sack { at: self.sack_at, blocks: self.sack_blocks as u8 };
+        TcpOptions { timestamps, sack: (sack.at != 0).then_some(sack), ..TcpOptions::default() }
+    }
+}
+
+/// [`Frame::parse`] of a frame that can be read.
+#[inline(always)]
+pub fn parse<F: Octets>(
+    frame: &F,
+    outer_tag: Option<u16>,
+    direction: Direction,
+    into: &mut Parsed,
+) -> Result<bool, Malformed> {
+    let packet = decode(frame, outer_tag)?;
+    let Some(ip) = packet.ip else { return Ok(false) };
+    if ip.protocol != protocol::TCP || ip.fragment.is_some() {
+        return Ok(false);
+    }
+    let tcp = decode_tcp(frame, &ip)?;
+    let options = decode_tcp_options(frame, &tcp);
+    fill_key(&mut into.key, packet.vlan, &ip, &tcp, direction);
+    into.tcp = tcp;
+    into.timestamps = options.timestamps.unwrap_or(Timestamps { value: 0, echo: 0, at: 0 });
+    let sack = options.sack.unwrap_or(Sack { at: 0, blocks: 0 });
+    (into.sack_at, into.sack_blocks) = (sack.at, u32::from(sack.blocks));
+    Ok(true)
 }
 
 /// What becomes of a frame that has been through the translation.
@@ -28,45 +82,57 @@ pub enum Fate {
 /// Finds the frame's connection and translates the frame accordingly. What is not a whole TCP
 /// segment goes on as it is. `epoch` is of the settings. With `known_only`, no connection is made known that is not.
 #[inline(always)]
-pub fn translate<F: Edit + Tagged>(
+pub fn translate<F: Frame>(
     frame: &mut F,
     epoch: u32,
     known_only: bool,
     direction: Direction,
 ) -> Fate {
-    let Ok(packet) = decode(frame, frame.outer_tag()) else {
+    let Some(scratch) = scratch() else { return Fate::Drop };
+    let Ok(is_segment) = frame.parse(direction, &mut scratch.parsed) else {
         count(|c| &mut c.malformed);
         return Fate::Go;
     };
-    let Some(ip) = packet.ip else { return Fate::Go };
-    if ip.protocol != protocol::TCP || ip.fragment.is_some() {
+    if !is_segment {
         return Fate::Go;
     }
-    let Ok(tcp) = decode_tcp(frame, &ip) else {
-        count(|c| &mut c.malformed);
-        return Fate::Go;
-    };
-    let options = decode_tcp_options(frame, &tcp);
-    let Some(scratch) = scratch() else { return Fate::Drop };
-    fill_key(&mut scratch.key, &packet, &ip, &tcp, direction);
-    let key = &scratch.key;
+    let Scratch { record, parsed } = forget(scratch);
+    let key = &parsed.key;
     let now = Now {
         failed_over: known_only,
         epoch,
         // SAFETY: a helper without arguments.
         ns: unsafe { bpf_ktime_get_coarse_ns() },
     };
-    let step = advance(&now, key, &tcp, &options, direction, &mut scratch.record);
-    apply(key, &step, &mut scratch.record);
+    let step = advance(&now, key, parsed, direction, record);
+    apply(key, &step, record);
     if step.change == Change::Establish {
-        trace(key, &scratch.record);
+        trace(key, record);
     }
-    carry_out(frame, &tcp, &options, &step, direction)
+    carry_out(frame, parsed, &step, direction)
+}
+
+/// What is in `scratch` is read from there from now on, so that the verifier does not know what it
+/// was: it would follow the rest of the program once for each way in which a frame was parsed.
+#[inline(always)]
+fn forget(scratch: &mut Scratch) -> &mut Scratch {
+    let known: *mut Scratch = scratch;
+    let forgotten: *mut Scratch;
+    // SAFETY: a move; the compiler has to think that the memory has changed.
+    unsafe {
+        core::arch::asm!(
+            "{forgotten} = {known}",
+            forgotten = lateout(reg) forgotten,
+            known = in(reg) known,
+            options(nostack),
+        );
+        &mut *forgotten
+    }
 }
 
 #[inline(always)]
-fn fill_key(key: &mut FlowKey, packet: &Packet, ip: &Ip, tcp: &Tcp, direction: Direction) {
-    key.vlan = packet.vlan;
+fn fill_key(key: &mut FlowKey, vlan: [u16; 2], ip: &Ip, tcp: &Tcp, direction: Direction) {
+    key.vlan = vlan;
     key.ip_version = ip.version;
     key.protocol = ip.protocol;
     key.reserved = [0; 2];
@@ -83,12 +149,11 @@ fn fill_key(key: &mut FlowKey, packet: &Packet, ip: &Ip, tcp: &Tcp, direction: D
 fn advance(
     now: &Now,
     key: &FlowKey,
-    tcp: &Tcp,
-    options: &TcpOptions,
+    parsed: &Parsed,
     direction: Direction,
     record: &mut Flow,
 ) -> Step {
-    let segment = Segment::new(tcp, options.timestamps);
+    let segment = Segment::new(&parsed.tcp, parsed.options().timestamps);
     match direction {
         Direction::ToGuest => flow::to_guest(now, &segment, find(key), record),
         Direction::FromGuest => flow::from_guest(now, &segment, find(key), record),
@@ -187,13 +252,8 @@ fn trace(key: &FlowKey, record: &Flow) {
 }
 
 #[inline(always)]
-fn carry_out<F: Edit>(
-    frame: &mut F,
-    tcp: &Tcp,
-    options: &TcpOptions,
-    step: &Step,
-    direction: Direction,
-) -> Fate {
+fn carry_out<F: Frame>(frame: &mut F, parsed: &Parsed, step: &Step, direction: Direction) -> Fate {
+    let options = parsed.options();
     let done = match step.verdict {
         Verdict::Pass => return Fate::Go,
         Verdict::Hold => return Fate::Hold,
@@ -203,11 +263,11 @@ fn carry_out<F: Edit>(
         }
         Verdict::Translate(translation) if direction == Direction::ToGuest => {
             count(|c| &mut c.translated_to_guest);
-            rewrite::to_guest(frame, tcp, options, translation)
+            rewrite::to_guest(&mut frame.edit(), &parsed.tcp, &options, translation)
         }
         Verdict::Translate(translation) => {
             count(|c| &mut c.translated_from_guest);
-            rewrite::from_guest(frame, tcp, options, translation)
+            rewrite::from_guest(&mut frame.edit(), &parsed.tcp, &options, translation)
         }
     };
     if done {

@@ -15,13 +15,14 @@ use aya_ebpf::btf_maps::XskMap;
 use aya_ebpf::helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
-use colo_proxy_common::decode::{OPTIONS_MAX, Octets, OptionWalk};
+use colo_proxy_common::checksum::Difference;
+use colo_proxy_common::decode::{Malformed, OPTIONS_MAX, Octets, OptionWalk};
 use colo_proxy_common::record::mode;
 use colo_proxy_common::rewrite::Edit;
 
-use crate::access::{Tagged, walk_options};
+use crate::access::{in_sight, walk_options};
 use crate::maps::{count, settings_if_any};
-use crate::translate::{Direction, Fate, translate};
+use crate::translate::{Direction, Fate, Frame, Parsed, parse, translate};
 
 /// Receive queues that can have a socket: each takes 16 MiB.
 const QUEUES_MAX: usize = 16;
@@ -54,11 +55,16 @@ pub fn colo_xdp_capture(ctx: XdpContext) -> u32 {
 /// One frame, in however many pieces.
 struct XdpFrame(*mut xdp_md);
 
-impl Tagged for XdpFrame {
-    /// The kernel has not taken one out of the frame yet.
+impl Frame for XdpFrame {
     #[inline(always)]
-    fn outer_tag(&self) -> Option<u16> {
-        None
+    fn parse(&self, direction: Direction, into: &mut Parsed) -> Result<bool, Malformed> {
+        // The kernel has not taken a tag out of the frame yet.
+        parse(self, None, direction, into)
+    }
+
+    #[inline(always)]
+    fn edit(&mut self) -> impl Edit {
+        Self(self.0)
     }
 }
 
@@ -83,6 +89,7 @@ impl Octets for XdpFrame {
 
     #[inline(always)]
     fn read_into(&self, at: usize, len: usize, into: &mut [u8; OPTIONS_MAX]) -> bool {
+        let len = in_sight(len);
         if len == 0 || len > OPTIONS_MAX {
             return false;
         }
@@ -97,12 +104,17 @@ impl Octets for XdpFrame {
 }
 
 impl Edit for XdpFrame {
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, at: usize, mut octets: [u8; N]) -> bool {
+        let len = N as u32;
+        // SAFETY: a helper on the program's own frame; the octets are on the stack.
+        unsafe { bpf_xdp_store_bytes(self.0, at as u32, octets.as_mut_ptr().cast(), len) == 0 }
+    }
+
     /// Leaves the checksum as it is: nothing here tells whether it is partial or complete, and the
     /// frame is only compared.
     #[inline(always)]
-    fn replace(&mut self, at: usize, _checksum_at: usize, _old: u32, new: u32) -> bool {
-        let mut octets = new.to_be_bytes();
-        // SAFETY: a helper on the program's own frame; the octets are on the stack.
-        unsafe { bpf_xdp_store_bytes(self.0, at as u32, octets.as_mut_ptr().cast(), 4) == 0 }
+    fn adjust(&mut self, _at: usize, _difference: Difference) -> bool {
+        true
     }
 }

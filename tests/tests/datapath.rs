@@ -197,6 +197,60 @@ fn needs_csum(ethernet_to_tcp: u16) -> [u8; VNET_HDR_LEN] {
     header
 }
 
+/// However much of its headers a frame has in one piece with its start.
+#[test]
+fn headers_in_pieces_are_translated() {
+    in_netns(|| {
+        let host = Host::new();
+        ip("link set guest0 mtu 9000");
+        let name = instance();
+        let mut datapath = Datapath::attach(&host.plan(&name, Role::Secondary)).expect("attach");
+        let (key, flow) = translated(0);
+        datapath.insert_flow(&key, &flow).expect("insert");
+        let sack = [(0xffff_fff0, 5), (7, 0x8000_0000), (9, 10)];
+        let blocks = |by: u32| {
+            frame::TcpOption::Sack(
+                sack.iter()
+                    .map(|(l, r): &(u32, u32)| (l.wrapping_sub(by), r.wrapping_sub(by)))
+                    .collect(),
+            )
+        };
+        // The kernel keeps what is longer than a page in pieces, the first as long as the header
+        // of the frame says.
+        let payload = [&[7; 5000][..], b"to the guest"].concat();
+        let mut count = 0;
+        for odd in [false, true] {
+            let options = |echo: u32, by: u32| {
+                use frame::TcpOption::{Nop, Timestamps};
+                let nops = if odd { 1 } else { 2 };
+                [vec![Nop; nops], vec![Timestamps(1, echo), Nop, Nop, blocks(by)]].concat()
+            };
+            let shape =
+                Shape { options: options(2, 0), payload: payload.clone(), ..Shape::default() };
+            let wanted = Shape {
+                ack: shape.ack.wrapping_sub(T_SEQ),
+                options: options(2u32.wrapping_sub(T_TS), T_SEQ),
+                ..shape.clone()
+            };
+            for linear in [14u16, 20, 33, 34, 40, 53, 54, 60, 66, 67, 70, 75, 93, 94, 200, 0] {
+                for (kind, mut header) in
+                    [(Checksum::Full, [0; VNET_HDR_LEN]), (Checksum::Partial, needs_csum(34))]
+                {
+                    header[2..4].copy_from_slice(&linear.to_le_bytes());
+                    host.input.write(&[&header[..], &shape.build(kind)].concat());
+                    let got = host.netdev.read_until(has(b"to the guest"));
+                    assert!(got[VNET_HDR_LEN..] == wanted.build(kind), "{linear} {kind:?} {odd}");
+                    count += 1;
+                }
+            }
+        }
+        let counters = datapath.counters().expect("counters");
+        assert_eq!((counters.translated_to_guest, counters.rewrite_failed), (count, 0));
+        assert_eq!(counters.malformed, 0);
+        datapath.detach().expect("detach");
+    });
+}
+
 /// Mirrored input, written to the input gate, reaches the guest translated; full and partial
 /// checksums are right in their own way, and a VLAN tag is part of the connection.
 #[test]

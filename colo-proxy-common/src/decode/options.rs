@@ -33,17 +33,73 @@ pub struct Sack {
     pub blocks: u8,
 }
 
+/// `NOP NOP`, kind and length of the timestamps option: how it comes ever since RFC 7323, appendix A,
+/// and its predecessor.
+const USUAL_TIMESTAMPS: u32 = 0x0101_080a;
+const USUAL_TIMESTAMPS_LEN: u32 = 12;
+/// `NOP NOP`, and the kind of the SACK option.
+const USUAL_SACK: u32 = 0x01_01_05;
+
 /// Reads the options of `tcp`. Options that are cut or of the wrong length end the walk, as they
 /// do in a receiver.
 #[inline(always)]
 pub fn decode_tcp_options<F: Octets + ?Sized>(frame: &F, tcp: &Tcp) -> TcpOptions {
-    let len = usize::from(tcp.options_len);
+    let len = u32::from(tcp.options_len);
     let start = tcp.at + 20;
-    let mut walk = OptionWalk::default();
-    if len == 0 || !frame.read_into(start as usize, len, &mut walk.raw) {
+    if len == 0 {
         return TcpOptions::default();
     }
-    walk.len = len as u32;
+    usual(frame, start, len).unwrap_or_else(|| walk(frame, start, len))
+}
+
+/// What a walk finds in options as nearly every established connection has them: timestamps, or SACK
+/// blocks, or these behind those, and nothing else. `None` where the options are others.
+#[inline(always)]
+fn usual<F: Octets + ?Sized>(frame: &F, start: u32, len: u32) -> Option<TcpOptions> {
+    // The shortest of them.
+    let head: [u8; 12] = frame.read(start as usize)?;
+    let [a, b, c, d, v0, v1, v2, v3, e0, e1, e2, e3] = head;
+    let first = u32::from_be_bytes([a, b, c, d]);
+    if first != USUAL_TIMESTAMPS {
+        return Some(TcpOptions { sack: Some(usual_sack(first, start, len)?), ..NONE });
+    }
+    let timestamps = Some(Timestamps {
+        value: u32::from_be_bytes([v0, v1, v2, v3]),
+        echo: u32::from_be_bytes([e0, e1, e2, e3]),
+        at: start + 4,
+    });
+    if len == USUAL_TIMESTAMPS_LEN {
+        return Some(TcpOptions { timestamps, ..NONE });
+    }
+    let at = start + USUAL_TIMESTAMPS_LEN;
+    let second = u32::from_be_bytes(frame.read(at as usize)?);
+    let sack = usual_sack(second, at, len.checked_sub(USUAL_TIMESTAMPS_LEN)?)?;
+    Some(TcpOptions { timestamps, sack: Some(sack), ..NONE })
+}
+
+/// The SACK option that begins with `word` at `at`, if it takes all of the `len` octets.
+#[inline(always)]
+fn usual_sack(word: u32, at: u32, len: u32) -> Option<Sack> {
+    let fits = matches!(len, 12 | 20 | 28 | 36) && word & 0xff == len - 2;
+    (word >> 8 == USUAL_SACK && fits).then_some(Sack { at: at + 4, blocks: (len / 8) as u8 })
+}
+
+const NONE: TcpOptions = TcpOptions {
+    mss: None,
+    window_scale: None,
+    sack_permitted: false,
+    timestamps: None,
+    sack: None,
+};
+
+/// Reads options in any order.
+#[inline(always)]
+fn walk<F: Octets + ?Sized>(frame: &F, start: u32, len: u32) -> TcpOptions {
+    let mut walk = OptionWalk::default();
+    if !frame.read_into(start as usize, len as usize, &mut walk.raw) {
+        return TcpOptions::default();
+    }
+    walk.len = len;
     F::finish(&mut walk);
     walk.found(start)
 }

@@ -255,6 +255,21 @@ pub(crate) fn any_option() -> impl Strategy<Value = TcpOption> {
     ]
 }
 
+/// Anything, and what an established connection has: timestamps, SACK blocks, or these behind those.
+pub(crate) fn any_options() -> impl Strategy<Value = Vec<TcpOption>> {
+    let usual = (
+        proptest::option::of(any::<(u32, u32)>()),
+        proptest::collection::vec(any::<(u32, u32)>(), 0..=4),
+    )
+        .prop_map(|(timestamps, blocks)| {
+            let padded = |option| [TcpOption::Nop, TcpOption::Nop, option];
+            let sack = (!blocks.is_empty()).then_some(TcpOption::Sack(blocks));
+            let timestamps = timestamps.map(|(value, echo)| TcpOption::Timestamps(value, echo));
+            [timestamps, sack].into_iter().flatten().flat_map(padded).collect()
+        });
+    prop_oneof![proptest::collection::vec(any_option(), 0..8), usual]
+}
+
 fn any_ip() -> impl Strategy<Value = Ip> {
     let extension = prop_oneof![
         (0u8..3).prop_map(Extension::Destination),
@@ -278,7 +293,7 @@ pub(crate) fn any_shape() -> impl Strategy<Value = Shape> {
     (
         (proptest::collection::vec(1u16..4095, 0..=2), any_ip(), any::<(u16, u16)>()),
         (any::<u32>(), any::<u32>(), 0u8..64),
-        proptest::collection::vec(any_option(), 0..8),
+        any_options(),
         proptest::collection::vec(any::<u8>(), 0..64),
         prop_oneof![Just(0usize), 1usize..20],
     )

@@ -9,7 +9,7 @@ use colo_proxy::offsets::{self, FlowState, Offset};
 use colo_proxy_common::flow::{known, state};
 use colo_proxy_common::record::{Flow, FlowKey, LAYOUT_VERSION, Settings};
 
-use crate::tap::{VNET_HDR_LEN, in_netns};
+use crate::tap::{Offloads, Tap, VNET_HDR_LEN, in_netns, ip};
 use crate::{Host, T_SEQ, T_TS, frame, has, instance, links_on, translated};
 use frame::{Checksum, Shape};
 
@@ -226,6 +226,42 @@ fn a_survivor_that_becomes_the_primary_goes_on_translating() {
         let captured = host.output.read_until(has(b"from the guest"));
         let seq = u32::from_be_bytes(captured[VNET_HDR_LEN + 38..][..4].try_into().expect("four"));
         assert_eq!(seq, from_guest.seq.wrapping_add(T_SEQ));
+        primary.detach().expect("detach");
+    });
+}
+
+/// A bridge that floods hands out clones, and the mirror makes another one: what is translated for the
+/// guest is translated for nobody else.
+#[test]
+fn only_the_guest_sees_what_is_translated_for_it() {
+    in_netns(|| {
+        let host = Host::new();
+        let others = ["lan0", "lan1", "lan2"].map(|name| Tap::new(name, Offloads::On));
+        ip("link add br0 type bridge");
+        ip("link set br0 up");
+        for name in ["lan0", "lan1", "guest0", "lan2"] {
+            ip(&format!("link set {name} master br0"));
+        }
+        let name = instance();
+        let mut primary = Datapath::attach(&host.plan(&name, Role::Primary)).expect("attach");
+        primary.import_offsets(&[told(40_000, T_SEQ)], 1).expect("import");
+        let shape = Shape {
+            options: vec![frame::TcpOption::Timestamps(1, 2)],
+            payload: b"to the guest".to_vec(),
+            ..Shape::default()
+        };
+        let mut wanted = shape.clone();
+        wanted.ack = wanted.ack.wrapping_sub(T_SEQ);
+        wanted.options = vec![frame::TcpOption::Timestamps(1, 2u32.wrapping_sub(7))];
+        let (sent, wanted) = (shape.build(Checksum::Full), wanted.build(Checksum::Full));
+        let [from, rest @ ..] = &others;
+        from.write_plain(&sent);
+        let got = host.netdev.read_until(has(b"to the guest"));
+        assert_eq!(&got[VNET_HDR_LEN..], wanted, "the guest");
+        for tap in rest.iter().chain([&host.input]) {
+            let got = tap.read_until(has(b"to the guest"));
+            assert_eq!(&got[VNET_HDR_LEN..], sent, "{}", tap.name);
+        }
         primary.detach().expect("detach");
     });
 }
