@@ -219,7 +219,7 @@ impl Guest {
     }
 
     /// Refuses what is only wrong together.
-    pub fn check(self) -> Result<Self, ConfigError> {
+    pub fn check(mut self) -> Result<Self, ConfigError> {
         let shown = self.name.clone().unwrap_or_else(|| self.netdev.clone());
         let fail = |what: &str| Err(ConfigError::Guest { name: shown.clone(), what: what.into() });
         if let Some(name) = &self.name
@@ -243,9 +243,16 @@ impl Guest {
             );
         }
         if self.lane != LaneKind::Stream
-            && let SideConfig::Secondary { capture: CaptureKind::AfXdp, .. } = self.side
+            && let SideConfig::Secondary { capture, .. } = &mut self.side
         {
-            return fail("capture = \"af-xdp\" takes frames before they reach the kernel lane");
+            match capture {
+                CaptureKind::AfXdp => {
+                    return fail(
+                        "capture = \"af-xdp\" takes frames before they reach the kernel lane",
+                    );
+                }
+                CaptureKind::Gate | CaptureKind::Auto => *capture = CaptureKind::Gate,
+            }
         }
         Ok(self)
     }

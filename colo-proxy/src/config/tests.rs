@@ -56,6 +56,20 @@ fn an_unknown_key_is_refused_with_its_line_and_a_suggestion() {
 }
 
 #[test]
+fn what_captures_beside_a_kernel_lane_is_the_gate() {
+    let auto = SECONDARY.replace("\"af-xdp\"", "\"auto\"");
+    let capture = |text: &str| match read(text).expect("it is right")[0].side {
+        SideConfig::Secondary { capture, .. } => capture,
+        SideConfig::Primary { .. } => panic!("the other role"),
+    };
+    assert_eq!(capture(&auto), CaptureKind::Auto);
+    let lane = "control = \"tcp:10.0.0.2:9005\"\nlane = \"auto\"\n";
+    assert_eq!(capture(&format!("{auto}{lane}")), CaptureKind::Gate);
+    let error = read(&format!("{SECONDARY}{lane}")).expect_err("refused");
+    assert!(error.contains("before they reach the kernel lane"), "{error}");
+}
+
+#[test]
 fn what_is_only_wrong_together_is_refused_by_name() {
     for (text, reason) in [
         (

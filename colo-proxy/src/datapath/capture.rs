@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::af_xdp::{self, AfXdp, Refusal, XdpTarget};
 use crate::{error_chain::chain, frame::Frame, gate::Gate};
 
-/// Which backend the operator asks for: `capture = "gate"` or `"af-xdp"`.
+/// Which backend the operator asks for: `capture = "gate"`, `"af-xdp"` or `"auto"`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CaptureKind {
@@ -25,6 +25,9 @@ pub enum CaptureKind {
     Gate,
     /// Read from `AF_XDP` sockets on the guest's TAP; from the gate what they cannot take.
     AfXdp,
+    /// `AF_XDP` where it can take every frame, which was never slower than the gate and mostly faster
+    /// (BENCHMARKS.md), else the gate.
+    Auto,
 }
 
 /// What a backend has read, and what the kernel dropped before it could.
@@ -121,7 +124,7 @@ pub fn choose(
     let (netdev, pins) = (target.netdev, target.pins);
     let opened = match kind {
         CaptureKind::Gate => None,
-        CaptureKind::AfXdp => Some(AfXdp::attach(target, Arc::clone(gate))),
+        CaptureKind::AfXdp | CaptureKind::Auto => Some(AfXdp::attach(target, Arc::clone(gate))),
     };
     let refusal = match opened {
         Some(Ok(capture)) => {
@@ -131,7 +134,9 @@ pub fn choose(
         }
         Some(Err(refusal)) => {
             let hint = refusal.hint().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-            log::warn!("{netdev}: captured by the gate, not AF_XDP: {}{hint}", chain(&refusal));
+            let level = if kind == CaptureKind::Auto { log::Level::Info } else { log::Level::Warn };
+            let why = chain(&refusal);
+            log::log!(level, "{netdev}: captured by the gate, not AF_XDP: {why}{hint}");
             Some(refusal)
         }
         None => None,
