@@ -188,7 +188,7 @@ fn a_dead_daemons_program_goes_where_the_gate_captures_now() {
 #[test]
 fn auto_is_af_xdp_where_that_takes_every_frame() {
     for (whole, name) in [(true, "af-xdp"), (false, "gate")] {
-        in_namespace(|| {
+        in_namespace(move || {
             let guest = Guest::with_queues(1);
             let mut lab = Lab::with_gate(whole);
             let (capture, refusal) = lab.choose_kind(CaptureKind::Auto, guest.ifindex);
