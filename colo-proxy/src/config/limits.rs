@@ -51,7 +51,7 @@ impl Default for PeerLimits {
             queue_bytes: 32 << 20,
             gate_queue_frames: 10_000,
             guest_queue_frames: 10_000,
-            busy_poll: Duration::from_micros(50),
+            busy_poll: Duration::from_micros(200),
         }
     }
 }
