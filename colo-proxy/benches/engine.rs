@@ -1,7 +1,8 @@
 //! The compare engine alone, in memory: pairs of equal frames a second.
 //!
 //! `cargo bench -p colo-proxy --bench engine` prints them (an item is a pair), and with
-//! `-- --json docs/bench/engine.json` writes what a pair costs by the number of flows.
+//! `-- --json ../docs/bench/engine.json`, a path from the package, writes what a pair costs by the
+//! number of flows.
 
 mod load;
 
