@@ -49,6 +49,8 @@ pub struct Link {
     pub mtu: u32,
     /// Frames that came in on it since it was made.
     pub rx_frames: u64,
+    /// Frames that whoever holds it has taken.
+    pub tx_frames: u64,
     /// Frames that the kernel could not hand to whoever holds it.
     pub tx_dropped: u64,
 }
@@ -253,6 +255,7 @@ fn read(message: &LinkMessage) -> Link {
         held: message.header.flags.contains(LinkFlags::LowerUp),
         queue_len: queue_len.unwrap_or_default(),
         rx_frames: stats.rx_packets,
+        tx_frames: stats.tx_packets,
         tx_dropped: stats.tx_dropped,
     }
 }

@@ -15,17 +15,25 @@ pub(super) struct Behind {
 struct Known {
     ifindex: u32,
     dropped: u64,
+    taken: u64,
 }
 
 impl Behind {
     /// How many frames these have dropped since the last look. One that was not there then begins
-    /// with what it has; and a TAP that nobody holds has no guest that could miss them.
+    /// with what it has, and a TAP that nobody holds has no guest that could miss them. What is dropped
+    /// while nothing at all is taken counts when something is: a guest whose interface is down, or that
+    /// has yet to boot, would cost a checkpoint for every broadcast.
     pub(super) fn look(&mut self, links: &[Link]) -> u64 {
         let mut grown = 0;
         let known = links.iter().filter(|link| link.held).map(|link| {
             let before = self.known.iter().find(|known| known.ifindex == link.ifindex);
-            grown += before.map_or(0, |before| link.tx_dropped.saturating_sub(before.dropped));
-            Known { ifindex: link.ifindex, dropped: link.tx_dropped }
+            if let Some(before) = before {
+                if before.taken == link.tx_frames {
+                    return *before;
+                }
+                grown += link.tx_dropped.saturating_sub(before.dropped);
+            }
+            Known { ifindex: link.ifindex, dropped: link.tx_dropped, taken: link.tx_frames }
         });
         self.known = known.collect();
         self.dropped += grown;
@@ -46,6 +54,8 @@ mod tests {
             queue_len: 1,
             mtu: 1500,
             rx_frames: 0,
+            // Whoever holds it has taken some more.
+            tx_frames: 1000 + tx_dropped,
             tx_dropped,
         }
     }
@@ -69,6 +79,15 @@ mod tests {
         assert_eq!(behind.look(&[link(2, 0)]), 0);
         assert_eq!(behind.look(&[]), 0);
         assert_eq!(behind.look(&[link(2, 9)]), 0);
+    }
+
+    #[test]
+    fn what_a_guest_misses_counts_when_it_takes_something() {
+        let mut behind = Behind::default();
+        let wedged = |tx_dropped| Link { tx_frames: 7, ..link(1, tx_dropped) };
+        behind.look(&[wedged(0)]);
+        assert_eq!(behind.look(&[wedged(900)]), 0);
+        assert_eq!(behind.look(&[Link { tx_frames: 8, ..wedged(902) }]), 902);
     }
 
     #[test]

@@ -51,6 +51,12 @@ impl BusyPoll {
         }
     }
 
+    /// One more frame has come, of a batch whose length nobody tells.
+    pub(crate) fn on_frame(&self) {
+        let before = self.0.waiting.fetch_add(1, Relaxed);
+        self.on_frames(before + 1);
+    }
+
     /// What `status` shows.
     pub(crate) fn report(&self) -> Value {
         json!({ "windows": self.0.windows.load(Relaxed), "hits": self.0.hits.load(Relaxed) })

@@ -162,12 +162,12 @@ impl KernelLane {
         let mut heard = Heard::default();
         match event {
             PeerEvent::Up { lane } if self.offer.is_some() => {
-                self.close(NOT_THERE, datapath).await;
+                heard.is_cut = self.close(NOT_THERE, datapath).await;
                 let is_open = self.try_open(*lane, guest, datapath).await;
                 let epoch = epoch_in_force(datapath, guest.is_stopped);
                 heard.reply = Some(Message::Lane { open: is_open, epoch });
             }
-            PeerEvent::Down { .. } => drop(self.close(NOT_THERE, datapath).await),
+            PeerEvent::Down { .. } => heard.is_cut = self.close(NOT_THERE, datapath).await,
             PeerEvent::Message(Message::Lane { open: true, epoch }) => {
                 self.log(self.begin_use(*epoch, datapath));
             }

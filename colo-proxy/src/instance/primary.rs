@@ -305,6 +305,11 @@ impl Primary {
     async fn on_lane_peer(&mut self, event: &PeerEvent, inputs: &mut Inputs) {
         let guest = GuestNow { mtu: self.netdev.map(|link| link.mtu), is_stopped: false };
         let heard = inputs.lane.on_peer(event, guest, &mut self.hands.datapath).await;
+        if heard.is_cut && !matches!(event, PeerEvent::Message(_)) {
+            self.decisions.on_lane_gone();
+            self.decisions.messages.extend(heard.reply);
+            return;
+        }
         self.on_heard(heard);
     }
 
@@ -499,7 +504,7 @@ fn spawn_mirror(
         vnet_hdr: guest.vnet_hdr_support,
         limits: guest.limits.peer,
         stats: stats.mirror.clone(),
-        observe: Box::new(move |_| busy.on_frames(1)),
+        observe: Box::new(move |_| busy.on_frame()),
     })
     .map_err(system("watch the input gate"))
 }

@@ -578,7 +578,7 @@ fn spawn_output(
         limits: guest.limits.peer,
         stats: stats.output.clone(),
         observe: Box::new(move |frame| {
-            busy.on_frames(1);
+            busy.on_frame();
             seen.frame(frame);
         }),
     })

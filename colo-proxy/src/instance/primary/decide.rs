@@ -49,6 +49,10 @@ pub(in crate::instance) struct Decisions {
     session: u64,
     /// A checkpoint has begun and is not done yet.
     checkpoint_running: bool,
+    /// Frames were lost between the hosts, and no checkpoint was asked for yet.
+    is_loss_due: bool,
+    /// That was so when the present checkpoint began.
+    was_loss_due: bool,
     /// The guest's output passes when this daemon dies.
     passes_on_death: bool,
     /// The secondary was told that it is not to take over, and has not said that it knows; later
@@ -106,6 +110,8 @@ impl Decisions {
             epoch: 0,
             session,
             checkpoint_running: false,
+            is_loss_due: false,
+            was_loss_due: false,
             passes_on_death: false,
             disclaiming: None,
             timeout: PeerLimits::default().timeout,
@@ -235,6 +241,7 @@ impl Decisions {
         let up = self.mirror_up && self.secondary_up && self.control_up && self.has_pair;
         let action = self.protection.on_peer(now, up);
         self.act(now, action, hands);
+        self.ask_for_loss(now);
     }
 
     /// The secondary has to know whether it could take over.
@@ -296,7 +303,23 @@ impl Decisions {
     /// Frames were lost between the hosts, or the way by which they came `is_cut`: what depends on
     /// them is not waited for.
     pub(in crate::instance) fn on_lane_loss(&mut self, now: Instant, frames: u64, is_cut: bool) {
-        if (frames > 0 || is_cut) && self.protection.state() == State::Protected {
+        if frames > 0 || is_cut {
+            self.is_loss_due = true;
+            self.ask_for_loss(now);
+        }
+    }
+
+    /// The way by which frames came is gone with the peer: what was under way is asked for when that is
+    /// back.
+    pub(in crate::instance) fn on_lane_gone(&mut self) {
+        self.is_loss_due = true;
+    }
+
+    /// A loss that is heard of while a checkpoint is made may be of after its cut, and one that is heard
+    /// of while the pair waits for its peer is not made good by that peer.
+    fn ask_for_loss(&mut self, now: Instant) {
+        let may = self.protection.state() == State::Protected && !self.checkpoint_running;
+        if may && std::mem::take(&mut self.is_loss_due) {
             self.engine.request_checkpoint(now, Reason::LaneLoss, &mut self.out);
         }
     }
@@ -320,6 +343,7 @@ impl Decisions {
                 self.drain_output(now, hands);
                 self.engine.checkpoint_began(now);
                 self.checkpoint_running = true;
+                self.was_loss_due = std::mem::take(&mut self.is_loss_due);
                 // The secondary's guest goes on before we hear that the checkpoint is done, so what
                 // comes from here on may be of either epoch. Where an earlier mark is still to come
                 // it is unsorted already.
@@ -342,6 +366,8 @@ impl Decisions {
                 }
                 self.checkpoint_running = false;
                 self.engine.checkpoint_failed(now);
+                self.is_loss_due |= std::mem::take(&mut self.was_loss_due);
+                self.ask_for_loss(now);
                 self.compare_unsorted(now, self.epoch + 1);
             }
             Event::Failover => self.end_protection(now, hands),
@@ -400,6 +426,7 @@ impl Decisions {
         }
         let action = self.protection.on_checkpoint_done();
         self.act(now, action, hands);
+        self.ask_for_loss(now);
     }
 
     /// No epoch has ended on the secondary's lane by the checkpoint that would have begun `epoch`.

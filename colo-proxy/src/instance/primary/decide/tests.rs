@@ -41,6 +41,64 @@ fn a_checkpoint_that_the_secondary_wants_is_asked_for_once_with_its_reason() {
     assert_eq!(Vec::from(decisions.commands), [request]);
 }
 
+fn protected(now: Instant) -> Decisions {
+    let mut decisions = decisions(now);
+    for lane in [Lane::Mirror, Lane::Secondary, Lane::Control] {
+        decisions.on_lane(now, lane, true, &mut Idle);
+    }
+    decisions
+}
+
+/// Whether a checkpoint was asked for since the last time.
+fn asks(decisions: &mut Decisions, now: Instant) -> bool {
+    decisions.collect_requests(now);
+    let is_request = |command: &Command| matches!(command, Command::RequestCheckpoint { .. });
+    decisions.commands.drain(..).any(|command| is_request(&command))
+}
+
+#[test]
+fn a_loss_that_is_heard_of_while_the_pair_waits_is_asked_for_when_it_does_not() {
+    let now = Instant::now();
+    let mut decisions = protected(now);
+    decisions.on_lane(now, Lane::Secondary, false, &mut Idle);
+    decisions.on_lane_loss(now, 3, false);
+    assert!(!asks(&mut decisions, now));
+    decisions.on_lane(now, Lane::Secondary, true, &mut Idle);
+    assert!(asks(&mut decisions, now));
+}
+
+#[test]
+fn what_was_under_way_when_the_peer_went_is_asked_for_when_it_is_back() {
+    let now = Instant::now();
+    let mut decisions = protected(now);
+    decisions.on_lane_gone();
+    decisions.on_lane(now, Lane::Control, false, &mut Idle);
+    assert!(!asks(&mut decisions, now));
+    decisions.on_lane(now, Lane::Control, true, &mut Idle);
+    assert!(asks(&mut decisions, now));
+}
+
+#[test]
+fn a_loss_that_is_heard_of_during_a_checkpoint_is_not_covered_by_it() {
+    let now = Instant::now();
+    for done in [true, false] {
+        let mut decisions = protected(now);
+        decisions.on_frame_event(now, &Event::CheckpointBegan, &mut Idle);
+        decisions.on_lane_loss(now, 1, false);
+        assert!(!asks(&mut decisions, now));
+        let event = if done {
+            Event::CheckpointDone { state_copied: false, covers: true }
+        } else {
+            Event::CheckpointFailed { reason: "no".into() }
+        };
+        decisions.on_frame_event(now, &event, &mut Idle);
+        // After a failure there is a pause.
+        let later = now + Duration::from_secs(1);
+        decisions.on_timeout(later, &mut Idle);
+        assert!(asks(&mut decisions, later), "{event:?}");
+    }
+}
+
 #[test]
 fn without_protection_none_is_asked_for() {
     let now = Instant::now();
