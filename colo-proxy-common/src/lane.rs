@@ -8,9 +8,9 @@
 //! in. A frame that comes much later than its slot was told of is refused ([`is_late`]): it has
 //! counted as lost, and its place in the counters will be another slot's.
 
-/// Slots that are counted at a time: those under way, those that a late frame may still be of, and
-/// as many again for a control lane that is late.
-pub const SLOTS: usize = 32;
+/// Slots that are counted at a time: those that a late frame may still be of, and those that are sent
+/// in already where the control lane is late ([`AHEAD_SLOTS`]).
+pub const SLOTS: usize = 64;
 /// A frame may be of a slot so long before the one that was told of last.
 pub const LATE_SLOTS: u32 = 8;
 /// And so long after it, where the control lane is two seconds late.
@@ -86,7 +86,7 @@ pub const fn is_late(tag: u32, told: u32) -> bool {
 
 /// The one entry of the per-CPU `lane` map: frames, as they are on a wire, by slot, modulo
 /// [`SLOTS`], since the map was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct LaneCounters {
     /// Frames that went into the tunnel.
@@ -95,6 +95,12 @@ pub struct LaneCounters {
     pub received: [u64; SLOTS],
     /// `CLOCK_MONOTONIC` of the last look at who speaks.
     pub looked_ns: u64,
+}
+
+impl Default for LaneCounters {
+    fn default() -> Self {
+        Self { sent: [0; SLOTS], received: [0; SLOTS], looked_ns: 0 }
+    }
 }
 
 impl LaneCounters {
@@ -126,7 +132,7 @@ pub struct Speaker {
 /// Addresses that are remembered.
 pub const SPEAKERS_MAX: usize = 64;
 
-const _: () = assert!(size_of::<LaneCounters>() == 65 * 8);
+const _: () = assert!(size_of::<LaneCounters>() == 129 * 8);
 const _: () = assert!(size_of::<Speaker>() == 28);
 
 #[cfg(feature = "user")]
@@ -148,7 +154,7 @@ mod tests {
     fn a_tag_says_which_epoch_and_slot() {
         let tag = tag(0x1234_5675, 0xabc_d123);
         assert_eq!(tag, 0x7523);
-        assert_eq!((slot_index(tag), parity(tag)), (3, 1));
+        assert_eq!((slot_index(tag), parity(tag)), (35, 1));
         let mark = mark(0xdead_beef, 5, 0x123);
         assert_eq!(mark, 0xdead_0523);
         assert!(is_ours(mark, 0xdead_0001) && !is_ours(mark, 0xdeaf_0523));

@@ -7,6 +7,8 @@ use crate::link::Link;
 #[derive(Debug, Default)]
 pub(super) struct Behind {
     known: Vec<Known>,
+    /// Something was dropped of which nobody has been told yet, because nothing is taken.
+    pub(super) is_owed: bool,
     /// Frames dropped since the first look.
     pub(super) dropped: u64,
 }
@@ -25,10 +27,12 @@ impl Behind {
     /// has yet to boot, would cost a checkpoint for every broadcast.
     pub(super) fn look(&mut self, links: &[Link]) -> u64 {
         let mut grown = 0;
+        let mut is_owed = false;
         let known = links.iter().filter(|link| link.held).map(|link| {
             let before = self.known.iter().find(|known| known.ifindex == link.ifindex);
             if let Some(before) = before {
                 if before.taken == link.tx_frames {
+                    is_owed |= link.tx_dropped > before.dropped;
                     return *before;
                 }
                 grown += link.tx_dropped.saturating_sub(before.dropped);
@@ -36,6 +40,7 @@ impl Behind {
             Known { ifindex: link.ifindex, dropped: link.tx_dropped, taken: link.tx_frames }
         });
         self.known = known.collect();
+        self.is_owed = is_owed;
         self.dropped += grown;
         grown
     }
@@ -86,7 +91,9 @@ mod tests {
         let mut behind = Behind::default();
         let wedged = |tx_dropped| Link { tx_frames: 7, ..link(1, tx_dropped) };
         behind.look(&[wedged(0)]);
+        assert!(!behind.is_owed);
         assert_eq!(behind.look(&[wedged(900)]), 0);
+        assert!(behind.is_owed);
         assert_eq!(behind.look(&[Link { tx_frames: 8, ..wedged(902) }]), 902);
     }
 

@@ -323,7 +323,8 @@ impl KernelLane {
         open.tunnel.check().await?;
         // A frame is dropped as it comes, or not: an idle lane need not ask.
         let arrived = open.slots.arrived();
-        if std::mem::replace(&mut open.looked_at, arrived) == arrived {
+        let is_idle = std::mem::replace(&mut open.looked_at, arrived) == arrived;
+        if is_idle && !open.behind.is_owed {
             return Ok(());
         }
         let dropped = open.behind.look(&open.tunnel.links(&ifindexes).await);

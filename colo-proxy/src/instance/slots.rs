@@ -124,7 +124,7 @@ impl Slots {
             *awaited = Some(Awaited { sent, ticks: 0 });
         }
         // The programs refuse frames of these slots, and nobody sends yet in those that will have
-        // their places.
+        // their places, unless the control lane is more than two seconds late.
         for late in LATE_SLOTS + 1..=2 * LATE_SLOTS {
             let late = slot.wrapping_sub(late);
             if self.awaited.get(index(late)).is_some_and(Option::is_none) {
@@ -308,6 +308,28 @@ mod tests {
             found += (0..LATE_TICKS + 3).map(|_| rig.tick()).sum::<u64>();
             assert_eq!(found, 5, "a frame that is {late} slots too late");
         }
+    }
+
+    /// The control lane stands still while frames come; then all counts come at once.
+    #[test]
+    fn counts_that_are_late_make_no_loss() {
+        const LATE: u32 = 36;
+        let mut rig = Rig::new();
+        let mut counts = Vec::new();
+        for _ in 0..LATE {
+            let slot = rig.send();
+            rig.arrive(slot);
+            let (slots, counters) = &mut rig.sender;
+            counts.extend(slots.on_tick(0, counters).message);
+        }
+        let (slots, counters) = &mut rig.receiver;
+        let mut lost = 0;
+        for count in counts {
+            let Message::LaneCount { slot, sent } = count else { continue };
+            lost += slots.on_count(slot, sent, counters);
+        }
+        lost += (0..LATE_TICKS + 2).map(|_| slots.on_tick(0, counters).lost).sum::<u64>();
+        assert_eq!(lost, 0);
     }
 
     /// Nothing comes: that is told when it has lasted, and not of a lane where nothing is sent, or
