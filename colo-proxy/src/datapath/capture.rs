@@ -25,8 +25,7 @@ pub enum CaptureKind {
     Gate,
     /// Read from `AF_XDP` sockets on the guest's TAP; from the gate what they cannot take.
     AfXdp,
-    /// `AF_XDP` where it can take every frame, else the gate: in BENCHMARKS.md it is somewhat faster
-    /// for bulk, and as fast within noise for small frames.
+    /// `AF_XDP` where it can take every frame, else the gate.
     Auto,
 }
 
