@@ -11,8 +11,9 @@ use crate::tunnel::Channel;
 
 /// The longest line; a longer one ends the connection.
 pub const LINE_MAX: usize = 64 * 1024;
-/// Version of the messages. An unknown message is ignored, an unknown version refused.
-pub const VERSION: u32 = 1;
+/// Version of the messages, and of the tags by which a kernel lane's frames are counted. An unknown
+/// message is ignored, an unknown version refused.
+pub const VERSION: u32 = 2;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -100,7 +100,7 @@ fn tell_epochs(pair: &Pair, epochs: u64) -> Result<()> {
     let mut to = host.run(|| Ok(TcpStream::connect((Side::Primary.replication(), 9005))?))?;
     to.set_read_timeout(Some(TIMEOUT))?;
     let mut from = BufReader::new(to.try_clone()?).lines();
-    writeln!(to, r#"{{"type":"hello","version":1,"role":"primary"}}"#)?;
+    writeln!(to, r#"{{"type":"hello","version":2,"role":"primary"}}"#)?;
     for epoch in 1..=epochs {
         writeln!(to, r#"{{"type":"epoch","session":7,"epoch":{epoch}}}"#)?;
         let done = format!(r#""type":"epoch-done","epoch":{epoch}"#);
