@@ -52,8 +52,8 @@ fn known(row: Row, figure: &str) -> &'static str {
              first guest need."
         }
         (_, "cpu_s_per_mpacket") => {
-            "the client, both guests and the hubs that move their frames are in the figure; they \
-             cost the same in every column and are what remains."
+            "the client, and each guest with the hub that moves its frames, are in the figure; a pair \
+             has two guests. They are most of what remains."
         }
         (Row::ManyGuests, _) => {
             "64 connections to one guest are batched in its gates and lanes, and those to 64 guests \

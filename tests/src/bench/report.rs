@@ -200,7 +200,8 @@ const FOOT: &str = "\n## What the columns are\n\n\
     secondary's, as QEMU's documentation sets them up; `notify_dev` is answered 10 ms after the\n\
     first request, as long as a checkpoint of QEMU's takes at best. **colo-proxy**: `primary` and\n\
     `secondary` with `--colo-frame instant` and `--lane kernel`. **Streams**: the same with\n\
-    `--lane stream`; **AF_XDP**: with the streams and `capture = \"af-xdp\"` on the secondary.\n\n\
+    `--lane stream`; **AF_XDP**: with the streams, `capture = \"af-xdp\"` on the secondary, and\n\
+    `--vnet-hdr-support` on both hosts, which that needs.\n\n\
     A guest is a network namespace whose TAP is joined with the host's by a QEMU without a machine\n\
     (`-M none`, a hub); it is the same program in all columns. A hub has no offloads, so the\n\
     rows with GSO use the lab's own pump, and QEMU's column is empty: not supported. Client, hosts\n\

@@ -1,4 +1,4 @@
-//! One of the three that are compared: a lab of its own with its guests and what protects them.
+//! One of those that are compared: a lab of its own with its guests and what protects them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! The table: for each figure the three columns, the ratios, and what becomes of the targets.
+//! The table: for each figure the columns, the ratios, and what becomes of the targets.
 
 use std::fmt::{self, Write as _};
 
