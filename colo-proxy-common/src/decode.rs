@@ -265,15 +265,14 @@ fn decode_ipv6<F: Octets + ?Sized>(frame: &F, at: usize) -> Result<Ip, Malformed
     let mut next = h[6];
     let mut payload_at = at + 40;
     let mut fragment = None;
-    if !F::FOLLOWS_EXTENSIONS && is_extension(next) {
-        return Err(Malformed::Extension);
-    }
-    for _ in 0..if F::FOLLOWS_EXTENSIONS { EXTENSIONS_MAX } else { 0 } {
+    for _ in 0..EXTENSIONS_MAX {
+        if !is_extension(next) {
+            break;
+        }
+        if !F::FOLLOWS_EXTENSIONS {
+            return Err(Malformed::Extension);
+        }
         let ext_len = match next {
-            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION => {
-                let [_, len]: [u8; 2] = frame.read(payload_at).ok_or(Malformed::Extension)?;
-                (usize::from(len) + 1) * 8
-            }
             // RFC 4302, section 2.2: counted in 4-octet words, minus 2.
             protocol::AH => {
                 let [_, len]: [u8; 2] = frame.read(payload_at).ok_or(Malformed::Extension)?;
@@ -290,7 +289,11 @@ fn decode_ipv6<F: Octets + ?Sized>(frame: &F, at: usize) -> Result<Ip, Malformed
                 }
                 8
             }
-            _ => break,
+            // RFC 6564: the others alike.
+            _ => {
+                let [_, len]: [u8; 2] = frame.read(payload_at).ok_or(Malformed::Extension)?;
+                (usize::from(len) + 1) * 8
+            }
         };
         let [following]: [u8; 1] = frame.read(payload_at).ok_or(Malformed::Extension)?;
         payload_at += ext_len;

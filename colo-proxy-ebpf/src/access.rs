@@ -60,20 +60,6 @@ impl Frame for SkBuff {
     }
 }
 
-/// A frame of which the kernel may keep the outermost VLAN tag apart.
-pub trait Tagged {
-    /// That tag.
-    fn outer_tag(&self) -> Option<u16>;
-}
-
-impl Tagged for SkBuff {
-    #[inline(always)]
-    fn outer_tag(&self) -> Option<u16> {
-        // SAFETY: the kernel's context is valid for the run of the program.
-        unsafe { ((*self.skb).vlan_present != 0).then(|| (*self.skb).vlan_tci as u16) }
-    }
-}
-
 impl Octets for SkBuff {
     #[inline(always)]
     fn len(&self) -> usize {
@@ -118,6 +104,13 @@ impl Octets for SkBuff {
 }
 
 impl SkBuff {
+    /// The outermost VLAN tag, where the kernel keeps it apart.
+    #[inline(always)]
+    pub fn outer_tag(&self) -> Option<u16> {
+        // SAFETY: the kernel's context is valid for the run of the program.
+        unsafe { ((*self.skb).vlan_present != 0).then(|| (*self.skb).vlan_tci as u16) }
+    }
+
     /// Where the `len` octets at `at` lie in memory, if they do in one piece with the start of the
     /// frame. Valid until the next helper that changes the frame.
     #[inline(always)]

@@ -7,7 +7,7 @@ use colo_proxy_common::decode::{decode, decode_tcp, protocol};
 use colo_proxy_common::lane::{self, LaneCounters};
 use colo_proxy_common::record::{Settings, mode};
 
-use crate::access::{SkBuff, Tagged};
+use crate::access::SkBuff;
 use crate::maps::{count, settings};
 use crate::speakers;
 use crate::verdict::{DROP, NEXT, send_out};

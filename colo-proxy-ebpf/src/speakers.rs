@@ -7,7 +7,7 @@ use aya_ebpf::macros::btf_map;
 use colo_proxy_common::decode::{Octets, decode, ethertype};
 use colo_proxy_common::lane::{SPEAKERS_MAX, Speaker};
 
-use crate::access::{SkBuff, Tagged};
+use crate::access::SkBuff;
 use crate::lane;
 
 /// A look at every frame would cost more than the frame's way into the tunnel. All addresses of a

@@ -477,11 +477,11 @@ fn settings_for(plan: &Plan<'_>, netns_cookie: u64, leftover: Option<&Settings>)
 }
 
 /// The upper octet of every mark. The host sees them on a tunnel's outer packets, so no rule on it may
-/// use such marks. (Those of the filters begin likewise, see [`is_token`], and are others.)
+/// use such marks. (Those of the filters are others, see [`is_token`].)
 const MARK_MAGIC: u32 = 0xc100_0000;
 
-/// A mark that no other daemon has. The upper half alone tells our frames in the tunnel; the lower
-/// one is a frame's tag there.
+/// A mark that another daemon hardly has: 24 random bits. On a tunnel, which is one guest's alone, the
+/// upper half tells our frames, and the lower one is a frame's tag.
 fn random_mark() -> u32 {
     use std::hash::{BuildHasher as _, Hasher as _};
 

@@ -172,7 +172,7 @@ impl KernelLane {
                 self.log(self.begin_use(*epoch, datapath));
             }
             PeerEvent::Message(Message::Lane { open: false, .. }) => {
-                heard.is_cut = self.close(CLOSED_THERE, datapath).await;
+                heard.is_cut = self.abandon(CLOSED_THERE, datapath).await;
             }
             PeerEvent::Message(Message::LaneCount { slot, sent }) => {
                 heard.lost = self.on_count(*slot, *sent, datapath);
@@ -344,7 +344,7 @@ impl KernelLane {
 
     /// The lane is of no use.
     async fn give_up(&mut self, why: &str, heard: &mut Heard, datapath: &mut Datapath) {
-        heard.is_cut = self.close(why, datapath).await;
+        heard.is_cut = self.abandon(why, datapath).await;
         heard.reply = Some(Message::Lane { open: false, epoch: datapath.epoch() });
     }
 
@@ -382,6 +382,16 @@ impl KernelLane {
         self.close(NOT_THERE, datapath).await;
     }
 
+    /// As [`Self::close`], where the peer is there and somebody should know.
+    async fn abandon(&mut self, why: &str, datapath: &mut Datapath) -> bool {
+        let was_open = self.is_open();
+        let was_used = self.close(why, datapath).await;
+        if was_open {
+            self.tell_why();
+        }
+        was_used
+    }
+
     /// Frames go by the streams again, and the tunnel is gone. `true` where frames have gone by it.
     async fn close(&mut self, why: &str, datapath: &mut Datapath) -> bool {
         let Some(open) = self.open.take() else { return false };
@@ -389,9 +399,6 @@ impl KernelLane {
         self.lost_before += open.slots.lost;
         self.dropped_before += open.behind.dropped;
         why.clone_into(&mut self.why);
-        if why != NOT_THERE {
-            self.tell_why();
-        }
         // Frames go by the streams before the tunnel goes, and it goes before its guards.
         self.log(datapath.use_lane(false));
         self.log(open.tunnel.close().await);
@@ -403,7 +410,13 @@ impl KernelLane {
     pub(super) fn report(&self, datapath: &Datapath) -> Value {
         let Some(open) = &self.open else {
             let why = if self.offer.is_some() { &self.why } else { "not asked for" };
-            return json!({ "open": false, "used": false, "why": why, "lost_frames": self.lost(), "dropped_frames": self.dropped() });
+            return json!({
+                "open": false,
+                "used": false,
+                "why": why,
+                "lost_frames": self.lost(),
+                "dropped_frames": self.dropped(),
+            });
         };
         let counters = datapath.lane_counters().unwrap_or_default();
         let total = |of: fn(&LaneCounters) -> [u64; SLOTS]| of(&counters).iter().sum::<u64>();

@@ -133,6 +133,20 @@ fn told(port: u16, seq: u32) -> Offset {
     Offset { key, state: FlowState::Established, seq, ts: 7 }
 }
 
+/// A segment for the guest as the network sends it, and as a guest has to see it whose numbers are
+/// `T_SEQ` and `ts` behind the network's.
+fn to_the_guest(ts: u32) -> (Vec<u8>, Vec<u8>) {
+    let sent = Shape {
+        options: vec![frame::TcpOption::Timestamps(1, 2)],
+        payload: b"to the guest".to_vec(),
+        ..Shape::default()
+    };
+    let mut wanted = sent.clone();
+    wanted.ack = wanted.ack.wrapping_sub(T_SEQ);
+    wanted.options = vec![frame::TcpOption::Timestamps(1, 2u32.wrapping_sub(ts))];
+    (sent.build(Checksum::Full), wanted.build(Checksum::Full))
+}
+
 #[test]
 fn what_one_secondary_exports_the_next_one_translates_by_in_every_epoch() {
     in_netns(|| {
@@ -150,18 +164,11 @@ fn what_one_secondary_exports_the_next_one_translates_by_in_every_epoch() {
         let offsets = offsets::parse(&text, 64).expect("our own");
         let done = next.import_offsets(&offsets, 1).expect("import");
         assert_eq!((done.added, done.updated), (1, 0));
-        let shape = Shape {
-            options: vec![frame::TcpOption::Timestamps(1, 2)],
-            payload: b"to the guest".to_vec(),
-            ..Shape::default()
-        };
-        let mut wanted = shape.clone();
-        wanted.ack = wanted.ack.wrapping_sub(T_SEQ);
-        wanted.options = vec![frame::TcpOption::Timestamps(1, 2u32.wrapping_sub(T_TS))];
+        let (sent, wanted) = to_the_guest(T_TS);
         for _ in 0..3 {
-            host.input.write(&[&[0; VNET_HDR_LEN], &shape.build(Checksum::Full)[..]].concat());
+            host.input.write(&[&[0; VNET_HDR_LEN], &sent[..]].concat());
             let got = host.netdev.read_until(has(b"to the guest"));
-            assert_eq!(&got[VNET_HDR_LEN..], wanted.build(Checksum::Full));
+            assert_eq!(&got[VNET_HDR_LEN..], wanted);
             assert_eq!(next.export_offsets().expect("export"), exported);
             next.bump_epoch().expect("epoch");
         }
@@ -245,15 +252,7 @@ fn only_the_guest_sees_what_is_translated_for_it() {
         let name = instance();
         let mut primary = Datapath::attach(&host.plan(&name, Role::Primary)).expect("attach");
         primary.import_offsets(&[told(40_000, T_SEQ)], 1).expect("import");
-        let shape = Shape {
-            options: vec![frame::TcpOption::Timestamps(1, 2)],
-            payload: b"to the guest".to_vec(),
-            ..Shape::default()
-        };
-        let mut wanted = shape.clone();
-        wanted.ack = wanted.ack.wrapping_sub(T_SEQ);
-        wanted.options = vec![frame::TcpOption::Timestamps(1, 2u32.wrapping_sub(7))];
-        let (sent, wanted) = (shape.build(Checksum::Full), wanted.build(Checksum::Full));
+        let (sent, wanted) = to_the_guest(7);
         let [from, rest @ ..] = &others;
         from.write_plain(&sent);
         let got = host.netdev.read_until(has(b"to the guest"));

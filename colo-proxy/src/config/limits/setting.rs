@@ -38,50 +38,41 @@ macro_rules! numbers {
 
 numbers!(u8 u32 usize);
 
-/// Milliseconds.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub(in crate::config) struct Ms(u64);
+macro_rules! times {
+    ($($(#[$doc:meta])* $name:ident: $from:ident, $to:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Deserialize)]
+        pub(in crate::config) struct $name(u64);
 
-impl Ms {
-    pub(in crate::config) fn duration(self) -> Duration {
-        Duration::from_millis(self.0)
-    }
+        impl $name {
+            pub(in crate::config) fn duration(self) -> Duration {
+                Duration::$from(self.0)
+            }
+        }
+
+        impl Setting for $name {
+            type Place = Duration;
+
+            fn number(self) -> Option<u64> {
+                Some(self.0)
+            }
+
+            fn put(self, place: &mut Duration) {
+                *place = self.duration();
+            }
+
+            fn written(place: &Duration) -> String {
+                place.$to().to_string()
+            }
+        }
+    )*};
 }
 
-impl Setting for Ms {
-    type Place = Duration;
-
-    fn number(self) -> Option<u64> {
-        Some(self.0)
-    }
-
-    fn put(self, place: &mut Duration) {
-        *place = self.duration();
-    }
-
-    fn written(place: &Duration) -> String {
-        place.as_millis().to_string()
-    }
-}
-
-/// Microseconds.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub(in crate::config) struct Us(u64);
-
-impl Setting for Us {
-    type Place = Duration;
-
-    fn number(self) -> Option<u64> {
-        Some(self.0)
-    }
-
-    fn put(self, place: &mut Duration) {
-        *place = Duration::from_micros(self.0);
-    }
-
-    fn written(place: &Duration) -> String {
-        place.as_micros().to_string()
-    }
+times! {
+    /// Milliseconds.
+    Ms: from_millis, as_millis;
+    /// Microseconds.
+    Us: from_micros, as_micros;
 }
 
 /// Seconds, of what is counted in nanoseconds.
