@@ -11,6 +11,9 @@ const REPORTS: [&str; 2] = [
     include_str!("../../instance/primary/report.rs"),
     include_str!("../../instance/secondary/report.rs"),
 ];
+/// What both ends of the digest lane show.
+const DIGESTS: [&str; 2] =
+    [include_str!("../../digest/expander.rs"), include_str!("../../digest/sender.rs")];
 /// What of the lanes is shown.
 const LANES: &str = include_str!("../../instance/lanes.rs");
 
@@ -171,6 +174,9 @@ fn docs_limits_md_names_counters_that_exist() {
                 }
                 ["detail", "engine", path @ ..] => {
                     engine.pointer(&format!("/{}", path.join("/"))).is_some()
+                }
+                ["detail", "lanes", "digests", name] => {
+                    DIGESTS.iter().any(|text| text.contains(&format!("\"{name}\":")))
                 }
                 ["detail", "lanes", lane, name] => {
                     REPORTS.iter().any(|text| text.contains(&format!("\"{lane}\":")))
