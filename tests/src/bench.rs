@@ -151,6 +151,7 @@ pub fn measure(options: &Options, say: &dyn Fn(&str)) -> Result<Results> {
     };
     run.side_by_side(Wire::Frames, &of(|setting| setting == Setting::Frames))?;
     run.side_by_side(Wire::Offloads, &of(|setting| setting == Setting::Offloads))?;
+    run.side_by_side(Wire::SlowLink, &of(|setting| setting == Setting::SlowLink))?;
     run.compares(&of(|setting| matches!(setting, Setting::Compare(_))))?;
     run.failovers(&of(|setting| setting == Setting::Failover))?;
     run.many_guests(&of(|setting| setting == Setting::ManyGuests))?;
@@ -263,7 +264,7 @@ fn load(row: Row, stack: &Stack, time: Duration) -> Result<Found> {
         Row::Udp64 => load::datagrams(client, 64, time),
         Row::Udp1400 => load::datagrams(client, 1400, time),
         Row::Up | Row::GsoUp => load::up(client, &stack.primary, time),
-        Row::Down | Row::GsoDown => load::down(client, time),
+        Row::Down | Row::GsoDown | Row::SlowLinkDown => load::down(client, time),
         _ => bail!("this is not measured in labs side by side"),
     }
 }

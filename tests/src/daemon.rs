@@ -37,7 +37,12 @@ pub struct PairOptions {
     pub colo_frame: String,
     /// `--lane`, or nothing where the configuration has it.
     pub lane: &'static str,
+    /// `--return` of the secondary.
+    pub returns: String,
 }
+
+/// What the secondaries of a whole test return, where it is not the frames.
+const RETURN: &str = "COLO_PROXY_RETURN";
 
 impl Default for PairOptions {
     fn default() -> Self {
@@ -47,6 +52,7 @@ impl Default for PairOptions {
             primary_listens: true,
             colo_frame: "instant".into(),
             lane: "stream",
+            returns: std::env::var(RETURN).unwrap_or_else(|_| "frames".to_owned()),
         }
     }
 }
@@ -83,6 +89,9 @@ impl PairOptions {
             "" => String::new(),
             lane => format!("lane = \"{lane}\"\n"),
         };
+        if let Some(returns) = self.returns(side) {
+            text += &format!("return = \"{returns}\"\n");
+        }
         text + &lane + &format!("vnet_hdr_support = {}\n{more}\n", self.vnet_hdr)
     }
 
@@ -90,6 +99,12 @@ impl PairOptions {
     fn frame(&self, side: Side) -> Option<&str> {
         let frame = self.colo_frame.as_str();
         (side == Side::Primary || frame.starts_with("qmp:")).then_some(frame)
+    }
+
+    /// What `side` returns, where that is to be said; digests need a control lane.
+    fn returns(&self, side: Side) -> Option<&str> {
+        let is_said = side == Side::Secondary && self.control && self.returns != "frames";
+        is_said.then_some(self.returns.as_str())
     }
 
     fn arguments(&self, host: &Host) -> Vec<String> {
@@ -109,6 +124,7 @@ impl PairOptions {
         }
         arguments.extend(self.frame(side).map(|frame| format!("--colo-frame={frame}")));
         arguments.extend(["--lane".to_owned(), self.lane.to_owned()]);
+        arguments.extend(self.returns(side).map(|returns| format!("--return={returns}")));
         arguments.extend(self.vnet_hdr.then(|| "--vnet-hdr-support".to_owned()));
         arguments
     }

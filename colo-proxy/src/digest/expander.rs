@@ -228,7 +228,7 @@ impl Expander {
         }
         let Some((name, tcp)) = segment(frame.ethernet()) else { return out.push(frame) };
         let Some(flow) = self.flows.get_mut(&name) else {
-            self.produced.forget(&name, Some(end_of(&tcp)));
+            self.produced.on_said(&name, end_of(&tcp));
             return out.push(frame);
         };
         flow.acknowledge_ahead(&frame, &tcp, frame.ethernet(), out);
@@ -364,7 +364,7 @@ impl Expander {
         if let Some(Waiting { what: What::Whole(frame), .. }) = flow.queue.pop_front() {
             self.stats.waiting -= 1;
             if let Some((name, tcp)) = segment(frame.ethernet()) {
-                self.produced.forget(&name, Some(end_of(&tcp)));
+                self.produced.on_said(&name, end_of(&tcp));
             }
             out.push(frame);
         }
@@ -372,7 +372,7 @@ impl Expander {
 
     fn give(&mut self, name: &FlowKey, tcp: &Tcp, frame: Frame, out: &mut Vec<Frame>) {
         self.stats.expanded += 1;
-        self.produced.forget(name, Some(end_of(tcp)));
+        self.produced.on_said(name, end_of(tcp));
         out.push(frame);
     }
 

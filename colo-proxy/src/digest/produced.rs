@@ -14,6 +14,9 @@ const ENTRIES_MAX: usize = 1 << 17;
 /// section 2.3).
 const REACH: u32 = 1 << 30;
 
+/// Octets of a connection that stay when the secondary has said them: it may repeat them.
+const REPEATED_MAX: u32 = 512 << 10;
+
 /// How much of a part of a stream is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coverage {
@@ -73,7 +76,7 @@ impl Produced {
         let last = self.flows.get(name).and_then(VecDeque::back).map(Piece::end);
         let is_other = last.is_some_and(|last| seq.since(last).unsigned_abs() > REACH);
         if opens || is_other {
-            self.forget(name, None);
+            self.drop_while(name, |_| true);
         }
         let skip = last.filter(|_| !opens && !is_other).map_or(0, |last| last.since(seq).max(0));
         let Some(len) = tcp.payload_len.checked_sub(skip as u32).filter(|len| *len > 0) else {
@@ -92,9 +95,10 @@ impl Produced {
         }
     }
 
-    /// Drops what lies before `end`, or all, of a connection: nobody will ask for it.
-    pub(super) fn forget(&mut self, name: &FlowKey, end: Option<Seq>) {
-        self.drop_while(name, |piece| end.is_none_or(|end| piece.end().since(end) <= 0));
+    /// The secondary has said everything before `end`, too.
+    pub(super) fn on_said(&mut self, name: &FlowKey, end: Seq) {
+        let end = end.minus(REPEATED_MAX);
+        self.drop_while(name, |piece| piece.end().since(end) <= 0);
     }
 
     fn drop_while(&mut self, name: &FlowKey, is_over: impl Fn(&Piece) -> bool) {

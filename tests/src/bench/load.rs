@@ -28,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a stream may take to deliver what is left of it after its measurement.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The figure that counts what a stream from the guest has carried, also after its measurement.
+pub(super) const OCTETS: &str = "octets";
+
 /// What a load has found.
 #[derive(Debug, Default)]
 pub(super) struct Found {

@@ -100,9 +100,21 @@ pub(super) fn idle_use(client: &Namespace) -> Result<f64> {
 
 /// Frames that the client's link has carried, both ways.
 pub(super) fn packets(client: &Namespace) -> Result<u64> {
+    let [_, received, _, sent] = traffic(client, "eth0")?;
+    Ok(received + sent)
+}
+
+/// Octets that a link has sent.
+pub(super) fn sent(namespace: &Namespace, link: &str) -> Result<u64> {
+    let [_, _, sent, _] = traffic(namespace, link)?;
+    Ok(sent)
+}
+
+/// Octets and frames that a link has received, and those that it has sent.
+fn traffic(namespace: &Namespace, link: &str) -> Result<[u64; 4]> {
     // `/proc/net` is the namespace of the process, not of the thread.
-    let text = client.run(|| read("/proc/thread-self/net/dev"))?;
-    frames_of(&text, "eth0").context("the client has no eth0")
+    let text = namespace.run(|| read("/proc/thread-self/net/dev"))?;
+    traffic_of(&text, link).with_context(|| format!("there is no {link}"))
 }
 
 /// User, nice, system, interrupts: not idle, not waiting, and not the guests of a hypervisor, which
@@ -119,16 +131,16 @@ fn busy_ticks(stat: &str) -> Option<u64> {
     Some(user + nice + system + hard + soft)
 }
 
-/// Receives and sends of one link in `/proc/net/dev`.
-fn frames_of(text: &str, link: &str) -> Option<u64> {
+/// What `/proc/net/dev` says of one link.
+fn traffic_of(text: &str, link: &str) -> Option<[u64; 4]> {
     let line = text.lines().find_map(|line| line.trim().strip_prefix(link)?.strip_prefix(':'))?;
     let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    Some(numbers.get(1)? + numbers.get(9)?)
+    Some([*numbers.first()?, *numbers.get(1)?, *numbers.get(8)?, *numbers.get(9)?])
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{busy_ticks, frames_of};
+    use super::{busy_ticks, traffic_of};
 
     #[test]
     fn idle_and_waiting_are_not_busy() {
@@ -138,10 +150,10 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_of_a_link_count() {
+    fn a_link_is_found_by_its_name() {
         let text = "Inter-| Receive | Transmit\n face |bytes packets\n    lo: 1 2 0 0 0 0 0 0 1 2 0\n\
                     \x20 eth0: 600 10 0 0 0 0 0 0 700 11 0 0 0 0 0 0\n";
-        assert_eq!(frames_of(text, "eth0"), Some(21));
-        assert_eq!(frames_of(text, "eth1"), None);
+        assert_eq!(traffic_of(text, "eth0"), Some([600, 10, 700, 11]));
+        assert_eq!(traffic_of(text, "eth1"), None);
     }
 }

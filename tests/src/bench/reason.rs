@@ -76,6 +76,10 @@ pub(super) fn note(row: Row) -> &'static str {
              checkpoint. A real one would make the guests equal again, which a lab without machines \
              cannot."
         }
+        Row::SlowLinkDown => {
+            "The column of colo-proxy is that of `return = \"digest\"`. What the secondary's host sends is \
+             counted with all headers, acknowledgments of the input and heartbeats."
+        }
         Row::ManyGuests => {
             "One daemon on each host. No proxy: the same guests before the daemons are there."
         }

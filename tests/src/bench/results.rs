@@ -30,9 +30,12 @@ pub enum Chain {
     Streams,
     /// The same, and the secondary's output captured by `AF_XDP`.
     AfXdp,
+    /// The streams, and digests in the place of the secondary's frames.
+    Digests,
 }
 
 impl Chain {
+    /// Those that are measured wherever they can be.
     pub const ALL: [Self; 5] = [Self::None, Self::Qemu, Self::Ours, Self::Streams, Self::AfXdp];
 
     pub fn name(self) -> &'static str {
@@ -42,11 +45,12 @@ impl Chain {
             Self::Ours => "colo-proxy",
             Self::Streams => "streams",
             Self::AfXdp => "AF_XDP",
+            Self::Digests => "digests",
         }
     }
 
     pub fn is_ours(self) -> bool {
-        matches!(self, Self::Ours | Self::Streams | Self::AfXdp)
+        matches!(self, Self::Ours | Self::Streams | Self::AfXdp | Self::Digests)
     }
 }
 

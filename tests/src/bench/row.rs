@@ -12,6 +12,7 @@ pub enum Row {
     Down,
     GsoUp,
     GsoDown,
+    SlowLinkDown,
     Compare64,
     Compare1448,
     Failover,
@@ -25,6 +26,8 @@ pub enum Setting {
     Frames,
     /// The same with segmentation offload.
     Offloads,
+    /// As [`Setting::Frames`], with a slow link between the hosts.
+    SlowLink,
     /// colo-compares side by side, with frames of so many octets.
     Compare(usize),
     /// A lab for each measurement, which does not survive it.
@@ -34,7 +37,7 @@ pub enum Setting {
 }
 
 impl Row {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::TcpRr,
         Self::Udp64,
         Self::Udp1400,
@@ -42,6 +45,7 @@ impl Row {
         Self::Down,
         Self::GsoUp,
         Self::GsoDown,
+        Self::SlowLinkDown,
         Self::Compare64,
         Self::Compare1448,
         Self::Failover,
@@ -52,6 +56,7 @@ impl Row {
         match self {
             Self::TcpRr | Self::Udp64 | Self::Udp1400 | Self::Up | Self::Down => Setting::Frames,
             Self::GsoUp | Self::GsoDown => Setting::Offloads,
+            Self::SlowLinkDown => Setting::SlowLink,
             Self::Compare64 => Setting::Compare(64),
             Self::Compare1448 => Setting::Compare(1448),
             Self::Failover => Setting::Failover,
@@ -69,6 +74,7 @@ impl Row {
             Self::Down => "bulk-down",
             Self::GsoUp => "gso-up",
             Self::GsoDown => "gso-down",
+            Self::SlowLinkDown => "slow-link-down",
             Self::Compare64 => "compare-64",
             Self::Compare1448 => "compare-1448",
             Self::Failover => "failover",
@@ -85,6 +91,9 @@ impl Row {
             Self::Down => "TCP bulk, guest to client, no offloads",
             Self::GsoUp => "TCP bulk, client to guest, 64 KiB GSO",
             Self::GsoDown => "TCP bulk, guest to client, 64 KiB GSO",
+            Self::SlowLinkDown => {
+                "TCP bulk, guest to client, 100 Mbit/s between the hosts, digests"
+            }
             Self::Compare64 => "colo-compare over unix sockets, equal pairs of 64 B",
             Self::Compare1448 => "colo-compare over unix sockets, equal pairs of 1448 B",
             Self::Failover => "Failover, from the word that the primary is dead",
@@ -97,10 +106,16 @@ impl Row {
         match self.setting() {
             Setting::Frames => &Chain::ALL,
             Setting::Offloads => &[Chain::None, Chain::Ours, Chain::Streams],
+            Setting::SlowLink => &[Chain::None, Chain::Qemu, Chain::Digests, Chain::Streams],
             Setting::ManyGuests => &[Chain::None, Chain::Ours],
             Setting::Compare(_) => &[Chain::Qemu, Chain::Ours],
             Setting::Failover => &[Chain::Ours],
         }
+    }
+
+    /// Whose figures the targets are about.
+    pub fn ours(self) -> Chain {
+        if self.setting() == Setting::SlowLink { Chain::Digests } else { Chain::Ours }
     }
 
     pub fn of(id: &str) -> Option<Self> {
@@ -114,6 +129,7 @@ impl Row {
             Self::Udp64 | Self::Udp1400 => UDP,
             Self::Up | Self::Down => BULK,
             Self::GsoUp | Self::GsoDown => GSO,
+            Self::SlowLinkDown => SLOW_LINK,
             Self::Compare64 | Self::Compare1448 => COMPARE,
             Self::Failover => FAILOVER,
             Self::ManyGuests => MANY_GUESTS,
@@ -149,6 +165,8 @@ pub enum Target {
     ShareOfNone(f64),
     /// What it adds to that without a proxy is at most so much of what QEMU's adds.
     ShareOfAdded(f64),
+    /// At most so much of what it is with the streams and whole frames.
+    ShareOfStreams(f64),
     AtMost(f64),
     AtLeast(f64),
 }
@@ -194,6 +212,17 @@ const GSO: &[Line] = &[
     line("gbits", "Gbit/s", Of::Median, &[Target::ShareOfNone(0.25)]),
     line("gap_ms", "longest gap, ms, of all rounds", Of::Highest, &[]),
     ASKED,
+];
+const SLOW_LINK: &[Line] = &[
+    line("gbits", "Gbit/s", Of::Median, &[]),
+    line(
+        "returned",
+        "octets from the secondary's host for each of the stream",
+        Of::Median,
+        &[Target::ShareOfStreams(0.05)],
+    ),
+    line("gap_ms", "longest gap, ms, of all rounds", Of::Highest, &[]),
+    NONE_ASKED,
 ];
 const COMPARE: &[Line] =
     &[line("mframes", "million pairs/s", Of::Median, &[Target::TimesQemu(4.0)])];

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::frame::Frame;
 use super::guest::{Guest, Mover};
-use super::load::Found;
+use super::load::{self, Found};
 use super::machine::{self, Meter};
 use super::results::{Chain, Figures};
 use crate::daemon::{Daemon, PairOptions};
@@ -22,14 +22,22 @@ const QUIET_TIMEOUT: Duration = Duration::from_secs(20);
 /// How frames go between the hosts of a pair of ours: the link is theirs alone here.
 pub(super) const LANE: &str = "kernel";
 
-/// What the guests' TAPs can do.
+/// The link between the hosts, on both.
+const LINK: &str = "repl0";
+
+/// What the guests' TAPs can do, and the link between the hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wire {
     /// Frames as on a wire, moved by QEMU's hub.
     Frames,
     /// Segmentation offload up to the client, moved by the lab's pump: a hub has none.
     Offloads,
+    /// As [`Wire::Frames`], and the link between the hosts is slower than a guest.
+    SlowLink,
 }
+
+/// What a host may send to the other one by a slow link.
+const SLOW_LINK: &str = "tbf rate 100mbit burst 64kb latency 50ms";
 
 /// Fields are dropped in this order.
 #[derive(Debug)]
@@ -70,10 +78,17 @@ struct Asked {
 impl Stack {
     pub(super) fn build(chain: Chain, wire: Wire) -> Result<Self> {
         let (vnet_hdr, real_wire) = match wire {
-            Wire::Frames => (false, true),
+            Wire::Frames | Wire::SlowLink => (false, true),
             Wire::Offloads => (true, false),
         };
         let lab = Lab::new(LabOptions { vnet_hdr, real_wire, ..LabOptions::default() })?;
+        if wire == Wire::SlowLink {
+            for side in [Side::Primary, Side::Secondary] {
+                let command = format!("tc qdisc add dev {LINK} root {SLOW_LINK}");
+                let words: Vec<&str> = command.split(' ').collect();
+                lab.host(side).namespace.output(words[0], &words[1..])?;
+            }
+        }
         match chain {
             Chain::None => alone(lab, wire),
             Chain::Qemu => qemu(lab, wire),
@@ -81,6 +96,10 @@ impl Stack {
             Chain::Streams => ours(lab, wire, Setup { chain, lane: "stream", more: "" }),
             Chain::AfXdp => {
                 let more = "capture = \"af-xdp\"\n";
+                ours(lab, wire, Setup { chain, lane: "stream", more })
+            }
+            Chain::Digests => {
+                let more = "return = \"digest\"\n";
                 ours(lab, wire, Setup { chain, lane: "stream", more })
             }
         }
@@ -91,12 +110,22 @@ impl Stack {
     pub(super) fn measure(&self, load: impl FnOnce(&Self) -> Result<Found>) -> Result<Found> {
         self.settle()?;
         let asked = self.asked()?;
+        let returned = self.returned()?;
         let meter = Meter::read(&self.lab.client)?;
         let mut found = load(self).with_context(|| format!("measuring {}", self.chain.name()))?;
         let cost = Meter::read(&self.lab.client)?.seconds_per_million(meter);
         found.figures.insert("cpu_s_per_mpacket".to_owned(), cost);
         found.figures.extend(self.asked()?.since(&asked));
+        if let Some(octets) = found.figures.get(load::OCTETS).filter(|octets| **octets > 0.0) {
+            let returned = (self.returned()? - returned) as f64;
+            found.figures.insert("returned".to_owned(), returned / octets);
+        }
         Ok(found)
+    }
+
+    /// Octets that the secondary's host has sent to the primary's, with all headers.
+    fn returned(&self) -> Result<u64> {
+        machine::sent(&self.lab.host(Side::Secondary).namespace, LINK)
     }
 
     /// `kill -9` of the primary's daemon and guest; the process of the secondary's daemon.
@@ -179,7 +208,7 @@ impl Asked {
 impl Wire {
     fn mover(self) -> Mover {
         match self {
-            Self::Frames => Mover::Hub(Vec::new()),
+            Self::Frames | Self::SlowLink => Mover::Hub(Vec::new()),
             Self::Offloads => Mover::StandIn,
         }
     }
@@ -193,7 +222,7 @@ fn alone(lab: Lab, wire: Wire) -> Result<Stack> {
 /// As QEMU's documentation has it. The secondary's TAP is on no bridge: nothing else would keep its
 /// guest off the LAN.
 fn qemu(lab: Lab, wire: Wire) -> Result<Stack> {
-    ensure!(wire == Wire::Frames, "QEMU's hub has no offloads");
+    ensure!(wire != Wire::Offloads, "QEMU's hub has no offloads");
     let filters = Filters { vnet_hdr: false };
     lab.host(Side::Secondary).unplug_tap(Slot(0))?;
     let folder = tempfile::tempdir().context("making a folder for a socket")?;

@@ -39,10 +39,11 @@ fn entry(results: &Results, row: Row, line: &Line) -> Option<Entry> {
         Of::Sum => results.sum(row.id(), chain, line.figure),
         Of::Highest => results.highest(row.id(), chain, line.figure),
     };
-    let values = [Chain::None, Chain::Qemu, Chain::Ours].map(value);
+    let values = [Chain::None, Chain::Qemu, row.ours()].map(value);
     let others = [Chain::Streams, Chain::AfXdp].map(value);
     values.iter().any(Option::is_some).then_some(())?;
-    let targets = line.targets.iter().filter_map(|target| target.judge(values)).collect();
+    let targets =
+        line.targets.iter().filter_map(|target| target.judge(values, others[0])).collect();
     Some(Entry { row, figure: line.figure, title: line.title, values, others, targets })
 }
 
@@ -59,13 +60,14 @@ impl Entry {
 
 impl Target {
     /// Nothing where one of the figures is not there.
-    fn judge(self, [none, qemu, ours]: [Option<f64>; 3]) -> Option<Judged> {
+    fn judge(self, [none, qemu, ours]: [Option<f64>; 3], streams: Option<f64>) -> Option<Judged> {
         let ours = ours?;
         let (found, met) = match self {
             Self::TimesQemu(least) => at_least(ours / qemu?, least),
             Self::ShareOfNone(least) => at_least(ours / none?, least),
             Self::ShareOfQemu(most) => at_most(ours / qemu?, most),
             Self::ShareOfAdded(most) => at_most((ours - none?) / (qemu? - none?), most),
+            Self::ShareOfStreams(most) => at_most(ours / streams?, most),
             Self::AtMost(most) => at_most(ours, most),
             Self::AtLeast(least) => at_least(ours, least),
         };
@@ -88,6 +90,7 @@ impl fmt::Display for Target {
             Self::ShareOfQemu(most) => write!(f, "≤ {} of QEMU's", percent(*most)),
             Self::ShareOfNone(least) => write!(f, "≥ {} of no proxy", percent(*least)),
             Self::ShareOfAdded(most) => write!(f, "adds ≤ {} of what QEMU adds", percent(*most)),
+            Self::ShareOfStreams(most) => write!(f, "≤ {} of the streams'", percent(*most)),
             Self::AtMost(most) => write!(f, "≤ {most}"),
             Self::AtLeast(least) => write!(f, "≥ {least}"),
         }
@@ -102,6 +105,7 @@ impl fmt::Display for Judged {
             Target::AtMost(_) | Target::AtLeast(_) => {
                 write!(f, "{verdict}: {}", number(Some(self.found)))
             }
+            Target::ShareOfStreams(_) => write!(f, "{verdict}: {:.1} %", self.found * 100.0),
             _ => write!(f, "{verdict}: {}", percent(self.found)),
         }
     }
@@ -171,9 +175,9 @@ mod tests {
     #[test]
     fn one_figure_missing_is_no_verdict() {
         let values = [Some(1.0), None, Some(2.0)];
-        assert_eq!(Target::TimesQemu(2.0).judge(values), None);
-        assert_eq!(Target::AtMost(3.0).judge([None; 3]), None);
-        let judged = Target::ShareOfNone(0.35).judge(values);
+        assert_eq!(Target::TimesQemu(2.0).judge(values, None), None);
+        assert_eq!(Target::AtMost(3.0).judge([None; 3], None), None);
+        let judged = Target::ShareOfNone(0.35).judge(values, None);
         assert!(judged.is_some_and(|judged| judged.met));
     }
 

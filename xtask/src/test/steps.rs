@@ -15,6 +15,10 @@ const SOCKETS_ONLY: [&str; 1] = ["colo_compare"];
 const GUESTS: [&str; 2] = ["qemu", COLO];
 /// The one whose guests are under COLO, for which not every machine can have a QEMU.
 const COLO: &str = "colo";
+/// Tests of pairs that run once more with digests in the place of the secondary's frames: all must come
+/// out the same.
+const WITH_DIGESTS: [&str; 6] =
+    ["checkpoint", "divergence", "failover", "input_loss", "lanes", "traffic"];
 /// What the tests with a duration read, and how much of it `--long` asks for: seconds of mixed
 /// traffic, streams that the compare engine is given, and simulations of each kind.
 const LONG: [(&str, &str); 3] = [
@@ -73,6 +77,14 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
             Step { guests, ..step(&title, root, move |root| in_laboratory(root, &name, long)) };
         let step = step.with(needs);
         steps.push(if needs_root { step.needing_root() } else { step });
+    }
+    for name in WITH_DIGESTS {
+        let title = format!("root tests: {name}, with digests");
+        let run = move |root: &Path| {
+            let mut test = laboratory_test(root, name, long);
+            command::run(test.env("COLO_PROXY_RETURN", "digest"))
+        };
+        steps.push(step(&title, root, run).with(&[Need::Lab, Need::Inspect]).needing_root());
     }
     steps.push(
         step("demo", root, |root| command::run(&mut demo::prepare(root, &demo::Options::plain())?))

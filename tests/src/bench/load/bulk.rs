@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{END_TIMEOUT, Found, connect, finish};
+use super::{END_TIMEOUT, Found, OCTETS, connect, finish};
 use crate::bench::guest::Guest;
 use crate::bench::service::{Arrivals, BLOCK_LEN, PORTION_LEN, SINK_PORT, SOURCE_PORT, Swallowed};
 use crate::namespace::Namespace;
@@ -39,7 +39,9 @@ pub(in crate::bench) fn down(client: &Namespace, time: Duration) -> Result<Found
         arrivals.read(&mut stream, &mut block)?;
     }
     finish(stream)?;
-    Ok(found(received))
+    let mut found = found(received);
+    found.figures.insert(OCTETS.to_owned(), arrivals.all() as f64);
+    Ok(found)
 }
 
 /// Client to guest; `primary` is whose sink counts.

@@ -1,0 +1,76 @@
+//! Digests in the place of the secondary's frames: what they save, and what they cost. That they come to
+//! the same verdicts is for the tests of pairs to show, which run once more with them.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use colo_lab::client::Conversation;
+use colo_lab::daemon::{PairOptions, Status};
+use colo_lab::network::{Family, Side};
+use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::root::require_root;
+use colo_lab::stand_in::tap::Offloads;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+const OCTETS: u64 = 50_000_000;
+
+fn pair(returns: &str, offloads: Offloads) -> Result<Pair> {
+    let daemons = PairOptions { returns: returns.to_owned(), ..PairOptions::default() };
+    Pair::start(PairSetup { daemons, offloads, ..PairSetup::default() })
+}
+
+/// Octets that the secondary has returned for each million that both guests have said.
+fn returned_per_million(returns: &str, offloads: Offloads) -> Result<u64> {
+    let mut pair = pair(returns, offloads)?;
+    let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
+    conversation.down(OCTETS)?;
+    conversation.close()?;
+    let (primary, secondary) = (pair.primary.status()?, pair.secondary.status()?);
+    let returned = secondary.detail("/lanes/secondary_out/bytes")?;
+    let compared = primary.number("compared_bytes")?;
+    eprintln!("{returns}: {returned} octets for {compared}; {}", digests(&primary));
+    ensure!(compared >= OCTETS, "{primary:#?}");
+    pair.expect_no_checkpoints()?;
+    pair.finish()?;
+    Ok(returned * 1_000_000 / compared)
+}
+
+fn digests(status: &Status) -> String {
+    let count = |name| status.detail(&format!("/lanes/digests/{name}")).unwrap_or_default();
+    let names = ["digests", "expanded_frames", "asked_frames", "different", "gone_frames"];
+    names.map(|name| format!("{name} {}", count(name))).join(", ")
+}
+
+#[test]
+fn a_download_returns_less_than_a_twentieth() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let digests = returned_per_million("digest", Offloads::Off)?;
+    assert!(digests < 50_000, "{digests} octets for a million");
+    // The twin.
+    let frames = returned_per_million("frames", Offloads::Off)?;
+    assert!(frames > 1_000_000, "{frames} octets for a million");
+    Ok(())
+}
+
+/// A primary that is new has seen nothing of what was said before, and finds out.
+#[test]
+fn a_primary_that_is_started_again_goes_on_with_digests() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut pair = pair("digest", Offloads::Off)?;
+    let mut conversation = Conversation::open(&pair.lab.client, Family::V6)?;
+    conversation.down(1_000_000)?;
+    pair.primary.process.kill()?;
+    pair.restart(Side::Primary)?;
+    pair.primary.wait_protected()?;
+    conversation.down(1_000_000)?;
+    conversation.close()?;
+    let expanded = |status: &Status| {
+        status.detail("/lanes/digests/expanded_frames").is_ok_and(|frames| frames > 100)
+    };
+    pair.primary.wait_status("expanded digests", TIMEOUT, expanded)?;
+    pair.finish()
+}
