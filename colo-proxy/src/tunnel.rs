@@ -6,11 +6,13 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan, new_connection};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
 
 use crate::gate::{self, GateError};
 use crate::link::{self, Link};
@@ -24,6 +26,9 @@ const IPV6_HEADER: u32 = 40;
 /// An IPv4 datagram less the headers of the tunnel. Frames that are longer on their way are cut to
 /// size before they reach the link.
 const MTU_MAX: u32 = 65_535 - HEADERS - IPV4_HEADER;
+
+/// How long the kernel may take to answer once it has heard the question.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// A network identifier has 24 bits.
 pub(crate) const VNI_MASK: u32 = 0x00ff_ffff;
@@ -44,6 +49,15 @@ pub struct Channel {
     pub vni: u32,
     /// UDP port.
     pub port: u16,
+}
+
+/// What the kernel says of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    There(Link),
+    Gone,
+    /// It did not say.
+    Unknown,
 }
 
 /// Why there is no tunnel.
@@ -154,21 +168,20 @@ impl Tunnel {
         self.ifindex
     }
 
-    /// Nobody has taken the device away, or down. What cannot be asked now is asked again.
-    pub async fn check(&self) -> Result<(), TunnelError> {
+    /// Nobody has taken the device away, or down, as [`Asker`] has seen it. What could not be asked is
+    /// asked again.
+    pub(crate) fn check(&self, seen: Seen) -> Result<(), TunnelError> {
         let name = self.name.clone();
-        match link::with_index(&self.handle, self.ifindex).await {
-            Ok(None) => Err(TunnelError::Deleted { name }),
-            Ok(Some(link)) if !link.up => Err(TunnelError::Down { name }),
-            Ok(Some(_)) | Err(_) => Ok(()),
+        match seen {
+            Seen::Gone => Err(TunnelError::Deleted { name }),
+            Seen::There(link) if !link.up => Err(TunnelError::Down { name }),
+            Seen::There(_) | Seen::Unknown => Ok(()),
         }
     }
 
-    /// Other interfaces of its namespace as they are now, those that are there.
-    pub(crate) async fn links(&self, ifindexes: &[u32]) -> Vec<Link> {
-        let asked = ifindexes.iter().map(|ifindex| link::with_index(&self.handle, *ifindex));
-        let links = futures_util::future::join_all(asked).await;
-        links.into_iter().filter_map(|link| link.ok().flatten()).collect()
+    /// Other interfaces of its namespace as they are now.
+    pub(crate) async fn links(&self, ifindexes: &[u32]) -> Vec<Seen> {
+        links(&self.handle, ifindexes).await
     }
 
     /// Removes the device.
@@ -182,6 +195,48 @@ impl std::fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tunnel").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+/// Asks after interfaces, for a thread that may wait. It has a runtime of its own, so it is made and used
+/// where none is.
+pub(crate) struct Asker {
+    runtime: Runtime,
+    handle: Handle,
+}
+
+impl Asker {
+    pub(crate) fn new() -> Result<Self, TunnelError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(TunnelError::Socket)?;
+        let handle = {
+            let _entered = runtime.enter();
+            handle()?
+        };
+        Ok(Self { runtime, handle })
+    }
+
+    /// These interfaces as they are now. The kernel may have lost the answer, which is not waited for.
+    pub(crate) fn links(&self, ifindexes: &[u32]) -> Vec<Seen> {
+        self.runtime.block_on(async {
+            let asked = tokio::time::timeout(ANSWER_MAX, links(&self.handle, ifindexes));
+            asked.await.unwrap_or_else(|_| vec![Seen::Unknown; ifindexes.len()])
+        })
+    }
+}
+
+async fn links(handle: &Handle, ifindexes: &[u32]) -> Vec<Seen> {
+    let asked = ifindexes.iter().map(|ifindex| link::with_index(handle, *ifindex));
+    let links = futures_util::future::join_all(asked).await;
+    links
+        .into_iter()
+        .map(|link| match link {
+            Ok(Some(link)) => Seen::There(link),
+            Ok(None) => Seen::Gone,
+            Err(_) => Seen::Unknown,
+        })
+        .collect()
 }
 
 fn handle() -> Result<Handle, TunnelError> {

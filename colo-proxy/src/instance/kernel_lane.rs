@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::behind::Behind;
+use super::lookout::Lookout;
 use super::peer::PeerEvent;
 use super::readable::Readable;
 use super::slots::{Over, Slots};
@@ -24,11 +25,12 @@ use crate::datapath::{Datapath, DatapathError, LanePlan};
 use crate::error_chain::chain;
 use crate::frame::Frame;
 use crate::gate::Gate;
+use crate::link::Link;
 use crate::log_limit::LogLimit;
-use crate::tunnel::{self, Channel, Tunnel, TunnelError, Underlay};
+use crate::tunnel::{self, Asker, Channel, Seen, Tunnel, TunnelError, Underlay};
 
 /// Ticks between two looks at the tunnel and at what is behind it. A look takes a few requests to the
-/// kernel, and a loss in the tunnel is found no sooner.
+/// kernel, and a loss in the tunnel is found no sooner. It is longer where the kernel is slow to answer.
 const LOOK_TICKS: u32 = 4;
 
 /// Why a lane is not open.
@@ -40,6 +42,26 @@ fn nothing_arrives(port: u16) -> String {
         "nothing of what the peer sent by the tunnel has arrived; is UDP port {port} open between \
          the hosts?"
     )
+}
+
+/// What asks after the tunnel, and the interfaces behind it.
+fn lookout() -> io::Result<Lookout<Vec<Seen>>> {
+    let mut asker = None;
+    Lookout::start(move |ifindexes| {
+        if asker.is_none() {
+            asker = Asker::new().ok();
+        }
+        let unknown = || vec![Seen::Unknown; ifindexes.len()];
+        asker.as_ref().map_or_else(unknown, |asker| asker.links(ifindexes))
+    })
+}
+
+fn there(seen: &[Seen]) -> Vec<Link> {
+    let there = seen.iter().filter_map(|seen| match seen {
+        Seen::There(link) => Some(*link),
+        Seen::Gone | Seen::Unknown => None,
+    });
+    there.collect()
 }
 
 /// Frames for the peer go by the lane.
@@ -108,9 +130,10 @@ struct Open {
     returns: Option<[Return; 2]>,
     slots: Slots,
     behind: Behind,
+    lookout: Lookout<Vec<Seen>>,
     /// Since the last look.
     ticks: u32,
-    /// All that had come when it was looked what is dropped behind.
+    /// All that had come when it was asked last what is dropped behind.
     looked_at: u64,
 }
 
@@ -239,7 +262,8 @@ impl KernelLane {
         datapath.hold_lane_input(guest.is_stopped)?;
         tunnel.set_up().await?;
         let mut behind = Behind::default();
-        behind.look(&tunnel.links(&self.behind(datapath)).await);
+        behind.look(&there(&tunnel.links(&self.behind(datapath)).await));
+        let lookout = lookout().map_err(system("start a thread for the tunnel"))?;
         self.open = Some(Open {
             tunnel,
             underlay,
@@ -247,6 +271,7 @@ impl KernelLane {
             returns,
             slots,
             behind,
+            lookout,
             ticks: 0,
             looked_at: 0,
         });
@@ -304,33 +329,45 @@ impl KernelLane {
         }
         self.tell_loss(lost);
         let mut heard = Heard { reply: message, lost, is_cut: false };
-        let gone = self.look(&mut heard, datapath).await.err().map(|error| chain(&error));
+        let gone = self.look(&mut heard).err().map(|error| chain(&error));
+        self.ask(datapath);
         if let Some(why) = gone.or_else(|| is_silent.then(|| nothing_arrives(port))) {
             self.give_up(&why, &mut heard, datapath).await;
         }
         heard
     }
 
-    /// Whether the tunnel is there, and what was dropped behind it.
-    async fn look(&mut self, heard: &mut Heard, datapath: &Datapath) -> Result<(), TunnelError> {
-        let ifindexes = self.behind(datapath);
+    /// Whether the tunnel is there, and what was dropped behind it, where that was answered.
+    fn look(&mut self, heard: &mut Heard) -> Result<(), TunnelError> {
         let Some(open) = &mut self.open else { return Ok(()) };
-        open.ticks += 1;
-        if open.ticks < LOOK_TICKS {
-            return Ok(());
-        }
-        open.ticks = 0;
-        open.tunnel.check().await?;
-        // A frame is dropped as it comes, or not: an idle lane need not ask.
-        let arrived = open.slots.arrived();
-        let is_idle = std::mem::replace(&mut open.looked_at, arrived) == arrived;
-        if is_idle && !open.behind.is_owed {
-            return Ok(());
-        }
-        let dropped = open.behind.look(&open.tunnel.links(&ifindexes).await);
+        let Some(answer) = open.lookout.answer() else { return Ok(()) };
+        let Some((tunnel, behind)) = answer.split_first() else { return Ok(()) };
+        let gone = open.tunnel.check(*tunnel);
+        // Of an idle lane that was not asked.
+        let dropped = if behind.is_empty() { 0 } else { open.behind.look(&there(behind)) };
         heard.lost += dropped;
         self.tell_loss(dropped);
-        Ok(())
+        gone
+    }
+
+    /// Asks that, where it is due.
+    fn ask(&mut self, datapath: &Datapath) {
+        let behind = self.behind(datapath);
+        let Some(open) = &mut self.open else { return };
+        open.ticks += 1;
+        if open.ticks < LOOK_TICKS || open.lookout.is_asking() {
+            return;
+        }
+        open.ticks = 0;
+        // A frame is dropped as it comes, or not: an idle lane need not ask. What comes while nobody
+        // has answered yet is for the next question.
+        let arrived = open.slots.arrived();
+        let is_idle = std::mem::replace(&mut open.looked_at, arrived) == arrived;
+        let mut ifindexes = vec![open.tunnel.ifindex()];
+        if !is_idle || open.behind.is_owed {
+            ifindexes.extend(behind);
+        }
+        open.lookout.ask(ifindexes);
     }
 
     /// The interfaces into which the programs put what has come by the lane.

@@ -12,6 +12,7 @@ mod cut;
 pub(crate) mod hold;
 mod kernel_lane;
 pub(crate) mod lanes;
+mod lookout;
 pub(crate) mod offsets;
 mod peer;
 mod permission;
