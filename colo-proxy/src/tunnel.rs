@@ -81,6 +81,8 @@ pub enum TunnelError {
     Deleted { name: String },
     #[error("tunnel {name} was taken down")]
     Down { name: String },
+    #[error("the kernel does not tell of the interfaces behind tunnel {name}")]
+    Unanswered { name: String },
     #[error(transparent)]
     Quiet(#[from] GateError),
 }
@@ -179,9 +181,13 @@ impl Tunnel {
         }
     }
 
-    /// Other interfaces of its namespace as they are now.
-    pub(crate) async fn links(&self, ifindexes: &[u32]) -> Vec<Seen> {
-        links(&self.handle, ifindexes).await
+    /// Other interfaces of its namespace as they are now, each of which has to be told of.
+    pub(crate) async fn links(&self, ifindexes: &[u32]) -> Result<Vec<(u32, Seen)>, TunnelError> {
+        let links = links(&self.handle, ifindexes).await;
+        if links.iter().any(|(_, seen)| *seen == Seen::Unknown) {
+            return Err(TunnelError::Unanswered { name: self.name.clone() });
+        }
+        Ok(links)
     }
 
     /// Removes the device.
@@ -218,25 +224,29 @@ impl Asker {
     }
 
     /// These interfaces as they are now. The kernel may have lost the answer, which is not waited for.
-    pub(crate) fn links(&self, ifindexes: &[u32]) -> Vec<Seen> {
+    pub(crate) fn links(&self, ifindexes: &[u32]) -> Vec<(u32, Seen)> {
         self.runtime.block_on(async {
             let asked = tokio::time::timeout(ANSWER_MAX, links(&self.handle, ifindexes));
-            asked.await.unwrap_or_else(|_| vec![Seen::Unknown; ifindexes.len()])
+            asked.await.unwrap_or_else(|_| unknown(ifindexes))
         })
     }
 }
 
-async fn links(handle: &Handle, ifindexes: &[u32]) -> Vec<Seen> {
-    let asked = ifindexes.iter().map(|ifindex| link::with_index(handle, *ifindex));
-    let links = futures_util::future::join_all(asked).await;
-    links
-        .into_iter()
-        .map(|link| match link {
+/// What is known of interfaces after which nobody could ask.
+pub(crate) fn unknown(ifindexes: &[u32]) -> Vec<(u32, Seen)> {
+    ifindexes.iter().map(|ifindex| (*ifindex, Seen::Unknown)).collect()
+}
+
+async fn links(handle: &Handle, ifindexes: &[u32]) -> Vec<(u32, Seen)> {
+    let asked = ifindexes.iter().map(|ifindex| async move {
+        let seen = match link::with_index(handle, *ifindex).await {
             Ok(Some(link)) => Seen::There(link),
             Ok(None) => Seen::Gone,
             Err(_) => Seen::Unknown,
-        })
-        .collect()
+        };
+        (*ifindex, seen)
+    });
+    futures_util::future::join_all(asked).await
 }
 
 fn handle() -> Result<Handle, TunnelError> {

@@ -25,7 +25,6 @@ use crate::datapath::{Datapath, DatapathError, LanePlan};
 use crate::error_chain::chain;
 use crate::frame::Frame;
 use crate::gate::Gate;
-use crate::link::Link;
 use crate::log_limit::LogLimit;
 use crate::tunnel::{self, Asker, Channel, Seen, Tunnel, TunnelError, Underlay};
 
@@ -45,23 +44,15 @@ fn nothing_arrives(port: u16) -> String {
 }
 
 /// What asks after the tunnel, and the interfaces behind it.
-fn lookout() -> io::Result<Lookout<Vec<Seen>>> {
+fn lookout() -> io::Result<Lookout<Vec<(u32, Seen)>>> {
     let mut asker = None;
     Lookout::start(move |ifindexes| {
         if asker.is_none() {
             asker = Asker::new().ok();
         }
-        let unknown = || vec![Seen::Unknown; ifindexes.len()];
+        let unknown = || tunnel::unknown(ifindexes);
         asker.as_ref().map_or_else(unknown, |asker| asker.links(ifindexes))
     })
-}
-
-fn there(seen: &[Seen]) -> Vec<Link> {
-    let there = seen.iter().filter_map(|seen| match seen {
-        Seen::There(link) => Some(*link),
-        Seen::Gone | Seen::Unknown => None,
-    });
-    there.collect()
 }
 
 /// Frames for the peer go by the lane.
@@ -130,7 +121,7 @@ struct Open {
     returns: Option<[Return; 2]>,
     slots: Slots,
     behind: Behind,
-    lookout: Lookout<Vec<Seen>>,
+    lookout: Lookout<Vec<(u32, Seen)>>,
     /// Since the last look.
     ticks: u32,
     /// All that had come when it was asked last what is dropped behind.
@@ -262,7 +253,8 @@ impl KernelLane {
         datapath.hold_lane_input(guest.is_stopped)?;
         tunnel.set_up().await?;
         let mut behind = Behind::default();
-        behind.look(&there(&tunnel.links(&self.behind(datapath)).await));
+        // Without a beginning nobody could tell what is dropped from here on.
+        behind.look(tunnel.links(&self.behind(datapath)).await?);
         let lookout = lookout().map_err(system("start a thread for the tunnel"))?;
         self.open = Some(Open {
             tunnel,
@@ -341,10 +333,11 @@ impl KernelLane {
     fn look(&mut self, heard: &mut Heard) -> Result<(), TunnelError> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let Some(answer) = open.lookout.answer() else { return Ok(()) };
-        let Some((tunnel, behind)) = answer.split_first() else { return Ok(()) };
+        let Some(((_, tunnel), behind)) = answer.split_first() else { return Ok(()) };
         let gone = open.tunnel.check(*tunnel);
         // Of an idle lane that was not asked.
-        let dropped = if behind.is_empty() { 0 } else { open.behind.look(&there(behind)) };
+        let is_asked = !behind.is_empty();
+        let dropped = if is_asked { open.behind.look(behind.iter().copied()) } else { 0 };
         heard.lost += dropped;
         self.tell_loss(dropped);
         gone
