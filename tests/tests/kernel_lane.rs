@@ -237,6 +237,39 @@ fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
     Ok(())
 }
 
+/// What finds no room while the guest is stopped is counted, and costs another checkpoint.
+#[test]
+fn input_of_a_stopped_guest_is_bounded_in_octets() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let frame = ScriptFrame::silent()?;
+    let mut setup = by("kernel");
+    let limits = "[guest.limits]\nstopped_input_bytes_max = 139264";
+    let secondary = format!("colo_frame = \"{}\"\n{limits}", frame.kind());
+    setup.config = Some([String::new(), secondary]);
+    let pair = start(setup)?;
+    let mut sink = Sink::open(&pair)?;
+    frame.say(BEGAN)?;
+    eventually("more than finds room", TIMEOUT, || {
+        sink.send(100)?;
+        let drops = pair.secondary.status()?.drops();
+        Ok(drops.get("stopped-input-full").is_some_and(|n| *n > 0).then_some(()))
+    })?;
+    let status = pair.primary.wait_status("a checkpoint for it", TIMEOUT, |status| {
+        status.checkpoints().contains_key("lane-loss")
+    })?;
+    ensure!(status.checkpoints().keys().eq(["lane-loss"]), "{status:#?}");
+    frame.say(DONE)?;
+    let dropped = pair.secondary.status()?.detail("/lanes/kernel/dropped_frames")?;
+    ensure!(dropped > 0, "told as something else");
+    // What found room has come, and in its order.
+    sink.send(1)?;
+    let numbers = sink.numbers(Side::Secondary);
+    ensure!(numbers.is_sorted() && numbers.len() > 100, "{numbers:?}");
+    pair.finish()
+}
+
 /// Every twentieth frame is lost between the hosts. The clients get every octet, and a loss is a
 /// checkpoint at once.
 #[test]

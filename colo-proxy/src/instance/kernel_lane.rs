@@ -121,6 +121,8 @@ struct Open {
     returns: Option<[Return; 2]>,
     slots: Slots,
     behind: Behind,
+    /// Frames that the owner has dropped, and that have yet to be told of.
+    dropped_here: u64,
     lookout: Lookout<Vec<(u32, Seen)>>,
     /// Since the last look.
     ticks: u32,
@@ -263,6 +265,7 @@ impl KernelLane {
             returns,
             slots,
             behind,
+            dropped_here: 0,
             lookout,
             ticks: 0,
             looked_at: 0,
@@ -300,6 +303,15 @@ impl KernelLane {
         lost
     }
 
+    /// The owner has dropped frames that came by the lane.
+    pub(super) fn on_dropped(&mut self, frames: u64) {
+        if let Some(open) = &mut self.open {
+            open.behind.dropped += frames;
+            open.dropped_here += frames;
+        }
+        self.tell_loss(frames);
+    }
+
     fn tell_loss(&mut self, lost: u64) {
         if lost > 0
             && let Some(more) = self.loss_log.admit(std::time::Instant::now())
@@ -316,11 +328,12 @@ impl KernelLane {
         let before = open.slots.present();
         let Over { message, lost, is_silent } = open.slots.on_tick(datapath.epoch(), &counters);
         let (present, port) = (open.slots.present(), open.channel.port);
+        let dropped = std::mem::take(&mut open.dropped_here);
         if present != before {
             self.log(datapath.set_lane_slot(present));
         }
         self.tell_loss(lost);
-        let mut heard = Heard { reply: message, lost, is_cut: false };
+        let mut heard = Heard { reply: message, lost: lost + dropped, is_cut: false };
         let gone = self.look(&mut heard).err().map(|error| chain(&error));
         self.ask(datapath);
         if let Some(why) = gone.or_else(|| is_silent.then(|| nothing_arrives(port))) {

@@ -51,6 +51,7 @@ impl Secondary {
                 ("capture-oversize", output.capture.dropped_oversize),
                 ("held-input-full", self.decisions.hold.dropped_full),
                 ("held-input-late", self.decisions.hold.dropped_late),
+                ("stopped-input-full", self.hands.backlog.dropped),
                 ("input-gate-full", input_lost.map_or(0, |link| link.tx_dropped)),
                 ("lane-lost", inputs.lane.lost()),
                 ("lane-late", counters.lane_late),
