@@ -12,6 +12,7 @@ use colo_proxy_common::lane::{LaneCounters, SLOTS};
 use serde_json::{Value, json};
 use tokio::time::{Interval, MissedTickBehavior};
 
+use super::back_off::BackOff;
 use super::behind::Behind;
 use super::lookout::Lookout;
 use super::peer::PeerEvent;
@@ -121,8 +122,8 @@ struct Open {
     returns: Option<[Return; 2]>,
     slots: Slots,
     behind: Behind,
-    /// Frames that the owner has dropped, and that have yet to be told of.
-    dropped_here: u64,
+    /// What was dropped behind it, and has yet to be told of.
+    back_off: BackOff,
     lookout: Lookout<Vec<(u32, Seen)>>,
     /// Since the last look.
     ticks: u32,
@@ -265,7 +266,7 @@ impl KernelLane {
             returns,
             slots,
             behind,
-            dropped_here: 0,
+            back_off: BackOff::default(),
             lookout,
             ticks: 0,
             looked_at: 0,
@@ -307,7 +308,7 @@ impl KernelLane {
     pub(super) fn on_dropped(&mut self, frames: u64) {
         if let Some(open) = &mut self.open {
             open.behind.dropped += frames;
-            open.dropped_here += frames;
+            open.back_off.on_loss(frames);
         }
         self.tell_loss(frames);
     }
@@ -328,13 +329,13 @@ impl KernelLane {
         let before = open.slots.present();
         let Over { message, lost, is_silent } = open.slots.on_tick(datapath.epoch(), &counters);
         let (present, port) = (open.slots.present(), open.channel.port);
-        let dropped = std::mem::take(&mut open.dropped_here);
         if present != before {
             self.log(datapath.set_lane_slot(present));
         }
         self.tell_loss(lost);
-        let mut heard = Heard { reply: message, lost: lost + dropped, is_cut: false };
-        let gone = self.look(&mut heard).err().map(|error| chain(&error));
+        let mut heard = Heard { reply: message, lost, is_cut: false };
+        let gone = self.look().err().map(|error| chain(&error));
+        heard.lost += self.dropped_behind();
         self.ask(datapath);
         if let Some(why) = gone.or_else(|| is_silent.then(|| nothing_arrives(port))) {
             self.give_up(&why, &mut heard, datapath).await;
@@ -343,7 +344,7 @@ impl KernelLane {
     }
 
     /// Whether the tunnel is there, and what was dropped behind it, where that was answered.
-    fn look(&mut self, heard: &mut Heard) -> Result<(), TunnelError> {
+    fn look(&mut self) -> Result<(), TunnelError> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let Some(answer) = open.lookout.answer() else { return Ok(()) };
         let Some(((_, tunnel), behind)) = answer.split_first() else { return Ok(()) };
@@ -351,9 +352,19 @@ impl KernelLane {
         // Of an idle lane that was not asked.
         let is_asked = !behind.is_empty();
         let dropped = if is_asked { open.behind.look(behind.iter().copied()) } else { 0 };
-        heard.lost += dropped;
+        open.back_off.on_loss(dropped);
         self.tell_loss(dropped);
         gone
+    }
+
+    /// What is to be told of now. A guest's input can be lost for as long as it is slow; on a primary
+    /// it is the secondary's output, for which a client waits.
+    fn dropped_behind(&mut self) -> u64 {
+        let Some(open) = &mut self.open else { return 0 };
+        match self.role {
+            Role::Primary => open.back_off.take(),
+            Role::Secondary => open.back_off.on_tick(),
+        }
     }
 
     /// Asks that, where it is due.

@@ -6,6 +6,7 @@
 //! are brought to them, and their decisions are carried out.
 
 mod announce;
+mod back_off;
 pub(crate) mod backlog;
 mod behind;
 mod busy_poll;
