@@ -217,8 +217,6 @@ impl Datapath {
         if let Some(record) = &filter {
             order::write(&mut ebpf, record)?;
         }
-        // A guest of before may have used other addresses.
-        maps.forget_speakers();
         let mut settings = settings_for(plan, cookie, leftover.as_ref());
         settings.mark = mark;
         if part.is_primary() && leftover.is_some() && !maps.flows()?.is_empty() {
@@ -245,6 +243,9 @@ impl Datapath {
             taken_over: leftover.is_some(),
         };
         datapath.attach_all()?;
+        // A guest of before may have used other addresses. Not before now: the programs of a dead
+        // daemon went on noting them until ours took their place.
+        datapath.maps.forget_speakers();
         Ok(datapath)
     }
 
