@@ -36,6 +36,7 @@ mod offsets;
 mod order;
 pub mod pin;
 mod primary;
+mod realtime;
 mod rewriter;
 mod secondary;
 mod syscall;
@@ -194,6 +195,7 @@ impl Datapath {
 
     /// The same with a given bpffs.
     pub fn attach_in(plan: &Plan<'_>, bpffs: &Path) -> Result<Self, DatapathError> {
+        realtime::refuse()?;
         let dir = InstanceDir::create(bpffs, plan.instance)?;
         Self::attach_part(Part::Half(plan.role), plan, random_mark(), dir, None)
     }
