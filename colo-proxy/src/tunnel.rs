@@ -19,13 +19,16 @@ use crate::link::{self, Link};
 
 /// What IANA has for VXLAN.
 pub const PORT: u16 = 4789;
+const ETHERNET_HEADER: u32 = 14;
 /// Ethernet, VXLAN and UDP headers.
-const HEADERS: u32 = 14 + 8 + 8;
+const HEADERS: u32 = ETHERNET_HEADER + 8 + 8;
+/// What fits into the length of an IP packet.
+const PACKET_MAX: u32 = 65_535;
 const IPV4_HEADER: u32 = 20;
 const IPV6_HEADER: u32 = 40;
 /// An IPv4 datagram less the headers of the tunnel. Frames that are longer on their way are cut to
 /// size before they reach the link.
-const MTU_MAX: u32 = 65_535 - HEADERS - IPV4_HEADER;
+const MTU_MAX: u32 = PACKET_MAX - HEADERS - IPV4_HEADER;
 
 /// How long the kernel may take to answer once it has heard the question.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -88,6 +91,13 @@ pub enum TunnelError {
 }
 
 impl Underlay {
+    /// Octets of the longest frame that goes that way whole. One that is longer would be cut into
+    /// fragments over IPv4, which many networks drop, and is refused over IPv6.
+    pub(crate) fn frame_max(&self) -> u32 {
+        let ip = if self.remote.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER };
+        self.mtu.min(PACKET_MAX).saturating_sub(HEADERS - ETHERNET_HEADER + ip)
+    }
+
     /// A guest's frames fit, with what the tunnel puts around them.
     pub fn check(&self, guest_mtu: u32) -> Result<(), TunnelError> {
         let ip = if self.remote.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER };
@@ -292,6 +302,20 @@ mod tests {
         assert!(underlay("fd00::2", 1569).check(1500).is_err());
         assert!(underlay("fd00::2", 1570).check(1500).is_ok());
         assert!(underlay("fd00::2", 9000).check(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn what_fits_is_known_by_the_octet() {
+        for (remote, mtu) in [("10.0.0.2", 1550), ("fd00::2", 1570)] {
+            assert!(underlay(remote, mtu).check(1500).is_ok());
+            assert_eq!(
+                underlay(remote, mtu).frame_max(),
+                1514,
+                "a guest's frame, and no octet more"
+            );
+        }
+        assert_eq!(underlay("10.0.0.2", 65_536).frame_max(), 65_535 - 36, "a loopback");
+        assert_eq!(underlay("10.0.0.2", 7).frame_max(), 0);
     }
 
     #[test]

@@ -18,6 +18,8 @@ use colo_lab::stand_in::packet::TCP;
 use colo_lab::stand_in::tap::Offloads;
 use nix::sys::signal::Signal;
 
+#[path = "kernel_lane/long.rs"]
+mod long;
 #[path = "kernel_lane/sink.rs"]
 mod sink;
 

@@ -475,7 +475,7 @@ fn settings_for(plan: &Plan<'_>, netns_cookie: u64, leftover: Option<&Settings>)
         lane_holds: 0,
         return_gate_ifindex: [0; 2],
         lane_told: 0,
-        reserved: 0,
+        lane_frame_max: 0,
     }
 }
 

@@ -245,6 +245,7 @@ impl KernelLane {
         datapath.open_lane(&LanePlan {
             tunnel_ifindex: tunnel.ifindex(),
             return_gate_ifindex: returns.as_ref().map(ifindex).unwrap_or_default(),
+            frame_max: underlay.frame_max(),
         })?;
         for Return { gate, .. } in returns.iter().flatten() {
             gate.set_up()?;

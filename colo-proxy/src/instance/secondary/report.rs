@@ -55,6 +55,7 @@ impl Secondary {
                 ("input-gate-full", input_lost.map_or(0, |link| link.tx_dropped)),
                 ("lane-lost", inputs.lane.lost()),
                 ("lane-late", counters.lane_late),
+                ("lane-too-long", counters.lane_too_long),
                 ("lane-ignored", counters.lane_ignored),
                 ("lan-input", counters.dropped_lan_input),
                 ("no-offset", counters.dropped_no_offset),
