@@ -28,7 +28,9 @@ pub use crate::datapath::{OnDeath, Role};
 use crate::endpoint::{Address, Endpoint, EndpointError};
 
 pub use self::checkpoints::{Checkpoints, Takeover};
-pub use self::limits::{InputLimits, KEYS, Key, Limits, PeerLimits, RepeatLimits, UnsortedLimits};
+pub use self::limits::{
+    DigestLimits, InputLimits, KEYS, Key, Limits, PeerLimits, RepeatLimits, UnsortedLimits,
+};
 
 /// The longest instance name: it becomes a directory and a socket.
 const NAME_MAX: usize = 64;
@@ -90,6 +92,8 @@ struct GuestTable {
     on_death: OnDeath,
     on_secondary_lost: Option<OnSecondaryLost>,
     capture: Option<CaptureKind>,
+    #[serde(rename = "return")]
+    returns: Option<ReturnKind>,
     #[serde(default)]
     lane: LaneKind,
     lane_port: Option<u16>,
@@ -129,6 +133,18 @@ pub enum LaneKind {
     /// The tunnel where the peer has one too and the link takes the guest's frames whole; else the
     /// streams.
     Auto,
+}
+
+/// What the secondary returns of its guest's output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReturnKind {
+    /// The frames.
+    #[default]
+    Frames,
+    /// Of what it has said in connections, digests, which are shorter. For a link between the hosts that
+    /// is slower than the guest; goes by the stream.
+    Digest,
 }
 
 /// Who makes the checkpoints.
@@ -206,8 +222,17 @@ pub struct Guest {
 /// What only one half has.
 #[derive(Clone, Debug)]
 pub enum SideConfig {
-    Primary { mirror: Endpoint, secondary_in: Endpoint, on_secondary_lost: OnSecondaryLost },
-    Secondary { mirror: Endpoint, secondary_out: Endpoint, capture: CaptureKind },
+    Primary {
+        mirror: Endpoint,
+        secondary_in: Endpoint,
+        on_secondary_lost: OnSecondaryLost,
+    },
+    Secondary {
+        mirror: Endpoint,
+        secondary_out: Endpoint,
+        capture: CaptureKind,
+        returns: ReturnKind,
+    },
 }
 
 impl Guest {
@@ -216,6 +241,11 @@ impl Guest {
             SideConfig::Primary { .. } => Role::Primary,
             SideConfig::Secondary { .. } => Role::Secondary,
         }
+    }
+
+    /// It is a secondary that returns digests.
+    pub(crate) fn returns_digests(&self) -> bool {
+        matches!(self.side, SideConfig::Secondary { returns: ReturnKind::Digest, .. })
     }
 
     /// Refuses what is only wrong together, and puts the gate in the place of `capture = "auto"` beside
@@ -236,6 +266,21 @@ impl Guest {
                 "on_death = \"pass\" would put a second live guest on the network when the \
                  secondary's daemon dies; a secondary always holds",
             );
+        }
+        if self.returns_digests() {
+            if self.control.is_none() {
+                return fail(
+                    "return = \"digest\" needs a control lane: on it the primary asks for what a \
+                     digest does not tell",
+                );
+            }
+            if self.lane == LaneKind::Kernel {
+                return fail(
+                    "return = \"digest\" is not for the kernel lane, in which no program can make \
+                     digests; use lane = \"stream\"",
+                );
+            }
+            self.lane = LaneKind::Stream;
         }
         if self.lane == LaneKind::Kernel && !self.has_control_over_tcp() {
             return fail(
@@ -332,8 +377,12 @@ impl GuestTable {
         keys.into_iter().find_map(|(key, is_set)| is_set.then_some((key, role)))
     }
 
-    fn of_secondary(&self) -> [(&'static str, bool); 2] {
-        [("secondary_out", self.secondary_out.is_some()), ("capture", self.capture.is_some())]
+    fn of_secondary(&self) -> [(&'static str, bool); 3] {
+        [
+            ("secondary_out", self.secondary_out.is_some()),
+            ("capture", self.capture.is_some()),
+            ("return", self.returns.is_some()),
+        ]
     }
 
     fn of_primary(&self) -> [(&'static str, bool); 3] {
@@ -378,6 +427,7 @@ fn convert(table: GuestTable) -> Result<Guest, ConfigError> {
             mirror,
             secondary_out: table.secondary_out.ok_or_else(|| missing("secondary_out"))?,
             capture: table.capture.unwrap_or_default(),
+            returns: table.returns.unwrap_or_default(),
         },
     };
     Guest {

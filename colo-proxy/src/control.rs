@@ -72,6 +72,9 @@ pub enum Message {
     /// Secondary to primary: a checkpoint is wanted, because the table of translated connections is
     /// nearly full of ones in use, and most need no entry after it.
     CheckpointWanted,
+    /// Primary to secondary: frames of the current `secondary_out` connection, counted from 0, whose
+    /// digests do not tell what they say.
+    FramesWanted { frames: Vec<u32> },
 }
 
 /// How long a slot of the kernel lane lasts.
@@ -126,6 +129,7 @@ mod tests {
             Message::GuestGone,
             Message::Offsets { text: "{}\n{}\n".into() },
             Message::CheckpointWanted,
+            Message::FramesWanted { frames: vec![0, u32::MAX] },
         ];
         for message in all {
             let line = message.line();

@@ -47,6 +47,12 @@ impl Frame {
         (gso_type & !GSO_ECN == GSO_UDP_L4).then(|| u16::from_le_bytes([s0, s1]))
     }
 
+    /// The same frame without its virtio-net header.
+    #[must_use]
+    pub fn plain(&self) -> Self {
+        Self { bytes: self.bytes.slice(self.vnet().len()..), vnet_len: 0 }
+    }
+
     /// The same frame in memory of its own, if it is short: one that is kept for long must not keep
     /// the read buffer of a hundred others.
     #[must_use]

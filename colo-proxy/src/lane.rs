@@ -4,6 +4,10 @@
 //! big-endian `VNET_HDR_LEN`, then LENGTH octets, of which the first `VNET_HDR_LEN` are the virtio-net
 //! header. Nothing else is on the wire, so that either end can be a QEMU.
 //!
+//! Between two daemons the upper two bits of LENGTH may be a [`Mark`]: then LENGTH octets follow that
+//! are no frame, without `VNET_HDR_LEN`. Whoever did not ask for those ([`RecordReader::marked`])
+//! finds an impossible LENGTH.
+//!
 //! The peer is not trusted: a length is checked before anything is kept for it.
 
 use std::collections::VecDeque;
@@ -36,10 +40,43 @@ pub enum LaneError {
         "a record of {length} octets was announced, the most is {FRAME_MAX}; do both ends agree on vnet_hdr_support?"
     )]
     Oversized { length: u32 },
+    #[error("the peer sent a digest that is none; do both hosts have the same version?")]
+    Garbled,
     #[error("the peer closed the connection")]
     Closed,
     #[error("reading failed")]
     Read(#[source] io::Error),
+}
+
+/// What a record is that is no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    Answer = 1,
+    Digest = 2,
+    Key = 3,
+}
+
+/// Octets of a marked record beside the frame that may be in it.
+const MARKED_HEAD_MAX: usize = 8;
+/// Where a mark lies in LENGTH.
+const MARK_SHIFT: u32 = 30;
+
+impl Mark {
+    fn of(length: u32) -> Option<Self> {
+        match length >> MARK_SHIFT {
+            1 => Some(Self::Answer),
+            2 => Some(Self::Digest),
+            3 => Some(Self::Key),
+            _ => None,
+        }
+    }
+}
+
+/// A record of a lane on which not all are frames.
+#[derive(Debug)]
+pub(crate) enum Record {
+    Frame(Frame),
+    Marked(Mark, Bytes),
 }
 
 /// Records that were read but carry no frame.
@@ -55,13 +92,15 @@ pub struct BadRecords {
     pub oversized: u64,
     /// Connections that ended in the middle of a record.
     pub cut: u64,
+    /// Connections closed for a marked record that says nothing.
+    pub garbled: u64,
 }
 
 impl BadRecords {
     /// All of them.
     pub fn total(&self) -> u64 {
-        let Self { empty, runt, vnet_hdr_len, oversized, cut } = self;
-        empty + runt + vnet_hdr_len + oversized + cut
+        let Self { empty, runt, vnet_hdr_len, oversized, cut, garbled } = self;
+        empty + runt + vnet_hdr_len + oversized + cut + garbled
     }
 }
 
@@ -69,13 +108,20 @@ impl BadRecords {
 #[derive(Debug)]
 pub struct RecordReader {
     vnet_hdr: bool,
+    takes_marked: bool,
     buffer: BytesMut,
     pub bad: BadRecords,
 }
 
 impl RecordReader {
     pub fn new(vnet_hdr: bool) -> Self {
-        Self { vnet_hdr, buffer: BytesMut::new(), bad: BadRecords::default() }
+        let (buffer, bad) = (BytesMut::new(), BadRecords::default());
+        Self { vnet_hdr, takes_marked: false, buffer, bad }
+    }
+
+    /// Takes records with a [`Mark`], by [`RecordReader::next_marked`] only.
+    pub(crate) fn marked(self) -> Self {
+        Self { takes_marked: true, ..self }
     }
 
     /// Waits for more octets. Can be cancelled without losing any.
@@ -118,6 +164,26 @@ impl RecordReader {
         Ok(None)
     }
 
+    /// The next whole frame or marked record; `None` when more must come.
+    pub(crate) fn next_marked(&mut self) -> Result<Option<Record>, LaneError> {
+        while let Some(head) = self.next_head()? {
+            let record = match head.mark {
+                Some(mark) => Some(Record::Marked(mark, self.copy(&head))),
+                None => self.accept(&head).map(Record::Frame),
+            };
+            if record.is_some() {
+                return Ok(record);
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a marked record said could not be understood.
+    pub(crate) fn garbled(&mut self) -> LaneError {
+        self.bad.garbled += 1;
+        LaneError::Garbled
+    }
+
     /// The next whole record, whatever is in it, with its `VNET_HDR_LEN`.
     pub fn next_record(&mut self) -> Result<Option<(Bytes, u32)>, LaneError> {
         let Some(head) = self.next_head()? else { return Ok(None) };
@@ -128,20 +194,23 @@ impl RecordReader {
     /// What the next record says of itself, if it is there whole.
     fn next_head(&mut self) -> Result<Option<Head>, LaneError> {
         let Some(&[l0, l1, l2, l3]) = self.buffer.first_chunk() else { return Ok(None) };
-        let length = u32::from_be_bytes([l0, l1, l2, l3]);
-        if length as usize > FRAME_MAX {
+        let word = u32::from_be_bytes([l0, l1, l2, l3]);
+        let mark = Mark::of(word).filter(|_| self.takes_marked);
+        let length = if mark.is_some() { word & !(3 << MARK_SHIFT) } else { word };
+        let longest = if mark.is_some() { FRAME_MAX + MARKED_HEAD_MAX } else { FRAME_MAX };
+        if length as usize > longest {
             self.bad.oversized += 1;
             return Err(LaneError::Oversized { length });
         }
-        let len = if self.vnet_hdr { 8 } else { 4 };
+        let len = if self.vnet_hdr && mark.is_none() { 8 } else { 4 };
         if self.buffer.len() < len + length as usize {
             return Ok(None);
         }
         let vnet_len = match self.buffer.get(4..8) {
-            Some(&[v0, v1, v2, v3]) if self.vnet_hdr => u32::from_be_bytes([v0, v1, v2, v3]),
+            Some(&[v0, v1, v2, v3]) if len == 8 => u32::from_be_bytes([v0, v1, v2, v3]),
             _ => 0,
         };
-        Ok(Some(Head { len, length: length as usize, vnet_len }))
+        Ok(Some(Head { mark, len, length: length as usize, vnet_len }))
     }
 
     /// Takes the octets of the next record, sharing the buffer.
@@ -190,6 +259,7 @@ impl RecordReader {
 /// What goes before the octets of a record.
 #[derive(Clone, Copy, Debug)]
 struct Head {
+    mark: Option<Mark>,
     /// Its own length.
     len: usize,
     /// That of the record.
@@ -241,11 +311,8 @@ impl Outbox {
 
     /// Appends a record.
     pub fn push(&mut self, frame: &Frame) {
-        let body = if self.vnet_hdr {
-            frame.bytes().clone()
-        } else {
-            frame.bytes().slice(frame.vnet().len()..)
-        };
+        let body =
+            if self.vnet_hdr { frame.bytes().clone() } else { frame.plain().bytes().clone() };
         let before = self.tail.len();
         let (head, head_len) = head(frame, self.vnet_hdr);
         self.tail.extend(head.iter().take(head_len));
@@ -256,6 +323,14 @@ impl Outbox {
             self.ready.push_back(self.tail.split().freeze());
             self.ready.push_back(body);
         }
+    }
+
+    /// Appends a record that is no frame, and shorter than [`FRAME_MAX`].
+    pub(crate) fn push_marked(&mut self, mark: Mark, octets: &[u8]) {
+        let length = octets.len() as u32 | (mark as u32) << MARK_SHIFT;
+        self.tail.put_u32(length);
+        self.tail.put_slice(octets);
+        self.waiting_bytes += size_of_val(&length) + octets.len();
     }
 
     /// Writes some of what waits. Can be cancelled: what was written is never written again.

@@ -15,6 +15,7 @@ pub mod config;
 pub mod control;
 pub mod datapath;
 mod dialler;
+mod digest;
 pub mod endpoint;
 mod error_chain;
 pub mod filter;

@@ -114,6 +114,16 @@ impl Protection {
         }
     }
 
+    /// What the secondary says counts. One that is not equal says things that look like answers: its
+    /// connection on the same ports is another one.
+    pub(crate) fn compares(&self) -> bool {
+        match self.state {
+            State::Protected => true,
+            State::Waiting => !self.exposed,
+            State::Resync | State::Unprotected => false,
+        }
+    }
+
     /// The secondary's lanes are all up, or they are not.
     pub(crate) fn on_peer(&mut self, now: Instant, up: bool) -> Option<Action> {
         if self.ended || self.given_up {

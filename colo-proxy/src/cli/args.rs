@@ -7,7 +7,7 @@ use clap::Parser;
 use colo_proxy::colo_compare::Options;
 use colo_proxy::config::{
     Checkpoints, ColoFrameKind, ConfigError, Guest, LaneKind, Limits, OnDeath, OnSecondaryLost,
-    SideConfig, Takeover,
+    ReturnKind, SideConfig, Takeover,
 };
 use colo_proxy::datapath::capture::CaptureKind;
 use colo_proxy::endpoint::Endpoint;
@@ -221,6 +221,10 @@ pub(super) struct SecondaryArgs {
     /// Lane on which this guest's output goes to the primary
     #[arg(long, value_name = "EP")]
     secondary_out: Endpoint,
+    /// What of it goes there: the frames, or digests of what is said in connections, for a link
+    /// that is slower than the guest
+    #[arg(long = "return", value_enum, default_value_t)]
+    returns: ReturnKind,
 }
 
 /// QEMU's properties of the same names, with its defaults; zero is refused.
@@ -325,6 +329,7 @@ impl TryFrom<SecondaryArgs> for Guest {
             mirror: args.shared.mirror.clone(),
             secondary_out: args.secondary_out,
             capture: CaptureKind::default(),
+            returns: args.returns,
         };
         args.shared.guest(None, side)
     }

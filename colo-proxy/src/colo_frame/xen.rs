@@ -115,7 +115,9 @@ impl ColoFrame for Xen {
     }
 
     fn counts(&self) -> Vec<(&'static str, u64)> {
-        let BadRecords { empty, runt, vnet_hdr_len, oversized, cut } = self.notify.bad_records();
+        // Marked records are not read here.
+        let BadRecords { empty, runt, vnet_hdr_len, oversized, cut, garbled: _ } =
+            self.notify.bad_records();
         vec![
             ("unknown_messages", self.unknown_messages),
             ("bad.notify_dev.empty", empty),

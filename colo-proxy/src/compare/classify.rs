@@ -187,15 +187,20 @@ fn malformed(ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
 
 fn tcp(octets: &[u8], ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
     let Ok(tcp) = decode_tcp(octets, ip) else { return malformed(ip, key) };
+    match segment_name(ip, &tcp, key.vlan) {
+        Some(name) => (Subject::Tcp(name, tcp), None),
+        None => (Subject::Datagram(marked(key, kind::ODD_TCP), whole(ip)), None),
+    }
+}
+
+/// The connection of a segment; `None` for one that belongs to none.
+pub(super) fn segment_name(ip: &Ip, tcp: &Tcp, vlan: [u16; 2]) -> Option<FlowKey> {
     // RFC 9293, section 3.5.3: a reset may carry text, which is not part of the stream. A SYN with
     // RST or FIN opens nothing.
     let is_reset_with_text = tcp.flags & flag::RST != 0 && tcp.payload_len > 0;
     let is_odd_syn = tcp.flags & flag::SYN != 0 && tcp.flags & (flag::RST | flag::FIN) != 0;
-    if is_reset_with_text || is_odd_syn {
-        return (Subject::Datagram(marked(key, kind::ODD_TCP), whole(ip)), None);
-    }
-    let key = FlowKey { guest_port: tcp.src_port, peer_port: tcp.dst_port, ..key };
-    (Subject::Tcp(key, tcp), None)
+    let key = FlowKey { guest_port: tcp.src_port, peer_port: tcp.dst_port, ..flow_key(ip, vlan) };
+    (!is_reset_with_text && !is_odd_syn).then_some(key)
 }
 
 /// Echo requests and replies are a flow by identifier, the other messages by type and code.

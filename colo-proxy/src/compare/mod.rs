@@ -66,7 +66,7 @@ use std::time::Instant;
 use colo_proxy_common::decode::{Malformed, Tcp};
 use colo_proxy_common::record::FlowKey;
 
-pub(crate) use self::content::{Content, DatagramContent, content};
+pub(crate) use self::content::{Content, DatagramContent, content, segment};
 pub use self::divergence::{Captured, Context, Divergence, FlowName, WaitsFor};
 pub use self::limits::Limits;
 pub use self::policy::Policy;
@@ -85,6 +85,7 @@ use self::packet::Packet;
 use self::reassembly::Reassembly;
 use self::table::{Kind, Table};
 use self::tcp::Scene;
+pub(crate) use self::tcp::bare_acknowledgment;
 use crate::frame::Frame;
 
 /// Whose output a frame is.

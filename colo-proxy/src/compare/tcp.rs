@@ -26,6 +26,7 @@ use colo_proxy_common::seq::Seq;
 
 use self::headers::Headers;
 use self::opening::{Opening, Openings};
+pub(crate) use self::partial::bare_acknowledgment;
 use self::queues::{Queues, Sign, Unverified};
 use self::ranges::Ranges;
 pub(super) use self::resting::Resting;

@@ -24,6 +24,7 @@ pub struct Limits {
     pub unsorted: UnsortedLimits,
     pub input: InputLimits,
     pub repeat: RepeatLimits,
+    pub digest: DigestLimits,
     /// The tables of connections in the kernel.
     pub translation: datapath::Limits,
 }
@@ -126,5 +127,21 @@ impl Default for RepeatLimits {
             give_up: Duration::from_secs(10),
             burst: 16,
         }
+    }
+}
+
+/// What the digest lane keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DigestLimits {
+    /// Octets of the guest's output: on the primary until the secondary has said the same, on the
+    /// secondary for the primary to ask for them.
+    pub bytes_max: usize,
+    /// Frames of the secondary that wait for the primary to say the same.
+    pub frames_max: usize,
+}
+
+impl Default for DigestLimits {
+    fn default() -> Self {
+        Self { bytes_max: 16 << 20, frames_max: 16 * 1024 }
     }
 }

@@ -277,7 +277,8 @@ async fn open_in(
     let port = Port::open(endpoint).await?;
     let gate = open_gate("colo-in%d", options, taken)?;
     let stats = Arc::new(LaneStats::default());
-    let events = lanes::spawn_incoming(port, options.vnet_hdr_support, Arc::clone(&stats));
+    let events =
+        lanes::spawn_incoming::<lanes::Frames>(port, options.vnet_hdr_support, Arc::clone(&stats));
     Ok((In { endpoint: text, gate, stats, refused: 0, malformed: 0 }, events))
 }
 

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use crate::config::UnsortedLimits;
-use crate::frame::Frame;
+use crate::digest::Returned;
 
 /// No I/O and no clock: the owner brings frames, marks, and what became of the connection.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ pub(super) struct Cut {
     /// Frames that came by this connection.
     received: u64,
     awaited: Option<Awaited>,
-    unsorted: VecDeque<Frame>,
+    unsorted: VecDeque<Returned>,
     unsorted_bytes: usize,
     /// Frames of before the last mark that have not come yet.
     overtaken: u64,
@@ -27,10 +27,10 @@ pub(super) struct Cut {
 }
 
 /// What to do with a frame that came.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Sorted {
     /// It is of the present epoch.
-    Fresh(Frame),
+    Fresh(Returned),
     /// Whether it is, the mark will tell; it is kept, or was dropped because too many are.
     Unknown,
     /// It is of an epoch that is over.
@@ -64,14 +64,14 @@ impl Cut {
     }
 
     /// The checkpoint whose mark was to come was not made: what waited for it is given back.
-    pub(super) fn cancel(&mut self) -> VecDeque<Frame> {
+    pub(super) fn cancel(&mut self) -> VecDeque<Returned> {
         self.awaited = None;
         self.unsorted_bytes = 0;
         std::mem::take(&mut self.unsorted)
     }
 
     /// A frame came; it is given back where it can be compared now.
-    pub(super) fn on_frame(&mut self, frame: Frame) -> Sorted {
+    pub(super) fn on_frame(&mut self, frame: Returned) -> Sorted {
         self.received += 1;
         if self.overtaken > 0 {
             self.overtaken -= 1;
@@ -95,7 +95,7 @@ impl Cut {
 
     /// The mark: the first `sent` frames of this connection are of before the checkpoint. Returns
     /// how many of those that waited were, and the others.
-    pub(super) fn on_mark(&mut self, epoch: u64, sent: u64) -> (u64, VecDeque<Frame>) {
+    pub(super) fn on_mark(&mut self, epoch: u64, sent: u64) -> (u64, VecDeque<Returned>) {
         let Some(awaited) = self.awaited.take_if(|awaited| awaited.epoch == epoch) else {
             return (0, VecDeque::new());
         };
@@ -129,9 +129,10 @@ impl Cut {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::Frame;
 
-    fn frame(n: u8) -> Frame {
-        Frame::new(vec![n; 60].into(), 0).expect("no header")
+    fn frame(n: u8) -> Returned {
+        Frame::new(vec![n; 60].into(), 0).expect("no header").into()
     }
 
     fn feed(cut: &mut Cut, numbers: std::ops::Range<u8>) -> usize {
@@ -146,7 +147,7 @@ mod tests {
         assert_eq!(feed(&mut cut, 3..8), 0);
         // Five had been sent before: three came before the wait, two during it.
         let (stale, fresh) = cut.on_mark(1, 5);
-        assert_eq!((stale, fresh.iter().map(|f| f.ethernet()[0]).collect()), (2, vec![5, 6, 7]));
+        assert_eq!((stale, fresh.into()), (2, vec![frame(5), frame(6), frame(7)]));
         assert_eq!(feed(&mut cut, 8..9), 1, "the next one is compared at once");
     }
 

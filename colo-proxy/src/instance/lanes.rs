@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::readable::{Drained, Readable};
 use crate::config::PeerLimits;
 use crate::datapath::capture::{Capture, CaptureStats};
+use crate::digest::Digester;
 use crate::endpoint::{Port, Stream};
 use crate::error_chain::chain;
 use crate::frame::Frame;
@@ -47,6 +48,7 @@ pub(crate) struct LaneStats {
     vnet_hdr_len: AtomicU64,
     oversized: AtomicU64,
     cut: AtomicU64,
+    garbled: AtomicU64,
     /// Of a lane to the peer: what its source has read and lost.
     capture: Mutex<CaptureStats>,
 }
@@ -86,6 +88,7 @@ impl LaneStats {
                 vnet_hdr_len: self.vnet_hdr_len.load(Relaxed),
                 oversized: self.oversized.load(Relaxed),
                 cut: self.cut.load(Relaxed),
+                garbled: self.garbled.load(Relaxed),
             },
         }
     }
@@ -96,6 +99,7 @@ impl LaneStats {
         self.vnet_hdr_len.store(bad.vnet_hdr_len, Relaxed);
         self.oversized.store(bad.oversized, Relaxed);
         self.cut.store(bad.cut, Relaxed);
+        self.garbled.store(bad.garbled, Relaxed);
     }
 
     fn set_connected(&self, connected: bool) {
@@ -106,91 +110,144 @@ impl LaneStats {
 
 /// What a lane tells its owner, in the order in which it happened.
 #[derive(Debug)]
-pub(crate) enum LaneEvent {
+pub(crate) enum LaneEvent<T = Frame> {
     Up,
-    Frames(Vec<Frame>),
+    Frames(Vec<T>),
     Down,
 }
 
-/// Starts the task that reads frames from the peer.
-pub(crate) fn spawn_incoming(
+/// What the records of a lane are to its owner.
+pub(crate) trait Records: Default + Send + 'static {
+    type Item: Carried + Send;
+
+    fn reader(vnet_hdr: bool) -> RecordReader;
+
+    /// The next one in what was read; `None` when more must come.
+    fn next(&mut self, reader: &mut RecordReader) -> Result<Option<Self::Item>, LaneError>;
+
+    /// The connection is gone.
+    fn reset(&mut self);
+}
+
+/// One of them.
+pub(crate) trait Carried {
+    /// Octets that the lane has carried for it, without the framing.
+    fn wire_len(&self) -> usize;
+
+    /// It counts as a frame of the lane.
+    fn is_frame(&self) -> bool;
+}
+
+/// A lane of frames and nothing else.
+#[derive(Debug, Default)]
+pub(crate) struct Frames;
+
+impl Records for Frames {
+    type Item = Frame;
+
+    fn reader(vnet_hdr: bool) -> RecordReader {
+        RecordReader::new(vnet_hdr)
+    }
+
+    fn next(&mut self, reader: &mut RecordReader) -> Result<Option<Frame>, LaneError> {
+        reader.next_frame()
+    }
+
+    fn reset(&mut self) {}
+}
+
+impl Carried for Frame {
+    fn wire_len(&self) -> usize {
+        self.len()
+    }
+
+    fn is_frame(&self) -> bool {
+        true
+    }
+}
+
+/// Starts the task that reads from the peer.
+pub(crate) fn spawn_incoming<R: Records>(
     port: Port,
     vnet_hdr: bool,
     stats: Arc<LaneStats>,
-) -> mpsc::Receiver<LaneEvent> {
+) -> mpsc::Receiver<LaneEvent<R::Item>> {
     let (events, receiver) = mpsc::channel(WAITING_BATCHES);
-    tokio::spawn(incoming(port, vnet_hdr, stats, events));
+    let reader = R::reader(vnet_hdr);
+    let incoming = Incoming { records: R::default(), reader, stats, events };
+    tokio::spawn(incoming.run(port));
     receiver
 }
 
-async fn incoming(
-    mut port: Port,
-    vnet_hdr: bool,
+struct Incoming<R: Records> {
+    records: R,
+    reader: RecordReader,
     stats: Arc<LaneStats>,
-    events: mpsc::Sender<LaneEvent>,
-) {
-    let mut reader = RecordReader::new(vnet_hdr);
-    loop {
-        let stream = tokio::select! {
-            stream = port.next() => stream,
-            () = events.closed() => return,
-        };
-        stats.set_connected(true);
-        let ended = serve_incoming(stream, &mut reader, &stats, &events).await;
-        stats.set_bad(reader.bad);
-        stats.set_connected(false);
-        reader.reset();
-        match ended {
-            Some(error) => log::warn!("{}: {}", port.endpoint(), chain(&error)),
-            None => return,
-        }
-        if events.send(LaneEvent::Down).await.is_err() {
-            return;
-        }
-    }
+    events: mpsc::Sender<LaneEvent<R::Item>>,
 }
 
-/// Returns why the connection ended, or `None` when the owner is gone.
-async fn serve_incoming(
-    mut stream: Stream,
-    reader: &mut RecordReader,
-    stats: &LaneStats,
-    events: &mpsc::Sender<LaneEvent>,
-) -> Option<LaneError> {
-    events.send(LaneEvent::Up).await.ok()?;
-    loop {
-        tokio::select! {
-            filled = reader.fill(&mut stream) => if let Err(error) = filled { return Some(error) },
-            () = events.closed() => return None,
-        }
+impl<R: Records> Incoming<R> {
+    async fn run(mut self, mut port: Port) {
         loop {
-            let mut frames = Vec::new();
-            let refused = take_batch(reader, &mut frames).err();
-            let full = frames.len() == BATCH;
-            stats.frames.fetch_add(frames.len() as u64, Relaxed);
-            stats.bytes.fetch_add(frames.iter().map(|frame| frame.len() as u64).sum(), Relaxed);
-            stats.set_bad(reader.bad);
-            if !frames.is_empty() {
-                events.send(LaneEvent::Frames(frames)).await.ok()?;
+            let stream = tokio::select! {
+                stream = port.next() => stream,
+                () = self.events.closed() => return,
+            };
+            self.stats.set_connected(true);
+            let ended = self.serve(stream).await;
+            self.stats.set_bad(self.reader.bad);
+            self.stats.set_connected(false);
+            self.reader.reset();
+            self.records.reset();
+            match ended {
+                Some(error) => log::warn!("{}: {}", port.endpoint(), chain(&error)),
+                None => return,
             }
-            if let Some(error) = refused {
-                return Some(error);
-            }
-            if !full {
-                break;
+            if self.events.send(LaneEvent::Down).await.is_err() {
+                return;
             }
         }
     }
-}
 
-fn take_batch(reader: &mut RecordReader, into: &mut Vec<Frame>) -> Result<(), LaneError> {
-    while into.len() < BATCH {
-        match reader.next_frame()? {
-            Some(frame) => into.push(frame),
-            None => break,
+    /// Returns why the connection ended, or `None` when the owner is gone.
+    async fn serve(&mut self, mut stream: Stream) -> Option<LaneError> {
+        self.events.send(LaneEvent::Up).await.ok()?;
+        loop {
+            tokio::select! {
+                filled = self.reader.fill(&mut stream) => if let Err(error) = filled { return Some(error) },
+                () = self.events.closed() => return None,
+            }
+            loop {
+                let mut batch = Vec::new();
+                let refused = self.take_batch(&mut batch).err();
+                let full = batch.len() == BATCH;
+                let frames = batch.iter().filter(|item| item.is_frame()).count();
+                self.stats.frames.fetch_add(frames as u64, Relaxed);
+                let bytes = batch.iter().map(|item| item.wire_len() as u64).sum();
+                self.stats.bytes.fetch_add(bytes, Relaxed);
+                self.stats.set_bad(self.reader.bad);
+                if !batch.is_empty() {
+                    self.events.send(LaneEvent::Frames(batch)).await.ok()?;
+                }
+                if let Some(error) = refused {
+                    return Some(error);
+                }
+                if !full {
+                    break;
+                }
+            }
         }
     }
-    Ok(())
+
+    fn take_batch(&mut self, into: &mut Vec<R::Item>) -> Result<(), LaneError> {
+        while into.len() < BATCH {
+            match self.records.next(&mut self.reader)? {
+                Some(item) => into.push(item),
+                None => break,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What a lane to the peer is made of.
@@ -202,6 +259,8 @@ pub(crate) struct Outgoing {
     pub(crate) stats: Arc<LaneStats>,
     /// Sees every frame that goes into the lane.
     pub(crate) observe: Box<dyn FnMut(&Frame) + Send>,
+    /// Sends digests in the place of frames.
+    pub(crate) digester: Option<Digester>,
 }
 
 /// What the owner may ask of a lane to the peer.
@@ -220,6 +279,8 @@ pub(crate) enum OutgoingRequest {
     /// Frames of the source found no room in its queue: close this connection, the n-th of the
     /// lane, because its peer will never get them. Nothing is done where that one has ended.
     Break { connection: u64 },
+    /// The peer wants these frames of the current connection whole: it has their digests.
+    Answer(Vec<u32>),
 }
 
 impl std::fmt::Debug for OutgoingRequest {
@@ -230,6 +291,7 @@ impl std::fmt::Debug for OutgoingRequest {
             Self::Source(_) => "Source",
             Self::Flush(_) => "Flush",
             Self::Break { .. } => "Break",
+            Self::Answer(_) => "Answer",
         })
     }
 }
@@ -309,7 +371,7 @@ impl Sender {
                     }
                     Some(OutgoingRequest::Finish(reply)) => { self.finish(reply); return None }
                     Some(OutgoingRequest::Source(source)) => self.read_from(source),
-                    Some(OutgoingRequest::Break { .. }) => {}
+                    Some(OutgoingRequest::Break { .. } | OutgoingRequest::Answer(_)) => {}
                     None => return None,
                 },
                 () = events.closed() => return None,
@@ -325,6 +387,9 @@ impl Sender {
     async fn with_peer(&mut self, stream: Stream) -> Ended {
         let mut flush = None;
         let (mut from_peer, mut to_peer) = tokio::io::split(stream);
+        if let Err(error) = self.begin_digests() {
+            return Ended::Connection(format!("no key for digests: {error}"));
+        }
         let mut frames = Vec::with_capacity(BATCH);
         let mut progress = Instant::now();
         loop {
@@ -365,6 +430,7 @@ impl Sender {
                             return self.overflowed();
                         }
                     }
+                    Some(OutgoingRequest::Answer(wanted)) => self.answer(&wanted),
                     None => return Ended::Owner,
                 },
             }
@@ -394,15 +460,39 @@ impl Sender {
     }
 
     fn queue(&mut self, frames: &mut Vec<Frame>) {
-        let Outgoing { stats, observe, source, .. } = &mut self.lane;
+        let Outgoing { stats, observe, source, digester, .. } = &mut self.lane;
         let capture = source.stats();
         *stats.capture.lock().unwrap_or_else(PoisonError::into_inner) = capture;
         for frame in frames.drain(..) {
             observe(&frame);
-            self.outbox.push(&frame);
+            let digest = digester.as_mut().and_then(|all| all.digest(self.sent, &frame));
+            let bytes = if let Some((mark, record)) = digest {
+                self.outbox.push_marked(mark, &record);
+                record.len()
+            } else {
+                self.outbox.push(&frame);
+                frame.len()
+            };
             self.sent += 1;
             stats.frames.fetch_add(1, Relaxed);
-            stats.bytes.fetch_add(frame.len() as u64, Relaxed);
+            stats.bytes.fetch_add(bytes as u64, Relaxed);
+        }
+    }
+
+    fn begin_digests(&mut self) -> std::io::Result<()> {
+        if let Some(digester) = &mut self.lane.digester {
+            let (mark, record) = digester.begin(super::random_octets()?);
+            self.outbox.push_marked(mark, &record);
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, wanted: &[u32]) {
+        let Some(digester) = &mut self.lane.digester else { return };
+        for index in wanted {
+            let (mark, record) = digester.answer(*index);
+            self.outbox.push_marked(mark, &record);
+            self.lane.stats.bytes.fetch_add(record.len() as u64, Relaxed);
         }
     }
 

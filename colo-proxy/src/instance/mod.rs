@@ -86,11 +86,17 @@ impl InstanceError {
 
 /// Eight octets that no guest can know.
 fn random() -> Result<u64, InstanceError> {
-    let mut octets = [0; 8];
-    let read = std::fs::File::open("/dev/urandom")
-        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut octets));
-    read.map_err(|source| InstanceError::System { what: "read random octets", source })?;
-    Ok(u64::from_ne_bytes(octets))
+    let octets = random_octets();
+    octets
+        .map(u64::from_ne_bytes)
+        .map_err(|source| InstanceError::System { what: "read random octets", source })
+}
+
+fn random_octets<const N: usize>() -> std::io::Result<[u8; N]> {
+    let mut octets = [0; N];
+    let mut file = std::fs::File::open("/dev/urandom")?;
+    std::io::Read::read_exact(&mut file, &mut octets)?;
+    Ok(octets)
 }
 
 /// Turns between two looks at what has come: QEMU's word of a checkpoint must not wait behind many

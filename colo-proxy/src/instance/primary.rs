@@ -20,11 +20,12 @@ use super::wiring::{
 };
 use super::{InstanceError, asked_to_stop, random};
 use crate::colo_frame::{self, ColoFrame, Event};
-use crate::compare::{Engine, Side};
+use crate::compare::Engine;
 use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
 use crate::datapath::capture::GateCapture;
 use crate::datapath::{Datapath, Mode};
+use crate::digest::{Returned, ReturnedFrames};
 use crate::endpoint::Port;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
@@ -66,7 +67,7 @@ pub(super) async fn run(
 struct Inputs {
     output: Readable,
     mirror: mpsc::Receiver<LaneEvent>,
-    secondary: mpsc::Receiver<LaneEvent>,
+    secondary: mpsc::Receiver<LaneEvent<Returned>>,
     peer: Option<Peer>,
     lane: KernelLane,
     frame: Box<dyn ColoFrame>,
@@ -99,6 +100,12 @@ struct Stats {
     busy: BusyPoll,
     /// Frames of a TAP that came back which passed before our programs were on it.
     unguarded: u64,
+}
+
+impl Stats {
+    fn new(guest: &Guest) -> Self {
+        Self { busy: BusyPoll::spawn(guest.limits.peer.busy_poll), ..Self::default() }
+    }
 }
 
 /// The kernel's half.
@@ -152,11 +159,10 @@ impl Primary {
         lengthen_queue(&link, netdev, &guest.limits.peer).await;
         let (socket, questions) = status::serve(dir, &claim.name)?;
         let timeout = guest.limits.peer.timeout;
-        let busy = BusyPoll::spawn(guest.limits.peer.busy_poll);
-        let stats = Stats { busy, ..Stats::default() };
+        let (vnet_hdr, stats) = (guest.vnet_hdr_support, Stats::new(&guest));
         let (mirror_requests, mirror) = spawn_mirror(&guest, mirror, &input_gate, &stats)?;
-        let secondary =
-            lanes::spawn_incoming(secondary, guest.vnet_hdr_support, stats.secondary.clone());
+        let returned = stats.secondary.clone();
+        let secondary = lanes::spawn_incoming::<ReturnedFrames>(secondary, vnet_hdr, returned);
         let traffic = Traffic { sent: stats.mirror.clone(), received: stats.secondary.clone() };
         let inputs = Inputs {
             output: Readable::new(&*output_gate).map_err(system("watch the output gate"))?,
@@ -214,9 +220,8 @@ impl Primary {
                 continue;
             }
             let deadline = self.decisions.poll_timeout();
-            let engine = &self.decisions.engine;
-            let (has_room, takes_secondary) =
-                (engine.has_room(), engine.has_room_for(Side::Secondary));
+            let has_room = self.decisions.engine.has_room();
+            let takes_secondary = self.decisions.takes_secondary();
             let takes_returned = takes_secondary && !self.decisions.sorts();
             let lane_epoch = self.hands.datapath.settings().lane_epoch;
             tokio::select! {
@@ -285,7 +290,7 @@ impl Primary {
         self.decisions.on_output(Instant::now(), frames, &mut self.hands);
     }
 
-    fn on_secondary(&mut self, event: LaneEvent) {
+    fn on_secondary(&mut self, event: LaneEvent<Returned>) {
         match event {
             LaneEvent::Frames(frames) => {
                 self.decisions.on_secondary(Instant::now(), frames);
@@ -505,6 +510,7 @@ fn spawn_mirror(
         limits: guest.limits.peer,
         stats: stats.mirror.clone(),
         observe: Box::new(move |_| busy.on_frame()),
+        digester: None,
     })
     .map_err(system("watch the input gate"))
 }

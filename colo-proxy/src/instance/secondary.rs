@@ -29,6 +29,7 @@ use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
 use crate::datapath::capture::{self, Capture, CaptureKind};
 use crate::datapath::{Datapath, Events, Mode, Told};
+use crate::digest::{Digester, DigesterStats};
 use crate::endpoint::Port;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
@@ -108,15 +109,25 @@ struct Stats {
     output: Arc<LaneStats>,
     peer: PeerCounters,
     busy: BusyPoll,
+    /// Where digests are returned in the place of frames.
+    digests: Option<Arc<DigesterStats>>,
     announced: u64,
     release_failed: u64,
     /// Frames of a TAP that came back which passed before our programs were on it.
     unguarded: u64,
 }
 
+impl Stats {
+    fn new(guest: &Guest) -> Self {
+        let busy = BusyPoll::spawn(guest.limits.peer.busy_poll);
+        Self { busy, digests: guest.returns_digests().then(Arc::default), ..Self::default() }
+    }
+}
+
 impl Secondary {
     async fn start(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
-        let SideConfig::Secondary { mirror, secondary_out, capture } = guest.side.clone() else {
+        let SideConfig::Secondary { mirror, secondary_out, capture, .. } = guest.side.clone()
+        else {
             return Err(InstanceError::Ended);
         };
         let (link, netdev, claim) = find(&guest, dir).await?;
@@ -139,12 +150,11 @@ impl Secondary {
         link.set_up(netdev.ifindex, true).await?;
         let (socket, questions) = status::serve(dir, &claim.name)?;
 
-        let busy = BusyPoll::spawn(guest.limits.peer.busy_poll);
-        let stats = Stats { busy, ..Stats::default() };
+        let (vnet_hdr, stats) = (guest.vnet_hdr_support, Stats::new(&guest));
         let addresses = Arc::new(Mutex::new(Addresses::default()));
         let capture_name = source.name();
         let repeat = Arc::new(repeat::Shared::new(guest.limits.repeat));
-        let mirror = lanes::spawn_incoming(mirror, guest.vnet_hdr_support, stats.mirror.clone());
+        let mirror = lanes::spawn_incoming::<lanes::Frames>(mirror, vnet_hdr, stats.mirror.clone());
         let seen = Seen { addresses: addresses.clone(), repeat: repeat.clone() };
         let (output_requests, output) = spawn_output(&guest, output, source, &stats, seen)?;
         let traffic = Traffic { sent: stats.output.clone(), received: stats.mirror.clone() };
@@ -585,6 +595,10 @@ fn spawn_output(
     seen: Seen,
 ) -> Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>), InstanceError> {
     let busy = stats.busy.clone();
+    let digester = stats
+        .digests
+        .clone()
+        .map(|stats| Digester::new(guest.vnet_hdr_support, guest.limits.digest.bytes_max, stats));
     lanes::spawn_outgoing(Outgoing {
         port,
         source,
@@ -595,6 +609,7 @@ fn spawn_output(
             busy.on_frame();
             seen.frame(frame);
         }),
+        digester,
     })
     .map_err(system("watch the guest's output"))
 }

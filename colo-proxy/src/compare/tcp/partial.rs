@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 use colo_proxy_common::checksum;
-use colo_proxy_common::decode::{Ip, decode, decode_tcp, decode_tcp_options, flag};
+use colo_proxy_common::decode::{Ip, Octets, decode, decode_tcp, decode_tcp_options, flag};
 use colo_proxy_common::seq::Seq;
 
 use crate::frame::Frame;
@@ -20,14 +20,23 @@ const NOP: u8 = 1;
 /// its headers and options, without its data and its selective acknowledgments, which speak for the
 /// primary alone. `None` where `held` is no whole TCP segment.
 pub(super) fn acknowledgment(held: &Frame, ack: Seq, window: u16) -> Option<Frame> {
-    let octets = held.ethernet();
+    bare_acknowledgment(held, held.ethernet(), ack, window)
+}
+
+/// Likewise where `held` may be the headers alone of the frame that `octets` describes.
+pub(crate) fn bare_acknowledgment(
+    held: &Frame,
+    octets: &(impl Octets + ?Sized),
+    ack: Seq,
+    window: u16,
+) -> Option<Frame> {
     let ip = decode(octets, None).ok()?.ip.filter(|ip| ip.fragment.is_none())?;
     let tcp = decode_tcp(octets, &ip).ok()?;
     let vnet_len = held.vnet().len();
     let mut copy = Vec::with_capacity(vnet_len + tcp.payload_at as usize);
     // A header of zeros: nothing to segment, and the checksums are complete.
     copy.resize(vnet_len, 0);
-    copy.extend_from_slice(octets.get(..tcp.payload_at as usize)?);
+    copy.extend_from_slice(held.ethernet().get(..tcp.payload_at as usize)?);
     let frame = copy.get_mut(vnet_len..)?;
     let at = tcp.at as usize;
     put(frame, at + 8, &ack.0.to_be_bytes())?;

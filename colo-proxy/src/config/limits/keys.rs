@@ -82,6 +82,7 @@ limits! {
     gate_queue_frames: u32, BOTH, 64, COUNT_MAX => peer.gate_queue_frames;
     guest_queue_frames: u32, BOTH, 1, COUNT_MAX => peer.guest_queue_frames;
     busy_poll_us: Us, BOTH, 0, BUSY_POLL_US_MAX => peer.busy_poll;
+    digest_bytes_max: usize, BOTH, TWO_FRAMES, BYTES_MAX => digest.bytes_max;
 
     flows_max: usize, PRIMARY, 1, COUNT_MAX => compare.flows_max;
     flow_idle_ms: Ms, PRIMARY, 1, MS_MAX => compare.flow_idle;
@@ -106,6 +107,7 @@ limits! {
     context_bytes: usize, PRIMARY, 0, 1024 => compare.context_bytes;
     unsorted_frames_max: usize, PRIMARY, 1, COUNT_MAX => unsorted.frames_max;
     unsorted_bytes_max: usize, PRIMARY, 1, BYTES_MAX => unsorted.bytes_max;
+    digest_frames_max: usize, PRIMARY, 1, COUNT_MAX => digest.frames_max;
 
     held_input_frames_max: usize, SECONDARY, 1, COUNT_MAX => input.frames_max;
     held_input_bytes_max: usize, SECONDARY, 1, BYTES_MAX => input.bytes_max;

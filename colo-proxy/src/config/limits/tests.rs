@@ -13,6 +13,9 @@ const REPORTS: [&str; 2] = [
 ];
 /// What of the kernel lane is shown.
 const KERNEL_LANE: &str = include_str!("../../instance/kernel_lane.rs");
+/// What both ends of the digest lane show.
+const DIGESTS: [&str; 2] =
+    [include_str!("../../digest/expander.rs"), include_str!("../../digest/sender.rs")];
 /// What of the lanes is shown.
 const LANES: &str = include_str!("../../instance/lanes.rs");
 
@@ -173,6 +176,9 @@ fn docs_limits_md_names_counters_that_exist() {
                 }
                 ["detail", "engine", path @ ..] => {
                     engine.pointer(&format!("/{}", path.join("/"))).is_some()
+                }
+                ["detail", "lanes", "digests", name] => {
+                    DIGESTS.iter().any(|text| text.contains(&format!("\"{name}\":")))
                 }
                 ["detail", "lanes", lane, name] => {
                     REPORTS.iter().any(|text| text.contains(&format!("\"{lane}\":")))

@@ -61,6 +61,7 @@ impl Out {
             limits: options.limits,
             stats: Arc::clone(&stats),
             observe: Box::new(|_| {}),
+            digester: None,
         })
         .map_err(system("watch the gate to outdev"))?;
         let out = Self {

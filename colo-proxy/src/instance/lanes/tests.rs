@@ -83,6 +83,7 @@ fn outgoing(port: Port, source: Box<dyn Capture>, stats: &Arc<LaneStats>) -> Out
         },
         stats: stats.clone(),
         observe: Box::new(|_| {}),
+        digester: None,
     }
 }
 
@@ -268,7 +269,7 @@ async fn without_a_peer_frames_are_dropped_and_counted() {
 async fn an_impossible_length_closes_the_connection_and_the_next_one_works() {
     let (lab, port) = Lab::port().await;
     let stats = Arc::new(LaneStats::default());
-    let mut events = spawn_incoming(port, false, stats.clone());
+    let mut events = spawn_incoming::<Frames>(port, false, stats.clone());
     for length in [69_633, u32::MAX] {
         let mut peer = lab.connect().await;
         assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
@@ -295,7 +296,7 @@ async fn from_end_to_end_every_frame_arrives_once_and_in_order() {
     let (_requests, _events) = spawn_outgoing(outgoing(port, source, &stats)).expect("spawned");
     let endpoint = format!("unix:{}", lab.path.display()).parse().expect("an endpoint");
     let port = Port::open(endpoint).await.expect("nothing to bind");
-    let mut arriving = spawn_incoming(port, false, Arc::default());
+    let mut arriving = spawn_incoming::<Frames>(port, false, Arc::default());
     assert!(matches!(arriving.recv().await, Some(LaneEvent::Up)));
     let sender = std::thread::spawn(move || {
         for n in 0..FRAMES {

@@ -9,14 +9,18 @@ use std::time::{Duration, Instant};
 
 use crate::colo_frame::{Command, Event};
 use crate::compare::{Engine, Output, Reason, Side};
-use crate::config::{Limits, OnDeath, PeerLimits};
+use crate::config::{DigestLimits, Limits, OnDeath, PeerLimits};
 use crate::control::Message;
 use crate::datapath::Mode;
+use crate::digest::{Expander, Returned};
 use crate::frame::Frame;
 use crate::instance::cut::{Cut, Sorted};
-use crate::instance::lanes::BATCH;
+use crate::instance::lanes::{BATCH, Carried};
 use crate::log_limit::LogLimit;
 use crate::protection::{Action, Protection, State};
+
+/// Frames asked for in one message: ten digits each.
+const QUESTIONS_MAX: usize = 1024;
 
 /// Where decisions are carried out.
 pub(in crate::instance) trait Hands {
@@ -44,6 +48,8 @@ pub(in crate::instance) struct Decisions {
     pub(in crate::instance) out: Output,
     pub(in crate::instance) protection: Protection,
     pub(in crate::instance) cut: Cut,
+    /// Makes frames of the digests that come in their place.
+    pub(in crate::instance) expander: Expander,
     pub(in crate::instance) epoch: u64,
     /// Tells our epochs from those of an earlier daemon; random.
     session: u64,
@@ -86,7 +92,7 @@ pub(in crate::instance) struct Decisions {
 #[derive(Debug, Default)]
 pub(in crate::instance) struct Counts {
     pub(in crate::instance) released_unprotected: u64,
-    /// Frames of the secondary that came while protection was off.
+    /// Frames of the secondary that came while it was not the primary's equal.
     pub(in crate::instance) secondary_ignored: u64,
     pub(in crate::instance) checkpoints_ignored: u64,
     pub(in crate::instance) resyncs: u64,
@@ -107,6 +113,7 @@ impl Decisions {
             out: Output::default(),
             protection,
             cut: Cut::default(),
+            expander: Expander::new(DigestLimits::default()),
             epoch: 0,
             session,
             checkpoint_running: false,
@@ -134,6 +141,7 @@ impl Decisions {
     /// Within other limits than those that nobody has changed.
     pub(in crate::instance) fn limited(mut self, limits: &Limits) -> Self {
         self.cut = Cut::new(limits.unsorted);
+        self.expander = Expander::new(limits.digest);
         self.gate_queue_frames = limits.peer.gate_queue_frames;
         self.timeout = limits.peer.timeout;
         self
@@ -146,12 +154,16 @@ impl Decisions {
     }
 
     pub(in crate::instance) fn poll_timeout(&self) -> Option<Instant> {
-        let all = [self.engine.poll_timeout(), self.protection.poll_timeout(), self.disclaiming];
+        let digests = self.expander.poll_timeout();
+        let all =
+            [self.engine.poll_timeout(), self.protection.poll_timeout(), self.disclaiming, digests];
         all.into_iter().flatten().min()
     }
 
     pub(in crate::instance) fn on_timeout(&mut self, now: Instant, hands: &mut impl Hands) {
         self.engine.on_timeout(now, &mut self.out);
+        self.expander.on_timeout(now);
+        self.ask_for_frames(now);
         if self.disclaiming.is_some_and(|at| at <= now) {
             self.fence();
         }
@@ -177,13 +189,47 @@ impl Decisions {
             self.out.release.append(frames);
             return;
         }
+        for frame in &*frames {
+            self.expander.on_primary(frame);
+        }
         self.compare_all(now, Side::Primary, frames);
+        let mut expanded = Vec::new();
+        self.expander.settle(now, &mut expanded);
+        self.compare_expanded(now, expanded);
+    }
+
+    /// What the expander has made whole, and what it needs.
+    fn compare_expanded(&mut self, now: Instant, frames: Vec<Frame>) {
+        for frame in frames {
+            self.engine.on_frame(now, Side::Secondary, frame, &mut self.out);
+        }
+        self.ask_for_frames(now);
+    }
+
+    /// Asks the secondary for the frames of digests that do not help.
+    fn ask_for_frames(&mut self, now: Instant) {
+        if std::mem::take(&mut self.expander.is_lost) {
+            self.on_lane_loss(now, 1, false);
+        }
+        if !self.expander.has_room() {
+            self.engine.request_checkpoint(now, Reason::Limit, &mut self.out);
+        }
+        let questions = std::mem::take(&mut self.expander.questions);
+        if !self.has_control && !questions.is_empty() {
+            // Nobody can be asked.
+            self.on_lane_loss(now, questions.len() as u64, false);
+            return;
+        }
+        // A line has its longest length.
+        for frames in questions.chunks(QUESTIONS_MAX) {
+            self.messages.push_back(Message::FramesWanted { frames: frames.to_vec() });
+        }
     }
 
     /// Frames of either guest that wait for the other's.
     pub(in crate::instance) fn waiting(&self) -> u64 {
         let stats = self.engine.stats();
-        stats.held.frames + stats.secondary_waiting.frames
+        stats.held.frames + stats.secondary_waiting.frames + self.expander.stats.waiting
     }
 
     /// Hands a batch to the engine; what has been read is taken, whether or not there is room.
@@ -197,14 +243,23 @@ impl Decisions {
     }
 
     /// Output of the secondary, as it came by its lane.
-    pub(in crate::instance) fn on_secondary(&mut self, now: Instant, frames: Vec<Frame>) {
-        for frame in frames {
-            match self.cut.on_frame(frame) {
-                Sorted::Fresh(frame) => self.compare(now, frame),
+    pub(in crate::instance) fn on_secondary(&mut self, now: Instant, returned: Vec<Returned>) {
+        for returned in returned {
+            if !returned.is_frame() {
+                self.compare(now, returned);
+                continue;
+            }
+            match self.cut.on_frame(returned) {
+                Sorted::Fresh(returned) => self.compare(now, returned),
                 Sorted::Unknown => {}
                 Sorted::Stale => self.engine.dropped_stale(1),
             }
         }
+    }
+
+    /// More of the secondary's output can be taken.
+    pub(in crate::instance) fn takes_secondary(&self) -> bool {
+        self.engine.has_room_for(Side::Secondary) && self.expander.has_room()
     }
 
     /// A lane was connected, or is gone.
@@ -219,7 +274,7 @@ impl Decisions {
             Lane::Mirror => self.mirror_up = up,
             Lane::Secondary => {
                 self.secondary_up = up;
-                let stale = self.cut.on_connection();
+                let stale = self.cut.on_connection() + self.expander.on_connection();
                 self.engine.dropped_stale(stale);
                 // The mark that is awaited has to count frames of this connection.
                 self.ask_for_mark();
@@ -257,13 +312,16 @@ impl Decisions {
         }
     }
 
-    /// A frame of the secondary's present epoch.
-    fn compare(&mut self, now: Instant, frame: Frame) {
-        if self.protection.state() == State::Unprotected {
+    /// A frame of the secondary's present epoch, or what makes one.
+    fn compare(&mut self, now: Instant, returned: Returned) {
+        // The key is that of all digests to come.
+        if !self.protection.compares() && returned.is_frame() {
             self.counts.secondary_ignored += 1;
-        } else {
-            self.engine.on_frame(now, Side::Secondary, frame, &mut self.out);
+            return;
         }
+        let mut expanded = Vec::new();
+        self.expander.on_returned(now, returned, &mut expanded);
+        self.compare_expanded(now, expanded);
     }
 
     /// Asks the secondary where the epoch ends on its lane, if that is not known.
@@ -287,10 +345,10 @@ impl Decisions {
     /// Output of the secondary that came by the kernel lane: of its present epoch, see
     /// [`Self::sorts`].
     pub(in crate::instance) fn on_returned(&mut self, now: Instant, frames: &mut Vec<Frame>) {
-        if self.protection.state() == State::Unprotected {
-            self.counts.secondary_ignored += frames.drain(..).count() as u64;
-        } else {
+        if self.protection.compares() {
             self.compare_all(now, Side::Secondary, frames);
+        } else {
+            self.counts.secondary_ignored += frames.drain(..).count() as u64;
         }
     }
 
@@ -415,16 +473,18 @@ impl Decisions {
             }
             self.ask_for_mark();
         }
+        let stale = self.expander.drop_waiting();
+        self.engine.dropped_stale(stale);
         if !covers {
             self.engine.start_over(now, &mut self.out);
             self.engine.request_checkpoint(now, Reason::Resync, &mut self.out);
             return;
         }
         self.engine.checkpoint_done(now, &mut self.out);
+        let action = self.protection.on_checkpoint_done();
         if !state_copied {
             self.compare_unsorted(now, self.epoch);
         }
-        let action = self.protection.on_checkpoint_done();
         self.act(now, action, hands);
         self.ask_for_loss(now);
     }
@@ -563,6 +623,7 @@ impl Decisions {
     /// Rule (c), in the order in which the guest sent it: what is held, then what is queued.
     pub(in crate::instance) fn release_everything(&mut self, now: Instant, hands: &mut impl Hands) {
         hands.set_mode(Mode::Off);
+        self.counts.secondary_ignored += self.expander.drop_waiting();
         self.engine.release_all(now, &mut self.out);
         self.drain_output(now, hands);
     }

@@ -54,6 +54,7 @@ impl Primary {
                 "lanes": {
                     "mirror": mirror,
                     "secondary_in": stats.secondary.status(&self.secondary_endpoint),
+                    "digests": self.decisions.expander.report(),
                     "control_up": self.guest.control.is_some() && self.decisions.control_up,
                     "control_version": VERSION,
                     "peer": stats.peer,
@@ -100,6 +101,7 @@ impl Primary {
             ("unguarded", stats.unguarded),
             ("secondary-stale", dropped.stale),
             ("secondary-unsorted-overflow", self.decisions.cut.overflowed),
+            ("secondary-digest-lost", self.decisions.expander.lost()),
             ("secondary-old-connection", dropped.old_connection),
             ("secondary-out-of-window", dropped.out_of_window),
             ("secondary-limit", dropped.limit),

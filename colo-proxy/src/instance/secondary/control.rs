@@ -8,6 +8,7 @@ use crate::colo_frame::Command;
 use crate::control::Message;
 use crate::datapath::Mode;
 use crate::instance::kernel_lane::{GuestNow, Heard, epoch_in_force};
+use crate::instance::lanes::OutgoingRequest;
 use crate::instance::peer::{Peer, PeerEvent};
 use crate::instance::{InstanceError, offsets};
 
@@ -52,6 +53,10 @@ impl Secondary {
                 }
                 Some(Message::Offsets { text }) if self.decisions.mode == Mode::Protected => {
                     offsets::on_message(&self.claim.name, &mut self.hands.datapath, &text);
+                }
+                Some(Message::FramesWanted { frames }) => {
+                    // A lane that is ending answers nobody.
+                    let _ = inputs.output_requests.send(OutgoingRequest::Answer(frames)).await;
                 }
                 Some(other) => log::debug!("control lane: {other:?} is not for a secondary"),
             },

@@ -85,6 +85,7 @@ impl Secondary {
         json!({
             "mirror": self.stats.mirror.status(&self.mirror_endpoint),
             "secondary_out": output,
+            "digests": self.stats.digests.as_ref().map(|stats| stats.report()),
             "peer": self.stats.peer,
             "kernel": inputs.lane.report(&self.hands.datapath),
         })

@@ -13,6 +13,7 @@ use crate::compare::{Engine, Limits};
 use crate::config::OnSecondaryLost;
 use crate::control::Message;
 use crate::datapath::Mode;
+use crate::digest::Returned;
 use crate::frame::Frame;
 use crate::instance::primary::decide::Decisions;
 use crate::instance::secondary;
@@ -86,11 +87,14 @@ impl World {
         self.settle_primary();
     }
 
-    pub(super) fn on_secondary_frame(&mut self, frame: Frame) {
-        let frame = self.deceived(frame);
+    pub(super) fn on_returned(&mut self, returned: Returned) {
+        let returned = match returned {
+            Returned::Whole(frame) => self.deceived(frame).into(),
+            other => other,
+        };
         let now = self.instant();
         if let Some(daemon) = &mut self.primary.daemon {
-            daemon.on_secondary(now, vec![frame]);
+            daemon.on_secondary(now, vec![returned]);
         }
         self.settle_primary();
     }
@@ -198,7 +202,7 @@ impl World {
             if let Some(daemon) = self.secondary.daemon.as_ref().filter(|_| self.output.is_up) {
                 daemon.repeat.lock().on_output(now, &frame);
             }
-            self.send_by(Wire::Output, At::Primary, Cargo::Frame(frame));
+            self.send_back(frame);
         }
     }
 
@@ -263,6 +267,9 @@ impl World {
     }
 
     pub(super) fn on_message_to_secondary(&mut self, message: &Message) {
+        if let Message::FramesWanted { frames } = message {
+            return self.on_frames_wanted(frames);
+        }
         let Message::Epoch { session, epoch } = *message else { return };
         self.secondary.kernel.now = self.now;
         let now = self.instant();

@@ -12,6 +12,7 @@
 mod app;
 mod colo;
 mod daemons;
+mod digests;
 mod endpoint;
 mod faults;
 mod hosts;

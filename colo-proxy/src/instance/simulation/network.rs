@@ -74,8 +74,8 @@ impl World {
             return;
         }
         match cargo {
-            Cargo::Frame(frame) if wire == Wire::Mirror => self.on_mirrored(frame),
-            Cargo::Frame(frame) => self.on_secondary_frame(frame),
+            Cargo::Frame(frame) => self.on_mirrored(frame),
+            Cargo::Returned(returned) => self.on_returned(returned),
             Cargo::ToSecondary(message) => self.on_message_to_secondary(&message),
             Cargo::ToPrimary(Message::EpochDone { epoch, sent, .. }) => {
                 self.on_epoch_done(epoch, sent);
@@ -121,6 +121,7 @@ impl World {
         if let Some(daemon) = self.secondary.daemon.as_mut().filter(|_| up && wire == Wire::Output)
         {
             daemon.on_output_connection();
+            self.begin_digests();
         }
         let now = self.instant();
         let lane = match wire {

@@ -109,6 +109,8 @@ pub(super) enum Sabotage {
     NoTranslation,
     /// The guest goes on before its output so far has been counted.
     EarlyResume,
+    /// All payloads of a length have the same digest.
+    Digests,
 }
 
 #[derive(Clone, Debug)]
@@ -137,6 +139,8 @@ pub(super) struct Plan {
     pub(super) copy_us: Range<u64>,
     /// After so many events, in this order.
     pub(super) faults: VecDeque<(u64, Fault)>,
+    /// The secondary returns digests.
+    pub(super) digests: bool,
     pub(super) sabotage: Sabotage,
     pub(super) frames_max: usize,
     pub(super) client: Machine,
@@ -169,6 +173,7 @@ impl Plan {
             stops_secondary: random.chance(500),
             copy_us: 1_000..40_000,
             faults: VecDeque::new(),
+            digests: seed % 2 == 1,
             sabotage: Sabotage::Nothing,
             frames_max: 65_536,
             client: Machine {

@@ -81,6 +81,18 @@ fn checkpoints_heal_guests_that_differ() {
 }
 
 #[test]
+fn digests_say_what_frames_would() {
+    let worlds = many(|seed, random| Plan { digests: true, ..with_checkpoints(seed, random) });
+    let daemons = worlds.iter().filter_map(|world| world.primary.daemon.as_ref());
+    let stats: Vec<_> = daemons.map(|daemon| daemon.expander.stats).collect();
+    assert!(stats.iter().any(|stats| stats.expanded > 0), "{stats:?}");
+    assert!(stats.iter().any(|stats| stats.asked > 0), "{stats:?}");
+    assert!(stats.iter().any(|stats| stats.different > 0), "{stats:?}");
+    let asked_for_nothing = stats.iter().filter(|stats| stats.digests > 0 && stats.asked == 0);
+    assert!(asked_for_nothing.count() > 0, "{stats:?}");
+}
+
+#[test]
 fn a_failover_between_checkpoints_loses_nothing() {
     many(|seed, random| {
         let at = random.within(0..800);
@@ -177,10 +189,10 @@ fn a_run_can_be_repeated_octet_for_octet() {
 #[test]
 fn a_deceived_pair_is_found_out() {
     use Sabotage::{
-        Acknowledgments, EarlyResume, NoTranslation, OldOffsets, ReleaseAll, StaleFrames,
+        Acknowledgments, Digests, EarlyResume, NoTranslation, OldOffsets, ReleaseAll, StaleFrames,
     };
     for sabotage in
-        [ReleaseAll, Acknowledgments, OldOffsets, StaleFrames, NoTranslation, EarlyResume]
+        [ReleaseAll, Acknowledgments, OldOffsets, StaleFrames, NoTranslation, EarlyResume, Digests]
     {
         let found = (0..60).find(|seed| {
             let mut random = Random::new(*seed);

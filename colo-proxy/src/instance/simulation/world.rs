@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::colo::{Checkpoints, Progress};
+use super::digests::Digests;
 use super::endpoint::Nature;
 use super::hosts::{Guest, Primary, PrimaryKernel, Secondary};
 use super::machine::Machine;
@@ -15,6 +16,7 @@ use super::plan::{At, Plan, Sabotage, Wire};
 use super::random::{Digest, Random};
 use super::wire::{Body, Host, read};
 use crate::control::Message;
+use crate::digest::Returned;
 use crate::frame::Frame;
 use crate::instance::primary::decide::Decisions;
 
@@ -29,6 +31,7 @@ const SHOWN: usize = 120;
 #[derive(Clone, Debug)]
 pub(super) enum Cargo {
     Frame(Frame),
+    Returned(Returned),
     ToSecondary(Message),
     ToPrimary(Message),
 }
@@ -84,6 +87,7 @@ pub(super) struct World {
     pub(super) mirror: Line,
     pub(super) output: Line,
     pub(super) control: Line,
+    pub(super) digests: Digests,
     /// The secondary's host cannot be reached.
     pub(super) is_lost: bool,
     pub(super) checkpoints: Checkpoints,
@@ -130,6 +134,7 @@ impl World {
             mirror: Line::default(),
             output: Line::default(),
             control: Line::default(),
+            digests: Digests::default(),
             is_lost: false,
             checkpoints: Checkpoints::default(),
             oracle: Oracle::default(),
@@ -396,7 +401,7 @@ fn describe(event: &Event) -> String {
         Event::AtClient(frame) => format!("at the client: {}", brief(frame)),
         Event::AtGuest(frame) => format!("at the guest's TAP: {}", brief(frame)),
         Event::Receive(at, frame) => format!("{at:?} guest takes {}", brief(frame)),
-        Event::Arrives(wire, _, Cargo::Frame(frame)) => {
+        Event::Arrives(wire, _, Cargo::Frame(frame) | Cargo::Returned(Returned::Whole(frame))) => {
             format!("arrives by {wire:?}: {}", brief(frame))
         }
         other => format!("{other:?}"),

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use etherparse::PacketBuilder;
+
 use super::*;
 use crate::compare::Limits;
 use crate::config::OnSecondaryLost;
@@ -106,4 +108,51 @@ fn without_protection_none_is_asked_for() {
     decisions.on_checkpoint_wanted(now);
     decisions.collect_requests(now);
     assert!(decisions.commands.is_empty());
+}
+
+/// What a guest answers: the same octets on the same ports.
+fn answer() -> Frame {
+    let mut octets = Vec::new();
+    PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4([10, 0, 0, 1], [10, 0, 0, 9], 64)
+        .udp(53, 5000)
+        .write(&mut octets, b"an answer")
+        .expect("a Vec takes everything");
+    Frame::new(octets.into(), 0).expect("no header")
+}
+
+/// Its connections are other ones, whatever they look like.
+#[test]
+fn a_secondary_that_is_not_equal_vouches_for_nothing_until_a_checkpoint() {
+    let now = Instant::now();
+    let mut decisions = protected(now);
+    decisions.end_protection_for_a_while(now);
+    for lane in [Lane::Mirror, Lane::Secondary, Lane::Control] {
+        decisions.on_lane(now, lane, true, &mut Idle);
+    }
+    assert_eq!(decisions.protection.state(), State::Resync);
+    decisions.on_output(now, &mut vec![answer()], &mut Idle);
+    decisions.on_secondary(now, vec![answer().into()]);
+    assert_eq!((decisions.out.release.len(), decisions.counts.secondary_ignored), (0, 1));
+
+    decisions.on_frame_event(now, &Event::CheckpointBegan, &mut Idle);
+    let done = Event::CheckpointDone { state_copied: false, covers: true };
+    decisions.on_frame_event(now, &done, &mut Idle);
+    assert_eq!(decisions.out.release.drain(..).len(), 1, "the checkpoint covers it");
+    decisions.on_output(now, &mut vec![answer()], &mut Idle);
+    decisions.on_secondary(now, vec![answer().into()]);
+    assert_eq!(decisions.out.release.len(), 1, "now it counts");
+}
+
+impl Decisions {
+    /// The secondary is gone for so long that output leaves without it.
+    fn end_protection_for_a_while(&mut self, now: Instant) {
+        self.on_lane(now, Lane::Secondary, false, &mut Idle);
+        let timeout = Duration::from_secs(1);
+        self.on_output(now, &mut vec![answer()], &mut Idle);
+        self.on_timeout(now + timeout, &mut Idle);
+        assert_eq!(self.protection.state(), State::Unprotected);
+        self.out.release.clear();
+        self.commands.clear();
+    }
 }

@@ -1,0 +1,37 @@
+//! The digest lane: the secondary returns, in the place of what its guest has said in a connection,
+//! a digest of it. Of what is equal the primary has the octets itself.
+//!
+//! # How
+//!
+//! * The secondary ([`Digester`]) sends the headers of a TCP segment as they are, and of its payload
+//!   the length and a digest ([`Key`]). It keeps the segment for a while.
+//! * The primary ([`Expander`]) takes the octets from its own guest's output, wherever that was cut
+//!   into segments, and where they have this digest it has the secondary's frame. The engine gets
+//!   that frame, and so comes to the verdict that it would have come to by any other lane.
+//! * Where they have another digest, or are not there in time, the primary asks for the frame.
+//!
+//! What is short, and what is no TCP segment, goes whole.
+//!
+//! # Why that is enough
+//!
+//! The digest is POLYVAL (RFC 8452, appendix A): two different payloads of n octets have the same
+//! one for a share of (n / 16 + 1) / 2^128 of all keys at the most. The key is random for each
+//! connection of the lane and nothing that a guest sees depends on it, so a guest cannot look for
+//! two such payloads.
+
+mod expander;
+mod heads;
+mod key;
+mod produced;
+mod sender;
+mod wire;
+
+pub(crate) use self::expander::Expander;
+pub(crate) use self::sender::{Digester, DigesterStats};
+pub(crate) use self::wire::{Returned, ReturnedFrames};
+
+#[cfg(test)]
+mod tests;
+
+/// Shorter payloads go whole: headers are most of such a frame.
+pub(crate) const PAYLOAD_MIN: u32 = 256;

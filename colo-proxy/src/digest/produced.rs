@@ -1,0 +1,151 @@
+//! What the primary guest has put out in its connections, for as long as a digest of it may come.
+
+use std::collections::{HashMap, VecDeque};
+
+use colo_proxy_common::decode::{Tcp, flag};
+use colo_proxy_common::record::FlowKey;
+use colo_proxy_common::seq::Seq;
+
+use crate::frame::Frame;
+
+/// Entries in the order of arrival, those of frames that have been dropped included.
+const ENTRIES_MAX: usize = 1 << 17;
+/// A number so far from the last one is of another connection. Windows end at 2^30 (RFC 7323,
+/// section 2.3).
+const REACH: u32 = 1 << 30;
+
+/// How much of a part of a stream is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coverage {
+    All,
+    Part,
+    Nothing,
+}
+
+/// A part of a stream, and the frame that it came in.
+#[derive(Debug)]
+struct Piece {
+    number: u64,
+    seq: Seq,
+    len: u32,
+    /// Where it starts in the Ethernet frame.
+    at: u32,
+    frame: Frame,
+}
+
+/// Pieces of all connections; the oldest go first.
+#[derive(Debug)]
+pub(super) struct Produced {
+    /// Each in ascending order, without overlap.
+    flows: HashMap<FlowKey, VecDeque<Piece>, foldhash::fast::RandomState>,
+    arrivals: VecDeque<(FlowKey, u64)>,
+    numbers: u64,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Piece {
+    fn end(&self) -> Seq {
+        self.seq.plus(self.len)
+    }
+}
+
+impl Produced {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self {
+            flows: HashMap::default(),
+            arrivals: VecDeque::new(),
+            numbers: 0,
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes what is new in a segment. What fills a gap is left out: it is rare, and can be had from
+    /// the secondary.
+    pub(super) fn add(&mut self, name: &FlowKey, tcp: &Tcp, frame: &Frame) {
+        let opens = tcp.flags & flag::SYN != 0;
+        let seq = Seq(tcp.seq).plus(u32::from(opens));
+        let last = self.flows.get(name).and_then(VecDeque::back).map(Piece::end);
+        let is_other = last.is_some_and(|last| seq.since(last).unsigned_abs() > REACH);
+        if opens || is_other {
+            self.forget(name, None);
+        }
+        let skip = last.filter(|_| !opens && !is_other).map_or(0, |last| last.since(seq).max(0));
+        let Some(len) = tcp.payload_len.checked_sub(skip as u32).filter(|len| *len > 0) else {
+            return;
+        };
+        self.numbers += 1;
+        let number = self.numbers;
+        let (seq, at) = (seq.plus(skip as u32), tcp.payload_at + skip as u32);
+        self.bytes += frame.len();
+        let piece = Piece { number, seq, len, at, frame: frame.clone() };
+        self.flows.entry(*name).or_default().push_back(piece);
+        self.arrivals.push_back((*name, number));
+        while self.bytes > self.bytes_max || self.arrivals.len() > ENTRIES_MAX {
+            let Some((name, number)) = self.arrivals.pop_front() else { break };
+            self.drop_while(&name, |piece| piece.number <= number);
+        }
+    }
+
+    /// Drops what lies before `end`, or all, of a connection: nobody will ask for it.
+    pub(super) fn forget(&mut self, name: &FlowKey, end: Option<Seq>) {
+        self.drop_while(name, |piece| end.is_none_or(|end| piece.end().since(end) <= 0));
+    }
+
+    fn drop_while(&mut self, name: &FlowKey, is_over: impl Fn(&Piece) -> bool) {
+        let Some(pieces) = self.flows.get_mut(name) else { return };
+        while let Some(piece) = pieces.pop_front_if(|piece| is_over(piece)) {
+            self.bytes -= piece.frame.len();
+        }
+        if pieces.is_empty() {
+            self.flows.remove(name);
+        }
+    }
+
+    /// Drops everything.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.bytes_max);
+    }
+
+    /// How much of the `len` octets at `seq` is there.
+    pub(super) fn coverage(&self, name: &FlowKey, seq: Seq, len: usize) -> Coverage {
+        let mut found = 0;
+        let is_whole = self.walk(name, seq, len, |octets| found += octets.len());
+        match found {
+            _ if is_whole => Coverage::All,
+            0 => Coverage::Nothing,
+            _ => Coverage::Part,
+        }
+    }
+
+    /// Appends the `len` octets at `seq`, if all are there.
+    pub(super) fn copy(&self, name: &FlowKey, seq: Seq, len: usize, into: &mut Vec<u8>) -> bool {
+        self.walk(name, seq, len, |octets| into.extend_from_slice(octets))
+    }
+
+    /// Shows what is there of the `len` octets at `seq`, in order; says whether that is all.
+    fn walk(&self, name: &FlowKey, seq: Seq, len: usize, mut show: impl FnMut(&[u8])) -> bool {
+        let Some(pieces) = self.flows.get(name) else { return false };
+        let (mut at, end) = (seq, seq.plus(len as u32));
+        let mut is_whole = true;
+        for piece in pieces.range(pieces.partition_point(|piece| piece.end().since(seq) <= 0)..) {
+            if at == end || piece.seq.since(end) >= 0 {
+                break;
+            }
+            is_whole &= piece.seq.since(at) <= 0;
+            let from = piece.seq.max(at);
+            let upto = piece.end().min(end);
+            let start = piece.at as usize + from.since(piece.seq) as usize;
+            let octets = piece.frame.ethernet().get(start..start + upto.since(from) as usize);
+            is_whole &= octets.is_some();
+            show(octets.unwrap_or_default());
+            at = upto;
+        }
+        is_whole && at == end
+    }
+}
