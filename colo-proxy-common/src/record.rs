@@ -9,7 +9,7 @@ use crate::rewrite::Translation;
 /// Bumped whenever a record changes shape or meaning; a daemon does not use another version's maps.
 /// In [`Settings`] the version and the mode stay where they are, so that a daemon can tell what it
 /// has found.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Octets of the `events` ring buffer; an [`Event`] takes 136 of them.
 pub const EVENTS_LEN: usize = 256 * 1024;
@@ -61,7 +61,8 @@ pub struct Settings {
     pub return_gate_ifindex: [u32; 2],
     /// The slot that the other end has told of last ([`crate::lane::told`]).
     pub lane_told: u32,
-    pub reserved: u32,
+    /// Octets of the longest frame that the tunnel takes ([`crate::lane::fits`]); 0 is any.
+    pub lane_frame_max: u32,
     /// `SO_NETNS_COOKIE` of the network namespace that the interface indexes belong to.
     pub netns_cookie: u64,
 }
@@ -179,6 +180,8 @@ pub struct Counters {
     pub lane_ignored: u64,
     /// Frames that came by the kernel lane when they counted as lost.
     pub lane_late: u64,
+    /// Frames that were too long for the tunnel and were not seen to be before.
+    pub lane_too_long: u64,
 }
 
 impl Counters {
@@ -202,6 +205,7 @@ impl Counters {
         self.lane_stale += other.lane_stale;
         self.lane_ignored += other.lane_ignored;
         self.lane_late += other.lane_late;
+        self.lane_too_long += other.lane_too_long;
     }
 }
 
@@ -224,7 +228,7 @@ pub mod event {
 const _: () = assert!(size_of::<Settings>() == 72);
 const _: () = assert!(size_of::<FlowKey>() == 44);
 const _: () = assert!(size_of::<Flow>() == 80);
-const _: () = assert!(size_of::<Counters>() == 18 * 8);
+const _: () = assert!(size_of::<Counters>() == 19 * 8);
 const _: () = assert!(size_of::<Event>() == 128);
 
 #[cfg(feature = "user")]

@@ -22,6 +22,9 @@ const BY_DIFFERENCE: u64 = 0;
 /// access may be.
 const IN_PLACE_MAX: usize = 0x3fff;
 
+/// IEEE 802.1Q.
+const VLAN_TAG: u32 = 4;
+
 /// One frame.
 pub struct SkBuff {
     skb: *mut __sk_buff,
@@ -37,6 +40,22 @@ impl SkBuff {
     pub fn mark(&self) -> u32 {
         // SAFETY: the kernel's context is valid for the run of the program.
         unsafe { (*self.skb).mark }
+    }
+
+    /// Octets on a wire, before it is cut into segments.
+    #[inline(always)]
+    pub fn wire_len(&self) -> u32 {
+        // SAFETY: the kernel's context is valid for the run of the program.
+        let (len, has_tag) = unsafe { ((*self.skb).len, (*self.skb).vlan_present != 0) };
+        // The kernel keeps the outermost tag apart, and puts it in on the way out.
+        if has_tag { len + VLAN_TAG } else { len }
+    }
+
+    /// Octets of payload in each segment that it is to be cut into; 0 where it is not.
+    #[inline(always)]
+    pub fn gso_size(&self) -> u32 {
+        // SAFETY: see above.
+        unsafe { (*self.skb).gso_size }
     }
 
     #[inline(always)]

@@ -32,11 +32,12 @@ pub fn epoch_of(settings: &Settings) -> u32 {
     unsafe { core::ptr::read_volatile(&raw const settings.epoch) }
 }
 
-/// The tunnel, where there is one, else `gate`. `epoch` is the one by which the frame was translated:
+/// The tunnel, where there is one that takes the frame, else `gate`. `epoch` is the one by which the frame was translated:
 /// a frame of an older one must never carry a newer one.
 #[inline(always)]
-pub fn way_out(settings: &Settings, epoch: u32, gate: u32) -> Way {
-    if settings.lane_ifindex == 0 {
+pub fn way_out(frame: &SkBuff, settings: &Settings, epoch: u32, gate: u32) -> Way {
+    let fits = lane::fits(frame.wire_len(), frame.gso_size(), settings.lane_frame_max);
+    if settings.lane_ifindex == 0 || !fits {
         return Way { ifindex: gate, mark: settings.mark };
     }
     let mark = lane::mark(settings.mark, epoch, settings.lane_slot);
@@ -69,6 +70,10 @@ fn send(ctx: &TcContext, frame: &SkBuff) -> i32 {
         count(|c| &mut c.dropped_foreign);
         return DROP;
     }
+    if !is_taken(frame, settings) {
+        count(|c| &mut c.lane_too_long);
+        return DROP;
+    }
     let segments = segments(ctx, frame);
     if let Some(counters) = counters()
         && let Some(sent) = counters.sent.get_mut(lane::slot_index(mark))
@@ -76,6 +81,15 @@ fn send(ctx: &TcContext, frame: &SkBuff) -> i32 {
         *sent = sent.wrapping_add(segments);
     }
     NEXT
+}
+
+/// The tunnel takes it. [`way_out`] does not look how long the headers of its segments are: a guest that
+/// makes them longer than its MTU allows is wrong, and loses them here.
+#[inline(always)]
+fn is_taken(frame: &SkBuff, settings: &Settings) -> bool {
+    let (len, max) = (frame.wire_len(), settings.lane_frame_max);
+    lane::fits(len, 0, max)
+        || lane::segment_fits(len, frame.gso_size(), payload(frame).unwrap_or_default(), max)
 }
 
 /// Ingress of the tunnel on the primary: the secondary's output, for the daemon.

@@ -22,7 +22,7 @@ pub fn colo_mirror(ctx: TcContext) -> i32 {
     let mut frame = SkBuff::new(&ctx);
     if settings.mode == mode::PROTECTED {
         let mark = frame.mark();
-        let way = way_out(settings, settings.epoch, settings.input_gate_ifindex);
+        let way = way_out(&frame, settings, settings.epoch, settings.input_gate_ifindex);
         frame.set_mark(way.mark);
         // SAFETY: a helper on the program's own frame.
         let failed = unsafe { bpf_clone_redirect(ctx.skb.skb, way.ifindex, 0) };

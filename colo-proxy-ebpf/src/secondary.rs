@@ -66,7 +66,7 @@ pub fn colo_from_guest(ctx: TcContext) -> i32 {
     match translate(&mut frame, epoch, settings.mode == mode::FAILED_OVER, Direction::FromGuest) {
         Fate::Go if settings.mode == mode::PROTECTED => {
             count(|c| &mut c.captured);
-            let way = way_out(settings, epoch, settings.output_gate_ifindex);
+            let way = way_out(&frame, settings, epoch, settings.output_gate_ifindex);
             frame.set_mark(way.mark);
             send_out(way.ifindex)
         }

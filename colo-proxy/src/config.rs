@@ -248,7 +248,8 @@ impl Guest {
         matches!(self.side, SideConfig::Secondary { returns: ReturnKind::Digest, .. })
     }
 
-    /// Refuses what is only wrong together.
+    /// Refuses what is only wrong together, and puts the gate in the place of `capture = "auto"` beside
+    /// a kernel lane, where `AF_XDP` cannot serve.
     pub fn check(mut self) -> Result<Self, ConfigError> {
         let shown = self.name.clone().unwrap_or_else(|| self.netdev.clone());
         let fail = |what: &str| Err(ConfigError::Guest { name: shown.clone(), what: what.into() });
@@ -296,7 +297,14 @@ impl Guest {
                         "capture = \"af-xdp\" takes frames before they reach the kernel lane",
                     );
                 }
-                CaptureKind::Gate | CaptureKind::Auto => *capture = CaptureKind::Gate,
+                CaptureKind::Auto => {
+                    log::info!(
+                        "{shown}: the gate captures: AF_XDP takes frames before they reach the \
+                         kernel lane (lane = \"stream\" would let it)"
+                    );
+                    *capture = CaptureKind::Gate;
+                }
+                CaptureKind::Gate => {}
             }
         }
         Ok(self)

@@ -85,6 +85,11 @@ pub const COUNTERS: std::time::Duration = std::time::Duration::from_secs(1);
 pub const HEARTBEAT: std::time::Duration = std::time::Duration::from_millis(100);
 
 impl Message {
+    /// It tells of the kernel lane, and is not told again.
+    pub(crate) fn is_of_lane(&self) -> bool {
+        matches!(self, Self::Lane { .. } | Self::LaneCount { .. } | Self::LaneLoss { .. })
+    }
+
     /// As it goes on the wire, without the newline.
     pub fn line(&self) -> String {
         // Strings and integers always serialise.

@@ -6,24 +6,32 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan, new_connection};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
 
 use crate::gate::{self, GateError};
 use crate::link::{self, Link};
 
 /// What IANA has for VXLAN.
 pub const PORT: u16 = 4789;
+const ETHERNET_HEADER: u32 = 14;
 /// Ethernet, VXLAN and UDP headers.
-const HEADERS: u32 = 14 + 8 + 8;
+const HEADERS: u32 = ETHERNET_HEADER + 8 + 8;
+/// What fits into the length of an IP packet.
+const PACKET_MAX: u32 = 65_535;
 const IPV4_HEADER: u32 = 20;
 const IPV6_HEADER: u32 = 40;
 /// An IPv4 datagram less the headers of the tunnel. Frames that are longer on their way are cut to
 /// size before they reach the link.
-const MTU_MAX: u32 = 65_535 - HEADERS - IPV4_HEADER;
+const MTU_MAX: u32 = PACKET_MAX - HEADERS - IPV4_HEADER;
+
+/// How long the kernel may take to answer once it has heard the question.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// A network identifier has 24 bits.
 pub(crate) const VNI_MASK: u32 = 0x00ff_ffff;
@@ -44,6 +52,15 @@ pub struct Channel {
     pub vni: u32,
     /// UDP port.
     pub port: u16,
+}
+
+/// What the kernel says of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    There(Link),
+    Gone,
+    /// It did not say.
+    Unknown,
 }
 
 /// Why there is no tunnel.
@@ -67,11 +84,20 @@ pub enum TunnelError {
     Deleted { name: String },
     #[error("tunnel {name} was taken down")]
     Down { name: String },
+    #[error("the kernel does not tell of the interfaces behind tunnel {name}")]
+    Unanswered { name: String },
     #[error(transparent)]
     Quiet(#[from] GateError),
 }
 
 impl Underlay {
+    /// Octets of the longest frame that goes that way whole. One that is longer would be cut into
+    /// fragments over IPv4, which many networks drop, and is refused over IPv6.
+    pub(crate) fn frame_max(&self) -> u32 {
+        let ip = if self.remote.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER };
+        self.mtu.min(PACKET_MAX).saturating_sub(HEADERS - ETHERNET_HEADER + ip)
+    }
+
     /// A guest's frames fit, with what the tunnel puts around them.
     pub fn check(&self, guest_mtu: u32) -> Result<(), TunnelError> {
         let ip = if self.remote.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER };
@@ -154,21 +180,24 @@ impl Tunnel {
         self.ifindex
     }
 
-    /// Nobody has taken the device away, or down. What cannot be asked now is asked again.
-    pub async fn check(&self) -> Result<(), TunnelError> {
+    /// Nobody has taken the device away, or down, as [`Asker`] has seen it. What could not be asked is
+    /// asked again.
+    pub(crate) fn check(&self, seen: Seen) -> Result<(), TunnelError> {
         let name = self.name.clone();
-        match link::with_index(&self.handle, self.ifindex).await {
-            Ok(None) => Err(TunnelError::Deleted { name }),
-            Ok(Some(link)) if !link.up => Err(TunnelError::Down { name }),
-            Ok(Some(_)) | Err(_) => Ok(()),
+        match seen {
+            Seen::Gone => Err(TunnelError::Deleted { name }),
+            Seen::There(link) if !link.up => Err(TunnelError::Down { name }),
+            Seen::There(_) | Seen::Unknown => Ok(()),
         }
     }
 
-    /// Other interfaces of its namespace as they are now, those that are there.
-    pub(crate) async fn links(&self, ifindexes: &[u32]) -> Vec<Link> {
-        let asked = ifindexes.iter().map(|ifindex| link::with_index(&self.handle, *ifindex));
-        let links = futures_util::future::join_all(asked).await;
-        links.into_iter().filter_map(|link| link.ok().flatten()).collect()
+    /// Other interfaces of its namespace as they are now, each of which has to be told of.
+    pub(crate) async fn links(&self, ifindexes: &[u32]) -> Result<Vec<(u32, Seen)>, TunnelError> {
+        let links = links(&self.handle, ifindexes).await;
+        if links.iter().any(|(_, seen)| *seen == Seen::Unknown) {
+            return Err(TunnelError::Unanswered { name: self.name.clone() });
+        }
+        Ok(links)
     }
 
     /// Removes the device.
@@ -182,6 +211,52 @@ impl std::fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tunnel").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+/// Asks after interfaces, for a thread that may wait. It has a runtime of its own, so it is made and used
+/// where none is.
+pub(crate) struct Asker {
+    runtime: Runtime,
+    handle: Handle,
+}
+
+impl Asker {
+    pub(crate) fn new() -> Result<Self, TunnelError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(TunnelError::Socket)?;
+        let handle = {
+            let _entered = runtime.enter();
+            handle()?
+        };
+        Ok(Self { runtime, handle })
+    }
+
+    /// These interfaces as they are now. The kernel may have lost the answer, which is not waited for.
+    pub(crate) fn links(&self, ifindexes: &[u32]) -> Vec<(u32, Seen)> {
+        self.runtime.block_on(async {
+            let asked = tokio::time::timeout(ANSWER_MAX, links(&self.handle, ifindexes));
+            asked.await.unwrap_or_else(|_| unknown(ifindexes))
+        })
+    }
+}
+
+/// What is known of interfaces after which nobody could ask.
+pub(crate) fn unknown(ifindexes: &[u32]) -> Vec<(u32, Seen)> {
+    ifindexes.iter().map(|ifindex| (*ifindex, Seen::Unknown)).collect()
+}
+
+async fn links(handle: &Handle, ifindexes: &[u32]) -> Vec<(u32, Seen)> {
+    let asked = ifindexes.iter().map(|ifindex| async move {
+        let seen = match link::with_index(handle, *ifindex).await {
+            Ok(Some(link)) => Seen::There(link),
+            Ok(None) => Seen::Gone,
+            Err(_) => Seen::Unknown,
+        };
+        (*ifindex, seen)
+    });
+    futures_util::future::join_all(asked).await
 }
 
 fn handle() -> Result<Handle, TunnelError> {
@@ -227,6 +302,20 @@ mod tests {
         assert!(underlay("fd00::2", 1569).check(1500).is_err());
         assert!(underlay("fd00::2", 1570).check(1500).is_ok());
         assert!(underlay("fd00::2", 9000).check(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn what_fits_is_known_by_the_octet() {
+        for (remote, mtu) in [("10.0.0.2", 1550), ("fd00::2", 1570)] {
+            assert!(underlay(remote, mtu).check(1500).is_ok());
+            assert_eq!(
+                underlay(remote, mtu).frame_max(),
+                1514,
+                "a guest's frame, and no octet more"
+            );
+        }
+        assert_eq!(underlay("10.0.0.2", 65_536).frame_max(), 65_535 - 36, "a loopback");
+        assert_eq!(underlay("10.0.0.2", 7).frame_max(), 0);
     }
 
     #[test]

@@ -18,6 +18,8 @@ use colo_lab::stand_in::packet::TCP;
 use colo_lab::stand_in::tap::Offloads;
 use nix::sys::signal::Signal;
 
+#[path = "kernel_lane/long.rs"]
+mod long;
 #[path = "kernel_lane/sink.rs"]
 mod sink;
 
@@ -27,6 +29,11 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// A lost frame can stop the only connection for some seconds.
 const LOSS_TIMEOUT: Duration = Duration::from_mins(2);
 const PAUSE: Duration = Duration::from_millis(2);
+/// An interface without programs.
+const PLAIN: &str = "\
+    link add plain0 type veth peer name plain1\n\
+    link set plain1 up\n\
+    link set plain0 up\n";
 /// Narrower than a guest's frames with what the tunnel puts around them, by one octet.
 const NARROW_MTU: u32 = 1549;
 
@@ -237,6 +244,39 @@ fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
     Ok(())
 }
 
+/// What finds no room while the guest is stopped is counted, and costs another checkpoint.
+#[test]
+fn input_of_a_stopped_guest_is_bounded_in_octets() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let frame = ScriptFrame::silent()?;
+    let mut setup = by("kernel");
+    let limits = "[guest.limits]\nstopped_input_bytes_max = 139264";
+    let secondary = format!("colo_frame = \"{}\"\n{limits}", frame.kind());
+    setup.config = Some([String::new(), secondary]);
+    let pair = start(setup)?;
+    let mut sink = Sink::open(&pair)?;
+    frame.say(BEGAN)?;
+    eventually("more than finds room", TIMEOUT, || {
+        sink.send(100)?;
+        let drops = pair.secondary.status()?.drops();
+        Ok(drops.get("stopped-input-full").is_some_and(|n| *n > 0).then_some(()))
+    })?;
+    let status = pair.primary.wait_status("a checkpoint for it", TIMEOUT, |status| {
+        status.checkpoints().contains_key("lane-loss")
+    })?;
+    ensure!(status.checkpoints().keys().eq(["lane-loss"]), "{status:#?}");
+    frame.say(DONE)?;
+    let dropped = pair.secondary.status()?.detail("/lanes/kernel/dropped_frames")?;
+    ensure!(dropped > 0, "told as something else");
+    // What found room has come, and in its order.
+    sink.send(1)?;
+    let numbers = sink.numbers(Side::Secondary);
+    ensure!(numbers.is_sorted() && numbers.len() > 100, "{numbers:?}");
+    pair.finish()
+}
+
 /// Every twentieth frame is lost between the hosts. The clients get every octet, and a loss is a
 /// checkpoint at once.
 #[test]
@@ -427,6 +467,41 @@ fn a_peer_without_one_gets_the_streams() -> Result<()> {
     pair.finish()
 }
 
+/// The twin: with a daemon the guests' frames go by the tunnel, in both directions.
+#[test]
+fn a_tunnel_with_a_daemon_lets_the_guests_frames_through() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let pair = start(by("kernel"))?;
+    for side in Side::BOTH {
+        let host = pair.lab.host(side);
+        let tunnel = tunnel_of(host)?;
+        let before = host.tx_packets(&tunnel)?;
+        everything(&pair.lab.client, Family::V4)?;
+        ensure!(host.tx_packets(&tunnel)? > before, "nothing of the guests' goes by {tunnel}");
+    }
+    pair.finish()
+}
+
+/// How many more frames an interface has sent when the host has spoken to everybody behind it.
+fn count_of_speaking(host: &Host, interface: &str) -> Result<u64> {
+    host.namespace.ip(&format!("addr add 10.99.0.1/24 dev {interface}\n"))?;
+    let before = host.tx_packets(interface)?;
+    host.namespace.run(|| {
+        let socket = UdpSocket::bind("10.99.0.1:0")?;
+        socket.set_broadcast(true)?;
+        for _ in 0..10 {
+            // Refused or not, it must not leave.
+            let _ = socket.send_to(b"from the host", "10.99.0.255:9");
+        }
+        Ok(())
+    })?;
+    let after = host.tx_packets(interface)?;
+    host.namespace.ip(&format!("addr del 10.99.0.1/24 dev {interface}\n"))?;
+    Ok(after - before)
+}
+
 /// A daemon that is killed and lets its guest go on leaves a tunnel, but none by which the host could
 /// be reached, or could reach the other one.
 #[test]
@@ -452,19 +527,11 @@ fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
             .is_empty()
     );
     // The host has routes into it, and sends; nothing of that gets to the tunnel's own count.
-    host.namespace.ip(&format!("addr add 10.99.0.1/24 dev {tunnel}\n"))?;
-    let sent = |host: &Host| host.tx_packets(&tunnel);
-    let before = sent(host)?;
-    host.namespace.run(|| {
-        let socket = UdpSocket::bind("10.99.0.1:0")?;
-        socket.set_broadcast(true)?;
-        for _ in 0..10 {
-            // Refused or not, it must not leave.
-            let _ = socket.send_to(b"from the host", "10.99.0.255:9");
-        }
-        Ok(())
-    })?;
-    ensure!(sent(host)? == before, "the host speaks to the other one by {tunnel}");
+    ensure!(count_of_speaking(host, &tunnel)? == 0, "the host speaks to the other one by {tunnel}");
+    // The twin: what is sent so is counted where no program keeps it.
+    host.namespace.ip(PLAIN)?;
+    ensure!(count_of_speaking(host, "plain0")? >= 10, "the host does not speak");
+    host.namespace.ip("link del plain0\n")?;
     pair.restart(Side::Primary)?;
     pair.primary.wait_protected()?;
     wait_used(&pair)?;

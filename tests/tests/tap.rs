@@ -62,6 +62,22 @@ fn a_tap_that_comes_back_is_protected_again() -> Result<()> {
     pair.finish()
 }
 
+/// Events of links that found no room in a socket of this thread's network namespace.
+fn events_lost() -> Result<u64> {
+    /// `RTMGRP_LINK`, in the column of groups.
+    const LINK: &str = "00000001";
+    let sockets = std::fs::read_to_string("/proc/thread-self/net/netlink")?;
+    let mut lines = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let columns = lines.next().context("no columns")?;
+    let column = |name| columns.iter().position(|column| *column == name).context("no column");
+    let (groups, drops) = (column("Groups")?, column("Drops")?);
+    let events: Vec<_> = lines.filter(|line| line.get(groups) == Some(&LINK)).collect();
+    assert!(!events.is_empty(), "nobody waits for events: {sockets}");
+    let lost =
+        events.iter().map(|line| Ok(line.get(drops).context("a short line")?.parse::<u64>()?));
+    lost.sum()
+}
+
 /// The kernel drops what finds no room behind a flood of events, and once it dropped answers with
 /// them: a daemon of 64 guests never ended.
 #[test]
@@ -77,8 +93,10 @@ fn a_flood_of_events_keeps_no_question_from_its_answer() -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let (watch, link) = LinkWatch::start("tap0").await?;
+            assert_eq!(events_lost()?, 0, "before the flood");
             // Nobody reads the events meanwhile.
             namespace.ip(&flood)?;
+            assert!(events_lost()? > 0, "no flood: all events found room");
             let seen = tokio::time::timeout(TIMEOUT, watch.get()).await;
             assert_eq!(seen.context("no answer")?.map(|link| link.mtu), Some(1401));
             let changed = tokio::time::timeout(TIMEOUT, watch.set_up(link.ifindex, true)).await;

@@ -77,11 +77,19 @@ pub struct InputLimits {
     pub bytes_max: usize,
     /// A guest that has not answered a SYN for so long will not; the peer repeats what it wants.
     pub patience: Duration,
+    /// Octets that wait for a guest that a checkpoint has stopped, of what comes by the kernel lane.
+    pub stopped_bytes_max: usize,
 }
 
 impl Default for InputLimits {
     fn default() -> Self {
-        Self { frames_max: 1024, bytes_max: 4 << 20, patience: Duration::from_secs(3) }
+        Self {
+            frames_max: 1024,
+            bytes_max: 4 << 20,
+            patience: Duration::from_secs(3),
+            // Half a second of a gigabit.
+            stopped_bytes_max: 64 << 20,
+        }
     }
 }
 

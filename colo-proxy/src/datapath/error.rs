@@ -60,6 +60,8 @@ pub enum DatapathError {
     OtherOffset { count: usize, first: String },
     #[error("{wanted} more connections do not fit, there is room for {room}; nothing was imported")]
     NoRoom { wanted: usize, room: usize },
+    #[error("this kernel is one with PREEMPT_RT, on which the kernel programs cannot be trusted")]
+    Realtime,
     #[error("cannot tell which network namespace this is")]
     NetnsCookie { source: io::Error },
 }
@@ -69,6 +71,12 @@ impl DatapathError {
     pub fn hint(&self) -> Option<&'static str> {
         if matches!(self, Self::NoInterface { .. }) {
             return Some("start the guest first, so that its TAP is there");
+        }
+        if matches!(self, Self::Realtime) {
+            return Some(
+                "boot a kernel without PREEMPT_RT (`uname -v` tells): with it one program can \
+                 interrupt another and overwrite what that has parsed",
+            );
         }
         if matches!(self, Self::InstanceName { .. }) {
             return Some("use letters, digits, '-', '_' and '@', 64 at most");

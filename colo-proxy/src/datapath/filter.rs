@@ -12,7 +12,7 @@ use colo_proxy_common::record::LAYOUT_VERSION;
 use super::attachment::{Attached, Attachment, Hook, Place};
 use super::links::Links;
 use super::order::{self, Order};
-use super::{DatapathError, InstanceDir, Limits, load_object, maps, netns, pin};
+use super::{DatapathError, InstanceDir, Limits, load_object, maps, netns, pin, realtime};
 
 const PINNED: &[&str] = &[order::MAP, "filter_counters"];
 const OUT: &[Attachment] = &[Attachment::new("colo_filter_guard", Place::OutputGate, Hook::Egress)];
@@ -54,6 +54,7 @@ impl FilterPath {
     /// Attaches the programs at the tail of the TAP's filters; or takes over those of a filter of
     /// this id that died, in their place.
     pub fn attach(plan: &FilterPlan<'_>) -> Result<Self, DatapathError> {
+        realtime::refuse()?;
         let dir = InstanceDir::create(&pin::find_bpffs()?, plan.id)?;
         let netns_cookie = netns::cookie()?;
         let leftover = order::leftover(&dir, netns_cookie);

@@ -24,6 +24,8 @@ pub struct LanePlan {
     pub tunnel_ifindex: u32,
     /// On a primary: for the secondary's output of even and of odd epochs.
     pub return_gate_ifindex: [u32; 2],
+    /// Octets of the longest frame that the tunnel takes; 0 is any.
+    pub frame_max: u32,
 }
 
 impl Datapath {
@@ -34,6 +36,7 @@ impl Datapath {
         self.change(|settings| {
             settings.return_gate_ifindex = plan.return_gate_ifindex;
             settings.lane_told = 0;
+            settings.lane_frame_max = plan.frame_max;
         })?;
         for attachment in self.lane_attachments() {
             self.attach_one(attachment)?;

@@ -36,6 +36,7 @@ mod offsets;
 mod order;
 pub mod pin;
 mod primary;
+mod realtime;
 mod rewriter;
 mod secondary;
 mod syscall;
@@ -194,6 +195,7 @@ impl Datapath {
 
     /// The same with a given bpffs.
     pub fn attach_in(plan: &Plan<'_>, bpffs: &Path) -> Result<Self, DatapathError> {
+        realtime::refuse()?;
         let dir = InstanceDir::create(bpffs, plan.instance)?;
         Self::attach_part(Part::Half(plan.role), plan, random_mark(), dir, None)
     }
@@ -217,8 +219,6 @@ impl Datapath {
         if let Some(record) = &filter {
             order::write(&mut ebpf, record)?;
         }
-        // A guest of before may have used other addresses.
-        maps.forget_speakers();
         let mut settings = settings_for(plan, cookie, leftover.as_ref());
         settings.mark = mark;
         if part.is_primary() && leftover.is_some() && !maps.flows()?.is_empty() {
@@ -245,6 +245,9 @@ impl Datapath {
             taken_over: leftover.is_some(),
         };
         datapath.attach_all()?;
+        // A guest of before may have used other addresses. Not before now: the programs of a dead
+        // daemon went on noting them until ours took their place.
+        datapath.maps.forget_speakers();
         Ok(datapath)
     }
 
@@ -472,7 +475,7 @@ fn settings_for(plan: &Plan<'_>, netns_cookie: u64, leftover: Option<&Settings>)
         lane_holds: 0,
         return_gate_ifindex: [0; 2],
         lane_told: 0,
-        reserved: 0,
+        lane_frame_max: 0,
     }
 }
 

@@ -7,6 +7,7 @@ use super::attachment::{Attachment, Hook, Place};
 use super::order::{self, Order};
 use super::{
     Datapath, DatapathError, InstanceDir, Limits, Mode, OnDeath, Part, Plan, Role, netns, pin,
+    realtime,
 };
 
 /// In this order within gate and TAP.
@@ -33,6 +34,7 @@ impl Datapath {
     /// Attaches the programs of a rewriter, at the tail of the TAP's filters; or takes over those of
     /// one that died, in their place.
     pub fn attach_rewriter(plan: &RewriterPlan<'_>) -> Result<Self, DatapathError> {
+        realtime::refuse()?;
         let dir = InstanceDir::create(&pin::find_bpffs()?, plan.id)?;
         let netns_cookie = netns::cookie()?;
         let leftover = order::leftover(&dir, netns_cookie);

@@ -127,7 +127,7 @@ impl Rewriter {
         }
         let rewriter = Self {
             decisions: Decisions::new(datapath.mode(), Arc::default()).limited(&limits),
-            hands: Translator::new(id, datapath, Arc::new(gate), &limits.peer),
+            hands: Translator::new(id, datapath, Arc::new(gate), &limits),
             options,
             claim,
             events,

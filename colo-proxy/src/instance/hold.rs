@@ -98,7 +98,13 @@ mod tests {
     fn it_is_bounded_in_frames_bytes_and_time() {
         let now = Instant::now();
         let patience = Duration::from_secs(5);
-        let mut hold = Hold::new(InputLimits { frames_max: 200, bytes_max: 2_000_000, patience });
+        let limits = InputLimits {
+            frames_max: 200,
+            bytes_max: 2_000_000,
+            patience,
+            ..InputLimits::default()
+        };
+        let mut hold = Hold::new(limits);
         (0..=200).for_each(|_| hold.push(now, None, frame(60)));
         assert_eq!((hold.frames(), hold.dropped_full), (200, 1));
         assert_eq!(hold.take_all().len(), 200);

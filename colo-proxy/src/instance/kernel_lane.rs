@@ -12,7 +12,9 @@ use colo_proxy_common::lane::{LaneCounters, SLOTS};
 use serde_json::{Value, json};
 use tokio::time::{Interval, MissedTickBehavior};
 
+use super::back_off::BackOff;
 use super::behind::Behind;
+use super::lookout::Lookout;
 use super::peer::PeerEvent;
 use super::readable::Readable;
 use super::slots::{Over, Slots};
@@ -25,10 +27,10 @@ use crate::error_chain::chain;
 use crate::frame::Frame;
 use crate::gate::Gate;
 use crate::log_limit::LogLimit;
-use crate::tunnel::{self, Channel, Tunnel, TunnelError, Underlay};
+use crate::tunnel::{self, Asker, Channel, Seen, Tunnel, TunnelError, Underlay};
 
 /// Ticks between two looks at the tunnel and at what is behind it. A look takes a few requests to the
-/// kernel, and a loss in the tunnel is found no sooner.
+/// kernel, and a loss in the tunnel is found no sooner. It is longer where the kernel is slow to answer.
 const LOOK_TICKS: u32 = 4;
 
 /// Why a lane is not open.
@@ -40,6 +42,18 @@ fn nothing_arrives(port: u16) -> String {
         "nothing of what the peer sent by the tunnel has arrived; is UDP port {port} open between \
          the hosts?"
     )
+}
+
+/// What asks after the tunnel, and the interfaces behind it.
+fn lookout() -> io::Result<Lookout<Vec<(u32, Seen)>>> {
+    let mut asker = None;
+    Lookout::start(move |ifindexes| {
+        if asker.is_none() {
+            asker = Asker::new().ok();
+        }
+        let unknown = || tunnel::unknown(ifindexes);
+        asker.as_ref().map_or_else(unknown, |asker| asker.links(ifindexes))
+    })
 }
 
 /// Frames for the peer go by the lane.
@@ -108,9 +122,12 @@ struct Open {
     returns: Option<[Return; 2]>,
     slots: Slots,
     behind: Behind,
+    /// What was dropped behind it, and has yet to be told of.
+    back_off: BackOff,
+    lookout: Lookout<Vec<(u32, Seen)>>,
     /// Since the last look.
     ticks: u32,
-    /// All that had come when it was looked what is dropped behind.
+    /// All that had come when it was asked last what is dropped behind.
     looked_at: u64,
 }
 
@@ -228,6 +245,7 @@ impl KernelLane {
         datapath.open_lane(&LanePlan {
             tunnel_ifindex: tunnel.ifindex(),
             return_gate_ifindex: returns.as_ref().map(ifindex).unwrap_or_default(),
+            frame_max: underlay.frame_max(),
         })?;
         for Return { gate, .. } in returns.iter().flatten() {
             gate.set_up()?;
@@ -239,7 +257,9 @@ impl KernelLane {
         datapath.hold_lane_input(guest.is_stopped)?;
         tunnel.set_up().await?;
         let mut behind = Behind::default();
-        behind.look(&tunnel.links(&self.behind(datapath)).await);
+        // Without a beginning nobody could tell what is dropped from here on.
+        behind.look(tunnel.links(&self.behind(datapath)).await?);
+        let lookout = lookout().map_err(system("start a thread for the tunnel"))?;
         self.open = Some(Open {
             tunnel,
             underlay,
@@ -247,6 +267,8 @@ impl KernelLane {
             returns,
             slots,
             behind,
+            back_off: BackOff::default(),
+            lookout,
             ticks: 0,
             looked_at: 0,
         });
@@ -283,6 +305,15 @@ impl KernelLane {
         lost
     }
 
+    /// The owner has dropped frames that came by the lane.
+    pub(super) fn on_dropped(&mut self, frames: u64) {
+        if let Some(open) = &mut self.open {
+            open.behind.dropped += frames;
+            open.back_off.on_loss(frames);
+        }
+        self.tell_loss(frames);
+    }
+
     fn tell_loss(&mut self, lost: u64) {
         if lost > 0
             && let Some(more) = self.loss_log.admit(std::time::Instant::now())
@@ -304,33 +335,57 @@ impl KernelLane {
         }
         self.tell_loss(lost);
         let mut heard = Heard { reply: message, lost, is_cut: false };
-        let gone = self.look(&mut heard, datapath).await.err().map(|error| chain(&error));
+        let gone = self.look().err().map(|error| chain(&error));
+        heard.lost += self.dropped_behind();
+        self.ask(datapath);
         if let Some(why) = gone.or_else(|| is_silent.then(|| nothing_arrives(port))) {
             self.give_up(&why, &mut heard, datapath).await;
         }
         heard
     }
 
-    /// Whether the tunnel is there, and what was dropped behind it.
-    async fn look(&mut self, heard: &mut Heard, datapath: &Datapath) -> Result<(), TunnelError> {
-        let ifindexes = self.behind(datapath);
+    /// Whether the tunnel is there, and what was dropped behind it, where that was answered.
+    fn look(&mut self) -> Result<(), TunnelError> {
         let Some(open) = &mut self.open else { return Ok(()) };
+        let Some(answer) = open.lookout.answer() else { return Ok(()) };
+        let Some(((_, tunnel), behind)) = answer.split_first() else { return Ok(()) };
+        let gone = open.tunnel.check(*tunnel);
+        // Of an idle lane that was not asked.
+        let is_asked = !behind.is_empty();
+        let dropped = if is_asked { open.behind.look(behind.iter().copied()) } else { 0 };
+        open.back_off.on_loss(dropped);
+        self.tell_loss(dropped);
+        gone
+    }
+
+    /// What is to be told of now. A guest's input can be lost for as long as it is slow; on a primary
+    /// it is the secondary's output, for which a client waits.
+    fn dropped_behind(&mut self) -> u64 {
+        let Some(open) = &mut self.open else { return 0 };
+        match self.role {
+            Role::Primary => open.back_off.take(),
+            Role::Secondary => open.back_off.on_tick(),
+        }
+    }
+
+    /// Asks that, where it is due.
+    fn ask(&mut self, datapath: &Datapath) {
+        let behind = self.behind(datapath);
+        let Some(open) = &mut self.open else { return };
         open.ticks += 1;
-        if open.ticks < LOOK_TICKS {
-            return Ok(());
+        if open.ticks < LOOK_TICKS || open.lookout.is_asking() {
+            return;
         }
         open.ticks = 0;
-        open.tunnel.check().await?;
-        // A frame is dropped as it comes, or not: an idle lane need not ask.
+        // A frame is dropped as it comes, or not: an idle lane need not ask. What comes while nobody
+        // has answered yet is for the next question.
         let arrived = open.slots.arrived();
         let is_idle = std::mem::replace(&mut open.looked_at, arrived) == arrived;
-        if is_idle && !open.behind.is_owed {
-            return Ok(());
+        let mut ifindexes = vec![open.tunnel.ifindex()];
+        if !is_idle || open.behind.is_owed {
+            ifindexes.extend(behind);
         }
-        let dropped = open.behind.look(&open.tunnel.links(&ifindexes).await);
-        heard.lost += dropped;
-        self.tell_loss(dropped);
-        Ok(())
+        open.lookout.ask(ifindexes);
     }
 
     /// The interfaces into which the programs put what has come by the lane.

@@ -6,12 +6,15 @@
 //! are brought to them, and their decisions are carried out.
 
 mod announce;
+mod back_off;
+pub(crate) mod backlog;
 mod behind;
 mod busy_poll;
 mod cut;
 pub(crate) mod hold;
 mod kernel_lane;
 pub(crate) mod lanes;
+mod lookout;
 pub(crate) mod offsets;
 mod peer;
 mod permission;

@@ -71,6 +71,8 @@ pub(super) struct Peer {
     messages: mpsc::Sender<Message>,
     /// What may take its time, and must not be in the way of the others.
     bulk: mpsc::Sender<Message>,
+    /// Ends the conversation.
+    break_off: mpsc::Sender<()>,
     pub(super) events: mpsc::Receiver<PeerEvent>,
 }
 
@@ -86,16 +88,27 @@ impl Peer {
     ) -> Self {
         let (messages, from_owner) = mpsc::channel(WAITING_MAX);
         let (bulk, bulk_from_owner) = mpsc::channel(1);
+        let (break_off, breaks) = mpsc::channel(1);
         let (events, receiver) = mpsc::channel(WAITING_MAX);
-        let from_owner = FromOwner { messages: from_owner, bulk: bulk_from_owner };
+        let from_owner = FromOwner { messages: from_owner, bulk: bulk_from_owner, breaks };
         let terms = Terms { role, silence_max, traffic, offer };
         tokio::spawn(keep(port, terms, from_owner, events));
-        Self { messages, bulk, events: receiver }
+        Self { messages, bulk, break_off, events: receiver }
     }
 
     /// Sends `message` if the lane keeps up; `false` where it does not.
+    ///
+    /// What is told of the kernel lane is told once, and the peer counts on it: without a count it finds
+    /// no loss, and without the word that this end is closed it sends for ever. Where that finds no room
+    /// the conversation ends, and with it the kernel lane at both ends, for which a checkpoint is made.
     pub(super) fn send(&self, message: Message) -> bool {
-        self.messages.try_send(message).is_ok()
+        let is_of_lane = message.is_of_lane();
+        let is_sent = self.messages.try_send(message).is_ok();
+        if is_of_lane && !is_sent {
+            // One that is asked for already is enough.
+            let _ = self.break_off.try_send(());
+        }
+        is_sent
     }
 
     /// Sends `messages` one after the other, as the lane takes them and nothing else is to be sent.
@@ -115,20 +128,29 @@ impl Peer {
 struct FromOwner {
     messages: mpsc::Receiver<Message>,
     bulk: mpsc::Receiver<Message>,
+    breaks: mpsc::Receiver<()>,
+}
+
+/// What the task is to do next.
+enum Next {
+    Send(Message),
+    BreakOff,
 }
 
 impl FromOwner {
     /// The next message; `None` when the owner is gone. Can be cancelled without losing one.
-    async fn next(&mut self) -> Option<Message> {
+    async fn next(&mut self) -> Option<Next> {
         tokio::select! {
             biased;
-            message = self.messages.recv() => message,
-            Some(message) = self.bulk.recv() => Some(message),
+            Some(()) = self.breaks.recv() => Some(Next::BreakOff),
+            message = self.messages.recv() => message.map(Next::Send),
+            Some(message) = self.bulk.recv() => Some(Next::Send(message)),
         }
     }
 
     fn forget(&mut self) {
         while self.messages.try_recv().is_ok() || self.bulk.try_recv().is_ok() {}
+        while self.breaks.try_recv().is_ok() {}
     }
 }
 
@@ -207,7 +229,8 @@ async fn converse(
                 continue;
             }
             message = messages.next() => match message {
-                Some(message) => message,
+                Some(Next::Send(message)) => message,
+                Some(Next::BreakOff) => return ended("the peer takes messages too slowly"),
                 None => return ended("the instance is ending"),
             },
             _ = beat.tick() => Message::Heartbeat,
@@ -298,7 +321,85 @@ impl Terms {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
     use super::*;
+    use crate::control::LINE_MAX;
+
+    const TIMEOUT: Duration = Duration::from_secs(20);
+
+    /// A lane to a secondary that listens, and who has connected to it.
+    async fn connected() -> (Peer, UnixStream, tempfile::TempDir) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("control");
+        let endpoint = format!("unix:{},server", path.display()).parse().expect("an endpoint");
+        let port = Port::open(endpoint).await.expect("it listens");
+        let traffic = Traffic { sent: Arc::default(), received: Arc::default() };
+        let mut peer = Peer::spawn(port, Role::Primary, TIMEOUT, traffic, None);
+        let mut stream = UnixStream::connect(&path).await.expect("it listens");
+        let line = hello(VERSION, "secondary").line() + "\n";
+        stream.write_all(line.as_bytes()).await.expect("it reads");
+        assert_eq!(peer.events.recv().await, Some(PeerEvent::Up { lane: None }));
+        (peer, stream, dir)
+    }
+
+    /// Until the lane takes no more, because whoever has connected does not read.
+    async fn fill(peer: &Peer) {
+        let long = Message::Offsets { text: "x".repeat(LINE_MAX / 2) };
+        while peer.send(long.clone()) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn ended(mut stream: UnixStream) -> Vec<u8> {
+        let mut all = Vec::new();
+        let read = tokio::time::timeout(TIMEOUT, stream.read_to_end(&mut all)).await;
+        read.expect("it ends").expect("a socket");
+        all
+    }
+
+    #[tokio::test]
+    async fn a_count_that_finds_no_room_ends_the_conversation() {
+        let (mut peer, stream, dir) = connected().await;
+        fill(&peer).await;
+        assert!(!peer.send(Message::LaneCount { slot: 1, sent: 2 }));
+        ended(stream).await;
+        assert_eq!(peer.events.recv().await, Some(PeerEvent::Down { was_silent: false }));
+        // That was for this conversation, and not for the next.
+        let mut next = UnixStream::connect(dir.path().join("control")).await.expect("it listens");
+        let line = hello(VERSION, "secondary").line() + "\n";
+        next.write_all(line.as_bytes()).await.expect("it reads");
+        assert_eq!(peer.events.recv().await, Some(PeerEvent::Up { lane: None }));
+        assert!(peer.send(Message::LaneCount { slot: 1, sent: 2 }));
+        let mut said = String::new();
+        while !said.contains("lane-count") {
+            let mut octets = [0; 1000];
+            let len = tokio::time::timeout(TIMEOUT, next.read(&mut octets)).await;
+            let len = len.expect("in time").expect("a socket");
+            assert_ne!(len, 0, "the conversation ended: {said}");
+            said.push_str(&String::from_utf8_lossy(&octets[..len]));
+        }
+    }
+
+    /// The twin: what is no lane's is told again, or is not needed.
+    #[tokio::test]
+    async fn another_message_that_finds_no_room_does_not() {
+        let (mut peer, mut stream, _dir) = connected().await;
+        fill(&peer).await;
+        assert!(!peer.send(Message::TookOver));
+        let mut octets = vec![0; LINE_MAX];
+        let mut more = true;
+        while more {
+            let read = stream.read(&mut octets);
+            more = match tokio::time::timeout(HEARTBEAT / 2, read).await {
+                Ok(len) => len.expect("a socket") > 0,
+                Err(_) => break,
+            };
+        }
+        assert!(more, "the conversation ended");
+        assert!(peer.events.try_recv().is_err(), "it goes on");
+    }
 
     fn hello(version: u32, role: &str) -> Message {
         Message::Hello { version, role: role.into(), lane: None }

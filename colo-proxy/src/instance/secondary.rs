@@ -180,7 +180,7 @@ impl Secondary {
             takeover: Takeover::new(&guest.takeover, guest.limits.peer.timeout),
             pending_failover: None,
             decisions: Decisions::new(datapath.mode(), repeat).limited(&guest.limits),
-            hands: Translator::new(claim.name.clone(), datapath, input_gate, &guest.limits.peer),
+            hands: Translator::new(claim.name.clone(), datapath, input_gate, &guest.limits),
             output_gate,
             guest,
             claim,
@@ -215,10 +215,13 @@ impl Secondary {
                 event = next_lane_event(inputs.mirror.as_mut()), if takes_input => {
                     self.on_mirror(event);
                 }
-                // While the guest is stopped the gate's queue, which is long, keeps what comes.
-                read = inputs.held.read(|| read_gate(&self.hands.gate, &mut frames)), if takes_input => {
+                read = inputs.held.read(|| read_gate(&self.hands.gate, &mut frames)), if takes_input || self.hands.keeps_input() => {
                     read.map_err(system("read the input gate"))?;
-                    self.decisions.on_held(Instant::now(), &mut frames, &mut self.hands);
+                    self.on_input_gate(&mut frames);
+                }
+                // Not at once: the other tasks of this thread have their turn.
+                () = tokio::task::yield_now(), if takes_input && self.hands.backlog.is_replaying() => {
+                    self.hands.replay_some();
                 }
                 ready = inputs.offsets.read(|| Ok(((), Drained::Yes))) => {
                     ready.map_err(system("watch the events"))?;
@@ -238,6 +241,7 @@ impl Secondary {
                 event = inputs.link.next() => self.on_link(event, inputs).await,
                 answer = inputs.permission.next() => self.on_permission(answer, inputs).await?,
                 _ = slots_over.tick(), if inputs.lane.is_open() => {
+                    inputs.lane.on_dropped(self.hands.backlog.take_untold());
                     let heard = inputs.lane.on_slot_over(&mut self.hands.datapath).await;
                     self.on_heard(heard, inputs.peer.as_ref());
                 }
@@ -259,6 +263,15 @@ impl Secondary {
             }
             LaneEvent::Up => log::info!("{}: the mirror is connected", self.claim.name),
             LaneEvent::Down => log::warn!("{}: the mirror is gone", self.claim.name),
+        }
+    }
+
+    /// Frames that came too early, or, by the kernel lane, while the guest is stopped.
+    fn on_input_gate(&mut self, frames: &mut Vec<Frame>) {
+        if self.hands.keeps_input() {
+            frames.drain(..).for_each(|frame| self.hands.backlog.push(frame));
+        } else {
+            self.decisions.on_held(Instant::now(), frames, &mut self.hands);
         }
     }
 
@@ -517,6 +530,7 @@ impl Secondary {
     /// took over is the service: while it lives and connections depend on translation, the programs
     /// stay.
     async fn end(mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
+        self.hands.replay_rest();
         let name = &self.claim.name;
         if self.decisions.mode == Mode::FailedOver
             && offsets::is_needed(name, &self.hands.datapath, &inputs.link).await

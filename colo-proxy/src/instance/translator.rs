@@ -5,14 +5,18 @@ use std::sync::Arc;
 
 use colo_proxy_common::record::FlowKey;
 
+use super::backlog::{Backlog, Round};
 use super::offsets;
 use super::secondary::decide::Hands;
 use super::wiring::drain_gate;
-use crate::config::PeerLimits;
+use crate::config::Limits;
 use crate::datapath::{Datapath, Mode, PerClass};
 use crate::error_chain::chain;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
+
+/// What is written at once when input need not wait any more.
+const LAST_CHUNKS: u32 = 4;
 
 pub(crate) struct Translator {
     name: String,
@@ -20,6 +24,8 @@ pub(crate) struct Translator {
     pub(crate) gate: Arc<Gate>,
     /// Frames that may wait in it.
     queue_frames: u32,
+    /// Input that has waited in it for a guest that was stopped.
+    pub(crate) backlog: Backlog,
     pub(crate) input_refused: u64,
     /// Connections forgotten by the clock, and to make room.
     pub(crate) expired: PerClass,
@@ -28,17 +34,14 @@ pub(crate) struct Translator {
 }
 
 impl Translator {
-    pub(crate) fn new(
-        name: String,
-        datapath: Datapath,
-        gate: Arc<Gate>,
-        limits: &PeerLimits,
-    ) -> Self {
+    pub(crate) fn new(name: String, datapath: Datapath, gate: Arc<Gate>, limits: &Limits) -> Self {
+        let queue_frames = limits.peer.gate_queue_frames;
         Self {
             name,
             datapath,
             gate,
-            queue_frames: limits.gate_queue_frames,
+            queue_frames,
+            backlog: Backlog::new(queue_frames, limits.input),
             input_refused: 0,
             expired: PerClass::default(),
             evicted: PerClass::default(),
@@ -52,11 +55,44 @@ impl Translator {
         }
     }
 
-    /// All that the input gate has by now.
-    fn take_waiting(&self) -> Vec<Frame> {
-        let mut waiting = Vec::new();
-        drain_gate(&self.gate, self.queue_frames, |frame| waiting.push(frame));
-        waiting
+    /// Input that comes by the lane is in the gate, and has to wait.
+    pub(crate) fn keeps_input(&self) -> bool {
+        self.datapath.settings().lane_holds != 0
+    }
+
+    /// Keeps all that the gate has by now.
+    fn keep_waiting(&mut self) {
+        drain_gate(&self.gate, self.queue_frames, |frame| self.backlog.push(frame));
+    }
+
+    /// Gives the guest some of what has waited for it to go on.
+    pub(crate) fn replay_some(&mut self) {
+        for frame in &self.backlog.chunk() {
+            self.input(frame);
+        }
+        if self.backlog.end_round() != Some(Round::Last) {
+            return;
+        }
+        self.keep_waiting();
+        self.hold_lane_input(false);
+        // What came between the two.
+        self.keep_waiting();
+        // As a rule that is all of it, and hardly anything overtakes it.
+        for _ in 0..LAST_CHUNKS {
+            for frame in &self.backlog.chunk() {
+                self.input(frame);
+            }
+            if self.backlog.end_round() == Some(Round::Over) {
+                return;
+            }
+        }
+    }
+
+    /// All of it: nobody comes back to it.
+    pub(crate) fn replay_rest(&mut self) {
+        while self.backlog.is_replaying() {
+            self.replay_some();
+        }
     }
 
     /// Forgets connections that are over; the kernel evicts none by itself. `true` where only a
@@ -104,26 +140,17 @@ impl Hands for Translator {
     }
 
     fn stop_input(&mut self) {
+        self.backlog.stop();
         if self.datapath.has_lane() {
             self.hold_lane_input(true);
         }
     }
 
     fn resume_input(&mut self) {
-        if self.datapath.settings().lane_holds == 0 {
-            return;
-        }
-        // While the many that have waited are written, those behind them go on waiting. What comes
-        // back, because its offset is not known, is of the second round as well.
-        for frame in &self.take_waiting() {
-            self.input(frame);
-        }
-        let mut waiting = self.take_waiting();
-        self.hold_lane_input(false);
-        // What came between the two.
-        waiting.append(&mut self.take_waiting());
-        for frame in &waiting {
-            self.input(frame);
+        if self.keeps_input() || !self.backlog.is_empty() {
+            self.backlog.resume();
+            // Mostly it is little.
+            self.replay_some();
         }
     }
 }

@@ -179,5 +179,6 @@ pub(crate) fn counters_json(counters: &Counters) -> Value {
         "lane_stale": counters.lane_stale,
         "lane_ignored": counters.lane_ignored,
         "lane_late": counters.lane_late,
+        "lane_too_long": counters.lane_too_long,
     })
 }

@@ -117,9 +117,17 @@ impl Programs {
     }
 
     pub(crate) fn run(&mut self, name: &str, frame: &[u8], mark: u32) -> Run {
-        // `struct __sk_buff`: the mark is the third number; the kernel wants the rest to be 0.
+        self.run_gso(name, frame, mark, 0)
+    }
+
+    /// The same, for a frame that is to be cut into segments of `gso_size`, unless that is 0.
+    pub(crate) fn run_gso(&mut self, name: &str, frame: &[u8], mark: u32, gso_size: u32) -> Run {
+        // `struct __sk_buff`: the mark is the third number, and the size of segments is behind the
+        // flow keys, the time stamp, the length, the number of segments and the socket; the kernel wants
+        // the rest to be 0.
         let mut context = [0u8; 192];
         context[8..12].copy_from_slice(&mark.to_ne_bytes());
+        context[176..180].copy_from_slice(&gso_size.to_ne_bytes());
         let mut context_out = [0u8; 192];
         let mut frame_out = vec![0u8; frame.len() + 64];
         let result = self

@@ -7,6 +7,7 @@ use aya::maps::{HashMap, MapData, PerCpuArray};
 use colo_proxy_common::lane::{LaneCounters, SLOTS, Speaker, mark, tag, told};
 use colo_proxy_common::record::{Settings, mode};
 
+use crate::frame::{Checksum, Shape};
 use crate::harness::{DROP, MARK, NEXT, Programs, REDIRECT, settings};
 use crate::some_frame;
 
@@ -72,6 +73,47 @@ fn only_what_we_send_gets_into_the_tunnel() {
     assert_eq!(counters.sent.iter().sum::<u64>(), 6);
     assert_eq!(counters.sent[SLOT as usize % SLOTS], 6);
     assert_eq!(programs.counters().dropped_foreign, 6);
+}
+
+/// One octet too long, whole or in segments, and it goes to the gate, with no tag and uncounted.
+#[test]
+fn what_is_too_long_for_the_tunnel_goes_to_the_gate() {
+    let Some(mut programs) = Programs::load() else { return };
+    let (len, ours) = (some_frame().len() as u32, mark(MARK, 3, SLOT));
+    for (frame_max, gso_size, expected) in [
+        (0, 0, ours),
+        (len, 0, ours),
+        (len - 1, 0, MARK),
+        (len - 1, len - 1 - 42, ours),
+        (len - 1, len - 42, MARK),
+    ] {
+        let settings = Settings { lane_frame_max: frame_max, ..with_lane(mode::PROTECTED) };
+        programs.set(&settings);
+        let run = programs.run_gso("colo_from_guest", &some_frame(), 0, gso_size);
+        assert_eq!((run.verdict, run.mark), (REDIRECT, expected), "{frame_max} {gso_size}");
+    }
+    assert_eq!(programs.counters().lane_too_long, 0);
+}
+
+/// Segments whose headers make them too long are found at the tunnel; they do not count as sent.
+#[test]
+fn segments_that_are_too_long_end_at_the_tunnel() {
+    let Some(mut programs) = Programs::load() else { return };
+    let frame = Shape { payload: vec![7; 500], ..Shape::default() }.build(Checksum::Full);
+    let (headers, ours) = (frame.len() as u32 - 500, mark(MARK, 3, SLOT));
+    let frame_max = frame.len() as u32 - 1;
+    programs.set(&Settings { lane_frame_max: frame_max, ..with_lane(mode::PROTECTED) });
+    for (runs, name) in (1..).zip(["colo_lane_copy", "colo_lane_reply"]) {
+        assert_eq!(programs.run(name, &frame, ours).verdict, DROP, "{name}: whole");
+        for (gso_size, expected) in [(frame_max - headers, NEXT), (frame_max - headers + 1, DROP)] {
+            let run = programs.run_gso(name, &frame, ours, gso_size);
+            assert_eq!(run.verdict, expected, "{name}: segments of {gso_size}");
+        }
+        assert_eq!(programs.counters().lane_too_long, 2 * runs, "{name}");
+        assert_eq!(programs.lane_counters().sent[SLOT as usize % SLOTS], 2 * runs, "{name}");
+    }
+    programs.set(&with_lane(mode::PROTECTED));
+    assert_eq!(programs.run("colo_lane_copy", &frame, ours).verdict, NEXT, "no limit is known");
 }
 
 /// The present epoch and the next one, and nothing else, whatever bits the other end sends.

@@ -112,6 +112,7 @@ limits! {
     held_input_frames_max: usize, SECONDARY, 1, COUNT_MAX => input.frames_max;
     held_input_bytes_max: usize, SECONDARY, 1, BYTES_MAX => input.bytes_max;
     held_input_ms: Ms, SECONDARY, 1, MS_MAX => input.patience;
+    stopped_input_bytes_max: usize, SECONDARY, TWO_FRAMES, BYTES_MAX => input.stopped_bytes_max;
     repeat_frames_max: usize, SECONDARY, 1, COUNT_MAX => repeat.frames_max;
     repeat_bytes_max: usize, SECONDARY, 1, BYTES_MAX => repeat.bytes_max;
     repeat_flow_frames_max: usize, SECONDARY, 1, COUNT_MAX => repeat.flow_frames_max;

@@ -11,6 +11,8 @@ const REPORTS: [&str; 2] = [
     include_str!("../../instance/primary/report.rs"),
     include_str!("../../instance/secondary/report.rs"),
 ];
+/// What of the kernel lane is shown.
+const KERNEL_LANE: &str = include_str!("../../instance/kernel_lane.rs");
 /// What both ends of the digest lane show.
 const DIGESTS: [&str; 2] =
     [include_str!("../../digest/expander.rs"), include_str!("../../digest/sender.rs")];
@@ -188,6 +190,27 @@ fn docs_limits_md_names_counters_that_exist() {
                 _ => counter == "tx_dropped" || counter == "ip -s link",
             };
             assert!(is_there, "{key}: there is no {counter}");
+        }
+    }
+}
+
+/// The kernel lane's have no keys, but their counters exist as well.
+#[test]
+fn docs_limits_md_names_counters_of_the_kernel_lane_that_exist() {
+    let (_, section) = DOCUMENT.split_once("## The kernel lane").expect("a section");
+    let (section, _) = section.split_once("\n## ").expect("another one");
+    let words: Vec<&str> = section.split('`').skip(1).step_by(2).collect();
+    for name in words.iter().filter_map(|word| word.strip_prefix("drops.")) {
+        let is_there = REPORTS.iter().any(|text| text.contains(&format!("(\"{name}\"")));
+        assert!(is_there, "there is no drops.{name}");
+    }
+    for name in words.iter().filter_map(|word| word.strip_prefix("detail.lanes.kernel.")) {
+        assert!(KERNEL_LANE.contains(&format!("\"{name}\": ")), "there is no {name}");
+    }
+    // The other way round: what is counted of the lane is told.
+    for report in REPORTS {
+        for name in report.split("(\"lane-").skip(1).filter_map(|rest| rest.split('"').next()) {
+            assert!(section.contains(&format!("`drops.lane-{name}`")), "drops.lane-{name}");
         }
     }
 }

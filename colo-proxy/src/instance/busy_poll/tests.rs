@@ -1,3 +1,4 @@
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::{BusyPoll, CALM, CREDIT_MAX, Expectation, FEW, GAIN};
@@ -61,21 +62,44 @@ fn a_crowd_is_left_to_come_together() {
     }
 }
 
+/// What the task may take to do anything.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Has the runtime's other tasks run until `is_so`, and does `each` before every look.
+async fn wait_until(what: &str, is_so: impl Fn() -> bool, each: impl Fn()) {
+    let end = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}: not in time");
+        each();
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn a_frame_that_comes_while_it_polls_is_a_hit_and_then_it_sleeps() {
-    let busy = BusyPoll::spawn(Duration::from_hours(1));
+    let busy = BusyPoll::spawn(Duration::from_millis(50));
     let is = |name: &str| busy.report()[name].as_u64().unwrap_or_default();
-    while is("windows") == 0 {
-        busy.on_frames(1);
-        tokio::task::yield_now().await;
+    let is_asleep = || busy.0.is_asleep.load(Relaxed);
+    wait_until("polling", || is("windows") > 0, || busy.on_frames(1)).await;
+    assert!(!is_asleep());
+    wait_until("a hit", || is("hits") > 0, || busy.on_frames(1)).await;
+    wait_until("sleep", is_asleep, || {}).await;
+    // It does nothing until a frame wakes it, though it gets its turns.
+    let before = busy.report();
+    for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    busy.on_frames(1);
-    while is("hits") == 0 {
-        tokio::task::yield_now().await;
-    }
+    assert!(is_asleep() && busy.report() == before, "{before} and then {}", busy.report());
+    wait_until("awake again", || !is_asleep(), || busy.on_frames(1)).await;
+}
+
+#[tokio::test]
+async fn without_a_time_nothing_is_polled() {
     let none = BusyPoll::spawn(Duration::ZERO);
-    none.on_frames(1);
-    tokio::task::yield_now().await;
+    for _ in 0..100 {
+        none.on_frames(1);
+        tokio::task::yield_now().await;
+    }
     assert_eq!(none.report(), serde_json::json!({ "windows": 0, "hits": 0 }));
 }

@@ -91,6 +91,7 @@ impl Primary {
             ("lane-lost", inputs.lane.lost()),
             ("lane-stale", counters.lane_stale),
             ("lane-late", counters.lane_late),
+            ("lane-too-long", counters.lane_too_long),
             ("lane-ignored", counters.lane_ignored),
             ("mirror-failed", counters.mirror_failed),
             ("mirror-no-peer", mirror.dropped_no_peer),

@@ -1,0 +1,60 @@
+//! Guests that send frames which no tunnel takes.
+
+use std::net::{SocketAddr, UdpSocket};
+
+use anyhow::{Result, ensure};
+use colo_lab::client::everything;
+use colo_lab::network::Family;
+use colo_lab::process::eventually;
+use colo_lab::root::require_root;
+
+use super::{TIMEOUT, by, is_used, start, streamed};
+
+const FROM: u16 = 7008;
+const TO: u16 = 7009;
+/// What a TAP takes, and an octet more than goes into a datagram with what a tunnel puts around it.
+const MTU: u32 = 65_521;
+const LEN: usize = 65_480;
+/// Such frames: in so many slots nothing else is sent that would show that the way is open.
+const FRAMES: u64 = 40;
+
+/// They go by the stream: none counts as lost, and the tunnel stays open for the others.
+#[test]
+fn frames_that_no_tunnel_takes_go_by_the_stream() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let pair = start(by("kernel"))?;
+    let guests = [&pair.primary_guest, &pair.secondary_guest];
+    let mut sockets = Vec::new();
+    for guest in guests {
+        guest.namespace.ip(&format!("link set eth0 mtu {MTU}\n"))?;
+        let from = SocketAddr::new(Family::V4.guest(), FROM);
+        let to = SocketAddr::new(Family::V4.client(), TO);
+        sockets.push(guest.namespace.run(|| {
+            let socket = UdpSocket::bind(from)?;
+            socket.connect(to)?;
+            Ok(socket)
+        })?);
+    }
+    let before = streamed(&pair.secondary, "secondary_out")?;
+    for sent in 1..=FRAMES {
+        for socket in &sockets {
+            socket.send(&vec![sent as u8; LEN])?;
+        }
+        eventually("the secondary's on the stream", TIMEOUT, || {
+            Ok((streamed(&pair.secondary, "secondary_out")? >= before + sent).then_some(()))
+        })?;
+    }
+    for guest in guests {
+        guest.namespace.ip("link set eth0 mtu 1500\n")?;
+    }
+    everything(&pair.lab.client, Family::V4)?;
+    pair.expect_no_checkpoints()?;
+    for daemon in [&pair.primary, &pair.secondary] {
+        let status = daemon.status()?;
+        ensure!(is_used(&status), "the tunnel was closed: {status:#?}");
+        ensure!(!status.drops().contains_key("lane-lost"), "{status:#?}");
+    }
+    pair.finish()
+}
