@@ -181,10 +181,12 @@ fn whole(ip: &Ip) -> Body {
 }
 
 /// A packet whose transport header is none.
+#[cold]
 fn malformed(ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
     (Subject::Datagram(marked(key, kind::MALFORMED), whole(ip)), Some(Malformed::Transport))
 }
 
+#[inline]
 fn tcp(octets: &[u8], ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
     let Ok(tcp) = decode_tcp(octets, ip) else { return malformed(ip, key) };
     // RFC 9293, section 3.5.3: a reset may carry text, which is not part of the stream. A SYN with
@@ -192,10 +194,15 @@ fn tcp(octets: &[u8], ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
     let is_reset_with_text = tcp.flags & flag::RST != 0 && tcp.payload_len > 0;
     let is_odd_syn = tcp.flags & flag::SYN != 0 && tcp.flags & (flag::RST | flag::FIN) != 0;
     if is_reset_with_text || is_odd_syn {
-        return (Subject::Datagram(marked(key, kind::ODD_TCP), whole(ip)), None);
+        return odd_tcp(ip, key);
     }
     let key = FlowKey { guest_port: tcp.src_port, peer_port: tcp.dst_port, ..key };
     (Subject::Tcp(key, tcp), None)
+}
+
+#[cold]
+fn odd_tcp(ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
+    (Subject::Datagram(marked(key, kind::ODD_TCP), whole(ip)), None)
 }
 
 /// Echo requests and replies are a flow by identifier, the other messages by type and code.

@@ -187,17 +187,19 @@ impl Engine {
         while !frames.is_empty() && self.has_room_for(side) {
             ahead.extend(frames.iter().take(AHEAD_MAX).map(classify));
             self.table.fetch(ahead.iter().filter_map(|(subject, _)| subject.name()));
-            for seen in ahead.drain(..) {
+            for seen in &ahead {
                 if !self.has_room_for(side) {
                     break;
                 }
                 let Some(frame) = frames.pop_front() else { break };
-                self.take(side, frame, &seen, out);
+                self.take(side, frame, seen, out);
             }
+            ahead.clear();
         }
         self.ahead = ahead;
     }
 
+    #[inline]
     fn take(
         &mut self,
         side: Side,
@@ -333,6 +335,7 @@ impl Engine {
         self.ledger.divergences.iter()
     }
 
+    #[inline]
     fn compare(&mut self, side: Side, subject: &Subject, packet: Packet, out: &mut Output) {
         match subject {
             Subject::Tcp(name, tcp) => self.compare_tcp(side, name, tcp, packet, out),
@@ -352,19 +355,22 @@ impl Engine {
         packet: Packet,
         out: &mut Output,
     ) {
-        let key = self.table.find(name, &mut self.ledger, Kind::new_tcp);
-        let Some(key) = key else { return self.overflow(side, name, packet) };
-        let Some(flow) = self.table.get_mut(key) else { return };
+        let found = self.table.find(name, &mut self.ledger, Kind::new_tcp);
+        let Some((key, flow)) = found else { return self.overflow(side, name, packet) };
         let Kind::Tcp(state) = &mut flow.kind else { return };
         let mut scene = Scene { ledger: &mut self.ledger, name, flow: key };
         match side {
             Side::Primary => state.on_primary(&mut scene, packet, tcp, out),
             Side::Secondary => state.on_secondary(&mut scene, &packet.frame, tcp, out),
         }
-        if let Some(at) = state.timer(&self.ledger) {
+        let timer = state.timer(&self.ledger);
+        let is_settled = flow.is_settled();
+        if let Some(at) = timer {
             self.table.start_timer(key, at, &mut self.ledger);
         }
-        self.table.settle(key);
+        if !is_settled {
+            self.table.settle(key);
+        }
     }
 
     fn compare_datagram(
@@ -394,8 +400,8 @@ impl Engine {
         name: &FlowKey,
         work: impl FnOnce(&mut DatagramFlow, &mut Ledger, Key),
     ) -> Option<()> {
-        let key = self.table.find(name, &mut self.ledger, || Kind::Silent)?;
-        let Kind::Datagram(state) = &mut self.table.get_mut(key)?.kind else { return None };
+        let (key, flow) = self.table.find(name, &mut self.ledger, || Kind::Silent)?;
+        let Kind::Datagram(state) = &mut flow.kind else { return None };
         work(state, &mut self.ledger, key);
         state.check_count(&mut self.ledger, name);
         if let Some(at) = state.start_timer(&self.ledger) {
@@ -428,6 +434,7 @@ impl Engine {
     }
 
     /// Takes the frames of after the cut as if they came now, unless they have to wait still.
+    #[inline]
     fn resume_deferred(&mut self, out: &mut Output) {
         if self.deferred.is_empty() || self.ledger.requests.is_underway() {
             return;

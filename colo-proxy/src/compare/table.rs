@@ -95,16 +95,22 @@ pub(super) struct Table {
 
 impl Flow {
     /// Forgets what the last checkpoint made void, the first time that the flow is met after it.
+    #[inline]
     fn catch_up(&mut self, epoch: u64) {
         if self.epoch != epoch {
-            self.epoch = epoch;
-            // All timers were stopped.
-            self.timer = None;
-            match &mut self.kind {
-                Kind::Tcp(flow) => flow.begin_epoch(),
-                Kind::Datagram(flow) => flow.begin_epoch(),
-                Kind::AtRest(_) | Kind::Silent => {}
-            }
+            self.begin_epoch(epoch);
+        }
+    }
+
+    #[cold]
+    fn begin_epoch(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        // All timers were stopped.
+        self.timer = None;
+        match &mut self.kind {
+            Kind::Tcp(flow) => flow.begin_epoch(),
+            Kind::Datagram(flow) => flow.begin_epoch(),
+            Kind::AtRest(_) | Kind::Silent => {}
         }
     }
 
@@ -131,6 +137,12 @@ impl Flow {
             Kind::Datagram(flow) => flow.drop_waiting(ledger),
             Kind::AtRest(_) | Kind::Silent => {}
         }
+    }
+
+    /// It is in the class that its state belongs to.
+    #[inline]
+    pub(super) fn is_settled(&self) -> bool {
+        self.class == self.class_now()
     }
 
     fn class_now(&self) -> Class {
@@ -206,27 +218,33 @@ impl Table {
     }
 
     /// Finds the flow `name` or makes it; `None` where the table is full of what must stay.
+    #[inline]
     pub(super) fn find(
         &mut self,
         name: &FlowKey,
         ledger: &mut Ledger,
         new: impl FnOnce() -> Kind,
-    ) -> Option<Key> {
-        let (now_ns, epoch) = (ledger.now_ns(), ledger.epoch);
+    ) -> Option<(Key, &mut Flow)> {
         let hash = self.hash(name);
-        if let Some(key) = self.key_by(hash, name) {
-            if let Some(flow) = self.get_mut(key) {
-                flow.last_seen_ns = now_ns;
-                flow.catch_up(epoch);
-            }
-            return Some(key);
-        }
+        let key = match self.key_by(hash, name) {
+            Some(key) => key,
+            None => self.add(hash, name, ledger, new())?,
+        };
+        let flow = self.awake(key)?;
+        flow.last_seen_ns = ledger.now_ns();
+        flow.catch_up(ledger.epoch);
+        Some((key, flow))
+    }
+
+    /// Makes the flow `name`.
+    #[cold]
+    fn add(&mut self, hash: u32, name: &FlowKey, ledger: &mut Ledger, kind: Kind) -> Option<Key> {
+        let (now_ns, epoch) = (ledger.now_ns(), ledger.epoch);
         if self.is_refused(name, epoch)
             || (self.flows.len() >= ledger.limits.flows_max && !self.evict(ledger))
         {
             return None;
         }
-        let kind = new();
         let class = if matches!(kind, Kind::Silent) { Class::Datagram } else { Class::HalfOpen };
         let flow = Flow {
             name: *name,
@@ -273,6 +291,7 @@ impl Table {
     }
 
     /// The flow, awake.
+    #[inline]
     fn awake(&mut self, key: Key) -> Option<&mut Flow> {
         if self.flows.get(key)?.awake.is_none() {
             self.wake(key);

@@ -313,11 +313,11 @@ impl TcpFlow {
         }
     }
 
-    /// Puts a held frame where the event that it needs will find it; says whether it may leave.
-    fn enqueue(&mut self, ledger: &mut Ledger, key: Key, segment: &Segment) -> bool {
+    /// Puts a held frame where the event that it needs will find it.
+    fn enqueue(&mut self, ledger: &mut Ledger, key: Key, segment: &Segment, needs: Needs) {
         let Segment { start, end, .. } = *segment;
-        let is_watched = match self.needs(segment) {
-            Needs::Nothing => return true,
+        let is_watched = match needs {
+            Needs::Nothing => return,
             Needs::Data => self.queues.push_unverified(Unverified { start, end, key }),
             Needs::Marks => self.queues.push_unmarked(segment.sign(), key),
             Needs::Urgent => {
@@ -331,7 +331,6 @@ impl TcpFlow {
         };
         // Held all the same: the compare timeout finds it.
         ledger.stats.unwatched += u64::from(is_watched.is_err());
-        false
     }
 
     /// Takes note of what is only recorded; a RST says nothing, and a SYN is no segment like others.

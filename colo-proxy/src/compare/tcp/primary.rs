@@ -44,7 +44,8 @@ impl TcpFlow {
         let payload = octets.get(start..start + tcp.payload_len as usize).unwrap_or_default();
         let is_different = self.compare_with_waiting(scene, segment.start, payload, &frame)
             | self.compare_marks(scene, &segment, &frame);
-        if !is_different && self.needs(&segment) == Needs::Nothing {
+        let needs = self.needs(&segment);
+        if !is_different && needs == Needs::Nothing {
             self.account_for(scene, &segment);
             scene.ledger.pass(frame, Cause::Compared, out);
             return;
@@ -53,7 +54,7 @@ impl TcpFlow {
         let key = scene.ledger.hold(frame, What::Segment(segment));
         scene.ledger.charge(Side::Primary, &mut self.account, len);
         if !is_different {
-            self.enqueue(scene.ledger, key, &segment);
+            self.enqueue(scene.ledger, key, &segment, needs);
         }
     }
 
