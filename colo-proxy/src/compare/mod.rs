@@ -32,6 +32,11 @@
 //! * Where [`Engine::has_room`] is false, stop reading the primary's output: nothing held is ever
 //!   dropped. Likewise [`Engine::has_room_for`] the secondary.
 
+#![allow(
+    clippy::inline_always,
+    reason = "what every frame goes through: results of a hundred octets are not to be moved"
+)]
+
 mod bag;
 mod body;
 mod chain;
@@ -63,7 +68,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use colo_proxy_common::decode::{Malformed, Tcp};
+use colo_proxy_common::decode::Tcp;
 use colo_proxy_common::record::FlowKey;
 
 pub(crate) use self::content::{Content, DatagramContent, content};
@@ -78,7 +83,7 @@ pub use self::stats::{
 
 use self::body::Body;
 use self::chain::Key;
-use self::classify::{Subject, classify};
+use self::classify::{Seen, Subject, classify};
 use self::datagram::DatagramFlow;
 use self::ledger::{Cause, Ledger, What};
 use self::packet::Packet;
@@ -144,8 +149,8 @@ pub struct Engine {
     deferred: VecDeque<Frame>,
     /// How many of those are of before the cut all the same: the checkpoint before came to nothing.
     deferred_before_cut: usize,
-    /// What the next frames of a batch are; empty between calls.
-    ahead: Vec<(Subject, Option<Malformed>)>,
+    /// What the next frames of a batch are.
+    ahead: Vec<Seen>,
 }
 
 /// Frames of a batch that are looked at before the first of them is compared.
@@ -168,7 +173,8 @@ impl Engine {
     /// Takes a frame that the guest of `side` put out.
     pub fn on_frame(&mut self, now: Instant, side: Side, frame: Frame, out: &mut Output) {
         self.ledger.set_now(now);
-        let seen = classify(&frame);
+        let mut seen = Seen::default();
+        seen.look_at(&frame);
         self.take(side, frame, &seen, out);
     }
 
@@ -184,30 +190,30 @@ impl Engine {
     ) {
         self.ledger.set_now(now);
         let mut ahead = std::mem::take(&mut self.ahead);
+        ahead.resize_with(AHEAD_MAX, Seen::default);
         while !frames.is_empty() && self.has_room_for(side) {
-            ahead.extend(frames.iter().take(AHEAD_MAX).map(classify));
-            self.table.fetch(ahead.iter().filter_map(|(subject, _)| subject.name()));
-            for seen in &ahead {
+            for (seen, frame) in ahead.iter_mut().zip(frames.iter()) {
+                seen.look_at(frame);
+            }
+            let count = frames.len().min(AHEAD_MAX);
+            let seen = ahead.get_mut(..count).unwrap_or_default();
+            self.table.fetch(seen);
+            for seen in seen {
                 if !self.has_room_for(side) {
                     break;
                 }
                 let Some(frame) = frames.pop_front() else { break };
                 self.take(side, frame, seen, out);
             }
-            ahead.clear();
         }
         self.ahead = ahead;
     }
 
-    #[inline]
-    fn take(
-        &mut self,
-        side: Side,
-        frame: Frame,
-        (subject, malformed): &(Subject, Option<Malformed>),
-        out: &mut Output,
-    ) {
+    #[inline(always)]
+    fn take(&mut self, side: Side, frame: Frame, seen: &Seen, out: &mut Output) {
         self.resume_deferred(out);
+        let Seen { subject, malformed, place } = seen;
+        self.table.expect(*place);
         let malformed = *malformed;
         let stats = &mut self.ledger.stats;
         match side {
@@ -335,7 +341,7 @@ impl Engine {
         self.ledger.divergences.iter()
     }
 
-    #[inline]
+    #[inline(always)]
     fn compare(&mut self, side: Side, subject: &Subject, packet: Packet, out: &mut Output) {
         match subject {
             Subject::Tcp(name, tcp) => self.compare_tcp(side, name, tcp, packet, out),

@@ -37,7 +37,7 @@ impl Engine {
     }
 
     /// Takes a packet of which it is known what it is.
-    #[inline]
+    #[inline(always)]
     pub(super) fn admit(
         &mut self,
         side: Side,

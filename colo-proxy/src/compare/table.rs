@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use colo_proxy_common::record::FlowKey;
 
-use super::AHEAD_MAX;
 use super::chain::{Chain, Ends, Key};
+use super::classify::Seen;
 use super::datagram::DatagramFlow;
 use super::hashing::{self, State, state};
 use super::index::Index;
@@ -81,6 +81,8 @@ pub(super) struct Table {
     index: Index,
     state: State,
     flows: Chain<Flow>,
+    /// Where the flow of the frame in hand probably is.
+    expected: Option<Key>,
     classes: [Ends; CLASSES.len()],
     /// Flows that are not at rest, those that have been awake for long in front.
     awake: Chain<Key>,
@@ -208,6 +210,7 @@ impl Table {
             index: Index::default(),
             state: state(seed),
             flows: Chain::default(),
+            expected: None,
             classes: [Ends::default(); CLASSES.len()],
             awake: Chain::default(),
             awake_ends: Ends::default(),
@@ -225,10 +228,10 @@ impl Table {
         ledger: &mut Ledger,
         new: impl FnOnce() -> Kind,
     ) -> Option<(Key, &mut Flow)> {
-        let hash = self.hash(name);
-        let key = match self.key_by(hash, name) {
+        let expected = self.expected.filter(|key| self.is_at(*key, name));
+        let key = match expected.or_else(|| self.key_of(name)) {
             Some(key) => key,
-            None => self.add(hash, name, ledger, new())?,
+            None => self.add(name, ledger, new())?,
         };
         let flow = self.awake(key)?;
         flow.last_seen_ns = ledger.now_ns();
@@ -238,7 +241,7 @@ impl Table {
 
     /// Makes the flow `name`.
     #[cold]
-    fn add(&mut self, hash: u32, name: &FlowKey, ledger: &mut Ledger, kind: Kind) -> Option<Key> {
+    fn add(&mut self, name: &FlowKey, ledger: &mut Ledger, kind: Kind) -> Option<Key> {
         let (now_ns, epoch) = (ledger.now_ns(), ledger.epoch);
         if self.is_refused(name, epoch)
             || (self.flows.len() >= ledger.limits.flows_max && !self.evict(ledger))
@@ -258,27 +261,32 @@ impl Table {
         };
         let ends = self.classes.get_mut(flow.class as usize)?;
         let key = self.flows.push_back(ends, flow);
-        self.index.insert(hash, key);
+        self.index.insert(self.hash(name), key);
         ledger.stats.flows_opened += 1;
         ledger.stats.flows = self.flows.len() as u64;
         Some(key)
     }
 
-    /// Has the memory of the flows `names` come, of all of them at once. Nothing depends on it but
-    /// the time that [`Self::find`] takes for each of them then.
-    pub(super) fn fetch<'a>(&self, names: impl Iterator<Item = &'a FlowKey>) {
+    /// Says where the flows of `ahead` probably are, and has the memory of all of them come at once.
+    /// Nothing depends on it but the time that [`Self::find`] takes for each of them then.
+    pub(super) fn fetch(&self, ahead: &mut [Seen]) {
         const MANY: usize = 1024;
+        for seen in &mut *ahead {
+            seen.place = seen.subject.name().and_then(|name| self.index.guess(self.hash(name)));
+        }
         // Few are at hand anyway.
         if self.flows.len() < MANY {
             return;
         }
-        // Two loops, because the second needs what the first waits for.
-        let mut keys = [None; AHEAD_MAX];
-        for (key, name) in keys.iter_mut().zip(names) {
-            *key = self.index.guess(self.hash(name));
-        }
-        let flows = keys.iter().flatten().filter_map(|key| self.flows.get(*key));
+        // A loop of its own, because it needs what the other one waits for.
+        let flows = ahead.iter().filter_map(|seen| self.flows.get(seen.place?));
         std::hint::black_box(flows.fold(0, |sum, flow| sum ^ flow.touch()));
+    }
+
+    /// The flow of the frame in hand is probably at `place`.
+    #[inline]
+    pub(super) fn expect(&mut self, place: Option<Key>) {
+        self.expected = place;
     }
 
     fn hash(&self, name: &FlowKey) -> u32 {
@@ -287,7 +295,12 @@ impl Table {
     }
 
     fn key_by(&self, hash: u32, name: &FlowKey) -> Option<Key> {
-        self.index.find(hash, |key| self.flows.get(key).is_some_and(|flow| flow.name == *name))
+        self.index.find(hash, |key| self.is_at(key, name))
+    }
+
+    #[inline]
+    fn is_at(&self, key: Key, name: &FlowKey) -> bool {
+        self.flows.get(key).is_some_and(|flow| flow.name == *name)
     }
 
     /// The flow, awake.

@@ -334,18 +334,20 @@ impl TcpFlow {
     }
 
     /// Takes note of what is only recorded; a RST says nothing, and a SYN is no segment like others.
-    fn read_headers(
-        &mut self,
-        scene: &Scene<'_>,
-        side: Side,
-        octets: &[u8],
-        tcp: &Tcp,
-    ) -> Option<Headers> {
+    fn note_headers(&mut self, scene: &Scene<'_>, side: Side, octets: &[u8], tcp: &Tcp) {
         if tcp.flags & flag::RST != 0 || tcp.flags & flag::ACK == 0 {
-            return None;
+            return;
         }
         self.windows.note(side, tcp.window, scene.ledger.now());
-        if tcp.flags & flag::SYN != 0 { None } else { Headers::read(octets, tcp) }
+        if tcp.flags & flag::SYN != 0 {
+            return;
+        }
+        if let Some(headers) = Headers::read(octets, tcp) {
+            match side {
+                Side::Primary => self.headers = Some(headers),
+                Side::Secondary => self.secondary.headers = Some(headers),
+            }
+        }
     }
 
     /// The guests differ at `place`: `true` where that is to be reported, once for each.

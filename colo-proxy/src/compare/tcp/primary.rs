@@ -37,9 +37,7 @@ impl TcpFlow {
             return;
         };
         self.remember(&segment);
-        if let Some(last) = self.read_headers(scene, Side::Primary, octets, tcp) {
-            self.headers = Some(last);
-        }
+        self.note_headers(scene, Side::Primary, octets, tcp);
         let start = segment.payload_at as usize;
         let payload = octets.get(start..start + tcp.payload_len as usize).unwrap_or_default();
         let is_different = self.compare_with_waiting(scene, segment.start, payload, &frame)

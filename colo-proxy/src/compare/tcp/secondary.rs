@@ -98,7 +98,7 @@ impl TcpFlow {
             self.revisit_marks(scene, frame, &sign);
             // Its number is its own, and the SYN comes before the first octet.
             self.on_urgent(scene, urgent(-1, tcp));
-            self.read_headers(scene, Side::Secondary, frame.ethernet(), tcp);
+            self.note_headers(scene, Side::Secondary, frame.ethernet(), tcp);
         }
         // RFC 7413: data may come with a SYN; its first octet is the first of the stream.
         if tcp.payload_len > 0 && (self.isn.is_some() || self.seqs.is_none()) {
@@ -139,9 +139,7 @@ impl TcpFlow {
             self.on_ack(scene, Seq(tcp.ack));
         }
         self.on_urgent(scene, urgent(start, tcp));
-        if let Some(last) = self.read_headers(scene, Side::Secondary, frame.ethernet(), tcp) {
-            self.secondary.headers = Some(last);
-        }
+        self.note_headers(scene, Side::Secondary, frame.ethernet(), tcp);
         if end > start {
             self.on_data(scene, &Data::new(frame, tcp, start));
         }
