@@ -40,6 +40,8 @@ pub(super) enum Subject {
 pub(super) struct Seen {
     pub(super) subject: Subject,
     pub(super) malformed: Option<Malformed>,
+    /// Of the name of its flow; 0 where it has none.
+    pub(super) hash: u32,
     /// Where its flow probably is in the table.
     pub(super) place: Option<Key>,
 }
@@ -47,7 +49,7 @@ pub(super) struct Seen {
 impl Default for Seen {
     fn default() -> Self {
         let subject = Subject::Uncompared(Uncompared::EtherType(0));
-        Self { subject, malformed: None, place: None }
+        Self { subject, malformed: None, hash: 0, place: None }
     }
 }
 

@@ -212,7 +212,7 @@ impl Engine {
     #[inline(always)]
     fn take(&mut self, side: Side, frame: Frame, seen: &Seen, out: &mut Output) {
         self.resume_deferred(out);
-        let Seen { subject, malformed, place } = seen;
+        let Seen { subject, malformed, place, .. } = seen;
         self.table.expect(*place);
         let malformed = *malformed;
         let stats = &mut self.ledger.stats;

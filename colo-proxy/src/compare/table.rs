@@ -166,6 +166,7 @@ impl Kind {
     }
 
     /// The same at rest, unless there is more to be said of it.
+    #[inline(always)]
     fn rest(&self) -> Option<Self> {
         match self {
             Self::Tcp(state) => state.rest().map(Self::AtRest),
@@ -177,6 +178,7 @@ impl Kind {
 
 impl Spare {
     /// The state of the flow `name` of which `kind` says all.
+    #[inline]
     fn wake(&mut self, kind: &Kind, name: &FlowKey) -> Option<Kind> {
         match kind {
             Kind::AtRest(resting) => {
@@ -194,6 +196,7 @@ impl Spare {
     }
 
     /// Takes a state that is at rest, and so says nothing more.
+    #[inline]
     fn take(&mut self, kind: Kind) {
         match kind {
             Kind::Tcp(state) if self.tcp.len() < AWAKE_MAX => self.tcp.push(state),
@@ -271,16 +274,23 @@ impl Table {
     /// Nothing depends on it but the time that [`Self::find`] takes for each of them then.
     pub(super) fn fetch(&self, ahead: &mut [Seen]) {
         const MANY: usize = 1024;
-        for seen in &mut *ahead {
-            seen.place = seen.subject.name().and_then(|name| self.index.guess(self.hash(name)));
-        }
         // Few are at hand anyway.
-        if self.flows.len() < MANY {
-            return;
+        let are_many = self.flows.len() >= MANY;
+        // Each loop waits for what the one before it has asked for; within one, nothing waits.
+        for seen in &mut *ahead {
+            seen.hash = seen.subject.name().map_or(0, |name| self.hash(name));
         }
-        // A loop of its own, because it needs what the other one waits for.
-        let flows = ahead.iter().filter_map(|seen| self.flows.get(seen.place?));
-        std::hint::black_box(flows.fold(0, |sum, flow| sum ^ flow.touch()));
+        if are_many {
+            let places = ahead.iter().map(|seen| self.index.touch(seen.hash));
+            std::hint::black_box(places.fold(0, |sum, place| sum ^ place));
+        }
+        for seen in &mut *ahead {
+            seen.place = self.index.guess(seen.hash);
+        }
+        if are_many {
+            let flows = ahead.iter().filter_map(|seen| self.flows.get(seen.place?));
+            std::hint::black_box(flows.fold(0, |sum, flow| sum ^ flow.touch()));
+        }
     }
 
     /// The flow of the frame in hand is probably at `place`.
