@@ -101,6 +101,7 @@ impl Seen {
             self.subject = Subject::Tcp(name, tcp);
             self.malformed = None;
         } else {
+            // Decodes again: were it handed the packet, that could not stay in registers above.
             (self.subject, self.malformed) = other(frame);
         }
     }

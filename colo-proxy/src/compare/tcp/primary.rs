@@ -301,7 +301,7 @@ impl TcpFlow {
         opening: &Opening,
         (ours, theirs_shown): (Shown<'_>, Shown<'_>),
     ) -> bool {
-        let Some(theirs) = self.secondary.opening.like(opening).copied() else { return false };
+        let Some(theirs) = self.secondary.opening.like(opening) else { return false };
         let mut is_different = false;
         for reason in opening.differences(&theirs) {
             is_different = true;

@@ -55,7 +55,9 @@ impl Ranges {
     #[inline]
     pub(super) fn set(&mut self, start: i64, end: i64) {
         self.list.clear();
-        self.add(start, end);
+        if start < end {
+            self.list.push((start, end));
+        }
     }
 
     /// All of `start..end` is in; an empty range always is.

@@ -109,7 +109,7 @@ impl TcpFlow {
     }
 
     /// Both guests have said the same, and one follows from the other.
-    #[inline]
+    #[inline(always)]
     fn is_agreed(&self) -> bool {
         let theirs = &self.secondary;
         let end = self.closed.then_some(self.high);
