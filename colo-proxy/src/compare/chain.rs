@@ -91,20 +91,21 @@ impl<T> Chain<T> {
 
     /// Appends `value` to the list `ends`.
     pub(super) fn push_back(&mut self, ends: &mut Ends, value: T) -> Key {
-        let slot = Slot { value: Some(value), prev: NONE, next: NONE };
+        let prev = ends.tail;
         let at = if let Some(reused) = self.slots.get_mut(self.free as usize) {
             let at = self.free;
             self.free = reused.next;
-            *reused = slot;
+            reused.value = Some(value);
+            (reused.prev, reused.next) = (prev, NONE);
             at
         } else {
             // The engine's limits are far below 2^32 - 1 entries.
             let at = self.slots.len() as u32;
-            self.slots.push(slot);
+            self.slots.push(Slot { value: Some(value), prev, next: NONE });
             at
         };
         self.len += 1;
-        self.link_back(ends, at);
+        self.link_tail(ends, at);
         Key::new(at)
     }
 
@@ -145,6 +146,12 @@ impl<T> Chain<T> {
             slot.prev = ends.tail;
             slot.next = NONE;
         }
+        self.link_tail(ends, at);
+    }
+
+    /// Makes the slot `at`, which knows the one before it, the last of `ends`.
+    #[inline]
+    fn link_tail(&mut self, ends: &mut Ends, at: u32) {
         match self.slots.get_mut(ends.tail as usize) {
             Some(tail) => tail.next = at,
             None => ends.head = at,

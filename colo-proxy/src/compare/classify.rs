@@ -4,12 +4,13 @@ mod fragment;
 mod icmp;
 
 use colo_proxy_common::decode::{
-    self, Ip, Malformed, Octets, Tcp, decode_ports, decode_tcp, ethertype, flag, protocol,
+    self, Ip, Malformed, Octets, Packet, Tcp, decode_ports, decode_tcp, ethertype, flag, protocol,
 };
 use colo_proxy_common::record::FlowKey;
 
 pub(super) use self::fragment::Fragment;
 use super::body::{Body, Datagram};
+use super::chain::Key;
 use crate::frame::Frame;
 
 /// UDP-Lite, whose header has a checksum coverage where UDP has a length (RFC 3828).
@@ -32,6 +33,24 @@ pub(super) enum Subject {
     Datagram(FlowKey, Body),
     /// A part of a packet, and the flow in which it is compared where it stays alone.
     Fragment(FlowKey, Fragment),
+}
+
+/// What was seen of a frame before it is compared.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) subject: Subject,
+    pub(super) malformed: Option<Malformed>,
+    /// Of the name of its flow; 0 where it has none.
+    pub(super) hash: u32,
+    /// Where its flow probably is in the table.
+    pub(super) place: Option<Key>,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        let subject = Subject::Uncompared(Uncompared::EtherType(0));
+        Self { subject, malformed: None, hash: 0, place: None }
+    }
 }
 
 impl Subject {
@@ -64,6 +83,46 @@ pub(super) fn name_of(frame: &Frame) -> FlowKey {
 
 /// Says what `frame` is, and whether it was malformed.
 pub(super) fn classify(frame: &Frame) -> (Subject, Option<Malformed>) {
+    let mut seen = Seen::default();
+    seen.look_at(frame);
+    (seen.subject, seen.malformed)
+}
+
+impl Seen {
+    /// Sees what `frame` is; in place, because it is much to move.
+    pub(super) fn look_at(&mut self, frame: &Frame) {
+        if let Some((name, tcp)) = segment(frame.ethernet()) {
+            self.subject = Subject::Tcp(name, tcp);
+            self.malformed = None;
+        } else {
+            // Decodes again: were it handed the packet, that could not stay in registers above.
+            (self.subject, self.malformed) = other(frame);
+        }
+    }
+}
+
+/// The connection and the header of a segment that belongs to a stream; `None` for everything else.
+#[inline]
+pub(crate) fn segment<F: Octets + ?Sized>(octets: &F) -> Option<(FlowKey, Tcp)> {
+    let Ok(Packet { vlan, ip: Some(ip), .. }) = decode::decode(octets, None) else { return None };
+    if ip.protocol != protocol::TCP || ip.fragment.is_some() {
+        return None;
+    }
+    let tcp = decode_tcp(octets, &ip).ok()?;
+    // RFC 9293, section 3.5.3: a reset may carry text, which is not part of the stream. A SYN with RST
+    // or FIN opens nothing.
+    let is_reset_with_text = tcp.flags & flag::RST != 0 && tcp.payload_len > 0;
+    let is_odd_syn = tcp.flags & flag::SYN != 0 && tcp.flags & (flag::RST | flag::FIN) != 0;
+    if is_reset_with_text || is_odd_syn {
+        return None;
+    }
+    let (guest_port, peer_port) = (tcp.src_port, tcp.dst_port);
+    Some((FlowKey { guest_port, peer_port, ..flow_key(&ip, vlan) }, tcp))
+}
+
+/// What a frame is that is no segment of a stream.
+#[inline(never)]
+fn other(frame: &Frame) -> (Subject, Option<Malformed>) {
     let octets = frame.ethernet();
     let packet = match decode::decode(octets, None) {
         Ok(packet) => packet,
@@ -81,7 +140,8 @@ pub(super) fn classify(frame: &Frame) -> (Subject, Option<Malformed>) {
         Err(malformed) => return (unreadable(octets), Some(malformed)),
     }
     match ip.protocol {
-        protocol::TCP => tcp(octets, &ip, key),
+        protocol::TCP if decode_tcp(octets, &ip).is_err() => malformed(&ip, key),
+        protocol::TCP => (Subject::Datagram(marked(key, kind::ODD_TCP), whole(&ip)), None),
         // RFC 3376, section 4.
         protocol::IGMP if ip.version == 4 && hops(octets, &ip) == Some(1) => {
             (Subject::Uncompared(Uncompared::Igmp), None)
@@ -183,24 +243,6 @@ fn whole(ip: &Ip) -> Body {
 /// A packet whose transport header is none.
 fn malformed(ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
     (Subject::Datagram(marked(key, kind::MALFORMED), whole(ip)), Some(Malformed::Transport))
-}
-
-fn tcp(octets: &[u8], ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
-    let Ok(tcp) = decode_tcp(octets, ip) else { return malformed(ip, key) };
-    match segment_name(ip, &tcp, key.vlan) {
-        Some(name) => (Subject::Tcp(name, tcp), None),
-        None => (Subject::Datagram(marked(key, kind::ODD_TCP), whole(ip)), None),
-    }
-}
-
-/// The connection of a segment; `None` for one that belongs to none.
-pub(super) fn segment_name(ip: &Ip, tcp: &Tcp, vlan: [u16; 2]) -> Option<FlowKey> {
-    // RFC 9293, section 3.5.3: a reset may carry text, which is not part of the stream. A SYN with
-    // RST or FIN opens nothing.
-    let is_reset_with_text = tcp.flags & flag::RST != 0 && tcp.payload_len > 0;
-    let is_odd_syn = tcp.flags & flag::SYN != 0 && tcp.flags & (flag::RST | flag::FIN) != 0;
-    let key = FlowKey { guest_port: tcp.src_port, peer_port: tcp.dst_port, ..flow_key(ip, vlan) };
-    (!is_reset_with_text && !is_odd_syn).then_some(key)
 }
 
 /// Echo requests and replies are a flow by identifier, the other messages by type and code.

@@ -1,10 +1,10 @@
 //! What of a frame is compared, for a caller that has to know which frames are alike.
 
-use colo_proxy_common::decode::{self, Octets, Tcp, protocol};
+use colo_proxy_common::decode::Tcp;
 use colo_proxy_common::record::FlowKey;
 
 use super::body::Datagram;
-use super::classify::{Subject, classify, fragment_body, segment_name};
+use super::classify::{Subject, classify, fragment_body};
 use crate::frame::Frame;
 
 /// What the engine would look at.
@@ -22,15 +22,6 @@ pub(crate) struct DatagramContent<'a> {
     pub(crate) parts: [&'a [u8]; 2],
     /// A length, or the place of a fragment.
     pub(crate) label: u32,
-}
-
-/// The connection and the header of a TCP segment that the engine compares by its connection; `None`
-/// for everything else.
-pub(crate) fn segment(octets: &(impl Octets + ?Sized)) -> Option<(FlowKey, Tcp)> {
-    let packet = decode::decode(octets, None).ok()?;
-    let ip = packet.ip.filter(|ip| ip.fragment.is_none() && ip.protocol == protocol::TCP)?;
-    let tcp = decode::decode_tcp(octets, &ip).ok()?;
-    segment_name(&ip, &tcp, packet.vlan).map(|name| (name, tcp))
 }
 
 /// The content of `frame`; `None` where it is not compared, or is more than one datagram, which no

@@ -48,6 +48,12 @@ impl Index {
         self.find(hash, |_| true)
     }
 
+    /// Something of the memory where `hash` is looked for first.
+    #[inline]
+    pub(super) fn touch(&self, hash: u32) -> u32 {
+        self.places.get(self.home(hash)).map_or(0, |place| place.hash)
+    }
+
     /// Adds a key that is not in.
     pub(super) fn insert(&mut self, hash: u32, key: Key) {
         if (self.len + 1) * 4 > self.places.len() * 3 {

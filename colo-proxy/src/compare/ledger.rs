@@ -32,6 +32,12 @@ pub(super) struct Held {
     pub(super) what: What,
 }
 
+impl From<Held> for Packet {
+    fn from(Held { frame, originals, .. }: Held) -> Self {
+        Self { frame, originals }
+    }
+}
+
 /// What a held frame waits for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum What {
@@ -202,13 +208,17 @@ impl Ledger {
         }
         self.arrivals += 1;
         let held = Held { frame, originals, since: self.now, arrival: self.arrivals, what };
+        let is_in_fragments = held.originals.is_some();
         let key = self.held.push_back(&mut self.held_ends, held);
-        self.mark_originals(key);
+        if is_in_fragments {
+            self.mark_originals(key);
+        }
         self.ask_if_full();
         key
     }
 
-    /// Notes which packet the fragments of `key` are held for, if it has any.
+    /// Notes which packet the fragments of `key` are held for.
+    #[cold]
     fn mark_originals(&mut self, key: Key) {
         let Some((packet, held)) = self.ticket(key).zip(self.held.get_mut(key)) else { return };
         let Some(originals) = held.originals.take() else { return };
@@ -269,18 +279,33 @@ impl Ledger {
 
     /// Releases a packet that was held.
     pub(super) fn release(&mut self, key: Key, cause: Cause, out: &mut Output) {
-        if let Some(held) = self.held.remove(&mut self.held_ends, key) {
-            if held.originals.is_none() {
-                self.stats.held.sub(held.frame.len());
-            }
-            self.pass(Packet { frame: held.frame, originals: held.originals }, cause, out);
+        if let Some(held) = self.take(key) {
+            self.pass(held, cause, out);
         }
     }
 
-    /// Releases a packet that was never held; its fragments were.
+    /// Takes a packet out that is to be released.
+    #[inline]
+    pub(super) fn take(&mut self, key: Key) -> Option<Held> {
+        let held = self.held.remove(&mut self.held_ends, key)?;
+        if held.originals.is_none() {
+            self.stats.held.sub(held.frame.len());
+        }
+        Some(held)
+    }
+
+    /// Releases a packet that is not held, or no more; its fragments are.
+    #[inline]
     pub(super) fn pass(&mut self, packet: impl Into<Packet>, cause: Cause, out: &mut Output) {
         let Packet { frame, originals } = packet.into();
-        let Some(originals) = originals else { return self.send(frame, cause, out) };
+        match originals {
+            None => self.send(frame, cause, out),
+            Some(originals) => self.pass_originals(originals, cause, out),
+        }
+    }
+
+    #[cold]
+    fn pass_originals(&mut self, originals: Originals, cause: Cause, out: &mut Output) {
         for ticket in originals {
             if self.held_for(ticket).is_some() {
                 self.release(ticket.key, cause, out);

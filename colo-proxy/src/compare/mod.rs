@@ -32,6 +32,11 @@
 //! * Where [`Engine::has_room`] is false, stop reading the primary's output: nothing held is ever
 //!   dropped. Likewise [`Engine::has_room_for`] the secondary.
 
+#![allow(
+    clippy::inline_always,
+    reason = "what every frame goes through: results of a hundred octets are not to be moved"
+)]
+
 mod bag;
 mod body;
 mod chain;
@@ -63,10 +68,11 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use colo_proxy_common::decode::{Malformed, Tcp};
+use colo_proxy_common::decode::Tcp;
 use colo_proxy_common::record::FlowKey;
 
-pub(crate) use self::content::{Content, DatagramContent, content, segment};
+pub(crate) use self::classify::segment;
+pub(crate) use self::content::{Content, DatagramContent, content};
 pub use self::divergence::{Captured, Context, Divergence, FlowName, WaitsFor};
 pub use self::limits::Limits;
 pub use self::policy::Policy;
@@ -78,7 +84,7 @@ pub use self::stats::{
 
 use self::body::Body;
 use self::chain::Key;
-use self::classify::{Subject, classify};
+use self::classify::{Seen, Subject, classify};
 use self::datagram::DatagramFlow;
 use self::ledger::{Cause, Ledger, What};
 use self::packet::Packet;
@@ -145,8 +151,8 @@ pub struct Engine {
     deferred: VecDeque<Frame>,
     /// How many of those are of before the cut all the same: the checkpoint before came to nothing.
     deferred_before_cut: usize,
-    /// What the next frames of a batch are; empty between calls.
-    ahead: Vec<(Subject, Option<Malformed>)>,
+    /// What the next frames of a batch are.
+    ahead: Vec<Seen>,
 }
 
 /// Frames of a batch that are looked at before the first of them is compared.
@@ -169,7 +175,8 @@ impl Engine {
     /// Takes a frame that the guest of `side` put out.
     pub fn on_frame(&mut self, now: Instant, side: Side, frame: Frame, out: &mut Output) {
         self.ledger.set_now(now);
-        let seen = classify(&frame);
+        let mut seen = Seen::default();
+        seen.look_at(&frame);
         self.take(side, frame, &seen, out);
     }
 
@@ -185,28 +192,30 @@ impl Engine {
     ) {
         self.ledger.set_now(now);
         let mut ahead = std::mem::take(&mut self.ahead);
+        ahead.resize_with(AHEAD_MAX, Seen::default);
         while !frames.is_empty() && self.has_room_for(side) {
-            ahead.extend(frames.iter().take(AHEAD_MAX).map(classify));
-            self.table.fetch(ahead.iter().filter_map(|(subject, _)| subject.name()));
-            for seen in ahead.drain(..) {
+            for (seen, frame) in ahead.iter_mut().zip(frames.iter()) {
+                seen.look_at(frame);
+            }
+            let count = frames.len().min(AHEAD_MAX);
+            let seen = ahead.get_mut(..count).unwrap_or_default();
+            self.table.fetch(seen);
+            for seen in seen {
                 if !self.has_room_for(side) {
                     break;
                 }
                 let Some(frame) = frames.pop_front() else { break };
-                self.take(side, frame, &seen, out);
+                self.take(side, frame, seen, out);
             }
         }
         self.ahead = ahead;
     }
 
-    fn take(
-        &mut self,
-        side: Side,
-        frame: Frame,
-        (subject, malformed): &(Subject, Option<Malformed>),
-        out: &mut Output,
-    ) {
+    #[inline(always)]
+    fn take(&mut self, side: Side, frame: Frame, seen: &Seen, out: &mut Output) {
         self.resume_deferred(out);
+        let Seen { subject, malformed, place, .. } = seen;
+        self.table.expect(*place);
         let malformed = *malformed;
         let stats = &mut self.ledger.stats;
         match side {
@@ -334,6 +343,7 @@ impl Engine {
         self.ledger.divergences.iter()
     }
 
+    #[inline(always)]
     fn compare(&mut self, side: Side, subject: &Subject, packet: Packet, out: &mut Output) {
         match subject {
             Subject::Tcp(name, tcp) => self.compare_tcp(side, name, tcp, packet, out),
@@ -353,19 +363,22 @@ impl Engine {
         packet: Packet,
         out: &mut Output,
     ) {
-        let key = self.table.find(name, &mut self.ledger, Kind::new_tcp);
-        let Some(key) = key else { return self.overflow(side, name, packet) };
-        let Some(flow) = self.table.get_mut(key) else { return };
+        let found = self.table.find(name, &mut self.ledger, Kind::new_tcp);
+        let Some((key, flow)) = found else { return self.overflow(side, name, packet) };
         let Kind::Tcp(state) = &mut flow.kind else { return };
         let mut scene = Scene { ledger: &mut self.ledger, name, flow: key };
         match side {
             Side::Primary => state.on_primary(&mut scene, packet, tcp, out),
             Side::Secondary => state.on_secondary(&mut scene, &packet.frame, tcp, out),
         }
-        if let Some(at) = state.timer(&self.ledger) {
+        let timer = state.timer(&self.ledger);
+        let is_settled = flow.is_settled();
+        if let Some(at) = timer {
             self.table.start_timer(key, at, &mut self.ledger);
         }
-        self.table.settle(key);
+        if !is_settled {
+            self.table.settle(key);
+        }
     }
 
     fn compare_datagram(
@@ -395,8 +408,8 @@ impl Engine {
         name: &FlowKey,
         work: impl FnOnce(&mut DatagramFlow, &mut Ledger, Key),
     ) -> Option<()> {
-        let key = self.table.find(name, &mut self.ledger, || Kind::Silent)?;
-        let Kind::Datagram(state) = &mut self.table.get_mut(key)?.kind else { return None };
+        let (key, flow) = self.table.find(name, &mut self.ledger, || Kind::Silent)?;
+        let Kind::Datagram(state) = &mut flow.kind else { return None };
         work(state, &mut self.ledger, key);
         state.check_count(&mut self.ledger, name);
         if let Some(at) = state.start_timer(&self.ledger) {
@@ -429,6 +442,7 @@ impl Engine {
     }
 
     /// Takes the frames of after the cut as if they came now, unless they have to wait still.
+    #[inline]
     fn resume_deferred(&mut self, out: &mut Output) {
         if self.deferred.is_empty() || self.ledger.requests.is_underway() {
             return;

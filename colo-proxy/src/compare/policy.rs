@@ -27,6 +27,7 @@ impl Engine {
         self.policy(&subject, malformed) != Policy::Release
     }
 
+    #[inline]
     pub(super) fn policy(&self, subject: &Subject, malformed: Option<Malformed>) -> Policy {
         match (subject, malformed) {
             (_, Some(_)) => self.ledger.limits.on_malformed,
@@ -36,6 +37,7 @@ impl Engine {
     }
 
     /// Takes a packet of which it is known what it is.
+    #[inline(always)]
     pub(super) fn admit(
         &mut self,
         side: Side,

@@ -29,6 +29,7 @@ impl Requests {
     }
 
     /// The request to raise now, if there is one.
+    #[inline]
     pub(super) fn raise(&mut self, now: Instant, stats: &mut Stats) -> Option<Reason> {
         let reason = self.due.first()?;
         if !self.may_raise(now) {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use colo_proxy_common::record::FlowKey;
 
-use super::AHEAD_MAX;
 use super::chain::{Chain, Ends, Key};
+use super::classify::Seen;
 use super::datagram::DatagramFlow;
 use super::hashing::{self, State, state};
 use super::index::Index;
@@ -81,6 +81,8 @@ pub(super) struct Table {
     index: Index,
     state: State,
     flows: Chain<Flow>,
+    /// Where the flow of the frame in hand probably is.
+    expected: Option<Key>,
     classes: [Ends; CLASSES.len()],
     /// Flows that are not at rest, those that have been awake for long in front.
     awake: Chain<Key>,
@@ -95,16 +97,22 @@ pub(super) struct Table {
 
 impl Flow {
     /// Forgets what the last checkpoint made void, the first time that the flow is met after it.
+    #[inline]
     fn catch_up(&mut self, epoch: u64) {
         if self.epoch != epoch {
-            self.epoch = epoch;
-            // All timers were stopped.
-            self.timer = None;
-            match &mut self.kind {
-                Kind::Tcp(flow) => flow.begin_epoch(),
-                Kind::Datagram(flow) => flow.begin_epoch(),
-                Kind::AtRest(_) | Kind::Silent => {}
-            }
+            self.begin_epoch(epoch);
+        }
+    }
+
+    #[cold]
+    fn begin_epoch(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        // All timers were stopped.
+        self.timer = None;
+        match &mut self.kind {
+            Kind::Tcp(flow) => flow.begin_epoch(),
+            Kind::Datagram(flow) => flow.begin_epoch(),
+            Kind::AtRest(_) | Kind::Silent => {}
         }
     }
 
@@ -133,6 +141,12 @@ impl Flow {
         }
     }
 
+    /// It is in the class that its state belongs to.
+    #[inline]
+    pub(super) fn is_settled(&self) -> bool {
+        self.class == self.class_now()
+    }
+
     fn class_now(&self) -> Class {
         match &self.kind {
             // It has changed nothing since it was looked at.
@@ -152,6 +166,7 @@ impl Kind {
     }
 
     /// The same at rest, unless there is more to be said of it.
+    #[inline(always)]
     fn rest(&self) -> Option<Self> {
         match self {
             Self::Tcp(state) => state.rest().map(Self::AtRest),
@@ -163,6 +178,7 @@ impl Kind {
 
 impl Spare {
     /// The state of the flow `name` of which `kind` says all.
+    #[inline]
     fn wake(&mut self, kind: &Kind, name: &FlowKey) -> Option<Kind> {
         match kind {
             Kind::AtRest(resting) => {
@@ -180,6 +196,7 @@ impl Spare {
     }
 
     /// Takes a state that is at rest, and so says nothing more.
+    #[inline]
     fn take(&mut self, kind: Kind) {
         match kind {
             Kind::Tcp(state) if self.tcp.len() < AWAKE_MAX => self.tcp.push(state),
@@ -196,6 +213,7 @@ impl Table {
             index: Index::default(),
             state: state(seed),
             flows: Chain::default(),
+            expected: None,
             classes: [Ends::default(); CLASSES.len()],
             awake: Chain::default(),
             awake_ends: Ends::default(),
@@ -206,27 +224,33 @@ impl Table {
     }
 
     /// Finds the flow `name` or makes it; `None` where the table is full of what must stay.
+    #[inline]
     pub(super) fn find(
         &mut self,
         name: &FlowKey,
         ledger: &mut Ledger,
         new: impl FnOnce() -> Kind,
-    ) -> Option<Key> {
+    ) -> Option<(Key, &mut Flow)> {
+        let expected = self.expected.filter(|key| self.is_at(*key, name));
+        let key = match expected.or_else(|| self.key_of(name)) {
+            Some(key) => key,
+            None => self.add(name, ledger, new())?,
+        };
+        let flow = self.awake(key)?;
+        flow.last_seen_ns = ledger.now_ns();
+        flow.catch_up(ledger.epoch);
+        Some((key, flow))
+    }
+
+    /// Makes the flow `name`.
+    #[cold]
+    fn add(&mut self, name: &FlowKey, ledger: &mut Ledger, kind: Kind) -> Option<Key> {
         let (now_ns, epoch) = (ledger.now_ns(), ledger.epoch);
-        let hash = self.hash(name);
-        if let Some(key) = self.key_by(hash, name) {
-            if let Some(flow) = self.get_mut(key) {
-                flow.last_seen_ns = now_ns;
-                flow.catch_up(epoch);
-            }
-            return Some(key);
-        }
         if self.is_refused(name, epoch)
             || (self.flows.len() >= ledger.limits.flows_max && !self.evict(ledger))
         {
             return None;
         }
-        let kind = new();
         let class = if matches!(kind, Kind::Silent) { Class::Datagram } else { Class::HalfOpen };
         let flow = Flow {
             name: *name,
@@ -240,27 +264,39 @@ impl Table {
         };
         let ends = self.classes.get_mut(flow.class as usize)?;
         let key = self.flows.push_back(ends, flow);
-        self.index.insert(hash, key);
+        self.index.insert(self.hash(name), key);
         ledger.stats.flows_opened += 1;
         ledger.stats.flows = self.flows.len() as u64;
         Some(key)
     }
 
-    /// Has the memory of the flows `names` come, of all of them at once. Nothing depends on it but
-    /// the time that [`Self::find`] takes for each of them then.
-    pub(super) fn fetch<'a>(&self, names: impl Iterator<Item = &'a FlowKey>) {
+    /// Says where the flows of `ahead` probably are, and has the memory of all of them come at once.
+    /// Nothing depends on it but the time that [`Self::find`] takes for each of them then.
+    pub(super) fn fetch(&self, ahead: &mut [Seen]) {
         const MANY: usize = 1024;
         // Few are at hand anyway.
-        if self.flows.len() < MANY {
-            return;
+        let are_many = self.flows.len() >= MANY;
+        // Each loop waits for what the one before it has asked for; within one, nothing waits.
+        for seen in &mut *ahead {
+            seen.hash = seen.subject.name().map_or(0, |name| self.hash(name));
         }
-        // Two loops, because the second needs what the first waits for.
-        let mut keys = [None; AHEAD_MAX];
-        for (key, name) in keys.iter_mut().zip(names) {
-            *key = self.index.guess(self.hash(name));
+        if are_many {
+            let places = ahead.iter().map(|seen| self.index.touch(seen.hash));
+            std::hint::black_box(places.fold(0, |sum, place| sum ^ place));
         }
-        let flows = keys.iter().flatten().filter_map(|key| self.flows.get(*key));
-        std::hint::black_box(flows.fold(0, |sum, flow| sum ^ flow.touch()));
+        for seen in &mut *ahead {
+            seen.place = self.index.guess(seen.hash);
+        }
+        if are_many {
+            let flows = ahead.iter().filter_map(|seen| self.flows.get(seen.place?));
+            std::hint::black_box(flows.fold(0, |sum, flow| sum ^ flow.touch()));
+        }
+    }
+
+    /// The flow of the frame in hand is probably at `place`.
+    #[inline]
+    pub(super) fn expect(&mut self, place: Option<Key>) {
+        self.expected = place;
     }
 
     fn hash(&self, name: &FlowKey) -> u32 {
@@ -269,10 +305,16 @@ impl Table {
     }
 
     fn key_by(&self, hash: u32, name: &FlowKey) -> Option<Key> {
-        self.index.find(hash, |key| self.flows.get(key).is_some_and(|flow| flow.name == *name))
+        self.index.find(hash, |key| self.is_at(key, name))
+    }
+
+    #[inline]
+    fn is_at(&self, key: Key, name: &FlowKey) -> bool {
+        self.flows.get(key).is_some_and(|flow| flow.name == *name)
     }
 
     /// The flow, awake.
+    #[inline]
     fn awake(&mut self, key: Key) -> Option<&mut Flow> {
         if self.flows.get(key)?.awake.is_none() {
             self.wake(key);

@@ -314,11 +314,11 @@ impl TcpFlow {
         }
     }
 
-    /// Puts a held frame where the event that it needs will find it; says whether it may leave.
-    fn enqueue(&mut self, ledger: &mut Ledger, key: Key, segment: &Segment) -> bool {
+    /// Puts a held frame where the event that it needs will find it.
+    fn enqueue(&mut self, ledger: &mut Ledger, key: Key, segment: &Segment, needs: Needs) {
         let Segment { start, end, .. } = *segment;
-        let is_watched = match self.needs(segment) {
-            Needs::Nothing => return true,
+        let is_watched = match needs {
+            Needs::Nothing => return,
             Needs::Data => self.queues.push_unverified(Unverified { start, end, key }),
             Needs::Marks => self.queues.push_unmarked(segment.sign(), key),
             Needs::Urgent => {
@@ -332,22 +332,23 @@ impl TcpFlow {
         };
         // Held all the same: the compare timeout finds it.
         ledger.stats.unwatched += u64::from(is_watched.is_err());
-        false
     }
 
     /// Takes note of what is only recorded; a RST says nothing, and a SYN is no segment like others.
-    fn read_headers(
-        &mut self,
-        scene: &Scene<'_>,
-        side: Side,
-        octets: &[u8],
-        tcp: &Tcp,
-    ) -> Option<Headers> {
+    fn note_headers(&mut self, scene: &Scene<'_>, side: Side, octets: &[u8], tcp: &Tcp) {
         if tcp.flags & flag::RST != 0 || tcp.flags & flag::ACK == 0 {
-            return None;
+            return;
         }
         self.windows.note(side, tcp.window, scene.ledger.now());
-        if tcp.flags & flag::SYN != 0 { None } else { Headers::read(octets, tcp) }
+        if tcp.flags & flag::SYN != 0 {
+            return;
+        }
+        if let Some(headers) = Headers::read(octets, tcp) {
+            match side {
+                Side::Primary => self.headers = Some(headers),
+                Side::Secondary => self.secondary.headers = Some(headers),
+            }
+        }
     }
 
     /// The guests differ at `place`: `true` where that is to be reported, once for each.

@@ -82,13 +82,15 @@ impl TcpFlow {
                 self.queues.forget_unverified(at);
             }
         }
-        let mut overlapping = self.queues.take_overlapping();
-        overlapping.retain(|entry| {
-            entry.start >= end
-                || entry.end <= start
-                || self.stays_unverified(scene, entry, data, (start, end), &mut settled)
-        });
-        self.queues.put_overlapping(overlapping);
+        if self.queues.has_overlapping() {
+            let mut overlapping = self.queues.take_overlapping();
+            overlapping.retain(|entry| {
+                entry.start >= end
+                    || entry.end <= start
+                    || self.stays_unverified(scene, entry, data, (start, end), &mut settled)
+            });
+            self.queues.put_overlapping(overlapping);
+        }
         for key in settled.drain(..) {
             self.advance(scene, key);
         }

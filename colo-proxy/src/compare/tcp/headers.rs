@@ -49,19 +49,25 @@ impl Headers {
         differences.ip_id += u64::from(self.ip_id != theirs.ip_id);
         differences.timestamps += u64::from(self.timestamp != theirs.timestamp);
         let (less, more) = (self.window.min(theirs.window), self.window.max(theirs.window));
-        if let Some(percent) = (u64::from(more) * 100).checked_div(u64::from(less)) {
-            differences.window_percent_max = differences.window_percent_max.max(percent);
+        let (less, more) = (u64::from(less), u64::from(more) * 100);
+        // Divides only where it is more than so far.
+        if more >= less * (differences.window_percent_max + 1)
+            && let Some(percent) = more.checked_div(less)
+        {
+            differences.window_percent_max = percent;
         }
     }
 }
 
 fn timestamp(octets: &[u8], tcp: &Tcp) -> Option<u32> {
-    let at = tcp.at as usize + 20;
-    if tcp.options_len >= 12 && octets.read(at) == Some(ALIGNED_TIMESTAMPS) {
-        return octets.read(at + 4).map(u32::from_be_bytes);
-    }
     if tcp.options_len == 0 {
         return None;
+    }
+    if tcp.options_len >= 12
+        && let Some([kinds @ .., t0, t1, t2, t3]) = octets.read::<8>(tcp.at as usize + 20)
+        && kinds == ALIGNED_TIMESTAMPS
+    {
+        return Some(u32::from_be_bytes([t0, t1, t2, t3]));
     }
     Some(decode_tcp_options::<[u8]>(octets, tcp).timestamps?.value)
 }

@@ -44,7 +44,7 @@ impl Opening {
     }
 }
 
-/// One or no opening, in as little as it takes.
+/// One or no opening, in as little as it takes; every connection that is woken has some.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Packed {
     isn: u32,
@@ -84,17 +84,26 @@ impl Packed {
         }
     }
 
-    pub(super) fn openings(self) -> Openings {
-        let has = |bit| self.has & bit != 0;
-        let opening = has(has::OPENING).then(|| Opening {
+    #[inline]
+    fn has(self, bit: u8) -> bool {
+        self.has & bit != 0
+    }
+
+    fn opening(self) -> Option<Opening> {
+        self.has(has::OPENING).then(|| Opening {
             isn: Seq(self.isn),
-            ack: has(has::ACK).then_some(Seq(self.ack)),
-            mss: has(has::MSS).then_some(self.mss),
-            window_scale: has(has::WINDOW_SCALE).then_some(self.window_scale),
-            sack_permitted: has(has::SACK),
-            timestamps: has(has::TIMESTAMPS),
-        });
-        let (syn_ack, syn) = if has(has::ACK) { (opening, None) } else { (None, opening) };
+            ack: self.has(has::ACK).then_some(Seq(self.ack)),
+            mss: self.has(has::MSS).then_some(self.mss),
+            window_scale: self.has(has::WINDOW_SCALE).then_some(self.window_scale),
+            sack_permitted: self.has(has::SACK),
+            timestamps: self.has(has::TIMESTAMPS),
+        })
+    }
+
+    #[inline]
+    pub(super) fn openings(self) -> Openings {
+        let none = Self::default();
+        let (syn, syn_ack) = if self.has(has::ACK) { (none, self) } else { (self, none) };
         Openings { syn, syn_ack }
     }
 }
@@ -102,36 +111,39 @@ impl Packed {
 /// What one guest sent to open a connection: one of them, or both in a simultaneous open.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Openings {
-    syn: Option<Opening>,
-    syn_ack: Option<Opening>,
+    syn: Packed,
+    syn_ack: Packed,
 }
 
 impl Openings {
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.syn.is_none() && self.syn_ack.is_none()
+        (self.syn.has | self.syn_ack.has) == 0
     }
 
-    /// The same in less room; `None` where both are here.
+    /// The one that is here, or none; `None` where both are.
+    #[inline]
     pub(super) fn pack(&self) -> Option<Packed> {
-        match (&self.syn, &self.syn_ack) {
-            (None, None) => Some(Packed::default()),
-            (Some(only), None) | (None, Some(only)) => Some(Packed::new(only)),
-            (Some(_), Some(_)) => None,
+        match (self.syn.has(has::OPENING), self.syn_ack.has(has::OPENING)) {
+            (_, false) => Some(self.syn),
+            (false, true) => Some(self.syn_ack),
+            (true, true) => None,
         }
     }
 
     pub(super) fn set(&mut self, opening: Opening) {
+        let packed = Packed::new(&opening);
         match opening.ack {
-            Some(_) => self.syn_ack = Some(opening),
-            None => self.syn = Some(opening),
+            Some(_) => self.syn_ack = packed,
+            None => self.syn = packed,
         }
     }
 
     /// The counterpart of `opening`: SYN for SYN, SYN/ACK for SYN/ACK.
-    pub(super) fn like(&self, opening: &Opening) -> Option<&Opening> {
+    pub(super) fn like(&self, opening: &Opening) -> Option<Opening> {
         match opening.ack {
-            Some(_) => self.syn_ack.as_ref(),
-            None => self.syn.as_ref(),
+            Some(_) => self.syn_ack.opening(),
+            None => self.syn.opening(),
         }
     }
 
@@ -142,25 +154,30 @@ impl Openings {
     }
 
     /// What the SYN/ACK acknowledges.
+    #[inline]
     pub(super) fn ack(&self) -> Option<Seq> {
-        self.syn_ack.as_ref()?.ack
+        self.syn_ack.has(has::ACK).then_some(Seq(self.syn_ack.ack))
     }
 
     /// The shift of the windows; `None` where it is not known what the peer answered to a SYN.
+    #[inline]
     pub(super) fn window_scale(&self) -> Option<u8> {
-        match (&self.syn_ack, &self.syn) {
-            (Some(syn_ack), _) => Some(syn_ack.window_scale.unwrap_or_default()),
-            (None, Some(syn)) if syn.window_scale.is_none() => Some(0),
-            _ => None,
+        if self.syn_ack.has(has::OPENING) {
+            return Some(self.syn_ack.window_scale);
         }
+        let offers_none = self.syn.has(has::OPENING) && !self.syn.has(has::WINDOW_SCALE);
+        offers_none.then_some(0)
     }
 
+    #[inline]
     pub(super) fn isn(&self) -> Option<Seq> {
-        self.syn.as_ref().or(self.syn_ack.as_ref()).map(|opening| opening.isn)
+        let first = if self.syn.has(has::OPENING) { self.syn } else { self.syn_ack };
+        first.has(has::OPENING).then_some(Seq(first.isn))
     }
 
     /// `opening` repeats or completes what is here.
     pub(super) fn belongs(&self, opening: &Opening) -> bool {
-        [&self.syn, &self.syn_ack].into_iter().flatten().any(|own| own.isn == opening.isn)
+        let is_its = |own: Packed| own.has(has::OPENING) && Seq(own.isn) == opening.isn;
+        is_its(self.syn) || is_its(self.syn_ack)
     }
 }

@@ -37,14 +37,13 @@ impl TcpFlow {
             return;
         };
         self.remember(&segment);
-        if let Some(last) = self.read_headers(scene, Side::Primary, octets, tcp) {
-            self.headers = Some(last);
-        }
+        self.note_headers(scene, Side::Primary, octets, tcp);
         let start = segment.payload_at as usize;
         let payload = octets.get(start..start + tcp.payload_len as usize).unwrap_or_default();
         let is_different = self.compare_with_waiting(scene, segment.start, payload, &frame)
             | self.compare_marks(scene, &segment, &frame);
-        if !is_different && self.needs(&segment) == Needs::Nothing {
+        let needs = self.needs(&segment);
+        if !is_different && needs == Needs::Nothing {
             self.account_for(scene, &segment);
             scene.ledger.pass(frame, Cause::Compared, out);
             return;
@@ -53,7 +52,7 @@ impl TcpFlow {
         let key = scene.ledger.hold(frame, What::Segment(segment));
         scene.ledger.charge(Side::Primary, &mut self.account, len);
         if !is_different {
-            self.enqueue(scene.ledger, key, &segment);
+            self.enqueue(scene.ledger, key, &segment, needs);
         }
     }
 
@@ -302,7 +301,7 @@ impl TcpFlow {
         opening: &Opening,
         (ours, theirs_shown): (Shown<'_>, Shown<'_>),
     ) -> bool {
-        let Some(theirs) = self.secondary.opening.like(opening).copied() else { return false };
+        let Some(theirs) = self.secondary.opening.like(opening) else { return false };
         let mut is_different = false;
         for reason in opening.differences(&theirs) {
             is_different = true;

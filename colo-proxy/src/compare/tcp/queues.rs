@@ -136,6 +136,11 @@ impl Queues {
         }
     }
 
+    #[inline]
+    pub(super) fn has_overlapping(&self) -> bool {
+        !self.overlapping.is_empty()
+    }
+
     /// Those that overlap one of the others, which have to be put back.
     pub(super) fn take_overlapping(&mut self) -> Vec<Unverified> {
         std::mem::take(&mut self.overlapping)

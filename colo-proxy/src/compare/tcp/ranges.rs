@@ -55,7 +55,9 @@ impl Ranges {
     #[inline]
     pub(super) fn set(&mut self, start: i64, end: i64) {
         self.list.clear();
-        self.add(start, end);
+        if start < end {
+            self.list.push((start, end));
+        }
     }
 
     /// All of `start..end` is in; an empty range always is.
@@ -77,6 +79,13 @@ impl Ranges {
     /// The first part of `start..end` that is not in.
     #[inline]
     pub(super) fn gap(&self, start: i64, end: i64) -> Option<(i64, i64)> {
+        // Nearly always behind all of them, or in the last one.
+        if let Some(last) = self.list.last()
+            && last.0 <= start
+        {
+            let from = start.max(last.1);
+            return (from < end).then_some((from, end));
+        }
         let mut from = start;
         let mut at = self.list.partition_point(|range| range.1 <= start);
         if let Some(range) = self.list.get(at)

@@ -54,6 +54,7 @@ impl Resting {
 impl TcpFlow {
     /// The connection at rest; `None` where that does not say all of it. What is left of it here is
     /// nothing but what [`TcpFlow::wake`] sets.
+    #[inline(always)]
     pub(in crate::compare) fn rest(&self) -> Option<Resting> {
         if !(self.is_quiet() && self.is_agreed()) {
             return None;
@@ -90,6 +91,7 @@ impl TcpFlow {
     }
 
     /// Nothing of it is held or waits, and nothing out of the ordinary is remembered.
+    #[inline]
     fn is_quiet(&self) -> bool {
         let theirs = &self.secondary;
         self.account.is_clear()
@@ -107,6 +109,7 @@ impl TcpFlow {
     }
 
     /// Both guests have said the same, and one follows from the other.
+    #[inline(always)]
     fn is_agreed(&self) -> bool {
         let theirs = &self.secondary;
         let end = self.closed.then_some(self.high);

@@ -9,7 +9,7 @@ use super::partial;
 use super::queues::Sign;
 use super::shown::{Mark, Shown};
 use super::space::Space;
-use super::{Reset, Scene, Segment, TcpFlow, note, urgent};
+use super::{Needs, Reset, Scene, Segment, TcpFlow, note, urgent};
 use crate::compare::chain::Key;
 use crate::compare::ledger::{Cause, What};
 use crate::compare::reason::Reason;
@@ -98,7 +98,7 @@ impl TcpFlow {
             self.revisit_marks(scene, frame, &sign);
             // Its number is its own, and the SYN comes before the first octet.
             self.on_urgent(scene, urgent(-1, tcp));
-            self.read_headers(scene, Side::Secondary, frame.ethernet(), tcp);
+            self.note_headers(scene, Side::Secondary, frame.ethernet(), tcp);
         }
         // RFC 7413: data may come with a SYN; its first octet is the first of the stream.
         if tcp.payload_len > 0 && (self.isn.is_some() || self.seqs.is_none()) {
@@ -139,9 +139,7 @@ impl TcpFlow {
             self.on_ack(scene, Seq(tcp.ack));
         }
         self.on_urgent(scene, urgent(start, tcp));
-        if let Some(last) = self.read_headers(scene, Side::Secondary, frame.ethernet(), tcp) {
-            self.secondary.headers = Some(last);
-        }
+        self.note_headers(scene, Side::Secondary, frame.ethernet(), tcp);
         if end > start {
             self.on_data(scene, &Data::new(frame, tcp, start));
         }
@@ -206,7 +204,7 @@ impl TcpFlow {
         self.queues.take_settled(sign, |key| settled.push(key));
         for key in settled.drain(..) {
             scene.ledger.count_work();
-            let Some(segment) = held_segment(scene, key) else { continue };
+            let Some(segment) = held_segment(scene, key).copied() else { continue };
             let shown = (Shown::Held(key), Shown::InHand(frame));
             if !self.has_other_mark(scene, &segment, shown) {
                 self.advance(scene, key);
@@ -239,10 +237,13 @@ impl TcpFlow {
 
     /// Sends a held frame to its next queue, or on its way.
     pub(super) fn advance(&mut self, scene: &mut Scene<'_>, key: Key) {
-        if let Some(segment) = held_segment(scene, key)
-            && self.enqueue(scene.ledger, key, &segment)
-        {
-            ready(scene, key);
+        let Some(segment) = held_segment(scene, key) else { return };
+        match self.needs(segment) {
+            Needs::Nothing => ready(scene, key),
+            needs => {
+                let segment = *segment;
+                self.enqueue(scene.ledger, key, &segment, needs);
+            }
         }
     }
 
@@ -256,13 +257,12 @@ impl TcpFlow {
             ready.sort_unstable();
         }
         for (_, key) in ready.drain(..) {
-            let Some(held) = scene.ledger.held(key) else { continue };
-            let len = held.frame.len();
-            if let What::Segment(segment) = held.what {
-                self.account_for(scene, &segment);
+            let Some(held) = scene.ledger.take(key) else { continue };
+            if let What::Segment(segment) = &held.what {
+                self.account_for(scene, segment);
             }
-            scene.ledger.discharge(Side::Primary, &mut self.account, len);
-            scene.ledger.release(key, Cause::Compared, out);
+            scene.ledger.discharge(Side::Primary, &mut self.account, held.frame.len());
+            scene.ledger.pass(held, Cause::Compared, out);
         }
         scene.ledger.ready = ready;
     }
@@ -276,8 +276,8 @@ fn ready(scene: &mut Scene<'_>, key: Key) {
     }
 }
 
-fn held_segment(scene: &Scene<'_>, key: Key) -> Option<Segment> {
-    match scene.ledger.held(key)?.what {
+fn held_segment<'a>(scene: &'a Scene<'_>, key: Key) -> Option<&'a Segment> {
+    match &scene.ledger.held(key)?.what {
         What::Segment(segment) => Some(segment),
         _ => None,
     }
