@@ -102,7 +102,7 @@ impl Seen {
 }
 
 /// The connection and the header of a segment that belongs to a stream; `None` for everything else.
-#[inline]
+#[inline(always)]
 pub(crate) fn segment<F: Octets + ?Sized>(octets: &F) -> Option<(FlowKey, Tcp)> {
     let Ok(Packet { vlan, ip: Some(ip), .. }) = decode::decode(octets, None) else { return None };
     if ip.protocol != protocol::TCP || ip.fragment.is_some() {
