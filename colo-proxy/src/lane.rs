@@ -37,7 +37,7 @@ const VNET_MAX: usize = 20;
 #[derive(Debug, thiserror::Error)]
 pub enum LaneError {
     #[error(
-        "a record of {length} octets was announced, the most is {FRAME_MAX}; do both ends agree on vnet_hdr_support?"
+        "a record of {length} octets was announced, the most is {FRAME_MAX}; do both ends agree on vnet_hdr_support, and have the same version?"
     )]
     Oversized { length: u32 },
     #[error("the peer sent a digest that is none; do both hosts have the same version?")]
@@ -243,7 +243,7 @@ impl RecordReader {
         let vnet_len = head.vnet_len as usize;
         if length == 0 {
             self.bad.empty += 1;
-        } else if !matches!(vnet_len, 0 | 10 | VNET_HDR_LEN | VNET_MAX) {
+        } else if !is_vnet_len(vnet_len) {
             self.bad.vnet_hdr_len += 1;
         } else if length < vnet_len + RUNT {
             self.bad.runt += 1;
@@ -254,6 +254,11 @@ impl RecordReader {
         self.buffer.advance(head.len + length);
         None
     }
+}
+
+/// A virtio-net header can be so long, or is not there.
+pub(crate) fn is_vnet_len(len: usize) -> bool {
+    matches!(len, 0 | 10 | VNET_HDR_LEN | VNET_MAX)
 }
 
 /// What goes before the octets of a record.
@@ -325,7 +330,7 @@ impl Outbox {
         }
     }
 
-    /// Appends a record that is no frame, and shorter than [`FRAME_MAX`].
+    /// Appends a record that is no frame, though one may be in it.
     pub(crate) fn push_marked(&mut self, mark: Mark, octets: &[u8]) {
         let length = octets.len() as u32 | (mark as u32) << MARK_SHIFT;
         self.tail.put_u32(length);

@@ -89,10 +89,9 @@ impl PairOptions {
             "" => String::new(),
             lane => format!("lane = \"{lane}\"\n"),
         };
-        if let Some(returns) = self.returns(side) {
-            text += &format!("return = \"{returns}\"\n");
-        }
-        text + &lane + &format!("vnet_hdr_support = {}\n{more}\n", self.vnet_hdr)
+        let returns =
+            self.returns(side).map_or_else(String::new, |kind| format!("return = \"{kind}\"\n"));
+        text + &lane + &returns + &format!("vnet_hdr_support = {}\n{more}\n", self.vnet_hdr)
     }
 
     /// A secondary has none but a QEMU.

@@ -21,7 +21,7 @@ fn pair(returns: &str, offloads: Offloads) -> Result<Pair> {
 
 /// Octets that the secondary has returned for each million that both guests have said.
 fn returned_per_million(returns: &str, offloads: Offloads) -> Result<u64> {
-    let mut pair = pair(returns, offloads)?;
+    let pair = pair(returns, offloads)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.down(OCTETS)?;
     conversation.close()?;

@@ -133,8 +133,9 @@ impl Default for RepeatLimits {
 /// What the digest lane keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DigestLimits {
-    /// Octets of the guest's output: on the primary until the secondary has said the same, on the
-    /// secondary for the primary to ask for them.
+    /// Octets of the guest's output: on the primary until the secondary has said the same, and a little
+    /// longer, for it may repeat it; on the secondary for the primary to ask for them. Likewise octets of
+    /// the secondary that wait on the primary.
     pub bytes_max: usize,
     /// Frames of the secondary that wait for the primary to say the same.
     pub frames_max: usize,

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use crate::datapath::capture::CaptureKind;
 
-use super::{ColoFrameKind, Guest, OnDeath, Role, SideConfig, parse};
+use super::{ColoFrameKind, Guest, LaneKind, OnDeath, Role, SideConfig, parse};
 
 const PRIMARY: &str = r#"
 [[guest]]
@@ -70,6 +70,19 @@ fn what_captures_beside_a_kernel_lane_is_the_gate() {
 }
 
 #[test]
+fn digests_go_by_the_stream_and_need_a_control_lane() {
+    let text = SECONDARY.to_owned() + "return = \"digest\"\n";
+    let error = read(&text).expect_err("refused");
+    assert!(error.contains("needs a control lane"), "{error}");
+    let text = text + "control = \"tcp:10.0.0.2:9005\"\n";
+    assert!(read(&text).expect("it is right")[0].returns_digests());
+    let auto = read(&(text.clone() + "lane = \"auto\"\n")).expect("it is right");
+    assert_eq!(auto[0].lane, LaneKind::Stream);
+    let error = read(&(text + "lane = \"kernel\"\n")).expect_err("refused");
+    assert!(error.contains("use lane = \"stream\""), "{error}");
+}
+
+#[test]
 fn what_is_only_wrong_together_is_refused_by_name() {
     for (text, reason) in [
         (
@@ -103,7 +116,7 @@ fn a_key_of_the_other_role_is_refused_by_name() {
         let name = key.split(' ').next().unwrap_or_default();
         assert!(error.ends_with(&format!("{name} is for role = \"primary\"")), "{error}");
     }
-    for key in ["capture = \"gate\"", "secondary_out = \"unix:/run/s\""] {
+    for key in ["capture = \"gate\"", "return = \"frames\"", "secondary_out = \"unix:/run/s\""] {
         let error = read(&format!("{PRIMARY}{key}\n")).expect_err(key);
         let name = key.split(' ').next().unwrap_or_default();
         assert!(error.ends_with(&format!("{name} is for role = \"secondary\"")), "{error}");

@@ -1,7 +1,7 @@
 //! The primary's end: makes the secondary's frames of their digests and the primary's octets.
 //!
 //! No I/O and no clock. Frames of a connection are given out in the order in which they came; what
-//! waits for octets holds up its own connection, and of that only what is not a bare acknowledgment.
+//! waits for octets holds up its own connection, but for what its frames acknowledge.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -24,8 +24,6 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// Likewise where it has said a part of them: its frame waits for the whole digest, and may be all
 /// that it can say before the peer has it.
 const PATIENCE_FOR_REST: Duration = Duration::from_millis(2);
-/// When a question is asked again that the control lane may not have taken.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What became of digests.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,6 +46,8 @@ pub(crate) struct ExpanderStats {
 #[derive(Debug)]
 struct Waiting {
     number: u64,
+    /// Octets that it keeps.
+    bytes: usize,
     what: What,
 }
 
@@ -63,8 +63,10 @@ enum State {
     Unsaid,
     /// For the rest of them.
     PartlySaid,
-    /// For the frame.
+    /// For the frame, or for octets.
     Asked,
+    /// For the frame: the octets will not do.
+    Different,
 }
 
 /// A connection in which a frame waits.
@@ -73,6 +75,8 @@ struct Flow {
     queue: VecDeque<Waiting>,
     /// The last acknowledgment that was given out ahead of its frame.
     acknowledged: Option<Seq>,
+    /// A SYN or a reset waits: what comes behind it may be of the next connection.
+    ends: bool,
 }
 
 /// The state of one lane.
@@ -84,6 +88,8 @@ pub(crate) struct Expander {
     produced: Produced,
     flows: HashMap<FlowKey, Flow, foldhash::fast::RandomState>,
     numbers: u64,
+    waiting_bytes: usize,
+    /// When to ask for a frame, of those that were not asked for.
     timers: BTreeMap<(Instant, u64), FlowKey>,
     /// By index: whose frames were asked for.
     asked: HashMap<u32, (FlowKey, u64), foldhash::fast::RandomState>,
@@ -137,6 +143,7 @@ impl Expander {
             produced: Produced::new(limits.bytes_max),
             flows: HashMap::default(),
             numbers: 0,
+            waiting_bytes: 0,
             timers: BTreeMap::new(),
             asked: HashMap::default(),
             touched: HashSet::default(),
@@ -161,12 +168,25 @@ impl Expander {
         self.asked.clear();
         self.touched.clear();
         self.questions.clear();
+        self.waiting_bytes = 0;
         std::mem::take(&mut self.stats.waiting)
     }
 
-    /// More can be taken.
+    /// More can be taken. What was asked for comes by the same lane as what is to be held off, so that is
+    /// given room as well.
     pub(crate) fn has_room(&self) -> bool {
-        self.stats.waiting < self.limits.frames_max as u64
+        !self.is_filled(if self.asked.is_empty() { 1 } else { 2 })
+    }
+
+    /// So many times as much waits as may.
+    fn is_filled(&self, times: usize) -> bool {
+        self.stats.waiting >= (self.limits.frames_max * times) as u64
+            || self.waiting_bytes >= self.limits.bytes_max * times
+    }
+
+    /// The control lane is there again: it may have taken questions with it.
+    pub(crate) fn ask_again(&mut self) {
+        self.questions.extend(self.asked.keys());
     }
 
     /// Frames of which it is not known what they said.
@@ -233,8 +253,23 @@ impl Expander {
         };
         flow.acknowledge_ahead(&frame, &tcp, frame.ethernet(), out);
         self.numbers += 1;
-        flow.queue.push_back(Waiting { number: self.numbers, what: What::Whole(frame) });
+        let (number, bytes) = (self.numbers, size_of::<Waiting>() + frame.len());
+        flow.queue.push_back(Waiting { number, bytes, what: What::Whole(frame) });
+        self.note_waiting(bytes);
+    }
+
+    /// One more frame waits.
+    fn note_waiting(&mut self, bytes: usize) {
         self.stats.waiting += 1;
+        self.waiting_bytes += bytes;
+    }
+
+    /// Where many wait, answers have to come before there is no room for them.
+    fn relieve(&mut self) {
+        let many = self.limits.frames_max as u64 / 2;
+        if self.stats.waiting >= many || self.waiting_bytes >= self.limits.bytes_max / 2 {
+            self.ask_oldest();
+        }
     }
 
     fn on_digest(&mut self, now: Instant, digested: Digested, out: &mut Vec<Frame>) {
@@ -253,7 +288,8 @@ impl Expander {
         let number = self.numbers;
         let due = now + PATIENCE;
         self.timers.insert((due, number), name);
-        self.stats.waiting += 1;
+        let bytes = size_of::<Waiting>() + digested.head.len();
+        self.note_waiting(bytes);
         let flow = self.flows.entry(name).or_default();
         if let Some(head) = head {
             let headless = Headless {
@@ -263,10 +299,11 @@ impl Expander {
             flow.acknowledge_ahead(&head, &tcp, &headless, out);
         }
         let what = What::Digest { digested, tcp, due, state: State::Unsaid };
-        flow.queue.push_back(Waiting { number, what });
+        flow.queue.push_back(Waiting { number, bytes, what });
         if is_first {
             self.go_on(now, &name, out);
         }
+        self.relieve();
     }
 
     fn on_answer(&mut self, now: Instant, index: u32, frame: Option<Frame>, out: &mut Vec<Frame>) {
@@ -274,15 +311,17 @@ impl Expander {
         let Some((name, number)) = self.asked.remove(&index) else { return };
         let Some(flow) = self.flows.get_mut(&name) else { return };
         let Some(at) = flow.position(number) else { return };
-        let Some(Waiting { what, .. }) = flow.queue.get_mut(at) else { return };
-        if let What::Digest { due, .. } = what {
-            self.timers.remove(&(*due, number));
-        }
         if let Some(frame) = frame {
-            *what = What::Whole(frame);
+            if let Some(waiting) = flow.queue.get_mut(at) {
+                let bytes = size_of::<Waiting>() + frame.len();
+                self.waiting_bytes = self.waiting_bytes + bytes - waiting.bytes;
+                (waiting.bytes, waiting.what) = (bytes, What::Whole(frame));
+            }
         } else {
-            flow.queue.remove(at);
-            self.stats.waiting -= 1;
+            if let Some(waiting) = flow.queue.remove(at) {
+                self.waiting_bytes -= waiting.bytes;
+                self.stats.waiting -= 1;
+            }
             self.stats.gone += 1;
             self.is_lost = true;
         }
@@ -296,53 +335,54 @@ impl Expander {
 
     /// Asks for what has waited long enough.
     pub(crate) fn on_timeout(&mut self, now: Instant) {
-        while let Some(timer) = self.timers.first_entry().filter(|timer| timer.key().0 <= now) {
-            let ((_, number), name) = timer.remove_entry();
-            let at = self.flows.get(&name).and_then(|flow| flow.position(number));
-            if let Some(at) = at {
-                self.ask(now, &name, at);
-            }
+        while self.poll_timeout().is_some_and(|due| due <= now) {
+            self.ask_oldest();
         }
     }
 
-    /// Asks for the frame in place `at` of the queue of `name`.
-    fn ask(&mut self, now: Instant, name: &FlowKey, at: usize) {
+    /// Asks for the frame that is due first.
+    fn ask_oldest(&mut self) {
+        let Some(((_, number), name)) = self.timers.pop_first() else { return };
+        if let Some(at) = self.flows.get(&name).and_then(|flow| flow.position(number)) {
+            self.ask(&name, at, State::Asked);
+        }
+    }
+
+    /// Asks for the frame in place `at` of the queue of `name`, unless it was asked for.
+    fn ask(&mut self, name: &FlowKey, at: usize, becomes: State) {
         let waiting = self.flows.get_mut(name).and_then(|flow| flow.queue.get_mut(at));
-        let Some(Waiting { number, what: What::Digest { digested, due, state, .. } }) = waiting
+        let Some(Waiting { number, what: What::Digest { digested, due, state, .. }, .. }) = waiting
         else {
             return;
         };
         self.timers.remove(&(*due, *number));
-        *due = now + ASK_AGAIN;
-        *state = State::Asked;
-        self.timers.insert((*due, *number), *name);
-        self.asked.insert(digested.index, (*name, *number));
-        self.questions.push(digested.index);
-        self.stats.asked += 1;
+        let was = std::mem::replace(state, becomes);
+        if matches!(was, State::Unsaid | State::PartlySaid) {
+            self.asked.insert(digested.index, (*name, *number));
+            self.questions.push(digested.index);
+            self.stats.asked += 1;
+        }
     }
 
     /// Gives out what does not wait any more in the connection `name`.
     fn go_on(&mut self, now: Instant, name: &FlowKey, out: &mut Vec<Frame>) {
         loop {
             let front = self.flows.get(name).and_then(|flow| flow.queue.front());
-            let Some(Waiting { number, what }) = front else { break };
-            let number = *number;
-            match what {
-                What::Whole(_) => {}
-                What::Digest { digested, tcp, due, state } => {
-                    let (due, state, index) = (*due, *state, digested.index);
+            match front.map(|waiting| &waiting.what) {
+                None => break,
+                Some(What::Whole(_)) => {}
+                Some(What::Digest { state: State::Different, .. }) => return,
+                Some(What::Digest { digested, tcp, state, .. }) => {
+                    let (state, index) = (*state, digested.index);
                     match self.find(name, tcp, digested) {
-                        Found::Frame(frame) => {
-                            self.timers.remove(&(due, number));
-                            self.asked.remove(&index);
-                            self.replace_front(name, frame);
-                        }
-                        Found::Other if state != State::Asked => {
+                        Found::Frame(frame) => self.replace_front(name, index, frame),
+                        Found::Other => {
                             self.stats.different += 1;
-                            return self.ask(now, name, 0);
+                            return self.ask(name, 0, State::Different);
                         }
+                        Found::Never => return self.ask(name, 0, State::Different),
                         Found::Part if state == State::Unsaid => return self.hurry(now, name),
-                        Found::Other | Found::Part | Found::Nothing => return,
+                        Found::Part | Found::Nothing => return,
                     }
                 }
             }
@@ -351,18 +391,24 @@ impl Expander {
         self.flows.remove(name);
     }
 
-    fn replace_front(&mut self, name: &FlowKey, frame: Frame) {
+    /// The first frame of `name`, which has a digest, is `frame`.
+    fn replace_front(&mut self, name: &FlowKey, index: u32, frame: Frame) {
         let front = self.flows.get_mut(name).and_then(|flow| flow.queue.front_mut());
-        if let Some(front) = front {
-            front.what = What::Whole(frame);
+        if let Some(Waiting { number, what, .. }) = front {
+            if let What::Digest { due, .. } = what {
+                self.timers.remove(&(*due, *number));
+            }
+            *what = What::Whole(frame);
         }
+        self.asked.remove(&index);
         self.stats.expanded += 1;
     }
 
     fn give_front(&mut self, name: &FlowKey, out: &mut Vec<Frame>) {
         let Some(flow) = self.flows.get_mut(name) else { return };
-        if let Some(Waiting { what: What::Whole(frame), .. }) = flow.queue.pop_front() {
+        if let Some(Waiting { what: What::Whole(frame), bytes, .. }) = flow.queue.pop_front() {
             self.stats.waiting -= 1;
+            self.waiting_bytes -= bytes;
             if let Some((name, tcp)) = segment(frame.ethernet()) {
                 self.produced.on_said(&name, end_of(&tcp));
             }
@@ -379,7 +425,9 @@ impl Expander {
     /// A part of what the first frame of `name` says is there.
     fn hurry(&mut self, now: Instant, name: &FlowKey) {
         let front = self.flows.get_mut(name).and_then(|flow| flow.queue.front_mut());
-        let Some(Waiting { number, what: What::Digest { due, state, .. } }) = front else { return };
+        let Some(Waiting { number, what: What::Digest { due, state, .. }, .. }) = front else {
+            return;
+        };
         *state = State::PartlySaid;
         let soon = now + PATIENCE_FOR_REST;
         if soon < *due {
@@ -395,6 +443,7 @@ impl Expander {
         match self.produced.coverage(name, Seq(tcp.seq), len) {
             Coverage::Nothing => return Found::Nothing,
             Coverage::Part => return Found::Part,
+            Coverage::Never => return Found::Never,
             Coverage::All => {}
         }
         let mut octets = Vec::with_capacity(digested.head.len() + len);
@@ -417,6 +466,7 @@ enum Found {
     Other,
     Part,
     Nothing,
+    Never,
 }
 
 impl Flow {
@@ -434,8 +484,11 @@ impl Flow {
         out: &mut Vec<Frame>,
     ) {
         let ack = Seq(tcp.ack);
-        let is_plain = tcp.flags & (flag::ACK | flag::SYN | flag::RST) == flag::ACK;
-        if !is_plain || self.acknowledged.is_some_and(|known| ack.since(known) <= 0) {
+        self.ends |= tcp.flags & (flag::SYN | flag::RST) != 0;
+        if self.ends
+            || tcp.flags & flag::ACK == 0
+            || self.acknowledged.is_some_and(|known| ack.since(known) <= 0)
+        {
             return;
         }
         if let Some(bare) = bare_acknowledgment(frame, octets, ack, tcp.window) {

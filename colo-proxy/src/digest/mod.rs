@@ -8,9 +8,11 @@
 //! * The primary ([`Expander`]) takes the octets from its own guest's output, wherever that was cut
 //!   into segments, and where they have this digest it has the secondary's frame. The engine gets
 //!   that frame, and so comes to the verdict that it would have come to by any other lane.
-//! * Where they have another digest, or are not there in time, the primary asks for the frame.
+//! * Where they have another digest, do not come any more, or are not there in time, the primary asks for
+//!   the frame.
 //!
-//! What is short, and what is no TCP segment, goes whole.
+//! What is short goes whole, and so do a SYN and a reset, a frame with headers of more than 200 octets or
+//! with something behind its packet, and everything that is no TCP segment.
 //!
 //! # Why that is enough
 //!

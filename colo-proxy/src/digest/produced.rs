@@ -21,8 +21,12 @@ const REPEATED_MAX: u32 = 512 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coverage {
     All,
+    /// And the rest may come.
     Part,
+    /// Likewise all of it.
     Nothing,
+    /// What is not there has been said, or passed over: it does not come.
+    Never,
 }
 
 /// A part of a stream, and the frame that it came in.
@@ -106,6 +110,10 @@ impl Produced {
         while let Some(piece) = pieces.pop_front_if(|piece| is_over(piece)) {
             self.bytes -= piece.frame.len();
         }
+        // Otherwise many connections, one after the other, would each keep what it once needed.
+        if pieces.capacity() > 64 + 4 * pieces.len() {
+            pieces.shrink_to(2 * pieces.len());
+        }
         if pieces.is_empty() {
             self.flows.remove(name);
         }
@@ -118,12 +126,13 @@ impl Produced {
 
     /// How much of the `len` octets at `seq` is there.
     pub(super) fn coverage(&self, name: &FlowKey, seq: Seq, len: usize) -> Coverage {
-        let mut found = 0;
-        let is_whole = self.walk(name, seq, len, |octets| found += octets.len());
-        match found {
-            _ if is_whole => Coverage::All,
-            0 => Coverage::Nothing,
-            _ => Coverage::Part,
+        let last = self.flows.get(name).and_then(VecDeque::back).map(Piece::end);
+        match last {
+            None => Coverage::Nothing,
+            Some(last) if last.since(seq) <= 0 => Coverage::Nothing,
+            Some(last) if last.since(seq.plus(len as u32)) < 0 => Coverage::Part,
+            Some(_) if self.walk(name, seq, len, |_| {}) => Coverage::All,
+            Some(_) => Coverage::Never,
         }
     }
 

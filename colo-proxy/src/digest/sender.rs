@@ -1,10 +1,11 @@
 //! The secondary's end: what is sent of a frame, and what is kept of it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
+use colo_proxy_common::decode::flag;
 
 use super::PAYLOAD_MIN;
 use super::heads::{HEAD_MAX, Heads};
@@ -51,8 +52,13 @@ pub(crate) struct Digester {
     kept: VecDeque<(u32, Frame)>,
     kept_bytes: usize,
     bytes_max: usize,
+    /// Frames that the primary wants, and has not been sent.
+    wanted: BTreeSet<u32>,
     stats: Arc<DigesterStats>,
 }
+
+/// Frames that a primary can want at a time: more than can wait there, with any limits that make sense.
+const WANTED_MAX: usize = 1 << 17;
 
 impl Digester {
     /// Keeps `bytes_max` octets of frames.
@@ -64,6 +70,7 @@ impl Digester {
             kept: VecDeque::new(),
             kept_bytes: 0,
             bytes_max,
+            wanted: BTreeSet::new(),
             stats,
         }
     }
@@ -73,7 +80,9 @@ impl Digester {
         self.key = Key::new(key);
         self.heads = Heads::new();
         self.kept.clear();
+        self.wanted.clear();
         self.kept_bytes = 0;
+        self.stats.kept_bytes.store(0, Relaxed);
         (Mark::Key, Bytes::copy_from_slice(self.key.octets()))
     }
 
@@ -86,6 +95,10 @@ impl Digester {
         let vnet_len = frame.vnet().len();
         let payload_at = vnet_len + tcp.payload_at as usize;
         let end = payload_at + tcp.payload_len as usize;
+        // What opens or ends a connection is no part of a stream that both have.
+        if tcp.flags & (flag::SYN | flag::RST) != 0 {
+            return None;
+        }
         // What lies behind the packet is nothing that the primary's octets could be put in front of.
         if tcp.payload_len < PAYLOAD_MIN || payload_at > HEAD_MAX || end != octets.len() {
             return None;
@@ -118,8 +131,16 @@ impl Digester {
         self.stats.kept_bytes.store(self.kept_bytes as u64, Relaxed);
     }
 
-    /// The primary wants the frame `index` of this connection.
-    pub(crate) fn answer(&mut self, index: u32) -> (Mark, Bytes) {
+    /// The primary wants these frames of this connection; `false` where it wants more than it can have
+    /// been sent.
+    pub(crate) fn want(&mut self, frames: &[u32]) -> bool {
+        self.wanted.extend(frames);
+        self.wanted.len() <= WANTED_MAX
+    }
+
+    /// The next frame that the primary wants.
+    pub(crate) fn next_answer(&mut self) -> Option<(Mark, Bytes)> {
+        let index = self.wanted.pop_first()?;
         let oldest = self.kept.front().map_or(index, |(oldest, _)| *oldest);
         let key = index.wrapping_sub(oldest);
         let at = self.kept.binary_search_by_key(&key, |(index, _)| index.wrapping_sub(oldest));
@@ -128,6 +149,6 @@ impl Digester {
         counter.fetch_add(1, Relaxed);
         let mut record = BytesMut::new();
         put_answer(index, frame, &mut record);
-        (Mark::Answer, record.freeze())
+        Some((Mark::Answer, record.freeze()))
     }
 }

@@ -21,13 +21,21 @@ const VNET: usize = 12;
 
 /// A segment of one of a few connections of the guest.
 fn segment(connection: u16, seq: u32, ack: u32, payload: &[u8]) -> Frame {
+    last_segment(connection, seq, ack, payload, false)
+}
+
+/// Likewise, perhaps the last one. Connections with an odd number are of IPv6.
+fn last_segment(connection: u16, seq: u32, ack: u32, payload: &[u8], fin: bool) -> Frame {
     let mut octets = vec![0; VNET];
-    PacketBuilder::ethernet2([2; 6], [4; 6])
-        .ipv4([10, 0, 0, 1], [10, 0, 0, 9], 64)
-        .tcp(80, 5000 + connection, seq, 60_000)
-        .ack(ack)
-        .write(&mut octets, payload)
-        .expect("a Vec takes everything");
+    let base = PacketBuilder::ethernet2([2; 6], [4; 6]);
+    let ports = (80, 5000 + connection);
+    let tcp = if connection % 2 == 1 {
+        base.ipv6([1; 16], [2; 16], 64).tcp(ports.0, ports.1, seq, 60_000)
+    } else {
+        base.ipv4([10, 0, 0, 1], [10, 0, 0, 9], 64).tcp(ports.0, ports.1, seq, 60_000)
+    };
+    let tcp = if fin { tcp.ack(ack).fin() } else { tcp.ack(ack) };
+    tcp.write(&mut octets, payload).expect("a Vec takes everything");
     Frame::new(octets.into(), VNET).expect("the header is there")
 }
 
@@ -94,8 +102,8 @@ impl Pair {
     }
 
     fn answer(&mut self) {
-        for index in std::mem::take(&mut self.expander.questions) {
-            let record = self.sender.answer(index);
+        assert!(self.sender.want(&std::mem::take(&mut self.expander.questions)));
+        while let Some(record) = self.sender.next_answer() {
             self.returned(record);
         }
     }
@@ -204,14 +212,76 @@ fn a_primary_that_says_nothing_of_it_is_waited_for_a_little_longer() {
 }
 
 #[test]
-fn a_question_that_nobody_heard_is_asked_again() {
+fn questions_that_went_with_the_control_lane_are_asked_again_and_no_others() {
     let mut pair = pair();
     pair.secondary(&segment(0, 0, 5, &text(1448, 0)));
-    for _ in 0..3 {
-        pair.now += Duration::from_secs(1);
-        pair.expander.on_timeout(pair.now);
-        assert_eq!(std::mem::take(&mut pair.expander.questions), [0]);
+    pair.now += Duration::from_millis(50);
+    pair.expander.on_timeout(pair.now);
+    assert_eq!(std::mem::take(&mut pair.expander.questions), [0]);
+    pair.now += Duration::from_secs(10);
+    pair.expander.on_timeout(pair.now);
+    assert!(pair.expander.questions.is_empty());
+    pair.expander.ask_again();
+    assert_eq!(std::mem::take(&mut pair.expander.questions), [0]);
+    // Nothing says that it was heard but the answer, which is one.
+    assert!(pair.sender.want(&[0, 0]));
+    pair.answer();
+    assert_eq!(pair.out().len(), 2, "what it acknowledges, and the frame");
+    pair.expander.ask_again();
+    assert!(pair.expander.questions.is_empty());
+}
+
+/// The primary repeats itself where it is, the secondary farther back than anything is kept.
+#[test]
+fn what_cannot_come_any_more_is_asked_for_at_once() {
+    let mut pair = pair();
+    pair.primary(&segment(0, 100_000, 5, &text(1448, 0)));
+    let frame = segment(0, 50_000, 5, &text(1448, 0));
+    pair.secondary(&frame);
+    assert_eq!(pair.expander.questions, [0]);
+    pair.out();
+    pair.answer();
+    assert_eq!(pair.out(), [frame]);
+}
+
+/// RFC 7413: a SYN may carry data.
+#[test]
+fn what_opens_or_resets_a_connection_goes_whole() {
+    let mut pair = pair();
+    for (syn, rst) in [(true, false), (false, true)] {
+        let mut octets = vec![0; VNET];
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([1; 16], [2; 16], 64);
+        let mut tcp = builder.tcp(80, 5000, 0, 60_000);
+        tcp = if syn { tcp.syn() } else { tcp };
+        tcp = if rst { tcp.rst() } else { tcp };
+        tcp.write(&mut octets, &text(300, 0)).expect("a Vec takes everything");
+        let frame = Frame::new(octets.into(), VNET).expect("the header is there");
+        pair.secondary(&frame);
+        assert_eq!(pair.out(), [frame]);
     }
+    assert!(!pair.expander.is_lost);
+}
+
+#[test]
+fn places_go_on_through_the_wrap() {
+    let mut pair = pair();
+    let all = text(6000, 0);
+    let start = u32::MAX - 2999;
+    for (at, part) in (0..).step_by(1000).zip(all.chunks(1000)) {
+        pair.primary(&segment(0, start.wrapping_add(at), 5, part));
+    }
+    for (at, part) in (0..).step_by(1500).zip(all.chunks(1500)) {
+        let frame = segment(0, start.wrapping_add(at), 5, part);
+        pair.secondary(&frame);
+        assert_eq!(pair.out(), [frame]);
+    }
+}
+
+#[test]
+fn nobody_wants_more_than_there_can_be() {
+    let mut sender = Digester::new(true, 1 << 20, Arc::default());
+    assert!(sender.want(&(0..1 << 17).collect::<Vec<_>>()));
+    assert!(!sender.want(&[u32::MAX]));
 }
 
 #[test]
@@ -246,12 +316,31 @@ fn what_waits_is_bounded() {
     let limits = DigestLimits { frames_max: 10, ..DigestLimits::default() };
     let mut pair = Pair::new(limits);
     let data = text(300, 0);
-    for n in 0..10 {
+    for n in 0..20 {
         assert!(pair.expander.has_room());
         pair.secondary(&segment(n, 0, 5, &data));
     }
+    // The oldest were asked for before there was no room, and their answers find some.
     assert!(!pair.expander.has_room());
-    pair.expander.drop_waiting();
+    assert_eq!(pair.expander.questions[..3], [0, 1, 2]);
+    pair.answer();
+    assert!(pair.expander.has_room());
+}
+
+#[test]
+fn what_waits_is_bounded_in_octets() {
+    let mut pair = Pair::new(DigestLimits { bytes_max: 200_000, ..DigestLimits::default() });
+    pair.secondary(&segment(0, 0, 5, &text(300, 0)));
+    let mut sent = 0;
+    while pair.expander.has_room() {
+        // Of a frame with something behind its packet the digest says nothing.
+        let mut octets = segment(0, 300 + sent * 1448, 5, &text(1448, 0)).bytes().to_vec();
+        octets.push(0);
+        pair.secondary(&Frame::new(octets.into(), VNET).expect("the header is there"));
+        sent += 1;
+    }
+    assert!((100..300).contains(&sent), "{sent}");
+    assert_eq!(pair.expander.drop_waiting(), u64::from(sent) + 1);
     assert!(pair.expander.has_room());
 }
 
@@ -310,7 +399,9 @@ fn a_lane_without_headers_gets_none() {
     sender.begin([1; 16]);
     let frame = segment(0, 0, 5, &text(256, 0));
     sender.digest(0, &frame).expect("it is long enough");
-    let (mark, octets) = sender.answer(0);
+    assert!(sender.want(&[0, 0]));
+    let (mark, octets) = sender.next_answer().expect("it was asked for");
+    assert_eq!(sender.next_answer(), None, "once");
     let answer = Returned::Answer { index: 0, frame: Some(frame.plain()) };
     assert_eq!(receiver.read(mark, octets), Some(answer));
 }
@@ -340,9 +431,19 @@ impl Guest {
             let (mut at, mut frames) = (0, VecDeque::new());
             for cut in cuts.iter().cycle() {
                 let end = (at + cut).min(all.len());
-                frames.push_back(segment(connection, at as u32, 5, &all[at..end]));
+                // Both have received as much by then.
+                let ack = 5 + (end / 1000) as u32;
+                let is_last = end == all.len();
+                let part = &all[at..end];
+                frames.push_back(last_segment(connection, at as u32, ack, part, is_last));
+                if cut % 7 == 0 {
+                    frames.extend(frames.back().cloned());
+                }
+                if cut % 11 == 0 {
+                    frames.extend(frames.front().cloned());
+                }
                 at = end;
-                if at == all.len() {
+                if is_last {
                     break;
                 }
             }

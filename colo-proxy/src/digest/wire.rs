@@ -9,7 +9,8 @@
 //! Answer   index (4), and if the frame is still there: length of its virtio-net header (1), frame
 //! ```
 //!
-//! Numbers are big-endian. The index counts the frames of the connection from 0, whole ones too.
+//! Numbers are big-endian. The index counts the frames of the connection from 0, whole ones and digests;
+//! keys and answers do not count, neither for the mark of an epoch.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -17,7 +18,7 @@ use super::heads::Heads;
 use super::key::{DIGEST_LEN, Digest, KEY_LEN, Key};
 use crate::frame::{FRAME_MAX, Frame};
 use crate::instance::lanes::{Carried, Records};
-use crate::lane::{LaneError, Mark, Record, RecordReader};
+use crate::lane::{LaneError, Mark, Record, RecordReader, is_vnet_len};
 
 /// What comes by the lane that the secondary's output takes.
 #[derive(Clone, Debug, PartialEq)]
@@ -145,7 +146,9 @@ impl ReturnedFrames {
                     return Some(Returned::Answer { index, frame: None });
                 }
                 let vnet_len = usize::from(octets.try_get_u8().ok()?);
-                Some(Returned::Answer { index, frame: Some(Frame::new(octets, vnet_len)?) })
+                let is_possible = is_vnet_len(vnet_len) && octets.len() <= FRAME_MAX;
+                let frame = Frame::new(octets, vnet_len).filter(|_| is_possible)?;
+                Some(Returned::Answer { index, frame: Some(frame) })
             }
         }
     }
@@ -157,7 +160,9 @@ impl ReturnedFrames {
         octets.try_copy_to_slice(&mut digest).ok()?;
         let vnet_len = usize::from(octets.try_get_u8().ok()?);
         let head = Bytes::from(self.heads.read(&mut octets)?);
-        let is_possible = vnet_len <= head.len() && head.len() + payload_len <= FRAME_MAX;
+        let is_possible = is_vnet_len(vnet_len)
+            && vnet_len <= head.len()
+            && head.len() + payload_len <= FRAME_MAX;
         (octets.is_empty() && is_possible).then_some(Digested {
             index,
             head,

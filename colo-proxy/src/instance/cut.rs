@@ -96,7 +96,9 @@ impl Cut {
     /// The mark: the first `sent` frames of this connection are of before the checkpoint. Returns
     /// how many of those that waited were, and the others.
     pub(super) fn on_mark(&mut self, epoch: u64, sent: u64) -> (u64, VecDeque<Returned>) {
-        let Some(awaited) = self.awaited.take_if(|awaited| awaited.epoch == epoch) else {
+        // Fewer than have come can only be of another connection, of which we have not heard yet.
+        let is_it = |awaited: &mut Awaited| awaited.epoch == epoch && sent >= awaited.before;
+        let Some(awaited) = self.awaited.take_if(is_it) else {
             return (0, VecDeque::new());
         };
         let waiting = self.unsorted.len() as u64;
@@ -175,6 +177,18 @@ mod tests {
         cut.on_mark(1, 6);
         cut.on_connection();
         assert_eq!(feed(&mut cut, 0..2), 2);
+    }
+
+    #[test]
+    fn a_mark_of_a_connection_that_is_not_known_yet_sorts_nothing() {
+        let mut cut = Cut::default();
+        assert_eq!(feed(&mut cut, 0..100), 100);
+        cut.wait_for(1);
+        feed(&mut cut, 100..105);
+        assert_eq!(cut.on_mark(1, 3), (0, VecDeque::new()));
+        assert_eq!((cut.awaited(), cut.on_connection()), (Some(1), 5));
+        feed(&mut cut, 105..110);
+        assert_eq!(cut.on_mark(1, 3).1.len(), 2);
     }
 
     #[test]

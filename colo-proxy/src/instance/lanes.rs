@@ -430,10 +430,15 @@ impl Sender {
                             return self.overflowed();
                         }
                     }
-                    Some(OutgoingRequest::Answer(wanted)) => self.answer(&wanted),
+                    Some(OutgoingRequest::Answer(wanted)) => {
+                        if lane.digester.as_mut().is_some_and(|digester| !digester.want(&wanted)) {
+                            return Ended::Connection("the peer asks for too many frames".into());
+                        }
+                    }
                     None => return Ended::Owner,
                 },
             }
+            self.answer();
             self.lane.stats.queued_bytes.store(self.outbox.waiting_bytes() as u64, Relaxed);
             if self.outbox.is_empty()
                 && let Some(reply) = flush.take()
@@ -487,10 +492,12 @@ impl Sender {
         Ok(())
     }
 
-    fn answer(&mut self, wanted: &[u32]) {
+    /// Sends frames that the peer has asked for, as far as there is room.
+    fn answer(&mut self) {
         let Some(digester) = &mut self.lane.digester else { return };
-        for index in wanted {
-            let (mark, record) = digester.answer(*index);
+        while self.outbox.has_room()
+            && let Some((mark, record)) = digester.next_answer()
+        {
             self.outbox.push_marked(mark, &record);
             self.lane.stats.bytes.fetch_add(record.len() as u64, Relaxed);
         }

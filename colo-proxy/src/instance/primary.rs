@@ -409,8 +409,11 @@ impl Primary {
         if std::mem::take(&mut decisions.is_fence_due) {
             inputs.permission.ask();
         }
-        for message in decisions.messages.drain(..) {
-            if !inputs.peer.as_ref().is_some_and(|peer| peer.send(message)) {
+        while let Some(message) = decisions.messages.pop_front() {
+            if inputs.peer.as_ref().is_some_and(|peer| peer.send(message.clone())) {
+                continue;
+            }
+            if !decisions.on_untold(message) {
                 log::warn!("{}: the control lane takes no messages", self.claim.name);
             }
         }

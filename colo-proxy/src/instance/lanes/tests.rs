@@ -4,10 +4,12 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use etherparse::PacketBuilder;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
 use super::*;
+use crate::digest::{Returned, ReturnedFrames};
 
 /// A source of frames that a test writes to.
 struct Pipe(UnixDatagram);
@@ -316,4 +318,70 @@ async fn from_end_to_end_every_frame_arrives_once_and_in_order() {
         }
     }
     sender.join().expect("it sent all");
+}
+
+/// A frame with data in a connection.
+fn segment(seq: u32) -> Vec<u8> {
+    let mut octets = Vec::new();
+    PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4([10, 0, 0, 1], [10, 0, 0, 9], 64)
+        .tcp(80, 5000, seq, 60_000)
+        .write(&mut octets, &[7; 1000])
+        .expect("a Vec takes everything");
+    octets
+}
+
+#[tokio::test]
+async fn digests_go_in_the_place_of_frames_and_frames_when_they_are_asked_for() {
+    let (lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    let digester = Some(Digester::new(false, 1 << 20, Arc::default()));
+    let lane = Outgoing { digester, ..outgoing(port, source, &Arc::default()) };
+    let (requests, _events) = spawn_outgoing(lane).expect("spawned");
+    let endpoint = format!("unix:{}", lab.path.display()).parse().expect("an endpoint");
+    let port = Port::open(endpoint).await.expect("nothing to bind");
+    let mut arriving = spawn_incoming::<ReturnedFrames>(port, false, Arc::default());
+    let mut next = async || loop {
+        match arriving.recv().await {
+            Some(LaneEvent::Frames(mut all)) => return all.remove(0),
+            Some(_) => {}
+            None => panic!("the lane has ended"),
+        }
+    };
+    assert!(matches!(next().await, Returned::Key(_)));
+    guest.send(&[1; 60]).expect("sent");
+    assert!(matches!(next().await, Returned::Whole(frame) if frame.ethernet() == [1; 60]));
+    guest.send(&segment(1)).expect("sent");
+    assert!(matches!(next().await, Returned::Digest { wire_len: 50..150, .. }));
+    requests.send(OutgoingRequest::Answer(vec![1])).await.expect("the lane lives");
+    let frame = Frame::new(segment(1).into(), 0);
+    assert_eq!(next().await, Returned::Answer { index: 1, frame });
+    requests.send(OutgoingRequest::Answer(vec![0])).await.expect("the lane lives");
+    assert_eq!(next().await, Returned::Answer { index: 0, frame: None });
+}
+
+/// Whoever did not ask for digests, as a QEMU, refuses them.
+#[tokio::test]
+async fn a_lane_of_frames_takes_no_digests() {
+    let (lab, port) = Lab::port().await;
+    let stats = Arc::new(LaneStats::default());
+    let mut arriving = spawn_incoming::<Frames>(port, false, stats.clone());
+    let mut stream = lab.connect().await;
+    stream.write_all(&0x8000_0010_u32.to_be_bytes()).await.expect("written");
+    assert!(matches!(arriving.recv().await, Some(LaneEvent::Up)));
+    assert!(matches!(arriving.recv().await, Some(LaneEvent::Down)));
+    assert_eq!(stats.status("").bad_records.oversized, 1);
+}
+
+#[tokio::test]
+async fn a_digest_that_is_none_ends_the_connection() {
+    let (lab, port) = Lab::port().await;
+    let stats = Arc::new(LaneStats::default());
+    let mut arriving = spawn_incoming::<ReturnedFrames>(port, false, stats.clone());
+    let mut stream = lab.connect().await;
+    stream.write_all(&0x8000_0003_u32.to_be_bytes()).await.expect("written");
+    stream.write_all(b"abc").await.expect("written");
+    assert!(matches!(arriving.recv().await, Some(LaneEvent::Up)));
+    assert!(matches!(arriving.recv().await, Some(LaneEvent::Down)));
+    assert_eq!(stats.status("").bad_records.garbled, 1);
 }

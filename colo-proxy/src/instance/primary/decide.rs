@@ -59,6 +59,8 @@ pub(in crate::instance) struct Decisions {
     is_loss_due: bool,
     /// That was so when the present checkpoint began.
     was_loss_due: bool,
+    /// The expander had no room when it was looked at last.
+    was_full: bool,
     /// The guest's output passes when this daemon dies.
     passes_on_death: bool,
     /// The secondary was told that it is not to take over, and has not said that it knows; later
@@ -119,6 +121,7 @@ impl Decisions {
             checkpoint_running: false,
             is_loss_due: false,
             was_loss_due: false,
+            was_full: false,
             passes_on_death: false,
             disclaiming: None,
             timeout: PeerLimits::default().timeout,
@@ -163,7 +166,6 @@ impl Decisions {
     pub(in crate::instance) fn on_timeout(&mut self, now: Instant, hands: &mut impl Hands) {
         self.engine.on_timeout(now, &mut self.out);
         self.expander.on_timeout(now);
-        self.ask_for_frames(now);
         if self.disclaiming.is_some_and(|at| at <= now) {
             self.fence();
         }
@@ -198,32 +200,50 @@ impl Decisions {
         self.compare_expanded(now, expanded);
     }
 
-    /// What the expander has made whole, and what it needs.
+    /// What the expander has made whole.
     fn compare_expanded(&mut self, now: Instant, frames: Vec<Frame>) {
         for frame in frames {
-            self.engine.on_frame(now, Side::Secondary, frame, &mut self.out);
+            // What waited may have outlived what made it count.
+            if self.protection.compares() {
+                self.engine.on_frame(now, Side::Secondary, frame, &mut self.out);
+            } else {
+                self.counts.secondary_ignored += 1;
+            }
         }
-        self.ask_for_frames(now);
     }
 
     /// Asks the secondary for the frames of digests that do not help.
     fn ask_for_frames(&mut self, now: Instant) {
-        if std::mem::take(&mut self.expander.is_lost) {
-            self.on_lane_loss(now, 1, false);
-        }
-        if !self.expander.has_room() {
+        let is_full = !self.expander.has_room();
+        if is_full && !self.was_full && self.protection.state() == State::Protected {
             self.engine.request_checkpoint(now, Reason::Limit, &mut self.out);
         }
-        let questions = std::mem::take(&mut self.expander.questions);
-        if !self.has_control && !questions.is_empty() {
-            // Nobody can be asked.
-            self.on_lane_loss(now, questions.len() as u64, false);
-            return;
+        self.was_full = is_full;
+        let is_lost = std::mem::take(&mut self.expander.is_lost);
+        // While there is no control lane they wait for it; where there is none, nobody can be asked.
+        let questions =
+            if self.control_up { std::mem::take(&mut self.expander.questions) } else { Vec::new() };
+        if is_lost || (!self.has_control && !questions.is_empty()) {
+            if self.checkpoint_running {
+                // What was lost came before it began, so it makes up for that.
+                self.was_loss_due = true;
+            } else {
+                self.on_lane_loss(now, 1, false);
+            }
         }
-        // A line has its longest length.
-        for frames in questions.chunks(QUESTIONS_MAX) {
-            self.messages.push_back(Message::FramesWanted { frames: frames.to_vec() });
+        if self.has_control {
+            // A line has its longest length.
+            for frames in questions.chunks(QUESTIONS_MAX) {
+                self.messages.push_back(Message::FramesWanted { frames: frames.to_vec() });
+            }
         }
+    }
+
+    /// The control lane did not take a message; says whether it is told again.
+    pub(in crate::instance) fn on_untold(&mut self, message: Message) -> bool {
+        let Message::FramesWanted { frames } = message else { return false };
+        self.expander.questions.extend(frames);
+        true
     }
 
     /// Frames of either guest that wait for the other's.
@@ -281,6 +301,9 @@ impl Decisions {
             }
             Lane::Control => {
                 self.control_up = up;
+                if up {
+                    self.expander.ask_again();
+                }
                 if !up && self.disclaiming.is_some() {
                     self.fence();
                 }
@@ -615,6 +638,9 @@ impl Decisions {
                 log::info!("{}: {}", self.name, state.description());
                 hands.set_mode(Mode::Protected);
                 self.counts.resyncs += 1;
+                // Of before it was known that the secondary is not equal.
+                self.counts.secondary_ignored += self.expander.drop_waiting();
+                self.engine.start_over(now, &mut self.out);
                 self.engine.request_checkpoint(now, Reason::Resync, &mut self.out);
             }
         }
@@ -635,8 +661,9 @@ impl Decisions {
         }
     }
 
-    /// Makes commands of what the engine asked for.
+    /// Makes commands of what the engine asked for, and messages of what the expander did.
     pub(in crate::instance) fn collect_requests(&mut self, now: Instant) {
+        self.ask_for_frames(now);
         if self.out.requests.is_empty() {
             return;
         }

@@ -51,8 +51,8 @@ impl World {
     }
 
     pub(super) fn on_frames_wanted(&mut self, wanted: &[u32]) {
-        for index in wanted {
-            let record = self.digests.sender.answer(*index);
+        assert!(self.digests.sender.want(wanted), "more than were sent");
+        while let Some(record) = self.digests.sender.next_answer() {
             self.return_record(record);
         }
     }

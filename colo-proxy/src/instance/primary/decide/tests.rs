@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
@@ -5,6 +6,7 @@ use etherparse::PacketBuilder;
 use super::*;
 use crate::compare::Limits;
 use crate::config::OnSecondaryLost;
+use crate::digest::{Digester, ReturnedFrames};
 
 /// A host on which nothing happens.
 struct Idle;
@@ -142,6 +144,45 @@ fn a_secondary_that_is_not_equal_vouches_for_nothing_until_a_checkpoint() {
     decisions.on_output(now, &mut vec![answer()], &mut Idle);
     decisions.on_secondary(now, vec![answer().into()]);
     assert_eq!(decisions.out.release.len(), 1, "now it counts");
+}
+
+/// A segment with data, as it comes and as its digest.
+fn segment() -> Frame {
+    let mut octets = Vec::new();
+    PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4([10, 0, 0, 1], [10, 0, 0, 9], 64)
+        .tcp(80, 5000, 1000, 60_000)
+        .ack(5)
+        .write(&mut octets, &[7; 300])
+        .expect("a Vec takes everything");
+    Frame::new(octets.into(), 0).expect("no header")
+}
+
+#[test]
+fn a_digest_that_waits_vouches_for_nothing_when_the_secondary_turns_out_not_to_be_equal() {
+    let now = Instant::now();
+    let mut decisions = protected(now);
+    let mut digester = Digester::new(true, 1 << 20, Arc::default());
+    let mut reader = ReturnedFrames::default();
+    let mut read = |(mark, octets)| reader.read(mark, octets).expect("it was just written");
+    let key = read(digester.begin([3; 16]));
+    let digest = read(digester.digest(0, &segment()).expect("it is long enough"));
+    decisions.on_secondary(now, vec![key, digest]);
+    assert_eq!(decisions.expander.stats.waiting, 1);
+    decisions.on_timeout(now + Duration::from_millis(50), &mut Idle);
+    decisions.collect_requests(now);
+    let wanted = Message::FramesWanted { frames: vec![0] };
+    assert!(decisions.messages.contains(&wanted), "{:?}", decisions.messages);
+
+    decisions.on_frame_event(now, &Event::PairLost { reason: "gone".into() }, &mut Idle);
+    decisions.on_frame_event(now, &Event::PairReady, &mut Idle);
+    assert_eq!(decisions.protection.state(), State::Resync);
+    assert!(digester.want(&[0]));
+    let answer = read(digester.next_answer().expect("it was asked for"));
+    decisions.on_secondary(now, vec![answer]);
+    decisions.on_output(now, &mut vec![segment()], &mut Idle);
+    assert!(decisions.out.release.is_empty());
+    assert_eq!((decisions.counts.secondary_ignored, decisions.expander.stats.waiting), (1, 0));
 }
 
 impl Decisions {
