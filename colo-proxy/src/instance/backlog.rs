@@ -24,6 +24,8 @@ pub(crate) struct Backlog {
     now: VecDeque<Frame>,
     next: VecDeque<Frame>,
     bytes: usize,
+    /// The last frame found no room, and nothing was taken since.
+    is_full: bool,
     state: State,
     /// Frames that found no room.
     pub(crate) dropped: u64,
@@ -59,6 +61,7 @@ impl Backlog {
             now: VecDeque::new(),
             next: VecDeque::new(),
             bytes: 0,
+            is_full: false,
             state: State::Keeps,
             dropped: 0,
             untold: 0,
@@ -70,10 +73,16 @@ impl Backlog {
         if frames >= self.frames_max || self.bytes + frame.len() > self.bytes_max {
             self.dropped += 1;
             self.untold += 1;
+            self.is_full = true;
             return;
         }
         self.bytes += frame.len();
         self.next.push_back(frame);
+    }
+
+    /// Another frame may find room: where it may not, it can as well wait, or be dropped, in front of us.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.is_full
     }
 
     /// The guest is stopped: what waits goes on waiting.
@@ -99,6 +108,7 @@ impl Backlog {
     pub(crate) fn chunk(&mut self) -> Vec<Frame> {
         let chunk: Vec<Frame> = self.now.drain(..self.now.len().min(BATCH)).collect();
         self.bytes -= chunk.iter().map(Frame::len).sum::<usize>();
+        self.is_full = false;
         chunk
     }
 
@@ -154,7 +164,9 @@ mod tests {
         assert_eq!((long.next.len(), long.dropped), (16, 4));
         assert_eq!((long.take_untold(), long.take_untold()), (4, 0), "told once");
         long.resume();
+        assert!(!long.has_room());
         assert_eq!(long.chunk().len(), 16);
+        assert!(long.has_room());
         long.push(frame(0, 60_000));
         assert_eq!((long.dropped, long.bytes), (4, 60_000), "there is room again");
 

@@ -215,9 +215,11 @@ impl Secondary {
                 event = next_lane_event(inputs.mirror.as_mut()), if takes_input => {
                     self.on_mirror(event);
                 }
-                read = inputs.held.read(|| read_gate(&self.hands.gate, &mut frames)), if takes_input || self.hands.keeps_input() => {
+                read = inputs.held.read(|| read_gate(&self.hands.gate, &mut frames)), if self.hands.takes_from_gate(takes_input) => {
                     read.map_err(system("read the input gate"))?;
                     self.on_input_gate(&mut frames);
+                    // In a flood the gate always has some, and the turn below never comes.
+                    self.hands.replay_turn(takes_input);
                 }
                 // Not at once: the other tasks of this thread have their turn.
                 () = tokio::task::yield_now(), if takes_input && self.hands.backlog.is_replaying() => {

@@ -60,9 +60,22 @@ impl Translator {
         self.datapath.settings().lane_holds != 0
     }
 
+    /// There is something to be done with what is in the gate. What finds no room with us waits there,
+    /// and is dropped and counted there beyond its limit.
+    pub(crate) fn takes_from_gate(&self, takes_input: bool) -> bool {
+        if self.keeps_input() { self.backlog.has_room() } else { takes_input }
+    }
+
     /// Keeps all that the gate has by now.
     fn keep_waiting(&mut self) {
         drain_gate(&self.gate, self.queue_frames, |frame| self.backlog.push(frame));
+    }
+
+    /// As much as has been read in a turn, unless the guest takes no input.
+    pub(crate) fn replay_turn(&mut self, takes_input: bool) {
+        if takes_input && self.backlog.is_replaying() {
+            self.replay_some();
+        }
     }
 
     /// Gives the guest some of what has waited for it to go on.
