@@ -138,6 +138,10 @@ impl Hands for Translator {
         self.datapath.knows(key)
     }
 
+    fn lane_is_used(&self) -> bool {
+        self.datapath.settings().lane_ifindex != 0
+    }
+
     fn bump_epoch(&mut self) -> bool {
         let bumped = self.datapath.bump_epoch();
         if let Err(error) = &bumped {
