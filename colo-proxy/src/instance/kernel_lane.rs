@@ -129,6 +129,8 @@ struct Open {
     ticks: u32,
     /// All that had come when it was asked last what is dropped behind.
     looked_at: u64,
+    /// The owner has written to the guest since.
+    has_written: bool,
 }
 
 struct Return {
@@ -271,6 +273,7 @@ impl KernelLane {
             lookout,
             ticks: 0,
             looked_at: 0,
+            has_written: false,
         });
         Ok(())
     }
@@ -312,6 +315,14 @@ impl KernelLane {
             open.back_off.on_loss(frames);
         }
         self.tell_loss(frames);
+    }
+
+    /// The owner has written frames to the guest, where they may have been dropped like those which
+    /// come by the lane.
+    pub(super) fn on_written(&mut self, has_written: bool) {
+        if let Some(open) = &mut self.open {
+            open.has_written |= has_written;
+        }
     }
 
     fn tell_loss(&mut self, lost: u64) {
@@ -380,7 +391,8 @@ impl KernelLane {
         // A frame is dropped as it comes, or not: an idle lane need not ask. What comes while nobody
         // has answered yet is for the next question.
         let arrived = open.slots.arrived();
-        let is_idle = std::mem::replace(&mut open.looked_at, arrived) == arrived;
+        let has_come = std::mem::replace(&mut open.looked_at, arrived) != arrived;
+        let is_idle = !std::mem::take(&mut open.has_written) && !has_come;
         let mut ifindexes = vec![open.tunnel.ifindex()];
         if !is_idle || open.behind.is_owed {
             ifindexes.extend(behind);

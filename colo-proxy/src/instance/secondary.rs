@@ -244,6 +244,7 @@ impl Secondary {
                 answer = inputs.permission.next() => self.on_permission(answer, inputs).await?,
                 _ = slots_over.tick(), if inputs.lane.is_open() => {
                     inputs.lane.on_dropped(self.hands.backlog.take_untold());
+                    inputs.lane.on_written(self.hands.take_has_written());
                     let heard = inputs.lane.on_slot_over(&mut self.hands.datapath).await;
                     self.on_heard(heard, inputs.peer.as_ref());
                 }

@@ -27,6 +27,8 @@ pub(crate) struct Translator {
     /// Input that has waited in it for a guest that was stopped.
     pub(crate) backlog: Backlog,
     pub(crate) input_refused: u64,
+    /// Something was written to the guest since this was asked last.
+    has_written: bool,
     /// Connections forgotten by the clock, and to make room.
     pub(crate) expired: PerClass,
     pub(crate) evicted: PerClass,
@@ -43,6 +45,7 @@ impl Translator {
             queue_frames,
             backlog: Backlog::new(queue_frames, limits.input),
             input_refused: 0,
+            has_written: false,
             expired: PerClass::default(),
             evicted: PerClass::default(),
             checkpoints_wanted: 0,
@@ -108,6 +111,11 @@ impl Translator {
         }
     }
 
+    /// Something was written to the guest since the last time.
+    pub(crate) fn take_has_written(&mut self) -> bool {
+        std::mem::take(&mut self.has_written)
+    }
+
     /// Forgets connections that are over; the kernel evicts none by itself. `true` where only a
     /// checkpoint makes room without breaking one.
     pub(crate) fn age_flows(&mut self, mode: Mode) -> bool {
@@ -128,6 +136,7 @@ impl Translator {
 
 impl Hands for Translator {
     fn input(&mut self, frame: &Frame) {
+        self.has_written = true;
         match self.gate.write_frame(frame) {
             Ok(Written::Sent) => {}
             Ok(Written::WouldBlock | Written::Malformed) | Err(_) => self.input_refused += 1,
