@@ -69,8 +69,7 @@ impl Backlog {
     }
 
     pub(crate) fn push(&mut self, frame: Frame) {
-        let frames = self.now.len() + self.next.len();
-        if frames >= self.frames_max || self.bytes + frame.len() > self.bytes_max {
+        if !self.fits(&frame) {
             self.dropped += 1;
             self.untold += 1;
             self.is_full = true;
@@ -98,6 +97,16 @@ impl Backlog {
 
     pub(crate) fn is_replaying(&self) -> bool {
         self.state != State::Keeps
+    }
+
+    fn fits(&self, frame: &Frame) -> bool {
+        let frames = self.now.len() + self.next.len();
+        frames < self.frames_max && self.bytes + frame.len() <= self.bytes_max
+    }
+
+    /// This frame, which comes now, can wait behind what does already, and has to.
+    pub(crate) fn comes_before(&self, frame: &Frame) -> bool {
+        matches!(self.state, State::Replays { .. }) && self.fits(frame)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -165,6 +174,8 @@ mod tests {
         assert_eq!((long.take_untold(), long.take_untold()), (4, 0), "told once");
         long.resume();
         assert!(!long.has_room());
+        assert!(!long.comes_before(&frame(0, 60_000)), "rather early than never");
+        assert!(long.comes_before(&frame(0, 60)));
         assert_eq!(long.chunk().len(), 16);
         assert!(long.has_room());
         long.push(frame(0, 60_000));
@@ -211,6 +222,7 @@ mod tests {
             assert!(came > 1500, "{came}");
             assert!(written.iter().copied().eq(0..came), "{written:?}");
             assert!(backlog.is_empty() && !backlog.is_replaying());
+            assert!(!backlog.comes_before(&frame(0, 60)));
             assert_eq!((backlog.bytes, backlog.dropped), (0, 0));
         }
     }

@@ -214,11 +214,12 @@ impl Secondary {
             tokio::select! {
                 event = next_lane_event(inputs.mirror.as_mut()), if takes_input => {
                     self.on_mirror(event);
+                    self.hands.replay_turn(takes_input);
                 }
                 read = inputs.held.read(|| read_gate(&self.hands.gate, &mut frames)), if self.hands.takes_from_gate(takes_input) => {
                     read.map_err(system("read the input gate"))?;
                     self.on_input_gate(&mut frames);
-                    // In a flood the gate always has some, and the turn below never comes.
+                    // In a flood there is always some, and the turn below never comes.
                     self.hands.replay_turn(takes_input);
                 }
                 // Not at once: the other tasks of this thread have their turn.

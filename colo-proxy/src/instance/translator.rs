@@ -143,6 +143,14 @@ impl Hands for Translator {
         }
     }
 
+    fn input_in_turn(&mut self, frame: &Frame) {
+        if self.backlog.comes_before(frame) {
+            self.backlog.push(frame.compact());
+        } else {
+            self.input(frame);
+        }
+    }
+
     fn knows(&self, key: &FlowKey) -> bool {
         self.datapath.knows(key)
     }

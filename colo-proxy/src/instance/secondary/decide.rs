@@ -19,6 +19,10 @@ use crate::instance::segment::{Direction, segment};
 pub(crate) trait Hands {
     /// Sends a frame to the guest, by way of the programs that translate it.
     fn input(&mut self, frame: &Frame);
+    /// The same, behind what waits for the guest and has come before.
+    fn input_in_turn(&mut self, frame: &Frame) {
+        self.input(frame);
+    }
     /// The programs know the connection's offset.
     fn knows(&self, key: &FlowKey) -> bool;
     /// The guest's output goes past us, and its acknowledgments with it.
@@ -95,7 +99,7 @@ impl Decisions {
     pub(crate) fn on_mirror(&mut self, now: Instant, frames: &[Frame], hands: &mut impl Hands) {
         let is_kept = !hands.lane_is_used();
         for frame in frames {
-            hands.input(frame);
+            hands.input_in_turn(frame);
             if is_kept {
                 self.repeat.lock().on_input(now, frame, |key| hands.knows(key));
             }
