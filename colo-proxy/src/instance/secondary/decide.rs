@@ -423,7 +423,7 @@ mod tests {
         decisions.on_lane_used();
         decisions.on_mirror(now, &frames, &mut kernel);
         assert_eq!((kernel.inputs, decisions.repeat.lock().bytes()), (2, 0));
-        decisions.repeat_input(now + Duration::from_secs(60), &mut kernel);
+        decisions.repeat_input(now + Duration::from_mins(1), &mut kernel);
         assert_eq!(kernel.inputs, 2);
         kernel.uses_lane = false;
         decisions.on_mirror(now, &frames, &mut kernel);
