@@ -84,26 +84,27 @@ pub const fn is_late(tag: u32, told: u32) -> bool {
     told != 0 && age > LATE_SLOTS && age <= SLOT_MASK - AHEAD_SLOTS
 }
 
-/// Headers of a segment, at least: Ethernet, IPv4, UDP.
-const HEADERS_MIN: u32 = 14 + 20 + 8;
+/// Headers of a segment, at most, but for IPv6 with long extensions: Ethernet, two tags, IPv4, TCP.
+const HEADERS_MAX: u32 = 14 + 8 + 60 + 60;
 
-/// A frame of so many octets fits into a tunnel that takes `frame_max` (0 is any), whole or cut into
-/// segments of `gso_size`, if their headers are short ([`segment_fits`]). What does not goes by the
-/// stream: counted as sent it would be a loss, and many in a row a way that is closed.
+/// It is told without a look at the frame that one of so many octets fits into a tunnel that takes
+/// `frame_max` (0 is any), whole or cut into segments of `gso_size`. Of other segments
+/// [`segment_fits`] knows. What does not fit goes by the stream: counted as sent it would be a loss,
+/// and many in a row a way that is closed.
 #[inline(always)]
 #[must_use]
 pub const fn fits(len: u32, gso_size: u32, frame_max: u32) -> bool {
     frame_max == 0
         || len <= frame_max
-        || (gso_size != 0 && gso_size.saturating_add(HEADERS_MIN) <= frame_max)
+        || (gso_size != 0 && gso_size.saturating_add(HEADERS_MAX) <= frame_max)
 }
 
-/// The same, where it is known that the segments have `payload` octets of these `len` in all.
+/// The segments of `gso_size` fit into which a frame is cut that has `payload` octets of these `len`
+/// in all: each has the headers of the whole, VLAN tags and all.
 #[inline(always)]
 #[must_use]
 pub const fn segment_fits(len: u32, gso_size: u32, payload: u32, frame_max: u32) -> bool {
-    let headers = len.saturating_sub(payload);
-    fits(len, 0, frame_max) || (gso_size != 0 && gso_size.saturating_add(headers) <= frame_max)
+    gso_size.saturating_add(len.saturating_sub(payload)) <= frame_max
 }
 
 /// The one entry of the per-CPU `lane` map: frames, as they are on a wire, by slot, modulo
@@ -218,17 +219,19 @@ mod tests {
         const MAX: u32 = 1514;
         assert!(fits(MAX, 0, MAX) && !fits(MAX + 1, 0, MAX));
         assert!(fits(u32::MAX, 0, 0), "of a tunnel of which nothing is known");
-        // Timestamps or not, the segments are whole frames.
+        // Timestamps or not, the segments are whole frames; with a tag, or two, they are longer.
         for (gso_size, headers) in [(1448, 66), (1460, 54)] {
-            assert!(fits(60_000, gso_size, MAX));
-            assert!(segment_fits(60_000, gso_size, 60_000 - headers, MAX));
-            assert!(!segment_fits(60_000, gso_size, 60_000 - headers - 1, MAX));
+            let fits_with = |tags| {
+                let payload = 60_000 - headers - tags;
+                assert!(!fits(60_000, gso_size, MAX + tags), "that takes a look at it");
+                assert!(segment_fits(60_000, gso_size, payload, MAX + tags));
+                segment_fits(60_000, gso_size, payload, MAX)
+            };
+            assert_eq!([0, 4, 8].map(fits_with), [true, false, false]);
         }
-        assert!(!fits(60_000, 9000, MAX) && !segment_fits(60_000, 9000, 59_000, MAX));
-        // Short enough for the least headers, and not for these.
-        assert!(fits(60_000, 1460, MAX) && !segment_fits(60_000, 1460, 60_000 - 66, MAX));
+        assert!(fits(60_000, 1448, 1448 + 142), "whatever their headers");
+        assert!(!segment_fits(60_000, 9000, 59_000, MAX));
         assert!(!fits(60_000, u32::MAX, MAX) && !segment_fits(60_000, u32::MAX, 0, MAX));
-        assert!(segment_fits(MAX, 0, 0, MAX) && !segment_fits(MAX + 1, 0, 0, MAX));
     }
 
     #[test]

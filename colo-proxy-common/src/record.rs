@@ -180,7 +180,8 @@ pub struct Counters {
     pub lane_ignored: u64,
     /// Frames that came by the kernel lane when they counted as lost.
     pub lane_late: u64,
-    /// Frames that were too long for the tunnel and were not seen to be before.
+    /// Frames that were put into the tunnel and are too long for it. They are dropped, and as they do not
+    /// count as sent, nobody is told of a loss.
     pub lane_too_long: u64,
 }
 

@@ -32,12 +32,11 @@ pub fn epoch_of(settings: &Settings) -> u32 {
     unsafe { core::ptr::read_volatile(&raw const settings.epoch) }
 }
 
-/// The tunnel, where there is one that takes the frame, else `gate`. `epoch` is the one by which the frame was translated:
-/// a frame of an older one must never carry a newer one.
+/// The tunnel, where there is one that takes the frame, else `gate`. `epoch` is the one by which the
+/// frame was translated: a frame of an older one must never carry a newer one.
 #[inline(always)]
 pub fn way_out(frame: &SkBuff, settings: &Settings, epoch: u32, gate: u32) -> Way {
-    let fits = lane::fits(frame.wire_len(), frame.gso_size(), settings.lane_frame_max);
-    if settings.lane_ifindex == 0 || !fits {
+    if settings.lane_ifindex == 0 || !is_taken(frame, settings) {
         return Way { ifindex: gate, mark: settings.mark };
     }
     let mark = lane::mark(settings.mark, epoch, settings.lane_slot);
@@ -83,13 +82,15 @@ fn send(ctx: &TcContext, frame: &SkBuff) -> i32 {
     NEXT
 }
 
-/// The tunnel takes it. [`way_out`] does not look how long the headers of its segments are: a guest that
-/// makes them longer than its MTU allows is wrong, and loses them here.
+/// The tunnel takes it, whole or in segments. Asked by [`way_out`], and once more at the tunnel: what
+/// that does not take must not count as sent.
 #[inline(always)]
 fn is_taken(frame: &SkBuff, settings: &Settings) -> bool {
-    let (len, max) = (frame.wire_len(), settings.lane_frame_max);
-    lane::fits(len, 0, max)
-        || lane::segment_fits(len, frame.gso_size(), payload(frame).unwrap_or_default(), max)
+    let (len, size, max) = (frame.wire_len(), frame.gso_size(), settings.lane_frame_max);
+    if lane::fits(len, size, max) {
+        return true;
+    }
+    size != 0 && payload(frame).is_some_and(|payload| lane::segment_fits(len, size, payload, max))
 }
 
 /// Ingress of the tunnel on the primary: the secondary's output, for the daemon.

@@ -24,6 +24,8 @@ pub(crate) struct Backlog {
     now: VecDeque<Frame>,
     next: VecDeque<Frame>,
     bytes: usize,
+    /// The last frame found no room, and nothing was taken since.
+    is_full: bool,
     state: State,
     /// Frames that found no room.
     pub(crate) dropped: u64,
@@ -59,6 +61,7 @@ impl Backlog {
             now: VecDeque::new(),
             next: VecDeque::new(),
             bytes: 0,
+            is_full: false,
             state: State::Keeps,
             dropped: 0,
             untold: 0,
@@ -66,14 +69,19 @@ impl Backlog {
     }
 
     pub(crate) fn push(&mut self, frame: Frame) {
-        let frames = self.now.len() + self.next.len();
-        if frames >= self.frames_max || self.bytes + frame.len() > self.bytes_max {
+        if !self.fits(&frame) {
             self.dropped += 1;
             self.untold += 1;
+            self.is_full = true;
             return;
         }
         self.bytes += frame.len();
         self.next.push_back(frame);
+    }
+
+    /// Another frame may find room: where it may not, it can as well wait, or be dropped, in front of us.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.is_full
     }
 
     /// The guest is stopped: what waits goes on waiting.
@@ -91,6 +99,16 @@ impl Backlog {
         self.state != State::Keeps
     }
 
+    fn fits(&self, frame: &Frame) -> bool {
+        let frames = self.now.len() + self.next.len();
+        frames < self.frames_max && self.bytes + frame.len() <= self.bytes_max
+    }
+
+    /// This frame, which comes now, can wait behind what does already, and has to.
+    pub(crate) fn comes_before(&self, frame: &Frame) -> bool {
+        matches!(self.state, State::Replays { .. }) && self.fits(frame)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.now.is_empty() && self.next.is_empty()
     }
@@ -99,6 +117,7 @@ impl Backlog {
     pub(crate) fn chunk(&mut self) -> Vec<Frame> {
         let chunk: Vec<Frame> = self.now.drain(..self.now.len().min(BATCH)).collect();
         self.bytes -= chunk.iter().map(Frame::len).sum::<usize>();
+        self.is_full = false;
         chunk
     }
 
@@ -154,7 +173,11 @@ mod tests {
         assert_eq!((long.next.len(), long.dropped), (16, 4));
         assert_eq!((long.take_untold(), long.take_untold()), (4, 0), "told once");
         long.resume();
+        assert!(!long.has_room());
+        assert!(!long.comes_before(&frame(0, 60_000)), "rather early than never");
+        assert!(long.comes_before(&frame(0, 60)));
         assert_eq!(long.chunk().len(), 16);
+        assert!(long.has_room());
         long.push(frame(0, 60_000));
         assert_eq!((long.dropped, long.bytes), (4, 60_000), "there is room again");
 
@@ -199,6 +222,7 @@ mod tests {
             assert!(came > 1500, "{came}");
             assert!(written.iter().copied().eq(0..came), "{written:?}");
             assert!(backlog.is_empty() && !backlog.is_replaying());
+            assert!(!backlog.comes_before(&frame(0, 60)));
             assert_eq!((backlog.bytes, backlog.dropped), (0, 0));
         }
     }

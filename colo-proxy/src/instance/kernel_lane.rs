@@ -44,16 +44,40 @@ fn nothing_arrives(port: u16) -> String {
     )
 }
 
-/// What asks after the tunnel, and the interfaces behind it.
-fn lookout() -> io::Result<Lookout<Vec<(u32, Seen)>>> {
-    let mut asker = None;
+/// What asks after the tunnel of this guest, and the interfaces behind it.
+fn lookout(name: String) -> io::Result<Lookout<Vec<(u32, Seen)>>> {
+    let (mut asker, mut log) = (None, LogLimit::default());
     Lookout::start(move |ifindexes| {
-        if asker.is_none() {
-            asker = Asker::new().ok();
+        let (answer, failed) = ask(&mut asker, Asker::new, |asker| asker.links(ifindexes));
+        if answer.is_none()
+            && let Some(more) = log.admit(std::time::Instant::now())
+        {
+            let why = failed.map(|error| format!(": {}", chain(&error))).unwrap_or_default();
+            log::warn!(
+                "{name}: kernel lane: the kernel does not tell of its interfaces{why}; asking anew{more}"
+            );
         }
-        let unknown = || tunnel::unknown(ifindexes);
-        asker.as_ref().map_or_else(unknown, |asker| asker.links(ifindexes))
+        answer.unwrap_or_else(|| tunnel::unknown(ifindexes))
     })
+}
+
+/// What `asker` answers, or why there is none. One that knows nothing at all may have lost its
+/// connection, and the next question is for another.
+fn ask<A, E>(
+    asker: &mut Option<A>,
+    make: impl FnOnce() -> Result<A, E>,
+    links: impl FnOnce(&A) -> Vec<(u32, Seen)>,
+) -> (Option<Vec<(u32, Seen)>>, Option<E>) {
+    let present = match asker.take().map_or_else(make, Ok) {
+        Ok(present) => present,
+        Err(error) => return (None, Some(error)),
+    };
+    let answer = links(&present);
+    if answer.iter().all(|(_, seen)| *seen == Seen::Unknown) {
+        return (None, None);
+    }
+    *asker = Some(present);
+    (Some(answer), None)
 }
 
 /// Frames for the peer go by the lane.
@@ -129,6 +153,8 @@ struct Open {
     ticks: u32,
     /// All that had come when it was asked last what is dropped behind.
     looked_at: u64,
+    /// The owner has written to the guest since.
+    has_written: bool,
 }
 
 struct Return {
@@ -259,7 +285,8 @@ impl KernelLane {
         let mut behind = Behind::default();
         // Without a beginning nobody could tell what is dropped from here on.
         behind.look(tunnel.links(&self.behind(datapath)).await?);
-        let lookout = lookout().map_err(system("start a thread for the tunnel"))?;
+        let lookout =
+            lookout(self.name.clone()).map_err(system("start a thread for the tunnel"))?;
         self.open = Some(Open {
             tunnel,
             underlay,
@@ -271,6 +298,7 @@ impl KernelLane {
             lookout,
             ticks: 0,
             looked_at: 0,
+            has_written: false,
         });
         Ok(())
     }
@@ -312,6 +340,14 @@ impl KernelLane {
             open.back_off.on_loss(frames);
         }
         self.tell_loss(frames);
+    }
+
+    /// The owner has written frames to the guest, where they may have been dropped like those which
+    /// come by the lane.
+    pub(super) fn on_written(&mut self, has_written: bool) {
+        if let Some(open) = &mut self.open {
+            open.has_written |= has_written;
+        }
     }
 
     fn tell_loss(&mut self, lost: u64) {
@@ -380,7 +416,8 @@ impl KernelLane {
         // A frame is dropped as it comes, or not: an idle lane need not ask. What comes while nobody
         // has answered yet is for the next question.
         let arrived = open.slots.arrived();
-        let is_idle = std::mem::replace(&mut open.looked_at, arrived) == arrived;
+        let has_come = std::mem::replace(&mut open.looked_at, arrived) != arrived;
+        let is_idle = !std::mem::take(&mut open.has_written) && !has_come;
         let mut ifindexes = vec![open.tunnel.ifindex()];
         if !is_idle || open.behind.is_owed {
             ifindexes.extend(behind);
@@ -512,5 +549,34 @@ impl KernelLane {
         if let Err(error) = done {
             log::error!("{}: kernel lane: {}", self.name, chain(&error));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise it would know nothing for ever.
+    #[test]
+    fn one_who_knows_nothing_any_more_is_not_asked_again() {
+        let (mut asker, mut made) = (None, 0);
+        let mut round = |links: &[(u32, Seen)]| {
+            let make = || {
+                made += 1;
+                Ok::<_, ()>(made)
+            };
+            let (answer, _) = ask(&mut asker, make, |_| links.to_vec());
+            (answer.is_some(), made)
+        };
+        let known = [(1, Seen::Gone), (2, Seen::Unknown)];
+        assert_eq!(round(&known), (true, 1));
+        assert_eq!(round(&known), (true, 1));
+        assert_eq!(round(&tunnel::unknown(&[1, 2])), (false, 1));
+        assert_eq!(round(&known), (true, 2), "another one");
+        assert_eq!(round(&[]), (false, 2));
+        assert_eq!(
+            ask(&mut None::<u32>, || Err("no socket"), |_| vec![]),
+            (None, Some("no socket"))
+        );
     }
 }

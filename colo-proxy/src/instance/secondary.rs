@@ -214,10 +214,13 @@ impl Secondary {
             tokio::select! {
                 event = next_lane_event(inputs.mirror.as_mut()), if takes_input => {
                     self.on_mirror(event);
+                    self.hands.replay_turn(takes_input);
                 }
-                read = inputs.held.read(|| read_gate(&self.hands.gate, &mut frames)), if takes_input || self.hands.keeps_input() => {
+                read = inputs.held.read(|| read_gate(&self.hands.gate, &mut frames)), if self.hands.takes_from_gate(takes_input) => {
                     read.map_err(system("read the input gate"))?;
                     self.on_input_gate(&mut frames);
+                    // In a flood there is always some, and the turn below never comes.
+                    self.hands.replay_turn(takes_input);
                 }
                 // Not at once: the other tasks of this thread have their turn.
                 () = tokio::task::yield_now(), if takes_input && self.hands.backlog.is_replaying() => {
@@ -242,6 +245,7 @@ impl Secondary {
                 answer = inputs.permission.next() => self.on_permission(answer, inputs).await?,
                 _ = slots_over.tick(), if inputs.lane.is_open() => {
                     inputs.lane.on_dropped(self.hands.backlog.take_untold());
+                    inputs.lane.on_written(self.hands.take_has_written());
                     let heard = inputs.lane.on_slot_over(&mut self.hands.datapath).await;
                     self.on_heard(heard, inputs.peer.as_ref());
                 }

@@ -27,6 +27,8 @@ pub(crate) struct Translator {
     /// Input that has waited in it for a guest that was stopped.
     pub(crate) backlog: Backlog,
     pub(crate) input_refused: u64,
+    /// Something was written to the guest since this was asked last.
+    has_written: bool,
     /// Connections forgotten by the clock, and to make room.
     pub(crate) expired: PerClass,
     pub(crate) evicted: PerClass,
@@ -43,6 +45,7 @@ impl Translator {
             queue_frames,
             backlog: Backlog::new(queue_frames, limits.input),
             input_refused: 0,
+            has_written: false,
             expired: PerClass::default(),
             evicted: PerClass::default(),
             checkpoints_wanted: 0,
@@ -60,9 +63,22 @@ impl Translator {
         self.datapath.settings().lane_holds != 0
     }
 
+    /// There is something to be done with what is in the gate. What finds no room with us waits there,
+    /// and is dropped and counted there beyond its limit.
+    pub(crate) fn takes_from_gate(&self, takes_input: bool) -> bool {
+        if self.keeps_input() { self.backlog.has_room() } else { takes_input }
+    }
+
     /// Keeps all that the gate has by now.
     fn keep_waiting(&mut self) {
         drain_gate(&self.gate, self.queue_frames, |frame| self.backlog.push(frame));
+    }
+
+    /// As much as has been read in a turn, unless the guest takes no input.
+    pub(crate) fn replay_turn(&mut self, takes_input: bool) {
+        if takes_input && self.backlog.is_replaying() {
+            self.replay_some();
+        }
     }
 
     /// Gives the guest some of what has waited for it to go on.
@@ -95,6 +111,11 @@ impl Translator {
         }
     }
 
+    /// Something was written to the guest since the last time.
+    pub(crate) fn take_has_written(&mut self) -> bool {
+        std::mem::take(&mut self.has_written)
+    }
+
     /// Forgets connections that are over; the kernel evicts none by itself. `true` where only a
     /// checkpoint makes room without breaking one.
     pub(crate) fn age_flows(&mut self, mode: Mode) -> bool {
@@ -115,14 +136,27 @@ impl Translator {
 
 impl Hands for Translator {
     fn input(&mut self, frame: &Frame) {
+        self.has_written = true;
         match self.gate.write_frame(frame) {
             Ok(Written::Sent) => {}
             Ok(Written::WouldBlock | Written::Malformed) | Err(_) => self.input_refused += 1,
         }
     }
 
+    fn input_in_turn(&mut self, frame: &Frame) {
+        if self.backlog.comes_before(frame) {
+            self.backlog.push(frame.compact());
+        } else {
+            self.input(frame);
+        }
+    }
+
     fn knows(&self, key: &FlowKey) -> bool {
         self.datapath.knows(key)
+    }
+
+    fn lane_is_used(&self) -> bool {
+        self.datapath.settings().lane_ifindex != 0
     }
 
     fn bump_epoch(&mut self) -> bool {

@@ -1,6 +1,7 @@
 //! Guests that send frames which no tunnel takes.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use colo_lab::client::everything;
@@ -15,8 +16,11 @@ const TO: u16 = 7009;
 /// What a TAP takes, and an octet more than goes into a datagram with what a tunnel puts around it.
 const MTU: u32 = 65_521;
 const LEN: usize = 65_480;
-/// Such frames: in so many slots nothing else is sent that would show that the way is open.
+/// Such frames, each in a slot of its own in which nothing else is sent that would show that the way is
+/// open: for two seconds, and an end that nothing reaches closes its tunnel after one.
 const FRAMES: u64 = 40;
+/// Longer than a slot.
+const PAUSE: Duration = Duration::from_millis(55);
 
 /// They go by the stream: none counts as lost, and the tunnel stays open for the others.
 #[test]
@@ -45,6 +49,7 @@ fn frames_that_no_tunnel_takes_go_by_the_stream() -> Result<()> {
         eventually("the secondary's on the stream", TIMEOUT, || {
             Ok((streamed(&pair.secondary, "secondary_out")? >= before + sent).then_some(()))
         })?;
+        std::thread::sleep(PAUSE);
     }
     for guest in guests {
         guest.namespace.ip("link set eth0 mtu 1500\n")?;

@@ -7,7 +7,7 @@ use aya::maps::{HashMap, MapData, PerCpuArray};
 use colo_proxy_common::lane::{LaneCounters, SLOTS, Speaker, mark, tag, told};
 use colo_proxy_common::record::{Settings, mode};
 
-use crate::frame::{Checksum, Shape};
+use crate::frame::{Checksum, Shape, TcpOption};
 use crate::harness::{DROP, MARK, NEXT, Programs, REDIRECT, settings};
 use crate::some_frame;
 
@@ -79,20 +79,51 @@ fn only_what_we_send_gets_into_the_tunnel() {
 #[test]
 fn what_is_too_long_for_the_tunnel_goes_to_the_gate() {
     let Some(mut programs) = Programs::load() else { return };
-    let (len, ours) = (some_frame().len() as u32, mark(MARK, 3, SLOT));
+    let frame = Shape { payload: vec![7; 500], ..Shape::default() }.build(Checksum::Full);
+    let (len, ours) = (frame.len() as u32, mark(MARK, 3, SLOT));
     for (frame_max, gso_size, expected) in [
         (0, 0, ours),
         (len, 0, ours),
         (len - 1, 0, MARK),
-        (len - 1, len - 1 - 42, ours),
-        (len - 1, len - 42, MARK),
+        (len - 1, 499, ours),
+        (len - 1, 500, MARK),
+        (len - 1, len - 1 - 142, ours),
     ] {
         let settings = Settings { lane_frame_max: frame_max, ..with_lane(mode::PROTECTED) };
         programs.set(&settings);
-        let run = programs.run_gso("colo_from_guest", &some_frame(), 0, gso_size);
+        let run = programs.run_gso("colo_from_guest", &frame, 0, gso_size);
         assert_eq!((run.verdict, run.mark), (REDIRECT, expected), "{frame_max} {gso_size}");
     }
     assert_eq!(programs.counters().lane_too_long, 0);
+}
+
+/// Full segments of a guest with an MTU of 1500, with timestamps: with VLAN tags they are longer than
+/// what a link with an MTU of 1550 takes, and would be lost in the tunnel.
+#[test]
+fn segments_with_vlan_tags_go_where_they_fit() {
+    let Some(mut programs) = Programs::load() else { return };
+    let ours = mark(MARK, 3, SLOT);
+    for (vlans, frame_max, expected) in [
+        (vec![], 1514, ours),
+        (vec![5], 1514, MARK),
+        (vec![5], 1518, ours),
+        (vec![5, 6], 1514, MARK),
+        (vec![5, 6], 1518, MARK),
+        (vec![5, 6], 1522, ours),
+    ] {
+        let options = vec![TcpOption::Nop, TcpOption::Nop, TcpOption::Timestamps(1, 2)];
+        let shape = Shape { vlans, options, payload: vec![7; 2000], ..Shape::default() };
+        let frame = shape.build(Checksum::Full);
+        programs.set(&Settings { lane_frame_max: frame_max, ..with_lane(mode::PROTECTED) });
+        let run = programs.run_gso("colo_from_guest", &frame, 0, 1448);
+        let told = format!("{:?} {frame_max}", shape.vlans);
+        assert_eq!((run.verdict, run.mark), (REDIRECT, expected), "{told}");
+        let at_the_tunnel = if expected == ours { NEXT } else { DROP };
+        for name in ["colo_lane_copy", "colo_lane_reply"] {
+            let run = programs.run_gso(name, &frame, ours, 1448);
+            assert_eq!(run.verdict, at_the_tunnel, "{name}: {told}");
+        }
+    }
 }
 
 /// Segments whose headers make them too long are found at the tunnel; they do not count as sent.

@@ -11,7 +11,7 @@ const MACROS: [&str; 3] = ["todo!", "unimplemented!", "dbg!"];
 const EMPTY_NAMES: [&str; 8] =
     ["util", "utils", "helper", "helpers", "manager", "managers", "misc", "common"];
 /// Files that may sleep, each with the reason why it waits for no event.
-const SLEEPERS: [(&str, &str); 13] = [
+const SLEEPERS: [(&str, &str); 14] = [
     ("colo-proxy/src/cli/protect.rs", "a status is not asked for without pause"),
     ("colo-proxy/src/colo_frame/script.rs", "a script that ends at once is not started at once"),
     ("colo-proxy/src/endpoint.rs", "a peer that is not there is not asked without pause"),
@@ -23,6 +23,7 @@ const SLEEPERS: [(&str, &str); 13] = [
     ("tests/src/demo.rs", "the refresh of the live view"),
     ("tests/src/process.rs", "`eventually`: looks again until its deadline"),
     ("tests/tests/datapath/pair.rs", "the delay of a wire, which is what the test is about"),
+    ("tests/tests/kernel_lane/long.rs", "a frame in each slot of time, which the test is about"),
     ("tests/tests/lab.rs", "the length of a pause that a test is about"),
     ("tests/tests/lanes.rs", "shows that nothing happens for a time"),
 ];

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::decide::Mark;
+use super::decide::{Hands, Mark};
 use super::{Inputs, Secondary, take_mark};
 use crate::colo_frame::Command;
 use crate::control::Message;
@@ -71,7 +71,15 @@ impl Secondary {
         }
         let is_stopped = self.decisions.is_stopped();
         let guest = GuestNow { mtu: self.netdev.map(|link| link.mtu), is_stopped };
+        if matches!(event, PeerEvent::Up { .. } | PeerEvent::Down { .. }) {
+            // Of a lane that ends here, if not before; that costs a checkpoint anyway.
+            let _ = self.hands.backlog.take_untold();
+        }
+        let was_used = self.hands.lane_is_used();
         let heard = inputs.lane.on_peer(event, guest, &mut self.hands.datapath).await;
+        if !was_used && self.hands.lane_is_used() {
+            self.decisions.on_lane_used();
+        }
         self.on_heard(heard, inputs.peer.as_ref());
     }
 

@@ -19,8 +19,16 @@ use crate::instance::segment::{Direction, segment};
 pub(crate) trait Hands {
     /// Sends a frame to the guest, by way of the programs that translate it.
     fn input(&mut self, frame: &Frame);
+    /// The same, behind what waits for the guest and has come before.
+    fn input_in_turn(&mut self, frame: &Frame) {
+        self.input(frame);
+    }
     /// The programs know the connection's offset.
     fn knows(&self, key: &FlowKey) -> bool;
+    /// The guest's output goes past us, and its acknowledgments with it.
+    fn lane_is_used(&self) -> bool {
+        false
+    }
     /// Makes the offsets of before void; `false` where that failed.
     fn bump_epoch(&mut self) -> bool;
     /// Makes those that were voided last valid again.
@@ -89,10 +97,18 @@ impl Decisions {
 
     /// Input of the primary guest, in the order in which it came there.
     pub(crate) fn on_mirror(&mut self, now: Instant, frames: &[Frame], hands: &mut impl Hands) {
+        let is_kept = !hands.lane_is_used();
         for frame in frames {
-            hands.input(frame);
-            self.repeat.lock().on_input(now, frame, |key| hands.knows(key));
+            hands.input_in_turn(frame);
+            if is_kept {
+                self.repeat.lock().on_input(now, frame, |key| hands.knows(key));
+            }
         }
+    }
+
+    /// We do not hear any more what the guest acknowledges, so nothing is kept for it.
+    pub(crate) fn on_lane_used(&mut self) {
+        self.repeat.lock().clear();
     }
 
     /// What the guest has lost.
@@ -279,6 +295,7 @@ mod tests {
     struct Kernel {
         epochs: u32,
         inputs: u32,
+        uses_lane: bool,
     }
 
     impl Hands for Kernel {
@@ -287,7 +304,11 @@ mod tests {
         }
 
         fn knows(&self, _key: &FlowKey) -> bool {
-            false
+            true
+        }
+
+        fn lane_is_used(&self) -> bool {
+            self.uses_lane
         }
 
         fn bump_epoch(&mut self) -> bool {
@@ -382,6 +403,31 @@ mod tests {
         decisions.on_output_connection();
         decisions.on_state_copied(now, &mut kernel);
         assert_eq!(decisions.on_epoch(now, (7, 1), &mut kernel), Mark::Known(0));
+    }
+
+    /// A frame that is too long for it comes by the stream, and nobody here sees it acknowledged.
+    #[test]
+    fn nothing_is_kept_beside_a_lane_that_is_used() {
+        let (mut decisions, mut kernel) = start();
+        let now = Instant::now();
+        let tcp = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .tcp(4000, 80, 1000, 100)
+            .ack(1);
+        let mut octets = Vec::new();
+        tcp.write(&mut octets, &[7; 100]).expect("a Vec takes everything");
+        let frames = [Frame::new(octets.into(), 0).expect("no header")];
+        decisions.on_mirror(now, &frames, &mut kernel);
+        assert!(decisions.repeat.lock().bytes() > 100);
+        kernel.uses_lane = true;
+        decisions.on_lane_used();
+        decisions.on_mirror(now, &frames, &mut kernel);
+        assert_eq!((kernel.inputs, decisions.repeat.lock().bytes()), (2, 0));
+        decisions.repeat_input(now + Duration::from_mins(1), &mut kernel);
+        assert_eq!(kernel.inputs, 2);
+        kernel.uses_lane = false;
+        decisions.on_mirror(now, &frames, &mut kernel);
+        assert!(decisions.repeat.lock().bytes() > 100);
     }
 
     #[test]
