@@ -316,8 +316,11 @@ impl Outbox {
 
     /// Appends a record.
     pub fn push(&mut self, frame: &Frame) {
-        let body =
-            if self.vnet_hdr { frame.bytes().clone() } else { frame.plain().bytes().clone() };
+        let body = if self.vnet_hdr {
+            frame.bytes().clone()
+        } else {
+            frame.bytes().slice(frame.vnet().len()..)
+        };
         let before = self.tail.len();
         let (head, head_len) = head(frame, self.vnet_hdr);
         self.tail.extend(head.iter().take(head_len));

@@ -12,7 +12,7 @@ use colo_proxy_common::record::FlowKey;
 use colo_proxy_common::seq::Seq;
 
 use super::key::Key;
-use super::produced::{Coverage, Produced};
+use super::produced::{Missing, Produced};
 use super::wire::{Digested, Returned};
 use crate::compare::{bare_acknowledgment, segment};
 use crate::config::DigestLimits;
@@ -32,7 +32,7 @@ pub(crate) struct ExpanderStats {
     pub(crate) expanded: u64,
     /// Those that the primary's octets do not have.
     pub(crate) different: u64,
-    /// Frames that were asked for, each as often as it was.
+    /// Frames that were asked for.
     pub(crate) asked: u64,
     /// Frames that the secondary did not have any more.
     pub(crate) gone: u64,
@@ -123,14 +123,18 @@ impl Octets for Headless<'_> {
 }
 
 impl Digested {
+    fn headless(&self) -> Headless<'_> {
+        let head = self.head.get(self.vnet_len..).unwrap_or_default();
+        Headless { head, len: head.len() + self.payload_len }
+    }
+
     /// The connection and the header; `None` where the headers are not all that goes before the
     /// payload.
     fn segment(&self) -> Option<(FlowKey, Tcp)> {
-        let head = self.head.get(self.vnet_len..)?;
-        let headless = Headless { head, len: head.len() + self.payload_len };
+        let headless = self.headless();
         let (name, tcp) = segment(&headless)?;
-        let is_whole =
-            tcp.payload_at as usize == head.len() && tcp.payload_len as usize == self.payload_len;
+        let is_whole = tcp.payload_at as usize == headless.head.len()
+            && tcp.payload_len as usize == self.payload_len;
         (is_whole && tcp.flags & (flag::SYN | flag::RST) == 0).then_some((name, tcp))
     }
 }
@@ -217,7 +221,7 @@ impl Expander {
         }
         let Some((name, tcp)) = segment(frame.ethernet()) else { return };
         self.produced.add(&name, &tcp, frame);
-        if !self.flows.is_empty() && self.flows.contains_key(&name) {
+        if self.flows.contains_key(&name) {
             self.touched.insert(name);
         }
     }
@@ -280,10 +284,10 @@ impl Expander {
             return;
         };
         let is_first = !self.flows.contains_key(&name);
-        if is_first && let Found::Frame(frame) = self.find(&name, &tcp, &digested) {
+        let found = is_first.then(|| self.find(&name, &tcp, &digested));
+        if let Some(Found::Frame(frame)) = found {
             return self.give(&name, &tcp, frame, out);
         }
-        let head = Frame::new(digested.head.clone(), digested.vnet_len);
         self.numbers += 1;
         let number = self.numbers;
         let due = now + PATIENCE;
@@ -291,17 +295,13 @@ impl Expander {
         let bytes = size_of::<Waiting>() + digested.head.len();
         self.note_waiting(bytes);
         let flow = self.flows.entry(name).or_default();
-        if let Some(head) = head {
-            let headless = Headless {
-                head: head.ethernet(),
-                len: head.ethernet().len() + digested.payload_len,
-            };
-            flow.acknowledge_ahead(&head, &tcp, &headless, out);
+        if let Some(head) = Frame::new(digested.head.clone(), digested.vnet_len) {
+            flow.acknowledge_ahead(&head, &tcp, &digested.headless(), out);
         }
         let what = What::Digest { digested, tcp, due, state: State::Unsaid };
         flow.queue.push_back(Waiting { number, bytes, what });
-        if is_first {
-            self.go_on(now, &name, out);
+        if let Some(found) = found {
+            self.wait_on(now, &name, &found);
         }
         self.relieve();
     }
@@ -372,23 +372,30 @@ impl Expander {
                 None => break,
                 Some(What::Whole(_)) => {}
                 Some(What::Digest { state: State::Different, .. }) => return,
-                Some(What::Digest { digested, tcp, state, .. }) => {
-                    let (state, index) = (*state, digested.index);
+                Some(What::Digest { digested, tcp, .. }) => {
+                    let index = digested.index;
                     match self.find(name, tcp, digested) {
                         Found::Frame(frame) => self.replace_front(name, index, frame),
-                        Found::Other => {
-                            self.stats.different += 1;
-                            return self.ask(name, 0, State::Different);
-                        }
-                        Found::Never => return self.ask(name, 0, State::Different),
-                        Found::Part if state == State::Unsaid => return self.hurry(now, name),
-                        Found::Part | Found::Nothing => return,
+                        found => return self.wait_on(now, name, &found),
                     }
                 }
             }
             self.give_front(name, out);
         }
         self.flows.remove(name);
+    }
+
+    /// The first frame of `name` waits on, for what its digest was `found` to be.
+    fn wait_on(&mut self, now: Instant, name: &FlowKey, found: &Found) {
+        match found {
+            Found::Other => {
+                self.stats.different += 1;
+                self.ask(name, 0, State::Different);
+            }
+            Found::Not(Missing::Forever) => self.ask(name, 0, State::Different),
+            Found::Not(Missing::Rest) => self.hurry(now, name),
+            Found::Not(Missing::All) | Found::Frame(_) => {}
+        }
     }
 
     /// The first frame of `name`, which has a digest, is `frame`.
@@ -428,6 +435,9 @@ impl Expander {
         let Some(Waiting { number, what: What::Digest { due, state, .. }, .. }) = front else {
             return;
         };
+        if *state != State::Unsaid {
+            return;
+        }
         *state = State::PartlySaid;
         let soon = now + PATIENCE_FOR_REST;
         if soon < *due {
@@ -439,18 +449,13 @@ impl Expander {
 
     /// Looks for the octets of a digest.
     fn find(&self, name: &FlowKey, tcp: &Tcp, digested: &Digested) -> Found {
-        let (Some(key), len) = (&self.key, digested.payload_len) else { return Found::Nothing };
-        match self.produced.coverage(name, Seq(tcp.seq), len) {
-            Coverage::Nothing => return Found::Nothing,
-            Coverage::Part => return Found::Part,
-            Coverage::Never => return Found::Never,
-            Coverage::All => {}
-        }
-        let mut octets = Vec::with_capacity(digested.head.len() + len);
-        octets.extend_from_slice(&digested.head);
-        let is_there = self.produced.copy(name, Seq(tcp.seq), len, &mut octets);
-        let payload = octets.get(digested.head.len()..).unwrap_or_default();
-        if !is_there || key.digest(payload) != digested.digest {
+        let Some(key) = &self.key else { return Found::Not(Missing::All) };
+        let (seq, len, head) = (Seq(tcp.seq), digested.payload_len, &digested.head);
+        let octets = match self.produced.octets(name, seq, len, head) {
+            Ok(octets) => octets,
+            Err(missing) => return Found::Not(missing),
+        };
+        if key.digest(octets.get(head.len()..).unwrap_or_default()) != digested.digest {
             return Found::Other;
         }
         Frame::new(Bytes::from(octets), digested.vnet_len).map_or(Found::Other, Found::Frame)
@@ -464,9 +469,8 @@ enum Found {
     Frame(Frame),
     /// They have another one.
     Other,
-    Part,
-    Nothing,
-    Never,
+    /// They are not there.
+    Not(Missing),
 }
 
 impl Flow {

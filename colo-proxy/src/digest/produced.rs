@@ -17,16 +17,15 @@ const REACH: u32 = 1 << 30;
 /// Octets of a connection that stay when the secondary has said them: it may repeat them.
 const REPEATED_MAX: u32 = 512 << 10;
 
-/// How much of a part of a stream is there.
+/// Why a part of a stream is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coverage {
+pub(super) enum Missing {
+    /// Nothing of it has been said.
     All,
-    /// And the rest may come.
-    Part,
-    /// Likewise all of it.
-    Nothing,
-    /// What is not there has been said, or passed over: it does not come.
-    Never,
+    /// A part of it has, and the rest may come.
+    Rest,
+    /// It has been said long ago, or was passed over: it does not come.
+    Forever,
 }
 
 /// A part of a stream, and the frame that it came in.
@@ -124,41 +123,32 @@ impl Produced {
         *self = Self::new(self.bytes_max);
     }
 
-    /// How much of the `len` octets at `seq` is there.
-    pub(super) fn coverage(&self, name: &FlowKey, seq: Seq, len: usize) -> Coverage {
-        let last = self.flows.get(name).and_then(VecDeque::back).map(Piece::end);
-        match last {
-            None => Coverage::Nothing,
-            Some(last) if last.since(seq) <= 0 => Coverage::Nothing,
-            Some(last) if last.since(seq.plus(len as u32)) < 0 => Coverage::Part,
-            Some(_) if self.walk(name, seq, len, |_| {}) => Coverage::All,
-            Some(_) => Coverage::Never,
-        }
-    }
-
-    /// Appends the `len` octets at `seq`, if all are there.
-    pub(super) fn copy(&self, name: &FlowKey, seq: Seq, len: usize, into: &mut Vec<u8>) -> bool {
-        self.walk(name, seq, len, |octets| into.extend_from_slice(octets))
-    }
-
-    /// Shows what is there of the `len` octets at `seq`, in order; says whether that is all.
-    fn walk(&self, name: &FlowKey, seq: Seq, len: usize, mut show: impl FnMut(&[u8])) -> bool {
-        let Some(pieces) = self.flows.get(name) else { return false };
+    /// The `len` octets at `seq`, behind `head`.
+    pub(super) fn octets(
+        &self,
+        name: &FlowKey,
+        seq: Seq,
+        len: usize,
+        head: &[u8],
+    ) -> Result<Vec<u8>, Missing> {
+        let pieces = self.flows.get(name).ok_or(Missing::All)?;
         let (mut at, end) = (seq, seq.plus(len as u32));
-        let mut is_whole = true;
+        let last = pieces.back().map(Piece::end).filter(|last| last.since(seq) > 0);
+        if last.ok_or(Missing::All)?.since(end) < 0 {
+            return Err(Missing::Rest);
+        }
+        let mut octets = Vec::with_capacity(head.len() + len);
+        octets.extend_from_slice(head);
         for piece in pieces.range(pieces.partition_point(|piece| piece.end().since(seq) <= 0)..) {
-            if at == end || piece.seq.since(end) >= 0 {
+            if at == end || piece.seq.since(at) > 0 {
                 break;
             }
-            is_whole &= piece.seq.since(at) <= 0;
-            let from = piece.seq.max(at);
             let upto = piece.end().min(end);
-            let start = piece.at as usize + from.since(piece.seq) as usize;
-            let octets = piece.frame.ethernet().get(start..start + upto.since(from) as usize);
-            is_whole &= octets.is_some();
-            show(octets.unwrap_or_default());
+            let start = piece.at as usize + at.since(piece.seq) as usize;
+            let part = piece.frame.ethernet().get(start..start + upto.since(at) as usize);
+            octets.extend_from_slice(part.unwrap_or_default());
             at = upto;
         }
-        is_whole && at == end
+        if octets.len() == head.len() + len { Ok(octets) } else { Err(Missing::Forever) }
     }
 }

@@ -90,17 +90,17 @@ impl Digester {
     /// frame itself.
     pub(crate) fn digest(&mut self, index: u64, frame: &Frame) -> Option<(Mark, Bytes)> {
         let (name, tcp) = segment(frame.ethernet())?;
+        // What opens or ends a connection is no part of a stream that both have.
+        if tcp.payload_len < PAYLOAD_MIN || tcp.flags & (flag::SYN | flag::RST) != 0 {
+            return None;
+        }
         let frame = if self.vnet_hdr { frame.clone() } else { frame.plain() };
         let octets = frame.bytes();
         let vnet_len = frame.vnet().len();
         let payload_at = vnet_len + tcp.payload_at as usize;
         let end = payload_at + tcp.payload_len as usize;
-        // What opens or ends a connection is no part of a stream that both have.
-        if tcp.flags & (flag::SYN | flag::RST) != 0 {
-            return None;
-        }
         // What lies behind the packet is nothing that the primary's octets could be put in front of.
-        if tcp.payload_len < PAYLOAD_MIN || payload_at > HEAD_MAX || end != octets.len() {
+        if payload_at > HEAD_MAX || end != octets.len() {
             return None;
         }
         let digested = Digested {

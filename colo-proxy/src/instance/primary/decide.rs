@@ -50,6 +50,8 @@ pub(in crate::instance) struct Decisions {
     pub(in crate::instance) cut: Cut,
     /// Makes frames of the digests that come in their place.
     pub(in crate::instance) expander: Expander,
+    /// What it has made whole; empty between calls, and kept for its memory.
+    expanded: Vec<Frame>,
     pub(in crate::instance) epoch: u64,
     /// Tells our epochs from those of an earlier daemon; random.
     session: u64,
@@ -116,6 +118,7 @@ impl Decisions {
             protection,
             cut: Cut::default(),
             expander: Expander::new(DigestLimits::default()),
+            expanded: Vec::new(),
             epoch: 0,
             session,
             checkpoint_running: false,
@@ -195,14 +198,13 @@ impl Decisions {
             self.expander.on_primary(frame);
         }
         self.compare_all(now, Side::Primary, frames);
-        let mut expanded = Vec::new();
-        self.expander.settle(now, &mut expanded);
-        self.compare_expanded(now, expanded);
+        self.expander.settle(now, &mut self.expanded);
+        self.compare_expanded(now);
     }
 
     /// What the expander has made whole.
-    fn compare_expanded(&mut self, now: Instant, frames: Vec<Frame>) {
-        for frame in frames {
+    fn compare_expanded(&mut self, now: Instant) {
+        for frame in self.expanded.drain(..) {
             // What waited may have outlived what made it count.
             if self.protection.compares() {
                 self.engine.on_frame(now, Side::Secondary, frame, &mut self.out);
@@ -342,9 +344,8 @@ impl Decisions {
             self.counts.secondary_ignored += 1;
             return;
         }
-        let mut expanded = Vec::new();
-        self.expander.on_returned(now, returned, &mut expanded);
-        self.compare_expanded(now, expanded);
+        self.expander.on_returned(now, returned, &mut self.expanded);
+        self.compare_expanded(now);
     }
 
     /// Asks the secondary where the epoch ends on its lane, if that is not known.
