@@ -197,8 +197,9 @@ fn a_failed_checkpoint_leaves_the_epoch_as_it_was() -> Result<()> {
         status.detail("/engine/checkpoints_failed").is_ok_and(|n| n == 5)
     })?;
     conversation.close()?;
-    everything(&pair.lab.client, Family::V4)?;
+    let done = everything(&pair.lab.client, Family::V4);
     pair.expect_no_checkpoints()?;
+    done?;
     pair.finish()
 }
 

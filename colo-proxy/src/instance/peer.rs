@@ -68,12 +68,24 @@ pub(super) enum PeerEvent {
 /// The owner's end of the control lane.
 #[derive(Debug)]
 pub(super) struct Peer {
-    messages: mpsc::Sender<Message>,
+    messages: mpsc::Sender<Said>,
     /// What may take its time, and must not be in the way of the others.
-    bulk: mpsc::Sender<Message>,
+    bulk: mpsc::Sender<Said>,
     /// Ends the conversation.
-    break_off: mpsc::Sender<()>,
-    pub(super) events: mpsc::Receiver<PeerEvent>,
+    break_off: mpsc::Sender<u64>,
+    events: mpsc::Receiver<PeerEvent>,
+    /// The conversation that the owner knows of. Another one may have begun since: what is said now is
+    /// not for that.
+    conversation: u64,
+}
+
+/// What is said in a conversation, and in which one: they are counted from 1, as they come [up].
+///
+/// [up]: PeerEvent::Up
+#[derive(Debug)]
+struct Said {
+    message: Message,
+    conversation: u64,
 }
 
 impl Peer {
@@ -93,30 +105,40 @@ impl Peer {
         let from_owner = FromOwner { messages: from_owner, bulk: bulk_from_owner, breaks };
         let terms = Terms { role, silence_max, traffic, offer };
         tokio::spawn(keep(port, terms, from_owner, events));
-        Self { messages, bulk, break_off, events: receiver }
+        Self { messages, bulk, break_off, events: receiver, conversation: 0 }
     }
 
-    /// Sends `message` if the lane keeps up; `false` where it does not.
+    /// What the lane tells next; `None` when its task has ended. Can be cancelled without losing
+    /// anything.
+    pub(super) async fn next_event(&mut self) -> Option<PeerEvent> {
+        let event = self.events.recv().await?;
+        self.conversation += u64::from(matches!(event, PeerEvent::Up { .. }));
+        Some(event)
+    }
+
+    /// Sends `message` to the peer that the owner has heard of last, if that is still there and the
+    /// lane keeps up; `false` where it does not.
     ///
     /// What is told of the kernel lane is told once, and the peer counts on it: without a count it finds
     /// no loss, and without the word that this end is closed it sends for ever. Where that finds no room
     /// the conversation ends, and with it the kernel lane at both ends, for which a checkpoint is made.
     pub(super) fn send(&self, message: Message) -> bool {
         let is_of_lane = message.is_of_lane();
-        let is_sent = self.messages.try_send(message).is_ok();
+        let conversation = self.conversation;
+        let is_sent = self.messages.try_send(Said { message, conversation }).is_ok();
         if is_of_lane && !is_sent {
             // One that is asked for already is enough.
-            let _ = self.break_off.try_send(());
+            let _ = self.break_off.try_send(conversation);
         }
         is_sent
     }
 
     /// Sends `messages` one after the other, as the lane takes them and nothing else is to be sent.
     pub(super) fn send_all(&self, messages: Vec<Message>) {
-        let lane = self.bulk.clone();
+        let (lane, conversation) = (self.bulk.clone(), self.conversation);
         tokio::spawn(async move {
             for message in messages {
-                if lane.send(message).await.is_err() {
+                if lane.send(Said { message, conversation }).await.is_err() {
                     return;
                 }
             }
@@ -126,9 +148,9 @@ impl Peer {
 
 /// What the owner wants sent.
 struct FromOwner {
-    messages: mpsc::Receiver<Message>,
-    bulk: mpsc::Receiver<Message>,
-    breaks: mpsc::Receiver<()>,
+    messages: mpsc::Receiver<Said>,
+    bulk: mpsc::Receiver<Said>,
+    breaks: mpsc::Receiver<u64>,
 }
 
 /// What the task is to do next.
@@ -138,19 +160,26 @@ enum Next {
 }
 
 impl FromOwner {
-    /// The next message; `None` when the owner is gone. Can be cancelled without losing one.
-    async fn next(&mut self) -> Option<Next> {
-        tokio::select! {
-            biased;
-            Some(()) = self.breaks.recv() => Some(Next::BreakOff),
-            message = self.messages.recv() => message.map(Next::Send),
-            Some(message) = self.bulk.recv() => Some(Next::Send(message)),
+    /// What is next in `conversation`, for which whatever was meant for another one means nothing;
+    /// `None` when the owner is gone. Can be cancelled without losing anything.
+    async fn next(&mut self, conversation: Option<u64>) -> Option<Next> {
+        loop {
+            let (said, next) = tokio::select! {
+                biased;
+                Some(broken) = self.breaks.recv() => (broken, Next::BreakOff),
+                message = self.messages.recv() => message.map(Next::of)?,
+                Some(message) = self.bulk.recv() => Next::of(message),
+            };
+            if Some(said) == conversation {
+                return Some(next);
+            }
         }
     }
+}
 
-    fn forget(&mut self) {
-        while self.messages.try_recv().is_ok() || self.bulk.try_recv().is_ok() {}
-        while self.breaks.try_recv().is_ok() {}
+impl Next {
+    fn of(said: Said) -> (u64, Self) {
+        (said.conversation, Self::Send(said.message))
     }
 }
 
@@ -160,14 +189,15 @@ async fn keep(
     mut messages: FromOwner,
     events: mpsc::Sender<PeerEvent>,
 ) {
+    let mut introduction = Introduction::default();
     loop {
+        introduction.done = false;
         let stream = tokio::select! {
             stream = port.next() => stream,
+            // Nobody is there to be told anything.
+            _ = messages.next(introduction.conversation()) => return,
             () = events.closed() => return,
         };
-        // What was meant for the last connection means nothing to this one.
-        messages.forget();
-        let mut introduction = Introduction::default();
         let Ended { why, was_silent } =
             converse(stream, &terms, &mut introduction, &mut messages, &events).await;
         if introduction.done && events.send(PeerEvent::Down { was_silent }).await.is_err() {
@@ -228,7 +258,7 @@ async fn converse(
                 }
                 continue;
             }
-            message = messages.next() => match message {
+            said = messages.next(introduction.conversation()) => match said {
                 Some(Next::Send(message)) => message,
                 Some(Next::BreakOff) => return ended("the peer takes messages too slowly"),
                 None => return ended("the instance is ending"),
@@ -255,9 +285,16 @@ async fn converse(
 #[derive(Debug, Default)]
 struct Introduction {
     done: bool,
+    /// Those that have been made on any connection.
+    made: u64,
 }
 
 impl Introduction {
+    /// The conversation of this connection, once there is one.
+    fn conversation(&self) -> Option<u64> {
+        self.done.then_some(self.made)
+    }
+
     /// The first message must say who speaks, and that must be the other half of a pair.
     fn check(&mut self, message: &Message, role: Role) -> Result<(), String> {
         match message {
@@ -265,6 +302,7 @@ impl Introduction {
                 Err(format!("the peer speaks version {version} of the control lane, not {VERSION}"))
             }
             Message::Hello { role: peer, .. } if *peer == opposite(role).to_string() => {
+                self.made += u64::from(!self.done);
                 self.done = true;
                 Ok(())
             }
@@ -340,7 +378,7 @@ mod tests {
         let mut stream = UnixStream::connect(&path).await.expect("it listens");
         let line = hello(VERSION, "secondary").line() + "\n";
         stream.write_all(line.as_bytes()).await.expect("it reads");
-        assert_eq!(peer.events.recv().await, Some(PeerEvent::Up { lane: None }));
+        assert_eq!(peer.next_event().await, Some(PeerEvent::Up { lane: None }));
         (peer, stream, dir)
     }
 
@@ -365,12 +403,12 @@ mod tests {
         fill(&peer).await;
         assert!(!peer.send(Message::LaneCount { slot: 1, sent: 2 }));
         ended(stream).await;
-        assert_eq!(peer.events.recv().await, Some(PeerEvent::Down { was_silent: false }));
+        assert_eq!(peer.next_event().await, Some(PeerEvent::Down { was_silent: false }));
         // That was for this conversation, and not for the next.
         let mut next = UnixStream::connect(dir.path().join("control")).await.expect("it listens");
         let line = hello(VERSION, "secondary").line() + "\n";
         next.write_all(line.as_bytes()).await.expect("it reads");
-        assert_eq!(peer.events.recv().await, Some(PeerEvent::Up { lane: None }));
+        assert_eq!(peer.next_event().await, Some(PeerEvent::Up { lane: None }));
         assert!(peer.send(Message::LaneCount { slot: 1, sent: 2 }));
         let mut said = String::new();
         while !said.contains("lane-count") {
@@ -380,6 +418,39 @@ mod tests {
             assert_ne!(len, 0, "the conversation ended: {said}");
             said.push_str(&String::from_utf8_lossy(&octets[..len]));
         }
+    }
+
+    /// An owner that answers a peer of which it has not heard yet that it is gone answers nobody: the
+    /// next one must not take that for its own.
+    #[tokio::test]
+    async fn a_word_for_the_last_peer_is_not_for_the_next() {
+        let (mut peer, stream, dir) = connected().await;
+        drop(stream);
+        let next = UnixStream::connect(dir.path().join("control")).await.expect("it listens");
+        let mut lines = Framed::new(next, codec());
+        // It is being talked to; the owner has not looked yet.
+        let first = lines.next().await.expect("a line").expect("a socket");
+        assert!(first.contains("hello"), "{first}");
+        lines.send(hello(VERSION, "secondary").line()).await.expect("it reads");
+        let deadline = Instant::now() + TIMEOUT;
+        while peer.events.len() < 2 {
+            assert!(Instant::now() < deadline, "no Down and Up");
+            tokio::task::yield_now().await;
+        }
+        peer.send(Message::Lane { open: true, epoch: 1 });
+        peer.send_all(vec![Message::Offsets { text: "1".into() }]);
+        assert_eq!(peer.next_event().await, Some(PeerEvent::Down { was_silent: false }));
+        peer.send(Message::Lane { open: true, epoch: 2 });
+        assert_eq!(peer.next_event().await, Some(PeerEvent::Up { lane: None }));
+        peer.send_all(vec![Message::Offsets { text: "3".into() }]);
+        assert!(peer.send(Message::Lane { open: true, epoch: 3 }));
+        let mut said = Vec::new();
+        while said.len() < 2 {
+            let line = tokio::time::timeout(TIMEOUT, lines.next()).await.expect("in time");
+            let line = line.expect("a line").expect("a socket");
+            said.extend((line.contains("lane\"") || line.contains("offsets")).then_some(line));
+        }
+        assert!(said.iter().all(|line| line.contains('3')), "{said:?}");
     }
 
     /// The twin: what is no lane's is told again, or is not needed.

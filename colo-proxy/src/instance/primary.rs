@@ -486,7 +486,7 @@ async fn disclaim(peer: &mut Peer) {
         return;
     }
     let known = async {
-        while let Some(event) = peer.events.recv().await {
+        while let Some(event) = peer.next_event().await {
             let known = PeerEvent::Message(Message::ProtectionKnown { protected: false });
             if event == known || matches!(event, PeerEvent::Down { .. }) {
                 return;

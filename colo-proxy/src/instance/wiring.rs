@@ -134,7 +134,7 @@ pub(super) fn drain_gate(gate: &Gate, frames_max: u32, mut take: impl FnMut(Fram
 
 pub(super) async fn next_peer_event(peer: Option<&mut Peer>) -> PeerEvent {
     if let Some(peer) = peer
-        && let Some(event) = peer.events.recv().await
+        && let Some(event) = peer.next_event().await
     {
         return event;
     }
