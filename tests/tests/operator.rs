@@ -2,19 +2,25 @@
 //! guests in one daemon, a clean end.
 
 use std::fs::Permissions;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, anyhow};
 use colo_lab::client::Conversation;
-use colo_lab::daemon::{self, Daemon, Output, PairOptions, output, output_of};
+use colo_lab::daemon::{self, Daemon, Output, PairOptions, Status, output, output_of};
 use colo_lab::guest::{Guest, GuestOptions};
 use colo_lab::network::{Family, Host, Lab, LabOptions, Side, Slot};
 use colo_lab::pair::left_on;
+use colo_lab::process::eventually;
+use colo_lab::protocol::ECHO_PORT;
 use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 const LANES: [&str; 4] =
@@ -183,52 +189,124 @@ fn a_second_daemon_for_the_same_tap_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// Three guests of one daemon, which has one processor: they share a thread.
+struct Several {
+    primary: Daemon,
+    secondary: Daemon,
+    _guests: Vec<Guest>,
+    slots: [Slot; 3],
+    lab: Lab,
+}
+
+impl Several {
+    fn start() -> Result<Self> {
+        let slots = [0, 1, 2].map(Slot);
+        let lab = Lab::new(LabOptions { slots: 3, ..LabOptions::default() })?;
+        let guests = |side: Side| -> Result<Vec<Guest>> {
+            let options = |slot| GuestOptions { slot, ..GuestOptions::of(side, Offloads::On) };
+            slots.iter().map(|slot| Guest::start(&lab, side, options(*slot))).collect()
+        };
+        let daemon = |side: Side| {
+            let config = |slot: &Slot| PairOptions::default().config(side, *slot, "");
+            let all: String = slots.iter().map(config).collect();
+            with_one_processor(|| Daemon::run_config(lab.host(side), &all))
+        };
+        let mut all = guests(Side::Primary)?;
+        let secondary = daemon(Side::Secondary)?;
+        all.extend(guests(Side::Secondary)?);
+        let primary = daemon(Side::Primary)?;
+        eventually("three protected guests", TIMEOUT, || {
+            let modes = primary.statuses()?;
+            let all = modes.iter().all(|s| s.mode().is_ok_and(|mode| mode == "protected"));
+            Ok((all && modes.len() == 3).then_some(()))
+        })?;
+        Ok(Self { primary, secondary, _guests: all, slots, lab })
+    }
+
+    /// Speaks with the guest of `slot`, which asks for no checkpoint.
+    fn converse(&self, slot: Slot) -> Result<()> {
+        for family in Family::BOTH {
+            let mut conversation = Conversation::open_to(&self.lab.client, slot.address(family))?;
+            conversation.ask(3000)?;
+            conversation.down(500_000)?;
+            conversation.close()?;
+        }
+        let status = self.status(slot)?;
+        assert!(status.number("compared_frames")? > 0, "{status:#?}");
+        assert!(status.checkpoints().is_empty(), "{status:#?}");
+        Ok(())
+    }
+
+    fn status(&self, slot: Slot) -> Result<Status> {
+        let of = |status: &Status| status.0["netdev"] == slot.tap();
+        let found = self.primary.statuses()?.into_iter().find(of);
+        found.with_context(|| format!("no status of {}", slot.tap()))
+    }
+
+    fn end(mut self) -> Result<()> {
+        for daemon in [&mut self.primary, &mut self.secondary] {
+            let ended = daemon.process.terminate()?;
+            assert!(ended.success(), "{ended}: {}", daemon.process.stderr());
+        }
+        for side in Side::BOTH {
+            assert_eq!(left_on(self.lab.host(side))?, Vec::<String>::new());
+        }
+        Ok(())
+    }
+}
+
+/// Whatever `start` starts has one processor, whatever the machine has.
+fn with_one_processor<T>(start: impl FnOnce() -> Result<T>) -> Result<T> {
+    let this = Pid::from_raw(0);
+    let before = sched_getaffinity(this)?;
+    let first = (0..CpuSet::count()).find(|cpu| before.is_set(*cpu).unwrap_or(false));
+    let mut one = CpuSet::new();
+    one.set(first.context("no processor")?)?;
+    sched_setaffinity(this, &one)?;
+    let started = start();
+    sched_setaffinity(this, &before)?;
+    started
+}
+
 #[test]
 fn one_daemon_serves_several_guests() -> Result<()> {
     if !require_root() {
         return Ok(());
     }
-    let slots: Vec<Slot> = (0..3).map(Slot).collect();
-    let lab = Lab::new(LabOptions { slots: 3, ..LabOptions::default() })?;
-    let guest = |side, slot: &Slot| {
-        let options = GuestOptions { slot: *slot, ..GuestOptions::of(side, Offloads::On) };
-        Guest::start(&lab, side, options)
-    };
-    let config = |side| -> String {
-        slots.iter().map(|slot| PairOptions::default().config(side, *slot, "")).collect()
-    };
-    let mut guests = Vec::new();
-    for slot in &slots {
-        guests.push(guest(Side::Primary, slot)?);
+    let several = Several::start()?;
+    for slot in several.slots {
+        several.converse(slot)?;
     }
-    let mut secondary = Daemon::run_config(lab.host(Side::Secondary), &config(Side::Secondary))?;
-    for slot in &slots {
-        guests.push(guest(Side::Secondary, slot)?);
+    several.end()
+}
+
+/// More comes for one guest than its daemon can do, on the thread of all three.
+#[test]
+fn a_guest_that_is_flooded_keeps_no_other_waiting() -> Result<()> {
+    if !require_root() {
+        return Ok(());
     }
-    let mut primary = Daemon::run_config(lab.host(Side::Primary), &config(Side::Primary))?;
-    colo_lab::process::eventually("three protected guests", TIMEOUT, || {
-        let modes = primary.statuses()?;
-        let all = modes.iter().all(|s| s.mode().is_ok_and(|mode| mode == "protected"));
-        Ok((all && modes.len() == 3).then_some(()))
+    let several = Several::start()?;
+    let [flooded, others @ ..] = several.slots;
+    let target = SocketAddr::new(flooded.address(Family::V4), ECHO_PORT);
+    let flood = several.lab.client.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?))?;
+    let is_over = AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| -> Result<u64> {
+        let flooding = scope.spawn(|| {
+            let mut sent = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                // Its queue may be full; there are more.
+                sent += u64::from(flood.send_to(&[0; 100], target).is_ok());
+            }
+            sent
+        });
+        let conversed = others.into_iter().try_for_each(|slot| several.converse(slot));
+        is_over.store(true, Ordering::Relaxed);
+        let sent = flooding.join();
+        conversed?;
+        sent.map_err(|_| anyhow!("the flood panicked"))
     })?;
-    for slot in &slots {
-        for family in Family::BOTH {
-            let mut conversation = Conversation::open_to(&lab.client, slot.address(family))?;
-            conversation.ask(3000)?;
-            conversation.down(500_000)?;
-            conversation.close()?;
-        }
-    }
-    for status in primary.statuses()? {
-        assert!(status.number("compared_frames")? > 0, "{status:#?}");
-        assert!(status.checkpoints().is_empty(), "{status:#?}");
-    }
-    for daemon in [&mut primary, &mut secondary] {
-        let ended = daemon.process.terminate()?;
-        assert!(ended.success(), "{ended}: {}", daemon.process.stderr());
-    }
-    for side in Side::BOTH {
-        assert_eq!(left_on(lab.host(side))?, Vec::<String>::new());
-    }
-    Ok(())
+    let compared = several.status(flooded)?.number("compared_frames")?;
+    assert!(compared > 0 && sent > compared, "{compared} of {sent}: no flood");
+    several.end()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use colo_proxy::config::Guest;
-use colo_proxy::instance::Instance;
+use colo_proxy::instance::{Instance, Threads};
 use colo_proxy::status::RUNTIME_DIR;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -13,14 +13,19 @@ use tokio::signal::unix::{SignalKind, signal};
 const WATCH: Duration = Duration::from_millis(200);
 
 pub(super) fn serve(guests: Vec<Guest>) -> anyhow::Result<()> {
+    let threads = Threads::start(guests.len()).context("cannot start a thread")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve_on(&threads, guests))
+}
+
+async fn serve_on(threads: &Threads, guests: Vec<Guest>) -> anyhow::Result<()> {
     // Before the first instance starts: a signal must not find it half attached.
-    let mut signals = runtime.block_on(async { Signals::new() })?;
+    let mut signals = Signals::new()?;
     let mut instances = Vec::new();
     let mut started = Ok(());
-    for guest in guests {
+    for (number, guest) in guests.into_iter().enumerate() {
         let netdev = guest.netdev.clone();
-        match Instance::start(guest, Path::new(RUNTIME_DIR)) {
+        match Instance::start(guest, Path::new(RUNTIME_DIR), threads, number).await {
             Ok(instance) => instances.push(instance),
             Err(error) => {
                 started = Err(error).with_context(|| format!("cannot serve {netdev}"));
@@ -30,16 +35,14 @@ pub(super) fn serve(guests: Vec<Guest>) -> anyhow::Result<()> {
     }
     if started.is_ok() {
         eprintln!("colo-proxy: ready");
-        runtime.block_on(async {
-            tokio::select! {
-                () = signals.next() => {}
-                () = all_ended(&instances) => {}
-            }
-        });
+        tokio::select! {
+            () = signals.next() => {}
+            () = all_ended(&instances) => {}
+        }
     }
     instances.iter().for_each(Instance::stop);
     for instance in instances {
-        started = started.and(instance.join().map_err(Into::into));
+        started = started.and(instance.ended().await.map_err(Into::into));
     }
     started
 }

@@ -13,11 +13,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Tells the task of frames, and `status` of the task. Everything is on one thread; it is shared with
 /// tasks that could move.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct BusyPoll(Arc<Shared>);
+pub(crate) struct BusyPoll {
+    shared: Arc<Shared>,
+    /// Ends with the last of those who tell it of frames.
+    _task: Option<Arc<AbortOnDropHandle<()>>>,
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -35,35 +40,36 @@ struct Shared {
 impl BusyPoll {
     /// Starts the task, which polls for `max` after a frame, if that is anything at all.
     pub(crate) fn spawn(max: Duration) -> Self {
-        let this = Self::default();
-        if !max.is_zero() {
-            tokio::spawn(poll(this.0.clone(), Expectation::new(max, Instant::now())));
-        }
-        this
+        let shared = Arc::<Shared>::default();
+        let task = (!max.is_zero()).then(|| {
+            let expectation = Expectation::new(max, Instant::now());
+            Arc::new(AbortOnDropHandle::new(tokio::spawn(poll(shared.clone(), expectation))))
+        });
+        Self { shared, _task: task }
     }
 
     /// Frames have come; so many wait now, for their like or with them.
     pub(crate) fn on_frames(&self, waiting: u64) {
-        self.0.came.store(true, Relaxed);
-        self.0.waiting.fetch_max(waiting, Relaxed);
-        if self.0.is_asleep.load(Relaxed) {
-            self.0.wake.notify_one();
+        self.shared.came.store(true, Relaxed);
+        self.shared.waiting.fetch_max(waiting, Relaxed);
+        if self.shared.is_asleep.load(Relaxed) {
+            self.shared.wake.notify_one();
         }
     }
 
     /// One more frame has come, of a batch whose length nobody tells.
     pub(crate) fn on_frame(&self) {
-        let before = self.0.waiting.fetch_add(1, Relaxed);
+        let before = self.shared.waiting.fetch_add(1, Relaxed);
         self.on_frames(before + 1);
     }
 
     /// What `status` shows.
     pub(crate) fn report(&self) -> Value {
-        json!({ "windows": self.0.windows.load(Relaxed), "hits": self.0.hits.load(Relaxed) })
+        json!({ "windows": self.shared.windows.load(Relaxed), "hits": self.shared.hits.load(Relaxed) })
     }
 }
 
-/// Ends with the runtime.
+/// Never ends by itself.
 async fn poll(shared: Arc<Shared>, mut expectation: Expectation) {
     loop {
         shared.is_asleep.store(true, Relaxed);

@@ -1,5 +1,5 @@
-//! One protected guest on this host: everything that belongs to it, connected, on a thread of its
-//! own.
+//! One protected guest on this host: everything that belongs to it, connected, a task of one of the
+//! daemon's [`Threads`].
 //!
 //! [`primary`] and [`secondary`] are the two halves. What they decide is decided elsewhere, in
 //! state machines without I/O ([`crate::compare`], [`crate::protection`]); here frames, events and time
@@ -26,16 +26,18 @@ mod segment;
 #[cfg(test)]
 mod simulation;
 mod slots;
+mod threads;
 pub(crate) mod trace;
 pub(crate) mod translator;
 pub(crate) mod wiring;
 
 use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
 
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 pub use self::lanes::LaneStatus;
+pub use self::threads::Threads;
 use crate::colo_frame::ColoFrameError;
 use crate::config::{Guest, SideConfig};
 use crate::datapath::DatapathError;
@@ -69,7 +71,7 @@ pub enum InstanceError {
     RuntimeDir { path: PathBuf, source: std::io::Error },
     #[error("cannot {what}")]
     System { what: &'static str, source: std::io::Error },
-    #[error("the thread of this instance ended")]
+    #[error("this instance ended")]
     Ended,
 }
 
@@ -99,36 +101,34 @@ fn random_octets<const N: usize>() -> std::io::Result<[u8; N]> {
     Ok(octets)
 }
 
-/// Turns between two looks at what has come: QEMU's word of a checkpoint must not wait behind many
-/// batches of frames.
-const EVENT_INTERVAL: u32 = 8;
-
 /// A running instance.
 #[derive(Debug)]
 pub struct Instance {
     stop: watch::Sender<bool>,
-    thread: JoinHandle<Result<(), InstanceError>>,
+    task: JoinHandle<Result<(), InstanceError>>,
 }
 
 impl Instance {
-    /// Attaches and listens; returns when both is done, or why it could not be.
-    pub fn start(guest: Guest, dir: &Path) -> Result<Self, InstanceError> {
+    /// Attaches and listens; returns when both is done, or why it could not be. `number` counts the
+    /// instances, and says which thread serves it.
+    pub async fn start(
+        guest: Guest,
+        dir: &Path,
+        threads: &Threads,
+        number: usize,
+    ) -> Result<Self, InstanceError> {
         std::fs::create_dir_all(dir)
             .map_err(|source| InstanceError::RuntimeDir { path: dir.into(), source })?;
         let (stop, stopped) = watch::channel(false);
         let (ready, is_ready) = oneshot::channel();
         let dir = dir.to_owned();
-        let thread = std::thread::Builder::new()
-            .name(format!("colo-{}", guest.netdev))
-            .spawn(move || run(guest, &dir, stopped, ready))
-            .map_err(|source| InstanceError::System { what: "start a thread", source })?;
-        match is_ready.blocking_recv() {
-            Ok(()) => Ok(Self { stop, thread }),
+        let serve = move || run(guest, dir, stopped, ready);
+        let task = threads.spawn(number, serve).ok_or(InstanceError::Ended)?;
+        let instance = Self { stop, task };
+        match is_ready.await {
+            Ok(()) => Ok(instance),
             // It ended before it was ready, and says why.
-            Err(_) => match thread.join() {
-                Ok(Err(error)) => Err(error),
-                _ => Err(InstanceError::Ended),
-            },
+            Err(_) => Err(instance.ended().await.err().unwrap_or(InstanceError::Ended)),
         }
     }
 
@@ -139,42 +139,35 @@ impl Instance {
 
     /// It has ended by itself or because it was asked to.
     pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+        self.task.is_finished()
     }
 
     /// Waits for its end.
-    pub fn join(self) -> Result<(), InstanceError> {
-        self.thread.join().unwrap_or(Err(InstanceError::Ended))
+    pub async fn ended(self) -> Result<(), InstanceError> {
+        self.task.await.unwrap_or(Err(InstanceError::Ended))
     }
 }
 
-fn run(
+async fn run(
     guest: Guest,
-    dir: &Path,
+    dir: PathBuf,
     stopped: watch::Receiver<bool>,
     ready: oneshot::Sender<()>,
 ) -> Result<(), InstanceError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .event_interval(EVENT_INTERVAL)
-        .build()
-        .map_err(|source| InstanceError::System { what: "start the runtime", source })?;
     let netdev = guest.netdev.clone();
-    let (ended, was_ready) = runtime.block_on(async move {
-        let (attached, is_attached) = oneshot::channel();
-        let serve = async move {
-            match guest.side {
-                // Large, and made once: not for this stack.
-                SideConfig::Primary { .. } => {
-                    Box::pin(primary::run(guest, dir, stopped, attached)).await
-                }
-                SideConfig::Secondary { .. } => {
-                    Box::pin(secondary::run(guest, dir, stopped, attached)).await
-                }
+    let (attached, is_attached) = oneshot::channel();
+    let serve = async {
+        match guest.side {
+            // Large, and made once: not for the stack.
+            SideConfig::Primary { .. } => {
+                Box::pin(primary::run(guest, &dir, stopped, attached)).await
             }
-        };
-        tokio::join!(serve, pass_on(is_attached, ready))
-    });
+            SideConfig::Secondary { .. } => {
+                Box::pin(secondary::run(guest, &dir, stopped, attached)).await
+            }
+        }
+    };
+    let (ended, was_ready) = tokio::join!(serve, pass_on(is_attached, ready));
     // Whoever starts an instance reports why it could not; of its end nobody hears while the
     // daemon serves other guests.
     if let Err(error) = &ended

@@ -151,7 +151,7 @@ impl Primary {
         let frame = colo_frame::start_for(&guest, &claim.name).await?;
         // A leftover of its tunnel goes before the programs that guard it.
         let lane = KernelLane::new(&guest, &claim.name).await?;
-        let attached = attach(&guest, &claim.name, netdev)?;
+        let attached = attach(&guest, &claim.name, netdev).await?;
         let (output_gate, input_gate) = (attached.output_gate, attached.input_gate);
         for gate in [&output_gate, &input_gate] {
             gate.set_up()?;

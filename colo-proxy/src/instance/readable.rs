@@ -2,13 +2,18 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Readiness of a descriptor; reading is the owner's business.
 #[derive(Debug)]
-pub(crate) struct Readable(AsyncFd<OwnedFd>);
+pub(crate) struct Readable {
+    fd: AsyncFd<OwnedFd>,
+    /// The last reader left something.
+    has_more: AtomicBool,
+}
 
 impl Readable {
     /// Watches the open file behind `fd` by a descriptor of its own, so that the owner keeps its.
@@ -17,19 +22,26 @@ impl Readable {
         // SAFETY: the OwnedFd is moved in, is never replaced, and closes only when the AsyncFd is
         // dropped, so what `as_raw_fd` returns stays valid and open for the life of the AsyncFd.
         let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
-        Ok(Self(registered?))
+        Ok(Self { fd: registered?, has_more: AtomicBool::new(false) })
     }
 
     /// Waits until there is something to read and lets `read` read; `read` says whether it found
     /// the descriptor empty. Can be dropped while it waits.
+    ///
+    /// The thread is others' as well, other guests' too: after a batch that was not all, they have
+    /// their turn first. Nothing else makes a reader wait that always finds more.
     pub(crate) async fn read<T>(
         &self,
         read: impl FnOnce() -> io::Result<(T, Drained)>,
     ) -> io::Result<T> {
-        let mut guard = self.0.readable().await?;
+        if self.has_more.swap(false, Relaxed) {
+            tokio::task::yield_now().await;
+        }
+        let mut guard = self.fd.readable().await?;
         let (value, drained) = read()?;
-        if drained == Drained::Yes {
-            guard.clear_ready();
+        match drained {
+            Drained::Yes => guard.clear_ready(),
+            Drained::No => self.has_more.store(true, Relaxed),
         }
         Ok(value)
     }
@@ -40,4 +52,41 @@ impl Readable {
 pub(crate) enum Drained {
     Yes,
     No,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream;
+    use std::rc::Rc;
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    const TURNS: u32 = 10_000;
+
+    #[tokio::test]
+    async fn whoever_always_finds_more_lets_others_have_their_turn() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+        theirs.write_all(b"x").expect("room");
+        let flood = Readable::new(&ours).expect("it can be watched");
+        let done = Rc::new(Cell::new(0));
+        let counter = done.clone();
+        let beside = LocalSet::new();
+        beside.spawn_local(async move {
+            loop {
+                counter.set(counter.get() + 1);
+                tokio::task::yield_now().await;
+            }
+        });
+        let reading = async {
+            for _ in 0..TURNS {
+                flood.read(|| Ok(((), Drained::No))).await.expect("it can be read");
+            }
+        };
+        beside.run_until(reading).await;
+        assert!(done.get() >= TURNS / 2, "{} turns", done.get());
+    }
 }

@@ -138,7 +138,7 @@ impl Secondary {
         let frame = colo_frame::start_for(&guest, &claim.name).await?;
         // A leftover of its tunnel goes before the programs that guard it.
         let lane = KernelLane::new(&guest, &claim.name).await?;
-        let attached = attach(&guest, &claim.name, netdev)?;
+        let attached = attach(&guest, &claim.name, netdev).await?;
         let (mut datapath, output_gate) = (attached.datapath, attached.output_gate);
         let input_gate = attached.input_gate;
         let events = datapath.take_events().ok_or(InstanceError::Ended)?;

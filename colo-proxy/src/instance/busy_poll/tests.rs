@@ -80,7 +80,7 @@ async fn wait_until(what: &str, is_so: impl Fn() -> bool, each: impl Fn()) {
 async fn a_frame_that_comes_while_it_polls_is_a_hit_and_then_it_sleeps() {
     let busy = BusyPoll::spawn(Duration::from_millis(50));
     let is = |name: &str| busy.report()[name].as_u64().unwrap_or_default();
-    let is_asleep = || busy.0.is_asleep.load(Relaxed);
+    let is_asleep = || busy.shared.is_asleep.load(Relaxed);
     wait_until("polling", || is("windows") > 0, || busy.on_frames(1)).await;
     assert!(!is_asleep());
     wait_until("a hit", || is("hits") > 0, || busy.on_frames(1)).await;
