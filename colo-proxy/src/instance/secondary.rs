@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
@@ -11,10 +11,10 @@ use tokio::time::MissedTickBehavior;
 use super::announce::Addresses;
 use super::busy_poll::BusyPoll;
 use super::kernel_lane::{self, KernelLane};
-use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
+use super::lanes::{self, BATCH, LaneEvent, LaneStats, OutgoingRequest};
 use super::offsets;
 use super::peer::{Peer, PeerCounters, Traffic};
-use super::permission::{Answer, Permission};
+use super::permission::Permission;
 use super::readable::{Drained, Readable};
 use super::repeat;
 use super::trace::Trace;
@@ -24,29 +24,29 @@ use super::wiring::{
     system,
 };
 use super::{InstanceError, asked_to_stop};
-use crate::colo_frame::{self, ColoFrame, Command, Event};
+use crate::colo_frame::{self, ColoFrame, Event};
 use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
-use crate::datapath::capture::{self, Capture, CaptureKind};
-use crate::datapath::{Datapath, Events, Mode, Told};
-use crate::digest::{Digester, DigesterStats};
+use crate::datapath::capture::CaptureKind;
+use crate::datapath::{Events, Mode, Told};
+use crate::digest::DigesterStats;
 use crate::endpoint::Port;
 use crate::frame::Frame;
-use crate::gate::{Gate, Written};
+use crate::gate::Gate;
 use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::name::Claim;
 use crate::status::{self, Question, Reply, Request};
 
 mod control;
 pub(crate) mod decide;
+mod failover;
+mod output;
 mod report;
 pub(super) mod takeover;
 
 use self::decide::Decisions;
-use self::takeover::{Action, Takeover};
-
-/// How long a takeover waits for QEMU to say how the checkpoint ended that stops the guest.
-const STOPPED_MAX: Duration = Duration::from_secs(2);
+use self::output::{Seen, choose_capture, spawn_output, take_mark};
+use self::takeover::Takeover;
 
 pub(super) async fn run(
     guest: Guest,
@@ -353,128 +353,6 @@ impl Secondary {
         Ok(())
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        let takeover = self.takeover.poll_timeout().filter(|_| self.waits_for_primary());
-        let all = [self.decisions.hold.poll_timeout(), takeover, self.pending_failover];
-        all.into_iter().flatten().min()
-    }
-
-    /// It has not taken over, nor is it about to.
-    fn waits_for_primary(&self) -> bool {
-        self.decisions.mode == Mode::Protected && self.pending_failover.is_none()
-    }
-
-    async fn on_timeout(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
-        let now = Instant::now();
-        self.decisions.hold.on_timeout(now);
-        if self.pending_failover.is_some_and(|at| at <= now) {
-            log::warn!("{}: QEMU does not say how its checkpoint ended", self.claim.name);
-            self.decisions.on_not_copied(&mut self.hands);
-            self.fail_over_if_pending(inputs).await?;
-        }
-        if self.waits_for_primary()
-            && let Some(action) = self.takeover.on_timeout(now)
-        {
-            self.act(action, inputs).await?;
-        }
-        Ok(())
-    }
-
-    async fn act(&mut self, action: Action, inputs: &mut Inputs) -> Result<(), InstanceError> {
-        let name = &self.claim.name;
-        match action {
-            Action::Ask => inputs.permission.ask(),
-            Action::TakeOver => self.fail_over(inputs).await?,
-            Action::TellUnreachable => log::error!(
-                "{name}: the primary is lost, and there is no connection to this guest's QEMU: if \
-                 this guest lives, and the other certainly answers nobody: colo-proxy failover {name}"
-            ),
-            Action::TellOperator => log::error!(
-                "{name}: the primary is lost, and neither fence nor quorum is configured: if its \
-                 guest certainly answers nobody any more: colo-proxy failover {name}"
-            ),
-            Action::TellStale => log::error!(
-                "{name}: the primary is lost, and this guest is not its equal: the pair was not \
-                 protected. A takeover would break connections and may bring back old data; if it \
-                 is better than no service: colo-proxy failover {name}"
-            ),
-        }
-        Ok(())
-    }
-
-    async fn on_permission(
-        &mut self,
-        answer: Answer,
-        inputs: &mut Inputs,
-    ) -> Result<(), InstanceError> {
-        if let Err(why) = &answer {
-            log::error!("{}: not taking over: {why}", self.claim.name);
-        }
-        match self.takeover.on_permission(Instant::now(), answer.as_ref().copied()) {
-            Some(action) if self.waits_for_primary() => self.act(action, inputs).await,
-            _ => Ok(()),
-        }
-    }
-
-    /// The primary is gone: the guest answers the network from here on.
-    async fn fail_over(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
-        if self.decisions.mode == Mode::FailedOver {
-            return Ok(());
-        }
-        let instance = self.claim.name.clone();
-        inputs.frame.command(&Command::TakeOver { instance });
-        if self.decisions.is_stopped() {
-            // A guest that is stopped says nothing that could be too early or too late.
-            self.pending_failover.get_or_insert(Instant::now() + STOPPED_MAX);
-            return Ok(());
-        }
-        // One word in a map: from the next frame on, the guest's output passes, translated.
-        self.hands.datapath.set_mode(Mode::FailedOver)?;
-        self.decisions.failed_over();
-        log::warn!("{}: failed over; the guest is on the network", self.claim.name);
-        self.tell_if_taken_over(inputs.peer.as_ref());
-        inputs.mirror = None;
-        let (reply, unsent) = oneshot::channel();
-        let asked = inputs.output_requests.send(OutgoingRequest::Finish(reply)).await;
-        if let (Ok(()), Ok(unsent)) = (asked, unsent.await) {
-            for frame in &unsent {
-                self.release(frame);
-            }
-        }
-        inputs.lane.end(&mut self.hands.datapath).await;
-        let (now, now_ns) = (Instant::now(), offsets::monotonic_ns());
-        let speakers = self.hands.datapath.speakers();
-        let announcements = self.addresses.lock().map(|mut known| {
-            for (speaker, seen_ns) in &speakers {
-                let age = Duration::from_nanos(now_ns.saturating_sub(*seen_ns));
-                known.add(now.checked_sub(age).unwrap_or(now), speaker);
-            }
-            known.announcements(now)
-        });
-        for frame in announcements.unwrap_or_default() {
-            self.release(&frame);
-            self.stats.announced += 1;
-        }
-        self.decisions.replay_all(&mut self.hands);
-        Ok(())
-    }
-
-    /// It is known now with which state the guest goes on.
-    async fn fail_over_if_pending(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
-        match self.pending_failover.take() {
-            Some(_) => self.fail_over(inputs).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Sends a frame as the guest's.
-    fn release(&mut self, frame: &Frame) {
-        // A gate without header takes no partial checksum; TCP repeats what is lost here.
-        if !matches!(self.output_gate.write_frame(frame), Ok(Written::Sent)) {
-            self.stats.release_failed += 1;
-        }
-    }
-
     async fn on_link(&mut self, event: LinkEvent, inputs: &Inputs) {
         let (name, netdev) = (self.claim.name.clone(), self.guest.netdev.clone());
         let LinkEvent::Arrived(link) = event else {
@@ -557,65 +435,6 @@ impl Secondary {
         self.hands.datapath.detach()?;
         Ok(())
     }
-}
-
-/// Frames that have gone into the output lane, those that were captured by now included.
-async fn take_mark(inputs: &Inputs) -> Option<u64> {
-    let (reply, sent) = oneshot::channel();
-    inputs.output_requests.send(OutgoingRequest::Mark(reply)).await.ok()?;
-    sent.await.ok()
-}
-
-/// The backend that was asked for, or the gate, which can always be had; a refusal is logged.
-fn choose_capture(
-    kind: CaptureKind,
-    netdev: &str,
-    gate: &Arc<Gate>,
-    datapath: &mut Datapath,
-) -> Result<Box<dyn Capture>, InstanceError> {
-    Ok(capture::choose(kind, gate, datapath.xdp_target(netdev)?).0)
-}
-
-/// What is learnt from the guest's output on its way to the primary.
-struct Seen {
-    addresses: Arc<Mutex<Addresses>>,
-    repeat: Arc<repeat::Shared>,
-}
-
-impl Seen {
-    fn frame(&self, frame: &Frame) {
-        if let Ok(mut known) = self.addresses.lock() {
-            known.learn(Instant::now(), frame.ethernet());
-        }
-        self.repeat.on_output(frame);
-    }
-}
-
-fn spawn_output(
-    guest: &Guest,
-    port: Port,
-    source: Box<dyn Capture>,
-    stats: &Stats,
-    seen: Seen,
-) -> Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>), InstanceError> {
-    let busy = stats.busy.clone();
-    let digester = stats
-        .digests
-        .clone()
-        .map(|stats| Digester::new(guest.vnet_hdr_support, guest.limits.digest.bytes_max, stats));
-    lanes::spawn_outgoing(Outgoing {
-        port,
-        source,
-        vnet_hdr: guest.vnet_hdr_support,
-        limits: guest.limits.peer,
-        stats: stats.output.clone(),
-        observe: Box::new(move |frame| {
-            busy.on_frame();
-            seen.frame(frame);
-        }),
-        digester,
-    })
-    .map_err(system("watch the guest's output"))
 }
 
 async fn next_lane_event(lane: Option<&mut mpsc::Receiver<LaneEvent>>) -> LaneEvent {

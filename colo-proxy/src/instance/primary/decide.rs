@@ -12,15 +12,15 @@ use crate::compare::{Engine, Output, Reason, Side};
 use crate::config::{DigestLimits, Limits, OnDeath, PeerLimits};
 use crate::control::Message;
 use crate::datapath::Mode;
-use crate::digest::{Expander, Returned};
+use crate::digest::Expander;
 use crate::frame::Frame;
-use crate::instance::cut::{Cut, Sorted};
-use crate::instance::lanes::{BATCH, Carried};
+use crate::instance::cut::Cut;
+use crate::instance::lanes::BATCH;
 use crate::log_limit::LogLimit;
 use crate::protection::{Action, Protection, State};
 
-/// Frames asked for in one message: ten digits each.
-const QUESTIONS_MAX: usize = 1024;
+mod returned;
+mod service;
 
 /// Where decisions are carried out.
 pub(in crate::instance) trait Hands {
@@ -202,52 +202,6 @@ impl Decisions {
         self.compare_expanded(now);
     }
 
-    /// What the expander has made whole.
-    fn compare_expanded(&mut self, now: Instant) {
-        for frame in self.expanded.drain(..) {
-            // What waited may have outlived what made it count.
-            if self.protection.compares() {
-                self.engine.on_frame(now, Side::Secondary, frame, &mut self.out);
-            } else {
-                self.counts.secondary_ignored += 1;
-            }
-        }
-    }
-
-    /// Asks the secondary for the frames of digests that do not help.
-    fn ask_for_frames(&mut self, now: Instant) {
-        let is_full = !self.expander.has_room();
-        if is_full && !self.was_full && self.protection.state() == State::Protected {
-            self.engine.request_checkpoint(now, Reason::Limit, &mut self.out);
-        }
-        self.was_full = is_full;
-        let is_lost = std::mem::take(&mut self.expander.is_lost);
-        // While there is no control lane they wait for it; where there is none, nobody can be asked.
-        let questions =
-            if self.control_up { std::mem::take(&mut self.expander.questions) } else { Vec::new() };
-        if is_lost || (!self.has_control && !questions.is_empty()) {
-            if self.checkpoint_running {
-                // What was lost came before it began, so it makes up for that.
-                self.was_loss_due = true;
-            } else {
-                self.on_lane_loss(now, 1, false);
-            }
-        }
-        if self.has_control {
-            // A line has its longest length.
-            for frames in questions.chunks(QUESTIONS_MAX) {
-                self.messages.push_back(Message::FramesWanted { frames: frames.to_vec() });
-            }
-        }
-    }
-
-    /// The control lane did not take a message; says whether it is told again.
-    pub(in crate::instance) fn on_untold(&mut self, message: Message) -> bool {
-        let Message::FramesWanted { frames } = message else { return false };
-        self.expander.questions.extend(frames);
-        true
-    }
-
     /// Frames of either guest that wait for the other's.
     pub(in crate::instance) fn waiting(&self) -> u64 {
         let stats = self.engine.stats();
@@ -262,26 +216,6 @@ impl Decisions {
             self.engine.on_frame(now, side, frame, &mut self.out);
         }
         *frames = queue.into();
-    }
-
-    /// Output of the secondary, as it came by its lane.
-    pub(in crate::instance) fn on_secondary(&mut self, now: Instant, returned: Vec<Returned>) {
-        for returned in returned {
-            if !returned.is_frame() {
-                self.compare(now, returned);
-                continue;
-            }
-            match self.cut.on_frame(returned) {
-                Sorted::Fresh(returned) => self.compare(now, returned),
-                Sorted::Unknown => {}
-                Sorted::Stale => self.engine.dropped_stale(1),
-            }
-        }
-    }
-
-    /// More of the secondary's output can be taken.
-    pub(in crate::instance) fn takes_secondary(&self) -> bool {
-        self.engine.has_room_for(Side::Secondary) && self.expander.has_room()
     }
 
     /// A lane was connected, or is gone.
@@ -322,64 +256,6 @@ impl Decisions {
         let action = self.protection.on_peer(now, up);
         self.act(now, action, hands);
         self.ask_for_loss(now);
-    }
-
-    /// The secondary has to know whether it could take over.
-    fn tell_protection(&mut self) {
-        if !self.has_control || !self.control_up {
-            return;
-        }
-        // One that may be left alone by the death of this daemon is not to be taken over from.
-        let protected = self.protection.is_covered() && !self.passes_on_death;
-        self.messages.push_back(Message::Protection { protected });
-        if self.protection.is_given_up() {
-            self.messages.push_back(Message::GuestGone);
-        }
-    }
-
-    /// A frame of the secondary's present epoch, or what makes one.
-    fn compare(&mut self, now: Instant, returned: Returned) {
-        // The key is that of all digests to come.
-        if !self.protection.compares() && returned.is_frame() {
-            self.counts.secondary_ignored += 1;
-            return;
-        }
-        self.expander.on_returned(now, returned, &mut self.expanded);
-        self.compare_expanded(now);
-    }
-
-    /// Asks the secondary where the epoch ends on its lane, if that is not known.
-    fn ask_for_mark(&mut self) {
-        // That of a checkpoint which is still being made is not asked for.
-        let awaited = self.cut.awaited().filter(|epoch| self.control_up && *epoch == self.epoch);
-        if let Some(epoch) = awaited {
-            self.messages.push_back(Message::Epoch { session: self.session, epoch });
-        }
-    }
-
-    /// The secondary has told where the epoch ends on its lane.
-    pub(in crate::instance) fn on_epoch_done(&mut self, now: Instant, epoch: u64, sent: u64) {
-        let (stale, fresh) = self.cut.on_mark(epoch, sent);
-        self.engine.dropped_stale(stale);
-        for frame in fresh {
-            self.compare(now, frame);
-        }
-    }
-
-    /// Output of the secondary that came by the kernel lane: of its present epoch, see
-    /// [`Self::sorts`].
-    pub(in crate::instance) fn on_returned(&mut self, now: Instant, frames: &mut Vec<Frame>) {
-        if self.protection.compares() {
-            self.compare_all(now, Side::Secondary, frames);
-        } else {
-            self.counts.secondary_ignored += frames.drain(..).count() as u64;
-        }
-    }
-
-    /// It is not known of which epoch the secondary's output is that comes now; by the kernel lane
-    /// it had better not come.
-    pub(in crate::instance) fn sorts(&self) -> bool {
-        self.cut.awaited().is_some()
     }
 
     /// Frames were lost between the hosts, or the way by which they came `is_cut`: what depends on
@@ -513,80 +389,9 @@ impl Decisions {
         self.ask_for_loss(now);
     }
 
-    /// No epoch has ended on the secondary's lane by the checkpoint that would have begun `epoch`.
-    fn compare_unsorted(&mut self, now: Instant, epoch: u64) {
-        if self.cut.awaited() == Some(epoch) {
-            for frame in self.cut.cancel() {
-                self.compare(now, frame);
-            }
-        }
-    }
-
     /// The COLO-frame has a pair, or says nothing of pairs.
     pub(in crate::instance) fn has_pair(&self) -> bool {
         self.has_pair
-    }
-
-    /// The guest may be dead; whether it is, its TAP tells.
-    pub(in crate::instance) fn may_be_dead(&self) -> bool {
-        self.may_be_dead && self.protection.state() == State::Waiting
-    }
-
-    /// Nobody holds the guest's TAP: the secondary may take over at once, for nothing of this guest
-    /// leaves any more.
-    pub(in crate::instance) fn on_guest_dead(&mut self) {
-        self.may_be_dead = false;
-        if self.has_control && self.protection.give_up() {
-            log::error!("{}: the guest is dead; its secondary is told to take over", self.name);
-            self.tell_protection();
-        }
-    }
-
-    fn fence(&mut self) {
-        log::warn!("{}: the secondary is lost; fencing it before going on", self.name);
-        self.disclaiming = None;
-        self.is_fence_due = true;
-    }
-
-    /// The secondary has heard whether it could take over.
-    pub(in crate::instance) fn on_protection_known(
-        &mut self,
-        now: Instant,
-        protected: bool,
-        hands: &mut impl Hands,
-    ) {
-        if !protected && self.disclaiming.take().is_some() {
-            self.on_fenced(now, true, hands);
-        }
-    }
-
-    /// The secondary answers the network. Two must not, so this guest does not any more.
-    pub(in crate::instance) fn on_taken_over(&mut self, hands: &mut impl Hands) {
-        if self.protection.be_taken_over() {
-            log::error!(
-                "{}: the secondary has taken over; this guest's output is held. To serve from here \
-                 again, end the other one and restart this daemon",
-                self.name
-            );
-            hands.set_mode(Mode::Protected);
-        }
-    }
-
-    /// The secondary was fenced, or could not be.
-    pub(in crate::instance) fn on_fenced(
-        &mut self,
-        now: Instant,
-        is_done: bool,
-        hands: &mut impl Hands,
-    ) {
-        let action = self.protection.on_fenced(now, is_done);
-        self.act(now, action, hands);
-    }
-
-    /// The guest goes on alone from here.
-    pub(in crate::instance) fn end_protection(&mut self, now: Instant, hands: &mut impl Hands) {
-        let action = self.protection.end();
-        self.act(now, action, hands);
     }
 
     /// Takes what the kernel has queued by now, and no more: a guest that goes on sending must not

@@ -1,0 +1,79 @@
+//! The guest's output on its way to the primary: how it is captured, and what is learnt from it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Inputs, Stats};
+use crate::config::Guest;
+use crate::datapath::Datapath;
+use crate::datapath::capture::{self, Capture, CaptureKind};
+use crate::digest::Digester;
+use crate::endpoint::Port;
+use crate::frame::Frame;
+use crate::gate::Gate;
+use crate::instance::InstanceError;
+use crate::instance::announce::Addresses;
+use crate::instance::lanes::{self, LaneEvent, Outgoing, OutgoingRequest};
+use crate::instance::repeat;
+use crate::instance::wiring::system;
+
+/// Frames that have gone into the output lane, those that were captured by now included.
+pub(super) async fn take_mark(inputs: &Inputs) -> Option<u64> {
+    let (reply, sent) = oneshot::channel();
+    inputs.output_requests.send(OutgoingRequest::Mark(reply)).await.ok()?;
+    sent.await.ok()
+}
+
+/// The backend that was asked for, or the gate, which can always be had; a refusal is logged.
+pub(super) fn choose_capture(
+    kind: CaptureKind,
+    netdev: &str,
+    gate: &Arc<Gate>,
+    datapath: &mut Datapath,
+) -> Result<Box<dyn Capture>, InstanceError> {
+    Ok(capture::choose(kind, gate, datapath.xdp_target(netdev)?).0)
+}
+
+/// What is learnt from the guest's output on its way to the primary.
+pub(super) struct Seen {
+    pub(super) addresses: Arc<Mutex<Addresses>>,
+    pub(super) repeat: Arc<repeat::Shared>,
+}
+
+impl Seen {
+    fn frame(&self, frame: &Frame) {
+        if let Ok(mut known) = self.addresses.lock() {
+            known.learn(Instant::now(), frame.ethernet());
+        }
+        self.repeat.on_output(frame);
+    }
+}
+
+pub(super) fn spawn_output(
+    guest: &Guest,
+    port: Port,
+    source: Box<dyn Capture>,
+    stats: &Stats,
+    seen: Seen,
+) -> Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>), InstanceError> {
+    let busy = stats.busy.clone();
+    let digester = stats
+        .digests
+        .clone()
+        .map(|stats| Digester::new(guest.vnet_hdr_support, guest.limits.digest.bytes_max, stats));
+    lanes::spawn_outgoing(Outgoing {
+        port,
+        source,
+        vnet_hdr: guest.vnet_hdr_support,
+        limits: guest.limits.peer,
+        stats: stats.output.clone(),
+        observe: Box::new(move |frame| {
+            busy.on_frame();
+            seen.frame(frame);
+        }),
+        digester,
+    })
+    .map_err(system("watch the guest's output"))
+}
