@@ -21,18 +21,23 @@ const CANDIDATES_MAX: usize = 8;
 /// be laid to rest and woken for every frame. In tests nearly every flow is.
 const AWAKE_MAX: usize = if cfg!(test) { 2 } else { 128 };
 
-/// A flow and its place in the table.
+/// A flow and its place in the table. It lies in memory in this order: what a frame needs of a flow
+/// that is awake lies together.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Flow {
-    pub(super) name: FlowKey,
-    pub(super) kind: Kind,
-    class: Class,
     timer: Option<TimerKey>,
+    class: Class,
     /// Its place among those that are awake.
     awake: Option<Key>,
     epoch: u64,
     /// On the ledger's clock.
     last_seen_ns: u64,
+    pub(super) name: FlowKey,
+    pub(super) kind: Kind,
+    /// What there is to know of a connection at rest. It lies here to be written in place: it is much
+    /// to move.
+    resting: Resting,
     /// `last_seen_ns` at the time when it was queued in its class.
     queued_ns: u64,
 }
@@ -43,7 +48,7 @@ pub(super) enum Kind {
     Tcp(Box<TcpFlow>),
     Datagram(Box<DatagramFlow>),
     /// A connection of which nothing is held. Whoever gets a flow from the table gets it awake.
-    AtRest(Resting),
+    AtRest,
     /// Likewise datagrams, of which nothing is to be remembered then.
     Silent,
 }
@@ -112,24 +117,32 @@ impl Flow {
         match &mut self.kind {
             Kind::Tcp(flow) => flow.begin_epoch(),
             Kind::Datagram(flow) => flow.begin_epoch(),
-            Kind::AtRest(_) | Kind::Silent => {}
+            Kind::AtRest | Kind::Silent => {}
         }
     }
 
     /// Something of all the lines of memory that it lies in.
     fn touch(&self) -> u64 {
-        let state = match &self.kind {
-            Kind::AtRest(resting) => resting.touch(),
-            _ => 0,
+        let state = self.resting.touch();
+        state ^ u64::from(self.awake.is_some()) ^ u64::from(self.name.peer_port)
+    }
+
+    /// Lays it to rest, unless there is more to be said of it; its state is free to be used then.
+    #[inline(always)]
+    fn rest(&mut self) -> Option<Kind> {
+        let at_rest = match &self.kind {
+            Kind::Tcp(state) => state.rest(&mut self.resting).then_some(Kind::AtRest),
+            Kind::Datagram(state) => state.is_new().then_some(Kind::Silent),
+            Kind::AtRest | Kind::Silent => None,
         };
-        state ^ self.last_seen_ns ^ u64::from(self.name.peer_port)
+        Some(std::mem::replace(&mut self.kind, at_rest?))
     }
 
     fn holds_nothing(&self) -> bool {
         match &self.kind {
             Kind::Tcp(flow) => flow.holds_nothing(),
             Kind::Datagram(flow) => flow.holds_nothing(),
-            Kind::AtRest(_) | Kind::Silent => true,
+            Kind::AtRest | Kind::Silent => true,
         }
     }
 
@@ -137,7 +150,7 @@ impl Flow {
         match &mut self.kind {
             Kind::Tcp(flow) => flow.drop_waiting(ledger),
             Kind::Datagram(flow) => flow.drop_waiting(ledger),
-            Kind::AtRest(_) | Kind::Silent => {}
+            Kind::AtRest | Kind::Silent => {}
         }
     }
 
@@ -150,7 +163,7 @@ impl Flow {
     fn class_now(&self) -> Class {
         match &self.kind {
             // It has changed nothing since it was looked at.
-            Kind::AtRest(_) => self.class,
+            Kind::AtRest => self.class,
             Kind::Datagram(_) | Kind::Silent => Class::Datagram,
             Kind::Tcp(flow) if flow.is_closed() => Class::Closed,
             Kind::Tcp(flow) if flow.is_half_open() => Class::HalfOpen,
@@ -159,36 +172,19 @@ impl Flow {
     }
 }
 
-impl Kind {
-    /// A connection of which nothing is known.
-    pub(super) fn new_tcp() -> Self {
-        Self::AtRest(Resting::default())
-    }
-
-    /// The same at rest, unless there is more to be said of it.
-    #[inline(always)]
-    fn rest(&self) -> Option<Self> {
-        match self {
-            Self::Tcp(state) => state.rest().map(Self::AtRest),
-            Self::Datagram(state) => state.is_new().then_some(Self::Silent),
-            Self::AtRest(_) | Self::Silent => None,
-        }
-    }
-}
-
 impl Spare {
-    /// The state of the flow `name` of which `kind` says all.
+    /// The state of `flow`, which is at rest.
     #[inline]
-    fn wake(&mut self, kind: &Kind, name: &FlowKey) -> Option<Kind> {
-        match kind {
-            Kind::AtRest(resting) => {
+    fn wake(&mut self, flow: &Flow) -> Option<Kind> {
+        match &flow.kind {
+            Kind::AtRest => {
                 let mut state = self.tcp.pop().unwrap_or_default();
-                state.wake(resting);
+                state.wake(&flow.resting);
                 Some(Kind::Tcp(state))
             }
             Kind::Silent => {
                 let mut state = self.datagram.pop().unwrap_or_default();
-                state.rename(name);
+                state.rename(&flow.name);
                 Some(Kind::Datagram(state))
             }
             Kind::Tcp(_) | Kind::Datagram(_) => None,
@@ -255,6 +251,7 @@ impl Table {
         let flow = Flow {
             name: *name,
             kind,
+            resting: Resting::default(),
             class,
             timer: None,
             awake: None,
@@ -322,10 +319,12 @@ impl Table {
         self.flows.get_mut(key)
     }
 
+    /// Apart, so that those that are awake cost no more than a look.
+    #[inline(never)]
     fn wake(&mut self, key: Key) {
         self.lay_to_rest();
         let Some(flow) = self.flows.get_mut(key) else { return };
-        if let Some(kind) = self.spare.wake(&flow.kind, &flow.name) {
+        if let Some(kind) = self.spare.wake(flow) {
             flow.kind = kind;
             flow.awake = Some(self.awake.push_back(&mut self.awake_ends, key));
         }
@@ -341,12 +340,11 @@ impl Table {
             let Some(place) = self.awake_ends.front() else { return };
             let flow = self.awake.get(place).copied().and_then(|key| self.flows.get_mut(key));
             let Some(flow) = flow else { return };
-            let Some(kind) = flow.kind.rest() else {
+            let Some(state) = flow.rest() else {
                 self.awake.requeue(&mut self.awake_ends, place);
                 continue;
             };
             flow.awake = None;
-            let state = std::mem::replace(&mut flow.kind, kind);
             self.awake.remove(&mut self.awake_ends, place);
             self.spare.take(state);
         }
@@ -473,8 +471,8 @@ impl Table {
         if let Some(place) = flow.awake {
             self.awake.remove(&mut self.awake_ends, place);
         }
-        if flow.kind.rest().is_some() {
-            self.spare.take(flow.kind);
+        if let Some(state) = flow.rest() {
+            self.spare.take(state);
         }
     }
 
