@@ -19,11 +19,12 @@ use super::{TcpFlow, Unusual};
 pub(in crate::compare) struct Resting {
     start: i64,
     high: i64,
+    ack: i64,
     /// Numbers at `high` and at `ack`.
     seq: u32,
     ack_seq: u32,
-    ack: i64,
-    offered: i64,
+    /// Counted from `ack`: no window is larger.
+    offered: u32,
     opening: Packed,
     theirs: Packed,
     previous_isn: u32,
@@ -62,9 +63,11 @@ impl TcpFlow {
         else {
             return false;
         };
-        if !(self.is_quiet() && self.is_agreed()) {
+        let ack = self.ack.unwrap_or_default();
+        let offered = self.offered.map_or(Ok(0), |offered| u32::try_from(offered - ack));
+        let (Ok(offered), true) = (offered, self.is_quiet() && self.is_agreed()) else {
             return false;
-        }
+        };
         let bits = [
             (self.anchored, is::ANCHORED),
             (self.seqs.is_some(), is::PLACED),
@@ -75,14 +78,13 @@ impl TcpFlow {
             (windows[0].is_some(), is::WINDOWS[0]),
             (windows[1].is_some(), is::WINDOWS[1]),
         ];
-        let ack = self.ack.unwrap_or_default();
         *resting = Resting {
             start: self.start,
             high: self.high,
             seq: self.seqs.map_or(0, |seqs| seqs.seq(self.high).0),
             ack_seq: self.acks.map_or(0, |acks| acks.seq(ack).0),
             ack,
-            offered: self.offered.unwrap_or_default(),
+            offered,
             opening,
             theirs,
             previous_isn: self.previous_isn.map_or(0, |isn| isn.0),
@@ -131,7 +133,7 @@ impl TcpFlow {
         let is = |bit| resting.is & bit != 0;
         let Resting { start, high, .. } = *resting;
         let ack = is(is::ACKNOWLEDGED).then_some(resting.ack);
-        let offered = is(is::OFFERED).then_some(resting.offered);
+        let offered = is(is::OFFERED).then(|| resting.ack + i64::from(resting.offered));
         let end = is(is::ENDED).then_some(high);
         self.seqs = is(is::PLACED).then(|| Space::new(Seq(resting.seq), high));
         self.acks = ack.map(|ack| Space::new(Seq(resting.ack_seq), ack));
