@@ -363,7 +363,7 @@ impl Engine {
         packet: Packet,
         out: &mut Output,
     ) {
-        let found = self.table.find(name, &mut self.ledger, Kind::new_tcp);
+        let found = self.table.find(name, &mut self.ledger, || Kind::AtRest);
         let Some((key, flow)) = found else { return self.overflow(side, name, packet) };
         let Kind::Tcp(state) = &mut flow.kind else { return };
         let mut scene = Scene { ledger: &mut self.ledger, name, flow: key };

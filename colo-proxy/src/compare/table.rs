@@ -21,21 +21,30 @@ const CANDIDATES_MAX: usize = 8;
 /// be laid to rest and woken for every frame. In tests nearly every flow is.
 const AWAKE_MAX: usize = if cfg!(test) { 2 } else { 128 };
 
-/// A flow and its place in the table.
+/// A flow and its place in the table. It lies in memory in this order: what a frame needs of a flow
+/// that is awake lies together.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Flow {
-    pub(super) name: FlowKey,
-    pub(super) kind: Kind,
-    class: Class,
-    timer: Option<TimerKey>,
     /// Its place among those that are awake.
     awake: Option<Key>,
+    pub(super) name: FlowKey,
     epoch: u64,
     /// On the ledger's clock.
     last_seen_ns: u64,
-    /// `last_seen_ns` at the time when it was queued in its class.
-    queued_ns: u64,
+    pub(super) kind: Kind,
+    /// What there is to know of a connection at rest. It lies here to be written in place: it is much
+    /// to move.
+    resting: Resting,
+    timer: Option<TimerKey>,
+    class: Class,
+    /// It has been seen since it was queued in its class.
+    is_active: bool,
 }
+
+/// With its links three lines of memory: what they take to come is most of what many flows cost.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Flow>() + 2 * size_of::<u32>() <= 3 * 64);
 
 /// The state by kind of flow.
 #[derive(Debug)]
@@ -43,7 +52,7 @@ pub(super) enum Kind {
     Tcp(Box<TcpFlow>),
     Datagram(Box<DatagramFlow>),
     /// A connection of which nothing is held. Whoever gets a flow from the table gets it awake.
-    AtRest(Resting),
+    AtRest,
     /// Likewise datagrams, of which nothing is to be remembered then.
     Silent,
 }
@@ -112,24 +121,32 @@ impl Flow {
         match &mut self.kind {
             Kind::Tcp(flow) => flow.begin_epoch(),
             Kind::Datagram(flow) => flow.begin_epoch(),
-            Kind::AtRest(_) | Kind::Silent => {}
+            Kind::AtRest | Kind::Silent => {}
         }
     }
 
     /// Something of all the lines of memory that it lies in.
     fn touch(&self) -> u64 {
-        let state = match &self.kind {
-            Kind::AtRest(resting) => resting.touch(),
-            _ => 0,
+        let state = self.resting.touch();
+        state ^ u64::from(self.is_active) ^ u64::from(self.name.peer_port)
+    }
+
+    /// Lays it to rest, unless there is more to be said of it; its state is free to be used then.
+    #[inline(always)]
+    fn rest(&mut self) -> Option<Kind> {
+        let at_rest = match &self.kind {
+            Kind::Tcp(state) => state.rest(&mut self.resting).then_some(Kind::AtRest),
+            Kind::Datagram(state) => state.is_new().then_some(Kind::Silent),
+            Kind::AtRest | Kind::Silent => None,
         };
-        state ^ self.last_seen_ns ^ u64::from(self.name.peer_port)
+        Some(std::mem::replace(&mut self.kind, at_rest?))
     }
 
     fn holds_nothing(&self) -> bool {
         match &self.kind {
             Kind::Tcp(flow) => flow.holds_nothing(),
             Kind::Datagram(flow) => flow.holds_nothing(),
-            Kind::AtRest(_) | Kind::Silent => true,
+            Kind::AtRest | Kind::Silent => true,
         }
     }
 
@@ -137,7 +154,7 @@ impl Flow {
         match &mut self.kind {
             Kind::Tcp(flow) => flow.drop_waiting(ledger),
             Kind::Datagram(flow) => flow.drop_waiting(ledger),
-            Kind::AtRest(_) | Kind::Silent => {}
+            Kind::AtRest | Kind::Silent => {}
         }
     }
 
@@ -150,7 +167,7 @@ impl Flow {
     fn class_now(&self) -> Class {
         match &self.kind {
             // It has changed nothing since it was looked at.
-            Kind::AtRest(_) => self.class,
+            Kind::AtRest => self.class,
             Kind::Datagram(_) | Kind::Silent => Class::Datagram,
             Kind::Tcp(flow) if flow.is_closed() => Class::Closed,
             Kind::Tcp(flow) if flow.is_half_open() => Class::HalfOpen,
@@ -159,36 +176,19 @@ impl Flow {
     }
 }
 
-impl Kind {
-    /// A connection of which nothing is known.
-    pub(super) fn new_tcp() -> Self {
-        Self::AtRest(Resting::default())
-    }
-
-    /// The same at rest, unless there is more to be said of it.
-    #[inline(always)]
-    fn rest(&self) -> Option<Self> {
-        match self {
-            Self::Tcp(state) => state.rest().map(Self::AtRest),
-            Self::Datagram(state) => state.is_new().then_some(Self::Silent),
-            Self::AtRest(_) | Self::Silent => None,
-        }
-    }
-}
-
 impl Spare {
-    /// The state of the flow `name` of which `kind` says all.
+    /// The state of `flow`, which is at rest.
     #[inline]
-    fn wake(&mut self, kind: &Kind, name: &FlowKey) -> Option<Kind> {
-        match kind {
-            Kind::AtRest(resting) => {
+    fn wake(&mut self, flow: &Flow) -> Option<Kind> {
+        match &flow.kind {
+            Kind::AtRest => {
                 let mut state = self.tcp.pop().unwrap_or_default();
-                state.wake(resting);
+                state.wake(&flow.resting);
                 Some(Kind::Tcp(state))
             }
             Kind::Silent => {
                 let mut state = self.datagram.pop().unwrap_or_default();
-                state.rename(name);
+                state.rename(&flow.name);
                 Some(Kind::Datagram(state))
             }
             Kind::Tcp(_) | Kind::Datagram(_) => None,
@@ -237,6 +237,7 @@ impl Table {
             None => self.add(name, ledger, new())?,
         };
         let flow = self.awake(key)?;
+        flow.is_active |= flow.last_seen_ns != ledger.now_ns();
         flow.last_seen_ns = ledger.now_ns();
         flow.catch_up(ledger.epoch);
         Some((key, flow))
@@ -255,12 +256,13 @@ impl Table {
         let flow = Flow {
             name: *name,
             kind,
+            resting: Resting::default(),
             class,
             timer: None,
             awake: None,
             epoch,
             last_seen_ns: now_ns,
-            queued_ns: now_ns,
+            is_active: false,
         };
         let ends = self.classes.get_mut(flow.class as usize)?;
         let key = self.flows.push_back(ends, flow);
@@ -322,10 +324,12 @@ impl Table {
         self.flows.get_mut(key)
     }
 
+    /// Apart, so that those that are awake cost no more than a look.
+    #[inline(never)]
     fn wake(&mut self, key: Key) {
         self.lay_to_rest();
         let Some(flow) = self.flows.get_mut(key) else { return };
-        if let Some(kind) = self.spare.wake(&flow.kind, &flow.name) {
+        if let Some(kind) = self.spare.wake(flow) {
             flow.kind = kind;
             flow.awake = Some(self.awake.push_back(&mut self.awake_ends, key));
         }
@@ -341,12 +345,11 @@ impl Table {
             let Some(place) = self.awake_ends.front() else { return };
             let flow = self.awake.get(place).copied().and_then(|key| self.flows.get_mut(key));
             let Some(flow) = flow else { return };
-            let Some(kind) = flow.kind.rest() else {
+            let Some(state) = flow.rest() else {
                 self.awake.requeue(&mut self.awake_ends, place);
                 continue;
             };
             flow.awake = None;
-            let state = std::mem::replace(&mut flow.kind, kind);
             self.awake.remove(&mut self.awake_ends, place);
             self.spare.take(state);
         }
@@ -403,7 +406,7 @@ impl Table {
             return;
         }
         flow.class = is;
-        flow.queued_ns = flow.last_seen_ns;
+        flow.is_active = false;
         if let Ok([from, to]) = self.classes.get_disjoint_mut([was as usize, is as usize]) {
             self.flows.move_back(from, to, key);
         }
@@ -448,11 +451,11 @@ impl Table {
             let is_idle = silent >= ledger.limits.flow_idle;
             let may_go = holds_nothing && (class != Class::Established || is_idle || is_covered);
             let candidate = may_go.then_some(Candidate { key, is_idle });
-            if may_go && flow.queued_ns == flow.last_seen_ns {
+            if may_go && !flow.is_active {
                 return candidate;
             }
             fallback = fallback.or(candidate);
-            flow.queued_ns = flow.last_seen_ns;
+            flow.is_active = false;
             self.flows.requeue(ends, key);
         }
         fallback
@@ -473,8 +476,8 @@ impl Table {
         if let Some(place) = flow.awake {
             self.awake.remove(&mut self.awake_ends, place);
         }
-        if flow.kind.rest().is_some() {
-            self.spare.take(flow.kind);
+        if let Some(state) = flow.rest() {
+            self.spare.take(state);
         }
     }
 

@@ -16,6 +16,7 @@ mod ranges;
 mod resting;
 mod secondary;
 mod segments;
+mod seldom;
 mod shown;
 mod space;
 mod windows;
@@ -31,6 +32,7 @@ use self::queues::{Queues, Sign, Unverified};
 use self::ranges::Ranges;
 pub(super) use self::resting::Resting;
 use self::segments::Segments;
+use self::seldom::Seldom;
 use self::shown::Witness;
 use self::space::Space;
 use self::windows::Windows;
@@ -133,14 +135,29 @@ struct Secondary {
     opening: Openings,
     fin: Option<i64>,
     headers: Option<Headers>,
-    /// A ring, newest last.
-    resets: Vec<Reset>,
     segments: Segments,
-    witness: Option<Witness>,
 }
 
-/// The state of one connection.
+/// What most connections have nothing of while they last.
 #[derive(Debug, Default)]
+struct Unusual {
+    reset: Option<Reset>,
+    /// Where the primary reset the connection by itself, a ring, newest last.
+    own_resets: Vec<Seq>,
+    /// The resets of the secondary, a ring likewise.
+    resets: Vec<Reset>,
+    /// The secondary opened the next connection on this tuple before the primary.
+    next: Openings,
+    witness: Option<Witness>,
+    /// A frame lay outside of the stream: after the next checkpoint it is anchored anew.
+    strayed: bool,
+    reported: Vec<i64>,
+}
+
+/// The state of one connection. It lies in memory in this order: what no frame needs that is like
+/// most comes last.
+#[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct TcpFlow {
     /// Unwraps sequence numbers; of the secondary's making until the primary is seen.
     seqs: Option<Space>,
@@ -148,6 +165,7 @@ pub(super) struct TcpFlow {
     acks: Option<Space>,
     /// The primary was seen in this connection.
     anchored: bool,
+    closed: bool,
     /// The primary's initial sequence number; `None` where the stream was met in its middle.
     isn: Option<Seq>,
     opening: Openings,
@@ -171,20 +189,34 @@ pub(super) struct TcpFlow {
     fin: Option<i64>,
     /// Both guests ended the stream there; a guest that goes on after its end is on its own.
     matched_fin: Option<i64>,
-    reset: Option<Reset>,
-    /// Where it reset the connection by itself, a ring like the secondary's.
-    own_resets: Vec<Seq>,
     secondary: Secondary,
-    /// The secondary opened the next connection on this tuple before the primary.
-    next: Openings,
     /// The initial number of the secondary's previous connection.
     previous_isn: Option<Seq>,
-    /// A frame lay outside of the stream: after the next checkpoint it is anchored anew.
-    strayed: bool,
-    queues: Queues,
     account: Account,
-    reported: Vec<i64>,
-    closed: bool,
+    queues: Queues,
+    unusual: Seldom<Unusual>,
+}
+
+impl Unusual {
+    fn is_empty(&self) -> bool {
+        let Self { reset, own_resets, resets, next, witness, strayed, reported } = self;
+        reset.is_none()
+            && own_resets.is_empty()
+            && resets.is_empty()
+            && next.is_empty()
+            && witness.is_none()
+            && !strayed
+            && reported.is_empty()
+    }
+
+    /// The secondary has sent what the primary has.
+    fn begin_epoch(&mut self) {
+        self.reported.clear();
+        self.next = Openings::default();
+        self.witness = None;
+        self.resets.clear();
+        self.resets.extend(self.reset);
+    }
 }
 
 /// What a flow needs from its surroundings.
@@ -221,19 +253,18 @@ impl TcpFlow {
     pub(super) fn begin_epoch(&mut self) {
         self.queues.clear();
         self.account = Account::default();
-        self.reported.clear();
-        self.next = Openings::default();
         self.previous_isn = None;
         self.secondary.segments.reset();
-        self.secondary.resets.clear();
-        self.secondary.witness = None;
-        if !self.anchored || self.strayed {
+        if !self.anchored || self.unusual.strayed {
             let segments = std::mem::take(&mut self.secondary.segments);
             *self = Self::default();
             self.secondary.segments = segments;
             return;
         }
-        self.closed |= self.fin.is_some() || self.reset.is_some();
+        if let Some(unusual) = self.unusual.used_mut() {
+            unusual.begin_epoch();
+        }
+        self.closed |= self.fin.is_some() || self.unusual.reset.is_some();
         // Not what it skipped: whatever it says there is of after the cut.
         self.verified.clone_from(&self.produced);
         self.told = self.ack;
@@ -245,7 +276,6 @@ impl TcpFlow {
         self.secondary.opening = self.opening;
         self.secondary.fin = self.fin;
         self.matched_fin = self.fin;
-        self.secondary.resets.extend(self.reset);
     }
 
     /// Forgets what waits of the secondary, before the flow itself is forgotten.
@@ -295,10 +325,10 @@ impl TcpFlow {
             return Needs::Marks;
         }
         if let Some(reset) = segment.reset {
-            if self.secondary.resets.contains(&reset) {
+            if self.unusual.resets.contains(&reset) {
                 return Needs::Nothing;
             }
-            let same_place = self.secondary.resets.iter().any(|own| own.seq == reset.seq);
+            let same_place = self.unusual.resets.iter().any(|own| own.seq == reset.seq);
             let is_exact = reset.ack.is_some() && segment.ack.is_none();
             if !same_place || is_exact {
                 return Needs::Marks;
@@ -322,7 +352,7 @@ impl TcpFlow {
             Needs::Data => self.queues.push_unverified(Unverified { start, end, key }),
             Needs::Marks => self.queues.push_unmarked(segment.sign(), key),
             Needs::Urgent => {
-                self.queues.unpointed.push(segment.urgent.unwrap_or_default(), key);
+                self.queues.unpointed().push(segment.urgent.unwrap_or_default(), key);
                 Ok(())
             }
             Needs::Ack => {
@@ -353,10 +383,11 @@ impl TcpFlow {
 
     /// The guests differ at `place`: `true` where that is to be reported, once for each.
     fn is_first_report(&mut self, place: i64) -> bool {
-        if self.reported.contains(&place) || self.reported.len() >= REPORTED_MAX {
+        let reported = &mut self.unusual.reported;
+        if reported.contains(&place) || reported.len() >= REPORTED_MAX {
             return false;
         }
-        self.reported.push(place);
+        reported.push(place);
         true
     }
 }

@@ -107,7 +107,7 @@ impl Engine {
                     }
                     0
                 }
-                Kind::AtRest(_) | Kind::Silent => 0,
+                Kind::AtRest | Kind::Silent => 0,
             };
             let pair = Pair { primary: &[], secondary: &octets, at: 0 };
             let difference = Difference::octets(Reason::SecondaryOnly, place, pair);
@@ -123,7 +123,7 @@ impl Engine {
             let at = match &mut flow.kind {
                 Kind::Datagram(state) => state.on_timer(&mut self.ledger, &flow.name),
                 Kind::Tcp(state) => state.on_timer(&mut self.ledger, &flow.name),
-                Kind::AtRest(_) | Kind::Silent => None,
+                Kind::AtRest | Kind::Silent => None,
             };
             if let Some(at) = at {
                 self.table.start_timer(key, at, &mut self.ledger);

@@ -15,9 +15,11 @@ pub(super) struct Headers {
     window: u16,
     tos: u8,
     ttl: u8,
-    /// IPv4 only.
-    ip_id: Option<u16>,
-    timestamp: Option<u32>,
+    /// 0 with IPv6.
+    ip_id: u16,
+    /// 0 where there is none.
+    timestamp: u32,
+    has_timestamp: bool,
 }
 
 impl Headers {
@@ -32,12 +34,15 @@ impl Headers {
         let ip: [u8; 9] = octets.read(at)?;
         let is_v4 = kind == ethertype::IPV4;
         let (tos, ttl) = if is_v4 { (ip[1], ip[8]) } else { (ip[0] << 4 | ip[1] >> 4, ip[7]) };
+        let ip_id = if is_v4 { u16::from_be_bytes([ip[4], ip[5]]) } else { 0 };
+        let timestamp = timestamp(octets, tcp);
         Some(Self {
             window: tcp.window,
             tos,
             ttl,
-            ip_id: is_v4.then(|| u16::from_be_bytes([ip[4], ip[5]])),
-            timestamp: timestamp(octets, tcp),
+            ip_id,
+            timestamp: timestamp.unwrap_or_default(),
+            has_timestamp: timestamp.is_some(),
         })
     }
 
@@ -47,7 +52,8 @@ impl Headers {
         differences.tos += u64::from(self.tos != theirs.tos);
         differences.ttl += u64::from(self.ttl != theirs.ttl);
         differences.ip_id += u64::from(self.ip_id != theirs.ip_id);
-        differences.timestamps += u64::from(self.timestamp != theirs.timestamp);
+        let has_other = self.has_timestamp != theirs.has_timestamp;
+        differences.timestamps += u64::from(has_other || self.timestamp != theirs.timestamp);
         let (less, more) = (self.window.min(theirs.window), self.window.max(theirs.window));
         let (less, more) = (u64::from(less), u64::from(more) * 100);
         // Divides only where it is more than so far.

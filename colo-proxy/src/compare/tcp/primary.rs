@@ -31,7 +31,7 @@ impl TcpFlow {
             self.open(scene, &Opening::read(octets, tcp), &frame);
         }
         let Some(segment) = self.segment(scene, octets, tcp) else {
-            self.strayed = true;
+            self.unusual.strayed = true;
             scene.ledger.stats.stray += 1;
             scene.ledger.hold(frame, What::Checkpoint);
             return;
@@ -73,11 +73,14 @@ impl TcpFlow {
             let dropped = self.secondary.segments.drop_all(scene.ledger);
             scene.ledger.stats.secondary_dropped.old_connection += dropped;
         }
-        let openings =
-            if self.anchored { std::mem::take(&mut self.next) } else { self.secondary.opening };
+        let openings = if self.anchored {
+            std::mem::take(&mut self.unusual.next)
+        } else {
+            self.secondary.opening
+        };
         let openings = openings.answering(opening);
         let previous_isn = self.secondary.opening.isn().filter(|_| self.anchored);
-        let old = std::mem::take(self);
+        let mut old = std::mem::take(self);
         *self = Self {
             seqs: Some(Space::new(opening.isn.plus(1), 0)),
             anchored: true,
@@ -85,7 +88,6 @@ impl TcpFlow {
             secondary: Secondary {
                 opening: openings,
                 segments: old.secondary.segments,
-                witness: old.secondary.witness,
                 ..Secondary::default()
             },
             previous_isn,
@@ -93,6 +95,7 @@ impl TcpFlow {
             queues: old.queues,
             ..Self::default()
         };
+        self.unusual.witness = old.unusual.witness.take();
         self.opening.set(*opening);
         self.acks = opening.ack.or(openings.ack()).map(|ack| Space::new(ack, 0));
         self.secondary.ack = self.acks.zip(openings.ack()).and_then(|(acks, ack)| acks.place(ack));
@@ -193,9 +196,9 @@ impl TcpFlow {
             }
         }
         if let Some(reset) = segment.reset {
-            self.reset = Some(reset);
+            self.unusual.reset = Some(reset);
             if reset.is_own() {
-                note(&mut self.own_resets, reset.seq);
+                note(&mut self.unusual.own_resets, reset.seq);
             }
             return;
         }
@@ -323,13 +326,13 @@ impl TcpFlow {
         reset: Reset,
         shown: (Shown<'_>, Shown<'_>),
     ) -> bool {
-        let resets = &self.secondary.resets;
+        let resets = &self.unusual.resets;
         if !reset.is_own() || resets.iter().any(|r| r.seq == reset.seq) {
             return false;
         }
         // The secondary may be behind, at a reset that the primary has sent before.
         let theirs = resets.last().filter(|last| last.is_own());
-        if theirs.is_none_or(|theirs| self.own_resets.contains(&theirs.seq)) {
+        if theirs.is_none_or(|theirs| self.unusual.own_resets.contains(&theirs.seq)) {
             return false;
         }
         let place = self.seqs.and_then(|seqs| seqs.place(reset.seq)).unwrap_or(self.high);

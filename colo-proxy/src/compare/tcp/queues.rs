@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 
 use super::Reset;
+use super::seldom::Seldom;
 use crate::compare::chain::Key;
 use crate::compare::shrink;
 
@@ -61,34 +62,40 @@ pub(super) struct Full;
 
 /// The frames that one connection holds.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct Queues {
     /// Disjoint, in ascending order.
     unverified: VecDeque<Unverified>,
-    /// Those that overlap one of them, in no order.
+    /// By acknowledgment.
+    pub(super) unacknowledged: ByPlace,
+    others: Seldom<Others>,
+}
+
+/// Those that frames seldom wait in.
+#[derive(Debug, Default)]
+struct Others {
+    /// Frames that overlap one of the unverified, in no order.
     overlapping: Vec<Unverified>,
     unmarked: VecDeque<(Sign, Key)>,
     /// By the place that is pointed to as urgent.
-    pub(super) unpointed: ByPlace,
-    /// By acknowledgment.
-    pub(super) unacknowledged: ByPlace,
+    unpointed: ByPlace,
 }
 
 impl Queues {
     pub(super) fn clear(&mut self) {
         self.unverified.clear();
-        self.overlapping.clear();
-        self.unmarked.clear();
-        self.unpointed.0.clear();
         self.unacknowledged.0.clear();
+        if let Some(others) = self.others.used_mut() {
+            others.overlapping.clear();
+            others.unmarked.clear();
+            others.unpointed.0.clear();
+        }
     }
 
+    /// Nothing is in any of them.
     #[inline]
-    pub(super) fn is_empty(&self) -> bool {
-        self.unverified.is_empty()
-            && self.overlapping.is_empty()
-            && self.unmarked.is_empty()
-            && self.unpointed.0.is_empty()
-            && self.unacknowledged.0.is_empty()
+    pub(super) fn are_empty_now(&mut self) {
+        self.others.is_empty_now();
     }
 
     /// Adds a frame that waits for its octets, of which there is one at least.
@@ -100,8 +107,8 @@ impl Queues {
         let at = self.unverified.partition_point(|other| other.end <= entry.start);
         if self.unverified.get(at).is_none_or(|next| entry.end <= next.start) {
             self.unverified.insert(at, entry);
-        } else if self.overlapping.len() < OVERLAPPING_MAX {
-            self.overlapping.push(entry);
+        } else if self.others.overlapping.len() < OVERLAPPING_MAX {
+            self.others.overlapping.push(entry);
         } else {
             return Err(Full);
         }
@@ -138,29 +145,30 @@ impl Queues {
 
     #[inline]
     pub(super) fn has_overlapping(&self) -> bool {
-        !self.overlapping.is_empty()
+        self.others.used().is_some_and(|others| !others.overlapping.is_empty())
     }
 
     /// Those that overlap one of the others, which have to be put back.
     pub(super) fn take_overlapping(&mut self) -> Vec<Unverified> {
-        std::mem::take(&mut self.overlapping)
+        std::mem::take(&mut self.others.overlapping)
     }
 
     pub(super) fn put_overlapping(&mut self, overlapping: Vec<Unverified>) {
-        self.overlapping = overlapping;
+        self.others.overlapping = overlapping;
     }
 
     pub(super) fn push_unmarked(&mut self, sign: Sign, key: Key) -> Result<(), Full> {
-        if self.unmarked.len() >= UNMARKED_MAX {
+        if self.others.unmarked.len() >= UNMARKED_MAX {
             return Err(Full);
         }
-        self.unmarked.push_back((sign, key));
+        self.others.unmarked.push_back((sign, key));
         Ok(())
     }
 
     /// Hands every frame that the secondary's `sign` settles to `take`, and forgets it.
     pub(super) fn take_settled(&mut self, sign: &Sign, mut take: impl FnMut(Key)) {
-        self.unmarked.retain(|(awaited, key)| {
+        let Some(others) = self.others.used_mut() else { return };
+        others.unmarked.retain(|(awaited, key)| {
             let is_settled = awaited.is_settled_by(sign);
             if is_settled {
                 take(*key);
@@ -169,25 +177,32 @@ impl Queues {
         });
     }
 
+    /// By the place that is pointed to as urgent.
+    pub(super) fn unpointed(&mut self) -> &mut ByPlace {
+        &mut self.others.unpointed
+    }
+
     /// A frame that waits for less than all: its acknowledgment, or its octets.
     #[inline]
     pub(super) fn first(&self) -> Option<Key> {
-        let ours = self.unacknowledged.first().or(self.unpointed.first());
+        let ours = self.unacknowledged.first().or(self.others.unpointed.first());
         ours.or_else(|| self.unverified.front().map(|entry| entry.key))
     }
 
     /// Where the last frame of the stream is, if it waits for its octets or its mark.
     pub(super) fn last(&self) -> impl Iterator<Item = Key> {
         let unverified = self.unverified.back().map(|entry| entry.key);
-        unverified.into_iter().chain(self.unmarked.back().map(|entry| entry.1))
+        unverified.into_iter().chain(self.others.unmarked.back().map(|entry| entry.1))
     }
 
     #[inline]
     pub(super) fn give_back_memory(&mut self) {
         shrink(&mut self.unverified);
-        shrink(&mut self.unmarked);
-        shrink(&mut self.unpointed.0);
         shrink(&mut self.unacknowledged.0);
+        if let Some(others) = self.others.used_mut() {
+            shrink(&mut others.unmarked);
+            shrink(&mut others.unpointed.0);
+        }
     }
 }
 

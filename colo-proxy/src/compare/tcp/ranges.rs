@@ -7,8 +7,13 @@ const RANGES_MAX: usize = 256;
 /// Disjoint half-open ranges in ascending order, none touching the next.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ranges {
-    list: Vec<(i64, i64)>,
+    /// The last one, mostly the only one; `NONE` where there is none at all.
+    last: (i64, i64),
+    earlier: Vec<(i64, i64)>,
 }
+
+/// An empty range.
+const NONE: (i64, i64) = (0, 0);
 
 impl Ranges {
     /// Adds `start..end`.
@@ -18,46 +23,49 @@ impl Ranges {
             return;
         }
         // The stream moves on at its end: nearly always the last range grows.
-        if let Some(last) = self.list.last_mut()
-            && (last.0..=last.1).contains(&start)
-        {
-            last.1 = last.1.max(end);
-            return;
+        if (self.last.0..=self.last.1).contains(&start) {
+            self.last.1 = self.last.1.max(end);
+        } else if self.last == NONE {
+            self.last = (start, end);
+        } else {
+            self.add_elsewhere(start, end);
         }
-        let from = self.list.partition_point(|range| range.1 < start);
-        let to = self.list.partition_point(|range| range.0 <= end);
+    }
+
+    /// Adds `start..end`, which does not start in the last range.
+    fn add_elsewhere(&mut self, start: i64, end: i64) {
+        let list = &mut self.earlier;
+        list.push(self.last);
+        let from = list.partition_point(|range| range.1 < start);
+        let to = list.partition_point(|range| range.0 <= end);
         if let (true, Some(first), Some(last)) =
-            (from < to, self.list.get(from).copied(), self.list.get(to.wrapping_sub(1)).copied())
+            (from < to, list.get(from).copied(), list.get(to.wrapping_sub(1)).copied())
         {
-            if let Some(merged) = self.list.get_mut(from) {
+            if let Some(merged) = list.get_mut(from) {
                 *merged = (first.0.min(start), last.1.max(end));
             }
-            self.list.drain(from + 1..to);
+            list.drain(from + 1..to);
         } else {
-            self.list.insert(from, (start, end));
-            if self.list.len() > RANGES_MAX {
-                self.list.remove(0);
+            list.insert(from, (start, end));
+            if list.len() > RANGES_MAX {
+                list.remove(0);
             }
         }
+        self.last = list.pop().unwrap_or(NONE);
     }
 
     /// What is in is `start..end` and no more.
     #[inline]
     pub(super) fn is(&self, start: i64, end: i64) -> bool {
-        match self.list.as_slice() {
-            [] => start == end,
-            [only] => *only == (start, end),
-            _ => false,
-        }
+        let only = if start == end { NONE } else { (start, end) };
+        self.last == only && self.earlier.is_empty()
     }
 
     /// Forgets everything but `start..end`.
     #[inline]
     pub(super) fn set(&mut self, start: i64, end: i64) {
-        self.list.clear();
-        if start < end {
-            self.list.push((start, end));
-        }
+        self.earlier.clear();
+        self.last = if start < end { (start, end) } else { NONE };
     }
 
     /// All of `start..end` is in; an empty range always is.
@@ -67,41 +75,43 @@ impl Ranges {
             return true;
         }
         // Nearly always the last range, and mostly the only one.
-        match self.list.last() {
-            Some(last) if last.0 <= start => end <= last.1,
-            _ => {
-                let at = self.list.partition_point(|range| range.1 <= start);
-                self.list.get(at).is_some_and(|range| range.0 <= start && end <= range.1)
-            }
+        if self.last.0 <= start {
+            return end <= self.last.1;
         }
+        let at = self.earlier.partition_point(|range| range.1 <= start);
+        self.earlier.get(at).is_some_and(|range| range.0 <= start && end <= range.1)
     }
 
     /// The first part of `start..end` that is not in.
     #[inline]
     pub(super) fn gap(&self, start: i64, end: i64) -> Option<(i64, i64)> {
         // Nearly always behind all of them, or in the last one.
-        if let Some(last) = self.list.last()
-            && last.0 <= start
-        {
-            let from = start.max(last.1);
+        if self.last.0 <= start {
+            let from = start.max(self.last.1);
             return (from < end).then_some((from, end));
         }
         let mut from = start;
-        let mut at = self.list.partition_point(|range| range.1 <= start);
-        if let Some(range) = self.list.get(at)
+        let mut at = self.earlier.partition_point(|range| range.1 <= start);
+        if let Some(range) = self.earlier.get(at)
             && range.0 <= from
         {
             from = range.1;
             at += 1;
         }
-        let to = self.list.get(at).map_or(end, |range| range.0.min(end));
+        let next = self.earlier.get(at).or((self.last != NONE).then_some(&self.last));
+        let to = next.map_or(end, |range| range.0.min(end));
         (from < to).then_some((from, to))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{RANGES_MAX, Ranges};
+    use super::{NONE, RANGES_MAX, Ranges};
+
+    fn all(ranges: &Ranges) -> Vec<(i64, i64)> {
+        let last = (ranges.last != NONE).then_some(ranges.last);
+        ranges.earlier.iter().copied().chain(last).collect()
+    }
 
     #[test]
     fn ranges_that_touch_become_one() {
@@ -109,11 +119,11 @@ mod tests {
         for (start, end) in [(10, 20), (30, 40), (50, 60), (20, 30), (40, 50), (0, 10)] {
             ranges.add(start, end);
         }
-        assert_eq!(ranges.list, [(0, 60)]);
+        assert_eq!(all(&ranges), [(0, 60)]);
         ranges.add(100, 110);
         ranges.add(120, 130);
         ranges.add(-5, 125);
-        assert_eq!(ranges.list, [(-5, 130)]);
+        assert_eq!(all(&ranges), [(-5, 130)]);
     }
 
     #[test]
@@ -122,7 +132,7 @@ mod tests {
         for n in 0..1000_i64 {
             ranges.add(n * 10, n * 10 + 1);
         }
-        assert_eq!(ranges.list.len(), RANGES_MAX);
+        assert_eq!(all(&ranges).len(), RANGES_MAX);
         assert!(ranges.covers(9990, 9991) && !ranges.covers(0, 1));
     }
 
@@ -141,12 +151,12 @@ mod tests {
                 }
             }
             let (start, end) = (ask.0, ask.0 + ask.1);
-            let all = (start..end).all(|place| places[place as usize]);
-            proptest::prop_assert_eq!(ranges.covers(start, end), all);
+            let has_all = (start..end).all(|place| places[place as usize]);
+            proptest::prop_assert_eq!(ranges.covers(start, end), has_all);
             let from = (start..end).find(|place| !places[*place as usize]);
             let to = from.map(|from| (from..end).find(|p| places[*p as usize]).unwrap_or(end));
             proptest::prop_assert_eq!(ranges.gap(start, end), from.zip(to));
-            proptest::prop_assert!(ranges.list.windows(2).all(|w| w[0].1 < w[1].0));
+            proptest::prop_assert!(all(&ranges).windows(2).all(|w| w[0].1 < w[1].0));
         }
     }
 }

@@ -6,23 +6,25 @@
 
 use colo_proxy_common::seq::Seq;
 
-use super::TcpFlow;
 use super::headers::Headers;
 use super::opening::Packed;
 use super::space::Space;
 use super::windows::Windows;
+use super::{TcpFlow, Unusual};
 
 /// All that there is to know of a connection at rest. The default is a connection of which nothing is
 /// known.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
 pub(in crate::compare) struct Resting {
     start: i64,
     high: i64,
+    ack: i64,
     /// Numbers at `high` and at `ack`.
     seq: u32,
     ack_seq: u32,
-    ack: i64,
-    offered: i64,
+    /// Counted from `ack`: no window is larger.
+    offered: u32,
     opening: Packed,
     theirs: Packed,
     previous_isn: u32,
@@ -45,21 +47,27 @@ mod is {
 }
 
 impl Resting {
-    /// Something of its beginning and of its end.
+    /// Something of its beginning, its middle and its end: of all the lines of memory it lies in.
     pub(in crate::compare) fn touch(&self) -> u64 {
-        self.start as u64 ^ u64::from(self.windows[0]) ^ u64::from(self.headers[1].is_some())
+        self.start as u64 ^ u64::from(self.previous_isn) ^ u64::from(self.is)
     }
 }
 
 impl TcpFlow {
-    /// The connection at rest; `None` where that does not say all of it. What is left of it here is
-    /// nothing but what [`TcpFlow::wake`] sets.
+    /// Puts the connection at rest into `resting`; `false` where that cannot say all of it. What is
+    /// left of it here is nothing but what [`TcpFlow::wake`] sets.
     #[inline(always)]
-    pub(in crate::compare) fn rest(&self) -> Option<Resting> {
-        if !(self.is_quiet() && self.is_agreed()) {
-            return None;
-        }
-        let windows = self.windows.at_rest()?;
+    pub(in crate::compare) fn rest(&self, resting: &mut Resting) -> bool {
+        let packed = (self.opening.pack(), self.secondary.opening.pack());
+        let (Some(windows), (Some(opening), Some(theirs))) = (self.windows.at_rest(), packed)
+        else {
+            return false;
+        };
+        let ack = self.ack.unwrap_or_default();
+        let offered = self.offered.map_or(Ok(0), |offered| u32::try_from(offered - ack));
+        let (Ok(offered), true) = (offered, self.is_quiet() && self.is_agreed()) else {
+            return false;
+        };
         let bits = [
             (self.anchored, is::ANCHORED),
             (self.seqs.is_some(), is::PLACED),
@@ -70,42 +78,35 @@ impl TcpFlow {
             (windows[0].is_some(), is::WINDOWS[0]),
             (windows[1].is_some(), is::WINDOWS[1]),
         ];
-        let ack = self.ack.unwrap_or_default();
-        let resting = Resting {
+        *resting = Resting {
             start: self.start,
             high: self.high,
             seq: self.seqs.map_or(0, |seqs| seqs.seq(self.high).0),
             ack_seq: self.acks.map_or(0, |acks| acks.seq(ack).0),
             ack,
-            offered: self.offered.unwrap_or_default(),
-            opening: self.opening.pack()?,
-            theirs: self.secondary.opening.pack()?,
+            offered,
+            opening,
+            theirs,
             previous_isn: self.previous_isn.map_or(0, |isn| isn.0),
             headers: [self.headers, self.secondary.headers],
             windows: windows.map(Option::unwrap_or_default),
             is: bits.iter().map(|(is_set, bit)| u8::from(*is_set) * bit).sum(),
         };
         #[cfg(test)]
-        self.check(&resting);
-        Some(resting)
+        self.check(resting);
+        true
     }
 
     /// Nothing of it is held or waits, and nothing out of the ordinary is remembered.
     #[inline]
     fn is_quiet(&self) -> bool {
-        let theirs = &self.secondary;
+        // What waits in a queue is held, and a piece that waits is charged for: the accounts say
+        // all that the queues would.
         self.account.is_clear()
-            && self.queues.is_empty()
-            && theirs.segments.is_empty()
-            && theirs.witness.is_none()
-            && self.reported.is_empty()
-            && !self.strayed
-            && self.next.is_empty()
-            && self.reset.is_none()
-            && self.own_resets.is_empty()
-            && theirs.resets.is_empty()
+            && self.secondary.segments.account.is_clear()
+            && self.unusual.used().is_none_or(Unusual::is_empty)
             && self.urgent.is_none()
-            && theirs.urgent.is_none()
+            && self.secondary.urgent.is_none()
     }
 
     /// Both guests have said the same, and one follows from the other.
@@ -132,7 +133,7 @@ impl TcpFlow {
         let is = |bit| resting.is & bit != 0;
         let Resting { start, high, .. } = *resting;
         let ack = is(is::ACKNOWLEDGED).then_some(resting.ack);
-        let offered = is(is::OFFERED).then_some(resting.offered);
+        let offered = is(is::OFFERED).then(|| resting.ack + i64::from(resting.offered));
         let end = is(is::ENDED).then_some(high);
         self.seqs = is(is::PLACED).then(|| Space::new(Seq(resting.seq), high));
         self.acks = ack.map(|ack| Space::new(Seq(resting.ack_seq), ack));
@@ -152,6 +153,8 @@ impl TcpFlow {
         let [ours, theirs] = resting.windows;
         let window = |side: usize, window| is(is::WINDOWS[side]).then_some(window);
         self.windows = Windows::with([window(0, ours), window(1, theirs)]);
+        self.unusual.is_empty_now();
+        self.queues.are_empty_now();
     }
 
     /// Every connection that any test lays to rest wakes up as what it was.

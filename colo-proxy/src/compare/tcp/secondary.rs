@@ -79,7 +79,7 @@ impl TcpFlow {
                 self.seqs = None;
             }
         } else if !is_own && (self.isn.is_none() || !self.secondary.opening.is_empty()) {
-            self.next.set(opening);
+            self.unusual.next.set(opening);
             self.keep_witness(scene, Mark::Opening, frame);
             return true;
         } else if !is_own {
@@ -110,7 +110,7 @@ impl TcpFlow {
     fn on_reset(&mut self, scene: &mut Scene<'_>, frame: &Frame, tcp: &Tcp) {
         let ack = (tcp.flags & flag::ACK != 0).then_some(Seq(tcp.ack));
         let reset = Reset { seq: Seq(tcp.seq), ack };
-        note(&mut self.secondary.resets, reset);
+        note(&mut self.unusual.resets, reset);
         if let Some(ack) = reset.ack_of_stream().filter(|_| self.ack.is_some()) {
             self.on_ack(scene, ack);
         }
@@ -193,7 +193,7 @@ impl TcpFlow {
             return;
         };
         self.secondary.urgent = Some(place);
-        while let Some(key) = self.queues.unpointed.pop_up_to(place) {
+        while let Some(key) = self.queues.unpointed().pop_up_to(place) {
             self.advance(scene, key);
         }
     }

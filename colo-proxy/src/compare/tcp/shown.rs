@@ -46,11 +46,11 @@ impl TcpFlow {
         self.drop_witness(scene);
         let head = scene.ledger.blocks.keep_head(frame);
         let (original_len, since) = (frame.ethernet().len(), scene.ledger.now());
-        self.secondary.witness = Some(Witness { mark, head, original_len, since });
+        self.unusual.witness = Some(Witness { mark, head, original_len, since });
     }
 
     pub(super) fn drop_witness(&mut self, scene: &mut Scene<'_>) {
-        if let Some(witness) = self.secondary.witness.take() {
+        if let Some(witness) = self.unusual.used_mut().and_then(|unusual| unusual.witness.take()) {
             scene.ledger.blocks.give_back(witness.head);
         }
     }
@@ -64,7 +64,7 @@ impl TcpFlow {
             Shown::Held(key) => ledger.capture_held(key),
             Shown::Waiting(key) => ledger.capture_waiting(key),
             Shown::Mark(mark) => {
-                let witness = self.secondary.witness.as_ref().filter(|w| w.mark == mark)?;
+                let witness = self.unusual.witness.as_ref().filter(|w| w.mark == mark)?;
                 Some(ledger.captured(witness.head.frame(), witness.original_len, witness.since))
             }
         }
