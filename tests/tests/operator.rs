@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use colo_lab::client::Conversation;
 use colo_lab::daemon::{self, Daemon, Output, PairOptions, Status, output, output_of};
 use colo_lab::guest::{Guest, GuestOptions};
@@ -232,8 +232,8 @@ impl Several {
             conversation.close()?;
         }
         let status = self.status(slot)?;
-        assert!(status.number("compared_frames")? > 0, "{status:#?}");
-        assert!(status.checkpoints().is_empty(), "{status:#?}");
+        ensure!(status.number("compared_frames")? > 0, "{status:#?}");
+        ensure!(status.checkpoints().is_empty(), "{status:#?}");
         Ok(())
     }
 

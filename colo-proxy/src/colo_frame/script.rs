@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::sync::mpsc;
 use tokio_util::codec::{FramedRead, LinesCodec};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{ColoFrame, ColoFrameError, Command, Event, NextEvent};
 
@@ -26,6 +27,8 @@ const RESTART: Duration = Duration::from_secs(1);
 pub(super) struct Script {
     commands: mpsc::Sender<String>,
     events: mpsc::Receiver<Event>,
+    /// Ends with this, and the script with it.
+    _task: AbortOnDropHandle<()>,
 }
 
 impl Script {
@@ -33,8 +36,8 @@ impl Script {
         let child = spawn(path)?;
         let (commands, from_proxy) = mpsc::channel(WAITING_MAX);
         let (to_proxy, events) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(serve(path.into(), child, from_proxy, to_proxy));
-        Ok(Self { commands, events })
+        let task = tokio::spawn(serve(path.into(), child, from_proxy, to_proxy));
+        Ok(Self { commands, events, _task: AbortOnDropHandle::new(task) })
     }
 }
 
@@ -51,7 +54,7 @@ impl ColoFrame for Script {
         Box::pin(async {
             match self.events.recv().await {
                 Some(event) => event,
-                // The task that serves the script only ends with the daemon.
+                // The task that serves the script only ends with this.
                 None => std::future::pending().await,
             }
         })

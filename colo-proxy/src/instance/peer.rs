@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant, MissedTickBehavior};
 use tokio_util::codec::Framed;
 
@@ -71,8 +71,8 @@ pub(super) struct Peer {
     messages: mpsc::Sender<Said>,
     /// What may take its time, and must not be in the way of the others.
     bulk: mpsc::Sender<Said>,
-    /// Ends the conversation.
-    break_off: mpsc::Sender<u64>,
+    /// The last conversation that is to end, if any.
+    break_off: watch::Sender<u64>,
     events: mpsc::Receiver<PeerEvent>,
     /// The conversation that the owner knows of. Another one may have begun since: what is said now is
     /// not for that.
@@ -100,7 +100,7 @@ impl Peer {
     ) -> Self {
         let (messages, from_owner) = mpsc::channel(WAITING_MAX);
         let (bulk, bulk_from_owner) = mpsc::channel(1);
-        let (break_off, breaks) = mpsc::channel(1);
+        let (break_off, breaks) = watch::channel(0);
         let (events, receiver) = mpsc::channel(WAITING_MAX);
         let from_owner = FromOwner { messages: from_owner, bulk: bulk_from_owner, breaks };
         let terms = Terms { role, silence_max, traffic, offer };
@@ -116,8 +116,8 @@ impl Peer {
         Some(event)
     }
 
-    /// Sends `message` to the peer that the owner has heard of last, if that is still there and the
-    /// lane keeps up; `false` where it does not.
+    /// Says `message` in the conversation that the owner has heard of last, which is nobody's any more
+    /// where that is over; `false` where the lane does not keep up.
     ///
     /// What is told of the kernel lane is told once, and the peer counts on it: without a count it finds
     /// no loss, and without the word that this end is closed it sends for ever. Where that finds no room
@@ -127,8 +127,7 @@ impl Peer {
         let conversation = self.conversation;
         let is_sent = self.messages.try_send(Said { message, conversation }).is_ok();
         if is_of_lane && !is_sent {
-            // One that is asked for already is enough.
-            let _ = self.break_off.try_send(conversation);
+            self.break_off.send_replace(conversation);
         }
         is_sent
     }
@@ -150,7 +149,7 @@ impl Peer {
 struct FromOwner {
     messages: mpsc::Receiver<Said>,
     bulk: mpsc::Receiver<Said>,
-    breaks: mpsc::Receiver<u64>,
+    breaks: watch::Receiver<u64>,
 }
 
 /// What the task is to do next.
@@ -166,7 +165,9 @@ impl FromOwner {
         loop {
             let (said, next) = tokio::select! {
                 biased;
-                Some(broken) = self.breaks.recv() => (broken, Next::BreakOff),
+                Ok(()) = self.breaks.changed() => {
+                    (*self.breaks.borrow_and_update(), Next::BreakOff)
+                }
                 message = self.messages.recv() => message.map(Next::of)?,
                 Some(message) = self.bulk.recv() => Next::of(message),
             };
@@ -253,6 +254,8 @@ async fn converse(
                     None => return ended("the peer closed the connection"),
                 };
                 heard = Instant::now();
+                // Of what has been read there may be many lines more, and others want the thread.
+                tokio::task::consume_budget().await;
                 if let Err(why) = pass_on(&line, terms, underlay, introduction, events).await {
                     return ended(why);
                 }
@@ -359,6 +362,7 @@ impl Terms {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixStream;
 
@@ -451,6 +455,26 @@ mod tests {
             said.extend((line.contains("lane\"") || line.contains("offsets")).then_some(line));
         }
         assert!(said.iter().all(|line| line.contains('3')), "{said:?}");
+    }
+
+    /// Whoever writes many short lines, of whatever, must not keep the thread from others.
+    #[tokio::test]
+    async fn a_flood_of_lines_lets_others_have_their_turn() {
+        const LINES: usize = 40_000;
+        let (mut peer, mut stream, _dir) = connected().await;
+        let lines = "1\n".repeat(LINES) + &Message::CheckpointWanted.line() + "\n";
+        // All of it is there before the lane's task looks.
+        let written = stream.write_all(lines.as_bytes()).now_or_never();
+        written.expect("room for it").expect("a socket");
+        let (mut turns, deadline) = (0, Instant::now() + TIMEOUT);
+        while peer.events.is_empty() {
+            assert!(Instant::now() < deadline, "the last line does not come");
+            tokio::task::yield_now().await;
+            turns += 1;
+        }
+        let wanted = PeerEvent::Message(Message::CheckpointWanted);
+        assert_eq!(peer.next_event().await, Some(wanted));
+        assert!(turns >= LINES / 256, "{turns} turns");
     }
 
     /// The twin: what is no lane's is told again, or is not needed.

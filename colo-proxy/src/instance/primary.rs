@@ -15,8 +15,8 @@ use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
 use super::permission::{Answer, Permission};
 use super::readable::{Drained, Readable};
 use super::wiring::{
-    attach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach, sleep_until,
-    system,
+    attach, detach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach,
+    sleep_until, system,
 };
 use super::{InstanceError, asked_to_stop, random};
 use crate::colo_frame::{self, ColoFrame, Event};
@@ -269,6 +269,8 @@ impl Primary {
                 () = sleep_until(deadline) => {
                     self.decisions.on_timeout(Instant::now(), &mut self.hands);
                 }
+                // Not at once: the other tasks of this thread have their turn.
+                () = tokio::task::yield_now(), if self.decisions.is_releasing() => {}
             }
             self.carry_out(inputs);
         }
@@ -401,7 +403,7 @@ impl Primary {
     /// Does what was decided.
     fn carry_out(&mut self, inputs: &mut Inputs) {
         let decisions = &mut self.decisions;
-        decisions.release(&mut self.hands);
+        decisions.release_some(&mut self.hands);
         decisions.collect_requests(Instant::now());
         for command in decisions.commands.drain(..) {
             inputs.frame.command(&command);
@@ -462,7 +464,7 @@ impl Primary {
                 );
             }
             inputs.lane.end(&mut self.hands.datapath).await;
-            return Ok(self.hands.datapath.detach()?);
+            return detach(self.hands.datapath).await;
         }
         if let Some(peer) = &mut inputs.peer {
             disclaim(peer).await;
@@ -475,21 +477,23 @@ impl Primary {
         if stays {
             return Ok(());
         }
-        self.hands.datapath.detach()?;
-        Ok(())
+        detach(self.hands.datapath).await
     }
 }
 
-/// The guest goes on alone: before that, the secondary has to know that it is not to take over.
+/// The guest goes on alone: before that, the secondary has to know that it is not to take over. One that
+/// comes back meanwhile has to be told again.
 async fn disclaim(peer: &mut Peer) {
-    if !peer.send(Message::Protection { protected: false }) {
+    const UNPROTECTED: Message = Message::Protection { protected: false };
+    if !peer.send(UNPROTECTED) {
         return;
     }
     let known = async {
         while let Some(event) = peer.next_event().await {
-            let known = PeerEvent::Message(Message::ProtectionKnown { protected: false });
-            if event == known || matches!(event, PeerEvent::Down { .. }) {
-                return;
+            match event {
+                PeerEvent::Message(Message::ProtectionKnown { protected: false }) => return,
+                PeerEvent::Up { .. } if !peer.send(UNPROTECTED) => return,
+                _ => {}
             }
         }
     };

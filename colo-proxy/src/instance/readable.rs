@@ -34,8 +34,9 @@ impl Readable {
         &self,
         read: impl FnOnce() -> io::Result<(T, Drained)>,
     ) -> io::Result<T> {
-        if self.has_more.swap(false, Relaxed) {
+        if self.has_more.load(Relaxed) {
             tokio::task::yield_now().await;
+            self.has_more.store(false, Relaxed);
         }
         let mut guard = self.fd.readable().await?;
         let (value, drained) = read()?;

@@ -20,8 +20,8 @@ use super::repeat;
 use super::trace::Trace;
 use super::translator::Translator;
 use super::wiring::{
-    attach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach, sleep_until,
-    system,
+    attach, detach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach,
+    sleep_until, system,
 };
 use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, Event};
@@ -432,8 +432,7 @@ impl Secondary {
             while inputs.output.recv().await.is_some() {}
         }
         inputs.lane.end(&mut self.hands.datapath).await;
-        self.hands.datapath.detach()?;
-        Ok(())
+        detach(self.hands.datapath).await
     }
 }
 

@@ -13,8 +13,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::{self, LocalSet};
 
-/// Turns between two looks at what has come: QEMU's word of a checkpoint must not wait behind many
-/// batches of frames.
+/// Turns of the tasks beside the guests (lanes, sockets) between two looks at what has come, besides one
+/// of each guest that has something to do: QEMU's word of a checkpoint must not wait behind many batches
+/// of frames.
 const EVENT_INTERVAL: u32 = 8;
 
 /// Starts a task on its thread.

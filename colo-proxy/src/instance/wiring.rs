@@ -79,6 +79,12 @@ pub(super) async fn attach(
     attaching.await.unwrap_or(Err(InstanceError::Ended))
 }
 
+/// Takes the programs off, likewise: that waits for a lock of the host's.
+pub(super) async fn detach(datapath: Datapath) -> Result<(), InstanceError> {
+    let detaching = tokio::task::spawn_blocking(move || datapath.detach());
+    detaching.await.map_or(Err(InstanceError::Ended), |done| Ok(done?))
+}
+
 fn attach_now(guest: &Guest, name: &str, netdev: Link) -> Result<Kernel, InstanceError> {
     // The primary's captured output never touches the wire, so its gate keeps it as the guest made
     // it; all else goes to the peer in the shape that was agreed on.

@@ -7,6 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::codec::{Framed, LinesCodec};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::message::{self, Message, Refusal, Version};
 use crate::endpoint::{Endpoint, EndpointError, Port, Stream};
@@ -53,6 +54,8 @@ pub(crate) struct Client {
     commands: mpsc::Sender<Line>,
     incoming: mpsc::Receiver<Incoming>,
     last_id: u64,
+    /// Ends with this: QEMU's socket serves one client at a time.
+    _task: AbortOnDropHandle<()>,
 }
 
 impl Client {
@@ -62,8 +65,8 @@ impl Client {
         let port = Port::open(endpoint).await?;
         let (commands, from_owner) = mpsc::channel(WAITING_MAX);
         let (to_owner, incoming) = mpsc::channel(INCOMING_MAX);
-        tokio::spawn(keep(port, from_owner, to_owner));
-        Ok(Self { endpoint: name, commands, incoming, last_id: 0 })
+        let task = AbortOnDropHandle::new(tokio::spawn(keep(port, from_owner, to_owner)));
+        Ok(Self { endpoint: name, commands, incoming, last_id: 0, _task: task })
     }
 
     /// Where QEMU is.
@@ -239,6 +242,8 @@ impl Connection {
     }
 
     async fn next_line(&mut self) -> Result<String, String> {
+        // Of what has been read there may be many lines more, and others want the thread.
+        tokio::task::consume_budget().await;
         match self.lines.next().await {
             Some(line) => line.map_err(|error| format!("reading failed: {error}")),
             None => Err("QEMU closed the connection".into()),

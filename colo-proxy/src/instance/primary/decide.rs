@@ -22,6 +22,10 @@ use crate::protection::{Action, Protection, State};
 mod returned;
 mod service;
 
+/// Frames that leave in one turn: a checkpoint may let go of so many that other guests on the thread
+/// would wait for tenths of a second.
+const RELEASED_MAX: usize = 4 * BATCH;
+
 /// Where decisions are carried out.
 pub(in crate::instance) trait Hands {
     /// Tells the kernel programs.
@@ -46,6 +50,8 @@ pub(in crate::instance) struct Decisions {
     pub(in crate::instance) name: String,
     pub(in crate::instance) engine: Engine,
     pub(in crate::instance) out: Output,
+    /// What may leave, and is for the next turn.
+    releasing: VecDeque<Frame>,
     pub(in crate::instance) protection: Protection,
     pub(in crate::instance) cut: Cut,
     /// Makes frames of the digests that come in their place.
@@ -115,6 +121,7 @@ impl Decisions {
             name,
             engine,
             out: Output::default(),
+            releasing: VecDeque::new(),
             protection,
             cut: Cut::default(),
             expander: Expander::new(DigestLimits::default()),
@@ -460,11 +467,29 @@ impl Decisions {
         self.drain_output(now, hands);
     }
 
-    /// Lets go what may leave.
+    /// Lets go all that may leave.
     pub(in crate::instance) fn release(&mut self, hands: &mut impl Hands) {
-        for frame in self.out.release.drain(..).chain(self.out.acknowledgments.drain(..)) {
-            hands.release(&frame);
+        let Output { release, acknowledgments, .. } = &mut self.out;
+        let all = self.releasing.drain(..).chain(release.drain(..));
+        all.chain(acknowledgments.drain(..)).for_each(|frame| hands.release(&frame));
+    }
+
+    /// Lets go of it what one turn has room for, in the same order. What an unprotected guest still has
+    /// here goes at once: the rest of its output takes the short way.
+    pub(in crate::instance) fn release_some(&mut self, hands: &mut impl Hands) {
+        let waiting =
+            self.releasing.len() + self.out.release.len() + self.out.acknowledgments.len();
+        if waiting <= RELEASED_MAX || self.protection.state() == State::Unprotected {
+            return self.release(hands);
         }
+        self.releasing.extend(self.out.release.drain(..));
+        self.releasing.extend(self.out.acknowledgments.drain(..));
+        self.releasing.drain(..RELEASED_MAX).for_each(|frame| hands.release(&frame));
+    }
+
+    /// Some is left for the next turn.
+    pub(in crate::instance) fn is_releasing(&self) -> bool {
+        !self.releasing.is_empty()
     }
 
     /// Makes commands of what the engine asked for, and messages of what the expander did.

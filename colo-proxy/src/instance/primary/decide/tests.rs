@@ -146,6 +146,54 @@ fn a_secondary_that_is_not_equal_vouches_for_nothing_until_a_checkpoint() {
     assert_eq!(decisions.out.release.len(), 1, "now it counts");
 }
 
+/// Notes what leaves.
+#[derive(Default)]
+struct Network(Vec<usize>);
+
+impl Hands for Network {
+    fn set_mode(&mut self, _mode: Mode) {}
+
+    fn read_output(&mut self, _into: &mut Vec<Frame>) -> bool {
+        false
+    }
+
+    fn release(&mut self, frame: &Frame) {
+        self.0.push(frame.len());
+    }
+}
+
+#[test]
+fn what_a_checkpoint_lets_go_leaves_in_turns_and_in_order() {
+    let now = Instant::now();
+    let long = |len: usize| Frame::new(vec![0; len].into(), 0).expect("no header");
+    let mut decisions = protected(now);
+    let mut network = Network::default();
+    let all: Vec<usize> = (20..20 + 2 * RELEASED_MAX + 5).collect();
+    decisions.out.release.extend(all[1..].iter().map(|len| long(*len)));
+    decisions.releasing.push_back(long(all[0]));
+    decisions.release_some(&mut network);
+    assert_eq!((network.0.len(), decisions.is_releasing()), (RELEASED_MAX, true));
+    // What may leave meanwhile does so behind it.
+    decisions.out.acknowledgments.push(long(15));
+    decisions.out.release.push(long(14));
+    while decisions.is_releasing() {
+        decisions.release_some(&mut network);
+    }
+    assert_eq!(network.0, [all.as_slice(), &[14, 15]].concat());
+    assert!(decisions.out.is_empty());
+}
+
+#[test]
+fn what_an_unprotected_guest_still_has_here_leaves_at_once() {
+    let now = Instant::now();
+    let mut decisions = protected(now);
+    decisions.end_protection_for_a_while(now);
+    let mut network = Network::default();
+    decisions.out.release.extend((0..=RELEASED_MAX).map(|_| answer()));
+    decisions.release_some(&mut network);
+    assert_eq!((network.0.len(), decisions.is_releasing()), (RELEASED_MAX + 1, false));
+}
+
 /// A segment with data, as it comes and as its digest.
 fn segment() -> Frame {
     let mut octets = Vec::new();
