@@ -138,7 +138,7 @@ struct Secondary {
     segments: Segments,
 }
 
-/// What most connections have nothing of while they last.
+/// What most connections have nothing of at most times.
 #[derive(Debug, Default)]
 struct Unusual {
     reset: Option<Reset>,

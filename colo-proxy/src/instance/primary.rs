@@ -263,7 +263,7 @@ impl Primary {
                 }
                 () = tokio::time::sleep(LOOK), if self.decisions.may_be_dead() => {
                     if inputs.link.get().await.is_none_or(|link| !link.held) {
-                        self.decisions.on_guest_dead();
+                        self.decisions.on_guest_dead(&mut self.hands);
                     }
                 }
                 () = sleep_until(deadline) => {
@@ -466,6 +466,7 @@ impl Primary {
             inputs.lane.end(&mut self.hands.datapath).await;
             return detach(self.hands.datapath).await;
         }
+        self.decisions.release(&mut self.hands);
         if let Some(peer) = &mut inputs.peer {
             disclaim(peer).await;
         }
@@ -492,8 +493,8 @@ async fn disclaim(peer: &mut Peer) {
         while let Some(event) = peer.next_event().await {
             match event {
                 PeerEvent::Message(Message::ProtectionKnown { protected: false }) => return,
-                PeerEvent::Up { .. } if !peer.send(UNPROTECTED) => return,
-                _ => {}
+                PeerEvent::Up { .. } => drop(peer.send(UNPROTECTED)),
+                PeerEvent::Down { .. } | PeerEvent::Message(_) => {}
             }
         }
     };

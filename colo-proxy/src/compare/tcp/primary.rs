@@ -91,7 +91,9 @@ impl TcpFlow {
                 ..Secondary::default()
             },
             previous_isn,
-            // Empty, but with the memory that they have already.
+            // Of an old connection they are empty, but have their memory. A reset that came before
+            // the connection is in them, and goes on waiting for the secondary's.
+            account: old.account,
             queues: old.queues,
             ..Self::default()
         };

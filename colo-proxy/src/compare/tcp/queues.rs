@@ -94,8 +94,19 @@ impl Queues {
 
     /// Nothing is in any of them.
     #[inline]
-    pub(super) fn are_empty_now(&mut self) {
-        self.others.is_empty_now();
+    pub(super) fn is_empty(&self) -> bool {
+        self.unverified.is_empty()
+            && self.unacknowledged.0.is_empty()
+            && self.others.used().is_none_or(Others::is_empty)
+    }
+
+    /// Nobody needs to look at those that are seldom used; the caller knows that they are empty.
+    #[inline]
+    pub(super) fn mark_empty(&mut self) {
+        if let Some(others) = self.others.used_mut() {
+            others.give_back_memory();
+        }
+        self.others.mark_empty();
     }
 
     /// Adds a frame that waits for its octets, of which there is one at least.
@@ -185,14 +196,16 @@ impl Queues {
     /// A frame that waits for less than all: its acknowledgment, or its octets.
     #[inline]
     pub(super) fn first(&self) -> Option<Key> {
-        let ours = self.unacknowledged.first().or(self.others.unpointed.first());
+        let unpointed = self.others.used().and_then(|others| others.unpointed.first());
+        let ours = self.unacknowledged.first().or(unpointed);
         ours.or_else(|| self.unverified.front().map(|entry| entry.key))
     }
 
     /// Where the last frame of the stream is, if it waits for its octets or its mark.
     pub(super) fn last(&self) -> impl Iterator<Item = Key> {
         let unverified = self.unverified.back().map(|entry| entry.key);
-        unverified.into_iter().chain(self.others.unmarked.back().map(|entry| entry.1))
+        let unmarked = self.others.used().and_then(|others| others.unmarked.back());
+        unverified.into_iter().chain(unmarked.map(|entry| entry.1))
     }
 
     #[inline]
@@ -200,9 +213,19 @@ impl Queues {
         shrink(&mut self.unverified);
         shrink(&mut self.unacknowledged.0);
         if let Some(others) = self.others.used_mut() {
-            shrink(&mut others.unmarked);
-            shrink(&mut others.unpointed.0);
+            others.give_back_memory();
         }
+    }
+}
+
+impl Others {
+    fn is_empty(&self) -> bool {
+        self.overlapping.is_empty() && self.unmarked.is_empty() && self.unpointed.0.is_empty()
+    }
+
+    fn give_back_memory(&mut self) {
+        shrink(&mut self.unmarked);
+        shrink(&mut self.unpointed.0);
     }
 }
 

@@ -100,10 +100,9 @@ impl TcpFlow {
     /// Nothing of it is held or waits, and nothing out of the ordinary is remembered.
     #[inline]
     fn is_quiet(&self) -> bool {
-        // What waits in a queue is held, and a piece that waits is charged for: the accounts say
-        // all that the queues would.
         self.account.is_clear()
-            && self.secondary.segments.account.is_clear()
+            && self.queues.is_empty()
+            && self.secondary.segments.is_empty()
             && self.unusual.used().is_none_or(Unusual::is_empty)
             && self.urgent.is_none()
             && self.secondary.urgent.is_none()
@@ -153,8 +152,8 @@ impl TcpFlow {
         let [ours, theirs] = resting.windows;
         let window = |side: usize, window| is(is::WINDOWS[side]).then_some(window);
         self.windows = Windows::with([window(0, ours), window(1, theirs)]);
-        self.unusual.is_empty_now();
-        self.queues.are_empty_now();
+        self.unusual.mark_empty();
+        self.queues.mark_empty();
     }
 
     /// Every connection that any test lays to rest wakes up as what it was.

@@ -22,6 +22,11 @@ pub(super) struct Segments {
 }
 
 impl Segments {
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.account.is_clear()
+    }
+
     /// Adds a piece that overlaps none that is here.
     pub(super) fn insert(&mut self, piece: Piece) {
         if self.list.back().is_none_or(|last| last.end <= piece.start) {

@@ -24,9 +24,9 @@ impl<T> Seldom<T> {
         self.is_used.then_some(&mut self.value)
     }
 
-    /// The value is empty now.
+    /// Nobody needs to look at the value; the caller knows that it is empty.
     #[inline]
-    pub(super) fn is_empty_now(&mut self) {
+    pub(super) fn mark_empty(&mut self) {
         self.is_used = false;
     }
 }

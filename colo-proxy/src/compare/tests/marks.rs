@@ -174,6 +174,22 @@ fn a_reset_waits_for_the_secondarys_at_the_same_place() {
     rig.passes(&reset);
 }
 
+/// A peer's segment for a port that nobody listens on yet, and then its SYN.
+#[test]
+fn a_reset_of_before_the_connection_waits_until_the_secondary_sends_it() {
+    let mut rig = Rig::new();
+    let base = tcp(1001).ack(501);
+    let reset = tcp(777).rst();
+    rig.holds(&reset);
+    rig.accept(&base, 1000, 500);
+    // Others that are busy lay to rest what can be.
+    for port in 6000..6010 {
+        rig.accept(&Tcp { ports: (80, port), ..base.clone() }, 1000, 500);
+    }
+    rig.frees(&reset.clone().salt(3), &[&reset]);
+    assert_eq!(rig.engine.stats().held.frames, 0);
+}
+
 #[test]
 fn a_reset_at_another_place_is_a_difference_of_its_own() {
     let (mut rig, base) = talking();

@@ -126,9 +126,10 @@ impl World {
     /// Carries out what the primary's daemon has decided.
     pub(super) fn settle_primary(&mut self) {
         let now = self.instant();
-        let mut is_protected = true;
+        let (mut is_protected, mut has_more) = (true, false);
         if let Some(daemon) = &mut self.primary.daemon {
-            daemon.release(&mut self.primary.kernel);
+            daemon.release_some(&mut self.primary.kernel);
+            has_more = daemon.is_releasing();
             daemon.collect_requests(now);
             is_protected = daemon.protection.state() != State::Unprotected;
             let commands: Vec<Command> = daemon.commands.drain(..).collect();
@@ -153,6 +154,9 @@ impl World {
                 self.oracle.on_unprotected();
             }
             self.send_on_lan(&frame, Event::AtClient);
+        }
+        if has_more {
+            self.after(1..50, Event::Releases);
         }
         let has_room = self.primary.daemon.as_ref().is_some_and(|d| d.engine.has_room());
         if has_room && !self.primary.kernel.gate.is_empty() {

@@ -48,6 +48,8 @@ pub(super) enum Event {
     DaemonTimer(At),
     /// A daemon reads captured output.
     ReadOutput(At),
+    /// The primary's daemon has another turn, for what may leave.
+    Releases,
     /// The secondary's daemon reads what its kernel sent back, and told.
     ReadHeld,
     Arrives(Wire, u32, Cargo),
@@ -213,7 +215,7 @@ impl World {
 
     /// Everything was said, and nothing waits any more.
     fn is_settled(&self) -> bool {
-        let held = |d: &Decisions| d.engine.stats().held.frames > 0;
+        let held = |d: &Decisions| d.engine.stats().held.frames > 0 || d.is_releasing();
         let guest = if self.has_failed_over { &self.secondary.guest } else { &self.primary.guest };
         let is_over = |machine: &Machine| {
             machine.calls.is_empty()
@@ -276,6 +278,7 @@ impl World {
             }
             Event::ReadOutput(At::Primary) => self.read_primary_output(),
             Event::ReadOutput(At::Secondary) => self.read_secondary_output(),
+            Event::Releases => self.settle_primary(),
             Event::ReadHeld => self.read_held(),
             Event::Arrives(wire, generation, cargo) => self.on_cargo(wire, generation, cargo),
             Event::Wire(wire, generation, up) => self.on_wire(wire, generation, up),

@@ -51,8 +51,10 @@ impl Decisions {
 
     /// Nobody holds the guest's TAP: the secondary may take over at once, for nothing of this guest
     /// leaves any more.
-    pub(in crate::instance) fn on_guest_dead(&mut self) {
+    pub(in crate::instance) fn on_guest_dead(&mut self, hands: &mut impl Hands) {
         self.may_be_dead = false;
+        // What may leave and has not had its turn: not after the other one speaks.
+        self.release(hands);
         if self.has_control && self.protection.give_up() {
             log::error!("{}: the guest is dead; its secondary is told to take over", self.name);
             self.tell_protection();
@@ -61,6 +63,8 @@ impl Decisions {
 
     /// The secondary answers the network. Two must not, so this guest does not any more.
     pub(in crate::instance) fn on_taken_over(&mut self, hands: &mut impl Hands) {
+        // What may leave and has not had its turn: now or never.
+        self.release(hands);
         if self.protection.be_taken_over() {
             log::error!(
                 "{}: the secondary has taken over; this guest's output is held. To serve from here \
