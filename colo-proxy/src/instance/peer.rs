@@ -190,17 +190,17 @@ async fn keep(
     mut messages: FromOwner,
     events: mpsc::Sender<PeerEvent>,
 ) {
-    let mut introduction = Introduction::default();
+    let mut conversations = 0;
     loop {
-        introduction.done = false;
         let stream = tokio::select! {
             stream = port.next() => stream,
-            // Nobody is there to be told anything.
-            _ = messages.next(introduction.conversation()) => return,
-            () = events.closed() => return,
+            // Nobody is there to be told anything, so this waits for the owner's end.
+            _ = messages.next(None) => return,
         };
+        let mut introduction = Introduction { done: false, number: conversations + 1 };
         let Ended { why, was_silent } =
             converse(stream, &terms, &mut introduction, &mut messages, &events).await;
+        conversations += u64::from(introduction.done);
         if introduction.done && events.send(PeerEvent::Down { was_silent }).await.is_err() {
             return;
         }
@@ -288,14 +288,14 @@ async fn converse(
 #[derive(Debug, Default)]
 struct Introduction {
     done: bool,
-    /// Those that have been made on any connection.
-    made: u64,
+    /// Of the conversation that it begins.
+    number: u64,
 }
 
 impl Introduction {
     /// The conversation of this connection, once there is one.
     fn conversation(&self) -> Option<u64> {
-        self.done.then_some(self.made)
+        self.done.then_some(self.number)
     }
 
     /// The first message must say who speaks, and that must be the other half of a pair.
@@ -305,7 +305,6 @@ impl Introduction {
                 Err(format!("the peer speaks version {version} of the control lane, not {VERSION}"))
             }
             Message::Hello { role: peer, .. } if *peer == opposite(role).to_string() => {
-                self.made += u64::from(!self.done);
                 self.done = true;
                 Ok(())
             }

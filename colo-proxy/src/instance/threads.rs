@@ -42,8 +42,8 @@ impl Threads {
         Ok(Self { all: all? })
     }
 
-    /// Has one of the threads do what `make` makes there: the one that has served `guest` others by
-    /// their number. `None` where the thread is gone.
+    /// Has the thread of the guest with this number do what `make` makes there. `None` where the thread
+    /// is gone.
     pub(super) fn spawn<T, F>(
         &self,
         guest: usize,

@@ -75,14 +75,18 @@ pub(super) async fn attach(
     netdev: Link,
 ) -> Result<Kernel, InstanceError> {
     let (guest, name) = (guest.clone(), name.to_owned());
-    let attaching = tokio::task::spawn_blocking(move || attach_now(&guest, &name, netdev));
-    attaching.await.unwrap_or(Err(InstanceError::Ended))
+    elsewhere(move || attach_now(&guest, &name, netdev)).await
 }
 
 /// Takes the programs off, likewise: that waits for a lock of the host's.
 pub(super) async fn detach(datapath: Datapath) -> Result<(), InstanceError> {
-    let detaching = tokio::task::spawn_blocking(move || datapath.detach());
-    detaching.await.map_or(Err(InstanceError::Ended), |done| Ok(done?))
+    elsewhere(move || Ok(datapath.detach()?)).await
+}
+
+async fn elsewhere<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, InstanceError> + Send + 'static,
+) -> Result<T, InstanceError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(InstanceError::Ended))
 }
 
 fn attach_now(guest: &Guest, name: &str, netdev: Link) -> Result<Kernel, InstanceError> {

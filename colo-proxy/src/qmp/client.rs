@@ -59,7 +59,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects, now and whenever the connection is gone.
+    /// Connects, now and whenever the connection is gone, until this is dropped.
     pub(crate) async fn open(endpoint: Endpoint) -> Result<Self, EndpointError> {
         let name = endpoint.to_string();
         let port = Port::open(endpoint).await?;
@@ -99,10 +99,7 @@ async fn keep(
 ) {
     let mut log_limit = LogLimit::default();
     loop {
-        let stream = tokio::select! {
-            stream = port.next() => stream,
-            () = to_owner.closed() => return,
-        };
+        let stream = port.next().await;
         // What was meant for the last connection means nothing to this one.
         while commands.try_recv().is_ok() {}
         let mut connection = Connection::new(stream);
@@ -197,7 +194,6 @@ impl Connection {
                     Ok(line) => line,
                     Err(why) => return why,
                 },
-                () = to_owner.closed() => return ending(),
             };
             let Some(incoming) = self.incoming(&line) else {
                 self.pass_over(&line);

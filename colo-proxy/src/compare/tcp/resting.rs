@@ -58,14 +58,15 @@ impl TcpFlow {
     /// left of it here is nothing but what [`TcpFlow::wake`] sets.
     #[inline(always)]
     pub(in crate::compare) fn rest(&self, resting: &mut Resting) -> bool {
-        let packed = (self.opening.pack(), self.secondary.opening.pack());
-        let (Some(windows), (Some(opening), Some(theirs))) = (self.windows.at_rest(), packed)
-        else {
+        if !(self.is_quiet() && self.is_agreed()) {
             return false;
-        };
+        }
+        let packed = (self.opening.pack(), self.secondary.opening.pack());
         let ack = self.ack.unwrap_or_default();
         let offered = self.offered.map_or(Ok(0), |offered| u32::try_from(offered - ack));
-        let (Ok(offered), true) = (offered, self.is_quiet() && self.is_agreed()) else {
+        let (Some(windows), (Some(opening), Some(theirs)), Ok(offered)) =
+            (self.windows.at_rest(), packed, offered)
+        else {
             return false;
         };
         let bits = [
