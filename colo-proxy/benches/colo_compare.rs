@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use colo_proxy::colo_compare::{self, Options};
-use colo_proxy::frame::Frame;
+use colo_proxy_engine::frame::Frame;
 
 use self::load::{Chunk, Load, Order, PAIRS, Says};
 

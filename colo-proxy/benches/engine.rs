@@ -11,8 +11,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use bytes::Bytes;
-use colo_proxy::compare::Side;
-use colo_proxy::frame::{Frame, VNET_HDR_LEN};
+use colo_proxy_engine::compare::Side;
+use colo_proxy_engine::frame::{Frame, VNET_HDR_LEN};
 use divan::Bencher;
 use divan::counter::ItemsCount;
 

@@ -9,7 +9,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::load::{Bench, Load, Order, PAIRS, Says};
-use colo_proxy::compare::Side;
+use colo_proxy_engine::compare::Side;
 
 const FLOWS: u32 = 1_000_000;
 

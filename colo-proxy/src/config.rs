@@ -24,13 +24,11 @@ use toml::Spanned;
 use self::checkpoints::{CheckpointsTable, TakeoverTable};
 use self::limits::{LimitsTable, Ms};
 use crate::datapath::capture::CaptureKind;
-pub use crate::datapath::{OnDeath, Role};
 use crate::endpoint::{Address, Endpoint, EndpointError};
+pub use colo_proxy_engine::pair::{OnDeath, OnSecondaryLost, Role};
 
 pub use self::checkpoints::{Checkpoints, Takeover};
-pub use self::limits::{
-    DigestLimits, InputLimits, KEYS, Key, Limits, PeerLimits, RepeatLimits, UnsortedLimits,
-};
+pub use self::limits::{KEYS, Key, Limits, PeerLimits};
 
 /// The longest instance name: it becomes a directory and a socket.
 const NAME_MAX: usize = 64;
@@ -106,17 +104,6 @@ struct GuestTable {
     flows_max: Option<usize>,
     #[serde(default)]
     limits: LimitsTable,
-}
-
-/// What becomes of held output when the secondary is gone for `secondary_timeout_ms`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnSecondaryLost {
-    /// It leaves, and the guest goes on unprotected.
-    #[default]
-    Release,
-    /// It waits for the secondary, or for an operator.
-    Hold,
 }
 
 /// The way of the frames between the two hosts.

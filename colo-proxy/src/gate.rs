@@ -5,7 +5,9 @@
 //! no IPv6, no ARP, and an MTU that every redirect fits; and it stays down until the programs that
 //! guard it are attached ([`Gate::set_up`]).
 
+pub(crate) mod batch;
 mod device;
+pub(crate) mod readable;
 
 use std::{
     io::{self, IoSlice},
@@ -15,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use nix::libc;
 
-use crate::frame::{FRAME_MAX, Frame, VNET_HDR_LEN};
+use colo_proxy_engine::frame::{FRAME_MAX, Frame, VNET_HDR_LEN};
 
 /// Where a TAP comes from.
 const TUN_DEVICE: &str = "/dev/net/tun";

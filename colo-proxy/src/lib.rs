@@ -3,35 +3,31 @@
 //!
 //! The rooms, in the direction in which a frame goes through them:
 //! [`datapath`] (the kernel programs and how frames are captured) and [`gate`] (the TAP by which
-//! frames come and go), [`lane`] (the wire between the hosts), [`compare`] (the engine that decides
-//! what may leave), [`colo_frame`] (who makes checkpoints), and [`instance`], which connects them
-//! for one guest. ARCHITECTURE.md has the picture.
+//! frames come and go), [`lane`] (the wire between the hosts), [`colo_proxy_engine`] (what decides),
+//! [`colo_frame`] (who makes checkpoints), and [`instance`], which connects them for one guest.
+//! ARCHITECTURE.md has the picture.
 
 pub mod capture_file;
 pub mod colo_compare;
 pub mod colo_frame;
-pub mod compare;
 pub mod config;
-pub mod control;
 pub mod datapath;
 mod dialler;
-mod digest;
 pub mod endpoint;
 mod error_chain;
 pub mod filter;
-pub mod frame;
 pub mod gate;
 pub mod instance;
+mod kernel_lane;
 pub mod lane;
 pub mod link;
-mod log_limit;
 pub mod name;
 pub mod offline;
 pub mod offsets;
-mod protection;
 pub mod qemu_args;
 mod qmp;
 mod quick_ack;
+mod random;
 pub mod status;
 pub mod tunnel;
 pub mod utc;

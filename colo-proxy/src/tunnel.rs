@@ -11,8 +11,9 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan, new_connection};
-use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
+
+use colo_proxy_engine::pair::message::TunnelOffer;
 
 use crate::gate::{self, GateError};
 use crate::link::{self, Link};
@@ -43,15 +44,6 @@ pub struct Underlay {
     pub remote: IpAddr,
     /// The longest IP packet that goes that way whole.
     pub mtu: u32,
-}
-
-/// What both ends have to have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Channel {
-    /// VXLAN network identifier; of more than 24 bits the lower ones count.
-    pub vni: u32,
-    /// UDP port.
-    pub port: u16,
 }
 
 /// What the kernel says of an interface.
@@ -135,7 +127,7 @@ impl Tunnel {
     pub async fn open(
         name: &str,
         underlay: &Underlay,
-        channel: Channel,
+        channel: TunnelOffer,
     ) -> Result<Self, TunnelError> {
         let handle = handle()?;
         remove(&handle, name).await?;

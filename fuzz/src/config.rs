@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use colo_proxy::config::{ConfigError, Guest, Limits, OnDeath, Role, parse};
-use colo_proxy::frame::FRAME_MAX;
+use colo_proxy_engine::frame::FRAME_MAX;
 
 use crate::measure::Measure;
 

@@ -15,7 +15,7 @@ mod world;
 
 use std::time::Duration;
 
-use colo_proxy::compare::{Limits, Reason, Side};
+use colo_proxy_engine::compare::{Limits, Reason, Side};
 
 use crate::choices::Choices;
 use world::World;

@@ -5,8 +5,9 @@
 mod slow;
 mod writing;
 
-use colo_proxy::frame::FRAME_MAX;
-use colo_proxy::lane::{LaneError, RecordReader};
+use colo_proxy::lane::io::fill;
+use colo_proxy_engine::frame::FRAME_MAX;
+use colo_proxy_engine::record::{RecordError, RecordReader};
 use futures_util::FutureExt;
 
 use crate::choices::Choices;
@@ -46,7 +47,7 @@ fn read(choices: &mut Choices<'_>, vnet_hdr: bool, described: bool) {
         }
     }
     let is_open = !slow.is_closed();
-    assert!(matches!(fill(&mut reader, &mut &[][..]), Err(LaneError::Closed)) || !is_open);
+    assert!(matches!(fill(&mut reader, &mut &[][..]), Err(RecordError::Closed)) || !is_open);
     if is_open {
         slow.end();
         assert_eq!(reader.bad, slow.bad);
@@ -101,12 +102,12 @@ fn takes(reader: &mut RecordReader, slow: &mut SlowReader, mut piece: &[u8]) -> 
                     assert_eq!(Some(found), expected.next());
                 }
                 Ok(None) => break,
-                Err(LaneError::Oversized { length }) => {
+                Err(RecordError::Oversized { length }) => {
                     assert_eq!(expected.next(), Some(Found::Oversized(length)));
                     assert_eq!((expected.next(), reader.bad), (None, slow.bad));
                     return false;
                 }
-                Err(other) => assert!(matches!(other, LaneError::Oversized { .. }), "{other}"),
+                Err(other) => assert!(matches!(other, RecordError::Oversized { .. }), "{other}"),
             }
         }
     }
@@ -128,6 +129,6 @@ fn goes_on(reader: &mut RecordReader, vnet_hdr: bool) {
 }
 
 /// One read of what is there.
-fn fill(reader: &mut RecordReader, from: &mut &[u8]) -> Result<(), LaneError> {
-    reader.fill(from).now_or_never().unwrap_or(Err(LaneError::Closed))
+fn fill(reader: &mut RecordReader, from: &mut &[u8]) -> Result<(), RecordError> {
+    io::fill(reader, from).now_or_never().unwrap_or(Err(RecordError::Closed))
 }

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use colo_proxy::compare::{Engine, Limits, Output, Side};
-use colo_proxy::frame::{Frame, VNET_HDR_LEN};
+use colo_proxy_engine::compare::{Engine, Limits, Output, Side};
+use colo_proxy_engine::frame::{Frame, VNET_HDR_LEN};
 
 /// Frames of the primary that come before the secondary's: what one wake-up brings.
 pub(crate) const LEAD: usize = 32;

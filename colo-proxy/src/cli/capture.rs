@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use colo_proxy::capture_file::Writer;
-use colo_proxy::compare::Side;
+use colo_proxy_engine::compare::Side;
 
 /// A frame to be written.
 #[derive(Debug)]

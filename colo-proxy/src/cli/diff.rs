@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use colo_proxy::capture_file::{CaptureError, Packet, Reader};
-use colo_proxy::compare::Side;
 use colo_proxy::offline::{
     Alignment, CaptureReport, Comparison, Connections, Guest, Options, Report, Survey, merge,
 };
+use colo_proxy_engine::compare::Side;
 
 use super::args::DiffArgs;
 use super::capture::{self, Shown};

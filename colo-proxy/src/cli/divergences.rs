@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::anyhow;
-use colo_proxy::compare::{Context, Side};
 use colo_proxy::status::{self, RUNTIME_DIR, Reply, Request};
 use colo_proxy::utc::rfc3339;
+use colo_proxy_engine::compare::{Context, Side};
 use serde_json::{Value, json};
 
 use super::args::DivergencesArgs;

@@ -1,6 +1,5 @@
 //! A socket on which frames come: `primary_in` or `secondary_in`.
 
-use std::collections::VecDeque;
 use std::io;
 
 use bytes::BytesMut;
@@ -8,8 +7,8 @@ use bytes::BytesMut;
 use crate::dialler::{Connection, Dialler};
 use crate::endpoint::{Port, Stream};
 use crate::error_chain::chain;
-use crate::frame::Frame;
-use crate::lane::{BadRecords, LaneError, RecordReader};
+use colo_proxy_engine::frame::Frame;
+use colo_proxy_engine::record::{BadRecords, RecordError, RecordReader};
 
 /// Frames taken in one go.
 const BATCH: usize = 256;
@@ -60,7 +59,7 @@ impl Inbound {
 
     /// Waits for the next event; frames that came before it are in `into`, whichever it is. Can be
     /// cancelled without losing anything.
-    pub(super) async fn next(&mut self, into: &mut VecDeque<Frame>) -> InboundEvent {
+    pub(super) async fn next(&mut self, into: &mut Vec<Frame>) -> InboundEvent {
         loop {
             let Some(connection) = &self.connection else {
                 let connection = self.dialler.next().await;
@@ -75,7 +74,7 @@ impl Inbound {
             let stream = &connection.stream;
             let filled = match stream.readable().await {
                 Ok(()) => self.reader.fill_now(|buffer| stream.try_read_buf(buffer)),
-                Err(error) => Err(LaneError::Read(error)),
+                Err(error) => Err(RecordError::Read(error)),
             };
             if let Err(error) = filled {
                 return self.end(&error);
@@ -95,7 +94,7 @@ impl Inbound {
 
     /// Takes everything that the peer has sent by now and no more: one that goes on sending must
     /// not keep us here. Says whether the connection has ended.
-    pub(super) fn drain(&mut self, into: &mut VecDeque<Frame>) -> bool {
+    pub(super) fn drain(&mut self, into: &mut Vec<Frame>) -> bool {
         let Some(connection) = &self.connection else { return false };
         let stream = &connection.stream;
         let mut left = stream.unread().unwrap_or_default();
@@ -128,11 +127,11 @@ impl Inbound {
         if !self.connection.as_ref().is_some_and(|connection| connection.stream.is_hung_up()) {
             return false;
         }
-        let mut left = VecDeque::new();
+        let mut left = Vec::new();
         self.drain(&mut left);
         self.skipped += left.len() as u64;
         if self.connection.is_some() {
-            self.end(&LaneError::Closed);
+            self.end(&RecordError::Closed);
         }
         true
     }
@@ -143,7 +142,7 @@ impl Inbound {
         self.connection = Some(connection);
     }
 
-    fn end(&mut self, why: &LaneError) -> InboundEvent {
+    fn end(&mut self, why: &RecordError) -> InboundEvent {
         log::warn!("{}: {}: {}", self.name, self.endpoint, chain(why));
         self.connection = None;
         self.reader.reset();
@@ -173,8 +172,8 @@ fn take(
     reader: &mut RecordReader,
     skips_record: &mut bool,
     most: usize,
-    into: &mut VecDeque<Frame>,
-) -> Result<(), LaneError> {
+    into: &mut Vec<Frame>,
+) -> Result<(), RecordError> {
     while into.len() < most {
         if *skips_record {
             if reader.next_record()?.is_none() {
@@ -183,7 +182,7 @@ fn take(
             *skips_record = false;
         }
         match reader.next_frame()? {
-            Some(frame) => into.push_back(frame),
+            Some(frame) => into.push(frame),
             None => return Ok(()),
         }
     }

@@ -7,31 +7,34 @@
 //!   filter-redirector ──► secondary_in ┘                └► COLO-frame
 //! ```
 //!
-//! Whatever the primary has sent when a checkpoint begins leaves when it is done, and whatever the
-//! secondary has sent by then is void, read or not ([`Comparer::checkpoint_done`]).
+//! What leaves, and when, is decided by the same [`Primary`] as in the daemon, which has no gate and no
+//! control lane here: [`sockets::SocketPath`] is its way out. So output that the primary has sent when
+//! a checkpoint begins leaves when it is done, and frames that the secondary has sent by then are
+//! dropped, read or not.
 //!
-//! The frames that leave are the primary's and no others: the acknowledgments of its own making
-//! that the engine offers are for those who own the guest's TAP.
+//! Only frames of the primary leave: the acknowledgments of its own making that the engine offers are
+//! for an owner of the guest's TAP.
 
 mod counters;
 mod inbound;
 mod outdev;
+mod sockets;
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
-use self::counters::Counters;
+use colo_proxy_engine::compare::{Engine, Limits, Side};
+use colo_proxy_engine::frame::Frame;
+use colo_proxy_engine::pair::primary::Lane;
+use colo_proxy_engine::pair::protection::{LossPolicy, Protection};
+use colo_proxy_engine::pair::{OnSecondaryLost, Primary};
+
 use self::inbound::{Inbound, InboundEvent};
-use self::outdev::Outdev;
-use crate::colo_frame::{self, ColoFrame, ColoFrameError, Command, Event, Terms};
-use crate::compare::{Engine, Limits, Output, Reason, Side};
-use crate::config::{ColoFrameKind, OnSecondaryLost, Role};
-use crate::endpoint::{Endpoint, Port};
-use crate::frame::Frame;
-use crate::log_limit::LogLimit;
-use crate::protection::{Action, Protection, State};
+use self::sockets::{SocketPath, Sockets};
+use crate::colo_frame::{ColoFrameError, ColoFrameEvent};
+use crate::config::ColoFrameKind;
+use crate::endpoint::Endpoint;
 
 /// How long the end waits for a peer to take what was released.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -62,7 +65,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), ColoFrameError> {
     let mut sockets = Sockets::open(&options).await?;
-    let mut comparer = Comparer::new(&options, Instant::now());
+    let mut comparer = Comparer::new(&options, &mut sockets);
     started();
     tokio::select! {
         never = comparer.serve(&mut sockets) => match never {},
@@ -72,337 +75,142 @@ pub async fn run(
     Ok(())
 }
 
-struct Sockets {
-    primary: Inbound,
-    secondary: Inbound,
-    outdev: Outdev,
-    frame: Box<dyn ColoFrame>,
-}
-
-impl Sockets {
-    async fn open(options: &Options) -> Result<Self, ColoFrameError> {
-        let vnet_hdr = options.vnet_hdr_support;
-        let primary = Port::open(options.primary_in.clone()).await?;
-        let secondary = Port::open(options.secondary_in.clone()).await?;
-        let outdev = Port::open(options.outdev.clone()).await?;
-        let terms = Terms::of_part("colo-compare", Role::Primary, vnet_hdr);
-        let frame = colo_frame::start(options.colo_frame.as_ref(), terms).await?;
-        Ok(Self {
-            primary: Inbound::new("primary-in", primary, vnet_hdr),
-            secondary: Inbound::new("secondary-in", secondary, vnet_hdr),
-            outdev: Outdev::new(outdev, vnet_hdr),
-            frame,
-        })
-    }
-}
-
-/// The engine, and what it depends on.
+/// The primary's half, and the frames on their way to it.
 #[derive(Debug)]
 struct Comparer {
-    engine: Engine,
-    out: Output,
-    /// Frames that were read and for which the engine has had no room yet.
-    primary: VecDeque<Frame>,
-    secondary: VecDeque<Frame>,
-    protection: Protection,
-    secondary_up: bool,
-    /// The COLO-frame has not said that it has no pair.
-    has_pair: bool,
-    /// A checkpoint has begun and is not done yet.
-    checkpoint_running: bool,
-    /// The primary's guest is on its own: the COLO-frame is to be told.
-    is_unprotected: bool,
-    counters: Counters,
-    request_log: LogLimit,
+    half: Primary,
+    /// Frames that were read; empty whenever the half has been given its turn.
+    from_primary: Vec<Frame>,
+    from_secondary: Vec<Frame>,
 }
 
 impl Comparer {
-    fn new(options: &Options, now: Instant) -> Self {
+    fn new(options: &Options, sockets: &mut Sockets) -> Self {
+        let now = Instant::now();
         let limits = Limits {
             compare_timeout: options.compare_timeout,
             flow_frames_max: options.max_queue_size,
             ..Limits::default()
         };
-        Self {
-            engine: Engine::new(limits, RandomState::new().hash_one(now)),
-            out: Output::default(),
-            primary: VecDeque::new(),
-            secondary: VecDeque::new(),
-            protection: Protection::new(now, options.secondary_timeout, OnSecondaryLost::Release),
-            secondary_up: false,
-            has_pair: true,
-            checkpoint_running: false,
-            is_unprotected: false,
-            counters: Counters::default(),
-            request_log: LogLimit::default(),
-        }
+        let policy = LossPolicy {
+            timeout: options.secondary_timeout,
+            on_lost: OnSecondaryLost::Release,
+            fences: false,
+        };
+        let engine = Engine::new(limits, RandomState::new().hash_one(now));
+        let protection = Protection::new(now, policy);
+        let mut half = Primary::new("colo-compare".into(), engine, protection, 0, false);
+        // QEMU's own filters bring the guest's input to the secondary.
+        half.on_lane(now, Lane::Mirror, true, &mut sockets.path());
+        Self { half, from_primary: Vec::new(), from_secondary: Vec::new() }
     }
 
     async fn serve(&mut self, sockets: &mut Sockets) -> std::convert::Infallible {
         loop {
-            self.feed(sockets);
+            self.hand_in(sockets);
             self.carry_out(sockets);
             sockets.outdev.write_now();
-            let reads_secondary = self.secondary.is_empty();
+            let reads_secondary = self.half.engine.has_room_for(Side::Secondary);
+            let reads_primary = self.half.engine.has_room() && sockets.outdev.has_room();
             let deadline = self.deadline(reads_secondary);
             let is_ahead = self.is_secondary_ahead();
             let Sockets { primary, secondary, outdev, frame } = sockets;
-            let reads_primary = self.primary.is_empty() && outdev.has_room();
-            let primary = when(reads_primary, primary.next(&mut self.primary));
             tokio::select! {
-                // Who is always ready comes last, so that nobody has to wait for ever.
+                // A socket that is always ready comes last, so that nobody has to wait for ever.
                 biased;
-                event = frame.next_event() => self.on_frame_event(&event, sockets).await,
-                () = sleep_until(deadline) => self.on_timeout(secondary, reads_secondary),
+                event = frame.next_event() => self.on_colo_frame_event(&event, sockets).await,
+                () = sleep_until(deadline) => self.on_timeout(reads_secondary, sockets),
                 () = outdev.advance() => {}
                 event = in_order(
                     is_ahead,
-                    primary,
-                    when(reads_secondary, secondary.next(&mut self.secondary)),
+                    when(reads_primary, primary.next(&mut self.from_primary)),
+                    when(reads_secondary, secondary.next(&mut self.from_secondary)),
                 ) => {
                     if let Some(event) = event {
-                        self.on_secondary_event(event);
+                        self.on_secondary_event(event, sockets);
                     }
                 }
             }
         }
     }
 
-    /// Hands in what was read, for as long as the engine has room for it: what one guest sent can
-    /// make room for the other's.
-    fn feed(&mut self, sockets: &Sockets) {
-        loop {
-            let left = (self.primary.len(), self.secondary.len());
-            while !self.primary.is_empty() && self.engine.has_room() && sockets.outdev.has_room() {
-                self.take_primary();
-            }
-            while !self.secondary.is_empty() && self.engine.has_room_for(Side::Secondary) {
-                self.take_secondary();
-            }
-            if left == (self.primary.len(), self.secondary.len()) {
-                return;
-            }
+    /// Hands in what was read, one batch of each side.
+    fn hand_in(&mut self, sockets: &mut Sockets) {
+        let now = Instant::now();
+        if !self.from_primary.is_empty() {
+            self.half.on_output(now, &mut self.from_primary, &mut sockets.path());
+        }
+        if !self.from_secondary.is_empty() {
+            self.half.on_returned(now, &mut self.from_secondary);
         }
     }
 
     /// More of the secondary's output waits for the primary's than the other way round: it is for
     /// the primary to speak next. Otherwise chance would take one of them far ahead of the other,
-    /// and what is between them has to be kept.
+    /// and the frames between them have to be kept.
     fn is_secondary_ahead(&self) -> bool {
-        let stats = self.engine.stats();
+        let stats = self.half.engine.stats();
         stats.secondary_waiting.frames > stats.held.frames
     }
 
     fn deadline(&self, reads_secondary: bool) -> Option<Instant> {
         let watch = (!reads_secondary).then(|| Instant::now() + WATCH);
-        let engine = self.engine.poll_timeout();
-        [engine, self.protection.poll_timeout(), watch].into_iter().flatten().min()
+        self.half.poll_timeout().into_iter().chain(watch).min()
     }
 
-    fn on_timeout(&mut self, secondary: &mut Inbound, reads_secondary: bool) {
-        if !reads_secondary && secondary.give_up_if_hung_up() {
-            self.on_secondary_event(InboundEvent::Down);
+    fn on_timeout(&mut self, reads_secondary: bool, sockets: &mut Sockets) {
+        if !reads_secondary && sockets.secondary.give_up_if_hung_up() {
+            self.on_secondary_event(InboundEvent::Down, sockets);
         }
-        let now = Instant::now();
-        self.engine.on_timeout(now, &mut self.out);
-        let action = self.protection.on_timeout(now);
-        self.act(action);
+        self.half.on_timeout(Instant::now(), &mut sockets.path());
     }
 
-    /// Hands in what the primary has sent, for as long as there is room.
-    fn take_primary(&mut self) {
-        if self.protection.state() == State::Unprotected {
-            self.pass_primary();
-            return;
-        }
-        self.engine.on_frames(Instant::now(), Side::Primary, &mut self.primary, &mut self.out);
-    }
-
-    /// Lets the primary's next frame go, unprotected.
-    fn pass_primary(&mut self) {
-        let Some(frame) = self.primary.pop_front() else { return };
-        if self.engine.is_compared(&frame) {
-            self.protection.expose();
-        }
-        self.counters.passed_unprotected += 1;
-        self.out.release.push(frame);
-    }
-
-    /// Hands in what the secondary has sent, likewise.
-    fn take_secondary(&mut self) {
-        if self.protection.state() == State::Unprotected {
-            self.counters.secondary_ignored += self.secondary.len() as u64;
-            self.secondary.clear();
-            return;
-        }
-        self.engine.on_frames(Instant::now(), Side::Secondary, &mut self.secondary, &mut self.out);
-    }
-
-    /// Hands in everything that the primary has sent by now, room or not: all of it leaves.
-    fn take_all_of_primary(&mut self, sockets: &mut Sockets) {
-        sockets.primary.begin_now();
-        sockets.primary.drain(&mut self.primary);
-        let is_unprotected = self.protection.state() == State::Unprotected;
-        while !self.primary.is_empty() {
-            if is_unprotected {
-                self.pass_primary();
-            } else if let Some(frame) = self.primary.pop_front() {
-                self.engine.on_frame(Instant::now(), Side::Primary, frame, &mut self.out);
-            }
-        }
-    }
-
-    fn on_secondary_event(&mut self, event: InboundEvent) {
+    fn on_secondary_event(&mut self, event: InboundEvent, sockets: &mut Sockets) {
         let is_up = match event {
             InboundEvent::Frames => return,
             InboundEvent::Up => true,
             InboundEvent::Down => false,
         };
-        self.secondary_up = is_up;
-        self.on_pair();
+        // Frames that came before the connection ended count.
+        self.hand_in(sockets);
+        self.half.on_lane(Instant::now(), Lane::Secondary, is_up, &mut sockets.path());
     }
 
-    fn on_pair(&mut self) {
-        let up = self.secondary_up && self.has_pair;
-        let action = self.protection.on_peer(Instant::now(), up);
-        self.act(action);
-    }
-
-    async fn on_frame_event(&mut self, event: &Event, sockets: &mut Sockets) {
-        match event {
-            Event::CheckpointBegan => {
-                // What the peers did before this was said is seen first: one that has just connected
-                // is waiting at the door of another task.
-                tokio::task::yield_now().await;
-                self.checkpoint_began(sockets);
+    async fn on_colo_frame_event(&mut self, event: &ColoFrameEvent, sockets: &mut Sockets) {
+        if *event == ColoFrameEvent::CheckpointBegan {
+            // What the peers did before this event is seen first: a peer that has just connected is
+            // waiting at the door of another task.
+            tokio::task::yield_now().await;
+            if sockets.secondary.begin_now() {
+                self.on_secondary_event(InboundEvent::Up, sockets);
             }
-            Event::CheckpointDone { .. } if self.checkpoint_running => {
-                self.checkpoint_done(sockets);
-            }
-            Event::CheckpointDone { .. } => {}
-            Event::CheckpointFailed { reason } => {
-                log::warn!("colo-compare: no checkpoint was made: {reason}");
-                self.checkpoint_running = false;
-                self.engine.checkpoint_failed(Instant::now());
-            }
-            Event::Failover => {
-                let action = self.protection.end();
-                self.act(action);
-            }
-            Event::PairReady => {
-                self.has_pair = true;
-                self.on_pair();
-            }
-            Event::PairLost { reason } | Event::Gone { reason } => {
-                log::warn!("colo-compare: the COLO-frame has no pair: {reason}");
-                self.has_pair = false;
-                self.protection.expose();
-                self.on_pair();
-            }
-            Event::Alone { reason } => {
-                log::info!("colo-compare: {reason}");
-                self.has_pair = false;
-                let action = self.protection.on_alone();
-                self.act(action);
-            }
+        }
+        self.hand_in(sockets);
+        let mut path = sockets.path();
+        self.half.on_colo_frame_event(Instant::now(), event, &mut path);
+        if path.has_secondary_ended() {
+            self.on_secondary_event(InboundEvent::Down, sockets);
         }
     }
 
-    /// What the primary has sent so far leaves when the checkpoint is done.
-    fn checkpoint_began(&mut self, sockets: &mut Sockets) {
-        if sockets.secondary.begin_now() {
-            self.on_secondary_event(InboundEvent::Up);
-        }
-        self.take_all_of_primary(sockets);
-        self.checkpoint_running = true;
-        self.engine.checkpoint_began(Instant::now());
-    }
-
-    /// The secondary has the primary's state: what it has sent so far vouches for nothing that comes.
-    fn checkpoint_done(&mut self, sockets: &mut Sockets) {
-        let has_ended = sockets.secondary.drain(&mut self.secondary);
-        sockets.secondary.skip_record();
-        self.engine.dropped_stale(self.secondary.len() as u64);
-        self.secondary.clear();
-        if has_ended {
-            self.on_secondary_event(InboundEvent::Down);
-        }
-        // What came up just now is settled by this very checkpoint.
-        self.out.requests.clear();
-        self.checkpoint_running = false;
-        self.counters.checkpoints += 1;
-        self.engine.checkpoint_done(Instant::now(), &mut self.out);
-        let action = self.protection.on_checkpoint_done();
-        self.act(action);
-    }
-
-    fn act(&mut self, action: Option<Action>) {
-        let Some(action) = action else { return };
-        let text = self.protection.state().description();
-        if action != Action::Announce {
-            // A checkpoint of before covers nothing that is held from here on.
-            self.checkpoint_running = false;
-        }
-        match action {
-            Action::Announce => log::info!("colo-compare: {text}"),
-            Action::Unprotect => {
-                log::warn!("colo-compare: {text}");
-                self.is_unprotected = true;
-                if self.engine.stats().held.frames > 0 {
-                    self.protection.expose();
-                }
-                if self.protection.is_exposed() {
-                    self.release_all();
-                }
-            }
-            // Nothing here is told to.
-            Action::Fence => {}
-            Action::Resync => {
-                log::info!("colo-compare: {text}");
-                self.engine.request_checkpoint(Instant::now(), Reason::Resync, &mut self.out);
-            }
-        }
-    }
-
-    /// Rule (c): protection is off.
-    fn release_all(&mut self) {
-        self.out.requests.clear();
-        self.engine.release_all(Instant::now(), &mut self.out);
-    }
-
-    /// Does what the engine decided.
+    /// Does what was decided.
     fn carry_out(&mut self, sockets: &mut Sockets) {
-        for frame in self.out.release.drain(..) {
-            sockets.outdev.push(frame);
-        }
-        self.out.acknowledgments.clear();
-        let instance = || "colo-compare".to_owned();
-        if std::mem::take(&mut self.is_unprotected) {
-            sockets.frame.command(&Command::PeerLost { instance: instance() });
-        }
-        for reason in self.out.requests.drain(..) {
-            // The guest decides how often this is: the counters have all of them.
-            if let Some(more) = self.request_log.admit(Instant::now()) {
-                log::info!("colo-compare: asking for a checkpoint ({reason}){more}");
-            }
-            sockets.frame.command(&Command::RequestCheckpoint {
-                instance: instance(),
-                epoch: self.counters.checkpoints,
-                reasons: vec![reason.to_string()],
-            });
+        self.half.release_all(&mut sockets.path());
+        self.half.collect_requests(Instant::now());
+        while let Some(command) = self.half.next_command() {
+            sockets.frame.command(&command);
         }
     }
 
     /// The operator ends protection: what is held leaves, then what the primary has sent since.
     async fn end(&mut self, sockets: &mut Sockets) {
-        // That protection had ended already is as good.
-        let _ = self.protection.end();
-        let held = self.engine.stats().held.frames;
+        let held = self.half.engine.stats().held.frames;
         log::info!("colo-compare: ending, protection is off; releasing {held} held frames");
-        self.release_all();
         // A primary that has just connected is waiting at the door of another task.
         tokio::task::yield_now().await;
-        self.take_all_of_primary(sockets);
+        let now = Instant::now();
+        self.half.end_protection(now, &mut sockets.path());
+        self.half.release_everything(now, &mut sockets.path());
         self.carry_out(sockets);
         let outdev = &mut sockets.outdev;
         let written = tokio::time::timeout(END_TIMEOUT, async {
@@ -413,7 +221,7 @@ impl Comparer {
         if written.await.is_err() {
             log::warn!("outdev: nobody took the last {} frames; they are lost", outdev.waiting());
         }
-        log::info!("colo-compare: ended: {}", self.counters.line(self.engine.stats(), sockets));
+        log::info!("colo-compare: ended: {}", counters::line(&self.half, sockets));
     }
 }
 

@@ -10,8 +10,8 @@ use bytes::BytesMut;
 
 use crate::dialler::{Connection, Dialler};
 use crate::endpoint::{Port, Stream};
-use crate::frame::Frame;
-use crate::lane::head;
+use colo_proxy_engine::frame::Frame;
+use colo_proxy_engine::record::head;
 
 /// Octets that may wait before the primary's output is left alone.
 const WAITING_BYTES_MAX: usize = 4 << 20;

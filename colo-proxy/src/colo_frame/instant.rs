@@ -3,19 +3,20 @@
 use std::collections::VecDeque;
 use std::task::Poll;
 
-use super::{ColoFrame, Command, Event, NextEvent};
+use super::{ColoFrame, ColoFrameCommand, ColoFrameEvent, NextEvent};
 
 #[derive(Debug, Default)]
 pub(super) struct Instant {
-    due: VecDeque<Event>,
+    due: VecDeque<ColoFrameEvent>,
 }
 
 impl ColoFrame for Instant {
-    fn command(&mut self, command: &Command) {
+    fn command(&mut self, command: &ColoFrameCommand) {
         // One request is outstanding at a time, so two events are the most that wait.
-        if matches!(command, Command::RequestCheckpoint { .. }) && self.due.is_empty() {
-            self.due.push_back(Event::CheckpointBegan);
-            self.due.push_back(Event::CheckpointDone { state_copied: false, covers: true });
+        if matches!(command, ColoFrameCommand::RequestCheckpoint { .. }) && self.due.is_empty() {
+            self.due.push_back(ColoFrameEvent::CheckpointBegan);
+            self.due
+                .push_back(ColoFrameEvent::CheckpointDone { state_copied: false, covers: true });
         }
     }
 

@@ -16,8 +16,7 @@ mod xen;
 use std::future::Future;
 use std::pin::Pin;
 
-use serde::{Deserialize, Serialize};
-
+pub use colo_proxy_engine::pair::event::{ColoFrameCommand, ColoFrameEvent};
 use serde_json::Value;
 
 use crate::config::{Checkpoints, ColoFrameKind, Guest, Role};
@@ -32,87 +31,15 @@ pub enum ColoFrameError {
     Endpoint(#[from] EndpointError),
 }
 
-/// What the proxy tells the COLO-frame.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "command", rename_all = "kebab-case")]
-pub enum Command {
-    /// Make a checkpoint; one is asked for at a time.
-    RequestCheckpoint {
-        instance: String,
-        /// The epoch that the checkpoint would end.
-        epoch: u64,
-        /// Stable names, as in `status`.
-        reasons: Vec<String>,
-    },
-    /// The other host has not been heard of for `secondary_timeout`.
-    PeerLost { instance: String },
-    /// This guest answers the network from here on: the secondary's takes over.
-    TakeOver { instance: String },
-}
-
-/// What the COLO-frame tells the proxy.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-pub enum Event {
-    /// The primary guest is paused and its state is being captured.
-    CheckpointBegan,
-    /// The secondary has received everything.
-    CheckpointDone {
-        /// The secondary guest now is the primary's copy, so sequence offsets are void. A
-        /// laboratory's frame that copies nothing says `false`.
-        #[serde(default = "yes")]
-        state_copied: bool,
-        /// What the guest had put out when it began is in that state. Where that is not certain
-        /// nothing is released, and another checkpoint is asked for.
-        #[serde(default = "yes")]
-        covers: bool,
-    },
-    /// There will be no checkpoint; the proxy may ask again.
-    CheckpointFailed {
-        #[serde(default)]
-        reason: String,
-    },
-    /// Take over (secondary), or go on alone (primary).
-    Failover,
-    /// The secondary's guest follows the primary's from some state on, so that a checkpoint makes
-    /// them equal. A driver that never says [`Event::PairLost`] need not say this.
-    PairReady,
-    /// The guest is no half of a pair, and has not been one.
-    Alone {
-        #[serde(default)]
-        reason: String,
-    },
-    /// Whoever runs the guest is gone without a word, and the guest with it, if nobody holds its TAP
-    /// any more. No pair is left either.
-    Gone {
-        #[serde(default)]
-        reason: String,
-    },
-    /// No checkpoint can be made, nor does the secondary's guest follow the primary's.
-    PairLost {
-        #[serde(default)]
-        reason: String,
-    },
-}
-
-impl Event {
-    /// A checkpoint is done, as it should be.
-    pub(crate) const DONE: Self = Self::CheckpointDone { state_copied: true, covers: true };
-}
-
-fn yes() -> bool {
-    true
-}
-
 /// The next event of a driver; never ends, and can be dropped without losing one.
-pub type NextEvent<'a> = Pin<Box<dyn Future<Output = Event> + Send + 'a>>;
+pub type NextEvent<'a> = Pin<Box<dyn Future<Output = ColoFrameEvent> + Send + 'a>>;
 
 /// A driver.
 pub trait ColoFrame: Send {
     /// Passes a command on; must not block.
-    fn command(&mut self, command: &Command);
+    fn command(&mut self, command: &ColoFrameCommand);
     /// Waits for what the COLO-frame says. Whoever asks has dealt with the event before: after
-    /// [`Event::CheckpointBegan`] that means that the guest's output up to then has been taken.
+    /// [`ColoFrameEvent::CheckpointBegan`] that means that the guest's output up to then has been taken.
     fn next_event(&mut self) -> NextEvent<'_>;
     /// Makes a pair with the secondary that waits at `uri`; the configured one without it. Says what
     /// it has begun, or why it cannot; the rest comes as events.
@@ -197,8 +124,8 @@ pub async fn start_for(
 struct Absent;
 
 impl ColoFrame for Absent {
-    fn command(&mut self, command: &Command) {
-        if let Command::RequestCheckpoint { instance, reasons, .. } = command {
+    fn command(&mut self, command: &ColoFrameCommand) {
+        if let ColoFrameCommand::RequestCheckpoint { instance, reasons, .. } = command {
             let reasons = reasons.join(", ");
             log::warn!(
                 "{instance}: a checkpoint is needed, and no COLO-frame is configured to make one: \

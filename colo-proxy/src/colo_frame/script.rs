@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{ColoFrame, ColoFrameError, Command, Event, NextEvent};
+use super::{ColoFrame, ColoFrameCommand, ColoFrameError, ColoFrameEvent, NextEvent};
 
 /// The longest line a script may write; a longer one ends the conversation.
 const LINE_MAX: usize = 4096;
@@ -26,7 +26,7 @@ const RESTART: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Script {
     commands: mpsc::Sender<String>,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<ColoFrameEvent>,
     /// Ends with this, and the script with it.
     _task: AbortOnDropHandle<()>,
 }
@@ -42,7 +42,7 @@ impl Script {
 }
 
 impl ColoFrame for Script {
-    fn command(&mut self, command: &Command) {
+    fn command(&mut self, command: &ColoFrameCommand) {
         // Strings and integers always serialise.
         let line = serde_json::to_string(command).unwrap_or_default();
         if self.commands.try_send(line).is_err() {
@@ -79,7 +79,7 @@ async fn serve(
     path: PathBuf,
     mut child: Child,
     mut commands: mpsc::Receiver<String>,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<ColoFrameEvent>,
 ) {
     loop {
         if let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take())
@@ -89,7 +89,7 @@ async fn serve(
         }
         log::error!("the COLO-frame script {} ended; starting it again", path.display());
         // What it was asked for will not come: the proxy asks again.
-        let failed = Event::CheckpointFailed { reason: "the script ended".into() };
+        let failed = ColoFrameEvent::CheckpointFailed { reason: "the script ended".into() };
         if events.send(failed).await.is_err() {
             return;
         }
@@ -113,7 +113,7 @@ async fn converse(
     mut stdin: ChildStdin,
     stdout: ChildStdout,
     commands: &mut mpsc::Receiver<String>,
-    events: &mpsc::Sender<Event>,
+    events: &mpsc::Sender<ColoFrameEvent>,
 ) -> Ended {
     let mut lines = FramedRead::new(stdout, LinesCodec::new_with_max_length(LINE_MAX));
     loop {
@@ -158,9 +158,9 @@ mod tests {
         path
     }
 
-    fn request() -> Command {
+    fn request() -> ColoFrameCommand {
         let reasons = vec!["payload".into()];
-        Command::RequestCheckpoint { instance: "web".into(), epoch: 4, reasons }
+        ColoFrameCommand::RequestCheckpoint { instance: "web".into(), epoch: 4, reasons }
     }
 
     #[tokio::test]
@@ -179,13 +179,13 @@ mod tests {
         );
         let mut frame = Script::start(&path).expect("it starts");
         frame.command(&request());
-        assert_eq!(frame.next_event().await, Event::CheckpointBegan);
-        assert_eq!(frame.next_event().await, Event::DONE);
+        assert_eq!(frame.next_event().await, ColoFrameEvent::CheckpointBegan);
+        assert_eq!(frame.next_event().await, ColoFrameEvent::DONE);
         assert_eq!(
             frame.next_event().await,
-            Event::CheckpointDone { state_copied: false, covers: true }
+            ColoFrameEvent::CheckpointDone { state_copied: false, covers: true }
         );
-        assert_eq!(frame.next_event().await, Event::Failover);
+        assert_eq!(frame.next_event().await, ColoFrameEvent::Failover);
         let asked = std::fs::read_to_string(dir.path().join("frame.asked")).expect("it was asked");
         assert_eq!(
             asked.trim(),
@@ -202,9 +202,9 @@ mod tests {
         );
         let mut frame = Script::start(&path).expect("it starts");
         frame.command(&request());
-        assert!(matches!(frame.next_event().await, Event::CheckpointFailed { .. }));
+        assert!(matches!(frame.next_event().await, ColoFrameEvent::CheckpointFailed { .. }));
         frame.command(&request());
-        assert_eq!(frame.next_event().await, Event::Failover);
+        assert_eq!(frame.next_event().await, ColoFrameEvent::Failover);
     }
 
     #[tokio::test]

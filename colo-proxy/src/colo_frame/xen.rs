@@ -15,12 +15,12 @@ use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{ColoFrame, Command, Event, NextEvent};
+use super::{ColoFrame, ColoFrameCommand, ColoFrameEvent, NextEvent};
 use crate::dialler::{Connection, Dialler};
 use crate::endpoint::{Port, Stream};
 use crate::error_chain::chain;
-use crate::lane::{BadRecords, RecordReader};
-use crate::log_limit::LogLimit;
+use colo_proxy_engine::log_limit::LogLimit;
+use colo_proxy_engine::record::{BadRecords, RecordReader};
 
 /// The COLO-frame greets.
 const INIT: &[u8] = b"COLO_USERSPACE_PROXY_INIT";
@@ -42,7 +42,7 @@ pub(super) struct Xen {
     notify: Notify,
     /// A checkpoint was asked for that has not come.
     is_request_outstanding: bool,
-    due: VecDeque<Event>,
+    due: VecDeque<ColoFrameEvent>,
     unknown_messages: u64,
     unknown_log: LogLimit,
 }
@@ -68,8 +68,8 @@ impl Xen {
             NotifyEvent::Greeted => self.notify.greet(),
             NotifyEvent::CheckpointDone => {
                 self.is_request_outstanding = false;
-                self.due.push_back(Event::CheckpointBegan);
-                self.due.push_back(Event::DONE);
+                self.due.push_back(ColoFrameEvent::CheckpointBegan);
+                self.due.push_back(ColoFrameEvent::DONE);
             }
             NotifyEvent::Unknown(text) => {
                 self.unknown_messages += 1;
@@ -83,9 +83,9 @@ impl Xen {
 }
 
 impl ColoFrame for Xen {
-    fn command(&mut self, command: &Command) {
+    fn command(&mut self, command: &ColoFrameCommand) {
         // Nothing else can be said on this channel.
-        if let Command::RequestCheckpoint { .. } = command {
+        if let ColoFrameCommand::RequestCheckpoint { .. } = command {
             self.is_request_outstanding = true;
             if !self.notify.request_checkpoint() {
                 log::info!("notify-dev: a checkpoint is needed, and there is no peer to ask yet");
@@ -115,8 +115,8 @@ impl ColoFrame for Xen {
     }
 
     fn counts(&self) -> Vec<(&'static str, u64)> {
-        // Marked records are not read here.
-        let BadRecords { empty, runt, vnet_hdr_len, oversized, cut, garbled: _ } =
+        // Records of other kinds are not read here.
+        let BadRecords { empty, runt, vnet_hdr_len, oversized, truncated, garbled: _ } =
             self.notify.bad_records();
         vec![
             ("unknown_messages", self.unknown_messages),
@@ -124,7 +124,7 @@ impl ColoFrame for Xen {
             ("bad.notify_dev.runt", runt),
             ("bad.notify_dev.vnet_hdr_len", vnet_hdr_len),
             ("bad.notify_dev.oversized", oversized),
-            ("bad.notify_dev.cut", cut),
+            ("bad.notify_dev.truncated", truncated),
             ("connections.notify_dev", self.notify.connections),
             ("unanswered", self.notify.unanswered),
         ]

@@ -9,11 +9,15 @@ mod tests;
 use std::time::Duration;
 
 pub use self::keys::{KEYS, Key};
+use colo_proxy_engine::compare;
+use colo_proxy_engine::digest::DigestLimits;
+use colo_proxy_engine::pair::cut::UnsortedLimits;
+use colo_proxy_engine::pair::early_input::InputLimits;
+use colo_proxy_engine::pair::repeat::RepeatLimits;
 
 pub(super) use self::keys::LimitsTable;
 pub(super) use self::setting::Ms;
 
-use crate::compare;
 use crate::datapath;
 
 /// What one instance may take, of either role.
@@ -54,95 +58,5 @@ impl Default for PeerLimits {
             guest_queue_frames: 10_000,
             busy_poll: Duration::from_micros(200),
         }
-    }
-}
-
-/// Frames of the secondary that wait for the mark of an epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnsortedLimits {
-    pub frames_max: usize,
-    pub bytes_max: usize,
-}
-
-impl Default for UnsortedLimits {
-    fn default() -> Self {
-        Self { frames_max: 16 * 1024, bytes_max: 64 << 20 }
-    }
-}
-
-/// Guest input that waits for the offset of its connection; anybody on the network can send such.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InputLimits {
-    pub frames_max: usize,
-    pub bytes_max: usize,
-    /// A guest that has not answered a SYN for so long will not; the peer repeats what it wants.
-    pub patience: Duration,
-    /// Octets that wait for a guest that a checkpoint has stopped, of what comes by the kernel lane.
-    pub stopped_bytes_max: usize,
-}
-
-impl Default for InputLimits {
-    fn default() -> Self {
-        Self {
-            frames_max: 1024,
-            bytes_max: 4 << 20,
-            patience: Duration::from_secs(3),
-            // Half a second of a gigabit.
-            stopped_bytes_max: 64 << 20,
-        }
-    }
-}
-
-/// Guest input that is kept until the guest has acknowledged it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RepeatLimits {
-    /// In all.
-    pub frames_max: usize,
-    pub bytes_max: usize,
-    /// Of one connection.
-    pub flow_frames_max: usize,
-    pub flow_bytes_max: usize,
-    /// When what is not acknowledged is written again.
-    pub patience: Duration,
-    /// The pause doubles up to this, for a guest with a closed window.
-    pub patience_max: Duration,
-    /// A guest that acknowledges nothing for so long has no such connection.
-    pub give_up: Duration,
-    /// Frames that are written again at once.
-    pub burst: usize,
-}
-
-impl Default for RepeatLimits {
-    fn default() -> Self {
-        Self {
-            // Small frames cost more than their octets.
-            frames_max: 65536,
-            // A receive window is smaller.
-            bytes_max: 64 << 20,
-            flow_frames_max: 16384,
-            flow_bytes_max: 16 << 20,
-            // Longer than a guest delays an acknowledgment as a rule (40 ms on Linux).
-            patience: Duration::from_millis(60),
-            patience_max: Duration::from_millis(500),
-            give_up: Duration::from_secs(10),
-            burst: 16,
-        }
-    }
-}
-
-/// What the digest lane keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DigestLimits {
-    /// Octets of the guest's output: on the primary until the secondary has said the same, and a little
-    /// longer, for it may repeat it; on the secondary for the primary to ask for them. Likewise octets of
-    /// the secondary that wait on the primary.
-    pub bytes_max: usize,
-    /// Frames of the secondary that wait for the primary to say the same.
-    pub frames_max: usize,
-}
-
-impl Default for DigestLimits {
-    fn default() -> Self {
-        Self { bytes_max: 16 << 20, frames_max: 16 * 1024 }
     }
 }

@@ -31,7 +31,9 @@ use self::{
     socket::{QueueSocket, SocketError},
 };
 use super::capture::{Capture, CaptureStats, GateCapture};
-use crate::{frame::Frame, gate::Gate};
+use colo_proxy_engine::frame::Frame;
+
+use crate::gate::Gate;
 
 /// The file that pins the map of sockets, by receive queue.
 const SOCKETS_PIN: &str = "xsks";

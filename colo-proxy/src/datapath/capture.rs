@@ -14,7 +14,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::af_xdp::{self, AfXdp, Refusal, XdpTarget};
-use crate::{error_chain::chain, frame::Frame, gate::Gate};
+use colo_proxy_engine::frame::Frame;
+
+use crate::error_chain::chain;
+use crate::gate::Gate;
 
 /// Which backend the operator asks for: `capture = "gate"`, `"af-xdp"` or `"auto"`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]

@@ -3,6 +3,8 @@
 
 use colo_proxy_common::lane::{self, LaneCounters, Speaker};
 
+use colo_proxy_engine::pair::Role;
+
 use super::attachment::{Attachment, Hook, Place};
 use super::{Datapath, DatapathError, Part};
 
@@ -98,8 +100,8 @@ impl Datapath {
 
     fn lane_attachments(&self) -> &'static [Attachment] {
         match self.part {
-            Part::Half(super::Role::Primary) => PRIMARY,
-            Part::Half(super::Role::Secondary) | Part::Rewriter => SECONDARY,
+            Part::Half(Role::Primary) => PRIMARY,
+            Part::Half(Role::Secondary) | Part::Rewriter => SECONDARY,
         }
     }
 }

@@ -42,7 +42,6 @@ mod secondary;
 mod syscall;
 mod walk;
 
-use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -51,7 +50,7 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use colo_proxy_common::filter::{Filter, is_token};
 use colo_proxy_common::record::{Counters, Flow, FlowKey, LAYOUT_VERSION, Settings, mode};
-use serde::{Deserialize, Serialize};
+use colo_proxy_engine::pair::{OnDeath, ProgramMode, Role};
 
 pub use age::{AgeLimits, Aged, PerClass};
 pub use attachment::{Attached, Attachment, Hook, Place};
@@ -76,61 +75,22 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!("colo-proxy.bpf.o");
 const LOG_OFF: u8 = 0;
 const LOG_DEBUG: u8 = 4;
 
-/// Which half of the pair this host is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Role {
-    Primary,
-    Secondary,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Primary => "primary",
-            Self::Secondary => "secondary",
-        })
+/// The word of `settings` for a mode.
+fn mode_word(mode: ProgramMode) -> u32 {
+    match mode {
+        ProgramMode::Off => mode::OFF,
+        ProgramMode::Protected => mode::PROTECTED,
+        ProgramMode::FailedOver => mode::FAILED_OVER,
     }
 }
 
-/// What the programs are to do; the one word in `settings` that changes in operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Everything passes untouched.
-    Off,
-    /// Guest output is captured, guest input mirrored (primary) or translated (secondary).
-    Protected,
-    /// The secondary guest is on the network; its connections stay translated.
-    FailedOver,
-}
-
-impl Mode {
-    fn word(self) -> u32 {
-        match self {
-            Self::Off => mode::OFF,
-            Self::Protected => mode::PROTECTED,
-            Self::FailedOver => mode::FAILED_OVER,
-        }
+/// The mode that a word of `settings` stands for.
+fn mode_of_word(word: u32) -> ProgramMode {
+    match word {
+        mode::PROTECTED => ProgramMode::Protected,
+        mode::FAILED_OVER => ProgramMode::FailedOver,
+        _ => ProgramMode::Off,
     }
-
-    fn from_word(word: u32) -> Self {
-        match word {
-            mode::PROTECTED => Self::Protected,
-            mode::FAILED_OVER => Self::FailedOver,
-            _ => Self::Off,
-        }
-    }
-}
-
-/// What the guest's network is to be when the daemon dies without ending cleanly.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnDeath {
-    /// As it was: captured output goes nowhere. The links are pinned.
-    #[default]
-    Hold,
-    /// As if there were no colo-proxy. The links end with the daemon.
-    Pass,
 }
 
 /// What to attach, and where.
@@ -140,7 +100,7 @@ pub struct Plan<'a> {
     pub instance: &'a str,
     pub role: Role,
     /// The mode to begin in, unless a leftover is taken over, which keeps its own.
-    pub mode: Mode,
+    pub mode: ProgramMode,
     /// The guest's TAP.
     pub netdev_ifindex: u32,
     pub output_gate_ifindex: u32,
@@ -304,13 +264,13 @@ impl Datapath {
         self.taken_over
     }
 
-    pub fn mode(&self) -> Mode {
-        Mode::from_word(self.settings.mode)
+    pub fn mode(&self) -> ProgramMode {
+        mode_of_word(self.settings.mode)
     }
 
     /// Changes what the programs do, from the next frame on.
-    pub fn set_mode(&mut self, mode: Mode) -> Result<(), DatapathError> {
-        self.change(|settings| settings.mode = mode.word())
+    pub fn set_mode(&mut self, mode: ProgramMode) -> Result<(), DatapathError> {
+        self.change(|settings| settings.mode = mode_word(mode))
     }
 
     fn change(&mut self, change: impl FnOnce(&mut Settings)) -> Result<(), DatapathError> {
@@ -457,7 +417,7 @@ fn load_object(dir: &InstanceDir, pinned: &[&str], limits: &Limits) -> Result<Eb
 fn settings_for(plan: &Plan<'_>, netns_cookie: u64, leftover: Option<&Settings>) -> Settings {
     Settings {
         layout_version: LAYOUT_VERSION,
-        mode: leftover.map_or_else(|| plan.mode.word(), |old| old.mode),
+        mode: leftover.map_or_else(|| mode_word(plan.mode), |old| old.mode),
         netdev_ifindex: plan.netdev_ifindex,
         output_gate_ifindex: plan.output_gate_ifindex,
         input_gate_ifindex: plan.input_gate_ifindex,

@@ -3,12 +3,11 @@
 use colo_proxy_common::filter::{Filter, kind, queue, token};
 use colo_proxy_common::record::LAYOUT_VERSION;
 
+use colo_proxy_engine::pair::{OnDeath, ProgramMode, Role};
+
 use super::attachment::{Attachment, Hook, Place};
 use super::order::{self, Order};
-use super::{
-    Datapath, DatapathError, InstanceDir, Limits, Mode, OnDeath, Part, Plan, Role, netns, pin,
-    realtime,
-};
+use super::{Datapath, DatapathError, InstanceDir, Limits, Part, Plan, netns, pin, realtime};
 
 /// In this order within gate and TAP.
 pub(super) const ATTACHMENTS: &[Attachment] = &[
@@ -42,7 +41,7 @@ impl Datapath {
         let halves = Plan {
             instance: plan.id,
             role: Role::Secondary,
-            mode: Mode::Protected,
+            mode: ProgramMode::Protected,
             netdev_ifindex: plan.netdev_ifindex,
             output_gate_ifindex: 0,
             input_gate_ifindex: plan.gate_ifindex,

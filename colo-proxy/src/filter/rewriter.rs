@@ -5,31 +5,31 @@ mod report;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use colo_proxy_engine::pair::repeat::SharedRepeater;
+use colo_proxy_engine::pair::secondary::TakeoverStep;
+use colo_proxy_engine::pair::takeover::{Deciders, Takeover};
+use colo_proxy_engine::pair::{BATCH, ProgramMode, Role, Secondary};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::{FilterError, Options, line, system, token};
-use crate::colo_frame::{self, ColoFrame, Command, Event, Terms};
-use crate::config::{ColoFrameKind, Limits, Role};
+use crate::colo_frame::{self, ColoFrame, ColoFrameCommand, ColoFrameEvent, Terms};
+use crate::config::{ColoFrameKind, Limits};
 use crate::datapath::filter::FilterPath;
-use crate::datapath::{Datapath, Events, Mode, RewriterPlan, Told};
+use crate::datapath::{Datapath, Events, RewriterPlan, Told};
 use crate::error_chain::chain;
 use crate::gate::GateOptions;
-use crate::instance::lanes::BATCH;
+use crate::gate::batch::read_gate;
+use crate::gate::readable::{Drained, Readable};
 use crate::instance::offsets;
-use crate::instance::readable::{Drained, Readable};
-use crate::instance::secondary::decide::Decisions;
+use crate::instance::setup::{lengthen_queue, reattach, sleep_until};
 use crate::instance::trace::Trace;
 use crate::instance::translator::Translator;
-use crate::instance::wiring::{lengthen_queue, read_gate, reattach, sleep_until};
 use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::name::{Claim, claim_filter};
 use crate::status::{self, Question, Reply, Request};
-
-/// How long a failover waits to hear how the checkpoint ended that stops the guest.
-const STOPPED_MAX: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(
     options: Options,
@@ -63,12 +63,10 @@ struct Inputs {
 struct Rewriter {
     options: Options,
     claim: Claim,
-    decisions: Decisions,
-    hands: Translator,
+    half: Secondary,
+    translator: Translator,
     events: Events,
     netdev: Option<Link>,
-    /// A failover waits until then to hear how the checkpoint ends that stops the guest.
-    pending_failover: Option<Instant>,
     /// Frames of a TAP that came back which passed before our programs were on it.
     unguarded: u64,
 }
@@ -122,17 +120,23 @@ impl Rewriter {
         if datapath.taken_over() {
             log::info!("{id}: took over what a dead process had left");
         }
-        if datapath.mode() == Mode::FailedOver {
+        if datapath.mode() == ProgramMode::FailedOver {
             log::warn!("{id}: resuming after a failover: known connections are translated");
         }
         let rewriter = Self {
-            decisions: Decisions::new(datapath.mode(), Arc::default()).limited(&limits),
-            hands: Translator::new(id, datapath, Arc::new(gate), &limits),
+            half: Secondary::new(
+                id.clone(),
+                datapath.mode(),
+                // Nobody but the COLO-frame and the operator decides here.
+                Takeover::new(Deciders::default(), limits.peer.timeout),
+                SharedRepeater::new(limits.repeat),
+                limits.input,
+            ),
+            translator: Translator::new(id, datapath, Arc::new(gate), &limits),
             options,
             claim,
             events,
             netdev: Some(netdev),
-            pending_failover: None,
             unguarded: 0,
         };
         Ok((rewriter, inputs))
@@ -140,19 +144,19 @@ impl Rewriter {
 
     async fn serve(&mut self, inputs: &mut Inputs) -> Result<(), FilterError> {
         let mut frames = Vec::with_capacity(BATCH);
-        let mut ageing = tokio::time::interval(self.hands.datapath.ageing_interval());
+        let mut ageing = tokio::time::interval(self.translator.datapath.ageing_interval());
         ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let deadline = self.deadline();
+            let deadline = self.half.poll_timeout();
             tokio::select! {
-                read = inputs.held.read(|| read_gate(&self.hands.gate, &mut frames)) => {
+                read = inputs.held.read(|| read_gate(&self.translator.gate, &mut frames)) => {
                     read.map_err(system("read the gate"))?;
-                    self.decisions.on_held(Instant::now(), &mut frames, &mut self.hands);
+                    self.half.on_held(Instant::now(), &mut frames, &mut self.translator);
                 }
                 ready = inputs.offsets.read(|| Ok(((), Drained::Yes))) => {
                     ready.map_err(system("watch the events"))?;
                     while let Some(Told::OffsetKnown(key, _)) = self.events.next_event() {
-                        self.decisions.on_offset(&key, &mut self.hands);
+                        self.half.on_offset(&key, &mut self.translator);
                     }
                 }
                 ready = inputs.trace.ready() => ready.map_err(system("watch the programs' log"))?,
@@ -169,27 +173,27 @@ impl Rewriter {
         }
     }
 
-    fn on_frame_event(&mut self, event: &Event) -> Result<(), FilterError> {
+    fn on_frame_event(&mut self, event: &ColoFrameEvent) -> Result<(), FilterError> {
         let (now, id) = (Instant::now(), &self.claim.name);
         match event {
-            Event::Failover => self.fail_over()?,
-            // There is no lane here of which anybody would want a mark.
-            Event::CheckpointBegan => {
-                let _no_lane = self.decisions.on_stopped(now, &mut self.hands);
+            ColoFrameEvent::Failover => self.fail_over()?,
+            // There is no lane here of which anybody would want a cut.
+            ColoFrameEvent::CheckpointBegan => {
+                let _no_lane = self.half.on_stopped(now, &mut self.translator);
             }
-            Event::CheckpointDone { state_copied: true, .. } => {
-                let _no_lane = self.decisions.on_state_copied(now, &mut self.hands);
+            ColoFrameEvent::CheckpointDone { state_copied: true, .. } => {
+                let _no_lane = self.half.on_state_copied(now, &mut self.translator);
                 self.fail_over_if_pending()?;
             }
-            Event::CheckpointDone { .. } | Event::CheckpointFailed { .. } => {
-                self.decisions.on_not_copied(&mut self.hands);
+            ColoFrameEvent::CheckpointDone { .. } | ColoFrameEvent::CheckpointFailed { .. } => {
+                self.half.on_not_copied(&mut self.translator);
                 self.fail_over_if_pending()?;
             }
-            Event::PairReady => {}
-            Event::PairLost { reason } | Event::Gone { reason } => {
+            ColoFrameEvent::PairReady => {}
+            ColoFrameEvent::PairLost { reason } | ColoFrameEvent::Gone { reason } => {
                 log::warn!("{id}: the COLO-frame has no pair: {reason}");
             }
-            Event::Alone { reason } => log::info!("{id}: {reason}"),
+            ColoFrameEvent::Alone { reason } => log::info!("{id}: {reason}"),
         }
         Ok(())
     }
@@ -197,47 +201,33 @@ impl Rewriter {
     /// The primary is gone: whoever connects from here on talks to this guest only. One that is
     /// stopped for a checkpoint says nothing until it is known with which state it goes on.
     fn fail_over(&mut self) -> Result<(), FilterError> {
-        if self.decisions.mode == Mode::FailedOver {
+        if self.half.take_over(Instant::now()) != TakeoverStep::Now {
             return Ok(());
         }
-        if self.decisions.is_stopped() {
-            self.pending_failover.get_or_insert(Instant::now() + STOPPED_MAX);
-            return Ok(());
-        }
-        self.hands.datapath.set_mode(Mode::FailedOver)?;
-        self.decisions.failed_over();
-        self.decisions.replay_all(&mut self.hands);
+        self.translator.datapath.set_mode(ProgramMode::FailedOver)?;
+        self.half.on_taken_over();
+        self.half.replay_all(&mut self.translator);
         log::warn!("{}: failed over; known connections stay translated", self.claim.name);
         Ok(())
     }
 
     fn fail_over_if_pending(&mut self) -> Result<(), FilterError> {
-        match self.pending_failover.take() {
+        match self.half.take_pending_takeover() {
             Some(_) => self.fail_over(),
             None => Ok(()),
         }
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        [self.decisions.hold.poll_timeout(), self.pending_failover].into_iter().flatten().min()
-    }
-
     fn on_timeout(&mut self) -> Result<(), FilterError> {
-        let now = Instant::now();
-        self.decisions.hold.on_timeout(now);
-        if self.pending_failover.is_some_and(|at| at <= now) {
-            log::error!(
-                "{}: nobody says how the checkpoint ended; failing over with the numbers of before",
-                self.claim.name
-            );
-            self.decisions.on_not_copied(&mut self.hands);
-            self.fail_over_if_pending()?;
+        // The half has no other action here: nobody has told it about a primary.
+        match self.half.on_timeout(Instant::now(), &mut self.translator) {
+            Some(_) => self.fail_over(),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn age_flows(&mut self) {
-        if self.hands.age_flows(self.decisions.mode) {
+        if self.translator.age_flows(self.half.program_mode()) {
             log::warn!(
                 "{}: the table of connections is nearly full of ones in use; only a checkpoint \
                  makes room without breaking one",
@@ -253,7 +243,7 @@ impl Rewriter {
             self.netdev = None;
             return;
         };
-        let datapath = &mut self.hands.datapath;
+        let datapath = &mut self.translator.datapath;
         let attach = |ifindex| datapath.set_netdev(ifindex).map_err(FilterError::from);
         match reattach(watch, link, &self.options.limits, attach).await {
             Ok(passed) => {
@@ -279,16 +269,16 @@ impl Rewriter {
             }
             Request::Failover => match self.fail_over() {
                 Ok(()) => {
-                    inputs.frame.command(&Command::TakeOver { instance: id.clone() });
+                    inputs.frame.command(&ColoFrameCommand::TakeOver { instance: id.clone() });
                     Reply::Done(format!(
                         "{id}: known connections stay translated, new ones are not"
                     ))
                 }
                 Err(error) => Reply::Error(chain(&error)),
             },
-            Request::ExportOffsets => offsets::export(&id, &self.hands.datapath),
+            Request::ExportOffsets => offsets::export(&id, &self.translator.datapath),
             Request::ImportOffsets { text } => {
-                offsets::import(&id, &mut self.hands.datapath, &text)
+                offsets::import(&id, &mut self.translator.datapath, &text)
             }
         }
     }
@@ -296,10 +286,10 @@ impl Rewriter {
     /// While the guest lives and connections depend on translation, the programs stay.
     async fn end(mut self, inputs: &Inputs) -> Result<(), FilterError> {
         let id = self.claim.name.clone();
-        self.decisions.replay_all(&mut self.hands);
+        self.half.replay_all(&mut self.translator);
         let counts = self.counts(&inputs.link).await;
-        let needed = offsets::is_needed(&id, &self.hands.datapath, &inputs.link).await;
-        let detached = if needed { Ok(()) } else { self.hands.datapath.detach() };
+        let needed = offsets::is_needed(&id, &self.translator.datapath, &inputs.link).await;
+        let detached = if needed { Ok(()) } else { self.translator.datapath.detach() };
         log::info!("{id}: ended: {}", line(&counts));
         Ok(detached?)
     }

@@ -15,13 +15,14 @@ use super::{FilterError, Kind, Options, line, token};
 use crate::datapath::filter::{FilterPath, FilterPlan};
 use crate::endpoint::{Endpoint, Port};
 use crate::error_chain::chain;
-use crate::frame::Frame;
 use crate::gate::{Gate, GateOptions, Written};
-use crate::instance::lanes::{self, LaneEvent, LaneStats};
-use crate::instance::wiring::{lengthen_queue, reattach};
+use crate::instance::setup::{lengthen_queue, reattach};
+use crate::lane::{self, LaneEvent, LaneStats};
 use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::name::{Claim, claim_filter};
 use crate::status::{self, Question, Reply, Request};
+use colo_proxy_engine::frame::Frame;
+use colo_proxy_engine::record::FrameRecords;
 
 pub(super) async fn run(
     options: Options,
@@ -278,7 +279,7 @@ async fn open_in(
     let gate = open_gate("colo-in%d", options, taken)?;
     let stats = Arc::new(LaneStats::default());
     let events =
-        lanes::spawn_incoming::<lanes::Frames>(port, options.vnet_hdr_support, Arc::clone(&stats));
+        lane::spawn_incoming::<FrameRecords>(port, options.vnet_hdr_support, Arc::clone(&stats));
     Ok((In { endpoint: text, gate, stats, refused: 0, malformed: 0 }, events))
 }
 

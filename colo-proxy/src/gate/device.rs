@@ -16,7 +16,7 @@ use nix::{
 };
 
 use super::{Gate, GateError, GateOptions, TUN_DEVICE};
-use crate::frame::VNET_HDR_LEN;
+use colo_proxy_engine::frame::VNET_HDR_LEN;
 
 /// The largest MTU of a TAP: 65535 less the Ethernet header. A redirect checks the MTU of its
 /// target for every frame that is not GSO.

@@ -12,7 +12,7 @@ use colo_proxy_common::checksum;
 use colo_proxy_common::decode::{Octets, decode, ethertype, protocol};
 use colo_proxy_common::lane::Speaker;
 
-use crate::frame::Frame;
+use colo_proxy_engine::frame::Frame;
 
 /// Addresses that are remembered; a guest that uses more has the last ones announced.
 const ADDRESSES_MAX: usize = 32;

@@ -2,51 +2,38 @@
 //! daemon's [`Threads`].
 //!
 //! [`primary`] and [`secondary`] are the two halves. What they decide is decided elsewhere, in
-//! state machines without I/O ([`crate::compare`], [`crate::protection`]); here frames, events and time
+//! state machines without I/O ([`colo_proxy_engine::compare`], [`crate::protection`]); here frames, events and time
 //! are brought to them, and their decisions are carried out.
 
 mod announce;
-mod back_off;
-pub(crate) mod backlog;
-mod behind;
 mod busy_poll;
-mod cut;
-pub(crate) mod hold;
-mod kernel_lane;
-pub(crate) mod lanes;
-mod lookout;
+mod kept_input;
 pub(crate) mod offsets;
-mod peer;
 mod permission;
 mod primary;
-pub(crate) mod readable;
-mod repeat;
-pub(crate) mod secondary;
-mod segment;
-#[cfg(test)]
-mod simulation;
-mod slots;
+mod secondary;
+pub(crate) mod setup;
 mod threads;
 pub(crate) mod trace;
 pub(crate) mod translator;
-pub(crate) mod wiring;
 
 use std::path::{Path, PathBuf};
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-pub use self::lanes::LaneStatus;
 pub use self::threads::Threads;
 use crate::colo_frame::ColoFrameError;
 use crate::config::{Guest, SideConfig};
 use crate::datapath::DatapathError;
 use crate::endpoint::EndpointError;
+use crate::error_chain::chain;
 use crate::gate::GateError;
+use crate::kernel_lane::KernelLaneError;
+pub use crate::lane::stats::LaneStatus;
 use crate::link::LinkError;
 use crate::name::NameError;
 use crate::status::StatusError;
-use crate::tunnel::TunnelError;
 
 /// Why an instance could not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +47,7 @@ pub enum InstanceError {
     #[error(transparent)]
     Datapath(#[from] DatapathError),
     #[error(transparent)]
-    Tunnel(#[from] TunnelError),
+    KernelLane(#[from] KernelLaneError),
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     #[error(transparent)]
@@ -84,21 +71,6 @@ impl InstanceError {
             _ => None,
         }
     }
-}
-
-/// Eight octets that no guest can know.
-fn random() -> Result<u64, InstanceError> {
-    let octets = random_octets();
-    octets
-        .map(u64::from_ne_bytes)
-        .map_err(|source| InstanceError::System { what: "read random octets", source })
-}
-
-fn random_octets<const N: usize>() -> std::io::Result<[u8; N]> {
-    let mut octets = [0; N];
-    let mut file = std::fs::File::open("/dev/urandom")?;
-    std::io::Read::read_exact(&mut file, &mut octets)?;
-    Ok(octets)
 }
 
 /// A running instance.
@@ -173,7 +145,7 @@ async fn run(
     if let Err(error) = &ended
         && was_ready
     {
-        log::error!("{netdev}: this guest is served no longer: {error}");
+        log::error!("{netdev}: this guest is no longer served: {}", chain(error));
     }
     ended
 }

@@ -1,12 +1,12 @@
 //! Export and import of translated connections, as either half answers when it is asked, and what
 //! becomes of them when the daemon ends.
 
-use crate::control::Message;
 use crate::datapath::{Datapath, DatapathError};
 use crate::error_chain::chain;
 use crate::link::LinkWatch;
 use crate::offsets::{format, parse};
 use crate::status::Reply;
+use colo_proxy_engine::pair::message::Message;
 
 /// The connections of `instance` that are translated.
 pub(crate) fn export(instance: &str, datapath: &Datapath) -> Reply {

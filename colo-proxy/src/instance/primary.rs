@@ -7,38 +7,42 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::busy_poll::BusyPoll;
-use super::kernel_lane::{self, GuestNow, Heard, KernelLane};
-use super::lanes::{self, BATCH, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
-use super::offsets;
-use super::peer::{Peer, PeerCounters, PeerEvent, Traffic};
-use super::permission::{Answer, Permission};
-use super::readable::{Drained, Readable};
-use super::wiring::{
-    attach, detach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach,
-    sleep_until, system,
+use colo_proxy_engine::compare::Engine;
+use colo_proxy_engine::digest::{Returned, ReturnedFrames};
+use colo_proxy_engine::frame::Frame;
+use colo_proxy_engine::pair::message::Message;
+use colo_proxy_engine::pair::primary::Lane;
+use colo_proxy_engine::pair::protection::{LossPolicy, Protection};
+use colo_proxy_engine::pair::{
+    BATCH, OutputPath, Primary as PrimaryHalf, PrimaryLimits, ProgramMode, Role,
 };
-use super::{InstanceError, asked_to_stop, random};
-use crate::colo_frame::{self, ColoFrame, Event};
-use crate::compare::Engine;
-use crate::config::{Guest, Role, SideConfig};
-use crate::control::Message;
+
+use super::busy_poll::BusyPoll;
+use super::offsets;
+use super::permission::{Answer, Permission};
+use super::setup::{
+    attach, detach, find, lengthen_queue, next_peer_event, open_port, reattach, sleep_until, system,
+};
+use super::{InstanceError, asked_to_stop};
+use crate::colo_frame::{self, ColoFrame, ColoFrameEvent};
+use crate::config::{Guest, SideConfig};
+use crate::datapath::Datapath;
 use crate::datapath::capture::GateCapture;
-use crate::datapath::{Datapath, Mode};
-use crate::digest::{Returned, ReturnedFrames};
 use crate::endpoint::Port;
-use crate::frame::Frame;
+use crate::error_chain::chain;
+use crate::gate::batch::read_gate;
+use crate::gate::readable::{Drained, Readable};
 use crate::gate::{Gate, Written};
+use crate::kernel_lane::{self, KernelLane, LaneChange, LaneGuest};
+use crate::lane::control::{Peer, PeerCounters, PeerEvent, Traffic};
+use crate::lane::{self, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::name::Claim;
-use crate::protection::Protection;
+use crate::random::random_u64;
 use crate::status::{self, Question, Reply, Request};
 
-pub(super) mod decide;
 mod divergences;
 mod report;
-
-use self::decide::{Decisions, Hands, Lane};
 
 /// How long the end waits for the secondary to hear of it.
 const DISCLAIM_MAX: Duration = Duration::from_millis(500);
@@ -51,7 +55,7 @@ pub(super) async fn run(
     mut stopped: watch::Receiver<bool>,
     ready: oneshot::Sender<()>,
 ) -> Result<(), InstanceError> {
-    let (mut primary, mut inputs) = Primary::start(guest, dir).await?;
+    let (mut primary, mut inputs) = PrimaryTask::start(guest, dir).await?;
     // Nobody waiting means that the daemon is ending; then `stopped` says so too.
     let _ = ready.send(());
     let ended = tokio::select! {
@@ -59,7 +63,7 @@ pub(super) async fn run(
         () = asked_to_stop(&mut stopped) => Ok(()),
     };
     let stays =
-        offsets::is_needed(&primary.claim.name, &primary.hands.datapath, &inputs.link).await;
+        offsets::is_needed(&primary.claim.name, &primary.kernel.datapath, &inputs.link).await;
     ended.and(primary.end(stays, &mut inputs).await)
 }
 
@@ -81,11 +85,11 @@ struct Inputs {
 }
 
 /// What was decided, and what it is carried out with.
-struct Primary {
+struct PrimaryTask {
     guest: Guest,
     claim: Claim,
-    decisions: Decisions,
-    hands: Kernel,
+    half: PrimaryHalf,
+    kernel: PrimaryKernel,
     mirror_endpoint: String,
     secondary_endpoint: String,
     stats: Stats,
@@ -109,7 +113,7 @@ impl Stats {
 }
 
 /// The kernel's half.
-struct Kernel {
+struct PrimaryKernel {
     name: String,
     datapath: Datapath,
     output_gate: Arc<Gate>,
@@ -118,10 +122,10 @@ struct Kernel {
     release_failed: u64,
 }
 
-impl Hands for Kernel {
-    fn set_mode(&mut self, mode: Mode) {
+impl OutputPath for PrimaryKernel {
+    fn set_mode(&mut self, mode: ProgramMode) {
         if let Err(error) = self.datapath.set_mode(mode) {
-            log::error!("{}: {error}", self.name);
+            log::error!("{}: {}", self.name, chain(&error));
         }
     }
 
@@ -135,9 +139,13 @@ impl Hands for Kernel {
             Ok(Written::WouldBlock | Written::Malformed) | Err(_) => self.release_failed += 1,
         }
     }
+
+    fn acknowledge(&mut self, frame: &Frame) {
+        self.release(frame);
+    }
 }
 
-impl Primary {
+impl PrimaryTask {
     async fn start(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
         let SideConfig::Primary { mirror, secondary_in, on_secondary_lost } = guest.side.clone()
         else {
@@ -162,7 +170,7 @@ impl Primary {
         let (vnet_hdr, stats) = (guest.vnet_hdr_support, Stats::new(&guest));
         let (mirror_requests, mirror) = spawn_mirror(&guest, mirror, &input_gate, &stats)?;
         let returned = stats.secondary.clone();
-        let secondary = lanes::spawn_incoming::<ReturnedFrames>(secondary, vnet_hdr, returned);
+        let secondary = lane::spawn_incoming::<ReturnedFrames>(secondary, vnet_hdr, returned);
         let traffic = Traffic { sent: stats.mirror.clone(), received: stats.secondary.clone() };
         let inputs = Inputs {
             output: Readable::new(&*output_gate).map_err(system("watch the output gate"))?,
@@ -177,21 +185,22 @@ impl Primary {
             _socket: socket,
             _mirror_requests: mirror_requests,
         };
-        let protection = Protection::new(Instant::now(), timeout, on_secondary_lost)
-            .fencing(!guest.takeover.is_manual())
+        let policy =
+            LossPolicy { timeout, on_lost: on_secondary_lost, fences: !guest.takeover.is_manual() };
+        let protection = Protection::new(Instant::now(), policy)
             .after(attached.was_off, attached.datapath.taken_over());
-        let seed = random()?;
+        let seed = random_u64().map_err(system("read random bytes"))?;
         let primary = Self {
-            decisions: Decisions::new(
+            half: PrimaryHalf::new(
                 claim.name.clone(),
                 Engine::new(guest.limits.compare.clone(), seed),
                 protection,
                 seed.rotate_left(32) ^ u64::from(std::process::id()),
                 guest.control.is_some(),
             )
-            .limited(&guest.limits)
+            .limited(limits(&guest))
             .on_death(guest.on_death),
-            hands: Kernel {
+            kernel: PrimaryKernel {
                 name: claim.name.clone(),
                 datapath: attached.datapath,
                 output_gate,
@@ -219,21 +228,21 @@ impl Primary {
                 self.carry_out(inputs);
                 continue;
             }
-            let deadline = self.decisions.poll_timeout();
-            let has_room = self.decisions.engine.has_room();
-            let takes_secondary = self.decisions.takes_secondary();
-            let takes_returned = takes_secondary && !self.decisions.sorts();
-            let lane_epoch = self.hands.datapath.settings().lane_epoch;
+            let deadline = self.half.poll_timeout();
+            let has_room = self.half.engine.has_room();
+            let takes_secondary = self.half.takes_secondary();
+            let takes_returned = takes_secondary && !self.half.sorts();
+            let lane_epoch = self.kernel.datapath.settings().lane_epoch;
             tokio::select! {
-                read = inputs.output.read(|| read_gate(&self.hands.output_gate, &mut frames)), if has_room => {
+                read = inputs.output.read(|| read_gate(&self.kernel.output_gate, &mut frames)), if has_room => {
                     read.map_err(system("read the output gate"))?;
                     self.on_output(&mut frames);
-                    self.stats.busy.on_frames(self.decisions.waiting());
+                    self.stats.busy.on_frames(self.half.waiting());
                 }
                 read = inputs.lane.read_returned(lane_epoch, &mut returned), if takes_returned => {
                     read.map_err(system("read a return gate"))?;
-                    self.decisions.on_returned(Instant::now(), &mut returned);
-                    self.stats.busy.on_frames(self.decisions.waiting());
+                    self.half.on_returned(Instant::now(), &mut returned);
+                    self.stats.busy.on_frames(self.half.waiting());
                 }
                 Some(event) = inputs.secondary.recv(), if takes_secondary => {
                     self.on_secondary(event);
@@ -245,7 +254,7 @@ impl Primary {
                     let is_up = matches!(event, PeerEvent::Up { .. });
                     self.on_lane_peer(&event, inputs).await;
                     self.on_peer(event, &inputs.lane);
-                    if is_up && self.decisions.has_pair() {
+                    if is_up && self.half.has_pair() {
                         self.tell_offsets(inputs.peer.as_ref());
                     }
                 }
@@ -258,45 +267,45 @@ impl Primary {
                 }
                 event = inputs.link.next() => self.on_link(event, &inputs.link).await,
                 _ = slots_over.tick(), if inputs.lane.is_open() => {
-                    let heard = inputs.lane.on_slot_over(&mut self.hands.datapath).await;
-                    self.on_heard(heard);
+                    let change = inputs.lane.on_slot_over(&mut self.kernel.datapath).await;
+                    self.on_lane_change(change);
                 }
-                () = tokio::time::sleep(LOOK), if self.decisions.may_be_dead() => {
+                () = tokio::time::sleep(LOOK), if self.half.may_be_dead() => {
                     if inputs.link.get().await.is_none_or(|link| !link.held) {
-                        self.decisions.on_guest_dead(&mut self.hands);
+                        self.half.on_guest_dead(&mut self.kernel);
                     }
                 }
                 () = sleep_until(deadline) => {
-                    self.decisions.on_timeout(Instant::now(), &mut self.hands);
+                    self.half.on_timeout(Instant::now(), &mut self.kernel);
                 }
                 // Not at once: the other tasks of this thread have their turn.
-                () = tokio::task::yield_now(), if self.decisions.is_releasing() => {}
+                () = tokio::task::yield_now(), if self.half.is_releasing() => {}
             }
             self.carry_out(inputs);
         }
     }
 
-    fn on_frame_event(&mut self, event: &Event, inputs: &Inputs) {
-        if *event == Event::CheckpointBegan {
-            let epoch = self.hands.datapath.settings().lane_epoch;
-            self.decisions.engine.dropped_stale(inputs.lane.drop_other(epoch));
+    fn on_frame_event(&mut self, event: &ColoFrameEvent, inputs: &Inputs) {
+        if *event == ColoFrameEvent::CheckpointBegan {
+            let epoch = self.kernel.datapath.settings().lane_epoch;
+            self.half.engine.dropped_stale(inputs.lane.drop_other(epoch));
         }
-        self.decisions.on_frame_event(Instant::now(), event, &mut self.hands);
-        if *event == Event::PairReady {
+        self.half.on_colo_frame_event(Instant::now(), event, &mut self.kernel);
+        if *event == ColoFrameEvent::PairReady {
             self.tell_offsets(inputs.peer.as_ref());
         }
     }
 
     /// Guest output, in the order in which the guest sent it.
     fn on_output(&mut self, frames: &mut Vec<Frame>) {
-        self.decisions.on_output(Instant::now(), frames, &mut self.hands);
+        self.half.on_output(Instant::now(), frames, &mut self.kernel);
     }
 
     fn on_secondary(&mut self, event: LaneEvent<Returned>) {
         match event {
             LaneEvent::Frames(frames) => {
-                self.decisions.on_secondary(Instant::now(), frames);
-                self.stats.busy.on_frames(self.decisions.waiting());
+                self.half.on_secondary(Instant::now(), frames);
+                self.stats.busy.on_frames(self.half.waiting());
             }
             LaneEvent::Up | LaneEvent::Down => {
                 self.on_lane(Lane::Secondary, matches!(event, LaneEvent::Up));
@@ -305,24 +314,30 @@ impl Primary {
     }
 
     fn on_lane(&mut self, lane: Lane, up: bool) {
-        self.decisions.on_lane(Instant::now(), lane, up, &mut self.hands);
+        self.half.on_lane(Instant::now(), lane, up, &mut self.kernel);
     }
 
     /// What the control lane tells of the kernel lane.
     async fn on_lane_peer(&mut self, event: &PeerEvent, inputs: &mut Inputs) {
-        let guest = GuestNow { mtu: self.netdev.map(|link| link.mtu), is_stopped: false };
-        let heard = inputs.lane.on_peer(event, guest, &mut self.hands.datapath).await;
-        if heard.is_cut && !matches!(event, PeerEvent::Message(_)) {
-            self.decisions.on_lane_gone();
-            self.decisions.messages.extend(heard.reply);
+        let guest = LaneGuest { mtu: self.netdev.map(|link| link.mtu), is_stopped: false };
+        let change = inputs.lane.on_peer(event, guest, &mut self.kernel.datapath).await;
+        if change.is_cut_off && !matches!(event, PeerEvent::Message(_)) {
+            self.half.on_lane_gone();
+            self.queue(change.reply);
             return;
         }
-        self.on_heard(heard);
+        self.on_lane_change(change);
     }
 
-    fn on_heard(&mut self, heard: Heard) {
-        self.decisions.on_lane_loss(Instant::now(), heard.lost, heard.is_cut);
-        self.decisions.messages.extend(heard.reply);
+    fn on_lane_change(&mut self, change: LaneChange) {
+        self.half.on_lane_loss(Instant::now(), change.lost, change.is_cut_off);
+        self.queue(change.reply);
+    }
+
+    fn queue(&mut self, message: Option<Message>) {
+        if let Some(message) = message {
+            self.half.queue_message(message);
+        }
     }
 
     fn on_peer(&mut self, event: PeerEvent, lane: &KernelLane) {
@@ -335,21 +350,21 @@ impl Primary {
                 None | Some(Message::Lane { .. } | Message::LaneCount { .. }) => {}
                 Some(Message::EpochDone { epoch, sent, lane_epoch }) => {
                     if let Some(lane_epoch) = lane_epoch {
-                        let stale = lane.begin_epoch(lane_epoch, &mut self.hands.datapath);
-                        self.decisions.engine.dropped_stale(stale);
+                        let stale = lane.begin_epoch(lane_epoch, &mut self.kernel.datapath);
+                        self.half.engine.dropped_stale(stale);
                     }
-                    self.decisions.on_epoch_done(Instant::now(), epoch, sent);
+                    self.half.on_epoch_done(Instant::now(), epoch, sent);
                 }
                 Some(Message::LaneLoss { frames }) => {
-                    self.decisions.on_lane_loss(Instant::now(), frames, false);
+                    self.half.on_lane_loss(Instant::now(), frames, false);
                 }
                 Some(Message::ProtectionKnown { protected }) => {
                     let now = Instant::now();
-                    self.decisions.on_protection_known(now, protected, &mut self.hands);
+                    self.half.on_protection_known(now, protected, &mut self.kernel);
                 }
-                Some(Message::TookOver) => self.decisions.on_taken_over(&mut self.hands),
+                Some(Message::TookOver) => self.half.on_taken_over(&mut self.kernel),
                 Some(Message::CheckpointWanted) => {
-                    self.decisions.on_checkpoint_wanted(Instant::now());
+                    self.half.on_checkpoint_wanted(Instant::now());
                 }
                 Some(other) => log::debug!("control lane: {other:?} is not for a primary"),
             },
@@ -362,21 +377,21 @@ impl Primary {
         if let Err(why) = answer {
             log::error!("{}: the secondary is not fenced: {why}; output is held", self.claim.name);
         }
-        self.decisions.on_fenced(Instant::now(), is_done, &mut self.hands);
+        self.half.on_fenced(Instant::now(), is_done, &mut self.kernel);
     }
 
     /// A new secondary is about to become a copy of this guest, which may be the survivor of an
     /// earlier pair: then it needs the translation of the connections that were open there.
     fn tell_offsets(&self, peer: Option<&Peer>) {
         let name = &self.claim.name;
-        match (offsets::messages(name, &self.hands.datapath), peer) {
+        match (offsets::messages(name, &self.kernel.datapath), peer) {
             (Ok(messages), _) if messages.is_empty() => {}
             (Ok(messages), Some(peer)) => peer.send_all(messages),
             (Ok(_), None) => log::warn!(
                 "{name}: connections of an earlier pair are translated here, and without a control \
                  lane only `colo-proxy offsets` tells the secondary"
             ),
-            (Err(error), _) => log::error!("{name}: {error}"),
+            (Err(error), _) => log::error!("{name}: {}", chain(&error)),
         }
     }
 
@@ -387,7 +402,7 @@ impl Primary {
             self.netdev = None;
             return;
         };
-        let datapath = &mut self.hands.datapath;
+        let datapath = &mut self.kernel.datapath;
         let attach = |ifindex| datapath.set_netdev(ifindex).map_err(InstanceError::from);
         match reattach(watch, link, &self.guest.limits.peer, attach).await {
             Ok(passed) => {
@@ -396,26 +411,28 @@ impl Primary {
                 log::info!("{name}: {netdev} is back, and attached again");
             }
             // It went again at once: the next one is tried like this one.
-            Err(error) => log::error!("{name}: {netdev} is back but not attached: {error}"),
+            Err(error) => {
+                log::error!("{name}: {netdev} is back but not attached: {}", chain(&error))
+            }
         }
     }
 
     /// Does what was decided.
     fn carry_out(&mut self, inputs: &mut Inputs) {
-        let decisions = &mut self.decisions;
-        decisions.release_some(&mut self.hands);
-        decisions.collect_requests(Instant::now());
-        for command in decisions.commands.drain(..) {
+        let half = &mut self.half;
+        half.release_some(&mut self.kernel);
+        half.collect_requests(Instant::now());
+        while let Some(command) = half.next_command() {
             inputs.frame.command(&command);
         }
-        if std::mem::take(&mut decisions.is_fence_due) {
+        if half.take_fence_due() {
             inputs.permission.ask();
         }
-        while let Some(message) = decisions.messages.pop_front() {
+        while let Some(message) = half.next_message() {
             if inputs.peer.as_ref().is_some_and(|peer| peer.send(message.clone())) {
                 continue;
             }
-            if !decisions.on_untold(message) {
+            if !half.on_untold(message) {
                 log::warn!("{}: the control lane takes no messages", self.claim.name);
             }
         }
@@ -424,7 +441,7 @@ impl Primary {
     async fn answer(&mut self, request: Request, inputs: &mut Inputs) -> Reply {
         match request {
             Request::Status => self.report(inputs).await,
-            Request::Protect { .. } if self.decisions.protection.is_given_up() => {
+            Request::Protect { .. } if self.half.protection.is_taken_over() => {
                 Reply::Error(format!(
                     "{}: the secondary takes over from this guest, or has; end the other one and \
                      restart this daemon if it is to serve from here",
@@ -433,19 +450,19 @@ impl Primary {
             }
             Request::Protect { migrate } => match inputs.frame.protect(migrate.as_deref()) {
                 Ok(message) => {
-                    self.decisions.protection.begin_again();
+                    self.half.begin_protection_again();
                     Reply::Done(format!("{}: {message}", self.claim.name))
                 }
                 Err(why) => Reply::Error(why),
             },
             Request::Divergences { frames } => self.report_divergences(frames),
             Request::Failover => {
-                self.decisions.end_protection(Instant::now(), &mut self.hands);
+                self.half.end_protection(Instant::now(), &mut self.kernel);
                 Reply::Done(format!("{}: unprotected; the guest goes on alone", self.claim.name))
             }
-            Request::ExportOffsets => offsets::export(&self.claim.name, &self.hands.datapath),
+            Request::ExportOffsets => offsets::export(&self.claim.name, &self.kernel.datapath),
             Request::ImportOffsets { text } => {
-                offsets::import(&self.claim.name, &mut self.hands.datapath, &text)
+                offsets::import(&self.claim.name, &mut self.kernel.datapath, &text)
             }
         }
     }
@@ -454,7 +471,7 @@ impl Primary {
     /// for the programs where they stay, because they translate what an earlier pair has opened. A
     /// guest whose place the secondary has taken stays off the network.
     async fn end(mut self, stays: bool, inputs: &mut Inputs) -> Result<(), InstanceError> {
-        if self.decisions.protection.is_given_up() {
+        if self.half.protection.is_taken_over() {
             if let Some(netdev) = self.netdev {
                 inputs.link.set_up(netdev.ifindex, false).await?;
                 let name = &self.claim.name;
@@ -463,22 +480,33 @@ impl Primary {
                     self.guest.netdev
                 );
             }
-            inputs.lane.end(&mut self.hands.datapath).await;
-            return detach(self.hands.datapath).await;
+            inputs.lane.end(&mut self.kernel.datapath).await;
+            return detach(self.kernel.datapath).await;
         }
-        self.decisions.release(&mut self.hands);
+        self.half.release_all(&mut self.kernel);
         if let Some(peer) = &mut inputs.peer {
             disclaim(peer).await;
         }
         // What comes after is released as well; that protection had ended already is as good.
-        let _ = self.decisions.protection.end();
-        self.decisions.release_everything(Instant::now(), &mut self.hands);
-        self.decisions.release(&mut self.hands);
-        inputs.lane.end(&mut self.hands.datapath).await;
+        let _ = self.half.protection.end();
+        self.half.release_everything(Instant::now(), &mut self.kernel);
+        self.half.release_all(&mut self.kernel);
+        inputs.lane.end(&mut self.kernel.datapath).await;
         if stays {
             return Ok(());
         }
-        detach(self.hands.datapath).await
+        detach(self.kernel.datapath).await
+    }
+}
+
+/// The limits of the primary's half.
+fn limits(guest: &Guest) -> PrimaryLimits {
+    PrimaryLimits {
+        unsorted: guest.limits.unsorted,
+        digest: guest.limits.digest,
+        output_queue_frames: guest.limits.peer.gate_queue_frames,
+        disclaim_timeout: guest.limits.peer.timeout,
+        ..PrimaryLimits::default()
     }
 }
 
@@ -511,7 +539,7 @@ fn spawn_mirror(
     stats: &Stats,
 ) -> Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>), InstanceError> {
     let busy = stats.busy.clone();
-    lanes::spawn_outgoing(Outgoing {
+    lane::spawn_outgoing(Outgoing {
         port,
         source: Box::new(GateCapture::new(input_gate.clone())),
         vnet_hdr: guest.vnet_hdr_support,

@@ -8,45 +8,46 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
+use colo_proxy_engine::pair::takeover::{Deciders, Takeover};
+use colo_proxy_engine::pair::{BATCH, Role, Secondary as SecondaryHalf};
+use colo_proxy_engine::record::FrameRecords;
+
 use super::announce::Addresses;
 use super::busy_poll::BusyPoll;
-use super::kernel_lane::{self, KernelLane};
-use super::lanes::{self, BATCH, LaneEvent, LaneStats, OutgoingRequest};
+use super::kept_input::KeptInput;
 use super::offsets;
-use super::peer::{Peer, PeerCounters, Traffic};
 use super::permission::Permission;
-use super::readable::{Drained, Readable};
-use super::repeat;
+use super::setup::{
+    attach, detach, find, lengthen_queue, next_peer_event, open_port, reattach, sleep_until, system,
+};
 use super::trace::Trace;
 use super::translator::Translator;
-use super::wiring::{
-    attach, detach, find, lengthen_queue, next_peer_event, open_port, read_gate, reattach,
-    sleep_until, system,
-};
 use super::{InstanceError, asked_to_stop};
-use crate::colo_frame::{self, ColoFrame, Event};
-use crate::config::{Guest, Role, SideConfig};
-use crate::control::Message;
+use crate::colo_frame::{self, ColoFrame, ColoFrameEvent};
+use crate::config::{Guest, SideConfig};
 use crate::datapath::capture::CaptureKind;
-use crate::datapath::{Events, Mode, Told};
-use crate::digest::DigesterStats;
+use crate::datapath::{Events, Told};
 use crate::endpoint::Port;
-use crate::frame::Frame;
+use crate::error_chain::chain;
 use crate::gate::Gate;
+use crate::gate::batch::read_gate;
+use crate::gate::readable::{Drained, Readable};
+use crate::kernel_lane::{self, KernelLane};
+use crate::lane::control::{Peer, PeerCounters, Traffic};
+use crate::lane::{self, LaneEvent, LaneStats, OutgoingRequest};
 use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::name::Claim;
 use crate::status::{self, Question, Reply, Request};
+use colo_proxy_engine::digest::DigesterStats;
+use colo_proxy_engine::frame::Frame;
+use colo_proxy_engine::pair::message::Message;
 
 mod control;
-pub(crate) mod decide;
 mod failover;
 mod output;
 mod report;
-pub(super) mod takeover;
 
-use self::decide::Decisions;
-use self::output::{Seen, choose_capture, spawn_output, take_mark};
-use self::takeover::Takeover;
+use self::output::{Seen, choose_capture, spawn_output, take_cut};
 
 pub(super) async fn run(
     guest: Guest,
@@ -54,7 +55,7 @@ pub(super) async fn run(
     mut stopped: watch::Receiver<bool>,
     ready: oneshot::Sender<()>,
 ) -> Result<(), InstanceError> {
-    let (mut secondary, mut inputs) = Secondary::start(guest, dir).await?;
+    let (mut secondary, mut inputs) = SecondaryTask::start(guest, dir).await?;
     // Nobody waiting means that the daemon is ending; then `stopped` says so too.
     let _ = ready.send(());
     let ended = tokio::select! {
@@ -84,14 +85,12 @@ struct Inputs {
     _socket: status::SocketFile,
 }
 
-struct Secondary {
+struct SecondaryTask {
     guest: Guest,
     claim: Claim,
-    decisions: Decisions,
-    takeover: Takeover,
-    /// The guest is to take over when it is known with which state it goes on; not later than then.
-    pending_failover: Option<Instant>,
-    hands: Translator,
+    half: SecondaryHalf,
+    kept_input: KeptInput,
+    translator: Translator,
     output_gate: Arc<Gate>,
     events: Events,
     capture: CaptureKind,
@@ -124,7 +123,7 @@ impl Stats {
     }
 }
 
-impl Secondary {
+impl SecondaryTask {
     async fn start(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
         let SideConfig::Secondary { mirror, secondary_out, capture, .. } = guest.side.clone()
         else {
@@ -153,9 +152,9 @@ impl Secondary {
         let (vnet_hdr, stats) = (guest.vnet_hdr_support, Stats::new(&guest));
         let addresses = Arc::new(Mutex::new(Addresses::default()));
         let capture_name = source.name();
-        let repeat = Arc::new(repeat::Shared::new(guest.limits.repeat));
-        let mirror = lanes::spawn_incoming::<lanes::Frames>(mirror, vnet_hdr, stats.mirror.clone());
-        let seen = Seen { addresses: addresses.clone(), repeat: repeat.clone() };
+        let kept_input = KeptInput::new(guest.limits.repeat);
+        let mirror = lane::spawn_incoming::<FrameRecords>(mirror, vnet_hdr, stats.mirror.clone());
+        let seen = Seen { addresses: addresses.clone(), kept_input: kept_input.clone() };
         let (output_requests, output) = spawn_output(&guest, output, source, &stats, seen)?;
         let traffic = Traffic { sent: stats.output.clone(), received: stats.mirror.clone() };
         let inputs = Inputs {
@@ -176,11 +175,21 @@ impl Secondary {
             link,
             _socket: socket,
         };
+        let deciders = Deciders {
+            fence: guest.takeover.fence.is_some(),
+            quorum: guest.takeover.quorum.is_some(),
+        };
+        let takeover = Takeover::new(deciders, guest.limits.peer.timeout);
         let secondary = Self {
-            takeover: Takeover::new(&guest.takeover, guest.limits.peer.timeout),
-            pending_failover: None,
-            decisions: Decisions::new(datapath.mode(), repeat).limited(&guest.limits),
-            hands: Translator::new(claim.name.clone(), datapath, input_gate, &guest.limits),
+            half: SecondaryHalf::new(
+                claim.name.clone(),
+                datapath.mode(),
+                takeover,
+                kept_input.repeater(),
+                guest.limits.input,
+            ),
+            kept_input,
+            translator: Translator::new(claim.name.clone(), datapath, input_gate, &guest.limits),
             output_gate,
             guest,
             claim,
@@ -199,9 +208,9 @@ impl Secondary {
     async fn serve(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         let mut frames = Vec::with_capacity(BATCH);
         let mut slots_over = kernel_lane::slots_over();
-        let mut ageing = tokio::time::interval(self.hands.datapath.ageing_interval());
+        let mut ageing = tokio::time::interval(self.translator.datapath.ageing_interval());
         ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        if self.decisions.mode == Mode::FailedOver {
+        if self.half.has_taken_over() {
             log::warn!(
                 "{}: resuming after a failover; the guest is on the network",
                 self.claim.name
@@ -209,22 +218,22 @@ impl Secondary {
             inputs.mirror = None;
         }
         loop {
-            let deadline = self.deadline();
-            let takes_input = !self.decisions.is_stopped();
+            let deadline = self.half.poll_timeout();
+            let takes_input = !self.half.is_stopped();
             tokio::select! {
                 event = next_lane_event(inputs.mirror.as_mut()), if takes_input => {
                     self.on_mirror(event);
-                    self.hands.replay_turn(takes_input);
+                    self.translator.replay_turn(takes_input);
                 }
-                read = inputs.held.read(|| read_gate(&self.hands.gate, &mut frames)), if self.hands.takes_from_gate(takes_input) => {
+                read = inputs.held.read(|| read_gate(&self.translator.gate, &mut frames)), if self.translator.takes_from_gate(takes_input) => {
                     read.map_err(system("read the input gate"))?;
                     self.on_input_gate(&mut frames);
                     // In a flood there is always some, and the turn below never comes.
-                    self.hands.replay_turn(takes_input);
+                    self.translator.replay_turn(takes_input);
                 }
                 // Not at once: the other tasks of this thread have their turn.
-                () = tokio::task::yield_now(), if takes_input && self.hands.backlog.is_replaying() => {
-                    self.hands.replay_some();
+                () = tokio::task::yield_now(), if takes_input && self.translator.backlog.is_replaying() => {
+                    self.translator.replay_some();
                 }
                 ready = inputs.offsets.read(|| Ok(((), Drained::Yes))) => {
                     ready.map_err(system("watch the events"))?;
@@ -244,14 +253,14 @@ impl Secondary {
                 event = inputs.link.next() => self.on_link(event, inputs).await,
                 answer = inputs.permission.next() => self.on_permission(answer, inputs).await?,
                 _ = slots_over.tick(), if inputs.lane.is_open() => {
-                    inputs.lane.on_dropped(self.hands.backlog.take_untold());
-                    inputs.lane.on_written(self.hands.take_has_written());
-                    let heard = inputs.lane.on_slot_over(&mut self.hands.datapath).await;
-                    self.on_heard(heard, inputs.peer.as_ref());
+                    inputs.lane.on_dropped(self.translator.backlog.take_untold());
+                    inputs.lane.on_written(self.translator.take_has_written());
+                    let change = inputs.lane.on_slot_over(&mut self.translator.datapath).await;
+                    self.on_lane_change(change, inputs.peer.as_ref());
                 }
                 () = sleep_until(deadline) => self.on_timeout(inputs).await?,
-                () = self.decisions.repeat.due(), if takes_input => {
-                    self.decisions.repeat_input(Instant::now(), &mut self.hands);
+                () = self.kept_input.due(), if takes_input => {
+                    self.half.repeat_input(Instant::now(), &mut self.translator);
                 }
                 _ = ageing.tick() => self.age_flows(inputs.peer.as_ref()),
             }
@@ -263,7 +272,7 @@ impl Secondary {
         match event {
             LaneEvent::Frames(frames) => {
                 self.stats.busy.on_frames(frames.len() as u64);
-                self.decisions.on_mirror(Instant::now(), &frames, &mut self.hands);
+                self.half.on_mirror(Instant::now(), &frames, &mut self.translator);
             }
             LaneEvent::Up => log::info!("{}: the mirror is connected", self.claim.name),
             LaneEvent::Down => log::warn!("{}: the mirror is gone", self.claim.name),
@@ -272,17 +281,17 @@ impl Secondary {
 
     /// Frames that came too early, or, by the kernel lane, while the guest is stopped.
     fn on_input_gate(&mut self, frames: &mut Vec<Frame>) {
-        if self.hands.keeps_input() {
-            frames.drain(..).for_each(|frame| self.hands.backlog.push(frame));
+        if self.translator.keeps_input() {
+            frames.drain(..).for_each(|frame| self.translator.backlog.push(frame));
         } else {
-            self.decisions.on_held(Instant::now(), frames, &mut self.hands);
+            self.half.on_held(Instant::now(), frames, &mut self.translator);
         }
     }
 
     fn on_output_lane(&mut self, event: &LaneEvent) {
         let up = matches!(event, LaneEvent::Up);
         if up {
-            self.decisions.on_output_connection();
+            self.half.on_output_connection();
         }
         log::info!("{}: output lane {}", self.claim.name, if up { "connected" } else { "gone" });
     }
@@ -290,12 +299,12 @@ impl Secondary {
     /// The offset of a connection became known: what was held for it may go to the guest now.
     fn on_offsets(&mut self) {
         while let Some(Told::OffsetKnown(key, _)) = self.events.next_event() {
-            self.decisions.on_offset(&key, &mut self.hands);
+            self.half.on_offset(&key, &mut self.translator);
         }
     }
 
     fn age_flows(&mut self, peer: Option<&Peer>) {
-        if !self.hands.age_flows(self.decisions.mode) {
+        if !self.translator.age_flows(self.half.program_mode()) {
             return;
         }
         let asked = peer.is_some_and(|peer| peer.send(Message::CheckpointWanted));
@@ -308,46 +317,46 @@ impl Secondary {
 
     async fn on_frame_event(
         &mut self,
-        event: &Event,
+        event: &ColoFrameEvent,
         inputs: &mut Inputs,
     ) -> Result<(), InstanceError> {
         match event {
-            Event::Failover => self.fail_over(inputs).await?,
-            Event::CheckpointBegan => {
-                if self.decisions.on_stopped(Instant::now(), &mut self.hands)
-                    && let Some(sent) = take_mark(inputs).await
+            ColoFrameEvent::Failover => self.fail_over(inputs).await?,
+            ColoFrameEvent::CheckpointBegan => {
+                if self.half.on_stopped(Instant::now(), &mut self.translator)
+                    && let Some(sent) = take_cut(inputs).await
                 {
-                    self.decisions.on_marked(sent);
+                    self.half.on_cut(sent);
                 }
             }
-            Event::CheckpointDone { state_copied: true, .. } => {
-                if self.decisions.on_state_copied(Instant::now(), &mut self.hands)
-                    && let Some(sent) = take_mark(inputs).await
+            ColoFrameEvent::CheckpointDone { state_copied: true, .. } => {
+                if self.half.on_state_copied(Instant::now(), &mut self.translator)
+                    && let Some(sent) = take_cut(inputs).await
                 {
-                    self.decisions.on_marked(sent);
+                    self.half.on_cut(sent);
                 }
                 self.fail_over_if_pending(inputs).await?;
             }
-            Event::CheckpointDone { .. } | Event::CheckpointFailed { .. } => {
-                self.decisions.on_not_copied(&mut self.hands);
+            ColoFrameEvent::CheckpointDone { .. } | ColoFrameEvent::CheckpointFailed { .. } => {
+                self.half.on_not_copied(&mut self.translator);
                 self.fail_over_if_pending(inputs).await?;
             }
-            Event::PairReady => drop(self.takeover.on_pair(true)),
-            Event::PairLost { reason } => {
+            ColoFrameEvent::PairReady => drop(self.half.takeover.on_pair(true)),
+            ColoFrameEvent::PairLost { reason } => {
                 log::warn!("{}: the COLO-frame has no pair: {reason}", self.claim.name);
                 if let Some(action) =
-                    self.takeover.on_pair(false).filter(|_| self.waits_for_primary())
+                    self.half.takeover.on_pair(false).filter(|_| self.half.waits_for_primary())
                 {
                     self.act(action, inputs).await?;
                 }
             }
-            Event::Gone { reason } => {
+            ColoFrameEvent::Gone { reason } => {
                 log::warn!("{}: {reason}", self.claim.name);
-                self.takeover.on_unreachable();
+                self.half.takeover.on_unreachable();
             }
-            Event::Alone { reason } => {
+            ColoFrameEvent::Alone { reason } => {
                 log::info!("{}: {reason}", self.claim.name);
-                self.takeover.on_reachable();
+                self.half.takeover.on_reachable();
             }
         }
         Ok(())
@@ -367,17 +376,19 @@ impl Secondary {
                 log::info!("{name}: {netdev} is back, and attached again");
             }
             // It went again at once: the next one is tried like this one.
-            Err(error) => log::error!("{name}: {netdev} is back but not attached: {error}"),
+            Err(error) => {
+                log::error!("{name}: {netdev} is back but not attached: {}", chain(&error))
+            }
         }
     }
 
     async fn attach_again(&mut self, link: Link, inputs: &Inputs) -> Result<u64, InstanceError> {
-        let datapath = &mut self.hands.datapath;
+        let datapath = &mut self.translator.datapath;
         let attach = |ifindex| datapath.set_netdev(ifindex).map_err(InstanceError::from);
         let passed = reattach(&inputs.link, link, &self.guest.limits.peer, attach).await?;
         let netdev = &self.guest.netdev;
         let source =
-            choose_capture(self.capture, netdev, &self.output_gate, &mut self.hands.datapath)?;
+            choose_capture(self.capture, netdev, &self.output_gate, &mut self.translator.datapath)?;
         self.capture_name = source.name();
         // After a failover the lane is closed, and output is not read any more.
         let _closed = inputs.output_requests.send(OutgoingRequest::Source(source)).await;
@@ -394,16 +405,16 @@ impl Secondary {
                 Reply::no_divergences(&self.claim.name, Role::Secondary, &self.guest.netdev)
             }
             Request::Failover => match self.fail_over(inputs).await {
-                Ok(()) if self.pending_failover.is_some() => Reply::Done(format!(
+                Ok(()) if self.half.is_takeover_pending() => Reply::Done(format!(
                     "{}: the guest goes on the network when its checkpoint has ended",
                     self.claim.name
                 )),
                 Ok(()) => Reply::Done(format!("{}: the guest is on the network", self.claim.name)),
-                Err(error) => Reply::Error(error.to_string()),
+                Err(error) => Reply::Error(chain(&error)),
             },
-            Request::ExportOffsets => offsets::export(&self.claim.name, &self.hands.datapath),
+            Request::ExportOffsets => offsets::export(&self.claim.name, &self.translator.datapath),
             Request::ImportOffsets { text } => {
-                offsets::import(&self.claim.name, &mut self.hands.datapath, &text)
+                offsets::import(&self.claim.name, &mut self.translator.datapath, &text)
             }
         }
     }
@@ -412,14 +423,14 @@ impl Secondary {
     /// took over is the service: while it lives and connections depend on translation, the programs
     /// stay.
     async fn end(mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
-        self.hands.replay_rest();
+        self.translator.replay_rest();
         let name = &self.claim.name;
-        if self.decisions.mode == Mode::FailedOver
-            && offsets::is_needed(name, &self.hands.datapath, &inputs.link).await
+        if self.half.has_taken_over()
+            && offsets::is_needed(name, &self.translator.datapath, &inputs.link).await
         {
             return Ok(());
         }
-        if self.decisions.mode == Mode::Protected
+        if !self.half.has_taken_over()
             && let Some(netdev) = self.netdev
         {
             inputs.link.set_up(netdev.ifindex, false).await?;
@@ -431,8 +442,8 @@ impl Secondary {
         if asked.is_ok() && unsent.await.is_ok() {
             while inputs.output.recv().await.is_some() {}
         }
-        inputs.lane.end(&mut self.hands.datapath).await;
-        detach(self.hands.datapath).await
+        inputs.lane.end(&mut self.translator.datapath).await;
+        detach(self.translator.datapath).await
     }
 }
 

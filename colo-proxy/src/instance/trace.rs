@@ -4,7 +4,7 @@ use std::io;
 
 use aya_log::EbpfLogger;
 
-use super::readable::{Drained, Readable};
+use crate::gate::readable::{Drained, Readable};
 
 /// The programs' log; without one it is silent.
 pub(crate) struct Trace(Option<(EbpfLogger<&'static dyn log::Log>, Readable)>);

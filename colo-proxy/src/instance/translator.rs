@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use colo_proxy_common::record::FlowKey;
 
-use super::backlog::{Backlog, Round};
 use super::offsets;
-use super::secondary::decide::Hands;
-use super::wiring::drain_gate;
 use crate::config::Limits;
-use crate::datapath::{Datapath, Mode, PerClass};
+use crate::datapath::{Datapath, PerClass};
 use crate::error_chain::chain;
-use crate::frame::Frame;
+use crate::gate::batch::drain_gate;
 use crate::gate::{Gate, Written};
+use colo_proxy_engine::frame::Frame;
+use colo_proxy_engine::pair::InputPath;
+use colo_proxy_engine::pair::ProgramMode;
+use colo_proxy_engine::pair::backlog::{Backlog, Round};
 
 /// What is written at once when input need not wait any more.
 const LAST_CHUNKS: u32 = 4;
@@ -118,7 +119,7 @@ impl Translator {
 
     /// Forgets connections that are over; the kernel evicts none by itself. `true` where only a
     /// checkpoint makes room without breaking one.
-    pub(crate) fn age_flows(&mut self, mode: Mode) -> bool {
+    pub(crate) fn age_flows(&mut self, mode: ProgramMode) -> bool {
         let aged = match self.datapath.age_flows(offsets::monotonic_ns()) {
             Ok(aged) => aged,
             Err(error) => {
@@ -128,13 +129,13 @@ impl Translator {
         };
         self.expired.add(&aged.expired);
         self.evicted.add(&aged.evicted);
-        let is_wanted = aged.wants_checkpoint && mode == Mode::Protected;
+        let is_wanted = aged.wants_checkpoint && mode == ProgramMode::Protected;
         self.checkpoints_wanted += u64::from(is_wanted);
         is_wanted
     }
 }
 
-impl Hands for Translator {
+impl InputPath for Translator {
     fn input(&mut self, frame: &Frame) {
         self.has_written = true;
         match self.gate.write_frame(frame) {

@@ -1,159 +1,399 @@
-use bytes::{BufMut, Bytes, BytesMut};
-use proptest::prelude::*;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
-use super::{LaneError, Outbox, RecordReader};
-use crate::frame::{FRAME_MAX, Frame};
+use bytes::Bytes;
+use etherparse::PacketBuilder;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
-fn frame(vnet_len: usize, ethernet: &[u8]) -> Frame {
-    let mut bytes = vec![7; vnet_len];
-    bytes.extend_from_slice(ethernet);
-    Frame::new(bytes.into(), vnet_len).expect("the header is there")
+use colo_proxy_engine::digest::{Digester, Returned, ReturnedFrames};
+use colo_proxy_engine::frame::Frame;
+use colo_proxy_engine::pair::BATCH;
+use colo_proxy_engine::record::FrameRecords;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::*;
+use crate::config::PeerLimits;
+use crate::datapath::capture::{Capture, CaptureStats};
+use crate::endpoint::{Port, Stream};
+
+/// A source of frames that a test writes to.
+struct Pipe(UnixDatagram);
+
+fn pipe() -> (UnixDatagram, Box<dyn Capture>) {
+    let (ours, theirs) = UnixDatagram::pair().expect("a socket pair");
+    theirs.set_nonblocking(true).expect("not blocking");
+    (ours, Box::new(Pipe(theirs)))
 }
 
-/// Everything in `wire`, handed over in pieces of `step` octets.
-fn read_all(reader: &mut RecordReader, wire: &[u8], step: usize) -> Result<Vec<Frame>, LaneError> {
-    let mut frames = Vec::new();
-    for piece in wire.chunks(step.max(1)) {
-        reader.buffer.extend_from_slice(piece);
-        while let Some(frame) = reader.next_frame()? {
-            frames.push(frame);
+impl Capture for Pipe {
+    fn poll_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn read_batch(&mut self, max_frames: usize, into: &mut Vec<Frame>) -> io::Result<usize> {
+        let mut octets = vec![0; 70_000];
+        let mut read = 0;
+        while read < max_frames {
+            match self.0.recv(&mut octets) {
+                Ok(len) => {
+                    into.extend(Frame::new(Bytes::copy_from_slice(&octets[..len]), 0));
+                    read += 1;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    }
+
+    fn is_faithful(&self) -> bool {
+        true
+    }
+
+    fn stats(&self) -> CaptureStats {
+        CaptureStats::default()
+    }
+
+    fn name(&self) -> &'static str {
+        "pipe"
+    }
+}
+
+struct Lab {
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Lab {
+    async fn port() -> (Self, Port) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("lane");
+        let endpoint = format!("unix:{},server", path.display()).parse().expect("an endpoint");
+        let port = Port::open(endpoint).await.expect("it listens");
+        (Self { path, _dir: dir }, port)
+    }
+
+    async fn connect(&self) -> UnixStream {
+        UnixStream::connect(&self.path).await.expect("the lane listens")
+    }
+}
+
+fn outgoing(port: Port, source: Box<dyn Capture>, stats: &Arc<LaneStats>) -> Outgoing {
+    Outgoing {
+        port,
+        source,
+        vnet_hdr: false,
+        limits: PeerLimits {
+            queue_bytes: 256 * 1024,
+            timeout: Duration::from_millis(100),
+            ..PeerLimits::default()
+        },
+        stats: stats.clone(),
+        observe: Box::new(|_| {}),
+        digester: None,
+    }
+}
+
+/// One record off the wire.
+async fn record(stream: &mut UnixStream) -> Vec<u8> {
+    let length = stream.read_u32().await.expect("a record");
+    let mut octets = vec![0; length as usize];
+    stream.read_exact(&mut octets).await.expect("all of it");
+    octets
+}
+
+#[tokio::test]
+async fn frames_go_to_one_peer_after_the_other() {
+    let (lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    let stats = Arc::new(LaneStats::default());
+    let (_requests, mut events) = spawn_outgoing(outgoing(port, source, &stats)).expect("spawned");
+    for round in 0..3u8 {
+        let mut peer = lab.connect().await;
+        assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+        guest.send(&[round; 60]).expect("sent");
+        assert_eq!(record(&mut peer).await, [round; 60]);
+        drop(peer);
+        assert!(matches!(events.recv().await, Some(LaneEvent::Down)));
+    }
+    assert_eq!(stats.status("").frames, 3);
+    assert_eq!(stats.status("").connections, 3);
+}
+
+#[tokio::test]
+async fn a_flush_is_answered_when_all_has_gone_and_not_before() {
+    let (lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    let stats = Arc::new(LaneStats::default());
+    let mut lane = outgoing(port, source, &stats);
+    lane.limits.timeout = Duration::from_mins(1);
+    let (requests, mut events) = spawn_outgoing(lane).expect("spawned");
+    let mut peer = lab.connect().await;
+    assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+    // More than the socket takes while nobody reads.
+    let frame = vec![7; 60_000];
+    guest.set_nonblocking(true).expect("not blocking");
+    let mut sent = 0u64;
+    while stats.queued_bytes.load(Relaxed) < 65_536 {
+        sent += u64::from(guest.send(&frame).is_ok());
+        tokio::task::yield_now().await;
+    }
+    let (reply, mut flushed) = oneshot::channel();
+    requests.send(OutgoingRequest::Flush(reply)).await.expect("it lives");
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut flushed).await;
+    assert!(early.is_err(), "nobody has read it");
+    for _ in 0..sent {
+        assert_eq!(record(&mut peer).await.len(), frame.len());
+    }
+    flushed.await.expect("all has gone");
+    assert_eq!(stats.queued_bytes.load(Relaxed), 0);
+    drop(peer);
+    assert!(matches!(events.recv().await, Some(LaneEvent::Down)));
+    let (reply, flushed) = oneshot::channel();
+    guest.send(&frame).expect("there is room");
+    requests.send(OutgoingRequest::Flush(reply)).await.expect("it lives");
+    flushed.await.expect("there is nobody to wait for");
+    assert_eq!(stats.status("").dropped_no_peer, 1);
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_is_disconnected_and_stops_nobody() {
+    let (lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    guest.set_nonblocking(true).expect("not blocking");
+    let stats = Arc::new(LaneStats::default());
+    let (_requests, mut events) = spawn_outgoing(outgoing(port, source, &stats)).expect("spawned");
+    let _peer = lab.connect().await;
+    assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+    let flood = async {
+        loop {
+            // Full is what this is about; the lane must go on all the same.
+            let _ = guest.send(&[7; 1500]);
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        event = events.recv() => assert!(matches!(event, Some(LaneEvent::Down)), "{event:?}"),
+        () = flood => {}
+    }
+    assert_eq!(stats.status("").stalls, 1);
+    assert!(stats.status("").lost_bytes > 0, "what it had not read is counted");
+}
+
+#[tokio::test]
+async fn a_break_closes_the_connection_that_it_means_and_no_other() {
+    let (lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    let stats = Arc::new(LaneStats::default());
+    let (requests, mut events) = spawn_outgoing(outgoing(port, source, &stats)).expect("spawned");
+    // Nobody is there: nothing to close.
+    requests.send(OutgoingRequest::Break { connection: 1 }).await.expect("it lives");
+    for connection in 1..=2u8 {
+        let mut peer = lab.connect().await;
+        assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+        let earlier = u64::from(connection) - 1;
+        requests.send(OutgoingRequest::Break { connection: earlier }).await.expect("it lives");
+        guest.send(&[connection; 60]).expect("sent");
+        assert_eq!(record(&mut peer).await, [connection; 60], "it is still connected");
+        let broken = OutgoingRequest::Break { connection: connection.into() };
+        requests.send(broken).await.expect("it lives");
+        assert!(matches!(events.recv().await, Some(LaneEvent::Down)));
+        assert_eq!(peer.read(&mut [0; 1]).await.expect("readable"), 0, "the connection is closed");
+        assert_eq!(stats.overflows.load(Relaxed), u64::from(connection));
+    }
+    assert_eq!(stats.status("").stalls, 0);
+}
+
+/// What was captured around the gap would look like a whole to it.
+#[tokio::test]
+async fn the_peer_after_a_break_gets_nothing_of_before() {
+    let (lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    guest.set_nonblocking(true).expect("not blocking");
+    let stats = Arc::new(LaneStats::default());
+    let mut lane = outgoing(port, source, &stats);
+    lane.limits.timeout = Duration::from_mins(1);
+    let (requests, mut events) = spawn_outgoing(lane).expect("spawned");
+    let _slow = lab.connect().await;
+    assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+    // Until the outbox has no room and the source is left alone, which then fills.
+    let frame = vec![7; 60_000];
+    while stats.queued_bytes.load(Relaxed) < 256 * 1024 || guest.send(&frame).is_ok() {
+        let _ = guest.send(&frame);
+        tokio::task::yield_now().await;
+    }
+    // It waits to be taken before the first connection ends.
+    let mut next = lab.connect().await;
+    requests.send(OutgoingRequest::Break { connection: 1 }).await.expect("it lives");
+    assert!(matches!(events.recv().await, Some(LaneEvent::Down)));
+    assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+    guest.send(&[9; 60]).expect("there is room again");
+    assert_eq!(record(&mut next).await, [9; 60]);
+    assert!(stats.status("").lost_bytes > 256 * 1024);
+}
+
+#[tokio::test]
+async fn a_mark_counts_what_went_before_it_and_finish_gives_back_the_rest() {
+    let (lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    let stats = Arc::new(LaneStats::default());
+    let (requests, mut events) = spawn_outgoing(outgoing(port, source, &stats)).expect("spawned");
+    let mut peer = lab.connect().await;
+    assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+    for n in 0..5u8 {
+        guest.send(&[n; 60]).expect("sent");
+    }
+    let (reply, sent) = oneshot::channel();
+    requests.send(OutgoingRequest::Cut(reply)).await.expect("it lives");
+    assert_eq!(sent.await, Ok(5), "whatever was there is before the mark");
+    for n in 0..5u8 {
+        assert_eq!(record(&mut peer).await, [n; 60]);
+    }
+    let (reply, unsent) = oneshot::channel();
+    requests.send(OutgoingRequest::Finish(reply)).await.expect("it lives");
+    assert_eq!(unsent.await.expect("an answer").len(), 0);
+    assert_eq!(peer.read(&mut [0; 1]).await.expect("readable"), 0, "the connection is closed");
+}
+
+#[tokio::test]
+async fn without_a_peer_frames_are_dropped_and_counted() {
+    let (_lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    let stats = Arc::new(LaneStats::default());
+    let (requests, _events) = spawn_outgoing(outgoing(port, source, &stats)).expect("spawned");
+    guest.send(&[1; 60]).expect("sent");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while stats.status("").dropped_no_peer == 0 && Instant::now() < deadline {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(stats.status("").dropped_no_peer, 1);
+    let (reply, sent) = oneshot::channel();
+    requests.send(OutgoingRequest::Cut(reply)).await.expect("it lives");
+    assert_eq!(sent.await, Ok(0));
+}
+
+#[tokio::test]
+async fn an_impossible_length_closes_the_connection_and_the_next_one_works() {
+    let (lab, port) = Lab::port().await;
+    let stats = Arc::new(LaneStats::default());
+    let mut events = spawn_incoming::<FrameRecords>(port, false, stats.clone());
+    for length in [69_633, u32::MAX] {
+        let mut peer = lab.connect().await;
+        assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+        peer.write_all(&length.to_be_bytes()).await.expect("written");
+        assert!(matches!(events.recv().await, Some(LaneEvent::Down)));
+        assert_eq!(peer.read(&mut [0; 1]).await.unwrap_or_default(), 0, "it is closed");
+    }
+    let mut peer = lab.connect().await;
+    assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
+    peer.write_all(&[0, 0, 0, 0]).await.expect("written");
+    peer.write_all(&[&[0, 0, 0, 60][..], &[9; 60]].concat()).await.expect("written");
+    let Some(LaneEvent::Frames(frames)) = events.recv().await else { panic!("no frame") };
+    assert_eq!(frames.len(), 1);
+    let bad = stats.status("").bad_records;
+    assert_eq!((bad.oversized, bad.empty), (2, 1));
+}
+
+#[tokio::test]
+async fn from_end_to_end_every_frame_arrives_once_and_in_order() {
+    const FRAMES: u32 = 20_000;
+    let (lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    let stats = Arc::new(LaneStats::default());
+    let (_requests, _events) = spawn_outgoing(outgoing(port, source, &stats)).expect("spawned");
+    let endpoint = format!("unix:{}", lab.path.display()).parse().expect("an endpoint");
+    let port = Port::open(endpoint).await.expect("nothing to bind");
+    let mut arriving = spawn_incoming::<FrameRecords>(port, false, Arc::default());
+    assert!(matches!(arriving.recv().await, Some(LaneEvent::Up)));
+    let sender = std::thread::spawn(move || {
+        for n in 0..FRAMES {
+            // Now and then one that is not copied on its way.
+            let len = if n % 7 == 0 { 60_000 - n as usize } else { 60 + n as usize * 7 % 1400 };
+            let mut octets = vec![0; len];
+            octets[..4].copy_from_slice(&n.to_be_bytes());
+            guest.send(&octets).expect("sent");
+        }
+    });
+    let mut next = 0;
+    while next < FRAMES {
+        let Some(LaneEvent::Frames(frames)) = arriving.recv().await else { panic!("no frame") };
+        for frame in frames {
+            assert_eq!(frame.ethernet()[..4], next.to_be_bytes(), "frame {next}");
+            next += 1;
         }
     }
-    Ok(frames)
+    sender.join().expect("it sent all");
 }
 
-fn write_all(outbox: &mut Outbox) -> Vec<u8> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let mut wire = Vec::new();
-    while !outbox.is_empty() {
-        runtime.block_on(outbox.write(&mut wire)).expect("a Vec takes everything");
-    }
-    wire
+/// A frame with data in a connection.
+fn segment(seq: u32) -> Vec<u8> {
+    let mut octets = Vec::new();
+    PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4([10, 0, 0, 1], [10, 0, 0, 9], 64)
+        .tcp(80, 5000, seq, 60_000)
+        .write(&mut octets, &[7; 1000])
+        .expect("a Vec takes everything");
+    octets
 }
 
-proptest! {
-    #[test]
-    fn what_is_written_is_read_in_any_pieces(
-        vnet in any::<bool>(),
-        sizes in prop::collection::vec(14usize..9000, 1..20),
-        step in 1usize..10_000,
-    ) {
-        let vnet_len = if vnet { 12 } else { 0 };
-        let sent: Vec<Frame> = sizes.iter().map(|size| frame(vnet_len, &vec![*size as u8; *size])).collect();
-        let mut outbox = Outbox::new(vnet, 1 << 20);
-        for frame in &sent {
-            outbox.push(frame);
+#[tokio::test]
+async fn digests_go_in_the_place_of_frames_and_frames_when_they_are_asked_for() {
+    let (lab, port) = Lab::port().await;
+    let (guest, source) = pipe();
+    let digester = Some(Digester::new(false, 1 << 20, Arc::default()));
+    let lane = Outgoing { digester, ..outgoing(port, source, &Arc::default()) };
+    let (requests, _events) = spawn_outgoing(lane).expect("spawned");
+    let endpoint = format!("unix:{}", lab.path.display()).parse().expect("an endpoint");
+    let port = Port::open(endpoint).await.expect("nothing to bind");
+    let mut arriving = spawn_incoming::<ReturnedFrames>(port, false, Arc::default());
+    let mut next = async || loop {
+        match arriving.recv().await {
+            Some(LaneEvent::Frames(mut all)) => return all.remove(0),
+            Some(_) => {}
+            None => panic!("the lane has ended"),
         }
-        let wire = write_all(&mut outbox);
-        let mut reader = RecordReader::new(vnet);
-        prop_assert_eq!(read_all(&mut reader, &wire, step).expect("all records are good"), sent);
-        prop_assert!(reader.buffer.is_empty());
-    }
-
-    #[test]
-    fn no_bytes_make_it_panic_or_grow(wire in prop::collection::vec(any::<u8>(), 0..4096), vnet in any::<bool>()) {
-        let mut reader = RecordReader::new(vnet);
-        let _ = read_all(&mut reader, &wire, 100);
-        prop_assert!(reader.buffer.len() <= wire.len());
-    }
+    };
+    assert!(matches!(next().await, Returned::Key(_)));
+    guest.send(&[1; 60]).expect("sent");
+    assert!(matches!(next().await, Returned::Whole(frame) if frame.ethernet() == [1; 60]));
+    guest.send(&segment(1)).expect("sent");
+    assert!(matches!(next().await, Returned::Digest { wire_len: 50..150, .. }));
+    requests.send(OutgoingRequest::Answer(vec![1])).await.expect("the lane lives");
+    let frame = Frame::new(segment(1).into(), 0);
+    assert_eq!(next().await, Returned::Answer { index: 1, frame });
+    requests.send(OutgoingRequest::Answer(vec![0])).await.expect("the lane lives");
+    assert_eq!(next().await, Returned::Answer { index: 0, frame: None });
 }
 
-#[test]
-fn the_bytes_are_qemus() {
-    let mut outbox = Outbox::new(true, 1 << 20);
-    outbox.push(&frame(12, &[9; 14]));
-    let mut expected = BytesMut::new();
-    expected.put_u32(26);
-    expected.put_u32(12);
-    expected.put_slice(&[7; 12]);
-    expected.put_slice(&[9; 14]);
-    assert_eq!(write_all(&mut outbox), expected);
-
-    let mut outbox = Outbox::new(false, 1 << 20);
-    outbox.push(&frame(12, &[9; 14]));
-    assert_eq!(write_all(&mut outbox), [[0, 0, 0, 14].as_slice(), &[9; 14]].concat());
+/// Whoever did not ask for digests, as a QEMU, refuses them.
+#[tokio::test]
+async fn a_lane_of_frames_takes_no_digests() {
+    let (lab, port) = Lab::port().await;
+    let stats = Arc::new(LaneStats::default());
+    let mut arriving = spawn_incoming::<FrameRecords>(port, false, stats.clone());
+    let mut stream = lab.connect().await;
+    stream.write_all(&0x8000_0010_u32.to_be_bytes()).await.expect("written");
+    assert!(matches!(arriving.recv().await, Some(LaneEvent::Up)));
+    assert!(matches!(arriving.recv().await, Some(LaneEvent::Down)));
+    assert_eq!(stats.status("").bad_records.oversized, 1);
 }
 
-#[test]
-fn empty_records_and_runts_are_counted_and_the_next_frame_is_read() {
-    let mut wire = BytesMut::new();
-    wire.put_u32(0);
-    wire.put_u32(13);
-    wire.put_bytes(1, 13);
-    wire.put_u32(14);
-    wire.put_bytes(2, 14);
-    let mut reader = RecordReader::new(false);
-    let frames = read_all(&mut reader, &wire, 5).expect("none is impossible");
-    assert_eq!(frames, [frame(0, &[2; 14])]);
-    assert_eq!((reader.bad.empty, reader.bad.runt), (1, 1));
-}
-
-#[test]
-fn a_frame_that_is_held_does_not_keep_the_buffer_of_others() {
-    for len in [14, 60, 2962, 30_000] {
-        let mut wire = BytesMut::new();
-        for _ in 0..2 {
-            wire.put_u32(len);
-            wire.put_bytes(2, len as usize);
-        }
-        let mut reader = RecordReader::new(false);
-        let frames = read_all(&mut reader, &wire, wire.len()).expect("none is impossible");
-        assert!(frames.iter().all(|frame| frame.bytes().is_unique()), "{len} octets");
-    }
-}
-
-#[test]
-fn a_header_length_that_is_none_is_counted() {
-    let mut wire = BytesMut::new();
-    for vnet_len in [11, u32::MAX, 12] {
-        wire.put_u32(26);
-        wire.put_u32(vnet_len);
-        wire.put_bytes(7, 26);
-    }
-    let mut reader = RecordReader::new(true);
-    assert_eq!(read_all(&mut reader, &wire, 999).expect("lengths are possible").len(), 1);
-    assert_eq!(reader.bad.vnet_hdr_len, 2);
-}
-
-#[test]
-fn the_longest_record_is_read_and_one_octet_more_is_refused_at_once() {
-    let mut reader = RecordReader::new(false);
-    let mut wire = BytesMut::new();
-    wire.put_u32(FRAME_MAX as u32);
-    wire.put_bytes(3, FRAME_MAX);
-    assert_eq!(read_all(&mut reader, &wire, 1000).expect("69632 is allowed").len(), 1);
-    for length in [FRAME_MAX as u32 + 1, u32::MAX] {
-        let mut reader = RecordReader::new(false);
-        let error = read_all(&mut reader, &length.to_be_bytes(), 4).expect_err("refused");
-        assert!(matches!(error, LaneError::Oversized { length: found } if found == length));
-        assert_eq!(reader.bad.oversized, 1);
-    }
-}
-
-#[test]
-fn a_connection_cut_in_a_record_loses_that_record_only() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let mut reader = RecordReader::new(false);
-    let mut wire: &[u8] = &[0, 0, 0, 14, 1, 2, 3];
-    runtime.block_on(reader.fill(&mut wire)).expect("octets came");
-    assert!(reader.next_frame().expect("nothing impossible").is_none());
-    assert!(matches!(runtime.block_on(reader.fill(&mut wire)), Err(LaneError::Closed)));
-    assert_eq!(reader.bad.cut, 1);
-    reader.reset();
-    let mut whole = vec![0, 0, 0, 14];
-    whole.extend([5; 14]);
-    assert_eq!(read_all(&mut reader, &whole, 3).expect("good").len(), 1);
-}
-
-#[test]
-fn the_outbox_says_when_it_is_full() {
-    let mut outbox = Outbox::new(false, 100);
-    let small = frame(0, &[1; 90]);
-    outbox.push(&small);
-    assert!(outbox.has_room(), "94 octets wait");
-    outbox.push(&small);
-    assert!(!outbox.has_room(), "188 wait");
-    assert_eq!((outbox.waiting_bytes(), outbox.clear()), (188, 188));
-    outbox.push(&small);
-    assert_eq!(Bytes::from(write_all(&mut outbox)).len(), 94);
+#[tokio::test]
+async fn a_digest_that_is_none_ends_the_connection() {
+    let (lab, port) = Lab::port().await;
+    let stats = Arc::new(LaneStats::default());
+    let mut arriving = spawn_incoming::<ReturnedFrames>(port, false, stats.clone());
+    let mut stream = lab.connect().await;
+    stream.write_all(&0x8000_0003_u32.to_be_bytes()).await.expect("written");
+    stream.write_all(b"abc").await.expect("written");
+    assert!(matches!(arriving.recv().await, Some(LaneEvent::Up)));
+    assert!(matches!(arriving.recv().await, Some(LaneEvent::Down)));
+    assert_eq!(stats.status("").bad_records.garbled, 1);
 }

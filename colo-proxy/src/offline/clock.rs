@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::compare::Side;
+use colo_proxy_engine::compare::Side;
 
 /// Frames of which the place in the capture is remembered, for those that the engine still holds.
 const PLACES_MAX: usize = 1 << 20;

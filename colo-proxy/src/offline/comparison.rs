@@ -12,8 +12,10 @@ use super::report::{CaptureReport, Recorder, Report, Undecided};
 use super::translation::{Fate, Translator};
 use super::{Alignment, Connections, Survey};
 use crate::capture_file::Packet;
-use crate::compare::{Content, Divergence, Engine, Limits, Output, Reason, Side, content};
-use crate::frame::Frame;
+use colo_proxy_engine::compare::{
+    Content, Divergence, Engine, Limits, Output, Reason, Side, content,
+};
+use colo_proxy_engine::frame::Frame;
 
 /// Turns without progress before a timer is taken to be stuck.
 const TURNS_MAX: u32 = 1024;

@@ -14,8 +14,8 @@ use colo_proxy_common::record::FlowKey;
 use super::alignment::difference;
 use super::guest::Guest;
 use crate::capture_file::Packet;
-use crate::compare::{Content, Side, content};
-use crate::frame::Frame;
+use colo_proxy_engine::compare::{Content, Side, content};
+use colo_proxy_engine::frame::Frame;
 
 /// Flows, and connections of all of them, that are remembered.
 const CONNECTIONS_MAX: usize = 1 << 19;

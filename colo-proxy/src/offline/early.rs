@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use colo_proxy_common::record::FlowKey;
 
 use super::clock::Origin;
-use crate::frame::Frame;
+use colo_proxy_engine::frame::Frame;
 
 const FRAMES_MAX: usize = 65536;
 const BYTES_MAX: usize = 64 << 20;

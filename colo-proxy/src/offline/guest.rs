@@ -12,7 +12,7 @@ use std::str::FromStr;
 use colo_proxy_common::decode;
 
 use super::survey::{Mac, Survey, ends};
-use crate::compare::Side;
+use colo_proxy_engine::compare::Side;
 
 /// The share of a capture's frames that the guest has one end of: the bridge may have flooded a
 /// few of others.

@@ -15,8 +15,8 @@ use std::time::Duration;
 use colo_proxy_common::decode::Tcp;
 use colo_proxy_common::record::FlowKey;
 
-use crate::compare::{DatagramContent, Side};
-use crate::frame::Frame;
+use colo_proxy_engine::compare::{DatagramContent, Side};
+use colo_proxy_engine::frame::Frame;
 
 /// The longest lead, in nanoseconds of capture time.
 pub(super) const LEAD_MAX_NS: u64 = 200_000_000;

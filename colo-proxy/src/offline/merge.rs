@@ -4,7 +4,7 @@ use std::iter::Peekable;
 
 use super::Alignment;
 use crate::capture_file::Packet;
-use crate::compare::Side;
+use colo_proxy_engine::compare::Side;
 
 /// The packets of both captures, each with its side, in order of time on the primary's clock.
 /// Packets of one capture stay in their order in the file.

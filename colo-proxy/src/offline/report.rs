@@ -10,8 +10,10 @@ use super::alignment::Alignment;
 use super::clock::Clock;
 use super::guest::Guest;
 use super::survey::Survey;
-use crate::compare::{Captured, Content, Divergence, FlowName, Reason, Side, Stats, content};
-use crate::frame::Frame;
+use colo_proxy_engine::compare::{
+    Captured, Content, Divergence, FlowName, Reason, Side, Stats, content,
+};
+use colo_proxy_engine::frame::Frame;
 
 /// Differences that are reported one by one.
 const RECORDS_MAX: usize = 256;

@@ -7,8 +7,8 @@ use std::hash::BuildHasher;
 use colo_proxy_common::decode::flag;
 
 use crate::capture_file::Packet;
-use crate::compare::{Content, content};
-use crate::frame::Frame;
+use colo_proxy_engine::compare::{Content, content};
+use colo_proxy_engine::frame::Frame;
 
 /// Addresses that are counted; the guest is in nearly every frame, so it is among the first.
 const ADDRESSES_MAX: usize = 4096;

@@ -3,8 +3,8 @@
 use std::fmt::{self, Write as _};
 
 use super::report::{CaptureReport, DivergenceRecord, Place, Report};
-use crate::compare::{Context, Reason};
 use crate::utc::rfc3339;
+use colo_proxy_engine::compare::{Context, Reason};
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

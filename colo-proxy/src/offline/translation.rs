@@ -9,8 +9,8 @@ use colo_proxy_common::rewrite::{self, Edit, Translation};
 use colo_proxy_common::seq::Seq;
 
 use super::connections::{Connections, History, has, is_opening};
-use crate::compare::Side;
-use crate::frame::Frame;
+use colo_proxy_engine::compare::Side;
+use colo_proxy_engine::frame::Frame;
 
 const CHECKSUM_AT: u32 = 16;
 

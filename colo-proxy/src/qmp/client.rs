@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::message::{self, Message, Refusal, Version};
 use crate::endpoint::{Endpoint, EndpointError, Port, Stream};
-use crate::log_limit::LogLimit;
+use colo_proxy_engine::log_limit::LogLimit;
 
 /// The longest line: four times QEMU's description of its own commands, the longest that it writes
 /// (248387 octets in QEMU 11.1).

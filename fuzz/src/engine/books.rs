@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use colo_proxy::frame::Frame;
 use colo_proxy_common::decode::{decode, decode_ports, protocol};
+use colo_proxy_engine::frame::Frame;
 
 use super::build;
 

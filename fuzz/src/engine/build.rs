@@ -1,7 +1,7 @@
 //! Frames octet by octet, of headers that may be as odd as they like.
 
 use bytes::Bytes;
-use colo_proxy::frame::{Frame, VNET_HDR_LEN};
+use colo_proxy_engine::frame::{Frame, VNET_HDR_LEN};
 
 /// Addresses, tags and IP version.
 #[derive(Clone, Copy, Debug)]

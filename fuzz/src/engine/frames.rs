@@ -1,7 +1,7 @@
 //! Frames out of few possible ones, so that the guests meet; and now and then any octets.
 
-use colo_proxy::frame::VNET_HDR_LEN;
 use colo_proxy_common::decode::{flag, protocol};
+use colo_proxy_engine::frame::VNET_HDR_LEN;
 
 use super::build::{Link, Piece, Tcp, ethernet, udp};
 use crate::choices::Choices;

@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
-use colo_proxy::compare::Side;
-use colo_proxy::frame::Frame;
 use colo_proxy_common::decode::{Ip, Packet, Tcp, decode, decode_tcp, flag, protocol};
+use colo_proxy_engine::compare::Side;
+use colo_proxy_engine::frame::Frame;
 
 /// Where the grammar puts its segments; further away nothing is looked at.
 const PLACES: std::ops::Range<u32> = 900..2000;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use colo_proxy::compare::{Engine, Limits, Output, Reason, Side};
-use colo_proxy::frame::{Frame, VNET_HDR_LEN};
 use colo_proxy_common::decode::{decode, decode_tcp, flag};
+use colo_proxy_engine::compare::{Engine, Limits, Output, Reason, Side};
+use colo_proxy_engine::frame::{Frame, VNET_HDR_LEN};
 
 use super::books::Books;
 use super::build;

@@ -1,6 +1,6 @@
 //! The framing read octet by octet, with everything in one list.
 
-use colo_proxy::lane::BadRecords;
+use colo_proxy_engine::record::BadRecords;
 
 /// `NET_BUFSIZE` of QEMU, written down once more.
 const RECORD_MAX: u32 = 69632;
@@ -45,7 +45,7 @@ impl SlowReader {
 
     /// The stream ends here.
     pub(super) fn end(&mut self) {
-        self.bad.cut += u64::from(!self.record.is_empty());
+        self.bad.truncated += u64::from(!self.record.is_empty());
     }
 
     fn octet(&mut self, octet: u8) -> Option<Found> {

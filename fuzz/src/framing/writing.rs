@@ -5,8 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use colo_proxy::frame::Frame;
-use colo_proxy::lane::{Outbox, RecordReader};
+use colo_proxy::lane::io::{fill, write};
+use colo_proxy_engine::frame::Frame;
+use colo_proxy_engine::record::{Outbox, RecordReader};
 use futures_util::FutureExt;
 use tokio::io::AsyncWrite;
 
@@ -75,11 +76,11 @@ pub(super) fn run(choices: &mut Choices<'_>, vnet_hdr: bool) {
         if choices.below(3) == 0 {
             peer.room = any_len(choices);
             while !outbox.is_empty() && peer.room > 0 {
-                let written = outbox.write(&mut peer).now_or_never();
+                let written = write(&mut outbox, &mut peer).now_or_never();
                 assert!(matches!(written, Some(Ok(()))), "{written:?}");
             }
             // It takes nothing now: a write that is given up has lost nothing.
-            assert!(outbox.is_empty() || outbox.write(&mut peer).now_or_never().is_none());
+            assert!(outbox.is_empty() || write(&mut outbox, &mut peer).now_or_never().is_none());
         } else {
             let frame = any_frame(choices);
             write_slowly(&mut expected, &frame, vnet_hdr);
@@ -98,14 +99,14 @@ pub(super) fn run(choices: &mut Choices<'_>, vnet_hdr: bool) {
 fn finish(mut outbox: Outbox, mut peer: Peer, expected: &[u8], frames: &[Frame], vnet_hdr: bool) {
     peer.room = usize::MAX;
     while !outbox.is_empty() {
-        assert!(matches!(outbox.write(&mut peer).now_or_never(), Some(Ok(()))));
+        assert!(matches!(write(&mut outbox, &mut peer).now_or_never(), Some(Ok(()))));
     }
     assert_eq!(peer.taken, expected);
     let mut reader = RecordReader::new(vnet_hdr);
     let mut octets = expected;
     let mut read = Vec::new();
     while !octets.is_empty() {
-        assert!(matches!(reader.fill(&mut octets).now_or_never(), Some(Ok(()))));
+        assert!(matches!(fill(&mut reader, &mut octets).now_or_never(), Some(Ok(()))));
         while let Ok(Some(frame)) = reader.next_frame() {
             read.push(frame);
         }

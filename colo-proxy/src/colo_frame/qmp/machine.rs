@@ -32,7 +32,7 @@ use self::found::Found;
 use self::pauses::Pauses;
 use super::pace::Pace;
 use super::support;
-use crate::colo_frame::Event;
+use crate::colo_frame::ColoFrameEvent;
 use crate::config::{Checkpoints, Role};
 use crate::qmp::{Refusal, Version};
 
@@ -144,14 +144,14 @@ pub(super) struct Machine {
     /// QEMU has not said how it is, and is asked again then.
     probe_at: Option<Instant>,
     commands: VecDeque<Execute>,
-    events: VecDeque<Event>,
+    events: VecDeque<ColoFrameEvent>,
 }
 
 /// Nobody knows what becomes of the guest. For a secondary that is no sign that its primary is gone.
-fn no_connection(role: Role, reason: String) -> Event {
+fn no_connection(role: Role, reason: String) -> ColoFrameEvent {
     match role {
-        Role::Primary => Event::PairLost { reason },
-        Role::Secondary => Event::Gone { reason },
+        Role::Primary => ColoFrameEvent::PairLost { reason },
+        Role::Secondary => ColoFrameEvent::Gone { reason },
     }
 }
 
@@ -191,7 +191,7 @@ impl Machine {
 
     /// The next event. Whoever asks has dealt with the one before: what the guest put out before it
     /// was stopped is taken by now, and it is time to ask whether it still is stopped.
-    pub(super) fn next_event(&mut self) -> Option<Event> {
+    pub(super) fn next_event(&mut self) -> Option<ColoFrameEvent> {
         if let Some(checkpoint) = &mut self.checkpoint
             && checkpoint.is_unasked()
             && self.events.is_empty()
@@ -234,7 +234,7 @@ impl Machine {
         // Checkpoints that nobody sees may be made from here on.
         self.end_checkpoint(now, &reason);
         self.events.push_back(if before == Phase::Colo && !self.is_ending {
-            Event::Gone { reason }
+            ColoFrameEvent::Gone { reason }
         } else {
             no_connection(self.role, reason)
         });
@@ -319,7 +319,7 @@ impl Machine {
         self.triggered = None;
         self.checkpoint = Some(Checkpoint::new(at));
         self.stopped = Some(now);
-        self.events.push_back(Event::CheckpointBegan);
+        self.events.push_back(ColoFrameEvent::CheckpointBegan);
     }
 
     fn on_resume(&mut self, now: Instant, at: Duration) {
@@ -330,14 +330,14 @@ impl Machine {
                 let ms = now.saturating_duration_since(since).as_millis();
                 log::info!("the guest was stopped for {ms} ms for the copy of its memory");
             }
-            self.events.push_back(Event::PairReady);
+            self.events.push_back(ColoFrameEvent::PairReady);
         }
         match self.checkpoint.as_ref().map(|one| one.on_resume(self.role, at)) {
             Some(ended) => self.on_checkpoint_ended(now, ended),
             // The guest had been stopped by somebody when a checkpoint was made, which has set it
             // going; or somebody has. Nobody said when it began.
             None if self.phase == Phase::Colo && !is_first => {
-                self.events.push_back(Event::CheckpointBegan);
+                self.events.push_back(ColoFrameEvent::CheckpointBegan);
                 let ended = match self.role {
                     Role::Primary => Ended::Uncovered,
                     Role::Secondary => Ended::Done { pause: Duration::ZERO },
@@ -360,13 +360,13 @@ impl Machine {
         match ended {
             Ended::Done { pause } => {
                 self.pauses.add(pause);
-                self.events.push_back(Event::DONE);
+                self.events.push_back(ColoFrameEvent::DONE);
             }
             Ended::Uncovered => {
                 log::warn!("a checkpoint covers nothing: the guest went on before it was known of");
                 self.uncovered += 1;
                 let (state_copied, covers) = (true, false);
-                self.events.push_back(Event::CheckpointDone { state_copied, covers });
+                self.events.push_back(ColoFrameEvent::CheckpointDone { state_copied, covers });
             }
             Ended::NotMade(why) => return self.fail(now, why.into()),
         }
@@ -409,7 +409,7 @@ impl Machine {
     fn on_told_by_hand(&mut self, now: Instant) {
         self.phase = Phase::Alone;
         self.lose(now, "an operator told QEMU that the other half is gone");
-        self.events.push_back(Event::Failover);
+        self.events.push_back(ColoFrameEvent::Failover);
     }
 
     fn on_colo_exit(&mut self, now: Instant, data: &Value) {
@@ -436,7 +436,7 @@ impl Machine {
     /// The pair is no more, nor is the checkpoint that it was making.
     fn lose(&mut self, now: Instant, why: &str) {
         self.end_checkpoint(now, why);
-        self.events.push_back(Event::PairLost { reason: why.to_owned() });
+        self.events.push_back(ColoFrameEvent::PairLost { reason: why.to_owned() });
     }
 
     fn end_checkpoint(&mut self, now: Instant, why: &str) {
@@ -450,7 +450,7 @@ impl Machine {
         (self.checkpoint, self.triggered, self.due) = (None, None, None);
         self.failed += 1;
         self.pace.on_failed(now);
-        self.events.push_back(Event::CheckpointFailed { reason });
+        self.events.push_back(ColoFrameEvent::CheckpointFailed { reason });
     }
 
     // What the proxy wants.

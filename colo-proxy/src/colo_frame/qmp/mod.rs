@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use self::machine::{Ask, Machine};
-use super::{ColoFrame, Command, Event, NextEvent, Terms};
+use super::{ColoFrame, ColoFrameCommand, ColoFrameEvent, NextEvent, Terms};
 use crate::endpoint::{Address, Endpoint, EndpointError};
 use crate::qmp::{Client, Incoming, Refusal};
 use crate::quick_ack::QuickAck;
@@ -95,7 +95,7 @@ impl Qmp {
         answers.chain(self.machine.poll_timeout()).min()
     }
 
-    async fn event(&mut self) -> Event {
+    async fn event(&mut self) -> ColoFrameEvent {
         loop {
             // Together without a wait, so that a future that is dropped loses nothing.
             let event = self.machine.next_event();
@@ -113,16 +113,18 @@ impl Qmp {
 }
 
 impl ColoFrame for Qmp {
-    fn command(&mut self, command: &Command) {
+    fn command(&mut self, command: &ColoFrameCommand) {
         let now = Instant::now();
         match command {
-            Command::RequestCheckpoint { .. } => self.machine.request_checkpoint(now),
-            Command::PeerLost { .. } if self.terms.role == crate::config::Role::Primary => {
+            ColoFrameCommand::RequestCheckpoint { .. } => self.machine.request_checkpoint(now),
+            ColoFrameCommand::PeerLost { .. }
+                if self.terms.role == crate::config::Role::Primary =>
+            {
                 self.machine.end(now);
             }
             // A secondary does not take over by that alone.
-            Command::PeerLost { .. } => {}
-            Command::TakeOver { .. } => self.machine.end(now),
+            ColoFrameCommand::PeerLost { .. } => {}
+            ColoFrameCommand::TakeOver { .. } => self.machine.end(now),
         }
         self.tell(now);
     }

@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use super::Limits;
 use super::setting::{Ms, Seconds, Setting, Us};
-use crate::compare::Policy;
-use crate::datapath::Role;
+use colo_proxy_engine::compare::Policy;
+use colo_proxy_engine::pair::Role;
 
 /// A limit as an operator knows it.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,7 @@ const S_MAX: u64 = 365 * 24 * 60 * 60;
 /// A thread that polls for longer might as well never sleep.
 const BUSY_POLL_US_MAX: u64 = 1000;
 /// Two of the longest frames: one that is written, and one that waits.
-const TWO_FRAMES: u64 = 2 * crate::frame::FRAME_MAX as u64;
+const TWO_FRAMES: u64 = 2 * colo_proxy_engine::frame::FRAME_MAX as u64;
 
 /// `key: type, role, smallest..=largest => place in [`Limits`]`.
 macro_rules! limits {

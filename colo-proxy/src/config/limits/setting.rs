@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::compare::Policy;
+use colo_proxy_engine::compare::Policy;
 
 /// What a key can be set to.
 pub(super) trait Setting: Copy {

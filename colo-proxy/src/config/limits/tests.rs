@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::compare::{Reason, Stats};
 use crate::config::{Guest, KEYS, Key, Limits, Role, parse};
+use colo_proxy_engine::compare::{Reason, Stats};
 
 const DOCUMENT: &str = include_str!("../../../../docs/limits.md");
 const REPORTS: [&str; 2] = [
@@ -12,12 +12,14 @@ const REPORTS: [&str; 2] = [
     include_str!("../../instance/secondary/report.rs"),
 ];
 /// What of the kernel lane is shown.
-const KERNEL_LANE: &str = include_str!("../../instance/kernel_lane.rs");
+const KERNEL_LANE: &str = include_str!("../../kernel_lane/mod.rs");
 /// What both ends of the digest lane show.
-const DIGESTS: [&str; 2] =
-    [include_str!("../../digest/expander.rs"), include_str!("../../digest/sender.rs")];
+const DIGESTS: [&str; 2] = [
+    include_str!("../../../../colo-proxy-engine/src/digest/expander.rs"),
+    include_str!("../../../../colo-proxy-engine/src/digest/sender.rs"),
+];
 /// What of the lanes is shown.
-const LANES: &str = include_str!("../../instance/lanes.rs");
+const LANES: &str = include_str!("../../lane/stats.rs");
 
 fn guest(role: Role, limits: &str) -> Result<Guest, String> {
     let (name, other) = match role {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::frame::{FRAME_MAX, Frame, VNET_HDR_LEN};
+use colo_proxy_engine::frame::{FRAME_MAX, Frame, VNET_HDR_LEN};
 
 /// Puts the pieces of a frame together, behind an empty virtio-net header: XDP knows neither the
 /// state of the checksum nor the segment size.
@@ -59,7 +59,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{Assembled, Assembler};
-    use crate::frame::{FRAME_MAX, VNET_HDR_LEN};
+    use colo_proxy_engine::frame::{FRAME_MAX, VNET_HDR_LEN};
 
     #[test]
     fn an_oversize_frame_is_dropped_whole_and_the_next_is_not() {

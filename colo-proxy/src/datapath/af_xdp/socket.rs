@@ -17,7 +17,9 @@ use xdp::{
 };
 
 use super::assemble::{Assembled, Assembler};
-use crate::{datapath::capture::CaptureStats, frame::Frame};
+use colo_proxy_engine::frame::Frame;
+
+use crate::datapath::capture::CaptureStats;
 
 /// Chunks of 4 KiB for each queue, 16 MiB in all: room for 227 frames of 64 KiB, or for 4096 small
 /// ones. A power of two, as are all rings; no ring can overflow, as none is shorter.

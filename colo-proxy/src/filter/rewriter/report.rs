@@ -6,34 +6,35 @@ use colo_proxy_common::record::Counters;
 use serde_json::json;
 
 use super::Rewriter;
-use crate::datapath::Mode;
-use crate::instance::wiring::{counters_json, nonzero};
+use crate::error_chain::chain;
+use crate::instance::setup::{counters_json, nonzero};
 use crate::link::LinkWatch;
 use crate::status::Reply;
+use colo_proxy_engine::pair::ProgramMode;
 
 impl Rewriter {
     pub(super) async fn report(&self, link: &LinkWatch) -> Reply {
         let gate_full = self.gate_full(link).await;
-        let datapath = &self.hands.datapath;
+        let datapath = &self.translator.datapath;
         let kernel = datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
-        let hold = &self.decisions.hold;
+        let early_input = &self.half.early_input;
         Reply::Status(json!({
             "instance": self.claim.name,
             "role": self.options.kind.command(),
             "netdev": self.options.netdev,
             "netdev_present": self.netdev.is_some(),
             "pid": std::process::id(),
-            "mode": match self.decisions.mode {
-                Mode::Off => "off",
-                Mode::Protected => "translating",
-                Mode::FailedOver => "failed-over",
+            "mode": match self.half.program_mode() {
+                ProgramMode::Off => "off",
+                ProgramMode::Protected => "translating",
+                ProgramMode::FailedOver => "failed-over",
             },
             "queue": self.options.queue,
             "epoch": datapath.epoch(),
             "flows": datapath.flows().count(),
-            "held_frames": hold.frames(),
-            "held_bytes": hold.bytes(),
+            "held_frames": early_input.frames(),
+            "held_bytes": early_input.bytes(),
             "frames": {
                 "translated_to_guest": counters.translated_to_guest,
                 "translated_from_guest": counters.translated_from_guest,
@@ -43,24 +44,24 @@ impl Rewriter {
             "detail": {
                 "flows": {
                     "max": datapath.flows_max(),
-                    "expired": self.hands.expired,
-                    "evicted": self.hands.evicted,
-                    "checkpoints_wanted": self.hands.checkpoints_wanted,
+                    "expired": self.translator.expired,
+                    "evicted": self.translator.evicted,
+                    "checkpoints_wanted": self.translator.checkpoints_wanted,
                 },
                 "kernel": counters_json(&counters),
-                "kernel_error": kernel.err().map(|error| error.to_string()),
+                "kernel_error": kernel.err().map(|error| chain(&error)),
             },
         }))
     }
 
     /// Everything that was counted, for the log.
     pub(super) async fn counts(&self, link: &LinkWatch) -> BTreeMap<String, u64> {
-        let counters = self.hands.datapath.counters().unwrap_or_default();
+        let counters = self.translator.datapath.counters().unwrap_or_default();
         let mut all = nonzero([
             ("translated-to-guest", counters.translated_to_guest),
             ("translated-from-guest", counters.translated_from_guest),
             ("held", counters.input_held),
-            ("checkpoints", u64::from(self.hands.datapath.epoch())),
+            ("checkpoints", u64::from(self.translator.datapath.epoch())),
             ("malformed", counters.malformed),
         ]);
         let drops = self.drops(&counters, self.gate_full(link).await);
@@ -70,15 +71,15 @@ impl Rewriter {
 
     /// Frames that had to wait and found no room in the gate.
     async fn gate_full(&self, link: &LinkWatch) -> u64 {
-        link.other(self.hands.gate.name()).await.map_or(0, |gate| gate.tx_dropped)
+        link.other(self.translator.gate.name()).await.map_or(0, |gate| gate.tx_dropped)
     }
 
     fn drops(&self, counters: &Counters, gate_full: u64) -> BTreeMap<String, u64> {
         nonzero([
             ("gate-full", gate_full),
-            ("input-refused", self.hands.input_refused),
-            ("held-input-full", self.decisions.hold.dropped_full),
-            ("held-input-late", self.decisions.hold.dropped_late),
+            ("input-refused", self.translator.input_refused),
+            ("held-input-full", self.half.early_input.dropped_full),
+            ("held-input-late", self.half.early_input.dropped_late),
             ("no-offset", counters.dropped_no_offset),
             ("foreign-in-gate", counters.dropped_foreign),
             ("no-settings", counters.dropped_no_settings),

@@ -12,7 +12,7 @@ use crate::endpoint::{Endpoint, Port};
 use crate::filter::outlet::Outlet;
 use crate::filter::{FilterError, Options, system};
 use crate::gate::Gate;
-use crate::instance::lanes::{self, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
+use crate::lane::{self, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use crate::link::LinkWatch;
 
 /// How often the gate is asked for frames that found no room in it.
@@ -54,7 +54,7 @@ impl Out {
         let port = Port::open(endpoint).await?;
         let gate = Arc::new(open_gate("colo-out%d", options, taken)?);
         let stats = Arc::new(LaneStats::default());
-        let (requests, events) = lanes::spawn_outgoing(Outgoing {
+        let (requests, events) = lane::spawn_outgoing(Outgoing {
             port,
             source: Box::new(GateCapture::new(Arc::clone(&gate))),
             vnet_hdr: options.vnet_hdr_support,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Filter, In, Out};
 use crate::filter::outlet::Outlet;
-use crate::instance::wiring::nonzero;
+use crate::instance::setup::nonzero;
 use crate::link::LinkWatch;
 use crate::status::Reply;
 

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::Primary;
-use crate::compare::{Captured, Divergence, FlowName};
+use super::PrimaryTask;
 use crate::config::Role;
 use crate::status::Reply;
+use colo_proxy_engine::compare::{Captured, Divergence, FlowName};
 
 /// Differences in one answer, the last ones, whatever the configured bound is.
 const DIVERGENCES_MAX: usize = 4096;
@@ -15,9 +15,9 @@ const DIVERGENCES_MAX: usize = 4096;
 /// which takes the instance from its work for so long.
 const FRAMES_BYTES_MAX: usize = 4 << 20;
 
-impl Primary {
+impl PrimaryTask {
     pub(super) fn report_divergences(&self, with_frames: bool) -> Reply {
-        let engine = &self.decisions.engine;
+        let engine = &self.half.engine;
         let clock = WallClock::now();
         let kept: Vec<&Divergence> = engine.divergences().collect();
         let skipped = kept.len().saturating_sub(DIVERGENCES_MAX);

@@ -5,23 +5,24 @@ use std::collections::BTreeMap;
 use colo_proxy_common::record::Counters;
 use serde_json::json;
 
-use super::{Inputs, Primary};
-use crate::compare::FlowName;
-use crate::config::Role;
-use crate::control::VERSION;
-use crate::instance::LaneStatus;
-use crate::instance::wiring::{counters_json, nonzero};
+use super::{Inputs, PrimaryTask};
+use crate::error_chain::chain;
+use crate::instance::setup::{counters_json, nonzero};
+use crate::lane::LaneStatus;
 use crate::status::{Reply, Status};
+use colo_proxy_engine::compare::FlowName;
+use colo_proxy_engine::pair::Role;
+use colo_proxy_engine::pair::message::VERSION;
 
 /// Divergences shown, the last ones.
 const DIVERGENCES_SHOWN: usize = 16;
 
-impl Primary {
+impl PrimaryTask {
     pub(super) async fn report(&self, inputs: &Inputs) -> Reply {
-        let engine = self.decisions.engine.stats();
-        let (stats, counts) = (&self.stats, &self.decisions.counts);
+        let engine = self.half.engine.stats();
+        let (stats, counts) = (&self.stats, self.half.counts());
         let mirror = stats.mirror.status(&self.mirror_endpoint);
-        let kernel = self.hands.datapath.counters();
+        let kernel = self.kernel.datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let released = &engine.released;
         let all =
@@ -32,8 +33,8 @@ impl Primary {
             netdev: self.guest.netdev.clone(),
             netdev_present: self.netdev.is_some(),
             pid: std::process::id(),
-            mode: serde_name(&self.decisions.protection.state()),
-            epoch: self.decisions.epoch,
+            mode: self.half.mode().name().into(),
+            epoch: self.half.epoch(),
             flows: engine.flows,
             held_frames: engine.held.frames,
             held_bytes: engine.held.bytes,
@@ -54,14 +55,14 @@ impl Primary {
                 "lanes": {
                     "mirror": mirror,
                     "secondary_in": stats.secondary.status(&self.secondary_endpoint),
-                    "digests": self.decisions.expander.report(),
-                    "control_up": self.guest.control.is_some() && self.decisions.control_up,
+                    "digests": self.half.expander.report(),
+                    "control_up": self.guest.control.is_some() && self.half.is_control_up(),
                     "control_version": VERSION,
                     "peer": stats.peer,
-                    "kernel": inputs.lane.report(&self.hands.datapath),
+                    "kernel": inputs.lane.report(&self.kernel.datapath),
                 },
                 "kernel": counters_json(&counters),
-                "kernel_error": kernel.err().map(|error| error.to_string()),
+                "kernel_error": kernel.err().map(|error| chain(&error)),
                 "divergences": self.last_divergences(),
             }),
         };
@@ -76,10 +77,10 @@ impl Primary {
         counters: &Counters,
     ) -> BTreeMap<String, u64> {
         let links = &inputs.link;
-        let dropped = &self.decisions.engine.stats().secondary_dropped;
-        let (stats, counts) = (&self.stats, &self.decisions.counts);
-        let output_lost = links.other(self.hands.output_gate.name()).await;
-        let input_lost = links.other(self.hands.input_gate.name()).await;
+        let dropped = &self.half.engine.stats().secondary_dropped;
+        let (stats, counts) = (&self.stats, self.half.counts());
+        let output_lost = links.other(self.kernel.output_gate.name()).await;
+        let input_lost = links.other(self.kernel.input_gate.name()).await;
         let mut returned_lost = 0;
         for gate in inputs.lane.gates() {
             returned_lost += links.other(gate).await.map_or(0, |link| link.tx_dropped);
@@ -97,11 +98,11 @@ impl Primary {
             ("mirror-no-peer", mirror.dropped_no_peer),
             ("foreign-in-gate", counters.dropped_foreign),
             ("no-settings", counters.dropped_no_settings),
-            ("release-failed", self.hands.release_failed),
+            ("release-failed", self.kernel.release_failed),
             ("unguarded", stats.unguarded),
             ("secondary-stale", dropped.stale),
-            ("secondary-unsorted-overflow", self.decisions.cut.overflowed),
-            ("secondary-digest-lost", self.decisions.expander.lost()),
+            ("secondary-unsorted-overflow", self.half.unsorted_overflowed()),
+            ("secondary-digest-lost", self.half.expander.lost()),
             ("secondary-old-connection", dropped.old_connection),
             ("secondary-out-of-window", dropped.out_of_window),
             ("secondary-limit", dropped.limit),
@@ -113,13 +114,12 @@ impl Primary {
 
     /// By the reason that came first.
     fn checkpoints_asked_for(&self) -> BTreeMap<String, u64> {
-        let requests =
-            self.decisions.engine.stats().requests.iter().filter(|(_, count)| *count > 0);
+        let requests = self.half.engine.stats().requests.iter().filter(|(_, count)| *count > 0);
         requests.map(|(reason, count)| (reason.name().to_owned(), count)).collect()
     }
 
     fn last_divergences(&self) -> Vec<serde_json::Value> {
-        let all: Vec<_> = self.decisions.engine.divergences().collect();
+        let all: Vec<_> = self.half.engine.divergences().collect();
         let shown = all.len().saturating_sub(DIVERGENCES_SHOWN);
         all.into_iter()
             .skip(shown)

@@ -2,17 +2,18 @@
 
 use std::time::Instant;
 
-use super::decide::{Hands, Mark};
-use super::{Inputs, Secondary, take_mark};
-use crate::colo_frame::Command;
-use crate::control::Message;
-use crate::datapath::Mode;
-use crate::instance::kernel_lane::{GuestNow, Heard, epoch_in_force};
-use crate::instance::lanes::OutgoingRequest;
-use crate::instance::peer::{Peer, PeerEvent};
+use super::{Inputs, SecondaryTask, take_cut};
+use crate::colo_frame::ColoFrameCommand;
 use crate::instance::{InstanceError, offsets};
+use crate::kernel_lane::{LaneChange, LaneGuest, epoch_in_force};
+use crate::lane::OutgoingRequest;
+use crate::lane::control::{Peer, PeerEvent};
+use colo_proxy_engine::pair::InputPath as _;
+use colo_proxy_engine::pair::ProgramMode;
+use colo_proxy_engine::pair::message::Message;
+use colo_proxy_engine::pair::secondary::CutAnswer;
 
-impl Secondary {
+impl SecondaryTask {
     pub(super) async fn on_peer(
         &mut self,
         event: PeerEvent,
@@ -22,15 +23,15 @@ impl Secondary {
         match event {
             PeerEvent::Up { .. } => {
                 log::info!("{}: the primary is there", self.claim.name);
-                self.takeover.on_peer_up();
+                self.half.takeover.on_peer_up();
                 inputs.permission.withdraw();
                 self.tell_if_taken_over(inputs.peer.as_ref());
             }
             PeerEvent::Down { was_silent } => {
                 log::warn!("{}: the primary is not heard of", self.claim.name);
-                self.takeover.on_peer_down(Instant::now(), was_silent);
+                self.half.takeover.on_peer_down(Instant::now(), was_silent);
                 let instance = self.claim.name.clone();
-                inputs.frame.command(&Command::PeerLost { instance });
+                inputs.frame.command(&ColoFrameCommand::PeerLost { instance });
             }
             PeerEvent::Message(message) => match self.stats.peer.take(message) {
                 // Those of the kernel lane have been heard above.
@@ -39,20 +40,20 @@ impl Secondary {
                     self.new_epoch((session, epoch), inputs).await;
                 }
                 Some(Message::Protection { protected }) => {
-                    self.takeover.on_protection(protected);
+                    self.half.takeover.on_protection(protected);
                     if let Some(peer) = &inputs.peer {
                         peer.send(Message::ProtectionKnown { protected });
                     }
                 }
                 Some(Message::GuestGone) => {
                     log::warn!("{}: the primary says that its guest is dead", self.claim.name);
-                    let action = self.takeover.on_guest_gone();
-                    if let Some(action) = action.filter(|_| self.waits_for_primary()) {
+                    let action = self.half.takeover.on_guest_gone();
+                    if let Some(action) = action.filter(|_| self.half.waits_for_primary()) {
                         self.act(action, inputs).await?;
                     }
                 }
-                Some(Message::Offsets { text }) if self.decisions.mode == Mode::Protected => {
-                    offsets::on_message(&self.claim.name, &mut self.hands.datapath, &text);
+                Some(Message::Offsets { text }) if !self.half.has_taken_over() => {
+                    offsets::on_message(&self.claim.name, &mut self.translator.datapath, &text);
                 }
                 Some(Message::FramesWanted { frames }) => {
                     // A lane that is ending answers nobody.
@@ -66,26 +67,26 @@ impl Secondary {
 
     /// What the control lane tells of the kernel lane, which a guest that has taken over needs no more.
     async fn on_lane_peer(&mut self, event: &PeerEvent, inputs: &mut Inputs) {
-        if self.decisions.mode == Mode::FailedOver {
+        if self.half.has_taken_over() {
             return;
         }
-        let is_stopped = self.decisions.is_stopped();
-        let guest = GuestNow { mtu: self.netdev.map(|link| link.mtu), is_stopped };
+        let is_stopped = self.half.is_stopped();
+        let guest = LaneGuest { mtu: self.netdev.map(|link| link.mtu), is_stopped };
         if matches!(event, PeerEvent::Up { .. } | PeerEvent::Down { .. }) {
             // Of a lane that ends here, if not before; that costs a checkpoint anyway.
-            let _ = self.hands.backlog.take_untold();
+            let _ = self.translator.backlog.take_untold();
         }
-        let was_used = self.hands.lane_is_used();
-        let heard = inputs.lane.on_peer(event, guest, &mut self.hands.datapath).await;
-        if !was_used && self.hands.lane_is_used() {
-            self.decisions.on_lane_used();
+        let was_used = self.translator.lane_is_used();
+        let change = inputs.lane.on_peer(event, guest, &mut self.translator.datapath).await;
+        if !was_used && self.translator.lane_is_used() {
+            self.half.on_lane_used();
         }
-        self.on_heard(heard, inputs.peer.as_ref());
+        self.on_lane_change(change, inputs.peer.as_ref());
     }
 
-    pub(super) fn on_heard(&self, heard: Heard, peer: Option<&Peer>) {
-        self.tell(heard.reply, peer);
-        let loss = (heard.lost > 0).then_some(Message::LaneLoss { frames: heard.lost });
+    pub(super) fn on_lane_change(&self, change: LaneChange, peer: Option<&Peer>) {
+        self.tell(change.reply, peer);
+        let loss = (change.lost > 0).then_some(Message::LaneLoss { frames: change.lost });
         self.tell(loss, peer);
     }
 
@@ -100,11 +101,11 @@ impl Secondary {
     /// The guest is the primary's copy now: its numbers are the network's, and what it sent before
     /// is of the past.
     async fn new_epoch(&mut self, of: (u64, u64), inputs: &Inputs) {
-        let mark = self.decisions.on_epoch(Instant::now(), of, &mut self.hands);
+        let mark = self.half.on_epoch(Instant::now(), of, &mut self.translator);
         let sent = match mark {
-            Mark::None => return,
-            Mark::Known(sent) => sent,
-            Mark::Take => match take_mark(inputs).await {
+            CutAnswer::None => return,
+            CutAnswer::Known(sent) => sent,
+            CutAnswer::Take => match take_cut(inputs).await {
                 Some(sent) => sent,
                 None => return,
             },
@@ -113,14 +114,14 @@ impl Secondary {
             let lane_epoch = inputs
                 .lane
                 .is_open()
-                .then(|| epoch_in_force(&self.hands.datapath, self.decisions.is_stopped()));
+                .then(|| epoch_in_force(&self.translator.datapath, self.half.is_stopped()));
             peer.send(Message::EpochDone { epoch: of.1, sent, lane_epoch });
         }
     }
 
     /// A primary that lives has to know: two must not answer.
     pub(super) fn tell_if_taken_over(&self, peer: Option<&Peer>) {
-        if self.decisions.mode == Mode::FailedOver
+        if self.half.has_taken_over()
             && let Some(peer) = peer
         {
             peer.send(Message::TookOver);

@@ -9,20 +9,20 @@ use super::{Inputs, Stats};
 use crate::config::Guest;
 use crate::datapath::Datapath;
 use crate::datapath::capture::{self, Capture, CaptureKind};
-use crate::digest::Digester;
 use crate::endpoint::Port;
-use crate::frame::Frame;
 use crate::gate::Gate;
 use crate::instance::InstanceError;
 use crate::instance::announce::Addresses;
-use crate::instance::lanes::{self, LaneEvent, Outgoing, OutgoingRequest};
-use crate::instance::repeat;
-use crate::instance::wiring::system;
+use crate::instance::kept_input::KeptInput;
+use crate::instance::setup::system;
+use crate::lane::{self, LaneEvent, Outgoing, OutgoingRequest};
+use colo_proxy_engine::digest::Digester;
+use colo_proxy_engine::frame::Frame;
 
 /// Frames that have gone into the output lane, those that were captured by now included.
-pub(super) async fn take_mark(inputs: &Inputs) -> Option<u64> {
+pub(super) async fn take_cut(inputs: &Inputs) -> Option<u64> {
     let (reply, sent) = oneshot::channel();
-    inputs.output_requests.send(OutgoingRequest::Mark(reply)).await.ok()?;
+    inputs.output_requests.send(OutgoingRequest::Cut(reply)).await.ok()?;
     sent.await.ok()
 }
 
@@ -39,7 +39,7 @@ pub(super) fn choose_capture(
 /// What is learnt from the guest's output on its way to the primary.
 pub(super) struct Seen {
     pub(super) addresses: Arc<Mutex<Addresses>>,
-    pub(super) repeat: Arc<repeat::Shared>,
+    pub(super) kept_input: KeptInput,
 }
 
 impl Seen {
@@ -47,7 +47,7 @@ impl Seen {
         if let Ok(mut known) = self.addresses.lock() {
             known.learn(Instant::now(), frame.ethernet());
         }
-        self.repeat.on_output(frame);
+        self.kept_input.on_output(frame);
     }
 }
 
@@ -63,7 +63,7 @@ pub(super) fn spawn_output(
         .digests
         .clone()
         .map(|stats| Digester::new(guest.vnet_hdr_support, guest.limits.digest.bytes_max, stats));
-    lanes::spawn_outgoing(Outgoing {
+    lane::spawn_outgoing(Outgoing {
         port,
         source,
         vnet_hdr: guest.vnet_hdr_support,

@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Inputs, Secondary};
-use crate::config::Role;
-use crate::datapath::Mode;
-use crate::instance::LaneStatus;
-use crate::instance::wiring::{counters_json, nonzero};
+use super::{Inputs, SecondaryTask};
+use crate::error_chain::chain;
+use crate::instance::setup::{counters_json, nonzero};
+use crate::lane::LaneStatus;
 use crate::status::{Reply, Status};
+use colo_proxy_engine::pair::Role;
 
-impl Secondary {
+impl SecondaryTask {
     pub(super) async fn report(&self, inputs: &Inputs) -> Reply {
         let (links, stats) = (&inputs.link, &self.stats);
         let output_lost = links.other(self.output_gate.name()).await;
-        let input_lost = links.other(self.hands.gate.name()).await;
-        let kernel = self.hands.datapath.counters();
+        let input_lost = links.other(self.translator.gate.name()).await;
+        let kernel = self.translator.datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let output = stats.output.status(&self.output_endpoint);
         let status = Status {
@@ -25,16 +25,11 @@ impl Secondary {
             netdev: self.guest.netdev.clone(),
             netdev_present: self.netdev.is_some(),
             pid: std::process::id(),
-            mode: match self.decisions.mode {
-                Mode::Off => "off",
-                Mode::Protected => "protected",
-                Mode::FailedOver => "failed-over",
-            }
-            .into(),
-            epoch: self.decisions.epoch,
-            flows: self.hands.datapath.flows().count() as u64,
-            held_frames: self.decisions.hold.frames() as u64,
-            held_bytes: self.decisions.hold.bytes() as u64,
+            mode: self.half.mode().name().into(),
+            epoch: self.half.epoch(),
+            flows: self.translator.datapath.flows().count() as u64,
+            held_frames: self.half.early_input.frames() as u64,
+            held_bytes: self.half.early_input.bytes() as u64,
             compared_frames: 0,
             compared_bytes: 0,
             released_frames: counters.released,
@@ -44,14 +39,14 @@ impl Secondary {
             drops: nonzero([
                 ("output-gate-full", output_lost.map_or(0, |link| link.tx_dropped)),
                 ("output-no-peer", output.dropped_no_peer),
-                ("input-refused", self.hands.input_refused),
+                ("input-refused", self.translator.input_refused),
                 ("release-failed", stats.release_failed),
                 ("capture-ring-full", output.capture.dropped_ring_full),
                 ("capture-by-socket", output.capture.dropped_by_socket),
                 ("capture-oversize", output.capture.dropped_oversize),
-                ("held-input-full", self.decisions.hold.dropped_full),
-                ("held-input-late", self.decisions.hold.dropped_late),
-                ("stopped-input-full", self.hands.backlog.dropped),
+                ("held-input-full", self.half.early_input.dropped_full),
+                ("held-input-late", self.half.early_input.dropped_late),
+                ("stopped-input-full", self.translator.backlog.dropped),
                 ("input-gate-full", input_lost.map_or(0, |link| link.tx_dropped)),
                 ("lane-lost", inputs.lane.lost()),
                 ("lane-late", counters.lane_late),
@@ -68,14 +63,14 @@ impl Secondary {
             detail: json!({
                 "capture": self.capture_name,
                 "colo_frame": inputs.frame.report(),
-                "covered": self.takeover.is_covered(),
+                "covered": self.half.takeover.is_covered(),
                 "announced": stats.announced,
                 "busy_poll": stats.busy.report(),
                 "flows": self.flows(),
                 "input": self.input(),
                 "lanes": self.lanes(&output, inputs),
                 "kernel": counters_json(&counters),
-                "kernel_error": kernel.err().map(|error| error.to_string()),
+                "kernel_error": kernel.err().map(|error| chain(&error)),
             }),
         };
         Reply::Status(serde_json::to_value(status).unwrap_or_default())
@@ -87,13 +82,13 @@ impl Secondary {
             "secondary_out": output,
             "digests": self.stats.digests.as_ref().map(|stats| stats.report()),
             "peer": self.stats.peer,
-            "kernel": inputs.lane.report(&self.hands.datapath),
+            "kernel": inputs.lane.report(&self.translator.datapath),
         })
     }
 
     /// What waits for the guest to acknowledge it.
     fn input(&self) -> Value {
-        let repeat = self.decisions.repeat.lock();
+        let repeat = self.half.repeater.lock();
         json!({
             "unacknowledged_bytes": repeat.bytes(),
             "repeated_frames": repeat.repeated,
@@ -105,10 +100,10 @@ impl Secondary {
     /// The table of connections in use, and what had to leave it.
     fn flows(&self) -> Value {
         json!({
-            "max": self.hands.datapath.flows_max(),
-            "expired": self.hands.expired,
-            "evicted": self.hands.evicted,
-            "checkpoints_wanted": self.hands.checkpoints_wanted,
+            "max": self.translator.datapath.flows_max(),
+            "expired": self.translator.expired,
+            "evicted": self.translator.evicted,
+            "checkpoints_wanted": self.translator.checkpoints_wanted,
         })
     }
 }

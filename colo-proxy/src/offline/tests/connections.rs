@@ -1,10 +1,10 @@
 //! Which connection of one guest is which of the other.
 
 use super::{guest, packet, tcp};
-use crate::compare::{Content, Side, content};
-use crate::frame::Frame;
 use crate::offline::Connections;
 use crate::offline::translation::{Fate, Translator};
+use colo_proxy_engine::compare::{Content, Side, content};
+use colo_proxy_engine::frame::Frame;
 
 /// Learns from what both guests sent, each frame a nanosecond after the other.
 fn learned(primary: &[Vec<u8>], secondary: &[Vec<u8>]) -> Connections {

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::{guest, packet, tcp, udp};
 use crate::capture_file::Packet;
-use crate::compare::{Limits, Side};
 use crate::offline::{Align, Alignment, Comparison, Connections, Options, Report, Survey, merge};
+use colo_proxy_engine::compare::{Limits, Side};
 
 fn compare(files: &[Vec<Packet>; 2], align: Option<Align>) -> Report {
     let mut surveys = [Survey::default(), Survey::default()];

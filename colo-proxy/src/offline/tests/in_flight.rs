@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::udp;
-use crate::compare::{Content, DatagramContent, content};
-use crate::frame::Frame;
 use crate::offline::in_flight::{InFlight, LEAD_MAX_NS, Lead};
+use colo_proxy_engine::compare::{Content, DatagramContent, content};
+use colo_proxy_engine::frame::Frame;
 
 const KEEP: Duration = Duration::from_secs(3);
 const KEEP_NS: u64 = 3_000_000_000;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Ask, Execute, Machine, Phase};
-use crate::colo_frame::Event;
+use crate::colo_frame::ColoFrameEvent;
 use crate::qmp::Refusal;
 
 /// Octets a second for the first copy of the guest's memory: no limit in practice. A guest that
@@ -86,6 +86,6 @@ impl Machine {
         }
         log::error!("{why}");
         self.trouble = Some(why.clone());
-        self.events.push_back(Event::Alone { reason: why });
+        self.events.push_back(ColoFrameEvent::Alone { reason: why });
     }
 }

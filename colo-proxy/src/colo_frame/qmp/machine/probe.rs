@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::found::{Found, Half};
 use super::{Ask, Machine, Phase};
-use crate::colo_frame::Event;
+use crate::colo_frame::ColoFrameEvent;
 use crate::colo_frame::qmp::support;
 use crate::config::Role;
 use crate::qmp::Refusal;
@@ -60,7 +60,7 @@ impl Machine {
         match half {
             Half::Of(role) if role == self.role => {
                 self.phase = Phase::Colo;
-                self.events.push_back(Event::PairReady);
+                self.events.push_back(ColoFrameEvent::PairReady);
                 if std::mem::take(&mut self.is_end_wanted) {
                     self.end(now);
                 }
@@ -77,7 +77,8 @@ impl Machine {
             Half::Incoming | Half::None => {
                 self.is_end_wanted = false;
                 self.phase = Phase::Alone;
-                self.events.push_back(Event::Alone { reason: "QEMU is not in COLO".into() });
+                self.events
+                    .push_back(ColoFrameEvent::Alone { reason: "QEMU is not in COLO".into() });
                 if self.copying.take().is_some() {
                     // We have stopped it, and do not know what became of the copy.
                     self.execute(Ask::Cont, "cont", json!({}));
@@ -93,6 +94,6 @@ impl Machine {
         log::error!("{why}");
         self.phase = Phase::Absent;
         self.trouble = Some(why.clone());
-        self.events.push_back(Event::Alone { reason: why });
+        self.events.push_back(ColoFrameEvent::Alone { reason: why });
     }
 }

@@ -35,7 +35,7 @@ impl Stand {
     fn in_colo(role: Role) -> Self {
         let mode = if role == Role::Primary { "primary" } else { "secondary" };
         let mut stand = Self::found(role, mode, "running");
-        assert_eq!(stand.events(), [Event::PairReady]);
+        assert_eq!(stand.events(), [ColoFrameEvent::PairReady]);
         stand
     }
 
@@ -70,7 +70,7 @@ impl Stand {
     }
 
     /// All that the owner is told, each dealt with before the next is asked for.
-    fn events(&mut self) -> Vec<Event> {
+    fn events(&mut self) -> Vec<ColoFrameEvent> {
         std::iter::from_fn(|| self.machine.next_event()).collect()
     }
 
@@ -104,21 +104,21 @@ fn schema() -> Value {
     ])
 }
 
-fn done() -> Event {
-    Event::DONE
+fn done() -> ColoFrameEvent {
+    ColoFrameEvent::DONE
 }
 
 /// One is done, and may cover nothing.
-fn uncovered() -> Event {
-    Event::CheckpointDone { state_copied: true, covers: false }
+fn uncovered() -> ColoFrameEvent {
+    ColoFrameEvent::CheckpointDone { state_copied: true, covers: false }
 }
 
-fn is_failure(event: &Event) -> bool {
-    matches!(event, Event::CheckpointFailed { .. })
+fn is_failure(event: &ColoFrameEvent) -> bool {
+    matches!(event, ColoFrameEvent::CheckpointFailed { .. })
 }
 
-fn is_loss(event: &Event) -> bool {
-    matches!(event, Event::PairLost { .. })
+fn is_loss(event: &ColoFrameEvent) -> bool {
+    matches!(event, ColoFrameEvent::PairLost { .. })
 }
 
 #[test]
@@ -126,7 +126,9 @@ fn a_release_that_is_known_to_fail_is_told_nothing_and_refuses_protection() {
     let mut stand = Stand::new(Role::Primary);
     stand.machine.on_up(Version { major: 7, minor: 2, micro: 22 });
     assert_eq!(stand.told(), None);
-    let Some(Event::Alone { reason }) = stand.machine.next_event() else { panic!("alone") };
+    let Some(ColoFrameEvent::Alone { reason }) = stand.machine.next_event() else {
+        panic!("alone")
+    };
     assert!(reason.contains("7.2.22 deadlocks"), "{reason}");
     let why = stand.machine.protect("tcp:h:1").unwrap_err();
     assert!(why.contains("7.2.22 deadlocks"), "{why}");
@@ -155,7 +157,7 @@ fn a_qemu_that_does_not_say_how_it_is_is_asked_again_and_not_taken_for_alone() {
     stand.answer(Ask::ColoStatus, json!({"mode": "primary"}));
     stand.answer(Ask::Kvm, json!({"enabled": true}));
     stand.answer(Ask::Status, json!({"status": "running"}));
-    assert_eq!(stand.events(), [Event::PairReady]);
+    assert_eq!(stand.events(), [ColoFrameEvent::PairReady]);
 }
 
 #[test]
@@ -178,7 +180,7 @@ fn one_without_colo_built_in_is_named() {
 #[test]
 fn a_primary_is_brought_into_colo() {
     let mut stand = Stand::found(Role::Primary, "none", "running");
-    assert_eq!(stand.events(), [Event::Alone { reason: "QEMU is not in COLO".into() }]);
+    assert_eq!(stand.events(), [ColoFrameEvent::Alone { reason: "QEMU is not in COLO".into() }]);
     assert!(stand.machine.protect("tcp:h:9998").is_ok());
     for (ask, command) in [
         (Ask::Capabilities, "migrate-set-capabilities"),
@@ -200,7 +202,7 @@ fn a_primary_is_brought_into_colo() {
     stand.migration("colo");
     assert_eq!(stand.events(), [], "the guest is stopped still");
     stand.says("RESUME");
-    assert_eq!(stand.events(), [Event::PairReady]);
+    assert_eq!(stand.events(), [ColoFrameEvent::PairReady]);
     assert_eq!(stand.state(), "colo");
 }
 
@@ -244,7 +246,7 @@ fn a_secondary_without_colo_leaves_the_primary_going() {
     stand.migration("colo");
     stand.qemu_says("COLO_EXIT", &json!({"mode": "primary", "reason": "error"}));
     stand.answer(Ask::LostHeartbeat, json!({}));
-    assert!(matches!(&stand.events()[..], [Event::Alone { .. }]));
+    assert!(matches!(&stand.events()[..], [ColoFrameEvent::Alone { .. }]));
     stand.migration("completed");
     assert_eq!((stand.told(), stand.state()), (None, "alone"));
 }
@@ -262,7 +264,7 @@ fn a_qemu_that_changes_while_it_is_asked_is_asked_again() {
     stand.answer(Ask::ColoStatus, json!({"mode": "secondary"}));
     stand.answer(Ask::Kvm, json!({"enabled": true}));
     stand.answer(Ask::Status, json!({"status": "running"}));
-    assert_eq!(stand.events(), [Event::PairReady]);
+    assert_eq!(stand.events(), [ColoFrameEvent::PairReady]);
 }
 
 #[test]
@@ -293,7 +295,7 @@ fn a_secondary_waits_with_its_capabilities_set() {
     stand.migration("active");
     stand.migration("colo");
     stand.says("RESUME");
-    assert_eq!(stand.events(), [Event::PairReady]);
+    assert_eq!(stand.events(), [ColoFrameEvent::PairReady]);
 }
 
 #[test]
@@ -307,7 +309,9 @@ fn a_migration_that_fails_is_told_with_qemus_reason() {
     stand.migration("failed");
     stand.answer(Ask::MigrateError, json!({"status": "failed", "error-desc": "no such host"}));
     let events = stand.events();
-    assert!(matches!(&events[..], [Event::Alone { reason }] if reason.contains("no such host")));
+    assert!(
+        matches!(&events[..], [ColoFrameEvent::Alone { reason }] if reason.contains("no such host"))
+    );
     assert!(stand.machine.report()["trouble"].as_str().unwrap().contains("no such host"));
     assert!(stand.machine.protect("tcp:h:9998").is_ok(), "and may be tried again");
 }
@@ -326,7 +330,7 @@ fn a_command_that_is_refused_ends_the_attempt() {
 fn a_half_of_the_other_kind_is_refused() {
     let mut stand = Stand::found(Role::Primary, "secondary", "running");
     assert!(
-        matches!(&stand.events()[..], [Event::Alone { reason }] if reason.contains("secondary"))
+        matches!(&stand.events()[..], [ColoFrameEvent::Alone { reason }] if reason.contains("secondary"))
     );
     assert_eq!(stand.state(), "absent");
 }
@@ -337,7 +341,7 @@ fn a_checkpoint_is_told_when_it_is_proven() {
         let mut stand = Stand::in_colo(role);
         stand.says("STOP");
         assert_eq!(stand.told(), None, "the guest's output is not taken yet");
-        assert_eq!(stand.events(), [Event::CheckpointBegan]);
+        assert_eq!(stand.events(), [ColoFrameEvent::CheckpointBegan]);
         stand.confirm("colo");
         assert_eq!(stand.events(), []);
         stand.says("RESUME");
@@ -352,15 +356,15 @@ fn one_whose_guest_went_on_before_its_output_was_taken_covers_nothing() {
     // Both are read in one go.
     stand.says("STOP");
     stand.says("RESUME");
-    assert_eq!(stand.events(), [Event::CheckpointBegan, uncovered()]);
+    assert_eq!(stand.events(), [ColoFrameEvent::CheckpointBegan, uncovered()]);
     // Nor does the next stop prove anything of it.
     stand.says("STOP");
-    assert_eq!(stand.events(), [Event::CheckpointBegan]);
+    assert_eq!(stand.events(), [ColoFrameEvent::CheckpointBegan]);
     let asked = stand.told().unwrap().ask;
     stand.says("RESUME");
     stand.says("STOP");
     stand.machine.on_reply(stand.now, asked, Ok(json!({"status": "colo"})));
-    assert_eq!(stand.events(), [uncovered(), Event::CheckpointBegan]);
+    assert_eq!(stand.events(), [uncovered(), ColoFrameEvent::CheckpointBegan]);
     stand.confirm("colo");
     stand.says("RESUME");
     assert_eq!(stand.events(), [done()]);
@@ -376,13 +380,13 @@ fn one_whose_guest_went_on_before_its_output_was_taken_covers_nothing() {
 fn an_operators_stop_and_cont_is_no_checkpoint() {
     let mut stand = Stand::in_colo(Role::Primary);
     stand.says("STOP");
-    assert_eq!(stand.events(), [Event::CheckpointBegan]);
+    assert_eq!(stand.events(), [ColoFrameEvent::CheckpointBegan]);
     stand.confirm("paused");
     assert!(matches!(&stand.events()[..], [failed] if is_failure(failed)));
     stand.says("RESUME");
     assert_eq!(
         stand.events(),
-        [Event::CheckpointBegan, uncovered()],
+        [ColoFrameEvent::CheckpointBegan, uncovered()],
         "and its cont covers nothing"
     );
 }
@@ -477,7 +481,7 @@ fn what_an_operator_told_qemu_is_done_here_too() {
     stand.migration("completed");
     stand.says("RESUME");
     let events = stand.events();
-    assert!(events.contains(&Event::Failover) && !events.contains(&done()), "{events:?}");
+    assert!(events.contains(&ColoFrameEvent::Failover) && !events.contains(&done()), "{events:?}");
 }
 
 #[test]
@@ -551,7 +555,7 @@ fn a_checkpoint_of_a_guest_that_an_operator_had_stopped_covers_nothing() {
     assert_eq!(stand.told().map(|told| told.ask), Some(Ask::Checkpoint));
     // QEMU makes it, and sets the guest going.
     stand.says("RESUME");
-    assert_eq!(stand.events(), [Event::CheckpointBegan, uncovered()]);
+    assert_eq!(stand.events(), [ColoFrameEvent::CheckpointBegan, uncovered()]);
 }
 
 #[test]
@@ -566,7 +570,7 @@ fn without_colo_a_request_fails_at_once() {
 fn a_connection_that_is_lost_in_colo_is_a_lost_pair_until_it_is_back() {
     let mut stand = Stand::in_colo(Role::Primary);
     stand.machine.on_down(stand.now, "QEMU closed the connection");
-    assert!(matches!(&stand.events()[..], [Event::Gone { .. }]));
+    assert!(matches!(&stand.events()[..], [ColoFrameEvent::Gone { .. }]));
     stand.machine.on_down(stand.now, "again");
     assert_eq!(stand.events(), [], "told once");
     stand.machine.on_up(NEW);
@@ -574,7 +578,7 @@ fn a_connection_that_is_lost_in_colo_is_a_lost_pair_until_it_is_back() {
     stand.answer(Ask::ColoStatus, json!({"mode": "primary"}));
     stand.answer(Ask::Kvm, json!({"enabled": true}));
     stand.answer(Ask::Status, json!({"status": "running"}));
-    assert_eq!(stand.events(), [Event::PairReady]);
+    assert_eq!(stand.events(), [ColoFrameEvent::PairReady]);
 }
 
 #[test]

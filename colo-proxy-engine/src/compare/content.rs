@@ -1,0 +1,39 @@
+//! What of a frame is compared, for a caller that has to know which frames are alike.
+
+use colo_proxy_common::decode::Tcp;
+use colo_proxy_common::record::FlowKey;
+
+use super::body::Datagram;
+use super::classify::{Subject, classify, fragment_body};
+use crate::frame::Frame;
+
+/// What the engine would look at.
+#[derive(Debug)]
+pub enum Content<'a> {
+    Tcp(FlowKey, Tcp),
+    Datagram(DatagramContent<'a>),
+}
+
+/// Datagrams with the same content are the same.
+#[derive(Debug, PartialEq, Eq)]
+pub struct DatagramContent<'a> {
+    pub name: FlowKey,
+    /// The octets that count.
+    pub parts: [&'a [u8]; 2],
+    /// A length, or the place of a fragment.
+    pub label: u32,
+}
+
+/// The content of `frame`; `None` where it is not compared, or is more than one datagram, which no
+/// frame without a virtio-net header is.
+pub fn content(frame: &Frame) -> Option<Content<'_>> {
+    let (name, datagram) = match classify(frame).0 {
+        Subject::Uncompared(_) => return None,
+        Subject::Tcp(name, tcp) => return Some(Content::Tcp(name, tcp)),
+        Subject::Datagram(name, body) => (name, body.single()?),
+        Subject::Fragment(name, fragment) => (name, fragment_body(&fragment).single()?),
+    };
+    let Datagram { label, .. } = datagram;
+    let parts = datagram.parts(datagram.octets(frame.ethernet()));
+    Some(Content::Datagram(DatagramContent { name, parts, label }))
+}

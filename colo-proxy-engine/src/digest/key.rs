@@ -1,0 +1,86 @@
+//! The digest of a payload.
+
+use polyval::Polyval;
+use polyval::universal_hash::UniversalHash;
+
+pub const DIGEST_LEN: usize = polyval::BLOCK_SIZE;
+pub const KEY_LEN: usize = polyval::KEY_SIZE;
+
+/// What a digest is; see the module.
+pub type Digest = [u8; DIGEST_LEN];
+
+/// A secret of the two daemons.
+#[derive(Clone)]
+pub struct Key {
+    octets: [u8; KEY_LEN],
+    /// Its powers have been computed, and nothing has been taken in.
+    start: Polyval,
+}
+
+impl Key {
+    pub fn new(octets: [u8; KEY_LEN]) -> Self {
+        Self { octets, start: Polyval::new(&octets.into()) }
+    }
+
+    pub(super) fn octets(&self) -> &[u8; KEY_LEN] {
+        &self.octets
+    }
+
+    /// The digest of `payload`. Of payloads of different lengths it says nothing: the last block is
+    /// filled up with zeros.
+    pub(super) fn digest(&self, payload: &[u8]) -> Digest {
+        let mut hash = self.start.clone();
+        hash.update_padded(payload);
+        hash.finalize().into()
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.octets == other.octets
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(secret)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Key;
+
+    fn octets(hex: &str) -> Vec<u8> {
+        (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex"))
+            .collect()
+    }
+
+    #[test]
+    fn it_is_polyval_as_rfc_8452_has_it() {
+        let key: [u8; 16] = octets("25629347589242761d31f826ba4b757b").try_into().expect("sixteen");
+        let payload = octets("4f4f95668c83dfb6401762bb2d01a262d1a24ddd2721d006bbe45f20d3c9f362");
+        assert_eq!(
+            Key::new(key).digest(&payload).to_vec(),
+            octets("f7a3b47b846119fae5b7866cf5e5b77e")
+        );
+    }
+
+    #[test]
+    fn every_octet_and_its_place_count() {
+        let key = Key::new([7; 16]);
+        let payload: Vec<u8> = (0..100).collect();
+        let whole = key.digest(&payload);
+        for at in 0..100 {
+            let mut other = payload.clone();
+            other[at] ^= 1;
+            assert_ne!(key.digest(&other), whole, "{at}");
+            other[at] ^= 1;
+            other.swap(at, (at + 1) % 100);
+            assert_ne!(key.digest(&other), whole, "{at}");
+        }
+        assert_ne!(Key::new([8; 16]).digest(&payload), whole);
+    }
+}

@@ -1,0 +1,154 @@
+//! The secondary's end: what is sent of a frame, and what is kept of it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::{Bytes, BytesMut};
+use colo_proxy_common::decode::flag;
+
+use super::PAYLOAD_MIN;
+use super::heads::{HEAD_MAX, Heads};
+use super::key::{KEY_LEN, Key};
+use super::wire::{Digested, put_answer, put_digest};
+use crate::compare::segment;
+use crate::frame::Frame;
+use crate::record::RecordKind;
+
+/// Counted by the lane's task, read by `status`.
+#[derive(Debug, Default)]
+pub struct DigesterStats {
+    /// Frames of which a digest went.
+    digests: AtomicU64,
+    /// Octets that did not go for that.
+    saved_bytes: AtomicU64,
+    /// Frames that the primary wanted, and got.
+    answered: AtomicU64,
+    /// Those that were not kept any more.
+    gone: AtomicU64,
+    kept_bytes: AtomicU64,
+}
+
+impl DigesterStats {
+    pub fn report(&self) -> serde_json::Value {
+        serde_json::json!({
+            "digests": self.digests.load(Relaxed),
+            "saved_bytes": self.saved_bytes.load(Relaxed),
+            "answered_frames": self.answered.load(Relaxed),
+            "gone_frames": self.gone.load(Relaxed),
+            "kept_bytes": self.kept_bytes.load(Relaxed),
+        })
+    }
+}
+
+/// Makes digests, for one connection after the other.
+#[derive(Debug)]
+pub struct Digester {
+    /// The lane carries virtio-net headers.
+    vnet_hdr: bool,
+    key: Key,
+    heads: Heads,
+    /// Frames of this connection whose digest went, oldest first.
+    kept: VecDeque<(u32, Frame)>,
+    kept_bytes: usize,
+    bytes_max: usize,
+    /// Frames that the primary wants, and has not been sent.
+    wanted: BTreeSet<u32>,
+    stats: Arc<DigesterStats>,
+}
+
+/// Frames that a primary can want at a time: more than can wait there, with any limits that make sense.
+const WANTED_MAX: usize = 1 << 17;
+
+impl Digester {
+    /// Keeps `bytes_max` octets of frames.
+    pub fn new(vnet_hdr: bool, bytes_max: usize, stats: Arc<DigesterStats>) -> Self {
+        Self {
+            vnet_hdr,
+            key: Key::new([0; KEY_LEN]),
+            heads: Heads::new(),
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            bytes_max,
+            wanted: BTreeSet::new(),
+            stats,
+        }
+    }
+
+    /// A connection was made; `key` must be random. Returns its first record.
+    pub fn begin(&mut self, key: [u8; KEY_LEN]) -> (RecordKind, Bytes) {
+        self.key = Key::new(key);
+        self.heads = Heads::new();
+        self.kept.clear();
+        self.wanted.clear();
+        self.kept_bytes = 0;
+        self.stats.kept_bytes.store(0, Relaxed);
+        (RecordKind::Key, Bytes::copy_from_slice(self.key.octets()))
+    }
+
+    /// What goes in the place of `frame`, the `index`th of this connection; `None` where that is the
+    /// frame itself.
+    pub fn digest(&mut self, index: u64, frame: &Frame) -> Option<(RecordKind, Bytes)> {
+        let (name, tcp) = segment(frame.ethernet())?;
+        // What opens or ends a connection is no part of a stream that both have.
+        if tcp.payload_len < PAYLOAD_MIN || tcp.flags & (flag::SYN | flag::RST) != 0 {
+            return None;
+        }
+        let frame = if self.vnet_hdr { frame.clone() } else { frame.plain() };
+        let octets = frame.bytes();
+        let vnet_len = frame.vnet().len();
+        let payload_at = vnet_len + tcp.payload_at as usize;
+        let end = payload_at + tcp.payload_len as usize;
+        // What lies behind the packet is nothing that the primary's octets could be put in front of.
+        if payload_at > HEAD_MAX || end != octets.len() {
+            return None;
+        }
+        let digested = Digested {
+            index: index as u32,
+            head: octets.slice(..payload_at),
+            vnet_len,
+            payload_len: tcp.payload_len as usize,
+            digest: self.key.digest(octets.get(payload_at..end)?),
+        };
+        let mut record = BytesMut::with_capacity(64 + HEAD_MAX);
+        let ports = u32::from(name.guest_port) ^ u32::from(name.peer_port);
+        put_digest(&digested, ports, &mut self.heads, &mut record);
+        self.stats.digests.fetch_add(1, Relaxed);
+        let saved = octets.len().saturating_sub(record.len());
+        self.stats.saved_bytes.fetch_add(saved as u64, Relaxed);
+        self.keep(digested.index, &frame);
+        Some((RecordKind::Digest, record.freeze()))
+    }
+
+    fn keep(&mut self, index: u32, frame: &Frame) {
+        let frame = frame.compact();
+        self.kept_bytes += frame.len();
+        self.kept.push_back((index, frame));
+        while self.kept_bytes > self.bytes_max {
+            let Some((_, oldest)) = self.kept.pop_front() else { break };
+            self.kept_bytes -= oldest.len();
+        }
+        self.stats.kept_bytes.store(self.kept_bytes as u64, Relaxed);
+    }
+
+    /// The primary wants these frames of this connection; `false` where it wants more than it can have
+    /// been sent.
+    pub fn want(&mut self, frames: &[u32]) -> bool {
+        self.wanted.extend(frames);
+        self.wanted.len() <= WANTED_MAX
+    }
+
+    /// The next frame that the primary wants.
+    pub fn next_answer(&mut self) -> Option<(RecordKind, Bytes)> {
+        let index = self.wanted.pop_first()?;
+        let oldest = self.kept.front().map_or(index, |(oldest, _)| *oldest);
+        let key = index.wrapping_sub(oldest);
+        let at = self.kept.binary_search_by_key(&key, |(index, _)| index.wrapping_sub(oldest));
+        let frame = at.ok().and_then(|at| self.kept.get(at)).map(|(_, frame)| frame);
+        let counter = if frame.is_some() { &self.stats.answered } else { &self.stats.gone };
+        counter.fetch_add(1, Relaxed);
+        let mut record = BytesMut::new();
+        put_answer(index, frame, &mut record);
+        Some((RecordKind::Answer, record.freeze()))
+    }
+}

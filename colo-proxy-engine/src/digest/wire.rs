@@ -1,0 +1,174 @@
+//! Records of the digest lane.
+//!
+//! They are records of [`crate::record`] with a kind in LENGTH, between others that are frames:
+//!
+//! ```text
+//! Key      the key of all digests of this connection, before the first of them
+//! Digest   index (4), length of the payload (4), its digest (16), length of the virtio-net
+//!          header (1), the headers ([`Heads`])
+//! Answer   index (4), and if the frame is still there: length of its virtio-net header (1), frame
+//! ```
+//!
+//! Numbers are big-endian. The index counts the frames of the connection from 0, whole ones and digests;
+//! keys and answers do not count, neither for the cut of an epoch.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::heads::Heads;
+use super::key::{DIGEST_LEN, Digest, KEY_LEN, Key};
+use crate::frame::{FRAME_MAX, Frame};
+use crate::record::{Carried, Records};
+use crate::record::{Record, RecordError, RecordKind, RecordReader, is_vnet_len};
+
+/// What comes by the lane that the secondary's output takes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Returned {
+    Whole(Frame),
+    Digest {
+        digested: Digested,
+        wire_len: usize,
+    },
+    /// A frame that was asked for; `None` where the secondary does not have it any more.
+    Answer {
+        index: u32,
+        frame: Option<Frame>,
+    },
+    /// From here on digests are of this key.
+    Key(Key),
+}
+
+/// A segment without its payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Digested {
+    pub(super) index: u32,
+    /// Everything before the payload.
+    pub(super) head: Bytes,
+    pub(super) vnet_len: usize,
+    pub(super) payload_len: usize,
+    pub(super) digest: Digest,
+}
+
+impl From<Frame> for Returned {
+    fn from(frame: Frame) -> Self {
+        Self::Whole(frame)
+    }
+}
+
+impl Returned {
+    /// Octets that it keeps in memory.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Digest { digested, .. } => size_of::<Digested>() + digested.head.len(),
+            other => other.wire_len(),
+        }
+    }
+}
+
+impl Carried for Returned {
+    fn wire_len(&self) -> usize {
+        match self {
+            Self::Whole(frame) => frame.len(),
+            Self::Digest { wire_len, .. } => *wire_len,
+            Self::Answer { frame, .. } => frame.as_ref().map_or(0, Frame::len),
+            Self::Key(_) => KEY_LEN,
+        }
+    }
+
+    fn is_frame(&self) -> bool {
+        matches!(self, Self::Whole(_) | Self::Digest { .. })
+    }
+}
+
+/// Writes a digest; `hash` is one of the connection.
+pub(super) fn put_digest(digested: &Digested, hash: u32, heads: &mut Heads, into: &mut BytesMut) {
+    into.put_u32(digested.index);
+    into.put_u32(digested.payload_len as u32);
+    into.put_slice(&digested.digest);
+    into.put_u8(digested.vnet_len as u8);
+    heads.write(hash, &digested.head, into);
+}
+
+/// Writes the answer to a question for the frame `index`.
+pub(super) fn put_answer(index: u32, frame: Option<&Frame>, into: &mut BytesMut) {
+    into.put_u32(index);
+    if let Some(frame) = frame {
+        into.put_u8(frame.vnet().len() as u8);
+        into.put_slice(frame.bytes());
+    }
+}
+
+/// Makes [`Returned`] of the records of one connection.
+#[derive(Debug)]
+pub struct ReturnedFrames {
+    heads: Heads,
+}
+
+impl Default for ReturnedFrames {
+    fn default() -> Self {
+        Self { heads: Heads::new() }
+    }
+}
+
+impl Records for ReturnedFrames {
+    type Item = Returned;
+
+    fn reader(vnet_hdr: bool) -> RecordReader {
+        RecordReader::new(vnet_hdr).with_kinds()
+    }
+
+    fn next(&mut self, reader: &mut RecordReader) -> Result<Option<Returned>, RecordError> {
+        Ok(match reader.next_record_of_any_kind()? {
+            None => None,
+            Some(Record::Frame(frame)) => Some(frame.into()),
+            Some(Record::Other(kind, octets)) => {
+                Some(self.read(kind, octets).ok_or_else(|| reader.garbled())?)
+            }
+        })
+    }
+
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl ReturnedFrames {
+    /// `None`: it is no such record, and what comes later cannot be understood either.
+    pub fn read(&mut self, kind: RecordKind, mut octets: Bytes) -> Option<Returned> {
+        match kind {
+            RecordKind::Key => Some(Returned::Key(Key::new(octets.as_ref().try_into().ok()?))),
+            RecordKind::Digest => {
+                let wire_len = octets.len();
+                self.digest(octets).map(|digested| Returned::Digest { digested, wire_len })
+            }
+            RecordKind::Answer => {
+                let index = octets.try_get_u32().ok()?;
+                if octets.is_empty() {
+                    return Some(Returned::Answer { index, frame: None });
+                }
+                let vnet_len = usize::from(octets.try_get_u8().ok()?);
+                let is_possible = is_vnet_len(vnet_len) && octets.len() <= FRAME_MAX;
+                let frame = Frame::new(octets, vnet_len).filter(|_| is_possible)?;
+                Some(Returned::Answer { index, frame: Some(frame) })
+            }
+        }
+    }
+
+    fn digest(&mut self, mut octets: Bytes) -> Option<Digested> {
+        let index = octets.try_get_u32().ok()?;
+        let payload_len = octets.try_get_u32().ok()? as usize;
+        let mut digest = [0; DIGEST_LEN];
+        octets.try_copy_to_slice(&mut digest).ok()?;
+        let vnet_len = usize::from(octets.try_get_u8().ok()?);
+        let head = Bytes::from(self.heads.read(&mut octets)?);
+        let is_possible = is_vnet_len(vnet_len)
+            && vnet_len <= head.len()
+            && head.len() + payload_len <= FRAME_MAX;
+        (octets.is_empty() && is_possible).then_some(Digested {
+            index,
+            head,
+            vnet_len,
+            payload_len,
+            digest,
+        })
+    }
+}

@@ -1,0 +1,27 @@
+//! The decisions of both halves of a pair.
+//!
+//! [`Primary`] and [`Secondary`] are the two halves. Each is given frames, events and the time, and
+//! says what is to happen. What has to happen at once goes through a trait of the caller's
+//! ([`OutputPath`], [`InputPath`]); what may wait is left in queues that the caller empties.
+
+pub mod backlog;
+pub mod cut;
+pub mod early_input;
+pub mod event;
+pub mod message;
+pub mod primary;
+pub mod protection;
+pub mod repeat;
+pub mod secondary;
+pub mod segment;
+#[cfg(test)]
+mod simulation;
+pub mod takeover;
+mod words;
+
+pub use self::primary::{OutputPath, Primary, PrimaryLimits};
+pub use self::secondary::{InputPath, Secondary};
+pub use self::words::{Mode, OnDeath, OnSecondaryLost, ProgramMode, Role};
+
+/// Frames that are handled in one turn, before other guests of the thread have theirs.
+pub const BATCH: usize = 64;

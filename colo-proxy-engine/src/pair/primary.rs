@@ -1,0 +1,557 @@
+//! What the primary's half decides: the engine, the state of protection and the epochs, together.
+//!
+//! The caller brings frames, events and time. What has to happen at once goes through an
+//! [`OutputPath`]; what may wait is left in [`Primary::commands`] and [`Primary::messages`].
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::cut::{EpochCut, UnsortedLimits};
+use super::event::ColoFrameCommand;
+use super::message::Message;
+use super::protection::{Protection, ProtectionAction, ProtectionState};
+use super::{BATCH, Mode, OnDeath, ProgramMode};
+use crate::compare::{Engine, Output, Reason, Side};
+use crate::digest::{DigestLimits, Expander};
+use crate::frame::Frame;
+use crate::log_limit::LogLimit;
+
+mod checkpoint;
+mod returned;
+mod service;
+#[cfg(test)]
+mod tests;
+
+/// The way that the guest's output takes: captured, and released.
+pub trait OutputPath {
+    /// Tells the kernel programs what to do with the guest's frames.
+    fn set_mode(&mut self, mode: ProgramMode);
+    /// Takes one batch of the guest's output that is there now; `true` if more may be there.
+    fn read_output(&mut self, into: &mut Vec<Frame>) -> bool;
+    /// Lets a frame of the guest go.
+    fn release(&mut self, frame: &Frame);
+    /// Sends an acknowledgment of the engine's own making, which says what both guests have said.
+    fn acknowledge(&mut self, frame: &Frame);
+    /// The secondary's guest is the primary's copy from here on. Drops what the secondary has sent by
+    /// now where nobody else can tell that it is of the older epoch; returns how many frames it were.
+    fn drop_returned(&mut self) -> u64 {
+        0
+    }
+}
+
+/// The parts of the way between the two daemons that can be up or down.
+#[derive(Clone, Copy, Debug)]
+pub enum Lane {
+    /// Input of the guest, to the secondary.
+    Mirror,
+    /// Output of the secondary's guest.
+    Secondary,
+    /// Messages of the two daemons.
+    Control,
+}
+
+/// Whether the two daemons can speak to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ControlLane {
+    /// None is configured: the peer may be a QEMU. Counts as up.
+    Absent,
+    Up,
+    Down,
+}
+
+/// What makes the secondary one that can be compared with.
+#[derive(Clone, Copy, Debug)]
+struct Lanes {
+    mirror_up: bool,
+    secondary_up: bool,
+    control: ControlLane,
+}
+
+/// What the COLO-frame says about the pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pairing {
+    /// It has a pair, or says nothing about pairs.
+    Paired,
+    /// It has none.
+    Alone,
+    /// It is gone without a word, while the pair was protected: the guest may be dead.
+    GuestMayBeDead,
+}
+
+/// A frame that may leave.
+#[derive(Clone, Debug)]
+enum Leaving {
+    /// The guest's.
+    Output(Frame),
+    /// An acknowledgment of the engine's own making.
+    Acknowledgment(Frame),
+}
+
+impl Leaving {
+    fn leave(&self, path: &mut impl OutputPath) {
+        match self {
+            Self::Output(frame) => path.release(frame),
+            Self::Acknowledgment(frame) => path.acknowledge(frame),
+        }
+    }
+}
+
+/// How far the present checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Checkpoint {
+    None,
+    /// It has begun and is not done yet. It makes up for a loss if `settles_loss`.
+    Running {
+        settles_loss: bool,
+    },
+}
+
+/// How far the secondary is kept from taking over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fence {
+    None,
+    /// The secondary was told that it is not to take over, and has not answered. If it does not
+    /// answer by then, it is fenced.
+    Disclaiming(Instant),
+    /// The caller is to run the fence.
+    Due,
+}
+
+/// What bounds the primary's half.
+#[derive(Clone, Copy, Debug)]
+pub struct PrimaryLimits {
+    /// Frames of the secondary whose epoch is not known yet.
+    pub unsorted: UnsortedLimits,
+    /// What is kept for digests.
+    pub digest: DigestLimits,
+    /// Frames that the guest's output can wait in before it is read.
+    pub output_queue_frames: u32,
+    /// How long the secondary may take to answer that it will not take over.
+    pub disclaim_timeout: Duration,
+    /// Frames that leave in one turn. A checkpoint may let go of so many that other guests on the
+    /// thread would have to stand still for tenths of a second.
+    pub released_per_turn: usize,
+}
+
+impl Default for PrimaryLimits {
+    fn default() -> Self {
+        Self {
+            unsorted: UnsortedLimits::default(),
+            digest: DigestLimits::default(),
+            output_queue_frames: 10_000,
+            disclaim_timeout: Duration::from_secs(1),
+            released_per_turn: 4 * BATCH,
+        }
+    }
+}
+
+/// The primary's half of a pair.
+#[derive(Debug)]
+pub struct Primary {
+    name: String,
+    limits: PrimaryLimits,
+    /// Compares the output of the two guests.
+    pub engine: Engine,
+    out: Output,
+    /// Frames that may leave, and are for the next turn.
+    releasing: VecDeque<Leaving>,
+    /// Whether the guest is protected.
+    pub protection: Protection,
+    cut: EpochCut,
+    /// Makes frames of the digests that come in their place.
+    pub expander: Expander,
+    /// Frames of the secondary that are about to be compared; empty between calls, and kept for its
+    /// memory.
+    comparing: Vec<Frame>,
+    epoch: u64,
+    /// Tells our epochs from those of an earlier daemon; random.
+    session: u64,
+    checkpoint: Checkpoint,
+    /// Frames were lost between the hosts, and no checkpoint was asked for yet.
+    is_loss_due: bool,
+    /// The expander had no room when it was last looked at.
+    was_full: bool,
+    /// The guest's output passes when this daemon dies.
+    passes_on_death: bool,
+    lanes: Lanes,
+    pairing: Pairing,
+    fence: Fence,
+    counts: PrimaryCounts,
+    request_log: LogLimit,
+    failure_log: LogLimit,
+    stray_log: LogLimit,
+    commands: VecDeque<ColoFrameCommand>,
+    messages: VecDeque<Message>,
+}
+
+/// What the primary's half counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PrimaryCounts {
+    /// Frames of the guest that left while it was unprotected.
+    pub released_unprotected: u64,
+    /// Frames of the secondary that came while it was not the primary's equal.
+    pub secondary_ignored: u64,
+    /// Frames of the guest that came after the secondary had taken over.
+    pub dropped_taken_over: u64,
+    /// Checkpoints that were done although none had begun.
+    pub checkpoints_ignored: u64,
+    /// Checkpoints that were done.
+    pub checkpoints_done: u64,
+    /// Times that a secondary came which was not equal.
+    pub resyncs: u64,
+}
+
+impl Primary {
+    /// The half of a daemon that has just started. `session` is random. `has_control`: there is a
+    /// control lane, on which the two daemons speak about epochs.
+    pub fn new(
+        name: String,
+        engine: Engine,
+        protection: Protection,
+        session: u64,
+        has_control: bool,
+    ) -> Self {
+        let control = if has_control { ControlLane::Down } else { ControlLane::Absent };
+        Self {
+            name,
+            limits: PrimaryLimits::default(),
+            engine,
+            out: Output::default(),
+            releasing: VecDeque::new(),
+            protection,
+            cut: EpochCut::default(),
+            expander: Expander::new(DigestLimits::default()),
+            comparing: Vec::new(),
+            epoch: 0,
+            session,
+            checkpoint: Checkpoint::None,
+            is_loss_due: false,
+            was_full: false,
+            passes_on_death: false,
+            lanes: Lanes { mirror_up: false, secondary_up: false, control },
+            pairing: Pairing::Paired,
+            fence: Fence::None,
+            counts: PrimaryCounts::default(),
+            request_log: LogLimit::default(),
+            failure_log: LogLimit::default(),
+            stray_log: LogLimit::default(),
+            commands: VecDeque::new(),
+            messages: VecDeque::new(),
+        }
+    }
+
+    /// Within other limits than the default ones.
+    #[must_use]
+    pub fn limited(mut self, limits: PrimaryLimits) -> Self {
+        self.cut = EpochCut::new(limits.unsorted);
+        self.expander = Expander::new(limits.digest);
+        self.limits = limits;
+        self
+    }
+
+    /// What becomes of the guest's output when this daemon dies.
+    #[must_use]
+    pub fn on_death(mut self, on_death: OnDeath) -> Self {
+        self.passes_on_death = on_death == OnDeath::Pass;
+        self
+    }
+
+    /// The number of the present epoch: checkpoints that put the primary's state into the secondary.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// What was counted.
+    pub fn counts(&self) -> PrimaryCounts {
+        self.counts
+    }
+
+    /// How the guest stands, in the word that `status` shows.
+    pub fn mode(&self) -> Mode {
+        self.protection.mode()
+    }
+
+    /// The control lane is up; one that is not configured counts as up.
+    pub fn is_control_up(&self) -> bool {
+        self.lanes.control != ControlLane::Down
+    }
+
+    /// The COLO-frame has a pair, or says nothing about pairs.
+    pub fn has_pair(&self) -> bool {
+        self.pairing == Pairing::Paired
+    }
+
+    /// The next command for the COLO-frame.
+    pub fn next_command(&mut self) -> Option<ColoFrameCommand> {
+        self.commands.pop_front()
+    }
+
+    /// The next message for the peer.
+    pub fn next_message(&mut self) -> Option<Message> {
+        self.messages.pop_front()
+    }
+
+    /// Queues a message for the peer behind those that are there.
+    pub fn queue_message(&mut self, message: Message) {
+        self.messages.push_back(message);
+    }
+
+    /// When [`Self::on_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let disclaiming = match self.fence {
+            Fence::Disclaiming(until) => Some(until),
+            Fence::None | Fence::Due => None,
+        };
+        let others = [self.protection.poll_timeout(), disclaiming, self.expander.poll_timeout()];
+        others.into_iter().chain([self.engine.poll_timeout()]).flatten().min()
+    }
+
+    /// Time has passed.
+    pub fn on_timeout(&mut self, now: Instant, path: &mut impl OutputPath) {
+        self.engine.on_timeout(now, &mut self.out);
+        self.expander.on_timeout(now);
+        if matches!(self.fence, Fence::Disclaiming(until) if until <= now) {
+            self.order_fence();
+        }
+        let action = self.protection.on_timeout(now);
+        self.act(now, action, path);
+    }
+
+    /// Guest output, in the order in which the guest sent it. All of it is taken, whether or not the
+    /// engine has room.
+    pub fn on_output(&mut self, now: Instant, frames: &mut Vec<Frame>, path: &mut impl OutputPath) {
+        if self.protection.is_unprotected() {
+            if !self.protection.is_exposed()
+                && frames.iter().any(|frame| self.engine.is_compared(frame))
+            {
+                self.protection.expose();
+                path.set_mode(ProgramMode::Off);
+            }
+            self.counts.released_unprotected += frames.len() as u64;
+            self.out.release.append(frames);
+            return;
+        }
+        if self.protection.is_taken_over() {
+            // The other guest answers the network: nothing of this one may follow, not even a frame
+            // that need not be compared.
+            self.counts.dropped_taken_over += frames.drain(..).count() as u64;
+            return;
+        }
+        for frame in &*frames {
+            self.expander.on_primary(frame);
+        }
+        compare_all(&mut self.engine, now, Side::Primary, frames, &mut self.out);
+        self.expander.settle(now, &mut self.comparing);
+        self.compare_secondary(now);
+    }
+
+    /// Frames of either guest for which the other guest's are missing.
+    pub fn waiting(&self) -> u64 {
+        let stats = self.engine.stats();
+        stats.held.frames + stats.secondary_waiting.frames + self.expander.stats.waiting
+    }
+
+    /// A lane was connected, or is gone.
+    pub fn on_lane(&mut self, now: Instant, lane: Lane, up: bool, path: &mut impl OutputPath) {
+        match lane {
+            Lane::Mirror => self.lanes.mirror_up = up,
+            Lane::Secondary => {
+                self.lanes.secondary_up = up;
+                let stale = self.cut.on_connection() + self.expander.on_connection();
+                self.engine.dropped_stale(stale);
+                // The cut that is awaited has to count frames of this connection.
+                self.ask_for_cut();
+            }
+            Lane::Control => {
+                self.lanes.control = if up { ControlLane::Up } else { ControlLane::Down };
+                if up {
+                    self.expander.ask_again();
+                }
+                if !up && matches!(self.fence, Fence::Disclaiming(_)) {
+                    self.order_fence();
+                }
+                self.tell_protection();
+                self.ask_for_cut();
+            }
+        }
+        self.on_pair_change(now, path);
+    }
+
+    /// One of the things has changed that make the secondary one that can be compared with.
+    fn on_pair_change(&mut self, now: Instant, path: &mut impl OutputPath) {
+        let lanes_up = self.lanes.mirror_up && self.lanes.secondary_up && self.is_control_up();
+        let action = self.protection.on_peer(now, lanes_up && self.has_pair());
+        self.act(now, action, path);
+        self.ask_for_loss(now);
+    }
+
+    /// Frames were lost between the hosts, or the lane by which they came `is_cut_off`: a checkpoint
+    /// makes up for what depends on them.
+    pub fn on_lane_loss(&mut self, now: Instant, frames: u64, is_cut_off: bool) {
+        if frames > 0 || is_cut_off {
+            self.is_loss_due = true;
+            self.ask_for_loss(now);
+        }
+    }
+
+    /// The lane by which frames came is gone with the peer: when the peer is back, a checkpoint makes
+    /// up for the frames that were under way.
+    pub fn on_lane_gone(&mut self) {
+        self.is_loss_due = true;
+    }
+
+    /// A loss that is reported during a checkpoint may have happened after its cut, and a loss that is
+    /// reported while the pair waits for its peer is not made good by that peer.
+    fn ask_for_loss(&mut self, now: Instant) {
+        let may = self.is_protected() && self.checkpoint == Checkpoint::None;
+        if may && std::mem::take(&mut self.is_loss_due) {
+            self.engine.request_checkpoint(now, Reason::LaneLoss, &mut self.out);
+        }
+    }
+
+    fn is_protected(&self) -> bool {
+        self.protection.state() == ProtectionState::Protected
+    }
+
+    /// The secondary asks for a checkpoint; a pair that is not protected makes one anyway, or none.
+    pub fn on_checkpoint_wanted(&mut self, now: Instant) {
+        if self.is_protected() {
+            self.engine.request_checkpoint(now, Reason::SecondaryFlows, &mut self.out);
+        }
+    }
+
+    fn act(&mut self, now: Instant, action: Option<ProtectionAction>, path: &mut impl OutputPath) {
+        let Some(action) = action else { return };
+        let state = self.protection.state();
+        if matches!(action, ProtectionAction::Unprotect | ProtectionAction::Join) {
+            self.abandon_checkpoint(now);
+        }
+        if action != ProtectionAction::Fence {
+            self.tell_protection();
+        }
+        match action {
+            ProtectionAction::Announce => log::info!("{}: {}", self.name, state.description()),
+            ProtectionAction::Unprotect => {
+                log::warn!("{}: {}", self.name, state.description());
+                if self.engine.stats().held.frames > 0 {
+                    self.protection.expose();
+                }
+                if self.protection.is_exposed() {
+                    self.release_everything(now, path);
+                }
+                self.command_peer_lost();
+            }
+            // A secondary whose daemon lives need not be fenced: it does what it is told.
+            ProtectionAction::Fence if self.lanes.control == ControlLane::Up => {
+                self.fence = Fence::Disclaiming(now + self.limits.disclaim_timeout);
+                self.messages.push_back(Message::Protection { protected: false });
+            }
+            ProtectionAction::Fence => self.order_fence(),
+            ProtectionAction::Join => {
+                log::info!("{}: {}", self.name, state.description());
+                path.set_mode(ProgramMode::Protected);
+                self.counts.resyncs += 1;
+                // They came before it was known that the secondary is not equal.
+                self.counts.secondary_ignored += self.expander.drop_waiting();
+                self.engine.start_over(now, &mut self.out);
+                self.engine.request_checkpoint(now, Reason::Resync, &mut self.out);
+            }
+        }
+    }
+
+    fn command_peer_lost(&mut self) {
+        self.commands.push_back(ColoFrameCommand::PeerLost { instance: self.name.clone() });
+    }
+
+    /// Rule (c), in the order in which the guest sent it: what is held, then what is queued.
+    pub fn release_everything(&mut self, now: Instant, path: &mut impl OutputPath) {
+        path.set_mode(ProgramMode::Off);
+        self.counts.secondary_ignored += self.expander.drop_waiting();
+        // Protection is off: no checkpoint is wanted for what leaves now.
+        self.out.requests.clear();
+        self.engine.release_all(now, &mut self.out);
+        self.drain_output(now, path);
+    }
+
+    /// Takes the output that is there now, and no more: a guest that goes on sending must not keep us
+    /// here.
+    fn drain_output(&mut self, now: Instant, path: &mut impl OutputPath) {
+        let mut frames = Vec::with_capacity(BATCH);
+        for _ in 0..=self.limits.output_queue_frames as usize / BATCH {
+            let more = path.read_output(&mut frames);
+            self.on_output(now, &mut frames, path);
+            if self.protection.is_unprotected() {
+                self.release_all(path);
+            }
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// Lets everything go that may leave.
+    pub fn release_all(&mut self, path: &mut impl OutputPath) {
+        self.releasing.drain(..).for_each(|frame| frame.leave(path));
+        self.out.release.drain(..).for_each(|frame| path.release(&frame));
+        self.out.acknowledgments.drain(..).for_each(|frame| path.acknowledge(&frame));
+    }
+
+    /// Lets go what one turn has room for, in the order in which it became free. The output of an
+    /// unprotected guest goes at once: the rest of its output takes the short way.
+    pub fn release_some(&mut self, path: &mut impl OutputPath) {
+        let per_turn = self.limits.released_per_turn;
+        let Output { release, acknowledgments, .. } = &mut self.out;
+        let leaving = self.releasing.len() + release.len() + acknowledgments.len();
+        if leaving <= per_turn || self.protection.is_unprotected() {
+            return self.release_all(path);
+        }
+        self.releasing.extend(release.drain(..).map(Leaving::Output));
+        self.releasing.extend(acknowledgments.drain(..).map(Leaving::Acknowledgment));
+        self.releasing.drain(..per_turn).for_each(|frame| frame.leave(path));
+        if self.releasing.len() <= per_turn {
+            self.releasing.shrink_to(2 * per_turn);
+        }
+    }
+
+    /// Frames are left for the next turn. They count as released, and are in no limit: a turn lets
+    /// more go than comes in.
+    pub fn is_releasing(&self) -> bool {
+        !self.releasing.is_empty()
+    }
+
+    /// Makes commands of the engine's requests, and messages of the expander's questions.
+    pub fn collect_requests(&mut self, now: Instant) {
+        self.ask_for_frames(now);
+        if self.out.requests.is_empty() {
+            return;
+        }
+        let reasons: Vec<String> =
+            self.out.requests.drain(..).map(|reason| reason.to_string()).collect();
+        // The guest decides how often this is: `status` has the counts.
+        if let Some(more) = self.request_log.admit(now) {
+            let name = &self.name;
+            log::info!("{name}: asking for a checkpoint: {}{more}", reasons.join(", "));
+        }
+        self.commands.push_back(ColoFrameCommand::RequestCheckpoint {
+            instance: self.name.clone(),
+            epoch: self.epoch,
+            reasons,
+        });
+    }
+}
+
+/// Hands a batch to the engine; all of it is taken, whether or not there is room.
+fn compare_all(
+    engine: &mut Engine,
+    now: Instant,
+    side: Side,
+    frames: &mut Vec<Frame>,
+    out: &mut Output,
+) {
+    let mut queue = VecDeque::from(std::mem::take(frames));
+    engine.on_frames(now, side, &mut queue, out);
+    for frame in queue.drain(..) {
+        engine.on_frame(now, side, frame, out);
+    }
+    *frames = queue.into();
+}

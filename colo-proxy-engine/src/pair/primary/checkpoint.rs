@@ -1,0 +1,168 @@
+//! Checkpoints: what one that has begun, is done, or came to nothing means for the output that is
+//! held and for the frames of the secondary that are on their way.
+
+use std::time::Instant;
+
+use super::{Checkpoint, ControlLane, OutputPath, Pairing, Primary};
+use crate::compare::Reason;
+use crate::pair::event::ColoFrameEvent;
+
+impl Primary {
+    /// The COLO-frame says something.
+    pub fn on_colo_frame_event(
+        &mut self,
+        now: Instant,
+        event: &ColoFrameEvent,
+        path: &mut impl OutputPath,
+    ) {
+        match event {
+            ColoFrameEvent::CheckpointBegan => self.on_checkpoint_began(now, path),
+            ColoFrameEvent::CheckpointDone { .. } if self.checkpoint == Checkpoint::None => {
+                // Nothing says which output the state covers.
+                self.counts.checkpoints_ignored += 1;
+                if let Some(more) = self.stray_log.admit(now) {
+                    log::warn!(
+                        "{}: the COLO-frame reports a checkpoint as done that it did not report as \
+                         begun; ignored{more}",
+                        self.name
+                    );
+                }
+            }
+            ColoFrameEvent::CheckpointDone { state_copied, covers } => {
+                self.on_checkpoint_done(now, *state_copied, *covers, path);
+            }
+            ColoFrameEvent::CheckpointFailed { reason } => {
+                if let Some(more) = self.failure_log.admit(now) {
+                    let name = &self.name;
+                    log::warn!("{name}: the COLO-frame made no checkpoint: {reason}{more}");
+                }
+                self.on_checkpoint_failed(now);
+            }
+            ColoFrameEvent::Failover => self.end_protection(now, path),
+            ColoFrameEvent::PairReady => {
+                log::info!("{}: the COLO-frame has a pair", self.name);
+                self.pairing = Pairing::Paired;
+                self.protection.on_pair();
+                self.on_pair_change(now, path);
+            }
+            ColoFrameEvent::PairLost { reason } => {
+                self.on_pair_lost(now, reason, Pairing::Alone, path)
+            }
+            ColoFrameEvent::Gone { reason } => {
+                let pairing =
+                    if self.is_protected() { Pairing::GuestMayBeDead } else { Pairing::Alone };
+                self.on_pair_lost(now, reason, pairing, path);
+            }
+            ColoFrameEvent::Alone { reason } => {
+                log::info!("{}: {reason}", self.name);
+                self.pairing = Pairing::Alone;
+                let action = self.protection.on_alone();
+                self.act(now, action, path);
+            }
+        }
+    }
+
+    /// A checkpoint has begun and has not ended.
+    pub fn is_checkpoint_running(&self) -> bool {
+        self.checkpoint != Checkpoint::None
+    }
+
+    /// Output that the guest sent before it was paused belongs to the epoch that ends here.
+    fn on_checkpoint_began(&mut self, now: Instant, path: &mut impl OutputPath) {
+        self.drain_output(now, path);
+        self.engine.checkpoint_began(now);
+        let settles_loss = std::mem::take(&mut self.is_loss_due);
+        self.checkpoint = Checkpoint::Running { settles_loss };
+        // The secondary's guest goes on before we learn that the checkpoint is done, so frames that
+        // come from here on may be of either epoch. Where an earlier cut is still to come they are
+        // unsorted already.
+        if self.lanes.control != ControlLane::Absent && self.cut.awaited().is_none() {
+            self.cut.wait_for(self.epoch + 1);
+        }
+    }
+
+    fn on_checkpoint_done(
+        &mut self,
+        now: Instant,
+        state_copied: bool,
+        covers: bool,
+        path: &mut impl OutputPath,
+    ) {
+        self.checkpoint = Checkpoint::None;
+        self.counts.checkpoints_done += 1;
+        self.epoch += 1;
+        if state_copied {
+            let stale = self.begin_epoch() + path.drop_returned();
+            self.engine.dropped_stale(stale);
+        }
+        let stale = self.expander.drop_waiting();
+        self.engine.dropped_stale(stale);
+        // Requests that came up while it was made are settled by it, or raised again below.
+        self.out.requests.clear();
+        if self.protection.is_taken_over() {
+            // The secondary answers the network: nothing of this guest may follow.
+            self.engine.start_over(now, &mut self.out);
+            return;
+        }
+        if !covers {
+            self.engine.start_over(now, &mut self.out);
+            self.engine.request_checkpoint(now, Reason::Resync, &mut self.out);
+            return;
+        }
+        self.engine.checkpoint_done(now, &mut self.out);
+        let action = self.protection.on_checkpoint_done();
+        if !state_copied {
+            self.compare_unsorted(now, self.epoch);
+        }
+        self.act(now, action, path);
+        self.ask_for_loss(now);
+    }
+
+    /// Frames that the secondary sends from here on are of the new epoch. Returns how many frames of
+    /// the old one were dropped.
+    fn begin_epoch(&mut self) -> u64 {
+        if self.lanes.control == ControlLane::Absent {
+            return 0;
+        }
+        let is_awaited = self.cut.awaited() == Some(self.epoch);
+        let stale = if is_awaited { 0 } else { self.cut.wait_for(self.epoch) };
+        self.ask_for_cut();
+        stale
+    }
+
+    fn on_checkpoint_failed(&mut self, now: Instant) {
+        if self.checkpoint == (Checkpoint::Running { settles_loss: true }) {
+            self.is_loss_due = true;
+        }
+        self.checkpoint = Checkpoint::None;
+        self.engine.checkpoint_failed(now);
+        self.ask_for_loss(now);
+        self.compare_unsorted(now, self.epoch + 1);
+    }
+
+    /// A checkpoint that began before this moment covers nothing that is held from here on.
+    pub(super) fn abandon_checkpoint(&mut self, now: Instant) {
+        if self.is_checkpoint_running() {
+            self.checkpoint = Checkpoint::None;
+            self.compare_unsorted(now, self.epoch + 1);
+        }
+    }
+
+    fn on_pair_lost(
+        &mut self,
+        now: Instant,
+        reason: &str,
+        pairing: Pairing,
+        path: &mut impl OutputPath,
+    ) {
+        log::warn!("{}: the COLO-frame has no pair: {reason}", self.name);
+        self.pairing = pairing;
+        // A secondary that comes back needs a checkpoint before its output counts.
+        self.protection.expose();
+        if self.protection.is_unprotected() {
+            // A checkpoint may have stopped the guest, and nothing else would start it again.
+            self.command_peer_lost();
+        }
+        self.on_pair_change(now, path);
+    }
+}

@@ -1,0 +1,146 @@
+//! The secondary's output: to which epoch it belongs, and which frames it is where digests came in
+//! their place.
+
+use std::time::Instant;
+
+use super::{Checkpoint, ControlLane, Primary, compare_all};
+use crate::compare::{Reason, Side};
+use crate::digest::Returned;
+use crate::frame::Frame;
+use crate::pair::cut::Sorted;
+use crate::pair::message::Message;
+use crate::record::Carried;
+
+/// Frames asked for in one message: ten digits each, and a line has its longest length.
+const QUESTIONS_MAX: usize = 1024;
+
+impl Primary {
+    /// More of the secondary's output can be taken.
+    pub fn takes_secondary(&self) -> bool {
+        self.engine.has_room_for(Side::Secondary) && self.expander.has_room()
+    }
+
+    /// Output of the secondary, as it came by its lane: one batch, which the engine gets as one.
+    pub fn on_secondary(&mut self, now: Instant, returned: Vec<Returned>) {
+        for returned in returned {
+            if !returned.is_frame() {
+                self.expand(now, returned);
+                continue;
+            }
+            match self.cut.on_frame(returned) {
+                Sorted::Fresh(returned) => self.expand(now, returned),
+                Sorted::Unknown => {}
+                Sorted::Stale => self.engine.dropped_stale(1),
+            }
+        }
+        self.compare_secondary(now);
+    }
+
+    /// Output of the secondary that came by the kernel lane and is of its present epoch; see
+    /// [`Self::sorts`].
+    pub fn on_returned(&mut self, now: Instant, frames: &mut Vec<Frame>) {
+        self.comparing.append(frames);
+        self.compare_secondary(now);
+    }
+
+    /// The epoch of the secondary's output that comes now is not known; by the kernel lane it had
+    /// better not come.
+    pub fn sorts(&self) -> bool {
+        self.cut.awaited().is_some()
+    }
+
+    /// Frames of the secondary that were dropped because too many waited for a cut.
+    pub fn unsorted_overflowed(&self) -> u64 {
+        self.cut.overflowed
+    }
+
+    /// The secondary has said where the epoch ends on its lane.
+    pub fn on_epoch_done(&mut self, now: Instant, epoch: u64, sent: u64) {
+        let (stale, fresh) = self.cut.on_cut(epoch, sent);
+        self.engine.dropped_stale(stale);
+        for returned in fresh {
+            self.expand(now, returned);
+        }
+        self.compare_secondary(now);
+    }
+
+    /// Asks the secondary where the epoch ends on its lane, if that is not known.
+    pub(super) fn ask_for_cut(&mut self) {
+        // That of a checkpoint which is still being made is not asked for.
+        let awaited = self.cut.awaited().filter(|epoch| *epoch == self.epoch);
+        if let Some(epoch) = awaited.filter(|_| self.is_control_up()) {
+            self.messages.push_back(Message::Epoch { session: self.session, epoch });
+        }
+    }
+
+    /// The checkpoint that would have begun `epoch` ended no epoch on the secondary's lane.
+    pub(super) fn compare_unsorted(&mut self, now: Instant, epoch: u64) {
+        if self.cut.awaited() == Some(epoch) {
+            for returned in self.cut.cancel() {
+                self.expand(now, returned);
+            }
+            self.compare_secondary(now);
+        }
+    }
+
+    /// A frame of the secondary's present epoch, or a record that helps to make one.
+    fn expand(&mut self, now: Instant, returned: Returned) {
+        // The key is that of all digests to come.
+        if !self.protection.compares() && returned.is_frame() {
+            self.counts.secondary_ignored += 1;
+            return;
+        }
+        self.expander.on_returned(now, returned, &mut self.comparing);
+    }
+
+    /// Hands the frames of the secondary that are whole to the engine. Frames that waited for a
+    /// digest may have outlived the state in which they counted.
+    pub(super) fn compare_secondary(&mut self, now: Instant) {
+        if self.comparing.is_empty() {
+            return;
+        }
+        if self.protection.compares() {
+            let (engine, out) = (&mut self.engine, &mut self.out);
+            compare_all(engine, now, Side::Secondary, &mut self.comparing, out);
+        } else {
+            self.counts.secondary_ignored += self.comparing.drain(..).count() as u64;
+        }
+    }
+
+    /// Asks the secondary for the frames of digests that do not help.
+    pub(super) fn ask_for_frames(&mut self, now: Instant) {
+        let is_full = !self.expander.has_room();
+        if is_full && !self.was_full && self.is_protected() {
+            self.engine.request_checkpoint(now, Reason::Limit, &mut self.out);
+        }
+        self.was_full = is_full;
+        let is_lost = std::mem::take(&mut self.expander.is_lost);
+        // While the control lane is down they wait for it; where there is none, nobody can be asked.
+        let questions = if self.is_control_up() {
+            std::mem::take(&mut self.expander.questions)
+        } else {
+            Vec::new()
+        };
+        let has_control = self.lanes.control != ControlLane::Absent;
+        if is_lost || (!has_control && !questions.is_empty()) {
+            if let Checkpoint::Running { settles_loss } = &mut self.checkpoint {
+                // What was lost came before it began, so it makes up for that.
+                *settles_loss = true;
+            } else {
+                self.on_lane_loss(now, 1, false);
+            }
+        }
+        if has_control {
+            for frames in questions.chunks(QUESTIONS_MAX) {
+                self.messages.push_back(Message::FramesWanted { frames: frames.to_vec() });
+            }
+        }
+    }
+
+    /// The control lane did not take a message; says whether it will be sent again.
+    pub fn on_untold(&mut self, message: Message) -> bool {
+        let Message::FramesWanted { frames } = message else { return false };
+        self.expander.questions.extend(frames);
+        true
+    }
+}

@@ -1,0 +1,100 @@
+//! Which of the two guests is on the network: what this daemon tells the secondary's and hears from it,
+//! and the fence.
+
+use std::time::Instant;
+
+use super::{ControlLane, Fence, OutputPath, Pairing, Primary};
+use crate::pair::ProgramMode;
+use crate::pair::message::Message;
+use crate::pair::protection::ProtectionState;
+
+impl Primary {
+    /// The guest goes on alone from here.
+    pub fn end_protection(&mut self, now: Instant, path: &mut impl OutputPath) {
+        let action = self.protection.end();
+        self.act(now, action, path);
+    }
+
+    /// The operator wants protection again.
+    pub fn begin_protection_again(&mut self) {
+        self.protection.begin_again();
+    }
+
+    /// The secondary was fenced, or could not be.
+    pub fn on_fenced(&mut self, now: Instant, is_done: bool, path: &mut impl OutputPath) {
+        let action = self.protection.on_fenced(now, is_done);
+        self.act(now, action, path);
+    }
+
+    /// The secondary has answered whether it could take over.
+    pub fn on_protection_known(
+        &mut self,
+        now: Instant,
+        protected: bool,
+        path: &mut impl OutputPath,
+    ) {
+        if !protected && matches!(self.fence, Fence::Disclaiming(_)) {
+            self.fence = Fence::None;
+            self.on_fenced(now, true, path);
+        }
+    }
+
+    pub(super) fn order_fence(&mut self) {
+        log::warn!("{}: the secondary is lost; fencing it before this guest goes on", self.name);
+        self.fence = Fence::Due;
+    }
+
+    /// The caller is to run the fence now; `true` once for each time.
+    pub fn take_fence_due(&mut self) -> bool {
+        let is_due = self.fence == Fence::Due;
+        if is_due {
+            self.fence = Fence::None;
+        }
+        is_due
+    }
+
+    /// The guest may be dead; its TAP tells whether it is.
+    pub fn may_be_dead(&self) -> bool {
+        self.pairing == Pairing::GuestMayBeDead
+            && matches!(self.protection.state(), ProtectionState::Waiting(_))
+    }
+
+    /// Nobody has the guest's TAP open: the secondary may take over at once, because nothing of this
+    /// guest leaves any more.
+    pub fn on_guest_dead(&mut self, path: &mut impl OutputPath) {
+        self.pairing = Pairing::Alone;
+        // Frames that may leave and have not had their turn: not after the other guest speaks.
+        self.release_all(path);
+        if self.lanes.control != ControlLane::Absent && self.protection.give_up() {
+            log::error!("{}: the guest is dead; telling the secondary to take over", self.name);
+            self.tell_protection();
+        }
+    }
+
+    /// The secondary answers the network. Two must not, so this guest does not any more.
+    pub fn on_taken_over(&mut self, path: &mut impl OutputPath) {
+        // Frames that may leave and have not had their turn: now or never.
+        self.release_all(path);
+        if self.protection.be_taken_over() {
+            log::error!(
+                "{}: the secondary has taken over; this guest's output is held. To serve from here \
+                 again, stop the other guest and restart this daemon",
+                self.name
+            );
+            path.set_mode(ProgramMode::Protected);
+        }
+    }
+
+    /// The secondary has to know whether it could take over.
+    pub(super) fn tell_protection(&mut self) {
+        if self.lanes.control != ControlLane::Up {
+            return;
+        }
+        // A guest that goes on alone when this daemon dies is not to be taken over from.
+        let protected = self.protection.is_covered() && !self.passes_on_death;
+        self.messages.push_back(Message::Protection { protected });
+        if self.protection.is_taken_over() {
+            self.messages.push_back(Message::GuestGone);
+        }
+    }
+}

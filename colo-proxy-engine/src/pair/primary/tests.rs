@@ -1,0 +1,273 @@
+#![expect(clippy::disallowed_methods, reason = "a test makes the clock that its subject is given")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etherparse::PacketBuilder;
+
+use super::*;
+use crate::compare::Limits;
+use crate::digest::{Digester, ReturnedFrames};
+use crate::pair::OnSecondaryLost;
+use crate::pair::event::ColoFrameEvent;
+use crate::pair::protection::LossPolicy;
+
+/// Frames that leave in one turn.
+const RELEASED_MAX: usize = 2;
+
+/// A host on which nothing happens.
+struct Idle;
+
+impl OutputPath for Idle {
+    fn set_mode(&mut self, _mode: ProgramMode) {}
+
+    fn read_output(&mut self, _into: &mut Vec<Frame>) -> bool {
+        false
+    }
+
+    fn release(&mut self, _frame: &Frame) {}
+
+    fn acknowledge(&mut self, _frame: &Frame) {}
+}
+
+fn primary(now: Instant) -> Primary {
+    let protection = Protection::new(
+        now,
+        LossPolicy {
+            timeout: Duration::from_secs(1),
+            on_lost: OnSecondaryLost::Release,
+            fences: false,
+        },
+    );
+    Primary::new("tap0".into(), Engine::new(Limits::default(), 1), protection, 7, true)
+        .limited(PrimaryLimits { released_per_turn: RELEASED_MAX, ..PrimaryLimits::default() })
+}
+
+#[test]
+fn a_checkpoint_that_the_secondary_wants_is_asked_for_once_with_its_reason() {
+    let now = Instant::now();
+    let mut primary = primary(now);
+    for lane in [Lane::Mirror, Lane::Secondary, Lane::Control] {
+        primary.on_lane(now, lane, true, &mut Idle);
+    }
+    for _ in 0..3 {
+        primary.on_checkpoint_wanted(now);
+        primary.collect_requests(now);
+    }
+    let request = ColoFrameCommand::RequestCheckpoint {
+        instance: "tap0".into(),
+        epoch: 0,
+        reasons: vec!["secondary-flows".into()],
+    };
+    assert_eq!(Vec::from(primary.commands), [request]);
+}
+
+fn protected(now: Instant) -> Primary {
+    let mut primary = primary(now);
+    for lane in [Lane::Mirror, Lane::Secondary, Lane::Control] {
+        primary.on_lane(now, lane, true, &mut Idle);
+    }
+    primary
+}
+
+/// Whether a checkpoint was asked for since the last time.
+fn asks(primary: &mut Primary, now: Instant) -> bool {
+    primary.collect_requests(now);
+    let is_request =
+        |command: &ColoFrameCommand| matches!(command, ColoFrameCommand::RequestCheckpoint { .. });
+    primary.commands.drain(..).any(|command| is_request(&command))
+}
+
+#[test]
+fn a_loss_that_is_heard_of_while_the_pair_waits_is_asked_for_when_it_does_not() {
+    let now = Instant::now();
+    let mut primary = protected(now);
+    primary.on_lane(now, Lane::Secondary, false, &mut Idle);
+    primary.on_lane_loss(now, 3, false);
+    assert!(!asks(&mut primary, now));
+    primary.on_lane(now, Lane::Secondary, true, &mut Idle);
+    assert!(asks(&mut primary, now));
+}
+
+#[test]
+fn what_was_under_way_when_the_peer_went_is_asked_for_when_it_is_back() {
+    let now = Instant::now();
+    let mut primary = protected(now);
+    primary.on_lane_gone();
+    primary.on_lane(now, Lane::Control, false, &mut Idle);
+    assert!(!asks(&mut primary, now));
+    primary.on_lane(now, Lane::Control, true, &mut Idle);
+    assert!(asks(&mut primary, now));
+}
+
+#[test]
+fn a_loss_that_is_heard_of_during_a_checkpoint_is_not_covered_by_it() {
+    let now = Instant::now();
+    for done in [true, false] {
+        let mut primary = protected(now);
+        primary.on_colo_frame_event(now, &ColoFrameEvent::CheckpointBegan, &mut Idle);
+        primary.on_lane_loss(now, 1, false);
+        assert!(!asks(&mut primary, now));
+        let event = if done {
+            ColoFrameEvent::CheckpointDone { state_copied: false, covers: true }
+        } else {
+            ColoFrameEvent::CheckpointFailed { reason: "no".into() }
+        };
+        primary.on_colo_frame_event(now, &event, &mut Idle);
+        // After a failure there is a pause.
+        let later = now + Duration::from_secs(1);
+        primary.on_timeout(later, &mut Idle);
+        assert!(asks(&mut primary, later), "{event:?}");
+    }
+}
+
+#[test]
+fn without_protection_none_is_asked_for() {
+    let now = Instant::now();
+    let mut primary = primary(now);
+    primary.on_checkpoint_wanted(now);
+    primary.collect_requests(now);
+    assert!(primary.commands.is_empty());
+}
+
+/// What a guest answers: the same octets on the same ports.
+fn answer() -> Frame {
+    let mut octets = Vec::new();
+    PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4([10, 0, 0, 1], [10, 0, 0, 9], 64)
+        .udp(53, 5000)
+        .write(&mut octets, b"an answer")
+        .expect("a Vec takes everything");
+    Frame::new(octets.into(), 0).expect("no header")
+}
+
+/// Its connections are other ones, whatever they look like.
+#[test]
+fn a_secondary_that_is_not_equal_vouches_for_nothing_until_a_checkpoint() {
+    let now = Instant::now();
+    let mut primary = protected(now);
+    primary.end_protection_for_a_while(now);
+    for lane in [Lane::Mirror, Lane::Secondary, Lane::Control] {
+        primary.on_lane(now, lane, true, &mut Idle);
+    }
+    assert_eq!(primary.protection.state(), ProtectionState::Joining);
+    primary.on_output(now, &mut vec![answer()], &mut Idle);
+    primary.on_secondary(now, vec![answer().into()]);
+    assert_eq!((primary.out.release.len(), primary.counts.secondary_ignored), (0, 1));
+
+    primary.on_colo_frame_event(now, &ColoFrameEvent::CheckpointBegan, &mut Idle);
+    let done = ColoFrameEvent::CheckpointDone { state_copied: false, covers: true };
+    primary.on_colo_frame_event(now, &done, &mut Idle);
+    assert_eq!(primary.out.release.drain(..).len(), 1, "the checkpoint covers it");
+    primary.on_output(now, &mut vec![answer()], &mut Idle);
+    primary.on_secondary(now, vec![answer().into()]);
+    assert_eq!(primary.out.release.len(), 1, "now it counts");
+}
+
+/// Notes what leaves.
+#[derive(Default)]
+struct Network(Vec<usize>);
+
+impl OutputPath for Network {
+    fn set_mode(&mut self, _mode: ProgramMode) {}
+
+    fn read_output(&mut self, _into: &mut Vec<Frame>) -> bool {
+        false
+    }
+
+    fn acknowledge(&mut self, frame: &Frame) {
+        self.release(frame);
+    }
+
+    fn release(&mut self, frame: &Frame) {
+        self.0.push(frame.len());
+    }
+}
+
+#[test]
+fn what_a_checkpoint_lets_go_leaves_in_turns_and_in_order() {
+    let now = Instant::now();
+    let long = |len: usize| Frame::new(vec![0; len].into(), 0).expect("no header");
+    let mut primary = protected(now);
+    let mut network = Network::default();
+    let all: Vec<usize> = (20..20 + 2 * RELEASED_MAX + 5).collect();
+    primary.out.release.extend(all[1..].iter().map(|len| long(*len)));
+    primary.releasing.push_back(long(all[0]));
+    primary.release_some(&mut network);
+    assert_eq!((network.0.len(), primary.is_releasing()), (RELEASED_MAX, true));
+    // What may leave meanwhile does so behind it.
+    primary.out.acknowledgments.push(long(15));
+    primary.out.release.push(long(14));
+    while primary.is_releasing() {
+        primary.release_some(&mut network);
+    }
+    assert_eq!(network.0, [all.as_slice(), &[14, 15]].concat());
+    assert!(primary.out.is_empty());
+}
+
+#[test]
+fn what_an_unprotected_guest_still_has_here_leaves_at_once() {
+    let now = Instant::now();
+    let mut primary = protected(now);
+    primary.end_protection_for_a_while(now);
+    let mut network = Network::default();
+    primary.out.release.extend((0..=RELEASED_MAX).map(|_| answer()));
+    primary.release_some(&mut network);
+    assert_eq!((network.0.len(), primary.is_releasing()), (RELEASED_MAX + 1, false));
+}
+
+/// A segment with data, as it comes and as its digest.
+fn segment() -> Frame {
+    let mut octets = Vec::new();
+    PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4([10, 0, 0, 1], [10, 0, 0, 9], 64)
+        .tcp(80, 5000, 1000, 60_000)
+        .ack(5)
+        .write(&mut octets, &[7; 300])
+        .expect("a Vec takes everything");
+    Frame::new(octets.into(), 0).expect("no header")
+}
+
+#[test]
+fn a_digest_that_waits_vouches_for_nothing_when_the_secondary_turns_out_not_to_be_equal() {
+    let now = Instant::now();
+    let mut primary = protected(now);
+    let mut digester = Digester::new(true, 1 << 20, Arc::default());
+    let mut reader = ReturnedFrames::default();
+    let mut read = |(mark, octets)| reader.read(mark, octets).expect("it was just written");
+    let key = read(digester.begin([3; 16]));
+    let digest = read(digester.digest(0, &segment()).expect("it is long enough"));
+    primary.on_secondary(now, vec![key, digest]);
+    assert_eq!(primary.expander.stats.waiting, 1);
+    primary.on_timeout(now + Duration::from_millis(50), &mut Idle);
+    primary.collect_requests(now);
+    let wanted = Message::FramesWanted { frames: vec![0] };
+    assert!(primary.messages.contains(&wanted), "{:?}", primary.messages);
+
+    primary.on_colo_frame_event(
+        now,
+        &ColoFrameEvent::PairLost { reason: "gone".into() },
+        &mut Idle,
+    );
+    primary.on_colo_frame_event(now, &ColoFrameEvent::PairReady, &mut Idle);
+    assert_eq!(primary.protection.state(), ProtectionState::Joining);
+    assert!(digester.want(&[0]));
+    let answer = read(digester.next_answer().expect("it was asked for"));
+    primary.on_secondary(now, vec![answer]);
+    primary.on_output(now, &mut vec![segment()], &mut Idle);
+    assert!(primary.out.release.is_empty());
+    assert_eq!((primary.counts.secondary_ignored, primary.expander.stats.waiting), (1, 0));
+}
+
+impl Primary {
+    /// The secondary is gone for so long that output leaves without it.
+    fn end_protection_for_a_while(&mut self, now: Instant) {
+        self.on_lane(now, Lane::Secondary, false, &mut Idle);
+        let timeout = Duration::from_secs(1);
+        self.on_output(now, &mut vec![answer()], &mut Idle);
+        self.on_timeout(now + timeout, &mut Idle);
+        assert_eq!(self.protection.state(), ProtectionState::Unprotected);
+        self.out.release.clear();
+        self.commands.clear();
+    }
+}

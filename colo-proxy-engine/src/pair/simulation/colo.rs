@@ -1,0 +1,200 @@
+//! The COLO-frame: pauses the primary guest, copies its state, and tells.
+
+use super::machine::Machine;
+use super::plan::{At, Sabotage};
+use super::world::{Event, World};
+use crate::pair::event::ColoFrameEvent;
+
+/// How far a checkpoint is. The number tells a checkpoint that came to nothing from the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Somebody wants one.
+    Asked,
+    /// The secondary's guest is stopped; its daemon hears of it.
+    Stopped(u64),
+    /// The guest is paused; the daemon hears of it.
+    Began(u64),
+    /// The guest goes on before the state has arrived.
+    Resumes(u64),
+    /// The secondary has all of the state, and its guest goes on from there.
+    Loaded(u64),
+    /// The secondary's daemon hears of that.
+    Copied,
+    /// The primary's does.
+    Done(u64),
+    Failed(u64),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Checkpoints {
+    number: u64,
+    /// The one that is being made.
+    running: Option<u64>,
+    /// The state that was captured.
+    state: Option<Machine>,
+    /// It is on the secondary: the daemon will hear of it.
+    pub(super) is_loaded: bool,
+    pub(super) done: u64,
+    pub(super) failed: u64,
+}
+
+impl World {
+    pub(super) fn on_progress(&mut self, progress: Progress) {
+        let is_running = |number| self.checkpoints.running == Some(number);
+        match progress {
+            Progress::Asked => self.begin_checkpoint(),
+            Progress::Stopped(number) if is_running(number) => self.stopped(),
+            Progress::Copied => self.copied(),
+            Progress::Began(number) if is_running(number) => self.capture(number),
+            Progress::Resumes(number) if is_running(number) => self.resume(At::Primary),
+            Progress::Loaded(number) if is_running(number) => self.load(number),
+            Progress::Done(number) if is_running(number) => self.finish_checkpoint(),
+            Progress::Failed(number) if is_running(number) => self.fail_checkpoint(),
+            _ => {}
+        }
+    }
+
+    fn begin_checkpoint(&mut self) {
+        let can_be = self.primary.is_alive && self.primary.daemon.is_some();
+        if !can_be || self.checkpoints.running.is_some() {
+            return;
+        }
+        let number = self.checkpoints.number + 1;
+        (self.checkpoints.number, self.checkpoints.running) = (number, Some(number));
+        if self.is_lost {
+            return self.after(100..5_000, Event::Checkpoint(Progress::Failed(number)));
+        }
+        if self.plan.tells_secondary && self.plan.stops_secondary {
+            self.secondary.guest.paused = true;
+            self.after(1..800, Event::Checkpoint(Progress::Stopped(number)));
+        }
+        self.primary.guest.paused = true;
+        if self.plan.sabotage == Sabotage::EarlyResume {
+            self.checkpoints.state = Some(self.primary.guest.machine.clone());
+            self.resume(At::Primary);
+            return self.after(5_000..30_000, Event::Checkpoint(Progress::Began(number)));
+        }
+        self.after(1..2_000, Event::Checkpoint(Progress::Began(number)));
+    }
+
+    fn tell(&mut self, event: &ColoFrameEvent) {
+        let now = self.instant();
+        if let Some(daemon) = &mut self.primary.daemon {
+            crate::pair::Primary::on_colo_frame_event(daemon, now, event, &mut self.primary.kernel);
+        }
+        self.settle_primary();
+    }
+
+    fn capture(&mut self, number: u64) {
+        self.tell(&ColoFrameEvent::CheckpointBegan);
+        self.oracle.on_capture();
+        let machine = &self.primary.guest.machine;
+        self.checkpoints.state.get_or_insert_with(|| machine.clone());
+        let copied = self.random.within(self.plan.copy_us.clone());
+        if self.plan.resumes_early {
+            let resumes = self.now + self.random.within(1..500);
+            self.at(resumes, Event::Checkpoint(Progress::Resumes(number)));
+        }
+        let fails = self.random.chance(self.plan.checkpoint_failures);
+        let end = if fails { Progress::Failed(number) } else { Progress::Loaded(number) };
+        self.at(self.now + copied, Event::Checkpoint(end));
+    }
+
+    fn load(&mut self, number: u64) {
+        if self.secondary.daemon.is_none() {
+            return self.fail_checkpoint();
+        }
+        let Some(state) = self.checkpoints.state.take() else { return };
+        self.secondary.guest.machine = state;
+        self.checkpoints.is_loaded = true;
+        self.oracle.on_load();
+        if self.secondary.guest.paused {
+            self.resume(At::Secondary);
+            self.after(1..1_000, Event::Checkpoint(Progress::Copied));
+        } else if self.plan.tells_secondary {
+            self.copied();
+        }
+        self.after(1..1_000, Event::Checkpoint(Progress::Done(number)));
+    }
+
+    /// The secondary's guest is stopped, and its daemon hears of it.
+    fn stopped(&mut self) {
+        let now = self.instant();
+        self.secondary.kernel.now = self.now;
+        let Some(daemon) = &mut self.secondary.daemon else { return };
+        if daemon.on_stopped(now, &mut self.secondary.kernel) {
+            self.take_cut();
+        }
+        self.settle_secondary();
+    }
+
+    /// The secondary's guest has the state, and its daemon hears of it.
+    fn copied(&mut self) {
+        let now = self.instant();
+        self.secondary.kernel.now = self.now;
+        let Some(daemon) = &mut self.secondary.daemon else { return };
+        self.secondary.kernel.collected = Some(Vec::new());
+        let takes_cut = daemon.on_state_copied(now, &mut self.secondary.kernel);
+        self.secondary.kernel.write_collected();
+        if takes_cut {
+            self.take_cut();
+        }
+        self.take_delayed_input();
+    }
+
+    fn take_cut(&mut self) {
+        self.read_secondary_output();
+        let sent = self.output.sent;
+        if let Some(daemon) = &mut self.secondary.daemon {
+            daemon.on_cut(sent);
+        }
+    }
+
+    /// The secondary's guest goes on as it was.
+    fn go_on_without_state(&mut self) {
+        if !self.secondary.guest.paused {
+            return;
+        }
+        self.resume(At::Secondary);
+        self.secondary.kernel.now = self.now;
+        if let Some(daemon) = &mut self.secondary.daemon {
+            daemon.on_not_copied(&mut self.secondary.kernel);
+        }
+        self.take_delayed_input();
+    }
+
+    fn finish_checkpoint(&mut self) {
+        self.checkpoints.done += 1;
+        self.end_checkpoint();
+        self.tell(&ColoFrameEvent::DONE);
+    }
+
+    fn fail_checkpoint(&mut self) {
+        self.checkpoints.failed += 1;
+        self.end_checkpoint();
+        self.tell(&ColoFrameEvent::CheckpointFailed { reason: "simulated".into() });
+    }
+
+    fn end_checkpoint(&mut self) {
+        self.checkpoints.running = None;
+        self.checkpoints.state = None;
+        self.checkpoints.is_loaded = false;
+        if self.primary.guest.paused {
+            self.resume(At::Primary);
+        }
+        self.go_on_without_state();
+    }
+
+    /// One that is being made comes to nothing, because an end of it is gone.
+    pub(super) fn break_checkpoint(&mut self) {
+        if self.checkpoints.running.is_some() && !self.checkpoints.is_loaded {
+            self.fail_checkpoint();
+        }
+    }
+
+    /// The primary's host is dead: what has not arrived does not any more.
+    pub(super) fn abandon_checkpoint(&mut self) {
+        self.checkpoints.running = None;
+        self.go_on_without_state();
+    }
+}

@@ -1,0 +1,311 @@
+//! What the two daemons are given, and what becomes of their decisions.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::colo::Progress;
+use super::plan::{At, Sabotage, Wire};
+use super::programs::Fate;
+use super::wire::{Body, Host, read};
+use super::world::{Cargo, Event, World, brief};
+use crate::compare::{Engine, Limits};
+use crate::digest::Returned;
+use crate::frame::Frame;
+use crate::pair::OnSecondaryLost;
+use crate::pair::ProgramMode;
+use crate::pair::event::ColoFrameCommand;
+use crate::pair::message::Message;
+use crate::pair::protection::{LossPolicy, Protection};
+use crate::pair::secondary;
+use crate::pair::secondary::CutAnswer;
+use crate::pair::segment::Direction;
+
+/// Time until a daemon reads what is there.
+const WAKE_US: Range<u64> = 1..150;
+/// As in the configuration's defaults.
+pub(super) const SECONDARY_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl World {
+    // The primary.
+
+    /// Starts the daemon anew; it knows nothing of an earlier one.
+    pub(super) fn start_primary_daemon(&mut self) {
+        if !self.primary.is_alive || self.primary.daemon.is_some() {
+            return;
+        }
+        let limits = Limits { frames_max: self.plan.frames_max, ..Limits::default() };
+        let engine = Engine::new(limits, self.random.next());
+        let policy = LossPolicy {
+            timeout: SECONDARY_TIMEOUT,
+            on_lost: OnSecondaryLost::Release,
+            fences: false,
+        };
+        let mut protection = Protection::new(self.instant(), policy);
+        // As `wiring::attach` finds it in what the last one left pinned.
+        if self.primary.kernel.mode == ProgramMode::Off {
+            protection.expose();
+        }
+        let session = self.random.next();
+        self.primary.kernel.mode = ProgramMode::Protected;
+        self.primary.daemon =
+            Some(crate::pair::Primary::new("simulated".into(), engine, protection, session, true));
+    }
+
+    /// The primary guest puts out a frame.
+    pub(super) fn primary_output(&mut self, frame: Frame) {
+        if self.primary.kernel.mode == ProgramMode::Off {
+            self.oracle.on_unprotected();
+            return self.send_on_lan(&frame, Event::AtClient);
+        }
+        if self.primary.daemon.is_none() {
+            return;
+        }
+        if self.plan.sabotage == Sabotage::ReleaseAll {
+            self.primary.kernel.released.push(frame);
+            return self.settle_primary();
+        }
+        self.primary.kernel.gate.push_back(frame);
+        self.wake_primary();
+    }
+
+    fn wake_primary(&mut self) {
+        if self.primary.reads_at.is_none_or(|at| at < self.now) {
+            let time = self.now + self.random.within(WAKE_US);
+            self.primary.reads_at = Some(time);
+            self.at(time, Event::ReadOutput(At::Primary));
+        }
+    }
+
+    pub(super) fn read_primary_output(&mut self) {
+        self.primary.reads_at = None;
+        let now = self.instant();
+        let Some(daemon) = &mut self.primary.daemon else { return };
+        if !daemon.engine.has_room() {
+            return;
+        }
+        let kernel = &mut self.primary.kernel;
+        let mut frames = Vec::new();
+        crate::pair::OutputPath::read_output(kernel, &mut frames);
+        daemon.on_output(now, &mut frames, kernel);
+        self.settle_primary();
+    }
+
+    pub(super) fn on_returned(&mut self, returned: Returned) {
+        let returned = match returned {
+            Returned::Whole(frame) => self.deceived(frame).into(),
+            other => other,
+        };
+        let now = self.instant();
+        if let Some(daemon) = &mut self.primary.daemon {
+            daemon.on_secondary(now, vec![returned]);
+        }
+        self.settle_primary();
+    }
+
+    /// Makes the secondary's frame say more than it did.
+    fn deceived(&self, frame: Frame) -> Frame {
+        if self.plan.sabotage != Sabotage::Acknowledgments {
+            return frame;
+        }
+        let Some(Body::Tcp(mut segment)) = read(&frame) else { return frame };
+        let connections = &self.primary.guest.machine.connections;
+        if let Some(own) = connections.get(&segment.tuple)
+            && let Some(irs) = own.endpoint.irs.filter(|_| segment.ack.is_some())
+        {
+            segment.ack = Some(irs.wrapping_add(own.endpoint.rcvd as u32));
+        }
+        self.plan.net.frame(Host::Guest, &Body::Tcp(segment))
+    }
+
+    pub(super) fn on_epoch_done(&mut self, epoch: u64, sent: u64) {
+        let sent = if self.plan.sabotage == Sabotage::StaleFrames { 0 } else { sent };
+        let now = self.instant();
+        if let Some(daemon) = &mut self.primary.daemon {
+            daemon.on_epoch_done(now, epoch, sent);
+        }
+        self.settle_primary();
+    }
+
+    /// Carries out what the primary's daemon has decided.
+    pub(super) fn settle_primary(&mut self) {
+        let now = self.instant();
+        let (mut is_protected, mut has_more) = (true, false);
+        if let Some(daemon) = &mut self.primary.daemon {
+            daemon.release_some(&mut self.primary.kernel);
+            has_more = daemon.is_releasing();
+            daemon.collect_requests(now);
+            is_protected = !daemon.protection.is_unprotected();
+            let commands: Vec<ColoFrameCommand> =
+                std::iter::from_fn(|| daemon.next_command()).collect();
+            let messages: Vec<Message> = std::iter::from_fn(|| daemon.next_message()).collect();
+            for command in commands {
+                if let ColoFrameCommand::RequestCheckpoint { reasons, .. } = command {
+                    self.say(|| format!("a checkpoint is asked for: {reasons:?}"));
+                    self.requests += 1;
+                    self.after(100..5_000, Event::Checkpoint(Progress::Asked));
+                }
+            }
+            for message in messages {
+                self.send_by(Wire::Control, At::Secondary, Cargo::ToSecondary(message));
+            }
+        }
+        for frame in std::mem::take(&mut self.primary.kernel.released) {
+            self.say(|| format!("released: {}", brief(&frame)));
+            if is_protected {
+                let (primary, secondary) = (&self.primary.guest, &self.secondary.guest);
+                self.oracle.on_release(&frame, &primary.machine, &secondary.machine);
+            } else {
+                self.oracle.on_unprotected();
+            }
+            self.send_on_lan(&frame, Event::AtClient);
+        }
+        if has_more {
+            self.after(1..50, Event::Releases);
+        }
+        let has_room = self.primary.daemon.as_ref().is_some_and(|d| d.engine.has_room());
+        if has_room && !self.primary.kernel.gate.is_empty() {
+            self.wake_primary();
+        }
+    }
+
+    // The secondary.
+
+    pub(super) fn start_secondary_daemon(&mut self) {
+        if self.secondary.daemon.is_none() {
+            self.secondary.start();
+        }
+    }
+
+    /// The secondary guest puts out a frame.
+    pub(super) fn secondary_output(&mut self, frame: &Frame) {
+        let programs = &mut self.secondary.kernel.programs;
+        let fate = programs.translate(self.now, frame, Direction::FromGuest);
+        if let Fate::Go(frame) = fate {
+            if self.has_failed_over {
+                self.send_on_lan(&frame, Event::AtClient);
+            } else if self.secondary.daemon.is_some() {
+                self.secondary.kernel.gate.push_back(frame);
+                self.wake_secondary();
+            }
+        }
+        self.settle_secondary();
+    }
+
+    fn wake_secondary(&mut self) {
+        if self.secondary.reads_at.is_none_or(|at| at < self.now) {
+            let time = self.now + self.random.within(WAKE_US);
+            self.secondary.reads_at = Some(time);
+            self.at(time, Event::ReadOutput(At::Secondary));
+        }
+    }
+
+    /// Captured output goes into the lane, or nowhere.
+    pub(super) fn read_secondary_output(&mut self) {
+        self.secondary.reads_at = None;
+        if self.secondary.daemon.is_none() || self.has_failed_over {
+            return;
+        }
+        let now = self.instant();
+        for frame in std::mem::take(&mut self.secondary.kernel.gate) {
+            if let Some(daemon) = self.secondary.daemon.as_ref().filter(|_| self.output.is_up) {
+                daemon.repeater.lock().on_output(now, &frame);
+            }
+            self.send_back(frame);
+        }
+    }
+
+    pub(super) fn on_mirrored(&mut self, frame: Frame) {
+        if self.has_failed_over {
+            return;
+        }
+        self.secondary.kernel.now = self.now;
+        let now = self.instant();
+        if self.secondary.daemon.as_ref().is_some_and(crate::pair::Secondary::is_stopped) {
+            return self.secondary.delayed.push_back(frame);
+        }
+        if let Some(daemon) = &mut self.secondary.daemon {
+            daemon.on_mirror(now, &[frame], &mut self.secondary.kernel);
+        }
+        self.settle_secondary();
+    }
+
+    /// What was not read while the guest was stopped.
+    pub(super) fn take_delayed_input(&mut self) {
+        for frame in std::mem::take(&mut self.secondary.delayed) {
+            self.on_mirrored(frame);
+        }
+        self.settle_secondary();
+    }
+
+    pub(super) fn read_held(&mut self) {
+        let now = self.instant();
+        self.secondary.kernel.now = self.now;
+        let told_first = self.random.chance(500);
+        let kernel = &mut self.secondary.kernel;
+        let Some(daemon) = &mut self.secondary.daemon else { return };
+        let mut held: Vec<Frame> = kernel.held.drain(..).collect();
+        if !told_first {
+            daemon.on_held(now, &mut held, kernel);
+        }
+        while let Some(key) = kernel.programs.events.pop_front() {
+            daemon.on_offset(&key, kernel);
+        }
+        daemon.on_held(now, &mut held, kernel);
+        self.settle_secondary();
+    }
+
+    pub(super) fn on_daemon_timer(&mut self, at: At) {
+        let now = self.instant();
+        if at == At::Primary {
+            if let Some(daemon) = &mut self.primary.daemon {
+                daemon.on_timeout(now, &mut self.primary.kernel);
+            }
+            return self.settle_primary();
+        }
+        let kernel = &mut self.secondary.kernel;
+        kernel.now = self.now;
+        let Some(daemon) = &mut self.secondary.daemon else { return };
+        daemon.early_input.on_timeout(now);
+        if daemon.repeater.lock().poll_timeout().is_some_and(|at| at <= now) {
+            kernel.collected = Some(Vec::new());
+            daemon.repeat_input(now, kernel);
+            kernel.write_collected();
+        }
+        self.settle_secondary();
+    }
+
+    pub(super) fn on_message_to_secondary(&mut self, message: &Message) {
+        if let Message::FramesWanted { frames } = message {
+            return self.on_frames_wanted(frames);
+        }
+        let Message::Epoch { session, epoch } = *message else { return };
+        self.secondary.kernel.now = self.now;
+        let now = self.instant();
+        let Some(daemon) = &mut self.secondary.daemon else { return };
+        self.secondary.kernel.collected = Some(Vec::new());
+        let mark = daemon.on_epoch(now, (session, epoch), &mut self.secondary.kernel);
+        self.secondary.kernel.write_collected();
+        self.take_delayed_input();
+        let sent = match mark {
+            CutAnswer::None => return,
+            CutAnswer::Known(sent) => sent,
+            CutAnswer::Take => {
+                self.read_secondary_output();
+                self.output.sent
+            }
+        };
+        let message = Message::EpochDone { epoch, sent, lane_epoch: None };
+        self.send_by(Wire::Control, At::Primary, Cargo::ToPrimary(message));
+    }
+
+    /// Carries out what the secondary's daemon and programs have decided.
+    pub(super) fn settle_secondary(&mut self) {
+        for frame in std::mem::take(&mut self.secondary.kernel.to_guest) {
+            self.give(At::Secondary, frame);
+        }
+        let kernel = &self.secondary.kernel;
+        if !kernel.held.is_empty() || !kernel.programs.events.is_empty() {
+            self.after(WAKE_US, Event::ReadHeld);
+        }
+    }
+}

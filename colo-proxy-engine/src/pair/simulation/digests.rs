@@ -1,0 +1,73 @@
+//! The way of the secondary's output where digests go in the place of frames.
+
+use super::plan::{At, Sabotage, Wire};
+use super::world::{Cargo, World};
+use crate::digest::{Digester, Returned, ReturnedFrames};
+use crate::frame::Frame;
+use crate::record::Carried;
+
+/// Octets of frames that the secondary keeps: now and then one is not there any more.
+const KEPT_BYTES: usize = 40_000;
+
+/// Both ends of the lane.
+#[derive(Debug)]
+pub(super) struct Digests {
+    sender: Digester,
+    receiver: ReturnedFrames,
+}
+
+impl Default for Digests {
+    fn default() -> Self {
+        let sender = Digester::new(true, KEPT_BYTES, std::sync::Arc::default());
+        Self { sender, receiver: ReturnedFrames::default() }
+    }
+}
+
+impl World {
+    /// The lane is connected.
+    pub(super) fn begin_digests(&mut self) {
+        if !self.plan.digests {
+            return;
+        }
+        self.digests.receiver = ReturnedFrames::default();
+        let mut key = [0; 16];
+        // Everything has the same digest by the key of zeros.
+        if self.plan.sabotage != Sabotage::Digests {
+            key[..8].copy_from_slice(&self.random.next().to_be_bytes());
+        }
+        let record = self.digests.sender.begin(key);
+        self.return_record(record);
+    }
+
+    /// Sends a frame of the secondary, or its digest.
+    pub(super) fn send_back(&mut self, frame: Frame) {
+        let sent = self.output.sent;
+        let is_up = self.output.is_up && self.plan.digests;
+        let record = is_up.then(|| self.digests.sender.digest(sent, &frame)).flatten();
+        match record {
+            Some(record) => self.return_record(record),
+            None => self.return_cargo(frame.into()),
+        }
+    }
+
+    pub(super) fn on_frames_wanted(&mut self, wanted: &[u32]) {
+        assert!(self.digests.sender.want(wanted), "more than were sent");
+        while let Some(record) = self.digests.sender.next_answer() {
+            self.return_record(record);
+        }
+    }
+
+    /// Records are read in the order in which they were sent, whenever that is.
+    fn return_record(&mut self, (kind, octets): (crate::record::RecordKind, bytes::Bytes)) {
+        let returned = self.digests.receiver.read(kind, octets).expect("it was just written");
+        self.return_cargo(returned);
+    }
+
+    fn return_cargo(&mut self, returned: Returned) {
+        let is_frame = returned.is_frame();
+        self.send_by(Wire::Output, At::Primary, Cargo::Returned(returned));
+        if self.output.is_up && !is_frame {
+            self.output.sent -= 1;
+        }
+    }
+}

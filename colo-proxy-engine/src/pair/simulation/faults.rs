@@ -1,0 +1,118 @@
+//! What goes wrong.
+
+use super::colo::Progress;
+use super::plan::{At, Fault, Sabotage, Wire};
+use super::world::{Event, World};
+use crate::pair::ProgramMode;
+
+const WIRES: [Wire; 3] = [Wire::Mirror, Wire::Output, Wire::Control];
+
+impl World {
+    pub(super) fn on_fault(&mut self, fault: Fault) {
+        if self.has_failed_over || !self.primary.is_alive {
+            return;
+        }
+        match fault {
+            Fault::Cut(wire) if !self.is_lost => self.cut(wire),
+            Fault::Cut(_) => {}
+            Fault::Restart(at) => self.restart(at),
+            Fault::Lose { us } => self.lose_secondary(us),
+            Fault::Checkpoint => self.on_progress(Progress::Asked),
+            Fault::FailOver => self.fail_over_due = true,
+        }
+    }
+
+    /// A daemon dies. Its kernel's part stays, and holds.
+    fn restart(&mut self, at: At) {
+        // The COLO-frame's script is a child of the daemon: nobody would tell of a state that was
+        // copied already.
+        if self.checkpoints.is_loaded {
+            return;
+        }
+        // Nothing that outlives the daemon says that the secondary is stale, once output is held
+        // for a checkpoint: two failures, the loss of the secondary and this, at the wrong moment.
+        let is_exposed = self.primary.daemon.as_ref().is_some_and(|d| d.protection.is_exposed());
+        if at == At::Primary && is_exposed && self.primary.kernel.mode == ProgramMode::Protected {
+            return;
+        }
+        // Nor does anything say that the offsets which are void are so for a checkpoint that is not
+        // made yet.
+        if at == At::Secondary && self.secondary.guest.paused {
+            return;
+        }
+        match at {
+            At::Primary => {
+                self.primary.daemon = None;
+                self.primary.kernel.gate.clear();
+            }
+            At::Secondary => {
+                self.secondary.daemon = None;
+                self.secondary.kernel.gate.clear();
+                self.secondary.kernel.held.clear();
+            }
+        }
+        self.break_checkpoint();
+        for wire in WIRES {
+            self.cut(wire);
+        }
+        self.after(1_000..600_000, Event::Starts(at));
+    }
+
+    fn lose_secondary(&mut self, us: u64) {
+        if self.is_lost || self.checkpoints.is_loaded {
+            return;
+        }
+        self.is_lost = true;
+        self.break_checkpoint();
+        for wire in WIRES {
+            self.cut(wire);
+        }
+        self.at(self.now + us, Event::Returns);
+    }
+
+    pub(super) fn on_return(&mut self) {
+        self.is_lost = false;
+        for wire in WIRES {
+            self.connect(wire, 1_000..100_000);
+        }
+    }
+
+    /// The primary's host dies, if the secondary is what it has to be.
+    pub(super) fn try_fail_over(&mut self) {
+        if !self.oracle.is_covered() || self.secondary.daemon.is_none() || self.is_lost {
+            return;
+        }
+        self.fail_over_due = false;
+        self.say(|| "the primary host dies".into());
+        self.primary.is_alive = false;
+        self.primary.daemon = None;
+        self.abandon_checkpoint();
+        self.oracle.on_death(&self.client, &self.secondary.guest.machine);
+        let loses = self.random.chance(500);
+        for wire in WIRES {
+            let line = self.line(wire);
+            line.is_up = false;
+            line.generation += u32::from(loses);
+        }
+        self.after(1..1_500_000, Event::FailOver);
+    }
+
+    /// The order is that of the secondary's daemon.
+    pub(super) fn fail_over(&mut self) {
+        self.secondary.kernel.now = self.now;
+        self.secondary.kernel.programs.mode = ProgramMode::FailedOver;
+        if self.plan.sabotage == Sabotage::NoTranslation {
+            self.secondary.kernel.programs.forget_all();
+        }
+        self.has_failed_over = true;
+        let Some(daemon) = &mut self.secondary.daemon else { return };
+        daemon.on_taken_over();
+        for frame in std::mem::take(&mut self.secondary.kernel.gate) {
+            self.send_on_lan(&frame, Event::AtClient);
+        }
+        if let Some(daemon) = &mut self.secondary.daemon {
+            daemon.replay_all(&mut self.secondary.kernel);
+        }
+        self.settle_secondary();
+    }
+}

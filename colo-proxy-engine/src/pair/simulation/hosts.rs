@@ -1,0 +1,191 @@
+//! The two hosts: a guest, the kernel's part, and the daemon's decisions.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::daemons::SECONDARY_TIMEOUT;
+use super::endpoint::Nature;
+use super::machine::Machine;
+use super::programs::{Fate, Programs};
+use crate::frame::Frame;
+use crate::pair::BATCH;
+use crate::pair::ProgramMode;
+use crate::pair::early_input::InputLimits;
+use crate::pair::repeat::SharedRepeater;
+use crate::pair::segment::{Direction, segment};
+use crate::pair::takeover::{Deciders, Takeover};
+use crate::pair::{InputPath, OutputPath};
+
+/// A guest on a host.
+#[derive(Debug)]
+pub(super) struct Guest {
+    pub(super) machine: Machine,
+    pub(super) nature: Nature,
+    pub(super) paused: bool,
+    /// Frames in its TAP while it is paused.
+    pub(super) backlog: VecDeque<Frame>,
+    /// When it gets the last frame that is on its way: the order stays.
+    pub(super) busy_until: u64,
+}
+
+impl Guest {
+    pub(super) fn new(machine: Machine, nature: Nature) -> Self {
+        Self { machine, nature, paused: false, backlog: VecDeque::new(), busy_until: 0 }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Primary {
+    pub(super) guest: Guest,
+    pub(super) kernel: PrimaryKernel,
+    /// `None` while the daemon is dead.
+    pub(super) daemon: Option<crate::pair::Primary>,
+    pub(super) is_alive: bool,
+    pub(super) reads_at: Option<u64>,
+}
+
+/// The primary's kernel, as far as the daemon sees it.
+#[derive(Debug)]
+pub(super) struct PrimaryKernel {
+    pub(super) mode: ProgramMode,
+    /// Captured output that is not read yet.
+    pub(super) gate: VecDeque<Frame>,
+    /// What the daemon let go.
+    pub(super) released: Vec<Frame>,
+}
+
+impl PrimaryKernel {
+    pub(super) fn new() -> Self {
+        Self { mode: ProgramMode::Protected, gate: VecDeque::new(), released: Vec::new() }
+    }
+}
+
+impl OutputPath for PrimaryKernel {
+    fn set_mode(&mut self, mode: ProgramMode) {
+        self.mode = mode;
+    }
+
+    fn read_output(&mut self, into: &mut Vec<Frame>) -> bool {
+        let count = self.gate.len().min(BATCH.saturating_sub(into.len()));
+        into.extend(self.gate.drain(..count));
+        !self.gate.is_empty()
+    }
+
+    fn release(&mut self, frame: &Frame) {
+        self.released.push(frame.clone());
+    }
+
+    fn acknowledge(&mut self, frame: &Frame) {
+        self.released.push(frame.clone());
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Secondary {
+    pub(super) guest: Guest,
+    pub(super) kernel: SecondaryKernel,
+    pub(super) daemon: Option<crate::pair::Secondary>,
+    pub(super) reads_at: Option<u64>,
+    /// Input that the daemon does not read while its guest is stopped.
+    pub(super) delayed: VecDeque<Frame>,
+}
+
+/// The secondary's kernel, as far as the daemon sees it.
+#[derive(Debug)]
+pub(super) struct SecondaryKernel {
+    pub(super) now: u64,
+    pub(super) programs: Programs,
+    /// Input on its way to the guest.
+    pub(super) to_guest: Vec<Frame>,
+    /// Input that the programs sent back.
+    pub(super) held: VecDeque<Frame>,
+    /// Captured output that is not read yet.
+    pub(super) gate: VecDeque<Frame>,
+    /// Input is put aside, to be written in an order that does not depend on a hash.
+    pub(super) collected: Option<Vec<Frame>>,
+    pub(super) keeps_offsets: bool,
+}
+
+impl SecondaryKernel {
+    /// Input that the daemon writes, or of the LAN after a failover.
+    pub(super) fn write(&mut self, frame: &Frame) {
+        match self.programs.translate(self.now, frame, Direction::ToGuest) {
+            Fate::Go(frame) => self.to_guest.push(frame),
+            Fate::Hold => self.held.push_back(frame.clone()),
+            Fate::Drop => {}
+        }
+    }
+
+    /// Writes what was put aside: each connection in its order.
+    pub(super) fn write_collected(&mut self) {
+        let mut frames = self.collected.take().unwrap_or_default();
+        frames.sort_by_key(|frame| {
+            let key = segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
+            key.map(|key| (key.guest_port, key.peer_port))
+        });
+        for frame in &frames {
+            self.write(frame);
+        }
+    }
+}
+
+impl InputPath for SecondaryKernel {
+    fn input(&mut self, frame: &Frame) {
+        match &mut self.collected {
+            Some(frames) => frames.push(frame.clone()),
+            None => self.write(frame),
+        }
+    }
+
+    fn knows(&self, key: &colo_proxy_common::record::FlowKey) -> bool {
+        self.programs.knows(key)
+    }
+
+    fn bump_epoch(&mut self) -> bool {
+        if !self.keeps_offsets {
+            self.programs.bump_epoch();
+        }
+        true
+    }
+
+    fn restore_epoch(&mut self) {
+        if !self.keeps_offsets {
+            self.programs.restore_epoch();
+        }
+    }
+}
+
+impl Secondary {
+    pub(super) fn new(guest: Guest, keeps_offsets: bool) -> Self {
+        let kernel = SecondaryKernel {
+            now: 0,
+            programs: Programs::new(),
+            to_guest: Vec::new(),
+            held: VecDeque::new(),
+            gate: VecDeque::new(),
+            collected: None,
+            keeps_offsets,
+        };
+        let delayed = VecDeque::new();
+        let mut secondary = Self { guest, kernel, daemon: None, reads_at: None, delayed };
+        secondary.start();
+        secondary
+    }
+
+    /// When its daemon has something to do.
+    pub(super) fn next_timer(&self) -> Option<Instant> {
+        let daemon = self.daemon.as_ref()?;
+        let repeat = daemon.repeater.lock().poll_timeout().filter(|_| !daemon.is_stopped());
+        [daemon.early_input.poll_timeout(), repeat].into_iter().flatten().min()
+    }
+
+    /// Starts the daemon; it takes over what is pinned.
+    pub(super) fn start(&mut self) {
+        let mode = self.kernel.programs.mode;
+        let takeover = Takeover::new(Deciders::default(), SECONDARY_TIMEOUT);
+        let (repeater, limits) = (SharedRepeater::default(), InputLimits::default());
+        let name = "simulated".into();
+        self.daemon = Some(crate::pair::Secondary::new(name, mode, takeover, repeater, limits));
+    }
+}

@@ -1,0 +1,138 @@
+//! The LAN, and the ways between the daemons.
+
+use std::ops::Range;
+
+use super::plan::{At, Wire};
+use super::world::{Cargo, Event, Line, World};
+use crate::frame::Frame;
+use crate::pair::ProgramMode;
+use crate::pair::message::Message;
+use crate::pair::primary::Lane;
+
+/// Time until an end notices that its connection is gone.
+const NOTICE_US: Range<u64> = 1..2_000;
+/// Time until a connection is made again; longer than until its end is noticed.
+const RECONNECT_US: Range<u64> = 3_000..300_000;
+
+impl World {
+    /// Sends a frame over the LAN, which loses, repeats and reorders.
+    pub(super) fn send_on_lan(&mut self, frame: &Frame, arrives: fn(Frame) -> Event) {
+        let lan = self.plan.lan.clone();
+        let copies = 1 + u64::from(self.random.chance(lan.duplicates));
+        for _ in 0..copies {
+            if self.random.chance(lan.loss) {
+                self.say(|| "the LAN loses a frame".into());
+            } else {
+                self.after(lan.delay_us.clone(), arrives(frame.clone()));
+            }
+        }
+    }
+
+    /// A frame of the LAN for the guest, where that is now.
+    pub(super) fn input(&mut self, frame: &Frame) {
+        if self.has_failed_over {
+            self.secondary.kernel.now = self.now;
+            self.secondary.kernel.write(frame);
+            return self.settle_secondary();
+        }
+        if !self.primary.is_alive {
+            return;
+        }
+        self.give(At::Primary, frame.clone());
+        let mirrors =
+            self.primary.kernel.mode == ProgramMode::Protected && self.primary.daemon.is_some();
+        if mirrors {
+            self.send_by(Wire::Mirror, At::Secondary, Cargo::Frame(frame.clone()));
+        }
+    }
+
+    pub(super) fn line(&mut self, wire: Wire) -> &mut Line {
+        match wire {
+            Wire::Mirror => &mut self.mirror,
+            Wire::Output => &mut self.output,
+            Wire::Control => &mut self.control,
+        }
+    }
+
+    /// Sends in order; what finds no connection is lost.
+    pub(super) fn send_by(&mut self, wire: Wire, to: At, cargo: Cargo) {
+        let delay = self.random.within(self.plan.wire_us.clone());
+        let now = self.now;
+        let line = self.line(wire);
+        if !line.is_up {
+            return;
+        }
+        line.sent += 1;
+        let generation = line.generation;
+        let busy_until = &mut line.busy_until[1 - to as usize];
+        let time = (*busy_until).max(now + delay);
+        *busy_until = time;
+        self.at(time, Event::Arrives(wire, generation, cargo));
+    }
+
+    pub(super) fn on_cargo(&mut self, wire: Wire, generation: u32, cargo: Cargo) {
+        if self.line(wire).generation != generation {
+            return;
+        }
+        match cargo {
+            Cargo::Frame(frame) => self.on_mirrored(frame),
+            Cargo::Returned(returned) => self.on_returned(returned),
+            Cargo::ToSecondary(message) => self.on_message_to_secondary(&message),
+            Cargo::ToPrimary(Message::EpochDone { epoch, sent, .. }) => {
+                self.on_epoch_done(epoch, sent);
+            }
+            Cargo::ToPrimary(_) => {}
+        }
+    }
+
+    /// The connection will be there, if nothing comes between.
+    pub(super) fn connect(&mut self, wire: Wire, delay: Range<u64>) {
+        let generation = self.line(wire).generation;
+        self.after(delay, Event::Wire(wire, generation, true));
+    }
+
+    /// The connection ends; both ends notice, and it is made again if that can be.
+    pub(super) fn cut(&mut self, wire: Wire) {
+        let line = self.line(wire);
+        let was_up = line.is_up;
+        line.is_up = false;
+        line.generation += 1;
+        line.sent = 0;
+        let generation = line.generation;
+        if was_up {
+            self.after(NOTICE_US, Event::Wire(wire, generation, false));
+        }
+        if !self.is_lost {
+            self.connect(wire, RECONNECT_US);
+        }
+    }
+
+    pub(super) fn on_wire(&mut self, wire: Wire, generation: u32, up: bool) {
+        if self.line(wire).generation != generation {
+            return;
+        }
+        let daemons = self.primary.daemon.is_some() && self.secondary.daemon.is_some();
+        if up && (self.is_lost || self.has_failed_over || !self.primary.is_alive) {
+            return;
+        }
+        if up && !daemons {
+            return self.connect(wire, RECONNECT_US);
+        }
+        self.line(wire).is_up = up;
+        if let Some(daemon) = self.secondary.daemon.as_mut().filter(|_| up && wire == Wire::Output)
+        {
+            daemon.on_output_connection();
+            self.begin_digests();
+        }
+        let now = self.instant();
+        let lane = match wire {
+            Wire::Mirror => Lane::Mirror,
+            Wire::Output => Lane::Secondary,
+            Wire::Control => Lane::Control,
+        };
+        if let Some(daemon) = &mut self.primary.daemon {
+            daemon.on_lane(now, lane, up, &mut self.primary.kernel);
+        }
+        self.settle_primary();
+    }
+}

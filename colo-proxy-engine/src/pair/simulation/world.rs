@@ -1,0 +1,448 @@
+//! Client, guests, hosts and links in virtual time.
+//!
+//! Whatever happens is an event with a time; events of the same time happen in the order in which
+//! they arose. Nothing else decides anything, so a seed is a run.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::colo::{Checkpoints, Progress};
+use super::digests::Digests;
+use super::endpoint::Nature;
+use super::hosts::{Guest, Primary, PrimaryKernel, Secondary};
+use super::machine::Machine;
+use super::oracle::Oracle;
+use super::plan::{At, Plan, Sabotage, Wire};
+use super::random::{Digest, Random};
+use super::wire::{Body, Host, read};
+use crate::digest::Returned;
+use crate::frame::Frame;
+use crate::pair::message::Message;
+
+/// Events after which a run does not end by itself any more.
+const EVENTS_MAX: u64 = 30_000;
+/// Virtual time in which everything must be said and heard.
+const PATIENCE_US: u64 = 180_000_000;
+/// Lines of a trace that are shown: `COLO_PROXY_TRACE`, or so many.
+const SHOWN: usize = 120;
+
+/// What goes over a way between the daemons.
+#[derive(Clone, Debug)]
+pub(super) enum Cargo {
+    Frame(Frame),
+    Returned(Returned),
+    ToSecondary(Message),
+    ToPrimary(Message),
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    /// A frame leaves the LAN at the client, or at the host where the guest is.
+    AtClient(Frame),
+    AtGuest(Frame),
+    /// A guest takes a frame.
+    Receive(At, Frame),
+    ClientTimer,
+    GuestTimer(At),
+    DaemonTimer(At),
+    /// A daemon reads captured output.
+    ReadOutput(At),
+    /// The primary's daemon has another turn, for what may leave.
+    Releases,
+    /// The secondary's daemon reads what its kernel sent back, and told.
+    ReadHeld,
+    Arrives(Wire, u32, Cargo),
+    /// A connection is made, or its end is noticed.
+    Wire(Wire, u32, bool),
+    Checkpoint(Progress),
+    Starts(At),
+    FailOver,
+    Returns,
+}
+
+/// A connection between the daemons.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Line {
+    pub(super) generation: u32,
+    pub(super) is_up: bool,
+    /// When the last thing that was sent arrives, to the secondary and to the primary.
+    pub(super) busy_until: [u64; 2],
+    /// Frames that were sent since it is up.
+    pub(super) sent: u64,
+}
+
+pub(super) struct World {
+    pub(super) plan: Plan,
+    pub(super) now: u64,
+    start: Instant,
+    pub(super) random: Random,
+    queue: BTreeMap<(u64, u64), Event>,
+    numbers: u64,
+    /// Events that happened.
+    pub(super) events: u64,
+    timers: BTreeMap<u8, u64>,
+    pub(super) client: Machine,
+    client_nature: Nature,
+    pub(super) primary: Primary,
+    pub(super) secondary: Secondary,
+    pub(super) mirror: Line,
+    pub(super) output: Line,
+    pub(super) control: Line,
+    pub(super) digests: Digests,
+    /// The secondary's host cannot be reached.
+    pub(super) is_lost: bool,
+    pub(super) checkpoints: Checkpoints,
+    pub(super) oracle: Oracle,
+    pub(super) requests: u64,
+    pub(super) has_failed_over: bool,
+    /// A failover that waits for a moment at which it must succeed.
+    pub(super) fail_over_due: bool,
+    pub(super) digest: Digest,
+    trace: Option<Vec<String>>,
+}
+
+impl World {
+    pub(super) fn new(plan: Plan) -> Self {
+        let mut random = Random::new(plan.seed ^ 0x3a1d);
+        let client_nature = Nature {
+            random: random.fork(),
+            segment_max: 1448,
+            delayed_ack_us: 20_000,
+            buffer: 65_535,
+        };
+        let [first, second] = plan.natures.clone();
+        let primary = Primary {
+            guest: Guest::new(plan.guest.clone(), first),
+            kernel: PrimaryKernel::new(),
+            daemon: None,
+            is_alive: true,
+            reads_at: None,
+        };
+        let guest = Guest::new(plan.guest.clone(), second);
+        let secondary = Secondary::new(guest, plan.sabotage == Sabotage::OldOffsets);
+        let mut world = Self {
+            client: plan.client.clone(),
+            now: 0,
+            start: Instant::now(),
+            random,
+            queue: BTreeMap::new(),
+            numbers: 0,
+            events: 0,
+            timers: BTreeMap::new(),
+            client_nature,
+            primary,
+            secondary,
+            mirror: Line::default(),
+            output: Line::default(),
+            control: Line::default(),
+            digests: Digests::default(),
+            is_lost: false,
+            checkpoints: Checkpoints::default(),
+            oracle: Oracle::default(),
+            requests: 0,
+            has_failed_over: false,
+            fail_over_due: false,
+            digest: Digest::EMPTY,
+            trace: None,
+            plan,
+        };
+        world.start_primary_daemon();
+        for wire in [Wire::Mirror, Wire::Output, Wire::Control] {
+            world.connect(wire, world.plan.connect_us.clone());
+        }
+        world.arm_all();
+        world
+    }
+
+    // Time.
+
+    /// A time as the daemons' code wants it.
+    pub(super) fn instant(&self) -> Instant {
+        self.start + Duration::from_micros(self.now)
+    }
+
+    fn micros(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.start).as_micros() as u64
+    }
+
+    pub(super) fn at(&mut self, time: u64, event: Event) {
+        self.numbers += 1;
+        self.queue.insert((time.max(self.now), self.numbers), event);
+    }
+
+    pub(super) fn after(&mut self, delay: std::ops::Range<u64>, event: Event) {
+        let time = self.now + self.random.within(delay);
+        self.at(time, event);
+    }
+
+    /// Makes sure that every timer that runs has its event.
+    pub(super) fn arm_all(&mut self) {
+        let primary = &self.primary;
+        let guest = timer_of(&primary.guest).filter(|_| primary.is_alive);
+        let daemon = primary.daemon.as_ref().and_then(crate::pair::Primary::poll_timeout);
+        self.arm(0, self.client.next_timer(), Event::ClientTimer);
+        self.arm(1, guest, Event::GuestTimer(At::Primary));
+        self.arm(2, timer_of(&self.secondary.guest), Event::GuestTimer(At::Secondary));
+        self.arm(3, daemon.map(|at| self.micros(at)), Event::DaemonTimer(At::Primary));
+        let daemon = self.secondary.next_timer();
+        self.arm(4, daemon.map(|at| self.micros(at)), Event::DaemonTimer(At::Secondary));
+    }
+
+    /// One of the timers: `number` tells it from the others.
+    fn arm(&mut self, number: u8, time: Option<u64>, event: Event) {
+        let Some(time) = time.map(|time| time.max(self.now)) else { return };
+        if self.timers.get(&number).is_none_or(|armed| *armed > time) {
+            self.timers.insert(number, time);
+            self.at(time, event);
+        }
+    }
+
+    // Running.
+
+    /// Runs to the end; says what went wrong.
+    pub(super) fn run(&mut self) -> Result<(), String> {
+        while !self.is_settled() {
+            if self.now > PATIENCE_US || self.events > EVENTS_MAX {
+                return Err(Oracle::unfinished(&self.client, &self.primary, &self.secondary));
+            }
+            self.step()?;
+        }
+        let survivor =
+            if self.has_failed_over { &self.secondary.guest } else { &self.primary.guest };
+        Oracle::end(&self.client, &survivor.machine)
+    }
+
+    /// Everything was said, and nothing waits any more.
+    fn is_settled(&self) -> bool {
+        let held = |d: &crate::pair::Primary| d.engine.stats().held.frames > 0 || d.is_releasing();
+        let guest = if self.has_failed_over { &self.secondary.guest } else { &self.primary.guest };
+        let is_over = |machine: &Machine| {
+            machine.calls.is_empty()
+                && machine.scripts().all(|(_, script)| script.is_done())
+                && machine.questions.iter().all(|q| q.answered)
+                && machine.connections.values().all(|c| c.endpoint.is_over())
+        };
+        is_over(&self.client)
+            && is_over(&guest.machine)
+            && !self.fail_over_due
+            && !guest.paused
+            && !self.primary.daemon.as_ref().is_some_and(held)
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        self.strike();
+        let Some(((time, _), event)) = self.queue.pop_first() else {
+            return Err("nothing happens any more".into());
+        };
+        self.now = time;
+        self.events += 1;
+        self.note(&event);
+        self.handle(event);
+        self.arm_all();
+        self.oracle.verdict(&self.primary)
+    }
+
+    fn strike(&mut self) {
+        if self.fail_over_due {
+            self.try_fail_over();
+        }
+        while let Some((_, fault)) = self.plan.faults.pop_front_if(|(at, _)| *at <= self.events) {
+            self.say(|| format!("fault: {fault:?}"));
+            self.on_fault(fault);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::AtClient(frame) => {
+                if let Some(body) = read(&frame) {
+                    self.on_client(|client, now, nature, out| {
+                        client.on_body(now, body, nature, out);
+                    });
+                }
+            }
+            Event::ClientTimer => {
+                self.timers.remove(&0);
+                self.on_client(Machine::on_timer);
+            }
+            Event::AtGuest(frame) => self.input(&frame),
+            Event::Receive(at, frame) => self.on_receive(at, frame),
+            Event::GuestTimer(at) => {
+                self.timers.remove(&(1 + at as u8));
+                self.on_guest(at, Machine::on_timer);
+            }
+            Event::DaemonTimer(at) => {
+                self.timers.remove(&(3 + at as u8));
+                self.on_daemon_timer(at);
+            }
+            Event::ReadOutput(At::Primary) => self.read_primary_output(),
+            Event::ReadOutput(At::Secondary) => self.read_secondary_output(),
+            Event::Releases => self.settle_primary(),
+            Event::ReadHeld => self.read_held(),
+            Event::Arrives(wire, generation, cargo) => self.on_cargo(wire, generation, cargo),
+            Event::Wire(wire, generation, up) => self.on_wire(wire, generation, up),
+            Event::Checkpoint(progress) => self.on_progress(progress),
+            Event::Starts(At::Primary) => self.start_primary_daemon(),
+            Event::Starts(At::Secondary) => self.start_secondary_daemon(),
+            Event::FailOver => self.fail_over(),
+            Event::Returns => self.on_return(),
+        }
+    }
+
+    fn on_client(&mut self, act: impl FnOnce(&mut Machine, u64, &mut Nature, &mut Vec<Body>)) {
+        let mut out = Vec::new();
+        act(&mut self.client, self.now, &mut self.client_nature, &mut out);
+        for body in out {
+            let frame = self.plan.net.frame(Host::Client, &body);
+            self.send_on_lan(&frame, Event::AtGuest);
+        }
+    }
+
+    // A guest.
+
+    fn on_receive(&mut self, at: At, frame: Frame) {
+        let guest = self.guest(at);
+        if guest.paused {
+            guest.backlog.push_back(frame);
+        } else if let Some(body) = read(&frame) {
+            self.on_guest(at, |guest, now, nature, out| guest.on_body(now, body, nature, out));
+        }
+    }
+
+    pub(super) fn guest(&mut self, at: At) -> &mut Guest {
+        match at {
+            At::Primary => &mut self.primary.guest,
+            At::Secondary => &mut self.secondary.guest,
+        }
+    }
+
+    fn on_guest(
+        &mut self,
+        at: At,
+        act: impl FnOnce(&mut Machine, u64, &mut Nature, &mut Vec<Body>),
+    ) {
+        if at == At::Primary && !self.primary.is_alive {
+            return;
+        }
+        let now = self.now;
+        let guest = self.guest(at);
+        if guest.paused {
+            return;
+        }
+        let mut out = Vec::new();
+        act(&mut guest.machine, now, &mut guest.nature, &mut out);
+        for body in out {
+            let frame = self.plan.net.frame(Host::Guest, &body);
+            match at {
+                At::Primary => self.primary_output(frame),
+                At::Secondary => self.secondary_output(&frame),
+            }
+        }
+    }
+
+    /// The guest goes on, with what has come meanwhile.
+    pub(super) fn resume(&mut self, at: At) {
+        let guest = self.guest(at);
+        guest.paused = false;
+        for frame in std::mem::take(&mut guest.backlog) {
+            self.give(at, frame);
+        }
+    }
+
+    /// A frame is in the guest's TAP.
+    pub(super) fn give(&mut self, at: At, frame: Frame) {
+        let needed = self.random.within(self.plan.guest_us[at as usize].clone());
+        let loss = self.plan.input_loss[at as usize];
+        if self.random.chance(loss) {
+            return self.say(|| format!("{at:?} guest loses input"));
+        }
+        let now = self.now;
+        let guest = self.guest(at);
+        let time = guest.busy_until.max(now + needed);
+        guest.busy_until = time;
+        self.at(time, Event::Receive(at, frame));
+    }
+
+    // What is known of a run.
+
+    /// Keeps what happens from here on.
+    pub(super) fn traced(mut self) -> Self {
+        self.trace = Some(Vec::new());
+        self
+    }
+
+    pub(super) fn say(&mut self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            let line = line();
+            trace.push(format!("{:>10} {:>6}  {line}", self.now, self.events));
+        }
+    }
+
+    fn note(&mut self, event: &Event) {
+        self.digest.add(&self.now.to_be_bytes());
+        if let Event::AtClient(frame) | Event::AtGuest(frame) | Event::Receive(_, frame) = event {
+            self.digest.add(frame.bytes());
+        }
+        self.say(|| describe(event));
+    }
+
+    /// The last of what happened.
+    pub(super) fn last_events(&self) -> String {
+        let trace = self.trace.as_deref().unwrap_or_default();
+        let shown = super::tests::number("COLO_PROXY_TRACE").map_or(SHOWN, |lines| lines as usize);
+        trace[trace.len().saturating_sub(shown)..].join("\n")
+    }
+}
+
+fn timer_of(guest: &Guest) -> Option<u64> {
+    guest.machine.next_timer().filter(|_| !guest.paused)
+}
+
+fn describe(event: &Event) -> String {
+    match event {
+        Event::AtClient(frame) => format!("at the client: {}", brief(frame)),
+        Event::AtGuest(frame) => format!("at the guest's TAP: {}", brief(frame)),
+        Event::Receive(at, frame) => format!("{at:?} guest takes {}", brief(frame)),
+        Event::Arrives(wire, _, Cargo::Frame(frame) | Cargo::Returned(Returned::Whole(frame))) => {
+            format!("arrives by {wire:?}: {}", brief(frame))
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+/// A frame in a few words.
+pub(super) fn brief(frame: &Frame) -> String {
+    match read(frame) {
+        Some(Body::Udp(tuple, payload)) => {
+            format!("UDP {}>{} len {}", tuple.own_port, tuple.peer_port, payload.len())
+        }
+        Some(Body::Tcp(s)) => {
+            let flags = [(s.syn, 'S'), (s.fin, 'F'), (s.rst, 'R'), (s.ack.is_some(), '.')];
+            let flags: String =
+                flags.iter().filter(|(set, _)| *set).map(|(_, name)| name).collect();
+            let ports = (s.tuple.own_port, s.tuple.peer_port);
+            let ack = s.ack.unwrap_or_default();
+            let (len, ts) = (s.payload.len(), s.timestamps.unwrap_or_default());
+            format!("{}>{} {flags} seq {} ack {ack} len {len} ts {ts:?}", ports.0, ports.1, s.seq)
+        }
+        None => "a frame with a wrong checksum".into(),
+    }
+}
+
+/// Runs `plan`; a failure tells the seed, what went wrong and the last events.
+pub(super) fn play(plan: &Plan) -> Result<World, String> {
+    let mut world = World::new(plan.clone());
+    match world.run() {
+        Ok(()) => Ok(world),
+        Err(wrong) => {
+            let mut again = World::new(plan.clone()).traced();
+            let same = again.run().err();
+            let events = again.last_events();
+            let differs = if same.as_ref() == Some(&wrong) { "" } else { " (NOT REPEATABLE)" };
+            Err(format!(
+                "{events}\nfaults {:?}\nagain with COLO_PROXY_SEED={}{differs}: {wrong}",
+                plan.faults, plan.seed
+            ))
+        }
+    }
+}

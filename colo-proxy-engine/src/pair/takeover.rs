@@ -1,0 +1,392 @@
+//! When the secondary's guest takes over by itself.
+//!
+//! The primary has to be lost: its daemon is not heard, and for as long as a break of the link may
+//! last, unless QEMU has lost its other half as well. The guest has to be able to take over: the
+//! primary said last that the pair was protected. And somebody has to make sure that the other guest
+//! does not answer any more, or say that this host is the one to go on (`fence`, `quorum`). If
+//! neither is configured, an operator decides.
+
+use std::time::{Duration, Instant};
+
+use super::Mode;
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakeoverAction {
+    /// The guest is out of reach: log it.
+    TellUnreachable,
+    /// Run the commands of `[guest.takeover]`.
+    Ask,
+    /// Put the guest on the network.
+    TakeOver,
+    /// Only an operator may decide: log it.
+    TellOperator,
+    /// This guest is not the primary's equal: log it.
+    TellStale,
+}
+
+/// What the commands of `[guest.takeover]` have said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// This guest may go on.
+    Granted,
+    /// The other guest could not be fenced.
+    NotFenced,
+    /// The other host goes on.
+    Denied,
+}
+
+/// Who is asked before the guest takes over.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Deciders {
+    /// A command makes sure that the other guest does not answer any more: then there is no way back.
+    pub fence: bool,
+    /// A command says which host goes on.
+    pub quorum: bool,
+}
+
+/// The primary's daemon, on the control lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PeerDaemon {
+    NeverHeard,
+    Heard,
+    /// Not heard since then; it `was_silent` for as long as a break may last.
+    Lost {
+        since: Instant,
+        was_silent: bool,
+    },
+}
+
+/// This host's QEMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Qemu {
+    /// It has its other half, or says nothing about that.
+    Paired,
+    /// It has lost its other half.
+    Alone,
+    /// There is no connection to it, or it is ending: nobody knows whether this guest lives.
+    Unreachable { was_alone: bool },
+}
+
+/// How far the decision is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decision {
+    /// It is open; there is nothing to ask before then.
+    Open { not_before: Option<Instant> },
+    /// The commands run.
+    Asking,
+    /// All that there was to do is done, or said.
+    Settled,
+}
+
+/// The decision and its grounds.
+#[derive(Debug)]
+pub struct Takeover {
+    deciders: Deciders,
+    timeout: Duration,
+    peer: PeerDaemon,
+    qemu: Qemu,
+    decision: Decision,
+    /// The primary's daemon says that its guest is dead.
+    is_guest_gone: bool,
+    /// The primary said that this guest can take over.
+    covered: bool,
+}
+
+impl Takeover {
+    /// A break of the control lane may last for `timeout`.
+    pub fn new(deciders: Deciders, timeout: Duration) -> Self {
+        Self {
+            deciders,
+            timeout,
+            peer: PeerDaemon::NeverHeard,
+            qemu: Qemu::Paired,
+            decision: Decision::Open { not_before: None },
+            is_guest_gone: false,
+            covered: false,
+        }
+    }
+
+    /// The primary says whether the pair is protected.
+    pub fn on_protection(&mut self, protected: bool) {
+        self.covered = protected;
+    }
+
+    /// The primary said last that this guest can take over.
+    pub fn is_covered(&self) -> bool {
+        self.covered
+    }
+
+    /// How a guest stands that has not taken over.
+    pub fn mode(&self) -> Mode {
+        match (self.peer, self.covered, self.qemu) {
+            (PeerDaemon::NeverHeard, ..) => Mode::Standby,
+            (PeerDaemon::Heard, true, Qemu::Paired) => Mode::Protected,
+            (PeerDaemon::Heard, true, _) => Mode::CoveredNotEqual,
+            (PeerDaemon::Heard, false, _) => Mode::Joining,
+            (PeerDaemon::Lost { .. }, true, _) => Mode::PeerLost,
+            (PeerDaemon::Lost { .. }, false, _) => Mode::Unprotected,
+        }
+    }
+
+    /// The primary's daemon is heard again.
+    pub fn on_peer_up(&mut self) {
+        (self.peer, self.is_guest_gone) = (PeerDaemon::Heard, false);
+        if self.decision != Decision::Asking {
+            self.decision = Decision::Open { not_before: None };
+        }
+    }
+
+    /// The primary's daemon is not heard any more.
+    pub fn on_peer_down(&mut self, now: Instant, was_silent: bool) {
+        self.peer = match self.peer {
+            PeerDaemon::Lost { since, was_silent: before } => {
+                PeerDaemon::Lost { since, was_silent: before || was_silent }
+            }
+            PeerDaemon::NeverHeard | PeerDaemon::Heard => {
+                PeerDaemon::Lost { since: now, was_silent }
+            }
+        };
+    }
+
+    /// The primary's daemon says that its guest is dead, and keeps it off the network: it need not be
+    /// fenced. Anybody could say so, so this host's QEMU has to have noticed as well.
+    pub fn on_guest_gone(&mut self) -> Option<TakeoverAction> {
+        self.is_guest_gone = true;
+        self.if_guest_is_gone()
+    }
+
+    /// QEMU has its other half, or has lost it.
+    pub fn on_pair(&mut self, is_there: bool) -> Option<TakeoverAction> {
+        self.qemu = if is_there { Qemu::Paired } else { Qemu::Alone };
+        self.is_guest_gone &= !is_there;
+        self.if_guest_is_gone()
+    }
+
+    fn if_guest_is_gone(&mut self) -> Option<TakeoverAction> {
+        if !self.is_guest_gone || !self.has_lost_pair() || !self.covered {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.decision, Decision::Settled);
+        (before != Decision::Settled).then_some(TakeoverAction::TakeOver)
+    }
+
+    fn has_lost_pair(&self) -> bool {
+        matches!(self.qemu, Qemu::Alone | Qemu::Unreachable { was_alone: true })
+    }
+
+    /// The fate of this guest is not known until QEMU answers again.
+    pub fn on_unreachable(&mut self) {
+        self.qemu = Qemu::Unreachable { was_alone: self.has_lost_pair() };
+    }
+
+    /// QEMU answers again.
+    pub fn on_reachable(&mut self) {
+        if let Qemu::Unreachable { was_alone } = self.qemu {
+            self.qemu = if was_alone { Qemu::Alone } else { Qemu::Paired };
+        }
+    }
+
+    /// When [`Self::on_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let (PeerDaemon::Lost { since, was_silent }, Decision::Open { not_before }) =
+            (self.peer, self.decision)
+        else {
+            return None;
+        };
+        let is_certain = was_silent || self.has_lost_pair();
+        let due = if is_certain { since } else { since + self.timeout };
+        Some(not_before.map_or(due, |at| due.max(at)))
+    }
+
+    /// Time has passed.
+    pub fn on_timeout(&mut self, now: Instant) -> Option<TakeoverAction> {
+        self.poll_timeout().filter(|at| *at <= now)?;
+        let action = self.judge();
+        let asks = action == TakeoverAction::Ask;
+        self.decision = if asks { Decision::Asking } else { Decision::Settled };
+        Some(action)
+    }
+
+    fn judge(&self) -> TakeoverAction {
+        let is_automatic = self.deciders.fence || self.deciders.quorum;
+        match (self.covered, self.qemu) {
+            (false, _) => TakeoverAction::TellStale,
+            (true, Qemu::Unreachable { .. }) => TakeoverAction::TellUnreachable,
+            (true, _) if is_automatic => TakeoverAction::Ask,
+            (true, _) => TakeoverAction::TellOperator,
+        }
+    }
+
+    /// The commands have answered. The state in which they were asked may be over.
+    pub fn on_permission(&mut self, now: Instant, answer: Permission) -> Option<TakeoverAction> {
+        if self.decision == Decision::Asking {
+            self.decision = Decision::Open { not_before: None };
+        }
+        match answer {
+            Permission::Granted => {}
+            // The other guest goes on, without this one, whose state belongs to the past from here on.
+            Permission::Denied => {
+                self.covered = false;
+                return None;
+            }
+            Permission::NotFenced => {
+                self.decision = Decision::Open { not_before: Some(now + self.timeout) };
+                return None;
+            }
+        }
+        // A primary that is back lives, unless it was fenced.
+        if !matches!(self.peer, PeerDaemon::Lost { .. }) && !self.deciders.fence {
+            return None;
+        }
+        self.decision = Decision::Settled;
+        Some(match self.judge() {
+            TakeoverAction::Ask | TakeoverAction::TellOperator => TakeoverAction::TakeOver,
+            other => other,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(
+        clippy::disallowed_methods,
+        reason = "a test makes the clock that its subject is given"
+    )]
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    fn start(is_automatic: bool, fences: bool) -> (Instant, Takeover) {
+        let deciders = Deciders { fence: fences, quorum: is_automatic && !fences };
+        let mut takeover = Takeover::new(deciders, TIMEOUT);
+        takeover.on_protection(true);
+        (Instant::now(), takeover)
+    }
+
+    #[test]
+    fn a_break_that_may_be_short_is_waited_for() {
+        let (now, mut t) = start(true, true);
+        t.on_peer_down(now, false);
+        assert_eq!(t.on_timeout(now + TIMEOUT.saturating_sub(MOMENT)), None);
+        assert_eq!(t.on_timeout(now + TIMEOUT), Some(TakeoverAction::Ask));
+        assert_eq!(
+            t.on_permission(now + TIMEOUT, Permission::Granted),
+            Some(TakeoverAction::TakeOver)
+        );
+        assert_eq!(t.poll_timeout(), None, "once");
+    }
+
+    #[test]
+    fn the_twin_whose_primary_is_back_in_time_does_nothing() {
+        let (now, mut t) = start(true, true);
+        t.on_peer_down(now, false);
+        t.on_peer_up();
+        assert_eq!((t.poll_timeout(), t.on_timeout(now + TIMEOUT * 9)), (None, None));
+    }
+
+    #[test]
+    fn silence_and_a_lost_pair_need_no_further_wait() {
+        let (now, mut t) = start(true, false);
+        t.on_peer_down(now, true);
+        assert_eq!(t.on_timeout(now), Some(TakeoverAction::Ask));
+        let (now, mut t) = start(true, false);
+        t.on_pair(false);
+        assert_eq!(t.poll_timeout(), None, "its daemon lives, and will tell");
+        t.on_peer_down(now, false);
+        assert_eq!(t.on_timeout(now), Some(TakeoverAction::Ask));
+    }
+
+    #[test]
+    fn without_a_fence_or_a_quorum_the_operator_decides_and_is_told_once() {
+        let (now, mut t) = start(false, false);
+        t.on_peer_down(now, true);
+        assert_eq!(t.on_timeout(now), Some(TakeoverAction::TellOperator));
+        assert_eq!(t.on_timeout(now + TIMEOUT), None);
+        // The next time, again.
+        t.on_peer_up();
+        t.on_peer_down(now, true);
+        assert_eq!(t.on_timeout(now), Some(TakeoverAction::TellOperator));
+    }
+
+    #[test]
+    fn a_guest_that_is_not_the_primarys_equal_stays_where_it_is() {
+        let (now, mut t) = start(true, true);
+        t.on_protection(false);
+        t.on_peer_down(now, true);
+        assert_eq!(t.on_timeout(now), Some(TakeoverAction::TellStale));
+        assert_eq!(t.on_timeout(now + TIMEOUT * 9), None);
+    }
+
+    #[test]
+    fn a_dead_guest_whose_daemon_lives_needs_no_fence() {
+        let (_, mut t) = start(false, false);
+        assert_eq!(t.on_guest_gone(), None, "anybody could say so");
+        assert_eq!(t.on_pair(false), Some(TakeoverAction::TakeOver));
+        assert_eq!(t.on_guest_gone(), None, "once");
+        let (_, mut t) = start(false, false);
+        assert_eq!(t.on_pair(false), None);
+        assert_eq!(t.on_guest_gone(), Some(TakeoverAction::TakeOver), "in either order");
+        let (_, mut t) = start(true, true);
+        t.on_protection(false);
+        t.on_pair(false);
+        assert_eq!(t.on_guest_gone(), None, "this guest is not its equal");
+    }
+
+    #[test]
+    fn a_guest_out_of_reach_takes_over_from_nobody() {
+        let (now, mut t) = start(true, true);
+        t.on_unreachable();
+        t.on_peer_down(now, true);
+        assert_eq!(t.on_timeout(now), Some(TakeoverAction::TellUnreachable));
+        let (now, mut t) = start(true, true);
+        t.on_unreachable();
+        t.on_reachable();
+        t.on_peer_down(now, true);
+        assert_eq!(t.on_timeout(now), Some(TakeoverAction::Ask));
+    }
+
+    #[test]
+    fn a_quorum_that_said_no_is_not_asked_again_of_a_guest_that_grows_old() {
+        let (now, mut t) = start(true, false);
+        t.on_peer_down(now, true);
+        assert_eq!(t.on_timeout(now), Some(TakeoverAction::Ask));
+        assert_eq!(t.on_permission(now, Permission::Denied), None);
+        assert_eq!(t.on_timeout(now + TIMEOUT * 9), Some(TakeoverAction::TellStale));
+    }
+
+    #[test]
+    fn a_late_yes_does_not_bring_back_a_guest_that_is_not_equal_any_more() {
+        let (now, mut t) = start(true, true);
+        t.on_peer_down(now, true);
+        t.on_timeout(now);
+        t.on_peer_up();
+        t.on_protection(false);
+        t.on_peer_down(now, false);
+        assert_eq!(t.on_permission(now, Permission::Granted), Some(TakeoverAction::TellStale));
+    }
+
+    #[test]
+    fn a_refusal_is_asked_again_later() {
+        let (now, mut t) = start(true, true);
+        t.on_peer_down(now, true);
+        assert_eq!(t.on_timeout(now), Some(TakeoverAction::Ask));
+        assert_eq!(t.on_timeout(now), None, "being asked");
+        assert_eq!(t.on_permission(now, Permission::NotFenced), None);
+        assert_eq!(t.on_timeout(now + TIMEOUT.saturating_sub(MOMENT)), None);
+        assert_eq!(t.on_timeout(now + TIMEOUT), Some(TakeoverAction::Ask));
+    }
+
+    #[test]
+    fn a_primary_that_is_back_meanwhile_lives_unless_it_was_fenced() {
+        for (fences, then) in [(false, None), (true, Some(TakeoverAction::TakeOver))] {
+            let (now, mut t) = start(true, fences);
+            t.on_peer_down(now, true);
+            t.on_timeout(now);
+            t.on_peer_up();
+            assert_eq!(t.on_permission(now, Permission::Granted), then);
+        }
+    }
+}

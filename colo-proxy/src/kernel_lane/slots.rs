@@ -1,0 +1,413 @@
+//! What the kernel lane has lost, from what both ends have counted in each slot of time.
+//!
+//! The sender begins a new slot where the present one has frames, and tells of one that is over for
+//! as long as a slot lasts. What has not come by then is waited for a little longer: a host that has
+//! much to do keeps frames for a while, and a loss costs a checkpoint. An idle lane says nothing.
+//!
+//! What comes later than that has counted as lost, and counts for no other slot. So it can hide no
+//! loss there: the programs refuse what is too late, and what they have not refused yet is forgotten
+//! before its place is another slot's ([`Slots::on_count`]).
+
+use colo_proxy_common::lane::{LATE_SLOTS, LaneCounters, SLOTS};
+
+use colo_proxy_engine::pair::message::Message;
+
+/// Ticks for which frames of a slot that was told of may still come. They are refused
+/// [`LATE_SLOTS`] after it, and the place in the counters is used again after [`SLOTS`].
+const LATE_TICKS: u32 = 6;
+/// Slots in a row of which nothing came before the way counts as closed: on a link that loses every
+/// tenth frame, ten thousand of one frame each pass before that is chance.
+const SILENT_SLOTS: u32 = 4;
+
+/// No I/O and no clock: the owner brings counters, messages, and a tick for every slot.
+#[derive(Debug)]
+pub(super) struct Slots {
+    present: u32,
+    /// Of each slot, what had been counted when it was told of last.
+    told: [u64; SLOTS],
+    heard: [u64; SLOTS],
+    /// The slot before the present one has yet to be told of.
+    is_due: bool,
+    /// Of each slot, what is still to come.
+    awaited: [Option<Awaited>; SLOTS],
+    /// Frames that the peer sent and that have not come.
+    pub(super) lost: u64,
+    /// Of what is sent in the present slot. A new one begins a new slot, so that a frame which is
+    /// older than many epochs is older than many slots too.
+    epoch: u32,
+    silence: Silence,
+}
+
+/// Frames that the peer has sent, and that have not all come yet.
+#[derive(Clone, Copy, Debug)]
+struct Awaited {
+    sent: u64,
+    ticks: u32,
+}
+
+/// What the end of a slot's time brings.
+#[derive(Debug, Default)]
+pub(super) struct Over {
+    /// For the peer.
+    pub(super) message: Option<Message>,
+    /// Frames of the peer that are lost.
+    pub(super) lost: u64,
+    /// Nothing comes of what the peer sends.
+    pub(super) is_silent: bool,
+}
+
+/// How long nothing has come of what the peer sends.
+#[derive(Debug)]
+struct Silence {
+    /// Slots in which it has sent, since the last frame.
+    slots: u32,
+    /// Ticks since the first of them.
+    ticks: u32,
+    ticks_max: u32,
+    /// All that has come.
+    arrived: u64,
+}
+
+impl Slots {
+    /// Begins with `slot` and `epoch`; what was counted before is of the past. A way by which
+    /// nothing has come for `silent_ticks` is closed, if something should have come.
+    pub(super) fn new(slot: u32, epoch: u32, silent_ticks: u32, counters: &LaneCounters) -> Self {
+        Self {
+            present: slot,
+            told: counters.sent,
+            heard: counters.received,
+            is_due: false,
+            awaited: [None; SLOTS],
+            lost: 0,
+            epoch,
+            silence: Silence {
+                slots: 0,
+                ticks: 0,
+                ticks_max: silent_ticks,
+                arrived: arrived(counters),
+            },
+        }
+    }
+
+    /// The slot that frames are to carry from now on.
+    pub(super) fn present(&self) -> u32 {
+        self.present
+    }
+
+    /// All that had come by the last tick.
+    pub(super) fn arrived(&self) -> u64 {
+        self.silence.arrived
+    }
+
+    /// A slot's time is over; frames are sent with `epoch`.
+    pub(super) fn on_tick(&mut self, epoch: u32, counters: &LaneCounters) -> Over {
+        let before = self.present.wrapping_sub(1);
+        let message = std::mem::take(&mut self.is_due).then(|| {
+            let sent = take(&mut self.told, &counters.sent, before);
+            Message::LaneCount { slot: before, sent }
+        });
+        let has_epoch = std::mem::replace(&mut self.epoch, epoch) == epoch;
+        if !has_epoch || since(&self.told, &counters.sent, self.present) != 0 {
+            self.present = self.present.wrapping_add(1);
+            self.is_due = true;
+        }
+        let lost =
+            (0..SLOTS as u32).map(|slot| self.look(slot, counters)).fold(0, u64::saturating_add);
+        Over { message, lost, is_silent: self.silence.on_tick(arrived(counters)) }
+    }
+
+    /// The peer has sent so many frames in a slot that is over. Returns how many are lost of those
+    /// that were awaited in its place before.
+    pub(super) fn on_count(&mut self, slot: u32, sent: u64, counters: &LaneCounters) -> u64 {
+        let lost = self.give_up(slot, counters);
+        if let Some(awaited) = self.awaited.get_mut(index(slot)) {
+            *awaited = Some(Awaited { sent, ticks: 0 });
+        }
+        // The programs refuse frames of these slots, and nobody sends yet in those that will have
+        // their places, unless the control lane is more than two seconds late.
+        for late in LATE_SLOTS + 1..=2 * LATE_SLOTS {
+            let late = slot.wrapping_sub(late);
+            if self.awaited.get(index(late)).is_some_and(Option::is_none) {
+                take(&mut self.heard, &counters.received, late);
+            }
+        }
+        lost
+    }
+
+    /// Whether what is awaited has come, or has had its time.
+    fn look(&mut self, slot: u32, counters: &LaneCounters) -> u64 {
+        let received = since(&self.heard, &counters.received, slot);
+        let Some(Some(awaited)) = self.awaited.get_mut(index(slot)) else { return 0 };
+        awaited.ticks += 1;
+        let is_over = received >= awaited.sent || awaited.ticks > LATE_TICKS;
+        if is_over { self.give_up(slot, counters) } else { 0 }
+    }
+
+    /// What has not come by now is lost.
+    fn give_up(&mut self, slot: u32, counters: &LaneCounters) -> u64 {
+        let Some(awaited) = self.awaited.get_mut(index(slot)).and_then(Option::take) else {
+            return 0;
+        };
+        let received = take(&mut self.heard, &counters.received, slot);
+        let lost = awaited.sent.saturating_sub(received);
+        self.silence.slots += u32::from(awaited.sent > 0 && received == 0);
+        self.lost = self.lost.saturating_add(lost);
+        lost
+    }
+}
+
+impl Silence {
+    /// Whether it has lasted too long, where `arrived` have come by now.
+    fn on_tick(&mut self, arrived: u64) -> bool {
+        if std::mem::replace(&mut self.arrived, arrived) != arrived {
+            (self.slots, self.ticks) = (0, 0);
+        }
+        self.ticks += u32::from(self.slots > 0);
+        self.slots >= SILENT_SLOTS && self.ticks > self.ticks_max
+    }
+}
+
+fn arrived(counters: &LaneCounters) -> u64 {
+    counters.received.iter().fold(0, |sum, frames| sum.wrapping_add(*frames))
+}
+
+/// What has been counted in `slot` since the last time.
+fn since(known: &[u64; SLOTS], counters: &[u64; SLOTS], slot: u32) -> u64 {
+    match (known.get(index(slot)), counters.get(index(slot))) {
+        (Some(known), Some(now)) => now.wrapping_sub(*known),
+        _ => 0,
+    }
+}
+
+/// The same, and from here on it is the last time.
+fn take(known: &mut [u64; SLOTS], counters: &[u64; SLOTS], slot: u32) -> u64 {
+    let new = since(known, counters, slot);
+    if let (Some(known), Some(now)) = (known.get_mut(index(slot)), counters.get(index(slot))) {
+        *known = *now;
+    }
+    new
+}
+
+fn index(slot: u32) -> usize {
+    slot as usize % SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use colo_proxy_common::lane::{is_late, tag, told};
+
+    use super::*;
+
+    /// Of silence.
+    const PATIENCE: u32 = 20;
+
+    /// A lane in one direction, which delivers late or never.
+    struct Rig {
+        sender: (Slots, LaneCounters),
+        receiver: (Slots, LaneCounters),
+        /// What the receiver's programs know.
+        told: u32,
+        epoch: u32,
+        is_silent: bool,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let counters = LaneCounters { sent: [7; SLOTS], received: [9; SLOTS], looked_ns: 0 };
+            let end = || (Slots::new(1, 0, PATIENCE, &counters), counters);
+            Self { sender: end(), receiver: end(), told: 0, epoch: 0, is_silent: false }
+        }
+
+        /// Sends a frame; returns its slot, for [`Rig::arrive`].
+        fn send(&mut self) -> u32 {
+            let (slots, counters) = &mut self.sender;
+            counters.sent[index(slots.present())] += 1;
+            slots.present()
+        }
+
+        fn arrive(&mut self, slot: u32) {
+            if !is_late(tag(0, slot), self.told) {
+                self.receiver.1.received[index(slot)] += 1;
+            }
+        }
+
+        /// Returns what was found lost.
+        fn tick(&mut self) -> u64 {
+            let (slots, counters) = &mut self.sender;
+            let message = slots.on_tick(self.epoch, counters).message;
+            let (slots, counters) = &mut self.receiver;
+            let lost = match message {
+                Some(Message::LaneCount { slot, sent }) => {
+                    self.told = told(slot);
+                    slots.on_count(slot, sent, counters)
+                }
+                other => {
+                    assert_eq!(other, None);
+                    0
+                }
+            };
+            let over = slots.on_tick(0, counters);
+            self.is_silent = over.is_silent;
+            lost + over.lost
+        }
+    }
+
+    #[test]
+    fn what_arrives_late_is_not_lost_whatever_its_order() {
+        let mut rig = Rig::new();
+        let mut under_way = Vec::new();
+        for round in 0..1000_usize {
+            under_way.push((0..round % 7).map(|_| rig.send()).collect::<Vec<_>>());
+            assert_eq!(rig.tick(), 0, "round {round}");
+            // Now and then nothing comes for a while.
+            if round % 5 == 4 {
+                under_way.drain(..).rev().flatten().for_each(|slot| rig.arrive(slot));
+            }
+        }
+        assert_eq!(rig.receiver.0.lost, 0);
+    }
+
+    #[test]
+    fn every_lost_frame_is_found_once_and_soon() {
+        let mut rig = Rig::new();
+        let (mut lost, mut found) = (0, 0);
+        for round in 0..1000_u64 {
+            for frame in 0..5 {
+                let slot = rig.send();
+                if (round * 5 + frame) % 13 == 0 {
+                    lost += 1;
+                } else {
+                    rig.arrive(slot);
+                }
+            }
+            found += rig.tick();
+        }
+        found += (0..LATE_TICKS + 3).map(|_| rig.tick()).sum::<u64>();
+        assert_eq!(found, lost);
+        assert_eq!(rig.receiver.0.lost, lost);
+    }
+
+    /// However late a frame comes: it has counted as lost, and the loss of another one is found.
+    #[test]
+    fn a_late_frame_hides_no_loss() {
+        for late in 0..3 * SLOTS as u32 {
+            let mut rig = Rig::new();
+            let slot = rig.send();
+            let mut found = 0;
+            // Each slot has a frame, and the last one in the same place is lost.
+            for round in 1..=4 * SLOTS as u32 {
+                found += rig.tick();
+                let sent = rig.send();
+                if round % SLOTS as u32 != 0 {
+                    rig.arrive(sent);
+                }
+                if round == LATE_TICKS + 2 + late {
+                    rig.arrive(slot);
+                }
+            }
+            found += (0..LATE_TICKS + 3).map(|_| rig.tick()).sum::<u64>();
+            assert_eq!(found, 5, "a frame that is {late} slots too late");
+        }
+    }
+
+    /// The control lane stands still while frames come; then all counts come at once.
+    #[test]
+    fn counts_that_are_late_make_no_loss() {
+        const LATE: u32 = 36;
+        let mut rig = Rig::new();
+        let mut counts = Vec::new();
+        for _ in 0..LATE {
+            let slot = rig.send();
+            rig.arrive(slot);
+            let (slots, counters) = &mut rig.sender;
+            counts.extend(slots.on_tick(0, counters).message);
+        }
+        let (slots, counters) = &mut rig.receiver;
+        let mut lost = 0;
+        for count in counts {
+            let Message::LaneCount { slot, sent } = count else { continue };
+            lost += slots.on_count(slot, sent, counters);
+        }
+        lost += (0..LATE_TICKS + 2).map(|_| slots.on_tick(0, counters).lost).sum::<u64>();
+        assert_eq!(lost, 0);
+    }
+
+    /// Nothing comes: that is told when it has lasted, and not of a lane where nothing is sent, or
+    /// where something comes now and then.
+    #[test]
+    fn a_way_that_is_closed_is_told_from_one_that_loses_much() {
+        let mut rig = Rig::new();
+        for _ in 0..100 {
+            rig.tick();
+            assert!(!rig.is_silent, "nothing is sent");
+        }
+        for round in 0..=50 * PATIENCE {
+            let slot = rig.send();
+            if round % PATIENCE == 0 {
+                rig.arrive(slot);
+            }
+            rig.tick();
+            assert!(!rig.is_silent, "something comes");
+        }
+        let ticks = (1..1000).find(|_| {
+            rig.send();
+            rig.tick();
+            rig.is_silent
+        });
+        assert!(ticks.is_some_and(|ticks| (PATIENCE..PATIENCE + 20).contains(&ticks)), "{ticks:?}");
+    }
+
+    /// A frame now and then is no reason to wait longer, and one that was lost is none to give up.
+    #[test]
+    fn a_slow_lane_is_closed_after_some_slots() {
+        let mut rig = Rig::new();
+        for frame in 1..=SILENT_SLOTS {
+            rig.send();
+            let silent = (0..2 * PATIENCE).any(|_| {
+                rig.tick();
+                rig.is_silent
+            });
+            assert_eq!(silent, frame == SILENT_SLOTS, "after {frame} frames");
+        }
+    }
+
+    /// So a frame that is many epochs old is as many slots old, and is refused for that.
+    #[test]
+    fn a_new_epoch_begins_a_slot() {
+        let mut rig = Rig::new();
+        let slot = rig.send();
+        for epoch in 1..=2 * LATE_SLOTS {
+            rig.epoch = epoch;
+            rig.tick();
+        }
+        assert_eq!(rig.sender.0.present(), slot + 2 * LATE_SLOTS);
+        assert!(is_late(tag(0, slot), rig.told));
+    }
+
+    #[test]
+    fn what_never_comes_is_lost_when_its_place_is_needed_again() {
+        let mut rig = Rig::new();
+        let (slots, counters) = &mut rig.receiver;
+        assert_eq!(slots.on_count(3, 4, counters), 0);
+        assert_eq!(slots.on_count(3 + SLOTS as u32, 1, counters), 4);
+    }
+
+    #[test]
+    fn an_idle_lane_says_nothing() {
+        let mut rig = Rig::new();
+        rig.send();
+        let (slots, counters) = &mut rig.sender;
+        let told = (0..100).filter(|_| slots.on_tick(0, counters).message.is_some()).count();
+        assert_eq!((told, slots.present()), (1, 2));
+    }
+
+    #[test]
+    fn nonsense_of_the_peer_is_a_number_at_most() {
+        let mut rig = Rig::new();
+        let (slots, counters) = &mut rig.receiver;
+        slots.on_count(u32::MAX, u64::MAX, counters);
+        slots.on_count(0, u64::MAX, counters);
+        (0..=LATE_TICKS).for_each(|_| drop(slots.on_tick(0, counters)));
+        assert_eq!(slots.lost, u64::MAX);
+    }
+}

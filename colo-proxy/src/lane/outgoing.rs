@@ -1,0 +1,331 @@
+//! Frames that go to the peer.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use colo_proxy_engine::digest::Digester;
+use colo_proxy_engine::frame::Frame;
+use colo_proxy_engine::pair::BATCH;
+use colo_proxy_engine::record::Outbox;
+use tokio::io::{AsyncReadExt, ReadHalf};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::io::write;
+use super::stats::LaneStats;
+use super::{LaneEvent, WAITING_BATCHES};
+use crate::config::PeerLimits;
+use crate::datapath::capture::Capture;
+use crate::endpoint::{Port, Stream};
+use crate::error_chain::chain;
+use crate::gate::readable::{Drained, Readable};
+use crate::random::random_bytes;
+
+/// What a lane to the peer is made of.
+pub(crate) struct Outgoing {
+    pub(crate) port: Port,
+    pub(crate) source: Box<dyn Capture>,
+    pub(crate) vnet_hdr: bool,
+    pub(crate) limits: PeerLimits,
+    pub(crate) stats: Arc<LaneStats>,
+    /// Sees every frame that goes into the lane.
+    pub(crate) observe: Box<dyn FnMut(&Frame) + Send>,
+    /// Sends digests in the place of frames.
+    pub(crate) digester: Option<Digester>,
+}
+
+/// What the owner may ask of a lane to the peer.
+pub(crate) enum OutgoingRequest {
+    /// Take everything from the source that is there now, then say how many frames have gone into
+    /// the current connection.
+    Cut(oneshot::Sender<u64>),
+    /// Close the connection for good, and give back what was captured and not read yet, where it
+    /// can still be sent as the guest's.
+    Finish(oneshot::Sender<Vec<Frame>>),
+    /// Read from here instead.
+    Source(Box<dyn Capture>),
+    /// Take everything from the source that is there now, and say when the peer has been sent it.
+    /// No answer comes where the connection is lost first.
+    Flush(oneshot::Sender<()>),
+    /// Frames of the source found no room in its queue: close this connection, the n-th of the
+    /// lane, because its peer will never get them. Nothing is done where that one has ended.
+    Break { connection: u64 },
+    /// The peer wants these frames of the current connection whole: it has their digests.
+    Answer(Vec<u32>),
+}
+
+impl std::fmt::Debug for OutgoingRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Cut(_) => "Cut",
+            Self::Finish(_) => "Finish",
+            Self::Source(_) => "Source",
+            Self::Flush(_) => "Flush",
+            Self::Break { .. } => "Break",
+            Self::Answer(_) => "Answer",
+        })
+    }
+}
+
+/// Starts the task that sends the frames of a source to the peer.
+pub(crate) fn spawn_outgoing(
+    lane: Outgoing,
+) -> std::io::Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>)> {
+    let ready = Readable::new(lane.source.poll_fd())?;
+    let (events, receiver) = mpsc::channel(WAITING_BATCHES);
+    let (requests, from_owner) = mpsc::channel(1);
+    let outbox = Outbox::new(lane.vnet_hdr, lane.limits.queue_bytes);
+    let sent = 0;
+    tokio::spawn(Sender { lane, ready, outbox, sent, requests: from_owner, events }.run());
+    Ok((requests, receiver))
+}
+
+struct Sender {
+    lane: Outgoing,
+    ready: Readable,
+    outbox: Outbox,
+    /// Frames queued for the current connection since it was made.
+    sent: u64,
+    requests: mpsc::Receiver<OutgoingRequest>,
+    events: mpsc::Sender<LaneEvent>,
+}
+
+/// Why a connection, or the task, ended.
+enum Ended {
+    Connection(String),
+    Owner,
+}
+
+impl Sender {
+    async fn run(mut self) {
+        loop {
+            let Some(stream) = self.without_peer().await else { return };
+            self.lane.stats.set_connected(true);
+            if self.events.send(LaneEvent::Up).await.is_err() {
+                return;
+            }
+            let ended = self.with_peer(stream).await;
+            self.lane.stats.set_connected(false);
+            self.lane.stats.lost_bytes.fetch_add(self.outbox.clear() as u64, Relaxed);
+            self.sent = 0;
+            match ended {
+                Ended::Owner => return,
+                Ended::Connection(why) => log::warn!("{}: {why}", self.lane.port.endpoint()),
+            }
+            if self.events.send(LaneEvent::Down).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a peer; what the guest sends meanwhile has nowhere to go.
+    async fn without_peer(&mut self) -> Option<Stream> {
+        let mut frames = Vec::with_capacity(BATCH);
+        loop {
+            let Self { lane, ready, requests, events, .. } = self;
+            tokio::select! {
+                stream = lane.port.next() => return Some(stream),
+                read = ready.read(|| read_batch(&mut *lane.source, &mut frames)) => {
+                    gone_on_error(read).await;
+                    lane.stats.dropped_no_peer.fetch_add(frames.len() as u64, Relaxed);
+                    frames.clear();
+                }
+                request = requests.recv() => match request {
+                    Some(OutgoingRequest::Cut(reply)) => {
+                        // What was captured so far is of before the mark, and has nowhere to go.
+                        self.drop_waiting();
+                        let _ = reply.send(0);
+                    }
+                    Some(OutgoingRequest::Flush(reply)) => {
+                        self.drop_waiting();
+                        let _ = reply.send(());
+                    }
+                    Some(OutgoingRequest::Finish(reply)) => { self.finish(reply); return None }
+                    Some(OutgoingRequest::Source(source)) => self.read_from(source),
+                    Some(OutgoingRequest::Break { .. } | OutgoingRequest::Answer(_)) => {}
+                    None => return None,
+                },
+                () = events.closed() => return None,
+            }
+        }
+    }
+
+    fn drop_waiting(&mut self) {
+        let dropped = self.drain().len() as u64;
+        self.lane.stats.dropped_no_peer.fetch_add(dropped, Relaxed);
+    }
+
+    async fn with_peer(&mut self, stream: Stream) -> Ended {
+        let mut flush = None;
+        let (mut from_peer, mut to_peer) = tokio::io::split(stream);
+        if let Err(error) = self.begin_digests() {
+            return Ended::Connection(format!("cannot make a key for digests: {}", chain(&error)));
+        }
+        let mut frames = Vec::with_capacity(BATCH);
+        let mut progress = Instant::now();
+        loop {
+            let Self { lane, ready, outbox, requests, .. } = &mut *self;
+            let stalled = progress + lane.limits.timeout;
+            tokio::select! {
+                written = write(outbox, &mut to_peer), if !outbox.is_empty() => {
+                    if let Err(error) = written {
+                        return Ended::Connection(format!("writing failed: {}", chain(&error)));
+                    }
+                    progress = Instant::now();
+                }
+                read = ready.read(|| read_batch(&mut *lane.source, &mut frames)), if outbox.has_room() => {
+                    gone_on_error(read).await;
+                    if outbox.is_empty() {
+                        progress = Instant::now();
+                    }
+                    self.queue(&mut frames);
+                }
+                () = closed(&mut from_peer) => {
+                    return Ended::Connection("the peer closed the connection".into());
+                }
+                () = tokio::time::sleep_until(stalled), if !outbox.is_empty() => {
+                    lane.stats.stalls.fetch_add(1, Relaxed);
+                    return Ended::Connection("the peer does not read; closing the connection".into());
+                }
+                request = requests.recv() => match request {
+                    Some(OutgoingRequest::Cut(reply)) => self.cut(reply),
+                    Some(OutgoingRequest::Flush(reply)) => {
+                        let mut frames = self.drain();
+                        self.queue(&mut frames);
+                        flush = Some(reply);
+                    }
+                    Some(OutgoingRequest::Finish(reply)) => { self.finish(reply); return Ended::Owner }
+                    Some(OutgoingRequest::Source(source)) => self.read_from(source),
+                    Some(OutgoingRequest::Break { connection }) => {
+                        if lane.stats.connections.load(Relaxed) == connection {
+                            return self.overflowed();
+                        }
+                    }
+                    Some(OutgoingRequest::Answer(wanted)) => {
+                        if lane.digester.as_mut().is_some_and(|digester| !digester.want(&wanted)) {
+                            return Ended::Connection("the peer asks for too many frames".into());
+                        }
+                    }
+                    None => return Ended::Owner,
+                },
+            }
+            self.answer();
+            self.lane.stats.queued_bytes.store(self.outbox.waiting_bytes() as u64, Relaxed);
+            if self.outbox.is_empty()
+                && let Some(reply) = flush.take()
+            {
+                // Nobody waits for the answer any more: then it is not needed.
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    /// What the source still has lies around the gap: the next peer must not take it for a whole.
+    fn overflowed(&mut self) -> Ended {
+        let (mut frames, mut lost) = (Vec::with_capacity(BATCH), 0);
+        for _ in 0..=self.lane.limits.gate_queue_frames as usize / BATCH {
+            let read = read_batch(&mut *self.lane.source, &mut frames);
+            lost += frames.drain(..).map(|frame| frame.len() as u64).sum::<u64>();
+            if !matches!(read, Ok(((), Drained::No))) {
+                break;
+            }
+        }
+        self.lane.stats.lost_bytes.fetch_add(lost, Relaxed);
+        self.lane.stats.overflows.fetch_add(1, Relaxed);
+        Ended::Connection("the peer reads too slowly; closing the connection".into())
+    }
+
+    fn queue(&mut self, frames: &mut Vec<Frame>) {
+        let Outgoing { stats, observe, source, digester, .. } = &mut self.lane;
+        let capture = source.stats();
+        *stats.capture.lock().unwrap_or_else(PoisonError::into_inner) = capture;
+        for frame in frames.drain(..) {
+            observe(&frame);
+            let digest = digester.as_mut().and_then(|all| all.digest(self.sent, &frame));
+            let bytes = if let Some((kind, record)) = digest {
+                self.outbox.push_kind(kind, &record);
+                record.len()
+            } else {
+                self.outbox.push(&frame);
+                frame.len()
+            };
+            self.sent += 1;
+            stats.frames.fetch_add(1, Relaxed);
+            stats.bytes.fetch_add(bytes as u64, Relaxed);
+        }
+    }
+
+    fn begin_digests(&mut self) -> std::io::Result<()> {
+        if let Some(digester) = &mut self.lane.digester {
+            let (kind, record) = digester.begin(random_bytes()?);
+            self.outbox.push_kind(kind, &record);
+        }
+        Ok(())
+    }
+
+    /// Sends frames that the peer has asked for, as far as there is room.
+    fn answer(&mut self) {
+        let Some(digester) = &mut self.lane.digester else { return };
+        while self.outbox.has_room()
+            && let Some((kind, record)) = digester.next_answer()
+        {
+            self.outbox.push_kind(kind, &record);
+            self.lane.stats.bytes.fetch_add(record.len() as u64, Relaxed);
+        }
+    }
+
+    fn cut(&mut self, reply: oneshot::Sender<u64>) {
+        let mut frames = self.drain();
+        self.queue(&mut frames);
+        // Nobody waits for the answer any more: then it is not needed.
+        let _ = reply.send(self.sent);
+    }
+
+    fn finish(&mut self, reply: oneshot::Sender<Vec<Frame>>) {
+        let faithful = self.lane.source.is_faithful();
+        let mut frames = self.drain();
+        if !faithful {
+            let lost = frames.drain(..).map(|frame| frame.len() as u64).sum();
+            self.lane.stats.lost_bytes.fetch_add(lost, Relaxed);
+        }
+        let _ = reply.send(frames);
+    }
+
+    fn read_from(&mut self, source: Box<dyn Capture>) {
+        match Readable::new(source.poll_fd()) {
+            Ok(ready) => (self.ready, self.lane.source) = (ready, source),
+            Err(error) => log::error!("cannot watch the guest's output: {}", chain(&error)),
+        }
+    }
+
+    /// Everything captured that is there now; a guest that goes on sending must not keep us here.
+    fn drain(&mut self) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        for _ in 0..=self.lane.limits.gate_queue_frames as usize / BATCH {
+            if !matches!(read_batch(&mut *self.lane.source, &mut frames), Ok(((), Drained::No))) {
+                break;
+            }
+        }
+        frames
+    }
+}
+
+fn read_batch(source: &mut dyn Capture, into: &mut Vec<Frame>) -> std::io::Result<((), Drained)> {
+    let read = source.read_batch(BATCH, into)?;
+    Ok(((), if read < BATCH { Drained::Yes } else { Drained::No }))
+}
+
+/// A gate only fails when its interface was deleted under us; the owner sees that by itself.
+async fn gone_on_error(read: std::io::Result<()>) {
+    if let Err(error) = read {
+        log::error!("cannot read captured frames: {}", chain(&error));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Ends when the peer closes; it has nothing to say on this lane.
+async fn closed(from: &mut ReadHalf<Stream>) {
+    let mut ignored = [0; 256];
+    while matches!(from.read(&mut ignored).await, Ok(1..)) {}
+}
