@@ -5,7 +5,7 @@
 mod slow;
 mod writing;
 
-use colo_proxy::lane::io::fill;
+use colo_proxy::lane::io;
 use colo_proxy_engine::frame::FRAME_MAX;
 use colo_proxy_engine::record::{RecordError, RecordReader};
 use futures_util::FutureExt;

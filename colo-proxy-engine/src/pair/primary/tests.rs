@@ -192,7 +192,7 @@ fn what_a_checkpoint_lets_go_leaves_in_turns_and_in_order() {
     let mut network = Network::default();
     let all: Vec<usize> = (20..20 + 2 * RELEASED_MAX + 5).collect();
     primary.out.release.extend(all[1..].iter().map(|len| long(*len)));
-    primary.releasing.push_back(long(all[0]));
+    primary.releasing.push_back(Leaving::Output(long(all[0])));
     primary.release_some(&mut network);
     assert_eq!((network.0.len(), primary.is_releasing()), (RELEASED_MAX, true));
     // What may leave meanwhile does so behind it.
