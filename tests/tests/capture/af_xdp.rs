@@ -3,13 +3,11 @@
 use std::path::Path;
 
 use aya::programs::{XdpMode, links::FdLink};
-use colo_proxy::{
-    datapath::{
-        af_xdp::Refusal,
-        capture::{Capture, CaptureKind},
-    },
-    frame::Frame,
+use colo_proxy::datapath::{
+    af_xdp::Refusal,
+    capture::{Capture, CaptureKind},
 };
+use colo_proxy_engine::frame::Frame;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::{

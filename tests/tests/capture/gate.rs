@@ -1,9 +1,7 @@
 //! The gate by itself: how it is configured, and that frames go through it as they are.
 
-use colo_proxy::{
-    frame::Frame,
-    gate::{Gate, GateError, GateOptions, Written},
-};
+use colo_proxy::gate::{Gate, GateError, GateOptions, Written};
+use colo_proxy_engine::frame::Frame;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::{

@@ -5,11 +5,12 @@ use std::{path::PathBuf, sync::Arc};
 use aya::programs::{XdpMode, links::FdLink};
 use colo_proxy::{
     datapath::{
-        Datapath, Limits, Mode, OnDeath, Plan, Role,
+        Datapath, Limits, Plan,
         capture::{Capture, CaptureKind, choose},
     },
     gate::{Gate, GateOptions},
 };
+use colo_proxy_engine::pair::{OnDeath, ProgramMode, Role};
 
 use crate::{
     af_xdp::{assert_nothing_waits, read},
@@ -32,7 +33,7 @@ impl Host {
         let plan = Plan {
             instance: "guest",
             role: Role::Secondary,
-            mode: Mode::Protected,
+            mode: ProgramMode::Protected,
             netdev_ifindex: guest.ifindex,
             output_gate_ifindex: output.ifindex(),
             input_gate_ifindex: input.ifindex(),
@@ -70,7 +71,7 @@ fn capture_ends_with_failover_and_all_pins_with_the_daemon() {
         guest.send(&[0; 12], &frames::tcp(1, b"protected"));
         assert_eq!(read(&mut *capture, 1)[0].ethernet(), frames::tcp(1, b"protected"));
         assert_eq!(host.datapath.counters().expect("counters").captured, 1);
-        host.datapath.set_mode(Mode::FailedOver).expect("mode");
+        host.datapath.set_mode(ProgramMode::FailedOver).expect("mode");
         guest.send(&[0; 12], &frames::tcp(2, b"failed over"));
         assert_eq!(network.receive()[PACKET_VNET_LEN..], frames::tcp(2, b"failed over"));
         assert_nothing_waits(&mut *capture);

@@ -2,11 +2,13 @@
 //! the TC programs behind it.
 
 use aya::{TestRun, TestRunOptions, programs::XdpMode};
-use colo_proxy::{frame::Frame, gate::Written};
+use colo_proxy::gate::Written;
 use colo_proxy_common::{
     flow::{known, state},
     record::{Flow, FlowKey, mode},
 };
+
+use colo_proxy_engine::frame::Frame;
 
 use crate::{
     af_xdp::{assert_nothing_waits, read},
