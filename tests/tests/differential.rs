@@ -1,7 +1,7 @@
 //! The same frames into QEMU's colo-compare and into ours, as two black boxes.
 //!
 //! Where QEMU is right both do the same ([`agree`]). Where it is wrong each row says what it does,
-//! and what ours does instead; docs/comparison.md has the rows in a table.
+//! and what ours does instead; docs/reference/comparison.md has the rows in a table.
 
 #[path = "differential/agree.rs"]
 mod agree;

@@ -67,7 +67,7 @@ fn check_file(root: &Path, path: &str, tests: &Tests) -> Result<Vec<Finding>> {
     if path.starts_with("docs/") {
         findings.extend(citations::check(path, &text, tests));
     }
-    if path == "README.md" {
+    if readme::has_examples(path) {
         findings.extend(readme::check(path, &text));
     }
     Ok(findings)

@@ -114,6 +114,41 @@ fn commands_of_the_readme() {
 }
 
 #[test]
+fn pages_with_examples() {
+    assert!(readme::has_examples("README.md") && readme::has_examples("docs/guides/lanes.md"));
+    assert!(!readme::has_examples("CHANGELOG.md") && !readme::has_examples("docs/book.toml"));
+}
+
+#[test]
+fn examples_that_listen_on_every_address() {
+    let fenced = |example: &str| format!("0.0.0.0 in prose\n```toml\n{example}\n```\n");
+    assert!(readme::check("README.md", &fenced("mirror = \"tcp:10.0.9.1:9003\"")).is_empty());
+    let found = readme::check("README.md", &fenced("mirror = \"tcp:0.0.0.0:9003,server\""));
+    assert!(matches!(&found[..], [Finding { line: 3, .. }]), "{found:?}");
+    assert_eq!(readme::check("README.md", &fenced("mirror = \"tcp:[::]:9003\"")).len(), 1);
+    assert!(readme::check("README.md", &fenced("tcp:[fd00::1]:9003")).is_empty());
+}
+
+#[test]
+fn configurations_are_told_from_their_parts() {
+    let is_whole = |text: &str| readme::blocks(text).iter().all(readme::is_configuration);
+    assert!(is_whole("```toml\n# a pair\n[[guest]]\nname = \"web\"\n```\n"));
+    assert!(!is_whole("```toml\n[guest.limits]\n```\n"), "a part");
+    assert!(!is_whole("```text\n[[guest]]\n```\n"), "no TOML");
+}
+
+#[test]
+fn the_help_that_has_the_options() {
+    let task = |text: &str| {
+        let words: Vec<String> = text.split(' ').map(str::to_owned).collect();
+        readme::task(&words).join(" ")
+    };
+    assert_eq!(task("colo-proxy protect web --timeout 5"), "protect");
+    assert_eq!(task("colo-proxy offsets export web > offsets"), "offsets export");
+    assert_eq!(task("colo-proxy --version"), "");
+}
+
+#[test]
 fn options_of_the_daemon() {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let help = "Options:\n  --netdev <IFACE>  --vnet-hdr-support";

@@ -1,8 +1,8 @@
 //! The keys of `[guest.limits]`, with their bounds.
 //!
 //! One table makes them, so that none can be read and not be listed, or the other way round.
-//! docs/limits.md says for each which counter shows that it bites, and a test holds the two
-//! together.
+//! docs/reference/limits.md says for each which counter shows that it bites, and a test holds the
+//! two together.
 
 use serde::Deserialize;
 

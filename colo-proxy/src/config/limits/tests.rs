@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::config::{Guest, KEYS, Key, Limits, Role, parse};
 use colo_proxy_engine::compare::{Reason, Stats};
 
-const DOCUMENT: &str = include_str!("../../../../docs/limits.md");
+const DOCUMENT: &str = include_str!("../../../../docs/reference/limits.md");
 const REPORTS: [&str; 2] = [
     include_str!("../../instance/primary/report.rs"),
     include_str!("../../instance/secondary/report.rs"),
