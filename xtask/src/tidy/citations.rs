@@ -27,7 +27,7 @@ impl Tests {
         let Some(module) = module(path) else { return };
         let mut is_test = false;
         for line in text.lines().map(str::trim) {
-            is_test |= line == "#[test]";
+            is_test |= is_test_attribute(line);
             if let Some(name) = function(line) {
                 if is_test {
                     self.tests.insert((module.to_owned(), name.to_owned()));
@@ -82,6 +82,12 @@ fn module(path: &str) -> Option<&str> {
     let path = Path::new(path);
     let stem = path.file_stem()?.to_str()?;
     if matches!(stem, "tests" | "mod") { path.parent()?.file_name()?.to_str() } else { Some(stem) }
+}
+
+/// `#[test]`, or an attribute of a harness, as `#[harness::test]`.
+fn is_test_attribute(line: &str) -> bool {
+    let inside = line.strip_prefix("#[").and_then(|rest| rest.split([']', '(']).next());
+    inside.is_some_and(|name| name == "test" || name.ends_with("::test"))
 }
 
 /// The name of the function that is declared on `line`.

@@ -133,6 +133,7 @@ fn options_of_the_daemon() {
 fn tests_that_a_document_cites() {
     let mut tests = Tests::default();
     tests.add("a/src/lane/tests.rs", "#[test]\nfn cut() {}\nfn helper() {}\n");
+    tests.add("a/tests/pair.rs", "#[harness::test(root)]\nfn up() {}\n#[latest]\nfn no() {}\n");
     tests.add("a/src/tests/marks.rs", "    #[test]\n    #[cfg(x)]\n    fn fin() -> Result<()> {\n");
     tests.add("a/src/protection.rs", "mod tests {\n#[test]\nfn late() {}\n}\n");
     let cite = |text: &str| citations::check("docs/a.md", text, &tests).len();
@@ -140,6 +141,7 @@ fn tests_that_a_document_cites() {
     assert_eq!(cite(good), 0);
     assert_eq!(cite("`std::Vec`, `--option`, `Engine::new`, lane::nothing"), 0);
     assert_eq!(cite("`lane::helper`"), 1, "it is no test");
+    assert_eq!(cite("`pair::up` `pair::no`"), 1, "of a harness, and none");
     assert_eq!(cite("`marks::cut`\n`lane::fin`"), 2, "they are elsewhere");
     assert_eq!(cite("`lane::tests::gone`"), 1);
 }
