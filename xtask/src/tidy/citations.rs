@@ -7,7 +7,7 @@ use super::Finding;
 use std::collections::HashSet;
 use std::path::Path;
 
-const RULE: &str = "cited test";
+const RULE: &str = "citation";
 /// Crates that are not ours: their modules are not looked for.
 const FOREIGN: [&str; 3] = ["core::", "std::", "tokio::"];
 
@@ -84,10 +84,11 @@ fn module(path: &str) -> Option<&str> {
     if matches!(stem, "tests" | "mod") { path.parent()?.file_name()?.to_str() } else { Some(stem) }
 }
 
-/// `#[test]`, or an attribute of a harness, as `#[harness::test]`.
+/// `#[test]`, or an attribute of another harness, as `#[lab_test(root)]`.
 fn is_test_attribute(line: &str) -> bool {
     let inside = line.strip_prefix("#[").and_then(|rest| rest.split([']', '(']).next());
-    inside.is_some_and(|name| name == "test" || name.ends_with("::test"))
+    let word = inside.and_then(|name| name.rsplit("::").next());
+    word.is_some_and(|word| word == "test" || word.ends_with("_test"))
 }
 
 /// The name of the function that is declared on `line`.

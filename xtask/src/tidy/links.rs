@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 const RULE: &str = "link";
+/// The pages of the book. A reader of it in a browser has no other file.
+const BOOK: &str = "docs/";
 
 /// The documents of the workspace, and the files that they can point to.
 #[derive(Debug, Default)]
@@ -42,6 +44,9 @@ impl Documents {
         let Some(file) = resolve(path, file) else {
             return Some(format!("`{target}` leads out of the repository"));
         };
+        if path.starts_with(BOOK) && !file.starts_with(BOOK) {
+            return Some(format!("`{target}` leads out of the book: name the file without a link"));
+        }
         if !self.paths.contains(&file) {
             return Some(format!("`{target}`: there is no {file}"));
         }

@@ -133,7 +133,7 @@ fn options_of_the_daemon() {
 fn tests_that_a_document_cites() {
     let mut tests = Tests::default();
     tests.add("a/src/lane/tests.rs", "#[test]\nfn cut() {}\nfn helper() {}\n");
-    tests.add("a/tests/pair.rs", "#[harness::test(root)]\nfn up() {}\n#[latest]\nfn no() {}\n");
+    tests.add("a/tests/pair.rs", "#[lab::lab_test(root)]\nfn up() {}\n#[latest]\nfn no() {}\n");
     tests.add("a/src/tests/marks.rs", "    #[test]\n    #[cfg(x)]\n    fn fin() -> Result<()> {\n");
     tests.add("a/src/protection.rs", "mod tests {\n#[test]\nfn late() {}\n}\n");
     let cite = |text: &str| citations::check("docs/a.md", text, &tests).len();
@@ -160,13 +160,13 @@ fn modules_that_a_document_cites() {
 #[test]
 fn links_lead_somewhere() {
     let mut documents = Documents::default();
-    for path in ["docs/a.md", "docs/b/c.md", "LICENSE"] {
+    for path in ["docs/a.md", "docs/b/c.md", "docs/c.svg", "LICENSE"] {
         documents.add_file(path);
     }
     let headings = "# A `b`, c_d\n## Twice\n## Twice\n```\n# no\n```\n## [x](y) z\n<a id=\"own\">";
     documents.add_text("docs/b/c.md", headings);
     let broken = |text: &str| links::check("docs/a.md", text, &documents).len();
-    let good = "[x](b/c.md) [x](../LICENSE#any) [x](b/) [`x`](b/c.md#a-b-c_d) ![x](b/c.md#twice)\n\
+    let good = "[x](b/c.md) [x](c.svg#any) [x](b/) [`x`](b/c.md#a-b-c_d) ![x](b/c.md#twice)\n\
                 [x](./b/c.md#twice-1) [x](b/c.md#x-z) [x](b/c.md#own)\n[x]: b/c.md\n<a href=\"b\">";
     assert_eq!(broken(good), 0);
     assert_eq!(broken("[x](https://a.example/b.md) [x](mailto:a@b)\n[^1]: a note"), 0);
@@ -175,6 +175,8 @@ fn links_lead_somewhere() {
     assert_eq!(broken("[x](b/c.md#no) [x](b/c.md#twice-2)"), 2, "there is no such heading");
     assert_eq!(broken("[x](../../a.md) [x](/docs/a.md)"), 2, "it leaves the repository");
     assert_eq!(broken("```\n```\n[x](no.md)"), 1, "the block of code has ended");
+    assert_eq!(broken("[x](../LICENSE)"), 1, "a reader of the book has no such file");
+    assert!(links::check("a.md", "[x](LICENSE)", &documents).is_empty(), "this is no page of it");
 }
 
 #[test]
