@@ -74,12 +74,11 @@ pub fn run() -> Result<()> {
     let root = workspace::root()?;
     let files = files(&root)?;
     let known = Known { tests: tests_of(&root, &files)?, documents: documents_of(&root, &files)? };
-    let mut findings = Vec::new();
+    let summary = fs::read_to_string(root.join(documents::SUMMARY)).ok();
+    let mut findings = documents::summary(known.documents.names(), summary.as_deref());
     for path in &files {
         findings.extend(check_file(&root, path, &known)?);
     }
-    let summary = fs::read_to_string(root.join(documents::SUMMARY)).ok();
-    findings.extend(documents::summary(known.documents.names(), summary.as_deref()));
     for finding in &findings {
         println!("{finding}");
     }
