@@ -74,7 +74,8 @@ pub(super) fn check(path: &str, text: &str, tests: &Tests) -> Vec<Finding> {
 fn is_citation(quoted: &str) -> bool {
     let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c);
     let is_foreign = FOREIGN.iter().any(|name| quoted.starts_with(name));
-    quoted.contains("::") && quoted.chars().all(is_name) && !is_foreign
+    let is_path = quoted.contains("::") && quoted.split("::").all(|part| !part.is_empty());
+    is_path && quoted.chars().all(is_name) && !is_foreign
 }
 
 /// The module that a file is, `tests` being part of what it tests.

@@ -139,7 +139,7 @@ fn tests_that_a_document_cites() {
     let cite = |text: &str| citations::check("docs/a.md", text, &tests).len();
     let good = "`lane::tests::cut`, `lane::cut`, `a::tests::marks::fin` `protection::tests::late`";
     assert_eq!(cite(good), 0);
-    assert_eq!(cite("`std::Vec`, `--option`, `Engine::new`, lane::nothing"), 0);
+    assert_eq!(cite("`std::Vec`, `--option`, `Engine::new`, `::`, lane::nothing"), 0);
     assert_eq!(cite("`lane::helper`"), 1, "it is no test");
     assert_eq!(cite("`pair::up` `pair::no`"), 1, "of a harness, and none");
     assert_eq!(cite("`marks::cut`\n`lane::fin`"), 2, "they are elsewhere");
