@@ -21,6 +21,8 @@ pub enum Task {
     Demo(demo::Options),
     /// Measure no proxy, QEMU's own chain and colo-proxy side by side (needs root).
     Bench(bench::Options),
+    /// Build the documentation as a book.
+    Book,
     /// Run everything that CI runs.
     Test(test::Options),
     /// Check formatting, lints, and the licences and sources of all dependencies.

@@ -1,6 +1,7 @@
 //! The tasks behind `cargo xtask`, one module each.
 
 pub mod bench;
+pub mod book;
 pub mod build_ebpf;
 pub mod cli;
 pub mod command;

@@ -3,13 +3,14 @@
 use clap::Parser as _;
 use std::process::ExitCode;
 use xtask::cli::{Arguments, Task};
-use xtask::{bench, build_ebpf, demo, lint, setup, test, tidy};
+use xtask::{bench, book, build_ebpf, demo, lint, setup, test, tidy};
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::BuildEbpf(options) => build_ebpf::run(&options),
         Task::Setup(options) => setup::run(&options),
         Task::Demo(options) => demo::run(&options),
+        Task::Book => book::run(),
         Task::Bench(options) => bench::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Lint => lint::run(),

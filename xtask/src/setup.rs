@@ -18,8 +18,23 @@ use std::process::Command;
 
 /// Version of bpf-linker that the committed object is built with.
 const LINKER_VERSION: &str = "0.13.0";
-/// Version of cargo-deny that deny.toml is written for.
-const DENY_VERSION: &str = "0.20.2";
+/// A program that cargo installs.
+#[derive(Debug, PartialEq, Eq)]
+struct Tool {
+    name: &'static str,
+    version: &'static str,
+    flags: &'static [&'static str],
+}
+
+/// The version is the one that deny.toml is written for.
+const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2", flags: &[] };
+/// The version is the one whose warnings `cargo xtask book` knows. It leaves out what serves a book
+/// while it is written.
+const MDBOOK: Tool = Tool {
+    name: "mdbook",
+    version: "0.5.4",
+    flags: &["--no-default-features", "--features", "search"],
+};
 /// What brings a compiler for the kernel programs where the distribution has none.
 const NIGHTLY: &str = "rustup toolchain install nightly --profile minimal --component rust-src";
 /// What brings rustfmt and clippy.
@@ -48,6 +63,8 @@ pub enum Need {
     Colo,
     /// `cargo xtask lint`.
     Lint,
+    /// `cargo xtask book`.
+    Book,
 }
 
 impl Need {
@@ -59,11 +76,13 @@ impl Need {
             Self::Qemu => "for tests with real guests",
             Self::Colo => "for real guests under COLO",
             Self::Lint => "for `cargo xtask lint`",
+            Self::Book => "for `cargo xtask book`",
         }
     }
 }
 
-const ALL: [Need; 6] = [Need::Lab, Need::Inspect, Need::Ebpf, Need::Qemu, Need::Colo, Need::Lint];
+const ALL: [Need; 7] =
+    [Need::Lab, Need::Inspect, Need::Ebpf, Need::Qemu, Need::Colo, Need::Lint, Need::Book];
 
 pub fn run(options: &Options) -> Result<()> {
     let needs = if options.needs.is_empty() { &ALL[..] } else { &options.needs };
@@ -121,9 +140,9 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     if missing.linker {
         install_linker()?;
     }
-    if missing.deny {
-        let arguments = ["--version", DENY_VERSION, "--locked"];
-        cargo_install(&mut Command::new(workspace::cargo()), "cargo-deny", &arguments)?;
+    for Tool { name, version, flags } in &missing.tools {
+        let arguments = [&["--version", version, "--locked"], *flags].concat();
+        cargo_install(&mut Command::new(workspace::cargo()), name, &arguments)?;
     }
     if missing.components {
         ensure_components()?;
@@ -169,6 +188,12 @@ fn install_linker() -> Result<()> {
         arguments.extend(["--no-default-features", "--features", "llvm-22"]);
     }
     cargo_install(&mut cargo, "bpf-linker", &arguments)
+}
+
+/// mdbook, on `PATH` or where cargo installs it.
+pub fn find_mdbook() -> Option<PathBuf> {
+    let installed = || workspace::cargo_home().ok().map(|home| home.join("bin/mdbook"));
+    find_program("mdbook").or_else(|| installed().filter(|file| file.is_file()))
 }
 
 fn cargo_install(cargo: &mut Command, name: &str, arguments: &[&str]) -> Result<()> {

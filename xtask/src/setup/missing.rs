@@ -1,7 +1,7 @@
 //! What this machine lacks, and the commands that bring it.
 
 use super::packages::PROGRAMS;
-use super::{COMPONENTS, DENY_VERSION, LINKER_VERSION, NIGHTLY, Need};
+use super::{COMPONENTS, DENY, LINKER_VERSION, MDBOOK, NIGHTLY, Need, Tool};
 use crate::build_ebpf::toolchain;
 use crate::command::find_program;
 use std::fmt;
@@ -14,7 +14,7 @@ pub(super) struct Missing {
     /// One that has the source of its `core`.
     pub compiler: bool,
     pub linker: bool,
-    pub deny: bool,
+    pub tools: Vec<Tool>,
     /// rustfmt and clippy.
     pub components: bool,
 }
@@ -25,15 +25,21 @@ impl Missing {
         let lacks = |program| find_program(program).is_none();
         let ebpf = needs.contains(&Need::Ebpf);
         let lint = needs.contains(&Need::Lint);
+        let book = needs.contains(&Need::Book);
         let programs = PROGRAMS.iter().copied();
         Self {
             programs: programs.filter(|(n, p, _)| needs.contains(n) && lacks(p)).collect(),
             compiler: ebpf && toolchain::compilers().is_empty(),
             linker: ebpf && toolchain::find_linker().is_none(),
-            deny: lint && lacks("cargo-deny"),
+            tools: tools(lint && lacks(DENY.name), book && super::find_mdbook().is_none()),
             components: lint && !super::has_components(),
         }
     }
+}
+
+fn tools(deny: bool, mdbook: bool) -> Vec<Tool> {
+    let tools = [deny.then_some(DENY), mdbook.then_some(MDBOOK)];
+    tools.into_iter().flatten().collect()
 }
 
 /// One line for each, to be typed.
@@ -49,8 +55,8 @@ impl fmt::Display for Missing {
         if self.linker {
             writeln!(f, "  cargo install bpf-linker --version {LINKER_VERSION} --locked")?;
         }
-        if self.deny {
-            writeln!(f, "  cargo install cargo-deny --version {DENY_VERSION} --locked")?;
+        for Tool { name, version, .. } in &self.tools {
+            writeln!(f, "  cargo install {name} --version {version} --locked")?;
         }
         if self.components {
             writeln!(f, "  {COMPONENTS}")?;
@@ -67,15 +73,22 @@ mod tests {
     #[test]
     fn everything_that_is_missing_has_a_line() {
         let programs = PROGRAMS.to_vec();
-        let all = Missing { programs, compiler: true, linker: true, deny: true, components: true };
+        let all = Missing {
+            programs,
+            compiler: true,
+            linker: true,
+            tools: super::tools(true, true),
+            components: true,
+        };
         let text = all.to_string();
-        assert_eq!(text.lines().count(), PROGRAMS.len() + 4, "{text}");
+        assert_eq!(text.lines().count(), PROGRAMS.len() + 5, "{text}");
         for word in [
             "bpftool, for tests that",
             "rustup toolchain install nightly",
             "--component rust-src",
             "cargo install bpf-linker",
             "cargo install cargo-deny",
+            "cargo install mdbook",
             "rustup component add rustfmt clippy",
         ] {
             assert!(text.contains(word), "no `{word}` in: {text}");

@@ -1,7 +1,7 @@
 //! The steps of `cargo xtask test`, in the order in which they run: the quick ones first.
 
 use crate::setup::{self, Need};
-use crate::{build_ebpf, command, demo, lint, tidy, workspace};
+use crate::{book, build_ebpf, command, demo, lint, tidy, workspace};
 use anyhow::{Context as _, Result};
 use std::path::Path;
 use std::process::Command;
@@ -60,6 +60,9 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
             .with(&[Need::Ebpf])
             .needing_root(),
     ];
+    if long {
+        steps.push(step("book", root, book::build).with(&[Need::Book]));
+    }
     let build = step("build", root, |root| command::run(&mut programs(root)));
     steps.push(Step { guests: true, ..build });
     for name in laboratory_tests(root)? {

@@ -9,6 +9,8 @@ pub(super) struct Line {
     pub code: String,
     /// The text of the comments, with their marks.
     pub comment: String,
+    /// The inside of the strings, without escapes; a blank stands between two of them.
+    pub strings: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,16 +64,19 @@ fn step(state: State, chars: &[char], at: usize, out: &mut Line) -> (State, usiz
             (state, 1)
         }
         State::String if chars.get(at) == Some(&'\\') => (state, 2),
-        State::String if chars.get(at) == Some(&'"') => {
-            out.code.push('"');
-            (State::Code, 1)
+        State::String if chars.get(at) == Some(&'"') => (end_string(out), 1),
+        State::RawString(hashes) if ends_raw(chars, at, hashes) => (end_string(out), 1 + hashes),
+        State::String | State::RawString(_) => {
+            out.strings.extend(chars.get(at));
+            (state, 1)
         }
-        State::RawString(hashes) if ends_raw(chars, at, hashes) => {
-            out.code.push('"');
-            (State::Code, 1 + hashes)
-        }
-        State::String | State::RawString(_) => (state, 1),
     }
+}
+
+fn end_string(out: &mut Line) -> State {
+    out.code.push('"');
+    out.strings.push(' ');
+    State::Code
 }
 
 /// The same, in code.

@@ -107,7 +107,7 @@ fn function_length(lines: &[Line], findings: &mut Findings<'_>) {
 }
 
 /// The line where the body of the function that starts at `start` ends; `None` without a body.
-fn body_end(lines: &[Line], start: usize, from: usize) -> Option<usize> {
+pub(super) fn body_end(lines: &[Line], start: usize, from: usize) -> Option<usize> {
     let mut braces = 0usize;
     let mut brackets = 0usize;
     for (i, line) in lines.iter().enumerate().skip(start) {
@@ -211,7 +211,7 @@ fn has_word(code: &str, word: &str) -> bool {
     code.match_indices(word).any(|(at, _)| is_at_word_start(code, at))
 }
 
-fn is_at_word_start(code: &str, at: usize) -> bool {
+pub(super) fn is_at_word_start(code: &str, at: usize) -> bool {
     let before = code.get(..at).and_then(|text| text.chars().next_back());
     !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
 }

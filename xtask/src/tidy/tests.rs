@@ -2,7 +2,8 @@
 
 use super::citations::{self, Tests};
 use super::lexer::{self, Line};
-use super::{Finding, paths, readme, rules};
+use super::links::{self, Documents};
+use super::{Finding, documents, errors, paths, readme, rules, unmended};
 
 /// The rules that `body` breaks as a file with a proper heading.
 fn broken(body: &str) -> Vec<&'static str> {
@@ -15,14 +16,18 @@ fn broken_at(path: &str, text: &str) -> Vec<&'static str> {
 
 #[test]
 fn comments_and_literals_hide_no_code_and_show_none() {
-    let line = |code: &str, comment: &str| Line { code: code.into(), comment: comment.into() };
-    assert_eq!(lexer::lines(r#"a("x // y"); // z"#), [line(r#"a(""); "#, "// z")]);
-    assert_eq!(lexer::lines("a /* b /* c */ d */ e"), [line("a  e", "/* b /* c */ d */")]);
-    assert_eq!(lexer::lines("'{' '\\'' 'a: '\\u{7d}'"), [line("' ' ' ' 'a: ' '", "")]);
-    assert_eq!(lexer::lines(r##"r#"a " b"# c"##), [line(r#""" c"#, "")]);
-    assert_eq!(lexer::lines(r##"br#"a"# for"x""##), [line(r#"b"" for"""#, "")]);
-    assert_eq!(lexer::lines("\"a\nb\" c"), [line("\"", ""), line("\" c", "")]);
-    assert_eq!(lexer::lines(r#""\\" a"#), [line(r#""" a"#, "")]);
+    let line = |code: &str, comment: &str, strings: &str| Line {
+        code: code.into(),
+        comment: comment.into(),
+        strings: strings.into(),
+    };
+    assert_eq!(lexer::lines(r#"a("x // y"); // z"#), [line(r#"a(""); "#, "// z", "x // y ")]);
+    assert_eq!(lexer::lines("a /* b /* c */ d */ e"), [line("a  e", "/* b /* c */ d */", "")]);
+    assert_eq!(lexer::lines("'{' '\\'' 'a: '\\u{7d}'"), [line("' ' ' ' 'a: ' '", "", "")]);
+    assert_eq!(lexer::lines(r##"r#"a " b"# c"##), [line(r#""" c"#, "", "a \" b ")]);
+    assert_eq!(lexer::lines(r##"br#"a"# for"x""##), [line(r#"b"" for"""#, "", "a x ")]);
+    assert_eq!(lexer::lines("\"a\nb\" c"), [line("\"", "", "a"), line("\" c", "", "b ")]);
+    assert_eq!(lexer::lines(r#""\\" a"#), [line(r#""" a"#, "", " ")]);
 }
 
 #[test]
@@ -163,13 +168,133 @@ fn options_of_the_daemon() {
 fn tests_that_a_document_cites() {
     let mut tests = Tests::default();
     tests.add("a/src/lane/tests.rs", "#[test]\nfn cut() {}\nfn helper() {}\n");
+    tests.add("a/tests/pair.rs", "#[lab::lab_test(root)]\nfn up() {}\n#[latest]\nfn no() {}\n");
     tests.add("a/src/tests/marks.rs", "    #[test]\n    #[cfg(x)]\n    fn fin() -> Result<()> {\n");
     tests.add("a/src/protection.rs", "mod tests {\n#[test]\nfn late() {}\n}\n");
     let cite = |text: &str| citations::check("docs/a.md", text, &tests).len();
     let good = "`lane::tests::cut`, `lane::cut`, `a::tests::marks::fin` `protection::tests::late`";
     assert_eq!(cite(good), 0);
-    assert_eq!(cite("`std::Vec`, `--option`, `Engine::new`, lane::nothing"), 0);
+    assert_eq!(cite("`std::Vec`, `--option`, `Engine::new`, `::`, lane::nothing"), 0);
     assert_eq!(cite("`lane::helper`"), 1, "it is no test");
+    assert_eq!(cite("`pair::up` `pair::no`"), 1, "of a harness, and none");
     assert_eq!(cite("`marks::cut`\n`lane::fin`"), 2, "they are elsewhere");
     assert_eq!(cite("`lane::tests::gone`"), 1);
+}
+
+#[test]
+fn modules_that_a_document_cites() {
+    let mut tests = Tests::default();
+    tests.add("colo-proxy/src/compare/tcp.rs", "");
+    tests.add("colo-proxy/src/gate/mod.rs", "");
+    let cite = |text: &str| citations::check("docs/a.md", text, &tests).len();
+    assert_eq!(cite("`compare::tcp`, `colo_proxy::compare::tcp`, `colo_proxy::gate`"), 0);
+    assert_eq!(cite("`std::fmt`"), 0, "it is not ours");
+    assert_eq!(cite("`compare::udp`\n`gate::tcp`"), 2, "there is no such file");
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut documents = Documents::default();
+    for path in ["docs/a.md", "docs/b/c.md", "docs/c.svg", "LICENSE"] {
+        documents.add_file(path);
+    }
+    let headings = "# A `b`, c_d\n## Twice\n## Twice\n```\n# no\n```\n## [x](y) z\n<a id=\"own\">";
+    documents.add_text("docs/b/c.md", headings);
+    let broken = |text: &str| links::check("docs/a.md", text, &documents).len();
+    let good = "[x](b/c.md) [x](c.svg#any) [x](b/) [`x`](b/c.md#a-b-c_d) ![x](b/c.md#twice)\n\
+                [x](./b/c.md#twice-1) [x](b/c.md#x-z) [x](b/c.md#own)\n[x]: b/c.md\n<a href=\"b\">";
+    assert_eq!(broken(good), 0);
+    assert_eq!(broken("[x](https://a.example/b.md) [x](mailto:a@b)\n[^1]: a note"), 0);
+    assert_eq!(broken("`[x](no.md)`\n```\n[x](no.md)\n```\n[x] (no.md)"), 0, "it is no link");
+    assert_eq!(broken("[x](no.md)\n[x]: no.md\n<img src=\"no.svg\">"), 3);
+    assert_eq!(broken("[x](b/c.md#no) [x](b/c.md#twice-2)"), 2, "there is no such heading");
+    assert_eq!(broken("[x](../../a.md) [x](/docs/a.md)"), 2, "it leaves the repository");
+    assert_eq!(broken("```\n```\n[x](no.md)"), 1, "the block of code has ended");
+    assert_eq!(broken("[x](../LICENSE)"), 1, "a reader of the book has no such file");
+    assert!(links::check("a.md", "[x](LICENSE)", &documents).is_empty(), "this is no page of it");
+}
+
+#[test]
+fn links_to_headings_of_the_same_document() {
+    let mut documents = Documents::default();
+    documents.add_file("a.md");
+    documents.add_text("a.md", "# One\n");
+    let found = links::check("a.md", "# One\n\n[x](#one) [x](#two)", &documents);
+    assert!(matches!(&found[..], [Finding { line: 3, .. }]), "{found:?}");
+}
+
+#[test]
+fn length_of_documents() {
+    let at_the_end = "a".repeat(15 * 1024);
+    assert_eq!(documents::length("ARCHITECTURE.md", &at_the_end), None);
+    assert!(documents::length("ARCHITECTURE.md", &format!("{at_the_end}a")).is_some());
+    assert_eq!(documents::length("README.md", &"a\n".repeat(150)), None);
+    assert!(documents::length("README.md", &"a\n".repeat(151)).is_some());
+    assert_eq!(documents::length("docs/README.md", &"a\n".repeat(151)), None);
+}
+
+#[test]
+fn pages_of_the_book() {
+    let names = ["README.md", "docs/SUMMARY.md", "docs/README.md", "docs/guides/first.md"];
+    let missing = |summary| documents::summary(names.into_iter(), summary).len();
+    assert_eq!(missing(Some("[A](README.md)\n- [B](./guides/first.md)")), 0);
+    assert_eq!(missing(Some("[A](README.md)")), 1);
+    assert_eq!(missing(None), 1, "there is no book without it");
+}
+
+/// The lines at which `body` prints an error without its causes.
+fn hidden(body: &str) -> Vec<usize> {
+    let found = errors::check("colo-proxy/src/gate.rs", body);
+    found.into_iter().map(|finding| finding.line).collect()
+}
+
+#[test]
+fn errors_without_their_causes() {
+    assert_eq!(hidden("log::warn!(\"no: {}\", chain(&error));\nformat!(\"{error:#}\")"), [0; 0]);
+    assert_eq!(hidden("log::warn!(\"no: {error}\");\nformat!(\"{err:?} {n}\");"), [1, 2]);
+    assert_eq!(hidden("Reply::Error(error.to_string());\nmap_err(|e| e.to_string())"), [1, 2]);
+    assert_eq!(hidden("format!(\"{{}}: {}\", error);\nformat!(\"{a}\", a = &error)"), [1, 2]);
+    assert_eq!(hidden("eprintln!(\n    \"{}: {}\",\n    name,\n    error,\n);"), [4]);
+    assert_eq!(hidden("bail!(\"{:#}\", error); format!(\"{}\", error.code())"), [0; 0]);
+    assert_eq!(hidden("format!(\"{errors} {terror} {error.x}\"); terror.to_string()"), [0; 0]);
+    assert_eq!(hidden("call(name, error); Err(error)?; // {error}"), [0; 0]);
+}
+
+#[test]
+fn errors_by_their_type() {
+    assert_eq!(hidden("fn f(why: &io::Error) {\n    format!(\"{why}\");\n}"), [2]);
+    assert_eq!(hidden("fn f(\n    why: LaneError,\n) {\n    why.to_string();\n}"), [4]);
+    assert_eq!(hidden("|why: EndpointError| why.to_string()"), [1]);
+    assert_eq!(hidden("fn f(why: &str) -> io::Error {\n    format!(\"{why}\");\n}"), [0; 0]);
+    assert_eq!(hidden("f(LaneError::A); A { why: LaneError::A }; format!(\"{why}\");"), [0; 0]);
+}
+
+#[test]
+fn texts_with_the_name_of_an_error() {
+    let line = "format!(\"{source}\");";
+    assert_eq!(hidden(&format!("{line} // no chain: an address.")), [0; 0]);
+    assert_eq!(hidden(&format!("// no chain: an address.\n{line}")), [0; 0]);
+    assert_eq!(hidden(&format!("a(); // no chain: not the next line.\n{line}")), [2, 1]);
+    assert_eq!(hidden("// no chain: nothing is here.\na();"), [1], "it is stale");
+}
+
+#[test]
+fn errors_that_only_tests_print() {
+    let inline = "#[cfg(test)]\nmod tests {\n    fn a() {\n        panic!(\"{error}\");\n    }\n}";
+    assert_eq!(hidden(inline), [0; 0]);
+    assert_eq!(hidden(&format!("{inline}\nformat!(\"{{error}}\");")), [7]);
+    let at = |path: &str| errors::check(path, "format!(\"{error}\");").len();
+    assert_eq!(at("colo-proxy/src/gate/tests.rs") + at("tests/src/a.rs"), 0);
+    assert_eq!(at("colo-proxy-engine/src/pair/simulation/world.rs"), 0);
+    assert_eq!(at("colo-proxy-engine/src/pair/cut.rs"), 1);
+}
+
+#[test]
+fn files_whose_errors_are_still_to_be_mended() {
+    let found = || errors::check("colo-proxy/src/gate.rs", "format!(\"{error}\");");
+    let listed = ["colo-proxy/src/gate.rs"];
+    assert!(unmended(&listed, "colo-proxy/src/gate.rs", found()).is_empty());
+    assert_eq!(unmended(&listed, "colo-proxy/src/lane.rs", found()).len(), 1);
+    let stale = unmended(&listed, "colo-proxy/src/gate.rs", Vec::new());
+    assert_eq!(stale.len(), 1, "a list must not outlive its reasons");
 }
