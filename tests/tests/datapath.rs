@@ -15,7 +15,8 @@ use std::net::UdpSocket;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::maps::{HashMap, Map, MapData};
-use colo_proxy::datapath::{Datapath, DatapathError, Limits, Mode, OnDeath, Plan, Role};
+use colo_proxy::datapath::{Datapath, DatapathError, Limits, Plan};
+use colo_proxy_engine::pair::{OnDeath, ProgramMode, Role};
 use colo_proxy_common::flow::{known, state};
 use colo_proxy_common::lane::Speaker;
 use colo_proxy_common::record::{Flow, FlowKey};
@@ -49,7 +50,7 @@ impl Host {
         Plan {
             instance,
             role,
-            mode: Mode::Protected,
+            mode: ProgramMode::Protected,
             netdev_ifindex: self.netdev.ifindex,
             output_gate_ifindex: self.output.ifindex,
             input_gate_ifindex: self.input.ifindex,
@@ -139,7 +140,7 @@ fn primary_captures_releases_and_mirrors() {
         assert_eq!((counters.released, counters.mirror_failed), (1, 0));
 
         // Without protection, everything passes.
-        datapath.set_mode(Mode::Off).expect("off");
+        datapath.set_mode(ProgramMode::Off).expect("off");
         host.netdev.write_plain(&udp_from_guest(b"open"));
         assert_eq!(receive(&socket), b"open");
         datapath.detach().expect("detach");
@@ -343,7 +344,7 @@ fn the_secondary_is_not_heard_and_hears_nothing_but_the_mirror() {
         host.output.write(&captured);
         assert_eq!(receive(&socket), b"output");
 
-        datapath.set_mode(Mode::FailedOver).expect("fail over");
+        datapath.set_mode(ProgramMode::FailedOver).expect("fail over");
         socket.send_to(b"lan again", "10.9.0.2:1234").expect("send");
         host.netdev.read_until(has(b"lan again"));
         host.netdev.write_plain(&udp_from_guest(b"heard"));
@@ -371,7 +372,7 @@ fn a_leftover_is_taken_over_and_not_stacked_upon() {
         let name = instance();
         let mut first = Datapath::attach(&host.plan(&name, Role::Secondary)).expect("attach");
         assert!(!first.taken_over());
-        first.set_mode(Mode::FailedOver).expect("fail over");
+        first.set_mode(ProgramMode::FailedOver).expect("fail over");
         first.bump_epoch().expect("epoch");
         let (key, flow) = translated(0);
         first.insert_flow(&key, &flow).expect("insert");
@@ -386,7 +387,7 @@ fn a_leftover_is_taken_over_and_not_stacked_upon() {
         drop(std::mem::replace(&mut host.input, Tap::new("input1", Offloads::On)));
         let second = Datapath::attach(&host.plan(&name, Role::Secondary)).expect("take over");
         assert!(second.taken_over());
-        assert_eq!((second.mode(), second.epoch()), (Mode::FailedOver, 1));
+        assert_eq!((second.mode(), second.epoch()), (ProgramMode::FailedOver, 1));
         assert_eq!(second.flows().collect::<Vec<_>>(), [(key, flow)]);
         let after = links_on("guest0");
         assert_eq!(after.len(), 2, "not stacked");

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use colo_proxy::datapath::{Datapath, Events, Mode, Role};
+use colo_proxy::datapath::{Datapath, Events};
+use colo_proxy_engine::pair::{ProgramMode, Role};
 use colo_proxy_common::decode::{decode, decode_tcp, flag};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -432,7 +433,7 @@ fn fail_over_with_live_connections(slow: Slow, offloads: Offloads, guest: &str, 
         assert!(shared.held.load(Ordering::Acquire) >= 5, "each handshake was held");
     }
 
-    wires.hosts[1].datapath.set_mode(Mode::FailedOver).expect("fail over");
+    wires.hosts[1].datapath.set_mode(ProgramMode::FailedOver).expect("fail over");
     shared.failed_over.store(true, Ordering::Release);
     shared.stop.store(false, Ordering::Release);
     let wiring = std::thread::spawn(move || wires.run());

@@ -3,8 +3,9 @@
 
 use aya::maps::{Array, Map, MapData};
 use colo_proxy::datapath::{
-    AgeLimits, Datapath, DatapathError, Limits, Mode, PerClass, Plan, Role,
+    AgeLimits, Datapath, DatapathError, Limits, PerClass, Plan,
 };
+use colo_proxy_engine::pair::{ProgramMode, Role};
 use colo_proxy::offsets::{self, FlowState, Offset};
 use colo_proxy_common::flow::{known, state};
 use colo_proxy_common::record::{Flow, FlowKey, LAYOUT_VERSION, Settings};
@@ -96,7 +97,7 @@ fn a_leftover_of_another_layout_that_holds_a_guest_after_a_failover_is_left_alon
         let host = Host::new();
         let name = instance();
         let mut first = Datapath::attach(&host.plan(&name, Role::Secondary)).expect("attach");
-        first.set_mode(Mode::FailedOver).expect("fail over");
+        first.set_mode(ProgramMode::FailedOver).expect("fail over");
         change_layout(&first);
         let dir = first.dir().path().to_owned();
         drop(first);
@@ -155,7 +156,7 @@ fn what_one_secondary_exports_the_next_one_translates_by_in_every_epoch() {
         let mut survivor = Datapath::attach(&host.plan(&old, Role::Secondary)).expect("attach");
         let (key, flow) = translated(0);
         survivor.insert_flow(&key, &flow).expect("insert");
-        survivor.set_mode(Mode::FailedOver).expect("fail over");
+        survivor.set_mode(ProgramMode::FailedOver).expect("fail over");
         let exported = survivor.export_offsets().expect("export");
         survivor.detach().expect("detach");
         let text = offsets::format(&old, &exported);
@@ -216,12 +217,12 @@ fn a_survivor_that_becomes_the_primary_goes_on_translating() {
         let mut survivor = Datapath::attach(&host.plan(&name, Role::Secondary)).expect("attach");
         let (key, flow) = translated(0);
         survivor.insert_flow(&key, &flow).expect("insert");
-        survivor.set_mode(Mode::FailedOver).expect("fail over");
+        survivor.set_mode(ProgramMode::FailedOver).expect("fail over");
         let exported = survivor.export_offsets().expect("export");
         drop(survivor);
 
         let mut primary = Datapath::attach(&host.plan(&name, Role::Primary)).expect("take over");
-        primary.set_mode(Mode::Protected).expect("protect");
+        primary.set_mode(ProgramMode::Protected).expect("protect");
         assert_eq!(primary.export_offsets().expect("export"), exported);
         let from_guest =
             Shape { ports: (80, 40_000), payload: b"from the guest".to_vec(), ..Shape::default() };
