@@ -48,6 +48,8 @@ pub struct Setup {
     /// The test listens, and colo-compare connects.
     pub is_client: bool,
     pub notify: bool,
+    /// Ours only: another COLO-frame than `notify_dev`, as `--colo-frame` names it.
+    pub colo_frame: Option<String>,
     pub compare_timeout_ms: u64,
     pub max_queue_size: u64,
     /// Ours only.
@@ -62,6 +64,7 @@ impl Default for Setup {
             tcp: false,
             is_client: false,
             notify: true,
+            colo_frame: None,
             compare_timeout_ms: 600_000,
             max_queue_size: 1024,
             secondary_timeout_ms: 600_000,
@@ -217,6 +220,9 @@ fn start_ours(setup: &Setup, ends: &Ends) -> Result<Process> {
     }
     if setup.notify {
         command.arg("--notify-dev").arg(ends.notify.argument());
+    }
+    if let Some(colo_frame) = &setup.colo_frame {
+        command.arg("--colo-frame").arg(colo_frame);
     }
     if setup.vnet_hdr {
         command.arg("--vnet-hdr-support");

@@ -4,6 +4,8 @@
 mod checkpoint;
 #[path = "colo_compare/command.rs"]
 mod command;
+#[path = "colo_compare/covers.rs"]
+mod covers;
 #[path = "colo_compare/end.rs"]
 mod end;
 #[path = "colo_compare/framing.rs"]

@@ -320,21 +320,10 @@ impl Primary {
     /// Guest output, in the order in which the guest sent it. All of it is taken, whether or not the
     /// engine has room.
     pub fn on_output(&mut self, now: Instant, frames: &mut Vec<Frame>, path: &mut impl OutputPath) {
-        if self.protection.is_unprotected() {
-            if !self.protection.is_exposed()
-                && frames.iter().any(|frame| self.engine.is_compared(frame))
-            {
-                self.protection.expose();
+        if !self.holds_output() {
+            if self.pass_output(frames.drain(..)) {
                 path.set_mode(ProgramMode::Off);
             }
-            self.counts.released_unprotected += frames.len() as u64;
-            self.out.release.append(frames);
-            return;
-        }
-        if self.protection.is_taken_over() {
-            // The other guest answers the network: nothing of this one may follow, not even a frame
-            // that need not be compared.
-            self.counts.dropped_taken_over += frames.drain(..).count() as u64;
             return;
         }
         for frame in &*frames {
@@ -343,6 +332,41 @@ impl Primary {
         compare_all(&mut self.engine, now, Side::Primary, frames, &mut self.out);
         self.expander.settle(now, &mut self.comparing);
         self.compare_secondary(now);
+    }
+
+    /// The same for a caller that can leave frames for which the engine has no room where they are, and
+    /// to which no digests come: takes what there is room for.
+    pub fn take_output(&mut self, now: Instant, frames: &mut VecDeque<Frame>) {
+        if self.holds_output() {
+            self.engine.on_frames(now, Side::Primary, frames, &mut self.out);
+        } else {
+            self.pass_output(frames.drain(..));
+        }
+    }
+
+    /// Output has to wait until the contract lets it leave.
+    fn holds_output(&self) -> bool {
+        !self.protection.is_unprotected() && !self.protection.is_taken_over()
+    }
+
+    /// Output of a guest that goes on alone leaves. After a takeover the other guest answers the
+    /// network: nothing of this one may follow, not even a frame that need not be compared. Says
+    /// whether the network knows something from here on for which no secondary has vouched.
+    fn pass_output(&mut self, frames: impl Iterator<Item = Frame>) -> bool {
+        if self.protection.is_taken_over() {
+            self.counts.dropped_taken_over += frames.count() as u64;
+            return false;
+        }
+        let before = self.out.release.len();
+        self.out.release.extend(frames);
+        let passed = self.out.release.get(before..).unwrap_or_default();
+        self.counts.released_unprotected += passed.len() as u64;
+        let exposes = !self.protection.is_exposed()
+            && passed.iter().any(|frame| self.engine.is_compared(frame));
+        if exposes {
+            self.protection.expose();
+        }
+        exposes
     }
 
     /// Frames of either guest for which the other guest's are missing.

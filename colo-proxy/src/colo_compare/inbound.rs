@@ -1,5 +1,6 @@
 //! A socket on which frames come: `primary_in` or `secondary_in`.
 
+use std::collections::VecDeque;
 use std::io;
 
 use bytes::BytesMut;
@@ -23,9 +24,11 @@ pub(super) enum InboundEvent {
     Down,
 }
 
-/// The socket, and what was read of it.
+/// The socket, and what was read from it.
 #[derive(Debug)]
 pub(super) struct Inbound {
+    /// Frames that were read, and for which the engine has had no room yet.
+    pub(super) frames: VecDeque<Frame>,
     name: &'static str,
     endpoint: String,
     dialler: Dialler,
@@ -42,6 +45,7 @@ impl Inbound {
     /// `name` is QEMU's for it.
     pub(super) fn new(name: &'static str, port: Port, vnet_hdr: bool) -> Self {
         Self {
+            frames: VecDeque::new(),
             name,
             endpoint: port.endpoint().to_string(),
             dialler: Dialler::spawn(port),
@@ -57,18 +61,18 @@ impl Inbound {
         self.reader.bad
     }
 
-    /// Waits for the next event; frames that came before it are in `into`, whichever it is. Can be
-    /// cancelled without losing anything.
-    pub(super) async fn next(&mut self, into: &mut Vec<Frame>) -> InboundEvent {
+    /// Waits for the next event; frames that came before it are in [`Self::frames`], whichever it is.
+    /// Can be cancelled without losing anything.
+    pub(super) async fn next(&mut self) -> InboundEvent {
         loop {
             let Some(connection) = &self.connection else {
                 let connection = self.dialler.next().await;
                 self.begin(connection);
                 return InboundEvent::Up;
             };
-            match take(&mut self.reader, &mut self.skips_record, BATCH, into) {
+            match take(&mut self.reader, &mut self.skips_record, BATCH, &mut self.frames) {
                 Err(error) => return self.end(&error),
-                Ok(()) if !into.is_empty() => return InboundEvent::Frames,
+                Ok(()) if !self.frames.is_empty() => return InboundEvent::Frames,
                 Ok(()) => {}
             }
             let stream = &connection.stream;
@@ -94,12 +98,13 @@ impl Inbound {
 
     /// Takes everything that the peer has sent by now and no more: one that goes on sending must
     /// not keep us here. Says whether the connection has ended.
-    pub(super) fn drain(&mut self, into: &mut Vec<Frame>) -> bool {
+    pub(super) fn drain(&mut self) -> bool {
         let Some(connection) = &self.connection else { return false };
         let stream = &connection.stream;
         let mut left = stream.unread().unwrap_or_default();
         loop {
-            let taken = take(&mut self.reader, &mut self.skips_record, usize::MAX, into);
+            let (reader, frames) = (&mut self.reader, &mut self.frames);
+            let taken = take(reader, &mut self.skips_record, usize::MAX, frames);
             // What a peer that has closed left behind has an end.
             let want = if left == 0 && stream.is_hung_up() { CHUNK } else { left.min(CHUNK) };
             let filled = taken.and_then(|()| match want {
@@ -127,9 +132,8 @@ impl Inbound {
         if !self.connection.as_ref().is_some_and(|connection| connection.stream.is_hung_up()) {
             return false;
         }
-        let mut left = Vec::new();
-        self.drain(&mut left);
-        self.skipped += left.len() as u64;
+        self.drain();
+        self.skipped += self.frames.drain(..).count() as u64;
         if self.connection.is_some() {
             self.end(&RecordError::Closed);
         }
@@ -172,7 +176,7 @@ fn take(
     reader: &mut RecordReader,
     skips_record: &mut bool,
     most: usize,
-    into: &mut Vec<Frame>,
+    into: &mut VecDeque<Frame>,
 ) -> Result<(), RecordError> {
     while into.len() < most {
         if *skips_record {
@@ -182,7 +186,7 @@ fn take(
             *skips_record = false;
         }
         match reader.next_frame()? {
-            Some(frame) => into.push(frame),
+            Some(frame) => into.push_back(frame),
             None => return Ok(()),
         }
     }

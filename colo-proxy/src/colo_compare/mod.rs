@@ -24,14 +24,13 @@ use std::future::Future;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
-use colo_proxy_engine::compare::{Engine, Limits, Side};
-use colo_proxy_engine::frame::Frame;
+use colo_proxy_engine::compare::{Engine, Limits};
 use colo_proxy_engine::pair::primary::Lane;
 use colo_proxy_engine::pair::protection::{LossPolicy, Protection};
 use colo_proxy_engine::pair::{OnSecondaryLost, Primary};
 
 use self::inbound::{Inbound, InboundEvent};
-use self::sockets::{SocketPath, Sockets};
+use self::sockets::Sockets;
 use crate::colo_frame::{ColoFrameError, ColoFrameEvent};
 use crate::config::ColoFrameKind;
 use crate::endpoint::Endpoint;
@@ -75,13 +74,10 @@ pub async fn run(
     Ok(())
 }
 
-/// The primary's half, and the frames on their way to it.
+/// The primary's half, between the sockets.
 #[derive(Debug)]
 struct Comparer {
     half: Primary,
-    /// Frames that were read; empty whenever the half has been given its turn.
-    from_primary: Vec<Frame>,
-    from_secondary: Vec<Frame>,
 }
 
 impl Comparer {
@@ -102,7 +98,7 @@ impl Comparer {
         let mut half = Primary::new("colo-compare".into(), engine, protection, 0, false);
         // QEMU's own filters bring the guest's input to the secondary.
         half.on_lane(now, Lane::Mirror, true, &mut sockets.path());
-        Self { half, from_primary: Vec::new(), from_secondary: Vec::new() }
+        Self { half }
     }
 
     async fn serve(&mut self, sockets: &mut Sockets) -> std::convert::Infallible {
@@ -110,8 +106,8 @@ impl Comparer {
             self.hand_in(sockets);
             self.carry_out(sockets);
             sockets.outdev.write_now();
-            let reads_secondary = self.half.engine.has_room_for(Side::Secondary);
-            let reads_primary = self.half.engine.has_room() && sockets.outdev.has_room();
+            let reads_secondary = sockets.secondary.frames.is_empty();
+            let reads_primary = sockets.primary.frames.is_empty() && sockets.outdev.has_room();
             let deadline = self.deadline(reads_secondary);
             let is_ahead = self.is_secondary_ahead();
             let Sockets { primary, secondary, outdev, frame } = sockets;
@@ -123,8 +119,8 @@ impl Comparer {
                 () = outdev.advance() => {}
                 event = in_order(
                     is_ahead,
-                    when(reads_primary, primary.next(&mut self.from_primary)),
-                    when(reads_secondary, secondary.next(&mut self.from_secondary)),
+                    when(reads_primary, primary.next()),
+                    when(reads_secondary, secondary.next()),
                 ) => {
                     if let Some(event) = event {
                         self.on_secondary_event(event, sockets);
@@ -134,14 +130,20 @@ impl Comparer {
         }
     }
 
-    /// Hands in what was read, one batch of each side.
+    /// Hands in what was read, for as long as the engine has room for it: frames of one guest can make
+    /// room for the other's.
     fn hand_in(&mut self, sockets: &mut Sockets) {
         let now = Instant::now();
-        if !self.from_primary.is_empty() {
-            self.half.on_output(now, &mut self.from_primary, &mut sockets.path());
-        }
-        if !self.from_secondary.is_empty() {
-            self.half.on_returned(now, &mut self.from_secondary);
+        loop {
+            let left = (sockets.primary.frames.len(), sockets.secondary.frames.len());
+            if sockets.outdev.has_room() {
+                self.half.take_output(now, &mut sockets.primary.frames);
+                self.half.release_all(&mut sockets.path());
+            }
+            self.half.take_returned(now, &mut sockets.secondary.frames);
+            if left == (sockets.primary.frames.len(), sockets.secondary.frames.len()) {
+                return;
+            }
         }
     }
 
@@ -171,8 +173,6 @@ impl Comparer {
             InboundEvent::Up => true,
             InboundEvent::Down => false,
         };
-        // Frames that came before the connection ended count.
-        self.hand_in(sockets);
         self.half.on_lane(Instant::now(), Lane::Secondary, is_up, &mut sockets.path());
     }
 
@@ -185,7 +185,6 @@ impl Comparer {
                 self.on_secondary_event(InboundEvent::Up, sockets);
             }
         }
-        self.hand_in(sockets);
         let mut path = sockets.path();
         self.half.on_colo_frame_event(Instant::now(), event, &mut path);
         if path.has_secondary_ended() {

@@ -61,7 +61,8 @@ impl OutputPath for SocketPath<'_> {
 
     fn read_output(&mut self, into: &mut Vec<Frame>) -> bool {
         self.primary.begin_now();
-        self.primary.drain(into);
+        self.primary.drain();
+        into.extend(self.primary.frames.drain(..));
         false
     }
 
@@ -73,9 +74,8 @@ impl OutputPath for SocketPath<'_> {
 
     /// Without a control lane only the moment tells which frames are of the older epoch.
     fn drop_returned(&mut self) -> u64 {
-        let mut stale = Vec::new();
-        self.has_secondary_ended |= self.secondary.drain(&mut stale);
+        self.has_secondary_ended |= self.secondary.drain();
         self.secondary.skip_record();
-        stale.len() as u64
+        self.secondary.frames.drain(..).count() as u64
     }
 }

@@ -90,7 +90,7 @@ fn a_connection_that_ends_in_a_record_drops_that_record_only() -> Result<()> {
         stand.expect(&[&arp(1), &arp(2)])?;
         stand.process.terminate()?;
         let log = stand.process.stderr_to_end();
-        ensure!(log.contains("bad.primary_in.cut 1"), "{log}");
+        ensure!(log.contains("bad.primary_in.truncated 1"), "{log}");
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The secondary's output: to which epoch it belongs, and which frames it is where digests came in
 //! their place.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::{Checkpoint, ControlLane, Primary, compare_all};
@@ -41,6 +42,15 @@ impl Primary {
     pub fn on_returned(&mut self, now: Instant, frames: &mut Vec<Frame>) {
         self.comparing.append(frames);
         self.compare_secondary(now);
+    }
+
+    /// The same for a caller that can leave frames for which the engine has no room where they are.
+    pub fn take_returned(&mut self, now: Instant, frames: &mut VecDeque<Frame>) {
+        if self.protection.compares() {
+            self.engine.on_frames(now, Side::Secondary, frames, &mut self.out);
+        } else {
+            self.counts.secondary_ignored += frames.drain(..).count() as u64;
+        }
     }
 
     /// The epoch of the secondary's output that comes now is not known; by the kernel lane it had
