@@ -5,6 +5,7 @@
 //! not.
 
 mod citations;
+mod imports;
 mod lexer;
 mod paths;
 mod readme;
@@ -46,6 +47,7 @@ pub fn run() -> Result<()> {
     for path in &files {
         findings.extend(check_file(&root, path, &tests)?);
     }
+    findings.extend(imports::check(&root, &files)?);
     for finding in &findings {
         println!("{finding}");
     }
