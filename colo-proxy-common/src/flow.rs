@@ -29,56 +29,12 @@ mod entry;
 mod from_guest;
 mod to_guest;
 
+pub use crate::record::{known, state};
 pub use entry::Entry;
 
 use crate::decode::{Tcp, Timestamps, flag};
 use crate::record::Flow;
 use crate::rewrite::Translation;
-
-/// Where a connection is in its life: `record::Flow::state`.
-pub mod state {
-    /// The peer has sent a SYN.
-    pub const OPENING_PASSIVE: u32 = 1;
-    /// The guest has sent a SYN, or the peer has answered one.
-    pub const OPENING_ACTIVE: u32 = 2;
-    /// The offset is known, or known to be 0.
-    pub const ESTABLISHED: u32 = 3;
-    /// The guest has sent a FIN.
-    pub const FIN_GUEST: u32 = 4;
-    /// The peer has sent a FIN.
-    pub const FIN_PEER: u32 = 5;
-    /// Both have, or the guest has sent a RST. Retransmissions are still translated.
-    pub const CLOSED: u32 = 6;
-    /// The peer has sent a RST, which may be forged: the guest's next segment revives the entry.
-    /// With [`super::known::PEER`], a SYN has followed, and what follows that waits for the guest's
-    /// answer.
-    pub const RESET: u32 = 7;
-    /// The peer wants to use the tuple of a closed connection again; the guest has yet to answer.
-    pub const REOPENING: u32 = 8;
-}
-
-/// What is known of a connection: `record::Flow::known`.
-pub mod known {
-    /// `guest_isn`.
-    pub const GUEST: u64 = 1;
-    /// `wire_isn`.
-    pub const WIRE: u64 = 2;
-    /// `guest_ts`.
-    pub const GUEST_TS: u64 = 4;
-    /// `wire_ts`.
-    pub const WIRE_TS: u64 = 8;
-    /// `seq_offset` and `ts_offset`.
-    pub const OFFSET: u64 = 16;
-    /// Both guests count alike: the connection is older than the last checkpoint, or than
-    /// protection itself.
-    pub const IDENTITY: u64 = 32;
-    /// `peer_isn` and `peer_early`.
-    pub const PEER: u64 = 64;
-    /// A segment that does not follow the peer's SYN was held.
-    pub const HELD: u64 = 128;
-    /// The guest has sent more than a SYN or SYN/ACK: the connection is real.
-    pub const CONFIRMED: u64 = 256;
-}
 
 /// The circumstances in which a frame is seen.
 #[derive(Clone, Copy, Debug)]

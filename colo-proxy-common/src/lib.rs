@@ -23,4 +23,5 @@ pub mod flow;
 pub mod lane;
 pub mod record;
 pub mod rewrite;
+pub mod segment;
 pub mod seq;

@@ -3,8 +3,9 @@
 //! `bpftool map dump` prints these names, so they are part of the interface for operators. All are
 //! `repr(C)` with explicit padding; a change of layout changes [`LAYOUT_VERSION`].
 
-use crate::flow::known;
-use crate::rewrite::Translation;
+mod flow;
+
+pub use flow::{Flow, FlowKey, known, state};
 
 /// Bumped whenever a record changes shape or meaning; a daemon does not use another version's maps.
 /// In [`Settings`] the version and the mode stay where they are, so that a daemon can tell what it
@@ -65,78 +66,6 @@ pub struct Settings {
     pub lane_frame_max: u32,
     /// `SO_NETNS_COOKIE` of the network namespace that the interface indexes belong to.
     pub netns_cookie: u64,
-}
-
-/// A TCP connection from the guest's point of view.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct FlowKey {
-    /// IPv4 addresses fill the first four octets.
-    pub guest_addr: [u8; 16],
-    pub peer_addr: [u8; 16],
-    pub guest_port: u16,
-    pub peer_port: u16,
-    /// VLAN ids, outer first; 0 is no tag.
-    pub vlan: [u16; 2],
-    /// 4 or 6.
-    pub ip_version: u8,
-    /// IP protocol number.
-    pub protocol: u8,
-    pub reserved: [u8; 2],
-}
-
-/// What is known of a connection: the entry of the `flows`, `unconfirmed` and `half_open` maps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Flow {
-    /// `settings.epoch` at the time when the offsets were learnt.
-    pub epoch: u32,
-    /// One of [`crate::flow::state`].
-    pub state: u32,
-    /// Bits of [`crate::flow::known`]; 64 of them, because two processors may add some at once, and
-    /// every BPF instruction set has that operation on 64 bits.
-    pub known: u64,
-    /// The initial sequence number that this guest chose.
-    pub guest_isn: u32,
-    /// The one that the network knows, chosen by the primary guest.
-    pub wire_isn: u32,
-    /// The last `TSval` of this guest's SYN or SYN/ACK.
-    pub guest_ts: u32,
-    /// What the network echoed for it: the primary's.
-    pub wire_ts: u32,
-    /// `wire = guest + offset`, modulo 2^32, for sequence numbers.
-    pub seq_offset: u32,
-    /// The same for timestamps.
-    pub ts_offset: u32,
-    /// What a checkpoint makes of `seq_offset`: 0, because both guests count alike then; for a
-    /// connection that an earlier pair translated, what it was there, because both guests are
-    /// copies of the one that survived.
-    pub base_seq_offset: u32,
-    /// The same for timestamps.
-    pub base_ts_offset: u32,
-    /// The initial sequence number that the peer chose.
-    pub peer_isn: u32,
-    /// Octets of data in the peer's SYN (TCP Fast Open).
-    pub peer_early: u32,
-    /// `CLOCK_MONOTONIC` of the last frame.
-    pub last_seen_ns: u64,
-    /// Frames translated towards the guest.
-    pub to_guest_frames: u64,
-    /// Frames translated from the guest.
-    pub from_guest_frames: u64,
-}
-
-impl Flow {
-    /// How its frames are translated in `epoch`; not at all where no offset is known.
-    pub fn translation(&self, epoch: u32) -> Translation {
-        if self.known & known::OFFSET == 0 {
-            Translation::default()
-        } else if self.epoch == epoch {
-            Translation { seq: self.seq_offset, ts: self.ts_offset }
-        } else {
-            Translation { seq: self.base_seq_offset, ts: self.base_ts_offset }
-        }
-    }
 }
 
 /// The one entry of the per-CPU `counters` map. Frames, each.
@@ -227,22 +156,16 @@ pub mod event {
 }
 
 const _: () = assert!(size_of::<Settings>() == 72);
-const _: () = assert!(size_of::<FlowKey>() == 44);
-const _: () = assert!(size_of::<Flow>() == 80);
 const _: () = assert!(size_of::<Counters>() == 19 * 8);
 const _: () = assert!(size_of::<Event>() == 128);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Counters, Event, Flow, FlowKey, Settings};
+    use super::{Counters, Event, Settings};
 
     // SAFETY: all are repr(C), made of integers only, and have no implicit padding (the sizes
     // above are the sums of their fields), so any bytes are a value and every value is its bytes.
     unsafe impl aya::Pod for Settings {}
-    // SAFETY: see above.
-    unsafe impl aya::Pod for FlowKey {}
-    // SAFETY: see above.
-    unsafe impl aya::Pod for Flow {}
     // SAFETY: see above.
     unsafe impl aya::Pod for Counters {}
     // SAFETY: see above.

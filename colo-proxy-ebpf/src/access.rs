@@ -12,8 +12,9 @@ use aya_ebpf::programs::TcContext;
 use colo_proxy_common::checksum::Difference;
 use colo_proxy_common::decode::{Malformed, OPTIONS_MAX, Octets, OptionWalk};
 use colo_proxy_common::rewrite::Edit;
+use colo_proxy_common::segment::Direction;
 
-use crate::translate::{Direction, Frame, Parsed, parse};
+use crate::parsed::{Frame, Parsed, parse};
 
 /// `bpf_l4_csum_replace`: what is given is a difference. It is not of the pseudo-header, so that a
 /// partial checksum stays as it is, and a complete sum beside the frame too.

@@ -1,22 +1,18 @@
 //! The kernel lane: the tunnel to the other host, by which frames go past the daemons.
 
-use aya_ebpf::btf_maps::PerCpuArray;
-use aya_ebpf::macros::{btf_map, classifier};
+use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use colo_proxy_common::decode::{decode, decode_tcp, protocol};
-use colo_proxy_common::lane::{self, LaneCounters};
+use colo_proxy_common::lane;
 use colo_proxy_common::record::{Settings, mode};
 
 use crate::access::SkBuff;
-use crate::maps::{count, settings};
+use crate::maps::{count, lane_counters, settings};
 use crate::speakers;
 use crate::verdict::{DROP, NEXT, send_out};
 
 /// RFC 768.
 const UDP_HEADER: u32 = 8;
-
-#[btf_map(name = "lane")]
-static LANE: PerCpuArray<LaneCounters, 1> = PerCpuArray::new();
 
 /// Where a frame for the other host goes, and with which mark.
 pub struct Way {
@@ -74,7 +70,7 @@ fn send(ctx: &TcContext, frame: &SkBuff) -> i32 {
         return DROP;
     }
     let segments = segments(ctx, frame);
-    if let Some(counters) = counters()
+    if let Some(counters) = lane_counters()
         && let Some(sent) = counters.sent.get_mut(lane::slot_index(mark))
     {
         *sent = sent.wrapping_add(segments);
@@ -144,7 +140,7 @@ fn received(ctx: &TcContext, frame: &SkBuff, settings: &Settings) -> Option<u32>
         return None;
     }
     let segments = segments(ctx, frame);
-    if let Some(counters) = counters()
+    if let Some(counters) = lane_counters()
         && let Some(received) = counters.received.get_mut(lane::slot_index(tag))
     {
         *received = received.wrapping_add(segments);
@@ -175,12 +171,4 @@ fn payload(frame: &SkBuff) -> Option<u32> {
         return Some(decode_tcp(frame, &ip).ok()?.payload_len);
     }
     Some(ip.end.saturating_sub(ip.payload_at).saturating_sub(UDP_HEADER))
-}
-
-/// This processor's counters.
-#[inline(always)]
-pub fn counters() -> Option<&'static mut LaneCounters> {
-    // SAFETY: a per-CPU slot; TC programs are not preempted by another one on their processor
-    // (softirq context), and no reference into it is held while a frame is cloned.
-    LANE.get_ptr_mut(0).map(|counters| unsafe { &mut *counters })
 }

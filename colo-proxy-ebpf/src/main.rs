@@ -15,6 +15,7 @@ mod filter;
 mod gate;
 mod lane;
 mod maps;
+mod parsed;
 mod primary;
 mod rewriter;
 mod secondary;

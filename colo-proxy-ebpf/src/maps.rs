@@ -1,11 +1,13 @@
 //! The maps, by the names under which they are pinned, and what every program does with them.
 
-use crate::translate::Parsed;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
+use colo_proxy_common::lane::LaneCounters;
 use colo_proxy_common::record::{
     Counters, EVENTS_LEN, Event, Flow, FlowKey, LAYOUT_VERSION, Settings,
 };
+
+use crate::parsed::Parsed;
 
 // Sizes unless the daemon says otherwise (`datapath::Limits`).
 
@@ -77,4 +79,15 @@ pub fn scratch() -> Option<&'static mut Scratch> {
     // SAFETY: a per-CPU slot that each program asks for once and does not keep; see `count` for why
     // no other program of this processor is under way.
     SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+#[btf_map(name = "lane")]
+static LANE: PerCpuArray<LaneCounters, 1> = PerCpuArray::new();
+
+/// This processor's counters of the kernel lane.
+#[inline(always)]
+pub fn lane_counters() -> Option<&'static mut LaneCounters> {
+    // SAFETY: a per-CPU slot; see `count` for why no other program of this processor is under way,
+    // and no reference into it is held while a frame is cloned.
+    LANE.get_ptr_mut(0).map(|counters| unsafe { &mut *counters })
 }

@@ -7,11 +7,12 @@ use aya_ebpf::helpers::bpf_clone_redirect;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use colo_proxy_common::record::{Settings, mode};
+use colo_proxy_common::segment::Direction;
 
 use crate::access::SkBuff;
 use crate::lane::way_out;
 use crate::maps::{count, settings};
-use crate::translate::{Direction, Fate, translate};
+use crate::translate::{Fate, translate};
 use crate::verdict::{DROP, NEXT, send_out};
 
 /// Egress: what goes to the guest is copied to the input gate or into the tunnel, for the secondary,

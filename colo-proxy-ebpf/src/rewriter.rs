@@ -8,10 +8,11 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use colo_proxy_common::filter::is_token;
 use colo_proxy_common::record::mode;
+use colo_proxy_common::segment::Direction;
 
 use crate::access::SkBuff;
 use crate::maps::{count, settings};
-use crate::translate::{Direction, Fate, translate};
+use crate::translate::{Fate, translate};
 use crate::verdict::{DROP, NEXT, send_out};
 
 /// Egress of the guest's TAP: the network's numbers become the guest's.

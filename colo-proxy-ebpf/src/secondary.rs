@@ -3,11 +3,12 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use colo_proxy_common::record::mode;
+use colo_proxy_common::segment::Direction;
 
 use crate::access::SkBuff;
 use crate::lane::{epoch_of, way_out};
 use crate::maps::{count, settings};
-use crate::translate::{Direction, Fate, translate};
+use crate::translate::{Fate, translate};
 use crate::verdict::{DROP, NEXT, send_out};
 
 /// Ingress of the input gate: mirrored input goes to the guest, by way of [`colo_to_guest`].

@@ -8,7 +8,7 @@ use colo_proxy_common::decode::{Octets, decode, ethertype};
 use colo_proxy_common::lane::{SPEAKERS_MAX, Speaker};
 
 use crate::access::SkBuff;
-use crate::lane;
+use crate::maps::lane_counters;
 
 /// A look at every frame would cost more than the frame's way into the tunnel. All addresses of a
 /// guest are behind one MAC, so a frame with any of them tells the switches what they need.
@@ -22,7 +22,7 @@ static SPEAKERS: LruHashMap<Speaker, u64, SPEAKERS_MAX> = LruHashMap::new();
 pub fn look(frame: &SkBuff) {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    let Some(counters) = lane::counters() else { return };
+    let Some(counters) = lane_counters() else { return };
     if now.wrapping_sub(counters.looked_ns) < PAUSE_NS {
         return;
     }

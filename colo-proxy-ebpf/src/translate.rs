@@ -2,75 +2,13 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_log_ebpf::debug;
-use colo_proxy_common::decode::{
-    Ip, Malformed, Octets, Sack, Tcp, TcpOptions, Timestamps, decode, decode_tcp,
-    decode_tcp_options, protocol,
-};
 use colo_proxy_common::flow::{self, Change, Entry, Now, Segment, Step, Verdict, known};
 use colo_proxy_common::record::{Event, Flow, FlowKey, event};
-use colo_proxy_common::rewrite::{self, Edit};
+use colo_proxy_common::rewrite;
+use colo_proxy_common::segment::Direction;
 
 use crate::maps::{EVENTS, FLOWS, HALF_OPEN, Scratch, UNCONFIRMED, count, scratch};
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    ToGuest,
-    FromGuest,
-}
-
-/// What the translation wants of a frame.
-pub trait Frame {
-    /// Takes the frame apart; `false` where it is no whole TCP segment.
-    fn parse(&self, direction: Direction, into: &mut Parsed) -> Result<bool, Malformed>;
-
-    /// To change it.
-    fn edit(&mut self) -> impl Edit;
-}
-
-/// What matters of a TCP segment. Numbers only: the kernel takes no map whose type tells of a Rust
-/// enum, and no write of what the compiler has left undefined.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Parsed {
-    key: FlowKey,
-    tcp: Tcp,
-    timestamps: Timestamps,
-    sack_at: u32,
-    sack_blocks: u32,
-}
-
-impl Parsed {
-    #[inline(always)]
-    fn options(&self) -> TcpOptions {
-        // Nothing lies at 0 but an address.
-        let timestamps = (self.timestamps.at != 0).then_some(self.timestamps);
-        let sack = Sack { at: self.sack_at, blocks: self.sack_blocks as u8 };
-        TcpOptions { timestamps, sack: (sack.at != 0).then_some(sack), ..TcpOptions::default() }
-    }
-}
-
-/// [`Frame::parse`] of a frame that can be read.
-#[inline(always)]
-pub fn parse<F: Octets>(
-    frame: &F,
-    outer_tag: Option<u16>,
-    direction: Direction,
-    into: &mut Parsed,
-) -> Result<bool, Malformed> {
-    let packet = decode(frame, outer_tag)?;
-    let Some(ip) = packet.ip else { return Ok(false) };
-    if ip.protocol != protocol::TCP || ip.fragment.is_some() {
-        return Ok(false);
-    }
-    let tcp = decode_tcp(frame, &ip)?;
-    let options = decode_tcp_options(frame, &tcp);
-    fill_key(&mut into.key, packet.vlan, &ip, &tcp, direction);
-    into.tcp = tcp;
-    into.timestamps = options.timestamps.unwrap_or(Timestamps { value: 0, echo: 0, at: 0 });
-    let sack = options.sack.unwrap_or(Sack { at: 0, blocks: 0 });
-    (into.sack_at, into.sack_blocks) = (sack.at, u32::from(sack.blocks));
-    Ok(true)
-}
+use crate::parsed::{Frame, Parsed};
 
 /// What becomes of a frame that has been through the translation.
 pub enum Fate {
@@ -127,21 +65,6 @@ fn forget(scratch: &mut Scratch) -> &mut Scratch {
             options(nostack),
         );
         &mut *forgotten
-    }
-}
-
-#[inline(always)]
-fn fill_key(key: &mut FlowKey, vlan: [u16; 2], ip: &Ip, tcp: &Tcp, direction: Direction) {
-    key.vlan = vlan;
-    key.ip_version = ip.version;
-    key.protocol = ip.protocol;
-    key.reserved = [0; 2];
-    if direction == Direction::ToGuest {
-        (key.guest_addr, key.guest_port) = (ip.dst, tcp.dst_port);
-        (key.peer_addr, key.peer_port) = (ip.src, tcp.src_port);
-    } else {
-        (key.guest_addr, key.guest_port) = (ip.src, tcp.src_port);
-        (key.peer_addr, key.peer_port) = (ip.dst, tcp.dst_port);
     }
 }
 

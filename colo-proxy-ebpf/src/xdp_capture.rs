@@ -19,10 +19,12 @@ use colo_proxy_common::checksum::Difference;
 use colo_proxy_common::decode::{Malformed, OPTIONS_MAX, Octets, OptionWalk};
 use colo_proxy_common::record::mode;
 use colo_proxy_common::rewrite::Edit;
+use colo_proxy_common::segment::Direction;
 
 use crate::access::{in_sight, walk_options};
 use crate::maps::{count, settings_if_any};
-use crate::translate::{Direction, Fate, Frame, Parsed, parse, translate};
+use crate::parsed::{Frame, Parsed, parse};
+use crate::translate::{Fate, translate};
 
 /// Receive queues that can have a socket: each takes 16 MiB.
 const QUEUES_MAX: usize = 16;

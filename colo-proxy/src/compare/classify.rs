@@ -4,9 +4,10 @@ mod fragment;
 mod icmp;
 
 use colo_proxy_common::decode::{
-    self, Ip, Malformed, Octets, Packet, Tcp, decode_ports, decode_tcp, ethertype, flag, protocol,
+    self, Ip, Malformed, Octets, Tcp, decode_ports, decode_tcp, ethertype, flag, protocol,
 };
 use colo_proxy_common::record::FlowKey;
+use colo_proxy_common::segment::{Direction, TcpSegment};
 
 pub(super) use self::fragment::Fragment;
 use super::body::{Body, Datagram};
@@ -104,11 +105,8 @@ impl Seen {
 /// The connection and the header of a segment that belongs to a stream; `None` for everything else.
 #[inline(always)]
 pub(crate) fn segment<F: Octets + ?Sized>(octets: &F) -> Option<(FlowKey, Tcp)> {
-    let Ok(Packet { vlan, ip: Some(ip), .. }) = decode::decode(octets, None) else { return None };
-    if ip.protocol != protocol::TCP || ip.fragment.is_some() {
-        return None;
-    }
-    let tcp = decode_tcp(octets, &ip).ok()?;
+    let segment = TcpSegment::read(octets, None).ok()??;
+    let tcp = segment.tcp;
     // RFC 9293, section 3.5.3: a reset may carry text, which is not part of the stream. A SYN with RST
     // or FIN opens nothing.
     let is_reset_with_text = tcp.flags & flag::RST != 0 && tcp.payload_len > 0;
@@ -116,8 +114,7 @@ pub(crate) fn segment<F: Octets + ?Sized>(octets: &F) -> Option<(FlowKey, Tcp)> 
     if is_reset_with_text || is_odd_syn {
         return None;
     }
-    let (guest_port, peer_port) = (tcp.src_port, tcp.dst_port);
-    Some((FlowKey { guest_port, peer_port, ..flow_key(&ip, vlan) }, tcp))
+    Some((segment.key(Direction::FromGuest), tcp))
 }
 
 /// What a frame is that is no segment of a stream.

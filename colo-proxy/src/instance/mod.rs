@@ -22,7 +22,6 @@ mod primary;
 pub(crate) mod readable;
 mod repeat;
 pub(crate) mod secondary;
-mod segment;
 #[cfg(test)]
 mod simulation;
 mod slots;

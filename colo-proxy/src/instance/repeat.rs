@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 
 use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::record::FlowKey;
+use colo_proxy_common::segment::{Direction, tcp_segment};
 use colo_proxy_common::seq::Seq;
 use tokio::sync::Notify;
 
-use super::segment::{Direction, segment};
 use super::wiring::sleep_until;
 use crate::config::RepeatLimits;
 use crate::frame::Frame;
@@ -84,7 +84,7 @@ impl Repeater {
         frame: &Frame,
         is_connected: impl FnOnce(&FlowKey) -> bool,
     ) {
-        let Some((key, tcp)) = segment(frame.ethernet(), Direction::ToGuest) else { return };
+        let Some((key, tcp)) = tcp_segment(frame.ethernet(), Direction::ToGuest) else { return };
         if tcp.flags & flag::RST != 0 {
             self.forget(&key);
             return;
@@ -128,7 +128,7 @@ impl Repeater {
         if self.flows.is_empty() {
             return false;
         }
-        let Some((key, tcp)) = segment(frame.ethernet(), Direction::FromGuest) else {
+        let Some((key, tcp)) = tcp_segment(frame.ethernet(), Direction::FromGuest) else {
             return false;
         };
         if tcp.flags & flag::RST != 0 {

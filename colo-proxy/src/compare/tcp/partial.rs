@@ -8,7 +8,8 @@
 
 use bytes::Bytes;
 use colo_proxy_common::checksum;
-use colo_proxy_common::decode::{Ip, Octets, decode, decode_tcp, decode_tcp_options, flag};
+use colo_proxy_common::decode::{Ip, Octets, decode_tcp_options, flag};
+use colo_proxy_common::segment::TcpSegment;
 use colo_proxy_common::seq::Seq;
 
 use crate::frame::Frame;
@@ -30,8 +31,7 @@ pub(crate) fn bare_acknowledgment(
     ack: Seq,
     window: u16,
 ) -> Option<Frame> {
-    let ip = decode(octets, None).ok()?.ip.filter(|ip| ip.fragment.is_none())?;
-    let tcp = decode_tcp(octets, &ip).ok()?;
+    let TcpSegment { ip, tcp, .. } = TcpSegment::read(octets, None).ok()??;
     let vnet_len = held.vnet().len();
     let mut copy = Vec::with_capacity(vnet_len + tcp.payload_at as usize);
     // A header of zeros: nothing to segment, and the checksums are complete.

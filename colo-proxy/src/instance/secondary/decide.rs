@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use colo_proxy_common::record::FlowKey;
+use colo_proxy_common::segment::{Direction, tcp_segment};
 
 use crate::config::Limits;
 use crate::datapath::Mode;
 use crate::frame::Frame;
 use crate::instance::hold::Hold;
 use crate::instance::repeat;
-use crate::instance::segment::{Direction, segment};
 
 /// Where decisions are carried out.
 pub(crate) trait Hands {
@@ -131,7 +131,7 @@ impl Decisions {
         hands: &mut impl Hands,
     ) {
         for frame in frames.drain(..) {
-            let key = segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
+            let key = tcp_segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
             // The event that told of its offset may have come before it; and what is not TCP has only
             // waited for the guest to go on.
             if !self.is_stopped() && key.is_none_or(|key| hands.knows(&key)) {

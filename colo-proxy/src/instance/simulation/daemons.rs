@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use colo_proxy_common::segment::Direction;
+
 use super::colo::Progress;
 use super::plan::{At, Sabotage, Wire};
 use super::programs::Fate;
@@ -18,7 +20,6 @@ use crate::frame::Frame;
 use crate::instance::primary::decide::Decisions;
 use crate::instance::secondary;
 use crate::instance::secondary::decide::Mark;
-use crate::instance::segment::Direction;
 use crate::protection::{Protection, State};
 
 /// Time until a daemon reads what is there.

@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use colo_proxy_common::segment::{Direction, tcp_segment};
+
 use super::endpoint::Nature;
 use super::machine::Machine;
 use super::programs::{Fate, Programs};
 use crate::datapath::Mode;
 use crate::frame::Frame;
 use crate::instance::lanes::BATCH;
-use crate::instance::segment::{Direction, segment};
 use crate::instance::{primary, repeat, secondary};
 
 /// A guest on a host.
@@ -113,7 +114,7 @@ impl SecondaryKernel {
     pub(super) fn write_collected(&mut self) {
         let mut frames = self.collected.take().unwrap_or_default();
         frames.sort_by_key(|frame| {
-            let key = segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
+            let key = tcp_segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
             key.map(|key| (key.guest_port, key.peer_port))
         });
         for frame in &frames {

@@ -11,10 +11,10 @@ use colo_proxy_common::decode::{decode, decode_tcp, decode_tcp_options, protocol
 use colo_proxy_common::flow::{self, Change, Entry, Now, Verdict, known, state};
 use colo_proxy_common::record::{Flow, FlowKey};
 use colo_proxy_common::rewrite;
+use colo_proxy_common::segment::{Direction, tcp_segment};
 
 use crate::datapath::Mode;
 use crate::frame::Frame;
-use crate::instance::segment::{Direction, segment};
 
 /// Connections in the map that is never evicted, and in those that forget the oldest.
 const FLOWS_MAX: usize = 1024;
@@ -100,7 +100,7 @@ impl Programs {
 
     /// What `translate` of the programs does.
     pub(super) fn translate(&mut self, now_us: u64, frame: &Frame, direction: Direction) -> Fate {
-        let Some((key, tcp)) = segment(frame.ethernet(), direction) else {
+        let Some((key, tcp)) = tcp_segment(frame.ethernet(), direction) else {
             return Fate::Go(frame.clone());
         };
         let options = decode_tcp_options::<[u8]>(frame.ethernet(), &tcp);
