@@ -10,12 +10,15 @@
 //!
 //! The peer is not trusted: a length is checked before anything is kept for it.
 
+mod records;
+
 use std::collections::VecDeque;
 use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+pub(crate) use self::records::{Carried, Frames, Records};
 use crate::frame::{FRAME_MAX, Frame, VNET_HDR_LEN};
 
 /// Octets asked for in one read.

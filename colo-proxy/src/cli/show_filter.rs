@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::show::counts;
+use super::output::counts;
 
 /// A line a group: what is asked most comes first.
 pub(super) fn shown(status: &Value) -> String {

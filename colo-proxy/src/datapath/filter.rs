@@ -9,7 +9,8 @@ use aya::maps::PerCpuArray;
 use colo_proxy_common::filter::{Filter, FilterCounters, queue, token};
 use colo_proxy_common::record::LAYOUT_VERSION;
 
-use super::attachment::{Attached, Attachment, Hook, Place};
+use super::attached::Attached;
+use super::attachment::{Attachment, Hook, Place};
 use super::links::Links;
 use super::order::{self, Order};
 use super::{DatapathError, InstanceDir, Limits, load_object, maps, netns, pin, realtime};

@@ -2,7 +2,8 @@
 
 use aya::Ebpf;
 
-use super::attachment::{self, Attached, Attachment, Place};
+use super::attached::{self, Attached};
+use super::attachment::{Attachment, Place};
 use super::order::Order;
 use super::{DatapathError, InstanceDir, pin};
 
@@ -48,7 +49,7 @@ impl Links {
         // A tunnel outlives the daemon, and is nobody's way into the host or to the other one then.
         let pinned = self.pinned || attachment.place == Place::Tunnel;
         let attached =
-            attachment::attach(ebpf, attachment, ifindex, &self.dir, pinned, successor.as_ref())?;
+            attached::attach(ebpf, attachment, ifindex, &self.dir, pinned, successor.as_ref())?;
         // The old link goes only now.
         let name = attached.link_name();
         if let Some(i) = self.attached.iter().position(|old| old.link_name() == name) {

@@ -20,6 +20,7 @@
 
 pub mod af_xdp;
 mod age;
+mod attached;
 mod attachment;
 pub mod capture;
 mod detach;
@@ -40,6 +41,7 @@ mod realtime;
 mod rewriter;
 mod secondary;
 mod syscall;
+mod tc_link;
 mod walk;
 
 use std::fmt;
@@ -54,7 +56,8 @@ use colo_proxy_common::record::{Counters, Flow, FlowKey, LAYOUT_VERSION, Setting
 use serde::{Deserialize, Serialize};
 
 pub use age::{AgeLimits, Aged, PerClass};
-pub use attachment::{Attached, Attachment, Hook, Place};
+pub use attached::Attached;
+pub use attachment::{Attachment, Hook, Place};
 pub use error::DatapathError;
 pub use events::{Events, Told};
 pub use lane::LanePlan;

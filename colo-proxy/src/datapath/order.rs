@@ -15,8 +15,8 @@ use colo_proxy_common::record::LAYOUT_VERSION;
 use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
 
-use super::attachment::{self, Hook};
-use super::{DatapathError, InstanceDir, netns, pin};
+use super::attachment::Hook;
+use super::{DatapathError, InstanceDir, netns, pin, tc_link};
 
 /// The name of the map that says what a filter is.
 pub(super) const MAP: &str = "filter";
@@ -78,7 +78,7 @@ fn link_on(dir: &Path, ifindex: u32, hook: Hook) -> Option<SchedClassifierLink> 
         Hook::Ingress => ["link_colo_filter_rx", "link_colo_rewrite_rx"],
     };
     // One that cannot be read is as good as none: its filter is ending.
-    names.iter().find_map(|name| attachment::leftover(&dir.join(name), ifindex).ok().flatten())
+    names.iter().find_map(|name| tc_link::on_interface(&dir.join(name), ifindex).ok().flatten())
 }
 
 /// What a dead filter has left, if it is of this version and of this network namespace.

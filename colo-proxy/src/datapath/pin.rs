@@ -18,7 +18,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{DatapathError, attachment};
+use super::{DatapathError, tc_link};
 
 const HERE: &str = "/sys/fs/bpf";
 const NAME_MAX: usize = 64;
@@ -148,7 +148,7 @@ impl InstanceDir {
         links
             .iter()
             .filter(|name| name.starts_with("link_"))
-            .any(|name| attachment::is_live(&self.path.join(name)))
+            .any(|name| tc_link::is_live(&self.path.join(name)))
     }
 
     pub fn path(&self) -> &Path {
@@ -178,7 +178,9 @@ impl InstanceDir {
     pub(super) fn remove_links_except(&self, wanted: &[String]) -> Result<(), DatapathError> {
         for name in self.names()? {
             if name.starts_with("link_") && !wanted.contains(&name) {
-                attachment::remove_pinned(&self.path.join(name))?;
+                let path = self.path.join(name);
+                tc_link::detach_pinned(&path)?;
+                remove_file(&path)?;
             }
         }
         Ok(())

@@ -17,8 +17,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::heads::Heads;
 use super::key::{DIGEST_LEN, Digest, KEY_LEN, Key};
 use crate::frame::{FRAME_MAX, Frame};
-use crate::instance::lanes::{Carried, Records};
-use crate::lane::{LaneError, Mark, Record, RecordReader, is_vnet_len};
+use crate::lane::{Carried, LaneError, Mark, Record, RecordReader, Records, is_vnet_len};
 
 /// What comes by the lane that the secondary's output takes.
 #[derive(Clone, Debug, PartialEq)]

@@ -19,6 +19,7 @@ use crate::frame::Frame;
 use crate::gate::{Gate, GateOptions, Written};
 use crate::instance::lanes::{self, LaneEvent, LaneStats};
 use crate::instance::wiring::{lengthen_queue, reattach};
+use crate::lane::Frames;
 use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::name::{Claim, claim_filter};
 use crate::status::{self, Question, Reply, Request};
@@ -278,7 +279,7 @@ async fn open_in(
     let gate = open_gate("colo-in%d", options, taken)?;
     let stats = Arc::new(LaneStats::default());
     let events =
-        lanes::spawn_incoming::<lanes::Frames>(port, options.vnet_hdr_support, Arc::clone(&stats));
+        lanes::spawn_incoming::<Frames>(port, options.vnet_hdr_support, Arc::clone(&stats));
     Ok((In { endpoint: text, gate, stats, refused: 0, malformed: 0 }, events))
 }
 

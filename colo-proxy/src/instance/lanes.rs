@@ -20,7 +20,7 @@ use crate::digest::Digester;
 use crate::endpoint::{Port, Stream};
 use crate::error_chain::chain;
 use crate::frame::Frame;
-use crate::lane::{BadRecords, LaneError, Outbox, RecordReader};
+use crate::lane::{BadRecords, Carried, LaneError, Outbox, RecordReader, Records};
 
 /// Frames taken from a source in one go.
 pub(crate) const BATCH: usize = 64;
@@ -114,56 +114,6 @@ pub(crate) enum LaneEvent<T = Frame> {
     Up,
     Frames(Vec<T>),
     Down,
-}
-
-/// What the records of a lane are to its owner.
-pub(crate) trait Records: Default + Send + 'static {
-    type Item: Carried + Send;
-
-    fn reader(vnet_hdr: bool) -> RecordReader;
-
-    /// The next one in what was read; `None` when more must come.
-    fn next(&mut self, reader: &mut RecordReader) -> Result<Option<Self::Item>, LaneError>;
-
-    /// The connection is gone.
-    fn reset(&mut self);
-}
-
-/// One of them.
-pub(crate) trait Carried {
-    /// Octets that the lane has carried for it, without the framing.
-    fn wire_len(&self) -> usize;
-
-    /// It counts as a frame of the lane.
-    fn is_frame(&self) -> bool;
-}
-
-/// A lane of frames and nothing else.
-#[derive(Debug, Default)]
-pub(crate) struct Frames;
-
-impl Records for Frames {
-    type Item = Frame;
-
-    fn reader(vnet_hdr: bool) -> RecordReader {
-        RecordReader::new(vnet_hdr)
-    }
-
-    fn next(&mut self, reader: &mut RecordReader) -> Result<Option<Frame>, LaneError> {
-        reader.next_frame()
-    }
-
-    fn reset(&mut self) {}
-}
-
-impl Carried for Frame {
-    fn wire_len(&self) -> usize {
-        self.len()
-    }
-
-    fn is_frame(&self) -> bool {
-        true
-    }
 }
 
 /// Starts the task that reads from the peer.

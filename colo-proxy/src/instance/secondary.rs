@@ -33,6 +33,7 @@ use crate::digest::DigesterStats;
 use crate::endpoint::Port;
 use crate::frame::Frame;
 use crate::gate::Gate;
+use crate::lane::Frames;
 use crate::link::{Link, LinkEvent, LinkWatch};
 use crate::name::Claim;
 use crate::status::{self, Question, Reply, Request};
@@ -154,7 +155,7 @@ impl Secondary {
         let addresses = Arc::new(Mutex::new(Addresses::default()));
         let capture_name = source.name();
         let repeat = Arc::new(repeat::Shared::new(guest.limits.repeat));
-        let mirror = lanes::spawn_incoming::<lanes::Frames>(mirror, vnet_hdr, stats.mirror.clone());
+        let mirror = lanes::spawn_incoming::<Frames>(mirror, vnet_hdr, stats.mirror.clone());
         let seen = Seen { addresses: addresses.clone(), repeat: repeat.clone() };
         let (output_requests, output) = spawn_output(&guest, output, source, &stats, seen)?;
         let traffic = Traffic { sent: stats.output.clone(), received: stats.mirror.clone() };

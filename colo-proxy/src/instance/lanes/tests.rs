@@ -10,6 +10,7 @@ use tokio::net::UnixStream;
 
 use super::*;
 use crate::digest::{Returned, ReturnedFrames};
+use crate::lane::Frames;
 
 /// A source of frames that a test writes to.
 struct Pipe(UnixDatagram);

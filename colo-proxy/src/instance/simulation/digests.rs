@@ -4,7 +4,7 @@ use super::plan::{At, Sabotage, Wire};
 use super::world::{Cargo, World};
 use crate::digest::{Digester, Returned, ReturnedFrames};
 use crate::frame::Frame;
-use crate::instance::lanes::Carried;
+use crate::lane::Carried;
 
 /// Octets of frames that the secondary keeps: now and then one is not there any more.
 const KEPT_BYTES: usize = 40_000;

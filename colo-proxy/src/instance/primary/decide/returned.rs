@@ -9,7 +9,7 @@ use crate::control::Message;
 use crate::digest::Returned;
 use crate::frame::Frame;
 use crate::instance::cut::Sorted;
-use crate::instance::lanes::Carried;
+use crate::lane::Carried;
 use crate::protection::State;
 
 /// Frames asked for in one message: ten digits each.

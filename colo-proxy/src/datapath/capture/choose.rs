@@ -1,0 +1,40 @@
+//! Which backend captures the output of a guest.
+
+use std::sync::Arc;
+
+use super::{Capture, CaptureKind, GateCapture};
+use crate::datapath::af_xdp::{self, AfXdp, Refusal, XdpTarget};
+use crate::{error_chain::chain, gate::Gate};
+
+/// Opens the backend `kind` if it can take every frame of the guest, else the gate, with the
+/// reason for which `AF_XDP` was refused. The reason is logged.
+pub fn choose(
+    kind: CaptureKind,
+    gate: &Arc<Gate>,
+    target: XdpTarget<'_>,
+) -> (Box<dyn Capture>, Option<Refusal>) {
+    let (netdev, pins) = (target.netdev, target.pins);
+    let opened = match kind {
+        CaptureKind::Gate => None,
+        CaptureKind::AfXdp | CaptureKind::Auto => Some(AfXdp::attach(target, Arc::clone(gate))),
+    };
+    let refusal = match opened {
+        Some(Ok(capture)) => {
+            let queues = capture.queues();
+            log::info!("{netdev}: guest output captured by AF_XDP on {queues} queue(s)");
+            return (Box::new(capture), None);
+        }
+        Some(Err(refusal)) => {
+            let hint = refusal.hint().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+            let level = if kind == CaptureKind::Auto { log::Level::Info } else { log::Level::Warn };
+            let why = chain(&refusal);
+            log::log!(level, "{netdev}: captured by the gate, not AF_XDP: {why}{hint}");
+            Some(refusal)
+        }
+        None => None,
+    };
+    if let Err(error) = af_xdp::remove_leftover(pins) {
+        log::warn!("{netdev}: XDP program of a dead daemon: {}", chain(&error));
+    }
+    (Box::new(GateCapture::new(Arc::clone(gate))), refusal)
+}
