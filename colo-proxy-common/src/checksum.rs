@@ -23,9 +23,9 @@ const fn fold(sum: u64) -> u16 {
 /// How the sum over a packet changes with the numbers in it (RFC 1624, section 3). All changes of a
 /// packet make one difference, and its checksum is changed once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Difference(u64);
+pub struct ChecksumDifference(u64);
 
-impl Difference {
+impl ChecksumDifference {
     /// A 32-bit number changes from `old` to `new`.
     ///
     /// `odd` says that the number starts at an odd distance from the start of what is summed; its
@@ -101,7 +101,7 @@ pub const fn partial(pseudo_header: u32) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Difference, finish, sum};
+    use super::{ChecksumDifference, finish, sum};
     use proptest::prelude::*;
 
     proptest! {
@@ -112,7 +112,7 @@ mod tests {
             changes in proptest::collection::vec((0usize..9, 0usize..2, any::<u32>()), 0..12),
         ) {
             let before = finish(sum(&octets, 0));
-            let mut difference = Difference::default();
+            let mut difference = ChecksumDifference::default();
             for (slot, odd, new) in changes {
                 let at = slot * 4 + odd;
                 let place = octets.get_mut(at..).and_then(|rest| rest.first_chunk_mut());
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn what_is_replaced_by_itself_makes_no_difference_to_a_checksum() {
-        let mut difference = Difference::default();
+        let mut difference = ChecksumDifference::default();
         assert!(difference.is_none());
         difference.note(0x1234_5678, 0x1234_5678, true);
         assert!(!difference.is_none());
@@ -139,6 +139,6 @@ mod tests {
     /// As in the kernel, of whose sums 16 bits are always there.
     #[test]
     fn the_zero_that_nobody_sends_becomes_the_other_one() {
-        assert_eq!(Difference::default().apply(0xffff), 0);
+        assert_eq!(ChecksumDifference::default().apply(0xffff), 0);
     }
 }

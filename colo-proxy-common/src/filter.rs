@@ -45,7 +45,7 @@ pub mod queue {
 /// The one entry of the `filter` map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Filter {
+pub struct FilterRecord {
     /// [`crate::record::LAYOUT_VERSION`] of the process that wrote this.
     pub layout_version: u32,
     /// One of [`kind`].
@@ -106,16 +106,16 @@ impl FilterCounters {
     }
 }
 
-const _: () = assert!(size_of::<Filter>() == 40);
+const _: () = assert!(size_of::<FilterRecord>() == 40);
 const _: () = assert!(size_of::<FilterCounters>() == 10 * 8);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Filter, FilterCounters};
+    use super::{FilterCounters, FilterRecord};
 
     // SAFETY: repr(C), made of integers only, and without implicit padding (the sizes above are the
     // sums of the fields), so any bytes are a value and every value is its bytes.
-    unsafe impl aya::Pod for Filter {}
+    unsafe impl aya::Pod for FilterRecord {}
     // SAFETY: see above.
     unsafe impl aya::Pod for FilterCounters {}
 }

@@ -30,15 +30,15 @@ mod from_guest;
 mod to_guest;
 
 pub use crate::record::{known, state};
-pub use entry::Entry;
+pub use entry::FlowEntry;
 
 use crate::decode::{Tcp, Timestamps, flag};
-use crate::record::Flow;
+use crate::record::FlowRecord;
 use crate::rewrite::Translation;
 
 /// The circumstances in which a frame is seen.
 #[derive(Clone, Copy, Debug)]
-pub struct Now {
+pub struct FlowContext {
     /// The mode is `FAILED_OVER`, not `PROTECTED`.
     pub failed_over: bool,
     /// `settings.epoch`.
@@ -49,20 +49,20 @@ pub struct Now {
 
 /// What to do with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum FlowVerdict {
     /// Let it go on as it is.
     Pass,
     /// Translate it, then let it go on.
     Translate(Translation),
     /// Give it back to the daemon until the offset is known.
-    Hold,
+    Park,
     /// Drop it: the offset is not known, and the sender will repeat it.
     Drop,
 }
 
 /// What becomes of the connection's entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum FlowChange {
     /// Nothing, or it has been changed in place.
     Keep,
     /// The record goes into `half_open`, and its other entries go.
@@ -76,46 +76,46 @@ pub enum Change {
 
 /// What a frame leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
-    pub verdict: Verdict,
-    pub change: Change,
+pub struct FlowStep {
+    pub verdict: FlowVerdict,
+    pub change: FlowChange,
     /// The record tells of an offset that has become known, and frames may be held that wait for
     /// it.
-    pub release_held: bool,
+    pub frees_parked: bool,
 }
 
-impl Step {
+impl FlowStep {
     #[inline(always)]
-    const fn keep(verdict: Verdict) -> Self {
-        Self { verdict, change: Change::Keep, release_held: false }
+    const fn keep(verdict: FlowVerdict) -> Self {
+        Self { verdict, change: FlowChange::Keep, frees_parked: false }
     }
 
     #[inline(always)]
-    const fn open(verdict: Verdict) -> Self {
-        Self { verdict, change: Change::Open, release_held: false }
+    const fn open(verdict: FlowVerdict) -> Self {
+        Self { verdict, change: FlowChange::Open, frees_parked: false }
     }
 
     #[inline(always)]
-    const fn establish(verdict: Verdict) -> Self {
-        Self { verdict, change: Change::Establish, release_held: false }
+    const fn establish(verdict: FlowVerdict) -> Self {
+        Self { verdict, change: FlowChange::Establish, frees_parked: false }
     }
 
     #[inline(always)]
     const fn forget() -> Self {
-        Self { verdict: Verdict::Pass, change: Change::Forget, release_held: false }
+        Self { verdict: FlowVerdict::Pass, change: FlowChange::Forget, frees_parked: false }
     }
 
     #[inline(always)]
     const fn releasing(self) -> Self {
-        Self { release_held: true, ..self }
+        Self { frees_parked: true, ..self }
     }
 }
 
-const PASS: Step = Step::keep(Verdict::Pass);
+const PASS: FlowStep = FlowStep::keep(FlowVerdict::Pass);
 
 /// What matters of a segment.
 #[derive(Clone, Copy, Debug)]
-pub struct Segment {
+pub struct FlowSegment {
     pub flags: u8,
     pub seq: u32,
     pub ack: u32,
@@ -123,7 +123,7 @@ pub struct Segment {
     pub timestamps: Option<Timestamps>,
 }
 
-impl Segment {
+impl FlowSegment {
     #[inline(always)]
     pub fn new(tcp: &Tcp, timestamps: Option<Timestamps>) -> Self {
         let Tcp { flags, seq, ack, payload_len, .. } = *tcp;
@@ -160,7 +160,12 @@ impl Segment {
 /// Handles a segment of the peer on its way to the guest. `record` is filled where the entry is to
 /// be put into a map.
 #[inline(always)]
-pub fn to_guest(now: &Now, segment: &Segment, entry: Option<Entry<'_>>, record: &mut Flow) -> Step {
+pub fn to_guest(
+    now: &FlowContext,
+    segment: &FlowSegment,
+    entry: Option<FlowEntry<'_>>,
+    record: &mut FlowRecord,
+) -> FlowStep {
     let Some(entry) = entry else {
         return to_guest::unknown(now, segment, record);
     };
@@ -177,11 +182,11 @@ pub fn to_guest(now: &Now, segment: &Segment, entry: Option<Entry<'_>>, record: 
 /// into a map, or the daemon to be told of it.
 #[inline(always)]
 pub fn from_guest(
-    now: &Now,
-    segment: &Segment,
-    entry: Option<Entry<'_>>,
-    record: &mut Flow,
-) -> Step {
+    now: &FlowContext,
+    segment: &FlowSegment,
+    entry: Option<FlowEntry<'_>>,
+    record: &mut FlowRecord,
+) -> FlowStep {
     let Some(entry) = entry else {
         return from_guest::unknown(now, segment, record);
     };
@@ -196,10 +201,10 @@ pub fn from_guest(
 
 /// Counts a translated frame where its entry stays, and lets an identity pass.
 #[inline(always)]
-fn count(mut step: Step, entry: &Entry<'_>, to_guest: bool) -> Step {
-    if let Verdict::Translate(translation) = step.verdict {
+fn count(mut step: FlowStep, entry: &FlowEntry<'_>, to_guest: bool) -> FlowStep {
+    if let FlowVerdict::Translate(translation) = step.verdict {
         if translation.is_identity() {
-            step.verdict = Verdict::Pass;
+            step.verdict = FlowVerdict::Pass;
         } else {
             entry.count(to_guest);
         }
@@ -209,14 +214,14 @@ fn count(mut step: Step, entry: &Entry<'_>, to_guest: bool) -> Step {
 
 /// An entry for a connection that begins now.
 #[inline(always)]
-fn begin(record: &mut Flow, now: &Now, state: u32) {
-    *record = Flow { epoch: now.epoch, state, last_seen_ns: now.ns, ..Flow::default() };
+fn begin(record: &mut FlowRecord, now: &FlowContext, state: u32) {
+    *record = FlowRecord { epoch: now.epoch, state, last_seen_ns: now.ns, ..FlowRecord::default() };
 }
 
 /// The offset, from what both sides chose. Without timestamps on both sides there is nothing to
 /// translate in them.
 #[inline(always)]
-fn settle(record: &mut Flow) {
+fn settle(record: &mut FlowRecord) {
     record.seq_offset = record.wire_isn.wrapping_sub(record.guest_isn);
     let both = known::GUEST_TS | known::WIRE_TS;
     record.ts_offset =
@@ -227,7 +232,7 @@ fn settle(record: &mut Flow) {
 
 /// An established connection, both guests of which count alike.
 #[inline(always)]
-fn settle_identity(record: &mut Flow, epoch: u32) {
+fn settle_identity(record: &mut FlowRecord, epoch: u32) {
     record.epoch = epoch;
     let told = record.known & (known::WIRE | known::WIRE_TS);
     record.known = known::OFFSET | known::IDENTITY | told;
@@ -237,8 +242,8 @@ fn settle_identity(record: &mut Flow, epoch: u32) {
 }
 
 #[inline(always)]
-fn translation_of(record: &Flow) -> Verdict {
-    Verdict::Translate(Translation { seq: record.seq_offset, ts: record.ts_offset })
+fn translation_of(record: &FlowRecord) -> FlowVerdict {
+    FlowVerdict::Translate(Translation { seq: record.seq_offset, ts: record.ts_offset })
 }
 
 #[cfg(test)]

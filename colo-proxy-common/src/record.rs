@@ -5,14 +5,14 @@
 
 mod flow;
 
-pub use flow::{Flow, FlowKey, known, state};
+pub use flow::{FlowKey, FlowRecord, known, state};
 
 /// Bumped whenever a record changes shape or meaning; a daemon does not use another version's maps.
 /// In [`Settings`] the version and the mode stay where they are, so that a daemon can tell what it
 /// has found.
 pub const LAYOUT_VERSION: u32 = 5;
 
-/// Octets of the `events` ring buffer; an [`Event`] takes 136 of them.
+/// Octets of the `events` ring buffer; an [`EventRecord`] takes 136 of them.
 pub const EVENTS_LEN: usize = 256 * 1024;
 
 /// What the programs of one instance are to do: the one word in `settings` that changes in
@@ -56,7 +56,7 @@ pub struct Settings {
     /// On a primary: the secondary's epoch. What carries an older one vouches for nothing.
     pub lane_epoch: u32,
     /// On a secondary: not 0 while input has to wait, because its guest is stopped.
-    pub lane_holds: u32,
+    pub lane_input_to_gate: u32,
     /// On a primary: where the secondary's output goes that came by the kernel lane, by the parity
     /// of its epoch.
     pub return_gate_ifindex: [u32; 2],
@@ -71,7 +71,7 @@ pub struct Settings {
 /// The one entry of the per-CPU `counters` map. Frames, each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Counters {
+pub struct ProgramCounters {
     /// Guest output sent to the output gate.
     pub captured: u64,
     /// Frames that the daemon released and that left as the guest's.
@@ -87,7 +87,7 @@ pub struct Counters {
     /// TCP frames translated from the guest.
     pub translated_from_guest: u64,
     /// Guest input sent back to the daemon because its offset is not known yet.
-    pub input_held: u64,
+    pub input_to_daemon: u64,
     /// LAN frames kept from the protected secondary guest, which gets its input mirrored.
     pub dropped_lan_input: u64,
     /// Secondary output dropped because its offset is not known yet; the guest repeats it.
@@ -114,7 +114,7 @@ pub struct Counters {
     pub lane_too_long: u64,
 }
 
-impl Counters {
+impl ProgramCounters {
     /// Adds what another processor has counted.
     pub fn add(&mut self, other: &Self) {
         self.captured += other.captured;
@@ -124,7 +124,7 @@ impl Counters {
         self.passed += other.passed;
         self.translated_to_guest += other.translated_to_guest;
         self.translated_from_guest += other.translated_from_guest;
-        self.input_held += other.input_held;
+        self.input_to_daemon += other.input_to_daemon;
         self.dropped_lan_input += other.dropped_lan_input;
         self.dropped_no_offset += other.dropped_no_offset;
         self.dropped_foreign += other.dropped_foreign;
@@ -142,32 +142,32 @@ impl Counters {
 /// What the kernel programs tell the daemon: records of the `events` ring buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Event {
+pub struct EventRecord {
     /// One of [`event`].
     pub kind: u32,
     pub key: FlowKey,
-    pub flow: Flow,
+    pub flow: FlowRecord,
 }
 
-/// Kinds of [`Event`].
+/// Kinds of [`EventRecord`].
 pub mod event {
     /// The offset of a connection became known: held input may go to the guest now.
     pub const OFFSET_KNOWN: u32 = 1;
 }
 
 const _: () = assert!(size_of::<Settings>() == 72);
-const _: () = assert!(size_of::<Counters>() == 19 * 8);
-const _: () = assert!(size_of::<Event>() == 128);
+const _: () = assert!(size_of::<ProgramCounters>() == 19 * 8);
+const _: () = assert!(size_of::<EventRecord>() == 128);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Counters, Event, Settings};
+    use super::{EventRecord, ProgramCounters, Settings};
 
     // SAFETY: all are repr(C), made of integers only, and have no implicit padding (the sizes
     // above are the sums of their fields), so any bytes are a value and every value is its bytes.
     unsafe impl aya::Pod for Settings {}
     // SAFETY: see above.
-    unsafe impl aya::Pod for Counters {}
+    unsafe impl aya::Pod for ProgramCounters {}
     // SAFETY: see above.
-    unsafe impl aya::Pod for Event {}
+    unsafe impl aya::Pod for EventRecord {}
 }

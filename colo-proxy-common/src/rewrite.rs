@@ -5,15 +5,15 @@
 //! its `TSval`; what the peer says of the guest is the acknowledgment, the SACK blocks and `TSecr`.
 //! Only these are touched; the guest's words about the peer are true on both sides.
 
-use crate::checksum::Difference;
-use crate::decode::{OPTIONS_MAX, Octets, Sack, Tcp, TcpOptions, flag};
+use crate::checksum::ChecksumDifference;
+use crate::decode::{FrameBytes, OPTIONS_MAX, Sack, Tcp, TcpOptions, flag};
 use crate::seq::Seq;
 
 /// Where the checksum lies in the TCP header.
 const CHECKSUM_AT: u32 = 16;
 
 /// A frame that can be changed, and with it the checksum that covers what has changed.
-pub trait Edit: Octets {
+pub trait Edit: FrameBytes {
     /// Overwrites what lies at `at`, and leaves the checksum as it is; `false` where the frame could
     /// not be changed.
     fn write<const N: usize>(&mut self, at: usize, octets: [u8; N]) -> bool;
@@ -21,7 +21,7 @@ pub trait Edit: Octets {
     /// Carries all that was written into the checksum at `at`; `false` as above.
     ///
     /// Nothing is computed anew, and a partial checksum does not cover the numbers at all.
-    fn adjust(&mut self, at: usize, difference: Difference) -> bool;
+    fn adjust(&mut self, at: usize, difference: ChecksumDifference) -> bool;
 }
 
 /// A frame whose checksum is complete.
@@ -38,7 +38,7 @@ impl Edit for [u8] {
     }
 
     #[inline]
-    fn adjust(&mut self, at: usize, difference: Difference) -> bool {
+    fn adjust(&mut self, at: usize, difference: ChecksumDifference) -> bool {
         let Some(field) = self.read(at) else { return false };
         self.write(at, difference.apply(u16::from_be_bytes(field)).to_be_bytes())
     }
@@ -47,12 +47,12 @@ impl Edit for [u8] {
 /// A frame whose checksum is partial: the field holds the sum of the pseudo-header, and whoever
 /// sends the frame on will complete it.
 #[derive(Debug)]
-pub struct Partial<'a>(pub &'a mut [u8]);
+pub struct PartialChecksum<'a>(pub &'a mut [u8]);
 
-impl Octets for Partial<'_> {
+impl FrameBytes for PartialChecksum<'_> {
     #[inline]
     fn len(&self) -> usize {
-        Octets::len(&*self.0)
+        FrameBytes::len(&*self.0)
     }
 
     #[inline]
@@ -66,14 +66,14 @@ impl Octets for Partial<'_> {
     }
 }
 
-impl Edit for Partial<'_> {
+impl Edit for PartialChecksum<'_> {
     #[inline]
     fn write<const N: usize>(&mut self, at: usize, octets: [u8; N]) -> bool {
         self.0.write(at, octets)
     }
 
     #[inline]
-    fn adjust(&mut self, _at: usize, _difference: Difference) -> bool {
+    fn adjust(&mut self, _at: usize, _difference: ChecksumDifference) -> bool {
         true
     }
 }
@@ -184,14 +184,14 @@ pub fn from_guest<F: Edit + ?Sized>(
 struct Changes<'a, F: ?Sized> {
     frame: &'a mut F,
     checksum_at: u32,
-    difference: Difference,
+    difference: ChecksumDifference,
 }
 
 impl<'a, F: Edit + ?Sized> Changes<'a, F> {
     #[inline(always)]
     fn new(frame: &'a mut F, tcp: &Tcp) -> Self {
         let checksum_at = tcp.at + CHECKSUM_AT;
-        Self { frame, checksum_at, difference: Difference::default() }
+        Self { frame, checksum_at, difference: ChecksumDifference::default() }
     }
 
     /// Options may put a number anywhere.

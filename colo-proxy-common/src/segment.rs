@@ -3,7 +3,7 @@
 //! The kernel programs, the engines and the daemon ask the same question of a frame. This is the one
 //! answer: a fragment is no whole segment, and neither is a frame with a malformed header.
 
-use crate::decode::{Ip, Malformed, Octets, Tcp, decode, decode_tcp, protocol};
+use crate::decode::{FrameBytes, IpHeader, Malformed, Tcp, decode, decode_tcp, protocol};
 use crate::record::FlowKey;
 
 /// Which way a frame goes.
@@ -18,14 +18,14 @@ pub enum Direction {
 pub struct TcpSegment {
     /// VLAN ids, outer first; 0 where there is no tag.
     pub vlan: [u16; 2],
-    pub ip: Ip,
+    pub ip: IpHeader,
     pub tcp: Tcp,
 }
 
 impl TcpSegment {
     /// Reads `frame`; `None` where it is something else. `outer_tag` is as for [`decode`].
     #[inline(always)]
-    pub fn read<F: Octets + ?Sized>(
+    pub fn read<F: FrameBytes + ?Sized>(
         frame: &F,
         outer_tag: Option<u16>,
     ) -> Result<Option<Self>, Malformed> {

@@ -3,13 +3,13 @@
 mod frame;
 
 use colo_proxy_common::decode::{
-    Packet, Tcp, TcpOptions, decode, decode_ports, decode_tcp, decode_tcp_options, ethertype,
+    PacketHeaders, Tcp, TcpOptions, decode, decode_ports, decode_tcp, decode_tcp_options, ethertype,
 };
 use etherparse::{NetSlice, SlicedPacket, TcpOptionElement, TransportSlice, VlanSlice};
 use frame::{Checksum, any_shape};
 use proptest::prelude::*;
 
-fn all(bytes: &[u8]) -> Option<(Packet, Tcp, TcpOptions)> {
+fn all(bytes: &[u8]) -> Option<(PacketHeaders, Tcp, TcpOptions)> {
     let packet = decode(bytes, None).ok()?;
     let tcp = decode_tcp(bytes, packet.ip.as_ref()?).ok()?;
     let options = decode_tcp_options(bytes, &tcp);

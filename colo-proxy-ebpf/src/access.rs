@@ -9,12 +9,12 @@ use core::ptr::from_mut;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_loop, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
-use colo_proxy_common::checksum::Difference;
-use colo_proxy_common::decode::{Malformed, OPTIONS_MAX, Octets, OptionWalk};
+use colo_proxy_common::checksum::ChecksumDifference;
+use colo_proxy_common::decode::{FrameBytes, Malformed, OPTIONS_MAX, OptionWalk};
 use colo_proxy_common::rewrite::Edit;
 use colo_proxy_common::segment::Direction;
 
-use crate::parsed::{Frame, Parsed, parse};
+use crate::parsed::{Parsed, TranslatedFrame, parse};
 
 /// `bpf_l4_csum_replace`: what is given is a difference. It is not of the pseudo-header, so that a
 /// partial checksum stays as it is, and a complete sum beside the frame too.
@@ -66,7 +66,7 @@ impl SkBuff {
     }
 }
 
-impl Frame for SkBuff {
+impl TranslatedFrame for SkBuff {
     /// Whatever the start of the frame does not tell, for whichever reason, is looked at once more.
     #[inline(always)]
     fn parse(&self, direction: Direction, into: &mut Parsed) -> Result<bool, Malformed> {
@@ -80,7 +80,7 @@ impl Frame for SkBuff {
     }
 }
 
-impl Octets for SkBuff {
+impl FrameBytes for SkBuff {
     #[inline(always)]
     fn len(&self) -> usize {
         // SAFETY: the kernel's context is valid for the run of the program.
@@ -223,12 +223,12 @@ unsafe fn store<const N: usize>(to: *mut u8, octets: &[u8; N]) {
 /// frame.
 struct Start<'a>(&'a SkBuff);
 
-impl Octets for Start<'_> {
+impl FrameBytes for Start<'_> {
     const FOLLOWS_EXTENSIONS: bool = false;
 
     #[inline(always)]
     fn len(&self) -> usize {
-        Octets::len(self.0)
+        FrameBytes::len(self.0)
     }
 
     #[inline(always)]
@@ -253,10 +253,10 @@ impl Octets for Start<'_> {
 /// take each of them for another case.
 struct Whole<'a>(&'a mut SkBuff);
 
-impl Octets for Whole<'_> {
+impl FrameBytes for Whole<'_> {
     #[inline(always)]
     fn len(&self) -> usize {
-        Octets::len(self.0)
+        FrameBytes::len(self.0)
     }
 
     #[inline(always)]
@@ -293,7 +293,7 @@ impl Edit for Whole<'_> {
     }
 
     #[inline(always)]
-    fn adjust(&mut self, at: usize, difference: Difference) -> bool {
+    fn adjust(&mut self, at: usize, difference: ChecksumDifference) -> bool {
         // As the sum is over words that the machine has read.
         let difference = difference.folded().to_be();
         // SAFETY: a helper on the program's own frame.

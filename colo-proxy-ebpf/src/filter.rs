@@ -7,14 +7,14 @@ use aya_ebpf::btf_maps::{Array, PerCpuArray};
 use aya_ebpf::helpers::bpf_clone_redirect;
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
-use colo_proxy_common::filter::{Filter, FilterCounters, is_token, kind, queue};
+use colo_proxy_common::filter::{FilterCounters, FilterRecord, is_token, kind, queue};
 use colo_proxy_common::record::LAYOUT_VERSION;
 
 use crate::access::SkBuff;
 use crate::verdict::{DROP, NEXT, let_arrive, send_out};
 
 #[btf_map(name = "filter")]
-static FILTER: Array<Filter, 1> = Array::new();
+static FILTER: Array<FilterRecord, 1> = Array::new();
 #[btf_map(name = "filter_counters")]
 static COUNTERS: PerCpuArray<FilterCounters, 1> = PerCpuArray::new();
 
@@ -59,7 +59,7 @@ fn handle(ctx: &TcContext, injected: impl FnOnce(&mut FilterCounters) -> &mut u6
 
 /// Whatever becomes of the copy, the frame goes on.
 #[inline(always)]
-fn mirror(ctx: &TcContext, frame: &SkBuff, mark: u32, filter: &Filter) {
+fn mirror(ctx: &TcContext, frame: &SkBuff, mark: u32, filter: &FilterRecord) {
     frame.set_mark(filter.token);
     // SAFETY: a helper on the program's own frame.
     let failed = unsafe { bpf_clone_redirect(ctx.skb.skb, filter.out_gate_ifindex, 0) };
@@ -103,7 +103,7 @@ pub fn colo_filter_guard(ctx: TcContext) -> i32 {
 
 /// What the filter is; `None`, counted, where nobody has said so yet.
 #[inline(always)]
-fn filter() -> Option<&'static Filter> {
+fn filter() -> Option<&'static FilterRecord> {
     let filter = FILTER.get(0).filter(|f| f.layout_version == LAYOUT_VERSION && f.token != 0);
     if filter.is_none() {
         count(|c| &mut c.dropped_no_settings);

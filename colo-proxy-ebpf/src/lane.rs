@@ -15,7 +15,7 @@ use crate::verdict::{DROP, NEXT, send_out};
 const UDP_HEADER: u32 = 8;
 
 /// Where a frame for the other host goes, and with which mark.
-pub struct Way {
+pub struct FrameRoute {
     pub ifindex: u32,
     pub mark: u32,
 }
@@ -31,12 +31,12 @@ pub fn epoch_of(settings: &Settings) -> u32 {
 /// The tunnel, where there is one that takes the frame, else `gate`. `epoch` is the one by which the
 /// frame was translated: a frame of an older one must never carry a newer one.
 #[inline(always)]
-pub fn way_out(frame: &SkBuff, settings: &Settings, epoch: u32, gate: u32) -> Way {
+pub fn route_out(frame: &SkBuff, settings: &Settings, epoch: u32, gate: u32) -> FrameRoute {
     if settings.lane_ifindex == 0 || !is_taken(frame, settings) {
-        return Way { ifindex: gate, mark: settings.mark };
+        return FrameRoute { ifindex: gate, mark: settings.mark };
     }
     let mark = lane::mark(settings.mark, epoch, settings.lane_slot);
-    Way { ifindex: settings.lane_ifindex, mark }
+    FrameRoute { ifindex: settings.lane_ifindex, mark }
 }
 
 /// Egress of the tunnel on the primary: the guest's input.
@@ -78,7 +78,7 @@ fn send(ctx: &TcContext, frame: &SkBuff) -> i32 {
     NEXT
 }
 
-/// The tunnel takes it, whole or in segments. Asked by [`way_out`], and once more at the tunnel: what
+/// The tunnel takes it, whole or in segments. Asked by [`route_out`], and once more at the tunnel: what
 /// that does not take must not count as sent.
 #[inline(always)]
 fn is_taken(frame: &SkBuff, settings: &Settings) -> bool {
@@ -123,8 +123,8 @@ pub fn colo_lane_input(ctx: TcContext) -> i32 {
         return DROP;
     }
     frame.set_mark(settings.mark);
-    if settings.lane_holds != 0 {
-        count(|c| &mut c.input_held);
+    if settings.lane_input_to_gate != 0 {
+        count(|c| &mut c.input_to_daemon);
         return send_out(settings.input_gate_ifindex);
     }
     send_out(settings.netdev_ifindex)

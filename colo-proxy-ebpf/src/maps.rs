@@ -4,12 +4,12 @@ use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use colo_proxy_common::lane::LaneCounters;
 use colo_proxy_common::record::{
-    Counters, EVENTS_LEN, Event, Flow, FlowKey, LAYOUT_VERSION, Settings,
+    EVENTS_LEN, EventRecord, FlowKey, FlowRecord, LAYOUT_VERSION, ProgramCounters, Settings,
 };
 
 use crate::parsed::Parsed;
 
-// Sizes unless the daemon says otherwise (`datapath::Limits`).
+// Sizes unless the daemon says otherwise (`datapath::TranslationLimits`).
 
 /// Connections that are translated, and in which the guest has spoken. The kernel evicts none of
 /// them; the daemon ages them.
@@ -23,15 +23,15 @@ const HALF_OPEN_MAX: usize = 16_384;
 #[btf_map(name = "settings")]
 static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map(name = "counters")]
-static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
+static COUNTERS: PerCpuArray<ProgramCounters, 1> = PerCpuArray::new();
 #[btf_map(name = "flows")]
-pub static FLOWS: HashMap<FlowKey, Flow, FLOWS_MAX> = HashMap::new();
+pub static FLOWS: HashMap<FlowKey, FlowRecord, FLOWS_MAX> = HashMap::new();
 #[btf_map(name = "unconfirmed")]
-pub static UNCONFIRMED: LruHashMap<FlowKey, Flow, UNCONFIRMED_MAX> = LruHashMap::new();
+pub static UNCONFIRMED: LruHashMap<FlowKey, FlowRecord, UNCONFIRMED_MAX> = LruHashMap::new();
 #[btf_map(name = "half_open")]
-pub static HALF_OPEN: LruHashMap<FlowKey, Flow, HALF_OPEN_MAX> = LruHashMap::new();
+pub static HALF_OPEN: LruHashMap<FlowKey, FlowRecord, HALF_OPEN_MAX> = LruHashMap::new();
 #[btf_map(name = "events")]
-pub static EVENTS: RingBuf<Event, EVENTS_LEN> = RingBuf::new();
+pub static EVENTS: RingBuf<EventRecord, EVENTS_LEN> = RingBuf::new();
 
 /// What the daemon wants; `None`, counted, where it has not said so yet or speaks of another
 /// layout. Nobody knows then what may pass, so nothing does.
@@ -52,7 +52,7 @@ pub fn settings_if_any() -> Option<&'static Settings> {
 
 /// Adds one to a counter of this processor.
 #[inline(always)]
-pub fn count(counter: impl FnOnce(&mut Counters) -> &mut u64) {
+pub fn count(counter: impl FnOnce(&mut ProgramCounters) -> &mut u64) {
     if let Some(counters) = COUNTERS.get_ptr_mut(0) {
         // SAFETY: a per-CPU slot; TC programs are not preempted by another one on their processor
         // (softirq context), and the daemon only reads.
@@ -66,7 +66,7 @@ pub fn count(counter: impl FnOnce(&mut Counters) -> &mut u64) {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Scratch {
-    pub record: Flow,
+    pub record: FlowRecord,
     pub parsed: Parsed,
 }
 

@@ -1,14 +1,14 @@
 //! A frame taken apart for the translation.
 
 use colo_proxy_common::decode::{
-    Malformed, Octets, Sack, Tcp, TcpOptions, Timestamps, decode_tcp_options,
+    FrameBytes, Malformed, Sack, Tcp, TcpOptions, Timestamps, decode_tcp_options,
 };
 use colo_proxy_common::record::FlowKey;
 use colo_proxy_common::rewrite::Edit;
 use colo_proxy_common::segment::{Direction, TcpSegment};
 
 /// What the translation wants of a frame.
-pub trait Frame {
+pub trait TranslatedFrame {
     /// Takes the frame apart; `false` where it is no whole TCP segment.
     fn parse(&self, direction: Direction, into: &mut Parsed) -> Result<bool, Malformed>;
 
@@ -38,9 +38,9 @@ impl Parsed {
     }
 }
 
-/// [`Frame::parse`] of a frame that can be read.
+/// [`TranslatedFrame::parse`] of a frame that can be read.
 #[inline(always)]
-pub fn parse<F: Octets>(
+pub fn parse<F: FrameBytes>(
     frame: &F,
     outer_tag: Option<u16>,
     direction: Direction,

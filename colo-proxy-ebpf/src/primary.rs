@@ -10,9 +10,9 @@ use colo_proxy_common::record::{Settings, mode};
 use colo_proxy_common::segment::Direction;
 
 use crate::access::SkBuff;
-use crate::lane::way_out;
+use crate::lane::route_out;
 use crate::maps::{count, settings};
-use crate::translate::{Fate, translate};
+use crate::translate::{TranslationFate, translate};
 use crate::verdict::{DROP, NEXT, send_out};
 
 /// Egress: what goes to the guest is copied to the input gate or into the tunnel, for the secondary,
@@ -23,10 +23,10 @@ pub fn colo_mirror(ctx: TcContext) -> i32 {
     let mut frame = SkBuff::new(&ctx);
     if settings.mode == mode::PROTECTED {
         let mark = frame.mark();
-        let way = way_out(&frame, settings, settings.epoch, settings.input_gate_ifindex);
-        frame.set_mark(way.mark);
+        let route = route_out(&frame, settings, settings.epoch, settings.input_gate_ifindex);
+        frame.set_mark(route.mark);
         // SAFETY: a helper on the program's own frame.
-        let failed = unsafe { bpf_clone_redirect(ctx.skb.skb, way.ifindex, 0) };
+        let failed = unsafe { bpf_clone_redirect(ctx.skb.skb, route.ifindex, 0) };
         frame.set_mark(mark);
         if failed == 0 {
             count(|c| &mut c.mirrored);
@@ -66,5 +66,5 @@ pub fn colo_capture(ctx: TcContext) -> i32 {
 fn goes_on(frame: &mut SkBuff, settings: &Settings, direction: Direction) -> bool {
     // Nothing is held: the guest that speaks is the one that the peer has heard.
     settings.translates == 0
-        || matches!(translate(frame, settings.epoch, true, direction), Fate::Go)
+        || matches!(translate(frame, settings.epoch, true, direction), TranslationFate::Go)
 }

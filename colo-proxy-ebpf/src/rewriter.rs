@@ -12,7 +12,7 @@ use colo_proxy_common::segment::Direction;
 
 use crate::access::SkBuff;
 use crate::maps::{count, settings};
-use crate::translate::{Fate, translate};
+use crate::translate::{TranslationFate, translate};
 use crate::verdict::{DROP, NEXT, send_out};
 
 /// Egress of the guest's TAP: the network's numbers become the guest's.
@@ -36,13 +36,13 @@ pub fn colo_rewrite_tx(ctx: TcContext) -> i32 {
         settings.mode == mode::FAILED_OVER,
         Direction::ToGuest,
     ) {
-        Fate::Go => NEXT,
-        Fate::Hold => {
-            count(|c| &mut c.input_held);
+        TranslationFate::Go => NEXT,
+        TranslationFate::Park => {
+            count(|c| &mut c.input_to_daemon);
             frame.set_mark(settings.mark);
             send_out(settings.input_gate_ifindex)
         }
-        Fate::Drop => DROP,
+        TranslationFate::Drop => DROP,
     }
 }
 
@@ -65,8 +65,8 @@ pub fn colo_rewrite_rx(ctx: TcContext) -> i32 {
         settings.mode == mode::FAILED_OVER,
         Direction::FromGuest,
     ) {
-        Fate::Go => NEXT,
+        TranslationFate::Go => NEXT,
         // Only what goes to the guest is held.
-        Fate::Hold | Fate::Drop => DROP,
+        TranslationFate::Park | TranslationFate::Drop => DROP,
     }
 }

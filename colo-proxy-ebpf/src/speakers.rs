@@ -4,7 +4,7 @@
 use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::btf_map;
-use colo_proxy_common::decode::{Octets, decode, ethertype};
+use colo_proxy_common::decode::{FrameBytes, decode, ethertype};
 use colo_proxy_common::lane::{SPEAKERS_MAX, Speaker};
 
 use crate::access::SkBuff;

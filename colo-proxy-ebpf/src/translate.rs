@@ -2,41 +2,43 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_log_ebpf::debug;
-use colo_proxy_common::flow::{self, Change, Entry, Now, Segment, Step, Verdict, known};
-use colo_proxy_common::record::{Event, Flow, FlowKey, event};
+use colo_proxy_common::flow::{
+    self, FlowChange, FlowContext, FlowEntry, FlowSegment, FlowStep, FlowVerdict, known,
+};
+use colo_proxy_common::record::{EventRecord, FlowKey, FlowRecord, event};
 use colo_proxy_common::rewrite;
 use colo_proxy_common::segment::Direction;
 
 use crate::maps::{EVENTS, FLOWS, HALF_OPEN, Scratch, UNCONFIRMED, count, scratch};
-use crate::parsed::{Frame, Parsed};
+use crate::parsed::{Parsed, TranslatedFrame};
 
 /// What becomes of a frame that has been through the translation.
-pub enum Fate {
+pub enum TranslationFate {
     Go,
-    Hold,
+    Park,
     Drop,
 }
 
 /// Finds the frame's connection and translates the frame accordingly. What is not a whole TCP
 /// segment goes on as it is. `epoch` is of the settings. With `known_only`, no connection is made known that is not.
 #[inline(always)]
-pub fn translate<F: Frame>(
+pub fn translate<F: TranslatedFrame>(
     frame: &mut F,
     epoch: u32,
     known_only: bool,
     direction: Direction,
-) -> Fate {
-    let Some(scratch) = scratch() else { return Fate::Drop };
+) -> TranslationFate {
+    let Some(scratch) = scratch() else { return TranslationFate::Drop };
     let Ok(is_segment) = frame.parse(direction, &mut scratch.parsed) else {
         count(|c| &mut c.malformed);
-        return Fate::Go;
+        return TranslationFate::Go;
     };
     if !is_segment {
-        return Fate::Go;
+        return TranslationFate::Go;
     }
     let Scratch { record, parsed } = forget(scratch);
     let key = &parsed.key;
-    let now = Now {
+    let now = FlowContext {
         failed_over: known_only,
         epoch,
         // SAFETY: a helper without arguments.
@@ -44,7 +46,7 @@ pub fn translate<F: Frame>(
     };
     let step = advance(&now, key, parsed, direction, record);
     apply(key, &step, record);
-    if step.change == Change::Establish {
+    if step.change == FlowChange::Establish {
         trace(key, record);
     }
     carry_out(frame, parsed, &step, direction)
@@ -70,13 +72,13 @@ fn forget(scratch: &mut Scratch) -> &mut Scratch {
 
 #[inline(always)]
 fn advance(
-    now: &Now,
+    now: &FlowContext,
     key: &FlowKey,
     parsed: &Parsed,
     direction: Direction,
-    record: &mut Flow,
-) -> Step {
-    let segment = Segment::new(&parsed.tcp, parsed.options().timestamps);
+    record: &mut FlowRecord,
+) -> FlowStep {
+    let segment = FlowSegment::new(&parsed.tcp, parsed.options().timestamps);
     match direction {
         Direction::ToGuest => flow::to_guest(now, &segment, find(key), record),
         Direction::FromGuest => flow::from_guest(now, &segment, find(key), record),
@@ -86,7 +88,7 @@ fn advance(
 /// The connection's entry. One that another processor is moving from map to map is in both for a
 /// moment, never in neither, so a second look finds it.
 #[inline(always)]
-fn find(key: &FlowKey) -> Option<Entry<'static>> {
+fn find(key: &FlowKey) -> Option<FlowEntry<'static>> {
     let at = FLOWS
         .get_ptr_mut(key)
         .or_else(|| UNCONFIRMED.get_ptr_mut(key))
@@ -96,7 +98,7 @@ fn find(key: &FlowKey) -> Option<Entry<'static>> {
     // SAFETY: the kernel's value, aligned to 8, accessible until the program ends. It may be
     // deleted and used again for another connection meanwhile, which `Entry` survives: one frame
     // is then translated wrongly, and the receiver discards it.
-    unsafe { Entry::from_ptr(at) }
+    unsafe { FlowEntry::from_ptr(at) }
 }
 
 #[expect(
@@ -104,22 +106,22 @@ fn find(key: &FlowKey) -> Option<Entry<'static>> {
     reason = "by value the record would be copied to a stack of 512 octets"
 )]
 #[inline(always)]
-fn apply(key: &FlowKey, step: &Step, record: &mut Flow) {
+fn apply(key: &FlowKey, step: &FlowStep, record: &mut FlowRecord) {
     match step.change {
-        Change::Keep => {}
-        Change::Open => {
+        FlowChange::Keep => {}
+        FlowChange::Open => {
             let _full = HALF_OPEN.insert(key, &*record, 0);
             let _absent = UNCONFIRMED.remove(key);
             let _absent = FLOWS.remove(key);
         }
-        Change::Establish => establish(key, record),
-        Change::Forget => {
+        FlowChange::Establish => establish(key, record),
+        FlowChange::Forget => {
             let _absent = HALF_OPEN.remove(key);
             let _absent = UNCONFIRMED.remove(key);
             let _absent = FLOWS.remove(key);
         }
     }
-    if step.release_held {
+    if step.frees_parked {
         tell(key, record);
     }
 }
@@ -131,7 +133,7 @@ fn apply(key: &FlowKey, step: &Step, record: &mut Flow) {
     reason = "by value the record would be copied to a stack of 512 octets"
 )]
 #[inline(always)]
-fn establish(key: &FlowKey, record: &mut Flow) {
+fn establish(key: &FlowKey, record: &mut FlowRecord) {
     if record.known & known::CONFIRMED != 0 {
         if FLOWS.insert(key, &*record, 0).is_ok() {
             let _absent = UNCONFIRMED.remove(key);
@@ -153,9 +155,9 @@ fn establish(key: &FlowKey, record: &mut Flow) {
 /// Tells the daemon that input held for this connection may go to the guest now. Where the ring is
 /// full the peer repeats what was held.
 #[inline(always)]
-fn tell(key: &FlowKey, record: &Flow) {
+fn tell(key: &FlowKey, record: &FlowRecord) {
     if let Some(mut slot) = EVENTS.reserve(0) {
-        slot.write(Event { kind: event::OFFSET_KNOWN, key: *key, flow: *record });
+        slot.write(EventRecord { kind: event::OFFSET_KNOWN, key: *key, flow: *record });
         slot.submit(0);
     }
 }
@@ -163,7 +165,7 @@ fn tell(key: &FlowKey, record: &Flow) {
 /// For operators who follow a connection; the verifier removes this where the daemon's log is not
 /// at "debug".
 #[inline(always)]
-fn trace(key: &FlowKey, record: &Flow) {
+fn trace(key: &FlowKey, record: &FlowRecord) {
     debug!(
         &(),
         "connection of guest port {} with port {}: wire = guest + {:x}, timestamps + {:x}",
@@ -175,27 +177,32 @@ fn trace(key: &FlowKey, record: &Flow) {
 }
 
 #[inline(always)]
-fn carry_out<F: Frame>(frame: &mut F, parsed: &Parsed, step: &Step, direction: Direction) -> Fate {
+fn carry_out<F: TranslatedFrame>(
+    frame: &mut F,
+    parsed: &Parsed,
+    step: &FlowStep,
+    direction: Direction,
+) -> TranslationFate {
     let options = parsed.options();
     let done = match step.verdict {
-        Verdict::Pass => return Fate::Go,
-        Verdict::Hold => return Fate::Hold,
-        Verdict::Drop => {
+        FlowVerdict::Pass => return TranslationFate::Go,
+        FlowVerdict::Park => return TranslationFate::Park,
+        FlowVerdict::Drop => {
             count(|c| &mut c.dropped_no_offset);
-            return Fate::Drop;
+            return TranslationFate::Drop;
         }
-        Verdict::Translate(translation) if direction == Direction::ToGuest => {
+        FlowVerdict::Translate(translation) if direction == Direction::ToGuest => {
             count(|c| &mut c.translated_to_guest);
             rewrite::to_guest(&mut frame.edit(), &parsed.tcp, &options, translation)
         }
-        Verdict::Translate(translation) => {
+        FlowVerdict::Translate(translation) => {
             count(|c| &mut c.translated_from_guest);
             rewrite::from_guest(&mut frame.edit(), &parsed.tcp, &options, translation)
         }
     };
     if done {
-        return Fate::Go;
+        return TranslationFate::Go;
     }
     count(|c| &mut c.rewrite_failed);
-    Fate::Drop
+    TranslationFate::Drop
 }

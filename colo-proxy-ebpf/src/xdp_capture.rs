@@ -15,16 +15,16 @@ use aya_ebpf::btf_maps::XskMap;
 use aya_ebpf::helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
-use colo_proxy_common::checksum::Difference;
-use colo_proxy_common::decode::{Malformed, OPTIONS_MAX, Octets, OptionWalk};
+use colo_proxy_common::checksum::ChecksumDifference;
+use colo_proxy_common::decode::{FrameBytes, Malformed, OPTIONS_MAX, OptionWalk};
 use colo_proxy_common::record::mode;
 use colo_proxy_common::rewrite::Edit;
 use colo_proxy_common::segment::Direction;
 
 use crate::access::{in_sight, walk_options};
 use crate::maps::{count, settings_if_any};
-use crate::parsed::{Frame, Parsed, parse};
-use crate::translate::{Fate, translate};
+use crate::parsed::{Parsed, TranslatedFrame, parse};
+use crate::translate::{TranslationFate, translate};
 
 /// Receive queues that can have a socket: each takes 16 MiB.
 const QUEUES_MAX: usize = 16;
@@ -43,21 +43,21 @@ pub fn colo_xdp_capture(ctx: XdpContext) -> u32 {
         return XDP_PASS;
     }
     match translate(&mut XdpFrame(ctx.ctx), settings.epoch, false, Direction::FromGuest) {
-        Fate::Go => {
+        TranslationFate::Go => {
             count(|c| &mut c.captured);
             // A socket that has just gone: what is translated must not reach a wire from here.
             match SOCKETS.redirect(queue, u64::from(XDP_DROP)) {
                 Ok(action) | Err(action) => action,
             }
         }
-        Fate::Hold | Fate::Drop => XDP_DROP,
+        TranslationFate::Park | TranslationFate::Drop => XDP_DROP,
     }
 }
 
 /// One frame, in however many pieces.
 struct XdpFrame(*mut xdp_md);
 
-impl Frame for XdpFrame {
+impl TranslatedFrame for XdpFrame {
     #[inline(always)]
     fn parse(&self, direction: Direction, into: &mut Parsed) -> Result<bool, Malformed> {
         // The kernel has not taken a tag out of the frame yet.
@@ -70,7 +70,7 @@ impl Frame for XdpFrame {
     }
 }
 
-impl Octets for XdpFrame {
+impl FrameBytes for XdpFrame {
     #[inline(always)]
     fn len(&self) -> usize {
         // SAFETY: a helper on the program's own frame.
@@ -116,7 +116,7 @@ impl Edit for XdpFrame {
     /// Leaves the checksum as it is: nothing here tells whether it is partial or complete, and the
     /// frame is only compared.
     #[inline(always)]
-    fn adjust(&mut self, _at: usize, _difference: Difference) -> bool {
+    fn adjust(&mut self, _at: usize, _difference: ChecksumDifference) -> bool {
         true
     }
 }

@@ -1,6 +1,6 @@
 //! The options of a TCP header.
 
-use super::{Octets, Tcp};
+use super::{FrameBytes, Tcp};
 
 /// The longest TCP options a header can hold, in octets.
 pub const OPTIONS_MAX: usize = 40;
@@ -43,7 +43,7 @@ const USUAL_SACK: u32 = 0x01_01_05;
 /// Reads the options of `tcp`. Options that are cut or of the wrong length end the walk, as they
 /// do in a receiver.
 #[inline(always)]
-pub fn decode_tcp_options<F: Octets + ?Sized>(frame: &F, tcp: &Tcp) -> TcpOptions {
+pub fn decode_tcp_options<F: FrameBytes + ?Sized>(frame: &F, tcp: &Tcp) -> TcpOptions {
     let len = u32::from(tcp.options_len);
     let start = tcp.at + 20;
     if len == 0 {
@@ -55,7 +55,7 @@ pub fn decode_tcp_options<F: Octets + ?Sized>(frame: &F, tcp: &Tcp) -> TcpOption
 /// What a walk finds in options as nearly every established connection has them: timestamps, or SACK
 /// blocks, or these behind those, and nothing else. `None` where the options are others.
 #[inline(always)]
-fn usual<F: Octets + ?Sized>(frame: &F, start: u32, len: u32) -> Option<TcpOptions> {
+fn usual<F: FrameBytes + ?Sized>(frame: &F, start: u32, len: u32) -> Option<TcpOptions> {
     // The shortest of them.
     let head: [u8; 12] = frame.read(start as usize)?;
     let [a, b, c, d, v0, v1, v2, v3, e0, e1, e2, e3] = head;
@@ -94,7 +94,7 @@ const NONE: TcpOptions = TcpOptions {
 
 /// Reads options in any order.
 #[inline(always)]
-fn walk<F: Octets + ?Sized>(frame: &F, start: u32, len: u32) -> TcpOptions {
+fn walk<F: FrameBytes + ?Sized>(frame: &F, start: u32, len: u32) -> TcpOptions {
     let mut walk = OptionWalk::default();
     if !frame.read_into(start as usize, len as usize, &mut walk.raw) {
         return TcpOptions::default();

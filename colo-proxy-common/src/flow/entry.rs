@@ -5,10 +5,10 @@ use core::marker::PhantomData;
 use core::ptr::{NonNull, addr_of_mut};
 
 use super::{known, state};
-use crate::record::Flow;
+use crate::record::FlowRecord;
 use crate::rewrite::Translation;
 
-/// A [`Flow`] that lives in a map.
+/// A [`FlowRecord`] that lives in a map.
 ///
 /// Each number is read and written on its own, once, and where it is asked for (volatile): a
 /// reference would let the compiler keep a number that the other processor has changed since. Of
@@ -17,9 +17,9 @@ use crate::rewrite::Translation;
 /// atomic step; whoever finds both there computes the offset, so that two frames that cross cannot
 /// both think that the other one is still to come.
 #[derive(Debug)]
-pub struct Entry<'a> {
-    at: NonNull<Flow>,
-    borrowed: PhantomData<&'a Flow>,
+pub struct FlowEntry<'a> {
+    at: NonNull<FlowRecord>,
+    borrowed: PhantomData<&'a FlowRecord>,
 }
 
 macro_rules! fields {
@@ -39,20 +39,20 @@ macro_rules! fields {
     )*};
 }
 
-impl<'a> Entry<'a> {
+impl<'a> FlowEntry<'a> {
     /// The entry at `flow`, as a map lookup gave it; `None` where that found nothing.
     ///
     /// # Safety
     /// `flow` is null, or points to an aligned `Flow` that stays readable and writable for `'a` and
     /// that nobody else accesses but through an `Entry` or from the other side of a system call.
     #[inline(always)]
-    pub unsafe fn from_ptr(flow: *mut Flow) -> Option<Self> {
+    pub unsafe fn from_ptr(flow: *mut FlowRecord) -> Option<Self> {
         NonNull::new(flow).map(|at| Self { at, borrowed: PhantomData })
     }
 
     /// The entry in `flow`.
     #[inline(always)]
-    pub fn from_mut(flow: &'a mut Flow) -> Self {
+    pub fn from_mut(flow: &'a mut FlowRecord) -> Self {
         Self { at: NonNull::from(flow), borrowed: PhantomData }
     }
 
@@ -106,7 +106,7 @@ impl<'a> Entry<'a> {
 
     /// Copies all of it, number by number.
     #[inline(always)]
-    pub(super) fn copy_to(&self, record: &mut Flow) {
+    pub(super) fn copy_to(&self, record: &mut FlowRecord) {
         record.epoch = self.epoch();
         record.state = self.state();
         record.known = self.known();

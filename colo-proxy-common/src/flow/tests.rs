@@ -19,10 +19,10 @@ const PEER_ISN: u32 = 76;
 /// One tuple, in the three maps.
 #[derive(Debug)]
 struct World {
-    now: Now,
-    half_open: Option<Flow>,
-    unconfirmed: Option<Flow>,
-    flows: Option<Flow>,
+    now: FlowContext,
+    half_open: Option<FlowRecord>,
+    unconfirmed: Option<FlowRecord>,
+    flows: Option<FlowRecord>,
     flows_full: bool,
 }
 
@@ -37,45 +37,45 @@ enum Out {
 
 impl World {
     fn new() -> Self {
-        let now = Now { failed_over: false, epoch: 1, ns: 1 };
+        let now = FlowContext { failed_over: false, epoch: 1, ns: 1 };
         Self { now, half_open: None, unconfirmed: None, flows: None, flows_full: false }
     }
 
-    fn run(&mut self, inward: bool, segment: &Segment) -> (Out, bool) {
+    fn run(&mut self, inward: bool, segment: &FlowSegment) -> (Out, bool) {
         self.now.ns += 1;
         let now = self.now;
-        let mut record = Flow::default();
+        let mut record = FlowRecord::default();
         let entries = [&mut self.flows, &mut self.unconfirmed, &mut self.half_open];
-        let entry = entries.into_iter().find_map(Option::as_mut).map(Entry::from_mut);
+        let entry = entries.into_iter().find_map(Option::as_mut).map(FlowEntry::from_mut);
         let step = if inward {
             to_guest(&now, segment, entry, &mut record)
         } else {
             from_guest(&now, segment, entry, &mut record)
         };
-        if step.change != Change::Keep {
+        if step.change != FlowChange::Keep {
             (self.half_open, self.unconfirmed, self.flows) = (None, None, None);
         }
         match step.change {
-            Change::Keep | Change::Forget => {}
-            Change::Open => self.half_open = Some(record),
-            Change::Establish if record.known & known::CONFIRMED != 0 && !self.flows_full => {
+            FlowChange::Keep | FlowChange::Forget => {}
+            FlowChange::Open => self.half_open = Some(record),
+            FlowChange::Establish if record.known & known::CONFIRMED != 0 && !self.flows_full => {
                 self.flows = Some(record);
             }
-            Change::Establish => {
+            FlowChange::Establish => {
                 record.known &= !known::CONFIRMED;
                 self.unconfirmed = Some(record);
             }
         }
-        if step.release_held {
-            assert_ne!(record, Flow::default(), "an event tells of something");
+        if step.frees_parked {
+            assert_ne!(record, FlowRecord::default(), "an event tells of something");
         }
         let out = match step.verdict {
-            Verdict::Pass => Out::Pass,
-            Verdict::Hold => Out::Hold,
-            Verdict::Drop => Out::Drop,
-            Verdict::Translate(t) => Out::Translate { seq: t.seq, ts: t.ts },
+            FlowVerdict::Pass => Out::Pass,
+            FlowVerdict::Park => Out::Hold,
+            FlowVerdict::Drop => Out::Drop,
+            FlowVerdict::Translate(t) => Out::Translate { seq: t.seq, ts: t.ts },
         };
-        (out, step.release_held)
+        (out, step.frees_parked)
     }
 
     /// A frame of the peer, with its acknowledgment and `TSecr`.
@@ -96,7 +96,7 @@ impl World {
         self.run(false, &segment(flags, seq, PEER_ISN + 1, value, 6))
     }
 
-    fn entry(&self) -> &Flow {
+    fn entry(&self) -> &FlowRecord {
         let entries = [&self.flows, &self.unconfirmed, &self.half_open];
         entries.into_iter().find_map(Option::as_ref).expect("there is an entry")
     }
@@ -110,9 +110,9 @@ impl World {
     }
 }
 
-fn segment(flags: u8, seq: u32, ack: u32, value: u32, echo: u32) -> Segment {
+fn segment(flags: u8, seq: u32, ack: u32, value: u32, echo: u32) -> FlowSegment {
     let timestamps = Some(Timestamps { value, echo, at: 0 });
-    Segment { flags, seq, ack, payload_len: 0, timestamps }
+    FlowSegment { flags, seq, ack, payload_len: 0, timestamps }
 }
 
 /// What both guests chose.
@@ -400,7 +400,7 @@ fn a_syn_does_not_disturb_an_established_connection() {
     let before = *world.entry();
     assert_eq!(world.peer(SYN, 0, 0), Out::Pass);
     let after = *world.entry();
-    assert_eq!(after, Flow { last_seen_ns: after.last_seen_ns, ..before });
+    assert_eq!(after, FlowRecord { last_seen_ns: after.last_seen_ns, ..before });
     assert_eq!(world.peer(ACK, A.ack(), 0), A.offset());
     // The same SYN/ACK again is part of it, another one is a new connection.
     assert_eq!(world.guest(SYN_ACK, A.guest, 0), (A.offset(), false));
@@ -572,38 +572,39 @@ fn a_full_table_leaves_the_connection_among_the_unconfirmed_until_there_is_room(
 /// the order, if the ACK is held then the SYN/ACK announces it.
 #[test]
 fn frames_that_cross_do_not_miss_each_other() {
-    struct Shared(*mut Flow);
+    struct Shared(*mut FlowRecord);
     // SAFETY: the test's threads access the flow through `Entry` alone, and end before it does.
     unsafe impl Sync for Shared {}
 
-    let now = Now { failed_over: false, epoch: 1, ns: 1 };
+    let now = FlowContext { failed_over: false, epoch: 1, ns: 1 };
     for _ in 0..5_000 {
-        let mut flow = Flow { epoch: 1, state: state::OPENING_PASSIVE, ..Flow::default() };
+        let mut flow =
+            FlowRecord { epoch: 1, state: state::OPENING_PASSIVE, ..FlowRecord::default() };
         let shared = &Shared(&raw mut flow);
         let start = &std::sync::Barrier::new(2);
         let (peer, guest) = std::thread::scope(|scope| {
             let peer = scope.spawn(move || {
                 // SAFETY: see above.
-                let entry = unsafe { Entry::from_ptr(shared.0) };
+                let entry = unsafe { FlowEntry::from_ptr(shared.0) };
                 start.wait();
                 let ack = segment(ACK, PEER_ISN + 1, A.ack(), 5, A.wire_ts);
-                to_guest(&now, &ack, entry, &mut Flow::default())
+                to_guest(&now, &ack, entry, &mut FlowRecord::default())
             });
             // SAFETY: see above.
-            let entry = unsafe { Entry::from_ptr(shared.0) };
+            let entry = unsafe { FlowEntry::from_ptr(shared.0) };
             start.wait();
             let answer = segment(SYN_ACK, A.guest, PEER_ISN + 1, A.guest_ts, 6);
-            let guest = from_guest(&now, &answer, entry, &mut Flow::default());
+            let guest = from_guest(&now, &answer, entry, &mut FlowRecord::default());
             (peer.join().expect("the peer's thread"), guest)
         });
-        assert!(peer.verdict != Verdict::Hold || guest.release_held, "{peer:?} {guest:?}");
+        assert!(peer.verdict != FlowVerdict::Park || guest.frees_parked, "{peer:?} {guest:?}");
     }
 }
 
-fn any_segment() -> impl Strategy<Value = Segment> {
+fn any_segment() -> impl Strategy<Value = FlowSegment> {
     let number = || prop_oneof![0u32..4, any::<u32>()];
     (any::<u8>(), number(), number(), proptest::option::of((number(), number()))).prop_map(
-        |(flags, seq, ack, timestamps)| Segment {
+        |(flags, seq, ack, timestamps)| FlowSegment {
             flags: flags & 0x3f,
             seq,
             ack,
@@ -615,8 +616,8 @@ fn any_segment() -> impl Strategy<Value = Segment> {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Peer(Segment),
-    Guest(Segment),
+    Peer(FlowSegment),
+    Guest(FlowSegment),
     Checkpoint,
     FailOver,
 }

@@ -23,7 +23,7 @@ pub struct FlowKey {
 /// What is known of a connection: the entry of the `flows`, `unconfirmed` and `half_open` maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Flow {
+pub struct FlowRecord {
     /// `settings.epoch` at the time when the offsets were learnt.
     pub epoch: u32,
     /// One of [`state`].
@@ -61,7 +61,7 @@ pub struct Flow {
     pub from_guest_frames: u64,
 }
 
-impl Flow {
+impl FlowRecord {
     /// How its frames are translated in `epoch`; not at all where no offset is known.
     pub fn translation(&self, epoch: u32) -> Translation {
         if self.known & known::OFFSET == 0 {
@@ -74,7 +74,7 @@ impl Flow {
     }
 }
 
-/// Where a connection is in its life: [`Flow::state`].
+/// Where a connection is in its life: [`FlowRecord::state`].
 pub mod state {
     /// The peer has sent a SYN.
     pub const OPENING_PASSIVE: u32 = 1;
@@ -96,7 +96,7 @@ pub mod state {
     pub const REOPENING: u32 = 8;
 }
 
-/// What is known of a connection: [`Flow::known`].
+/// What is known of a connection: [`FlowRecord::known`].
 pub mod known {
     /// `guest_isn`.
     pub const GUEST: u64 = 1;
@@ -114,21 +114,21 @@ pub mod known {
     /// `peer_isn` and `peer_early`.
     pub const PEER: u64 = 64;
     /// A segment that does not follow the peer's SYN was held.
-    pub const HELD: u64 = 128;
+    pub const PARKED: u64 = 128;
     /// The guest has sent more than a SYN or SYN/ACK: the connection is real.
     pub const CONFIRMED: u64 = 256;
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 44);
-const _: () = assert!(size_of::<Flow>() == 80);
+const _: () = assert!(size_of::<FlowRecord>() == 80);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Flow, FlowKey};
+    use super::{FlowKey, FlowRecord};
 
     // SAFETY: repr(C), made of integers only, and without implicit padding (the sizes above are the
     // sums of the fields), so any bytes are a value and every value is its bytes.
     unsafe impl aya::Pod for FlowKey {}
     // SAFETY: see above.
-    unsafe impl aya::Pod for Flow {}
+    unsafe impl aya::Pod for FlowRecord {}
 }

@@ -26,11 +26,11 @@ use aya::{
 };
 
 use self::{
-    attachment::Attachment,
+    attachment::XdpAttachment,
     readiness::Readiness,
     socket::{QueueSocket, SocketError},
 };
-use super::capture::{Capture, CaptureStats, GateCapture};
+use super::capture::{CaptureBackend, CaptureStats, GateCapture};
 use crate::{frame::Frame, gate::Gate};
 
 /// The file that pins the map of sockets, by receive queue.
@@ -55,7 +55,7 @@ pub struct XdpTarget<'a> {
 
 /// Why `AF_XDP` cannot capture the output of a guest.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum XdpRefusal {
     #[error(
         "the wire carries plain frames, and AF_XDP can neither complete their checksums nor \
          segment them"
@@ -79,7 +79,7 @@ pub enum Refusal {
     Watch { netdev: String, source: io::Error },
 }
 
-impl Refusal {
+impl XdpRefusal {
     /// What the operator can do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
@@ -93,14 +93,14 @@ impl Refusal {
 
 /// Detaches what a dead daemon has left in the directory `pins` of an instance that is captured by
 /// the gate now.
-pub fn remove_leftover(pins: &Path) -> Result<(), Refusal> {
+pub fn remove_leftover(pins: &Path) -> Result<(), XdpRefusal> {
     attachment::remove_leftover(pins)
 }
 
 /// Capture by `AF_XDP`; detached when dropped.
 pub struct AfXdp {
     // Dropped first: what comes when the sockets are gone goes to the gate.
-    _attachment: Attachment,
+    _attachment: XdpAttachment,
     netdev: String,
     sockets: Vec<QueueSocket>,
     gate: GateCapture,
@@ -111,24 +111,24 @@ pub struct AfXdp {
 
 impl AfXdp {
     /// Opens a socket on every queue of the TAP and attaches the program.
-    pub fn attach(target: XdpTarget<'_>, gate: Arc<Gate>) -> Result<Self, Refusal> {
+    pub fn attach(target: XdpTarget<'_>, gate: Arc<Gate>) -> Result<Self, XdpRefusal> {
         if gate.vnet_len() == 0 {
-            return Err(Refusal::PlainWire);
+            return Err(XdpRefusal::PlainWire);
         }
         let mut xsks = pinned_sockets(target.pins)?;
         let sockets = open_sockets(&target, xsks.len())?;
         for (queue, socket) in (0..).zip(&sockets) {
-            let map = |source| Refusal::Map { path: target.pins.join(SOCKETS_PIN), source };
+            let map = |source| XdpRefusal::Map { path: target.pins.join(SOCKETS_PIN), source };
             xsks.set(queue, socket.as_fd(), 0).map_err(map)?;
         }
         let netdev = target.netdev.to_owned();
-        let watch = |source| Refusal::Watch { netdev: netdev.clone(), source };
+        let watch = |source| XdpRefusal::Watch { netdev: netdev.clone(), source };
         let readiness = Readiness::new().map_err(watch)?;
         readiness.add(gate.as_fd()).map_err(watch)?;
         for socket in &sockets {
             readiness.add(socket.as_fd()).map_err(watch)?;
         }
-        let attachment = Attachment::new(target)?;
+        let attachment = XdpAttachment::new(target)?;
         let gate = GateCapture::new(gate);
         Ok(Self { _attachment: attachment, netdev, sockets, gate, readiness, turn: 0 })
     }
@@ -139,7 +139,7 @@ impl AfXdp {
     }
 }
 
-impl Capture for AfXdp {
+impl CaptureBackend for AfXdp {
     fn poll_fd(&self) -> BorrowedFd<'_> {
         self.readiness.as_fd()
     }
@@ -183,28 +183,28 @@ impl fmt::Debug for AfXdp {
     }
 }
 
-fn pinned_sockets(pins: &Path) -> Result<XskMap<MapData>, Refusal> {
+fn pinned_sockets(pins: &Path) -> Result<XskMap<MapData>, XdpRefusal> {
     let path = pins.join(SOCKETS_PIN);
     MapData::from_pin(&path)
         .and_then(Map::from_map_data)
         .and_then(XskMap::try_from)
-        .map_err(|source| Refusal::Map { path, source })
+        .map_err(|source| XdpRefusal::Map { path, source })
 }
 
 /// A socket on each queue. The kernel tells how many queues there are by refusing the first that
 /// is not there; netlink would give the number of queues that there could be, and sysfs those of
 /// an interface in another network namespace.
-fn open_sockets(target: &XdpTarget<'_>, sockets_max: u32) -> Result<Vec<QueueSocket>, Refusal> {
+fn open_sockets(target: &XdpTarget<'_>, sockets_max: u32) -> Result<Vec<QueueSocket>, XdpRefusal> {
     let netdev = || target.netdev.to_owned();
     let mut sockets = Vec::new();
     for queue in 0..=sockets_max {
         match QueueSocket::open(target.ifindex, queue) {
             Ok(_) if queue == sockets_max => {
-                return Err(Refusal::Queues { netdev: netdev(), sockets_max });
+                return Err(XdpRefusal::Queues { netdev: netdev(), sockets_max });
             }
             Ok(socket) => sockets.push(socket),
             Err(e) if queue > 0 && e.is_no_such_queue() => break,
-            Err(source) => return Err(Refusal::Socket { netdev: netdev(), queue, source }),
+            Err(source) => return Err(XdpRefusal::Socket { netdev: netdev(), queue, source }),
         }
     }
     Ok(sockets)

@@ -7,7 +7,7 @@
 //! `unconfirmed`: they push out each other only, and go by the clock.
 
 use colo_proxy_common::flow::state;
-use colo_proxy_common::record::{Flow, FlowKey};
+use colo_proxy_common::record::{FlowKey, FlowRecord};
 
 /// How long a connection is remembered without a frame. The defaults outlast what a guest
 /// remembers.
@@ -52,7 +52,7 @@ impl Default for AgeLimits {
 
 /// How much a connection would be missed, least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Class {
+pub(super) enum FlowClass {
     /// Closed by both sides, or reset by the guest; only retransmissions would miss it.
     Closed,
     /// Both guests count alike since a checkpoint, or always have: without an entry the frames pass
@@ -68,7 +68,7 @@ pub(super) enum Class {
 
 /// Connections of each class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct PerClass {
+pub struct FlowsByClass {
     pub closed: u64,
     pub identity: u64,
     pub reset: u64,
@@ -76,14 +76,14 @@ pub struct PerClass {
     pub established: u64,
 }
 
-impl PerClass {
-    fn of(&mut self, class: Class) -> &mut u64 {
+impl FlowsByClass {
+    fn of(&mut self, class: FlowClass) -> &mut u64 {
         match class {
-            Class::Closed => &mut self.closed,
-            Class::Identity => &mut self.identity,
-            Class::Reset => &mut self.reset,
-            Class::Idle => &mut self.idle,
-            Class::Established => &mut self.established,
+            FlowClass::Closed => &mut self.closed,
+            FlowClass::Identity => &mut self.identity,
+            FlowClass::Reset => &mut self.reset,
+            FlowClass::Idle => &mut self.idle,
+            FlowClass::Established => &mut self.established,
         }
     }
 
@@ -98,19 +98,19 @@ impl PerClass {
 
 /// What was forgotten, and what is left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Aged {
+pub struct AgedFlows {
     /// By the clock.
-    pub expired: PerClass,
+    pub expired: FlowsByClass,
     /// To make room. Their clients lose those that were established.
-    pub evicted: PerClass,
+    pub evicted: FlowsByClass,
     pub kept: u64,
     /// The table is nearly full of connections in use: a checkpoint would make most of them need no
     /// entry. Said once for each epoch.
     pub wants_checkpoint: bool,
 }
 
-impl Aged {
-    pub(super) fn note(&mut self, victim: &Victim) {
+impl AgedFlows {
+    pub(super) fn note(&mut self, victim: &AgedFlow) {
         self.kept = self.kept.saturating_sub(1);
         let counts = if victim.expired { &mut self.expired } else { &mut self.evicted };
         *counts.of(victim.class) += 1;
@@ -118,29 +118,29 @@ impl Aged {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Victim {
+pub(super) struct AgedFlow {
     pub(super) key: FlowKey,
-    pub(super) class: Class,
+    pub(super) class: FlowClass,
     /// By the clock, and not to make room.
     pub(super) expired: bool,
 }
 
 /// What one look leads to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
-    pub(super) victims: Vec<Victim>,
+pub(super) struct AgeingPlan {
+    pub(super) victims: Vec<AgedFlow>,
     pub(super) wants_checkpoint: bool,
 }
 
 /// Decides; no I/O, no clock.
 #[derive(Debug)]
-pub(super) struct Ageing {
+pub(super) struct FlowAgeing {
     limits: AgeLimits,
     /// Epoch and time in which a checkpoint was asked for.
     asked: Option<(u32, u64)>,
 }
 
-impl Ageing {
+impl FlowAgeing {
     pub(super) fn new(limits: AgeLimits) -> Self {
         Self { limits, asked: None }
     }
@@ -149,19 +149,19 @@ impl Ageing {
     /// many more as it is too full by.
     pub(super) fn look(
         &mut self,
-        entries: &[(FlowKey, Flow)],
+        entries: &[(FlowKey, FlowRecord)],
         capacity: u32,
         now_ns: u64,
         epoch: u32,
-    ) -> Plan {
-        let mut plan = Plan::default();
+    ) -> AgeingPlan {
+        let mut plan = AgeingPlan::default();
         let mut rest = Vec::new();
         for (key, flow) in entries {
             // The clock of the programs is a coarse one and may be a little ahead.
             let silent_ns = now_ns.saturating_sub(flow.last_seen_ns);
             let class = self.class(flow, silent_ns, epoch);
             if self.is_expired(flow, silent_ns) {
-                plan.victims.push(Victim { key: *key, class, expired: true });
+                plan.victims.push(AgedFlow { key: *key, class, expired: true });
             } else {
                 rest.push((class, flow.last_seen_ns, key));
             }
@@ -171,12 +171,12 @@ impl Ageing {
         if excess > 0 {
             rest.sort_unstable_by_key(|(class, last_seen_ns, _)| (*class, *last_seen_ns));
             rest.truncate(excess);
-            if rest.last().is_some_and(|(class, ..)| *class == Class::Established)
+            if rest.last().is_some_and(|(class, ..)| *class == FlowClass::Established)
                 && !self.may_evict_established(&mut plan, now_ns, epoch)
             {
-                rest.retain(|(class, ..)| *class != Class::Established);
+                rest.retain(|(class, ..)| *class != FlowClass::Established);
             }
-            let evicted = rest.iter().map(|(class, _, key)| Victim {
+            let evicted = rest.iter().map(|(class, _, key)| AgedFlow {
                 key: **key,
                 class: *class,
                 expired: false,
@@ -190,12 +190,12 @@ impl Ageing {
     /// Those to forget of the connections in which the guest has not spoken: by the clock.
     pub(super) fn look_at_unconfirmed(
         &self,
-        entries: &[(FlowKey, Flow)],
+        entries: &[(FlowKey, FlowRecord)],
         now_ns: u64,
         epoch: u32,
-    ) -> Vec<Victim> {
-        let silent_ns = |flow: &Flow| now_ns.saturating_sub(flow.last_seen_ns);
-        let is_expired = |flow: &Flow| {
+    ) -> Vec<AgedFlow> {
+        let silent_ns = |flow: &FlowRecord| now_ns.saturating_sub(flow.last_seen_ns);
+        let is_expired = |flow: &FlowRecord| {
             silent_ns(flow) > self.limits.unconfirmed_ns || self.is_expired(flow, silent_ns(flow))
         };
         entries
@@ -204,13 +204,13 @@ impl Ageing {
             .take(self.limits.victims_max)
             .map(|(key, flow)| {
                 let class = self.class(flow, silent_ns(flow), epoch);
-                Victim { key: *key, class, expired: true }
+                AgedFlow { key: *key, class, expired: true }
             })
             .collect()
     }
 
     /// Only when a checkpoint was asked for in this epoch, and has not come for long.
-    fn may_evict_established(&mut self, plan: &mut Plan, now_ns: u64, epoch: u32) -> bool {
+    fn may_evict_established(&mut self, plan: &mut AgeingPlan, now_ns: u64, epoch: u32) -> bool {
         match self.asked {
             Some((asked, since)) if asked == epoch => {
                 now_ns.saturating_sub(since) >= self.limits.checkpoint_patience_ns
@@ -223,17 +223,17 @@ impl Ageing {
         }
     }
 
-    fn class(&self, flow: &Flow, silent_ns: u64, epoch: u32) -> Class {
+    fn class(&self, flow: &FlowRecord, silent_ns: u64, epoch: u32) -> FlowClass {
         match flow.state {
-            state::CLOSED => Class::Closed,
-            _ if flow.translation(epoch).is_identity() => Class::Identity,
-            state::RESET => Class::Reset,
-            _ if silent_ns > self.limits.pressed_idle_ns => Class::Idle,
-            _ => Class::Established,
+            state::CLOSED => FlowClass::Closed,
+            _ if flow.translation(epoch).is_identity() => FlowClass::Identity,
+            state::RESET => FlowClass::Reset,
+            _ if silent_ns > self.limits.pressed_idle_ns => FlowClass::Idle,
+            _ => FlowClass::Established,
         }
     }
 
-    fn is_expired(&self, flow: &Flow, silent_ns: u64) -> bool {
+    fn is_expired(&self, flow: &FlowRecord, silent_ns: u64) -> bool {
         silent_ns
             > match flow.state {
                 state::CLOSED => self.limits.closed_ns,
@@ -244,7 +244,7 @@ impl Ageing {
 }
 
 /// The connection goes on, and would break if its frames passed as they are.
-pub(super) fn needs_translation(flow: &Flow, epoch: u32) -> bool {
+pub(super) fn needs_translation(flow: &FlowRecord, epoch: u32) -> bool {
     !matches!(flow.state, state::CLOSED | state::RESET) && !flow.translation(epoch).is_identity()
 }
 

@@ -9,7 +9,7 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use nix::net::if_::if_indextoname;
 
-use super::attachment::{Attachment, Hook, Place};
+use super::attachment::{Attachment, AttachmentPlace, Hook};
 use super::{DatapathError, InstanceDir, pin, tc_link};
 
 /// A program that is attached. Dropping it detaches the program, unless the link is pinned.
@@ -94,7 +94,7 @@ pub(super) fn attach(
 }
 
 /// aya attaches by name.
-fn name_of(ifindex: u32, place: Place) -> Result<String, DatapathError> {
+fn name_of(ifindex: u32, place: AttachmentPlace) -> Result<String, DatapathError> {
     if_indextoname(ifindex)
         .ok()
         .and_then(|name| name.into_string().ok())

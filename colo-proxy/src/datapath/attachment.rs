@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Which of the interfaces of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum AttachmentPlace {
     /// The guest's TAP.
     Netdev,
     OutputGate,
@@ -16,7 +16,7 @@ pub enum Place {
     OddGate,
 }
 
-impl Place {
+impl AttachmentPlace {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Netdev => "the guest's TAP",
@@ -50,22 +50,22 @@ impl fmt::Display for Hook {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attachment {
     pub program: &'static str,
-    pub place: Place,
+    pub place: AttachmentPlace,
     pub hook: Hook,
 }
 
 impl Attachment {
-    pub(super) const fn new(program: &'static str, place: Place, hook: Hook) -> Self {
+    pub(super) const fn new(program: &'static str, place: AttachmentPlace, hook: Hook) -> Self {
         Self { program, place, hook }
     }
 
     /// The name under which the link is pinned. The guard is on every gate.
     pub(super) fn link_name(&self) -> String {
         let gate = match (self.program, self.place) {
-            ("colo_gate_guard" | "colo_filter_guard", Place::OutputGate) => "_output",
-            ("colo_gate_guard" | "colo_filter_guard", Place::InputGate) => "_input",
-            ("colo_gate_guard", Place::EvenGate) => "_even",
-            ("colo_gate_guard", Place::OddGate) => "_odd",
+            ("colo_gate_guard" | "colo_filter_guard", AttachmentPlace::OutputGate) => "_output",
+            ("colo_gate_guard" | "colo_filter_guard", AttachmentPlace::InputGate) => "_input",
+            ("colo_gate_guard", AttachmentPlace::EvenGate) => "_even",
+            ("colo_gate_guard", AttachmentPlace::OddGate) => "_odd",
             _ => "",
         };
         format!("link_{}{gate}", self.program)

@@ -51,7 +51,7 @@ pub struct CaptureStats {
 }
 
 /// Guest output, in the order in which each queue of the guest's device sent it.
-pub trait Capture: Send {
+pub trait CaptureBackend: Send {
     /// Readable whenever [`Self::read_batch`] would return something.
     fn poll_fd(&self) -> BorrowedFd<'_>;
 
@@ -85,7 +85,7 @@ impl GateCapture {
     }
 }
 
-impl Capture for GateCapture {
+impl CaptureBackend for GateCapture {
     fn poll_fd(&self) -> BorrowedFd<'_> {
         self.gate.as_fd()
     }

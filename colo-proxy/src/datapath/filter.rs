@@ -6,23 +6,26 @@
 
 use aya::Ebpf;
 use aya::maps::PerCpuArray;
-use colo_proxy_common::filter::{Filter, FilterCounters, queue, token};
+use colo_proxy_common::filter::{FilterCounters, FilterRecord, queue, token};
 use colo_proxy_common::record::LAYOUT_VERSION;
 
 use super::attached::Attached;
-use super::attachment::{Attachment, Hook, Place};
-use super::links::Links;
-use super::order::{self, Order};
-use super::{DatapathError, InstanceDir, Limits, load_object, maps, netns, pin, realtime};
+use super::attachment::{Attachment, AttachmentPlace, Hook};
+use super::links::ProgramLinks;
+use super::order::{self, FilterOrder};
+use super::{
+    DatapathError, InstanceDir, TranslationLimits, load_object, maps, netns, pin, realtime,
+};
 
 const PINNED: &[&str] = &[order::MAP, "filter_counters"];
-const OUT: &[Attachment] = &[Attachment::new("colo_filter_guard", Place::OutputGate, Hook::Egress)];
+const OUT: &[Attachment] =
+    &[Attachment::new("colo_filter_guard", AttachmentPlace::OutputGate, Hook::Egress)];
 const IN: &[Attachment] = &[
-    Attachment::new("colo_filter_guard", Place::InputGate, Hook::Egress),
-    Attachment::new("colo_filter_in", Place::InputGate, Hook::Ingress),
+    Attachment::new("colo_filter_guard", AttachmentPlace::InputGate, Hook::Egress),
+    Attachment::new("colo_filter_in", AttachmentPlace::InputGate, Hook::Ingress),
 ];
-const RX: Attachment = Attachment::new("colo_filter_rx", Place::Netdev, Hook::Ingress);
-const TX: Attachment = Attachment::new("colo_filter_tx", Place::Netdev, Hook::Egress);
+const RX: Attachment = Attachment::new("colo_filter_rx", AttachmentPlace::Netdev, Hook::Ingress);
+const TX: Attachment = Attachment::new("colo_filter_tx", AttachmentPlace::Netdev, Hook::Egress);
 
 /// What to attach, and where.
 #[derive(Clone, Copy, Debug)]
@@ -45,9 +48,9 @@ pub struct FilterPlan<'a> {
 #[derive(Debug)]
 pub struct FilterPath {
     ebpf: Ebpf,
-    record: Filter,
+    record: FilterRecord,
     in_gate_ifindex: Option<u32>,
-    links: Links,
+    links: ProgramLinks,
     taken_over: bool,
 }
 
@@ -64,9 +67,9 @@ impl FilterPath {
             order::put_away(&dir)?;
             dir.remove_maps(PINNED)?;
         }
-        let order = Order::of(leftover.as_ref(), netns_cookie);
+        let order = FilterOrder::of(leftover.as_ref(), netns_cookie);
         let mut ebpf = load_object(&dir, PINNED, &smallest())?;
-        let record = Filter {
+        let record = FilterRecord {
             layout_version: LAYOUT_VERSION,
             kind: plan.kind,
             queue: plan.queue,
@@ -83,7 +86,7 @@ impl FilterPath {
             ebpf,
             record,
             in_gate_ifindex: plan.in_gate_ifindex,
-            links: Links::new(dir, true, Some(order)),
+            links: ProgramLinks::new(dir, true, Some(order)),
             taken_over: leftover.is_some(),
         };
         path.attach_all()?;
@@ -118,11 +121,11 @@ impl FilterPath {
 
     fn attach_one(&mut self, attachment: &Attachment) -> Result<(), DatapathError> {
         let ifindex = match attachment.place {
-            Place::Netdev => self.record.netdev_ifindex,
-            Place::OutputGate => self.record.out_gate_ifindex,
-            Place::InputGate => self.in_gate_ifindex.unwrap_or(0),
+            AttachmentPlace::Netdev => self.record.netdev_ifindex,
+            AttachmentPlace::OutputGate => self.record.out_gate_ifindex,
+            AttachmentPlace::InputGate => self.in_gate_ifindex.unwrap_or(0),
             // Of the kernel lane of a pair: no filter has them.
-            Place::Tunnel | Place::EvenGate | Place::OddGate => 0,
+            AttachmentPlace::Tunnel | AttachmentPlace::EvenGate | AttachmentPlace::OddGate => 0,
         };
         self.links.attach(&mut self.ebpf, attachment, ifindex)
     }
@@ -131,7 +134,7 @@ impl FilterPath {
     pub fn set_netdev(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         self.record.netdev_ifindex = ifindex;
         order::update(&mut self.ebpf, &self.record)?;
-        for attachment in self.attachments().iter().filter(|a| a.place == Place::Netdev) {
+        for attachment in self.attachments().iter().filter(|a| a.place == AttachmentPlace::Netdev) {
             self.attach_one(attachment)?;
         }
         Ok(())
@@ -184,6 +187,11 @@ impl FilterPath {
 }
 
 /// The object has the maps of the other programs too; for a moment they exist.
-fn smallest() -> Limits {
-    Limits { flows_max: 1, unconfirmed_max: 1, half_open_max: 1, ..Limits::default() }
+fn smallest() -> TranslationLimits {
+    TranslationLimits {
+        flows_max: 1,
+        unconfirmed_max: 1,
+        half_open_max: 1,
+        ..TranslationLimits::default()
+    }
 }

@@ -3,19 +3,19 @@
 
 use colo_proxy_common::lane::{self, LaneCounters, Speaker};
 
-use super::attachment::{Attachment, Hook, Place};
-use super::{Datapath, DatapathError, Part};
+use super::attachment::{Attachment, AttachmentPlace, Hook};
+use super::{Datapath, DatapathError, ProgramSet};
 
 const PRIMARY: &[Attachment] = &[
-    Attachment::new("colo_gate_guard", Place::EvenGate, Hook::Egress),
-    Attachment::new("colo_gate_guard", Place::OddGate, Hook::Egress),
-    Attachment::new("colo_lane_copy", Place::Tunnel, Hook::Egress),
-    Attachment::new("colo_lane_back", Place::Tunnel, Hook::Ingress),
+    Attachment::new("colo_gate_guard", AttachmentPlace::EvenGate, Hook::Egress),
+    Attachment::new("colo_gate_guard", AttachmentPlace::OddGate, Hook::Egress),
+    Attachment::new("colo_lane_copy", AttachmentPlace::Tunnel, Hook::Egress),
+    Attachment::new("colo_lane_back", AttachmentPlace::Tunnel, Hook::Ingress),
 ];
 
 const SECONDARY: &[Attachment] = &[
-    Attachment::new("colo_lane_reply", Place::Tunnel, Hook::Egress),
-    Attachment::new("colo_lane_input", Place::Tunnel, Hook::Ingress),
+    Attachment::new("colo_lane_reply", AttachmentPlace::Tunnel, Hook::Egress),
+    Attachment::new("colo_lane_input", AttachmentPlace::Tunnel, Hook::Ingress),
 ];
 
 /// The interfaces of a lane.
@@ -81,8 +81,8 @@ impl Datapath {
     }
 
     /// On a secondary: input that comes by the lane waits in the input gate, or goes to the guest.
-    pub fn hold_lane_input(&mut self, holds: bool) -> Result<(), DatapathError> {
-        self.change(|settings| settings.lane_holds = u32::from(holds))
+    pub fn send_lane_input_to_gate(&mut self, is_stopped: bool) -> Result<(), DatapathError> {
+        self.change(|settings| settings.lane_input_to_gate = u32::from(is_stopped))
     }
 
     /// What went into the tunnel and came out of it, of all processors.
@@ -98,8 +98,8 @@ impl Datapath {
 
     fn lane_attachments(&self) -> &'static [Attachment] {
         match self.part {
-            Part::Half(super::Role::Primary) => PRIMARY,
-            Part::Half(super::Role::Secondary) | Part::Rewriter => SECONDARY,
+            ProgramSet::Half(super::Role::Primary) => PRIMARY,
+            ProgramSet::Half(super::Role::Secondary) | ProgramSet::Rewriter => SECONDARY,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use aya::maps::{Array, Map, MapData, MapInfo};
 use colo_proxy_common::record::{
-    Counters, EVENTS_LEN, Flow, FlowKey, LAYOUT_VERSION, Settings, mode,
+    EVENTS_LEN, FlowKey, FlowRecord, LAYOUT_VERSION, ProgramCounters, Settings, mode,
 };
 
 use super::{DatapathError, InstanceDir, maps};
@@ -11,10 +11,10 @@ use super::{DatapathError, InstanceDir, maps};
 const SHAPES: &[(&str, usize, usize)] = &[
     ("events", 0, 0),
     ("settings", 4, size_of::<Settings>()),
-    ("counters", 4, size_of::<Counters>()),
-    ("flows", size_of::<FlowKey>(), size_of::<Flow>()),
-    ("unconfirmed", size_of::<FlowKey>(), size_of::<Flow>()),
-    ("half_open", size_of::<FlowKey>(), size_of::<Flow>()),
+    ("counters", 4, size_of::<ProgramCounters>()),
+    ("flows", size_of::<FlowKey>(), size_of::<FlowRecord>()),
+    ("unconfirmed", size_of::<FlowKey>(), size_of::<FlowRecord>()),
+    ("half_open", size_of::<FlowKey>(), size_of::<FlowRecord>()),
 ];
 
 /// The settings of a dead daemon whose maps can be used again: same layout, same network

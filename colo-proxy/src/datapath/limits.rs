@@ -6,7 +6,7 @@ use super::AgeLimits;
 
 /// Sizes and times of one instance. A leftover that is taken over keeps its sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct TranslationLimits {
     /// Connections that are translated, and in which the guest has spoken (`flows`).
     pub flows_max: u32,
     /// Connections that are translated, and in which it has not (`unconfirmed`).
@@ -18,7 +18,7 @@ pub struct Limits {
     pub ageing_interval: Duration,
 }
 
-impl Default for Limits {
+impl Default for TranslationLimits {
     fn default() -> Self {
         Self {
             flows_max: 65_536,
@@ -30,7 +30,7 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
+impl TranslationLimits {
     /// The sizes, by the names of the maps.
     pub(super) fn sizes(&self) -> [(&'static str, u32); 3] {
         [

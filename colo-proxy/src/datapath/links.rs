@@ -3,22 +3,22 @@
 use aya::Ebpf;
 
 use super::attached::{self, Attached};
-use super::attachment::{Attachment, Place};
-use super::order::Order;
+use super::attachment::{Attachment, AttachmentPlace};
+use super::order::FilterOrder;
 use super::{DatapathError, InstanceDir, pin};
 
-/// What is attached. Dropping it closes what is not pinned; [`Links::detach`] is the clean end.
+/// What is attached. Dropping it closes what is not pinned; [`ProgramLinks::detach`] is the clean end.
 #[derive(Debug)]
-pub(super) struct Links {
+pub(super) struct ProgramLinks {
     dir: InstanceDir,
     pinned: bool,
     /// Where this is a filter: its place among those of its TAP.
-    order: Option<Order>,
+    order: Option<FilterOrder>,
     attached: Vec<Attached>,
 }
 
-impl Links {
-    pub(super) fn new(dir: InstanceDir, pinned: bool, order: Option<Order>) -> Self {
+impl ProgramLinks {
+    pub(super) fn new(dir: InstanceDir, pinned: bool, order: Option<FilterOrder>) -> Self {
         Self { dir, pinned, order, attached: Vec::new() }
     }
 
@@ -41,13 +41,13 @@ impl Links {
         attachment: &Attachment,
         ifindex: u32,
     ) -> Result<(), DatapathError> {
-        let order = self.order.filter(|_| attachment.place == Place::Netdev);
+        let order = self.order.filter(|_| attachment.place == AttachmentPlace::Netdev);
         // Held until the program is in its place: another filter may be looking for its own.
-        let _lock = order.map(|_| Order::lock(&self.dir)).transpose()?;
+        let _lock = order.map(|_| FilterOrder::lock(&self.dir)).transpose()?;
         let successor =
             order.and_then(|order| order.successor(&self.dir, ifindex, attachment.hook));
         // A tunnel outlives the daemon, and is nobody's way into the host or to the other one then.
-        let pinned = self.pinned || attachment.place == Place::Tunnel;
+        let pinned = self.pinned || attachment.place == AttachmentPlace::Tunnel;
         let attached =
             attached::attach(ebpf, attachment, ifindex, &self.dir, pinned, successor.as_ref())?;
         // The old link goes only now.

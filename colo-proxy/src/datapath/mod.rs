@@ -51,26 +51,28 @@ use std::time::Duration;
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use colo_proxy_common::filter::{Filter, is_token};
-use colo_proxy_common::record::{Counters, Flow, FlowKey, LAYOUT_VERSION, Settings, mode};
+use colo_proxy_common::filter::{FilterRecord, is_token};
+use colo_proxy_common::record::{
+    FlowKey, FlowRecord, LAYOUT_VERSION, ProgramCounters, Settings, mode,
+};
 use serde::{Deserialize, Serialize};
 
-pub use age::{AgeLimits, Aged, PerClass};
+pub use age::{AgeLimits, AgedFlows, FlowsByClass};
 pub use attached::Attached;
-pub use attachment::{Attachment, Hook, Place};
+pub use attachment::{Attachment, AttachmentPlace, Hook};
 pub use error::DatapathError;
-pub use events::{Events, Told};
+pub use events::{DatapathEvent, DatapathEvents};
 pub use lane::LanePlan;
-pub use limits::Limits;
+pub use limits::TranslationLimits;
 pub use netns::cookie as netns_cookie;
-pub use offsets::Imported;
+pub use offsets::ImportedOffsets;
 pub use pin::InstanceDir;
 pub use rewriter::RewriterPlan;
 
-use age::Ageing;
-use links::Links;
-use maps::Maps;
-use order::Order;
+use age::FlowAgeing;
+use links::ProgramLinks;
+use maps::InstanceMaps;
+use order::FilterOrder;
 
 /// The kernel programs, as built by `cargo xtask build-ebpf`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("colo-proxy.bpf.o");
@@ -138,7 +140,7 @@ pub enum OnDeath {
 
 /// What to attach, and where.
 #[derive(Clone, Debug)]
-pub struct Plan<'a> {
+pub struct DatapathPlan<'a> {
     /// Name of the guest: the directory under bpffs.
     pub instance: &'a str,
     pub role: Role,
@@ -149,17 +151,17 @@ pub struct Plan<'a> {
     pub output_gate_ifindex: u32,
     pub input_gate_ifindex: u32,
     pub on_death: OnDeath,
-    pub limits: Limits,
+    pub limits: TranslationLimits,
 }
 
 /// Which programs: those of a half of the pair, or of a rewriter that stands alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+enum ProgramSet {
     Half(Role),
     Rewriter,
 }
 
-impl Part {
+impl ProgramSet {
     fn attachments(self) -> &'static [Attachment] {
         match self {
             Self::Half(Role::Primary) => primary::ATTACHMENTS,
@@ -177,38 +179,38 @@ impl Part {
 /// [`Datapath::detach`] is the clean end.
 #[derive(Debug)]
 pub struct Datapath {
-    part: Part,
+    part: ProgramSet,
     ebpf: Ebpf,
-    maps: Maps,
+    maps: InstanceMaps,
     settings: Settings,
     /// The tunnel of the kernel lane; 0 where there is none.
     tunnel_ifindex: u32,
-    ageing: Ageing,
+    ageing: FlowAgeing,
     ageing_interval: Duration,
-    links: Links,
+    links: ProgramLinks,
     taken_over: bool,
 }
 
 impl Datapath {
     /// Loads the programs and attaches them to the interfaces of `plan`, or puts them into the
     /// links of a dead predecessor. The calling thread's network namespace counts.
-    pub fn attach(plan: &Plan<'_>) -> Result<Self, DatapathError> {
+    pub fn attach(plan: &DatapathPlan<'_>) -> Result<Self, DatapathError> {
         Self::attach_in(plan, &pin::find_bpffs()?)
     }
 
     /// The same with a given bpffs.
-    pub fn attach_in(plan: &Plan<'_>, bpffs: &Path) -> Result<Self, DatapathError> {
+    pub fn attach_in(plan: &DatapathPlan<'_>, bpffs: &Path) -> Result<Self, DatapathError> {
         realtime::refuse()?;
         let dir = InstanceDir::create(bpffs, plan.instance)?;
-        Self::attach_part(Part::Half(plan.role), plan, random_mark(), dir, None)
+        Self::attach_part(ProgramSet::Half(plan.role), plan, random_mark(), dir, None)
     }
 
     fn attach_part(
-        part: Part,
-        plan: &Plan<'_>,
+        part: ProgramSet,
+        plan: &DatapathPlan<'_>,
         mark: u32,
         dir: InstanceDir,
-        filter: Option<Filter>,
+        filter: Option<FilterRecord>,
     ) -> Result<Self, DatapathError> {
         let cookie = netns::cookie()?;
         let leftover = leftover::take(&dir, cookie)?;
@@ -218,7 +220,7 @@ impl Datapath {
         let mut pinned = maps::NAMES.to_vec();
         pinned.extend(filter.map(|_| order::MAP));
         let mut ebpf = load_object(&dir, &pinned, &plan.limits)?;
-        let mut maps = Maps::take(&mut ebpf)?;
+        let mut maps = InstanceMaps::take(&mut ebpf)?;
         if let Some(record) = &filter {
             order::write(&mut ebpf, record)?;
         }
@@ -238,12 +240,12 @@ impl Datapath {
             maps,
             settings,
             tunnel_ifindex: 0,
-            ageing: Ageing::new(plan.limits.age),
+            ageing: FlowAgeing::new(plan.limits.age),
             ageing_interval: plan.limits.ageing_interval,
-            links: Links::new(
+            links: ProgramLinks::new(
                 dir,
                 plan.on_death == OnDeath::Hold,
-                filter.as_ref().map(Order::in_record),
+                filter.as_ref().map(FilterOrder::in_record),
             ),
             taken_over: leftover.is_some(),
         };
@@ -258,12 +260,12 @@ impl Datapath {
     /// of a leftover change in between: its programs send everything to gates that are no more.
     fn attach_all(&mut self) -> Result<(), DatapathError> {
         let all = self.part.attachments();
-        for attachment in all.iter().filter(|a| a.place != Place::Netdev) {
+        for attachment in all.iter().filter(|a| a.place != AttachmentPlace::Netdev) {
             self.attach_one(attachment)?;
         }
         let settings = self.settings;
         self.maps.set_settings(&settings)?;
-        for attachment in all.iter().filter(|a| a.place == Place::Netdev) {
+        for attachment in all.iter().filter(|a| a.place == AttachmentPlace::Netdev) {
             self.attach_one(attachment)?;
         }
         // Replaced or removed by `capture::choose`, and at once.
@@ -272,12 +274,12 @@ impl Datapath {
 
     fn attach_one(&mut self, attachment: &Attachment) -> Result<(), DatapathError> {
         let ifindex = match attachment.place {
-            Place::Netdev => self.settings.netdev_ifindex,
-            Place::OutputGate => self.settings.output_gate_ifindex,
-            Place::InputGate => self.settings.input_gate_ifindex,
-            Place::Tunnel => self.tunnel_ifindex,
-            Place::EvenGate => self.settings.return_gate_ifindex[0],
-            Place::OddGate => self.settings.return_gate_ifindex[1],
+            AttachmentPlace::Netdev => self.settings.netdev_ifindex,
+            AttachmentPlace::OutputGate => self.settings.output_gate_ifindex,
+            AttachmentPlace::InputGate => self.settings.input_gate_ifindex,
+            AttachmentPlace::Tunnel => self.tunnel_ifindex,
+            AttachmentPlace::EvenGate => self.settings.return_gate_ifindex[0],
+            AttachmentPlace::OddGate => self.settings.return_gate_ifindex[1],
         };
         self.links.attach(&mut self.ebpf, attachment, ifindex)
     }
@@ -287,7 +289,9 @@ impl Datapath {
         self.settings.netdev_ifindex = ifindex;
         let settings = self.settings;
         self.maps.set_settings(&settings)?;
-        for attachment in self.part.attachments().iter().filter(|a| a.place == Place::Netdev) {
+        for attachment in
+            self.part.attachments().iter().filter(|a| a.place == AttachmentPlace::Netdev)
+        {
             self.attach_one(attachment)?;
         }
         Ok(())
@@ -347,17 +351,17 @@ impl Datapath {
     }
 
     /// The programs' counters, summed over the processors.
-    pub fn counters(&self) -> Result<Counters, DatapathError> {
+    pub fn counters(&self) -> Result<ProgramCounters, DatapathError> {
         self.maps.counters()
     }
 
     /// The connections that are translated. One that comes or goes meanwhile may be missing.
-    pub fn flows(&self) -> impl Iterator<Item = (FlowKey, Flow)> + '_ {
+    pub fn flows(&self) -> impl Iterator<Item = (FlowKey, FlowRecord)> + '_ {
         self.maps.flows().unwrap_or_default().into_iter()
     }
 
     /// Makes a connection known.
-    pub fn insert_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), DatapathError> {
+    pub fn insert_flow(&mut self, key: &FlowKey, flow: &FlowRecord) -> Result<(), DatapathError> {
         self.maps.insert_flow(key, flow)
     }
 
@@ -372,7 +376,7 @@ impl Datapath {
     }
 
     /// The connections that are being opened, likewise.
-    pub fn half_open(&self) -> impl Iterator<Item = (FlowKey, Flow)> + '_ {
+    pub fn half_open(&self) -> impl Iterator<Item = (FlowKey, FlowRecord)> + '_ {
         self.maps.half_open().unwrap_or_default().into_iter()
     }
 
@@ -383,7 +387,7 @@ impl Datapath {
 
     /// Forgets the connections that are over, and the least useful ones where the table is nearly
     /// full. `now_ns` is `CLOCK_MONOTONIC`.
-    pub fn age_flows(&mut self, now_ns: u64) -> Result<Aged, DatapathError> {
+    pub fn age_flows(&mut self, now_ns: u64) -> Result<AgedFlows, DatapathError> {
         self.maps.age_flows(&mut self.ageing, now_ns, self.settings.epoch)
     }
 
@@ -393,7 +397,7 @@ impl Datapath {
     }
 
     /// What the programs tell: to be taken once and polled by its file descriptor.
-    pub fn take_events(&mut self) -> Option<Events> {
+    pub fn take_events(&mut self) -> Option<DatapathEvents> {
         self.maps.take_events()
     }
 
@@ -444,7 +448,11 @@ impl Datapath {
 }
 
 /// Loads the object, with the maps `pinned` in `dir` where they are, or pinned there.
-fn load_object(dir: &InstanceDir, pinned: &[&str], limits: &Limits) -> Result<Ebpf, DatapathError> {
+fn load_object(
+    dir: &InstanceDir,
+    pinned: &[&str],
+    limits: &TranslationLimits,
+) -> Result<Ebpf, DatapathError> {
     let log_level: u8 = if log::log_enabled!(log::Level::Debug) { LOG_DEBUG } else { LOG_OFF };
     let mut loader = EbpfLoader::new();
     loader.override_global("AYA_LOG_LEVEL", &log_level, true);
@@ -457,7 +465,11 @@ fn load_object(dir: &InstanceDir, pinned: &[&str], limits: &Limits) -> Result<Eb
     loader.load(OBJECT).map_err(|source| DatapathError::Load { source: Box::new(source) })
 }
 
-fn settings_for(plan: &Plan<'_>, netns_cookie: u64, leftover: Option<&Settings>) -> Settings {
+fn settings_for(
+    plan: &DatapathPlan<'_>,
+    netns_cookie: u64,
+    leftover: Option<&Settings>,
+) -> Settings {
     Settings {
         layout_version: LAYOUT_VERSION,
         mode: leftover.map_or_else(|| plan.mode.word(), |old| old.mode),
@@ -475,7 +487,7 @@ fn settings_for(plan: &Plan<'_>, netns_cookie: u64, leftover: Option<&Settings>)
         lane_ifindex: 0,
         lane_slot: leftover.map_or(0, |old| old.lane_slot),
         lane_epoch: 0,
-        lane_holds: 0,
+        lane_input_to_gate: 0,
         return_gate_ifindex: [0; 2],
         lane_told: 0,
         lane_frame_max: 0,

@@ -5,7 +5,7 @@ use crate::offsets::Offset;
 
 /// What an import has changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Imported {
+pub struct ImportedOffsets {
     /// Connections that were not known here.
     pub added: usize,
     /// Connections that were known, and translated like this or not at all.
@@ -26,8 +26,8 @@ impl Datapath {
         &mut self,
         offsets: &[Offset],
         now_ns: u64,
-    ) -> Result<Imported, DatapathError> {
-        let mut done = Imported::default();
+    ) -> Result<ImportedOffsets, DatapathError> {
+        let mut done = ImportedOffsets::default();
         let mut conflicts = Vec::new();
         for offset in offsets {
             match self.known_otherwise(offset) {

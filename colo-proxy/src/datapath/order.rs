@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::tc::SchedClassifierLink;
-use colo_proxy_common::filter::Filter;
+use colo_proxy_common::filter::FilterRecord;
 use colo_proxy_common::record::LAYOUT_VERSION;
 use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
@@ -23,19 +23,19 @@ pub(super) const MAP: &str = "filter";
 
 /// A filter's place.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Order {
+pub(super) struct FilterOrder {
     pub(super) position_ns: u64,
     pub(super) netns_cookie: u64,
 }
 
-impl Order {
+impl FilterOrder {
     /// The place of a filter that died, or the last one.
-    pub(super) fn of(leftover: Option<&Filter>, netns_cookie: u64) -> Self {
+    pub(super) fn of(leftover: Option<&FilterRecord>, netns_cookie: u64) -> Self {
         let position_ns = leftover.map_or_else(now_ns, |filter| filter.position_ns);
         Self { position_ns, netns_cookie }
     }
 
-    pub(super) fn in_record(filter: &Filter) -> Self {
+    pub(super) fn in_record(filter: &FilterRecord) -> Self {
         Self { position_ns: filter.position_ns, netns_cookie: filter.netns_cookie }
     }
 
@@ -82,7 +82,7 @@ fn link_on(dir: &Path, ifindex: u32, hook: Hook) -> Option<SchedClassifierLink> 
 }
 
 /// What a dead filter has left, if it is of this version and of this network namespace.
-pub(super) fn leftover(dir: &InstanceDir, netns_cookie: u64) -> Option<Filter> {
+pub(super) fn leftover(dir: &InstanceDir, netns_cookie: u64) -> Option<FilterRecord> {
     read(&dir.map(MAP)).filter(|filter| filter.netns_cookie == netns_cookie)
 }
 
@@ -98,23 +98,23 @@ pub(super) fn put_away(dir: &InstanceDir) -> Result<(), DatapathError> {
 }
 
 /// The record of the filter whose map is pinned at `path`.
-pub(super) fn read(path: &Path) -> Option<Filter> {
+pub(super) fn read(path: &Path) -> Option<FilterRecord> {
     let info = MapInfo::from_pin(path).ok()?;
-    if info.value_size() as usize != size_of::<Filter>() {
+    if info.value_size() as usize != size_of::<FilterRecord>() {
         return None;
     }
     let map = Map::from_map_data(MapData::from_pin(path).ok()?).ok()?;
-    let filter = Array::<_, Filter>::try_from(map).ok()?.get(&0, 0).ok()?;
+    let filter = Array::<_, FilterRecord>::try_from(map).ok()?.get(&0, 0).ok()?;
     (filter.layout_version == LAYOUT_VERSION).then_some(filter)
 }
 
 /// Says what a new filter is, to its programs and to other filters. Refuses a token that another
 /// filter has: each would take what the other injects for its own. The lock is held from the look to
 /// the record, so that of two that start at once one sees the other.
-pub(super) fn write(ebpf: &mut Ebpf, filter: &Filter) -> Result<(), DatapathError> {
+pub(super) fn write(ebpf: &mut Ebpf, filter: &FilterRecord) -> Result<(), DatapathError> {
     let root = root()?;
     let _lock = lock(&root)?;
-    let is_other = |found: &Filter| found.position_ns != filter.position_ns;
+    let is_other = |found: &FilterRecord| found.position_ns != filter.position_ns;
     if tokens(&root, filter.netns_cookie, is_other).contains(&filter.token) {
         let why = format!("another filter has the token {:#x}; start this one again", filter.token);
         let source = std::io::Error::new(std::io::ErrorKind::AddrInUse, why);
@@ -124,7 +124,7 @@ pub(super) fn write(ebpf: &mut Ebpf, filter: &Filter) -> Result<(), DatapathErro
 }
 
 /// Changes what the record of a filter says.
-pub(super) fn update(ebpf: &mut Ebpf, filter: &Filter) -> Result<(), DatapathError> {
+pub(super) fn update(ebpf: &mut Ebpf, filter: &FilterRecord) -> Result<(), DatapathError> {
     let failed =
         |source| DatapathError::Map { action: "write", map: MAP, source: Box::new(source) };
     let map = ebpf
@@ -140,7 +140,7 @@ pub(super) fn taken_tokens(own: &str) -> Result<Vec<u32>, DatapathError> {
     Ok(tokens(&root, cookie, |found| Some(found.position_ns) != position_ns))
 }
 
-fn tokens(root: &Path, netns_cookie: u64, wanted: impl Fn(&Filter) -> bool) -> Vec<u32> {
+fn tokens(root: &Path, netns_cookie: u64, wanted: impl Fn(&FilterRecord) -> bool) -> Vec<u32> {
     // Nothing is there before the first filter starts.
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
     let filters = entries.filter_map(|entry| read(&entry.path().join(MAP)));

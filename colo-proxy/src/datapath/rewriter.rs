@@ -1,21 +1,21 @@
 //! A rewriter that stands alone: the translation without the capture.
 
-use colo_proxy_common::filter::{Filter, kind, queue, token};
+use colo_proxy_common::filter::{FilterRecord, kind, queue, token};
 use colo_proxy_common::record::LAYOUT_VERSION;
 
-use super::attachment::{Attachment, Hook, Place};
-use super::order::{self, Order};
+use super::attachment::{Attachment, AttachmentPlace, Hook};
+use super::order::{self, FilterOrder};
 use super::{
-    Datapath, DatapathError, InstanceDir, Limits, Mode, OnDeath, Part, Plan, Role, netns, pin,
-    realtime,
+    Datapath, DatapathError, DatapathPlan, InstanceDir, Mode, OnDeath, ProgramSet, Role,
+    TranslationLimits, netns, pin, realtime,
 };
 
 /// In this order within gate and TAP.
 pub(super) const ATTACHMENTS: &[Attachment] = &[
-    Attachment::new("colo_gate_guard", Place::InputGate, Hook::Egress),
-    Attachment::new("colo_input", Place::InputGate, Hook::Ingress),
-    Attachment::new("colo_rewrite_rx", Place::Netdev, Hook::Ingress),
-    Attachment::new("colo_rewrite_tx", Place::Netdev, Hook::Egress),
+    Attachment::new("colo_gate_guard", AttachmentPlace::InputGate, Hook::Egress),
+    Attachment::new("colo_input", AttachmentPlace::InputGate, Hook::Ingress),
+    Attachment::new("colo_rewrite_rx", AttachmentPlace::Netdev, Hook::Ingress),
+    Attachment::new("colo_rewrite_tx", AttachmentPlace::Netdev, Hook::Egress),
 ];
 
 /// What to attach, and where.
@@ -27,7 +27,7 @@ pub struct RewriterPlan<'a> {
     pub netdev_ifindex: u32,
     /// The gate for input whose offset is not known yet.
     pub gate_ifindex: u32,
-    pub limits: Limits,
+    pub limits: TranslationLimits,
 }
 
 impl Datapath {
@@ -38,8 +38,8 @@ impl Datapath {
         let dir = InstanceDir::create(&pin::find_bpffs()?, plan.id)?;
         let netns_cookie = netns::cookie()?;
         let leftover = order::leftover(&dir, netns_cookie);
-        let order = Order::of(leftover.as_ref(), netns_cookie);
-        let halves = Plan {
+        let order = FilterOrder::of(leftover.as_ref(), netns_cookie);
+        let halves = DatapathPlan {
             instance: plan.id,
             role: Role::Secondary,
             mode: Mode::Protected,
@@ -50,7 +50,7 @@ impl Datapath {
             limits: plan.limits,
         };
         let token = token(plan.gate_ifindex);
-        let record = Filter {
+        let record = FilterRecord {
             layout_version: LAYOUT_VERSION,
             kind: kind::REWRITER,
             queue: queue::TX | queue::RX,
@@ -61,6 +61,6 @@ impl Datapath {
             position_ns: order.position_ns,
             netns_cookie,
         };
-        Self::attach_part(Part::Rewriter, &halves, token, dir, Some(record))
+        Self::attach_part(ProgramSet::Rewriter, &halves, token, dir, Some(record))
     }
 }

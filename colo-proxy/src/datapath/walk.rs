@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-use colo_proxy_common::record::{Flow, FlowKey};
+use colo_proxy_common::record::{FlowKey, FlowRecord};
 use nix::libc;
 
 use super::syscall::{MAP_LOOKUP_BATCH, bpf};
@@ -30,9 +30,12 @@ struct BatchAttr {
 
 /// What is in the hash table `map` of connections, about `entries_max` at the most. What comes or
 /// goes meanwhile may be missing, or there twice.
-pub(super) fn entries(map: BorrowedFd<'_>, entries_max: u32) -> io::Result<Vec<(FlowKey, Flow)>> {
+pub(super) fn entries(
+    map: BorrowedFd<'_>,
+    entries_max: u32,
+) -> io::Result<Vec<(FlowKey, FlowRecord)>> {
     let mut keys = vec![FlowKey::default(); BATCH];
-    let mut values = vec![Flow::default(); BATCH];
+    let mut values = vec![FlowRecord::default(); BATCH];
     let mut found = Vec::new();
     // The kernel's place in the table; it has none at first.
     let (mut place, mut next_place) = (0u32, 0u32);

@@ -14,7 +14,7 @@ use super::{FilterError, Options, line, system, token};
 use crate::colo_frame::{self, ColoFrame, Command, Event, Terms};
 use crate::config::{ColoFrameKind, Limits, Role};
 use crate::datapath::filter::FilterPath;
-use crate::datapath::{Datapath, Events, Mode, RewriterPlan, Told};
+use crate::datapath::{Datapath, DatapathEvent, DatapathEvents, Mode, RewriterPlan};
 use crate::error_chain::chain;
 use crate::gate::GateOptions;
 use crate::instance::lanes::BATCH;
@@ -65,7 +65,7 @@ struct Rewriter {
     claim: Claim,
     decisions: Decisions,
     hands: Translator,
-    events: Events,
+    events: DatapathEvents,
     netdev: Option<Link>,
     /// A failover waits until then to hear how the checkpoint ends that stops the guest.
     pending_failover: Option<Instant>,
@@ -151,7 +151,7 @@ impl Rewriter {
                 }
                 ready = inputs.offsets.read(|| Ok(((), Drained::Yes))) => {
                     ready.map_err(system("watch the events"))?;
-                    while let Some(Told::OffsetKnown(key, _)) = self.events.next_event() {
+                    while let Some(DatapathEvent::OffsetKnown(key, _)) = self.events.next_event() {
                         self.decisions.on_offset(&key, &mut self.hands);
                     }
                 }

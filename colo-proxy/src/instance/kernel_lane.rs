@@ -280,7 +280,7 @@ impl KernelLane {
         datapath.set_lane_slot(slot)?;
         let slots =
             Slots::new(slot, datapath.epoch(), self.silent_ticks, &datapath.lane_counters()?);
-        datapath.hold_lane_input(guest.is_stopped)?;
+        datapath.send_lane_input_to_gate(guest.is_stopped)?;
         tunnel.set_up().await?;
         let mut behind = Behind::default();
         // Without a beginning nobody could tell what is dropped from here on.

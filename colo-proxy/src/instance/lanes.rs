@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::readable::{Drained, Readable};
 use crate::config::PeerLimits;
-use crate::datapath::capture::{Capture, CaptureStats};
+use crate::datapath::capture::{CaptureBackend, CaptureStats};
 use crate::digest::Digester;
 use crate::endpoint::{Port, Stream};
 use crate::error_chain::chain;
@@ -203,7 +203,7 @@ impl<R: Records> Incoming<R> {
 /// What a lane to the peer is made of.
 pub(crate) struct Outgoing {
     pub(crate) port: Port,
-    pub(crate) source: Box<dyn Capture>,
+    pub(crate) source: Box<dyn CaptureBackend>,
     pub(crate) vnet_hdr: bool,
     pub(crate) limits: PeerLimits,
     pub(crate) stats: Arc<LaneStats>,
@@ -222,7 +222,7 @@ pub(crate) enum OutgoingRequest {
     /// can still be sent as the guest's.
     Finish(oneshot::Sender<Vec<Frame>>),
     /// Read from here instead.
-    Source(Box<dyn Capture>),
+    Source(Box<dyn CaptureBackend>),
     /// Take everything from the source that is there now, and say when the peer has been sent it.
     /// No answer comes where the connection is lost first.
     Flush(oneshot::Sender<()>),
@@ -470,7 +470,7 @@ impl Sender {
         let _ = reply.send(frames);
     }
 
-    fn read_from(&mut self, source: Box<dyn Capture>) {
+    fn read_from(&mut self, source: Box<dyn CaptureBackend>) {
         match Readable::new(source.poll_fd()) {
             Ok(ready) => (self.ready, self.lane.source) = (ready, source),
             Err(error) => log::error!("watching the guest's output failed: {error}"),
@@ -489,7 +489,10 @@ impl Sender {
     }
 }
 
-fn read_batch(source: &mut dyn Capture, into: &mut Vec<Frame>) -> std::io::Result<((), Drained)> {
+fn read_batch(
+    source: &mut dyn CaptureBackend,
+    into: &mut Vec<Frame>,
+) -> std::io::Result<((), Drained)> {
     let read = source.read_batch(BATCH, into)?;
     Ok(((), if read < BATCH { Drained::Yes } else { Drained::No }))
 }

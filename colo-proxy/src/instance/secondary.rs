@@ -28,7 +28,7 @@ use crate::colo_frame::{self, ColoFrame, Event};
 use crate::config::{Guest, Role, SideConfig};
 use crate::control::Message;
 use crate::datapath::capture::CaptureKind;
-use crate::datapath::{Events, Mode, Told};
+use crate::datapath::{DatapathEvent, DatapathEvents, Mode};
 use crate::digest::DigesterStats;
 use crate::endpoint::Port;
 use crate::frame::Frame;
@@ -94,7 +94,7 @@ struct Secondary {
     pending_failover: Option<Instant>,
     hands: Translator,
     output_gate: Arc<Gate>,
-    events: Events,
+    events: DatapathEvents,
     capture: CaptureKind,
     capture_name: &'static str,
     mirror_endpoint: String,
@@ -290,7 +290,7 @@ impl Secondary {
 
     /// The offset of a connection became known: what was held for it may go to the guest now.
     fn on_offsets(&mut self) {
-        while let Some(Told::OffsetKnown(key, _)) = self.events.next_event() {
+        while let Some(DatapathEvent::OffsetKnown(key, _)) = self.events.next_event() {
             self.decisions.on_offset(&key, &mut self.hands);
         }
     }

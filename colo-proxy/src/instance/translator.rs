@@ -10,7 +10,7 @@ use super::offsets;
 use super::secondary::decide::Hands;
 use super::wiring::drain_gate;
 use crate::config::Limits;
-use crate::datapath::{Datapath, Mode, PerClass};
+use crate::datapath::{Datapath, FlowsByClass, Mode};
 use crate::error_chain::chain;
 use crate::frame::Frame;
 use crate::gate::{Gate, Written};
@@ -30,8 +30,8 @@ pub(crate) struct Translator {
     /// Something was written to the guest since this was asked last.
     has_written: bool,
     /// Connections forgotten by the clock, and to make room.
-    pub(crate) expired: PerClass,
-    pub(crate) evicted: PerClass,
+    pub(crate) expired: FlowsByClass,
+    pub(crate) evicted: FlowsByClass,
     pub(crate) checkpoints_wanted: u64,
 }
 
@@ -46,21 +46,21 @@ impl Translator {
             backlog: Backlog::new(queue_frames, limits.input),
             input_refused: 0,
             has_written: false,
-            expired: PerClass::default(),
-            evicted: PerClass::default(),
+            expired: FlowsByClass::default(),
+            evicted: FlowsByClass::default(),
             checkpoints_wanted: 0,
         }
     }
 
     fn hold_lane_input(&mut self, holds: bool) {
-        if let Err(error) = self.datapath.hold_lane_input(holds) {
+        if let Err(error) = self.datapath.send_lane_input_to_gate(holds) {
             log::error!("{}: {}", self.name, chain(&error));
         }
     }
 
     /// Input that comes by the lane is in the gate, and has to wait.
     pub(crate) fn keeps_input(&self) -> bool {
-        self.datapath.settings().lane_holds != 0
+        self.datapath.settings().lane_input_to_gate != 0
     }
 
     /// There is something to be done with what is in the gate. What finds no room with us waits there,

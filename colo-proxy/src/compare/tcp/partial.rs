@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 use colo_proxy_common::checksum;
-use colo_proxy_common::decode::{Ip, Octets, decode_tcp_options, flag};
+use colo_proxy_common::decode::{FrameBytes, IpHeader, decode_tcp_options, flag};
 use colo_proxy_common::segment::TcpSegment;
 use colo_proxy_common::seq::Seq;
 
@@ -27,7 +27,7 @@ pub(super) fn acknowledgment(held: &Frame, ack: Seq, window: u16) -> Option<Fram
 /// Likewise where `held` may be the headers alone of the frame that `octets` describes.
 pub(crate) fn bare_acknowledgment(
     held: &Frame,
-    octets: &(impl Octets + ?Sized),
+    octets: &(impl FrameBytes + ?Sized),
     ack: Seq,
     window: u16,
 ) -> Option<Frame> {
@@ -52,7 +52,7 @@ pub(crate) fn bare_acknowledgment(
 }
 
 /// Lengths and checksums of a packet that now ends with its TCP header.
-fn close(frame: &mut [u8], ip: &Ip, tcp_at: usize) -> Option<()> {
+fn close(frame: &mut [u8], ip: &IpHeader, tcp_at: usize) -> Option<()> {
     let at = ip.at as usize;
     let (src, dst) = if ip.version == 4 {
         put(frame, at + 2, &((frame.len() - at) as u16).to_be_bytes())?;

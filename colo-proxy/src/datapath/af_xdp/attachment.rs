@@ -12,7 +12,7 @@ use aya::programs::{
 };
 use nix::libc;
 
-use super::{LINK_NAME, Refusal, XdpTarget};
+use super::{LINK_NAME, XdpRefusal, XdpTarget};
 use crate::datapath::detach::detach_pinned;
 
 /// The file that pins the program.
@@ -22,28 +22,28 @@ const PROGRAM_NAME: &str = "prog_colo_xdp_capture";
 ///
 /// The pins are for operators to see, and end with the attachment: a program without sockets lets
 /// everything pass, so what is to happen after the death of a daemon is the TC programs' matter.
-pub(super) struct Attachment {
+pub(super) struct XdpAttachment {
     _link: PinnedLink,
     link_pin: Pin,
     program_pin: Pin,
 }
 
-impl Attachment {
+impl XdpAttachment {
     /// Loads the program if need be, attaches it in native mode by a link, and pins both in place
     /// of a leftover.
-    pub(super) fn new(target: XdpTarget<'_>) -> Result<Self, Refusal> {
+    pub(super) fn new(target: XdpTarget<'_>) -> Result<Self, XdpRefusal> {
         let XdpTarget { netdev, ifindex, program, pins } = target;
         match program.load() {
             Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
-            Err(source) => return Err(Refusal::Load { source }),
+            Err(source) => return Err(XdpRefusal::Load { source }),
         }
         remove_leftover(pins)?;
-        let attach = |source| Refusal::Attach { netdev: netdev.to_owned(), source };
+        let attach = |source| XdpRefusal::Attach { netdev: netdev.to_owned(), source };
         let id = program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(attach)?;
         let link = program.take_link(id).map_err(attach)?;
         // Not a link but a netlink attachment where the kernel has no XDP links (before 5.9).
         let link =
-            FdLink::try_from(link).map_err(|_| Refusal::NoLink { netdev: netdev.to_owned() })?;
+            FdLink::try_from(link).map_err(|_| XdpRefusal::NoLink { netdev: netdev.to_owned() })?;
         let path = pins.join(PROGRAM_NAME);
         program.pin(&path).map_err(|e| pin_refusal(&path, io::Error::other(e)))?;
         let program_pin = Pin::at(path)?;
@@ -53,7 +53,7 @@ impl Attachment {
     }
 }
 
-impl Drop for Attachment {
+impl Drop for XdpAttachment {
     fn drop(&mut self) {
         if self.link_pin.is_ours() {
             warn_of(&self.link_pin, detach_pinned(&self.link_pin.path));
@@ -66,7 +66,7 @@ impl Drop for Attachment {
 
 /// Detaches what a dead daemon has left in the directory `pins`. Where there is no attachment, the
 /// TC program captures.
-pub(super) fn remove_leftover(pins: &Path) -> Result<(), Refusal> {
+pub(super) fn remove_leftover(pins: &Path) -> Result<(), XdpRefusal> {
     let path = pins.join(LINK_NAME);
     detach_pinned(&path).map_err(|e| pin_refusal(&path, e))?;
     let path = pins.join(PROGRAM_NAME);
@@ -84,7 +84,7 @@ struct Pin {
 }
 
 impl Pin {
-    fn at(path: PathBuf) -> Result<Self, Refusal> {
+    fn at(path: PathBuf) -> Result<Self, XdpRefusal> {
         let found = std::fs::symlink_metadata(&path).map_err(|e| pin_refusal(&path, e))?;
         Ok(Self { path, inode: found.ino() })
     }
@@ -94,8 +94,8 @@ impl Pin {
     }
 }
 
-fn pin_refusal(path: &Path, source: io::Error) -> Refusal {
-    Refusal::Pin { path: path.to_owned(), source }
+fn pin_refusal(path: &Path, source: io::Error) -> XdpRefusal {
+    XdpRefusal::Pin { path: path.to_owned(), source }
 }
 
 fn warn_of(pin: &Pin, removed: io::Result<()>) {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Capture, CaptureKind, GateCapture};
-use crate::datapath::af_xdp::{self, AfXdp, Refusal, XdpTarget};
+use super::{CaptureBackend, CaptureKind, GateCapture};
+use crate::datapath::af_xdp::{self, AfXdp, XdpRefusal, XdpTarget};
 use crate::{error_chain::chain, gate::Gate};
 
 /// Opens the backend `kind` if it can take every frame of the guest, else the gate, with the
@@ -12,7 +12,7 @@ pub fn choose(
     kind: CaptureKind,
     gate: &Arc<Gate>,
     target: XdpTarget<'_>,
-) -> (Box<dyn Capture>, Option<Refusal>) {
+) -> (Box<dyn CaptureBackend>, Option<XdpRefusal>) {
     let (netdev, pins) = (target.netdev, target.pins);
     let opened = match kind {
         CaptureKind::Gate => None,
