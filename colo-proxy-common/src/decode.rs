@@ -1,9 +1,9 @@
 //! The packet decoder: Ethernet, up to two VLAN tags, IPv4 with options, IPv6 with extension
 //! headers, and the transport header.
 //!
-//! One decoder serves the eBPF programs (which read in place, or through helpers), the engines and
-//! the tests (which read slices), so that all of them see the same packet. It reads through [`FrameBytes`]
-//! and trusts no length it finds: a packet ends where its IP header says, and only if the frame is
+//! One decoder serves the eBPF programs (which read in place or through helpers), the engines and the
+//! tests (which read slices). So all of them see the same packet. It reads through [`FrameBytes`] and
+//! trusts no length in the frame: a packet ends where its IP header says, and only if the frame is
 //! that long.
 
 mod options;
@@ -12,30 +12,30 @@ pub use options::{OPTIONS_MAX, OptionWalk, Sack, TcpOptions, Timestamps, decode_
 
 /// A frame that can be read at any place.
 pub trait FrameBytes {
-    /// Whether the decoder is to go on behind an IPv6 header that another one follows. A program that
-    /// reads in place does so at distances that the kernel's verifier can tell, and has another
-    /// [`FrameBytes`] for the rest.
+    /// The decoder goes on behind an IPv6 header that an extension header follows. A program that
+    /// reads in place cannot: the kernel's verifier has to know the distances. It has another
+    /// [`FrameBytes`] for these frames.
     const FOLLOWS_EXTENSIONS: bool = true;
 
-    /// Length of the frame in octets, from the Ethernet header on.
+    /// Length of the frame in bytes, from the Ethernet header on.
     fn len(&self) -> usize;
 
-    /// `N` octets at `at`, or `None` where the frame is shorter.
+    /// `N` bytes at `at`, or `None` where the frame is shorter.
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
 
-    /// Fills the first `len` octets of `into` from `at`; `false` where either is shorter.
+    /// Fills the first `len` bytes of `into` from `at`; `false` where either is shorter.
     fn read_into(&self, at: usize, len: usize, into: &mut [u8; OPTIONS_MAX]) -> bool;
 
-    /// There is nothing in the frame.
+    /// The frame has no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Takes `walk` to its end. The kernel's verifier follows a loop of its own helper more easily
-    /// than one of ours, so programs have another way to do it.
+    /// Takes `walk` to its end. Programs have another way: the kernel's verifier follows a loop of
+    /// its own helper more easily than this one.
     #[inline(always)]
     fn finish(walk: &mut OptionWalk) {
-        // One octet of progress a turn at the least, so the bound is the length of the options.
+        // Each turn reads at least one byte, so the bound is the length of the options.
         for _ in 0..OPTIONS_MAX {
             if !walk.step() {
                 break;
@@ -113,13 +113,13 @@ pub enum Malformed {
     Ethernet,
     /// IP version, header length or total length do not fit the frame.
     Ip,
-    /// An IPv6 extension header is cut, or there are too many of them.
+    /// An IPv6 extension header is truncated, or there are too many of them.
     Extension,
-    /// The transport header is cut or its length is impossible.
+    /// The transport header is truncated, or its length is impossible.
     Transport,
 }
 
-/// What the Ethernet and IP headers of a frame say.
+/// The contents of a frame's Ethernet and IP headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketHeaders {
     /// VLAN ids, outer first; 0 where there is no tag.
@@ -141,11 +141,11 @@ pub struct IpHeader {
     pub at: u32,
     /// Where the transport header starts.
     pub payload_at: u32,
-    /// One past the last octet of the packet; Ethernet padding lies beyond.
+    /// One past the last byte of the packet; Ethernet padding lies beyond.
     pub end: u32,
     /// Set where this is a fragment of a longer packet.
     pub fragment: Option<IpFragment>,
-    /// Source address; an IPv4 address fills the first four octets.
+    /// Source address; an IPv4 address fills the first four bytes.
     pub src: [u8; 16],
     /// Destination address, likewise.
     pub dst: [u8; 16],
@@ -156,7 +156,7 @@ pub struct IpHeader {
 pub struct IpFragment {
     /// Identification, 16 bits for IPv4 and 32 for IPv6.
     pub id: u32,
-    /// Offset in octets.
+    /// Offset in bytes.
     pub offset: u16,
     /// More fragments follow.
     pub more: bool,
@@ -174,17 +174,17 @@ pub struct Tcp {
     pub urgent: u16,
     /// Where the TCP header starts.
     pub at: u32,
-    /// Length of the options in octets, at `at + 20`.
+    /// Length of the options in bytes, at `at + 20`.
     pub options_len: u8,
     /// Where the payload starts.
     pub payload_at: u32,
-    /// Length of the payload in octets; segments of a GSO frame counted together.
+    /// Length of the payload in bytes; segments of a GSO frame counted together.
     pub payload_len: u32,
 }
 
 /// Reads the Ethernet and IP headers of `frame`.
 ///
-/// `outer_tag` is the VLAN TCI where the kernel keeps the outermost tag beside the frame
+/// `outer_tag` is the VLAN TCI, if the kernel has the outermost tag beside the frame
 /// (`skb->vlan_tci`) and not in it.
 #[inline(always)]
 pub fn decode<F: FrameBytes + ?Sized>(
@@ -247,7 +247,7 @@ fn decode_ipv4<F: FrameBytes + ?Sized>(frame: &F, at: usize) -> Result<IpHeader,
     })
 }
 
-/// Headers that may lie between that of IPv6 and the transport's, as far as the decoder knows them.
+/// The decoder knows this header as one that may lie between IPv6's and the transport's.
 #[inline(always)]
 const fn is_extension(kind: u8) -> bool {
     use protocol::{AH, DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING};
@@ -276,7 +276,7 @@ fn decode_ipv6<F: FrameBytes + ?Sized>(frame: &F, at: usize) -> Result<IpHeader,
             return Err(Malformed::Extension);
         }
         let ext_len = match next {
-            // RFC 4302, section 2.2: counted in 4-octet words, minus 2.
+            // RFC 4302, section 2.2: counted in 4-byte words, minus 2.
             protocol::AH => {
                 let [_, len]: [u8; 2] = frame.read(payload_at).ok_or(Malformed::Extension)?;
                 (usize::from(len) + 2) * 4

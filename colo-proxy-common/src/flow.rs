@@ -1,29 +1,30 @@
 //! The life of a TCP connection whose numbers are translated on the secondary host.
 //!
-//! Pure decisions: what happens to a frame, and what becomes of its connection's entry. The kernel
-//! programs own the maps, the clock and the frame; the tests drive the same code with plain values.
+//! The code here only decides: what happens to a frame, and to its connection's entry. The kernel
+//! programs own the maps, the clock and the frame. The tests drive the same code with plain values.
 //!
-//! The two guests choose their initial sequence numbers and timestamps each for itself. What the
-//! secondary chose is in its own SYN or SYN/ACK; what the primary chose is in the peer's answer,
-//! which acknowledges it. The difference is the offset, for as long as the connection lives or
-//! until a checkpoint makes both guests equal (a new epoch). Both then count as the network does,
-//! offset 0; or, on a connection that an earlier pair translated, as the guest did that survived:
-//! its offset of then is the entry's *base*.
+//! Each guest chooses its initial sequence numbers and timestamps by itself. The secondary's are in
+//! its own SYN or SYN/ACK. The primary's are in the peer's answer, which acknowledges them. The
+//! difference is the offset. It is valid until the connection ends, or until a checkpoint makes both
+//! guests equal (a new epoch). Then both count as the network does, and the offset is 0. A connection
+//! that an earlier pair translated is the exception: both guests then count as the guest that
+//! survived. Its offset at that time is the entry's *base*.
 //!
 //! | | guest's number | network's number |
 //! |---|---|---|
 //! | peer opens | guest's SYN/ACK | peer's first ACK |
 //! | guest opens | guest's SYN | peer's SYN/ACK (or RST/ACK: connection refused) |
 //!
-//! Either may come first, because the primary may be faster than the secondary or slower. A peer's
-//! segment that comes before the guest's own number is held. A guest's segment that needs an
+//! Either number may come first, because the primary may be faster than the secondary, or slower. A
+//! peer's segment that comes before the guest's own number is parked. A guest's segment that needs an
 //! offset and has none is dropped; the guest repeats it.
 //!
-//! The peer can be hostile or forged, so its SYN and its RST disturb no entry of an established
-//! connection: it is the guest's answer that decides. And what is to tell the offset of a
-//! connection that the peer opens must have the number that follows the SYN, which nobody off the
-//! path knows. Even so, whoever opens connections chooses how many entries there are; those in
-//! which the guest has not yet said anything of its own are kept apart ([`known::CONFIRMED`]).
+//! The peer can be hostile or forged. So its SYN and its RST change no entry of an established
+//! connection: the guest's answer decides. If the peer opens a connection, only a segment with the
+//! number that follows the SYN can reveal the offset, and nobody off the path knows that number. A
+//! client that opens connections still chooses the number of entries. Entries of connections in which
+//! the guest has not yet sent anything of its own are therefore in maps of their own
+//! ([`known::CONFIRMED`]).
 
 mod entry;
 mod from_guest;
@@ -36,7 +37,7 @@ use crate::decode::{Tcp, Timestamps, flag};
 use crate::record::FlowRecord;
 use crate::rewrite::Translation;
 
-/// The circumstances in which a frame is seen.
+/// The circumstances of a frame.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowContext {
     /// The mode is `FAILED_OVER`, not `PROTECTED`.
@@ -54,33 +55,32 @@ pub enum FlowVerdict {
     Pass,
     /// Translate it, then let it go on.
     Translate(Translation),
-    /// Give it back to the daemon until the offset is known.
+    /// Give it to the daemon, which parks it until the offset is known.
     Park,
     /// Drop it: the offset is not known, and the sender will repeat it.
     Drop,
 }
 
-/// What becomes of the connection's entry.
+/// The change of the connection's entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowChange {
-    /// Nothing, or it has been changed in place.
+    /// No change, or it was changed in place.
     Keep,
     /// The record goes into `half_open`, and its other entries go.
     Open,
-    /// The record goes into `flows` where it is [`known::CONFIRMED`] and there is room, else into
-    /// `unconfirmed` without that, and its other entries go.
+    /// The record goes into `flows` if it is [`known::CONFIRMED`] and there is room. Otherwise it
+    /// loses that bit and goes into `unconfirmed`. Its other entries go.
     Establish,
     /// The entry goes.
     Forget,
 }
 
-/// What a frame leads to.
+/// The result of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowStep {
     pub verdict: FlowVerdict,
     pub change: FlowChange,
-    /// The record tells of an offset that has become known, and frames may be held that wait for
-    /// it.
+    /// The offset in the record has become known, and the daemon may have parked frames for it.
     pub frees_parked: bool,
 }
 
@@ -113,7 +113,7 @@ impl FlowStep {
 
 const PASS: FlowStep = FlowStep::keep(FlowVerdict::Pass);
 
-/// What matters of a segment.
+/// The parts of a segment that decide.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowSegment {
     pub flags: u8,
@@ -157,8 +157,8 @@ impl FlowSegment {
     }
 }
 
-/// Handles a segment of the peer on its way to the guest. `record` is filled where the entry is to
-/// be put into a map.
+/// Handles a segment of the peer on its way to the guest. Fills `record` if the entry has to go into
+/// a map.
 #[inline(always)]
 pub fn to_guest(
     now: &FlowContext,
@@ -178,8 +178,8 @@ pub fn to_guest(
     count(step, &entry, true)
 }
 
-/// Handles a segment of the guest on its way out. `record` is filled where the entry is to be put
-/// into a map, or the daemon to be told of it.
+/// Handles a segment of the guest on its way out. Fills `record` if the entry has to go into a map,
+/// or to the daemon.
 #[inline(always)]
 pub fn from_guest(
     now: &FlowContext,
@@ -199,7 +199,7 @@ pub fn from_guest(
     count(step, &entry, false)
 }
 
-/// Counts a translated frame where its entry stays, and lets an identity pass.
+/// Counts a translated frame if its entry stays. A translation that changes nothing is a pass.
 #[inline(always)]
 fn count(mut step: FlowStep, entry: &FlowEntry<'_>, to_guest: bool) -> FlowStep {
     if let FlowVerdict::Translate(translation) = step.verdict {
@@ -218,8 +218,8 @@ fn begin(record: &mut FlowRecord, now: &FlowContext, state: u32) {
     *record = FlowRecord { epoch: now.epoch, state, last_seen_ns: now.ns, ..FlowRecord::default() };
 }
 
-/// The offset, from what both sides chose. Without timestamps on both sides there is nothing to
-/// translate in them.
+/// Computes the offset from the numbers of both sides. Unless both sides have timestamps, they need
+/// no translation.
 #[inline(always)]
 fn settle(record: &mut FlowRecord) {
     record.seq_offset = record.wire_isn.wrapping_sub(record.guest_isn);
@@ -230,7 +230,7 @@ fn settle(record: &mut FlowRecord) {
     record.state = state::ESTABLISHED;
 }
 
-/// An established connection, both guests of which count alike.
+/// Makes it an established connection in which both guests count alike.
 #[inline(always)]
 fn settle_identity(record: &mut FlowRecord, epoch: u32) {
     record.epoch = epoch;

@@ -105,9 +105,9 @@ mod tests {
 
     #[test]
     fn what_is_no_whole_segment_is_none() {
-        let changed = |at: usize, octet: u8| {
+        let changed = |at: usize, byte: u8| {
             let mut frame = frame();
-            frame[at] = octet;
+            frame[at] = byte;
             TcpSegment::read(&frame[..], None).map(|found| found.is_some())
         };
         assert_eq!(changed(0, 2), Ok(true), "the twin");

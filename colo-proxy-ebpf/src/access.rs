@@ -43,7 +43,7 @@ impl SkBuff {
         unsafe { (*self.skb).mark }
     }
 
-    /// Octets on a wire, before it is cut into segments.
+    /// Bytes on a wire, before it is cut into segments.
     #[inline(always)]
     pub fn wire_len(&self) -> u32 {
         // SAFETY: the kernel's context is valid for the run of the program.
@@ -52,7 +52,7 @@ impl SkBuff {
         if has_tag { len + VLAN_TAG } else { len }
     }
 
-    /// Octets of payload in each segment that it is to be cut into; 0 where it is not.
+    /// Bytes of payload in each segment that it is to be cut into; 0 where it is not.
     #[inline(always)]
     pub fn gso_size(&self) -> u32 {
         // SAFETY: see above.
@@ -89,16 +89,16 @@ impl FrameBytes for SkBuff {
 
     #[inline(always)]
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        let mut octets = MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: the helper writes exactly N octets, or zeroes them and fails.
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the helper writes exactly N bytes, or zeroes them and fails.
         unsafe {
             match bpf_skb_load_bytes(
                 self.skb.cast(),
                 at as u32,
-                octets.as_mut_ptr().cast(),
+                bytes.as_mut_ptr().cast(),
                 N as u32,
             ) {
-                0 => Some(octets.assume_init()),
+                0 => Some(bytes.assume_init()),
                 _ => None,
             }
         }
@@ -110,7 +110,7 @@ impl FrameBytes for SkBuff {
         if len == 0 || len > OPTIONS_MAX {
             return false;
         }
-        // SAFETY: `into` has room for `len` octets.
+        // SAFETY: `into` has room for `len` bytes.
         unsafe {
             bpf_skb_load_bytes(self.skb.cast(), at as u32, into.as_mut_ptr().cast(), len as u32)
                 == 0
@@ -131,7 +131,7 @@ impl SkBuff {
         unsafe { ((*self.skb).vlan_present != 0).then(|| (*self.skb).vlan_tci as u16) }
     }
 
-    /// Where the `len` octets at `at` lie in memory, if they do in one piece with the start of the
+    /// Where the `len` bytes at `at` lie in memory, if they do in one piece with the start of the
     /// frame. Valid until the next helper that changes the frame.
     #[inline(always)]
     fn in_place(&self, at: usize, len: usize) -> Option<*mut u8> {
@@ -166,15 +166,15 @@ impl SkBuff {
     }
 }
 
-/// The `N` octets at `from`. Four of them at a time: for all that the compiler knows of their
+/// The `N` bytes at `from`. Four of them at a time: for all that the compiler knows of their
 /// alignment it would take them one by one, but the kernel allows more wherever the machine does.
 ///
 /// # Safety
 /// They can be read.
 #[inline(always)]
 unsafe fn load<const N: usize>(from: *const u8) -> [u8; N] {
-    let mut octets = [0; N];
-    let (words, rest) = octets.as_chunks_mut::<4>();
+    let mut bytes = [0; N];
+    let (words, rest) = bytes.as_chunks_mut::<4>();
     for (i, word) in words.iter_mut().enumerate() {
         let number: u64;
         // SAFETY: the caller's.
@@ -188,20 +188,20 @@ unsafe fn load<const N: usize>(from: *const u8) -> [u8; N] {
         }
         *word = (number as u32).to_ne_bytes();
     }
-    for (i, octet) in rest.iter_mut().enumerate() {
+    for (i, byte) in rest.iter_mut().enumerate() {
         // SAFETY: the caller's.
-        *octet = unsafe { from.add(N / 4 * 4 + i).read() };
+        *byte = unsafe { from.add(N / 4 * 4 + i).read() };
     }
-    octets
+    bytes
 }
 
-/// Writes `octets` to `to`, as `load` reads them.
+/// Writes `bytes` to `to`, as `load` reads them.
 ///
 /// # Safety
 /// It can be written to.
 #[inline(always)]
-unsafe fn store<const N: usize>(to: *mut u8, octets: &[u8; N]) {
-    let (words, rest) = octets.as_chunks::<4>();
+unsafe fn store<const N: usize>(to: *mut u8, bytes: &[u8; N]) {
+    let (words, rest) = bytes.as_chunks::<4>();
     for (i, word) in words.iter().enumerate() {
         // SAFETY: the caller's.
         unsafe {
@@ -213,9 +213,9 @@ unsafe fn store<const N: usize>(to: *mut u8, octets: &[u8; N]) {
             );
         }
     }
-    for (i, octet) in rest.iter().enumerate() {
+    for (i, byte) in rest.iter().enumerate() {
         // SAFETY: the caller's.
-        unsafe { to.add(N / 4 * 4 + i).write(*octet) };
+        unsafe { to.add(N / 4 * 4 + i).write(*byte) };
     }
 }
 
@@ -233,7 +233,7 @@ impl FrameBytes for Start<'_> {
 
     #[inline(always)]
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        // SAFETY: the octets are there.
+        // SAFETY: the bytes are there.
         self.0.in_place(at, N).map(|place| unsafe { load(place) })
     }
 
@@ -248,7 +248,7 @@ impl FrameBytes for Start<'_> {
     }
 }
 
-/// The same frame, each of whose octets is read and written where it lies if that is at the start, and
+/// The same frame, each of whose bytes is read and written where it lies if that is at the start, and
 /// by a helper if not. The verifier follows this only where it does not know the distances: it would
 /// take each of them for another case.
 struct Whole<'a>(&'a mut SkBuff);
@@ -278,17 +278,17 @@ impl Edit for Whole<'_> {
     /// ten times as long for every frame. A clone that a program makes itself (`bpf_clone_redirect`)
     /// leaves it with a start of its own too: the copy keeps its numbers.
     #[inline(always)]
-    fn write<const N: usize>(&mut self, at: usize, octets: [u8; N]) -> bool {
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> bool {
         if let Some(place) = self.0.in_place(at, N) {
-            // SAFETY: the octets are there.
-            unsafe { store(place, &octets) };
+            // SAFETY: the bytes are there.
+            unsafe { store(place, &bytes) };
             return true;
         }
         let len = N as u32;
-        // SAFETY: a helper on the program's own frame; the octets are on the stack. No flags:
+        // SAFETY: a helper on the program's own frame; the bytes are on the stack. No flags:
         // BPF_F_RECOMPUTE_CSUM would count the change twice in skb->csum.
         unsafe {
-            bpf_skb_store_bytes(self.0.skb.cast(), at as u32, octets.as_ptr().cast(), len, 0) == 0
+            bpf_skb_store_bytes(self.0.skb.cast(), at as u32, bytes.as_ptr().cast(), len, 0) == 0
         }
     }
 

@@ -135,7 +135,7 @@ pub fn colo_lane_input(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn received(ctx: &TcContext, frame: &SkBuff, settings: &Settings) -> Option<u32> {
     let tag = frame.mark();
-    if lane::is_late(tag, settings.lane_told) {
+    if lane::is_late(tag, settings.lane_reported) {
         count(|c| &mut c.lane_late);
         return None;
     }
@@ -163,7 +163,7 @@ fn segments(ctx: &TcContext, frame: &SkBuff) -> u64 {
     payload(frame).map_or(1, |payload| u64::from(payload.div_ceil(size)).max(1))
 }
 
-/// Octets that are cut into segments.
+/// Bytes that are cut into segments.
 #[inline(always)]
 fn payload(frame: &SkBuff) -> Option<u32> {
     let ip = decode(frame, frame.outer_tag()).ok()?.ip?;

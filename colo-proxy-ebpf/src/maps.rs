@@ -61,7 +61,7 @@ pub fn count(counter: impl FnOnce(&mut ProgramCounters) -> &mut u64) {
     }
 }
 
-/// Room for what does not fit on the kernel's stack of 512 octets, and for what the verifier is to
+/// Room for what does not fit on the kernel's stack of 512 bytes, and for what the verifier is to
 /// forget: it keeps no account of what a map holds.
 #[derive(Clone, Copy)]
 #[repr(C)]

@@ -103,7 +103,7 @@ fn find(key: &FlowKey) -> Option<FlowEntry<'static>> {
 
 #[expect(
     clippy::needless_borrows_for_generic_args,
-    reason = "by value the record would be copied to a stack of 512 octets"
+    reason = "by value the record would be copied to a stack of 512 bytes"
 )]
 #[inline(always)]
 fn apply(key: &FlowKey, step: &FlowStep, record: &mut FlowRecord) {
@@ -130,7 +130,7 @@ fn apply(key: &FlowKey, step: &FlowStep, record: &mut FlowRecord) {
 /// is real.
 #[expect(
     clippy::needless_borrows_for_generic_args,
-    reason = "by value the record would be copied to a stack of 512 octets"
+    reason = "by value the record would be copied to a stack of 512 bytes"
 )]
 #[inline(always)]
 fn establish(key: &FlowKey, record: &mut FlowRecord) {

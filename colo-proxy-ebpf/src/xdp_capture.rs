@@ -79,11 +79,11 @@ impl FrameBytes for XdpFrame {
 
     #[inline(always)]
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        let mut octets = MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: the helper writes exactly N octets where it succeeds.
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the helper writes exactly N bytes where it succeeds.
         unsafe {
-            match bpf_xdp_load_bytes(self.0, at as u32, octets.as_mut_ptr().cast(), N as u32) {
-                0 => Some(octets.assume_init()),
+            match bpf_xdp_load_bytes(self.0, at as u32, bytes.as_mut_ptr().cast(), N as u32) {
+                0 => Some(bytes.assume_init()),
                 _ => None,
             }
         }
@@ -95,7 +95,7 @@ impl FrameBytes for XdpFrame {
         if len == 0 || len > OPTIONS_MAX {
             return false;
         }
-        // SAFETY: `into` has room for `len` octets.
+        // SAFETY: `into` has room for `len` bytes.
         unsafe { bpf_xdp_load_bytes(self.0, at as u32, into.as_mut_ptr().cast(), len as u32) == 0 }
     }
 
@@ -107,10 +107,10 @@ impl FrameBytes for XdpFrame {
 
 impl Edit for XdpFrame {
     #[inline(always)]
-    fn write<const N: usize>(&mut self, at: usize, mut octets: [u8; N]) -> bool {
+    fn write<const N: usize>(&mut self, at: usize, mut bytes: [u8; N]) -> bool {
         let len = N as u32;
-        // SAFETY: a helper on the program's own frame; the octets are on the stack.
-        unsafe { bpf_xdp_store_bytes(self.0, at as u32, octets.as_mut_ptr().cast(), len) == 0 }
+        // SAFETY: a helper on the program's own frame; the bytes are on the stack.
+        unsafe { bpf_xdp_store_bytes(self.0, at as u32, bytes.as_mut_ptr().cast(), len) == 0 }
     }
 
     /// Leaves the checksum as it is: nothing here tells whether it is partial or complete, and the

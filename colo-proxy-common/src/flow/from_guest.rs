@@ -1,4 +1,4 @@
-//! Segments of this guest, which counts by itself.
+//! Segments of this guest, which has chosen its own numbers.
 
 use super::{
     FlowContext, FlowEntry, FlowSegment, FlowStep, FlowVerdict, PASS, begin, known, settle,
@@ -24,8 +24,8 @@ pub(super) fn unknown(
         opened(now, segment, record);
         return FlowStep::open(FlowVerdict::Pass);
     }
-    // Only a guest that has the connection sends this, so it is older than protection. With an
-    // entry, a forged SYN of the peer cannot pass for the beginning of it.
+    // Only a guest that has the connection sends this segment, so the connection is older than
+    // protection. The entry is there so that a forged SYN of the peer is not taken for its start.
     begin(record, now, state::ESTABLISHED);
     settle_identity(record, now.epoch);
     record.known |= known::CONFIRMED;
@@ -55,8 +55,8 @@ pub(super) fn opening(
     if record.known & known::GUEST != 0 {
         return FlowStep::keep(FlowVerdict::Drop);
     }
-    // The guest has not answered this SYN; it speaks of an older connection of the same tuple, and
-    // what the peer has said is of another one.
+    // The guest has not answered this SYN. Its segment belongs to an older connection of the same
+    // tuple, and the peer's numbers belong to another one.
     record.known = 0;
     settle_identity(record, now.epoch);
     record.known |= known::CONFIRMED;
@@ -77,18 +77,18 @@ fn answer(
     if segment.is_syn() {
         entry.set_state(state::OPENING_ACTIVE);
     }
-    let held = entry.known() & (known::WIRE | known::PARKED) != 0;
+    let parked = entry.known() & (known::WIRE | known::PARKED) != 0;
     learn_guest(segment, entry);
     entry.copy_to(record);
     if record.known & known::WIRE == 0 {
-        // What was held may be what follows the SYN that this answers.
-        return if held { PASS.releasing() } else { PASS };
+        // The parked segment may be the one that follows the SYN that the guest answers here.
+        return if parked { PASS.releasing() } else { PASS };
     }
     settle(record);
     FlowStep::establish(translation_of(record)).releasing()
 }
 
-/// The connection is or was established, or was closed while it was being opened.
+/// The connection is or was established, or was closed while it was opened.
 #[inline(always)]
 pub(super) fn established(
     now: &FlowContext,
@@ -105,8 +105,8 @@ pub(super) fn established(
             replace(now, segment, entry, record)
         };
     }
-    // RFC 9293, section 3.5.2: the reset that answers a segment without ACK has the number 0, which
-    // is not one of this connection's.
+    // RFC 9293, section 3.5.2: a reset that answers a segment without ACK has the number 0, which is
+    // no number of this connection.
     let stray = segment.is_rst() && segment.has(flag::ACK) && segment.seq == 0;
     let verdict = if stray { FlowVerdict::Pass } else { translation };
     match is {
@@ -135,19 +135,19 @@ fn is_its_own(now: &FlowContext, segment: &FlowSegment, entry: &FlowEntry<'_>) -
         return false;
     }
     if known & known::GUEST == 0 {
-        // Opened before a checkpoint, and answered after it: then what the peer acknowledged first
-        // may be data already, but no more than a window without scale.
+        // Opened before a checkpoint and answered after it: the peer's first acknowledgment may
+        // include data, but no more than a window without scale.
         let behind = entry.isn_since_checkpoint().wrapping_sub(segment.seq);
         return known & known::WIRE != 0 && behind <= WINDOW_MAX;
     }
     if entry.epoch() == now.epoch {
         return entry.guest_isn() == segment.seq;
     }
-    // What the network has acknowledged since is of the new connection.
+    // In `REOPENING`, the acknowledgments since belong to the new connection.
     entry.state() != state::REOPENING && entry.isn_since_checkpoint() == segment.seq
 }
 
-/// The guest uses the tuple anew.
+/// The guest uses the tuple for a new connection.
 #[inline(always)]
 fn replace(
     now: &FlowContext,
@@ -174,8 +174,8 @@ fn replace(
     step.releasing()
 }
 
-/// The guest has not taken to the new connection: it refuses it, or repeats something of the old
-/// one, which may be open still where a reset by the peer was forged.
+/// The guest does not take the new connection. It refuses it, or repeats a segment of the old one.
+/// The old one may still be open, if the peer's reset was forged.
 #[inline(always)]
 fn still_closed(
     segment: &FlowSegment,
@@ -183,20 +183,20 @@ fn still_closed(
     translation: FlowVerdict,
     record: &mut FlowRecord,
 ) -> FlowStep {
-    let held = entry.known() & (known::WIRE | known::PARKED) != 0;
+    let parked = entry.known() & (known::WIRE | known::PARKED) != 0;
     let open = entry.state() == state::RESET && !segment.is_rst();
     entry.close_again();
     if open {
         entry.set_state(state::ESTABLISHED);
     }
-    if !held {
+    if !parked {
         return FlowStep::keep(translation);
     }
     entry.copy_to(record);
     FlowStep::keep(translation).releasing()
 }
 
-/// An entry for a connection of which the guest has sent its SYN or SYN/ACK.
+/// An entry for a connection for which the guest has sent its SYN or SYN/ACK.
 #[inline(always)]
 fn opened(now: &FlowContext, segment: &FlowSegment, record: &mut FlowRecord) {
     let opening = if segment.is_syn() { state::OPENING_ACTIVE } else { state::OPENING_PASSIVE };
@@ -213,7 +213,7 @@ fn opened(now: &FlowContext, segment: &FlowSegment, record: &mut FlowRecord) {
     }
 }
 
-/// The last one counts: the guest repeats its SYN with another timestamp.
+/// The last one counts, because the guest repeats its SYN with another timestamp.
 #[inline(always)]
 fn learn_guest(segment: &FlowSegment, entry: &FlowEntry<'_>) {
     entry.set_guest_isn(segment.seq);
@@ -229,7 +229,7 @@ fn learn_guest(segment: &FlowSegment, entry: &FlowEntry<'_>) {
     entry.add_known(bits);
 }
 
-/// Which SYN of the peer the guest has taken. What the network said to another one is void.
+/// Learns which SYN of the peer the guest has taken. The network's answers to another SYN are void.
 #[inline(always)]
 fn learn_peer(segment: &FlowSegment, entry: &FlowEntry<'_>) {
     if entry.known() & known::PEER == 0 {
@@ -242,8 +242,8 @@ fn learn_peer(segment: &FlowSegment, entry: &FlowEntry<'_>) {
     }
 }
 
-/// The guest's SYN/ACK, if it is one, acknowledges the SYN of the peer that the entry knows. What
-/// a guest says of the peer is true on both sides.
+/// The segment is no SYN/ACK, or it acknowledges the SYN of the peer that the entry knows. A guest's
+/// number for the peer is the same on both sides.
 #[inline(always)]
 fn answers_same_syn(segment: &FlowSegment, entry: &FlowEntry<'_>) -> bool {
     let ahead = segment.ack.wrapping_sub(entry.peer_isn()).wrapping_sub(1);

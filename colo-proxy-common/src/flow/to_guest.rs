@@ -1,4 +1,4 @@
-//! Segments of the peer, which count as the primary guest does.
+//! Segments of the peer, which use the primary guest's numbers.
 
 use super::{
     FlowContext, FlowEntry, FlowSegment, FlowStep, FlowVerdict, PASS, begin, known, settle,
@@ -8,8 +8,8 @@ use crate::decode::flag;
 use crate::record::FlowRecord;
 use crate::rewrite::Translation;
 
-/// No entry. What is not an opening belongs to a connection that is older than protection, which
-/// both guests count alike.
+/// No entry. Unless it is an opening, the segment belongs to a connection that is older than
+/// protection, in which both guests count alike.
 #[inline(always)]
 pub(super) fn unknown(
     now: &FlowContext,
@@ -26,13 +26,13 @@ pub(super) fn unknown(
         record.known = known::PEER;
         return FlowStep::open(FlowVerdict::Pass);
     }
-    // The primary guest was faster: its peer answers a SYN that ours has yet to send.
+    // The primary guest was faster: the peer answers a SYN that this guest has not sent yet.
     begin(record, now, state::OPENING_ACTIVE);
     put_wire(record, segment);
     FlowStep::open(FlowVerdict::Park)
 }
 
-/// The connection is being opened.
+/// The connection is in the middle of its opening.
 #[inline(always)]
 pub(super) fn opening(
     now: &FlowContext,
@@ -76,8 +76,8 @@ pub(super) fn opening(
     if record.known & known::PARKED != 0 { step.releasing() } else { step }
 }
 
-/// A SYN for a tuple that is being opened: the same, or a new attempt. The guest's answer, once
-/// there, says which one it has taken.
+/// A SYN for a tuple that already has one: a repetition, or a new attempt. The guest's answer shows
+/// which one it has taken.
 #[inline(always)]
 fn syn_again(segment: &FlowSegment, entry: &FlowEntry<'_>) -> FlowStep {
     let known = entry.known();
@@ -88,16 +88,16 @@ fn syn_again(segment: &FlowSegment, entry: &FlowEntry<'_>) -> FlowStep {
     PASS
 }
 
-/// RFC 9293, section 3.10.7.4: the segment is the first one behind the peer's SYN, as far as that
-/// is known. Somebody who is not on the path does not know its number.
+/// RFC 9293, section 3.10.7.4: the segment is the first one behind the peer's SYN, if that SYN is
+/// known. A forger who is not on the path does not know its number.
 #[inline(always)]
 fn follows_syn(segment: &FlowSegment, entry: &FlowEntry<'_>) -> bool {
     let behind = segment.seq.wrapping_sub(entry.peer_isn()).wrapping_sub(1);
     entry.known() & known::PEER == 0 || behind <= entry.peer_early()
 }
 
-/// A forged segment, or one that has overtaken the first: it teaches nothing, and waits for the
-/// one that does.
+/// A forged segment, or one that has overtaken the first one. It reveals no offset, and is parked
+/// until another segment does.
 #[inline(always)]
 fn stray(now: &FlowContext, segment: &FlowSegment, entry: &FlowEntry<'_>) -> FlowStep {
     if segment.is_rst() || !segment.has(flag::ACK) {
@@ -114,7 +114,7 @@ fn learn_peer(segment: &FlowSegment, entry: &FlowEntry<'_>) {
     entry.add_known(known::PEER);
 }
 
-/// The connection is or was established, or was closed while it was being opened.
+/// The connection is or was established, or was closed while it was opened.
 #[inline(always)]
 pub(super) fn established(
     now: &FlowContext,
@@ -138,7 +138,7 @@ pub(super) fn established(
     }
     if segment.is_rst() {
         if !over {
-            // From here on, these are of a SYN behind the reset.
+            // From here on, these bits belong to a SYN behind the reset.
             entry.set_known(entry.known() & !(known::PEER | known::PARKED));
             entry.set_state(state::RESET);
         }
@@ -152,8 +152,8 @@ pub(super) fn established(
     FlowStep::keep(FlowVerdict::Translate(translation))
 }
 
-/// A SYN or SYN/ACK for the tuple of a connection that is over. The old translation stays until
-/// the guest shows that it has taken to the new one: it may be in `TIME_WAIT` and object.
+/// A SYN or SYN/ACK for the tuple of a connection that is over. The old translation stays until the
+/// guest takes the new connection: it may be in `TIME_WAIT` and refuse it.
 #[inline(always)]
 fn again(
     now: &FlowContext,
@@ -166,8 +166,8 @@ fn again(
     }
     entry.rebase(now.epoch);
     entry.set_known(entry.known() & !(known::WIRE | known::WIRE_TS | known::PEER | known::PARKED));
-    // A reset by the peer may be forged, and so may this SYN: what does not follow it goes on as
-    // before, and the guest's answer decides.
+    // The peer's reset may be forged, and so may this SYN. A segment that does not follow it is
+    // handled as before, and the guest's answer decides.
     if segment.is_syn_ack() || entry.state() != state::RESET {
         entry.set_state(state::REOPENING);
     }
@@ -179,7 +179,7 @@ fn again(
     PASS
 }
 
-/// After a reset by the peer and a SYN, the segment is the first one behind that SYN.
+/// The peer has sent a reset and then a SYN, and the segment is the first one behind that SYN.
 #[inline(always)]
 fn claims(now: &FlowContext, segment: &FlowSegment, entry: &FlowEntry<'_>) -> bool {
     let may = !now.failed_over && !segment.is_rst() && !segment.is_syn_ack();
@@ -202,8 +202,8 @@ fn reopening(
         return PASS;
     }
     if entry.epoch() != now.epoch {
-        // A checkpoint since the SYN: the peer has been answered, so both guests have the new
-        // connection, and count alike. This one need not answer any more.
+        // There was a checkpoint since the SYN. A guest has answered the peer, so both guests have
+        // the new connection and count alike. This guest need not answer any more.
         learn_wire(segment, entry);
         entry.equalize(now.epoch);
         return PASS;
@@ -216,21 +216,21 @@ fn reopening(
     FlowStep::keep(unanswered(now))
 }
 
-/// The SYN/ACK answers another SYN than that of this connection.
+/// The SYN/ACK answers the SYN of another connection.
 #[inline(always)]
 fn is_another(segment: &FlowSegment, entry: &FlowEntry<'_>) -> bool {
     entry.known() & known::WIRE == 0 || entry.wire_isn() != segment.ack.wrapping_sub(1)
 }
 
-/// The guest's number is still to come. After a failover nobody may be there to hold a frame, and
-/// the peer repeats it.
+/// The guest's number is not known yet. After a failover there may be no daemon that parks a frame,
+/// and the peer repeats it.
 #[inline(always)]
 fn unanswered(now: &FlowContext) -> FlowVerdict {
     if now.failed_over { FlowVerdict::Drop } else { FlowVerdict::Park }
 }
 
-/// RFC 9293, section 3.5: the first acknowledgment is the initial sequence number plus one. The
-/// first one counts, later ones acknowledge data.
+/// RFC 9293, section 3.5: the first acknowledgment is the initial sequence number plus one. Later
+/// ones acknowledge data and do not count.
 #[inline(always)]
 fn learn_wire(segment: &FlowSegment, entry: &FlowEntry<'_>) {
     if entry.known() & known::WIRE != 0 {

@@ -6,7 +6,7 @@ use crate::rewrite::Translation;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FlowKey {
-    /// IPv4 addresses fill the first four octets.
+    /// IPv4 addresses fill the first four bytes.
     pub guest_addr: [u8; 16],
     pub peer_addr: [u8; 16],
     pub guest_port: u16,
@@ -20,38 +20,38 @@ pub struct FlowKey {
     pub reserved: [u8; 2],
 }
 
-/// What is known of a connection: the entry of the `flows`, `unconfirmed` and `half_open` maps.
+/// A connection: an entry of the `flows`, `unconfirmed` and `half_open` maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowRecord {
-    /// `settings.epoch` at the time when the offsets were learnt.
+    /// `settings.epoch` when the offsets were learnt.
     pub epoch: u32,
     /// One of [`state`].
     pub state: u32,
-    /// Bits of [`known`]; 64 of them, because two processors may add some at once, and
+    /// Bits of [`known`]. The number has 64 bits because two processors may add bits at once, and
     /// every BPF instruction set has that operation on 64 bits.
     pub known: u64,
     /// The initial sequence number that this guest chose.
     pub guest_isn: u32,
-    /// The one that the network knows, chosen by the primary guest.
+    /// The initial sequence number that the network knows. The primary guest chose it.
     pub wire_isn: u32,
     /// The last `TSval` of this guest's SYN or SYN/ACK.
     pub guest_ts: u32,
-    /// What the network echoed for it: the primary's.
+    /// The `TSecr` that the network answered: the primary guest's value.
     pub wire_ts: u32,
     /// `wire = guest + offset`, modulo 2^32, for sequence numbers.
     pub seq_offset: u32,
     /// The same for timestamps.
     pub ts_offset: u32,
-    /// What a checkpoint makes of `seq_offset`: 0, because both guests count alike then; for a
-    /// connection that an earlier pair translated, what it was there, because both guests are
-    /// copies of the one that survived.
+    /// The `seq_offset` after a checkpoint. It is 0, because both guests then count alike. For a
+    /// connection that an earlier pair translated it is the offset in that pair, because both guests
+    /// are then copies of the guest that survived.
     pub base_seq_offset: u32,
     /// The same for timestamps.
     pub base_ts_offset: u32,
     /// The initial sequence number that the peer chose.
     pub peer_isn: u32,
-    /// Octets of data in the peer's SYN (TCP Fast Open).
+    /// Bytes of data in the peer's SYN (TCP Fast Open).
     pub peer_early: u32,
     /// `CLOCK_MONOTONIC` of the last frame.
     pub last_seen_ns: u64,
@@ -62,7 +62,7 @@ pub struct FlowRecord {
 }
 
 impl FlowRecord {
-    /// How its frames are translated in `epoch`; not at all where no offset is known.
+    /// The translation of its frames in `epoch`; none if no offset is known.
     pub fn translation(&self, epoch: u32) -> Translation {
         if self.known & known::OFFSET == 0 {
             Translation::default()
@@ -89,14 +89,14 @@ pub mod state {
     /// Both have, or the guest has sent a RST. Retransmissions are still translated.
     pub const CLOSED: u32 = 6;
     /// The peer has sent a RST, which may be forged: the guest's next segment revives the entry.
-    /// With [`super::known::PEER`], a SYN has followed, and what follows that waits for the guest's
-    /// answer.
+    /// With [`super::known::PEER`] a SYN has followed, and the segments behind that SYN are parked
+    /// until the guest answers.
     pub const RESET: u32 = 7;
-    /// The peer wants to use the tuple of a closed connection again; the guest has yet to answer.
+    /// The peer wants to use the tuple of a closed connection again. The guest has not answered yet.
     pub const REOPENING: u32 = 8;
 }
 
-/// What is known of a connection: [`FlowRecord::known`].
+/// The facts that are known about a connection: [`FlowRecord::known`].
 pub mod known {
     /// `guest_isn`.
     pub const GUEST: u64 = 1;
@@ -108,12 +108,12 @@ pub mod known {
     pub const WIRE_TS: u64 = 8;
     /// `seq_offset` and `ts_offset`.
     pub const OFFSET: u64 = 16;
-    /// Both guests count alike: the connection is older than the last checkpoint, or than
-    /// protection itself.
+    /// Both guests count alike: the connection is older than the last checkpoint, or older than
+    /// protection.
     pub const IDENTITY: u64 = 32;
     /// `peer_isn` and `peer_early`.
     pub const PEER: u64 = 64;
-    /// A segment that does not follow the peer's SYN was held.
+    /// A segment that does not follow the peer's SYN was parked.
     pub const PARKED: u64 = 128;
     /// The guest has sent more than a SYN or SYN/ACK: the connection is real.
     pub const CONFIRMED: u64 = 256;

@@ -213,7 +213,7 @@ fn open_sockets(target: &XdpTarget<'_>, sockets_max: u32) -> Result<Vec<QueueSoc
 fn sum(a: CaptureStats, b: CaptureStats) -> CaptureStats {
     CaptureStats {
         frames: a.frames + b.frames,
-        octets: a.octets + b.octets,
+        bytes: a.bytes + b.bytes,
         gate_frames: a.gate_frames + b.gate_frames,
         dropped_ring_full: a.dropped_ring_full + b.dropped_ring_full,
         dropped_by_socket: a.dropped_by_socket + b.dropped_by_socket,

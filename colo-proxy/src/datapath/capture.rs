@@ -37,8 +37,8 @@ pub enum CaptureKind {
 pub struct CaptureStats {
     /// Frames read, by whichever way.
     pub frames: u64,
-    /// Octets of these frames, without virtio-net headers.
-    pub octets: u64,
+    /// Bytes of these frames, without virtio-net headers.
+    pub bytes: u64,
     /// Those of `frames` that came by the gate.
     pub gate_frames: u64,
     /// Frames that the kernel dropped because we read too slowly. What a gate drops, its interface
@@ -96,7 +96,7 @@ impl CaptureBackend for GateCapture {
             let Some(frame) = self.gate.read_frame()? else { break };
             self.stats.frames += 1;
             self.stats.gate_frames += 1;
-            self.stats.octets += frame.ethernet().len() as u64;
+            self.stats.bytes += frame.ethernet().len() as u64;
             into.push(frame);
             read += 1;
         }

@@ -48,7 +48,7 @@ fn read(item: &[u8]) -> Option<DatapathEvent> {
     if item.len() < size_of::<EventRecord>() {
         return None;
     }
-    // SAFETY: there are enough octets, `Event` is made of integers only, and nothing is said about
+    // SAFETY: there are enough bytes, `Event` is made of integers only, and nothing is said about
     // its alignment.
     let record = unsafe { item.as_ptr().cast::<EventRecord>().read_unaligned() };
     (record.kind == event::OFFSET_KNOWN)

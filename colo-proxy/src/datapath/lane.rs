@@ -24,7 +24,7 @@ pub struct LanePlan {
     pub tunnel_ifindex: u32,
     /// On a primary: for the secondary's output of even and of odd epochs.
     pub return_gate_ifindex: [u32; 2],
-    /// Octets of the longest frame that the tunnel takes; 0 is any.
+    /// Bytes of the longest frame that the tunnel takes; 0 is any.
     pub frame_max: u32,
 }
 
@@ -35,7 +35,7 @@ impl Datapath {
         self.tunnel_ifindex = plan.tunnel_ifindex;
         self.change(|settings| {
             settings.return_gate_ifindex = plan.return_gate_ifindex;
-            settings.lane_told = 0;
+            settings.lane_reported = 0;
             settings.lane_frame_max = plan.frame_max;
         })?;
         for attachment in self.lane_attachments() {
@@ -71,8 +71,8 @@ impl Datapath {
     }
 
     /// The other end has told of this slot: frames of much older ones come too late.
-    pub fn set_lane_told(&mut self, slot: u32) -> Result<(), DatapathError> {
-        self.change(|settings| settings.lane_told = lane::told(slot))
+    pub fn set_lane_reported(&mut self, slot: u32) -> Result<(), DatapathError> {
+        self.change(|settings| settings.lane_reported = lane::reported(slot))
     }
 
     /// On a primary: the secondary's epoch, of which output counts.

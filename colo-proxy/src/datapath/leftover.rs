@@ -7,7 +7,7 @@ use colo_proxy_common::record::{
 
 use super::{DatapathError, InstanceDir, maps};
 
-/// Name, octets of a key, octets of a value.
+/// Name, bytes of a key, bytes of a value.
 const SHAPES: &[(&str, usize, usize)] = &[
     ("events", 0, 0),
     ("settings", 4, size_of::<Settings>()),

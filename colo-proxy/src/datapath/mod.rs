@@ -489,12 +489,12 @@ fn settings_for(
         lane_epoch: 0,
         lane_input_to_gate: 0,
         return_gate_ifindex: [0; 2],
-        lane_told: 0,
+        lane_reported: 0,
         lane_frame_max: 0,
     }
 }
 
-/// The upper octet of every mark. The host sees them on a tunnel's outer packets, so no rule on it may
+/// The upper byte of every mark. The host sees them on a tunnel's outer packets, so no rule on it may
 /// use such marks. (Those of the filters are others, see [`is_token`].)
 const MARK_MAGIC: u32 = 0xc100_0000;
 

@@ -15,7 +15,7 @@ pub(super) const LINK_DETACH: c_int = 34;
 /// `A` must be what `command` reads of `union bpf_attr`, and every pointer in it valid for it.
 pub(super) unsafe fn bpf<A>(command: c_int, attr: &mut A) -> io::Result<c_long> {
     let attr: *mut A = attr;
-    // SAFETY: the kernel reads, and for some commands writes, as many octets as `A` has; the rest is
+    // SAFETY: the kernel reads, and for some commands writes, as many bytes as `A` has; the rest is
     // the caller's promise.
     match unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<A>()) } {
         result @ 0.. => Ok(result),

@@ -323,7 +323,7 @@ impl KernelLane {
     fn on_count(&mut self, slot: u32, sent: u64, datapath: &mut Datapath) -> u64 {
         if self.is_open() {
             // First: what is refused from here on is not counted.
-            self.log(datapath.set_lane_told(slot));
+            self.log(datapath.set_lane_reported(slot));
         }
         let (Some(open), Ok(counters)) = (&mut self.open, datapath.lane_counters()) else {
             return 0;

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, MapData, PerCpuArray};
-use colo_proxy_common::lane::{LaneCounters, SLOTS, Speaker, mark, tag, told};
+use colo_proxy_common::lane::{LaneCounters, SLOTS, Speaker, mark, reported, tag};
 use colo_proxy_common::record::{Settings, mode};
 
 use crate::frame::{Checksum, Shape, TcpOption};
@@ -117,11 +117,11 @@ fn segments_with_vlan_tags_go_where_they_fit() {
         programs.set(&Settings { lane_frame_max: frame_max, ..with_lane(mode::PROTECTED) });
         let run = programs.run_gso("colo_from_guest", &frame, 0, 1448);
         let told = format!("{:?} {frame_max}", shape.vlans);
-        assert_eq!((run.verdict, run.mark), (REDIRECT, expected), "{told}");
+        assert_eq!((run.verdict, run.mark), (REDIRECT, expected), "{reported}");
         let at_the_tunnel = if expected == ours { NEXT } else { DROP };
         for name in ["colo_lane_copy", "colo_lane_reply"] {
             let run = programs.run_gso(name, &frame, ours, 1448);
-            assert_eq!(run.verdict, at_the_tunnel, "{name}: {told}");
+            assert_eq!(run.verdict, at_the_tunnel, "{name}: {reported}");
         }
     }
 }
@@ -173,7 +173,7 @@ fn an_epoch_that_is_over_ends_at_the_tunnel() {
 fn what_comes_too_late_ends_at_the_tunnel() {
     let Some(mut programs) = Programs::load() else { return };
     for name in ["colo_lane_back", "colo_lane_input"] {
-        programs.set(&Settings { lane_told: told(SLOT), ..with_lane(mode::PROTECTED) });
+        programs.set(&Settings { lane_reported: reported(SLOT), ..with_lane(mode::PROTECTED) });
         let before = programs.lane_counters();
         let late = programs.counters().lane_late;
         for age in 9..=SLOTS as u32 {

@@ -119,7 +119,7 @@ impl QueueSocket {
             }
             Assembled::Frame(frame) => {
                 self.stats.frames += 1;
-                self.stats.octets += frame.ethernet().len() as u64;
+                self.stats.bytes += frame.ethernet().len() as u64;
                 into.push(frame);
                 1
             }
@@ -154,7 +154,7 @@ fn bind(socket: &XdpSocketBuilder, ifindex: u32, queue: u32) -> io::Result<()> {
         sxdp_shared_umem_fd: 0,
     };
     let len = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: the address lives across the call and is `len` octets long.
+    // SAFETY: the address lives across the call and is `len` bytes long.
     match unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -172,7 +172,7 @@ fn statistics(socket: &XdpSocketBuilder) -> io::Result<Dropped> {
     // SAFETY: integers only; all zeroes is a value.
     let mut statistics: libc::xdp_statistics = unsafe { std::mem::zeroed() };
     let mut len = size_of_val(&statistics) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` octets, which `statistics` has.
+    // SAFETY: the kernel writes at most `len` bytes, which `statistics` has.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
