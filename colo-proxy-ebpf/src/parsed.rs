@@ -1,4 +1,4 @@
-//! A frame taken apart for the translation.
+//! A frame parsed for the translation.
 
 use colo_proxy_common::decode::{
     FrameBytes, Malformed, Sack, Tcp, TcpOptions, Timestamps, decode_tcp_options,
@@ -7,17 +7,17 @@ use colo_proxy_common::record::FlowKey;
 use colo_proxy_common::rewrite::Edit;
 use colo_proxy_common::segment::{Direction, TcpSegment};
 
-/// What the translation wants of a frame.
+/// A frame that can be parsed and translated.
 pub trait TranslatedFrame {
-    /// Takes the frame apart; `false` where it is no whole TCP segment.
+    /// Parses the frame; `false` if it is no whole TCP segment.
     fn parse(&self, direction: Direction, into: &mut Parsed) -> Result<bool, Malformed>;
 
-    /// To change it.
+    /// Access that changes the frame.
     fn edit(&mut self) -> impl Edit;
 }
 
-/// What matters of a TCP segment. Numbers only: the kernel takes no map whose type tells of a Rust
-/// enum, and no write of what the compiler has left undefined.
+/// The parts of a TCP segment that the translation needs. All are numbers: the kernel refuses a map
+/// with a Rust enum in its type, and a write of bytes that the compiler has left undefined.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Parsed {
@@ -31,14 +31,14 @@ pub struct Parsed {
 impl Parsed {
     #[inline(always)]
     pub fn options(&self) -> TcpOptions {
-        // Nothing lies at 0 but an address.
+        // A frame begins with an address, so no option lies at 0.
         let timestamps = (self.timestamps.at != 0).then_some(self.timestamps);
         let sack = Sack { at: self.sack_at, blocks: self.sack_blocks as u8 };
         TcpOptions { timestamps, sack: (sack.at != 0).then_some(sack), ..TcpOptions::default() }
     }
 }
 
-/// [`TranslatedFrame::parse`] of a frame that can be read.
+/// [`TranslatedFrame::parse`] for a frame whose bytes can be read.
 #[inline(always)]
 pub fn parse<F: FrameBytes>(
     frame: &F,

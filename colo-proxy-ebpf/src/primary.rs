@@ -1,7 +1,7 @@
 //! The guest's TAP on the primary host.
 //!
-//! The network's numbers are the guest's, but for a guest that has survived an earlier pair: it was
-//! the secondary there, and its connections of that time stay translated.
+//! The network uses this guest's numbers. A guest that has survived an earlier pair is the exception:
+//! it was the secondary there, and its connections from that time stay translated.
 
 use aya_ebpf::helpers::bpf_clone_redirect;
 use aya_ebpf::macros::classifier;
@@ -15,8 +15,8 @@ use crate::maps::{count, settings};
 use crate::translate::{TranslationFate, translate};
 use crate::verdict::{DROP, NEXT, send_out};
 
-/// Egress: what goes to the guest is copied to the input gate or into the tunnel, for the secondary,
-/// as the network sent it.
+/// Egress: a frame for the guest is copied to the input gate or into the tunnel, for the secondary. The
+/// copy is as the network sent it.
 #[classifier]
 pub fn colo_mirror(ctx: TcContext) -> i32 {
     let Some(settings) = settings() else { return DROP };
@@ -39,7 +39,7 @@ pub fn colo_mirror(ctx: TcContext) -> i32 {
     if goes_on(&mut frame, settings, Direction::ToGuest) { NEXT } else { DROP }
 }
 
-/// Ingress: what the guest sends goes to the output gate, and the daemon decides when it leaves.
+/// Ingress: the guest's output goes to the output gate. The daemon decides when it leaves.
 #[classifier]
 pub fn colo_capture(ctx: TcContext) -> i32 {
     let Some(settings) = settings() else { return DROP };
@@ -64,7 +64,7 @@ pub fn colo_capture(ctx: TcContext) -> i32 {
 /// Translates a frame of a connection that an earlier pair has translated.
 #[inline(always)]
 fn goes_on(frame: &mut SkBuff, settings: &Settings, direction: Direction) -> bool {
-    // Nothing is held: the guest that speaks is the one that the peer has heard.
+    // No frame is parked here: the peer knows the numbers of this very guest.
     settings.translates == 0
         || matches!(translate(frame, settings.epoch, true, direction), TranslationFate::Go)
 }

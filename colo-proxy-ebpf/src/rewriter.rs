@@ -1,8 +1,8 @@
-//! The rewriter alone on a guest's TAP: it translates what passes, captures nothing, and leaves the
-//! rest to the filters around it.
+//! The rewriter alone on a guest's TAP. It translates the frames that pass and captures none. The rest
+//! is for the filters around it.
 //!
-//! Input that came too early goes to the daemon, which writes it to the input gate again. It resumes
-//! *at* the rewriter, with its token: the filters before it have seen the frame.
+//! Early input goes to the daemon, which parks it and later writes it to the input gate. The frame
+//! then resumes *at* the rewriter, with the rewriter's token: the filters before it have seen it.
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -51,7 +51,7 @@ pub fn colo_rewrite_tx(ctx: TcContext) -> i32 {
 pub fn colo_rewrite_rx(ctx: TcContext) -> i32 {
     let Some(settings) = settings() else { return DROP };
     let mut frame = SkBuff::new(&ctx);
-    // The rewriter injects nothing here itself.
+    // The rewriter itself injects no frames here.
     if is_token(frame.mark()) {
         return NEXT;
     }
@@ -66,7 +66,7 @@ pub fn colo_rewrite_rx(ctx: TcContext) -> i32 {
         Direction::FromGuest,
     ) {
         TranslationFate::Go => NEXT,
-        // Only what goes to the guest is held.
+        // Only frames towards the guest are parked.
         TranslationFate::Park | TranslationFate::Drop => DROP,
     }
 }

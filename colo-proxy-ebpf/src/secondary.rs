@@ -72,7 +72,7 @@ pub fn colo_from_guest(ctx: TcContext) -> i32 {
             send_out(route.ifindex)
         }
         TranslationFate::Go => NEXT,
-        // Only what goes to the guest is held.
+        // Only frames towards the guest are parked.
         TranslationFate::Park | TranslationFate::Drop => DROP,
     }
 }

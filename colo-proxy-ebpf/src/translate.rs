@@ -12,15 +12,15 @@ use colo_proxy_common::segment::Direction;
 use crate::maps::{EVENTS, FLOWS, HALF_OPEN, Scratch, UNCONFIRMED, count, scratch};
 use crate::parsed::{Parsed, TranslatedFrame};
 
-/// What becomes of a frame that has been through the translation.
+/// The result of a translation.
 pub enum TranslationFate {
     Go,
     Park,
     Drop,
 }
 
-/// Finds the frame's connection and translates the frame accordingly. What is not a whole TCP
-/// segment goes on as it is. `epoch` is of the settings. With `known_only`, no connection is made known that is not.
+/// Finds the frame's connection and translates the frame. A frame that is no whole TCP segment goes on
+/// as it is. `epoch` comes from the settings. With `known_only` no new connection gets an entry.
 #[inline(always)]
 pub fn translate<F: TranslatedFrame>(
     frame: &mut F,
@@ -52,13 +52,13 @@ pub fn translate<F: TranslatedFrame>(
     carry_out(frame, parsed, &step, direction)
 }
 
-/// What is in `scratch` is read from there from now on, so that the verifier does not know what it
-/// was: it would follow the rest of the program once for each way in which a frame was parsed.
+/// Makes the verifier forget the contents of `scratch`: they are read from there from now on.
+/// Otherwise it would follow the rest of the program once for each way to parse a frame.
 #[inline(always)]
 fn forget(scratch: &mut Scratch) -> &mut Scratch {
     let known: *mut Scratch = scratch;
     let forgotten: *mut Scratch;
-    // SAFETY: a move; the compiler has to think that the memory has changed.
+    // SAFETY: a move. To the compiler the memory may have changed.
     unsafe {
         core::arch::asm!(
             "{forgotten} = {known}",
@@ -85,8 +85,8 @@ fn advance(
     }
 }
 
-/// The connection's entry. One that another processor is moving from map to map is in both for a
-/// moment, never in neither, so a second look finds it.
+/// The connection's entry. While another processor moves it from map to map, it is in both for a
+/// moment, and never in neither. So a second look finds it.
 #[inline(always)]
 fn find(key: &FlowKey) -> Option<FlowEntry<'static>> {
     let at = FLOWS
@@ -95,9 +95,9 @@ fn find(key: &FlowKey) -> Option<FlowEntry<'static>> {
         .or_else(|| HALF_OPEN.get_ptr_mut(key))
         .or_else(|| UNCONFIRMED.get_ptr_mut(key))
         .or_else(|| FLOWS.get_ptr_mut(key))?;
-    // SAFETY: the kernel's value, aligned to 8, accessible until the program ends. It may be
-    // deleted and used again for another connection meanwhile, which `Entry` survives: one frame
-    // is then translated wrongly, and the receiver discards it.
+    // SAFETY: the kernel's value is aligned to 8 and accessible until the program ends. Meanwhile the
+    // kernel may delete it and use it for another connection. `FlowEntry` allows that: one frame is
+    // then translated wrongly, and the receiver discards it.
     unsafe { FlowEntry::from_ptr(at) }
 }
 
@@ -126,8 +126,8 @@ fn apply(key: &FlowKey, step: &FlowStep, record: &mut FlowRecord) {
     }
 }
 
-/// Into the map that nobody else's frames push it out of, if the guest has shown that the connection
-/// is real.
+/// Puts the record into `flows`, from which no other connection evicts it, if the guest has shown that
+/// the connection is real.
 #[expect(
     clippy::needless_borrows_for_generic_args,
     reason = "by value the record would be copied to a stack of 512 bytes"
@@ -144,16 +144,16 @@ fn establish(key: &FlowKey, record: &mut FlowRecord) {
         // The guest's next frame tries again.
         record.known &= !known::CONFIRMED;
     }
-    // A full table pushes out another one. Where the kernel finds none in a hurry, the connection
-    // stays where it is, and its next frame tries again.
+    // A full table evicts another connection. If the kernel does not find one at once, this
+    // connection stays where it is, and its next frame tries again.
     if UNCONFIRMED.insert(key, &*record, 0).is_ok() {
         let _absent = FLOWS.remove(key);
         let _absent = HALF_OPEN.remove(key);
     }
 }
 
-/// Tells the daemon that input held for this connection may go to the guest now. Where the ring is
-/// full the peer repeats what was held.
+/// Tells the daemon that the parked input of this connection may go to the guest now. If the ring is
+/// full, the peer repeats that input.
 #[inline(always)]
 fn tell(key: &FlowKey, record: &FlowRecord) {
     if let Some(mut slot) = EVENTS.reserve(0) {
@@ -162,8 +162,8 @@ fn tell(key: &FlowKey, record: &FlowRecord) {
     }
 }
 
-/// For operators who follow a connection; the verifier removes this where the daemon's log is not
-/// at "debug".
+/// For operators who follow a connection. Unless the daemon's log is at "debug", the verifier removes
+/// this.
 #[inline(always)]
 fn trace(key: &FlowKey, record: &FlowRecord) {
     debug!(

@@ -1,9 +1,8 @@
-//! The guest's TAP on the secondary host, where `AF_XDP` captures: guest output goes to the socket
-//! of its queue before the kernel makes a packet of it.
+//! `AF_XDP` capture at the guest's TAP on the secondary host: guest output goes to the socket of its
+//! queue before the kernel makes a packet of it.
 //!
-//! Whatever is not for a socket passes untouched, and [`colo_from_guest`] behind it does all that
-//! there is to do; so a frame without a socket (a queue that the guest enabled later, a daemon that
-//! died) goes to the output gate, or nowhere.
+//! A frame without a socket passes unchanged: the guest has enabled its queue later, or the daemon has
+//! died. [`colo_from_guest`] behind this program then sends it to the output gate, or drops it.
 //!
 //! [`colo_from_guest`]: crate::secondary::colo_from_guest
 
@@ -26,15 +25,15 @@ use crate::maps::{count, settings_if_any};
 use crate::parsed::{Parsed, TranslatedFrame, parse};
 use crate::translate::{TranslationFate, translate};
 
-/// Receive queues that can have a socket: each takes 16 MiB.
+/// Receive queues that can have a socket. Each socket takes 16 MiB.
 const QUEUES_MAX: usize = 16;
 
 /// The socket of each receive queue.
 #[btf_map(name = "xsks")]
 static SOCKETS: XskMap<QUEUES_MAX> = XskMap::new();
 
-/// Before ingress of the guest's TAP. In native mode it does not see what the daemon releases
-/// there.
+/// Runs before ingress of the guest's TAP. In native mode it does not see the frames that the daemon
+/// releases there.
 #[xdp(frags)]
 pub fn colo_xdp_capture(ctx: XdpContext) -> u32 {
     let Some(settings) = settings_if_any() else { return XDP_PASS };
@@ -45,7 +44,7 @@ pub fn colo_xdp_capture(ctx: XdpContext) -> u32 {
     match translate(&mut XdpFrame(ctx.ctx), settings.epoch, false, Direction::FromGuest) {
         TranslationFate::Go => {
             count(|c| &mut c.captured);
-            // A socket that has just gone: what is translated must not reach a wire from here.
+            // The socket may have just gone. The frame is translated, and must not reach a wire.
             match SOCKETS.redirect(queue, u64::from(XDP_DROP)) {
                 Ok(action) | Err(action) => action,
             }
@@ -54,13 +53,13 @@ pub fn colo_xdp_capture(ctx: XdpContext) -> u32 {
     }
 }
 
-/// One frame, in however many pieces.
+/// One frame, in one piece or several.
 struct XdpFrame(*mut xdp_md);
 
 impl TranslatedFrame for XdpFrame {
     #[inline(always)]
     fn parse(&self, direction: Direction, into: &mut Parsed) -> Result<bool, Malformed> {
-        // The kernel has not taken a tag out of the frame yet.
+        // The kernel has not moved a tag out of the frame yet.
         parse(self, None, direction, into)
     }
 
@@ -113,7 +112,7 @@ impl Edit for XdpFrame {
         unsafe { bpf_xdp_store_bytes(self.0, at as u32, bytes.as_mut_ptr().cast(), len) == 0 }
     }
 
-    /// Leaves the checksum as it is: nothing here tells whether it is partial or complete, and the
+    /// Leaves the checksum as it is. XDP does not know whether it is partial or complete, and the
     /// frame is only compared.
     #[inline(always)]
     fn adjust(&mut self, _at: usize, _difference: ChecksumDifference) -> bool {

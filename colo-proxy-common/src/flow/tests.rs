@@ -573,7 +573,7 @@ fn a_full_table_leaves_the_connection_among_the_unconfirmed_until_there_is_room(
 #[test]
 fn frames_that_cross_do_not_miss_each_other() {
     struct Shared(*mut FlowRecord);
-    // SAFETY: the test's threads access the flow through `Entry` alone, and end before it does.
+    // SAFETY: the test's threads access the flow through `FlowEntry` alone, and end before it does.
     unsafe impl Sync for Shared {}
 
     let now = FlowContext { failed_over: false, epoch: 1, ns: 1 };
