@@ -1,4 +1,5 @@
-//! The translation of one frame: its connection's entry is found, advanced, and put where it belongs.
+//! The translation of one frame: finds its connection's entry, advances it, and puts it into the right
+//! map.
 
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_log_ebpf::debug;

@@ -22,7 +22,7 @@ pub(super) fn fail_with(mut errors: Vec<anyhow::Error>) -> anyhow::Result<()> {
     Err(last)
 }
 
-/// Counters by name, without those that a status does not have.
+/// The counters of a status by name, in one line.
 pub(super) fn counts(map: &Value) -> String {
     let all: Vec<String> =
         map.as_object().into_iter().flatten().map(|(name, n)| format!("{name} {n}")).collect();

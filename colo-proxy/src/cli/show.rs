@@ -40,12 +40,12 @@ pub(super) fn status(instance: Option<&str>, as_json: bool) -> anyhow::Result<()
     output::fail_with(silent)
 }
 
-/// Only a filter has a queue.
+/// A filter's status has a queue, and no other status does.
 fn is_filter(status: &Value) -> bool {
     !status["queue"].is_null()
 }
 
-/// One instance, a line a group: what is asked most comes first.
+/// One instance, with a line for each group. The most important lines come first.
 fn shown(status: &Value) -> String {
     let text = |key: &str| match &status[key] {
         Value::String(text) => text.clone(),

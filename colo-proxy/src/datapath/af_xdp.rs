@@ -1,12 +1,11 @@
 //! Capture of guest output by `AF_XDP`: one socket for each receive queue of the guest's TAP.
 //!
-//! The program `colo_xdp_capture` redirects a frame to the socket of its queue. Where there is no
-//! such socket (a queue that the guest enabled later, sockets of a dead daemon) it passes the
-//! frame, and the TC program behind it sends the frame to the output gate; so the gate is read
-//! here too, and a frame is late at worst, not lost.
+//! The program `colo_xdp_capture` redirects a frame to the socket of its queue. A queue has no socket
+//! if the guest enabled it later, or if the sockets belonged to a daemon that died. Then the program
+//! passes the frame, and the TC program behind it sends the frame to the output gate. So this backend
+//! reads the gate too, and a frame may be late, but is not lost.
 //!
-//! Native mode only. In SKB mode the frames that the release path injects into the TAP would be
-//! captured again, for ever.
+//! It needs native mode. In SKB mode the program would capture released frames again, for ever.
 
 mod assemble;
 mod attachment;
@@ -39,26 +38,26 @@ const SOCKETS_PIN: &str = "xsks";
 /// The file that pins the link of `colo_xdp_capture`.
 pub(super) const LINK_NAME: &str = "link_colo_xdp_capture";
 
-/// What an [`AfXdp`] is to be attached to, and with what.
+/// The interface and the program for an [`AfXdp`].
 #[derive(Debug)]
 pub struct XdpTarget<'a> {
     /// Name of the guest's TAP.
     pub netdev: &'a str,
     /// Its interface index.
     pub ifindex: u32,
-    /// `colo_xdp_capture`; loaded when it is needed, as an older kernel may not take it.
+    /// `colo_xdp_capture`. It is loaded only when it is needed, because an older kernel may refuse it.
     pub program: &'a mut Xdp,
-    /// The directory in which its map `xsks` is pinned; program and link will be pinned there
-    /// too, in place of a leftover.
+    /// The directory with the pin of the map `xsks`. Program and link are pinned there too, in place
+    /// of a leftover.
     pub pins: &'a Path,
 }
 
-/// Why `AF_XDP` cannot capture the output of a guest.
+/// The reason why `AF_XDP` cannot capture the output of a guest.
 #[derive(Debug, thiserror::Error)]
 pub enum XdpRefusal {
     #[error(
-        "the wire carries plain frames, and AF_XDP can neither complete their checksums nor \
-         segment them"
+        "the lanes carry frames without virtio-net headers, and AF_XDP can neither complete their \
+         checksums nor segment them"
     )]
     PlainWire,
     #[error("{netdev} has more than {sockets_max} receive queues, and each needs a socket")]
@@ -73,14 +72,14 @@ pub enum XdpRefusal {
     NoLink { netdev: String },
     #[error("the kernel does not accept the program colo_xdp_capture")]
     Load { source: ProgramError },
-    #[error("cannot pin, or remove what is pinned, at {}", path.display())]
+    #[error("cannot pin, or remove a pin, at {}", path.display())]
     Pin { path: PathBuf, source: io::Error },
     #[error("cannot watch the sockets of {netdev}")]
     Watch { netdev: String, source: io::Error },
 }
 
 impl XdpRefusal {
-    /// What the operator can do about it.
+    /// A hint for the operator.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::PlainWire => Some("use --vnet-hdr-support on both hosts"),
@@ -91,21 +90,21 @@ impl XdpRefusal {
     }
 }
 
-/// Detaches what a dead daemon has left in the directory `pins` of an instance that is captured by
-/// the gate now.
+/// Detaches the XDP program that a dead daemon has left in the directory `pins`. The gate captures the
+/// output of this instance now.
 pub fn remove_leftover(pins: &Path) -> Result<(), XdpRefusal> {
     attachment::remove_leftover(pins)
 }
 
 /// Capture by `AF_XDP`; detached when dropped.
 pub struct AfXdp {
-    // Dropped first: what comes when the sockets are gone goes to the gate.
+    // Dropped before the sockets, so that later frames go to the gate.
     _attachment: XdpAttachment,
     netdev: String,
     sockets: Vec<QueueSocket>,
     gate: GateCapture,
     readiness: Readiness,
-    /// The source that is read first; each has its turn, so that none starves the others.
+    /// The source that is read first. Each has its turn, so that none starves the others.
     turn: usize,
 }
 
@@ -158,7 +157,7 @@ impl CaptureBackend for AfXdp {
         Ok(read)
     }
 
-    /// XDP has lost the checksum state and the segment size.
+    /// XDP does not keep the checksum state and the segment size.
     fn is_faithful(&self) -> bool {
         false
     }

@@ -1,33 +1,34 @@
-//! Which translated connections are forgotten. The kernel evicts none of `flows` by itself.
+//! Decides which translated connections are removed. The kernel itself evicts none from `flows`.
 //!
-//! Some are over by the clock. Where the table fills beyond a mark, more go, the least useful class
-//! first, and in each class the longest silent: whatever others open, no connection goes that is in
-//! use while there is another. Before one goes that is in use, a checkpoint is asked for, because
-//! after that most of them need no entry. Connections in which the guest has not spoken yet are in
-//! `unconfirmed`: they push out each other only, and go by the clock.
+//! Some are removed because they were silent for too long. If the table is nearly full, more are
+//! removed: the least useful class first, and in each class the longest silent first. So a connection
+//! in use goes only if there is no other, whatever connections a client opens. Before one in use goes,
+//! a checkpoint is asked for, because most connections need no entry after it. Connections in which
+//! the guest has not sent anything of its own are in `unconfirmed`. They evict only each other, and
+//! are removed when they are silent for too long.
 
 use colo_proxy_common::flow::state;
 use colo_proxy_common::record::{FlowKey, FlowRecord};
 
-/// How long a connection is remembered without a frame. The defaults outlast what a guest
-/// remembers.
+/// The time for which a connection without a frame stays. The defaults are longer than the times for
+/// which a guest remembers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AgeLimits {
     /// Closed by both sides, or reset by the guest.
     pub closed_ns: u64,
-    /// Reset by the peer, or in the name of the peer.
+    /// Reset by the peer, or by a forger.
     pub reset_ns: u64,
-    /// Anything.
+    /// Any connection.
     pub idle_ns: u64,
-    /// One in which the guest has not spoken. Newer ones push it out earlier.
+    /// A connection in which the guest has not sent anything of its own. Newer ones evict it earlier.
     pub unconfirmed_ns: u64,
-    /// Percent of the table beyond which the least useful connections go at once.
+    /// Fill level of the table in percent beyond which the least useful connections go at once.
     pub full_percent: u8,
-    /// Beyond that mark, one that has been silent for so long counts as idle.
+    /// Beyond that level, a connection that is silent for this long counts as idle.
     pub pressed_idle_ns: u64,
-    /// How long a checkpoint that was asked for is waited for, before one in use goes.
+    /// The time for which a checkpoint may fail to come, before a connection in use goes.
     pub checkpoint_patience_ns: u64,
-    /// Connections that go in one look at the most: it takes the thread's time.
+    /// The most connections that one look removes, because it takes the thread's time.
     pub victims_max: usize,
 }
 
@@ -37,9 +38,9 @@ impl Default for AgeLimits {
     fn default() -> Self {
         Self {
             closed_ns: 60 * SECOND_NS,
-            // As long as an idle connection at the least: the reset may be forged.
+            // At least as long as an idle connection: the reset may be forged.
             reset_ns: 7440 * SECOND_NS,
-            // RFC 5382, REQ-5: no less than 2 hours and 4 minutes. Five days, as conntrack has it.
+            // RFC 5382, REQ-5: no less than 2 hours and 4 minutes. Five days, as in conntrack.
             idle_ns: 5 * 24 * 3600 * SECOND_NS,
             unconfirmed_ns: 7440 * SECOND_NS,
             full_percent: 90,
@@ -50,15 +51,15 @@ impl Default for AgeLimits {
     }
 }
 
-/// How much a connection would be missed, least first.
+/// The value of a connection's entry, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum FlowClass {
-    /// Closed by both sides, or reset by the guest; only retransmissions would miss it.
+    /// Closed by both sides, or reset by the guest. Only retransmissions need the entry.
     Closed,
-    /// Both guests count alike since a checkpoint, or always have: without an entry the frames pass
-    /// untranslated, which is all that this one asks for.
+    /// Both guests count alike, since a checkpoint or from the start. Without an entry the frames pass
+    /// untranslated, which is the same.
     Identity,
-    /// Reset in the name of the peer, which may be forged.
+    /// Reset by the peer, or by a forger.
     Reset,
     /// Silent for long.
     Idle,
@@ -96,16 +97,16 @@ impl FlowsByClass {
     }
 }
 
-/// What was forgotten, and what is left.
+/// The numbers of removed and remaining connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AgedFlows {
-    /// By the clock.
+    /// Silent for too long.
     pub expired: FlowsByClass,
-    /// To make room. Their clients lose those that were established.
+    /// Removed to make room. Clients lose the established ones.
     pub evicted: FlowsByClass,
     pub kept: u64,
-    /// The table is nearly full of connections in use: a checkpoint would make most of them need no
-    /// entry. Said once for each epoch.
+    /// The table is nearly full of connections in use, and most of them need no entry after a
+    /// checkpoint. Set once in each epoch.
     pub wants_checkpoint: bool,
 }
 
@@ -121,22 +122,22 @@ impl AgedFlows {
 pub(super) struct AgedFlow {
     pub(super) key: FlowKey,
     pub(super) class: FlowClass,
-    /// By the clock, and not to make room.
+    /// Silent for too long, and not removed to make room.
     pub(super) expired: bool,
 }
 
-/// What one look leads to.
+/// The result of one look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct AgeingPlan {
     pub(super) victims: Vec<AgedFlow>,
     pub(super) wants_checkpoint: bool,
 }
 
-/// Decides; no I/O, no clock.
+/// The decisions; no I/O, no clock.
 #[derive(Debug)]
 pub(super) struct FlowAgeing {
     limits: AgeLimits,
-    /// Epoch and time in which a checkpoint was asked for.
+    /// Epoch and time of the last request for a checkpoint.
     asked: Option<(u32, u64)>,
 }
 
@@ -145,8 +146,8 @@ impl FlowAgeing {
         Self { limits, asked: None }
     }
 
-    /// The connections to forget, of a table with room for `capacity`: by the clock first, then as
-    /// many more as it is too full by.
+    /// The connections to remove from a table with room for `capacity`: those that were silent for too
+    /// long, then as many more as are above the fill level.
     pub(super) fn look(
         &mut self,
         entries: &[(FlowKey, FlowRecord)],
@@ -157,7 +158,7 @@ impl FlowAgeing {
         let mut plan = AgeingPlan::default();
         let mut rest = Vec::new();
         for (key, flow) in entries {
-            // The clock of the programs is a coarse one and may be a little ahead.
+            // The programs read a coarse clock, which may be a little ahead.
             let silent_ns = now_ns.saturating_sub(flow.last_seen_ns);
             let class = self.class(flow, silent_ns, epoch);
             if self.is_expired(flow, silent_ns) {
@@ -187,7 +188,7 @@ impl FlowAgeing {
         plan
     }
 
-    /// Those to forget of the connections in which the guest has not spoken: by the clock.
+    /// The connections to remove from `unconfirmed`: those that were silent for too long.
     pub(super) fn look_at_unconfirmed(
         &self,
         entries: &[(FlowKey, FlowRecord)],
@@ -209,7 +210,7 @@ impl FlowAgeing {
             .collect()
     }
 
-    /// Only when a checkpoint was asked for in this epoch, and has not come for long.
+    /// Connections in use may go if a checkpoint was asked for in this epoch and has not come for long.
     fn may_evict_established(&mut self, plan: &mut AgeingPlan, now_ns: u64, epoch: u32) -> bool {
         match self.asked {
             Some((asked, since)) if asked == epoch => {
@@ -243,7 +244,7 @@ impl FlowAgeing {
     }
 }
 
-/// The connection goes on, and would break if its frames passed as they are.
+/// The connection is not over, and would break without translation.
 pub(super) fn needs_translation(flow: &FlowRecord, epoch: u32) -> bool {
     !matches!(flow.state, state::CLOSED | state::RESET) && !flow.translation(epoch).is_identity()
 }

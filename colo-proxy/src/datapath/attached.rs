@@ -1,4 +1,4 @@
-//! One program on one hook of one interface: a tcx link, new or taken over.
+//! Attaches one program to one hook of one interface, by a new tcx link or one that is taken over.
 
 use std::io;
 use std::path::Path;
@@ -12,7 +12,7 @@ use nix::net::if_::if_indextoname;
 use super::attachment::{Attachment, AttachmentPlace, Hook};
 use super::{DatapathError, InstanceDir, pin, tc_link};
 
-/// A program that is attached. Dropping it detaches the program, unless the link is pinned.
+/// An attached program. Dropping it detaches the program, unless the link is pinned.
 #[derive(Debug)]
 pub struct Attached {
     attachment: Attachment,
@@ -20,7 +20,7 @@ pub struct Attached {
     pub ifindex: u32,
     /// Its name at the time of attaching.
     pub interface: String,
-    /// The kernel's number of the program, as `bpftool prog show` has it.
+    /// The kernel's number of the program, as in `bpftool prog show`.
     pub program_id: u32,
     link: Link,
 }
@@ -40,7 +40,7 @@ impl Attached {
         self.attachment.link_name()
     }
 
-    /// Takes the program off the interface, at once. Its pin, if there is one, stays.
+    /// Detaches the program at once. Its pin, if there is one, stays.
     pub(super) fn detach(self) -> Result<(), DatapathError> {
         let link = match self.link {
             Link::Owned(link) => link,
@@ -49,15 +49,16 @@ impl Attached {
         tc_link::detach(&link)
     }
 
-    /// The link outlives the daemon.
+    /// The link is pinned, so it outlives the daemon.
     pub fn is_pinned(&self) -> bool {
         matches!(self.link, Link::Pinned(_))
     }
 }
 
-/// Attaches a program to `ifindex`. A link of a dead daemon to the same interface gets the new
-/// program in place of the old one; one to an interface that is gone is removed after. A new one
-/// goes next to the guest, or, among filters, just before the link `successor` on the way to it.
+/// Attaches a program to `ifindex`. If a dead daemon has left a link to the same interface, that link
+/// gets the new program. A leftover link to an interface that is gone is removed after that. A new
+/// link goes next to the guest, or, among filters, just before the link `successor` on the way to the
+/// guest.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     attachment: &Attachment,
@@ -98,12 +99,12 @@ fn name_of(ifindex: u32, place: AttachmentPlace) -> Result<String, DatapathError
     if_indextoname(ifindex)
         .ok()
         .and_then(|name| name.into_string().ok())
-        // nix does not see that the system call has failed.
+        // nix does not notice that the system call has failed.
         .filter(|name| !name.is_empty())
         .ok_or(DatapathError::NoInterface { ifindex, place: place.name() })
 }
 
-/// The program, loaded and pinned; the guard is asked for twice.
+/// The program, loaded and pinned. The guard is loaded once, though it is attached to two gates.
 fn load<'a>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
@@ -123,7 +124,8 @@ fn load<'a>(
     Ok(program)
 }
 
-/// One step for the kernel (`BPF_LINK_UPDATE`): every frame meets the old program or the new one.
+/// Replaces the program of a link in one step (`BPF_LINK_UPDATE`): every frame meets the old program
+/// or the new one.
 fn replace(
     program: &mut SchedClassifier,
     old: SchedClassifierLink,
@@ -138,8 +140,8 @@ fn create(
     hook: Hook,
     successor: Option<&SchedClassifierLink>,
 ) -> Result<SchedClassifierLink, ProgramError> {
-    // Next to the guest: nothing on the host may answer a frame of the guest that has not been
-    // released, and what the host's own programs drop on the way to the guest is not mirrored.
+    // Next to the guest: no program of the host may answer a guest's frame that was not released. And
+    // a frame that the host's own programs drop on the way to the guest is not mirrored.
     let order = match (hook, successor) {
         (Hook::Ingress, None) => LinkOrder::first(),
         (Hook::Egress, None) => LinkOrder::last(),
@@ -154,8 +156,8 @@ fn create(
     program.take_link(id)
 }
 
-/// Pins the link in the place of whatever is pinned there, or sees that nothing is. The new link is
-/// attached already, so there is no moment without one.
+/// Pins the link in place of an old pin, or only removes the old pin. The new link is attached already,
+/// so there is no moment without one.
 fn keep(link: SchedClassifierLink, path: &Path, pinned: bool) -> Result<Link, DatapathError> {
     pin::remove_file(path)?;
     if !pinned {

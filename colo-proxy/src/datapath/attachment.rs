@@ -2,17 +2,18 @@
 
 use std::fmt;
 
-/// Which of the interfaces of an instance.
+/// The interface of an instance to which a program belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachmentPlace {
     /// The guest's TAP.
     Netdev,
     OutputGate,
     InputGate,
-    /// Between the hosts.
+    /// The tunnel between the hosts.
     Tunnel,
-    /// For what the secondary has sent in an even epoch, out of the tunnel.
+    /// The gate for output of the secondary that came out of the tunnel in an even epoch.
     EvenGate,
+    /// The same for an odd epoch.
     OddGate,
 }
 
@@ -28,10 +29,10 @@ impl AttachmentPlace {
     }
 }
 
-/// Which way the frames go that a program sees, from the host's point of view.
+/// The direction of the frames that a program sees, from the host's point of view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
-    /// Frames that the interface has received: for a TAP, what its owner wrote.
+    /// Frames that the interface has received. For a TAP, its owner wrote them.
     Ingress,
     /// Frames that are about to be sent.
     Egress,
@@ -46,7 +47,7 @@ impl fmt::Display for Hook {
     }
 }
 
-/// A program and where it belongs.
+/// A program with its interface and hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attachment {
     pub program: &'static str,
@@ -59,7 +60,7 @@ impl Attachment {
         Self { program, place, hook }
     }
 
-    /// The name under which the link is pinned. The guard is on every gate.
+    /// The name of the link's pin. The guard is on every gate, so its name has the gate.
     pub(super) fn link_name(&self) -> String {
         let gate = match (self.program, self.place) {
             ("colo_gate_guard" | "colo_filter_guard", AttachmentPlace::OutputGate) => "_output",

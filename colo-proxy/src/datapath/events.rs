@@ -1,4 +1,4 @@
-//! What the kernel programs tell the daemon.
+//! Events of the kernel programs for the daemon.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
@@ -6,7 +6,7 @@ use aya::maps::{MapData, RingBuf};
 use colo_proxy_common::record::{EventRecord, event};
 use colo_proxy_common::record::{FlowKey, FlowRecord};
 
-/// The ring buffer of one instance. Its file descriptor is readable when there is something.
+/// The ring buffer of one instance. Its file descriptor is readable when there is an event.
 #[derive(Debug)]
 pub struct DatapathEvents {
     ring: Ring,
@@ -21,10 +21,10 @@ impl std::fmt::Debug for Ring {
     }
 }
 
-/// Something that a program has told.
+/// An event of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DatapathEvent {
-    /// Input held for this connection may go to the guest now.
+    /// Parked input of this connection may go to the guest now.
     OffsetKnown(FlowKey, FlowRecord),
 }
 
@@ -33,7 +33,7 @@ impl DatapathEvents {
         Self { ring: Ring(ring) }
     }
 
-    /// The next event; `None` where there is none yet. What this daemon does not know is skipped.
+    /// The next event; `None` if there is none yet. Unknown events are skipped.
     pub fn next_event(&mut self) -> Option<DatapathEvent> {
         while let Some(item) = self.ring.0.next() {
             if let Some(told) = read(&item) {
@@ -48,8 +48,8 @@ fn read(item: &[u8]) -> Option<DatapathEvent> {
     if item.len() < size_of::<EventRecord>() {
         return None;
     }
-    // SAFETY: there are enough bytes, `Event` is made of integers only, and nothing is said about
-    // its alignment.
+    // SAFETY: there are enough bytes, an `EventRecord` has only integers, and the read does not rely
+    // on alignment.
     let record = unsafe { item.as_ptr().cast::<EventRecord>().read_unaligned() };
     (record.kind == event::OFFSET_KNOWN)
         .then_some(DatapathEvent::OffsetKnown(record.key, record.flow))

@@ -1,5 +1,5 @@
-//! The programs of the kernel lane: on the tunnel between the hosts, and on the gates by which the
-//! secondary's output comes out of it.
+//! The programs of the kernel lane: on the tunnel between the hosts, and on the gates that take the
+//! secondary's output from the tunnel to the daemon.
 
 use colo_proxy_common::lane::{self, LaneCounters, Speaker};
 
@@ -18,19 +18,19 @@ const SECONDARY: &[Attachment] = &[
     Attachment::new("colo_lane_input", AttachmentPlace::Tunnel, Hook::Ingress),
 ];
 
-/// The interfaces of a lane.
+/// The interfaces of a kernel lane.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LanePlan {
     pub tunnel_ifindex: u32,
-    /// On a primary: for the secondary's output of even and of odd epochs.
+    /// On a primary: the gates for the secondary's output of even and of odd epochs.
     pub return_gate_ifindex: [u32; 2],
-    /// Bytes of the longest frame that the tunnel takes; 0 is any.
+    /// Length in bytes of the longest frame that the tunnel takes; 0 is any.
     pub frame_max: u32,
 }
 
 impl Datapath {
-    /// Puts the programs on a tunnel, which is down: what comes by it is taken from here on. Nothing
-    /// is sent into it before [`Datapath::use_lane`].
+    /// Attaches the programs to a tunnel, which is still down. From here on they take the frames that
+    /// come by it. No frame is sent into it before [`Datapath::use_lane`].
     pub fn open_lane(&mut self, plan: &LanePlan) -> Result<(), DatapathError> {
         self.tunnel_ifindex = plan.tunnel_ifindex;
         self.change(|settings| {
@@ -49,13 +49,13 @@ impl Datapath {
         self.tunnel_ifindex != 0
     }
 
-    /// Sends what goes to the other host into the tunnel, or to the gates again.
+    /// Sends the frames for the other host into the tunnel, or to the gates again.
     pub fn use_lane(&mut self, is_used: bool) -> Result<(), DatapathError> {
         let ifindex = if is_used { self.tunnel_ifindex } else { 0 };
         self.change(|settings| settings.lane_ifindex = ifindex)
     }
 
-    /// Frames go to the gates again, and the programs are off the tunnel.
+    /// Sends frames to the gates again, and detaches the programs from the tunnel.
     pub fn close_lane(&mut self) -> Result<(), DatapathError> {
         self.tunnel_ifindex = 0;
         self.change(|settings| {
@@ -70,28 +70,29 @@ impl Datapath {
         self.change(|settings| settings.lane_slot = slot)
     }
 
-    /// The other end has told of this slot: frames of much older ones come too late.
+    /// The other end has reported this slot: frames of much older slots are late from now on.
     pub fn set_lane_reported(&mut self, slot: u32) -> Result<(), DatapathError> {
         self.change(|settings| settings.lane_reported = lane::reported(slot))
     }
 
-    /// On a primary: the secondary's epoch, of which output counts.
+    /// On a primary: the secondary's epoch. Its output of this epoch counts.
     pub fn set_lane_epoch(&mut self, epoch: u32) -> Result<(), DatapathError> {
         self.change(|settings| settings.lane_epoch = epoch)
     }
 
-    /// On a secondary: input that comes by the lane waits in the input gate, or goes to the guest.
+    /// On a secondary: input that comes by the lane goes to the input gate while the guest is stopped,
+    /// and to the guest otherwise.
     pub fn send_lane_input_to_gate(&mut self, is_stopped: bool) -> Result<(), DatapathError> {
         self.change(|settings| settings.lane_input_to_gate = u32::from(is_stopped))
     }
 
-    /// What went into the tunnel and came out of it, of all processors.
+    /// The counts of frames into the tunnel and out of it, summed over the processors.
     pub fn lane_counters(&self) -> Result<LaneCounters, DatapathError> {
         self.maps.lane_counters()
     }
 
-    /// The addresses that the guest was seen to use while this daemon did not see its output, with
-    /// `CLOCK_MONOTONIC` of the last time.
+    /// The addresses that the guest has used while this daemon did not see its output, with
+    /// `CLOCK_MONOTONIC` of the last use.
     pub fn speakers(&self) -> Vec<(Speaker, u64)> {
         self.maps.speakers()
     }

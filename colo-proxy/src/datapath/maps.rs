@@ -83,15 +83,15 @@ impl InstanceMaps {
         self.speakers.iter().filter_map(Result::ok).collect()
     }
 
-    /// Forgets who has spoken.
+    /// Removes all addresses that the guest has used.
     pub(super) fn forget_speakers(&mut self) {
         for (speaker, _) in self.speakers() {
-            // One that the kernel has pushed out is forgotten as well.
+            // The kernel may have evicted it already.
             let _absent = self.speakers.remove(&speaker);
         }
     }
 
-    /// The connections that are translated, those in which the guest has spoken first.
+    /// The translated connections. Those in which the guest has sent something of its own come first.
     pub(super) fn flows(&self) -> Result<Vec<(FlowKey, FlowRecord)>, DatapathError> {
         let mut flows = self.flows.entries()?;
         flows.extend(self.unconfirmed.entries()?);
@@ -115,7 +115,7 @@ impl InstanceMaps {
         self.flows.map.get(key, 0).is_ok()
     }
 
-    /// The entry of `key`, in whichever table it is.
+    /// The entry of `key`, in any of the tables.
     pub(super) fn get(&self, key: &FlowKey) -> Option<FlowRecord> {
         let tables = [&self.flows, &self.unconfirmed, &self.half_open];
         tables.iter().find_map(|table| table.map.get(key, 0).ok())
@@ -127,7 +127,7 @@ impl InstanceMaps {
         flow: &FlowRecord,
     ) -> Result<(), DatapathError> {
         self.flows.map.insert(key, flow, 0).map_err(failed("write", "flows"))?;
-        // `flows` is looked at first.
+        // Programs look into `flows` first.
         self.unconfirmed.remove(key)?;
         self.half_open.remove(key).map(drop)
     }
@@ -136,12 +136,12 @@ impl InstanceMaps {
         self.flows.remove(key).map(drop)
     }
 
-    /// Entries of `flows`.
+    /// The number of entries in `flows`.
     pub(super) fn flows_len(&self) -> Result<usize, DatapathError> {
         Ok(self.flows.entries()?.len())
     }
 
-    /// Entries that `flows` has room for.
+    /// The number of entries for which `flows` has room.
     pub(super) fn flows_max(&self) -> u32 {
         self.flows.entries_max
     }
@@ -202,7 +202,7 @@ impl FlowTable {
             .map_err(|source| DatapathError::Walk { map: self.name, source })
     }
 
-    /// `false` where it was not there: somebody was faster.
+    /// `false` if the entry was not there: a program was faster.
     fn remove(&mut self, key: &FlowKey) -> Result<bool, DatapathError> {
         match self.map.remove(key) {
             Ok(()) => Ok(true),

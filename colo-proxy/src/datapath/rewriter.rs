@@ -1,4 +1,4 @@
-//! A rewriter that stands alone: the translation without the capture.
+//! A rewriter that stands alone: translation without capture.
 
 use colo_proxy_common::filter::{FilterRecord, kind, queue, token};
 use colo_proxy_common::record::LAYOUT_VERSION;
@@ -10,7 +10,7 @@ use super::{
     TranslationLimits, netns, pin, realtime,
 };
 
-/// In this order within gate and TAP.
+/// The attachments. Within the gate, and within the TAP, this is their order.
 pub(super) const ATTACHMENTS: &[Attachment] = &[
     Attachment::new("colo_gate_guard", AttachmentPlace::InputGate, Hook::Egress),
     Attachment::new("colo_input", AttachmentPlace::InputGate, Hook::Ingress),
@@ -18,7 +18,7 @@ pub(super) const ATTACHMENTS: &[Attachment] = &[
     Attachment::new("colo_rewrite_tx", AttachmentPlace::Netdev, Hook::Egress),
 ];
 
-/// What to attach, and where.
+/// What [`Datapath::attach_rewriter`] attaches, and where.
 #[derive(Clone, Debug)]
 pub struct RewriterPlan<'a> {
     /// The directory under bpffs.
@@ -31,8 +31,8 @@ pub struct RewriterPlan<'a> {
 }
 
 impl Datapath {
-    /// Attaches the programs of a rewriter, at the tail of the TAP's filters; or takes over those of
-    /// one that died, in their place.
+    /// Attaches the programs of a rewriter at the tail of the TAP's filters. If a rewriter with this id
+    /// has died, it takes over that rewriter's programs in their place.
     pub fn attach_rewriter(plan: &RewriterPlan<'_>) -> Result<Self, DatapathError> {
         realtime::refuse()?;
         let dir = InstanceDir::create(&pin::find_bpffs()?, plan.id)?;
@@ -54,7 +54,7 @@ impl Datapath {
             layout_version: LAYOUT_VERSION,
             kind: kind::REWRITER,
             queue: queue::TX | queue::RX,
-            // The programs read that in `settings`.
+            // The programs read it from `settings`.
             netdev_ifindex: 0,
             out_gate_ifindex: 0,
             token,

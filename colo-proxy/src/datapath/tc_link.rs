@@ -1,4 +1,4 @@
-//! Links of TC programs: where a pinned one is, and how it is detached.
+//! Links of TC programs: reads the interface of a pinned link, and detaches it.
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
@@ -10,7 +10,7 @@ use aya::programs::tc::SchedClassifierLink;
 use super::DatapathError;
 use super::detach::detach as syscall_detach;
 
-/// The link that is pinned at `path`, where it is on `ifindex`.
+/// The link that is pinned at `path`, if it is on `ifindex`.
 pub(super) fn on_interface(
     path: &Path,
     ifindex: u32,
@@ -34,20 +34,20 @@ pub(super) fn detach(link: &SchedClassifierLink) -> Result<(), DatapathError> {
     syscall_detach(fd).map_err(|source| DatapathError::Detach { source })
 }
 
-/// Takes the program of the link pinned at `path` off its interface. The pin stays.
+/// Detaches the program of the link that is pinned at `path`. The pin stays.
 pub(super) fn detach_pinned(path: &Path) -> Result<(), DatapathError> {
     detach(&open(path)?)
 }
 
-/// The link that is pinned at `path` is on an interface that exists, in whatever namespace.
+/// The link that is pinned at `path` is on an interface that exists, in any namespace.
 pub(super) fn is_live(path: &Path) -> bool {
     let link: Option<SchedClassifierLink> =
         PinnedLink::from_pin(path).ok().and_then(|pinned| FdLink::from(pinned).try_into().ok());
     link.is_some_and(|link| ifindex_of(&link).is_some())
 }
 
-/// The interface a link is on: `None` where it is gone. Read from `fdinfo`, because aya does not
-/// show this part of `bpf_link_info`.
+/// The interface of a link; `None` if it is gone. This reads `fdinfo`, because aya does not show this
+/// part of `bpf_link_info`.
 pub(super) fn ifindex_of(link: &SchedClassifierLink) -> Option<u32> {
     let fd = link.fd().ok()?.as_fd().as_raw_fd();
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;

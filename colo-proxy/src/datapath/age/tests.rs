@@ -1,4 +1,4 @@
-//! What is forgotten, and in which order.
+//! Which connections are removed, and in which order.
 
 use colo_proxy_common::flow::known;
 
@@ -26,7 +26,7 @@ fn shown(plan: &AgeingPlan) -> Vec<(u16, FlowClass, bool)> {
     plan.victims.iter().map(|v| (v.key.peer_port, v.class, v.expired)).collect()
 }
 
-/// By one that has asked for a checkpoint long ago.
+/// The removed connections, if a checkpoint was asked for long ago.
 fn forgotten(entries: &[(FlowKey, FlowRecord)], capacity: u32) -> Vec<(u16, FlowClass, bool)> {
     let mut ageing = FlowAgeing::new(AgeLimits::default());
     ageing.asked = Some((EPOCH, 0));
@@ -115,7 +115,7 @@ fn the_twin_after_a_checkpoint_loses_nothing_that_needs_an_entry() {
         (shown(&plan), plan.wants_checkpoint),
         (vec![(1, FlowClass::Identity, false)], false)
     );
-    // Full again in the new epoch: it is asked for again.
+    // The table is full again in the new epoch, so a checkpoint is asked for again.
     let newer =
         |(key, flow): &(FlowKey, FlowRecord)| (*key, FlowRecord { epoch: EPOCH + 1, ..*flow });
     let entries: Vec<_> = entries.iter().map(newer).collect();

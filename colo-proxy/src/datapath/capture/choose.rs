@@ -1,4 +1,4 @@
-//! Which backend captures the output of a guest.
+//! Chooses the backend that captures the output of a guest.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use super::{CaptureBackend, CaptureKind, GateCapture};
 use crate::datapath::af_xdp::{self, AfXdp, XdpRefusal, XdpTarget};
 use crate::{error_chain::chain, gate::Gate};
 
-/// Opens the backend `kind` if it can take every frame of the guest, else the gate, with the
-/// reason for which `AF_XDP` was refused. The reason is logged.
+/// Opens the backend `kind` if it can take every frame of the guest. Otherwise it opens the gate, and
+/// logs and returns the reason why `AF_XDP` cannot.
 pub fn choose(
     kind: CaptureKind,
     gate: &Arc<Gate>,
@@ -21,20 +21,26 @@ pub fn choose(
     let refusal = match opened {
         Some(Ok(capture)) => {
             let queues = capture.queues();
-            log::info!("{netdev}: guest output captured by AF_XDP on {queues} queue(s)");
+            log::info!("{netdev}: AF_XDP captures the guest's output on {queues} queue(s)");
             return (Box::new(capture), None);
         }
         Some(Err(refusal)) => {
             let hint = refusal.hint().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
             let level = if kind == CaptureKind::Auto { log::Level::Info } else { log::Level::Warn };
             let why = chain(&refusal);
-            log::log!(level, "{netdev}: captured by the gate, not AF_XDP: {why}{hint}");
+            log::log!(
+                level,
+                "{netdev}: the gate captures the guest's output, because AF_XDP cannot: {why}{hint}"
+            );
             Some(refusal)
         }
         None => None,
     };
     if let Err(error) = af_xdp::remove_leftover(pins) {
-        log::warn!("{netdev}: XDP program of a dead daemon: {}", chain(&error));
+        log::warn!(
+            "{netdev}: cannot detach the XDP program that a dead daemon has left: {}",
+            chain(&error)
+        );
     }
     (Box::new(GateCapture::new(Arc::clone(gate))), refusal)
 }
