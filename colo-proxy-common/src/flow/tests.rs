@@ -26,11 +26,11 @@ struct World {
     flows_full: bool,
 }
 
-/// What a frame led to, for comparison.
+/// The result of a frame, for comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Out {
     Pass,
-    Hold,
+    Park,
     Drop,
     Translate { seq: u32, ts: u32 },
 }
@@ -71,7 +71,7 @@ impl World {
         }
         let out = match step.verdict {
             FlowVerdict::Pass => Out::Pass,
-            FlowVerdict::Park => Out::Hold,
+            FlowVerdict::Park => Out::Park,
             FlowVerdict::Drop => Out::Drop,
             FlowVerdict::Translate(t) => Out::Translate { seq: t.seq, ts: t.ts },
         };
@@ -91,7 +91,7 @@ impl World {
         self.run(true, &segment(flags, seq, ack, 5, echo))
     }
 
-    /// A frame of the guest, with its sequence number and `TSval`; `true` where held input may go.
+    /// A frame of the guest, with its sequence number and `TSval`; `true` if parked input may go.
     fn guest(&mut self, flags: u8, seq: u32, value: u32) -> (Out, bool) {
         self.run(false, &segment(flags, seq, PEER_ISN + 1, value, 6))
     }
@@ -115,7 +115,7 @@ fn segment(flags: u8, seq: u32, ack: u32, value: u32, echo: u32) -> FlowSegment 
     FlowSegment { flags, seq, ack, payload_len: 0, timestamps }
 }
 
-/// What both guests chose.
+/// The numbers that both guests chose.
 #[derive(Clone, Copy, Debug)]
 struct Isn {
     guest: u32,
@@ -136,7 +136,7 @@ impl Isn {
         }
     }
 
-    /// What acknowledges the SYN of the primary guest.
+    /// The acknowledgment of the primary guest's SYN.
     fn ack(self) -> u32 {
         self.wire.wrapping_add(1)
     }
@@ -173,9 +173,9 @@ fn passive_open() {
 fn passive_open_when_the_primary_is_faster() {
     let mut world = World::new();
     assert_eq!(world.peer(SYN, 0, 0), Out::Pass);
-    assert_eq!(world.peer(ACK, A.ack(), A.wire_ts), Out::Hold);
-    // Data behind it acknowledges more, and is not what the offset comes from.
-    assert_eq!(world.peer(ACK, A.ack().wrapping_add(500), 9), Out::Hold);
+    assert_eq!(world.peer(ACK, A.ack(), A.wire_ts), Out::Park);
+    // Data behind it acknowledges more, and does not give the offset.
+    assert_eq!(world.peer(ACK, A.ack().wrapping_add(500), 9), Out::Park);
     assert_eq!(world.guest(SYN_ACK, A.guest, A.guest_ts), (A.offset(), true));
     assert_eq!(world.peer(ACK, A.ack(), A.wire_ts), A.offset());
 }
@@ -191,7 +191,7 @@ fn active_open() {
 #[test]
 fn active_open_when_the_primary_is_faster() {
     let mut world = World::new();
-    assert_eq!(world.peer(SYN_ACK, A.ack(), A.wire_ts), Out::Hold);
+    assert_eq!(world.peer(SYN_ACK, A.ack(), A.wire_ts), Out::Park);
     assert_eq!(world.guest(SYN, A.guest, A.guest_ts), (A.offset(), true));
     assert_eq!(world.peer(SYN_ACK, A.ack(), A.wire_ts), A.offset());
 }
@@ -268,7 +268,7 @@ fn older_than_protection() {
 fn a_forged_syn_before_the_guest_has_spoken_delays_but_does_not_break() {
     let mut world = World::new();
     world.peer(SYN, 0, 0);
-    assert_eq!(world.peer(ACK, 5, 5), Out::Hold);
+    assert_eq!(world.peer(ACK, 5, 5), Out::Park);
     assert_eq!(world.guest(ACK, 7, 5), (Out::Pass, true));
     assert_eq!(world.peer(ACK, 5, 5), Out::Pass);
 }
@@ -296,13 +296,13 @@ fn a_checkpoint_between_syn_ack_and_ack() {
 
 #[test]
 fn a_syn_ack_repeated_after_a_checkpoint_begins_no_other_connection() {
-    // What the peer acknowledged first may be more than the SYN.
+    // The peer's first acknowledgment may be of more than the SYN.
     for more in [0, 100, 0xffff] {
         let mut world = World::new();
         world.peer(SYN, 0, 0);
         world.checkpoint();
         assert_eq!(world.peer(ACK, A.ack().wrapping_add(more), A.wire_ts), Out::Pass);
-        // The copy of the primary has not seen that yet, and repeats what the primary said.
+        // The copy of the primary has not seen that yet, and repeats the primary's segment.
         assert_eq!(world.guest(SYN_ACK, A.wire, A.wire_ts), (Out::Pass, false));
         assert_eq!(world.guest(ACK, A.ack(), A.wire_ts), (Out::Pass, false), "its data leave");
     }
@@ -318,7 +318,7 @@ fn a_syn_repeated_after_a_checkpoint_and_its_answer_begins_no_other_connection()
     assert_eq!(world.guest(ACK, A.ack(), A.wire_ts), (Out::Pass, false));
 }
 
-/// The twin: a number that is not of this connection is of the next.
+/// The twin: a number that is not of this connection belongs to the next one.
 #[test]
 fn another_syn_ack_after_a_checkpoint_begins_another_connection() {
     for isn in [A.wire.wrapping_add(1), A.wire.wrapping_sub(0x10000)] {
@@ -344,7 +344,7 @@ fn a_checkpoint_between_syn_and_a_new_syn_ack() {
 fn a_checkpoint_while_input_is_held() {
     let mut world = World::new();
     world.peer(SYN, 0, 0);
-    assert_eq!(world.peer(ACK, A.ack(), A.wire_ts), Out::Hold);
+    assert_eq!(world.peer(ACK, A.ack(), A.wire_ts), Out::Park);
     world.checkpoint();
     assert_eq!(world.peer(ACK, A.ack(), A.wire_ts), Out::Pass);
 }
@@ -445,7 +445,7 @@ fn a_tuple_used_again_by_the_peer() {
 fn a_tuple_used_again_by_the_peer_when_the_primary_is_faster() {
     let mut world = closed(A);
     assert_eq!(world.peer(SYN, 0, 0), Out::Pass);
-    assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), Out::Hold);
+    assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), Out::Park);
     assert_eq!(world.guest(SYN_ACK, B.guest, B.guest_ts), (B.offset(), true));
     assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), B.offset());
 }
@@ -454,7 +454,7 @@ fn a_tuple_used_again_by_the_peer_when_the_primary_is_faster() {
 fn a_guest_in_time_wait_refuses_the_new_connection() {
     let mut world = closed(A);
     assert_eq!(world.peer(SYN, 0, 0), Out::Pass);
-    assert_eq!(world.peer(ACK, A.ack(), 0), Out::Hold);
+    assert_eq!(world.peer(ACK, A.ack(), 0), Out::Park);
     assert_eq!(world.guest(ACK, A.next(), 0), (A.offset(), true));
     assert_eq!(world.peer(ACK, A.ack(), 0), A.offset());
     assert_eq!((world.entry().state, world.entry().wire_isn), (state::CLOSED, A.wire));
@@ -471,7 +471,7 @@ fn a_tuple_used_again_by_the_guest() {
 fn a_tuple_used_again_by_the_guest_when_the_primary_is_faster() {
     let mut world = closed(A);
     assert_eq!(world.peer(SYN_ACK, A.ack(), 0), A.offset(), "a repetition of the old one");
-    assert_eq!(world.peer(SYN_ACK, B.ack(), B.wire_ts), Out::Hold);
+    assert_eq!(world.peer(SYN_ACK, B.ack(), B.wire_ts), Out::Park);
     assert_eq!(world.guest(SYN, B.guest, B.guest_ts), (B.offset(), true));
     assert_eq!(world.peer(SYN_ACK, B.ack(), B.wire_ts), B.offset());
 }
@@ -481,7 +481,7 @@ fn a_tuple_of_an_older_epoch_used_again() {
     let mut world = closed(A);
     world.checkpoint();
     assert_eq!(world.peer(SYN, 0, 0), Out::Pass);
-    assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), Out::Hold);
+    assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), Out::Park);
     assert_eq!(world.guest(SYN_ACK, B.guest, B.guest_ts), (B.offset(), true));
 }
 
@@ -493,7 +493,7 @@ fn an_opening_that_was_reset_begins_anew() {
     assert_eq!(world.peer(RST, 0, 0), Out::Pass);
     assert_eq!(world.entry().state, state::CLOSED);
     assert_eq!(world.peer(SYN, 0, 0), Out::Pass);
-    assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), Out::Hold);
+    assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), Out::Park);
     assert_eq!(world.guest(SYN_ACK, B.guest, B.guest_ts), (B.offset(), true));
 }
 
@@ -540,7 +540,7 @@ fn a_failover_in_the_middle_of_a_handshake() {
     world.now.failed_over = true;
     assert_eq!(world.guest(SYN_ACK, A.guest, A.guest_ts), (Out::Pass, false));
     assert_eq!(world.peer(ACK, A.next(), A.guest_ts), Out::Pass);
-    // Nobody may be there to hold a frame.
+    // There may be no daemon that parks a frame.
     let mut world = World::new();
     world.peer(SYN, 0, 0);
     world.now.failed_over = true;
@@ -568,8 +568,8 @@ fn a_full_table_leaves_the_connection_among_the_unconfirmed_until_there_is_room(
     assert!(world.unconfirmed.is_none() && world.flows.is_some());
 }
 
-/// The peer's ACK and the guest's SYN/ACK are handled on two processors at the same time: whatever
-/// the order, if the ACK is held then the SYN/ACK announces it.
+/// Two processors handle the peer's ACK and the guest's SYN/ACK at the same time. In any order, if the
+/// ACK is parked, then the SYN/ACK frees it.
 #[test]
 fn frames_that_cross_do_not_miss_each_other() {
     struct Shared(*mut FlowRecord);
@@ -632,8 +632,8 @@ fn any_op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    /// Both handshakes, in both orders, for any numbers: what comes out is the difference, and the
-    /// frames that were held are announced.
+    /// Both handshakes, in both orders, for any numbers: the offset is the difference, and the parked
+    /// frames are freed.
     #[test]
     fn offsets_are_differences(
         (guest, wire, guest_ts, wire_ts) in any::<(u32, u32, u32, u32)>(),
@@ -651,7 +651,7 @@ proptest! {
             other => other,
         };
         if primary_first {
-            prop_assert_eq!(world.peer(theirs, isn.ack(), wire_ts), Out::Hold);
+            prop_assert_eq!(world.peer(theirs, isn.ack(), wire_ts), Out::Park);
             prop_assert_eq!(world.guest(mine, guest, guest_ts), (known, true));
         } else {
             prop_assert_eq!(world.guest(mine, guest, guest_ts), (Out::Pass, false));
@@ -660,9 +660,9 @@ proptest! {
         prop_assert_eq!(world.guest(ACK, isn.next(), guest_ts), (known, false));
     }
 
-    /// Whatever comes in whatever order: no panic; only the guest's frames release held ones;
-    /// the guest is never held; an entry of this epoch that has an offset translates by it;
-    /// after a failover no entry is made.
+    /// Any frames in any order: no panic. Only the guest's frames free parked ones. The guest's frames
+    /// are never parked. An entry of this epoch that has an offset translates by it. After a failover
+    /// no entry is made.
     #[test]
     fn any_conversation(ops in proptest::collection::vec(any_op(), 1..60)) {
         let mut world = World::new();
@@ -673,11 +673,11 @@ proptest! {
                 Op::FailOver => world.now.failed_over = true,
                 Op::Peer(segment) => {
                     let (out, _) = world.run(true, &segment);
-                    prop_assert!(!(world.now.failed_over && out == Out::Hold));
+                    prop_assert!(!(world.now.failed_over && out == Out::Park));
                 }
                 Op::Guest(segment) => {
                     let (out, _) = world.run(false, &segment);
-                    prop_assert!(out != Out::Hold);
+                    prop_assert!(out != Out::Park);
                 }
             }
             let has = !world.is_empty();

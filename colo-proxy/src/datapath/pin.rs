@@ -53,7 +53,9 @@ fn look_for_bpffs() -> Result<PathBuf, DatapathError> {
                 }
             }
             Err(error) => {
-                log::debug!("cannot mount a bpffs in the mount namespace of process {pid}: {error}")
+                log::debug!(
+                    "cannot mount a bpffs in the mount namespace of process {pid}: {error}"
+                );
             }
         }
     }

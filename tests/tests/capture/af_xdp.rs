@@ -56,7 +56,7 @@ fn frames_of_every_size_arrive_whole_and_in_order() {
         }
         let stats = capture.stats();
         assert_eq!((stats.frames, stats.gate_frames), (4, 0));
-        assert_eq!(stats.octets, sent.iter().map(|(_, f)| f.len() as u64).sum::<u64>());
+        assert_eq!(stats.bytes, sent.iter().map(|(_, f)| f.len() as u64).sum::<u64>());
         assert_nothing_waits(&mut *capture);
     });
 }

@@ -117,11 +117,11 @@ fn segments_with_vlan_tags_go_where_they_fit() {
         programs.set(&Settings { lane_frame_max: frame_max, ..with_lane(mode::PROTECTED) });
         let run = programs.run_gso("colo_from_guest", &frame, 0, 1448);
         let told = format!("{:?} {frame_max}", shape.vlans);
-        assert_eq!((run.verdict, run.mark), (REDIRECT, expected), "{reported}");
+        assert_eq!((run.verdict, run.mark), (REDIRECT, expected), "{told}");
         let at_the_tunnel = if expected == ours { NEXT } else { DROP };
         for name in ["colo_lane_copy", "colo_lane_reply"] {
             let run = programs.run_gso(name, &frame, ours, 1448);
-            assert_eq!(run.verdict, at_the_tunnel, "{name}: {reported}");
+            assert_eq!(run.verdict, at_the_tunnel, "{name}: {told}");
         }
     }
 }

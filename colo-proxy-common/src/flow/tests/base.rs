@@ -79,7 +79,7 @@ fn a_guest_that_refuses_a_new_connection_keeps_the_base_of_the_old_one() {
 }
 
 proptest! {
-    /// Whatever base, however many checkpoints, an offset learnt under this pair or not.
+    /// Any base, any number of checkpoints, with or without an offset learnt in this pair.
     #[test]
     fn rebasing_is_to_the_base(base in any::<(u32, u32)>(), learnt in any::<(u32, u32)>(), epochs in 0u32..5) {
         let mut flow = FlowRecord {
