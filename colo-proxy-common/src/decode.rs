@@ -20,10 +20,10 @@ pub trait FrameBytes {
     /// Length of the frame in bytes, from the Ethernet header on.
     fn len(&self) -> usize;
 
-    /// `N` bytes at `at`, or `None` where the frame is shorter.
+    /// `N` bytes at `at`, or `None` if the frame is shorter.
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
 
-    /// Fills the first `len` bytes of `into` from `at`; `false` where either is shorter.
+    /// Fills the first `len` bytes of `into` from `at`; `false` if either is shorter.
     fn read_into(&self, at: usize, len: usize, into: &mut [u8; OPTIONS_MAX]) -> bool;
 
     /// The frame has no bytes.
@@ -122,7 +122,7 @@ pub enum Malformed {
 /// The contents of a frame's Ethernet and IP headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketHeaders {
-    /// VLAN ids, outer first; 0 where there is no tag.
+    /// VLAN ids, outer first; 0 if there is no tag.
     pub vlan: [u16; 2],
     /// The `EtherType` behind the tags.
     pub ethertype: u16,
@@ -143,7 +143,7 @@ pub struct IpHeader {
     pub payload_at: u32,
     /// One past the last byte of the packet; Ethernet padding lies beyond.
     pub end: u32,
-    /// Set where this is a fragment of a longer packet.
+    /// Set if this is a fragment of a longer packet.
     pub fragment: Option<IpFragment>,
     /// Source address; an IPv4 address fills the first four bytes.
     pub src: [u8; 16],

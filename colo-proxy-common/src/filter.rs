@@ -84,7 +84,7 @@ pub struct FilterCounters {
     pub inject_failed: u64,
     /// Injected by a filter behind this one, and left alone.
     pub passed_over: u64,
-    /// Frames that somebody else sent into a gate.
+    /// Frames dropped because neither a filter nor its programs sent them into the gate.
     pub dropped_foreign: u64,
     /// Frames dropped because the settings are missing or of another layout.
     pub dropped_no_settings: u64,

@@ -16,14 +16,14 @@ pub enum Direction {
 /// The headers of a whole TCP segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpSegment {
-    /// VLAN ids, outer first; 0 where there is no tag.
+    /// VLAN ids, outer first; 0 if there is no tag.
     pub vlan: [u16; 2],
     pub ip: IpHeader,
     pub tcp: Tcp,
 }
 
 impl TcpSegment {
-    /// Reads `frame`; `None` where it is something else. `outer_tag` is as for [`decode`].
+    /// Reads `frame`; `None` if it is no whole TCP segment. `outer_tag` is as for [`decode`].
     #[inline(always)]
     pub fn read<F: FrameBytes + ?Sized>(
         frame: &F,
@@ -67,7 +67,7 @@ impl TcpSegment {
     }
 }
 
-/// The connection and the TCP header of a frame that has all its VLAN tags in it; `None` where it is
+/// The connection and the TCP header of a frame that has all its VLAN tags in it; `None` if it is
 /// no whole TCP segment.
 #[inline]
 #[must_use]

@@ -307,7 +307,7 @@ impl Edit for Whole<'_> {
     }
 }
 
-/// Hides from the compiler what it knows about a length of options. Otherwise it removes a comparison
+/// Hides a length of options from the compiler. Otherwise the compiler removes a comparison
 /// that it does not need, but the verifier does.
 #[inline(always)]
 pub fn in_sight(len: usize) -> usize {

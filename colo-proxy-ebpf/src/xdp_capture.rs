@@ -79,7 +79,7 @@ impl FrameBytes for XdpFrame {
     #[inline(always)]
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         let mut bytes = MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: the helper writes exactly N bytes where it succeeds.
+        // SAFETY: the helper writes exactly N bytes if it succeeds.
         unsafe {
             match bpf_xdp_load_bytes(self.0, at as u32, bytes.as_mut_ptr().cast(), N as u32) {
                 0 => Some(bytes.assume_init()),

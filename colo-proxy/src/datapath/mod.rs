@@ -131,7 +131,7 @@ impl Mode {
     }
 }
 
-/// What the guest's network is to be when the daemon dies without ending cleanly.
+/// The state of the guest's network after the daemon has died without a clean end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnDeath {
@@ -187,7 +187,7 @@ pub struct Datapath {
     ebpf: Ebpf,
     maps: InstanceMaps,
     settings: Settings,
-    /// The tunnel of the kernel lane; 0 where there is none.
+    /// The tunnel of the kernel lane; 0 without one.
     tunnel_ifindex: u32,
     ageing: FlowAgeing,
     ageing_interval: Duration,

@@ -17,7 +17,7 @@ pub(super) fn of(imports: &Imports) -> Vec<Circle> {
             continue;
         }
         let Some(circle) = shortest(imports, start) else { continue };
-        // One circle a knot: what is left of it shows when this one is gone.
+        // One circle for each knot. The others show when this one is gone.
         let behind = reached(imports, start);
         seen.extend(
             behind.into_iter().filter(|file| reached(imports, file).contains(start.as_str())),

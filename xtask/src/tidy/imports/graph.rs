@@ -77,8 +77,8 @@ impl CrateGraph {
             .collect()
     }
 
-    /// The file that defines what `named` in `module` means. A module that is only given a name is
-    /// nothing yet: what is used of it counts where it is used.
+    /// The file that defines the object of `named` in `module`. The name of a module alone is no import
+    /// yet: a path that begins with it is one.
     fn file_of(&self, module: &ModulePath, named: &NamedPath) -> Option<String> {
         match self.resolve(&joined(module, &named.within), &named.parts, REEXPORTS_MAX)? {
             Target::File(file) => Some(file),
