@@ -9,7 +9,7 @@
 //! counted as lost already, and another slot will use its counter.
 
 /// Slots with a counter: those to which a late frame may still belong, and those in which the peer
-/// sends already while the control lane is late ([`AHEAD_SLOTS`]).
+/// sends already while the control lane is late (`AHEAD_SLOTS`).
 pub const SLOTS: usize = 64;
 /// A frame may belong to a slot this long before the one that was reported last.
 pub const LATE_SLOTS: u32 = 8;

@@ -3,7 +3,7 @@
 //! The gate is the default and always works. `AF_XDP` takes frames from the guest's TAP before the
 //! kernel makes packets of them. That is cheaper for small frames, but loses the checksum state and
 //! the segment size. So it serves only on the secondary, whose frames are compared and never sent on,
-//! and only if [`choose`] finds that it can take every frame.
+//! and only if [`choose()`] finds that it can take every frame.
 
 mod choose;
 
