@@ -1,9 +1,9 @@
 //! The packet decoder: Ethernet, up to two VLAN tags, IPv4 with options, IPv6 with extension
 //! headers, and the transport header.
 //!
-//! One decoder serves the eBPF programs (which read in place, or through helpers), the engines and
-//! the tests (which read slices), so that all of them see the same packet. It reads through [`Octets`]
-//! and trusts no length it finds: a packet ends where its IP header says, and only if the frame is
+//! One decoder serves the eBPF programs (which read in place or through helpers), the engines and the
+//! tests (which read slices). So all of them see the same packet. It reads through [`FrameBytes`] and
+//! trusts no length in the frame: a packet ends where its IP header says, and only if the frame is
 //! that long.
 
 mod options;
@@ -11,31 +11,31 @@ mod options;
 pub use options::{OPTIONS_MAX, OptionWalk, Sack, TcpOptions, Timestamps, decode_tcp_options};
 
 /// A frame that can be read at any place.
-pub trait Octets {
-    /// Whether the decoder is to go on behind an IPv6 header that another one follows. A program that
-    /// reads in place does so at distances that the kernel's verifier can tell, and has another
-    /// [`Octets`] for the rest.
+pub trait FrameBytes {
+    /// The decoder goes on behind an IPv6 header that an extension header follows. A program that
+    /// reads in place cannot: the kernel's verifier has to know the distances. It has another
+    /// [`FrameBytes`] for these frames.
     const FOLLOWS_EXTENSIONS: bool = true;
 
-    /// Length of the frame in octets, from the Ethernet header on.
+    /// Length of the frame in bytes, from the Ethernet header on.
     fn len(&self) -> usize;
 
-    /// `N` octets at `at`, or `None` where the frame is shorter.
+    /// `N` bytes at `at`, or `None` if the frame is shorter.
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
 
-    /// Fills the first `len` octets of `into` from `at`; `false` where either is shorter.
+    /// Fills the first `len` bytes of `into` from `at`; `false` if either is shorter.
     fn read_into(&self, at: usize, len: usize, into: &mut [u8; OPTIONS_MAX]) -> bool;
 
-    /// There is nothing in the frame.
+    /// The frame has no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Takes `walk` to its end. The kernel's verifier follows a loop of its own helper more easily
-    /// than one of ours, so programs have another way to do it.
+    /// Takes `walk` to its end. Programs have another way: the kernel's verifier follows a loop of
+    /// its own helper more easily than this one.
     #[inline(always)]
     fn finish(walk: &mut OptionWalk) {
-        // One octet of progress a turn at the least, so the bound is the length of the options.
+        // Each turn reads at least one byte, so the bound is the length of the options.
         for _ in 0..OPTIONS_MAX {
             if !walk.step() {
                 break;
@@ -44,7 +44,7 @@ pub trait Octets {
     }
 }
 
-impl Octets for [u8] {
+impl FrameBytes for [u8] {
     #[inline]
     fn len(&self) -> usize {
         <[u8]>::len(self)
@@ -113,26 +113,26 @@ pub enum Malformed {
     Ethernet,
     /// IP version, header length or total length do not fit the frame.
     Ip,
-    /// An IPv6 extension header is cut, or there are too many of them.
+    /// An IPv6 extension header is truncated, or there are too many of them.
     Extension,
-    /// The transport header is cut or its length is impossible.
+    /// The transport header is truncated, or its length is impossible.
     Transport,
 }
 
-/// What the Ethernet and IP headers of a frame say.
+/// The contents of a frame's Ethernet and IP headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packet {
-    /// VLAN ids, outer first; 0 where there is no tag.
+pub struct PacketHeaders {
+    /// VLAN ids, outer first; 0 if there is no tag.
     pub vlan: [u16; 2],
     /// The `EtherType` behind the tags.
     pub ethertype: u16,
     /// The IP header, if there is one.
-    pub ip: Option<Ip>,
+    pub ip: Option<IpHeader>,
 }
 
 /// An IPv4 or IPv6 header with everything up to the transport header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ip {
+pub struct IpHeader {
     /// 4 or 6.
     pub version: u8,
     /// The transport protocol, behind all extension headers.
@@ -141,11 +141,11 @@ pub struct Ip {
     pub at: u32,
     /// Where the transport header starts.
     pub payload_at: u32,
-    /// One past the last octet of the packet; Ethernet padding lies beyond.
+    /// One past the last byte of the packet; Ethernet padding lies beyond.
     pub end: u32,
-    /// Set where this is a fragment of a longer packet.
-    pub fragment: Option<Fragment>,
-    /// Source address; an IPv4 address fills the first four octets.
+    /// Set if this is a fragment of a longer packet.
+    pub fragment: Option<IpFragment>,
+    /// Source address; an IPv4 address fills the first four bytes.
     pub src: [u8; 16],
     /// Destination address, likewise.
     pub dst: [u8; 16],
@@ -153,10 +153,10 @@ pub struct Ip {
 
 /// Position of a fragment in its packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fragment {
+pub struct IpFragment {
     /// Identification, 16 bits for IPv4 and 32 for IPv6.
     pub id: u32,
-    /// Offset in octets.
+    /// Offset in bytes.
     pub offset: u16,
     /// More fragments follow.
     pub more: bool,
@@ -174,20 +174,23 @@ pub struct Tcp {
     pub urgent: u16,
     /// Where the TCP header starts.
     pub at: u32,
-    /// Length of the options in octets, at `at + 20`.
+    /// Length of the options in bytes, at `at + 20`.
     pub options_len: u8,
     /// Where the payload starts.
     pub payload_at: u32,
-    /// Length of the payload in octets; segments of a GSO frame counted together.
+    /// Length of the payload in bytes; segments of a GSO frame counted together.
     pub payload_len: u32,
 }
 
 /// Reads the Ethernet and IP headers of `frame`.
 ///
-/// `outer_tag` is the VLAN TCI where the kernel keeps the outermost tag beside the frame
+/// `outer_tag` is the VLAN TCI, if the kernel has the outermost tag beside the frame
 /// (`skb->vlan_tci`) and not in it.
 #[inline(always)]
-pub fn decode<F: Octets + ?Sized>(frame: &F, outer_tag: Option<u16>) -> Result<Packet, Malformed> {
+pub fn decode<F: FrameBytes + ?Sized>(
+    frame: &F,
+    outer_tag: Option<u16>,
+) -> Result<PacketHeaders, Malformed> {
     let mut vlan = [0u16; 2];
     let mut tags = 0;
     if let Some(tci) = outer_tag {
@@ -213,12 +216,12 @@ pub fn decode<F: Octets + ?Sized>(frame: &F, outer_tag: Option<u16>) -> Result<P
         ethertype::IPV6 => Some(decode_ipv6(frame, at)?),
         _ => None,
     };
-    Ok(Packet { vlan, ethertype: kind, ip })
+    Ok(PacketHeaders { vlan, ethertype: kind, ip })
 }
 
 /// RFC 791, section 3.1.
 #[inline(always)]
-fn decode_ipv4<F: Octets + ?Sized>(frame: &F, at: usize) -> Result<Ip, Malformed> {
+fn decode_ipv4<F: FrameBytes + ?Sized>(frame: &F, at: usize) -> Result<IpHeader, Malformed> {
     let h: [u8; 20] = frame.read(at).ok_or(Malformed::Ip)?;
     let header_len = usize::from(h[0] & 0xf) * 4;
     let total_len = usize::from(u16::from_be_bytes([h[2], h[3]]));
@@ -232,19 +235,19 @@ fn decode_ipv4<F: Octets + ?Sized>(frame: &F, at: usize) -> Result<Ip, Malformed
     let mut dst = [0; 16];
     src[..4].copy_from_slice(&[h[12], h[13], h[14], h[15]]);
     dst[..4].copy_from_slice(&[h[16], h[17], h[18], h[19]]);
-    Ok(Ip {
+    Ok(IpHeader {
         version: 4,
         protocol: h[9],
         at: at as u32,
         payload_at: (at + header_len) as u32,
         end: (at + total_len) as u32,
-        fragment: (offset != 0 || more).then_some(Fragment { id, offset, more }),
+        fragment: (offset != 0 || more).then_some(IpFragment { id, offset, more }),
         src,
         dst,
     })
 }
 
-/// Headers that may lie between that of IPv6 and the transport's, as far as the decoder knows them.
+/// The decoder knows this header as one that may lie between IPv6's and the transport's.
 #[inline(always)]
 const fn is_extension(kind: u8) -> bool {
     use protocol::{AH, DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING};
@@ -254,7 +257,7 @@ const fn is_extension(kind: u8) -> bool {
 
 /// RFC 8200, sections 3 and 4.
 #[inline(always)]
-fn decode_ipv6<F: Octets + ?Sized>(frame: &F, at: usize) -> Result<Ip, Malformed> {
+fn decode_ipv6<F: FrameBytes + ?Sized>(frame: &F, at: usize) -> Result<IpHeader, Malformed> {
     let h: [u8; 8] = frame.read(at).ok_or(Malformed::Ip)?;
     let src = frame.read(at + 8).ok_or(Malformed::Ip)?;
     let dst = frame.read(at + 24).ok_or(Malformed::Ip)?;
@@ -273,7 +276,7 @@ fn decode_ipv6<F: Octets + ?Sized>(frame: &F, at: usize) -> Result<Ip, Malformed
             return Err(Malformed::Extension);
         }
         let ext_len = match next {
-            // RFC 4302, section 2.2: counted in 4-octet words, minus 2.
+            // RFC 4302, section 2.2: counted in 4-byte words, minus 2.
             protocol::AH => {
                 let [_, len]: [u8; 2] = frame.read(payload_at).ok_or(Malformed::Extension)?;
                 (usize::from(len) + 2) * 4
@@ -285,7 +288,7 @@ fn decode_ipv6<F: Octets + ?Sized>(frame: &F, at: usize) -> Result<Ip, Malformed
                 let (offset, more) = (word & 0xfff8, word & 1 != 0);
                 // One that is all of its packet is a whole one (RFC 6946).
                 if offset != 0 || more {
-                    fragment = Some(Fragment { id, offset, more });
+                    fragment = Some(IpFragment { id, offset, more });
                 }
                 8
             }
@@ -302,11 +305,11 @@ fn decode_ipv6<F: Octets + ?Sized>(frame: &F, at: usize) -> Result<Ip, Malformed
         }
         next = following;
         // Behind a fragment header that is not the first lies payload, not a header.
-        if matches!(fragment, Some(Fragment { offset: 1.., .. })) {
+        if matches!(fragment, Some(IpFragment { offset: 1.., .. })) {
             break;
         }
     }
-    Ok(Ip {
+    Ok(IpHeader {
         version: 6,
         protocol: next,
         at: at as u32,
@@ -320,7 +323,7 @@ fn decode_ipv6<F: Octets + ?Sized>(frame: &F, at: usize) -> Result<Ip, Malformed
 
 /// Reads the TCP header of `ip`, which must not be a fragment (RFC 9293, section 3.1).
 #[inline(always)]
-pub fn decode_tcp<F: Octets + ?Sized>(frame: &F, ip: &Ip) -> Result<Tcp, Malformed> {
+pub fn decode_tcp<F: FrameBytes + ?Sized>(frame: &F, ip: &IpHeader) -> Result<Tcp, Malformed> {
     let at = ip.payload_at as usize;
     let end = ip.end as usize;
     if at + 20 > end {
@@ -348,7 +351,10 @@ pub fn decode_tcp<F: Octets + ?Sized>(frame: &F, ip: &Ip) -> Result<Tcp, Malform
 
 /// The source and destination port that UDP, UDP-Lite, SCTP and DCCP put first.
 #[inline(always)]
-pub fn decode_ports<F: Octets + ?Sized>(frame: &F, ip: &Ip) -> Result<(u16, u16), Malformed> {
+pub fn decode_ports<F: FrameBytes + ?Sized>(
+    frame: &F,
+    ip: &IpHeader,
+) -> Result<(u16, u16), Malformed> {
     if ip.payload_at + 4 > ip.end {
         return Err(Malformed::Transport);
     }

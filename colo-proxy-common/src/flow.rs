@@ -1,88 +1,45 @@
 //! The life of a TCP connection whose numbers are translated on the secondary host.
 //!
-//! Pure decisions: what happens to a frame, and what becomes of its connection's entry. The kernel
-//! programs own the maps, the clock and the frame; the tests drive the same code with plain values.
+//! The code here only decides: what happens to a frame, and to its connection's entry. The kernel
+//! programs own the maps, the clock and the frame. The tests drive the same code with plain values.
 //!
-//! The two guests choose their initial sequence numbers and timestamps each for itself. What the
-//! secondary chose is in its own SYN or SYN/ACK; what the primary chose is in the peer's answer,
-//! which acknowledges it. The difference is the offset, for as long as the connection lives or
-//! until a checkpoint makes both guests equal (a new epoch). Both then count as the network does,
-//! offset 0; or, on a connection that an earlier pair translated, as the guest did that survived:
-//! its offset of then is the entry's *base*.
+//! Each guest chooses its initial sequence numbers and timestamps by itself. The secondary's are in
+//! its own SYN or SYN/ACK. The primary's are in the peer's answer, which acknowledges them. The
+//! difference is the offset. It is valid until the connection ends, or until a checkpoint makes both
+//! guests equal (a new epoch). Then both count as the network does, and the offset is 0. A connection
+//! that an earlier pair translated is the exception: both guests then count as the guest that
+//! survived. Its offset at that time is the entry's *base*.
 //!
 //! | | guest's number | network's number |
 //! |---|---|---|
 //! | peer opens | guest's SYN/ACK | peer's first ACK |
 //! | guest opens | guest's SYN | peer's SYN/ACK (or RST/ACK: connection refused) |
 //!
-//! Either may come first, because the primary may be faster than the secondary or slower. A peer's
-//! segment that comes before the guest's own number is held. A guest's segment that needs an
+//! Either number may come first, because the primary may be faster than the secondary, or slower. A
+//! peer's segment that comes before the guest's own number is parked. A guest's segment that needs an
 //! offset and has none is dropped; the guest repeats it.
 //!
-//! The peer can be hostile or forged, so its SYN and its RST disturb no entry of an established
-//! connection: it is the guest's answer that decides. And what is to tell the offset of a
-//! connection that the peer opens must have the number that follows the SYN, which nobody off the
-//! path knows. Even so, whoever opens connections chooses how many entries there are; those in
-//! which the guest has not yet said anything of its own are kept apart ([`known::CONFIRMED`]).
+//! The peer can be hostile or forged. So its SYN and its RST change no entry of an established
+//! connection: the guest's answer decides. If the peer opens a connection, only a segment with the
+//! number that follows the SYN can reveal the offset, and nobody off the path knows that number. A
+//! client that opens connections still chooses the number of entries. Entries of connections in which
+//! the guest has not yet sent anything of its own are therefore in maps of their own
+//! ([`known::CONFIRMED`]).
 
 mod entry;
 mod from_guest;
 mod to_guest;
 
-pub use entry::Entry;
+pub use crate::record::{known, state};
+pub use entry::FlowEntry;
 
 use crate::decode::{Tcp, Timestamps, flag};
-use crate::record::Flow;
+use crate::record::FlowRecord;
 use crate::rewrite::Translation;
 
-/// Where a connection is in its life: `record::Flow::state`.
-pub mod state {
-    /// The peer has sent a SYN.
-    pub const OPENING_PASSIVE: u32 = 1;
-    /// The guest has sent a SYN, or the peer has answered one.
-    pub const OPENING_ACTIVE: u32 = 2;
-    /// The offset is known, or known to be 0.
-    pub const ESTABLISHED: u32 = 3;
-    /// The guest has sent a FIN.
-    pub const FIN_GUEST: u32 = 4;
-    /// The peer has sent a FIN.
-    pub const FIN_PEER: u32 = 5;
-    /// Both have, or the guest has sent a RST. Retransmissions are still translated.
-    pub const CLOSED: u32 = 6;
-    /// The peer has sent a RST, which may be forged: the guest's next segment revives the entry.
-    /// With [`super::known::PEER`], a SYN has followed, and what follows that waits for the guest's
-    /// answer.
-    pub const RESET: u32 = 7;
-    /// The peer wants to use the tuple of a closed connection again; the guest has yet to answer.
-    pub const REOPENING: u32 = 8;
-}
-
-/// What is known of a connection: `record::Flow::known`.
-pub mod known {
-    /// `guest_isn`.
-    pub const GUEST: u64 = 1;
-    /// `wire_isn`.
-    pub const WIRE: u64 = 2;
-    /// `guest_ts`.
-    pub const GUEST_TS: u64 = 4;
-    /// `wire_ts`.
-    pub const WIRE_TS: u64 = 8;
-    /// `seq_offset` and `ts_offset`.
-    pub const OFFSET: u64 = 16;
-    /// Both guests count alike: the connection is older than the last checkpoint, or than
-    /// protection itself.
-    pub const IDENTITY: u64 = 32;
-    /// `peer_isn` and `peer_early`.
-    pub const PEER: u64 = 64;
-    /// A segment that does not follow the peer's SYN was held.
-    pub const HELD: u64 = 128;
-    /// The guest has sent more than a SYN or SYN/ACK: the connection is real.
-    pub const CONFIRMED: u64 = 256;
-}
-
-/// The circumstances in which a frame is seen.
+/// The circumstances of a frame.
 #[derive(Clone, Copy, Debug)]
-pub struct Now {
+pub struct FlowContext {
     /// The mode is `FAILED_OVER`, not `PROTECTED`.
     pub failed_over: bool,
     /// `settings.epoch`.
@@ -93,73 +50,72 @@ pub struct Now {
 
 /// What to do with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum FlowVerdict {
     /// Let it go on as it is.
     Pass,
     /// Translate it, then let it go on.
     Translate(Translation),
-    /// Give it back to the daemon until the offset is known.
-    Hold,
+    /// Give it to the daemon, which parks it until the offset is known.
+    Park,
     /// Drop it: the offset is not known, and the sender will repeat it.
     Drop,
 }
 
-/// What becomes of the connection's entry.
+/// The change of the connection's entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Nothing, or it has been changed in place.
+pub enum FlowChange {
+    /// No change, or it was changed in place.
     Keep,
     /// The record goes into `half_open`, and its other entries go.
     Open,
-    /// The record goes into `flows` where it is [`known::CONFIRMED`] and there is room, else into
-    /// `unconfirmed` without that, and its other entries go.
+    /// The record goes into `flows` if it is [`known::CONFIRMED`] and there is room. Otherwise it
+    /// loses that bit and goes into `unconfirmed`. Its other entries go.
     Establish,
     /// The entry goes.
     Forget,
 }
 
-/// What a frame leads to.
+/// The result of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
-    pub verdict: Verdict,
-    pub change: Change,
-    /// The record tells of an offset that has become known, and frames may be held that wait for
-    /// it.
-    pub release_held: bool,
+pub struct FlowStep {
+    pub verdict: FlowVerdict,
+    pub change: FlowChange,
+    /// The offset in the record has become known, and the daemon may have parked frames for it.
+    pub frees_parked: bool,
 }
 
-impl Step {
+impl FlowStep {
     #[inline(always)]
-    const fn keep(verdict: Verdict) -> Self {
-        Self { verdict, change: Change::Keep, release_held: false }
+    const fn keep(verdict: FlowVerdict) -> Self {
+        Self { verdict, change: FlowChange::Keep, frees_parked: false }
     }
 
     #[inline(always)]
-    const fn open(verdict: Verdict) -> Self {
-        Self { verdict, change: Change::Open, release_held: false }
+    const fn open(verdict: FlowVerdict) -> Self {
+        Self { verdict, change: FlowChange::Open, frees_parked: false }
     }
 
     #[inline(always)]
-    const fn establish(verdict: Verdict) -> Self {
-        Self { verdict, change: Change::Establish, release_held: false }
+    const fn establish(verdict: FlowVerdict) -> Self {
+        Self { verdict, change: FlowChange::Establish, frees_parked: false }
     }
 
     #[inline(always)]
     const fn forget() -> Self {
-        Self { verdict: Verdict::Pass, change: Change::Forget, release_held: false }
+        Self { verdict: FlowVerdict::Pass, change: FlowChange::Forget, frees_parked: false }
     }
 
     #[inline(always)]
     const fn releasing(self) -> Self {
-        Self { release_held: true, ..self }
+        Self { frees_parked: true, ..self }
     }
 }
 
-const PASS: Step = Step::keep(Verdict::Pass);
+const PASS: FlowStep = FlowStep::keep(FlowVerdict::Pass);
 
-/// What matters of a segment.
+/// The parts of a segment that decide.
 #[derive(Clone, Copy, Debug)]
-pub struct Segment {
+pub struct FlowSegment {
     pub flags: u8,
     pub seq: u32,
     pub ack: u32,
@@ -167,7 +123,7 @@ pub struct Segment {
     pub timestamps: Option<Timestamps>,
 }
 
-impl Segment {
+impl FlowSegment {
     #[inline(always)]
     pub fn new(tcp: &Tcp, timestamps: Option<Timestamps>) -> Self {
         let Tcp { flags, seq, ack, payload_len, .. } = *tcp;
@@ -201,10 +157,15 @@ impl Segment {
     }
 }
 
-/// Handles a segment of the peer on its way to the guest. `record` is filled where the entry is to
-/// be put into a map.
+/// Handles a segment of the peer on its way to the guest. Fills `record` if the entry has to go into
+/// a map.
 #[inline(always)]
-pub fn to_guest(now: &Now, segment: &Segment, entry: Option<Entry<'_>>, record: &mut Flow) -> Step {
+pub fn to_guest(
+    now: &FlowContext,
+    segment: &FlowSegment,
+    entry: Option<FlowEntry<'_>>,
+    record: &mut FlowRecord,
+) -> FlowStep {
     let Some(entry) = entry else {
         return to_guest::unknown(now, segment, record);
     };
@@ -217,15 +178,15 @@ pub fn to_guest(now: &Now, segment: &Segment, entry: Option<Entry<'_>>, record: 
     count(step, &entry, true)
 }
 
-/// Handles a segment of the guest on its way out. `record` is filled where the entry is to be put
-/// into a map, or the daemon to be told of it.
+/// Handles a segment of the guest on its way out. Fills `record` if the entry has to go into a map,
+/// or to the daemon.
 #[inline(always)]
 pub fn from_guest(
-    now: &Now,
-    segment: &Segment,
-    entry: Option<Entry<'_>>,
-    record: &mut Flow,
-) -> Step {
+    now: &FlowContext,
+    segment: &FlowSegment,
+    entry: Option<FlowEntry<'_>>,
+    record: &mut FlowRecord,
+) -> FlowStep {
     let Some(entry) = entry else {
         return from_guest::unknown(now, segment, record);
     };
@@ -238,12 +199,12 @@ pub fn from_guest(
     count(step, &entry, false)
 }
 
-/// Counts a translated frame where its entry stays, and lets an identity pass.
+/// Counts a translated frame if its entry stays. A translation that changes nothing is a pass.
 #[inline(always)]
-fn count(mut step: Step, entry: &Entry<'_>, to_guest: bool) -> Step {
-    if let Verdict::Translate(translation) = step.verdict {
+fn count(mut step: FlowStep, entry: &FlowEntry<'_>, to_guest: bool) -> FlowStep {
+    if let FlowVerdict::Translate(translation) = step.verdict {
         if translation.is_identity() {
-            step.verdict = Verdict::Pass;
+            step.verdict = FlowVerdict::Pass;
         } else {
             entry.count(to_guest);
         }
@@ -253,14 +214,14 @@ fn count(mut step: Step, entry: &Entry<'_>, to_guest: bool) -> Step {
 
 /// An entry for a connection that begins now.
 #[inline(always)]
-fn begin(record: &mut Flow, now: &Now, state: u32) {
-    *record = Flow { epoch: now.epoch, state, last_seen_ns: now.ns, ..Flow::default() };
+fn begin(record: &mut FlowRecord, now: &FlowContext, state: u32) {
+    *record = FlowRecord { epoch: now.epoch, state, last_seen_ns: now.ns, ..FlowRecord::default() };
 }
 
-/// The offset, from what both sides chose. Without timestamps on both sides there is nothing to
-/// translate in them.
+/// Computes the offset from the numbers of both sides. Unless both sides have timestamps, they need
+/// no translation.
 #[inline(always)]
-fn settle(record: &mut Flow) {
+fn settle(record: &mut FlowRecord) {
     record.seq_offset = record.wire_isn.wrapping_sub(record.guest_isn);
     let both = known::GUEST_TS | known::WIRE_TS;
     record.ts_offset =
@@ -269,9 +230,9 @@ fn settle(record: &mut Flow) {
     record.state = state::ESTABLISHED;
 }
 
-/// An established connection, both guests of which count alike.
+/// Makes it an established connection in which both guests count alike.
 #[inline(always)]
-fn settle_identity(record: &mut Flow, epoch: u32) {
+fn settle_identity(record: &mut FlowRecord, epoch: u32) {
     record.epoch = epoch;
     let told = record.known & (known::WIRE | known::WIRE_TS);
     record.known = known::OFFSET | known::IDENTITY | told;
@@ -281,8 +242,8 @@ fn settle_identity(record: &mut Flow, epoch: u32) {
 }
 
 #[inline(always)]
-fn translation_of(record: &Flow) -> Verdict {
-    Verdict::Translate(Translation { seq: record.seq_offset, ts: record.ts_offset })
+fn translation_of(record: &FlowRecord) -> FlowVerdict {
+    FlowVerdict::Translate(Translation { seq: record.seq_offset, ts: record.ts_offset })
 }
 
 #[cfg(test)]

@@ -1,96 +1,97 @@
 //! The kernel lane: frames that go from host to host in a tunnel, past both daemons.
 //!
-//! A tunnel neither says what belongs to which epoch nor tells what was lost. So every frame
-//! carries a [`tag`] of 16 bits, which VXLAN's Group Policy extension takes from `skb->mark` on one
-//! host to `skb->mark` on the other: the epoch of the guest that sent it, and the *slot* of time in
-//! which it was sent. Both ends count the frames of each slot ([`LaneCounters`]), and the daemons
-//! tell each other what they have counted: a difference is a loss, whatever order the frames came
-//! in. A frame that comes much later than its slot was told of is refused ([`is_late`]): it has
-//! counted as lost, and its place in the counters will be another slot's.
+//! A tunnel does not show which epoch a frame belongs to, nor which frames were lost. So every frame
+//! carries a [`tag`] of 16 bits. VXLAN's Group Policy extension carries it from `skb->mark` on one
+//! host to `skb->mark` on the other. The tag has the epoch of the guest that sent the frame, and the
+//! *slot* of time in which it was sent. Both ends count the frames of each slot ([`LaneCounters`]),
+//! and the daemons report their counts to each other. A difference is a loss, in whatever order the
+//! frames came. A frame that comes long after its slot was reported is refused ([`is_late`]): it has
+//! counted as lost already, and another slot will use its counter.
 
-/// Slots that are counted at a time: those that a late frame may still be of, and those that are sent
-/// in already where the control lane is late ([`AHEAD_SLOTS`]).
+/// Slots with a counter: those to which a late frame may still belong, and those in which the peer
+/// sends already while the control lane is late (`AHEAD_SLOTS`).
 pub const SLOTS: usize = 64;
-/// A frame may be of a slot so long before the one that was told of last.
+/// A frame may belong to a slot this long before the one that was reported last.
 pub const LATE_SLOTS: u32 = 8;
-/// And so long after it, where the control lane is two seconds late.
+/// A frame may belong to a slot this long after it: the control lane is then two seconds late.
 const AHEAD_SLOTS: u32 = 40;
-/// Bits of a tag that are the slot; those above are the epoch.
+/// Bits of a tag that are the slot. The bits above are the epoch.
 const SLOT_BITS: u32 = 8;
 const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
 const TAG_MASK: u32 = 0xffff;
 const EPOCHS: u32 = 1 << (16 - SLOT_BITS);
-/// The peer has told of a slot.
-const TOLD: u32 = 1 << 31;
+/// The peer has reported a slot.
+const REPORTED: u32 = 1 << 31;
 
-/// What a frame carries: the lower bits of an epoch and of a slot.
+/// The tag of a frame: the lower bits of an epoch and of a slot.
 #[inline(always)]
 #[must_use]
 pub const fn tag(epoch: u32, slot: u32) -> u32 {
     ((epoch % EPOCHS) << SLOT_BITS) | (slot & SLOT_MASK)
 }
 
-/// The mark of a frame on its way into the tunnel. The half that does not travel is of the daemon's
-/// own mark, so that nobody else's frames get in.
+/// The mark of a frame on its way into the tunnel. The upper half does not travel. It is that of the
+/// daemon's own mark, so that no other frames get in.
 #[inline(always)]
 #[must_use]
 pub const fn mark(own: u32, epoch: u32, slot: u32) -> u32 {
     (own & !TAG_MASK) | tag(epoch, slot)
 }
 
-/// Such a frame, of the daemon whose mark is `own`.
+/// The mark is one for the tunnel, of the daemon whose own mark is `own`.
 #[inline(always)]
 #[must_use]
 pub const fn is_ours(mark: u32, own: u32) -> bool {
     (mark ^ own) & !TAG_MASK == 0
 }
 
-/// Where the frames of this tag's slot are counted.
+/// The counter of this tag's slot.
 #[inline(always)]
 #[must_use]
 pub const fn slot_index(tag: u32) -> usize {
     tag as usize % SLOTS
 }
 
-/// The gate for frames of this tag's epoch: one for each parity, so that those of the next epoch
-/// wait apart.
+/// The gate for frames of this tag's epoch. There is one gate for each parity, so that frames of the
+/// next epoch stay apart.
 #[inline(always)]
 #[must_use]
 pub const fn parity(tag: u32) -> usize {
     (tag >> SLOT_BITS) as usize & 1
 }
 
-/// The tag is neither of the epoch `present` nor of the one that follows it.
+/// The tag belongs neither to the epoch `present` nor to the next one.
 #[inline(always)]
 #[must_use]
 pub const fn is_stale(tag: u32, present: u32) -> bool {
     ((tag & TAG_MASK) >> SLOT_BITS).wrapping_sub(present) % EPOCHS > 1
 }
 
-/// What `settings.lane_told` says of the slot that the peer has told of last; 0 is that it has told
-/// of none.
+/// The value of `settings.lane_reported` for the slot that the peer has reported last. 0 means that it
+/// has reported none.
 #[inline(always)]
 #[must_use]
-pub const fn told(slot: u32) -> u32 {
-    TOLD | (slot & SLOT_MASK)
+pub const fn reported(slot: u32) -> u32 {
+    REPORTED | (slot & SLOT_MASK)
 }
 
-/// The tag's slot is too long before the one `told` of. A tag's slots repeat: one that seems nearly
-/// as old as that is one which has yet to be told of.
+/// The tag's slot is too long before the one in `reported`. The slots of tags repeat: a slot that
+/// seems older still is a later one, which was not reported yet.
 #[inline(always)]
 #[must_use]
-pub const fn is_late(tag: u32, told: u32) -> bool {
-    let age = told.wrapping_sub(tag) & SLOT_MASK;
-    told != 0 && age > LATE_SLOTS && age <= SLOT_MASK - AHEAD_SLOTS
+pub const fn is_late(tag: u32, reported: u32) -> bool {
+    let age = reported.wrapping_sub(tag) & SLOT_MASK;
+    reported != 0 && age > LATE_SLOTS && age <= SLOT_MASK - AHEAD_SLOTS
 }
 
-/// Headers of a segment, at most, but for IPv6 with long extensions: Ethernet, two tags, IPv4, TCP.
+/// The longest headers of a segment, except for IPv6 with long extensions: Ethernet, two tags, IPv4,
+/// TCP.
 const HEADERS_MAX: u32 = 14 + 8 + 60 + 60;
 
-/// It is told without a look at the frame that one of so many octets fits into a tunnel that takes
-/// `frame_max` (0 is any), whole or cut into segments of `gso_size`. Of other segments
-/// [`segment_fits`] knows. What does not fit goes by the stream: counted as sent it would be a loss,
-/// and many in a row a way that is closed.
+/// A frame of `len` bytes certainly fits into a tunnel that takes `frame_max` bytes (0 is any), whole
+/// or in segments of `gso_size`. If not, [`segment_fits`] decides with a look at the frame. A frame
+/// that does not fit goes by the stream. In the tunnel it would count as sent and be lost, and many
+/// losses in a row close the lane.
 #[inline(always)]
 #[must_use]
 pub const fn fits(len: u32, gso_size: u32, frame_max: u32) -> bool {
@@ -99,24 +100,24 @@ pub const fn fits(len: u32, gso_size: u32, frame_max: u32) -> bool {
         || (gso_size != 0 && gso_size.saturating_add(HEADERS_MAX) <= frame_max)
 }
 
-/// The segments of `gso_size` fit into which a frame is cut that has `payload` octets of these `len`
-/// in all: each has the headers of the whole, VLAN tags and all.
+/// The segments of a frame fit: it has `len` bytes in all, with `payload` bytes of payload in
+/// segments of `gso_size`. Each segment has all headers of the frame, VLAN tags included.
 #[inline(always)]
 #[must_use]
 pub const fn segment_fits(len: u32, gso_size: u32, payload: u32, frame_max: u32) -> bool {
     gso_size.saturating_add(len.saturating_sub(payload)) <= frame_max
 }
 
-/// The one entry of the per-CPU `lane` map: frames, as they are on a wire, by slot, modulo
-/// [`SLOTS`], since the map was made.
+/// The one entry of the per-CPU `lane` map: frames since the map was made, by slot modulo [`SLOTS`].
+/// A GSO frame counts as its segments do on a wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct LaneCounters {
     /// Frames that went into the tunnel.
     pub sent: [u64; SLOTS],
-    /// Frames that came out of it, but for the late ones.
+    /// Frames that came out of it, without the late ones.
     pub received: [u64; SLOTS],
-    /// `CLOCK_MONOTONIC` of the last look at who speaks.
+    /// `CLOCK_MONOTONIC` of the last look for a sender's address.
     pub looked_ns: u64,
 }
 
@@ -127,7 +128,7 @@ impl Default for LaneCounters {
 }
 
 impl LaneCounters {
-    /// Adds what another processor has counted.
+    /// Adds the counts of another processor.
     pub fn add(&mut self, other: &Self) {
         for (sum, more) in self.sent.iter_mut().zip(other.sent) {
             *sum += more;
@@ -138,11 +139,11 @@ impl LaneCounters {
     }
 }
 
-/// A key of the `speakers` map: an address that the guest was seen to use.
+/// A key of the `speakers` map: an address that the guest has used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Speaker {
-    /// An IPv4 address fills the first four octets.
+    /// An IPv4 address fills the first four bytes.
     pub address: [u8; 16],
     pub mac: [u8; 6],
     /// VLAN ids, outer first; 0 is no tag.
@@ -152,7 +153,7 @@ pub struct Speaker {
     pub reserved: u8,
 }
 
-/// Addresses that are remembered.
+/// The number of addresses that the map has room for.
 pub const SPEAKERS_MAX: usize = 64;
 
 const _: () = assert!(size_of::<LaneCounters>() == 129 * 8);
@@ -193,21 +194,27 @@ mod tests {
         }
     }
 
-    /// A late frame is none of a later slot that has its place in the counters.
+    /// A late frame is not taken for one of the later slot that uses the same counter.
     #[test]
     fn a_late_frame_is_told_from_one_that_is_ahead() {
         for last in [0_u32, 7, 255, 256, 1000, u32::MAX] {
             for age in 0..=LATE_SLOTS {
                 assert!(
-                    !is_late(tag(3, last.wrapping_sub(age)), told(last)),
+                    !is_late(tag(3, last.wrapping_sub(age)), reported(last)),
                     "{age} before {last}"
                 );
             }
             for ahead in 1..=AHEAD_SLOTS {
-                assert!(!is_late(tag(3, last.wrapping_add(ahead)), told(last)), "{ahead} after");
+                assert!(
+                    !is_late(tag(3, last.wrapping_add(ahead)), reported(last)),
+                    "{ahead} after"
+                );
             }
             for age in LATE_SLOTS + 1..=SLOT_MASK - AHEAD_SLOTS {
-                assert!(is_late(tag(3, last.wrapping_sub(age)), told(last)), "{age} before {last}");
+                assert!(
+                    is_late(tag(3, last.wrapping_sub(age)), reported(last)),
+                    "{age} before {last}"
+                );
             }
             assert!(!is_late(tag(3, last), 0), "nothing is known");
         }

@@ -1,27 +1,27 @@
 //! Records in the maps that the kernel programs and the daemon share.
 //!
-//! `bpftool map dump` prints these names, so they are part of the interface for operators. All are
-//! `repr(C)` with explicit padding; a change of layout changes [`LAYOUT_VERSION`].
+//! `bpftool map dump` prints the names of the fields, so they are part of the operator's interface.
+//! All records are `repr(C)` with explicit padding. A change of layout changes [`LAYOUT_VERSION`].
 
-use crate::flow::known;
-use crate::rewrite::Translation;
+mod flow;
 
-/// Bumped whenever a record changes shape or meaning; a daemon does not use another version's maps.
-/// In [`Settings`] the version and the mode stay where they are, so that a daemon can tell what it
-/// has found.
+pub use flow::{FlowKey, FlowRecord, known, state};
+
+/// Grows when a record changes shape or meaning. A daemon does not use maps of another version.
+/// In [`Settings`] the version and the mode stay in their places, so that a daemon can read those two
+/// in any version.
 pub const LAYOUT_VERSION: u32 = 5;
 
-/// Octets of the `events` ring buffer; an [`Event`] takes 136 of them.
+/// Bytes of the `events` ring buffer. An [`EventRecord`] takes 136 of them.
 pub const EVENTS_LEN: usize = 256 * 1024;
 
-/// What the programs of one instance are to do: the one word in `settings` that changes in
-/// operation.
+/// The modes of the programs of one instance: [`Settings::mode`].
 pub mod mode {
-    /// Everything passes untouched; nothing is mirrored or captured.
+    /// Every frame passes unchanged. The programs neither mirror nor capture.
     pub const OFF: u32 = 0;
     /// The pair is protected: guest output is captured, guest input mirrored or translated.
     pub const PROTECTED: u32 = 1;
-    /// Secondary only: the guest is on the network, translated connections stay translated.
+    /// Secondary only: the guest is on the network, and translated connections stay translated.
     pub const FAILED_OVER: u32 = 2;
 }
 
@@ -29,127 +29,56 @@ pub mod mode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Settings {
-    /// [`LAYOUT_VERSION`] of the daemon that wrote this.
+    /// [`LAYOUT_VERSION`] of the daemon that wrote this record.
     pub layout_version: u32,
     /// One of [`mode`].
     pub mode: u32,
     /// The guest's TAP.
     pub netdev_ifindex: u32,
-    /// The gate that takes guest output to the daemon, and releases what it writes.
+    /// The gate that takes guest output to the daemon, and releases the frames that it writes.
     pub output_gate_ifindex: u32,
-    /// The gate for guest input: mirrored input leaves (primary) or arrives (secondary) by it.
+    /// The gate for guest input: mirrored input leaves by it (primary) or arrives by it (secondary).
     pub input_gate_ifindex: u32,
-    /// `skb->mark` of frames that the daemon released or that a program sent to a gate: random per
-    /// daemon, in a range that no rule on the host may use.
+    /// `skb->mark` of frames that the daemon released or that a program sent to a gate. Each daemon
+    /// chooses a random one, in a range that no rule on the host may use.
     pub mark: u32,
-    /// Counts the checkpoints that loaded state into the secondary guest; offsets learnt in an
-    /// older epoch are void, because both guests then count alike.
+    /// Counts the checkpoints that loaded state into the secondary guest. Offsets that were learnt in
+    /// an older epoch are void, because both guests have counted alike since.
     pub epoch: u32,
-    /// Not 0 on a primary whose guest has connections that an earlier pair translated: they are
-    /// translated here too.
+    /// Not 0 on a primary whose guest has connections that an earlier pair translated. The programs
+    /// of this primary go on translating them.
     pub translates: u32,
-    /// The tunnel to the other host, where frames go by the kernel lane; 0 where they go to the gates.
+    /// The tunnel to the other host, if frames go by the kernel lane; 0 if they go to the gates.
     pub lane_ifindex: u32,
-    /// The present slot of that lane (see [`crate::lane`]).
+    /// The present slot of the kernel lane (see [`crate::lane`]).
     pub lane_slot: u32,
-    /// On a primary: the secondary's epoch. What carries an older one vouches for nothing.
+    /// On a primary: the secondary's epoch. A frame of an older epoch vouches for nothing.
     pub lane_epoch: u32,
-    /// On a secondary: not 0 while input has to wait, because its guest is stopped.
-    pub lane_holds: u32,
-    /// On a primary: where the secondary's output goes that came by the kernel lane, by the parity
+    /// On a secondary: not 0 while its guest is stopped, so that input of the kernel lane goes to the
+    /// input gate.
+    pub lane_input_to_gate: u32,
+    /// On a primary: the gates for the secondary's output that came by the kernel lane, by the parity
     /// of its epoch.
     pub return_gate_ifindex: [u32; 2],
-    /// The slot that the other end has told of last ([`crate::lane::told`]).
-    pub lane_told: u32,
-    /// Octets of the longest frame that the tunnel takes ([`crate::lane::fits`]); 0 is any.
+    /// The slot that the other end has reported last ([`crate::lane::reported`]).
+    pub lane_reported: u32,
+    /// Length in bytes of the longest frame that the tunnel takes ([`crate::lane::fits`]); 0 is any.
     pub lane_frame_max: u32,
     /// `SO_NETNS_COOKIE` of the network namespace that the interface indexes belong to.
     pub netns_cookie: u64,
 }
 
-/// A TCP connection from the guest's point of view.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct FlowKey {
-    /// IPv4 addresses fill the first four octets.
-    pub guest_addr: [u8; 16],
-    pub peer_addr: [u8; 16],
-    pub guest_port: u16,
-    pub peer_port: u16,
-    /// VLAN ids, outer first; 0 is no tag.
-    pub vlan: [u16; 2],
-    /// 4 or 6.
-    pub ip_version: u8,
-    /// IP protocol number.
-    pub protocol: u8,
-    pub reserved: [u8; 2],
-}
-
-/// What is known of a connection: the entry of the `flows`, `unconfirmed` and `half_open` maps.
+/// The one entry of the per-CPU `counters` map. Each field counts frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Flow {
-    /// `settings.epoch` at the time when the offsets were learnt.
-    pub epoch: u32,
-    /// One of [`crate::flow::state`].
-    pub state: u32,
-    /// Bits of [`crate::flow::known`]; 64 of them, because two processors may add some at once, and
-    /// every BPF instruction set has that operation on 64 bits.
-    pub known: u64,
-    /// The initial sequence number that this guest chose.
-    pub guest_isn: u32,
-    /// The one that the network knows, chosen by the primary guest.
-    pub wire_isn: u32,
-    /// The last `TSval` of this guest's SYN or SYN/ACK.
-    pub guest_ts: u32,
-    /// What the network echoed for it: the primary's.
-    pub wire_ts: u32,
-    /// `wire = guest + offset`, modulo 2^32, for sequence numbers.
-    pub seq_offset: u32,
-    /// The same for timestamps.
-    pub ts_offset: u32,
-    /// What a checkpoint makes of `seq_offset`: 0, because both guests count alike then; for a
-    /// connection that an earlier pair translated, what it was there, because both guests are
-    /// copies of the one that survived.
-    pub base_seq_offset: u32,
-    /// The same for timestamps.
-    pub base_ts_offset: u32,
-    /// The initial sequence number that the peer chose.
-    pub peer_isn: u32,
-    /// Octets of data in the peer's SYN (TCP Fast Open).
-    pub peer_early: u32,
-    /// `CLOCK_MONOTONIC` of the last frame.
-    pub last_seen_ns: u64,
-    /// Frames translated towards the guest.
-    pub to_guest_frames: u64,
-    /// Frames translated from the guest.
-    pub from_guest_frames: u64,
-}
-
-impl Flow {
-    /// How its frames are translated in `epoch`; not at all where no offset is known.
-    pub fn translation(&self, epoch: u32) -> Translation {
-        if self.known & known::OFFSET == 0 {
-            Translation::default()
-        } else if self.epoch == epoch {
-            Translation { seq: self.seq_offset, ts: self.ts_offset }
-        } else {
-            Translation { seq: self.base_seq_offset, ts: self.base_ts_offset }
-        }
-    }
-}
-
-/// The one entry of the per-CPU `counters` map. Frames, each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Counters {
+pub struct ProgramCounters {
     /// Guest output sent to the output gate.
     pub captured: u64,
     /// Frames that the daemon released and that left as the guest's.
     pub released: u64,
     /// Guest input copied to the input gate.
     pub mirrored: u64,
-    /// Guest input whose copy the kernel refused.
+    /// Guest input that the kernel refused to copy.
     pub mirror_failed: u64,
     /// Frames that passed because protection is off.
     pub passed: u64,
@@ -157,36 +86,36 @@ pub struct Counters {
     pub translated_to_guest: u64,
     /// TCP frames translated from the guest.
     pub translated_from_guest: u64,
-    /// Guest input sent back to the daemon because its offset is not known yet.
-    pub input_held: u64,
-    /// LAN frames kept from the protected secondary guest, which gets its input mirrored.
+    /// Guest input sent to the daemon: its offset is not known yet, or the guest is stopped.
+    pub input_to_daemon: u64,
+    /// LAN frames dropped before the protected secondary guest, which gets mirrored input only.
     pub dropped_lan_input: u64,
-    /// Secondary output dropped because its offset is not known yet; the guest repeats it.
+    /// Secondary output dropped because its offset is not known yet. The guest repeats it.
     pub dropped_no_offset: u64,
-    /// Frames that somebody else sent into a gate.
+    /// Frames dropped because neither the daemon nor its programs sent them into the gate or tunnel.
     pub dropped_foreign: u64,
     /// Frames dropped because the settings are missing or of another layout.
     pub dropped_no_settings: u64,
-    /// TCP frames that could not be parsed, and went on untranslated.
+    /// TCP frames with a malformed header. They went on untranslated.
     pub malformed: u64,
-    /// Frames of a connection that the guest has confirmed and for which `flows` has no room; it
-    /// stays where others may push it out.
+    /// Frames of a connection that the guest has confirmed, for which `flows` has no room. The
+    /// connection stays in a map from which others may push it out.
     pub flow_table_full: u64,
-    /// Rewrites that a kernel helper refused; the frame was dropped.
+    /// Frames dropped because a kernel helper refused a rewrite.
     pub rewrite_failed: u64,
-    /// Secondary output of an epoch that is over, which came by the kernel lane.
+    /// Secondary output that came by the kernel lane in an epoch that is over.
     pub lane_stale: u64,
-    /// Frames that came by the kernel lane and for which there is no use: the pair is not protected.
+    /// Frames that came by the kernel lane while the pair was not protected.
     pub lane_ignored: u64,
-    /// Frames that came by the kernel lane when they counted as lost.
+    /// Frames that came by the kernel lane after they had counted as lost.
     pub lane_late: u64,
-    /// Frames that were put into the tunnel and are too long for it. They are dropped, and as they do not
-    /// count as sent, nobody is told of a loss.
+    /// Frames dropped at the tunnel because they are too long for it. They do not count as sent, so
+    /// they are not reported as lost.
     pub lane_too_long: u64,
 }
 
-impl Counters {
-    /// Adds what another processor has counted.
+impl ProgramCounters {
+    /// Adds the counts of another processor.
     pub fn add(&mut self, other: &Self) {
         self.captured += other.captured;
         self.released += other.released;
@@ -195,7 +124,7 @@ impl Counters {
         self.passed += other.passed;
         self.translated_to_guest += other.translated_to_guest;
         self.translated_from_guest += other.translated_from_guest;
-        self.input_held += other.input_held;
+        self.input_to_daemon += other.input_to_daemon;
         self.dropped_lan_input += other.dropped_lan_input;
         self.dropped_no_offset += other.dropped_no_offset;
         self.dropped_foreign += other.dropped_foreign;
@@ -210,41 +139,35 @@ impl Counters {
     }
 }
 
-/// What the kernel programs tell the daemon: records of the `events` ring buffer.
+/// A record of the `events` ring buffer: a message of the kernel programs to the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Event {
+pub struct EventRecord {
     /// One of [`event`].
     pub kind: u32,
     pub key: FlowKey,
-    pub flow: Flow,
+    pub flow: FlowRecord,
 }
 
-/// Kinds of [`Event`].
+/// Kinds of events: [`EventRecord::kind`].
 pub mod event {
-    /// The offset of a connection became known: held input may go to the guest now.
+    /// The offset of a connection became known: parked input may go to the guest now.
     pub const OFFSET_KNOWN: u32 = 1;
 }
 
 const _: () = assert!(size_of::<Settings>() == 72);
-const _: () = assert!(size_of::<FlowKey>() == 44);
-const _: () = assert!(size_of::<Flow>() == 80);
-const _: () = assert!(size_of::<Counters>() == 19 * 8);
-const _: () = assert!(size_of::<Event>() == 128);
+const _: () = assert!(size_of::<ProgramCounters>() == 19 * 8);
+const _: () = assert!(size_of::<EventRecord>() == 128);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Counters, Event, Flow, FlowKey, Settings};
+    use super::{EventRecord, ProgramCounters, Settings};
 
     // SAFETY: all are repr(C), made of integers only, and have no implicit padding (the sizes
     // above are the sums of their fields), so any bytes are a value and every value is its bytes.
     unsafe impl aya::Pod for Settings {}
     // SAFETY: see above.
-    unsafe impl aya::Pod for FlowKey {}
+    unsafe impl aya::Pod for ProgramCounters {}
     // SAFETY: see above.
-    unsafe impl aya::Pod for Flow {}
-    // SAFETY: see above.
-    unsafe impl aya::Pod for Counters {}
-    // SAFETY: see above.
-    unsafe impl aya::Pod for Event {}
+    unsafe impl aya::Pod for EventRecord {}
 }

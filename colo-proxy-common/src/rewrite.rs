@@ -1,36 +1,38 @@
-//! Moving a TCP segment from one count of sequence numbers and timestamps to another.
+//! Translates the sequence numbers and timestamps of a TCP segment.
 //!
-//! The network counts as the primary guest does, the secondary guest counts by itself, and
-//! `wire = guest + offset` (modulo 2^32). What the guest says of itself is its sequence number and
-//! its `TSval`; what the peer says of the guest is the acknowledgment, the SACK blocks and `TSecr`.
-//! Only these are touched; the guest's words about the peer are true on both sides.
+//! The network uses the primary guest's numbers, the secondary guest has its own, and
+//! `wire = guest + offset` (modulo 2^32). A segment of the guest has the guest's sequence number and
+//! `TSval`. A segment of the peer refers to them in its acknowledgment, its SACK blocks and its
+//! `TSecr`. Only these change. The peer's own numbers are the same for both guests.
 
-use crate::checksum::Difference;
-use crate::decode::{OPTIONS_MAX, Octets, Sack, Tcp, TcpOptions, flag};
+use crate::checksum::ChecksumDifference;
+use crate::decode::{FrameBytes, OPTIONS_MAX, Sack, Tcp, TcpOptions, flag};
 use crate::seq::Seq;
 
 /// Where the checksum lies in the TCP header.
 const CHECKSUM_AT: u32 = 16;
 
-/// A frame that can be changed, and with it the checksum that covers what has changed.
-pub trait Edit: Octets {
-    /// Overwrites what lies at `at`, and leaves the checksum as it is; `false` where the frame could
-    /// not be changed.
-    fn write<const N: usize>(&mut self, at: usize, octets: [u8; N]) -> bool;
+/// A frame that can be changed, together with the checksum that covers it.
+pub trait Edit: FrameBytes {
+    /// Overwrites the bytes at `at`, and leaves the checksum as it is; `false` if the frame could not
+    /// be changed.
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> bool;
 
-    /// Carries all that was written into the checksum at `at`; `false` as above.
+    /// Updates the checksum at `at` by the difference of all writes; `false` if the frame could not be
+    /// changed.
     ///
-    /// Nothing is computed anew, and a partial checksum does not cover the numbers at all.
-    fn adjust(&mut self, at: usize, difference: Difference) -> bool;
+    /// This does not compute the checksum anew. A partial checksum does not cover the numbers, and
+    /// stays as it is.
+    fn adjust(&mut self, at: usize, difference: ChecksumDifference) -> bool;
 }
 
 /// A frame whose checksum is complete.
 impl Edit for [u8] {
     #[inline]
-    fn write<const N: usize>(&mut self, at: usize, octets: [u8; N]) -> bool {
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> bool {
         match self.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
             Some(place) => {
-                *place = octets;
+                *place = bytes;
                 true
             }
             None => false,
@@ -38,21 +40,21 @@ impl Edit for [u8] {
     }
 
     #[inline]
-    fn adjust(&mut self, at: usize, difference: Difference) -> bool {
+    fn adjust(&mut self, at: usize, difference: ChecksumDifference) -> bool {
         let Some(field) = self.read(at) else { return false };
         self.write(at, difference.apply(u16::from_be_bytes(field)).to_be_bytes())
     }
 }
 
-/// A frame whose checksum is partial: the field holds the sum of the pseudo-header, and whoever
-/// sends the frame on will complete it.
+/// A frame whose checksum is partial: the field has the sum of the pseudo-header. The device that
+/// sends the frame completes it.
 #[derive(Debug)]
-pub struct Partial<'a>(pub &'a mut [u8]);
+pub struct PartialChecksum<'a>(pub &'a mut [u8]);
 
-impl Octets for Partial<'_> {
+impl FrameBytes for PartialChecksum<'_> {
     #[inline]
     fn len(&self) -> usize {
-        Octets::len(&*self.0)
+        FrameBytes::len(&*self.0)
     }
 
     #[inline]
@@ -66,14 +68,14 @@ impl Octets for Partial<'_> {
     }
 }
 
-impl Edit for Partial<'_> {
+impl Edit for PartialChecksum<'_> {
     #[inline]
-    fn write<const N: usize>(&mut self, at: usize, octets: [u8; N]) -> bool {
-        self.0.write(at, octets)
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> bool {
+        self.0.write(at, bytes)
     }
 
     #[inline]
-    fn adjust(&mut self, _at: usize, _difference: Difference) -> bool {
+    fn adjust(&mut self, _at: usize, _difference: ChecksumDifference) -> bool {
         true
     }
 }
@@ -88,7 +90,7 @@ pub struct Translation {
 }
 
 impl Translation {
-    /// Both sides count alike.
+    /// Guest and network have the same numbers.
     #[inline]
     #[must_use]
     pub const fn is_identity(self) -> bool {
@@ -105,7 +107,7 @@ impl Translation {
 
 /// Rewrites a segment of the peer for the guest: acknowledgment, SACK blocks and `TSecr`.
 ///
-/// `false` where the frame could not be changed in full; it must not be used then.
+/// `false` if a part of the frame could not be changed. The frame must not be used then.
 #[inline(always)]
 #[must_use]
 pub fn to_guest<F: Edit + ?Sized>(
@@ -114,8 +116,8 @@ pub fn to_guest<F: Edit + ?Sized>(
     options: &TcpOptions,
     translation: Translation,
 ) -> bool {
-    // RFC 9293, section 3.1, and RFC 7323, section 3.2: without ACK, the acknowledgment number and
-    // TSecr mean nothing.
+    // RFC 9293, section 3.1, and RFC 7323, section 3.2: without ACK, acknowledgment number and TSecr
+    // have no meaning.
     if tcp.flags & flag::ACK == 0 {
         return true;
     }
@@ -156,7 +158,7 @@ fn sack_to_guest<F: Edit + ?Sized>(
 
 /// Rewrites a segment of the guest for the network: sequence number and `TSval`.
 ///
-/// `false` where the frame could not be changed in full; it must not be used then.
+/// `false` if a part of the frame could not be changed. The frame must not be used then.
 #[inline(always)]
 #[must_use]
 pub fn from_guest<F: Edit + ?Sized>(
@@ -180,21 +182,21 @@ pub fn from_guest<F: Edit + ?Sized>(
     done && changes.finish()
 }
 
-/// The numbers of one segment, while they are changed. The checksum follows in the end, once.
+/// The changes to the numbers of one segment. The checksum changes once, at the end.
 struct Changes<'a, F: ?Sized> {
     frame: &'a mut F,
     checksum_at: u32,
-    difference: Difference,
+    difference: ChecksumDifference,
 }
 
 impl<'a, F: Edit + ?Sized> Changes<'a, F> {
     #[inline(always)]
     fn new(frame: &'a mut F, tcp: &Tcp) -> Self {
         let checksum_at = tcp.at + CHECKSUM_AT;
-        Self { frame, checksum_at, difference: Difference::default() }
+        Self { frame, checksum_at, difference: ChecksumDifference::default() }
     }
 
-    /// Options may put a number anywhere.
+    /// The number lies at an odd distance from the checksum: options may put it anywhere.
     #[inline(always)]
     fn is_odd(&self, at: u32) -> bool {
         (at ^ self.checksum_at) & 1 == 1
@@ -207,18 +209,18 @@ impl<'a, F: Edit + ?Sized> Changes<'a, F> {
         self.frame.write(at as usize, new.to_be_bytes())
     }
 
-    /// Each of the numbers in `N` octets at `at` becomes what `by` makes of it.
+    /// Each number in the `N` bytes at `at` goes through `by`.
     #[inline(always)]
     fn replace_all<const N: usize>(&mut self, at: u32, by: impl Fn(u32) -> u32) -> bool {
         let odd = self.is_odd(at);
-        let Some(mut octets) = self.frame.read::<N>(at as usize) else { return false };
-        for number in octets.as_chunks_mut().0 {
+        let Some(mut bytes) = self.frame.read::<N>(at as usize) else { return false };
+        for number in bytes.as_chunks_mut().0 {
             let old = u32::from_be_bytes(*number);
             let new = by(old);
             self.difference.note(old, new, odd);
             *number = new.to_be_bytes();
         }
-        self.frame.write(at as usize, octets)
+        self.frame.write(at as usize, bytes)
     }
 
     #[inline(always)]

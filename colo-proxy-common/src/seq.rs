@@ -57,7 +57,7 @@ impl Seq {
         if other.before(self) { other } else { self }
     }
 
-    /// How `self` lies to `other`, where both are within 2^31 of each other.
+    /// The order of `self` and `other`, which are within 2^31 of each other.
     #[inline]
     pub fn cmp_near(self, other: Self) -> Ordering {
         self.since(other).cmp(&0)

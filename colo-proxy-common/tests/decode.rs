@@ -3,13 +3,13 @@
 mod frame;
 
 use colo_proxy_common::decode::{
-    Packet, Tcp, TcpOptions, decode, decode_ports, decode_tcp, decode_tcp_options, ethertype,
+    PacketHeaders, Tcp, TcpOptions, decode, decode_ports, decode_tcp, decode_tcp_options, ethertype,
 };
 use etherparse::{NetSlice, SlicedPacket, TcpOptionElement, TransportSlice, VlanSlice};
 use frame::{Checksum, any_shape};
 use proptest::prelude::*;
 
-fn all(bytes: &[u8]) -> Option<(Packet, Tcp, TcpOptions)> {
+fn all(bytes: &[u8]) -> Option<(PacketHeaders, Tcp, TcpOptions)> {
     let packet = decode(bytes, None).ok()?;
     let tcp = decode_tcp(bytes, packet.ip.as_ref()?).ok()?;
     let options = decode_tcp_options(bytes, &tcp);
@@ -45,8 +45,8 @@ fn without_places(mut options: TcpOptions) -> TcpOptions {
     options
 }
 
-/// RFC 9293, section 3.1, read octet by octet: where the values of the last timestamps and the last
-/// SACK option lie in `options`, and how many octets the blocks take.
+/// RFC 9293, section 3.1, read byte by byte: where the values of the last timestamps and the last
+/// SACK option lie in `options`, and how many bytes the blocks take.
 fn places(options: &[u8]) -> (Option<usize>, Option<(usize, usize)>) {
     let (mut timestamps, mut sack) = (None, None);
     let mut at = 0;
@@ -69,30 +69,30 @@ fn places(options: &[u8]) -> (Option<usize>, Option<(usize, usize)>) {
     (timestamps, sack)
 }
 
-/// Options as they usually come, now and then with a wrong octet, and any octets.
-fn any_option_octets() -> impl Strategy<Value = Vec<u8>> {
+/// Options as they usually come, now and then with a wrong byte, and any bytes.
+fn any_option_bytes() -> impl Strategy<Value = Vec<u8>> {
     let sack_len = prop_oneof![Just(10u8), Just(18), Just(26), Just(34), any::<u8>()];
     let usual = (any::<bool>(), proptest::option::of(sack_len), any::<[u8; 40]>()).prop_map(
-        |(timestamps, sack_len, mut octets)| {
+        |(timestamps, sack_len, mut option_bytes)| {
             let mut len = 0;
             if timestamps {
-                octets[..4].copy_from_slice(&[1, 1, 8, 10]);
+                option_bytes[..4].copy_from_slice(&[1, 1, 8, 10]);
                 len = 12;
             }
             if let Some(sack_len) = sack_len {
-                octets[len..len + 4].copy_from_slice(&[1, 1, 5, sack_len]);
+                option_bytes[len..len + 4].copy_from_slice(&[1, 1, 5, sack_len]);
                 len += 2 + usize::from(sack_len);
             }
-            octets[..len.min(40).next_multiple_of(4)].to_vec()
+            option_bytes[..len.min(40).next_multiple_of(4)].to_vec()
         },
     );
     let damaged = (usual, any::<prop::sample::Index>(), proptest::option::of(any::<u8>()))
-        .prop_map(|(mut octets, at, octet)| {
-            if let (Some(octet), false) = (octet, octets.is_empty()) {
-                let at = at.index(octets.len().min(17));
-                octets[at] = octet;
+        .prop_map(|(mut option_bytes, at, byte)| {
+            if let (Some(byte), false) = (byte, option_bytes.is_empty()) {
+                let at = at.index(option_bytes.len().min(17));
+                option_bytes[at] = byte;
             }
-            octets
+            option_bytes
         });
     let words = proptest::collection::vec(any::<[u8; 4]>(), 0..=10)
         .prop_map(|words| words.as_flattened().to_vec());
@@ -104,16 +104,16 @@ proptest! {
 
     /// The short cut for what usually comes finds what a walk finds.
     #[test]
-    fn options_lie_where_a_walk_finds_them(octets in any_option_octets(), behind in 0usize..30) {
+    fn options_lie_where_a_walk_finds_them(option_bytes in any_option_bytes(), behind in 0usize..30) {
         let mut bytes = frame::Shape::default().build(Checksum::Full);
-        bytes.extend(&octets);
+        bytes.extend(&option_bytes);
         bytes.resize(bytes.len() + behind, 5);
-        bytes[46] = ((20 + octets.len()) / 4 * 16) as u8;
+        bytes[46] = ((20 + option_bytes.len()) / 4 * 16) as u8;
         let len = (bytes.len() - 14) as u16;
         bytes[16..18].copy_from_slice(&len.to_be_bytes());
         let (_, tcp, options) = all(&bytes).expect("a whole frame");
-        prop_assert_eq!(usize::from(tcp.options_len), octets.len());
-        let (timestamps, sack) = places(&octets);
+        prop_assert_eq!(usize::from(tcp.options_len), option_bytes.len());
+        let (timestamps, sack) = places(&option_bytes);
         let found = options.timestamps.map(|found| found.at as usize - 54);
         prop_assert_eq!(found, timestamps);
         if let Some(found) = options.timestamps {
@@ -199,7 +199,7 @@ proptest! {
         }
     }
 
-    /// One octet changed, anywhere: nothing beyond the frame is pointed at.
+    /// One byte changed, anywhere: nothing beyond the frame is pointed at.
     #[test]
     fn changed_anywhere(shape in any_shape(), at in any::<prop::sample::Index>(), to in any::<u8>()) {
         let mut bytes = shape.build(Checksum::Full);

@@ -4,13 +4,13 @@ mod frame;
 
 use colo_proxy_common::checksum;
 use colo_proxy_common::decode::{
-    Ip, Tcp, TcpOptions, decode, decode_tcp, decode_tcp_options, flag,
+    IpHeader, Tcp, TcpOptions, decode, decode_tcp, decode_tcp_options, flag,
 };
-use colo_proxy_common::rewrite::{Edit, Partial, Translation, from_guest, to_guest};
+use colo_proxy_common::rewrite::{Edit, PartialChecksum, Translation, from_guest, to_guest};
 use frame::{Checksum, any_shape, ones_complement_sum};
 use proptest::prelude::*;
 
-fn parse(bytes: &[u8]) -> (Ip, Tcp, TcpOptions) {
+fn parse(bytes: &[u8]) -> (IpHeader, Tcp, TcpOptions) {
     let ip = decode(bytes, None).expect("a whole frame").ip.expect("IP");
     let tcp = decode_tcp(bytes, &ip).expect("TCP");
     let options = decode_tcp_options(bytes, &tcp);
@@ -26,7 +26,7 @@ enum Way {
 fn translate(bytes: &mut [u8], way: Way, translation: Translation, kind: Checksum) {
     fn apply<F: Edit + ?Sized>(
         frame: &mut F,
-        (_, tcp, options): &(Ip, Tcp, TcpOptions),
+        (_, tcp, options): &(IpHeader, Tcp, TcpOptions),
         way: Way,
         translation: Translation,
     ) -> bool {
@@ -38,7 +38,7 @@ fn translate(bytes: &mut [u8], way: Way, translation: Translation, kind: Checksu
     let parsed = parse(bytes);
     assert!(match kind {
         Checksum::Full => apply(bytes, &parsed, way, translation),
-        Checksum::Partial => apply(&mut Partial(bytes), &parsed, way, translation),
+        Checksum::Partial => apply(&mut PartialChecksum(bytes), &parsed, way, translation),
     });
 }
 

@@ -1,5 +1,5 @@
-//! The frame behind a `__sk_buff`: its headers are read and changed in place where they lie in one
-//! piece with the start of the frame, which they nearly always do, and through helpers elsewhere.
+//! The frame behind a `__sk_buff`. Its headers nearly always lie in one piece with the start of the
+//! frame; then they are read and changed in place. Otherwise helpers do it.
 
 use core::arch::asm;
 use core::ffi::c_void;
@@ -9,17 +9,17 @@ use core::ptr::from_mut;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_loop, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
-use colo_proxy_common::checksum::Difference;
-use colo_proxy_common::decode::{Malformed, OPTIONS_MAX, Octets, OptionWalk};
+use colo_proxy_common::checksum::ChecksumDifference;
+use colo_proxy_common::decode::{FrameBytes, Malformed, OPTIONS_MAX, OptionWalk};
 use colo_proxy_common::rewrite::Edit;
+use colo_proxy_common::segment::Direction;
 
-use crate::translate::{Direction, Frame, Parsed, parse};
+use crate::parsed::{Parsed, TranslatedFrame, parse};
 
-/// `bpf_l4_csum_replace`: what is given is a difference. It is not of the pseudo-header, so that a
-/// partial checksum stays as it is, and a complete sum beside the frame too.
+/// `bpf_l4_csum_replace` gets a difference, and not one of the pseudo-header. So a partial checksum
+/// stays as it is, and so does a complete sum beside the frame.
 const BY_DIFFERENCE: u64 = 0;
-/// Headers behind this are read through helpers. The verifier wants to see how far into the frame an
-/// access may be.
+/// Headers beyond this are read through helpers. The verifier wants to see a bound for each access.
 const IN_PLACE_MAX: usize = 0x3fff;
 
 /// IEEE 802.1Q.
@@ -42,16 +42,16 @@ impl SkBuff {
         unsafe { (*self.skb).mark }
     }
 
-    /// Octets on a wire, before it is cut into segments.
+    /// Bytes on a wire, before segmentation.
     #[inline(always)]
     pub fn wire_len(&self) -> u32 {
         // SAFETY: the kernel's context is valid for the run of the program.
         let (len, has_tag) = unsafe { ((*self.skb).len, (*self.skb).vlan_present != 0) };
-        // The kernel keeps the outermost tag apart, and puts it in on the way out.
+        // The kernel has the outermost tag beside the frame, and inserts it on the way out.
         if has_tag { len + VLAN_TAG } else { len }
     }
 
-    /// Octets of payload in each segment that it is to be cut into; 0 where it is not.
+    /// Bytes of payload in each segment of a GSO frame; 0 for any other frame.
     #[inline(always)]
     pub fn gso_size(&self) -> u32 {
         // SAFETY: see above.
@@ -65,8 +65,8 @@ impl SkBuff {
     }
 }
 
-impl Frame for SkBuff {
-    /// Whatever the start of the frame does not tell, for whichever reason, is looked at once more.
+impl TranslatedFrame for SkBuff {
+    /// If the start of the frame does not suffice, whatever the reason, the whole frame is read.
     #[inline(always)]
     fn parse(&self, direction: Direction, into: &mut Parsed) -> Result<bool, Malformed> {
         let tag = self.outer_tag();
@@ -79,7 +79,7 @@ impl Frame for SkBuff {
     }
 }
 
-impl Octets for SkBuff {
+impl FrameBytes for SkBuff {
     #[inline(always)]
     fn len(&self) -> usize {
         // SAFETY: the kernel's context is valid for the run of the program.
@@ -88,16 +88,16 @@ impl Octets for SkBuff {
 
     #[inline(always)]
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        let mut octets = MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: the helper writes exactly N octets, or zeroes them and fails.
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the helper writes exactly N bytes, or zeroes them and fails.
         unsafe {
             match bpf_skb_load_bytes(
                 self.skb.cast(),
                 at as u32,
-                octets.as_mut_ptr().cast(),
+                bytes.as_mut_ptr().cast(),
                 N as u32,
             ) {
-                0 => Some(octets.assume_init()),
+                0 => Some(bytes.assume_init()),
                 _ => None,
             }
         }
@@ -109,7 +109,7 @@ impl Octets for SkBuff {
         if len == 0 || len > OPTIONS_MAX {
             return false;
         }
-        // SAFETY: `into` has room for `len` octets.
+        // SAFETY: `into` has room for `len` bytes.
         unsafe {
             bpf_skb_load_bytes(self.skb.cast(), at as u32, into.as_mut_ptr().cast(), len as u32)
                 == 0
@@ -123,20 +123,20 @@ impl Octets for SkBuff {
 }
 
 impl SkBuff {
-    /// The outermost VLAN tag, where the kernel keeps it apart.
+    /// The outermost VLAN tag, if the kernel has it beside the frame.
     #[inline(always)]
     pub fn outer_tag(&self) -> Option<u16> {
         // SAFETY: the kernel's context is valid for the run of the program.
         unsafe { ((*self.skb).vlan_present != 0).then(|| (*self.skb).vlan_tci as u16) }
     }
 
-    /// Where the `len` octets at `at` lie in memory, if they do in one piece with the start of the
-    /// frame. Valid until the next helper that changes the frame.
+    /// The address of the `len` bytes at `at`, if they lie in one piece with the start of the frame.
+    /// Valid until the next helper that changes the frame.
     #[inline(always)]
     fn in_place(&self, at: usize, len: usize) -> Option<*mut u8> {
         let offset: usize;
-        // SAFETY: a move. The compiler knows `at` in several registers; it shall compare the one
-        // that is added below, because the verifier remembers no bound of another.
+        // SAFETY: a move. The compiler may have `at` in several registers. It has to compare the one
+        // that is added below, because the verifier knows no bound of the others.
         unsafe {
             asm!(
                 "{offset} = {at}",
@@ -151,8 +151,8 @@ impl SkBuff {
         // SAFETY: the kernel's context is valid for the run of the program.
         let (data, end) = unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) };
         let mut place = data;
-        // SAFETY: an addition. The compiler shall not add `len` to `offset` first, after which the
-        // verifier would take the two sums for pointers that have nothing to do with each other.
+        // SAFETY: an addition. The compiler must not add `len` to `offset` first: the verifier would
+        // take the two sums for unrelated pointers.
         unsafe {
             asm!(
                 "{place} += {offset}",
@@ -165,15 +165,15 @@ impl SkBuff {
     }
 }
 
-/// The `N` octets at `from`. Four of them at a time: for all that the compiler knows of their
-/// alignment it would take them one by one, but the kernel allows more wherever the machine does.
+/// The `N` bytes at `from`, four at a time. The compiler does not know their alignment and would read
+/// them one by one. The kernel allows more if the machine does.
 ///
 /// # Safety
-/// They can be read.
+/// The bytes can be read.
 #[inline(always)]
 unsafe fn load<const N: usize>(from: *const u8) -> [u8; N] {
-    let mut octets = [0; N];
-    let (words, rest) = octets.as_chunks_mut::<4>();
+    let mut bytes = [0; N];
+    let (words, rest) = bytes.as_chunks_mut::<4>();
     for (i, word) in words.iter_mut().enumerate() {
         let number: u64;
         // SAFETY: the caller's.
@@ -187,20 +187,20 @@ unsafe fn load<const N: usize>(from: *const u8) -> [u8; N] {
         }
         *word = (number as u32).to_ne_bytes();
     }
-    for (i, octet) in rest.iter_mut().enumerate() {
+    for (i, byte) in rest.iter_mut().enumerate() {
         // SAFETY: the caller's.
-        *octet = unsafe { from.add(N / 4 * 4 + i).read() };
+        *byte = unsafe { from.add(N / 4 * 4 + i).read() };
     }
-    octets
+    bytes
 }
 
-/// Writes `octets` to `to`, as `load` reads them.
+/// Writes `bytes` to `to`, four at a time as in [`load`].
 ///
 /// # Safety
-/// It can be written to.
+/// The place can be written to.
 #[inline(always)]
-unsafe fn store<const N: usize>(to: *mut u8, octets: &[u8; N]) {
-    let (words, rest) = octets.as_chunks::<4>();
+unsafe fn store<const N: usize>(to: *mut u8, bytes: &[u8; N]) {
+    let (words, rest) = bytes.as_chunks::<4>();
     for (i, word) in words.iter().enumerate() {
         // SAFETY: the caller's.
         unsafe {
@@ -212,27 +212,26 @@ unsafe fn store<const N: usize>(to: *mut u8, octets: &[u8; N]) {
             );
         }
     }
-    for (i, octet) in rest.iter().enumerate() {
+    for (i, byte) in rest.iter().enumerate() {
         // SAFETY: the caller's.
-        unsafe { to.add(N / 4 * 4 + i).write(*octet) };
+        unsafe { to.add(N / 4 * 4 + i).write(*byte) };
     }
 }
 
-/// The same frame, as far as it lies in one piece: its start, which has the headers of nearly every
-/// frame.
+/// The start of the same frame, which lies in one piece. It has the headers of nearly every frame.
 struct Start<'a>(&'a SkBuff);
 
-impl Octets for Start<'_> {
+impl FrameBytes for Start<'_> {
     const FOLLOWS_EXTENSIONS: bool = false;
 
     #[inline(always)]
     fn len(&self) -> usize {
-        Octets::len(self.0)
+        FrameBytes::len(self.0)
     }
 
     #[inline(always)]
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        // SAFETY: the octets are there.
+        // SAFETY: the bytes are there.
         self.0.in_place(at, N).map(|place| unsafe { load(place) })
     }
 
@@ -247,15 +246,15 @@ impl Octets for Start<'_> {
     }
 }
 
-/// The same frame, each of whose octets is read and written where it lies if that is at the start, and
-/// by a helper if not. The verifier follows this only where it does not know the distances: it would
-/// take each of them for another case.
+/// The whole of the same frame. Its start is read and written in place, the rest by helpers. The
+/// verifier can follow this only if it does not know the distances: it would check the program once
+/// for each of them.
 struct Whole<'a>(&'a mut SkBuff);
 
-impl Octets for Whole<'_> {
+impl FrameBytes for Whole<'_> {
     #[inline(always)]
     fn len(&self) -> usize {
-        Octets::len(self.0)
+        FrameBytes::len(self.0)
     }
 
     #[inline(always)]
@@ -270,30 +269,30 @@ impl Octets for Whole<'_> {
 }
 
 impl Edit for Whole<'_> {
-    /// A program that writes in place gets a prologue from the verifier, which makes the start of the
-    /// frame its own where others have a clone of it. Where memory is too short for that, the kernel
-    /// drops the frame before our first instruction, and none of our counters tells: as for a frame
-    /// that it cannot even receive then. A helper for each number would need the same memory, and take
-    /// ten times as long for every frame. A clone that a program makes itself (`bpf_clone_redirect`)
-    /// leaves it with a start of its own too: the copy keeps its numbers.
+    /// The verifier gives a program that writes in place a prologue. If the frame has clones, the
+    /// prologue copies its start. If there is no memory for the copy, the kernel drops the frame before
+    /// our first instruction, and no counter of ours shows it. The same happens to a frame that the
+    /// kernel cannot even receive. A helper for each number would need the same memory, and ten times
+    /// as long for every frame. A program that clones a frame itself (`bpf_clone_redirect`) also gets
+    /// a start of its own, so the clone keeps its numbers.
     #[inline(always)]
-    fn write<const N: usize>(&mut self, at: usize, octets: [u8; N]) -> bool {
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> bool {
         if let Some(place) = self.0.in_place(at, N) {
-            // SAFETY: the octets are there.
-            unsafe { store(place, &octets) };
+            // SAFETY: the bytes are there.
+            unsafe { store(place, &bytes) };
             return true;
         }
         let len = N as u32;
-        // SAFETY: a helper on the program's own frame; the octets are on the stack. No flags:
+        // SAFETY: a helper on the program's own frame; the bytes are on the stack. No flags:
         // BPF_F_RECOMPUTE_CSUM would count the change twice in skb->csum.
         unsafe {
-            bpf_skb_store_bytes(self.0.skb.cast(), at as u32, octets.as_ptr().cast(), len, 0) == 0
+            bpf_skb_store_bytes(self.0.skb.cast(), at as u32, bytes.as_ptr().cast(), len, 0) == 0
         }
     }
 
     #[inline(always)]
-    fn adjust(&mut self, at: usize, difference: Difference) -> bool {
-        // As the sum is over words that the machine has read.
+    fn adjust(&mut self, at: usize, difference: ChecksumDifference) -> bool {
+        // The kernel's sum is over words in the machine's byte order.
         let difference = difference.folded().to_be();
         // SAFETY: a helper on the program's own frame.
         unsafe {
@@ -308,12 +307,12 @@ impl Edit for Whole<'_> {
     }
 }
 
-/// A length of options, of which the compiler knows nothing: it shall not take a comparison away that
-/// it can do without, because the verifier cannot.
+/// Hides a length of options from the compiler. Otherwise the compiler removes a comparison
+/// that it does not need, but the verifier does.
 #[inline(always)]
 pub fn in_sight(len: usize) -> usize {
     let mut len = len;
-    // SAFETY: an operation that changes no length that may come.
+    // SAFETY: an operation that changes no possible length.
     unsafe { asm!("{len} &= 63", len = inout(reg) len, options(pure, nomem, nostack)) };
     len
 }
@@ -322,7 +321,7 @@ pub fn in_sight(len: usize) -> usize {
 #[inline(always)]
 pub fn walk_options(walk: &mut OptionWalk) {
     let step = option_step as extern "C" fn(u64, *mut OptionWalk) -> i64;
-    // SAFETY: the helper calls `step` with `walk`, one call after the other, before it returns.
+    // SAFETY: before it returns, the helper calls `step` with `walk`, one call after the other.
     unsafe { bpf_loop(OPTIONS_MAX as u32, step as *mut c_void, from_mut(walk).cast(), 0) };
 }
 

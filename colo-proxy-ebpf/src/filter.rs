@@ -1,20 +1,20 @@
-//! A filter on the guest's TAP: mirror or redirector, alone or one of several.
+//! A filter on the guest's TAP: a mirror or a redirector, alone or one of several.
 //!
-//! The TAP's list of programs is the list of filters: towards the guest (egress) in their order,
-//! from the guest (ingress) in the reverse one.
+//! The TAP's list of programs is the list of filters. Towards the guest (egress) it is in their order,
+//! from the guest (ingress) in reverse order.
 
 use aya_ebpf::btf_maps::{Array, PerCpuArray};
 use aya_ebpf::helpers::bpf_clone_redirect;
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
-use colo_proxy_common::filter::{Filter, FilterCounters, is_token, kind, queue};
+use colo_proxy_common::filter::{FilterCounters, FilterRecord, is_token, kind, queue};
 use colo_proxy_common::record::LAYOUT_VERSION;
 
 use crate::access::SkBuff;
 use crate::verdict::{DROP, NEXT, let_arrive, send_out};
 
 #[btf_map(name = "filter")]
-static FILTER: Array<Filter, 1> = Array::new();
+static FILTER: Array<FilterRecord, 1> = Array::new();
 #[btf_map(name = "filter_counters")]
 static COUNTERS: PerCpuArray<FilterCounters, 1> = PerCpuArray::new();
 
@@ -57,9 +57,9 @@ fn handle(ctx: &TcContext, injected: impl FnOnce(&mut FilterCounters) -> &mut u6
     send_out(filter.out_gate_ifindex)
 }
 
-/// Whatever becomes of the copy, the frame goes on.
+/// The frame goes on, even if the kernel refuses the copy.
 #[inline(always)]
-fn mirror(ctx: &TcContext, frame: &SkBuff, mark: u32, filter: &Filter) {
+fn mirror(ctx: &TcContext, frame: &SkBuff, mark: u32, filter: &FilterRecord) {
     frame.set_mark(filter.token);
     // SAFETY: a helper on the program's own frame.
     let failed = unsafe { bpf_clone_redirect(ctx.skb.skb, filter.out_gate_ifindex, 0) };
@@ -71,7 +71,7 @@ fn mirror(ctx: &TcContext, frame: &SkBuff, mark: u32, filter: &Filter) {
     }
 }
 
-/// Ingress of the in gate: what came from `indev` is injected behind this filter, in each of its
+/// Ingress of the in gate: frames from `indev` are injected behind this filter, in each of its
 /// directions.
 #[classifier]
 pub fn colo_filter_in(ctx: TcContext) -> i32 {
@@ -90,7 +90,7 @@ pub fn colo_filter_in(ctx: TcContext) -> i32 {
     let_arrive(filter.netdev_ifindex)
 }
 
-/// Egress of each gate of a filter: as `colo_gate_guard`.
+/// Egress of each gate of a filter: the same as `colo_gate_guard`.
 #[classifier]
 pub fn colo_filter_guard(ctx: TcContext) -> i32 {
     let Some(filter) = filter() else { return DROP };
@@ -101,9 +101,9 @@ pub fn colo_filter_guard(ctx: TcContext) -> i32 {
     DROP
 }
 
-/// What the filter is; `None`, counted, where nobody has said so yet.
+/// The filter's record; `None`, counted, if its process has not written one yet.
 #[inline(always)]
-fn filter() -> Option<&'static Filter> {
+fn filter() -> Option<&'static FilterRecord> {
     let filter = FILTER.get(0).filter(|f| f.layout_version == LAYOUT_VERSION && f.token != 0);
     if filter.is_none() {
         count(|c| &mut c.dropped_no_settings);
@@ -116,7 +116,7 @@ fn count(counter: impl FnOnce(&mut FilterCounters) -> &mut u64) {
     if let Some(counters) = COUNTERS.get_ptr_mut(0) {
         // SAFETY: a per-CPU slot; TC programs are not preempted by another one on their processor
         // (softirq context). A frame that is cloned into a gate runs the guard in the middle of
-        // this program, but no reference into the slot is held at that moment.
+        // this program, but no reference into the slot is alive at that moment.
         let counter = counter(unsafe { &mut *counters });
         *counter = counter.wrapping_add(1);
     }

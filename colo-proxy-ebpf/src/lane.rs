@@ -1,46 +1,42 @@
-//! The kernel lane: the tunnel to the other host, by which frames go past the daemons.
+//! The kernel lane: the tunnel to the other host, in which frames go past the daemons.
 
-use aya_ebpf::btf_maps::PerCpuArray;
-use aya_ebpf::macros::{btf_map, classifier};
+use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use colo_proxy_common::decode::{decode, decode_tcp, protocol};
-use colo_proxy_common::lane::{self, LaneCounters};
+use colo_proxy_common::lane;
 use colo_proxy_common::record::{Settings, mode};
 
 use crate::access::SkBuff;
-use crate::maps::{count, settings};
+use crate::maps::{count, lane_counters, settings};
 use crate::speakers;
 use crate::verdict::{DROP, NEXT, send_out};
 
 /// RFC 768.
 const UDP_HEADER: u32 = 8;
 
-#[btf_map(name = "lane")]
-static LANE: PerCpuArray<LaneCounters, 1> = PerCpuArray::new();
-
-/// Where a frame for the other host goes, and with which mark.
-pub struct Way {
+/// The interface and the mark of a frame for the other host.
+pub struct FrameRoute {
     pub ifindex: u32,
     pub mark: u32,
 }
 
-/// The epoch, read once: the settings are the map itself, and the daemon may change them between two
-/// looks.
+/// The epoch, read once. The settings are the map itself, and the daemon may change them between two
+/// reads.
 #[inline(always)]
 pub fn epoch_of(settings: &Settings) -> u32 {
     // SAFETY: a reference is valid and aligned.
     unsafe { core::ptr::read_volatile(&raw const settings.epoch) }
 }
 
-/// The tunnel, where there is one that takes the frame, else `gate`. `epoch` is the one by which the
-/// frame was translated: a frame of an older one must never carry a newer one.
+/// The tunnel, if there is one and it takes the frame; otherwise `gate`. The frame was translated by
+/// `epoch`. It must never carry a newer one.
 #[inline(always)]
-pub fn way_out(frame: &SkBuff, settings: &Settings, epoch: u32, gate: u32) -> Way {
+pub fn route_out(frame: &SkBuff, settings: &Settings, epoch: u32, gate: u32) -> FrameRoute {
     if settings.lane_ifindex == 0 || !is_taken(frame, settings) {
-        return Way { ifindex: gate, mark: settings.mark };
+        return FrameRoute { ifindex: gate, mark: settings.mark };
     }
     let mark = lane::mark(settings.mark, epoch, settings.lane_slot);
-    Way { ifindex: settings.lane_ifindex, mark }
+    FrameRoute { ifindex: settings.lane_ifindex, mark }
 }
 
 /// Egress of the tunnel on the primary: the guest's input.
@@ -49,7 +45,7 @@ pub fn colo_lane_copy(ctx: TcContext) -> i32 {
     send(&ctx, &SkBuff::new(&ctx))
 }
 
-/// Egress of the tunnel on the secondary: the guest's output, of which the daemon sees nothing else.
+/// Egress of the tunnel on the secondary: the guest's output, which the daemon does not see.
 #[classifier]
 pub fn colo_lane_reply(ctx: TcContext) -> i32 {
     let frame = SkBuff::new(&ctx);
@@ -60,7 +56,8 @@ pub fn colo_lane_reply(ctx: TcContext) -> i32 {
     verdict
 }
 
-/// What we send is counted; what the host sends by itself is not for the other one.
+/// Counts the frames that our programs send. Frames that the host itself sends are not for the other
+/// host, and are dropped.
 #[inline(always)]
 fn send(ctx: &TcContext, frame: &SkBuff) -> i32 {
     let Some(settings) = settings() else { return DROP };
@@ -74,7 +71,7 @@ fn send(ctx: &TcContext, frame: &SkBuff) -> i32 {
         return DROP;
     }
     let segments = segments(ctx, frame);
-    if let Some(counters) = counters()
+    if let Some(counters) = lane_counters()
         && let Some(sent) = counters.sent.get_mut(lane::slot_index(mark))
     {
         *sent = sent.wrapping_add(segments);
@@ -82,8 +79,8 @@ fn send(ctx: &TcContext, frame: &SkBuff) -> i32 {
     NEXT
 }
 
-/// The tunnel takes it, whole or in segments. Asked by [`way_out`], and once more at the tunnel: what
-/// that does not take must not count as sent.
+/// The tunnel takes the frame, whole or in segments. [`route_out`] asks this, and the program at the
+/// tunnel asks again: a frame that the tunnel does not take must not count as sent.
 #[inline(always)]
 fn is_taken(frame: &SkBuff, settings: &Settings) -> bool {
     let (len, size, max) = (frame.wire_len(), frame.gso_size(), settings.lane_frame_max);
@@ -112,9 +109,9 @@ pub fn colo_lane_back(ctx: TcContext) -> i32 {
     send_out(if lane::parity(tag) == 0 { even } else { odd })
 }
 
-/// Ingress of the tunnel on the secondary: the primary's input, for the guest, by way of
-/// [`crate::secondary::colo_to_guest`]. While the guest is stopped, and nobody knows with which
-/// state it will go on, it waits with the daemon.
+/// Ingress of the tunnel on the secondary: the primary's input, which goes to the guest by way of
+/// [`crate::secondary::colo_to_guest`]. While the guest is stopped, its next state is not known, and
+/// the input goes to the daemon.
 #[classifier]
 pub fn colo_lane_input(ctx: TcContext) -> i32 {
     let Some(settings) = settings() else { return DROP };
@@ -127,24 +124,23 @@ pub fn colo_lane_input(ctx: TcContext) -> i32 {
         return DROP;
     }
     frame.set_mark(settings.mark);
-    if settings.lane_holds != 0 {
-        count(|c| &mut c.input_held);
+    if settings.lane_input_to_gate != 0 {
+        count(|c| &mut c.input_to_daemon);
         return send_out(settings.input_gate_ifindex);
     }
     send_out(settings.netdev_ifindex)
 }
 
-/// Counts a frame that came, and returns its tag; `None` where it comes too late to be one of its
-/// slot.
+/// Counts a frame that came, and returns its tag; `None` if it is too late for its slot.
 #[inline(always)]
 fn received(ctx: &TcContext, frame: &SkBuff, settings: &Settings) -> Option<u32> {
     let tag = frame.mark();
-    if lane::is_late(tag, settings.lane_told) {
+    if lane::is_late(tag, settings.lane_reported) {
         count(|c| &mut c.lane_late);
         return None;
     }
     let segments = segments(ctx, frame);
-    if let Some(counters) = counters()
+    if let Some(counters) = lane_counters()
         && let Some(received) = counters.received.get_mut(lane::slot_index(tag))
     {
         *received = received.wrapping_add(segments);
@@ -152,7 +148,8 @@ fn received(ctx: &TcContext, frame: &SkBuff, settings: &Settings) -> Option<u32>
     Some(tag)
 }
 
-/// How many frames this is on a wire: on the way segments are cut apart and put together.
+/// The number of frames that this is on a wire. On the way, segmentation and GRO change the number of
+/// buffers.
 #[inline(always)]
 fn segments(ctx: &TcContext, frame: &SkBuff) -> u64 {
     // SAFETY: the kernel's context is valid for the run of the program.
@@ -163,11 +160,11 @@ fn segments(ctx: &TcContext, frame: &SkBuff) -> u64 {
     if segments != 0 {
         return u64::from(segments);
     }
-    // The kernel has not counted what a guest has sent; it will as here.
+    // The kernel has not counted the segments of a guest's frame yet. It will count as here.
     payload(frame).map_or(1, |payload| u64::from(payload.div_ceil(size)).max(1))
 }
 
-/// Octets that are cut into segments.
+/// Bytes of payload that segmentation divides.
 #[inline(always)]
 fn payload(frame: &SkBuff) -> Option<u32> {
     let ip = decode(frame, frame.outer_tag()).ok()?.ip?;
@@ -175,12 +172,4 @@ fn payload(frame: &SkBuff) -> Option<u32> {
         return Some(decode_tcp(frame, &ip).ok()?.payload_len);
     }
     Some(ip.end.saturating_sub(ip.payload_at).saturating_sub(UDP_HEADER))
-}
-
-/// This processor's counters.
-#[inline(always)]
-pub fn counters() -> Option<&'static mut LaneCounters> {
-    // SAFETY: a per-CPU slot; TC programs are not preempted by another one on their processor
-    // (softirq context), and no reference into it is held while a frame is cloned.
-    LANE.get_ptr_mut(0).map(|counters| unsafe { &mut *counters })
 }

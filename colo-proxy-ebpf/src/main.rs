@@ -1,10 +1,15 @@
 //! The kernel programs of colo-proxy.
 //!
-//! One module per family: [`primary`] and [`secondary`] for the guest's TAP on either host,
-//! [`filter`] and [`rewriter`] for the filters that stand alone on one, [`gate`] for the TAPs of the
-//! daemon, [`xdp_capture`] for `AF_XDP`, [`lane`] for the tunnel between the hosts; [`translate`] is what
-//! those have in common. The decisions are in `colo-proxy-common`, where they are tested; here are the
-//! maps, the clock and the frame.
+//! Each family of programs has a module:
+//!
+//! * [`primary`], [`secondary`]: the guest's TAP on either host
+//! * [`filter`], [`rewriter`]: the filters that stand alone on a TAP
+//! * [`gate`]: the daemon's TAPs
+//! * [`xdp_capture`]: `AF_XDP`
+//! * [`lane`]: the tunnel between the hosts
+//!
+//! They share [`translate`]. The decisions are in `colo-proxy-common`, where they are tested. The maps,
+//! the clock and the frame are here.
 #![no_std]
 #![no_main]
 // The kernel programs are built with a compiler that allows it (see `cargo xtask build-ebpf`).
@@ -15,6 +20,7 @@ mod filter;
 mod gate;
 mod lane;
 mod maps;
+mod parsed;
 mod primary;
 mod rewriter;
 mod secondary;
@@ -31,6 +37,6 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    // Nothing here panics; the verifier would refuse the loop otherwise.
+    // No code here panics. If some did, the verifier would refuse this loop.
     loop {}
 }

@@ -1,17 +1,18 @@
-//! The rewriter alone on a guest's TAP: it translates what passes, captures nothing, and leaves the
-//! rest to the filters around it.
+//! The rewriter alone on a guest's TAP. It translates the frames that pass and captures none. The rest
+//! is for the filters around it.
 //!
-//! Input that came too early goes to the daemon, which writes it to the input gate again. It resumes
-//! *at* the rewriter, with its token: the filters before it have seen the frame.
+//! Early input goes to the daemon, which parks it and later writes it to the input gate. The frame
+//! then resumes *at* the rewriter, with the rewriter's token: the filters before it have seen it.
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use colo_proxy_common::filter::is_token;
 use colo_proxy_common::record::mode;
+use colo_proxy_common::segment::Direction;
 
 use crate::access::SkBuff;
 use crate::maps::{count, settings};
-use crate::translate::{Direction, Fate, translate};
+use crate::translate::{TranslationFate, translate};
 use crate::verdict::{DROP, NEXT, send_out};
 
 /// Egress of the guest's TAP: the network's numbers become the guest's.
@@ -35,13 +36,13 @@ pub fn colo_rewrite_tx(ctx: TcContext) -> i32 {
         settings.mode == mode::FAILED_OVER,
         Direction::ToGuest,
     ) {
-        Fate::Go => NEXT,
-        Fate::Hold => {
-            count(|c| &mut c.input_held);
+        TranslationFate::Go => NEXT,
+        TranslationFate::Park => {
+            count(|c| &mut c.input_to_daemon);
             frame.set_mark(settings.mark);
             send_out(settings.input_gate_ifindex)
         }
-        Fate::Drop => DROP,
+        TranslationFate::Drop => DROP,
     }
 }
 
@@ -50,7 +51,7 @@ pub fn colo_rewrite_tx(ctx: TcContext) -> i32 {
 pub fn colo_rewrite_rx(ctx: TcContext) -> i32 {
     let Some(settings) = settings() else { return DROP };
     let mut frame = SkBuff::new(&ctx);
-    // The rewriter injects nothing here itself.
+    // The rewriter itself injects no frames here.
     if is_token(frame.mark()) {
         return NEXT;
     }
@@ -64,8 +65,8 @@ pub fn colo_rewrite_rx(ctx: TcContext) -> i32 {
         settings.mode == mode::FAILED_OVER,
         Direction::FromGuest,
     ) {
-        Fate::Go => NEXT,
-        // Only what goes to the guest is held.
-        Fate::Hold | Fate::Drop => DROP,
+        TranslationFate::Go => NEXT,
+        // Only frames towards the guest are parked.
+        TranslationFate::Park | TranslationFate::Drop => DROP,
     }
 }

@@ -3,11 +3,12 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use colo_proxy_common::record::mode;
+use colo_proxy_common::segment::Direction;
 
 use crate::access::SkBuff;
-use crate::lane::{epoch_of, way_out};
+use crate::lane::{epoch_of, route_out};
 use crate::maps::{count, settings};
-use crate::translate::{Direction, Fate, translate};
+use crate::translate::{TranslationFate, translate};
 use crate::verdict::{DROP, NEXT, send_out};
 
 /// Ingress of the input gate: mirrored input goes to the guest, by way of [`colo_to_guest`].
@@ -38,13 +39,13 @@ pub fn colo_to_guest(ctx: TcContext) -> i32 {
         settings.mode == mode::FAILED_OVER,
         Direction::ToGuest,
     ) {
-        Fate::Go => NEXT,
-        Fate::Hold => {
-            count(|c| &mut c.input_held);
+        TranslationFate::Go => NEXT,
+        TranslationFate::Park => {
+            count(|c| &mut c.input_to_daemon);
             frame.set_mark(settings.mark);
             send_out(settings.input_gate_ifindex)
         }
-        Fate::Drop => DROP,
+        TranslationFate::Drop => DROP,
     }
 }
 
@@ -64,14 +65,14 @@ pub fn colo_from_guest(ctx: TcContext) -> i32 {
     }
     let epoch = epoch_of(settings);
     match translate(&mut frame, epoch, settings.mode == mode::FAILED_OVER, Direction::FromGuest) {
-        Fate::Go if settings.mode == mode::PROTECTED => {
+        TranslationFate::Go if settings.mode == mode::PROTECTED => {
             count(|c| &mut c.captured);
-            let way = way_out(&frame, settings, epoch, settings.output_gate_ifindex);
-            frame.set_mark(way.mark);
-            send_out(way.ifindex)
+            let route = route_out(&frame, settings, epoch, settings.output_gate_ifindex);
+            frame.set_mark(route.mark);
+            send_out(route.ifindex)
         }
-        Fate::Go => NEXT,
-        // Only what goes to the guest is held.
-        Fate::Hold | Fate::Drop => DROP,
+        TranslationFate::Go => NEXT,
+        // Only frames towards the guest are parked.
+        TranslationFate::Park | TranslationFate::Drop => DROP,
     }
 }

@@ -1,28 +1,29 @@
-//! Who speaks: the addresses of a guest whose output the daemon does not see. A survivor announces
+//! The addresses of a guest whose output the daemon does not see. After a failover the daemon announces
 //! them.
 
 use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::btf_map;
-use colo_proxy_common::decode::{Octets, decode, ethertype};
+use colo_proxy_common::decode::{FrameBytes, decode, ethertype};
 use colo_proxy_common::lane::{SPEAKERS_MAX, Speaker};
 
 use crate::access::SkBuff;
-use crate::lane;
+use crate::maps::lane_counters;
 
-/// A look at every frame would cost more than the frame's way into the tunnel. All addresses of a
-/// guest are behind one MAC, so a frame with any of them tells the switches what they need.
+/// Time between two looks. A look at every frame would cost more than the frame's way into the tunnel.
+/// All addresses of a guest are behind one MAC, so an announcement of any of them suffices for the
+/// switches.
 const PAUSE_NS: u64 = 1_000_000;
 
 #[btf_map(name = "speakers")]
 static SPEAKERS: LruHashMap<Speaker, u64, SPEAKERS_MAX> = LruHashMap::new();
 
-/// Remembers who sent this frame, now and then.
+/// Remembers the sender of this frame, if the last look was long enough ago.
 #[inline(always)]
 pub fn look(frame: &SkBuff) {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    let Some(counters) = lane::counters() else { return };
+    let Some(counters) = lane_counters() else { return };
     if now.wrapping_sub(counters.looked_ns) < PAUSE_NS {
         return;
     }

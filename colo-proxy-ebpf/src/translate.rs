@@ -1,104 +1,45 @@
-//! The translation of one frame: its connection's entry is found, advanced, and put where it belongs.
+//! The translation of one frame: finds its connection's entry, advances it, and puts it into the right
+//! map.
 
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_log_ebpf::debug;
-use colo_proxy_common::decode::{
-    Ip, Malformed, Octets, Sack, Tcp, TcpOptions, Timestamps, decode, decode_tcp,
-    decode_tcp_options, protocol,
+use colo_proxy_common::flow::{
+    self, FlowChange, FlowContext, FlowEntry, FlowSegment, FlowStep, FlowVerdict, known,
 };
-use colo_proxy_common::flow::{self, Change, Entry, Now, Segment, Step, Verdict, known};
-use colo_proxy_common::record::{Event, Flow, FlowKey, event};
-use colo_proxy_common::rewrite::{self, Edit};
+use colo_proxy_common::record::{EventRecord, FlowKey, FlowRecord, event};
+use colo_proxy_common::rewrite;
+use colo_proxy_common::segment::Direction;
 
 use crate::maps::{EVENTS, FLOWS, HALF_OPEN, Scratch, UNCONFIRMED, count, scratch};
+use crate::parsed::{Parsed, TranslatedFrame};
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    ToGuest,
-    FromGuest,
-}
-
-/// What the translation wants of a frame.
-pub trait Frame {
-    /// Takes the frame apart; `false` where it is no whole TCP segment.
-    fn parse(&self, direction: Direction, into: &mut Parsed) -> Result<bool, Malformed>;
-
-    /// To change it.
-    fn edit(&mut self) -> impl Edit;
-}
-
-/// What matters of a TCP segment. Numbers only: the kernel takes no map whose type tells of a Rust
-/// enum, and no write of what the compiler has left undefined.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Parsed {
-    key: FlowKey,
-    tcp: Tcp,
-    timestamps: Timestamps,
-    sack_at: u32,
-    sack_blocks: u32,
-}
-
-impl Parsed {
-    #[inline(always)]
-    fn options(&self) -> TcpOptions {
-        // Nothing lies at 0 but an address.
-        let timestamps = (self.timestamps.at != 0).then_some(self.timestamps);
-        let sack = Sack { at: self.sack_at, blocks: self.sack_blocks as u8 };
-        TcpOptions { timestamps, sack: (sack.at != 0).then_some(sack), ..TcpOptions::default() }
-    }
-}
-
-/// [`Frame::parse`] of a frame that can be read.
-#[inline(always)]
-pub fn parse<F: Octets>(
-    frame: &F,
-    outer_tag: Option<u16>,
-    direction: Direction,
-    into: &mut Parsed,
-) -> Result<bool, Malformed> {
-    let packet = decode(frame, outer_tag)?;
-    let Some(ip) = packet.ip else { return Ok(false) };
-    if ip.protocol != protocol::TCP || ip.fragment.is_some() {
-        return Ok(false);
-    }
-    let tcp = decode_tcp(frame, &ip)?;
-    let options = decode_tcp_options(frame, &tcp);
-    fill_key(&mut into.key, packet.vlan, &ip, &tcp, direction);
-    into.tcp = tcp;
-    into.timestamps = options.timestamps.unwrap_or(Timestamps { value: 0, echo: 0, at: 0 });
-    let sack = options.sack.unwrap_or(Sack { at: 0, blocks: 0 });
-    (into.sack_at, into.sack_blocks) = (sack.at, u32::from(sack.blocks));
-    Ok(true)
-}
-
-/// What becomes of a frame that has been through the translation.
-pub enum Fate {
+/// The result of a translation.
+pub enum TranslationFate {
     Go,
-    Hold,
+    Park,
     Drop,
 }
 
-/// Finds the frame's connection and translates the frame accordingly. What is not a whole TCP
-/// segment goes on as it is. `epoch` is of the settings. With `known_only`, no connection is made known that is not.
+/// Finds the frame's connection and translates the frame. A frame that is no whole TCP segment goes on
+/// as it is. `epoch` comes from the settings. With `known_only` no new connection gets an entry.
 #[inline(always)]
-pub fn translate<F: Frame>(
+pub fn translate<F: TranslatedFrame>(
     frame: &mut F,
     epoch: u32,
     known_only: bool,
     direction: Direction,
-) -> Fate {
-    let Some(scratch) = scratch() else { return Fate::Drop };
+) -> TranslationFate {
+    let Some(scratch) = scratch() else { return TranslationFate::Drop };
     let Ok(is_segment) = frame.parse(direction, &mut scratch.parsed) else {
         count(|c| &mut c.malformed);
-        return Fate::Go;
+        return TranslationFate::Go;
     };
     if !is_segment {
-        return Fate::Go;
+        return TranslationFate::Go;
     }
     let Scratch { record, parsed } = forget(scratch);
     let key = &parsed.key;
-    let now = Now {
+    let now = FlowContext {
         failed_over: known_only,
         epoch,
         // SAFETY: a helper without arguments.
@@ -106,19 +47,19 @@ pub fn translate<F: Frame>(
     };
     let step = advance(&now, key, parsed, direction, record);
     apply(key, &step, record);
-    if step.change == Change::Establish {
+    if step.change == FlowChange::Establish {
         trace(key, record);
     }
     carry_out(frame, parsed, &step, direction)
 }
 
-/// What is in `scratch` is read from there from now on, so that the verifier does not know what it
-/// was: it would follow the rest of the program once for each way in which a frame was parsed.
+/// Makes the verifier forget the contents of `scratch`: they are read from there from now on.
+/// Otherwise it would follow the rest of the program once for each way to parse a frame.
 #[inline(always)]
 fn forget(scratch: &mut Scratch) -> &mut Scratch {
     let known: *mut Scratch = scratch;
     let forgotten: *mut Scratch;
-    // SAFETY: a move; the compiler has to think that the memory has changed.
+    // SAFETY: a move. To the compiler the memory may have changed.
     unsafe {
         core::arch::asm!(
             "{forgotten} = {known}",
@@ -131,84 +72,69 @@ fn forget(scratch: &mut Scratch) -> &mut Scratch {
 }
 
 #[inline(always)]
-fn fill_key(key: &mut FlowKey, vlan: [u16; 2], ip: &Ip, tcp: &Tcp, direction: Direction) {
-    key.vlan = vlan;
-    key.ip_version = ip.version;
-    key.protocol = ip.protocol;
-    key.reserved = [0; 2];
-    if direction == Direction::ToGuest {
-        (key.guest_addr, key.guest_port) = (ip.dst, tcp.dst_port);
-        (key.peer_addr, key.peer_port) = (ip.src, tcp.src_port);
-    } else {
-        (key.guest_addr, key.guest_port) = (ip.src, tcp.src_port);
-        (key.peer_addr, key.peer_port) = (ip.dst, tcp.dst_port);
-    }
-}
-
-#[inline(always)]
 fn advance(
-    now: &Now,
+    now: &FlowContext,
     key: &FlowKey,
     parsed: &Parsed,
     direction: Direction,
-    record: &mut Flow,
-) -> Step {
-    let segment = Segment::new(&parsed.tcp, parsed.options().timestamps);
+    record: &mut FlowRecord,
+) -> FlowStep {
+    let segment = FlowSegment::new(&parsed.tcp, parsed.options().timestamps);
     match direction {
         Direction::ToGuest => flow::to_guest(now, &segment, find(key), record),
         Direction::FromGuest => flow::from_guest(now, &segment, find(key), record),
     }
 }
 
-/// The connection's entry. One that another processor is moving from map to map is in both for a
-/// moment, never in neither, so a second look finds it.
+/// The connection's entry. While another processor moves it from map to map, it is in both for a
+/// moment, and never in neither. So a second look finds it.
 #[inline(always)]
-fn find(key: &FlowKey) -> Option<Entry<'static>> {
+fn find(key: &FlowKey) -> Option<FlowEntry<'static>> {
     let at = FLOWS
         .get_ptr_mut(key)
         .or_else(|| UNCONFIRMED.get_ptr_mut(key))
         .or_else(|| HALF_OPEN.get_ptr_mut(key))
         .or_else(|| UNCONFIRMED.get_ptr_mut(key))
         .or_else(|| FLOWS.get_ptr_mut(key))?;
-    // SAFETY: the kernel's value, aligned to 8, accessible until the program ends. It may be
-    // deleted and used again for another connection meanwhile, which `Entry` survives: one frame
-    // is then translated wrongly, and the receiver discards it.
-    unsafe { Entry::from_ptr(at) }
+    // SAFETY: the kernel's value is aligned to 8 and accessible until the program ends. Meanwhile the
+    // kernel may delete it and use it for another connection. `FlowEntry` allows that: one frame is
+    // then translated wrongly, and the receiver discards it.
+    unsafe { FlowEntry::from_ptr(at) }
 }
 
 #[expect(
     clippy::needless_borrows_for_generic_args,
-    reason = "by value the record would be copied to a stack of 512 octets"
+    reason = "by value the record would be copied to a stack of 512 bytes"
 )]
 #[inline(always)]
-fn apply(key: &FlowKey, step: &Step, record: &mut Flow) {
+fn apply(key: &FlowKey, step: &FlowStep, record: &mut FlowRecord) {
     match step.change {
-        Change::Keep => {}
-        Change::Open => {
+        FlowChange::Keep => {}
+        FlowChange::Open => {
             let _full = HALF_OPEN.insert(key, &*record, 0);
             let _absent = UNCONFIRMED.remove(key);
             let _absent = FLOWS.remove(key);
         }
-        Change::Establish => establish(key, record),
-        Change::Forget => {
+        FlowChange::Establish => establish(key, record),
+        FlowChange::Forget => {
             let _absent = HALF_OPEN.remove(key);
             let _absent = UNCONFIRMED.remove(key);
             let _absent = FLOWS.remove(key);
         }
     }
-    if step.release_held {
+    if step.frees_parked {
         tell(key, record);
     }
 }
 
-/// Into the map that nobody else's frames push it out of, if the guest has shown that the connection
-/// is real.
+/// Puts the record into `flows`, from which no other connection evicts it, if the guest has shown that
+/// the connection is real.
 #[expect(
     clippy::needless_borrows_for_generic_args,
-    reason = "by value the record would be copied to a stack of 512 octets"
+    reason = "by value the record would be copied to a stack of 512 bytes"
 )]
 #[inline(always)]
-fn establish(key: &FlowKey, record: &mut Flow) {
+fn establish(key: &FlowKey, record: &mut FlowRecord) {
     if record.known & known::CONFIRMED != 0 {
         if FLOWS.insert(key, &*record, 0).is_ok() {
             let _absent = UNCONFIRMED.remove(key);
@@ -219,28 +145,28 @@ fn establish(key: &FlowKey, record: &mut Flow) {
         // The guest's next frame tries again.
         record.known &= !known::CONFIRMED;
     }
-    // A full table pushes out another one. Where the kernel finds none in a hurry, the connection
-    // stays where it is, and its next frame tries again.
+    // A full table evicts another connection. If the kernel does not find one at once, this
+    // connection stays where it is, and its next frame tries again.
     if UNCONFIRMED.insert(key, &*record, 0).is_ok() {
         let _absent = FLOWS.remove(key);
         let _absent = HALF_OPEN.remove(key);
     }
 }
 
-/// Tells the daemon that input held for this connection may go to the guest now. Where the ring is
-/// full the peer repeats what was held.
+/// Tells the daemon that the parked input of this connection may go to the guest now. If the ring is
+/// full, the peer repeats that input.
 #[inline(always)]
-fn tell(key: &FlowKey, record: &Flow) {
+fn tell(key: &FlowKey, record: &FlowRecord) {
     if let Some(mut slot) = EVENTS.reserve(0) {
-        slot.write(Event { kind: event::OFFSET_KNOWN, key: *key, flow: *record });
+        slot.write(EventRecord { kind: event::OFFSET_KNOWN, key: *key, flow: *record });
         slot.submit(0);
     }
 }
 
-/// For operators who follow a connection; the verifier removes this where the daemon's log is not
-/// at "debug".
+/// For operators who follow a connection. Unless the daemon's log is at "debug", the verifier removes
+/// this.
 #[inline(always)]
-fn trace(key: &FlowKey, record: &Flow) {
+fn trace(key: &FlowKey, record: &FlowRecord) {
     debug!(
         &(),
         "connection of guest port {} with port {}: wire = guest + {:x}, timestamps + {:x}",
@@ -252,27 +178,32 @@ fn trace(key: &FlowKey, record: &Flow) {
 }
 
 #[inline(always)]
-fn carry_out<F: Frame>(frame: &mut F, parsed: &Parsed, step: &Step, direction: Direction) -> Fate {
+fn carry_out<F: TranslatedFrame>(
+    frame: &mut F,
+    parsed: &Parsed,
+    step: &FlowStep,
+    direction: Direction,
+) -> TranslationFate {
     let options = parsed.options();
     let done = match step.verdict {
-        Verdict::Pass => return Fate::Go,
-        Verdict::Hold => return Fate::Hold,
-        Verdict::Drop => {
+        FlowVerdict::Pass => return TranslationFate::Go,
+        FlowVerdict::Park => return TranslationFate::Park,
+        FlowVerdict::Drop => {
             count(|c| &mut c.dropped_no_offset);
-            return Fate::Drop;
+            return TranslationFate::Drop;
         }
-        Verdict::Translate(translation) if direction == Direction::ToGuest => {
+        FlowVerdict::Translate(translation) if direction == Direction::ToGuest => {
             count(|c| &mut c.translated_to_guest);
             rewrite::to_guest(&mut frame.edit(), &parsed.tcp, &options, translation)
         }
-        Verdict::Translate(translation) => {
+        FlowVerdict::Translate(translation) => {
             count(|c| &mut c.translated_from_guest);
             rewrite::from_guest(&mut frame.edit(), &parsed.tcp, &options, translation)
         }
     };
     if done {
-        return Fate::Go;
+        return TranslationFate::Go;
     }
     count(|c| &mut c.rewrite_failed);
-    Fate::Drop
+    TranslationFate::Drop
 }

@@ -1,4 +1,4 @@
-//! What a TC program answers.
+//! The answers of a TC program.
 
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
 use aya_ebpf::helpers::bpf_redirect;
@@ -10,7 +10,7 @@ pub const DROP: i32 = TC_ACT_SHOT;
 /// Sends the frame out of the interface `ifindex`.
 #[inline(always)]
 pub fn send_out(ifindex: u32) -> i32 {
-    // SAFETY: a helper without memory arguments; an unknown interface drops the frame.
+    // SAFETY: a helper without memory arguments. An unknown interface drops the frame.
     unsafe { bpf_redirect(ifindex, 0) as i32 }
 }
 

@@ -1,9 +1,8 @@
-//! The guest's TAP on the secondary host, where `AF_XDP` captures: guest output goes to the socket
-//! of its queue before the kernel makes a packet of it.
+//! `AF_XDP` capture at the guest's TAP on the secondary host: guest output goes to the socket of its
+//! queue before the kernel makes a packet of it.
 //!
-//! Whatever is not for a socket passes untouched, and [`colo_from_guest`] behind it does all that
-//! there is to do; so a frame without a socket (a queue that the guest enabled later, a daemon that
-//! died) goes to the output gate, or nowhere.
+//! A frame without a socket passes unchanged: the guest has enabled its queue later, or the daemon has
+//! died. [`colo_from_guest`] behind this program then sends it to the output gate, or drops it.
 //!
 //! [`colo_from_guest`]: crate::secondary::colo_from_guest
 
@@ -15,24 +14,26 @@ use aya_ebpf::btf_maps::XskMap;
 use aya_ebpf::helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
-use colo_proxy_common::checksum::Difference;
-use colo_proxy_common::decode::{Malformed, OPTIONS_MAX, Octets, OptionWalk};
+use colo_proxy_common::checksum::ChecksumDifference;
+use colo_proxy_common::decode::{FrameBytes, Malformed, OPTIONS_MAX, OptionWalk};
 use colo_proxy_common::record::mode;
 use colo_proxy_common::rewrite::Edit;
+use colo_proxy_common::segment::Direction;
 
 use crate::access::{in_sight, walk_options};
 use crate::maps::{count, settings_if_any};
-use crate::translate::{Direction, Fate, Frame, Parsed, parse, translate};
+use crate::parsed::{Parsed, TranslatedFrame, parse};
+use crate::translate::{TranslationFate, translate};
 
-/// Receive queues that can have a socket: each takes 16 MiB.
+/// Receive queues that can have a socket. Each socket takes 16 MiB.
 const QUEUES_MAX: usize = 16;
 
 /// The socket of each receive queue.
 #[btf_map(name = "xsks")]
 static SOCKETS: XskMap<QUEUES_MAX> = XskMap::new();
 
-/// Before ingress of the guest's TAP. In native mode it does not see what the daemon releases
-/// there.
+/// Runs before ingress of the guest's TAP. In native mode it does not see the frames that the daemon
+/// releases there.
 #[xdp(frags)]
 pub fn colo_xdp_capture(ctx: XdpContext) -> u32 {
     let Some(settings) = settings_if_any() else { return XDP_PASS };
@@ -41,24 +42,24 @@ pub fn colo_xdp_capture(ctx: XdpContext) -> u32 {
         return XDP_PASS;
     }
     match translate(&mut XdpFrame(ctx.ctx), settings.epoch, false, Direction::FromGuest) {
-        Fate::Go => {
+        TranslationFate::Go => {
             count(|c| &mut c.captured);
-            // A socket that has just gone: what is translated must not reach a wire from here.
+            // The socket may have just gone. The frame is translated, and must not reach a wire.
             match SOCKETS.redirect(queue, u64::from(XDP_DROP)) {
                 Ok(action) | Err(action) => action,
             }
         }
-        Fate::Hold | Fate::Drop => XDP_DROP,
+        TranslationFate::Park | TranslationFate::Drop => XDP_DROP,
     }
 }
 
-/// One frame, in however many pieces.
+/// One frame, in one piece or several.
 struct XdpFrame(*mut xdp_md);
 
-impl Frame for XdpFrame {
+impl TranslatedFrame for XdpFrame {
     #[inline(always)]
     fn parse(&self, direction: Direction, into: &mut Parsed) -> Result<bool, Malformed> {
-        // The kernel has not taken a tag out of the frame yet.
+        // The kernel has not moved a tag out of the frame yet.
         parse(self, None, direction, into)
     }
 
@@ -68,7 +69,7 @@ impl Frame for XdpFrame {
     }
 }
 
-impl Octets for XdpFrame {
+impl FrameBytes for XdpFrame {
     #[inline(always)]
     fn len(&self) -> usize {
         // SAFETY: a helper on the program's own frame.
@@ -77,11 +78,11 @@ impl Octets for XdpFrame {
 
     #[inline(always)]
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        let mut octets = MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: the helper writes exactly N octets where it succeeds.
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the helper writes exactly N bytes if it succeeds.
         unsafe {
-            match bpf_xdp_load_bytes(self.0, at as u32, octets.as_mut_ptr().cast(), N as u32) {
-                0 => Some(octets.assume_init()),
+            match bpf_xdp_load_bytes(self.0, at as u32, bytes.as_mut_ptr().cast(), N as u32) {
+                0 => Some(bytes.assume_init()),
                 _ => None,
             }
         }
@@ -93,7 +94,7 @@ impl Octets for XdpFrame {
         if len == 0 || len > OPTIONS_MAX {
             return false;
         }
-        // SAFETY: `into` has room for `len` octets.
+        // SAFETY: `into` has room for `len` bytes.
         unsafe { bpf_xdp_load_bytes(self.0, at as u32, into.as_mut_ptr().cast(), len as u32) == 0 }
     }
 
@@ -105,16 +106,16 @@ impl Octets for XdpFrame {
 
 impl Edit for XdpFrame {
     #[inline(always)]
-    fn write<const N: usize>(&mut self, at: usize, mut octets: [u8; N]) -> bool {
+    fn write<const N: usize>(&mut self, at: usize, mut bytes: [u8; N]) -> bool {
         let len = N as u32;
-        // SAFETY: a helper on the program's own frame; the octets are on the stack.
-        unsafe { bpf_xdp_store_bytes(self.0, at as u32, octets.as_mut_ptr().cast(), len) == 0 }
+        // SAFETY: a helper on the program's own frame; the bytes are on the stack.
+        unsafe { bpf_xdp_store_bytes(self.0, at as u32, bytes.as_mut_ptr().cast(), len) == 0 }
     }
 
-    /// Leaves the checksum as it is: nothing here tells whether it is partial or complete, and the
+    /// Leaves the checksum as it is. XDP does not know whether it is partial or complete, and the
     /// frame is only compared.
     #[inline(always)]
-    fn adjust(&mut self, _at: usize, _difference: Difference) -> bool {
+    fn adjust(&mut self, _at: usize, _difference: ChecksumDifference) -> bool {
         true
     }
 }

@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use colo_proxy_common::decode::protocol;
 use colo_proxy_common::flow::{known, state};
-use colo_proxy_common::record::{Flow, FlowKey};
+use colo_proxy_common::record::{FlowKey, FlowRecord};
 use serde::{Deserialize, Serialize};
 
 /// The longest text: room for more connections than a table has by default.
@@ -57,7 +57,7 @@ pub enum FlowState {
 impl Offset {
     /// The connection of an entry in a map; `None` where it is not translated in `epoch`, or is
     /// still being opened.
-    pub fn of(key: &FlowKey, flow: &Flow, epoch: u32) -> Option<Self> {
+    pub fn of(key: &FlowKey, flow: &FlowRecord, epoch: u32) -> Option<Self> {
         let state = match flow.state {
             state::ESTABLISHED => FlowState::Established,
             state::FIN_GUEST => FlowState::FinGuest,
@@ -72,8 +72,8 @@ impl Offset {
     }
 
     /// The entry for it under a new pair: in every epoch of that, this is how it is translated.
-    pub fn flow(&self, epoch: u32, now_ns: u64) -> Flow {
-        Flow {
+    pub fn flow(&self, epoch: u32, now_ns: u64) -> FlowRecord {
+        FlowRecord {
             epoch,
             state: match self.state {
                 FlowState::Established => state::ESTABLISHED,
@@ -88,7 +88,7 @@ impl Offset {
             base_seq_offset: self.seq,
             base_ts_offset: self.ts,
             last_seen_ns: now_ns,
-            ..Flow::default()
+            ..FlowRecord::default()
         }
     }
 }

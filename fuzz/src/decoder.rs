@@ -4,14 +4,15 @@
 mod oracle;
 
 use colo_proxy_common::decode::{
-    Ip, Malformed, Packet, Tcp, TcpOptions, decode, decode_ports, decode_tcp, decode_tcp_options,
+    IpHeader, Malformed, PacketHeaders, Tcp, TcpOptions, decode, decode_ports, decode_tcp,
+    decode_tcp_options,
 };
 
 /// The frame is the input, as it is.
 pub fn run(frame: &[u8]) {
     for outer_tag in [None, Some(0x2fff)] {
         let packet = decode(frame, outer_tag);
-        let Ok(Packet { ip: Some(ip), vlan, .. }) = packet else { continue };
+        let Ok(PacketHeaders { ip: Some(ip), vlan, .. }) = packet else { continue };
         assert!(vlan.iter().all(|id| *id < 4096), "{vlan:?}");
         points_inside(frame, &ip);
         ends_where_it_says(frame, outer_tag, packet, &ip);
@@ -20,7 +21,7 @@ pub fn run(frame: &[u8]) {
 }
 
 /// Every offset lies in the packet, and the packet in the frame.
-fn points_inside(frame: &[u8], ip: &Ip) {
+fn points_inside(frame: &[u8], ip: &IpHeader) {
     let header_min = if ip.version == 4 { 20 } else { 40 };
     assert!(ip.at + header_min <= ip.payload_at && ip.payload_at <= ip.end, "{ip:?}");
     assert!(ip.end as usize <= frame.len(), "{ip:?} in {} octets", frame.len());
@@ -83,8 +84,8 @@ fn slow_options(frame: &[u8], tcp: &Tcp) -> TcpOptions {
 fn ends_where_it_says(
     frame: &[u8],
     outer_tag: Option<u16>,
-    packet: Result<Packet, Malformed>,
-    ip: &Ip,
+    packet: Result<PacketHeaders, Malformed>,
+    ip: &IpHeader,
 ) {
     let end = ip.end as usize;
     assert_eq!(decode(&frame[..end], outer_tag), packet);

@@ -17,7 +17,9 @@ use aya::{Ebpf, EbpfLoader};
 use clap::Parser;
 use colo_proxy_common::decode::protocol;
 use colo_proxy_common::flow::{known, state};
-use colo_proxy_common::record::{Counters, Flow, FlowKey, LAYOUT_VERSION, Settings, mode};
+use colo_proxy_common::record::{
+    FlowKey, FlowRecord, LAYOUT_VERSION, ProgramCounters, Settings, mode,
+};
 use frame::{Checksum, Extension, Ip, Shape, TcpOption};
 
 /// `TCX_NEXT`.
@@ -211,23 +213,23 @@ impl Object {
     }
 
     fn insert(&mut self, key: FlowKey) -> Result<()> {
-        let flow = Flow {
+        let flow = FlowRecord {
             epoch: EPOCH,
             state: state::ESTABLISHED,
             known: known::GUEST | known::WIRE | known::OFFSET | known::CONFIRMED,
             seq_offset: SEQ_OFFSET,
             ts_offset: TS_OFFSET,
-            ..Flow::default()
+            ..FlowRecord::default()
         };
-        let mut flows: HashMap<&mut MapData, FlowKey, Flow> =
+        let mut flows: HashMap<&mut MapData, FlowKey, FlowRecord> =
             self.ebpf.map_mut("flows").context("flows")?.try_into()?;
         Ok(flows.insert(key, flow, 0)?)
     }
 
     fn translated(&self) -> Result<u64> {
-        let map: PerCpuArray<_, Counters> =
+        let map: PerCpuArray<_, ProgramCounters> =
             self.ebpf.map("counters").context("counters")?.try_into()?;
-        let mut sum = Counters::default();
+        let mut sum = ProgramCounters::default();
         map.get(&0, 0)?.iter().for_each(|one| sum.add(one));
         ensure!(sum.malformed == 0 && sum.rewrite_failed == 0, "{}: {sum:?}", self.name);
         Ok(sum.translated_to_guest + sum.translated_from_guest)

@@ -15,10 +15,10 @@ use std::net::UdpSocket;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::maps::{HashMap, Map, MapData};
-use colo_proxy::datapath::{Datapath, DatapathError, Limits, Plan};
+use colo_proxy::datapath::{Datapath, DatapathError, DatapathPlan, TranslationLimits};
 use colo_proxy_common::flow::{known, state};
 use colo_proxy_common::lane::Speaker;
-use colo_proxy_common::record::{Flow, FlowKey};
+use colo_proxy_common::record::{FlowKey, FlowRecord};
 use colo_proxy_engine::pair::{OnDeath, ProgramMode, Role};
 use frame::{Checksum, Shape};
 use nix::net::if_::if_nametoindex;
@@ -46,8 +46,8 @@ impl Host {
         }
     }
 
-    fn plan<'a>(&self, instance: &'a str, role: Role) -> Plan<'a> {
-        Plan {
+    fn plan<'a>(&self, instance: &'a str, role: Role) -> DatapathPlan<'a> {
+        DatapathPlan {
             instance,
             role,
             mode: ProgramMode::Protected,
@@ -55,7 +55,7 @@ impl Host {
             output_gate_ifindex: self.output.ifindex,
             input_gate_ifindex: self.input.ifindex,
             on_death: OnDeath::Hold,
-            limits: Limits { flows_max: 64, ..Limits::default() },
+            limits: TranslationLimits { flows_max: 64, ..TranslationLimits::default() },
         }
     }
 }
@@ -168,7 +168,7 @@ fn the_hosts_own_chatter_stays_out_of_the_gates() {
 const T_SEQ: u32 = 0x8765_4321;
 const T_TS: u32 = 0x1234_5678;
 
-fn translated(vlan: u16) -> (FlowKey, Flow) {
+fn translated(vlan: u16) -> (FlowKey, FlowRecord) {
     let mut key = FlowKey {
         guest_port: 80,
         peer_port: 40_000,
@@ -179,12 +179,12 @@ fn translated(vlan: u16) -> (FlowKey, Flow) {
     };
     key.peer_addr[..4].copy_from_slice(&frame::V4_SRC);
     key.guest_addr[..4].copy_from_slice(&frame::V4_DST);
-    let flow = Flow {
+    let flow = FlowRecord {
         state: state::ESTABLISHED,
         known: known::GUEST | known::WIRE | known::OFFSET,
         seq_offset: T_SEQ,
         ts_offset: T_TS,
-        ..Flow::default()
+        ..FlowRecord::default()
     };
     (key, flow)
 }
@@ -433,7 +433,7 @@ fn on_death_pass_leaves_no_link() {
         let hold = host.plan(&name, Role::Primary);
         drop(Datapath::attach(&hold).expect("attach"));
         assert_eq!(links_on("guest0").len(), 2);
-        let pass = Plan { on_death: OnDeath::Pass, ..hold };
+        let pass = DatapathPlan { on_death: OnDeath::Pass, ..hold };
         let datapath = Datapath::attach(&pass).expect("take over");
         assert_eq!(links_on("guest0").len(), 2);
         drop(datapath);
@@ -469,7 +469,7 @@ fn errors_say_what_to_do() {
     in_netns(|| {
         let host = Host::new();
         let name = instance();
-        let plan = Plan { netdev_ifindex: 9_999, ..host.plan(&name, Role::Primary) };
+        let plan = DatapathPlan { netdev_ifindex: 9_999, ..host.plan(&name, Role::Primary) };
         let error = Datapath::attach(&plan).expect_err("no such interface");
         assert!(matches!(error, DatapathError::NoInterface { ifindex: 9_999, .. }), "{error}");
         assert!(error.hint().is_some_and(|hint| hint.contains("TAP")));

@@ -7,6 +7,7 @@
 mod citations;
 mod documents;
 mod errors;
+mod imports;
 mod lexer;
 mod links;
 mod paths;
@@ -79,6 +80,7 @@ pub fn run() -> Result<()> {
     for path in &files {
         findings.extend(check_file(&root, path, &known)?);
     }
+    findings.extend(imports::check(&root, &files)?);
     for finding in &findings {
         println!("{finding}");
     }

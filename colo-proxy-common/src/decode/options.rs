@@ -1,8 +1,8 @@
 //! The options of a TCP header.
 
-use super::{Octets, Tcp};
+use super::{FrameBytes, Tcp};
 
-/// The longest TCP options a header can hold, in octets.
+/// The longest TCP options a header can hold, in bytes.
 pub const OPTIONS_MAX: usize = 40;
 
 /// The TCP options that matter here.
@@ -33,17 +33,17 @@ pub struct Sack {
     pub blocks: u8,
 }
 
-/// `NOP NOP`, kind and length of the timestamps option: how it comes ever since RFC 7323, appendix A,
+/// `NOP NOP`, kind and length of the timestamps option: the usual form since RFC 7323, appendix A,
 /// and its predecessor.
 const USUAL_TIMESTAMPS: u32 = 0x0101_080a;
 const USUAL_TIMESTAMPS_LEN: u32 = 12;
 /// `NOP NOP`, and the kind of the SACK option.
 const USUAL_SACK: u32 = 0x01_01_05;
 
-/// Reads the options of `tcp`. Options that are cut or of the wrong length end the walk, as they
-/// do in a receiver.
+/// Reads the options of `tcp`. A truncated option, or one of the wrong length, ends the walk, as it
+/// does in a receiver.
 #[inline(always)]
-pub fn decode_tcp_options<F: Octets + ?Sized>(frame: &F, tcp: &Tcp) -> TcpOptions {
+pub fn decode_tcp_options<F: FrameBytes + ?Sized>(frame: &F, tcp: &Tcp) -> TcpOptions {
     let len = u32::from(tcp.options_len);
     let start = tcp.at + 20;
     if len == 0 {
@@ -52,11 +52,11 @@ pub fn decode_tcp_options<F: Octets + ?Sized>(frame: &F, tcp: &Tcp) -> TcpOption
     usual(frame, start, len).unwrap_or_else(|| walk(frame, start, len))
 }
 
-/// What a walk finds in options as nearly every established connection has them: timestamps, or SACK
-/// blocks, or these behind those, and nothing else. `None` where the options are others.
+/// Reads the options that nearly every established connection has, with the same result as a walk:
+/// timestamps, or SACK blocks, or SACK blocks behind timestamps, and nothing else. `None` for others.
 #[inline(always)]
-fn usual<F: Octets + ?Sized>(frame: &F, start: u32, len: u32) -> Option<TcpOptions> {
-    // The shortest of them.
+fn usual<F: FrameBytes + ?Sized>(frame: &F, start: u32, len: u32) -> Option<TcpOptions> {
+    // The length of the shortest form.
     let head: [u8; 12] = frame.read(start as usize)?;
     let [a, b, c, d, v0, v1, v2, v3, e0, e1, e2, e3] = head;
     let first = u32::from_be_bytes([a, b, c, d]);
@@ -77,7 +77,7 @@ fn usual<F: Octets + ?Sized>(frame: &F, start: u32, len: u32) -> Option<TcpOptio
     Some(TcpOptions { timestamps, sack: Some(sack), ..NONE })
 }
 
-/// The SACK option that begins with `word` at `at`, if it takes all of the `len` octets.
+/// The SACK option that begins with `word` at `at`, if it takes all of the `len` bytes.
 #[inline(always)]
 fn usual_sack(word: u32, at: u32, len: u32) -> Option<Sack> {
     let fits = matches!(len, 12 | 20 | 28 | 36) && word & 0xff == len - 2;
@@ -94,7 +94,7 @@ const NONE: TcpOptions = TcpOptions {
 
 /// Reads options in any order.
 #[inline(always)]
-fn walk<F: Octets + ?Sized>(frame: &F, start: u32, len: u32) -> TcpOptions {
+fn walk<F: FrameBytes + ?Sized>(frame: &F, start: u32, len: u32) -> TcpOptions {
     let mut walk = OptionWalk::default();
     if !frame.read_into(start as usize, len as usize, &mut walk.raw) {
         return TcpOptions::default();
@@ -104,8 +104,8 @@ fn walk<F: Octets + ?Sized>(frame: &F, start: u32, len: u32) -> TcpOptions {
     walk.found(start)
 }
 
-/// A walk over the options of a TCP header: where it stands, and where it has found what. The last
-/// option of a kind counts. Offset 0 is "not found": a value follows its kind and length.
+/// A walk over the options of a TCP header: its place, and the places of the values found. The last
+/// option of a kind counts. Offset 0 means "not found", because a value follows its kind and length.
 #[derive(Debug)]
 #[repr(C)]
 pub struct OptionWalk {
@@ -177,7 +177,7 @@ impl OptionWalk {
         }
     }
 
-    /// What was found in options that start at `start`.
+    /// The options found; they start at `start` in the frame.
     #[inline(always)]
     fn found(&self, start: u32) -> TcpOptions {
         TcpOptions {
@@ -194,11 +194,11 @@ impl OptionWalk {
         }
     }
 
-    /// Octet `at`, 0 beyond the end: the kernel's verifier wants every index bounded in sight.
+    /// Byte `at`; 0 beyond the end. The kernel's verifier wants to see every index bounded.
     #[inline(always)]
     fn byte(&self, at: u32) -> u8 {
         match self.raw.get(at as usize) {
-            Some(octet) => *octet,
+            Some(byte) => *byte,
             None => 0,
         }
     }

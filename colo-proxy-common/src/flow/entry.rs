@@ -1,25 +1,25 @@
-//! One entry of the flow maps, as the programs use it: in place, and while the other direction of
-//! the same connection is handled on another processor.
+//! One entry of the flow maps, as the programs use it: in place, while another processor may handle
+//! the other direction of the same connection.
 
 use core::marker::PhantomData;
 use core::ptr::{NonNull, addr_of_mut};
 
 use super::{known, state};
-use crate::record::Flow;
+use crate::record::FlowRecord;
 use crate::rewrite::Translation;
 
-/// A [`Flow`] that lives in a map.
+/// A [`FlowRecord`] that lives in a map.
 ///
-/// Each number is read and written on its own, once, and where it is asked for (volatile): a
-/// reference would let the compiler keep a number that the other processor has changed since. Of
-/// each pair of numbers only one direction is the writer: the guest's frames write `guest_isn` and
-/// `guest_ts`, the peer's write `wire_isn` and `wire_ts`. Each then adds its bits to `known` in one
-/// atomic step; whoever finds both there computes the offset, so that two frames that cross cannot
-/// both think that the other one is still to come.
+/// Each number is read and written by itself, once, at the place in the code that asks for it
+/// (volatile). With a reference the compiler could go on using a number that the other processor has
+/// changed. Each pair of numbers has one writer: the guest's frames write `guest_isn` and `guest_ts`,
+/// the peer's write `wire_isn` and `wire_ts`. Then each adds its bits to `known` in one atomic step.
+/// The one that finds both bits computes the offset. So two frames that cross cannot both expect the
+/// other one to come later.
 #[derive(Debug)]
-pub struct Entry<'a> {
-    at: NonNull<Flow>,
-    borrowed: PhantomData<&'a Flow>,
+pub struct FlowEntry<'a> {
+    at: NonNull<FlowRecord>,
+    borrowed: PhantomData<&'a FlowRecord>,
 }
 
 macro_rules! fields {
@@ -27,7 +27,7 @@ macro_rules! fields {
         $(#[$doc])*
         #[inline(always)]
         pub fn $get(&self) -> $kind {
-            // SAFETY: `at` points to a live, aligned `Flow` (see the constructors).
+            // SAFETY: `at` points to a live, aligned `FlowRecord` (see the constructors).
             unsafe { addr_of_mut!((*self.at.as_ptr()).$field).read_volatile() }
         }
 
@@ -39,20 +39,20 @@ macro_rules! fields {
     )*};
 }
 
-impl<'a> Entry<'a> {
-    /// The entry at `flow`, as a map lookup gave it; `None` where that found nothing.
+impl<'a> FlowEntry<'a> {
+    /// The entry at `flow`, which is the result of a map lookup; `None` if the lookup found nothing.
     ///
     /// # Safety
-    /// `flow` is null, or points to an aligned `Flow` that stays readable and writable for `'a` and
-    /// that nobody else accesses but through an `Entry` or from the other side of a system call.
+    /// `flow` is null, or points to an aligned [`FlowRecord`] that stays readable and writable for
+    /// `'a`. All others access it through a [`FlowEntry`], or from the other side of a system call.
     #[inline(always)]
-    pub unsafe fn from_ptr(flow: *mut Flow) -> Option<Self> {
+    pub unsafe fn from_ptr(flow: *mut FlowRecord) -> Option<Self> {
         NonNull::new(flow).map(|at| Self { at, borrowed: PhantomData })
     }
 
     /// The entry in `flow`.
     #[inline(always)]
-    pub fn from_mut(flow: &'a mut Flow) -> Self {
+    pub fn from_mut(flow: &'a mut FlowRecord) -> Self {
         Self { at: NonNull::from(flow), borrowed: PhantomData }
     }
 
@@ -73,10 +73,10 @@ impl<'a> Entry<'a> {
         from_guest_frames set_from_guest_frames: from_guest_frames u64;
     }
 
-    /// Nobody changes the base while the entry lives.
+    /// The base does not change while the entry lives.
     #[inline(always)]
     pub fn base(&self) -> Translation {
-        // SAFETY: `at` points to a live, aligned `Flow` (see the constructors).
+        // SAFETY: `at` points to a live, aligned `FlowRecord` (see the constructors).
         unsafe {
             Translation {
                 seq: addr_of_mut!((*self.at.as_ptr()).base_seq_offset).read_volatile(),
@@ -85,16 +85,16 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Adds bits to `known` and returns all of them. What was written before is visible to whoever
-    /// sees the bits.
+    /// Adds bits to `known` and returns all bits. A processor that sees the bits also sees everything
+    /// that was written before them.
     #[inline(always)]
     pub(super) fn add_known(&self, bits: u64) -> u64 {
-        // SAFETY: `at` points to a live, aligned `Flow`.
+        // SAFETY: `at` points to a live, aligned `FlowRecord`.
         bits | unsafe { fetch_or(addr_of_mut!((*self.at.as_ptr()).known), bits) }
     }
 
-    /// Counts one translated frame. A count may be lost where two processors meet here; it is for
-    /// the operator's eyes, and not worth a locked access for every frame.
+    /// Counts one translated frame. If two processors meet here, a count may be lost. It only informs
+    /// the operator, and is not worth a locked access for every frame.
     #[inline(always)]
     pub(super) fn count(&self, to_guest: bool) {
         if to_guest {
@@ -104,9 +104,9 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Copies all of it, number by number.
+    /// Copies the whole entry, number by number.
     #[inline(always)]
-    pub(super) fn copy_to(&self, record: &mut Flow) {
+    pub(super) fn copy_to(&self, record: &mut FlowRecord) {
         record.epoch = self.epoch();
         record.state = self.state();
         record.known = self.known();
@@ -126,7 +126,7 @@ impl<'a> Entry<'a> {
         record.from_guest_frames = self.from_guest_frames();
     }
 
-    /// What is to be done with its frames; nothing where the offset is not known.
+    /// The translation of its frames; none if the offset is not known.
     #[inline(always)]
     pub(super) fn translation(&self, epoch: u32) -> Translation {
         if self.known() & known::OFFSET == 0 {
@@ -138,8 +138,8 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// A checkpoint has made both guests equal since this was written: whatever was learnt before
-    /// it is void, and both count as the base says.
+    /// Brings an entry of an older epoch into this one. A checkpoint has made both guests equal since
+    /// then: the numbers learnt before it are void, and both guests count as the base says.
     #[inline(always)]
     pub(super) fn rebase(&self, epoch: u32) {
         if self.epoch() == epoch {
@@ -163,7 +163,7 @@ impl<'a> Entry<'a> {
         self.wire_isn().wrapping_sub(self.base().seq)
     }
 
-    /// From `REOPENING` to a connection of which both guests count alike, since a checkpoint.
+    /// From `REOPENING` to a connection in which both guests count alike, since a checkpoint.
     #[inline(always)]
     pub(super) fn equalize(&self, epoch: u32) {
         self.set_seq_offset(0);
@@ -174,7 +174,7 @@ impl<'a> Entry<'a> {
         self.set_state(state::ESTABLISHED);
     }
 
-    /// From `REOPENING` back to `CLOSED`: nothing came of the new connection.
+    /// From `REOPENING` back to `CLOSED`: the new connection failed.
     #[inline(always)]
     pub(super) fn close_again(&self) {
         self.set_wire_isn(self.guest_isn().wrapping_add(self.seq_offset()));
@@ -196,8 +196,8 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Adds bits to a number that another processor may add to at the same time, as one step and a full
-/// barrier; returns what was there before.
+/// Adds bits to a number, in one step and with a full barrier, because another processor may add
+/// some at the same time. Returns the old number.
 ///
 /// # Safety
 /// `at` points to a live, aligned number.
@@ -209,7 +209,7 @@ unsafe fn fetch_or(at: *mut u64, bits: u64) -> u64 {
     unsafe { AtomicU64::from_ptr(at) }.fetch_or(bits, Ordering::SeqCst)
 }
 
-/// The same in the kernel. Rust's BPF target has no atomic operations, though the machine does.
+/// The same in the kernel. The BPF machine has atomic operations, but Rust's target for it has none.
 ///
 /// # Safety
 /// `at` points to a live, aligned number.

@@ -1,39 +1,48 @@
-//! Segments of this guest, which counts by itself.
+//! Segments of this guest, which has chosen its own numbers.
 
 use super::{
-    Entry, Now, PASS, Segment, Step, Verdict, begin, known, settle, settle_identity, state,
-    translation_of,
+    FlowContext, FlowEntry, FlowSegment, FlowStep, FlowVerdict, PASS, begin, known, settle,
+    settle_identity, state, translation_of,
 };
 use crate::decode::flag;
-use crate::record::Flow;
+use crate::record::FlowRecord;
 
 /// RFC 9293, section 3.1: sixteen bits.
 const WINDOW_MAX: u32 = 0xffff;
 
 /// No entry.
 #[inline(always)]
-pub(super) fn unknown(now: &Now, segment: &Segment, record: &mut Flow) -> Step {
+pub(super) fn unknown(
+    now: &FlowContext,
+    segment: &FlowSegment,
+    record: &mut FlowRecord,
+) -> FlowStep {
     if now.failed_over || segment.is_rst() {
         return PASS;
     }
     if segment.is_opening() {
         opened(now, segment, record);
-        return Step::open(Verdict::Pass);
+        return FlowStep::open(FlowVerdict::Pass);
     }
-    // Only a guest that has the connection sends this, so it is older than protection. With an
-    // entry, a forged SYN of the peer cannot pass for the beginning of it.
+    // Only a guest that has the connection sends this segment, so the connection is older than
+    // protection. The entry is there so that a forged SYN of the peer is not taken for its start.
     begin(record, now, state::ESTABLISHED);
     settle_identity(record, now.epoch);
     record.known |= known::CONFIRMED;
     if segment.has(flag::FIN) {
         record.state = state::FIN_GUEST;
     }
-    Step::establish(Verdict::Pass)
+    FlowStep::establish(FlowVerdict::Pass)
 }
 
 /// The connection is being opened.
 #[inline(always)]
-pub(super) fn opening(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> Step {
+pub(super) fn opening(
+    now: &FlowContext,
+    segment: &FlowSegment,
+    entry: &FlowEntry<'_>,
+    record: &mut FlowRecord,
+) -> FlowStep {
     entry.rebase(now.epoch);
     if segment.is_opening() {
         return answer(now, segment, entry, record);
@@ -44,57 +53,62 @@ pub(super) fn opening(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &
     }
     entry.copy_to(record);
     if record.known & known::GUEST != 0 {
-        return Step::keep(Verdict::Drop);
+        return FlowStep::keep(FlowVerdict::Drop);
     }
-    // The guest has not answered this SYN; it speaks of an older connection of the same tuple, and
-    // what the peer has said is of another one.
+    // The guest has not answered this SYN. Its segment belongs to an older connection of the same
+    // tuple, and the peer's numbers belong to another one.
     record.known = 0;
     settle_identity(record, now.epoch);
     record.known |= known::CONFIRMED;
-    Step::establish(Verdict::Pass).releasing()
+    FlowStep::establish(FlowVerdict::Pass).releasing()
 }
 
 /// The guest's SYN or SYN/ACK.
 #[inline(always)]
-fn answer(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> Step {
+fn answer(
+    now: &FlowContext,
+    segment: &FlowSegment,
+    entry: &FlowEntry<'_>,
+    record: &mut FlowRecord,
+) -> FlowStep {
     if now.failed_over && entry.known() & known::GUEST != 0 && entry.guest_isn() != segment.seq {
-        return Step::forget();
+        return FlowStep::forget();
     }
     if segment.is_syn() {
         entry.set_state(state::OPENING_ACTIVE);
     }
-    let held = entry.known() & (known::WIRE | known::HELD) != 0;
+    let parked = entry.known() & (known::WIRE | known::PARKED) != 0;
     learn_guest(segment, entry);
     entry.copy_to(record);
     if record.known & known::WIRE == 0 {
-        // What was held may be what follows the SYN that this answers.
-        return if held { PASS.releasing() } else { PASS };
+        // The parked segment may be the one that follows the SYN that the guest answers here.
+        return if parked { PASS.releasing() } else { PASS };
     }
     settle(record);
-    Step::establish(translation_of(record)).releasing()
+    FlowStep::establish(translation_of(record)).releasing()
 }
 
-/// The connection is or was established, or was closed while it was being opened.
+/// The connection is or was established, or was closed while it was opened.
 #[inline(always)]
 pub(super) fn established(
-    now: &Now,
-    segment: &Segment,
-    entry: &Entry<'_>,
-    record: &mut Flow,
-) -> Step {
-    let translation = Verdict::Translate(entry.translation(now.epoch));
+    now: &FlowContext,
+    segment: &FlowSegment,
+    entry: &FlowEntry<'_>,
+    record: &mut FlowRecord,
+) -> FlowStep {
+    let translation = FlowVerdict::Translate(entry.translation(now.epoch));
     let is = entry.state();
     if segment.is_opening() {
         return if is_its_own(now, segment, entry) {
-            Step::keep(translation)
+            FlowStep::keep(translation)
         } else {
             replace(now, segment, entry, record)
         };
     }
-    // RFC 9293, section 3.5.2: the reset that answers a segment without ACK has the number 0, which
-    // is not one of this connection's.
+    // RFC 9293, section 3.5.2: a reset that answers a segment without ACK has the number 0, which is
+    // no number of this connection.
     let stray = segment.is_rst() && segment.has(flag::ACK) && segment.seq == 0;
-    let verdict = if stray { Verdict::Pass } else { translation };
+    let verdict = if stray { FlowVerdict::Pass } else { translation };
     match is {
         _ if entry.is_claimed() => return still_closed(segment, entry, verdict, record),
         _ if stray => {}
@@ -108,40 +122,45 @@ pub(super) fn established(
     if unconfirmed && !segment.is_rst() {
         entry.copy_to(record);
         record.known |= known::CONFIRMED;
-        return Step::establish(verdict);
+        return FlowStep::establish(verdict);
     }
-    Step::keep(verdict)
+    FlowStep::keep(verdict)
 }
 
 /// A SYN or SYN/ACK of the connection that the entry knows, sent again.
 #[inline(always)]
-fn is_its_own(now: &Now, segment: &Segment, entry: &Entry<'_>) -> bool {
+fn is_its_own(now: &FlowContext, segment: &FlowSegment, entry: &FlowEntry<'_>) -> bool {
     let known = entry.known();
     if known & known::OFFSET == 0 {
         return false;
     }
     if known & known::GUEST == 0 {
-        // Opened before a checkpoint, and answered after it: then what the peer acknowledged first
-        // may be data already, but no more than a window without scale.
+        // Opened before a checkpoint and answered after it: the peer's first acknowledgment may
+        // include data, but no more than a window without scale.
         let behind = entry.isn_since_checkpoint().wrapping_sub(segment.seq);
         return known & known::WIRE != 0 && behind <= WINDOW_MAX;
     }
     if entry.epoch() == now.epoch {
         return entry.guest_isn() == segment.seq;
     }
-    // What the network has acknowledged since is of the new connection.
+    // In `REOPENING`, the acknowledgments since belong to the new connection.
     entry.state() != state::REOPENING && entry.isn_since_checkpoint() == segment.seq
 }
 
-/// The guest uses the tuple anew.
+/// The guest uses the tuple for a new connection.
 #[inline(always)]
-fn replace(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> Step {
+fn replace(
+    now: &FlowContext,
+    segment: &FlowSegment,
+    entry: &FlowEntry<'_>,
+    record: &mut FlowRecord,
+) -> FlowStep {
     if now.failed_over {
-        return Step::forget();
+        return FlowStep::forget();
     }
     opened(now, segment, record);
-    let told = entry.known() & (known::WIRE | known::WIRE_TS | known::HELD);
-    let step = Step::open(Verdict::Pass);
+    let told = entry.known() & (known::WIRE | known::WIRE_TS | known::PARKED);
+    let step = FlowStep::open(FlowVerdict::Pass);
     if !entry.is_claimed() || told == 0 {
         return step;
     }
@@ -150,36 +169,36 @@ fn replace(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -
         record.wire_ts = entry.wire_ts();
         record.known |= told;
         settle(record);
-        return Step::establish(translation_of(record)).releasing();
+        return FlowStep::establish(translation_of(record)).releasing();
     }
     step.releasing()
 }
 
-/// The guest has not taken to the new connection: it refuses it, or repeats something of the old
-/// one, which may be open still where a reset by the peer was forged.
+/// The guest does not take the new connection. It refuses it, or repeats a segment of the old one.
+/// The old one may still be open, if the peer's reset was forged.
 #[inline(always)]
 fn still_closed(
-    segment: &Segment,
-    entry: &Entry<'_>,
-    translation: Verdict,
-    record: &mut Flow,
-) -> Step {
-    let held = entry.known() & (known::WIRE | known::HELD) != 0;
+    segment: &FlowSegment,
+    entry: &FlowEntry<'_>,
+    translation: FlowVerdict,
+    record: &mut FlowRecord,
+) -> FlowStep {
+    let parked = entry.known() & (known::WIRE | known::PARKED) != 0;
     let open = entry.state() == state::RESET && !segment.is_rst();
     entry.close_again();
     if open {
         entry.set_state(state::ESTABLISHED);
     }
-    if !held {
-        return Step::keep(translation);
+    if !parked {
+        return FlowStep::keep(translation);
     }
     entry.copy_to(record);
-    Step::keep(translation).releasing()
+    FlowStep::keep(translation).releasing()
 }
 
-/// An entry for a connection of which the guest has sent its SYN or SYN/ACK.
+/// An entry for a connection for which the guest has sent its SYN or SYN/ACK.
 #[inline(always)]
-fn opened(now: &Now, segment: &Segment, record: &mut Flow) {
+fn opened(now: &FlowContext, segment: &FlowSegment, record: &mut FlowRecord) {
     let opening = if segment.is_syn() { state::OPENING_ACTIVE } else { state::OPENING_PASSIVE };
     begin(record, now, opening);
     record.guest_isn = segment.seq;
@@ -194,9 +213,9 @@ fn opened(now: &Now, segment: &Segment, record: &mut Flow) {
     }
 }
 
-/// The last one counts: the guest repeats its SYN with another timestamp.
+/// The last one counts, because the guest repeats its SYN with another timestamp.
 #[inline(always)]
-fn learn_guest(segment: &Segment, entry: &Entry<'_>) {
+fn learn_guest(segment: &FlowSegment, entry: &FlowEntry<'_>) {
     entry.set_guest_isn(segment.seq);
     let mut bits = known::GUEST;
     if segment.is_syn_ack() {
@@ -210,9 +229,9 @@ fn learn_guest(segment: &Segment, entry: &Entry<'_>) {
     entry.add_known(bits);
 }
 
-/// Which SYN of the peer the guest has taken. What the network said to another one is void.
+/// Learns which SYN of the peer the guest has taken. The network's answers to another SYN are void.
 #[inline(always)]
-fn learn_peer(segment: &Segment, entry: &Entry<'_>) {
+fn learn_peer(segment: &FlowSegment, entry: &FlowEntry<'_>) {
     if entry.known() & known::PEER == 0 {
         entry.set_peer_isn(segment.ack.wrapping_sub(1));
         entry.set_peer_early(0);
@@ -223,10 +242,10 @@ fn learn_peer(segment: &Segment, entry: &Entry<'_>) {
     }
 }
 
-/// The guest's SYN/ACK, if it is one, acknowledges the SYN of the peer that the entry knows. What
-/// a guest says of the peer is true on both sides.
+/// The segment is no SYN/ACK, or it acknowledges the SYN of the peer that the entry knows. A guest's
+/// number for the peer is the same on both sides.
 #[inline(always)]
-fn answers_same_syn(segment: &Segment, entry: &Entry<'_>) -> bool {
+fn answers_same_syn(segment: &FlowSegment, entry: &FlowEntry<'_>) -> bool {
     let ahead = segment.ack.wrapping_sub(entry.peer_isn()).wrapping_sub(1);
     !segment.is_syn_ack() || entry.known() & known::PEER == 0 || ahead <= entry.peer_early()
 }

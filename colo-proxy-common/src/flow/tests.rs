@@ -19,63 +19,63 @@ const PEER_ISN: u32 = 76;
 /// One tuple, in the three maps.
 #[derive(Debug)]
 struct World {
-    now: Now,
-    half_open: Option<Flow>,
-    unconfirmed: Option<Flow>,
-    flows: Option<Flow>,
+    now: FlowContext,
+    half_open: Option<FlowRecord>,
+    unconfirmed: Option<FlowRecord>,
+    flows: Option<FlowRecord>,
     flows_full: bool,
 }
 
-/// What a frame led to, for comparison.
+/// The result of a frame, for comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Out {
     Pass,
-    Hold,
+    Park,
     Drop,
     Translate { seq: u32, ts: u32 },
 }
 
 impl World {
     fn new() -> Self {
-        let now = Now { failed_over: false, epoch: 1, ns: 1 };
+        let now = FlowContext { failed_over: false, epoch: 1, ns: 1 };
         Self { now, half_open: None, unconfirmed: None, flows: None, flows_full: false }
     }
 
-    fn run(&mut self, inward: bool, segment: &Segment) -> (Out, bool) {
+    fn run(&mut self, inward: bool, segment: &FlowSegment) -> (Out, bool) {
         self.now.ns += 1;
         let now = self.now;
-        let mut record = Flow::default();
+        let mut record = FlowRecord::default();
         let entries = [&mut self.flows, &mut self.unconfirmed, &mut self.half_open];
-        let entry = entries.into_iter().find_map(Option::as_mut).map(Entry::from_mut);
+        let entry = entries.into_iter().find_map(Option::as_mut).map(FlowEntry::from_mut);
         let step = if inward {
             to_guest(&now, segment, entry, &mut record)
         } else {
             from_guest(&now, segment, entry, &mut record)
         };
-        if step.change != Change::Keep {
+        if step.change != FlowChange::Keep {
             (self.half_open, self.unconfirmed, self.flows) = (None, None, None);
         }
         match step.change {
-            Change::Keep | Change::Forget => {}
-            Change::Open => self.half_open = Some(record),
-            Change::Establish if record.known & known::CONFIRMED != 0 && !self.flows_full => {
+            FlowChange::Keep | FlowChange::Forget => {}
+            FlowChange::Open => self.half_open = Some(record),
+            FlowChange::Establish if record.known & known::CONFIRMED != 0 && !self.flows_full => {
                 self.flows = Some(record);
             }
-            Change::Establish => {
+            FlowChange::Establish => {
                 record.known &= !known::CONFIRMED;
                 self.unconfirmed = Some(record);
             }
         }
-        if step.release_held {
-            assert_ne!(record, Flow::default(), "an event tells of something");
+        if step.frees_parked {
+            assert_ne!(record, FlowRecord::default(), "an event tells of something");
         }
         let out = match step.verdict {
-            Verdict::Pass => Out::Pass,
-            Verdict::Hold => Out::Hold,
-            Verdict::Drop => Out::Drop,
-            Verdict::Translate(t) => Out::Translate { seq: t.seq, ts: t.ts },
+            FlowVerdict::Pass => Out::Pass,
+            FlowVerdict::Park => Out::Park,
+            FlowVerdict::Drop => Out::Drop,
+            FlowVerdict::Translate(t) => Out::Translate { seq: t.seq, ts: t.ts },
         };
-        (out, step.release_held)
+        (out, step.frees_parked)
     }
 
     /// A frame of the peer, with its acknowledgment and `TSecr`.
@@ -91,12 +91,12 @@ impl World {
         self.run(true, &segment(flags, seq, ack, 5, echo))
     }
 
-    /// A frame of the guest, with its sequence number and `TSval`; `true` where held input may go.
+    /// A frame of the guest, with its sequence number and `TSval`; `true` if parked input may go.
     fn guest(&mut self, flags: u8, seq: u32, value: u32) -> (Out, bool) {
         self.run(false, &segment(flags, seq, PEER_ISN + 1, value, 6))
     }
 
-    fn entry(&self) -> &Flow {
+    fn entry(&self) -> &FlowRecord {
         let entries = [&self.flows, &self.unconfirmed, &self.half_open];
         entries.into_iter().find_map(Option::as_ref).expect("there is an entry")
     }
@@ -110,12 +110,12 @@ impl World {
     }
 }
 
-fn segment(flags: u8, seq: u32, ack: u32, value: u32, echo: u32) -> Segment {
+fn segment(flags: u8, seq: u32, ack: u32, value: u32, echo: u32) -> FlowSegment {
     let timestamps = Some(Timestamps { value, echo, at: 0 });
-    Segment { flags, seq, ack, payload_len: 0, timestamps }
+    FlowSegment { flags, seq, ack, payload_len: 0, timestamps }
 }
 
-/// What both guests chose.
+/// The numbers that both guests chose.
 #[derive(Clone, Copy, Debug)]
 struct Isn {
     guest: u32,
@@ -136,7 +136,7 @@ impl Isn {
         }
     }
 
-    /// What acknowledges the SYN of the primary guest.
+    /// The acknowledgment of the primary guest's SYN.
     fn ack(self) -> u32 {
         self.wire.wrapping_add(1)
     }
@@ -173,9 +173,9 @@ fn passive_open() {
 fn passive_open_when_the_primary_is_faster() {
     let mut world = World::new();
     assert_eq!(world.peer(SYN, 0, 0), Out::Pass);
-    assert_eq!(world.peer(ACK, A.ack(), A.wire_ts), Out::Hold);
-    // Data behind it acknowledges more, and is not what the offset comes from.
-    assert_eq!(world.peer(ACK, A.ack().wrapping_add(500), 9), Out::Hold);
+    assert_eq!(world.peer(ACK, A.ack(), A.wire_ts), Out::Park);
+    // Data behind it acknowledges more, and does not give the offset.
+    assert_eq!(world.peer(ACK, A.ack().wrapping_add(500), 9), Out::Park);
     assert_eq!(world.guest(SYN_ACK, A.guest, A.guest_ts), (A.offset(), true));
     assert_eq!(world.peer(ACK, A.ack(), A.wire_ts), A.offset());
 }
@@ -191,7 +191,7 @@ fn active_open() {
 #[test]
 fn active_open_when_the_primary_is_faster() {
     let mut world = World::new();
-    assert_eq!(world.peer(SYN_ACK, A.ack(), A.wire_ts), Out::Hold);
+    assert_eq!(world.peer(SYN_ACK, A.ack(), A.wire_ts), Out::Park);
     assert_eq!(world.guest(SYN, A.guest, A.guest_ts), (A.offset(), true));
     assert_eq!(world.peer(SYN_ACK, A.ack(), A.wire_ts), A.offset());
 }
@@ -268,7 +268,7 @@ fn older_than_protection() {
 fn a_forged_syn_before_the_guest_has_spoken_delays_but_does_not_break() {
     let mut world = World::new();
     world.peer(SYN, 0, 0);
-    assert_eq!(world.peer(ACK, 5, 5), Out::Hold);
+    assert_eq!(world.peer(ACK, 5, 5), Out::Park);
     assert_eq!(world.guest(ACK, 7, 5), (Out::Pass, true));
     assert_eq!(world.peer(ACK, 5, 5), Out::Pass);
 }
@@ -296,13 +296,13 @@ fn a_checkpoint_between_syn_ack_and_ack() {
 
 #[test]
 fn a_syn_ack_repeated_after_a_checkpoint_begins_no_other_connection() {
-    // What the peer acknowledged first may be more than the SYN.
+    // The peer's first acknowledgment may be of more than the SYN.
     for more in [0, 100, 0xffff] {
         let mut world = World::new();
         world.peer(SYN, 0, 0);
         world.checkpoint();
         assert_eq!(world.peer(ACK, A.ack().wrapping_add(more), A.wire_ts), Out::Pass);
-        // The copy of the primary has not seen that yet, and repeats what the primary said.
+        // The copy of the primary has not seen that yet, and repeats the primary's segment.
         assert_eq!(world.guest(SYN_ACK, A.wire, A.wire_ts), (Out::Pass, false));
         assert_eq!(world.guest(ACK, A.ack(), A.wire_ts), (Out::Pass, false), "its data leave");
     }
@@ -318,7 +318,7 @@ fn a_syn_repeated_after_a_checkpoint_and_its_answer_begins_no_other_connection()
     assert_eq!(world.guest(ACK, A.ack(), A.wire_ts), (Out::Pass, false));
 }
 
-/// The twin: a number that is not of this connection is of the next.
+/// The twin: a number that is not of this connection belongs to the next one.
 #[test]
 fn another_syn_ack_after_a_checkpoint_begins_another_connection() {
     for isn in [A.wire.wrapping_add(1), A.wire.wrapping_sub(0x10000)] {
@@ -344,7 +344,7 @@ fn a_checkpoint_between_syn_and_a_new_syn_ack() {
 fn a_checkpoint_while_input_is_held() {
     let mut world = World::new();
     world.peer(SYN, 0, 0);
-    assert_eq!(world.peer(ACK, A.ack(), A.wire_ts), Out::Hold);
+    assert_eq!(world.peer(ACK, A.ack(), A.wire_ts), Out::Park);
     world.checkpoint();
     assert_eq!(world.peer(ACK, A.ack(), A.wire_ts), Out::Pass);
 }
@@ -400,7 +400,7 @@ fn a_syn_does_not_disturb_an_established_connection() {
     let before = *world.entry();
     assert_eq!(world.peer(SYN, 0, 0), Out::Pass);
     let after = *world.entry();
-    assert_eq!(after, Flow { last_seen_ns: after.last_seen_ns, ..before });
+    assert_eq!(after, FlowRecord { last_seen_ns: after.last_seen_ns, ..before });
     assert_eq!(world.peer(ACK, A.ack(), 0), A.offset());
     // The same SYN/ACK again is part of it, another one is a new connection.
     assert_eq!(world.guest(SYN_ACK, A.guest, 0), (A.offset(), false));
@@ -445,7 +445,7 @@ fn a_tuple_used_again_by_the_peer() {
 fn a_tuple_used_again_by_the_peer_when_the_primary_is_faster() {
     let mut world = closed(A);
     assert_eq!(world.peer(SYN, 0, 0), Out::Pass);
-    assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), Out::Hold);
+    assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), Out::Park);
     assert_eq!(world.guest(SYN_ACK, B.guest, B.guest_ts), (B.offset(), true));
     assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), B.offset());
 }
@@ -454,7 +454,7 @@ fn a_tuple_used_again_by_the_peer_when_the_primary_is_faster() {
 fn a_guest_in_time_wait_refuses_the_new_connection() {
     let mut world = closed(A);
     assert_eq!(world.peer(SYN, 0, 0), Out::Pass);
-    assert_eq!(world.peer(ACK, A.ack(), 0), Out::Hold);
+    assert_eq!(world.peer(ACK, A.ack(), 0), Out::Park);
     assert_eq!(world.guest(ACK, A.next(), 0), (A.offset(), true));
     assert_eq!(world.peer(ACK, A.ack(), 0), A.offset());
     assert_eq!((world.entry().state, world.entry().wire_isn), (state::CLOSED, A.wire));
@@ -471,7 +471,7 @@ fn a_tuple_used_again_by_the_guest() {
 fn a_tuple_used_again_by_the_guest_when_the_primary_is_faster() {
     let mut world = closed(A);
     assert_eq!(world.peer(SYN_ACK, A.ack(), 0), A.offset(), "a repetition of the old one");
-    assert_eq!(world.peer(SYN_ACK, B.ack(), B.wire_ts), Out::Hold);
+    assert_eq!(world.peer(SYN_ACK, B.ack(), B.wire_ts), Out::Park);
     assert_eq!(world.guest(SYN, B.guest, B.guest_ts), (B.offset(), true));
     assert_eq!(world.peer(SYN_ACK, B.ack(), B.wire_ts), B.offset());
 }
@@ -481,7 +481,7 @@ fn a_tuple_of_an_older_epoch_used_again() {
     let mut world = closed(A);
     world.checkpoint();
     assert_eq!(world.peer(SYN, 0, 0), Out::Pass);
-    assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), Out::Hold);
+    assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), Out::Park);
     assert_eq!(world.guest(SYN_ACK, B.guest, B.guest_ts), (B.offset(), true));
 }
 
@@ -493,7 +493,7 @@ fn an_opening_that_was_reset_begins_anew() {
     assert_eq!(world.peer(RST, 0, 0), Out::Pass);
     assert_eq!(world.entry().state, state::CLOSED);
     assert_eq!(world.peer(SYN, 0, 0), Out::Pass);
-    assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), Out::Hold);
+    assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), Out::Park);
     assert_eq!(world.guest(SYN_ACK, B.guest, B.guest_ts), (B.offset(), true));
 }
 
@@ -540,7 +540,7 @@ fn a_failover_in_the_middle_of_a_handshake() {
     world.now.failed_over = true;
     assert_eq!(world.guest(SYN_ACK, A.guest, A.guest_ts), (Out::Pass, false));
     assert_eq!(world.peer(ACK, A.next(), A.guest_ts), Out::Pass);
-    // Nobody may be there to hold a frame.
+    // There may be no daemon that parks a frame.
     let mut world = World::new();
     world.peer(SYN, 0, 0);
     world.now.failed_over = true;
@@ -568,42 +568,43 @@ fn a_full_table_leaves_the_connection_among_the_unconfirmed_until_there_is_room(
     assert!(world.unconfirmed.is_none() && world.flows.is_some());
 }
 
-/// The peer's ACK and the guest's SYN/ACK are handled on two processors at the same time: whatever
-/// the order, if the ACK is held then the SYN/ACK announces it.
+/// Two processors handle the peer's ACK and the guest's SYN/ACK at the same time. In any order, if the
+/// ACK is parked, then the SYN/ACK frees it.
 #[test]
 fn frames_that_cross_do_not_miss_each_other() {
-    struct Shared(*mut Flow);
-    // SAFETY: the test's threads access the flow through `Entry` alone, and end before it does.
+    struct Shared(*mut FlowRecord);
+    // SAFETY: the test's threads access the flow through `FlowEntry` alone, and end before it does.
     unsafe impl Sync for Shared {}
 
-    let now = Now { failed_over: false, epoch: 1, ns: 1 };
+    let now = FlowContext { failed_over: false, epoch: 1, ns: 1 };
     for _ in 0..5_000 {
-        let mut flow = Flow { epoch: 1, state: state::OPENING_PASSIVE, ..Flow::default() };
+        let mut flow =
+            FlowRecord { epoch: 1, state: state::OPENING_PASSIVE, ..FlowRecord::default() };
         let shared = &Shared(&raw mut flow);
         let start = &std::sync::Barrier::new(2);
         let (peer, guest) = std::thread::scope(|scope| {
             let peer = scope.spawn(move || {
                 // SAFETY: see above.
-                let entry = unsafe { Entry::from_ptr(shared.0) };
+                let entry = unsafe { FlowEntry::from_ptr(shared.0) };
                 start.wait();
                 let ack = segment(ACK, PEER_ISN + 1, A.ack(), 5, A.wire_ts);
-                to_guest(&now, &ack, entry, &mut Flow::default())
+                to_guest(&now, &ack, entry, &mut FlowRecord::default())
             });
             // SAFETY: see above.
-            let entry = unsafe { Entry::from_ptr(shared.0) };
+            let entry = unsafe { FlowEntry::from_ptr(shared.0) };
             start.wait();
             let answer = segment(SYN_ACK, A.guest, PEER_ISN + 1, A.guest_ts, 6);
-            let guest = from_guest(&now, &answer, entry, &mut Flow::default());
+            let guest = from_guest(&now, &answer, entry, &mut FlowRecord::default());
             (peer.join().expect("the peer's thread"), guest)
         });
-        assert!(peer.verdict != Verdict::Hold || guest.release_held, "{peer:?} {guest:?}");
+        assert!(peer.verdict != FlowVerdict::Park || guest.frees_parked, "{peer:?} {guest:?}");
     }
 }
 
-fn any_segment() -> impl Strategy<Value = Segment> {
+fn any_segment() -> impl Strategy<Value = FlowSegment> {
     let number = || prop_oneof![0u32..4, any::<u32>()];
     (any::<u8>(), number(), number(), proptest::option::of((number(), number()))).prop_map(
-        |(flags, seq, ack, timestamps)| Segment {
+        |(flags, seq, ack, timestamps)| FlowSegment {
             flags: flags & 0x3f,
             seq,
             ack,
@@ -615,8 +616,8 @@ fn any_segment() -> impl Strategy<Value = Segment> {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Peer(Segment),
-    Guest(Segment),
+    Peer(FlowSegment),
+    Guest(FlowSegment),
     Checkpoint,
     FailOver,
 }
@@ -631,8 +632,8 @@ fn any_op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    /// Both handshakes, in both orders, for any numbers: what comes out is the difference, and the
-    /// frames that were held are announced.
+    /// Both handshakes, in both orders, for any numbers: the offset is the difference, and the parked
+    /// frames are freed.
     #[test]
     fn offsets_are_differences(
         (guest, wire, guest_ts, wire_ts) in any::<(u32, u32, u32, u32)>(),
@@ -650,7 +651,7 @@ proptest! {
             other => other,
         };
         if primary_first {
-            prop_assert_eq!(world.peer(theirs, isn.ack(), wire_ts), Out::Hold);
+            prop_assert_eq!(world.peer(theirs, isn.ack(), wire_ts), Out::Park);
             prop_assert_eq!(world.guest(mine, guest, guest_ts), (known, true));
         } else {
             prop_assert_eq!(world.guest(mine, guest, guest_ts), (Out::Pass, false));
@@ -659,9 +660,9 @@ proptest! {
         prop_assert_eq!(world.guest(ACK, isn.next(), guest_ts), (known, false));
     }
 
-    /// Whatever comes in whatever order: no panic; only the guest's frames release held ones;
-    /// the guest is never held; an entry of this epoch that has an offset translates by it;
-    /// after a failover no entry is made.
+    /// Any frames in any order: no panic. Only the guest's frames free parked ones. The guest's frames
+    /// are never parked. An entry of this epoch that has an offset translates by it. After a failover
+    /// no entry is made.
     #[test]
     fn any_conversation(ops in proptest::collection::vec(any_op(), 1..60)) {
         let mut world = World::new();
@@ -672,11 +673,11 @@ proptest! {
                 Op::FailOver => world.now.failed_over = true,
                 Op::Peer(segment) => {
                     let (out, _) = world.run(true, &segment);
-                    prop_assert!(!(world.now.failed_over && out == Out::Hold));
+                    prop_assert!(!(world.now.failed_over && out == Out::Park));
                 }
                 Op::Guest(segment) => {
                     let (out, _) = world.run(false, &segment);
-                    prop_assert!(out != Out::Hold);
+                    prop_assert!(out != Out::Park);
                 }
             }
             let has = !world.is_empty();

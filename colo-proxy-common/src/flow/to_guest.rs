@@ -1,17 +1,21 @@
-//! Segments of the peer, which count as the primary guest does.
+//! Segments of the peer, which use the primary guest's numbers.
 
 use super::{
-    Entry, Now, PASS, Segment, Step, Verdict, begin, known, settle, settle_identity, state,
-    translation_of,
+    FlowContext, FlowEntry, FlowSegment, FlowStep, FlowVerdict, PASS, begin, known, settle,
+    settle_identity, state, translation_of,
 };
 use crate::decode::flag;
-use crate::record::Flow;
+use crate::record::FlowRecord;
 use crate::rewrite::Translation;
 
-/// No entry. What is not an opening belongs to a connection that is older than protection, which
-/// both guests count alike.
+/// No entry. Unless it is an opening, the segment belongs to a connection that is older than
+/// protection, in which both guests count alike.
 #[inline(always)]
-pub(super) fn unknown(now: &Now, segment: &Segment, record: &mut Flow) -> Step {
+pub(super) fn unknown(
+    now: &FlowContext,
+    segment: &FlowSegment,
+    record: &mut FlowRecord,
+) -> FlowStep {
     if now.failed_over || !segment.is_opening() {
         return PASS;
     }
@@ -20,17 +24,22 @@ pub(super) fn unknown(now: &Now, segment: &Segment, record: &mut Flow) -> Step {
         record.peer_isn = segment.seq;
         record.peer_early = segment.payload_len;
         record.known = known::PEER;
-        return Step::open(Verdict::Pass);
+        return FlowStep::open(FlowVerdict::Pass);
     }
-    // The primary guest was faster: its peer answers a SYN that ours has yet to send.
+    // The primary guest was faster: the peer answers a SYN that this guest has not sent yet.
     begin(record, now, state::OPENING_ACTIVE);
     put_wire(record, segment);
-    Step::open(Verdict::Hold)
+    FlowStep::open(FlowVerdict::Park)
 }
 
-/// The connection is being opened.
+/// The connection is in the middle of its opening.
 #[inline(always)]
-pub(super) fn opening(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> Step {
+pub(super) fn opening(
+    now: &FlowContext,
+    segment: &FlowSegment,
+    entry: &FlowEntry<'_>,
+    record: &mut FlowRecord,
+) -> FlowStep {
     entry.rebase(now.epoch);
     if entry.state() == state::OPENING_PASSIVE {
         if segment.is_syn() {
@@ -58,19 +67,19 @@ pub(super) fn opening(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &
     } else if record.known & known::IDENTITY != 0 {
         settle_identity(record, now.epoch);
     } else {
-        return Step::keep(unanswered(now));
+        return FlowStep::keep(unanswered(now));
     }
     if segment.is_rst() {
         record.state = state::CLOSED;
     }
-    let step = Step::establish(translation_of(record));
-    if record.known & known::HELD != 0 { step.releasing() } else { step }
+    let step = FlowStep::establish(translation_of(record));
+    if record.known & known::PARKED != 0 { step.releasing() } else { step }
 }
 
-/// A SYN for a tuple that is being opened: the same, or a new attempt. The guest's answer, once
-/// there, says which one it has taken.
+/// A SYN for a tuple that already has one: a repetition, or a new attempt. The guest's answer shows
+/// which one it has taken.
 #[inline(always)]
-fn syn_again(segment: &Segment, entry: &Entry<'_>) -> Step {
+fn syn_again(segment: &FlowSegment, entry: &FlowEntry<'_>) -> FlowStep {
     let known = entry.known();
     if known & known::GUEST == 0 && entry.peer_isn() != segment.seq {
         entry.set_known(known & !(known::WIRE | known::WIRE_TS));
@@ -79,40 +88,40 @@ fn syn_again(segment: &Segment, entry: &Entry<'_>) -> Step {
     PASS
 }
 
-/// RFC 9293, section 3.10.7.4: the segment is the first one behind the peer's SYN, as far as that
-/// is known. Somebody who is not on the path does not know its number.
+/// RFC 9293, section 3.10.7.4: the segment is the first one behind the peer's SYN, if that SYN is
+/// known. A forger who is not on the path does not know its number.
 #[inline(always)]
-fn follows_syn(segment: &Segment, entry: &Entry<'_>) -> bool {
+fn follows_syn(segment: &FlowSegment, entry: &FlowEntry<'_>) -> bool {
     let behind = segment.seq.wrapping_sub(entry.peer_isn()).wrapping_sub(1);
     entry.known() & known::PEER == 0 || behind <= entry.peer_early()
 }
 
-/// A forged segment, or one that has overtaken the first: it teaches nothing, and waits for the
-/// one that does.
+/// A forged segment, or one that has overtaken the first one. It reveals no offset, and is parked
+/// until another segment does.
 #[inline(always)]
-fn stray(now: &Now, segment: &Segment, entry: &Entry<'_>) -> Step {
+fn stray(now: &FlowContext, segment: &FlowSegment, entry: &FlowEntry<'_>) -> FlowStep {
     if segment.is_rst() || !segment.has(flag::ACK) {
         return PASS;
     }
-    entry.add_known(known::HELD);
-    Step::keep(unanswered(now))
+    entry.add_known(known::PARKED);
+    FlowStep::keep(unanswered(now))
 }
 
 #[inline(always)]
-fn learn_peer(segment: &Segment, entry: &Entry<'_>) {
+fn learn_peer(segment: &FlowSegment, entry: &FlowEntry<'_>) {
     entry.set_peer_isn(segment.seq);
     entry.set_peer_early(segment.payload_len);
     entry.add_known(known::PEER);
 }
 
-/// The connection is or was established, or was closed while it was being opened.
+/// The connection is or was established, or was closed while it was opened.
 #[inline(always)]
 pub(super) fn established(
-    now: &Now,
-    segment: &Segment,
-    entry: &Entry<'_>,
-    record: &mut Flow,
-) -> Step {
+    now: &FlowContext,
+    segment: &FlowSegment,
+    entry: &FlowEntry<'_>,
+    record: &mut FlowRecord,
+) -> FlowStep {
     let is = entry.state();
     let over = is == state::CLOSED || is == state::RESET;
     let translation = entry.translation(now.epoch);
@@ -129,8 +138,8 @@ pub(super) fn established(
     }
     if segment.is_rst() {
         if !over {
-            // From here on, these are of a SYN behind the reset.
-            entry.set_known(entry.known() & !(known::PEER | known::HELD));
+            // From here on, these bits belong to a SYN behind the reset.
+            entry.set_known(entry.known() & !(known::PEER | known::PARKED));
             entry.set_state(state::RESET);
         }
     } else if segment.has(flag::FIN) {
@@ -140,51 +149,61 @@ pub(super) fn established(
             entry.set_state(state::CLOSED);
         }
     }
-    Step::keep(Verdict::Translate(translation))
+    FlowStep::keep(FlowVerdict::Translate(translation))
 }
 
-/// A SYN or SYN/ACK for the tuple of a connection that is over. The old translation stays until
-/// the guest shows that it has taken to the new one: it may be in `TIME_WAIT` and object.
+/// A SYN or SYN/ACK for the tuple of a connection that is over. The old translation stays until the
+/// guest takes the new connection: it may be in `TIME_WAIT` and refuse it.
 #[inline(always)]
-fn again(now: &Now, segment: &Segment, entry: &Entry<'_>, record: &mut Flow) -> Step {
+fn again(
+    now: &FlowContext,
+    segment: &FlowSegment,
+    entry: &FlowEntry<'_>,
+    record: &mut FlowRecord,
+) -> FlowStep {
     if entry.known() & known::OFFSET == 0 {
         return unknown(now, segment, record);
     }
     entry.rebase(now.epoch);
-    entry.set_known(entry.known() & !(known::WIRE | known::WIRE_TS | known::PEER | known::HELD));
-    // A reset by the peer may be forged, and so may this SYN: what does not follow it goes on as
-    // before, and the guest's answer decides.
+    entry.set_known(entry.known() & !(known::WIRE | known::WIRE_TS | known::PEER | known::PARKED));
+    // The peer's reset may be forged, and so may this SYN. A segment that does not follow it is
+    // handled as before, and the guest's answer decides.
     if segment.is_syn_ack() || entry.state() != state::RESET {
         entry.set_state(state::REOPENING);
     }
     if segment.is_syn_ack() {
         learn_wire(segment, entry);
-        return Step::keep(Verdict::Hold);
+        return FlowStep::keep(FlowVerdict::Park);
     }
     learn_peer(segment, entry);
     PASS
 }
 
-/// After a reset by the peer and a SYN, the segment is the first one behind that SYN.
+/// The peer has sent a reset and then a SYN, and the segment is the first one behind that SYN.
 #[inline(always)]
-fn claims(now: &Now, segment: &Segment, entry: &Entry<'_>) -> bool {
+fn claims(now: &FlowContext, segment: &FlowSegment, entry: &FlowEntry<'_>) -> bool {
     let may = !now.failed_over && !segment.is_rst() && !segment.is_syn_ack();
     may && entry.is_claimed() && follows_syn(segment, entry)
 }
 
 /// Before the guest has answered, a segment may belong to the old connection or to the new one.
 #[inline(always)]
-fn reopening(now: &Now, segment: &Segment, entry: &Entry<'_>, old: Translation) -> Step {
+fn reopening(
+    now: &FlowContext,
+    segment: &FlowSegment,
+    entry: &FlowEntry<'_>,
+    old: Translation,
+) -> FlowStep {
     if segment.is_rst() {
         entry.close_again();
-        return Step::keep(Verdict::Translate(old));
+        return FlowStep::keep(FlowVerdict::Translate(old));
     }
     if !segment.has(flag::ACK) {
         return PASS;
     }
     if entry.epoch() != now.epoch {
-        // A checkpoint since the SYN: the peer has been answered, so both guests have the new
-        // connection, and count alike. This one need not answer any more.
+        // There was a checkpoint since the SYN. A guest has answered the peer, so both guests have
+        // the new connection and count alike. This guest need not answer any more.
         learn_wire(segment, entry);
         entry.equalize(now.epoch);
         return PASS;
@@ -192,28 +211,28 @@ fn reopening(now: &Now, segment: &Segment, entry: &Entry<'_>, old: Translation) 
     if follows_syn(segment, entry) {
         learn_wire(segment, entry);
     } else {
-        entry.add_known(known::HELD);
+        entry.add_known(known::PARKED);
     }
-    Step::keep(unanswered(now))
+    FlowStep::keep(unanswered(now))
 }
 
-/// The SYN/ACK answers another SYN than that of this connection.
+/// The SYN/ACK answers the SYN of another connection.
 #[inline(always)]
-fn is_another(segment: &Segment, entry: &Entry<'_>) -> bool {
+fn is_another(segment: &FlowSegment, entry: &FlowEntry<'_>) -> bool {
     entry.known() & known::WIRE == 0 || entry.wire_isn() != segment.ack.wrapping_sub(1)
 }
 
-/// The guest's number is still to come. After a failover nobody may be there to hold a frame, and
-/// the peer repeats it.
+/// The guest's number is not known yet. After a failover there may be no daemon that parks a frame,
+/// and the peer repeats it.
 #[inline(always)]
-fn unanswered(now: &Now) -> Verdict {
-    if now.failed_over { Verdict::Drop } else { Verdict::Hold }
+fn unanswered(now: &FlowContext) -> FlowVerdict {
+    if now.failed_over { FlowVerdict::Drop } else { FlowVerdict::Park }
 }
 
-/// RFC 9293, section 3.5: the first acknowledgment is the initial sequence number plus one. The
-/// first one counts, later ones acknowledge data.
+/// RFC 9293, section 3.5: the first acknowledgment is the initial sequence number plus one. Later
+/// ones acknowledge data and do not count.
 #[inline(always)]
-fn learn_wire(segment: &Segment, entry: &Entry<'_>) {
+fn learn_wire(segment: &FlowSegment, entry: &FlowEntry<'_>) {
     if entry.known() & known::WIRE != 0 {
         return;
     }
@@ -227,7 +246,7 @@ fn learn_wire(segment: &Segment, entry: &Entry<'_>) {
 }
 
 #[inline(always)]
-fn put_wire(record: &mut Flow, segment: &Segment) {
+fn put_wire(record: &mut FlowRecord, segment: &FlowSegment) {
     record.wire_isn = segment.ack.wrapping_sub(1);
     record.known |= known::WIRE;
     if let Some(timestamps) = segment.timestamps {

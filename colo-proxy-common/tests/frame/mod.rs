@@ -1,4 +1,4 @@
-//! Frames of every shape, written octet by octet: the tests must not build them with the code that
+//! Frames of every shape, written byte by byte: the tests must not build them with the code that
 //! they test.
 #![allow(dead_code, reason = "each test uses its part of this")]
 
@@ -124,17 +124,17 @@ impl Shape {
         tcp
     }
 
-    /// What fits into 40 octets, padded with the end of options.
+    /// What fits into 40 bytes, padded with the end of options.
     fn option_octets(&self) -> Vec<u8> {
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         for option in &self.options {
-            let one = option.octets();
-            if octets.len() + one.len() <= 40 {
-                octets.extend(one);
+            let one = option.bytes();
+            if bytes.len() + one.len() <= 40 {
+                bytes.extend(one);
             }
         }
-        octets.resize(octets.len().next_multiple_of(4), 0);
-        octets
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
     }
 
     fn pseudo_header(&self, len: usize) -> Vec<u8> {
@@ -156,7 +156,7 @@ impl Shape {
 }
 
 impl TcpOption {
-    fn octets(&self) -> Vec<u8> {
+    fn bytes(&self) -> Vec<u8> {
         match self {
             Self::Nop => vec![1],
             Self::Mss(mss) => [&[2, 4][..], &mss.to_be_bytes()].concat(),
@@ -166,17 +166,17 @@ impl TcpOption {
                 [&[8, 10][..], &value.to_be_bytes(), &echo.to_be_bytes()].concat()
             }
             Self::Sack(blocks) => {
-                let mut octets = vec![5, 2 + 8 * blocks.len() as u8];
+                let mut bytes = vec![5, 2 + 8 * blocks.len() as u8];
                 for (left, right) in blocks {
-                    octets.extend(left.to_be_bytes());
-                    octets.extend(right.to_be_bytes());
+                    bytes.extend(left.to_be_bytes());
+                    bytes.extend(right.to_be_bytes());
                 }
-                octets
+                bytes
             }
             Self::Unknown(kind, len) => {
-                let mut octets = vec![*kind, 2 + len];
-                octets.resize(2 + usize::from(*len), 0xaa);
-                octets
+                let mut bytes = vec![*kind, 2 + len];
+                bytes.resize(2 + usize::from(*len), 0xaa);
+                bytes
             }
         }
     }

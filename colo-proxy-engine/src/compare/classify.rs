@@ -4,9 +4,10 @@ mod fragment;
 mod icmp;
 
 use colo_proxy_common::decode::{
-    self, Ip, Malformed, Octets, Packet, Tcp, decode_ports, decode_tcp, ethertype, flag, protocol,
+    self, FrameBytes, IpHeader, Malformed, Tcp, decode_ports, decode_tcp, ethertype, flag, protocol,
 };
 use colo_proxy_common::record::FlowKey;
+use colo_proxy_common::segment::{Direction, TcpSegment};
 
 pub(super) use self::fragment::Fragment;
 use super::body::{Body, Datagram};
@@ -103,12 +104,9 @@ impl Seen {
 
 /// The connection and the header of a segment that belongs to a stream; `None` for everything else.
 #[inline(always)]
-pub(crate) fn segment<F: Octets + ?Sized>(octets: &F) -> Option<(FlowKey, Tcp)> {
-    let Ok(Packet { vlan, ip: Some(ip), .. }) = decode::decode(octets, None) else { return None };
-    if ip.protocol != protocol::TCP || ip.fragment.is_some() {
-        return None;
-    }
-    let tcp = decode_tcp(octets, &ip).ok()?;
+pub(crate) fn segment<F: FrameBytes + ?Sized>(octets: &F) -> Option<(FlowKey, Tcp)> {
+    let segment = TcpSegment::read(octets, None).ok()??;
+    let tcp = segment.tcp;
     // RFC 9293, section 3.5.3: a reset may carry text, which is not part of the stream. A SYN with RST
     // or FIN opens nothing.
     let is_reset_with_text = tcp.flags & flag::RST != 0 && tcp.payload_len > 0;
@@ -116,8 +114,7 @@ pub(crate) fn segment<F: Octets + ?Sized>(octets: &F) -> Option<(FlowKey, Tcp)> 
     if is_reset_with_text || is_odd_syn {
         return None;
     }
-    let (guest_port, peer_port) = (tcp.src_port, tcp.dst_port);
-    Some((FlowKey { guest_port, peer_port, ..flow_key(&ip, vlan) }, tcp))
+    Some((segment.key(Direction::FromGuest), tcp))
 }
 
 /// What a frame is that is no segment of a stream.
@@ -191,7 +188,7 @@ fn not_ip(octets: &[u8], kind: u16) -> (Subject, Option<Malformed>) {
 }
 
 /// The hop limit, or time to live.
-fn hops(octets: &[u8], ip: &Ip) -> Option<u8> {
+fn hops(octets: &[u8], ip: &IpHeader) -> Option<u8> {
     let at = ip.at as usize + if ip.version == 4 { 8 } else { 7 };
     octets.read(at).map(|[hops]: [u8; 1]| hops)
 }
@@ -209,7 +206,7 @@ fn for_the_link(kind: u8, code: u8, hops: Option<u8>) -> Option<Uncompared> {
 }
 
 /// The key without ports.
-fn flow_key(ip: &Ip, vlan: [u16; 2]) -> FlowKey {
+fn flow_key(ip: &IpHeader, vlan: [u16; 2]) -> FlowKey {
     FlowKey {
         guest_addr: ip.src,
         peer_addr: ip.dst,
@@ -236,17 +233,17 @@ fn behind_addresses(octets: &[u8]) -> Body {
     Datagram::plain(12.min(end), end).into()
 }
 
-fn whole(ip: &Ip) -> Body {
+fn whole(ip: &IpHeader) -> Body {
     Datagram::plain(ip.payload_at, ip.end).into()
 }
 
 /// A packet whose transport header is none.
-fn malformed(ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
+fn malformed(ip: &IpHeader, key: FlowKey) -> (Subject, Option<Malformed>) {
     (Subject::Datagram(marked(key, kind::MALFORMED), whole(ip)), Some(Malformed::Transport))
 }
 
 /// Echo requests and replies are a flow by identifier, the other messages by type and code.
-fn icmp(octets: &[u8], ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
+fn icmp(octets: &[u8], ip: &IpHeader, key: FlowKey) -> (Subject, Option<Malformed>) {
     let at = ip.payload_at as usize;
     let head: Option<[u8; 2]> = octets.read(at);
     let Some([kind, code]) = head.filter(|_| ip.payload_at + icmp::HEADER_LEN <= ip.end) else {
@@ -270,7 +267,7 @@ fn icmp(octets: &[u8], ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
 
 /// UDP: the payload, and the length that the header gives. The checksum does not count, a partial
 /// and a full one are the same datagram.
-fn udp(frame: &Frame, ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
+fn udp(frame: &Frame, ip: &IpHeader, key: FlowKey) -> (Subject, Option<Malformed>) {
     const HEADER_LEN: u32 = 8;
     let octets = frame.ethernet();
     let header: Option<[u8; 6]> = octets.read(ip.payload_at as usize);
@@ -290,7 +287,7 @@ fn udp(frame: &Frame, ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
     (Subject::Datagram(key, body), None)
 }
 
-fn datagram(octets: &[u8], ip: &Ip, key: FlowKey) -> (Subject, Option<Malformed>) {
+fn datagram(octets: &[u8], ip: &IpHeader, key: FlowKey) -> (Subject, Option<Malformed>) {
     const DCCP: u8 = 33;
     const SCTP: u8 = 132;
     if !matches!(ip.protocol, DCCP | SCTP) {

@@ -37,6 +37,7 @@
     reason = "what every frame goes through: results of a hundred octets are not to be moved"
 )]
 
+mod admission;
 mod bag;
 mod body;
 mod chain;

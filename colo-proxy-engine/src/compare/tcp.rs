@@ -6,6 +6,7 @@
 //! acknowledgment. For each there is a queue in which an event of the secondary finds the frames
 //! that it concerns, and no others.
 
+mod claim;
 mod data;
 mod headers;
 mod opening;
@@ -25,10 +26,12 @@ use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::record::FlowKey;
 use colo_proxy_common::seq::Seq;
 
+use self::claim::Reset;
+pub(super) use self::claim::Segment;
 use self::headers::Headers;
-use self::opening::{Opening, Openings};
+use self::opening::Openings;
 pub(crate) use self::partial::bare_acknowledgment;
-use self::queues::{Queues, Sign, Unverified};
+use self::queues::{Queues, Unverified};
 use self::ranges::Ranges;
 pub(super) use self::resting::Resting;
 use self::segments::Segments;
@@ -46,74 +49,6 @@ const REPORTED_MAX: usize = 16;
 /// Resets of the secondary remembered. A guest that gives a connection up answers every segment that
 /// is still on its way with one, each with a number of its own, and may be ahead with that.
 const RESETS_MAX: usize = 32;
-
-/// What a primary frame claims.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Segment {
-    /// Its place in the stream, data only.
-    start: i64,
-    end: i64,
-    /// The place where the primary's stream starts, or was met.
-    origin: i64,
-    /// Where the data starts in the Ethernet frame.
-    payload_at: u32,
-    /// The acknowledgment; `None` without one.
-    ack: Option<i64>,
-    /// The place that it points to as urgent. Like an acknowledgment it only ever grows, and where
-    /// the stream is cut into segments does not move it.
-    urgent: Option<i64>,
-    /// As the header says it, not scaled.
-    window: u16,
-    opening: Option<Opening>,
-    fin: bool,
-    reset: Option<Reset>,
-}
-
-impl Segment {
-    /// It opens, ends or resets the connection.
-    fn has_mark(&self) -> bool {
-        self.opening.is_some() || self.fin || self.reset.is_some()
-    }
-
-    /// Its mark, where it has one.
-    fn sign(&self) -> Sign {
-        match (&self.opening, self.reset) {
-            (Some(opening), _) if opening.ack.is_some() => Sign::SynAck,
-            (Some(_), _) => Sign::Syn,
-            // An acknowledgment that is not of this stream has to be the very same.
-            (None, Some(reset)) => {
-                Sign::Reset { reset, is_exact: reset.ack.is_some() && self.ack.is_none() }
-            }
-            (None, None) => Sign::Fin,
-        }
-    }
-
-    /// Where the frame lies in the stream, counted from the start of the primary's.
-    pub(super) fn offset(&self) -> i64 {
-        self.start - self.origin
-    }
-}
-
-/// A reset as it was sent: it names a place, but need not lie in the stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Reset {
-    seq: Seq,
-    ack: Option<Seq>,
-}
-
-impl Reset {
-    /// The guest ends the connection by itself. Without an acknowledgment it answers a segment of
-    /// the peer.
-    fn is_own(&self) -> bool {
-        self.ack.is_some() && self.seq != Seq(0)
-    }
-
-    /// What it acknowledges of the stream. One with the number 0 answers a SYN that is refused (RFC
-    /// 9293, section 3.10.7.1): what that acknowledges is the SYN, wherever its number may lie.
-    fn ack_of_stream(&self) -> Option<Seq> {
-        self.ack.filter(|_| self.is_own())
-    }
-}
 
 /// What a primary frame waits for, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use colo_proxy_common::decode::{OPTIONS_MAX, Octets, Tcp, flag};
+use colo_proxy_common::decode::{FrameBytes, OPTIONS_MAX, Tcp, flag};
 use colo_proxy_common::record::FlowKey;
 use colo_proxy_common::seq::Seq;
 
@@ -46,7 +46,7 @@ pub struct ExpanderStats {
 #[derive(Debug)]
 struct Waiting {
     number: u64,
-    /// Octets that it keeps.
+    /// FrameBytes that it keeps.
     bytes: usize,
     what: What,
 }
@@ -108,7 +108,7 @@ struct Headless<'a> {
     len: usize,
 }
 
-impl Octets for Headless<'_> {
+impl FrameBytes for Headless<'_> {
     fn len(&self) -> usize {
         self.len
     }
@@ -484,7 +484,7 @@ impl Flow {
         &mut self,
         frame: &Frame,
         tcp: &Tcp,
-        octets: &(impl Octets + ?Sized),
+        octets: &(impl FrameBytes + ?Sized),
         out: &mut Vec<Frame>,
     ) {
         let ack = Seq(tcp.ack);

@@ -38,7 +38,7 @@ mod tests;
 /// What the digest lane keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DigestLimits {
-    /// Octets of the guest's output: on the primary until the secondary has said the same, and a little
+    /// FrameBytes of the guest's output: on the primary until the secondary has said the same, and a little
     /// longer, for it may repeat it; on the secondary for the primary to ask for them. Likewise octets of
     /// the secondary that wait on the primary.
     pub bytes_max: usize,

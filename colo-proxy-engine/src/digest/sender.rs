@@ -20,7 +20,7 @@ use crate::record::RecordKind;
 pub struct DigesterStats {
     /// Frames of which a digest went.
     digests: AtomicU64,
-    /// Octets that did not go for that.
+    /// FrameBytes that did not go for that.
     saved_bytes: AtomicU64,
     /// Frames that the primary wanted, and got.
     answered: AtomicU64,

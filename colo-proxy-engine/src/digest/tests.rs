@@ -51,7 +51,7 @@ struct Pair {
     expander: Expander,
     sent: u64,
     now: Instant,
-    /// Octets of all records.
+    /// FrameBytes of all records.
     carried: usize,
     out: Vec<Frame>,
 }

@@ -55,7 +55,7 @@ impl From<Frame> for Returned {
 }
 
 impl Returned {
-    /// Octets that it keeps in memory.
+    /// FrameBytes that it keeps in memory.
     pub fn len(&self) -> usize {
         match self {
             Self::Digest { digested, .. } => size_of::<Digested>() + digested.head.len(),

@@ -13,7 +13,6 @@ pub mod primary;
 pub mod protection;
 pub mod repeat;
 pub mod secondary;
-pub mod segment;
 #[cfg(test)]
 mod simulation;
 pub mod takeover;

@@ -14,10 +14,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::segment::{Direction, segment};
 use crate::frame::Frame;
 use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::record::FlowKey;
+use colo_proxy_common::segment::{Direction, tcp_segment};
 use colo_proxy_common::seq::Seq;
 
 /// Acknowledgments of the same place that mean a hole (RFC 5681, section 3.2).
@@ -116,7 +116,7 @@ impl Repeater {
         frame: &Frame,
         is_connected: impl FnOnce(&FlowKey) -> bool,
     ) {
-        let Some((key, tcp)) = segment(frame.ethernet(), Direction::ToGuest) else { return };
+        let Some((key, tcp)) = tcp_segment(frame.ethernet(), Direction::ToGuest) else { return };
         if tcp.flags & flag::RST != 0 {
             self.forget(&key);
             return;
@@ -160,7 +160,7 @@ impl Repeater {
         if self.flows.is_empty() {
             return false;
         }
-        let Some((key, tcp)) = segment(frame.ethernet(), Direction::FromGuest) else {
+        let Some((key, tcp)) = tcp_segment(frame.ethernet(), Direction::FromGuest) else {
             return false;
         };
         if tcp.flags & flag::RST != 0 {

@@ -9,10 +9,10 @@ use colo_proxy_common::record::FlowKey;
 
 use super::early_input::{EarlyInput, InputLimits};
 use super::repeat::SharedRepeater;
-use super::segment::{Direction, segment};
 use super::takeover::{Takeover, TakeoverAction};
 use super::{Mode, ProgramMode};
 use crate::frame::Frame;
+use colo_proxy_common::segment::{Direction, tcp_segment};
 
 /// The way that the guest's input takes, by way of the programs that translate it.
 pub trait InputPath {
@@ -241,7 +241,7 @@ impl Secondary {
     /// Frames that came too early are kept; so is everything behind them on their connection.
     pub fn on_held(&mut self, now: Instant, frames: &mut Vec<Frame>, path: &mut impl InputPath) {
         for frame in frames.drain(..) {
-            let key = segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
+            let key = tcp_segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
             // The event that told of its offset may have come before it; and what is not TCP has only
             // waited for the guest to go on.
             if !self.is_stopped() && key.is_none_or(|key| path.knows(&key)) {

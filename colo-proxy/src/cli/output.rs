@@ -2,6 +2,8 @@
 
 use std::io::{self, ErrorKind, Write};
 
+use serde_json::Value;
+
 /// Prints `text`. A reader who has seen enough, as `head` does, is no failure.
 pub(super) fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
@@ -18,4 +20,11 @@ pub(super) fn fail_with(mut errors: Vec<anyhow::Error>) -> anyhow::Result<()> {
         eprintln!("colo-proxy: error: {error:#}");
     }
     Err(last)
+}
+
+/// The counters of a status by name, in one line.
+pub(super) fn counts(map: &Value) -> String {
+    let all: Vec<String> =
+        map.as_object().into_iter().flatten().map(|(name, n)| format!("{name} {n}")).collect();
+    if all.is_empty() { "none".into() } else { all.join(", ") }
 }

@@ -6,7 +6,8 @@ use anyhow::anyhow;
 use colo_proxy::status::{self, RUNTIME_DIR, Reply, Request};
 use serde_json::{Value, json};
 
-use super::{output, show_filter};
+use super::output::{self, counts};
+use super::show_filter;
 
 pub(super) fn status(instance: Option<&str>, as_json: bool) -> anyhow::Result<()> {
     let dir = Path::new(RUNTIME_DIR);
@@ -39,12 +40,12 @@ pub(super) fn status(instance: Option<&str>, as_json: bool) -> anyhow::Result<()
     output::fail_with(silent)
 }
 
-/// Only a filter has a queue.
+/// A filter's status has a queue, and no other status does.
 fn is_filter(status: &Value) -> bool {
     !status["queue"].is_null()
 }
 
-/// One instance, a line a group: what is asked most comes first.
+/// One instance, with a line for each group. The most important lines come first.
 fn shown(status: &Value) -> String {
     let text = |key: &str| match &status[key] {
         Value::String(text) => text.clone(),
@@ -77,10 +78,4 @@ fn shown(status: &Value) -> String {
         format!("  drops: {}", counts(&status["drops"])),
     ];
     groups.join("\n") + "\n"
-}
-
-pub(super) fn counts(map: &Value) -> String {
-    let all: Vec<String> =
-        map.as_object().into_iter().flatten().map(|(name, n)| format!("{name} {n}")).collect();
-    if all.is_empty() { "none".into() } else { all.join(", ") }
 }

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::show::counts;
+use super::output::counts;
 
-/// A line a group: what is asked most comes first.
+/// One filter, with a line for each group. The most important lines come first.
 pub(super) fn shown(status: &Value) -> String {
     let mut lines = vec![format!(
         "{} ({} of {}{}, pid {}): {}",

@@ -30,7 +30,7 @@ pub struct Limits {
     pub repeat: RepeatLimits,
     pub digest: DigestLimits,
     /// The tables of connections in the kernel.
-    pub translation: datapath::Limits,
+    pub translation: datapath::TranslationLimits,
 }
 
 /// What waits between a guest, its gates and the other host.

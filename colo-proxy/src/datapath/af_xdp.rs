@@ -1,12 +1,11 @@
 //! Capture of guest output by `AF_XDP`: one socket for each receive queue of the guest's TAP.
 //!
-//! The program `colo_xdp_capture` redirects a frame to the socket of its queue. Where there is no
-//! such socket (a queue that the guest enabled later, sockets of a dead daemon) it passes the
-//! frame, and the TC program behind it sends the frame to the output gate; so the gate is read
-//! here too, and a frame is late at worst, not lost.
+//! The program `colo_xdp_capture` redirects a frame to the socket of its queue. A queue has no socket
+//! if the guest enabled it later, or if the sockets belonged to a daemon that died. Then the program
+//! passes the frame, and the TC program behind it sends the frame to the output gate. So this backend
+//! reads the gate too, and a frame may be late, but is not lost.
 //!
-//! Native mode only. In SKB mode the frames that the release path injects into the TAP would be
-//! captured again, for ever.
+//! It needs native mode. In SKB mode the program would capture released frames again, for ever.
 
 mod assemble;
 mod attachment;
@@ -26,11 +25,11 @@ use aya::{
 };
 
 use self::{
-    attachment::Attachment,
+    attachment::XdpAttachment,
     readiness::Readiness,
     socket::{QueueSocket, SocketError},
 };
-use super::capture::{Capture, CaptureStats, GateCapture};
+use super::capture::{CaptureBackend, CaptureStats, GateCapture};
 use colo_proxy_engine::frame::Frame;
 
 use crate::gate::Gate;
@@ -41,26 +40,26 @@ const SOCKETS_PIN: &str = "xsks";
 /// The file that pins the link of `colo_xdp_capture`.
 pub(super) const LINK_NAME: &str = "link_colo_xdp_capture";
 
-/// What an [`AfXdp`] is to be attached to, and with what.
+/// The interface and the program for an [`AfXdp`].
 #[derive(Debug)]
 pub struct XdpTarget<'a> {
     /// Name of the guest's TAP.
     pub netdev: &'a str,
     /// Its interface index.
     pub ifindex: u32,
-    /// `colo_xdp_capture`; loaded when it is needed, as an older kernel may not take it.
+    /// `colo_xdp_capture`. It is loaded only when it is needed, because an older kernel may refuse it.
     pub program: &'a mut Xdp,
-    /// The directory in which its map `xsks` is pinned; program and link will be pinned there
-    /// too, in place of a leftover.
+    /// The directory with the pin of the map `xsks`. Program and link are pinned there too, in place
+    /// of a leftover.
     pub pins: &'a Path,
 }
 
-/// Why `AF_XDP` cannot capture the output of a guest.
+/// The reason why `AF_XDP` cannot capture the output of a guest.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum XdpRefusal {
     #[error(
-        "the wire carries plain frames, and AF_XDP can neither complete their checksums nor \
-         segment them"
+        "the lanes carry frames without virtio-net headers, and AF_XDP can neither complete their \
+         checksums nor segment them"
     )]
     PlainWire,
     #[error("{netdev} has more than {sockets_max} receive queues, and each needs a socket")]
@@ -75,14 +74,14 @@ pub enum Refusal {
     NoLink { netdev: String },
     #[error("the kernel does not accept the program colo_xdp_capture")]
     Load { source: ProgramError },
-    #[error("cannot pin, or remove what is pinned, at {}", path.display())]
+    #[error("cannot pin, or remove a pin, at {}", path.display())]
     Pin { path: PathBuf, source: io::Error },
     #[error("cannot watch the sockets of {netdev}")]
     Watch { netdev: String, source: io::Error },
 }
 
-impl Refusal {
-    /// What the operator can do about it.
+impl XdpRefusal {
+    /// A hint for the operator.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::PlainWire => Some("use --vnet-hdr-support on both hosts"),
@@ -93,44 +92,44 @@ impl Refusal {
     }
 }
 
-/// Detaches what a dead daemon has left in the directory `pins` of an instance that is captured by
-/// the gate now.
-pub fn remove_leftover(pins: &Path) -> Result<(), Refusal> {
+/// Detaches the XDP program that a dead daemon has left in the directory `pins`. The gate captures the
+/// output of this instance now.
+pub fn remove_leftover(pins: &Path) -> Result<(), XdpRefusal> {
     attachment::remove_leftover(pins)
 }
 
 /// Capture by `AF_XDP`; detached when dropped.
 pub struct AfXdp {
-    // Dropped first: what comes when the sockets are gone goes to the gate.
-    _attachment: Attachment,
+    // Dropped before the sockets, so that later frames go to the gate.
+    _attachment: XdpAttachment,
     netdev: String,
     sockets: Vec<QueueSocket>,
     gate: GateCapture,
     readiness: Readiness,
-    /// The source that is read first; each has its turn, so that none starves the others.
+    /// The source that is read first. Each has its turn, so that none starves the others.
     turn: usize,
 }
 
 impl AfXdp {
     /// Opens a socket on every queue of the TAP and attaches the program.
-    pub fn attach(target: XdpTarget<'_>, gate: Arc<Gate>) -> Result<Self, Refusal> {
+    pub fn attach(target: XdpTarget<'_>, gate: Arc<Gate>) -> Result<Self, XdpRefusal> {
         if gate.vnet_len() == 0 {
-            return Err(Refusal::PlainWire);
+            return Err(XdpRefusal::PlainWire);
         }
         let mut xsks = pinned_sockets(target.pins)?;
         let sockets = open_sockets(&target, xsks.len())?;
         for (queue, socket) in (0..).zip(&sockets) {
-            let map = |source| Refusal::Map { path: target.pins.join(SOCKETS_PIN), source };
+            let map = |source| XdpRefusal::Map { path: target.pins.join(SOCKETS_PIN), source };
             xsks.set(queue, socket.as_fd(), 0).map_err(map)?;
         }
         let netdev = target.netdev.to_owned();
-        let watch = |source| Refusal::Watch { netdev: netdev.clone(), source };
+        let watch = |source| XdpRefusal::Watch { netdev: netdev.clone(), source };
         let readiness = Readiness::new().map_err(watch)?;
         readiness.add(gate.as_fd()).map_err(watch)?;
         for socket in &sockets {
             readiness.add(socket.as_fd()).map_err(watch)?;
         }
-        let attachment = Attachment::new(target)?;
+        let attachment = XdpAttachment::new(target)?;
         let gate = GateCapture::new(gate);
         Ok(Self { _attachment: attachment, netdev, sockets, gate, readiness, turn: 0 })
     }
@@ -141,7 +140,7 @@ impl AfXdp {
     }
 }
 
-impl Capture for AfXdp {
+impl CaptureBackend for AfXdp {
     fn poll_fd(&self) -> BorrowedFd<'_> {
         self.readiness.as_fd()
     }
@@ -160,7 +159,7 @@ impl Capture for AfXdp {
         Ok(read)
     }
 
-    /// XDP has lost the checksum state and the segment size.
+    /// XDP does not keep the checksum state and the segment size.
     fn is_faithful(&self) -> bool {
         false
     }
@@ -185,28 +184,28 @@ impl fmt::Debug for AfXdp {
     }
 }
 
-fn pinned_sockets(pins: &Path) -> Result<XskMap<MapData>, Refusal> {
+fn pinned_sockets(pins: &Path) -> Result<XskMap<MapData>, XdpRefusal> {
     let path = pins.join(SOCKETS_PIN);
     MapData::from_pin(&path)
         .and_then(Map::from_map_data)
         .and_then(XskMap::try_from)
-        .map_err(|source| Refusal::Map { path, source })
+        .map_err(|source| XdpRefusal::Map { path, source })
 }
 
 /// A socket on each queue. The kernel tells how many queues there are by refusing the first that
 /// is not there; netlink would give the number of queues that there could be, and sysfs those of
 /// an interface in another network namespace.
-fn open_sockets(target: &XdpTarget<'_>, sockets_max: u32) -> Result<Vec<QueueSocket>, Refusal> {
+fn open_sockets(target: &XdpTarget<'_>, sockets_max: u32) -> Result<Vec<QueueSocket>, XdpRefusal> {
     let netdev = || target.netdev.to_owned();
     let mut sockets = Vec::new();
     for queue in 0..=sockets_max {
         match QueueSocket::open(target.ifindex, queue) {
             Ok(_) if queue == sockets_max => {
-                return Err(Refusal::Queues { netdev: netdev(), sockets_max });
+                return Err(XdpRefusal::Queues { netdev: netdev(), sockets_max });
             }
             Ok(socket) => sockets.push(socket),
             Err(e) if queue > 0 && e.is_no_such_queue() => break,
-            Err(source) => return Err(Refusal::Socket { netdev: netdev(), queue, source }),
+            Err(source) => return Err(XdpRefusal::Socket { netdev: netdev(), queue, source }),
         }
     }
     Ok(sockets)
@@ -215,7 +214,7 @@ fn open_sockets(target: &XdpTarget<'_>, sockets_max: u32) -> Result<Vec<QueueSoc
 fn sum(a: CaptureStats, b: CaptureStats) -> CaptureStats {
     CaptureStats {
         frames: a.frames + b.frames,
-        octets: a.octets + b.octets,
+        bytes: a.bytes + b.bytes,
         gate_frames: a.gate_frames + b.gate_frames,
         dropped_ring_full: a.dropped_ring_full + b.dropped_ring_full,
         dropped_by_socket: a.dropped_by_socket + b.dropped_by_socket,

@@ -1,33 +1,34 @@
-//! Which translated connections are forgotten. The kernel evicts none of `flows` by itself.
+//! Decides which translated connections are removed. The kernel itself evicts none from `flows`.
 //!
-//! Some are over by the clock. Where the table fills beyond a mark, more go, the least useful class
-//! first, and in each class the longest silent: whatever others open, no connection goes that is in
-//! use while there is another. Before one goes that is in use, a checkpoint is asked for, because
-//! after that most of them need no entry. Connections in which the guest has not spoken yet are in
-//! `unconfirmed`: they push out each other only, and go by the clock.
+//! Some are removed because they were silent for too long. If the table is nearly full, more are
+//! removed: the least useful class first, and in each class the longest silent first. So a connection
+//! in use goes only if there is no other, whatever connections a client opens. Before one in use goes,
+//! a checkpoint is asked for, because most connections need no entry after it. Connections in which
+//! the guest has not sent anything of its own are in `unconfirmed`. They evict only each other, and
+//! are removed when they are silent for too long.
 
 use colo_proxy_common::flow::state;
-use colo_proxy_common::record::{Flow, FlowKey};
+use colo_proxy_common::record::{FlowKey, FlowRecord};
 
-/// How long a connection is remembered without a frame. The defaults outlast what a guest
-/// remembers.
+/// The time for which a connection without a frame stays. The defaults are longer than the times for
+/// which a guest remembers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AgeLimits {
     /// Closed by both sides, or reset by the guest.
     pub closed_ns: u64,
-    /// Reset by the peer, or in the name of the peer.
+    /// Reset by the peer, or by a forger.
     pub reset_ns: u64,
-    /// Anything.
+    /// Any connection.
     pub idle_ns: u64,
-    /// One in which the guest has not spoken. Newer ones push it out earlier.
+    /// A connection in which the guest has not sent anything of its own. Newer ones evict it earlier.
     pub unconfirmed_ns: u64,
-    /// Percent of the table beyond which the least useful connections go at once.
+    /// Fill level of the table in percent beyond which the least useful connections go at once.
     pub full_percent: u8,
-    /// Beyond that mark, one that has been silent for so long counts as idle.
+    /// Beyond that level, a connection that is silent for this long counts as idle.
     pub pressed_idle_ns: u64,
-    /// How long a checkpoint that was asked for is waited for, before one in use goes.
+    /// The time for which a checkpoint may fail to come, before a connection in use goes.
     pub checkpoint_patience_ns: u64,
-    /// Connections that go in one look at the most: it takes the thread's time.
+    /// The most connections that one look removes, because it takes the thread's time.
     pub victims_max: usize,
 }
 
@@ -37,9 +38,9 @@ impl Default for AgeLimits {
     fn default() -> Self {
         Self {
             closed_ns: 60 * SECOND_NS,
-            // As long as an idle connection at the least: the reset may be forged.
+            // At least as long as an idle connection: the reset may be forged.
             reset_ns: 7440 * SECOND_NS,
-            // RFC 5382, REQ-5: no less than 2 hours and 4 minutes. Five days, as conntrack has it.
+            // RFC 5382, REQ-5: no less than 2 hours and 4 minutes. Five days, as in conntrack.
             idle_ns: 5 * 24 * 3600 * SECOND_NS,
             unconfirmed_ns: 7440 * SECOND_NS,
             full_percent: 90,
@@ -50,15 +51,15 @@ impl Default for AgeLimits {
     }
 }
 
-/// How much a connection would be missed, least first.
+/// The value of a connection's entry, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Class {
-    /// Closed by both sides, or reset by the guest; only retransmissions would miss it.
+pub(super) enum FlowClass {
+    /// Closed by both sides, or reset by the guest. Only retransmissions need the entry.
     Closed,
-    /// Both guests count alike since a checkpoint, or always have: without an entry the frames pass
-    /// untranslated, which is all that this one asks for.
+    /// Both guests count alike, since a checkpoint or from the start. Without an entry the frames pass
+    /// untranslated, which is the same.
     Identity,
-    /// Reset in the name of the peer, which may be forged.
+    /// Reset by the peer, or by a forger.
     Reset,
     /// Silent for long.
     Idle,
@@ -68,7 +69,7 @@ pub(super) enum Class {
 
 /// Connections of each class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct PerClass {
+pub struct FlowsByClass {
     pub closed: u64,
     pub identity: u64,
     pub reset: u64,
@@ -76,14 +77,14 @@ pub struct PerClass {
     pub established: u64,
 }
 
-impl PerClass {
-    fn of(&mut self, class: Class) -> &mut u64 {
+impl FlowsByClass {
+    fn of(&mut self, class: FlowClass) -> &mut u64 {
         match class {
-            Class::Closed => &mut self.closed,
-            Class::Identity => &mut self.identity,
-            Class::Reset => &mut self.reset,
-            Class::Idle => &mut self.idle,
-            Class::Established => &mut self.established,
+            FlowClass::Closed => &mut self.closed,
+            FlowClass::Identity => &mut self.identity,
+            FlowClass::Reset => &mut self.reset,
+            FlowClass::Idle => &mut self.idle,
+            FlowClass::Established => &mut self.established,
         }
     }
 
@@ -96,21 +97,21 @@ impl PerClass {
     }
 }
 
-/// What was forgotten, and what is left.
+/// The numbers of removed and remaining connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Aged {
-    /// By the clock.
-    pub expired: PerClass,
-    /// To make room. Their clients lose those that were established.
-    pub evicted: PerClass,
+pub struct AgedFlows {
+    /// Silent for too long.
+    pub expired: FlowsByClass,
+    /// Removed to make room. Clients lose the established ones.
+    pub evicted: FlowsByClass,
     pub kept: u64,
-    /// The table is nearly full of connections in use: a checkpoint would make most of them need no
-    /// entry. Said once for each epoch.
+    /// The table is nearly full of connections in use, and most of them need no entry after a
+    /// checkpoint. Set once in each epoch.
     pub wants_checkpoint: bool,
 }
 
-impl Aged {
-    pub(super) fn note(&mut self, victim: &Victim) {
+impl AgedFlows {
+    pub(super) fn note(&mut self, victim: &AgedFlow) {
         self.kept = self.kept.saturating_sub(1);
         let counts = if victim.expired { &mut self.expired } else { &mut self.evicted };
         *counts.of(victim.class) += 1;
@@ -118,50 +119,50 @@ impl Aged {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Victim {
+pub(super) struct AgedFlow {
     pub(super) key: FlowKey,
-    pub(super) class: Class,
-    /// By the clock, and not to make room.
+    pub(super) class: FlowClass,
+    /// Silent for too long, and not removed to make room.
     pub(super) expired: bool,
 }
 
-/// What one look leads to.
+/// The result of one look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
-    pub(super) victims: Vec<Victim>,
+pub(super) struct AgeingPlan {
+    pub(super) victims: Vec<AgedFlow>,
     pub(super) wants_checkpoint: bool,
 }
 
-/// Decides; no I/O, no clock.
+/// The decisions; no I/O, no clock.
 #[derive(Debug)]
-pub(super) struct Ageing {
+pub(super) struct FlowAgeing {
     limits: AgeLimits,
-    /// Epoch and time in which a checkpoint was asked for.
+    /// Epoch and time of the last request for a checkpoint.
     asked: Option<(u32, u64)>,
 }
 
-impl Ageing {
+impl FlowAgeing {
     pub(super) fn new(limits: AgeLimits) -> Self {
         Self { limits, asked: None }
     }
 
-    /// The connections to forget, of a table with room for `capacity`: by the clock first, then as
-    /// many more as it is too full by.
+    /// The connections to remove from a table with room for `capacity`: those that were silent for too
+    /// long, then as many more as are above the fill level.
     pub(super) fn look(
         &mut self,
-        entries: &[(FlowKey, Flow)],
+        entries: &[(FlowKey, FlowRecord)],
         capacity: u32,
         now_ns: u64,
         epoch: u32,
-    ) -> Plan {
-        let mut plan = Plan::default();
+    ) -> AgeingPlan {
+        let mut plan = AgeingPlan::default();
         let mut rest = Vec::new();
         for (key, flow) in entries {
-            // The clock of the programs is a coarse one and may be a little ahead.
+            // The programs read a coarse clock, which may be a little ahead.
             let silent_ns = now_ns.saturating_sub(flow.last_seen_ns);
             let class = self.class(flow, silent_ns, epoch);
             if self.is_expired(flow, silent_ns) {
-                plan.victims.push(Victim { key: *key, class, expired: true });
+                plan.victims.push(AgedFlow { key: *key, class, expired: true });
             } else {
                 rest.push((class, flow.last_seen_ns, key));
             }
@@ -171,12 +172,12 @@ impl Ageing {
         if excess > 0 {
             rest.sort_unstable_by_key(|(class, last_seen_ns, _)| (*class, *last_seen_ns));
             rest.truncate(excess);
-            if rest.last().is_some_and(|(class, ..)| *class == Class::Established)
+            if rest.last().is_some_and(|(class, ..)| *class == FlowClass::Established)
                 && !self.may_evict_established(&mut plan, now_ns, epoch)
             {
-                rest.retain(|(class, ..)| *class != Class::Established);
+                rest.retain(|(class, ..)| *class != FlowClass::Established);
             }
-            let evicted = rest.iter().map(|(class, _, key)| Victim {
+            let evicted = rest.iter().map(|(class, _, key)| AgedFlow {
                 key: **key,
                 class: *class,
                 expired: false,
@@ -187,15 +188,15 @@ impl Ageing {
         plan
     }
 
-    /// Those to forget of the connections in which the guest has not spoken: by the clock.
+    /// The connections to remove from `unconfirmed`: those that were silent for too long.
     pub(super) fn look_at_unconfirmed(
         &self,
-        entries: &[(FlowKey, Flow)],
+        entries: &[(FlowKey, FlowRecord)],
         now_ns: u64,
         epoch: u32,
-    ) -> Vec<Victim> {
-        let silent_ns = |flow: &Flow| now_ns.saturating_sub(flow.last_seen_ns);
-        let is_expired = |flow: &Flow| {
+    ) -> Vec<AgedFlow> {
+        let silent_ns = |flow: &FlowRecord| now_ns.saturating_sub(flow.last_seen_ns);
+        let is_expired = |flow: &FlowRecord| {
             silent_ns(flow) > self.limits.unconfirmed_ns || self.is_expired(flow, silent_ns(flow))
         };
         entries
@@ -204,13 +205,13 @@ impl Ageing {
             .take(self.limits.victims_max)
             .map(|(key, flow)| {
                 let class = self.class(flow, silent_ns(flow), epoch);
-                Victim { key: *key, class, expired: true }
+                AgedFlow { key: *key, class, expired: true }
             })
             .collect()
     }
 
-    /// Only when a checkpoint was asked for in this epoch, and has not come for long.
-    fn may_evict_established(&mut self, plan: &mut Plan, now_ns: u64, epoch: u32) -> bool {
+    /// Connections in use may go if a checkpoint was asked for in this epoch and has not come for long.
+    fn may_evict_established(&mut self, plan: &mut AgeingPlan, now_ns: u64, epoch: u32) -> bool {
         match self.asked {
             Some((asked, since)) if asked == epoch => {
                 now_ns.saturating_sub(since) >= self.limits.checkpoint_patience_ns
@@ -223,17 +224,17 @@ impl Ageing {
         }
     }
 
-    fn class(&self, flow: &Flow, silent_ns: u64, epoch: u32) -> Class {
+    fn class(&self, flow: &FlowRecord, silent_ns: u64, epoch: u32) -> FlowClass {
         match flow.state {
-            state::CLOSED => Class::Closed,
-            _ if flow.translation(epoch).is_identity() => Class::Identity,
-            state::RESET => Class::Reset,
-            _ if silent_ns > self.limits.pressed_idle_ns => Class::Idle,
-            _ => Class::Established,
+            state::CLOSED => FlowClass::Closed,
+            _ if flow.translation(epoch).is_identity() => FlowClass::Identity,
+            state::RESET => FlowClass::Reset,
+            _ if silent_ns > self.limits.pressed_idle_ns => FlowClass::Idle,
+            _ => FlowClass::Established,
         }
     }
 
-    fn is_expired(&self, flow: &Flow, silent_ns: u64) -> bool {
+    fn is_expired(&self, flow: &FlowRecord, silent_ns: u64) -> bool {
         silent_ns
             > match flow.state {
                 state::CLOSED => self.limits.closed_ns,
@@ -243,8 +244,8 @@ impl Ageing {
     }
 }
 
-/// The connection goes on, and would break if its frames passed as they are.
-pub(super) fn needs_translation(flow: &Flow, epoch: u32) -> bool {
+/// The connection is not over, and would break without translation.
+pub(super) fn needs_translation(flow: &FlowRecord, epoch: u32) -> bool {
     !matches!(flow.state, state::CLOSED | state::RESET) && !flow.translation(epoch).is_identity()
 }
 

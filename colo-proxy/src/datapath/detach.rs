@@ -1,9 +1,8 @@
-//! Taking a program off its hook now.
+//! Detaches a program from its hook at once.
 //!
-//! A link that loses its pin and its last descriptor is detached some time later, by a worker of
-//! the kernel: whoever is told that the guest's network is free again may rely on it, and whoever
-//! attaches XDP in between is told that the interface is busy. aya offers no way to detach before
-//! that.
+//! If a link only loses its pin and its last descriptor, a worker of the kernel detaches it some time
+//! later. But once the daemon has reported that the guest's network is free, that must be true. And in
+//! between, an attempt to attach XDP fails because the interface is busy. aya cannot detach earlier.
 
 use std::{
     ffi::CString,
@@ -33,7 +32,7 @@ struct LinkAttr {
     link_fd: u32,
 }
 
-/// Detaches the link that is pinned at `path`, and removes the pin. Nothing there is fine.
+/// Detaches the link that is pinned at `path`, and removes the pin. Without a pin it does nothing.
 pub(super) fn detach_pinned(path: &Path) -> io::Result<()> {
     let link = match open_pinned(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -43,7 +42,7 @@ pub(super) fn detach_pinned(path: &Path) -> io::Result<()> {
     std::fs::remove_file(path)
 }
 
-/// Detaches the program of `link`, which stays as a link to nothing.
+/// Detaches the program of `link`. The link stays, without an interface.
 pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkAttr { link_fd: link.as_raw_fd() as u32 };
     // SAFETY: the kernel reads one `LinkAttr`; the command takes no pointer in it.
@@ -56,6 +55,6 @@ fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     // SAFETY: the kernel reads one `ObjectAttr`, and the string that it points to, which lives
     // across the call and ends with a zero.
     let fd = unsafe { bpf(OBJ_GET, &mut attr) }?;
-    // SAFETY: the descriptor is new, open, and nobody else's.
+    // SAFETY: the descriptor is new and open, and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as c_int) })
 }

@@ -1,4 +1,4 @@
-//! What can go wrong on the way into the kernel, and what to do about it.
+//! The errors on the way into the kernel, with hints for the operator.
 
 use std::error::Error;
 use std::io;
@@ -15,12 +15,12 @@ use nix::libc;
 
 use super::attachment::Hook;
 
-/// What was attempted, on what.
+/// The attempt that failed, and its object.
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
     #[error("cannot use {path:?} as the BPF file system")]
     Bpffs { path: PathBuf, source: io::Error },
-    #[error("{name:?} is no name for an instance")]
+    #[error("{name:?} is not a valid name for an instance")]
     InstanceName { name: String },
     #[error("cannot {action} {path:?}")]
     Directory { action: &'static str, path: PathBuf, source: io::Error },
@@ -38,9 +38,9 @@ pub enum DatapathError {
     InterfaceChanged { program: &'static str, interface: String },
     #[error("cannot use the link at {path:?}")]
     Link { path: PathBuf, source: LinkError },
-    #[error("a link that is no link of a TC program")]
+    #[error("a pinned link is not the link of a TC program")]
     LinkKind { source: LinkError },
-    #[error("cannot detach a program")]
+    #[error("cannot detach a program from its interface")]
     Detach { source: io::Error },
     #[error("cannot pin at {path:?}")]
     Pin { path: PathBuf, source: PinError },
@@ -49,42 +49,44 @@ pub enum DatapathError {
     #[error("cannot read the entries of the map {map}")]
     Walk { map: &'static str, source: io::Error },
     #[error(
-        "{path:?} holds a guest that has failed over, in maps of layout {found}; this is a \
-         colo-proxy for layout {LAYOUT_VERSION}"
+        "the guest of {path:?} is on the network after a failover, and its maps have layout {found}; \
+         this colo-proxy has layout {LAYOUT_VERSION}"
     )]
     OtherLayout { path: PathBuf, found: u32 },
     #[error(
-        "{count} of these connections are translated otherwise here, the first is {first}; nothing \
-         was imported"
+        "{count} of these connections have another offset here; the first is {first}; nothing was \
+         imported"
     )]
     OtherOffset { count: usize, first: String },
-    #[error("{wanted} more connections do not fit, there is room for {room}; nothing was imported")]
+    #[error(
+        "there is no room for {wanted} more connections, only for {room}; nothing was imported"
+    )]
     NoRoom { wanted: usize, room: usize },
-    #[error("this kernel is one with PREEMPT_RT, on which the kernel programs cannot be trusted")]
+    #[error("this kernel has PREEMPT_RT, and the kernel programs are not safe on it")]
     Realtime,
-    #[error("cannot tell which network namespace this is")]
+    #[error("cannot read the cookie of this network namespace")]
     NetnsCookie { source: io::Error },
 }
 
 impl DatapathError {
-    /// What the operator can do about it.
+    /// A hint for the operator.
     pub fn hint(&self) -> Option<&'static str> {
         if matches!(self, Self::NoInterface { .. }) {
             return Some("start the guest first, so that its TAP is there");
         }
         if matches!(self, Self::Realtime) {
             return Some(
-                "boot a kernel without PREEMPT_RT (`uname -v` tells): with it one program can \
-                 interrupt another and overwrite what that has parsed",
+                "boot a kernel without PREEMPT_RT (`uname -v` shows it): with PREEMPT_RT one program can \
+                 interrupt another and overwrite its data",
             );
         }
         if matches!(self, Self::InstanceName { .. }) {
-            return Some("use letters, digits, '-', '_' and '@', 64 at most");
+            return Some("use at most 64 letters, digits, '-', '_' and '@'");
         }
         if matches!(self, Self::OtherLayout { .. }) {
             return Some(
-                "serve it with the version that left it; or give its connections up: remove that \
-                 directory, and start again",
+                "start the colo-proxy version that left these maps; or give up the guest's open \
+                 connections: remove that directory, and start again",
             );
         }
         match errno(self)? {

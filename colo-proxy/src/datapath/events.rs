@@ -1,14 +1,14 @@
-//! What the kernel programs tell the daemon.
+//! Events of the kernel programs for the daemon.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use aya::maps::{MapData, RingBuf};
-use colo_proxy_common::record::{Event, event};
-use colo_proxy_common::record::{Flow, FlowKey};
+use colo_proxy_common::record::{EventRecord, event};
+use colo_proxy_common::record::{FlowKey, FlowRecord};
 
-/// The ring buffer of one instance. Its file descriptor is readable when there is something.
+/// The ring buffer of one instance. Its file descriptor is readable when there is an event.
 #[derive(Debug)]
-pub struct Events {
+pub struct DatapathEvents {
     ring: Ring,
 }
 
@@ -21,20 +21,20 @@ impl std::fmt::Debug for Ring {
     }
 }
 
-/// Something that a program has told.
+/// An event of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// Input held for this connection may go to the guest now.
-    OffsetKnown(FlowKey, Flow),
+pub enum DatapathEvent {
+    /// Parked input of this connection may go to the guest now.
+    OffsetKnown(FlowKey, FlowRecord),
 }
 
-impl Events {
+impl DatapathEvents {
     pub(super) fn new(ring: RingBuf<MapData>) -> Self {
         Self { ring: Ring(ring) }
     }
 
-    /// The next event; `None` where there is none yet. What this daemon does not know is skipped.
-    pub fn next_event(&mut self) -> Option<Told> {
+    /// The next event; `None` if there is none yet. Unknown events are skipped.
+    pub fn next_event(&mut self) -> Option<DatapathEvent> {
         while let Some(item) = self.ring.0.next() {
             if let Some(told) = read(&item) {
                 return Some(told);
@@ -44,23 +44,24 @@ impl Events {
     }
 }
 
-fn read(item: &[u8]) -> Option<Told> {
-    if item.len() < size_of::<Event>() {
+fn read(item: &[u8]) -> Option<DatapathEvent> {
+    if item.len() < size_of::<EventRecord>() {
         return None;
     }
-    // SAFETY: there are enough octets, `Event` is made of integers only, and nothing is said about
-    // its alignment.
-    let record = unsafe { item.as_ptr().cast::<Event>().read_unaligned() };
-    (record.kind == event::OFFSET_KNOWN).then_some(Told::OffsetKnown(record.key, record.flow))
+    // SAFETY: there are enough bytes, an `EventRecord` has only integers, and the read does not rely
+    // on alignment.
+    let record = unsafe { item.as_ptr().cast::<EventRecord>().read_unaligned() };
+    (record.kind == event::OFFSET_KNOWN)
+        .then_some(DatapathEvent::OffsetKnown(record.key, record.flow))
 }
 
-impl AsFd for Events {
+impl AsFd for DatapathEvents {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ring.0.as_fd()
     }
 }
 
-impl AsRawFd for Events {
+impl AsRawFd for DatapathEvents {
     fn as_raw_fd(&self) -> RawFd {
         self.ring.0.as_raw_fd()
     }

@@ -1,29 +1,33 @@
 //! A mirror or a redirector in the kernel: its programs on the guest's TAP and on its gates.
 //!
-//! Everything is pinned, as an instance's is: a redirector that dies goes on taking the frames away
-//! (as QEMU's does without a peer), a mirror goes on letting them pass, and the next process of the
-//! same id takes the links over in their place.
+//! Programs, links and maps are pinned as an instance's are. After the death of a redirector's process
+//! its programs still take the frames away, as QEMU's redirector does without a peer. Those of a mirror
+//! still let them pass. The next process with the same id takes over the links in their places.
 
 use aya::Ebpf;
 use aya::maps::PerCpuArray;
-use colo_proxy_common::filter::{Filter, FilterCounters, queue, token};
+use colo_proxy_common::filter::{FilterCounters, FilterRecord, queue, token};
 use colo_proxy_common::record::LAYOUT_VERSION;
 
-use super::attachment::{Attached, Attachment, Hook, Place};
-use super::links::Links;
-use super::order::{self, Order};
-use super::{DatapathError, InstanceDir, Limits, load_object, maps, netns, pin, realtime};
+use super::attached::Attached;
+use super::attachment::{Attachment, AttachmentPlace, Hook};
+use super::links::ProgramLinks;
+use super::order::{self, FilterOrder};
+use super::{
+    DatapathError, InstanceDir, TranslationLimits, load_object, maps, netns, pin, realtime,
+};
 
 const PINNED: &[&str] = &[order::MAP, "filter_counters"];
-const OUT: &[Attachment] = &[Attachment::new("colo_filter_guard", Place::OutputGate, Hook::Egress)];
+const OUT: &[Attachment] =
+    &[Attachment::new("colo_filter_guard", AttachmentPlace::OutputGate, Hook::Egress)];
 const IN: &[Attachment] = &[
-    Attachment::new("colo_filter_guard", Place::InputGate, Hook::Egress),
-    Attachment::new("colo_filter_in", Place::InputGate, Hook::Ingress),
+    Attachment::new("colo_filter_guard", AttachmentPlace::InputGate, Hook::Egress),
+    Attachment::new("colo_filter_in", AttachmentPlace::InputGate, Hook::Ingress),
 ];
-const RX: Attachment = Attachment::new("colo_filter_rx", Place::Netdev, Hook::Ingress);
-const TX: Attachment = Attachment::new("colo_filter_tx", Place::Netdev, Hook::Egress);
+const RX: Attachment = Attachment::new("colo_filter_rx", AttachmentPlace::Netdev, Hook::Ingress);
+const TX: Attachment = Attachment::new("colo_filter_tx", AttachmentPlace::Netdev, Hook::Egress);
 
-/// What to attach, and where.
+/// What [`FilterPath::attach`] attaches, and where.
 #[derive(Clone, Copy, Debug)]
 pub struct FilterPlan<'a> {
     /// The directory under bpffs.
@@ -40,19 +44,19 @@ pub struct FilterPlan<'a> {
     pub in_gate_ifindex: Option<u32>,
 }
 
-/// The programs of one filter, attached.
+/// The attached programs of one filter.
 #[derive(Debug)]
 pub struct FilterPath {
     ebpf: Ebpf,
-    record: Filter,
+    record: FilterRecord,
     in_gate_ifindex: Option<u32>,
-    links: Links,
+    links: ProgramLinks,
     taken_over: bool,
 }
 
 impl FilterPath {
-    /// Attaches the programs at the tail of the TAP's filters; or takes over those of a filter of
-    /// this id that died, in their place.
+    /// Attaches the programs at the tail of the TAP's filters. If a filter with this id has died, it
+    /// takes over that filter's programs in their place.
     pub fn attach(plan: &FilterPlan<'_>) -> Result<Self, DatapathError> {
         realtime::refuse()?;
         let dir = InstanceDir::create(&pin::find_bpffs()?, plan.id)?;
@@ -63,9 +67,9 @@ impl FilterPath {
             order::put_away(&dir)?;
             dir.remove_maps(PINNED)?;
         }
-        let order = Order::of(leftover.as_ref(), netns_cookie);
+        let order = FilterOrder::of(leftover.as_ref(), netns_cookie);
         let mut ebpf = load_object(&dir, PINNED, &smallest())?;
-        let record = Filter {
+        let record = FilterRecord {
             layout_version: LAYOUT_VERSION,
             kind: plan.kind,
             queue: plan.queue,
@@ -75,14 +79,14 @@ impl FilterPath {
             position_ns: order.position_ns,
             netns_cookie,
         };
-        // Before anything attaches: a program without settings drops everything. Those of a dead
-        // process learn of the new gates by it, too.
+        // Before a program is attached: without a record it drops everything. The programs of a dead
+        // process get the new gates from the record, too.
         order::write(&mut ebpf, &record)?;
         let mut path = Self {
             ebpf,
             record,
             in_gate_ifindex: plan.in_gate_ifindex,
-            links: Links::new(dir, true, Some(order)),
+            links: ProgramLinks::new(dir, true, Some(order)),
             taken_over: leftover.is_some(),
         };
         path.attach_all()?;
@@ -94,14 +98,14 @@ impl FilterPath {
         for attachment in &all {
             self.attach_one(attachment)?;
         }
-        // The programs that need them are not loaded here.
+        // No loaded program needs these maps.
         for name in maps::NAMES {
             drop(self.ebpf.take_map(name));
         }
         self.links.remove_others(&all, &[])
     }
 
-    /// Gates first, so that no frame of the guest arrives at one that is not guarded.
+    /// The gates come first, so that no frame of the guest arrives at an unguarded gate.
     fn attachments(&self) -> Vec<Attachment> {
         let mut all = Vec::new();
         if self.record.out_gate_ifindex != 0 {
@@ -117,11 +121,11 @@ impl FilterPath {
 
     fn attach_one(&mut self, attachment: &Attachment) -> Result<(), DatapathError> {
         let ifindex = match attachment.place {
-            Place::Netdev => self.record.netdev_ifindex,
-            Place::OutputGate => self.record.out_gate_ifindex,
-            Place::InputGate => self.in_gate_ifindex.unwrap_or(0),
-            // Of the kernel lane of a pair: no filter has them.
-            Place::Tunnel | Place::EvenGate | Place::OddGate => 0,
+            AttachmentPlace::Netdev => self.record.netdev_ifindex,
+            AttachmentPlace::OutputGate => self.record.out_gate_ifindex,
+            AttachmentPlace::InputGate => self.in_gate_ifindex.unwrap_or(0),
+            // They belong to the kernel lane of a pair; a filter has none.
+            AttachmentPlace::Tunnel | AttachmentPlace::EvenGate | AttachmentPlace::OddGate => 0,
         };
         self.links.attach(&mut self.ebpf, attachment, ifindex)
     }
@@ -130,14 +134,14 @@ impl FilterPath {
     pub fn set_netdev(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         self.record.netdev_ifindex = ifindex;
         order::update(&mut self.ebpf, &self.record)?;
-        for attachment in self.attachments().iter().filter(|a| a.place == Place::Netdev) {
+        for attachment in self.attachments().iter().filter(|a| a.place == AttachmentPlace::Netdev) {
             self.attach_one(attachment)?;
         }
         Ok(())
     }
 
-    /// What a dead filter left under this id is on a TAP of another network namespace: not ours to
-    /// take over.
+    /// The leftover under this id is on a TAP of another network namespace. This filter must not take
+    /// it over.
     pub fn is_foreign(id: &str) -> bool {
         let Ok(bpffs) = pin::find_bpffs() else { return false };
         let Ok(dir) = InstanceDir::existing(&bpffs, id) else { return false };
@@ -146,12 +150,12 @@ impl FilterPath {
             && dir.has_live_link()
     }
 
-    /// The tokens that a filter of this id must not have, because others have them.
+    /// The tokens that a filter with this id must not have, because others have them.
     pub fn taken_tokens(id: &str) -> Result<Vec<u32>, DatapathError> {
         order::taken_tokens(id)
     }
 
-    /// A filter of this id had died, and its place was taken.
+    /// A filter with this id had died, and this one has taken its place.
     pub fn taken_over(&self) -> bool {
         self.taken_over
     }
@@ -171,7 +175,7 @@ impl FilterPath {
         Ok(sum)
     }
 
-    /// What is attached where.
+    /// The attached programs.
     pub fn programs(&self) -> &[Attached] {
         self.links.attached()
     }
@@ -182,7 +186,12 @@ impl FilterPath {
     }
 }
 
-/// The object has the maps of the other programs too; for a moment they exist.
-fn smallest() -> Limits {
-    Limits { flows_max: 1, unconfirmed_max: 1, half_open_max: 1, ..Limits::default() }
+/// The smallest sizes: the object also has the maps of other programs, which exist for a moment.
+fn smallest() -> TranslationLimits {
+    TranslationLimits {
+        flows_max: 1,
+        unconfirmed_max: 1,
+        half_open_max: 1,
+        ..TranslationLimits::default()
+    }
 }

@@ -1,43 +1,43 @@
-//! The programs of the kernel lane: on the tunnel between the hosts, and on the gates by which the
-//! secondary's output comes out of it.
+//! The programs of the kernel lane: on the tunnel between the hosts, and on the gates that take the
+//! secondary's output from the tunnel to the daemon.
 
 use colo_proxy_common::lane::{self, LaneCounters, Speaker};
 
 use colo_proxy_engine::pair::Role;
 
-use super::attachment::{Attachment, Hook, Place};
-use super::{Datapath, DatapathError, Part};
+use super::attachment::{Attachment, AttachmentPlace, Hook};
+use super::{Datapath, DatapathError, ProgramSet};
 
 const PRIMARY: &[Attachment] = &[
-    Attachment::new("colo_gate_guard", Place::EvenGate, Hook::Egress),
-    Attachment::new("colo_gate_guard", Place::OddGate, Hook::Egress),
-    Attachment::new("colo_lane_copy", Place::Tunnel, Hook::Egress),
-    Attachment::new("colo_lane_back", Place::Tunnel, Hook::Ingress),
+    Attachment::new("colo_gate_guard", AttachmentPlace::EvenGate, Hook::Egress),
+    Attachment::new("colo_gate_guard", AttachmentPlace::OddGate, Hook::Egress),
+    Attachment::new("colo_lane_copy", AttachmentPlace::Tunnel, Hook::Egress),
+    Attachment::new("colo_lane_back", AttachmentPlace::Tunnel, Hook::Ingress),
 ];
 
 const SECONDARY: &[Attachment] = &[
-    Attachment::new("colo_lane_reply", Place::Tunnel, Hook::Egress),
-    Attachment::new("colo_lane_input", Place::Tunnel, Hook::Ingress),
+    Attachment::new("colo_lane_reply", AttachmentPlace::Tunnel, Hook::Egress),
+    Attachment::new("colo_lane_input", AttachmentPlace::Tunnel, Hook::Ingress),
 ];
 
-/// The interfaces of a lane.
+/// The interfaces of a kernel lane.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LanePlan {
     pub tunnel_ifindex: u32,
-    /// On a primary: for the secondary's output of even and of odd epochs.
+    /// On a primary: the gates for the secondary's output of even and of odd epochs.
     pub return_gate_ifindex: [u32; 2],
-    /// Octets of the longest frame that the tunnel takes; 0 is any.
+    /// Length in bytes of the longest frame that the tunnel takes; 0 is any.
     pub frame_max: u32,
 }
 
 impl Datapath {
-    /// Puts the programs on a tunnel, which is down: what comes by it is taken from here on. Nothing
-    /// is sent into it before [`Datapath::use_lane`].
+    /// Attaches the programs to a tunnel, which is still down. From here on they take the frames that
+    /// come by it. No frame is sent into it before [`Datapath::use_lane`].
     pub fn open_lane(&mut self, plan: &LanePlan) -> Result<(), DatapathError> {
         self.tunnel_ifindex = plan.tunnel_ifindex;
         self.change(|settings| {
             settings.return_gate_ifindex = plan.return_gate_ifindex;
-            settings.lane_told = 0;
+            settings.lane_reported = 0;
             settings.lane_frame_max = plan.frame_max;
         })?;
         for attachment in self.lane_attachments() {
@@ -51,13 +51,13 @@ impl Datapath {
         self.tunnel_ifindex != 0
     }
 
-    /// Sends what goes to the other host into the tunnel, or to the gates again.
+    /// Sends the frames for the other host into the tunnel, or to the gates again.
     pub fn use_lane(&mut self, is_used: bool) -> Result<(), DatapathError> {
         let ifindex = if is_used { self.tunnel_ifindex } else { 0 };
         self.change(|settings| settings.lane_ifindex = ifindex)
     }
 
-    /// Frames go to the gates again, and the programs are off the tunnel.
+    /// Sends frames to the gates again, and detaches the programs from the tunnel.
     pub fn close_lane(&mut self) -> Result<(), DatapathError> {
         self.tunnel_ifindex = 0;
         self.change(|settings| {
@@ -72,36 +72,37 @@ impl Datapath {
         self.change(|settings| settings.lane_slot = slot)
     }
 
-    /// The other end has told of this slot: frames of much older ones come too late.
-    pub fn set_lane_told(&mut self, slot: u32) -> Result<(), DatapathError> {
-        self.change(|settings| settings.lane_told = lane::told(slot))
+    /// The other end has reported this slot: frames of much older slots are late from now on.
+    pub fn set_lane_reported(&mut self, slot: u32) -> Result<(), DatapathError> {
+        self.change(|settings| settings.lane_reported = lane::reported(slot))
     }
 
-    /// On a primary: the secondary's epoch, of which output counts.
+    /// On a primary: the secondary's epoch. Its output of this epoch counts.
     pub fn set_lane_epoch(&mut self, epoch: u32) -> Result<(), DatapathError> {
         self.change(|settings| settings.lane_epoch = epoch)
     }
 
-    /// On a secondary: input that comes by the lane waits in the input gate, or goes to the guest.
-    pub fn hold_lane_input(&mut self, holds: bool) -> Result<(), DatapathError> {
-        self.change(|settings| settings.lane_holds = u32::from(holds))
+    /// On a secondary: input that comes by the lane goes to the input gate while the guest is stopped,
+    /// and to the guest otherwise.
+    pub fn send_lane_input_to_gate(&mut self, is_stopped: bool) -> Result<(), DatapathError> {
+        self.change(|settings| settings.lane_input_to_gate = u32::from(is_stopped))
     }
 
-    /// What went into the tunnel and came out of it, of all processors.
+    /// The counts of frames into the tunnel and out of it, summed over the processors.
     pub fn lane_counters(&self) -> Result<LaneCounters, DatapathError> {
         self.maps.lane_counters()
     }
 
-    /// The addresses that the guest was seen to use while this daemon did not see its output, with
-    /// `CLOCK_MONOTONIC` of the last time.
+    /// The addresses that the guest has used while this daemon did not see its output, with
+    /// `CLOCK_MONOTONIC` of the last use.
     pub fn speakers(&self) -> Vec<(Speaker, u64)> {
         self.maps.speakers()
     }
 
     fn lane_attachments(&self) -> &'static [Attachment] {
         match self.part {
-            Part::Half(Role::Primary) => PRIMARY,
-            Part::Half(Role::Secondary) | Part::Rewriter => SECONDARY,
+            ProgramSet::Half(Role::Primary) => PRIMARY,
+            ProgramSet::Half(Role::Secondary) | ProgramSet::Rewriter => SECONDARY,
         }
     }
 }

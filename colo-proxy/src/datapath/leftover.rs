@@ -1,29 +1,29 @@
-//! What a dead daemon left: used again, put away, or left alone.
+//! The leftover of a dead daemon: it is used again, removed, or left alone.
 
 use aya::maps::{Array, Map, MapData, MapInfo};
 use colo_proxy_common::record::{
-    Counters, EVENTS_LEN, Flow, FlowKey, LAYOUT_VERSION, Settings, mode,
+    EVENTS_LEN, FlowKey, FlowRecord, LAYOUT_VERSION, ProgramCounters, Settings, mode,
 };
 
 use super::{DatapathError, InstanceDir, maps};
 
-/// Name, octets of a key, octets of a value.
+/// Name, length of a key in bytes, length of a value in bytes.
 const SHAPES: &[(&str, usize, usize)] = &[
     ("events", 0, 0),
     ("settings", 4, size_of::<Settings>()),
-    ("counters", 4, size_of::<Counters>()),
-    ("flows", size_of::<FlowKey>(), size_of::<Flow>()),
-    ("unconfirmed", size_of::<FlowKey>(), size_of::<Flow>()),
-    ("half_open", size_of::<FlowKey>(), size_of::<Flow>()),
+    ("counters", 4, size_of::<ProgramCounters>()),
+    ("flows", size_of::<FlowKey>(), size_of::<FlowRecord>()),
+    ("unconfirmed", size_of::<FlowKey>(), size_of::<FlowRecord>()),
+    ("half_open", size_of::<FlowKey>(), size_of::<FlowRecord>()),
 ];
 
-/// The settings of a dead daemon whose maps can be used again: same layout, same network
-/// namespace.
+/// The settings of a dead daemon, if its maps can be used again: they have the same layout, and belong
+/// to the same network namespace.
 ///
-/// The pins of any other are removed, so that loading creates the maps anew; programs that are
-/// still attached keep the old ones until they are replaced. That costs a checkpoint. But not those
-/// of another layout that hold a guest after a failover: it is the service, its connections would
-/// break, and no checkpoint would mend them.
+/// Otherwise the pins of the maps are removed, so that loading creates new maps. Programs that are still
+/// attached use the old maps until they are replaced. That costs a checkpoint. The exception is maps of
+/// another layout for a guest after a failover. That guest is the service: its connections would break,
+/// and no checkpoint could repair them.
 pub(super) fn take(
     dir: &InstanceDir,
     netns_cookie: u64,
@@ -48,8 +48,8 @@ pub(super) fn take(
         }
     }
     log::warn!(
-        "{}: a leftover of another version or of another network namespace; its connections are \
-         forgotten",
+        "{}: a dead daemon has left maps of another version or of another network namespace. They \
+         cannot be used, so the translations of its connections are lost, and a checkpoint is needed",
         dir.path().display()
     );
     if here.is_none() {
@@ -59,7 +59,7 @@ pub(super) fn take(
     Ok(None)
 }
 
-/// There are settings of a dead daemon, and they speak of another network namespace.
+/// There are settings of a dead daemon, and they belong to another network namespace.
 pub(super) fn is_of_another_namespace(dir: &InstanceDir, netns_cookie: u64) -> bool {
     read_settings(dir).is_some_and(|settings| settings.netns_cookie != netns_cookie)
 }
@@ -74,7 +74,7 @@ fn read_settings(dir: &InstanceDir) -> Option<Settings> {
 
 fn has_shape(dir: &InstanceDir, (name, key_len, value_len): &(&str, usize, usize)) -> bool {
     MapInfo::from_pin(dir.map(name)).is_ok_and(|info| {
-        // A ring has no values, but we map its memory and must know how much of it there is.
+        // A ring has no values. But the daemon maps its memory, and has to know its size.
         (*name != "events" || info.max_entries() as usize == EVENTS_LEN)
             && info.key_size() as usize == *key_len
             && info.value_size() as usize == *value_len

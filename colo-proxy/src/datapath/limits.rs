@@ -1,24 +1,24 @@
-//! How many connections the kernel's tables hold, and for how long.
+//! The sizes of the kernel's tables of connections, and the times for which entries stay.
 
 use std::time::Duration;
 
 use super::AgeLimits;
 
-/// Sizes and times of one instance. A leftover that is taken over keeps its sizes.
+/// Sizes and times of one instance. The tables of a leftover stay at their sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections that are translated, and in which the guest has spoken (`flows`).
+pub struct TranslationLimits {
+    /// Translated connections in which the guest has sent something of its own (`flows`).
     pub flows_max: u32,
-    /// Connections that are translated, and in which it has not (`unconfirmed`).
+    /// Translated connections in which it has not (`unconfirmed`).
     pub unconfirmed_max: u32,
-    /// Connections that are being opened (`half_open`).
+    /// Connections in the middle of their opening (`half_open`).
     pub half_open_max: u32,
     pub age: AgeLimits,
-    /// Time between two looks at the age of what is in `flows`.
+    /// Time between two looks at the age of the connections.
     pub ageing_interval: Duration,
 }
 
-impl Default for Limits {
+impl Default for TranslationLimits {
     fn default() -> Self {
         Self {
             flows_max: 65_536,
@@ -30,7 +30,7 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
+impl TranslationLimits {
     /// The sizes, by the names of the maps.
     pub(super) fn sizes(&self) -> [(&'static str, u32); 3] {
         [

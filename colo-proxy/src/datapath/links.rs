@@ -1,23 +1,25 @@
-//! The programs of one instance on their hooks: attached, pinned, taken over, taken off.
+//! The programs of one instance on their hooks: attached, pinned, taken over, detached.
 
 use aya::Ebpf;
 
-use super::attachment::{self, Attached, Attachment, Place};
-use super::order::Order;
+use super::attached::{self, Attached};
+use super::attachment::{Attachment, AttachmentPlace};
+use super::order::FilterOrder;
 use super::{DatapathError, InstanceDir, pin};
 
-/// What is attached. Dropping it closes what is not pinned; [`Links::detach`] is the clean end.
+/// The attached programs. Dropping it closes the links that are not pinned. [`ProgramLinks::detach`] is
+/// the clean end.
 #[derive(Debug)]
-pub(super) struct Links {
+pub(super) struct ProgramLinks {
     dir: InstanceDir,
     pinned: bool,
-    /// Where this is a filter: its place among those of its TAP.
-    order: Option<Order>,
+    /// For a filter: its place among the filters of its TAP.
+    order: Option<FilterOrder>,
     attached: Vec<Attached>,
 }
 
-impl Links {
-    pub(super) fn new(dir: InstanceDir, pinned: bool, order: Option<Order>) -> Self {
+impl ProgramLinks {
+    pub(super) fn new(dir: InstanceDir, pinned: bool, order: Option<FilterOrder>) -> Self {
         Self { dir, pinned, order, attached: Vec::new() }
     }
 
@@ -33,23 +35,24 @@ impl Links {
         &self.attached
     }
 
-    /// Attaches one program to `ifindex`; what it was on before, it leaves.
+    /// Attaches one program to `ifindex`, and detaches it from its old interface.
     pub(super) fn attach(
         &mut self,
         ebpf: &mut Ebpf,
         attachment: &Attachment,
         ifindex: u32,
     ) -> Result<(), DatapathError> {
-        let order = self.order.filter(|_| attachment.place == Place::Netdev);
-        // Held until the program is in its place: another filter may be looking for its own.
-        let _lock = order.map(|_| Order::lock(&self.dir)).transpose()?;
+        let order = self.order.filter(|_| attachment.place == AttachmentPlace::Netdev);
+        // Locked until the program is in its place: another filter may look for its own place.
+        let _lock = order.map(|_| FilterOrder::lock(&self.dir)).transpose()?;
         let successor =
             order.and_then(|order| order.successor(&self.dir, ifindex, attachment.hook));
-        // A tunnel outlives the daemon, and is nobody's way into the host or to the other one then.
-        let pinned = self.pinned || attachment.place == Place::Tunnel;
+        // A tunnel outlives the daemon. Without the daemon it must not be a way into this host, nor to
+        // the other one.
+        let pinned = self.pinned || attachment.place == AttachmentPlace::Tunnel;
         let attached =
-            attachment::attach(ebpf, attachment, ifindex, &self.dir, pinned, successor.as_ref())?;
-        // The old link goes only now.
+            attached::attach(ebpf, attachment, ifindex, &self.dir, pinned, successor.as_ref())?;
+        // Only now is the old link detached.
         let name = attached.link_name();
         if let Some(i) = self.attached.iter().position(|old| old.link_name() == name) {
             self.attached.swap_remove(i).detach()?;
@@ -58,8 +61,8 @@ impl Links {
         Ok(())
     }
 
-    /// Takes these programs off, those of them that are attached, and removes their pins. What fails
-    /// is told in the end.
+    /// Detaches the attached ones of these programs, and removes their pins. A failure does not stop the
+    /// rest; the first one is returned at the end.
     pub(super) fn detach_some(&mut self, unwanted: &[Attachment]) -> Result<(), DatapathError> {
         let mut result = Ok(());
         for name in unwanted.iter().map(Attachment::link_name) {
@@ -72,7 +75,7 @@ impl Links {
         result
     }
 
-    /// Takes off what a dead daemon has left and is not wanted.
+    /// Detaches the programs that a dead daemon has left and that are not wanted.
     pub(super) fn remove_others(
         &self,
         wanted: &[Attachment],
@@ -84,11 +87,11 @@ impl Links {
         self.dir.remove_links_except(&wanted)
     }
 
-    /// The clean end: the guest's network is as if there had been no colo-proxy, and bpffs too. What
-    /// fails is told in the end, and does not keep the rest attached.
+    /// The clean end: the guest's network and bpffs are as if there had been no colo-proxy. A failure
+    /// does not stop the rest; the first one is returned at the end.
     pub(super) fn detach(&mut self) -> Result<(), DatapathError> {
         let mut result = Ok(());
-        // The guest's TAP first: nothing may go to a gate that lets nothing out any more.
+        // The guest's TAP first: no frame may go to a gate that lets no frame out any more.
         while let Some(attached) = self.attached.pop() {
             result = result.and(attached.detach());
         }

@@ -6,10 +6,10 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use colo_proxy_common::flow::{known, state};
 use colo_proxy_common::lane::{LaneCounters, Speaker};
-use colo_proxy_common::record::{Counters, Flow, FlowKey, Settings};
+use colo_proxy_common::record::{FlowKey, FlowRecord, ProgramCounters, Settings};
 
-use super::age::{Aged, Ageing};
-use super::{DatapathError, Events, walk};
+use super::age::{AgedFlows, FlowAgeing};
+use super::{DatapathError, DatapathEvents, walk};
 
 /// All maps that are pinned, by their names.
 pub(super) const NAMES: &[&str] = &[
@@ -25,34 +25,34 @@ pub(super) const NAMES: &[&str] = &[
     "speakers",
 ];
 
-pub(super) struct Maps {
+pub(super) struct InstanceMaps {
     settings: Array<MapData, Settings>,
-    counters: PerCpuArray<MapData, Counters>,
-    flows: Table,
-    unconfirmed: Table,
-    half_open: Table,
-    events: Option<Events>,
+    counters: PerCpuArray<MapData, ProgramCounters>,
+    flows: FlowTable,
+    unconfirmed: FlowTable,
+    half_open: FlowTable,
+    events: Option<DatapathEvents>,
     lane: PerCpuArray<MapData, LaneCounters>,
     speakers: HashMap<MapData, Speaker, u64>,
 }
 
 /// aya's arrays have no `Debug`.
-impl std::fmt::Debug for Maps {
+impl std::fmt::Debug for InstanceMaps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Maps").field("flows", &self.flows.name).finish_non_exhaustive()
+        f.debug_struct("InstanceMaps").field("flows", &self.flows.name).finish_non_exhaustive()
     }
 }
 
-impl Maps {
+impl InstanceMaps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
         let ring: RingBuf<MapData> = take(ebpf, "events")?;
         Ok(Self {
             settings: take(ebpf, "settings")?,
             counters: take(ebpf, "counters")?,
-            flows: Table::take(ebpf, "flows")?,
-            unconfirmed: Table::take(ebpf, "unconfirmed")?,
-            half_open: Table::take(ebpf, "half_open")?,
-            events: Some(Events::new(ring)),
+            flows: FlowTable::take(ebpf, "flows")?,
+            unconfirmed: FlowTable::take(ebpf, "unconfirmed")?,
+            half_open: FlowTable::take(ebpf, "half_open")?,
+            events: Some(DatapathEvents::new(ring)),
             lane: take(ebpf, "lane")?,
             speakers: take(ebpf, "speakers")?,
         })
@@ -62,8 +62,8 @@ impl Maps {
         self.settings.set(0, settings, 0).map_err(failed("write", "settings"))
     }
 
-    pub(super) fn counters(&self) -> Result<Counters, DatapathError> {
-        let mut sum = Counters::default();
+    pub(super) fn counters(&self) -> Result<ProgramCounters, DatapathError> {
+        let mut sum = ProgramCounters::default();
         let values = self.counters.get(&0, 0).map_err(failed("read", "counters"))?;
         for value in values.iter() {
             sum.add(value);
@@ -83,22 +83,22 @@ impl Maps {
         self.speakers.iter().filter_map(Result::ok).collect()
     }
 
-    /// Forgets who has spoken.
+    /// Removes all addresses that the guest has used.
     pub(super) fn forget_speakers(&mut self) {
         for (speaker, _) in self.speakers() {
-            // One that the kernel has pushed out is forgotten as well.
+            // The kernel may have evicted it already.
             let _absent = self.speakers.remove(&speaker);
         }
     }
 
-    /// The connections that are translated, those in which the guest has spoken first.
-    pub(super) fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
+    /// The translated connections. Those in which the guest has sent something of its own come first.
+    pub(super) fn flows(&self) -> Result<Vec<(FlowKey, FlowRecord)>, DatapathError> {
         let mut flows = self.flows.entries()?;
         flows.extend(self.unconfirmed.entries()?);
         Ok(flows)
     }
 
-    pub(super) fn half_open(&self) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
+    pub(super) fn half_open(&self) -> Result<Vec<(FlowKey, FlowRecord)>, DatapathError> {
         self.half_open.entries()
     }
 
@@ -115,15 +115,19 @@ impl Maps {
         self.flows.map.get(key, 0).is_ok()
     }
 
-    /// The entry of `key`, in whichever table it is.
-    pub(super) fn get(&self, key: &FlowKey) -> Option<Flow> {
+    /// The entry of `key`, in any of the tables.
+    pub(super) fn get(&self, key: &FlowKey) -> Option<FlowRecord> {
         let tables = [&self.flows, &self.unconfirmed, &self.half_open];
         tables.iter().find_map(|table| table.map.get(key, 0).ok())
     }
 
-    pub(super) fn insert_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), DatapathError> {
+    pub(super) fn insert_flow(
+        &mut self,
+        key: &FlowKey,
+        flow: &FlowRecord,
+    ) -> Result<(), DatapathError> {
         self.flows.map.insert(key, flow, 0).map_err(failed("write", "flows"))?;
-        // `flows` is looked at first.
+        // Programs look into `flows` first.
         self.unconfirmed.remove(key)?;
         self.half_open.remove(key).map(drop)
     }
@@ -132,32 +136,32 @@ impl Maps {
         self.flows.remove(key).map(drop)
     }
 
-    /// Entries of `flows`.
+    /// The number of entries in `flows`.
     pub(super) fn flows_len(&self) -> Result<usize, DatapathError> {
         Ok(self.flows.entries()?.len())
     }
 
-    /// Entries that `flows` has room for.
+    /// The number of entries for which `flows` has room.
     pub(super) fn flows_max(&self) -> u32 {
         self.flows.entries_max
     }
 
-    pub(super) fn take_events(&mut self) -> Option<Events> {
+    pub(super) fn take_events(&mut self) -> Option<DatapathEvents> {
         self.events.take()
     }
 
     pub(super) fn age_flows(
         &mut self,
-        ageing: &mut Ageing,
+        ageing: &mut FlowAgeing,
         now_ns: u64,
         epoch: u32,
-    ) -> Result<Aged, DatapathError> {
+    ) -> Result<AgedFlows, DatapathError> {
         let entries = self.flows.entries()?;
         let plan = ageing.look(&entries, self.flows.entries_max, now_ns, epoch);
-        let mut aged = Aged {
+        let mut aged = AgedFlows {
             kept: entries.len() as u64,
             wants_checkpoint: plan.wants_checkpoint,
-            ..Aged::default()
+            ..AgedFlows::default()
         };
         for victim in plan.victims {
             if self.flows.remove(&victim.key)? {
@@ -176,29 +180,29 @@ impl Maps {
 }
 
 /// A map of connections.
-struct Table {
+struct FlowTable {
     name: &'static str,
-    map: HashMap<MapData, FlowKey, Flow>,
+    map: HashMap<MapData, FlowKey, FlowRecord>,
     entries_max: u32,
 }
 
-impl Table {
+impl FlowTable {
     fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, DatapathError> {
         use aya::maps::IterableMap as _;
 
-        let map: HashMap<MapData, FlowKey, Flow> = take(ebpf, name)?;
+        let map: HashMap<MapData, FlowKey, FlowRecord> = take(ebpf, name)?;
         let entries_max = map.map().info().map_err(failed("inspect", name))?.max_entries();
         Ok(Self { name, map, entries_max })
     }
 
-    fn entries(&self) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
+    fn entries(&self) -> Result<Vec<(FlowKey, FlowRecord)>, DatapathError> {
         use aya::maps::IterableMap as _;
 
         walk::entries(self.map.map().fd().as_fd(), self.entries_max)
             .map_err(|source| DatapathError::Walk { map: self.name, source })
     }
 
-    /// `false` where it was not there: somebody was faster.
+    /// `false` if the entry was not there: a program was faster.
     fn remove(&mut self, key: &FlowKey) -> Result<bool, DatapathError> {
         match self.map.remove(key) {
             Ok(()) => Ok(true),

@@ -1,25 +1,30 @@
-//! The kernel's half: loading the programs, attaching them to the guest's TAP and to the gates, and
-//! the maps by which the daemon steers and watches them.
+//! The daemon's side of the kernel programs: it loads them, attaches them to the guest's TAP and to
+//! the gates, and controls and watches them through maps.
 //!
-//! Everything is pinned under `<bpffs>/colo-proxy/<instance>/` ([`pin`]), so that an operator sees
-//! it (`bpftool map dump pinned …/flows`), so that the guest's network stays in the state that was
-//! asked for when the daemon dies, and so that the next daemon takes over what the dead one left:
-//! its links get the new programs in one step, and its maps with the translations of live
-//! connections are used again. So a guest that has survived a failover can become the primary of the
-//! next pair: its connections stay translated, on whichever hooks. Maps of another layout are
-//! replaced, unless they hold such a guest ([`DatapathError::OtherLayout`]).
+//! Programs, links and maps are pinned under `<bpffs>/colo-proxy/<instance>/` ([`pin`]), for three
+//! reasons:
 //!
-//! Connections are in three maps: `half_open` while they are opened, `unconfirmed` when their offset
-//! is known, `flows` when the guest has said something of its own. The kernel pushes entries out of
-//! the first two, so floods churn only these; out of the third goes what [`Datapath::age_flows`]
-//! chooses. [`Datapath::export_offsets`] and [`Datapath::import_offsets`] take the translated
+//! * An operator sees them (`bpftool map dump pinned …/flows`).
+//! * When the daemon dies, the guest's network stays in the configured state ([`OnDeath`]).
+//! * The next daemon takes over the leftover of the dead one. The links get the new programs in one
+//!   step. The maps, with the translations of live connections, are used again.
+//!
+//! So a guest that has survived a failover can become the primary of the next pair: its connections
+//! stay translated, although the programs are on other hooks. Maps of another layout are replaced,
+//! unless a guest after a failover depends on them ([`DatapathError::OtherLayout`]).
+//!
+//! Connections are in three maps: in `half_open` during the opening, in `unconfirmed` when their
+//! offset is known, in `flows` when the guest has sent something of its own. The kernel evicts entries
+//! from the first two, so a flood evicts only these. [`Datapath::age_flows`] removes entries from the
+//! third. [`Datapath::export_offsets`] and [`Datapath::import_offsets`] bring the translated
 //! connections from one pair to the next.
 //!
-//! Only one daemon may work on an instance. Whoever calls [`Datapath::attach`] has made sure of
-//! that (by a lock); here, whatever is found is a leftover.
+//! Only one daemon may work on an instance. The caller of [`Datapath::attach`] has to make sure of that
+//! with a lock. So everything that is found here is a leftover.
 
 pub mod af_xdp;
 mod age;
+mod attached;
 mod attachment;
 pub mod capture;
 mod detach;
@@ -40,6 +45,7 @@ mod realtime;
 mod rewriter;
 mod secondary;
 mod syscall;
+mod tc_link;
 mod walk;
 
 use std::path::Path;
@@ -48,30 +54,33 @@ use std::time::Duration;
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use colo_proxy_common::filter::{Filter, is_token};
-use colo_proxy_common::record::{Counters, Flow, FlowKey, LAYOUT_VERSION, Settings, mode};
+use colo_proxy_common::filter::{FilterRecord, is_token};
+use colo_proxy_common::record::{
+    FlowKey, FlowRecord, LAYOUT_VERSION, ProgramCounters, Settings, mode,
+};
 use colo_proxy_engine::pair::{OnDeath, ProgramMode, Role};
 
-pub use age::{AgeLimits, Aged, PerClass};
-pub use attachment::{Attached, Attachment, Hook, Place};
+pub use age::{AgeLimits, AgedFlows, FlowsByClass};
+pub use attached::Attached;
+pub use attachment::{Attachment, AttachmentPlace, Hook};
 pub use error::DatapathError;
-pub use events::{Events, Told};
+pub use events::{DatapathEvent, DatapathEvents};
 pub use lane::LanePlan;
-pub use limits::Limits;
+pub use limits::TranslationLimits;
 pub use netns::cookie as netns_cookie;
-pub use offsets::Imported;
+pub use offsets::ImportedOffsets;
 pub use pin::InstanceDir;
 pub use rewriter::RewriterPlan;
 
-use age::Ageing;
-use links::Links;
-use maps::Maps;
-use order::Order;
+use age::FlowAgeing;
+use links::ProgramLinks;
+use maps::InstanceMaps;
+use order::FilterOrder;
 
 /// The kernel programs, as built by `cargo xtask build-ebpf`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("colo-proxy.bpf.o");
 
-/// aya's numbers of log levels. The verifier removes what is above the level.
+/// aya's numbers of log levels. The verifier removes log calls above the level.
 const LOG_OFF: u8 = 0;
 const LOG_DEBUG: u8 = 4;
 
@@ -93,30 +102,30 @@ fn mode_of_word(word: u32) -> ProgramMode {
     }
 }
 
-/// What to attach, and where.
+/// What [`Datapath::attach`] attaches, and where.
 #[derive(Clone, Debug)]
-pub struct Plan<'a> {
+pub struct DatapathPlan<'a> {
     /// Name of the guest: the directory under bpffs.
     pub instance: &'a str,
     pub role: Role,
-    /// The mode to begin in, unless a leftover is taken over, which keeps its own.
+    /// The first mode. A leftover that is taken over stays in its own mode.
     pub mode: ProgramMode,
     /// The guest's TAP.
     pub netdev_ifindex: u32,
     pub output_gate_ifindex: u32,
     pub input_gate_ifindex: u32,
     pub on_death: OnDeath,
-    pub limits: Limits,
+    pub limits: TranslationLimits,
 }
 
-/// Which programs: those of a half of the pair, or of a rewriter that stands alone.
+/// The set of programs: that of one half of the pair, or that of a rewriter that stands alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+enum ProgramSet {
     Half(Role),
     Rewriter,
 }
 
-impl Part {
+impl ProgramSet {
     fn attachments(self) -> &'static [Attachment] {
         match self {
             Self::Half(Role::Primary) => primary::ATTACHMENTS,
@@ -130,42 +139,42 @@ impl Part {
     }
 }
 
-/// The programs of one guest, attached. Dropping it closes what is not pinned;
+/// The attached programs of one guest. Dropping it closes everything that is not pinned.
 /// [`Datapath::detach`] is the clean end.
 #[derive(Debug)]
 pub struct Datapath {
-    part: Part,
+    part: ProgramSet,
     ebpf: Ebpf,
-    maps: Maps,
+    maps: InstanceMaps,
     settings: Settings,
-    /// The tunnel of the kernel lane; 0 where there is none.
+    /// The tunnel of the kernel lane; 0 without one.
     tunnel_ifindex: u32,
-    ageing: Ageing,
+    ageing: FlowAgeing,
     ageing_interval: Duration,
-    links: Links,
+    links: ProgramLinks,
     taken_over: bool,
 }
 
 impl Datapath {
-    /// Loads the programs and attaches them to the interfaces of `plan`, or puts them into the
-    /// links of a dead predecessor. The calling thread's network namespace counts.
-    pub fn attach(plan: &Plan<'_>) -> Result<Self, DatapathError> {
+    /// Loads the programs and attaches them to the interfaces of `plan`, or puts them into the links of
+    /// a dead daemon. The network namespace is that of the calling thread.
+    pub fn attach(plan: &DatapathPlan<'_>) -> Result<Self, DatapathError> {
         Self::attach_in(plan, &pin::find_bpffs()?)
     }
 
     /// The same with a given bpffs.
-    pub fn attach_in(plan: &Plan<'_>, bpffs: &Path) -> Result<Self, DatapathError> {
+    pub fn attach_in(plan: &DatapathPlan<'_>, bpffs: &Path) -> Result<Self, DatapathError> {
         realtime::refuse()?;
         let dir = InstanceDir::create(bpffs, plan.instance)?;
-        Self::attach_part(Part::Half(plan.role), plan, random_mark(), dir, None)
+        Self::attach_part(ProgramSet::Half(plan.role), plan, random_mark(), dir, None)
     }
 
     fn attach_part(
-        part: Part,
-        plan: &Plan<'_>,
+        part: ProgramSet,
+        plan: &DatapathPlan<'_>,
         mark: u32,
         dir: InstanceDir,
-        filter: Option<Filter>,
+        filter: Option<FilterRecord>,
     ) -> Result<Self, DatapathError> {
         let cookie = netns::cookie()?;
         let leftover = leftover::take(&dir, cookie)?;
@@ -175,18 +184,18 @@ impl Datapath {
         let mut pinned = maps::NAMES.to_vec();
         pinned.extend(filter.map(|_| order::MAP));
         let mut ebpf = load_object(&dir, &pinned, &plan.limits)?;
-        let mut maps = Maps::take(&mut ebpf)?;
+        let mut maps = InstanceMaps::take(&mut ebpf)?;
         if let Some(record) = &filter {
             order::write(&mut ebpf, record)?;
         }
         let mut settings = settings_for(plan, cookie, leftover.as_ref());
         settings.mark = mark;
         if part.is_primary() && leftover.is_some() && !maps.flows()?.is_empty() {
-            // It was a secondary, and its guest has survived.
+            // The leftover was a secondary's, and its guest has survived.
             settings.translates = 1;
         }
         if leftover.is_none() {
-            // Before anything attaches: a program without settings drops everything.
+            // Before a program is attached: without settings it drops everything.
             maps.set_settings(&settings)?;
         }
         let mut datapath = Self {
@@ -195,46 +204,46 @@ impl Datapath {
             maps,
             settings,
             tunnel_ifindex: 0,
-            ageing: Ageing::new(plan.limits.age),
+            ageing: FlowAgeing::new(plan.limits.age),
             ageing_interval: plan.limits.ageing_interval,
-            links: Links::new(
+            links: ProgramLinks::new(
                 dir,
                 plan.on_death == OnDeath::Hold,
-                filter.as_ref().map(Order::in_record),
+                filter.as_ref().map(FilterOrder::in_record),
             ),
             taken_over: leftover.is_some(),
         };
         datapath.attach_all()?;
-        // A guest of before may have used other addresses. Not before now: the programs of a dead
-        // daemon went on noting them until ours took their place.
+        // An earlier guest may have used other addresses. Only now: the programs of the dead daemon
+        // went on noting addresses until ours replaced them.
         datapath.maps.forget_speakers();
         Ok(datapath)
     }
 
-    /// Gates first, so that no frame of the guest arrives at one that is not guarded. The settings
-    /// of a leftover change in between: its programs send everything to gates that are no more.
+    /// Attaches to the gates first, so that no frame of the guest arrives at an unguarded gate. The
+    /// settings of a leftover change after that: its programs still send frames to gates that are gone.
     fn attach_all(&mut self) -> Result<(), DatapathError> {
         let all = self.part.attachments();
-        for attachment in all.iter().filter(|a| a.place != Place::Netdev) {
+        for attachment in all.iter().filter(|a| a.place != AttachmentPlace::Netdev) {
             self.attach_one(attachment)?;
         }
         let settings = self.settings;
         self.maps.set_settings(&settings)?;
-        for attachment in all.iter().filter(|a| a.place == Place::Netdev) {
+        for attachment in all.iter().filter(|a| a.place == AttachmentPlace::Netdev) {
             self.attach_one(attachment)?;
         }
-        // Replaced or removed by `capture::choose`, and at once.
+        // `capture::choose` replaces or removes this link, immediately after.
         self.links.remove_others(all, &[af_xdp::LINK_NAME])
     }
 
     fn attach_one(&mut self, attachment: &Attachment) -> Result<(), DatapathError> {
         let ifindex = match attachment.place {
-            Place::Netdev => self.settings.netdev_ifindex,
-            Place::OutputGate => self.settings.output_gate_ifindex,
-            Place::InputGate => self.settings.input_gate_ifindex,
-            Place::Tunnel => self.tunnel_ifindex,
-            Place::EvenGate => self.settings.return_gate_ifindex[0],
-            Place::OddGate => self.settings.return_gate_ifindex[1],
+            AttachmentPlace::Netdev => self.settings.netdev_ifindex,
+            AttachmentPlace::OutputGate => self.settings.output_gate_ifindex,
+            AttachmentPlace::InputGate => self.settings.input_gate_ifindex,
+            AttachmentPlace::Tunnel => self.tunnel_ifindex,
+            AttachmentPlace::EvenGate => self.settings.return_gate_ifindex[0],
+            AttachmentPlace::OddGate => self.settings.return_gate_ifindex[1],
         };
         self.links.attach(&mut self.ebpf, attachment, ifindex)
     }
@@ -244,14 +253,16 @@ impl Datapath {
         self.settings.netdev_ifindex = ifindex;
         let settings = self.settings;
         self.maps.set_settings(&settings)?;
-        for attachment in self.part.attachments().iter().filter(|a| a.place == Place::Netdev) {
+        for attachment in
+            self.part.attachments().iter().filter(|a| a.place == AttachmentPlace::Netdev)
+        {
             self.attach_one(attachment)?;
         }
         Ok(())
     }
 
-    /// What a dead daemon left under this name holds a guest of another network namespace: not ours
-    /// to take over.
+    /// The leftover under this name belongs to a guest of another network namespace. This daemon must
+    /// not take it over.
     pub fn is_foreign(instance: &str) -> bool {
         let Ok(bpffs) = pin::find_bpffs() else { return false };
         let Ok(dir) = InstanceDir::existing(&bpffs, instance) else { return false };
@@ -259,7 +270,7 @@ impl Datapath {
         leftover::is_of_another_namespace(&dir, cookie) && dir.has_live_link()
     }
 
-    /// A leftover of a dead daemon was taken over, and with it its mode and its epoch.
+    /// A leftover of a dead daemon was taken over, with its mode and its epoch.
     pub fn taken_over(&self) -> bool {
         self.taken_over
     }
@@ -268,7 +279,7 @@ impl Datapath {
         mode_of_word(self.settings.mode)
     }
 
-    /// Changes what the programs do, from the next frame on.
+    /// Changes the mode of the programs, from the next frame on.
     pub fn set_mode(&mut self, mode: ProgramMode) -> Result<(), DatapathError> {
         self.change(|settings| settings.mode = mode_word(mode))
     }
@@ -281,19 +292,19 @@ impl Datapath {
         Ok(())
     }
 
-    /// How many checkpoints have loaded state into this guest.
+    /// The number of checkpoints that have loaded state into this guest.
     pub fn epoch(&self) -> u32 {
         self.settings.epoch
     }
 
-    /// A checkpoint has made both guests equal: offsets learnt before it are void.
+    /// A checkpoint has made both guests equal: offsets learnt before it become void.
     pub fn bump_epoch(&mut self) -> Result<u32, DatapathError> {
         self.change(|settings| settings.epoch = settings.epoch.wrapping_add(1))?;
         Ok(self.settings.epoch)
     }
 
-    /// The last checkpoint came to nothing: the offsets that it voided are valid again. Only where
-    /// no frame has gone through the programs since.
+    /// The last checkpoint failed: the offsets that it made void are valid again. Allowed only if no
+    /// frame has gone through the programs since.
     pub fn restore_epoch(&mut self) -> Result<(), DatapathError> {
         self.change(|settings| settings.epoch = settings.epoch.wrapping_sub(1))
     }
@@ -304,80 +315,81 @@ impl Datapath {
     }
 
     /// The programs' counters, summed over the processors.
-    pub fn counters(&self) -> Result<Counters, DatapathError> {
+    pub fn counters(&self) -> Result<ProgramCounters, DatapathError> {
         self.maps.counters()
     }
 
-    /// The connections that are translated. One that comes or goes meanwhile may be missing.
-    pub fn flows(&self) -> impl Iterator<Item = (FlowKey, Flow)> + '_ {
+    /// The translated connections. One that comes or goes during the call may be missing.
+    pub fn flows(&self) -> impl Iterator<Item = (FlowKey, FlowRecord)> + '_ {
         self.maps.flows().unwrap_or_default().into_iter()
     }
 
-    /// Makes a connection known.
-    pub fn insert_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), DatapathError> {
+    /// Adds a connection.
+    pub fn insert_flow(&mut self, key: &FlowKey, flow: &FlowRecord) -> Result<(), DatapathError> {
         self.maps.insert_flow(key, flow)
     }
 
-    /// The programs stay when the daemon goes, unless it detaches them.
+    /// The programs stay after the daemon, unless it detaches them.
     pub fn is_pinned(&self) -> bool {
         self.links.are_pinned()
     }
 
-    /// A connection that is not over would break without translation.
+    /// Some connection that is not over would break without translation.
     pub fn has_live_flows(&self) -> bool {
         self.flows().any(|(_, flow)| age::needs_translation(&flow, self.settings.epoch))
     }
 
-    /// The connections that are being opened, likewise.
-    pub fn half_open(&self) -> impl Iterator<Item = (FlowKey, Flow)> + '_ {
+    /// The connections in the middle of their opening. One that comes or goes during the call may be
+    /// missing.
+    pub fn half_open(&self) -> impl Iterator<Item = (FlowKey, FlowRecord)> + '_ {
         self.maps.half_open().unwrap_or_default().into_iter()
     }
 
-    /// How many connections can be translated at once.
+    /// The number of connections that can be translated at once.
     pub fn flows_max(&self) -> u32 {
         self.maps.flows_max()
     }
 
-    /// Forgets the connections that are over, and the least useful ones where the table is nearly
-    /// full. `now_ns` is `CLOCK_MONOTONIC`.
-    pub fn age_flows(&mut self, now_ns: u64) -> Result<Aged, DatapathError> {
+    /// Removes the connections that are over, and the least useful ones if the table is nearly full.
+    /// `now_ns` is `CLOCK_MONOTONIC`.
+    pub fn age_flows(&mut self, now_ns: u64) -> Result<AgedFlows, DatapathError> {
         self.maps.age_flows(&mut self.ageing, now_ns, self.settings.epoch)
     }
 
-    /// How often [`Datapath::age_flows`] is due.
+    /// The time between two calls of [`Datapath::age_flows`].
     pub fn ageing_interval(&self) -> Duration {
         self.ageing_interval
     }
 
-    /// What the programs tell: to be taken once and polled by its file descriptor.
-    pub fn take_events(&mut self) -> Option<Events> {
+    /// The events of the programs. Take them once, and poll their file descriptor.
+    pub fn take_events(&mut self) -> Option<DatapathEvents> {
         self.maps.take_events()
     }
 
-    /// What the programs log where the daemon's log is at "debug": to be taken once, polled by its
-    /// file descriptor, and flushed.
+    /// The log of the programs, if the daemon's log is at "debug". Take it once, poll its file
+    /// descriptor, and flush it.
     pub fn take_log(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
         EbpfLogger::init(&mut self.ebpf).ok()
     }
 
-    /// The offset of this connection is known, or it is older than protection: input for it is not
-    /// held any more. Ask when held input has arrived, because the event that announces the offset
-    /// may have come before it.
+    /// The offset of this connection is known, or the connection is older than protection: its input
+    /// is not parked any more. Ask when input to be parked has arrived, because the event with the
+    /// offset may have come before it.
     pub fn knows(&self, key: &FlowKey) -> bool {
         self.maps.knows(key)
     }
 
-    /// What is attached where.
+    /// The attached programs.
     pub fn programs(&self) -> &[Attached] {
         self.links.attached()
     }
 
-    /// The directory in which everything is pinned.
+    /// The directory of all pins.
     pub fn dir(&self) -> &InstanceDir {
         self.links.dir()
     }
 
-    /// What [`capture::choose`] needs, to capture guest output by `AF_XDP` on `netdev`.
+    /// The target for [`capture::choose`], to capture guest output by `AF_XDP` on `netdev`.
     pub fn xdp_target<'a>(
         &'a mut self,
         netdev: &'a str,
@@ -393,15 +405,19 @@ impl Datapath {
         Ok(af_xdp::XdpTarget { netdev, ifindex, program, pins: self.links.dir().path() })
     }
 
-    /// The clean end: the guest's network is as if there had been no colo-proxy, and bpffs too. What
-    /// fails is told in the end, and does not keep the rest attached.
+    /// The clean end: the guest's network and bpffs are as if there had been no colo-proxy. A failure
+    /// does not stop the rest; the first one is returned at the end.
     pub fn detach(mut self) -> Result<(), DatapathError> {
         self.links.detach()
     }
 }
 
-/// Loads the object, with the maps `pinned` in `dir` where they are, or pinned there.
-fn load_object(dir: &InstanceDir, pinned: &[&str], limits: &Limits) -> Result<Ebpf, DatapathError> {
+/// Loads the object. It uses the maps `pinned` that are in `dir` already, and pins the others there.
+fn load_object(
+    dir: &InstanceDir,
+    pinned: &[&str],
+    limits: &TranslationLimits,
+) -> Result<Ebpf, DatapathError> {
     let log_level: u8 = if log::log_enabled!(log::Level::Debug) { LOG_DEBUG } else { LOG_OFF };
     let mut loader = EbpfLoader::new();
     loader.override_global("AYA_LOG_LEVEL", &log_level, true);
@@ -414,7 +430,11 @@ fn load_object(dir: &InstanceDir, pinned: &[&str], limits: &Limits) -> Result<Eb
     loader.load(OBJECT).map_err(|source| DatapathError::Load { source: Box::new(source) })
 }
 
-fn settings_for(plan: &Plan<'_>, netns_cookie: u64, leftover: Option<&Settings>) -> Settings {
+fn settings_for(
+    plan: &DatapathPlan<'_>,
+    netns_cookie: u64,
+    leftover: Option<&Settings>,
+) -> Settings {
     Settings {
         layout_version: LAYOUT_VERSION,
         mode: leftover.map_or_else(|| mode_word(plan.mode), |old| old.mode),
@@ -428,29 +448,29 @@ fn settings_for(plan: &Plan<'_>, netns_cookie: u64, leftover: Option<&Settings>)
             Role::Secondary => 0,
         },
         netns_cookie,
-        // A lane is opened when both daemons have said that they want one.
+        // A lane is opened after both daemons have asked for one.
         lane_ifindex: 0,
         lane_slot: leftover.map_or(0, |old| old.lane_slot),
         lane_epoch: 0,
-        lane_holds: 0,
+        lane_input_to_gate: 0,
         return_gate_ifindex: [0; 2],
-        lane_told: 0,
+        lane_reported: 0,
         lane_frame_max: 0,
     }
 }
 
-/// The upper octet of every mark. The host sees them on a tunnel's outer packets, so no rule on it may
-/// use such marks. (Those of the filters are others, see [`is_token`].)
+/// The upper byte of every mark. The host sees marks on a tunnel's outer packets, so none of its rules
+/// may use marks with this byte. (Filters have other marks, see [`is_token`].)
 const MARK_MAGIC: u32 = 0xc100_0000;
 
-/// A mark that another daemon hardly has: 24 random bits. On a tunnel, which is one guest's alone, the
-/// upper half tells our frames, and the lower one is a frame's tag.
+/// A mark with 24 random bits, so that another daemon hardly has the same. A tunnel belongs to one
+/// guest: there the upper half identifies our frames, and the lower half is a frame's tag.
 fn random_mark() -> u32 {
     use std::hash::{BuildHasher as _, Hasher as _};
 
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     let mark = MARK_MAGIC | (random as u32) >> 8;
-    // A filter on the same TAP would leave such a frame to another filter.
+    // A filter on the same TAP would leave a frame with a token to another filter.
     debug_assert!(!is_token(mark), "{mark:#x}");
     mark
 }

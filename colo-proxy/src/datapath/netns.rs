@@ -1,4 +1,4 @@
-//! Which network namespace this thread is in.
+//! The network namespace of this thread.
 
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -8,14 +8,14 @@ use nix::libc;
 
 use super::DatapathError;
 
-/// The kernel's number of the calling thread's network namespace (`SO_NETNS_COOKIE`), which is
-/// never used again for another one. Interface indexes mean something only together with it.
+/// The kernel's number of the calling thread's network namespace (`SO_NETNS_COOKIE`). The kernel never
+/// uses it again for another one. An interface index has a meaning only together with it.
 pub fn cookie() -> Result<u64, DatapathError> {
     let read = || -> io::Result<u64> {
         let socket = UnixDatagram::unbound()?;
         let mut cookie = 0u64;
         let mut len = size_of::<u64>() as libc::socklen_t;
-        // SAFETY: the option's value is 64 bits, and `len` says that there is room for as many.
+        // SAFETY: the option's value has 64 bits, and `len` is the length of the room for it.
         let result = unsafe {
             libc::getsockopt(
                 socket.as_raw_fd(),

@@ -1,33 +1,34 @@
-//! Taking the translated connections to the next pair, and from the one before.
+//! Brings the translated connections from one pair to the next.
 
 use super::{Datapath, DatapathError};
 use crate::offsets::Offset;
 
-/// What an import has changed.
+/// The changes that an import has made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Imported {
+pub struct ImportedOffsets {
     /// Connections that were not known here.
     pub added: usize,
-    /// Connections that were known, and translated like this or not at all.
+    /// Connections that were known, with the same offsets or with none.
     pub updated: usize,
 }
 
 impl Datapath {
-    /// Every connection that is translated, as it is now.
+    /// Every translated connection, with its offsets now.
     pub fn export_offsets(&self) -> Result<Vec<Offset>, DatapathError> {
         let epoch = self.settings.epoch;
         let flows = self.maps.flows()?;
         Ok(flows.iter().filter_map(|(key, flow)| Offset::of(key, flow, epoch)).collect())
     }
 
-    /// Connections that an earlier pair has translated: from now on they are here, too, also after
-    /// checkpoints. All of them, or none and the reason. `now_ns` is `CLOCK_MONOTONIC`.
+    /// Adds connections that an earlier pair has translated. From now on they are translated here too,
+    /// also after checkpoints. Adds all of them, or none and returns the reason. `now_ns` is
+    /// `CLOCK_MONOTONIC`.
     pub fn import_offsets(
         &mut self,
         offsets: &[Offset],
         now_ns: u64,
-    ) -> Result<Imported, DatapathError> {
-        let mut done = Imported::default();
+    ) -> Result<ImportedOffsets, DatapathError> {
+        let mut done = ImportedOffsets::default();
         let mut conflicts = Vec::new();
         for offset in offsets {
             match self.known_otherwise(offset) {
@@ -56,15 +57,16 @@ impl Datapath {
         Ok(done)
     }
 
-    /// `None` where the connection is not known; whether it is translated otherwise where it is. An
-    /// identity may be of the moment between a checkpoint and the import.
+    /// `None` if the connection is not known, else whether it has another offset here. An offset of 0
+    /// is no conflict: it may come from the time between a checkpoint and the import.
     fn known_otherwise(&self, offset: &Offset) -> Option<bool> {
         let flow = self.maps.get(&offset.key)?;
         let now = flow.translation(self.settings.epoch);
         Some(!now.is_identity() && (now.seq, now.ts) != (offset.seq, offset.ts))
     }
 
-    /// A program may have taken the room meanwhile: then what was put is as it was before.
+    /// Writes the entries. A program may have taken the room meanwhile; then all entries written here are
+    /// as they were before.
     fn put(&mut self, offsets: &[Offset], now_ns: u64) -> Result<(), DatapathError> {
         let epoch = self.settings.epoch;
         let mut before = Vec::with_capacity(offsets.len());

@@ -1,8 +1,8 @@
 //! The order of filters on one TAP, which is the order in which they were started.
 //!
-//! A new filter goes to the tail. That is not enough where a TAP comes back (its guest was
-//! restarted): every filter attaches to the new one by itself, and in no order. So each has its
-//! place, in its `filter` record, and looks for the filter that it has to stand before.
+//! A new filter goes to the tail. That is not enough if a TAP comes back after its guest was restarted:
+//! every filter attaches to the new TAP by itself, and in no order. So each filter has its place in its
+//! `filter` record, and looks for the filter that has to come next behind it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,42 +10,41 @@ use std::path::{Path, PathBuf};
 use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::tc::SchedClassifierLink;
-use colo_proxy_common::filter::Filter;
+use colo_proxy_common::filter::FilterRecord;
 use colo_proxy_common::record::LAYOUT_VERSION;
 use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
 
-use super::attachment::{self, Hook};
-use super::{DatapathError, InstanceDir, netns, pin};
+use super::attachment::Hook;
+use super::{DatapathError, InstanceDir, netns, pin, tc_link};
 
-/// The name of the map that says what a filter is.
+/// The name of the map with a filter's record.
 pub(super) const MAP: &str = "filter";
 
 /// A filter's place.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Order {
+pub(super) struct FilterOrder {
     pub(super) position_ns: u64,
     pub(super) netns_cookie: u64,
 }
 
-impl Order {
-    /// The place of a filter that died, or the last one.
-    pub(super) fn of(leftover: Option<&Filter>, netns_cookie: u64) -> Self {
+impl FilterOrder {
+    /// The place of a filter that died, or the last place.
+    pub(super) fn of(leftover: Option<&FilterRecord>, netns_cookie: u64) -> Self {
         let position_ns = leftover.map_or_else(now_ns, |filter| filter.position_ns);
         Self { position_ns, netns_cookie }
     }
 
-    pub(super) fn in_record(filter: &Filter) -> Self {
+    pub(super) fn in_record(filter: &FilterRecord) -> Self {
         Self { position_ns: filter.position_ns, netns_cookie: filter.netns_cookie }
     }
 
-    /// While this is held no other filter looks for its place.
+    /// Takes the lock. While it is taken no other filter looks for its place.
     pub(super) fn lock(dir: &InstanceDir) -> Result<Flock<File>, DatapathError> {
         lock(dir.path().parent().unwrap_or(dir.path()))
     }
 
-    /// The link of the filter that comes next behind this one on the way to the guest, of those
-    /// that are on `ifindex`.
+    /// The link of the next filter behind this one on the way to the guest, among those on `ifindex`.
     pub(super) fn successor(
         self,
         own: &InstanceDir,
@@ -77,20 +76,21 @@ fn link_on(dir: &Path, ifindex: u32, hook: Hook) -> Option<SchedClassifierLink> 
         Hook::Egress => ["link_colo_filter_tx", "link_colo_rewrite_tx"],
         Hook::Ingress => ["link_colo_filter_rx", "link_colo_rewrite_rx"],
     };
-    // One that cannot be read is as good as none: its filter is ending.
-    names.iter().find_map(|name| attachment::leftover(&dir.join(name), ifindex).ok().flatten())
+    // A link that cannot be read counts as none: its filter is about to end.
+    names.iter().find_map(|name| tc_link::on_interface(&dir.join(name), ifindex).ok().flatten())
 }
 
-/// What a dead filter has left, if it is of this version and of this network namespace.
-pub(super) fn leftover(dir: &InstanceDir, netns_cookie: u64) -> Option<Filter> {
+/// The record that a dead filter has left, if it has this version and this network namespace.
+pub(super) fn leftover(dir: &InstanceDir, netns_cookie: u64) -> Option<FilterRecord> {
     read(&dir.map(MAP)).filter(|filter| filter.netns_cookie == netns_cookie)
 }
 
-/// Makes room for a new record, where what is there cannot be used.
+/// Removes a record that cannot be used, to make room for a new one.
 pub(super) fn put_away(dir: &InstanceDir) -> Result<(), DatapathError> {
     if dir.map(MAP).exists() {
         log::warn!(
-            "{}: a leftover of another version or of another network namespace is replaced",
+            "{}: a dead filter has left a record of another version or of another network namespace. \
+             It cannot be used and is replaced",
             dir.path().display()
         );
     }
@@ -98,23 +98,23 @@ pub(super) fn put_away(dir: &InstanceDir) -> Result<(), DatapathError> {
 }
 
 /// The record of the filter whose map is pinned at `path`.
-pub(super) fn read(path: &Path) -> Option<Filter> {
+pub(super) fn read(path: &Path) -> Option<FilterRecord> {
     let info = MapInfo::from_pin(path).ok()?;
-    if info.value_size() as usize != size_of::<Filter>() {
+    if info.value_size() as usize != size_of::<FilterRecord>() {
         return None;
     }
     let map = Map::from_map_data(MapData::from_pin(path).ok()?).ok()?;
-    let filter = Array::<_, Filter>::try_from(map).ok()?.get(&0, 0).ok()?;
+    let filter = Array::<_, FilterRecord>::try_from(map).ok()?.get(&0, 0).ok()?;
     (filter.layout_version == LAYOUT_VERSION).then_some(filter)
 }
 
-/// Says what a new filter is, to its programs and to other filters. Refuses a token that another
-/// filter has: each would take what the other injects for its own. The lock is held from the look to
-/// the record, so that of two that start at once one sees the other.
-pub(super) fn write(ebpf: &mut Ebpf, filter: &Filter) -> Result<(), DatapathError> {
+/// Writes the record of a new filter, for its programs and for other filters. Refuses a token that
+/// another filter has: each would take the other's injected frames for its own. The lock lasts from the
+/// look to the record, so that of two filters that start at once one sees the other.
+pub(super) fn write(ebpf: &mut Ebpf, filter: &FilterRecord) -> Result<(), DatapathError> {
     let root = root()?;
     let _lock = lock(&root)?;
-    let is_other = |found: &Filter| found.position_ns != filter.position_ns;
+    let is_other = |found: &FilterRecord| found.position_ns != filter.position_ns;
     if tokens(&root, filter.netns_cookie, is_other).contains(&filter.token) {
         let why = format!("another filter has the token {:#x}; start this one again", filter.token);
         let source = std::io::Error::new(std::io::ErrorKind::AddrInUse, why);
@@ -123,8 +123,8 @@ pub(super) fn write(ebpf: &mut Ebpf, filter: &Filter) -> Result<(), DatapathErro
     update(ebpf, filter)
 }
 
-/// Changes what the record of a filter says.
-pub(super) fn update(ebpf: &mut Ebpf, filter: &Filter) -> Result<(), DatapathError> {
+/// Changes the record of a filter.
+pub(super) fn update(ebpf: &mut Ebpf, filter: &FilterRecord) -> Result<(), DatapathError> {
     let failed =
         |source| DatapathError::Map { action: "write", map: MAP, source: Box::new(source) };
     let map = ebpf
@@ -140,8 +140,8 @@ pub(super) fn taken_tokens(own: &str) -> Result<Vec<u32>, DatapathError> {
     Ok(tokens(&root, cookie, |found| Some(found.position_ns) != position_ns))
 }
 
-fn tokens(root: &Path, netns_cookie: u64, wanted: impl Fn(&Filter) -> bool) -> Vec<u32> {
-    // Nothing is there before the first filter starts.
+fn tokens(root: &Path, netns_cookie: u64, wanted: impl Fn(&FilterRecord) -> bool) -> Vec<u32> {
+    // The directory does not exist before the first filter starts.
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
     let filters = entries.filter_map(|entry| read(&entry.path().join(MAP)));
     filters
@@ -150,7 +150,7 @@ fn tokens(root: &Path, netns_cookie: u64, wanted: impl Fn(&Filter) -> bool) -> V
         .collect()
 }
 
-/// Where every filter has its directory, as [`InstanceDir`] makes it.
+/// The directory in which [`InstanceDir`] makes one for every filter.
 fn root() -> Result<PathBuf, DatapathError> {
     Ok(pin::find_bpffs()?.join("colo-proxy"))
 }
@@ -166,7 +166,8 @@ fn lock(root: &Path) -> Result<Flock<File>, DatapathError> {
     })
 }
 
-/// It goes on while the host sleeps, and no two filters start in the same nanosecond.
+/// The time for a filter's place. This clock goes on while the host sleeps, and no two filters start in
+/// the same nanosecond.
 fn now_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)

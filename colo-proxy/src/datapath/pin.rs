@@ -1,10 +1,10 @@
-//! Where things are pinned: a BPF file system that outlives the daemon, and an instance's directory
-//! in it.
+//! The place of the pins: a BPF file system (bpffs) that outlives the daemon, and an instance's
+//! directory in it.
 //!
-//! `ip netns exec` runs a command in a mount namespace of its own with a fresh `/sys`, where no
-//! bpffs is. One that the daemon mounts there ends with that namespace, and so with the daemon,
-//! and the pins with it: the guest's network would be open at the very moment at which it is to be
-//! held. So the host's bpffs is looked for first.
+//! `ip netns exec` runs a command in a mount namespace of its own with a fresh `/sys`, which has no
+//! bpffs. If the daemon mounts one there, it ends with that namespace, and so with the daemon, and the
+//! pins end with it. Then the guest's network would open at the very moment at which it has to stay
+//! closed. So the daemon looks for the host's bpffs first.
 
 use std::fs;
 use std::io;
@@ -18,14 +18,15 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{DatapathError, attachment};
+use super::{DatapathError, tc_link};
 
 const HERE: &str = "/sys/fs/bpf";
 const NAME_MAX: usize = 64;
-/// Ancestors that are looked at for a mount namespace that outlives the daemon.
+/// The number of ancestors that may have a mount namespace that outlives the daemon.
 const ANCESTORS_MAX: usize = 16;
 
-/// The bpffs to use: the one that is mounted here, or the host's, or a new one. Found once.
+/// The bpffs to use: the one that is mounted here, or the host's, or a new one. The search is done
+/// once.
 pub fn find_bpffs() -> Result<PathBuf, DatapathError> {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     if let Some(found) = FOUND.get() {
@@ -51,21 +52,26 @@ fn look_for_bpffs() -> Result<PathBuf, DatapathError> {
                     return Ok(path);
                 }
             }
-            Err(error) => log::debug!("cannot mount a bpffs where process {pid} is: {error}"),
+            Err(error) => {
+                log::debug!(
+                    "cannot mount a bpffs in the mount namespace of process {pid}: {error}"
+                );
+            }
         }
     }
     mount_bpffs()
         .map_err(|error| DatapathError::Bpffs { path: HERE.into(), source: error.into() })?;
     log::warn!(
-        "mounted a bpffs at {HERE} in this mount namespace; if the namespace ends with the daemon \
-         (as after `ip netns exec`), so does what is to hold the guest's network then: mount one \
-         on the host, and enter the network namespace alone (`nsenter --net=…`)"
+        "mounted a bpffs at {HERE}, because neither this mount namespace nor the host has one. If \
+         this namespace ends with the daemon, as after `ip netns exec`, the pinned programs end with \
+         it and nothing guards the guest's network any more. Mount a bpffs on the host, and enter \
+         only the network namespace (`nsenter --net=…`)"
     );
     Ok(HERE.into())
 }
 
-/// Processes whose mount namespace may be the host's: the first one, and our ancestors, nearest
-/// first, such as the shell that ran `ip netns exec`.
+/// Processes whose mount namespace may be the host's: process 1, then our ancestors, the nearest
+/// first. One of them may be the shell that ran `ip netns exec`.
 fn hosts() -> Vec<u32> {
     let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     let own = namespace("self");
@@ -86,8 +92,7 @@ fn parent_of(pid: u32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
-/// The bpffs that process `pid` sees, by a path that is good for as long as we live: the process
-/// may end before us.
+/// The bpffs that process `pid` sees, by a path that stays valid when that process ends.
 fn reach(pid: u32) -> Option<PathBuf> {
     let theirs = PathBuf::from(format!("/proc/{pid}/root{HERE}"));
     if !is_bpffs(&theirs) {
@@ -108,8 +113,8 @@ fn mount_bpffs() -> nix::Result<()> {
     mount(Some("bpf"), HERE, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
 }
 
-/// Mounts a bpffs in the mount namespace of process `pid`. A thread of its own goes there, because a
-/// thread that shares its working directory with others may not, and it does not come back.
+/// Mounts a bpffs in the mount namespace of process `pid`. A thread of its own does it: a thread that
+/// shares its working directory with others may not enter, and one that has entered does not come back.
 fn mount_in_namespace_of(pid: u32) -> io::Result<()> {
     let namespace = fs::File::open(format!("/proc/{pid}/ns/mnt"))?;
     let mounting = thread::Builder::new().name("mount-bpffs".into()).spawn(move || {
@@ -117,7 +122,8 @@ fn mount_in_namespace_of(pid: u32) -> io::Result<()> {
         setns(namespace, CloneFlags::CLONE_NEWNS)?;
         if is_bpffs(Path::new(HERE)) { Ok(()) } else { mount_bpffs() }
     })?;
-    let mounted = mounting.join().map_err(|_| io::Error::other("the mounting thread died"))?;
+    let mounted =
+        mounting.join().map_err(|_| io::Error::other("the thread that mounts it died"))?;
     mounted.map_err(io::Error::from)
 }
 
@@ -128,7 +134,7 @@ pub struct InstanceDir {
 }
 
 impl InstanceDir {
-    /// Makes the directory, if it is not there.
+    /// Creates the directory, if it is not there.
     pub fn create(bpffs: &Path, instance: &str) -> Result<Self, DatapathError> {
         let path = path_of(bpffs, instance)?;
         fs::create_dir_all(&path).map_err(directory("create", &path))?;
@@ -148,14 +154,14 @@ impl InstanceDir {
         links
             .iter()
             .filter(|name| name.starts_with("link_"))
-            .any(|name| attachment::is_live(&self.path.join(name)))
+            .any(|name| tc_link::is_live(&self.path.join(name)))
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the map of this name is pinned.
+    /// The path of this map's pin.
     pub fn map(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
@@ -174,17 +180,19 @@ impl InstanceDir {
         names.iter().try_for_each(|name| remove_file(&self.map(name)))
     }
 
-    /// Takes all programs off their interfaces but those of the links named.
+    /// Detaches all programs except those of the `wanted` links, and removes the links' pins.
     pub(super) fn remove_links_except(&self, wanted: &[String]) -> Result<(), DatapathError> {
         for name in self.names()? {
             if name.starts_with("link_") && !wanted.contains(&name) {
-                attachment::remove_pinned(&self.path.join(name))?;
+                let path = self.path.join(name);
+                tc_link::detach_pinned(&path)?;
+                remove_file(&path)?;
             }
         }
         Ok(())
     }
 
-    /// Removes everything, the links first: programs without their maps' names are still programs.
+    /// Removes everything, the links first: a program works on after the pins of its maps are gone.
     pub(super) fn remove(&self) -> Result<(), DatapathError> {
         self.remove_links_except(&[])?;
         for name in self.names()? {

@@ -1,21 +1,21 @@
-//! A kernel with `PREEMPT_RT`, on which the programs must not run.
+//! Refuses a kernel with `PREEMPT_RT`, on which the programs are not safe.
 //!
-//! They keep what does not fit on their stack in a place that each processor has once, and count in
-//! such places. That is sound where no program interrupts another one on its processor, as in any other
-//! kernel's softirq. With `PREEMPT_RT` a task that handles frames can be preempted by another one that
-//! does, whose program would overwrite what the first one has parsed: a frame could be translated, or
-//! let pass, by the numbers of another connection.
+//! The programs have per-CPU memory for values that do not fit on their stack, and for their counters.
+//! That is sound if no program interrupts another one on its processor, as in the softirq of any other
+//! kernel. With `PREEMPT_RT` a task that handles frames can be preempted by another one. The program of
+//! the second task would overwrite the values that the first one has parsed. Then a frame could be
+//! translated, or pass, by the numbers of another connection.
 
 use std::path::Path;
 
 use super::DatapathError;
 
-/// Reads 1 with `PREEMPT_RT`. Not every such kernel has it.
+/// Contains 1 with `PREEMPT_RT`. Not every kernel with `PREEMPT_RT` has this file.
 const SYSFS: &str = "/sys/kernel/realtime";
-/// In the version, such as `#1 SMP PREEMPT_RT Debian 6.12.48-1 (2025-09-20)`.
+/// The word in the kernel's version, for example `#1 SMP PREEMPT_RT Debian 6.12.48-1 (2025-09-20)`.
 const WORD: &str = "PREEMPT_RT";
 
-/// Refuses such a kernel, before anything of a daemon that died is touched.
+/// Refuses a kernel with `PREEMPT_RT`. Call it before any leftover of a dead daemon changes.
 pub(super) fn refuse() -> Result<(), DatapathError> {
     let version = nix::sys::utsname::uname()
         .map(|names| names.version().to_string_lossy().into_owned())
@@ -33,7 +33,7 @@ fn refuse_as_of(sysfs: &Path, version: &str) -> Result<(), DatapathError> {
 mod tests {
     use super::*;
 
-    /// Whether a kernel is refused whose file has this content.
+    /// A kernel with this content of the file, and this version, is refused.
     fn is_refused(flag: Option<&str>, version: &str) -> bool {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("realtime");

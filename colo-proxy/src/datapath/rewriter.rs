@@ -1,23 +1,26 @@
-//! A rewriter that stands alone: the translation without the capture.
+//! A rewriter that stands alone: translation without capture.
 
-use colo_proxy_common::filter::{Filter, kind, queue, token};
+use colo_proxy_common::filter::{FilterRecord, kind, queue, token};
 use colo_proxy_common::record::LAYOUT_VERSION;
 
 use colo_proxy_engine::pair::{OnDeath, ProgramMode, Role};
 
-use super::attachment::{Attachment, Hook, Place};
-use super::order::{self, Order};
-use super::{Datapath, DatapathError, InstanceDir, Limits, Part, Plan, netns, pin, realtime};
+use super::attachment::{Attachment, AttachmentPlace, Hook};
+use super::order::{self, FilterOrder};
+use super::{
+    Datapath, DatapathError, DatapathPlan, InstanceDir, ProgramSet, TranslationLimits, netns, pin,
+    realtime,
+};
 
-/// In this order within gate and TAP.
+/// The attachments. Within the gate, and within the TAP, this is their order.
 pub(super) const ATTACHMENTS: &[Attachment] = &[
-    Attachment::new("colo_gate_guard", Place::InputGate, Hook::Egress),
-    Attachment::new("colo_input", Place::InputGate, Hook::Ingress),
-    Attachment::new("colo_rewrite_rx", Place::Netdev, Hook::Ingress),
-    Attachment::new("colo_rewrite_tx", Place::Netdev, Hook::Egress),
+    Attachment::new("colo_gate_guard", AttachmentPlace::InputGate, Hook::Egress),
+    Attachment::new("colo_input", AttachmentPlace::InputGate, Hook::Ingress),
+    Attachment::new("colo_rewrite_rx", AttachmentPlace::Netdev, Hook::Ingress),
+    Attachment::new("colo_rewrite_tx", AttachmentPlace::Netdev, Hook::Egress),
 ];
 
-/// What to attach, and where.
+/// What [`Datapath::attach_rewriter`] attaches, and where.
 #[derive(Clone, Debug)]
 pub struct RewriterPlan<'a> {
     /// The directory under bpffs.
@@ -26,19 +29,19 @@ pub struct RewriterPlan<'a> {
     pub netdev_ifindex: u32,
     /// The gate for input whose offset is not known yet.
     pub gate_ifindex: u32,
-    pub limits: Limits,
+    pub limits: TranslationLimits,
 }
 
 impl Datapath {
-    /// Attaches the programs of a rewriter, at the tail of the TAP's filters; or takes over those of
-    /// one that died, in their place.
+    /// Attaches the programs of a rewriter at the tail of the TAP's filters. If a rewriter with this id
+    /// has died, it takes over that rewriter's programs in their place.
     pub fn attach_rewriter(plan: &RewriterPlan<'_>) -> Result<Self, DatapathError> {
         realtime::refuse()?;
         let dir = InstanceDir::create(&pin::find_bpffs()?, plan.id)?;
         let netns_cookie = netns::cookie()?;
         let leftover = order::leftover(&dir, netns_cookie);
-        let order = Order::of(leftover.as_ref(), netns_cookie);
-        let halves = Plan {
+        let order = FilterOrder::of(leftover.as_ref(), netns_cookie);
+        let halves = DatapathPlan {
             instance: plan.id,
             role: Role::Secondary,
             mode: ProgramMode::Protected,
@@ -49,17 +52,17 @@ impl Datapath {
             limits: plan.limits,
         };
         let token = token(plan.gate_ifindex);
-        let record = Filter {
+        let record = FilterRecord {
             layout_version: LAYOUT_VERSION,
             kind: kind::REWRITER,
             queue: queue::TX | queue::RX,
-            // The programs read that in `settings`.
+            // The programs read it from `settings`.
             netdev_ifindex: 0,
             out_gate_ifindex: 0,
             token,
             position_ns: order.position_ns,
             netns_cookie,
         };
-        Self::attach_part(Part::Rewriter, &halves, token, dir, Some(record))
+        Self::attach_part(ProgramSet::Rewriter, &halves, token, dir, Some(record))
     }
 }

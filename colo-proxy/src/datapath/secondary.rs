@@ -1,13 +1,13 @@
-//! What is attached on the secondary host, in this order within gates and TAP.
+//! The attachments on the secondary host. Within the gates, and within the TAP, this is their order.
 
-use super::attachment::{Attachment, Hook, Place};
+use super::attachment::{Attachment, AttachmentPlace, Hook};
 
 pub(super) const ATTACHMENTS: &[Attachment] = &[
-    Attachment::new("colo_gate_guard", Place::OutputGate, Hook::Egress),
-    Attachment::new("colo_gate_guard", Place::InputGate, Hook::Egress),
-    Attachment::new("colo_release", Place::OutputGate, Hook::Ingress),
-    Attachment::new("colo_input", Place::InputGate, Hook::Ingress),
-    // Output first: the secondary guest must not be heard on the network.
-    Attachment::new("colo_from_guest", Place::Netdev, Hook::Ingress),
-    Attachment::new("colo_to_guest", Place::Netdev, Hook::Egress),
+    Attachment::new("colo_gate_guard", AttachmentPlace::OutputGate, Hook::Egress),
+    Attachment::new("colo_gate_guard", AttachmentPlace::InputGate, Hook::Egress),
+    Attachment::new("colo_release", AttachmentPlace::OutputGate, Hook::Ingress),
+    Attachment::new("colo_input", AttachmentPlace::InputGate, Hook::Ingress),
+    // Output first: no frame of the secondary guest may reach the network.
+    Attachment::new("colo_from_guest", AttachmentPlace::Netdev, Hook::Ingress),
+    Attachment::new("colo_to_guest", AttachmentPlace::Netdev, Hook::Egress),
 ];

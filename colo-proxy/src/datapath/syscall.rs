@@ -1,4 +1,4 @@
-//! bpf(2), for what aya does not offer.
+//! bpf(2), for the commands that aya does not offer.
 
 use std::io;
 
@@ -12,11 +12,12 @@ pub(super) const LINK_DETACH: c_int = 34;
 /// bpf(2).
 ///
 /// # Safety
-/// `A` must be what `command` reads of `union bpf_attr`, and every pointer in it valid for it.
+/// `A` must be the part of `union bpf_attr` that `command` reads, and its pointers must be valid for
+/// that command.
 pub(super) unsafe fn bpf<A>(command: c_int, attr: &mut A) -> io::Result<c_long> {
     let attr: *mut A = attr;
-    // SAFETY: the kernel reads, and for some commands writes, as many octets as `A` has; the rest is
-    // the caller's promise.
+    // SAFETY: the kernel reads, and for some commands writes, as many bytes as `A` has. The caller
+    // promises the rest.
     match unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<A>()) } {
         result @ 0.. => Ok(result),
         _ => Err(io::Error::last_os_error()),

@@ -1,17 +1,17 @@
-//! All entries of a table of connections, many at a time.
+//! Reads all entries of a table of connections, many at a time.
 //!
-//! One by one, each costs two system calls, and this thread has frames to move. The kernel locks a
-//! bucket of the hash table while it copies that, and no more.
+//! One by one, each entry costs two system calls, and this thread has frames to move. The kernel locks
+//! only the bucket of the hash table that it copies.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-use colo_proxy_common::record::{Flow, FlowKey};
+use colo_proxy_common::record::{FlowKey, FlowRecord};
 use nix::libc;
 
 use super::syscall::{MAP_LOOKUP_BATCH, bpf};
 
-/// Entries that one system call copies at the most.
+/// The most entries that one system call copies.
 const BATCH: usize = 4096;
 
 /// The part of `union bpf_attr` that the commands on batches read and write.
@@ -28,13 +28,16 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// What is in the hash table `map` of connections, about `entries_max` at the most. What comes or
-/// goes meanwhile may be missing, or there twice.
-pub(super) fn entries(map: BorrowedFd<'_>, entries_max: u32) -> io::Result<Vec<(FlowKey, Flow)>> {
+/// The entries of the hash table `map` of connections, at most about `entries_max`. An entry that comes
+/// or goes during the call may be missing, or be there twice.
+pub(super) fn entries(
+    map: BorrowedFd<'_>,
+    entries_max: u32,
+) -> io::Result<Vec<(FlowKey, FlowRecord)>> {
     let mut keys = vec![FlowKey::default(); BATCH];
-    let mut values = vec![Flow::default(); BATCH];
+    let mut values = vec![FlowRecord::default(); BATCH];
     let mut found = Vec::new();
-    // The kernel's place in the table; it has none at first.
+    // The kernel's place in the table; at first there is none.
     let (mut place, mut next_place) = (0u32, 0u32);
     let mut begun = false;
     while found.len() <= entries_max as usize {
@@ -47,8 +50,8 @@ pub(super) fn entries(map: BorrowedFd<'_>, entries_max: u32) -> io::Result<Vec<(
             map_fd: map.as_raw_fd() as u32,
             ..BatchAttr::default()
         };
-        // SAFETY: the pointers are to a place each, and to room for `count` keys and values of this
-        // map, whose shape was checked when it was taken; all live across the call.
+        // SAFETY: two pointers are to a place each, two to room for `count` keys and values of this
+        // map, whose shape was checked when it was taken. All live across the call.
         let result = unsafe { bpf(MAP_LOOKUP_BATCH, &mut attr) };
         let over = match result {
             Ok(_) => false,

@@ -18,7 +18,7 @@ use super::{FilterError, Options, line, system, token};
 use crate::colo_frame::{self, ColoFrame, ColoFrameCommand, ColoFrameEvent, Terms};
 use crate::config::{ColoFrameKind, Limits};
 use crate::datapath::filter::FilterPath;
-use crate::datapath::{Datapath, Events, RewriterPlan, Told};
+use crate::datapath::{Datapath, DatapathEvent, DatapathEvents, RewriterPlan};
 use crate::error_chain::chain;
 use crate::gate::GateOptions;
 use crate::gate::batch::read_gate;
@@ -65,7 +65,7 @@ struct Rewriter {
     claim: Claim,
     half: Secondary,
     translator: Translator,
-    events: Events,
+    events: DatapathEvents,
     netdev: Option<Link>,
     /// Frames of a TAP that came back which passed before our programs were on it.
     unguarded: u64,
@@ -155,7 +155,7 @@ impl Rewriter {
                 }
                 ready = inputs.offsets.read(|| Ok(((), Drained::Yes))) => {
                     ready.map_err(system("watch the events"))?;
-                    while let Some(Told::OffsetKnown(key, _)) = self.events.next_event() {
+                    while let Some(DatapathEvent::OffsetKnown(key, _)) = self.events.next_event() {
                         self.half.on_offset(&key, &mut self.translator);
                     }
                 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use colo_proxy_common::checksum;
-use colo_proxy_common::decode::{Octets, decode, ethertype, protocol};
+use colo_proxy_common::decode::{FrameBytes, decode, ethertype, protocol};
 use colo_proxy_common::lane::Speaker;
 
 use colo_proxy_engine::frame::Frame;

@@ -26,7 +26,7 @@ use super::{InstanceError, asked_to_stop};
 use crate::colo_frame::{self, ColoFrame, ColoFrameEvent};
 use crate::config::{Guest, SideConfig};
 use crate::datapath::capture::CaptureKind;
-use crate::datapath::{Events, Told};
+use crate::datapath::{DatapathEvent, DatapathEvents};
 use crate::endpoint::Port;
 use crate::error_chain::chain;
 use crate::gate::Gate;
@@ -92,7 +92,7 @@ struct SecondaryTask {
     kept_input: KeptInput,
     translator: Translator,
     output_gate: Arc<Gate>,
-    events: Events,
+    events: DatapathEvents,
     capture: CaptureKind,
     capture_name: &'static str,
     mirror_endpoint: String,
@@ -298,7 +298,7 @@ impl SecondaryTask {
 
     /// The offset of a connection became known: what was held for it may go to the guest now.
     fn on_offsets(&mut self) {
-        while let Some(Told::OffsetKnown(key, _)) = self.events.next_event() {
+        while let Some(DatapathEvent::OffsetKnown(key, _)) = self.events.next_event() {
             self.half.on_offset(&key, &mut self.translator);
         }
     }

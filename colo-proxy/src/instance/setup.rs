@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use colo_proxy_common::record::Counters;
+use colo_proxy_common::record::ProgramCounters;
 use serde_json::{Value, json};
 
 use super::InstanceError;
@@ -14,7 +14,7 @@ use colo_proxy_engine::pair::BATCH;
 use colo_proxy_engine::pair::Role;
 
 use crate::config::{Guest, PeerLimits};
-use crate::datapath::{Datapath, Plan};
+use crate::datapath::{Datapath, DatapathPlan};
 use crate::endpoint::{Endpoint, Port};
 use crate::error_chain::chain;
 use crate::gate::{Gate, GateOptions};
@@ -99,7 +99,7 @@ fn attach_now(guest: &Guest, name: &str, netdev: Link) -> Result<Kernel, Instanc
     let queue_len = guest.limits.peer.gate_queue_frames;
     let output_gate = open_gate("colo-out%d", whole, queue_len)?;
     let input_gate = open_gate("colo-in%d", guest.vnet_hdr_support, queue_len)?;
-    let mut datapath = Datapath::attach(&Plan {
+    let mut datapath = Datapath::attach(&DatapathPlan {
         instance: name,
         role: guest.role(),
         mode: ProgramMode::Protected,
@@ -162,7 +162,7 @@ pub(crate) fn nonzero<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<Stri
 }
 
 /// The kernel programs' counters under the names that `bpftool` shows.
-pub(crate) fn counters_json(counters: &Counters) -> Value {
+pub(crate) fn counters_json(counters: &ProgramCounters) -> Value {
     json!({
         "captured": counters.captured,
         "released": counters.released,
@@ -171,7 +171,7 @@ pub(crate) fn counters_json(counters: &Counters) -> Value {
         "passed": counters.passed,
         "translated_to_guest": counters.translated_to_guest,
         "translated_from_guest": counters.translated_from_guest,
-        "input_held": counters.input_held,
+        "input_held": counters.input_to_daemon,
         "dropped_lan_input": counters.dropped_lan_input,
         "dropped_no_offset": counters.dropped_no_offset,
         "dropped_foreign": counters.dropped_foreign,

@@ -7,7 +7,7 @@ use colo_proxy_common::record::FlowKey;
 
 use super::offsets;
 use crate::config::Limits;
-use crate::datapath::{Datapath, PerClass};
+use crate::datapath::{Datapath, FlowsByClass};
 use crate::error_chain::chain;
 use crate::gate::batch::drain_gate;
 use crate::gate::{Gate, Written};
@@ -31,8 +31,8 @@ pub(crate) struct Translator {
     /// Something was written to the guest since this was asked last.
     has_written: bool,
     /// Connections forgotten by the clock, and to make room.
-    pub(crate) expired: PerClass,
-    pub(crate) evicted: PerClass,
+    pub(crate) expired: FlowsByClass,
+    pub(crate) evicted: FlowsByClass,
     pub(crate) checkpoints_wanted: u64,
 }
 
@@ -47,21 +47,21 @@ impl Translator {
             backlog: Backlog::new(queue_frames, limits.input),
             input_refused: 0,
             has_written: false,
-            expired: PerClass::default(),
-            evicted: PerClass::default(),
+            expired: FlowsByClass::default(),
+            evicted: FlowsByClass::default(),
             checkpoints_wanted: 0,
         }
     }
 
-    fn hold_lane_input(&mut self, holds: bool) {
-        if let Err(error) = self.datapath.hold_lane_input(holds) {
+    fn send_lane_input_to_gate(&mut self, holds: bool) {
+        if let Err(error) = self.datapath.send_lane_input_to_gate(holds) {
             log::error!("{}: {}", self.name, chain(&error));
         }
     }
 
     /// Input that comes by the lane is in the gate, and has to wait.
     pub(crate) fn keeps_input(&self) -> bool {
-        self.datapath.settings().lane_holds != 0
+        self.datapath.settings().lane_input_to_gate != 0
     }
 
     /// There is something to be done with what is in the gate. What finds no room with us waits there,
@@ -91,7 +91,7 @@ impl Translator {
             return;
         }
         self.keep_waiting();
-        self.hold_lane_input(false);
+        self.send_lane_input_to_gate(false);
         // What came between the two.
         self.keep_waiting();
         // As a rule that is all of it, and hardly anything overtakes it.
@@ -177,7 +177,7 @@ impl InputPath for Translator {
     fn stop_input(&mut self) {
         self.backlog.stop();
         if self.datapath.has_lane() {
-            self.hold_lane_input(true);
+            self.send_lane_input_to_gate(true);
         }
     }
 

@@ -308,7 +308,7 @@ impl KernelLane {
         datapath.set_lane_slot(slot)?;
         let slots =
             Slots::new(slot, datapath.epoch(), self.silent_ticks, &datapath.lane_counters()?);
-        datapath.hold_lane_input(guest.is_stopped)?;
+        datapath.send_lane_input_to_gate(guest.is_stopped)?;
         tunnel.set_up().await?;
         let mut drops = DropWatch::default();
         // Without a beginning nobody could tell what is dropped from here on.
@@ -357,7 +357,7 @@ impl KernelLane {
     fn on_count(&mut self, slot: u32, sent: u64, datapath: &mut Datapath) -> u64 {
         if self.is_open() {
             // First: what is refused from here on is not counted.
-            self.log(datapath.set_lane_told(slot));
+            self.log(datapath.set_lane_reported(slot));
         }
         let (Some(open), Ok(counters)) = (&mut self.open, datapath.lane_counters()) else {
             return 0;

@@ -194,7 +194,7 @@ fn index(slot: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use colo_proxy_common::lane::{is_late, tag, told};
+    use colo_proxy_common::lane::{is_late, reported, tag};
 
     use super::*;
 
@@ -238,7 +238,7 @@ mod tests {
             let (slots, counters) = &mut self.receiver;
             let lost = match message {
                 Some(Message::LaneCount { slot, sent }) => {
-                    self.told = told(slot);
+                    self.told = reported(slot);
                     slots.on_count(slot, sent, counters)
                 }
                 other => {

@@ -16,7 +16,7 @@ use super::io::write;
 use super::stats::LaneStats;
 use super::{LaneEvent, WAITING_BATCHES};
 use crate::config::PeerLimits;
-use crate::datapath::capture::Capture;
+use crate::datapath::capture::CaptureBackend;
 use crate::endpoint::{Port, Stream};
 use crate::error_chain::chain;
 use crate::gate::readable::{Drained, Readable};
@@ -25,7 +25,7 @@ use crate::random::random_bytes;
 /// What a lane to the peer is made of.
 pub(crate) struct Outgoing {
     pub(crate) port: Port,
-    pub(crate) source: Box<dyn Capture>,
+    pub(crate) source: Box<dyn CaptureBackend>,
     pub(crate) vnet_hdr: bool,
     pub(crate) limits: PeerLimits,
     pub(crate) stats: Arc<LaneStats>,
@@ -44,7 +44,7 @@ pub(crate) enum OutgoingRequest {
     /// can still be sent as the guest's.
     Finish(oneshot::Sender<Vec<Frame>>),
     /// Read from here instead.
-    Source(Box<dyn Capture>),
+    Source(Box<dyn CaptureBackend>),
     /// Take everything from the source that is there now, and say when the peer has been sent it.
     /// No answer comes where the connection is lost first.
     Flush(oneshot::Sender<()>),
@@ -292,7 +292,7 @@ impl Sender {
         let _ = reply.send(frames);
     }
 
-    fn read_from(&mut self, source: Box<dyn Capture>) {
+    fn read_from(&mut self, source: Box<dyn CaptureBackend>) {
         match Readable::new(source.poll_fd()) {
             Ok(ready) => (self.ready, self.lane.source) = (ready, source),
             Err(error) => log::error!("cannot watch the guest's output: {}", chain(&error)),
@@ -311,7 +311,10 @@ impl Sender {
     }
 }
 
-fn read_batch(source: &mut dyn Capture, into: &mut Vec<Frame>) -> std::io::Result<((), Drained)> {
+fn read_batch(
+    source: &mut dyn CaptureBackend,
+    into: &mut Vec<Frame>,
+) -> std::io::Result<((), Drained)> {
     let read = source.read_batch(BATCH, into)?;
     Ok(((), if read < BATCH { Drained::Yes } else { Drained::No }))
 }

@@ -20,19 +20,19 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::config::PeerLimits;
-use crate::datapath::capture::{Capture, CaptureStats};
+use crate::datapath::capture::{CaptureBackend, CaptureStats};
 use crate::endpoint::{Port, Stream};
 
 /// A source of frames that a test writes to.
 struct Pipe(UnixDatagram);
 
-fn pipe() -> (UnixDatagram, Box<dyn Capture>) {
+fn pipe() -> (UnixDatagram, Box<dyn CaptureBackend>) {
     let (ours, theirs) = UnixDatagram::pair().expect("a socket pair");
     theirs.set_nonblocking(true).expect("not blocking");
     (ours, Box::new(Pipe(theirs)))
 }
 
-impl Capture for Pipe {
+impl CaptureBackend for Pipe {
     fn poll_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -85,7 +85,7 @@ impl Lab {
     }
 }
 
-fn outgoing(port: Port, source: Box<dyn Capture>, stats: &Arc<LaneStats>) -> Outgoing {
+fn outgoing(port: Port, source: Box<dyn CaptureBackend>, stats: &Arc<LaneStats>) -> Outgoing {
     Outgoing {
         port,
         source,

@@ -1,5 +1,6 @@
 //! How the clock of the secondary's capture is brought to the primary's.
 
+use super::clock::difference;
 use super::{Connections, Survey};
 
 /// How it is to be done.
@@ -67,10 +68,4 @@ impl Alignment {
     pub fn secondary(&self, time_ns: u64) -> u64 {
         time_ns.saturating_add_signed(self.shift_ns)
     }
-}
-
-/// What has to be added to `from` to get `to`.
-pub(super) fn difference(to: u64, from: u64) -> i64 {
-    let distance = i64::try_from(to.abs_diff(from)).unwrap_or(i64::MAX);
-    if to >= from { distance } else { -distance }
 }

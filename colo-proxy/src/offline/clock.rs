@@ -99,3 +99,9 @@ impl Clock {
         }
     }
 }
+
+/// What has to be added to `from` to get `to`.
+pub(super) fn difference(to: u64, from: u64) -> i64 {
+    let distance = i64::try_from(to.abs_diff(from)).unwrap_or(i64::MAX);
+    if to >= from { distance } else { -distance }
+}

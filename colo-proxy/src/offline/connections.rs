@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::record::FlowKey;
 
-use super::alignment::difference;
+use super::clock::difference;
 use super::guest::Guest;
 use crate::capture_file::Packet;
 use colo_proxy_engine::compare::{Content, Side, content};

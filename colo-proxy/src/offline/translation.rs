@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use colo_proxy_common::checksum::Difference;
+use colo_proxy_common::checksum::ChecksumDifference;
 use colo_proxy_common::decode::{Tcp, decode_tcp_options, flag};
 use colo_proxy_common::record::FlowKey;
 use colo_proxy_common::rewrite::{self, Edit, Translation};
@@ -154,7 +154,7 @@ fn translate(frame: Frame, tcp: &Tcp, seq: u32, ack: u32) -> Frame {
     if ack != 0 && has(tcp, flag::ACK) {
         let new = Seq(tcp.ack).plus(ack).0;
         let checksum_at = (tcp.at + CHECKSUM_AT) as usize;
-        let mut difference = Difference::default();
+        let mut difference = ChecksumDifference::default();
         difference.note(tcp.ack, new, false);
         done &= octets.write((tcp.at + 8) as usize, new.to_be_bytes())
             && octets.adjust(checksum_at, difference);

@@ -34,12 +34,12 @@ fn what_is_not_translated_is_not_exported() {
     let flow = one().flow(3, 0);
     assert_eq!(Offset::of(&one().key, &flow, 3), Some(one()));
     assert_eq!(Offset::of(&one().key, &flow, 4), Some(one()), "the base counts in every epoch");
-    let learnt = Flow { base_seq_offset: 0, base_ts_offset: 0, ..flow };
+    let learnt = FlowRecord { base_seq_offset: 0, base_ts_offset: 0, ..flow };
     assert_eq!(Offset::of(&one().key, &learnt, 3), Some(one()));
     assert_eq!(Offset::of(&one().key, &learnt, 4), None, "void since a checkpoint");
-    let opening = Flow { state: state::OPENING_ACTIVE, ..flow };
+    let opening = FlowRecord { state: state::OPENING_ACTIVE, ..flow };
     assert_eq!(Offset::of(&one().key, &opening, 3), None);
-    let unknown = Flow { known: known::GUEST, ..flow };
+    let unknown = FlowRecord { known: known::GUEST, ..flow };
     assert_eq!(Offset::of(&one().key, &unknown, 3), None);
 }
 

@@ -1,7 +1,7 @@
 //! What etherparse reads in the same frame.
 
 use colo_proxy_common::decode::{
-    Ip, Malformed, Packet, decode_ports, decode_tcp, ethertype, protocol,
+    IpHeader, Malformed, PacketHeaders, decode_ports, decode_tcp, ethertype, protocol,
 };
 use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TcpSlice, TransportSlice};
 
@@ -10,7 +10,7 @@ use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TcpSlice, TransportSlice}
 const UNFOLLOWED: [u8; 3] = [135, 139, 140];
 
 /// Where both accept a frame, both have to say the same.
-pub(super) fn compare(frame: &[u8], packet: Result<Packet, Malformed>) {
+pub(super) fn compare(frame: &[u8], packet: Result<PacketHeaders, Malformed>) {
     let Ok(packet) = packet else { return };
     let Ok(theirs) = SlicedPacket::from_ethernet(frame) else { return };
     if !is_tagged_alike(packet, &theirs) {
@@ -28,7 +28,7 @@ pub(super) fn compare(frame: &[u8], packet: Result<Packet, Malformed>) {
 
 /// The tags are the same. It follows more of them, some of other kinds; those frames are not
 /// compared further.
-fn is_tagged_alike(packet: Packet, theirs: &SlicedPacket<'_>) -> bool {
+fn is_tagged_alike(packet: PacketHeaders, theirs: &SlicedPacket<'_>) -> bool {
     let mut ids = [0; 2];
     if theirs.link_exts.len() > ids.len() {
         return false;
@@ -45,7 +45,7 @@ fn is_tagged_alike(packet: Packet, theirs: &SlicedPacket<'_>) -> bool {
     true
 }
 
-fn compare_ip(frame: &[u8], ip: Ip, net: &NetSlice<'_>, theirs: &SlicedPacket<'_>) {
+fn compare_ip(frame: &[u8], ip: IpHeader, net: &NetSlice<'_>, theirs: &SlicedPacket<'_>) {
     let payload = match net {
         NetSlice::Ipv4(v4) => {
             assert_eq!((ip.version, &ip.src[..4]), (4, &v4.header().source()[..]));
@@ -80,7 +80,7 @@ fn compare_ip(frame: &[u8], ip: Ip, net: &NetSlice<'_>, theirs: &SlicedPacket<'_
 /// Where the walk over the extension headers ends for one of the two only: at one of those above,
 /// at a hop-by-hop header that is not the first (RFC 8200, section 4.1), behind the headers in the
 /// usual order, or at our limit.
-fn is_unfollowed(ip: Ip, v6: &etherparse::Ipv6Slice<'_>) -> bool {
+fn is_unfollowed(ip: IpHeader, v6: &etherparse::Ipv6Slice<'_>) -> bool {
     let is_extension = |next: u8| {
         let ours = [
             protocol::HOP_BY_HOP,
@@ -94,7 +94,7 @@ fn is_unfollowed(ip: Ip, v6: &etherparse::Ipv6Slice<'_>) -> bool {
     is_extension(ip.protocol) || is_extension(v6.payload().ip_number.0)
 }
 
-fn compare_transport(frame: &[u8], ip: Ip, theirs: &SlicedPacket<'_>) {
+fn compare_transport(frame: &[u8], ip: IpHeader, theirs: &SlicedPacket<'_>) {
     match &theirs.transport {
         Some(TransportSlice::Tcp(tcp)) => compare_tcp(frame, ip, tcp),
         Some(TransportSlice::Udp(udp)) => {
@@ -105,7 +105,7 @@ fn compare_transport(frame: &[u8], ip: Ip, theirs: &SlicedPacket<'_>) {
     }
 }
 
-fn compare_tcp(frame: &[u8], ip: Ip, theirs: &TcpSlice<'_>) {
+fn compare_tcp(frame: &[u8], ip: IpHeader, theirs: &TcpSlice<'_>) {
     let ours = decode_tcp(frame, &ip);
     assert!(ours.is_ok(), "TCP for etherparse only: {ours:?}");
     let Ok(tcp) = ours else { return };

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use colo_proxy_common::decode::{Ip, Packet, Tcp, decode, decode_tcp, flag, protocol};
+use colo_proxy_common::decode::{IpHeader, PacketHeaders, Tcp, decode, decode_tcp, flag, protocol};
 use colo_proxy_engine::compare::Side;
 use colo_proxy_engine::frame::Frame;
 
@@ -117,7 +117,7 @@ impl Witness {
 }
 
 /// A whole IP packet; notes whether there are others.
-fn whole(frame: &Frame, is_pieced: &mut bool) -> Option<(Packet, Ip)> {
+fn whole(frame: &Frame, is_pieced: &mut bool) -> Option<(PacketHeaders, IpHeader)> {
     let packet = decode(frame.ethernet(), None).ok()?;
     let ip = packet.ip?;
     let is_offloaded = frame.vnet().get(1).is_some_and(|kind| *kind != 0);
@@ -125,21 +125,21 @@ fn whole(frame: &Frame, is_pieced: &mut bool) -> Option<(Packet, Ip)> {
     ip.fragment.is_none().then_some((packet, ip))
 }
 
-fn name(frame: &Frame, packet: &Packet, ip: &Ip) -> Option<Name> {
+fn name(frame: &Frame, packet: &PacketHeaders, ip: &IpHeader) -> Option<Name> {
     let at = ip.payload_at as usize;
     let ports = frame.ethernet().get(at..ip.end as usize)?.first_chunk()?;
     Some(([ip.src, ip.dst], packet.vlan, *ports))
 }
 
 /// A datagram without its checksum.
-fn datagram(frame: &Frame, packet: &Packet, ip: &Ip) -> Option<(Name, Vec<u8>)> {
+fn datagram(frame: &Frame, packet: &PacketHeaders, ip: &IpHeader) -> Option<(Name, Vec<u8>)> {
     let octets = frame.ethernet().get(ip.payload_at as usize..ip.end as usize)?;
     let (head, body) = octets.split_at_checked(8)?;
     Some((name(frame, packet, ip)?, [head.get(..6)?, body].concat()))
 }
 
 /// A segment whose data has the place that its number says.
-fn segment(frame: &Frame, packet: &Packet, ip: &Ip) -> Option<(Name, Tcp)> {
+fn segment(frame: &Frame, packet: &PacketHeaders, ip: &IpHeader) -> Option<(Name, Tcp)> {
     if ip.protocol != protocol::TCP {
         return None;
     }

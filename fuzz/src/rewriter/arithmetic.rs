@@ -2,9 +2,9 @@
 //! changed that should, and a checksum is as right or as wrong as before.
 
 use colo_proxy_common::decode::{
-    Ip, Tcp, TcpOptions, decode, decode_tcp, decode_tcp_options, flag, protocol,
+    IpHeader, Tcp, TcpOptions, decode, decode_tcp, decode_tcp_options, flag, protocol,
 };
-use colo_proxy_common::rewrite::{Edit, Partial, Translation, from_guest, to_guest};
+use colo_proxy_common::rewrite::{Edit, PartialChecksum, Translation, from_guest, to_guest};
 
 use crate::choices::Choices;
 use crate::sums;
@@ -17,7 +17,7 @@ enum Way {
 
 /// A whole TCP segment and where its parts lie.
 struct Parsed {
-    ip: Ip,
+    ip: IpHeader,
     tcp: Tcp,
     options: TcpOptions,
 }
@@ -95,7 +95,7 @@ fn apply(frame: &mut [u8], of: &Parsed, way: Way, by: Translation, is_partial: b
             Way::FromGuest => from_guest(frame, &of.tcp, &of.options, by),
         }
     }
-    if is_partial { one(&mut Partial(frame), of, way, by) } else { one(frame, of, way, by) }
+    if is_partial { one(&mut PartialChecksum(frame), of, way, by) } else { one(frame, of, way, by) }
 }
 
 /// The numbers that have to change, by where they lie.

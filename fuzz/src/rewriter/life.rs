@@ -4,9 +4,10 @@
 use colo_proxy::offsets::{FlowState, Offset};
 use colo_proxy_common::decode::{Timestamps, flag, protocol};
 use colo_proxy_common::flow::{
-    Change, Entry, Now, Segment, Step, Verdict, from_guest, known, state, to_guest,
+    FlowChange, FlowContext, FlowEntry, FlowSegment, FlowStep, FlowVerdict, from_guest, known,
+    state, to_guest,
 };
-use colo_proxy_common::record::{Flow, FlowKey};
+use colo_proxy_common::record::{FlowKey, FlowRecord};
 
 use crate::choices::Choices;
 
@@ -25,16 +26,16 @@ const FLAGS: [u8; 8] = [
 /// The entry of one tuple in the maps, as the programs keep it.
 #[derive(Debug)]
 struct World {
-    now: Now,
-    half_open: Option<Flow>,
-    unconfirmed: Option<Flow>,
-    flows: Option<Flow>,
+    now: FlowContext,
+    half_open: Option<FlowRecord>,
+    unconfirmed: Option<FlowRecord>,
+    flows: Option<FlowRecord>,
     /// The map has no room for another entry.
     flows_full: bool,
 }
 
 pub(super) fn run(choices: &mut Choices<'_>) {
-    let now = Now { failed_over: false, epoch: choices.number32(), ns: 1 };
+    let now = FlowContext { failed_over: false, epoch: choices.number32(), ns: 1 };
     let mut world =
         World { now, half_open: None, unconfirmed: None, flows: None, flows_full: false };
     while !choices.is_over() {
@@ -53,7 +54,7 @@ pub(super) fn run(choices: &mut Choices<'_>) {
 }
 
 /// Few numbers, so that they meet, and now and then any.
-fn any_segment(choices: &mut Choices<'_>) -> Segment {
+fn any_segment(choices: &mut Choices<'_>) -> FlowSegment {
     let kind = choices.octet();
     let mut number = || match choices.octet() {
         255 => choices.number32(),
@@ -62,16 +63,16 @@ fn any_segment(choices: &mut Choices<'_>) -> Segment {
     let (seq, ack) = (number(), number());
     let timestamps = (kind & 8 != 0).then(|| Timestamps { value: number(), echo: number(), at: 0 });
     let flags = if kind & 0xf0 == 0xf0 { choices.octet() } else { FLAGS[usize::from(kind % 8)] };
-    Segment { flags, seq, ack, payload_len: u32::from(kind >> 4), timestamps }
+    FlowSegment { flags, seq, ack, payload_len: u32::from(kind >> 4), timestamps }
 }
 
 impl World {
-    fn segment(&mut self, is_of_peer: bool, segment: &Segment) {
+    fn segment(&mut self, is_of_peer: bool, segment: &FlowSegment) {
         self.now.ns += 1;
         let (now, before) = (self.now, self.entry().copied());
-        let mut record = Flow::default();
+        let mut record = FlowRecord::default();
         let entries = [&mut self.flows, &mut self.unconfirmed, &mut self.half_open];
-        let entry = entries.into_iter().find_map(Option::as_mut).map(Entry::from_mut);
+        let entry = entries.into_iter().find_map(Option::as_mut).map(FlowEntry::from_mut);
         let step = if is_of_peer {
             to_guest(&now, segment, entry, &mut record)
         } else {
@@ -79,29 +80,29 @@ impl World {
         };
         self.apply(step, record);
         self.is_possible(step, is_of_peer);
-        if step.release_held {
-            assert_ne!(record, Flow::default(), "an event tells of something");
-            assert!(!is_of_peer || record.known & known::HELD != 0, "nothing was out of place");
+        if step.frees_parked {
+            assert_ne!(record, FlowRecord::default(), "an event tells of something");
+            assert!(!is_of_peer || record.known & known::PARKED != 0, "nothing was out of place");
         }
         if let Some(before) = before {
             self.is_stable(step, &before, is_of_peer, segment);
         }
     }
 
-    fn apply(&mut self, step: Step, mut record: Flow) {
-        if step.change == Change::Keep {
+    fn apply(&mut self, step: FlowStep, mut record: FlowRecord) {
+        if step.change == FlowChange::Keep {
             return;
         }
         // A full map takes an entry that was in it before.
         let is_full = self.flows_full && self.flows.is_none();
         (self.half_open, self.unconfirmed, self.flows) = (None, None, None);
         match step.change {
-            Change::Keep | Change::Forget => {}
-            Change::Open => self.half_open = Some(record),
-            Change::Establish if record.known & known::CONFIRMED != 0 && !is_full => {
+            FlowChange::Keep | FlowChange::Forget => {}
+            FlowChange::Open => self.half_open = Some(record),
+            FlowChange::Establish if record.known & known::CONFIRMED != 0 && !is_full => {
                 self.flows = Some(record);
             }
-            Change::Establish => {
+            FlowChange::Establish => {
                 record.known &= !known::CONFIRMED;
                 self.unconfirmed = Some(record);
             }
@@ -121,12 +122,12 @@ impl World {
         (self.half_open, self.unconfirmed, self.flows) = (None, None, Some(flow));
     }
 
-    fn entry(&self) -> Option<&Flow> {
+    fn entry(&self) -> Option<&FlowRecord> {
         self.flows.as_ref().or(self.unconfirmed.as_ref()).or(self.half_open.as_ref())
     }
 
     /// Whatever came: the entry is one that the programs know, and the verdict follows from it.
-    fn is_possible(&self, step: Step, is_of_peer: bool) {
+    fn is_possible(&self, step: FlowStep, is_of_peer: bool) {
         if let Some(entry) = self.entry() {
             assert!(
                 (state::OPENING_PASSIVE..=state::REOPENING).contains(&entry.state),
@@ -135,29 +136,38 @@ impl World {
             assert_eq!(entry.known & !(2 * known::CONFIRMED - 1), 0, "{entry:?}");
         }
         match step.verdict {
-            Verdict::Translate(translation) => {
+            FlowVerdict::Translate(translation) => {
                 assert!(!translation.is_identity(), "nothing to translate is a pass");
                 let Some(entry) = self.entry() else {
-                    return assert!(step.change != Change::Forget, "translated without an entry");
+                    return assert!(
+                        step.change != FlowChange::Forget,
+                        "translated without an entry"
+                    );
                 };
                 assert_eq!(translation, entry.translation(self.now.epoch), "{entry:?}");
             }
-            Verdict::Hold => {
+            FlowVerdict::Park => {
                 assert!(is_of_peer && !self.now.failed_over, "nobody is there to hold it");
             }
-            Verdict::Drop | Verdict::Pass => {}
+            FlowVerdict::Drop | FlowVerdict::Pass => {}
         }
     }
 
     /// ARCHITECTURE.md: a SYN or a RST of the peer, forged or not, changes no translation of an
     /// established connection, and takes no entry from it. The guest's own answer does.
-    fn is_stable(&self, step: Step, before: &Flow, is_of_peer: bool, segment: &Segment) {
+    fn is_stable(
+        &self,
+        step: FlowStep,
+        before: &FlowRecord,
+        is_of_peer: bool,
+        segment: &FlowSegment,
+    ) {
         let is_live = matches!(before.state, state::ESTABLISHED..=state::FIN_PEER);
         let is_disturbing = segment.flags & (flag::SYN | flag::RST) != 0;
         if !(is_of_peer && is_live && is_disturbing) {
             return;
         }
-        assert_eq!(step.change, Change::Keep, "{segment:?} on {before:?}");
+        assert_eq!(step.change, FlowChange::Keep, "{segment:?} on {before:?}");
         let epoch = self.now.epoch;
         let after = self.entry().map(|entry| entry.translation(epoch));
         assert_eq!(after, Some(before.translation(epoch)), "{segment:?} on {before:?}");

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use aya::programs::{XdpMode, links::FdLink};
 use colo_proxy::datapath::{
-    af_xdp::Refusal,
-    capture::{Capture, CaptureKind},
+    af_xdp::XdpRefusal,
+    capture::{CaptureBackend, CaptureKind},
 };
 use colo_proxy_engine::frame::Frame;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The next `count` frames.
-pub(crate) fn read(capture: &mut dyn Capture, count: usize) -> Vec<Frame> {
+pub(crate) fn read(capture: &mut dyn CaptureBackend, count: usize) -> Vec<Frame> {
     let mut frames = Vec::new();
     while frames.len() < count {
         wait_readable(&capture.poll_fd());
@@ -28,7 +28,7 @@ pub(crate) fn read(capture: &mut dyn Capture, count: usize) -> Vec<Frame> {
     frames
 }
 
-pub(crate) fn assert_nothing_waits(capture: &mut dyn Capture) {
+pub(crate) fn assert_nothing_waits(capture: &mut dyn CaptureBackend) {
     let mut frames = Vec::new();
     assert_eq!(capture.read_batch(1, &mut frames).expect("read"), 0, "{frames:?}");
 }
@@ -54,7 +54,7 @@ fn frames_of_every_size_arrive_whole_and_in_order() {
         }
         let stats = capture.stats();
         assert_eq!((stats.frames, stats.gate_frames), (4, 0));
-        assert_eq!(stats.octets, sent.iter().map(|(_, f)| f.len() as u64).sum::<u64>());
+        assert_eq!(stats.bytes, sent.iter().map(|(_, f)| f.len() as u64).sum::<u64>());
         assert_nothing_waits(&mut *capture);
     });
 }
@@ -218,7 +218,7 @@ fn a_guest_that_comes_back_is_captured_again() {
 }
 
 /// The refusal with its text and hint, where the gate is used instead.
-fn refused(lab: &mut Lab, ifindex: u32) -> (Refusal, String) {
+fn refused(lab: &mut Lab, ifindex: u32) -> (XdpRefusal, String) {
     let (capture, refusal) = lab.choose(ifindex);
     assert_eq!(capture.name(), "gate");
     assert!(!Path::new(LINK_PIN).exists());
@@ -232,7 +232,7 @@ fn a_plain_wire_is_refused() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
         let (refusal, message) = refused(&mut Lab::with_gate(false), guest.ifindex);
-        assert!(matches!(refusal, Refusal::PlainWire), "{refusal:?}");
+        assert!(matches!(refusal, XdpRefusal::PlainWire), "{refusal:?}");
         assert!(message.contains("--vnet-hdr-support"), "{message}");
     });
 }
@@ -242,7 +242,7 @@ fn more_queues_than_sockets_are_refused() {
     in_namespace(|| {
         let guest = Guest::with_queues(17);
         let (refusal, message) = refused(&mut Lab::new(), guest.ifindex);
-        assert!(matches!(refusal, Refusal::Queues { sockets_max: 16, .. }), "{refusal:?}");
+        assert!(matches!(refusal, XdpRefusal::Queues { sockets_max: 16, .. }), "{refusal:?}");
         assert!(message.contains("tap0 has more than 16 receive queues"), "{message}");
     });
 }
@@ -252,7 +252,7 @@ fn an_interface_without_native_xdp_is_refused() {
     in_namespace(|| {
         let loopback = nix::net::if_::if_nametoindex("lo").expect("lo");
         let (refusal, message) = refused(&mut Lab::new(), loopback);
-        assert!(matches!(refusal, Refusal::Attach { .. }), "{refusal:?}");
+        assert!(matches!(refusal, XdpRefusal::Attach { .. }), "{refusal:?}");
         assert!(message.contains("native XDP"), "{message}");
     });
 }
@@ -264,7 +264,7 @@ fn an_interface_with_a_program_of_somebody_else_is_refused() {
         let mut lab = Lab::new();
         let _theirs = lab.loaded_xdp().attach(NETDEV, XdpMode::Driver).expect("attach");
         let (refusal, message) = refused(&mut lab, guest.ifindex);
-        assert!(matches!(refusal, Refusal::Attach { .. }), "{refusal:?}");
+        assert!(matches!(refusal, XdpRefusal::Attach { .. }), "{refusal:?}");
         assert!(message.contains("another XDP program"), "{message}");
     });
 }
@@ -273,7 +273,7 @@ fn an_interface_with_a_program_of_somebody_else_is_refused() {
 fn an_interface_that_is_not_there_is_refused() {
     in_namespace(|| {
         let (refusal, message) = refused(&mut Lab::new(), 4711);
-        assert!(matches!(refusal, Refusal::Socket { queue: 0, .. }), "{refusal:?}");
+        assert!(matches!(refusal, XdpRefusal::Socket { queue: 0, .. }), "{refusal:?}");
         assert!(message.contains("bind"), "{message}");
     });
 }

@@ -10,12 +10,14 @@ use aya::{
 use colo_proxy::{
     datapath::{
         OBJECT,
-        af_xdp::{Refusal, XdpTarget},
-        capture::{Capture, CaptureKind, choose},
+        af_xdp::{XdpRefusal, XdpTarget},
+        capture::{CaptureBackend, CaptureKind, choose},
     },
     gate::{Gate, GateOptions},
 };
-use colo_proxy_common::record::{Counters, Flow, FlowKey, LAYOUT_VERSION, Settings, mode};
+use colo_proxy_common::record::{
+    FlowKey, FlowRecord, LAYOUT_VERSION, ProgramCounters, Settings, mode,
+};
 
 use crate::guest::{Guest, NETDEV};
 
@@ -85,21 +87,21 @@ impl Lab {
         map.set(0, settings, 0).expect("set");
     }
 
-    pub(crate) fn add_flow(&mut self, key: FlowKey, flow: Flow) {
+    pub(crate) fn add_flow(&mut self, key: FlowKey, flow: FlowRecord) {
         let map = self.ebpf.map_mut("flows").expect("flows");
-        let mut map: HashMap<&mut MapData, FlowKey, Flow> = map.try_into().expect("hash");
+        let mut map: HashMap<&mut MapData, FlowKey, FlowRecord> = map.try_into().expect("hash");
         map.insert(key, flow, 0).expect("insert");
     }
 
     /// A counter, of all processors.
-    pub(crate) fn counter(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
+    pub(crate) fn counter(&self, counter: impl Fn(&ProgramCounters) -> u64) -> u64 {
         let map = self.ebpf.map("counters").expect("counters");
-        let map: PerCpuArray<&MapData, Counters> = map.try_into().expect("array");
+        let map: PerCpuArray<&MapData, ProgramCounters> = map.try_into().expect("array");
         map.get(&0, 0).expect("counters").iter().map(counter).sum()
     }
 
     /// Asks for `AF_XDP` on the interface.
-    pub(crate) fn choose(&mut self, ifindex: u32) -> (Box<dyn Capture>, Option<Refusal>) {
+    pub(crate) fn choose(&mut self, ifindex: u32) -> (Box<dyn CaptureBackend>, Option<XdpRefusal>) {
         self.choose_kind(CaptureKind::AfXdp, ifindex)
     }
 
@@ -107,7 +109,7 @@ impl Lab {
         &mut self,
         kind: CaptureKind,
         ifindex: u32,
-    ) -> (Box<dyn Capture>, Option<Refusal>) {
+    ) -> (Box<dyn CaptureBackend>, Option<XdpRefusal>) {
         let gate = Arc::clone(&self.gate);
         let target =
             XdpTarget { netdev: NETDEV, ifindex, program: self.xdp(), pins: Path::new(PINS) };
@@ -115,7 +117,7 @@ impl Lab {
     }
 
     /// Captures the guest's output by `AF_XDP`.
-    pub(crate) fn af_xdp(&mut self, guest: &Guest) -> Box<dyn Capture> {
+    pub(crate) fn af_xdp(&mut self, guest: &Guest) -> Box<dyn CaptureBackend> {
         let (capture, refusal) = self.choose(guest.ifindex);
         assert!(refusal.is_none(), "{refusal:?}");
         assert_eq!(capture.name(), "af-xdp");

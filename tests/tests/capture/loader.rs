@@ -5,8 +5,8 @@ use std::{path::PathBuf, sync::Arc};
 use aya::programs::{XdpMode, links::FdLink};
 use colo_proxy::{
     datapath::{
-        Datapath, Limits, Plan,
-        capture::{Capture, CaptureKind, choose},
+        Datapath, DatapathPlan, TranslationLimits,
+        capture::{CaptureBackend, CaptureKind, choose},
     },
     gate::{Gate, GateOptions},
 };
@@ -30,7 +30,7 @@ impl Host {
     fn start(guest: &Guest) -> Self {
         let output = Gate::open(&GateOptions::default()).expect("gate");
         let input = Gate::open(&GateOptions::default()).expect("gate");
-        let plan = Plan {
+        let plan = DatapathPlan {
             instance: "guest",
             role: Role::Secondary,
             mode: ProgramMode::Protected,
@@ -38,7 +38,7 @@ impl Host {
             output_gate_ifindex: output.ifindex(),
             input_gate_ifindex: input.ifindex(),
             on_death: OnDeath::Hold,
-            limits: Limits::default(),
+            limits: TranslationLimits::default(),
         };
         let datapath = Datapath::attach(&plan).expect("attach");
         output.set_up().expect("up");
@@ -46,7 +46,7 @@ impl Host {
         Self { datapath, output: Arc::new(output), _input: input }
     }
 
-    fn af_xdp(&mut self) -> Box<dyn Capture> {
+    fn af_xdp(&mut self) -> Box<dyn CaptureBackend> {
         let target = self.datapath.xdp_target(NETDEV).expect("program");
         let (capture, refusal) = choose(CaptureKind::AfXdp, &self.output, target);
         assert!(refusal.is_none(), "{refusal:?}");

@@ -5,7 +5,7 @@ use aya::{TestRun, TestRunOptions, programs::XdpMode};
 use colo_proxy::gate::Written;
 use colo_proxy_common::{
     flow::{known, state},
-    record::{Flow, FlowKey, mode},
+    record::{FlowKey, FlowRecord, mode},
 };
 
 use colo_proxy_engine::frame::Frame;
@@ -27,7 +27,7 @@ const SEQ_OFFSET: u32 = 0xffff_0000;
 const TS_OFFSET: u32 = 1000;
 
 /// The connection of [`frames::tcp`], translated.
-fn flow() -> (FlowKey, Flow) {
+fn flow() -> (FlowKey, FlowRecord) {
     let mut key = FlowKey {
         guest_port: frames::GUEST_PORT,
         peer_port: frames::PEER_PORT,
@@ -37,13 +37,13 @@ fn flow() -> (FlowKey, Flow) {
     };
     key.guest_addr[..4].copy_from_slice(&frames::GUEST.1);
     key.peer_addr[..4].copy_from_slice(&frames::PEER.1);
-    let flow = Flow {
+    let flow = FlowRecord {
         epoch: 1,
         state: state::ESTABLISHED,
         known: known::OFFSET,
         seq_offset: SEQ_OFFSET,
         ts_offset: TS_OFFSET,
-        ..Flow::default()
+        ..FlowRecord::default()
     };
     (key, flow)
 }
@@ -111,7 +111,7 @@ fn a_frame_that_cannot_be_translated_yet_is_dropped_and_counted() {
         let guest = Guest::with_queues(1);
         let mut lab = Lab::new();
         let (key, flow) = flow();
-        let opening = Flow { state: state::OPENING_PASSIVE, known: known::GUEST, ..flow };
+        let opening = FlowRecord { state: state::OPENING_PASSIVE, known: known::GUEST, ..flow };
         lab.add_flow(key, opening);
         let _capture = lab.af_xdp(&guest);
         assert_eq!(run(&mut lab, &frames::tcp(1, b"x")).0, DROP);

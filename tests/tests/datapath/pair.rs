@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use colo_proxy::datapath::{Datapath, Events};
+use colo_proxy::datapath::{Datapath, DatapathEvents};
 use colo_proxy_common::decode::{decode, decode_tcp, flag};
 use colo_proxy_engine::pair::{ProgramMode, Role};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -79,7 +79,7 @@ struct Wires {
     client: Tap,
     guests: [Tap; 2],
     hosts: [BridgedHost; 2],
-    events: Events,
+    events: DatapathEvents,
     slow: Slow,
     delayed: VecDeque<(Instant, Vec<u8>)>,
     held: Vec<Vec<u8>>,

@@ -2,10 +2,12 @@
 //! imports.
 
 use aya::maps::{Array, Map, MapData};
-use colo_proxy::datapath::{AgeLimits, Datapath, DatapathError, Limits, PerClass, Plan};
+use colo_proxy::datapath::{
+    AgeLimits, Datapath, DatapathError, DatapathPlan, FlowsByClass, TranslationLimits,
+};
 use colo_proxy::offsets::{self, FlowState, Offset};
 use colo_proxy_common::flow::{known, state};
-use colo_proxy_common::record::{Flow, FlowKey, LAYOUT_VERSION, Settings};
+use colo_proxy_common::record::{FlowKey, FlowRecord, LAYOUT_VERSION, Settings};
 use colo_proxy_engine::pair::{ProgramMode, Role};
 
 use crate::tap::{Offloads, Tap, VNET_HDR_LEN, in_netns, ip};
@@ -16,10 +18,10 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// Far enough from the clock's beginning for every age.
 const NOW_NS: u64 = 1_000_000 * SECOND_NS;
 
-fn numbered(port: u16) -> (FlowKey, Flow) {
+fn numbered(port: u16) -> (FlowKey, FlowRecord) {
     let (key, flow) = translated(0);
     let known = flow.known | known::CONFIRMED;
-    (FlowKey { peer_port: port, ..key }, Flow { known, last_seen_ns: NOW_NS, ..flow })
+    (FlowKey { peer_port: port, ..key }, FlowRecord { known, last_seen_ns: NOW_NS, ..flow })
 }
 
 /// On the real maps: a table beyond its mark loses what is over and what needs no entry, and then
@@ -30,30 +32,30 @@ fn a_nearly_full_table_loses_what_is_over_before_what_is_in_use() {
         let host = Host::new();
         let name = instance();
         let age = AgeLimits { full_percent: 50, ..AgeLimits::default() };
-        let limits = Limits { flows_max: 64, age, ..Limits::default() };
-        let plan = Plan { limits, ..host.plan(&name, Role::Secondary) };
+        let limits = TranslationLimits { flows_max: 64, age, ..TranslationLimits::default() };
+        let plan = DatapathPlan { limits, ..host.plan(&name, Role::Secondary) };
         let mut datapath = Datapath::attach(&plan).expect("attach");
         for port in 0..64 {
             let (key, flow) = numbered(port);
             let flow = match port {
-                0..10 => Flow { state: state::CLOSED, ..flow },
-                10..20 => Flow { seq_offset: 0, ts_offset: 0, ..flow },
-                20..25 => Flow { state: state::RESET, ..flow },
-                25..30 => Flow { last_seen_ns: NOW_NS - 7441 * SECOND_NS, ..flow },
+                0..10 => FlowRecord { state: state::CLOSED, ..flow },
+                10..20 => FlowRecord { seq_offset: 0, ts_offset: 0, ..flow },
+                20..25 => FlowRecord { state: state::RESET, ..flow },
+                25..30 => FlowRecord { last_seen_ns: NOW_NS - 7441 * SECOND_NS, ..flow },
                 _ => flow,
             };
             datapath.insert_flow(&key, &flow).expect("insert");
         }
         let aged = datapath.age_flows(NOW_NS).expect("age");
         let evicted =
-            PerClass { closed: 10, identity: 10, reset: 5, idle: 5, ..PerClass::default() };
+            FlowsByClass { closed: 10, identity: 10, reset: 5, idle: 5, ..FlowsByClass::default() };
         assert_eq!((aged.evicted, aged.kept, aged.wants_checkpoint), (evicted, 34, true));
         assert!(datapath.flows().all(|(key, _)| key.peer_port >= 30), "none in use");
 
         // A checkpoint comes, and two of those need no entry now.
         datapath.bump_epoch().expect("epoch");
         let aged = datapath.age_flows(NOW_NS).expect("age");
-        let evicted = PerClass { identity: 2, ..PerClass::default() };
+        let evicted = FlowsByClass { identity: 2, ..FlowsByClass::default() };
         assert_eq!((aged.evicted, aged.kept, aged.wants_checkpoint), (evicted, 32, false));
         datapath.detach().expect("detach");
     });
@@ -64,8 +66,8 @@ fn a_full_table_is_read_whole() {
     in_netns(|| {
         let host = Host::new();
         let name = instance();
-        let limits = Limits { flows_max: 20_000, ..Limits::default() };
-        let plan = Plan { limits, ..host.plan(&name, Role::Secondary) };
+        let limits = TranslationLimits { flows_max: 20_000, ..TranslationLimits::default() };
+        let plan = DatapathPlan { limits, ..host.plan(&name, Role::Secondary) };
         let mut datapath = Datapath::attach(&plan).expect("attach");
         assert_eq!(datapath.flows().count(), 0);
         for port in 0..20_000 {

@@ -7,7 +7,7 @@ use aya::maps::{Array, Map, MapData};
 use colo_lab::colo_compare::Socket;
 use colo_lab::daemon::Daemon;
 use colo_lab::root::require_root;
-use colo_proxy_common::filter::{Filter, token};
+use colo_proxy_common::filter::{FilterRecord, token};
 use nix::sys::signal::Signal;
 
 use crate::stand::{Stand, TIMEOUT, Way, end, named, receive_to, wait_mode};
@@ -172,7 +172,7 @@ fn wait_back(filter: &Daemon) -> Result<()> {
     filter.process.wait_for("tap0 is back, and attached again", TIMEOUT).map(drop)
 }
 
-fn records(pins: &Path, id: &str) -> Result<Array<MapData, Filter>> {
+fn records(pins: &Path, id: &str) -> Result<Array<MapData, FilterRecord>> {
     Ok(Map::from_map_data(MapData::from_pin(pins.join(id).join("filter"))?)?.try_into()?)
 }
 
@@ -201,7 +201,7 @@ fn a_token_that_another_filter_has_is_not_taken() -> Result<()> {
     ] {
         for taken in [true, false] {
             let next = if taken { last + 1 } else { last };
-            forged.set(0, Filter { token: token(next), ..record }, 0)?;
+            forged.set(0, FilterRecord { token: token(next), ..record }, 0)?;
             let filter = stand.filter(kind, arguments)?;
             last += if taken { 2 } else { 1 };
             let found = records(&pins, "next")?.get(&0, 0)?.token;

@@ -3,14 +3,14 @@
 
 use colo_proxy_common::decode::flag;
 use colo_proxy_common::flow::known;
-use colo_proxy_common::record::{Flow, Settings, mode};
+use colo_proxy_common::record::{FlowRecord, Settings, mode};
 
 use crate::frame::{Checksum, Shape};
 use crate::harness::{MARK, NEXT, Programs, REDIRECT, settings, with_all_options};
 use crate::secondary::{FROM_GUEST, TO_GUEST, TRANSLATION, established, key_of, rewritten};
 
-fn told() -> Flow {
-    Flow {
+fn told() -> FlowRecord {
+    FlowRecord {
         known: known::OFFSET | known::CONFIRMED,
         base_seq_offset: TRANSLATION.seq,
         base_ts_offset: TRANSLATION.ts,

@@ -1,7 +1,7 @@
 //! The programs of stand-alone filters: what they do with an ordinary frame, with their own token,
 //! and with somebody else's.
 
-use colo_proxy_common::filter::{Filter, kind, queue, token};
+use colo_proxy_common::filter::{FilterRecord, kind, queue, token};
 use colo_proxy_common::record::{LAYOUT_VERSION, Settings, mode};
 
 use crate::harness::{DROP, NETDEV, NEXT, Programs, REDIRECT, settings};
@@ -12,15 +12,15 @@ const GATE: u32 = 0x7fff_0007;
 const OTHER: u32 = 0x7fff_0008;
 const BOTH: [&str; 2] = ["colo_filter_tx", "colo_filter_rx"];
 
-fn filter(kind: u32) -> Filter {
-    Filter {
+fn filter(kind: u32) -> FilterRecord {
+    FilterRecord {
         layout_version: LAYOUT_VERSION,
         kind,
         queue: queue::TX | queue::RX,
         netdev_ifindex: NETDEV,
         out_gate_ifindex: GATE,
         token: token(GATE),
-        ..Filter::default()
+        ..FilterRecord::default()
     }
 }
 
@@ -28,9 +28,9 @@ fn filter(kind: u32) -> Filter {
 fn without_a_record_nothing_passes() {
     let Some(mut programs) = Programs::load() else { return };
     let wrong = [
-        Filter::default(),
-        Filter { layout_version: LAYOUT_VERSION + 1, ..filter(kind::MIRROR) },
-        Filter { token: 0, ..filter(kind::MIRROR) },
+        FilterRecord::default(),
+        FilterRecord { layout_version: LAYOUT_VERSION + 1, ..filter(kind::MIRROR) },
+        FilterRecord { token: 0, ..filter(kind::MIRROR) },
     ];
     for wrong in &wrong {
         programs.set_filter(wrong);
@@ -65,7 +65,7 @@ fn a_redirector_takes_the_frame_where_it_has_somewhere_to_send_it() {
         let run = programs.run(name, &some_frame(), 7);
         assert_eq!((run.verdict, run.mark), (REDIRECT, token(GATE)), "{name}");
     }
-    programs.set_filter(&Filter { out_gate_ifindex: 0, ..filter(kind::REDIRECTOR) });
+    programs.set_filter(&FilterRecord { out_gate_ifindex: 0, ..filter(kind::REDIRECTOR) });
     for name in BOTH {
         let run = programs.run(name, &some_frame(), 7);
         assert_eq!((run.verdict, run.mark), (NEXT, 7), "{name}");
@@ -95,7 +95,7 @@ fn a_token_is_taken_off_by_its_owner_and_left_by_others() {
 fn what_is_injected_has_the_token() {
     let Some(mut programs) = Programs::load() else { return };
     for queue in [queue::TX, queue::RX, queue::TX | queue::RX] {
-        programs.set_filter(&Filter { queue, ..filter(kind::REDIRECTOR) });
+        programs.set_filter(&FilterRecord { queue, ..filter(kind::REDIRECTOR) });
         let run = programs.run("colo_filter_in", &some_frame(), 0);
         assert_eq!((run.verdict, run.mark), (REDIRECT, token(GATE)));
     }

@@ -2,7 +2,7 @@
 //! guest uses stay translated.
 
 use colo_proxy_common::decode::flag;
-use colo_proxy_common::record::{Flow, mode};
+use colo_proxy_common::record::{FlowRecord, mode};
 
 use crate::frame::{Checksum, Shape};
 use crate::harness::{NEXT, REDIRECT};
@@ -84,7 +84,7 @@ fn a_flood_of_handshakes_that_the_guest_never_confirmed_pushes_out_no_connection
 fn a_table_full_of_connections_in_use_loses_none_of_them() {
     let Some(mut talk) = in_use() else { return };
     let key = key_of(&talk.shape, true);
-    let mut filler = Flow { seq_offset: 9, ..Flow::default() };
+    let mut filler = FlowRecord { seq_offset: 9, ..FlowRecord::default() };
     let (_, real) = talk.programs.entries("flows").remove(0);
     (filler.known, filler.state, filler.epoch) = (real.known, real.state, real.epoch);
     for i in 1..FLOWS_MAX {

@@ -6,8 +6,10 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{Program, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use colo_proxy_common::filter::{Filter, FilterCounters};
-use colo_proxy_common::record::{Counters, Event, Flow, FlowKey, LAYOUT_VERSION, Settings, event};
+use colo_proxy_common::filter::{FilterCounters, FilterRecord};
+use colo_proxy_common::record::{
+    EventRecord, FlowKey, FlowRecord, LAYOUT_VERSION, ProgramCounters, Settings, event,
+};
 
 use crate::frame::{Shape, TcpOption};
 
@@ -154,7 +156,7 @@ impl Programs {
         Array::try_from(map).expect("an array").set(0, *settings, 0).expect("write settings");
     }
 
-    pub(crate) fn set_filter(&mut self, filter: &Filter) {
+    pub(crate) fn set_filter(&mut self, filter: &FilterRecord) {
         let map = self.ebpf.map_mut("filter").expect("filter");
         Array::try_from(map).expect("an array").set(0, *filter, 0).expect("write a filter");
     }
@@ -167,22 +169,22 @@ impl Programs {
         sum
     }
 
-    pub(crate) fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> ProgramCounters {
         let map = self.ebpf.map("counters").expect("counters");
-        let map: PerCpuArray<_, Counters> = map.try_into().expect("a per-CPU array");
-        let mut sum = Counters::default();
+        let map: PerCpuArray<_, ProgramCounters> = map.try_into().expect("a per-CPU array");
+        let mut sum = ProgramCounters::default();
         map.get(&0, 0).expect("read counters").iter().for_each(|one| sum.add(one));
         sum
     }
 
     /// The entries of `flows`, `unconfirmed` or `half_open`.
-    pub(crate) fn entries(&self, map: &str) -> Vec<(FlowKey, Flow)> {
-        let map: HashMap<&MapData, FlowKey, Flow> =
+    pub(crate) fn entries(&self, map: &str) -> Vec<(FlowKey, FlowRecord)> {
+        let map: HashMap<&MapData, FlowKey, FlowRecord> =
             self.ebpf.map(map).expect("a map").try_into().expect("a hash map");
         map.iter().collect::<Result<_, _>>().expect("read a map")
     }
 
-    pub(crate) fn insert_flow(&mut self, key: FlowKey, flow: Flow) {
+    pub(crate) fn insert_flow(&mut self, key: FlowKey, flow: FlowRecord) {
         let map = self.ebpf.map_mut("flows").expect("flows");
         HashMap::try_from(map).expect("a hash map").insert(key, flow, 0).expect("insert a flow");
     }
@@ -203,9 +205,9 @@ impl Programs {
         let mut ring = RingBuf::try_from(map).expect("a ring buffer");
         let mut keys = Vec::new();
         while let Some(item) = ring.next() {
-            assert_eq!(item.len(), size_of::<Event>());
+            assert_eq!(item.len(), size_of::<EventRecord>());
             // SAFETY: as long as an `Event`, which is made of integers only.
-            let told = unsafe { item.as_ptr().cast::<Event>().read_unaligned() };
+            let told = unsafe { item.as_ptr().cast::<EventRecord>().read_unaligned() };
             assert_eq!(told.kind, event::OFFSET_KNOWN);
             keys.push(told.key);
         }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, MapData, PerCpuArray};
-use colo_proxy_common::lane::{LaneCounters, SLOTS, Speaker, mark, tag, told};
+use colo_proxy_common::lane::{LaneCounters, SLOTS, Speaker, mark, reported, tag};
 use colo_proxy_common::record::{Settings, mode};
 
 use crate::frame::{Checksum, Shape, TcpOption};
@@ -173,7 +173,7 @@ fn an_epoch_that_is_over_ends_at_the_tunnel() {
 fn what_comes_too_late_ends_at_the_tunnel() {
     let Some(mut programs) = Programs::load() else { return };
     for name in ["colo_lane_back", "colo_lane_input"] {
-        programs.set(&Settings { lane_told: told(SLOT), ..with_lane(mode::PROTECTED) });
+        programs.set(&Settings { lane_reported: reported(SLOT), ..with_lane(mode::PROTECTED) });
         let before = programs.lane_counters();
         let late = programs.counters().lane_late;
         for age in 9..=SLOTS as u32 {
@@ -196,10 +196,10 @@ fn what_comes_too_late_ends_at_the_tunnel() {
 fn input_goes_to_the_guest_or_waits() {
     let Some(mut programs) = Programs::load() else { return };
     for (holds, held) in [(0, 0), (1, 1)] {
-        programs.set(&Settings { lane_holds: holds, ..with_lane(mode::PROTECTED) });
+        programs.set(&Settings { lane_input_to_gate: holds, ..with_lane(mode::PROTECTED) });
         let run = programs.run("colo_lane_input", &some_frame(), tag(9, 4));
         assert_eq!((run.verdict, run.mark, run.frame), (REDIRECT, MARK, some_frame()));
-        assert_eq!(programs.counters().input_held, held);
+        assert_eq!(programs.counters().input_to_daemon, held);
     }
     assert_eq!(programs.lane_counters().received[4], 2);
     for mode in [mode::OFF, mode::FAILED_OVER] {

@@ -2,7 +2,7 @@
 
 use colo_proxy_common::decode::{decode, decode_tcp, decode_tcp_options, flag};
 use colo_proxy_common::flow::{known, state};
-use colo_proxy_common::record::{Flow, FlowKey, Settings, mode};
+use colo_proxy_common::record::{FlowKey, FlowRecord, Settings, mode};
 use colo_proxy_common::rewrite::{self, Translation};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
@@ -50,8 +50,8 @@ pub(crate) fn key_of(shape: &Shape, to_guest: bool) -> FlowKey {
     }
 }
 
-pub(crate) fn established(translation: Translation) -> Flow {
-    Flow {
+pub(crate) fn established(translation: Translation) -> FlowRecord {
+    FlowRecord {
         epoch: settings(0).epoch,
         state: state::ESTABLISHED,
         known: known::GUEST | known::WIRE | known::OFFSET,
@@ -59,7 +59,7 @@ pub(crate) fn established(translation: Translation) -> Flow {
         wire_isn: 100u32.wrapping_add(translation.seq),
         seq_offset: translation.seq,
         ts_offset: translation.ts,
-        ..Flow::default()
+        ..FlowRecord::default()
     }
 }
 
@@ -252,7 +252,7 @@ fn the_peer_opens_and_is_faster() {
         assert_eq!(talk.programs.announced(), [key_of(&shape, true)]);
         let (run, bytes) = talk.peer(ACK, 4_000_000_001, 50_000);
         assert_eq!((run.verdict, run.frame), (NEXT, rewritten(&bytes, true, T)));
-        assert_eq!(talk.programs.counters().input_held, 1);
+        assert_eq!(talk.programs.counters().input_to_daemon, 1);
     }
 }
 

@@ -8,7 +8,7 @@ const K: Out = Out::Translate { seq: 0xffff_fff0, ts: 7 };
 fn imported(state: u32) -> World {
     let mut world = World::new();
     let Out::Translate { seq, ts } = K else { panic!("K translates") };
-    world.flows = Some(Flow {
+    world.flows = Some(FlowRecord {
         epoch: world.now.epoch,
         state,
         known: known::OFFSET | known::CONFIRMED,
@@ -16,7 +16,7 @@ fn imported(state: u32) -> World {
         ts_offset: ts,
         base_seq_offset: seq,
         base_ts_offset: ts,
-        ..Flow::default()
+        ..FlowRecord::default()
     });
     world
 }
@@ -79,10 +79,10 @@ fn a_guest_that_refuses_a_new_connection_keeps_the_base_of_the_old_one() {
 }
 
 proptest! {
-    /// Whatever base, however many checkpoints, an offset learnt under this pair or not.
+    /// Any base, any number of checkpoints, with or without an offset learnt in this pair.
     #[test]
     fn rebasing_is_to_the_base(base in any::<(u32, u32)>(), learnt in any::<(u32, u32)>(), epochs in 0u32..5) {
-        let mut flow = Flow {
+        let mut flow = FlowRecord {
             known: known::OFFSET | known::GUEST | known::WIRE,
             guest_isn: 10,
             wire_isn: 10u32.wrapping_add(learnt.0),
@@ -90,9 +90,9 @@ proptest! {
             ts_offset: learnt.1,
             base_seq_offset: base.0,
             base_ts_offset: base.1,
-            ..Flow::default()
+            ..FlowRecord::default()
         };
-        let entry = Entry::from_mut(&mut flow);
+        let entry = FlowEntry::from_mut(&mut flow);
         let wanted = if epochs == 0 { learnt } else { base };
         let translation = entry.translation(epochs);
         prop_assert_eq!((translation.seq, translation.ts), wanted);

@@ -1,5 +1,5 @@
-//! What a third party can and cannot do to a handshake that is not its own, and which connections
-//! are kept apart until the guest has spoken.
+//! A third party and a handshake that is not its own: the effects that it can and cannot have. And
+//! the connections that are in another map until the guest has sent something of its own.
 
 use super::*;
 
@@ -11,9 +11,9 @@ fn a_forged_first_ack_is_held_and_teaches_nothing() {
     let mut world = World::new();
     world.peer(SYN, 0, 0);
     world.guest(SYN_ACK, A.guest, A.guest_ts);
-    assert_eq!(world.peer_at(ELSEWHERE, ACK, B.ack(), B.wire_ts), (Out::Hold, false));
-    assert_eq!(world.peer_at(PEER_ISN, ACK, B.ack(), B.wire_ts), (Out::Hold, false));
-    // What was held waits for the real one, which lets it go: it may have overtaken that.
+    assert_eq!(world.peer_at(ELSEWHERE, ACK, B.ack(), B.wire_ts), (Out::Park, false));
+    assert_eq!(world.peer_at(PEER_ISN, ACK, B.ack(), B.wire_ts), (Out::Park, false));
+    // The parked segment waits for the real one, which frees it: it may have overtaken that one.
     assert_eq!(world.peer_at(PEER_ISN + 1, ACK, A.ack(), A.wire_ts), (A.offset(), true));
     assert_eq!(world.peer_at(ELSEWHERE, ACK, B.ack(), B.wire_ts), (A.offset(), false));
 }
@@ -22,9 +22,9 @@ fn a_forged_first_ack_is_held_and_teaches_nothing() {
 fn a_forged_first_ack_that_comes_before_the_guests_answer_teaches_nothing_either() {
     let mut world = World::new();
     world.peer(SYN, 0, 0);
-    assert_eq!(world.peer_at(ELSEWHERE, ACK, B.ack(), B.wire_ts), (Out::Hold, false));
+    assert_eq!(world.peer_at(ELSEWHERE, ACK, B.ack(), B.wire_ts), (Out::Park, false));
     assert_eq!(world.guest(SYN_ACK, A.guest, A.guest_ts), (Out::Pass, true));
-    assert_eq!(world.peer_at(ELSEWHERE, ACK, B.ack(), B.wire_ts), (Out::Hold, false), "again");
+    assert_eq!(world.peer_at(ELSEWHERE, ACK, B.ack(), B.wire_ts), (Out::Park, false), "again");
     assert_eq!(world.peer_at(PEER_ISN + 1, ACK, A.ack(), A.wire_ts), (A.offset(), true));
 }
 
@@ -58,20 +58,20 @@ fn data_in_the_syn_is_counted() {
         let answer = segment(SYN_ACK, A.guest, PEER_ISN + 1 + accepted, A.guest_ts, 6);
         assert_eq!(world.run(false, &answer), (Out::Pass, false));
         let beyond = world.peer_at(PEER_ISN + 102, ACK, B.ack(), B.wire_ts);
-        assert_eq!(beyond, (Out::Hold, false));
+        assert_eq!(beyond, (Out::Park, false));
         let (out, _) = world.peer_at(PEER_ISN + 1 + accepted, ACK, A.ack(), A.wire_ts);
         assert_eq!(out, A.offset());
     }
 }
 
-/// The tuple was tried before, and the entry of then is still there.
+/// There was an earlier attempt with this tuple, and its entry is still there.
 #[test]
 fn a_new_attempt_on_a_tuple_has_its_own_number() {
     let mut world = World::new();
     world.peer(SYN, 0, 0);
-    assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), Out::Hold, "never answered");
+    assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), Out::Park, "never answered");
     assert_eq!(world.peer_at(ELSEWHERE, SYN, 0, 0), (Out::Pass, false));
-    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, A.ack(), A.wire_ts), (Out::Hold, false));
+    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, A.ack(), A.wire_ts), (Out::Park, false));
     let answer = segment(SYN_ACK, A.guest, ELSEWHERE + 1, A.guest_ts, 6);
     assert_eq!(world.run(false, &answer), (A.offset(), true));
 }
@@ -85,7 +85,7 @@ fn the_guests_answer_says_which_syn_it_has_taken() {
             if forged_first { (ELSEWHERE, PEER_ISN) } else { (PEER_ISN, ELSEWHERE) };
         world.peer_at(first, SYN, 0, 0);
         world.peer_at(second, SYN, 0, 0);
-        assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (Out::Hold, false));
+        assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (Out::Park, false));
         assert_eq!(world.guest(SYN_ACK, A.guest, A.guest_ts), (Out::Pass, true));
         let (out, _) = world.peer_at(PEER_ISN + 1, ACK, A.ack(), A.wire_ts);
         assert_eq!(out, A.offset());
@@ -96,7 +96,7 @@ fn the_guests_answer_says_which_syn_it_has_taken() {
 fn a_tuple_used_again_has_its_own_number() {
     let mut world = closed(A);
     world.peer(SYN, 0, 0);
-    assert_eq!(world.peer_at(ELSEWHERE, ACK, A.ack(), 0), (Out::Hold, false), "of the old one");
+    assert_eq!(world.peer_at(ELSEWHERE, ACK, A.ack(), 0), (Out::Park, false), "of the old one");
     assert_eq!(world.guest(SYN_ACK, B.guest, B.guest_ts), (Out::Pass, true));
     assert_eq!(world.peer(ACK, B.ack(), B.wire_ts), B.offset());
 }
@@ -147,7 +147,7 @@ fn reset_and_syn() -> World {
 #[test]
 fn a_tuple_used_again_after_a_reset_by_the_peer_when_the_primary_is_faster() {
     let mut world = reset_and_syn();
-    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (Out::Hold, false));
+    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (Out::Park, false));
     assert_eq!(world.peer_at(ELSEWHERE, SYN, 0, 0), (Out::Pass, false), "the same again");
     let answer = segment(SYN_ACK, B.guest, ELSEWHERE + 1, B.guest_ts, 6);
     assert_eq!(world.run(false, &answer), (B.offset(), true));
@@ -178,7 +178,7 @@ fn a_forged_reset_and_syn_do_not_disturb_an_established_connection() {
     assert_eq!(world.peer(ACK, A.ack(), 0), A.offset(), "follows another SYN");
     assert_eq!(world.peer_at(ELSEWHERE + 1, RST, 0, 0).0, A.offset());
     assert_eq!(world.entry().state, state::RESET);
-    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (Out::Hold, false));
+    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (Out::Park, false));
     assert_eq!(world.peer(ACK, A.ack(), 0), A.offset());
     // The guest goes on with the connection that it has.
     assert_eq!(world.guest(ACK, A.next(), 0), (A.offset(), true));
@@ -197,7 +197,7 @@ fn a_reset_alone_holds_nothing() {
 #[test]
 fn a_guest_that_refuses_the_connection_behind_a_reset_gets_what_was_held() {
     let mut world = reset_and_syn();
-    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (Out::Hold, false));
+    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (Out::Park, false));
     assert_eq!(world.guest(RST_ACK, 0, 0), (Out::Pass, true));
     assert_eq!(world.entry().state, state::CLOSED);
     assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (A.offset(), false));

@@ -1,6 +1,6 @@
 //! Where a fragment belongs in its packet.
 
-use colo_proxy_common::decode::{Ip, Malformed, Octets, protocol};
+use colo_proxy_common::decode::{FrameBytes, IpHeader, Malformed, protocol};
 
 /// A fragment of IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Fragment {
 
 /// The fragment that `ip` is; `None` for a whole packet, which one with offset 0 and nothing to
 /// follow is too (RFC 6946). A fragment within a fragment is neither.
-pub(super) fn read(octets: &[u8], ip: &Ip) -> Result<Option<Fragment>, Malformed> {
+pub(super) fn read(octets: &[u8], ip: &IpHeader) -> Result<Option<Fragment>, Malformed> {
     let Some(own) = ip.fragment else { return Ok(None) };
     let mut fragment = Fragment {
         id: own.id,

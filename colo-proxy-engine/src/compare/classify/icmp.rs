@@ -1,6 +1,6 @@
 //! What of an ICMP message is compared.
 
-use colo_proxy_common::decode::{Ip, Octets, protocol};
+use colo_proxy_common::decode::{FrameBytes, IpHeader, protocol};
 
 use crate::compare::body::Datagram;
 
@@ -11,7 +11,7 @@ const QUOTE_AT: u32 = 8;
 
 /// The octets of the message `kind` that count. Type and code name the flow; the checksum does not
 /// count: that of `ICMPv6` may be left to the device, and it covers what does not count either.
-pub(super) fn body(octets: &[u8], ip: &Ip, kind: u8) -> Datagram {
+pub(super) fn body(octets: &[u8], ip: &IpHeader, kind: u8) -> Datagram {
     let is_error = match ip.version {
         6 => kind < 128,
         _ => matches!(kind, 3 | 4 | 5 | 11 | 12),

@@ -1,6 +1,6 @@
 //! What the guests' headers say differently without being different output: recorded, no more.
 
-use colo_proxy_common::decode::{Octets, Tcp, decode_tcp_options, ethertype};
+use colo_proxy_common::decode::{FrameBytes, Tcp, decode_tcp_options, ethertype};
 
 use crate::compare::stats::Differences;
 

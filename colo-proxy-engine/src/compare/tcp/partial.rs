@@ -8,7 +8,8 @@
 
 use bytes::Bytes;
 use colo_proxy_common::checksum;
-use colo_proxy_common::decode::{Ip, Octets, decode, decode_tcp, decode_tcp_options, flag};
+use colo_proxy_common::decode::{FrameBytes, IpHeader, decode_tcp_options, flag};
+use colo_proxy_common::segment::TcpSegment;
 use colo_proxy_common::seq::Seq;
 
 use crate::frame::Frame;
@@ -26,12 +27,11 @@ pub(super) fn acknowledgment(held: &Frame, ack: Seq, window: u16) -> Option<Fram
 /// Likewise where `held` may be the headers alone of the frame that `octets` describes.
 pub(crate) fn bare_acknowledgment(
     held: &Frame,
-    octets: &(impl Octets + ?Sized),
+    octets: &(impl FrameBytes + ?Sized),
     ack: Seq,
     window: u16,
 ) -> Option<Frame> {
-    let ip = decode(octets, None).ok()?.ip.filter(|ip| ip.fragment.is_none())?;
-    let tcp = decode_tcp(octets, &ip).ok()?;
+    let TcpSegment { ip, tcp, .. } = TcpSegment::read(octets, None).ok()??;
     let vnet_len = held.vnet().len();
     let mut copy = Vec::with_capacity(vnet_len + tcp.payload_at as usize);
     // A header of zeros: nothing to segment, and the checksums are complete.
@@ -52,7 +52,7 @@ pub(crate) fn bare_acknowledgment(
 }
 
 /// Lengths and checksums of a packet that now ends with its TCP header.
-fn close(frame: &mut [u8], ip: &Ip, tcp_at: usize) -> Option<()> {
+fn close(frame: &mut [u8], ip: &IpHeader, tcp_at: usize) -> Option<()> {
     let at = ip.at as usize;
     let (src, dst) = if ip.version == 4 {
         put(frame, at + 2, &((frame.len() - at) as u16).to_be_bytes())?;

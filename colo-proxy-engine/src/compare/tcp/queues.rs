@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use super::Reset;
+use super::claim::Sign;
 use super::seldom::Seldom;
 use crate::compare::chain::Key;
 use crate::compare::shrink;
@@ -27,33 +27,6 @@ pub(super) struct Unverified {
     pub(super) start: i64,
     pub(super) end: i64,
     pub(super) key: Key,
-}
-
-/// The mark that a frame waits for, or that the secondary sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sign {
-    Syn,
-    SynAck,
-    Fin,
-    Reset {
-        reset: Reset,
-        /// The very same reset is needed, its acknowledgment included.
-        is_exact: bool,
-    },
-}
-
-impl Sign {
-    /// The secondary's `other` is what a frame waits for with this, or shows that it differs: it
-    /// does not go on waiting for a mark.
-    fn is_settled_by(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Reset { reset, is_exact }, Self::Reset { reset: theirs, .. }) => {
-                let is_same = if *is_exact { reset == theirs } else { reset.seq == theirs.seq };
-                is_same || (reset.is_own() && theirs.is_own())
-            }
-            _ => self == other,
-        }
-    }
 }
 
 /// No more frames of this kind are looked after: it stays held until a checkpoint.

@@ -3,10 +3,10 @@
 use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::seq::Seq;
 
+use super::claim::Sign;
 use super::data::Data;
 use super::opening::{Opening, Openings};
 use super::partial;
-use super::queues::Sign;
 use super::shown::{Mark, Shown};
 use super::space::Space;
 use super::{Needs, Reset, Scene, Segment, TcpFlow, note, urgent};

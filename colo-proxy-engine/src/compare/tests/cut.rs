@@ -1,7 +1,7 @@
 //! Cuts the packets of the tests into fragments.
 
 use bytes::Bytes;
-use colo_proxy_common::decode::{Ip, decode};
+use colo_proxy_common::decode::{IpHeader, decode};
 
 use crate::frame::Frame;
 
@@ -13,13 +13,13 @@ pub(super) struct Part {
     pub(super) more: bool,
 }
 
-fn ip(frame: &Frame) -> Ip {
+fn ip(frame: &Frame) -> IpHeader {
     decode(frame.ethernet(), None).expect("a packet").ip.expect("of IP")
 }
 
 /// Where the part of a packet starts that can be cut: behind the IP header, and of IPv6 behind
 /// hop-by-hop options.
-fn cut_at(octets: &[u8], ip: &Ip) -> usize {
+fn cut_at(octets: &[u8], ip: &IpHeader) -> usize {
     let at = ip.at as usize;
     match octets[at] >> 4 {
         4 => at + usize::from(octets[at] & 0xf) * 4,

@@ -18,7 +18,7 @@ use crate::pair::message::Message;
 use crate::pair::protection::{LossPolicy, Protection};
 use crate::pair::secondary;
 use crate::pair::secondary::CutAnswer;
-use crate::pair::segment::Direction;
+use colo_proxy_common::segment::Direction;
 
 /// Time until a daemon reads what is there.
 const WAKE_US: Range<u64> = 1..150;

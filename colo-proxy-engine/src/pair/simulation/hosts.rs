@@ -13,9 +13,9 @@ use crate::pair::BATCH;
 use crate::pair::ProgramMode;
 use crate::pair::early_input::InputLimits;
 use crate::pair::repeat::SharedRepeater;
-use crate::pair::segment::{Direction, segment};
 use crate::pair::takeover::{Deciders, Takeover};
 use crate::pair::{InputPath, OutputPath};
+use colo_proxy_common::segment::{Direction, tcp_segment};
 
 /// A guest on a host.
 #[derive(Debug)]
@@ -121,7 +121,7 @@ impl SecondaryKernel {
     pub(super) fn write_collected(&mut self) {
         let mut frames = self.collected.take().unwrap_or_default();
         frames.sort_by_key(|frame| {
-            let key = segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
+            let key = tcp_segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
             key.map(|key| (key.guest_port, key.peer_port))
         });
         for frame in &frames {

@@ -8,13 +8,15 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use colo_proxy_common::decode::{decode, decode_tcp, decode_tcp_options, protocol};
-use colo_proxy_common::flow::{self, Change, Entry, Now, Verdict, known, state};
-use colo_proxy_common::record::{Flow, FlowKey};
+use colo_proxy_common::flow::{
+    self, FlowChange, FlowContext, FlowEntry, FlowVerdict, known, state,
+};
+use colo_proxy_common::record::{FlowKey, FlowRecord};
 use colo_proxy_common::rewrite;
+use colo_proxy_common::segment::{Direction, tcp_segment};
 
 use crate::frame::Frame;
 use crate::pair::ProgramMode;
-use crate::pair::segment::{Direction, segment};
 
 /// Connections in the map that is never evicted, and in those that forget the oldest.
 const FLOWS_MAX: usize = 1024;
@@ -24,7 +26,7 @@ const LRU_MAX: usize = 64;
 pub(super) struct Programs {
     pub(super) mode: ProgramMode,
     epoch: u32,
-    flows: HashMap<FlowKey, Flow>,
+    flows: HashMap<FlowKey, FlowRecord>,
     unconfirmed: Lru,
     half_open: Lru,
     /// Offsets that became known.
@@ -33,17 +35,17 @@ pub(super) struct Programs {
 
 /// A map that forgets; the last one used is at the end.
 #[derive(Debug, Default)]
-struct Lru(VecDeque<(FlowKey, Flow)>);
+struct Lru(VecDeque<(FlowKey, FlowRecord)>);
 
 impl Lru {
-    fn get_mut(&mut self, key: &FlowKey) -> Option<&mut Flow> {
+    fn get_mut(&mut self, key: &FlowKey) -> Option<&mut FlowRecord> {
         let at = self.0.iter().position(|(other, _)| other == key)?;
         let used = self.0.remove(at)?;
         self.0.push_back(used);
         self.0.back_mut().map(|(_, flow)| flow)
     }
 
-    fn insert(&mut self, key: FlowKey, flow: Flow) {
+    fn insert(&mut self, key: FlowKey, flow: FlowRecord) {
         self.remove(&key);
         self.0.push_back((key, flow));
         if self.0.len() > LRU_MAX {
@@ -100,56 +102,56 @@ impl Programs {
 
     /// What `translate` of the programs does.
     pub(super) fn translate(&mut self, now_us: u64, frame: &Frame, direction: Direction) -> Fate {
-        let Some((key, tcp)) = segment(frame.ethernet(), direction) else {
+        let Some((key, tcp)) = tcp_segment(frame.ethernet(), direction) else {
             return Fate::Go(frame.clone());
         };
         let options = decode_tcp_options::<[u8]>(frame.ethernet(), &tcp);
-        let now = Now {
+        let now = FlowContext {
             failed_over: self.mode == ProgramMode::FailedOver,
             epoch: self.epoch,
             ns: now_us * 1000,
         };
-        let seen = flow::Segment::new(&tcp, options.timestamps);
-        let mut record = Flow::default();
+        let seen = flow::FlowSegment::new(&tcp, options.timestamps);
+        let mut record = FlowRecord::default();
         let entry = self.find(&key);
         let step = match direction {
             Direction::ToGuest => flow::to_guest(&now, &seen, entry, &mut record),
             Direction::FromGuest => flow::from_guest(&now, &seen, entry, &mut record),
         };
         self.apply(key, step.change, record);
-        if step.release_held {
+        if step.frees_parked {
             self.events.push_back(key);
         }
         match step.verdict {
-            Verdict::Pass => Fate::Go(frame.clone()),
-            Verdict::Hold => Fate::Hold,
-            Verdict::Drop => Fate::Drop,
-            Verdict::Translate(translation) => rewritten(frame, direction, translation),
+            FlowVerdict::Pass => Fate::Go(frame.clone()),
+            FlowVerdict::Park => Fate::Hold,
+            FlowVerdict::Drop => Fate::Drop,
+            FlowVerdict::Translate(translation) => rewritten(frame, direction, translation),
         }
     }
 
-    fn find(&mut self, key: &FlowKey) -> Option<Entry<'_>> {
+    fn find(&mut self, key: &FlowKey) -> Option<FlowEntry<'_>> {
         let found = self.flows.get_mut(key).or_else(|| self.unconfirmed.get_mut(key));
-        found.or_else(|| self.half_open.get_mut(key)).map(Entry::from_mut)
+        found.or_else(|| self.half_open.get_mut(key)).map(FlowEntry::from_mut)
     }
 
-    fn apply(&mut self, key: FlowKey, change: Change, mut record: Flow) {
-        if change == Change::Keep {
+    fn apply(&mut self, key: FlowKey, change: FlowChange, mut record: FlowRecord) {
+        if change == FlowChange::Keep {
             return;
         }
         let is_known = self.flows.remove(&key).is_some();
         self.unconfirmed.remove(&key);
         self.half_open.remove(&key);
         match change {
-            Change::Keep | Change::Forget => {}
-            Change::Open => self.half_open.insert(key, record),
-            Change::Establish if record.known & known::CONFIRMED == 0 => {
+            FlowChange::Keep | FlowChange::Forget => {}
+            FlowChange::Open => self.half_open.insert(key, record),
+            FlowChange::Establish if record.known & known::CONFIRMED == 0 => {
                 self.unconfirmed.insert(key, record);
             }
-            Change::Establish if is_known || self.flows.len() < FLOWS_MAX => {
+            FlowChange::Establish if is_known || self.flows.len() < FLOWS_MAX => {
                 self.flows.insert(key, record);
             }
-            Change::Establish => {
+            FlowChange::Establish => {
                 record.known &= !known::CONFIRMED;
                 self.unconfirmed.insert(key, record);
             }

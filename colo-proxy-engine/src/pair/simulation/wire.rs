@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use colo_proxy_common::checksum::{finish, pseudo_header, sum};
-use colo_proxy_common::decode::{Ip, decode, decode_tcp, decode_tcp_options, protocol};
+use colo_proxy_common::decode::{IpHeader, decode, decode_tcp, decode_tcp_options, protocol};
 
 use crate::frame::{Frame, VNET_HDR_LEN};
 
@@ -174,7 +174,7 @@ pub(super) fn read(frame: &Frame) -> Option<Body> {
     read_tcp(octets, &ip, tuple).map(Body::Tcp)
 }
 
-fn read_tcp(octets: &[u8], ip: &Ip, tuple: Tuple) -> Option<Segment> {
+fn read_tcp(octets: &[u8], ip: &IpHeader, tuple: Tuple) -> Option<Segment> {
     let tcp = decode_tcp(octets, ip).ok()?;
     let options = decode_tcp_options(octets, &tcp);
     let number =

@@ -1,4 +1,4 @@
-//! Frames out of the pieces in which an `AF_XDP` socket gives them.
+//! Puts frames together from the pieces that an `AF_XDP` socket gives.
 
 use bytes::Bytes;
 
@@ -7,20 +7,20 @@ use colo_proxy_engine::frame::{FRAME_MAX, Frame, VNET_HDR_LEN};
 /// Puts the pieces of a frame together, behind an empty virtio-net header: XDP knows neither the
 /// state of the checksum nor the segment size.
 ///
-/// Keeps what it has between batches, as a batch may end in the middle of a frame.
+/// It keeps its pieces between batches, because a batch may end in the middle of a frame.
 #[derive(Debug, Default)]
 pub(super) struct Assembler {
     buffer: Vec<u8>,
     oversize: bool,
 }
 
-/// What a piece completed.
+/// The result of a piece.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Assembled {
-    /// Nothing yet.
+    /// The frame has more pieces.
     Unfinished,
     Frame(Frame),
-    /// A frame that no lane would take; it is dropped whole.
+    /// A frame that is too long for a lane. It is dropped as a whole.
     Oversize,
 }
 
@@ -45,7 +45,7 @@ impl Assembler {
         if std::mem::take(&mut self.oversize) {
             return Assembled::Oversize;
         }
-        // A frame in one piece fits exactly; another gives its tail back where it lies.
+        // A frame in one piece fits exactly. A longer one gives the unused tail back, without a move.
         buffer.shrink_to_fit();
         match Frame::new(Bytes::from(buffer), VNET_HDR_LEN) {
             Some(frame) => Assembled::Frame(frame),

@@ -1,4 +1,4 @@
-//! The program `colo_xdp_capture` on the guest's TAP, for as long as this lives.
+//! The attachment of the program `colo_xdp_capture` to the guest's TAP.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use aya::programs::{
 };
 use nix::libc;
 
-use super::{LINK_NAME, Refusal, XdpTarget};
+use super::{LINK_NAME, XdpRefusal, XdpTarget};
 use crate::datapath::detach::detach_pinned;
 
 /// The file that pins the program.
@@ -20,30 +20,30 @@ const PROGRAM_NAME: &str = "prog_colo_xdp_capture";
 
 /// A native XDP attachment, pinned.
 ///
-/// The pins are for operators to see, and end with the attachment: a program without sockets lets
-/// everything pass, so what is to happen after the death of a daemon is the TC programs' matter.
-pub(super) struct Attachment {
+/// The pins show it to operators, and end with it. A program without sockets lets every frame pass, so
+/// after the death of a daemon the TC programs decide.
+pub(super) struct XdpAttachment {
     _link: PinnedLink,
     link_pin: Pin,
     program_pin: Pin,
 }
 
-impl Attachment {
-    /// Loads the program if need be, attaches it in native mode by a link, and pins both in place
-    /// of a leftover.
-    pub(super) fn new(target: XdpTarget<'_>) -> Result<Self, Refusal> {
+impl XdpAttachment {
+    /// Loads the program if it is not loaded yet, attaches it in native mode by a link, and pins both in
+    /// place of a leftover.
+    pub(super) fn new(target: XdpTarget<'_>) -> Result<Self, XdpRefusal> {
         let XdpTarget { netdev, ifindex, program, pins } = target;
         match program.load() {
             Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
-            Err(source) => return Err(Refusal::Load { source }),
+            Err(source) => return Err(XdpRefusal::Load { source }),
         }
         remove_leftover(pins)?;
-        let attach = |source| Refusal::Attach { netdev: netdev.to_owned(), source };
+        let attach = |source| XdpRefusal::Attach { netdev: netdev.to_owned(), source };
         let id = program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(attach)?;
         let link = program.take_link(id).map_err(attach)?;
-        // Not a link but a netlink attachment where the kernel has no XDP links (before 5.9).
+        // Before Linux 5.9 there are no XDP links, and this is a netlink attachment.
         let link =
-            FdLink::try_from(link).map_err(|_| Refusal::NoLink { netdev: netdev.to_owned() })?;
+            FdLink::try_from(link).map_err(|_| XdpRefusal::NoLink { netdev: netdev.to_owned() })?;
         let path = pins.join(PROGRAM_NAME);
         program.pin(&path).map_err(|e| pin_refusal(&path, io::Error::other(e)))?;
         let program_pin = Pin::at(path)?;
@@ -53,7 +53,7 @@ impl Attachment {
     }
 }
 
-impl Drop for Attachment {
+impl Drop for XdpAttachment {
     fn drop(&mut self) {
         if self.link_pin.is_ours() {
             warn_of(&self.link_pin, detach_pinned(&self.link_pin.path));
@@ -64,9 +64,9 @@ impl Drop for Attachment {
     }
 }
 
-/// Detaches what a dead daemon has left in the directory `pins`. Where there is no attachment, the
-/// TC program captures.
-pub(super) fn remove_leftover(pins: &Path) -> Result<(), Refusal> {
+/// Detaches the program that a dead daemon has left in the directory `pins`. Without it the TC program
+/// captures.
+pub(super) fn remove_leftover(pins: &Path) -> Result<(), XdpRefusal> {
     let path = pins.join(LINK_NAME);
     detach_pinned(&path).map_err(|e| pin_refusal(&path, e))?;
     let path = pins.join(PROGRAM_NAME);
@@ -76,15 +76,15 @@ pub(super) fn remove_leftover(pins: &Path) -> Result<(), Refusal> {
     }
 }
 
-/// A file that we have made in bpffs.
+/// A file in bpffs that this daemon has made.
 struct Pin {
     path: PathBuf,
-    /// Another attachment may have put its own in the same place since.
+    /// Another attachment may have replaced the file since.
     inode: u64,
 }
 
 impl Pin {
-    fn at(path: PathBuf) -> Result<Self, Refusal> {
+    fn at(path: PathBuf) -> Result<Self, XdpRefusal> {
         let found = std::fs::symlink_metadata(&path).map_err(|e| pin_refusal(&path, e))?;
         Ok(Self { path, inode: found.ino() })
     }
@@ -94,22 +94,22 @@ impl Pin {
     }
 }
 
-fn pin_refusal(path: &Path, source: io::Error) -> Refusal {
-    Refusal::Pin { path: path.to_owned(), source }
+fn pin_refusal(path: &Path, source: io::Error) -> XdpRefusal {
+    XdpRefusal::Pin { path: path.to_owned(), source }
 }
 
 fn warn_of(pin: &Pin, removed: io::Result<()>) {
     if let Err(error) = removed {
-        log::warn!("cannot remove the pin {}: {error}", pin.path.display());
+        log::warn!("cannot remove the pin {} of the AF_XDP capture: {error}", pin.path.display());
     }
 }
 
-/// What the operator can do about a failed attachment.
+/// A hint for the operator after a failed attachment.
 pub(super) fn hint(source: &ProgramError) -> Option<&'static str> {
     let ProgramError::SyscallError(call) = source else { return None };
     match call.io_error.raw_os_error()? {
         libc::EOPNOTSUPP => Some(
-            "the driver of this interface has no native XDP; in SKB mode what is released would \
+            "the driver of this interface has no native XDP, and in SKB mode released frames would \
              be captured again",
         ),
         libc::EBUSY => Some("another XDP program is attached to this interface"),

@@ -1,4 +1,4 @@
-//! One descriptor that is readable when any of several is.
+//! One descriptor that is readable when any of several descriptors is.
 
 use std::{
     io,
@@ -7,7 +7,7 @@ use std::{
 
 use nix::libc;
 
-/// An epoll instance, level-triggered. A descriptor that is closed leaves it.
+/// A level-triggered epoll instance. A descriptor that is closed leaves it.
 #[derive(Debug)]
 pub(super) struct Readiness(OwnedFd);
 
@@ -18,7 +18,7 @@ impl Readiness {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor is new, open, and nobody else's.
+        // SAFETY: the descriptor is new and open, and has no other owner.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 

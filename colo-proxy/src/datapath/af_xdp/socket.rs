@@ -1,8 +1,8 @@
 //! One `AF_XDP` socket with its memory, receiving from one queue in copy mode.
 //!
-//! The crate `xdp` registers the memory and works the rings. Binding is done here, because its
-//! bind flags cannot express `XDP_USE_SG`, without which the kernel drops every frame that does
-//! not fit one chunk; and so are the statistics, which hang on its way of binding.
+//! The crate `xdp` registers the memory and handles the rings. Binding is done here, because that
+//! crate's bind flags lack `XDP_USE_SG`, and without this flag the kernel drops every frame that does
+//! not fit into one chunk. The statistics are read here too, because that crate's need its own bind.
 
 use std::{
     collections::VecDeque,
@@ -22,21 +22,21 @@ use colo_proxy_engine::frame::Frame;
 use crate::datapath::capture::CaptureStats;
 
 /// Chunks of 4 KiB for each queue, 16 MiB in all: room for 227 frames of 64 KiB, or for 4096 small
-/// ones. A power of two, as are all rings; no ring can overflow, as none is shorter.
+/// ones. All rings have this length, a power of two, so none can overflow.
 const CHUNKS: u32 = 4096;
 /// Descriptors taken from the ring at once.
 const WINDOW: usize = 64;
 
-/// Which step of opening a socket failed.
+/// The step of opening a socket that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    #[error("AF_XDP memory")]
+    #[error("cannot map the memory of the AF_XDP socket")]
     Memory(#[source] io::Error),
-    #[error("AF_XDP configuration: {0}")]
+    #[error("the configuration of the AF_XDP socket is not valid: {0}")]
     Configuration(String),
-    #[error("AF_XDP rings")]
+    #[error("cannot set up the rings of the AF_XDP socket")]
     Rings(#[source] xdp::socket::SocketError),
-    #[error("AF_XDP bind")]
+    #[error("cannot bind the AF_XDP socket")]
     Bind(#[source] io::Error),
 }
 
@@ -49,7 +49,7 @@ impl SocketError {
         }
     }
 
-    /// The kernel's answer to a queue number beyond those that the interface has.
+    /// The kernel's answer if the interface has no queue with this number.
     pub(super) fn is_no_such_queue(&self) -> bool {
         matches!(self, Self::Bind(e) if e.raw_os_error() == Some(libc::EINVAL))
     }
@@ -57,7 +57,7 @@ impl SocketError {
 
 /// A bound socket.
 pub(super) struct QueueSocket {
-    // Closed before the rings and the memory that the kernel writes to.
+    // Closed before the rings and before the memory that the kernel writes to.
     socket: XdpSocketBuilder,
     rings: Rings,
     umem: Umem,
@@ -72,7 +72,7 @@ impl QueueSocket {
         let umem = UmemCfgBuilder { frame_count: CHUNKS, ..UmemCfgBuilder::default() };
         let mut umem =
             Umem::map(umem.build().map_err(configuration)?).map_err(SocketError::Memory)?;
-        // Nothing is ever sent, but the kernel wants a completion ring with the memory.
+        // This socket sends nothing, but the kernel wants a completion ring with the memory.
         let sizes = RingConfigBuilder {
             rx_count: CHUNKS,
             tx_count: 0,
@@ -89,14 +89,14 @@ impl QueueSocket {
         Ok(Self { socket, rings, umem, assembler: Assembler::default(), stats })
     }
 
-    /// Appends at most `max_frames` waiting frames to `into`, and says how many.
+    /// Appends at most `max_frames` frames to `into`, and returns their number.
     pub(super) fn read_batch(&mut self, max_frames: usize, into: &mut Vec<Frame>) -> usize {
         let mut read = 0;
         while read < max_frames {
-            // A frame has one descriptor at the least, so this many are not too many frames.
+            // A frame has at least one descriptor, so this many are not too many frames.
             let mut window = Window::new(WINDOW.min(max_frames - read));
             let Some(rx_ring) = &mut self.rings.rx_ring else { break };
-            // SAFETY: the packets point into `self.umem`, and are gone at the end of this turn.
+            // SAFETY: the packets point into `self.umem`, and end with this turn.
             let received = unsafe { rx_ring.recv(&self.umem, &mut window) };
             if received == 0 {
                 break;
@@ -111,7 +111,7 @@ impl QueueSocket {
         read
     }
 
-    /// Copies one piece out of the kernel's memory; says how many frames it completed.
+    /// Copies one piece out of the kernel's memory; returns the number of frames that it completed.
     fn take(&mut self, piece: &Packet, into: &mut Vec<Frame>) -> usize {
         match self.assembler.push(piece, piece.is_continued()) {
             Assembled::Unfinished => 0,
@@ -121,14 +121,14 @@ impl QueueSocket {
             }
             Assembled::Frame(frame) => {
                 self.stats.frames += 1;
-                self.stats.octets += frame.ethernet().len() as u64;
+                self.stats.bytes += frame.ethernet().len() as u64;
                 into.push(frame);
                 1
             }
         }
     }
 
-    /// What was read, and what the kernel says that it dropped.
+    /// The counts of read frames, and the kernel's counts of dropped ones.
     pub(super) fn stats(&self) -> CaptureStats {
         let kernel = statistics(&self.socket).unwrap_or_default();
         CaptureStats {
@@ -156,7 +156,7 @@ fn bind(socket: &XdpSocketBuilder, ifindex: u32, queue: u32) -> io::Result<()> {
         sxdp_shared_umem_fd: 0,
     };
     let len = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: the address lives across the call and is `len` octets long.
+    // SAFETY: the address lives across the call and is `len` bytes long.
     match unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -174,7 +174,7 @@ fn statistics(socket: &XdpSocketBuilder) -> io::Result<Dropped> {
     // SAFETY: integers only; all zeroes is a value.
     let mut statistics: libc::xdp_statistics = unsafe { std::mem::zeroed() };
     let mut len = size_of_val(&statistics) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` octets, which `statistics` has.
+    // SAFETY: the kernel writes at most `len` bytes, which `statistics` has.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -190,7 +190,7 @@ fn statistics(socket: &XdpSocketBuilder) -> io::Result<Dropped> {
     Ok(Dropped { ring_full: statistics.rx_ring_full, dropped: statistics.rx_dropped })
 }
 
-/// Packets on their way from the ring to a frame, first in, first out; a bound that is exact.
+/// Packets on their way from the ring to a frame, first in, first out, with an exact bound.
 struct Window {
     packets: VecDeque<Packet>,
     len_max: usize,

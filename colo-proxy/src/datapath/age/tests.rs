@@ -1,4 +1,4 @@
-//! What is forgotten, and in which order.
+//! Which connections are removed, and in which order.
 
 use colo_proxy_common::flow::known;
 
@@ -7,28 +7,28 @@ use super::*;
 const NOW: u64 = 1_000_000 * SECOND_NS;
 const EPOCH: u32 = 2;
 
-fn entry(port: u16, flow: Flow) -> (FlowKey, Flow) {
+fn entry(port: u16, flow: FlowRecord) -> (FlowKey, FlowRecord) {
     (FlowKey { peer_port: port, ..FlowKey::default() }, flow)
 }
 
-fn flow(state: u32, silent_s: u64) -> Flow {
-    Flow {
+fn flow(state: u32, silent_s: u64) -> FlowRecord {
+    FlowRecord {
         epoch: EPOCH,
         state,
         known: known::OFFSET | known::CONFIRMED,
         seq_offset: 1,
         last_seen_ns: NOW - silent_s * SECOND_NS,
-        ..Flow::default()
+        ..FlowRecord::default()
     }
 }
 
-fn shown(plan: &Plan) -> Vec<(u16, Class, bool)> {
+fn shown(plan: &AgeingPlan) -> Vec<(u16, FlowClass, bool)> {
     plan.victims.iter().map(|v| (v.key.peer_port, v.class, v.expired)).collect()
 }
 
-/// By one that has asked for a checkpoint long ago.
-fn forgotten(entries: &[(FlowKey, Flow)], capacity: u32) -> Vec<(u16, Class, bool)> {
-    let mut ageing = Ageing::new(AgeLimits::default());
+/// The removed connections, if a checkpoint was asked for long ago.
+fn forgotten(entries: &[(FlowKey, FlowRecord)], capacity: u32) -> Vec<(u16, FlowClass, bool)> {
+    let mut ageing = FlowAgeing::new(AgeLimits::default());
     ageing.asked = Some((EPOCH, 0));
     shown(&ageing.look(entries, capacity, NOW, EPOCH))
 }
@@ -45,25 +45,25 @@ fn each_state_has_its_limit() {
         entry(7, flow(state::FIN_PEER, 432_001)),
     ];
     let wanted = [
-        (2, Class::Closed, true),
-        (4, Class::Reset, true),
-        (6, Class::Idle, true),
-        (7, Class::Idle, true),
+        (2, FlowClass::Closed, true),
+        (4, FlowClass::Reset, true),
+        (6, FlowClass::Idle, true),
+        (7, FlowClass::Idle, true),
     ];
     assert_eq!(forgotten(&entries, 100), wanted);
 }
 
 #[test]
 fn a_clock_that_is_ahead_forgets_nothing() {
-    let ahead = Flow { last_seen_ns: NOW + SECOND_NS, ..flow(state::CLOSED, 0) };
+    let ahead = FlowRecord { last_seen_ns: NOW + SECOND_NS, ..flow(state::CLOSED, 0) };
     assert!(forgotten(&[entry(1, ahead)], 100).is_empty());
 }
 
 #[test]
 fn a_full_table_loses_the_least_useful_first() {
-    let older = Flow { epoch: EPOCH - 1, ..flow(state::ESTABLISHED, 1) };
-    let based = Flow { base_seq_offset: 3, ..older };
-    let identity = Flow { seq_offset: 0, ..flow(state::ESTABLISHED, 2) };
+    let older = FlowRecord { epoch: EPOCH - 1, ..flow(state::ESTABLISHED, 1) };
+    let based = FlowRecord { base_seq_offset: 3, ..older };
+    let identity = FlowRecord { seq_offset: 0, ..flow(state::ESTABLISHED, 2) };
     let entries = [
         entry(1, flow(state::ESTABLISHED, 50)),
         entry(2, flow(state::ESTABLISHED, 8000)),
@@ -77,16 +77,16 @@ fn a_full_table_loses_the_least_useful_first() {
         entry(10, flow(state::FIN_GUEST, 2)),
     ];
     assert!(forgotten(&entries, 12).is_empty(), "ten of twelve are less than 90 %");
-    assert_eq!(forgotten(&entries, 10), [(5, Class::Closed, false)]);
+    assert_eq!(forgotten(&entries, 10), [(5, FlowClass::Closed, false)]);
     let order = [
-        (5, Class::Closed, false),
-        (4, Class::Closed, false),
-        (7, Class::Identity, false),
-        (6, Class::Identity, false),
-        (3, Class::Reset, false),
-        (2, Class::Idle, false),
-        (1, Class::Established, false),
-        (10, Class::Established, false),
+        (5, FlowClass::Closed, false),
+        (4, FlowClass::Closed, false),
+        (7, FlowClass::Identity, false),
+        (6, FlowClass::Identity, false),
+        (3, FlowClass::Reset, false),
+        (2, FlowClass::Idle, false),
+        (1, FlowClass::Established, false),
+        (10, FlowClass::Established, false),
     ];
     assert_eq!(forgotten(&entries, 3), order);
 }
@@ -95,25 +95,29 @@ fn a_full_table_loses_the_least_useful_first() {
 fn one_in_use_goes_only_after_a_checkpoint_was_asked_for_in_vain() {
     let entries: Vec<_> = (1..=10).map(|port| entry(port, flow(state::ESTABLISHED, 1))).collect();
     let limits = AgeLimits::default();
-    let mut ageing = Ageing::new(limits);
+    let mut ageing = FlowAgeing::new(limits);
     let first = ageing.look(&entries, 10, NOW, EPOCH);
-    assert_eq!(first, Plan { victims: Vec::new(), wants_checkpoint: true });
+    assert_eq!(first, AgeingPlan { victims: Vec::new(), wants_checkpoint: true });
     let patience = limits.checkpoint_patience_ns;
     let soon = ageing.look(&entries, 10, NOW + patience - 1, EPOCH);
-    assert_eq!(soon, Plan::default(), "asked for once, and waiting");
+    assert_eq!(soon, AgeingPlan::default(), "asked for once, and waiting");
     let late = ageing.look(&entries, 10, NOW + patience, EPOCH);
-    assert_eq!(shown(&late), [(1, Class::Established, false)]);
+    assert_eq!(shown(&late), [(1, FlowClass::Established, false)]);
 }
 
 #[test]
 fn the_twin_after_a_checkpoint_loses_nothing_that_needs_an_entry() {
     let entries: Vec<_> = (1..=10).map(|port| entry(port, flow(state::ESTABLISHED, 1))).collect();
-    let mut ageing = Ageing::new(AgeLimits::default());
+    let mut ageing = FlowAgeing::new(AgeLimits::default());
     assert!(ageing.look(&entries, 10, NOW, EPOCH).wants_checkpoint);
     let plan = ageing.look(&entries, 10, NOW, EPOCH + 1);
-    assert_eq!((shown(&plan), plan.wants_checkpoint), (vec![(1, Class::Identity, false)], false));
-    // Full again in the new epoch: it is asked for again.
-    let newer = |(key, flow): &(FlowKey, Flow)| (*key, Flow { epoch: EPOCH + 1, ..*flow });
+    assert_eq!(
+        (shown(&plan), plan.wants_checkpoint),
+        (vec![(1, FlowClass::Identity, false)], false)
+    );
+    // The table is full again in the new epoch, so a checkpoint is asked for again.
+    let newer =
+        |(key, flow): &(FlowKey, FlowRecord)| (*key, FlowRecord { epoch: EPOCH + 1, ..*flow });
     let entries: Vec<_> = entries.iter().map(newer).collect();
     assert!(ageing.look(&entries, 10, NOW, EPOCH + 1).wants_checkpoint);
 }
@@ -122,7 +126,7 @@ fn the_twin_after_a_checkpoint_loses_nothing_that_needs_an_entry() {
 fn one_look_forgets_no_more_than_its_limit() {
     let entries: Vec<_> = (1..=100).map(|port| entry(port, flow(state::CLOSED, 61))).collect();
     let limits = AgeLimits { victims_max: 7, ..AgeLimits::default() };
-    assert_eq!(Ageing::new(limits).look(&entries, 1000, NOW, EPOCH).victims.len(), 7);
+    assert_eq!(FlowAgeing::new(limits).look(&entries, 1000, NOW, EPOCH).victims.len(), 7);
 }
 
 #[test]
@@ -133,7 +137,7 @@ fn one_in_which_the_guest_never_spoke_goes_by_the_clock() {
         entry(3, flow(state::ESTABLISHED, 7440)),
         entry(4, flow(state::ESTABLISHED, 7441)),
     ];
-    let victims = Ageing::new(AgeLimits::default()).look_at_unconfirmed(&entries, NOW, EPOCH);
+    let victims = FlowAgeing::new(AgeLimits::default()).look_at_unconfirmed(&entries, NOW, EPOCH);
     let shown: Vec<_> = victims.iter().map(|v| (v.key.peer_port, v.class, v.expired)).collect();
-    assert_eq!(shown, [(2, Class::Closed, true), (4, Class::Idle, true)]);
+    assert_eq!(shown, [(2, FlowClass::Closed, true), (4, FlowClass::Idle, true)]);
 }

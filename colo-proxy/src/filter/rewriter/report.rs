@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use colo_proxy_common::record::Counters;
+use colo_proxy_common::record::ProgramCounters;
 use serde_json::json;
 
 use super::Rewriter;
@@ -38,7 +38,7 @@ impl Rewriter {
             "frames": {
                 "translated_to_guest": counters.translated_to_guest,
                 "translated_from_guest": counters.translated_from_guest,
-                "held": counters.input_held,
+                "held": counters.input_to_daemon,
             },
             "drops": self.drops(&counters, gate_full),
             "detail": {
@@ -60,7 +60,7 @@ impl Rewriter {
         let mut all = nonzero([
             ("translated-to-guest", counters.translated_to_guest),
             ("translated-from-guest", counters.translated_from_guest),
-            ("held", counters.input_held),
+            ("held", counters.input_to_daemon),
             ("checkpoints", u64::from(self.translator.datapath.epoch())),
             ("malformed", counters.malformed),
         ]);
@@ -74,7 +74,7 @@ impl Rewriter {
         link.other(self.translator.gate.name()).await.map_or(0, |gate| gate.tx_dropped)
     }
 
-    fn drops(&self, counters: &Counters, gate_full: u64) -> BTreeMap<String, u64> {
+    fn drops(&self, counters: &ProgramCounters, gate_full: u64) -> BTreeMap<String, u64> {
         nonzero([
             ("gate-full", gate_full),
             ("input-refused", self.translator.input_refused),

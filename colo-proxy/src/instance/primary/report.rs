@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use colo_proxy_common::record::Counters;
+use colo_proxy_common::record::ProgramCounters;
 use serde_json::json;
 
 use super::{Inputs, PrimaryTask};
@@ -74,7 +74,7 @@ impl PrimaryTask {
         &self,
         inputs: &Inputs,
         mirror: &LaneStatus,
-        counters: &Counters,
+        counters: &ProgramCounters,
     ) -> BTreeMap<String, u64> {
         let links = &inputs.link;
         let dropped = &self.half.engine.stats().secondary_dropped;

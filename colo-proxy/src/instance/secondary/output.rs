@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Inputs, Stats};
 use crate::config::Guest;
 use crate::datapath::Datapath;
-use crate::datapath::capture::{self, Capture, CaptureKind};
+use crate::datapath::capture::{self, CaptureBackend, CaptureKind};
 use crate::endpoint::Port;
 use crate::gate::Gate;
 use crate::instance::InstanceError;
@@ -32,7 +32,7 @@ pub(super) fn choose_capture(
     netdev: &str,
     gate: &Arc<Gate>,
     datapath: &mut Datapath,
-) -> Result<Box<dyn Capture>, InstanceError> {
+) -> Result<Box<dyn CaptureBackend>, InstanceError> {
     Ok(capture::choose(kind, gate, datapath.xdp_target(netdev)?).0)
 }
 
@@ -54,7 +54,7 @@ impl Seen {
 pub(super) fn spawn_output(
     guest: &Guest,
     port: Port,
-    source: Box<dyn Capture>,
+    source: Box<dyn CaptureBackend>,
     stats: &Stats,
     seen: Seen,
 ) -> Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>), InstanceError> {

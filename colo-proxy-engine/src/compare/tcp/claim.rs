@@ -1,0 +1,100 @@
+//! What a primary frame claims of its connection: its place in the stream, and its control bits.
+
+use colo_proxy_common::seq::Seq;
+
+use super::opening::Opening;
+
+/// What a primary frame claims.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::compare) struct Segment {
+    /// Its place in the stream, data only.
+    pub(super) start: i64,
+    pub(super) end: i64,
+    /// The place where the primary's stream starts, or was met.
+    pub(super) origin: i64,
+    /// Where the data starts in the Ethernet frame.
+    pub(super) payload_at: u32,
+    /// The acknowledgment; `None` without one.
+    pub(super) ack: Option<i64>,
+    /// The place that it points to as urgent. Like an acknowledgment it only ever grows, and where
+    /// the stream is cut into segments does not move it.
+    pub(super) urgent: Option<i64>,
+    /// As the header says it, not scaled.
+    pub(super) window: u16,
+    pub(super) opening: Option<Opening>,
+    pub(super) fin: bool,
+    pub(super) reset: Option<Reset>,
+}
+
+impl Segment {
+    /// It opens, ends or resets the connection.
+    pub(super) fn has_mark(&self) -> bool {
+        self.opening.is_some() || self.fin || self.reset.is_some()
+    }
+
+    /// Its mark, where it has one.
+    pub(super) fn sign(&self) -> Sign {
+        match (&self.opening, self.reset) {
+            (Some(opening), _) if opening.ack.is_some() => Sign::SynAck,
+            (Some(_), _) => Sign::Syn,
+            // An acknowledgment that is not of this stream has to be the very same.
+            (None, Some(reset)) => {
+                Sign::Reset { reset, is_exact: reset.ack.is_some() && self.ack.is_none() }
+            }
+            (None, None) => Sign::Fin,
+        }
+    }
+
+    /// Where the frame lies in the stream, counted from the start of the primary's.
+    pub(in crate::compare) fn offset(&self) -> i64 {
+        self.start - self.origin
+    }
+}
+
+/// A reset as it was sent: it names a place, but need not lie in the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reset {
+    pub(super) seq: Seq,
+    pub(super) ack: Option<Seq>,
+}
+
+impl Reset {
+    /// The guest ends the connection by itself. Without an acknowledgment it answers a segment of
+    /// the peer.
+    pub(super) fn is_own(&self) -> bool {
+        self.ack.is_some() && self.seq != Seq(0)
+    }
+
+    /// What it acknowledges of the stream. One with the number 0 answers a SYN that is refused (RFC
+    /// 9293, section 3.10.7.1): what that acknowledges is the SYN, wherever its number may lie.
+    pub(super) fn ack_of_stream(&self) -> Option<Seq> {
+        self.ack.filter(|_| self.is_own())
+    }
+}
+
+/// The mark that a frame waits for, or that the secondary sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    Syn,
+    SynAck,
+    Fin,
+    Reset {
+        reset: Reset,
+        /// The very same reset is needed, its acknowledgment included.
+        is_exact: bool,
+    },
+}
+
+impl Sign {
+    /// The secondary's `other` is what a frame waits for with this, or shows that it differs: it
+    /// does not go on waiting for a mark.
+    pub(super) fn is_settled_by(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Reset { reset, is_exact }, Self::Reset { reset: theirs, .. }) => {
+                let is_same = if *is_exact { reset == theirs } else { reset.seq == theirs.seq };
+                is_same || (reset.is_own() && theirs.is_own())
+            }
+            _ => self == other,
+        }
+    }
+}
