@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 pub use self::packet::{Datagram, Segment, arp, datagram, segment, vlan};
 pub use self::socket::{Listener, Socket};
+use crate::phrases;
 use crate::process::{Process, eventually, program};
 
 /// How long anything may take that has to happen.
@@ -229,7 +230,7 @@ fn start_ours(setup: &Setup, ends: &Ends) -> Result<Process> {
         command.arg(name).arg(value.to_string());
     }
     let process = Process::spawn("colo-compare", command, &[])?;
-    process.wait_for("ready", TIMEOUT)?;
+    process.wait_for(phrases::READY, TIMEOUT)?;
     Ok(process)
 }
 

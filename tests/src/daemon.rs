@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::network::{Host, Lab, Side, Slot};
+use crate::phrases;
 use crate::process::{Process, eventually, program};
 
 /// From the start to the word `ready`.
@@ -204,14 +205,14 @@ impl Daemon {
         std::fs::write(&path, config).context("writing a configuration")?;
         let daemon =
             Self::spawn(host, &[OsStr::new("run"), OsStr::new("--config"), path.as_os_str()]);
-        let ready =
-            daemon.and_then(|daemon| daemon.process.wait_for("ready", timeout).map(|_| daemon));
+        let ready = daemon
+            .and_then(|daemon| daemon.process.wait_for(phrases::READY, timeout).map(|_| daemon));
         std::fs::remove_file(&path).context("removing a configuration")?;
         ready
     }
 
     pub fn wait_ready(&self) -> Result<()> {
-        self.process.wait_for("ready", READY_TIMEOUT).map(drop)
+        self.process.wait_for(phrases::READY, READY_TIMEOUT).map(drop)
     }
 
     pub fn asker(&self) -> Asker {
@@ -263,7 +264,7 @@ impl Daemon {
     /// Waits until the pair is protected.
     pub fn wait_protected(&self) -> Result<Status> {
         self.wait_status("protected", READY_TIMEOUT, |status| {
-            status.mode().is_ok_and(|mode| mode == "protected")
+            status.mode().is_ok_and(|mode| mode == phrases::mode::PROTECTED)
         })
     }
 

@@ -24,6 +24,7 @@ pub mod link;
 pub mod namespace;
 pub mod network;
 pub mod pair;
+pub mod phrases;
 pub mod process;
 pub mod protocol;
 pub mod qemu;

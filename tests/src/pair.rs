@@ -12,6 +12,7 @@ use crate::counters::{self, checksum_errors};
 use crate::daemon::{Daemon, PairOptions, output};
 use crate::guest::{Guest, GuestOptions};
 use crate::network::{Host, Lab, LabOptions, Side};
+use crate::phrases;
 use crate::stand_in::tap::Offloads;
 
 /// How long a primary may take to give up a secondary that never was.
@@ -65,8 +66,9 @@ impl Pair {
         let mut primary = None;
         if setup.secondary_late {
             let early = setup.daemon(&lab, Side::Primary)?;
-            early
-                .wait_status("unprotected", LATE, |s| s.mode().is_ok_and(|m| m == "unprotected"))?;
+            early.wait_status("unprotected", LATE, |s| {
+                s.mode().is_ok_and(|m| m == phrases::mode::UNPROTECTED)
+            })?;
             primary = Some(early);
         }
         let primary_guest = guest(Side::Primary)?;
@@ -117,7 +119,7 @@ impl Pair {
         let asked = status.checkpoints();
         ensure!(asked == BTreeMap::new(), "checkpoints {asked:?}: {status:#?}");
         ensure!(status.number("divergences")? == 0, "divergences: {status:#?}");
-        ensure!(status.mode()? == "protected", "not protected: {status:#?}");
+        ensure!(status.mode()? == phrases::mode::PROTECTED, "not protected: {status:#?}");
         ensure!(status.number("compared_frames")? > 0, "nothing was compared: {status:#?}");
         Ok(())
     }
@@ -148,7 +150,7 @@ impl Pair {
                 continue;
             }
             // After a failover the translated connections live on the programs, which stay.
-            let stays = daemon.status()?.mode()? == "failed-over";
+            let stays = daemon.status()?.mode()? == phrases::mode::TAKEN_OVER;
             let status = daemon.process.terminate()?;
             let (name, log) = (daemon.process.name(), daemon.process.stderr());
             ensure!(status.success(), "{name}: {status}; its log:\n{log}");

@@ -13,6 +13,7 @@ use colo_lab::colo_frame::{BEGAN, DONE, FAILED, FAILOVER, ScriptFrame};
 use colo_lab::daemon::{Daemon, PairOptions, Status};
 use colo_lab::network::Family;
 use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::phrases;
 use colo_lab::protocol::{ECHO_PORT, SERVICE_PORT};
 use colo_lab::root::require_root;
 use colo_lab::stand_in::packet::{TCP, UDP};
@@ -58,7 +59,7 @@ fn goes_on(pair: &Pair, asked: u64) -> Result<()> {
     }
     let status = pair.primary.status()?;
     assert!(status.number("compared_bytes")? > before + 200_000, "{status:#?}");
-    assert_eq!(status.mode()?, "protected", "{status:#?}");
+    assert_eq!(status.mode()?, phrases::mode::PROTECTED, "{status:#?}");
     assert_eq!(status.number("divergences")?, 1, "{status:#?}");
     assert_eq!(status.checkpoints().values().sum::<u64>(), asked, "{status:#?}");
     assert!(epoch_is(&status, 1) && epoch_is(&pair.secondary.status()?, 1), "{status:#?}");
@@ -227,10 +228,10 @@ fn a_frame_of_the_secondary_fails_over() -> Result<()> {
     let lost = json!({ "command": "peer-lost", "instance": status.text("instance")? });
     // More than once where the kernel still takes a connection for the daemon that it is ending.
     assert!(told.iter().all(|told| *told == lost), "{told:?}");
-    assert_eq!(status.mode()?, "protected", "nobody has said so yet: {status:#?}");
+    assert_eq!(status.mode()?, phrases::mode::PROTECTED, "nobody has said so yet: {status:#?}");
     frame.say(FAILOVER)?;
     pair.secondary.wait_status("a failover", TIMEOUT, |status| {
-        status.mode().is_ok_and(|mode| mode == "failed-over")
+        status.mode().is_ok_and(|mode| mode == phrases::mode::TAKEN_OVER)
     })?;
     for keeper in keepers {
         keeper.wait_for_answers(50, TIMEOUT)?;

@@ -15,6 +15,7 @@ use std::net::UdpSocket;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::maps::{HashMap, Map, MapData};
+use colo_lab::phrases;
 use colo_proxy::datapath::{Datapath, DatapathError, Limits, Mode, OnDeath, Plan, Role};
 use colo_proxy_common::flow::{known, state};
 use colo_proxy_common::lane::Speaker;
@@ -471,7 +472,7 @@ fn errors_say_what_to_do() {
         let plan = Plan { netdev_ifindex: 9_999, ..host.plan(&name, Role::Primary) };
         let error = Datapath::attach(&plan).expect_err("no such interface");
         assert!(matches!(error, DatapathError::NoInterface { ifindex: 9_999, .. }), "{error}");
-        assert!(error.hint().is_some_and(|hint| hint.contains("TAP")));
+        assert!(error.hint().is_some_and(|hint| hint.contains(phrases::capture::HINT_TAP)));
         // What was attached to the gates is taken over, and can be removed.
         Datapath::attach(&host.plan(&name, Role::Primary))
             .expect("attach")

@@ -9,6 +9,7 @@ use colo_lab::client::{Conversation, echo};
 use colo_lab::daemon::{NamedDivergence, output_of};
 use colo_lab::network::{Family, Side};
 use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::phrases;
 use colo_lab::protocol::{ECHO_PORT, SERVICE_PORT};
 use colo_lab::root::require_root;
 use colo_lab::stand_in::packet::{TCP, UDP};
@@ -87,7 +88,7 @@ fn is_listed_and_its_frames_are_written() -> Result<()> {
     let instance = &all["instances"][0];
     assert_eq!((&instance["role"], &instance["divergences_total"]), (&"primary".into(), &1.into()));
     let named = &instance["divergences"][0];
-    assert_eq!(named["summary"], format!("payload: octet {place} differs"), "{named:#}");
+    assert_eq!(named["summary"], phrases::divergences::payload_differs_at(place), "{named:#}");
     assert_eq!((&named["number"], named.get("primary_frame")), (&1.into(), None), "{named:#}");
 
     let packets: Vec<Packet> = Reader::new(BufReader::new(File::open(&file)?))?
@@ -104,12 +105,18 @@ fn is_listed_and_its_frames_are_written() -> Result<()> {
     assert!(now.abs_diff(Duration::from_nanos(primary.time_ns)) < TIMEOUT, "{packets:#?}");
 
     let text = listed(&pair, &[])?;
-    let line =
-        format!("1. {}: payload: octet {place} differs", named["name"].as_str().context("a name")?);
+    let line = format!(
+        "1. {}: {}",
+        named["name"].as_str().context("a name")?,
+        phrases::divergences::payload_differs_at(place)
+    );
     assert!(text.contains(&line), "{text}");
     assert!(text.contains(&format!("[{:02x}]", flipped.is)), "{text}");
     let other = output_of(pair.lab.host(Side::Secondary), &["divergences"])?;
-    assert!(other.success && other.stdout.contains("the primary's daemon compares"), "{other:?}");
+    assert!(
+        other.success && other.stdout.contains(phrases::divergences::PRIMARY_COMPARES),
+        "{other:?}"
+    );
     conversation.close()?;
     pair.finish()
 }

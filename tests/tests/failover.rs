@@ -7,6 +7,7 @@ use colo_lab::client::{Calls, Conversation, Keeper, echo, ping, wait_for_all};
 use colo_lab::daemon::PairOptions;
 use colo_lab::network::{Family, LabOptions, Side};
 use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::phrases;
 use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
 
@@ -54,7 +55,7 @@ fn survive(setup: PairSetup) -> Result<()> {
         echo(client, family, 10, 300)?;
         ping(client, family, 3, 300)?;
     }
-    assert_eq!(pair.secondary.status()?.mode()?, "failed-over");
+    assert_eq!(pair.secondary.status()?.mode()?, phrases::mode::TAKEN_OVER);
     pair.finish()
 }
 
@@ -132,7 +133,7 @@ fn of_the_primary_is_going_on_alone() -> Result<()> {
     pair.lab.host(Side::Secondary).unplug()?;
     pair.secondary.process.kill()?;
     pair.primary.failover()?;
-    assert_eq!(pair.primary.status()?.mode()?, "unprotected");
+    assert_eq!(pair.primary.status()?.mode()?, phrases::mode::UNPROTECTED);
     keeper.wait_for_answers(200, TIMEOUT)?;
     let kept = keeper.stop()?;
     assert!(kept.error.is_none(), "{kept:?}");

@@ -11,6 +11,7 @@ use colo_lab::colo_frame::{BEGAN, DONE, FAILED, ScriptFrame};
 use colo_lab::daemon::{Daemon, PairOptions, Status};
 use colo_lab::network::{Family, Host, LabOptions, Side};
 use colo_lab::pair::{Pair, PairSetup, links};
+use colo_lab::phrases;
 use colo_lab::process::eventually;
 use colo_lab::protocol::SERVICE_PORT;
 use colo_lab::root::require_root;
@@ -440,7 +441,9 @@ fn a_link_that_is_too_narrow_is_refused_with_its_reason() -> Result<()> {
         let pair = Pair::start(PairSetup { lab, ..by(lane) })?;
         let refused = |status: &Status| {
             let why = status.0.pointer("/detail/lanes/kernel/why").and_then(|why| why.as_str());
-            why.is_some_and(|why| why.contains("1549") && why.contains("needs 1550"))
+            why.is_some_and(|why| {
+                why.contains("1549") && why.contains(phrases::capture::MTU_NEEDED)
+            })
         };
         for daemon in [&pair.primary, &pair.secondary] {
             daemon.wait_status("the reason", TIMEOUT, refused)?;

@@ -10,6 +10,7 @@ use colo_lab::daemon::{Daemon, PairOptions, Status};
 use colo_lab::guest::{Guest, GuestOptions};
 use colo_lab::network::{Family, Lab, LabOptions, Side, Slot};
 use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::phrases;
 use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
 
@@ -76,7 +77,7 @@ fn a_link_that_breaks_is_seen_and_heals() -> Result<()> {
     keeper.wait_for_answers(30, TIMEOUT)?;
     let host = &pair.lab.host(Side::Secondary).namespace;
     host.ip("link set repl0 down\n")?;
-    pair.primary.wait_status("unprotected", TIMEOUT, |s| mode_is(s, "unprotected"))?;
+    pair.primary.wait_status("unprotected", TIMEOUT, |s| mode_is(s, phrases::mode::UNPROTECTED))?;
     keeper.wait_for_answers(100, TIMEOUT)?;
     assert!(keeper.stop()?.error.is_none());
     pair.secondary_guest.kill()?;
@@ -99,7 +100,7 @@ fn a_secondary_that_is_ended_and_started_is_protected_again() -> Result<()> {
     keeper.wait_for_answers(30, TIMEOUT)?;
     let ended = pair.secondary.process.terminate()?;
     ensure!(ended.success(), "{ended}: {}", pair.secondary.process.stderr());
-    pair.primary.wait_status("unprotected", TIMEOUT, |s| mode_is(s, "unprotected"))?;
+    pair.primary.wait_status("unprotected", TIMEOUT, |s| mode_is(s, phrases::mode::UNPROTECTED))?;
     keeper.wait_for_answers(100, TIMEOUT)?;
     assert!(keeper.stop()?.error.is_none());
     pair.secondary_guest.kill()?;
@@ -137,7 +138,7 @@ fn without_a_secondary_output_leaves_after_the_timeout_and_status_says_so() -> R
     pair.secondary.process.kill()?;
     keeper.wait_for_answers(100, TIMEOUT)?;
     let status = pair.primary.status()?;
-    assert_eq!(status.mode()?, "unprotected", "{status:#?}");
+    assert_eq!(status.mode()?, phrases::mode::UNPROTECTED, "{status:#?}");
     let kept = keeper.stop()?;
     assert!(kept.error.is_none(), "{kept:?}");
     // `secondary_timeout_ms` is 1000 unless the configuration says otherwise.
@@ -158,7 +159,8 @@ fn without_a_secondary_hold_keeps_holding() -> Result<()> {
     keeper.wait_for_answers(30, TIMEOUT)?;
     pair.secondary.process.kill()?;
     pair.primary.wait_status("held output", TIMEOUT, |status| {
-        mode_is(status, "waiting") && status.number("held_frames").is_ok_and(|held| held > 0)
+        mode_is(status, phrases::mode::HELD)
+            && status.number("held_frames").is_ok_and(|held| held > 0)
     })?;
     let answers = keeper.answers();
     // Five timeouts later it still waits.
@@ -318,7 +320,7 @@ fn a_bad_mirror_does_not_harm_the_secondary() -> Result<()> {
     // It has connected again, so it lives; and so does the guest.
     listener.accept()?;
     let status = daemon.status()?;
-    assert_eq!(status.mode()?, "protected", "{status:#?}");
+    assert_eq!(status.mode()?, phrases::mode::PROTECTED, "{status:#?}");
     guest.stand_in.counts()?;
     let ended = daemon.process.terminate()?;
     ensure!(ended.success(), "{ended}: {}", daemon.process.stderr());

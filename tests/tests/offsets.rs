@@ -16,6 +16,7 @@ use colo_lab::client::{Calls, Conversation, Keeper, wait_for_all};
 use colo_lab::daemon::{Daemon, Output, output_of};
 use colo_lab::network::{Family, Side};
 use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::phrases;
 use colo_lab::root::require_root;
 use nix::sys::signal::Signal;
 
@@ -135,7 +136,7 @@ fn fail_over_twice(pair: &mut Pair, keepers: &[Keeper], told: bool) -> Result<()
     if told {
         let path = file.0.to_string_lossy().into_owned();
         let output = offsets(pair, Side::Primary, &["import", "tap0", &path])?;
-        ensure!(output.success && output.stdout.contains("imported"), "{output:?}");
+        ensure!(output.success && output.stdout.contains(phrases::offsets::IMPORTED), "{output:?}");
         tell_epochs(pair, 3)?;
         ensure!(same(&export(pair, Side::Primary)?, &exported), "after three checkpoints");
     }
@@ -204,11 +205,15 @@ fn what_cannot_be_imported_is_refused_with_its_line_and_changes_nothing() -> Res
     let count = exported.replace("\"flows\":1", "\"flows\":2");
     let line = exported.lines().nth(1).context("a connection")?;
     for (name, text, reason) in [
-        ("cut", exported.lines().next().unwrap_or_default().to_owned(), "promises 1"),
-        ("twice", format!("{count}{line}\n"), "line 3: the connection of line 2 again"),
-        ("hostile", format!("{count}{}\n", "{".repeat(10_000)), "line 3: longer than"),
+        (
+            "cut",
+            exported.lines().next().unwrap_or_default().to_owned(),
+            phrases::offsets::PROMISES_ONE,
+        ),
+        ("twice", format!("{count}{line}\n"), phrases::offsets::SAME_CONNECTION_AGAIN),
+        ("hostile", format!("{count}{}\n", "{".repeat(10_000)), phrases::offsets::LINE_TOO_LONG),
         ("offset", exported.replace("\"seq_offset\":", "\"seq_offset\":1"), ""),
-        ("other", "hello\n".to_owned(), "cannot be read"),
+        ("other", "hello\n".to_owned(), phrases::offsets::UNREADABLE),
     ] {
         let file = TextFile::new(name, &text)?;
         let path = file.0.to_string_lossy().into_owned();
@@ -219,7 +224,10 @@ fn what_cannot_be_imported_is_refused_with_its_line_and_changes_nothing() -> Res
     let again = TextFile::new("again", &exported)?;
     let path = again.0.to_string_lossy().into_owned();
     let output = offsets(&pair, Side::Secondary, &["import", "tap0", &path])?;
-    ensure!(output.success && output.stdout.contains("1 of them were known"), "{output:?}");
+    ensure!(
+        output.success && output.stdout.contains(phrases::offsets::ONE_KNOWN_ALREADY),
+        "{output:?}"
+    );
     conversation.ask(1000)?;
     conversation.close()?;
     pair.expect_no_checkpoints()?;

@@ -15,6 +15,7 @@ use colo_lab::daemon::{self, Daemon, Output, PairOptions, Status, output, output
 use colo_lab::guest::{Guest, GuestOptions};
 use colo_lab::network::{Family, Host, Lab, LabOptions, Side, Slot};
 use colo_lab::pair::left_on;
+use colo_lab::phrases;
 use colo_lab::process::eventually;
 use colo_lab::protocol::ECHO_PORT;
 use colo_lab::root::require_root;
@@ -69,7 +70,7 @@ fn missing_privileges_are_named() -> Result<()> {
         let mut command = Command::new("setpriv");
         command.args(identity).arg("--").arg(&binary).args(primary("tap0"));
         let found = output(host, command)?;
-        expect_refused(host, &found, &["colo-proxy: error: ", "\nhint: run as root"])?;
+        expect_refused(host, &found, &[phrases::ERROR, phrases::HINT_ROOT])?;
         // The refusal is the only thing said: not also that a guest is served no longer.
         assert_eq!(found.stderr.matches("tap0").count(), 1, "told once: {}", found.stderr);
     }
@@ -94,7 +95,7 @@ fn an_instance_of_roots_is_not_asked_by_anybody() -> Result<()> {
             command.arg(&binary).args([question, &name]);
             command
         })?;
-        assert!(!found.success && found.stderr.ends_with("\nhint: run as root"), "{found:?}");
+        assert!(!found.success && found.stderr.ends_with(phrases::HINT_ROOT), "{found:?}");
     }
     assert!(daemon.process.terminate()?.success());
     assert_eq!(left_on(host)?, Vec::<String>::new());
@@ -217,7 +218,8 @@ impl Several {
         let primary = daemon(Side::Primary)?;
         eventually("three protected guests", TIMEOUT, || {
             let modes = primary.statuses()?;
-            let all = modes.iter().all(|s| s.mode().is_ok_and(|mode| mode == "protected"));
+            let all =
+                modes.iter().all(|s| s.mode().is_ok_and(|mode| mode == phrases::mode::PROTECTED));
             Ok((all && modes.len() == 3).then_some(()))
         })?;
         Ok(Self { primary, secondary, _guests: all, slots, lab })

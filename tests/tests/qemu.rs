@@ -12,6 +12,7 @@ use colo_lab::client::{Calls, Conversation, Keeper, echo, ping};
 use colo_lab::counters::{self, checksum_errors};
 use colo_lab::daemon::{self, Daemon, PairOptions, Status};
 use colo_lab::network::{Family, Lab, LabOptions, Side};
+use colo_lab::phrases;
 use colo_lab::qemu::{self, Image, QemuGuest};
 use colo_lab::root::require_root;
 
@@ -104,7 +105,7 @@ impl Pair {
     /// Everything was compared, nothing differed, and no stack saw a wrong checksum.
     fn expect_agreement(&mut self) -> Result<()> {
         let status = self.primary.wait_status("nothing held", TIMEOUT, nothing_held)?;
-        ensure!(status.mode()? == "protected", "{status:#?}");
+        ensure!(status.mode()? == phrases::mode::PROTECTED, "{status:#?}");
         ensure!(status.number("compared_frames")? > 0, "{status:#?}");
         let (asked, divergences) = (status.checkpoints(), status.number("divergences")?);
         if !asked.is_empty() || divergences > 0 {

@@ -11,6 +11,7 @@ use super::load::{self, Found};
 use super::stack::LANE;
 use crate::daemon::{Daemon, PairOptions, Status};
 use crate::network::{Lab, LabOptions, Side, Slot};
+use crate::phrases;
 use crate::process::eventually;
 
 const GUESTS: u8 = 64;
@@ -104,6 +105,8 @@ impl Many {
 }
 
 fn are_protected(all: &[Status], guests: usize) -> bool {
-    let protected = all.iter().filter(|status| status.mode().is_ok_and(|mode| mode == "protected"));
+    let protected = all
+        .iter()
+        .filter(|status| status.mode().is_ok_and(|mode| mode == phrases::mode::PROTECTED));
     protected.count() == guests
 }

@@ -12,6 +12,7 @@ use super::machine::{self, Meter};
 use super::results::{Chain, Figures};
 use crate::daemon::{Daemon, PairOptions};
 use crate::network::{Lab, LabOptions, Side, Slot};
+use crate::phrases;
 use crate::process::eventually;
 use crate::qemu::filters::Filters;
 
@@ -164,7 +165,11 @@ impl Stack {
             Protection::Ours { primary, .. } => {
                 let status = primary.status()?;
                 let mode = status.mode()?;
-                ensure!(mode == "protected", "{mode}: {status:#?}\n{}", primary.process.stderr());
+                ensure!(
+                    mode == phrases::mode::PROTECTED,
+                    "{mode}: {status:#?}\n{}",
+                    primary.process.stderr()
+                );
                 let (checkpoints, drops) = (status.checkpoints(), status.drops());
                 let named = |kind, counts: &BTreeMap<String, u64>| {
                     let named = |(name, n): (&String, &u64)| (format!("{kind}_{name}"), *n);

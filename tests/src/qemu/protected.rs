@@ -13,6 +13,7 @@ use super::machine::Machine;
 use super::{Image, QemuGuest};
 use crate::daemon::{CONTROL_PORT, Daemon, MIRROR_PORT, SECONDARY_PORT, Status};
 use crate::network::{Lab, LabOptions, Side};
+use crate::phrases;
 use crate::process::eventually;
 
 /// Where a secondary's QEMU waits for its guest.
@@ -138,7 +139,7 @@ impl Protected {
     pub fn wait_failed_over(&self, side: Side, timeout: Duration) -> Result<Status> {
         let half = self.half(side)?;
         half.daemon.wait_status("a takeover", timeout, |status| {
-            status.mode().is_ok_and(|mode| mode == "failed-over")
+            status.mode().is_ok_and(|mode| mode == phrases::mode::TAKEN_OVER)
         })
     }
 

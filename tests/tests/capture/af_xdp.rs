@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use aya::programs::{XdpMode, links::FdLink};
+use colo_lab::phrases;
 use colo_proxy::{
     datapath::{
         af_xdp::Refusal,
@@ -245,7 +246,7 @@ fn more_queues_than_sockets_are_refused() {
         let guest = Guest::with_queues(17);
         let (refusal, message) = refused(&mut Lab::new(), guest.ifindex);
         assert!(matches!(refusal, Refusal::Queues { sockets_max: 16, .. }), "{refusal:?}");
-        assert!(message.contains("tap0 has more than 16 receive queues"), "{message}");
+        assert!(message.contains(phrases::capture::TOO_MANY_QUEUES), "{message}");
     });
 }
 
@@ -255,7 +256,7 @@ fn an_interface_without_native_xdp_is_refused() {
         let loopback = nix::net::if_::if_nametoindex("lo").expect("lo");
         let (refusal, message) = refused(&mut Lab::new(), loopback);
         assert!(matches!(refusal, Refusal::Attach { .. }), "{refusal:?}");
-        assert!(message.contains("native XDP"), "{message}");
+        assert!(message.contains(phrases::capture::NO_NATIVE_XDP), "{message}");
     });
 }
 
@@ -267,7 +268,7 @@ fn an_interface_with_a_program_of_somebody_else_is_refused() {
         let _theirs = lab.loaded_xdp().attach(NETDEV, XdpMode::Driver).expect("attach");
         let (refusal, message) = refused(&mut lab, guest.ifindex);
         assert!(matches!(refusal, Refusal::Attach { .. }), "{refusal:?}");
-        assert!(message.contains("another XDP program"), "{message}");
+        assert!(message.contains(phrases::capture::ANOTHER_PROGRAM), "{message}");
     });
 }
 
@@ -276,6 +277,6 @@ fn an_interface_that_is_not_there_is_refused() {
     in_namespace(|| {
         let (refusal, message) = refused(&mut Lab::new(), 4711);
         assert!(matches!(refusal, Refusal::Socket { queue: 0, .. }), "{refusal:?}");
-        assert!(message.contains("bind"), "{message}");
+        assert!(message.contains(phrases::capture::BIND), "{message}");
     });
 }

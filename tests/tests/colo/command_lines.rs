@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use colo_lab::daemon::{Daemon, output_of};
 use colo_lab::network::{Host, Lab, LabOptions, Side};
+use colo_lab::phrases;
 use colo_lab::process::{Process, eventually};
 use colo_lab::qemu::emulator::{Emulator, OLDEST};
 use colo_lab::root::require_root;
@@ -90,9 +91,9 @@ fn a_release_that_cannot_do_colo_is_refused_in_a_sentence() -> Result<()> {
     let mut qemu = start(&emulator, host, &arguments)?;
     let daemon = Daemon::run_config(host, PRIMARY)?;
     if release < OLDEST {
-        daemon.process.wait_for("install QEMU 11.1 or newer on both hosts", TIMEOUT)?;
+        daemon.process.wait_for(phrases::takeover::QEMU_TOO_OLD, TIMEOUT)?;
         let refused = daemon.protect("tcp:10.78.0.2:9998").expect_err("it was not refused");
-        ensure!(format!("{refused:#}").contains("cannot protect: QEMU"), "{refused:#}");
+        ensure!(format!("{refused:#}").contains(phrases::takeover::CANNOT_PROTECT), "{refused:#}");
     } else {
         eventually("a QEMU that is known", TIMEOUT, || {
             let status = daemon.status()?;

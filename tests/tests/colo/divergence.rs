@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::{Calls, Clocked, Conversation};
 use colo_lab::daemon::Status;
 use colo_lab::network::{Family, Side};
+use colo_lab::phrases;
 use colo_lab::qemu::protected::{Protected, colo_frame};
 
 use super::parts::{Pair, Parts, Primary, Secondary};
@@ -56,7 +57,7 @@ fn differ(pair: &Pair) -> Result<()> {
     println!("checkpoints asked for: {asked:?}");
     let expected = BTreeMap::from([("payload".to_owned(), answers.len() as u64)]);
     ensure!(asked == expected, "{asked:?}");
-    ensure!(status.mode()? == "protected");
+    ensure!(status.mode()? == phrases::mode::PROTECTED);
     println!("pauses in us: {}", status.0["detail"]["colo_frame"]["pause_us"]);
     Ok(())
 }
@@ -95,7 +96,7 @@ fn primarys_own(pair: &Protected) -> Result<()> {
     let after = pair.wait_nothing_held(Side::Primary)?;
     let asked = payload(&after) - before;
     ensure!(asked == 2 * ANSWERS as u64, "{asked}, {:?}", after.checkpoints());
-    ensure!(after.mode()? == "protected");
+    ensure!(after.mode()? == phrases::mode::PROTECTED);
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use colo_lab::daemon::{Daemon, PairOptions};
 use colo_lab::network::{Lab, LabOptions, Side, Slot};
+use colo_lab::phrases;
 use colo_lab::qemu::colo::{self, NEVER_MS};
 use colo_lab::qemu::filters::Filters;
 use colo_lab::qemu::machine::Machine;
@@ -124,7 +125,7 @@ impl Pair {
         if let Some(daemon) = &self.daemons[1] {
             daemon.failover()?;
             daemon.wait_status("failed over", TIMEOUT, |status| {
-                status.mode().is_ok_and(|mode| mode == "failed-over")
+                status.mode().is_ok_and(|mode| mode == phrases::mode::TAKEN_OVER)
             })?;
             return Ok(());
         }

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::wait_for_all;
 use colo_lab::network::Side;
+use colo_lab::phrases;
 use colo_lab::qemu::protected::{Protected, colo_frame};
 
 use super::protected::{ANSWERS, FENCED, TIMEOUT, end, keepers, protected};
@@ -21,8 +22,8 @@ fn without_a_fence_the_operator_decides() -> Result<()> {
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
     pair.kill(Side::Primary)?;
     let daemon = &pair.half(Side::Secondary)?.daemon;
-    daemon.process.wait_for("neither fence nor quorum is configured", TIMEOUT)?;
-    ensure!(mode(&pair, Side::Secondary)? == "protected", "it took over all the same");
+    daemon.process.wait_for(phrases::takeover::NO_FENCE_AND_NO_QUORUM, TIMEOUT)?;
+    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::PROTECTED, "it took over all the same");
     daemon.failover()?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     end(keepers, &pair)
@@ -36,8 +37,8 @@ fn a_fence_that_fails_keeps_the_guest_off_the_network_until_it_succeeds() -> Res
     pair.write_fence(Side::Secondary, "exit 1")?;
     pair.kill(Side::Primary)?;
     let daemon = &pair.half(Side::Secondary)?.daemon;
-    daemon.process.wait_for("not taking over", TIMEOUT)?;
-    ensure!(mode(&pair, Side::Secondary)? == "protected", "it took over all the same");
+    daemon.process.wait_for(phrases::takeover::REFUSED, TIMEOUT)?;
+    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::PROTECTED, "it took over all the same");
     pair.write_fence(Side::Secondary, "")?;
     pair.wait_failed_over(Side::Secondary, TIMEOUT).with_context(|| pair.logs())?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
@@ -56,7 +57,7 @@ fn a_primary_goes_on_without_its_secondary_and_takes_a_new_one() -> Result<()> {
     pair.kill(Side::Secondary)?;
     let daemon = &pair.half(Side::Primary)?.daemon;
     daemon.wait_status("alone", TIMEOUT, |status| {
-        status.mode().is_ok_and(|mode| mode == "unprotected")
+        status.mode().is_ok_and(|mode| mode == phrases::mode::UNPROTECTED)
             && colo_frame(status)["state"] == "alone"
     })?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
@@ -79,7 +80,7 @@ fn a_guest_that_dies_under_its_daemon_is_taken_over_from() -> Result<()> {
     pair.half_mut(Side::Primary)?.guest.kill()?;
     pair.wait_failed_over(Side::Secondary, TIMEOUT).with_context(|| pair.logs())?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
-    ensure!(mode(&pair, Side::Primary)? == "waiting", "the primary lets something out");
+    ensure!(mode(&pair, Side::Primary)? == phrases::mode::HELD, "the primary lets something out");
     end(keepers, &pair)
 }
 
@@ -111,9 +112,9 @@ fn a_primary_that_ends_in_good_order_is_neither_stopped_nor_taken_over_from() ->
     let ended = pair.half_mut(Side::Primary)?.daemon.process.terminate()?;
     ensure!(ended.success(), "{}", pair.logs());
     let daemon = &pair.half(Side::Secondary)?.daemon;
-    daemon.process.wait_for("this guest is not its equal", TIMEOUT)?;
+    daemon.process.wait_for(phrases::takeover::NOT_EQUAL, TIMEOUT)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
-    ensure!(mode(&pair, Side::Secondary)? == "protected", "{}", pair.logs());
+    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::PROTECTED, "{}", pair.logs());
     end(keepers, &pair)
 }
 
@@ -125,10 +126,10 @@ fn a_primary_that_is_taken_over_from_does_not_answer_any_more() -> Result<()> {
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
     pair.half(Side::Secondary)?.daemon.failover()?;
     let daemon = &pair.half(Side::Primary)?.daemon;
-    daemon.process.wait_for("the secondary has taken over", TIMEOUT)?;
-    ensure!(mode(&pair, Side::Primary)? == "waiting", "{}", pair.logs());
+    daemon.process.wait_for(phrases::takeover::SECONDARY_HAS_TAKEN_OVER, TIMEOUT)?;
+    ensure!(mode(&pair, Side::Primary)? == phrases::mode::HELD, "{}", pair.logs());
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     let refused = daemon.protect("tcp:10.78.0.2:9998").expect_err("it was not refused");
-    ensure!(format!("{refused:#}").contains("takes over from this guest"), "{refused:#}");
+    ensure!(format!("{refused:#}").contains(phrases::takeover::PEER_TAKES_OVER), "{refused:#}");
     end(keepers, &pair)
 }

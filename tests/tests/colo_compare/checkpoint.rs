@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Setup, TIMEOUT, arp, datagram, segment};
+use colo_lab::phrases;
 
 use super::{numbered, ours};
 
@@ -142,7 +143,7 @@ fn the_twin_that_no_checkpoint_covered_is_a_reason() -> Result<()> {
         stand.checkpoint()?;
         stand.secondary(&frame)?;
         stand.wait_request()?;
-        stand.process.wait_for("secondary-only", TIMEOUT)?;
+        stand.process.wait_for(phrases::compare::SECONDARY_ONLY, TIMEOUT)?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Setup, Stand, TIMEOUT, arp, segment};
+use colo_lab::phrases;
 
 use super::ours;
 
@@ -90,7 +91,7 @@ fn a_connection_that_ends_in_a_record_drops_that_record_only() -> Result<()> {
         stand.expect(&[&arp(1), &arp(2)])?;
         stand.process.terminate()?;
         let log = stand.process.stderr_to_end();
-        ensure!(log.contains("bad.primary_in.cut 1"), "{log}");
+        ensure!(log.contains(phrases::compare::TRUNCATED_ONCE), "{log}");
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{
     CHECKPOINT, Ends, Engine, GREETING, INIT, REQUEST, Setup, TIMEOUT, arp, segment, start,
 };
+use colo_lab::phrases;
 
 use super::{numbered, ours, wait_logged};
 
@@ -40,7 +41,10 @@ fn an_unknown_message_is_logged_counted_and_ignored() -> Result<()> {
     stand.expect(&[])?;
     stand.checkpoint()?;
     stand.expect(&[&numbered(7, 0)])?;
-    stand.process.wait_for(r#"unknown message "COLO_CHECKPOINT\x00""#, TIMEOUT)?;
+    stand.process.wait_for(
+        &format!(r#"{} "COLO_CHECKPOINT\x00""#, phrases::compare::UNKNOWN_MESSAGE),
+        TIMEOUT,
+    )?;
     stand.process.terminate()?;
     let log = stand.process.stderr_to_end();
     ensure!(log.contains("unknown_messages 5") && log.contains("bad.notify_dev.empty 1"), "{log}");
@@ -67,7 +71,7 @@ fn a_request_is_made_to_whoever_connects_for_as_long_as_it_is_outstanding() -> R
     let (mut primary, mut out) = (ends.meet(&ends.primary)?, ends.meet(&ends.out)?);
     primary.send(&segment(1000).ack(1).data(b"good").build())?;
     secondary.send(&segment(1000).ack(1).data(b"evil").build())?;
-    process.wait_for("no peer to ask yet", TIMEOUT)?;
+    process.wait_for(phrases::compare::NO_PEER_TO_ASK, TIMEOUT)?;
     for _ in 0..2 {
         let mut notify = ends.meet(&ends.notify)?;
         ensure!(notify.receive_message(TIMEOUT)? == REQUEST);
@@ -89,7 +93,7 @@ fn without_the_channel_nobody_is_asked_and_the_log_says_what_that_means() -> Res
     let mut stand = ours(&Setup { notify: false, ..Setup::default() })?;
     stand.primary(&segment(1000).ack(1).data(b"good").build())?;
     stand.secondary(&segment(1000).ack(1).data(b"evil").build())?;
-    wait_logged(&stand.process, "what is held stays held (payload)", 1)?;
+    wait_logged(&stand.process, phrases::compare::HOLD_CONTINUES, 1)?;
     stand.primary(&arp(1))?;
     stand.expect(&[&arp(1)])?;
     stand.process.terminate()?;

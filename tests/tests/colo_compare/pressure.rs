@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Setup, Stand, arp};
+use colo_lab::phrases;
 
 use super::{numbered, ours, wait_logged};
 
@@ -97,7 +98,7 @@ fn what_is_released_waits_for_an_outdev_that_is_gone() -> Result<()> {
     for vnet_hdr in [false, true] {
         let mut stand = ours(&Setup { vnet_hdr, ..Setup::default() })?;
         stand.out.close()?;
-        wait_logged(&stand.process, "what is released waits", 1)?;
+        wait_logged(&stand.process, phrases::compare::OUTDEV_SLOW, 1)?;
         let frames: Vec<_> = (0..100).map(arp).collect();
         for frame in &frames {
             stand.primary(frame)?;

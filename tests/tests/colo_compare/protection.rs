@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::colo_compare::{Ends, Engine, Setup, TIMEOUT, arp, segment, start};
+use colo_lab::phrases;
 
 use super::{numbered, ours, wait_logged};
 
-const OFF: &str = "UNPROTECTED";
-const ON: &str = "colo-compare: protected";
+const OFF: &str = phrases::UNPROTECTED;
+const ON: &str = phrases::compare::PROTECTED;
 const SECONDARY_TIMEOUT: Duration = Duration::from_millis(400);
 
 fn setup() -> Setup {

@@ -2,6 +2,7 @@
 //! imports.
 
 use aya::maps::{Array, Map, MapData};
+use colo_lab::phrases;
 use colo_proxy::datapath::{
     AgeLimits, Datapath, DatapathError, Limits, Mode, PerClass, Plan, Role,
 };
@@ -103,7 +104,7 @@ fn a_leftover_of_another_layout_that_holds_a_guest_after_a_failover_is_left_alon
         let before = links_on("guest0");
         let error = Datapath::attach(&host.plan(&name, Role::Secondary)).expect_err("refused");
         assert!(matches!(error, DatapathError::OtherLayout { .. }), "{error}");
-        assert!(error.hint().is_some_and(|hint| hint.contains("remove")));
+        assert!(error.hint().is_some_and(|hint| hint.contains(phrases::capture::HINT_REMOVE)));
         assert_eq!(links_on("guest0"), before, "untouched");
         // What the hint says.
         std::fs::remove_dir_all(&dir).expect("remove the directory");

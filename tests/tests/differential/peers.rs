@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Engine, Setup, Stand, TIMEOUT, arp, datagram};
+use colo_lab::phrases;
 use colo_lab::process::eventually;
 use nix::sys::signal::Signal;
 
@@ -36,7 +37,7 @@ fn a_secondary_that_is_gone_does_not_silence_the_guest() -> Result<()> {
     stand.primary(&held())?;
     stand.secondary.close()?;
     ensure!(stand.next_out()? == held());
-    stand.process.wait_for("UNPROTECTED", TIMEOUT)?;
+    stand.process.wait_for(phrases::UNPROTECTED, TIMEOUT)?;
     Ok(())
 }
 

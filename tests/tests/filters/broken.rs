@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Socket, datagram};
 use colo_lab::daemon::{Daemon, Status};
+use colo_lab::phrases;
 use colo_lab::root::require_root;
 
 use crate::stand::{Stand, TIMEOUT, Way, end, named, receive, wait_mode};
@@ -33,7 +34,7 @@ fn stall(stand: &Stand, filter: &Daemon, way: Way, passes: bool) -> Result<()> {
     for i in 0..STALL {
         send(stand, way, passes, i);
     }
-    filter.process.wait_for("UNPROTECTED", TIMEOUT).map(drop)
+    filter.process.wait_for(phrases::UNPROTECTED, TIMEOUT).map(drop)
 }
 
 /// A peer that reads one frame in ten, or so, however many come: sends until the filter says that
@@ -47,7 +48,7 @@ fn outrun(
 ) -> Result<usize> {
     let began = Instant::now();
     let mut sent = 0;
-    while !filter.process.stderr().contains("UNPROTECTED") {
+    while !filter.process.stderr().contains(phrases::UNPROTECTED) {
         ensure!(began.elapsed() < TIMEOUT, "{sent} sent; {}", filter.process.stderr());
         for _ in 0..500 {
             send(stand, way, passes, sent);
@@ -79,7 +80,7 @@ fn a_mirror_whose_peer_does_not_read_is_broken_and_stops_nobody() -> Result<()> 
         let filter = stand.filter("mirror", &[&["--outdev", &out], &PATIENCE[..]].concat())?;
         let mut peer = silent_peer(&stand, &filter)?;
         stall(&stand, &filter, way, true)?;
-        let status = wait_mode(&filter, "broken")?;
+        let status = wait_mode(&filter, phrases::mode::FILTER_BROKEN)?;
         assert_eq!(status.0.pointer("/outdev/stalls"), Some(&1.into()), "{status:#?}");
         assert!(status.drops().contains_key("outdev-lost-bytes"), "{status:#?}");
         assert!(status.detail("/kernel/mirrored")? >= STALL as u64, "{status:#?}");
@@ -88,7 +89,7 @@ fn a_mirror_whose_peer_does_not_read_is_broken_and_stops_nobody() -> Result<()> 
         assert!(shown.contains("): broken\n"), "{shown}");
         // It stays so until somebody connects; the guest goes on meanwhile.
         stand.passes(way, "meanwhile");
-        assert_eq!(filter.status()?.mode()?, "broken");
+        assert_eq!(filter.status()?.mode()?, phrases::mode::FILTER_BROKEN);
         peer.wait_closed(TIMEOUT)?;
         let mut peer = silent_peer(&stand, &filter)?;
         stand.passes(way, "again");
@@ -113,7 +114,7 @@ fn a_mirror_whose_peer_reads_too_slowly_is_broken_and_stops_nobody() -> Result<(
         let shown = filter.status()?;
         assert_eq!(shown.0.pointer("/outdev/since_break_ms"), Some(&serde_json::Value::Null));
         outrun(&stand, &filter, &mut peer, way, true)?;
-        let status = wait_mode(&filter, "broken")?;
+        let status = wait_mode(&filter, phrases::mode::FILTER_BROKEN)?;
         let outdev = |status: &Status, key: &str| {
             status.0.pointer(&format!("/outdev/{key}")).and_then(serde_json::Value::as_u64)
         };
@@ -135,8 +136,11 @@ fn a_mirror_whose_peer_reads_too_slowly_is_broken_and_stops_nobody() -> Result<(
         assert_eq!(status.mode()?, "connected", "{status:#?}");
         assert_eq!(outdev(&status, "breaks"), Some(1), "{status:#?}");
         let log = end(filter)?;
-        assert_eq!(log.matches("UNPROTECTED").count(), 1, "{log}");
-        assert!(log.contains("reads too slowly") && log.contains("outdev-overflows 1"), "{log}");
+        assert_eq!(log.matches(phrases::UNPROTECTED).count(), 1, "{log}");
+        assert!(
+            log.contains(phrases::filter::READS_TOO_SLOWLY) && log.contains("outdev-overflows 1"),
+            "{log}"
+        );
     }
     Ok(())
 }
@@ -175,7 +179,7 @@ fn a_redirector_whose_peer_does_not_read_stops_its_own_direction_only() -> Resul
     let filter = stand.filter("redirector", &arguments)?;
     let _peer = silent_peer(&stand, &filter)?;
     stall(&stand, &filter, Way::Rx, false)?;
-    wait_mode(&filter, "broken")?;
+    wait_mode(&filter, phrases::mode::FILTER_BROKEN)?;
     stand.passes(Way::Tx, "towards the guest");
     assert!(stand.arrived(Way::Rx).is_empty());
     end(filter)?;
@@ -193,7 +197,7 @@ fn a_redirector_whose_peer_reads_too_slowly_is_broken_too() -> Result<()> {
     let filter = stand.filter("redirector", &arguments)?;
     let mut peer = silent_peer(&stand, &filter)?;
     outrun(&stand, &filter, &mut peer, Way::Rx, false)?;
-    let status = wait_mode(&filter, "broken")?;
+    let status = wait_mode(&filter, phrases::mode::FILTER_BROKEN)?;
     assert_eq!(status.0.pointer("/outdev/overflows"), Some(&1.into()), "{status:#?}");
     stand.passes(Way::Tx, "towards the guest");
     assert!(stand.arrived(Way::Rx).is_empty());

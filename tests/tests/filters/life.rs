@@ -4,6 +4,7 @@ use anyhow::Result;
 use colo_lab::colo_compare::datagram;
 use colo_lab::daemon::Daemon;
 use colo_lab::pair::left_on;
+use colo_lab::phrases;
 use colo_lab::process::eventually;
 use colo_lab::root::require_root;
 use nix::sys::signal::Signal;
@@ -30,7 +31,11 @@ fn a_mirror_that_is_killed_lets_everything_pass_and_the_next_goes_on() -> Result
     }
     assert!(left(&stand)?.iter().any(|path| path.ends_with("link_colo_filter_tx")), "pinned");
     let mirror = stand.filter("mirror", &arguments)?;
-    assert!(mirror.process.stderr().contains("took over"), "{}", mirror.process.stderr());
+    assert!(
+        mirror.process.stderr().contains(phrases::filter::TOOK_OVER),
+        "{}",
+        mirror.process.stderr()
+    );
     let mut out = stand.connect("out", false)?;
     wait_mode(&mirror, "connected")?;
     for way in WAYS {
@@ -96,7 +101,7 @@ fn the_end_delivers_what_was_taken() -> Result<()> {
 }
 
 fn is_back(filter: &Daemon) -> Result<()> {
-    let back = "tap0 is back, and attached again";
+    let back = phrases::filter::TAP_IS_BACK;
     eventually(back, TIMEOUT, || Ok(filter.process.stderr().contains(back).then_some(())))
 }
 
@@ -145,11 +150,11 @@ fn a_filter_can_end_while_its_tap_is_gone() -> Result<()> {
     ];
     stand.host().namespace.ip("link del tap0\n")?;
     for filter in &filters {
-        filter.process.wait_for("tap0 is gone", TIMEOUT)?;
+        filter.process.wait_for(phrases::filter::TAP_IS_GONE, TIMEOUT)?;
     }
     let binary = colo_lab::daemon::binary()?;
     let shown = stand.run(binary.to_str().expect("a path"), &["status"])?;
-    assert_eq!(shown.matches("of tap0, which is gone, pid").count(), 3, "{shown}");
+    assert_eq!(shown.matches(phrases::filter::STATUS_TAP_IS_GONE).count(), 3, "{shown}");
     for filter in filters {
         end(filter)?;
     }

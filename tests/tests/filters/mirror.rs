@@ -1,6 +1,7 @@
 //! `filter-mirror`: every frame goes on, and a copy goes to the socket.
 
 use anyhow::Result;
+use colo_lab::phrases;
 use colo_lab::root::require_root;
 
 use crate::stand::{Stand, WAYS, end, named, receive, receive_to, wait_mode};
@@ -52,7 +53,7 @@ fn without_a_peer_frames_pass_and_the_copies_are_counted() -> Result<()> {
     let status = mirror.wait_status("two drops", crate::stand::TIMEOUT, |status| {
         status.drops().get("outdev-no-peer") == Some(&2)
     })?;
-    assert_eq!(status.mode()?, "waiting");
+    assert_eq!(status.mode()?, phrases::mode::FILTER_WAITING);
     let log = end(mirror)?;
     assert!(log.contains("dropped.outdev-no-peer 2"), "{log}");
     Ok(())
@@ -81,7 +82,7 @@ fn a_peer_that_reconnects_gets_what_is_sent_from_then_on() -> Result<()> {
         receive(&mut first, &named(&name))?;
         receive(&mut second, &named(&name))?;
         drop((first, second));
-        wait_mode(&listening, "waiting")?;
+        wait_mode(&listening, phrases::mode::FILTER_WAITING)?;
     }
     end(connecting)?;
     end(listening)?;

@@ -6,6 +6,7 @@ use anyhow::Result;
 use aya::maps::{Array, Map, MapData};
 use colo_lab::colo_compare::Socket;
 use colo_lab::daemon::Daemon;
+use colo_lab::phrases;
 use colo_lab::root::require_root;
 use colo_proxy_common::filter::{Filter, token};
 use nix::sys::signal::Signal;
@@ -169,7 +170,7 @@ fn a_tap_that_comes_back_has_them_in_the_same_order() -> Result<()> {
 
 /// Waits until the filter has attached to a TAP that came back.
 fn wait_back(filter: &Daemon) -> Result<()> {
-    filter.process.wait_for("tap0 is back, and attached again", TIMEOUT).map(drop)
+    filter.process.wait_for(phrases::filter::TAP_IS_BACK, TIMEOUT).map(drop)
 }
 
 fn records(pins: &Path, id: &str) -> Result<Array<MapData, Filter>> {

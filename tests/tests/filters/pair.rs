@@ -6,6 +6,7 @@ use colo_lab::client::{Conversation, Keeper, echo};
 use colo_lab::daemon::{Daemon, output_of};
 use colo_lab::guest::{Guest, GuestOptions};
 use colo_lab::network::{Family, Lab, LabOptions, Side};
+use colo_lab::phrases;
 use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
 use tempfile::TempDir;
@@ -101,7 +102,7 @@ fn parts_make_a_pair_that_agrees_and_fails_over() -> Result<()> {
     let Parts { primary, f1, f2, rew0, _dir } = parts;
     lab.host(Side::Primary).unplug()?;
     let logs: Vec<String> = primary.iter().map(|part| part.process.stderr()).collect();
-    assert!(logs.iter().all(|log| !log.contains("checkpoint is needed")), "{logs:#?}");
+    assert!(logs.iter().all(|log| !log.contains(phrases::filter::CHECKPOINT_NEEDED)), "{logs:#?}");
     let failover = output_of(lab.host(Side::Secondary), &["failover", "rew0"])?;
     assert!(failover.success, "{failover:?}");
     end(f1)?;

@@ -1,6 +1,7 @@
 //! `filter-redirector`: frames go to the socket instead, and what comes from one goes on behind it.
 
 use anyhow::Result;
+use colo_lab::phrases;
 use colo_lab::root::require_root;
 
 use crate::stand::{Stand, TIMEOUT, WAYS, Way, end, named, receive, receive_to, wait_mode};
@@ -30,7 +31,7 @@ fn frames_of_its_queue_are_taken_and_others_pass() -> Result<()> {
                 }
             }
             let log = end(redirector)?;
-            assert!(log.contains("passes again"), "{log}");
+            assert!(log.contains(phrases::filter::PASSES_AGAIN), "{log}");
             for way in WAYS {
                 stand.passes(way, "after the end");
             }
@@ -53,7 +54,7 @@ fn without_a_peer_nothing_passes() -> Result<()> {
             status.drops().get("outdev-no-peer") == Some(&count)
         })
     };
-    assert_eq!(dropped(1)?.mode()?, "waiting");
+    assert_eq!(dropped(1)?.mode()?, phrases::mode::FILTER_WAITING);
     assert!(stand.arrived(Way::Rx).is_empty());
     // Neither does what comes after a peer has gone.
     let mut out = stand.connect("out", false)?;
@@ -61,7 +62,7 @@ fn without_a_peer_nothing_passes() -> Result<()> {
     stand.send(Way::Rx, &named("taken"));
     receive(&mut out, &named("taken"))?;
     drop(out);
-    wait_mode(&redirector, "waiting")?;
+    wait_mode(&redirector, phrases::mode::FILTER_WAITING)?;
     stand.send(Way::Rx, &named("lost too"));
     dropped(2)?;
     assert!(stand.arrived(Way::Rx).is_empty());

@@ -5,6 +5,7 @@ use anyhow::Result;
 use colo_lab::colo_frame::{BEGAN, DONE, FAILED, FAILOVER, ScriptFrame};
 use colo_lab::daemon::{Daemon, Status, binary};
 use colo_lab::pair::left_on;
+use colo_lab::phrases;
 use colo_lab::root::require_root;
 
 use crate::stand::{Stand, TIMEOUT, Way, end, receive, wait_mode};
@@ -275,7 +276,7 @@ fn a_checkpoint_that_fails_leaves_translation_as_it_was() -> Result<()> {
     // A failover that comes while nobody knows how it ends waits, but not for ever.
     frame.say(BEGAN)?;
     frame.say(FAILOVER)?;
-    wait_mode(&rewriter, "failed-over")?;
+    wait_mode(&rewriter, phrases::mode::REWRITER_FAILED_OVER)?;
     talk(&stand, PEER.1);
     Ok(())
 }
@@ -291,8 +292,8 @@ fn after_a_failover_known_connections_stay_translated_and_new_ones_are_not() -> 
     let binary = binary()?;
     let said =
         stand.run(binary.to_str().expect("a path"), &["failover", "filter-rewriter@tap0"])?;
-    assert!(said.contains("stay translated"), "{said}");
-    assert_eq!(rewriter.status()?.mode()?, "failed-over");
+    assert!(said.contains(phrases::filter::STAY_TRANSLATED), "{said}");
+    assert_eq!(rewriter.status()?.mode()?, phrases::mode::REWRITER_FAILED_OVER);
     talk(&stand, PEER.1);
     let port = 40_002;
     let syn = segment(Way::Tx, PEER_ISN, 0).syn().port(port).without_ack();
@@ -317,10 +318,14 @@ fn its_programs_stay_while_connections_need_them() -> Result<()> {
     rewriter.process.kill()?;
     talk(&stand, PEER.1);
     let rewriter = stand.filter("rewriter", &[])?;
-    assert!(rewriter.process.stderr().contains("took over"), "{}", rewriter.process.stderr());
+    assert!(
+        rewriter.process.stderr().contains(phrases::filter::TOOK_OVER),
+        "{}",
+        rewriter.process.stderr()
+    );
     talk(&stand, PEER.1);
     let log = end(rewriter)?;
-    assert!(log.contains("depend on translation"), "{log}");
+    assert!(log.contains(phrases::filter::CONNECTIONS_DEPEND), "{log}");
     talk(&stand, PEER.1);
     let rewriter = stand.filter("rewriter", &[])?;
     assert_eq!(rewriter.status()?.number("flows")?, 1);
@@ -336,7 +341,7 @@ fn a_guest_that_restarts_is_rewritten_again() -> Result<()> {
     let mut stand = Stand::new()?;
     let rewriter = stand.filter("rewriter", &[])?;
     stand.restart_guest()?;
-    rewriter.process.wait_for("tap0 is back, and attached again", TIMEOUT)?;
+    rewriter.process.wait_for(phrases::filter::TAP_IS_BACK, TIMEOUT)?;
     open(&stand, PEER.1);
     talk(&stand, PEER.1);
     Ok(())
