@@ -31,7 +31,7 @@ pub mod offsets;
 mod protection;
 pub mod qemu_args;
 mod qmp;
-mod quick_ack;
+pub mod quick_ack;
 pub mod status;
 pub mod tunnel;
 pub mod utc;

@@ -11,6 +11,8 @@
 //! [`client`] is the load. All of it disappears with its [`network::Lab`], also on a panic or a
 //! signal ([`cleanup`]).
 
+pub use colo_lab_attribute::lab_test;
+
 pub mod bench;
 pub mod cleanup;
 pub mod client;
@@ -20,6 +22,7 @@ pub mod counters;
 pub mod daemon;
 pub mod demo;
 pub mod guest;
+pub mod harness;
 pub mod link;
 pub mod namespace;
 pub mod network;
@@ -29,6 +32,6 @@ pub mod process;
 pub mod protocol;
 pub mod qemu;
 pub mod qmp;
-pub mod root;
+
 pub mod service;
 pub mod stand_in;

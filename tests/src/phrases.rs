@@ -154,3 +154,10 @@ pub mod capture {
     /// Why the kernel lane is not used: what its MTU has to be.
     pub const MTU_NEEDED: &str = "needs 1550";
 }
+
+/// `quick_ack` in `status`: why the daemon makes no route.
+pub mod quick_ack {
+    /// A host route to the peer is there and is not the daemon's.
+    pub const LEFT_ALONE: &str = "left alone";
+    pub const HAS_QUICKACK: &str = "has quickack already";
+}

@@ -1,13 +1,14 @@
 //! Which bpffs is found from where. What `ip netns exec` does is done here with `unshare`: a mount
 //! namespace of its own with a fresh `/sys`.
 
-use std::process::Command;
+use colo_lab::lab_test;
+use std::process::{Command, ExitCode};
 
 /// Set in the child: say which bpffs is found.
 const PROBE: &str = "COLO_PROXY_BPFFS_PROBE";
 
 /// Runs in a child of the tests below; nothing to see otherwise.
-#[test]
+#[lab_test]
 fn probe() {
     if std::env::var_os(PROBE).is_some() {
         let found = colo_proxy::datapath::pin::find_bpffs().expect("a bpffs");
@@ -18,18 +19,6 @@ fn probe() {
         map.pin(&path).expect("pin");
         std::fs::remove_file(&path).expect("unpin");
     }
-}
-
-fn is_root() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    assert!(
-        root || std::env::var("COLO_PROXY_REQUIRE_ROOT").as_deref() != Ok("1"),
-        "this test needs root"
-    );
-    if !root {
-        eprintln!("not root: where bpffs is found is NOT tested");
-    }
-    root
 }
 
 /// What the probe finds in a process tree of its own, whose first process has a mount namespace in
@@ -52,28 +41,21 @@ fn found(host: &str, after: &str) -> String {
 const BARE_SYS: &str = "umount -l /sys && mount -t sysfs sysfs /sys";
 const IS_BPFFS: &str = "test $(stat -f -c %T /sys/fs/bpf) = bpf_fs";
 
-#[test]
+#[lab_test(root)]
 fn the_hosts_bpffs_is_found_from_a_private_mount_namespace() {
-    if is_root() {
-        let host = format!("{BARE_SYS}; mount -t bpf bpf /sys/fs/bpf");
-        assert_eq!(found(&host, "true"), "/proc/1/root/sys/fs/bpf");
-    }
+    let host = format!("{BARE_SYS}; mount -t bpf bpf /sys/fs/bpf");
+    assert_eq!(found(&host, "true"), "/proc/1/root/sys/fs/bpf");
 }
 
-#[test]
+#[lab_test(root)]
 fn a_host_without_bpffs_gets_one_that_stays() {
-    if is_root() {
-        assert_eq!(found(BARE_SYS, IS_BPFFS), "/proc/1/root/sys/fs/bpf");
-    }
+    assert_eq!(found(BARE_SYS, IS_BPFFS), "/proc/1/root/sys/fs/bpf");
 }
 
 /// The first process may be out of reach, as in a container; the shell that ran `ip netns exec` is
 /// not, and its mount namespace outlives the daemon as well.
-#[test]
+#[lab_test(root)]
 fn the_bpffs_of_whoever_started_us_is_found() {
-    if !is_root() {
-        return;
-    }
     let probe = std::env::current_exe().expect("this test");
     let inside = format!("{BARE_SYS} && exec {} --exact probe --nocapture", probe.display());
     let mounted = format!("{IS_BPFFS} || mount -t bpf bpf /sys/fs/bpf");
@@ -87,4 +69,8 @@ fn the_bpffs_of_whoever_started_us_is_found() {
     assert!(output.status.success(), "{script}: {text}{}", String::from_utf8_lossy(&output.stderr));
     // Not its own, which would end with it.
     assert!(text.contains("found=/proc/"), "{text}");
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

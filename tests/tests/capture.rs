@@ -20,3 +20,9 @@ mod namespace;
 mod packet_socket;
 #[path = "capture/xdp_program.rs"]
 mod xdp_program;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
+}

@@ -4,6 +4,7 @@
 //! The lab's frames copy nothing. So a connection that was open at a checkpoint is reset after it,
 //! and what stands in for the copied state is that both guests then have none.
 
+use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,11 +12,11 @@ use anyhow::{Result, anyhow};
 use colo_lab::client::{Conversation, Keeper, echo};
 use colo_lab::colo_frame::{BEGAN, DONE, FAILED, FAILOVER, ScriptFrame};
 use colo_lab::daemon::{Daemon, PairOptions, Status};
+use colo_lab::lab_test;
 use colo_lab::network::Family;
 use colo_lab::pair::{Pair, PairSetup};
 use colo_lab::phrases;
 use colo_lab::protocol::{ECHO_PORT, SERVICE_PORT};
-use colo_lab::root::require_root;
 use colo_lab::stand_in::packet::{TCP, UDP};
 use serde_json::json;
 
@@ -79,11 +80,8 @@ fn expect_asked(pair: &Pair, frame: &ScriptFrame, reason: &str, times: usize) ->
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn one_settles_a_datagram_that_differs() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::answering(&[BEGAN, DONE])?;
     let mut pair = protected_by(&frame)?;
     pair.secondary_guest.stand_in.flip(UDP, ECHO_PORT, 10)?;
@@ -94,11 +92,8 @@ fn one_settles_a_datagram_that_differs() -> Result<()> {
     pair.finish()
 }
 
-#[test]
+#[lab_test(root)]
 fn one_settles_an_answer_that_differs() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::answering(&[BEGAN, DONE])?;
     let mut pair = protected_by(&frame)?;
     held(&mut pair, Family::V6)?.release()?;
@@ -146,11 +141,8 @@ fn wait_failed(pair: &Pair, count: u64) -> Result<Status> {
     })
 }
 
-#[test]
+#[lab_test(root)]
 fn one_that_failed_is_asked_for_again_and_releases_nothing() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::silent()?;
     let mut pair = protected_by(&frame)?;
     let held = held(&mut pair, Family::V4)?;
@@ -176,11 +168,8 @@ fn one_that_failed_is_asked_for_again_and_releases_nothing() -> Result<()> {
 
 /// Such a line is the second of two, or of a frame that is confused: no state was cut, so none was
 /// copied.
-#[test]
+#[lab_test(root)]
 fn one_that_is_done_without_having_begun_is_ignored() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::silent()?;
     let mut pair = protected_by(&frame)?;
     let held = held(&mut pair, Family::V4)?;
@@ -203,11 +192,8 @@ fn one_that_is_done_without_having_begun_is_ignored() -> Result<()> {
 }
 
 /// The frame of the secondary is told that the primary is lost, and decides.
-#[test]
+#[lab_test(root)]
 fn a_frame_of_the_secondary_fails_over() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::silent()?;
     let config = Some([String::new(), format!("colo_frame = \"{}\"", frame.kind())]);
     let mut pair = Pair::start(PairSetup { config, ..PairSetup::default() })?;
@@ -239,4 +225,8 @@ fn a_frame_of_the_secondary_fails_over() -> Result<()> {
         assert!(kept.error.is_none(), "{}: {:#?}", kept.name, kept.error);
     }
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

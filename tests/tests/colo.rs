@@ -19,25 +19,23 @@ mod stock;
 #[path = "colo/takeover.rs"]
 mod takeover;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
+use colo_lab::harness::Skip;
 use colo_lab::qemu::emulator::Emulator;
 use colo_lab::qemu::{self, Image};
-use colo_lab::root::require_root;
 
-/// What guests under COLO are started from, or nothing where they cannot be.
-fn found() -> Result<Option<(Emulator, Image)>> {
-    if !require_root() {
-        return Ok(None);
-    }
+/// A QEMU that can do COLO, and the image that guests boot from.
+///
+/// The test is skipped where this machine cannot have a QEMU for COLO. `cargo xtask test` asks for
+/// one before it starts the tests.
+fn found() -> Result<(Emulator, Image)> {
     let cache = qemu::cache(env!("CARGO_TARGET_TMPDIR"))?;
-    let emulator = match Emulator::with_colo(&cache) {
-        Ok(emulator) => emulator,
-        // `cargo xtask test` asks before; whoever starts the test by hand is told.
-        Err(reason) if std::env::var_os("COLO_PROXY_REQUIRE_ROOT").is_none() => {
-            eprintln!("skipped: {reason:#}");
-            return Ok(None);
-        }
-        Err(reason) => return Err(reason),
-    };
-    Ok(Some((emulator, Image::build(&cache)?)))
+    let emulator = Emulator::with_colo(&cache).map_err(|error| error.context(Skip))?;
+    Ok((emulator, Image::build(&cache)?))
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

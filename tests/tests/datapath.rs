@@ -12,9 +12,11 @@ mod tables;
 mod tap;
 
 use std::net::UdpSocket;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::maps::{HashMap, Map, MapData};
+use colo_lab::lab_test;
 use colo_lab::phrases;
 use colo_proxy::datapath::{Datapath, DatapathError, Limits, Mode, OnDeath, Plan, Role};
 use colo_proxy_common::flow::{known, state};
@@ -93,7 +95,7 @@ fn receive(socket: &UdpSocket) -> Vec<u8> {
 }
 
 /// What a dead daemon's programs saw a guest use is not announced in the name of the next one.
-#[test]
+#[lab_test(root)]
 fn who_spoke_before_is_forgotten() {
     in_netns(|| {
         let host = Host::new();
@@ -112,7 +114,7 @@ fn who_spoke_before_is_forgotten() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn primary_captures_releases_and_mirrors() {
     in_netns(|| {
         let host = host_with_address();
@@ -147,7 +149,7 @@ fn primary_captures_releases_and_mirrors() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn the_hosts_own_chatter_stays_out_of_the_gates() {
     in_netns(|| {
         let host = Host::new();
@@ -199,7 +201,7 @@ fn needs_csum(ethernet_to_tcp: u16) -> [u8; VNET_HDR_LEN] {
 }
 
 /// However much of its headers a frame has in one piece with its start.
-#[test]
+#[lab_test(root)]
 fn headers_in_pieces_are_translated() {
     in_netns(|| {
         let host = Host::new();
@@ -254,7 +256,7 @@ fn headers_in_pieces_are_translated() {
 
 /// Mirrored input, written to the input gate, reaches the guest translated; full and partial
 /// checksums are right in their own way, and a VLAN tag is part of the connection.
-#[test]
+#[lab_test(root)]
 fn secondary_translates_what_comes_through_the_gate() {
     in_netns(|| {
         let host = Host::new();
@@ -288,7 +290,7 @@ fn secondary_translates_what_comes_through_the_gate() {
 }
 
 /// Input that is early comes back by the gate it came from, and an event says when to try again.
-#[test]
+#[lab_test(root)]
 fn secondary_gives_early_input_back() {
     in_netns(|| {
         let host = Host::new();
@@ -327,7 +329,7 @@ fn secondary_gives_early_input_back() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn the_secondary_is_not_heard_and_hears_nothing_but_the_mirror() {
     in_netns(|| {
         let host = host_with_address();
@@ -365,7 +367,7 @@ fn links_on(ifname: &str) -> Vec<u32> {
 
 /// The daemon dies (its process does; here, everything it holds is dropped): the programs stay, and
 /// the next daemon's take their places, with the connections, without a moment in between.
-#[test]
+#[lab_test(root)]
 fn a_leftover_is_taken_over_and_not_stacked_upon() {
     in_netns(|| {
         let mut host = host_with_address();
@@ -401,7 +403,7 @@ fn a_leftover_is_taken_over_and_not_stacked_upon() {
 }
 
 /// A leftover of the other role, or of a network namespace that is no more.
-#[test]
+#[lab_test(root)]
 fn a_leftover_that_does_not_fit_is_replaced() {
     in_netns(|| {
         let name = instance();
@@ -425,7 +427,7 @@ fn a_leftover_that_does_not_fit_is_replaced() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn on_death_pass_leaves_no_link() {
     in_netns(|| {
         let host = Host::new();
@@ -443,7 +445,7 @@ fn on_death_pass_leaves_no_link() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_guest_that_restarts_is_attached_again() {
     in_netns(|| {
         let mut host = Host::new();
@@ -464,7 +466,7 @@ fn a_guest_that_restarts_is_attached_again() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn errors_say_what_to_do() {
     in_netns(|| {
         let host = Host::new();
@@ -483,4 +485,8 @@ fn errors_say_what_to_do() {
             assert!(matches!(error, DatapathError::InstanceName { .. }), "{error}");
         }
     });
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

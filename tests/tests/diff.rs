@@ -5,15 +5,16 @@
 mod recorder;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use colo_lab::client::{Calls, Conversation, echo, ping};
 use colo_lab::daemon::{Output, output_of};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, GUEST_MAC, Side};
 use colo_lab::pair::{Pair, PairSetup};
 use colo_lab::protocol::SERVICE_PORT;
-use colo_lab::root::require_root;
 use colo_lab::stand_in::packet::TCP;
 use colo_lab::stand_in::tap::Offloads;
 use serde_json::Value;
@@ -50,9 +51,6 @@ fn diff(pair: &Pair, files: &[PathBuf; 2]) -> Result<(Output, Value)> {
 }
 
 fn equal(offloads: Offloads, family: Family) -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = Pair::start(PairSetup { offloads, ..PairSetup::default() })?;
     let recorders = record(&pair)?;
     let client = &pair.lab.client;
@@ -83,21 +81,18 @@ fn equal(offloads: Offloads, family: Family) -> Result<()> {
     pair.finish()
 }
 
-#[test]
+#[lab_test(root)]
 fn equal_guests_with_offloads_are_equal() -> Result<()> {
     equal(Offloads::On, Family::V4)
 }
 
-#[test]
+#[lab_test(root)]
 fn equal_guests_without_offloads_over_ipv6_are_equal() -> Result<()> {
     equal(Offloads::Off, Family::V6)
 }
 
-#[test]
+#[lab_test(root)]
 fn a_flipped_octet_is_found_where_the_daemon_finds_it() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let recorders = record(&pair)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
@@ -121,4 +116,8 @@ fn a_flipped_octet_is_found_where_the_daemon_finds_it() -> Result<()> {
     );
     assert_eq!(report["divergences_total"], 1, "{report:#}");
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

@@ -14,6 +14,8 @@ mod peers;
 #[path = "differential/tcp.rs"]
 mod tcp;
 
+use std::process::ExitCode;
+
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::colo_compare::{Engine, Outcome, Setup, Stand};
 
@@ -52,9 +54,6 @@ type Expected<'a> = (&'a [usize], usize);
 
 /// A row of the table: what QEMU makes of `steps`, and what ours does.
 fn row(steps: &[Step], qemu: &[Expected<'_>], ours: &[Expected<'_>]) -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     for (engine, expected) in [(Engine::Qemu, qemu), (Engine::Ours, ours)] {
         let outcomes = play(engine, &Setup::default(), steps)?;
         ensure!(outcomes.len() == expected.len(), "a row needs an outcome for each step");
@@ -79,19 +78,6 @@ fn place(steps: &[Step], frame: &[u8]) -> Option<usize> {
     steps.iter().position(|step| matches!(step, P(sent) if sent == frame))
 }
 
-/// Whether QEMU is here. Where `COLO_PROXY_REQUIRE_ROOT=1` says that nothing may be left out, that
-/// it is not is a failure.
-fn require_qemu() -> bool {
-    let found = std::process::Command::new("qemu-system-x86_64").arg("--version").output();
-    let required = std::env::var_os("COLO_PROXY_REQUIRE_ROOT").is_some_and(|v| v == "1")
-        || std::env::var_os("CI").is_some();
-    let has_qemu = found.is_ok_and(|output| output.status.success());
-    assert!(
-        has_qemu || !required,
-        "qemu-system-x86_64 is missing: `cargo xtask setup` installs it"
-    );
-    if !has_qemu {
-        eprintln!("skipped: needs qemu-system-x86_64 (`cargo xtask setup`)");
-    }
-    has_qemu
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

@@ -1,14 +1,15 @@
 //! Digests in the place of the secondary's frames: what they save, and what they cost. That they come to
 //! the same verdicts is for the tests of pairs to show, which run once more with them.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use colo_lab::client::Conversation;
 use colo_lab::daemon::{PairOptions, Status};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Side};
 use colo_lab::pair::{Pair, PairSetup};
-use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -41,11 +42,8 @@ fn digests(status: &Status) -> String {
     names.map(|name| format!("{name} {}", count(name))).join(", ")
 }
 
-#[test]
+#[lab_test(root)]
 fn a_download_returns_less_than_a_twentieth() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let digests = returned_per_million("digest", Offloads::Off)?;
     assert!(digests < 50_000, "{digests} octets for a million");
     // The twin.
@@ -55,11 +53,8 @@ fn a_download_returns_less_than_a_twentieth() -> Result<()> {
 }
 
 /// A primary that is new has seen nothing of what was said before, and finds out.
-#[test]
+#[lab_test(root)]
 fn a_primary_that_is_started_again_goes_on_with_digests() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = pair("digest", Offloads::Off)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V6)?;
     conversation.down(1_000_000)?;
@@ -73,4 +68,8 @@ fn a_primary_that_is_started_again_goes_on_with_digests() -> Result<()> {
     };
     pair.primary.wait_status("expanded digests", TIMEOUT, expanded)?;
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

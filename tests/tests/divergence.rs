@@ -2,16 +2,17 @@
 
 use std::fs::File;
 use std::io::BufReader;
+use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use colo_lab::client::{Conversation, echo};
 use colo_lab::daemon::{NamedDivergence, output_of};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Side};
 use colo_lab::pair::{Pair, PairSetup};
 use colo_lab::phrases;
 use colo_lab::protocol::{ECHO_PORT, SERVICE_PORT};
-use colo_lab::root::require_root;
 use colo_lab::stand_in::packet::{TCP, UDP};
 use colo_lab::stand_in::tap::Offloads;
 use colo_proxy::capture_file::{Packet, Reader};
@@ -28,9 +29,6 @@ fn found(pair: &Pair, peer_port: u16) -> Result<NamedDivergence> {
 }
 
 fn in_tcp(offloads: Offloads, family: Family) -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup { offloads, ..PairSetup::default() })?;
     let mut conversation = Conversation::open(&pair.lab.client, family)?;
     conversation.ask(1000)?;
@@ -65,11 +63,8 @@ fn listed(pair: &Pair, more: &[&str]) -> Result<String> {
     Ok(said.stdout)
 }
 
-#[test]
+#[lab_test(root)]
 fn is_listed_and_its_frames_are_written() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let none: Value = serde_json::from_str(&listed(&pair, &["--json"])?)?;
     assert_eq!(none["instances"][0]["divergences"], serde_json::json!([]), "{none:#}");
@@ -121,21 +116,18 @@ fn is_listed_and_its_frames_are_written() -> Result<()> {
     pair.finish()
 }
 
-#[test]
+#[lab_test(root)]
 fn in_tcp_with_offloads() -> Result<()> {
     in_tcp(Offloads::On, Family::V4)
 }
 
-#[test]
+#[lab_test(root)]
 fn in_tcp_over_ipv6_without_offloads() -> Result<()> {
     in_tcp(Offloads::Off, Family::V6)
 }
 
-#[test]
+#[lab_test(root)]
 fn in_a_datagram() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     pair.secondary_guest.stand_in.flip(UDP, ECHO_PORT, 10)?;
     echo(&pair.lab.client, Family::V4, 20, 200)?;
@@ -148,11 +140,8 @@ fn in_a_datagram() -> Result<()> {
 }
 
 /// The primary's octets count, also where it is the primary that is wrong: nobody can tell.
-#[test]
+#[lab_test(root)]
 fn of_the_primary_itself_reaches_the_client() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
@@ -163,4 +152,8 @@ fn of_the_primary_itself_reaches_the_client() -> Result<()> {
     let named = found(&pair, flipped.peer_port)?;
     assert_eq!((named.primary_byte, named.secondary_byte), (flipped.is, flipped.was));
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

@@ -1,14 +1,15 @@
 //! The primary host dies, and every connection goes on from the secondary.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use colo_lab::client::{Calls, Conversation, Keeper, echo, ping, wait_for_all};
 use colo_lab::daemon::PairOptions;
+use colo_lab::lab_test;
 use colo_lab::network::{Family, LabOptions, Side};
 use colo_lab::pair::{Pair, PairSetup};
 use colo_lab::phrases;
-use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -29,9 +30,6 @@ fn keepers(pair: &Pair) -> Result<Vec<Keeper>> {
 }
 
 fn survive(setup: PairSetup) -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(setup)?;
     let keepers = keepers(&pair)?;
     wait_for_all(&keepers, 30, TIMEOUT)?;
@@ -59,40 +57,37 @@ fn survive(setup: PairSetup) -> Result<()> {
     pair.finish()
 }
 
-#[test]
+#[lab_test(root)]
 fn with_offloads() -> Result<()> {
     survive(PairSetup::default())
 }
 
-#[test]
+#[lab_test(root)]
 fn without_offloads() -> Result<()> {
     survive(PairSetup { offloads: Offloads::Off, ..PairSetup::default() })
 }
 
-#[test]
+#[lab_test(root)]
 fn with_partial_sums_on_the_lan() -> Result<()> {
     let lab = LabOptions { real_wire: false, ..LabOptions::default() };
     survive(PairSetup { lab, ..PairSetup::default() })
 }
 
-#[test]
+#[lab_test(root)]
 fn over_plain_lanes() -> Result<()> {
     let daemons = PairOptions { vnet_hdr: false, ..PairOptions::default() };
     survive(PairSetup { daemons, ..PairSetup::default() })
 }
 
-#[test]
+#[lab_test(root)]
 fn with_af_xdp_on_the_secondary() -> Result<()> {
     let config = Some([String::new(), "capture = \"af-xdp\"".to_owned()]);
     survive(PairSetup { config, ..PairSetup::default() })
 }
 
 /// The client is in the middle of an upload that only the secondary can finish.
-#[test]
+#[lab_test(root)]
 fn in_the_middle_of_bulk() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let mut conversations = Vec::new();
     for family in Family::BOTH {
@@ -122,11 +117,8 @@ fn in_the_middle_of_bulk() -> Result<()> {
 }
 
 /// The secondary's host is told while the primary still runs: it goes on alone, visibly.
-#[test]
+#[lab_test(root)]
 fn of_the_primary_is_going_on_alone() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 500, PAUSE);
     keeper.wait_for_answers(20, TIMEOUT)?;
@@ -138,4 +130,8 @@ fn of_the_primary_is_going_on_alone() -> Result<()> {
     let kept = keeper.stop()?;
     assert!(kept.error.is_none(), "{kept:?}");
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

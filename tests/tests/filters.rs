@@ -28,3 +28,9 @@ mod rewriter;
 mod stand;
 #[path = "datapath/tap.rs"]
 mod tap;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
+}

@@ -1,14 +1,14 @@
 //! What an operator sees of a running pair with `bpftool`: maps with named fields, programs under
 //! readable names that count their runs, and everything pinned where the README says.
 
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use colo_lab::client::Conversation;
 use colo_lab::daemon::output;
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Side};
 use colo_lab::pair::{Pair, PairSetup, left_on};
-use colo_lab::root::require_root;
 use serde_json::Value;
 
 const PINS: &str = "/sys/fs/bpf/colo-proxy/tap0";
@@ -29,11 +29,8 @@ fn dump(pair: &Pair, side: Side, map: &str) -> Result<Value> {
     Ok(dump.get(0).context("the map is empty")?["formatted"].clone())
 }
 
-#[test]
+#[lab_test(root)]
 fn maps_have_named_fields_and_programs_count_their_runs() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = Pair::start(PairSetup::default())?;
     let _counting = Counting::start()?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
@@ -96,4 +93,8 @@ impl Drop for Counting {
     fn drop(&mut self) {
         let _ = std::fs::write(STATISTICS, &self.0);
     }
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

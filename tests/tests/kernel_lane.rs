@@ -2,6 +2,7 @@
 //! holds of it; what it loses is found, and costs a checkpoint in the place of a stall.
 
 use std::net::UdpSocket;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,12 +10,12 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use colo_lab::client::{Calls, Conversation, Keeper, everything, mixed, wait_for_all};
 use colo_lab::colo_frame::{BEGAN, DONE, FAILED, ScriptFrame};
 use colo_lab::daemon::{Daemon, PairOptions, Status};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Host, LabOptions, Side};
 use colo_lab::pair::{Pair, PairSetup, links};
 use colo_lab::phrases;
 use colo_lab::process::eventually;
 use colo_lab::protocol::SERVICE_PORT;
-use colo_lab::root::require_root;
 use colo_lab::stand_in::packet::TCP;
 use colo_lab::stand_in::tap::Offloads;
 use nix::sys::signal::Signal;
@@ -77,9 +78,6 @@ fn streamed(daemon: &Daemon, lane: &str) -> Result<u64> {
 }
 
 fn carries(offloads: Offloads, family: Family) -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = start(PairSetup { offloads, ..by("kernel") })?;
     let before = [streamed(&pair.primary, "mirror")?, streamed(&pair.secondary, "secondary_out")?];
     everything(&pair.lab.client, family)?;
@@ -90,38 +88,32 @@ fn carries(offloads: Offloads, family: Family) -> Result<()> {
     pair.finish()
 }
 
-#[test]
+#[lab_test(root)]
 fn carries_frames_with_offloads_over_ipv4() -> Result<()> {
     carries(Offloads::On, Family::V4)
 }
 
-#[test]
+#[lab_test(root)]
 fn carries_frames_with_offloads_over_ipv6() -> Result<()> {
     carries(Offloads::On, Family::V6)
 }
 
-#[test]
+#[lab_test(root)]
 fn carries_frames_without_offloads() -> Result<()> {
     carries(Offloads::Off, Family::V4)?;
     carries(Offloads::Off, Family::V6)
 }
 
-#[test]
+#[lab_test(root)]
 fn many_connections_at_a_time_need_no_checkpoint() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = start(by("auto"))?;
     mixed(&pair.lab, Duration::from_secs(3))?;
     pair.expect_no_checkpoints()?;
     pair.finish()
 }
 
-#[test]
+#[lab_test(root)]
 fn connections_outlive_the_primary_host() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = start(by("kernel"))?;
     let mut keepers = Vec::new();
     for family in Family::BOTH {
@@ -149,11 +141,8 @@ fn connections_outlive_the_primary_host() -> Result<()> {
 
 /// What the secondary sent before a checkpoint vouches for nothing after it, and what it sends after
 /// it does.
-#[test]
+#[lab_test(root)]
 fn epochs_are_kept_apart() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::silent()?;
     let mut pair = driven_by(&frame)?;
     for epoch in 1..=5 {
@@ -181,11 +170,8 @@ fn epochs_are_kept_apart() -> Result<()> {
 }
 
 /// A checkpoint that comes to nothing changes nothing: the frames that came meanwhile are compared.
-#[test]
+#[lab_test(root)]
 fn a_failed_checkpoint_leaves_the_epoch_as_it_was() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::silent()?;
     let pair = driven_by(&frame)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
@@ -206,11 +192,8 @@ fn a_failed_checkpoint_leaves_the_epoch_as_it_was() -> Result<()> {
 
 /// Input of a guest that is stopped waits in a queue that is long enough, whatever then becomes of
 /// the checkpoint.
-#[test]
+#[lab_test(root)]
 fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     for end in [DONE, FAILED] {
         let frame = ScriptFrame::silent()?;
         let mut setup = by("kernel");
@@ -247,11 +230,8 @@ fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
 }
 
 /// What finds no room while the guest is stopped is counted, and costs another checkpoint.
-#[test]
+#[lab_test(root)]
 fn input_of_a_stopped_guest_is_bounded_in_octets() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::silent()?;
     let mut setup = by("kernel");
     let limits = "[guest.limits]\nstopped_input_bytes_max = 139264";
@@ -281,11 +261,8 @@ fn input_of_a_stopped_guest_is_bounded_in_octets() -> Result<()> {
 
 /// Every twentieth frame is lost between the hosts. The clients get every octet, and a loss is a
 /// checkpoint at once.
-#[test]
+#[lab_test(root)]
 fn a_loss_is_found_and_costs_a_checkpoint() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = start(by("kernel"))?;
     pair.lab.lose_between_hosts(20)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
@@ -304,11 +281,8 @@ fn a_loss_is_found_and_costs_a_checkpoint() -> Result<()> {
 
 /// A firewall lets the control lane through and the tunnel not: the streams carry the frames again,
 /// and go on doing so, and somebody is told why.
-#[test]
+#[lab_test(root)]
 fn a_way_that_is_blocked_is_left_for_the_streams() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = start(by("kernel"))?;
     everything(&pair.lab.client, Family::V4)?;
     pair.expect_no_checkpoints()?;
@@ -338,11 +312,8 @@ fn a_way_that_is_blocked_is_left_for_the_streams() -> Result<()> {
 
 /// Somebody takes the tunnel away from one of the daemons, or down: that end says so, and both go on
 /// with the streams.
-#[test]
+#[lab_test(root)]
 fn a_tunnel_that_is_taken_away_is_missed() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     for side in Side::BOTH {
         for (what, why) in [("del", "was deleted"), ("set", "was taken down")] {
             let pair = start(by("kernel"))?;
@@ -369,11 +340,8 @@ fn tunnel_of(host: &Host) -> Result<String> {
 
 /// The secondary's guest is slow, and its TAP drops input: nobody will repeat that, and a checkpoint
 /// makes the guests equal.
-#[test]
+#[lab_test(root)]
 fn what_is_dropped_behind_the_tunnel_costs_a_checkpoint() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut setup = by("kernel");
     let short = "[guest.limits]\nguest_queue_frames = 100".to_owned();
     setup.config = Some([String::new(), short]);
@@ -413,11 +381,8 @@ fn wait_closed(pair: &Pair, why: &str) -> Result<()> {
 }
 
 /// The twin: the streams lose nothing, so nobody asks.
-#[test]
+#[lab_test(root)]
 fn the_streams_over_the_same_link_ask_for_none() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = Pair::start(by("stream"))?;
     pair.lab.lose_between_hosts(20)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
@@ -431,11 +396,8 @@ fn the_streams_over_the_same_link_ask_for_none() -> Result<()> {
 }
 
 /// A link that is one octet too narrow: the streams carry the frames, and the reason is told.
-#[test]
+#[lab_test(root)]
 fn a_link_that_is_too_narrow_is_refused_with_its_reason() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     for lane in ["auto", "kernel"] {
         let lab = LabOptions { replication_mtu: NARROW_MTU, ..LabOptions::default() };
         let pair = Pair::start(PairSetup { lab, ..by(lane) })?;
@@ -457,11 +419,8 @@ fn a_link_that_is_too_narrow_is_refused_with_its_reason() -> Result<()> {
 }
 
 /// Only one end wants the tunnel: the streams carry the frames.
-#[test]
+#[lab_test(root)]
 fn a_peer_without_one_gets_the_streams() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let config = Some(["lane = \"auto\"".to_owned(), "lane = \"stream\"".to_owned()]);
     let daemons = PairOptions { lane: "", ..PairOptions::default() };
     let pair = Pair::start(PairSetup { config, daemons, ..PairSetup::default() })?;
@@ -472,11 +431,8 @@ fn a_peer_without_one_gets_the_streams() -> Result<()> {
 }
 
 /// The twin: with a daemon the guests' frames go by the tunnel, in both directions.
-#[test]
+#[lab_test(root)]
 fn a_tunnel_with_a_daemon_lets_the_guests_frames_through() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = start(by("kernel"))?;
     for side in Side::BOTH {
         let host = pair.lab.host(side);
@@ -508,11 +464,8 @@ fn count_of_speaking(host: &Host, interface: &str) -> Result<u64> {
 
 /// A daemon that is killed and lets its guest go on leaves a tunnel, but none by which the host could
 /// be reached, or could reach the other one.
-#[test]
+#[lab_test(root)]
 fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut setup = by("kernel");
     setup.config = Some(["on_death = \"pass\"".to_owned(), String::new()]);
     let mut pair = start(setup)?;
@@ -545,11 +498,8 @@ fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
 
 /// A daemon that is killed leaves its tunnel; the next one makes its own, and nothing is left in the
 /// end.
-#[test]
+#[lab_test(root)]
 fn the_next_daemon_has_a_tunnel_again() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = start(by("kernel"))?;
     for side in [Side::Primary, Side::Secondary] {
         let daemon = match side {
@@ -564,4 +514,8 @@ fn the_next_daemon_has_a_tunnel_again() -> Result<()> {
         everything(&pair.lab.client, Family::V4)?;
     }
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

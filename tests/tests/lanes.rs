@@ -2,16 +2,17 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use colo_lab::client::{Conversation, Keeper, echo};
 use colo_lab::daemon::{Daemon, PairOptions, Status};
 use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Lab, LabOptions, Side, Slot};
 use colo_lab::pair::{Pair, PairSetup};
 use colo_lab::phrases;
-use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -25,11 +26,8 @@ const CONTROL_PORT: u16 = 9005;
 ///
 /// The compare timeout is long here because the lab's checkpoints copy nothing: after one, a
 /// guest that is behind would stay behind.
-#[test]
+#[lab_test(root)]
 fn a_short_break_costs_no_checkpoint() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(patient())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
@@ -50,11 +48,8 @@ fn patient() -> PairSetup {
 }
 
 /// The primary waited in vain and says so; but its guest has said nothing meanwhile.
-#[test]
+#[lab_test(root)]
 fn a_secondary_that_is_late_costs_no_checkpoint_where_nothing_was_said() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup { secondary_late: true, ..PairSetup::default() })?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
@@ -67,11 +62,8 @@ fn a_secondary_that_is_late_costs_no_checkpoint_where_nothing_was_said() -> Resu
 /// The link between the hosts is down for long enough that protection ends, and comes back. The
 /// secondary is stale then; a new guest that has seen nothing, as its peer has by then nothing
 /// open, stands in for the state that a checkpoint would copy.
-#[test]
+#[lab_test(root)]
 fn a_link_that_breaks_is_seen_and_heals() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
@@ -90,11 +82,8 @@ fn a_link_that_breaks_is_seen_and_heals() -> Result<()> {
 
 /// A secondary that is ended in good order takes its guest off the network; when it is back, and
 /// the operator has put the TAP up again, a checkpoint makes the pair protected.
-#[test]
+#[lab_test(root)]
 fn a_secondary_that_is_ended_and_started_is_protected_again() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
@@ -127,11 +116,8 @@ fn protected_again(pair: &Pair) -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn without_a_secondary_output_leaves_after_the_timeout_and_status_says_so() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
@@ -146,11 +132,8 @@ fn without_a_secondary_output_leaves_after_the_timeout_and_status_says_so() -> R
     pair.finish()
 }
 
-#[test]
+#[lab_test(root)]
 fn without_a_secondary_hold_keeps_holding() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let more =
         "on_secondary_lost = \"hold\"\nsecondary_timeout_ms = 200\ncompare_timeout_ms = 20000";
     let config = Some([more.to_owned(), String::new()]);
@@ -227,11 +210,8 @@ fn expect_closed(mut stream: TcpStream) -> Result<()> {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn bad_records_are_counted_and_impossible_ones_close_the_lane() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let (alone, guest) = Alone::start()?;
     let mut lane = alone.connect(SECONDARY_PORT)?;
     // LENGTH 0, with the second word; then a runt; then frames that are not what they say.
@@ -286,11 +266,8 @@ fn pair_up(alone: Alone, guest: Guest) -> Result<()> {
 }
 
 /// A mirror that sends nonsense must not reach the secondary's guest, nor stop its daemon.
-#[test]
+#[lab_test(root)]
 fn a_bad_mirror_does_not_harm_the_secondary() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let listener = lab
         .host(Side::Primary)
@@ -325,4 +302,8 @@ fn a_bad_mirror_does_not_harm_the_secondary() -> Result<()> {
     let ended = daemon.process.terminate()?;
     ensure!(ended.success(), "{ended}: {}", daemon.process.stderr());
     Ok(())
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

@@ -9,15 +9,16 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use colo_lab::client::{Calls, Conversation, Keeper, wait_for_all};
 use colo_lab::daemon::{Daemon, Output, output_of};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Side};
 use colo_lab::pair::{Pair, PairSetup};
 use colo_lab::phrases;
-use colo_lab::root::require_root;
 use nix::sys::signal::Signal;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -158,11 +159,8 @@ fn same(one: &str, other: &str) -> bool {
     sorted(one) == sorted(other)
 }
 
-#[test]
+#[lab_test(root)]
 fn connections_outlive_a_second_failover() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let keepers = keepers(&pair)?;
     fail_over_twice(&mut pair, &keepers, true)?;
@@ -175,11 +173,8 @@ fn connections_outlive_a_second_failover() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn the_twin_whose_secondary_was_told_nothing_loses_them() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let keepers = keepers(&pair)?;
     fail_over_twice(&mut pair, &keepers, false)?;
@@ -192,11 +187,8 @@ fn the_twin_whose_secondary_was_told_nothing_loses_them() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn what_cannot_be_imported_is_refused_with_its_line_and_changes_nothing() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = Pair::start(PairSetup::default())?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
@@ -232,4 +224,8 @@ fn what_cannot_be_imported_is_refused_with_its_line_and_changes_nothing() -> Res
     conversation.close()?;
     pair.expect_no_checkpoints()?;
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

@@ -5,7 +5,7 @@ use std::fs::Permissions;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use colo_lab::client::Conversation;
 use colo_lab::daemon::{self, Daemon, Output, PairOptions, Status, output, output_of};
 use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Host, Lab, LabOptions, Side, Slot};
 use colo_lab::pair::left_on;
 use colo_lab::phrases;
 use colo_lab::process::eventually;
 use colo_lab::protocol::ECHO_PORT;
-use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -44,21 +44,15 @@ fn expect_refused(host: &Host, found: &Output, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_missing_interface_is_named() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let host = lab.host(Side::Primary);
     expect_refused(host, &output_of(host, &primary("tap7"))?, &["tap7"])
 }
 
-#[test]
+#[lab_test(root)]
 fn missing_privileges_are_named() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let host = lab.host(Side::Primary);
     let folder = tempfile::tempdir()?;
@@ -77,11 +71,8 @@ fn missing_privileges_are_named() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn an_instance_of_roots_is_not_asked_by_anybody() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let host = lab.host(Side::Primary);
     let folder = tempfile::tempdir()?;
@@ -103,7 +94,7 @@ fn an_instance_of_roots_is_not_asked_by_anybody() -> Result<()> {
 }
 
 /// As in `colo-proxy status | head`, when `head` has ended.
-#[test]
+#[lab_test]
 fn a_reader_who_has_seen_enough_is_no_failure() -> Result<()> {
     for arguments in [&["status"][..], &["status", "--json"]] {
         let (reader, writer) = std::io::pipe()?;
@@ -125,11 +116,8 @@ fn executable_by_anybody(folder: &Path) -> Result<PathBuf> {
     Ok(copy)
 }
 
-#[test]
+#[lab_test(root)]
 fn a_wrong_key_is_shown_with_its_line_and_the_right_one() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let host = lab.host(Side::Primary);
     let config = PairOptions::default().config(Side::Primary, Slot(0), "secondary_timeot_ms = 5");
@@ -143,11 +131,8 @@ fn a_wrong_key_is_shown_with_its_line_and_the_right_one() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn wrong_endpoints_and_flags_are_refused() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let host = lab.host(Side::Primary);
     for (arguments, word) in [
@@ -173,11 +158,8 @@ fn wrong_endpoints_and_flags_are_refused() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_second_daemon_for_the_same_tap_is_refused() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let host = lab.host(Side::Primary);
     let mut first = Daemon::start(&lab, Side::Primary, &PairOptions::default())?;
@@ -270,11 +252,8 @@ fn with_one_processor<T>(start: impl FnOnce() -> Result<T>) -> Result<T> {
     started
 }
 
-#[test]
+#[lab_test(root)]
 fn one_daemon_serves_several_guests() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let several = Several::start()?;
     for slot in several.slots {
         several.converse(slot)?;
@@ -283,11 +262,8 @@ fn one_daemon_serves_several_guests() -> Result<()> {
 }
 
 /// More comes for one guest than its daemon can do, on the thread of all three.
-#[test]
+#[lab_test(root)]
 fn a_guest_that_is_flooded_keeps_no_other_waiting() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let several = Several::start()?;
     let [flooded, others @ ..] = several.slots;
     let target = SocketAddr::new(flooded.address(Family::V4), ECHO_PORT);
@@ -311,4 +287,8 @@ fn a_guest_that_is_flooded_keeps_no_other_waiting() -> Result<()> {
     let compared = several.status(flooded)?.number("compared_frames")?;
     assert!(compared > 0 && sent > compared, "{compared} of {sent}: no flood");
     several.end()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

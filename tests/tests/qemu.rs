@@ -4,17 +4,17 @@
 //! know nothing of each other, delayed acknowledgments at two different paces.
 
 use std::fmt::Write as _;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use colo_lab::client::{Calls, Conversation, Keeper, echo, ping};
 use colo_lab::counters::{self, checksum_errors};
 use colo_lab::daemon::{self, Daemon, PairOptions, Status};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Lab, LabOptions, Side};
 use colo_lab::phrases;
 use colo_lab::qemu::{self, Image, QemuGuest};
-use colo_lab::root::require_root;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// One octet, one segment, several segments, several GSO frames.
@@ -25,11 +25,8 @@ const DATAGRAMS: u32 = 50;
 /// Answers that each long-lived connection has before the host dies, and after it.
 const ANSWERS: u64 = 30;
 
-#[test]
+#[lab_test(root, qemu)]
 fn real_guests_are_protected_and_outlive_the_primary_host() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(&PairOptions::default())?;
     pair.traffic()?;
     pair.expect_agreement()?;
@@ -39,11 +36,8 @@ fn real_guests_are_protected_and_outlive_the_primary_host() -> Result<()> {
 
 /// The wire between the hosts then carries segments with complete checksums, whatever the guests
 /// hand over.
-#[test]
+#[lab_test(root, qemu)]
 fn real_guests_are_protected_over_a_wire_without_headers() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(&PairOptions { vnet_hdr: false, ..PairOptions::default() })?;
     pair.traffic()?;
     pair.expect_agreement()?;
@@ -219,4 +213,8 @@ fn collect(value: &serde_json::Value, name: &str, found: &mut Vec<u64>) {
         serde_json::Value::Array(array) => array.iter().for_each(|v| collect(v, name, found)),
         _ => {}
     }
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use aya::programs::{XdpMode, links::FdLink};
+use colo_lab::lab_test;
 use colo_lab::phrases;
 use colo_proxy::{
     datapath::{
@@ -36,7 +37,7 @@ pub(crate) fn assert_nothing_waits(capture: &mut dyn Capture) {
     assert_eq!(capture.read_batch(1, &mut frames).expect("read"), 0, "{frames:?}");
 }
 
-#[test]
+#[lab_test(root)]
 fn frames_of_every_size_arrive_whole_and_in_order() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -62,7 +63,7 @@ fn frames_of_every_size_arrive_whole_and_in_order() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn the_memory_of_a_socket_comes_back() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -81,7 +82,7 @@ fn the_memory_of_a_socket_comes_back() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn what_a_slow_reader_loses_is_whole_frames_and_counted() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -104,7 +105,7 @@ fn what_a_slow_reader_loses_is_whole_frames_and_counted() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_batch_is_never_longer_than_asked_for() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -123,7 +124,7 @@ fn a_batch_is_never_longer_than_asked_for() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn every_queue_of_a_guest_has_its_socket() {
     in_namespace(|| {
         let guest = Guest::with_queues(2);
@@ -158,7 +159,7 @@ fn assert_unattached(lab: &mut Lab) {
     program.detach(link).expect("detach");
 }
 
-#[test]
+#[lab_test(root)]
 fn a_dead_daemons_program_is_replaced_and_ours_goes_with_us() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -173,7 +174,7 @@ fn a_dead_daemons_program_is_replaced_and_ours_goes_with_us() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_dead_daemons_program_goes_where_the_gate_captures_now() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -186,7 +187,7 @@ fn a_dead_daemons_program_goes_where_the_gate_captures_now() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn auto_is_af_xdp_where_that_takes_every_frame() {
     for (whole, name) in [(true, "af-xdp"), (false, "gate")] {
         in_namespace(move || {
@@ -198,7 +199,7 @@ fn auto_is_af_xdp_where_that_takes_every_frame() {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn a_guest_that_comes_back_is_captured_again() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -230,7 +231,7 @@ fn refused(lab: &mut Lab, ifindex: u32) -> (Refusal, String) {
     (refusal, message)
 }
 
-#[test]
+#[lab_test(root)]
 fn a_plain_wire_is_refused() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -240,7 +241,7 @@ fn a_plain_wire_is_refused() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn more_queues_than_sockets_are_refused() {
     in_namespace(|| {
         let guest = Guest::with_queues(17);
@@ -250,7 +251,7 @@ fn more_queues_than_sockets_are_refused() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn an_interface_without_native_xdp_is_refused() {
     in_namespace(|| {
         let loopback = nix::net::if_::if_nametoindex("lo").expect("lo");
@@ -260,7 +261,7 @@ fn an_interface_without_native_xdp_is_refused() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn an_interface_with_a_program_of_somebody_else_is_refused() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -272,7 +273,7 @@ fn an_interface_with_a_program_of_somebody_else_is_refused() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn an_interface_that_is_not_there_is_refused() {
     in_namespace(|| {
         let (refusal, message) = refused(&mut Lab::new(), 4711);

@@ -11,6 +11,7 @@ use crate::{
     namespace::in_namespace,
     packet_socket::{PACKET_VNET_LEN, PacketSocket, wait_readable},
 };
+use colo_lab::lab_test;
 
 fn open(vnet_hdr: bool) -> (Gate, PacketSocket) {
     let options =
@@ -45,7 +46,7 @@ fn link_property(name: &str, property: &str) -> String {
     value.expect("property").trim().to_owned()
 }
 
-#[test]
+#[lab_test(root)]
 fn a_gate_is_quiet_wide_and_down() {
     in_namespace(|| {
         let first = Gate::open(&GateOptions::default()).expect("gate");
@@ -69,7 +70,7 @@ fn a_gate_is_quiet_wide_and_down() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_gate_disappears_with_its_owner() {
     in_namespace(|| {
         let gate = Gate::open(&GateOptions::default()).expect("gate");
@@ -79,7 +80,7 @@ fn a_gate_disappears_with_its_owner() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn names_that_are_taken_or_too_long_are_refused_with_the_name() {
     in_namespace(|| {
         let named = |name: &str| {
@@ -95,7 +96,7 @@ fn names_that_are_taken_or_too_long_are_refused_with_the_name() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn what_is_sent_to_a_gate_is_read_with_its_header() {
     in_namespace(|| {
         let (gate, socket) = open(true);
@@ -113,7 +114,7 @@ fn what_is_sent_to_a_gate_is_read_with_its_header() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_gate_without_header_gives_segments_with_complete_checksums() {
     in_namespace(|| {
         let (gate, socket) = open(false);
@@ -132,7 +133,7 @@ fn a_gate_without_header_gives_segments_with_complete_checksums() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_frame_read_from_one_gate_leaves_by_another_as_it_was() {
     in_namespace(|| {
         let (input, far_input) = open(true);
@@ -151,7 +152,7 @@ fn a_frame_read_from_one_gate_leaves_by_another_as_it_was() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn headers_of_every_length_are_turned_into_the_gate_s() {
     in_namespace(|| {
         let (gate, socket) = open(true);
@@ -169,7 +170,7 @@ fn headers_of_every_length_are_turned_into_the_gate_s() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_gate_without_header_takes_only_frames_that_are_complete() {
     in_namespace(|| {
         let (gate, socket) = open(false);
@@ -183,7 +184,7 @@ fn a_gate_without_header_takes_only_frames_that_are_complete() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_malformed_header_is_a_verdict_and_the_next_frame_passes() {
     in_namespace(|| {
         let (gate, socket) = open(true);
@@ -207,7 +208,7 @@ fn a_malformed_header_is_a_verdict_and_the_next_frame_passes() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_gate_that_is_down_is_an_error_not_a_verdict() {
     in_namespace(|| {
         let gate = Gate::open(&GateOptions::default()).expect("gate");
@@ -216,7 +217,7 @@ fn a_gate_that_is_down_is_an_error_not_a_verdict() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_held_frame_costs_its_own_size() {
     in_namespace(|| {
         let (gate, socket) = open(true);

@@ -18,6 +18,7 @@ use crate::{
     namespace::in_namespace,
     packet_socket::{PACKET_VNET_LEN, PacketSocket},
 };
+use colo_lab::lab_test;
 
 struct Host {
     datapath: Datapath,
@@ -57,7 +58,7 @@ impl Host {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn capture_ends_with_failover_and_all_pins_with_the_daemon() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -81,7 +82,7 @@ fn capture_ends_with_failover_and_all_pins_with_the_daemon() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn the_next_daemon_takes_over_from_a_dead_one() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);

@@ -16,6 +16,7 @@ use crate::{
     namespace::in_namespace,
     packet_socket::{PACKET_VNET_LEN, PacketSocket},
 };
+use colo_lab::lab_test;
 
 const DROP: u32 = 1;
 const PASS: u32 = 2;
@@ -58,7 +59,7 @@ fn run(lab: &mut Lab, frame: &[u8]) -> (u32, Vec<u8>) {
     (result.return_value, out)
 }
 
-#[test]
+#[lab_test(root)]
 fn only_a_protected_guest_is_captured_and_only_where_a_socket_is() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -84,7 +85,7 @@ fn only_a_protected_guest_is_captured_and_only_where_a_socket_is() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn sequence_number_and_timestamp_are_the_networks() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -103,7 +104,7 @@ fn sequence_number_and_timestamp_are_the_networks() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_frame_that_cannot_be_translated_yet_is_dropped_and_counted() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -117,7 +118,7 @@ fn a_frame_that_cannot_be_translated_yet_is_dropped_and_counted() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_cut_frame_is_captured_as_it_is() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -131,7 +132,7 @@ fn a_cut_frame_is_captured_as_it_is() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn frames_are_translated_whatever_their_size() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -150,7 +151,7 @@ fn frames_are_translated_whatever_their_size() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn after_failover_the_guests_frames_pass() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -168,7 +169,7 @@ fn after_failover_the_guests_frames_pass() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_queue_that_comes_later_is_captured_by_the_gate() {
     in_namespace(|| {
         let mut guest = Guest::with_queues(2);
@@ -185,7 +186,7 @@ fn a_queue_that_comes_later_is_captured_by_the_gate() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn without_a_daemon_the_guests_frames_go_nowhere() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -201,7 +202,7 @@ fn without_a_daemon_the_guests_frames_go_nowhere() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn what_the_daemon_releases_is_not_captured_again() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use colo_lab::daemon::{Daemon, output_of};
+use colo_lab::lab_test;
 use colo_lab::network::{Host, Lab, LabOptions, Side};
 use colo_lab::phrases;
 use colo_lab::process::{Process, eventually};
 use colo_lab::qemu::emulator::{Emulator, OLDEST};
-use colo_lab::root::require_root;
 
 use super::found;
 
@@ -61,9 +61,9 @@ fn expect_greeting(mut qemu: Process) -> Result<()> {
     qemu.kill()
 }
 
-#[test]
+#[lab_test(root)]
 fn what_is_printed_starts_a_qemu_of_either_kind() -> Result<()> {
-    let Some((emulator, _)) = found()? else { return Ok(()) };
+    let (emulator, _) = found()?;
     for vnet_hdr in [true, false] {
         let lab = Lab::new(LabOptions { vnet_hdr, ..LabOptions::default() })?;
         for (config, side) in [(PRIMARY, Side::Primary), (SECONDARY, Side::Secondary)] {
@@ -78,11 +78,8 @@ fn what_is_printed_starts_a_qemu_of_either_kind() -> Result<()> {
 }
 
 /// The installed QEMU is what Debian has had for long; where it is new, it is not refused.
-#[test]
+#[lab_test(root)]
 fn a_release_that_cannot_do_colo_is_refused_in_a_sentence() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let emulator = Emulator::installed();
     let release = emulator.release()?;
     let lab = Lab::new(LabOptions::default())?;

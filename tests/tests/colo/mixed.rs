@@ -5,6 +5,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::{Conversation, echo, ping};
+use colo_lab::lab_test;
 use colo_lab::network::Family;
 use colo_lab::qemu::colo;
 use colo_lab::qmp::Mark;
@@ -20,9 +21,7 @@ const FAMILY: Family = Family::V4;
 
 /// The same for all.
 fn serve_and_fail_over(primary: Primary, secondary: Secondary, vnet_hdr: bool) -> Result<()> {
-    let Some(mut pair) = Pair::start(Parts { primary, secondary, vnet_hdr })? else {
-        return Ok(());
-    };
+    let mut pair = Pair::start(Parts { primary, secondary, vnet_hdr })?;
     let done = traffic_and_death(&mut pair);
     done.with_context(|| pair.logs())
 }
@@ -73,47 +72,47 @@ fn use_it(conversation: &mut Conversation) -> Result<()> {
     conversation.up(BULK_LEN).map(drop)
 }
 
-#[test]
+#[lab_test(root)]
 fn a_pair_of_qemu_alone() -> Result<()> {
     serve_and_fail_over(Primary::Qemu, Secondary::Qemu, true)
 }
 
-#[test]
+#[lab_test(root)]
 fn a_pair_of_qemu_alone_without_headers() -> Result<()> {
     serve_and_fail_over(Primary::Qemu, Secondary::Qemu, false)
 }
 
-#[test]
+#[lab_test(root)]
 fn our_primary_with_qemus_redirectors_and_rewriter() -> Result<()> {
     serve_and_fail_over(Primary::Ours, Secondary::Qemu, true)
 }
 
-#[test]
+#[lab_test(root)]
 fn our_primary_with_qemus_redirectors_and_rewriter_without_headers() -> Result<()> {
     serve_and_fail_over(Primary::Ours, Secondary::Qemu, false)
 }
 
-#[test]
+#[lab_test(root)]
 fn qemus_mirror_and_compare_with_our_secondary() -> Result<()> {
     serve_and_fail_over(Primary::Qemu, Secondary::Ours, true)
 }
 
-#[test]
+#[lab_test(root)]
 fn qemus_mirror_and_compare_with_our_secondary_without_headers() -> Result<()> {
     serve_and_fail_over(Primary::Qemu, Secondary::Ours, false)
 }
 
-#[test]
+#[lab_test(root)]
 fn our_compare_between_qemus_redirectors() -> Result<()> {
     serve_and_fail_over(Primary::QemuAroundOurCompare, Secondary::Qemu, true)
 }
 
-#[test]
+#[lab_test(root)]
 fn our_compare_between_qemus_redirectors_without_headers() -> Result<()> {
     serve_and_fail_over(Primary::QemuAroundOurCompare, Secondary::Qemu, false)
 }
 
-#[test]
+#[lab_test(root)]
 fn our_primary_and_our_secondary_without_headers() -> Result<()> {
     serve_and_fail_over(Primary::Ours, Secondary::Ours, false)
 }

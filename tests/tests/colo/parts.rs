@@ -56,9 +56,9 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// Starts everything; the pair is in COLO. Nothing where there is no QEMU for it.
-    pub(crate) fn start(parts: Parts) -> Result<Option<Self>> {
-        let Some((emulator, image)) = found()? else { return Ok(None) };
+    /// Starts everything; the pair is in COLO.
+    pub(crate) fn start(parts: Parts) -> Result<Self> {
+        let (emulator, image) = found()?;
         let lab = Lab::new(LabOptions { vnet_hdr: parts.vnet_hdr, ..LabOptions::default() })?;
         let machine = Machine { vnet_hdr: parts.vnet_hdr, ..Machine::for_colo(emulator) };
         let secondary_daemon = match parts.secondary {
@@ -85,7 +85,7 @@ impl Pair {
         let daemons = [None, secondary_daemon];
         let mut pair = Self { parts, compare: None, daemons, primary, secondary, lab };
         pair.protect().with_context(|| pair.logs())?;
-        Ok(Some(pair))
+        Ok(pair)
     }
 
     /// What of ours the primary has, and COLO.

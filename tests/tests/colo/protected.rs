@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use colo_lab::client::{Calls, Conversation, Keeper, echo, ping, wait_for_all};
+use colo_lab::lab_test;
 use colo_lab::namespace::Namespace;
 use colo_lab::network::{Family, Side};
 use colo_lab::qemu::protected::{Protected, colo_frame};
@@ -18,8 +19,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 const BULK_LEN: u64 = 4 << 20;
 pub(crate) const FENCED: &str = "[guest.takeover]\nfence = \"FENCE\"\n";
 
-pub(crate) fn protected(more: &str, vnet_hdr: bool) -> Result<Option<Protected>> {
-    let Some((emulator, image)) = found()? else { return Ok(None) };
+pub(crate) fn protected(more: &str, vnet_hdr: bool) -> Result<Protected> {
+    let (emulator, image) = found()?;
     let mut pair = Protected::new(emulator, image, vnet_hdr)?;
     more.clone_into(&mut pair.more);
     for side in Side::BOTH {
@@ -28,7 +29,7 @@ pub(crate) fn protected(more: &str, vnet_hdr: bool) -> Result<Option<Protected>>
     pair.start_primary(Side::Primary)?;
     pair.start_secondary(Side::Secondary)?;
     pair.protect(Side::Primary)?;
-    Ok(Some(pair))
+    Ok(pair)
 }
 
 /// Everything that a client does, with every octet checked.
@@ -89,9 +90,9 @@ fn expect_one_way_in(pair: &Protected) -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn twenty_connections_outlive_two_hosts() -> Result<()> {
-    let Some(mut pair) = protected(FENCED, true)? else { return Ok(()) };
+    let mut pair = protected(FENCED, true)?;
     traffic(&pair).with_context(|| pair.logs())?;
     expect_one_way_in(&pair).with_context(|| pair.logs())?;
     let keepers = keepers(&pair, 5)?;
@@ -114,10 +115,10 @@ fn twenty_connections_outlive_two_hosts() -> Result<()> {
 }
 
 /// A checkpoint does not make the next one necessary: equal guests stay equal through all of them.
-#[test]
+#[lab_test(root)]
 fn two_hundred_checkpoints_under_load_ask_for_no_other() -> Result<()> {
     let often = "[guest.checkpoints]\ninterval_max_ms = 100\nspacing_max_ms = 50\n";
-    let Some(pair) = protected(often, true)? else { return Ok(()) };
+    let pair = protected(often, true)?;
     let before = pair.half(Side::Primary)?.daemon.status()?.checkpoints();
     let keepers = keepers(&pair, 5)?;
     let is_done = AtomicBool::new(false);

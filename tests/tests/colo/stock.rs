@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::Conversation;
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Lab, LabOptions, Side, Slot};
 use colo_lab::qemu::colo::{self, NEVER_MS};
 use colo_lab::qemu::machine::Machine;
@@ -25,10 +26,10 @@ struct Stock {
 }
 
 impl Stock {
-    fn new() -> Result<Option<Self>> {
-        let Some((emulator, image)) = found()? else { return Ok(None) };
+    fn new() -> Result<Self> {
+        let (emulator, image) = found()?;
         let lab = Lab::new(LabOptions::default())?;
-        Ok(Some(Self { lab, image, machine: Machine::for_colo(emulator) }))
+        Ok(Self { lab, image, machine: Machine::for_colo(emulator) })
     }
 
     fn boot(&self, side: Side) -> Result<QemuGuest> {
@@ -74,9 +75,9 @@ fn use_and_copy(
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn one_connection_lives_through_two_pairs_and_two_failovers() -> Result<()> {
-    let Some(stock) = Stock::new()? else { return Ok(()) };
+    let stock = Stock::new()?;
     let [first, second] = stock.pair()?;
     let mut conversation = Conversation::open(&stock.lab.client, Family::V4)?;
     use_and_copy(&mut conversation, [&first, &second])?;
@@ -91,9 +92,9 @@ fn one_connection_lives_through_two_pairs_and_two_failovers() -> Result<()> {
     conversation.close()
 }
 
-#[test]
+#[lab_test(root)]
 fn a_primary_whose_secondary_died_takes_a_new_one() -> Result<()> {
-    let Some(stock) = Stock::new()? else { return Ok(()) };
+    let stock = Stock::new()?;
     let [primary, mut secondary] = stock.pair()?;
     let mut conversation = Conversation::open(&stock.lab.client, Family::V4)?;
     secondary.kill()?;
@@ -109,9 +110,9 @@ fn a_primary_whose_secondary_died_takes_a_new_one() -> Result<()> {
 
 /// Whatever of a checkpoint the primary's guest is in, it goes on when it is told that it is alone;
 /// until then it may stand still for ever.
-#[test]
+#[lab_test(root)]
 fn a_guest_that_stands_still_for_a_dead_secondary_goes_on() -> Result<()> {
-    let Some(stock) = Stock::new()? else { return Ok(()) };
+    let stock = Stock::new()?;
     let [primary, mut secondary] = stock.pair()?;
     let mut conversation = Conversation::open(&stock.lab.client, Family::V4)?;
     conversation.ask(1000)?;
@@ -125,9 +126,9 @@ fn a_guest_that_stands_still_for_a_dead_secondary_goes_on() -> Result<()> {
 }
 
 /// The secondary has nothing to say while it waits for the primary's acknowledgment.
-#[test]
+#[lab_test(root)]
 fn a_checkpoint_is_shorter_where_the_primary_acknowledges_at_once() -> Result<()> {
-    let Some(stock) = Stock::new()? else { return Ok(()) };
+    let stock = Stock::new()?;
     let [primary, secondary] = stock.pair()?;
     let usual = pauses(&primary, &secondary)?;
     for side in Side::BOTH {

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::wait_for_all;
+use colo_lab::lab_test;
 use colo_lab::network::Side;
 use colo_lab::phrases;
 use colo_lab::qemu::protected::{Protected, colo_frame};
@@ -15,9 +16,9 @@ fn mode(pair: &Protected, side: Side) -> Result<String> {
     pair.half(side)?.daemon.status()?.mode()
 }
 
-#[test]
+#[lab_test(root)]
 fn without_a_fence_the_operator_decides() -> Result<()> {
-    let Some(mut pair) = protected("", true)? else { return Ok(()) };
+    let mut pair = protected("", true)?;
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
     pair.kill(Side::Primary)?;
@@ -29,9 +30,9 @@ fn without_a_fence_the_operator_decides() -> Result<()> {
     end(keepers, &pair)
 }
 
-#[test]
+#[lab_test(root)]
 fn a_fence_that_fails_keeps_the_guest_off_the_network_until_it_succeeds() -> Result<()> {
-    let Some(mut pair) = protected(FENCED, true)? else { return Ok(()) };
+    let mut pair = protected(FENCED, true)?;
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
     pair.write_fence(Side::Secondary, "exit 1")?;
@@ -47,10 +48,10 @@ fn a_fence_that_fails_keeps_the_guest_off_the_network_until_it_succeeds() -> Res
 
 /// The secondary dies in the middle of a checkpoint, more likely than not: the primary's guest may
 /// be stopped for it then, and goes on. A new secondary joins, and takes over in its turn.
-#[test]
+#[lab_test(root)]
 fn a_primary_goes_on_without_its_secondary_and_takes_a_new_one() -> Result<()> {
     let more = format!("{ALWAYS}{FENCED}");
-    let Some(mut pair) = protected(&more, true)? else { return Ok(()) };
+    let mut pair = protected(&more, true)?;
     let keepers = keepers(&pair, 2)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     pair.write_fence(Side::Primary, "")?;
@@ -72,9 +73,9 @@ fn a_primary_goes_on_without_its_secondary_and_takes_a_new_one() -> Result<()> {
 }
 
 /// Its daemon lives, and knows: nobody has to be fenced, and nobody asked.
-#[test]
+#[lab_test(root)]
 fn a_guest_that_dies_under_its_daemon_is_taken_over_from() -> Result<()> {
-    let Some(mut pair) = protected("", true)? else { return Ok(()) };
+    let mut pair = protected("", true)?;
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
     pair.half_mut(Side::Primary)?.guest.kill()?;
@@ -85,9 +86,9 @@ fn a_guest_that_dies_under_its_daemon_is_taken_over_from() -> Result<()> {
 }
 
 /// Quick acknowledgments are there while they are of use, and gone with the daemon.
-#[test]
+#[lab_test(root)]
 fn the_route_for_quick_acknowledgments_ends_with_the_daemon() -> Result<()> {
-    let Some(mut pair) = protected("", true)? else { return Ok(()) };
+    let mut pair = protected("", true)?;
     let routes = |pair: &Protected| {
         let host = &pair.lab.host(Side::Primary).namespace;
         host.output("ip", &["route", "show", "proto", "206"])
@@ -103,10 +104,10 @@ fn the_route_for_quick_acknowledgments_ends_with_the_daemon() -> Result<()> {
 }
 
 /// The guest goes on alone, and its secondary, which has a fence, leaves it alone.
-#[test]
+#[lab_test(root)]
 fn a_primary_that_ends_in_good_order_is_neither_stopped_nor_taken_over_from() -> Result<()> {
     let more = format!("{ALWAYS}{FENCED}");
-    let Some(mut pair) = protected(&more, true)? else { return Ok(()) };
+    let mut pair = protected(&more, true)?;
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
     let ended = pair.half_mut(Side::Primary)?.daemon.process.terminate()?;
@@ -119,9 +120,9 @@ fn a_primary_that_ends_in_good_order_is_neither_stopped_nor_taken_over_from() ->
 }
 
 /// An operator was wrong, and the primary lives: one of the two has to be silent.
-#[test]
+#[lab_test(root)]
 fn a_primary_that_is_taken_over_from_does_not_answer_any_more() -> Result<()> {
-    let Some(pair) = protected("", true)? else { return Ok(()) };
+    let pair = protected("", true)?;
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
     pair.half(Side::Secondary)?.daemon.failover()?;

@@ -21,6 +21,7 @@ use nix::sys::socket::{
 
 use crate::tap::{DEADLINE, Offloads, Tap, VNET_HDR_LEN, enter, in_netns, ip, new_netns};
 use crate::{Host, instance};
+use colo_lab::lab_test;
 
 const ECHO_PORT: u16 = 7;
 const SINK_PORT: u16 = 9;
@@ -457,35 +458,35 @@ fn fail_over_with_live_connections(slow: Slow, offloads: Offloads, guest: &str, 
     secondary.datapath.detach().expect("detach");
 }
 
-#[test]
+#[lab_test(root)]
 fn connections_survive_a_failover() {
     in_netns(|| {
         fail_over_with_live_connections(Slow::Neither, Offloads::On, "10.7.0.2", "10.7.0.1");
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn connections_survive_a_failover_without_offloads() {
     in_netns(|| {
         fail_over_with_live_connections(Slow::Neither, Offloads::Off, "10.7.0.2", "10.7.0.1");
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn connections_survive_a_failover_when_the_primary_was_faster() {
     in_netns(|| {
         fail_over_with_live_connections(Slow::Secondary, Offloads::On, "10.7.0.2", "10.7.0.1");
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn connections_survive_a_failover_when_the_primary_was_slower() {
     in_netns(|| {
         fail_over_with_live_connections(Slow::Primary, Offloads::On, "10.7.0.2", "10.7.0.1");
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn ipv6_connections_survive_a_failover() {
     in_netns(|| {
         fail_over_with_live_connections(Slow::Secondary, Offloads::On, "fd07::2", "fd07::1");

@@ -2,6 +2,7 @@
 //! imports.
 
 use aya::maps::{Array, Map, MapData};
+use colo_lab::lab_test;
 use colo_lab::phrases;
 use colo_proxy::datapath::{
     AgeLimits, Datapath, DatapathError, Limits, Mode, PerClass, Plan, Role,
@@ -26,7 +27,7 @@ fn numbered(port: u16) -> (FlowKey, Flow) {
 
 /// On the real maps: a table beyond its mark loses what is over and what needs no entry, and then
 /// asks for a checkpoint before it loses what is in use.
-#[test]
+#[lab_test(root)]
 fn a_nearly_full_table_loses_what_is_over_before_what_is_in_use() {
     in_netns(|| {
         let host = Host::new();
@@ -61,7 +62,7 @@ fn a_nearly_full_table_loses_what_is_over_before_what_is_in_use() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_full_table_is_read_whole() {
     in_netns(|| {
         let host = Host::new();
@@ -91,7 +92,7 @@ fn change_layout(datapath: &Datapath) {
 }
 
 /// Its connections could not be mended by a checkpoint, so the guest stays as it is.
-#[test]
+#[lab_test(root)]
 fn a_leftover_of_another_layout_that_holds_a_guest_after_a_failover_is_left_alone() {
     in_netns(|| {
         let host = Host::new();
@@ -115,7 +116,7 @@ fn a_leftover_of_another_layout_that_holds_a_guest_after_a_failover_is_left_alon
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn the_twin_that_is_protected_is_replaced() {
     in_netns(|| {
         let host = Host::new();
@@ -148,7 +149,7 @@ fn to_the_guest(ts: u32) -> (Vec<u8>, Vec<u8>) {
     (sent.build(Checksum::Full), wanted.build(Checksum::Full))
 }
 
-#[test]
+#[lab_test(root)]
 fn what_one_secondary_exports_the_next_one_translates_by_in_every_epoch() {
     in_netns(|| {
         let host = Host::new();
@@ -177,7 +178,7 @@ fn what_one_secondary_exports_the_next_one_translates_by_in_every_epoch() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn an_import_is_all_or_nothing() {
     in_netns(|| {
         let host = Host::new();
@@ -209,7 +210,7 @@ fn an_import_is_all_or_nothing() {
 }
 
 /// The daemon of the guest that has survived ends, and one for the next pair's primary takes over.
-#[test]
+#[lab_test(root)]
 fn a_survivor_that_becomes_the_primary_goes_on_translating() {
     in_netns(|| {
         let host = Host::new();
@@ -240,7 +241,7 @@ fn a_survivor_that_becomes_the_primary_goes_on_translating() {
 
 /// A bridge that floods hands out clones, and the mirror makes another one: what is translated for the
 /// guest is translated for nobody else.
-#[test]
+#[lab_test(root)]
 fn only_the_guest_sees_what_is_translated_for_it() {
     in_netns(|| {
         let host = Host::new();
@@ -266,7 +267,7 @@ fn only_the_guest_sees_what_is_translated_for_it() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_primary_translates_nothing_but_what_it_was_told() {
     in_netns(|| {
         let host = Host::new();

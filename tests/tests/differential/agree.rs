@@ -4,19 +4,17 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::colo_compare::{Engine, Outcome, Setup, datagram, segment};
+use colo_lab::lab_test;
 
-use super::{Checkpoint, P, S, Step, play, require_qemu};
+use super::{Checkpoint, P, S, Step, play};
 
 const SCHEDULES: u64 = 24;
 const STEPS: usize = 60;
 /// Segments that one guest may be ahead of the other.
 const AHEAD_MAX: usize = 6;
 
-#[test]
+#[lab_test(qemu)]
 fn equal_guests_are_released_alike_at_every_step() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     for seed in 0..SCHEDULES {
         let steps = Schedule::new(seed).steps();
         let setup = Setup { vnet_hdr: seed % 2 == 1, ..Setup::default() };
@@ -141,11 +139,8 @@ impl Schedule {
 }
 
 /// The schedules are not empty of what they are for.
-#[test]
+#[lab_test(qemu)]
 fn the_twin_with_one_octet_changed_is_asked_for() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     for engine in [Engine::Qemu, Engine::Ours] {
         let mut steps = Schedule::new(1).steps();
         let last = steps.iter_mut().rev().find_map(|step| match step {

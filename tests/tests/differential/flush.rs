@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Engine, Setup, Stand, datagram, segment};
+use colo_lab::lab_test;
 
-use super::{Checkpoint, P, S, require_qemu, row};
+use super::{Checkpoint, P, S, row};
 
 const NOTHING: (&[usize], usize) = (&[], 0);
 
@@ -17,7 +18,7 @@ fn of(port: u16, data: &[u8]) -> Vec<u8> {
     segment(1000).port(port).ack(1).data(data).build()
 }
 
-#[test]
+#[lab_test(qemu)]
 fn datagrams_leave_in_order_of_arrival_at_a_checkpoint() -> Result<()> {
     let steps = [P(numbered(1)), P(numbered(2)), P(numbered(3)), Checkpoint];
     row(
@@ -28,7 +29,7 @@ fn datagrams_leave_in_order_of_arrival_at_a_checkpoint() -> Result<()> {
 }
 
 /// QEMU goes through its connections one by one.
-#[test]
+#[lab_test(qemu)]
 fn all_flows_together_leave_in_order_of_arrival_at_a_checkpoint() -> Result<()> {
     let steps = [
         P(of(5000, b"a")),
@@ -43,7 +44,7 @@ fn all_flows_together_leave_in_order_of_arrival_at_a_checkpoint() -> Result<()> 
     )
 }
 
-#[test]
+#[lab_test(qemu)]
 fn one_request_is_outstanding_whatever_else_differs() -> Result<()> {
     let mut steps = Vec::new();
     for port in 5000..5010 {
@@ -54,7 +55,7 @@ fn one_request_is_outstanding_whatever_else_differs() -> Result<()> {
     row(&steps, &qemu, &ours)
 }
 
-#[test]
+#[lab_test(qemu)]
 fn a_stale_frame_of_the_secondary_is_no_reason_for_another_checkpoint() -> Result<()> {
     let next = segment(1004).port(5000).ack(1).data(b"next").build();
     let steps = [P(of(5000, b"old.")), Checkpoint, P(next), S(of(5000, b"old."))];
@@ -62,12 +63,9 @@ fn a_stale_frame_of_the_secondary_is_no_reason_for_another_checkpoint() -> Resul
 }
 
 /// Beyond 1025 QEMU drops what the guest has sent.
-#[test]
+#[lab_test(qemu)]
 fn a_full_queue_loses_nothing() -> Result<()> {
     const SENT: usize = 1100;
-    if !require_qemu() {
-        return Ok(());
-    }
     for (engine, left) in [(Engine::Qemu, 1025), (Engine::Ours, SENT)] {
         let mut stand = Stand::new(engine, &Setup::default())?;
         for i in 0..SENT {
@@ -88,12 +86,9 @@ fn a_full_queue_loses_nothing() -> Result<()> {
 }
 
 /// A writer that is blocked sends the newest first in QEMU.
-#[test]
+#[lab_test(qemu)]
 fn an_outdev_that_is_slow_does_not_change_the_order() -> Result<()> {
     const SENT: u32 = 600;
-    if !require_qemu() {
-        return Ok(());
-    }
     for engine in [Engine::Qemu, Engine::Ours] {
         let mut stand = Stand::new(engine, &Setup::default())?;
         let frames: Vec<_> = (0..SENT)
@@ -111,11 +106,8 @@ fn an_outdev_that_is_slow_does_not_change_the_order() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(qemu)]
 fn a_frame_that_waits_for_too_long_is_asked_for() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     for engine in [Engine::Qemu, Engine::Ours] {
         let setup = Setup { compare_timeout_ms: 200, ..Setup::default() };
         let mut stand = Stand::new(engine, &setup)?;
@@ -127,11 +119,8 @@ fn a_frame_that_waits_for_too_long_is_asked_for() -> Result<()> {
 
 /// QEMU asks whatever it is that waits; the secondary's acknowledgments say nothing that the
 /// primary would have to repeat.
-#[test]
+#[lab_test(qemu)]
 fn an_acknowledgment_of_the_secondary_alone_is_no_reason() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     let setup = Setup { compare_timeout_ms: 200, ..Setup::default() };
     for engine in [Engine::Qemu, Engine::Ours] {
         let mut stand = Stand::new(engine, &setup)?;
@@ -152,11 +141,8 @@ fn an_acknowledgment_of_the_secondary_alone_is_no_reason() -> Result<()> {
 }
 
 /// After a failover the peer would send into a window that is closed.
-#[test]
+#[lab_test(qemu)]
 fn a_window_that_is_closed_at_the_secondary_alone_is_asked_for() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     for engine in [Engine::Qemu, Engine::Ours] {
         let mut stand = Stand::new(engine, &Setup::default())?;
         let data = segment(1000).ack(1).data(b"data");

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Engine, Setup, Stand, TIMEOUT, arp, datagram};
+use colo_lab::lab_test;
 use colo_lab::phrases;
 use colo_lab::process::eventually;
 use nix::sys::signal::Signal;
-
-use super::require_qemu;
 
 /// Nothing comes in this time; the other engine shows in each test that it could.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -17,11 +16,8 @@ fn held() -> Vec<u8> {
     datagram(7).data(b"held").build()
 }
 
-#[test]
+#[lab_test(qemu)]
 fn a_secondary_that_is_gone_does_not_silence_the_guest() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     let setup = Setup { compare_timeout_ms: 200, secondary_timeout_ms: 100, ..Setup::default() };
     let mut stand = Stand::new(Engine::Qemu, &setup)?;
     stand.primary(&held())?;
@@ -41,11 +37,8 @@ fn a_secondary_that_is_gone_does_not_silence_the_guest() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(qemu)]
 fn what_is_held_is_not_lost_with_the_process() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     let mut stand = Stand::new(Engine::Qemu, &Setup::default())?;
     stand.primary(&held())?;
     stand.expect(&[])?;
@@ -62,11 +55,8 @@ fn what_is_held_is_not_lost_with_the_process() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(qemu)]
 fn a_socket_goes_on_after_a_record_that_is_too_long() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     let mut stand = Stand::new(Engine::Qemu, &Setup::default())?;
     stand.primary.send_record(0, &vec![7; 80_000])?;
     stand.process.wait_for("oversized packet", TIMEOUT)?;
@@ -85,11 +75,8 @@ fn a_socket_goes_on_after_a_record_that_is_too_long() -> Result<()> {
 }
 
 /// QEMU takes what the next connection brings for the rest of it.
-#[test]
+#[lab_test(qemu)]
 fn a_connection_that_ends_in_a_record_does_not_spoil_the_next() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     for engine in [Engine::Qemu, Engine::Ours] {
         let mut stand = Stand::new(engine, &Setup::default())?;
         stand.primary(&arp(1))?;
@@ -106,11 +93,8 @@ fn a_connection_that_ends_in_a_record_does_not_spoil_the_next() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(qemu)]
 fn what_is_released_while_outdev_is_gone_is_not_lost() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     for engine in [Engine::Qemu, Engine::Ours] {
         let mut stand = Stand::new(engine, &Setup::default())?;
         stand.out.close()?;

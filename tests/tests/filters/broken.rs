@@ -6,8 +6,8 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Socket, datagram};
 use colo_lab::daemon::{Daemon, Status};
+use colo_lab::lab_test;
 use colo_lab::phrases;
-use colo_lab::root::require_root;
 
 use crate::stand::{Stand, TIMEOUT, Way, end, named, receive, wait_mode};
 
@@ -69,11 +69,8 @@ fn silent_peer(stand: &Stand, filter: &Daemon) -> Result<Socket> {
     Ok(out)
 }
 
-#[test]
+#[lab_test(root)]
 fn a_mirror_whose_peer_does_not_read_is_broken_and_stops_nobody() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     for way in [Way::Tx, Way::Rx] {
         let out = stand.server("out");
@@ -101,11 +98,8 @@ fn a_mirror_whose_peer_does_not_read_is_broken_and_stops_nobody() -> Result<()> 
 }
 
 /// It never stalls, and still its copies are lost: that is no protection either.
-#[test]
+#[lab_test(root)]
 fn a_mirror_whose_peer_reads_too_slowly_is_broken_and_stops_nobody() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     for way in [Way::Tx, Way::Rx] {
         let out = stand.server("out");
@@ -146,11 +140,8 @@ fn a_mirror_whose_peer_reads_too_slowly_is_broken_and_stops_nobody() -> Result<(
 }
 
 /// The twin of both: a peer that reads, however much comes, is not broken.
-#[test]
+#[lab_test(root)]
 fn a_mirror_whose_peer_reads_is_not_broken() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let out = stand.server("out");
     let filter = stand.filter("mirror", &[&["--outdev", &out], &PATIENCE[..]].concat())?;
@@ -168,11 +159,8 @@ fn a_mirror_whose_peer_reads_is_not_broken() -> Result<()> {
 }
 
 /// What it takes has nowhere to go, but the other direction is not its business.
-#[test]
+#[lab_test(root)]
 fn a_redirector_whose_peer_does_not_read_stops_its_own_direction_only() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let out = stand.server("out");
     let arguments = [&["--queue", "rx", "--outdev", &out], &PATIENCE[..]].concat();
@@ -186,11 +174,8 @@ fn a_redirector_whose_peer_does_not_read_stops_its_own_direction_only() -> Resul
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_redirector_whose_peer_reads_too_slowly_is_broken_too() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let out = stand.server("out");
     let arguments = [&["--queue", "rx", "--outdev", &out], &NO_STALL[..]].concat();

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use colo_lab::daemon::{binary, output_of};
+use colo_lab::lab_test;
 use colo_lab::phrases;
-use colo_lab::root::require_root;
 
 use crate::stand::{Stand, WAYS, end};
 
@@ -15,11 +15,8 @@ fn refused(stand: &Stand, kind: &str, arguments: &[&str], word: &str) -> Result<
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn what_makes_no_sense_is_refused_with_the_reason() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let end = stand.server("out");
     refused(&stand, "redirector", &[], phrases::filter::NEEDS_AN_ENDPOINT)?;
@@ -48,11 +45,8 @@ fn what_makes_no_sense_is_refused_with_the_reason() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_second_one_on_a_tap_needs_an_id_of_its_own() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let mirror = |id: &[&str], socket: &str| {
         stand.filter("mirror", &[id, &["--outdev", &stand.server(socket)]].concat())
@@ -81,11 +75,8 @@ fn a_second_one_on_a_tap_needs_an_id_of_its_own() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn status_lists_every_filter_for_people() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let mirror = stand.filter("mirror", &["--queue", "tx", "--outdev", &stand.server("m")])?;
     let redirector = stand.filter("redirector", &["--id", "r0", "--indev", &stand.server("r")])?;
@@ -131,11 +122,8 @@ fn status_lists_every_filter_for_people() -> Result<()> {
 }
 
 /// An operator with bpftool sees what is where.
-#[test]
+#[lab_test(root)]
 fn everything_is_pinned_under_the_id() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let mirror = stand.filter("mirror", &["--id", "m0", "--outdev", &stand.server("m")])?;
     let pinned = stand.run("ls", &["/sys/fs/bpf/colo-proxy/m0"])?;

@@ -3,10 +3,10 @@
 use anyhow::Result;
 use colo_lab::colo_compare::datagram;
 use colo_lab::daemon::Daemon;
+use colo_lab::lab_test;
 use colo_lab::pair::left_on;
 use colo_lab::phrases;
 use colo_lab::process::eventually;
-use colo_lab::root::require_root;
 use nix::sys::signal::Signal;
 
 use crate::stand::{Stand, TIMEOUT, WAYS, Way, end, named, receive, wait_mode};
@@ -17,11 +17,8 @@ fn left(stand: &Stand) -> Result<Vec<String>> {
     Ok(left.into_iter().filter(|name| name != "lan0").collect())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_mirror_that_is_killed_lets_everything_pass_and_the_next_goes_on() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let arguments = ["--outdev", &stand.server("out")];
     let mut mirror = stand.filter("mirror", &arguments)?;
@@ -49,11 +46,8 @@ fn a_mirror_that_is_killed_lets_everything_pass_and_the_next_goes_on() -> Result
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_redirector_that_is_killed_lets_nothing_pass_until_it_is_ended() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let arguments = ["--queue", "rx", "--outdev", &stand.server("out")];
     let mut redirector = stand.filter("redirector", &arguments)?;
@@ -74,11 +68,8 @@ fn a_redirector_that_is_killed_lets_nothing_pass_until_it_is_ended() -> Result<(
 }
 
 /// What was taken from the guest before the end is delivered, more than the socket holds.
-#[test]
+#[lab_test(root)]
 fn the_end_delivers_what_was_taken() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let out = stand.server("out");
     let arguments = ["--queue", "rx", "--peer-timeout", "60000", "--outdev", &out];
@@ -105,11 +96,8 @@ fn is_back(filter: &Daemon) -> Result<()> {
     eventually(back, TIMEOUT, || Ok(filter.process.stderr().contains(back).then_some(())))
 }
 
-#[test]
+#[lab_test(root)]
 fn a_guest_that_restarts_is_filtered_again() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut stand = Stand::new()?;
     let mirror = stand.filter("mirror", &["--queue", "tx", "--outdev", &stand.server("m")])?;
     let (out, input) = (stand.server("out"), stand.server("in"));
@@ -137,11 +125,8 @@ fn a_guest_that_restarts_is_filtered_again() -> Result<()> {
 }
 
 /// A guest that has ended is no reason not to end well.
-#[test]
+#[lab_test(root)]
 fn a_filter_can_end_while_its_tap_is_gone() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let filters = [
         stand.filter("mirror", &["--outdev", &stand.server("m")])?,

@@ -1,16 +1,13 @@
 //! `filter-mirror`: every frame goes on, and a copy goes to the socket.
 
 use anyhow::Result;
+use colo_lab::lab_test;
 use colo_lab::phrases;
-use colo_lab::root::require_root;
 
 use crate::stand::{Stand, WAYS, end, named, receive, receive_to, wait_mode};
 
-#[test]
+#[lab_test(root)]
 fn frames_of_its_queue_are_mirrored_and_all_go_on() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     for vnet_hdr in [false, true] {
         for queue in ["tx", "rx", "all"] {
@@ -40,11 +37,8 @@ fn frames_of_its_queue_are_mirrored_and_all_go_on() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn without_a_peer_frames_pass_and_the_copies_are_counted() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let mirror = stand.filter("mirror", &["--outdev", &stand.client("nobody")])?;
     for way in WAYS {
@@ -59,11 +53,8 @@ fn without_a_peer_frames_pass_and_the_copies_are_counted() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_peer_that_reconnects_gets_what_is_sent_from_then_on() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     // Whoever listens.
     let listener = stand.listen("there")?;

@@ -2,11 +2,11 @@
 //! complete.
 
 use anyhow::Result;
-use colo_lab::root::require_root;
 
 use crate::frame::{Checksum, Shape, ones_complement_sum};
 use crate::stand::{Stand, TIMEOUT, WAYS, Way, end, wait_mode};
 use crate::tap::VNET_HDR_LEN;
+use colo_lab::lab_test;
 
 const MSS: u16 = 1448;
 const PAYLOAD: usize = 40_000;
@@ -43,11 +43,8 @@ fn send(stand: &Stand, way: Way, header: &[u8], frame: &[u8]) {
     from.write(&[header, frame].concat());
 }
 
-#[test]
+#[lab_test(root)]
 fn with_headers_a_large_frame_is_mirrored_whole() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let out = stand.server("out");
     let mirror = stand.filter("mirror", &["--outdev", &out, "--vnet-hdr-support"])?;
@@ -67,11 +64,8 @@ fn with_headers_a_large_frame_is_mirrored_whole() -> Result<()> {
 }
 
 /// The other end sees what a wire would carry.
-#[test]
+#[lab_test(root)]
 fn without_headers_it_is_mirrored_in_segments_with_their_sums() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let mirror = stand.filter("mirror", &["--outdev", &stand.server("out")])?;
     let mut out = stand.connect("out", false)?;
@@ -95,11 +89,8 @@ fn without_headers_it_is_mirrored_in_segments_with_their_sums() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_large_frame_that_is_redirected_and_injected_is_the_same() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     for (way, queue) in [(Way::Tx, "tx"), (Way::Rx, "rx")] {
         let (out, input) = (stand.server("out"), stand.server("in"));
@@ -123,11 +114,8 @@ fn a_large_frame_that_is_redirected_and_injected_is_the_same() -> Result<()> {
 }
 
 /// A header that promises what the frame does not hold is counted, and harms nobody.
-#[test]
+#[lab_test(root)]
 fn a_lying_header_is_refused() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let input = stand.server("in");
     let redirector =

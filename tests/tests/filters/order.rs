@@ -6,8 +6,8 @@ use anyhow::Result;
 use aya::maps::{Array, Map, MapData};
 use colo_lab::colo_compare::Socket;
 use colo_lab::daemon::Daemon;
+use colo_lab::lab_test;
 use colo_lab::phrases;
-use colo_lab::root::require_root;
 use colo_proxy_common::filter::{Filter, token};
 use nix::sys::signal::Signal;
 
@@ -95,11 +95,8 @@ impl Three {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn an_injected_frame_goes_on_behind_its_injector_only() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     for queue in QUEUES {
         Three::new(queue)?.check("first")?;
     }
@@ -107,11 +104,8 @@ fn an_injected_frame_goes_on_behind_its_injector_only() -> Result<()> {
 }
 
 /// A filter that is killed leaves its place to the next of its id.
-#[test]
+#[lab_test(root)]
 fn a_filter_that_was_killed_keeps_its_place() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     for queue in QUEUES {
         let mut three = Three::new(queue)?;
         let before = three.programs()?;
@@ -128,11 +122,8 @@ fn a_filter_that_was_killed_keeps_its_place() -> Result<()> {
 }
 
 /// So does one whose guest was restarted while it was dead.
-#[test]
+#[lab_test(root)]
 fn a_filter_that_was_dead_when_the_tap_came_back_finds_its_place() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     for queue in QUEUES {
         let mut three = Three::new(queue)?;
         three.middle.0.process.kill()?;
@@ -146,11 +137,8 @@ fn a_filter_that_was_dead_when_the_tap_came_back_finds_its_place() -> Result<()>
 }
 
 /// Every filter attaches to the new TAP by itself, whichever is first.
-#[test]
+#[lab_test(root)]
 fn a_tap_that_comes_back_has_them_in_the_same_order() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     for (queue, slow) in QUEUES.into_iter().flat_map(|queue| [(queue, 0), (queue, 1), (queue, 2)]) {
         let mut three = Three::new(queue)?;
         three.filters()[slow].process.signal(Signal::SIGSTOP)?;
@@ -179,11 +167,8 @@ fn records(pins: &Path, id: &str) -> Result<Array<MapData, Filter>> {
 
 /// A host that has had 65536 interfaces more: the next gate has the token of another filter, or
 /// rather, that one's record says so.
-#[test]
+#[lab_test(root)]
 fn a_token_that_another_filter_has_is_not_taken() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let (mut dead, _) = mirror(&stand, "dead", "tx")?;
     let (alive, _alive) = mirror(&stand, "alive", "tx")?;

@@ -5,9 +5,9 @@ use anyhow::Result;
 use colo_lab::client::{Conversation, Keeper, echo};
 use colo_lab::daemon::{Daemon, output_of};
 use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Lab, LabOptions, Side};
 use colo_lab::phrases;
-use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
 use tempfile::TempDir;
 
@@ -73,11 +73,8 @@ fn guests(lab: &Lab) -> Result<[Guest; 2]> {
     Ok([start(Side::Primary)?, start(Side::Secondary)?])
 }
 
-#[test]
+#[lab_test(root)]
 fn parts_make_a_pair_that_agrees_and_fails_over() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let parts = Parts::start(&lab)?;
     let _guests = guests(&lab)?;

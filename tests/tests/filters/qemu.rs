@@ -7,8 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use colo_lab::colo_compare::{Listener, Socket};
+use colo_lab::lab_test;
 use colo_lab::process::{Process, eventually};
-use colo_lab::root::require_root;
 
 use crate::rewriter::{GUEST_ISN, PEER_ISN, Segment, WIRE_ISN, segment};
 use crate::stand::{Stand, TIMEOUT, Way, end, named, receive, wait_mode};
@@ -78,19 +78,6 @@ fn free_port() -> Result<u16> {
     Listener::tcp()?.port()?.context("a TCP listener has a port")
 }
 
-/// Whether these tests can run. Where `COLO_PROXY_REQUIRE_ROOT=1` says that nothing may be left out,
-/// that they cannot is a failure.
-fn require_qemu() -> bool {
-    let found = Command::new("qemu-system-x86_64").arg("--version").output();
-    let has_qemu = found.is_ok_and(|output| output.status.success());
-    let required = std::env::var_os("COLO_PROXY_REQUIRE_ROOT").is_some_and(|v| v == "1");
-    assert!(has_qemu || !required, "no qemu-system-x86_64: `cargo xtask setup` installs it");
-    if !has_qemu {
-        eprintln!("skipped: needs qemu-system-x86_64 (`cargo xtask setup`)");
-    }
-    require_root() && has_qemu
-}
-
 fn word(way: Way) -> &'static str {
     if way == Way::Tx { "tx" } else { "rx" }
 }
@@ -100,11 +87,8 @@ fn support(vnet_hdr: bool) -> &'static str {
 }
 
 /// What ours mirrors, QEMU's redirector injects.
-#[test]
+#[lab_test(root, qemu)]
 fn our_mirror_speaks_to_qemus_redirector() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     for vnet_hdr in [false, true] {
         let socket = stand.path("m");
@@ -132,11 +116,8 @@ fn our_mirror_speaks_to_qemus_redirector() -> Result<()> {
 }
 
 /// What QEMU's mirror sends, ours injects; and what QEMU's redirector takes as well.
-#[test]
+#[lab_test(root, qemu)]
 fn our_redirector_takes_from_qemus_mirror_and_redirector() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     for vnet_hdr in [false, true] {
         for (kind, way) in [("mirror", Way::Tx), ("redirector", Way::Rx)] {
@@ -171,11 +152,8 @@ fn our_redirector_takes_from_qemus_mirror_and_redirector() -> Result<()> {
 }
 
 /// Ours in the place of QEMU's redirector, with a QEMU that injects what ours has taken.
-#[test]
+#[lab_test(root, qemu)]
 fn our_redirector_sends_to_qemus() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let chardev = format!("path={},server=on,wait=off", stand.path("r").display());
     let object = "filter-redirector,id=f,netdev=net,queue=rx,indev=dev";
@@ -210,11 +188,8 @@ fn conversation() -> Vec<Segment> {
 }
 
 /// Both rewriters make the same of the same conversation, octet for octet.
-#[test]
+#[lab_test(root, qemu)]
 fn our_rewriter_translates_as_qemus() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let mut qemu = Qemu::start(None, "filter-rewriter,id=f,netdev=net,queue=all")?;
     qemu.warm_up()?;

@@ -1,16 +1,13 @@
 //! `filter-redirector`: frames go to the socket instead, and what comes from one goes on behind it.
 
 use anyhow::Result;
+use colo_lab::lab_test;
 use colo_lab::phrases;
-use colo_lab::root::require_root;
 
 use crate::stand::{Stand, TIMEOUT, WAYS, Way, end, named, receive, receive_to, wait_mode};
 
-#[test]
+#[lab_test(root)]
 fn frames_of_its_queue_are_taken_and_others_pass() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     for vnet_hdr in [false, true] {
         for queue in ["tx", "rx", "all"] {
@@ -40,11 +37,8 @@ fn frames_of_its_queue_are_taken_and_others_pass() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn without_a_peer_nothing_passes() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let arguments = ["--queue", "rx", "--outdev", &stand.server("out")];
     let redirector = stand.filter("redirector", &arguments)?;
@@ -70,11 +64,8 @@ fn without_a_peer_nothing_passes() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn what_comes_from_indev_goes_on_in_each_of_its_directions() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     for vnet_hdr in [false, true] {
         for queue in ["tx", "rx", "all"] {
@@ -106,11 +97,8 @@ fn what_comes_from_indev_goes_on_in_each_of_its_directions() -> Result<()> {
 }
 
 /// As compare's output comes back to the guest's TAP: out by one socket, in by the other.
-#[test]
+#[lab_test(root)]
 fn with_both_sockets_a_frame_goes_around() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let (out, input) = (stand.server("out"), stand.server("in"));
     let arguments = ["--queue", "rx", "--indev", &input, "--outdev", &out, "--vnet-hdr-support"];
@@ -135,11 +123,8 @@ fn with_both_sockets_a_frame_goes_around() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn bad_records_are_counted_and_the_next_connection_works() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let redirector =
         stand.filter("redirector", &["--queue", "tx", "--indev", &stand.server("in")])?;

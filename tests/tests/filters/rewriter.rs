@@ -4,9 +4,9 @@
 use anyhow::Result;
 use colo_lab::colo_frame::{BEGAN, DONE, FAILED, FAILOVER, ScriptFrame};
 use colo_lab::daemon::{Daemon, Status, binary};
+use colo_lab::lab_test;
 use colo_lab::pair::left_on;
 use colo_lab::phrases;
-use colo_lab::root::require_root;
 
 use crate::stand::{Stand, TIMEOUT, Way, end, receive, wait_mode};
 
@@ -123,11 +123,8 @@ fn epoch_is(status: &Status, epoch: u64) -> bool {
     status.number("epoch").is_ok_and(|found| found == epoch)
 }
 
-#[test]
+#[lab_test(root)]
 fn a_connection_is_translated_in_both_directions() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let rewriter = stand.filter("rewriter", &[])?;
     open(&stand, PEER.1);
@@ -142,11 +139,8 @@ fn a_connection_is_translated_in_both_directions() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_connection_that_the_guest_opens_is_translated_too() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let _rewriter = stand.filter("rewriter", &[])?;
     let syn = segment(Way::Rx, GUEST_ISN, 0).syn().without_ack();
@@ -161,11 +155,8 @@ fn a_connection_that_the_guest_opens_is_translated_too() -> Result<()> {
 
 /// Input that is earlier than the guest's answer waits for it, and resumes where it was: the filter
 /// before the rewriter has seen it, the one behind it has not.
-#[test]
+#[lab_test(root)]
 fn input_that_is_too_early_waits_and_resumes_at_the_rewriter() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let mirror = |id: &str| {
         let out = stand.server(id);
@@ -203,11 +194,8 @@ fn input_that_is_too_early_waits_and_resumes_at_the_rewriter() -> Result<()> {
 }
 
 /// What a redirector before it injects is translated, as the primary's input is on a secondary.
-#[test]
+#[lab_test(root)]
 fn what_is_injected_before_it_is_translated_and_output_behind_it_is_the_networks() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let (input, out) = (stand.server("in"), stand.server("out"));
     let f1 = stand.filter("redirector", &["--id", "f1", "--queue", "tx", "--indev", &input])?;
@@ -231,11 +219,8 @@ fn what_is_injected_before_it_is_translated_and_output_behind_it_is_the_networks
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_checkpoint_ends_translation() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::silent()?;
     let stand = Stand::new()?;
     let rewriter = stand.filter("rewriter", &["--colo-frame", &frame.kind()])?;
@@ -258,11 +243,8 @@ fn a_checkpoint_ends_translation() -> Result<()> {
 }
 
 /// While it is being made the guest stands still; where it fails, the guest goes on as it was.
-#[test]
+#[lab_test(root)]
 fn a_checkpoint_that_fails_leaves_translation_as_it_was() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::silent()?;
     let stand = Stand::new()?;
     let rewriter = stand.filter("rewriter", &["--colo-frame", &frame.kind()])?;
@@ -281,11 +263,8 @@ fn a_checkpoint_that_fails_leaves_translation_as_it_was() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn after_a_failover_known_connections_stay_translated_and_new_ones_are_not() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let rewriter = stand.filter("rewriter", &[])?;
     open(&stand, PEER.1);
@@ -307,11 +286,8 @@ fn after_a_failover_known_connections_stay_translated_and_new_ones_are_not() -> 
 }
 
 /// It stays while the guest lives and connections need it, whether its process ends well or not.
-#[test]
+#[lab_test(root)]
 fn its_programs_stay_while_connections_need_them() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let mut rewriter = stand.filter("rewriter", &[])?;
     open(&stand, PEER.1);
@@ -333,11 +309,8 @@ fn its_programs_stay_while_connections_need_them() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_guest_that_restarts_is_rewritten_again() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut stand = Stand::new()?;
     let rewriter = stand.filter("rewriter", &[])?;
     stand.restart_guest()?;

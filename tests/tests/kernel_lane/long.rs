@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use colo_lab::client::everything;
+use colo_lab::lab_test;
 use colo_lab::network::Family;
 use colo_lab::process::eventually;
-use colo_lab::root::require_root;
 
 use super::{TIMEOUT, by, is_used, start, streamed};
 
@@ -23,11 +23,8 @@ const FRAMES: u64 = 40;
 const PAUSE: Duration = Duration::from_millis(55);
 
 /// They go by the stream: none counts as lost, and the tunnel stays open for the others.
-#[test]
+#[lab_test(root)]
 fn frames_that_no_tunnel_takes_go_by_the_stream() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = start(by("kernel"))?;
     let guests = [&pair.primary_guest, &pair.secondary_guest];
     let mut sockets = Vec::new();

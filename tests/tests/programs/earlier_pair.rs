@@ -8,6 +8,7 @@ use colo_proxy_common::record::{Flow, Settings, mode};
 use crate::frame::{Checksum, Shape};
 use crate::harness::{MARK, NEXT, Programs, REDIRECT, settings, with_all_options};
 use crate::secondary::{FROM_GUEST, TO_GUEST, TRANSLATION, established, key_of, rewritten};
+use colo_lab::lab_test;
 
 fn told() -> Flow {
     Flow {
@@ -24,9 +25,9 @@ fn both_ways() -> [(Shape, bool); 2] {
     [(shape.clone(), true), (Shape { ports: (shape.ports.1, 9), ..shape }, false)]
 }
 
-#[test]
+#[lab_test(root)]
 fn an_imported_connection_is_translated_both_ways_in_every_epoch_and_after_a_failover() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     for (shape, to_guest) in both_ways() {
         let bytes = shape.build(Checksum::Full);
         programs.set(&settings(mode::PROTECTED));
@@ -45,9 +46,9 @@ fn an_imported_connection_is_translated_both_ways_in_every_epoch_and_after_a_fai
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn the_primary_that_survived_translates_what_it_knows_in_every_mode() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     for (shape, to_guest) in both_ways() {
         let bytes = shape.build(Checksum::Full);
         programs.insert_flow(key_of(&shape, to_guest), told());
@@ -71,9 +72,9 @@ fn the_primary_that_survived_translates_what_it_knows_in_every_mode() {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn the_primary_that_survived_makes_no_connection_known() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&Settings { translates: 1, ..settings(mode::PROTECTED) });
     for flags in [flag::SYN, flag::SYN | flag::ACK, flag::ACK, flag::RST] {
         let bytes = Shape { flags, ..Shape::default() }.build(Checksum::Full);

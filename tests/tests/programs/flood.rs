@@ -7,6 +7,7 @@ use colo_proxy_common::record::{Flow, mode};
 use crate::frame::{Checksum, Shape};
 use crate::harness::{NEXT, REDIRECT};
 use crate::secondary::{ACK, SYN, SYN_ACK, T, Talk, key_of, rewritten};
+use colo_lab::lab_test;
 
 /// More than any of the maps that a flood may churn, which hold 16384.
 const FLOOD: u16 = 40_000;
@@ -14,12 +15,12 @@ const FLOOD: u16 = 40_000;
 const FLOWS_MAX: usize = 65_536;
 
 /// A guest with one connection in use.
-fn in_use() -> Option<Talk> {
-    let mut talk = Talk::new(mode::PROTECTED, Shape { ports: (50_000, 80), ..Shape::default() })?;
+fn in_use() -> Talk {
+    let mut talk = Talk::new(mode::PROTECTED, Shape { ports: (50_000, 80), ..Shape::default() });
     handshake(&mut talk);
     talk.guest(ACK, 1_001, 300);
     assert_eq!(talk.programs.entries("flows").len(), 1);
-    Some(talk)
+    talk
 }
 
 fn handshake(talk: &mut Talk) {
@@ -45,9 +46,9 @@ fn can_be_opened(talk: &mut Talk, port: u16) {
     assert!(talk.programs.entries("flows").iter().any(|(known, _)| *known == key));
 }
 
-#[test]
+#[lab_test(root)]
 fn a_flood_of_syns_pushes_out_no_connection_in_use() {
-    let Some(mut talk) = in_use() else { return };
+    let mut talk = in_use();
     for port in 1..=FLOOD {
         talk.shape.ports = (port, 81);
         talk.peer(SYN, 0, 0);
@@ -61,9 +62,9 @@ fn a_flood_of_syns_pushes_out_no_connection_in_use() {
 }
 
 /// Each SYN/ACK is answered, with a number that nobody has sent, and the guest says nothing more.
-#[test]
+#[lab_test(root)]
 fn a_flood_of_handshakes_that_the_guest_never_confirmed_pushes_out_no_connection_in_use() {
-    let Some(mut talk) = in_use() else { return };
+    let mut talk = in_use();
     for port in 1..=FLOOD {
         talk.shape.ports = (port, 81);
         handshake(&mut talk);
@@ -80,9 +81,9 @@ fn a_flood_of_handshakes_that_the_guest_never_confirmed_pushes_out_no_connection
 
 /// The guest speaks in each of them, so they are as real as any; the daemon makes room in time
 /// where it can. Until then the new ones are translated, but pushed out by newer ones.
-#[test]
+#[lab_test(root)]
 fn a_table_full_of_connections_in_use_loses_none_of_them() {
-    let Some(mut talk) = in_use() else { return };
+    let mut talk = in_use();
     let key = key_of(&talk.shape, true);
     let mut filler = Flow { seq_offset: 9, ..Flow::default() };
     let (_, real) = talk.programs.entries("flows").remove(0);
@@ -107,9 +108,9 @@ fn a_table_full_of_connections_in_use_loses_none_of_them() {
 }
 
 /// Resets in the name of the peer, which anybody can send, and then a flood.
-#[test]
+#[lab_test(root)]
 fn a_forged_reset_does_not_help_a_flood() {
-    let Some(mut talk) = in_use() else { return };
+    let mut talk = in_use();
     talk.peer(flag::RST, 0, 0);
     for port in 1..=FLOOD {
         talk.shape.ports = (port, 81);
@@ -119,10 +120,10 @@ fn a_forged_reset_does_not_help_a_flood() {
 }
 
 /// The twin: the same floods do push out what the guest has said nothing in.
-#[test]
+#[lab_test(root)]
 fn a_connection_that_the_guest_never_confirmed_can_be_pushed_out() {
     let shape = Shape { ports: (50_000, 80), ..Shape::default() };
-    let Some(mut talk) = Talk::new(mode::PROTECTED, shape) else { return };
+    let mut talk = Talk::new(mode::PROTECTED, shape);
     handshake(&mut talk);
     for port in 1..=FLOOD {
         talk.shape.ports = (port, 81);

@@ -10,6 +10,7 @@ use colo_proxy_common::record::{Settings, mode};
 use crate::frame::{Checksum, Shape, TcpOption};
 use crate::harness::{DROP, MARK, NEXT, Programs, REDIRECT, settings};
 use crate::some_frame;
+use colo_lab::lab_test;
 
 /// Interfaces that do not exist.
 const TUNNEL: u32 = 0x7fff_0011;
@@ -43,9 +44,9 @@ impl Programs {
 }
 
 /// The tag has the epoch of the translation and the slot, and the rest of the mark is the daemon's.
-#[test]
+#[lab_test(root)]
 fn the_secondarys_output_goes_into_the_tunnel_with_a_tag() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&with_lane(mode::PROTECTED));
     let run = programs.run("colo_from_guest", &some_frame(), 0);
     assert_eq!((run.verdict, run.mark), (REDIRECT, mark(MARK, 3, SLOT)));
@@ -55,9 +56,9 @@ fn the_secondarys_output_goes_into_the_tunnel_with_a_tag() {
     assert_eq!(programs.run("colo_from_guest", &some_frame(), 0).verdict, NEXT);
 }
 
-#[test]
+#[lab_test(root)]
 fn only_what_we_send_gets_into_the_tunnel() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&with_lane(mode::PROTECTED));
     let ours = mark(MARK, 3, SLOT);
     for name in ["colo_lane_copy", "colo_lane_reply"] {
@@ -76,9 +77,9 @@ fn only_what_we_send_gets_into_the_tunnel() {
 }
 
 /// One octet too long, whole or in segments, and it goes to the gate, with no tag and uncounted.
-#[test]
+#[lab_test(root)]
 fn what_is_too_long_for_the_tunnel_goes_to_the_gate() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     let frame = Shape { payload: vec![7; 500], ..Shape::default() }.build(Checksum::Full);
     let (len, ours) = (frame.len() as u32, mark(MARK, 3, SLOT));
     for (frame_max, gso_size, expected) in [
@@ -99,9 +100,9 @@ fn what_is_too_long_for_the_tunnel_goes_to_the_gate() {
 
 /// Full segments of a guest with an MTU of 1500, with timestamps: with VLAN tags they are longer than
 /// what a link with an MTU of 1550 takes, and would be lost in the tunnel.
-#[test]
+#[lab_test(root)]
 fn segments_with_vlan_tags_go_where_they_fit() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     let ours = mark(MARK, 3, SLOT);
     for (vlans, frame_max, expected) in [
         (vec![], 1514, ours),
@@ -127,9 +128,9 @@ fn segments_with_vlan_tags_go_where_they_fit() {
 }
 
 /// Segments whose headers make them too long are found at the tunnel; they do not count as sent.
-#[test]
+#[lab_test(root)]
 fn segments_that_are_too_long_end_at_the_tunnel() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     let frame = Shape { payload: vec![7; 500], ..Shape::default() }.build(Checksum::Full);
     let (headers, ours) = (frame.len() as u32 - 500, mark(MARK, 3, SLOT));
     let frame_max = frame.len() as u32 - 1;
@@ -148,9 +149,9 @@ fn segments_that_are_too_long_end_at_the_tunnel() {
 }
 
 /// The present epoch and the next one, and nothing else, whatever bits the other end sends.
-#[test]
+#[lab_test(root)]
 fn an_epoch_that_is_over_ends_at_the_tunnel() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&with_lane(mode::PROTECTED));
     for epoch in 0..256 {
         let run = programs.run("colo_lane_back", &some_frame(), tag(epoch, SLOT));
@@ -169,9 +170,9 @@ fn an_epoch_that_is_over_ends_at_the_tunnel() {
 
 /// What has counted as lost does not come any more, and is counted for no slot: neither for its own
 /// nor for the one that has its place now.
-#[test]
+#[lab_test(root)]
 fn what_comes_too_late_ends_at_the_tunnel() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     for name in ["colo_lane_back", "colo_lane_input"] {
         programs.set(&Settings { lane_told: told(SLOT), ..with_lane(mode::PROTECTED) });
         let before = programs.lane_counters();
@@ -192,9 +193,9 @@ fn what_comes_too_late_ends_at_the_tunnel() {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn input_goes_to_the_guest_or_waits() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     for (holds, held) in [(0, 0), (1, 1)] {
         programs.set(&Settings { lane_holds: holds, ..with_lane(mode::PROTECTED) });
         let run = programs.run("colo_lane_input", &some_frame(), tag(9, 4));
@@ -209,9 +210,9 @@ fn input_goes_to_the_guest_or_waits() {
 }
 
 /// Whatever the guest sends, cut anywhere, it goes on; and its address is known after a moment.
-#[test]
+#[lab_test(root)]
 fn who_speaks_is_remembered() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&with_lane(mode::PROTECTED));
     let frame = some_frame();
     let ours = mark(MARK, 3, SLOT);

@@ -10,6 +10,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::frame::{Checksum, Ip, Shape, TcpOption, V4_DST, V4_SRC, V6_DST, V6_SRC, any_shape};
 use crate::harness::{DROP, MARK, NEXT, Programs, REDIRECT, Run, settings, with_all_options};
+use colo_lab::lab_test;
 
 pub(crate) const TO_GUEST: &str = "colo_to_guest";
 pub(crate) const FROM_GUEST: &str = "colo_from_guest";
@@ -95,9 +96,9 @@ fn etherparse_accepts(bytes: &[u8]) -> bool {
 
 /// Any shape, both ways: what the kernel makes of it is what the same code makes of it here, and
 /// has a right checksum.
-#[test]
+#[lab_test(root)]
 fn translates_every_shape() {
-    let Some(programs) = Programs::load() else { return };
+    let programs = Programs::load();
     let programs = std::cell::RefCell::new(programs);
     let mut runner =
         TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
@@ -125,9 +126,9 @@ fn translates_every_shape() {
     assert!(counters.translated_to_guest > 0 && counters.translated_from_guest > 0);
 }
 
-#[test]
+#[lab_test(root)]
 fn a_wrong_checksum_stays_wrong() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&settings(mode::PROTECTED));
     let shape = with_all_options();
     programs.insert_flow(key_of(&shape, true), established(TRANSLATION));
@@ -146,10 +147,10 @@ pub(crate) struct Talk {
 }
 
 impl Talk {
-    pub(crate) fn new(mode: u32, shape: Shape) -> Option<Self> {
-        let mut programs = Programs::load()?;
+    pub(crate) fn new(mode: u32, shape: Shape) -> Self {
+        let mut programs = Programs::load();
         programs.set(&settings(mode));
-        Some(Self { programs, shape })
+        Self { programs, shape }
     }
 
     pub(crate) fn build(
@@ -207,10 +208,10 @@ fn shapes() -> [Shape; 3] {
     [Shape::default(), Shape::v6(), Shape { vlans: vec![5, 6], ..Shape::default() }]
 }
 
-#[test]
+#[lab_test(root)]
 fn the_peer_opens() {
     for shape in shapes() {
-        let Some(mut talk) = Talk::new(mode::PROTECTED, shape.clone()) else { return };
+        let mut talk = Talk::new(mode::PROTECTED, shape.clone());
         let (run, bytes) = talk.peer(SYN, 0, 0);
         assert_eq!((run.verdict, run.frame), (NEXT, bytes));
         let (run, bytes) = talk.guest(SYN_ACK, 1_000, 300);
@@ -239,10 +240,10 @@ fn the_peer_opens() {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn the_peer_opens_and_is_faster() {
     for shape in shapes() {
-        let Some(mut talk) = Talk::new(mode::PROTECTED, shape.clone()) else { return };
+        let mut talk = Talk::new(mode::PROTECTED, shape.clone());
         talk.peer(SYN, 0, 0);
         let (run, bytes) = talk.peer(ACK, 4_000_000_001, 50_000);
         assert_eq!((run.verdict, run.mark, run.frame), (REDIRECT, MARK, bytes), "held");
@@ -256,11 +257,11 @@ fn the_peer_opens_and_is_faster() {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn the_guest_opens_in_either_order() {
     for shape in shapes() {
         for faster in [false, true] {
-            let Some(mut talk) = Talk::new(mode::PROTECTED, shape.clone()) else { return };
+            let mut talk = Talk::new(mode::PROTECTED, shape.clone());
             if faster {
                 assert_eq!(talk.peer(SYN_ACK, 4_000_000_001, 50_000).0.verdict, REDIRECT);
             }
@@ -274,9 +275,9 @@ fn the_guest_opens_in_either_order() {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn modes() {
-    let Some(mut talk) = Talk::new(mode::PROTECTED, Shape::default()) else { return };
+    let mut talk = Talk::new(mode::PROTECTED, Shape::default());
     talk.programs.insert_flow(key_of(&Shape::default(), true), established(TRANSLATION));
 
     // The protected guest gets no input from the LAN.
@@ -301,9 +302,9 @@ fn modes() {
     assert_eq!((run.verdict, run.frame), (NEXT, sent));
 }
 
-#[test]
+#[lab_test(root)]
 fn a_new_epoch_voids_the_offsets() {
-    let Some(mut talk) = Talk::new(mode::PROTECTED, Shape::default()) else { return };
+    let mut talk = Talk::new(mode::PROTECTED, Shape::default());
     talk.programs.insert_flow(key_of(&Shape::default(), true), established(TRANSLATION));
     talk.programs.set(&Settings { epoch: 4, ..settings(mode::PROTECTED) });
     let (run, bytes) = talk.peer(ACK, 1, 1);
@@ -313,9 +314,9 @@ fn a_new_epoch_voids_the_offsets() {
 }
 
 /// RFC 6946: a fragment that is all of its packet.
-#[test]
+#[lab_test(root)]
 fn an_atomic_fragment_is_translated() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&settings(mode::PROTECTED));
     let shape = Shape { ip: Ip::V6 { extensions: Vec::new() }, ..with_all_options() };
     programs.insert_flow(key_of(&shape, true), established(TRANSLATION));
@@ -333,9 +334,9 @@ fn an_atomic_fragment_is_translated() {
     assert_eq!((run.verdict, run.frame), (NEXT, bytes));
 }
 
-#[test]
+#[lab_test(root)]
 fn what_is_not_tcp_goes_on_as_it_is() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&settings(mode::PROTECTED));
     let udp =
         etherparse::PacketBuilder::ethernet2([2; 6], [3; 6]).ipv4(V4_SRC, V4_DST, 64).udp(1, 2);

@@ -19,7 +19,7 @@ impl Tests {
         let Some(module) = module(path) else { return };
         let mut is_test = false;
         for line in text.lines().map(str::trim) {
-            is_test |= line == "#[test]";
+            is_test |= line == "#[test]" || line.starts_with("#[lab_test");
             if let Some(name) = function(line) {
                 if is_test {
                     self.0.insert((module.to_owned(), name.to_owned()));
