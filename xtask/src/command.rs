@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use std::env;
 use std::ffi::OsStr;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -17,6 +17,25 @@ pub fn run(command: &mut Command) -> Result<()> {
         bail!("{} failed: {status}", show(command));
     }
     Ok(())
+}
+
+/// Runs `command` with our own stdin and stderr. Prints its stdout while it runs, and returns it.
+pub fn run_and_read(command: &mut Command) -> Result<String> {
+    let child = command.stdout(Stdio::piped()).spawn();
+    let mut child = child.with_context(|| format!("cannot start {}", show(command)))?;
+    let stdout = child.stdout.take().context("its stdout is not piped")?;
+    let mut text = String::new();
+    for line in BufReader::new(stdout).lines() {
+        let line = line.with_context(|| format!("cannot read the output of {}", show(command)))?;
+        println!("{line}");
+        text.push_str(&line);
+        text.push('\n');
+    }
+    let status = child.wait().with_context(|| format!("cannot wait for {}", show(command)))?;
+    if !status.success() {
+        bail!("{} failed: {status}", show(command));
+    }
+    Ok(text)
 }
 
 /// Runs `command` and returns what it printed, without the last line end.

@@ -130,10 +130,12 @@ fn tests_that_a_document_cites() {
     tests.add("a/src/lane/tests.rs", "#[test]\nfn cut() {}\nfn helper() {}\n");
     tests.add("a/src/tests/marks.rs", "    #[test]\n    #[cfg(x)]\n    fn fin() -> Result<()> {\n");
     tests.add("a/src/protection.rs", "mod tests {\n#[test]\nfn late() {}\n}\n");
+    tests.add("t/tests/life.rs", "#[lab_test(root)]\nfn birth() {}\n");
     let cite = |text: &str| citations::check("docs/a.md", text, &tests).len();
     let good = "`lane::tests::cut`, `lane::cut`, `a::tests::marks::fin` `protection::tests::late`";
     assert_eq!(cite(good), 0);
     assert_eq!(cite("`std::Vec`, `--option`, `Engine::new`, lane::nothing"), 0);
+    assert_eq!(cite("`life::birth`"), 0);
     assert_eq!(cite("`lane::helper`"), 1, "it is no test");
     assert_eq!(cite("`marks::cut`\n`lane::fin`"), 2, "they are elsewhere");
     assert_eq!(cite("`lane::tests::gone`"), 1);
