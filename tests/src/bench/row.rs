@@ -1,4 +1,4 @@
-//! What is measured: the rows, and what each figure of them has to reach.
+//! The rows of the benchmark, and the targets of their figures.
 
 use super::results::Chain;
 
@@ -26,11 +26,11 @@ pub enum Setting {
     Frames,
     /// The same with segmentation offload.
     Offloads,
-    /// As [`Setting::Frames`], with a slow link between the hosts.
+    /// As [`Setting::Frames`], but with a slow link between the hosts.
     SlowLink,
-    /// colo-compares side by side, with frames of so many octets.
+    /// colo-compares side by side, with frames of so many bytes.
     Compare(usize),
-    /// A lab for each measurement, which does not survive it.
+    /// A new lab for each measurement, which destroys it.
     Failover,
     /// A lab with many guests.
     ManyGuests,
@@ -64,7 +64,7 @@ impl Row {
         }
     }
 
-    /// As on the command line and in the file of results.
+    /// Its name on the command line and in the file of results.
     pub fn id(self) -> &'static str {
         match self {
             Self::TcpRr => "tcp-rr",
@@ -96,12 +96,12 @@ impl Row {
             }
             Self::Compare64 => "colo-compare over unix sockets, equal pairs of 64 B",
             Self::Compare1448 => "colo-compare over unix sockets, equal pairs of 1448 B",
-            Self::Failover => "Failover, from the word that the primary is dead",
+            Self::Failover => "Failover, from the request after the primary's death",
             Self::ManyGuests => "64 guests of one daemon, a connection to each",
         }
     }
 
-    /// Who can be measured.
+    /// The chains that can be measured.
     pub fn chains(self) -> &'static [Chain] {
         match self.setting() {
             Setting::Frames => &Chain::ALL,
@@ -113,7 +113,7 @@ impl Row {
         }
     }
 
-    /// Whose figures the targets are about.
+    /// The chain that has the targets.
     pub fn ours(self) -> Chain {
         if self.setting() == Setting::SlowLink { Chain::Digests } else { Chain::Ours }
     }
@@ -146,7 +146,7 @@ pub struct Line {
     pub targets: &'static [Target],
 }
 
-/// What all rounds come to.
+/// How the figures of all rounds become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Of {
     Median,
@@ -154,18 +154,18 @@ pub enum Of {
     Highest,
 }
 
-/// What colo-proxy's figure has to be.
+/// What colo-proxy's figure must be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
-    /// At least so many times QEMU's.
+    /// At least this multiple of QEMU's.
     TimesQemu(f64),
-    /// At most so much of QEMU's.
+    /// At most this share of QEMU's.
     ShareOfQemu(f64),
-    /// At least so much of that without a proxy.
+    /// At least this share of the figure without a proxy.
     ShareOfNone(f64),
-    /// What it adds to that without a proxy is at most so much of what QEMU's adds.
+    /// Compared with no proxy, it adds at most this share of what QEMU's chain adds.
     ShareOfAdded(f64),
-    /// At most so much of what it is with the streams and whole frames.
+    /// At most this share of the figure with the streams and whole frames.
     ShareOfStreams(f64),
     AtMost(f64),
     AtLeast(f64),
@@ -180,11 +180,15 @@ const fn line(
     Line { figure, title, of, targets }
 }
 
-const CPU: Line =
-    line("cpu_s_per_mpacket", "CPU s a million frames", Of::Median, &[Target::ShareOfQemu(0.333)]);
-const ASKED: Line = line("asked", "checkpoints asked for, all rounds", Of::Sum, &[]);
+const CPU: Line = line(
+    "cpu_s_per_mpacket",
+    "CPU s per million frames",
+    Of::Median,
+    &[Target::ShareOfQemu(0.333)],
+);
+const ASKED: Line = line("asked", "checkpoints requested, all rounds", Of::Sum, &[]);
 const NONE_ASKED: Line =
-    line("asked", "checkpoints asked for, all rounds", Of::Sum, &[Target::AtMost(0.0)]);
+    line("asked", "checkpoints requested, all rounds", Of::Sum, &[Target::AtMost(0.0)]);
 
 const TCP_RR: &[Line] = &[
     line("rate", "exchanges/s", Of::Median, &[Target::TimesQemu(2.5)]),
@@ -217,7 +221,7 @@ const SLOW_LINK: &[Line] = &[
     line("gbits", "Gbit/s", Of::Median, &[]),
     line(
         "returned",
-        "octets from the secondary's host for each of the stream",
+        "bytes from the secondary's host per byte of the stream",
         Of::Median,
         &[Target::ShareOfStreams(0.05)],
     ),
