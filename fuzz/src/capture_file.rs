@@ -29,7 +29,7 @@ type Found = (Vec<Packet>, Result<bool, String>);
 
 fn read(file: &[u8], piece: usize) {
     let whole = everything(file);
-    // However few octets a read gives.
+    // However few bytes a read gives.
     assert_eq!(everything(Pieces { rest: file, piece }), whole);
     is_plausible(file, &whole);
     if let Some(expected) = slow::read(file) {
@@ -90,7 +90,11 @@ fn is_bounded(file: &[u8]) {
         assert!(reader.count() <= file.len());
     }
     let needed = measure.peak_bytes();
-    assert!(needed <= READER_BYTES_MAX, "{needed} bytes for {} octets", file.len());
+    assert!(
+        needed <= READER_BYTES_MAX,
+        "{needed} bytes of memory for a file of {} bytes",
+        file.len()
+    );
 }
 
 /// A file that gives only so much at a time.

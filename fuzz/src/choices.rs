@@ -1,4 +1,4 @@
-//! Octets read as a row of choices, so that a target can build what it needs from any input.
+//! Bytes read as a row of choices, so that a target can build what it needs from any input.
 
 /// The rest of an input. Where nothing is left, every choice is the first one.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl<'a> Choices<'a> {
         all[self.below(all.len())]
     }
 
-    /// The next octets as they are, `most` of them or what is left.
+    /// The next bytes as they are, `most` of them or what is left.
     pub(crate) fn octets(&mut self, most: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(most.min(self.0.len()));
         self.0 = rest;

@@ -23,7 +23,7 @@ pub fn run(frame: &[u8]) {
 fn points_inside(frame: &[u8], ip: &Ip) {
     let header_min = if ip.version == 4 { 20 } else { 40 };
     assert!(ip.at + header_min <= ip.payload_at && ip.payload_at <= ip.end, "{ip:?}");
-    assert!(ip.end as usize <= frame.len(), "{ip:?} in {} octets", frame.len());
+    assert!(ip.end as usize <= frame.len(), "{ip:?} in {} bytes", frame.len());
     let whole: Result<Tcp, Malformed> = decode_tcp(frame, ip);
     let Ok(tcp) = whole else { return };
     assert!(decode_ports(frame, ip) == Ok((tcp.src_port, tcp.dst_port)));
@@ -78,7 +78,7 @@ fn slow_options(frame: &[u8], tcp: &Tcp) -> TcpOptions {
     found
 }
 
-/// Padding is no part of the packet: with none, and with more, it is the same. One octet less is no
+/// Padding is no part of the packet: with none, and with more, it is the same. One byte less is no
 /// packet at all.
 fn ends_where_it_says(
     frame: &[u8],

@@ -3,7 +3,7 @@
 //!
 //! Whatever happens: a frame leaves once at most and as it came in, nothing else leaves but
 //! acknowledgments of the engine's own, nothing is lost, datagrams of one flow keep their order, no
-//! octet leaves that the secondary has not said at that place, every bound of `Limits` holds, a
+//! byte leaves that the secondary has not said at that place, every bound of `Limits` holds, a
 //! checkpoint settles all that was before it, one request is outstanding at the most, and a timer
 //! that is due does something.
 

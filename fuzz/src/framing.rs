@@ -1,5 +1,5 @@
 //! The framing of a lane: read in pieces of any size it gives what a slow reader finds in the same
-//! octets, a bad length ends the connection at once and not the next one, what is written comes out
+//! bytes, a bad length ends the connection at once and not the next one, what is written comes out
 //! as it was, and neither needs more memory than it may.
 
 mod slow;
@@ -54,7 +54,7 @@ fn read(choices: &mut Choices<'_>, vnet_hdr: bool, described: bool) {
     goes_on(&mut reader, vnet_hdr);
 }
 
-/// A stream longer than its description: runs of one octet, and the lengths that announce them.
+/// A stream longer than its description: runs of one byte, and the lengths that announce them.
 fn describe(choices: &mut Choices<'_>) -> Vec<u8> {
     const STREAM_MAX: usize = 200_000;
     let mut stream = Vec::new();
@@ -93,7 +93,7 @@ fn takes(reader: &mut RecordReader, slow: &mut SlowReader, mut piece: &[u8]) -> 
     let mut expected = slow.take(piece).into_iter();
     let of_slow = measure.peak_bytes();
     while !piece.is_empty() {
-        assert!(fill(reader, &mut piece).is_ok(), "octets are there");
+        assert!(fill(reader, &mut piece).is_ok(), "a slice always has its bytes");
         loop {
             match reader.next_frame() {
                 Ok(Some(frame)) => {
@@ -112,11 +112,15 @@ fn takes(reader: &mut RecordReader, slow: &mut SlowReader, mut piece: &[u8]) -> 
     }
     assert_eq!((expected.next(), reader.bad), (None, slow.bad));
     let needed = measure.peak_bytes().saturating_sub(of_slow);
-    assert!(needed <= READER_BYTES_MAX, "{needed} bytes for {} octets", slow.pending());
+    assert!(
+        needed <= READER_BYTES_MAX,
+        "{needed} bytes of memory for {} bytes of stream",
+        slow.pending()
+    );
     true
 }
 
-/// After a connection, however it ended, the next one is read from its first octet on.
+/// After a connection, however it ended, the next one is read from its first byte on.
 fn goes_on(reader: &mut RecordReader, vnet_hdr: bool) {
     reader.reset();
     let head: &[u8] = if vnet_hdr { &[0, 0, 0, 26, 0, 0, 0, 12] } else { &[0, 0, 0, 26] };

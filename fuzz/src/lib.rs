@@ -1,6 +1,6 @@
 //! The fuzz targets of colo-proxy.
 //!
-//! Each target is a function of octets that asserts what must hold whatever they are; it asserts
+//! Each target is a function of bytes that asserts what must hold whatever they are; it asserts
 //! more than "no panic". The same functions run under libFuzzer (`cargo +nightly fuzz run TARGET`)
 //! and, on every file of the committed corpora, in `cargo test`. README.md says how.
 

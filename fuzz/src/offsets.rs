@@ -12,7 +12,7 @@ use crate::measure::Measure;
 /// What reading may need, as a multiple of the text: a line is a connection, and at fault at worst.
 const BYTES_PER_OCTET_MAX: usize = 300;
 
-/// The first octet says how many connections there is room for; the text is the rest, where that is
+/// The first byte says how many connections there is room for; the text is the rest, where that is
 /// text.
 pub fn run(input: &[u8]) {
     let mut choices = Choices::new(input);

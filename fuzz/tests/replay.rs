@@ -5,7 +5,7 @@ use std::path::Path;
 
 use colo_proxy_fuzz::{TARGETS, replay};
 
-/// The corpora are for quick replay: a target's files, and their octets in all.
+/// The corpora are for quick replay: a target's files, and their bytes in all.
 const FILES_MAX: usize = 300;
 const BYTES_MAX: u64 = 300 * 1024;
 

@@ -249,7 +249,7 @@ impl Object {
         let wanted = if case.key.is_some() { u64::from(repeat) } else { 0 };
         ensure!(result.return_value as i32 == NEXT, "{}: not let through", case.name);
         ensure!(translated == wanted, "{}: {translated} translated", case.name);
-        ensure!((out != case.frame) == case.key.is_some(), "{}: the octets", case.name);
+        ensure!((out != case.frame) == case.key.is_some(), "{}: the bytes", case.name);
         Ok(result.duration.as_nanos() as u32)
     }
 }
@@ -328,7 +328,7 @@ mod empty {
     /// `A` is what `command` reads of `union bpf_attr`, and every pointer in it is valid for it.
     unsafe fn bpf<A>(command: c_int, attr: &mut A) -> io::Result<c_int> {
         let attr: *mut A = attr;
-        // SAFETY: the kernel uses as many octets as `A` has; the rest is the caller's promise.
+        // SAFETY: the kernel uses as many bytes as `A` has; the rest is the caller's promise.
         match unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<A>()) } {
             result @ 0.. => Ok(result as c_int),
             _ => Err(io::Error::last_os_error()),

@@ -1,4 +1,4 @@
-//! The client: connections that check every octet, datagrams, and what they measure.
+//! The client: connections that check every byte, datagrams, and what they measure.
 
 mod calls;
 mod conversation;

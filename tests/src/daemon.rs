@@ -379,7 +379,7 @@ impl Status {
         value.and_then(Value::as_u64).with_context(|| format!("status: {pointer} is {value:?}"))
     }
 
-    /// The last divergences that are differences of an octet.
+    /// The last divergences that are differences of a byte.
     pub fn divergences(&self) -> Vec<NamedDivergence> {
         let all = self.0.pointer("/detail/divergences").and_then(Value::as_array);
         all.into_iter().flatten().filter_map(NamedDivergence::read).collect()
@@ -422,6 +422,6 @@ impl std::fmt::Display for NamedDivergence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (flow, at, a, b) =
             (&self.flow, self.stream_offset, self.primary_byte, self.secondary_byte);
-        write!(f, "{flow}, octet {at}: primary {a:#04x}, secondary {b:#04x}")
+        write!(f, "{flow}, byte {at}: primary {a:#04x}, secondary {b:#04x}")
     }
 }

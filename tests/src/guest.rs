@@ -167,7 +167,7 @@ impl StandIn {
         }
     }
 
-    /// Changes one octet of what the guest sends next from `guest_port`.
+    /// Changes one byte of what the guest sends next from `guest_port`.
     pub fn flip(&mut self, protocol: u8, guest_port: u16, at: u32) -> Result<()> {
         self.command(&Command::Flip { protocol, guest_port, at, keep_sum: true }).map(drop)
     }

@@ -1,11 +1,11 @@
 //! What the client and the service in the guest say to each other.
 //!
-//! Every answer but one ([`Kind::Clock`]) is a function of the octets that the connection has carried
+//! Every answer but one ([`Kind::Clock`]) is a function of the bytes that the connection has carried
 //! so far and of nothing else, so two guests that get the same input give the same answers, and a guest that takes a
 //! connection over can only go on if it has really followed it.
 //!
-//! A request is a header of 16 octets, `kind` and a count, and for some kinds a body of that many
-//! octets. Both sides keep a [`Transcript`].
+//! A request is a header of 16 bytes, `kind` and a count, and for some kinds a body of that many
+//! bytes. Both sides keep a [`Transcript`].
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ pub const ECHO_PORT: u16 = 7001;
 pub const CALL_PORT: u16 = 7002;
 /// The longest body of a request whose answer carries it back.
 pub const ANSWER_MAX: u64 = 1 << 20;
-/// Octets that are read, checked and hashed at a time; part of the definition of the hash.
+/// Bytes that are read, checked and hashed at a time; part of the definition of the hash.
 pub const BLOCK_LEN: usize = 1 << 16;
 const HEADER_LEN: usize = 16;
 
@@ -26,15 +26,15 @@ const HEADER_LEN: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
-    /// The body, answered with counter, hash and as many octets of pattern.
+    /// The body, answered with counter, hash and as many bytes of pattern.
     Ask = 1,
     /// The body, answered with itself.
     Echo = 2,
-    /// No body, answered with that many octets of pattern.
+    /// No body, answered with that many bytes of pattern.
     Down = 3,
-    /// A body of pattern, answered with counter, hash and the number of wrong octets.
+    /// A body of pattern, answered with counter, hash and the number of wrong bytes.
     Up = 4,
-    /// No body, answered with that many octets of a pattern that nobody knows before: its seed is
+    /// No body, answered with that many bytes of a pattern that nobody knows before: its seed is
     /// the guest's clock. The one answer in which two guests differ.
     Clock = 5,
 }
@@ -54,7 +54,7 @@ impl Request {
         bytes
     }
 
-    /// `None` where this is not a request: the connection has carried wrong octets.
+    /// `None` where this is not a request: the connection has carried wrong bytes.
     pub fn decode(bytes: [u8; HEADER_LEN]) -> Option<Self> {
         let (&head, &count) = (bytes.first_chunk::<8>()?, bytes.last_chunk()?);
         let count = u64::from_be_bytes(count);
@@ -91,7 +91,7 @@ impl Request {
     }
 }
 
-/// The error for octets that the other side cannot have sent.
+/// The error for bytes that the other side cannot have sent.
 pub fn wrong(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
@@ -141,7 +141,7 @@ impl Transcript {
     }
 }
 
-/// Octets that either side can make for itself, from the hash of the connection.
+/// Bytes that either side can make for itself, from the hash of the connection.
 #[derive(Debug)]
 pub struct Pattern {
     state: u64,
@@ -174,7 +174,7 @@ pub fn blocks(count: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Writes `count` octets of pattern; `seen` is called with each block.
+/// Writes `count` bytes of pattern; `seen` is called with each block.
 pub fn write_pattern(
     to: &mut impl Write,
     seed: u64,
@@ -192,7 +192,7 @@ pub fn write_pattern(
     Ok(())
 }
 
-/// Reads `count` octets that should be pattern and returns how many were not, and where the first
+/// Reads `count` bytes that should be pattern and returns how many were not, and where the first
 /// of them lay.
 pub fn read_pattern(
     from: &mut impl Read,
@@ -216,7 +216,7 @@ pub fn read_pattern(
     Ok(mismatch)
 }
 
-/// Octets that were not what they should have been.
+/// Bytes that were not what they should have been.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mismatch {
     pub count: u64,

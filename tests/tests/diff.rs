@@ -1,5 +1,5 @@
 //! `colo-proxy diff` on what two real guests sent: the same work, done by two kernels with numbers
-//! of their own, is no difference; one flipped octet is.
+//! of their own, is no difference; one flipped byte is.
 
 #[path = "diff/recorder.rs"]
 mod recorder;

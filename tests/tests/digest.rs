@@ -20,7 +20,7 @@ fn pair(returns: &str, offloads: Offloads) -> Result<Pair> {
     Pair::start(PairSetup { daemons, offloads, ..PairSetup::default() })
 }
 
-/// Octets that the secondary has returned for each million that both guests have said.
+/// Bytes that the secondary has returned for each million that both guests have said.
 fn returned_per_million(returns: &str, offloads: Offloads) -> Result<u64> {
     let pair = pair(returns, offloads)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
@@ -29,7 +29,7 @@ fn returned_per_million(returns: &str, offloads: Offloads) -> Result<u64> {
     let (primary, secondary) = (pair.primary.status()?, pair.secondary.status()?);
     let returned = secondary.detail("/lanes/secondary_out/bytes")?;
     let compared = primary.number("compared_bytes")?;
-    eprintln!("{returns}: {returned} octets for {compared}; {}", digests(&primary));
+    eprintln!("{returns}: {returned} bytes for {compared}; {}", digests(&primary));
     ensure!(compared >= OCTETS, "{primary:#?}");
     pair.expect_no_checkpoints()?;
     pair.finish()?;
@@ -45,10 +45,10 @@ fn digests(status: &Status) -> String {
 #[lab_test(root)]
 fn a_download_returns_less_than_a_twentieth() -> Result<()> {
     let digests = returned_per_million("digest", Offloads::Off)?;
-    assert!(digests < 50_000, "{digests} octets for a million");
+    assert!(digests < 50_000, "{digests} bytes for a million");
     // The twin.
     let frames = returned_per_million("frames", Offloads::Off)?;
-    assert!(frames > 1_000_000, "{frames} octets for a million");
+    assert!(frames > 1_000_000, "{frames} bytes for a million");
     Ok(())
 }
 

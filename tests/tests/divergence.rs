@@ -1,4 +1,4 @@
-//! A difference between the guests is found, named to the octet, and never seen by the client.
+//! A difference between the guests is found, named to the byte, and never seen by the client.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -139,7 +139,7 @@ fn in_a_datagram() -> Result<()> {
     pair.finish()
 }
 
-/// The primary's octets count, also where it is the primary that is wrong: nobody can tell.
+/// The primary's bytes count, also where it is the primary that is wrong: nobody can tell.
 #[lab_test(root)]
 fn of_the_primary_itself_reaches_the_client() -> Result<()> {
     let mut pair = Pair::start(PairSetup::default())?;

@@ -36,7 +36,7 @@ const PLAIN: &str = "\
     link add plain0 type veth peer name plain1\n\
     link set plain1 up\n\
     link set plain0 up\n";
-/// Narrower than a guest's frames with what the tunnel puts around them, by one octet.
+/// Narrower than a guest's frames with what the tunnel puts around them, by one byte.
 const NARROW_MTU: u32 = 1549;
 
 fn by(lane: &'static str) -> PairSetup {
@@ -259,7 +259,7 @@ fn input_of_a_stopped_guest_is_bounded_in_octets() -> Result<()> {
     pair.finish()
 }
 
-/// Every twentieth frame is lost between the hosts. The clients get every octet, and a loss is a
+/// Every twentieth frame is lost between the hosts. The clients get every byte, and a loss is a
 /// checkpoint at once.
 #[lab_test(root)]
 fn a_loss_is_found_and_costs_a_checkpoint() -> Result<()> {
@@ -395,7 +395,7 @@ fn the_streams_over_the_same_link_ask_for_none() -> Result<()> {
     pair.finish()
 }
 
-/// A link that is one octet too narrow: the streams carry the frames, and the reason is told.
+/// A link that is one byte too narrow: the streams carry the frames, and the reason is told.
 #[lab_test(root)]
 fn a_link_that_is_too_narrow_is_refused_with_its_reason() -> Result<()> {
     for lane in ["auto", "kernel"] {

@@ -90,7 +90,7 @@ fn a_flipped_octet_reaches_the_client_and_is_found() -> Result<()> {
     let mut conversation = Conversation::open(&lab.client, Family::V4)?;
     conversation.ask(100)?;
     guest.stand_in.flip(6, 7000, 30)?;
-    let error = conversation.ask(100).expect_err("a wrong octet must not pass the client's check");
+    let error = conversation.ask(100).expect_err("a wrong byte must not pass the client's check");
     assert!(format!("{error:#}").contains("wrong"), "{error:#}");
     let flipped = guest.stand_in.flipped(Duration::from_secs(5))?;
     assert_eq!((flipped.guest_port, flipped.at, flipped.was ^ flipped.is), (7000, 30, 0x20));

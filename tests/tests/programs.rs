@@ -1,4 +1,4 @@
-//! Every kernel program, run by the kernel on frames that never touch an interface: verdict, octets
+//! Every kernel program, run by the kernel on frames that never touch an interface: verdict, bytes
 //! and counters (`BPF_PROG_TEST_RUN`).
 #![allow(clippy::panic, reason = "that is how a test fails")]
 
@@ -134,7 +134,7 @@ fn mirror_passes_the_frame_on_whatever_becomes_of_the_copy() {
     assert_eq!((counters.mirror_failed, counters.mirrored, counters.passed), (1, 0, 1));
 }
 
-/// Frames of every kind, cut at every length: a verdict each, and the octets as they were.
+/// Frames of every kind, cut at every length: a verdict each, and the bytes as they were.
 #[lab_test(root)]
 fn cut_at_every_length() {
     let mut programs = Programs::load();

@@ -17,7 +17,7 @@ use colo_lab::phrases;
 use colo_lab::qemu::{self, Image, QemuGuest};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// One octet, one segment, several segments, several GSO frames.
+/// One byte, one segment, several segments, several GSO frames.
 const REQUEST_LENS: [u64; 4] = [1, 1000, 10_000, 300_000];
 const DATAGRAM_LENS: [usize; 3] = [4, 200, 1400];
 const BULK_LEN: u64 = 8 << 20;
@@ -70,7 +70,7 @@ impl Pair {
         Ok(Self { primary, secondary, guests, lab })
     }
 
-    /// Everything that a client does, with every octet checked.
+    /// Everything that a client does, with every byte checked.
     fn traffic(&mut self) -> Result<()> {
         self.every_kind_of_traffic().with_context(|| self.logs())
     }
@@ -129,7 +129,7 @@ impl Pair {
         conversation.close()
     }
 
-    /// Connections that either side opened go on with the right octets on the secondary.
+    /// Connections that either side opened go on with the right bytes on the secondary.
     fn outlive_the_primary(mut self) -> Result<()> {
         let mut keepers = Vec::new();
         for family in Family::BOTH {

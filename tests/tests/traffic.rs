@@ -1,4 +1,4 @@
-//! Real TCP, UDP and ICMP through a protected pair: every octet right, every sum right, no
+//! Real TCP, UDP and ICMP through a protected pair: every byte right, every sum right, no
 //! checkpoint, whatever the offloads and whatever is on the wire between the hosts.
 
 use std::process::ExitCode;

@@ -6,7 +6,7 @@ use colo_proxy_common::decode::{
 use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TcpSlice, TransportSlice};
 
 /// Headers that etherparse follows in IPv6 and we do not: mobility, HIP and shim6. They are rare
-/// enough to be compared octet by octet, as any other protocol is.
+/// enough to be compared byte by byte, as any other protocol is.
 const UNFOLLOWED: [u8; 3] = [135, 139, 140];
 
 /// Where both accept a frame, both have to say the same.

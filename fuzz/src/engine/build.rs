@@ -1,4 +1,4 @@
-//! Frames octet by octet, of headers that may be as odd as they like.
+//! Frames byte by byte, of headers that may be as odd as they like.
 
 use bytes::Bytes;
 use colo_proxy::frame::{Frame, VNET_HDR_LEN};
@@ -8,7 +8,7 @@ use colo_proxy::frame::{Frame, VNET_HDR_LEN};
 pub(super) struct Link {
     pub(super) is_v6: bool,
     pub(super) vlan: Option<u16>,
-    /// Last octet of the peer's address.
+    /// Last byte of the peer's address.
     pub(super) peer: u8,
 }
 
@@ -16,7 +16,7 @@ pub(super) struct Link {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece {
     pub(super) id: u8,
-    /// In units of eight octets.
+    /// In units of eight bytes.
     pub(super) offset: u16,
     pub(super) more: bool,
 }
@@ -108,7 +108,7 @@ pub(super) fn udp(ports: [u8; 2], payload: &[u8], checksum: u8) -> Vec<u8> {
     octets
 }
 
-/// `octets` behind a virtio-net header of the kind that our gates use, with a number where nobody
+/// `bytes` behind a virtio-net header of the kind that our gates use, with a number where nobody
 /// looks: in the source address. A frame is told from its equals by it.
 pub(super) fn number(vnet: [u8; VNET_HDR_LEN], octets: &[u8], number: u32) -> Frame {
     let mut frame = vnet.to_vec();

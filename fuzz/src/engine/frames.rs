@@ -1,4 +1,4 @@
-//! Frames out of few possible ones, so that the guests meet; and now and then any octets.
+//! Frames out of few possible ones, so that the guests meet; and now and then any bytes.
 
 use colo_proxy::frame::VNET_HDR_LEN;
 use colo_proxy_common::decode::{flag, protocol};
@@ -63,7 +63,7 @@ fn any_link(choices: &mut Choices<'_>) -> Link {
     Link { is_v6: kind & 1 != 0, vlan, peer: 8 + (kind >> 4 & 1) }
 }
 
-/// Of few places and numbers. The octet of a place is mostly its own, so that guests agree.
+/// Of few places and numbers. The byte of a place is mostly its own, so that guests agree.
 fn any_segment(choices: &mut Choices<'_>) -> Tcp {
     let kind = choices.octet();
     let mut tcp = Tcp { ports: [kind & 1, 9], window: 200, ..Tcp::default() };
@@ -151,7 +151,7 @@ fn any_icmp(choices: &mut Choices<'_>) -> Vec<u8> {
     link.ip(if link.is_v6 { protocol::ICMPV6 } else { protocol::ICMP }, &message, None)
 }
 
-/// Changes some octets, and may cut the rest off.
+/// Changes some bytes, and may cut the rest off.
 fn change(choices: &mut Choices<'_>, octets: &mut Vec<u8>) {
     for _ in 0..choices.below(4) {
         if octets.is_empty() {

@@ -1,4 +1,4 @@
-//! What each guest has said, octet by octet and place by place, without any notion of connections:
+//! What each guest has said, byte by byte and place by place, without any notion of connections:
 //! it forbids less than the rule, and is simple enough to be trusted.
 
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ const PLACES: std::ops::Range<u32> = 900..2000;
 type Name = ([[u8; 16]; 2], [u16; 2], [u8; 4]);
 /// The same, numbered as it was met.
 type Flow = u64;
-/// Flow, place and octet in one number, because there is one for each octet.
+/// Flow, place and byte in one number, because there is one for each byte.
 type Said = std::collections::HashSet<u64, foldhash::fast::FixedState>;
 
 fn said(flow: Flow, place: u32, octet: u8) -> u64 {
@@ -27,7 +27,7 @@ pub(super) struct Witness {
     /// By the secondary in this epoch, and by the primary ever.
     said: Said,
     by_primary: Said,
-    /// Places that both have said alike, or a checkpoint covers; of octet 0.
+    /// Places that both have said alike, or a checkpoint covers; of byte 0.
     fine: Said,
     /// Connections in which data came with a SYN of the secondary: its place is not in its number.
     exempt: std::collections::HashSet<Flow>,

@@ -1,4 +1,4 @@
-//! The framing read octet by octet, with everything in one list.
+//! The framing read byte by byte, with everything in one list.
 
 use colo_proxy::lane::BadRecords;
 
@@ -14,7 +14,7 @@ pub(super) enum Found {
     Oversized(u32),
 }
 
-/// Reads one octet after the other.
+/// Reads one byte after the other.
 #[derive(Debug)]
 pub(super) struct SlowReader {
     vnet_hdr: bool,
@@ -33,7 +33,7 @@ impl SlowReader {
         self.is_closed
     }
 
-    /// Octets of a record that is not whole.
+    /// Bytes of a record that is not whole.
     pub(super) fn pending(&self) -> usize {
         self.record.len()
     }

@@ -64,7 +64,7 @@ impl AsyncWrite for Peer {
     }
 }
 
-/// Frames go in and octets come out, in any order of the two.
+/// Frames go in and bytes come out, in any order of the two.
 pub(super) fn run(choices: &mut Choices<'_>, vnet_hdr: bool) {
     const OCTETS_MAX: usize = 200_000;
     let limit_bytes = usize::from(choices.number16());

@@ -137,7 +137,7 @@ fn cut(frame: &[u8], of: &Parsed, way: Way, by: Translation, is_partial: bool) {
     for len in (of.tcp.at as usize..header_end).chain([0]) {
         let mut cut = frame[..len].to_vec();
         let done = apply(&mut cut, of, way, by, is_partial);
-        assert!(!done || changes_inside(frame, of, way, by, len), "done in {len} octets");
+        assert!(!done || changes_inside(frame, of, way, by, len), "done in {len} bytes");
     }
 }
 

@@ -10,7 +10,7 @@ use colo_proxy_common::record::{Flow, FlowKey};
 
 use crate::choices::Choices;
 
-/// Each octet of the flags that a guest may send, and then any.
+/// Each byte of the flags that a guest may send, and then any.
 const FLAGS: [u8; 8] = [
     flag::SYN,
     flag::SYN | flag::ACK,

@@ -40,7 +40,7 @@ impl Bench {
         Ok(Self { chain, stand, ports: 10_000 })
     }
 
-    /// Pairs of one new connection, with frames of `len` octets.
+    /// Pairs of one new connection, with frames of `len` bytes.
     pub(super) fn pairs(&mut self, len: usize, time: Duration) -> Result<Found> {
         self.ports += 1;
         let stream = |socket: &crate::colo_compare::Socket| {
@@ -103,7 +103,7 @@ struct Feed {
     ends: [UnixStream; 2],
     out: UnixStream,
     batch: Batch,
-    /// Octets of the batch that each end has not been given yet.
+    /// Bytes of the batch that each end has not been given yet.
     unsent: [usize; 2],
     /// Pairs in all batches so far.
     given: u64,

@@ -96,7 +96,7 @@ fn record(text: &[u8]) -> Vec<u8> {
     [&(text.len() as u32).to_be_bytes()[..], text].concat()
 }
 
-/// Counts the complete requests in `octets` and takes all complete records out.
+/// Counts the complete requests in `bytes` and takes all complete records out.
 fn take_requests(octets: &mut Vec<u8>) -> u64 {
     let (mut at, mut requests) = (0, 0);
     while let Some(length) = octets.get(at..).and_then(|rest| rest.first_chunk()) {

@@ -104,13 +104,13 @@ pub(super) fn packets(client: &Namespace) -> Result<u64> {
     Ok(received + sent)
 }
 
-/// Octets that a link has sent.
+/// Bytes that a link has sent.
 pub(super) fn sent(namespace: &Namespace, link: &str) -> Result<u64> {
     let [_, _, sent, _] = traffic(namespace, link)?;
     Ok(sent)
 }
 
-/// Octets and frames that a link has received, and those that it has sent.
+/// Bytes and frames that a link has received, and those that it has sent.
 fn traffic(namespace: &Namespace, link: &str) -> Result<[u64; 4]> {
     // `/proc/net` is the namespace of the process, not of the thread.
     let text = namespace.run(|| read("/proc/thread-self/net/dev"))?;

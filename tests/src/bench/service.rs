@@ -1,7 +1,7 @@
-//! What runs in a guest that is measured: echoes without looking at the octets, swallows, and
+//! What runs in a guest that is measured: echoes without looking at the bytes, swallows, and
 //! pours out.
 //!
-//! Both guests of a pair say the same octets at the same places. What only one of them knows, like
+//! Both guests of a pair say the same bytes at the same places. What only one of them knows, like
 //! how long a pause a stream had, goes to stdout, not to the client.
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// TCP: sends back what comes, 64 octets at a time.
+/// TCP: sends back what comes, 64 bytes at a time.
 pub const TCP_ECHO_PORT: u16 = 7100;
 /// UDP: sends back what comes.
 pub const UDP_ECHO_PORT: u16 = 7101;
-/// TCP: reads until the end. The first eight octets are the nanoseconds of the measurement: what
+/// TCP: reads until the end. The first eight bytes are the nanoseconds of the measurement: what
 /// comes later does not count.
 pub const SINK_PORT: u16 = 7102;
-/// TCP: writes [`PORTION_LEN`] octets for every octet that comes.
+/// TCP: writes [`PORTION_LEN`] bytes for every byte that comes.
 pub const SOURCE_PORT: u16 = 7103;
 /// What one exchange carries each way.
 pub const EXCHANGE_LEN: usize = 64;
@@ -36,7 +36,7 @@ pub struct Swallowed {
     /// In the time of the measurement, which is what `seconds` says.
     pub octets: u64,
     pub seconds: f64,
-    /// The longest time without an octet.
+    /// The longest time without a byte.
     pub gap_seconds: f64,
 }
 
@@ -118,7 +118,7 @@ fn pour(mut stream: TcpStream) {
     }
 }
 
-/// The octets of a stream as they arrive.
+/// The bytes of a stream as they arrive.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrivals {
     began: Instant,
@@ -144,7 +144,7 @@ impl Arrivals {
         }
     }
 
-    /// Octets so far, also those that came too late to count.
+    /// Bytes so far, also those that came too late to count.
     pub(super) fn all(&self) -> u64 {
         self.all
     }

@@ -124,7 +124,7 @@ impl Stack {
         Ok(found)
     }
 
-    /// Octets that the secondary's host has sent to the primary's, with all headers.
+    /// Bytes that the secondary's host has sent to the primary's, with all headers.
     fn returned(&self) -> Result<u64> {
         machine::sent(&self.lab.host(Side::Secondary).namespace, LINK)
     }

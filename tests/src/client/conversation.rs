@@ -1,4 +1,4 @@
-//! One connection to the service, with every octet of every answer checked.
+//! One connection to the service, with every byte of every answer checked.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -70,7 +70,7 @@ impl Conversation {
         &self.name
     }
 
-    /// Octets that the guest has sent on it so far.
+    /// Bytes that the guest has sent on it so far.
     pub fn received(&self) -> u64 {
         self.received
     }
@@ -82,7 +82,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// Sends `count` octets, gets counter, hash and `count` others, and returns how long it took.
+    /// Sends `count` bytes, gets counter, hash and `count` others, and returns how long it took.
     pub fn ask(&mut self, count: u64) -> Result<Duration> {
         let request = Request { kind: Kind::Ask, count };
         let body = self.request_with_body(request);
@@ -93,7 +93,7 @@ impl Conversation {
         Ok(start.elapsed())
     }
 
-    /// Sends `count` octets and gets them back.
+    /// Sends `count` bytes and gets them back.
     pub fn echo(&mut self, count: u64) -> Result<Duration> {
         let request = Request { kind: Kind::Echo, count };
         let body = self.request_with_body(request);
@@ -103,11 +103,11 @@ impl Conversation {
         self.receive(&mut back)?;
         let sent = body.get(body.len() - back.len()..).unwrap_or_default();
         let at = back.iter().zip(sent).position(|(a, b)| a != b);
-        ensure!(at.is_none(), "{}: echo is wrong at octet {at:?} of {count}", self.name);
+        ensure!(at.is_none(), "{}: echo is wrong at byte {at:?} of {count}", self.name);
         Ok(start.elapsed())
     }
 
-    /// Gets `count` octets.
+    /// Gets `count` bytes.
     pub fn down(&mut self, count: u64) -> Result<Duration> {
         let request = Request { kind: Kind::Down, count };
         self.transcript.request(request);
@@ -117,7 +117,7 @@ impl Conversation {
         Ok(start.elapsed())
     }
 
-    /// Sends `count` octets that the guest checks.
+    /// Sends `count` bytes that the guest checks.
     pub fn up(&mut self, count: u64) -> Result<Duration> {
         let request = Request { kind: Kind::Up, count };
         self.transcript.request(request);
@@ -125,12 +125,12 @@ impl Conversation {
         self.send(&request.encode())?;
         let transcript = &mut self.transcript;
         write_pattern(&mut self.to, transcript.hash, count, |block| transcript.block(block))
-            .with_context(|| format!("{}: sending {count} octets", self.name))?;
+            .with_context(|| format!("{}: sending {count} bytes", self.name))?;
         self.expect_answer(0)?;
         Ok(start.elapsed())
     }
 
-    /// Gets `count` octets in which two guests differ.
+    /// Gets `count` bytes in which two guests differ.
     pub fn clock(&mut self, count: u64) -> Result<Clocked> {
         let request = Request { kind: Kind::Clock, count };
         self.transcript.request(request);
@@ -175,14 +175,14 @@ impl Conversation {
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.to
             .write_all(bytes)
-            .with_context(|| format!("{}: sending {} octets", self.name, bytes.len()))
+            .with_context(|| format!("{}: sending {} bytes", self.name, bytes.len()))
     }
 
     fn receive(&mut self, bytes: &mut [u8]) -> Result<()> {
         let len = bytes.len();
         self.from
             .read_exact(bytes)
-            .with_context(|| format!("{}: waiting for {len} octets", self.name))?;
+            .with_context(|| format!("{}: waiting for {len} bytes", self.name))?;
         self.received += len as u64;
         Ok(())
     }
@@ -197,10 +197,10 @@ impl Conversation {
 
     fn expect_pattern(&mut self, count: u64) -> Result<()> {
         let mismatch = read_pattern(&mut self.from, self.transcript.hash, count, |_| {})
-            .with_context(|| format!("{}: waiting for {count} octets", self.name))?;
+            .with_context(|| format!("{}: waiting for {count} bytes", self.name))?;
         self.received += count;
         let (wrong, at) = (mismatch.count, mismatch.first_at);
-        ensure!(wrong == 0, "{}: {wrong} of {count} octets wrong, first {at}", self.name);
+        ensure!(wrong == 0, "{}: {wrong} of {count} bytes wrong, first {at}", self.name);
         Ok(())
     }
 }

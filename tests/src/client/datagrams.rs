@@ -24,7 +24,7 @@ pub struct Echoed {
     pub lost: u64,
 }
 
-/// Sends `count` datagrams of `len` octets, one after the other, and checks what comes back.
+/// Sends `count` datagrams of `len` bytes, one after the other, and checks what comes back.
 pub fn echo(client: &Namespace, family: Family, count: u32, len: usize) -> Result<Echoed> {
     let socket = client.run(|| {
         let socket = UdpSocket::bind(SocketAddr::new(family.client(), 0))?;
@@ -66,7 +66,7 @@ pub fn ping(client: &Namespace, family: Family, count: u32, len: usize) -> Resul
     })
 }
 
-/// Sends what `make` makes and waits for the same, but for an ICMP header's first six octets.
+/// Sends what `make` makes and waits for the same, but for an ICMP header's first six bytes.
 fn exchange(
     socket: &UdpSocket,
     count: u32,
@@ -85,7 +85,7 @@ fn exchange(
             }
             echoed.lost += 1;
             tries += 1;
-            ensure!(tries < 20, "no answer to a datagram of {} octets", datagram.len());
+            ensure!(tries < 20, "no answer to a datagram of {} bytes", datagram.len());
         }
     }
     Ok(echoed)
@@ -111,6 +111,6 @@ fn receive(socket: &UdpSocket, sent: &[u8], deadline: Instant) -> Result<bool> {
         if got == sent || (got.len() == sent.len() && got.get(6..) == sent.get(6..)) {
             return Ok(true);
         }
-        ensure!(got.len() == sent.len(), "an answer of {len} octets to {}", sent.len());
+        ensure!(got.len() == sent.len(), "an answer of {len} bytes to {}", sent.len());
     }
 }

@@ -40,7 +40,7 @@ pub struct Kept {
 }
 
 impl Keeper {
-    /// Asks for `count` octets, with `pause` between an answer and the next request, until told to
+    /// Asks for `count` bytes, with `pause` between an answer and the next request, until told to
     /// stop or an answer is wrong or missing.
     pub fn start(conversation: Conversation, count: u64, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));

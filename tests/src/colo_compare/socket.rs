@@ -128,7 +128,7 @@ impl Socket {
         self.send_octets(&record)
     }
 
-    /// Octets as they are, whatever the other end makes of them.
+    /// Bytes as they are, whatever the other end makes of them.
     pub fn send_octets(&mut self, octets: &[u8]) -> Result<()> {
         self.timeouts(super::TIMEOUT)?;
         match &mut self.stream {
@@ -181,15 +181,15 @@ impl Socket {
     pub fn receive(&mut self, timeout: Duration) -> Result<Vec<u8>> {
         let (vnet_len, mut record) = self.receive_record(self.vnet_hdr, timeout)?;
         let wanted = if self.vnet_hdr { VNET_HDR_LEN } else { 0 };
-        ensure!(vnet_len == wanted, "a header of {vnet_len} octets");
-        ensure!(record.len() >= vnet_len, "a record of {} octets", record.len());
+        ensure!(vnet_len == wanted, "a header of {vnet_len} bytes");
+        ensure!(record.len() >= vnet_len, "a record of {} bytes", record.len());
         Ok(record.split_off(vnet_len))
     }
 
     /// The next frame with its virtio-net header, whatever is in that.
     pub fn receive_whole(&mut self, timeout: Duration) -> Result<(Vec<u8>, Vec<u8>)> {
         let (vnet_len, mut header) = self.receive_record(self.vnet_hdr, timeout)?;
-        ensure!(header.len() >= vnet_len, "a record of {} octets", header.len());
+        ensure!(header.len() >= vnet_len, "a record of {} bytes", header.len());
         let frame = header.split_off(vnet_len);
         Ok((header, frame))
     }
@@ -204,7 +204,7 @@ impl Socket {
         let head = if vnet_hdr { 8 } else { 4 };
         loop {
             if let Some(length) = word(&self.buffer, 0) {
-                ensure!(length <= RECORD_MAX, "a record of {length} octets was announced");
+                ensure!(length <= RECORD_MAX, "a record of {length} bytes was announced");
                 if self.buffer.len() >= head + length {
                     let vnet_len = if vnet_hdr { word(&self.buffer, 4).unwrap_or(0) } else { 0 };
                     let rest = self.buffer.split_off(head + length);

@@ -79,7 +79,7 @@ impl Connections {
         }
         Ok(match errors.first() {
             Some(first) => (false, format!("{} of {total}: {first}", total - errors.len())),
-            None => (true, format!("{total} of {total}, every octet right")),
+            None => (true, format!("{total} of {total}, every byte right")),
         })
     }
 }

@@ -114,7 +114,7 @@ impl Stage {
         for (what, found) in traffic::run(&self.pair.lab, AMOUNT)?.rows() {
             view.say(&report.note(&format!("protected: {what}"), found));
         }
-        view.say(&report.check("every octet that the client got", true, "right".into()));
+        view.say(&report.check("every byte that the client got", true, "right".into()));
         let after = daemon.status()?;
         let compared = after.number("compared_frames")? - before.number("compared_frames")?;
         let found = format!("{compared}; {} released", after.number("released_frames")?);
@@ -166,7 +166,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The connections must go on with right octets behind each such answer.
+    /// The connections must go on with right bytes behind each such answer.
     fn clocks(&self) -> Result<Latency> {
         let client = &self.pair.lab.client;
         let mut answers = Latency::default();
@@ -230,7 +230,7 @@ impl Stage {
         let what = format!("{host} killed: failed over by itself");
         view.say(&report.note(&what, format!("after {}, fence included", ms(took))));
         let connections = alive(connections, &format!("{host} was killed"))?;
-        let found = format!("{0} of {0}, every octet right", connections.count());
+        let found = format!("{0} of {0}, every byte right", connections.count());
         view.say(&report.check(&format!("{host} killed: connections that went on"), true, found));
         let gaps = connections.take_gaps();
         view.say(&report.note(&format!("{host} killed: gap in the answers"), gaps.to_string()));

@@ -91,7 +91,7 @@ impl Stage {
         for (what, found) in measured.rows() {
             view.say(&report.note(&format!("protected: {what}"), found));
         }
-        view.say(&report.check("every octet that the client got", true, "right".into()));
+        view.say(&report.check("every byte that the client got", true, "right".into()));
         let after = self.primary_status()?;
         let compared = after.number("compared_frames")? - before.number("compared_frames")?;
         let released = after.number("released_frames")?;
@@ -104,7 +104,7 @@ impl Stage {
     }
 
     fn diverge(&mut self, view: &View, report: &mut Report) -> Result<()> {
-        view.step(3, "The secondary's guest computes something else, in one octet");
+        view.step(3, "The secondary's guest computes something else, in one byte");
         let before = self.primary_status()?;
         let mut conversation = Conversation::open(&self.lab.client, Family::V4)?;
         conversation.ask(ASK_LEN)?;
@@ -120,7 +120,7 @@ impl Stage {
             conversation.ask(ASK_LEN)?;
         }
         conversation.close()?;
-        view.say(&report.check("the client got the primary's octets", true, "yes".into()));
+        view.say(&report.check("the client got the primary's bytes", true, "yes".into()));
         let primary = self.primary()?;
         let divergences = before.number("divergences")?;
         let after = primary.wait_status("a divergence", TIMEOUT, |status| {

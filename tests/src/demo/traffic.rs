@@ -22,7 +22,7 @@ pub(super) struct Amount {
     pub calls: u32,
 }
 
-/// What was measured; every octet was checked.
+/// What was measured; every byte was checked.
 #[derive(Debug)]
 pub(super) struct Measured {
     request: [Latency; 2],

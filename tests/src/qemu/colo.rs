@@ -15,7 +15,7 @@ const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(20);
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// No checkpoint but those that are asked for: 49 days.
 pub const NEVER_MS: u32 = u32::MAX;
-/// More than any link of the laboratory has, in octets a second.
+/// More than any link of the laboratory has, in bytes a second.
 const BANDWIDTH: u64 = 10 << 30;
 
 /// What a checkpoint took.

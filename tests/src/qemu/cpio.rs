@@ -1,6 +1,6 @@
 //! A cpio archive in the form that the kernel unpacks as its first root file system ("newc", see
 //! the kernel's `buffer-format.rst`): an ASCII header of hexadecimal fields, the name, the content,
-//! each padded to four octets.
+//! each padded to four bytes.
 
 use std::path::Path;
 use std::{fs, io};

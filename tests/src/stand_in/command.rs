@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Command {
-    /// Change one octet of the payload of the next TCP segment, or datagram, of the guest's port
-    /// that has an octet at that place.
+    /// Change one byte of the payload of the next TCP segment, or datagram, of the guest's port
+    /// that has a byte at that place.
     ///
     /// With `keep_sum` the checksum stays right, as that of a guest that has computed something
     /// else; without, it is the wire that has changed it.
@@ -39,7 +39,7 @@ pub enum Report {
 pub struct Flipped {
     pub guest_port: u16,
     pub peer_port: u16,
-    /// Of the changed octet as it left this guest, for TCP.
+    /// Of the changed byte as it left this guest, for TCP.
     pub seq: u32,
     pub at: u32,
     pub was: u8,

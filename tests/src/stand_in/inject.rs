@@ -1,11 +1,11 @@
-//! A divergence on demand: one octet of the guest's output is changed.
+//! A divergence on demand: one byte of the guest's output is changed.
 
 use super::command::Flipped;
 use super::packet::{Packet, TCP, be16, be32};
 use super::sum;
 use super::tap::VnetHdr;
 
-/// Where the octet is to be changed.
+/// Where the byte is to be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flip {
     pub protocol: u8,

@@ -86,7 +86,7 @@ impl Packet {
         }
     }
 
-    /// The places of TCP's options of `kind`, behind their kind and length octets, with the length
+    /// The places of TCP's options of `kind`, behind their kind and length bytes, with the length
     /// that is left.
     pub fn tcp_option(&self, frame: &[u8], kind: u8) -> Option<(usize, usize)> {
         let end = self.payload_at(frame)?;

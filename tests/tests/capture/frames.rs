@@ -45,7 +45,7 @@ pub(crate) fn payload(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i ^ (i >> 8)) as u8).collect()
 }
 
-/// The 12-octet header of a frame with a partial checksum, and the frame with the sum of its
+/// The 12-byte header of a frame with a partial checksum, and the frame with the sum of its
 /// pseudo-header in place of the checksum. `gso_size` of 0 is no GSO.
 pub(crate) fn partial(mut frame: Vec<u8>, gso_size: u16) -> ([u8; 12], Vec<u8>) {
     let tcp_len = (frame.len() - TCP_AT) as u32;

@@ -66,7 +66,7 @@ impl PacketSocket {
         Self(fd)
     }
 
-    /// Sends a virtio-net header of 10 octets and a frame.
+    /// Sends a virtio-net header of 10 bytes and a frame.
     pub(crate) fn send(&self, vnet: &[u8], frame: &[u8]) {
         let record = [&vnet[..PACKET_VNET_LEN], frame].concat();
         assert_eq!(nix::unistd::write(&self.0, &record).expect("send"), record.len());

@@ -12,7 +12,7 @@ use colo_lab::qmp::Mark;
 
 use super::parts::{Pair, Parts, Primary, Secondary};
 
-/// One octet, one segment, several.
+/// One byte, one segment, several.
 const REQUEST_LENS: [u64; 3] = [1, 1000, 10_000];
 const BULK_LEN: u64 = 300_000;
 const DATAGRAMS: u32 = 10;

@@ -32,7 +32,7 @@ pub(crate) fn protected(more: &str, vnet_hdr: bool) -> Result<Protected> {
     Ok(pair)
 }
 
-/// Everything that a client does, with every octet checked.
+/// Everything that a client does, with every byte checked.
 fn traffic(pair: &Protected) -> Result<()> {
     let client = &pair.lab.client;
     for family in Family::BOTH {
@@ -68,7 +68,7 @@ pub(crate) fn keepers(pair: &Protected, of_each: usize) -> Result<Vec<Keeper>> {
     Ok(keepers)
 }
 
-/// Every connection was served to the end, with the right octets.
+/// Every connection was served to the end, with the right bytes.
 pub(crate) fn end(keepers: Vec<Keeper>, pair: &Protected) -> Result<()> {
     for keeper in keepers {
         let kept = keeper.stop()?;

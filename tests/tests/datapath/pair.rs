@@ -192,7 +192,7 @@ impl Wires {
 /// What both guests have said on one connection.
 #[derive(Default)]
 struct Stream {
-    /// The number of the first octet.
+    /// The number of the first byte.
     base: u32,
     octets: [Vec<Option<u8>>; 2],
     acks: [Option<u32>; 2],
@@ -350,7 +350,7 @@ impl Client {
         client
     }
 
-    /// Every connection, in both directions, with every octet checked.
+    /// Every connection, in both directions, with every byte checked.
     fn talk(&mut self) {
         self.turn += 1;
         let sent = chunk(self.turn);
@@ -360,13 +360,13 @@ impl Client {
             let writing = std::thread::spawn(move || writer.write_all(&to_write));
             let mut got = vec![0; sent.len()];
             stream.read_exact(&mut got).expect("the echo");
-            assert!(got == sent, "wrong octets");
+            assert!(got == sent, "wrong bytes");
             writing.join().expect("the writer").expect("write");
         }
         self.from_guest.write_all(&[self.turn]).expect("ask");
         let mut got = vec![0; CHUNK];
         self.from_guest.read_exact(&mut got).expect("the guest's chunk");
-        assert!(got == sent, "wrong octets");
+        assert!(got == sent, "wrong bytes");
     }
 }
 

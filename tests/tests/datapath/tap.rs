@@ -61,7 +61,7 @@ pub(crate) enum Offloads {
     Off,
 }
 
-/// A TAP with a virtio-net header of 12 octets, held by the test.
+/// A TAP with a virtio-net header of 12 bytes, held by the test.
 #[derive(Debug)]
 pub(crate) struct Tap {
     file: File,

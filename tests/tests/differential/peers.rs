@@ -81,7 +81,7 @@ fn a_connection_that_ends_in_a_record_does_not_spoil_the_next() -> Result<()> {
         let mut stand = Stand::new(engine, &Setup::default())?;
         stand.primary(&arp(1))?;
         ensure!(stand.next_out()? == arp(1));
-        // A record of 124 octets, of which 60 come.
+        // A record of 124 bytes, of which 60 come.
         stand.primary.send_octets(&[&[0, 0, 0, 124][..], &arp(2)].concat())?;
         stand.primary.close()?;
         stand.primary = stand.ends.meet(&stand.ends.primary)?;

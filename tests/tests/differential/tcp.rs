@@ -6,7 +6,7 @@ use colo_lab::lab_test;
 
 use super::{P, S, Step, row};
 
-/// 100 octets from place `at` of a stream that starts at 1000.
+/// 100 bytes from place `at` of a stream that starts at 1000.
 fn part(at: u32, len: usize) -> Segment {
     let octets: Vec<u8> = (at..).take(len).map(|i| (i % 251) as u8).collect();
     segment(1000 + at).ack(1).data(&octets)

@@ -79,7 +79,7 @@ fn without_headers_it_is_mirrored_in_segments_with_their_sums() -> Result<()> {
         let mut payload: Vec<u8> = Vec::new();
         while payload.len() < PAYLOAD {
             let segment = out.receive(TIMEOUT)?;
-            assert!(segment.len() <= usize::from(HEADERS + MSS), "{} octets", segment.len());
+            assert!(segment.len() <= usize::from(HEADERS + MSS), "{} bytes", segment.len());
             assert!(is_right(&segment), "{way:?}: a segment with a wrong sum");
             payload.extend(&segment[usize::from(HEADERS)..]);
         }

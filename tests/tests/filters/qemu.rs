@@ -187,7 +187,7 @@ fn conversation() -> Vec<Segment> {
     ]
 }
 
-/// Both rewriters make the same of the same conversation, octet for octet.
+/// Both rewriters make the same of the same conversation, byte for byte.
 #[lab_test(root, qemu)]
 fn our_rewriter_translates_as_qemus() -> Result<()> {
     let stand = Stand::new()?;

@@ -41,7 +41,7 @@ impl Way {
     }
 }
 
-/// A frame that no other test octets equal.
+/// A frame that no other test bytes equal.
 pub(crate) fn named(name: &str) -> Vec<u8> {
     datagram(5000).data(name.as_bytes()).build()
 }

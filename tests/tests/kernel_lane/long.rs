@@ -13,7 +13,7 @@ use super::{TIMEOUT, by, is_used, start, streamed};
 
 const FROM: u16 = 7008;
 const TO: u16 = 7009;
-/// What a TAP takes, and an octet more than goes into a datagram with what a tunnel puts around it.
+/// What a TAP takes, and a byte more than goes into a datagram with what a tunnel puts around it.
 const MTU: u32 = 65_521;
 const LEN: usize = 65_480;
 /// Such frames, each in a slot of its own in which nothing else is sent that would show that the way is

@@ -132,7 +132,7 @@ impl Programs {
             })
             .unwrap_or_else(|error| panic!("run {name} on {} octets: {error:?}", frame.len()));
         frame_out.truncate(result.data_size_out as usize);
-        let mark = context_out[8..12].try_into().expect("four octets");
+        let mark = context_out[8..12].try_into().expect("four bytes");
         Run {
             verdict: result.return_value as i32,
             mark: u32::from_ne_bytes(mark),

@@ -76,7 +76,7 @@ fn only_what_we_send_gets_into_the_tunnel() {
     assert_eq!(programs.counters().dropped_foreign, 6);
 }
 
-/// One octet too long, whole or in segments, and it goes to the gate, with no tag and uncounted.
+/// One byte too long, whole or in segments, and it goes to the gate, with no tag and uncounted.
 #[lab_test(root)]
 fn what_is_too_long_for_the_tunnel_goes_to_the_gate() {
     let mut programs = Programs::load();

@@ -14,11 +14,11 @@ use crate::network::Slot;
 
 /// How often a stream that stands still is looked at.
 const GLANCE: Duration = Duration::from_millis(20);
-/// Portions that a guest is asked for ahead: more octets than a receive window has.
+/// Portions that a guest is asked for ahead: more bytes than a receive window has.
 const PORTIONS_AHEAD: u64 = 2;
 
 /// Guest to client. The guest is asked for one portion after the other, far enough ahead that it
-/// never waits: so both guests end their stream at the same octet.
+/// never waits: so both guests end their stream at the same byte.
 pub(in crate::bench) fn down(client: &Namespace, time: Duration) -> Result<Found> {
     let mut stream = connect(client, Slot(0), SOURCE_PORT)?;
     stream.set_read_timeout(Some(GLANCE))?;

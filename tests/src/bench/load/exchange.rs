@@ -1,4 +1,4 @@
-//! Request and response over TCP: 64 octets there, 64 back.
+//! Request and response over TCP: 64 bytes there, 64 back.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
