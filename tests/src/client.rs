@@ -1,4 +1,4 @@
-//! The client: connections that check every byte, datagrams, and what they measure.
+//! The client: connections whose every byte it checks, datagrams, and their measurements.
 
 mod calls;
 mod conversation;

@@ -1,5 +1,5 @@
-//! The laboratory of colo-proxy: a client, a switch and two hosts in network namespaces, with
-//! stand-in guests on real TAPs, a service that runs in them, and a client that checks every byte.
+//! The lab of colo-proxy: a client, a switch and two hosts in network namespaces. Stand-in guests
+//! hold real TAPs, a service runs in the guests, and the client checks every byte.
 //!
 //! ```text
 //!   client ── lan (switch) ──┬── hosta: up0 ─ br0 ─ tap0 ═ stand-in ═ guesta: eth0, lab-service

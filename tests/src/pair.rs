@@ -1,4 +1,4 @@
-//! A protected pair in a lab: both guests and both daemons, and what must hold of them at the end.
+//! A protected pair in a lab: both guests, both daemons, and the checks at the end.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -15,20 +15,20 @@ use crate::network::{Host, Lab, LabOptions, Side};
 use crate::phrases;
 use crate::stand_in::tap::Offloads;
 
-/// How long a primary may take to give up a secondary that never was.
+/// The time in which a primary must give up a secondary that never came.
 const LATE: Duration = Duration::from_secs(20);
 
 /// What to build.
 #[derive(Clone, Debug)]
 pub struct PairSetup {
     pub lab: LabOptions,
-    /// Of the guests.
+    /// The offloads of the guests.
     pub offloads: Offloads,
     pub daemons: PairOptions,
-    /// Lines for the `[[guest]]` of each daemon's configuration file; without them the daemons get
+    /// Lines for the `[[guest]]` of each daemon's configuration file. Without them, the daemons get
     /// flags.
     pub config: Option<[String; 2]>,
-    /// The primary's daemon is there first, and waits in vain for longer than its timeout.
+    /// The primary's daemon starts first, and waits for longer than its timeout.
     pub secondary_late: bool,
 }
 
@@ -58,8 +58,8 @@ pub struct Pair {
 impl Pair {
     /// Starts everything and waits until the pair is protected.
     ///
-    /// The secondary's daemon is there before its guest, whose first word must not reach the LAN;
-    /// and the primary's comes last, because a secondary that is late costs a checkpoint.
+    /// The secondary's daemon starts before its guest, whose first frame must not reach the LAN.
+    /// The primary's daemon starts last, because a late secondary costs a checkpoint.
     pub fn start(setup: PairSetup) -> Result<Self> {
         let lab = Arc::new(Lab::new(setup.lab.clone())?);
         let guest = |side| Guest::start(&lab, side, GuestOptions::of(side, setup.offloads));
@@ -75,7 +75,7 @@ impl Pair {
         let (secondary, secondary_guest) = if setup.lab.persistent_tap {
             (setup.daemon(&lab, Side::Secondary)?, guest(Side::Secondary)?)
         } else {
-            // There is no TAP before the guest, so its host is off the LAN meanwhile.
+            // Without a guest there is no TAP, so its host is off the LAN meanwhile.
             let host = lab.host(Side::Secondary);
             host.unplug()?;
             let secondary_guest = guest(Side::Secondary)?;
@@ -91,7 +91,7 @@ impl Pair {
         Ok(Self { primary, secondary, primary_guest, secondary_guest, lab, setup })
     }
 
-    /// Starts the daemon of `side` again, which must have ended.
+    /// Starts the daemon of `side` again. The old one must have ended.
     pub fn restart(&mut self, side: Side) -> Result<()> {
         let daemon = self.setup.daemon(&self.lab, side)?;
         match side {
@@ -101,8 +101,8 @@ impl Pair {
         Ok(())
     }
 
-    /// `kill -9` of the primary's daemon and guest, then `failover` on the secondary; how long that
-    /// took.
+    /// Does `kill -9` of the primary's daemon and guest, then `failover` on the secondary. Returns
+    /// how long the failover took.
     pub fn fail_over(&mut self) -> Result<Duration> {
         let start = Instant::now();
         self.primary.process.signal(Signal::SIGKILL)?;
@@ -113,7 +113,7 @@ impl Pair {
         Ok(took)
     }
 
-    /// The pair is protected and has asked for no checkpoint.
+    /// The pair is protected and has requested no checkpoint.
     pub fn expect_no_checkpoints(&self) -> Result<()> {
         let status = self.primary.status()?;
         let asked = status.checkpoints();
@@ -124,7 +124,7 @@ impl Pair {
         Ok(())
     }
 
-    /// No network stack that lives, and no stand-in, has seen a wrong checksum.
+    /// No living network stack and no stand-in has seen a wrong checksum.
     pub fn expect_right_sums(&mut self) -> Result<()> {
         let client = checksum_errors(&counters::read(&self.lab.client)?);
         ensure!(client.is_empty(), "the client saw {client:?}");
@@ -142,14 +142,14 @@ impl Pair {
         Ok(())
     }
 
-    /// Ends the daemons that live, and checks that they leave the hosts as they found them.
+    /// Ends the living daemons, and checks that they leave nothing on the hosts.
     pub fn finish(mut self) -> Result<()> {
         self.expect_right_sums()?;
         for daemon in [&mut self.primary, &mut self.secondary] {
             if daemon.process.exited().is_some() {
                 continue;
             }
-            // After a failover the translated connections live on the programs, which stay.
+            // After a takeover, the translated connections depend on the programs, which stay.
             let stays = daemon.status()?.mode()? == phrases::mode::TAKEN_OVER;
             let status = daemon.process.terminate()?;
             let (name, log) = (daemon.process.name(), daemon.process.stderr());
@@ -176,7 +176,7 @@ impl PairSetup {
     }
 }
 
-/// Links, pins and sockets on a host that are not the lab's.
+/// Links, pins and sockets on a host that do not belong to the lab.
 pub fn left_on(host: &Host) -> Result<Vec<String>> {
     let mut left: Vec<String> = links(host)?
         .into_iter()
@@ -185,7 +185,7 @@ pub fn left_on(host: &Host) -> Result<Vec<String>> {
         .collect();
     let mut find = Command::new("find");
     find.args(["/sys/fs/bpf/colo-proxy", "/run/colo-proxy", "-mindepth", "1"]);
-    // A folder that is not there is as good as an empty one.
+    // A missing folder counts as an empty one.
     left.extend(output(host, find)?.stdout.lines().map(str::to_owned));
     Ok(left)
 }

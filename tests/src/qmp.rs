@@ -1,6 +1,6 @@
-//! A monitor of QEMU as the tests use it: commands with a deadline, and every event with its time.
+//! A monitor of QEMU for the tests: commands with a deadline, and every event with its time.
 //!
-//! QEMU's own time is in the events, so what a slow reader makes of them does not matter.
+//! The events carry QEMU's own time, so a slow reader does not change it.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -18,13 +18,13 @@ use crate::process::eventually;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What QEMU said unasked.
+/// An event of QEMU.
 #[derive(Clone, Debug)]
 pub struct Event {
     pub name: String,
-    /// Its `data`; null where it has none.
+    /// Its `data`, or null.
     pub data: Value,
-    /// Since 1970, by the clock of QEMU's host.
+    /// The time since 1970, by the clock of QEMU's host.
     pub at: Duration,
 }
 
@@ -43,7 +43,7 @@ impl Event {
     }
 }
 
-/// A place in the events of one monitor: what comes after it.
+/// A place in the events of one monitor, to wait for later events.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark(usize);
 
@@ -69,7 +69,7 @@ struct State {
 }
 
 impl Qmp {
-    /// Connects to the socket, which QEMU may not have made yet.
+    /// Connects to the socket. QEMU may not have made it yet, so this tries again.
     pub fn connect(socket: &Path) -> Result<Self> {
         let stream = eventually("a monitor of QEMU", CONNECT_TIMEOUT, || {
             Ok(UnixStream::connect(socket).ok())
@@ -82,7 +82,7 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Has a command done and returns what came of it.
+    /// Executes a command and returns its result.
     pub fn execute(&self, name: &str, arguments: &Value) -> Result<Value> {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let mut command = json!({"execute": name, "id": id});
@@ -103,24 +103,24 @@ impl Qmp {
         }
     }
 
-    /// The end of what was heard so far.
+    /// The end of the events that were received so far.
     pub fn mark(&self) -> Mark {
         Mark(self.heard.lock().events.len())
     }
 
-    /// What came after `mark`.
+    /// The events after `mark`.
     pub fn events(&self, mark: Mark) -> Vec<Event> {
         self.heard.lock().events.get(mark.0..).unwrap_or_default().to_vec()
     }
 
-    /// All of them, a line each, for messages.
+    /// All events, one per line, for messages.
     pub fn story(&self) -> String {
         let line = |event: &Event| format!("{:?} {} {}", event.at, event.name, event.data);
         self.heard.lock().events.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
-    /// Waits for the first event after `mark` that is `wanted`, and returns it with the place
-    /// behind it.
+    /// Waits for the first event after `mark` that `wanted` accepts. Returns it with the place
+    /// after it.
     pub fn wait(
         &self,
         what: &str,
@@ -135,7 +135,7 @@ impl Qmp {
         found.with_context(|| format!("QEMU did not say {what}; it said {:#?}", self.events(mark)))
     }
 
-    /// The same by the name alone.
+    /// The same for an event with this name.
     pub fn wait_named(&self, name: &str, mark: Mark, timeout: Duration) -> Result<(Event, Mark)> {
         self.wait(name, mark, timeout, |event| event.name == name)
     }
@@ -143,7 +143,7 @@ impl Qmp {
 
 impl Drop for Qmp {
     fn drop(&mut self) {
-        // Ends the thread that listens.
+        // Ends the thread that reads.
         let to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = to.shutdown(std::net::Shutdown::Both);
     }
@@ -204,7 +204,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(5);
 
-    /// Answers each command with these lines; `ID` stands for the command's.
+    /// Answers each command with these lines. `ID` stands for the command's.
     fn monitor(answers: &'static [&'static str]) -> (tempfile::TempDir, Qmp) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("qmp");

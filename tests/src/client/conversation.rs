@@ -1,4 +1,4 @@
-//! One connection to the service, with every byte of every answer checked.
+//! One connection to the service. Every byte of every answer is checked.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use crate::protocol::{
     Kind, Pattern, Request, SERVICE_PORT, Transcript, blocks, read_pattern, write_pattern,
 };
 
-/// An answer that takes longer than this is an error.
+/// A slower answer is an error.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection, opened by either side, on which the guest serves.
@@ -29,7 +29,7 @@ pub struct Conversation {
 #[derive(Debug)]
 pub struct Clocked {
     pub took: Duration,
-    /// How much the guest had sent on the connection before.
+    /// The bytes that the guest had sent on the connection before.
     pub at: u64,
     pub octets: Vec<u8>,
 }
@@ -50,7 +50,7 @@ impl Conversation {
         Self::over(stream)
     }
 
-    /// Takes a connection that is open already.
+    /// Takes a connection that is already open.
     pub fn over(stream: TcpStream) -> Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
@@ -75,14 +75,15 @@ impl Conversation {
         self.received
     }
 
-    /// How long an answer may take.
+    /// Sets the time that an answer may take.
     pub fn set_timeout(&self, timeout: Duration) -> Result<()> {
         self.to.set_read_timeout(Some(timeout))?;
         self.to.set_write_timeout(Some(timeout))?;
         Ok(())
     }
 
-    /// Sends `count` bytes, gets counter, hash and `count` others, and returns how long it took.
+    /// Sends `count` bytes, receives a counter, a hash and `count` bytes of pattern, and returns
+    /// how long it took.
     pub fn ask(&mut self, count: u64) -> Result<Duration> {
         let request = Request { kind: Kind::Ask, count };
         let body = self.request_with_body(request);
@@ -93,7 +94,7 @@ impl Conversation {
         Ok(start.elapsed())
     }
 
-    /// Sends `count` bytes and gets them back.
+    /// Sends `count` bytes and receives them back.
     pub fn echo(&mut self, count: u64) -> Result<Duration> {
         let request = Request { kind: Kind::Echo, count };
         let body = self.request_with_body(request);
@@ -107,7 +108,7 @@ impl Conversation {
         Ok(start.elapsed())
     }
 
-    /// Gets `count` bytes.
+    /// Receives `count` bytes.
     pub fn down(&mut self, count: u64) -> Result<Duration> {
         let request = Request { kind: Kind::Down, count };
         self.transcript.request(request);
@@ -130,7 +131,7 @@ impl Conversation {
         Ok(start.elapsed())
     }
 
-    /// Gets `count` bytes in which two guests differ.
+    /// Receives `count` bytes in which two guests differ.
     pub fn clock(&mut self, count: u64) -> Result<Clocked> {
         let request = Request { kind: Kind::Clock, count };
         self.transcript.request(request);
@@ -141,7 +142,7 @@ impl Conversation {
         Ok(Clocked { at, octets, took: start.elapsed() })
     }
 
-    /// Closes its half and waits for the guest to close the other.
+    /// Closes its half and waits until the guest closes the other half.
     pub fn close(mut self) -> Result<()> {
         self.to.shutdown(std::net::Shutdown::Write).context("closing")?;
         let left = self.from.read(&mut [0]).with_context(|| format!("{}: closing", self.name))?;
@@ -149,14 +150,14 @@ impl Conversation {
         Ok(())
     }
 
-    /// Ends it with a reset, after which neither end says anything on it.
+    /// Ends the connection with a reset. Neither end sends anything on it afterwards.
     pub fn reset(self) -> Result<()> {
         let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
         nix::sys::socket::setsockopt(&self.to, nix::sys::socket::sockopt::Linger, &linger)
             .with_context(|| format!("{}: asking for a reset at its end", self.name))
     }
 
-    /// Header and body, and the transcript as both ends have it afterwards.
+    /// A header and a body, and the transcript of both ends after them.
     fn request_with_body(&mut self, request: Request) -> Vec<u8> {
         self.transcript.request(request);
         let mut bytes = request.encode().to_vec();

@@ -1,4 +1,4 @@
-//! Everything at once, for as long as it is asked for.
+//! Every kind of traffic at once, for a given time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{ScopedJoinHandle, scope};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use super::{Calls, Conversation, echo, ping};
 use crate::network::{Family, Lab};
 
-/// How much of everything went through, all of it checked.
+/// The amounts of traffic, all of it checked.
 #[derive(Debug, Default)]
 pub struct Mixed {
     pub answers: AtomicU64,
@@ -21,8 +21,8 @@ pub struct Mixed {
 
 type Job = fn(&Lab, Family, Instant, &Mixed) -> Result<()>;
 
-/// Long connections, short ones, bulk in both directions, connections that the guest opens, UDP
-/// and ICMP, over both IP versions, until `duration` is over or something is wrong.
+/// Long connections, short ones, bulk in both directions, connections that the guest opens, UDP and
+/// ICMP, over both IP versions. They run until `duration` is over or something is wrong.
 pub fn mixed(lab: &Lab, duration: Duration) -> Result<Mixed> {
     let done = Mixed::default();
     let until = Instant::now() + duration;

@@ -1,6 +1,6 @@
-//! Frames as a guest makes them, byte by byte, from 10.0.0.2 to 10.0.0.1.
+//! A guest's frames, built byte by byte, from 10.0.0.2 to 10.0.0.1.
 //!
-//! Checksums are right for IP and left out above it: neither colo-compare looks at them.
+//! Checksums are right for IP and absent above it. Neither colo-compare looks at them.
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -80,7 +80,7 @@ impl Segment {
         self
     }
 
-    /// Whole words.
+    /// Whole words only.
     #[must_use]
     pub fn options(mut self, options: &[u8]) -> Self {
         self.options = options.to_vec();
@@ -202,7 +202,7 @@ impl Datagram {
     }
 }
 
-/// An ARP announcement, which nobody compares; `mark` tells one from the other.
+/// An ARP announcement, which is not compared. `mark` tells one from another.
 pub fn arp(mark: u32) -> Vec<u8> {
     let mut frame = ethernet(ETHERTYPE_ARP);
     frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
