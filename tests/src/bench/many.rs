@@ -1,5 +1,5 @@
-//! Many guests on one host, protected by one daemon: what they reach together, and whether each gets
-//! its share.
+//! Many guests on one host, protected by one daemon: the rate of all together, and the share of
+//! each.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::phrases;
 use crate::process::eventually;
 
 const GUESTS: u8 = 64;
-/// The programs are loaded for each guest, and taken away again.
+/// The daemon loads and removes the programs for each guest.
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
 const PROTECTED_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -52,7 +52,7 @@ impl Many {
         Ok(())
     }
 
-    /// Ends the daemons, which takes longer than a child usually gets.
+    /// Ends the daemons. They take longer than most children may.
     pub(super) fn finish(mut self) -> Result<()> {
         for daemon in self.daemons.iter_mut().flatten() {
             daemon.process.signal(Signal::SIGTERM)?;
@@ -75,7 +75,7 @@ impl Many {
         Daemon::run_config_within(self.lab.host(side), &config, READY_TIMEOUT)
     }
 
-    /// As many connections to one guest, then one to each.
+    /// First many connections to one guest, then one connection to each guest.
     pub(super) fn measure(&self, time: Duration) -> Result<Found> {
         let asked = self.asked()?;
         let client = &self.lab.client;

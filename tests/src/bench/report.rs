@@ -17,15 +17,15 @@ const FOLDER: &str = "docs/bench";
 const RESULTS: &str = "results.json";
 const LATENCY: &str = "latency.svg";
 const FLOWS: &str = "flows.svg";
-/// The output of the compare engine's benchmark: [`Engine`] objects.
+/// The file with the output of the compare engine's benchmark: [`Engine`] objects.
 const ENGINE: &str = "engine.json";
 
-/// Labs at rest use less of a processor. More comes from something else.
+/// Labs at rest use less than this of a processor. More comes from another program.
 const NOISY_PERCENT: f64 = 20.0;
 const NOISY: &str = "\n**Something else was running on this machine. All figures are worse than on a quiet \
     machine. Do not trust the ratios.**\n";
 
-/// The cost of one pair in the compare engine that knows so many flows.
+/// The cost of one pair in a compare engine that knows this many flows.
 #[derive(Clone, Copy, Debug, Deserialize)]
 struct Engine {
     flows: f64,
@@ -57,7 +57,7 @@ pub fn write(results: &Results, root: &Path, raw: bool) -> Result<()> {
         .with_context(|| format!("writing {}", path.display()))
 }
 
-/// The share of exchanges that take no longer than so many microseconds.
+/// The share of exchanges that take at most a given number of microseconds.
 fn latency(results: &Results) -> Option<Plot> {
     let row = Row::TcpRr;
     let series = |chain: Chain, color| {
@@ -98,7 +98,7 @@ fn flows(engine: &Path) -> Result<Option<Plot>> {
         title: "Compare engine: one pair of equal frames".to_owned(),
         x_title: "flows",
         y_title: "ns a pair",
-        // A round number, a fifth of it above the rest.
+        // A round number, about a fifth above the highest value.
         y_max: (highest * 1.2 / 50.0).ceil() * 50.0,
         series: vec![Series { name: "colo-proxy".to_owned(), color: "#0072b2", points }],
     }))

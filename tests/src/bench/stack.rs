@@ -1,4 +1,4 @@
-//! One of those that are compared: a lab of its own with its guests and what protects them.
+//! One of the chains that are compared: a lab of its own with its guests and their protection.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,28 +16,29 @@ use crate::phrases;
 use crate::process::eventually;
 use crate::qemu::filters::Filters;
 
-/// How long nothing may go over the client's link before the next measurement begins.
+/// How long the client's link must be quiet before the next measurement begins.
 const QUIET: Duration = Duration::from_millis(50);
 const QUIET_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How frames go between the hosts of a pair of ours: the link is theirs alone here.
+/// How frames travel between the hosts of a pair of ours. The link has no other traffic here.
 pub(super) const LANE: &str = "kernel";
 
-/// The link between the hosts, on both.
+/// The link between the hosts, on both hosts.
 const LINK: &str = "repl0";
 
-/// What the guests' TAPs can do, and the link between the hosts.
+/// The offloads of the guests' TAPs, and the link between the hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wire {
-    /// Frames as on a wire, moved by QEMU's hub.
+    /// Frames as on a wire. QEMU's hub moves them.
     Frames,
-    /// Segmentation offload up to the client, moved by the lab's pump: a hub has none.
+    /// Segmentation offload up to the client. The lab's pump moves the frames, because a hub has no
+    /// offloads.
     Offloads,
-    /// As [`Wire::Frames`], and the link between the hosts is slower than a guest.
+    /// As [`Wire::Frames`], but the link between the hosts is slower than a guest.
     SlowLink,
 }
 
-/// What a host may send to the other one by a slow link.
+/// The limit of a host's output to the other host on a slow link.
 const SLOW_LINK: &str = "tbf rate 100mbit burst 64kb latency 50ms";
 
 /// Fields are dropped in this order.
@@ -57,22 +58,22 @@ enum Protection {
     Ours { primary: Daemon, secondary: Daemon },
 }
 
-/// How a pair of ours is set up.
+/// The settings of a pair of ours.
 struct Setup {
     chain: Chain,
     lane: &'static str,
-    /// Lines of the secondary's configuration.
+    /// Lines for the secondary's configuration.
     more: &'static str,
 }
 
-/// What a pair has asked for so far.
+/// The requests of a pair so far.
 #[derive(Clone, Debug, Default)]
 struct Asked {
     checkpoints: u64,
     made: u64,
     divergences: u64,
     drops: u64,
-    /// Of checkpoints and drops.
+    /// The reasons of checkpoints and drops.
     reasons: BTreeMap<String, u64>,
 }
 
@@ -107,7 +108,7 @@ impl Stack {
         .with_context(|| format!("building the lab of {}", chain.name()))
     }
 
-    /// Puts a load on it and adds what it cost and what it asked for.
+    /// Puts a load on the chain. Adds the load's cost and the requests to the figures.
     pub(super) fn measure(&self, load: impl FnOnce(&Self) -> Result<Found>) -> Result<Found> {
         self.settle()?;
         let asked = self.asked()?;
@@ -124,12 +125,12 @@ impl Stack {
         Ok(found)
     }
 
-    /// Bytes that the secondary's host has sent to the primary's, with all headers.
+    /// The bytes that the secondary's host has sent to the primary's, with all headers.
     fn returned(&self) -> Result<u64> {
         machine::sent(&self.lab.host(Side::Secondary).namespace, LINK)
     }
 
-    /// `kill -9` of the primary's daemon and guest; the process of the secondary's daemon.
+    /// `kill -9` of the primary's daemon and guest. Returns the process of the secondary's daemon.
     pub(super) fn kill_primary(&mut self) -> Result<u32> {
         let Protection::Ours { primary, secondary } = &mut self.protection else {
             bail!("{} has no daemons", self.chain.name());
@@ -139,7 +140,7 @@ impl Stack {
         Ok(secondary.process.pid())
     }
 
-    /// Waits until nothing is on the way any more.
+    /// Waits until no frame is on its way.
     fn settle(&self) -> Result<()> {
         if let Protection::Qemu(frame) = &self.protection {
             frame.checkpoint()?;
@@ -224,8 +225,8 @@ fn alone(lab: Lab, wire: Wire) -> Result<Stack> {
     Ok(Stack { chain: Chain::None, protection: Protection::None, primary, _secondary: None, lab })
 }
 
-/// As QEMU's documentation has it. The secondary's TAP is on no bridge: nothing else would keep its
-/// guest off the LAN.
+/// As in QEMU's documentation. The secondary's TAP is on no bridge, because nothing else would keep
+/// its guest off the LAN.
 fn qemu(lab: Lab, wire: Wire) -> Result<Stack> {
     ensure!(wire != Wire::Offloads, "QEMU's hub has no offloads");
     let filters = Filters { vnet_hdr: false };
@@ -247,10 +248,11 @@ fn qemu(lab: Lab, wire: Wire) -> Result<Stack> {
     })
 }
 
-/// The secondary's daemon before its guest, whose first word must not reach the LAN; the primary's
-/// last, because a secondary that is late costs a checkpoint.
+/// The secondary's daemon starts before its guest, whose first frame must not reach the LAN. The
+/// primary's daemon starts last, because a late secondary costs a checkpoint.
 fn ours(lab: Lab, wire: Wire, Setup { chain, lane, more }: Setup) -> Result<Stack> {
-    // AF_XDP loses the state of checksums, which plain frames between the hosts must have complete.
+    // AF_XDP loses the state of checksums. Plain frames between the hosts must have complete
+    // checksums.
     let vnet_hdr = lab.options.vnet_hdr || chain == Chain::AfXdp;
     let options = PairOptions { vnet_hdr, lane, ..PairOptions::default() };
     let guest = Guest::start(&lab, Side::Primary, Slot(0), wire.mover())?;

@@ -1,4 +1,4 @@
-//! The table: for each figure the columns, the ratios, and what becomes of the targets.
+//! The table: the columns of each figure, the ratios, and the verdicts about the targets.
 
 use std::fmt::{self, Write as _};
 
@@ -11,14 +11,14 @@ pub struct Entry {
     pub row: Row,
     pub figure: &'static str,
     pub title: &'static str,
-    /// No proxy, QEMU, colo-proxy; nothing where it was not measured.
+    /// No proxy, QEMU, colo-proxy; `None` if it was not measured.
     pub values: [Option<f64>; 3],
-    /// colo-proxy set up otherwise: with the streams, and with `AF_XDP` too.
+    /// colo-proxy with other settings: with the streams, and also with `AF_XDP`.
     pub others: [Option<f64>; 2],
     pub targets: Vec<Judged>,
 }
 
-/// A target, and what was found.
+/// A target and its verdict.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Judged {
     pub target: Target,
@@ -48,7 +48,7 @@ fn entry(results: &Results, row: Row, line: &Line) -> Option<Entry> {
 }
 
 impl Entry {
-    /// colo-proxy's as a multiple of QEMU's, and of that without a proxy.
+    /// colo-proxy's figure divided by QEMU's, and by the one without a proxy.
     pub fn ratios(&self) -> [Option<f64>; 2] {
         let [none, qemu, ours] = self.values;
         [qemu, none].map(|base| {
@@ -59,7 +59,7 @@ impl Entry {
 }
 
 impl Target {
-    /// Nothing where one of the figures is not there.
+    /// `None` if one of the figures is missing.
     fn judge(self, [none, qemu, ours]: [Option<f64>; 3], streams: Option<f64>) -> Option<Judged> {
         let ours = ours?;
         let (found, met) = match self {
@@ -115,7 +115,7 @@ fn percent(share: f64) -> String {
     format!("{:.0} %", share * 100.0)
 }
 
-/// Three digits that count, and a dash where there is nothing.
+/// Three significant digits, or a dash.
 pub(super) fn number(value: Option<f64>) -> String {
     let Some(value) = value else { return "–".to_owned() };
     match value.abs() {

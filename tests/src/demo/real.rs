@@ -1,5 +1,5 @@
-//! Real guests, in QEMU under COLO, with a daemon on each host and nothing of a proxy in QEMU. Six
-//! steps:
+//! Real guests in QEMU under COLO. Each host has a daemon, and QEMU has no part of a proxy. The
+//! demonstration has six steps:
 //!
 //! 1. one guest, not protected yet, as the reference;
 //! 2. a second one joins: the same under protection, with periodic checkpoints;
@@ -33,10 +33,10 @@ use crate::qemu::{Image, QemuGuest};
 use pauses::Pauses;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// A takeover by itself needs a fence, and these guests are to be equal without being asked.
+/// An automatic takeover needs a fence. These guests must be equal before anybody asks for it.
 const CONFIG: &str = "[guest.checkpoints]\ninterval_max_ms = 500\nspacing_max_ms = 100\n\
                       [guest.takeover]\nfence = \"FENCE\"\n";
-/// Emulated processors are slow.
+/// The times are long, because emulated processors are slow.
 const AMOUNT: Amount = Amount { requests: 500, bulk_len: 32 << 20, datagrams: 500, calls: 20 };
 const LOAD: Load =
     Load { by_client: 5, by_guest: 5, pause: Duration::from_millis(20), answers: 30 };
@@ -87,7 +87,7 @@ impl Stage {
         Ok(())
     }
 
-    /// A second guest gets the state of the one that runs on `primary`.
+    /// A second guest receives the state of the one that runs on `primary`.
     fn join(&mut self, primary: Side, view: &View, report: &mut Report) -> Result<()> {
         let secondary = primary.other();
         self.pair.start_secondary(secondary)?;
@@ -127,7 +127,7 @@ impl Stage {
         self.idle(view, report)
     }
 
-    /// The pause where the guest has little to copy.
+    /// The pause of a guest that has little to copy.
     fn idle(&self, view: &View, report: &mut Report) -> Result<()> {
         let status = self.pair.half(Side::Primary)?.daemon.status()?;
         let quick_ack = &colo_frame(&status)["quick_ack"];
@@ -166,7 +166,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The connections must go on with right bytes behind each such answer.
+    /// The connections must continue with right bytes after each of these answers.
     fn clocks(&self) -> Result<Latency> {
         let client = &self.pair.lab.client;
         let mut answers = Latency::default();
@@ -210,7 +210,7 @@ impl Stage {
         self.afterwards(view, report)
     }
 
-    /// The host of `dies` is gone, and nobody tells the other one.
+    /// The host of `dies` is gone, and nobody reports that to the other host.
     fn fail_over(
         &mut self,
         dies: Side,
@@ -254,7 +254,7 @@ fn state(quick_ack: &Value) -> String {
     format!("{} {}", part("state").unwrap_or("unknown"), part("why").unwrap_or_default())
 }
 
-/// Checkpoints that the comparison asked for, by reason. Joining asks for one, too.
+/// The checkpoints that the comparison has requested, by reason. A join also requests one.
 fn asked_since(before: &Status, after: &Status) -> BTreeMap<String, u64> {
     let before = before.checkpoints();
     let since = |(reason, count): (String, u64)| {
@@ -264,7 +264,7 @@ fn asked_since(before: &Status, after: &Status) -> BTreeMap<String, u64> {
     after.checkpoints().into_iter().filter_map(since).collect()
 }
 
-/// All of them, further answers later; otherwise what became of those that are none any more.
+/// Returns all connections, after further answers. If some have ended, the error says how.
 fn alive(connections: Connections, after: &str) -> Result<Connections> {
     if let Err(late) = connections.go_on() {
         let (_, found) = connections.close()?;

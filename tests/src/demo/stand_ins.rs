@@ -26,7 +26,7 @@ use crate::stand_in::packet::TCP;
 use crate::stand_in::tap::Offloads;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// What is under way in step 4.
+/// The work that is in progress in step 4.
 const LOAD: Load =
     Load { by_client: 4, by_guest: 2, pause: Duration::from_millis(2), answers: 300 };
 const AMOUNT: Amount = Amount { requests: 5000, bulk_len: 128 << 20, datagrams: 4000, calls: 40 };
@@ -67,7 +67,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The secondary's daemon first: its guest must not speak to the LAN.
+    /// The secondary's daemon starts first, because its guest must not send to the LAN.
     fn protect(&mut self, view: &View) -> Result<()> {
         view.step(2, "The same under protection");
         let options = PairOptions::default();
@@ -162,7 +162,7 @@ impl Stage {
         self.afterwards(view, report)
     }
 
-    /// The host dies, and the cluster manager, which is us, tells the other one.
+    /// The host dies. The demo plays the cluster manager and asks the other host to take over.
     fn fail_over(&mut self) -> Result<Duration> {
         let mut primary = self.primary.take().context(NOT_RUNNING)?;
         self.watched.lock().remove(0);

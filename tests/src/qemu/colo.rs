@@ -1,4 +1,4 @@
-//! QEMU's COLO-frame, driven by the test through both monitors: what a driver of checkpoints does,
+//! QEMU's COLO-frame. The test drives it through both monitors, as a driver of checkpoints does,
 //! without a network proxy.
 
 use std::time::Duration;
@@ -9,16 +9,16 @@ use serde_json::{Value, json};
 use super::QemuGuest;
 use crate::qmp::{Event, Mark, Qmp};
 
-/// All of a guest's memory crosses once.
+/// All of a guest's memory is copied once.
 const ENTER_TIMEOUT: Duration = Duration::from_mins(1);
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(20);
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
-/// No checkpoint but those that are asked for: 49 days.
+/// Only requested checkpoints happen: this delay is 49 days.
 pub const NEVER_MS: u32 = u32::MAX;
-/// More than any link of the laboratory has, in bytes a second.
+/// In bytes per second; more than any link of the lab has.
 const BANDWIDTH: u64 = 10 << 30;
 
-/// What a checkpoint took.
+/// The duration of a checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub struct Checkpoint {
     /// How long the primary's guest stood still.
@@ -27,18 +27,18 @@ pub struct Checkpoint {
     pub secondary_pause: Duration,
 }
 
-/// Puts a running guest and one that waits for its state (`incoming`) into COLO.
+/// Brings a running guest, and one that waits for its state (`incoming`), into COLO.
 pub fn enter(primary: &QemuGuest, secondary: &QemuGuest, delay_ms: u32) -> Result<()> {
     let uri = secondary.incoming().context("the secondary does not wait for a state")?;
-    // The secondary first: one that does not know of COLO takes the state and runs.
+    // The secondary comes first. If it does not know of COLO, it takes the state and runs.
     prepare(secondary)?;
     prepare(primary)?;
     let (primary, secondary) = (primary.qmp()?, secondary.qmp()?);
     set_delay(primary, delay_ms)?;
     primary.execute("migrate-set-parameters", &json!({"max-bandwidth": BANDWIDTH}))?;
     let marks = [primary.mark(), secondary.mark()];
-    // An emulated guest that runs while its memory is copied loses a write now and then, and its
-    // copy crashes. COLO lets it go on.
+    // An emulated guest that runs during the copy of its memory sometimes loses a write, and its
+    // copy crashes. COLO then continues the primary's guest.
     primary.execute("stop", &Value::Null)?;
     primary.execute("migrate", &json!({"uri": uri}))?;
     for (guest, mark) in [primary, secondary].into_iter().zip(marks) {
@@ -50,7 +50,7 @@ pub fn enter(primary: &QemuGuest, secondary: &QemuGuest, delay_ms: u32) -> Resul
     Ok(())
 }
 
-/// Switches on what COLO needs.
+/// Switches on the capabilities that COLO needs.
 pub fn prepare(guest: &QemuGuest) -> Result<()> {
     let capabilities =
         ["return-path", "x-colo", "events"].map(|name| json!({"capability": name, "state": true}));
@@ -58,7 +58,7 @@ pub fn prepare(guest: &QemuGuest) -> Result<()> {
     guest.qmp()?.execute("migrate-set-capabilities", &capabilities).map(drop)
 }
 
-/// Asks for a checkpoint and waits until it is done.
+/// Requests a checkpoint and waits until it is done.
 pub fn checkpoint(primary: &QemuGuest, secondary: &QemuGuest) -> Result<Checkpoint> {
     let marks = [primary.qmp()?.mark(), secondary.qmp()?.mark()];
     request_checkpoint(primary)?;
@@ -67,9 +67,9 @@ pub fn checkpoint(primary: &QemuGuest, secondary: &QemuGuest) -> Result<Checkpoi
     Ok(Checkpoint { pause: pause?, secondary_pause: secondary_pause? })
 }
 
-/// Asks for a checkpoint only.
+/// Only requests a checkpoint.
 pub fn request_checkpoint(primary: &QemuGuest) -> Result<()> {
-    // QEMU has no command for it, but takes a new delay, be it the old one, as a reason.
+    // QEMU has no command for it. But a new delay, even the same one, is a reason for a checkpoint.
     set_delay(primary.qmp()?, NEVER_MS)
 }
 
@@ -83,7 +83,7 @@ fn stood_still(guest: &Qmp, mark: Mark) -> Result<Duration> {
     Ok(resume.at.saturating_sub(stop.at))
 }
 
-/// The other one of the pair is gone: this guest goes on alone.
+/// The peer is gone, and this guest continues alone.
 pub fn go_on_alone(guest: &QemuGuest) -> Result<()> {
     let qmp = guest.qmp()?;
     let mark = qmp.mark();
@@ -97,7 +97,7 @@ pub fn go_on_alone(guest: &QemuGuest) -> Result<()> {
     Ok(())
 }
 
-/// Has the guest tell the LAN where it is now, as a daemon does at a failover.
+/// Makes the guest announce its place to the LAN, as a daemon does at a takeover.
 pub fn announce(guest: &QemuGuest) -> Result<()> {
     let pace = json!({"initial": 50, "max": 550, "rounds": 3, "step": 100});
     guest.qmp()?.execute("announce-self", &pace).map(drop)

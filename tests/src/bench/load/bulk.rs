@@ -1,4 +1,4 @@
-//! One TCP stream as fast as it goes, either way.
+//! One TCP stream at full speed, in either direction.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
@@ -12,13 +12,13 @@ use crate::bench::service::{Arrivals, BLOCK_LEN, PORTION_LEN, SINK_PORT, SOURCE_
 use crate::namespace::Namespace;
 use crate::network::Slot;
 
-/// How often a stream that stands still is looked at.
+/// How often to look at a stream that stands still.
 const GLANCE: Duration = Duration::from_millis(20);
-/// Portions that a guest is asked for ahead: more bytes than a receive window has.
+/// The portions that a guest has in advance. They are more bytes than a receive window has.
 const PORTIONS_AHEAD: u64 = 2;
 
-/// Guest to client. The guest is asked for one portion after the other, far enough ahead that it
-/// never waits: so both guests end their stream at the same byte.
+/// Guest to client. The client requests one portion after another, early enough that the guest
+/// never waits. So both guests end their stream at the same byte.
 pub(in crate::bench) fn down(client: &Namespace, time: Duration) -> Result<Found> {
     let mut stream = connect(client, Slot(0), SOURCE_PORT)?;
     stream.set_read_timeout(Some(GLANCE))?;
@@ -44,7 +44,7 @@ pub(in crate::bench) fn down(client: &Namespace, time: Duration) -> Result<Found
     Ok(found)
 }
 
-/// Client to guest; `primary` is whose sink counts.
+/// Client to guest. The sink of `primary` counts.
 pub(in crate::bench) fn up(client: &Namespace, primary: &Guest, time: Duration) -> Result<Found> {
     let mut stream = connect(client, Slot(0), SINK_PORT)?;
     stream.set_write_timeout(Some(GLANCE))?;

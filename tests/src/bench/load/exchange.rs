@@ -1,4 +1,4 @@
-//! Request and response over TCP: 64 bytes there, 64 back.
+//! Request and response over TCP: 64 bytes in each direction.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -12,10 +12,10 @@ use crate::bench::service::{EXCHANGE_LEN, TCP_ECHO_PORT};
 use crate::namespace::Namespace;
 use crate::network::Slot;
 
-/// Exchanges before the clock starts: a handshake and a first checkpoint are not the question.
+/// Exchanges before the clock starts. The handshake and the first checkpoint do not count.
 const WARM_UP: u32 = 200;
 
-/// One connection, one exchange after the other.
+/// One connection, and one exchange after another.
 pub(in crate::bench) fn exchanges(client: &Namespace, time: Duration) -> Result<Found> {
     let mut stream = warm(client, Slot(0))?;
     let (latency, seconds) = exchange(&mut stream, time)?;
@@ -32,7 +32,7 @@ pub(in crate::bench) fn exchanges(client: &Namespace, time: Duration) -> Result<
     Ok(Found { figures, latency: Some(latency) })
 }
 
-/// A connection to each of `slots`, all at once; the rate of each.
+/// One connection to each of `slots`, all at once. Returns the rate of each.
 pub(in crate::bench) fn exchanges_with_all(
     client: &Namespace,
     slots: &[Slot],

@@ -1,4 +1,4 @@
-//! How long checkpoints stop a guest, by QEMU's own clock.
+//! How long checkpoints stop a guest, measured by QEMU's own clock.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use super::ms;
 use crate::client::Latency;
 use crate::qmp::{Mark, Qmp};
 
-/// Every time that it stood still.
+/// Every pause of the guest.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pauses(Latency);
 
 impl Pauses {
-    /// Those since `mark`.
+    /// The pauses since `mark`.
     pub(super) fn since(qmp: &Qmp, mark: Mark) -> Self {
         let mut pauses = Latency::default();
         let mut stopped = None;
