@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: it measures what it should, through all three chains. Never how fast.
+//! `cargo xtask bench`: it measures the right things through all three chains. No test asks how
+//! fast they are.
 
 use std::process::ExitCode;
 
@@ -34,8 +35,9 @@ fn a_smoke_run_has_its_figures_and_no_checkpoint_of_ours() -> Result<()> {
     Ok(())
 }
 
-/// What asks QEMU's colo-compare for a checkpoint in the test above is counted: the twin of ours
-/// having none. Two guests that answer datagrams in their own time are different to it.
+/// The requests of QEMU's colo-compare in the test above are counted. This is the twin of our
+/// chains, which make no request. Two guests that answer datagrams at their own pace are different
+/// for QEMU's compare.
 #[lab_test(root)]
 fn the_requests_of_qemus_compare_are_counted() -> Result<()> {
     let results = bench::measure(&Options::quick(&[Row::Udp64]), &|line| println!("{line}"))?;

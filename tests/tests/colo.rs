@@ -1,8 +1,8 @@
 //! Real guests in QEMU's COLO: state is copied, checkpoints stop the guests, and hosts die.
 //!
-//! [`stock`] is QEMU alone, without a network proxy: it pins the facts that everything else here
-//! stands on. [`protected`] has our daemons on both hosts, and [`mixed`] QEMU's parts of the proxy
-//! and ours beside each other. In [`divergence`] the guests differ.
+//! [`stock`] tests QEMU alone, without a network proxy: it pins the facts that all other tests here
+//! rely on. [`protected`] has our daemons on both hosts. [`mixed`] has QEMU's parts of the proxy
+//! beside ours. In [`divergence`], the guests differ.
 
 #[path = "colo/command_lines.rs"]
 mod command_lines;
@@ -28,7 +28,7 @@ use colo_lab::qemu::{self, Image};
 
 /// A QEMU that can do COLO, and the image that guests boot from.
 ///
-/// The test is skipped where this machine cannot have a QEMU for COLO. `cargo xtask test` asks for
+/// The test is skipped if this machine cannot have a QEMU for COLO. `cargo xtask test` looks for
 /// one before it starts the tests.
 fn found() -> Result<(Emulator, Image)> {
     let cache = qemu::cache(env!("CARGO_TARGET_TMPDIR"))?;

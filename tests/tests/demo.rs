@@ -1,5 +1,5 @@
-//! The demo leaves nothing behind when it is interrupted, and says in a line what it lacks. That it
-//! holds is `cargo xtask test`'s.
+//! An interrupted demo leaves nothing behind. If something is missing, it says so in one line.
+//! `cargo xtask test` runs the whole demo.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a demo with this pid has on the machine: namespaces, and processes by their parent.
+/// The namespaces and processes on the machine that belong to a demo with this pid.
 fn left(pid: u32) -> Result<Vec<String>> {
     let mut left = Vec::new();
     for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
@@ -57,7 +57,7 @@ fn ctrl_c_under_protection_leaves_nothing() -> Result<()> {
 fn without_a_qemu_it_fails_and_says_why() -> Result<()> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
     command.args(["--plain", "--qemu", env!("CARGO_TARGET_TMPDIR")]);
-    // Whatever this machine has: one that is named is taken, or refused.
+    // This works on every machine: a named QEMU is used or refused.
     command.env("COLO_LAB_QEMU_COLO", "/bin/true").stdin(Stdio::null());
     let output = command.output().context("running the demo")?;
     let said = String::from_utf8_lossy(&output.stderr);

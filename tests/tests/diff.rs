@@ -1,5 +1,5 @@
-//! `colo-proxy diff` on what two real guests sent: the same work, done by two kernels with numbers
-//! of their own, is no difference; one flipped byte is.
+//! `colo-proxy diff` on the recorded output of two real guests. The same work of two kernels with
+//! different numbers is no difference. One flipped byte is a difference.
 
 #[path = "diff/recorder.rs"]
 mod recorder;
@@ -23,8 +23,8 @@ use recorder::Recorder;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Records both guests: the primary's own interface, because on the host's every frame is seen
-/// twice, when it is captured and when it is released; and the secondary's TAP.
+/// Records both guests. For the primary it uses the guest's own interface, because the host's sees
+/// every frame twice, at the capture and at the release. For the secondary it uses the TAP.
 fn record(pair: &Pair) -> Result<[Recorder; 2]> {
     let host = pair.lab.host(Side::Secondary);
     Ok([
@@ -72,10 +72,10 @@ fn equal(offloads: Offloads, family: Family) -> Result<()> {
     let (said, report) = diff(&pair, &write(recorders, folder.path())?)?;
     ensure!(said.success, "{report:#}\n{}", said.stderr);
     assert_eq!((&report["diverged"], &report["checkpoints"]), (&false.into(), &0.into()));
-    // The client's conversation and the guest's call, at the least.
+    // At least the client's conversation and the guest's call.
     assert!(report["connections_in_both"].as_u64() >= Some(2), "{report:#}");
     assert!(report["compared_bytes"].as_u64() > Some(2_000_000), "{report:#}");
-    // Nothing was left over, on either side.
+    // No frame was left over on either side.
     let nothing = serde_json::json!({ "primary_frames": 0, "secondary_frames": 0, "flows": [] });
     assert_eq!(report["undecided"], nothing, "{report:#}");
     pair.finish()

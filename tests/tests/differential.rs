@@ -1,7 +1,7 @@
-//! The same frames into QEMU's colo-compare and into ours, as two black boxes.
+//! The same frames go into QEMU's colo-compare and into ours. Both are black boxes here.
 //!
-//! Where QEMU is right both do the same ([`agree`]). Where it is wrong each row says what it does,
-//! and what ours does instead; docs/comparison.md has the rows in a table.
+//! Where QEMU is right, both do the same ([`agree`]). Where it is wrong, each row tells QEMU's
+//! outcome and ours. docs/comparison.md has the rows in a table.
 
 #[path = "differential/agree.rs"]
 mod agree;
@@ -19,20 +19,20 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::colo_compare::{Engine, Outcome, Setup, Stand};
 
-/// One thing that happens; after each, the stand waits until it has been dealt with.
+/// One step of a schedule. After each step, the stand waits until it has been handled.
 #[derive(Clone, Debug)]
 enum Step {
     /// The primary sends a frame.
     P(Vec<u8>),
-    /// The secondary does.
+    /// The secondary sends a frame.
     S(Vec<u8>),
-    /// The COLO-frame says that a checkpoint was made.
+    /// The COLO-frame reports a checkpoint.
     Checkpoint,
 }
 
 use Step::{Checkpoint, P, S};
 
-/// Plays `steps` and says what came of each.
+/// Plays `steps` and returns the outcome of each.
 fn play(engine: Engine, setup: &Setup, steps: &[Step]) -> Result<Vec<Outcome>> {
     let mut stand = Stand::new(engine, setup)?;
     let mut outcomes = Vec::new();
@@ -48,11 +48,11 @@ fn play(engine: Engine, setup: &Setup, steps: &[Step]) -> Result<Vec<Outcome>> {
     Ok(outcomes)
 }
 
-/// What has to come of a step: the places in the schedule of the frames that leave, and how many
-/// requests.
+/// The expected outcome of a step: the places in the schedule of the frames that leave, and the
+/// number of requests.
 type Expected<'a> = (&'a [usize], usize);
 
-/// A row of the table: what QEMU makes of `steps`, and what ours does.
+/// A row of the table: the outcomes of `steps` with QEMU and with ours.
 fn row(steps: &[Step], qemu: &[Expected<'_>], ours: &[Expected<'_>]) -> Result<()> {
     for (engine, expected) in [(Engine::Qemu, qemu), (Engine::Ours, ours)] {
         let outcomes = play(engine, &Setup::default(), steps)?;
@@ -73,7 +73,7 @@ fn row(steps: &[Step], qemu: &[Expected<'_>], ours: &[Expected<'_>]) -> Result<(
     Ok(())
 }
 
-/// Which step sent `frame` first.
+/// The step that sent `frame` first.
 fn place(steps: &[Step], frame: &[u8]) -> Option<usize> {
     steps.iter().position(|step| matches!(step, P(sent) if sent == frame))
 }

@@ -1,5 +1,5 @@
-//! Digests in the place of the secondary's frames: what they save, and what they cost. That they come to
-//! the same verdicts is for the tests of pairs to show, which run once more with them.
+//! Digests instead of the secondary's frames: how much they save, and their cost. The tests of
+//! pairs run once more with digests, and show that the verdicts are the same.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,7 +20,7 @@ fn pair(returns: &str, offloads: Offloads) -> Result<Pair> {
     Pair::start(PairSetup { daemons, offloads, ..PairSetup::default() })
 }
 
-/// Bytes that the secondary has returned for each million that both guests have said.
+/// The bytes that the secondary has returned for each million bytes that both guests have sent.
 fn returned_per_million(returns: &str, offloads: Offloads) -> Result<u64> {
     let pair = pair(returns, offloads)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
@@ -52,7 +52,7 @@ fn a_download_returns_less_than_a_twentieth() -> Result<()> {
     Ok(())
 }
 
-/// A primary that is new has seen nothing of what was said before, and finds out.
+/// A new primary has not seen the earlier bytes, and finds that out.
 #[lab_test(root)]
 fn a_primary_that_is_started_again_goes_on_with_digests() -> Result<()> {
     let mut pair = pair("digest", Offloads::Off)?;

@@ -1,4 +1,4 @@
-//! A difference between the guests is found, named to the byte, and never seen by the client.
+//! The daemon finds a difference between the guests and names its byte. The client never sees it.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -55,7 +55,7 @@ fn in_tcp(offloads: Offloads, family: Family) -> Result<()> {
     pair.finish()
 }
 
-/// What `colo-proxy divergences` says on the primary's host.
+/// The output of `colo-proxy divergences` on the primary's host.
 fn listed(pair: &Pair, more: &[&str]) -> Result<String> {
     let arguments = [&["divergences", "tap0"], more].concat();
     let said = output_of(pair.lab.host(Side::Primary), &arguments)?;
@@ -139,7 +139,8 @@ fn in_a_datagram() -> Result<()> {
     pair.finish()
 }
 
-/// The primary's bytes count, also where it is the primary that is wrong: nobody can tell.
+/// The primary's bytes are the valid ones, even if they are wrong. Nobody can know which guest is
+/// right.
 #[lab_test(root)]
 fn of_the_primary_itself_reaches_the_client() -> Result<()> {
     let mut pair = Pair::start(PairSetup::default())?;

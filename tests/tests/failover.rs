@@ -1,4 +1,4 @@
-//! The primary host dies, and every connection goes on from the secondary.
+//! The primary host dies, and every connection continues from the secondary.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use colo_lab::stand_in::tap::Offloads;
 const TIMEOUT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Connections of either origin and IP version, each in use.
+/// Connections that either side opened, over each IP version, all in use.
 fn keepers(pair: &Pair) -> Result<Vec<Keeper>> {
     let client = &pair.lab.client;
     let mut keepers = Vec::new();
@@ -85,7 +85,7 @@ fn with_af_xdp_on_the_secondary() -> Result<()> {
     survive(PairSetup { config, ..PairSetup::default() })
 }
 
-/// The client is in the middle of an upload that only the secondary can finish.
+/// The client is in the middle of an upload, and only the secondary can finish it.
 #[lab_test(root)]
 fn in_the_middle_of_bulk() -> Result<()> {
     let mut pair = Pair::start(PairSetup::default())?;
@@ -116,7 +116,8 @@ fn in_the_middle_of_bulk() -> Result<()> {
     pair.finish()
 }
 
-/// The secondary's host is told while the primary still runs: it goes on alone, visibly.
+/// The secondary's host takes over while the primary still runs. The primary then continues alone,
+/// and `status` shows that.
 #[lab_test(root)]
 fn of_the_primary_is_going_on_alone() -> Result<()> {
     let mut pair = Pair::start(PairSetup::default())?;

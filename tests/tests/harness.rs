@@ -1,5 +1,5 @@
-//! The lab's harness itself: without root a test is shown as ignored, where root is required it
-//! fails, and with root it runs.
+//! The lab's harness. Without root, a test is shown as ignored. Where root is required, it fails.
+//! With root, it runs.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use colo_lab::harness::{PRETEND_NO_ROOT, REQUIRE_ROOT, Skip};
 use colo_lab::lab_test;
 
-/// Makes the test of this value's name end in its way. Only the tests below set it.
+/// Names the test that must end in an unusual way. Only the tests below set it.
 const PLAY: &str = "COLO_PROXY_HARNESS_PLAY";
 
 fn is_played(name: &str) -> bool {
@@ -48,7 +48,7 @@ fn skips_itself_if_asked() -> Result<()> {
     Ok(())
 }
 
-/// How a run of this program ended.
+/// The end and the output of a run of this program.
 #[derive(Debug)]
 struct Run {
     success: bool,
@@ -77,7 +77,7 @@ impl Run {
         Self::of(command, variables)
     }
 
-    /// The line with the counts is this one.
+    /// The run ends like this, with this line of counts.
     fn expect(&self, success: bool, counts: &str) -> Result<()> {
         ensure!(self.success == success && self.stdout.contains(counts), "{self:#?}");
         Ok(())
@@ -116,7 +116,7 @@ fn with_root_a_test_runs() -> Result<()> {
     Ok(())
 }
 
-/// Not only if the harness pretends: a user who is not root sees the same.
+/// The harness does not only pretend: a user who is not root sees the same.
 #[lab_test(root)]
 fn another_user_sees_the_test_as_ignored() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -161,7 +161,7 @@ fn an_error_fails_the_test_and_shows_its_chain() -> Result<()> {
     Ok(())
 }
 
-/// Unless everything must run.
+/// It fails if everything must run.
 #[lab_test]
 fn a_test_that_finds_something_missing_is_shown_as_ignored() -> Result<()> {
     Run::test("skips_itself_if_asked", &[])?.expect(true, PASSED)?;
@@ -172,7 +172,7 @@ fn a_test_that_finds_something_missing_is_shown_as_ignored() -> Result<()> {
         .expect(false, FAILED)
 }
 
-/// Rust's own harness would drop a `#[lab_test]`, and the lab's a `#[test]`, without a word.
+/// Rust's own harness drops a `#[lab_test]` without a word, and the lab's harness a `#[test]`.
 #[lab_test]
 fn every_file_is_run_by_the_harness_that_its_attributes_are_for() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,7 +1,7 @@
-//! Input that the secondary guest loses and the primary's does not.
+//! The secondary guest loses input that the primary guest receives.
 //!
-//! The peer hears the primary's acknowledgments only, so it does not know what is missing, and
-//! cannot repeat it. Without the daemon's help each such loss ends in a checkpoint.
+//! The peer sees only the primary's acknowledgments. So it does not know of the loss, and does not
+//! send the data again. Without the daemon's help, each loss of this kind ends in a checkpoint.
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use colo_lab::link;
 use colo_lab::network::{Family, Side};
 use colo_lab::pair::{Pair, PairSetup};
 
-/// One frame in so many does not reach the secondary guest.
+/// One frame in this many does not reach the secondary guest.
 const ONE_IN: u32 = 50;
 const UP_LEN: u64 = 3_000_000;
 const ROUNDS: u32 = 50;

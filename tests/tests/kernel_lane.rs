@@ -1,5 +1,6 @@
-//! The kernel lane: frames go from kernel to kernel in a tunnel, and all that holds of the streams
-//! holds of it; what it loses is found, and costs a checkpoint in the place of a stall.
+//! The kernel lane: frames go from kernel to kernel in a tunnel. Everything that is true for the
+//! streams is also true for the tunnel. The daemons find its losses. A loss costs a checkpoint
+//! instead of a stall.
 
 use std::net::UdpSocket;
 use std::process::ExitCode;
@@ -36,7 +37,7 @@ const PLAIN: &str = "\
     link add plain0 type veth peer name plain1\n\
     link set plain1 up\n\
     link set plain0 up\n";
-/// Narrower than a guest's frames with what the tunnel puts around them, by one byte.
+/// One byte too narrow for a guest's frames with the tunnel's headers.
 const NARROW_MTU: u32 = 1549;
 
 fn by(lane: &'static str) -> PairSetup {
@@ -44,7 +45,7 @@ fn by(lane: &'static str) -> PairSetup {
     PairSetup { daemons, ..PairSetup::default() }
 }
 
-/// A pair whose frames go by the tunnel, in both directions.
+/// A pair whose frames go through the tunnel, in both directions.
 fn start(setup: PairSetup) -> Result<Pair> {
     let pair = Pair::start(setup)?;
     wait_used(&pair)?;
@@ -132,15 +133,15 @@ fn connections_outlive_the_primary_host() -> Result<()> {
         let kept = keeper.stop()?;
         ensure!(kept.error.is_none(), "{}: {:#?}", kept.name, kept.error);
     }
-    // The daemon has not seen a frame of its guest, but knows its addresses.
+    // The daemon has not seen a frame of its guest, but knows the guest's addresses.
     let status = pair.secondary.status()?;
     ensure!(status.detail("/announced")? >= 2, "{status:#?}");
     everything(&pair.lab.client, Family::V4)?;
     pair.finish()
 }
 
-/// What the secondary sent before a checkpoint vouches for nothing after it, and what it sends after
-/// it does.
+/// The secondary's output from before a checkpoint does not vouch for output after it. Its output
+/// from after the checkpoint does.
 #[lab_test(root)]
 fn epochs_are_kept_apart() -> Result<()> {
     let frame = ScriptFrame::silent()?;
@@ -169,7 +170,7 @@ fn epochs_are_kept_apart() -> Result<()> {
     pair.finish()
 }
 
-/// A checkpoint that comes to nothing changes nothing: the frames that came meanwhile are compared.
+/// A checkpoint that fails changes nothing: the frames that arrived meanwhile are compared.
 #[lab_test(root)]
 fn a_failed_checkpoint_leaves_the_epoch_as_it_was() -> Result<()> {
     let frame = ScriptFrame::silent()?;
@@ -190,8 +191,8 @@ fn a_failed_checkpoint_leaves_the_epoch_as_it_was() -> Result<()> {
     pair.finish()
 }
 
-/// Input of a guest that is stopped waits in a queue that is long enough, whatever then becomes of
-/// the checkpoint.
+/// The input of a stopped guest waits in a queue that is long enough, whether or not the checkpoint
+/// succeeds.
 #[lab_test(root)]
 fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
     for end in [DONE, FAILED] {
@@ -207,7 +208,7 @@ fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
             sink.send(1)?;
             Ok((held()? > 0).then_some(()))
         })?;
-        // Others speak to the guest as well.
+        // Other peers also send to the guest.
         let (held_before, sent_before) = (held()?, sink.sent());
         for _ in 0..20 {
             sink.send(250)?;
@@ -229,7 +230,7 @@ fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
     Ok(())
 }
 
-/// What finds no room while the guest is stopped is counted, and costs another checkpoint.
+/// Input that finds no room while the guest is stopped is counted, and costs another checkpoint.
 #[lab_test(root)]
 fn input_of_a_stopped_guest_is_bounded_in_octets() -> Result<()> {
     let frame = ScriptFrame::silent()?;
@@ -252,22 +253,23 @@ fn input_of_a_stopped_guest_is_bounded_in_octets() -> Result<()> {
     frame.say(DONE)?;
     let dropped = pair.secondary.status()?.detail("/lanes/kernel/dropped_frames")?;
     ensure!(dropped > 0, "told as something else");
-    // What found room has come, and in its order.
+    // The input that found room has arrived in order.
     sink.send(1)?;
     let numbers = sink.numbers(Side::Secondary);
     ensure!(numbers.is_sorted() && numbers.len() > 100, "{numbers:?}");
     pair.finish()
 }
 
-/// Every twentieth frame is lost between the hosts. The clients get every byte, and a loss is a
-/// checkpoint at once.
+/// Every twentieth frame between the hosts is lost. The clients receive every byte, and each loss
+/// causes a checkpoint at once.
 #[lab_test(root)]
 fn a_loss_is_found_and_costs_a_checkpoint() -> Result<()> {
     let pair = start(by("kernel"))?;
     pair.lab.lose_between_hosts(20)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     let has_lost = |daemon: &Daemon| anyhow::Ok(daemon.status()?.drops().contains_key("lane-lost"));
-    // Chance decides which frames are lost, so the client asks until some are in either direction.
+    // Chance decides which frames are lost, so the client sends requests until some are lost in
+    // either direction.
     eventually("a loss of input and one of output", LOSS_TIMEOUT, || {
         conversation.ask(100)?;
         Ok((has_lost(&pair.secondary)? && has_lost(&pair.primary)?).then_some(()))
@@ -279,16 +281,16 @@ fn a_loss_is_found_and_costs_a_checkpoint() -> Result<()> {
     pair.finish()
 }
 
-/// A firewall lets the control lane through and the tunnel not: the streams carry the frames again,
-/// and go on doing so, and somebody is told why.
+/// A firewall lets the control lane through, but not the tunnel. The streams then carry the frames
+/// again, and continue to do so. The daemons report the reason.
 #[lab_test(root)]
 fn a_way_that_is_blocked_is_left_for_the_streams() -> Result<()> {
     let pair = start(by("kernel"))?;
     everything(&pair.lab.client, Family::V4)?;
     pair.expect_no_checkpoints()?;
     pair.lab.block_udp_between_hosts()?;
-    // Input and no output: a checkpoint of the lab copies nothing, and a connection that is behind on
-    // the secondary would stay behind.
+    // Only input, and no output: a checkpoint of the lab copies no state, so a connection that is
+    // behind on the secondary would stay behind.
     let mut sink = Sink::open(&pair)?;
     eventually("the secondary has had enough", TIMEOUT, || {
         sink.send(1)?;
@@ -310,8 +312,8 @@ fn a_way_that_is_blocked_is_left_for_the_streams() -> Result<()> {
     pair.finish()
 }
 
-/// Somebody takes the tunnel away from one of the daemons, or down: that end says so, and both go on
-/// with the streams.
+/// Somebody removes the tunnel of one daemon, or sets it down. That end reports it, and both
+/// continue with the streams.
 #[lab_test(root)]
 fn a_tunnel_that_is_taken_away_is_missed() -> Result<()> {
     for side in Side::BOTH {
@@ -338,8 +340,8 @@ fn tunnel_of(host: &Host) -> Result<String> {
     links.into_iter().find(|name| name.starts_with("colo-tun")).context("there is no tunnel")
 }
 
-/// The secondary's guest is slow, and its TAP drops input: nobody will repeat that, and a checkpoint
-/// makes the guests equal.
+/// The secondary's guest is slow, and its TAP drops input. No peer sends that again, so a
+/// checkpoint makes the guests equal.
 #[lab_test(root)]
 fn what_is_dropped_behind_the_tunnel_costs_a_checkpoint() -> Result<()> {
     let mut setup = by("kernel");
@@ -353,7 +355,7 @@ fn what_is_dropped_behind_the_tunnel_costs_a_checkpoint() -> Result<()> {
         sink.send(100)?;
         Ok((host.tx_dropped(&host.tap)? > 0).then_some(()))
     })?;
-    // A guest that takes nothing misses nothing yet.
+    // A guest that reads nothing has missed nothing yet.
     pair.secondary_guest.stand_in.resume()?;
     let status = pair.primary.wait_status("a checkpoint for it", TIMEOUT, |status| {
         status.checkpoints().contains_key("lane-loss")
@@ -364,8 +366,8 @@ fn what_is_dropped_behind_the_tunnel_costs_a_checkpoint() -> Result<()> {
     pair.finish()
 }
 
-/// Waits until neither end has a tunnel, where the reason of one begins with the fact and the other
-/// one's says whom to ask.
+/// Waits until neither end has a tunnel. The reason at one end begins with the fact. The reason at
+/// the other end refers to the peer.
 fn wait_closed(pair: &Pair, why: &str) -> Result<()> {
     let mut reasons = Vec::new();
     for daemon in [&pair.primary, &pair.secondary] {
@@ -380,7 +382,7 @@ fn wait_closed(pair: &Pair, why: &str) -> Result<()> {
     Ok(())
 }
 
-/// The twin: the streams lose nothing, so nobody asks.
+/// The twin: the streams lose nothing, so there is no request.
 #[lab_test(root)]
 fn the_streams_over_the_same_link_ask_for_none() -> Result<()> {
     let pair = Pair::start(by("stream"))?;
@@ -395,7 +397,8 @@ fn the_streams_over_the_same_link_ask_for_none() -> Result<()> {
     pair.finish()
 }
 
-/// A link that is one byte too narrow: the streams carry the frames, and the reason is told.
+/// The link is one byte too narrow. The streams carry the frames, and the daemons report the
+/// reason.
 #[lab_test(root)]
 fn a_link_that_is_too_narrow_is_refused_with_its_reason() -> Result<()> {
     for lane in ["auto", "kernel"] {
@@ -430,7 +433,7 @@ fn a_peer_without_one_gets_the_streams() -> Result<()> {
     pair.finish()
 }
 
-/// The twin: with a daemon the guests' frames go by the tunnel, in both directions.
+/// The twin: with a daemon, the guests' frames go through the tunnel, in both directions.
 #[lab_test(root)]
 fn a_tunnel_with_a_daemon_lets_the_guests_frames_through() -> Result<()> {
     let pair = start(by("kernel"))?;
@@ -444,7 +447,7 @@ fn a_tunnel_with_a_daemon_lets_the_guests_frames_through() -> Result<()> {
     pair.finish()
 }
 
-/// How many more frames an interface has sent when the host has spoken to everybody behind it.
+/// How many more frames an interface has sent after the host has sent to every neighbour behind it.
 fn count_of_speaking(host: &Host, interface: &str) -> Result<u64> {
     host.namespace.ip(&format!("addr add 10.99.0.1/24 dev {interface}\n"))?;
     let before = host.tx_packets(interface)?;
@@ -452,7 +455,7 @@ fn count_of_speaking(host: &Host, interface: &str) -> Result<u64> {
         let socket = UdpSocket::bind("10.99.0.1:0")?;
         socket.set_broadcast(true)?;
         for _ in 0..10 {
-            // Refused or not, it must not leave.
+            // The frame must not leave, whether or not the kernel refuses it.
             let _ = socket.send_to(b"from the host", "10.99.0.255:9");
         }
         Ok(())
@@ -462,8 +465,8 @@ fn count_of_speaking(host: &Host, interface: &str) -> Result<u64> {
     Ok(after - before)
 }
 
-/// A daemon that is killed and lets its guest go on leaves a tunnel, but none by which the host could
-/// be reached, or could reach the other one.
+/// A killed daemon that lets its guest continue leaves a tunnel. The tunnel must not be a way to
+/// this host, or from it to the other one.
 #[lab_test(root)]
 fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
     let mut setup = by("kernel");
@@ -483,9 +486,10 @@ fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
             .run(|| Ok(SchedClassifier::query_tcx("tap0", TcAttachType::Ingress)?.1))?
             .is_empty()
     );
-    // The host has routes into it, and sends; nothing of that gets to the tunnel's own count.
+    // The host has routes into the tunnel, and sends. None of that reaches the tunnel's own
+    // counter.
     ensure!(count_of_speaking(host, &tunnel)? == 0, "the host speaks to the other one by {tunnel}");
-    // The twin: what is sent so is counted where no program keeps it.
+    // The twin: without the program, the same frames are counted.
     host.namespace.ip(PLAIN)?;
     ensure!(count_of_speaking(host, "plain0")? >= 10, "the host does not speak");
     host.namespace.ip("link del plain0\n")?;
@@ -496,8 +500,7 @@ fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
     pair.finish()
 }
 
-/// A daemon that is killed leaves its tunnel; the next one makes its own, and nothing is left in the
-/// end.
+/// A killed daemon leaves its tunnel. The next daemon makes its own, and removes both at the end.
 #[lab_test(root)]
 fn the_next_daemon_has_a_tunnel_again() -> Result<()> {
     let mut pair = start(by("kernel"))?;

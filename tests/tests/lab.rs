@@ -1,5 +1,5 @@
-//! The lab by itself: without any proxy, traffic through the TAPs is what it should be, whatever
-//! the guest's offloads are. A fault of the lab must not look like one of the proxy.
+//! The lab without a proxy: traffic through the TAPs is right with all offloads of the guests. A
+//! fault of the lab must not look like a fault of the proxy.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -119,7 +119,7 @@ fn connections_survive_loss_and_a_pause() -> Result<()> {
     Ok(())
 }
 
-/// The twin of every "no checksum errors": here is one, and it is seen.
+/// The twin of every "no checksum errors": this error is seen.
 #[lab_test(root)]
 fn a_wrong_checksum_is_seen() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
@@ -130,7 +130,7 @@ fn a_wrong_checksum_is_seen() -> Result<()> {
         let mut conversation = Conversation::open(&lab.client, family)?;
         conversation.ask(100)?;
         guest.stand_in.spoil(6, 7000, 30)?;
-        // TCP drops it and gets it again.
+        // TCP drops the segment and receives it again.
         conversation.ask(100)?;
         let after = counters::read(&lab.client)?.get("Tcp.InCsumErrors").copied();
         assert_eq!(after, before.map(|count| count + 1), "{family:?}");

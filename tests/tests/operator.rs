@@ -1,4 +1,4 @@
-//! What an operator gets wrong is answered with a clear error, and what he asks for is done: several
+//! An operator's mistakes are answered with a clear error. An operator's requests are done: several
 //! guests in one daemon, a clean end.
 
 use std::fs::Permissions;
@@ -31,7 +31,7 @@ fn primary(netdev: &str) -> Vec<&str> {
     [&["primary", "--netdev", netdev], LANES.as_slice()].concat()
 }
 
-/// It fails, says all of `words`, and leaves nothing.
+/// The command fails, prints all of `words`, and leaves nothing.
 fn expect_refused(host: &Host, found: &Output, words: &[&str]) -> Result<()> {
     assert!(!found.success, "it should have failed: {found:?}");
     for word in words {
@@ -58,14 +58,14 @@ fn missing_privileges_are_named() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let binary = executable_by_anybody(folder.path())?;
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
-    // Root in name, with no capability at all.
+    // Root by name, without any capability.
     let bare_root = ["--bounding-set=-all", "--inh-caps=-all"];
     for identity in [nobody.as_slice(), &bare_root] {
         let mut command = Command::new("setpriv");
         command.args(identity).arg("--").arg(&binary).args(primary("tap0"));
         let found = output(host, command)?;
         expect_refused(host, &found, &[phrases::ERROR, phrases::HINT_ROOT])?;
-        // The refusal is the only thing said: not also that a guest is served no longer.
+        // The output is only the refusal. It does not also say that a guest is no longer served.
         assert_eq!(found.stderr.matches("tap0").count(), 1, "told once: {}", found.stderr);
     }
     Ok(())
@@ -101,13 +101,15 @@ fn a_reader_who_has_seen_enough_is_no_failure() -> Result<()> {
         drop(reader);
         let found = Command::new(daemon::binary()?).args(arguments).stdout(writer).output()?;
         let stderr = String::from_utf8_lossy(&found.stderr);
-        // Not its exit status: instances of other tests that end just now may not answer.
+        // The exit status is not checked: instances of other tests that end at this moment may not
+        // answer.
         assert!(!stderr.contains("panicked") && !stderr.contains("roken pipe"), "{stderr}");
     }
     Ok(())
 }
 
-/// A copy of the daemon's program in `folder`: the folder where cargo builds may be root's alone.
+/// A copy of the daemon's program in `folder`. Only root may be able to enter the folder where
+/// cargo builds.
 fn executable_by_anybody(folder: &Path) -> Result<PathBuf> {
     std::fs::set_permissions(folder, Permissions::from_mode(0o755))?;
     let copy = folder.join("colo-proxy");
@@ -172,7 +174,7 @@ fn a_second_daemon_for_the_same_tap_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// Three guests of one daemon, which has one processor: they share a thread.
+/// Three guests of one daemon. They share a thread, because the daemon has one processor.
 struct Several {
     primary: Daemon,
     secondary: Daemon,
@@ -207,7 +209,7 @@ impl Several {
         Ok(Self { primary, secondary, _guests: all, slots, lab })
     }
 
-    /// Speaks with the guest of `slot`, which asks for no checkpoint.
+    /// Speaks with the guest of `slot`. This requests no checkpoint.
     fn converse(&self, slot: Slot) -> Result<()> {
         for family in Family::BOTH {
             let mut conversation = Conversation::open_to(&self.lab.client, slot.address(family))?;
@@ -239,7 +241,7 @@ impl Several {
     }
 }
 
-/// Whatever `start` starts has one processor, whatever the machine has.
+/// The processes that `start` starts have one processor, on every machine.
 fn with_one_processor<T>(start: impl FnOnce() -> Result<T>) -> Result<T> {
     let this = Pid::from_raw(0);
     let before = sched_getaffinity(this)?;
@@ -261,7 +263,7 @@ fn one_daemon_serves_several_guests() -> Result<()> {
     several.end()
 }
 
-/// More comes for one guest than its daemon can do, on the thread of all three.
+/// One guest receives more than its daemon can handle, on the thread of all three guests.
 #[lab_test(root)]
 fn a_guest_that_is_flooded_keeps_no_other_waiting() -> Result<()> {
     let several = Several::start()?;
@@ -273,7 +275,7 @@ fn a_guest_that_is_flooded_keeps_no_other_waiting() -> Result<()> {
         let flooding = scope.spawn(|| {
             let mut sent = 0;
             while !is_over.load(Ordering::Relaxed) {
-                // Its queue may be full; there are more.
+                // The socket's queue may be full. Later datagrams follow.
                 sent += u64::from(flood.send_to(&[0; 100], target).is_ok());
             }
             sent

@@ -1,5 +1,5 @@
-//! Every kernel program, run by the kernel on frames that never touch an interface: verdict, bytes
-//! and counters (`BPF_PROG_TEST_RUN`).
+//! Every kernel program. The kernel runs it on frames that never touch an interface. The tests
+//! check verdict, bytes and counters (`BPF_PROG_TEST_RUN`).
 #![allow(clippy::panic, reason = "that is how a test fails")]
 
 #[path = "programs/earlier_pair.rs"]
@@ -107,21 +107,21 @@ fn capture() {
     assert_eq!((run.verdict, run.mark, run.frame), (REDIRECT, MARK, some_frame()));
     let run = programs.run("colo_capture", &some_frame(), MARK);
     assert_eq!((run.verdict, run.mark, run.frame), (NEXT, 0, some_frame()));
-    // Somebody else's mark does not get a frame out, and is not lost when protection is off.
+    // A frame with another program's mark does not leave, and is not lost when protection is off.
     assert_eq!(programs.run("colo_capture", &some_frame(), MARK ^ 1).verdict, REDIRECT);
     for mode in [mode::OFF, mode::FAILED_OVER] {
         programs.set(&settings(mode));
         let run = programs.run("colo_capture", &some_frame(), 7);
         assert_eq!((run.verdict, run.mark, run.frame), (NEXT, 7, some_frame()));
-        // Released while the mode was changing.
+        // The frame is released while the mode changes.
         assert_eq!(programs.run("colo_capture", &some_frame(), MARK).mark, 0);
     }
     let counters = programs.counters();
     assert_eq!((counters.captured, counters.released, counters.passed), (2, 3, 2));
 }
 
-/// The copy itself needs interfaces and is in the tests of the data path; here, that it cannot be
-/// made does not stop the frame.
+/// The copy needs interfaces, so the tests of the data path cover it. This test shows that a failed
+/// copy does not stop the frame.
 #[lab_test(root)]
 fn mirror_passes_the_frame_on_whatever_becomes_of_the_copy() {
     let mut programs = Programs::load();
@@ -134,12 +134,13 @@ fn mirror_passes_the_frame_on_whatever_becomes_of_the_copy() {
     assert_eq!((counters.mirror_failed, counters.mirrored, counters.passed), (1, 0, 1));
 }
 
-/// Frames of every kind, cut at every length: a verdict each, and the bytes as they were.
+/// Frames of every kind, truncated at every length: each has a verdict, and its bytes stay the
+/// same.
 #[lab_test(root)]
 fn cut_at_every_length() {
     let mut programs = Programs::load();
-    // With the least length at which the kernel runs a program at all: an Ethernet header, and
-    // where that says so, an IP header. The decoder's own tests go on from there.
+    // The shortest frame for which the kernel runs a program: an Ethernet header, and an IP header
+    // if the Ethernet header announces one. The decoder's own tests cover shorter frames.
     let shapes = [
         (34, Shape { payload: vec![1; 9], ..harness::with_all_options() }),
         (14, Shape { vlans: vec![7, 8], ..harness::with_all_options() }),

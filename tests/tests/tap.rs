@@ -1,4 +1,4 @@
-//! A guest that restarts takes its TAP with it and brings another one of the same name.
+//! A restarting guest removes its TAP and makes another with the same name.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -60,7 +60,7 @@ fn a_tap_that_comes_back_is_protected_again() -> Result<()> {
     pair.finish()
 }
 
-/// Events of links that found no room in a socket of this thread's network namespace.
+/// The link events that found no room in a socket of this thread's network namespace.
 fn events_lost() -> Result<u64> {
     /// `RTMGRP_LINK`, in the column of groups.
     const LINK: &str = "00000001";
@@ -76,8 +76,8 @@ fn events_lost() -> Result<u64> {
     lost.sum()
 }
 
-/// The kernel drops what finds no room behind a flood of events, and once it dropped answers with
-/// them: a daemon of 64 guests never ended.
+/// The kernel drops events that find no room during a flood, and once it also dropped answers with
+/// them. A daemon of 64 guests then never ended.
 #[lab_test(root)]
 fn a_flood_of_events_keeps_no_question_from_its_answer() -> Result<()> {
     const CHANGES: usize = 2000;

@@ -1,5 +1,5 @@
-//! Real TCP, UDP and ICMP through a protected pair: every byte right, every sum right, no
-//! checkpoint, whatever the offloads and whatever is on the wire between the hosts.
+//! Real TCP, UDP and ICMP through a protected pair. Every byte and every checksum is right, and
+//! there is no checkpoint, with all offloads and all formats of the wire between the hosts.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ fn everything(setup: PairSetup, family: Family) -> Result<()> {
     everything_by("gate", setup, family)
 }
 
-/// `capture` is how the secondary must have read its guest's output.
+/// `capture` is the way in which the secondary must have read its guest's output.
 fn everything_by(capture: &str, setup: PairSetup, family: Family) -> Result<()> {
     let mut pair = Pair::start(setup)?;
     client::everything(&pair.lab.client, family)?;
@@ -56,14 +56,14 @@ fn without_offloads_over_ipv6() -> Result<()> {
     everything(with(Offloads::Off), Family::V6)
 }
 
-/// Partial sums all the way to the client and back, as between guests of one host.
+/// Partial checksums all the way to the client and back, as between guests of one host.
 #[lab_test(root)]
 fn with_partial_sums_on_the_lan() -> Result<()> {
     let lab = LabOptions { real_wire: false, ..LabOptions::default() };
     everything(PairSetup { lab, ..PairSetup::default() }, Family::V4)
 }
 
-/// Without `--vnet-hdr-support` frames on the lanes are plain, whatever the guest's offloads are.
+/// Without `--vnet-hdr-support`, frames on the lanes are plain, with any offloads of the guest.
 #[lab_test(root)]
 fn over_plain_lanes() -> Result<()> {
     let daemons = PairOptions { vnet_hdr: false, ..PairOptions::default() };
@@ -108,7 +108,7 @@ fn with_af_xdp_on_the_secondary() -> Result<()> {
     Ok(())
 }
 
-/// Asked for where it cannot do what the wire needs, it is refused, and the gate serves.
+/// AF_XDP cannot do what the wire needs here. The daemon refuses it and uses the gate.
 #[lab_test(root)]
 fn by_the_gate_where_af_xdp_is_refused() -> Result<()> {
     let daemons = PairOptions { vnet_hdr: false, ..PairOptions::default() };
@@ -122,8 +122,8 @@ fn mixed_duration() -> Duration {
     Duration::from_secs(seconds.unwrap_or(60))
 }
 
-/// One frame in a hundred is lost on the client's link, each way: what the guests get is the same,
-/// and so, as streams, is what they say.
+/// One frame in a hundred is lost on the client's link, in each direction. Both guests receive the
+/// same, and so they send the same, if compared as streams.
 #[lab_test(root)]
 fn mixed_traffic_under_loss() -> Result<()> {
     mixed_under_loss(Offloads::On)
@@ -146,9 +146,9 @@ fn mixed_under_loss(offloads: Offloads) -> Result<()> {
     pair.finish()
 }
 
-/// The secondary's guest stops reading for a while in the middle of an upload, and its TAP, whose
-/// queue is short, loses what the primary's guest gets. It must catch up from what the client
-/// repeats, and nothing else: the client may not be told that anything arrived which it has missed.
+/// In the middle of an upload, the secondary's guest stops reading for a while. Its TAP, whose
+/// queue is short, loses data that the primary's guest receives. The guest must catch up from the
+/// client's repetitions alone: no acknowledgment to the client may cover data that it has missed.
 #[lab_test(root)]
 fn input_that_only_the_secondary_loses_is_repeated() -> Result<()> {
     let more = "compare_timeout_ms = 30000".to_owned();
