@@ -1,4 +1,4 @@
-//! Capture by `AF_XDP` on a TAP: whole frames of every size, every queue, and what is refused.
+//! Capture by `AF_XDP` on a TAP: whole frames of every size, every queue, and the refusals.
 
 use std::path::Path;
 
@@ -71,7 +71,7 @@ fn the_memory_of_a_socket_comes_back() {
         let mut capture = lab.af_xdp(&guest);
         let (vnet, large) = frames::partial(frames::tcp(3, &frames::payload(65_000)), 1448);
         let small = frames::tcp(1, &frames::payload(10));
-        // 18 chunks of 4096 each time: several times through the ring.
+        // 18 chunks of 4096 each time, which goes several times through the ring.
         for _ in 0..1000 {
             guest.send(&vnet, &large);
             guest.send(&[0; 12], &small);
@@ -143,7 +143,7 @@ fn every_queue_of_a_guest_has_its_socket() {
     });
 }
 
-/// What a dead daemon leaves: its program on the guest's TAP, by a pinned link, and no socket.
+/// A dead daemon leaves its program on the guest's TAP, by a pinned link, and no socket.
 fn leave_behind(lab: &mut Lab) {
     let program = lab.loaded_xdp();
     let link = program.attach(NETDEV, XdpMode::Driver).expect("attach");
@@ -209,7 +209,7 @@ fn a_guest_that_comes_back_is_captured_again() {
         assert_eq!(read(&mut *old, 1)[0].ethernet(), frames::tcp(1, b"before"));
         drop(guest);
         assert_nothing_waits(&mut *old);
-        // Nothing to read, and nothing that wakes a reader up in vain.
+        // There is nothing to read, and nothing wakes a reader without need.
         let mut fds = [PollFd::new(old.poll_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(0));
         let guest = Guest::with_queues(1);
@@ -221,7 +221,7 @@ fn a_guest_that_comes_back_is_captured_again() {
     });
 }
 
-/// The refusal with its text and hint, where the gate is used instead.
+/// The refusal with its text and hint, for a TAP where the gate is used instead.
 fn refused(lab: &mut Lab, ifindex: u32) -> (Refusal, String) {
     let (capture, refusal) = lab.choose(ifindex);
     assert_eq!(capture.name(), "gate");

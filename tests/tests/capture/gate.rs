@@ -1,4 +1,4 @@
-//! The gate by itself: how it is configured, and that frames go through it as they are.
+//! The gate alone: its configuration, and that frames pass unchanged.
 
 use colo_proxy::{
     frame::Frame,
@@ -35,8 +35,8 @@ fn frame(vnet: &[u8], ethernet: &[u8]) -> Frame {
     Frame::new([vnet, ethernet].concat().into(), vnet.len()).expect("frame")
 }
 
-/// A property of an interface. sysfs shows the namespace in which it was mounted, so it is mounted
-/// afresh; the mount namespace of this thread takes it along.
+/// A property of an interface. sysfs shows the namespace in which it was mounted, so this mounts it
+/// again. The mount ends with this thread's mount namespace.
 fn link_property(name: &str, property: &str) -> String {
     let at = tempfile::tempdir().expect("mount point");
     let flags = MsFlags::empty();
@@ -63,7 +63,7 @@ fn a_gate_is_quiet_wide_and_down() {
         first.set_up().expect("up");
         // IFF_UP, IFF_BROADCAST, IFF_NOARP, and no IFF_MULTICAST.
         assert_eq!(link_property("colo-gate0", "flags"), "0x83");
-        // Without IPv6 there is no link-local address, ever.
+        // Without IPv6, there is never a link-local address.
         let addresses = std::fs::read_to_string("/proc/thread-self/net/if_inet6");
         assert!(!addresses.unwrap_or_default().contains("colo-gate0"));
         assert_eq!(first.read_frame().expect("read"), None);
@@ -225,7 +225,7 @@ fn a_held_frame_costs_its_own_size() {
         socket.send(&[0; 12], &small);
         let held = read(&gate);
         assert_eq!(held.len(), small.len() + 12);
-        // Only a buffer without spare capacity gives its vector back as it is.
+        // Only a buffer without spare capacity returns its vector unchanged.
         let vector: Vec<u8> = held.bytes().clone().into();
         assert_eq!(vector.capacity(), vector.len());
     });

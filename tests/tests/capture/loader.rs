@@ -1,4 +1,4 @@
-//! `AF_XDP` together with everything else that is attached on a secondary host.
+//! `AF_XDP` together with all other programs on a secondary host.
 
 use std::{path::PathBuf, sync::Arc};
 

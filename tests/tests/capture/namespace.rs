@@ -1,12 +1,12 @@
-//! A thread in namespaces of its own.
+//! A thread in its own namespaces.
 
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
 
-/// Runs `test` in a thread with a network and a mount namespace that nothing else sees and that
-/// end with it, and a BPF filesystem of its own.
+/// Runs `test` in a thread with its own network and mount namespaces, which nothing else sees, and
+/// with its own BPF filesystem. All of them end with the thread.
 pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("unshare");

@@ -1,5 +1,5 @@
-//! What the program `colo_xdp_capture` does with a frame: verdict and bytes, and what it leaves to
-//! the TC programs behind it.
+//! The program `colo_xdp_capture`: its verdict, its bytes, and the frames that it leaves to the TC
+//! programs after it.
 
 use aya::{TestRun, TestRunOptions, programs::XdpMode};
 use colo_proxy::{frame::Frame, gate::Written};
@@ -47,7 +47,7 @@ fn flow() -> (FlowKey, Flow) {
     (key, flow)
 }
 
-/// Runs the program on a frame of the first queue: verdict and bytes.
+/// Runs the program on a frame of the first queue, and returns verdict and bytes.
 fn run(lab: &mut Lab, frame: &[u8]) -> (u32, Vec<u8>) {
     let mut out = vec![0; frame.len()];
     let options = TestRunOptions {
@@ -94,7 +94,7 @@ fn sequence_number_and_timestamp_are_the_networks() {
         lab.add_flow(key, flow);
         let _capture = lab.af_xdp(&guest);
         let frame = frames::tcp_with_timestamps(0x0002_0001, (77, 88), b"payload");
-        // The checksum stays: nothing tells whether it is partial, and nothing will look at it.
+        // The checksum stays. Nothing tells whether it is partial, and nothing will look at it.
         let mut expected = frame.clone();
         expected[frames::TCP_AT + 4..][..4].copy_from_slice(&0x0001_0001u32.to_be_bytes());
         let value_at = frames::TCP_AT + 20 + 4;
@@ -192,7 +192,7 @@ fn without_a_daemon_the_guests_frames_go_nowhere() {
         let guest = Guest::with_queues(1);
         let mut lab = Lab::new();
         lab.attach_ingress("colo_from_guest", NETDEV);
-        // What a killed daemon leaves: the program by its pinned link, and no socket.
+        // A killed daemon leaves the program, by its pinned link, and no socket.
         lab.loaded_xdp().attach(NETDEV, XdpMode::Driver).expect("attach");
         let network = PacketSocket::behind_programs(guest.ifindex);
         guest.send(&[0; 12], &frames::tcp(1, b"protected"));

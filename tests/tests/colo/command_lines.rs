@@ -1,4 +1,5 @@
-//! QEMU's command line: what `qemu-args` prints is one, and a QEMU that cannot do COLO is told so.
+//! QEMU's command line: the output of `qemu-args` is valid, and a QEMU that cannot do COLO is
+//! refused with its reason.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -22,7 +23,7 @@ const SECONDARY: &str = "[[guest]]\nrole = \"secondary\"\nnetdev = \"tap0\"\n\
     mirror = \"tcp:10.78.0.1:9003\"\nsecondary_out = \"tcp:10.78.0.1:9004\"\n\
     colo_frame = \"qmp:unix:/run/web.qmp\"\n";
 
-/// What `qemu-args` prints for this host, and for a QEMU on the other.
+/// The output of `qemu-args` for this host, and for a QEMU on the other host.
 fn printed(host: &Host, config: &str, vnet_hdr: bool) -> Result<[Vec<String>; 2]> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("config.toml");
@@ -52,7 +53,7 @@ fn start(emulator: &Emulator, host: &Host, arguments: &[String]) -> Result<Proce
     Process::spawn("QEMU", command, &host.namespaces())
 }
 
-/// It greets, which it does when all its objects are made.
+/// QEMU greets when it has made all its objects.
 fn expect_greeting(mut qemu: Process) -> Result<()> {
     let mut stdout = qemu.take_stdout().context("its stdout is not piped")?;
     let mut greeting = [0; 8];
@@ -77,7 +78,7 @@ fn what_is_printed_starts_a_qemu_of_either_kind() -> Result<()> {
     Ok(())
 }
 
-/// The installed QEMU is what Debian has had for long; where it is new, it is not refused.
+/// Debian's stable QEMU is old and is refused. If a newer one is installed, it is not refused.
 #[lab_test(root)]
 fn a_release_that_cannot_do_colo_is_refused_in_a_sentence() -> Result<()> {
     let emulator = Emulator::installed();

@@ -1,4 +1,4 @@
-//! Real guests that do not say the same: a checkpoint makes them equal, and then the primary's
+//! Real guests that send different answers. A checkpoint makes them equal, and then the primary's
 //! answer leaves.
 
 use std::collections::BTreeMap;
@@ -63,7 +63,7 @@ fn differ(pair: &Pair) -> Result<()> {
     Ok(())
 }
 
-/// No checkpoint but those that are asked for.
+/// Only requested checkpoints happen.
 const SELDOM: &str = "[guest.checkpoints]\ninterval_max_ms = 600000\n";
 /// Ten over each IP version.
 const ANSWERS: usize = 10;
@@ -101,7 +101,7 @@ fn primarys_own(pair: &Protected) -> Result<()> {
     Ok(())
 }
 
-/// The one of the answer at this place of the connection.
+/// The byte of the answer at this place of the connection.
 fn octet(clocked: &Clocked, at: i64) -> Option<u8> {
     let index = at.checked_sub(i64::try_from(clocked.at).ok()?)?;
     clocked.octets.get(usize::try_from(index).ok()?).copied()

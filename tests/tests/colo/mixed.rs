@@ -1,7 +1,7 @@
-//! QEMU's parts of the proxy beside ours, each pair with the same traffic: whoever has either half
-//! as a QEMU can put ours in the place of the other.
+//! QEMU's parts of the proxy beside ours, each pair with the same traffic. A site with QEMU's parts
+//! can replace either half by ours.
 //!
-//! The pair that is QEMU's alone is the twin: what fails there is the laboratory's fault or QEMU's.
+//! The pair with only QEMU's parts is the twin: its failures come from the lab or from QEMU.
 
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::{Conversation, echo, ping};
@@ -16,10 +16,10 @@ use super::parts::{Pair, Parts, Primary, Secondary};
 const REQUEST_LENS: [u64; 3] = [1, 1000, 10_000];
 const BULK_LEN: u64 = 300_000;
 const DATAGRAMS: u32 = 10;
-/// What QEMU's parts leave uncompared and untranslated has no place here.
+/// This test uses no traffic that QEMU's parts do not compare or translate.
 const FAMILY: Family = Family::V4;
 
-/// The same for all.
+/// All pairs do the same.
 fn serve_and_fail_over(primary: Primary, secondary: Secondary, vnet_hdr: bool) -> Result<()> {
     let mut pair = Pair::start(Parts { primary, secondary, vnet_hdr })?;
     let done = traffic_and_death(&mut pair);
@@ -34,7 +34,7 @@ fn traffic_and_death(pair: &mut Pair) -> Result<()> {
     traffic(pair).context("between checkpoints")?;
     expect_agreement(pair, mark)?;
     use_it(&mut old).context("an old connection after a checkpoint")?;
-    // QEMU's compare lets acknowledgments out that the secondary has not given. So nothing is on
+    // QEMU's compare releases acknowledgments that the secondary has not given. So no frame is on
     // its way when the host dies.
     colo::checkpoint(&pair.primary, &pair.secondary)?;
     old.ask(1000).context("after the last checkpoint")?;
@@ -44,8 +44,8 @@ fn traffic_and_death(pair: &mut Pair) -> Result<()> {
     traffic(pair).context("after the failover")
 }
 
-/// Equal guests make equal answers, which our compare knows. QEMU's takes other segments for other
-/// data.
+/// Equal guests send equal answers, and our compare recognises them. QEMU's takes other segments
+/// for other data.
 fn expect_agreement(pair: &Pair, mark: Mark) -> Result<()> {
     let events = pair.primary.qmp()?.events(mark);
     let checkpoints = events.iter().filter(|event| event.name == "STOP").count();

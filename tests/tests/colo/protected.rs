@@ -13,7 +13,7 @@ use colo_lab::qemu::protected::{Protected, colo_frame};
 use super::found;
 
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
-/// Answers that each long-lived connection has before a host dies, and after it.
+/// The answers that each long-lived connection has before a host dies, and again after it.
 pub(crate) const ANSWERS: u64 = 30;
 const PAUSE: Duration = Duration::from_millis(20);
 const BULK_LEN: u64 = 4 << 20;
@@ -32,7 +32,7 @@ pub(crate) fn protected(more: &str, vnet_hdr: bool) -> Result<Protected> {
     Ok(pair)
 }
 
-/// Everything that a client does, with every byte checked.
+/// All kinds of client traffic, with every byte checked.
 fn traffic(pair: &Protected) -> Result<()> {
     let client = &pair.lab.client;
     for family in Family::BOTH {
@@ -54,7 +54,7 @@ fn traffic(pair: &Protected) -> Result<()> {
     Ok(())
 }
 
-/// As many connections that the client has opened as the guest has, of both families.
+/// Connections of both families. The client opens one half, and the guest the other.
 pub(crate) fn keepers(pair: &Protected, of_each: usize) -> Result<Vec<Keeper>> {
     let mut keepers = Vec::new();
     for family in Family::BOTH {
@@ -80,8 +80,8 @@ pub(crate) fn end(keepers: Vec<Keeper>, pair: &Protected) -> Result<()> {
     Ok(())
 }
 
-/// What the LAN floods reaches the secondary's host as well, and its guest by the mirror alone: had it
-/// come twice, the guests would differ.
+/// Frames that the LAN floods also reach the secondary's host, but only the mirror brings them to
+/// its guest. If they came twice, the guests would differ.
 fn expect_one_way_in(pair: &Protected) -> Result<()> {
     let kept_out = pair.half(Side::Secondary)?.daemon.status()?.drops();
     ensure!(kept_out.get("lan-input").is_some_and(|frames| *frames > 0), "{kept_out:?}");
@@ -114,7 +114,7 @@ fn twenty_connections_outlive_two_hosts() -> Result<()> {
     end(keepers, &pair)
 }
 
-/// A checkpoint does not make the next one necessary: equal guests stay equal through all of them.
+/// A checkpoint does not cause the next one: equal guests stay equal through all of them.
 #[lab_test(root)]
 fn two_hundred_checkpoints_under_load_ask_for_no_other() -> Result<()> {
     let often = "[guest.checkpoints]\ninterval_max_ms = 100\nspacing_max_ms = 50\n";
@@ -133,8 +133,9 @@ fn two_hundred_checkpoints_under_load_ask_for_no_other() -> Result<()> {
     end(keepers, &pair)?;
     let after = pair.wait_nothing_held(Side::Primary)?;
     println!("{echoed} datagrams; pauses in us: {}", colo_frame(&status?)["pause_us"]);
-    // On a host that is so busy that a guest goes on before its stop is heard of, that checkpoint
-    // covers nothing, and the next one is asked for: not for what the guests did.
+    // On a very busy host, a guest may continue before the daemon learns of its stop. That
+    // checkpoint then covers nothing, and another is requested. The guests' output is not the
+    // reason.
     let uncovered = colo_frame(&after)["checkpoints"]["uncovered"].as_u64().unwrap_or_default();
     let mut expected = before;
     *expected.entry("resync".into()).or_default() += uncovered;
@@ -143,7 +144,7 @@ fn two_hundred_checkpoints_under_load_ask_for_no_other() -> Result<()> {
     Ok(())
 }
 
-/// Datagrams back and forth; some may be lost, as any may.
+/// Datagrams in both directions. As always with datagrams, some may be lost.
 fn echo_until(client: &Namespace, is_done: &AtomicBool) -> Result<u64> {
     let mut echoed = 0;
     while !is_done.load(Ordering::Relaxed) {

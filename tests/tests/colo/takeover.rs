@@ -1,4 +1,4 @@
-//! Who goes on when the other one is gone, and who decides.
+//! The guest that continues after the loss of the other, and the decision about it.
 
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::wait_for_all;
@@ -9,7 +9,7 @@ use colo_lab::qemu::protected::{Protected, colo_frame};
 
 use super::protected::{ANSWERS, FENCED, TIMEOUT, end, keepers, protected};
 
-/// A checkpoint is going on at any moment, more or less.
+/// With this delay, a checkpoint is in progress most of the time.
 const ALWAYS: &str = "[guest.checkpoints]\ninterval_max_ms = 20\nspacing_max_ms = 20\n";
 
 fn mode(pair: &Protected, side: Side) -> Result<String> {
@@ -46,8 +46,8 @@ fn a_fence_that_fails_keeps_the_guest_off_the_network_until_it_succeeds() -> Res
     end(keepers, &pair)
 }
 
-/// The secondary dies in the middle of a checkpoint, more likely than not: the primary's guest may
-/// be stopped for it then, and goes on. A new secondary joins, and takes over in its turn.
+/// The secondary probably dies in the middle of a checkpoint. The primary's guest may be stopped
+/// for it then, and continues. A new secondary joins, and later takes over.
 #[lab_test(root)]
 fn a_primary_goes_on_without_its_secondary_and_takes_a_new_one() -> Result<()> {
     let more = format!("{ALWAYS}{FENCED}");
@@ -72,7 +72,8 @@ fn a_primary_goes_on_without_its_secondary_and_takes_a_new_one() -> Result<()> {
     end(keepers, &pair)
 }
 
-/// Its daemon lives, and knows: nobody has to be fenced, and nobody asked.
+/// Its daemon lives and knows the guest's death. So nobody has to be fenced, and the operator need
+/// not decide.
 #[lab_test(root)]
 fn a_guest_that_dies_under_its_daemon_is_taken_over_from() -> Result<()> {
     let mut pair = protected("", true)?;
@@ -85,7 +86,7 @@ fn a_guest_that_dies_under_its_daemon_is_taken_over_from() -> Result<()> {
     end(keepers, &pair)
 }
 
-/// Quick acknowledgments are there while they are of use, and gone with the daemon.
+/// Quick acknowledgments exist while they are useful, and end with the daemon.
 #[lab_test(root)]
 fn the_route_for_quick_acknowledgments_ends_with_the_daemon() -> Result<()> {
     let mut pair = protected("", true)?;
@@ -103,7 +104,7 @@ fn the_route_for_quick_acknowledgments_ends_with_the_daemon() -> Result<()> {
     Ok(())
 }
 
-/// The guest goes on alone, and its secondary, which has a fence, leaves it alone.
+/// The guest continues alone. Its secondary has a fence and does not use it.
 #[lab_test(root)]
 fn a_primary_that_ends_in_good_order_is_neither_stopped_nor_taken_over_from() -> Result<()> {
     let more = format!("{ALWAYS}{FENCED}");
@@ -119,7 +120,7 @@ fn a_primary_that_ends_in_good_order_is_neither_stopped_nor_taken_over_from() ->
     end(keepers, &pair)
 }
 
-/// An operator was wrong, and the primary lives: one of the two has to be silent.
+/// An operator was wrong, and the primary lives. One of the two guests has to be silent.
 #[lab_test(root)]
 fn a_primary_that_is_taken_over_from_does_not_answer_any_more() -> Result<()> {
     let pair = protected("", true)?;

@@ -56,7 +56,7 @@ fn a_path_that_is_in_use_is_refused_by_name() -> Result<()> {
     Ok(())
 }
 
-/// Nobody listens at the other ends: it is up, and goes on trying.
+/// Nobody listens at the other ends. The process is up, and keeps trying.
 #[test]
 fn it_is_up_before_its_peers_are() -> Result<()> {
     let mut command = Command::new(program("colo-proxy", "COLO_PROXY_BIN")?);

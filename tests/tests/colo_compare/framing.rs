@@ -1,4 +1,4 @@
-//! Records that no sender means.
+//! Records that no sender sends on purpose.
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Setup, Stand, TIMEOUT, arp, segment};
@@ -8,7 +8,7 @@ use super::ours;
 
 const RECORD_MAX: usize = 69632;
 
-/// The primary's frame leaves when the secondary's comes: both sockets are well.
+/// The primary's frame leaves when the secondary's arrives. This shows that both sockets work.
 fn works(stand: &mut Stand, seq: u32) -> Result<()> {
     let data = segment(seq).ack(1).data(b"data").build();
     stand.primary(&data)?;
@@ -71,7 +71,7 @@ fn a_longer_one_ends_its_connection_and_the_next_works() -> Result<()> {
         } else {
             stand.secondary = stand.ends.meet(&stand.ends.secondary)?;
         }
-        // What came before it in the same connection is not lost.
+        // The frames before it on the same connection are not lost.
         stand.secondary(&last)?;
         stand.expect(&[&last])?;
         works(&mut stand, 1004)?;

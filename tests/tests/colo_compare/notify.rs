@@ -1,4 +1,4 @@
-//! The COLO-frame's channel, as QEMU speaks it.
+//! The COLO-frame's channel, as QEMU uses it.
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{
@@ -8,8 +8,8 @@ use colo_lab::phrases;
 
 use super::{numbered, ours, wait_logged};
 
-/// With headers, messages to compare have the second word and those from it do not: that is what
-/// `send_message` and `receive_message` of the stand do.
+/// With headers, messages to the compare have the second word, and messages from it do not.
+/// `send_message` and `receive_message` of the stand do the same.
 #[test]
 fn a_greeting_is_answered_and_the_second_word_is_only_on_the_way_in() -> Result<()> {
     for vnet_hdr in [false, true] {
@@ -21,7 +21,7 @@ fn a_greeting_is_answered_and_the_second_word_is_only_on_the_way_in() -> Result<
         let notify = stand.notify.as_mut().expect("it has one");
         notify.send_message(INIT)?;
         ensure!(notify.receive_message(TIMEOUT)? == GREETING);
-        // Whatever the second word says, the text starts behind it.
+        // The text starts after the second word, whatever its value is.
         notify.send_record(12, CHECKPOINT)?;
         ensure!(stand.next_out()? == data);
     }
@@ -61,7 +61,8 @@ fn a_message_that_is_too_long_ends_the_connection_and_the_next_one_works() -> Re
     stand.greet()
 }
 
-/// The COLO-frame was away when the guests began to differ, or went before it heard of it.
+/// The COLO-frame was away when the guests began to differ, or went away before it learned of the
+/// difference.
 #[test]
 fn a_request_is_made_to_whoever_connects_for_as_long_as_it_is_outstanding() -> Result<()> {
     let setup = Setup::default();
@@ -80,7 +81,7 @@ fn a_request_is_made_to_whoever_connects_for_as_long_as_it_is_outstanding() -> R
     ensure!(notify.receive_message(TIMEOUT)? == REQUEST);
     notify.send_message(CHECKPOINT)?;
     ensure!(out.receive(TIMEOUT)? == segment(1000).ack(1).data(b"good").build());
-    // The twin: it is settled, and nobody is asked.
+    // The twin: the difference is settled, and there is no request.
     drop(notify);
     let mut notify = ends.meet(&ends.notify)?;
     notify.send_message(INIT)?;

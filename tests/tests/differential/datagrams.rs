@@ -33,7 +33,7 @@ fn a_tagged_frame_is_compared() -> Result<()> {
     row(&steps, &[(&[0], 0), NOTHING], &[NOTHING, (&[0], 0)])
 }
 
-/// QEMU looks for the primary's newest only.
+/// QEMU only looks for the primary's newest datagram.
 #[lab_test(qemu)]
 fn a_primary_that_is_ahead_is_no_difference() -> Result<()> {
     let steps = [P(numbered(1)), P(numbered(2)), S(numbered(1)), S(numbered(2))];
@@ -44,7 +44,7 @@ fn a_primary_that_is_ahead_is_no_difference() -> Result<()> {
     )
 }
 
-/// What leaves, leaves in the primary's order.
+/// Frames leave in the primary's order.
 #[lab_test(qemu)]
 fn a_secondary_in_another_order_is_no_difference() -> Result<()> {
     let steps = [P(numbered(1)), P(numbered(2)), S(numbered(2)), S(numbered(1))];
@@ -55,7 +55,7 @@ fn a_secondary_in_another_order_is_no_difference() -> Result<()> {
     )
 }
 
-/// QEMU compares the whole frame of a protocol that it does not know.
+/// QEMU compares the whole frame of an unknown protocol.
 #[lab_test(qemu)]
 fn the_identification_of_another_protocol_is_no_difference() -> Result<()> {
     let gre = |id| datagram(7).protocol(47).data(b"tunnel").ip_id(id).build();
@@ -77,7 +77,7 @@ fn the_identification_of_udp_and_icmp_is_none_either() -> Result<()> {
     Ok(())
 }
 
-/// QEMU compares fragments as they are, and takes payload for ports.
+/// QEMU compares fragments unchanged, and takes their payload for ports.
 #[lab_test(qemu)]
 fn a_packet_in_other_fragments_is_the_same() -> Result<()> {
     let packet = datagram(7).data(&[b'f'; 100]);

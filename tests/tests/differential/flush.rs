@@ -1,4 +1,4 @@
-//! Requests, queues, and what a checkpoint does.
+//! Requests, queues, and the effect of a checkpoint.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn datagrams_leave_in_order_of_arrival_at_a_checkpoint() -> Result<()> {
     )
 }
 
-/// QEMU goes through its connections one by one.
+/// QEMU handles its connections one by one.
 #[lab_test(qemu)]
 fn all_flows_together_leave_in_order_of_arrival_at_a_checkpoint() -> Result<()> {
     let steps = [
@@ -62,7 +62,7 @@ fn a_stale_frame_of_the_secondary_is_no_reason_for_another_checkpoint() -> Resul
     row(&steps, &[NOTHING, (&[0], 0), NOTHING, (&[], 1)], &[NOTHING, (&[0], 0), NOTHING, NOTHING])
 }
 
-/// Beyond 1025 QEMU drops what the guest has sent.
+/// Above 1025 frames, QEMU drops the guest's output.
 #[lab_test(qemu)]
 fn a_full_queue_loses_nothing() -> Result<()> {
     const SENT: usize = 1100;
@@ -72,12 +72,12 @@ fn a_full_queue_loses_nothing() -> Result<()> {
             stand.primary(&numbered(i))?;
         }
         if engine == Engine::Qemu {
-            // Ours reads no further, and so does not see a fence.
+            // Ours reads no further, so it does not see a fence.
             stand.settle()?;
         }
         stand.checkpoint()?;
         let frames = (0..left).map(|_| stand.next_out()).collect::<Result<Vec<_>>>()?;
-        // Ours has asked, if it saw the queue full before the checkpoint came.
+        // Ours has made a request, if it saw the full queue before the checkpoint.
         ensure!(stand.settle()?.frames.is_empty());
         let in_order = frames.iter().enumerate().all(|(i, frame)| *frame == numbered(i));
         ensure!(in_order == (engine == Engine::Ours), "{engine:?}: order");
@@ -85,7 +85,7 @@ fn a_full_queue_loses_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A writer that is blocked sends the newest first in QEMU.
+/// In QEMU, a blocked writer sends the newest frame first.
 #[lab_test(qemu)]
 fn an_outdev_that_is_slow_does_not_change_the_order() -> Result<()> {
     const SENT: u32 = 600;
@@ -117,8 +117,8 @@ fn a_frame_that_waits_for_too_long_is_asked_for() -> Result<()> {
     Ok(())
 }
 
-/// QEMU asks whatever it is that waits; the secondary's acknowledgments say nothing that the
-/// primary would have to repeat.
+/// QEMU makes a request for any waiting frame. But the secondary's acknowledgments contain nothing
+/// that the primary would have to repeat.
 #[lab_test(qemu)]
 fn an_acknowledgment_of_the_secondary_alone_is_no_reason() -> Result<()> {
     let setup = Setup { compare_timeout_ms: 200, ..Setup::default() };
@@ -133,14 +133,14 @@ fn an_acknowledgment_of_the_secondary_alone_is_no_reason() -> Result<()> {
             Engine::Qemu => stand.wait_request()?,
             Engine::Ours => stand.expect_no_request(Duration::from_millis(600))?,
         }
-        // The twin: data of the secondary alone is, for both.
+        // The twin: both make a request for data of the secondary alone.
         stand.secondary(&segment(1004).ack(9).data(b"more").build())?;
         stand.wait_request()?;
     }
     Ok(())
 }
 
-/// After a failover the peer would send into a window that is closed.
+/// After a failover, the peer would send into a closed window.
 #[lab_test(qemu)]
 fn a_window_that_is_closed_at_the_secondary_alone_is_asked_for() -> Result<()> {
     for engine in [Engine::Qemu, Engine::Ours] {

@@ -1,4 +1,4 @@
-//! TCP. Numbers in the outcomes are places in the schedule.
+//! TCP. The numbers in the outcomes are places in the schedule.
 
 use anyhow::Result;
 use colo_lab::colo_compare::{Segment, segment, vlan};
@@ -36,7 +36,7 @@ fn ipv4_in_a_vlan_is_compared() -> Result<()> {
     row(&steps, &[(&[0], 0), NOTHING], &[NOTHING, (&[], 1)])
 }
 
-/// QEMU counts the padding of a short frame as data, and then takes real data there for compared.
+/// QEMU counts the padding of a short frame as data, and then treats real data there as compared.
 #[lab_test(qemu)]
 fn padding_is_no_data() -> Result<()> {
     let ack = segment(1000).ack(1).padded();
@@ -49,7 +49,7 @@ fn padding_is_no_data() -> Result<()> {
     row(&steps, &[NOTHING, (&[0], 0), NOTHING, (&[2], 0)], &[NOTHING, (&[0], 0), NOTHING, (&[], 1)])
 }
 
-/// QEMU looks at nothing while one of the two queues is empty.
+/// QEMU looks at no frame while one of the two queues is empty.
 #[lab_test(qemu)]
 fn an_acknowledgment_that_the_secondary_has_given_leaves_at_once() -> Result<()> {
     let ack = segment(1010).ack(1);
@@ -63,7 +63,7 @@ fn an_acknowledgment_that_the_secondary_has_given_leaves_at_once() -> Result<()>
 
 #[lab_test(qemu)]
 fn a_retransmission_of_what_was_compared_leaves_at_once() -> Result<()> {
-    // Another identification, as a retransmission has.
+    // Another IP identification, as in a retransmission.
     let again = part(0, 10).ip_id(7);
     let steps = [p(&part(0, 10)), s(&part(0, 10)), p(&again)];
     row(&steps, &[NOTHING, (&[0], 0), NOTHING], &[NOTHING, (&[0], 0), (&[2], 0)])
@@ -101,7 +101,7 @@ fn an_acknowledgment_with_data_waits_for_the_secondarys_too() -> Result<()> {
     )
 }
 
-/// QEMU takes an acknowledgment that is ahead for a difference where the segments differ in length.
+/// QEMU sees a difference in an acknowledgment that is ahead if the segments differ in length.
 #[lab_test(qemu)]
 fn an_acknowledgment_that_is_ahead_is_no_difference() -> Result<()> {
     let steps = [
@@ -207,7 +207,7 @@ fn a_new_connection_on_the_tuple_is_compared_afresh() -> Result<()> {
     )
 }
 
-/// A window that differs is no difference; what a *closed* one is, is not QEMU's to say.
+/// A different window is no difference. QEMU has no rule for a *closed* window.
 #[lab_test(qemu)]
 fn windows_may_differ() -> Result<()> {
     let steps = [p(&part(0, 10).window(60_000)), s(&part(0, 10).window(10))];

@@ -1,4 +1,4 @@
-//! A peer that stops reading: the guest's traffic goes on, and everyone can see that the link is
+//! A peer that stops reading: the guest's traffic continues, and everyone can see that the link is
 //! broken.
 
 use std::time::Instant;
@@ -13,9 +13,9 @@ use crate::stand::{Stand, TIMEOUT, Way, end, named, receive, wait_mode};
 
 const PATIENCE: [&str; 4] = ["--peer-timeout", "300", "--queue-bytes", "139264"];
 
-/// More than the socket and `--queue-bytes` hold, and fewer than fit into the gate.
+/// More frames than the socket and `--queue-bytes` hold, and fewer than fit into the gate.
 const STALL: usize = 5000;
-/// More than fit into all three.
+/// More frames than fit into all three.
 const OVERFLOW: usize = 12_000;
 
 /// Sends a frame, and reads it at the other end if it passes.
@@ -28,8 +28,8 @@ fn send(stand: &Stand, way: Way, passes: bool, i: usize) -> Vec<u8> {
     frame
 }
 
-/// A peer that reads nothing: sends what it stalls by, and waits for the filter to say that its link
-/// is broken.
+/// A peer that reads nothing. This sends enough to stall it, and waits until the filter reports a
+/// broken link.
 fn stall(stand: &Stand, filter: &Daemon, way: Way, passes: bool) -> Result<()> {
     for i in 0..STALL {
         send(stand, way, passes, i);
@@ -37,8 +37,8 @@ fn stall(stand: &Stand, filter: &Daemon, way: Way, passes: bool) -> Result<()> {
     filter.process.wait_for(phrases::UNPROTECTED, TIMEOUT).map(drop)
 }
 
-/// A peer that reads one frame in ten, or so, however many come: sends until the filter says that
-/// its link is broken. Returns how many that took.
+/// A peer that reads about one frame in ten of any number. This sends until the filter reports a
+/// broken link, and returns how many frames that took.
 fn outrun(
     stand: &Stand,
     filter: &Daemon,
@@ -54,13 +54,14 @@ fn outrun(
             send(stand, way, passes, sent);
             sent += 1;
         }
-        // It reads ahead some 48. The link may have broken meanwhile, and then it is closed.
+        // The peer reads about 48 frames ahead. The link may break meanwhile, and then it is
+        // closed.
         let _ = peer.receive(TIMEOUT);
     }
     Ok(sent)
 }
 
-/// Stalling takes so long that only an overflow can break the link.
+/// A stall takes so long here that only an overflow can break the link.
 const NO_STALL: [&str; 4] = ["--peer-timeout", "600000", "--queue-bytes", "139264"];
 
 fn silent_peer(stand: &Stand, filter: &Daemon) -> Result<Socket> {
@@ -84,7 +85,7 @@ fn a_mirror_whose_peer_does_not_read_is_broken_and_stops_nobody() -> Result<()> 
         let shown =
             stand.run(colo_lab::daemon::binary()?.to_str().expect("a path"), &["status"])?;
         assert!(shown.contains("): broken\n"), "{shown}");
-        // It stays so until somebody connects; the guest goes on meanwhile.
+        // It stays broken until somebody connects. The guest continues meanwhile.
         stand.passes(way, "meanwhile");
         assert_eq!(filter.status()?.mode()?, phrases::mode::FILTER_BROKEN);
         peer.wait_closed(TIMEOUT)?;
@@ -97,7 +98,7 @@ fn a_mirror_whose_peer_does_not_read_is_broken_and_stops_nobody() -> Result<()> 
     Ok(())
 }
 
-/// It never stalls, and still its copies are lost: that is no protection either.
+/// The link never stalls, but copies are lost. That is no protection either.
 #[lab_test(root)]
 fn a_mirror_whose_peer_reads_too_slowly_is_broken_and_stops_nobody() -> Result<()> {
     let stand = Stand::new()?;
@@ -120,7 +121,7 @@ fn a_mirror_whose_peer_reads_too_slowly_is_broken_and_stops_nobody() -> Result<(
         }
         stand.passes(way, "meanwhile");
         peer.wait_closed(TIMEOUT)?;
-        // The next one is connected for good, and it stays visible that the last one was not.
+        // The next peer stays connected. The status still shows that the last one did not.
         let mut peer = silent_peer(&stand, &filter)?;
         stand.passes(way, "again");
         receive(&mut peer, &named("again"))?;
@@ -139,7 +140,7 @@ fn a_mirror_whose_peer_reads_too_slowly_is_broken_and_stops_nobody() -> Result<(
     Ok(())
 }
 
-/// The twin of both: a peer that reads, however much comes, is not broken.
+/// The twin of both: a peer that reads does not break, however much arrives.
 #[lab_test(root)]
 fn a_mirror_whose_peer_reads_is_not_broken() -> Result<()> {
     let stand = Stand::new()?;
@@ -158,7 +159,7 @@ fn a_mirror_whose_peer_reads_is_not_broken() -> Result<()> {
     Ok(())
 }
 
-/// What it takes has nowhere to go, but the other direction is not its business.
+/// The frames that it captures have no place to go, but the other direction is not affected.
 #[lab_test(root)]
 fn a_redirector_whose_peer_does_not_read_stops_its_own_direction_only() -> Result<()> {
     let stand = Stand::new()?;

@@ -1,4 +1,4 @@
-//! What an operator sees: refusals that say what to do, and `colo-proxy status`.
+//! What an operator sees: refusals that tell what to do, and `colo-proxy status`.
 
 use anyhow::Result;
 use colo_lab::daemon::{binary, output_of};
@@ -7,7 +7,7 @@ use colo_lab::phrases;
 
 use crate::stand::{Stand, WAYS, end};
 
-/// One that cannot be is refused, in words that the operator can act on.
+/// An impossible filter is refused, with words that the operator can act on.
 fn refused(stand: &Stand, kind: &str, arguments: &[&str], word: &str) -> Result<()> {
     let output = stand.refused(kind, arguments)?;
     assert!(!output.success, "filter-{kind} {arguments:?} was accepted");
@@ -63,9 +63,9 @@ fn a_second_one_on_a_tap_needs_an_id_of_its_own() -> Result<()> {
         &["--id", "m1", "--outdev", &out],
         &format!("m1 {}", phrases::filter::RUNS_ALREADY),
     )?;
-    // Of another kind, there is no other one yet.
+    // No filter of another kind runs yet.
     let third = stand.filter("redirector", &["--indev", &out])?;
-    // What was refused has harmed nobody.
+    // The refused filters have changed nothing.
     for way in WAYS {
         stand.passes(way, "all the same");
     }
@@ -121,7 +121,7 @@ fn status_lists_every_filter_for_people() -> Result<()> {
     Ok(())
 }
 
-/// An operator with bpftool sees what is where.
+/// An operator with bpftool sees the filter's maps.
 #[lab_test(root)]
 fn everything_is_pinned_under_the_id() -> Result<()> {
     let stand = Stand::new()?;

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::stand::{Stand, TIMEOUT, WAYS, Way, end, named, receive, wait_mode};
 
-/// Links, pins, sockets and locks that no filter should have left.
+/// Links, pins, sockets and locks that no filter should leave.
 fn left(stand: &Stand) -> Result<Vec<String>> {
     let left = left_on(stand.host())?;
     Ok(left.into_iter().filter(|name| name != "lan0").collect())
@@ -67,7 +67,7 @@ fn a_redirector_that_is_killed_lets_nothing_pass_until_it_is_ended() -> Result<(
     Ok(())
 }
 
-/// What was taken from the guest before the end is delivered, more than the socket holds.
+/// Frames that were captured before the end are delivered. They are more than the socket holds.
 #[lab_test(root)]
 fn the_end_delivers_what_was_taken() -> Result<()> {
     let stand = Stand::new()?;
@@ -124,7 +124,7 @@ fn a_guest_that_restarts_is_filtered_again() -> Result<()> {
     Ok(())
 }
 
-/// A guest that has ended is no reason not to end well.
+/// A filter ends in good order also if its guest has ended.
 #[lab_test(root)]
 fn a_filter_can_end_while_its_tap_is_gone() -> Result<()> {
     let stand = Stand::new()?;

@@ -1,4 +1,4 @@
-//! `filter-mirror`: every frame goes on, and a copy goes to the socket.
+//! `filter-mirror`: every frame passes, and a copy goes to the socket.
 
 use anyhow::Result;
 use colo_lab::lab_test;
@@ -56,7 +56,7 @@ fn without_a_peer_frames_pass_and_the_copies_are_counted() -> Result<()> {
 #[lab_test(root)]
 fn a_peer_that_reconnects_gets_what_is_sent_from_then_on() -> Result<()> {
     let stand = Stand::new()?;
-    // Whoever listens.
+    // Either end of the socket may listen.
     let listener = stand.listen("there")?;
     let there = stand.client("there");
     let here = stand.server("here");

@@ -1,5 +1,5 @@
-//! A whole pair made of parts, as QEMU's documentation has it: mirror, two redirectors and compare
-//! on the primary's host, two redirectors and the rewriter on the secondary's.
+//! A whole pair made of parts, as in QEMU's documentation: mirror, two redirectors and compare on
+//! the primary's host, two redirectors and the rewriter on the secondary's.
 
 use anyhow::Result;
 use colo_lab::client::{Conversation, Keeper, echo};
@@ -95,7 +95,7 @@ fn parts_make_a_pair_that_agrees_and_fails_over() -> Result<()> {
         assert!(filter.status()?.drops().is_empty(), "{:#?}", filter.status()?);
     }
 
-    // The primary's host is gone: its guest's connections go on at the secondary.
+    // The primary's host is gone. Its guest's connections continue at the secondary.
     let Parts { primary, f1, f2, rew0, _dir } = parts;
     lab.host(Side::Primary).unplug()?;
     let logs: Vec<String> = primary.iter().map(|part| part.process.stderr()).collect();

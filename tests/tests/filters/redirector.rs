@@ -1,4 +1,5 @@
-//! `filter-redirector`: frames go to the socket instead, and what comes from one goes on behind it.
+//! `filter-redirector`: frames go to the socket instead of the TAP. Frames from a socket continue
+//! after the filter.
 
 use anyhow::Result;
 use colo_lab::lab_test;
@@ -50,7 +51,7 @@ fn without_a_peer_nothing_passes() -> Result<()> {
     };
     assert_eq!(dropped(1)?.mode()?, phrases::mode::FILTER_WAITING);
     assert!(stand.arrived(Way::Rx).is_empty());
-    // Neither does what comes after a peer has gone.
+    // Frames after the loss of a peer are also dropped.
     let mut out = stand.connect("out", false)?;
     wait_mode(&redirector, "connected")?;
     stand.send(Way::Rx, &named("taken"));
@@ -80,7 +81,7 @@ fn what_comes_from_indev_goes_on_in_each_of_its_directions() -> Result<()> {
                 if way.is_in(queue) {
                     stand.arrives(way, &named(&name));
                 }
-                // It has no outdev.
+                // This redirector has no outdev.
                 stand.passes(way, &format!("{name} {way:?} passes"));
             }
             let status = redirector.status()?;
@@ -96,7 +97,8 @@ fn what_comes_from_indev_goes_on_in_each_of_its_directions() -> Result<()> {
     Ok(())
 }
 
-/// As compare's output comes back to the guest's TAP: out by one socket, in by the other.
+/// The path of the compare's output back to the guest's TAP: out by one socket, and in by the
+/// other.
 #[lab_test(root)]
 fn with_both_sockets_a_frame_goes_around() -> Result<()> {
     let stand = Stand::new()?;

@@ -1,4 +1,4 @@
-//! Guests that send frames which no tunnel takes.
+//! Guests that send frames which are too long for any tunnel.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -13,16 +13,18 @@ use super::{TIMEOUT, by, is_used, start, streamed};
 
 const FROM: u16 = 7008;
 const TO: u16 = 7009;
-/// What a TAP takes, and a byte more than goes into a datagram with what a tunnel puts around it.
+/// The MTU of the guest's TAP, and the length of a datagram that is one byte too long for a
+/// tunnel's datagram.
 const MTU: u32 = 65_521;
 const LEN: usize = 65_480;
-/// Such frames, each in a slot of its own in which nothing else is sent that would show that the way is
-/// open: for two seconds, and an end that nothing reaches closes its tunnel after one.
+/// These frames, each in a slot of its own in which no other frame shows that the tunnel works.
+/// They take two seconds. An end that receives nothing closes its tunnel after one second.
 const FRAMES: u64 = 40;
 /// Longer than a slot.
 const PAUSE: Duration = Duration::from_millis(55);
 
-/// They go by the stream: none counts as lost, and the tunnel stays open for the others.
+/// These frames go through the stream. None counts as lost, and the tunnel stays open for the
+/// others.
 #[lab_test(root)]
 fn frames_that_no_tunnel_takes_go_by_the_stream() -> Result<()> {
     let pair = start(by("kernel"))?;

@@ -1,5 +1,5 @@
-//! Connections that an earlier pair translated: on the primary, which survived it, and on the new
-//! secondary, which was told of them.
+//! Connections that an earlier pair translated: on the primary, which survived that pair, and on
+//! the new secondary, which has imported them.
 
 use colo_proxy_common::decode::flag;
 use colo_proxy_common::flow::known;
@@ -19,7 +19,7 @@ fn told() -> Flow {
     }
 }
 
-/// A segment in the middle of a connection, and the same the other way.
+/// A segment in the middle of a connection, and the same in the other direction.
 fn both_ways() -> [(Shape, bool); 2] {
     let shape = Shape { flags: flag::ACK, ..with_all_options() };
     [(shape.clone(), true), (Shape { ports: (shape.ports.1, 9), ..shape }, false)]
@@ -63,7 +63,7 @@ fn the_primary_that_survived_translates_what_it_knows_in_every_mode() {
             let wanted = rewritten(&bytes, to_guest, TRANSLATION);
             assert_eq!(run.frame, if translates == 1 { wanted } else { bytes.clone() });
         }
-        // Released: it has been translated when it was captured.
+        // The frame is released. It was translated when it was captured.
         if !to_guest {
             programs.set(&Settings { translates: 1, ..settings(mode::PROTECTED) });
             let run = programs.run(name, &bytes, MARK);

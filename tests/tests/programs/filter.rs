@@ -1,5 +1,5 @@
-//! The programs of stand-alone filters: what they do with an ordinary frame, with their own token,
-//! and with somebody else's.
+//! The programs of stand-alone filters: their handling of an ordinary frame, of a frame with their
+//! own token, and of a frame with another token.
 
 use colo_proxy_common::filter::{Filter, kind, queue, token};
 use colo_proxy_common::record::{LAYOUT_VERSION, Settings, mode};
@@ -43,7 +43,7 @@ fn without_a_record_nothing_passes() {
     assert_eq!(programs.filter_counters().dropped_no_settings, 12);
 }
 
-/// That the copy cannot be made does not stop the frame; a mark of the host's stays on it.
+/// A failed copy does not stop the frame. The host's mark stays on it.
 #[lab_test(root)]
 fn a_mirror_passes_the_frame_on_whatever_becomes_of_the_copy() {
     let mut programs = Programs::load();
@@ -100,7 +100,7 @@ fn what_is_injected_has_the_token() {
         let run = programs.run("colo_filter_in", &some_frame(), 0);
         assert_eq!((run.verdict, run.mark), (REDIRECT, token(GATE)));
     }
-    // Only with both directions a copy is needed.
+    // A copy is needed only for both directions.
     assert_eq!(programs.filter_counters().inject_failed, 1);
 }
 
@@ -115,7 +115,7 @@ fn the_guard_lets_only_the_filters_own_frames_into_a_gate() {
     assert_eq!(programs.filter_counters().dropped_foreign, 3);
 }
 
-/// The rewriter resumes at its own token, and leaves frames with others alone.
+/// The rewriter resumes at its own token, and ignores frames with other tokens.
 #[lab_test(root)]
 fn the_rewriter_handles_its_own_token_and_no_other() {
     let mut programs = Programs::load();

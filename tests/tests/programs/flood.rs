@@ -1,4 +1,4 @@
-//! Many more connections than the maps hold, opened by somebody on the network: those that the
+//! Somebody on the network opens many more connections than the maps hold. The connections that the
 //! guest uses stay translated.
 
 use colo_proxy_common::decode::flag;
@@ -9,7 +9,7 @@ use crate::harness::{NEXT, REDIRECT};
 use crate::secondary::{ACK, SYN, SYN_ACK, T, Talk, key_of, rewritten};
 use colo_lab::lab_test;
 
-/// More than any of the maps that a flood may churn, which hold 16384.
+/// More than any map that a flood may fill. They hold 16384 entries.
 const FLOOD: u16 = 40_000;
 /// `flows`.
 const FLOWS_MAX: usize = 65_536;
@@ -37,7 +37,7 @@ fn is_translated(talk: &mut Talk) {
     assert_eq!((run.verdict, run.frame), (REDIRECT, rewritten(&bytes, false, T)));
 }
 
-/// Another one can be opened, and stays.
+/// Another connection can be opened, and stays.
 fn can_be_opened(talk: &mut Talk, port: u16) {
     talk.shape.ports = (port, 80);
     handshake(talk);
@@ -61,7 +61,8 @@ fn a_flood_of_syns_pushes_out_no_connection_in_use() {
     assert_eq!(talk.programs.counters().flow_table_full, 0);
 }
 
-/// Each SYN/ACK is answered, with a number that nobody has sent, and the guest says nothing more.
+/// Each SYN/ACK gets an answer with a number that nobody has sent, and the guest sends nothing
+/// more.
 #[lab_test(root)]
 fn a_flood_of_handshakes_that_the_guest_never_confirmed_pushes_out_no_connection_in_use() {
     let mut talk = in_use();
@@ -79,8 +80,8 @@ fn a_flood_of_handshakes_that_the_guest_never_confirmed_pushes_out_no_connection
     assert_eq!(talk.programs.counters().flow_table_full, 0);
 }
 
-/// The guest speaks in each of them, so they are as real as any; the daemon makes room in time
-/// where it can. Until then the new ones are translated, but pushed out by newer ones.
+/// The guest sends data in each of them, so they are real connections. The daemon makes room in
+/// time if it can. Until then, new connections are translated, but newer ones push them out.
 #[lab_test(root)]
 fn a_table_full_of_connections_in_use_loses_none_of_them() {
     let mut talk = in_use();
@@ -119,7 +120,7 @@ fn a_forged_reset_does_not_help_a_flood() {
     is_translated(&mut talk);
 }
 
-/// The twin: the same floods do push out what the guest has said nothing in.
+/// The twin: the same floods do push out connections in which the guest has sent nothing.
 #[lab_test(root)]
 fn a_connection_that_the_guest_never_confirmed_can_be_pushed_out() {
     let shape = Shape { ports: (50_000, 80), ..Shape::default() };

@@ -1,4 +1,4 @@
-//! The programs in the kernel, attached to nothing.
+//! The programs in the kernel, without an interface.
 
 use std::sync::Mutex;
 
@@ -64,7 +64,7 @@ impl log::Log for Lines {
     fn flush(&self) {}
 }
 
-/// What a program made of a frame.
+/// The outcome of a program's run on a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Run {
     pub(crate) verdict: i32,
@@ -79,7 +79,7 @@ pub(crate) struct Programs {
 impl Programs {
     /// Loads all of them.
     pub(crate) fn load() -> Self {
-        // `cargo xtask build-ebpf --check` has one that another toolchain has built.
+        // `cargo xtask build-ebpf --check` names an object that another toolchain has built.
         let other = std::env::var_os("COLO_PROXY_BPF_OBJECT");
         let other = other.map(|path| std::fs::read(path).expect("read the object to be tested"));
         let mut ebpf = EbpfLoader::new()
@@ -92,7 +92,8 @@ impl Programs {
                 _ => continue,
             };
             loaded.unwrap_or_else(|error| panic!("verify {name}: {error}"));
-            // A tenth of the kernel's limit: a small change can multiply what it has to look at.
+            // The limit is a tenth of the kernel's, because a small change can multiply the
+            // verifier's work.
             let walked = program.info().expect("its info").verified_instruction_count();
             assert!(walked < Some(100_000), "{name}: the verifier walked {walked:?} instructions");
         }
@@ -111,11 +112,11 @@ impl Programs {
         self.run_gso(name, frame, mark, 0)
     }
 
-    /// The same, for a frame that is to be cut into segments of `gso_size`, unless that is 0.
+    /// The same for a frame that has to be segmented by `gso_size`, unless that is 0.
     pub(crate) fn run_gso(&mut self, name: &str, frame: &[u8], mark: u32, gso_size: u32) -> Run {
-        // `struct __sk_buff`: the mark is the third number, and the size of segments is behind the
-        // flow keys, the time stamp, the length, the number of segments and the socket; the kernel wants
-        // the rest to be 0.
+        // `struct __sk_buff`: the mark is the third number. The size of segments comes after the
+        // flow keys, the time stamp, the length, the number of segments and the socket. The kernel
+        // wants the rest to be 0.
         let mut context = [0u8; 192];
         context[8..12].copy_from_slice(&mark.to_ne_bytes());
         context[176..180].copy_from_slice(&gso_size.to_ne_bytes());
@@ -178,7 +179,7 @@ impl Programs {
         HashMap::try_from(map).expect("a hash map").insert(key, flow, 0).expect("insert a flow");
     }
 
-    /// What the programs have logged.
+    /// The log of the programs.
     pub(crate) fn logged(&mut self) -> Vec<String> {
         let lines = Lines::default();
         let mut log =
@@ -195,7 +196,7 @@ impl Programs {
         let mut keys = Vec::new();
         while let Some(item) = ring.next() {
             assert_eq!(item.len(), size_of::<Event>());
-            // SAFETY: as long as an `Event`, which is made of integers only.
+            // SAFETY: the item is as long as an `Event`, which is made of integers only.
             let told = unsafe { item.as_ptr().cast::<Event>().read_unaligned() };
             assert_eq!(told.kind, event::OFFSET_KNOWN);
             keys.push(told.key);

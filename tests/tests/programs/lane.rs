@@ -1,5 +1,5 @@
-//! The programs of the kernel lane: which frames they let into the tunnel and out of it, with which
-//! tag, and what they count.
+//! The programs of the kernel lane: the frames that they let into the tunnel and out of it, the
+//! tags, and the counters.
 
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ impl Programs {
     }
 }
 
-/// The tag has the epoch of the translation and the slot, and the rest of the mark is the daemon's.
+/// The tag has the epoch of the translation and the slot. The rest of the mark is the daemon's.
 #[lab_test(root)]
 fn the_secondarys_output_goes_into_the_tunnel_with_a_tag() {
     let mut programs = Programs::load();
@@ -51,7 +51,7 @@ fn the_secondarys_output_goes_into_the_tunnel_with_a_tag() {
     let run = programs.run("colo_from_guest", &some_frame(), 0);
     assert_eq!((run.verdict, run.mark), (REDIRECT, mark(MARK, 3, SLOT)));
     assert_eq!(run.mark & 0xffff, 0x0345);
-    // On the network the guest speaks for itself.
+    // On the network, the guest sends without a tag.
     programs.set(&with_lane(mode::FAILED_OVER));
     assert_eq!(programs.run("colo_from_guest", &some_frame(), 0).verdict, NEXT);
 }
@@ -76,7 +76,8 @@ fn only_what_we_send_gets_into_the_tunnel() {
     assert_eq!(programs.counters().dropped_foreign, 6);
 }
 
-/// One byte too long, whole or in segments, and it goes to the gate, with no tag and uncounted.
+/// A frame that is one byte too long, whole or in segments, goes to the gate. It has no tag and is
+/// not counted.
 #[lab_test(root)]
 fn what_is_too_long_for_the_tunnel_goes_to_the_gate() {
     let mut programs = Programs::load();
@@ -98,8 +99,8 @@ fn what_is_too_long_for_the_tunnel_goes_to_the_gate() {
     assert_eq!(programs.counters().lane_too_long, 0);
 }
 
-/// Full segments of a guest with an MTU of 1500, with timestamps: with VLAN tags they are longer than
-/// what a link with an MTU of 1550 takes, and would be lost in the tunnel.
+/// Full segments with timestamps, of a guest with an MTU of 1500. With VLAN tags, they are longer
+/// than the limit of a link with an MTU of 1550, and the tunnel would lose them.
 #[lab_test(root)]
 fn segments_with_vlan_tags_go_where_they_fit() {
     let mut programs = Programs::load();
@@ -127,7 +128,8 @@ fn segments_with_vlan_tags_go_where_they_fit() {
     }
 }
 
-/// Segments whose headers make them too long are found at the tunnel; they do not count as sent.
+/// Segments that are too long because of their headers are found at the tunnel. They do not count
+/// as sent.
 #[lab_test(root)]
 fn segments_that_are_too_long_end_at_the_tunnel() {
     let mut programs = Programs::load();
@@ -148,7 +150,7 @@ fn segments_that_are_too_long_end_at_the_tunnel() {
     assert_eq!(programs.run("colo_lane_copy", &frame, ours).verdict, NEXT, "no limit is known");
 }
 
-/// The present epoch and the next one, and nothing else, whatever bits the other end sends.
+/// Only the present epoch and the next one pass, whatever bits the other end sends.
 #[lab_test(root)]
 fn an_epoch_that_is_over_ends_at_the_tunnel() {
     let mut programs = Programs::load();
@@ -168,8 +170,8 @@ fn an_epoch_that_is_over_ends_at_the_tunnel() {
     assert_eq!(programs.counters().lane_ignored, 2);
 }
 
-/// What has counted as lost does not come any more, and is counted for no slot: neither for its own
-/// nor for the one that has its place now.
+/// A frame that has counted as lost does not arrive later. It is counted for no slot: neither for
+/// its own, nor for the slot that has its place now.
 #[lab_test(root)]
 fn what_comes_too_late_ends_at_the_tunnel() {
     let mut programs = Programs::load();
@@ -187,7 +189,7 @@ fn what_comes_too_late_ends_at_the_tunnel() {
             let run = programs.run(name, &some_frame(), tag(7, slot));
             assert_eq!(run.verdict, REDIRECT, "{name}: slot {slot:#x} at {SLOT:#x}");
         }
-        // Of a peer that has told of nothing yet.
+        // From a peer that has announced nothing yet.
         programs.set(&with_lane(mode::PROTECTED));
         assert_eq!(programs.run(name, &some_frame(), tag(7, SLOT - 9)).verdict, REDIRECT);
     }
@@ -209,7 +211,8 @@ fn input_goes_to_the_guest_or_waits() {
     }
 }
 
-/// Whatever the guest sends, cut anywhere, it goes on; and its address is known after a moment.
+/// Every frame of the guest passes, truncated at any length, and the guest's address is known after
+/// a moment.
 #[lab_test(root)]
 fn who_speaks_is_remembered() {
     let mut programs = Programs::load();
@@ -220,7 +223,7 @@ fn who_speaks_is_remembered() {
         let cut = frame.get(..len).expect("a part of it");
         assert_eq!(programs.run("colo_lane_reply", cut, ours).verdict, NEXT);
     }
-    // A look every millisecond of the kernel's coarse clock, on each processor.
+    // One look per millisecond of the kernel's coarse clock, on each processor.
     let until = Instant::now() + Duration::from_secs(5);
     while programs.speakers().is_empty() && Instant::now() < until {
         programs.run("colo_lane_reply", &frame, ours);

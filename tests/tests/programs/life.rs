@@ -1,4 +1,5 @@
-//! The rules of a connection's life, each by the programs themselves, on the frames of both sides.
+//! The rules of a connection's life, each tested with the programs alone, on the frames of both
+//! sides.
 
 use colo_proxy_common::decode::flag;
 use colo_proxy_common::flow::state;
@@ -14,7 +15,7 @@ use colo_lab::lab_test;
 
 const FIN: u8 = flag::FIN | flag::ACK;
 const RST: u8 = flag::RST;
-/// What the peer acknowledges when it has seen the primary's SYN or SYN/ACK.
+/// The peer acknowledges this number when it has seen the primary's SYN or SYN/ACK.
 const WIRE_ACK: u32 = 4_000_000_001;
 /// Of another connection, whose numbers wrap.
 const OTHER: Translation = Translation { seq: 10u32.wrapping_sub(4_294_967_290), ts: 3 };
@@ -23,7 +24,7 @@ fn talk() -> Talk {
     Talk::new(mode::PROTECTED, Shape::default())
 }
 
-/// With a connection that the peer has opened, and the guest has spoken in.
+/// The peer has opened a connection, and the guest has sent data in it.
 fn open() -> Talk {
     let mut talk = talk();
     talk.peer(SYN, 0, 0);
@@ -131,8 +132,8 @@ fn a_tuple_that_is_used_again_gets_a_new_offset_that_may_wrap() {
     assert_eq!(talk.programs.entries("flows").len(), 1);
 }
 
-/// The reset may be forged, and the guest has yet to answer the SYN behind it: what follows that SYN
-/// waits, and what does not is of the old connection.
+/// The reset may be forged, and the guest has not answered the SYN after it yet. Data that follows
+/// that SYN is parked. Other data belongs to the old connection.
 #[lab_test(root)]
 fn a_tuple_that_is_used_again_after_a_reset_by_the_peer_waits_for_the_guest() {
     let mut talk = open();
@@ -174,7 +175,7 @@ fn selective_acknowledgments_are_translated_edge_by_edge() {
     }
 }
 
-/// Somebody who is not on the path does not know the peer's number.
+/// A host that is not on the path does not know the peer's number.
 #[lab_test(root)]
 fn a_forged_first_ack_is_held_and_poisons_nothing() {
     let mut talk = talk();
@@ -186,7 +187,7 @@ fn a_forged_first_ack_is_held_and_poisons_nothing() {
     assert!(talk.programs.announced().is_empty());
     let (run, bytes) = talk.peer(ACK, WIRE_ACK, 50_000);
     assert_eq!((run.verdict, run.frame), (NEXT, rewritten(&bytes, true, T)));
-    // It may have been the peer's, and out of order.
+    // The segment may be the peer's, and out of order.
     assert_eq!(talk.programs.announced(), [key_of(&talk.shape, true)]);
     let run = talk.programs.run(TO_GUEST, &forged, MARK);
     assert_eq!((run.verdict, run.frame), (NEXT, rewritten(&forged, true, T)));

@@ -64,7 +64,7 @@ pub(crate) fn established(translation: Translation) -> Flow {
     }
 }
 
-/// The same with the userspace code.
+/// The translation by the userspace code.
 pub(crate) fn rewritten(bytes: &[u8], to_guest: bool, translation: Translation) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let ip = decode(&bytes[..], None).expect("a whole frame").ip.expect("IP");
@@ -78,7 +78,7 @@ pub(crate) fn rewritten(bytes: &[u8], to_guest: bool, translation: Translation) 
     bytes
 }
 
-/// Somebody else's opinion of the checksum.
+/// A second opinion of the checksum.
 fn etherparse_accepts(bytes: &[u8]) -> bool {
     let packet = SlicedPacket::from_ethernet(bytes).expect("a whole frame");
     let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { return false };
@@ -94,8 +94,8 @@ fn etherparse_accepts(bytes: &[u8]) -> bool {
     sum == tcp.checksum()
 }
 
-/// Any shape, both ways: what the kernel makes of it is what the same code makes of it here, and
-/// has a right checksum.
+/// For any shape, in both directions: the kernel's result is the userspace code's result, and has a
+/// right checksum.
 #[lab_test(root)]
 fn translates_every_shape() {
     let programs = Programs::load();
@@ -163,8 +163,8 @@ impl Talk {
     ) -> Vec<u8> {
         let mut shape = self.shape.clone();
         if !from_peer {
-            // Addresses are fixed; the guest's ports are the destination of the peer's frames, so
-            // its frames are those of a connection the other way round.
+            // The addresses are fixed. The guest's ports are the destination of the peer's frames,
+            // so the guest's frames belong to the reverse connection.
             shape.ports = (shape.ports.1, shape.ports.0);
         }
         shape.flags = flags;
@@ -178,7 +178,7 @@ impl Talk {
     }
 
     pub(crate) fn peer(&mut self, flags: u8, ack: u32, echo: u32) -> (Run, Vec<u8>) {
-        // The peer's initial sequence number, or the one behind it.
+        // The peer's initial sequence number, or the number after it.
         let seq = if flags == SYN { 6 } else { 7 };
         let bytes = self.build(true, flags, seq, ack, (5, echo));
         (self.programs.run(TO_GUEST, &bytes, MARK), bytes)
@@ -190,7 +190,7 @@ impl Talk {
     }
 }
 
-/// Source for destination does not change a checksum.
+/// Exchanging source and destination does not change a checksum.
 fn swap_addresses(bytes: &mut [u8]) {
     let ip = decode(&*bytes, None).expect("a whole frame").ip.expect("IP");
     let (at, len) = if ip.version == 4 { (ip.at + 12, 4) } else { (ip.at + 8, 16) };
@@ -217,7 +217,7 @@ fn the_peer_opens() {
         let (run, bytes) = talk.guest(SYN_ACK, 1_000, 300);
         assert_eq!((run.verdict, run.mark, run.frame), (REDIRECT, MARK, bytes));
         assert_eq!(talk.programs.entries("half_open").len(), 1);
-        // Data of the guest has no offset yet.
+        // The guest's data has no offset yet.
         assert_eq!(talk.guest(ACK, 1_001, 300).0.verdict, DROP);
         let (run, bytes) = talk.peer(ACK, 4_000_000_001, 50_000);
         assert_eq!((run.verdict, run.frame), (NEXT, rewritten(&bytes, true, T)));
@@ -227,7 +227,7 @@ fn the_peer_opens() {
         assert_eq!((unconfirmed.len(), unconfirmed[0].0), (1, key_of(&shape, true)));
         let (run, bytes) = talk.guest(ACK, 1_001, 310);
         assert_eq!((run.verdict, run.frame), (REDIRECT, rewritten(&bytes, false, T)));
-        // The guest has spoken.
+        // The guest has sent data.
         assert!(talk.programs.entries("unconfirmed").is_empty());
         let flows = talk.programs.entries("flows");
         assert_eq!(flows[0].0, key_of(&shape, true));
@@ -291,7 +291,7 @@ fn modes() {
     assert_eq!((run.verdict, run.frame), (NEXT, rewritten(&bytes, true, TRANSLATION)));
     let (run, sent) = talk.guest(ACK, 9, 9);
     assert_eq!((run.verdict, run.frame), (NEXT, rewritten(&sent, false, TRANSLATION)));
-    // What the daemon injects there passes as it is.
+    // Frames that the daemon injects there pass unchanged.
     let run = talk.programs.run(FROM_GUEST, &sent, MARK);
     assert_eq!((run.verdict, run.mark, run.frame), (NEXT, 0, sent));
 
@@ -328,7 +328,7 @@ fn an_atomic_fragment_is_translated() {
     let run = programs.run(TO_GUEST, &bytes, MARK);
     assert_eq!((run.verdict, &run.frame), (NEXT, &rewritten(&bytes, true, TRANSLATION)));
     assert_ne!(run.frame, bytes);
-    // The twin: more is to follow.
+    // The twin: more fragments follow.
     bytes[57] = 1;
     let run = programs.run(TO_GUEST, &bytes, MARK);
     assert_eq!((run.verdict, run.frame), (NEXT, bytes));
@@ -343,7 +343,7 @@ fn what_is_not_tcp_goes_on_as_it_is() {
     let mut frames = vec![vec![0xff; 14], [&[0xff; 12][..], &[0x08, 0x06], &[0; 46]].concat()];
     frames.push(Vec::new());
     udp.write(&mut frames[2], &[1, 2, 3]).expect("build UDP");
-    // A fragment, whose payload may look like anything.
+    // A fragment. Its payload may have any bytes.
     let mut fragment = Shape::default().build(Checksum::Full);
     fragment[20..22].copy_from_slice(&0x2000u16.to_be_bytes());
     frames.push(fragment);

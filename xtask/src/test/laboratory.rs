@@ -62,10 +62,9 @@ impl TestFile {
 
     pub(super) fn setup(&self) -> &'static [Need] {
         match self.0.as_str() {
-            // One of its tests reads an archive with busybox, which comes with QEMU.
-            LIBRARY => &[Need::Lab, Need::Inspect, Need::Qemu],
             "differential" => &[Need::Qemu],
-            "bench" | "filters" => &[Need::Lab, Need::Inspect, Need::Qemu],
+            // One of the library's tests reads an archive with busybox, which comes with QEMU.
+            LIBRARY | "bench" | "filters" => &[Need::Lab, Need::Inspect, Need::Qemu],
             _ if self.has_guests() => &[Need::Lab, Need::Inspect, Need::Qemu],
             _ if self.part() == Part::Lab => &[Need::Lab, Need::Inspect],
             _ => &[],
