@@ -1,5 +1,5 @@
-//! The packet decoder on any frame: total, nothing beyond the frame is pointed at, what lies behind
-//! the packet does not matter, and where etherparse understands the frame too, both say the same.
+//! The packet decoder on any frame. It never panics, and points only into the frame. Bytes after
+//! the packet do not matter. If etherparse understands the frame too, both agree.
 
 mod oracle;
 
@@ -7,7 +7,7 @@ use colo_proxy_common::decode::{
     Ip, Malformed, Packet, Tcp, TcpOptions, decode, decode_ports, decode_tcp, decode_tcp_options,
 };
 
-/// The frame is the input, as it is.
+/// The frame is the input, unchanged.
 pub fn run(frame: &[u8]) {
     for outer_tag in [None, Some(0x2fff)] {
         let packet = decode(frame, outer_tag);
@@ -19,7 +19,7 @@ pub fn run(frame: &[u8]) {
     oracle::compare(frame, decode(frame, None));
 }
 
-/// Every offset lies in the packet, and the packet in the frame.
+/// Every offset is inside the packet, and the packet is inside the frame.
 fn points_inside(frame: &[u8], ip: &Ip) {
     let header_min = if ip.version == 4 { 20 } else { 40 };
     assert!(ip.at + header_min <= ip.payload_at && ip.payload_at <= ip.end, "{ip:?}");
@@ -41,7 +41,7 @@ fn points_inside(frame: &[u8], ip: &Ip) {
     assert_eq!(options, slow_options(frame, &tcp));
 }
 
-/// The options once more, one after the other (RFC 9293, section 3.1).
+/// A second reading of the options, one after another (RFC 9293, section 3.1).
 fn slow_options(frame: &[u8], tcp: &Tcp) -> TcpOptions {
     let start = tcp.at as usize + 20;
     let octets = &frame[start..start + usize::from(tcp.options_len)];
@@ -78,8 +78,8 @@ fn slow_options(frame: &[u8], tcp: &Tcp) -> TcpOptions {
     found
 }
 
-/// Padding is no part of the packet: with none, and with more, it is the same. One byte less is no
-/// packet at all.
+/// Padding is no part of the packet: without padding, and with more, the packet is the same. With
+/// one byte less, there is no packet.
 fn ends_where_it_says(
     frame: &[u8],
     outer_tag: Option<u16>,

@@ -1,6 +1,6 @@
-//! The framing of a lane: read in pieces of any size it gives what a slow reader finds in the same
-//! bytes, a bad length ends the connection at once and not the next one, what is written comes out
-//! as it was, and neither needs more memory than it may.
+//! The framing of a lane. Read in pieces of any size, it yields the same as a slow reader. A bad
+//! length ends the connection at once, and does not affect the next connection. Written records
+//! arrive unchanged. Reader and writer keep to their memory limits.
 
 mod slow;
 mod writing;
@@ -13,11 +13,11 @@ use crate::choices::Choices;
 use crate::measure::Measure;
 use slow::{Found, SlowReader};
 
-/// What a reader may need at a time: a record that is not whole, what is read at once (128 KiB),
-/// and both twice while the buffer grows.
+/// The memory limit of a reader: an incomplete record, the bytes of one read (128 KiB), and both
+/// twice while the buffer grows.
 const READER_BYTES_MAX: usize = 2 * (FRAME_MAX + 8 + 128 * 1024) + 4096;
 
-/// One bit says whether records have a virtio-net header, one whether to read or to write.
+/// One bit decides whether records have a virtio-net header, and one whether to read or to write.
 pub fn run(input: &[u8]) {
     let mut choices = Choices::new(input);
     let kind = choices.octet();
@@ -54,7 +54,8 @@ fn read(choices: &mut Choices<'_>, vnet_hdr: bool, described: bool) {
     goes_on(&mut reader, vnet_hdr);
 }
 
-/// A stream longer than its description: runs of one byte, and the lengths that announce them.
+/// A stream that is longer than its description: runs of one byte, and the lengths that announce
+/// them.
 fn describe(choices: &mut Choices<'_>) -> Vec<u8> {
     const STREAM_MAX: usize = 200_000;
     let mut stream = Vec::new();
@@ -81,13 +82,13 @@ fn describe(choices: &mut Choices<'_>) -> Vec<u8> {
     stream
 }
 
-/// Mostly a short one: long ones take long.
+/// Mostly a short record, because long records take long.
 fn any_len(choices: &mut Choices<'_>) -> usize {
     let most = choices.one_of(&[0xf, 0xff, 0xfff, 0xffff]);
     usize::from(choices.number16() & most)
 }
 
-/// Both readers take `piece` and find the same in it; `false` where the connection is over.
+/// Both readers read `piece` and find the same in it; `false` if the connection has ended.
 fn takes(reader: &mut RecordReader, slow: &mut SlowReader, mut piece: &[u8]) -> bool {
     let measure = Measure::start();
     let mut expected = slow.take(piece).into_iter();

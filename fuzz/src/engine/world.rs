@@ -1,4 +1,4 @@
-//! An engine in virtual time, with everything that is known about it from outside.
+//! An engine in virtual time, with everything that can be known about it from outside.
 
 use std::time::{Duration, Instant};
 
@@ -14,9 +14,9 @@ use crate::choices::Choices;
 
 /// The longest frame that an input can make.
 const FRAME_BYTES_MAX: u64 = 400;
-/// Pieces into which one frame of the secondary may fall.
+/// The number of pieces into which one frame of the secondary may fall.
 const PIECES_MAX: u64 = 300;
-/// Calls without a step of time after which a timer is not doing anything.
+/// After this number of calls without a step of time, a timer has no effect.
 const CALLS_MAX: usize = 1000;
 
 pub(super) struct World {
@@ -26,17 +26,18 @@ pub(super) struct World {
     now: Instant,
     books: Books,
     witness: Witness,
-    /// The caller stops reading where it is told to.
+    /// The caller stops reading when the engine tells it to.
     is_patient: bool,
     is_underway: bool,
     is_outstanding: bool,
-    /// Frames of after a cut that came to nothing are compared with the next call, or when the
-    /// checkpoint is done that began before that: some before what was held already.
+    /// Frames from after a cut that was void are compared with the next call, or when the
+    /// checkpoint that began before it is done. Some are compared before frames that were already
+    /// held.
     has_failed: bool,
     of_secondary: Vec<Frame>,
 }
 
-/// Why frames leave in a call.
+/// The reason why frames leave in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     Comparison,
@@ -76,7 +77,7 @@ impl World {
         self.look(By::Comparison);
     }
 
-    /// The guest of `side` says what the other one has said not long ago.
+    /// The guest of `side` sends something that the other guest sent recently.
     pub(super) fn echo(&mut self, choices: &mut Choices<'_>, side: Side) {
         let back = choices.below(8);
         let said = match side {
@@ -149,7 +150,7 @@ impl World {
         self.look(By::Comparison);
     }
 
-    /// Time goes by, and every timer is served when it is due.
+    /// Time passes, and every timer is served when it is due.
     pub(super) fn wait(&mut self, time: Duration) {
         let until = self.now + time;
         let mut calls = 0;
@@ -167,14 +168,14 @@ impl World {
         self.now = until;
     }
 
-    /// Takes what the engine wants done.
+    /// Does what the engine requests.
     fn look(&mut self, by: By) {
         let out = std::mem::take(&mut self.out);
         let mut last = None;
         for frame in &out.release {
             assert!(by == By::Flush || self.witness.allows(frame), "nobody vouches for {frame:?}");
             let number = Some(self.books.leave(frame));
-            // What a checkpoint covers leaves in order of arrival, whatever flow it is of.
+            // The frames that a checkpoint covers leave in order of arrival, across all flows.
             let is_ordered = by == By::Flush && !self.has_failed;
             assert!(last < number || !is_ordered, "{last:?} before {number:?}");
             last = number;
@@ -224,7 +225,7 @@ impl World {
     }
 }
 
-/// All that the engine may say by itself: a bare acknowledgment.
+/// The only frame that the engine may send by itself: a bare acknowledgment.
 fn is_acknowledgment(frame: &Frame) {
     let octets = frame.ethernet();
     let ip = decode(octets, None).ok().and_then(|packet| packet.ip);

@@ -1,11 +1,11 @@
-//! The framing read byte by byte, with everything in one list.
+//! The framing, read byte by byte, with everything in one list.
 
 use colo_proxy::lane::BadRecords;
 
-/// `NET_BUFSIZE` of QEMU, written down once more.
+/// QEMU's `NET_BUFSIZE`, written a second time.
 const RECORD_MAX: u32 = 69632;
 
-/// What lies in a stream.
+/// The parts of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// A virtio-net header and an Ethernet frame.
@@ -14,11 +14,11 @@ pub(super) enum Found {
     Oversized(u32),
 }
 
-/// Reads one byte after the other.
+/// Reads one byte after another.
 #[derive(Debug)]
 pub(super) struct SlowReader {
     vnet_hdr: bool,
-    /// The record that is not whole yet.
+    /// The incomplete record.
     record: Vec<u8>,
     is_closed: bool,
     pub(super) bad: BadRecords,
@@ -33,7 +33,7 @@ impl SlowReader {
         self.is_closed
     }
 
-    /// Bytes of a record that is not whole.
+    /// The bytes of an incomplete record.
     pub(super) fn pending(&self) -> usize {
         self.record.len()
     }
@@ -73,7 +73,7 @@ impl SlowReader {
         self.sort(body, vnet_len)
     }
 
-    /// What a whole record is.
+    /// The meaning of a complete record.
     fn sort(&mut self, mut body: Vec<u8>, vnet_len: u32) -> Option<Found> {
         if body.is_empty() {
             self.bad.empty += 1;

@@ -1,5 +1,5 @@
-//! One tuple and its entry in the three maps, under segments of both sides in any order,
-//! checkpoints, a failover, and what was imported from an earlier pair.
+//! One tuple and its entry in the three maps, with segments of both sides in any order,
+//! checkpoints, a failover, and an import from an earlier pair.
 
 use colo_proxy::offsets::{FlowState, Offset};
 use colo_proxy_common::decode::{Timestamps, flag, protocol};
@@ -10,7 +10,7 @@ use colo_proxy_common::record::{Flow, FlowKey};
 
 use crate::choices::Choices;
 
-/// Each byte of the flags that a guest may send, and then any.
+/// Each combination of flags that a guest may send, and then any byte.
 const FLAGS: [u8; 8] = [
     flag::SYN,
     flag::SYN | flag::ACK,
@@ -43,7 +43,7 @@ pub(super) fn run(choices: &mut Choices<'_>) {
             7 => world.import(choices),
             8 => world.now.failed_over = true,
             9 => world.flows_full ^= true,
-            // The daemon ages entries, and a flood pushes out what is half open.
+            // The daemon ages entries, and a flood pushes out half-open ones.
             10 => world.half_open = None,
             11 => world.flows = None,
             12 => world.unconfirmed = None,
@@ -52,7 +52,7 @@ pub(super) fn run(choices: &mut Choices<'_>) {
     }
 }
 
-/// Few numbers, so that they meet, and now and then any.
+/// Few numbers, so that they meet, and sometimes any number.
 fn any_segment(choices: &mut Choices<'_>) -> Segment {
     let kind = choices.octet();
     let mut number = || match choices.octet() {
@@ -92,7 +92,7 @@ impl World {
         if step.change == Change::Keep {
             return;
         }
-        // A full map takes an entry that was in it before.
+        // A full map accepts an entry that was in it before.
         let is_full = self.flows_full && self.flows.is_none();
         (self.half_open, self.unconfirmed, self.flows) = (None, None, None);
         match step.change {
@@ -108,7 +108,7 @@ impl World {
         }
     }
 
-    /// A connection of an earlier pair, whose entry in every epoch has the offset of then.
+    /// A connection of an earlier pair. Its entry has the old pair's offset in every epoch.
     fn import(&mut self, choices: &mut Choices<'_>) {
         let (seq, ts) = (choices.number32(), choices.number32());
         let state =
@@ -125,7 +125,8 @@ impl World {
         self.flows.as_ref().or(self.unconfirmed.as_ref()).or(self.half_open.as_ref())
     }
 
-    /// Whatever came: the entry is one that the programs know, and the verdict follows from it.
+    /// After any segments, the entry is one that the programs know, and the verdict follows from
+    /// it.
     fn is_possible(&self, step: Step, is_of_peer: bool) {
         if let Some(entry) = self.entry() {
             assert!(
