@@ -98,7 +98,7 @@ fn is_bounded(file: &[u8]) {
     );
 }
 
-/// A file that gives only so much at a time.
+/// A file that gives only a limited number of bytes at a time.
 #[derive(Debug)]
 struct Pieces<'a> {
     rest: &'a [u8],
@@ -115,7 +115,7 @@ impl Read for Pieces<'_> {
     }
 }
 
-/// What is written is read again, whatever its names, comments and times are.
+/// A written file is read back, with any names, comments and times.
 fn write(choices: &mut Choices<'_>) {
     let names: Vec<String> = (0..=choices.below(4)).map(|_| any_text(choices)).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();

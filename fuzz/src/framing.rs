@@ -121,7 +121,7 @@ fn takes(reader: &mut RecordReader, slow: &mut SlowReader, mut piece: &[u8]) -> 
     true
 }
 
-/// After a connection, however it ended, the next one is read from its first byte on.
+/// After any end of a connection, the next connection is read from its first byte.
 fn goes_on(reader: &mut RecordReader, vnet_hdr: bool) {
     reader.reset();
     let head: &[u8] = if vnet_hdr { &[0, 0, 0, 26, 0, 0, 0, 12] } else { &[0, 0, 0, 26] };
@@ -132,7 +132,7 @@ fn goes_on(reader: &mut RecordReader, vnet_hdr: bool) {
     assert!(matches!(reader.next_frame(), Ok(None)));
 }
 
-/// One read of what is there.
+/// One read of the bytes that are there.
 fn fill(reader: &mut RecordReader, from: &mut &[u8]) -> Result<(), LaneError> {
     reader.fill(from).now_or_never().unwrap_or(Err(LaneError::Closed))
 }
