@@ -26,7 +26,7 @@ pub fn run(input: &[u8]) {
 }
 
 /// The packets in a file, and how the file ended.
-type Found = (Vec<Packet>, Result<bool, String>);
+type Reading = (Vec<Packet>, Result<bool, String>);
 
 fn read(file: &[u8], piece: usize) {
     let whole = everything(file);
@@ -42,7 +42,7 @@ fn read(file: &[u8], piece: usize) {
     is_bounded(file);
 }
 
-fn everything(input: impl Read) -> Found {
+fn everything(input: impl Read) -> Reading {
     let mut packets = Vec::new();
     let mut reader = match Reader::new(input) {
         Ok(reader) => reader,
@@ -67,7 +67,7 @@ fn everything(input: impl Read) -> Found {
 }
 
 /// Packets are counted from 1, are inside the file, and are no longer than a packet may be.
-fn is_plausible(file: &[u8], (packets, _): &Found) {
+fn is_plausible(file: &[u8], (packets, _): &Reading) {
     let mut octets = 0;
     for (packet, number) in packets.iter().zip(1..) {
         assert_eq!(packet.number, number);
@@ -79,7 +79,7 @@ fn is_plausible(file: &[u8], (packets, _): &Found) {
 }
 
 /// A truncated file yields the packets before its end. The only error is that it is truncated.
-fn is_beginning((cut, end): &Found, (whole, whole_end): &Found) {
+fn is_beginning((cut, end): &Reading, (whole, whole_end): &Reading) {
     assert_eq!(whole.get(..cut.len()), Some(&cut[..]));
     assert!(cut.len() < whole.len() || end.is_ok() || whole_end.is_err() || cut.is_empty());
 }

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 
 use crate::choices::Choices;
 use crate::measure::Measure;
-use slow::{Found, SlowReader};
+use slow::{SlowReader, StreamPart};
 
 /// The memory limit of a reader: an incomplete record, the bytes of one read (128 KiB), and both
 /// twice while the buffer grows.
@@ -98,12 +98,12 @@ fn takes(reader: &mut RecordReader, slow: &mut SlowReader, mut piece: &[u8]) -> 
         loop {
             match reader.next_frame() {
                 Ok(Some(frame)) => {
-                    let found = Found::Frame(frame.vnet().to_vec(), frame.ethernet().to_vec());
+                    let found = StreamPart::Frame(frame.vnet().to_vec(), frame.ethernet().to_vec());
                     assert_eq!(Some(found), expected.next());
                 }
                 Ok(None) => break,
                 Err(LaneError::Oversized { length }) => {
-                    assert_eq!(expected.next(), Some(Found::Oversized(length)));
+                    assert_eq!(expected.next(), Some(StreamPart::Oversized(length)));
                     assert_eq!((expected.next(), reader.bad), (None, slow.bad));
                     return false;
                 }

@@ -44,9 +44,9 @@ pub use report::write;
 
 use crate::cleanup;
 use compare::Bench;
-use load::Found;
-use machine::Machine;
-use many::Many;
+use load::LoadResult;
+use machine::MachineInfo;
+use many::ManyGuests;
 use row::Setting;
 use stack::{Stack, Wire};
 
@@ -134,7 +134,7 @@ pub fn measure(options: &Options, say: &dyn Fn(&str)) -> Result<Results> {
         time: Duration::try_from_secs_f64(seconds).context("that many seconds")?,
         say,
         results: Results {
-            machine: Machine::look()?,
+            machine: MachineInfo::look()?,
             command: ["cargo xtask bench".to_owned()]
                 .into_iter()
                 .chain(options.arguments())
@@ -229,7 +229,7 @@ impl Run<'_> {
 
     fn many_guests(&mut self, rows: &[Row]) -> Result<()> {
         let Some(row) = rows.first() else { return Ok(()) };
-        let mut many = Many::build().with_context(|| row.title())?;
+        let mut many = ManyGuests::build().with_context(|| row.title())?;
         for chain in [Chain::None, Chain::Ours] {
             if chain == Chain::Ours {
                 many.protect().with_context(|| row.title())?;
@@ -242,7 +242,7 @@ impl Run<'_> {
         many.finish()
     }
 
-    fn add(&mut self, row: Row, chain: Chain, round: u32, found: Found) {
+    fn add(&mut self, row: Row, chain: Chain, round: u32, found: LoadResult) {
         let figures: Vec<String> = found
             .figures
             .iter()
@@ -257,7 +257,7 @@ impl Run<'_> {
     }
 }
 
-fn load(row: Row, stack: &Stack, time: Duration) -> Result<Found> {
+fn load(row: Row, stack: &Stack, time: Duration) -> Result<LoadResult> {
     let client = &stack.lab.client;
     match row {
         Row::TcpRr => load::exchanges(client, time),

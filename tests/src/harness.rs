@@ -25,14 +25,14 @@ pub const PRETEND_NO_ROOT: &str = "COLO_PROXY_PRETEND_NO_ROOT";
 
 /// What a test needs of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Need {
+pub enum TestNeed {
     /// Namespaces, kernel programs or TAPs.
     Root,
     /// `qemu-system-x86_64`, of any release.
     Qemu,
 }
 
-impl Need {
+impl TestNeed {
     fn is_met(self) -> bool {
         match self {
             Self::Root => nix::unistd::geteuid().is_root() && !is_set(PRETEND_NO_ROOT),
@@ -45,7 +45,7 @@ impl Need {
     }
 }
 
-impl fmt::Display for Need {
+impl fmt::Display for TestNeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Root => "root",
@@ -56,16 +56,16 @@ impl fmt::Display for Need {
 
 /// A test, as [`lab_test`](crate::lab_test) registers it.
 #[derive(Debug)]
-pub struct Test {
+pub struct LabTest {
     pub module: &'static str,
     pub name: &'static str,
-    pub needs: &'static [Need],
+    pub needs: &'static [TestNeed],
     pub run: fn() -> Result<Completion, Failed>,
 }
 
-inventory::collect!(Test);
+inventory::collect!(LabTest);
 
-impl Test {
+impl LabTest {
     /// The name that Rust's own harness would give it: without the crate.
     fn full_name(&self) -> String {
         match self.module.split_once("::") {
@@ -74,7 +74,7 @@ impl Test {
         }
     }
 
-    fn trial(&self, missing: Option<Need>) -> Trial {
+    fn trial(&self, missing: Option<TestNeed>) -> Trial {
         let run = self.run;
         let is_ignored = missing.is_some() && !is_set(REQUIRE_ROOT);
         let trial = Trial::ignorable_test(self.full_name(), move || match missing {
@@ -101,17 +101,17 @@ impl fmt::Display for Skip {
 }
 
 /// What a test function returns.
-pub trait Ending {
+pub trait TestEnding {
     fn ending(self) -> Result<Completion, Failed>;
 }
 
-impl Ending for () {
+impl TestEnding for () {
     fn ending(self) -> Result<Completion, Failed> {
         Ok(Completion::Completed)
     }
 }
 
-impl Ending for anyhow::Result<()> {
+impl TestEnding for anyhow::Result<()> {
     fn ending(self) -> Result<Completion, Failed> {
         match self {
             Ok(()) => Ok(Completion::Completed),
@@ -126,11 +126,11 @@ impl Ending for anyhow::Result<()> {
 /// Runs the tests of this program that the arguments choose. It is the `main` of a test file.
 pub fn run() -> ExitCode {
     let arguments = Arguments::from_args();
-    let mut tests: Vec<&Test> = inventory::iter::<Test>.into_iter().collect();
+    let mut tests: Vec<&LabTest> = inventory::iter::<LabTest>.into_iter().collect();
     tests.sort_by_key(|test| test.full_name());
-    let mut machine = Machine::default();
+    let mut machine = MetNeeds::default();
     let mut trials = Vec::new();
-    let mut ignored: BTreeMap<Need, usize> = BTreeMap::new();
+    let mut ignored: BTreeMap<TestNeed, usize> = BTreeMap::new();
     for test in tests {
         let missing = test.needs.iter().copied().find(|need| !machine.meets(*need));
         let trial = test.trial(missing);
@@ -152,15 +152,15 @@ pub fn run() -> ExitCode {
 
 /// The needs that this machine meets, looked at once.
 #[derive(Debug, Default)]
-struct Machine(BTreeMap<Need, bool>);
+struct MetNeeds(BTreeMap<TestNeed, bool>);
 
-impl Machine {
-    fn meets(&mut self, need: Need) -> bool {
+impl MetNeeds {
+    fn meets(&mut self, need: TestNeed) -> bool {
         *self.0.entry(need).or_insert_with(|| need.is_met())
     }
 }
 
-fn say_ignored(need: Need, count: usize) {
+fn say_ignored(need: TestNeed, count: usize) {
     let tests =
         if count == 1 { "test is ignored: it needs" } else { "tests are ignored: they need" };
     eprintln!("{count} {tests} {need}. With {REQUIRE_ROOT}=1 this is a failure.");

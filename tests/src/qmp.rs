@@ -45,18 +45,18 @@ impl Event {
 
 /// A place in the events of one monitor, to wait for later events.
 #[derive(Clone, Copy, Debug)]
-pub struct Mark(usize);
+pub struct EventPlace(usize);
 
 /// A connection to a monitor.
 #[derive(Debug)]
 pub struct Qmp {
     to: Mutex<UnixStream>,
-    heard: Arc<Heard>,
+    heard: Arc<Received>,
     last_id: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Heard {
+struct Received {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -74,7 +74,7 @@ impl Qmp {
         let stream = eventually("a monitor of QEMU", CONNECT_TIMEOUT, || {
             Ok(UnixStream::connect(socket).ok())
         })?;
-        let heard = Arc::new(Heard::default());
+        let heard = Arc::new(Received::default());
         let (from, listener) = (stream.try_clone()?, Arc::clone(&heard));
         std::thread::spawn(move || listener.listen(from));
         let qmp = Self { to: Mutex::new(stream), heard, last_id: AtomicU64::new(0) };
@@ -104,13 +104,13 @@ impl Qmp {
     }
 
     /// The end of the events that were received so far.
-    pub fn mark(&self) -> Mark {
-        Mark(self.heard.lock().events.len())
+    pub fn place(&self) -> EventPlace {
+        EventPlace(self.heard.lock().events.len())
     }
 
-    /// The events after `mark`.
-    pub fn events(&self, mark: Mark) -> Vec<Event> {
-        self.heard.lock().events.get(mark.0..).unwrap_or_default().to_vec()
+    /// The events after `place`.
+    pub fn events(&self, place: EventPlace) -> Vec<Event> {
+        self.heard.lock().events.get(place.0..).unwrap_or_default().to_vec()
     }
 
     /// All events, one per line, for messages.
@@ -119,25 +119,32 @@ impl Qmp {
         self.heard.lock().events.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
-    /// Waits for the first event after `mark` that `wanted` accepts. Returns it with the place
+    /// Waits for the first event after `place` that `wanted` accepts. Returns it with the place
     /// after it.
     pub fn wait(
         &self,
         what: &str,
-        mark: Mark,
+        place: EventPlace,
         timeout: Duration,
         wanted: impl Fn(&Event) -> bool,
-    ) -> Result<(Event, Mark)> {
+    ) -> Result<(Event, EventPlace)> {
         let found = self.heard.wait(timeout, |state| {
-            let mut after = state.events.iter().enumerate().skip(mark.0);
-            after.find(|(_, event)| wanted(event)).map(|(at, event)| (event.clone(), Mark(at + 1)))
+            let mut after = state.events.iter().enumerate().skip(place.0);
+            after
+                .find(|(_, event)| wanted(event))
+                .map(|(at, event)| (event.clone(), EventPlace(at + 1)))
         });
-        found.with_context(|| format!("QEMU did not say {what}; it said {:#?}", self.events(mark)))
+        found.with_context(|| format!("QEMU did not say {what}; it said {:#?}", self.events(place)))
     }
 
     /// The same for an event with this name.
-    pub fn wait_named(&self, name: &str, mark: Mark, timeout: Duration) -> Result<(Event, Mark)> {
-        self.wait(name, mark, timeout, |event| event.name == name)
+    pub fn wait_named(
+        &self,
+        name: &str,
+        place: EventPlace,
+        timeout: Duration,
+    ) -> Result<(Event, EventPlace)> {
+        self.wait(name, place, timeout, |event| event.name == name)
     }
 }
 
@@ -149,7 +156,7 @@ impl Drop for Qmp {
     }
 }
 
-impl Heard {
+impl Received {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -233,15 +240,15 @@ mod tests {
             r#"{"return": {"status": "paused"}, "id": ID}"#,
             r#"{"timestamp": {"seconds": 8, "microseconds": 0}, "event": "MIGRATION", "data": {"status": "colo"}}"#,
         ]);
-        let mark = qmp.mark();
+        let place = qmp.place();
         let answer = qmp.execute("stop", &Value::Null).unwrap();
         assert_eq!(answer, json!({"status": "paused"}));
-        let (stop, behind) = qmp.wait_named("STOP", mark, SOON).unwrap();
+        let (stop, behind) = qmp.wait_named("STOP", place, SOON).unwrap();
         assert_eq!(stop.at, Duration::from_secs(7) + Duration::from_micros(250));
         let colo = |event: &Event| event.says("status") == "colo";
         qmp.wait("colo", behind, SOON, colo).unwrap();
         let again = qmp.wait_named("STOP", behind, Duration::from_millis(50));
-        assert!(again.is_err(), "an event before the mark: {again:?}");
+        assert!(again.is_err(), "an event before the place: {again:?}");
     }
 
     #[test]
@@ -251,7 +258,7 @@ mod tests {
         ]);
         let error = qmp.execute("x-colo-lost-heartbeat", &Value::Null).unwrap_err().to_string();
         assert!(error.contains("not in COLO mode"), "{error}");
-        let closed = qmp.wait_named("STOP", qmp.mark(), Duration::from_mins(10)).unwrap_err();
+        let closed = qmp.wait_named("STOP", qmp.place(), Duration::from_mins(10)).unwrap_err();
         assert!(format!("{closed:#}").contains("closed"), "{closed:#}");
     }
 }

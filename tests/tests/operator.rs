@@ -175,7 +175,7 @@ fn a_second_daemon_for_the_same_tap_is_refused() -> Result<()> {
 }
 
 /// Three guests of one daemon. They share a thread, because the daemon has one processor.
-struct Several {
+struct ThreeGuests {
     primary: Daemon,
     secondary: Daemon,
     _guests: Vec<Guest>,
@@ -183,7 +183,7 @@ struct Several {
     lab: Lab,
 }
 
-impl Several {
+impl ThreeGuests {
     fn start() -> Result<Self> {
         let slots = [0, 1, 2].map(Slot);
         let lab = Lab::new(LabOptions { slots: 3, ..LabOptions::default() })?;
@@ -256,7 +256,7 @@ fn with_one_processor<T>(start: impl FnOnce() -> Result<T>) -> Result<T> {
 
 #[lab_test(root)]
 fn one_daemon_serves_several_guests() -> Result<()> {
-    let several = Several::start()?;
+    let several = ThreeGuests::start()?;
     for slot in several.slots {
         several.converse(slot)?;
     }
@@ -266,7 +266,7 @@ fn one_daemon_serves_several_guests() -> Result<()> {
 /// One guest receives more than its daemon can handle, on the thread of all three guests.
 #[lab_test(root)]
 fn a_guest_that_is_flooded_keeps_no_other_waiting() -> Result<()> {
-    let several = Several::start()?;
+    let several = ThreeGuests::start()?;
     let [flooded, others @ ..] = several.slots;
     let target = SocketAddr::new(flooded.address(Family::V4), ECHO_PORT);
     let flood = several.lab.client.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?))?;

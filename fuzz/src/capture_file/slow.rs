@@ -3,10 +3,10 @@
 
 use colo_proxy::capture_file::Packet;
 
-use super::Found;
+use super::Reading;
 
 /// The packets in `file`, if it is an undamaged pcap file of Ethernet frames.
-pub(super) fn read(file: &[u8]) -> Option<Found> {
+pub(super) fn read(file: &[u8]) -> Option<Reading> {
     let (is_big, unit_ns) = match *file.get(..4)? {
         [0xa1, 0xb2, 0xc3, 0xd4] => (true, 1000),
         [0xa1, 0xb2, 0x3c, 0x4d] => (true, 1),

@@ -19,7 +19,7 @@ pub(super) struct DatagramFlow {
 /// The primary's frames.
 #[derive(Debug, Default)]
 pub(super) struct Books {
-    given: Vec<Given>,
+    given: Vec<HandedIn>,
     /// The last datagram of each flow that has left.
     last: HashMap<DatagramFlow, u32>,
     left: usize,
@@ -28,7 +28,7 @@ pub(super) struct Books {
 }
 
 #[derive(Debug)]
-struct Given {
+struct HandedIn {
     frame: Frame,
     has_left: bool,
 }
@@ -41,7 +41,7 @@ impl Books {
 
     /// The primary has sent `frame`, which has the next number.
     pub(super) fn enter(&mut self, frame: &Frame) {
-        self.given.push(Given { frame: frame.clone(), has_left: false });
+        self.given.push(HandedIn { frame: frame.clone(), has_left: false });
     }
 
     /// The engine releases `frame`.

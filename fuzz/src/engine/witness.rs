@@ -15,7 +15,7 @@ type Name = ([[u8; 16]; 2], [u16; 2], [u8; 4]);
 /// The same, numbered in the order in which it was first seen.
 type Flow = u64;
 /// Flow, place and byte in one number, because there is one for each byte.
-type Said = std::collections::HashSet<u64, foldhash::fast::FixedState>;
+type SentBytes = std::collections::HashSet<u64, foldhash::fast::FixedState>;
 
 fn said(flow: Flow, place: u32, octet: u8) -> u64 {
     flow << 40 | u64::from(place) << 8 | u64::from(octet)
@@ -25,10 +25,10 @@ fn said(flow: Flow, place: u32, octet: u8) -> u64 {
 pub(super) struct Witness {
     flows: HashMap<Name, Flow>,
     /// Sent by the secondary in this epoch, and by the primary at any time.
-    said: Said,
-    by_primary: Said,
+    said: SentBytes,
+    by_primary: SentBytes,
     /// Places at which both have sent the same, or that a checkpoint covers; of byte 0.
-    fine: Said,
+    fine: SentBytes,
     /// Connections in which data came with a SYN of the secondary. The data's place is not in its
     /// number.
     exempt: std::collections::HashSet<Flow>,

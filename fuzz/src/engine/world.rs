@@ -39,7 +39,7 @@ pub(super) struct World {
 
 /// The reason why frames leave in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
+enum ReleaseReason {
     Comparison,
     Flush,
 }
@@ -74,7 +74,7 @@ impl World {
             self.of_secondary.push(frame.clone());
         }
         self.engine.on_frame(self.now, side, frame, &mut self.out);
-        self.look(By::Comparison);
+        self.look(ReleaseReason::Comparison);
     }
 
     /// The guest of `side` sends something that the other guest sent recently.
@@ -109,7 +109,7 @@ impl World {
         self.is_outstanding = false;
         self.witness.checkpoint();
         self.engine.checkpoint_done(self.now, &mut self.out);
-        self.look(By::Flush);
+        self.look(ReleaseReason::Flush);
         assert!(self.books.is_settled(), "a frame of before the cut is still held");
         let waiting = self.engine.stats().secondary_waiting;
         assert_eq!((waiting.frames, waiting.bytes), (0, 0), "of the old epoch");
@@ -128,7 +128,7 @@ impl World {
         self.is_outstanding = false;
         self.witness.forgets();
         self.engine.release_all(self.now, &mut self.out);
-        self.look(By::Flush);
+        self.look(ReleaseReason::Flush);
         self.holds_nothing();
         assert_eq!(self.engine.stats().flows, 0);
     }
@@ -136,7 +136,7 @@ impl World {
     pub(super) fn request(&mut self, reason: Reason) {
         let has_failed = self.has_failed;
         self.engine.request_checkpoint(self.now, reason, &mut self.out);
-        self.look(By::Comparison);
+        self.look(ReleaseReason::Comparison);
         // This call compares nothing.
         self.has_failed = has_failed;
     }
@@ -147,7 +147,7 @@ impl World {
 
     pub(super) fn early_timeout(&mut self) {
         self.engine.on_timeout(self.now, &mut self.out);
-        self.look(By::Comparison);
+        self.look(ReleaseReason::Comparison);
     }
 
     /// Time passes, and every timer is served when it is due.
@@ -160,7 +160,7 @@ impl World {
             let before = self.engine.stats().clone();
             self.engine.on_timeout(self.now, &mut self.out);
             let has_acted = !self.out.is_empty() || *self.engine.stats() != before;
-            self.look(By::Comparison);
+            self.look(ReleaseReason::Comparison);
             let is_due = self.engine.poll_timeout().is_some_and(|next| next <= self.now);
             assert!(!is_due || has_acted, "a timer that is due does nothing");
             assert!(calls < CALLS_MAX, "a timer that stays due");
@@ -169,14 +169,17 @@ impl World {
     }
 
     /// Does what the engine requests.
-    fn look(&mut self, by: By) {
+    fn look(&mut self, by: ReleaseReason) {
         let out = std::mem::take(&mut self.out);
         let mut last = None;
         for frame in &out.release {
-            assert!(by == By::Flush || self.witness.allows(frame), "nobody vouches for {frame:?}");
+            assert!(
+                by == ReleaseReason::Flush || self.witness.allows(frame),
+                "nobody vouches for {frame:?}"
+            );
             let number = Some(self.books.leave(frame));
             // The frames that a checkpoint covers leave in order of arrival, across all flows.
-            let is_ordered = by == By::Flush && !self.has_failed;
+            let is_ordered = by == ReleaseReason::Flush && !self.has_failed;
             assert!(last < number || !is_ordered, "{last:?} before {number:?}");
             last = number;
         }

@@ -1,7 +1,7 @@
 //! `#[lab_test]`: a test that the lab's harness runs.
 //!
 //! `#[lab_test]` needs nothing, `#[lab_test(root)]` needs root, and `#[lab_test(root, qemu)]` also
-//! needs a QEMU. The words are those of `colo_lab::harness::Need`. Without them the harness
+//! needs a QEMU. The words are those of `colo_lab::harness::TestNeed`. Without them the harness
 //! shows the test as ignored.
 
 use std::fmt::Write as _;
@@ -25,17 +25,20 @@ fn registration(needs: TokenStream, function: TokenStream) -> Result<String, &'s
     for token in needs {
         match token {
             TokenTree::Ident(need) => {
-                let _ =
-                    write!(list, "::colo_lab::harness::Need::{},", capitalised(&need.to_string()));
+                let _ = write!(
+                    list,
+                    "::colo_lab::harness::TestNeed::{},",
+                    capitalised(&need.to_string())
+                );
             }
             TokenTree::Punct(comma) if comma.as_char() == ',' => {}
-            _ => return Err("`lab_test` takes the words of `colo_lab::harness::Need`"),
+            _ => return Err("`lab_test` takes the words of `colo_lab::harness::TestNeed`"),
         }
     }
     Ok(format!(
-        "::colo_lab::harness::inventory::submit! {{ ::colo_lab::harness::Test {{ \
+        "::colo_lab::harness::inventory::submit! {{ ::colo_lab::harness::LabTest {{ \
          module: ::core::module_path!(), name: \"{name}\", needs: &[{list}], \
-         run: || ::colo_lab::harness::Ending::ending({name}()) }} }}"
+         run: || ::colo_lab::harness::TestEnding::ending({name}()) }} }}"
     ))
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::load::Found;
+use super::load::LoadResult;
 use super::results::Chain;
 use crate::colo_compare::{Engine, Setup, Stand, segment};
 
@@ -42,7 +42,7 @@ impl Bench {
     }
 
     /// Pairs of one new connection, with frames of `len` bytes.
-    pub(super) fn pairs(&mut self, len: usize, time: Duration) -> Result<Found> {
+    pub(super) fn pairs(&mut self, len: usize, time: Duration) -> Result<LoadResult> {
         self.ports += 1;
         let stream = |socket: &crate::colo_compare::Socket| {
             let stream = socket.unix_stream()?;
@@ -63,7 +63,7 @@ impl Bench {
         let pairs = feed.run(time).with_context(|| self.stand.process.stderr())?;
         let figures = [("mframes", pairs / 1e6)];
         let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
-        Ok(Found { figures, latency: None })
+        Ok(LoadResult { figures, latency: None })
     }
 }
 

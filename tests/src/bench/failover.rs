@@ -14,7 +14,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use super::load::{self, Found};
+use super::load::{self, LoadResult};
 use super::results::Chain;
 use super::stack::{Stack, Wire};
 use crate::namespace::Namespace;
@@ -27,7 +27,7 @@ const GLANCE_S: i64 = 1;
 const BEFORE: Duration = Duration::from_millis(100);
 
 /// Builds a pair, kills the primary's host and asks the secondary to take over.
-pub(super) fn once() -> Result<Found> {
+pub(super) fn once() -> Result<LoadResult> {
     let mut stack = Stack::build(Chain::Ours, Wire::Frames)?;
     load::exchanges(&stack.lab.client, BEFORE)?;
     let secondary = stack.kill_primary()?;
@@ -43,7 +43,7 @@ pub(super) fn once() -> Result<Found> {
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let figures = [("first_frame_ms", ms(first.duration_since(asked))), ("done_ms", ms(answered))];
     let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
-    Ok(Found { figures, latency: None })
+    Ok(LoadResult { figures, latency: None })
 }
 
 /// `colo-proxy failover` without the time that a process takes to start. A cluster manager that

@@ -19,7 +19,7 @@ const CHECKPOINT_TIME: Duration = Duration::from_millis(10);
 
 /// A connection to `notify_dev`.
 #[derive(Debug)]
-pub(super) struct Frame {
+pub(super) struct CountingFrame {
     to: UnixStream,
     counts: Arc<Counts>,
 }
@@ -30,7 +30,7 @@ struct Counts {
     checkpoints: AtomicU64,
 }
 
-impl Frame {
+impl CountingFrame {
     /// Connects to the socket. QEMU may not have made it yet, so this tries again.
     pub(super) fn connect(socket: &Path) -> Result<Self> {
         let to = eventually("QEMU's notify_dev", CONNECT_TIMEOUT, || {

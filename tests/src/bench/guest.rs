@@ -35,7 +35,7 @@ enum Moving {
 
 /// A running guest. Fields are dropped in this order.
 #[derive(Debug)]
-pub(super) struct Guest {
+pub(super) struct MeasuredGuest {
     moving: Moving,
     service: Process,
     reports: Receiver<Swallowed>,
@@ -43,7 +43,7 @@ pub(super) struct Guest {
     _namespace: Namespace,
 }
 
-impl Guest {
+impl MeasuredGuest {
     /// Starts it and waits until its service listens.
     pub(super) fn start(lab: &Lab, side: Side, slot: Slot, mover: Mover) -> Result<Self> {
         let (namespace, host) = (lab.guest_namespace(side)?, lab.host(side));

@@ -33,7 +33,7 @@ pub(super) const OCTETS: &str = "octets";
 
 /// The result of a load.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct LoadResult {
     pub(super) figures: Figures,
     /// The latencies of the single exchanges, if there are any, in nanoseconds.
     pub(super) latency: Option<Histogram>,

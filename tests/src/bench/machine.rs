@@ -16,7 +16,7 @@ const IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// The heading of a table of figures.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Machine {
+pub struct MachineInfo {
     pub date: String,
     pub processor: String,
     pub processors: usize,
@@ -28,7 +28,7 @@ pub struct Machine {
     pub revision: String,
 }
 
-impl Machine {
+impl MachineInfo {
     pub fn look() -> Result<Self> {
         let cpus = read("/proc/cpuinfo")?;
         let value = |line: &str| Some(line.split_once(':')?.1.trim().to_owned());

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::guest::{Guest, Mover};
-use super::load::{self, Found};
+use super::guest::{MeasuredGuest, Mover};
+use super::load::{self, LoadResult};
 use super::stack::LANE;
 use crate::daemon::{Daemon, PairOptions, Status};
 use crate::network::{Lab, LabOptions, Side, Slot};
@@ -21,15 +21,15 @@ const PROTECTED_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The pair of hosts with all their guests. Fields are dropped in this order.
 #[derive(Debug)]
-pub(super) struct Many {
+pub(super) struct ManyGuests {
     /// The primary's and the secondary's.
     daemons: Option<[Daemon; 2]>,
-    guests: Vec<Guest>,
+    guests: Vec<MeasuredGuest>,
     slots: Vec<Slot>,
     lab: Lab,
 }
 
-impl Many {
+impl ManyGuests {
     /// The primary's guests, without a proxy.
     pub(super) fn build() -> Result<Self> {
         let slots: Vec<Slot> = (0..GUESTS).map(Slot).collect();
@@ -63,7 +63,7 @@ impl Many {
 
     fn start(&mut self, side: Side) -> Result<()> {
         for slot in &self.slots {
-            self.guests.push(Guest::start(&self.lab, side, *slot, Mover::StandIn)?);
+            self.guests.push(MeasuredGuest::start(&self.lab, side, *slot, Mover::StandIn)?);
         }
         Ok(())
     }
@@ -76,7 +76,7 @@ impl Many {
     }
 
     /// First many connections to one guest, then one connection to each guest.
-    pub(super) fn measure(&self, time: Duration) -> Result<Found> {
+    pub(super) fn measure(&self, time: Duration) -> Result<LoadResult> {
         let asked = self.asked()?;
         let client = &self.lab.client;
         let to_one = vec![Slot(0); self.slots.len()];
@@ -93,7 +93,7 @@ impl Many {
             ("asked", (self.asked()? - asked) as f64),
         ];
         let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
-        Ok(Found { figures, latency: None })
+        Ok(LoadResult { figures, latency: None })
     }
 
     fn asked(&self) -> Result<u64> {

@@ -2,12 +2,12 @@
 //! `docs/bench/reasons.md`, because their numbers come from measurements.
 
 use super::row::{Row, Target};
-use super::table::{Entry, Judged, number};
+use super::table::{Entry, Verdict, number};
 
 const TEXTS: &str = include_str!("../../../docs/bench/reasons.md");
 
 /// Why this target is missed.
-pub(super) fn missed(entry: &Entry, judged: &Judged) -> String {
+pub(super) fn missed(entry: &Entry, judged: &Verdict) -> String {
     out_of_reach(entry, judged.target)
         .or_else(|| both_guests_work(entry))
         .unwrap_or_else(|| text(known(entry.row, entry.figure)))
@@ -64,7 +64,7 @@ fn text(name: &str) -> String {
 mod tests {
     use super::{Target, known, missed, note, text};
     use crate::bench::row::Row;
-    use crate::bench::table::{Entry, Judged};
+    use crate::bench::table::{Entry, Verdict};
 
     fn entry(figure: &'static str, none: f64) -> Entry {
         Entry {
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_target_that_no_proxy_would_also_miss_is_out_of_reach() {
-        let judged = |target| Judged { target, found: 1.0, met: false };
+        let judged = |target| Verdict { target, found: 1.0, met: false };
         for (figure, none, target, part) in [
             ("gbits", 3.0, Target::TimesQemu(5.0), "without a proxy, it is 3 × the value"),
             ("gbits", 0.5, Target::ShareOfQemu(0.25), "without a proxy, it is 0.50 of the value"),

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::histogram::Histogram;
-use super::machine::Machine;
+use super::machine::MachineInfo;
 
 /// Numbers by name, like `rate` and `p50_us`.
 pub type Figures = BTreeMap<String, f64>;
@@ -75,7 +75,7 @@ pub struct Distribution {
 /// A whole run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Results {
-    pub machine: Machine,
+    pub machine: MachineInfo,
     pub command: String,
     pub rounds: u32,
     pub seconds: f64,
@@ -168,12 +168,12 @@ pub(super) fn median(values: &mut [f64]) -> Option<f64> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::{Chain, Histogram, Results, median};
-    use crate::bench::machine::Machine;
+    use crate::bench::machine::MachineInfo;
 
     /// A run of two rounds with one row.
     pub(in crate::bench) fn results() -> Results {
         let mut results = Results {
-            machine: Machine { processors: 2, ..Machine::default() },
+            machine: MachineInfo { processors: 2, ..MachineInfo::default() },
             command: "cargo xtask bench".into(),
             rounds: 2,
             seconds: 1.0,

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::frame::Frame;
-use super::guest::{Guest, Mover};
-use super::load::{self, Found};
+use super::frame::CountingFrame;
+use super::guest::{MeasuredGuest, Mover};
+use super::load::{self, LoadResult};
 use super::machine::{self, Meter};
 use super::results::{Chain, Figures};
 use crate::daemon::{Daemon, PairOptions};
@@ -46,15 +46,15 @@ const SLOW_LINK: &str = "tbf rate 100mbit burst 64kb latency 50ms";
 pub(super) struct Stack {
     pub(super) chain: Chain,
     protection: Protection,
-    pub(super) primary: Guest,
-    _secondary: Option<Guest>,
+    pub(super) primary: MeasuredGuest,
+    _secondary: Option<MeasuredGuest>,
     pub(super) lab: Lab,
 }
 
 #[derive(Debug)]
 enum Protection {
     None,
-    Qemu(Frame),
+    Qemu(CountingFrame),
     Ours { primary: Daemon, secondary: Daemon },
 }
 
@@ -68,7 +68,7 @@ struct Setup {
 
 /// The requests of a pair so far.
 #[derive(Clone, Debug, Default)]
-struct Asked {
+struct PairRequests {
     checkpoints: u64,
     made: u64,
     divergences: u64,
@@ -109,7 +109,10 @@ impl Stack {
     }
 
     /// Puts a load on the chain. Adds the load's cost and the requests to the figures.
-    pub(super) fn measure(&self, load: impl FnOnce(&Self) -> Result<Found>) -> Result<Found> {
+    pub(super) fn measure(
+        &self,
+        load: impl FnOnce(&Self) -> Result<LoadResult>,
+    ) -> Result<LoadResult> {
         self.settle()?;
         let asked = self.asked()?;
         let returned = self.returned()?;
@@ -155,13 +158,13 @@ impl Stack {
         })
     }
 
-    fn asked(&self) -> Result<Asked> {
+    fn asked(&self) -> Result<PairRequests> {
         match &self.protection {
-            Protection::None => Ok(Asked::default()),
-            Protection::Qemu(frame) => Ok(Asked {
+            Protection::None => Ok(PairRequests::default()),
+            Protection::Qemu(frame) => Ok(PairRequests {
                 checkpoints: frame.requests(),
                 made: frame.checkpoints(),
-                ..Asked::default()
+                ..PairRequests::default()
             }),
             Protection::Ours { primary, .. } => {
                 let status = primary.status()?;
@@ -176,7 +179,7 @@ impl Stack {
                     let named = |(name, n): (&String, &u64)| (format!("{kind}_{name}"), *n);
                     counts.iter().map(named).collect::<Vec<_>>()
                 };
-                Ok(Asked {
+                Ok(PairRequests {
                     checkpoints: checkpoints.values().sum(),
                     made: status.number("epoch")?,
                     divergences: status.number("divergences")?,
@@ -191,7 +194,7 @@ impl Stack {
     }
 }
 
-impl Asked {
+impl PairRequests {
     fn since(&self, before: &Self) -> Figures {
         let mut figures: Figures = [
             ("asked", self.checkpoints - before.checkpoints),
@@ -221,7 +224,7 @@ impl Wire {
 }
 
 fn alone(lab: Lab, wire: Wire) -> Result<Stack> {
-    let primary = Guest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
+    let primary = MeasuredGuest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
     Ok(Stack { chain: Chain::None, protection: Protection::None, primary, _secondary: None, lab })
 }
 
@@ -235,10 +238,10 @@ fn qemu(lab: Lab, wire: Wire) -> Result<Stack> {
     let notify = folder.path().join("notify");
     let mut arguments = filters.primary();
     arguments.extend(filters.compare_notifying(&notify));
-    let primary = Guest::start(&lab, Side::Primary, Slot(0), Mover::Hub(arguments))?;
-    let frame = Frame::connect(&notify)?;
+    let primary = MeasuredGuest::start(&lab, Side::Primary, Slot(0), Mover::Hub(arguments))?;
+    let frame = CountingFrame::connect(&notify)?;
     let arguments = Mover::Hub(filters.secondary_once());
-    let secondary = Guest::start(&lab, Side::Secondary, Slot(0), arguments)?;
+    let secondary = MeasuredGuest::start(&lab, Side::Secondary, Slot(0), arguments)?;
     Ok(Stack {
         chain: Chain::Qemu,
         protection: Protection::Qemu(frame),
@@ -255,10 +258,10 @@ fn ours(lab: Lab, wire: Wire, Setup { chain, lane, more }: Setup) -> Result<Stac
     // checksums.
     let vnet_hdr = lab.options.vnet_hdr || chain == Chain::AfXdp;
     let options = PairOptions { vnet_hdr, lane, ..PairOptions::default() };
-    let guest = Guest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
+    let guest = MeasuredGuest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
     let config = options.config(Side::Secondary, Slot(0), more);
     let secondary = Daemon::run_config(lab.host(Side::Secondary), &config)?;
-    let secondary_guest = Guest::start(&lab, Side::Secondary, Slot(0), wire.mover())?;
+    let secondary_guest = MeasuredGuest::start(&lab, Side::Secondary, Slot(0), wire.mover())?;
     let primary = Daemon::start(&lab, Side::Primary, &options)?;
     primary.wait_protected()?;
     for daemon in [&primary, &secondary] {

@@ -27,7 +27,7 @@ pub struct Conversation {
 
 /// An answer in which two guests differ.
 #[derive(Debug)]
-pub struct Clocked {
+pub struct ClockedAnswer {
     pub took: Duration,
     /// The bytes that the guest had sent on the connection before.
     pub at: u64,
@@ -132,14 +132,14 @@ impl Conversation {
     }
 
     /// Receives `count` bytes in which two guests differ.
-    pub fn clock(&mut self, count: u64) -> Result<Clocked> {
+    pub fn clock(&mut self, count: u64) -> Result<ClockedAnswer> {
         let request = Request { kind: Kind::Clock, count };
         self.transcript.request(request);
         let (at, start) = (self.received, Instant::now());
         self.send(&request.encode())?;
         let mut octets = vec![0; count as usize];
         self.receive(&mut octets)?;
-        Ok(Clocked { at, octets, took: start.elapsed() })
+        Ok(ClockedAnswer { at, octets, took: start.elapsed() })
     }
 
     /// Closes its half and waits until the guest closes the other half.

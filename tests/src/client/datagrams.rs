@@ -18,14 +18,14 @@ const LOST: Duration = Duration::from_secs(1);
 
 /// The result of a series of datagrams.
 #[derive(Clone, Debug, Default)]
-pub struct Echoed {
+pub struct EchoSeries {
     pub latency: Latency,
     /// Datagrams that were sent again because no answer came. A datagram may be lost.
     pub lost: u64,
 }
 
 /// Sends `count` datagrams of `len` bytes, one after another, and checks the answers.
-pub fn echo(client: &Namespace, family: Family, count: u32, len: usize) -> Result<Echoed> {
+pub fn echo(client: &Namespace, family: Family, count: u32, len: usize) -> Result<EchoSeries> {
     let socket = client.run(|| {
         let socket = UdpSocket::bind(SocketAddr::new(family.client(), 0))?;
         socket.connect(SocketAddr::new(family.guest(), ECHO_PORT))?;
@@ -40,7 +40,7 @@ pub fn echo(client: &Namespace, family: Family, count: u32, len: usize) -> Resul
 }
 
 /// The same with ICMP or `ICMPv6` echo requests.
-pub fn ping(client: &Namespace, family: Family, count: u32, len: usize) -> Result<Echoed> {
+pub fn ping(client: &Namespace, family: Family, count: u32, len: usize) -> Result<EchoSeries> {
     let (domain, protocol, kind) = match family {
         Family::V4 => (libc::AF_INET, libc::IPPROTO_ICMP, 8),
         Family::V6 => (libc::AF_INET6, libc::IPPROTO_ICMPV6, 128),
@@ -73,8 +73,8 @@ fn exchange(
     socket: &UdpSocket,
     count: u32,
     make: impl Fn(u32) -> Option<Vec<u8>>,
-) -> Result<Echoed> {
-    let mut echoed = Echoed::default();
+) -> Result<EchoSeries> {
+    let mut echoed = EchoSeries::default();
     for number in 0..count {
         let datagram = make(number).context("a datagram too short for its number")?;
         let mut tries = 0;

@@ -13,14 +13,14 @@ use super::{Conversation, Latency};
 #[derive(Debug)]
 pub struct Keeper {
     stop: Arc<AtomicBool>,
-    seen: Arc<Seen>,
-    worker: JoinHandle<Kept>,
+    seen: Arc<KeeperState>,
+    worker: JoinHandle<KeeperResult>,
     name: String,
 }
 
 /// The state of a connection that is in use.
 #[derive(Debug, Default)]
-struct Seen {
+struct KeeperState {
     answers: AtomicU64,
     /// In nanoseconds, since the last question.
     longest_gap: AtomicU64,
@@ -28,7 +28,7 @@ struct Seen {
 
 /// The results of a long-lived connection.
 #[derive(Debug)]
-pub struct Kept {
+pub struct KeeperResult {
     pub name: String,
     pub answers: u64,
     pub latency: Latency,
@@ -44,7 +44,7 @@ impl Keeper {
     /// It ends when it is stopped, or when an answer is wrong or missing.
     pub fn start(conversation: Conversation, count: u64, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let seen = Arc::new(Seen::default());
+        let seen = Arc::new(KeeperState::default());
         let name = conversation.name().to_owned();
         let worker = std::thread::spawn({
             let (stop, seen) = (Arc::clone(&stop), Arc::clone(&seen));
@@ -89,7 +89,7 @@ impl Keeper {
     }
 
     /// Stops the requests and closes the connection in good order.
-    pub fn stop(self) -> Result<Kept> {
+    pub fn stop(self) -> Result<KeeperResult> {
         self.stop.store(true, Ordering::Relaxed);
         self.worker.join().map_err(|_| anyhow!("{}: its thread panicked", self.name))
     }
@@ -106,10 +106,10 @@ fn keep(
     count: u64,
     pause: Duration,
     stop: &AtomicBool,
-    seen: &Seen,
-) -> Kept {
+    seen: &KeeperState,
+) -> KeeperResult {
     let now = Instant::now();
-    let mut kept = Kept {
+    let mut kept = KeeperResult {
         name: conversation.name().to_owned(),
         answers: 0,
         latency: Latency::default(),

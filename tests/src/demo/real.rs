@@ -94,10 +94,10 @@ impl Stage {
         self.watch();
         view.say(&format!("   QEMU on host{} waits for a state", secondary.letter()));
         let qmp = self.guest(primary)?.qmp()?;
-        let (mark, start) = (qmp.mark(), Instant::now());
+        let (place, start) = (qmp.place(), Instant::now());
         self.pair.protect(primary)?;
         let took = ms(start.elapsed());
-        let still = ms(Pauses::since(qmp, mark).longest());
+        let still = ms(Pauses::since(qmp, place).longest());
         let found = format!("{took}, for {still} of which the guest stood still");
         let what = format!("host{}: `colo-proxy protect`", primary.letter());
         view.say(&report.note(&what, found));
@@ -110,7 +110,7 @@ impl Stage {
         let daemon = &self.pair.half(Side::Primary)?.daemon;
         let before = daemon.status()?;
         let qmp = self.guest(Side::Primary)?.qmp()?;
-        let mark = qmp.mark();
+        let place = qmp.place();
         for (what, found) in traffic::run(&self.pair.lab, AMOUNT)?.rows() {
             view.say(&report.note(&format!("protected: {what}"), found));
         }
@@ -121,7 +121,7 @@ impl Stage {
         view.say(&report.check("frames compared", compared > 0, found));
         let asked = asked_since(&before, &after);
         view.say(&report.check("checkpoints asked for", asked.is_empty(), format!("{asked:?}")));
-        let pauses = Pauses::since(qmp, mark);
+        let pauses = Pauses::since(qmp, place);
         let held = pauses.count() > 0;
         view.say(&report.check("periodic checkpoints under load, pause", held, pauses.to_string()));
         self.idle(view, report)
@@ -147,7 +147,7 @@ impl Stage {
         let daemon = &self.pair.half(Side::Primary)?.daemon;
         let before = daemon.status()?;
         let qmp = self.guest(Side::Primary)?.qmp()?;
-        let mark = qmp.mark();
+        let place = qmp.place();
         let answers = self.clocks()?;
         let after = self.pair.wait_nothing_held(Side::Primary)?;
         let total = answers.count();
@@ -159,7 +159,7 @@ impl Stage {
         let held = found > 0 && asked.contains_key("payload");
         let found = format!("{found}; asked for: {asked:?}");
         view.say(&report.check("divergences found, checkpoints asked for", held, found));
-        let pauses = Pauses::since(qmp, mark);
+        let pauses = Pauses::since(qmp, place);
         view.say(&report.note("their pause", pauses.to_string()));
         let named = after.divergences().pop().context("no divergence is named")?;
         view.say(&report.note("the last one", named.to_string()));

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::QemuGuest;
-use crate::qmp::{Event, Mark, Qmp};
+use crate::qmp::{Event, EventPlace, Qmp};
 
 /// All of a guest's memory is copied once.
 const ENTER_TIMEOUT: Duration = Duration::from_mins(1);
@@ -36,16 +36,16 @@ pub fn enter(primary: &QemuGuest, secondary: &QemuGuest, delay_ms: u32) -> Resul
     let (primary, secondary) = (primary.qmp()?, secondary.qmp()?);
     set_delay(primary, delay_ms)?;
     primary.execute("migrate-set-parameters", &json!({"max-bandwidth": BANDWIDTH}))?;
-    let marks = [primary.mark(), secondary.mark()];
+    let places = [primary.place(), secondary.place()];
     // An emulated guest that runs during the copy of its memory sometimes loses a write, and its
     // copy crashes. COLO then continues the primary's guest.
     primary.execute("stop", &Value::Null)?;
     primary.execute("migrate", &json!({"uri": uri}))?;
-    for (guest, mark) in [primary, secondary].into_iter().zip(marks) {
-        let (_, mark) = guest.wait("that it is in COLO", mark, ENTER_TIMEOUT, |event| {
+    for (guest, place) in [primary, secondary].into_iter().zip(places) {
+        let (_, place) = guest.wait("that it is in COLO", place, ENTER_TIMEOUT, |event| {
             event.name == "MIGRATION" && event.says("status") == "colo"
         })?;
-        guest.wait_named("RESUME", mark, ENTER_TIMEOUT)?;
+        guest.wait_named("RESUME", place, ENTER_TIMEOUT)?;
     }
     Ok(())
 }
@@ -60,10 +60,10 @@ pub fn prepare(guest: &QemuGuest) -> Result<()> {
 
 /// Requests a checkpoint and waits until it is done.
 pub fn checkpoint(primary: &QemuGuest, secondary: &QemuGuest) -> Result<Checkpoint> {
-    let marks = [primary.qmp()?.mark(), secondary.qmp()?.mark()];
+    let places = [primary.qmp()?.place(), secondary.qmp()?.place()];
     request_checkpoint(primary)?;
-    let [pause, secondary_pause] = [(primary, marks[0]), (secondary, marks[1])]
-        .map(|(guest, mark)| stood_still(guest.qmp()?, mark));
+    let [pause, secondary_pause] = [(primary, places[0]), (secondary, places[1])]
+        .map(|(guest, place)| stood_still(guest.qmp()?, place));
     Ok(Checkpoint { pause: pause?, secondary_pause: secondary_pause? })
 }
 
@@ -77,21 +77,21 @@ fn set_delay(primary: &Qmp, delay_ms: u32) -> Result<()> {
     primary.execute("migrate-set-parameters", &json!({"x-checkpoint-delay": delay_ms})).map(drop)
 }
 
-fn stood_still(guest: &Qmp, mark: Mark) -> Result<Duration> {
-    let (stop, mark) = guest.wait_named("STOP", mark, CHECKPOINT_TIMEOUT)?;
-    let (resume, _) = guest.wait_named("RESUME", mark, CHECKPOINT_TIMEOUT)?;
+fn stood_still(guest: &Qmp, place: EventPlace) -> Result<Duration> {
+    let (stop, place) = guest.wait_named("STOP", place, CHECKPOINT_TIMEOUT)?;
+    let (resume, _) = guest.wait_named("RESUME", place, CHECKPOINT_TIMEOUT)?;
     Ok(resume.at.saturating_sub(stop.at))
 }
 
 /// The peer is gone, and this guest continues alone.
 pub fn go_on_alone(guest: &QemuGuest) -> Result<()> {
     let qmp = guest.qmp()?;
-    let mark = qmp.mark();
+    let place = qmp.place();
     qmp.execute("x-colo-lost-heartbeat", &Value::Null)?;
     let completed =
         |event: &Event| event.name == "MIGRATION" && event.says("status") == "completed";
-    let (_, mark) = qmp.wait("that COLO is over", mark, FAILOVER_TIMEOUT, completed)?;
-    qmp.wait_named("RESUME", mark, FAILOVER_TIMEOUT)?;
+    let (_, place) = qmp.wait("that COLO is over", place, FAILOVER_TIMEOUT, completed)?;
+    qmp.wait_named("RESUME", place, FAILOVER_TIMEOUT)?;
     let status = qmp.execute("query-colo-status", &Value::Null)?;
     ensure!(status.get("mode") == Some(&json!("none")), "after a failover: {status}");
     Ok(())

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use colo_lab::client::{Calls, Clocked, Conversation};
+use colo_lab::client::{Calls, ClockedAnswer, Conversation};
 use colo_lab::daemon::Status;
 use colo_lab::lab_test;
 use colo_lab::network::{Family, Side};
@@ -102,7 +102,7 @@ fn primarys_own(pair: &Protected) -> Result<()> {
 }
 
 /// The byte of the answer at this place of the connection.
-fn octet(clocked: &Clocked, at: i64) -> Option<u8> {
+fn octet(clocked: &ClockedAnswer, at: i64) -> Option<u8> {
     let index = at.checked_sub(i64::try_from(clocked.at).ok()?)?;
     clocked.octets.get(usize::try_from(index).ok()?).copied()
 }
@@ -123,7 +123,7 @@ fn further_apart(pair: &Protected) -> Result<()> {
     let qmp = half.guest.qmp()?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
-    let mark = qmp.mark();
+    let place = qmp.place();
     let mut spacings = Vec::new();
     for _ in 0..2 * ANSWERS {
         conversation.clock(700)?;
@@ -134,7 +134,7 @@ fn further_apart(pair: &Protected) -> Result<()> {
     ensure!(spacings.is_sorted(), "{spacings:?}");
     let [first, .., last] = spacings[..] else { unreachable!("there are {ANSWERS}") };
     ensure!(first < last && last == SPACING_MAX_MS, "{spacings:?}");
-    let events = qmp.events(mark);
+    let events = qmp.events(place);
     let (mut resumed, mut apart) = (None, Vec::new());
     for event in events {
         match (event.name.as_str(), resumed) {

@@ -8,7 +8,7 @@ use colo_lab::client::{Conversation, echo, ping};
 use colo_lab::lab_test;
 use colo_lab::network::Family;
 use colo_lab::qemu::colo;
-use colo_lab::qmp::Mark;
+use colo_lab::qmp::EventPlace;
 
 use super::parts::{Pair, Parts, Primary, Secondary};
 
@@ -30,9 +30,9 @@ fn traffic_and_death(pair: &mut Pair) -> Result<()> {
     let mut old = Conversation::open(&pair.lab.client, FAMILY)?;
     use_it(&mut old).context("an old connection")?;
     colo::checkpoint(&pair.primary, &pair.secondary)?;
-    let mark = pair.primary.qmp()?.mark();
+    let place = pair.primary.qmp()?.place();
     traffic(pair).context("between checkpoints")?;
-    expect_agreement(pair, mark)?;
+    expect_agreement(pair, place)?;
     use_it(&mut old).context("an old connection after a checkpoint")?;
     // QEMU's compare releases acknowledgments that the secondary has not given. So no frame is on
     // its way when the host dies.
@@ -46,8 +46,8 @@ fn traffic_and_death(pair: &mut Pair) -> Result<()> {
 
 /// Equal guests send equal answers, and our compare recognises them. QEMU's takes other segments
 /// for other data.
-fn expect_agreement(pair: &Pair, mark: Mark) -> Result<()> {
-    let events = pair.primary.qmp()?.events(mark);
+fn expect_agreement(pair: &Pair, place: EventPlace) -> Result<()> {
+    let events = pair.primary.qmp()?.events(place);
     let checkpoints = events.iter().filter(|event| event.name == "STOP").count();
     println!("{:?}: {checkpoints} checkpoints for the traffic", pair.parts);
     ensure!(pair.parts.primary == Primary::Qemu || checkpoints == 0, "false checkpoints");

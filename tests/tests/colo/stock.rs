@@ -116,9 +116,9 @@ fn a_guest_that_stands_still_for_a_dead_secondary_goes_on() -> Result<()> {
     let [primary, mut secondary] = stock.pair()?;
     let mut conversation = Conversation::open(&stock.lab.client, Family::V4)?;
     conversation.ask(1000)?;
-    let mark = primary.qmp()?.mark();
+    let place = primary.qmp()?.place();
     colo::request_checkpoint(&primary)?;
-    primary.qmp()?.wait_named("STOP", mark, TIMEOUT)?;
+    primary.qmp()?.wait_named("STOP", place, TIMEOUT)?;
     secondary.kill()?;
     colo::go_on_alone(&primary)?;
     conversation.ask(1000)?;

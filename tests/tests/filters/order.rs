@@ -16,7 +16,7 @@ use crate::stand::{Stand, TIMEOUT, Way, end, named, receive_to, wait_mode};
 /// A mirror, a redirector that injects in both directions, and another mirror, in this order. Each
 /// mirror has one queue, so its copies tell in which of the two walks it comes after the
 /// redirector.
-struct Three {
+struct ThreeFilters {
     queue: &'static str,
     stand: Stand,
     head: (Daemon, Socket),
@@ -41,7 +41,7 @@ fn injector(stand: &Stand, id: &str) -> Result<(Daemon, Socket)> {
     Ok((filter, input))
 }
 
-impl Three {
+impl ThreeFilters {
     fn new(queue: &'static str) -> Result<Self> {
         let stand = Stand::new()?;
         let head = mirror(&stand, "head", queue)?;
@@ -99,7 +99,7 @@ impl Three {
 #[lab_test(root)]
 fn an_injected_frame_goes_on_behind_its_injector_only() -> Result<()> {
     for queue in QUEUES {
-        Three::new(queue)?.check("first")?;
+        ThreeFilters::new(queue)?.check("first")?;
     }
     Ok(())
 }
@@ -108,7 +108,7 @@ fn an_injected_frame_goes_on_behind_its_injector_only() -> Result<()> {
 #[lab_test(root)]
 fn a_filter_that_was_killed_keeps_its_place() -> Result<()> {
     for queue in QUEUES {
-        let mut three = Three::new(queue)?;
+        let mut three = ThreeFilters::new(queue)?;
         let before = three.programs()?;
         three.middle.0.process.kill()?;
         assert_eq!(three.programs()?, before, "pinned");
@@ -126,7 +126,7 @@ fn a_filter_that_was_killed_keeps_its_place() -> Result<()> {
 #[lab_test(root)]
 fn a_filter_that_was_dead_when_the_tap_came_back_finds_its_place() -> Result<()> {
     for queue in QUEUES {
-        let mut three = Three::new(queue)?;
+        let mut three = ThreeFilters::new(queue)?;
         three.middle.0.process.kill()?;
         three.stand.restart_guest()?;
         wait_back(&three.head.0)?;
@@ -141,7 +141,7 @@ fn a_filter_that_was_dead_when_the_tap_came_back_finds_its_place() -> Result<()>
 #[lab_test(root)]
 fn a_tap_that_comes_back_has_them_in_the_same_order() -> Result<()> {
     for (queue, slow) in QUEUES.into_iter().flat_map(|queue| [(queue, 0), (queue, 1), (queue, 2)]) {
-        let mut three = Three::new(queue)?;
+        let mut three = ThreeFilters::new(queue)?;
         three.filters()[slow].process.signal(Signal::SIGSTOP)?;
         three.stand.restart_guest()?;
         for (i, filter) in three.filters().into_iter().enumerate() {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{END_TIMEOUT, Found, OCTETS, connect, finish};
-use crate::bench::guest::Guest;
+use super::{END_TIMEOUT, LoadResult, OCTETS, connect, finish};
+use crate::bench::guest::MeasuredGuest;
 use crate::bench::service::{Arrivals, BLOCK_LEN, PORTION_LEN, SINK_PORT, SOURCE_PORT, Swallowed};
 use crate::namespace::Namespace;
 use crate::network::Slot;
@@ -19,7 +19,7 @@ const PORTIONS_AHEAD: u64 = 2;
 
 /// Guest to client. The client requests one portion after another, early enough that the guest
 /// never waits. So both guests end their stream at the same byte.
-pub(in crate::bench) fn down(client: &Namespace, time: Duration) -> Result<Found> {
+pub(in crate::bench) fn down(client: &Namespace, time: Duration) -> Result<LoadResult> {
     let mut stream = connect(client, Slot(0), SOURCE_PORT)?;
     stream.set_read_timeout(Some(GLANCE))?;
     let mut block = vec![0; BLOCK_LEN];
@@ -45,7 +45,11 @@ pub(in crate::bench) fn down(client: &Namespace, time: Duration) -> Result<Found
 }
 
 /// Client to guest. The sink of `primary` counts.
-pub(in crate::bench) fn up(client: &Namespace, primary: &Guest, time: Duration) -> Result<Found> {
+pub(in crate::bench) fn up(
+    client: &Namespace,
+    primary: &MeasuredGuest,
+    time: Duration,
+) -> Result<LoadResult> {
     let mut stream = connect(client, Slot(0), SINK_PORT)?;
     stream.set_write_timeout(Some(GLANCE))?;
     let port = stream.local_addr()?.port();
@@ -79,9 +83,9 @@ fn is_only_slow(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
-fn found(stream: Swallowed) -> Found {
+fn found(stream: Swallowed) -> LoadResult {
     let gigabits = 8.0 * stream.octets as f64 / stream.seconds / 1e9;
     let figures = [("gbits", gigabits), ("gap_ms", stream.gap_seconds * 1e3)];
     let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
-    Found { figures, latency: None }
+    LoadResult { figures, latency: None }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::Found;
+use super::LoadResult;
 use crate::bench::service::UDP_ECHO_PORT;
 use crate::namespace::Namespace;
 use crate::network::{CLIENT_V4, Family, Slot};
@@ -28,7 +28,11 @@ struct Tally {
     lost: u64,
 }
 
-pub(in crate::bench) fn datagrams(client: &Namespace, len: usize, time: Duration) -> Result<Found> {
+pub(in crate::bench) fn datagrams(
+    client: &Namespace,
+    len: usize,
+    time: Duration,
+) -> Result<LoadResult> {
     let to = SocketAddr::new(Slot(0).address(Family::V4), UDP_ECHO_PORT);
     let socket = client.run(|| {
         let socket = UdpSocket::bind((CLIENT_V4, 0))?;
@@ -47,7 +51,7 @@ pub(in crate::bench) fn datagrams(client: &Namespace, len: usize, time: Duration
         tally.receive(&socket, &mut answer)?;
     }
     let seconds = began.elapsed().as_secs_f64();
-    Ok(Found { figures: tally.figures(seconds), latency: None })
+    Ok(LoadResult { figures: tally.figures(seconds), latency: None })
 }
 
 fn send(socket: &UdpSocket, datagram: &mut [u8], tally: &mut Tally) -> Result<()> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::{Found, connect, finish};
+use super::{LoadResult, connect, finish};
 use crate::bench::histogram::Histogram;
 use crate::bench::service::{EXCHANGE_LEN, TCP_ECHO_PORT};
 use crate::namespace::Namespace;
@@ -16,7 +16,7 @@ use crate::network::Slot;
 const WARM_UP: u32 = 200;
 
 /// One connection, and one exchange after another.
-pub(in crate::bench) fn exchanges(client: &Namespace, time: Duration) -> Result<Found> {
+pub(in crate::bench) fn exchanges(client: &Namespace, time: Duration) -> Result<LoadResult> {
     let mut stream = warm(client, Slot(0))?;
     let (latency, seconds) = exchange(&mut stream, time)?;
     finish(stream)?;
@@ -29,7 +29,7 @@ pub(in crate::bench) fn exchanges(client: &Namespace, time: Duration) -> Result<
         ("p999_us", micro(99.9)),
     ];
     let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
-    Ok(Found { figures, latency: Some(latency) })
+    Ok(LoadResult { figures, latency: Some(latency) })
 }
 
 /// One connection to each of `slots`, all at once. Returns the rate of each.

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use super::ms;
 use crate::client::Latency;
-use crate::qmp::{Mark, Qmp};
+use crate::qmp::{EventPlace, Qmp};
 
 /// Every pause of the guest.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pauses(Latency);
 
 impl Pauses {
-    /// The pauses since `mark`.
-    pub(super) fn since(qmp: &Qmp, mark: Mark) -> Self {
+    /// The pauses since `place`.
+    pub(super) fn since(qmp: &Qmp, place: EventPlace) -> Self {
         let mut pauses = Latency::default();
         let mut stopped = None;
-        for event in qmp.events(mark) {
+        for event in qmp.events(place) {
             match event.name.as_str() {
                 "STOP" => stopped = Some(event.at),
                 "RESUME" => {

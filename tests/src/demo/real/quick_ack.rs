@@ -13,7 +13,7 @@ const TURNS: usize = 2;
 /// The number of checkpoints in each turn.
 const CHECKPOINTS: u64 = 4;
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// The daemon marks its route with this number.
+/// The daemon gives its route this protocol number.
 const PROTOCOL: &str = "206";
 const QUICK: &str = " quickack 1";
 
@@ -33,11 +33,11 @@ pub(super) fn compare(pair: &Protected) -> Result<[Pauses; 2]> {
 fn a_few(pair: &Protected) -> Result<Pauses> {
     let half = pair.half(Side::Primary)?;
     let qmp = half.guest.qmp()?;
-    let mark = qmp.mark();
+    let place = qmp.place();
     let status = half.daemon.status()?;
     let done = colo_frame(&status)["checkpoints"]["done"].as_u64().unwrap_or_default();
     pair.wait_checkpoints(Side::Primary, done + CHECKPOINTS, TIMEOUT)?;
-    Ok(Pauses::since(qmp, mark))
+    Ok(Pauses::since(qmp, place))
 }
 
 /// Changes the route that the daemon has made, as its configuration key `quick_ack` would do.
