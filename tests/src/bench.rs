@@ -127,11 +127,11 @@ impl Options {
 /// Measures. It calls `say` with a line for each step.
 pub fn measure(options: &Options, say: &dyn Fn(&str)) -> Result<Results> {
     let (rounds, seconds) = options.extent();
-    ensure!(rounds > 0 && seconds > 0.0, "nothing to measure in no time");
+    ensure!(rounds > 0 && seconds > 0.0, "a run needs at least one round and more than 0 seconds");
     cleanup::on_signals()?;
     let mut run = Run {
         quick: options.quick,
-        time: Duration::try_from_secs_f64(seconds).context("that many seconds")?,
+        time: Duration::try_from_secs_f64(seconds).context("the number of seconds is too large")?,
         say,
         results: Results {
             machine: MachineInfo::look()?,
@@ -265,7 +265,7 @@ fn load(row: Row, stack: &Stack, time: Duration) -> Result<LoadResult> {
         Row::Udp1400 => load::datagrams(client, 1400, time),
         Row::Up | Row::GsoUp => load::up(client, &stack.primary, time),
         Row::Down | Row::GsoDown | Row::SlowLinkDown => load::down(client, time),
-        _ => bail!("this is not measured in labs side by side"),
+        _ => bail!("this row is not measured in labs side by side"),
     }
 }
 

@@ -70,7 +70,7 @@ impl Default for Setup {
     }
 }
 
-/// What left a colo-compare before a fence.
+/// The frames and requests that left a colo-compare before a fence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// The frames, without the fences.

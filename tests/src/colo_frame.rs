@@ -63,7 +63,7 @@ impl ScriptFrame {
     pub fn say(&self, line: &str) -> Result<()> {
         (&self.say)
             .write_all(format!("{line}\n").as_bytes())
-            .with_context(|| format!("having a COLO-frame say {line}"))
+            .with_context(|| format!("making a COLO-frame write {line}"))
     }
 
     /// The commands of this name that it has received so far.
@@ -71,7 +71,7 @@ impl ScriptFrame {
         let text = match std::fs::read_to_string(self.dir.path().join("frame.told")) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error).context("reading what a COLO-frame was told"),
+            Err(error) => return Err(error).context("reading the commands to a COLO-frame"),
         };
         let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
         let mut told = Vec::new();

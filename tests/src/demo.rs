@@ -24,7 +24,7 @@ use view::View;
 /// The time between two reads of the daemons' status for the live view.
 const REFRESH: Duration = Duration::from_millis(150);
 
-/// What the guests are.
+/// The kind of guests.
 #[derive(Clone, Debug)]
 pub enum Guests {
     StandIns,

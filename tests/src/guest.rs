@@ -185,7 +185,7 @@ impl StandIn {
         }
         match self.reports.recv_timeout(timeout) {
             Ok(Report::Flipped(flipped)) => Ok(flipped),
-            Ok(other) => bail!("a stand-in says {other:?} unasked"),
+            Ok(other) => bail!("a stand-in reports {other:?} without a request"),
             Err(_) => bail!("the guest sent nothing to change in {timeout:?}"),
         }
     }

@@ -23,7 +23,7 @@ pub const REQUIRE_ROOT: &str = "COLO_PROXY_REQUIRE_ROOT";
 /// what others see.
 pub const PRETEND_NO_ROOT: &str = "COLO_PROXY_PRETEND_NO_ROOT";
 
-/// What a test needs of the machine.
+/// A condition on the machine that a test needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TestNeed {
     /// Namespaces, kernel programs or TAPs.
@@ -100,7 +100,7 @@ impl fmt::Display for Skip {
     }
 }
 
-/// What a test function returns.
+/// The return types of test functions.
 pub trait TestEnding {
     fn ending(self) -> Result<Completion, Failed>;
 }

@@ -94,7 +94,7 @@ impl Slot {
     }
 }
 
-/// What kind of lab to build.
+/// The kind of lab to build.
 #[derive(Clone, Debug)]
 pub struct LabOptions {
     /// How many TAPs each host has.

@@ -18,7 +18,7 @@ use crate::stand_in::tap::Offloads;
 /// The time in which a primary must give up a secondary that never came.
 const LATE: Duration = Duration::from_secs(20);
 
-/// What to build.
+/// The settings of a pair.
 #[derive(Clone, Debug)]
 pub struct PairSetup {
     pub lab: LabOptions,

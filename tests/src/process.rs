@@ -262,7 +262,7 @@ pub fn eventually<T>(
             return Ok(value);
         }
         if Instant::now() > deadline {
-            bail!("{what}: not in {timeout:?}");
+            bail!("{what}: it did not happen in {timeout:?}");
         }
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -91,7 +91,7 @@ impl Qmp {
         }
         let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
         to.write_all(format!("{command}\n").as_bytes())
-            .with_context(|| format!("telling QEMU to {name}"))?;
+            .with_context(|| format!("sending {name} to QEMU"))?;
         drop(to);
         let answer = self
             .heard
@@ -134,7 +134,9 @@ impl Qmp {
                 .find(|(_, event)| wanted(event))
                 .map(|(at, event)| (event.clone(), EventPlace(at + 1)))
         });
-        found.with_context(|| format!("QEMU did not say {what}; it said {:#?}", self.events(place)))
+        found.with_context(|| {
+            format!("QEMU sent no event for {what}; it sent {:#?}", self.events(place))
+        })
     }
 
     /// The same for an event with this name.

@@ -13,7 +13,7 @@ fn probe() {
     if std::env::var_os(PROBE).is_some() {
         let found = colo_proxy::datapath::pin::find_bpffs().expect("a bpffs");
         println!("found={}", found.display());
-        // The daemon can pin there, on whatever path it was reached.
+        // The daemon can pin there, on any path that reaches it.
         let map = aya::maps::Array::<aya::maps::MapData, u32>::create(1, 0).expect("a map");
         let path = found.join(format!("colo-proxy-probe-{}", std::process::id()));
         map.pin(&path).expect("pin");

@@ -252,7 +252,7 @@ fn input_of_a_stopped_guest_is_bounded_in_octets() -> Result<()> {
     ensure!(status.checkpoints().keys().eq(["lane-loss"]), "{status:#?}");
     frame.say(DONE)?;
     let dropped = pair.secondary.status()?.detail("/lanes/kernel/dropped_frames")?;
-    ensure!(dropped > 0, "told as something else");
+    ensure!(dropped > 0, "counted as something else");
     // The input that found room has arrived in order.
     sink.send(1)?;
     let numbers = sink.numbers(Side::Secondary);

@@ -66,7 +66,7 @@ fn missing_privileges_are_named() -> Result<()> {
         let found = output(host, command)?;
         expect_refused(host, &found, &[phrases::ERROR, phrases::HINT_ROOT])?;
         // The output is only the refusal. It does not also say that a guest is no longer served.
-        assert_eq!(found.stderr.matches("tap0").count(), 1, "told once: {}", found.stderr);
+        assert_eq!(found.stderr.matches("tap0").count(), 1, "said once: {}", found.stderr);
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The route with quick acknowledgments to the secondary's host, in a kernel: who makes it, who
-//! shares it, who removes it, and which routes are left alone.
+//! The route with quick acknowledgments to the secondary's host, in a kernel: a daemon makes
+//! it, shares it and removes it, and leaves other routes alone.
 
 use std::process::{Command, ExitCode};
 use std::thread;

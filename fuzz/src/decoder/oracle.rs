@@ -101,7 +101,7 @@ fn compare_transport(frame: &[u8], ip: Ip, theirs: &SlicedPacket<'_>) {
             let ports = (udp.source_port(), udp.destination_port());
             assert_eq!((ip.protocol, decode_ports(frame, &ip)), (protocol::UDP, Ok(ports)));
         }
-        _ => assert_ne!(ip.protocol, protocol::TCP, "etherparse refuses such a segment as a whole"),
+        _ => assert_ne!(ip.protocol, protocol::TCP, "etherparse refuses this segment as a whole"),
     }
 }
 

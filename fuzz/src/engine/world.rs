@@ -110,7 +110,7 @@ impl World {
         self.witness.checkpoint();
         self.engine.checkpoint_done(self.now, &mut self.out);
         self.look(ReleaseReason::Flush);
-        assert!(self.books.is_settled(), "a frame of before the cut is still held");
+        assert!(self.books.is_settled(), "a frame from before the cut is still held");
         let waiting = self.engine.stats().secondary_waiting;
         assert_eq!((waiting.frames, waiting.bytes), (0, 0), "of the old epoch");
     }

@@ -46,7 +46,7 @@ fn known(row: Row, figure: &str) -> &'static str {
     }
 }
 
-/// What a reader should know about a row, met or missed. Most rows have no note.
+/// A note about a row, met or missed. Most rows have none.
 pub(super) fn note(row: Row) -> String {
     text(&format!("note {}", row.id()))
 }

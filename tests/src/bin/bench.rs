@@ -18,7 +18,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// What runs in a guest.
+    /// Run the service of a guest that is measured.
     #[command(hide = true)]
     Serve,
 }

@@ -146,7 +146,7 @@ impl Conversation {
     pub fn close(mut self) -> Result<()> {
         self.to.shutdown(std::net::Shutdown::Write).context("closing")?;
         let left = self.from.read(&mut [0]).with_context(|| format!("{}: closing", self.name))?;
-        ensure!(left == 0, "{}: the guest said more than it was asked", self.name);
+        ensure!(left == 0, "{}: the guest sent more than was requested", self.name);
         Ok(())
     }
 

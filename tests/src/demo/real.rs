@@ -105,7 +105,7 @@ impl Stage {
     }
 
     fn protected(&mut self, view: &View, report: &mut Report) -> Result<()> {
-        view.step(2, "A second guest joins: the same under protection, checkpoints every 500 ms");
+        view.step(2, "A second guest joins: the same traffic under protection, with a checkpoint every 500 ms");
         self.join(Side::Primary, view, report)?;
         let daemon = &self.pair.half(Side::Primary)?.daemon;
         let before = daemon.status()?;
@@ -120,7 +120,7 @@ impl Stage {
         let found = format!("{compared}; {} released", after.number("released_frames")?);
         view.say(&report.check("frames compared", compared > 0, found));
         let asked = asked_since(&before, &after);
-        view.say(&report.check("checkpoints asked for", asked.is_empty(), format!("{asked:?}")));
+        view.say(&report.check("requested checkpoints", asked.is_empty(), format!("{asked:?}")));
         let pauses = Pauses::since(qmp, place);
         let held = pauses.count() > 0;
         view.say(&report.check("periodic checkpoints under load, pause", held, pauses.to_string()));
@@ -143,7 +143,7 @@ impl Stage {
     }
 
     fn differ(&self, view: &View, report: &mut Report) -> Result<()> {
-        view.step(3, "The guests differ: answers that each makes of its own clock");
+        view.step(3, "The guests differ: each takes its answers from its own clock");
         let daemon = &self.pair.half(Side::Primary)?.daemon;
         let before = daemon.status()?;
         let qmp = self.guest(Side::Primary)?.qmp()?;
@@ -157,11 +157,11 @@ impl Stage {
         let found = after.number("divergences")? - before.number("divergences")?;
         let asked = asked_since(&before, &after);
         let held = found > 0 && asked.contains_key("payload");
-        let found = format!("{found}; asked for: {asked:?}");
-        view.say(&report.check("divergences found, checkpoints asked for", held, found));
+        let found = format!("{found}; requested: {asked:?}");
+        view.say(&report.check("divergences found, checkpoints requested", held, found));
         let pauses = Pauses::since(qmp, place);
         view.say(&report.note("their pause", pauses.to_string()));
-        let named = after.divergences().pop().context("no divergence is named")?;
+        let named = after.divergences().pop().context("the status names no divergence")?;
         view.say(&report.note("the last one", named.to_string()));
         Ok(())
     }
@@ -185,7 +185,7 @@ impl Stage {
     }
 
     fn first_failover(&mut self, view: &View, report: &mut Report) -> Result<Connections> {
-        view.step(4, "kill -9 of QEMU and the daemon on hosta, amid long-lived connections");
+        view.step(4, "kill -9 of QEMU and the daemon on hosta, during long-lived connections");
         let connections = Connections::open(&self.pair.lab, LOAD)?;
         view.say(&format!("   {}, all busy", connections.opened()));
         self.fail_over(Side::Primary, connections, view, report)
@@ -197,7 +197,10 @@ impl Stage {
         view: &View,
         report: &mut Report,
     ) -> Result<()> {
-        view.step(5, "A new secondary joins on hosta, and then kill -9 of all on hostb");
+        view.step(
+            5,
+            "A new secondary joins on hosta, then kill -9 of QEMU and the daemon on hostb",
+        );
         self.pair.become_primary(Side::Secondary)?;
         connections.take_gaps();
         self.join(Side::Secondary, view, report)?;
@@ -231,7 +234,7 @@ impl Stage {
         view.say(&report.note(&what, format!("after {}, fence included", ms(took))));
         let connections = alive(connections, &format!("{host} was killed"))?;
         let found = format!("{0} of {0}, every byte right", connections.count());
-        view.say(&report.check(&format!("{host} killed: connections that went on"), true, found));
+        view.say(&report.check(&format!("{host} killed: connections that continued"), true, found));
         let gaps = connections.take_gaps();
         view.say(&report.note(&format!("{host} killed: gap in the answers"), gaps.to_string()));
         Ok(connections)
@@ -268,7 +271,7 @@ fn asked_since(before: &Status, after: &Status) -> BTreeMap<String, u64> {
 fn alive(connections: Connections, after: &str) -> Result<Connections> {
     if let Err(late) = connections.go_on() {
         let (_, found) = connections.close()?;
-        bail!("connections that went on after {after}: {found} ({late:#})");
+        bail!("connections that continued after {after}: {found} ({late:#})");
     }
     Ok(connections)
 }

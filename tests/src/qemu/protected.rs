@@ -67,11 +67,14 @@ impl Protected {
     }
 
     pub fn half(&self, side: Side) -> Result<&Half> {
-        self.halves.get(side as usize).and_then(Option::as_ref).context("nothing runs there")
+        self.halves.get(side as usize).and_then(Option::as_ref).context("nothing runs on this host")
     }
 
     pub fn half_mut(&mut self, side: Side) -> Result<&mut Half> {
-        self.halves.get_mut(side as usize).and_then(Option::as_mut).context("nothing runs there")
+        self.halves
+            .get_mut(side as usize)
+            .and_then(Option::as_mut)
+            .context("nothing runs on this host")
     }
 
     fn put(&mut self, side: Side, half: Half) {
@@ -82,7 +85,7 @@ impl Protected {
 
     fn take(&mut self, side: Side) -> Result<Half> {
         let half = self.halves.get_mut(side as usize).and_then(Option::take);
-        half.context("nothing runs there")
+        half.context("nothing runs on this host")
     }
 
     /// Starts a guest, and a daemon that is ready to protect it.

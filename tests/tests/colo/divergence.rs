@@ -55,7 +55,7 @@ fn differ(pair: &Pair) -> Result<()> {
         })
         .filter(|(_, count)| *count > 0)
         .collect();
-    println!("checkpoints asked for: {asked:?}");
+    println!("requested checkpoints: {asked:?}");
     let expected = BTreeMap::from([("payload".to_owned(), answers.len() as u64)]);
     ensure!(asked == expected, "{asked:?}");
     ensure!(status.mode()? == phrases::mode::PROTECTED);
@@ -86,7 +86,7 @@ fn primarys_own(pair: &Protected) -> Result<()> {
             let clocked = conversation.clock(700)?;
             let status = daemon.status()?;
             let told = status.divergences().into_iter().rfind(|told| told.peer_port == port);
-            let told = told.with_context(|| format!("nothing told of port {port}"))?;
+            let told = told.with_context(|| format!("no divergence of port {port}"))?;
             let got = octet(&clocked, told.stream_offset);
             ensure!(got == Some(told.primary_byte), "{got:?}, but {told}");
             ensure!(got != Some(told.secondary_byte), "no difference: {told}");

@@ -98,7 +98,7 @@ fn a_primary_whose_secondary_died_takes_a_new_one() -> Result<()> {
     let [primary, mut secondary] = stock.pair()?;
     let mut conversation = Conversation::open(&stock.lab.client, Family::V4)?;
     secondary.kill()?;
-    conversation.ask(1000).context("nobody has told the primary")?;
+    conversation.ask(1000).context("the primary does not know yet")?;
     colo::go_on_alone(&primary)?;
     conversation.ask(1000).context("alone")?;
     drop(secondary);

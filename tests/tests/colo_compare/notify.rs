@@ -21,7 +21,7 @@ fn a_greeting_is_answered_and_the_second_word_is_only_on_the_way_in() -> Result<
         let notify = stand.notify.as_mut().expect("it has one");
         notify.send_message(INIT)?;
         ensure!(notify.receive_message(TIMEOUT)? == GREETING);
-        // The text starts after the second word, whatever its value is.
+        // The text starts after the second word, which may have any value.
         notify.send_record(12, CHECKPOINT)?;
         ensure!(stand.next_out()? == data);
     }

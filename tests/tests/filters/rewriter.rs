@@ -255,7 +255,7 @@ fn a_checkpoint_that_fails_leaves_translation_as_it_was() -> Result<()> {
     frame.say(BEGAN)?;
     until(&rewriter, "the epoch of the state that comes", |status| epoch_is(status, 1))?;
     frame.say(FAILED)?;
-    until(&rewriter, "the epoch of before", |status| epoch_is(status, 0))?;
+    until(&rewriter, "the old epoch", |status| epoch_is(status, 0))?;
     talk(&stand, PEER.1);
     // A failover waits while the end of a checkpoint is unknown, but not for ever.
     frame.say(BEGAN)?;

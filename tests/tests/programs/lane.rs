@@ -150,7 +150,7 @@ fn segments_that_are_too_long_end_at_the_tunnel() {
     assert_eq!(programs.run("colo_lane_copy", &frame, ours).verdict, NEXT, "no limit is known");
 }
 
-/// Only the present epoch and the next one pass, whatever bits the other end sends.
+/// Only the present epoch and the next one pass, with any bits that the other end sends.
 #[lab_test(root)]
 fn an_epoch_that_is_over_ends_at_the_tunnel() {
     let mut programs = Programs::load();

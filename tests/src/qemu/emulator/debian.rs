@@ -29,7 +29,7 @@ pub(super) fn bring(cache: &Path) -> Result<Emulator> {
     // releases it if a process dies.
     let lock = cache.join("qemu.lock");
     let lock = File::create(&lock).with_context(|| at("make", &lock))?;
-    lock.lock().context("waiting for another one that brings QEMU")?;
+    lock.lock().context("waiting for another process that downloads QEMU")?;
     let root = cache.join("qemu");
     if let Ok(emulator) = check(&root) {
         return Ok(emulator);
@@ -53,7 +53,7 @@ pub(super) fn bring(cache: &Path) -> Result<Emulator> {
 fn check(root: &Path) -> Result<Emulator> {
     let emulator = emulator(root);
     let release = emulator.release()?;
-    ensure!(release >= OLDEST, "Debian's {SUITE} has {release} only");
+    ensure!(release >= OLDEST, "Debian's {SUITE} has only {release}");
     Ok(emulator)
 }
 
@@ -110,7 +110,7 @@ impl Apt {
             .get()
             .args(["--yes", "--no-install-recommends", "--download-only"])
             .args(["install", PACKAGE]))
-        .with_context(|| format!("Debian's {SUITE} does not give {PACKAGE}"))?;
+        .with_context(|| format!("Debian's {SUITE} has no {PACKAGE}"))?;
         let (archives, root) = (self.folder.join("cache/archives"), self.folder.join("root"));
         let mut packages = 0;
         for entry in fs::read_dir(&archives).with_context(|| at("list", &archives))? {
@@ -161,7 +161,7 @@ fn mirror() -> Result<String> {
         }
         let mut targets = Command::new("apt-get");
         targets.args(["indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)"]);
-        let listed = run(&mut targets).context("there is no apt to bring one")?;
+        let listed = run(&mut targets).context("there is no apt to download one")?;
         if let Some(uri) = choose(&listed, codename(&release)) {
             return Ok(uri.to_owned());
         }
