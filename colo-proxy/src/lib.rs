@@ -26,7 +26,7 @@ pub mod offline;
 pub mod offsets;
 pub mod qemu_args;
 mod qmp;
-mod quick_ack;
+pub mod quick_ack;
 mod random;
 pub mod status;
 pub mod tunnel;

@@ -91,7 +91,7 @@ enum State {
 
 /// The route, while this lives.
 #[derive(Debug)]
-pub(crate) struct QuickAck {
+pub struct QuickAck {
     state: Arc<Mutex<State>>,
     /// What the route was last made for.
     host: Option<String>,
@@ -99,14 +99,14 @@ pub(crate) struct QuickAck {
 }
 
 impl QuickAck {
-    pub(crate) fn new(wanted: bool) -> Self {
+    pub fn new(wanted: bool) -> Self {
         let state = if wanted { State::Idle("no migration yet") } else { State::Off };
         Self { state: Arc::new(Mutex::new(state)), host: None, making: None }
     }
 
     /// Makes the route to `host`, which a migration is about to use; `None` where that is no host.
     /// Waits for nothing: the first checkpoint is far away, and a name server may be farther.
-    pub(crate) fn start(&mut self, host: Option<String>) {
+    pub fn start(&mut self, host: Option<String>) {
         let old = match self.now() {
             State::Off | State::Pending => return,
             State::On(_) if host == self.host => return,
@@ -138,7 +138,7 @@ impl QuickAck {
     }
 
     /// What `status` shows.
-    pub(crate) fn report(&self) -> Value {
+    pub fn report(&self) -> Value {
         match self.now() {
             State::Off => json!({"state": "off"}),
             State::Idle(why) => json!({"state": "idle", "why": why}),

@@ -1,5 +1,6 @@
-//! Capture files: whatever is in one, reading ends, needs bounded memory, gives what a slow reader
-//! of the same file finds, and gives no less of a file that is cut. What is written comes back.
+//! Capture files. For any file, reading ends and needs limited memory. It finds the same as a slow
+//! reader. A truncated file yields everything before its end. A written file is read back
+//! unchanged.
 
 mod slow;
 
@@ -13,7 +14,7 @@ use crate::measure::Measure;
 /// A packet, the list of a section's interfaces, and one interface's description.
 const READER_BYTES_MAX: usize = PACKET_MAX as usize + 2 * 4096 * 32 + 65536 + 4096;
 
-/// One bit says whether the file is the input, or what our writer makes of it.
+/// One bit decides whether the file is the input or the output of our writer.
 pub fn run(input: &[u8]) {
     let mut choices = Choices::new(input);
     if choices.octet() & 1 == 0 {
@@ -24,12 +25,12 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// What was found in a file, and how it ended.
-type Found = (Vec<Packet>, Result<bool, String>);
+/// The packets in a file, and how the file ended.
+type Reading = (Vec<Packet>, Result<bool, String>);
 
 fn read(file: &[u8], piece: usize) {
     let whole = everything(file);
-    // However few octets a read gives.
+    // This holds for any number of bytes per read.
     assert_eq!(everything(Pieces { rest: file, piece }), whole);
     is_plausible(file, &whole);
     if let Some(expected) = slow::read(file) {
@@ -41,7 +42,7 @@ fn read(file: &[u8], piece: usize) {
     is_bounded(file);
 }
 
-fn everything(input: impl Read) -> Found {
+fn everything(input: impl Read) -> Reading {
     let mut packets = Vec::new();
     let mut reader = match Reader::new(input) {
         Ok(reader) => reader,
@@ -53,7 +54,7 @@ fn everything(input: impl Read) -> Found {
             Ok(None) => break,
             Err(error) => {
                 assert!(!matches!(error, CaptureError::Read(_)), "{error}");
-                // What is over stays over.
+                // After the end, there is nothing more.
                 assert!(matches!(reader.next_packet(), Ok(None)));
                 return (packets, Err(error.to_string()));
             }
@@ -65,8 +66,8 @@ fn everything(input: impl Read) -> Found {
     (packets, Ok(is_truncated))
 }
 
-/// Packets are counted from 1, lie in the file, and are no longer than a packet may be.
-fn is_plausible(file: &[u8], (packets, _): &Found) {
+/// Packets are counted from 1, are inside the file, and are no longer than a packet may be.
+fn is_plausible(file: &[u8], (packets, _): &Reading) {
     let mut octets = 0;
     for (packet, number) in packets.iter().zip(1..) {
         assert_eq!(packet.number, number);
@@ -77,23 +78,27 @@ fn is_plausible(file: &[u8], (packets, _): &Found) {
     assert!(octets <= file.len());
 }
 
-/// A file that is cut gives what lies before the cut, and no other error than that it is cut.
-fn is_beginning((cut, end): &Found, (whole, whole_end): &Found) {
+/// A truncated file yields the packets before its end. The only error is that it is truncated.
+fn is_beginning((cut, end): &Reading, (whole, whole_end): &Reading) {
     assert_eq!(whole.get(..cut.len()), Some(&cut[..]));
     assert!(cut.len() < whole.len() || end.is_ok() || whole_end.is_err() || cut.is_empty());
 }
 
-/// Packet by packet, nothing of what was read stays.
+/// Nothing that was read stays, packet by packet.
 fn is_bounded(file: &[u8]) {
     let measure = Measure::start();
     if let Ok(reader) = Reader::new(file) {
         assert!(reader.count() <= file.len());
     }
     let needed = measure.peak_bytes();
-    assert!(needed <= READER_BYTES_MAX, "{needed} bytes for {} octets", file.len());
+    assert!(
+        needed <= READER_BYTES_MAX,
+        "{needed} bytes of memory for a file of {} bytes",
+        file.len()
+    );
 }
 
-/// A file that gives only so much at a time.
+/// A file that gives only a limited number of bytes at a time.
 #[derive(Debug)]
 struct Pieces<'a> {
     rest: &'a [u8],
@@ -110,7 +115,7 @@ impl Read for Pieces<'_> {
     }
 }
 
-/// What is written is read again, whatever its names, comments and times are.
+/// A written file is read back, with any names, comments and times.
 fn write(choices: &mut Choices<'_>) {
     let names: Vec<String> = (0..=choices.below(4)).map(|_| any_text(choices)).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();

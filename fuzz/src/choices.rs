@@ -1,6 +1,6 @@
-//! Octets read as a row of choices, so that a target can build what it needs from any input.
+//! Bytes as a row of choices. A target can build its values from any input.
 
-/// The rest of an input. Where nothing is left, every choice is the first one.
+/// The rest of an input. When it is empty, every choice is the first one.
 #[derive(Debug)]
 pub(crate) struct Choices<'a>(&'a [u8]);
 
@@ -35,14 +35,14 @@ impl<'a> Choices<'a> {
         all[self.below(all.len())]
     }
 
-    /// The next octets as they are, `most` of them or what is left.
+    /// The next bytes unchanged: at most `most` of them.
     pub(crate) fn octets(&mut self, most: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(most.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
-    /// Everything that is left.
+    /// The rest of the bytes.
     pub(crate) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }

@@ -1,5 +1,5 @@
-//! The configuration: whatever the text is, it is a list of guests that keep what the
-//! documentation promises of them, or an error that says where.
+//! The configuration. Any text is either a list of guests with the properties that the
+//! documentation promises, or an error with its place.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,10 +11,11 @@ use crate::measure::Measure;
 
 /// The name of the file in messages.
 const PATH: &str = "colo.toml";
-/// What reading may need, as a multiple of the text: tokens, tables and guests are made of it.
+/// The memory limit of reading, as a multiple of the text. Reading makes tokens, tables and guests
+/// from the text.
 const BYTES_PER_OCTET_MAX: usize = 2000;
 
-/// The text is the input, where that is text.
+/// The text is the input, if the input is text.
 pub fn run(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let measure = Measure::start();
@@ -27,7 +28,7 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// What every guest that was accepted keeps to.
+/// The properties of every accepted guest.
 fn are_right(guests: &[Guest]) {
     assert!(!guests.is_empty());
     let (mut names, mut netdevs) = (BTreeSet::new(), BTreeSet::new());
@@ -40,7 +41,7 @@ fn are_right(guests: &[Guest]) {
         assert!(limits.compare.fragment_timeout < limits.compare.compare_timeout);
         assert!(limits.repeat.patience <= limits.repeat.patience_max);
         assert!(guest.role() == Role::Primary || guest.on_death == OnDeath::Hold);
-        // What is for the other role cannot have been set.
+        // Settings for the other role cannot be set.
         let unset = Limits::default();
         match guest.role() {
             Role::Primary => assert_eq!(
@@ -54,7 +55,7 @@ fn are_right(guests: &[Guest]) {
     }
 }
 
-/// The line, and the column where there is one, lie in the text; the message is for an operator.
+/// The line, and the column if there is one, are inside the text. The message is for an operator.
 fn says_where(text: &str, error: &ConfigError) {
     let lines: Vec<&str> = text.split('\n').collect();
     let message = error.to_string();

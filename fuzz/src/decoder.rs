@@ -1,5 +1,5 @@
-//! The packet decoder on any frame: total, nothing beyond the frame is pointed at, what lies behind
-//! the packet does not matter, and where etherparse understands the frame too, both say the same.
+//! The packet decoder on any frame. It never panics, and points only into the frame. Bytes after
+//! the packet do not matter. If etherparse understands the frame too, both agree.
 
 mod oracle;
 
@@ -8,7 +8,7 @@ use colo_proxy_common::decode::{
     decode_tcp_options,
 };
 
-/// The frame is the input, as it is.
+/// The frame is the input, unchanged.
 pub fn run(frame: &[u8]) {
     for outer_tag in [None, Some(0x2fff)] {
         let packet = decode(frame, outer_tag);
@@ -20,11 +20,11 @@ pub fn run(frame: &[u8]) {
     oracle::compare(frame, decode(frame, None));
 }
 
-/// Every offset lies in the packet, and the packet in the frame.
+/// Every offset is inside the packet, and the packet is inside the frame.
 fn points_inside(frame: &[u8], ip: &IpHeader) {
     let header_min = if ip.version == 4 { 20 } else { 40 };
     assert!(ip.at + header_min <= ip.payload_at && ip.payload_at <= ip.end, "{ip:?}");
-    assert!(ip.end as usize <= frame.len(), "{ip:?} in {} octets", frame.len());
+    assert!(ip.end as usize <= frame.len(), "{ip:?} in {} bytes", frame.len());
     let whole: Result<Tcp, Malformed> = decode_tcp(frame, ip);
     let Ok(tcp) = whole else { return };
     assert!(decode_ports(frame, ip) == Ok((tcp.src_port, tcp.dst_port)));
@@ -42,7 +42,7 @@ fn points_inside(frame: &[u8], ip: &IpHeader) {
     assert_eq!(options, slow_options(frame, &tcp));
 }
 
-/// The options once more, one after the other (RFC 9293, section 3.1).
+/// A second reading of the options, one after another (RFC 9293, section 3.1).
 fn slow_options(frame: &[u8], tcp: &Tcp) -> TcpOptions {
     let start = tcp.at as usize + 20;
     let octets = &frame[start..start + usize::from(tcp.options_len)];
@@ -79,8 +79,8 @@ fn slow_options(frame: &[u8], tcp: &Tcp) -> TcpOptions {
     found
 }
 
-/// Padding is no part of the packet: with none, and with more, it is the same. One octet less is no
-/// packet at all.
+/// Padding is no part of the packet: without padding, and with more, the packet is the same. With
+/// one byte less, there is no packet.
 fn ends_where_it_says(
     frame: &[u8],
     outer_tag: Option<u16>,

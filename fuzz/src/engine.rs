@@ -1,11 +1,11 @@
-//! The compare engine under guests that send whatever they like, in virtual time, with checkpoints
-//! at any moment.
+//! The compare engine with guests that send anything, in virtual time, with checkpoints at any
+//! moment.
 //!
-//! Whatever happens: a frame leaves once at most and as it came in, nothing else leaves but
-//! acknowledgments of the engine's own, nothing is lost, datagrams of one flow keep their order, no
-//! octet leaves that the secondary has not said at that place, every bound of `Limits` holds, a
-//! checkpoint settles all that was before it, one request is outstanding at the most, and a timer
-//! that is due does something.
+//! For every input: a frame leaves at most once and unchanged. The engine adds only its own
+//! acknowledgments. No frame is lost. The datagrams of one flow keep their order. No byte leaves
+//! that the secondary has not sent at the same place. Every limit of `Limits` holds. A checkpoint
+//! settles everything before it. At most one request is outstanding. A timer that is due has an
+//! effect.
 
 mod books;
 mod build;
@@ -20,7 +20,7 @@ use colo_proxy_engine::compare::{Limits, Reason, Side};
 use crate::choices::Choices;
 use world::World;
 
-/// An input is a row of operations; more than this many only take time.
+/// An input is a row of operations. More than this number only take time.
 const OPERATIONS_MAX: usize = 400;
 
 pub fn run(input: &[u8]) {
@@ -59,7 +59,7 @@ fn one(world: &mut World, choices: &mut Choices<'_>) {
     }
 }
 
-/// Small ones, so that they bite.
+/// The limits are small, so that the engine reaches them.
 fn any_limits(choices: &mut Choices<'_>) -> Limits {
     let mut ms = |most: usize| Duration::from_millis(choices.below(most) as u64);
     let (compare_timeout, datagram_grace) = (ms(200), ms(50));

@@ -1,6 +1,6 @@
-//! The framing of a lane: read in pieces of any size it gives what a slow reader finds in the same
-//! octets, a bad length ends the connection at once and not the next one, what is written comes out
-//! as it was, and neither needs more memory than it may.
+//! The framing of a lane. Read in pieces of any size, it yields the same as a slow reader. A bad
+//! length ends the connection at once, and does not affect the next connection. Written records
+//! arrive unchanged. Reader and writer keep to their memory limits.
 
 mod slow;
 mod writing;
@@ -12,13 +12,13 @@ use futures_util::FutureExt;
 
 use crate::choices::Choices;
 use crate::measure::Measure;
-use slow::{Found, SlowReader};
+use slow::{SlowReader, StreamPart};
 
-/// What a reader may need at a time: a record that is not whole, what is read at once (128 KiB),
-/// and both twice while the buffer grows.
+/// The memory limit of a reader: an incomplete record, the bytes of one read (128 KiB), and both
+/// twice while the buffer grows.
 const READER_BYTES_MAX: usize = 2 * (FRAME_MAX + 8 + 128 * 1024) + 4096;
 
-/// One bit says whether records have a virtio-net header, one whether to read or to write.
+/// One bit decides whether records have a virtio-net header, and one whether to read or to write.
 pub fn run(input: &[u8]) {
     let mut choices = Choices::new(input);
     let kind = choices.octet();
@@ -55,7 +55,8 @@ fn read(choices: &mut Choices<'_>, vnet_hdr: bool, described: bool) {
     goes_on(&mut reader, vnet_hdr);
 }
 
-/// A stream longer than its description: runs of one octet, and the lengths that announce them.
+/// A stream that is longer than its description: runs of one byte, and the lengths that announce
+/// them.
 fn describe(choices: &mut Choices<'_>) -> Vec<u8> {
     const STREAM_MAX: usize = 200_000;
     let mut stream = Vec::new();
@@ -82,28 +83,28 @@ fn describe(choices: &mut Choices<'_>) -> Vec<u8> {
     stream
 }
 
-/// Mostly a short one: long ones take long.
+/// Mostly a short record, because long records take long.
 fn any_len(choices: &mut Choices<'_>) -> usize {
     let most = choices.one_of(&[0xf, 0xff, 0xfff, 0xffff]);
     usize::from(choices.number16() & most)
 }
 
-/// Both readers take `piece` and find the same in it; `false` where the connection is over.
+/// Both readers read `piece` and find the same in it; `false` if the connection has ended.
 fn takes(reader: &mut RecordReader, slow: &mut SlowReader, mut piece: &[u8]) -> bool {
     let measure = Measure::start();
     let mut expected = slow.take(piece).into_iter();
     let of_slow = measure.peak_bytes();
     while !piece.is_empty() {
-        assert!(fill(reader, &mut piece).is_ok(), "octets are there");
+        assert!(fill(reader, &mut piece).is_ok(), "a slice always has its bytes");
         loop {
             match reader.next_frame() {
                 Ok(Some(frame)) => {
-                    let found = Found::Frame(frame.vnet().to_vec(), frame.ethernet().to_vec());
+                    let found = StreamPart::Frame(frame.vnet().to_vec(), frame.ethernet().to_vec());
                     assert_eq!(Some(found), expected.next());
                 }
                 Ok(None) => break,
                 Err(RecordError::Oversized { length }) => {
-                    assert_eq!(expected.next(), Some(Found::Oversized(length)));
+                    assert_eq!(expected.next(), Some(StreamPart::Oversized(length)));
                     assert_eq!((expected.next(), reader.bad), (None, slow.bad));
                     return false;
                 }
@@ -113,11 +114,15 @@ fn takes(reader: &mut RecordReader, slow: &mut SlowReader, mut piece: &[u8]) -> 
     }
     assert_eq!((expected.next(), reader.bad), (None, slow.bad));
     let needed = measure.peak_bytes().saturating_sub(of_slow);
-    assert!(needed <= READER_BYTES_MAX, "{needed} bytes for {} octets", slow.pending());
+    assert!(
+        needed <= READER_BYTES_MAX,
+        "{needed} bytes of memory for {} bytes of stream",
+        slow.pending()
+    );
     true
 }
 
-/// After a connection, however it ended, the next one is read from its first octet on.
+/// After any end of a connection, the next connection is read from its first byte.
 fn goes_on(reader: &mut RecordReader, vnet_hdr: bool) {
     reader.reset();
     let head: &[u8] = if vnet_hdr { &[0, 0, 0, 26, 0, 0, 0, 12] } else { &[0, 0, 0, 26] };
@@ -128,7 +133,7 @@ fn goes_on(reader: &mut RecordReader, vnet_hdr: bool) {
     assert!(matches!(reader.next_frame(), Ok(None)));
 }
 
-/// One read of what is there.
+/// One read of the bytes that are there.
 fn fill(reader: &mut RecordReader, from: &mut &[u8]) -> Result<(), RecordError> {
     io::fill(reader, from).now_or_never().unwrap_or(Err(RecordError::Closed))
 }

@@ -1,8 +1,8 @@
 //! The fuzz targets of colo-proxy.
 //!
-//! Each target is a function of octets that asserts what must hold whatever they are; it asserts
+//! Each target is a function of bytes. It asserts everything that must hold for any bytes, which is
 //! more than "no panic". The same functions run under libFuzzer (`cargo +nightly fuzz run TARGET`)
-//! and, on every file of the committed corpora, in `cargo test`. README.md says how.
+//! and, on every file of the committed corpora, in `cargo test`. README.md explains how.
 
 pub mod capture_file;
 pub mod config;
@@ -17,7 +17,7 @@ mod choices;
 mod measure;
 mod sums;
 
-/// A target: its name, which is that of its corpus and of its program, and what it runs.
+/// A target: its name and its function. The corpus and the program have the same name.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.

@@ -1,4 +1,5 @@
-//! How much memory a piece of work needs: the bound of a parser is a thing to assert, too.
+//! Measures the memory that a piece of work needs, because a parser's limit is also worth an
+//! assertion.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -8,19 +9,19 @@ thread_local! {
     static PEAK: Cell<isize> = const { Cell::new(0) };
 }
 
-/// The system's allocator, which adds up what each thread has of it.
+/// The system's allocator, which also counts the bytes of each thread.
 struct Measuring;
 
 fn add(bytes: isize) {
-    // A thread that ends allocates after its cells are gone; nobody asks for it then.
+    // A thread that ends still allocates when its cells are gone. Nobody reads the count then.
     let _ = LIVE.try_with(|live| {
         live.set(live.get() + bytes);
         let _ = PEAK.try_with(|peak| peak.set(peak.get().max(live.get())));
     });
 }
 
-// SAFETY: every call goes to the system's allocator unchanged; adding up allocates nothing, because
-// the cells are constant-initialised and have no destructors.
+// SAFETY: every call goes to the system's allocator unchanged. The counting allocates nothing,
+// because the cells are constant-initialised and have no destructors.
 unsafe impl GlobalAlloc for Measuring {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         add(layout.size() as isize);
@@ -42,7 +43,7 @@ unsafe impl GlobalAlloc for Measuring {
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         add(-(layout.size() as isize));
-        // SAFETY: `at` came from one of the above, so from the system's allocator.
+        // SAFETY: `at` came from one of the calls above, so from the system's allocator.
         unsafe { System.dealloc(at, layout) }
     }
 }
@@ -50,7 +51,7 @@ unsafe impl GlobalAlloc for Measuring {
 #[global_allocator]
 static MEASURING: Measuring = Measuring;
 
-/// Measures from its making on, in the thread that made it.
+/// Measures from its creation, in the thread that made it.
 #[derive(Debug)]
 pub(crate) struct Measure {
     before: isize,
@@ -63,7 +64,7 @@ impl Measure {
         Self { before }
     }
 
-    /// The most that was allocated at a time since the start, beyond what was there before.
+    /// The most bytes that were allocated at any time since the start, beyond those from before.
     pub(crate) fn peak_bytes(&self) -> usize {
         usize::try_from(PEAK.with(Cell::get) - self.before).unwrap_or_default()
     }

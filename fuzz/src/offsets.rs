@@ -1,5 +1,5 @@
-//! Offsets to be imported: whatever the text is, it is a list of connections that can be exported
-//! again, or an error that says which lines are at fault.
+//! The import of offsets. Any text is either a list of connections that can be exported again, or
+//! an error that names the wrong lines.
 
 use std::collections::HashSet;
 
@@ -9,11 +9,11 @@ use colo_proxy_common::decode::protocol;
 use crate::choices::Choices;
 use crate::measure::Measure;
 
-/// What reading may need, as a multiple of the text: a line is a connection, and at fault at worst.
+/// The memory limit of reading, as a multiple of the text. At worst, every line is a connection and
+/// wrong.
 const BYTES_PER_OCTET_MAX: usize = 300;
 
-/// The first octet says how many connections there is room for; the text is the rest, where that is
-/// text.
+/// The first byte is the number of connections that have room. The rest is the text, if it is text.
 pub fn run(input: &[u8]) {
     let mut choices = Choices::new(input);
     let flows_max = usize::from(choices.octet());
@@ -28,8 +28,8 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// No more than there is room for, each once, each an end-to-end connection; and exported again
-/// they are the same.
+/// The list has no more connections than there is room for, each once, and each an end-to-end
+/// connection. Exported again, they are the same.
 fn are_right(offsets: &[Offset], flows_max: usize) {
     assert!(offsets.len() <= flows_max);
     let mut seen = HashSet::new();
@@ -48,7 +48,7 @@ fn are_right(offsets: &[Offset], flows_max: usize) {
     assert_eq!(again.as_deref(), Ok(offsets));
 }
 
-/// The lines at fault are lines of the text, in their order, each once.
+/// The wrong lines are lines of the text, in order, each once.
 fn says_where(text: &str, error: &OffsetsError) {
     let message = error.to_string();
     assert!(!message.is_empty());

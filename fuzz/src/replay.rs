@@ -1,11 +1,12 @@
-//! The same targets without libFuzzer: on the files that are committed, or that somebody names.
+//! The same targets without libFuzzer. They run on the committed files, or on files that a person
+//! names.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{env, fs, io};
 
-/// Where the inputs of all targets lie: `corpus` is what libFuzzer found worth keeping, and
-/// `regressions` what once broke a target.
+/// The folders with the inputs of all targets. `corpus` has inputs that libFuzzer found worth
+/// keeping. `regressions` has inputs that once broke a target.
 pub const FOLDERS: [&str; 2] = ["corpus", "regressions"];
 
 /// The files in `folder` of the target `name`, in the order of their names.
@@ -22,15 +23,16 @@ pub fn inputs(folder: &str, name: &str) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Runs a target on one file, and says which one it is: a panic after this line is that file's.
+/// Runs a target on one file, and prints the file's name before. A panic after this line belongs to
+/// that file.
 pub fn file(run: fn(&[u8]), path: &Path) -> io::Result<()> {
     println!("{}", path.display());
     run(&fs::read(path)?);
     Ok(())
 }
 
-/// The program of a target where cargo-fuzz did not build it: runs it on the files that are named
-/// on the command line.
+/// The program of a target that cargo-fuzz did not build. It runs the target on the files of the
+/// command line.
 pub fn files(run: fn(&[u8])) -> ExitCode {
     let mut count = 0;
     for path in env::args_os().skip(1).map(PathBuf::from) {

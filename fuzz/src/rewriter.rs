@@ -1,11 +1,11 @@
-//! The rewriter: the arithmetic on any frame, and the life of a connection under any segments.
+//! The rewriter: the arithmetic on any frame, and the life of a connection with any segments.
 
 mod arithmetic;
 mod life;
 
 use crate::choices::Choices;
 
-/// One bit says which of the two.
+/// One bit chooses between the two.
 pub fn run(input: &[u8]) {
     let mut choices = Choices::new(input);
     let kind = choices.octet();

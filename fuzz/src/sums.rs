@@ -1,8 +1,8 @@
-//! The Internet checksum, written down a second time and as plainly as can be: nothing here is
-//! shared with the code that is tested.
+//! The Internet checksum, written a second time and as plainly as possible. It shares no code with
+//! the code under test.
 
-/// The ones' complement sum of `parts` one after the other, folded and not complemented; every part
-/// but the last is of even length.
+/// The ones' complement sum of `parts` one after another, folded and not complemented. Every part
+/// but the last has an even length.
 pub(crate) fn ones_complement(parts: &[&[u8]]) -> u16 {
     let mut sum = 0u64;
     for part in parts {
@@ -16,7 +16,7 @@ pub(crate) fn ones_complement(parts: &[&[u8]]) -> u16 {
     sum as u16
 }
 
-/// How far a transport checksum is off: 0 is right.
+/// The error of a transport checksum: 0 is right.
 pub(crate) fn error(addresses: [&[u8]; 2], protocol: u8, segment: &[u8]) -> u16 {
     let [source, destination] = addresses;
     let len = (segment.len() as u32).to_be_bytes();
@@ -24,7 +24,7 @@ pub(crate) fn error(addresses: [&[u8]; 2], protocol: u8, segment: &[u8]) -> u16 
     !ones_complement(&[&pseudo, segment])
 }
 
-/// There are two zeros in ones' complement, and a receiver takes either for the other.
+/// Ones' complement has two zeros, and a receiver accepts each for the other.
 pub(crate) fn is_same(a: u16, b: u16) -> bool {
     a % 0xffff == b % 0xffff
 }

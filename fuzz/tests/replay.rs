@@ -1,11 +1,12 @@
-//! Every committed input through the function of its target.
+//! Runs the function of each target on every committed input.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use colo_proxy_fuzz::{TARGETS, replay};
 
-/// The corpora are for quick replay: a target's files, and their octets in all.
+/// The corpora are for quick replay. These are the limits of a target's files, and of their bytes
+/// in all.
 const FILES_MAX: usize = 300;
 const BYTES_MAX: u64 = 300 * 1024;
 
@@ -22,7 +23,7 @@ macro_rules! replays {
     ($($name:ident)*) => {
         $(#[test] fn $name() { replays(stringify!($name)); })*
 
-        /// The test of each target is here, so that none is left out.
+        /// Each target must have its test here.
         #[test]
         fn every_target_is_replayed() {
             let names = TARGETS.map(|(name, _)| name);
@@ -43,7 +44,8 @@ fn every_corpus_is_there_and_small() {
     }
 }
 
-/// A corpus without a target would never be replayed, and a program without one never built.
+/// A corpus without a target would never be replayed, and a program without a target would never be
+/// built.
 #[test]
 fn folders_and_programs_are_those_of_the_targets() {
     let names: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();

@@ -1,9 +1,9 @@
-//! What the rewriter costs in the kernel: nanoseconds a frame, by `BPF_PROG_TEST_RUN`.
+//! The cost of the rewriter in the kernel: nanoseconds per frame, by `BPF_PROG_TEST_RUN`.
 //!
-//! `cargo bench -p colo-proxy-tests --bench rewrite`, as root. Each `-- --object FILE` is measured
-//! beside the embedded object, in alternation, so that an older one can be compared with it under the
-//! same load of the machine. A program that does nothing says what the run itself costs: the
-//! differences from it are what a target is about.
+//! Run `cargo bench -p colo-proxy-tests --bench rewrite` as root. Each `-- --object FILE` is
+//! measured beside the embedded object, in alternation, so that an older object can be compared
+//! under the same load of the machine. A program that does nothing shows the cost of the run
+//! itself. Targets are about the difference from it.
 
 #[path = "../../colo-proxy-common/tests/frame/mod.rs"]
 mod frame;
@@ -34,23 +34,23 @@ struct Options {
     /// Another object, measured beside the embedded one.
     #[arg(long, value_name = "FILE")]
     object: Vec<PathBuf>,
-    /// Turns of all cases; the median and the fastest of them are printed.
+    /// The turns of all cases. The median and the fastest turn are printed.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
     /// Runs of a program in each turn.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
-    /// What cargo says to every benchmark.
+    /// The option that cargo passes to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// One kind of frame, and the program that it goes through.
+/// One kind of frame, and the program that handles it.
 struct Case {
     name: String,
     program: &'static str,
     frame: Vec<u8>,
-    /// The connection of the frame; without it, the frame is not translated.
+    /// The connection of the frame. Without it, the frame is not translated.
     key: Option<FlowKey>,
 }
 
@@ -117,7 +117,7 @@ fn cases() -> Vec<Case> {
     let timestamps =
         || vec![TcpOption::Nop, TcpOption::Nop, TcpOption::Timestamps(0x1111_2222, 0x3333_4444)];
     let sack = || TcpOption::Sack(vec![(0xffff_fff0, 5), (7, 0x8000_0000), (9, 10)]);
-    // RFC 7323, appendix A, and what Linux puts behind it.
+    // RFC 7323, appendix A, and the padding that Linux adds.
     let all = || [timestamps(), vec![TcpOption::Nop, TcpOption::Nop, sack()]].concat();
     let odd = || [vec![TcpOption::Nop], timestamps(), vec![sack()]].concat();
     let mut cases = Vec::new();
@@ -186,7 +186,7 @@ struct Object {
 impl Object {
     fn load(name: &str, bytes: &[u8]) -> Result<Self> {
         let what = || format!("load the programs of {name}");
-        // As the daemon does where nobody debugs it.
+        // The daemon does this unless somebody debugs it.
         let mut ebpf = EbpfLoader::new()
             .override_global("AYA_LOG_LEVEL", &0u8, true)
             .load(bytes)
@@ -199,8 +199,8 @@ impl Object {
             let count = program.info()?.verified_instruction_count().unwrap_or_default();
             walked.push((name.to_owned(), count));
         }
-        // After a failover nothing is redirected or marked, so that every run of a program finds the
-        // frame as the first one did, but for its numbers.
+        // After a takeover, frames are neither redirected nor marked. So every run of a program
+        // finds the frame as the first run did, except for its numbers.
         let settings = Settings {
             layout_version: LAYOUT_VERSION,
             mode: mode::FAILED_OVER,
@@ -235,7 +235,7 @@ impl Object {
         Ok(sum.translated_to_guest + sum.translated_from_guest)
     }
 
-    /// Nanoseconds a run, of `repeat` runs on one frame.
+    /// Nanoseconds per run, from `repeat` runs on one frame.
     fn run(&mut self, case: &Case, repeat: u32) -> Result<u32> {
         let before = self.translated()?;
         let program: &mut SchedClassifier =
@@ -251,7 +251,7 @@ impl Object {
         let wanted = if case.key.is_some() { u64::from(repeat) } else { 0 };
         ensure!(result.return_value as i32 == NEXT, "{}: not let through", case.name);
         ensure!(translated == wanted, "{}: {translated} translated", case.name);
-        ensure!((out != case.frame) == case.key.is_some(), "{}: the octets", case.name);
+        ensure!((out != case.frame) == case.key.is_some(), "{}: the bytes", case.name);
         Ok(result.duration.as_nanos() as u32)
     }
 }
@@ -273,7 +273,7 @@ mod empty {
     const CODE: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
     const LICENSE: &std::ffi::CStr = c"GPL";
 
-    /// The beginning of what `BPF_PROG_LOAD` reads of `union bpf_attr`.
+    /// The first fields of `union bpf_attr` that `BPF_PROG_LOAD` reads.
     #[repr(C)]
     struct Load {
         prog_type: u32,
@@ -282,7 +282,7 @@ mod empty {
         license: u64,
     }
 
-    /// What `BPF_PROG_TEST_RUN` reads and writes of it.
+    /// The fields that `BPF_PROG_TEST_RUN` reads and writes.
     #[repr(C)]
     #[derive(Default)]
     struct TestRun {
@@ -330,7 +330,7 @@ mod empty {
     /// `A` is what `command` reads of `union bpf_attr`, and every pointer in it is valid for it.
     unsafe fn bpf<A>(command: c_int, attr: &mut A) -> io::Result<c_int> {
         let attr: *mut A = attr;
-        // SAFETY: the kernel uses as many octets as `A` has; the rest is the caller's promise.
+        // SAFETY: the kernel uses as many bytes as `A` has; the rest is the caller's promise.
         match unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<A>()) } {
             result @ 0.. => Ok(result as c_int),
             _ => Err(io::Error::last_os_error()),

@@ -1,15 +1,15 @@
-//! The benchmark: the same work through no proxy, QEMU's own chain and colo-proxy, in one run, in
-//! alternation.
+//! The benchmark: one run does the same work without a proxy, through QEMU's own chain and through
+//! colo-proxy, in alternation.
 //!
 //! ```text
 //!   client ── lan ──┬── hosta: br0 ─ tap0 ═ QEMU's hub ═ guest: eth0, service
 //!                   └── hostb: br0 ─ tap0 ═ QEMU's hub ═ guest: eth0, service
 //! ```
 //!
-//! Each of the three has a lab of its own, and all are there all the time. The frames of every guest
-//! are moved by the same program: a QEMU without a machine that joins two TAPs by a hub. For QEMU's
-//! chain the filters and the compare are in that process, as they are beside a real guest; for
-//! colo-proxy its daemons stand beside it.
+//! Each of the three has a lab of its own, and all labs exist all the time. The same program moves
+//! the frames of every guest: a QEMU without a machine that joins two TAPs by a hub. In QEMU's
+//! chain, the filters and the compare are in that process, as they are beside a real guest.
+//! colo-proxy's daemons are processes beside it.
 
 mod compare;
 mod failover;
@@ -39,41 +39,41 @@ pub use results::{Chain, Figures, Results};
 pub use row::Row;
 pub use table::{entries, plain};
 
-/// Where the figures of a run are kept, and the table and plots that are made of it.
+/// Writes the figures of a run, and the table and plots from them.
 pub use report::write;
 
 use crate::cleanup;
 use compare::Bench;
-use load::Found;
-use machine::Machine;
-use many::Many;
+use load::LoadResult;
+use machine::MachineInfo;
+use many::ManyGuests;
 use row::Setting;
 use stack::{Stack, Wire};
 
-/// Rounds of a smoke run, and how long each of its measurements takes.
+/// The rounds of a smoke run, and the seconds of each of its measurements.
 const QUICK: (u32, f64) = (1, 0.3);
-/// Rounds whose medians are worth a file.
+/// With so many rounds, the medians are good enough for a file.
 const ROUNDS_ENOUGH: u32 = 5;
 
-/// What to measure, as on the command line.
+/// What to measure: the options of the command line.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Rounds; each measures everything once.
+    /// The number of rounds. Each round measures everything once.
     #[arg(long, default_value_t = ROUNDS_ENOUGH)]
     pub rounds: u32,
-    /// Seconds of each measurement.
+    /// The seconds of each measurement.
     #[arg(long, default_value_t = 2.0)]
     pub seconds: f64,
-    /// One short round, to see that everything works.
+    /// One short round, which shows that everything works.
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     pub quick: bool,
-    /// Only this row; may be given again.
+    /// Measure only this row. The option can be repeated.
     #[arg(long, value_name = "ROW", value_parser = known_row)]
     pub only: Vec<String>,
-    /// Write BENCHMARKS.md and docs/bench; a full run of five rounds or more does so unasked.
+    /// Write BENCHMARKS.md and docs/bench. A full run of five rounds or more always does so.
     #[arg(long, conflicts_with = "quick")]
     pub write: bool,
-    /// Measure nothing: make BENCHMARKS.md and the plots again from this file.
+    /// Measure nothing. Make BENCHMARKS.md and the plots again from this file.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "seconds", "only"])]
     pub from: Option<PathBuf>,
 }
@@ -90,7 +90,7 @@ impl Options {
         Self { rounds: QUICK.0, seconds: QUICK.1, quick: true, only, write: false, from: None }
     }
 
-    /// As typed behind the command.
+    /// The words to type after the command.
     pub fn arguments(&self) -> Vec<String> {
         if let Some(file) = &self.from {
             return vec!["--from".to_owned(), file.display().to_string()];
@@ -109,7 +109,7 @@ impl Options {
         arguments
     }
 
-    /// Whether files are written: not of what shows no more than that it works.
+    /// Whether the run writes files. A run that only shows that everything works writes none.
     pub fn writes(&self) -> bool {
         self.write || !self.quick && self.only.is_empty() && self.rounds >= ROUNDS_ENOUGH
     }
@@ -124,17 +124,17 @@ impl Options {
     }
 }
 
-/// Measures; `say` hears how far it is.
+/// Measures. It calls `say` with a line for each step.
 pub fn measure(options: &Options, say: &dyn Fn(&str)) -> Result<Results> {
     let (rounds, seconds) = options.extent();
-    ensure!(rounds > 0 && seconds > 0.0, "nothing to measure in no time");
+    ensure!(rounds > 0 && seconds > 0.0, "a run needs at least one round and more than 0 seconds");
     cleanup::on_signals()?;
     let mut run = Run {
         quick: options.quick,
-        time: Duration::try_from_secs_f64(seconds).context("that many seconds")?,
+        time: Duration::try_from_secs_f64(seconds).context("the number of seconds is too large")?,
         say,
         results: Results {
-            machine: Machine::look()?,
+            machine: MachineInfo::look()?,
             command: ["cargo xtask bench".to_owned()]
                 .into_iter()
                 .chain(options.arguments())
@@ -167,14 +167,14 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Rows that are measured in labs that live side by side. Who is first changes with every
-    /// round, so that nobody always comes behind the same other one.
+    /// Measures rows in labs that exist side by side. The first chain changes with every round, so
+    /// that no chain always follows the same other one.
     fn side_by_side(&mut self, wire: Wire, rows: &[Row]) -> Result<()> {
         let Some(first) = rows.first() else { return Ok(()) };
         let stacks: Result<Vec<Stack>> =
             first.chains().iter().map(|chain| Stack::build(*chain, wire)).collect();
         let mut stacks = stacks?;
-        // What the labs that are not measured take from the one that is.
+        // The labs that are not measured take this from the one that is.
         if let Some(stack) = stacks.first().filter(|_| !self.quick) {
             let used = 100.0 * machine::idle_use(&stack.lab.client)?;
             (self.say)(&format!("{} labs at rest use {used:.1} % of a processor", stacks.len()));
@@ -229,7 +229,7 @@ impl Run<'_> {
 
     fn many_guests(&mut self, rows: &[Row]) -> Result<()> {
         let Some(row) = rows.first() else { return Ok(()) };
-        let mut many = Many::build().with_context(|| row.title())?;
+        let mut many = ManyGuests::build().with_context(|| row.title())?;
         for chain in [Chain::None, Chain::Ours] {
             if chain == Chain::Ours {
                 many.protect().with_context(|| row.title())?;
@@ -242,7 +242,7 @@ impl Run<'_> {
         many.finish()
     }
 
-    fn add(&mut self, row: Row, chain: Chain, round: u32, found: Found) {
+    fn add(&mut self, row: Row, chain: Chain, round: u32, found: LoadResult) {
         let figures: Vec<String> = found
             .figures
             .iter()
@@ -257,7 +257,7 @@ impl Run<'_> {
     }
 }
 
-fn load(row: Row, stack: &Stack, time: Duration) -> Result<Found> {
+fn load(row: Row, stack: &Stack, time: Duration) -> Result<LoadResult> {
     let client = &stack.lab.client;
     match row {
         Row::TcpRr => load::exchanges(client, time),
@@ -265,7 +265,7 @@ fn load(row: Row, stack: &Stack, time: Duration) -> Result<Found> {
         Row::Udp1400 => load::datagrams(client, 1400, time),
         Row::Up | Row::GsoUp => load::up(client, &stack.primary, time),
         Row::Down | Row::GsoDown | Row::SlowLinkDown => load::down(client, time),
-        _ => bail!("this is not measured in labs side by side"),
+        _ => bail!("this row is not measured in labs side by side"),
     }
 }
 

@@ -1,7 +1,7 @@
-//! What the lab has made and must not leave behind, also where a signal ends the process.
+//! The processes and namespaces that the lab has made, for the case that a signal ends the process.
 //!
-//! Every child and every namespace is entered here while it exists. The owners clean up after
-//! themselves when they are dropped; this list is for SIGINT, SIGTERM and SIGHUP.
+//! Every child and every namespace is listed here while it exists. Their owners remove them when
+//! they are dropped. The list is for SIGINT, SIGTERM and SIGHUP.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -32,7 +32,7 @@ pub(crate) fn enter_pid(pid: i32) {
     made().pids.insert(pid);
 }
 
-/// Before the child is reaped: afterwards its number may be somebody else's.
+/// Call this before the child is reaped. Afterwards, its number may belong to another process.
 pub(crate) fn leave_pid(pid: i32) {
     made().pids.remove(&pid);
 }
@@ -45,17 +45,17 @@ pub(crate) fn leave_namespace(name: &str) {
     made().namespaces.remove(name);
 }
 
-/// The write end of the pipe by which the handler tells the thread; -1 before there is one.
+/// The write end of the pipe through which the handler wakes the thread; -1 before the pipe exists.
 static TOLD: AtomicI32 = AtomicI32::new(-1);
 
 extern "C" fn tell(signal: libc::c_int) {
     let byte = [signal as u8];
-    // SAFETY: write(2) is async-signal-safe, and `byte` lives through the call; an fd of -1 or a
-    // full pipe makes it fail, which is harmless.
+    // SAFETY: write(2) is async-signal-safe, and `byte` lives through the call. An fd of -1 or a
+    // full pipe makes the call fail, which is harmless.
     unsafe { libc::write(TOLD.load(Ordering::Relaxed), byte.as_ptr().cast(), 1) };
 }
 
-/// Makes SIGINT, SIGTERM and SIGHUP end the lab tidily. Later calls do nothing.
+/// Makes SIGINT, SIGTERM and SIGHUP end the lab in good order. Later calls do nothing.
 pub fn on_signals() -> nix::Result<()> {
     static ONCE: Mutex<bool> = Mutex::new(false);
     let mut done = ONCE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,7 +74,7 @@ pub fn on_signals() -> nix::Result<()> {
     });
     let action = SigAction::new(SigHandler::Handler(tell), SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        // SAFETY: the handler only does what is allowed in one, see there.
+        // SAFETY: the handler only makes a call that is allowed in a signal handler.
         unsafe { sigaction(signal, &action) }?;
     }
     *done = true;
@@ -100,7 +100,7 @@ pub(crate) fn remove_namespace(name: &str) {
     let _ = Command::new("ip").args(["netns", "delete", name]).output();
 }
 
-/// Removes namespaces of labs whose process is gone: only `kill -9` leaves them.
+/// Removes the namespaces of labs whose process has ended. Only `kill -9` leaves them.
 pub fn sweep() {
     let Ok(entries) = std::fs::read_dir("/run/netns") else { return };
     for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {

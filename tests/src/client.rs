@@ -1,4 +1,4 @@
-//! The client: connections that check every octet, datagrams, and what they measure.
+//! The client: connections whose every byte it checks, datagrams, and their measurements.
 
 mod calls;
 mod conversation;
@@ -9,9 +9,9 @@ mod latency;
 mod mixed;
 
 pub use calls::Calls;
-pub use conversation::{Clocked, Conversation};
+pub use conversation::{ClockedAnswer, Conversation};
 pub use datagrams::{echo, ping};
 pub use everything::everything;
-pub use keeper::{Keeper, Kept, wait_for_all};
+pub use keeper::{Keeper, KeeperResult, wait_for_all};
 pub use latency::Latency;
-pub use mixed::{Mixed, mixed};
+pub use mixed::{MixedTotals, mixed};

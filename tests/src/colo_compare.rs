@@ -1,8 +1,8 @@
-//! A stand for `colo-compare`: QEMU's object, or ours, with the test at the other end of each
-//! socket. It needs no namespace and no root.
+//! A stand for one `colo-compare`, QEMU's object or ours. The test is at the other end of each
+//! socket. The stand needs no namespace and no root.
 //!
-//! Nothing here waits for time to pass. That a frame does *not* leave is shown by a [`fence`]: a
-//! datagram of both guests that leaves behind everything that was sent before it.
+//! No test waits for time to pass. A [`fence`] shows that a frame does *not* leave: it is a
+//! datagram of both guests, and it leaves after everything that was sent before it.
 //!
 //! [`fence`]: Stand::settle
 
@@ -18,13 +18,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 pub use self::packet::{Datagram, Segment, arp, datagram, segment, vlan};
 pub use self::socket::{Listener, Socket};
+use crate::phrases;
 use crate::process::{Process, eventually, program};
 
-/// How long anything may take that has to happen.
+/// The deadline for everything that must happen.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a stand waits before it tries once more whether it is complete.
+/// The pause before a stand tries again whether it is complete.
 const ATTEMPT: Duration = Duration::from_millis(300);
-/// What compare and the COLO-frame say to each other.
+/// The messages between the compare and the COLO-frame.
 pub const INIT: &[u8] = b"COLO_USERSPACE_PROXY_INIT";
 pub const GREETING: &[u8] = b"COLO_COMPARE_GET_XEN_INIT";
 pub const CHECKPOINT: &[u8] = b"COLO_CHECKPOINT";
@@ -32,14 +33,14 @@ pub const REQUEST: &[u8] = b"DO_CHECKPOINT";
 /// The fence's port, on either side.
 const FENCE_PORT: u16 = 9;
 
-/// Whose colo-compare.
+/// Whose colo-compare it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     Ours,
     Qemu,
 }
 
-/// How the stand is to be made.
+/// How to make the stand.
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub vnet_hdr: bool,
@@ -52,12 +53,12 @@ pub struct Setup {
     pub colo_frame: Option<String>,
     pub compare_timeout_ms: u64,
     pub max_queue_size: u64,
-    /// Ours only.
+    /// Only for our colo-compare.
     pub secondary_timeout_ms: u64,
 }
 
 impl Default for Setup {
-    /// Without the timeout in the way.
+    /// A setup whose timeout does not disturb the test.
     fn default() -> Self {
         Self {
             vnet_hdr: false,
@@ -72,10 +73,10 @@ impl Default for Setup {
     }
 }
 
-/// What was seen of a colo-compare up to a fence.
+/// The frames and requests that left a colo-compare before a fence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Frames that left, fences apart.
+    /// The frames, without the fences.
     pub frames: Vec<Vec<u8>>,
     /// Requests for a checkpoint.
     pub requests: usize,
@@ -91,11 +92,11 @@ pub struct Stand {
     pub notify: Option<Socket>,
     pub ends: Ends,
     fences: u32,
-    /// Requests that were read while something else was looked for.
+    /// Requests that were read during the search for something else.
     requests: usize,
 }
 
-/// Where the sockets are, to connect once more.
+/// The addresses of the sockets, to connect again.
 #[derive(Debug)]
 pub struct Ends {
     pub primary: End,
@@ -106,11 +107,11 @@ pub struct Ends {
     dir: tempfile::TempDir,
 }
 
-/// One socket address, and who listens there.
+/// A socket's address, and the side that listens there.
 #[derive(Debug)]
 pub struct End {
     address: Address,
-    /// Where the test listens; colo-compare does where it is none.
+    /// The test's listener. Without one, colo-compare listens.
     listener: Option<Listener>,
 }
 
@@ -132,7 +133,7 @@ impl End {
             return Ok(Self { address, listener: Some(listener) });
         }
         let address = if setup.tcp {
-            // Free a moment ago; nobody else is given it again soon.
+            // The port was free a moment ago. The kernel gives it to nobody else soon.
             Address::Tcp(Listener::tcp()?.port()?.context("a TCP listener has a port")?)
         } else {
             Address::Unix(dir.join(name))
@@ -140,7 +141,7 @@ impl End {
         Ok(Self { address, listener: None })
     }
 
-    /// As ours is told.
+    /// The endpoint as our options name it.
     pub fn argument(&self) -> String {
         let role = if self.listener.is_some() { "" } else { ",server" };
         match &self.address {
@@ -149,7 +150,7 @@ impl End {
         }
     }
 
-    /// As QEMU is told.
+    /// The endpoint as QEMU's options name it.
     fn chardev(&self, id: &str) -> String {
         let role = if self.listener.is_some() { "reconnect=1" } else { "server=on,wait=off" };
         match &self.address {
@@ -200,7 +201,7 @@ impl Ends {
     }
 }
 
-/// Starts colo-compare; nothing is connected yet.
+/// Starts colo-compare. No socket is connected yet.
 pub fn start(engine: Engine, setup: &Setup, ends: &Ends) -> Result<Process> {
     match engine {
         Engine::Ours => start_ours(setup, ends),
@@ -235,7 +236,7 @@ fn start_ours(setup: &Setup, ends: &Ends) -> Result<Process> {
         command.arg(name).arg(value.to_string());
     }
     let process = Process::spawn("colo-compare", command, &[])?;
-    process.wait_for("ready", TIMEOUT)?;
+    process.wait_for(phrases::READY, TIMEOUT)?;
     Ok(process)
 }
 
@@ -282,9 +283,9 @@ impl Stand {
         Ok(stand)
     }
 
-    /// Waits until all sockets are in use. QEMU takes connections at its leisure, and loses what it
-    /// has for a socket that is not connected yet: so one datagram after the other is tried, each
-    /// in a flow of its own.
+    /// Waits until all sockets are in use. QEMU accepts connections late, and loses frames for a
+    /// socket that has no connection yet. So this tries one datagram after another, each in a flow
+    /// of its own.
     fn begin(&mut self) -> Result<()> {
         let deadline = Instant::now() + TIMEOUT;
         for attempt in 0u16.. {
@@ -309,8 +310,8 @@ impl Stand {
         self.secondary.send(frame)
     }
 
-    /// Waits until everything that was sent on any socket has been dealt with, and says what came
-    /// of it.
+    /// Waits until colo-compare has handled everything that was sent on any socket, and returns
+    /// what left.
     pub fn settle(&mut self) -> Result<Outcome> {
         self.fences += 1;
         let fence = datagram(FENCE_PORT).data(&self.fences.to_be_bytes()).build();
@@ -333,7 +334,8 @@ impl Stand {
         self.out.receive(TIMEOUT).with_context(|| format!("outdev; {}", self.process.stderr()))
     }
 
-    /// What was said on notify-dev before is dealt with when the greeting is answered.
+    /// When the answer to the greeting arrives, every earlier message on notify-dev has been
+    /// handled.
     pub fn greet(&mut self) -> Result<()> {
         let Some(notify) = &mut self.notify else { return Ok(()) };
         notify.send_message(INIT)?;
@@ -358,8 +360,8 @@ impl Stand {
         Ok(())
     }
 
-    /// Nobody asks for a checkpoint for as long as that. Only the clock can show it; a twin has to
-    /// show that the time is long enough.
+    /// There is no request for a checkpoint during this time. Only the clock can show it. A twin
+    /// must show that the time is long enough.
     pub fn expect_no_request(&mut self, time: Duration) -> Result<()> {
         let notify = self.notify.as_mut().context("a stand with notify-dev")?;
         let came = self.requests > 0 || notify.receive_message(time).is_ok();
@@ -367,20 +369,20 @@ impl Stand {
         Ok(())
     }
 
-    /// Says that a checkpoint was made, and waits until that was dealt with.
+    /// Reports a checkpoint, and waits until colo-compare has handled the report.
     pub fn checkpoint(&mut self) -> Result<()> {
         let notify = self.notify.as_mut().context("a stand with notify-dev")?;
         notify.send_message(CHECKPOINT)?;
         self.greet()
     }
 
-    /// Exactly `expected` left, and nobody asked for a checkpoint.
+    /// Exactly `expected` left, and there was no request for a checkpoint.
     #[track_caller]
     pub fn expect(&mut self, expected: &[&[u8]]) -> Result<()> {
         self.expect_with(expected, 0)
     }
 
-    /// Exactly `expected` left, and there were as many requests.
+    /// Exactly `expected` left, and there were this many requests.
     #[track_caller]
     pub fn expect_with(&mut self, expected: &[&[u8]], requests: usize) -> Result<()> {
         let outcome = self.settle()?;

@@ -1,5 +1,5 @@
-//! A COLO-frame of the tests: a shell script that a daemon runs (`script:PATH`), which notes what
-//! it is told and says what the test has it say.
+//! A COLO-frame for tests: a shell script that a daemon runs (`script:PATH`). It records the
+//! commands that it receives, and writes the lines that the test gives it.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
@@ -20,13 +20,13 @@ pub const BEGAN: &str = r#"{"event":"checkpoint-began"}"#;
 pub const DONE: &str = r#"{"event":"checkpoint-done"}"#;
 /// There will be no checkpoint.
 pub const FAILED: &str = r#"{"event":"checkpoint-failed","reason":"no"}"#;
-/// This host is to fail over.
+/// This host must take over.
 pub const FAILOVER: &str = r#"{"event":"failover"}"#;
 
 /// The script. It must outlive the daemon that runs it, so make it first.
 ///
-/// It lives as long as its standard input, or as our end of the FIFO where that is longer; neither
-/// outlives a daemon and a test that are killed.
+/// It lives as long as its standard input, or as our end of the FIFO if that lives longer. Both end
+/// if the daemon and the test are killed.
 #[derive(Debug)]
 pub struct ScriptFrame {
     dir: TempDir,
@@ -39,7 +39,7 @@ impl ScriptFrame {
         let dir = tempfile::tempdir().context("making a folder for a COLO-frame")?;
         let fifo = dir.path().join("frame.say");
         nix::unistd::mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR).context("making a FIFO")?;
-        // Open for both, so that opening waits for nobody.
+        // The FIFO is open for both directions, so that opening does not block.
         let say = OpenOptions::new().read(true).write(true).open(&fifo).context("opening it")?;
         let frame = Self { dir, say };
         let path = frame.path();
@@ -49,29 +49,29 @@ impl ScriptFrame {
         Ok(frame)
     }
 
-    /// A script that says nothing but what it is made to [`say`](Self::say).
+    /// A script that writes only the lines of [`say`](Self::say).
     pub fn silent() -> Result<Self> {
         Self::answering(&[])
     }
 
-    /// As `--colo-frame` and `colo_frame` name it.
+    /// The value of `--colo-frame` and `colo_frame`.
     pub fn kind(&self) -> String {
         format!("script:{}", self.path().display())
     }
 
-    /// Has it say a line.
+    /// Makes the script write a line.
     pub fn say(&self, line: &str) -> Result<()> {
         (&self.say)
             .write_all(format!("{line}\n").as_bytes())
-            .with_context(|| format!("having a COLO-frame say {line}"))
+            .with_context(|| format!("making a COLO-frame write {line}"))
     }
 
-    /// What it was told so far: every `command` of this name.
+    /// The commands of this name that it has received so far.
     pub fn told(&self, command: &str) -> Result<Vec<Value>> {
         let text = match std::fs::read_to_string(self.dir.path().join("frame.told")) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error).context("reading what a COLO-frame was told"),
+            Err(error) => return Err(error).context("reading the commands to a COLO-frame"),
         };
         let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
         let mut told = Vec::new();
@@ -90,7 +90,7 @@ impl ScriptFrame {
         self.told("request-checkpoint")
     }
 
-    /// Waits until it was told `command` at least `count` times.
+    /// Waits until it has received `command` at least `count` times.
     pub fn wait_told(&self, command: &str, count: usize, timeout: Duration) -> Result<Vec<Value>> {
         eventually(&format!("{count} times `{command}`"), timeout, || {
             let told = self.told(command)?;
@@ -103,7 +103,7 @@ impl ScriptFrame {
     }
 }
 
-/// One half notes and answers; the other passes on what comes by the FIFO.
+/// One half records and answers. The other half passes on the lines from the FIFO.
 fn script(answers: &[&str]) -> String {
     let answers: Vec<String> = answers.iter().map(|answer| format!(" echo '{answer}';")).collect();
     let answers = answers.concat();

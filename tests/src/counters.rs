@@ -25,7 +25,7 @@ pub fn read(namespace: &Namespace) -> Result<Counters> {
     })
 }
 
-/// A line of names and a line of numbers, each behind `Tcp:`.
+/// A line of names and a line of numbers, each after `Tcp:`.
 pub(crate) fn two_lines(text: &str, counters: &mut Counters) {
     let lines: Vec<&str> = text.lines().collect();
     for pair in lines.chunks(2) {
@@ -40,7 +40,7 @@ pub(crate) fn two_lines(text: &str, counters: &mut Counters) {
     }
 }
 
-/// `Udp6InCsumErrors 0`, a counter a line.
+/// `Udp6InCsumErrors 0`: one counter per line.
 pub(crate) fn one_per_line(text: &str, counters: &mut Counters) {
     for line in text.lines() {
         if let Some((name, value)) = line.split_once(char::is_whitespace)
@@ -52,7 +52,7 @@ pub(crate) fn one_per_line(text: &str, counters: &mut Counters) {
     }
 }
 
-/// Checksum errors of every protocol, with those that are not zero named.
+/// The checksum errors of every protocol, by name, if there are any.
 pub fn checksum_errors(counters: &Counters) -> Vec<(String, u64)> {
     let errors =
         counters.iter().filter(|(name, value)| **value > 0 && name.ends_with("InCsumErrors"));

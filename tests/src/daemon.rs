@@ -1,4 +1,4 @@
-//! `colo-proxy` as a child on a host, and what it says of itself.
+//! `colo-proxy` as a child on a host, and its reports.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -14,34 +14,35 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::network::{Host, Lab, Side, Slot};
+use crate::phrases;
 use crate::process::{Process, eventually, program};
 
-/// From the start to the word `ready`.
+/// The time from the start to the word `ready`.
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long `status` and `failover` may take.
+/// The time that `status` and `failover` may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const MIRROR_PORT: u16 = 9003;
 pub(crate) const SECONDARY_PORT: u16 = 9004;
 pub(crate) const CONTROL_PORT: u16 = 9005;
 
-/// How a pair of daemons is set up by flags.
+/// The flags of a pair of daemons.
 #[derive(Clone, Debug)]
 pub struct PairOptions {
     /// Virtio-net headers on the wire between the hosts.
     pub vnet_hdr: bool,
-    /// The lane between the daemons themselves.
+    /// Whether there is a control lane between the daemons.
     pub control: bool,
-    /// Which end listens: the primary's, as in QEMU's documentation, or the secondary's.
+    /// Whether the primary listens, as in QEMU's documentation, or the secondary.
     pub primary_listens: bool,
-    /// `--colo-frame`; the secondary has one where that is a QEMU.
+    /// `--colo-frame`. The secondary also has one if it is a QEMU.
     pub colo_frame: String,
-    /// `--lane`, or nothing where the configuration has it.
+    /// `--lane`; empty if the configuration has it.
     pub lane: &'static str,
     /// `--return` of the secondary.
     pub returns: String,
 }
 
-/// What the secondaries of a whole test return, where it is not the frames.
+/// Names what the secondaries of a whole test return, if that is not the frames.
 const RETURN: &str = "COLO_PROXY_RETURN";
 
 impl Default for PairOptions {
@@ -65,7 +66,7 @@ impl PairOptions {
         format!("tcp:{}:{port}{server},nodelay", listener.replication())
     }
 
-    /// A `[[guest]]` of a configuration file for the TAP of `slot`, with further lines; every slot
+    /// A `[[guest]]` of a configuration file for the TAP of `slot`, with further lines. Every slot
     /// has ports of its own.
     pub fn config(&self, side: Side, slot: Slot, more: &str) -> String {
         let port = |port| port + 10 * u16::from(slot.0);
@@ -94,13 +95,13 @@ impl PairOptions {
         text + &lane + &returns + &format!("vnet_hdr_support = {}\n{more}\n", self.vnet_hdr)
     }
 
-    /// A secondary has none but a QEMU.
+    /// A secondary has a COLO-frame only if that is a QEMU.
     fn frame(&self, side: Side) -> Option<&str> {
         let frame = self.colo_frame.as_str();
         (side == Side::Primary || frame.starts_with("qmp:")).then_some(frame)
     }
 
-    /// What `side` returns, where that is to be said; digests need a control lane.
+    /// The value of `--return` for `side`, if it needs one. Digests need a control lane.
     fn returns(&self, side: Side) -> Option<&str> {
         let is_said = side == Side::Secondary && self.control && self.returns != "frames";
         is_said.then_some(self.returns.as_str())
@@ -136,14 +137,14 @@ pub struct Daemon {
     asker: Asker,
 }
 
-/// Asks a daemon what `colo-proxy status` shows; can be shared with a thread that watches.
+/// Asks a daemon for what `colo-proxy status` shows. A thread that watches can share it.
 #[derive(Clone, Debug)]
 pub struct Asker {
     place: Place,
     pid: u32,
 }
 
-/// Where a command of a host runs.
+/// Where a host's commands run.
 #[derive(Clone, Debug)]
 struct Place {
     namespaces: Arc<[File]>,
@@ -169,7 +170,7 @@ pub fn binary() -> Result<PathBuf> {
 }
 
 impl Daemon {
-    /// Starts it on `host` without waiting.
+    /// Starts the program on `host` and does not wait.
     pub fn spawn<A: AsRef<OsStr>>(host: &Host, arguments: &[A]) -> Result<Self> {
         let mut command = Command::new(binary()?);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
@@ -195,7 +196,7 @@ impl Daemon {
         Self::run_config_within(host, config, READY_TIMEOUT)
     }
 
-    /// The same where there is more to attach to than usual.
+    /// The same, with more time: this daemon attaches to more than usual.
     pub fn run_config_within(host: &Host, config: &str, timeout: Duration) -> Result<Self> {
         static FILES: AtomicU32 = AtomicU32::new(0);
         let file = FILES.fetch_add(1, Ordering::Relaxed);
@@ -204,26 +205,26 @@ impl Daemon {
         std::fs::write(&path, config).context("writing a configuration")?;
         let daemon =
             Self::spawn(host, &[OsStr::new("run"), OsStr::new("--config"), path.as_os_str()]);
-        let ready =
-            daemon.and_then(|daemon| daemon.process.wait_for("ready", timeout).map(|_| daemon));
+        let ready = daemon
+            .and_then(|daemon| daemon.process.wait_for(phrases::READY, timeout).map(|_| daemon));
         std::fs::remove_file(&path).context("removing a configuration")?;
         ready
     }
 
     pub fn wait_ready(&self) -> Result<()> {
-        self.process.wait_for("ready", READY_TIMEOUT).map(drop)
+        self.process.wait_for(phrases::READY, READY_TIMEOUT).map(drop)
     }
 
     pub fn asker(&self) -> Asker {
         self.asker.clone()
     }
 
-    /// `colo-proxy status --json`, the part about this daemon's only instance.
+    /// The part of `colo-proxy status --json` about this daemon's only instance.
     pub fn status(&self) -> Result<Status> {
         self.with_log(self.asker.status())
     }
 
-    /// The same for each of its instances.
+    /// The same for each of the daemon's instances.
     pub fn statuses(&self) -> Result<Vec<Status>> {
         self.with_log(self.asker.statuses())
     }
@@ -233,13 +234,14 @@ impl Daemon {
         self.with_log(run_at(&self.asker.place, &["failover", "tap0"])).map(drop)
     }
 
-    /// `colo-proxy protect` of the same: brings its guest and the one that waits at `uri` into COLO.
+    /// `colo-proxy protect` of the same instance: brings its guest, and the guest that waits at
+    /// `uri`, into COLO.
     pub fn protect(&self, uri: &str) -> Result<String> {
         let arguments = ["protect", "tap0", "--migrate", uri];
         self.with_log(run_at(&self.asker.place, &arguments))
     }
 
-    /// Waits until the status is as `wanted` says.
+    /// Waits until `wanted` accepts the status.
     pub fn wait_status(
         &self,
         what: &str,
@@ -263,7 +265,7 @@ impl Daemon {
     /// Waits until the pair is protected.
     pub fn wait_protected(&self) -> Result<Status> {
         self.wait_status("protected", READY_TIMEOUT, |status| {
-            status.mode().is_ok_and(|mode| mode == "protected")
+            status.mode().is_ok_and(|mode| mode == phrases::mode::PROTECTED)
         })
     }
 
@@ -320,7 +322,7 @@ fn output_at(place: &Place, mut command: Command) -> Result<Output> {
     Ok(Output { success, stdout, stderr: process.stderr_to_end() })
 }
 
-/// The stdout of `colo-proxy`; an error where it fails.
+/// The stdout of `colo-proxy`, or an error if it fails.
 fn run_at(place: &Place, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(binary()?);
     command.args(arguments);
@@ -329,7 +331,7 @@ fn run_at(place: &Place, arguments: &[&str]) -> Result<String> {
     Ok(stdout)
 }
 
-/// Every object with this process's `pid`, wherever in the answer it is.
+/// Every object with this process's `pid`, at any place in the answer.
 fn collect(value: &Value, pid: u32, found: &mut Vec<Status>) {
     match value {
         Value::Object(object) if object.get("pid").and_then(Value::as_u64) == Some(pid.into()) => {
@@ -341,7 +343,7 @@ fn collect(value: &Value, pid: u32, found: &mut Vec<Status>) {
     }
 }
 
-/// What `colo-proxy status --json` says of an instance.
+/// The status of one instance in `colo-proxy status --json`.
 #[derive(Clone, Debug)]
 pub struct Status(pub Value);
 
@@ -362,23 +364,23 @@ impl Status {
         self.text("mode")
     }
 
-    /// Checkpoints asked for, by reason.
+    /// The requested checkpoints, by reason.
     pub fn checkpoints(&self) -> BTreeMap<String, u64> {
         self.counts("checkpoints")
     }
 
-    /// Frames that did not go on, by reason.
+    /// The dropped frames, by reason.
     pub fn drops(&self) -> BTreeMap<String, u64> {
         self.counts("drops")
     }
 
-    /// A number somewhere in `detail`, like `/lanes/mirror/connections`.
+    /// A number at a path in `detail`, for example `/lanes/mirror/connections`.
     pub fn detail(&self, pointer: &str) -> Result<u64> {
         let value = self.0.pointer(&format!("/detail{pointer}"));
         value.and_then(Value::as_u64).with_context(|| format!("status: {pointer} is {value:?}"))
     }
 
-    /// The last divergences that are differences of an octet.
+    /// The last divergences in which one byte differs.
     pub fn divergences(&self) -> Vec<NamedDivergence> {
         let all = self.0.pointer("/detail/divergences").and_then(Value::as_array);
         all.into_iter().flatten().filter_map(NamedDivergence::read).collect()
@@ -393,7 +395,7 @@ impl Status {
     }
 }
 
-/// A divergence as `status` names it.
+/// A divergence as `status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedDivergence {
     pub flow: String,
@@ -421,6 +423,6 @@ impl std::fmt::Display for NamedDivergence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (flow, at, a, b) =
             (&self.flow, self.stream_offset, self.primary_byte, self.secondary_byte);
-        write!(f, "{flow}, octet {at}: primary {a:#04x}, secondary {b:#04x}")
+        write!(f, "{flow}, byte {at}: primary {a:#04x}, secondary {b:#04x}")
     }
 }

@@ -1,4 +1,4 @@
-//! The demonstrations: a service on two hosts that outlives one of them.
+//! The demonstrations: a service on two hosts continues after the death of one.
 //!
 //! [`stand_ins`] has guests that are namespaces, [`real`] has guests in QEMU under COLO.
 
@@ -21,18 +21,18 @@ use crate::daemon::{Asker, Status};
 use report::Report;
 use view::View;
 
-/// Between two looks at the daemons for the live view.
+/// The time between two reads of the daemons' status for the live view.
 const REFRESH: Duration = Duration::from_millis(150);
 
-/// What the guests are.
+/// The kind of guests.
 #[derive(Clone, Debug)]
 pub enum Guests {
     StandIns,
-    /// QEMU's; what has to be downloaded for them stays in this folder.
+    /// Guests in QEMU. Their downloads stay in this folder.
     Real(PathBuf),
 }
 
-/// Runs it; `Ok(true)` where all of it held.
+/// Runs the demonstration. It returns `Ok(true)` if every check held.
 pub fn run(guests: &Guests, plain: bool) -> Result<bool> {
     cleanup::on_signals()?;
     let view = View::new(plain);
@@ -42,7 +42,7 @@ pub fn run(guests: &Guests, plain: bool) -> Result<bool> {
     }
 }
 
-/// One demonstration: its steps, and what runs meanwhile.
+/// One demonstration: its steps, and its daemons.
 trait Play {
     /// The number of its last step, the summary.
     const SUMMARY: u32;
@@ -51,7 +51,7 @@ trait Play {
 
     fn watched(&self) -> Watched;
 
-    /// What the daemons wrote, where something went wrong.
+    /// The logs of the daemons, if something went wrong.
     fn show_logs(&self, view: &View);
 }
 
@@ -72,7 +72,7 @@ fn perform<P: Play>(view: &View, build: impl FnOnce(&View) -> Result<P>) -> Resu
     Ok(report.held())
 }
 
-/// The steps, with the status of the daemons drawn meanwhile.
+/// Runs the steps, and draws the status of the daemons meanwhile.
 fn live(view: &View, play: &mut impl Play, report: &mut Report) -> Result<()> {
     let watched = play.watched();
     let done = AtomicBool::new(false);

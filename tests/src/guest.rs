@@ -24,17 +24,18 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How the guest's virtual machine is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestOptions {
-    /// Which TAP it is on, and so its addresses.
+    /// The TAP that the guest is on. It decides the guest's addresses.
     pub slot: Slot,
     pub offloads: Offloads,
-    /// Whether its sequence numbers and timestamps are moved away from this kernel's choice.
+    /// Whether the stand-in moves the guest's sequence numbers and timestamps away from this
+    /// kernel's choice.
     pub shift: bool,
     /// Whether its stand-in checks every checksum.
     pub verify: bool,
 }
 
 impl GuestOptions {
-    /// The secondary's numbers are moved, so that the two guests differ as two machines do.
+    /// Only the secondary's numbers are moved, so that the two guests differ as two machines do.
     pub fn of(side: Side, offloads: Offloads) -> Self {
         Self { slot: Slot(0), offloads, shift: side == Side::Secondary, verify: true }
     }
@@ -48,7 +49,7 @@ pub struct Guest {
     pub service: Process,
     options: GuestOptions,
     shift: Option<Shift>,
-    // Last: its sockets die before it.
+    // It comes last, so that its sockets die before it.
     pub namespace: Namespace,
 }
 
@@ -71,8 +72,8 @@ impl Guest {
         Ok(Self { side, stand_in, service, options, shift, namespace })
     }
 
-    /// Goes on as it is on the other host: what a checkpoint does, but for the original, which is
-    /// no more. The TAP must be there.
+    /// Continues this guest on the other host, as a checkpoint does. The original ends, unlike at a
+    /// checkpoint. The TAP must exist.
     pub fn move_to(&mut self, lab: &Lab, side: Side) -> Result<()> {
         self.stand_in.process.signal(Signal::SIGKILL)?;
         self.stand_in.process.kill()?;
@@ -83,7 +84,7 @@ impl Guest {
         configure(&self.namespace, options)
     }
 
-    /// `kill -9` of the virtual machine, and with it all that runs in the guest.
+    /// `kill -9` of the virtual machine. All that runs in the guest ends with it.
     pub fn kill(&mut self) -> Result<()> {
         for process in [&mut self.stand_in.process, &mut self.service] {
             process.signal(Signal::SIGKILL)?;
@@ -92,13 +93,13 @@ impl Guest {
         self.service.kill()
     }
 
-    /// What the guest's network stack has counted.
+    /// The counters of the guest's network stack.
     pub fn counters(&self) -> Result<Counters> {
         counters::read(&self.namespace)
     }
 }
 
-/// The link, its addresses, and where the client is: a guest that is restored from a checkpoint
+/// The link, its addresses, and the client's address. A guest that is restored from a checkpoint
 /// knows its neighbours, and the secondary's own questions never reach the LAN.
 pub(crate) fn configure(namespace: &Namespace, options: GuestOptions) -> Result<()> {
     let slot = options.slot;
@@ -113,7 +114,7 @@ pub(crate) fn configure(namespace: &Namespace, options: GuestOptions) -> Result<
          neigh replace {CLIENT_V4} lladdr {CLIENT_MAC} dev eth0 nud permanent\n\
          neigh replace {CLIENT_V6} lladdr {CLIENT_MAC} dev eth0 nud permanent\n"
     ))?;
-    // A TAP without offloads still lets its stack hand over partial sums on some kernels.
+    // On some kernels, the stack sends partial checksums even on a TAP without offloads.
     if options.offloads == Offloads::Off {
         link::without_offloads(namespace, "eth0")
     } else {
@@ -167,24 +168,24 @@ impl StandIn {
         }
     }
 
-    /// Changes one octet of what the guest sends next from `guest_port`.
+    /// Changes one byte of the next data that the guest sends from `guest_port`.
     pub fn flip(&mut self, protocol: u8, guest_port: u16, at: u32) -> Result<()> {
         self.command(&Command::Flip { protocol, guest_port, at, keep_sum: true }).map(drop)
     }
 
-    /// The same, but so that its checksum is wrong afterwards; where that is partial, it is not.
+    /// The same, but the checksum is wrong afterwards. A partial checksum stays right.
     pub fn spoil(&mut self, protocol: u8, guest_port: u16, at: u32) -> Result<()> {
         self.command(&Command::Flip { protocol, guest_port, at, keep_sum: false }).map(drop)
     }
 
-    /// The change that [`flip`](Self::flip) asked for, when it has happened.
+    /// The change that [`flip`](Self::flip) requested, after it has happened.
     pub fn flipped(&mut self, timeout: Duration) -> Result<Flipped> {
         if let Some(flipped) = self.flipped.pop() {
             return Ok(flipped);
         }
         match self.reports.recv_timeout(timeout) {
             Ok(Report::Flipped(flipped)) => Ok(flipped),
-            Ok(other) => bail!("a stand-in says {other:?} unasked"),
+            Ok(other) => bail!("a stand-in reports {other:?} without a request"),
             Err(_) => bail!("the guest sent nothing to change in {timeout:?}"),
         }
     }

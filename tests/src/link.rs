@@ -1,4 +1,4 @@
-//! What a link can do beyond `ip`: offloads by ethtool's ioctl, and random loss.
+//! Settings of a link that `ip` does not have: offloads, by ethtool's ioctl, and random loss.
 
 use anyhow::{Context, Result};
 use nix::libc;
@@ -15,8 +15,8 @@ struct EthtoolValue {
     data: u32,
 }
 
-/// Takes transmit checksumming, and with it segmentation, away from a link: what leaves it is then
-/// what a real wire carries, and its receiver checks every sum.
+/// Takes transmit checksums, and with them segmentation, away from a link. Frames that leave the
+/// link are then as on a real wire, and the receiver checks every checksum.
 pub fn without_offloads(namespace: &Namespace, link: &str) -> Result<()> {
     namespace.run(|| {
         let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
@@ -31,7 +31,8 @@ pub fn without_offloads(namespace: &Namespace, link: &str) -> Result<()> {
     })
 }
 
-/// A request for the interface `name`; a name that is too long is cut and then not found.
+/// A request for the interface `name`. A name that is too long is truncated, and no interface has
+/// it then.
 pub(crate) fn ifreq(name: &str) -> libc::ifreq {
     // SAFETY: `ifreq` is made of integers and pointers, for which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -44,27 +45,27 @@ pub(crate) fn ifreq(name: &str) -> libc::ifreq {
 
 /// Loses frames at random in both directions of a link, one in `one_in`.
 ///
-/// A classic BPF classifier that draws a random number: neither netem nor `act_gact` is in every
-/// kernel.
+/// A classic BPF classifier draws a random number, because not every kernel has netem or
+/// `act_gact`.
 pub fn lossy(namespace: &Namespace, link: &str, one_in: u32) -> Result<()> {
     let (load_random, at_least) = (32, 53);
     let random_at = 0xffff_f038_u32;
     let limit = u32::MAX / one_in.max(1);
-    // Below the limit: fall through to `DROP`; at or above it: skip that.
+    // Below the limit, the program continues with `DROP`. At or above it, it skips `DROP`.
     drop_where(namespace, link, [(load_random, 0, 0, random_at), (at_least, 1, 0, limit)])
 }
 
-/// Lets no UDP through a link in either direction, as a firewall does that nobody has told of a
-/// tunnel: IPv4 without tags.
+/// Lets no UDP (IPv4, untagged) through a link in either direction, as a firewall that does not
+/// know of a tunnel.
 pub fn without_udp(namespace: &Namespace, link: &str) -> Result<()> {
     let (load_octet, equals) = (48, 21);
     let (protocol_at, udp) = (23, 17);
-    // Of another protocol: skip `DROP`.
+    // Another protocol skips `DROP`.
     drop_where(namespace, link, [(load_octet, 0, 0, protocol_at), (equals, 0, 1, udp)])
 }
 
-/// Drops the frames in both directions of a link for which a classic BPF program does not skip its
-/// next instruction.
+/// Drops a frame in either direction of a link, unless a classic BPF program skips its next
+/// instruction for it.
 fn drop_where(
     namespace: &Namespace,
     link: &str,

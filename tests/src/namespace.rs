@@ -37,14 +37,14 @@ impl Namespace {
         &self.handle
     }
 
-    /// Moves the calling thread here, for good.
+    /// Moves the calling thread into this namespace for good.
     pub fn enter(&self) -> Result<()> {
         setns(&self.handle, CloneFlags::CLONE_NEWNET)
             .with_context(|| format!("entering namespace {}", self.name))
     }
 
-    /// Runs `body` on a thread in this namespace. Sockets that it makes stay in the namespace
-    /// wherever they are used.
+    /// Runs `body` on a thread in this namespace. Its sockets stay in the namespace, also when
+    /// another thread uses them.
     pub fn run<T: Send>(&self, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         std::thread::scope(|scope| {
             let worker = scope.spawn(|| {
@@ -63,7 +63,7 @@ impl Namespace {
         run_ip(&["-n", &self.name, "-batch", "-"], commands)
     }
 
-    /// Runs a program here and returns what it wrote to stdout.
+    /// Runs a program in this namespace and returns its stdout.
     pub fn output(&self, program: &str, args: &[&str]) -> Result<String> {
         let output = Command::new("ip")
             .args(["netns", "exec", &self.name, program])
@@ -75,7 +75,7 @@ impl Namespace {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Sets `net.*` values; `settings` are paths below `/proc/sys/net` and values.
+    /// Sets `net.*` values. `settings` are pairs of a path below `/proc/sys/net` and a value.
     pub fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
         self.run(|| {
             settings.iter().try_for_each(|(key, value)| {

@@ -15,7 +15,7 @@ pub use mounts::Mounts;
 pub const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
 pub const CLIENT_MAC: &str = "52:54:00:c0:10:01";
-/// The guest on the first TAP, as [`Slot`] has them.
+/// The guest on the first TAP; see [`Slot`].
 pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
 pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x10);
 pub const GUEST_MAC: &str = "52:54:00:c0:20:00";
@@ -24,7 +24,7 @@ pub const REPLICATION: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 78, 0, 1), Ipv4Addr::n
 
 const REPLICATION_NET: &str = "10.78.0.0/24";
 
-/// Which of the two hosts.
+/// One of the two hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
     Primary,
@@ -34,7 +34,7 @@ pub enum Side {
 impl Side {
     pub const BOTH: [Self; 2] = [Self::Primary, Self::Secondary];
 
-    /// `a` or `b`, as in the names of hosts and guests.
+    /// `a` or `b`, as in the names of the hosts and guests.
     pub fn letter(self) -> char {
         match self {
             Self::Primary => 'a',
@@ -71,7 +71,7 @@ impl Family {
     }
 }
 
-/// Which of the TAPs of a host, and so which guest: its addresses are the same on both hosts.
+/// One of the TAPs of a host, and so one of the guests. Its addresses are the same on both hosts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Slot(pub u8);
 
@@ -94,22 +94,23 @@ impl Slot {
     }
 }
 
-/// What kind of lab to build.
+/// The kind of lab to build.
 #[derive(Clone, Debug)]
 pub struct LabOptions {
     /// How many TAPs each host has.
     pub slots: u8,
-    /// Whether the TAP is there before the guest, as libvirt does it, or comes and goes with the
-    /// guest, as it does with QEMU's own script.
+    /// Whether the TAP exists before the guest, as with libvirt, or comes and goes with the guest,
+    /// as with QEMU's own script.
     pub persistent_tap: bool,
-    /// Whether the TAP has room for a virtio-net header; what the guest opens must agree.
+    /// Whether the TAP has room for a virtio-net header. The guest must open it in the same way.
     pub vnet_hdr: bool,
-    /// Take the offloads from the links of the LAN, so that every sum is made and checked as on
-    /// a real wire. Without this, frames between namespaces keep their partial sums.
+    /// Takes the offloads from the links of the LAN, so that the stacks make and check every
+    /// checksum as on a real wire. Otherwise, frames between namespaces keep their partial
+    /// checksums.
     pub real_wire: bool,
-    /// What the link between the hosts takes whole.
+    /// The MTU of the link between the hosts.
     pub replication_mtu: u32,
-    /// What the hosts' processes see of the file system.
+    /// The file system that the hosts' processes see.
     pub mounts: Mounts,
 }
 
@@ -131,39 +132,39 @@ impl Default for LabOptions {
 pub struct Host {
     pub side: Side,
     pub namespace: Namespace,
-    /// The mount namespace with a bpffs and a `/run` of its own, if it has one.
+    /// The mount namespace with a bpffs and a `/run` of its own, if the host has one.
     pub mounts: Option<std::fs::File>,
     /// The first TAP.
     pub tap: String,
 }
 
 impl Host {
-    /// Attaches a guest's TAP to the bridge and takes it up, as QEMU's `script=` does.
+    /// Adds a guest's TAP to the bridge and sets it up, as QEMU's `script=` does.
     pub fn plug_tap(&self, slot: Slot) -> Result<()> {
         let tap = slot.tap();
         self.namespace.ip(&format!("link set {tap} master br0 up\n"))
     }
 
-    /// Takes it off the bridge again: its guest is on no network.
+    /// Takes it off the bridge again. Its guest is on no network then.
     pub fn unplug_tap(&self, slot: Slot) -> Result<()> {
         self.namespace.ip(&format!("link set {} nomaster up\n", slot.tap()))
     }
 
-    /// Has this host acknowledge what the other one sends at once. Two short writes in a row
-    /// otherwise wait for each other, 40 ms in each checkpoint.
+    /// Makes this host acknowledge the other host's data at once. Otherwise, two short writes in a
+    /// row wait for each other, 40 ms in each checkpoint.
     pub fn acknowledge_at_once(&self) -> Result<()> {
         let address = self.side.replication();
         self.namespace
             .ip(&format!("route replace {REPLICATION_NET} dev repl0 src {address} quickack 1\n"))
     }
 
-    /// What a child must join to run on this host.
+    /// The namespaces that a child must join to run on this host.
     pub fn namespaces(&self) -> Vec<&std::fs::File> {
         std::iter::once(self.namespace.handle()).chain(&self.mounts).collect()
     }
 
-    /// Frames that a link of this host has refused to send: for a TAP, those that its holder did
-    /// not read in time.
+    /// The frames that a link of this host has refused to send. For a TAP, these are the frames
+    /// that its holder did not read in time.
     pub fn tx_dropped(&self, link: &str) -> Result<u64> {
         self.sent(link, "dropped")
     }
@@ -186,7 +187,7 @@ impl Host {
         self.namespace.ip("link set up0 down\n")
     }
 
-    /// Puts it back.
+    /// Puts the host back on the LAN.
     pub fn plug(&self) -> Result<()> {
         self.namespace.ip("link set up0 up\n")
     }
@@ -202,7 +203,7 @@ pub struct Lab {
     prefix: String,
 }
 
-/// The link of the client on the switch: where loss is made.
+/// The client's link on the switch. Loss is made here.
 pub const CLIENT_PORT: &str = "client";
 
 impl Lab {
@@ -231,8 +232,8 @@ impl Lab {
         }
     }
 
-    /// A namespace for the guest of `side`; it belongs to the guest, so that no socket of a dead
-    /// guest is left in it when another one starts.
+    /// A namespace for the guest of `side`. It belongs to the guest, so no socket of a dead guest
+    /// is left in it when another guest starts.
     pub(crate) fn guest_namespace(&self, side: Side) -> Result<Namespace> {
         static GUESTS: AtomicU32 = AtomicU32::new(0);
         let guest = GUESTS.fetch_add(1, Ordering::Relaxed);
@@ -327,7 +328,7 @@ pub(crate) fn quiet_ipv6(namespace: &Namespace) -> Result<()> {
     ])
 }
 
-/// Bridged frames are nobody's business but the bridge's; where the kernel has the hook at all.
+/// Bridged frames do not pass the host's filters, if the kernel has the hook.
 fn without_bridge_netfilter(namespace: &Namespace) -> Result<()> {
     let keys = ["iptables", "ip6tables", "arptables"].map(|t| format!("bridge/bridge-nf-call-{t}"));
     let there = |key: &&String| PathBuf::from("/proc/sys/net").join(key).exists();

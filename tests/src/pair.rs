@@ -1,4 +1,4 @@
-//! A protected pair in a lab: both guests and both daemons, and what must hold of them at the end.
+//! A protected pair in a lab: both guests, both daemons, and the checks at the end.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -12,22 +12,23 @@ use crate::counters::{self, checksum_errors};
 use crate::daemon::{Daemon, PairOptions, output};
 use crate::guest::{Guest, GuestOptions};
 use crate::network::{Host, Lab, LabOptions, Side};
+use crate::phrases;
 use crate::stand_in::tap::Offloads;
 
-/// How long a primary may take to give up a secondary that never was.
+/// The time in which a primary must give up a secondary that never came.
 const LATE: Duration = Duration::from_secs(20);
 
-/// What to build.
+/// The settings of a pair.
 #[derive(Clone, Debug)]
 pub struct PairSetup {
     pub lab: LabOptions,
-    /// Of the guests.
+    /// The offloads of the guests.
     pub offloads: Offloads,
     pub daemons: PairOptions,
-    /// Lines for the `[[guest]]` of each daemon's configuration file; without them the daemons get
+    /// Lines for the `[[guest]]` of each daemon's configuration file. Without them, the daemons get
     /// flags.
     pub config: Option<[String; 2]>,
-    /// The primary's daemon is there first, and waits in vain for longer than its timeout.
+    /// The primary's daemon starts first, and waits for longer than its timeout.
     pub secondary_late: bool,
 }
 
@@ -57,23 +58,24 @@ pub struct Pair {
 impl Pair {
     /// Starts everything and waits until the pair is protected.
     ///
-    /// The secondary's daemon is there before its guest, whose first word must not reach the LAN;
-    /// and the primary's comes last, because a secondary that is late costs a checkpoint.
+    /// The secondary's daemon starts before its guest, whose first frame must not reach the LAN.
+    /// The primary's daemon starts last, because a late secondary costs a checkpoint.
     pub fn start(setup: PairSetup) -> Result<Self> {
         let lab = Arc::new(Lab::new(setup.lab.clone())?);
         let guest = |side| Guest::start(&lab, side, GuestOptions::of(side, setup.offloads));
         let mut primary = None;
         if setup.secondary_late {
             let early = setup.daemon(&lab, Side::Primary)?;
-            early
-                .wait_status("unprotected", LATE, |s| s.mode().is_ok_and(|m| m == "unprotected"))?;
+            early.wait_status("unprotected", LATE, |s| {
+                s.mode().is_ok_and(|m| m == phrases::mode::UNPROTECTED)
+            })?;
             primary = Some(early);
         }
         let primary_guest = guest(Side::Primary)?;
         let (secondary, secondary_guest) = if setup.lab.persistent_tap {
             (setup.daemon(&lab, Side::Secondary)?, guest(Side::Secondary)?)
         } else {
-            // There is no TAP before the guest, so its host is off the LAN meanwhile.
+            // Without a guest there is no TAP, so its host is off the LAN meanwhile.
             let host = lab.host(Side::Secondary);
             host.unplug()?;
             let secondary_guest = guest(Side::Secondary)?;
@@ -89,7 +91,7 @@ impl Pair {
         Ok(Self { primary, secondary, primary_guest, secondary_guest, lab, setup })
     }
 
-    /// Starts the daemon of `side` again, which must have ended.
+    /// Starts the daemon of `side` again. The old one must have ended.
     pub fn restart(&mut self, side: Side) -> Result<()> {
         let daemon = self.setup.daemon(&self.lab, side)?;
         match side {
@@ -99,8 +101,8 @@ impl Pair {
         Ok(())
     }
 
-    /// `kill -9` of the primary's daemon and guest, then `failover` on the secondary; how long that
-    /// took.
+    /// Does `kill -9` of the primary's daemon and guest, then `failover` on the secondary. Returns
+    /// how long the failover took.
     pub fn fail_over(&mut self) -> Result<Duration> {
         let start = Instant::now();
         self.primary.process.signal(Signal::SIGKILL)?;
@@ -111,18 +113,18 @@ impl Pair {
         Ok(took)
     }
 
-    /// The pair is protected and has asked for no checkpoint.
+    /// The pair is protected and has requested no checkpoint.
     pub fn expect_no_checkpoints(&self) -> Result<()> {
         let status = self.primary.status()?;
         let asked = status.checkpoints();
         ensure!(asked == BTreeMap::new(), "checkpoints {asked:?}: {status:#?}");
         ensure!(status.number("divergences")? == 0, "divergences: {status:#?}");
-        ensure!(status.mode()? == "protected", "not protected: {status:#?}");
+        ensure!(status.mode()? == phrases::mode::PROTECTED, "not protected: {status:#?}");
         ensure!(status.number("compared_frames")? > 0, "nothing was compared: {status:#?}");
         Ok(())
     }
 
-    /// No network stack that lives, and no stand-in, has seen a wrong checksum.
+    /// No living network stack and no stand-in has seen a wrong checksum.
     pub fn expect_right_sums(&mut self) -> Result<()> {
         let client = checksum_errors(&counters::read(&self.lab.client)?);
         ensure!(client.is_empty(), "the client saw {client:?}");
@@ -140,15 +142,15 @@ impl Pair {
         Ok(())
     }
 
-    /// Ends the daemons that live, and checks that they leave the hosts as they found them.
+    /// Ends the living daemons, and checks that they leave nothing on the hosts.
     pub fn finish(mut self) -> Result<()> {
         self.expect_right_sums()?;
         for daemon in [&mut self.primary, &mut self.secondary] {
             if daemon.process.exited().is_some() {
                 continue;
             }
-            // After a failover the translated connections live on the programs, which stay.
-            let stays = daemon.status()?.mode()? == "failed-over";
+            // After a takeover, the translated connections depend on the programs, which stay.
+            let stays = daemon.status()?.mode()? == phrases::mode::TAKEN_OVER;
             let status = daemon.process.terminate()?;
             let (name, log) = (daemon.process.name(), daemon.process.stderr());
             ensure!(status.success(), "{name}: {status}; its log:\n{log}");
@@ -174,7 +176,7 @@ impl PairSetup {
     }
 }
 
-/// Links, pins and sockets on a host that are not the lab's.
+/// Links, pins and sockets on a host that do not belong to the lab.
 pub fn left_on(host: &Host) -> Result<Vec<String>> {
     let mut left: Vec<String> = links(host)?
         .into_iter()
@@ -183,7 +185,7 @@ pub fn left_on(host: &Host) -> Result<Vec<String>> {
         .collect();
     let mut find = Command::new("find");
     find.args(["/sys/fs/bpf/colo-proxy", "/run/colo-proxy", "-mindepth", "1"]);
-    // A folder that is not there is as good as an empty one.
+    // A missing folder counts as an empty one.
     left.extend(output(host, find)?.stdout.lines().map(str::to_owned));
     Ok(left)
 }

@@ -1,4 +1,5 @@
-//! Child processes: in the namespaces of a host, with their stderr collected, ended with the lab.
+//! Child processes: they run in the namespaces of a host, their stderr is collected, and they end
+//! with the lab.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,12 +20,12 @@ use serde::de::DeserializeOwned;
 
 use crate::cleanup;
 
-/// Lines of stderr that are kept; the last ones.
+/// The number of stderr lines to keep. The last lines stay.
 const LINES_MAX: usize = 10_000;
-/// How long a child gets between SIGTERM and SIGKILL where nobody says otherwise.
+/// The default time between SIGTERM and SIGKILL.
 const TERM_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A child, killed when it is dropped.
+/// A child process. It is killed when this value is dropped.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -46,15 +47,15 @@ struct Lines {
 }
 
 impl Process {
-    /// Starts `command` in the namespaces whose handles are given, with stdin and stdout as the
-    /// command says.
+    /// Starts `command` in the namespaces of these handles. The command decides about stdin and
+    /// stdout.
     ///
-    /// The child is killed when the calling *thread* ends, so that a lab that is itself killed
-    /// leaves none behind; start children from a thread that outlives them.
+    /// The child is killed when the calling *thread* ends, so that a killed lab leaves no child.
+    /// Start children from a thread that outlives them.
     pub fn spawn(name: &str, mut command: Command, namespaces: &[&File]) -> Result<Self> {
         let fds: Vec<i32> = namespaces.iter().map(|handle| handle.as_raw_fd()).collect();
         command.stderr(Stdio::piped()).process_group(0);
-        // SAFETY: between fork and exec the closure only makes system calls that are
+        // SAFETY: between fork and exec, the closure only makes system calls that are
         // async-signal-safe, on descriptors that the parent keeps open through the call.
         unsafe {
             command.pre_exec(move || {
@@ -91,8 +92,7 @@ impl Process {
         self.child.stdout.take()
     }
 
-    /// What it reports on its piped stdout from here on, a line of JSON each; what is no report of
-    /// this kind is passed over.
+    /// Its reports on the piped stdout from now on, one line of JSON each. Other lines are ignored.
     pub fn reports<T: DeserializeOwned + Send + 'static>(&mut self) -> Result<Receiver<T>> {
         let stdout = self.take_stdout();
         let stdout = stdout.with_context(|| format!("stdout of {} is not piped", self.name))?;
@@ -114,9 +114,10 @@ impl Process {
         state.lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
-    /// All of its stderr; waits until it is closed, which a child of its own may keep it from.
+    /// All of its stderr. This waits until stderr is closed. A child of the process may keep it
+    /// open.
     pub fn stderr_to_end(&self) -> String {
-        // No line has a newline in it, so this waits for the end.
+        // No line contains a newline, so this waits for the end.
         let _ = self.stderr.wait_for("\n", Instant::now() + TERM_TIMEOUT);
         self.stderr()
     }
@@ -134,11 +135,12 @@ impl Process {
         }
     }
 
-    /// Whether it has ended, and how.
+    /// Its exit status, if it has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         if self.exited.is_none() {
             let pid = self.child.id() as i32;
-            // Peek first: after the child is reaped its number may be somebody else's.
+            // Look before the child is reaped: afterwards, its number may belong to another
+            // process.
             if has_ended(pid) {
                 cleanup::leave_pid(pid);
                 self.exited = self.child.wait().ok();
@@ -147,7 +149,7 @@ impl Process {
         self.exited
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process ends by itself.
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -169,7 +171,7 @@ impl Process {
         Ok(())
     }
 
-    /// SIGTERM, and its exit status.
+    /// Sends SIGTERM and returns the exit status.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
         self.wait(TERM_TIMEOUT)
@@ -208,7 +210,7 @@ impl Stderr {
         self.changed.notify_all();
     }
 
-    /// The first line with `word`; else whether stderr was closed.
+    /// Returns the first line with `word`. The error says whether stderr was closed.
     fn wait_for(&self, word: &str, deadline: Instant) -> Result<String, bool> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -235,7 +237,7 @@ fn has_ended(pid: i32) -> bool {
     !matches!(waitid(Id::Pid(Pid::from_raw(pid)), flags), Ok(WaitStatus::StillAlive))
 }
 
-/// A program that Cargo built beside the one that is running, or that `variable` names.
+/// A program that Cargo built beside the running one, or that `variable` names.
 pub fn program(name: &str, variable: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         return Ok(path.into());
@@ -260,7 +262,7 @@ pub fn eventually<T>(
             return Ok(value);
         }
         if Instant::now() > deadline {
-            bail!("{what}: not in {timeout:?}");
+            bail!("{what}: it did not happen in {timeout:?}");
         }
         std::thread::sleep(Duration::from_millis(5));
     }

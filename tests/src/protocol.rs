@@ -1,11 +1,11 @@
-//! What the client and the service in the guest say to each other.
+//! The protocol between the client and the service in the guest.
 //!
-//! Every answer but one ([`Kind::Clock`]) is a function of the octets that the connection has carried
-//! so far and of nothing else, so two guests that get the same input give the same answers, and a guest that takes a
-//! connection over can only go on if it has really followed it.
+//! Every answer but one ([`Kind::Clock`]) is a function of the bytes that the connection has
+//! carried so far, and of nothing else. So two guests with the same input give the same answers. A
+//! guest that takes a connection over can only continue if it has really followed it.
 //!
-//! A request is a header of 16 octets, `kind` and a count, and for some kinds a body of that many
-//! octets. Both sides keep a [`Transcript`].
+//! A request is a header of 16 bytes, with a `kind` and a count. Some kinds have a body of that
+//! many bytes. Both sides keep a [`Transcript`].
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -14,32 +14,33 @@ use std::net::SocketAddr;
 pub const SERVICE_PORT: u16 = 7000;
 /// UDP port on which the service echoes.
 pub const ECHO_PORT: u16 = 7001;
-/// UDP port on which the service is told to open a connection.
+/// The UDP port where the service receives calls: it then opens a connection.
 pub const CALL_PORT: u16 = 7002;
-/// The longest body of a request whose answer carries it back.
+/// The longest body of a request whose answer repeats it.
 pub const ANSWER_MAX: u64 = 1 << 20;
-/// Octets that are read, checked and hashed at a time; part of the definition of the hash.
+/// The number of bytes that are read, checked and hashed at a time. It is part of the definition of
+/// the hash.
 pub const BLOCK_LEN: usize = 1 << 16;
 const HEADER_LEN: usize = 16;
 
-/// What a request asks for.
+/// The kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
-    /// The body, answered with counter, hash and as many octets of pattern.
+    /// With a body. The answer has a counter, a hash and as many bytes of pattern.
     Ask = 1,
-    /// The body, answered with itself.
+    /// With a body. The answer is the body.
     Echo = 2,
-    /// No body, answered with that many octets of pattern.
+    /// Without a body. The answer has that many bytes of pattern.
     Down = 3,
-    /// A body of pattern, answered with counter, hash and the number of wrong octets.
+    /// With a body of pattern. The answer has a counter, a hash and the number of wrong bytes.
     Up = 4,
-    /// No body, answered with that many octets of a pattern that nobody knows before: its seed is
-    /// the guest's clock. The one answer in which two guests differ.
+    /// Without a body. The answer has that many bytes of a pattern that nobody can know before,
+    /// because its seed is the guest's clock. Only in this answer do two guests differ.
     Clock = 5,
 }
 
-/// The head of a request.
+/// The header of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
     pub kind: Kind,
@@ -54,7 +55,7 @@ impl Request {
         bytes
     }
 
-    /// `None` where this is not a request: the connection has carried wrong octets.
+    /// `None` if this is no request: the connection has carried wrong bytes.
     pub fn decode(bytes: [u8; HEADER_LEN]) -> Option<Self> {
         let (&head, &count) = (bytes.first_chunk::<8>()?, bytes.last_chunk()?);
         let count = u64::from_be_bytes(count);
@@ -71,7 +72,7 @@ impl Request {
         (zero == [0; 7] && small).then_some(Self { kind, count })
     }
 
-    /// Reads one; `None` where the peer has closed between two requests.
+    /// Reads one header; `None` if the peer has closed between two requests.
     pub fn read(from: &mut impl Read) -> io::Result<Option<Self>> {
         let mut bytes = [0; HEADER_LEN];
         let mut filled = 0;
@@ -91,17 +92,17 @@ impl Request {
     }
 }
 
-/// The error for octets that the other side cannot have sent.
+/// The error for bytes that the other side cannot have sent.
 pub fn wrong(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// What a connection has carried so far: both ends compute the same.
+/// A summary of the bytes that a connection has carried so far. Both ends compute the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transcript {
     /// Requests so far.
     pub counter: u64,
-    /// Of every header and body so far.
+    /// The hash of every header and body so far.
     pub hash: u64,
 }
 
@@ -117,7 +118,7 @@ impl Transcript {
         self.block(&request.encode());
     }
 
-    /// Adds one block of a body; where blocks end is part of the hash, see [`blocks`].
+    /// Adds one block of a body. The ends of blocks are part of the hash; see [`blocks`].
     pub fn block(&mut self, block: &[u8]) {
         let mut hash = self.hash;
         let words = block.chunks_exact(8);
@@ -131,7 +132,7 @@ impl Transcript {
         self.hash = hash;
     }
 
-    /// Counter and hash as an answer carries them, with a third word.
+    /// The counter, the hash and a third word, as in an answer.
     pub fn answer(&self, third: u64) -> [u8; 24] {
         let mut bytes = [0; 24];
         bytes[..8].copy_from_slice(&self.counter.to_be_bytes());
@@ -141,7 +142,7 @@ impl Transcript {
     }
 }
 
-/// Octets that either side can make for itself, from the hash of the connection.
+/// Bytes that either side can compute from the hash of the connection.
 #[derive(Debug)]
 pub struct Pattern {
     state: u64,
@@ -152,7 +153,7 @@ impl Pattern {
         Self { state: seed }
     }
 
-    /// Fills `block`; whole words but for the last block of a body.
+    /// Fills `block` in whole words. Only the last block of a body may be shorter.
     pub fn fill(&mut self, block: &mut [u8]) {
         for chunk in block.chunks_mut(8) {
             self.state = self.state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e);
@@ -174,7 +175,7 @@ pub fn blocks(count: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Writes `count` octets of pattern; `seen` is called with each block.
+/// Writes `count` bytes of pattern, and calls `seen` with each block.
 pub fn write_pattern(
     to: &mut impl Write,
     seed: u64,
@@ -192,8 +193,8 @@ pub fn write_pattern(
     Ok(())
 }
 
-/// Reads `count` octets that should be pattern and returns how many were not, and where the first
-/// of them lay.
+/// Reads `count` bytes that should be pattern. Returns how many are wrong, and the place of the
+/// first wrong byte.
 pub fn read_pattern(
     from: &mut impl Read,
     seed: u64,
@@ -216,7 +217,7 @@ pub fn read_pattern(
     Ok(mismatch)
 }
 
-/// Octets that were not what they should have been.
+/// The wrong bytes of a pattern.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mismatch {
     pub count: u64,

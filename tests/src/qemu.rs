@@ -1,8 +1,8 @@
-//! Real guests: QEMU with a Debian kernel, in place of the stand-ins.
+//! Real guests in place of the stand-ins: QEMU with a Debian kernel.
 //!
-//! A stand-in is no virtio-net card, and two namespaces share one kernel's secrets and clock. Two
-//! guests that were booted separately choose sequence numbers, timestamps and delays of their own,
-//! as two machines do.
+//! A stand-in is no virtio-net card, and two namespaces share the secrets and the clock of one
+//! kernel. Two guests that were booted separately choose their own sequence numbers, timestamps and
+//! delays, as two machines do.
 
 pub mod colo;
 mod console;
@@ -29,28 +29,28 @@ use initramfs::{END, MIDDLE, Network, READY};
 use kernel::Kernel;
 use machine::Machine;
 
-/// Without hardware virtualisation a guest is up in a few seconds; a busy machine needs longer.
+/// A guest without hardware virtualisation boots in a few seconds. A busy machine needs longer.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(90);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Where downloads stay between runs: below cargo's folder, of which a test knows the part for
-/// temporary files.
+/// The folder where downloads stay between runs. It is below cargo's folder, of which a test knows
+/// only the part for temporary files.
 pub fn cache(target_tmpdir: &str) -> Result<PathBuf> {
     let target = Path::new(target_tmpdir).parent().context("no target folder")?;
     Ok(target.join("lab-cache"))
 }
 
-/// What both guests are booted from.
+/// The kernel and the root file system that both guests boot from.
 #[derive(Debug)]
 pub struct Image {
     kernel: PathBuf,
     initramfs: PathBuf,
-    // Holds the initramfs.
+    // This folder holds the initramfs.
     _folder: tempfile::TempDir,
 }
 
 impl Image {
-    /// Builds it; what it downloads stays in `cache`.
+    /// Builds the image. Its downloads stay in `cache`.
     pub fn build(cache: &Path) -> Result<Self> {
         std::fs::create_dir_all(cache).with_context(|| format!("making {}", cache.display()))?;
         let kernel = Kernel::fetch(cache)?;
@@ -79,15 +79,15 @@ pub struct QemuGuest {
     incoming: Option<String>,
 }
 
-/// The socket of the monitor for whoever makes checkpoints, on the guest's host. A monitor serves
-/// one at a time, so the test has another one.
+/// The socket of the monitor for the driver of the checkpoints, on the guest's host. A monitor
+/// serves one client at a time, so the test has another one.
 pub const FRAME_SOCKET: &str = "/run/frame.qmp";
 
 /// The monitor for the test.
 #[derive(Debug)]
 struct Monitor {
     qmp: Qmp,
-    // Holds the socket.
+    // This folder holds the socket.
     _folder: tempfile::TempDir,
 }
 
@@ -97,7 +97,7 @@ impl QemuGuest {
         Self::boot_on(lab, side, image, &Machine::alone())
     }
 
-    /// The same on a machine that is not the usual one.
+    /// The same on a machine of another kind.
     pub fn boot_on(lab: &Lab, side: Side, image: &Image, machine: &Machine) -> Result<Self> {
         let host = lab.host(side);
         let name = format!("guest {}", side.letter());
@@ -116,7 +116,7 @@ impl QemuGuest {
         Ok(Self { side, process, console, monitor, incoming })
     }
 
-    /// Where it waits for the state of another guest, or did.
+    /// Where it waits, or has waited, for the state of another guest.
     pub fn incoming(&self) -> Option<&str> {
         self.incoming.as_deref()
     }
@@ -127,7 +127,7 @@ impl QemuGuest {
         Ok(&monitor.qmp)
     }
 
-    /// Where whoever makes checkpoints finds its monitor.
+    /// The monitor's path for the driver of the checkpoints.
     pub fn frame_socket(&self) -> Result<PathBuf> {
         let monitored = self.monitor.is_some().then(|| FRAME_SOCKET.into());
         monitored.context("a guest without a monitor")
@@ -138,7 +138,7 @@ impl QemuGuest {
         self.console.lines_until(READY, BOOT_TIMEOUT).map(drop).with_context(|| self.stderr())
     }
 
-    /// What the guest's network stack has counted.
+    /// The counters of the guest's network stack.
     pub fn counters(&mut self) -> Result<Counters> {
         self.console.ask().with_context(|| self.process.name().to_owned())?;
         let mut counters = Counters::new();
@@ -149,7 +149,7 @@ impl QemuGuest {
         Ok(counters)
     }
 
-    /// What it has written on its console and nobody has read yet.
+    /// The console output that nobody has read yet.
     pub fn console(&self) -> String {
         self.console.rest()
     }

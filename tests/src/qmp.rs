@@ -1,6 +1,6 @@
-//! A monitor of QEMU as the tests use it: commands with a deadline, and every event with its time.
+//! A monitor of QEMU for the tests: commands with a deadline, and every event with its time.
 //!
-//! QEMU's own time is in the events, so what a slow reader makes of them does not matter.
+//! The events carry QEMU's own time, so a slow reader does not change it.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -18,13 +18,13 @@ use crate::process::eventually;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What QEMU said unasked.
+/// An event of QEMU.
 #[derive(Clone, Debug)]
 pub struct Event {
     pub name: String,
-    /// Its `data`; null where it has none.
+    /// Its `data`, or null.
     pub data: Value,
-    /// Since 1970, by the clock of QEMU's host.
+    /// The time since 1970, by the clock of QEMU's host.
     pub at: Duration,
 }
 
@@ -43,20 +43,20 @@ impl Event {
     }
 }
 
-/// A place in the events of one monitor: what comes after it.
+/// A place in the events of one monitor, to wait for later events.
 #[derive(Clone, Copy, Debug)]
-pub struct Mark(usize);
+pub struct EventPlace(usize);
 
 /// A connection to a monitor.
 #[derive(Debug)]
 pub struct Qmp {
     to: Mutex<UnixStream>,
-    heard: Arc<Heard>,
+    heard: Arc<Received>,
     last_id: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Heard {
+struct Received {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -69,12 +69,12 @@ struct State {
 }
 
 impl Qmp {
-    /// Connects to the socket, which QEMU may not have made yet.
+    /// Connects to the socket. QEMU may not have made it yet, so this tries again.
     pub fn connect(socket: &Path) -> Result<Self> {
         let stream = eventually("a monitor of QEMU", CONNECT_TIMEOUT, || {
             Ok(UnixStream::connect(socket).ok())
         })?;
-        let heard = Arc::new(Heard::default());
+        let heard = Arc::new(Received::default());
         let (from, listener) = (stream.try_clone()?, Arc::clone(&heard));
         std::thread::spawn(move || listener.listen(from));
         let qmp = Self { to: Mutex::new(stream), heard, last_id: AtomicU64::new(0) };
@@ -82,7 +82,7 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Has a command done and returns what came of it.
+    /// Executes a command and returns its result.
     pub fn execute(&self, name: &str, arguments: &Value) -> Result<Value> {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let mut command = json!({"execute": name, "id": id});
@@ -91,7 +91,7 @@ impl Qmp {
         }
         let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
         to.write_all(format!("{command}\n").as_bytes())
-            .with_context(|| format!("telling QEMU to {name}"))?;
+            .with_context(|| format!("sending {name} to QEMU"))?;
         drop(to);
         let answer = self
             .heard
@@ -103,53 +103,62 @@ impl Qmp {
         }
     }
 
-    /// The end of what was heard so far.
-    pub fn mark(&self) -> Mark {
-        Mark(self.heard.lock().events.len())
+    /// The end of the events that were received so far.
+    pub fn place(&self) -> EventPlace {
+        EventPlace(self.heard.lock().events.len())
     }
 
-    /// What came after `mark`.
-    pub fn events(&self, mark: Mark) -> Vec<Event> {
-        self.heard.lock().events.get(mark.0..).unwrap_or_default().to_vec()
+    /// The events after `place`.
+    pub fn events(&self, place: EventPlace) -> Vec<Event> {
+        self.heard.lock().events.get(place.0..).unwrap_or_default().to_vec()
     }
 
-    /// All of them, a line each, for messages.
+    /// All events, one per line, for messages.
     pub fn story(&self) -> String {
         let line = |event: &Event| format!("{:?} {} {}", event.at, event.name, event.data);
         self.heard.lock().events.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
-    /// Waits for the first event after `mark` that is `wanted`, and returns it with the place
-    /// behind it.
+    /// Waits for the first event after `place` that `wanted` accepts. Returns it with the place
+    /// after it.
     pub fn wait(
         &self,
         what: &str,
-        mark: Mark,
+        place: EventPlace,
         timeout: Duration,
         wanted: impl Fn(&Event) -> bool,
-    ) -> Result<(Event, Mark)> {
+    ) -> Result<(Event, EventPlace)> {
         let found = self.heard.wait(timeout, |state| {
-            let mut after = state.events.iter().enumerate().skip(mark.0);
-            after.find(|(_, event)| wanted(event)).map(|(at, event)| (event.clone(), Mark(at + 1)))
+            let mut after = state.events.iter().enumerate().skip(place.0);
+            after
+                .find(|(_, event)| wanted(event))
+                .map(|(at, event)| (event.clone(), EventPlace(at + 1)))
         });
-        found.with_context(|| format!("QEMU did not say {what}; it said {:#?}", self.events(mark)))
+        found.with_context(|| {
+            format!("QEMU sent no event for {what}; it sent {:#?}", self.events(place))
+        })
     }
 
-    /// The same by the name alone.
-    pub fn wait_named(&self, name: &str, mark: Mark, timeout: Duration) -> Result<(Event, Mark)> {
-        self.wait(name, mark, timeout, |event| event.name == name)
+    /// The same for an event with this name.
+    pub fn wait_named(
+        &self,
+        name: &str,
+        place: EventPlace,
+        timeout: Duration,
+    ) -> Result<(Event, EventPlace)> {
+        self.wait(name, place, timeout, |event| event.name == name)
     }
 }
 
 impl Drop for Qmp {
     fn drop(&mut self) {
-        // Ends the thread that listens.
+        // Ends the thread that reads.
         let to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = to.shutdown(std::net::Shutdown::Both);
     }
 }
 
-impl Heard {
+impl Received {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -204,7 +213,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(5);
 
-    /// Answers each command with these lines; `ID` stands for the command's.
+    /// Answers each command with these lines. `ID` stands for the command's.
     fn monitor(answers: &'static [&'static str]) -> (tempfile::TempDir, Qmp) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("qmp");
@@ -233,15 +242,15 @@ mod tests {
             r#"{"return": {"status": "paused"}, "id": ID}"#,
             r#"{"timestamp": {"seconds": 8, "microseconds": 0}, "event": "MIGRATION", "data": {"status": "colo"}}"#,
         ]);
-        let mark = qmp.mark();
+        let place = qmp.place();
         let answer = qmp.execute("stop", &Value::Null).unwrap();
         assert_eq!(answer, json!({"status": "paused"}));
-        let (stop, behind) = qmp.wait_named("STOP", mark, SOON).unwrap();
+        let (stop, behind) = qmp.wait_named("STOP", place, SOON).unwrap();
         assert_eq!(stop.at, Duration::from_secs(7) + Duration::from_micros(250));
         let colo = |event: &Event| event.says("status") == "colo";
         qmp.wait("colo", behind, SOON, colo).unwrap();
         let again = qmp.wait_named("STOP", behind, Duration::from_millis(50));
-        assert!(again.is_err(), "an event before the mark: {again:?}");
+        assert!(again.is_err(), "an event before the place: {again:?}");
     }
 
     #[test]
@@ -251,7 +260,7 @@ mod tests {
         ]);
         let error = qmp.execute("x-colo-lost-heartbeat", &Value::Null).unwrap_err().to_string();
         assert!(error.contains("not in COLO mode"), "{error}");
-        let closed = qmp.wait_named("STOP", qmp.mark(), Duration::from_mins(10)).unwrap_err();
+        let closed = qmp.wait_named("STOP", qmp.place(), Duration::from_mins(10)).unwrap_err();
         assert!(format!("{closed:#}").contains("closed"), "{closed:#}");
     }
 }

@@ -1,7 +1,7 @@
-//! The service that runs in a guest: answers [`protocol`](crate::protocol) on TCP, echoes UDP, and
-//! opens connections when it is told to.
+//! The service in a guest. It answers [`protocol`](crate::protocol) on TCP, echoes UDP, and opens
+//! connections when it receives a call.
 //!
-//! It knows nothing of namespaces, so that it also runs as the only program of a real guest.
+//! It knows nothing of namespaces, so it also runs as the only program of a real guest.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -19,7 +19,7 @@ use crate::protocol::{
     write_pattern,
 };
 
-/// Threads of connections are many and shallow.
+/// The threads of connections are many and need little stack.
 const STACK_LEN: usize = 256 * 1024;
 /// A guest that is cut off must not keep a thread for ever.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
@@ -34,12 +34,12 @@ pub fn run(ready: impl FnOnce()) -> io::Result<()> {
     ready();
     loop {
         let (stream, _) = listener.accept()?;
-        // A guest that is out of threads closes the connection; the client sees it.
+        // A guest without free threads closes the connection, and the client sees that.
         drop(spawn("serve", move || drop(serve(stream))));
     }
 }
 
-/// Both families on one socket, or IPv4 alone where the kernel has no IPv6.
+/// One socket for both families, or IPv4 alone if the kernel has no IPv6.
 fn any(port: u16) -> SocketAddr {
     let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
@@ -55,15 +55,14 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
 fn echo_datagrams(socket: &UdpSocket) {
     let mut datagram = vec![0; 65536];
     loop {
-        // An ICMP error of an earlier answer surfaces here; the next datagram is none the worse.
+        // An ICMP error of an earlier answer appears here. The next datagram is not affected.
         if let Ok((len, from)) = socket.recv_from(&mut datagram) {
             let _ = socket.send_to(datagram.get(..len).unwrap_or_default(), from);
         }
     }
 }
 
-/// A call that comes twice fails the second time, because its port is taken: that is how a client
-/// may repeat one that got lost.
+/// A repeated call fails, because its port is taken. So a client can repeat a call that was lost.
 fn take_calls(socket: &UdpSocket) {
     let mut datagram = [0; 256];
     loop {
@@ -79,7 +78,7 @@ fn take_calls(socket: &UdpSocket) {
     }
 }
 
-/// Connects from a stated port, which `std` cannot.
+/// Connects from a given port. `std` cannot do that.
 fn open(call: Call) -> io::Result<TcpStream> {
     let family = if call.to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket: OwnedFd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;

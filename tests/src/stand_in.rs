@@ -1,12 +1,13 @@
-//! A stand-in for QEMU: holds the guest's TAP as QEMU holds it, and moves frames between it and a
-//! TAP in the guest's namespace, whose network stack is the guest's.
+//! A stand-in for QEMU. It holds the guest's TAP as QEMU does. It moves frames between this TAP and
+//! another in the guest's namespace, whose network stack is the guest's.
 //!
-//! It is a process of its own (`stand-in`), so that a guest can die of `kill -9`. It takes
-//! [`command`]s as JSON lines on stdin, reports on stdout, and ends when stdin does.
+//! It is a process of its own (`stand-in`), so that a guest can die by `kill -9`. It reads
+//! [`command`]s as JSON lines on stdin, reports on stdout, and ends when stdin ends.
 //!
-//! Two namespaces of one kernel choose sequence numbers by one secret and one clock, and two real
-//! guests do not. So the secondary's stand-in [shifts](shift) those of its guest. This, the
-//! [checksum](sum) check and the parser are written independently of colo-proxy, to be a check.
+//! Two namespaces of one kernel choose sequence numbers by one secret and one clock. Two real
+//! guests do not. So the secondary's stand-in [shifts](shift) the numbers of its guest. The shift,
+//! the [checksum](sum) check and the parser share no code with colo-proxy, so that they are a check
+//! of it.
 
 pub mod command;
 pub mod inject;

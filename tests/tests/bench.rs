@@ -1,14 +1,14 @@
-//! `cargo xtask bench`: it measures what it should, through all three chains. Never how fast.
+//! `cargo xtask bench`: it measures the right things through all three chains. No test asks how
+//! fast they are.
+
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use colo_lab::bench::{self, Chain, Options, Row};
-use colo_lab::root::require_root;
+use colo_lab::lab_test;
 
-#[test]
+#[lab_test(root)]
 fn a_smoke_run_has_its_figures_and_no_checkpoint_of_ours() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let rows = [Row::TcpRr, Row::Udp64, Row::Udp1400];
     let results = bench::measure(&Options::quick(&rows), &|line| println!("{line}"))?;
     for row in rows {
@@ -35,15 +35,17 @@ fn a_smoke_run_has_its_figures_and_no_checkpoint_of_ours() -> Result<()> {
     Ok(())
 }
 
-/// What asks QEMU's colo-compare for a checkpoint in the test above is counted: the twin of ours
-/// having none. Two guests that answer datagrams in their own time are different to it.
-#[test]
+/// The requests of QEMU's colo-compare in the test above are counted. This is the twin of our
+/// chains, which make no request. Two guests that answer datagrams at their own pace are different
+/// for QEMU's compare.
+#[lab_test(root)]
 fn the_requests_of_qemus_compare_are_counted() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let results = bench::measure(&Options::quick(&[Row::Udp64]), &|line| println!("{line}"))?;
     let asked = results.median(Row::Udp64.id(), Chain::Qemu, "asked");
     assert!(asked.is_some_and(|asked| asked > 0.0), "{results:#?}");
     Ok(())
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

@@ -1,18 +1,19 @@
-//! Which bpffs is found from where. What `ip netns exec` does is done here with `unshare`: a mount
-//! namespace of its own with a fresh `/sys`.
+//! Which bpffs the daemon finds in which mount namespace. `unshare` does the work of `ip netns
+//! exec` here: it makes a mount namespace with a new `/sys`.
 
-use std::process::Command;
+use colo_lab::lab_test;
+use std::process::{Command, ExitCode};
 
-/// Set in the child: say which bpffs is found.
+/// The variable is set in the child, which then prints the bpffs that it finds.
 const PROBE: &str = "COLO_PROXY_BPFFS_PROBE";
 
-/// Runs in a child of the tests below; nothing to see otherwise.
-#[test]
+/// Does its work only in a child of the tests below.
+#[lab_test]
 fn probe() {
     if std::env::var_os(PROBE).is_some() {
         let found = colo_proxy::datapath::pin::find_bpffs().expect("a bpffs");
         println!("found={}", found.display());
-        // One can pin there, too, by whatever way it was reached.
+        // The daemon can pin there, on any path that reaches it.
         let map = aya::maps::Array::<aya::maps::MapData, u32>::create(1, 0).expect("a map");
         let path = found.join(format!("colo-proxy-probe-{}", std::process::id()));
         map.pin(&path).expect("pin");
@@ -20,20 +21,8 @@ fn probe() {
     }
 }
 
-fn is_root() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    assert!(
-        root || std::env::var("COLO_PROXY_REQUIRE_ROOT").as_deref() != Ok("1"),
-        "this test needs root"
-    );
-    if !root {
-        eprintln!("not root: where bpffs is found is NOT tested");
-    }
-    root
-}
-
-/// What the probe finds in a process tree of its own, whose first process has a mount namespace in
-/// which `host` was run; and in which `after` is run after the probe.
+/// The bpffs that the probe finds in a process tree of its own. Its first process has a mount
+/// namespace in which `host` has run. `after` runs there after the probe.
 fn found(host: &str, after: &str) -> String {
     let probe = std::env::current_exe().expect("this test");
     let inside = format!("{BARE_SYS} && exec {} --exact probe --nocapture", probe.display());
@@ -52,28 +41,21 @@ fn found(host: &str, after: &str) -> String {
 const BARE_SYS: &str = "umount -l /sys && mount -t sysfs sysfs /sys";
 const IS_BPFFS: &str = "test $(stat -f -c %T /sys/fs/bpf) = bpf_fs";
 
-#[test]
+#[lab_test(root)]
 fn the_hosts_bpffs_is_found_from_a_private_mount_namespace() {
-    if is_root() {
-        let host = format!("{BARE_SYS}; mount -t bpf bpf /sys/fs/bpf");
-        assert_eq!(found(&host, "true"), "/proc/1/root/sys/fs/bpf");
-    }
+    let host = format!("{BARE_SYS}; mount -t bpf bpf /sys/fs/bpf");
+    assert_eq!(found(&host, "true"), "/proc/1/root/sys/fs/bpf");
 }
 
-#[test]
+#[lab_test(root)]
 fn a_host_without_bpffs_gets_one_that_stays() {
-    if is_root() {
-        assert_eq!(found(BARE_SYS, IS_BPFFS), "/proc/1/root/sys/fs/bpf");
-    }
+    assert_eq!(found(BARE_SYS, IS_BPFFS), "/proc/1/root/sys/fs/bpf");
 }
 
-/// The first process may be out of reach, as in a container; the shell that ran `ip netns exec` is
-/// not, and its mount namespace outlives the daemon as well.
-#[test]
+/// The first process may be out of reach, as in a container. The shell that ran `ip netns exec` is
+/// in reach, and its mount namespace also outlives the daemon.
+#[lab_test(root)]
 fn the_bpffs_of_whoever_started_us_is_found() {
-    if !is_root() {
-        return;
-    }
     let probe = std::env::current_exe().expect("this test");
     let inside = format!("{BARE_SYS} && exec {} --exact probe --nocapture", probe.display());
     let mounted = format!("{IS_BPFFS} || mount -t bpf bpf /sys/fs/bpf");
@@ -85,6 +67,10 @@ fn the_bpffs_of_whoever_started_us_is_found() {
         .expect("run unshare");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{script}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    // Not its own, which would end with it.
+    // It is not the probe's own bpffs, which would end with the probe.
     assert!(text.contains("found=/proc/"), "{text}");
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

@@ -1,6 +1,6 @@
 //! Capture of guest output on real TAPs: the gate and `AF_XDP`.
 //!
-//! Every test runs in network and mount namespaces of its own, which end with its thread.
+//! Every test runs in its own network and mount namespaces, which end with its thread.
 
 #[path = "capture/af_xdp.rs"]
 mod af_xdp;
@@ -20,3 +20,9 @@ mod namespace;
 mod packet_socket;
 #[path = "capture/xdp_program.rs"]
 mod xdp_program;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
+}

@@ -1,9 +1,10 @@
-//! Checkpoints that a script makes: asked for once, with a name for the reason; what is held leaves
-//! when one is done and not before; both hosts count epochs alike.
+//! Checkpoints that a script makes. A checkpoint is requested once, with the name of its reason.
+//! Held output leaves when a checkpoint is done, and not before. Both hosts count epochs alike.
 //!
-//! The lab's frames copy nothing. So a connection that was open at a checkpoint is reset after it,
-//! and what stands in for the copied state is that both guests then have none.
+//! The lab's COLO-frames copy no state. So a connection that was open at a checkpoint is reset
+//! after it. Both guests then have no connection, which stands for equal state.
 
+use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,16 +12,17 @@ use anyhow::{Result, anyhow};
 use colo_lab::client::{Conversation, Keeper, echo};
 use colo_lab::colo_frame::{BEGAN, DONE, FAILED, FAILOVER, ScriptFrame};
 use colo_lab::daemon::{Daemon, PairOptions, Status};
+use colo_lab::lab_test;
 use colo_lab::network::Family;
 use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::phrases;
 use colo_lab::protocol::{ECHO_PORT, SERVICE_PORT};
-use colo_lab::root::require_root;
 use colo_lab::stand_in::packet::{TCP, UDP};
 use serde_json::json;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(2);
-/// Longer than the compare timeout: what hangs would have been asked about.
+/// This is longer than the compare timeout, so a frame that hangs would have caused a request.
 const AFTERWARDS: Duration = Duration::from_secs(4);
 
 fn protected_by(frame: &ScriptFrame) -> Result<Pair> {
@@ -36,8 +38,8 @@ fn wait_epoch(daemon: &Daemon, epoch: u64) -> Result<Status> {
     daemon.wait_status(&format!("epoch {epoch}"), TIMEOUT, |status| epoch_is(status, epoch))
 }
 
-/// After a checkpoint: the hosts agree on the epoch, and new connections are compared and are right
-/// for longer than anything of the old epoch could wait.
+/// After a checkpoint, the hosts agree on the epoch. New connections are compared and right for
+/// longer than anything from the old epoch could wait.
 fn goes_on(pair: &Pair, asked: u64) -> Result<()> {
     wait_epoch(&pair.secondary, 1)?;
     let before = wait_epoch(&pair.primary, 1)?.number("compared_bytes")?;
@@ -58,14 +60,14 @@ fn goes_on(pair: &Pair, asked: u64) -> Result<()> {
     }
     let status = pair.primary.status()?;
     assert!(status.number("compared_bytes")? > before + 200_000, "{status:#?}");
-    assert_eq!(status.mode()?, "protected", "{status:#?}");
+    assert_eq!(status.mode()?, phrases::mode::PROTECTED, "{status:#?}");
     assert_eq!(status.number("divergences")?, 1, "{status:#?}");
     assert_eq!(status.checkpoints().values().sum::<u64>(), asked, "{status:#?}");
     assert!(epoch_is(&status, 1) && epoch_is(&pair.secondary.status()?, 1), "{status:#?}");
     Ok(())
 }
 
-/// What the frame was told names the instance, the epoch and the reason.
+/// The frame's commands name the instance, the epoch and the reason.
 fn expect_asked(pair: &Pair, frame: &ScriptFrame, reason: &str, times: usize) -> Result<()> {
     let instance = pair.primary.status()?.text("instance")?;
     let request = json!({
@@ -78,11 +80,8 @@ fn expect_asked(pair: &Pair, frame: &ScriptFrame, reason: &str, times: usize) ->
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn one_settles_a_datagram_that_differs() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::answering(&[BEGAN, DONE])?;
     let mut pair = protected_by(&frame)?;
     pair.secondary_guest.stand_in.flip(UDP, ECHO_PORT, 10)?;
@@ -93,11 +92,8 @@ fn one_settles_a_datagram_that_differs() -> Result<()> {
     pair.finish()
 }
 
-#[test]
+#[lab_test(root)]
 fn one_settles_an_answer_that_differs() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::answering(&[BEGAN, DONE])?;
     let mut pair = protected_by(&frame)?;
     held(&mut pair, Family::V6)?.release()?;
@@ -111,7 +107,7 @@ struct Held {
     client: JoinHandle<Result<Conversation>>,
 }
 
-/// Has the secondary differ in an answer that a client waits for.
+/// Makes the secondary differ in an answer that a client waits for.
 fn held(pair: &mut Pair, family: Family) -> Result<Held> {
     let mut conversation = Conversation::open(&pair.lab.client, family)?;
     conversation.ask(1000)?;
@@ -122,7 +118,7 @@ fn held(pair: &mut Pair, family: Family) -> Result<Held> {
 }
 
 impl Held {
-    /// Nothing has left, and no host has counted a checkpoint.
+    /// No output has left, and no host has counted a checkpoint.
     fn expect_held(&self, pair: &Pair) -> Result<()> {
         let status = pair.primary.status()?;
         assert!(status.number("held_frames")? > 0, "{status:#?}");
@@ -145,11 +141,8 @@ fn wait_failed(pair: &Pair, count: u64) -> Result<Status> {
     })
 }
 
-#[test]
+#[lab_test(root)]
 fn one_that_failed_is_asked_for_again_and_releases_nothing() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::silent()?;
     let mut pair = protected_by(&frame)?;
     let held = held(&mut pair, Family::V4)?;
@@ -159,7 +152,7 @@ fn one_that_failed_is_asked_for_again_and_releases_nothing() -> Result<()> {
     wait_failed(&pair, 1)?;
     frame.wait_told("request-checkpoint", 2, TIMEOUT)?;
     held.expect_held(&pair)?;
-    // One that began and then failed has cut, but released nothing either.
+    // A checkpoint that began and then failed has made a cut, but has released nothing.
     frame.say(BEGAN)?;
     frame.say(FAILED)?;
     wait_failed(&pair, 2)?;
@@ -173,19 +166,17 @@ fn one_that_failed_is_asked_for_again_and_releases_nothing() -> Result<()> {
     pair.finish()
 }
 
-/// Such a line is the second of two, or of a frame that is confused: no state was cut, so none was
-/// copied.
-#[test]
+/// This line is the second of two, or comes from a confused frame. There was no cut, so no state
+/// was copied.
+#[lab_test(root)]
 fn one_that_is_done_without_having_begun_is_ignored() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::silent()?;
     let mut pair = protected_by(&frame)?;
     let held = held(&mut pair, Family::V4)?;
     frame.wait_told("request-checkpoint", 1, TIMEOUT)?;
     frame.say(DONE)?;
-    // Events are taken in order: when the failure is counted, the line before it was dealt with.
+    // The daemon handles events in order. When the failure is counted, the daemon has handled the
+    // line before it.
     frame.say(FAILED)?;
     wait_failed(&pair, 1)?;
     held.expect_held(&pair)?;
@@ -193,7 +184,7 @@ fn one_that_is_done_without_having_begun_is_ignored() -> Result<()> {
     held.expect_held(&pair)?;
     frame.say(BEGAN)?;
     frame.say(DONE)?;
-    // A twin.
+    // This is a twin.
     frame.say(DONE)?;
     held.release()?;
     goes_on(&pair, 2)?;
@@ -201,12 +192,9 @@ fn one_that_is_done_without_having_begun_is_ignored() -> Result<()> {
     pair.finish()
 }
 
-/// The frame of the secondary is told that the primary is lost, and decides.
-#[test]
+/// The secondary's frame learns that the primary is lost, and decides.
+#[lab_test(root)]
 fn a_frame_of_the_secondary_fails_over() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::silent()?;
     let config = Some([String::new(), format!("colo_frame = \"{}\"", frame.kind())]);
     let mut pair = Pair::start(PairSetup { config, ..PairSetup::default() })?;
@@ -225,12 +213,12 @@ fn a_frame_of_the_secondary_fails_over() -> Result<()> {
     let told = frame.wait_told("peer-lost", 1, TIMEOUT)?;
     let status = pair.secondary.status()?;
     let lost = json!({ "command": "peer-lost", "instance": status.text("instance")? });
-    // More than once where the kernel still takes a connection for the daemon that it is ending.
+    // There may be several if the kernel still accepts a connection for the daemon that is ending.
     assert!(told.iter().all(|told| *told == lost), "{told:?}");
-    assert_eq!(status.mode()?, "protected", "nobody has said so yet: {status:#?}");
+    assert_eq!(status.mode()?, phrases::mode::PROTECTED, "nobody has said so yet: {status:#?}");
     frame.say(FAILOVER)?;
     pair.secondary.wait_status("a failover", TIMEOUT, |status| {
-        status.mode().is_ok_and(|mode| mode == "failed-over")
+        status.mode().is_ok_and(|mode| mode == phrases::mode::TAKEN_OVER)
     })?;
     for keeper in keepers {
         keeper.wait_for_answers(50, TIMEOUT)?;
@@ -238,4 +226,8 @@ fn a_frame_of_the_secondary_fails_over() -> Result<()> {
         assert!(kept.error.is_none(), "{}: {:#?}", kept.name, kept.error);
     }
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

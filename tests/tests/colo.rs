@@ -1,8 +1,8 @@
 //! Real guests in QEMU's COLO: state is copied, checkpoints stop the guests, and hosts die.
 //!
-//! [`stock`] is QEMU alone, without a network proxy: it pins the facts that everything else here
-//! stands on. [`protected`] has our daemons on both hosts, and [`mixed`] QEMU's parts of the proxy
-//! and ours beside each other. In [`divergence`] the guests differ.
+//! [`stock`] tests QEMU alone, without a network proxy: it pins the facts that all other tests here
+//! rely on. [`protected`] has our daemons on both hosts. [`mixed`] has QEMU's parts of the proxy
+//! beside ours. In [`divergence`], the guests differ.
 
 #[path = "colo/command_lines.rs"]
 mod command_lines;
@@ -19,25 +19,23 @@ mod stock;
 #[path = "colo/takeover.rs"]
 mod takeover;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
+use colo_lab::harness::Skip;
 use colo_lab::qemu::emulator::Emulator;
 use colo_lab::qemu::{self, Image};
-use colo_lab::root::require_root;
 
-/// What guests under COLO are started from, or nothing where they cannot be.
-fn found() -> Result<Option<(Emulator, Image)>> {
-    if !require_root() {
-        return Ok(None);
-    }
+/// A QEMU that can do COLO, and the image that guests boot from.
+///
+/// The test is skipped if this machine cannot have a QEMU for COLO. `cargo xtask test` looks for
+/// one before it starts the tests.
+fn found() -> Result<(Emulator, Image)> {
     let cache = qemu::cache(env!("CARGO_TARGET_TMPDIR"))?;
-    let emulator = match Emulator::with_colo(&cache) {
-        Ok(emulator) => emulator,
-        // `cargo xtask test` asks before; whoever starts the test by hand is told.
-        Err(reason) if std::env::var_os("COLO_PROXY_REQUIRE_ROOT").is_none() => {
-            eprintln!("skipped: {reason:#}");
-            return Ok(None);
-        }
-        Err(reason) => return Err(reason),
-    };
-    Ok(Some((emulator, Image::build(&cache)?)))
+    let emulator = Emulator::with_colo(&cache).map_err(|error| error.context(Skip))?;
+    Ok((emulator, Image::build(&cache)?))
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

@@ -1,4 +1,4 @@
-//! `colo-proxy colo-compare`: the engine between QEMU's sockets. Needs no root.
+//! `colo-proxy colo-compare`: the engine between QEMU's sockets. It needs no root.
 
 #[path = "colo_compare/checkpoint.rs"]
 mod checkpoint;

@@ -1,5 +1,5 @@
-//! The data path on real interfaces, in network namespaces of its own: what the programs redirect
-//! arrives where it should, and links and pins outlive the daemon, or do not, as they should.
+//! The data path on real interfaces, in network namespaces of its own. Redirected frames arrive at
+//! the right interface. Links and pins outlive the daemon exactly when they should.
 #![allow(clippy::panic, reason = "that is how a test fails")]
 
 #[path = "../../colo-proxy-common/tests/frame/mod.rs"]
@@ -12,9 +12,12 @@ mod tables;
 mod tap;
 
 use std::net::UdpSocket;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::maps::{HashMap, Map, MapData};
+use colo_lab::lab_test;
+use colo_lab::phrases;
 use colo_proxy::datapath::{Datapath, DatapathError, DatapathPlan, TranslationLimits};
 use colo_proxy_common::flow::{known, state};
 use colo_proxy_common::lane::Speaker;
@@ -24,7 +27,7 @@ use frame::{Checksum, Shape};
 use nix::net::if_::if_nametoindex;
 use tap::{DEADLINE, Offloads, Tap, VNET_HDR_LEN, enter, in_netns, ip, new_netns, wait_until};
 
-/// A name that no other test has, nor another run of the tests.
+/// A name that no other test and no other run of the tests has.
 fn instance() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
@@ -92,8 +95,8 @@ fn receive(socket: &UdpSocket) -> Vec<u8> {
     buffer[..len].to_vec()
 }
 
-/// What a dead daemon's programs saw a guest use is not announced in the name of the next one.
-#[test]
+/// The next daemon does not announce the addresses that a dead daemon's programs saw.
+#[lab_test(root)]
 fn who_spoke_before_is_forgotten() {
     in_netns(|| {
         let host = Host::new();
@@ -112,7 +115,7 @@ fn who_spoke_before_is_forgotten() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn primary_captures_releases_and_mirrors() {
     in_netns(|| {
         let host = host_with_address();
@@ -120,7 +123,7 @@ fn primary_captures_releases_and_mirrors() {
         let mut datapath = Datapath::attach(&host.plan(&name, Role::Primary)).expect("attach");
         let socket = UdpSocket::bind("10.9.0.1:5678").expect("bind");
 
-        // Output waits at the gate, and leaves when it is written back.
+        // Output is held at the gate, and leaves when it is written back.
         host.netdev.write_plain(&udp_from_guest(b"output"));
         let held = host.output.read_until(has(b"output"));
         assert_eq!(&held[VNET_HDR_LEN..], udp_from_guest(b"output"));
@@ -130,7 +133,7 @@ fn primary_captures_releases_and_mirrors() {
         host.output.write(&held);
         assert_eq!(receive(&socket), b"output");
 
-        // Input reaches the guest and, the same, the gate.
+        // Input reaches the guest, and a copy of it reaches the gate.
         socket.send_to(b"input", "10.9.0.2:1234").expect("send");
         let input = host.netdev.read_until(has(b"input"));
         assert_eq!(host.input.read_until(has(b"input")), input);
@@ -147,7 +150,7 @@ fn primary_captures_releases_and_mirrors() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn the_hosts_own_chatter_stays_out_of_the_gates() {
     in_netns(|| {
         let host = Host::new();
@@ -189,7 +192,7 @@ fn translated(vlan: u16) -> (FlowKey, FlowRecord) {
     (key, flow)
 }
 
-/// `struct virtio_net_hdr_mrg_rxbuf` of a frame whose checksum is partial.
+/// The `struct virtio_net_hdr_mrg_rxbuf` of a frame whose checksum is partial.
 fn needs_csum(ethernet_to_tcp: u16) -> [u8; VNET_HDR_LEN] {
     let mut header = [0; VNET_HDR_LEN];
     header[0] = 1;
@@ -198,8 +201,8 @@ fn needs_csum(ethernet_to_tcp: u16) -> [u8; VNET_HDR_LEN] {
     header
 }
 
-/// However much of its headers a frame has in one piece with its start.
-#[test]
+/// The test works for any number of header bytes in the frame's first piece.
+#[lab_test(root)]
 fn headers_in_pieces_are_translated() {
     in_netns(|| {
         let host = Host::new();
@@ -216,8 +219,8 @@ fn headers_in_pieces_are_translated() {
                     .collect(),
             )
         };
-        // The kernel keeps what is longer than a page in pieces, the first as long as the header
-        // of the frame says.
+        // The kernel keeps a frame that is longer than a page in pieces. The frame's header gives
+        // the length of the first piece.
         let payload = [&[7; 5000][..], b"to the guest"].concat();
         let mut count = 0;
         for odd in [false, true] {
@@ -252,9 +255,9 @@ fn headers_in_pieces_are_translated() {
     });
 }
 
-/// Mirrored input, written to the input gate, reaches the guest translated; full and partial
-/// checksums are right in their own way, and a VLAN tag is part of the connection.
-#[test]
+/// Mirrored input that is written to the input gate reaches the guest translated. Full and partial
+/// checksums stay right, each in its way. A VLAN tag is part of the connection.
+#[lab_test(root)]
 fn secondary_translates_what_comes_through_the_gate() {
     in_netns(|| {
         let host = Host::new();
@@ -287,8 +290,8 @@ fn secondary_translates_what_comes_through_the_gate() {
     });
 }
 
-/// Input that is early comes back by the gate it came from, and an event says when to try again.
-#[test]
+/// Early input comes back by the gate that it came from, and an event tells when to try again.
+#[lab_test(root)]
 fn secondary_gives_early_input_back() {
     in_netns(|| {
         let host = Host::new();
@@ -316,7 +319,7 @@ fn secondary_gives_early_input_back() {
         answer.write(&mut bytes, &[]).expect("build");
         host.netdev.write_plain(&bytes);
         let sent = host.output.read_until(|frame| frame.len() == bytes.len());
-        // The peer's acknowledgment is 2000, so the network's number is 1999.
+        // The peer acknowledges 2000, so the network's number is 1999.
         assert_eq!(sent[VNET_HDR_LEN + 38..][..4], 1999u32.to_be_bytes());
         assert!(events.next_event().is_some());
 
@@ -327,7 +330,7 @@ fn secondary_gives_early_input_back() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn the_secondary_is_not_heard_and_hears_nothing_but_the_mirror() {
     in_netns(|| {
         let host = host_with_address();
@@ -340,7 +343,7 @@ fn the_secondary_is_not_heard_and_hears_nothing_but_the_mirror() {
         assert!(host.netdev.try_read().is_none());
         host.netdev.write_plain(&udp_from_guest(b"output"));
         let captured = host.output.read_until(has(b"output"));
-        // The daemon may let a frame of its own through, to announce an address.
+        // The daemon may send a frame of its own, to announce an address.
         host.output.write(&captured);
         assert_eq!(receive(&socket), b"output");
 
@@ -363,9 +366,10 @@ fn links_on(ifname: &str) -> Vec<u32> {
     ids
 }
 
-/// The daemon dies (its process does; here, everything it holds is dropped): the programs stay, and
-/// the next daemon's take their places, with the connections, without a moment in between.
-#[test]
+/// The daemon dies. Its process really does; here, everything that it holds is dropped. The
+/// programs stay. The next daemon's programs take their places, with the connections and without a
+/// gap.
+#[lab_test(root)]
 fn a_leftover_is_taken_over_and_not_stacked_upon() {
     in_netns(|| {
         let mut host = host_with_address();
@@ -382,7 +386,7 @@ fn a_leftover_is_taken_over_and_not_stacked_upon() {
         drop(first);
         assert_eq!(links_on("guest0"), before, "pinned");
 
-        // The gates have gone with the daemon.
+        // The gates have disappeared with the daemon.
         drop(std::mem::replace(&mut host.output, Tap::new("output1", Offloads::On)));
         drop(std::mem::replace(&mut host.input, Tap::new("input1", Offloads::On)));
         let second = Datapath::attach(&host.plan(&name, Role::Secondary)).expect("take over");
@@ -400,8 +404,8 @@ fn a_leftover_is_taken_over_and_not_stacked_upon() {
     });
 }
 
-/// A leftover of the other role, or of a network namespace that is no more.
-#[test]
+/// The pins of the other role, or of a network namespace that no longer exists.
+#[lab_test(root)]
 fn a_leftover_that_does_not_fit_is_replaced() {
     in_netns(|| {
         let name = instance();
@@ -425,7 +429,7 @@ fn a_leftover_that_does_not_fit_is_replaced() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn on_death_pass_leaves_no_link() {
     in_netns(|| {
         let host = Host::new();
@@ -437,13 +441,13 @@ fn on_death_pass_leaves_no_link() {
         let datapath = Datapath::attach(&pass).expect("take over");
         assert_eq!(links_on("guest0").len(), 2);
         drop(datapath);
-        // The pin that was taken over ends when the kernel comes round to it.
+        // The old pin ends when the kernel removes it, some time after the takeover of its place.
         wait_until("no programs", || links_on("guest0").is_empty());
         Datapath::attach(&pass).expect("attach").detach().expect("detach");
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_guest_that_restarts_is_attached_again() {
     in_netns(|| {
         let mut host = Host::new();
@@ -451,7 +455,7 @@ fn a_guest_that_restarts_is_attached_again() {
         let mut datapath = Datapath::attach(&host.plan(&name, Role::Primary)).expect("attach");
         let before = host.netdev.ifindex;
         drop(std::mem::replace(&mut host.netdev, Tap::new("guest1", Offloads::On)));
-        // A child that another test is starting may hold the descriptor for a moment.
+        // A child that another test is starting may have the descriptor for a moment.
         wait_until("no old TAP", || if_nametoindex("guest0").is_err());
         ip("link set guest1 down");
         ip("link set guest1 name guest0 up");
@@ -464,7 +468,7 @@ fn a_guest_that_restarts_is_attached_again() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn errors_say_what_to_do() {
     in_netns(|| {
         let host = Host::new();
@@ -472,8 +476,8 @@ fn errors_say_what_to_do() {
         let plan = DatapathPlan { netdev_ifindex: 9_999, ..host.plan(&name, Role::Primary) };
         let error = Datapath::attach(&plan).expect_err("no such interface");
         assert!(matches!(error, DatapathError::NoInterface { ifindex: 9_999, .. }), "{error}");
-        assert!(error.hint().is_some_and(|hint| hint.contains("TAP")));
-        // What was attached to the gates is taken over, and can be removed.
+        assert!(error.hint().is_some_and(|hint| hint.contains(phrases::capture::HINT_TAP)));
+        // The next daemon takes over the programs at the gates, and can remove them.
         Datapath::attach(&host.plan(&name, Role::Primary))
             .expect("attach")
             .detach()
@@ -483,4 +487,8 @@ fn errors_say_what_to_do() {
             assert!(matches!(error, DatapathError::InstanceName { .. }), "{error}");
         }
     });
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

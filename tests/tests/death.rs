@@ -1,22 +1,23 @@
-//! `kill -9` of a daemon: the guest's network is left as the configuration asks, and the next
-//! daemon takes over what the dead one left.
+//! `kill -9` of a daemon: the guest's network is left as the configuration says, and the next
+//! daemon takes over the programs and maps of the dead one.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use aya::programs::{SchedClassifier, TcAttachType};
 use colo_lab::client::{Conversation, Keeper, echo};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Host, Side};
 use colo_lab::pair::{Pair, PairSetup};
 use colo_lab::process::eventually;
-use colo_lab::root::require_root;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// The timeouts are long because the lab's checkpoints copy nothing: after one, a guest that is
-/// behind would stay behind.
+/// The timeouts are long, because the lab's checkpoints copy no state: a guest that is behind would
+/// stay behind after one.
 fn with(on_death: &str) -> PairSetup {
     let primary = format!(
         "on_death = \"{on_death}\"\nsecondary_timeout_ms = 20000\ncompare_timeout_ms = 20000"
@@ -24,7 +25,7 @@ fn with(on_death: &str) -> PairSetup {
     PairSetup { config: Some([primary, String::new()]), ..PairSetup::default() }
 }
 
-/// How many programs are attached to a TAP, each way.
+/// The number of programs that are attached to a TAP, in each direction.
 fn attached(host: &Host) -> Result<[usize; 2]> {
     host.namespace.run(|| {
         let count = |way| -> Result<usize> {
@@ -35,17 +36,14 @@ fn attached(host: &Host) -> Result<[usize; 2]> {
     })
 }
 
-#[test]
+#[lab_test(root)]
 fn hold_lets_nothing_out() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(with("hold"))?;
     echo(&pair.lab.client, Family::V4, 5, 100)?;
     let captured = pair.primary_guest.stand_in.counts()?.from_guest.frames;
     pair.primary.process.kill()?;
     let lab = Arc::clone(&pair.lab);
-    // The handshake cannot finish: it waits for a daemon.
+    // The handshake cannot finish, because it needs a daemon.
     let opening = std::thread::spawn(move || Conversation::open(&lab.client, Family::V4));
     eventually("the guest answers into the void", TIMEOUT, || {
         let frames = pair.primary_guest.stand_in.counts()?.from_guest.frames;
@@ -62,11 +60,8 @@ fn hold_lets_nothing_out() -> Result<()> {
     pair.finish()
 }
 
-#[test]
+#[lab_test(root)]
 fn pass_lets_the_guest_go_on() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(with("pass"))?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(50, TIMEOUT)?;
@@ -79,12 +74,9 @@ fn pass_lets_the_guest_go_on() -> Result<()> {
     pair.finish()
 }
 
-/// A connection lives through the death of the primary's daemon and its successor.
-#[test]
+/// A connection survives the death of the primary's daemon, and continues with the next daemon.
+#[lab_test(root)]
 fn a_leftover_is_taken_over_again_and_again() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(with("hold"))?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V6)?, 300, PAUSE);
     for _ in 0..3 {
@@ -98,13 +90,10 @@ fn a_leftover_is_taken_over_again_and_again() -> Result<()> {
     pair.finish()
 }
 
-/// The secondary's guest stays off the LAN when its daemon dies, and the offsets of its connections
-/// are still there for the next one.
-#[test]
+/// The secondary's guest stays off the LAN when its daemon dies. The next daemon still finds the
+/// offsets of the guest's connections.
+#[lab_test(root)]
 fn a_secondary_holds_and_its_offsets_survive() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(with("hold"))?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
@@ -118,4 +107,8 @@ fn a_secondary_holds_and_its_offsets_survive() -> Result<()> {
     let kept = keeper.stop()?;
     assert!(kept.error.is_none(), "{kept:?}");
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

@@ -1,18 +1,18 @@
-//! The demo leaves nothing behind when it is interrupted, and says in a line what it lacks. That it
-//! holds is `cargo xtask test`'s.
+//! An interrupted demo leaves nothing behind. If something is missing, it says so in one line.
+//! `cargo xtask test` runs the whole demo.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use colo_lab::lab_test;
 use colo_lab::process::Process;
-use colo_lab::root::require_root;
 use nix::sys::signal::Signal;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a demo with this pid has on the machine: namespaces, and processes by their parent.
+/// The namespaces and processes on the machine that belong to a demo with this pid.
 fn left(pid: u32) -> Result<Vec<String>> {
     let mut left = Vec::new();
     for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
@@ -29,9 +29,6 @@ fn left(pid: u32) -> Result<Vec<String>> {
 }
 
 fn interrupted(signal: Signal, at: &str) -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
     command.arg("--plain").stdin(Stdio::null()).stdout(Stdio::piped());
     let mut demo = Process::spawn("demo", command, &[])?;
@@ -46,24 +43,21 @@ fn interrupted(signal: Signal, at: &str) -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn sigterm_in_plain_traffic_leaves_nothing() -> Result<()> {
     interrupted(Signal::SIGTERM, "1. ")
 }
 
-#[test]
+#[lab_test(root)]
 fn ctrl_c_under_protection_leaves_nothing() -> Result<()> {
     interrupted(Signal::SIGINT, ": protected")
 }
 
-#[test]
+#[lab_test(root)]
 fn without_a_qemu_it_fails_and_says_why() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
     command.args(["--plain", "--qemu", env!("CARGO_TARGET_TMPDIR")]);
-    // Whatever this machine has: one that is named is taken, or refused.
+    // This works on every machine: a named QEMU is used or refused.
     command.env("COLO_LAB_QEMU_COLO", "/bin/true").stdin(Stdio::null());
     let output = command.output().context("running the demo")?;
     let said = String::from_utf8_lossy(&output.stderr);
@@ -71,4 +65,8 @@ fn without_a_qemu_it_fails_and_says_why() -> Result<()> {
     assert!(said.starts_with("error: COLO_LAB_QEMU_COLO names no QEMU"), "{said}");
     assert_eq!(said.trim_end().lines().count(), 1, "{said}");
     Ok(())
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

@@ -1,19 +1,20 @@
-//! `colo-proxy diff` on what two real guests sent: the same work, done by two kernels with numbers
-//! of their own, is no difference; one flipped octet is.
+//! `colo-proxy diff` on the recorded output of two real guests. The same work of two kernels with
+//! different numbers is no difference. One flipped byte is a difference.
 
 #[path = "diff/recorder.rs"]
 mod recorder;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use colo_lab::client::{Calls, Conversation, echo, ping};
 use colo_lab::daemon::{Output, output_of};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, GUEST_MAC, Side};
 use colo_lab::pair::{Pair, PairSetup};
 use colo_lab::protocol::SERVICE_PORT;
-use colo_lab::root::require_root;
 use colo_lab::stand_in::packet::TCP;
 use colo_lab::stand_in::tap::Offloads;
 use serde_json::Value;
@@ -22,8 +23,8 @@ use recorder::Recorder;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Records both guests: the primary's own interface, because on the host's every frame is seen
-/// twice, when it is captured and when it is released; and the secondary's TAP.
+/// Records both guests. For the primary it uses the guest's own interface, because the host's sees
+/// every frame twice, at the capture and at the release. For the secondary it uses the TAP.
 fn record(pair: &Pair) -> Result<[Recorder; 2]> {
     let host = pair.lab.host(Side::Secondary);
     Ok([
@@ -50,9 +51,6 @@ fn diff(pair: &Pair, files: &[PathBuf; 2]) -> Result<(Output, Value)> {
 }
 
 fn equal(offloads: Offloads, family: Family) -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = Pair::start(PairSetup { offloads, ..PairSetup::default() })?;
     let recorders = record(&pair)?;
     let client = &pair.lab.client;
@@ -74,30 +72,27 @@ fn equal(offloads: Offloads, family: Family) -> Result<()> {
     let (said, report) = diff(&pair, &write(recorders, folder.path())?)?;
     ensure!(said.success, "{report:#}\n{}", said.stderr);
     assert_eq!((&report["diverged"], &report["checkpoints"]), (&false.into(), &0.into()));
-    // The client's conversation and the guest's call, at the least.
+    // At least the client's conversation and the guest's call.
     assert!(report["connections_in_both"].as_u64() >= Some(2), "{report:#}");
     assert!(report["compared_bytes"].as_u64() > Some(2_000_000), "{report:#}");
-    // Nothing was left over, on either side.
+    // No frame was left over on either side.
     let nothing = serde_json::json!({ "primary_frames": 0, "secondary_frames": 0, "flows": [] });
     assert_eq!(report["undecided"], nothing, "{report:#}");
     pair.finish()
 }
 
-#[test]
+#[lab_test(root)]
 fn equal_guests_with_offloads_are_equal() -> Result<()> {
     equal(Offloads::On, Family::V4)
 }
 
-#[test]
+#[lab_test(root)]
 fn equal_guests_without_offloads_over_ipv6_are_equal() -> Result<()> {
     equal(Offloads::Off, Family::V6)
 }
 
-#[test]
+#[lab_test(root)]
 fn a_flipped_octet_is_found_where_the_daemon_finds_it() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let recorders = record(&pair)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
@@ -121,4 +116,8 @@ fn a_flipped_octet_is_found_where_the_daemon_finds_it() -> Result<()> {
     );
     assert_eq!(report["divergences_total"], 1, "{report:#}");
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

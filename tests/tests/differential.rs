@@ -1,4 +1,4 @@
-//! The same frames into QEMU's colo-compare and into ours, as two black boxes.
+//! The same frames go into QEMU's colo-compare and into ours. Both are black boxes here.
 //!
 //! Where QEMU is right both do the same ([`agree`]). Where it is wrong each row says what it does,
 //! and what ours does instead; docs/reference/comparison.md has the rows in a table.
@@ -14,23 +14,25 @@ mod peers;
 #[path = "differential/tcp.rs"]
 mod tcp;
 
+use std::process::ExitCode;
+
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::colo_compare::{Engine, Outcome, Setup, Stand};
 
-/// One thing that happens; after each, the stand waits until it has been dealt with.
+/// One step of a schedule. After each step, the stand waits until it has been handled.
 #[derive(Clone, Debug)]
 enum Step {
     /// The primary sends a frame.
     P(Vec<u8>),
-    /// The secondary does.
+    /// The secondary sends a frame.
     S(Vec<u8>),
-    /// The COLO-frame says that a checkpoint was made.
+    /// The COLO-frame reports a checkpoint.
     Checkpoint,
 }
 
 use Step::{Checkpoint, P, S};
 
-/// Plays `steps` and says what came of each.
+/// Plays `steps` and returns the outcome of each.
 fn play(engine: Engine, setup: &Setup, steps: &[Step]) -> Result<Vec<Outcome>> {
     let mut stand = Stand::new(engine, setup)?;
     let mut outcomes = Vec::new();
@@ -46,15 +48,12 @@ fn play(engine: Engine, setup: &Setup, steps: &[Step]) -> Result<Vec<Outcome>> {
     Ok(outcomes)
 }
 
-/// What has to come of a step: the places in the schedule of the frames that leave, and how many
-/// requests.
+/// The expected outcome of a step: the places in the schedule of the frames that leave, and the
+/// number of requests.
 type Expected<'a> = (&'a [usize], usize);
 
-/// A row of the table: what QEMU makes of `steps`, and what ours does.
+/// A row of the table: the outcomes of `steps` with QEMU and with ours.
 fn row(steps: &[Step], qemu: &[Expected<'_>], ours: &[Expected<'_>]) -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     for (engine, expected) in [(Engine::Qemu, qemu), (Engine::Ours, ours)] {
         let outcomes = play(engine, &Setup::default(), steps)?;
         ensure!(outcomes.len() == expected.len(), "a row needs an outcome for each step");
@@ -74,24 +73,11 @@ fn row(steps: &[Step], qemu: &[Expected<'_>], ours: &[Expected<'_>]) -> Result<(
     Ok(())
 }
 
-/// Which step sent `frame` first.
+/// The step that sent `frame` first.
 fn place(steps: &[Step], frame: &[u8]) -> Option<usize> {
     steps.iter().position(|step| matches!(step, P(sent) if sent == frame))
 }
 
-/// Whether QEMU is here. Where `COLO_PROXY_REQUIRE_ROOT=1` says that nothing may be left out, that
-/// it is not is a failure.
-fn require_qemu() -> bool {
-    let found = std::process::Command::new("qemu-system-x86_64").arg("--version").output();
-    let required = std::env::var_os("COLO_PROXY_REQUIRE_ROOT").is_some_and(|v| v == "1")
-        || std::env::var_os("CI").is_some();
-    let has_qemu = found.is_ok_and(|output| output.status.success());
-    assert!(
-        has_qemu || !required,
-        "qemu-system-x86_64 is missing: `cargo xtask setup` installs it"
-    );
-    if !has_qemu {
-        eprintln!("skipped: needs qemu-system-x86_64 (`cargo xtask setup`)");
-    }
-    has_qemu
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

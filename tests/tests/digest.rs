@@ -1,14 +1,15 @@
-//! Digests in the place of the secondary's frames: what they save, and what they cost. That they come to
-//! the same verdicts is for the tests of pairs to show, which run once more with them.
+//! Digests instead of the secondary's frames: how much they save, and their cost. The tests of
+//! pairs run once more with digests, and show that the verdicts are the same.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use colo_lab::client::Conversation;
 use colo_lab::daemon::{PairOptions, Status};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Side};
 use colo_lab::pair::{Pair, PairSetup};
-use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -19,7 +20,7 @@ fn pair(returns: &str, offloads: Offloads) -> Result<Pair> {
     Pair::start(PairSetup { daemons, offloads, ..PairSetup::default() })
 }
 
-/// Octets that the secondary has returned for each million that both guests have said.
+/// The bytes that the secondary has returned for each million bytes that both guests have sent.
 fn returned_per_million(returns: &str, offloads: Offloads) -> Result<u64> {
     let pair = pair(returns, offloads)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
@@ -28,7 +29,7 @@ fn returned_per_million(returns: &str, offloads: Offloads) -> Result<u64> {
     let (primary, secondary) = (pair.primary.status()?, pair.secondary.status()?);
     let returned = secondary.detail("/lanes/secondary_out/bytes")?;
     let compared = primary.number("compared_bytes")?;
-    eprintln!("{returns}: {returned} octets for {compared}; {}", digests(&primary));
+    eprintln!("{returns}: {returned} bytes for {compared}; {}", digests(&primary));
     ensure!(compared >= OCTETS, "{primary:#?}");
     pair.expect_no_checkpoints()?;
     pair.finish()?;
@@ -41,25 +42,19 @@ fn digests(status: &Status) -> String {
     names.map(|name| format!("{name} {}", count(name))).join(", ")
 }
 
-#[test]
+#[lab_test(root)]
 fn a_download_returns_less_than_a_twentieth() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let digests = returned_per_million("digest", Offloads::Off)?;
-    assert!(digests < 50_000, "{digests} octets for a million");
+    assert!(digests < 50_000, "{digests} bytes for a million");
     // The twin.
     let frames = returned_per_million("frames", Offloads::Off)?;
-    assert!(frames > 1_000_000, "{frames} octets for a million");
+    assert!(frames > 1_000_000, "{frames} bytes for a million");
     Ok(())
 }
 
-/// A primary that is new has seen nothing of what was said before, and finds out.
-#[test]
+/// A new primary has not seen the earlier bytes, and finds that out.
+#[lab_test(root)]
 fn a_primary_that_is_started_again_goes_on_with_digests() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = pair("digest", Offloads::Off)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V6)?;
     conversation.down(1_000_000)?;
@@ -73,4 +68,8 @@ fn a_primary_that_is_started_again_goes_on_with_digests() -> Result<()> {
     };
     pair.primary.wait_status("expanded digests", TIMEOUT, expanded)?;
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

@@ -1,16 +1,18 @@
-//! A difference between the guests is found, named to the octet, and never seen by the client.
+//! The daemon finds a difference between the guests and names its byte. The client never sees it.
 
 use std::fs::File;
 use std::io::BufReader;
+use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use colo_lab::client::{Conversation, echo};
 use colo_lab::daemon::{NamedDivergence, output_of};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Side};
 use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::phrases;
 use colo_lab::protocol::{ECHO_PORT, SERVICE_PORT};
-use colo_lab::root::require_root;
 use colo_lab::stand_in::packet::{TCP, UDP};
 use colo_lab::stand_in::tap::Offloads;
 use colo_proxy::capture_file::{Packet, Reader};
@@ -27,9 +29,6 @@ fn found(pair: &Pair, peer_port: u16) -> Result<NamedDivergence> {
 }
 
 fn in_tcp(offloads: Offloads, family: Family) -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup { offloads, ..PairSetup::default() })?;
     let mut conversation = Conversation::open(&pair.lab.client, family)?;
     conversation.ask(1000)?;
@@ -56,7 +55,7 @@ fn in_tcp(offloads: Offloads, family: Family) -> Result<()> {
     pair.finish()
 }
 
-/// What `colo-proxy divergences` says on the primary's host.
+/// The output of `colo-proxy divergences` on the primary's host.
 fn listed(pair: &Pair, more: &[&str]) -> Result<String> {
     let arguments = [&["divergences", "tap0"], more].concat();
     let said = output_of(pair.lab.host(Side::Primary), &arguments)?;
@@ -64,11 +63,8 @@ fn listed(pair: &Pair, more: &[&str]) -> Result<String> {
     Ok(said.stdout)
 }
 
-#[test]
+#[lab_test(root)]
 fn is_listed_and_its_frames_are_written() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let none: Value = serde_json::from_str(&listed(&pair, &["--json"])?)?;
     assert_eq!(none["instances"][0]["divergences"], serde_json::json!([]), "{none:#}");
@@ -87,7 +83,7 @@ fn is_listed_and_its_frames_are_written() -> Result<()> {
     let instance = &all["instances"][0];
     assert_eq!((&instance["role"], &instance["divergences_total"]), (&"primary".into(), &1.into()));
     let named = &instance["divergences"][0];
-    assert_eq!(named["summary"], format!("payload: octet {place} differs"), "{named:#}");
+    assert_eq!(named["summary"], phrases::divergences::payload_differs_at(place), "{named:#}");
     assert_eq!((&named["number"], named.get("primary_frame")), (&1.into(), None), "{named:#}");
 
     let packets: Vec<Packet> = Reader::new(BufReader::new(File::open(&file)?))?
@@ -104,31 +100,34 @@ fn is_listed_and_its_frames_are_written() -> Result<()> {
     assert!(now.abs_diff(Duration::from_nanos(primary.time_ns)) < TIMEOUT, "{packets:#?}");
 
     let text = listed(&pair, &[])?;
-    let line =
-        format!("1. {}: payload: octet {place} differs", named["name"].as_str().context("a name")?);
+    let line = format!(
+        "1. {}: {}",
+        named["name"].as_str().context("a name")?,
+        phrases::divergences::payload_differs_at(place)
+    );
     assert!(text.contains(&line), "{text}");
     assert!(text.contains(&format!("[{:02x}]", flipped.is)), "{text}");
     let other = output_of(pair.lab.host(Side::Secondary), &["divergences"])?;
-    assert!(other.success && other.stdout.contains("the primary's daemon compares"), "{other:?}");
+    assert!(
+        other.success && other.stdout.contains(phrases::divergences::PRIMARY_COMPARES),
+        "{other:?}"
+    );
     conversation.close()?;
     pair.finish()
 }
 
-#[test]
+#[lab_test(root)]
 fn in_tcp_with_offloads() -> Result<()> {
     in_tcp(Offloads::On, Family::V4)
 }
 
-#[test]
+#[lab_test(root)]
 fn in_tcp_over_ipv6_without_offloads() -> Result<()> {
     in_tcp(Offloads::Off, Family::V6)
 }
 
-#[test]
+#[lab_test(root)]
 fn in_a_datagram() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     pair.secondary_guest.stand_in.flip(UDP, ECHO_PORT, 10)?;
     echo(&pair.lab.client, Family::V4, 20, 200)?;
@@ -140,12 +139,10 @@ fn in_a_datagram() -> Result<()> {
     pair.finish()
 }
 
-/// The primary's octets count, also where it is the primary that is wrong: nobody can tell.
-#[test]
+/// The primary's bytes are the valid ones, even if they are wrong. Nobody can know which guest is
+/// right.
+#[lab_test(root)]
 fn of_the_primary_itself_reaches_the_client() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
@@ -156,4 +153,8 @@ fn of_the_primary_itself_reaches_the_client() -> Result<()> {
     let named = found(&pair, flipped.peer_port)?;
     assert_eq!((named.primary_byte, named.secondary_byte), (flipped.is, flipped.was));
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

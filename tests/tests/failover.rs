@@ -1,19 +1,21 @@
-//! The primary host dies, and every connection goes on from the secondary.
+//! The primary host dies, and every connection continues from the secondary.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use colo_lab::client::{Calls, Conversation, Keeper, echo, ping, wait_for_all};
 use colo_lab::daemon::PairOptions;
+use colo_lab::lab_test;
 use colo_lab::network::{Family, LabOptions, Side};
 use colo_lab::pair::{Pair, PairSetup};
-use colo_lab::root::require_root;
+use colo_lab::phrases;
 use colo_lab::stand_in::tap::Offloads;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Connections of either origin and IP version, each in use.
+/// Connections that either side opened, over each IP version, all in use.
 fn keepers(pair: &Pair) -> Result<Vec<Keeper>> {
     let client = &pair.lab.client;
     let mut keepers = Vec::new();
@@ -28,9 +30,6 @@ fn keepers(pair: &Pair) -> Result<Vec<Keeper>> {
 }
 
 fn survive(setup: PairSetup) -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(setup)?;
     let keepers = keepers(&pair)?;
     wait_for_all(&keepers, 30, TIMEOUT)?;
@@ -54,44 +53,41 @@ fn survive(setup: PairSetup) -> Result<()> {
         echo(client, family, 10, 300)?;
         ping(client, family, 3, 300)?;
     }
-    assert_eq!(pair.secondary.status()?.mode()?, "failed-over");
+    assert_eq!(pair.secondary.status()?.mode()?, phrases::mode::TAKEN_OVER);
     pair.finish()
 }
 
-#[test]
+#[lab_test(root)]
 fn with_offloads() -> Result<()> {
     survive(PairSetup::default())
 }
 
-#[test]
+#[lab_test(root)]
 fn without_offloads() -> Result<()> {
     survive(PairSetup { offloads: Offloads::Off, ..PairSetup::default() })
 }
 
-#[test]
+#[lab_test(root)]
 fn with_partial_sums_on_the_lan() -> Result<()> {
     let lab = LabOptions { real_wire: false, ..LabOptions::default() };
     survive(PairSetup { lab, ..PairSetup::default() })
 }
 
-#[test]
+#[lab_test(root)]
 fn over_plain_lanes() -> Result<()> {
     let daemons = PairOptions { vnet_hdr: false, ..PairOptions::default() };
     survive(PairSetup { daemons, ..PairSetup::default() })
 }
 
-#[test]
+#[lab_test(root)]
 fn with_af_xdp_on_the_secondary() -> Result<()> {
     let config = Some([String::new(), "capture = \"af-xdp\"".to_owned()]);
     survive(PairSetup { config, ..PairSetup::default() })
 }
 
-/// The client is in the middle of an upload that only the secondary can finish.
-#[test]
+/// The client is in the middle of an upload, and only the secondary can finish it.
+#[lab_test(root)]
 fn in_the_middle_of_bulk() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let mut conversations = Vec::new();
     for family in Family::BOTH {
@@ -120,21 +116,23 @@ fn in_the_middle_of_bulk() -> Result<()> {
     pair.finish()
 }
 
-/// The secondary's host is told while the primary still runs: it goes on alone, visibly.
-#[test]
+/// The secondary's host takes over while the primary still runs. The primary then continues alone,
+/// and `status` shows that.
+#[lab_test(root)]
 fn of_the_primary_is_going_on_alone() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 500, PAUSE);
     keeper.wait_for_answers(20, TIMEOUT)?;
     pair.lab.host(Side::Secondary).unplug()?;
     pair.secondary.process.kill()?;
     pair.primary.failover()?;
-    assert_eq!(pair.primary.status()?.mode()?, "unprotected");
+    assert_eq!(pair.primary.status()?.mode()?, phrases::mode::UNPROTECTED);
     keeper.wait_for_answers(200, TIMEOUT)?;
     let kept = keeper.stop()?;
     assert!(kept.error.is_none(), "{kept:?}");
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

@@ -1,5 +1,5 @@
 //! `colo-proxy filter-mirror`, `filter-redirector` and `filter-rewriter`: each alone on a guest's
-//! TAP, several of them in QEMU's order, and with QEMU's own at the other end of a socket.
+//! TAP, several of them in QEMU's order, and with QEMU's own filters at the other end of a socket.
 #![allow(clippy::panic, reason = "that is how a test fails")]
 
 #[path = "filters/broken.rs"]
@@ -28,3 +28,9 @@ mod rewriter;
 mod stand;
 #[path = "datapath/tap.rs"]
 mod tap;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
+}

@@ -1,25 +1,24 @@
-//! Input that the secondary guest loses and the primary's does not.
+//! The secondary guest loses input that the primary guest receives.
 //!
-//! The peer hears the primary's acknowledgments only, so it does not know what is missing, and
-//! cannot repeat it. Without the daemon's help each such loss ends in a checkpoint.
+//! The peer sees only the primary's acknowledgments. So it does not know of the loss, and does not
+//! send the data again. Without the daemon's help, each loss of this kind ends in a checkpoint.
+
+use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use colo_lab::client::{Calls, Conversation};
+use colo_lab::lab_test;
 use colo_lab::link;
 use colo_lab::network::{Family, Side};
 use colo_lab::pair::{Pair, PairSetup};
-use colo_lab::root::require_root;
 
-/// One frame in so many does not reach the secondary guest.
+/// One frame in this many does not reach the secondary guest.
 const ONE_IN: u32 = 50;
 const UP_LEN: u64 = 3_000_000;
 const ROUNDS: u32 = 50;
 
-#[test]
+#[lab_test(root)]
 fn input_that_only_the_secondary_loses_is_repeated_to_it() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let host = pair.lab.host(Side::Secondary);
     for family in Family::BOTH {
@@ -43,4 +42,8 @@ fn input_that_only_the_secondary_loses_is_repeated_to_it() -> Result<()> {
     pair.expect_no_checkpoints()?;
     pair.expect_right_sums()?;
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

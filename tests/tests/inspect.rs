@@ -1,19 +1,19 @@
-//! What an operator sees of a running pair with `bpftool`: maps with named fields, programs under
-//! readable names that count their runs, and everything pinned where the README says.
+//! An operator looks at a running pair with `bpftool`: maps have named fields, programs have
+//! readable names and count their runs, and every pin is where the README says.
 
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use colo_lab::client::Conversation;
 use colo_lab::daemon::output;
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Side};
 use colo_lab::pair::{Pair, PairSetup, left_on};
-use colo_lab::root::require_root;
 use serde_json::Value;
 
 const PINS: &str = "/sys/fs/bpf/colo-proxy/tap0";
 
-/// What `bpftool -j ARGUMENTS` prints on the host of `side`.
+/// The output of `bpftool -j ARGUMENTS` on the host of `side`.
 fn bpftool(pair: &Pair, side: Side, arguments: &[&str]) -> Result<Value> {
     let mut command = Command::new("bpftool");
     command.arg("-j").args(arguments);
@@ -25,15 +25,12 @@ fn bpftool(pair: &Pair, side: Side, arguments: &[&str]) -> Result<Value> {
 fn dump(pair: &Pair, side: Side, map: &str) -> Result<Value> {
     let path = format!("{PINS}/{map}");
     let dump = bpftool(pair, side, &["map", "dump", "pinned", &path])?;
-    // With BTF, the first entry has its fields by name.
+    // The first entry. With BTF, its fields have names.
     Ok(dump.get(0).context("the map is empty")?["formatted"].clone())
 }
 
-#[test]
+#[lab_test(root)]
 fn maps_have_named_fields_and_programs_count_their_runs() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = Pair::start(PairSetup::default())?;
     let _counting = Counting::start()?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
@@ -69,7 +66,7 @@ fn maps_have_named_fields_and_programs_count_their_runs() -> Result<()> {
     pair.finish()
 }
 
-/// Links that this host's pins hold to `program`.
+/// The links to `program` that this host's pins hold.
 fn links_of(pair: &Pair, side: Side, program: u64) -> Result<usize> {
     let mut count = 0;
     for path in left_on(pair.lab.host(side))?.iter().filter(|path| path.contains("/link_")) {
@@ -81,7 +78,7 @@ fn links_of(pair: &Pair, side: Side, program: u64) -> Result<usize> {
 
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
-/// The kernel counts runs of programs while this lives.
+/// The kernel counts runs of programs while this value lives.
 struct Counting(String);
 
 impl Counting {
@@ -96,4 +93,8 @@ impl Drop for Counting {
     fn drop(&mut self) {
         let _ = std::fs::write(STATISTICS, &self.0);
     }
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

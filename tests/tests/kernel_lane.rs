@@ -1,7 +1,9 @@
-//! The kernel lane: frames go from kernel to kernel in a tunnel, and all that holds of the streams
-//! holds of it; what it loses is found, and costs a checkpoint in the place of a stall.
+//! The kernel lane: frames go from kernel to kernel in a tunnel. Everything that is true for the
+//! streams is also true for the tunnel. The daemons find its losses. A loss costs a checkpoint
+//! instead of a stall.
 
 use std::net::UdpSocket;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,11 +11,12 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use colo_lab::client::{Calls, Conversation, Keeper, everything, mixed, wait_for_all};
 use colo_lab::colo_frame::{BEGAN, DONE, FAILED, ScriptFrame};
 use colo_lab::daemon::{Daemon, PairOptions, Status};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Host, LabOptions, Side};
 use colo_lab::pair::{Pair, PairSetup, links};
+use colo_lab::phrases;
 use colo_lab::process::eventually;
 use colo_lab::protocol::SERVICE_PORT;
-use colo_lab::root::require_root;
 use colo_lab::stand_in::packet::TCP;
 use colo_lab::stand_in::tap::Offloads;
 use nix::sys::signal::Signal;
@@ -34,7 +37,7 @@ const PLAIN: &str = "\
     link add plain0 type veth peer name plain1\n\
     link set plain1 up\n\
     link set plain0 up\n";
-/// Narrower than a guest's frames with what the tunnel puts around them, by one octet.
+/// One byte too narrow for a guest's frames with the tunnel's headers.
 const NARROW_MTU: u32 = 1549;
 
 fn by(lane: &'static str) -> PairSetup {
@@ -42,7 +45,7 @@ fn by(lane: &'static str) -> PairSetup {
     PairSetup { daemons, ..PairSetup::default() }
 }
 
-/// A pair whose frames go by the tunnel, in both directions.
+/// A pair whose frames go through the tunnel, in both directions.
 fn start(setup: PairSetup) -> Result<Pair> {
     let pair = Pair::start(setup)?;
     wait_used(&pair)?;
@@ -76,9 +79,6 @@ fn streamed(daemon: &Daemon, lane: &str) -> Result<u64> {
 }
 
 fn carries(offloads: Offloads, family: Family) -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = start(PairSetup { offloads, ..by("kernel") })?;
     let before = [streamed(&pair.primary, "mirror")?, streamed(&pair.secondary, "secondary_out")?];
     everything(&pair.lab.client, family)?;
@@ -89,38 +89,32 @@ fn carries(offloads: Offloads, family: Family) -> Result<()> {
     pair.finish()
 }
 
-#[test]
+#[lab_test(root)]
 fn carries_frames_with_offloads_over_ipv4() -> Result<()> {
     carries(Offloads::On, Family::V4)
 }
 
-#[test]
+#[lab_test(root)]
 fn carries_frames_with_offloads_over_ipv6() -> Result<()> {
     carries(Offloads::On, Family::V6)
 }
 
-#[test]
+#[lab_test(root)]
 fn carries_frames_without_offloads() -> Result<()> {
     carries(Offloads::Off, Family::V4)?;
     carries(Offloads::Off, Family::V6)
 }
 
-#[test]
+#[lab_test(root)]
 fn many_connections_at_a_time_need_no_checkpoint() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = start(by("auto"))?;
     mixed(&pair.lab, Duration::from_secs(3))?;
     pair.expect_no_checkpoints()?;
     pair.finish()
 }
 
-#[test]
+#[lab_test(root)]
 fn connections_outlive_the_primary_host() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = start(by("kernel"))?;
     let mut keepers = Vec::new();
     for family in Family::BOTH {
@@ -139,20 +133,17 @@ fn connections_outlive_the_primary_host() -> Result<()> {
         let kept = keeper.stop()?;
         ensure!(kept.error.is_none(), "{}: {:#?}", kept.name, kept.error);
     }
-    // The daemon has not seen a frame of its guest, but knows its addresses.
+    // The daemon has not seen a frame of its guest, but knows the guest's addresses.
     let status = pair.secondary.status()?;
     ensure!(status.detail("/announced")? >= 2, "{status:#?}");
     everything(&pair.lab.client, Family::V4)?;
     pair.finish()
 }
 
-/// What the secondary sent before a checkpoint vouches for nothing after it, and what it sends after
-/// it does.
-#[test]
+/// The secondary's output from before a checkpoint does not vouch for output after it. Its output
+/// from after the checkpoint does.
+#[lab_test(root)]
 fn epochs_are_kept_apart() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::silent()?;
     let mut pair = driven_by(&frame)?;
     for epoch in 1..=5 {
@@ -179,12 +170,9 @@ fn epochs_are_kept_apart() -> Result<()> {
     pair.finish()
 }
 
-/// A checkpoint that comes to nothing changes nothing: the frames that came meanwhile are compared.
-#[test]
+/// A checkpoint that fails changes nothing: the frames that arrived meanwhile are compared.
+#[lab_test(root)]
 fn a_failed_checkpoint_leaves_the_epoch_as_it_was() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::silent()?;
     let pair = driven_by(&frame)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
@@ -203,13 +191,10 @@ fn a_failed_checkpoint_leaves_the_epoch_as_it_was() -> Result<()> {
     pair.finish()
 }
 
-/// Input of a guest that is stopped waits in a queue that is long enough, whatever then becomes of
-/// the checkpoint.
-#[test]
+/// The input of a stopped guest waits in a queue that is long enough, whether or not the checkpoint
+/// succeeds.
+#[lab_test(root)]
 fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     for end in [DONE, FAILED] {
         let frame = ScriptFrame::silent()?;
         let mut setup = by("kernel");
@@ -223,7 +208,7 @@ fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
             sink.send(1)?;
             Ok((held()? > 0).then_some(()))
         })?;
-        // Others speak to the guest as well.
+        // Other peers also send to the guest.
         let (held_before, sent_before) = (held()?, sink.sent());
         for _ in 0..20 {
             sink.send(250)?;
@@ -245,12 +230,9 @@ fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
     Ok(())
 }
 
-/// What finds no room while the guest is stopped is counted, and costs another checkpoint.
-#[test]
+/// Input that finds no room while the guest is stopped is counted, and costs another checkpoint.
+#[lab_test(root)]
 fn input_of_a_stopped_guest_is_bounded_in_octets() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::silent()?;
     let mut setup = by("kernel");
     let limits = "[guest.limits]\nstopped_input_bytes_max = 139264";
@@ -270,26 +252,24 @@ fn input_of_a_stopped_guest_is_bounded_in_octets() -> Result<()> {
     ensure!(status.checkpoints().keys().eq(["lane-loss"]), "{status:#?}");
     frame.say(DONE)?;
     let dropped = pair.secondary.status()?.detail("/lanes/kernel/dropped_frames")?;
-    ensure!(dropped > 0, "told as something else");
-    // What found room has come, and in its order.
+    ensure!(dropped > 0, "counted as something else");
+    // The input that found room has arrived in order.
     sink.send(1)?;
     let numbers = sink.numbers(Side::Secondary);
     ensure!(numbers.is_sorted() && numbers.len() > 100, "{numbers:?}");
     pair.finish()
 }
 
-/// Every twentieth frame is lost between the hosts. The clients get every octet, and a loss is a
-/// checkpoint at once.
-#[test]
+/// Every twentieth frame between the hosts is lost. The clients receive every byte, and each loss
+/// causes a checkpoint at once.
+#[lab_test(root)]
 fn a_loss_is_found_and_costs_a_checkpoint() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = start(by("kernel"))?;
     pair.lab.lose_between_hosts(20)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     let has_lost = |daemon: &Daemon| anyhow::Ok(daemon.status()?.drops().contains_key("lane-lost"));
-    // Chance decides which frames are lost, so the client asks until some are in either direction.
+    // Chance decides which frames are lost, so the client sends requests until some are lost in
+    // either direction.
     eventually("a loss of input and one of output", LOSS_TIMEOUT, || {
         conversation.ask(100)?;
         Ok((has_lost(&pair.secondary)? && has_lost(&pair.primary)?).then_some(()))
@@ -301,19 +281,16 @@ fn a_loss_is_found_and_costs_a_checkpoint() -> Result<()> {
     pair.finish()
 }
 
-/// A firewall lets the control lane through and the tunnel not: the streams carry the frames again,
-/// and go on doing so, and somebody is told why.
-#[test]
+/// A firewall lets the control lane through, but not the tunnel. The streams then carry the frames
+/// again, and continue to do so. The daemons report the reason.
+#[lab_test(root)]
 fn a_way_that_is_blocked_is_left_for_the_streams() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = start(by("kernel"))?;
     everything(&pair.lab.client, Family::V4)?;
     pair.expect_no_checkpoints()?;
     pair.lab.block_udp_between_hosts()?;
-    // Input and no output: a checkpoint of the lab copies nothing, and a connection that is behind on
-    // the secondary would stay behind.
+    // Only input, and no output: a checkpoint of the lab copies no state, so a connection that is
+    // behind on the secondary would stay behind.
     let mut sink = Sink::open(&pair)?;
     eventually("the secondary has had enough", TIMEOUT, || {
         sink.send(1)?;
@@ -335,13 +312,10 @@ fn a_way_that_is_blocked_is_left_for_the_streams() -> Result<()> {
     pair.finish()
 }
 
-/// Somebody takes the tunnel away from one of the daemons, or down: that end says so, and both go on
-/// with the streams.
-#[test]
+/// Somebody removes the tunnel of one daemon, or sets it down. That end reports it, and both
+/// continue with the streams.
+#[lab_test(root)]
 fn a_tunnel_that_is_taken_away_is_missed() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     for side in Side::BOTH {
         for (what, why) in [("del", "was deleted"), ("set", "was taken down")] {
             let pair = start(by("kernel"))?;
@@ -366,13 +340,10 @@ fn tunnel_of(host: &Host) -> Result<String> {
     links.into_iter().find(|name| name.starts_with("colo-tun")).context("there is no tunnel")
 }
 
-/// The secondary's guest is slow, and its TAP drops input: nobody will repeat that, and a checkpoint
-/// makes the guests equal.
-#[test]
+/// The secondary's guest is slow, and its TAP drops input. No peer sends that again, so a
+/// checkpoint makes the guests equal.
+#[lab_test(root)]
 fn what_is_dropped_behind_the_tunnel_costs_a_checkpoint() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut setup = by("kernel");
     let short = "[guest.limits]\nguest_queue_frames = 100".to_owned();
     setup.config = Some([String::new(), short]);
@@ -384,7 +355,7 @@ fn what_is_dropped_behind_the_tunnel_costs_a_checkpoint() -> Result<()> {
         sink.send(100)?;
         Ok((host.tx_dropped(&host.tap)? > 0).then_some(()))
     })?;
-    // A guest that takes nothing misses nothing yet.
+    // A guest that reads nothing has missed nothing yet.
     pair.secondary_guest.stand_in.resume()?;
     let status = pair.primary.wait_status("a checkpoint for it", TIMEOUT, |status| {
         status.checkpoints().contains_key("lane-loss")
@@ -395,8 +366,8 @@ fn what_is_dropped_behind_the_tunnel_costs_a_checkpoint() -> Result<()> {
     pair.finish()
 }
 
-/// Waits until neither end has a tunnel, where the reason of one begins with the fact and the other
-/// one's says whom to ask.
+/// Waits until neither end has a tunnel. The reason at one end begins with the fact. The reason at
+/// the other end refers to the peer.
 fn wait_closed(pair: &Pair, why: &str) -> Result<()> {
     let mut reasons = Vec::new();
     for daemon in [&pair.primary, &pair.secondary] {
@@ -411,12 +382,9 @@ fn wait_closed(pair: &Pair, why: &str) -> Result<()> {
     Ok(())
 }
 
-/// The twin: the streams lose nothing, so nobody asks.
-#[test]
+/// The twin: the streams lose nothing, so there is no request.
+#[lab_test(root)]
 fn the_streams_over_the_same_link_ask_for_none() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = Pair::start(by("stream"))?;
     pair.lab.lose_between_hosts(20)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
@@ -429,18 +397,18 @@ fn the_streams_over_the_same_link_ask_for_none() -> Result<()> {
     pair.finish()
 }
 
-/// A link that is one octet too narrow: the streams carry the frames, and the reason is told.
-#[test]
+/// The link is one byte too narrow. The streams carry the frames, and the daemons report the
+/// reason.
+#[lab_test(root)]
 fn a_link_that_is_too_narrow_is_refused_with_its_reason() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     for lane in ["auto", "kernel"] {
         let lab = LabOptions { replication_mtu: NARROW_MTU, ..LabOptions::default() };
         let pair = Pair::start(PairSetup { lab, ..by(lane) })?;
         let refused = |status: &Status| {
             let why = status.0.pointer("/detail/lanes/kernel/why").and_then(|why| why.as_str());
-            why.is_some_and(|why| why.contains("1549") && why.contains("needs 1550"))
+            why.is_some_and(|why| {
+                why.contains("1549") && why.contains(phrases::capture::MTU_NEEDED)
+            })
         };
         for daemon in [&pair.primary, &pair.secondary] {
             daemon.wait_status("the reason", TIMEOUT, refused)?;
@@ -454,11 +422,8 @@ fn a_link_that_is_too_narrow_is_refused_with_its_reason() -> Result<()> {
 }
 
 /// Only one end wants the tunnel: the streams carry the frames.
-#[test]
+#[lab_test(root)]
 fn a_peer_without_one_gets_the_streams() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let config = Some(["lane = \"auto\"".to_owned(), "lane = \"stream\"".to_owned()]);
     let daemons = PairOptions { lane: "", ..PairOptions::default() };
     let pair = Pair::start(PairSetup { config, daemons, ..PairSetup::default() })?;
@@ -468,12 +433,9 @@ fn a_peer_without_one_gets_the_streams() -> Result<()> {
     pair.finish()
 }
 
-/// The twin: with a daemon the guests' frames go by the tunnel, in both directions.
-#[test]
+/// The twin: with a daemon, the guests' frames go through the tunnel, in both directions.
+#[lab_test(root)]
 fn a_tunnel_with_a_daemon_lets_the_guests_frames_through() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = start(by("kernel"))?;
     for side in Side::BOTH {
         let host = pair.lab.host(side);
@@ -485,7 +447,7 @@ fn a_tunnel_with_a_daemon_lets_the_guests_frames_through() -> Result<()> {
     pair.finish()
 }
 
-/// How many more frames an interface has sent when the host has spoken to everybody behind it.
+/// How many more frames an interface has sent after the host has sent to every neighbour behind it.
 fn count_of_speaking(host: &Host, interface: &str) -> Result<u64> {
     host.namespace.ip(&format!("addr add 10.99.0.1/24 dev {interface}\n"))?;
     let before = host.tx_packets(interface)?;
@@ -493,7 +455,7 @@ fn count_of_speaking(host: &Host, interface: &str) -> Result<u64> {
         let socket = UdpSocket::bind("10.99.0.1:0")?;
         socket.set_broadcast(true)?;
         for _ in 0..10 {
-            // Refused or not, it must not leave.
+            // The frame must not leave, whether or not the kernel refuses it.
             let _ = socket.send_to(b"from the host", "10.99.0.255:9");
         }
         Ok(())
@@ -503,13 +465,10 @@ fn count_of_speaking(host: &Host, interface: &str) -> Result<u64> {
     Ok(after - before)
 }
 
-/// A daemon that is killed and lets its guest go on leaves a tunnel, but none by which the host could
-/// be reached, or could reach the other one.
-#[test]
+/// A killed daemon that lets its guest continue leaves a tunnel. The tunnel must not be a way to
+/// this host, or from it to the other one.
+#[lab_test(root)]
 fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut setup = by("kernel");
     setup.config = Some(["on_death = \"pass\"".to_owned(), String::new()]);
     let mut pair = start(setup)?;
@@ -527,9 +486,10 @@ fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
             .run(|| Ok(SchedClassifier::query_tcx("tap0", TcAttachType::Ingress)?.1))?
             .is_empty()
     );
-    // The host has routes into it, and sends; nothing of that gets to the tunnel's own count.
+    // The host has routes into the tunnel, and sends. None of that reaches the tunnel's own
+    // counter.
     ensure!(count_of_speaking(host, &tunnel)? == 0, "the host speaks to the other one by {tunnel}");
-    // The twin: what is sent so is counted where no program keeps it.
+    // The twin: without the program, the same frames are counted.
     host.namespace.ip(PLAIN)?;
     ensure!(count_of_speaking(host, "plain0")? >= 10, "the host does not speak");
     host.namespace.ip("link del plain0\n")?;
@@ -540,13 +500,9 @@ fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
     pair.finish()
 }
 
-/// A daemon that is killed leaves its tunnel; the next one makes its own, and nothing is left in the
-/// end.
-#[test]
+/// A killed daemon leaves its tunnel. The next daemon makes its own, and removes both at the end.
+#[lab_test(root)]
 fn the_next_daemon_has_a_tunnel_again() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = start(by("kernel"))?;
     for side in [Side::Primary, Side::Secondary] {
         let daemon = match side {
@@ -561,4 +517,8 @@ fn the_next_daemon_has_a_tunnel_again() -> Result<()> {
         everything(&pair.lab.client, Family::V4)?;
     }
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

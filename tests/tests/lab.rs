@@ -1,14 +1,15 @@
-//! The lab by itself: without any proxy, traffic through the TAPs is what it should be, whatever
-//! the guest's offloads are. A fault of the lab must not look like one of the proxy.
+//! The lab without a proxy: traffic through the TAPs is right with all offloads of the guests. A
+//! fault of the lab must not look like a fault of the proxy.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use colo_lab::client::{Calls, Conversation, Keeper, echo, ping};
 use colo_lab::counters::{self, checksum_errors};
 use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Lab, LabOptions, Side};
-use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
 
 fn everything(lab: &Lab, guest: &mut Guest) -> Result<()> {
@@ -40,9 +41,6 @@ fn everything(lab: &Lab, guest: &mut Guest) -> Result<()> {
 }
 
 fn plain(side: Side, offloads: Offloads, options: LabOptions) -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(options)?;
     let mut guest = Guest::start(&lab, side, GuestOptions::of(side, offloads))?;
     everything(&lab, &mut guest)?;
@@ -52,50 +50,47 @@ fn plain(side: Side, offloads: Offloads, options: LabOptions) -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn with_offloads() -> Result<()> {
     plain(Side::Primary, Offloads::On, LabOptions::default())
 }
 
-#[test]
+#[lab_test(root)]
 fn without_offloads() -> Result<()> {
     plain(Side::Primary, Offloads::Off, LabOptions::default())
 }
 
-#[test]
+#[lab_test(root)]
 fn with_offloads_on_the_wire_too() -> Result<()> {
     let options = LabOptions { real_wire: false, ..LabOptions::default() };
     plain(Side::Primary, Offloads::Uso, options)
 }
 
-#[test]
+#[lab_test(root)]
 fn with_shifted_numbers() -> Result<()> {
     plain(Side::Secondary, Offloads::On, LabOptions::default())
 }
 
-#[test]
+#[lab_test(root)]
 fn with_shifted_numbers_without_offloads() -> Result<()> {
     plain(Side::Secondary, Offloads::Off, LabOptions::default())
 }
 
-#[test]
+#[lab_test(root)]
 fn with_a_tap_of_the_guests_own_and_no_virtio_header() -> Result<()> {
     let options = LabOptions { persistent_tap: false, vnet_hdr: false, ..LabOptions::default() };
     plain(Side::Primary, Offloads::Off, options)
 }
 
-#[test]
+#[lab_test(root)]
 fn a_flipped_octet_reaches_the_client_and_is_found() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let mut guest =
         Guest::start(&lab, Side::Primary, GuestOptions::of(Side::Primary, Offloads::On))?;
     let mut conversation = Conversation::open(&lab.client, Family::V4)?;
     conversation.ask(100)?;
     guest.stand_in.flip(6, 7000, 30)?;
-    let error = conversation.ask(100).expect_err("a wrong octet must not pass the client's check");
+    let error = conversation.ask(100).expect_err("a wrong byte must not pass the client's check");
     assert!(format!("{error:#}").contains("wrong"), "{error:#}");
     let flipped = guest.stand_in.flipped(Duration::from_secs(5))?;
     assert_eq!((flipped.guest_port, flipped.at, flipped.was ^ flipped.is), (7000, 30, 0x20));
@@ -103,11 +98,8 @@ fn a_flipped_octet_reaches_the_client_and_is_found() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn connections_survive_loss_and_a_pause() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let mut guest =
         Guest::start(&lab, Side::Secondary, GuestOptions::of(Side::Secondary, Offloads::On))?;
@@ -127,12 +119,9 @@ fn connections_survive_loss_and_a_pause() -> Result<()> {
     Ok(())
 }
 
-/// The twin of every "no checksum errors": here is one, and it is seen.
-#[test]
+/// The twin of every "no checksum errors": this error is seen.
+#[lab_test(root)]
 fn a_wrong_checksum_is_seen() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let mut guest =
         Guest::start(&lab, Side::Primary, GuestOptions::of(Side::Primary, Offloads::Off))?;
@@ -141,10 +130,14 @@ fn a_wrong_checksum_is_seen() -> Result<()> {
         let mut conversation = Conversation::open(&lab.client, family)?;
         conversation.ask(100)?;
         guest.stand_in.spoil(6, 7000, 30)?;
-        // TCP drops it and gets it again.
+        // TCP drops the segment and receives it again.
         conversation.ask(100)?;
         let after = counters::read(&lab.client)?.get("Tcp.InCsumErrors").copied();
         assert_eq!(after, before.map(|count| count + 1), "{family:?}");
     }
     Ok(())
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

@@ -1,16 +1,19 @@
-//! The wire between the hosts: it breaks, it comes back, its other end is gone or talks nonsense.
+//! The wire between the hosts: it breaks, it comes back, and its other end is gone or sends
+//! nonsense.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use colo_lab::client::{Conversation, Keeper, echo};
 use colo_lab::daemon::{Daemon, PairOptions, Status};
 use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Lab, LabOptions, Side, Slot};
 use colo_lab::pair::{Pair, PairSetup};
-use colo_lab::root::require_root;
+use colo_lab::phrases;
 use colo_lab::stand_in::tap::Offloads;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -19,16 +22,13 @@ const MIRROR_PORT: u16 = 9003;
 const SECONDARY_PORT: u16 = 9004;
 const CONTROL_PORT: u16 = 9005;
 
-/// A break that is shorter than every timeout costs nothing but time: held output waits, and what
-/// the secondary's guest has missed, the client repeats.
+/// A break that is shorter than every timeout costs only time. Held output waits. The client
+/// repeats the input that the secondary's guest has missed.
 ///
-/// The compare timeout is long here because the lab's checkpoints copy nothing: after one, a
-/// guest that is behind would stay behind.
-#[test]
+/// The compare timeout is long here, because the lab's checkpoints copy no state: a guest that is
+/// behind would stay behind after one.
+#[lab_test(root)]
 fn a_short_break_costs_no_checkpoint() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(patient())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
@@ -42,18 +42,15 @@ fn a_short_break_costs_no_checkpoint() -> Result<()> {
     pair.finish()
 }
 
-/// Waits for the secondary, and for its answers, for a long time.
+/// A setup that waits long for the secondary, and for its answers.
 fn patient() -> PairSetup {
     let primary = "secondary_timeout_ms = 20000\ncompare_timeout_ms = 20000".to_owned();
     PairSetup { config: Some([primary, String::new()]), ..PairSetup::default() }
 }
 
-/// The primary waited in vain and says so; but its guest has said nothing meanwhile.
-#[test]
+/// The primary has waited without success, and says so. Its guest has sent nothing meanwhile.
+#[lab_test(root)]
 fn a_secondary_that_is_late_costs_no_checkpoint_where_nothing_was_said() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup { secondary_late: true, ..PairSetup::default() })?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
@@ -63,20 +60,17 @@ fn a_secondary_that_is_late_costs_no_checkpoint_where_nothing_was_said() -> Resu
     pair.finish()
 }
 
-/// The link between the hosts is down for long enough that protection ends, and comes back. The
-/// secondary is stale then; a new guest that has seen nothing, as its peer has by then nothing
-/// open, stands in for the state that a checkpoint would copy.
-#[test]
+/// The link between the hosts is down until protection ends, and then comes back. The secondary is
+/// stale by then. A new guest without any connection replaces it, and the primary's guest also has
+/// no open connection. This stands for the state that a checkpoint would copy.
+#[lab_test(root)]
 fn a_link_that_breaks_is_seen_and_heals() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
     let host = &pair.lab.host(Side::Secondary).namespace;
     host.ip("link set repl0 down\n")?;
-    pair.primary.wait_status("unprotected", TIMEOUT, |s| mode_is(s, "unprotected"))?;
+    pair.primary.wait_status("unprotected", TIMEOUT, |s| mode_is(s, phrases::mode::UNPROTECTED))?;
     keeper.wait_for_answers(100, TIMEOUT)?;
     assert!(keeper.stop()?.error.is_none());
     pair.secondary_guest.kill()?;
@@ -87,19 +81,16 @@ fn a_link_that_breaks_is_seen_and_heals() -> Result<()> {
     pair.finish()
 }
 
-/// A secondary that is ended in good order takes its guest off the network; when it is back, and
-/// the operator has put the TAP up again, a checkpoint makes the pair protected.
-#[test]
+/// A secondary that ends in good order takes its guest off the network. When the daemon is back,
+/// and the operator has set the TAP up again, a checkpoint makes the pair protected.
+#[lab_test(root)]
 fn a_secondary_that_is_ended_and_started_is_protected_again() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
     let ended = pair.secondary.process.terminate()?;
     ensure!(ended.success(), "{ended}: {}", pair.secondary.process.stderr());
-    pair.primary.wait_status("unprotected", TIMEOUT, |s| mode_is(s, "unprotected"))?;
+    pair.primary.wait_status("unprotected", TIMEOUT, |s| mode_is(s, phrases::mode::UNPROTECTED))?;
     keeper.wait_for_answers(100, TIMEOUT)?;
     assert!(keeper.stop()?.error.is_none());
     pair.secondary_guest.kill()?;
@@ -126,30 +117,24 @@ fn protected_again(pair: &Pair) -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn without_a_secondary_output_leaves_after_the_timeout_and_status_says_so() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
     pair.secondary.process.kill()?;
     keeper.wait_for_answers(100, TIMEOUT)?;
     let status = pair.primary.status()?;
-    assert_eq!(status.mode()?, "unprotected", "{status:#?}");
+    assert_eq!(status.mode()?, phrases::mode::UNPROTECTED, "{status:#?}");
     let kept = keeper.stop()?;
     assert!(kept.error.is_none(), "{kept:?}");
-    // `secondary_timeout_ms` is 1000 unless the configuration says otherwise.
+    // The default of `secondary_timeout_ms` is 1000.
     assert!(kept.longest_gap >= Duration::from_millis(900), "{:?}", kept.longest_gap);
     pair.finish()
 }
 
-#[test]
+#[lab_test(root)]
 fn without_a_secondary_hold_keeps_holding() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let more =
         "on_secondary_lost = \"hold\"\nsecondary_timeout_ms = 200\ncompare_timeout_ms = 20000";
     let config = Some([more.to_owned(), String::new()]);
@@ -158,10 +143,11 @@ fn without_a_secondary_hold_keeps_holding() -> Result<()> {
     keeper.wait_for_answers(30, TIMEOUT)?;
     pair.secondary.process.kill()?;
     pair.primary.wait_status("held output", TIMEOUT, |status| {
-        mode_is(status, "waiting") && status.number("held_frames").is_ok_and(|held| held > 0)
+        mode_is(status, phrases::mode::HELD)
+            && status.number("held_frames").is_ok_and(|held| held > 0)
     })?;
     let answers = keeper.answers();
-    // Five timeouts later it still waits.
+    // It still waits after five timeouts.
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(keeper.answers(), answers, "an answer left although nobody vouched for it");
     pair.restart(Side::Secondary)?;
@@ -174,7 +160,7 @@ fn mode_is(status: &Status, mode: &str) -> bool {
     status.mode().is_ok_and(|found| found == mode)
 }
 
-/// A primary alone, whose lanes we play with.
+/// A primary without a secondary. The test plays with its lanes.
 struct Alone {
     primary: Daemon,
     lab: Lab,
@@ -225,14 +211,11 @@ fn expect_closed(mut stream: TcpStream) -> Result<()> {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn bad_records_are_counted_and_impossible_ones_close_the_lane() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let (alone, guest) = Alone::start()?;
     let mut lane = alone.connect(SECONDARY_PORT)?;
-    // LENGTH 0, with the second word; then a runt; then frames that are not what they say.
+    // A LENGTH of 0 with the second word, then a runt, then frames that contradict their headers.
     lane.write_all(&[0; 8])?;
     lane.write_all(&record(&[1, 2, 3]))?;
     for len in [14, 20, 33, 60, 1514, 65_000] {
@@ -247,7 +230,7 @@ fn bad_records_are_counted_and_impossible_ones_close_the_lane() -> Result<()> {
         alone.bad("oversized", nth as u64 + 1)?;
         lane = alone.connect(SECONDARY_PORT)?;
     }
-    // Cut inside a record, and inside a length word.
+    // The stream ends inside a record, and inside a length word.
     for (nth, cut) in [record(&[7; 100]), vec![0, 0]].into_iter().enumerate() {
         lane.write_all(cut.get(..cut.len() - 1).unwrap_or_default())?;
         drop(lane);
@@ -259,13 +242,13 @@ fn bad_records_are_counted_and_impossible_ones_close_the_lane() -> Result<()> {
     for line in ["\n", "no json\n", "{\"type\":\"epoch-done\",\"epoch\":-1}\n"] {
         control.write_all(line.as_bytes())?;
     }
-    // A line without an end: it is closed, sooner or later, with everything that is unread.
+    // A line without an end. The daemon closes it, with everything that is unread.
     let _ = control.write_all(&vec![b'x'; 1 << 20]);
     drop(control);
     pair_up(alone, guest)
 }
 
-/// After all of that the real secondary comes, and the pair works.
+/// After all of that, the real secondary connects, and the pair works.
 fn pair_up(alone: Alone, guest: Guest) -> Result<()> {
     let Alone { mut primary, lab } = alone;
     let secondary = Daemon::start(&lab, Side::Secondary, &PairOptions::default())?;
@@ -283,12 +266,9 @@ fn pair_up(alone: Alone, guest: Guest) -> Result<()> {
     Ok(())
 }
 
-/// A mirror that sends nonsense must not reach the secondary's guest, nor stop its daemon.
-#[test]
+/// A mirror that sends nonsense must not reach the secondary's guest, and must not stop its daemon.
+#[lab_test(root)]
 fn a_bad_mirror_does_not_harm_the_secondary() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let listener = lab
         .host(Side::Primary)
@@ -308,19 +288,23 @@ fn a_bad_mirror_does_not_harm_the_secondary() -> Result<()> {
         for len in [1, 14, 34, 60, 1514, 65_000] {
             lane.write_all(&record(&vec![0x45; len]))?;
         }
-        // A virtio-net header that promises a sum and segments where there are none.
+        // A virtio-net header that promises a checksum and segments that do not exist.
         let mut lying = record(&[0x11; 64]);
         lying.splice(8..20, [1, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
         lane.write_all(&lying)?;
         lane.write_all(&bad)?;
         if bad.len() > 8 { drop(lane) } else { expect_closed(lane)? }
     }
-    // It has connected again, so it lives; and so does the guest.
+    // The daemon has connected again, so it lives. The guest lives too.
     listener.accept()?;
     let status = daemon.status()?;
-    assert_eq!(status.mode()?, "protected", "{status:#?}");
+    assert_eq!(status.mode()?, phrases::mode::PROTECTED, "{status:#?}");
     guest.stand_in.counts()?;
     let ended = daemon.process.terminate()?;
     ensure!(ended.success(), "{ended}: {}", daemon.process.stderr());
     Ok(())
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

@@ -1,30 +1,32 @@
-//! A second failover: connections that were opened through one protected pair, and that a failover
-//! has left to translation, go on from the secondary of the next pair.
+//! A second failover. Connections were opened through one protected pair, and are translated since
+//! its failover. They continue from the secondary of the next pair.
 //!
-//! A guest cannot be copied here, so it moves: the one that survived the first failover goes on, as
-//! it is, on the host of the new secondary, where a checkpoint would have put its copy. Everything
-//! else is real: the connections, the translation on each host, and what is taken from one daemon
-//! to the other.
+//! The lab cannot copy a guest, so the guest moves: the survivor of the first failover continues,
+//! as it is, on the host of the new secondary. A checkpoint would have put its copy there.
+//! Everything else is real: the connections, the translation on each host, and the offsets that one
+//! daemon exports and the other imports.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use colo_lab::client::{Calls, Conversation, Keeper, wait_for_all};
 use colo_lab::daemon::{Daemon, Output, output_of};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Side};
 use colo_lab::pair::{Pair, PairSetup};
-use colo_lab::root::require_root;
+use colo_lab::phrases;
 use nix::sys::signal::Signal;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(2);
-/// A connection that goes on does so in less.
+/// A connection that continues does so within this time.
 const IN_VAIN: Duration = Duration::from_secs(8);
 
-/// Connections of either origin and IP version, each in use.
+/// Connections that either side opened, over each IP version, all in use.
 fn keepers(pair: &Pair) -> Result<Vec<Keeper>> {
     let client = &pair.lab.client;
     let mut keepers = Vec::new();
@@ -58,15 +60,14 @@ fn offsets(pair: &Pair, side: Side, arguments: &[&str]) -> Result<Output> {
     output_of(pair.lab.host(side), &arguments)
 }
 
-/// The text that `colo-proxy offsets export` prints on the host of `side`.
+/// The output of `colo-proxy offsets export` on the host of `side`.
 fn export(pair: &Pair, side: Side) -> Result<String> {
     let output = offsets(pair, side, &["export"])?;
     ensure!(output.success, "export: {}", output.stderr);
     Ok(output.stdout)
 }
 
-/// The host of the guest that has survived serves it as the primary of the next pair, whose
-/// secondary is not there yet.
+/// The surviving guest's host becomes the primary of the next pair, which has no secondary yet.
 fn become_primary(pair: &mut Pair) -> Result<()> {
     let status = pair.secondary.process.terminate()?;
     ensure!(status.success(), "{status}: {}", pair.secondary.process.stderr());
@@ -80,7 +81,7 @@ fn become_primary(pair: &mut Pair) -> Result<()> {
     pair.secondary.wait_ready()
 }
 
-/// The daemon of the next pair's secondary, on the host where the first primary was.
+/// The daemon of the next pair's secondary, on the host of the first primary.
 fn new_secondary(pair: &mut Pair) -> Result<()> {
     let control = format!("--control=tcp:{}:9005,server", Side::Primary.replication());
     let arguments = [
@@ -94,7 +95,7 @@ fn new_secondary(pair: &mut Pair) -> Result<()> {
     pair.primary.wait_ready()
 }
 
-/// What a primary says after checkpoints that have copied state.
+/// The status of a primary after checkpoints that have copied state.
 fn tell_epochs(pair: &Pair, epochs: u64) -> Result<()> {
     let host = &pair.lab.host(Side::Secondary).namespace;
     let mut to = host.run(|| Ok(TcpStream::connect((Side::Primary.replication(), 9005))?))?;
@@ -114,8 +115,8 @@ fn tell_epochs(pair: &Pair, epochs: u64) -> Result<()> {
     Ok(())
 }
 
-/// A pair, a failover, the next pair, and a failover again. `told` is what the second secondary is
-/// told of what the first one has exported.
+/// A pair, a failover, the next pair, and another failover. With `told`, the second secondary imports
+/// the first secondary's offsets.
 fn fail_over_twice(pair: &mut Pair, keepers: &[Keeper], told: bool) -> Result<()> {
     wait_for_all(keepers, 30, TIMEOUT)?;
     pair.expect_no_checkpoints()?;
@@ -127,7 +128,7 @@ fn fail_over_twice(pair: &mut Pair, keepers: &[Keeper], told: bool) -> Result<()
     become_primary(pair)?;
     wait_for_all(keepers, 30, TIMEOUT)?;
     ensure!(same(&export(pair, Side::Secondary)?, &exported), "the new primary knows as much");
-    // The twin runs beside this one.
+    // The twin runs at the same time.
     let name = if told { "offsets.jsonl" } else { "offsets-untold.jsonl" };
     let file = TextFile::new(name, &export(pair, Side::Secondary)?)?;
 
@@ -135,7 +136,7 @@ fn fail_over_twice(pair: &mut Pair, keepers: &[Keeper], told: bool) -> Result<()
     if told {
         let path = file.0.to_string_lossy().into_owned();
         let output = offsets(pair, Side::Primary, &["import", "tap0", &path])?;
-        ensure!(output.success && output.stdout.contains("imported"), "{output:?}");
+        ensure!(output.success && output.stdout.contains(phrases::offsets::IMPORTED), "{output:?}");
         tell_epochs(pair, 3)?;
         ensure!(same(&export(pair, Side::Primary)?, &exported), "after three checkpoints");
     }
@@ -147,7 +148,7 @@ fn fail_over_twice(pair: &mut Pair, keepers: &[Keeper], told: bool) -> Result<()
     pair.secondary.process.kill()
 }
 
-/// The same connections are in both texts, translated alike.
+/// The same connections are in both texts, with the same translation.
 fn same(one: &str, other: &str) -> bool {
     let sorted = |text: &str| {
         let mut lines: Vec<String> = text.lines().skip(1).map(str::to_owned).collect();
@@ -157,11 +158,8 @@ fn same(one: &str, other: &str) -> bool {
     sorted(one) == sorted(other)
 }
 
-#[test]
+#[lab_test(root)]
 fn connections_outlive_a_second_failover() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let keepers = keepers(&pair)?;
     fail_over_twice(&mut pair, &keepers, true)?;
@@ -174,15 +172,12 @@ fn connections_outlive_a_second_failover() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn the_twin_whose_secondary_was_told_nothing_loses_them() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(PairSetup::default())?;
     let keepers = keepers(&pair)?;
     fail_over_twice(&mut pair, &keepers, false)?;
-    // The guest is there, and new connections reach it.
+    // The guest is there, and serves new connections.
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
     for keeper in &keepers {
@@ -191,11 +186,8 @@ fn the_twin_whose_secondary_was_told_nothing_loses_them() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn what_cannot_be_imported_is_refused_with_its_line_and_changes_nothing() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = Pair::start(PairSetup::default())?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
@@ -204,11 +196,15 @@ fn what_cannot_be_imported_is_refused_with_its_line_and_changes_nothing() -> Res
     let count = exported.replace("\"flows\":1", "\"flows\":2");
     let line = exported.lines().nth(1).context("a connection")?;
     for (name, text, reason) in [
-        ("cut", exported.lines().next().unwrap_or_default().to_owned(), "promises 1"),
-        ("twice", format!("{count}{line}\n"), "line 3: the connection of line 2 again"),
-        ("hostile", format!("{count}{}\n", "{".repeat(10_000)), "line 3: longer than"),
+        (
+            "cut",
+            exported.lines().next().unwrap_or_default().to_owned(),
+            phrases::offsets::PROMISES_ONE,
+        ),
+        ("twice", format!("{count}{line}\n"), phrases::offsets::SAME_CONNECTION_AGAIN),
+        ("hostile", format!("{count}{}\n", "{".repeat(10_000)), phrases::offsets::LINE_TOO_LONG),
         ("offset", exported.replace("\"seq_offset\":", "\"seq_offset\":1"), ""),
-        ("other", "hello\n".to_owned(), "cannot be read"),
+        ("other", "hello\n".to_owned(), phrases::offsets::UNREADABLE),
     ] {
         let file = TextFile::new(name, &text)?;
         let path = file.0.to_string_lossy().into_owned();
@@ -219,9 +215,16 @@ fn what_cannot_be_imported_is_refused_with_its_line_and_changes_nothing() -> Res
     let again = TextFile::new("again", &exported)?;
     let path = again.0.to_string_lossy().into_owned();
     let output = offsets(&pair, Side::Secondary, &["import", "tap0", &path])?;
-    ensure!(output.success && output.stdout.contains("1 of them were known"), "{output:?}");
+    ensure!(
+        output.success && output.stdout.contains(phrases::offsets::ONE_KNOWN_ALREADY),
+        "{output:?}"
+    );
     conversation.ask(1000)?;
     conversation.close()?;
     pair.expect_no_checkpoints()?;
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

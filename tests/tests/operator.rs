@@ -1,11 +1,11 @@
-//! What an operator gets wrong is answered with a clear error, and what he asks for is done: several
+//! An operator's mistakes are answered with a clear error. An operator's requests are done: several
 //! guests in one daemon, a clean end.
 
 use std::fs::Permissions;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -13,11 +13,12 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use colo_lab::client::Conversation;
 use colo_lab::daemon::{self, Daemon, Output, PairOptions, Status, output, output_of};
 use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Host, Lab, LabOptions, Side, Slot};
 use colo_lab::pair::left_on;
+use colo_lab::phrases;
 use colo_lab::process::eventually;
 use colo_lab::protocol::ECHO_PORT;
-use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -30,7 +31,7 @@ fn primary(netdev: &str) -> Vec<&str> {
     [&["primary", "--netdev", netdev], LANES.as_slice()].concat()
 }
 
-/// It fails, says all of `words`, and leaves nothing.
+/// The command fails, prints all of `words`, and leaves nothing.
 fn expect_refused(host: &Host, found: &Output, words: &[&str]) -> Result<()> {
     assert!(!found.success, "it should have failed: {found:?}");
     for word in words {
@@ -43,44 +44,35 @@ fn expect_refused(host: &Host, found: &Output, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_missing_interface_is_named() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let host = lab.host(Side::Primary);
     expect_refused(host, &output_of(host, &primary("tap7"))?, &["tap7"])
 }
 
-#[test]
+#[lab_test(root)]
 fn missing_privileges_are_named() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let host = lab.host(Side::Primary);
     let folder = tempfile::tempdir()?;
     let binary = executable_by_anybody(folder.path())?;
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
-    // Root in name, with no capability at all.
+    // Root by name, without any capability.
     let bare_root = ["--bounding-set=-all", "--inh-caps=-all"];
     for identity in [nobody.as_slice(), &bare_root] {
         let mut command = Command::new("setpriv");
         command.args(identity).arg("--").arg(&binary).args(primary("tap0"));
         let found = output(host, command)?;
-        expect_refused(host, &found, &["colo-proxy: error: ", "\nhint: run as root"])?;
-        // The refusal is the only thing said: not also that a guest is served no longer.
-        assert_eq!(found.stderr.matches("tap0").count(), 1, "told once: {}", found.stderr);
+        expect_refused(host, &found, &[phrases::ERROR, phrases::HINT_ROOT])?;
+        // The output is only the refusal. It does not also say that a guest is no longer served.
+        assert_eq!(found.stderr.matches("tap0").count(), 1, "said once: {}", found.stderr);
     }
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn an_instance_of_roots_is_not_asked_by_anybody() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let host = lab.host(Side::Primary);
     let folder = tempfile::tempdir()?;
@@ -94,7 +86,7 @@ fn an_instance_of_roots_is_not_asked_by_anybody() -> Result<()> {
             command.arg(&binary).args([question, &name]);
             command
         })?;
-        assert!(!found.success && found.stderr.ends_with("\nhint: run as root"), "{found:?}");
+        assert!(!found.success && found.stderr.ends_with(phrases::HINT_ROOT), "{found:?}");
     }
     assert!(daemon.process.terminate()?.success());
     assert_eq!(left_on(host)?, Vec::<String>::new());
@@ -102,20 +94,22 @@ fn an_instance_of_roots_is_not_asked_by_anybody() -> Result<()> {
 }
 
 /// As in `colo-proxy status | head`, when `head` has ended.
-#[test]
+#[lab_test]
 fn a_reader_who_has_seen_enough_is_no_failure() -> Result<()> {
     for arguments in [&["status"][..], &["status", "--json"]] {
         let (reader, writer) = std::io::pipe()?;
         drop(reader);
         let found = Command::new(daemon::binary()?).args(arguments).stdout(writer).output()?;
         let stderr = String::from_utf8_lossy(&found.stderr);
-        // Not its exit status: instances of other tests that end just now may not answer.
+        // The exit status is not checked: instances of other tests that end at this moment may not
+        // answer.
         assert!(!stderr.contains("panicked") && !stderr.contains("roken pipe"), "{stderr}");
     }
     Ok(())
 }
 
-/// A copy of the daemon's program in `folder`: the folder where cargo builds may be root's alone.
+/// A copy of the daemon's program in `folder`. Only root may be able to enter the folder where
+/// cargo builds.
 fn executable_by_anybody(folder: &Path) -> Result<PathBuf> {
     std::fs::set_permissions(folder, Permissions::from_mode(0o755))?;
     let copy = folder.join("colo-proxy");
@@ -124,11 +118,8 @@ fn executable_by_anybody(folder: &Path) -> Result<PathBuf> {
     Ok(copy)
 }
 
-#[test]
+#[lab_test(root)]
 fn a_wrong_key_is_shown_with_its_line_and_the_right_one() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let host = lab.host(Side::Primary);
     let config = PairOptions::default().config(Side::Primary, Slot(0), "secondary_timeot_ms = 5");
@@ -142,11 +133,8 @@ fn a_wrong_key_is_shown_with_its_line_and_the_right_one() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn wrong_endpoints_and_flags_are_refused() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let host = lab.host(Side::Primary);
     for (arguments, word) in [
@@ -172,11 +160,8 @@ fn wrong_endpoints_and_flags_are_refused() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_second_daemon_for_the_same_tap_is_refused() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let host = lab.host(Side::Primary);
     let mut first = Daemon::start(&lab, Side::Primary, &PairOptions::default())?;
@@ -189,8 +174,8 @@ fn a_second_daemon_for_the_same_tap_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// Three guests of one daemon, which has one processor: they share a thread.
-struct Several {
+/// Three guests of one daemon. They share a thread, because the daemon has one processor.
+struct ThreeGuests {
     primary: Daemon,
     secondary: Daemon,
     _guests: Vec<Guest>,
@@ -198,7 +183,7 @@ struct Several {
     lab: Lab,
 }
 
-impl Several {
+impl ThreeGuests {
     fn start() -> Result<Self> {
         let slots = [0, 1, 2].map(Slot);
         let lab = Lab::new(LabOptions { slots: 3, ..LabOptions::default() })?;
@@ -217,13 +202,14 @@ impl Several {
         let primary = daemon(Side::Primary)?;
         eventually("three protected guests", TIMEOUT, || {
             let modes = primary.statuses()?;
-            let all = modes.iter().all(|s| s.mode().is_ok_and(|mode| mode == "protected"));
+            let all =
+                modes.iter().all(|s| s.mode().is_ok_and(|mode| mode == phrases::mode::PROTECTED));
             Ok((all && modes.len() == 3).then_some(()))
         })?;
         Ok(Self { primary, secondary, _guests: all, slots, lab })
     }
 
-    /// Speaks with the guest of `slot`, which asks for no checkpoint.
+    /// Speaks with the guest of `slot`. This requests no checkpoint.
     fn converse(&self, slot: Slot) -> Result<()> {
         for family in Family::BOTH {
             let mut conversation = Conversation::open_to(&self.lab.client, slot.address(family))?;
@@ -255,7 +241,7 @@ impl Several {
     }
 }
 
-/// Whatever `start` starts has one processor, whatever the machine has.
+/// The processes that `start` starts have one processor, on every machine.
 fn with_one_processor<T>(start: impl FnOnce() -> Result<T>) -> Result<T> {
     let this = Pid::from_raw(0);
     let before = sched_getaffinity(this)?;
@@ -268,25 +254,19 @@ fn with_one_processor<T>(start: impl FnOnce() -> Result<T>) -> Result<T> {
     started
 }
 
-#[test]
+#[lab_test(root)]
 fn one_daemon_serves_several_guests() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
-    let several = Several::start()?;
+    let several = ThreeGuests::start()?;
     for slot in several.slots {
         several.converse(slot)?;
     }
     several.end()
 }
 
-/// More comes for one guest than its daemon can do, on the thread of all three.
-#[test]
+/// One guest receives more than its daemon can handle, on the thread of all three guests.
+#[lab_test(root)]
 fn a_guest_that_is_flooded_keeps_no_other_waiting() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
-    let several = Several::start()?;
+    let several = ThreeGuests::start()?;
     let [flooded, others @ ..] = several.slots;
     let target = SocketAddr::new(flooded.address(Family::V4), ECHO_PORT);
     let flood = several.lab.client.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?))?;
@@ -295,7 +275,7 @@ fn a_guest_that_is_flooded_keeps_no_other_waiting() -> Result<()> {
         let flooding = scope.spawn(|| {
             let mut sent = 0;
             while !is_over.load(Ordering::Relaxed) {
-                // Its queue may be full; there are more.
+                // The socket's queue may be full. Later datagrams follow.
                 sent += u64::from(flood.send_to(&[0; 100], target).is_ok());
             }
             sent
@@ -309,4 +289,8 @@ fn a_guest_that_is_flooded_keeps_no_other_waiting() -> Result<()> {
     let compared = several.status(flooded)?.number("compared_frames")?;
     assert!(compared > 0 && sent > compared, "{compared} of {sent}: no flood");
     several.end()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

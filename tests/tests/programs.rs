@@ -1,5 +1,5 @@
-//! Every kernel program, run by the kernel on frames that never touch an interface: verdict, octets
-//! and counters (`BPF_PROG_TEST_RUN`).
+//! Every kernel program. The kernel runs it on frames that never touch an interface. The tests
+//! check verdict, bytes and counters (`BPF_PROG_TEST_RUN`).
 #![allow(clippy::panic, reason = "that is how a test fails")]
 
 #[path = "programs/earlier_pair.rs"]
@@ -19,6 +19,9 @@ mod life;
 #[path = "programs/secondary.rs"]
 mod secondary;
 
+use std::process::ExitCode;
+
+use colo_lab::lab_test;
 use colo_proxy_common::record::{LAYOUT_VERSION, Settings, mode};
 use frame::{Checksum, Shape};
 use harness::{DROP, MARK, NETDEV, NEXT, Programs, REDIRECT, settings};
@@ -43,9 +46,9 @@ fn some_frame() -> Vec<u8> {
     Shape::default().build(Checksum::Full)
 }
 
-#[test]
+#[lab_test(root)]
 fn all_pass_the_verifier_under_their_names() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     for name in ALL {
         let info = programs.program(name).info().expect("info of a loaded program");
         assert_eq!(info.name_as_str(), Some(name));
@@ -54,14 +57,14 @@ fn all_pass_the_verifier_under_their_names() {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn without_settings_nothing_passes() {
     let wrong = [
         Settings::default(),
         Settings { layout_version: LAYOUT_VERSION + 1, ..settings(mode::OFF) },
         Settings { mark: 0, ..settings(mode::OFF) },
     ];
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     for (i, wrong) in wrong.iter().enumerate() {
         programs.set(wrong);
         for name in ALL {
@@ -73,9 +76,9 @@ fn without_settings_nothing_passes() {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn release_and_input_mark_and_redirect() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     for mode in [mode::OFF, mode::PROTECTED, mode::FAILED_OVER] {
         programs.set(&settings(mode));
         for name in ["colo_release", "colo_input"] {
@@ -85,9 +88,9 @@ fn release_and_input_mark_and_redirect() {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn the_guard_lets_only_marked_frames_into_a_gate() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&settings(mode::PROTECTED));
     assert_eq!(programs.run("colo_gate_guard", &some_frame(), MARK).verdict, NEXT);
     for mark in [0, MARK ^ 1] {
@@ -96,32 +99,32 @@ fn the_guard_lets_only_marked_frames_into_a_gate() {
     assert_eq!(programs.counters().dropped_foreign, 2);
 }
 
-#[test]
+#[lab_test(root)]
 fn capture() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&settings(mode::PROTECTED));
     let run = programs.run("colo_capture", &some_frame(), 0);
     assert_eq!((run.verdict, run.mark, run.frame), (REDIRECT, MARK, some_frame()));
     let run = programs.run("colo_capture", &some_frame(), MARK);
     assert_eq!((run.verdict, run.mark, run.frame), (NEXT, 0, some_frame()));
-    // Somebody else's mark does not get a frame out, and is not lost when protection is off.
+    // A frame with another program's mark does not leave, and is not lost when protection is off.
     assert_eq!(programs.run("colo_capture", &some_frame(), MARK ^ 1).verdict, REDIRECT);
     for mode in [mode::OFF, mode::FAILED_OVER] {
         programs.set(&settings(mode));
         let run = programs.run("colo_capture", &some_frame(), 7);
         assert_eq!((run.verdict, run.mark, run.frame), (NEXT, 7, some_frame()));
-        // Released while the mode was changing.
+        // The frame is released while the mode changes.
         assert_eq!(programs.run("colo_capture", &some_frame(), MARK).mark, 0);
     }
     let counters = programs.counters();
     assert_eq!((counters.captured, counters.released, counters.passed), (2, 3, 2));
 }
 
-/// The copy itself needs interfaces and is in the tests of the data path; here, that it cannot be
-/// made does not stop the frame.
-#[test]
+/// The copy needs interfaces, so the tests of the data path cover it. This test shows that a failed
+/// copy does not stop the frame.
+#[lab_test(root)]
 fn mirror_passes_the_frame_on_whatever_becomes_of_the_copy() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&Settings { input_gate_ifindex: NETDEV, ..settings(mode::PROTECTED) });
     let run = programs.run("colo_mirror", &some_frame(), 7);
     assert_eq!((run.verdict, run.mark, run.frame), (NEXT, 7, some_frame()));
@@ -131,12 +134,13 @@ fn mirror_passes_the_frame_on_whatever_becomes_of_the_copy() {
     assert_eq!((counters.mirror_failed, counters.mirrored, counters.passed), (1, 0, 1));
 }
 
-/// Frames of every kind, cut at every length: a verdict each, and the octets as they were.
-#[test]
+/// Frames of every kind, truncated at every length: each has a verdict, and its bytes stay the
+/// same.
+#[lab_test(root)]
 fn cut_at_every_length() {
-    let Some(mut programs) = Programs::load() else { return };
-    // With the least length at which the kernel runs a program at all: an Ethernet header, and
-    // where that says so, an IP header. The decoder's own tests go on from there.
+    let mut programs = Programs::load();
+    // The shortest frame for which the kernel runs a program: an Ethernet header, and an IP header
+    // if the Ethernet header announces one. The decoder's own tests cover shorter frames.
     let shapes = [
         (34, Shape { payload: vec![1; 9], ..harness::with_all_options() }),
         (14, Shape { vlans: vec![7, 8], ..harness::with_all_options() }),
@@ -174,4 +178,8 @@ fn cut_at_every_length() {
     }
     let lens = shapes.iter().map(|(least, shape)| shape.build(Checksum::Full).len() - least);
     assert_eq!(programs.counters().malformed, 4 * lens.sum::<usize>() as u64);
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

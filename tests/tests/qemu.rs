@@ -1,34 +1,32 @@
-//! Two real guests, booted separately, on the two TAPs: what a stand-in cannot show.
+//! Two real guests on the two TAPs, booted separately. They show what a stand-in cannot.
 //!
-//! A virtio-net card with all its offloads, sequence numbers and timestamps of two kernels that
-//! know nothing of each other, delayed acknowledgments at two different paces.
+//! They have a virtio-net card with all its offloads. Their two kernels choose sequence numbers and
+//! timestamps independently, and delay acknowledgments at different paces.
 
 use std::fmt::Write as _;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use colo_lab::client::{Calls, Conversation, Keeper, echo, ping};
 use colo_lab::counters::{self, checksum_errors};
 use colo_lab::daemon::{self, Daemon, PairOptions, Status};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Lab, LabOptions, Side};
+use colo_lab::phrases;
 use colo_lab::qemu::{self, Image, QemuGuest};
-use colo_lab::root::require_root;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// One octet, one segment, several segments, several GSO frames.
+/// One byte, one segment, several segments, several GSO frames.
 const REQUEST_LENS: [u64; 4] = [1, 1000, 10_000, 300_000];
 const DATAGRAM_LENS: [usize; 3] = [4, 200, 1400];
 const BULK_LEN: u64 = 8 << 20;
 const DATAGRAMS: u32 = 50;
-/// Answers that each long-lived connection has before the host dies, and after it.
+/// The answers that each long-lived connection has before the host dies, and again after it.
 const ANSWERS: u64 = 30;
 
-#[test]
+#[lab_test(root, qemu)]
 fn real_guests_are_protected_and_outlive_the_primary_host() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(&PairOptions::default())?;
     pair.traffic()?;
     pair.expect_agreement()?;
@@ -36,20 +34,17 @@ fn real_guests_are_protected_and_outlive_the_primary_host() -> Result<()> {
     pair.outlive_the_primary()
 }
 
-/// The wire between the hosts then carries segments with complete checksums, whatever the guests
-/// hand over.
-#[test]
+/// The wire between the hosts then carries segments with complete checksums, also for frames that
+/// the guests hand over without.
+#[lab_test(root, qemu)]
 fn real_guests_are_protected_over_a_wire_without_headers() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(&PairOptions { vnet_hdr: false, ..PairOptions::default() })?;
     pair.traffic()?;
     pair.expect_agreement()?;
     pair.outlive_the_primary()
 }
 
-/// Both hosts with what runs on them. Fields are dropped in this order.
+/// Both hosts with their programs. Fields are dropped in this order.
 struct Pair {
     primary: Daemon,
     secondary: Daemon,
@@ -58,7 +53,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// The secondary's daemon first: its guest must not speak to the LAN.
+    /// The secondary's daemon starts first, because its guest must not send to the LAN.
     fn start(options: &PairOptions) -> Result<Self> {
         let image = Image::build(&qemu::cache(env!("CARGO_TARGET_TMPDIR"))?)?;
         let lab = Lab::new(LabOptions::default())?;
@@ -75,7 +70,7 @@ impl Pair {
         Ok(Self { primary, secondary, guests, lab })
     }
 
-    /// Everything that a client does, with every octet checked.
+    /// All kinds of client traffic, with every byte checked.
     fn traffic(&mut self) -> Result<()> {
         self.every_kind_of_traffic().with_context(|| self.logs())
     }
@@ -104,7 +99,7 @@ impl Pair {
     /// Everything was compared, nothing differed, and no stack saw a wrong checksum.
     fn expect_agreement(&mut self) -> Result<()> {
         let status = self.primary.wait_status("nothing held", TIMEOUT, nothing_held)?;
-        ensure!(status.mode()? == "protected", "{status:#?}");
+        ensure!(status.mode()? == phrases::mode::PROTECTED, "{status:#?}");
         ensure!(status.number("compared_frames")? > 0, "{status:#?}");
         let (asked, divergences) = (status.checkpoints(), status.number("divergences")?);
         if !asked.is_empty() || divergences > 0 {
@@ -118,7 +113,7 @@ impl Pair {
         ])
     }
 
-    /// The guests did choose different numbers, or the test would show less than it says.
+    /// The guests chose different numbers. Otherwise, the test would prove less.
     fn expect_translation(&self) -> Result<()> {
         let conversation = Conversation::open(&self.lab.client, Family::V4)?;
         let instance = self.secondary.status()?.text("instance")?;
@@ -134,7 +129,7 @@ impl Pair {
         conversation.close()
     }
 
-    /// Connections that either side opened go on with the right octets on the secondary.
+    /// Connections that either side opened continue with the right bytes on the secondary.
     fn outlive_the_primary(mut self) -> Result<()> {
         let mut keepers = Vec::new();
         for family in Family::BOTH {
@@ -173,7 +168,7 @@ impl Pair {
         ])
     }
 
-    /// What to look at when something went wrong.
+    /// The logs and states to look at after a failure.
     fn logs(&mut self) -> String {
         let mut text = String::new();
         for guest in &mut self.guests {
@@ -208,7 +203,7 @@ fn expect_right_sums(stacks: &[(&str, &counters::Counters)]) -> Result<()> {
     Ok(())
 }
 
-/// Every number under the key `name`, wherever it is.
+/// Every number under the key `name`, at any place.
 fn collect(value: &serde_json::Value, name: &str, found: &mut Vec<u64>) {
     match value {
         serde_json::Value::Object(object) => {
@@ -218,4 +213,8 @@ fn collect(value: &serde_json::Value, name: &str, found: &mut Vec<u64>) {
         serde_json::Value::Array(array) => array.iter().for_each(|v| collect(v, name, found)),
         _ => {}
     }
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

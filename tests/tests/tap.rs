@@ -1,14 +1,15 @@
-//! A guest that restarts takes its TAP with it and brings another one of the same name.
+//! A restarting guest removes its TAP and makes another with the same name.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use colo_lab::client::{Conversation, echo};
 use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::lab_test;
 use colo_lab::namespace::Namespace;
 use colo_lab::network::{Family, LabOptions, Side};
 use colo_lab::pair::{Pair, PairSetup};
-use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
 use colo_proxy::link::LinkWatch;
 
@@ -19,11 +20,8 @@ fn present(daemon: &colo_lab::daemon::Daemon, wanted: bool) -> Result<()> {
     daemon.wait_status("netdev_present", TIMEOUT, |s| key(&s.0) == Some(wanted)).map(drop)
 }
 
-#[test]
+#[lab_test(root)]
 fn a_tap_that_comes_back_is_protected_again() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = LabOptions { persistent_tap: false, ..LabOptions::default() };
     let mut pair = Pair::start(PairSetup { lab, ..PairSetup::default() })?;
     for round in 0..2 {
@@ -62,7 +60,7 @@ fn a_tap_that_comes_back_is_protected_again() -> Result<()> {
     pair.finish()
 }
 
-/// Events of links that found no room in a socket of this thread's network namespace.
+/// The link events that found no room in a socket of this thread's network namespace.
 fn events_lost() -> Result<u64> {
     /// `RTMGRP_LINK`, in the column of groups.
     const LINK: &str = "00000001";
@@ -78,14 +76,11 @@ fn events_lost() -> Result<u64> {
     lost.sum()
 }
 
-/// The kernel drops what finds no room behind a flood of events, and once it dropped answers with
-/// them: a daemon of 64 guests never ended.
-#[test]
+/// The kernel drops events that find no room during a flood, and once it also dropped answers with
+/// them. A daemon of 64 guests then never ended.
+#[lab_test(root)]
 fn a_flood_of_events_keeps_no_question_from_its_answer() -> Result<()> {
     const CHANGES: usize = 2000;
-    if !require_root() {
-        return Ok(());
-    }
     let namespace = Namespace::create(&format!("colo{}-flood", std::process::id()))?;
     namespace.ip("tuntap add dev tap0 mode tap\n")?;
     let flood = "link set dev tap0 mtu 1400\nlink set dev tap0 mtu 1401\n".repeat(CHANGES / 2);
@@ -103,4 +98,8 @@ fn a_flood_of_events_keeps_no_question_from_its_answer() -> Result<()> {
             Ok(changed.context("no answer")??)
         })
     })
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

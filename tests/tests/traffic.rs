@@ -1,16 +1,17 @@
-//! Real TCP, UDP and ICMP through a protected pair: every octet right, every sum right, no
-//! checkpoint, whatever the offloads and whatever is on the wire between the hosts.
+//! Real TCP, UDP and ICMP through a protected pair. Every byte and every checksum is right, and
+//! there is no checkpoint, with all offloads and all formats of the wire between the hosts.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use colo_lab::client::{self, Conversation, mixed};
 use colo_lab::daemon::PairOptions;
+use colo_lab::lab_test;
 use colo_lab::network::{Family, LabOptions, Side};
 use colo_lab::pair::{Pair, PairSetup};
 use colo_lab::process::eventually;
-use colo_lab::root::require_root;
 use colo_lab::stand_in::tap::Offloads;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -19,11 +20,8 @@ fn everything(setup: PairSetup, family: Family) -> Result<()> {
     everything_by("gate", setup, family)
 }
 
-/// `capture` is how the secondary must have read its guest's output.
+/// `capture` is the way in which the secondary must have read its guest's output.
 fn everything_by(capture: &str, setup: PairSetup, family: Family) -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(setup)?;
     client::everything(&pair.lab.client, family)?;
     let status = pair.secondary.status()?;
@@ -38,35 +36,35 @@ fn with(offloads: Offloads) -> PairSetup {
     PairSetup { offloads, ..PairSetup::default() }
 }
 
-#[test]
+#[lab_test(root)]
 fn with_offloads_over_ipv4() -> Result<()> {
     everything(with(Offloads::On), Family::V4)
 }
 
-#[test]
+#[lab_test(root)]
 fn with_offloads_over_ipv6() -> Result<()> {
     everything(with(Offloads::On), Family::V6)
 }
 
-#[test]
+#[lab_test(root)]
 fn without_offloads_over_ipv4() -> Result<()> {
     everything(with(Offloads::Off), Family::V4)
 }
 
-#[test]
+#[lab_test(root)]
 fn without_offloads_over_ipv6() -> Result<()> {
     everything(with(Offloads::Off), Family::V6)
 }
 
-/// Partial sums all the way to the client and back, as between guests of one host.
-#[test]
+/// Partial checksums all the way to the client and back, as between guests of one host.
+#[lab_test(root)]
 fn with_partial_sums_on_the_lan() -> Result<()> {
     let lab = LabOptions { real_wire: false, ..LabOptions::default() };
     everything(PairSetup { lab, ..PairSetup::default() }, Family::V4)
 }
 
-/// Without `--vnet-hdr-support` frames on the lanes are plain, whatever the guest's offloads are.
-#[test]
+/// Without `--vnet-hdr-support`, frames on the lanes are plain, with any offloads of the guest.
+#[lab_test(root)]
 fn over_plain_lanes() -> Result<()> {
     let daemons = PairOptions { vnet_hdr: false, ..PairOptions::default() };
     for offloads in [Offloads::On, Offloads::Off] {
@@ -81,26 +79,26 @@ fn over_plain_lanes() -> Result<()> {
 }
 
 /// The guest's TAP itself has no virtio-net header, as with QEMU's `vnet_hdr=off`.
-#[test]
+#[lab_test(root)]
 fn on_a_tap_without_a_header() -> Result<()> {
     let lab = LabOptions { vnet_hdr: false, ..LabOptions::default() };
     everything(PairSetup { lab, offloads: Offloads::Off, ..PairSetup::default() }, Family::V4)
 }
 
-#[test]
+#[lab_test(root)]
 fn without_a_control_lane() -> Result<()> {
     let daemons = PairOptions { control: false, ..PairOptions::default() };
     everything(PairSetup { daemons, ..PairSetup::default() }, Family::V4)
 }
 
-#[test]
+#[lab_test(root)]
 fn with_the_secondary_listening() -> Result<()> {
     let daemons = PairOptions { primary_listens: false, ..PairOptions::default() };
     everything(PairSetup { daemons, ..PairSetup::default() }, Family::V6)
 }
 
 /// The secondary reads its guest's output through an `AF_XDP` socket.
-#[test]
+#[lab_test(root)]
 fn with_af_xdp_on_the_secondary() -> Result<()> {
     let config = Some([String::new(), "capture = \"af-xdp\"".to_owned()]);
     for (offloads, family) in [(Offloads::On, Family::V4), (Offloads::Off, Family::V6)] {
@@ -110,8 +108,8 @@ fn with_af_xdp_on_the_secondary() -> Result<()> {
     Ok(())
 }
 
-/// Asked for where it cannot do what the wire needs, it is refused, and the gate serves.
-#[test]
+/// AF_XDP cannot do what the wire needs here. The daemon refuses it and uses the gate.
+#[lab_test(root)]
 fn by_the_gate_where_af_xdp_is_refused() -> Result<()> {
     let daemons = PairOptions { vnet_hdr: false, ..PairOptions::default() };
     let config = Some([String::new(), "capture = \"af-xdp\"".to_owned()]);
@@ -124,22 +122,19 @@ fn mixed_duration() -> Duration {
     Duration::from_secs(seconds.unwrap_or(60))
 }
 
-/// One frame in a hundred is lost on the client's link, each way: what the guests get is the same,
-/// and so, as streams, is what they say.
-#[test]
+/// One frame in a hundred is lost on the client's link, in each direction. Both guests receive the
+/// same, and so they send the same, if compared as streams.
+#[lab_test(root)]
 fn mixed_traffic_under_loss() -> Result<()> {
     mixed_under_loss(Offloads::On)
 }
 
-#[test]
+#[lab_test(root)]
 fn mixed_traffic_under_loss_without_offloads() -> Result<()> {
     mixed_under_loss(Offloads::Off)
 }
 
 fn mixed_under_loss(offloads: Offloads) -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut pair = Pair::start(with(offloads))?;
     pair.lab.lose(100)?;
     let done = mixed(&pair.lab, mixed_duration())?;
@@ -151,14 +146,11 @@ fn mixed_under_loss(offloads: Offloads) -> Result<()> {
     pair.finish()
 }
 
-/// The secondary's guest stops reading for a while in the middle of an upload, and its TAP, whose
-/// queue is short, loses what the primary's guest gets. It must catch up from what the client
-/// repeats, and nothing else: the client may not be told that anything arrived which it has missed.
-#[test]
+/// In the middle of an upload, the secondary's guest stops reading for a while. Its TAP, whose
+/// queue is short, loses data that the primary's guest receives. The guest must catch up from the
+/// client's repetitions alone: no acknowledgment to the client may cover data that it has missed.
+#[lab_test(root)]
 fn input_that_only_the_secondary_loses_is_repeated() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let more = "compare_timeout_ms = 30000".to_owned();
     let config = Some([more, String::new()]);
     let mut pair = Pair::start(PairSetup { config, ..PairSetup::default() })?;
@@ -193,4 +185,8 @@ fn input_that_only_the_secondary_loses_is_repeated() -> Result<()> {
     assert!(lost > 0, "nothing was lost, so nothing was shown");
     pair.expect_no_checkpoints()?;
     pair.finish()
+}
+
+fn main() -> ExitCode {
+    colo_lab::harness::run()
 }

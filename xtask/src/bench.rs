@@ -1,4 +1,4 @@
-//! `bench`: no proxy, QEMU's own chain and colo-proxy, measured side by side.
+//! `bench`: measures the same work without a proxy, with QEMU's own chain and with colo-proxy.
 
 use crate::setup::{self, Need};
 use crate::{command, workspace};
@@ -7,12 +7,12 @@ use colo_lab::bench::Options;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-/// Builds what the benchmark needs and becomes it.
+/// Builds what the benchmark needs, and then becomes it.
 pub fn run(options: &Options) -> Result<()> {
     if options.from.is_none() {
         if !workspace::is_root() {
             bail!(
-                "the benchmark makes network namespaces and loads kernel programs: run it as root"
+                "the benchmark makes network namespaces and loads kernel programs: run this as root"
             );
         }
         setup::ensure(&[Need::Lab, Need::Qemu])?;

@@ -1,8 +1,8 @@
-//! `build-ebpf`: the kernel programs, built reproducibly into the object that the daemon embeds.
+//! `build-ebpf`: builds the kernel programs reproducibly into the object that the daemon embeds.
 //!
-//! The object is committed, so that `cargo build` and `cargo install` need no eBPF toolchain; a
-//! record beside it says what built it and from which sources. `--check` shows that the object is
-//! what the sources give: with the recorded toolchain by its bytes, with another one by the
+//! The object is committed, so `cargo build` and `cargo install` need no eBPF toolchain. A record
+//! beside it names the toolchain and the sources. `--check` shows that the object belongs to the
+//! sources. With the recorded toolchain it compares the bytes. With another toolchain it runs the
 //! programs' own tests on a fresh object.
 
 pub mod record;
@@ -20,17 +20,17 @@ use toolchain::Toolchain;
 
 /// The committed object.
 const OBJECT: &str = "colo-proxy/src/datapath/colo-proxy.bpf.o";
-/// What built it.
+/// The record of its toolchain and sources.
 const RECORD: &str = "colo-proxy/src/datapath/colo-proxy.bpf.toolchain";
-/// The programs' tests load this object in place of the embedded one.
+/// The programs' tests load this object instead of the embedded one.
 const OBJECT_VARIABLE: &str = "COLO_PROXY_BPF_OBJECT";
-/// How cargo-clippy hands `-D warnings` to the driver.
+/// In this form, cargo-clippy passes `-D warnings` to the driver.
 const CLIPPY_ARGUMENTS: &str = "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__";
 const TARGET: &str = "bpfel-unknown-none";
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Options {
-    /// Change nothing; fail when the committed object is not what the sources give.
+    /// Change nothing. Fail if the committed object does not belong to the sources.
     #[arg(long)]
     check: bool,
 }
@@ -62,22 +62,20 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Compares what was built just now with what is committed.
+/// Compares the fresh build with the committed files.
 fn check(root: &Path, committed: &Record, fresh: &Record, object: &Path) -> Result<()> {
     let bytes = fs::read(root.join(OBJECT)).with_context(|| format!("cannot read {OBJECT}"))?;
     committed.verify(&command::sha256(&bytes)?, fresh)?;
     if committed.toolchain == fresh.toolchain {
-        println!("build-ebpf: the committed object is, byte for byte, what the sources give");
+        println!("build-ebpf: the sources give the committed object, byte for byte");
         return Ok(());
     }
     println!(
-        "build-ebpf: another toolchain than the recorded one, so no comparison of bytes; testing \
-         the programs on the fresh object instead"
+        "build-ebpf: this is not the recorded toolchain, so the bytes are not compared. The \
+         programs' tests run on the fresh object instead"
     );
     if !workspace::is_root() {
-        bail!(
-            "the programs' own tests need root: run this as root, or with the recorded toolchain"
-        );
+        bail!("the programs' tests need root: run this as root, or use the recorded toolchain");
     }
     command::run(
         Command::new(workspace::cargo())
@@ -101,15 +99,16 @@ fn build(root: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
     Ok(object)
 }
 
-/// The object without DWARF, which has done its work: the linker has made the BTF of it. What is
-/// committed and embedded is a fifth of the size.
+/// Removes DWARF from the object. The linker has made the BTF from it, so it is not needed any
+/// more. The result has a fifth of the size.
 fn without_debug_sections(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut elf = object::build::elf::Builder::read(bytes)?;
     for section in &mut elf.sections {
         let name = String::from_utf8_lossy(&section.name).into_owned();
         section.delete = name.starts_with(".debug") || name.starts_with(".rel.debug");
     }
-    // LLVM keeps the names of sections among the other strings; the writer wants them apart.
+    // LLVM keeps the names of sections among the other strings. The writer needs them in a section
+    // of their own.
     let names = elf.sections.add();
     names.name = b".shstrtab"[..].into();
     names.sh_type = object::elf::SHT_STRTAB;
@@ -119,28 +118,31 @@ fn without_debug_sections(bytes: &[u8]) -> Result<Vec<u8>> {
     Ok(stripped)
 }
 
-/// clippy on the kernel programs, where their compiler has one.
+/// Runs clippy on the kernel programs, if their compiler has one.
 pub fn clippy(root: &Path) -> Result<()> {
     let driver = toolchain::find(None).ok().and_then(|toolchain| {
         let driver = toolchain.compiler.rustc.with_file_name("clippy-driver");
         driver.exists().then_some((toolchain, driver))
     });
     let Some((toolchain, driver)) = driver else {
-        println!("lint: kernel programs not linted: their compiler has no clippy here");
+        println!(
+            "lint: the kernel programs are not linted, because their compiler has no clippy here"
+        );
         return Ok(());
     };
     let mut cargo = cargo("check", root, &toolchain)?;
-    // What `cargo clippy -- -D warnings` does; it would bring the driver of another compiler.
+    // The same as `cargo clippy -- -D warnings`, which would use the driver of another compiler.
     cargo.env("RUSTC_WORKSPACE_WRAPPER", driver).env("CLIPPY_ARGS", CLIPPY_ARGUMENTS);
     command::run(&mut cargo)
 }
 
-/// Where the kernel programs are built: apart from the rest, which another compiler builds.
+/// The target folder of the kernel programs. The other crates have another compiler, and another
+/// folder.
 fn target_dir(root: &Path) -> PathBuf {
     workspace::target_dir(root).join("ebpf")
 }
 
-/// Cargo, told to do `task` with the kernel programs.
+/// Cargo with the arguments to do `task` with the kernel programs.
 fn cargo(task: &str, root: &Path, toolchain: &Toolchain) -> Result<Command> {
     let mut cargo = Command::new(&toolchain.compiler.cargo);
     cargo
@@ -149,7 +151,7 @@ fn cargo(task: &str, root: &Path, toolchain: &Toolchain) -> Result<Command> {
         .arg(target_dir(root))
         .env("RUSTC", &toolchain.compiler.rustc)
         .env("PATH", search_path(&toolchain.linker)?)
-        // A compiler that is no nightly builds `core` only when it is told that it may.
+        // A compiler that is no nightly builds `core` only with this permission.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags(root, toolchain)?.join("\x1f"))
         .env_remove("RUSTUP_TOOLCHAIN")
@@ -159,17 +161,17 @@ fn cargo(task: &str, root: &Path, toolchain: &Toolchain) -> Result<Command> {
     Ok(cargo)
 }
 
-/// `PATH` with the linker's folder: naming the linker to cargo would work its path into the hashes
-/// of all symbols, and so into the object.
+/// `PATH` with the linker's folder. If cargo had the linker's path, the path would change the
+/// hashes of all symbols, and so the object.
 fn search_path(linker: &Path) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folder = linker.parent().map(Path::to_owned);
     env::join_paths(env::split_paths(&path).chain(folder)).context("cannot extend PATH")
 }
 
-/// The compiler's flags. Debug information carries the maps' and records' names into the BTF, and
-/// also every path of this machine: those are replaced, so that the object is the same wherever
-/// it is built.
+/// The compiler's flags. Debug information carries the names of maps and records into the BTF. It
+/// also carries every path of this machine. The flags replace the paths, so that the object is the
+/// same on every machine.
 fn flags(root: &Path, toolchain: &Toolchain) -> Result<Vec<String>> {
     let mut flags = vec!["-Cdebuginfo=2".to_owned(), "-Clink-arg=--btf".to_owned()];
     let mut remap = |from: &Path, to: &str| -> Result<()> {
@@ -188,7 +190,7 @@ fn flags(root: &Path, toolchain: &Toolchain) -> Result<Vec<String>> {
     Ok(flags)
 }
 
-/// The folders of the registries' unpacked crates: their names hang on how a registry is reached.
+/// The folders of the registries' unpacked crates. Their names depend on the way to the registry.
 fn registries() -> Result<Vec<PathBuf>> {
     let sources = workspace::cargo_home()?.join("registry/src");
     let listed = fs::read_dir(&sources)

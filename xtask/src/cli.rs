@@ -15,11 +15,12 @@ pub struct Arguments {
 pub enum Task {
     /// Build the kernel programs into the object that the daemon embeds.
     BuildEbpf(build_ebpf::Options),
-    /// Install what building, testing or the demonstration need.
+    /// Install the programs for the build, the tests and the demonstration.
     Setup(setup::Options),
-    /// Show the main job in a laboratory of network namespaces (needs root).
+    /// Show the main job in a lab of network namespaces (needs root).
     Demo(demo::Options),
-    /// Measure no proxy, QEMU's own chain and colo-proxy side by side (needs root).
+    /// Measure the same work without a proxy, with QEMU's own chain and with colo-proxy (needs
+    /// root).
     Bench(bench::Options),
     /// Build the documentation as a book.
     Book,
@@ -27,6 +28,6 @@ pub enum Task {
     Test(test::Options),
     /// Check formatting, lints, and the licences and sources of all dependencies.
     Lint,
-    /// Check the style rules that no other tool knows.
+    /// Check the style rules that no other tool checks.
     Tidy,
 }

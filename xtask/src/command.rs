@@ -1,9 +1,9 @@
-//! Running other programs: every failure says which command it was and how it ended.
+//! Runs other programs. Every failure tells the command and how it ended.
 
 use anyhow::{Context as _, Result, bail};
 use std::env;
 use std::ffi::OsStr;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -19,6 +19,25 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs `command` with our own stdin and stderr. Prints its stdout while it runs, and returns it.
+pub fn run_and_read(command: &mut Command) -> Result<String> {
+    let child = command.stdout(Stdio::piped()).spawn();
+    let mut child = child.with_context(|| format!("cannot start {}", show(command)))?;
+    let stdout = child.stdout.take().context("its stdout is not piped")?;
+    let mut text = String::new();
+    for line in BufReader::new(stdout).lines() {
+        let line = line.with_context(|| format!("cannot read the output of {}", show(command)))?;
+        println!("{line}");
+        text.push_str(&line);
+        text.push('\n');
+    }
+    let status = child.wait().with_context(|| format!("cannot wait for {}", show(command)))?;
+    if !status.success() {
+        bail!("{} failed: {status}", show(command));
+    }
+    Ok(text)
+}
+
 /// Runs `command` and returns what it printed, without the last line end.
 pub fn output(command: &mut Command) -> Result<String> {
     let done = command
@@ -30,18 +49,19 @@ pub fn output(command: &mut Command) -> Result<String> {
         bail!("{} failed: {}: {}", show(command), done.status, said.trim());
     }
     let text = String::from_utf8(done.stdout)
-        .with_context(|| format!("{} printed something that is no UTF-8", show(command)))?;
+        .with_context(|| format!("{} printed text that is not UTF-8", show(command)))?;
     Ok(text.trim_end().to_owned())
 }
 
-/// SHA-256 of `bytes`, by coreutils: so that anybody can check a record with the same program.
+/// The SHA-256 of `bytes`. coreutils computes it, so that anybody can check a record with the same
+/// program.
 pub fn sha256(bytes: &[u8]) -> Result<String> {
     let mut child = Command::new("sha256sum")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start sha256sum")?;
-    // Dropped at the end of the statement, which is the end of its input.
+    // The pipe is dropped at the end of the statement. That is the end of the program's input.
     let sent = child.stdin.take().context("sha256sum has no stdin")?.write_all(bytes);
     let done = child.wait_with_output().context("cannot wait for sha256sum")?;
     sent.context("cannot write to sha256sum")?;
@@ -50,7 +70,7 @@ pub fn sha256(bytes: &[u8]) -> Result<String> {
     Ok(sum.to_owned())
 }
 
-/// Finds the program `name` on `PATH`, or where only root has it.
+/// Finds the program `name` on `PATH`, or in a folder for root's programs.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(ROOT_PATHS.iter().map(PathBuf::from));
@@ -62,7 +82,7 @@ fn is_executable(file: &Path) -> bool {
     file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// The command as one would type it.
+/// The command as a person would type it.
 fn show(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")

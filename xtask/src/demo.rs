@@ -1,4 +1,4 @@
-//! `demo`: the main job in a laboratory of network namespaces.
+//! `demo`: shows the main job in a lab of network namespaces.
 
 use crate::setup::{self, Need};
 use crate::{command, workspace};
@@ -9,32 +9,32 @@ use std::process::Command;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// A plain log, as when the output is no terminal.
+    /// Print a plain log, as if the output were no terminal.
     #[arg(long)]
     plain: bool,
-    /// With real guests, in QEMU under COLO.
+    /// Use real guests, in QEMU under COLO.
     #[arg(long)]
     qemu: bool,
 }
 
-/// Builds what the demonstration needs and becomes it, so that its exit status and the signals
-/// it gets are its own.
+/// Builds what the demonstration needs, and then becomes it. So the exit status and the signals are
+/// the demonstration's.
 pub fn run(options: &Options) -> Result<()> {
     let root = workspace::root()?;
     let error = prepare(&root, options)?.exec();
     Err(error).context("cannot start the demonstration")
 }
 
-/// The demonstration, built and ready to be started.
+/// The demonstration, built and ready to start.
 pub fn prepare(root: &Path, options: &Options) -> Result<Command> {
     if !workspace::is_root() {
         bail!(
-            "the demonstration makes network namespaces and loads kernel programs: run it as root"
+            "the demonstration makes network namespaces and loads kernel programs: run this as root"
         );
     }
     setup::ensure(options.needs())?;
     if options.qemu {
-        // Before anything is built, for not every machine can have one.
+        // This comes before the build, because not every machine can have one.
         setup::colo_qemu()?;
     }
     command::run(
@@ -56,7 +56,7 @@ pub fn prepare(root: &Path, options: &Options) -> Result<Command> {
 }
 
 impl Options {
-    /// The one with real guests, as a test runs it.
+    /// The demonstration with real guests, as a test runs it.
     pub fn plain_qemu() -> Self {
         Self { qemu: true, ..Self::plain() }
     }

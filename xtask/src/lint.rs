@@ -27,12 +27,14 @@ pub fn clippy(root: &Path) -> Result<()> {
     cargo(root, &["clippy", "--locked", "--all-targets", "--", "-D", "warnings"])
 }
 
-/// Licences, sources and bans of the dependencies. Advisories need a database that only the
-/// internet has, and change without any change here: they are left to a job of their own.
+/// Licences, sources and bans of the dependencies. Advisories need a database from the internet,
+/// and change without a change here. A separate job checks them.
 pub fn deny(root: &Path) -> Result<()> {
     setup::ensure(&[Need::Lint])?;
     cargo(root, &["deny", "--log-level", "error", "check", "bans", "licenses", "sources"])?;
-    println!("lint: security advisories not checked (`cargo deny check advisories` does, online)");
+    println!(
+        "lint: security advisories are not checked. `cargo deny check advisories` checks them, online"
+    );
     Ok(())
 }
 

@@ -1,7 +1,8 @@
-//! `setup`: installs what is missing, split by what needs it.
+//! `setup`: installs missing programs, by need.
 //!
-//! On Debian and its kin it installs with apt-get, cargo and, for a compiler that they do not
-//! package, rustup; elsewhere, or without the rights to, it prints the commands.
+//! On Debian and its relatives, it installs with apt-get and cargo. If they have no compiler for
+//! the kernel programs, it uses rustup. On other systems, or without the rights, it prints the
+//! commands.
 
 mod missing;
 mod packages;
@@ -16,7 +17,7 @@ use packages::Packages;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Version of bpf-linker that the committed object is built with.
+/// The version of bpf-linker that built the committed object.
 const LINKER_VERSION: &str = "0.13.0";
 /// A program that cargo installs.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,25 +36,25 @@ const MDBOOK: Tool = Tool {
     version: "0.5.4",
     flags: &["--no-default-features", "--features", "search"],
 };
-/// What brings a compiler for the kernel programs where the distribution has none.
+/// This command installs a compiler for the kernel programs if the distribution has none.
 const NIGHTLY: &str = "rustup toolchain install nightly --profile minimal --component rust-src";
-/// What brings rustfmt and clippy.
+/// This command installs rustfmt and clippy.
 const COMPONENTS: &str = "rustup component add rustfmt clippy";
-/// Where Debian keeps the LLVM that [`packages::EBPF`] installs.
+/// The folder of the LLVM that [`packages::EBPF`] installs.
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// What to prepare for; everything when nothing is named.
+    /// The needs to prepare for; all of them by default.
     needs: Vec<Need>,
 }
 
-/// What wants something of the machine.
+/// A purpose for which programs are installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Need {
-    /// The laboratory of namespaces: the demonstration and most tests.
+    /// The lab of namespaces, for the demonstration and most tests.
     Lab,
-    /// Tests that look at the kernel's side with bpftool.
+    /// Tests that look into the kernel with bpftool.
     Inspect,
     /// Building the kernel programs.
     Ebpf,
@@ -70,8 +71,8 @@ pub enum Need {
 impl Need {
     fn purpose(self) -> &'static str {
         match self {
-            Self::Lab => "for the laboratory of namespaces",
-            Self::Inspect => "for tests that look at the kernel's side",
+            Self::Lab => "for the lab of namespaces",
+            Self::Inspect => "for tests that look into the kernel",
             Self::Ebpf => "for building the kernel programs",
             Self::Qemu => "for tests with real guests",
             Self::Colo => "for real guests under COLO",
@@ -90,33 +91,35 @@ pub fn run(options: &Options) -> Result<()> {
     let colo = if needs.contains(&Need::Colo) { colo_qemu() } else { Ok(()) };
     match colo {
         Err(reason) if options.needs.contains(&Need::Colo) => return Err(reason),
-        // Everything but the tests that want it does without.
-        Err(reason) => println!("setup: {reason:#}\nsetup: everything else is there"),
-        Ok(()) => println!("setup: everything is there"),
+        // Only the tests that need it do not run.
+        Err(reason) => println!("setup: {reason:#}\nsetup: everything else is installed"),
+        Ok(()) => println!("setup: everything is installed"),
     }
     Ok(())
 }
 
-/// A QEMU that can do COLO; brought beside what cargo builds where none is installed. The error
-/// is one sentence.
+/// Looks for a QEMU that can do COLO. If none is installed, it is downloaded into the target
+/// folder. The error is one sentence.
 pub fn colo_qemu() -> Result<()> {
     Emulator::with_colo(&cache()?).map(drop)
 }
 
-/// Where that one is, and what else real guests are made of.
+/// The folder of that QEMU and of the other parts of real guests.
 pub fn cache() -> Result<PathBuf> {
     Ok(workspace::target_dir(&workspace::root()?).join("lab-cache"))
 }
 
-/// Installs what `needs` lack, but for [`colo_qemu`], which no package of this machine is; nothing
-/// is asked of the network when nothing is missing.
+/// Installs the missing programs of `needs`, except for [`colo_qemu`], which is in no package of
+/// this machine. If nothing is missing, it does not use the network.
 pub fn ensure(needs: &[Need]) -> Result<()> {
     let missing = Missing::of(needs);
     if missing == Missing::default() {
         return Ok(());
     }
     if !packages::is_debian() {
-        bail!("these are missing, and only Debian and its kin are installed for:\n{missing}");
+        bail!(
+            "setup installs programs only on Debian and its relatives. Install these by hand:\n{missing}"
+        );
     }
     let mut packages = Packages::default();
     for (_, _, package) in &missing.programs {
@@ -129,7 +132,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     if missing.compiler && !rustup_compiler {
         packages.want_all(&packages::EBPF_COMPILER);
     }
-    // A release that is too old for it has bpf-linker bring an LLVM of its own.
+    // If the release is too old to have LLVM, bpf-linker builds with an LLVM of its own.
     if missing.linker && packages::are_offered(&packages::EBPF_LINKER) {
         packages.want_all(&packages::EBPF_LINKER);
     }
@@ -148,15 +151,15 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
         ensure_components()?;
     }
     if missing.compiler && toolchain::compilers().is_empty() {
-        bail!("no compiler can build the kernel programs: `{NIGHTLY}` brings one");
+        bail!("no compiler can build the kernel programs: `{NIGHTLY}` installs one");
     }
     Ok(())
 }
 
-/// rustfmt and clippy: they belong to the compiler that its owner chose, so he adds them.
+/// rustfmt and clippy belong to the compiler that the user chose, so the user adds them.
 pub fn ensure_components() -> Result<()> {
     if !has_components() {
-        bail!("rustfmt or clippy is missing: `{COMPONENTS}`");
+        bail!("rustfmt or clippy is missing: run `{COMPONENTS}`");
     }
     Ok(())
 }
@@ -167,10 +170,12 @@ fn has_components() -> bool {
     })
 }
 
-/// A compiler for the kernel programs where the distribution has none.
+/// Installs a compiler for the kernel programs where the distribution has none.
 fn install_nightly() -> Result<()> {
     if find_program("rustup").is_none() {
-        bail!("no package here can build the kernel programs; with rustup, `{NIGHTLY}` can");
+        bail!(
+            "no package here can build the kernel programs. Install rustup, then run `{NIGHTLY}`"
+        );
     }
     println!("setup: `{NIGHTLY}`");
     let mut words = NIGHTLY.split_whitespace();
@@ -178,12 +183,14 @@ fn install_nightly() -> Result<()> {
     command::run(Command::new(program).args(words))
 }
 
-/// bpf-linker, with the LLVM of Debian's package where there is one and its own otherwise.
+/// Installs bpf-linker, with the LLVM of Debian's package if there is one, and otherwise with its
+/// own.
 fn install_linker() -> Result<()> {
     let mut cargo = Command::new(workspace::cargo());
     let mut arguments = vec!["--version", LINKER_VERSION, "--locked"];
     if Path::new(LLVM_PREFIX).exists() {
-        // Without the variable its build script looks for LLVM where Debian has none.
+        // Without the variable, its build script looks for LLVM in a folder that Debian does not
+        // use.
         cargo.env("LLVM_PREFIX", LLVM_PREFIX);
         arguments.extend(["--no-default-features", "--features", "llvm-22"]);
     }
@@ -197,10 +204,10 @@ pub fn find_mdbook() -> Option<PathBuf> {
 }
 
 fn cargo_install(cargo: &mut Command, name: &str, arguments: &[&str]) -> Result<()> {
-    println!("setup: installing {name} with cargo, which takes some minutes");
-    // Ours: the flags and folders of the task that runs us are not for another crate.
+    println!("setup: cargo installs {name}. This takes some minutes");
+    // The flags and folders of the running task are not for another crate.
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_TARGET_DIR").env_remove("RUSTUP_TOOLCHAIN");
     command::run(cargo.args(["install", "--quiet", name]).args(arguments)).with_context(|| {
-        format!("cannot install {name}: `cargo install {name} {}`", arguments.join(" "))
+        format!("cannot install {name}: run `cargo install {name} {}`", arguments.join(" "))
     })
 }

@@ -1,68 +1,85 @@
 //! `test`: everything that CI runs, step by step.
 //!
-//! Every step runs, whatever became of the ones before it; the failing ones are named at the end.
+//! Every step runs, also after a step that failed. The end of the output names the failed steps.
 
+mod laboratory;
 mod steps;
 
 use crate::{setup, workspace};
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
-use steps::Step;
+use steps::{Part, Step};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Leave out what needs root: namespaces, kernel programs, guests.
+    /// Run without root. Steps that need it are left out, and the tests that need it are counted
+    /// as skipped.
     #[arg(long)]
     no_root: bool,
-    /// Run the tests with real guests in QEMU, and nothing else.
+    /// Run only the tests with real guests in QEMU.
     #[arg(long, conflicts_with = "no_root")]
     qemu: bool,
-    /// Let the tests with a duration run for as long as before a release.
+    /// Let the tests with a duration run as long as before a release.
     #[arg(long)]
     long: bool,
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    if !options.no_root && !workspace::is_root() {
+    let with_root = !options.no_root;
+    if with_root && !workspace::is_root() {
         bail!(
-            "network namespaces and kernel programs need root: run this as root, or `cargo xtask \
-             test --no-root` for the rest"
+            "network namespaces and kernel programs need root: run this as root, or run `cargo \
+             xtask test --no-root` for the rest"
         );
     }
     let root = workspace::root()?;
     let mut steps = steps::all(&root, options.long)?;
     steps.retain(|step| !options.qemu || step.guests);
-    let (steps, left_out): (Vec<Step>, Vec<Step>) =
-        steps.into_iter().partition(|s| !options.no_root || !s.needs_root);
-    if !left_out.is_empty() {
-        let names: Vec<&str> = left_out.iter().map(|step| step.name.as_str()).collect();
-        println!("test: left out, for they need root: {}", names.join(", "));
+    let (steps, others): (Vec<Step>, Vec<Step>) =
+        steps.into_iter().partition(|step| step.part.runs(with_root));
+    let left_out: Vec<&str> = others
+        .iter()
+        .filter(|step| step.part == Part::Privileged)
+        .map(|step| step.name.as_str())
+        .collect();
+    if !with_root && !left_out.is_empty() {
+        println!("test: left out because they need root: {}", left_out.join(", "));
     }
     let started = Instant::now();
-    let failed: Vec<&Step> = steps.iter().filter(|step| !passes(step)).collect();
+    let mut failed = Vec::new();
+    let mut skipped = 0;
+    for step in &steps {
+        match passes(step) {
+            Some(count) => skipped += count,
+            None => failed.push(step.name.as_str()),
+        }
+    }
     println!("test: {} steps in {}", steps.len(), seconds(started.elapsed()));
+    if skipped > 0 {
+        println!("test: {skipped} tests skipped, because they need root or a QEMU");
+    }
     if failed.is_empty() {
-        println!("test: all passed");
+        println!("test: {}", if skipped > 0 { "all others passed" } else { "all passed" });
         return Ok(());
     }
-    let names: Vec<&str> = failed.iter().map(|step| step.name.as_str()).collect();
-    bail!("failed: {}", names.join(", "))
+    bail!("failed: {}", failed.join(", "))
 }
 
-/// Runs one step and says how it went.
-fn passes(step: &Step) -> bool {
+/// Runs one step and says how it ended. Returns how many tests it has skipped, if it passed.
+fn passes(step: &Step) -> Option<usize> {
     println!("== {}", step.name);
     let started = Instant::now();
     let done = setup::ensure(step.setup).and_then(|()| (step.run)());
     let took = seconds(started.elapsed());
-    match done {
-        Ok(()) => println!("== {}: passed in {took}", step.name),
+    match &done {
+        Ok(0) => println!("== {}: passed in {took}", step.name),
+        Ok(skipped) => println!("== {}: passed in {took}, {skipped} tests skipped", step.name),
         Err(error) => {
             println!("== {}: FAILED in {took}: {error:#}", step.name);
-            return false;
+            return None;
         }
     }
-    true
+    done.ok()
 }
 
 fn seconds(time: Duration) -> String {

@@ -1,4 +1,4 @@
-//! Where things lie: the workspace, its target folder, cargo's home.
+//! The folders of the workspace, of its target and of cargo's home.
 
 use anyhow::{Context as _, Result};
 use std::env;
@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 
 /// The folder of the workspace's `Cargo.toml`.
 pub fn root() -> Result<PathBuf> {
-    // Cargo sets the variable at run time too; what was compiled in is only for a binary that was
-    // started by hand, and names the folder it was built in.
+    // Cargo also sets the variable at run time. The compiled-in value is for a binary that was
+    // started by hand. It names the folder where the binary was built.
     let crate_dir = env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-    let root = crate_dir.parent().context("the xtask crate lies in no workspace")?;
+    let root = crate_dir.parent().context("the xtask crate is in no workspace")?;
     root.canonicalize().with_context(|| format!("cannot find the workspace at {}", root.display()))
 }
 
-/// Where cargo builds: `CARGO_TARGET_DIR`, or `target` in the workspace.
+/// The folder where cargo builds: `CARGO_TARGET_DIR`, or `target` in the workspace.
 pub fn target_dir(root: &Path) -> PathBuf {
-    // A relative folder is cargo's, which reads it against the folder it runs in: the root, here.
+    // Cargo reads a relative folder against the folder it runs in, which is the root here.
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
@@ -29,12 +29,12 @@ pub fn cargo_home() -> Result<PathBuf> {
     Ok(PathBuf::from(home).join(".cargo"))
 }
 
-/// The cargo that runs us.
+/// The cargo that started this program.
 pub fn cargo() -> PathBuf {
     env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
 }
 
-/// Whether we are root, as the laboratory must be.
+/// Whether this process is root. The lab needs root.
 pub fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt as _;
     // The owner of our own entry in /proc is our effective user.

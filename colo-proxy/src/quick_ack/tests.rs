@@ -1,8 +1,3 @@
-use std::process::Command;
-
-use nix::errno::Errno;
-use nix::sched::{CloneFlags, unshare};
-
 use super::*;
 
 fn address() -> IpAddr {
@@ -75,67 +70,4 @@ fn one_that_is_being_made_or_is_there_is_not_made_again() {
     }
     assert_eq!(ack.report(), json!({"state": "on", "route": "10.78.0.2", "table": 100}));
     ack.set(State::Off);
-}
-
-fn ip(arguments: &str) -> String {
-    let done = Command::new("ip").args(arguments.split(' ')).output().unwrap();
-    assert!(done.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8(done.stdout).unwrap()
-}
-
-fn start(ack: &mut QuickAck) -> Value {
-    ack.start(Some("10.78.0.2".into()));
-    ack.making.take().unwrap().join().unwrap();
-    ack.report()
-}
-
-/// In a network namespace of its own, which the thread and those that it makes live in.
-#[test]
-fn in_a_kernel_it_is_made_shared_adopted_and_removed_and_others_are_left_alone() {
-    let test = || {
-        match unshare(CloneFlags::CLONE_NEWNET) {
-            Err(Errno::EPERM) if std::env::var_os("COLO_PROXY_REQUIRE_ROOT").is_none() => return,
-            done => done.unwrap(),
-        }
-        ip("link add d0 type veth peer name d1");
-        ip("link set d1 up");
-        ip("addr add 10.78.0.1/24 dev d0 noprefixroute");
-        ip("link set d0 up");
-        ip("route add 10.78.0.0/24 dev d0 src 10.78.0.1 mtu 1400");
-        let ours = || ip("route show proto 206");
-        let (mut one, mut two) = (QuickAck::new(true), QuickAck::new(true));
-        assert_eq!(start(&mut one), json!({"state": "on", "route": "10.78.0.2"}));
-        assert!(ours().contains("mtu 1400") && ours().contains("quickack 1"), "{}", ours());
-        assert_eq!(start(&mut two)["state"], "on");
-        drop(one);
-        assert!(ours().contains("10.78.0.2"), "the other one uses it");
-        drop(two);
-        assert_eq!(ours(), "");
-        // Left by one that was killed.
-        ip("route add 10.78.0.2 dev d0 proto 206 quickack 1");
-        let mut next = QuickAck::new(true);
-        assert_eq!(start(&mut next)["state"], "on");
-        drop(next);
-        assert_eq!(ours(), "");
-        // An operator's.
-        ip("route add 10.78.0.2 dev d0 mtu 1300");
-        let mut none = QuickAck::new(true);
-        let why = start(&mut none)["why"].to_string();
-        assert!(why.contains("left alone"), "{why}");
-        ip("route change 10.78.0.2 dev d0 mtu 1300 quickack 1");
-        assert_eq!(start(&mut none)["why"], "the route there has quickack already");
-        drop(none);
-        assert!(ip("route show 10.78.0.2").contains("mtu 1300"));
-        // The table that is asked.
-        ip("route del 10.78.0.2");
-        ip("rule add to 10.78.0.2 lookup 1000");
-        ip("route add 10.78.0.0/24 dev d0 table 1000");
-        let mut other = QuickAck::new(true);
-        assert_eq!(start(&mut other)["table"], 1000);
-        assert!(ip("route get 10.78.0.2").contains("dev d0"));
-        assert!(ip("route show table 1000").contains("quickack 1"));
-        drop(other);
-        assert!(!ip("route show table 1000").contains("quickack 1"));
-    };
-    thread::spawn(test).join().unwrap();
 }

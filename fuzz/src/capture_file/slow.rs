@@ -1,12 +1,12 @@
-//! The pcap format read with nothing but indices; pcapng is too much for a slow reader, and has its
-//! writer as the other side.
+//! The pcap format, read only with indices. pcapng is too complex for a slow reader. Our writer is
+//! the other side of its test.
 
 use colo_proxy::capture_file::Packet;
 
-use super::Found;
+use super::Reading;
 
-/// What is in `file`, if it is a pcap file of Ethernet frames and none is damaged.
-pub(super) fn read(file: &[u8]) -> Option<Found> {
+/// The packets in `file`, if it is an undamaged pcap file of Ethernet frames.
+pub(super) fn read(file: &[u8]) -> Option<Reading> {
     let (is_big, unit_ns) = match *file.get(..4)? {
         [0xa1, 0xb2, 0xc3, 0xd4] => (true, 1000),
         [0xa1, 0xb2, 0x3c, 0x4d] => (true, 1),

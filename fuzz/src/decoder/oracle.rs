@@ -1,15 +1,15 @@
-//! What etherparse reads in the same frame.
+//! The result of etherparse for the same frame.
 
 use colo_proxy_common::decode::{
     IpHeader, Malformed, PacketHeaders, decode_ports, decode_tcp, ethertype, protocol,
 };
 use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TcpSlice, TransportSlice};
 
-/// Headers that etherparse follows in IPv6 and we do not: mobility, HIP and shim6. They are rare
-/// enough to be compared octet by octet, as any other protocol is.
+/// Headers that etherparse follows in IPv6 and our decoder does not: mobility, HIP and shim6. They
+/// are rare enough for a comparison byte by byte, like any other protocol.
 const UNFOLLOWED: [u8; 3] = [135, 139, 140];
 
-/// Where both accept a frame, both have to say the same.
+/// If both accept a frame, both must agree.
 pub(super) fn compare(frame: &[u8], packet: Result<PacketHeaders, Malformed>) {
     let Ok(packet) = packet else { return };
     let Ok(theirs) = SlicedPacket::from_ethernet(frame) else { return };
@@ -26,7 +26,7 @@ pub(super) fn compare(frame: &[u8], packet: Result<PacketHeaders, Malformed>) {
     }
 }
 
-/// The tags are the same. It follows more of them, some of other kinds; those frames are not
+/// The tags are the same. etherparse follows more tags, some of other kinds. Those frames are not
 /// compared further.
 fn is_tagged_alike(packet: PacketHeaders, theirs: &SlicedPacket<'_>) -> bool {
     let mut ids = [0; 2];
@@ -50,7 +50,7 @@ fn compare_ip(frame: &[u8], ip: IpHeader, net: &NetSlice<'_>, theirs: &SlicedPac
         NetSlice::Ipv4(v4) => {
             assert_eq!((ip.version, &ip.src[..4]), (4, &v4.header().source()[..]));
             assert_eq!(&ip.dst[..4], &v4.header().destination()[..]);
-            // It takes the authentication header for one of IPv4's own.
+            // etherparse takes the authentication header for one of IPv4's own.
             if ip.protocol == protocol::AH {
                 return;
             }
@@ -59,8 +59,8 @@ fn compare_ip(frame: &[u8], ip: IpHeader, net: &NetSlice<'_>, theirs: &SlicedPac
         NetSlice::Ipv6(v6) => {
             assert_eq!((ip.version, ip.src), (6, v6.header().source()));
             assert_eq!(ip.dst, v6.header().destination());
-            // A jumbogram (RFC 2675) is malformed for us, and for Ethernet; and of the headers that
-            // it takes for an end it takes the rest for a payload.
+            // For us, and on Ethernet, a jumbogram (RFC 2675) is malformed. After a header where
+            // etherparse stops, it takes the rest for a payload.
             if v6.header().payload_length() == 0 || is_unfollowed(ip, v6) {
                 return;
             }
@@ -77,9 +77,9 @@ fn compare_ip(frame: &[u8], ip: IpHeader, net: &NetSlice<'_>, theirs: &SlicedPac
     }
 }
 
-/// Where the walk over the extension headers ends for one of the two only: at one of those above,
-/// at a hop-by-hop header that is not the first (RFC 8200, section 4.1), behind the headers in the
-/// usual order, or at our limit.
+/// The walk over the extension headers ends for only one of the two: at one of those above, at a
+/// hop-by-hop header that is not the first (RFC 8200, section 4.1), after the headers in the usual
+/// order, or at our limit.
 fn is_unfollowed(ip: IpHeader, v6: &etherparse::Ipv6Slice<'_>) -> bool {
     let is_extension = |next: u8| {
         let ours = [
@@ -101,7 +101,7 @@ fn compare_transport(frame: &[u8], ip: IpHeader, theirs: &SlicedPacket<'_>) {
             let ports = (udp.source_port(), udp.destination_port());
             assert_eq!((ip.protocol, decode_ports(frame, &ip)), (protocol::UDP, Ok(ports)));
         }
-        _ => assert_ne!(ip.protocol, protocol::TCP, "etherparse refuses such a segment as a whole"),
+        _ => assert_ne!(ip.protocol, protocol::TCP, "etherparse refuses this segment as a whole"),
     }
 }
 

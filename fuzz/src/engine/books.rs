@@ -1,4 +1,5 @@
-//! Who has handed in what, and what of it has left: each frame has a number of its own.
+//! The frames that each side has handed in, and those that have left. Each frame has a number of
+//! its own.
 
 use std::collections::HashMap;
 
@@ -7,7 +8,7 @@ use colo_proxy_engine::frame::Frame;
 
 use super::build;
 
-/// What identifies a flow of datagrams for certain: everything but TCP that is whole.
+/// The identity of a flow of datagrams, if it is certain: everything but complete TCP.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct DatagramFlow {
     ends: [[u8; 16]; 2],
@@ -18,16 +19,16 @@ pub(super) struct DatagramFlow {
 /// The primary's frames.
 #[derive(Debug, Default)]
 pub(super) struct Books {
-    given: Vec<Given>,
-    /// The last one of each flow of datagrams that has left.
+    given: Vec<HandedIn>,
+    /// The last datagram of each flow that has left.
     last: HashMap<DatagramFlow, u32>,
     left: usize,
-    /// Frames before this one are of before the cut.
+    /// Frames before this one are from before the cut.
     pub(super) cut: usize,
 }
 
 #[derive(Debug)]
-struct Given {
+struct HandedIn {
     frame: Frame,
     has_left: bool,
 }
@@ -38,9 +39,9 @@ impl Books {
         self.given.len() as u32
     }
 
-    /// The primary has put out `frame`, which has the next number.
+    /// The primary has sent `frame`, which has the next number.
     pub(super) fn enter(&mut self, frame: &Frame) {
-        self.given.push(Given { frame: frame.clone(), has_left: false });
+        self.given.push(HandedIn { frame: frame.clone(), has_left: false });
     }
 
     /// The engine releases `frame`.
@@ -66,12 +67,12 @@ impl Books {
         (self.given.len() - self.left) as u64
     }
 
-    /// Every frame of before the cut has left.
+    /// Every frame from before the cut has left.
     pub(super) fn is_settled(&self) -> bool {
         self.given.iter().take(self.cut).all(|given| given.has_left)
     }
 
-    /// A frame that came not long ago.
+    /// A frame that arrived recently.
     pub(super) fn recent(&self, back: usize) -> Option<&Frame> {
         let at = self.given.len().checked_sub(1 + back)?;
         Some(&self.given[at].frame)
@@ -83,7 +84,8 @@ fn assert_no(frame: &Frame, why: &str) -> u32 {
     0
 }
 
-/// Only UDP that is as long as it says: of the others one tuple may be several flows.
+/// Only UDP with the length that its header says. For other protocols, one tuple may be several
+/// flows.
 fn datagram_flow(frame: &Frame) -> Option<DatagramFlow> {
     let octets = frame.ethernet();
     let packet = decode(octets, None).ok()?;

@@ -1,4 +1,4 @@
-//! Frames octet by octet, of headers that may be as odd as they like.
+//! Frames built byte by byte, with headers as odd as possible.
 
 use bytes::Bytes;
 use colo_proxy_engine::frame::{Frame, VNET_HDR_LEN};
@@ -8,15 +8,15 @@ use colo_proxy_engine::frame::{Frame, VNET_HDR_LEN};
 pub(super) struct Link {
     pub(super) is_v6: bool,
     pub(super) vlan: Option<u16>,
-    /// Last octet of the peer's address.
+    /// Last byte of the peer's address.
     pub(super) peer: u8,
 }
 
-/// Which piece of a longer packet.
+/// The number of the piece of a longer packet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece {
     pub(super) id: u8,
-    /// In units of eight octets.
+    /// In units of eight bytes.
     pub(super) offset: u16,
     pub(super) more: bool,
 }
@@ -74,7 +74,7 @@ pub(super) fn ethernet(vlan: Option<u16>, kind: u16) -> Vec<u8> {
     frame
 }
 
-/// A TCP header and what follows it.
+/// A TCP header and the bytes after it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tcp {
     pub(super) ports: [u8; 2],
@@ -108,8 +108,8 @@ pub(super) fn udp(ports: [u8; 2], payload: &[u8], checksum: u8) -> Vec<u8> {
     octets
 }
 
-/// `octets` behind a virtio-net header of the kind that our gates use, with a number where nobody
-/// looks: in the source address. A frame is told from its equals by it.
+/// `bytes` after a virtio-net header of our gates' kind, with a number in the source address, which
+/// nobody reads. The number tells equal frames apart.
 pub(super) fn number(vnet: [u8; VNET_HDR_LEN], octets: &[u8], number: u32) -> Frame {
     let mut frame = vnet.to_vec();
     frame.extend(octets);
@@ -121,7 +121,7 @@ pub(super) fn number(vnet: [u8; VNET_HDR_LEN], octets: &[u8], number: u32) -> Fr
     frame.expect("it is longer than its header")
 }
 
-/// The number of a frame; `None` for one that is too short to have been made here.
+/// The number of a frame; `None` if it is too short to come from here.
 pub(super) fn number_of(frame: &Frame) -> Option<u32> {
     frame.ethernet().get(8..12)?.first_chunk().map(|number| u32::from_be_bytes(*number))
 }

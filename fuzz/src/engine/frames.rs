@@ -1,4 +1,4 @@
-//! Frames out of few possible ones, so that the guests meet; and now and then any octets.
+//! Frames from few possible ones, so that the guests send the same; and sometimes any bytes.
 
 use colo_proxy_common::decode::{flag, protocol};
 use colo_proxy_engine::frame::VNET_HDR_LEN;
@@ -6,7 +6,7 @@ use colo_proxy_engine::frame::VNET_HDR_LEN;
 use super::build::{Link, Piece, Tcp, ethernet, udp};
 use crate::choices::Choices;
 
-/// What a guest puts out, before it is numbered.
+/// The output of a guest, before it is numbered.
 #[derive(Clone, Debug)]
 pub(super) struct Raw {
     pub(super) vnet: [u8; VNET_HDR_LEN],
@@ -63,7 +63,7 @@ fn any_link(choices: &mut Choices<'_>) -> Link {
     Link { is_v6: kind & 1 != 0, vlan, peer: 8 + (kind >> 4 & 1) }
 }
 
-/// Of few places and numbers. The octet of a place is mostly its own, so that guests agree.
+/// Few places and numbers. The byte of a place is mostly its own, so that guests agree.
 fn any_segment(choices: &mut Choices<'_>) -> Tcp {
     let kind = choices.octet();
     let mut tcp = Tcp { ports: [kind & 1, 9], window: 200, ..Tcp::default() };
@@ -122,7 +122,7 @@ fn any_datagram(choices: &mut Choices<'_>) -> Vec<u8> {
     udp([kind & 1, 53], &payload, choices.octet())
 }
 
-/// A piece of one of few datagrams; mostly, the pieces fit together.
+/// A piece of one of few datagrams. Mostly, the pieces fit together.
 fn any_fragment(choices: &mut Choices<'_>) -> Vec<u8> {
     let kind = choices.octet();
     let id = kind & 3;
@@ -151,7 +151,7 @@ fn any_icmp(choices: &mut Choices<'_>) -> Vec<u8> {
     link.ip(if link.is_v6 { protocol::ICMPV6 } else { protocol::ICMP }, &message, None)
 }
 
-/// Changes some octets, and may cut the rest off.
+/// Changes some bytes, and may truncate the frame.
 fn change(choices: &mut Choices<'_>, octets: &mut Vec<u8>) {
     for _ in 0..choices.below(4) {
         if octets.is_empty() {
@@ -166,7 +166,7 @@ fn change(choices: &mut Choices<'_>, octets: &mut Vec<u8>) {
     }
 }
 
-/// A virtio-net header that announces segmentation or a partial checksum, rightly or not.
+/// A virtio-net header that announces segmentation or a partial checksum, correctly or not.
 fn offload(choices: &mut Choices<'_>, vnet: &mut [u8; VNET_HDR_LEN]) {
     let kind = choices.octet();
     vnet[0] = kind & 3;

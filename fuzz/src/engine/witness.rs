@@ -1,5 +1,5 @@
-//! What each guest has said, octet by octet and place by place, without any notion of connections:
-//! it forbids less than the rule, and is simple enough to be trusted.
+//! A record of the bytes that each guest has sent at each place, without any notion of connections.
+//! It forbids less than the rule, and is simple enough to be trusted.
 
 use std::collections::HashMap;
 
@@ -7,15 +7,15 @@ use colo_proxy_common::decode::{IpHeader, PacketHeaders, Tcp, decode, decode_tcp
 use colo_proxy_engine::compare::Side;
 use colo_proxy_engine::frame::Frame;
 
-/// Where the grammar puts its segments; further away nothing is looked at.
+/// The grammar puts its segments here. Places further away are ignored.
 const PLACES: std::ops::Range<u32> = 900..2000;
 
 /// A connection, or a flow of datagrams: addresses, tags, ports.
 type Name = ([[u8; 16]; 2], [u16; 2], [u8; 4]);
-/// The same, numbered as it was met.
+/// The same, numbered in the order in which it was first seen.
 type Flow = u64;
-/// Flow, place and octet in one number, because there is one for each octet.
-type Said = std::collections::HashSet<u64, foldhash::fast::FixedState>;
+/// Flow, place and byte in one number, because there is one for each byte.
+type SentBytes = std::collections::HashSet<u64, foldhash::fast::FixedState>;
 
 fn said(flow: Flow, place: u32, octet: u8) -> u64 {
     flow << 40 | u64::from(place) << 8 | u64::from(octet)
@@ -24,18 +24,19 @@ fn said(flow: Flow, place: u32, octet: u8) -> u64 {
 #[derive(Debug, Default)]
 pub(super) struct Witness {
     flows: HashMap<Name, Flow>,
-    /// By the secondary in this epoch, and by the primary ever.
-    said: Said,
-    by_primary: Said,
-    /// Places that both have said alike, or a checkpoint covers; of octet 0.
-    fine: Said,
-    /// Connections in which data came with a SYN of the secondary: its place is not in its number.
+    /// Sent by the secondary in this epoch, and by the primary at any time.
+    said: SentBytes,
+    by_primary: SentBytes,
+    /// Places at which both have sent the same, or that a checkpoint covers; of byte 0.
+    fine: SentBytes,
+    /// Connections in which data came with a SYN of the secondary. The data's place is not in its
+    /// number.
     exempt: std::collections::HashSet<Flow>,
-    /// First and last place of the primary: a checkpoint covers what lies between.
+    /// The first and the last place of the primary. A checkpoint covers everything between them.
     span: HashMap<Flow, (u32, u32)>,
     /// Datagrams that the secondary has sent in this epoch and that have not vouched yet.
     datagrams: HashMap<(Name, Vec<u8>), usize>,
-    /// Datagrams came in pieces, or several at once: they are not counted by frame.
+    /// Datagrams came in pieces, or several at once. They are not counted by frame.
     is_pieced: bool,
 }
 
@@ -73,8 +74,8 @@ impl Witness {
         *self.flows.entry(name).or_insert(next)
     }
 
-    /// A segment that is far away but may be of the same stream reaches to the end of what is
-    /// looked at.
+    /// A segment that is far away but may belong to the same stream reaches to the end of the
+    /// observed places.
     fn reaches(&mut self, flow: Flow, tcp: &Tcp) {
         let from = i64::from(tcp.seq.wrapping_sub(1000) as i32) + 1000;
         let to = from + i64::from(tcp.payload_len) + 1;
@@ -86,7 +87,7 @@ impl Witness {
         }
     }
 
-    /// A checkpoint was made: what the secondary has said is void, what the primary has is covered.
+    /// A checkpoint was made. The secondary's bytes are void, and the primary's bytes are covered.
     pub(super) fn checkpoint(&mut self) {
         self.said.clear();
         self.exempt.clear();
@@ -96,12 +97,12 @@ impl Witness {
         }
     }
 
-    /// Protection was off: nobody vouches for anything.
+    /// Protection was off, so nobody vouches for anything.
     pub(super) fn forgets(&mut self) {
         self.checkpoint();
     }
 
-    /// `frame` leaves because the guests agree, or because the rule leaves it out.
+    /// `frame` leaves because the guests agree, or because the rule does not apply to it.
     pub(super) fn allows(&mut self, frame: &Frame) -> bool {
         let Some((packet, ip)) = whole(frame, &mut self.is_pieced) else { return true };
         if ip.protocol == protocol::UDP {
@@ -116,7 +117,7 @@ impl Witness {
     }
 }
 
-/// A whole IP packet; notes whether there are others.
+/// A whole IP packet. This notes whether there are others.
 fn whole(frame: &Frame, is_pieced: &mut bool) -> Option<(PacketHeaders, IpHeader)> {
     let packet = decode(frame.ethernet(), None).ok()?;
     let ip = packet.ip?;
@@ -138,7 +139,7 @@ fn datagram(frame: &Frame, packet: &PacketHeaders, ip: &IpHeader) -> Option<(Nam
     Some((name(frame, packet, ip)?, [head.get(..6)?, body].concat()))
 }
 
-/// A segment whose data has the place that its number says.
+/// A segment whose data has the place that its number tells.
 fn segment(frame: &Frame, packet: &PacketHeaders, ip: &IpHeader) -> Option<(Name, Tcp)> {
     if ip.protocol != protocol::TCP {
         return None;
@@ -147,7 +148,7 @@ fn segment(frame: &Frame, packet: &PacketHeaders, ip: &IpHeader) -> Option<(Name
     Some((name(frame, packet, ip)?, tcp))
 }
 
-/// The data of a segment by its places, as far as they are looked at.
+/// The data of a segment by its places, as far as they are observed.
 fn octets<'a>(frame: &'a Frame, tcp: &Tcp) -> impl Iterator<Item = (u32, u8)> + 'a {
     let is_stream = tcp.flags & (flag::SYN | flag::RST) == 0;
     let at = tcp.payload_at as usize;

@@ -1,4 +1,4 @@
-//! An engine in virtual time, with everything that is known about it from outside.
+//! An engine in virtual time, with everything that can be known about it from outside.
 
 use std::time::{Duration, Instant};
 
@@ -14,9 +14,9 @@ use crate::choices::Choices;
 
 /// The longest frame that an input can make.
 const FRAME_BYTES_MAX: u64 = 400;
-/// Pieces into which one frame of the secondary may fall.
+/// The number of pieces into which one frame of the secondary may fall.
 const PIECES_MAX: u64 = 300;
-/// Calls without a step of time after which a timer is not doing anything.
+/// After this number of calls without a step of time, a timer has no effect.
 const CALLS_MAX: usize = 1000;
 
 pub(super) struct World {
@@ -26,19 +26,20 @@ pub(super) struct World {
     now: Instant,
     books: Books,
     witness: Witness,
-    /// The caller stops reading where it is told to.
+    /// The caller stops reading when the engine tells it to.
     is_patient: bool,
     is_underway: bool,
     is_outstanding: bool,
-    /// Frames of after a cut that came to nothing are compared with the next call, or when the
-    /// checkpoint is done that began before that: some before what was held already.
+    /// Frames from after a cut that was void are compared with the next call, or when the
+    /// checkpoint that began before it is done. Some are compared before frames that were already
+    /// held.
     has_failed: bool,
     of_secondary: Vec<Frame>,
 }
 
-/// Why frames leave in a call.
+/// The reason why frames leave in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
+enum ReleaseReason {
     Comparison,
     Flush,
 }
@@ -73,10 +74,10 @@ impl World {
             self.of_secondary.push(frame.clone());
         }
         self.engine.on_frame(self.now, side, frame, &mut self.out);
-        self.look(By::Comparison);
+        self.look(ReleaseReason::Comparison);
     }
 
-    /// The guest of `side` says what the other one has said not long ago.
+    /// The guest of `side` sends something that the other guest sent recently.
     pub(super) fn echo(&mut self, choices: &mut Choices<'_>, side: Side) {
         let back = choices.below(8);
         let said = match side {
@@ -108,8 +109,8 @@ impl World {
         self.is_outstanding = false;
         self.witness.checkpoint();
         self.engine.checkpoint_done(self.now, &mut self.out);
-        self.look(By::Flush);
-        assert!(self.books.is_settled(), "a frame of before the cut is still held");
+        self.look(ReleaseReason::Flush);
+        assert!(self.books.is_settled(), "a frame from before the cut is still held");
         let waiting = self.engine.stats().secondary_waiting;
         assert_eq!((waiting.frames, waiting.bytes), (0, 0), "of the old epoch");
     }
@@ -127,7 +128,7 @@ impl World {
         self.is_outstanding = false;
         self.witness.forgets();
         self.engine.release_all(self.now, &mut self.out);
-        self.look(By::Flush);
+        self.look(ReleaseReason::Flush);
         self.holds_nothing();
         assert_eq!(self.engine.stats().flows, 0);
     }
@@ -135,7 +136,7 @@ impl World {
     pub(super) fn request(&mut self, reason: Reason) {
         let has_failed = self.has_failed;
         self.engine.request_checkpoint(self.now, reason, &mut self.out);
-        self.look(By::Comparison);
+        self.look(ReleaseReason::Comparison);
         // This call compares nothing.
         self.has_failed = has_failed;
     }
@@ -146,10 +147,10 @@ impl World {
 
     pub(super) fn early_timeout(&mut self) {
         self.engine.on_timeout(self.now, &mut self.out);
-        self.look(By::Comparison);
+        self.look(ReleaseReason::Comparison);
     }
 
-    /// Time goes by, and every timer is served when it is due.
+    /// Time passes, and every timer is served when it is due.
     pub(super) fn wait(&mut self, time: Duration) {
         let until = self.now + time;
         let mut calls = 0;
@@ -159,7 +160,7 @@ impl World {
             let before = self.engine.stats().clone();
             self.engine.on_timeout(self.now, &mut self.out);
             let has_acted = !self.out.is_empty() || *self.engine.stats() != before;
-            self.look(By::Comparison);
+            self.look(ReleaseReason::Comparison);
             let is_due = self.engine.poll_timeout().is_some_and(|next| next <= self.now);
             assert!(!is_due || has_acted, "a timer that is due does nothing");
             assert!(calls < CALLS_MAX, "a timer that stays due");
@@ -167,15 +168,18 @@ impl World {
         self.now = until;
     }
 
-    /// Takes what the engine wants done.
-    fn look(&mut self, by: By) {
+    /// Does what the engine requests.
+    fn look(&mut self, by: ReleaseReason) {
         let out = std::mem::take(&mut self.out);
         let mut last = None;
         for frame in &out.release {
-            assert!(by == By::Flush || self.witness.allows(frame), "nobody vouches for {frame:?}");
+            assert!(
+                by == ReleaseReason::Flush || self.witness.allows(frame),
+                "nobody vouches for {frame:?}"
+            );
             let number = Some(self.books.leave(frame));
-            // What a checkpoint covers leaves in order of arrival, whatever flow it is of.
-            let is_ordered = by == By::Flush && !self.has_failed;
+            // The frames that a checkpoint covers leave in order of arrival, across all flows.
+            let is_ordered = by == ReleaseReason::Flush && !self.has_failed;
             assert!(last < number || !is_ordered, "{last:?} before {number:?}");
             last = number;
         }
@@ -224,7 +228,7 @@ impl World {
     }
 }
 
-/// All that the engine may say by itself: a bare acknowledgment.
+/// The only frame that the engine may send by itself: a bare acknowledgment.
 fn is_acknowledgment(frame: &Frame) {
     let octets = frame.ethernet();
     let ip = decode(octets, None).ok().and_then(|packet| packet.ip);

@@ -1,24 +1,24 @@
-//! The framing read octet by octet, with everything in one list.
+//! The framing, read byte by byte, with everything in one list.
 
 use colo_proxy_engine::record::BadRecords;
 
-/// `NET_BUFSIZE` of QEMU, written down once more.
+/// QEMU's `NET_BUFSIZE`, written a second time.
 const RECORD_MAX: u32 = 69632;
 
-/// What lies in a stream.
+/// The parts of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum StreamPart {
     /// A virtio-net header and an Ethernet frame.
     Frame(Vec<u8>, Vec<u8>),
     /// A length that ends the connection.
     Oversized(u32),
 }
 
-/// Reads one octet after the other.
+/// Reads one byte after another.
 #[derive(Debug)]
 pub(super) struct SlowReader {
     vnet_hdr: bool,
-    /// The record that is not whole yet.
+    /// The incomplete record.
     record: Vec<u8>,
     is_closed: bool,
     pub(super) bad: BadRecords,
@@ -33,12 +33,12 @@ impl SlowReader {
         self.is_closed
     }
 
-    /// Octets of a record that is not whole.
+    /// The bytes of an incomplete record.
     pub(super) fn pending(&self) -> usize {
         self.record.len()
     }
 
-    pub(super) fn take(&mut self, octets: &[u8]) -> Vec<Found> {
+    pub(super) fn take(&mut self, octets: &[u8]) -> Vec<StreamPart> {
         let found = octets.iter().filter_map(|octet| self.octet(*octet));
         found.collect()
     }
@@ -48,7 +48,7 @@ impl SlowReader {
         self.bad.truncated += u64::from(!self.record.is_empty());
     }
 
-    fn octet(&mut self, octet: u8) -> Option<Found> {
+    fn octet(&mut self, octet: u8) -> Option<StreamPart> {
         if self.is_closed {
             return None;
         }
@@ -61,7 +61,7 @@ impl SlowReader {
         if length > RECORD_MAX {
             self.is_closed = true;
             self.bad.oversized += 1;
-            return Some(Found::Oversized(length));
+            return Some(StreamPart::Oversized(length));
         }
         let head = if self.vnet_hdr { 8 } else { 4 };
         let vnet_len = if self.vnet_hdr { number(4)? } else { 0 };
@@ -73,8 +73,8 @@ impl SlowReader {
         self.sort(body, vnet_len)
     }
 
-    /// What a whole record is.
-    fn sort(&mut self, mut body: Vec<u8>, vnet_len: u32) -> Option<Found> {
+    /// The meaning of a complete record.
+    fn sort(&mut self, mut body: Vec<u8>, vnet_len: u32) -> Option<StreamPart> {
         if body.is_empty() {
             self.bad.empty += 1;
         } else if ![0, 10, 12, 20].contains(&vnet_len) {
@@ -83,7 +83,7 @@ impl SlowReader {
             self.bad.runt += 1;
         } else {
             let ethernet = body.split_off(vnet_len as usize);
-            return Some(Found::Frame(body, ethernet));
+            return Some(StreamPart::Frame(body, ethernet));
         }
         None
     }

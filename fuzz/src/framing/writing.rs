@@ -1,4 +1,5 @@
-//! The way out: records leave whole and in order, however little the peer takes at a time.
+//! The way out: records leave whole and in order, with any number of bytes that the peer takes at a
+//! time.
 
 use std::io;
 use std::pin::Pin;
@@ -14,7 +15,7 @@ use tokio::io::AsyncWrite;
 use super::any_len;
 use crate::choices::Choices;
 
-/// A peer that takes as much as it was told to, or nothing yet.
+/// A peer that takes a given number of bytes, or nothing yet.
 #[derive(Debug, Default)]
 struct Peer {
     taken: Vec<u8>,
@@ -65,7 +66,7 @@ impl AsyncWrite for Peer {
     }
 }
 
-/// Frames go in and octets come out, in any order of the two.
+/// Frames go in and bytes come out, in any order of the two.
 pub(super) fn run(choices: &mut Choices<'_>, vnet_hdr: bool) {
     const OCTETS_MAX: usize = 200_000;
     let limit_bytes = usize::from(choices.number16());
@@ -79,7 +80,7 @@ pub(super) fn run(choices: &mut Choices<'_>, vnet_hdr: bool) {
                 let written = write(&mut outbox, &mut peer).now_or_never();
                 assert!(matches!(written, Some(Ok(()))), "{written:?}");
             }
-            // It takes nothing now: a write that is given up has lost nothing.
+            // The peer takes nothing now. A write that is given up has lost nothing.
             assert!(outbox.is_empty() || write(&mut outbox, &mut peer).now_or_never().is_none());
         } else {
             let frame = any_frame(choices);
@@ -95,7 +96,7 @@ pub(super) fn run(choices: &mut Choices<'_>, vnet_hdr: bool) {
     finish(outbox, peer, &expected, &frames, vnet_hdr);
 }
 
-/// All of it arrives, and is read as what was written.
+/// All of it arrives, and is read as it was written.
 fn finish(mut outbox: Outbox, mut peer: Peer, expected: &[u8], frames: &[Frame], vnet_hdr: bool) {
     peer.room = usize::MAX;
     while !outbox.is_empty() {
@@ -119,7 +120,7 @@ fn finish(mut outbox: Outbox, mut peer: Peer, expected: &[u8], frames: &[Frame],
     }
 }
 
-/// A frame as a gate or a lane hands it on: at least an Ethernet header long.
+/// A frame as a gate or a lane passes it on: it has at least an Ethernet header.
 fn any_frame(choices: &mut Choices<'_>) -> Frame {
     let vnet_len = choices.one_of(&[0, 10, 12, 20]);
     let octets = vec![choices.octet(); vnet_len + 14 + any_len(choices)];

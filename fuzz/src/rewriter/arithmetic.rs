@@ -1,5 +1,5 @@
-//! A frame translated and back again is the frame it was; in between exactly the numbers have
-//! changed that should, and a checksum is as right or as wrong as before.
+//! A frame that is translated and back is the same frame. In between, exactly the right numbers
+//! have changed, and the checksum is as right or as wrong as before.
 
 use colo_proxy_common::decode::{
     IpHeader, Tcp, TcpOptions, decode, decode_tcp, decode_tcp_options, flag, protocol,
@@ -15,15 +15,15 @@ enum Way {
     FromGuest,
 }
 
-/// A whole TCP segment and where its parts lie.
+/// A whole TCP segment and the places of its parts.
 struct Parsed {
     ip: IpHeader,
     tcp: Tcp,
     options: TcpOptions,
 }
 
-/// `kind` says which way, whether the checksum is partial, and whether the frame is the input or is
-/// built around it.
+/// `kind` decides the direction, whether the checksum is partial, and whether the frame is the
+/// input or is built around it.
 pub(super) fn run(choices: &mut Choices<'_>, kind: u8) {
     let way = if kind & 2 == 0 { Way::ToGuest } else { Way::FromGuest };
     let is_partial = kind & 4 != 0;
@@ -52,7 +52,7 @@ pub(super) fn run(choices: &mut Choices<'_>, kind: u8) {
     cut(&frame, &parsed, way, translation, is_partial);
 }
 
-/// TCP around the rest of the input: a header whose options are as likely to be odd as to be right.
+/// TCP around the rest of the input. The options of its header are as often odd as right.
 fn around(choices: &mut Choices<'_>, version: u8) -> Vec<u8> {
     let words = choices.below(11);
     let segment_head = choices.octets(20).to_vec();
@@ -98,7 +98,7 @@ fn apply(frame: &mut [u8], of: &Parsed, way: Way, by: Translation, is_partial: b
     if is_partial { one(&mut PartialChecksum(frame), of, way, by) } else { one(frame, of, way, by) }
 }
 
-/// The numbers that have to change, by where they lie.
+/// The numbers that must change, by their places.
 fn changes(frame: &[u8], of: &Parsed, way: Way, by: Translation) -> Vec<(usize, u32)> {
     let at = of.tcp.at as usize;
     let number = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|n| frame[at + n]));
@@ -121,7 +121,7 @@ fn changes(frame: &[u8], of: &Parsed, way: Way, by: Translation) -> Vec<(usize, 
     changes
 }
 
-/// The way back leads to where it began. Of the two zeros of a checksum it may find the other one.
+/// The way back leads to the same frame. It may have the other of the two zeros of a checksum.
 fn comes_back(frame: &[u8], mut there: Vec<u8>, way: Way, by: Translation, is_partial: bool) {
     let again = parse(&there);
     assert!(again.is_some(), "a translated frame is as whole as it was");
@@ -131,13 +131,13 @@ fn comes_back(frame: &[u8], mut there: Vec<u8>, way: Way, by: Translation, is_pa
     assert!(sums::is_same(checksum(&there, &again), checksum(frame, &again)));
 }
 
-/// A frame that was cut since it was parsed is refused or done, never read beyond its end.
+/// A frame that was truncated after the parsing is refused or done, and never read beyond its end.
 fn cut(frame: &[u8], of: &Parsed, way: Way, by: Translation, is_partial: bool) {
     let header_end = of.tcp.payload_at as usize;
     for len in (of.tcp.at as usize..header_end).chain([0]) {
         let mut cut = frame[..len].to_vec();
         let done = apply(&mut cut, of, way, by, is_partial);
-        assert!(!done || changes_inside(frame, of, way, by, len), "done in {len} octets");
+        assert!(!done || changes_inside(frame, of, way, by, len), "done in {len} bytes");
     }
 }
 

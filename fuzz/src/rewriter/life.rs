@@ -1,5 +1,5 @@
-//! One tuple and its entry in the three maps, under segments of both sides in any order,
-//! checkpoints, a failover, and what was imported from an earlier pair.
+//! One tuple and its entry in the three maps, with segments of both sides in any order,
+//! checkpoints, a failover, and an import from an earlier pair.
 
 use colo_proxy::offsets::{FlowState, Offset};
 use colo_proxy_common::decode::{Timestamps, flag, protocol};
@@ -11,7 +11,7 @@ use colo_proxy_common::record::{FlowKey, FlowRecord};
 
 use crate::choices::Choices;
 
-/// Each octet of the flags that a guest may send, and then any.
+/// Each combination of flags that a guest may send, and then any byte.
 const FLAGS: [u8; 8] = [
     flag::SYN,
     flag::SYN | flag::ACK,
@@ -44,7 +44,7 @@ pub(super) fn run(choices: &mut Choices<'_>) {
             7 => world.import(choices),
             8 => world.now.failed_over = true,
             9 => world.flows_full ^= true,
-            // The daemon ages entries, and a flood pushes out what is half open.
+            // The daemon ages entries, and a flood pushes out half-open ones.
             10 => world.half_open = None,
             11 => world.flows = None,
             12 => world.unconfirmed = None,
@@ -53,7 +53,7 @@ pub(super) fn run(choices: &mut Choices<'_>) {
     }
 }
 
-/// Few numbers, so that they meet, and now and then any.
+/// Few numbers, so that they meet, and sometimes any number.
 fn any_segment(choices: &mut Choices<'_>) -> FlowSegment {
     let kind = choices.octet();
     let mut number = || match choices.octet() {
@@ -93,7 +93,7 @@ impl World {
         if step.change == FlowChange::Keep {
             return;
         }
-        // A full map takes an entry that was in it before.
+        // A full map accepts an entry that was in it before.
         let is_full = self.flows_full && self.flows.is_none();
         (self.half_open, self.unconfirmed, self.flows) = (None, None, None);
         match step.change {
@@ -109,7 +109,7 @@ impl World {
         }
     }
 
-    /// A connection of an earlier pair, whose entry in every epoch has the offset of then.
+    /// A connection of an earlier pair. Its entry has the old pair's offset in every epoch.
     fn import(&mut self, choices: &mut Choices<'_>) {
         let (seq, ts) = (choices.number32(), choices.number32());
         let state =
@@ -126,7 +126,8 @@ impl World {
         self.flows.as_ref().or(self.unconfirmed.as_ref()).or(self.half_open.as_ref())
     }
 
-    /// Whatever came: the entry is one that the programs know, and the verdict follows from it.
+    /// After any segments, the entry is one that the programs know, and the verdict follows from
+    /// it.
     fn is_possible(&self, step: FlowStep, is_of_peer: bool) {
         if let Some(entry) = self.entry() {
             assert!(

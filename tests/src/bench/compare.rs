@@ -1,5 +1,5 @@
-//! colo-compare alone, between unix sockets: QEMU's object and ours are given the same pairs of
-//! frames as fast as they take them.
+//! colo-compare alone, between unix sockets. QEMU's object and ours receive the same pairs of
+//! frames as fast as they read them.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::AsFd as _;
@@ -9,19 +9,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::load::Found;
+use super::load::LoadResult;
 use super::results::Chain;
 use crate::colo_compare::{Engine, Setup, Stand, segment};
 
-/// Pairs that may be inside at a time: fewer than colo-compare's queues hold.
+/// The highest number of pairs that are inside at a time. It is less than colo-compare's queues
+/// have room for.
 const WINDOW: u64 = 512;
-/// Records that are written at once, as a busy filter's socket has them.
+/// The number of records in one write. A busy filter's socket has as many.
 const BATCH: u64 = 64;
-/// Where the sequence number is in a record: behind its length, Ethernet, IP and the ports.
+/// The place of the sequence number in a record: after its length, Ethernet, IP and the ports.
 const SEQUENCE_AT: usize = 4 + 14 + 20 + 4;
 /// Headers of Ethernet, IP and TCP.
 const HEADERS_LEN: usize = 54;
-/// Silence after which it counts as stuck.
+/// After this silence, the compare counts as stuck.
 const STUCK_MS: u16 = 10_000;
 
 /// A running colo-compare and the other ends of its sockets.
@@ -40,8 +41,8 @@ impl Bench {
         Ok(Self { chain, stand, ports: 10_000 })
     }
 
-    /// Pairs of one new connection, with frames of `len` octets.
-    pub(super) fn pairs(&mut self, len: usize, time: Duration) -> Result<Found> {
+    /// Pairs of one new connection, with frames of `len` bytes.
+    pub(super) fn pairs(&mut self, len: usize, time: Duration) -> Result<LoadResult> {
         self.ports += 1;
         let stream = |socket: &crate::colo_compare::Socket| {
             let stream = socket.unix_stream()?;
@@ -62,11 +63,11 @@ impl Bench {
         let pairs = feed.run(time).with_context(|| self.stand.process.stderr())?;
         let figures = [("mframes", pairs / 1e6)];
         let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
-        Ok(Found { figures, latency: None })
+        Ok(LoadResult { figures, latency: None })
     }
 }
 
-/// Records of one batch, whose sequence numbers go on with the next.
+/// The records of one batch. The next batch continues their sequence numbers.
 #[derive(Debug)]
 struct Batch {
     records: Vec<u8>,
@@ -97,13 +98,13 @@ impl Batch {
     }
 }
 
-/// One measurement: everything on one thread, which waits for no single socket.
+/// One measurement. One thread does everything, and never waits for a single socket.
 #[derive(Debug)]
 struct Feed {
     ends: [UnixStream; 2],
     out: UnixStream,
     batch: Batch,
-    /// Octets of the batch that each end has not been given yet.
+    /// The bytes of the batch that each end has not received yet.
     unsent: [usize; 2],
     /// Pairs in all batches so far.
     given: u64,
@@ -112,7 +113,7 @@ struct Feed {
 }
 
 impl Feed {
-    /// Pairs a second.
+    /// Pairs per second.
     fn run(&mut self, time: Duration) -> Result<f64> {
         let began = Instant::now();
         while began.elapsed() < time {
@@ -135,7 +136,7 @@ impl Feed {
         self.octets_out / self.batch.record_len as u64
     }
 
-    /// Whatever goes; where nothing does, waits until something would.
+    /// Moves as many bytes as possible. If none can move, waits until some can.
     fn step(&mut self) -> Result<()> {
         let mut moved = false;
         for (end, unsent) in self.ends.iter_mut().zip(&mut self.unsent) {

@@ -1,5 +1,5 @@
-//! How long a survivor is silent: from the word that the primary is dead to its first frame at the
-//! client.
+//! How long a survivor is silent: from the request after the primary's death to its first frame at
+//! the client.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -14,20 +14,20 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use super::load::{self, Found};
+use super::load::{self, LoadResult};
 use super::results::Chain;
 use super::stack::{Stack, Wire};
 use crate::namespace::Namespace;
 use crate::network::GUEST_MAC;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the listener looks whether anybody still wants to know.
+/// The interval at which the listener looks whether it should stop.
 const GLANCE_S: i64 = 1;
-/// Traffic before the death, so that the survivor has connections.
+/// The traffic before the death, so that the survivor has connections.
 const BEFORE: Duration = Duration::from_millis(100);
 
 /// Builds a pair, kills the primary's host and asks the secondary to take over.
-pub(super) fn once() -> Result<Found> {
+pub(super) fn once() -> Result<LoadResult> {
     let mut stack = Stack::build(Chain::Ours, Wire::Frames)?;
     load::exchanges(&stack.lab.client, BEFORE)?;
     let secondary = stack.kill_primary()?;
@@ -43,16 +43,16 @@ pub(super) fn once() -> Result<Found> {
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let figures = [("first_frame_ms", ms(first.duration_since(asked))), ("done_ms", ms(answered))];
     let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
-    Ok(Found { figures, latency: None })
+    Ok(LoadResult { figures, latency: None })
 }
 
-/// `colo-proxy failover` without the time that a process takes to start: what a cluster manager
-/// that keeps a connection has.
+/// `colo-proxy failover` without the time that a process takes to start. A cluster manager that
+/// keeps a connection needs no more.
 struct Asker(UnixStream);
 
 impl Asker {
     fn connect(pid: u32) -> Result<Self> {
-        // The daemon's `/run` is its own.
+        // The daemon has a `/run` of its own.
         let process = PathBuf::from("/proc").join(pid.to_string());
         let folder = process.join("root").join("run/colo-proxy");
         let entries = std::fs::read_dir(&folder).context("looking for the daemon's socket")?;
@@ -76,7 +76,7 @@ impl Asker {
     }
 }
 
-/// When the first frame of the guest reaches the client.
+/// The time at which the guest's first frame reaches the client.
 fn listen(client: &Namespace) -> Result<Receiver<Instant>> {
     let wire = client.run(|| {
         let (family, protocol) = (AddressFamily::Packet, SockProtocol::EthAll);

@@ -1,4 +1,4 @@
-//! A COLO-frame for QEMU's colo-compare: counts what it asks for and answers it.
+//! A COLO-frame for QEMU's colo-compare: it counts the requests and answers them.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -13,13 +13,13 @@ use crate::colo_compare::{CHECKPOINT, REQUEST};
 use crate::process::eventually;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// From a request to the end of its checkpoint. A real one of QEMU's takes about half of this at
-/// best; colo-compare repeats its request with every frame until then.
+/// The time from a request to the end of its checkpoint. A real checkpoint of QEMU's takes about
+/// half of this at best. Until then, colo-compare repeats its request with every frame.
 const CHECKPOINT_TIME: Duration = Duration::from_millis(10);
 
 /// A connection to `notify_dev`.
 #[derive(Debug)]
-pub(super) struct Frame {
+pub(super) struct CountingFrame {
     to: UnixStream,
     counts: Arc<Counts>,
 }
@@ -30,8 +30,8 @@ struct Counts {
     checkpoints: AtomicU64,
 }
 
-impl Frame {
-    /// Connects to the socket, which QEMU may not have made yet.
+impl CountingFrame {
+    /// Connects to the socket. QEMU may not have made it yet, so this tries again.
     pub(super) fn connect(socket: &Path) -> Result<Self> {
         let to = eventually("QEMU's notify_dev", CONNECT_TIMEOUT, || {
             Ok(UnixStream::connect(socket).ok())
@@ -39,23 +39,23 @@ impl Frame {
         let counts = Arc::new(Counts::default());
         let (from, counted) =
             (to.try_clone().context("duplicating a socket")?, Arc::clone(&counts));
-        // Ends with its QEMU, which closes the connection.
+        // It ends when its QEMU ends, because QEMU then closes the connection.
         std::thread::spawn(move || drop(counted.serve(from)));
         Ok(Self { to, counts })
     }
 
-    /// How often a checkpoint was asked for.
+    /// The number of requests for a checkpoint.
     pub(super) fn requests(&self) -> u64 {
         self.counts.requests.load(Ordering::Relaxed)
     }
 
-    /// How many were made.
+    /// The number of checkpoints.
     pub(super) fn checkpoints(&self) -> u64 {
         self.counts.checkpoints.load(Ordering::Relaxed)
     }
 
-    /// Makes one unasked, so that what a measurement has left does not stand in the way of the
-    /// next.
+    /// Makes a checkpoint without a request, so that the rest of one measurement does not disturb
+    /// the next.
     pub(super) fn checkpoint(&self) -> Result<()> {
         let mut to = &self.to;
         to.write_all(&record(CHECKPOINT)).context("telling colo-compare of a checkpoint")
@@ -91,12 +91,12 @@ impl Counts {
     }
 }
 
-/// Text behind its length.
+/// A text after its length.
 fn record(text: &[u8]) -> Vec<u8> {
     [&(text.len() as u32).to_be_bytes()[..], text].concat()
 }
 
-/// Counts the complete requests in `octets` and takes all complete records out.
+/// Counts the complete requests in `bytes`, and takes all complete records out.
 fn take_requests(octets: &mut Vec<u8>) -> u64 {
     let (mut at, mut requests) = (0, 0);
     while let Some(length) = octets.get(at..).and_then(|rest| rest.first_chunk()) {

@@ -1,4 +1,5 @@
-//! A guest that is measured: a network stack, what moves its frames, and the service in it.
+//! A guest that is measured: a network stack, the program that moves its frames, and the service in
+//! it.
 
 use std::process::{Command, Stdio};
 use std::sync::mpsc::Receiver;
@@ -17,12 +18,12 @@ use crate::stand_in::tap::Offloads;
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Who moves frames between the host's TAP and the guest's.
+/// The program that moves frames between the host's TAP and the guest's.
 #[derive(Debug)]
 pub(super) enum Mover {
-    /// QEMU, with more of its arguments; without offloads.
+    /// QEMU with more arguments. It has no offloads.
     Hub(Vec<String>),
-    /// The lab's own pump, with offloads.
+    /// The lab's own pump, which has offloads.
     StandIn,
 }
 
@@ -34,15 +35,15 @@ enum Moving {
 
 /// A running guest. Fields are dropped in this order.
 #[derive(Debug)]
-pub(super) struct Guest {
+pub(super) struct MeasuredGuest {
     moving: Moving,
     service: Process,
     reports: Receiver<Swallowed>,
-    // Last: its sockets die before it.
+    // It comes last, so that its sockets die before it.
     _namespace: Namespace,
 }
 
-impl Guest {
+impl MeasuredGuest {
     /// Starts it and waits until its service listens.
     pub(super) fn start(lab: &Lab, side: Side, slot: Slot, mover: Mover) -> Result<Self> {
         let (namespace, host) = (lab.guest_namespace(side)?, lab.host(side));
@@ -50,8 +51,8 @@ impl Guest {
             Mover::Hub(_) => Offloads::Off,
             Mover::StandIn => Offloads::On,
         };
-        // Neither guest's numbers are moved, so that both cost the same. They differ all the same,
-        // by the time at which each was asked.
+        // Neither guest's numbers are moved, so both cost the same. They still differ, because the
+        // kernel chose them at different times.
         let options = GuestOptions { slot, offloads, shift: false, verify: false };
         let moving = match mover {
             Mover::Hub(more) => Moving::Hub(Hub::start(host, &namespace, slot, &more)?),
@@ -65,7 +66,7 @@ impl Guest {
         Ok(Self { moving, service, reports, _namespace: namespace })
     }
 
-    /// What its sink says of the stream from `port`, which has been reset.
+    /// The sink's report of the stream from `port`, after the stream was reset.
     pub(super) fn swallowed(&self, port: u16) -> Result<Swallowed> {
         let deadline = Instant::now() + REPORT_TIMEOUT;
         loop {
@@ -83,7 +84,7 @@ impl Guest {
         }
     }
 
-    /// `kill -9` of what moves its frames: to the network it is dead.
+    /// `kill -9` of the program that moves its frames. For the network, the guest is dead then.
     pub(super) fn kill(&mut self) -> Result<()> {
         match &mut self.moving {
             Moving::Hub(hub) => hub.kill(),

@@ -1,14 +1,14 @@
-//! Many numbers in little room: buckets that are a hundredth of their value wide.
+//! Many numbers in little memory: each bucket is as wide as a hundredth of its value.
 
 use serde::{Deserialize, Serialize};
 
-/// Buckets in each power of two: 128, so a value is off by less than 0.8 %.
+/// The buckets in each power of two. With 128, a value is off by less than 0.8 %.
 const PRECISION: u32 = 7;
 const STEPS: usize = 1 << PRECISION;
-/// Values from here on share the last bucket: 68 seconds, where they are nanoseconds.
+/// All higher values share the last bucket. In nanoseconds, this is 68 seconds.
 const OCTAVES: usize = 36 - PRECISION as usize;
 
-/// How often each value came.
+/// How often each value occurred.
 #[derive(Clone, Debug)]
 pub struct Histogram {
     counts: Vec<u64>,
@@ -37,8 +37,8 @@ impl Histogram {
         self.count
     }
 
-    /// The value that `percent` of all values do not exceed, as far as the buckets tell; zero where
-    /// there is none.
+    /// The value that `percent` of all values do not exceed, with the precision of the buckets;
+    /// zero without any value.
     pub fn percentile(&self, percent: f64) -> u64 {
         let rank = (self.count as f64 * percent / 100.0).ceil().max(1.0) as u64;
         let mut before = 0;
@@ -51,7 +51,7 @@ impl Histogram {
         0
     }
 
-    /// The values that came, each with the share of all values that do not exceed it.
+    /// The values that occurred, each with the share of all values that do not exceed it.
     pub fn cumulative(&self) -> Vec<(u64, f64)> {
         let mut before = 0;
         let came = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
@@ -71,7 +71,7 @@ impl Histogram {
     }
 }
 
-/// Small values have a bucket each; above, each power of two has as many.
+/// Each small value has a bucket. Above them, each power of two has as many.
 fn bucket_of(value: u64) -> usize {
     let octave = (63 - PRECISION).saturating_sub(value.leading_zeros());
     (octave as usize * STEPS) + (value >> octave) as usize
@@ -84,7 +84,7 @@ fn middle(bucket: usize) -> u64 {
     low + (1 << octave) / 2
 }
 
-/// As stored: pairs of a value and how often it came.
+/// In the file: pairs of a value and its count.
 impl Serialize for Histogram {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let came = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);

@@ -1,4 +1,4 @@
-//! QEMU without a machine: the host's TAP and the guest's, joined by a hub, with or without filters.
+//! QEMU without a machine. A hub joins the host's TAP and the guest's, with or without filters.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -12,17 +12,17 @@ use crate::qemu::machine::NETDEV;
 use crate::qmp::Qmp;
 use crate::stand_in::tap::{self, Offloads};
 
-/// A running one.
+/// A running hub.
 #[derive(Debug)]
 pub(super) struct Hub {
     process: Process,
     _qmp: Qmp,
-    // Holds the monitor's socket.
+    // This folder holds the monitor's socket.
     _folder: tempfile::TempDir,
 }
 
 impl Hub {
-    /// Makes the guest's link, `eth0`, and returns when frames go through.
+    /// Makes the guest's link, `eth0`, and returns when frames pass.
     pub(super) fn start(
         host: &Host,
         guest: &Namespace,
@@ -31,7 +31,7 @@ impl Hub {
     ) -> Result<Self> {
         let folder = tempfile::tempdir().context("making a folder for a monitor")?;
         let socket = folder.path().join("qmp");
-        // A process is in one network namespace, so it is handed the guest's end.
+        // A process is in one network namespace, so it receives the guest's end as a file.
         let eth0 = guest.run(|| tap::open("eth0", false, Offloads::Off))?;
         let tap = slot.tap();
         let host_end = format!("tap,id={NETDEV},ifname={tap},script=no,downscript=no,vnet_hdr=off");
@@ -46,7 +46,7 @@ impl Hub {
             .stdin(Stdio::from(eth0))
             .stdout(Stdio::null());
         let name = format!("hub {}", host.side.letter());
-        // Not in the host's mount namespace: its sockets are met from outside.
+        // Not in the host's mount namespace, because the test connects to its sockets from outside.
         let process = Process::spawn(&name, command, &[host.namespace.handle()])?;
         let qmp = Qmp::connect(&socket).with_context(|| format!("{name}: {}", process.stderr()))?;
         Ok(Self { process, _qmp: qmp, _folder: folder })
@@ -58,7 +58,7 @@ impl Hub {
     }
 }
 
-/// The installed one, however old.
+/// The installed QEMU, of any release.
 fn qemu() -> PathBuf {
     let name = "qemu-system-x86_64";
     program(name, "COLO_LAB_QEMU").unwrap_or_else(|_| name.into())

@@ -1,7 +1,7 @@
-//! The load: what the client does for some seconds, and the figures that come of it.
+//! The load: the client's work for some seconds, and its figures.
 //!
-//! Sockets are made in the client's namespace and belong to it wherever they are used, so the load
-//! runs on the calling thread.
+//! Sockets are made in the client's namespace and belong to it on every thread, so the load runs on
+//! the calling thread.
 
 mod bulk;
 mod datagrams;
@@ -23,24 +23,24 @@ pub(super) use bulk::{down, up};
 pub(super) use datagrams::datagrams;
 pub(super) use exchange::{exchanges, exchanges_with_all};
 
-/// A stream that gives nothing for so long is dead; longer than QEMU's compare timeout.
+/// A stream that gives nothing for this time is dead. It is longer than QEMU's compare timeout.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a stream may take to deliver what is left of it after its measurement.
+/// The time in which a stream may deliver its rest after its measurement.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The figure that counts what a stream from the guest has carried, also after its measurement.
+/// The figure that counts the bytes of a stream from the guest, also after its measurement.
 pub(super) const OCTETS: &str = "octets";
 
-/// What a load has found.
+/// The result of a load.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct LoadResult {
     pub(super) figures: Figures,
-    /// Of the single exchanges, where there are any, in nanoseconds.
+    /// The latencies of the single exchanges, if there are any, in nanoseconds.
     pub(super) latency: Option<Histogram>,
 }
 
-/// A connection to a guest. Until [`finish`] has ended it well, its end is a reset: what a chain has
-/// not delivered in time is nobody's any more.
+/// A connection to a guest. Until [`finish`] has ended it in good order, its end is a reset: bytes
+/// that a chain delivers too late belong to nobody.
 fn connect(client: &Namespace, slot: Slot, port: u16) -> Result<TcpStream> {
     let to = SocketAddr::new(slot.address(Family::V4), port);
     let stream = client.run(|| {
@@ -53,12 +53,12 @@ fn connect(client: &Namespace, slot: Slot, port: u16) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Ends a connection the way in which both guests see the same end, if the guest can in time.
+/// Ends a connection so that both guests see the same end, if the guest can do that in time.
 fn finish(mut stream: TcpStream) -> Result<()> {
     stream.shutdown(Shutdown::Write).context("ending a stream")?;
     stream.set_read_timeout(Some(END_TIMEOUT))?;
     let mut rest = [0; 64];
-    // An error is a chain that is too slow, or has lost it.
+    // An error means that a chain is too slow, or has lost the connection.
     if matches!(stream.read(&mut rest), Ok(0)) {
         reset_at_end(&stream, false)?;
     }

@@ -1,4 +1,4 @@
-//! The machine that is measured on: what it is, and how busy it is.
+//! The machine of a measurement: its parts, and how busy it is.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -14,9 +14,9 @@ use crate::process::eventually;
 /// How long the machine is watched at rest.
 const IDLE_TIME: Duration = Duration::from_secs(1);
 
-/// What stands above a table of figures.
+/// The heading of a table of figures.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Machine {
+pub struct MachineInfo {
     pub date: String,
     pub processor: String,
     pub processors: usize,
@@ -24,11 +24,11 @@ pub struct Machine {
     pub kernel: String,
     pub qemu: String,
     pub colo_proxy: String,
-    /// Of the source.
+    /// The revision of the source.
     pub revision: String,
 }
 
-impl Machine {
+impl MachineInfo {
     pub fn look() -> Result<Self> {
         let cpus = read("/proc/cpuinfo")?;
         let value = |line: &str| Some(line.split_once(':')?.1.trim().to_owned());
@@ -45,7 +45,7 @@ impl Machine {
             kernel: said("uname", &["-srm"])?,
             qemu: said("qemu-system-x86_64", &["--version"])?,
             colo_proxy: said(&daemon.to_string_lossy(), &["--version"])?,
-            // Where the source is no checkout, its version has to do.
+            // If the source is no checkout, its version is used.
             revision: said("git", &["rev-parse", "--short=10", "HEAD"])
                 .unwrap_or_else(|_| "unknown".to_owned()),
         })
@@ -67,7 +67,7 @@ fn read(path: &str) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("reading {path}"))
 }
 
-/// A meter of the whole machine: processors' time, and frames at the client.
+/// A meter of the whole machine: the processors' time, and the frames at the client.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Meter {
     busy_seconds: f64,
@@ -81,14 +81,14 @@ impl Meter {
         Ok(Self { busy_seconds: busy as f64 / ticks_a_second as f64, packets: packets(client)? })
     }
 
-    /// Seconds of all processors for each million frames since then.
+    /// The seconds of all processors per million frames, since the meter started.
     pub(super) fn seconds_per_million(self, since: Self) -> f64 {
         let packets = self.packets.saturating_sub(since.packets).max(1);
         (self.busy_seconds - since.busy_seconds) * 1e6 / packets as f64
     }
 }
 
-/// How much of one processor is in use while nothing is measured.
+/// The share of one processor that is in use while nothing is measured.
 pub(super) fn idle_use(client: &Namespace) -> Result<f64> {
     let (before, began) = (Meter::read(client)?, Instant::now());
     eventually("the end of a pause", IDLE_TIME * 10, || {
@@ -104,21 +104,21 @@ pub(super) fn packets(client: &Namespace) -> Result<u64> {
     Ok(received + sent)
 }
 
-/// Octets that a link has sent.
+/// Bytes that a link has sent.
 pub(super) fn sent(namespace: &Namespace, link: &str) -> Result<u64> {
     let [_, _, sent, _] = traffic(namespace, link)?;
     Ok(sent)
 }
 
-/// Octets and frames that a link has received, and those that it has sent.
+/// Bytes and frames that a link has received, and those that it has sent.
 fn traffic(namespace: &Namespace, link: &str) -> Result<[u64; 4]> {
     // `/proc/net` is the namespace of the process, not of the thread.
     let text = namespace.run(|| read("/proc/thread-self/net/dev"))?;
     traffic_of(&text, link).with_context(|| format!("there is no {link}"))
 }
 
-/// User, nice, system, interrupts: not idle, not waiting, and not the guests of a hypervisor, which
-/// are in user time already.
+/// User, nice, system and interrupts. Idle and waiting do not count. The guests of a hypervisor are
+/// already in the user time.
 fn busy_ticks(stat: &str) -> Option<u64> {
     let numbers: Vec<u64> = stat
         .lines()
@@ -131,7 +131,7 @@ fn busy_ticks(stat: &str) -> Option<u64> {
     Some(user + nice + system + hard + soft)
 }
 
-/// What `/proc/net/dev` says of one link.
+/// The line of `/proc/net/dev` about one link.
 fn traffic_of(text: &str, link: &str) -> Option<[u64; 4]> {
     let line = text.lines().find_map(|line| line.trim().strip_prefix(link)?.strip_prefix(':'))?;
     let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();

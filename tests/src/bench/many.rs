@@ -1,34 +1,35 @@
-//! Many guests on one host, protected by one daemon: what they reach together, and whether each gets
-//! its share.
+//! Many guests on one host, protected by one daemon: the rate of all together, and the share of
+//! each.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::guest::{Guest, Mover};
-use super::load::{self, Found};
+use super::guest::{MeasuredGuest, Mover};
+use super::load::{self, LoadResult};
 use super::stack::LANE;
 use crate::daemon::{Daemon, PairOptions, Status};
 use crate::network::{Lab, LabOptions, Side, Slot};
+use crate::phrases;
 use crate::process::eventually;
 
 const GUESTS: u8 = 64;
-/// The programs are loaded for each guest, and taken away again.
+/// The daemon loads and removes the programs for each guest.
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
 const PROTECTED_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The pair of hosts with all their guests. Fields are dropped in this order.
 #[derive(Debug)]
-pub(super) struct Many {
+pub(super) struct ManyGuests {
     /// The primary's and the secondary's.
     daemons: Option<[Daemon; 2]>,
-    guests: Vec<Guest>,
+    guests: Vec<MeasuredGuest>,
     slots: Vec<Slot>,
     lab: Lab,
 }
 
-impl Many {
+impl ManyGuests {
     /// The primary's guests, without a proxy.
     pub(super) fn build() -> Result<Self> {
         let slots: Vec<Slot> = (0..GUESTS).map(Slot).collect();
@@ -51,7 +52,7 @@ impl Many {
         Ok(())
     }
 
-    /// Ends the daemons, which takes longer than a child usually gets.
+    /// Ends the daemons. They take longer than most children may.
     pub(super) fn finish(mut self) -> Result<()> {
         for daemon in self.daemons.iter_mut().flatten() {
             daemon.process.signal(Signal::SIGTERM)?;
@@ -62,7 +63,7 @@ impl Many {
 
     fn start(&mut self, side: Side) -> Result<()> {
         for slot in &self.slots {
-            self.guests.push(Guest::start(&self.lab, side, *slot, Mover::StandIn)?);
+            self.guests.push(MeasuredGuest::start(&self.lab, side, *slot, Mover::StandIn)?);
         }
         Ok(())
     }
@@ -74,8 +75,8 @@ impl Many {
         Daemon::run_config_within(self.lab.host(side), &config, READY_TIMEOUT)
     }
 
-    /// As many connections to one guest, then one to each.
-    pub(super) fn measure(&self, time: Duration) -> Result<Found> {
+    /// First many connections to one guest, then one connection to each guest.
+    pub(super) fn measure(&self, time: Duration) -> Result<LoadResult> {
         let asked = self.asked()?;
         let client = &self.lab.client;
         let to_one = vec![Slot(0); self.slots.len()];
@@ -92,7 +93,7 @@ impl Many {
             ("asked", (self.asked()? - asked) as f64),
         ];
         let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
-        Ok(Found { figures, latency: None })
+        Ok(LoadResult { figures, latency: None })
     }
 
     fn asked(&self) -> Result<u64> {
@@ -104,6 +105,8 @@ impl Many {
 }
 
 fn are_protected(all: &[Status], guests: usize) -> bool {
-    let protected = all.iter().filter(|status| status.mode().is_ok_and(|mode| mode == "protected"));
+    let protected = all
+        .iter()
+        .filter(|status| status.mode().is_ok_and(|mode| mode == phrases::mode::PROTECTED));
     protected.count() == guests
 }

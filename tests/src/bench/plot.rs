@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 420.0;
-/// Room for axes and text: left, right, top, bottom.
+/// Space for axes and text: left, right, top, bottom.
 const MARGIN: [f64; 4] = [70.0, 20.0, 40.0, 55.0];
 
 /// One line.
@@ -15,7 +15,7 @@ pub(super) struct Series {
     pub(super) points: Vec<(f64, f64)>,
 }
 
-/// What is drawn, over an x axis that is logarithmic and a y axis that is not.
+/// A plot over a logarithmic x axis and a linear y axis.
 #[derive(Clone, Debug)]
 pub(super) struct Plot {
     pub(super) title: String,
@@ -27,7 +27,7 @@ pub(super) struct Plot {
 }
 
 impl Plot {
-    /// The whole file; nothing where there is no point.
+    /// The whole file; `None` without any point.
     pub(super) fn svg(&self) -> Option<String> {
         let range = self.x_range()?;
         let mut svg = format!(
@@ -46,7 +46,7 @@ impl Plot {
         Some(svg)
     }
 
-    /// Whole powers of ten around all points.
+    /// The whole powers of ten around all points.
     fn x_range(&self) -> Option<(f64, f64)> {
         let xs = || self.series.iter().flat_map(|s| &s.points).map(|(x, _)| x.log10());
         let low = xs().min_by(f64::total_cmp)?.floor();

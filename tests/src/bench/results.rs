@@ -1,4 +1,4 @@
-//! What was measured, as it is kept in a file: table and plots are made from this alone.
+//! The measurements as a file keeps them. The table and the plots are made from this file alone.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,20 +7,20 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::histogram::Histogram;
-use super::machine::Machine;
+use super::machine::MachineInfo;
 
 /// Numbers by name, like `rate` and `p50_us`.
 pub type Figures = BTreeMap<String, f64>;
 
-/// The row and the figure of what the machine does while nothing is measured, in per cent of one
+/// The row and the figure of the machine's use while nothing is measured, in per cent of one
 /// processor.
 pub(super) const AT_REST: &str = "at-rest";
 
-/// Who stands between the guests and the client.
+/// The programs between the guests and the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Chain {
-    /// Nobody: one guest, unprotected.
+    /// No program: one guest, unprotected.
     None,
     /// QEMU's filters and compare.
     Qemu,
@@ -28,14 +28,14 @@ pub enum Chain {
     Ours,
     /// colo-proxy, with the streams.
     Streams,
-    /// The same, and the secondary's output captured by `AF_XDP`.
+    /// The same, but `AF_XDP` captures the secondary's output.
     AfXdp,
-    /// The streams, and digests in the place of the secondary's frames.
+    /// The streams, with digests instead of the secondary's frames.
     Digests,
 }
 
 impl Chain {
-    /// Those that are measured wherever they can be.
+    /// The chains that are measured in every row where they work.
     pub const ALL: [Self; 5] = [Self::None, Self::Qemu, Self::Ours, Self::Streams, Self::AfXdp];
 
     pub fn name(self) -> &'static str {
@@ -75,7 +75,7 @@ pub struct Distribution {
 /// A whole run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Results {
-    pub machine: Machine,
+    pub machine: MachineInfo,
     pub command: String,
     pub rounds: u32,
     pub seconds: f64,
@@ -133,7 +133,7 @@ impl Results {
         std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// One sample a line, so that two runs can be compared by eye.
+    /// One sample per line, so that a person can compare two runs.
     fn to_json(&self) -> Result<String> {
         let mut whole = serde_json::to_value(self).context("encoding results")?;
         let mut text = String::from("{\n");
@@ -155,7 +155,7 @@ impl Results {
     }
 }
 
-/// The middle one; of an even number the mean of the two in the middle.
+/// The middle value. For an even number of values, the mean of the two in the middle.
 pub(super) fn median(values: &mut [f64]) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
     let half = values.len() / 2;
@@ -168,12 +168,12 @@ pub(super) fn median(values: &mut [f64]) -> Option<f64> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::{Chain, Histogram, Results, median};
-    use crate::bench::machine::Machine;
+    use crate::bench::machine::MachineInfo;
 
     /// A run of two rounds with one row.
     pub(in crate::bench) fn results() -> Results {
         let mut results = Results {
-            machine: Machine { processors: 2, ..Machine::default() },
+            machine: MachineInfo { processors: 2, ..MachineInfo::default() },
             command: "cargo xtask bench".into(),
             rounds: 2,
             seconds: 1.0,

@@ -1,4 +1,4 @@
-//! What is measured: the rows, and what each figure of them has to reach.
+//! The rows of the benchmark, and the targets of their figures.
 
 use super::results::Chain;
 
@@ -26,11 +26,11 @@ pub enum Setting {
     Frames,
     /// The same with segmentation offload.
     Offloads,
-    /// As [`Setting::Frames`], with a slow link between the hosts.
+    /// As [`Setting::Frames`], but with a slow link between the hosts.
     SlowLink,
-    /// colo-compares side by side, with frames of so many octets.
+    /// colo-compares side by side, with frames of so many bytes.
     Compare(usize),
-    /// A lab for each measurement, which does not survive it.
+    /// A new lab for each measurement, which destroys it.
     Failover,
     /// A lab with many guests.
     ManyGuests,
@@ -64,7 +64,7 @@ impl Row {
         }
     }
 
-    /// As on the command line and in the file of results.
+    /// Its name on the command line and in the file of results.
     pub fn id(self) -> &'static str {
         match self {
             Self::TcpRr => "tcp-rr",
@@ -96,12 +96,12 @@ impl Row {
             }
             Self::Compare64 => "colo-compare over unix sockets, equal pairs of 64 B",
             Self::Compare1448 => "colo-compare over unix sockets, equal pairs of 1448 B",
-            Self::Failover => "Failover, from the word that the primary is dead",
+            Self::Failover => "Failover, from the request after the primary's death",
             Self::ManyGuests => "64 guests of one daemon, a connection to each",
         }
     }
 
-    /// Who can be measured.
+    /// The chains that can be measured.
     pub fn chains(self) -> &'static [Chain] {
         match self.setting() {
             Setting::Frames => &Chain::ALL,
@@ -113,7 +113,7 @@ impl Row {
         }
     }
 
-    /// Whose figures the targets are about.
+    /// The chain that has the targets.
     pub fn ours(self) -> Chain {
         if self.setting() == Setting::SlowLink { Chain::Digests } else { Chain::Ours }
     }
@@ -123,7 +123,7 @@ impl Row {
     }
 
     /// The lines of the table.
-    pub fn lines(self) -> &'static [Line] {
+    pub fn lines(self) -> &'static [RowLine] {
         match self {
             Self::TcpRr => TCP_RR,
             Self::Udp64 | Self::Udp1400 => UDP,
@@ -139,33 +139,33 @@ impl Row {
 
 /// One figure of a row, over all rounds.
 #[derive(Clone, Copy, Debug)]
-pub struct Line {
+pub struct RowLine {
     pub figure: &'static str,
     pub title: &'static str,
-    pub of: Of,
+    pub of: Summary,
     pub targets: &'static [Target],
 }
 
-/// What all rounds come to.
+/// How the figures of all rounds become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Of {
+pub enum Summary {
     Median,
     Sum,
     Highest,
 }
 
-/// What colo-proxy's figure has to be.
+/// What colo-proxy's figure must be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
-    /// At least so many times QEMU's.
+    /// At least this multiple of QEMU's.
     TimesQemu(f64),
-    /// At most so much of QEMU's.
+    /// At most this share of QEMU's.
     ShareOfQemu(f64),
-    /// At least so much of that without a proxy.
+    /// At least this share of the figure without a proxy.
     ShareOfNone(f64),
-    /// What it adds to that without a proxy is at most so much of what QEMU's adds.
+    /// Compared with no proxy, it adds at most this share of what QEMU's chain adds.
     ShareOfAdded(f64),
-    /// At most so much of what it is with the streams and whole frames.
+    /// At most this share of the figure with the streams and whole frames.
     ShareOfStreams(f64),
     AtMost(f64),
     AtLeast(f64),
@@ -174,67 +174,76 @@ pub enum Target {
 const fn line(
     figure: &'static str,
     title: &'static str,
-    of: Of,
+    of: Summary,
     targets: &'static [Target],
-) -> Line {
-    Line { figure, title, of, targets }
+) -> RowLine {
+    RowLine { figure, title, of, targets }
 }
 
-const CPU: Line =
-    line("cpu_s_per_mpacket", "CPU s a million frames", Of::Median, &[Target::ShareOfQemu(0.333)]);
-const ASKED: Line = line("asked", "checkpoints asked for, all rounds", Of::Sum, &[]);
-const NONE_ASKED: Line =
-    line("asked", "checkpoints asked for, all rounds", Of::Sum, &[Target::AtMost(0.0)]);
+const CPU: RowLine = line(
+    "cpu_s_per_mpacket",
+    "CPU s per million frames",
+    Summary::Median,
+    &[Target::ShareOfQemu(0.333)],
+);
+const ASKED: RowLine = line("asked", "checkpoints requested, all rounds", Summary::Sum, &[]);
+const NONE_ASKED: RowLine =
+    line("asked", "checkpoints requested, all rounds", Summary::Sum, &[Target::AtMost(0.0)]);
 
-const TCP_RR: &[Line] = &[
-    line("rate", "exchanges/s", Of::Median, &[Target::TimesQemu(2.5)]),
-    line("p50_us", "p50, µs", Of::Median, &[Target::ShareOfAdded(0.25)]),
-    line("p99_us", "p99, µs", Of::Median, &[Target::ShareOfQemu(0.333)]),
-    line("p999_us", "p99.9, µs", Of::Median, &[]),
+const TCP_RR: &[RowLine] = &[
+    line("rate", "exchanges/s", Summary::Median, &[Target::TimesQemu(2.5)]),
+    line("p50_us", "p50, µs", Summary::Median, &[Target::ShareOfAdded(0.25)]),
+    line("p99_us", "p99, µs", Summary::Median, &[Target::ShareOfQemu(0.333)]),
+    line("p999_us", "p99.9, µs", Summary::Median, &[]),
     CPU,
     ASKED,
 ];
-const UDP: &[Line] = &[
-    line("rate", "datagrams/s", Of::Median, &[Target::TimesQemu(3.0)]),
-    line("reordered", "reordered, all rounds", Of::Sum, &[Target::AtMost(0.0)]),
-    line("reordered_percent", "reordered, %", Of::Median, &[]),
-    line("lost", "lost, all rounds", Of::Sum, &[]),
+const UDP: &[RowLine] = &[
+    line("rate", "datagrams/s", Summary::Median, &[Target::TimesQemu(3.0)]),
+    line("reordered", "reordered, all rounds", Summary::Sum, &[Target::AtMost(0.0)]),
+    line("reordered_percent", "reordered, %", Summary::Median, &[]),
+    line("lost", "lost, all rounds", Summary::Sum, &[]),
     CPU,
     NONE_ASKED,
 ];
-const BULK: &[Line] = &[
-    line("gbits", "Gbit/s", Of::Median, &[Target::TimesQemu(5.0), Target::ShareOfNone(0.35)]),
-    line("gap_ms", "longest gap, ms, of all rounds", Of::Highest, &[Target::AtMost(50.0)]),
+const BULK: &[RowLine] = &[
+    line("gbits", "Gbit/s", Summary::Median, &[Target::TimesQemu(5.0), Target::ShareOfNone(0.35)]),
+    line("gap_ms", "longest gap, ms, of all rounds", Summary::Highest, &[Target::AtMost(50.0)]),
     CPU,
     ASKED,
 ];
-const GSO: &[Line] = &[
-    line("gbits", "Gbit/s", Of::Median, &[Target::ShareOfNone(0.25)]),
-    line("gap_ms", "longest gap, ms, of all rounds", Of::Highest, &[]),
+const GSO: &[RowLine] = &[
+    line("gbits", "Gbit/s", Summary::Median, &[Target::ShareOfNone(0.25)]),
+    line("gap_ms", "longest gap, ms, of all rounds", Summary::Highest, &[]),
     ASKED,
 ];
-const SLOW_LINK: &[Line] = &[
-    line("gbits", "Gbit/s", Of::Median, &[]),
+const SLOW_LINK: &[RowLine] = &[
+    line("gbits", "Gbit/s", Summary::Median, &[]),
     line(
         "returned",
-        "octets from the secondary's host for each of the stream",
-        Of::Median,
+        "bytes from the secondary's host per byte of the stream",
+        Summary::Median,
         &[Target::ShareOfStreams(0.05)],
     ),
-    line("gap_ms", "longest gap, ms, of all rounds", Of::Highest, &[]),
+    line("gap_ms", "longest gap, ms, of all rounds", Summary::Highest, &[]),
     NONE_ASKED,
 ];
-const COMPARE: &[Line] =
-    &[line("mframes", "million pairs/s", Of::Median, &[Target::TimesQemu(4.0)])];
-const FAILOVER: &[Line] = &[
-    line("first_frame_ms", "first frame at the client, ms", Of::Median, &[Target::AtMost(5.0)]),
-    line("done_ms", "answered, ms", Of::Median, &[]),
+const COMPARE: &[RowLine] =
+    &[line("mframes", "million pairs/s", Summary::Median, &[Target::TimesQemu(4.0)])];
+const FAILOVER: &[RowLine] = &[
+    line(
+        "first_frame_ms",
+        "first frame at the client, ms",
+        Summary::Median,
+        &[Target::AtMost(5.0)],
+    ),
+    line("done_ms", "answered, ms", Summary::Median, &[]),
 ];
-const MANY_GUESTS: &[Line] = &[
-    line("one_rate", "exchanges/s, 64 connections to one guest", Of::Median, &[]),
-    line("rate", "exchanges/s, all guests", Of::Median, &[]),
-    line("share", "all guests / one guest", Of::Median, &[Target::AtLeast(0.8)]),
-    line("fairness", "slowest / fastest guest", Of::Median, &[Target::ShareOfNone(0.8)]),
+const MANY_GUESTS: &[RowLine] = &[
+    line("one_rate", "exchanges/s, 64 connections to one guest", Summary::Median, &[]),
+    line("rate", "exchanges/s, all guests", Summary::Median, &[]),
+    line("share", "all guests / one guest", Summary::Median, &[Target::AtLeast(0.8)]),
+    line("fairness", "slowest / fastest guest", Summary::Median, &[Target::ShareOfNone(0.8)]),
     ASKED,
 ];
 

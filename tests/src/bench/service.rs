@@ -1,8 +1,8 @@
-//! What runs in a guest that is measured: echoes without looking at the octets, swallows, and
-//! pours out.
+//! The service in a guest that is measured. It echoes without a look at the bytes, reads a stream,
+//! and writes one.
 //!
-//! Both guests of a pair say the same octets at the same places. What only one of them knows, like
-//! how long a pause a stream had, goes to stdout, not to the client.
+//! Both guests of a pair write the same bytes at the same places. A fact that only one of them
+//! knows, for example the length of a pause, goes to stdout and not to the client.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
@@ -10,33 +10,34 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// TCP: sends back what comes, 64 octets at a time.
+/// TCP: sends back what it receives, 64 bytes at a time.
 pub const TCP_ECHO_PORT: u16 = 7100;
-/// UDP: sends back what comes.
+/// UDP: sends back what it receives.
 pub const UDP_ECHO_PORT: u16 = 7101;
-/// TCP: reads until the end. The first eight octets are the nanoseconds of the measurement: what
-/// comes later does not count.
+/// TCP: reads until the end. The first eight bytes are the nanoseconds of the measurement. Later
+/// bytes do not count.
 pub const SINK_PORT: u16 = 7102;
-/// TCP: writes [`PORTION_LEN`] octets for every octet that comes.
+/// TCP: writes [`PORTION_LEN`] bytes for every byte that it receives.
 pub const SOURCE_PORT: u16 = 7103;
-/// What one exchange carries each way.
+/// The bytes of one exchange in each direction.
 pub const EXCHANGE_LEN: usize = 64;
 
-/// What the source writes at a time: large enough that the calls do not count.
+/// The bytes in one write of the source. They are enough that the cost of the calls does not count.
 pub(super) const BLOCK_LEN: usize = 256 * 1024;
-/// What the source can be asked for. Large, so that next to nothing goes against the stream: QEMU's
-/// compare would take what two guests acknowledge in the midst of it for a difference.
+/// The bytes that one request to the source yields. They are many, so that almost nothing goes
+/// against the stream: QEMU's compare would see a difference in the acknowledgments that two guests
+/// send in the middle of it.
 pub const PORTION_LEN: usize = 32 * BLOCK_LEN;
 
-/// A stream that has ended at the sink: one JSON line.
+/// The report of a stream that has ended at the sink: one JSON line.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Swallowed {
-    /// Of the peer.
+    /// The peer's port.
     pub port: u16,
-    /// In the time of the measurement, which is what `seconds` says.
+    /// The bytes in the time of the measurement, which is `seconds`.
     pub octets: u64,
     pub seconds: f64,
-    /// The longest time without an octet.
+    /// The longest time without a byte.
     pub gap_seconds: f64,
 }
 
@@ -51,7 +52,7 @@ pub fn run(ready: impl FnOnce()) -> io::Result<()> {
         let listener = TcpListener::bind((any, port))?;
         spawn(move || {
             for stream in listener.incoming().flatten() {
-                // A guest that is out of threads closes the connection; the client sees it.
+                // A guest without free threads closes the connection, and the client sees that.
                 drop(spawn(move || serve(stream)));
             }
         })?;
@@ -69,7 +70,7 @@ fn spawn(body: impl FnOnce() + Send + 'static) -> io::Result<()> {
 fn echo_datagrams(socket: &UdpSocket) {
     let mut datagram = [0; 2048];
     loop {
-        // An ICMP error of an earlier answer surfaces here; the next datagram is none the worse.
+        // An ICMP error of an earlier answer appears here. The next datagram is not affected.
         if let Ok((len, from)) = socket.recv_from(&mut datagram) {
             let _ = socket.send_to(datagram.get(..len).unwrap_or_default(), from);
         }
@@ -101,7 +102,7 @@ fn swallow(mut stream: TcpStream) {
         }
     }
     if let Ok(line) = serde_json::to_string(&arrivals.end(port)) {
-        // Nobody listens any more: so be it.
+        // The reader has gone. That is no error.
         let _ = writeln!(io::stdout(), "{line}");
     }
 }
@@ -118,7 +119,7 @@ fn pour(mut stream: TcpStream) {
     }
 }
 
-/// The octets of a stream as they arrive.
+/// The bytes of a stream as they arrive.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrivals {
     began: Instant,
@@ -130,7 +131,7 @@ pub(super) struct Arrivals {
 }
 
 impl Arrivals {
-    /// Counts what comes in the next `limit`.
+    /// Counts the bytes that arrive in the next `limit`.
     pub(super) fn begin(limit: Duration) -> Self {
         let now = Instant::now();
         Self { began: now, limit, last: now, longest: Duration::ZERO, all: 0, in_time: 0 }
@@ -144,12 +145,12 @@ impl Arrivals {
         }
     }
 
-    /// Octets so far, also those that came too late to count.
+    /// All bytes so far, also those that arrived too late to count.
     pub(super) fn all(&self) -> u64 {
         self.all
     }
 
-    /// The stream is over; the time before its end is a pause too.
+    /// The stream has ended. The time before its end is also a pause.
     pub(super) fn end(mut self, port: u16) -> Swallowed {
         self.pause();
         let seconds = self.last.duration_since(self.began).min(self.limit).as_secs_f64();

@@ -1,42 +1,44 @@
-//! One of those that are compared: a lab of its own with its guests and what protects them.
+//! One of the chains that are compared: a lab of its own with its guests and their protection.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::frame::Frame;
-use super::guest::{Guest, Mover};
-use super::load::{self, Found};
+use super::frame::CountingFrame;
+use super::guest::{MeasuredGuest, Mover};
+use super::load::{self, LoadResult};
 use super::machine::{self, Meter};
 use super::results::{Chain, Figures};
 use crate::daemon::{Daemon, PairOptions};
 use crate::network::{Lab, LabOptions, Side, Slot};
+use crate::phrases;
 use crate::process::eventually;
 use crate::qemu::filters::Filters;
 
-/// How long nothing may go over the client's link before the next measurement begins.
+/// How long the client's link must be quiet before the next measurement begins.
 const QUIET: Duration = Duration::from_millis(50);
 const QUIET_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How frames go between the hosts of a pair of ours: the link is theirs alone here.
+/// How frames travel between the hosts of a pair of ours. The link has no other traffic here.
 pub(super) const LANE: &str = "kernel";
 
-/// The link between the hosts, on both.
+/// The link between the hosts, on both hosts.
 const LINK: &str = "repl0";
 
-/// What the guests' TAPs can do, and the link between the hosts.
+/// The offloads of the guests' TAPs, and the link between the hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wire {
-    /// Frames as on a wire, moved by QEMU's hub.
+    /// Frames as on a wire. QEMU's hub moves them.
     Frames,
-    /// Segmentation offload up to the client, moved by the lab's pump: a hub has none.
+    /// Segmentation offload up to the client. The lab's pump moves the frames, because a hub has no
+    /// offloads.
     Offloads,
-    /// As [`Wire::Frames`], and the link between the hosts is slower than a guest.
+    /// As [`Wire::Frames`], but the link between the hosts is slower than a guest.
     SlowLink,
 }
 
-/// What a host may send to the other one by a slow link.
+/// The limit of a host's output to the other host on a slow link.
 const SLOW_LINK: &str = "tbf rate 100mbit burst 64kb latency 50ms";
 
 /// Fields are dropped in this order.
@@ -44,34 +46,34 @@ const SLOW_LINK: &str = "tbf rate 100mbit burst 64kb latency 50ms";
 pub(super) struct Stack {
     pub(super) chain: Chain,
     protection: Protection,
-    pub(super) primary: Guest,
-    _secondary: Option<Guest>,
+    pub(super) primary: MeasuredGuest,
+    _secondary: Option<MeasuredGuest>,
     pub(super) lab: Lab,
 }
 
 #[derive(Debug)]
 enum Protection {
     None,
-    Qemu(Frame),
+    Qemu(CountingFrame),
     Ours { primary: Daemon, secondary: Daemon },
 }
 
-/// How a pair of ours is set up.
+/// The settings of a pair of ours.
 struct Setup {
     chain: Chain,
     lane: &'static str,
-    /// Lines of the secondary's configuration.
+    /// Lines for the secondary's configuration.
     more: &'static str,
 }
 
-/// What a pair has asked for so far.
+/// The requests of a pair so far.
 #[derive(Clone, Debug, Default)]
-struct Asked {
+struct PairRequests {
     checkpoints: u64,
     made: u64,
     divergences: u64,
     drops: u64,
-    /// Of checkpoints and drops.
+    /// The reasons of checkpoints and drops.
     reasons: BTreeMap<String, u64>,
 }
 
@@ -106,8 +108,11 @@ impl Stack {
         .with_context(|| format!("building the lab of {}", chain.name()))
     }
 
-    /// Puts a load on it and adds what it cost and what it asked for.
-    pub(super) fn measure(&self, load: impl FnOnce(&Self) -> Result<Found>) -> Result<Found> {
+    /// Puts a load on the chain. Adds the load's cost and the requests to the figures.
+    pub(super) fn measure(
+        &self,
+        load: impl FnOnce(&Self) -> Result<LoadResult>,
+    ) -> Result<LoadResult> {
         self.settle()?;
         let asked = self.asked()?;
         let returned = self.returned()?;
@@ -123,12 +128,12 @@ impl Stack {
         Ok(found)
     }
 
-    /// Octets that the secondary's host has sent to the primary's, with all headers.
+    /// The bytes that the secondary's host has sent to the primary's, with all headers.
     fn returned(&self) -> Result<u64> {
         machine::sent(&self.lab.host(Side::Secondary).namespace, LINK)
     }
 
-    /// `kill -9` of the primary's daemon and guest; the process of the secondary's daemon.
+    /// `kill -9` of the primary's daemon and guest. Returns the process of the secondary's daemon.
     pub(super) fn kill_primary(&mut self) -> Result<u32> {
         let Protection::Ours { primary, secondary } = &mut self.protection else {
             bail!("{} has no daemons", self.chain.name());
@@ -138,7 +143,7 @@ impl Stack {
         Ok(secondary.process.pid())
     }
 
-    /// Waits until nothing is on the way any more.
+    /// Waits until no frame is on its way.
     fn settle(&self) -> Result<()> {
         if let Protection::Qemu(frame) = &self.protection {
             frame.checkpoint()?;
@@ -153,24 +158,28 @@ impl Stack {
         })
     }
 
-    fn asked(&self) -> Result<Asked> {
+    fn asked(&self) -> Result<PairRequests> {
         match &self.protection {
-            Protection::None => Ok(Asked::default()),
-            Protection::Qemu(frame) => Ok(Asked {
+            Protection::None => Ok(PairRequests::default()),
+            Protection::Qemu(frame) => Ok(PairRequests {
                 checkpoints: frame.requests(),
                 made: frame.checkpoints(),
-                ..Asked::default()
+                ..PairRequests::default()
             }),
             Protection::Ours { primary, .. } => {
                 let status = primary.status()?;
                 let mode = status.mode()?;
-                ensure!(mode == "protected", "{mode}: {status:#?}\n{}", primary.process.stderr());
+                ensure!(
+                    mode == phrases::mode::PROTECTED,
+                    "{mode}: {status:#?}\n{}",
+                    primary.process.stderr()
+                );
                 let (checkpoints, drops) = (status.checkpoints(), status.drops());
                 let named = |kind, counts: &BTreeMap<String, u64>| {
                     let named = |(name, n): (&String, &u64)| (format!("{kind}_{name}"), *n);
                     counts.iter().map(named).collect::<Vec<_>>()
                 };
-                Ok(Asked {
+                Ok(PairRequests {
                     checkpoints: checkpoints.values().sum(),
                     made: status.number("epoch")?,
                     divergences: status.number("divergences")?,
@@ -185,7 +194,7 @@ impl Stack {
     }
 }
 
-impl Asked {
+impl PairRequests {
     fn since(&self, before: &Self) -> Figures {
         let mut figures: Figures = [
             ("asked", self.checkpoints - before.checkpoints),
@@ -215,12 +224,12 @@ impl Wire {
 }
 
 fn alone(lab: Lab, wire: Wire) -> Result<Stack> {
-    let primary = Guest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
+    let primary = MeasuredGuest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
     Ok(Stack { chain: Chain::None, protection: Protection::None, primary, _secondary: None, lab })
 }
 
-/// As QEMU's documentation has it. The secondary's TAP is on no bridge: nothing else would keep its
-/// guest off the LAN.
+/// As in QEMU's documentation. The secondary's TAP is on no bridge, because nothing else would keep
+/// its guest off the LAN.
 fn qemu(lab: Lab, wire: Wire) -> Result<Stack> {
     ensure!(wire != Wire::Offloads, "QEMU's hub has no offloads");
     let filters = Filters { vnet_hdr: false };
@@ -229,10 +238,10 @@ fn qemu(lab: Lab, wire: Wire) -> Result<Stack> {
     let notify = folder.path().join("notify");
     let mut arguments = filters.primary();
     arguments.extend(filters.compare_notifying(&notify));
-    let primary = Guest::start(&lab, Side::Primary, Slot(0), Mover::Hub(arguments))?;
-    let frame = Frame::connect(&notify)?;
+    let primary = MeasuredGuest::start(&lab, Side::Primary, Slot(0), Mover::Hub(arguments))?;
+    let frame = CountingFrame::connect(&notify)?;
     let arguments = Mover::Hub(filters.secondary_once());
-    let secondary = Guest::start(&lab, Side::Secondary, Slot(0), arguments)?;
+    let secondary = MeasuredGuest::start(&lab, Side::Secondary, Slot(0), arguments)?;
     Ok(Stack {
         chain: Chain::Qemu,
         protection: Protection::Qemu(frame),
@@ -242,16 +251,17 @@ fn qemu(lab: Lab, wire: Wire) -> Result<Stack> {
     })
 }
 
-/// The secondary's daemon before its guest, whose first word must not reach the LAN; the primary's
-/// last, because a secondary that is late costs a checkpoint.
+/// The secondary's daemon starts before its guest, whose first frame must not reach the LAN. The
+/// primary's daemon starts last, because a late secondary costs a checkpoint.
 fn ours(lab: Lab, wire: Wire, Setup { chain, lane, more }: Setup) -> Result<Stack> {
-    // AF_XDP loses the state of checksums, which plain frames between the hosts must have complete.
+    // AF_XDP loses the state of checksums. Plain frames between the hosts must have complete
+    // checksums.
     let vnet_hdr = lab.options.vnet_hdr || chain == Chain::AfXdp;
     let options = PairOptions { vnet_hdr, lane, ..PairOptions::default() };
-    let guest = Guest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
+    let guest = MeasuredGuest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
     let config = options.config(Side::Secondary, Slot(0), more);
     let secondary = Daemon::run_config(lab.host(Side::Secondary), &config)?;
-    let secondary_guest = Guest::start(&lab, Side::Secondary, Slot(0), wire.mover())?;
+    let secondary_guest = MeasuredGuest::start(&lab, Side::Secondary, Slot(0), wire.mover())?;
     let primary = Daemon::start(&lab, Side::Primary, &options)?;
     primary.wait_protected()?;
     for daemon in [&primary, &secondary] {

@@ -1,9 +1,9 @@
-//! The table: for each figure the columns, the ratios, and what becomes of the targets.
+//! The table: the columns of each figure, the ratios, and the verdicts about the targets.
 
 use std::fmt::{self, Write as _};
 
 use super::results::{Chain, Results};
-use super::row::{Line, Of, Row, Target};
+use super::row::{Row, RowLine, Summary, Target};
 
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,16 +11,16 @@ pub struct Entry {
     pub row: Row,
     pub figure: &'static str,
     pub title: &'static str,
-    /// No proxy, QEMU, colo-proxy; nothing where it was not measured.
+    /// No proxy, QEMU, colo-proxy; `None` if it was not measured.
     pub values: [Option<f64>; 3],
-    /// colo-proxy set up otherwise: with the streams, and with `AF_XDP` too.
+    /// colo-proxy with other settings: with the streams, and also with `AF_XDP`.
     pub others: [Option<f64>; 2],
-    pub targets: Vec<Judged>,
+    pub targets: Vec<Verdict>,
 }
 
-/// A target, and what was found.
+/// A target and its verdict.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Judged {
+pub struct Verdict {
     pub target: Target,
     /// The ratio or the value that the target is about.
     pub found: f64,
@@ -33,11 +33,11 @@ pub fn entries(results: &Results) -> Vec<Entry> {
     lines.filter_map(|(row, line)| entry(results, row, line)).collect()
 }
 
-fn entry(results: &Results, row: Row, line: &Line) -> Option<Entry> {
+fn entry(results: &Results, row: Row, line: &RowLine) -> Option<Entry> {
     let value = |chain| match line.of {
-        Of::Median => results.median(row.id(), chain, line.figure),
-        Of::Sum => results.sum(row.id(), chain, line.figure),
-        Of::Highest => results.highest(row.id(), chain, line.figure),
+        Summary::Median => results.median(row.id(), chain, line.figure),
+        Summary::Sum => results.sum(row.id(), chain, line.figure),
+        Summary::Highest => results.highest(row.id(), chain, line.figure),
     };
     let values = [Chain::None, Chain::Qemu, row.ours()].map(value);
     let others = [Chain::Streams, Chain::AfXdp].map(value);
@@ -48,7 +48,7 @@ fn entry(results: &Results, row: Row, line: &Line) -> Option<Entry> {
 }
 
 impl Entry {
-    /// colo-proxy's as a multiple of QEMU's, and of that without a proxy.
+    /// colo-proxy's figure divided by QEMU's, and by the one without a proxy.
     pub fn ratios(&self) -> [Option<f64>; 2] {
         let [none, qemu, ours] = self.values;
         [qemu, none].map(|base| {
@@ -59,8 +59,8 @@ impl Entry {
 }
 
 impl Target {
-    /// Nothing where one of the figures is not there.
-    fn judge(self, [none, qemu, ours]: [Option<f64>; 3], streams: Option<f64>) -> Option<Judged> {
+    /// `None` if one of the figures is missing.
+    fn judge(self, [none, qemu, ours]: [Option<f64>; 3], streams: Option<f64>) -> Option<Verdict> {
         let ours = ours?;
         let (found, met) = match self {
             Self::TimesQemu(least) => at_least(ours / qemu?, least),
@@ -71,7 +71,7 @@ impl Target {
             Self::AtMost(most) => at_most(ours, most),
             Self::AtLeast(least) => at_least(ours, least),
         };
-        Some(Judged { target: self, found, met })
+        Some(Verdict { target: self, found, met })
     }
 }
 
@@ -97,7 +97,7 @@ impl fmt::Display for Target {
     }
 }
 
-impl fmt::Display for Judged {
+impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = if self.met { "met" } else { "missed" };
         match self.target {
@@ -115,7 +115,7 @@ fn percent(share: f64) -> String {
     format!("{:.0} %", share * 100.0)
 }
 
-/// Three digits that count, and a dash where there is nothing.
+/// Three significant digits, or a dash.
 pub(super) fn number(value: Option<f64>) -> String {
     let Some(value) = value else { return "–".to_owned() };
     match value.abs() {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
 use colo_lab::bench::{self, Options, Results, service};
 
-/// Measures no proxy, QEMU's own chain and colo-proxy side by side.
+/// Measures the same work without a proxy, through QEMU's own chain and through colo-proxy.
 #[derive(Debug, Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -18,7 +18,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// What runs in a guest.
+    /// Run the service of a guest that is measured.
     #[command(hide = true)]
     Serve,
 }

@@ -10,10 +10,10 @@ use colo_lab::demo::{self, Guests};
 /// Shows a TCP service that outlives one of its two hosts.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Real guests in QEMU under COLO; what has to be downloaded for them stays in this folder.
+    /// Use real guests in QEMU under COLO. Their downloads stay in this folder.
     #[arg(long, value_name = "CACHE")]
     qemu: Option<PathBuf>,
-    /// Lines only, as for a log; this is also what a pipe gets.
+    /// Print only lines, as for a log. A pipe always gets lines.
     #[arg(long)]
     plain: bool,
 }

@@ -1,4 +1,4 @@
-//! A guest's virtual machine, as far as the network sees it: see `colo_lab::stand_in`.
+//! A guest's virtual machine, as far as the network can see; see `colo_lab::stand_in`.
 
 use std::fs::File;
 use std::io::{stdin, stdout};
@@ -18,10 +18,11 @@ struct Arguments {
     /// The host's network namespace.
     #[arg(long)]
     host_netns: PathBuf,
-    /// The guest's.
+    /// The guest's network namespace.
     #[arg(long)]
     guest_netns: PathBuf,
-    /// The guest's TAP on the host; created, until this process ends, where there is none.
+    /// The guest's TAP on the host. If it does not exist, it is made, and removed when this process
+    /// ends.
     #[arg(long, default_value = "tap0")]
     tap: String,
     /// The link in the guest.
@@ -51,7 +52,7 @@ fn main() -> Result<()> {
     pump.shift = arguments.shift;
     pump.verify = !arguments.no_verify;
     report(&mut stdout(), &Report::Ready)?;
-    // Unbuffered: what a buffer held, poll() would not see.
+    // Without a buffer: poll() does not see the content of a buffer.
     let commands = File::from(stdin().as_fd().try_clone_to_owned().context("duplicating stdin")?);
     pump.run(commands, stdout())
 }

@@ -1,4 +1,4 @@
-//! Connections that the guest opens, because it was told to.
+//! Connections that the guest opens because it received a call.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -12,11 +12,11 @@ use crate::namespace::Namespace;
 use crate::network::Family;
 use crate::protocol::{CALL_PORT, Call};
 
-/// How long a call may take before it is made again: the datagram may have been lost.
+/// The time after which a call is repeated, because the datagram may have been lost.
 const AGAIN: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Where the guest calls back to.
+/// The address that the guest connects to.
 #[derive(Debug)]
 pub struct Calls {
     listener: TcpListener,
@@ -38,8 +38,8 @@ impl Calls {
         Ok(Self { listener, socket, to, guest: SocketAddr::new(family.guest(), CALL_PORT) })
     }
 
-    /// Has the guest open a connection, from a port that no call has used before, because both
-    /// guests must use the same.
+    /// Makes the guest open a connection, from a port that no earlier call has used. Both guests
+    /// must use the same port.
     pub fn call(&self) -> Result<Conversation> {
         static PORTS: AtomicU16 = AtomicU16::new(20000);
         let from_port = PORTS.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! One connection to the service, with every octet of every answer checked.
+//! One connection to the service. Every byte of every answer is checked.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use crate::protocol::{
     Kind, Pattern, Request, SERVICE_PORT, Transcript, blocks, read_pattern, write_pattern,
 };
 
-/// An answer that takes longer than this is an error.
+/// A slower answer is an error.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection, opened by either side, on which the guest serves.
@@ -27,9 +27,9 @@ pub struct Conversation {
 
 /// An answer in which two guests differ.
 #[derive(Debug)]
-pub struct Clocked {
+pub struct ClockedAnswer {
     pub took: Duration,
-    /// How much the guest had sent on the connection before.
+    /// The bytes that the guest had sent on the connection before.
     pub at: u64,
     pub octets: Vec<u8>,
 }
@@ -50,7 +50,7 @@ impl Conversation {
         Self::over(stream)
     }
 
-    /// Takes a connection that is open already.
+    /// Takes a connection that is already open.
     pub fn over(stream: TcpStream) -> Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
@@ -70,19 +70,20 @@ impl Conversation {
         &self.name
     }
 
-    /// Octets that the guest has sent on it so far.
+    /// Bytes that the guest has sent on it so far.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// How long an answer may take.
+    /// Sets the time that an answer may take.
     pub fn set_timeout(&self, timeout: Duration) -> Result<()> {
         self.to.set_read_timeout(Some(timeout))?;
         self.to.set_write_timeout(Some(timeout))?;
         Ok(())
     }
 
-    /// Sends `count` octets, gets counter, hash and `count` others, and returns how long it took.
+    /// Sends `count` bytes, receives a counter, a hash and `count` bytes of pattern, and returns
+    /// how long it took.
     pub fn ask(&mut self, count: u64) -> Result<Duration> {
         let request = Request { kind: Kind::Ask, count };
         let body = self.request_with_body(request);
@@ -93,7 +94,7 @@ impl Conversation {
         Ok(start.elapsed())
     }
 
-    /// Sends `count` octets and gets them back.
+    /// Sends `count` bytes and receives them back.
     pub fn echo(&mut self, count: u64) -> Result<Duration> {
         let request = Request { kind: Kind::Echo, count };
         let body = self.request_with_body(request);
@@ -103,11 +104,11 @@ impl Conversation {
         self.receive(&mut back)?;
         let sent = body.get(body.len() - back.len()..).unwrap_or_default();
         let at = back.iter().zip(sent).position(|(a, b)| a != b);
-        ensure!(at.is_none(), "{}: echo is wrong at octet {at:?} of {count}", self.name);
+        ensure!(at.is_none(), "{}: echo is wrong at byte {at:?} of {count}", self.name);
         Ok(start.elapsed())
     }
 
-    /// Gets `count` octets.
+    /// Receives `count` bytes.
     pub fn down(&mut self, count: u64) -> Result<Duration> {
         let request = Request { kind: Kind::Down, count };
         self.transcript.request(request);
@@ -117,7 +118,7 @@ impl Conversation {
         Ok(start.elapsed())
     }
 
-    /// Sends `count` octets that the guest checks.
+    /// Sends `count` bytes that the guest checks.
     pub fn up(&mut self, count: u64) -> Result<Duration> {
         let request = Request { kind: Kind::Up, count };
         self.transcript.request(request);
@@ -125,38 +126,38 @@ impl Conversation {
         self.send(&request.encode())?;
         let transcript = &mut self.transcript;
         write_pattern(&mut self.to, transcript.hash, count, |block| transcript.block(block))
-            .with_context(|| format!("{}: sending {count} octets", self.name))?;
+            .with_context(|| format!("{}: sending {count} bytes", self.name))?;
         self.expect_answer(0)?;
         Ok(start.elapsed())
     }
 
-    /// Gets `count` octets in which two guests differ.
-    pub fn clock(&mut self, count: u64) -> Result<Clocked> {
+    /// Receives `count` bytes in which two guests differ.
+    pub fn clock(&mut self, count: u64) -> Result<ClockedAnswer> {
         let request = Request { kind: Kind::Clock, count };
         self.transcript.request(request);
         let (at, start) = (self.received, Instant::now());
         self.send(&request.encode())?;
         let mut octets = vec![0; count as usize];
         self.receive(&mut octets)?;
-        Ok(Clocked { at, octets, took: start.elapsed() })
+        Ok(ClockedAnswer { at, octets, took: start.elapsed() })
     }
 
-    /// Closes its half and waits for the guest to close the other.
+    /// Closes its half and waits until the guest closes the other half.
     pub fn close(mut self) -> Result<()> {
         self.to.shutdown(std::net::Shutdown::Write).context("closing")?;
         let left = self.from.read(&mut [0]).with_context(|| format!("{}: closing", self.name))?;
-        ensure!(left == 0, "{}: the guest said more than it was asked", self.name);
+        ensure!(left == 0, "{}: the guest sent more than was requested", self.name);
         Ok(())
     }
 
-    /// Ends it with a reset, after which neither end says anything on it.
+    /// Ends the connection with a reset. Neither end sends anything on it afterwards.
     pub fn reset(self) -> Result<()> {
         let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
         nix::sys::socket::setsockopt(&self.to, nix::sys::socket::sockopt::Linger, &linger)
             .with_context(|| format!("{}: asking for a reset at its end", self.name))
     }
 
-    /// Header and body, and the transcript as both ends have it afterwards.
+    /// A header and a body, and the transcript of both ends after them.
     fn request_with_body(&mut self, request: Request) -> Vec<u8> {
         self.transcript.request(request);
         let mut bytes = request.encode().to_vec();
@@ -175,14 +176,14 @@ impl Conversation {
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.to
             .write_all(bytes)
-            .with_context(|| format!("{}: sending {} octets", self.name, bytes.len()))
+            .with_context(|| format!("{}: sending {} bytes", self.name, bytes.len()))
     }
 
     fn receive(&mut self, bytes: &mut [u8]) -> Result<()> {
         let len = bytes.len();
         self.from
             .read_exact(bytes)
-            .with_context(|| format!("{}: waiting for {len} octets", self.name))?;
+            .with_context(|| format!("{}: waiting for {len} bytes", self.name))?;
         self.received += len as u64;
         Ok(())
     }
@@ -197,10 +198,10 @@ impl Conversation {
 
     fn expect_pattern(&mut self, count: u64) -> Result<()> {
         let mismatch = read_pattern(&mut self.from, self.transcript.hash, count, |_| {})
-            .with_context(|| format!("{}: waiting for {count} octets", self.name))?;
+            .with_context(|| format!("{}: waiting for {count} bytes", self.name))?;
         self.received += count;
         let (wrong, at) = (mismatch.count, mismatch.first_at);
-        ensure!(wrong == 0, "{}: {wrong} of {count} octets wrong, first {at}", self.name);
+        ensure!(wrong == 0, "{}: {wrong} of {count} bytes wrong, first {at}", self.name);
         Ok(())
     }
 }

@@ -13,19 +13,19 @@ use crate::namespace::Namespace;
 use crate::network::Family;
 use crate::protocol::{ECHO_PORT, Pattern};
 
-/// How long a datagram may take before it counts as lost.
+/// The time after which a datagram counts as lost.
 const LOST: Duration = Duration::from_secs(1);
 
-/// What became of a series of datagrams.
+/// The result of a series of datagrams.
 #[derive(Clone, Debug, Default)]
-pub struct Echoed {
+pub struct EchoSeries {
     pub latency: Latency,
-    /// Sent again because no answer came; a datagram may be lost.
+    /// Datagrams that were sent again because no answer came. A datagram may be lost.
     pub lost: u64,
 }
 
-/// Sends `count` datagrams of `len` octets, one after the other, and checks what comes back.
-pub fn echo(client: &Namespace, family: Family, count: u32, len: usize) -> Result<Echoed> {
+/// Sends `count` datagrams of `len` bytes, one after another, and checks the answers.
+pub fn echo(client: &Namespace, family: Family, count: u32, len: usize) -> Result<EchoSeries> {
     let socket = client.run(|| {
         let socket = UdpSocket::bind(SocketAddr::new(family.client(), 0))?;
         socket.connect(SocketAddr::new(family.guest(), ECHO_PORT))?;
@@ -39,8 +39,8 @@ pub fn echo(client: &Namespace, family: Family, count: u32, len: usize) -> Resul
     })
 }
 
-/// ICMP or `ICMPv6` echo requests, likewise.
-pub fn ping(client: &Namespace, family: Family, count: u32, len: usize) -> Result<Echoed> {
+/// The same with ICMP or `ICMPv6` echo requests.
+pub fn ping(client: &Namespace, family: Family, count: u32, len: usize) -> Result<EchoSeries> {
     let (domain, protocol, kind) = match family {
         Family::V4 => (libc::AF_INET, libc::IPPROTO_ICMP, 8),
         Family::V6 => (libc::AF_INET6, libc::IPPROTO_ICMPV6, 128),
@@ -56,7 +56,8 @@ pub fn ping(client: &Namespace, family: Family, count: u32, len: usize) -> Resul
         socket.connect(SocketAddr::new(family.guest(), 0))?;
         Ok(socket)
     })?;
-    // The kernel fills in identifier and checksum and gives back the answers of this socket.
+    // The kernel fills in the identifier and the checksum, and returns only the answers to this
+    // socket.
     exchange(&socket, count, |number| {
         let mut message = vec![0; len.max(8)];
         Pattern::new(number.into()).fill(message.get_mut(8..)?);
@@ -66,13 +67,14 @@ pub fn ping(client: &Namespace, family: Family, count: u32, len: usize) -> Resul
     })
 }
 
-/// Sends what `make` makes and waits for the same, but for an ICMP header's first six octets.
+/// Sends the datagram of `make` and waits for the same bytes. The first six bytes of an ICMP header
+/// may differ.
 fn exchange(
     socket: &UdpSocket,
     count: u32,
     make: impl Fn(u32) -> Option<Vec<u8>>,
-) -> Result<Echoed> {
-    let mut echoed = Echoed::default();
+) -> Result<EchoSeries> {
+    let mut echoed = EchoSeries::default();
     for number in 0..count {
         let datagram = make(number).context("a datagram too short for its number")?;
         let mut tries = 0;
@@ -85,13 +87,13 @@ fn exchange(
             }
             echoed.lost += 1;
             tries += 1;
-            ensure!(tries < 20, "no answer to a datagram of {} octets", datagram.len());
+            ensure!(tries < 20, "no answer to a datagram of {} bytes", datagram.len());
         }
     }
     Ok(echoed)
 }
 
-/// Waits for `sent` to come back; late answers to earlier ones are passed over.
+/// Waits until `sent` comes back. Late answers to earlier datagrams are ignored.
 fn receive(socket: &UdpSocket, sent: &[u8], deadline: Instant) -> Result<bool> {
     let mut got = vec![0; 65536];
     loop {
@@ -111,6 +113,6 @@ fn receive(socket: &UdpSocket, sent: &[u8], deadline: Instant) -> Result<bool> {
         if got == sent || (got.len() == sent.len() && got.get(6..) == sent.get(6..)) {
             return Ok(true);
         }
-        ensure!(got.len() == sent.len(), "an answer of {len} octets to {}", sent.len());
+        ensure!(got.len() == sent.len(), "an answer of {len} bytes to {}", sent.len());
     }
 }

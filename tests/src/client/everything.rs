@@ -1,4 +1,4 @@
-//! Every kind of traffic once, with every octet checked.
+//! Every kind of traffic once, with every byte checked.
 
 use anyhow::Result;
 

@@ -1,4 +1,4 @@
-//! Long-lived connections that keep asking, each on a thread of its own.
+//! Long-lived connections that keep sending requests, each on a thread of its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,38 +13,38 @@ use super::{Conversation, Latency};
 #[derive(Debug)]
 pub struct Keeper {
     stop: Arc<AtomicBool>,
-    seen: Arc<Seen>,
-    worker: JoinHandle<Kept>,
+    seen: Arc<KeeperState>,
+    worker: JoinHandle<KeeperResult>,
     name: String,
 }
 
-/// What can be told of a connection while it is in use.
+/// The state of a connection that is in use.
 #[derive(Debug, Default)]
-struct Seen {
+struct KeeperState {
     answers: AtomicU64,
-    /// In nanoseconds, since somebody asked.
+    /// In nanoseconds, since the last question.
     longest_gap: AtomicU64,
 }
 
-/// What a long-lived connection went through.
+/// The results of a long-lived connection.
 #[derive(Debug)]
-pub struct Kept {
+pub struct KeeperResult {
     pub name: String,
     pub answers: u64,
     pub latency: Latency,
-    /// The longest time between the starts of two answers, and when it began.
+    /// The longest time between the starts of two answers, and its beginning.
     pub longest_gap: Duration,
     pub gap_began: Instant,
-    /// Why it ended before it was told to.
+    /// Why it ended before anybody stopped it.
     pub error: Option<anyhow::Error>,
 }
 
 impl Keeper {
-    /// Asks for `count` octets, with `pause` between an answer and the next request, until told to
-    /// stop or an answer is wrong or missing.
+    /// Requests `count` bytes again and again, with `pause` between an answer and the next request.
+    /// It ends when it is stopped, or when an answer is wrong or missing.
     pub fn start(conversation: Conversation, count: u64, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let seen = Arc::new(Seen::default());
+        let seen = Arc::new(KeeperState::default());
         let name = conversation.name().to_owned();
         let worker = std::thread::spawn({
             let (stop, seen) = (Arc::clone(&stop), Arc::clone(&seen));
@@ -62,8 +62,8 @@ impl Keeper {
         self.seen.answers.load(Ordering::Acquire)
     }
 
-    /// The longest time between two answers since this was last asked. One that is not over yet is
-    /// told later.
+    /// The longest time between two answers since the last question. A gap that is not over yet
+    /// belongs to the next question.
     pub fn take_gap(&self) -> Duration {
         Duration::from_nanos(self.seen.longest_gap.swap(0, Ordering::Relaxed))
     }
@@ -78,7 +78,7 @@ impl Keeper {
         self.wait_until(self.answers() + more, timeout)
     }
 
-    /// Waits until it has had so many answers in all.
+    /// Waits until it has had this many answers in all.
     fn wait_until(&self, target: u64, timeout: Duration) -> Result<()> {
         crate::process::eventually(&format!("{}: {target} answers", self.name), timeout, || {
             if self.is_over() {
@@ -88,8 +88,8 @@ impl Keeper {
         })
     }
 
-    /// Stops asking and closes the connection properly.
-    pub fn stop(self) -> Result<Kept> {
+    /// Stops the requests and closes the connection in good order.
+    pub fn stop(self) -> Result<KeeperResult> {
         self.stop.store(true, Ordering::Relaxed);
         self.worker.join().map_err(|_| anyhow!("{}: its thread panicked", self.name))
     }
@@ -106,10 +106,10 @@ fn keep(
     count: u64,
     pause: Duration,
     stop: &AtomicBool,
-    seen: &Seen,
-) -> Kept {
+    seen: &KeeperState,
+) -> KeeperResult {
     let now = Instant::now();
-    let mut kept = Kept {
+    let mut kept = KeeperResult {
         name: conversation.name().to_owned(),
         answers: 0,
         latency: Latency::default(),

@@ -1,4 +1,4 @@
-//! Everything at once, for as long as it is asked for.
+//! Every kind of traffic at once, for a given time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{ScopedJoinHandle, scope};
@@ -9,9 +9,9 @@ use anyhow::{Context, Result, anyhow};
 use super::{Calls, Conversation, echo, ping};
 use crate::network::{Family, Lab};
 
-/// How much of everything went through, all of it checked.
+/// The amounts of traffic, all of it checked.
 #[derive(Debug, Default)]
-pub struct Mixed {
+pub struct MixedTotals {
     pub answers: AtomicU64,
     pub bulk_octets: AtomicU64,
     pub short_connections: AtomicU64,
@@ -19,12 +19,12 @@ pub struct Mixed {
     pub datagrams: AtomicU64,
 }
 
-type Job = fn(&Lab, Family, Instant, &Mixed) -> Result<()>;
+type Job = fn(&Lab, Family, Instant, &MixedTotals) -> Result<()>;
 
-/// Long connections, short ones, bulk in both directions, connections that the guest opens, UDP
-/// and ICMP, over both IP versions, until `duration` is over or something is wrong.
-pub fn mixed(lab: &Lab, duration: Duration) -> Result<Mixed> {
-    let done = Mixed::default();
+/// Long connections, short ones, bulk in both directions, connections that the guest opens, UDP and
+/// ICMP, over both IP versions. They run until `duration` is over or something is wrong.
+pub fn mixed(lab: &Lab, duration: Duration) -> Result<MixedTotals> {
+    let done = MixedTotals::default();
     let until = Instant::now() + duration;
     let jobs: [(&str, Job); 5] = [
         ("long connection", long),
@@ -54,7 +54,7 @@ fn add(counter: &AtomicU64, more: u64) {
     counter.fetch_add(more, Ordering::Relaxed);
 }
 
-fn long(lab: &Lab, family: Family, until: Instant, done: &Mixed) -> Result<()> {
+fn long(lab: &Lab, family: Family, until: Instant, done: &MixedTotals) -> Result<()> {
     let mut conversation = Conversation::open(&lab.client, family)?;
     for len in (1..6000).cycle().step_by(37) {
         if Instant::now() > until {
@@ -68,7 +68,7 @@ fn long(lab: &Lab, family: Family, until: Instant, done: &Mixed) -> Result<()> {
     conversation.close()
 }
 
-fn bulk(lab: &Lab, family: Family, until: Instant, done: &Mixed) -> Result<()> {
+fn bulk(lab: &Lab, family: Family, until: Instant, done: &MixedTotals) -> Result<()> {
     const LEN: u64 = 4_000_003;
     let mut conversation = Conversation::open(&lab.client, family)?;
     while Instant::now() < until {
@@ -79,7 +79,7 @@ fn bulk(lab: &Lab, family: Family, until: Instant, done: &Mixed) -> Result<()> {
     conversation.close()
 }
 
-fn short(lab: &Lab, family: Family, until: Instant, done: &Mixed) -> Result<()> {
+fn short(lab: &Lab, family: Family, until: Instant, done: &MixedTotals) -> Result<()> {
     while Instant::now() < until {
         let mut conversation = Conversation::open(&lab.client, family)?;
         conversation.ask(300)?;
@@ -91,7 +91,7 @@ fn short(lab: &Lab, family: Family, until: Instant, done: &Mixed) -> Result<()> 
     Ok(())
 }
 
-fn calls(lab: &Lab, family: Family, until: Instant, done: &Mixed) -> Result<()> {
+fn calls(lab: &Lab, family: Family, until: Instant, done: &MixedTotals) -> Result<()> {
     let calls = Calls::new(&lab.client, family)?;
     while Instant::now() < until {
         let mut conversation = calls.call()?;
@@ -104,7 +104,7 @@ fn calls(lab: &Lab, family: Family, until: Instant, done: &Mixed) -> Result<()> 
     Ok(())
 }
 
-fn datagrams(lab: &Lab, family: Family, until: Instant, done: &Mixed) -> Result<()> {
+fn datagrams(lab: &Lab, family: Family, until: Instant, done: &MixedTotals) -> Result<()> {
     while Instant::now() < until {
         for len in [32, 600, 1400] {
             add(&done.datagrams, echo(&lab.client, family, 10, len)?.latency.count() as u64);

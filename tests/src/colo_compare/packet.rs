@@ -1,6 +1,6 @@
-//! Frames as a guest makes them, octet by octet, from 10.0.0.2 to 10.0.0.1.
+//! A guest's frames, built byte by byte, from 10.0.0.2 to 10.0.0.1.
 //!
-//! Checksums are right for IP and left out above it: neither colo-compare looks at them.
+//! Checksums are right for IP and absent above it. Neither colo-compare looks at them.
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -80,7 +80,7 @@ impl Segment {
         self
     }
 
-    /// Whole words.
+    /// Whole words only.
     #[must_use]
     pub fn options(mut self, options: &[u8]) -> Self {
         self.options = options.to_vec();
@@ -114,7 +114,7 @@ impl Segment {
         ipv4(6, self.ip_id, 0, &tcp)
     }
 
-    /// With Ethernet's padding to 60 octets.
+    /// With Ethernet's padding to 60 bytes.
     pub fn padded(&self) -> Vec<u8> {
         let mut frame = self.build();
         frame.resize(frame.len().max(60), 0);
@@ -180,7 +180,7 @@ impl Datagram {
         if self.is_v6 { ipv6(self.protocol, &payload) } else { self.ipv4(self.fragment, &payload) }
     }
 
-    /// In two IPv4 fragments, the first with `first` octets of payload, a multiple of 8.
+    /// In two IPv4 fragments, the first with `first` bytes of payload, a multiple of 8.
     pub fn fragments(&self, first: usize) -> [Vec<u8>; 2] {
         let payload = self.payload();
         let (head, tail) = payload.split_at(first.min(payload.len()));
@@ -202,7 +202,7 @@ impl Datagram {
     }
 }
 
-/// An ARP announcement, which nobody compares; `mark` tells one from the other.
+/// An ARP announcement, which is not compared. `mark` tells one from another.
 pub fn arp(mark: u32) -> Vec<u8> {
     let mut frame = ethernet(ETHERTYPE_ARP);
     frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);

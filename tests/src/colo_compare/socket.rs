@@ -1,4 +1,4 @@
-//! QEMU's framing from the other end: blocking, with a deadline on everything.
+//! The other end of QEMU's framing: blocking, with a deadline on everything.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::process::eventually;
 
-/// The length of the header that goes before a frame where the sockets carry one.
+/// The length of the header before a frame, if the sockets carry one.
 const VNET_HDR_LEN: usize = 12;
-/// The longest record there is.
+/// The longest possible record.
 const RECORD_MAX: usize = 69632;
 
 /// A connection.
@@ -20,9 +20,9 @@ const RECORD_MAX: usize = 69632;
 pub struct Socket {
     stream: Stream,
     vnet_hdr: bool,
-    /// Read and not taken yet.
+    /// Bytes that were read and not used yet.
     buffer: Vec<u8>,
-    /// The rest of a record that did not go whole.
+    /// The rest of a record that was sent in part.
     rest: Vec<u8>,
 }
 
@@ -98,8 +98,8 @@ impl Socket {
         Ok(Self { stream, vnet_hdr, buffer: Vec::new(), rest: Vec::new() })
     }
 
-    /// Another handle of a unix socket, for whoever does the framing himself. Nothing that was read
-    /// here already is in it.
+    /// Another handle of a unix socket, for a test that does the framing itself. It does not
+    /// contain bytes that this handle has read.
     pub fn unix_stream(&self) -> Result<UnixStream> {
         match &self.stream {
             Stream::Unix(stream) => stream.try_clone().context("duplicating a socket"),
@@ -107,13 +107,13 @@ impl Socket {
         }
     }
 
-    /// A frame as a record, behind a header of zeros where there is one.
+    /// Sends a frame as a record. If there is a header, it is zero.
     pub fn send(&mut self, frame: &[u8]) -> Result<()> {
         let header: &[u8] = if self.vnet_hdr { &[0; VNET_HDR_LEN] } else { &[] };
         self.send_record(header.len(), &[header, frame].concat())
     }
 
-    /// A message to notify-dev: text, and the second word where frames have it.
+    /// Sends a message to notify-dev: text, and the second word if frames have it.
     pub fn send_message(&mut self, text: &[u8]) -> Result<()> {
         self.send_record(0, text)
     }
@@ -128,7 +128,7 @@ impl Socket {
         self.send_octets(&record)
     }
 
-    /// Octets as they are, whatever the other end makes of them.
+    /// Sends these bytes without framing.
     pub fn send_octets(&mut self, octets: &[u8]) -> Result<()> {
         self.timeouts(super::TIMEOUT)?;
         match &mut self.stream {
@@ -138,8 +138,8 @@ impl Socket {
         .context("writing to colo-compare")
     }
 
-    /// Sends a frame if it goes within `patience`. If not, the rest of it is sent by
-    /// [`Self::send_rest`].
+    /// Sends a frame if that succeeds within `patience`. Otherwise [`Self::send_rest`] sends the
+    /// rest.
     pub fn send_if_it_goes(&mut self, frame: &[u8], patience: Duration) -> Result<bool> {
         ensure!(!self.vnet_hdr && self.rest.is_empty(), "one record at a time, without headers");
         let record = [&(frame.len() as u32).to_be_bytes()[..], frame].concat();
@@ -168,7 +168,7 @@ impl Socket {
         self.send_octets(&rest)
     }
 
-    /// Closes the connection, as a process that ends does.
+    /// Closes the connection, as the end of a process does.
     pub fn close(&mut self) -> Result<()> {
         match &self.stream {
             Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
@@ -181,15 +181,15 @@ impl Socket {
     pub fn receive(&mut self, timeout: Duration) -> Result<Vec<u8>> {
         let (vnet_len, mut record) = self.receive_record(self.vnet_hdr, timeout)?;
         let wanted = if self.vnet_hdr { VNET_HDR_LEN } else { 0 };
-        ensure!(vnet_len == wanted, "a header of {vnet_len} octets");
-        ensure!(record.len() >= vnet_len, "a record of {} octets", record.len());
+        ensure!(vnet_len == wanted, "a header of {vnet_len} bytes");
+        ensure!(record.len() >= vnet_len, "a record of {} bytes", record.len());
         Ok(record.split_off(vnet_len))
     }
 
-    /// The next frame with its virtio-net header, whatever is in that.
+    /// The next frame with its virtio-net header, whose content is not checked.
     pub fn receive_whole(&mut self, timeout: Duration) -> Result<(Vec<u8>, Vec<u8>)> {
         let (vnet_len, mut header) = self.receive_record(self.vnet_hdr, timeout)?;
-        ensure!(header.len() >= vnet_len, "a record of {} octets", header.len());
+        ensure!(header.len() >= vnet_len, "a record of {} bytes", header.len());
         let frame = header.split_off(vnet_len);
         Ok((header, frame))
     }
@@ -204,7 +204,7 @@ impl Socket {
         let head = if vnet_hdr { 8 } else { 4 };
         loop {
             if let Some(length) = word(&self.buffer, 0) {
-                ensure!(length <= RECORD_MAX, "a record of {length} octets was announced");
+                ensure!(length <= RECORD_MAX, "a record of {length} bytes was announced");
                 if self.buffer.len() >= head + length {
                     let vnet_len = if vnet_hdr { word(&self.buffer, 4).unwrap_or(0) } else { 0 };
                     let rest = self.buffer.split_off(head + length);
@@ -230,7 +230,7 @@ impl Socket {
         }
     }
 
-    /// Reads some; `false` at the end. A signal may end it early, with nothing.
+    /// Reads some bytes; `false` at the end. A signal may end it early, without bytes.
     fn fill(&mut self, patience: Duration) -> Result<bool> {
         self.timeouts(patience)?;
         let mut chunk = vec![0; RECORD_MAX];

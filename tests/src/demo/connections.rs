@@ -1,4 +1,4 @@
-//! Long-lived connections, which go on whatever the demo does to the hosts.
+//! Long-lived connections. They continue during everything that the demo does to the hosts.
 
 use std::time::Duration;
 
@@ -11,16 +11,17 @@ use crate::network::{Family, Lab};
 const ASK_LEN: u64 = 1500;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many there are, and how busy.
+/// The number of connections, and their load.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
     /// Opened by the client, over each IP version.
     pub by_client: usize,
-    /// Opened by the guest, likewise.
+    /// Opened by the guest, over each IP version.
     pub by_guest: usize,
     /// Between an answer and the next request.
     pub pause: Duration,
-    /// Answers that each has had before something is done to the hosts, and after it.
+    /// The answers that each connection has before the demo does something to the hosts, and again
+    /// after it.
     pub answers: u64,
 }
 
@@ -47,7 +48,7 @@ impl Connections {
         Ok(all)
     }
 
-    /// Who has opened how many.
+    /// How many the client and the guest have opened.
     pub(super) fn opened(&self) -> String {
         let Load { by_client, by_guest, .. } = self.load;
         format!("{} by the client, {} by the guest", 2 * by_client, 2 * by_guest)
@@ -57,19 +58,19 @@ impl Connections {
         self.keepers.len()
     }
 
-    /// Waits until each has had further answers, all of them right.
+    /// Waits until each connection has further right answers.
     pub(super) fn go_on(&self) -> Result<()> {
         wait_for_all(&self.keepers, self.load.answers, TIMEOUT)
     }
 
-    /// The longest gap in the answers of each, since this was last asked.
+    /// The longest gap in the answers of each connection, since the last question.
     pub(super) fn take_gaps(&self) -> Gaps {
         let mut gaps: Vec<Duration> = self.keepers.iter().map(Keeper::take_gap).collect();
         gaps.sort_unstable();
         Gaps(gaps)
     }
 
-    /// Closes them: whether all were still right, and how many.
+    /// Closes them. Returns whether all were right to the end, and how many.
     pub(super) fn close(self) -> Result<(bool, String)> {
         let total = self.keepers.len();
         let mut errors = Vec::new();
@@ -79,7 +80,7 @@ impl Connections {
         }
         Ok(match errors.first() {
             Some(first) => (false, format!("{} of {total}: {first}", total - errors.len())),
-            None => (true, format!("{total} of {total}, every octet right")),
+            None => (true, format!("{total} of {total}, every byte right")),
         })
     }
 }

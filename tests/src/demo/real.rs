@@ -1,5 +1,5 @@
-//! Real guests, in QEMU under COLO, with a daemon on each host and nothing of a proxy in QEMU. Six
-//! steps:
+//! Real guests in QEMU under COLO. Each host has a daemon, and QEMU has no part of a proxy. The
+//! demonstration has six steps:
 //!
 //! 1. one guest, not protected yet, as the reference;
 //! 2. a second one joins: the same under protection, with periodic checkpoints;
@@ -33,10 +33,10 @@ use crate::qemu::{Image, QemuGuest};
 use pauses::Pauses;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// A takeover by itself needs a fence, and these guests are to be equal without being asked.
+/// An automatic takeover needs a fence. These guests must be equal before anybody asks for it.
 const CONFIG: &str = "[guest.checkpoints]\ninterval_max_ms = 500\nspacing_max_ms = 100\n\
                       [guest.takeover]\nfence = \"FENCE\"\n";
-/// Emulated processors are slow.
+/// The times are long, because emulated processors are slow.
 const AMOUNT: Amount = Amount { requests: 500, bulk_len: 32 << 20, datagrams: 500, calls: 20 };
 const LOAD: Load =
     Load { by_client: 5, by_guest: 5, pause: Duration::from_millis(20), answers: 30 };
@@ -87,17 +87,17 @@ impl Stage {
         Ok(())
     }
 
-    /// A second guest gets the state of the one that runs on `primary`.
+    /// A second guest receives the state of the one that runs on `primary`.
     fn join(&mut self, primary: Side, view: &View, report: &mut Report) -> Result<()> {
         let secondary = primary.other();
         self.pair.start_secondary(secondary)?;
         self.watch();
         view.say(&format!("   QEMU on host{} waits for a state", secondary.letter()));
         let qmp = self.guest(primary)?.qmp()?;
-        let (mark, start) = (qmp.mark(), Instant::now());
+        let (place, start) = (qmp.place(), Instant::now());
         self.pair.protect(primary)?;
         let took = ms(start.elapsed());
-        let still = ms(Pauses::since(qmp, mark).longest());
+        let still = ms(Pauses::since(qmp, place).longest());
         let found = format!("{took}, for {still} of which the guest stood still");
         let what = format!("host{}: `colo-proxy protect`", primary.letter());
         view.say(&report.note(&what, found));
@@ -105,29 +105,29 @@ impl Stage {
     }
 
     fn protected(&mut self, view: &View, report: &mut Report) -> Result<()> {
-        view.step(2, "A second guest joins: the same under protection, checkpoints every 500 ms");
+        view.step(2, "A second guest joins: the same traffic under protection, with a checkpoint every 500 ms");
         self.join(Side::Primary, view, report)?;
         let daemon = &self.pair.half(Side::Primary)?.daemon;
         let before = daemon.status()?;
         let qmp = self.guest(Side::Primary)?.qmp()?;
-        let mark = qmp.mark();
+        let place = qmp.place();
         for (what, found) in traffic::run(&self.pair.lab, AMOUNT)?.rows() {
             view.say(&report.note(&format!("protected: {what}"), found));
         }
-        view.say(&report.check("every octet that the client got", true, "right".into()));
+        view.say(&report.check("every byte that the client got", true, "right".into()));
         let after = daemon.status()?;
         let compared = after.number("compared_frames")? - before.number("compared_frames")?;
         let found = format!("{compared}; {} released", after.number("released_frames")?);
         view.say(&report.check("frames compared", compared > 0, found));
         let asked = asked_since(&before, &after);
-        view.say(&report.check("checkpoints asked for", asked.is_empty(), format!("{asked:?}")));
-        let pauses = Pauses::since(qmp, mark);
+        view.say(&report.check("requested checkpoints", asked.is_empty(), format!("{asked:?}")));
+        let pauses = Pauses::since(qmp, place);
         let held = pauses.count() > 0;
         view.say(&report.check("periodic checkpoints under load, pause", held, pauses.to_string()));
         self.idle(view, report)
     }
 
-    /// The pause where the guest has little to copy.
+    /// The pause of a guest that has little to copy.
     fn idle(&self, view: &View, report: &mut Report) -> Result<()> {
         let status = self.pair.half(Side::Primary)?.daemon.status()?;
         let quick_ack = &colo_frame(&status)["quick_ack"];
@@ -143,11 +143,11 @@ impl Stage {
     }
 
     fn differ(&self, view: &View, report: &mut Report) -> Result<()> {
-        view.step(3, "The guests differ: answers that each makes of its own clock");
+        view.step(3, "The guests differ: each takes its answers from its own clock");
         let daemon = &self.pair.half(Side::Primary)?.daemon;
         let before = daemon.status()?;
         let qmp = self.guest(Side::Primary)?.qmp()?;
-        let mark = qmp.mark();
+        let place = qmp.place();
         let answers = self.clocks()?;
         let after = self.pair.wait_nothing_held(Side::Primary)?;
         let total = answers.count();
@@ -157,16 +157,16 @@ impl Stage {
         let found = after.number("divergences")? - before.number("divergences")?;
         let asked = asked_since(&before, &after);
         let held = found > 0 && asked.contains_key("payload");
-        let found = format!("{found}; asked for: {asked:?}");
-        view.say(&report.check("divergences found, checkpoints asked for", held, found));
-        let pauses = Pauses::since(qmp, mark);
+        let found = format!("{found}; requested: {asked:?}");
+        view.say(&report.check("divergences found, checkpoints requested", held, found));
+        let pauses = Pauses::since(qmp, place);
         view.say(&report.note("their pause", pauses.to_string()));
-        let named = after.divergences().pop().context("no divergence is named")?;
+        let named = after.divergences().pop().context("the status names no divergence")?;
         view.say(&report.note("the last one", named.to_string()));
         Ok(())
     }
 
-    /// The connections must go on with right octets behind each such answer.
+    /// The connections must continue with right bytes after each of these answers.
     fn clocks(&self) -> Result<Latency> {
         let client = &self.pair.lab.client;
         let mut answers = Latency::default();
@@ -185,7 +185,7 @@ impl Stage {
     }
 
     fn first_failover(&mut self, view: &View, report: &mut Report) -> Result<Connections> {
-        view.step(4, "kill -9 of QEMU and the daemon on hosta, amid long-lived connections");
+        view.step(4, "kill -9 of QEMU and the daemon on hosta, during long-lived connections");
         let connections = Connections::open(&self.pair.lab, LOAD)?;
         view.say(&format!("   {}, all busy", connections.opened()));
         self.fail_over(Side::Primary, connections, view, report)
@@ -197,7 +197,10 @@ impl Stage {
         view: &View,
         report: &mut Report,
     ) -> Result<()> {
-        view.step(5, "A new secondary joins on hosta, and then kill -9 of all on hostb");
+        view.step(
+            5,
+            "A new secondary joins on hosta, then kill -9 of QEMU and the daemon on hostb",
+        );
         self.pair.become_primary(Side::Secondary)?;
         connections.take_gaps();
         self.join(Side::Secondary, view, report)?;
@@ -210,7 +213,7 @@ impl Stage {
         self.afterwards(view, report)
     }
 
-    /// The host of `dies` is gone, and nobody tells the other one.
+    /// The host of `dies` is gone, and nobody reports that to the other host.
     fn fail_over(
         &mut self,
         dies: Side,
@@ -230,8 +233,8 @@ impl Stage {
         let what = format!("{host} killed: failed over by itself");
         view.say(&report.note(&what, format!("after {}, fence included", ms(took))));
         let connections = alive(connections, &format!("{host} was killed"))?;
-        let found = format!("{0} of {0}, every octet right", connections.count());
-        view.say(&report.check(&format!("{host} killed: connections that went on"), true, found));
+        let found = format!("{0} of {0}, every byte right", connections.count());
+        view.say(&report.check(&format!("{host} killed: connections that continued"), true, found));
         let gaps = connections.take_gaps();
         view.say(&report.note(&format!("{host} killed: gap in the answers"), gaps.to_string()));
         Ok(connections)
@@ -254,7 +257,7 @@ fn state(quick_ack: &Value) -> String {
     format!("{} {}", part("state").unwrap_or("unknown"), part("why").unwrap_or_default())
 }
 
-/// Checkpoints that the comparison asked for, by reason. Joining asks for one, too.
+/// The checkpoints that the comparison has requested, by reason. A join also requests one.
 fn asked_since(before: &Status, after: &Status) -> BTreeMap<String, u64> {
     let before = before.checkpoints();
     let since = |(reason, count): (String, u64)| {
@@ -264,11 +267,11 @@ fn asked_since(before: &Status, after: &Status) -> BTreeMap<String, u64> {
     after.checkpoints().into_iter().filter_map(since).collect()
 }
 
-/// All of them, further answers later; otherwise what became of those that are none any more.
+/// Returns all connections, after further answers. If some have ended, the error says how.
 fn alive(connections: Connections, after: &str) -> Result<Connections> {
     if let Err(late) = connections.go_on() {
         let (_, found) = connections.close()?;
-        bail!("connections that went on after {after}: {found} ({late:#})");
+        bail!("connections that continued after {after}: {found} ({late:#})");
     }
     Ok(connections)
 }

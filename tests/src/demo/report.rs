@@ -1,8 +1,8 @@
-//! The summary table, and whether everything held.
+//! The summary table, and whether every check held.
 
 use std::fmt::Write;
 
-/// Rows in the order in which they were found out.
+/// The rows, in the order of their measurements.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     rows: Vec<Row>,
@@ -17,12 +17,12 @@ struct Row {
 }
 
 impl Report {
-    /// Something that must hold; says how it was.
+    /// Adds something that must hold, with what was found.
     pub(super) fn check(&mut self, what: &str, held: bool, found: String) -> String {
         self.add(what, found, Some(held))
     }
 
-    /// Something measured.
+    /// Adds something that was measured.
     pub(super) fn note(&mut self, what: &str, found: String) -> String {
         self.add(what, found, None)
     }

@@ -26,7 +26,7 @@ use crate::stand_in::packet::TCP;
 use crate::stand_in::tap::Offloads;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// What is under way in step 4.
+/// The work that is in progress in step 4.
 const LOAD: Load =
     Load { by_client: 4, by_guest: 2, pause: Duration::from_millis(2), answers: 300 };
 const AMOUNT: Amount = Amount { requests: 5000, bulk_len: 128 << 20, datagrams: 4000, calls: 40 };
@@ -67,9 +67,9 @@ impl Stage {
         Ok(())
     }
 
-    /// The secondary's daemon first: its guest must not speak to the LAN.
+    /// The secondary's daemon starts first, because its guest must not send to the LAN.
     fn protect(&mut self, view: &View) -> Result<()> {
-        view.step(2, "The same under protection");
+        view.step(2, "The same traffic under protection");
         let options = PairOptions::default();
         let secondary = Daemon::start(&self.lab, Side::Secondary, &options)?;
         let guest_options = GuestOptions::of(Side::Secondary, Offloads::On);
@@ -91,7 +91,7 @@ impl Stage {
         for (what, found) in measured.rows() {
             view.say(&report.note(&format!("protected: {what}"), found));
         }
-        view.say(&report.check("every octet that the client got", true, "right".into()));
+        view.say(&report.check("every byte that the client got", true, "right".into()));
         let after = self.primary_status()?;
         let compared = after.number("compared_frames")? - before.number("compared_frames")?;
         let released = after.number("released_frames")?;
@@ -99,12 +99,12 @@ impl Stage {
             format!("{compared}; {released} released, {} held", after.number("held_frames")?);
         view.say(&report.check("frames compared", compared > 0, found));
         let asked = after.checkpoints();
-        view.say(&report.check("checkpoints asked for", asked.is_empty(), format!("{asked:?}")));
+        view.say(&report.check("requested checkpoints", asked.is_empty(), format!("{asked:?}")));
         Ok(())
     }
 
     fn diverge(&mut self, view: &View, report: &mut Report) -> Result<()> {
-        view.step(3, "The secondary's guest computes something else, in one octet");
+        view.step(3, "The secondary's guest computes one byte differently");
         let before = self.primary_status()?;
         let mut conversation = Conversation::open(&self.lab.client, Family::V4)?;
         conversation.ask(ASK_LEN)?;
@@ -113,14 +113,14 @@ impl Stage {
         conversation.ask(ASK_LEN)?;
         let flipped = stand_in.flipped(TIMEOUT)?;
         view.say(&format!(
-            "   the secondary said {:#04x} instead of {:#04x} in a segment to port {}",
+            "   the secondary sent {:#04x} instead of {:#04x} in a segment to port {}",
             flipped.is, flipped.was, flipped.peer_port
         ));
         for _ in 0..LOAD.answers {
             conversation.ask(ASK_LEN)?;
         }
         conversation.close()?;
-        view.say(&report.check("the client got the primary's octets", true, "yes".into()));
+        view.say(&report.check("the client got the primary's bytes", true, "yes".into()));
         let primary = self.primary()?;
         let divergences = before.number("divergences")?;
         let after = primary.wait_status("a divergence", TIMEOUT, |status| {
@@ -130,7 +130,7 @@ impl Stage {
         let asked = after.checkpoints();
         let held = asked.contains_key("payload");
         view.say(&report.check(
-            "divergence found, checkpoint asked for",
+            "divergence found, checkpoint requested",
             held,
             format!("{asked:?}"),
         ));
@@ -146,7 +146,7 @@ impl Stage {
     }
 
     fn kill_primary(&mut self, view: &View, report: &mut Report) -> Result<()> {
-        view.step(4, "kill -9 of the primary host, in the middle of long-lived connections");
+        view.step(4, "kill -9 of the primary host, during long-lived connections");
         let connections = Connections::open(&self.lab, LOAD)?;
         view.say(&format!("   {}, all busy", connections.opened()));
         connections.take_gaps();
@@ -156,13 +156,13 @@ impl Stage {
         let gaps = connections.take_gaps();
         let (held, found) = connections.close()?;
         let held = held && went_on.is_ok();
-        view.say(&report.check("connections that went on", held, found));
+        view.say(&report.check("connections that continued", held, found));
         let found = format!("{gaps}; failover itself {}", ms(took));
         view.say(&report.note("gap in the answers", found));
         self.afterwards(view, report)
     }
 
-    /// The host dies, and the cluster manager, which is us, tells the other one.
+    /// The host dies. The demo plays the cluster manager and asks the other host to take over.
     fn fail_over(&mut self) -> Result<Duration> {
         let mut primary = self.primary.take().context(NOT_RUNNING)?;
         self.watched.lock().remove(0);

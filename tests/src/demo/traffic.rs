@@ -1,4 +1,4 @@
-//! The traffic without and with protection: the same, to be compared.
+//! The traffic without and with protection. It is the same, so that both can be compared.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,8 @@ use crate::network::{Family, Lab};
 const REQUEST_LEN: u64 = 200;
 const DATAGRAM_LEN: usize = 512;
 
-/// How much of each, half of it over either IP version but for the requests.
+/// The amount of each kind of traffic. Half of it goes over each IP version, except for the
+/// requests.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Amount {
     /// Over each IP version.
@@ -22,7 +23,7 @@ pub(super) struct Amount {
     pub calls: u32,
 }
 
-/// What was measured; every octet was checked.
+/// The measurements. Every byte was checked.
 #[derive(Debug)]
 pub(super) struct Measured {
     request: [Latency; 2],
@@ -65,7 +66,7 @@ pub(super) fn run(lab: &Lab, amount: Amount) -> Result<Measured> {
     Ok(measured)
 }
 
-/// Has the guest open a connection and serve on it: how long all of that takes.
+/// Makes the guest open a connection and serve on it. Returns how long all of that takes.
 fn called(calls: &Calls) -> Result<Duration> {
     let start = Instant::now();
     let mut conversation = calls.call()?;

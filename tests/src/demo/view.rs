@@ -1,11 +1,11 @@
-//! What the demo shows: lines that stay, and on a terminal a block below them that is redrawn.
+//! The demo's output: lines that stay, and on a terminal a block below them that is redrawn.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _, stdout};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// Where the lines go.
+/// The target of the lines.
 #[derive(Debug)]
 pub(super) struct View {
     terminal: bool,
@@ -19,12 +19,12 @@ impl View {
         Self { terminal, began: Instant::now(), drawn: Mutex::default() }
     }
 
-    /// There is a terminal to redraw a block on.
+    /// Whether there is a terminal where a block can be redrawn.
     pub(super) fn is_live(&self) -> bool {
         self.terminal
     }
 
-    /// A line, or several, that stay.
+    /// Prints one line or several that stay.
     pub(super) fn say(&self, text: &str) {
         let drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut out = String::new();
@@ -40,13 +40,13 @@ impl View {
         print(&out);
     }
 
-    /// The headline of a step.
+    /// Prints the headline of a step.
     pub(super) fn step(&self, number: u32, title: &str) {
         let (bold, normal) = if self.terminal { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
         self.say(&format!("{bold}{number}. {title}{normal}"));
     }
 
-    /// The block below the lines.
+    /// Draws the block below the lines.
     pub(super) fn live(&self, lines: &[String]) {
         let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.terminal || *drawn == lines {
@@ -59,20 +59,20 @@ impl View {
         print(&out);
     }
 
-    /// Takes the block away.
+    /// Removes the block.
     pub(super) fn quiet(&self) {
         self.live(&[]);
     }
 }
 
-/// Moves to where the block starts and clears all from there.
+/// Moves to the start of the block and clears everything below.
 fn erase(drawn: &[String], out: &mut String) {
     if !drawn.is_empty() {
         let _ = write!(out, "\x1b[{}A\x1b[J", drawn.len());
     }
 }
 
-/// A line that wrapped would be two to erase, so none may.
+/// No line may wrap: a wrapped line would be two lines to erase.
 fn draw(drawn: &[String], out: &mut String) {
     for line in drawn {
         let _ = writeln!(out, "\x1b[?7l\x1b[2m{line}\x1b[0m\x1b[?7h");

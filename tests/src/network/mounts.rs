@@ -1,4 +1,4 @@
-//! What the processes of a host see of the file system.
+//! The file system that the processes of a host see.
 
 use std::fs::File;
 
@@ -6,20 +6,20 @@ use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-/// A host of its own, or a guest of this machine's file system.
+/// The mounts of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mounts {
-    /// A bpffs and a `/run` of its own in a mount namespace of its own: both hosts can pin under
-    /// the same names, and what they leave goes away with the lab.
+    /// A bpffs and a `/run` of its own in a mount namespace of its own. Both hosts can pin under
+    /// the same names, and the pins disappear with the lab.
     Private,
-    /// This machine's.
+    /// The mounts of this machine.
     Shared,
 }
 
-/// The mount namespace of a host; it lives as long as the handle.
+/// The mount namespace of a host. It lives as long as the handle.
 ///
-/// `/sys` stays that of this machine: who reads counters of links there reads the wrong ones, as
-/// in any namespace that somebody else made.
+/// `/sys` stays that of this machine. A process that reads counters of links there reads the wrong
+/// ones, as in any namespace that another process made.
 pub(super) fn make(mounts: Mounts) -> Result<Option<File>> {
     match mounts {
         Mounts::Shared => Ok(None),

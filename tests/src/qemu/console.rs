@@ -9,12 +9,12 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::process::Process;
 
-/// What the guest writes, by line, and what is typed to it.
+/// The guest's output by line, and the input to the guest.
 #[derive(Debug)]
 pub(super) struct Console {
     keyboard: ChildStdin,
     lines: Receiver<String>,
-    /// What was read already, for messages.
+    /// The output that was already read, for messages.
     seen: String,
 }
 
@@ -34,7 +34,7 @@ impl Console {
         Ok(Self { keyboard, lines, seen: String::new() })
     }
 
-    /// What it has written since it was read last.
+    /// The output since the last read.
     pub(super) fn rest(&self) -> String {
         self.lines.try_iter().collect::<Vec<_>>().join("\n")
     }
@@ -45,7 +45,7 @@ impl Console {
         self.keyboard.write_all(b"\n").context("writing to a guest's console")
     }
 
-    /// The lines before the one that is `end`.
+    /// The lines before the line `end`.
     pub(super) fn lines_until(&mut self, end: &str, timeout: Duration) -> Result<String> {
         let deadline = Instant::now() + timeout;
         let mut before = String::new();

@@ -1,6 +1,6 @@
 //! A cpio archive in the form that the kernel unpacks as its first root file system ("newc", see
 //! the kernel's `buffer-format.rst`): an ASCII header of hexadecimal fields, the name, the content,
-//! each padded to four octets.
+//! each padded to four bytes.
 
 use std::path::Path;
 use std::{fs, io};
@@ -11,7 +11,7 @@ const PROGRAM: u32 = 0o100_755;
 const SYMLINK: u32 = 0o120_777;
 const TRAILER: &str = "TRAILER!!!";
 
-/// An archive in the making.
+/// An archive that is not complete yet.
 #[derive(Debug, Default)]
 pub struct Archive {
     bytes: Vec<u8>,
@@ -20,7 +20,7 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Adds a file that may be executed. `name` has no leading slash.
+    /// Adds an executable file. `name` has no leading slash.
     pub fn file(&mut self, name: &str, content: &[u8]) {
         self.folders_of(name);
         self.entry(name, PROGRAM, content);
@@ -49,7 +49,7 @@ impl Archive {
         self.bytes
     }
 
-    /// Every folder on the way to `name`, once.
+    /// Adds every folder on the way to `name` once.
     fn folders_of(&mut self, name: &str) {
         for (end, _) in name.match_indices('/') {
             let folder = name.get(..end).unwrap_or_default().to_owned();
@@ -90,7 +90,7 @@ mod tests {
     use std::io::Write as _;
     use std::process::{Command, Stdio};
 
-    /// busybox knows the format, too.
+    /// busybox also knows the format.
     #[test]
     fn another_program_reads_the_archive() {
         let mut archive = Archive::default();

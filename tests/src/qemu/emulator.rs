@@ -1,5 +1,5 @@
-//! Which QEMU runs a guest. Any will do for a guest that nobody copies; COLO needs one that is
-//! newer than most distributions' ([`OLDEST`]).
+//! The QEMU that runs a guest. A guest that nobody copies runs in any release. COLO needs a newer
+//! release than most distributions have ([`OLDEST`]).
 
 mod debian;
 mod release;
@@ -14,27 +14,28 @@ use crate::process::program;
 pub use release::{OLDEST, Release};
 
 const NAME: &str = "qemu-system-x86_64";
-/// Names the program for COLO.
+/// This variable names the program for COLO.
 const VARIABLE: &str = "COLO_LAB_QEMU_COLO";
 
-/// How to start it.
+/// How to start the program.
 #[derive(Clone, Debug)]
 pub struct Emulator {
     program: PathBuf,
-    /// Before everything else.
+    /// The first arguments.
     arguments: Vec<OsString>,
     environment: Vec<(&'static str, OsString)>,
 }
 
 impl Emulator {
-    /// The one that this machine has, however old.
+    /// The QEMU of this machine, of any release.
     pub fn installed() -> Self {
         let found = program(NAME, "COLO_LAB_QEMU");
         Self::of(found.unwrap_or_else(|_| NAME.into()))
     }
 
-    /// One that can do COLO: the one that `COLO_LAB_QEMU_COLO` names, this machine's, or one that
-    /// is brought into `cache`. The error says in one sentence why there is none.
+    /// A QEMU that can do COLO: the one that `COLO_LAB_QEMU_COLO` names, this machine's, or one
+    /// that is downloaded into `cache`. The error is one sentence with the reason why there is
+    /// none.
     pub fn with_colo(cache: &Path) -> Result<Self> {
         if let Some(named) = std::env::var_os(VARIABLE) {
             let named = Self::of(named.into());
@@ -59,7 +60,7 @@ impl Emulator {
         Self { program, arguments: Vec::new(), environment: Vec::new() }
     }
 
-    /// To be given its arguments.
+    /// The command, without the arguments of a guest.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command
@@ -68,7 +69,7 @@ impl Emulator {
         command
     }
 
-    /// What it says it is.
+    /// The release that it reports.
     pub fn release(&self) -> Result<Release> {
         let said = run(self.command().arg("--version"))?;
         Release::read(&said).with_context(|| {
@@ -77,7 +78,7 @@ impl Emulator {
     }
 }
 
-/// Runs `command` and returns what it printed; of what it complained, the last line is the reason.
+/// Runs `command` and returns its output. If it fails, the last line of its stderr is the reason.
 fn run(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let done = command.output().with_context(|| format!("{name} does not start"))?;

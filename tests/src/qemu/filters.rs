@@ -12,15 +12,16 @@ use super::machine::NETDEV;
 use crate::daemon::{MIRROR_PORT, SECONDARY_PORT};
 use crate::network::Side;
 
-/// On the primary's host, to and from compare. QEMU's documentation has 9005 for the second, which
-/// is the control lane's here.
+/// The ports on the primary's host to and from the compare. QEMU's documentation uses 9005 for the
+/// second. Here, that is the port of the control lane.
 const PRIMARY_PORT: u16 = 9001;
 const RELEASED_PORT: u16 = 9002;
 
 /// QEMU's parts of one pair.
 #[derive(Clone, Copy, Debug)]
 pub struct Filters {
-    /// Whether frames have a virtio-net header on the way; what the guests' TAPs have must agree.
+    /// Whether frames have a virtio-net header between the hosts. The guests' TAPs must be the
+    /// same.
     pub vnet_hdr: bool,
 }
 
@@ -43,12 +44,13 @@ impl Filters {
         arguments
     }
 
-    /// QEMU's own colo-compare, in the primary's machine; its COLO-frame hears of it by itself.
+    /// QEMU's own colo-compare, in the primary's machine. Its COLO-frame receives the requests
+    /// directly.
     pub fn compare(self) -> Vec<String> {
         self.compare_with("")
     }
 
-    /// The same where a COLO-frame that is not QEMU's hears of it, on a socket that it finds at
+    /// The same for a COLO-frame that is not QEMU's. It receives the requests on the socket at
     /// `notify`.
     pub fn compare_notifying(self, notify: &Path) -> Vec<String> {
         let chardev = format!("socket,id=notify,path={},server=on,wait=off", notify.display());
@@ -77,8 +79,8 @@ impl Filters {
         self.secondary_connecting("reconnect-ms=100")
     }
 
-    /// The same where the primary listens already, with a QEMU of any age: the word for connecting
-    /// again has changed.
+    /// The same for a primary that already listens, and a QEMU of any age. The option to connect
+    /// again has changed its name.
     pub fn secondary_once(self) -> Vec<String> {
         self.secondary_connecting("server=off")
     }
@@ -95,7 +97,7 @@ impl Filters {
         arguments
     }
 
-    /// What our colo-compare is told, in the place of [`compare`](Self::compare).
+    /// The arguments of our colo-compare, in the place of [`compare`](Self::compare).
     pub fn our_compare(self) -> Vec<String> {
         let host = Side::Primary.replication();
         let mut arguments: Vec<String> = [

@@ -1,5 +1,5 @@
 //! The guests' root file system, in memory: busybox, the drivers of a virtio-net card, and the
-//! laboratory's service.
+//! lab's service.
 
 use super::cpio::Archive;
 use super::kernel::{self, Kernel};
@@ -10,21 +10,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const MODULES: [&str; 2] = ["virtio_pci", "virtio_net"];
-/// What the guest says when the service listens.
+/// The guest prints this when the service listens.
 pub(super) const READY: &str = "guest: ready";
-/// What it says between its counters that come in pairs of lines and those that have one each.
+/// The guest prints this between the counters that come in pairs of lines and those that have one
+/// line each.
 pub(super) const MIDDLE: &str = "guest: one counter per line";
-/// What it says behind the counters that it was asked for.
+/// The guest prints this after the requested counters.
 pub(super) const END: &str = "guest: end of counters";
 
-/// Addresses and the like, which are the same in both guests.
+/// Addresses and other settings, which are the same in both guests.
 #[derive(Clone, Debug)]
 pub struct Network {
     /// With the length of the prefix.
     pub ipv4: String,
     pub ipv6: String,
-    /// Addresses of the client and its MAC: a guest that is restored from a checkpoint knows its
-    /// neighbours.
+    /// The addresses and the MAC of the client. A guest that is restored from a checkpoint knows
+    /// its neighbours.
     pub neighbours: Vec<String>,
     pub neighbour_mac: String,
 }
@@ -45,24 +46,24 @@ pub fn build(kernel: &Kernel, service: &Path, network: &Network) -> Result<Vec<u
     copy_program(&mut archive, "bin/busybox", Path::new("/bin/busybox"))?;
     archive.link("bin/sh", "busybox");
     copy_program(&mut archive, "bin/lab-service", service)?;
-    // busybox's own cannot set a neighbour.
+    // busybox's own `ip` cannot set a neighbour.
     copy_program(&mut archive, "sbin/ip", &find_ip()?)?;
     archive.file("init", init(&load, network).as_bytes());
     Ok(archive.finish())
 }
 
-/// iproute2's program, wherever this distribution keeps it.
+/// iproute2's program. Distributions keep it in different folders.
 fn find_ip() -> Result<PathBuf> {
     let places = ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"];
     let found = places.iter().map(PathBuf::from).find(|path| path.is_file());
     found.context("no `ip` to copy into a guest: install iproute2")
 }
 
-/// A program with the shared libraries that it names, each at its own path.
+/// A program with the shared libraries that it needs, each at its own path.
 fn copy_program(archive: &mut Archive, name: &str, program: &Path) -> Result<()> {
     copy(archive, name, program)?;
     let Ok(listed) = kernel::run(Command::new("ldd").arg(program)) else {
-        // A static one.
+        // A static program needs none.
         return Ok(());
     };
     for library in listed.split_whitespace().filter(|word| word.starts_with('/')) {
@@ -75,7 +76,7 @@ fn copy(archive: &mut Archive, name: &str, from: &Path) -> Result<()> {
     archive.copy(name, from).with_context(|| format!("copying {} into a guest", from.display()))
 }
 
-/// The first program of the guest. It ends the guest, by a panic, when it ends itself.
+/// The first program of the guest. If it ends, the kernel panics, and the guest ends.
 fn init(load: &str, network: &Network) -> String {
     let Network { ipv4, ipv6, neighbours, neighbour_mac } = network;
     let mut links = format!(

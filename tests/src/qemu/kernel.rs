@@ -17,12 +17,12 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The kernel in `cache`, downloaded and unpacked when it is not there yet.
+    /// The kernel in `cache`. It is downloaded and unpacked if it is missing.
     pub fn fetch(cache: &Path) -> Result<Self> {
         let unpacked = cache.join("kernel");
         if !unpacked.exists() {
-            // Moved into place when it is whole, so that an interrupted run leaves nothing behind
-            // that looks like a kernel.
+            // The folder is moved into place when it is complete, so that an interrupted run leaves
+            // nothing that looks like a kernel.
             let partial = cache.join(format!("kernel.{}", std::process::id()));
             fs::create_dir_all(&partial).with_context(|| at("create", &partial))?;
             let package = download(cache)?;
@@ -50,7 +50,7 @@ fn download(cache: &Path) -> Result<PathBuf> {
         current()?
     };
     run(Command::new("apt-get")
-        // Its own user cannot write to our folder.
+        // The user of apt's downloads cannot write to our folder.
         .args(["-qq", "-o", "APT::Sandbox::User=root", "download", &name])
         .current_dir(cache))?;
     entry(cache, &format!("{name}_"))
@@ -77,7 +77,7 @@ fn entry(folder: &Path, prefix: &str) -> Result<PathBuf> {
     bail!("there is no {prefix}* in {}", folder.display())
 }
 
-/// Runs `command` and returns what it printed.
+/// Runs `command` and returns its output.
 pub(super) fn run(command: &mut Command) -> Result<String> {
     let done = command.output().with_context(|| format!("starting {command:?}"))?;
     if !done.status.success() {

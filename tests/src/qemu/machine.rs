@@ -7,11 +7,11 @@ use super::Image;
 use super::emulator::Emulator;
 use crate::network::GUEST_MAC;
 
-/// The network backend, which filters name.
+/// The network backend, which the filters name.
 pub const NETDEV: &str = "hn0";
 
-/// What one guest's machine is like. Both of a pair under COLO must be alike but for `incoming`
-/// and `arguments`, for the state of one is loaded into the other.
+/// The machine of one guest. Both machines of a pair under COLO must be equal except for `incoming`
+/// and `arguments`, because the state of one is loaded into the other.
 #[derive(Clone, Debug)]
 pub struct Machine {
     pub emulator: Emulator,
@@ -19,16 +19,16 @@ pub struct Machine {
     pub memory_mib: u32,
     /// Whether its frames have a virtio-net header on the TAP, and so whether it has offloads.
     pub vnet_hdr: bool,
-    /// Where it listens for the state of another guest, instead of booting.
+    /// The address where it listens for the state of another guest, instead of booting.
     pub incoming: Option<String>,
     /// Whether it has monitors: one for the test, and one at [`FRAME_SOCKET`](super::FRAME_SOCKET).
     pub monitored: bool,
-    /// What else it is started with: sockets, filters.
+    /// Further arguments: sockets, filters.
     pub arguments: Vec<String>,
 }
 
 impl Machine {
-    /// One that boots and is left alone.
+    /// A machine that boots and is not copied.
     pub fn alone() -> Self {
         Self {
             emulator: Emulator::installed(),
@@ -41,7 +41,7 @@ impl Machine {
         }
     }
 
-    /// One whose state can be copied: its processor must be one that saves all of itself.
+    /// A machine whose state can be copied. Its processor must save all of its state.
     pub fn for_colo(emulator: Emulator) -> Self {
         Self { emulator, cpu: "qemu64", monitored: true, ..Self::alone() }
     }

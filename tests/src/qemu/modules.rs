@@ -1,16 +1,17 @@
-//! Kernel modules in the order in which they have to be loaded.
+//! Kernel modules in the order in which the kernel can load them.
 //!
-//! A package has no `modules.dep` before it is installed, but every module names those it needs.
+//! A package has no `modules.dep` before it is installed, but every module names the modules that
+//! it needs.
 
 use anyhow::{Context as _, Result};
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// How a module's file says what it needs.
+/// The key of the needed modules in a module's file.
 const DEPENDS: &[u8] = b"\0depends=";
 
-/// The files of `wanted` and of everything they need, the needed ones first.
+/// The files of `wanted` and of all modules that they need. Needed modules come first.
 pub fn in_load_order(modules: &Path, wanted: &[&str]) -> Result<Vec<PathBuf>> {
     let mut files = HashMap::new();
     list(modules, &mut files)?;

@@ -1,5 +1,5 @@
-//! Real guests under COLO, with nothing of a proxy in QEMU: a daemon on each host drives QEMU by QMP
-//! and does the whole network side.
+//! Real guests under COLO. QEMU has no part of a proxy: a daemon on each host drives QEMU by QMP
+//! and does all network work.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -13,13 +13,14 @@ use super::machine::Machine;
 use super::{Image, QemuGuest};
 use crate::daemon::{CONTROL_PORT, Daemon, MIRROR_PORT, SECONDARY_PORT, Status};
 use crate::network::{Lab, LabOptions, Side};
+use crate::phrases;
 use crate::process::eventually;
 
-/// Where a secondary's QEMU waits for its guest.
+/// The address where a secondary's QEMU waits for its guest.
 const MIGRATION_PORT: u16 = 9998;
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What runs on one host.
+/// The programs on one host.
 #[derive(Debug)]
 pub struct Half {
     pub daemon: Daemon,
@@ -33,10 +34,10 @@ pub struct Protected {
     pub lab: Lab,
     image: Image,
     machine: Machine,
-    /// Lines of every `[[guest]]`, and tables behind it.
+    /// Lines for every `[[guest]]`, and tables after it.
     pub more: String,
     vnet_hdr: bool,
-    // Holds the fences.
+    // This folder holds the fences.
     folder: tempfile::TempDir,
 }
 
@@ -52,7 +53,7 @@ impl Side {
 }
 
 impl Protected {
-    /// Two hosts on which nothing runs yet.
+    /// Two hosts without any program.
     pub fn new(emulator: Emulator, image: Image, vnet_hdr: bool) -> Result<Self> {
         Ok(Self {
             halves: [None, None],
@@ -66,11 +67,14 @@ impl Protected {
     }
 
     pub fn half(&self, side: Side) -> Result<&Half> {
-        self.halves.get(side as usize).and_then(Option::as_ref).context("nothing runs there")
+        self.halves.get(side as usize).and_then(Option::as_ref).context("nothing runs on this host")
     }
 
     pub fn half_mut(&mut self, side: Side) -> Result<&mut Half> {
-        self.halves.get_mut(side as usize).and_then(Option::as_mut).context("nothing runs there")
+        self.halves
+            .get_mut(side as usize)
+            .and_then(Option::as_mut)
+            .context("nothing runs on this host")
     }
 
     fn put(&mut self, side: Side, half: Half) {
@@ -81,10 +85,10 @@ impl Protected {
 
     fn take(&mut self, side: Side) -> Result<Half> {
         let half = self.halves.get_mut(side as usize).and_then(Option::take);
-        half.context("nothing runs there")
+        half.context("nothing runs on this host")
     }
 
-    /// A guest that runs, and a daemon that would protect it.
+    /// Starts a guest, and a daemon that is ready to protect it.
     pub fn start_primary(&mut self, side: Side) -> Result<()> {
         let mut guest = QemuGuest::boot_on(&self.lab, side, &self.image, &self.machine)?;
         guest.wait_ready()?;
@@ -93,13 +97,13 @@ impl Protected {
         Ok(())
     }
 
-    /// A guest that waits for the other's state, and its daemon.
+    /// Starts a guest that waits for the other's state, and its daemon.
     pub fn start_secondary(&mut self, side: Side) -> Result<()> {
         let incoming = Some(incoming(side));
         let machine = Machine { incoming, ..self.machine.clone() };
         let guest = QemuGuest::boot_on(&self.lab, side, &self.image, &machine)?;
         let daemon = self.start_daemon(side, "secondary", &guest)?;
-        // QEMU has to know that it is to be a secondary before the state comes.
+        // QEMU must know that it will be a secondary before the state arrives.
         daemon.wait_status("a QEMU that waits", TIMEOUT, |status| {
             colo_frame(status)["state"] == "standby"
         })?;
@@ -115,7 +119,7 @@ impl Protected {
         half.daemon.wait_protected().map(drop)
     }
 
-    /// The survivor's daemon ends, and the next one is a primary's: the guest runs on.
+    /// The survivor's daemon ends, and the next one is a primary's. The guest continues to run.
     pub fn become_primary(&mut self, side: Side) -> Result<()> {
         let Half { mut daemon, guest } = self.take(side)?;
         let status = daemon.process.terminate()?;
@@ -125,10 +129,10 @@ impl Protected {
         Ok(())
     }
 
-    /// `kill -9` of the daemon and the guest: the host is gone.
+    /// `kill -9` of the daemon and the guest, as if the host were gone.
     pub fn kill(&mut self, side: Side) -> Result<()> {
         let Half { mut daemon, mut guest } = self.take(side)?;
-        // The one must not have time to tell of the other's end.
+        // The daemon must not have time to report the guest's end, and the guest not the daemon's.
         daemon.process.signal(nix::sys::signal::Signal::SIGKILL)?;
         guest.kill()?;
         daemon.process.kill()
@@ -138,12 +142,12 @@ impl Protected {
     pub fn wait_failed_over(&self, side: Side, timeout: Duration) -> Result<Status> {
         let half = self.half(side)?;
         half.daemon.wait_status("a takeover", timeout, |status| {
-            status.mode().is_ok_and(|mode| mode == "failed-over")
+            status.mode().is_ok_and(|mode| mode == phrases::mode::TAKEN_OVER)
         })
     }
 
-    /// A fence for the daemon of `side`: makes sure that what runs on the other host now is dead.
-    /// `more` is what else it does.
+    /// Writes the fence for the daemon of `side`. It makes sure that the programs that run on the
+    /// other host now are dead. `more` is added to its script.
     pub fn write_fence(&self, side: Side, more: &str) -> Result<PathBuf> {
         let path = self.fence(side);
         let mut script = format!("#!/bin/sh\n{more}\n");
@@ -154,7 +158,7 @@ impl Protected {
             }
         }
         script.push_str("exit 0\n");
-        // In place of the old one at once: a daemon may be about to run it.
+        // The new fence replaces the old one in one step, because a daemon may be about to run it.
         let fresh = path.with_extension("new");
         std::fs::write(&fresh, script).context("writing a fence")?;
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -188,7 +192,7 @@ impl Protected {
         Daemon::run_config(self.lab.host(side), &config)
     }
 
-    /// What to look at when something went wrong.
+    /// The logs and states to look at after a failure.
     pub fn logs(&self) -> String {
         let mut text = String::new();
         for half in self.halves.iter().flatten() {
@@ -201,7 +205,7 @@ impl Protected {
         text
     }
 
-    /// Waits until nothing of the primary's is held any more.
+    /// Waits until the primary holds no output any more.
     pub fn wait_nothing_held(&self, side: Side) -> Result<Status> {
         let daemon = &self.half(side)?.daemon;
         daemon.wait_status("nothing held", TIMEOUT, |status| {
@@ -221,12 +225,12 @@ impl Protected {
     }
 }
 
-/// Where the QEMU on this host waits for its guest.
+/// The address where the QEMU on this host waits for its guest.
 pub fn incoming(side: Side) -> String {
     format!("tcp:{}:{MIGRATION_PORT}", side.replication())
 }
 
-/// The parts of a status that tell what went wrong.
+/// The parts of a status that help to find an error.
 fn shown(status: &Value) -> String {
     let mut text = String::new();
     for part in [
@@ -249,7 +253,7 @@ fn shown(status: &Value) -> String {
     text
 }
 
-/// What the daemon's COLO-frame driver says of itself.
+/// The status of the daemon's COLO-frame driver.
 pub fn colo_frame(status: &Status) -> &Value {
     &status.0["detail"]["colo_frame"]
 }

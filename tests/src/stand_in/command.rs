@@ -1,26 +1,26 @@
-//! What the lab and a stand-in say to each other: one JSON object a line.
+//! The messages between the lab and a stand-in: one JSON object per line.
 
 use serde::{Deserialize, Serialize};
 
-/// From the lab.
+/// A message from the lab.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Command {
-    /// Change one octet of the payload of the next TCP segment, or datagram, of the guest's port
-    /// that has an octet at that place.
+    /// Change one byte in the payload of the guest's next TCP segment or datagram from this port
+    /// that has a byte at this place.
     ///
-    /// With `keep_sum` the checksum stays right, as that of a guest that has computed something
-    /// else; without, it is the wire that has changed it.
+    /// With `keep_sum`, the checksum stays right, as from a guest that has computed something else.
+    /// Without it, the wire has changed the byte.
     Flip { protocol: u8, guest_port: u16, at: u32, keep_sum: bool },
     /// Stop moving frames, as a paused guest does.
     Pause,
-    /// Go on.
+    /// Move frames again.
     Resume,
     /// Report [`Counts`].
     Counts,
 }
 
-/// From the stand-in.
+/// A message from the stand-in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "kebab-case")]
 pub enum Report {
@@ -34,19 +34,19 @@ pub enum Report {
     Flipped(Flipped),
 }
 
-/// What the change was.
+/// The details of the change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flipped {
     pub guest_port: u16,
     pub peer_port: u16,
-    /// Of the changed octet as it left this guest, for TCP.
+    /// The sequence number of the changed byte as it left this guest, for TCP.
     pub seq: u32,
     pub at: u32,
     pub was: u8,
     pub is: u8,
 }
 
-/// Frames that went through, one way.
+/// Frames that passed in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Way {
     pub frames: u64,
@@ -55,9 +55,9 @@ pub struct Way {
     pub gso: u64,
     /// With a partial checksum.
     pub partial: u64,
-    /// Whose checksum, partial or full, is not right.
+    /// Frames whose checksum, partial or full, is wrong.
     pub bad_sums: u64,
-    /// That the TAP at the other end did not take.
+    /// Frames that the TAP at the other end refused.
     pub refused: u64,
 }
 

@@ -1,11 +1,11 @@
-//! A divergence on demand: one octet of the guest's output is changed.
+//! A divergence on request: it changes one byte of the guest's output.
 
 use super::command::Flipped;
 use super::packet::{Packet, TCP, be16, be32};
 use super::sum;
 use super::tap::VnetHdr;
 
-/// Where the octet is to be changed.
+/// The place of the byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flip {
     pub protocol: u8,
@@ -15,7 +15,7 @@ pub struct Flip {
 }
 
 impl Flip {
-    /// Changes the frame if it is the one that is waited for.
+    /// Changes the frame if it has that byte.
     pub fn apply(self, frame: &mut [u8], packet: &Packet, vnet: VnetHdr) -> Option<Flipped> {
         if packet.protocol != self.protocol || be16(frame, packet.l4_at)? != self.guest_port {
             return None;

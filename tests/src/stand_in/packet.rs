@@ -1,6 +1,7 @@
-//! As much of a packet as a stand-in needs. Independent of colo-proxy's decoder on purpose.
+//! The parts of a packet that a stand-in needs. It shares no code with colo-proxy's decoder on
+//! purpose.
 
-/// Where things are in an Ethernet frame.
+/// Places in an Ethernet frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
     pub ip_version: u8,
@@ -8,7 +9,7 @@ pub struct Packet {
     pub protocol: u8,
     /// The transport header.
     pub l4_at: usize,
-    /// One past the packet; padding lies beyond.
+    /// The first byte after the packet. Padding follows it.
     pub end: usize,
     pub fragment: bool,
 }
@@ -26,7 +27,7 @@ pub fn be32(frame: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*frame.get(at..)?.first_chunk()?))
 }
 
-/// `None` where the frame is not IP or is cut.
+/// `None` if the frame is not IP or is truncated.
 pub fn parse(frame: &[u8]) -> Option<Packet> {
     let mut at = 12;
     while matches!(be16(frame, at)?, 0x8100 | 0x88a8) {
@@ -66,7 +67,7 @@ fn parse_v6(frame: &[u8], ip_at: usize) -> Option<Packet> {
 }
 
 impl Packet {
-    /// Where the payload of TCP or UDP starts.
+    /// The place where the payload of TCP or UDP starts.
     pub fn payload_at(&self, frame: &[u8]) -> Option<usize> {
         let at = match self.protocol {
             TCP => self.l4_at + usize::from(frame.get(self.l4_at + 12)? >> 4) * 4,
@@ -76,7 +77,7 @@ impl Packet {
         (at <= self.end && !self.fragment).then_some(at)
     }
 
-    /// Where the checksum of the transport header is.
+    /// The place of the checksum in the transport header.
     pub fn sum_at(&self) -> Option<usize> {
         match self.protocol {
             TCP => Some(self.l4_at + 16),
@@ -86,8 +87,8 @@ impl Packet {
         }
     }
 
-    /// The places of TCP's options of `kind`, behind their kind and length octets, with the length
-    /// that is left.
+    /// The places of TCP's options of `kind`, after their kind and length bytes, with the remaining
+    /// length.
     pub fn tcp_option(&self, frame: &[u8], kind: u8) -> Option<(usize, usize)> {
         let end = self.payload_at(frame)?;
         let mut at = self.l4_at + 20;

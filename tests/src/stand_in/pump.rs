@@ -15,11 +15,11 @@ use super::{packet, sum};
 
 /// The longest frame that a TAP gives, with its header.
 const FRAME_MAX: usize = 69632;
-/// Frames that one direction may move before the other gets its turn.
+/// The frames that one direction may move before the other direction's turn.
 const BURST: usize = 64;
-/// Bad frames that are described.
+/// The number of bad frames that get a description.
 const BAD_MAX: usize = 8;
-/// A command line longer than this is not one of ours.
+/// A longer command line does not come from the lab.
 const COMMAND_MAX: usize = 4096;
 
 /// A running stand-in.
@@ -29,7 +29,7 @@ pub struct Pump {
     pub guest: File,
     pub vnet_hdr: bool,
     pub shift: Option<Shift>,
-    /// Check every checksum; costs a pass over every frame.
+    /// Checks every checksum. This reads every frame once more.
     pub verify: bool,
     paused: bool,
     flip: Option<Flip>,
@@ -38,7 +38,7 @@ pub struct Pump {
     commands: Vec<u8>,
 }
 
-/// Which way a frame goes.
+/// The direction of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Direction {
     ToGuest,
@@ -88,7 +88,7 @@ impl Pump {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error).context("polling the TAPs"),
         }
-        // A TAP whose link is down, or deleted, reports an error for ever: read it to tell which.
+        // A TAP whose link is down, or deleted, reports an error for ever. A read tells which.
         let wanted = PollFlags::POLLIN | PollFlags::POLLHUP;
         let ready = |fd: &PollFd| fd.revents().is_some_and(|events| events.intersects(wanted));
         let [told, host, guest] = &fds;
@@ -152,14 +152,14 @@ impl Pump {
             Direction::ToGuest => &mut self.guest,
             Direction::FromGuest => &mut self.host,
         };
-        // A TAP that is down refuses: as with a guest's frame to a link without carrier.
+        // A TAP that is down refuses a frame, as a link without carrier refuses a guest's frame.
         if to.write(self.frame.get(..len).unwrap_or_default()).is_err() {
             way_of(&mut self.counts, direction).refused += 1;
         }
         Ok(())
     }
 
-    /// Carries out what has arrived; `false` at the end of the input.
+    /// Executes the commands that have arrived; `false` at the end of the input.
     fn take_commands(&mut self, from: &mut impl Read, reports: &mut impl Write) -> Result<bool> {
         let mut chunk = [0; 1024];
         let len = from.read(&mut chunk).context("reading commands")?;

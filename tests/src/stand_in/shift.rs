@@ -18,7 +18,7 @@ const ACK: u8 = 0x10;
 const OPTION_SACK: u8 = 5;
 const OPTION_TIMESTAMPS: u8 = 8;
 
-/// How far.
+/// The amounts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shift {
     pub seq: u32,
@@ -26,7 +26,7 @@ pub struct Shift {
 }
 
 impl Shift {
-    /// Somewhere else, whoever the guest is.
+    /// Other numbers, for any guest.
     pub fn random() -> io::Result<Self> {
         let mut random = File::open("/dev/urandom")?;
         let mut number = || {
@@ -36,14 +36,15 @@ impl Shift {
         Ok(Self { seq: number()?, timestamp: number()? })
     }
 
-    /// From the guest: its sequence number and `TSval` grow.
+    /// From the guest: its sequence numbers and `TSval` grow.
     pub fn from_guest(self, frame: &mut [u8], packet: &Packet, vnet: VnetHdr) -> Option<()> {
         if packet.protocol != TCP || packet.fragment {
             return None;
         }
         let flags = *frame.get(packet.l4_at + 13)?;
         let seq = be32(frame, packet.l4_at + 4)?;
-        // The RST that answers a SYN to a closed port says 0 and means it (RFC 9293, 3.5.2).
+        // The RST that answers a SYN to a closed port has the number 0 on purpose (RFC 9293,
+        // 3.5.2).
         if seq != 0 || flags & RST == 0 {
             let seq = seq.wrapping_add(self.seq);
             sum::put(frame, packet, vnet, packet.l4_at + 4, &seq.to_be_bytes())?;
@@ -53,14 +54,15 @@ impl Shift {
         sum::put(frame, packet, vnet, at, &value.to_be_bytes())
     }
 
-    /// To the guest: what speaks of its numbers shrinks, that is acknowledgment, SACK and `TSecr`.
+    /// To the guest: all fields with the guest's numbers shrink, that is acknowledgment, SACK and
+    /// `TSecr`.
     pub fn to_guest(self, frame: &mut [u8], packet: &Packet, vnet: VnetHdr) -> Option<()> {
         if packet.protocol != TCP || packet.fragment {
             return None;
         }
         let flags = *frame.get(packet.l4_at + 13)?;
         if flags & ACK == 0 {
-            // Without it nothing speaks of the guest's numbers but the `TSecr` of a bare RST.
+            // Without it, only the `TSecr` of a bare RST has one of the guest's numbers.
             if flags & (RST | SYN) != RST {
                 return None;
             }

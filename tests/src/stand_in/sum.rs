@@ -1,4 +1,4 @@
-//! Internet checksums: checked, and kept right over a change.
+//! Internet checksums: checks them, and keeps them right over a change.
 
 use super::packet::{ICMP, Packet, UDP, be16};
 use super::tap::VnetHdr;
@@ -37,7 +37,7 @@ fn pseudo(frame: &[u8], packet: &Packet) -> u64 {
         + (packet.end - packet.l4_at) as u64
 }
 
-/// What is wrong with the checksums of a frame, if anything is.
+/// A description of the wrong checksums of a frame, if there are any.
 pub fn fault(frame: &[u8], packet: &Packet, vnet: VnetHdr) -> Option<&'static str> {
     if packet.ip_version == 4 {
         let header = frame.get(packet.ip_at..packet.l4_at)?;
@@ -66,8 +66,8 @@ pub fn fault(frame: &[u8], packet: &Packet, vnet: VnetHdr) -> Option<&'static st
     (fold(all, start) != 0xffff).then_some("full sum")
 }
 
-/// Puts `new` at `at`, anywhere in the transport header or payload, and keeps a full checksum as
-/// right or wrong as it was (RFC 1624). A partial one covers only the pseudo header.
+/// Puts `new` at `at`, anywhere in the transport header or the payload. A full checksum stays as
+/// right or wrong as it was (RFC 1624). A partial checksum covers only the pseudo header.
 pub fn put(frame: &mut [u8], packet: &Packet, vnet: VnetHdr, at: usize, new: &[u8]) -> Option<()> {
     // The words of the sum start at even distances from the transport header.
     let start = at - (at - packet.l4_at) % 2;
@@ -84,7 +84,7 @@ pub fn put(frame: &mut [u8], packet: &Packet, vnet: VnetHdr, at: usize, new: &[u
     let new_sum = fold(frame.get(start..end)?, 0);
     let changed = u64::from(!sum) + u64::from(!old_sum) + u64::from(new_sum);
     let sum = match !fold(&[], changed) {
-        // For UDP, 0 would say that there is no checksum (RFC 768).
+        // For UDP, 0 means that there is no checksum (RFC 768).
         0 if packet.protocol == UDP => 0xffff,
         sum => sum,
     };

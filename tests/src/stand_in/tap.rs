@@ -1,4 +1,4 @@
-//! TAPs, opened the way QEMU opens them.
+//! TAPs, opened as QEMU opens them.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
@@ -23,14 +23,14 @@ const TUN_F_TSO_ECN: libc::c_ulong = 0x08;
 const TUN_F_USO4: libc::c_ulong = 0x20;
 const TUN_F_USO6: libc::c_ulong = 0x40;
 
-/// What the guest's driver has negotiated.
+/// The offloads that the guest's driver has negotiated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Offloads {
-    /// Neither checksums nor segmentation: every frame is as on a wire.
+    /// Neither checksums nor segmentation. Every frame is as on a wire.
     Off,
-    /// Checksums and TCP segmentation, as a Linux guest under QEMU 7.2.
+    /// Checksums and TCP segmentation, as for a Linux guest under QEMU 7.2.
     On,
-    /// UDP segmentation too, as under newer QEMUs.
+    /// Also UDP segmentation, as under newer releases of QEMU.
     Uso,
 }
 
@@ -71,7 +71,7 @@ pub fn open(name: &str, vnet_hdr: bool, offloads: Offloads) -> Result<File> {
     Ok(file)
 }
 
-/// The virtio-net header of a frame, as far as it matters here.
+/// The fields of a frame's virtio-net header that are used here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VnetHdr {
     pub flags: u8,
@@ -81,7 +81,7 @@ pub struct VnetHdr {
 }
 
 impl VnetHdr {
-    /// Little endian, as of virtio 1 and of every machine that this runs on.
+    /// Little endian, as in virtio 1 and on every machine that this runs on.
     pub fn parse(bytes: &[u8]) -> Self {
         let [flags, gso_type, _, _, _, _, start0, start1, offset0, offset1, ..] = *bytes else {
             return Self::default();

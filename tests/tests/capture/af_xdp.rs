@@ -1,8 +1,10 @@
-//! Capture by `AF_XDP` on a TAP: whole frames of every size, every queue, and what is refused.
+//! Capture by `AF_XDP` on a TAP: whole frames of every size, every queue, and the refusals.
 
 use std::path::Path;
 
 use aya::programs::{XdpMode, links::FdLink};
+use colo_lab::lab_test;
+use colo_lab::phrases;
 use colo_proxy::datapath::{
     af_xdp::XdpRefusal,
     capture::{CaptureBackend, CaptureKind},
@@ -33,7 +35,7 @@ pub(crate) fn assert_nothing_waits(capture: &mut dyn CaptureBackend) {
     assert_eq!(capture.read_batch(1, &mut frames).expect("read"), 0, "{frames:?}");
 }
 
-#[test]
+#[lab_test(root)]
 fn frames_of_every_size_arrive_whole_and_in_order() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -59,7 +61,7 @@ fn frames_of_every_size_arrive_whole_and_in_order() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn the_memory_of_a_socket_comes_back() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -67,7 +69,7 @@ fn the_memory_of_a_socket_comes_back() {
         let mut capture = lab.af_xdp(&guest);
         let (vnet, large) = frames::partial(frames::tcp(3, &frames::payload(65_000)), 1448);
         let small = frames::tcp(1, &frames::payload(10));
-        // 18 chunks of 4096 each time: several times through the ring.
+        // 18 chunks of 4096 each time, which goes several times through the ring.
         for _ in 0..1000 {
             guest.send(&vnet, &large);
             guest.send(&[0; 12], &small);
@@ -78,7 +80,7 @@ fn the_memory_of_a_socket_comes_back() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn what_a_slow_reader_loses_is_whole_frames_and_counted() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -101,7 +103,7 @@ fn what_a_slow_reader_loses_is_whole_frames_and_counted() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_batch_is_never_longer_than_asked_for() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -120,7 +122,7 @@ fn a_batch_is_never_longer_than_asked_for() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn every_queue_of_a_guest_has_its_socket() {
     in_namespace(|| {
         let guest = Guest::with_queues(2);
@@ -139,7 +141,7 @@ fn every_queue_of_a_guest_has_its_socket() {
     });
 }
 
-/// What a dead daemon leaves: its program on the guest's TAP, by a pinned link, and no socket.
+/// A dead daemon leaves its program on the guest's TAP, by a pinned link, and no socket.
 fn leave_behind(lab: &mut Lab) {
     let program = lab.loaded_xdp();
     let link = program.attach(NETDEV, XdpMode::Driver).expect("attach");
@@ -155,7 +157,7 @@ fn assert_unattached(lab: &mut Lab) {
     program.detach(link).expect("detach");
 }
 
-#[test]
+#[lab_test(root)]
 fn a_dead_daemons_program_is_replaced_and_ours_goes_with_us() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -170,7 +172,7 @@ fn a_dead_daemons_program_is_replaced_and_ours_goes_with_us() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_dead_daemons_program_goes_where_the_gate_captures_now() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -183,7 +185,7 @@ fn a_dead_daemons_program_goes_where_the_gate_captures_now() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn auto_is_af_xdp_where_that_takes_every_frame() {
     for (whole, name) in [(true, "af-xdp"), (false, "gate")] {
         in_namespace(move || {
@@ -195,7 +197,7 @@ fn auto_is_af_xdp_where_that_takes_every_frame() {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn a_guest_that_comes_back_is_captured_again() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -205,7 +207,7 @@ fn a_guest_that_comes_back_is_captured_again() {
         assert_eq!(read(&mut *old, 1)[0].ethernet(), frames::tcp(1, b"before"));
         drop(guest);
         assert_nothing_waits(&mut *old);
-        // Nothing to read, and nothing that wakes a reader up in vain.
+        // There is nothing to read, and nothing wakes a reader without need.
         let mut fds = [PollFd::new(old.poll_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(0));
         let guest = Guest::with_queues(1);
@@ -217,7 +219,7 @@ fn a_guest_that_comes_back_is_captured_again() {
     });
 }
 
-/// The refusal with its text and hint, where the gate is used instead.
+/// The refusal with its text and hint, for a TAP where the gate is used instead.
 fn refused(lab: &mut Lab, ifindex: u32) -> (XdpRefusal, String) {
     let (capture, refusal) = lab.choose(ifindex);
     assert_eq!(capture.name(), "gate");
@@ -227,7 +229,7 @@ fn refused(lab: &mut Lab, ifindex: u32) -> (XdpRefusal, String) {
     (refusal, message)
 }
 
-#[test]
+#[lab_test(root)]
 fn a_plain_wire_is_refused() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -237,27 +239,27 @@ fn a_plain_wire_is_refused() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn more_queues_than_sockets_are_refused() {
     in_namespace(|| {
         let guest = Guest::with_queues(17);
         let (refusal, message) = refused(&mut Lab::new(), guest.ifindex);
         assert!(matches!(refusal, XdpRefusal::Queues { sockets_max: 16, .. }), "{refusal:?}");
-        assert!(message.contains("tap0 has more than 16 receive queues"), "{message}");
+        assert!(message.contains(phrases::capture::TOO_MANY_QUEUES), "{message}");
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn an_interface_without_native_xdp_is_refused() {
     in_namespace(|| {
         let loopback = nix::net::if_::if_nametoindex("lo").expect("lo");
         let (refusal, message) = refused(&mut Lab::new(), loopback);
         assert!(matches!(refusal, XdpRefusal::Attach { .. }), "{refusal:?}");
-        assert!(message.contains("native XDP"), "{message}");
+        assert!(message.contains(phrases::capture::NO_NATIVE_XDP), "{message}");
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn an_interface_with_a_program_of_somebody_else_is_refused() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -265,15 +267,15 @@ fn an_interface_with_a_program_of_somebody_else_is_refused() {
         let _theirs = lab.loaded_xdp().attach(NETDEV, XdpMode::Driver).expect("attach");
         let (refusal, message) = refused(&mut lab, guest.ifindex);
         assert!(matches!(refusal, XdpRefusal::Attach { .. }), "{refusal:?}");
-        assert!(message.contains("another XDP program"), "{message}");
+        assert!(message.contains(phrases::capture::ANOTHER_PROGRAM), "{message}");
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn an_interface_that_is_not_there_is_refused() {
     in_namespace(|| {
         let (refusal, message) = refused(&mut Lab::new(), 4711);
         assert!(matches!(refusal, XdpRefusal::Socket { queue: 0, .. }), "{refusal:?}");
-        assert!(message.contains("bind"), "{message}");
+        assert!(message.contains(phrases::capture::BIND), "{message}");
     });
 }

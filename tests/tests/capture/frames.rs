@@ -6,7 +6,7 @@ pub(crate) const GUEST: ([u8; 6], [u8; 4]) = ([2, 0, 0, 0, 0, 1], [10, 0, 0, 1])
 pub(crate) const PEER: ([u8; 6], [u8; 4]) = ([2, 0, 0, 0, 0, 2], [10, 0, 0, 2]);
 pub(crate) const GUEST_PORT: u16 = 80;
 pub(crate) const PEER_PORT: u16 = 40_000;
-/// Where the TCP header of these frames starts, and its checksum within it.
+/// The place where the TCP header of these frames starts, and the place of the checksum in it.
 pub(crate) const TCP_AT: usize = 34;
 pub(crate) const CSUM_OFFSET: usize = 16;
 /// Ethernet, IPv4 and TCP headers without options.
@@ -24,7 +24,7 @@ pub(crate) fn tcp(seq: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The same with the timestamps option behind two no-operations.
+/// The same with the timestamps option after two no-operations.
 pub(crate) fn tcp_with_timestamps(seq: u32, (value, echo): (u32, u32), payload: &[u8]) -> Vec<u8> {
     let timestamps =
         [TcpOptionElement::Noop, TcpOptionElement::Noop, TcpOptionElement::Timestamp(value, echo)];
@@ -40,13 +40,13 @@ pub(crate) fn tcp_with_timestamps(seq: u32, (value, echo): (u32, u32), payload: 
     frame
 }
 
-/// Payload that says at every place where it belongs.
+/// A payload whose every byte tells its place.
 pub(crate) fn payload(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i ^ (i >> 8)) as u8).collect()
 }
 
-/// The 12-octet header of a frame with a partial checksum, and the frame with the sum of its
-/// pseudo-header in place of the checksum. `gso_size` of 0 is no GSO.
+/// The 12-byte header of a frame with a partial checksum, and the frame with the sum of its
+/// pseudo-header instead of the checksum. A `gso_size` of 0 means no GSO.
 pub(crate) fn partial(mut frame: Vec<u8>, gso_size: u16) -> ([u8; 12], Vec<u8>) {
     let tcp_len = (frame.len() - TCP_AT) as u32;
     let sum = pseudo_header_sum(tcp_len);
@@ -63,7 +63,7 @@ pub(crate) fn partial(mut frame: Vec<u8>, gso_size: u16) -> ([u8; 12], Vec<u8>) 
     (vnet, frame)
 }
 
-/// The sum of the TCP segment of `frame` with its pseudo-header: `0xffff` where its checksum is
+/// The sum of the TCP segment of `frame` with its pseudo-header. It is `0xffff` if the checksum is
 /// right.
 pub(crate) fn tcp_sum(frame: &[u8]) -> u16 {
     let segment = &frame[TCP_AT..];

@@ -1,4 +1,4 @@
-//! The gate by itself: how it is configured, and that frames go through it as they are.
+//! The gate alone: its configuration, and that frames pass unchanged.
 
 use colo_proxy::gate::{Gate, GateError, GateOptions, Written};
 use colo_proxy_engine::frame::Frame;
@@ -9,6 +9,7 @@ use crate::{
     namespace::in_namespace,
     packet_socket::{PACKET_VNET_LEN, PacketSocket, wait_readable},
 };
+use colo_lab::lab_test;
 
 fn open(vnet_hdr: bool) -> (Gate, PacketSocket) {
     let options =
@@ -32,8 +33,8 @@ fn frame(vnet: &[u8], ethernet: &[u8]) -> Frame {
     Frame::new([vnet, ethernet].concat().into(), vnet.len()).expect("frame")
 }
 
-/// A property of an interface. sysfs shows the namespace in which it was mounted, so it is mounted
-/// afresh; the mount namespace of this thread takes it along.
+/// A property of an interface. sysfs shows the namespace in which it was mounted, so this mounts it
+/// again. The mount ends with this thread's mount namespace.
 fn link_property(name: &str, property: &str) -> String {
     let at = tempfile::tempdir().expect("mount point");
     let flags = MsFlags::empty();
@@ -43,7 +44,7 @@ fn link_property(name: &str, property: &str) -> String {
     value.expect("property").trim().to_owned()
 }
 
-#[test]
+#[lab_test(root)]
 fn a_gate_is_quiet_wide_and_down() {
     in_namespace(|| {
         let first = Gate::open(&GateOptions::default()).expect("gate");
@@ -60,14 +61,14 @@ fn a_gate_is_quiet_wide_and_down() {
         first.set_up().expect("up");
         // IFF_UP, IFF_BROADCAST, IFF_NOARP, and no IFF_MULTICAST.
         assert_eq!(link_property("colo-gate0", "flags"), "0x83");
-        // Without IPv6 there is no link-local address, ever.
+        // Without IPv6, there is never a link-local address.
         let addresses = std::fs::read_to_string("/proc/thread-self/net/if_inet6");
         assert!(!addresses.unwrap_or_default().contains("colo-gate0"));
         assert_eq!(first.read_frame().expect("read"), None);
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_gate_disappears_with_its_owner() {
     in_namespace(|| {
         let gate = Gate::open(&GateOptions::default()).expect("gate");
@@ -77,7 +78,7 @@ fn a_gate_disappears_with_its_owner() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn names_that_are_taken_or_too_long_are_refused_with_the_name() {
     in_namespace(|| {
         let named = |name: &str| {
@@ -93,7 +94,7 @@ fn names_that_are_taken_or_too_long_are_refused_with_the_name() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn what_is_sent_to_a_gate_is_read_with_its_header() {
     in_namespace(|| {
         let (gate, socket) = open(true);
@@ -111,7 +112,7 @@ fn what_is_sent_to_a_gate_is_read_with_its_header() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_gate_without_header_gives_segments_with_complete_checksums() {
     in_namespace(|| {
         let (gate, socket) = open(false);
@@ -130,7 +131,7 @@ fn a_gate_without_header_gives_segments_with_complete_checksums() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_frame_read_from_one_gate_leaves_by_another_as_it_was() {
     in_namespace(|| {
         let (input, far_input) = open(true);
@@ -149,7 +150,7 @@ fn a_frame_read_from_one_gate_leaves_by_another_as_it_was() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn headers_of_every_length_are_turned_into_the_gate_s() {
     in_namespace(|| {
         let (gate, socket) = open(true);
@@ -167,7 +168,7 @@ fn headers_of_every_length_are_turned_into_the_gate_s() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_gate_without_header_takes_only_frames_that_are_complete() {
     in_namespace(|| {
         let (gate, socket) = open(false);
@@ -181,7 +182,7 @@ fn a_gate_without_header_takes_only_frames_that_are_complete() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_malformed_header_is_a_verdict_and_the_next_frame_passes() {
     in_namespace(|| {
         let (gate, socket) = open(true);
@@ -205,7 +206,7 @@ fn a_malformed_header_is_a_verdict_and_the_next_frame_passes() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_gate_that_is_down_is_an_error_not_a_verdict() {
     in_namespace(|| {
         let gate = Gate::open(&GateOptions::default()).expect("gate");
@@ -214,7 +215,7 @@ fn a_gate_that_is_down_is_an_error_not_a_verdict() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_held_frame_costs_its_own_size() {
     in_namespace(|| {
         let (gate, socket) = open(true);
@@ -222,7 +223,7 @@ fn a_held_frame_costs_its_own_size() {
         socket.send(&[0; 12], &small);
         let held = read(&gate);
         assert_eq!(held.len(), small.len() + 12);
-        // Only a buffer without spare capacity gives its vector back as it is.
+        // Only a buffer without spare capacity returns its vector unchanged.
         let vector: Vec<u8> = held.bytes().clone().into();
         assert_eq!(vector.capacity(), vector.len());
     });

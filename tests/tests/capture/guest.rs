@@ -1,4 +1,4 @@
-//! A guest's TAP as QEMU holds it: virtio-net headers, offloads, non-blocking writes.
+//! A guest's TAP as QEMU holds it, with virtio-net headers, offloads and non-blocking writes.
 
 use std::{
     fs::{File, OpenOptions},
@@ -16,7 +16,7 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// A TAP that is up, with `queues` queues; one queue is a TAP that cannot have more.
+    /// A TAP that is up, with `queues` queues. A TAP with one queue cannot have more.
     pub(crate) fn with_queues(queues: usize) -> Self {
         let flags = if queues == 1 { 0 } else { libc::IFF_MULTI_QUEUE };
         let queues = (0..queues).map(|_| open_queue(flags)).collect();
@@ -56,8 +56,8 @@ fn open_queue(flags: libc::c_int) -> File {
     let header_len: libc::c_int = 12;
     let offloads = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
     let fd = file.as_raw_fd();
-    // SAFETY: each reads or writes one `ifreq` or one int, which lives across the call, or takes
-    // its argument by value.
+    // SAFETY: each request reads or writes one `ifreq` or one int, which lives across the call, or
+    // takes its argument by value.
     unsafe {
         assert_eq!(libc::ioctl(fd, libc::TUNSETIFF as _, &raw mut request), 0, "TUNSETIFF");
         assert_eq!(libc::ioctl(fd, libc::TUNSETVNETHDRSZ as _, &raw const header_len), 0);
@@ -70,7 +70,7 @@ fn set_up() {
     let mut request = request();
     request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
     let socket = std::net::UdpSocket::bind("[::]:0").expect("socket");
-    // SAFETY: reads one `ifreq`, which lives across the call.
+    // SAFETY: the request reads one `ifreq`, which lives across the call.
     let result =
         unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw mut request) };
     assert_eq!(result, 0, "SIOCSIFFLAGS");

@@ -50,7 +50,7 @@ impl Lab {
         Self { ebpf, gate: Arc::new(gate) }
     }
 
-    /// The XDP program, not loaded before something needs it.
+    /// The XDP program. It is loaded only when a test needs it.
     fn xdp(&mut self) -> &mut Xdp {
         self.ebpf.program_mut("colo_xdp_capture").expect("program").try_into().expect("XDP")
     }
@@ -93,7 +93,7 @@ impl Lab {
         map.insert(key, flow, 0).expect("insert");
     }
 
-    /// A counter, of all processors.
+    /// The sum of a counter over all processors.
     pub(crate) fn counter(&self, counter: impl Fn(&ProgramCounters) -> u64) -> u64 {
         let map = self.ebpf.map("counters").expect("counters");
         let map: PerCpuArray<&MapData, ProgramCounters> = map.try_into().expect("array");

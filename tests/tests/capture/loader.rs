@@ -1,4 +1,4 @@
-//! `AF_XDP` together with everything else that is attached on a secondary host.
+//! `AF_XDP` together with all other programs on a secondary host.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -19,6 +19,7 @@ use crate::{
     namespace::in_namespace,
     packet_socket::{PACKET_VNET_LEN, PacketSocket},
 };
+use colo_lab::lab_test;
 
 struct Host {
     datapath: Datapath,
@@ -58,7 +59,7 @@ impl Host {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn capture_ends_with_failover_and_all_pins_with_the_daemon() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -82,7 +83,7 @@ fn capture_ends_with_failover_and_all_pins_with_the_daemon() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn the_next_daemon_takes_over_from_a_dead_one() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);

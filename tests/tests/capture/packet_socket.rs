@@ -11,7 +11,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-/// Time after which a frame that has not come will not come.
+/// After this time, a missing frame does not come any more.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 /// `struct virtio_net_hdr`, which a packet socket uses.
 pub(crate) const PACKET_VNET_LEN: usize = 10;
@@ -19,12 +19,12 @@ pub(crate) const PACKET_VNET_LEN: usize = 10;
 pub(crate) struct PacketSocket(OwnedFd);
 
 impl PacketSocket {
-    /// Sees every frame, before any TC program.
+    /// This socket sees every frame, before any TC program.
     pub(crate) fn bound_to(ifindex: u32) -> Self {
         Self::open(ifindex, libc::ETH_P_ALL)
     }
 
-    /// Sees the IPv4 packets that arrive and that the TC programs let pass.
+    /// This socket sees the IPv4 packets that arrive and that the TC programs let pass.
     pub(crate) fn behind_programs(ifindex: u32) -> Self {
         Self::open(ifindex, libc::ETH_P_IP)
     }
@@ -66,7 +66,7 @@ impl PacketSocket {
         Self(fd)
     }
 
-    /// Sends a virtio-net header of 10 octets and a frame.
+    /// Sends a virtio-net header of 10 bytes and a frame.
     pub(crate) fn send(&self, vnet: &[u8], frame: &[u8]) {
         let record = [&vnet[..PACKET_VNET_LEN], frame].concat();
         assert_eq!(nix::unistd::write(&self.0, &record).expect("send"), record.len());

@@ -1,5 +1,5 @@
-//! What the program `colo_xdp_capture` does with a frame: verdict and bytes, and what it leaves to
-//! the TC programs behind it.
+//! The program `colo_xdp_capture`: its verdict, its bytes, and the frames that it leaves to the TC
+//! programs after it.
 
 use aya::{TestRun, TestRunOptions, programs::XdpMode};
 use colo_proxy::gate::Written;
@@ -18,6 +18,7 @@ use crate::{
     namespace::in_namespace,
     packet_socket::{PACKET_VNET_LEN, PacketSocket},
 };
+use colo_lab::lab_test;
 
 const DROP: u32 = 1;
 const PASS: u32 = 2;
@@ -48,7 +49,7 @@ fn flow() -> (FlowKey, FlowRecord) {
     (key, flow)
 }
 
-/// Runs the program on a frame of the first queue: verdict and bytes.
+/// Runs the program on a frame of the first queue, and returns verdict and bytes.
 fn run(lab: &mut Lab, frame: &[u8]) -> (u32, Vec<u8>) {
     let mut out = vec![0; frame.len()];
     let options = TestRunOptions {
@@ -60,7 +61,7 @@ fn run(lab: &mut Lab, frame: &[u8]) -> (u32, Vec<u8>) {
     (result.return_value, out)
 }
 
-#[test]
+#[lab_test(root)]
 fn only_a_protected_guest_is_captured_and_only_where_a_socket_is() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -86,7 +87,7 @@ fn only_a_protected_guest_is_captured_and_only_where_a_socket_is() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn sequence_number_and_timestamp_are_the_networks() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -95,7 +96,7 @@ fn sequence_number_and_timestamp_are_the_networks() {
         lab.add_flow(key, flow);
         let _capture = lab.af_xdp(&guest);
         let frame = frames::tcp_with_timestamps(0x0002_0001, (77, 88), b"payload");
-        // The checksum stays: nothing tells whether it is partial, and nothing will look at it.
+        // The checksum stays. Nothing tells whether it is partial, and nothing will look at it.
         let mut expected = frame.clone();
         expected[frames::TCP_AT + 4..][..4].copy_from_slice(&0x0001_0001u32.to_be_bytes());
         let value_at = frames::TCP_AT + 20 + 4;
@@ -105,7 +106,7 @@ fn sequence_number_and_timestamp_are_the_networks() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_frame_that_cannot_be_translated_yet_is_dropped_and_counted() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -119,7 +120,7 @@ fn a_frame_that_cannot_be_translated_yet_is_dropped_and_counted() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_cut_frame_is_captured_as_it_is() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -133,7 +134,7 @@ fn a_cut_frame_is_captured_as_it_is() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn frames_are_translated_whatever_their_size() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -152,7 +153,7 @@ fn frames_are_translated_whatever_their_size() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn after_failover_the_guests_frames_pass() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
@@ -170,7 +171,7 @@ fn after_failover_the_guests_frames_pass() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_queue_that_comes_later_is_captured_by_the_gate() {
     in_namespace(|| {
         let mut guest = Guest::with_queues(2);
@@ -187,13 +188,13 @@ fn a_queue_that_comes_later_is_captured_by_the_gate() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn without_a_daemon_the_guests_frames_go_nowhere() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);
         let mut lab = Lab::new();
         lab.attach_ingress("colo_from_guest", NETDEV);
-        // What a killed daemon leaves: the program by its pinned link, and no socket.
+        // A killed daemon leaves the program, by its pinned link, and no socket.
         lab.loaded_xdp().attach(NETDEV, XdpMode::Driver).expect("attach");
         let network = PacketSocket::behind_programs(guest.ifindex);
         guest.send(&[0; 12], &frames::tcp(1, b"protected"));
@@ -203,7 +204,7 @@ fn without_a_daemon_the_guests_frames_go_nowhere() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn what_the_daemon_releases_is_not_captured_again() {
     in_namespace(|| {
         let guest = Guest::with_queues(1);

@@ -1,14 +1,16 @@
-//! QEMU's command line: what `qemu-args` prints is one, and a QEMU that cannot do COLO is told so.
+//! QEMU's command line: the output of `qemu-args` is valid, and a QEMU that cannot do COLO is
+//! refused with its reason.
 
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use colo_lab::daemon::{Daemon, output_of};
+use colo_lab::lab_test;
 use colo_lab::network::{Host, Lab, LabOptions, Side};
+use colo_lab::phrases;
 use colo_lab::process::{Process, eventually};
 use colo_lab::qemu::emulator::{Emulator, OLDEST};
-use colo_lab::root::require_root;
 
 use super::found;
 
@@ -21,7 +23,7 @@ const SECONDARY: &str = "[[guest]]\nrole = \"secondary\"\nnetdev = \"tap0\"\n\
     mirror = \"tcp:10.78.0.1:9003\"\nsecondary_out = \"tcp:10.78.0.1:9004\"\n\
     colo_frame = \"qmp:unix:/run/web.qmp\"\n";
 
-/// What `qemu-args` prints for this host, and for a QEMU on the other.
+/// The output of `qemu-args` for this host, and for a QEMU on the other host.
 fn printed(host: &Host, config: &str, vnet_hdr: bool) -> Result<[Vec<String>; 2]> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("config.toml");
@@ -51,7 +53,7 @@ fn start(emulator: &Emulator, host: &Host, arguments: &[String]) -> Result<Proce
     Process::spawn("QEMU", command, &host.namespaces())
 }
 
-/// It greets, which it does when all its objects are made.
+/// QEMU greets when it has made all its objects.
 fn expect_greeting(mut qemu: Process) -> Result<()> {
     let mut stdout = qemu.take_stdout().context("its stdout is not piped")?;
     let mut greeting = [0; 8];
@@ -60,9 +62,9 @@ fn expect_greeting(mut qemu: Process) -> Result<()> {
     qemu.kill()
 }
 
-#[test]
+#[lab_test(root)]
 fn what_is_printed_starts_a_qemu_of_either_kind() -> Result<()> {
-    let Some((emulator, _)) = found()? else { return Ok(()) };
+    let (emulator, _) = found()?;
     for vnet_hdr in [true, false] {
         let lab = Lab::new(LabOptions { vnet_hdr, ..LabOptions::default() })?;
         for (config, side) in [(PRIMARY, Side::Primary), (SECONDARY, Side::Secondary)] {
@@ -76,12 +78,9 @@ fn what_is_printed_starts_a_qemu_of_either_kind() -> Result<()> {
     Ok(())
 }
 
-/// The installed QEMU is what Debian has had for long; where it is new, it is not refused.
-#[test]
+/// Debian's stable QEMU is old and is refused. If a newer one is installed, it is not refused.
+#[lab_test(root)]
 fn a_release_that_cannot_do_colo_is_refused_in_a_sentence() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let emulator = Emulator::installed();
     let release = emulator.release()?;
     let lab = Lab::new(LabOptions::default())?;
@@ -90,9 +89,9 @@ fn a_release_that_cannot_do_colo_is_refused_in_a_sentence() -> Result<()> {
     let mut qemu = start(&emulator, host, &arguments)?;
     let daemon = Daemon::run_config(host, PRIMARY)?;
     if release < OLDEST {
-        daemon.process.wait_for("install QEMU 11.1 or newer on both hosts", TIMEOUT)?;
+        daemon.process.wait_for(phrases::takeover::QEMU_TOO_OLD, TIMEOUT)?;
         let refused = daemon.protect("tcp:10.78.0.2:9998").expect_err("it was not refused");
-        ensure!(format!("{refused:#}").contains("cannot protect: QEMU"), "{refused:#}");
+        ensure!(format!("{refused:#}").contains(phrases::takeover::CANNOT_PROTECT), "{refused:#}");
     } else {
         eventually("a QEMU that is known", TIMEOUT, || {
             let status = daemon.status()?;

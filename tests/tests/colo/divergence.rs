@@ -1,13 +1,15 @@
-//! Real guests that do not say the same: a checkpoint makes them equal, and then the primary's
+//! Real guests that send different answers. A checkpoint makes them equal, and then the primary's
 //! answer leaves.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use colo_lab::client::{Calls, Clocked, Conversation};
+use colo_lab::client::{Calls, ClockedAnswer, Conversation};
 use colo_lab::daemon::Status;
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Side};
+use colo_lab::phrases;
 use colo_lab::qemu::protected::{Protected, colo_frame};
 
 use super::parts::{Pair, Parts, Primary, Secondary};
@@ -17,10 +19,10 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// On each connection.
 const DIFFERENCES: usize = 3;
 
-#[test]
+#[lab_test(root)]
 fn each_difference_costs_one_checkpoint_and_the_connection_goes_on() -> Result<()> {
     let parts = Parts { primary: Primary::Ours, secondary: Secondary::Ours, vnet_hdr: true };
-    let Some(pair) = Pair::start(parts)? else { return Ok(()) };
+    let pair = Pair::start(parts)?;
     differ(&pair).with_context(|| pair.logs())
 }
 
@@ -53,22 +55,22 @@ fn differ(pair: &Pair) -> Result<()> {
         })
         .filter(|(_, count)| *count > 0)
         .collect();
-    println!("checkpoints asked for: {asked:?}");
+    println!("requested checkpoints: {asked:?}");
     let expected = BTreeMap::from([("payload".to_owned(), answers.len() as u64)]);
     ensure!(asked == expected, "{asked:?}");
-    ensure!(status.mode()? == "protected");
+    ensure!(status.mode()? == phrases::mode::PROTECTED);
     println!("pauses in us: {}", status.0["detail"]["colo_frame"]["pause_us"]);
     Ok(())
 }
 
-/// No checkpoint but those that are asked for.
+/// Only requested checkpoints happen.
 const SELDOM: &str = "[guest.checkpoints]\ninterval_max_ms = 600000\n";
 /// Ten over each IP version.
 const ANSWERS: usize = 10;
 
-#[test]
+#[lab_test(root)]
 fn divergences_of_real_guests_are_checkpointed() -> Result<()> {
-    let Some(pair) = protected(SELDOM, true)? else { return Ok(()) };
+    let pair = protected(SELDOM, true)?;
     primarys_own(&pair).with_context(|| pair.logs())
 }
 
@@ -84,7 +86,7 @@ fn primarys_own(pair: &Protected) -> Result<()> {
             let clocked = conversation.clock(700)?;
             let status = daemon.status()?;
             let told = status.divergences().into_iter().rfind(|told| told.peer_port == port);
-            let told = told.with_context(|| format!("nothing told of port {port}"))?;
+            let told = told.with_context(|| format!("no divergence of port {port}"))?;
             let got = octet(&clocked, told.stream_offset);
             ensure!(got == Some(told.primary_byte), "{got:?}, but {told}");
             ensure!(got != Some(told.secondary_byte), "no difference: {told}");
@@ -95,12 +97,12 @@ fn primarys_own(pair: &Protected) -> Result<()> {
     let after = pair.wait_nothing_held(Side::Primary)?;
     let asked = payload(&after) - before;
     ensure!(asked == 2 * ANSWERS as u64, "{asked}, {:?}", after.checkpoints());
-    ensure!(after.mode()? == "protected");
+    ensure!(after.mode()? == phrases::mode::PROTECTED);
     Ok(())
 }
 
-/// The one of the answer at this place of the connection.
-fn octet(clocked: &Clocked, at: i64) -> Option<u8> {
+/// The byte of the answer at this place of the connection.
+fn octet(clocked: &ClockedAnswer, at: i64) -> Option<u8> {
     let index = at.checked_sub(i64::try_from(clocked.at).ok()?)?;
     clocked.octets.get(usize::try_from(index).ok()?).copied()
 }
@@ -110,9 +112,9 @@ const SPACING_MAX_MS: u64 = 200;
 const ADAPTIVE: &str = "[guest.checkpoints]\ninterval_max_ms = 600000\ninterval_min_ms = 20\n\
                         spacing_max_ms = 200\nadaptive = true\n";
 
-#[test]
+#[lab_test(root)]
 fn guests_that_always_differ_get_their_checkpoints_further_apart() -> Result<()> {
-    let Some(pair) = protected(ADAPTIVE, true)? else { return Ok(()) };
+    let pair = protected(ADAPTIVE, true)?;
     further_apart(&pair).with_context(|| pair.logs())
 }
 
@@ -121,7 +123,7 @@ fn further_apart(pair: &Protected) -> Result<()> {
     let qmp = half.guest.qmp()?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
-    let mark = qmp.mark();
+    let place = qmp.place();
     let mut spacings = Vec::new();
     for _ in 0..2 * ANSWERS {
         conversation.clock(700)?;
@@ -132,7 +134,7 @@ fn further_apart(pair: &Protected) -> Result<()> {
     ensure!(spacings.is_sorted(), "{spacings:?}");
     let [first, .., last] = spacings[..] else { unreachable!("there are {ANSWERS}") };
     ensure!(first < last && last == SPACING_MAX_MS, "{spacings:?}");
-    let events = qmp.events(mark);
+    let events = qmp.events(place);
     let (mut resumed, mut apart) = (None, Vec::new());
     for event in events {
         match (event.name.as_str(), resumed) {

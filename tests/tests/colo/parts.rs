@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use colo_lab::daemon::{Daemon, PairOptions};
 use colo_lab::network::{Lab, LabOptions, Side, Slot};
+use colo_lab::phrases;
 use colo_lab::qemu::colo::{self, NEVER_MS};
 use colo_lab::qemu::filters::Filters;
 use colo_lab::qemu::machine::Machine;
@@ -16,10 +17,10 @@ use super::found;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const TAP: Slot = Slot(0);
-/// Where the secondary's guest waits for the state.
+/// The address where the secondary's guest waits for the state.
 const STATE_PORT: u16 = 9998;
 
-/// Whose the primary's half is.
+/// The owner of the primary's half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Primary {
     Ours,
@@ -28,14 +29,14 @@ pub(crate) enum Primary {
     QemuAroundOurCompare,
 }
 
-/// Whose the secondary's half is.
+/// The owner of the secondary's half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Secondary {
     Ours,
     Qemu,
 }
 
-/// Whose parts a pair has.
+/// The owners of a pair's halves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Parts {
     pub(crate) primary: Primary,
@@ -55,18 +56,18 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// Starts everything; the pair is in COLO. Nothing where there is no QEMU for it.
-    pub(crate) fn start(parts: Parts) -> Result<Option<Self>> {
-        let Some((emulator, image)) = found()? else { return Ok(None) };
+    /// Starts everything. The pair is in COLO when this returns.
+    pub(crate) fn start(parts: Parts) -> Result<Self> {
+        let (emulator, image) = found()?;
         let lab = Lab::new(LabOptions { vnet_hdr: parts.vnet_hdr, ..LabOptions::default() })?;
         let machine = Machine { vnet_hdr: parts.vnet_hdr, ..Machine::for_colo(emulator) };
         let secondary_daemon = match parts.secondary {
-            // Before its guest, which must not speak to the LAN.
+            // The daemon starts before its guest, which must not send to the LAN.
             Secondary::Ours => Some(Daemon::start(&lab, Side::Secondary, &parts.options())?),
             Secondary::Qemu => {
                 lab.host(Side::Secondary).unplug_tap(TAP)?;
-                // QEMU's rewriter leaves timestamps alone, and without the right ones a guest
-                // accepts no connection.
+                // QEMU's rewriter does not translate timestamps, and a guest accepts no connection
+                // with wrong ones.
                 lab.client.sysctl(&[("ipv4/tcp_timestamps", "0")])?;
                 None
             }
@@ -84,10 +85,10 @@ impl Pair {
         let daemons = [None, secondary_daemon];
         let mut pair = Self { parts, compare: None, daemons, primary, secondary, lab };
         pair.protect().with_context(|| pair.logs())?;
-        Ok(Some(pair))
+        Ok(pair)
     }
 
-    /// What of ours the primary has, and COLO.
+    /// Starts our part on the primary's host, and then COLO.
     fn protect(&mut self) -> Result<()> {
         let host = self.lab.host(Side::Primary);
         match self.parts.primary {
@@ -110,12 +111,12 @@ impl Pair {
         colo::enter(&self.primary, &self.secondary, NEVER_MS)
     }
 
-    /// Our primary, if that is who it is.
+    /// Our primary, if the primary's half is ours.
     pub(crate) fn primary_daemon(&self) -> Result<&Daemon> {
         self.daemons[0].as_ref().context("the primary is QEMU's")
     }
 
-    /// The primary's host dies, and the secondary's guest is told.
+    /// The primary's host dies, and the secondary's guest takes over.
     pub(crate) fn fail_over(&mut self) -> Result<()> {
         for daemon in [&mut self.daemons[0], &mut self.compare].into_iter().flatten() {
             daemon.process.kill()?;
@@ -124,7 +125,7 @@ impl Pair {
         if let Some(daemon) = &self.daemons[1] {
             daemon.failover()?;
             daemon.wait_status("failed over", TIMEOUT, |status| {
-                status.mode().is_ok_and(|mode| mode == "failed-over")
+                status.mode().is_ok_and(|mode| mode == phrases::mode::TAKEN_OVER)
             })?;
             return Ok(());
         }
@@ -133,7 +134,7 @@ impl Pair {
         colo::announce(&self.secondary)
     }
 
-    /// What to look at when something went wrong.
+    /// The logs and states to look at after a failure.
     pub(crate) fn logs(&self) -> String {
         let mut text = format!("{:?}\n", self.parts);
         for daemon in self.daemons.iter().chain([&self.compare]).flatten() {

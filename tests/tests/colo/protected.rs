@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use colo_lab::client::{Calls, Conversation, Keeper, echo, ping, wait_for_all};
+use colo_lab::lab_test;
 use colo_lab::namespace::Namespace;
 use colo_lab::network::{Family, Side};
 use colo_lab::qemu::protected::{Protected, colo_frame};
@@ -12,14 +13,14 @@ use colo_lab::qemu::protected::{Protected, colo_frame};
 use super::found;
 
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
-/// Answers that each long-lived connection has before a host dies, and after it.
+/// The answers that each long-lived connection has before a host dies, and again after it.
 pub(crate) const ANSWERS: u64 = 30;
 const PAUSE: Duration = Duration::from_millis(20);
 const BULK_LEN: u64 = 4 << 20;
 pub(crate) const FENCED: &str = "[guest.takeover]\nfence = \"FENCE\"\n";
 
-pub(crate) fn protected(more: &str, vnet_hdr: bool) -> Result<Option<Protected>> {
-    let Some((emulator, image)) = found()? else { return Ok(None) };
+pub(crate) fn protected(more: &str, vnet_hdr: bool) -> Result<Protected> {
+    let (emulator, image) = found()?;
     let mut pair = Protected::new(emulator, image, vnet_hdr)?;
     more.clone_into(&mut pair.more);
     for side in Side::BOTH {
@@ -28,10 +29,10 @@ pub(crate) fn protected(more: &str, vnet_hdr: bool) -> Result<Option<Protected>>
     pair.start_primary(Side::Primary)?;
     pair.start_secondary(Side::Secondary)?;
     pair.protect(Side::Primary)?;
-    Ok(Some(pair))
+    Ok(pair)
 }
 
-/// Everything that a client does, with every octet checked.
+/// All kinds of client traffic, with every byte checked.
 fn traffic(pair: &Protected) -> Result<()> {
     let client = &pair.lab.client;
     for family in Family::BOTH {
@@ -53,7 +54,7 @@ fn traffic(pair: &Protected) -> Result<()> {
     Ok(())
 }
 
-/// As many connections that the client has opened as the guest has, of both families.
+/// Connections of both families. The client opens one half, and the guest the other.
 pub(crate) fn keepers(pair: &Protected, of_each: usize) -> Result<Vec<Keeper>> {
     let mut keepers = Vec::new();
     for family in Family::BOTH {
@@ -67,7 +68,7 @@ pub(crate) fn keepers(pair: &Protected, of_each: usize) -> Result<Vec<Keeper>> {
     Ok(keepers)
 }
 
-/// Every connection was served to the end, with the right octets.
+/// Every connection was served to the end, with the right bytes.
 pub(crate) fn end(keepers: Vec<Keeper>, pair: &Protected) -> Result<()> {
     for keeper in keepers {
         let kept = keeper.stop()?;
@@ -79,8 +80,8 @@ pub(crate) fn end(keepers: Vec<Keeper>, pair: &Protected) -> Result<()> {
     Ok(())
 }
 
-/// What the LAN floods reaches the secondary's host as well, and its guest by the mirror alone: had it
-/// come twice, the guests would differ.
+/// Frames that the LAN floods also reach the secondary's host, but only the mirror brings them to
+/// its guest. If they came twice, the guests would differ.
 fn expect_one_way_in(pair: &Protected) -> Result<()> {
     let kept_out = pair.half(Side::Secondary)?.daemon.status()?.drops();
     ensure!(kept_out.get("lan-input").is_some_and(|frames| *frames > 0), "{kept_out:?}");
@@ -89,9 +90,9 @@ fn expect_one_way_in(pair: &Protected) -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn twenty_connections_outlive_two_hosts() -> Result<()> {
-    let Some(mut pair) = protected(FENCED, true)? else { return Ok(()) };
+    let mut pair = protected(FENCED, true)?;
     traffic(&pair).with_context(|| pair.logs())?;
     expect_one_way_in(&pair).with_context(|| pair.logs())?;
     let keepers = keepers(&pair, 5)?;
@@ -113,11 +114,11 @@ fn twenty_connections_outlive_two_hosts() -> Result<()> {
     end(keepers, &pair)
 }
 
-/// A checkpoint does not make the next one necessary: equal guests stay equal through all of them.
-#[test]
+/// A checkpoint does not cause the next one: equal guests stay equal through all of them.
+#[lab_test(root)]
 fn two_hundred_checkpoints_under_load_ask_for_no_other() -> Result<()> {
     let often = "[guest.checkpoints]\ninterval_max_ms = 100\nspacing_max_ms = 50\n";
-    let Some(pair) = protected(often, true)? else { return Ok(()) };
+    let pair = protected(often, true)?;
     let before = pair.half(Side::Primary)?.daemon.status()?.checkpoints();
     let keepers = keepers(&pair, 5)?;
     let is_done = AtomicBool::new(false);
@@ -132,8 +133,9 @@ fn two_hundred_checkpoints_under_load_ask_for_no_other() -> Result<()> {
     end(keepers, &pair)?;
     let after = pair.wait_nothing_held(Side::Primary)?;
     println!("{echoed} datagrams; pauses in us: {}", colo_frame(&status?)["pause_us"]);
-    // On a host that is so busy that a guest goes on before its stop is heard of, that checkpoint
-    // covers nothing, and the next one is asked for: not for what the guests did.
+    // On a very busy host, a guest may continue before the daemon learns of its stop. That
+    // checkpoint then covers nothing, and another is requested. The guests' output is not the
+    // reason.
     let uncovered = colo_frame(&after)["checkpoints"]["uncovered"].as_u64().unwrap_or_default();
     let mut expected = before;
     *expected.entry("resync".into()).or_default() += uncovered;
@@ -142,7 +144,7 @@ fn two_hundred_checkpoints_under_load_ask_for_no_other() -> Result<()> {
     Ok(())
 }
 
-/// Datagrams back and forth; some may be lost, as any may.
+/// Datagrams in both directions. As always with datagrams, some may be lost.
 fn echo_until(client: &Namespace, is_done: &AtomicBool) -> Result<u64> {
     let mut echoed = 0;
     while !is_done.load(Ordering::Relaxed) {

@@ -1,10 +1,11 @@
 //! QEMU alone. The secondary's guest gets no input between checkpoints, and its host is off the
-//! LAN; so a connection lives through a failover when nothing happens on it after the last one.
+//! LAN. So a connection survives a failover if nothing happens on it after the last checkpoint.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::Conversation;
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Lab, LabOptions, Side, Slot};
 use colo_lab::qemu::colo::{self, NEVER_MS};
 use colo_lab::qemu::machine::Machine;
@@ -17,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const CHECKPOINTS: usize = 10;
 const TAP: Slot = Slot(0);
 
-/// Two hosts, and what guests on them are started from.
+/// Two hosts, and the image of their guests.
 struct Stock {
     lab: Lab,
     image: Image,
@@ -25,10 +26,10 @@ struct Stock {
 }
 
 impl Stock {
-    fn new() -> Result<Option<Self>> {
-        let Some((emulator, image)) = found()? else { return Ok(None) };
+    fn new() -> Result<Self> {
+        let (emulator, image) = found()?;
         let lab = Lab::new(LabOptions::default())?;
-        Ok(Some(Self { lab, image, machine: Machine::for_colo(emulator) }))
+        Ok(Self { lab, image, machine: Machine::for_colo(emulator) })
     }
 
     fn boot(&self, side: Side) -> Result<QemuGuest> {
@@ -37,7 +38,7 @@ impl Stock {
         Ok(guest)
     }
 
-    /// One that waits for the other's state; on no network.
+    /// A guest that waits for the other's state. It is on no network.
     fn wait_for_state(&self, side: Side) -> Result<QemuGuest> {
         self.lab.host(side).unplug_tap(TAP)?;
         let incoming = Some(format!("tcp:{}:9998", side.replication()));
@@ -45,7 +46,7 @@ impl Stock {
         QemuGuest::boot_on(&self.lab, side, &self.image, &machine)
     }
 
-    /// Both, in COLO.
+    /// Both guests, in COLO.
     fn pair(&self) -> Result<[QemuGuest; 2]> {
         let primary = self.boot(Side::Primary)?;
         let secondary = self.wait_for_state(Side::Secondary)?;
@@ -53,7 +54,7 @@ impl Stock {
         Ok([primary, secondary])
     }
 
-    /// Its host is gone; the guest of the other one is on the network in its place.
+    /// One host is gone. The other host's guest is on the network in its place.
     fn fail_over(&self, mut dead: QemuGuest, survivor: &QemuGuest) -> Result<()> {
         dead.kill()?;
         colo::go_on_alone(survivor)?;
@@ -62,7 +63,7 @@ impl Stock {
     }
 }
 
-/// Whatever happens on `conversation` before this returns is in the secondary's state.
+/// Everything that has happened on `conversation` when this returns is in the secondary's state.
 fn use_and_copy(
     conversation: &mut Conversation,
     [primary, secondary]: [&QemuGuest; 2],
@@ -74,9 +75,9 @@ fn use_and_copy(
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn one_connection_lives_through_two_pairs_and_two_failovers() -> Result<()> {
-    let Some(stock) = Stock::new()? else { return Ok(()) };
+    let stock = Stock::new()?;
     let [first, second] = stock.pair()?;
     let mut conversation = Conversation::open(&stock.lab.client, Family::V4)?;
     use_and_copy(&mut conversation, [&first, &second])?;
@@ -91,13 +92,13 @@ fn one_connection_lives_through_two_pairs_and_two_failovers() -> Result<()> {
     conversation.close()
 }
 
-#[test]
+#[lab_test(root)]
 fn a_primary_whose_secondary_died_takes_a_new_one() -> Result<()> {
-    let Some(stock) = Stock::new()? else { return Ok(()) };
+    let stock = Stock::new()?;
     let [primary, mut secondary] = stock.pair()?;
     let mut conversation = Conversation::open(&stock.lab.client, Family::V4)?;
     secondary.kill()?;
-    conversation.ask(1000).context("nobody has told the primary")?;
+    conversation.ask(1000).context("the primary does not know yet")?;
     colo::go_on_alone(&primary)?;
     conversation.ask(1000).context("alone")?;
     drop(secondary);
@@ -107,27 +108,27 @@ fn a_primary_whose_secondary_died_takes_a_new_one() -> Result<()> {
     conversation.close()
 }
 
-/// Whatever of a checkpoint the primary's guest is in, it goes on when it is told that it is alone;
-/// until then it may stand still for ever.
-#[test]
+/// The primary's guest continues from any part of a checkpoint, as soon as QEMU learns that it is
+/// alone. Without that, it may stand still for ever.
+#[lab_test(root)]
 fn a_guest_that_stands_still_for_a_dead_secondary_goes_on() -> Result<()> {
-    let Some(stock) = Stock::new()? else { return Ok(()) };
+    let stock = Stock::new()?;
     let [primary, mut secondary] = stock.pair()?;
     let mut conversation = Conversation::open(&stock.lab.client, Family::V4)?;
     conversation.ask(1000)?;
-    let mark = primary.qmp()?.mark();
+    let place = primary.qmp()?.place();
     colo::request_checkpoint(&primary)?;
-    primary.qmp()?.wait_named("STOP", mark, TIMEOUT)?;
+    primary.qmp()?.wait_named("STOP", place, TIMEOUT)?;
     secondary.kill()?;
     colo::go_on_alone(&primary)?;
     conversation.ask(1000)?;
     conversation.close()
 }
 
-/// The secondary has nothing to say while it waits for the primary's acknowledgment.
-#[test]
+/// The secondary has nothing to send while it waits for the primary's acknowledgment.
+#[lab_test(root)]
 fn a_checkpoint_is_shorter_where_the_primary_acknowledges_at_once() -> Result<()> {
-    let Some(stock) = Stock::new()? else { return Ok(()) };
+    let stock = Stock::new()?;
     let [primary, secondary] = stock.pair()?;
     let usual = pauses(&primary, &secondary)?;
     for side in Side::BOTH {
@@ -143,7 +144,7 @@ fn a_checkpoint_is_shorter_where_the_primary_acknowledges_at_once() -> Result<()
     Ok(())
 }
 
-/// In order of length.
+/// In order of their length.
 fn pauses(primary: &QemuGuest, secondary: &QemuGuest) -> Result<Vec<Duration>> {
     let one = |_| Ok(colo::checkpoint(primary, secondary)?.pause);
     let mut pauses: Vec<Duration> = (0..CHECKPOINTS).map(one).collect::<Result<_>>()?;

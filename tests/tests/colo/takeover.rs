@@ -1,62 +1,64 @@
-//! Who goes on when the other one is gone, and who decides.
+//! The guest that continues after the loss of the other, and the decision about it.
 
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::wait_for_all;
+use colo_lab::lab_test;
 use colo_lab::network::Side;
+use colo_lab::phrases;
 use colo_lab::qemu::protected::{Protected, colo_frame};
 
 use super::protected::{ANSWERS, FENCED, TIMEOUT, end, keepers, protected};
 
-/// A checkpoint is going on at any moment, more or less.
+/// With this delay, a checkpoint is in progress most of the time.
 const ALWAYS: &str = "[guest.checkpoints]\ninterval_max_ms = 20\nspacing_max_ms = 20\n";
 
 fn mode(pair: &Protected, side: Side) -> Result<String> {
     pair.half(side)?.daemon.status()?.mode()
 }
 
-#[test]
+#[lab_test(root)]
 fn without_a_fence_the_operator_decides() -> Result<()> {
-    let Some(mut pair) = protected("", true)? else { return Ok(()) };
+    let mut pair = protected("", true)?;
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
     pair.kill(Side::Primary)?;
     let daemon = &pair.half(Side::Secondary)?.daemon;
-    daemon.process.wait_for("neither fence nor quorum is configured", TIMEOUT)?;
-    ensure!(mode(&pair, Side::Secondary)? == "protected", "it took over all the same");
+    daemon.process.wait_for(phrases::takeover::NO_FENCE_AND_NO_QUORUM, TIMEOUT)?;
+    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::PROTECTED, "it took over all the same");
     daemon.failover()?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     end(keepers, &pair)
 }
 
-#[test]
+#[lab_test(root)]
 fn a_fence_that_fails_keeps_the_guest_off_the_network_until_it_succeeds() -> Result<()> {
-    let Some(mut pair) = protected(FENCED, true)? else { return Ok(()) };
+    let mut pair = protected(FENCED, true)?;
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
     pair.write_fence(Side::Secondary, "exit 1")?;
     pair.kill(Side::Primary)?;
     let daemon = &pair.half(Side::Secondary)?.daemon;
-    daemon.process.wait_for("not taking over", TIMEOUT)?;
-    ensure!(mode(&pair, Side::Secondary)? == "protected", "it took over all the same");
+    daemon.process.wait_for(phrases::takeover::REFUSED, TIMEOUT)?;
+    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::PROTECTED, "it took over all the same");
     pair.write_fence(Side::Secondary, "")?;
     pair.wait_failed_over(Side::Secondary, TIMEOUT).with_context(|| pair.logs())?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     end(keepers, &pair)
 }
 
-/// The secondary dies in the middle of a checkpoint, more likely than not: the primary's guest may
-/// be stopped for it then, and goes on. A new secondary joins, and takes over in its turn.
-#[test]
+/// The secondary probably dies in the middle of a checkpoint. The primary's guest may be stopped
+/// for it then, and continues. A new secondary joins, and later takes over.
+#[lab_test(root)]
 fn a_primary_goes_on_without_its_secondary_and_takes_a_new_one() -> Result<()> {
     let more = format!("{ALWAYS}{FENCED}");
-    let Some(mut pair) = protected(&more, true)? else { return Ok(()) };
+    let mut pair = protected(&more, true)?;
     let keepers = keepers(&pair, 2)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     pair.write_fence(Side::Primary, "")?;
     pair.kill(Side::Secondary)?;
     let daemon = &pair.half(Side::Primary)?.daemon;
     daemon.wait_status("alone", TIMEOUT, |status| {
-        status.mode().is_ok_and(|mode| mode == "unprotected")
+        status.mode().is_ok_and(|mode| mode == phrases::mode::UNPROTECTED)
             && colo_frame(status)["state"] == "alone"
     })?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
@@ -70,23 +72,24 @@ fn a_primary_goes_on_without_its_secondary_and_takes_a_new_one() -> Result<()> {
     end(keepers, &pair)
 }
 
-/// Its daemon lives, and knows: nobody has to be fenced, and nobody asked.
-#[test]
+/// Its daemon lives and knows the guest's death. So nobody has to be fenced, and the operator need
+/// not decide.
+#[lab_test(root)]
 fn a_guest_that_dies_under_its_daemon_is_taken_over_from() -> Result<()> {
-    let Some(mut pair) = protected("", true)? else { return Ok(()) };
+    let mut pair = protected("", true)?;
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
     pair.half_mut(Side::Primary)?.guest.kill()?;
     pair.wait_failed_over(Side::Secondary, TIMEOUT).with_context(|| pair.logs())?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
-    ensure!(mode(&pair, Side::Primary)? == "waiting", "the primary lets something out");
+    ensure!(mode(&pair, Side::Primary)? == phrases::mode::HELD, "the primary lets something out");
     end(keepers, &pair)
 }
 
-/// Quick acknowledgments are there while they are of use, and gone with the daemon.
-#[test]
+/// Quick acknowledgments exist while they are useful, and end with the daemon.
+#[lab_test(root)]
 fn the_route_for_quick_acknowledgments_ends_with_the_daemon() -> Result<()> {
-    let Some(mut pair) = protected("", true)? else { return Ok(()) };
+    let mut pair = protected("", true)?;
     let routes = |pair: &Protected| {
         let host = &pair.lab.host(Side::Primary).namespace;
         host.output("ip", &["route", "show", "proto", "206"])
@@ -101,34 +104,34 @@ fn the_route_for_quick_acknowledgments_ends_with_the_daemon() -> Result<()> {
     Ok(())
 }
 
-/// The guest goes on alone, and its secondary, which has a fence, leaves it alone.
-#[test]
+/// The guest continues alone. Its secondary has a fence and does not use it.
+#[lab_test(root)]
 fn a_primary_that_ends_in_good_order_is_neither_stopped_nor_taken_over_from() -> Result<()> {
     let more = format!("{ALWAYS}{FENCED}");
-    let Some(mut pair) = protected(&more, true)? else { return Ok(()) };
+    let mut pair = protected(&more, true)?;
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
     let ended = pair.half_mut(Side::Primary)?.daemon.process.terminate()?;
     ensure!(ended.success(), "{}", pair.logs());
     let daemon = &pair.half(Side::Secondary)?.daemon;
-    daemon.process.wait_for("this guest is not its equal", TIMEOUT)?;
+    daemon.process.wait_for(phrases::takeover::NOT_EQUAL, TIMEOUT)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
-    ensure!(mode(&pair, Side::Secondary)? == "protected", "{}", pair.logs());
+    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::PROTECTED, "{}", pair.logs());
     end(keepers, &pair)
 }
 
-/// An operator was wrong, and the primary lives: one of the two has to be silent.
-#[test]
+/// An operator was wrong, and the primary lives. One of the two guests has to be silent.
+#[lab_test(root)]
 fn a_primary_that_is_taken_over_from_does_not_answer_any_more() -> Result<()> {
-    let Some(pair) = protected("", true)? else { return Ok(()) };
+    let pair = protected("", true)?;
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
     pair.half(Side::Secondary)?.daemon.failover()?;
     let daemon = &pair.half(Side::Primary)?.daemon;
-    daemon.process.wait_for("the secondary has taken over", TIMEOUT)?;
-    ensure!(mode(&pair, Side::Primary)? == "waiting", "{}", pair.logs());
+    daemon.process.wait_for(phrases::takeover::SECONDARY_HAS_TAKEN_OVER, TIMEOUT)?;
+    ensure!(mode(&pair, Side::Primary)? == phrases::mode::HELD, "{}", pair.logs());
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     let refused = daemon.protect("tcp:10.78.0.2:9998").expect_err("it was not refused");
-    ensure!(format!("{refused:#}").contains("takes over from this guest"), "{refused:#}");
+    ensure!(format!("{refused:#}").contains(phrases::takeover::PEER_TAKES_OVER), "{refused:#}");
     end(keepers, &pair)
 }

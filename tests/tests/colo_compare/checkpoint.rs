@@ -1,9 +1,10 @@
-//! What may leave, and what a checkpoint on `notify_dev` does.
+//! The frames that may leave, and the effect of a checkpoint on `notify_dev`.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Setup, TIMEOUT, arp, datagram, segment};
+use colo_lab::phrases;
 
 use super::{numbered, ours};
 
@@ -54,7 +55,7 @@ fn a_difference_is_one_request_and_leaves_with_the_checkpoint() -> Result<()> {
     stand.checkpoint()?;
     let held: Vec<&[u8]> = held.iter().map(Vec::as_slice).collect();
     stand.expect(&held)?;
-    // The next one is asked for again.
+    // There is another request for the next frame.
     stand.primary(&segment(1004).ack(1).data(b"good").build())?;
     stand.secondary(&segment(1004).ack(1).data(b"evil").build())?;
     stand.expect_with(&[], 1)
@@ -71,7 +72,7 @@ fn a_checkpoint_releases_in_order_of_arrival_what_was_sent_before_it_read_or_not
     for frame in &frames {
         ensure!(stand.next_out()? == *frame);
     }
-    // The twin: what is sent behind it is held.
+    // The twin: a frame that is sent after it is held.
     let late = numbered(7, 600);
     stand.primary(&late)?;
     stand.expect(&[])?;
@@ -95,7 +96,7 @@ fn what_the_secondary_sent_before_a_checkpoint_vouches_for_nothing_after_it() ->
             stand.primary(frame)?;
         }
         stand.expect(&[])?;
-        // The twin: the same frames of after it do.
+        // The twin: the same frames from after the checkpoint do vouch.
         for frame in [&data, &ack] {
             stand.secondary(frame)?;
         }
@@ -131,7 +132,7 @@ fn a_late_repetition_of_what_a_checkpoint_covered_is_no_reason_for_a_request() -
         stand.secondary(frame)?;
     }
     stand.expect(&[])?;
-    // The twin below is asked for in this time.
+    // The twin below makes its request within this time.
     stand.expect_no_request(Duration::from_millis(600))
 }
 
@@ -142,7 +143,7 @@ fn the_twin_that_no_checkpoint_covered_is_a_reason() -> Result<()> {
         stand.checkpoint()?;
         stand.secondary(&frame)?;
         stand.wait_request()?;
-        stand.process.wait_for("secondary-only", TIMEOUT)?;
+        stand.process.wait_for(phrases::compare::SECONDARY_ONLY, TIMEOUT)?;
     }
     Ok(())
 }
@@ -150,7 +151,7 @@ fn the_twin_that_no_checkpoint_covered_is_a_reason() -> Result<()> {
 #[test]
 fn the_compare_timeout_is_noticed_when_it_is_due() -> Result<()> {
     const COMPARE_TIMEOUT: Duration = Duration::from_millis(500);
-    // The default of expired_scan_cycle: it is never later than this.
+    // The default of expired_scan_cycle. The request is never later than this.
     const SCAN_CYCLE: Duration = Duration::from_secs(1);
     let mut stand = ours(&Setup { compare_timeout_ms: 500, ..Setup::default() })?;
     let sent = Instant::now();
@@ -161,7 +162,8 @@ fn the_compare_timeout_is_noticed_when_it_is_due() -> Result<()> {
     Ok(())
 }
 
-/// The engine can tell the peer what both guests have received, in a frame of its own: not here.
+/// The engine can tell the peer in a frame of its own what both guests have received. Here it must
+/// not.
 #[test]
 fn nothing_leaves_that_the_primary_did_not_send() -> Result<()> {
     let mut stand = ours(&Setup::default())?;

@@ -4,6 +4,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Ends, Engine, Setup, TIMEOUT, start};
+use colo_lab::phrases;
 use colo_lab::process::{Process, program};
 
 fn colo_compare(arguments: &[&str]) -> Result<Output> {
@@ -47,22 +48,26 @@ fn a_path_that_is_in_use_is_refused_by_name() -> Result<()> {
     let taken = ends.primary.argument();
     let done = colo_compare(&[&["--primary-in", &taken][..], &SOCKETS[2..]].concat())?;
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    ensure!(!done.status.success() && said.contains("already listened on"), "{said}");
+    ensure!(
+        !done.status.success() && said.contains(phrases::compare::ALREADY_LISTENED_ON),
+        "{said}"
+    );
     ensure!(said.contains(&taken), "{said}");
     Ok(())
 }
 
-/// Nobody listens at the other ends: it is up, and goes on trying.
+/// Nobody listens at the other ends. The process is up, and keeps trying.
 #[test]
 fn it_is_up_before_its_peers_are() -> Result<()> {
     let mut command = Command::new(program("colo-proxy", "COLO_PROXY_BIN")?);
     command.arg("colo-compare").args(SOCKETS);
     let mut process = Process::spawn("colo-compare", command, &[])?;
-    process.wait_for("ready", TIMEOUT)?;
-    process.wait_for("unix:/nowhere/a: no connection yet", TIMEOUT)?;
+    process.wait_for(phrases::READY, TIMEOUT)?;
+    process
+        .wait_for(&format!("unix:/nowhere/a{}", phrases::compare::NO_CONNECTION_YET), TIMEOUT)?;
     ensure!(process.terminate()?.success());
     let log = process.stderr_to_end();
-    ensure!(log.lines().filter(|line| line.contains("ready")).count() == 1, "{log}");
+    ensure!(log.lines().filter(|line| line.contains(phrases::READY)).count() == 1, "{log}");
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Ends, Engine, Setup, TIMEOUT, arp, segment, start};
+use colo_lab::phrases;
 use nix::sys::signal::Signal;
 
 use super::{numbered, ours};
@@ -21,7 +22,7 @@ fn what_is_held_and_what_is_still_unread_leaves_in_order() -> Result<()> {
     }
     ensure!(stand.process.wait(TIMEOUT)?.success());
     let log = stand.process.stderr_to_end();
-    for word in ["protection is off; releasing", "released_unprotected 100", "unsent"] {
+    for word in [phrases::compare::RELEASES_UNPROTECTED, "released_unprotected 100", "unsent"] {
         ensure!(log.contains(word) != (word == "unsent"), "{word}: {log}");
     }
     Ok(())
@@ -39,7 +40,7 @@ fn it_counts_what_it_did_in_one_line() -> Result<()> {
     stand.checkpoint()?;
     ensure!(stand.process.terminate()?.success());
     let log = stand.process.stderr_to_end();
-    let line = log.lines().find(|line| line.contains("ended:")).unwrap_or_default();
+    let line = log.lines().find(|line| line.contains(phrases::ENDED)).unwrap_or_default();
     for word in ["uncompared 1", "checkpoints 1", "connections.notify_dev 1"] {
         ensure!(line.contains(word), "no {word} in {log}");
     }
@@ -57,6 +58,6 @@ fn an_outdev_that_takes_nothing_does_not_keep_it_from_ending() -> Result<()> {
     ensure!(process.terminate()?.success());
     ensure!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     let log = process.stderr_to_end();
-    ensure!(log.contains("nobody took the last 1 frames"), "{log}");
+    ensure!(log.contains(phrases::compare::ONE_FRAME_NOT_TAKEN), "{log}");
     Ok(())
 }

@@ -1,13 +1,14 @@
-//! Records that no sender means.
+//! Records that no sender sends on purpose.
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Setup, Stand, TIMEOUT, arp, segment};
+use colo_lab::phrases;
 
 use super::ours;
 
 const RECORD_MAX: usize = 69632;
 
-/// The primary's frame leaves when the secondary's comes: both sockets are well.
+/// The primary's frame leaves when the secondary's arrives. This shows that both sockets work.
 fn works(stand: &mut Stand, seq: u32) -> Result<()> {
     let data = segment(seq).ack(1).data(b"data").build();
     stand.primary(&data)?;
@@ -70,7 +71,7 @@ fn a_longer_one_ends_its_connection_and_the_next_works() -> Result<()> {
         } else {
             stand.secondary = stand.ends.meet(&stand.ends.secondary)?;
         }
-        // What came before it in the same connection is not lost.
+        // The frames before it on the same connection are not lost.
         stand.secondary(&last)?;
         stand.expect(&[&last])?;
         works(&mut stand, 1004)?;
@@ -90,7 +91,7 @@ fn a_connection_that_ends_in_a_record_drops_that_record_only() -> Result<()> {
         stand.expect(&[&arp(1), &arp(2)])?;
         stand.process.terminate()?;
         let log = stand.process.stderr_to_end();
-        ensure!(log.contains("bad.primary_in.truncated 1"), "{log}");
+        ensure!(log.contains(phrases::compare::TRUNCATED_ONCE), "{log}");
     }
     Ok(())
 }

@@ -1,14 +1,15 @@
-//! The COLO-frame's channel, as QEMU speaks it.
+//! The COLO-frame's channel, as QEMU uses it.
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{
     CHECKPOINT, Ends, Engine, GREETING, INIT, REQUEST, Setup, TIMEOUT, arp, segment, start,
 };
+use colo_lab::phrases;
 
 use super::{numbered, ours, wait_logged};
 
-/// With headers, messages to compare have the second word and those from it do not: that is what
-/// `send_message` and `receive_message` of the stand do.
+/// With headers, messages to the compare have the second word, and messages from it do not.
+/// `send_message` and `receive_message` of the stand do the same.
 #[test]
 fn a_greeting_is_answered_and_the_second_word_is_only_on_the_way_in() -> Result<()> {
     for vnet_hdr in [false, true] {
@@ -20,7 +21,7 @@ fn a_greeting_is_answered_and_the_second_word_is_only_on_the_way_in() -> Result<
         let notify = stand.notify.as_mut().expect("it has one");
         notify.send_message(INIT)?;
         ensure!(notify.receive_message(TIMEOUT)? == GREETING);
-        // Whatever the second word says, the text starts behind it.
+        // The text starts after the second word, which may have any value.
         notify.send_record(12, CHECKPOINT)?;
         ensure!(stand.next_out()? == data);
     }
@@ -40,7 +41,10 @@ fn an_unknown_message_is_logged_counted_and_ignored() -> Result<()> {
     stand.expect(&[])?;
     stand.checkpoint()?;
     stand.expect(&[&numbered(7, 0)])?;
-    stand.process.wait_for(r#"unknown message "COLO_CHECKPOINT\x00""#, TIMEOUT)?;
+    stand.process.wait_for(
+        &format!(r#"{} "COLO_CHECKPOINT\x00""#, phrases::compare::UNKNOWN_MESSAGE),
+        TIMEOUT,
+    )?;
     stand.process.terminate()?;
     let log = stand.process.stderr_to_end();
     ensure!(log.contains("unknown_messages 5") && log.contains("bad.notify_dev.empty 1"), "{log}");
@@ -57,7 +61,8 @@ fn a_message_that_is_too_long_ends_the_connection_and_the_next_one_works() -> Re
     stand.greet()
 }
 
-/// The COLO-frame was away when the guests began to differ, or went before it heard of it.
+/// The COLO-frame was away when the guests began to differ, or went away before it learned of the
+/// difference.
 #[test]
 fn a_request_is_made_to_whoever_connects_for_as_long_as_it_is_outstanding() -> Result<()> {
     let setup = Setup::default();
@@ -67,7 +72,7 @@ fn a_request_is_made_to_whoever_connects_for_as_long_as_it_is_outstanding() -> R
     let (mut primary, mut out) = (ends.meet(&ends.primary)?, ends.meet(&ends.out)?);
     primary.send(&segment(1000).ack(1).data(b"good").build())?;
     secondary.send(&segment(1000).ack(1).data(b"evil").build())?;
-    process.wait_for("no peer to ask yet", TIMEOUT)?;
+    process.wait_for(phrases::compare::NO_PEER_TO_ASK, TIMEOUT)?;
     for _ in 0..2 {
         let mut notify = ends.meet(&ends.notify)?;
         ensure!(notify.receive_message(TIMEOUT)? == REQUEST);
@@ -76,7 +81,7 @@ fn a_request_is_made_to_whoever_connects_for_as_long_as_it_is_outstanding() -> R
     ensure!(notify.receive_message(TIMEOUT)? == REQUEST);
     notify.send_message(CHECKPOINT)?;
     ensure!(out.receive(TIMEOUT)? == segment(1000).ack(1).data(b"good").build());
-    // The twin: it is settled, and nobody is asked.
+    // The twin: the difference is settled, and there is no request.
     drop(notify);
     let mut notify = ends.meet(&ends.notify)?;
     notify.send_message(INIT)?;
@@ -89,7 +94,7 @@ fn without_the_channel_nobody_is_asked_and_the_log_says_what_that_means() -> Res
     let mut stand = ours(&Setup { notify: false, ..Setup::default() })?;
     stand.primary(&segment(1000).ack(1).data(b"good").build())?;
     stand.secondary(&segment(1000).ack(1).data(b"evil").build())?;
-    wait_logged(&stand.process, "what is held stays held (payload)", 1)?;
+    wait_logged(&stand.process, phrases::compare::HOLD_CONTINUES, 1)?;
     stand.primary(&arp(1))?;
     stand.expect(&[&arp(1)])?;
     stand.process.terminate()?;

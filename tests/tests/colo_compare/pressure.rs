@@ -1,13 +1,14 @@
-//! Queues that fill up: held output, and an outdev that takes nothing or is gone.
+//! Full queues: held output, and an outdev that reads nothing or is gone.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Setup, Stand, arp};
+use colo_lab::phrases;
 
 use super::{numbered, ours, wait_logged};
 
-/// How long a socket that takes nothing more is tried.
+/// How long to try a socket that accepts nothing more.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 fn long(mark: u32) -> Vec<u8> {
@@ -16,7 +17,8 @@ fn long(mark: u32) -> Vec<u8> {
     frame
 }
 
-/// Few enough for the socket's buffer: these tests write all before they read.
+/// A number of frames that fits into the socket's buffer. These tests write all frames before they
+/// read.
 const FRAMES: usize = 150;
 
 #[test]
@@ -49,7 +51,7 @@ fn a_full_queue_goes_on_when_the_secondary_answers() -> Result<()> {
     stand.expect(&[])
 }
 
-/// Sends numbered frames until the socket takes no more, and says how many went whole.
+/// Sends numbered frames until the socket accepts no more. Returns how many went whole.
 fn fill(stand: &mut Stand, frame: impl Fn(usize) -> Vec<u8>) -> Result<usize> {
     let mut sent = 0;
     while stand.primary.send_if_it_goes(&frame(sent), PATIENCE)? {
@@ -65,7 +67,7 @@ fn a_held_back_reader_holds_back_the_writer() -> Result<()> {
     let mut stand = ours(&Setup { max_queue_size: 16, ..Setup::default() })?;
     let sent = fill(&mut stand, |i| numbered(7, i))?;
     stand.wait_request()?;
-    // As many checkpoints as it takes; each is asked for.
+    // Makes all checkpoints that are necessary. Each has a request.
     let mut seen = 0;
     stand.checkpoint()?;
     stand.primary.send_rest()?;
@@ -97,7 +99,7 @@ fn what_is_released_waits_for_an_outdev_that_is_gone() -> Result<()> {
     for vnet_hdr in [false, true] {
         let mut stand = ours(&Setup { vnet_hdr, ..Setup::default() })?;
         stand.out.close()?;
-        wait_logged(&stand.process, "what is released waits", 1)?;
+        wait_logged(&stand.process, phrases::compare::OUTDEV_SLOW, 1)?;
         let frames: Vec<_> = (0..100).map(arp).collect();
         for frame in &frames {
             stand.primary(frame)?;
@@ -109,8 +111,8 @@ fn what_is_released_waits_for_an_outdev_that_is_gone() -> Result<()> {
     Ok(())
 }
 
-/// What the kernel had taken is lost with the connection; the rest starts with a whole frame, the
-/// one that was cut.
+/// The bytes that the kernel had accepted are lost with the connection. The rest starts with a
+/// whole frame, the one that was truncated.
 #[test]
 fn a_new_outdev_begins_with_a_whole_record() -> Result<()> {
     let mut stand = ours(&Setup::default())?;

@@ -1,14 +1,15 @@
-//! A secondary that goes, that never comes, and that comes back.
+//! A secondary that leaves, that never comes, and that comes back.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::colo_compare::{Ends, Engine, Setup, TIMEOUT, arp, segment, start};
+use colo_lab::phrases;
 
 use super::{numbered, ours, wait_logged};
 
-const OFF: &str = "UNPROTECTED";
-const ON: &str = "colo-compare: protected";
+const OFF: &str = phrases::UNPROTECTED;
+const ON: &str = phrases::compare::PROTECTED;
 const SECONDARY_TIMEOUT: Duration = Duration::from_millis(400);
 
 fn setup() -> Setup {
@@ -27,12 +28,12 @@ fn a_secondary_that_is_gone_lets_held_output_go_and_needs_a_checkpoint_to_come_b
     ensure!(stand.next_out()? == numbered(7, 0));
     ensure!(gone.elapsed() >= SECONDARY_TIMEOUT, "{:?}", gone.elapsed());
     wait_logged(&stand.process, OFF, 1)?;
-    // It stays off: the next frame leaves at once.
+    // Protection stays off: the next frame leaves at once.
     stand.primary(&numbered(7, 1))?;
     ensure!(stand.next_out()? == numbered(7, 1));
 
     stand.secondary = stand.ends.meet(&stand.ends.secondary)?;
-    // The secondary is stale: a checkpoint is asked for, and until it comes output is held.
+    // The secondary is stale. A checkpoint is requested, and output is held until it is done.
     stand.wait_request()?;
     stand.primary(&numbered(7, 2))?;
     // A secondary that is not equal vouches for nothing, whatever it says: a frame that nobody compares
@@ -43,13 +44,13 @@ fn a_secondary_that_is_gone_lets_held_output_go_and_needs_a_checkpoint_to_come_b
     stand.checkpoint()?;
     ensure!(stand.next_out()? == numbered(7, 2));
     wait_logged(&stand.process, ON, 2)?;
-    // It is on: what differs is held and asked for.
+    // Protection is on: a difference is held and causes a request.
     stand.primary(&segment(1000).ack(1).data(b"good").build())?;
     stand.secondary(&segment(1000).ack(1).data(b"evil").build())?;
     stand.expect_with(&[], 1)
 }
 
-/// Whatever is ready first, the connection was there before the message.
+/// The connection existed before the message, whichever the engine reads first.
 #[test]
 fn a_checkpoint_right_behind_the_connection_makes_it_protected() -> Result<()> {
     // Longer than the pause between two connections of an endpoint.
@@ -88,7 +89,7 @@ fn one_that_never_comes_has_as_long_from_the_start() -> Result<()> {
     primary.send(&numbered(7, 0))?;
     ensure!(out.receive(TIMEOUT)? == numbered(7, 0));
     process.wait_for(OFF, TIMEOUT)?;
-    // The guest has been heard alone: a secondary that comes now needs a checkpoint.
+    // The guest was alone for a while. A secondary that comes now needs a checkpoint.
     let mut notify = ends.meet(&ends.notify)?;
     let _secondary = ends.meet(&ends.secondary)?;
     let asked = notify.receive_message(TIMEOUT).with_context(|| process.stderr())?;
@@ -106,7 +107,8 @@ fn one_that_comes_late_but_before_the_guest_says_anything_needs_no_checkpoint() 
     wait_logged(&process, ON, 1)
 }
 
-/// Its output was not read for want of room when it went: that it is gone is seen all the same.
+/// When the secondary left, its output was not being read, because there was no room. The engine
+/// still sees that it is gone.
 #[test]
 fn a_secondary_that_goes_while_it_is_held_back_is_missed() -> Result<()> {
     let mut stand = ours(&Setup { max_queue_size: 4, ..setup() })?;

@@ -1,6 +1,6 @@
-//! A whole pair with real TCP stacks: a client, two hosts, two guests that run the same program.
-//! The test is both daemons, reduced to what the kernel's half needs: it mirrors, releases what both
-//! guests have said, and gives held input back.
+//! A whole pair with real TCP stacks: a client, two hosts, and two guests that run the same
+//! program. The test plays both daemons, reduced to the needs of the kernel's half. It mirrors,
+//! releases the output that both guests have sent, and gives early input back.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
@@ -22,12 +22,13 @@ use nix::sys::socket::{
 
 use crate::tap::{DEADLINE, Offloads, Tap, VNET_HDR_LEN, enter, in_netns, ip, new_netns};
 use crate::{Host, instance};
+use colo_lab::lab_test;
 
 const ECHO_PORT: u16 = 7;
 const SINK_PORT: u16 = 9;
 const GUEST_PORT: u16 = 30_000;
-/// Less than a first window. The client sees the primary's window alone; what it sends beyond the
-/// secondary's is lost there, and a real pair makes a checkpoint then.
+/// Less than a first window. The client sees only the primary's window. Data beyond the secondary's
+/// window is lost there, and a real pair then makes a checkpoint.
 const CHUNK: usize = 30_000;
 const TURNS: usize = 8;
 
@@ -38,10 +39,10 @@ enum Slow {
     Secondary,
 }
 
-/// How long the slow guest's frames take.
+/// The delay of the slow guest's frames.
 const DELAY: Duration = Duration::from_millis(4);
 
-/// A host with a bridge, on which the guest's TAP and the rest of the LAN are.
+/// A host with a bridge, which joins the guest's TAP and the rest of the LAN.
 struct BridgedHost {
     host: Host,
     lan: Tap,
@@ -60,7 +61,7 @@ fn bridged_host(role: Role) -> (File, BridgedHost) {
     (netns, BridgedHost { host, lan, datapath })
 }
 
-/// A machine with one interface; `number` is the end of its addresses.
+/// A machine with one interface. `number` is the last byte of its addresses.
 fn machine(number: u8, offloads: Offloads) -> (File, Tap) {
     let netns = new_netns();
     let tap = Tap::new("eth0", offloads);
@@ -91,7 +92,7 @@ struct Wires {
 struct Shared {
     stop: AtomicBool,
     failed_over: AtomicBool,
-    /// Frames that went anywhere, to see when there are no more.
+    /// The frames that went anywhere. They show when there are no more.
     frames: AtomicU64,
     held: AtomicU64,
 }
@@ -154,7 +155,7 @@ impl Wires {
                     self.rule.waiting.push_back(frame);
                 }
                 (10, false) => self.rule.note(1, &frame),
-                // The primary host is no more, or the bridge speaks for itself.
+                // The primary host is gone, or its bridge sends frames of its own.
                 _ => {}
             }
         }
@@ -189,10 +190,10 @@ impl Wires {
     }
 }
 
-/// What both guests have said on one connection.
+/// The bytes that both guests have sent on one connection.
 #[derive(Default)]
 struct Stream {
-    /// The number of the first octet.
+    /// The number of the first byte.
     base: u32,
     octets: [Vec<Option<u8>>; 2],
     acks: [Option<u32>; 2],
@@ -220,8 +221,9 @@ fn parse(frame: &[u8]) -> Option<Spoken<'_>> {
     })
 }
 
-/// The output rule for TCP: the network hears what both have said, and acknowledgments of what both
-/// have received. A SYN goes at once, so that the peer's answer can be early.
+/// The output rule for TCP: the network receives the bytes that both guests have sent, and
+/// acknowledgments of the bytes that both have received. A SYN leaves at once, so that the peer's
+/// answer can be early.
 #[derive(Default)]
 struct Rule {
     streams: HashMap<(u16, u16), Stream>,
@@ -265,7 +267,7 @@ impl Rule {
         same && stream.acks[1].is_some_and(|ack| ack.wrapping_sub(spoken.ack) as i32 >= 0)
     }
 
-    /// What may leave now.
+    /// The segments that may leave now.
     fn release(&mut self) -> Vec<Vec<u8>> {
         let (go, stay) =
             std::mem::take(&mut self.waiting).into_iter().partition(|frame| self.allows(frame));
@@ -306,7 +308,7 @@ fn guest_program(netns: &File, guest: IpAddr, client: IpAddr) {
     spawn_in(netns, move || {
         let mut stream = connect_from((guest, GUEST_PORT).into(), (client, SINK_PORT).into());
         let mut turn = [0; 1];
-        // The client asks, the guest answers with a chunk.
+        // The client sends a request, and the guest answers with a chunk.
         while stream.read_exact(&mut turn).is_ok() {
             if stream.write_all(&chunk(turn[0])).is_err() {
                 break;
@@ -350,7 +352,7 @@ impl Client {
         client
     }
 
-    /// Every connection, in both directions, with every octet checked.
+    /// Every connection, in both directions, with every byte checked.
     fn talk(&mut self) {
         self.turn += 1;
         let sent = chunk(self.turn);
@@ -360,13 +362,13 @@ impl Client {
             let writing = std::thread::spawn(move || writer.write_all(&to_write));
             let mut got = vec![0; sent.len()];
             stream.read_exact(&mut got).expect("the echo");
-            assert!(got == sent, "wrong octets");
+            assert!(got == sent, "wrong bytes");
             writing.join().expect("the writer").expect("write");
         }
         self.from_guest.write_all(&[self.turn]).expect("ask");
         let mut got = vec![0; CHUNK];
         self.from_guest.read_exact(&mut got).expect("the guest's chunk");
-        assert!(got == sent, "wrong octets");
+        assert!(got == sent, "wrong bytes");
     }
 }
 
@@ -377,7 +379,7 @@ fn checksum_errors() -> u64 {
     lines[1].split(' ').nth(at).expect("a value").parse().expect("a number")
 }
 
-/// Until no frame has gone anywhere for a while.
+/// Waits until no frame has gone anywhere for a while.
 fn wait_for_silence(shared: &Shared) {
     let end = Instant::now() + DEADLINE;
     let mut before = (shared.frames.load(Ordering::Acquire), Instant::now());
@@ -458,35 +460,35 @@ fn fail_over_with_live_connections(slow: Slow, offloads: Offloads, guest: &str, 
     secondary.datapath.detach().expect("detach");
 }
 
-#[test]
+#[lab_test(root)]
 fn connections_survive_a_failover() {
     in_netns(|| {
         fail_over_with_live_connections(Slow::Neither, Offloads::On, "10.7.0.2", "10.7.0.1");
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn connections_survive_a_failover_without_offloads() {
     in_netns(|| {
         fail_over_with_live_connections(Slow::Neither, Offloads::Off, "10.7.0.2", "10.7.0.1");
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn connections_survive_a_failover_when_the_primary_was_faster() {
     in_netns(|| {
         fail_over_with_live_connections(Slow::Secondary, Offloads::On, "10.7.0.2", "10.7.0.1");
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn connections_survive_a_failover_when_the_primary_was_slower() {
     in_netns(|| {
         fail_over_with_live_connections(Slow::Primary, Offloads::On, "10.7.0.2", "10.7.0.1");
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn ipv6_connections_survive_a_failover() {
     in_netns(|| {
         fail_over_with_live_connections(Slow::Secondary, Offloads::On, "fd07::2", "fd07::1");

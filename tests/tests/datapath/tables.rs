@@ -1,7 +1,9 @@
-//! The tables of connections as the daemon sees them: what it forgets, takes over, exports and
-//! imports.
+//! The tables of connections as the daemon sees them: the entries that it forgets, takes over,
+//! exports and imports.
 
 use aya::maps::{Array, Map, MapData};
+use colo_lab::lab_test;
+use colo_lab::phrases;
 use colo_proxy::datapath::{
     AgeLimits, Datapath, DatapathError, DatapathPlan, FlowsByClass, TranslationLimits,
 };
@@ -15,7 +17,7 @@ use crate::{Host, T_SEQ, T_TS, frame, has, instance, links_on, translated};
 use frame::{Checksum, Shape};
 
 const SECOND_NS: u64 = 1_000_000_000;
-/// Far enough from the clock's beginning for every age.
+/// Long enough after the clock's beginning for every age.
 const NOW_NS: u64 = 1_000_000 * SECOND_NS;
 
 fn numbered(port: u16) -> (FlowKey, FlowRecord) {
@@ -24,9 +26,9 @@ fn numbered(port: u16) -> (FlowKey, FlowRecord) {
     (FlowKey { peer_port: port, ..key }, FlowRecord { known, last_seen_ns: NOW_NS, ..flow })
 }
 
-/// On the real maps: a table beyond its mark loses what is over and what needs no entry, and then
-/// asks for a checkpoint before it loses what is in use.
-#[test]
+/// On the real maps, a table above its threshold loses entries that have ended and entries that no
+/// connection needs. Then it requests a checkpoint before it loses entries in use.
+#[lab_test(root)]
 fn a_nearly_full_table_loses_what_is_over_before_what_is_in_use() {
     in_netns(|| {
         let host = Host::new();
@@ -52,7 +54,7 @@ fn a_nearly_full_table_loses_what_is_over_before_what_is_in_use() {
         assert_eq!((aged.evicted, aged.kept, aged.wants_checkpoint), (evicted, 34, true));
         assert!(datapath.flows().all(|(key, _)| key.peer_port >= 30), "none in use");
 
-        // A checkpoint comes, and two of those need no entry now.
+        // After a checkpoint, two of those entries are no longer needed.
         datapath.bump_epoch().expect("epoch");
         let aged = datapath.age_flows(NOW_NS).expect("age");
         let evicted = FlowsByClass { identity: 2, ..FlowsByClass::default() };
@@ -61,7 +63,7 @@ fn a_nearly_full_table_loses_what_is_over_before_what_is_in_use() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_full_table_is_read_whole() {
     in_netns(|| {
         let host = Host::new();
@@ -81,7 +83,7 @@ fn a_full_table_is_read_whole() {
     });
 }
 
-/// Makes the maps look like those of another version.
+/// Makes the maps look like the maps of another version.
 fn change_layout(datapath: &Datapath) {
     let map = MapData::from_pin(datapath.dir().map("settings")).expect("the pinned settings");
     let map = Map::from_map_data(map).expect("a map");
@@ -90,8 +92,8 @@ fn change_layout(datapath: &Datapath) {
     map.set(0, settings, 0).expect("write settings");
 }
 
-/// Its connections could not be mended by a checkpoint, so the guest stays as it is.
-#[test]
+/// A checkpoint could not repair its connections, so the guest stays as it is.
+#[lab_test(root)]
 fn a_leftover_of_another_layout_that_holds_a_guest_after_a_failover_is_left_alone() {
     in_netns(|| {
         let host = Host::new();
@@ -104,9 +106,9 @@ fn a_leftover_of_another_layout_that_holds_a_guest_after_a_failover_is_left_alon
         let before = links_on("guest0");
         let error = Datapath::attach(&host.plan(&name, Role::Secondary)).expect_err("refused");
         assert!(matches!(error, DatapathError::OtherLayout { .. }), "{error}");
-        assert!(error.hint().is_some_and(|hint| hint.contains("remove")));
+        assert!(error.hint().is_some_and(|hint| hint.contains(phrases::capture::HINT_REMOVE)));
         assert_eq!(links_on("guest0"), before, "untouched");
-        // What the hint says.
+        // The test does what the hint says.
         std::fs::remove_dir_all(&dir).expect("remove the directory");
         Datapath::attach(&host.plan(&name, Role::Secondary))
             .expect("attach")
@@ -115,7 +117,7 @@ fn a_leftover_of_another_layout_that_holds_a_guest_after_a_failover_is_left_alon
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn the_twin_that_is_protected_is_replaced() {
     in_netns(|| {
         let host = Host::new();
@@ -134,7 +136,7 @@ fn told(port: u16, seq: u32) -> Offset {
     Offset { key, state: FlowState::Established, seq, ts: 7 }
 }
 
-/// A segment for the guest as the network sends it, and as a guest has to see it whose numbers are
+/// A segment for the guest as the network sends it, and as a guest must see it whose numbers are
 /// `T_SEQ` and `ts` behind the network's.
 fn to_the_guest(ts: u32) -> (Vec<u8>, Vec<u8>) {
     let sent = Shape {
@@ -148,7 +150,7 @@ fn to_the_guest(ts: u32) -> (Vec<u8>, Vec<u8>) {
     (sent.build(Checksum::Full), wanted.build(Checksum::Full))
 }
 
-#[test]
+#[lab_test(root)]
 fn what_one_secondary_exports_the_next_one_translates_by_in_every_epoch() {
     in_netns(|| {
         let host = Host::new();
@@ -177,7 +179,7 @@ fn what_one_secondary_exports_the_next_one_translates_by_in_every_epoch() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn an_import_is_all_or_nothing() {
     in_netns(|| {
         let host = Host::new();
@@ -185,7 +187,7 @@ fn an_import_is_all_or_nothing() {
         let mut datapath = Datapath::attach(&host.plan(&name, Role::Secondary)).expect("attach");
         let all: Vec<Offset> = (1..=64).map(|port| told(port, 9)).collect();
 
-        // One is translated otherwise here.
+        // One connection is translated differently here.
         let (key, flow) = numbered(64);
         datapath.insert_flow(&key, &flow).expect("insert");
         let error = datapath.import_offsets(&all, 1).expect_err("a conflict");
@@ -208,8 +210,8 @@ fn an_import_is_all_or_nothing() {
     });
 }
 
-/// The daemon of the guest that has survived ends, and one for the next pair's primary takes over.
-#[test]
+/// The surviving guest's daemon ends, and a daemon for the next pair's primary takes over.
+#[lab_test(root)]
 fn a_survivor_that_becomes_the_primary_goes_on_translating() {
     in_netns(|| {
         let host = Host::new();
@@ -227,7 +229,7 @@ fn a_survivor_that_becomes_the_primary_goes_on_translating() {
         let from_guest =
             Shape { ports: (80, 40_000), payload: b"from the guest".to_vec(), ..Shape::default() };
         let mut bytes = from_guest.build(Checksum::Full);
-        // Source for destination does not change a checksum.
+        // Exchanging source and destination does not change a checksum.
         let (src, dst) = bytes[26..34].split_at_mut(4);
         src.swap_with_slice(dst);
         host.netdev.write_plain(&bytes);
@@ -238,9 +240,9 @@ fn a_survivor_that_becomes_the_primary_goes_on_translating() {
     });
 }
 
-/// A bridge that floods hands out clones, and the mirror makes another one: what is translated for the
-/// guest is translated for nobody else.
-#[test]
+/// A bridge that floods gives out clones, and the mirror makes another. A translation for the guest
+/// must not change the others.
+#[lab_test(root)]
 fn only_the_guest_sees_what_is_translated_for_it() {
     in_netns(|| {
         let host = Host::new();
@@ -266,7 +268,7 @@ fn only_the_guest_sees_what_is_translated_for_it() {
     });
 }
 
-#[test]
+#[lab_test(root)]
 fn a_primary_translates_nothing_but_what_it_was_told() {
     in_netns(|| {
         let host = Host::new();

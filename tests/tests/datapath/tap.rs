@@ -16,18 +16,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 pub(crate) const VNET_HDR_LEN: usize = 12;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Runs `test` in a network namespace of its own, in which only loopback is there, and on a thread
-/// of its own, which takes the namespace with it.
+/// Runs `test` on a thread of its own, in a network namespace with only loopback. The namespace
+/// ends with the thread.
 pub(crate) fn in_netns(test: impl FnOnce() + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        assert_ne!(
-            std::env::var("COLO_PROXY_REQUIRE_ROOT").as_deref(),
-            Ok("1"),
-            "this test needs root"
-        );
-        eprintln!("not root: the data path is NOT tested");
-        return;
-    }
     let body = move || {
         new_netns();
         test();
@@ -48,7 +39,7 @@ pub(crate) fn enter(netns: &File) {
     setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter the namespace");
 }
 
-/// Waits until `holds`, which the kernel sees to in its own time.
+/// Waits until `holds`. The kernel decides when that is.
 pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !holds() {
@@ -66,11 +57,11 @@ pub(crate) fn ip(arguments: &str) {
 pub(crate) enum Offloads {
     /// Large frames and partial checksums, as between QEMU and a Linux guest.
     On,
-    /// The kernel segments and completes checksums before we read.
+    /// The kernel segments frames and completes checksums before we read them.
     Off,
 }
 
-/// A TAP with a virtio-net header of 12 octets, held by the test.
+/// A TAP with a virtio-net header of 12 bytes, held by the test.
 #[derive(Debug)]
 pub(crate) struct Tap {
     file: File,
@@ -115,7 +106,7 @@ impl Tap {
         Self { file, name: name.to_owned(), ifindex }
     }
 
-    /// The next frame with its virtio-net header; `None` where there is none now.
+    /// The next frame with its virtio-net header; `None` if there is none now.
     pub(crate) fn try_read(&self) -> Option<Vec<u8>> {
         let mut buffer = vec![0; 70_000];
         match (&self.file).read(&mut buffer) {
@@ -128,7 +119,7 @@ impl Tap {
         }
     }
 
-    /// The next frame for which `wanted` holds; others are skipped.
+    /// The next frame that `wanted` accepts. Other frames are skipped.
     pub(crate) fn read_until(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
         let end = Instant::now() + DEADLINE;
         loop {

@@ -1,4 +1,4 @@
-//! A capture of one interface, as `tcpdump -w` takes it.
+//! A capture of one interface, like that of `tcpdump -w`.
 
 use std::fs::File;
 use std::io::{self, BufWriter};
@@ -18,17 +18,17 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
 
-/// Room for what comes while the recorder has no processor.
+/// The buffer for frames that arrive while the recorder has no processor.
 static BUFFER_BYTES: libc::c_int = 64 << 20;
 const FRAME_MAX: usize = 1 << 17;
-/// How long an interface has to be silent before a capture counts as complete.
+/// The silence after which a capture counts as complete.
 const SILENCE: Duration = Duration::from_millis(300);
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Frames with their times, in nanoseconds since 1970.
 type Recorded = Vec<(u64, Vec<u8>)>;
 
-/// A recording under way.
+/// A recording in progress.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     stop: Arc<AtomicBool>,
@@ -45,7 +45,7 @@ impl Recorder {
         Ok(Self { stop, thread })
     }
 
-    /// Waits until nothing comes any more, and writes what came.
+    /// Waits until no more frames come, and writes the frames.
     pub(crate) fn finish(self, path: &Path) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         eventually("the end of the recording", TIMEOUT, || {
@@ -119,7 +119,7 @@ fn open(interface: &str) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Frames that found no room.
+/// The frames that found no room in the buffer.
 fn lost(socket: &OwnedFd) -> Result<u32> {
     // SAFETY: integers only.
     let mut counts: libc::tpacket_stats = unsafe { std::mem::zeroed() };

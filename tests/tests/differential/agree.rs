@@ -1,22 +1,20 @@
-//! Equal guests, in any order that QEMU can follow: both engines do the same at every step.
+//! Equal guests, in any order that QEMU can follow. Both engines do the same at every step.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::colo_compare::{Engine, Outcome, Setup, datagram, segment};
+use colo_lab::lab_test;
 
-use super::{Checkpoint, P, S, Step, play, require_qemu};
+use super::{Checkpoint, P, S, Step, play};
 
 const SCHEDULES: u64 = 24;
 const STEPS: usize = 60;
 /// Segments that one guest may be ahead of the other.
 const AHEAD_MAX: usize = 6;
 
-#[test]
+#[lab_test(qemu)]
 fn equal_guests_are_released_alike_at_every_step() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     for seed in 0..SCHEDULES {
         let steps = Schedule::new(seed).steps();
         let setup = Setup { vnet_hdr: seed % 2 == 1, ..Setup::default() };
@@ -38,7 +36,7 @@ fn equal_guests_are_released_alike_at_every_step() -> Result<()> {
     Ok(())
 }
 
-/// Frames by flow: across flows the two flush in different orders.
+/// The frames by flow, because the engines flush the flows in different orders.
 fn by_flow(outcome: &Outcome) -> BTreeMap<Vec<u8>, Vec<&[u8]>> {
     let mut flows = BTreeMap::<_, Vec<_>>::new();
     for frame in &outcome.frames {
@@ -49,7 +47,7 @@ fn by_flow(outcome: &Outcome) -> BTreeMap<Vec<u8>, Vec<&[u8]>> {
     flows
 }
 
-/// What both guests say, in an order of its own for each seed.
+/// The output of both guests, in an order that the seed decides.
 struct Schedule {
     random: u64,
     flows: Vec<Flow>,
@@ -69,18 +67,19 @@ enum Kind {
 }
 
 impl Flow {
-    /// Datagrams: QEMU loses its way where there is more than one.
+    /// Datagrams. QEMU goes wrong if a flow has more than one.
     fn ahead_max(&self) -> usize {
         if matches!(self.kind, Kind::Tcp(_)) { AHEAD_MAX } else { 1 }
     }
 
-    /// The `i`th frame, the same of both guests but for what is theirs: the identification.
+    /// The `i`th frame. Both guests send the same, except for the IP identification, which is their
+    /// own.
     fn frame(&self, i: usize, id: u16) -> Vec<u8> {
         let data: Vec<u8> = (0..40 + i % 7 * 100).map(|at| (at * 7 + i) as u8).collect();
         match self.kind {
             Kind::Tcp(port) => {
                 let before: usize = (0..i).map(|i| 40 + i % 7 * 100).sum();
-                // Over the wrap, after some of them.
+                // The numbers wrap after some of the frames.
                 let seq = (u32::MAX - 2000).wrapping_add(before as u32);
                 segment(seq).port(port).ack(1).data(&data).ip_id(id).build()
             }
@@ -109,14 +108,14 @@ impl Schedule {
         while steps.len() < STEPS {
             if self.below(20) == 0 {
                 steps.push(Checkpoint);
-                // The secondary goes on from where the primary is.
+                // The secondary continues where the primary is.
                 self.flows.iter_mut().for_each(|flow| flow.sent[1] = flow.sent[0]);
                 continue;
             }
             let (at, side) = (self.below(self.flows.len()), self.below(2));
             steps.extend(self.say(at, side));
         }
-        // What is left unsaid.
+        // The frames that have not been sent yet.
         for at in 0..self.flows.len() {
             while self.flows[at].sent[0] != self.flows[at].sent[1] {
                 let behind = usize::from(self.flows[at].sent[0] > self.flows[at].sent[1]);
@@ -126,7 +125,7 @@ impl Schedule {
         steps
     }
 
-    /// The guest of `side` sends the next frame of a flow, unless it is ahead by too much.
+    /// The guest of `side` sends the next frame of a flow, unless it is too far ahead.
     fn say(&mut self, at: usize, side: usize) -> Option<Step> {
         let id = self.below(60_000) as u16;
         let flow = self.flows.get_mut(at)?;
@@ -140,12 +139,9 @@ impl Schedule {
     }
 }
 
-/// The schedules are not empty of what they are for.
-#[test]
+/// The schedules contain what the test is about.
+#[lab_test(qemu)]
 fn the_twin_with_one_octet_changed_is_asked_for() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     for engine in [Engine::Qemu, Engine::Ours] {
         let mut steps = Schedule::new(1).steps();
         let last = steps.iter_mut().rev().find_map(|step| match step {

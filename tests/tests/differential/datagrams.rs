@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use colo_lab::colo_compare::{arp, datagram, vlan};
+use colo_lab::lab_test;
 
 use super::{P, S, row};
 
@@ -11,29 +12,29 @@ fn numbered(i: u8) -> Vec<u8> {
     datagram(7).data(&[b'n', i]).build()
 }
 
-#[test]
+#[lab_test(qemu)]
 fn what_is_not_ip_leaves_at_once() -> Result<()> {
     let steps = [S(arp(1)), P(arp(2))];
     let both = [NOTHING, (&[1][..], 0)];
     row(&steps, &both, &both)
 }
 
-#[test]
+#[lab_test(qemu)]
 fn ipv6_is_compared() -> Result<()> {
     let frame = datagram(7).v6().data(b"six").build();
     let steps = [P(frame.clone()), S(frame)];
     row(&steps, &[(&[0], 0), NOTHING], &[NOTHING, (&[0], 0)])
 }
 
-#[test]
+#[lab_test(qemu)]
 fn a_tagged_frame_is_compared() -> Result<()> {
     let frame = vlan(&datagram(7).data(b"tagged").build(), 7);
     let steps = [P(frame.clone()), S(frame)];
     row(&steps, &[(&[0], 0), NOTHING], &[NOTHING, (&[0], 0)])
 }
 
-/// QEMU looks for the primary's newest only.
-#[test]
+/// QEMU only looks for the primary's newest datagram.
+#[lab_test(qemu)]
 fn a_primary_that_is_ahead_is_no_difference() -> Result<()> {
     let steps = [P(numbered(1)), P(numbered(2)), S(numbered(1)), S(numbered(2))];
     row(
@@ -43,8 +44,8 @@ fn a_primary_that_is_ahead_is_no_difference() -> Result<()> {
     )
 }
 
-/// What leaves, leaves in the primary's order.
-#[test]
+/// Frames leave in the primary's order.
+#[lab_test(qemu)]
 fn a_secondary_in_another_order_is_no_difference() -> Result<()> {
     let steps = [P(numbered(1)), P(numbered(2)), S(numbered(2)), S(numbered(1))];
     row(
@@ -54,15 +55,15 @@ fn a_secondary_in_another_order_is_no_difference() -> Result<()> {
     )
 }
 
-/// QEMU compares the whole frame of a protocol that it does not know.
-#[test]
+/// QEMU compares the whole frame of an unknown protocol.
+#[lab_test(qemu)]
 fn the_identification_of_another_protocol_is_no_difference() -> Result<()> {
     let gre = |id| datagram(7).protocol(47).data(b"tunnel").ip_id(id).build();
     let steps = [P(gre(1)), S(gre(2))];
     row(&steps, &[NOTHING, (&[], 1)], &[NOTHING, (&[0], 0)])
 }
 
-#[test]
+#[lab_test(qemu)]
 fn the_identification_of_udp_and_icmp_is_none_either() -> Result<()> {
     for icmp in [false, true] {
         let of = |id| {
@@ -76,8 +77,8 @@ fn the_identification_of_udp_and_icmp_is_none_either() -> Result<()> {
     Ok(())
 }
 
-/// QEMU compares fragments as they are, and takes payload for ports.
-#[test]
+/// QEMU compares fragments unchanged, and takes their payload for ports.
+#[lab_test(qemu)]
 fn a_packet_in_other_fragments_is_the_same() -> Result<()> {
     let packet = datagram(7).data(&[b'f'; 100]);
     let [first, second] = packet.fragments(64);
@@ -85,7 +86,7 @@ fn a_packet_in_other_fragments_is_the_same() -> Result<()> {
     row(&steps, &[NOTHING, (&[], 1), NOTHING], &[NOTHING, NOTHING, (&[0], 0)])
 }
 
-#[test]
+#[lab_test(qemu)]
 fn fragments_leave_as_they_came() -> Result<()> {
     let packet = datagram(7).data(&[b'f'; 100]);
     let [first, second] = packet.fragments(64);

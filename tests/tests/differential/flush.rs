@@ -1,11 +1,12 @@
-//! Requests, queues, and what a checkpoint does.
+//! Requests, queues, and the effect of a checkpoint.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Engine, Setup, Stand, datagram, segment};
+use colo_lab::lab_test;
 
-use super::{Checkpoint, P, S, require_qemu, row};
+use super::{Checkpoint, P, S, row};
 
 const NOTHING: (&[usize], usize) = (&[], 0);
 
@@ -17,7 +18,7 @@ fn of(port: u16, data: &[u8]) -> Vec<u8> {
     segment(1000).port(port).ack(1).data(data).build()
 }
 
-#[test]
+#[lab_test(qemu)]
 fn datagrams_leave_in_order_of_arrival_at_a_checkpoint() -> Result<()> {
     let steps = [P(numbered(1)), P(numbered(2)), P(numbered(3)), Checkpoint];
     row(
@@ -27,8 +28,8 @@ fn datagrams_leave_in_order_of_arrival_at_a_checkpoint() -> Result<()> {
     )
 }
 
-/// QEMU goes through its connections one by one.
-#[test]
+/// QEMU handles its connections one by one.
+#[lab_test(qemu)]
 fn all_flows_together_leave_in_order_of_arrival_at_a_checkpoint() -> Result<()> {
     let steps = [
         P(of(5000, b"a")),
@@ -43,7 +44,7 @@ fn all_flows_together_leave_in_order_of_arrival_at_a_checkpoint() -> Result<()> 
     )
 }
 
-#[test]
+#[lab_test(qemu)]
 fn one_request_is_outstanding_whatever_else_differs() -> Result<()> {
     let mut steps = Vec::new();
     for port in 5000..5010 {
@@ -54,32 +55,29 @@ fn one_request_is_outstanding_whatever_else_differs() -> Result<()> {
     row(&steps, &qemu, &ours)
 }
 
-#[test]
+#[lab_test(qemu)]
 fn a_stale_frame_of_the_secondary_is_no_reason_for_another_checkpoint() -> Result<()> {
     let next = segment(1004).port(5000).ack(1).data(b"next").build();
     let steps = [P(of(5000, b"old.")), Checkpoint, P(next), S(of(5000, b"old."))];
     row(&steps, &[NOTHING, (&[0], 0), NOTHING, (&[], 1)], &[NOTHING, (&[0], 0), NOTHING, NOTHING])
 }
 
-/// Beyond 1025 QEMU drops what the guest has sent.
-#[test]
+/// Above 1025 frames, QEMU drops the guest's output.
+#[lab_test(qemu)]
 fn a_full_queue_loses_nothing() -> Result<()> {
     const SENT: usize = 1100;
-    if !require_qemu() {
-        return Ok(());
-    }
     for (engine, left) in [(Engine::Qemu, 1025), (Engine::Ours, SENT)] {
         let mut stand = Stand::new(engine, &Setup::default())?;
         for i in 0..SENT {
             stand.primary(&numbered(i))?;
         }
         if engine == Engine::Qemu {
-            // Ours reads no further, and so does not see a fence.
+            // Ours reads no further, so it does not see a fence.
             stand.settle()?;
         }
         stand.checkpoint()?;
         let frames = (0..left).map(|_| stand.next_out()).collect::<Result<Vec<_>>>()?;
-        // Ours has asked, if it saw the queue full before the checkpoint came.
+        // Ours has made a request, if it saw the full queue before the checkpoint.
         ensure!(stand.settle()?.frames.is_empty());
         let in_order = frames.iter().enumerate().all(|(i, frame)| *frame == numbered(i));
         ensure!(in_order == (engine == Engine::Ours), "{engine:?}: order");
@@ -87,13 +85,10 @@ fn a_full_queue_loses_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A writer that is blocked sends the newest first in QEMU.
-#[test]
+/// In QEMU, a blocked writer sends the newest frame first.
+#[lab_test(qemu)]
 fn an_outdev_that_is_slow_does_not_change_the_order() -> Result<()> {
     const SENT: u32 = 600;
-    if !require_qemu() {
-        return Ok(());
-    }
     for engine in [Engine::Qemu, Engine::Ours] {
         let mut stand = Stand::new(engine, &Setup::default())?;
         let frames: Vec<_> = (0..SENT)
@@ -111,11 +106,8 @@ fn an_outdev_that_is_slow_does_not_change_the_order() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(qemu)]
 fn a_frame_that_waits_for_too_long_is_asked_for() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     for engine in [Engine::Qemu, Engine::Ours] {
         let setup = Setup { compare_timeout_ms: 200, ..Setup::default() };
         let mut stand = Stand::new(engine, &setup)?;
@@ -125,13 +117,10 @@ fn a_frame_that_waits_for_too_long_is_asked_for() -> Result<()> {
     Ok(())
 }
 
-/// QEMU asks whatever it is that waits; the secondary's acknowledgments say nothing that the
-/// primary would have to repeat.
-#[test]
+/// QEMU makes a request for any waiting frame. But the secondary's acknowledgments contain nothing
+/// that the primary would have to repeat.
+#[lab_test(qemu)]
 fn an_acknowledgment_of_the_secondary_alone_is_no_reason() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     let setup = Setup { compare_timeout_ms: 200, ..Setup::default() };
     for engine in [Engine::Qemu, Engine::Ours] {
         let mut stand = Stand::new(engine, &setup)?;
@@ -144,19 +133,16 @@ fn an_acknowledgment_of_the_secondary_alone_is_no_reason() -> Result<()> {
             Engine::Qemu => stand.wait_request()?,
             Engine::Ours => stand.expect_no_request(Duration::from_millis(600))?,
         }
-        // The twin: data of the secondary alone is, for both.
+        // The twin: both make a request for data of the secondary alone.
         stand.secondary(&segment(1004).ack(9).data(b"more").build())?;
         stand.wait_request()?;
     }
     Ok(())
 }
 
-/// After a failover the peer would send into a window that is closed.
-#[test]
+/// After a failover, the peer would send into a closed window.
+#[lab_test(qemu)]
 fn a_window_that_is_closed_at_the_secondary_alone_is_asked_for() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     for engine in [Engine::Qemu, Engine::Ours] {
         let mut stand = Stand::new(engine, &Setup::default())?;
         let data = segment(1000).ack(1).data(b"data");

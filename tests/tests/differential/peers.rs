@@ -1,31 +1,28 @@
-//! Peers that go, that send nonsense, and the end of the process.
+//! Peers that leave, peers that send nonsense, and the end of the process.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Engine, Setup, Stand, TIMEOUT, arp, datagram};
+use colo_lab::lab_test;
+use colo_lab::phrases;
 use colo_lab::process::eventually;
 use nix::sys::signal::Signal;
 
-use super::require_qemu;
-
-/// Nothing comes in this time; the other engine shows in each test that it could.
+/// Nothing arrives in this time. In each test, the other engine shows that a frame could arrive.
 const SILENCE: Duration = Duration::from_millis(500);
 
 fn held() -> Vec<u8> {
     datagram(7).data(b"held").build()
 }
 
-#[test]
+#[lab_test(qemu)]
 fn a_secondary_that_is_gone_does_not_silence_the_guest() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     let setup = Setup { compare_timeout_ms: 200, secondary_timeout_ms: 100, ..Setup::default() };
     let mut stand = Stand::new(Engine::Qemu, &setup)?;
     stand.primary(&held())?;
     stand.secondary.close()?;
-    // It asks again and again, and lets nothing go.
+    // QEMU repeats its request and releases nothing.
     for _ in 0..4 {
         stand.wait_request()?;
     }
@@ -36,15 +33,12 @@ fn a_secondary_that_is_gone_does_not_silence_the_guest() -> Result<()> {
     stand.primary(&held())?;
     stand.secondary.close()?;
     ensure!(stand.next_out()? == held());
-    stand.process.wait_for("UNPROTECTED", TIMEOUT)?;
+    stand.process.wait_for(phrases::UNPROTECTED, TIMEOUT)?;
     Ok(())
 }
 
-#[test]
+#[lab_test(qemu)]
 fn what_is_held_is_not_lost_with_the_process() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     let mut stand = Stand::new(Engine::Qemu, &Setup::default())?;
     stand.primary(&held())?;
     stand.expect(&[])?;
@@ -61,11 +55,8 @@ fn what_is_held_is_not_lost_with_the_process() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(qemu)]
 fn a_socket_goes_on_after_a_record_that_is_too_long() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     let mut stand = Stand::new(Engine::Qemu, &Setup::default())?;
     stand.primary.send_record(0, &vec![7; 80_000])?;
     stand.process.wait_for("oversized packet", TIMEOUT)?;
@@ -74,7 +65,7 @@ fn a_socket_goes_on_after_a_record_that_is_too_long() -> Result<()> {
     ensure!(stand.out.receive(SILENCE).is_err(), "QEMU reads on");
 
     let mut stand = Stand::new(Engine::Ours, &Setup::default())?;
-    // Ours may have closed before all of it was written.
+    // Ours may have closed the socket before all of it was written.
     let _ = stand.primary.send_record(0, &vec![7; 80_000]);
     stand.primary.wait_closed(TIMEOUT)?;
     stand.primary = stand.ends.meet(&stand.ends.primary)?;
@@ -83,17 +74,14 @@ fn a_socket_goes_on_after_a_record_that_is_too_long() -> Result<()> {
     Ok(())
 }
 
-/// QEMU takes what the next connection brings for the rest of it.
-#[test]
+/// QEMU takes the bytes of the next connection for the rest of the record.
+#[lab_test(qemu)]
 fn a_connection_that_ends_in_a_record_does_not_spoil_the_next() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     for engine in [Engine::Qemu, Engine::Ours] {
         let mut stand = Stand::new(engine, &Setup::default())?;
         stand.primary(&arp(1))?;
         ensure!(stand.next_out()? == arp(1));
-        // A record of 124 octets, of which 60 come.
+        // 60 bytes arrive from a record of 124 bytes.
         stand.primary.send_octets(&[&[0, 0, 0, 124][..], &arp(2)].concat())?;
         stand.primary.close()?;
         stand.primary = stand.ends.meet(&stand.ends.primary)?;
@@ -105,16 +93,14 @@ fn a_connection_that_ends_in_a_record_does_not_spoil_the_next() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(qemu)]
 fn what_is_released_while_outdev_is_gone_is_not_lost() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     for engine in [Engine::Qemu, Engine::Ours] {
         let mut stand = Stand::new(engine, &Setup::default())?;
         stand.out.close()?;
         stand.primary(&arp(1))?;
-        // Once for what was read with the frame, and once more for what was read after it.
+        // Once for the bytes that were read with the frame, and once for the bytes that were read
+        // after it.
         stand.greet()?;
         stand.greet()?;
         stand.out = stand.ends.meet(&stand.ends.out)?;

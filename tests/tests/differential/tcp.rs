@@ -1,11 +1,12 @@
-//! TCP. Numbers in the outcomes are places in the schedule.
+//! TCP. The numbers in the outcomes are places in the schedule.
 
 use anyhow::Result;
 use colo_lab::colo_compare::{Segment, segment, vlan};
+use colo_lab::lab_test;
 
 use super::{P, S, Step, row};
 
-/// 100 octets from place `at` of a stream that starts at 1000.
+/// 100 bytes from place `at` of a stream that starts at 1000.
 fn part(at: u32, len: usize) -> Segment {
     let octets: Vec<u8> = (at..).take(len).map(|i| (i % 251) as u8).collect();
     segment(1000 + at).ack(1).data(&octets)
@@ -21,22 +22,22 @@ fn s(segment: &Segment) -> Step {
 
 const NOTHING: (&[usize], usize) = (&[], 0);
 
-#[test]
+#[lab_test(qemu)]
 fn another_segmentation_is_the_same_stream() -> Result<()> {
     let steps = [p(&part(0, 100)), p(&part(100, 100)), s(&part(0, 150)), s(&part(150, 50))];
     let both = [NOTHING, NOTHING, (&[0][..], 0), (&[1], 0)];
     row(&steps, &both, &both)
 }
 
-#[test]
+#[lab_test(qemu)]
 fn ipv4_in_a_vlan_is_compared() -> Result<()> {
     let (good, evil) = (part(0, 4).build(), segment(1000).ack(1).data(b"evil").build());
     let steps = [P(vlan(&good, 7)), S(vlan(&evil, 7))];
     row(&steps, &[(&[0], 0), NOTHING], &[NOTHING, (&[], 1)])
 }
 
-/// QEMU counts the padding of a short frame as data, and then takes real data there for compared.
-#[test]
+/// QEMU counts the padding of a short frame as data, and then treats real data there as compared.
+#[lab_test(qemu)]
 fn padding_is_no_data() -> Result<()> {
     let ack = segment(1000).ack(1).padded();
     let steps = [
@@ -48,8 +49,8 @@ fn padding_is_no_data() -> Result<()> {
     row(&steps, &[NOTHING, (&[0], 0), NOTHING, (&[2], 0)], &[NOTHING, (&[0], 0), NOTHING, (&[], 1)])
 }
 
-/// QEMU looks at nothing while one of the two queues is empty.
-#[test]
+/// QEMU looks at no frame while one of the two queues is empty.
+#[lab_test(qemu)]
 fn an_acknowledgment_that_the_secondary_has_given_leaves_at_once() -> Result<()> {
     let ack = segment(1010).ack(1);
     let steps = [p(&part(0, 10)), s(&part(0, 10)), p(&ack), s(&ack)];
@@ -60,15 +61,15 @@ fn an_acknowledgment_that_the_secondary_has_given_leaves_at_once() -> Result<()>
     )
 }
 
-#[test]
+#[lab_test(qemu)]
 fn a_retransmission_of_what_was_compared_leaves_at_once() -> Result<()> {
-    // Another identification, as a retransmission has.
+    // Another IP identification, as in a retransmission.
     let again = part(0, 10).ip_id(7);
     let steps = [p(&part(0, 10)), s(&part(0, 10)), p(&again)];
     row(&steps, &[NOTHING, (&[0], 0), NOTHING], &[NOTHING, (&[0], 0), (&[2], 0)])
 }
 
-#[test]
+#[lab_test(qemu)]
 fn an_acknowledgment_above_the_secondarys_waits_for_it() -> Result<()> {
     let steps = [
         p(&segment(1000).ack(1)),
@@ -84,7 +85,7 @@ fn an_acknowledgment_above_the_secondarys_waits_for_it() -> Result<()> {
     )
 }
 
-#[test]
+#[lab_test(qemu)]
 fn an_acknowledgment_with_data_waits_for_the_secondarys_too() -> Result<()> {
     let steps = [
         p(&part(0, 10)),
@@ -100,8 +101,8 @@ fn an_acknowledgment_with_data_waits_for_the_secondarys_too() -> Result<()> {
     )
 }
 
-/// QEMU takes an acknowledgment that is ahead for a difference where the segments differ in length.
-#[test]
+/// QEMU sees a difference in an acknowledgment that is ahead if the segments differ in length.
+#[lab_test(qemu)]
 fn an_acknowledgment_that_is_ahead_is_no_difference() -> Result<()> {
     let steps = [
         p(&part(0, 10)),
@@ -117,7 +118,7 @@ fn an_acknowledgment_that_is_ahead_is_no_difference() -> Result<()> {
     )
 }
 
-#[test]
+#[lab_test(qemu)]
 fn acknowledgments_are_compared_across_the_wrap() -> Result<()> {
     let steps = [
         p(&part(0, 10).ack(0xffff_fff0)),
@@ -133,13 +134,13 @@ fn acknowledgments_are_compared_across_the_wrap() -> Result<()> {
     )
 }
 
-#[test]
+#[lab_test(qemu)]
 fn a_coalesced_retransmission_is_the_same_stream() -> Result<()> {
     let steps = [p(&part(0, 100)), s(&part(0, 100)), p(&part(0, 200)), s(&part(100, 100))];
     row(&steps, &[NOTHING, (&[0], 0), NOTHING, (&[], 1)], &[NOTHING, (&[0], 0), NOTHING, (&[2], 0)])
 }
 
-#[test]
+#[lab_test(qemu)]
 fn a_hole_is_no_difference() -> Result<()> {
     let steps = [
         p(&part(0, 100)),
@@ -156,7 +157,7 @@ fn a_hole_is_no_difference() -> Result<()> {
     )
 }
 
-#[test]
+#[lab_test(qemu)]
 fn a_reset_waits_for_a_reset() -> Result<()> {
     let steps = [
         p(&part(0, 10)),
@@ -172,13 +173,13 @@ fn a_reset_waits_for_a_reset() -> Result<()> {
     )
 }
 
-#[test]
+#[lab_test(qemu)]
 fn a_fin_waits_for_a_fin() -> Result<()> {
     let steps = [p(&part(0, 10).fin()), s(&part(0, 10)), s(&segment(1010).ack(1).fin())];
     row(&steps, &[NOTHING, (&[0], 0), NOTHING], &[NOTHING, NOTHING, (&[0], 0)])
 }
 
-#[test]
+#[lab_test(qemu)]
 fn what_a_syn_ack_offers_is_compared() -> Result<()> {
     let offer = |isn, mss: u8| segment(isn).ack(1).syn().options(&[2, 4, 5, mss]);
     let steps = [p(&offer(999, 180)), s(&offer(70_000, 80))];
@@ -188,7 +189,7 @@ fn what_a_syn_ack_offers_is_compared() -> Result<()> {
     row(&steps, &[NOTHING, (&[0], 0)], &[NOTHING, (&[0], 0)])
 }
 
-#[test]
+#[lab_test(qemu)]
 fn a_new_connection_on_the_tuple_is_compared_afresh() -> Result<()> {
     let at = |seq, ack, data: &[u8]| segment(seq).ack(ack).data(data);
     let steps = [
@@ -206,8 +207,8 @@ fn a_new_connection_on_the_tuple_is_compared_afresh() -> Result<()> {
     )
 }
 
-/// A window that differs is no difference; what a *closed* one is, is not QEMU's to say.
-#[test]
+/// A different window is no difference. QEMU has no rule for a *closed* window.
+#[lab_test(qemu)]
 fn windows_may_differ() -> Result<()> {
     let steps = [p(&part(0, 10).window(60_000)), s(&part(0, 10).window(10))];
     let both = [NOTHING, (&[0][..], 0)];

@@ -1,4 +1,4 @@
-//! A peer that stops reading: the guest's traffic goes on, and everyone can see that the link is
+//! A peer that stops reading: the guest's traffic continues, and everyone can see that the link is
 //! broken.
 
 use std::time::Instant;
@@ -6,15 +6,16 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Socket, datagram};
 use colo_lab::daemon::{Daemon, Status};
-use colo_lab::root::require_root;
+use colo_lab::lab_test;
+use colo_lab::phrases;
 
 use crate::stand::{Stand, TIMEOUT, Way, end, named, receive, wait_mode};
 
 const PATIENCE: [&str; 4] = ["--peer-timeout", "300", "--queue-bytes", "139264"];
 
-/// More than the socket and `--queue-bytes` hold, and fewer than fit into the gate.
+/// More frames than the socket and `--queue-bytes` hold, and fewer than fit into the gate.
 const STALL: usize = 5000;
-/// More than fit into all three.
+/// More frames than fit into all three.
 const OVERFLOW: usize = 12_000;
 
 /// Sends a frame, and reads it at the other end if it passes.
@@ -27,17 +28,17 @@ fn send(stand: &Stand, way: Way, passes: bool, i: usize) -> Vec<u8> {
     frame
 }
 
-/// A peer that reads nothing: sends what it stalls by, and waits for the filter to say that its link
-/// is broken.
+/// A peer that reads nothing. This sends enough to stall it, and waits until the filter reports a
+/// broken link.
 fn stall(stand: &Stand, filter: &Daemon, way: Way, passes: bool) -> Result<()> {
     for i in 0..STALL {
         send(stand, way, passes, i);
     }
-    filter.process.wait_for("UNPROTECTED", TIMEOUT).map(drop)
+    filter.process.wait_for(phrases::UNPROTECTED, TIMEOUT).map(drop)
 }
 
-/// A peer that reads one frame in ten, or so, however many come: sends until the filter says that
-/// its link is broken. Returns how many that took.
+/// A peer that reads about one frame in ten of any number. This sends until the filter reports a
+/// broken link, and returns how many frames that took.
 fn outrun(
     stand: &Stand,
     filter: &Daemon,
@@ -47,19 +48,20 @@ fn outrun(
 ) -> Result<usize> {
     let began = Instant::now();
     let mut sent = 0;
-    while !filter.process.stderr().contains("UNPROTECTED") {
+    while !filter.process.stderr().contains(phrases::UNPROTECTED) {
         ensure!(began.elapsed() < TIMEOUT, "{sent} sent; {}", filter.process.stderr());
         for _ in 0..500 {
             send(stand, way, passes, sent);
             sent += 1;
         }
-        // It reads ahead some 48. The link may have broken meanwhile, and then it is closed.
+        // The peer reads about 48 frames ahead. The link may break meanwhile, and then it is
+        // closed.
         let _ = peer.receive(TIMEOUT);
     }
     Ok(sent)
 }
 
-/// Stalling takes so long that only an overflow can break the link.
+/// A stall takes so long here that only an overflow can break the link.
 const NO_STALL: [&str; 4] = ["--peer-timeout", "600000", "--queue-bytes", "139264"];
 
 fn silent_peer(stand: &Stand, filter: &Daemon) -> Result<Socket> {
@@ -68,27 +70,24 @@ fn silent_peer(stand: &Stand, filter: &Daemon) -> Result<Socket> {
     Ok(out)
 }
 
-#[test]
+#[lab_test(root)]
 fn a_mirror_whose_peer_does_not_read_is_broken_and_stops_nobody() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     for way in [Way::Tx, Way::Rx] {
         let out = stand.server("out");
         let filter = stand.filter("mirror", &[&["--outdev", &out], &PATIENCE[..]].concat())?;
         let mut peer = silent_peer(&stand, &filter)?;
         stall(&stand, &filter, way, true)?;
-        let status = wait_mode(&filter, "broken")?;
+        let status = wait_mode(&filter, phrases::mode::FILTER_BROKEN)?;
         assert_eq!(status.0.pointer("/outdev/stalls"), Some(&1.into()), "{status:#?}");
         assert!(status.drops().contains_key("outdev-lost-bytes"), "{status:#?}");
         assert!(status.detail("/kernel/mirrored")? >= STALL as u64, "{status:#?}");
         let shown =
             stand.run(colo_lab::daemon::binary()?.to_str().expect("a path"), &["status"])?;
         assert!(shown.contains("): broken\n"), "{shown}");
-        // It stays so until somebody connects; the guest goes on meanwhile.
+        // It stays broken until somebody connects. The guest continues meanwhile.
         stand.passes(way, "meanwhile");
-        assert_eq!(filter.status()?.mode()?, "broken");
+        assert_eq!(filter.status()?.mode()?, phrases::mode::FILTER_BROKEN);
         peer.wait_closed(TIMEOUT)?;
         let mut peer = silent_peer(&stand, &filter)?;
         stand.passes(way, "again");
@@ -99,12 +98,9 @@ fn a_mirror_whose_peer_does_not_read_is_broken_and_stops_nobody() -> Result<()> 
     Ok(())
 }
 
-/// It never stalls, and still its copies are lost: that is no protection either.
-#[test]
+/// The link never stalls, but copies are lost. That is no protection either.
+#[lab_test(root)]
 fn a_mirror_whose_peer_reads_too_slowly_is_broken_and_stops_nobody() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     for way in [Way::Tx, Way::Rx] {
         let out = stand.server("out");
@@ -113,7 +109,7 @@ fn a_mirror_whose_peer_reads_too_slowly_is_broken_and_stops_nobody() -> Result<(
         let shown = filter.status()?;
         assert_eq!(shown.0.pointer("/outdev/since_break_ms"), Some(&serde_json::Value::Null));
         outrun(&stand, &filter, &mut peer, way, true)?;
-        let status = wait_mode(&filter, "broken")?;
+        let status = wait_mode(&filter, phrases::mode::FILTER_BROKEN)?;
         let outdev = |status: &Status, key: &str| {
             status.0.pointer(&format!("/outdev/{key}")).and_then(serde_json::Value::as_u64)
         };
@@ -125,7 +121,7 @@ fn a_mirror_whose_peer_reads_too_slowly_is_broken_and_stops_nobody() -> Result<(
         }
         stand.passes(way, "meanwhile");
         peer.wait_closed(TIMEOUT)?;
-        // The next one is connected for good, and it stays visible that the last one was not.
+        // The next peer stays connected. The status still shows that the last one did not.
         let mut peer = silent_peer(&stand, &filter)?;
         stand.passes(way, "again");
         receive(&mut peer, &named("again"))?;
@@ -135,18 +131,18 @@ fn a_mirror_whose_peer_reads_too_slowly_is_broken_and_stops_nobody() -> Result<(
         assert_eq!(status.mode()?, "connected", "{status:#?}");
         assert_eq!(outdev(&status, "breaks"), Some(1), "{status:#?}");
         let log = end(filter)?;
-        assert_eq!(log.matches("UNPROTECTED").count(), 1, "{log}");
-        assert!(log.contains("reads too slowly") && log.contains("outdev-overflows 1"), "{log}");
+        assert_eq!(log.matches(phrases::UNPROTECTED).count(), 1, "{log}");
+        assert!(
+            log.contains(phrases::filter::READS_TOO_SLOWLY) && log.contains("outdev-overflows 1"),
+            "{log}"
+        );
     }
     Ok(())
 }
 
-/// The twin of both: a peer that reads, however much comes, is not broken.
-#[test]
+/// The twin of both: a peer that reads does not break, however much arrives.
+#[lab_test(root)]
 fn a_mirror_whose_peer_reads_is_not_broken() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let out = stand.server("out");
     let filter = stand.filter("mirror", &[&["--outdev", &out], &PATIENCE[..]].concat())?;
@@ -163,37 +159,31 @@ fn a_mirror_whose_peer_reads_is_not_broken() -> Result<()> {
     Ok(())
 }
 
-/// What it takes has nowhere to go, but the other direction is not its business.
-#[test]
+/// The frames that it captures have no place to go, but the other direction is not affected.
+#[lab_test(root)]
 fn a_redirector_whose_peer_does_not_read_stops_its_own_direction_only() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let out = stand.server("out");
     let arguments = [&["--queue", "rx", "--outdev", &out], &PATIENCE[..]].concat();
     let filter = stand.filter("redirector", &arguments)?;
     let _peer = silent_peer(&stand, &filter)?;
     stall(&stand, &filter, Way::Rx, false)?;
-    wait_mode(&filter, "broken")?;
+    wait_mode(&filter, phrases::mode::FILTER_BROKEN)?;
     stand.passes(Way::Tx, "towards the guest");
     assert!(stand.arrived(Way::Rx).is_empty());
     end(filter)?;
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_redirector_whose_peer_reads_too_slowly_is_broken_too() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let out = stand.server("out");
     let arguments = [&["--queue", "rx", "--outdev", &out], &NO_STALL[..]].concat();
     let filter = stand.filter("redirector", &arguments)?;
     let mut peer = silent_peer(&stand, &filter)?;
     outrun(&stand, &filter, &mut peer, Way::Rx, false)?;
-    let status = wait_mode(&filter, "broken")?;
+    let status = wait_mode(&filter, phrases::mode::FILTER_BROKEN)?;
     assert_eq!(status.0.pointer("/outdev/overflows"), Some(&1.into()), "{status:#?}");
     stand.passes(Way::Tx, "towards the guest");
     assert!(stand.arrived(Way::Rx).is_empty());

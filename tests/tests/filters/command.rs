@@ -1,12 +1,13 @@
-//! What an operator sees: refusals that say what to do, and `colo-proxy status`.
+//! What an operator sees: refusals that tell what to do, and `colo-proxy status`.
 
 use anyhow::Result;
 use colo_lab::daemon::{binary, output_of};
-use colo_lab::root::require_root;
+use colo_lab::lab_test;
+use colo_lab::phrases;
 
 use crate::stand::{Stand, WAYS, end};
 
-/// One that cannot be is refused, in words that the operator can act on.
+/// An impossible filter is refused, with words that the operator can act on.
 fn refused(stand: &Stand, kind: &str, arguments: &[&str], word: &str) -> Result<()> {
     let output = stand.refused(kind, arguments)?;
     assert!(!output.success, "filter-{kind} {arguments:?} was accepted");
@@ -14,34 +15,38 @@ fn refused(stand: &Stand, kind: &str, arguments: &[&str], word: &str) -> Result<
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn what_makes_no_sense_is_refused_with_the_reason() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let end = stand.server("out");
-    refused(&stand, "redirector", &[], "needs --indev, --outdev or both")?;
-    refused(&stand, "redirector", &["--indev", &end, "--outdev", &end], "are the same endpoint")?;
-    refused(&stand, "rewriter", &["--queue", "tx"], "both directions")?;
-    refused(&stand, "mirror", &["--queue", "both", "--outdev", &end], "expected tx")?;
+    refused(&stand, "redirector", &[], phrases::filter::NEEDS_AN_ENDPOINT)?;
+    refused(
+        &stand,
+        "redirector",
+        &["--indev", &end, "--outdev", &end],
+        phrases::filter::SAME_ENDPOINT,
+    )?;
+    refused(&stand, "rewriter", &["--queue", "tx"], phrases::filter::BOTH_DIRECTIONS)?;
+    refused(
+        &stand,
+        "mirror",
+        &["--queue", "both", "--outdev", &end],
+        phrases::filter::ONLY_TX_OR_RX,
+    )?;
     refused(&stand, "mirror", &[], "--outdev")?;
-    refused(&stand, "mirror", &["--id", "a b", "--outdev", &end], "is no id")?;
-    refused(&stand, "mirror", &["--outdev", "nowhere"], "expected unix:PATH")?;
+    refused(&stand, "mirror", &["--id", "a b", "--outdev", &end], phrases::filter::BAD_ID)?;
+    refused(&stand, "mirror", &["--outdev", "nowhere"], phrases::filter::BAD_ENDPOINT)?;
     let other = ["filter-mirror", "--netdev", "tap7", "--outdev", &end];
     let output = output_of(stand.host(), &other)?;
-    assert!(!output.success && output.stderr.contains("tap7: no such interface"), "{output:?}");
+    assert!(!output.success && output.stderr.contains(phrases::filter::NO_INTERFACE), "{output:?}");
     let host = ["filter-mirror", "--netdev", "br0", "--outdev", &end];
     let output = output_of(stand.host(), &host)?;
-    assert!(!output.success && output.stderr.contains("is not a TAP"), "{output:?}");
+    assert!(!output.success && output.stderr.contains(phrases::filter::NOT_A_TAP), "{output:?}");
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_second_one_on_a_tap_needs_an_id_of_its_own() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let mirror = |id: &[&str], socket: &str| {
         stand.filter("mirror", &[id, &["--outdev", &stand.server(socket)]].concat())
@@ -49,13 +54,18 @@ fn a_second_one_on_a_tap_needs_an_id_of_its_own() -> Result<()> {
     let first = mirror(&[], "a")?;
     assert_eq!(first.status()?.text("instance")?, "filter-mirror@tap0");
     let out = stand.server("b");
-    refused(&stand, "mirror", &["--outdev", &out], "give it an id of its own (--id)")?;
+    refused(&stand, "mirror", &["--outdev", &out], phrases::filter::NEEDS_AN_ID)?;
     let second = mirror(&["--id", "m1"], "b")?;
     let out = stand.server("c");
-    refused(&stand, "mirror", &["--id", "m1", "--outdev", &out], "m1 is running as pid")?;
-    // Of another kind, there is no other one yet.
+    refused(
+        &stand,
+        "mirror",
+        &["--id", "m1", "--outdev", &out],
+        &format!("m1 {}", phrases::filter::RUNS_ALREADY),
+    )?;
+    // No filter of another kind runs yet.
     let third = stand.filter("redirector", &["--indev", &out])?;
-    // What was refused has harmed nobody.
+    // The refused filters have changed nothing.
     for way in WAYS {
         stand.passes(way, "all the same");
     }
@@ -65,11 +75,8 @@ fn a_second_one_on_a_tap_needs_an_id_of_its_own() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn status_lists_every_filter_for_people() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let mirror = stand.filter("mirror", &["--queue", "tx", "--outdev", &stand.server("m")])?;
     let redirector = stand.filter("redirector", &["--id", "r0", "--indev", &stand.server("r")])?;
@@ -87,9 +94,9 @@ fn status_lists_every_filter_for_people() -> Result<()> {
             "filter-rewriter@tap0 (filter-rewriter of tap0, pid {}): translating",
             rewriter.process.pid()
         ),
-        "  queue tx".into(),
-        format!("  outdev {}: no peer, sent 0 frames", stand.server("m")),
-        "  epoch 0, 0 flows, held 0 frames (0 bytes)".into(),
+        phrases::filter::STATUS_QUEUE_TX.into(),
+        format!("  outdev {}{}", stand.server("m"), phrases::filter::STATUS_NO_PEER),
+        phrases::filter::STATUS_NO_FLOWS.into(),
     ] {
         assert!(shown.contains(&line), "`{line}` is not in\n{shown}");
     }
@@ -97,25 +104,26 @@ fn status_lists_every_filter_for_people() -> Result<()> {
     assert!(one.starts_with("r0 (") && !one.contains("mirror"), "{one}");
     let divergences = stand.run(colo_proxy, &["divergences"])?;
     assert!(
-        divergences.contains("r0 (filter-redirector): a filter does not compare"),
+        divergences.contains("r0 (filter-redirector)")
+            && divergences.contains(phrases::filter::NO_COMPARISON),
         "{divergences}"
     );
     let failover = output_of(stand.host(), &["failover", "r0"])?;
-    assert!(!failover.success && failover.stderr.contains("does not fail over"), "{failover:?}");
+    assert!(
+        !failover.success && failover.stderr.contains(phrases::filter::NO_FAILOVER),
+        "{failover:?}"
+    );
     for filter in [mirror, redirector, rewriter] {
         let log = end(filter)?;
-        assert!(log.contains("ended: nothing came"), "{log}");
+        assert!(log.contains(phrases::filter::ENDED_WITHOUT_FRAMES), "{log}");
     }
-    assert_eq!(stand.run(colo_proxy, &["status"])?, "no instance is running\n");
+    assert_eq!(stand.run(colo_proxy, &["status"])?, phrases::filter::NO_INSTANCE);
     Ok(())
 }
 
-/// An operator with bpftool sees what is where.
-#[test]
+/// An operator with bpftool sees the filter's maps.
+#[lab_test(root)]
 fn everything_is_pinned_under_the_id() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let mirror = stand.filter("mirror", &["--id", "m0", "--outdev", &stand.server("m")])?;
     let pinned = stand.run("ls", &["/sys/fs/bpf/colo-proxy/m0"])?;

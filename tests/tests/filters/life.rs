@@ -3,24 +3,22 @@
 use anyhow::Result;
 use colo_lab::colo_compare::datagram;
 use colo_lab::daemon::Daemon;
+use colo_lab::lab_test;
 use colo_lab::pair::left_on;
+use colo_lab::phrases;
 use colo_lab::process::eventually;
-use colo_lab::root::require_root;
 use nix::sys::signal::Signal;
 
 use crate::stand::{Stand, TIMEOUT, WAYS, Way, end, named, receive, wait_mode};
 
-/// Links, pins, sockets and locks that no filter should have left.
+/// Links, pins, sockets and locks that no filter should leave.
 fn left(stand: &Stand) -> Result<Vec<String>> {
     let left = left_on(stand.host())?;
     Ok(left.into_iter().filter(|name| name != "lan0").collect())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_mirror_that_is_killed_lets_everything_pass_and_the_next_goes_on() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let arguments = ["--outdev", &stand.server("out")];
     let mut mirror = stand.filter("mirror", &arguments)?;
@@ -30,7 +28,11 @@ fn a_mirror_that_is_killed_lets_everything_pass_and_the_next_goes_on() -> Result
     }
     assert!(left(&stand)?.iter().any(|path| path.ends_with("link_colo_filter_tx")), "pinned");
     let mirror = stand.filter("mirror", &arguments)?;
-    assert!(mirror.process.stderr().contains("took over"), "{}", mirror.process.stderr());
+    assert!(
+        mirror.process.stderr().contains(phrases::filter::TOOK_OVER),
+        "{}",
+        mirror.process.stderr()
+    );
     let mut out = stand.connect("out", false)?;
     wait_mode(&mirror, "connected")?;
     for way in WAYS {
@@ -44,11 +46,8 @@ fn a_mirror_that_is_killed_lets_everything_pass_and_the_next_goes_on() -> Result
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_redirector_that_is_killed_lets_nothing_pass_until_it_is_ended() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let arguments = ["--queue", "rx", "--outdev", &stand.server("out")];
     let mut redirector = stand.filter("redirector", &arguments)?;
@@ -68,12 +67,9 @@ fn a_redirector_that_is_killed_lets_nothing_pass_until_it_is_ended() -> Result<(
     Ok(())
 }
 
-/// What was taken from the guest before the end is delivered, more than the socket holds.
-#[test]
+/// Frames that were captured before the end are delivered. They are more than the socket holds.
+#[lab_test(root)]
 fn the_end_delivers_what_was_taken() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let out = stand.server("out");
     let arguments = ["--queue", "rx", "--peer-timeout", "60000", "--outdev", &out];
@@ -96,15 +92,12 @@ fn the_end_delivers_what_was_taken() -> Result<()> {
 }
 
 fn is_back(filter: &Daemon) -> Result<()> {
-    let back = "tap0 is back, and attached again";
+    let back = phrases::filter::TAP_IS_BACK;
     eventually(back, TIMEOUT, || Ok(filter.process.stderr().contains(back).then_some(())))
 }
 
-#[test]
+#[lab_test(root)]
 fn a_guest_that_restarts_is_filtered_again() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut stand = Stand::new()?;
     let mirror = stand.filter("mirror", &["--queue", "tx", "--outdev", &stand.server("m")])?;
     let (out, input) = (stand.server("out"), stand.server("in"));
@@ -131,12 +124,9 @@ fn a_guest_that_restarts_is_filtered_again() -> Result<()> {
     Ok(())
 }
 
-/// A guest that has ended is no reason not to end well.
-#[test]
+/// A filter ends in good order also if its guest has ended.
+#[lab_test(root)]
 fn a_filter_can_end_while_its_tap_is_gone() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let filters = [
         stand.filter("mirror", &["--outdev", &stand.server("m")])?,
@@ -145,11 +135,11 @@ fn a_filter_can_end_while_its_tap_is_gone() -> Result<()> {
     ];
     stand.host().namespace.ip("link del tap0\n")?;
     for filter in &filters {
-        filter.process.wait_for("tap0 is gone", TIMEOUT)?;
+        filter.process.wait_for(phrases::filter::TAP_IS_GONE, TIMEOUT)?;
     }
     let binary = colo_lab::daemon::binary()?;
     let shown = stand.run(binary.to_str().expect("a path"), &["status"])?;
-    assert_eq!(shown.matches("of tap0, which is gone, pid").count(), 3, "{shown}");
+    assert_eq!(shown.matches(phrases::filter::STATUS_TAP_IS_GONE).count(), 3, "{shown}");
     for filter in filters {
         end(filter)?;
     }

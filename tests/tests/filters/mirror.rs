@@ -1,15 +1,13 @@
-//! `filter-mirror`: every frame goes on, and a copy goes to the socket.
+//! `filter-mirror`: every frame passes, and a copy goes to the socket.
 
 use anyhow::Result;
-use colo_lab::root::require_root;
+use colo_lab::lab_test;
+use colo_lab::phrases;
 
 use crate::stand::{Stand, WAYS, end, named, receive, receive_to, wait_mode};
 
-#[test]
+#[lab_test(root)]
 fn frames_of_its_queue_are_mirrored_and_all_go_on() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     for vnet_hdr in [false, true] {
         for queue in ["tx", "rx", "all"] {
@@ -39,11 +37,8 @@ fn frames_of_its_queue_are_mirrored_and_all_go_on() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn without_a_peer_frames_pass_and_the_copies_are_counted() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let mirror = stand.filter("mirror", &["--outdev", &stand.client("nobody")])?;
     for way in WAYS {
@@ -52,19 +47,16 @@ fn without_a_peer_frames_pass_and_the_copies_are_counted() -> Result<()> {
     let status = mirror.wait_status("two drops", crate::stand::TIMEOUT, |status| {
         status.drops().get("outdev-no-peer") == Some(&2)
     })?;
-    assert_eq!(status.mode()?, "waiting");
+    assert_eq!(status.mode()?, phrases::mode::FILTER_WAITING);
     let log = end(mirror)?;
     assert!(log.contains("dropped.outdev-no-peer 2"), "{log}");
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_peer_that_reconnects_gets_what_is_sent_from_then_on() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
-    // Whoever listens.
+    // Either end of the socket may listen.
     let listener = stand.listen("there")?;
     let there = stand.client("there");
     let here = stand.server("here");
@@ -81,7 +73,7 @@ fn a_peer_that_reconnects_gets_what_is_sent_from_then_on() -> Result<()> {
         receive(&mut first, &named(&name))?;
         receive(&mut second, &named(&name))?;
         drop((first, second));
-        wait_mode(&listening, "waiting")?;
+        wait_mode(&listening, phrases::mode::FILTER_WAITING)?;
     }
     end(connecting)?;
     end(listening)?;

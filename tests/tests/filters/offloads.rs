@@ -1,19 +1,19 @@
-//! Frames that are not as on a wire: large ones that a device is to cut, and sums that it is to
+//! Frames with offloads: large frames that a device has to segment, and checksums that it has to
 //! complete.
 
 use anyhow::Result;
-use colo_lab::root::require_root;
 
 use crate::frame::{Checksum, Shape, ones_complement_sum};
 use crate::stand::{Stand, TIMEOUT, WAYS, Way, end, wait_mode};
 use crate::tap::VNET_HDR_LEN;
+use colo_lab::lab_test;
 
 const MSS: u16 = 1448;
 const PAYLOAD: usize = 40_000;
 /// Ethernet, IPv4, TCP.
 const HEADERS: u16 = 14 + 20 + 20;
 
-/// A frame that Linux cuts into segments: its virtio-net header, and itself.
+/// A frame that Linux segments: its virtio-net header, and the frame.
 fn large() -> (Vec<u8>, Vec<u8>) {
     let payload = (0..PAYLOAD).map(|i| (i / 7) as u8).collect();
     let frame = Shape { payload, ..Shape::default() }.build(Checksum::Partial);
@@ -25,13 +25,14 @@ fn large() -> (Vec<u8>, Vec<u8>) {
     (header, frame)
 }
 
-/// What matters of a header: needs a checksum, kind of segmentation, size, and where the sum is.
+/// The fields of a header that matter: whether a checksum is needed, the kind of segmentation, the
+/// size, and the place of the checksum.
 fn meaning(header: &[u8]) -> (u8, u8, u16, u16, u16) {
     let number = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
     (header[0] & 1, header[1], number(4), number(6), number(8))
 }
 
-/// The sum over pseudo-header and segment of a frame with a complete checksum is all ones.
+/// For a complete checksum, the sum over pseudo-header and segment has all bits set.
 fn is_right(frame: &[u8]) -> bool {
     let len = (frame.len() - 34) as u32;
     let pseudo = [&frame[26..34], &[0, 6][..], &len.to_be_bytes()].concat();
@@ -43,11 +44,8 @@ fn send(stand: &Stand, way: Way, header: &[u8], frame: &[u8]) {
     from.write(&[header, frame].concat());
 }
 
-#[test]
+#[lab_test(root)]
 fn with_headers_a_large_frame_is_mirrored_whole() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let out = stand.server("out");
     let mirror = stand.filter("mirror", &["--outdev", &out, "--vnet-hdr-support"])?;
@@ -66,12 +64,9 @@ fn with_headers_a_large_frame_is_mirrored_whole() -> Result<()> {
     Ok(())
 }
 
-/// The other end sees what a wire would carry.
-#[test]
+/// The other end sees the same frames as on a wire.
+#[lab_test(root)]
 fn without_headers_it_is_mirrored_in_segments_with_their_sums() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let mirror = stand.filter("mirror", &["--outdev", &stand.server("out")])?;
     let mut out = stand.connect("out", false)?;
@@ -79,13 +74,13 @@ fn without_headers_it_is_mirrored_in_segments_with_their_sums() -> Result<()> {
     let (header, frame) = large();
     for way in WAYS {
         send(&stand, way, &header, &frame);
-        // The guest's own frame is not touched by that.
+        // The guest's own frame stays unchanged.
         let arrived = stand.end(way).read_until(|read| read == frame);
         assert_eq!(meaning(&arrived[..VNET_HDR_LEN]), meaning(&header), "{way:?}");
         let mut payload: Vec<u8> = Vec::new();
         while payload.len() < PAYLOAD {
             let segment = out.receive(TIMEOUT)?;
-            assert!(segment.len() <= usize::from(HEADERS + MSS), "{} octets", segment.len());
+            assert!(segment.len() <= usize::from(HEADERS + MSS), "{} bytes", segment.len());
             assert!(is_right(&segment), "{way:?}: a segment with a wrong sum");
             payload.extend(&segment[usize::from(HEADERS)..]);
         }
@@ -95,11 +90,8 @@ fn without_headers_it_is_mirrored_in_segments_with_their_sums() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_large_frame_that_is_redirected_and_injected_is_the_same() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     for (way, queue) in [(Way::Tx, "tx"), (Way::Rx, "rx")] {
         let (out, input) = (stand.server("out"), stand.server("in"));
@@ -122,12 +114,9 @@ fn a_large_frame_that_is_redirected_and_injected_is_the_same() -> Result<()> {
     Ok(())
 }
 
-/// A header that promises what the frame does not hold is counted, and harms nobody.
-#[test]
+/// A header that contradicts its frame is counted, and does no harm.
+#[lab_test(root)]
 fn a_lying_header_is_refused() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let input = stand.server("in");
     let redirector =

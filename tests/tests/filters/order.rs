@@ -1,4 +1,4 @@
-//! Several filters on one TAP: QEMU's order, and what is injected goes on behind the injector.
+//! Several filters on one TAP, in QEMU's order. An injected frame continues after the injector.
 
 use std::path::Path;
 
@@ -6,15 +6,17 @@ use anyhow::Result;
 use aya::maps::{Array, Map, MapData};
 use colo_lab::colo_compare::Socket;
 use colo_lab::daemon::Daemon;
-use colo_lab::root::require_root;
+use colo_lab::lab_test;
+use colo_lab::phrases;
 use colo_proxy_common::filter::{FilterRecord, token};
 use nix::sys::signal::Signal;
 
 use crate::stand::{Stand, TIMEOUT, Way, end, named, receive_to, wait_mode};
 
-/// A mirror, a redirector that injects in both directions, and another mirror, in this order. The
-/// mirrors have one queue, which tells in which of the two walks they are behind the redirector.
-struct Three {
+/// A mirror, a redirector that injects in both directions, and another mirror, in this order. Each
+/// mirror has one queue, so its copies tell in which of the two walks it comes after the
+/// redirector.
+struct ThreeFilters {
     queue: &'static str,
     stand: Stand,
     head: (Daemon, Socket),
@@ -39,7 +41,7 @@ fn injector(stand: &Stand, id: &str) -> Result<(Daemon, Socket)> {
     Ok((filter, input))
 }
 
-impl Three {
+impl ThreeFilters {
     fn new(queue: &'static str) -> Result<Self> {
         let stand = Stand::new()?;
         let head = mirror(&stand, "head", queue)?;
@@ -48,9 +50,9 @@ impl Three {
         Ok(Self { queue, stand, head, middle, tail })
     }
 
-    /// Which frames the mirrors at head and tail see: every ordinary one of their queue, and the one
-    /// that is injected only behind the injector, which is the tail on the way to the guest, and
-    /// the head on the way from it.
+    /// The frames that the mirrors at head and tail see. Both see every ordinary frame of their
+    /// queue. Only the mirror after the injector sees the injected frame. On the way to the guest
+    /// that is the tail, and on the way from it the head.
     fn check(&mut self, round: &str) -> Result<()> {
         let name = |what: &str| format!("{round} {what}");
         let injected = named(&name("injected"));
@@ -79,7 +81,7 @@ impl Three {
         [&mut self.head.0, &mut self.middle.0, &mut self.tail.0]
     }
 
-    /// The numbers of the programs towards the guest, and of those from it.
+    /// The ids of the programs towards the guest, and of those from it.
     fn programs(&self) -> Result<[Vec<String>; 2]> {
         let shown = |way: &str| -> Result<Vec<String>> {
             let ns = &self.stand.host().namespace;
@@ -94,25 +96,19 @@ impl Three {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn an_injected_frame_goes_on_behind_its_injector_only() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     for queue in QUEUES {
-        Three::new(queue)?.check("first")?;
+        ThreeFilters::new(queue)?.check("first")?;
     }
     Ok(())
 }
 
-/// A filter that is killed leaves its place to the next of its id.
-#[test]
+/// A killed filter leaves its place to the next filter with its id.
+#[lab_test(root)]
 fn a_filter_that_was_killed_keeps_its_place() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     for queue in QUEUES {
-        let mut three = Three::new(queue)?;
+        let mut three = ThreeFilters::new(queue)?;
         let before = three.programs()?;
         three.middle.0.process.kill()?;
         assert_eq!(three.programs()?, before, "pinned");
@@ -126,14 +122,11 @@ fn a_filter_that_was_killed_keeps_its_place() -> Result<()> {
     Ok(())
 }
 
-/// So does one whose guest was restarted while it was dead.
-#[test]
+/// The same is true if its guest was restarted meanwhile.
+#[lab_test(root)]
 fn a_filter_that_was_dead_when_the_tap_came_back_finds_its_place() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     for queue in QUEUES {
-        let mut three = Three::new(queue)?;
+        let mut three = ThreeFilters::new(queue)?;
         three.middle.0.process.kill()?;
         three.stand.restart_guest()?;
         wait_back(&three.head.0)?;
@@ -144,14 +137,11 @@ fn a_filter_that_was_dead_when_the_tap_came_back_finds_its_place() -> Result<()>
     Ok(())
 }
 
-/// Every filter attaches to the new TAP by itself, whichever is first.
-#[test]
+/// Every filter attaches to the new TAP by itself, in any order.
+#[lab_test(root)]
 fn a_tap_that_comes_back_has_them_in_the_same_order() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     for (queue, slow) in QUEUES.into_iter().flat_map(|queue| [(queue, 0), (queue, 1), (queue, 2)]) {
-        let mut three = Three::new(queue)?;
+        let mut three = ThreeFilters::new(queue)?;
         three.filters()[slow].process.signal(Signal::SIGSTOP)?;
         three.stand.restart_guest()?;
         for (i, filter) in three.filters().into_iter().enumerate() {
@@ -169,25 +159,22 @@ fn a_tap_that_comes_back_has_them_in_the_same_order() -> Result<()> {
 
 /// Waits until the filter has attached to a TAP that came back.
 fn wait_back(filter: &Daemon) -> Result<()> {
-    filter.process.wait_for("tap0 is back, and attached again", TIMEOUT).map(drop)
+    filter.process.wait_for(phrases::filter::TAP_IS_BACK, TIMEOUT).map(drop)
 }
 
 fn records(pins: &Path, id: &str) -> Result<Array<MapData, FilterRecord>> {
     Ok(Map::from_map_data(MapData::from_pin(pins.join(id).join("filter"))?)?.try_into()?)
 }
 
-/// A host that has had 65536 interfaces more: the next gate has the token of another filter, or
-/// rather, that one's record says so.
-#[test]
+/// The host has had 65536 more interfaces, so the next gate has the token of another filter. The
+/// test changes that filter's record to get there.
+#[lab_test(root)]
 fn a_token_that_another_filter_has_is_not_taken() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let (mut dead, _) = mirror(&stand, "dead", "tx")?;
     let (alive, _alive) = mirror(&stand, "alive", "tx")?;
     dead.process.kill()?;
-    // The host's bpffs, as a process sees it that runs there.
+    // The host's bpffs, as a process on the host sees it.
     let seen_by = Path::new("/proc").join(alive.process.pid().to_string());
     let pins = seen_by.join("root/sys/fs/bpf/colo-proxy");
     let mut last = records(&pins, "alive")?.get(&0, 0)?.out_gate_ifindex;

@@ -1,12 +1,13 @@
-//! A whole pair made of parts, as QEMU's documentation has it: mirror, two redirectors and compare
-//! on the primary's host, two redirectors and the rewriter on the secondary's.
+//! A whole pair made of parts, as in QEMU's documentation: mirror, two redirectors and compare on
+//! the primary's host, two redirectors and the rewriter on the secondary's.
 
 use anyhow::Result;
 use colo_lab::client::{Conversation, Keeper, echo};
 use colo_lab::daemon::{Daemon, output_of};
 use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::lab_test;
 use colo_lab::network::{Family, Lab, LabOptions, Side};
-use colo_lab::root::require_root;
+use colo_lab::phrases;
 use colo_lab::stand_in::tap::Offloads;
 use tempfile::TempDir;
 
@@ -72,11 +73,8 @@ fn guests(lab: &Lab) -> Result<[Guest; 2]> {
     Ok([start(Side::Primary)?, start(Side::Secondary)?])
 }
 
-#[test]
+#[lab_test(root)]
 fn parts_make_a_pair_that_agrees_and_fails_over() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let lab = Lab::new(LabOptions::default())?;
     let parts = Parts::start(&lab)?;
     let _guests = guests(&lab)?;
@@ -97,11 +95,11 @@ fn parts_make_a_pair_that_agrees_and_fails_over() -> Result<()> {
         assert!(filter.status()?.drops().is_empty(), "{:#?}", filter.status()?);
     }
 
-    // The primary's host is gone: its guest's connections go on at the secondary.
+    // The primary's host is gone. Its guest's connections continue at the secondary.
     let Parts { primary, f1, f2, rew0, _dir } = parts;
     lab.host(Side::Primary).unplug()?;
     let logs: Vec<String> = primary.iter().map(|part| part.process.stderr()).collect();
-    assert!(logs.iter().all(|log| !log.contains("checkpoint is needed")), "{logs:#?}");
+    assert!(logs.iter().all(|log| !log.contains(phrases::filter::CHECKPOINT_NEEDED)), "{logs:#?}");
     let failover = output_of(lab.host(Side::Secondary), &["failover", "rew0"])?;
     assert!(failover.success, "{failover:?}");
     end(f1)?;

@@ -1,14 +1,15 @@
-//! QEMU's own filters at the other end of a socket, and beside ours: an oracle without a guest.
+//! QEMU's own filters at the other end of a socket, and beside ours. They are an oracle that needs
+//! no guest.
 //!
-//! Two sockets joined by a hub are the network's end and the guest's end of a QEMU; its filter is on
-//! the one that stands for the TAP.
+//! A hub joins two sockets in a QEMU: the network's end and the guest's end. QEMU's filter is on
+//! the socket that stands for the TAP.
 
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use colo_lab::colo_compare::{Listener, Socket};
+use colo_lab::lab_test;
 use colo_lab::process::{Process, eventually};
-use colo_lab::root::require_root;
 
 use crate::rewriter::{GUEST_ISN, PEER_ISN, Segment, WIRE_ISN, segment};
 use crate::stand::{Stand, TIMEOUT, Way, end, named, receive, wait_mode};
@@ -22,13 +23,13 @@ struct Qemu {
 }
 
 impl Qemu {
-    /// `chardev` is where the filter's socket is; `object` is the filter, on `netdev=net`.
+    /// `chardev` is the address of the filter's socket. `object` is the filter, on `netdev=net`.
     fn start(chardev: Option<&str>, object: &str) -> Result<Self> {
         let mut command = Command::new("qemu-system-x86_64");
-        // Not stopped (`-S`): nothing would go through the hub.
+        // It is not stopped (`-S`), because then nothing would pass the hub.
         command.args(["-machine", "none", "-nodefaults", "-display", "none"]);
-        // Free a moment ago; nobody else is given them again soon. (`-netdev stream` of QEMU 7.2 now
-        // and then dies of a frame that comes early.)
+        // The ports were free a moment ago. The kernel gives them to nobody else soon. (QEMU 7.2
+        // with `-netdev stream` sometimes crashes on a frame that comes early.)
         let ports = [free_port()?, free_port()?];
         for (id, port) in ["net", "guest"].into_iter().zip(ports) {
             command.args(["-netdev", &format!("socket,id={id},listen=127.0.0.1:{port}")]);
@@ -49,8 +50,8 @@ impl Qemu {
         Ok(Self { process, net, guest })
     }
 
-    /// Sends a frame of this way in until it comes out at the other end: QEMU takes connections at
-    /// its leisure.
+    /// Sends a frame in this direction until it arrives at the other end, because QEMU accepts
+    /// connections late.
     fn warm_up(&mut self) -> Result<()> {
         for way in [Way::Tx, Way::Rx] {
             let warm = named("warm");
@@ -78,19 +79,6 @@ fn free_port() -> Result<u16> {
     Listener::tcp()?.port()?.context("a TCP listener has a port")
 }
 
-/// Whether these tests can run. Where `COLO_PROXY_REQUIRE_ROOT=1` says that nothing may be left out,
-/// that they cannot is a failure.
-fn require_qemu() -> bool {
-    let found = Command::new("qemu-system-x86_64").arg("--version").output();
-    let has_qemu = found.is_ok_and(|output| output.status.success());
-    let required = std::env::var_os("COLO_PROXY_REQUIRE_ROOT").is_some_and(|v| v == "1");
-    assert!(has_qemu || !required, "no qemu-system-x86_64: `cargo xtask setup` installs it");
-    if !has_qemu {
-        eprintln!("skipped: needs qemu-system-x86_64 (`cargo xtask setup`)");
-    }
-    require_root() && has_qemu
-}
-
 fn word(way: Way) -> &'static str {
     if way == Way::Tx { "tx" } else { "rx" }
 }
@@ -99,12 +87,9 @@ fn support(vnet_hdr: bool) -> &'static str {
     if vnet_hdr { ",vnet_hdr_support=on" } else { "" }
 }
 
-/// What ours mirrors, QEMU's redirector injects.
-#[test]
+/// QEMU's redirector injects the frames that our mirror sends.
+#[lab_test(root, qemu)]
 fn our_mirror_speaks_to_qemus_redirector() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     for vnet_hdr in [false, true] {
         let socket = stand.path("m");
@@ -121,7 +106,7 @@ fn our_mirror_speaks_to_qemus_redirector() -> Result<()> {
         for i in 0..20 {
             let name = format!("frame {i}");
             stand.passes(Way::Tx, &name);
-            // QEMU's socket has no header of its own, and converts none.
+            // QEMU's socket has no header of its own, and QEMU converts none.
             let header: &[u8] = if vnet_hdr { &[0; VNET_HDR_LEN] } else { &[] };
             receive(&mut qemu.guest, &[header, &named(&name)].concat())
                 .with_context(|| qemu.process.stderr())?;
@@ -131,12 +116,10 @@ fn our_mirror_speaks_to_qemus_redirector() -> Result<()> {
     Ok(())
 }
 
-/// What QEMU's mirror sends, ours injects; and what QEMU's redirector takes as well.
-#[test]
+/// Our redirector injects the frames of QEMU's mirror, and also the frames that QEMU's redirector
+/// captures.
+#[lab_test(root, qemu)]
 fn our_redirector_takes_from_qemus_mirror_and_redirector() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     for vnet_hdr in [false, true] {
         for (kind, way) in [("mirror", Way::Tx), ("redirector", Way::Rx)] {
@@ -153,7 +136,7 @@ fn our_redirector_takes_from_qemus_mirror_and_redirector() -> Result<()> {
             let mut qemu = Qemu::start(Some(&chardev), &object)?;
             wait_mode(&redirector, "connected")?;
             let begin = named("begin");
-            // Taken by the filter once QEMU has taken the connection at this end.
+            // The filter captures it after QEMU has accepted the connection at this end.
             eventually("a frame by way of QEMU", TIMEOUT, || {
                 qemu.ends(way).0.send(&begin)?;
                 let came = stand.arrived(way).contains(&begin);
@@ -170,12 +153,10 @@ fn our_redirector_takes_from_qemus_mirror_and_redirector() -> Result<()> {
     Ok(())
 }
 
-/// Ours in the place of QEMU's redirector, with a QEMU that injects what ours has taken.
-#[test]
+/// Our redirector in the place of QEMU's, with a QEMU that injects the frames that ours has
+/// captured.
+#[lab_test(root, qemu)]
 fn our_redirector_sends_to_qemus() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let chardev = format!("path={},server=on,wait=off", stand.path("r").display());
     let object = "filter-redirector,id=f,netdev=net,queue=rx,indev=dev";
@@ -194,8 +175,8 @@ fn our_redirector_sends_to_qemus() -> Result<()> {
     Ok(())
 }
 
-/// A connection that the peer opens, as it is sent at either end, with a part of the conversation
-/// that QEMU translates rightly.
+/// A connection that the peer opens, as it is at either end, with a part of the conversation that
+/// QEMU translates correctly.
 fn conversation() -> Vec<Segment> {
     let wire = WIRE_ISN.wrapping_add(1);
     vec![
@@ -209,12 +190,9 @@ fn conversation() -> Vec<Segment> {
     ]
 }
 
-/// Both rewriters make the same of the same conversation, octet for octet.
-#[test]
+/// Both rewriters translate the same conversation to the same bytes.
+#[lab_test(root, qemu)]
 fn our_rewriter_translates_as_qemus() -> Result<()> {
-    if !require_qemu() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let mut qemu = Qemu::start(None, "filter-rewriter,id=f,netdev=net,queue=all")?;
     qemu.warm_up()?;

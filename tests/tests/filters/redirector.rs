@@ -1,15 +1,14 @@
-//! `filter-redirector`: frames go to the socket instead, and what comes from one goes on behind it.
+//! `filter-redirector`: frames go to the socket instead of the TAP. Frames from a socket continue
+//! after the filter.
 
 use anyhow::Result;
-use colo_lab::root::require_root;
+use colo_lab::lab_test;
+use colo_lab::phrases;
 
 use crate::stand::{Stand, TIMEOUT, WAYS, Way, end, named, receive, receive_to, wait_mode};
 
-#[test]
+#[lab_test(root)]
 fn frames_of_its_queue_are_taken_and_others_pass() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     for vnet_hdr in [false, true] {
         for queue in ["tx", "rx", "all"] {
@@ -30,7 +29,7 @@ fn frames_of_its_queue_are_taken_and_others_pass() -> Result<()> {
                 }
             }
             let log = end(redirector)?;
-            assert!(log.contains("passes again"), "{log}");
+            assert!(log.contains(phrases::filter::PASSES_AGAIN), "{log}");
             for way in WAYS {
                 stand.passes(way, "after the end");
             }
@@ -39,11 +38,8 @@ fn frames_of_its_queue_are_taken_and_others_pass() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn without_a_peer_nothing_passes() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let arguments = ["--queue", "rx", "--outdev", &stand.server("out")];
     let redirector = stand.filter("redirector", &arguments)?;
@@ -53,15 +49,15 @@ fn without_a_peer_nothing_passes() -> Result<()> {
             status.drops().get("outdev-no-peer") == Some(&count)
         })
     };
-    assert_eq!(dropped(1)?.mode()?, "waiting");
+    assert_eq!(dropped(1)?.mode()?, phrases::mode::FILTER_WAITING);
     assert!(stand.arrived(Way::Rx).is_empty());
-    // Neither does what comes after a peer has gone.
+    // Frames after the loss of a peer are also dropped.
     let mut out = stand.connect("out", false)?;
     wait_mode(&redirector, "connected")?;
     stand.send(Way::Rx, &named("taken"));
     receive(&mut out, &named("taken"))?;
     drop(out);
-    wait_mode(&redirector, "waiting")?;
+    wait_mode(&redirector, phrases::mode::FILTER_WAITING)?;
     stand.send(Way::Rx, &named("lost too"));
     dropped(2)?;
     assert!(stand.arrived(Way::Rx).is_empty());
@@ -69,11 +65,8 @@ fn without_a_peer_nothing_passes() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn what_comes_from_indev_goes_on_in_each_of_its_directions() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     for vnet_hdr in [false, true] {
         for queue in ["tx", "rx", "all"] {
@@ -88,7 +81,7 @@ fn what_comes_from_indev_goes_on_in_each_of_its_directions() -> Result<()> {
                 if way.is_in(queue) {
                     stand.arrives(way, &named(&name));
                 }
-                // It has no outdev.
+                // This redirector has no outdev.
                 stand.passes(way, &format!("{name} {way:?} passes"));
             }
             let status = redirector.status()?;
@@ -104,12 +97,10 @@ fn what_comes_from_indev_goes_on_in_each_of_its_directions() -> Result<()> {
     Ok(())
 }
 
-/// As compare's output comes back to the guest's TAP: out by one socket, in by the other.
-#[test]
+/// The path of the compare's output back to the guest's TAP: out by one socket, and in by the
+/// other.
+#[lab_test(root)]
 fn with_both_sockets_a_frame_goes_around() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let (out, input) = (stand.server("out"), stand.server("in"));
     let arguments = ["--queue", "rx", "--indev", &input, "--outdev", &out, "--vnet-hdr-support"];
@@ -134,11 +125,8 @@ fn with_both_sockets_a_frame_goes_around() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn bad_records_are_counted_and_the_next_connection_works() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let redirector =
         stand.filter("redirector", &["--queue", "tx", "--indev", &stand.server("in")])?;

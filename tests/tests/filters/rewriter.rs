@@ -1,19 +1,20 @@
-//! `filter-rewriter` alone on a TAP, as on a secondary host: its guest chose other numbers than the
-//! network knows.
+//! `filter-rewriter` alone on a TAP, as on a secondary host. Its guest has chosen other numbers
+//! than the network knows.
 
 use anyhow::Result;
 use colo_lab::colo_frame::{BEGAN, DONE, FAILED, FAILOVER, ScriptFrame};
 use colo_lab::daemon::{Daemon, Status, binary};
+use colo_lab::lab_test;
 use colo_lab::pair::left_on;
-use colo_lab::root::require_root;
+use colo_lab::phrases;
 
 use crate::stand::{Stand, TIMEOUT, Way, end, receive, wait_mode};
 
 pub(crate) const PEER: ([u8; 4], u16) = ([192, 0, 2, 1], 40_000);
 const GUEST: ([u8; 4], u16) = ([198, 51, 100, 2], 80);
-/// The first number that the peer sends.
+/// The peer's initial sequence number.
 pub(crate) const PEER_ISN: u32 = 1000;
-/// Those that this guest chose, and the primary's, which the network knows.
+/// This guest's initial number, and the primary's, which the network knows.
 pub(crate) const GUEST_ISN: u32 = 7;
 pub(crate) const WIRE_ISN: u32 = 0xffff_fff0;
 
@@ -81,7 +82,7 @@ fn arrives(stand: &Stand, segment: Segment) {
     stand.arrives(segment.way, &segment.build());
 }
 
-/// The peer opens a connection, which the guest and the primary have answered: from there on the
+/// The peer opens a connection, and the guest and the primary have answered. From now on the
 /// guest's numbers are translated.
 fn open(stand: &Stand, port: u16) {
     let syn = segment(Way::Tx, PEER_ISN, 0).syn().port(port).without_ack();
@@ -89,7 +90,7 @@ fn open(stand: &Stand, port: u16) {
     arrives(stand, syn);
     let answer = segment(Way::Rx, GUEST_ISN, PEER_ISN + 1).syn().port(port);
     send(stand, answer);
-    // The peer has the primary's by then; what becomes of this one is not told.
+    // The peer already has the primary's answer. The fate of this one does not matter.
     send(stand, segment(Way::Tx, PEER_ISN + 1, WIRE_ISN.wrapping_add(1)).port(port));
     arrives(stand, segment(Way::Tx, PEER_ISN + 1, GUEST_ISN + 1).port(port));
 }
@@ -122,11 +123,8 @@ fn epoch_is(status: &Status, epoch: u64) -> bool {
     status.number("epoch").is_ok_and(|found| found == epoch)
 }
 
-#[test]
+#[lab_test(root)]
 fn a_connection_is_translated_in_both_directions() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let rewriter = stand.filter("rewriter", &[])?;
     open(&stand, PEER.1);
@@ -135,17 +133,14 @@ fn a_connection_is_translated_in_both_directions() -> Result<()> {
     assert_eq!(status.number("flows")?, 1, "{status:#?}");
     assert!(status.detail("/kernel/translated_to_guest")? >= 2, "{status:#?}");
     assert_eq!(status.detail("/kernel/translated_from_guest")?, 1, "{status:#?}");
-    // What is not TCP is none of its business.
+    // Traffic other than TCP passes unchanged.
     stand.passes(Way::Tx, "datagram");
     stand.passes(Way::Rx, "datagram");
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_connection_that_the_guest_opens_is_translated_too() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let _rewriter = stand.filter("rewriter", &[])?;
     let syn = segment(Way::Rx, GUEST_ISN, 0).syn().without_ack();
@@ -158,13 +153,10 @@ fn a_connection_that_the_guest_opens_is_translated_too() -> Result<()> {
     Ok(())
 }
 
-/// Input that is earlier than the guest's answer waits for it, and resumes where it was: the filter
-/// before the rewriter has seen it, the one behind it has not.
-#[test]
+/// Input that arrives before the guest's answer is parked, and resumes in its place: the filter
+/// before the rewriter has seen it, and the filter after it has not.
+#[lab_test(root)]
 fn input_that_is_too_early_waits_and_resumes_at_the_rewriter() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let mirror = |id: &str| {
         let out = stand.server(id);
@@ -201,12 +193,10 @@ fn input_that_is_too_early_waits_and_resumes_at_the_rewriter() -> Result<()> {
     Ok(())
 }
 
-/// What a redirector before it injects is translated, as the primary's input is on a secondary.
-#[test]
+/// Frames that an earlier redirector injects are translated, as the primary's input is on a
+/// secondary.
+#[lab_test(root)]
 fn what_is_injected_before_it_is_translated_and_output_behind_it_is_the_networks() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let (input, out) = (stand.server("in"), stand.server("out"));
     let f1 = stand.filter("redirector", &["--id", "f1", "--queue", "tx", "--indev", &input])?;
@@ -230,11 +220,8 @@ fn what_is_injected_before_it_is_translated_and_output_behind_it_is_the_networks
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_checkpoint_ends_translation() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::silent()?;
     let stand = Stand::new()?;
     let rewriter = stand.filter("rewriter", &["--colo-frame", &frame.kind()])?;
@@ -249,19 +236,17 @@ fn a_checkpoint_ends_translation() -> Result<()> {
     talk(&stand, 40_001);
     frame.say(DONE)?;
     until(&rewriter, "another epoch", |status| epoch_is(status, 2))?;
-    // Nothing depends on it now.
+    // No connection depends on the translation now.
     end(rewriter)?;
     let left = left_on(stand.host())?;
     assert!(left.iter().all(|name| name == "lan0"), "{left:?}");
     Ok(())
 }
 
-/// While it is being made the guest stands still; where it fails, the guest goes on as it was.
-#[test]
+/// The guest stands still during the checkpoint. If the checkpoint fails, the guest continues as it
+/// was.
+#[lab_test(root)]
 fn a_checkpoint_that_fails_leaves_translation_as_it_was() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let frame = ScriptFrame::silent()?;
     let stand = Stand::new()?;
     let rewriter = stand.filter("rewriter", &["--colo-frame", &frame.kind()])?;
@@ -270,29 +255,26 @@ fn a_checkpoint_that_fails_leaves_translation_as_it_was() -> Result<()> {
     frame.say(BEGAN)?;
     until(&rewriter, "the epoch of the state that comes", |status| epoch_is(status, 1))?;
     frame.say(FAILED)?;
-    until(&rewriter, "the epoch of before", |status| epoch_is(status, 0))?;
+    until(&rewriter, "the old epoch", |status| epoch_is(status, 0))?;
     talk(&stand, PEER.1);
-    // A failover that comes while nobody knows how it ends waits, but not for ever.
+    // A failover waits while the end of a checkpoint is unknown, but not for ever.
     frame.say(BEGAN)?;
     frame.say(FAILOVER)?;
-    wait_mode(&rewriter, "failed-over")?;
+    wait_mode(&rewriter, phrases::mode::REWRITER_FAILED_OVER)?;
     talk(&stand, PEER.1);
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn after_a_failover_known_connections_stay_translated_and_new_ones_are_not() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let rewriter = stand.filter("rewriter", &[])?;
     open(&stand, PEER.1);
     let binary = binary()?;
     let said =
         stand.run(binary.to_str().expect("a path"), &["failover", "filter-rewriter@tap0"])?;
-    assert!(said.contains("stay translated"), "{said}");
-    assert_eq!(rewriter.status()?.mode()?, "failed-over");
+    assert!(said.contains(phrases::filter::STAY_TRANSLATED), "{said}");
+    assert_eq!(rewriter.status()?.mode()?, phrases::mode::REWRITER_FAILED_OVER);
     talk(&stand, PEER.1);
     let port = 40_002;
     let syn = segment(Way::Tx, PEER_ISN, 0).syn().port(port).without_ack();
@@ -305,22 +287,24 @@ fn after_a_failover_known_connections_stay_translated_and_new_ones_are_not() -> 
     Ok(())
 }
 
-/// It stays while the guest lives and connections need it, whether its process ends well or not.
-#[test]
+/// The programs stay while the guest lives and connections need them, whether or not the process
+/// ends in good order.
+#[lab_test(root)]
 fn its_programs_stay_while_connections_need_them() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let stand = Stand::new()?;
     let mut rewriter = stand.filter("rewriter", &[])?;
     open(&stand, PEER.1);
     rewriter.process.kill()?;
     talk(&stand, PEER.1);
     let rewriter = stand.filter("rewriter", &[])?;
-    assert!(rewriter.process.stderr().contains("took over"), "{}", rewriter.process.stderr());
+    assert!(
+        rewriter.process.stderr().contains(phrases::filter::TOOK_OVER),
+        "{}",
+        rewriter.process.stderr()
+    );
     talk(&stand, PEER.1);
     let log = end(rewriter)?;
-    assert!(log.contains("depend on translation"), "{log}");
+    assert!(log.contains(phrases::filter::CONNECTIONS_DEPEND), "{log}");
     talk(&stand, PEER.1);
     let rewriter = stand.filter("rewriter", &[])?;
     assert_eq!(rewriter.status()?.number("flows")?, 1);
@@ -328,15 +312,12 @@ fn its_programs_stay_while_connections_need_them() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[lab_test(root)]
 fn a_guest_that_restarts_is_rewritten_again() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let mut stand = Stand::new()?;
     let rewriter = stand.filter("rewriter", &[])?;
     stand.restart_guest()?;
-    rewriter.process.wait_for("tap0 is back, and attached again", TIMEOUT)?;
+    rewriter.process.wait_for(phrases::filter::TAP_IS_BACK, TIMEOUT)?;
     open(&stand, PEER.1);
     talk(&stand, PEER.1);
     Ok(())

@@ -1,5 +1,5 @@
-//! A host with a guest's TAP on a bridge, and a second TAP there that is the network: the test holds
-//! both, so it is the guest and whoever speaks with it.
+//! A host with a bridge, the guest's TAP on it, and a second TAP that is the network. The test
+//! holds both TAPs, so it is the guest and every peer.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,13 +35,13 @@ pub(crate) enum Way {
 pub(crate) const WAYS: [Way; 2] = [Way::Tx, Way::Rx];
 
 impl Way {
-    /// Whether a filter with this queue sees frames of this way.
+    /// Whether a filter with this queue sees frames of this direction.
     pub(crate) fn is_in(self, queue: &str) -> bool {
         queue == "all" || queue == if self == Self::Tx { "tx" } else { "rx" }
     }
 }
 
-/// A frame that no other test octets equal.
+/// A frame that differs from the frames of all other tests.
 pub(crate) fn named(name: &str) -> Vec<u8> {
     datagram(5000).data(name.as_bytes()).build()
 }
@@ -54,7 +54,7 @@ impl Stand {
     pub(crate) fn with(offloads: Offloads) -> Result<Self> {
         let lab = Lab::new(LabOptions { persistent_tap: false, ..LabOptions::default() })?;
         let host = lab.host(Side::Primary);
-        // Only the test speaks here.
+        // Only the test sends here.
         host.unplug()?;
         let quiet = ["ipv6/conf/all/disable_ipv6", "ipv6/conf/default/disable_ipv6"];
         host.namespace.sysctl(&quiet.map(|key| (key, "1")))?;
@@ -68,11 +68,11 @@ impl Stand {
         self.lab.host(Side::Primary)
     }
 
-    /// The guest ends and starts again: its TAP is another one.
+    /// The guest ends and starts again, with another TAP.
     pub(crate) fn restart_guest(&mut self) -> Result<()> {
         let before = self.guest.ifindex;
         let host = self.lab.host(Side::Primary);
-        // It goes when its holder does, so it is renamed out of the way of the new one.
+        // The old TAP disappears with its holder, so it is renamed to make room for the new one.
         host.namespace.ip("link set tap0 down\nlink set tap0 name old0\n")?;
         let new = open(host, "tap0", Offloads::On)?;
         drop(std::mem::replace(&mut self.guest, new));
@@ -115,7 +115,7 @@ impl Stand {
         Ok(daemon)
     }
 
-    /// The same, for one that is to end by itself.
+    /// The same for a filter that ends by itself.
     pub(crate) fn refused(&self, kind: &str, arguments: &[&str]) -> Result<Output> {
         output_of(self.host(), &command(kind, arguments))
     }
@@ -135,7 +135,7 @@ impl Stand {
         }
     }
 
-    /// Where a frame of this way arrives.
+    /// The place where a frame of this direction arrives.
     pub(crate) fn end(&self, way: Way) -> &Tap {
         match way {
             Way::Tx => &self.guest,
@@ -148,15 +148,15 @@ impl Stand {
         self.end(way).read_until(|read| read == frame);
     }
 
-    /// It goes the whole way.
+    /// The frame passes all filters.
     pub(crate) fn passes(&self, way: Way, name: &str) {
         let frame = named(name);
         self.send(way, &frame);
         self.arrives(way, &frame);
     }
 
-    /// The frames that have arrived by now. What the kernel lets pass has arrived when the call that
-    /// sent it returns.
+    /// The frames that have arrived by now. A frame that the kernel lets pass has arrived when the
+    /// call that sent it returns.
     pub(crate) fn arrived(&self, way: Way) -> Vec<Vec<u8>> {
         let read = || self.end(way).try_read();
         std::iter::from_fn(read).map(|mut frame| frame.split_off(VNET_HDR_LEN)).collect()
@@ -180,7 +180,7 @@ fn open(host: &Host, name: &'static str, offloads: Offloads) -> Result<Tap> {
     Ok(tap)
 }
 
-/// The next record that is this frame; what comes before it is skipped.
+/// The next record with this frame. Earlier records are skipped.
 pub(crate) fn receive(socket: &mut Socket, frame: &[u8]) -> Result<()> {
     while socket.receive(TIMEOUT)? != frame {}
     Ok(())
@@ -203,7 +203,7 @@ pub(crate) fn wait_mode(filter: &Daemon, mode: &str) -> Result<colo_lab::daemon:
     filter.wait_status(mode, TIMEOUT, |status| status.mode().is_ok_and(|found| found == mode))
 }
 
-/// Ends it in good order.
+/// Ends the filter in good order.
 pub(crate) fn end(mut filter: Daemon) -> Result<String> {
     let status = filter.process.terminate()?;
     anyhow::ensure!(status.success(), "{status}: {}", filter.process.stderr());

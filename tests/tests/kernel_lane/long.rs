@@ -1,33 +1,32 @@
-//! Guests that send frames which no tunnel takes.
+//! Guests that send frames which are too long for any tunnel.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use colo_lab::client::everything;
+use colo_lab::lab_test;
 use colo_lab::network::Family;
 use colo_lab::process::eventually;
-use colo_lab::root::require_root;
 
 use super::{TIMEOUT, by, is_used, start, streamed};
 
 const FROM: u16 = 7008;
 const TO: u16 = 7009;
-/// What a TAP takes, and an octet more than goes into a datagram with what a tunnel puts around it.
+/// The MTU of the guest's TAP, and the length of a datagram that is one byte too long for a
+/// tunnel's datagram.
 const MTU: u32 = 65_521;
 const LEN: usize = 65_480;
-/// Such frames, each in a slot of its own in which nothing else is sent that would show that the way is
-/// open: for two seconds, and an end that nothing reaches closes its tunnel after one.
+/// These frames, each in a slot of its own in which no other frame shows that the tunnel works.
+/// They take two seconds. An end that receives nothing closes its tunnel after one second.
 const FRAMES: u64 = 40;
 /// Longer than a slot.
 const PAUSE: Duration = Duration::from_millis(55);
 
-/// They go by the stream: none counts as lost, and the tunnel stays open for the others.
-#[test]
+/// These frames go through the stream. None counts as lost, and the tunnel stays open for the
+/// others.
+#[lab_test(root)]
 fn frames_that_no_tunnel_takes_go_by_the_stream() -> Result<()> {
-    if !require_root() {
-        return Ok(());
-    }
     let pair = start(by("kernel"))?;
     let guests = [&pair.primary_guest, &pair.secondary_guest];
     let mut sockets = Vec::new();

@@ -1,4 +1,4 @@
-//! Datagrams that both guests take and neither answers: input, and no output.
+//! Datagrams that both guests read and neither answers: input without output.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -10,9 +10,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 const PORT: u16 = 7007;
 const LEN: usize = 200;
-/// Room for all that a test sends.
+/// A buffer for all datagrams of a test.
 const ROOM: usize = 64 << 20;
-/// The next datagram of a guest that has some comes sooner.
+/// A guest that has more datagrams gives the next one sooner.
 const LAST: Duration = Duration::from_secs(2);
 
 /// A socket of the client, and one of each guest.
@@ -59,8 +59,8 @@ impl Sink {
         self.sent
     }
 
-    /// The numbers that the guest of `side` gets, in their order, until the last one has come or
-    /// nothing comes any more.
+    /// The numbers that the guest of `side` receives, in order, until the last one arrives or no
+    /// more arrive.
     pub(crate) fn numbers(&self, side: Side) -> Vec<u32> {
         let [primary, secondary] = &self.guests;
         let socket = if side == Side::Primary { primary } else { secondary };

@@ -1,5 +1,5 @@
-//! Connections that an earlier pair translated: on the primary, which survived it, and on the new
-//! secondary, which was told of them.
+//! Connections that an earlier pair translated: on the primary, which survived that pair, and on
+//! the new secondary, which has imported them.
 
 use colo_proxy_common::decode::flag;
 use colo_proxy_common::flow::known;
@@ -8,6 +8,7 @@ use colo_proxy_common::record::{FlowRecord, Settings, mode};
 use crate::frame::{Checksum, Shape};
 use crate::harness::{MARK, NEXT, Programs, REDIRECT, settings, with_all_options};
 use crate::secondary::{FROM_GUEST, TO_GUEST, TRANSLATION, established, key_of, rewritten};
+use colo_lab::lab_test;
 
 fn told() -> FlowRecord {
     FlowRecord {
@@ -18,15 +19,15 @@ fn told() -> FlowRecord {
     }
 }
 
-/// A segment in the middle of a connection, and the same the other way.
+/// A segment in the middle of a connection, and the same in the other direction.
 fn both_ways() -> [(Shape, bool); 2] {
     let shape = Shape { flags: flag::ACK, ..with_all_options() };
     [(shape.clone(), true), (Shape { ports: (shape.ports.1, 9), ..shape }, false)]
 }
 
-#[test]
+#[lab_test(root)]
 fn an_imported_connection_is_translated_both_ways_in_every_epoch_and_after_a_failover() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     for (shape, to_guest) in both_ways() {
         let bytes = shape.build(Checksum::Full);
         programs.set(&settings(mode::PROTECTED));
@@ -45,9 +46,9 @@ fn an_imported_connection_is_translated_both_ways_in_every_epoch_and_after_a_fai
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn the_primary_that_survived_translates_what_it_knows_in_every_mode() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     for (shape, to_guest) in both_ways() {
         let bytes = shape.build(Checksum::Full);
         programs.insert_flow(key_of(&shape, to_guest), told());
@@ -62,7 +63,7 @@ fn the_primary_that_survived_translates_what_it_knows_in_every_mode() {
             let wanted = rewritten(&bytes, to_guest, TRANSLATION);
             assert_eq!(run.frame, if translates == 1 { wanted } else { bytes.clone() });
         }
-        // Released: it has been translated when it was captured.
+        // The frame is released. It was translated when it was captured.
         if !to_guest {
             programs.set(&Settings { translates: 1, ..settings(mode::PROTECTED) });
             let run = programs.run(name, &bytes, MARK);
@@ -71,9 +72,9 @@ fn the_primary_that_survived_translates_what_it_knows_in_every_mode() {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn the_primary_that_survived_makes_no_connection_known() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&Settings { translates: 1, ..settings(mode::PROTECTED) });
     for flags in [flag::SYN, flag::SYN | flag::ACK, flag::ACK, flag::RST] {
         let bytes = Shape { flags, ..Shape::default() }.build(Checksum::Full);

@@ -1,11 +1,12 @@
-//! The programs of stand-alone filters: what they do with an ordinary frame, with their own token,
-//! and with somebody else's.
+//! The programs of stand-alone filters: their handling of an ordinary frame, of a frame with their
+//! own token, and of a frame with another token.
 
 use colo_proxy_common::filter::{FilterRecord, kind, queue, token};
 use colo_proxy_common::record::{LAYOUT_VERSION, Settings, mode};
 
 use crate::harness::{DROP, NETDEV, NEXT, Programs, REDIRECT, settings};
 use crate::some_frame;
+use colo_lab::lab_test;
 
 /// Gates that do not exist.
 const GATE: u32 = 0x7fff_0007;
@@ -24,9 +25,9 @@ fn filter(kind: u32) -> FilterRecord {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn without_a_record_nothing_passes() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     let wrong = [
         FilterRecord::default(),
         FilterRecord { layout_version: LAYOUT_VERSION + 1, ..filter(kind::MIRROR) },
@@ -42,10 +43,10 @@ fn without_a_record_nothing_passes() {
     assert_eq!(programs.filter_counters().dropped_no_settings, 12);
 }
 
-/// That the copy cannot be made does not stop the frame; a mark of the host's stays on it.
-#[test]
+/// A failed copy does not stop the frame. The host's mark stays on it.
+#[lab_test(root)]
 fn a_mirror_passes_the_frame_on_whatever_becomes_of_the_copy() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set_filter(&filter(kind::MIRROR));
     for name in BOTH {
         for mark in [0, 7] {
@@ -57,9 +58,9 @@ fn a_mirror_passes_the_frame_on_whatever_becomes_of_the_copy() {
     assert_eq!((counters.mirrored, counters.mirror_failed), (0, 4));
 }
 
-#[test]
+#[lab_test(root)]
 fn a_redirector_takes_the_frame_where_it_has_somewhere_to_send_it() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set_filter(&filter(kind::REDIRECTOR));
     for name in BOTH {
         let run = programs.run(name, &some_frame(), 7);
@@ -74,9 +75,9 @@ fn a_redirector_takes_the_frame_where_it_has_somewhere_to_send_it() {
     assert_eq!((counters.redirected, counters.passed), (2, 2));
 }
 
-#[test]
+#[lab_test(root)]
 fn a_token_is_taken_off_by_its_owner_and_left_by_others() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     for kind in [kind::MIRROR, kind::REDIRECTOR] {
         programs.set_filter(&filter(kind));
         for name in BOTH {
@@ -91,21 +92,21 @@ fn a_token_is_taken_off_by_its_owner_and_left_by_others() {
     assert_eq!((counters.redirected, counters.mirror_failed), (0, 0));
 }
 
-#[test]
+#[lab_test(root)]
 fn what_is_injected_has_the_token() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     for queue in [queue::TX, queue::RX, queue::TX | queue::RX] {
         programs.set_filter(&FilterRecord { queue, ..filter(kind::REDIRECTOR) });
         let run = programs.run("colo_filter_in", &some_frame(), 0);
         assert_eq!((run.verdict, run.mark), (REDIRECT, token(GATE)));
     }
-    // Only with both directions a copy is needed.
+    // A copy is needed only for both directions.
     assert_eq!(programs.filter_counters().inject_failed, 1);
 }
 
-#[test]
+#[lab_test(root)]
 fn the_guard_lets_only_the_filters_own_frames_into_a_gate() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set_filter(&filter(kind::REDIRECTOR));
     assert_eq!(programs.run("colo_filter_guard", &some_frame(), token(GATE)).verdict, NEXT);
     for mark in [0, 7, token(OTHER)] {
@@ -114,10 +115,10 @@ fn the_guard_lets_only_the_filters_own_frames_into_a_gate() {
     assert_eq!(programs.filter_counters().dropped_foreign, 3);
 }
 
-/// The rewriter resumes at its own token, and leaves frames with others alone.
-#[test]
+/// The rewriter resumes at its own token, and ignores frames with other tokens.
+#[lab_test(root)]
 fn the_rewriter_handles_its_own_token_and_no_other() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     for mode in [mode::OFF, mode::PROTECTED, mode::FAILED_OVER] {
         programs.set(&Settings { mark: token(GATE), ..settings(mode) });
         let run = programs.run("colo_rewrite_tx", &some_frame(), token(GATE));

@@ -1,4 +1,4 @@
-//! Many more connections than the maps hold, opened by somebody on the network: those that the
+//! Somebody on the network opens many more connections than the maps hold. The connections that the
 //! guest uses stay translated.
 
 use colo_proxy_common::decode::flag;
@@ -7,19 +7,20 @@ use colo_proxy_common::record::{FlowRecord, mode};
 use crate::frame::{Checksum, Shape};
 use crate::harness::{NEXT, REDIRECT};
 use crate::secondary::{ACK, SYN, SYN_ACK, T, Talk, key_of, rewritten};
+use colo_lab::lab_test;
 
-/// More than any of the maps that a flood may churn, which hold 16384.
+/// More than any map that a flood may fill. They hold 16384 entries.
 const FLOOD: u16 = 40_000;
 /// `flows`.
 const FLOWS_MAX: usize = 65_536;
 
 /// A guest with one connection in use.
-fn in_use() -> Option<Talk> {
-    let mut talk = Talk::new(mode::PROTECTED, Shape { ports: (50_000, 80), ..Shape::default() })?;
+fn in_use() -> Talk {
+    let mut talk = Talk::new(mode::PROTECTED, Shape { ports: (50_000, 80), ..Shape::default() });
     handshake(&mut talk);
     talk.guest(ACK, 1_001, 300);
     assert_eq!(talk.programs.entries("flows").len(), 1);
-    Some(talk)
+    talk
 }
 
 fn handshake(talk: &mut Talk) {
@@ -36,7 +37,7 @@ fn is_translated(talk: &mut Talk) {
     assert_eq!((run.verdict, run.frame), (REDIRECT, rewritten(&bytes, false, T)));
 }
 
-/// Another one can be opened, and stays.
+/// Another connection can be opened, and stays.
 fn can_be_opened(talk: &mut Talk, port: u16) {
     talk.shape.ports = (port, 80);
     handshake(talk);
@@ -45,9 +46,9 @@ fn can_be_opened(talk: &mut Talk, port: u16) {
     assert!(talk.programs.entries("flows").iter().any(|(known, _)| *known == key));
 }
 
-#[test]
+#[lab_test(root)]
 fn a_flood_of_syns_pushes_out_no_connection_in_use() {
-    let Some(mut talk) = in_use() else { return };
+    let mut talk = in_use();
     for port in 1..=FLOOD {
         talk.shape.ports = (port, 81);
         talk.peer(SYN, 0, 0);
@@ -60,10 +61,11 @@ fn a_flood_of_syns_pushes_out_no_connection_in_use() {
     assert_eq!(talk.programs.counters().flow_table_full, 0);
 }
 
-/// Each SYN/ACK is answered, with a number that nobody has sent, and the guest says nothing more.
-#[test]
+/// Each SYN/ACK gets an answer with a number that nobody has sent, and the guest sends nothing
+/// more.
+#[lab_test(root)]
 fn a_flood_of_handshakes_that_the_guest_never_confirmed_pushes_out_no_connection_in_use() {
-    let Some(mut talk) = in_use() else { return };
+    let mut talk = in_use();
     for port in 1..=FLOOD {
         talk.shape.ports = (port, 81);
         handshake(&mut talk);
@@ -78,11 +80,11 @@ fn a_flood_of_handshakes_that_the_guest_never_confirmed_pushes_out_no_connection
     assert_eq!(talk.programs.counters().flow_table_full, 0);
 }
 
-/// The guest speaks in each of them, so they are as real as any; the daemon makes room in time
-/// where it can. Until then the new ones are translated, but pushed out by newer ones.
-#[test]
+/// The guest sends data in each of them, so they are real connections. The daemon makes room in
+/// time if it can. Until then, new connections are translated, but newer ones push them out.
+#[lab_test(root)]
 fn a_table_full_of_connections_in_use_loses_none_of_them() {
-    let Some(mut talk) = in_use() else { return };
+    let mut talk = in_use();
     let key = key_of(&talk.shape, true);
     let mut filler = FlowRecord { seq_offset: 9, ..FlowRecord::default() };
     let (_, real) = talk.programs.entries("flows").remove(0);
@@ -107,9 +109,9 @@ fn a_table_full_of_connections_in_use_loses_none_of_them() {
 }
 
 /// Resets in the name of the peer, which anybody can send, and then a flood.
-#[test]
+#[lab_test(root)]
 fn a_forged_reset_does_not_help_a_flood() {
-    let Some(mut talk) = in_use() else { return };
+    let mut talk = in_use();
     talk.peer(flag::RST, 0, 0);
     for port in 1..=FLOOD {
         talk.shape.ports = (port, 81);
@@ -118,11 +120,11 @@ fn a_forged_reset_does_not_help_a_flood() {
     is_translated(&mut talk);
 }
 
-/// The twin: the same floods do push out what the guest has said nothing in.
-#[test]
+/// The twin: the same floods do push out connections in which the guest has sent nothing.
+#[lab_test(root)]
 fn a_connection_that_the_guest_never_confirmed_can_be_pushed_out() {
     let shape = Shape { ports: (50_000, 80), ..Shape::default() };
-    let Some(mut talk) = Talk::new(mode::PROTECTED, shape) else { return };
+    let mut talk = Talk::new(mode::PROTECTED, shape);
     handshake(&mut talk);
     for port in 1..=FLOOD {
         talk.shape.ports = (port, 81);

@@ -1,4 +1,4 @@
-//! The programs in the kernel, attached to nothing.
+//! The programs in the kernel, without an interface.
 
 use std::sync::Mutex;
 
@@ -66,7 +66,7 @@ impl log::Log for Lines {
     fn flush(&self) {}
 }
 
-/// What a program made of a frame.
+/// The outcome of a program's run on a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Run {
     pub(crate) verdict: i32,
@@ -79,18 +79,9 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Loads all; `None` where that is not allowed and not demanded.
-    pub(crate) fn load() -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            assert_ne!(
-                std::env::var("COLO_PROXY_REQUIRE_ROOT").as_deref(),
-                Ok("1"),
-                "this test needs root"
-            );
-            eprintln!("not root: the kernel programs are NOT tested");
-            return None;
-        }
-        // `cargo xtask build-ebpf --check` has one that another toolchain has built.
+    /// Loads all of them.
+    pub(crate) fn load() -> Self {
+        // `cargo xtask build-ebpf --check` names an object that another toolchain has built.
         let other = std::env::var_os("COLO_PROXY_BPF_OBJECT");
         let other = other.map(|path| std::fs::read(path).expect("read the object to be tested"));
         let mut ebpf = EbpfLoader::new()
@@ -103,11 +94,12 @@ impl Programs {
                 _ => continue,
             };
             loaded.unwrap_or_else(|error| panic!("verify {name}: {error}"));
-            // A tenth of the kernel's limit: a small change can multiply what it has to look at.
+            // The limit is a tenth of the kernel's, because a small change can multiply the
+            // verifier's work.
             let walked = program.info().expect("its info").verified_instruction_count();
             assert!(walked < Some(100_000), "{name}: the verifier walked {walked:?} instructions");
         }
-        Some(Self { ebpf })
+        Self { ebpf }
     }
 
     pub(crate) fn ebpf(&self) -> &Ebpf {
@@ -122,11 +114,11 @@ impl Programs {
         self.run_gso(name, frame, mark, 0)
     }
 
-    /// The same, for a frame that is to be cut into segments of `gso_size`, unless that is 0.
+    /// The same for a frame that has to be segmented by `gso_size`, unless that is 0.
     pub(crate) fn run_gso(&mut self, name: &str, frame: &[u8], mark: u32, gso_size: u32) -> Run {
-        // `struct __sk_buff`: the mark is the third number, and the size of segments is behind the
-        // flow keys, the time stamp, the length, the number of segments and the socket; the kernel wants
-        // the rest to be 0.
+        // `struct __sk_buff`: the mark is the third number. The size of segments comes after the
+        // flow keys, the time stamp, the length, the number of segments and the socket. The kernel
+        // wants the rest to be 0.
         let mut context = [0u8; 192];
         context[8..12].copy_from_slice(&mark.to_ne_bytes());
         context[176..180].copy_from_slice(&gso_size.to_ne_bytes());
@@ -143,7 +135,7 @@ impl Programs {
             })
             .unwrap_or_else(|error| panic!("run {name} on {} octets: {error:?}", frame.len()));
         frame_out.truncate(result.data_size_out as usize);
-        let mark = context_out[8..12].try_into().expect("four octets");
+        let mark = context_out[8..12].try_into().expect("four bytes");
         Run {
             verdict: result.return_value as i32,
             mark: u32::from_ne_bytes(mark),
@@ -189,7 +181,7 @@ impl Programs {
         HashMap::try_from(map).expect("a hash map").insert(key, flow, 0).expect("insert a flow");
     }
 
-    /// What the programs have logged.
+    /// The log of the programs.
     pub(crate) fn logged(&mut self) -> Vec<String> {
         let lines = Lines::default();
         let mut log =
@@ -206,7 +198,7 @@ impl Programs {
         let mut keys = Vec::new();
         while let Some(item) = ring.next() {
             assert_eq!(item.len(), size_of::<EventRecord>());
-            // SAFETY: as long as an `Event`, which is made of integers only.
+            // SAFETY: the item is as long as an `EventRecord`, which is made of integers only.
             let told = unsafe { item.as_ptr().cast::<EventRecord>().read_unaligned() };
             assert_eq!(told.kind, event::OFFSET_KNOWN);
             keys.push(told.key);

@@ -1,5 +1,5 @@
-//! The programs of the kernel lane: which frames they let into the tunnel and out of it, with which
-//! tag, and what they count.
+//! The programs of the kernel lane: the frames that they let into the tunnel and out of it, the
+//! tags, and the counters.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use colo_proxy_common::record::{Settings, mode};
 use crate::frame::{Checksum, Shape, TcpOption};
 use crate::harness::{DROP, MARK, NEXT, Programs, REDIRECT, settings};
 use crate::some_frame;
+use colo_lab::lab_test;
 
 /// Interfaces that do not exist.
 const TUNNEL: u32 = 0x7fff_0011;
@@ -42,22 +43,22 @@ impl Programs {
     }
 }
 
-/// The tag has the epoch of the translation and the slot, and the rest of the mark is the daemon's.
-#[test]
+/// The tag has the epoch of the translation and the slot. The rest of the mark is the daemon's.
+#[lab_test(root)]
 fn the_secondarys_output_goes_into_the_tunnel_with_a_tag() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&with_lane(mode::PROTECTED));
     let run = programs.run("colo_from_guest", &some_frame(), 0);
     assert_eq!((run.verdict, run.mark), (REDIRECT, mark(MARK, 3, SLOT)));
     assert_eq!(run.mark & 0xffff, 0x0345);
-    // On the network the guest speaks for itself.
+    // On the network, the guest sends without a tag.
     programs.set(&with_lane(mode::FAILED_OVER));
     assert_eq!(programs.run("colo_from_guest", &some_frame(), 0).verdict, NEXT);
 }
 
-#[test]
+#[lab_test(root)]
 fn only_what_we_send_gets_into_the_tunnel() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&with_lane(mode::PROTECTED));
     let ours = mark(MARK, 3, SLOT);
     for name in ["colo_lane_copy", "colo_lane_reply"] {
@@ -75,10 +76,11 @@ fn only_what_we_send_gets_into_the_tunnel() {
     assert_eq!(programs.counters().dropped_foreign, 6);
 }
 
-/// One octet too long, whole or in segments, and it goes to the gate, with no tag and uncounted.
-#[test]
+/// A frame that is one byte too long, whole or in segments, goes to the gate. It has no tag and is
+/// not counted.
+#[lab_test(root)]
 fn what_is_too_long_for_the_tunnel_goes_to_the_gate() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     let frame = Shape { payload: vec![7; 500], ..Shape::default() }.build(Checksum::Full);
     let (len, ours) = (frame.len() as u32, mark(MARK, 3, SLOT));
     for (frame_max, gso_size, expected) in [
@@ -97,11 +99,11 @@ fn what_is_too_long_for_the_tunnel_goes_to_the_gate() {
     assert_eq!(programs.counters().lane_too_long, 0);
 }
 
-/// Full segments of a guest with an MTU of 1500, with timestamps: with VLAN tags they are longer than
-/// what a link with an MTU of 1550 takes, and would be lost in the tunnel.
-#[test]
+/// Full segments with timestamps, of a guest with an MTU of 1500. With VLAN tags, they are longer
+/// than the limit of a link with an MTU of 1550, and the tunnel would lose them.
+#[lab_test(root)]
 fn segments_with_vlan_tags_go_where_they_fit() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     let ours = mark(MARK, 3, SLOT);
     for (vlans, frame_max, expected) in [
         (vec![], 1514, ours),
@@ -126,10 +128,11 @@ fn segments_with_vlan_tags_go_where_they_fit() {
     }
 }
 
-/// Segments whose headers make them too long are found at the tunnel; they do not count as sent.
-#[test]
+/// Segments that are too long because of their headers are found at the tunnel. They do not count
+/// as sent.
+#[lab_test(root)]
 fn segments_that_are_too_long_end_at_the_tunnel() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     let frame = Shape { payload: vec![7; 500], ..Shape::default() }.build(Checksum::Full);
     let (headers, ours) = (frame.len() as u32 - 500, mark(MARK, 3, SLOT));
     let frame_max = frame.len() as u32 - 1;
@@ -147,10 +150,10 @@ fn segments_that_are_too_long_end_at_the_tunnel() {
     assert_eq!(programs.run("colo_lane_copy", &frame, ours).verdict, NEXT, "no limit is known");
 }
 
-/// The present epoch and the next one, and nothing else, whatever bits the other end sends.
-#[test]
+/// Only the present epoch and the next one pass, with any bits that the other end sends.
+#[lab_test(root)]
 fn an_epoch_that_is_over_ends_at_the_tunnel() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&with_lane(mode::PROTECTED));
     for epoch in 0..256 {
         let run = programs.run("colo_lane_back", &some_frame(), tag(epoch, SLOT));
@@ -167,11 +170,11 @@ fn an_epoch_that_is_over_ends_at_the_tunnel() {
     assert_eq!(programs.counters().lane_ignored, 2);
 }
 
-/// What has counted as lost does not come any more, and is counted for no slot: neither for its own
-/// nor for the one that has its place now.
-#[test]
+/// A frame that has counted as lost does not arrive later. It is counted for no slot: neither for
+/// its own, nor for the slot that has its place now.
+#[lab_test(root)]
 fn what_comes_too_late_ends_at_the_tunnel() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     for name in ["colo_lane_back", "colo_lane_input"] {
         programs.set(&Settings { lane_reported: reported(SLOT), ..with_lane(mode::PROTECTED) });
         let before = programs.lane_counters();
@@ -186,15 +189,15 @@ fn what_comes_too_late_ends_at_the_tunnel() {
             let run = programs.run(name, &some_frame(), tag(7, slot));
             assert_eq!(run.verdict, REDIRECT, "{name}: slot {slot:#x} at {SLOT:#x}");
         }
-        // Of a peer that has told of nothing yet.
+        // From a peer that has announced nothing yet.
         programs.set(&with_lane(mode::PROTECTED));
         assert_eq!(programs.run(name, &some_frame(), tag(7, SLOT - 9)).verdict, REDIRECT);
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn input_goes_to_the_guest_or_waits() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     for (holds, held) in [(0, 0), (1, 1)] {
         programs.set(&Settings { lane_input_to_gate: holds, ..with_lane(mode::PROTECTED) });
         let run = programs.run("colo_lane_input", &some_frame(), tag(9, 4));
@@ -208,10 +211,11 @@ fn input_goes_to_the_guest_or_waits() {
     }
 }
 
-/// Whatever the guest sends, cut anywhere, it goes on; and its address is known after a moment.
-#[test]
+/// Every frame of the guest passes, truncated at any length, and the guest's address is known after
+/// a moment.
+#[lab_test(root)]
 fn who_speaks_is_remembered() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&with_lane(mode::PROTECTED));
     let frame = some_frame();
     let ours = mark(MARK, 3, SLOT);
@@ -219,7 +223,7 @@ fn who_speaks_is_remembered() {
         let cut = frame.get(..len).expect("a part of it");
         assert_eq!(programs.run("colo_lane_reply", cut, ours).verdict, NEXT);
     }
-    // A look every millisecond of the kernel's coarse clock, on each processor.
+    // One look per millisecond of the kernel's coarse clock, on each processor.
     let until = Instant::now() + Duration::from_secs(5);
     while programs.speakers().is_empty() && Instant::now() < until {
         programs.run("colo_lane_reply", &frame, ours);

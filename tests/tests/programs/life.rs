@@ -1,4 +1,5 @@
-//! The rules of a connection's life, each by the programs themselves, on the frames of both sides.
+//! The rules of a connection's life, each tested with the programs alone, on the frames of both
+//! sides.
 
 use colo_proxy_common::decode::flag;
 use colo_proxy_common::flow::state;
@@ -10,26 +11,27 @@ use crate::harness::{DROP, MARK, NEXT, Programs, REDIRECT, settings};
 use crate::secondary::{
     ACK, FROM_GUEST, SYN, SYN_ACK, T, TO_GUEST, Talk, established, key_of, rewritten,
 };
+use colo_lab::lab_test;
 
 const FIN: u8 = flag::FIN | flag::ACK;
 const RST: u8 = flag::RST;
-/// What the peer acknowledges when it has seen the primary's SYN or SYN/ACK.
+/// The peer acknowledges this number when it has seen the primary's SYN or SYN/ACK.
 const WIRE_ACK: u32 = 4_000_000_001;
 /// Of another connection, whose numbers wrap.
 const OTHER: Translation = Translation { seq: 10u32.wrapping_sub(4_294_967_290), ts: 3 };
 
-fn talk() -> Option<Talk> {
+fn talk() -> Talk {
     Talk::new(mode::PROTECTED, Shape::default())
 }
 
-/// With a connection that the peer has opened, and the guest has spoken in.
-fn open() -> Option<Talk> {
-    let mut talk = talk()?;
+/// The peer has opened a connection, and the guest has sent data in it.
+fn open() -> Talk {
+    let mut talk = talk();
     talk.peer(SYN, 0, 0);
     talk.guest(SYN_ACK, 1_000, 300);
     talk.peer(ACK, WIRE_ACK, 50_000);
     both_are_translated(&mut talk, T);
-    Some(talk)
+    talk
 }
 
 fn both_are_translated(talk: &mut Talk, by: Translation) {
@@ -51,9 +53,9 @@ fn state_of(talk: &Talk) -> u32 {
     all[0].1.state
 }
 
-#[test]
+#[lab_test(root)]
 fn a_checkpoint_between_syn_ack_and_ack_makes_the_numbers_the_networks() {
-    let Some(mut talk) = talk() else { return };
+    let mut talk = talk();
     talk.peer(SYN, 0, 0);
     talk.guest(SYN_ACK, 1_000, 300);
     checkpoint(&mut talk);
@@ -63,21 +65,21 @@ fn a_checkpoint_between_syn_ack_and_ack_makes_the_numbers_the_networks() {
     assert_eq!((run.verdict, run.frame), (REDIRECT, bytes));
 }
 
-#[test]
+#[lab_test(root)]
 fn a_guest_segment_before_its_offset_is_known_is_dropped_and_the_peers_is_held() {
-    let Some(mut talk) = talk() else { return };
+    let mut talk = talk();
     talk.peer(SYN, 0, 0);
     let (run, bytes) = talk.peer(ACK, WIRE_ACK, 50_000);
     assert_eq!((run.verdict, run.mark, run.frame), (REDIRECT, MARK, bytes), "back to the daemon");
-    let Some(mut talk) = self::talk() else { return };
+    let mut talk = self::talk();
     talk.peer(SYN, 0, 0);
     talk.guest(SYN_ACK, 1_000, 300);
     assert_eq!(talk.guest(ACK, 1_001, 300).0.verdict, DROP);
 }
 
-#[test]
+#[lab_test(root)]
 fn a_simultaneous_open_is_translated() {
-    let Some(mut talk) = talk() else { return };
+    let mut talk = talk();
     assert_eq!(talk.guest(SYN, 1_000, 300).0.verdict, REDIRECT);
     let (run, bytes) = talk.peer(SYN, 0, 0);
     assert_eq!((run.verdict, run.frame), (NEXT, bytes));
@@ -87,9 +89,9 @@ fn a_simultaneous_open_is_translated() {
     both_are_translated(&mut talk, T);
 }
 
-#[test]
+#[lab_test(root)]
 fn retransmissions_in_time_wait_are_translated() {
-    let Some(mut talk) = open() else { return };
+    let mut talk = open();
     talk.guest(FIN, 1_001, 300);
     talk.peer(FIN, WIRE_ACK + 1, 50_000);
     assert_eq!(state_of(&talk), state::CLOSED);
@@ -102,9 +104,9 @@ fn retransmissions_in_time_wait_are_translated() {
     assert_eq!(state_of(&talk), state::CLOSED);
 }
 
-#[test]
+#[lab_test(root)]
 fn a_reset_is_translated_and_only_the_guests_own_closes() {
-    let Some(mut talk) = open() else { return };
+    let mut talk = open();
     let (run, bytes) = talk.peer(RST | ACK, WIRE_ACK, 50_000);
     assert_eq!((run.verdict, run.frame), (NEXT, rewritten(&bytes, true, T)));
     assert_eq!(state_of(&talk), state::RESET);
@@ -115,9 +117,9 @@ fn a_reset_is_translated_and_only_the_guests_own_closes() {
     assert_eq!(state_of(&talk), state::CLOSED);
 }
 
-#[test]
+#[lab_test(root)]
 fn a_tuple_that_is_used_again_gets_a_new_offset_that_may_wrap() {
-    let Some(mut talk) = open() else { return };
+    let mut talk = open();
     talk.guest(FIN, 1_001, 300);
     talk.peer(FIN, WIRE_ACK, 50_000);
     let (run, bytes) = talk.peer(SYN, 0, 0);
@@ -130,11 +132,11 @@ fn a_tuple_that_is_used_again_gets_a_new_offset_that_may_wrap() {
     assert_eq!(talk.programs.entries("flows").len(), 1);
 }
 
-/// The reset may be forged, and the guest has yet to answer the SYN behind it: what follows that SYN
-/// waits, and what does not is of the old connection.
-#[test]
+/// The reset may be forged, and the guest has not answered the SYN after it yet. Data that follows
+/// that SYN is parked. Other data belongs to the old connection.
+#[lab_test(root)]
 fn a_tuple_that_is_used_again_after_a_reset_by_the_peer_waits_for_the_guest() {
-    let Some(mut talk) = open() else { return };
+    let mut talk = open();
     talk.peer(RST | ACK, WIRE_ACK, 50_000);
     talk.peer(SYN, 0, 0);
     let old = talk.build(true, ACK, 90_000, WIRE_ACK, (5, 50_000));
@@ -150,9 +152,9 @@ fn a_tuple_that_is_used_again_after_a_reset_by_the_peer_waits_for_the_guest() {
     both_are_translated(&mut talk, OTHER);
 }
 
-#[test]
+#[lab_test(root)]
 fn selective_acknowledgments_are_translated_edge_by_edge() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&settings(mode::PROTECTED));
     for blocks in 1..=4u32 {
         // Across the end of the numbers.
@@ -173,10 +175,10 @@ fn selective_acknowledgments_are_translated_edge_by_edge() {
     }
 }
 
-/// Somebody who is not on the path does not know the peer's number.
-#[test]
+/// A host that is not on the path does not know the peer's number.
+#[lab_test(root)]
 fn a_forged_first_ack_is_held_and_poisons_nothing() {
-    let Some(mut talk) = talk() else { return };
+    let mut talk = talk();
     talk.peer(SYN, 0, 0);
     talk.guest(SYN_ACK, 1_000, 300);
     let forged = talk.build(true, ACK, 90_000, 5, (5, 5));
@@ -185,15 +187,15 @@ fn a_forged_first_ack_is_held_and_poisons_nothing() {
     assert!(talk.programs.announced().is_empty());
     let (run, bytes) = talk.peer(ACK, WIRE_ACK, 50_000);
     assert_eq!((run.verdict, run.frame), (NEXT, rewritten(&bytes, true, T)));
-    // It may have been the peer's, and out of order.
+    // The segment may be the peer's, and out of order.
     assert_eq!(talk.programs.announced(), [key_of(&talk.shape, true)]);
     let run = talk.programs.run(TO_GUEST, &forged, MARK);
     assert_eq!((run.verdict, run.frame), (NEXT, rewritten(&forged, true, T)));
 }
 
-#[test]
+#[lab_test(root)]
 fn a_failover_leaves_open_connections_translated_and_makes_none_known() {
-    let Some(mut talk) = open() else { return };
+    let mut talk = open();
     talk.programs.set(&settings(mode::FAILED_OVER));
     let bytes = talk.build(true, ACK, 7, 7, (5, 7));
     let run = talk.programs.run(TO_GUEST, &bytes, 0);

@@ -10,6 +10,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::frame::{Checksum, Ip, Shape, TcpOption, V4_DST, V4_SRC, V6_DST, V6_SRC, any_shape};
 use crate::harness::{DROP, MARK, NEXT, Programs, REDIRECT, Run, settings, with_all_options};
+use colo_lab::lab_test;
 
 pub(crate) const TO_GUEST: &str = "colo_to_guest";
 pub(crate) const FROM_GUEST: &str = "colo_from_guest";
@@ -63,7 +64,7 @@ pub(crate) fn established(translation: Translation) -> FlowRecord {
     }
 }
 
-/// The same with the userspace code.
+/// The translation by the userspace code.
 pub(crate) fn rewritten(bytes: &[u8], to_guest: bool, translation: Translation) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let ip = decode(&bytes[..], None).expect("a whole frame").ip.expect("IP");
@@ -77,7 +78,7 @@ pub(crate) fn rewritten(bytes: &[u8], to_guest: bool, translation: Translation) 
     bytes
 }
 
-/// Somebody else's opinion of the checksum.
+/// A second opinion of the checksum.
 fn etherparse_accepts(bytes: &[u8]) -> bool {
     let packet = SlicedPacket::from_ethernet(bytes).expect("a whole frame");
     let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { return false };
@@ -93,11 +94,11 @@ fn etherparse_accepts(bytes: &[u8]) -> bool {
     sum == tcp.checksum()
 }
 
-/// Any shape, both ways: what the kernel makes of it is what the same code makes of it here, and
-/// has a right checksum.
-#[test]
+/// For any shape, in both directions: the kernel's result is the userspace code's result, and has a
+/// right checksum.
+#[lab_test(root)]
 fn translates_every_shape() {
-    let Some(programs) = Programs::load() else { return };
+    let programs = Programs::load();
     let programs = std::cell::RefCell::new(programs);
     let mut runner =
         TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
@@ -125,9 +126,9 @@ fn translates_every_shape() {
     assert!(counters.translated_to_guest > 0 && counters.translated_from_guest > 0);
 }
 
-#[test]
+#[lab_test(root)]
 fn a_wrong_checksum_stays_wrong() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&settings(mode::PROTECTED));
     let shape = with_all_options();
     programs.insert_flow(key_of(&shape, true), established(TRANSLATION));
@@ -146,10 +147,10 @@ pub(crate) struct Talk {
 }
 
 impl Talk {
-    pub(crate) fn new(mode: u32, shape: Shape) -> Option<Self> {
-        let mut programs = Programs::load()?;
+    pub(crate) fn new(mode: u32, shape: Shape) -> Self {
+        let mut programs = Programs::load();
         programs.set(&settings(mode));
-        Some(Self { programs, shape })
+        Self { programs, shape }
     }
 
     pub(crate) fn build(
@@ -162,8 +163,8 @@ impl Talk {
     ) -> Vec<u8> {
         let mut shape = self.shape.clone();
         if !from_peer {
-            // Addresses are fixed; the guest's ports are the destination of the peer's frames, so
-            // its frames are those of a connection the other way round.
+            // The addresses are fixed. The guest's ports are the destination of the peer's frames,
+            // so the guest's frames belong to the reverse connection.
             shape.ports = (shape.ports.1, shape.ports.0);
         }
         shape.flags = flags;
@@ -177,7 +178,7 @@ impl Talk {
     }
 
     pub(crate) fn peer(&mut self, flags: u8, ack: u32, echo: u32) -> (Run, Vec<u8>) {
-        // The peer's initial sequence number, or the one behind it.
+        // The peer's initial sequence number, or the number after it.
         let seq = if flags == SYN { 6 } else { 7 };
         let bytes = self.build(true, flags, seq, ack, (5, echo));
         (self.programs.run(TO_GUEST, &bytes, MARK), bytes)
@@ -189,7 +190,7 @@ impl Talk {
     }
 }
 
-/// Source for destination does not change a checksum.
+/// Exchanging source and destination does not change a checksum.
 fn swap_addresses(bytes: &mut [u8]) {
     let ip = decode(&*bytes, None).expect("a whole frame").ip.expect("IP");
     let (at, len) = if ip.version == 4 { (ip.at + 12, 4) } else { (ip.at + 8, 16) };
@@ -207,16 +208,16 @@ fn shapes() -> [Shape; 3] {
     [Shape::default(), Shape::v6(), Shape { vlans: vec![5, 6], ..Shape::default() }]
 }
 
-#[test]
+#[lab_test(root)]
 fn the_peer_opens() {
     for shape in shapes() {
-        let Some(mut talk) = Talk::new(mode::PROTECTED, shape.clone()) else { return };
+        let mut talk = Talk::new(mode::PROTECTED, shape.clone());
         let (run, bytes) = talk.peer(SYN, 0, 0);
         assert_eq!((run.verdict, run.frame), (NEXT, bytes));
         let (run, bytes) = talk.guest(SYN_ACK, 1_000, 300);
         assert_eq!((run.verdict, run.mark, run.frame), (REDIRECT, MARK, bytes));
         assert_eq!(talk.programs.entries("half_open").len(), 1);
-        // Data of the guest has no offset yet.
+        // The guest's data has no offset yet.
         assert_eq!(talk.guest(ACK, 1_001, 300).0.verdict, DROP);
         let (run, bytes) = talk.peer(ACK, 4_000_000_001, 50_000);
         assert_eq!((run.verdict, run.frame), (NEXT, rewritten(&bytes, true, T)));
@@ -226,7 +227,7 @@ fn the_peer_opens() {
         assert_eq!((unconfirmed.len(), unconfirmed[0].0), (1, key_of(&shape, true)));
         let (run, bytes) = talk.guest(ACK, 1_001, 310);
         assert_eq!((run.verdict, run.frame), (REDIRECT, rewritten(&bytes, false, T)));
-        // The guest has spoken.
+        // The guest has sent data.
         assert!(talk.programs.entries("unconfirmed").is_empty());
         let flows = talk.programs.entries("flows");
         assert_eq!(flows[0].0, key_of(&shape, true));
@@ -239,10 +240,10 @@ fn the_peer_opens() {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn the_peer_opens_and_is_faster() {
     for shape in shapes() {
-        let Some(mut talk) = Talk::new(mode::PROTECTED, shape.clone()) else { return };
+        let mut talk = Talk::new(mode::PROTECTED, shape.clone());
         talk.peer(SYN, 0, 0);
         let (run, bytes) = talk.peer(ACK, 4_000_000_001, 50_000);
         assert_eq!((run.verdict, run.mark, run.frame), (REDIRECT, MARK, bytes), "held");
@@ -256,11 +257,11 @@ fn the_peer_opens_and_is_faster() {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn the_guest_opens_in_either_order() {
     for shape in shapes() {
         for faster in [false, true] {
-            let Some(mut talk) = Talk::new(mode::PROTECTED, shape.clone()) else { return };
+            let mut talk = Talk::new(mode::PROTECTED, shape.clone());
             if faster {
                 assert_eq!(talk.peer(SYN_ACK, 4_000_000_001, 50_000).0.verdict, REDIRECT);
             }
@@ -274,9 +275,9 @@ fn the_guest_opens_in_either_order() {
     }
 }
 
-#[test]
+#[lab_test(root)]
 fn modes() {
-    let Some(mut talk) = Talk::new(mode::PROTECTED, Shape::default()) else { return };
+    let mut talk = Talk::new(mode::PROTECTED, Shape::default());
     talk.programs.insert_flow(key_of(&Shape::default(), true), established(TRANSLATION));
 
     // The protected guest gets no input from the LAN.
@@ -290,7 +291,7 @@ fn modes() {
     assert_eq!((run.verdict, run.frame), (NEXT, rewritten(&bytes, true, TRANSLATION)));
     let (run, sent) = talk.guest(ACK, 9, 9);
     assert_eq!((run.verdict, run.frame), (NEXT, rewritten(&sent, false, TRANSLATION)));
-    // What the daemon injects there passes as it is.
+    // Frames that the daemon injects there pass unchanged.
     let run = talk.programs.run(FROM_GUEST, &sent, MARK);
     assert_eq!((run.verdict, run.mark, run.frame), (NEXT, 0, sent));
 
@@ -301,9 +302,9 @@ fn modes() {
     assert_eq!((run.verdict, run.frame), (NEXT, sent));
 }
 
-#[test]
+#[lab_test(root)]
 fn a_new_epoch_voids_the_offsets() {
-    let Some(mut talk) = Talk::new(mode::PROTECTED, Shape::default()) else { return };
+    let mut talk = Talk::new(mode::PROTECTED, Shape::default());
     talk.programs.insert_flow(key_of(&Shape::default(), true), established(TRANSLATION));
     talk.programs.set(&Settings { epoch: 4, ..settings(mode::PROTECTED) });
     let (run, bytes) = talk.peer(ACK, 1, 1);
@@ -313,9 +314,9 @@ fn a_new_epoch_voids_the_offsets() {
 }
 
 /// RFC 6946: a fragment that is all of its packet.
-#[test]
+#[lab_test(root)]
 fn an_atomic_fragment_is_translated() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&settings(mode::PROTECTED));
     let shape = Shape { ip: Ip::V6 { extensions: Vec::new() }, ..with_all_options() };
     programs.insert_flow(key_of(&shape, true), established(TRANSLATION));
@@ -327,22 +328,22 @@ fn an_atomic_fragment_is_translated() {
     let run = programs.run(TO_GUEST, &bytes, MARK);
     assert_eq!((run.verdict, &run.frame), (NEXT, &rewritten(&bytes, true, TRANSLATION)));
     assert_ne!(run.frame, bytes);
-    // The twin: more is to follow.
+    // The twin: more fragments follow.
     bytes[57] = 1;
     let run = programs.run(TO_GUEST, &bytes, MARK);
     assert_eq!((run.verdict, run.frame), (NEXT, bytes));
 }
 
-#[test]
+#[lab_test(root)]
 fn what_is_not_tcp_goes_on_as_it_is() {
-    let Some(mut programs) = Programs::load() else { return };
+    let mut programs = Programs::load();
     programs.set(&settings(mode::PROTECTED));
     let udp =
         etherparse::PacketBuilder::ethernet2([2; 6], [3; 6]).ipv4(V4_SRC, V4_DST, 64).udp(1, 2);
     let mut frames = vec![vec![0xff; 14], [&[0xff; 12][..], &[0x08, 0x06], &[0; 46]].concat()];
     frames.push(Vec::new());
     udp.write(&mut frames[2], &[1, 2, 3]).expect("build UDP");
-    // A fragment, whose payload may look like anything.
+    // A fragment. Its payload may have any bytes.
     let mut fragment = Shape::default().build(Checksum::Full);
     fragment[20..22].copy_from_slice(&0x2000u16.to_be_bytes());
     frames.push(fragment);

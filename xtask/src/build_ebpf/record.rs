@@ -1,4 +1,4 @@
-//! The record beside the committed object: what built it, from which sources.
+//! The record beside the committed object: its toolchain and its sources.
 
 use anyhow::{Context as _, Result, bail};
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use std::{fs, io};
 const HEADING: &str = "# What built colo-proxy.bpf.o; written by `cargo xtask build-ebpf`.";
 const REBUILD: &str = "run `cargo xtask build-ebpf` and commit the object with its record";
 
-/// Everything that the bytes of the object hang on, except the sources.
+/// Everything that decides the bytes of the object, except the sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub rustc: String,
@@ -28,7 +28,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Reads the record at `path`; `None` where there is none yet.
+    /// Reads the record at `path`; `None` if there is none yet.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         match fs::read_to_string(path) {
             Ok(text) => Self::parse(&text)
@@ -43,11 +43,11 @@ impl Record {
         fs::write(path, self.to_text()).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Fails where the committed record `self`, the digest of the committed object and what was
-    /// built just now do not belong together.
+    /// Fails if the committed record `self`, the digest of the committed object and the fresh build
+    /// do not belong together.
     pub fn verify(&self, object: &str, fresh: &Self) -> Result<()> {
         if self.object != object {
-            bail!("the committed object is not the one that its record is about: {REBUILD}");
+            bail!("the committed object does not belong to its record: {REBUILD}");
         }
         if self.sources != fresh.sources {
             bail!(
@@ -55,7 +55,7 @@ impl Record {
             );
         }
         if self.toolchain == fresh.toolchain && self.object != fresh.object {
-            bail!("the committed object is not what the sources give: {REBUILD}");
+            bail!("the sources give another object than the committed one: {REBUILD}");
         }
         Ok(())
     }
@@ -66,7 +66,7 @@ impl Record {
                 .filter_map(|line| line.split_once(" = "))
                 .find(|(key, _)| *key == name)
                 .map(|(_, value)| value.to_owned())
-                .with_context(|| format!("it has no line `{name} = ...`: {REBUILD}"))
+                .with_context(|| format!("the record has no line `{name} = ...`: {REBUILD}"))
         };
         Ok(Self {
             toolchain: Identity {
@@ -127,7 +127,7 @@ mod tests {
         committed.verify("bb", &record()).unwrap();
 
         let other_object = committed.verify("cc", &record()).unwrap_err().to_string();
-        assert!(other_object.contains("record is about"), "{other_object}");
+        assert!(other_object.contains("belong to its record"), "{other_object}");
 
         let sources = Record { sources: "a0".into(), ..record() };
         let other_sources = committed.verify("bb", &sources).unwrap_err().to_string();
@@ -135,7 +135,7 @@ mod tests {
 
         let object = Record { object: "b0".into(), ..record() };
         let other_bytes = committed.verify("bb", &object).unwrap_err().to_string();
-        assert!(other_bytes.contains("not what the sources give"), "{other_bytes}");
+        assert!(other_bytes.contains("another object"), "{other_bytes}");
     }
 
     #[test]

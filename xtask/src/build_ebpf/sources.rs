@@ -1,13 +1,13 @@
-//! Which files the object is made of, and their digest.
+//! The source files of the object, and their digest.
 
 use crate::command;
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Folders of the kernel programs and of what they share with the daemon.
+/// The folders of the kernel programs and of the code that they share with the daemon.
 const FOLDERS: [&str; 2] = ["colo-proxy-common", "colo-proxy-ebpf"];
-/// Folders and files of tests, which no object contains.
+/// Folders and files of tests. No object contains them.
 const TESTS: [&str; 3] = ["tests", "tests.rs", "proptest-regressions"];
 
 /// SHA-256 over the names and contents of all sources, in order of their names.
@@ -21,7 +21,7 @@ pub(super) fn digest(root: &Path) -> Result<String> {
     for file in files {
         let content = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let name = file.strip_prefix(root).unwrap_or(&file);
-        // The length keeps one file's end apart from the next one's name.
+        // The length separates one file's end from the next file's name.
         all.extend_from_slice(format!("{} {}\n", name.display(), content.len()).as_bytes());
         all.extend_from_slice(&content);
     }

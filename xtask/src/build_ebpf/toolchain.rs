@@ -1,8 +1,8 @@
-//! Which compiler and linker build the kernel programs: one that has the source of `core`.
+//! The compiler and the linker of the kernel programs. The compiler must have the source of `core`.
 //!
-//! `core` is not shipped for the BPF target, so it is built along, from the source of exactly the
-//! compiler's version. rustup's nightly has it with the component rust-src, Debian's rustc-web with
-//! the package rust-web-src.
+//! Rust ships no `core` for the BPF target, so `core` is also built, from the source of exactly the
+//! compiler's version. rustup's nightly has the source with the component rust-src, and Debian's
+//! rustc-web with the package rust-web-src.
 
 use super::record::Identity;
 use crate::command::{self, find_program};
@@ -12,12 +12,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Debian's compiler, by its full path: `rustc` alone is rustup's where that is installed.
+/// Debian's compiler, by its full path. If rustup is installed, `rustc` alone is rustup's.
 const DISTRIBUTION_RUSTC: &str = "/usr/bin/rustc";
 /// The oldest compiler that builds the workspace, `rust-version` in its Cargo.toml.
 const OLDEST: (u32, u32) = (1, 95);
 
-/// A compiler, its `core`, and the cargo and linker to go with it.
+/// A compiler, its `core`, and the cargo and linker that belong to it.
 #[derive(Debug)]
 pub struct Toolchain {
     pub compiler: Compiler,
@@ -28,7 +28,7 @@ pub struct Toolchain {
 /// A compiler that has the source of its own library.
 #[derive(Debug)]
 pub struct Compiler {
-    /// Whose it is, for messages.
+    /// The compiler's owner, for messages.
     pub owner: &'static str,
     pub rustc: PathBuf,
     pub cargo: PathBuf,
@@ -46,7 +46,7 @@ impl fmt::Display for Toolchain {
     }
 }
 
-/// Finds a toolchain, the one of `recorded` before any other.
+/// Finds a toolchain. The one of `recorded` comes first.
 pub fn find(recorded: Option<&Identity>) -> Result<Toolchain> {
     let Some(linker) = find_linker() else {
         bail!("bpf-linker is missing: run `cargo xtask setup ebpf`");
@@ -76,7 +76,7 @@ pub fn find(recorded: Option<&Identity>) -> Result<Toolchain> {
     Ok(found.swap_remove(at.unwrap_or(0)))
 }
 
-/// The linker, where cargo installs it or anywhere on `PATH`.
+/// The linker, from cargo's folder or from `PATH`.
 pub fn find_linker() -> Option<PathBuf> {
     let installed = workspace::cargo_home().ok()?.join("bin/bpf-linker");
     find_program("bpf-linker").or_else(|| installed.exists().then_some(installed))
@@ -98,7 +98,7 @@ pub fn compilers() -> Vec<Compiler> {
         .collect()
 }
 
-/// What `rustc` is, if it is there, new enough, and has the source of its own library.
+/// The compiler `rustc`, if it exists, is new enough, and has the source of its own library.
 fn probe(owner: &'static str, rustc: &Path) -> Option<Compiler> {
     let verbose = command::output(Command::new(rustc).arg("-vV")).ok()?;
     let sysroot = command::output(Command::new(rustc).args(["--print", "sysroot"])).ok()?;
@@ -106,7 +106,7 @@ fn probe(owner: &'static str, rustc: &Path) -> Option<Compiler> {
     if !library.join("core/Cargo.toml").exists() || !is_new_enough(field(&verbose, "release")?) {
         return None;
     }
-    // A rustup toolchain brings the cargo that knows its unstable flags; Debian's has none.
+    // A rustup toolchain contains the cargo that knows its unstable flags. Debian's has none.
     let own = rustc.with_file_name("cargo");
     let cargo = if own.exists() { own } else { workspace::cargo() };
     Some(Compiler {

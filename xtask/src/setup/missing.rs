@@ -1,4 +1,4 @@
-//! What this machine lacks, and the commands that bring it.
+//! The missing programs of this machine, and the commands that install them.
 
 use super::packages::PROGRAMS;
 use super::{COMPONENTS, DENY, LINKER_VERSION, MDBOOK, NIGHTLY, Need, Tool};
@@ -6,12 +6,12 @@ use crate::build_ebpf::toolchain;
 use crate::command::find_program;
 use std::fmt;
 
-/// What is missing; nothing by default.
+/// The missing programs; by default, none.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Missing {
-    /// As [`PROGRAMS`] has them.
+    /// Rows of [`PROGRAMS`].
     pub programs: Vec<(Need, &'static str, &'static str)>,
-    /// One that has the source of its `core`.
+    /// A compiler that has the source of its `core`.
     pub compiler: bool,
     pub linker: bool,
     pub tools: Vec<Tool>,
@@ -20,7 +20,7 @@ pub(super) struct Missing {
 }
 
 impl Missing {
-    /// What `needs` lack here.
+    /// The programs of `needs` that this machine does not have.
     pub(super) fn of(needs: &[Need]) -> Self {
         let lacks = |program| find_program(program).is_none();
         let ebpf = needs.contains(&Need::Ebpf);
@@ -42,7 +42,7 @@ fn tools(deny: bool, mdbook: bool) -> Vec<Tool> {
     tools.into_iter().flatten().collect()
 }
 
-/// One line for each, to be typed.
+/// One line for each command to type.
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (need, program, package) in &self.programs {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use std::path::Path;
 use std::process::Command;
 
-/// Programs by what needs them, and Debian's packages with them.
+/// Programs, with the need that they serve and Debian's package.
 pub(super) const PROGRAMS: [(Need, &str, &str); 5] = [
     (Need::Lab, "ip", "iproute2"),
     (Need::Inspect, "bpftool", "bpftool"),
@@ -14,7 +14,7 @@ pub(super) const PROGRAMS: [(Need, &str, &str); 5] = [
     (Need::Qemu, "busybox", "busybox-static"),
     (Need::Qemu, "dpkg-deb", "dpkg"),
 ];
-/// A compiler with the source of its `core`, and the clippy that goes with it.
+/// A compiler with the source of its `core`, and the clippy that belongs to it.
 pub(super) const EBPF_COMPILER: [&str; 3] = ["rustc-web", "rust-web-src", "rust-web-clippy"];
 /// The LLVM that bpf-linker is built with.
 pub(super) const EBPF_LINKER: [&str; 2] = ["llvm-22-dev", "libpolly-22-dev"];
@@ -50,25 +50,26 @@ impl Packages {
         let names = self.names.join(" ");
         let by_hand = format!("apt-get update && apt-get install --no-install-recommends {names}");
         if !workspace::is_root() {
-            bail!("packages are missing, and only root installs them: `{by_hand}`");
+            bail!("packages are missing. Run this as root: `{by_hand}`");
         }
         println!("setup: installing {names}");
-        apt_get(&["update"]).with_context(|| format!("cannot install them: `{by_hand}`"))?;
+        apt_get(&["update"])
+            .with_context(|| format!("cannot install the packages: run `{by_hand}`"))?;
         let mut install = vec!["install", "--yes", "--no-install-recommends"];
         install.extend(&self.names);
-        apt_get(&install).with_context(|| format!("cannot install them: `{by_hand}`"))
+        apt_get(&install).with_context(|| format!("cannot install the packages: run `{by_hand}`"))
     }
 }
 
-/// Brings the lists of packages up to date, where we may.
+/// Updates the lists of packages, if this process may.
 pub(super) fn update() -> Result<()> {
     if !workspace::is_root() {
         return Ok(());
     }
-    apt_get(&["update"]).context("cannot see which packages there are: `apt-get update`")
+    apt_get(&["update"]).context("cannot update the lists of packages: run `apt-get update`")
 }
 
-/// The distribution has all of them: Debian's kin differ in what they package.
+/// Whether the distribution has all of them. Debian's relatives differ in their packages.
 pub(super) fn are_offered(packages: &[&str]) -> bool {
     packages.iter().all(|package| {
         let mut policy = Command::new("apt-cache");
@@ -77,7 +78,7 @@ pub(super) fn are_offered(packages: &[&str]) -> bool {
     })
 }
 
-/// Reads what `apt-cache policy` says of one package; of an unknown one it says nothing.
+/// Reads the output of `apt-cache policy` for one package. For an unknown package it is empty.
 fn has_candidate(policy: &str) -> bool {
     let candidate = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
     candidate.is_some_and(|version| version != "(none)")

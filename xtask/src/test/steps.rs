@@ -1,40 +1,60 @@
 //! The steps of `cargo xtask test`, in the order in which they run: the quick ones first.
 
+use super::laboratory::{self, TestFile};
 use crate::setup::{self, Need};
 use crate::{book, build_ebpf, command, demo, lint, tidy, workspace};
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use std::fmt;
 use std::path::Path;
 use std::process::Command;
-use std::{fmt, fs};
 
-/// The crates whose tests need neither root nor the laboratory.
+/// The crates whose tests need neither root nor the lab.
 const UNPRIVILEGED: [&str; 4] = ["colo-proxy-common", "colo-proxy", "colo-proxy-fuzz", "xtask"];
-/// Tests of the laboratory that need no root: nothing but sockets.
-const SOCKETS_ONLY: [&str; 1] = ["colo_compare"];
-/// Tests of the laboratory with real guests. They come last, for they are the slowest.
-const GUESTS: [&str; 2] = ["qemu", COLO];
-/// The one whose guests are under COLO, for which not every machine can have a QEMU.
-const COLO: &str = "colo";
-/// Tests of pairs that run once more with digests in the place of the secondary's frames: all must come
-/// out the same.
+/// Tests of pairs that also run with digests instead of the secondary's frames. The outcome must
+/// be the same.
 const WITH_DIGESTS: [&str; 6] =
     ["checkpoint", "divergence", "failover", "input_loss", "lanes", "traffic"];
-/// What the tests with a duration read, and how much of it `--long` asks for: seconds of mixed
-/// traffic, streams that the compare engine is given, and simulations of each kind.
+/// Variables that the tests with a duration read, and their values under `--long`: seconds of mixed
+/// traffic, streams for the compare engine, and simulations of each kind.
 const LONG: [(&str, &str); 3] = [
     ("COLO_PROXY_MIXED_S", "600"),
     ("COLO_PROXY_STREAMS", "1000000"),
     ("COLO_PROXY_SIMULATIONS", "3000"),
 ];
 
+/// Which run a step belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Every run.
+    Unprivileged,
+    /// A run with root. Without root the step is left out.
+    Privileged,
+    /// A run with root. Without root [`Part::LabWithoutRoot`] counts the tests of this step.
+    Lab,
+    /// A run without root.
+    LabWithoutRoot,
+}
+
+impl Part {
+    /// The step belongs to a run with (or without) root.
+    pub(super) fn runs(self, with_root: bool) -> bool {
+        match self {
+            Self::Unprivileged => true,
+            Self::Privileged | Self::Lab => with_root,
+            Self::LabWithoutRoot => !with_root,
+        }
+    }
+}
+
 /// One step.
 pub(super) struct Step {
     pub name: String,
-    pub needs_root: bool,
-    /// It is one of those that `--qemu` runs.
+    pub part: Part,
+    /// `--qemu` also runs it.
     pub guests: bool,
     pub setup: &'static [Need],
-    pub run: Box<dyn Fn() -> Result<()>>,
+    /// Runs the step and returns how many tests it has skipped.
+    pub run: Box<dyn Fn() -> Result<usize>>,
 }
 
 impl fmt::Debug for Step {
@@ -65,26 +85,14 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
     }
     let build = step("build", root, |root| command::run(&mut programs(root)));
     steps.push(Step { guests: true, ..build });
-    for name in laboratory_tests(root)? {
-        let needs_root = !SOCKETS_ONLY.contains(&name.as_str());
-        let needs: &[Need] = match name.as_str() {
-            name if GUESTS.contains(&name) => &[Need::Lab, Need::Inspect, Need::Qemu],
-            "differential" => &[Need::Qemu],
-            "bench" | "filters" => &[Need::Lab, Need::Inspect, Need::Qemu],
-            _ if needs_root => &[Need::Lab, Need::Inspect],
-            _ => &[],
-        };
-        let title = format!("{}: {name}", if needs_root { "root tests" } else { "tests" });
-        let guests = GUESTS.contains(&name.as_str());
-        let step =
-            Step { guests, ..step(&title, root, move |root| in_laboratory(root, &name, long)) };
-        let step = step.with(needs);
-        steps.push(if needs_root { step.needing_root() } else { step });
+    steps.push(without_root(root));
+    for file in TestFile::all(root)? {
+        steps.push(lab_step(file, root, long));
     }
     for name in WITH_DIGESTS {
         let title = format!("root tests: {name}, with digests");
         let run = move |root: &Path| {
-            let mut test = laboratory_test(root, name, long);
+            let mut test = laboratory::command(root, name, long);
             command::run(test.env("COLO_PROXY_RETURN", "digest"))
         };
         steps.push(step(&title, root, run).with(&[Need::Lab, Need::Inspect]).needing_root());
@@ -94,13 +102,13 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
             .with(&[Need::Lab])
             .needing_root(),
     );
-    let of_guests = step("demo --qemu", root, demo_of_guests);
-    steps.push(Step { guests: true, ..of_guests.with(&[Need::Lab, Need::Qemu]).needing_root() });
+    let with_guests = step("demo --qemu", root, demo_with_guests);
+    steps.push(Step { guests: true, ..with_guests.with(&[Need::Lab, Need::Qemu]).needing_root() });
     Ok(steps)
 }
 
-/// The demonstration with real guests, where this machine can.
-fn demo_of_guests(root: &Path) -> Result<()> {
+/// The demonstration with real guests, if this machine can have them.
+fn demo_with_guests(root: &Path) -> Result<()> {
     if let Err(reason) = setup::colo_qemu() {
         println!("test: the demo with real guests is left out: {reason:#}");
         return Ok(());
@@ -110,8 +118,24 @@ fn demo_of_guests(root: &Path) -> Result<()> {
 
 fn step(name: &str, root: &Path, run: impl Fn(&Path) -> Result<()> + 'static) -> Step {
     let root = root.to_owned();
-    let run = Box::new(move || run(&root));
-    Step { name: name.to_owned(), needs_root: false, guests: false, setup: &[], run }
+    let run = Box::new(move || run(&root).map(|()| 0));
+    Step { name: name.to_owned(), part: Part::Unprivileged, guests: false, setup: &[], run }
+}
+
+/// The tests in one file of the lab.
+fn lab_step(file: TestFile, root: &Path, long: bool) -> Step {
+    let (part, guests, setup) = (file.part(), file.has_guests(), file.setup());
+    let title = file.title();
+    let step = step(&title, root, move |root| file.run(root, long));
+    Step { part, guests, setup, ..step }
+}
+
+/// All tests of the lab, where most are skipped.
+fn without_root(root: &Path) -> Step {
+    let name = "root tests, without root".to_owned();
+    let root = root.to_owned();
+    let run = Box::new(move || laboratory::without_root(&root));
+    Step { name, part: Part::LabWithoutRoot, guests: false, setup: &[], run }
 }
 
 impl Step {
@@ -120,11 +144,11 @@ impl Step {
     }
 
     fn needing_root(self) -> Self {
-        Self { needs_root: true, ..self }
+        Self { part: Part::Privileged, ..self }
     }
 }
 
-fn cargo(root: &Path, arguments: &[&str]) -> Command {
+pub(super) fn cargo(root: &Path, arguments: &[&str]) -> Command {
     let mut cargo = Command::new(workspace::cargo());
     cargo.args(arguments).current_dir(root);
     cargo
@@ -141,7 +165,7 @@ fn doc_tests(root: &Path) -> Command {
     cargo(root, &["test", "--locked", "--doc"])
 }
 
-/// The programs that the laboratory starts: cargo builds a test's own package only.
+/// The programs that the lab starts. For a test, cargo builds only the test's own package.
 fn programs(root: &Path) -> Command {
     let packages = ["--package", "colo-proxy", "--package", "colo-proxy-tests"];
     let mut cargo = cargo(root, &["build", "--locked", "--bins"]);
@@ -149,70 +173,24 @@ fn programs(root: &Path) -> Command {
     cargo
 }
 
-/// Runs one of the laboratory's tests, where this machine can.
-fn in_laboratory(root: &Path, name: &str, long: bool) -> Result<()> {
-    if name == COLO
-        && let Err(reason) = setup::colo_qemu()
-    {
-        println!("test: {name} is left out: {reason:#}");
-        return Ok(());
-    }
-    command::run(&mut laboratory_test(root, name, long))
-}
-
-/// One of the laboratory's tests. One thread: they share the machine's two ends of every veth, the
-/// bpffs and the clock, and a test's traffic is another test's noise.
-fn laboratory_test(root: &Path, name: &str, long: bool) -> Command {
-    let mut cargo = cargo(root, &["test", "--locked", "--package", "colo-proxy-tests"]);
-    match name {
-        LIBRARY => cargo.args(["--lib", "--bins"]),
-        _ => cargo.args(["--test", name]),
-    };
-    cargo.args(["--", "--test-threads=1"]).env("COLO_PROXY_REQUIRE_ROOT", "1");
-    lengthen(&mut cargo, long);
-    cargo
-}
-
-fn lengthen(cargo: &mut Command, long: bool) {
+pub(super) fn lengthen(cargo: &mut Command, long: bool) {
     if long {
         cargo.envs(LONG);
     }
 }
 
-/// The laboratory's own unit tests.
-const LIBRARY: &str = "laboratory";
-
-/// The names of the laboratory's tests: every file in its folder of tests.
-fn laboratory_tests(root: &Path) -> Result<Vec<String>> {
-    let folder = root.join("tests/tests");
-    let mut names = Vec::new();
-    for entry in
-        fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?
-    {
-        let path = entry.with_context(|| format!("cannot list {}", folder.display()))?.path();
-        if let (Some(name), Some("rs")) = (
-            path.file_stem().and_then(|name| name.to_str()),
-            path.extension().and_then(|end| end.to_str()),
-        ) {
-            names.push(name.to_owned());
-        }
-    }
-    names.sort_by_key(|name| (GUESTS.contains(&name.as_str()), name.clone()));
-    names.insert(0, LIBRARY.to_owned());
-    Ok(names)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{LONG, laboratory_test, unit_tests};
+    use super::{LONG, Part, all, laboratory, unit_tests};
     use std::path::Path;
 
     #[test]
     fn long_reaches_the_tests_that_have_a_duration() {
         for long in [false, true] {
-            for command in
-                [unit_tests(Path::new("."), long), laboratory_test(Path::new("."), "traffic", long)]
-            {
+            for command in [
+                unit_tests(Path::new("."), long),
+                laboratory::command(Path::new("."), "traffic", long),
+            ] {
                 for (name, value) in LONG {
                     let set =
                         command.get_envs().any(|env| env == (name.as_ref(), Some(value.as_ref())));
@@ -220,5 +198,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A test of the lab runs once: with root in its own step, without root in the one for all.
+    #[test]
+    fn without_root_the_tests_of_the_lab_are_counted_in_one_step() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let steps = all(root, false).unwrap();
+        let names = |with_root: bool, part: Part| -> Vec<&str> {
+            let steps = steps.iter().filter(|step| step.part.runs(with_root) && step.part == part);
+            steps.map(|step| step.name.as_str()).collect()
+        };
+        assert_eq!(names(false, Part::LabWithoutRoot), ["root tests, without root"]);
+        assert_eq!(names(false, Part::Lab), [""; 0]);
+        assert_eq!(names(true, Part::LabWithoutRoot), [""; 0]);
+        assert!(names(true, Part::Lab).contains(&"root tests: traffic"));
+        assert!(names(false, Part::Unprivileged).contains(&"tests: colo_compare"));
     }
 }

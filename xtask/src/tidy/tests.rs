@@ -171,6 +171,7 @@ fn tests_that_a_document_cites() {
     tests.add("a/tests/pair.rs", "#[lab::lab_test(root)]\nfn up() {}\n#[latest]\nfn no() {}\n");
     tests.add("a/src/tests/marks.rs", "    #[test]\n    #[cfg(x)]\n    fn fin() -> Result<()> {\n");
     tests.add("a/src/protection.rs", "mod tests {\n#[test]\nfn late() {}\n}\n");
+    tests.add("t/tests/life.rs", "#[lab_test(root)]\nfn birth() {}\n");
     let cite = |text: &str| citations::check("docs/a.md", text, &tests).len();
     let good = "`lane::tests::cut`, `lane::cut`, `a::tests::marks::fin` `protection::tests::late`";
     assert_eq!(cite(good), 0);

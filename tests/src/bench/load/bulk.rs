@@ -1,4 +1,4 @@
-//! One TCP stream as fast as it goes, either way.
+//! One TCP stream at full speed, in either direction.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{END_TIMEOUT, Found, OCTETS, connect, finish};
-use crate::bench::guest::Guest;
+use super::{END_TIMEOUT, LoadResult, OCTETS, connect, finish};
+use crate::bench::guest::MeasuredGuest;
 use crate::bench::service::{Arrivals, BLOCK_LEN, PORTION_LEN, SINK_PORT, SOURCE_PORT, Swallowed};
 use crate::namespace::Namespace;
 use crate::network::Slot;
 
-/// How often a stream that stands still is looked at.
+/// How often to look at a stream that stands still.
 const GLANCE: Duration = Duration::from_millis(20);
-/// Portions that a guest is asked for ahead: more octets than a receive window has.
+/// The portions that a guest has in advance. They are more bytes than a receive window has.
 const PORTIONS_AHEAD: u64 = 2;
 
-/// Guest to client. The guest is asked for one portion after the other, far enough ahead that it
-/// never waits: so both guests end their stream at the same octet.
-pub(in crate::bench) fn down(client: &Namespace, time: Duration) -> Result<Found> {
+/// Guest to client. The client requests one portion after another, early enough that the guest
+/// never waits. So both guests end their stream at the same byte.
+pub(in crate::bench) fn down(client: &Namespace, time: Duration) -> Result<LoadResult> {
     let mut stream = connect(client, Slot(0), SOURCE_PORT)?;
     stream.set_read_timeout(Some(GLANCE))?;
     let mut block = vec![0; BLOCK_LEN];
@@ -44,8 +44,12 @@ pub(in crate::bench) fn down(client: &Namespace, time: Duration) -> Result<Found
     Ok(found)
 }
 
-/// Client to guest; `primary` is whose sink counts.
-pub(in crate::bench) fn up(client: &Namespace, primary: &Guest, time: Duration) -> Result<Found> {
+/// Client to guest. The sink of `primary` counts.
+pub(in crate::bench) fn up(
+    client: &Namespace,
+    primary: &MeasuredGuest,
+    time: Duration,
+) -> Result<LoadResult> {
     let mut stream = connect(client, Slot(0), SINK_PORT)?;
     stream.set_write_timeout(Some(GLANCE))?;
     let port = stream.local_addr()?.port();
@@ -79,9 +83,9 @@ fn is_only_slow(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
-fn found(stream: Swallowed) -> Found {
+fn found(stream: Swallowed) -> LoadResult {
     let gigabits = 8.0 * stream.octets as f64 / stream.seconds / 1e9;
     let figures = [("gbits", gigabits), ("gap_ms", stream.gap_seconds * 1e3)];
     let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
-    Found { figures, latency: None }
+    LoadResult { figures, latency: None }
 }

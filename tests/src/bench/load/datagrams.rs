@@ -1,4 +1,4 @@
-//! UDP echo with a window: so many datagrams are on the way at any time.
+//! UDP echo with a window: a fixed number of datagrams is on its way at any time.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
@@ -6,29 +6,33 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::Found;
+use super::LoadResult;
 use crate::bench::service::UDP_ECHO_PORT;
 use crate::namespace::Namespace;
 use crate::network::{CLIENT_V4, Family, Slot};
 
 const WINDOW: u64 = 32;
-/// After so much silence everything that is on the way counts as lost. Longer than the 40 ms for
+/// After this silence, all datagrams on their way count as lost. It is longer than the 40 ms for
 /// which two small writes in a row can wait for each other.
 const LOST: Duration = Duration::from_millis(100);
 
-/// What has become of the datagrams so far.
+/// The state of the datagrams so far.
 #[derive(Debug, Default)]
 struct Tally {
     sent: u64,
     received: u64,
     on_the_way: u64,
-    /// The highest number that came back, and how many came after a higher one.
+    /// The highest number that came back, and the count of those that came after a higher one.
     highest: Option<u64>,
     reordered: u64,
     lost: u64,
 }
 
-pub(in crate::bench) fn datagrams(client: &Namespace, len: usize, time: Duration) -> Result<Found> {
+pub(in crate::bench) fn datagrams(
+    client: &Namespace,
+    len: usize,
+    time: Duration,
+) -> Result<LoadResult> {
     let to = SocketAddr::new(Slot(0).address(Family::V4), UDP_ECHO_PORT);
     let socket = client.run(|| {
         let socket = UdpSocket::bind((CLIENT_V4, 0))?;
@@ -47,7 +51,7 @@ pub(in crate::bench) fn datagrams(client: &Namespace, len: usize, time: Duration
         tally.receive(&socket, &mut answer)?;
     }
     let seconds = began.elapsed().as_secs_f64();
-    Ok(Found { figures: tally.figures(seconds), latency: None })
+    Ok(LoadResult { figures: tally.figures(seconds), latency: None })
 }
 
 fn send(socket: &UdpSocket, datagram: &mut [u8], tally: &mut Tally) -> Result<()> {
@@ -80,7 +84,7 @@ impl Tally {
         if self.on_the_way > 0 {
             self.on_the_way -= 1;
         } else {
-            // One that counted as lost.
+            // A datagram that counted as lost.
             self.lost = self.lost.saturating_sub(1);
         }
         if self.highest.is_some_and(|highest| number < highest) {

@@ -1,4 +1,4 @@
-//! Request and response over TCP: 64 octets there, 64 back.
+//! Request and response over TCP: 64 bytes in each direction.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::{Found, connect, finish};
+use super::{LoadResult, connect, finish};
 use crate::bench::histogram::Histogram;
 use crate::bench::service::{EXCHANGE_LEN, TCP_ECHO_PORT};
 use crate::namespace::Namespace;
 use crate::network::Slot;
 
-/// Exchanges before the clock starts: a handshake and a first checkpoint are not the question.
+/// Exchanges before the clock starts. The handshake and the first checkpoint do not count.
 const WARM_UP: u32 = 200;
 
-/// One connection, one exchange after the other.
-pub(in crate::bench) fn exchanges(client: &Namespace, time: Duration) -> Result<Found> {
+/// One connection, and one exchange after another.
+pub(in crate::bench) fn exchanges(client: &Namespace, time: Duration) -> Result<LoadResult> {
     let mut stream = warm(client, Slot(0))?;
     let (latency, seconds) = exchange(&mut stream, time)?;
     finish(stream)?;
@@ -29,10 +29,10 @@ pub(in crate::bench) fn exchanges(client: &Namespace, time: Duration) -> Result<
         ("p999_us", micro(99.9)),
     ];
     let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
-    Ok(Found { figures, latency: Some(latency) })
+    Ok(LoadResult { figures, latency: Some(latency) })
 }
 
-/// A connection to each of `slots`, all at once; the rate of each.
+/// One connection to each of `slots`, all at once. Returns the rate of each.
 pub(in crate::bench) fn exchanges_with_all(
     client: &Namespace,
     slots: &[Slot],

@@ -1,22 +1,22 @@
-//! How long checkpoints stop a guest, by QEMU's own clock.
+//! How long checkpoints stop a guest, measured by QEMU's own clock.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::ms;
 use crate::client::Latency;
-use crate::qmp::{Mark, Qmp};
+use crate::qmp::{EventPlace, Qmp};
 
-/// Every time that it stood still.
+/// Every pause of the guest.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pauses(Latency);
 
 impl Pauses {
-    /// Those since `mark`.
-    pub(super) fn since(qmp: &Qmp, mark: Mark) -> Self {
+    /// The pauses since `place`.
+    pub(super) fn since(qmp: &Qmp, place: EventPlace) -> Self {
         let mut pauses = Latency::default();
         let mut stopped = None;
-        for event in qmp.events(mark) {
+        for event in qmp.events(place) {
             match event.name.as_str() {
                 "STOP" => stopped = Some(event.at),
                 "RESUME" => {

@@ -1,5 +1,5 @@
-//! What quick acknowledgments save: checkpoints with and without them, in turns, so that whatever
-//! else the machine does meets both.
+//! The gain from quick acknowledgments. Checkpoints with and without them alternate, so that other
+//! work on the machine affects both.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::network::Side;
 use crate::qemu::protected::{Protected, colo_frame};
 
 const TURNS: usize = 2;
-/// In each turn.
+/// The number of checkpoints in each turn.
 const CHECKPOINTS: u64 = 4;
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// As the daemon marks its route.
+/// The daemon gives its route this protocol number.
 const PROTOCOL: &str = "206";
 const QUICK: &str = " quickack 1";
 
@@ -21,7 +21,7 @@ const QUICK: &str = " quickack 1";
 pub(super) fn compare(pair: &Protected) -> Result<[Pauses; 2]> {
     let mut pauses = [Pauses::default(), Pauses::default()];
     for _ in 0..TURNS {
-        // It ends as the daemon has set it.
+        // At the end, the route is as the daemon made it.
         for (on, pauses) in [false, true].into_iter().zip(pauses.iter_mut().rev()) {
             set(pair, on)?;
             pauses.merge(a_few(pair)?);
@@ -33,14 +33,14 @@ pub(super) fn compare(pair: &Protected) -> Result<[Pauses; 2]> {
 fn a_few(pair: &Protected) -> Result<Pauses> {
     let half = pair.half(Side::Primary)?;
     let qmp = half.guest.qmp()?;
-    let mark = qmp.mark();
+    let place = qmp.place();
     let status = half.daemon.status()?;
     let done = colo_frame(&status)["checkpoints"]["done"].as_u64().unwrap_or_default();
     pair.wait_checkpoints(Side::Primary, done + CHECKPOINTS, TIMEOUT)?;
-    Ok(Pauses::since(qmp, mark))
+    Ok(Pauses::since(qmp, place))
 }
 
-/// Changes the route that the daemon has made, as `quick_ack` of its configuration would have.
+/// Changes the route that the daemon has made, as its configuration key `quick_ack` would do.
 fn set(pair: &Protected, on: bool) -> Result<()> {
     let host = &pair.lab.host(Side::Primary).namespace;
     let route = host.output("ip", &["route", "show", "proto", PROTOCOL])?;

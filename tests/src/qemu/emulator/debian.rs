@@ -1,8 +1,9 @@
-//! A QEMU out of Debian's unstable suite, with every library that it needs down to libc, unpacked
-//! into a folder and run from there. Nothing is installed, and nothing of this machine changes.
+//! A QEMU from Debian's unstable suite, with every library that it needs down to libc. It is
+//! unpacked into a folder and runs from there. Nothing is installed, and nothing on this machine
+//! changes.
 //!
-//! apt has everything that this takes: a configuration, a list of what is installed (nothing) and
-//! a cache of our own make it resolve and fetch all dependencies.
+//! apt does the work. With a configuration, an empty list of installed packages and a cache of our
+//! own, it finds and downloads all dependencies.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -16,33 +17,33 @@ use super::{Emulator, NAME, OLDEST, run};
 const PACKAGE: &str = "qemu-system-x86";
 const SUITE: &str = "sid";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// Where the packages have their libraries, and the program that loads them.
+/// The folder of the packages' libraries, and the program that loads them.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
-/// Firmware: QEMU looks for its own where Debian installs it.
+/// The firmware. QEMU looks for it in the folder where Debian installs it.
 const FIRMWARE: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
 
-/// The QEMU in `cache`, brought there when it is not there yet.
+/// The QEMU in `cache`. It is downloaded if it is missing.
 pub(super) fn bring(cache: &Path) -> Result<Emulator> {
     fs::create_dir_all(cache).with_context(|| at("make", cache))?;
-    // Held to the end: two that come at once must not unpack over each other. The system takes it
-    // from a process that dies.
+    // The lock is held to the end, because two runs must not unpack into one folder. The kernel
+    // releases it if a process dies.
     let lock = cache.join("qemu.lock");
     let lock = File::create(&lock).with_context(|| at("make", &lock))?;
-    lock.lock().context("waiting for another one that brings QEMU")?;
+    lock.lock().context("waiting for another process that downloads QEMU")?;
     let root = cache.join("qemu");
     if let Ok(emulator) = check(&root) {
         return Ok(emulator);
     }
     let work = cache.join("qemu.partial");
     for left in [&root, &work] {
-        // Of an interrupted run, or of an older one.
+        // The folder of an interrupted run, or of an older release.
         if left.exists() {
             fs::remove_dir_all(left).with_context(|| at("remove", left))?;
         }
     }
     let unpacked = Apt::prepare(work.clone())?.unpack()?;
     check(&unpacked)?;
-    // Moved into place when it is whole.
+    // The folder is moved into place when it is complete.
     fs::rename(&unpacked, &root).with_context(|| at("move", &unpacked))?;
     fs::remove_dir_all(&work).with_context(|| at("remove", &work))?;
     check(&root)
@@ -52,11 +53,11 @@ pub(super) fn bring(cache: &Path) -> Result<Emulator> {
 fn check(root: &Path) -> Result<Emulator> {
     let emulator = emulator(root);
     let release = emulator.release()?;
-    ensure!(release >= OLDEST, "Debian's {SUITE} has {release} only");
+    ensure!(release >= OLDEST, "Debian's {SUITE} has only {release}");
     Ok(emulator)
 }
 
-/// Runs with the loader and the libraries of its folder: this machine's are older.
+/// It runs with the loader and the libraries of its folder, because this machine's are older.
 fn emulator(root: &Path) -> Emulator {
     let libraries = root.join(LIBRARIES);
     let mut arguments: Vec<OsString> = vec![
@@ -102,14 +103,14 @@ impl Apt {
     /// Downloads everything and unpacks it; returns the folder.
     fn unpack(&self) -> Result<PathBuf> {
         eprintln!("lab: bringing QEMU {OLDEST} or newer from Debian's {SUITE}");
-        // Without the option what cannot be fetched is a warning.
+        // Without the option, a failed download is only a warning.
         run(self.get().args(["-o", "APT::Update::Error-Mode=any", "update"]))
             .context("Debian's packages cannot be listed")?;
         run(self
             .get()
             .args(["--yes", "--no-install-recommends", "--download-only"])
             .args(["install", PACKAGE]))
-        .with_context(|| format!("Debian's {SUITE} does not give {PACKAGE}"))?;
+        .with_context(|| format!("Debian's {SUITE} has no {PACKAGE}"))?;
         let (archives, root) = (self.folder.join("cache/archives"), self.folder.join("root"));
         let mut packages = 0;
         for entry in fs::read_dir(&archives).with_context(|| at("list", &archives))? {
@@ -123,7 +124,8 @@ impl Apt {
         Ok(root)
     }
 
-    /// `apt-get` on our folder: with this machine's way to the network, and nothing else of it.
+    /// `apt-get` on our folder. It uses this machine's way to the network, and nothing else of this
+    /// machine.
     fn get(&self) -> Command {
         let mut command = Command::new("apt-get");
         let folder = |key: &str, name: &str| format!("{key}={}", self.folder.join(name).display());
@@ -133,13 +135,13 @@ impl Apt {
             folder("Dir::Etc::preferences", "none/preferences"),
             folder("Dir::Etc::preferencesparts", "none"),
             folder("Dir::State", "state"),
-            // With nothing installed, libc comes along.
+            // Nothing counts as installed, so libc is also downloaded.
             folder("Dir::State::status", "state/status"),
             folder("Dir::Cache", "cache"),
             "APT::Architecture=amd64".to_owned(),
-            // Its own user cannot write to our folder.
+            // The user of apt's downloads cannot write to our folder.
             "APT::Sandbox::User=root".to_owned(),
-            // A mirror may stand still on purpose.
+            // The mirror may stand still on purpose, so the age of its lists does not matter.
             "Acquire::Check-Valid-Until=false".to_owned(),
             "Acquire::Languages=none".to_owned(),
         ];
@@ -149,17 +151,17 @@ impl Apt {
     }
 }
 
-/// Where this machine gets its own packages.
+/// The address from which this machine gets its own packages.
 fn mirror() -> Result<String> {
     let release = fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
-    // apt names the archives whose lists it has, and a fresh machine has none.
+    // apt names the archives whose lists it has. A new machine has none.
     for update in [false, true] {
         if update {
             run(Command::new("apt-get").args(["-qq", "update"]))?;
         }
         let mut targets = Command::new("apt-get");
         targets.args(["indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)"]);
-        let listed = run(&mut targets).context("there is no apt to bring one")?;
+        let listed = run(&mut targets).context("there is no apt to download one")?;
         if let Some(uri) = choose(&listed, codename(&release)) {
             return Ok(uri.to_owned());
         }
@@ -174,7 +176,7 @@ fn codename(os_release: &str) -> &str {
 }
 
 /// The archive with the main component of the running release, from lines of URI, code name and
-/// component: neither its security updates, which lie elsewhere, nor somebody else's packages.
+/// component. Security updates, which are elsewhere, and other vendors' packages do not count.
 fn choose<'a>(targets: &'a str, codename: &str) -> Option<&'a str> {
     targets.lines().find_map(|line| {
         let mut words = line.split_whitespace();

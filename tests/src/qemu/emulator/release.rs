@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// The first release whose COLO works from outside: older ones do not enter it, or stop at the
-/// first checkpoint.
+/// The first release whose COLO works when a program outside QEMU drives it. Older releases do not
+/// enter COLO, or stop at the first checkpoint.
 pub const OLDEST: Release = Release { major: 11, minor: 1, patch: 0 };
 
 /// As `--version` has it.
@@ -15,8 +15,7 @@ pub struct Release {
 }
 
 impl Release {
-    /// Reads the answer to `--version`. A release candidate has more behind its numbers, which
-    /// counts for nothing here.
+    /// Reads the answer to `--version`. The suffix of a release candidate is ignored.
     pub(super) fn read(said: &str) -> Option<Self> {
         let text = said.strip_prefix("QEMU emulator version ")?;
         let text = text.split(|c: char| c != '.' && !c.is_ascii_digit()).next()?;

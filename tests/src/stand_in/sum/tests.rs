@@ -13,7 +13,7 @@ fn segment(v6: bool, payload: &[u8]) -> (Vec<u8>, Packet) {
         builder.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
     };
     let timestamps = etherparse::TcpOptionElement::Timestamp(7, 9);
-    // One NOP only, so that the numbers lie at odd places.
+    // There is only one NOP, so that the numbers are at odd places.
     let options = [etherparse::TcpOptionElement::Noop, timestamps];
     let builder = builder.tcp(7000, 40000, 1, 1024).ack(99).options(&options);
     let mut frame = Vec::new();
