@@ -150,7 +150,7 @@ impl Pair {
                 continue;
             }
             // After a takeover, the translated connections depend on the programs, which stay.
-            let stays = daemon.status()?.mode()? == phrases::mode::TAKEN_OVER;
+            let stays = daemon.status()?.mode()? == phrases::mode::SERVING;
             let status = daemon.process.terminate()?;
             let (name, log) = (daemon.process.name(), daemon.process.stderr());
             ensure!(status.success(), "{name}: {status}; its log:\n{log}");

@@ -19,10 +19,14 @@ pub const ENDED: &str = "ended:";
 pub mod mode {
     pub const PROTECTED: &str = "protected";
     pub const UNPROTECTED: &str = "unprotected";
-    /// The secondary serves the clients.
-    pub const TAKEN_OVER: &str = "serving";
-    /// The primary holds its output because it has no secondary.
-    pub const HELD: &str = "waiting";
+    /// The secondary's guest serves the clients.
+    pub const SERVING: &str = "serving";
+    /// The secondary has taken over from this primary.
+    pub const TAKEN_OVER: &str = "taken-over";
+    /// The primary holds its output until somebody does something.
+    pub const HELD: &str = "held";
+    /// The secondary has not met a primary.
+    pub const STANDBY: &str = "standby";
     /// A rewriter that translates only the connections that it knows.
     pub const REWRITER_FAILED_OVER: &str = "failed-over";
     /// A filter has no peer.

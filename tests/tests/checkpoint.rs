@@ -218,7 +218,7 @@ fn a_frame_of_the_secondary_fails_over() -> Result<()> {
     assert_eq!(status.mode()?, phrases::mode::PROTECTED, "nobody has said so yet: {status:#?}");
     frame.say(FAILOVER)?;
     pair.secondary.wait_status("a failover", TIMEOUT, |status| {
-        status.mode().is_ok_and(|mode| mode == phrases::mode::TAKEN_OVER)
+        status.mode().is_ok_and(|mode| mode == phrases::mode::SERVING)
     })?;
     for keeper in keepers {
         keeper.wait_for_answers(50, TIMEOUT)?;

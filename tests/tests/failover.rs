@@ -53,7 +53,7 @@ fn survive(setup: PairSetup) -> Result<()> {
         echo(client, family, 10, 300)?;
         ping(client, family, 3, 300)?;
     }
-    assert_eq!(pair.secondary.status()?.mode()?, phrases::mode::TAKEN_OVER);
+    assert_eq!(pair.secondary.status()?.mode()?, phrases::mode::SERVING);
     pair.finish()
 }
 

@@ -142,7 +142,7 @@ impl Protected {
     pub fn wait_failed_over(&self, side: Side, timeout: Duration) -> Result<Status> {
         let half = self.half(side)?;
         half.daemon.wait_status("a takeover", timeout, |status| {
-            status.mode().is_ok_and(|mode| mode == phrases::mode::TAKEN_OVER)
+            status.mode().is_ok_and(|mode| mode == phrases::mode::SERVING)
         })
     }
 

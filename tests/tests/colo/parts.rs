@@ -125,7 +125,7 @@ impl Pair {
         if let Some(daemon) = &self.daemons[1] {
             daemon.failover()?;
             daemon.wait_status("failed over", TIMEOUT, |status| {
-                status.mode().is_ok_and(|mode| mode == phrases::mode::TAKEN_OVER)
+                status.mode().is_ok_and(|mode| mode == phrases::mode::SERVING)
             })?;
             return Ok(());
         }

@@ -24,7 +24,7 @@ fn without_a_fence_the_operator_decides() -> Result<()> {
     pair.kill(Side::Primary)?;
     let daemon = &pair.half(Side::Secondary)?.daemon;
     daemon.process.wait_for(phrases::takeover::NO_FENCE_AND_NO_QUORUM, TIMEOUT)?;
-    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::PROTECTED, "it took over all the same");
+    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::UNPROTECTED, "it took over all the same");
     daemon.failover()?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     end(keepers, &pair)
@@ -39,7 +39,7 @@ fn a_fence_that_fails_keeps_the_guest_off_the_network_until_it_succeeds() -> Res
     pair.kill(Side::Primary)?;
     let daemon = &pair.half(Side::Secondary)?.daemon;
     daemon.process.wait_for(phrases::takeover::REFUSED, TIMEOUT)?;
-    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::PROTECTED, "it took over all the same");
+    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::UNPROTECTED, "it took over all the same");
     pair.write_fence(Side::Secondary, "")?;
     pair.wait_failed_over(Side::Secondary, TIMEOUT).with_context(|| pair.logs())?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
@@ -82,7 +82,7 @@ fn a_guest_that_dies_under_its_daemon_is_taken_over_from() -> Result<()> {
     pair.half_mut(Side::Primary)?.guest.kill()?;
     pair.wait_failed_over(Side::Secondary, TIMEOUT).with_context(|| pair.logs())?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
-    ensure!(mode(&pair, Side::Primary)? == phrases::mode::HELD, "the primary lets something out");
+    ensure!(mode(&pair, Side::Primary)? == phrases::mode::TAKEN_OVER, "the primary lets something out");
     end(keepers, &pair)
 }
 
@@ -116,7 +116,7 @@ fn a_primary_that_ends_in_good_order_is_neither_stopped_nor_taken_over_from() ->
     let daemon = &pair.half(Side::Secondary)?.daemon;
     daemon.process.wait_for(phrases::takeover::NOT_EQUAL, TIMEOUT)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
-    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::PROTECTED, "{}", pair.logs());
+    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::UNPROTECTED, "{}", pair.logs());
     end(keepers, &pair)
 }
 
@@ -129,7 +129,7 @@ fn a_primary_that_is_taken_over_from_does_not_answer_any_more() -> Result<()> {
     pair.half(Side::Secondary)?.daemon.failover()?;
     let daemon = &pair.half(Side::Primary)?.daemon;
     daemon.process.wait_for(phrases::takeover::SECONDARY_HAS_TAKEN_OVER, TIMEOUT)?;
-    ensure!(mode(&pair, Side::Primary)? == phrases::mode::HELD, "{}", pair.logs());
+    ensure!(mode(&pair, Side::Primary)? == phrases::mode::TAKEN_OVER, "{}", pair.logs());
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     let refused = daemon.protect("tcp:10.78.0.2:9998").expect_err("it was not refused");
     ensure!(format!("{refused:#}").contains(phrases::takeover::PEER_TAKES_OVER), "{refused:#}");
