@@ -27,6 +27,8 @@ pub mod mode {
     pub const HELD: &str = "held";
     /// The secondary has not met a primary.
     pub const STANDBY: &str = "standby";
+    /// The primary is not heard, and the secondary can take over.
+    pub const PEER_LOST: &str = "peer-lost";
     /// A rewriter that translates only the connections that it knows.
     pub const REWRITER_FAILED_OVER: &str = "failed-over";
     /// A filter has no peer.

@@ -215,7 +215,7 @@ fn a_frame_of_the_secondary_fails_over() -> Result<()> {
     let lost = json!({ "command": "peer-lost", "instance": status.text("instance")? });
     // There may be several if the kernel still accepts a connection for the daemon that is ending.
     assert!(told.iter().all(|told| *told == lost), "{told:?}");
-    assert_eq!(status.mode()?, phrases::mode::PROTECTED, "nobody has said so yet: {status:#?}");
+    assert_eq!(status.mode()?, phrases::mode::PEER_LOST, "nobody has said so yet: {status:#?}");
     frame.say(FAILOVER)?;
     pair.secondary.wait_status("a failover", TIMEOUT, |status| {
         status.mode().is_ok_and(|mode| mode == phrases::mode::SERVING)
