@@ -234,7 +234,7 @@ fn bad_records_are_counted_and_impossible_ones_close_the_lane() -> Result<()> {
     for (nth, cut) in [record(&[7; 100]), vec![0, 0]].into_iter().enumerate() {
         lane.write_all(cut.get(..cut.len() - 1).unwrap_or_default())?;
         drop(lane);
-        alone.bad("cut", nth as u64 + 1)?;
+        alone.bad("truncated", nth as u64 + 1)?;
         lane = alone.connect(SECONDARY_PORT)?;
     }
     drop(lane);
