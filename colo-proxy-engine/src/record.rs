@@ -83,7 +83,17 @@ pub enum Record {
 }
 
 /// Records that were read but carry no frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 pub struct BadRecords {
     /// LENGTH was 0.
     pub empty: u64,

@@ -16,10 +16,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::maps::{HashMap, Map, MapData};
 use colo_proxy::datapath::{Datapath, DatapathError, Limits, Plan};
-use colo_proxy_engine::pair::{OnDeath, ProgramMode, Role};
 use colo_proxy_common::flow::{known, state};
 use colo_proxy_common::lane::Speaker;
 use colo_proxy_common::record::{Flow, FlowKey};
+use colo_proxy_engine::pair::{OnDeath, ProgramMode, Role};
 use frame::{Checksum, Shape};
 use nix::net::if_::if_nametoindex;
 use tap::{DEADLINE, Offloads, Tap, VNET_HDR_LEN, enter, in_netns, ip, new_netns, wait_until};

@@ -46,6 +46,7 @@ mod datagram;
 mod divergence;
 mod fragments;
 mod hashing;
+pub mod hex;
 mod index;
 mod ledger;
 mod limits;

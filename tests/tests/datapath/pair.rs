@@ -13,8 +13,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use colo_proxy::datapath::{Datapath, Events};
-use colo_proxy_engine::pair::{ProgramMode, Role};
 use colo_proxy_common::decode::{decode, decode_tcp, flag};
+use colo_proxy_engine::pair::{ProgramMode, Role};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,

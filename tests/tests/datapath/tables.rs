@@ -2,13 +2,11 @@
 //! imports.
 
 use aya::maps::{Array, Map, MapData};
-use colo_proxy::datapath::{
-    AgeLimits, Datapath, DatapathError, Limits, PerClass, Plan,
-};
-use colo_proxy_engine::pair::{ProgramMode, Role};
+use colo_proxy::datapath::{AgeLimits, Datapath, DatapathError, Limits, PerClass, Plan};
 use colo_proxy::offsets::{self, FlowState, Offset};
 use colo_proxy_common::flow::{known, state};
 use colo_proxy_common::record::{Flow, FlowKey, LAYOUT_VERSION, Settings};
+use colo_proxy_engine::pair::{ProgramMode, Role};
 
 use crate::tap::{Offloads, Tap, VNET_HDR_LEN, in_netns, ip};
 use crate::{Host, T_SEQ, T_TS, frame, has, instance, links_on, translated};
