@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::af_xdp::{self, AfXdp, Refusal, XdpTarget};
@@ -33,11 +34,12 @@ pub enum CaptureKind {
 }
 
 /// What a backend has read, and what the kernel dropped before it could.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CaptureStats {
     /// Frames read, by whichever way.
     pub frames: u64,
-    /// Octets of these frames, without virtio-net headers.
+    /// Bytes of these frames, without virtio-net headers.
+    #[serde(rename = "bytes")]
     pub octets: u64,
     /// Those of `frames` that came by the gate.
     pub gate_frames: u64,

@@ -57,10 +57,10 @@ fn a_route_ends_with_the_last_of_its_users() {
 fn one_that_is_not_wanted_does_nothing() {
     let mut off = QuickAck::new(false);
     off.start(Some("10.78.0.2".into()));
-    assert_eq!(off.report()["state"], "off");
+    assert_eq!(off.report(), QuickAckReport::Off);
     let mut unix = QuickAck::new(true);
     unix.start(None);
-    assert_eq!(unix.report()["why"], "the migration uses no TCP");
+    assert_eq!(unix.report(), QuickAckReport::Idle { why: "the migration uses no TCP".into() });
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn one_that_is_being_made_or_is_there_is_not_made_again() {
         ack.start(Some("other".into()));
         assert_eq!((ack.now(), ack.making.is_none()), (state, true));
     }
-    assert_eq!(ack.report(), json!({"state": "on", "route": "10.78.0.2", "table": 100}));
+    assert_eq!(ack.report(), on(Some(100)));
     ack.set(State::Off);
 }
 
@@ -83,7 +83,11 @@ fn ip(arguments: &str) -> String {
     String::from_utf8(done.stdout).unwrap()
 }
 
-fn start(ack: &mut QuickAck) -> Value {
+fn on(table: Option<u32>) -> QuickAckReport {
+    QuickAckReport::On { route: address(), table }
+}
+
+fn start(ack: &mut QuickAck) -> QuickAckReport {
     ack.start(Some("10.78.0.2".into()));
     ack.making.take().unwrap().join().unwrap();
     ack.report()
@@ -104,9 +108,9 @@ fn in_a_kernel_it_is_made_shared_adopted_and_removed_and_others_are_left_alone()
         ip("route add 10.78.0.0/24 dev d0 src 10.78.0.1 mtu 1400");
         let ours = || ip("route show proto 206");
         let (mut one, mut two) = (QuickAck::new(true), QuickAck::new(true));
-        assert_eq!(start(&mut one), json!({"state": "on", "route": "10.78.0.2"}));
+        assert_eq!(start(&mut one), on(None));
         assert!(ours().contains("mtu 1400") && ours().contains("quickack 1"), "{}", ours());
-        assert_eq!(start(&mut two)["state"], "on");
+        assert_eq!(start(&mut two), on(None));
         drop(one);
         assert!(ours().contains("10.78.0.2"), "the other one uses it");
         drop(two);
@@ -114,16 +118,17 @@ fn in_a_kernel_it_is_made_shared_adopted_and_removed_and_others_are_left_alone()
         // Left by one that was killed.
         ip("route add 10.78.0.2 dev d0 proto 206 quickack 1");
         let mut next = QuickAck::new(true);
-        assert_eq!(start(&mut next)["state"], "on");
+        assert_eq!(start(&mut next), on(None));
         drop(next);
         assert_eq!(ours(), "");
         // An operator's.
         ip("route add 10.78.0.2 dev d0 mtu 1300");
         let mut none = QuickAck::new(true);
-        let why = start(&mut none)["why"].to_string();
+        let QuickAckReport::Failed { why } = start(&mut none) else { unreachable!("it failed") };
         assert!(why.contains("left alone"), "{why}");
         ip("route change 10.78.0.2 dev d0 mtu 1300 quickack 1");
-        assert_eq!(start(&mut none)["why"], "the route there has quickack already");
+        let idle = QuickAckReport::Idle { why: "the route there has quickack already".into() };
+        assert_eq!(start(&mut none), idle);
         drop(none);
         assert!(ip("route show 10.78.0.2").contains("mtu 1300"));
         // The table that is asked.
@@ -131,7 +136,7 @@ fn in_a_kernel_it_is_made_shared_adopted_and_removed_and_others_are_left_alone()
         ip("rule add to 10.78.0.2 lookup 1000");
         ip("route add 10.78.0.0/24 dev d0 table 1000");
         let mut other = QuickAck::new(true);
-        assert_eq!(start(&mut other)["table"], 1000);
+        assert_eq!(start(&mut other), on(Some(1000)));
         assert!(ip("route get 10.78.0.2").contains("dev d0"));
         assert!(ip("route show table 1000").contains("quickack 1"));
         drop(other);
