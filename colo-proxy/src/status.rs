@@ -150,7 +150,7 @@ struct ReplyVersion {
     status: Option<AnswerVersion>,
 }
 
-/// What an instance answers to [`Request::Status`].
+/// The status of one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "role", rename_all = "kebab-case")]
 pub enum Status {

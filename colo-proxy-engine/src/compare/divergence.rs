@@ -145,7 +145,7 @@ pub(super) struct Found {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WaitsFor {
-    /// Produce the same octets.
+    /// Produce the same bytes.
     Data,
     /// Send the same SYN, SYN/ACK, FIN or RST.
     Mark,

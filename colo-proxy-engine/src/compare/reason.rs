@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// Why a checkpoint is asked for; the names are stable, scripts rely on them.
+        /// Why a checkpoint is asked for. The names are stable: scripts rely on them.
         #[derive(
             Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema,
         )]
@@ -31,7 +31,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// An octet of a TCP stream differs.
+    /// A byte of a TCP stream differs.
     Payload = "payload",
     /// A primary frame was held for longer than the compare timeout.
     Timeout = "timeout",
@@ -59,7 +59,7 @@ reasons! {
     Limit = "limit",
     /// No flow could be forgotten for a new one.
     FlowTableFull = "flow-table-full",
-    /// The secondary is back, and knows nothing of what happened meanwhile.
+    /// The secondary is back, and knows nothing of the time in between.
     Resync = "resync",
     /// The secondary's table of translated connections is nearly full of ones in use; after a
     /// checkpoint most need no translation.
@@ -80,10 +80,12 @@ impl std::fmt::Display for Reason {
 pub struct ReasonCounts([u64; Reason::ALL.len()]);
 
 impl ReasonCounts {
+    /// The count of `reason`.
     pub fn get(&self, reason: Reason) -> u64 {
         self.0.get(reason as usize).copied().unwrap_or_default()
     }
 
+    /// The sum of all counts.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }

@@ -42,7 +42,8 @@ pub struct Stats {
     /// Primary frames that left because the secondary produced the same, with the bytes of payload
     /// that were compared.
     pub compared: Traffic,
-    /// Acknowledgments of what both guests had received, where the primary had received more.
+    /// Acknowledgments that colo-proxy made: of the bytes that both guests had received, if the primary
+    /// had received more.
     pub partial_acknowledgments: u64,
     /// Primary frames that left, and why.
     pub released: Released,
@@ -74,7 +75,7 @@ pub struct Stats {
     pub divergence_frames_dropped: u64,
     /// Requests raised, by the reason that came first.
     pub requests: ReasonCounts,
-    /// Everything that asked for a checkpoint, raised as a request of its own or collected.
+    /// All that asked for a checkpoint, whether it raised a request or joined one.
     pub reasons: ReasonCounts,
     /// Checkpoints completed.
     pub checkpoints: u64,
@@ -156,7 +157,7 @@ pub struct Evicted {
     pub datagram: u64,
     /// Connections of which no more than the beginning was seen.
     pub half_open: u64,
-    /// Established, and silent for [`super::Limits::flow_idle`].
+    /// Established, and silent for `flow_idle_ms`.
     pub idle: u64,
     /// Established, and silent since the last checkpoint, which was asked for because the table was
     /// full, or came by itself.
@@ -164,6 +165,7 @@ pub struct Evicted {
 }
 
 impl Evicted {
+    /// The sum of all counts.
     pub fn total(&self) -> u64 {
         self.closed + self.datagram + self.half_open + self.idle + self.covered
     }
@@ -172,7 +174,7 @@ impl Evicted {
 /// Why secondary frames were dropped without vouching for anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecondaryDropped {
-    /// Output of before a checkpoint: pieces that waited, and frames of an older epoch.
+    /// Output from before a checkpoint: pieces that waited, and frames of an older epoch.
     pub stale: u64,
     /// Output of a connection whose tuple is in use again.
     pub old_connection: u64,
@@ -192,7 +194,7 @@ pub struct SecondaryDropped {
     pub uncompared: Kinds,
 }
 
-/// Frames that are not the packets they say they are; they are compared byte by byte.
+/// Frames that are not the packets that they claim to be. They are compared byte by byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MalformedCounts {
     /// By their Ethernet header.
@@ -238,6 +240,7 @@ impl Kinds {
         }
     }
 
+    /// The sum of all counts.
     pub fn total(&self) -> u64 {
         self.seen.iter().map(|(_, count)| count).sum::<u64>() + self.other
     }

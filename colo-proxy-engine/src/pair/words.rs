@@ -73,7 +73,7 @@ pub enum OnSecondaryLost {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// Secondary: it waits for a primary, and has not been told yet that its guest could take over.
+    /// Secondary: it waits for a primary that it has never met.
     Standby,
     /// The two guests are about to become equal; output of the primary is held for a checkpoint.
     Joining,
@@ -81,7 +81,7 @@ pub enum Mode {
     Protected,
     /// The secondary's guest can take over, but does not follow the primary's at the moment.
     CoveredNotEqual,
-    /// The other host is not heard; output is held, and the secondary's guest can take over.
+    /// The other host is silent; output is held, and the secondary's guest can take over.
     PeerLost,
     /// No secondary can take over. The primary's guest goes on alone.
     Unprotected,

@@ -60,11 +60,14 @@ fn frames(counts: &[(&str, u64)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use colo_proxy::datapath::PerClass;
+    use colo_proxy::datapath::capture::CaptureStats;
     use colo_proxy::filter::Queue;
     use colo_proxy::status::{
         FilterKernelCounters, FlowTableReport, InstanceHead, KernelCounters, OutdevStatus,
         RewriterDetail, RewriterMode, SCHEMA, StreamFilterDetail, StreamFilterMode,
     };
+    use colo_proxy_engine::record::BadRecords;
 
     use super::*;
 
@@ -89,8 +92,8 @@ mod tests {
             dropped_no_peer: 0,
             lost_bytes: 0,
             stalls: 0,
-            bad_records: Default::default(),
-            capture: Default::default(),
+            bad_records: BadRecords::default(),
+            capture: CaptureStats::default(),
         };
         StreamFilterStatus {
             head: head("m0"),
@@ -163,8 +166,8 @@ mod tests {
                 detail: RewriterDetail {
                     flows: FlowTableReport {
                         max: 10,
-                        expired: Default::default(),
-                        evicted: Default::default(),
+                        expired: PerClass::default(),
+                        evicted: PerClass::default(),
                         checkpoints_wanted: 0,
                     },
                     kernel: KernelCounters::default(),

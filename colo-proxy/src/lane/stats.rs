@@ -35,7 +35,7 @@ pub(crate) struct LaneStats {
     pub(super) capture: Mutex<CaptureStats>,
 }
 
-/// [`LaneStats`] at one moment.
+/// A lane at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LaneStatus {
     /// The address.

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use colo_proxy_engine::compare::{Context, Reason, Stats, WaitsFor};
 use colo_proxy_engine::digest::{DigesterReport, ExpanderReport};
 use colo_proxy_engine::pair::Mode;
+use colo_proxy_engine::record::BadRecords;
 
+use crate::datapath::PerClass;
+use crate::datapath::capture::CaptureStats;
 use crate::filter::Queue;
 use crate::status::*;
 
@@ -50,8 +53,8 @@ fn lane(endpoint: &str) -> LaneStatus {
         dropped_no_peer: 5,
         lost_bytes: 6,
         stalls: 7,
-        bad_records: Default::default(),
-        capture: Default::default(),
+        bad_records: BadRecords::default(),
+        capture: CaptureStats::default(),
     }
 }
 
@@ -198,8 +201,8 @@ pub(super) fn divergences() -> Divergences {
 fn flow_table() -> FlowTableReport {
     FlowTableReport {
         max: 1,
-        expired: Default::default(),
-        evicted: Default::default(),
+        expired: PerClass::default(),
+        evicted: PerClass::default(),
         checkpoints_wanted: 2,
     }
 }
