@@ -83,19 +83,29 @@ pub enum Record {
 }
 
 /// Records that were read but carry no frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 pub struct BadRecords {
-    /// LENGTH was 0.
+    /// Records of length 0.
     pub empty: u64,
-    /// Shorter than an Ethernet header.
+    /// Records that are shorter than an Ethernet header.
     pub runt: u64,
-    /// `VNET_HDR_LEN` is no length of a virtio-net header.
+    /// Records whose `VNET_HDR_LEN` is not the length of a virtio-net header.
     pub vnet_hdr_len: u64,
-    /// Connections closed for an impossible LENGTH.
+    /// Connections that were closed for an impossible length.
     pub oversized: u64,
     /// Connections that ended in the middle of a record.
     pub truncated: u64,
-    /// Connections closed for a record whose kind could not be understood.
+    /// Connections that were closed for a record that could not be understood.
     pub garbled: u64,
 }
 

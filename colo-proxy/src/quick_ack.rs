@@ -20,9 +20,9 @@ use rtnetlink::packet_route::route::{
     RouteType,
 };
 use rtnetlink::{Handle, new_connection};
-use serde_json::{Value, json};
 
 use crate::error_chain::chain;
+use crate::status::QuickAckReport;
 
 /// Marks a route as ours: a number that `/etc/iproute2/rt_protos` gives to nobody.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(206);
@@ -138,18 +138,15 @@ impl QuickAck {
     }
 
     /// What `status` shows.
-    pub fn report(&self) -> Value {
+    pub fn report(&self) -> QuickAckReport {
         match self.now() {
-            State::Off => json!({"state": "off"}),
-            State::Idle(why) => json!({"state": "idle", "why": why}),
-            State::Pending => json!({"state": "pending"}),
-            State::On(Route { to, table: TABLE_MAIN }) => {
-                json!({"state": "on", "route": to.to_string()})
-            }
+            State::Off => QuickAckReport::Off,
+            State::Idle(why) => QuickAckReport::Idle { why: why.to_owned() },
+            State::Pending => QuickAckReport::Pending,
             State::On(Route { to, table }) => {
-                json!({"state": "on", "route": to.to_string(), "table": table})
+                QuickAckReport::On { route: to, table: (table != TABLE_MAIN).then_some(table) }
             }
-            State::Failed(why) => json!({"state": "failed", "why": why}),
+            State::Failed(why) => QuickAckReport::Failed { why },
         }
     }
 

@@ -1,18 +1,52 @@
 //! How a running daemon is asked: one unix socket an instance, one JSON line each way.
 
-use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::name::is_in_this_namespace;
+
+mod colo_frame;
+mod divergences;
+mod filter;
+mod guest;
+mod head;
+mod kernel;
+mod primary;
+mod secondary;
+#[cfg(test)]
+mod tests;
+mod thread;
+
+pub use self::colo_frame::{
+    ColoFrameReport, PausesReport, QemuCheckpoints, QemuReport, QemuState, QmpReport,
+    QuickAckReport, XenReport,
+};
+pub use self::divergences::{
+    DivergenceReport, Divergences, FlowReport, FrameReport, ListedDivergence,
+};
+pub use self::filter::{
+    FilterKernelCounters, OutdevStatus, RewriterDetail, RewriterFrames, RewriterMode,
+    RewriterStatus, StreamFilterDetail, StreamFilterFrames, StreamFilterMode, StreamFilterStatus,
+};
+pub use self::guest::GuestStatus;
+pub(crate) use self::guest::shown_mode;
+pub(crate) use self::head::TapState;
+pub use self::head::{InstanceHead, InstanceRole, SCHEMA};
+pub use self::kernel::{FlowTableReport, KernelCounters, KernelLaneReport, TunnelReport};
+pub use self::primary::{PrimaryDetail, PrimaryLanes, PrimaryStatus};
+pub use self::secondary::{KeptInputReport, SecondaryDetail, SecondaryLanes, SecondaryStatus};
+pub use self::thread::BusyPollReport;
+pub use crate::lane::control::PeerCounters;
+pub use crate::lane::stats::LaneStatus;
 
 /// Where sockets and locks of running instances are.
 pub const RUNTIME_DIR: &str = "/run/colo-proxy";
@@ -40,6 +74,22 @@ pub enum StatusError {
     Ask { name: String, path: PathBuf, source: io::Error },
     #[error("instance {name}: {message}")]
     Refused { name: String, message: String },
+    #[error(
+        "instance {name}: the answer of its daemon has schema {found}, and this command reads schema \
+         {SCHEMA}; use the colo-proxy of the same version as the daemon, or restart the daemon with \
+         this one"
+    )]
+    Schema { name: String, found: u32 },
+    #[error(
+        "instance {name}: the answer of its daemon names no schema, so the daemon is older than this \
+         command, which reads schema {SCHEMA}; restart the daemon with this colo-proxy"
+    )]
+    NoSchema { name: String },
+    #[error(
+        "instance {name}: the answer of its daemon cannot be read; are the daemon and this command of \
+         the same version?"
+    )]
+    Read { name: String, source: serde_json::Error },
 }
 
 /// A question to an instance.
@@ -68,8 +118,8 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
-    Status(serde_json::Value),
-    Divergences(serde_json::Value),
+    Status(Box<Status>),
+    Divergences(Divergences),
     Done(String),
     /// A text of [`crate::offsets`].
     Offsets(String),
@@ -77,46 +127,57 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// The divergences of a part that does not compare. Nobody need ask which do.
-    pub(crate) fn no_divergences(instance: &str, role: impl Serialize, netdev: &str) -> Self {
-        Self::Divergences(serde_json::json!({
-            "instance": instance,
-            "role": role,
-            "netdev": netdev,
-            "pid": std::process::id(),
-            "divergences_total": 0,
-            "divergences": [],
-        }))
+    /// The divergences of a part that does not compare.
+    pub(crate) fn no_divergences(
+        instance: &str,
+        role: impl Into<InstanceRole>,
+        netdev: &str,
+    ) -> Self {
+        Self::Divergences(Divergences::none(instance, role.into(), netdev))
     }
 }
 
-/// What `colo-proxy status` shows of either role. Counts are frames and bytes since the start.
-#[derive(Clone, Debug, Serialize)]
-pub struct Status {
-    pub instance: String,
-    pub role: crate::config::Role,
-    pub netdev: String,
-    pub netdev_present: bool,
-    pub pid: u32,
-    /// Primary: waiting, protected, resync, unprotected. Secondary: protected, failed-over.
-    pub mode: String,
-    /// Checkpoints done since the start.
-    pub epoch: u64,
-    /// Connections known.
-    pub flows: u64,
-    pub held_frames: u64,
-    pub held_bytes: u64,
-    pub compared_frames: u64,
-    pub compared_bytes: u64,
-    pub released_frames: u64,
-    pub released_bytes: u64,
-    pub divergences: u64,
-    /// Checkpoints asked for, by reason.
-    pub checkpoints: BTreeMap<String, u64>,
-    /// Frames that did not go on, by reason; zeros are left out.
-    pub drops: BTreeMap<String, u64>,
-    /// Everything that one role has and the other has not.
-    pub detail: serde_json::Value,
+/// The version of an answer, whatever else is in it.
+#[derive(Deserialize)]
+struct AnswerVersion {
+    schema: Option<u32>,
+}
+
+/// The answers that have a version.
+#[derive(Deserialize)]
+struct ReplyVersion {
+    #[serde(alias = "divergences")]
+    status: Option<AnswerVersion>,
+}
+
+/// The status of one instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "role", rename_all = "kebab-case")]
+pub enum Status {
+    /// The primary's half of a pair.
+    Primary(Box<PrimaryStatus>),
+    /// The secondary's half of a pair.
+    Secondary(Box<SecondaryStatus>),
+    /// A stand-alone mirror.
+    FilterMirror(Box<StreamFilterStatus>),
+    /// A stand-alone redirector.
+    FilterRedirector(Box<StreamFilterStatus>),
+    /// A stand-alone rewriter.
+    FilterRewriter(Box<RewriterStatus>),
+}
+
+/// What `colo-proxy status --json` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StatusList {
+    /// One for each instance that answered.
+    pub instances: Vec<Status>,
+}
+
+/// What `colo-proxy divergences --json` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DivergencesList {
+    /// One for each instance that answered.
+    pub instances: Vec<Divergences>,
 }
 
 /// A question with the place for its answer.
@@ -230,10 +291,28 @@ pub fn ask(dir: &Path, name: &str, request: &Request) -> Result<Reply, StatusErr
         source,
     })?;
     let refused = |message| StatusError::Refused { name: name.into(), message };
+    check_version(name, &text)?;
     match serde_json::from_str(&text) {
         Ok(Reply::Error(message)) => Err(refused(message)),
         Ok(reply) => Ok(reply),
-        Err(error) => Err(refused(format!("its answer cannot be read: {error}"))),
+        Err(source) => Err(StatusError::Read { name: name.into(), source }),
+    }
+}
+
+/// Refuses an answer that means something else to its writer than to us. An answer that has another
+/// form altogether is for the reader to refuse.
+fn check_version(name: &str, answer: &str) -> Result<(), StatusError> {
+    let name = || name.to_owned();
+    match serde_json::from_str(answer) {
+        Ok(ReplyVersion { status: Some(AnswerVersion { schema: None }) }) => {
+            Err(StatusError::NoSchema { name: name() })
+        }
+        Ok(ReplyVersion { status: Some(AnswerVersion { schema: Some(found) }) })
+            if found != SCHEMA =>
+        {
+            Err(StatusError::Schema { name: name(), found })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -245,54 +324,4 @@ fn exchange(path: &Path, request: &Request) -> io::Result<String> {
     let mut text = String::new();
     BufReader::new(stream.take(ANSWER_MAX)).read_line(&mut text)?;
     Ok(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Reply, Request, StatusError, ask, find, running, serve};
-
-    #[tokio::test]
-    async fn an_instance_is_listed_found_asked_and_gone() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (file, mut questions) = serve(dir.path(), "tap0@hosta").expect("it listens");
-        assert_eq!(running(dir.path()).expect("listed"), ["tap0@hosta"]);
-        assert_eq!(find(dir.path(), "tap0").expect("found"), "tap0@hosta");
-        let at = dir.path().to_owned();
-        let asked = tokio::task::spawn_blocking(move || ask(&at, "tap0@hosta", &Request::Failover));
-        let (request, reply) = questions.recv().await.expect("a question");
-        assert_eq!(request, Request::Failover);
-        reply.send(Reply::Done("on its own".into())).expect("it waits");
-        assert_eq!(
-            asked.await.expect("no panic").expect("answered"),
-            Reply::Done("on its own".into())
-        );
-        drop(file);
-        assert!(matches!(find(dir.path(), "tap0"), Err(StatusError::Unknown { .. })));
-    }
-
-    #[tokio::test]
-    async fn an_answer_with_many_frames_comes_whole() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (_file, mut questions) = serve(dir.path(), "tap0").expect("it listens");
-        let at = dir.path().to_owned();
-        let request = Request::Divergences { frames: true };
-        let asked = tokio::task::spawn_blocking({
-            let request = request.clone();
-            move || ask(&at, "tap0", &request)
-        });
-        let (got, reply) = questions.recv().await.expect("a question");
-        assert_eq!(got, request);
-        let answer = Reply::Divergences("0f".repeat(4 << 20).into());
-        reply.send(answer.clone()).expect("it waits");
-        assert_eq!(asked.await.expect("no panic").expect("answered"), answer);
-    }
-
-    #[tokio::test]
-    async fn a_name_that_means_two_instances_is_refused() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let _a = serve(dir.path(), "tap0").expect("it listens");
-        let _b = serve(dir.path(), "tap0@hostb").expect("it listens");
-        assert!(matches!(find(dir.path(), "tap0"), Err(StatusError::Ambiguous { .. })));
-        assert_eq!(find(dir.path(), "tap0@hostb").expect("one"), "tap0@hostb");
-    }
 }

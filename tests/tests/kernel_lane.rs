@@ -203,7 +203,7 @@ fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
         let pair = start(setup)?;
         let mut sink = Sink::open(&pair)?;
         frame.say(BEGAN)?;
-        let held = || pair.secondary.status()?.detail("/kernel/input_held");
+        let held = || pair.secondary.status()?.detail("/kernel/input_to_daemon");
         eventually("the guest is stopped", TIMEOUT, || {
             sink.send(1)?;
             Ok((held()? > 0).then_some(()))

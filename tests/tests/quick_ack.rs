@@ -48,7 +48,7 @@ fn daemons_routes() -> Result<String> {
 fn start(ack: &mut QuickAck) -> Result<Value> {
     ack.start(Some(PEER.into()));
     eventually("a route, or the reason why there is none", TIMEOUT, || {
-        let report = ack.report();
+        let report = serde_json::to_value(ack.report())?;
         Ok((report["state"] != "pending").then_some(report))
     })
 }

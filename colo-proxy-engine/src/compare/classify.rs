@@ -310,4 +310,17 @@ impl Uncompared {
             Self::Igmp => "igmp".to_owned(),
         }
     }
+
+    /// The kind with this name. All 802.3 lengths have one name.
+    pub(super) fn of_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "arp" => Self::EtherType(ethertype::ARP),
+            "lldp" => Self::EtherType(0x88cc),
+            "802.3" => Self::EtherType(0),
+            "ipv6-nd" => Self::NeighbourDiscovery,
+            "ipv6-mld" => Self::MulticastListener,
+            "igmp" => Self::Igmp,
+            other => Self::EtherType(u16::from_str_radix(other.strip_prefix("0x")?, 16).ok()?),
+        })
+    }
 }

@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use colo_proxy_common::record::FlowKey;
+use schemars::JsonSchema;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::Side;
+use super::hex;
 use super::reason::Reason;
 
 /// A difference between the guests, or output that one of them did not produce in time.
@@ -140,10 +142,10 @@ pub(super) struct Found {
 }
 
 /// What the secondary has not done yet, so that a primary frame is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WaitsFor {
-    /// Produce the same octets.
+    /// Produce the same bytes.
     Data,
     /// Send the same SYN, SYN/ACK, FIN or RST.
     Mark,
@@ -155,12 +157,16 @@ pub enum WaitsFor {
     Datagram,
 }
 
-/// A few octets around a difference.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+/// A few bytes around a difference.
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, JsonSchema,
+)]
 pub struct Context {
-    /// Octets of `bytes` before the differing one.
+    /// How many of `bytes` lie before the differing one.
     pub before: usize,
-    #[serde(serialize_with = "hex")]
+    /// The bytes, in hexadecimal where they are JSON.
+    #[serde(with = "hex")]
+    #[schemars(with = "String")]
     pub bytes: Vec<u8>,
 }
 
@@ -223,16 +229,6 @@ impl Ring {
     }
 }
 
-fn hex<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a String does not fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    serializer.serialize_str(&text)
-}
-
 fn flow<S: Serializer>(key: &FlowKey, serializer: S) -> Result<S::Ok, S::Error> {
     FlowName(key).serialize(serializer)
 }
@@ -262,7 +258,8 @@ impl FlowName<'_> {
         self.address(self.0.peer_addr, self.0.peer_port)
     }
 
-    fn protocol(self) -> String {
+    /// The protocol: a short name, or the number of one that has none here.
+    pub fn protocol(self) -> String {
         match self.0.protocol {
             1 => "icmp".to_owned(),
             6 => "tcp".to_owned(),

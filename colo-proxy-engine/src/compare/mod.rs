@@ -47,6 +47,7 @@ mod datagram;
 mod divergence;
 mod fragments;
 mod hashing;
+pub mod hex;
 mod index;
 mod ledger;
 mod limits;

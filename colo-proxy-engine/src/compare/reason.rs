@@ -1,14 +1,19 @@
 //! Why a checkpoint is asked for.
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// Why a checkpoint is asked for; the names are stable, scripts rely on them.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        /// Why a checkpoint is asked for. The names are stable: scripts rely on them.
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema,
+        )]
         #[repr(u8)]
         pub enum Reason {
-            $($(#[$doc])* $variant,)*
+            $($(#[$doc])* #[serde(rename = $name)] $variant,)*
         }
 
         impl Reason {
@@ -26,7 +31,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// An octet of a TCP stream differs.
+    /// A byte of a TCP stream differs.
     Payload = "payload",
     /// A primary frame was held for longer than the compare timeout.
     Timeout = "timeout",
@@ -54,7 +59,7 @@ reasons! {
     Limit = "limit",
     /// No flow could be forgotten for a new one.
     FlowTableFull = "flow-table-full",
-    /// The secondary is back, and knows nothing of what happened meanwhile.
+    /// The secondary is back, and knows nothing of the time in between.
     Resync = "resync",
     /// The secondary's table of translated connections is nearly full of ones in use; after a
     /// checkpoint most need no translation.
@@ -69,21 +74,18 @@ impl std::fmt::Display for Reason {
     }
 }
 
-impl Serialize for Reason {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
 /// A count for each reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(into = "BTreeMap<String, u64>", from = "BTreeMap<String, u64>")]
 pub struct ReasonCounts([u64; Reason::ALL.len()]);
 
 impl ReasonCounts {
+    /// The count of `reason`.
     pub fn get(&self, reason: Reason) -> u64 {
         self.0.get(reason as usize).copied().unwrap_or_default()
     }
 
+    /// The sum of all counts.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
@@ -109,13 +111,19 @@ impl ReasonCounts {
     }
 }
 
-impl Serialize for ReasonCounts {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(Reason::ALL.len()))?;
-        for (reason, count) in self.iter() {
-            map.serialize_entry(reason.name(), &count)?;
-        }
-        map.end()
+impl From<ReasonCounts> for BTreeMap<String, u64> {
+    fn from(counts: ReasonCounts) -> Self {
+        counts.iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect()
+    }
+}
+
+impl From<BTreeMap<String, u64>> for ReasonCounts {
+    /// Reasons that this version does not know are left out.
+    fn from(named: BTreeMap<String, u64>) -> Self {
+        Self(std::array::from_fn(|at| {
+            let reason = Reason::ALL.get(at).map_or("", |reason| reason.name());
+            named.get(reason).copied().unwrap_or_default()
+        }))
     }
 }
 

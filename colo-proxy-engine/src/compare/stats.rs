@@ -1,16 +1,20 @@
 //! What the engine counts.
 
+use std::collections::BTreeMap;
+
 use colo_proxy_common::decode::Malformed;
-use serde::Serialize;
-use serde::ser::{SerializeMap, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::classify::Uncompared;
 use super::reason::ReasonCounts;
 
-/// Frames and their octets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// Frames and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Traffic {
+    /// Frames.
     pub frames: u64,
+    /// Bytes of these frames.
     pub bytes: u64,
 }
 
@@ -29,15 +33,17 @@ impl Traffic {
 }
 
 /// Counters and gauges of one engine.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Stats {
-    /// Guest output that came in.
+    /// Output of the primary guest that came in.
     pub primary: Traffic,
+    /// Output of the secondary guest that came in.
     pub secondary: Traffic,
-    /// Primary frames that left because the secondary produced the same; their octets of payload
+    /// Primary frames that left because the secondary produced the same, with the bytes of payload
     /// that were compared.
     pub compared: Traffic,
-    /// Acknowledgments of what both guests had received, where the primary had received more.
+    /// Acknowledgments that colo-proxy made: of the bytes that both guests had received, if the primary
+    /// had received more.
     pub partial_acknowledgments: u64,
     /// Primary frames that left, and why.
     pub released: Released,
@@ -48,7 +54,9 @@ pub struct Stats {
     pub secondary_waiting: Traffic,
     /// Gauge: flows remembered.
     pub flows: u64,
+    /// Flows that were ever remembered.
     pub flows_opened: u64,
+    /// Flows that were forgotten for new ones.
     pub flows_evicted: Evicted,
     /// Connections that took over the tuple of an older one.
     pub tuples_reused: u64,
@@ -67,30 +75,36 @@ pub struct Stats {
     pub divergence_frames_dropped: u64,
     /// Requests raised, by the reason that came first.
     pub requests: ReasonCounts,
-    /// Everything that asked for a checkpoint, raised as a request of its own or collected.
+    /// All that asked for a checkpoint, whether it raised a request or joined one.
     pub reasons: ReasonCounts,
-    /// Checkpoints completed and failed.
+    /// Checkpoints completed.
     pub checkpoints: u64,
+    /// Checkpoints failed.
     pub checkpoints_failed: u64,
+    /// Secondary frames that were dropped without vouching for anything.
     pub secondary_dropped: SecondaryDropped,
+    /// Frames of both guests that are not the packets that they claim to be, by layer.
     pub malformed: MalformedCounts,
-    /// Malformed primary frames released or held because the policy says so.
+    /// Malformed primary frames that were released because the policy says so.
     pub malformed_released: u64,
+    /// Malformed primary frames that were held because the policy says so.
     pub malformed_held: u64,
+    /// Packets in fragments, of both guests.
     pub fragments: Fragments,
     /// Primary frames that the rule leaves out, released at once, by kind.
     pub uncompared: Kinds,
-    /// Likewise, held because the policy says so.
+    /// Primary frames that the rule leaves out, held because the policy says so.
     pub uncompared_held: Kinds,
 }
 
 /// Packets in fragments, of both guests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Fragments {
     /// Packets put together for comparison.
     pub reassembled: u64,
-    /// Gauge: packets of which fragments are missing, and what they take.
+    /// Gauge: packets of which fragments are missing.
     pub incomplete_packets: u64,
+    /// Gauge: memory of these fragments, in bytes.
     pub incomplete_bytes: u64,
     /// Fragments that came again.
     pub repeated: u64,
@@ -105,21 +119,24 @@ pub struct Fragments {
 /// Header fields that need not be alike. Whenever a primary segment leaves because the secondary
 /// produced the same, the last segments of its connection that either guest sent (SYN and RST aside)
 /// are compared, and each field that differs counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Differences {
+    /// Window.
     pub window: u64,
     /// The largest window in percent of the other guest's, where that was not closed.
     pub window_percent_max: u64,
+    /// Time to live, or hop limit.
     pub ttl: u64,
     /// Type of service, or traffic class.
     pub tos: u64,
     /// TCP timestamps, by value.
     pub timestamps: u64,
+    /// IPv4 identification.
     pub ip_id: u64,
 }
 
 /// Why primary frames left.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Released {
     /// The secondary produced the same.
     pub compared: Traffic,
@@ -132,12 +149,15 @@ pub struct Released {
 }
 
 /// Flows forgotten for new ones.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Evicted {
+    /// Connections that were closed.
     pub closed: u64,
+    /// Flows of datagrams.
     pub datagram: u64,
+    /// Connections of which no more than the beginning was seen.
     pub half_open: u64,
-    /// Established, and silent for [`super::Limits::flow_idle`].
+    /// Established, and silent for `flow_idle_ms`.
     pub idle: u64,
     /// Established, and silent since the last checkpoint, which was asked for because the table was
     /// full, or came by itself.
@@ -145,15 +165,16 @@ pub struct Evicted {
 }
 
 impl Evicted {
+    /// The sum of all counts.
     pub fn total(&self) -> u64 {
         self.closed + self.datagram + self.half_open + self.idle + self.covered
     }
 }
 
 /// Why secondary frames were dropped without vouching for anything.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecondaryDropped {
-    /// Output of before a checkpoint: pieces that waited, and frames of an older epoch.
+    /// Output from before a checkpoint: pieces that waited, and frames of an older epoch.
     pub stale: u64,
     /// Output of a connection whose tuple is in use again.
     pub old_connection: u64,
@@ -173,12 +194,16 @@ pub struct SecondaryDropped {
     pub uncompared: Kinds,
 }
 
-/// Frames that are not the packets they say they are; they are compared octet by octet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// Frames that are not the packets that they claim to be. They are compared byte by byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MalformedCounts {
+    /// By their Ethernet header.
     pub ethernet: u64,
+    /// By their IP header.
     pub ip: u64,
+    /// By an IPv6 extension header.
     pub extension: u64,
+    /// By their transport header.
     pub transport: u64,
 }
 
@@ -197,7 +222,8 @@ impl MalformedCounts {
 const KINDS_MAX: usize = 64;
 
 /// Frames by kind of traffic that is not compared.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(into = "BTreeMap<String, u64>", from = "BTreeMap<String, u64>")]
 pub struct Kinds {
     seen: Vec<(Uncompared, u64)>,
     other: u64,
@@ -214,6 +240,7 @@ impl Kinds {
         }
     }
 
+    /// The sum of all counts.
     pub fn total(&self) -> u64 {
         self.seen.iter().map(|(_, count)| count).sum::<u64>() + self.other
     }
@@ -224,19 +251,29 @@ impl Kinds {
     }
 }
 
-impl Serialize for Kinds {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut totals = std::collections::BTreeMap::<String, u64>::new();
-        for (kind, count) in &self.seen {
+impl From<Kinds> for BTreeMap<String, u64> {
+    fn from(kinds: Kinds) -> Self {
+        let mut totals = Self::new();
+        for (kind, count) in &kinds.seen {
             *totals.entry(kind.name()).or_default() += count;
         }
-        if self.other > 0 {
-            totals.insert("other".to_owned(), self.other);
+        if kinds.other > 0 {
+            totals.insert("other".to_owned(), kinds.other);
         }
-        let mut map = serializer.serialize_map(Some(totals.len()))?;
+        totals
+    }
+}
+
+impl From<BTreeMap<String, u64>> for Kinds {
+    /// A kind that this version does not know counts as another one.
+    fn from(totals: BTreeMap<String, u64>) -> Self {
+        let mut kinds = Self::default();
         for (name, count) in totals {
-            map.serialize_entry(&name, &count)?;
+            match Uncompared::of_name(&name) {
+                Some(kind) => kinds.seen.push((kind, count)),
+                None => kinds.other += count,
+            }
         }
-        map.end()
+        kinds
     }
 }

@@ -13,6 +13,7 @@ use colo_proxy_common::seq::Seq;
 
 use super::key::Key;
 use super::produced::{Missing, Produced};
+use super::report::ExpanderReport;
 use super::wire::{Digested, Returned};
 use crate::compare::{bare_acknowledgment, segment};
 use crate::digest::DigestLimits;
@@ -199,19 +200,19 @@ impl Expander {
     }
 
     /// For `status`; `None` where no digests come.
-    pub fn report(&self) -> Option<serde_json::Value> {
+    pub fn report(&self) -> Option<ExpanderReport> {
         let stats = &self.stats;
         self.key.as_ref()?;
-        Some(serde_json::json!({
-            "digests": stats.digests,
-            "expanded_frames": stats.expanded,
-            "different": stats.different,
-            "asked_frames": stats.asked,
-            "gone_frames": stats.gone,
-            "malformed": stats.malformed,
-            "waiting_frames": stats.waiting,
-            "kept_bytes": self.produced.bytes(),
-        }))
+        Some(ExpanderReport {
+            digests: stats.digests,
+            expanded_frames: stats.expanded,
+            different: stats.different,
+            asked_frames: stats.asked,
+            gone_frames: stats.gone,
+            malformed: stats.malformed,
+            waiting_frames: stats.waiting,
+            kept_bytes: self.produced.bytes() as u64,
+        })
     }
 
     /// The primary's guest has put out `frame`; see [`Expander::settle`].

@@ -25,10 +25,12 @@ mod expander;
 mod heads;
 mod key;
 mod produced;
+mod report;
 mod sender;
 mod wire;
 
 pub use self::expander::Expander;
+pub use self::report::{DigesterReport, ExpanderReport};
 pub use self::sender::{Digester, DigesterStats};
 pub use self::wire::{Returned, ReturnedFrames};
 

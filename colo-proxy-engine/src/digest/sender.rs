@@ -10,6 +10,7 @@ use colo_proxy_common::decode::flag;
 use super::PAYLOAD_MIN;
 use super::heads::{HEAD_MAX, Heads};
 use super::key::{KEY_LEN, Key};
+use super::report::DigesterReport;
 use super::wire::{Digested, put_answer, put_digest};
 use crate::compare::segment;
 use crate::frame::Frame;
@@ -30,14 +31,15 @@ pub struct DigesterStats {
 }
 
 impl DigesterStats {
-    pub fn report(&self) -> serde_json::Value {
-        serde_json::json!({
-            "digests": self.digests.load(Relaxed),
-            "saved_bytes": self.saved_bytes.load(Relaxed),
-            "answered_frames": self.answered.load(Relaxed),
-            "gone_frames": self.gone.load(Relaxed),
-            "kept_bytes": self.kept_bytes.load(Relaxed),
-        })
+    /// What `status` shows.
+    pub fn report(&self) -> DigesterReport {
+        DigesterReport {
+            digests: self.digests.load(Relaxed),
+            saved_bytes: self.saved_bytes.load(Relaxed),
+            answered_frames: self.answered.load(Relaxed),
+            gone_frames: self.gone.load(Relaxed),
+            kept_bytes: self.kept_bytes.load(Relaxed),
+        }
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which half of the pair a host is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Its guest answers the network.
@@ -69,10 +70,10 @@ pub enum OnSecondaryLost {
 }
 
 /// How a guest stands, in the words of `status`. A later version adds reasons, not words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// Secondary: it waits for a primary, and has not been told yet that its guest could take over.
+    /// Secondary: it waits for a primary that it has never met.
     Standby,
     /// The two guests are about to become equal; output of the primary is held for a checkpoint.
     Joining,
@@ -80,7 +81,7 @@ pub enum Mode {
     Protected,
     /// The secondary's guest can take over, but does not follow the primary's at the moment.
     CoveredNotEqual,
-    /// The other host is not heard; output is held, and the secondary's guest can take over.
+    /// The other host is silent; output is held, and the secondary's guest can take over.
     PeerLost,
     /// No secondary can take over. The primary's guest goes on alone.
     Unprotected,

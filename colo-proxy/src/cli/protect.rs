@@ -5,8 +5,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use colo_proxy::status::{self, RUNTIME_DIR, Reply, Request};
-use serde_json::Value;
+use colo_proxy::status::{
+    self, ColoFrameReport, PrimaryLanes, RUNTIME_DIR, Reply, Request, Status,
+};
+use colo_proxy_engine::pair::Mode;
 
 use super::output;
 
@@ -26,20 +28,28 @@ pub(super) fn protect(
     }
     let deadline = Instant::now() + Duration::from_secs(timeout_s.into());
     loop {
-        let Reply::Status(status) = status::ask(dir, &name, &Request::Status)? else {
-            bail!("instance {name} does not tell its status");
+        let primary = match status::ask(dir, &name, &Request::Status)? {
+            Reply::Status(status) => match *status {
+                Status::Primary(primary) => primary,
+                _ => bail!("instance {name} is not a primary"),
+            },
+            other => bail!("instance {name} answered {other:?}"),
         };
-        if status["mode"] == "protected" {
+        if primary.guest.mode == Mode::Protected {
             return Ok(output::print(&format!("{name}: protected\n"))?);
         }
-        let frame = &status["detail"]["colo_frame"];
-        if let Some(trouble) = frame["trouble"].as_str() {
+        let qemu = match &primary.detail.colo_frame {
+            ColoFrameReport::Qmp(qmp) => Some(&qmp.machine),
+            _ => None,
+        };
+        if let Some(trouble) = qemu.and_then(|qemu| qemu.trouble.as_ref()) {
             bail!("{name} is not protected: {trouble}");
         }
         if Instant::now() > deadline {
+            let state = qemu.map_or("unknown", |qemu| qemu.state.name());
             bail!(
                 "{name} is not protected after {timeout_s} s: {}",
-                waits_for(&status, frame["state"].as_str().unwrap_or("unknown"))
+                waits_for(primary.guest.mode, &primary.detail.lanes, state)
             );
         }
         sleep(LOOK);
@@ -47,19 +57,18 @@ pub(super) fn protect(
 }
 
 /// What is missing, in words.
-fn waits_for(status: &Value, qemu: &str) -> String {
-    let lanes = &status["detail"]["lanes"];
+fn waits_for(mode: Mode, lanes: &PrimaryLanes, qemu: &str) -> String {
     let down: Vec<&str> = [
-        ("mirror", &lanes["mirror"]["connected"]),
-        ("secondary_in", &lanes["secondary_in"]["connected"]),
-        ("control", &lanes["control_up"]),
+        ("mirror", lanes.mirror.connected),
+        ("secondary_in", lanes.secondary_in.connected),
+        ("control", lanes.control_up),
     ]
     .into_iter()
-    .filter(|(_, up)| **up == Value::Bool(false))
+    .filter(|(_, up)| !up)
     .map(|(name, _)| name)
     .collect();
     if down.is_empty() {
-        format!("QEMU is {qemu}, the proxy {}", status["mode"])
+        format!("QEMU is {qemu}, the guest is {mode}")
     } else {
         format!(
             "the secondary's daemon is not connected ({} down); QEMU is {qemu}",

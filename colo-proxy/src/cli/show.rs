@@ -2,80 +2,130 @@
 
 use std::path::Path;
 
-use anyhow::anyhow;
-use colo_proxy::status::{self, RUNTIME_DIR, Reply, Request};
-use serde_json::{Value, json};
+use colo_proxy::status::{
+    GuestStatus, InstanceRole, RUNTIME_DIR, Reply, Request, Status, StatusList,
+};
 
-use super::output::{self, counts};
+use super::output::{self, Answers};
 use super::show_filter;
 
 pub(super) fn status(instance: Option<&str>, as_json: bool) -> anyhow::Result<()> {
     let dir = Path::new(RUNTIME_DIR);
-    let names = match instance {
-        Some(instance) => vec![status::find(dir, instance)?],
-        None => status::running(dir)?,
-    };
-    let mut found = Vec::new();
-    let mut silent = Vec::new();
-    for name in &names {
-        match status::ask(dir, name, &Request::Status) {
-            Ok(Reply::Status(status)) => found.push(status),
-            Ok(other) => silent.push(anyhow!("instance {name} answered {other:?}")),
-            Err(error) => silent.push(error.into()),
-        }
-    }
+    let names = output::names(dir, instance)?;
+    let Answers { found, silent } = output::ask_all(dir, &names, &Request::Status, |reply| {
+        if let Reply::Status(status) = reply { Ok(*status) } else { Err(reply) }
+    });
     let text = if as_json {
-        format!("{:#}\n", json!({ "instances": found }))
+        output::json(&StatusList { instances: found })?
     } else if names.is_empty() {
-        "no instance is running\n".into()
+        output::NONE.into()
     } else {
-        found
-            .iter()
-            .map(
-                |status| if is_filter(status) { show_filter::shown(status) } else { shown(status) },
-            )
-            .collect()
+        found.iter().map(shown).collect()
     };
     output::print(&text)?;
     output::fail_with(silent)
 }
 
-/// A filter's status has a queue, and no other status does.
-fn is_filter(status: &Value) -> bool {
-    !status["queue"].is_null()
+fn shown(status: &Status) -> String {
+    match status {
+        Status::Primary(primary) => shown_guest(&primary.guest, InstanceRole::Primary),
+        Status::Secondary(secondary) => shown_guest(&secondary.guest, InstanceRole::Secondary),
+        Status::FilterMirror(filter) => {
+            show_filter::shown_stream(filter, InstanceRole::FilterMirror)
+        }
+        Status::FilterRedirector(filter) => {
+            show_filter::shown_stream(filter, InstanceRole::FilterRedirector)
+        }
+        Status::FilterRewriter(rewriter) => show_filter::shown_rewriter(rewriter),
+    }
 }
 
 /// One instance, with a line for each group. The most important lines come first.
-fn shown(status: &Value) -> String {
-    let text = |key: &str| match &status[key] {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
+fn shown_guest(guest: &GuestStatus, role: InstanceRole) -> String {
+    let GuestStatus { epoch, flows, divergences, .. } = guest;
+    let GuestStatus { compared_frames, compared_bytes, .. } = guest;
+    let GuestStatus { released_frames, released_bytes, held_frames, held_bytes, .. } = guest;
     let groups = [
+        output::head(&guest.head, role, guest.mode),
+        format!("  epoch {epoch}, {flows} flows"),
         format!(
-            "{} ({} of {}, pid {}): {}",
-            text("instance"),
-            text("role"),
-            text("netdev"),
-            text("pid"),
-            text("mode")
-        ),
-        format!("  epoch {}, {} flows", text("epoch"), text("flows")),
-        format!(
-            "  compared {} frames ({} bytes), released {} ({}), held {} ({})",
-            text("compared_frames"),
-            text("compared_bytes"),
-            text("released_frames"),
-            text("released_bytes"),
-            text("held_frames"),
-            text("held_bytes")
+            "  compared {compared_frames} frames ({compared_bytes} bytes), \
+             released {released_frames} ({released_bytes}), held {held_frames} ({held_bytes})"
         ),
         format!(
-            "  divergences: {}; checkpoints: {}",
-            text("divergences"),
-            counts(&status["checkpoints"])
+            "  divergences: {divergences}; checkpoints: {}",
+            output::counts(&guest.checkpoints)
         ),
-        format!("  drops: {}", counts(&status["drops"])),
+        format!("  drops: {}", output::counts(&guest.drops)),
     ];
     groups.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use colo_proxy::status::{InstanceHead, InstanceRole, SCHEMA};
+    use colo_proxy_engine::pair::Mode;
+
+    use super::*;
+
+    fn guest(mode: Mode) -> GuestStatus {
+        GuestStatus {
+            head: InstanceHead {
+                schema: SCHEMA,
+                instance: "web".into(),
+                netdev: "tap0".into(),
+                netdev_present: true,
+                pid: 7,
+            },
+            mode,
+            epoch: 2,
+            flows: 3,
+            held_frames: 1,
+            held_bytes: 60,
+            compared_frames: 9,
+            compared_bytes: 900,
+            released_frames: 12,
+            released_bytes: 1200,
+            divergences: 1,
+            checkpoints: [("payload".to_owned(), 1), ("timeout".to_owned(), 2)].into(),
+            drops: [].into(),
+        }
+    }
+
+    #[test]
+    fn a_guest_is_a_few_lines() {
+        let wanted = "web (primary of tap0, pid 7): protected\n  epoch 2, 3 flows\n  compared 9 \
+                      frames (900 bytes), released 12 (1200), held 1 (60)\n  divergences: 1; \
+                      checkpoints: payload 1, timeout 2\n  drops: none\n";
+        assert_eq!(shown_guest(&guest(Mode::Protected), InstanceRole::Primary), wanted);
+    }
+
+    #[test]
+    fn every_mode_has_its_word_in_the_first_line() {
+        for (mode, word) in [
+            (Mode::Standby, "standby"),
+            (Mode::Joining, "joining"),
+            (Mode::Protected, "protected"),
+            (Mode::CoveredNotEqual, "covered-not-equal"),
+            (Mode::PeerLost, "peer-lost"),
+            (Mode::Unprotected, "unprotected"),
+            (Mode::Unguarded, "unguarded"),
+            (Mode::Held, "held"),
+            (Mode::TakenOver, "taken-over"),
+            (Mode::Serving, "serving"),
+            (Mode::Failed, "failed"),
+        ] {
+            let text = shown_guest(&guest(mode), InstanceRole::Secondary);
+            let first = format!("web (secondary of tap0, pid 7): {word}");
+            assert_eq!(text.lines().next(), Some(first.as_str()));
+        }
+    }
+
+    #[test]
+    fn a_tap_that_is_gone_is_named() {
+        let mut gone = guest(Mode::Held);
+        gone.head.netdev_present = false;
+        let text = shown_guest(&gone, InstanceRole::Primary);
+        assert!(text.starts_with("web (primary of tap0, which is gone, pid 7): held\n"), "{text}");
+    }
 }

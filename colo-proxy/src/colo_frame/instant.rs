@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::task::Poll;
 
 use super::{ColoFrame, ColoFrameCommand, ColoFrameEvent, NextEvent};
+use crate::status::ColoFrameReport;
 
 #[derive(Debug, Default)]
 pub(super) struct Instant {
@@ -28,7 +29,7 @@ impl ColoFrame for Instant {
         }))
     }
 
-    fn report(&self) -> serde_json::Value {
-        serde_json::json!({"driver": "instant"})
+    fn report(&self) -> ColoFrameReport {
+        ColoFrameReport::Instant
     }
 }

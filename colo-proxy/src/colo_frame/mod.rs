@@ -17,10 +17,10 @@ use std::future::Future;
 use std::pin::Pin;
 
 pub use colo_proxy_engine::pair::event::{ColoFrameCommand, ColoFrameEvent};
-use serde_json::Value;
 
 use crate::config::{Checkpoints, ColoFrameKind, Guest, Role};
 use crate::endpoint::{EndpointError, Port};
+use crate::status::ColoFrameReport;
 
 /// What a driver could not do.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,7 @@ pub trait ColoFrame: Send {
         Err("this COLO-frame driver makes no pairs; qmp: does".into())
     }
     /// What `status` shows.
-    fn report(&self) -> Value;
+    fn report(&self) -> ColoFrameReport;
     /// What the last line of a `colo-compare` counts.
     fn counts(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
@@ -138,7 +138,7 @@ impl ColoFrame for Absent {
         Box::pin(std::future::pending())
     }
 
-    fn report(&self) -> Value {
-        serde_json::json!({"driver": null})
+    fn report(&self) -> ColoFrameReport {
+        ColoFrameReport::None
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{ColoFrame, ColoFrameCommand, ColoFrameError, ColoFrameEvent, NextEvent};
+use crate::status::ColoFrameReport;
 
 /// The longest line a script may write; a longer one ends the conversation.
 const LINE_MAX: usize = 4096;
@@ -60,8 +61,8 @@ impl ColoFrame for Script {
         })
     }
 
-    fn report(&self) -> serde_json::Value {
-        serde_json::json!({"driver": "script"})
+    fn report(&self) -> ColoFrameReport {
+        ColoFrameReport::Script
     }
 }
 

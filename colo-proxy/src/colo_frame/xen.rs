@@ -19,6 +19,7 @@ use super::{ColoFrame, ColoFrameCommand, ColoFrameEvent, NextEvent};
 use crate::dialler::{Connection, Dialler};
 use crate::endpoint::{Port, Stream};
 use crate::error_chain::chain;
+use crate::status::{ColoFrameReport, XenReport};
 use colo_proxy_engine::log_limit::LogLimit;
 use colo_proxy_engine::record::{BadRecords, RecordReader};
 
@@ -105,12 +106,11 @@ impl ColoFrame for Xen {
         })
     }
 
-    fn report(&self) -> serde_json::Value {
-        serde_json::json!({
-            "driver": "xen",
-            "endpoint": self.notify.endpoint,
-            "connected": self.notify.connection.is_some(),
-            "outstanding": self.is_request_outstanding,
+    fn report(&self) -> ColoFrameReport {
+        ColoFrameReport::Xen(XenReport {
+            endpoint: self.notify.endpoint.clone(),
+            connected: self.notify.connection.is_some(),
+            outstanding: self.is_request_outstanding,
         })
     }
 

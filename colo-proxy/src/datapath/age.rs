@@ -68,12 +68,27 @@ pub(super) enum FlowClass {
 }
 
 /// Connections of each class.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 pub struct FlowsByClass {
+    /// Both guests closed them.
     pub closed: u64,
+    /// They need no translation.
     pub identity: u64,
+    /// Reset in the name of the peer, which may be forged.
     pub reset: u64,
+    /// Silent for long.
     pub idle: u64,
+    /// In use.
     pub established: u64,
 }
 

@@ -13,6 +13,7 @@ use std::{
     sync::Arc,
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use choose::choose;
@@ -36,12 +37,11 @@ pub enum CaptureKind {
 }
 
 /// Totals of a backend: the frames that it has read, and those that the kernel dropped before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CaptureStats {
     /// Frames read, by sockets and gate.
     pub frames: u64,
     /// Bytes of these frames, without virtio-net headers.
-    #[serde(rename = "octets")]
     pub bytes: u64,
     /// The part of `frames` that came by the gate.
     pub gate_frames: u64,

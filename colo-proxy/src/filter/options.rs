@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use colo_proxy_common::filter::{kind, queue};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{ColoFrameKind, PeerLimits, valid_name, valid_netdev};
 use crate::endpoint::Endpoint;
@@ -30,7 +31,7 @@ pub enum OptionsError {
 }
 
 /// Which of the guest's frames a filter sees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Queue {
     /// Towards the guest.

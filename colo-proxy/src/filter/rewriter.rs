@@ -264,8 +264,7 @@ impl Rewriter {
             Request::Status => self.report(&inputs.link).await,
             Request::Protect { .. } => Reply::Error(super::protects_nobody("filter-rewriter")),
             Request::Divergences { .. } => {
-                let command = self.options.kind.command();
-                Reply::no_divergences(&id, command, &self.options.netdev)
+                Reply::no_divergences(&id, &self.options.kind, &self.options.netdev)
             }
             Request::Failover => match self.fail_over() {
                 Ok(()) => {

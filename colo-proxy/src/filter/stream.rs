@@ -214,7 +214,7 @@ impl Filter {
         match request {
             Request::Status => self.report(link).await,
             Request::Divergences { .. } => {
-                Reply::no_divergences(&self.claim.name, command, &self.options.netdev)
+                Reply::no_divergences(&self.claim.name, &self.options.kind, &self.options.netdev)
             }
             Request::Failover => Reply::Error(format!(
                 "a {command} does not fail over; end it, and frames pass as without it"

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::status::BusyPollReport;
 
 /// Tells the task of frames, and `status` of the task. Everything is on one thread; it is shared with
 /// tasks that could move.
@@ -64,8 +65,11 @@ impl BusyPoll {
     }
 
     /// What `status` shows.
-    pub(crate) fn report(&self) -> Value {
-        json!({ "windows": self.shared.windows.load(Relaxed), "hits": self.shared.hits.load(Relaxed) })
+    pub(crate) fn report(&self) -> BusyPollReport {
+        BusyPollReport {
+            windows: self.shared.windows.load(Relaxed),
+            hits: self.shared.hits.load(Relaxed),
+        }
     }
 }
 

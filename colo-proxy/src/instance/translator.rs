@@ -11,6 +11,7 @@ use crate::datapath::{Datapath, FlowsByClass};
 use crate::error_chain::chain;
 use crate::gate::batch::drain_gate;
 use crate::gate::{Gate, Written};
+use crate::status::FlowTableReport;
 use colo_proxy_engine::frame::Frame;
 use colo_proxy_engine::pair::InputPath;
 use colo_proxy_engine::pair::ProgramMode;
@@ -50,6 +51,16 @@ impl Translator {
             expired: FlowsByClass::default(),
             evicted: FlowsByClass::default(),
             checkpoints_wanted: 0,
+        }
+    }
+
+    /// The table of connections, for `status`.
+    pub(crate) fn report(&self) -> FlowTableReport {
+        FlowTableReport {
+            max: self.datapath.flows_max().into(),
+            expired: self.expired,
+            evicted: self.evicted,
+            checkpoints_wanted: self.checkpoints_wanted,
         }
     }
 

@@ -13,8 +13,6 @@ mod slots;
 use std::io;
 use std::sync::Arc;
 
-use colo_proxy_common::lane::{LaneCounters, SLOTS};
-use serde_json::{Value, json};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use colo_proxy_engine::frame::Frame;
@@ -34,6 +32,7 @@ use crate::gate::readable::Readable;
 use crate::gate::{Gate, GateError, GateOptions};
 use crate::lane::control::PeerEvent;
 use crate::random::random_u64;
+use crate::status::{KernelLaneReport, TunnelReport};
 use crate::tunnel::{self, Asker, Seen, Tunnel, TunnelError, Underlay};
 
 /// Why a kernel lane cannot be opened.
@@ -533,33 +532,30 @@ impl KernelLane {
     }
 
     /// What `status` shows.
-    pub(crate) fn report(&self, datapath: &Datapath) -> Value {
-        let Some(open) = &self.open else {
-            let why = if self.offer.is_some() { &self.why } else { "not asked for" };
-            return json!({
-                "open": false,
-                "used": false,
-                "why": why,
-                "lost_frames": self.lost(),
-                "dropped_frames": self.dropped(),
-            });
+    pub(crate) fn report(&self, datapath: &Datapath) -> KernelLaneReport {
+        let why = match (&self.open, &self.offer) {
+            (Some(_), _) => None,
+            (None, Some(_)) => Some(self.why.clone()),
+            (None, None) => Some("not asked for".to_owned()),
         };
         let counters = datapath.lane_counters().unwrap_or_default();
-        let total = |of: fn(&LaneCounters) -> [u64; SLOTS]| of(&counters).iter().sum::<u64>();
-        json!({
-            "open": true,
-            "used": is_used(datapath),
-            "tunnel": open.tunnel.name(),
-            "local": open.underlay.local,
-            "remote": open.underlay.remote,
-            "mtu": open.underlay.mtu,
-            "vni": open.channel.vni,
-            "port": open.channel.port,
-            "sent_frames": total(|counters| counters.sent),
-            "received_frames": total(|counters| counters.received),
-            "lost_frames": self.lost(),
-            "dropped_frames": self.dropped(),
-        })
+        KernelLaneReport {
+            open: self.open.is_some(),
+            used: self.open.is_some() && is_used(datapath),
+            why,
+            tunnel: self.open.as_ref().map(|open| TunnelReport {
+                tunnel: open.tunnel.name().to_owned(),
+                local: open.underlay.local,
+                remote: open.underlay.remote,
+                mtu: open.underlay.mtu,
+                vni: open.channel.vni,
+                port: open.channel.port,
+                sent_frames: counters.sent.iter().sum(),
+                received_frames: counters.received.iter().sum(),
+            }),
+            lost_frames: self.lost(),
+            dropped_frames: self.dropped(),
+        }
     }
 
     /// Frames of the peer that were lost in the tunnel.

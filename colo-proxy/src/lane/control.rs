@@ -37,11 +37,23 @@ impl Traffic {
     }
 }
 
-/// What the peer has told of its lanes, as `status` shows it.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
-pub(crate) struct PeerCounters {
-    sent: u64,
-    received: u64,
+/// The peer's counts of its lanes, as `status` shows them.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+pub struct PeerCounters {
+    /// Frames that the other end has put into its lanes.
+    pub sent: u64,
+    /// Frames that the other end has taken from its lanes.
+    pub received: u64,
 }
 
 impl PeerCounters {

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use colo_proxy_engine::record::BadRecords;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::datapath::capture::CaptureStats;
 
@@ -33,19 +35,30 @@ pub(crate) struct LaneStats {
     pub(super) capture: Mutex<CaptureStats>,
 }
 
-/// [`LaneStats`] at one moment.
-#[derive(Clone, Debug, serde::Serialize)]
+/// A lane at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LaneStatus {
+    /// The address.
     pub endpoint: String,
+    /// A peer is there.
     pub connected: bool,
+    /// How often a peer came.
     pub connections: u64,
+    /// Frames that the lane has carried.
     pub frames: u64,
+    /// Bytes of these frames.
     pub bytes: u64,
+    /// Gauge: bytes that wait for the peer.
     pub queued_bytes: u64,
+    /// Frames that found no peer.
     pub dropped_no_peer: u64,
+    /// Bytes that a connection took with it.
     pub lost_bytes: u64,
+    /// Connections that were closed because the peer did not read.
     pub stalls: u64,
+    /// Records that were read and carry no frame.
     pub bad_records: BadRecords,
+    /// The source of an outgoing lane. Of an incoming lane all are 0.
     pub capture: CaptureStats,
 }
 

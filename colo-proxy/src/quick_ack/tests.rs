@@ -52,10 +52,10 @@ fn a_route_ends_with_the_last_of_its_users() {
 fn one_that_is_not_wanted_does_nothing() {
     let mut off = QuickAck::new(false);
     off.start(Some("10.78.0.2".into()));
-    assert_eq!(off.report()["state"], "off");
+    assert_eq!(off.report(), QuickAckReport::Off);
     let mut unix = QuickAck::new(true);
     unix.start(None);
-    assert_eq!(unix.report()["why"], "the migration uses no TCP");
+    assert_eq!(unix.report(), QuickAckReport::Idle { why: "the migration uses no TCP".into() });
 }
 
 #[test]
@@ -68,6 +68,7 @@ fn one_that_is_being_made_or_is_there_is_not_made_again() {
         ack.start(Some("other".into()));
         assert_eq!((ack.now(), ack.making.is_none()), (state, true));
     }
-    assert_eq!(ack.report(), json!({"state": "on", "route": "10.78.0.2", "table": 100}));
+    let on = QuickAckReport::On { route: address(), table: Some(100) };
+    assert_eq!(ack.report(), on);
     ack.set(State::Off);
 }

@@ -24,7 +24,10 @@ fn without_a_fence_the_operator_decides() -> Result<()> {
     pair.kill(Side::Primary)?;
     let daemon = &pair.half(Side::Secondary)?.daemon;
     daemon.process.wait_for(phrases::takeover::NO_FENCE_AND_NO_QUORUM, TIMEOUT)?;
-    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::UNPROTECTED, "it took over all the same");
+    ensure!(
+        mode(&pair, Side::Secondary)? == phrases::mode::UNPROTECTED,
+        "it took over all the same"
+    );
     daemon.failover()?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     end(keepers, &pair)
@@ -39,7 +42,10 @@ fn a_fence_that_fails_keeps_the_guest_off_the_network_until_it_succeeds() -> Res
     pair.kill(Side::Primary)?;
     let daemon = &pair.half(Side::Secondary)?.daemon;
     daemon.process.wait_for(phrases::takeover::REFUSED, TIMEOUT)?;
-    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::UNPROTECTED, "it took over all the same");
+    ensure!(
+        mode(&pair, Side::Secondary)? == phrases::mode::UNPROTECTED,
+        "it took over all the same"
+    );
     pair.write_fence(Side::Secondary, "")?;
     pair.wait_failed_over(Side::Secondary, TIMEOUT).with_context(|| pair.logs())?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
@@ -82,7 +88,10 @@ fn a_guest_that_dies_under_its_daemon_is_taken_over_from() -> Result<()> {
     pair.half_mut(Side::Primary)?.guest.kill()?;
     pair.wait_failed_over(Side::Secondary, TIMEOUT).with_context(|| pair.logs())?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
-    ensure!(mode(&pair, Side::Primary)? == phrases::mode::TAKEN_OVER, "the primary lets something out");
+    ensure!(
+        mode(&pair, Side::Primary)? == phrases::mode::TAKEN_OVER,
+        "the primary lets something out"
+    );
     end(keepers, &pair)
 }
 

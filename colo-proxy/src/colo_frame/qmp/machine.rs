@@ -35,6 +35,7 @@ use super::support;
 use crate::colo_frame::ColoFrameEvent;
 use crate::config::{Checkpoints, Role};
 use crate::qmp::{Refusal, Version};
+use crate::status::{QemuCheckpoints, QemuReport, QemuState};
 
 /// A checkpoint that was asked for has begun after this long, or QEMU has lost its other half: a
 /// primary that has noticed so takes the request, and does nothing.
@@ -93,16 +94,17 @@ enum Phase {
 }
 
 impl Phase {
-    fn name(self) -> &'static str {
+    /// The state that `status` and the log show.
+    fn state(self) -> QemuState {
         match self {
-            Self::Absent => "absent",
-            Self::Probing => "probing",
-            Self::Alone => "alone",
-            Self::Standby => "standby",
-            Self::Entering { .. } => "entering",
-            Self::Colo => "colo",
-            Self::Broken => "broken",
-            Self::Ending => "ending",
+            Self::Absent => QemuState::Absent,
+            Self::Probing => QemuState::Probing,
+            Self::Alone => QemuState::Alone,
+            Self::Standby => QemuState::Standby,
+            Self::Entering { .. } => QemuState::Entering,
+            Self::Colo => QemuState::Colo,
+            Self::Broken => QemuState::Broken,
+            Self::Ending => QemuState::Ending,
         }
     }
 }
@@ -464,7 +466,7 @@ impl Machine {
                     self.due = Some(self.pace.on_request(now));
                 }
             }
-            _ => self.fail(now, format!("QEMU is not in COLO ({})", self.phase.name())),
+            _ => self.fail(now, format!("QEMU is not in COLO ({})", self.phase.state())),
         }
     }
 
@@ -537,21 +539,20 @@ impl Machine {
 
     // What `status` shows.
 
-    pub(super) fn report(&self) -> Value {
-        json!({
-            "driver": "qmp",
-            "qemu": self.version.map(|version| version.to_string()),
-            "state": self.phase.name(),
-            "trouble": self.trouble,
-            "checkpoints": {
-                "requested": self.requested,
-                "done": self.pauses.count(),
-                "failed": self.failed,
-                "uncovered": self.uncovered,
+    pub(super) fn report(&self) -> QemuReport {
+        QemuReport {
+            qemu: self.version.map(|version| version.to_string()),
+            state: self.phase.state(),
+            trouble: self.trouble.clone(),
+            checkpoints: QemuCheckpoints {
+                requested: self.requested,
+                done: self.pauses.count(),
+                failed: self.failed,
+                uncovered: self.uncovered,
             },
-            "pause_us": self.pauses.report(),
-            "spacing_ms": self.pace.spacing().as_millis() as u64,
-        })
+            pause_us: self.pauses.report(),
+            spacing_ms: self.pace.spacing().as_millis() as u64,
+        }
     }
 }
 

@@ -10,13 +10,12 @@ mod support;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
 use self::machine::{Ask, Machine};
 use super::{ColoFrame, ColoFrameCommand, ColoFrameEvent, NextEvent, Terms};
 use crate::endpoint::{Address, Endpoint, EndpointError};
 use crate::qmp::{Client, Incoming, Refusal};
 use crate::quick_ack::QuickAck;
+use crate::status::{ColoFrameReport, QmpReport};
 
 /// How long QEMU may take for an answer: it gives none while its main loop is busy with a device.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -145,11 +144,12 @@ impl ColoFrame for Qmp {
         Box::pin(self.event())
     }
 
-    fn report(&self) -> Value {
-        let mut report = self.machine.report();
-        report["endpoint"] = json!(self.client.endpoint());
-        report["quick_ack"] = self.quick_ack.report();
-        report
+    fn report(&self) -> ColoFrameReport {
+        ColoFrameReport::Qmp(Box::new(QmpReport {
+            endpoint: self.client.endpoint().to_owned(),
+            machine: self.machine.report(),
+            quick_ack: self.quick_ack.report(),
+        }))
     }
 }
 

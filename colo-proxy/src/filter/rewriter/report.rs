@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use colo_proxy_common::record::ProgramCounters;
-use serde_json::json;
 
 use super::Rewriter;
 use crate::error_chain::chain;
-use crate::instance::setup::{counters_json, nonzero};
+use crate::instance::setup::nonzero;
 use crate::link::LinkWatch;
-use crate::status::Reply;
+use crate::status::{
+    InstanceHead, KernelCounters, Reply, RewriterDetail, RewriterFrames, RewriterMode,
+    RewriterStatus, Status, TapState,
+};
 use colo_proxy_engine::pair::ProgramMode;
 
 impl Rewriter {
@@ -19,39 +21,32 @@ impl Rewriter {
         let kernel = datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let early_input = &self.half.early_input;
-        Reply::Status(json!({
-            "instance": self.claim.name,
-            "role": self.options.kind.command(),
-            "netdev": self.options.netdev,
-            "netdev_present": self.netdev.is_some(),
-            "pid": std::process::id(),
-            "mode": match self.half.program_mode() {
-                ProgramMode::Off => "off",
-                ProgramMode::Protected => "translating",
-                ProgramMode::FailedOver => "failed-over",
+        let tap = TapState::new(link.get().await.is_some(), self.netdev.is_some());
+        let status = RewriterStatus {
+            head: InstanceHead::new(&self.claim.name, &self.options.netdev, tap),
+            mode: match self.half.program_mode() {
+                ProgramMode::Off => RewriterMode::Off,
+                ProgramMode::Protected => RewriterMode::Translating,
+                ProgramMode::FailedOver => RewriterMode::FailedOver,
             },
-            "queue": self.options.queue,
-            "epoch": datapath.epoch(),
-            "flows": datapath.flows().count(),
-            "held_frames": early_input.frames(),
-            "held_bytes": early_input.bytes(),
-            "frames": {
-                "translated_to_guest": counters.translated_to_guest,
-                "translated_from_guest": counters.translated_from_guest,
-                "held": counters.input_to_daemon,
+            queue: self.options.queue,
+            epoch: datapath.epoch().into(),
+            flows: datapath.flows().count() as u64,
+            held_frames: early_input.frames() as u64,
+            held_bytes: early_input.bytes() as u64,
+            frames: RewriterFrames {
+                translated_to_guest: counters.translated_to_guest,
+                translated_from_guest: counters.translated_from_guest,
+                held: counters.input_to_daemon,
             },
-            "drops": self.drops(&counters, gate_full),
-            "detail": {
-                "flows": {
-                    "max": datapath.flows_max(),
-                    "expired": self.translator.expired,
-                    "evicted": self.translator.evicted,
-                    "checkpoints_wanted": self.translator.checkpoints_wanted,
-                },
-                "kernel": counters_json(&counters),
-                "kernel_error": kernel.err().map(|error| chain(&error)),
+            drops: self.drops(&counters, gate_full),
+            detail: RewriterDetail {
+                flows: self.translator.report(),
+                kernel: KernelCounters::from(&counters),
+                kernel_error: kernel.err().map(|error| chain(&error)),
             },
-        }))
+        };
+        Reply::Status(Box::new(Status::FilterRewriter(Box::new(status))))
     }
 
     /// Everything that was counted, for the log.
@@ -69,7 +64,7 @@ impl Rewriter {
         all
     }
 
-    /// Frames that had to wait and found no room in the gate.
+    /// Frames for which the gate had no room.
     async fn gate_full(&self, link: &LinkWatch) -> u64 {
         link.other(self.translator.gate.name()).await.map_or(0, |gate| gate.tx_dropped)
     }

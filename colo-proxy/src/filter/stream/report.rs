@@ -4,53 +4,59 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use colo_proxy_common::filter::FilterCounters;
-use serde_json::{Value, json};
 
 use super::{Filter, In, Out};
+use crate::error_chain::chain;
+use crate::filter::Kind;
 use crate::filter::outlet::Outlet;
 use crate::instance::setup::nonzero;
 use crate::link::LinkWatch;
-use crate::status::Reply;
+use crate::status::{
+    FilterKernelCounters, InstanceHead, OutdevStatus, Reply, Status, StreamFilterDetail,
+    StreamFilterFrames, StreamFilterMode, StreamFilterStatus, TapState,
+};
 
 impl Filter {
     pub(super) async fn report(&self, link: &LinkWatch) -> Reply {
         let kernel = self.path.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let drops = self.drops(&counters, link).await;
-        let outdev = self.outdev.as_ref().map(outdev_json);
-        let indev = self.indev.as_ref().map(|input| input.stats.status(&input.endpoint));
-        Reply::Status(json!({
-            "instance": self.claim.name,
-            "role": self.options.kind.command(),
-            "netdev": self.options.netdev,
-            "netdev_present": self.netdev.is_some(),
-            "pid": std::process::id(),
-            "mode": self.mode(),
-            "queue": self.options.queue,
-            "vnet_hdr_support": self.options.vnet_hdr_support,
-            "outdev": outdev,
-            "indev": indev,
-            "frames": frames(&counters),
-            "drops": drops,
-            "detail": {
-                // What the guest did not read in time, injected or not.
-                "netdev_tx_dropped": link.get().await.map(|link| link.tx_dropped),
-                "kernel": kernel_json(&counters),
-                "kernel_error": kernel.err().map(|error| error.to_string()),
+        let netdev = link.get().await;
+        let tap = TapState::new(netdev.is_some(), self.netdev.is_some());
+        let status = StreamFilterStatus {
+            head: InstanceHead::new(&self.claim.name, &self.options.netdev, tap),
+            mode: self.mode(),
+            queue: self.options.queue,
+            vnet_hdr_support: self.options.vnet_hdr_support,
+            outdev: self.outdev.as_ref().map(outdev),
+            indev: self.indev.as_ref().map(|input| input.stats.status(&input.endpoint)),
+            frames: frames(&counters),
+            drops,
+            detail: StreamFilterDetail {
+                netdev_tx_dropped: netdev.map(|link| link.tx_dropped),
+                kernel: FilterKernelCounters::from(&counters),
+                kernel_error: kernel.err().map(|error| chain(&error)),
             },
+        };
+        Reply::Status(Box::new(match self.options.kind {
+            // A rewriter has a task of its own.
+            Kind::Mirror { .. } => Status::FilterMirror(Box::new(status)),
+            Kind::Redirector { .. } | Kind::Rewriter { .. } => {
+                Status::FilterRedirector(Box::new(status))
+            }
         }))
     }
 
-    /// The worst that can be said of it.
-    fn mode(&self) -> &'static str {
+    /// The worst of its two sockets.
+    fn mode(&self) -> StreamFilterMode {
         let outlet = self.outdev.as_ref().map(|out| out.outlet);
         let has_indev =
             self.indev.as_ref().is_none_or(|input| input.stats.connected.load(Relaxed) != 0);
         match outlet {
-            Some(Outlet::Broken) => "broken",
-            Some(Outlet::Waiting) => "waiting",
-            _ if !has_indev => "waiting",
-            _ => "connected",
+            Some(Outlet::Broken) => StreamFilterMode::Broken,
+            Some(Outlet::Waiting) => StreamFilterMode::Waiting,
+            _ if !has_indev => StreamFilterMode::Waiting,
+            _ => StreamFilterMode::Connected,
         }
     }
 
@@ -85,8 +91,8 @@ impl Filter {
         all
     }
 
-    /// Frames that did not go where they should have, by reason; what a connection took with it
-    /// when it was closed is known in octets only.
+    /// Frames that did not go on, by reason. The loss of a connection that was closed is known in bytes
+    /// only.
     async fn drops(&self, kernel: &FilterCounters, link: &LinkWatch) -> BTreeMap<String, u64> {
         let mut drops = nonzero([
             ("mirror-failed", kernel.mirror_failed),
@@ -115,39 +121,22 @@ impl Filter {
     }
 }
 
-/// The lane, and what a link that broke leaves to be seen after the peer has connected again:
-/// whoever makes checkpoints can tell from it whether the last one came after the last loss.
-fn outdev_json(out: &Out) -> Value {
-    let mut shown = json!(out.stats.status(&out.endpoint));
-    // A struct is an object, to which a key can be added.
-    shown["overflows"] = out.stats.overflows.load(Relaxed).into();
-    shown["breaks"] = out.breaks().into();
-    shown["since_break_ms"] = json!(out.broken_at.map(|at| at.elapsed().as_millis() as u64));
-    shown
+/// The lane, and the traces of a lost frame that stay after the peer has connected again.
+fn outdev(out: &Out) -> OutdevStatus {
+    OutdevStatus {
+        lane: out.stats.status(&out.endpoint),
+        overflows: out.stats.overflows.load(Relaxed),
+        breaks: out.breaks(),
+        since_break_ms: out.broken_at.map(|at| at.elapsed().as_millis() as u64),
+    }
 }
 
-fn frames(kernel: &FilterCounters) -> Value {
-    json!({
-        "mirrored": kernel.mirrored,
-        "redirected": kernel.redirected,
-        "passed": kernel.passed,
-        "injected_tx": kernel.injected_tx,
-        "injected_rx": kernel.injected_rx,
-    })
-}
-
-/// The kernel programs' counters under the names that `bpftool` shows.
-fn kernel_json(counters: &FilterCounters) -> Value {
-    json!({
-        "mirrored": counters.mirrored,
-        "mirror_failed": counters.mirror_failed,
-        "redirected": counters.redirected,
-        "passed": counters.passed,
-        "injected_tx": counters.injected_tx,
-        "injected_rx": counters.injected_rx,
-        "inject_failed": counters.inject_failed,
-        "passed_over": counters.passed_over,
-        "dropped_foreign": counters.dropped_foreign,
-        "dropped_no_settings": counters.dropped_no_settings,
-    })
+fn frames(kernel: &FilterCounters) -> StreamFilterFrames {
+    StreamFilterFrames {
+        mirrored: kernel.mirrored,
+        redirected: kernel.redirected,
+        passed: kernel.passed,
+        injected_tx: kernel.injected_tx,
+        injected_rx: kernel.injected_rx,
+    }
 }

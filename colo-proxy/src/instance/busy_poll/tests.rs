@@ -1,7 +1,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::{BusyPoll, CALM, CREDIT_MAX, Expectation, FEW, GAIN};
+use super::{BusyPoll, BusyPollReport, CALM, CREDIT_MAX, Expectation, FEW, GAIN};
 
 const MAX: Duration = Duration::from_micros(50);
 const SHORT: Duration = Duration::from_micros(20);
@@ -79,18 +79,17 @@ async fn wait_until(what: &str, is_so: impl Fn() -> bool, each: impl Fn()) {
 #[tokio::test]
 async fn a_frame_that_comes_while_it_polls_is_a_hit_and_then_it_sleeps() {
     let busy = BusyPoll::spawn(Duration::from_millis(50));
-    let is = |name: &str| busy.report()[name].as_u64().unwrap_or_default();
     let is_asleep = || busy.shared.is_asleep.load(Relaxed);
-    wait_until("polling", || is("windows") > 0, || busy.on_frames(1)).await;
+    wait_until("polling", || busy.report().windows > 0, || busy.on_frames(1)).await;
     assert!(!is_asleep());
-    wait_until("a hit", || is("hits") > 0, || busy.on_frames(1)).await;
+    wait_until("a hit", || busy.report().hits > 0, || busy.on_frames(1)).await;
     wait_until("sleep", is_asleep, || {}).await;
     // It does nothing until a frame wakes it, though it gets its turns.
     let before = busy.report();
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    assert!(is_asleep() && busy.report() == before, "{before} and then {}", busy.report());
+    assert!(is_asleep() && busy.report() == before, "{before:?} and then {:?}", busy.report());
     wait_until("awake again", || !is_asleep(), || busy.on_frames(1)).await;
 }
 
@@ -101,5 +100,5 @@ async fn without_a_time_nothing_is_polled() {
         none.on_frames(1);
         tokio::task::yield_now().await;
     }
-    assert_eq!(none.report(), serde_json::json!({ "windows": 0, "hits": 0 }));
+    assert_eq!(none.report(), BusyPollReport { windows: 0, hits: 0 });
 }

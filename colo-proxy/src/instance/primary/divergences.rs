@@ -2,17 +2,15 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use serde_json::{Value, json};
-
 use super::PrimaryTask;
 use crate::config::Role;
-use crate::status::Reply;
-use colo_proxy_engine::compare::{Captured, Divergence, FlowName};
+use crate::status::{DivergenceReport, Divergences, FrameReport, ListedDivergence, Reply};
+use colo_proxy_engine::compare::{Captured, Divergence};
 
-/// Differences in one answer, the last ones, whatever the configured bound is.
+/// Differences in one answer at most: the last ones, even if more are kept.
 const DIVERGENCES_MAX: usize = 4096;
-/// Octets of frames in one answer, those of the last differences. They are written in hexadecimal,
-/// which takes the instance from its work for so long.
+/// Bytes of frames in one answer, for the last differences. The instance does nothing else while it
+/// writes them.
 const FRAMES_BYTES_MAX: usize = 4 << 20;
 
 impl PrimaryTask {
@@ -23,25 +21,22 @@ impl PrimaryTask {
         let skipped = kept.len().saturating_sub(DIVERGENCES_MAX);
         let mut bytes_left = if with_frames { FRAMES_BYTES_MAX } else { 0 };
         // The newest first, because they have the first claim on the room for frames.
-        let mut shown: Vec<Value> = kept
+        let mut listed: Vec<ListedDivergence> = kept
             .iter()
             .skip(skipped)
             .rev()
-            .map(|divergence| show(divergence, &clock, &mut bytes_left))
+            .map(|divergence| list(divergence, &clock, &mut bytes_left))
             .collect();
-        shown.reverse();
-        Reply::Divergences(json!({
-            "instance": self.claim.name,
-            "role": Role::Primary,
-            "netdev": self.guest.netdev,
-            "pid": std::process::id(),
-            "divergences_total": engine.stats().divergences,
-            "divergences": shown,
-        }))
+        listed.reverse();
+        Reply::Divergences(Divergences {
+            divergences_total: engine.stats().divergences,
+            divergences: listed,
+            ..Divergences::none(&self.claim.name, Role::Primary.into(), &self.guest.netdev)
+        })
     }
 }
 
-/// Turns the engine's time into that of people.
+/// Turns the engine's time into the date.
 #[derive(Debug)]
 struct WallClock {
     instant: Instant,
@@ -60,34 +55,21 @@ impl WallClock {
     }
 }
 
-fn show(divergence: &Divergence, clock: &WallClock, bytes_left: &mut usize) -> Value {
-    let mut shown = serde_json::to_value(divergence).unwrap_or_default();
-    let Some(fields) = shown.as_object_mut() else { return shown };
-    fields.insert("name".into(), FlowName(&divergence.flow).to_string().into());
-    fields.insert("summary".into(), divergence.summary().into());
-    fields.insert("time_ns".into(), clock.time_ns(divergence.at).into());
-    let mut frame = |name: &str, frame: Option<&Captured>| {
-        let Some(frame) = frame else { return };
-        let Some(left) = bytes_left.checked_sub(frame.octets.len()) else { return };
-        *bytes_left = left;
-        let shown = json!({
-            "time_ns": clock.time_ns(frame.since),
-            "original_len": frame.original_len,
-            "octets": hex(&frame.octets),
-        });
-        fields.insert(name.into(), shown);
+fn list(divergence: &Divergence, clock: &WallClock, bytes_left: &mut usize) -> ListedDivergence {
+    let mut frame = |frame: Option<&Captured>| {
+        let frame = frame?;
+        *bytes_left = bytes_left.checked_sub(frame.octets.len())?;
+        Some(FrameReport {
+            time_ns: clock.time_ns(frame.since),
+            original_len: u32::try_from(frame.original_len).unwrap_or(u32::MAX),
+            bytes: frame.octets.to_vec(),
+        })
     };
-    frame("primary_frame", divergence.primary_frame.as_ref());
-    frame("secondary_frame", divergence.secondary_frame.as_ref());
-    shown
-}
-
-fn hex(octets: &[u8]) -> String {
-    let mut text = String::with_capacity(octets.len() * 2);
-    for octet in octets {
-        for digit in [octet >> 4, octet & 0xf] {
-            text.push(char::from_digit(digit.into(), 16).unwrap_or_default());
-        }
+    ListedDivergence {
+        summary: divergence.summary(),
+        time_ns: clock.time_ns(divergence.at),
+        primary_frame: frame(divergence.primary_frame.as_ref()),
+        secondary_frame: frame(divergence.secondary_frame.as_ref()),
+        divergence: DivergenceReport::from(divergence),
     }
-    text
 }

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use colo_proxy_common::record::ProgramCounters;
-use serde_json::json;
 
 use super::{Inputs, PrimaryTask};
 use crate::error_chain::chain;
-use crate::instance::setup::{counters_json, nonzero};
+use crate::instance::setup::nonzero;
 use crate::lane::LaneStatus;
-use crate::status::{Reply, Status};
-use colo_proxy_engine::compare::FlowName;
-use colo_proxy_engine::pair::Role;
+use crate::status::{
+    DivergenceReport, GuestStatus, InstanceHead, KernelCounters, PrimaryDetail, PrimaryLanes,
+    PrimaryStatus, Reply, Status, TapState, shown_mode,
+};
 use colo_proxy_engine::pair::message::VERSION;
 
 /// Divergences shown, the last ones.
@@ -27,13 +27,10 @@ impl PrimaryTask {
         let released = &engine.released;
         let all =
             [released.compared, released.checkpoint, released.unprotected, released.uncompared];
-        let status = Status {
-            instance: self.claim.name.clone(),
-            role: Role::Primary,
-            netdev: self.guest.netdev.clone(),
-            netdev_present: self.netdev.is_some(),
-            pid: std::process::id(),
-            mode: self.half.mode().name().into(),
+        let tap = TapState::new(inputs.link.get().await.is_some(), self.netdev.is_some());
+        let guest = GuestStatus {
+            head: InstanceHead::new(&self.claim.name, &self.guest.netdev, tap),
+            mode: shown_mode(self.half.mode(), tap),
             epoch: self.half.epoch(),
             flows: engine.flows,
             held_frames: engine.held.frames,
@@ -45,28 +42,32 @@ impl PrimaryTask {
             divergences: engine.divergences,
             checkpoints: self.checkpoints_asked_for(),
             drops: self.drops(inputs, &mirror, &counters).await,
-            detail: json!({
-                "engine": engine,
-                "colo_frame": inputs.frame.report(),
-                "released_unprotected": counts.released_unprotected,
-                "resyncs": counts.resyncs,
-                "busy_poll": stats.busy.report(),
-                "checkpoints_ignored": counts.checkpoints_ignored,
-                "lanes": {
-                    "mirror": mirror,
-                    "secondary_in": stats.secondary.status(&self.secondary_endpoint),
-                    "digests": self.half.expander.report(),
-                    "control_up": self.guest.control.is_some() && self.half.is_control_up(),
-                    "control_version": VERSION,
-                    "peer": stats.peer,
-                    "kernel": inputs.lane.report(&self.kernel.datapath),
-                },
-                "kernel": counters_json(&counters),
-                "kernel_error": kernel.err().map(|error| chain(&error)),
-                "divergences": self.last_divergences(),
-            }),
         };
-        Reply::Status(serde_json::to_value(status).unwrap_or_default())
+        let detail = PrimaryDetail {
+            engine: engine.clone(),
+            colo_frame: inputs.frame.report(),
+            released_unprotected: counts.released_unprotected,
+            resyncs: counts.resyncs,
+            busy_poll: stats.busy.report(),
+            checkpoints_ignored: counts.checkpoints_ignored,
+            lanes: self.lanes(mirror, inputs),
+            kernel: KernelCounters::from(&counters),
+            kernel_error: kernel.err().map(|error| chain(&error)),
+            divergences: self.last_divergences(),
+        };
+        Reply::Status(Box::new(Status::Primary(Box::new(PrimaryStatus { guest, detail }))))
+    }
+
+    fn lanes(&self, mirror: LaneStatus, inputs: &Inputs) -> PrimaryLanes {
+        PrimaryLanes {
+            mirror,
+            secondary_in: self.stats.secondary.status(&self.secondary_endpoint),
+            digests: self.half.expander.report(),
+            control_up: self.guest.control.is_some() && self.half.is_control_up(),
+            control_version: VERSION,
+            peer: self.stats.peer,
+            kernel: inputs.lane.report(&self.kernel.datapath),
+        }
     }
 
     /// Frames that were lost or dropped, by the reason.
@@ -118,23 +119,9 @@ impl PrimaryTask {
         requests.map(|(reason, count)| (reason.name().to_owned(), count)).collect()
     }
 
-    fn last_divergences(&self) -> Vec<serde_json::Value> {
+    fn last_divergences(&self) -> Vec<DivergenceReport> {
         let all: Vec<_> = self.half.engine.divergences().collect();
-        let shown = all.len().saturating_sub(DIVERGENCES_SHOWN);
-        all.into_iter()
-            .skip(shown)
-            .map(|divergence| {
-                let mut shown = serde_json::to_value(divergence).unwrap_or_default();
-                shown["name"] = FlowName(&divergence.flow).to_string().into();
-                shown
-            })
-            .collect()
-    }
-}
-
-fn serde_name(value: &impl serde::Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(name)) => name,
-        _ => String::new(),
+        let skipped = all.len().saturating_sub(DIVERGENCES_SHOWN);
+        all.into_iter().skip(skipped).map(DivergenceReport::from).collect()
     }
 }

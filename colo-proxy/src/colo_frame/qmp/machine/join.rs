@@ -25,7 +25,7 @@ impl Machine {
             }
             Phase::Colo => return Ok("QEMU is in COLO already".into()),
             Phase::Standby => return Err("only a primary is protected".into()),
-            other => return Err(format!("cannot protect: QEMU is {}; try again", other.name())),
+            other => return Err(format!("cannot protect: QEMU is {}; try again", other.state())),
         }
         self.enter(uri);
         Ok(format!("QEMU copies its guest to {uri}"))

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use crate::status::PausesReport;
 
 /// Pauses that are remembered; the last ones.
 const KEPT: usize = 256;
@@ -29,16 +29,17 @@ impl Pauses {
     }
 
     /// Of those that are remembered, in microseconds.
-    pub(super) fn report(&self) -> Value {
-        let mut sorted: Vec<u128> = self.last.iter().map(Duration::as_micros).collect();
+    pub(super) fn report(&self) -> PausesReport {
+        let us = |pause: &Duration| pause.as_micros() as u64;
+        let mut sorted: Vec<u64> = self.last.iter().map(us).collect();
         sorted.sort_unstable();
-        json!({
-            "of": sorted.len(),
-            "last": self.last.back().map(|pause| pause.as_micros() as u64),
-            "min": sorted.first().map(|us| *us as u64),
-            "median": sorted.get(sorted.len() / 2).map(|us| *us as u64),
-            "max": sorted.last().map(|us| *us as u64),
-        })
+        PausesReport {
+            of: sorted.len() as u64,
+            last: self.last.back().map(us),
+            min: sorted.first().copied(),
+            median: sorted.get(sorted.len() / 2).copied(),
+            max: sorted.last().copied(),
+        }
     }
 }
 
@@ -49,7 +50,7 @@ mod tests {
     #[test]
     fn the_last_ones_are_told_and_all_are_counted() {
         let mut pauses = Pauses::default();
-        assert_eq!(pauses.report()["median"], Value::Null);
+        assert_eq!(pauses.report().median, None);
         for us in [9_000_000, 5, 1, 3] {
             pauses.add(Duration::from_micros(us));
         }
@@ -57,8 +58,8 @@ mod tests {
             pauses.add(Duration::from_micros(us));
         }
         let report = pauses.report();
-        assert_eq!((&report["min"], &report["max"]), (&json!(1), &json!(256)));
-        assert_eq!((&report["last"], &report["median"]), (&json!(256), &json!(129)));
+        assert_eq!((report.min, report.max), (Some(1), Some(256)));
+        assert_eq!((report.last, report.median), (Some(256), Some(129)));
         assert_eq!(pauses.count(), 260);
     }
 }

@@ -87,7 +87,7 @@ impl Stand {
     }
 
     fn state(&self) -> &'static str {
-        self.machine.phase.name()
+        self.machine.phase.state().name()
     }
 }
 
@@ -312,7 +312,7 @@ fn a_migration_that_fails_is_told_with_qemus_reason() {
     assert!(
         matches!(&events[..], [ColoFrameEvent::Alone { reason }] if reason.contains("no such host"))
     );
-    assert!(stand.machine.report()["trouble"].as_str().unwrap().contains("no such host"));
+    assert!(stand.machine.report().trouble.unwrap().contains("no such host"));
     assert!(stand.machine.protect("tcp:h:9998").is_ok(), "and may be tried again");
 }
 
@@ -346,7 +346,7 @@ fn a_checkpoint_is_told_when_it_is_proven() {
         assert_eq!(stand.events(), []);
         stand.says("RESUME");
         assert_eq!(stand.events(), [done()]);
-        assert_eq!(stand.machine.report()["pause_us"]["last"], 1000);
+        assert_eq!(stand.machine.report().pause_us.last, Some(1000));
     }
 }
 

@@ -1,0 +1,109 @@
+//! What every answer begins with.
+
+use std::fmt;
+
+use colo_proxy_engine::pair::Role;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::filter::Kind;
+
+/// The version of the answers to `status` and `divergences`. A field that is new needs no other
+/// version if it has `#[serde(default)]`. A field that goes, or changes its meaning, needs one.
+pub const SCHEMA: u32 = 1;
+
+/// Which instance answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InstanceHead {
+    /// The version of this answer. A reader refuses another version than its own.
+    pub schema: u32,
+    /// The name of the instance.
+    pub instance: String,
+    /// The guest's TAP.
+    pub netdev: String,
+    /// The TAP exists.
+    pub netdev_present: bool,
+    /// The process of the daemon.
+    pub pid: u32,
+}
+
+impl InstanceHead {
+    /// Of an instance of this process.
+    pub(crate) fn new(instance: &str, netdev: &str, tap: TapState) -> Self {
+        Self {
+            schema: SCHEMA,
+            instance: instance.into(),
+            netdev: netdev.into(),
+            netdev_present: tap != TapState::Gone,
+            pid: std::process::id(),
+        }
+    }
+}
+
+/// Whether the guest's TAP is there and in our hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TapState {
+    /// There is no TAP of this name.
+    Gone,
+    /// There is one, and our programs are not on it.
+    Unguarded,
+    /// Our programs are on it.
+    Guarded,
+}
+
+impl TapState {
+    pub(crate) fn new(is_there: bool, is_attached: bool) -> Self {
+        match (is_there, is_attached) {
+            (false, _) => Self::Gone,
+            (true, false) => Self::Unguarded,
+            (true, true) => Self::Guarded,
+        }
+    }
+}
+
+/// What an instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstanceRole {
+    /// The primary's half of a pair.
+    Primary,
+    /// The secondary's half of a pair.
+    Secondary,
+    /// A stand-alone mirror.
+    FilterMirror,
+    /// A stand-alone redirector.
+    FilterRedirector,
+    /// A stand-alone rewriter.
+    FilterRewriter,
+}
+
+impl From<Role> for InstanceRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Primary => Self::Primary,
+            Role::Secondary => Self::Secondary,
+        }
+    }
+}
+
+impl From<&Kind> for InstanceRole {
+    fn from(kind: &Kind) -> Self {
+        match kind {
+            Kind::Mirror { .. } => Self::FilterMirror,
+            Kind::Redirector { .. } => Self::FilterRedirector,
+            Kind::Rewriter { .. } => Self::FilterRewriter,
+        }
+    }
+}
+
+impl fmt::Display for InstanceRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Primary => "primary",
+            Self::Secondary => "secondary",
+            Self::FilterMirror => "filter-mirror",
+            Self::FilterRedirector => "filter-redirector",
+            Self::FilterRewriter => "filter-rewriter",
+        })
+    }
+}
