@@ -111,10 +111,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::pair::segment::{Direction, segment};
+    use crate::pair::segment::{FrameDirection, segment};
 
     fn key_of(frame: &[u8]) -> Option<FlowKey> {
-        segment(frame, Direction::ToGuest).map(|(key, _)| key)
+        segment(frame, FrameDirection::ToGuest).map(|(key, _)| key)
     }
 
     fn frame(len: usize) -> Frame {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::cut::{EpochCut, UnsortedLimits};
 use super::event::ColoFrameCommand;
-use super::message::Message;
+use super::message::ControlMessage;
 use super::protection::{Protection, ProtectionAction, ProtectionState};
 use super::{BATCH, Mode, OnDeath, ProgramMode};
 use crate::compare::{Engine, Output, Reason, Side};
@@ -41,7 +41,7 @@ pub trait OutputPath {
 
 /// The parts of the way between the two daemons that can be up or down.
 #[derive(Clone, Copy, Debug)]
-pub enum Lane {
+pub enum PeerLane {
     /// Input of the guest, to the secondary.
     Mirror,
     /// Output of the secondary's guest.
@@ -181,7 +181,7 @@ pub struct Primary {
     failure_log: LogLimit,
     stray_log: LogLimit,
     commands: VecDeque<ColoFrameCommand>,
-    messages: VecDeque<Message>,
+    messages: VecDeque<ControlMessage>,
 }
 
 /// What the primary's half counts.
@@ -287,12 +287,12 @@ impl Primary {
     }
 
     /// The next message for the peer.
-    pub fn next_message(&mut self) -> Option<Message> {
+    pub fn next_message(&mut self) -> Option<ControlMessage> {
         self.messages.pop_front()
     }
 
     /// Queues a message for the peer behind those that are there.
-    pub fn queue_message(&mut self, message: Message) {
+    pub fn queue_message(&mut self, message: ControlMessage) {
         self.messages.push_back(message);
     }
 
@@ -376,17 +376,17 @@ impl Primary {
     }
 
     /// A lane was connected, or is gone.
-    pub fn on_lane(&mut self, now: Instant, lane: Lane, up: bool, path: &mut impl OutputPath) {
+    pub fn on_lane(&mut self, now: Instant, lane: PeerLane, up: bool, path: &mut impl OutputPath) {
         match lane {
-            Lane::Mirror => self.lanes.mirror_up = up,
-            Lane::Secondary => {
+            PeerLane::Mirror => self.lanes.mirror_up = up,
+            PeerLane::Secondary => {
                 self.lanes.secondary_up = up;
                 let stale = self.cut.on_connection() + self.expander.on_connection();
                 self.engine.dropped_stale(stale);
                 // The cut that is awaited has to count frames of this connection.
                 self.ask_for_cut();
             }
-            Lane::Control => {
+            PeerLane::Control => {
                 self.lanes.control = if up { ControlLane::Up } else { ControlLane::Down };
                 if up {
                     self.expander.ask_again();
@@ -468,7 +468,7 @@ impl Primary {
             // A secondary whose daemon lives need not be fenced: it does what it is told.
             ProtectionAction::Fence if self.lanes.control == ControlLane::Up => {
                 self.fence = Fence::Disclaiming(now + self.limits.disclaim_timeout);
-                self.messages.push_back(Message::Protection { protected: false });
+                self.messages.push_back(ControlMessage::Protection { protected: false });
             }
             ProtectionAction::Fence => self.order_fence(),
             ProtectionAction::Join => {

@@ -17,7 +17,7 @@ use super::words::{Mode, OnSecondaryLost};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProtectionState {
     /// The secondary is not there; output is held.
-    Waiting(Wait),
+    PeerLost(PeerLoss),
     /// Output is compared.
     Protected,
     /// The secondary is there but not equal yet; output is held for a checkpoint.
@@ -30,7 +30,7 @@ pub enum ProtectionState {
 
 /// What ends the wait for the secondary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
+pub enum PeerLoss {
     /// The timeout, which runs from then; with `on_secondary_lost = "hold"` only the secondary or an
     /// operator.
     Since(Instant),
@@ -42,7 +42,7 @@ impl ProtectionState {
     /// What the log says.
     pub fn description(self) -> &'static str {
         match self {
-            Self::Waiting(_) => "the secondary is not there; output is held",
+            Self::PeerLost(_) => "the secondary is not there; output is held",
             Self::Protected => "protected",
             Self::Joining => "the secondary is back; output is held until a checkpoint",
             Self::Unprotected => "UNPROTECTED: no secondary; the guest goes on alone",
@@ -91,7 +91,7 @@ pub struct Protection {
 impl Protection {
     /// The state of a daemon that has just started.
     pub fn new(now: Instant, policy: LossPolicy) -> Self {
-        let state = ProtectionState::Waiting(Wait::Since(now));
+        let state = ProtectionState::PeerLost(PeerLoss::Since(now));
         Self { state, policy, ended: false, met: false, exposed: false }
     }
 
@@ -111,9 +111,9 @@ impl Protection {
     /// Where the pair stands, in the word that `status` shows.
     pub fn mode(&self) -> Mode {
         match self.state {
-            ProtectionState::Waiting(_) if self.is_held_for_somebody() => Mode::Held,
-            ProtectionState::Waiting(_) if self.exposed => Mode::CoveredNotEqual,
-            ProtectionState::Waiting(_) => Mode::PeerLost,
+            ProtectionState::PeerLost(_) if self.is_held_for_somebody() => Mode::Held,
+            ProtectionState::PeerLost(_) if self.exposed => Mode::CoveredNotEqual,
+            ProtectionState::PeerLost(_) => Mode::PeerLost,
             ProtectionState::Protected => Mode::Protected,
             ProtectionState::Joining => Mode::Joining,
             ProtectionState::Unprotected => Mode::Unprotected,
@@ -123,7 +123,7 @@ impl Protection {
 
     /// Output is held, and not only for the moment in which a known secondary may come back.
     fn is_held_for_somebody(&self) -> bool {
-        let is_fencing = self.state == ProtectionState::Waiting(Wait::Fencing);
+        let is_fencing = self.state == ProtectionState::PeerLost(PeerLoss::Fencing);
         is_fencing || !self.met || self.policy.on_lost == OnSecondaryLost::Hold
     }
 
@@ -133,7 +133,7 @@ impl Protection {
     pub fn is_covered(&self) -> bool {
         match self.state {
             ProtectionState::Protected => true,
-            ProtectionState::Waiting(_) | ProtectionState::TakenOver => self.met,
+            ProtectionState::PeerLost(_) | ProtectionState::TakenOver => self.met,
             ProtectionState::Joining | ProtectionState::Unprotected => false,
         }
     }
@@ -143,7 +143,7 @@ impl Protection {
     pub fn compares(&self) -> bool {
         match self.state {
             ProtectionState::Protected => true,
-            ProtectionState::Waiting(_) => !self.exposed,
+            ProtectionState::PeerLost(_) => !self.exposed,
             ProtectionState::Joining
             | ProtectionState::Unprotected
             | ProtectionState::TakenOver => false,
@@ -157,21 +157,23 @@ impl Protection {
 
     /// All lanes of the secondary are up, or they are not.
     pub fn on_peer(&mut self, now: Instant, up: bool) -> Option<ProtectionAction> {
-        use ProtectionState::{Joining, Protected, TakenOver, Unprotected, Waiting};
+        use ProtectionState::{Joining, PeerLost, Protected, TakenOver, Unprotected};
         if self.ended || self.state == TakenOver {
             return None;
         }
         self.met |= up;
         match (self.state, up) {
             // A secondary that comes in time is exposed only by what an earlier daemon let out.
-            (Waiting(_) | Unprotected, true) if !self.exposed => {
+            (PeerLost(_) | Unprotected, true) if !self.exposed => {
                 self.enter(Protected, ProtectionAction::Announce)
             }
-            (Waiting(_) | Unprotected, true) => self.enter(Joining, ProtectionAction::Join),
-            (Protected, false) => self.enter(Waiting(Wait::Since(now)), ProtectionAction::Announce),
+            (PeerLost(_) | Unprotected, true) => self.enter(Joining, ProtectionAction::Join),
+            (Protected, false) => {
+                self.enter(PeerLost(PeerLoss::Since(now)), ProtectionAction::Announce)
+            }
             // Its state was stale when it went, and so it is when it returns.
             (Joining, false) => self.enter(Unprotected, ProtectionAction::Unprotect),
-            (Waiting(_) | Unprotected, false) | (Protected | Joining, true) | (TakenOver, _) => {
+            (PeerLost(_) | Unprotected, false) | (Protected | Joining, true) | (TakenOver, _) => {
                 None
             }
         }
@@ -198,7 +200,7 @@ impl Protection {
     /// When [`Self::on_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match (self.policy.on_lost, self.state) {
-            (OnSecondaryLost::Release, ProtectionState::Waiting(Wait::Since(since))) => {
+            (OnSecondaryLost::Release, ProtectionState::PeerLost(PeerLoss::Since(since))) => {
                 Some(since + self.policy.timeout)
             }
             _ => None,
@@ -209,7 +211,8 @@ impl Protection {
     pub fn on_timeout(&mut self, now: Instant) -> Option<ProtectionAction> {
         self.poll_timeout().filter(|at| *at <= now)?;
         if self.policy.fences && self.met {
-            return self.enter(ProtectionState::Waiting(Wait::Fencing), ProtectionAction::Fence);
+            return self
+                .enter(ProtectionState::PeerLost(PeerLoss::Fencing), ProtectionAction::Fence);
         }
         // A secondary that has been there has missed what its guest is given since.
         self.exposed |= self.met;
@@ -219,11 +222,11 @@ impl Protection {
     /// The secondary was fenced, or could not be. If it could not be, it may take over any moment:
     /// output stays held, and the fence is tried again after a while.
     pub fn on_fenced(&mut self, now: Instant, is_done: bool) -> Option<ProtectionAction> {
-        if self.state != ProtectionState::Waiting(Wait::Fencing) {
+        if self.state != ProtectionState::PeerLost(PeerLoss::Fencing) {
             return None;
         }
         if !is_done {
-            self.state = ProtectionState::Waiting(Wait::Since(now));
+            self.state = ProtectionState::PeerLost(PeerLoss::Since(now));
             return None;
         }
         // It is gone for good, and so need not be fenced again.
@@ -239,13 +242,14 @@ impl Protection {
             self.state,
             ProtectionState::Unprotected
                 | ProtectionState::TakenOver
-                | ProtectionState::Waiting(Wait::Fencing)
+                | ProtectionState::PeerLost(PeerLoss::Fencing)
         );
         if is_over || self.policy.on_lost == OnSecondaryLost::Hold {
             return None;
         }
         if self.policy.fences && self.met && self.state != ProtectionState::Joining {
-            return self.enter(ProtectionState::Waiting(Wait::Fencing), ProtectionAction::Fence);
+            return self
+                .enter(ProtectionState::PeerLost(PeerLoss::Fencing), ProtectionAction::Fence);
         }
         self.enter(ProtectionState::Unprotected, ProtectionAction::Unprotect)
     }
@@ -259,7 +263,7 @@ impl Protection {
     /// The guest is dead, and the secondary takes over: all that is held stays held, and nothing that
     /// comes from here on leaves. `false` if it is too late for that.
     pub fn give_up(&mut self) -> bool {
-        matches!(self.state, ProtectionState::Waiting(_)) && self.be_taken_over()
+        matches!(self.state, ProtectionState::PeerLost(_)) && self.be_taken_over()
     }
 
     /// The secondary has taken over. `false` if that is known.
@@ -306,7 +310,7 @@ mod tests {
         reason = "a test makes the clock that its subject is given"
     )]
 
-    use super::ProtectionState::{Joining, Protected, TakenOver, Unprotected, Waiting};
+    use super::ProtectionState::{Joining, PeerLost, Protected, TakenOver, Unprotected};
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(1);
@@ -327,7 +331,7 @@ mod tests {
     }
 
     fn since(at: Instant) -> ProtectionState {
-        Waiting(Wait::Since(at))
+        PeerLost(PeerLoss::Since(at))
     }
 
     #[test]
@@ -413,7 +417,11 @@ mod tests {
         p.on_peer(now, true);
         p.on_peer(now, false);
         assert_eq!(p.on_timeout(now + TIMEOUT), Some(ProtectionAction::Fence));
-        assert_eq!((p.state(), p.poll_timeout()), (Waiting(Wait::Fencing), None), "held meanwhile");
+        assert_eq!(
+            (p.state(), p.poll_timeout()),
+            (PeerLost(PeerLoss::Fencing), None),
+            "held meanwhile"
+        );
         // It could not be done: tried again, and held still.
         assert_eq!(p.on_fenced(now + TIMEOUT, false), None);
         assert_eq!(p.on_timeout(now + TIMEOUT * 2), Some(ProtectionAction::Fence));
@@ -482,7 +490,7 @@ mod tests {
         let (now, mut p) = start_fencing();
         p.on_peer(now, true);
         assert_eq!(p.on_alone(), Some(ProtectionAction::Fence));
-        assert_eq!((p.state(), p.poll_timeout()), (Waiting(Wait::Fencing), None));
+        assert_eq!((p.state(), p.poll_timeout()), (PeerLost(PeerLoss::Fencing), None));
         assert_eq!(p.on_fenced(now, true), Some(ProtectionAction::Unprotect));
     }
 

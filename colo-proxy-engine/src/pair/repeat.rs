@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::segment::{Direction, segment};
+use super::segment::{FrameDirection, segment};
 use crate::frame::Frame;
 use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::record::FlowKey;
@@ -116,7 +116,7 @@ impl Repeater {
         frame: &Frame,
         is_connected: impl FnOnce(&FlowKey) -> bool,
     ) {
-        let Some((key, tcp)) = segment(frame.ethernet(), Direction::ToGuest) else { return };
+        let Some((key, tcp)) = segment(frame.ethernet(), FrameDirection::ToGuest) else { return };
         if tcp.flags & flag::RST != 0 {
             self.forget(&key);
             return;
@@ -160,7 +160,7 @@ impl Repeater {
         if self.flows.is_empty() {
             return false;
         }
-        let Some((key, tcp)) = segment(frame.ethernet(), Direction::FromGuest) else {
+        let Some((key, tcp)) = segment(frame.ethernet(), FrameDirection::FromGuest) else {
             return false;
         };
         if tcp.flags & flag::RST != 0 {

@@ -9,7 +9,7 @@ use colo_proxy_common::record::FlowKey;
 
 use super::early_input::{EarlyInput, InputLimits};
 use super::repeat::SharedRepeater;
-use super::segment::{Direction, segment};
+use super::segment::{FrameDirection, segment};
 use super::takeover::{Takeover, TakeoverAction};
 use super::{Mode, ProgramMode};
 use crate::frame::Frame;
@@ -241,7 +241,7 @@ impl Secondary {
     /// Frames that came too early are kept; so is everything behind them on their connection.
     pub fn on_held(&mut self, now: Instant, frames: &mut Vec<Frame>, path: &mut impl InputPath) {
         for frame in frames.drain(..) {
-            let key = segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
+            let key = segment(frame.ethernet(), FrameDirection::ToGuest).map(|(key, _)| key);
             // The event that told of its offset may have come before it; and what is not TCP has only
             // waited for the guest to go on.
             if !self.is_stopped() && key.is_none_or(|key| path.knows(&key)) {
@@ -426,7 +426,7 @@ mod tests {
     )]
 
     use super::*;
-    use crate::pair::takeover::Deciders;
+    use crate::pair::takeover::TakeoverDeciders;
 
     #[derive(Debug, Default)]
     struct Kernel {
@@ -459,7 +459,7 @@ mod tests {
     }
 
     fn start() -> (Secondary, Kernel) {
-        let takeover = Takeover::new(Deciders::default(), Duration::from_secs(1));
+        let takeover = Takeover::new(TakeoverDeciders::default(), Duration::from_secs(1));
         let repeater = SharedRepeater::default();
         let limits = InputLimits::default();
         let name = "tap0".into();

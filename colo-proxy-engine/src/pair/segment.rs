@@ -4,19 +4,19 @@ use colo_proxy_common::decode::{Tcp, decode, decode_tcp, protocol};
 use colo_proxy_common::record::FlowKey;
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Direction {
+pub(super) enum FrameDirection {
     ToGuest,
     FromGuest,
 }
 
 /// The TCP segment in `frame` and its connection from the guest's point of view.
-pub(super) fn segment(frame: &[u8], direction: Direction) -> Option<(FlowKey, Tcp)> {
+pub(super) fn segment(frame: &[u8], direction: FrameDirection) -> Option<(FlowKey, Tcp)> {
     let packet = decode(frame, None).ok()?;
     let ip = packet.ip.filter(|ip| ip.protocol == protocol::TCP && ip.fragment.is_none())?;
     let tcp = decode_tcp(frame, &ip).ok()?;
     let (guest_addr, peer_addr, guest_port, peer_port) = match direction {
-        Direction::ToGuest => (ip.dst, ip.src, tcp.dst_port, tcp.src_port),
-        Direction::FromGuest => (ip.src, ip.dst, tcp.src_port, tcp.dst_port),
+        FrameDirection::ToGuest => (ip.dst, ip.src, tcp.dst_port, tcp.src_port),
+        FrameDirection::FromGuest => (ip.src, ip.dst, tcp.src_port, tcp.dst_port),
     };
     let key = FlowKey {
         guest_addr,

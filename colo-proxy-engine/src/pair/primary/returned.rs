@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use super::{Checkpoint, ControlLane, Primary, compare_all};
 use crate::compare::{Reason, Side};
-use crate::digest::Returned;
+use crate::digest::ReturnedRecord;
 use crate::frame::Frame;
-use crate::pair::cut::Sorted;
-use crate::pair::message::Message;
-use crate::record::Carried;
+use crate::pair::cut::SortedFrame;
+use crate::pair::message::ControlMessage;
+use crate::record::LaneRecord;
 
 /// Frames asked for in one message: ten digits each, and a line has its longest length.
 const QUESTIONS_MAX: usize = 1024;
@@ -22,16 +22,16 @@ impl Primary {
     }
 
     /// Output of the secondary, as it came by its lane: one batch, which the engine gets as one.
-    pub fn on_secondary(&mut self, now: Instant, returned: Vec<Returned>) {
+    pub fn on_secondary(&mut self, now: Instant, returned: Vec<ReturnedRecord>) {
         for returned in returned {
             if !returned.is_frame() {
                 self.expand(now, returned);
                 continue;
             }
             match self.cut.on_frame(returned) {
-                Sorted::Fresh(returned) => self.expand(now, returned),
-                Sorted::Unknown => {}
-                Sorted::Stale => self.engine.dropped_stale(1),
+                SortedFrame::Fresh(returned) => self.expand(now, returned),
+                SortedFrame::Unknown => {}
+                SortedFrame::Stale => self.engine.dropped_stale(1),
             }
         }
         self.compare_secondary(now);
@@ -79,7 +79,7 @@ impl Primary {
         // That of a checkpoint which is still being made is not asked for.
         let awaited = self.cut.awaited().filter(|epoch| *epoch == self.epoch);
         if let Some(epoch) = awaited.filter(|_| self.is_control_up()) {
-            self.messages.push_back(Message::Epoch { session: self.session, epoch });
+            self.messages.push_back(ControlMessage::Epoch { session: self.session, epoch });
         }
     }
 
@@ -94,7 +94,7 @@ impl Primary {
     }
 
     /// A frame of the secondary's present epoch, or a record that helps to make one.
-    fn expand(&mut self, now: Instant, returned: Returned) {
+    fn expand(&mut self, now: Instant, returned: ReturnedRecord) {
         // The key is that of all digests to come.
         if !self.protection.compares() && returned.is_frame() {
             self.counts.secondary_ignored += 1;
@@ -142,14 +142,14 @@ impl Primary {
         }
         if has_control {
             for frames in questions.chunks(QUESTIONS_MAX) {
-                self.messages.push_back(Message::FramesWanted { frames: frames.to_vec() });
+                self.messages.push_back(ControlMessage::FramesWanted { frames: frames.to_vec() });
             }
         }
     }
 
     /// The control lane did not take a message; says whether it will be sent again.
-    pub fn on_untold(&mut self, message: Message) -> bool {
-        let Message::FramesWanted { frames } = message else { return false };
+    pub fn on_untold(&mut self, message: ControlMessage) -> bool {
+        let ControlMessage::FramesWanted { frames } = message else { return false };
         self.expander.questions.extend(frames);
         true
     }

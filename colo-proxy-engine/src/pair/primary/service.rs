@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{ControlLane, Fence, OutputPath, Pairing, Primary};
 use crate::pair::ProgramMode;
-use crate::pair::message::Message;
+use crate::pair::message::ControlMessage;
 use crate::pair::protection::ProtectionState;
 
 impl Primary {
@@ -56,7 +56,7 @@ impl Primary {
     /// The guest may be dead; its TAP tells whether it is.
     pub fn may_be_dead(&self) -> bool {
         self.pairing == Pairing::GuestMayBeDead
-            && matches!(self.protection.state(), ProtectionState::Waiting(_))
+            && matches!(self.protection.state(), ProtectionState::PeerLost(_))
     }
 
     /// Nobody has the guest's TAP open: the secondary may take over at once, because nothing of this
@@ -92,9 +92,9 @@ impl Primary {
         }
         // A guest that goes on alone when this daemon dies is not to be taken over from.
         let protected = self.protection.is_covered() && !self.passes_on_death;
-        self.messages.push_back(Message::Protection { protected });
+        self.messages.push_back(ControlMessage::Protection { protected });
         if self.protection.is_taken_over() {
-            self.messages.push_back(Message::GuestGone);
+            self.messages.push_back(ControlMessage::GuestGone);
         }
     }
 }

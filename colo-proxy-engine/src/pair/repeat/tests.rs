@@ -37,7 +37,8 @@ fn frame(write: impl FnOnce(&mut Vec<u8>)) -> Frame {
 fn due(repeater: &mut Repeater, now: Instant) -> Vec<u32> {
     let mut out = Vec::new();
     repeater.on_timeout(now, &mut out);
-    let seq = |frame: &Frame| segment(frame.ethernet(), Direction::ToGuest).expect("TCP").1.seq;
+    let seq =
+        |frame: &Frame| segment(frame.ethernet(), FrameDirection::ToGuest).expect("TCP").1.seq;
     out.iter().map(seq).collect()
 }
 

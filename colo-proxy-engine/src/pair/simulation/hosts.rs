@@ -7,14 +7,14 @@ use std::time::Instant;
 use super::daemons::SECONDARY_TIMEOUT;
 use super::endpoint::Nature;
 use super::machine::Machine;
-use super::programs::{Fate, Programs};
+use super::programs::{FrameFate, SimulatedPrograms};
 use crate::frame::Frame;
 use crate::pair::BATCH;
 use crate::pair::ProgramMode;
 use crate::pair::early_input::InputLimits;
 use crate::pair::repeat::SharedRepeater;
-use crate::pair::segment::{Direction, segment};
-use crate::pair::takeover::{Deciders, Takeover};
+use crate::pair::segment::{FrameDirection, segment};
+use crate::pair::takeover::{Takeover, TakeoverDeciders};
 use crate::pair::{InputPath, OutputPath};
 
 /// A guest on a host.
@@ -36,7 +36,7 @@ impl Guest {
 }
 
 #[derive(Debug)]
-pub(super) struct Primary {
+pub(super) struct PrimaryHost {
     pub(super) guest: Guest,
     pub(super) kernel: PrimaryKernel,
     /// `None` while the daemon is dead.
@@ -82,7 +82,7 @@ impl OutputPath for PrimaryKernel {
 }
 
 #[derive(Debug)]
-pub(super) struct Secondary {
+pub(super) struct SecondaryHost {
     pub(super) guest: Guest,
     pub(super) kernel: SecondaryKernel,
     pub(super) daemon: Option<crate::pair::Secondary>,
@@ -95,7 +95,7 @@ pub(super) struct Secondary {
 #[derive(Debug)]
 pub(super) struct SecondaryKernel {
     pub(super) now: u64,
-    pub(super) programs: Programs,
+    pub(super) programs: SimulatedPrograms,
     /// Input on its way to the guest.
     pub(super) to_guest: Vec<Frame>,
     /// Input that the programs sent back.
@@ -110,10 +110,10 @@ pub(super) struct SecondaryKernel {
 impl SecondaryKernel {
     /// Input that the daemon writes, or of the LAN after a failover.
     pub(super) fn write(&mut self, frame: &Frame) {
-        match self.programs.translate(self.now, frame, Direction::ToGuest) {
-            Fate::Go(frame) => self.to_guest.push(frame),
-            Fate::Hold => self.held.push_back(frame.clone()),
-            Fate::Drop => {}
+        match self.programs.translate(self.now, frame, FrameDirection::ToGuest) {
+            FrameFate::Go(frame) => self.to_guest.push(frame),
+            FrameFate::Hold => self.held.push_back(frame.clone()),
+            FrameFate::Drop => {}
         }
     }
 
@@ -121,7 +121,7 @@ impl SecondaryKernel {
     pub(super) fn write_collected(&mut self) {
         let mut frames = self.collected.take().unwrap_or_default();
         frames.sort_by_key(|frame| {
-            let key = segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
+            let key = segment(frame.ethernet(), FrameDirection::ToGuest).map(|(key, _)| key);
             key.map(|key| (key.guest_port, key.peer_port))
         });
         for frame in &frames {
@@ -156,11 +156,11 @@ impl InputPath for SecondaryKernel {
     }
 }
 
-impl Secondary {
+impl SecondaryHost {
     pub(super) fn new(guest: Guest, keeps_offsets: bool) -> Self {
         let kernel = SecondaryKernel {
             now: 0,
-            programs: Programs::new(),
+            programs: SimulatedPrograms::new(),
             to_guest: Vec::new(),
             held: VecDeque::new(),
             gate: VecDeque::new(),
@@ -183,7 +183,7 @@ impl Secondary {
     /// Starts the daemon; it takes over what is pinned.
     pub(super) fn start(&mut self) {
         let mode = self.kernel.programs.mode;
-        let takeover = Takeover::new(Deciders::default(), SECONDARY_TIMEOUT);
+        let takeover = Takeover::new(TakeoverDeciders::default(), SECONDARY_TIMEOUT);
         let (repeater, limits) = (SharedRepeater::default(), InputLimits::default());
         let name = "simulated".into();
         self.daemon = Some(crate::pair::Secondary::new(name, mode, takeover, repeater, limits));

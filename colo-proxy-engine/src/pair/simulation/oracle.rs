@@ -6,7 +6,7 @@
 //! asked.
 
 use super::endpoint::{Endpoint, place};
-use super::hosts::{Primary, Secondary};
+use super::hosts::{PrimaryHost, SecondaryHost};
 use super::machine::{Connection, Machine};
 use super::wire::{Body, Segment, Tuple, read};
 use super::world::brief;
@@ -47,7 +47,7 @@ impl Oracle {
     }
 
     /// After every event: nothing was wrong so far, and protection is not claimed in vain.
-    pub(super) fn verdict(&mut self, primary: &Primary) -> Result<(), String> {
+    pub(super) fn verdict(&mut self, primary: &PrimaryHost) -> Result<(), String> {
         let state = primary.daemon.as_ref().map(|daemon| daemon.protection.state());
         if state == Some(ProtectionState::Protected) && self.uncovered {
             self.report("protection is claimed, and the secondary lacks what has left".into());
@@ -102,7 +102,11 @@ impl Oracle {
     }
 
     /// What is not at its end.
-    pub(super) fn unfinished(client: &Machine, primary: &Primary, secondary: &Secondary) -> String {
+    pub(super) fn unfinished(
+        client: &Machine,
+        primary: &PrimaryHost,
+        secondary: &SecondaryHost,
+    ) -> String {
         let sides = [
             ("client", client),
             ("primary", &primary.guest.machine),

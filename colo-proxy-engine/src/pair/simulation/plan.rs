@@ -74,7 +74,7 @@ enum Size {
 
 /// The two daemons, guests, hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum At {
+pub(super) enum Site {
     Primary,
     Secondary,
 }
@@ -84,7 +84,7 @@ pub(super) enum Fault {
     /// A connection between the daemons ends, and is made again.
     Cut(Wire),
     /// A daemon dies and is started again.
-    Restart(At),
+    Restart(Site),
     /// The secondary's host cannot be reached for so long.
     Lose { us: u64 },
     /// A checkpoint that nobody asked for.

@@ -14,14 +14,14 @@ use colo_proxy_common::rewrite;
 
 use crate::frame::Frame;
 use crate::pair::ProgramMode;
-use crate::pair::segment::{Direction, segment};
+use crate::pair::segment::{FrameDirection, segment};
 
 /// Connections in the map that is never evicted, and in those that forget the oldest.
 const FLOWS_MAX: usize = 1024;
 const LRU_MAX: usize = 64;
 
 #[derive(Debug)]
-pub(super) struct Programs {
+pub(super) struct SimulatedPrograms {
     pub(super) mode: ProgramMode,
     epoch: u32,
     flows: HashMap<FlowKey, Flow>,
@@ -58,13 +58,13 @@ impl Lru {
 
 /// What becomes of a frame.
 #[derive(Debug)]
-pub(super) enum Fate {
+pub(super) enum FrameFate {
     Go(Frame),
     Hold,
     Drop,
 }
 
-impl Programs {
+impl SimulatedPrograms {
     pub(super) fn new() -> Self {
         Self {
             mode: ProgramMode::Protected,
@@ -99,9 +99,14 @@ impl Programs {
     }
 
     /// What `translate` of the programs does.
-    pub(super) fn translate(&mut self, now_us: u64, frame: &Frame, direction: Direction) -> Fate {
+    pub(super) fn translate(
+        &mut self,
+        now_us: u64,
+        frame: &Frame,
+        direction: FrameDirection,
+    ) -> FrameFate {
         let Some((key, tcp)) = segment(frame.ethernet(), direction) else {
-            return Fate::Go(frame.clone());
+            return FrameFate::Go(frame.clone());
         };
         let options = decode_tcp_options::<[u8]>(frame.ethernet(), &tcp);
         let now = Now {
@@ -113,17 +118,17 @@ impl Programs {
         let mut record = Flow::default();
         let entry = self.find(&key);
         let step = match direction {
-            Direction::ToGuest => flow::to_guest(&now, &seen, entry, &mut record),
-            Direction::FromGuest => flow::from_guest(&now, &seen, entry, &mut record),
+            FrameDirection::ToGuest => flow::to_guest(&now, &seen, entry, &mut record),
+            FrameDirection::FromGuest => flow::from_guest(&now, &seen, entry, &mut record),
         };
         self.apply(key, step.change, record);
         if step.release_held {
             self.events.push_back(key);
         }
         match step.verdict {
-            Verdict::Pass => Fate::Go(frame.clone()),
-            Verdict::Hold => Fate::Hold,
-            Verdict::Drop => Fate::Drop,
+            Verdict::Pass => FrameFate::Go(frame.clone()),
+            Verdict::Hold => FrameFate::Hold,
+            Verdict::Drop => FrameFate::Drop,
             Verdict::Translate(translation) => rewritten(frame, direction, translation),
         }
     }
@@ -157,22 +162,26 @@ impl Programs {
     }
 }
 
-fn rewritten(frame: &Frame, direction: Direction, translation: rewrite::Translation) -> Fate {
+fn rewritten(
+    frame: &Frame,
+    direction: FrameDirection,
+    translation: rewrite::Translation,
+) -> FrameFate {
     let vnet_len = frame.vnet().len();
     let mut octets = frame.bytes().to_vec();
     let ethernet = &mut octets[vnet_len..];
     let Some(ip) = decode::<[u8]>(ethernet, None).ok().and_then(|packet| packet.ip) else {
-        return Fate::Drop;
+        return FrameFate::Drop;
     };
     debug_assert_eq!(ip.protocol, protocol::TCP);
-    let Ok(tcp) = decode_tcp::<[u8]>(ethernet, &ip) else { return Fate::Drop };
+    let Ok(tcp) = decode_tcp::<[u8]>(ethernet, &ip) else { return FrameFate::Drop };
     let options = decode_tcp_options::<[u8]>(ethernet, &tcp);
     let done = match direction {
-        Direction::ToGuest => rewrite::to_guest(ethernet, &tcp, &options, translation),
-        Direction::FromGuest => rewrite::from_guest(ethernet, &tcp, &options, translation),
+        FrameDirection::ToGuest => rewrite::to_guest(ethernet, &tcp, &options, translation),
+        FrameDirection::FromGuest => rewrite::from_guest(ethernet, &tcp, &options, translation),
     };
     match Frame::new(Bytes::from(octets), vnet_len).filter(|_| done) {
-        Some(frame) => Fate::Go(frame),
-        None => Fate::Drop,
+        Some(frame) => FrameFate::Go(frame),
+        None => FrameFate::Drop,
     }
 }

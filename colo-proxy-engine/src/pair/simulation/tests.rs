@@ -1,6 +1,6 @@
 //! The runs.
 
-use super::plan::{At, Fault, KINDS, Kind, Plan, Sabotage, Wire};
+use super::plan::{Fault, KINDS, Kind, Plan, Sabotage, Site, Wire};
 use super::random::Random;
 use super::world::{World, play};
 
@@ -108,8 +108,8 @@ fn with_faults(seed: u64, random: &mut Random) -> Plan {
             0 => Fault::Cut(Wire::Mirror),
             1 => Fault::Cut(Wire::Output),
             2 => Fault::Cut(Wire::Control),
-            3 => Fault::Restart(At::Primary),
-            4 => Fault::Restart(At::Secondary),
+            3 => Fault::Restart(Site::Primary),
+            4 => Fault::Restart(Site::Secondary),
             _ => Fault::Lose { us: random.within(100_000..4_000_000) },
         };
         plan = plan.with_fault(random.within(0..600), fault);
