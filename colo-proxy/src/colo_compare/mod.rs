@@ -25,7 +25,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use colo_proxy_engine::compare::{Engine, Limits};
-use colo_proxy_engine::pair::primary::Lane;
+use colo_proxy_engine::pair::primary::PeerLane;
 use colo_proxy_engine::pair::protection::{LossPolicy, Protection};
 use colo_proxy_engine::pair::{OnSecondaryLost, Primary};
 
@@ -97,7 +97,7 @@ impl Comparer {
         let protection = Protection::new(now, policy);
         let mut half = Primary::new("colo-compare".into(), engine, protection, 0, false);
         // QEMU's own filters bring the guest's input to the secondary.
-        half.on_lane(now, Lane::Mirror, true, &mut sockets.path());
+        half.on_lane(now, PeerLane::Mirror, true, &mut sockets.path());
         Self { half }
     }
 
@@ -173,7 +173,7 @@ impl Comparer {
             InboundEvent::Up => true,
             InboundEvent::Down => false,
         };
-        self.half.on_lane(Instant::now(), Lane::Secondary, is_up, &mut sockets.path());
+        self.half.on_lane(Instant::now(), PeerLane::Secondary, is_up, &mut sockets.path());
     }
 
     async fn on_colo_frame_event(&mut self, event: &ColoFrameEvent, sockets: &mut Sockets) {
