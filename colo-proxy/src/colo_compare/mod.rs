@@ -151,7 +151,7 @@ impl Comparer {
     /// the primary to speak next. Otherwise chance would take one of them far ahead of the other,
     /// and the frames between them have to be kept.
     fn is_secondary_ahead(&self) -> bool {
-        let stats = self.half.engine.stats();
+        let stats = self.half.engine().stats();
         stats.secondary_waiting.frames > stats.held.frames
     }
 
@@ -203,7 +203,7 @@ impl Comparer {
 
     /// The operator ends protection: what is held leaves, then what the primary has sent since.
     async fn end(&mut self, sockets: &mut Sockets) {
-        let held = self.half.engine.stats().held.frames;
+        let held = self.half.engine().stats().held.frames;
         log::info!("colo-compare: ending, protection is off; releasing {held} held frames");
         // A primary that has just connected is waiting at the door of another task.
         tokio::task::yield_now().await;

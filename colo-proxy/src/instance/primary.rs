@@ -229,7 +229,7 @@ impl PrimaryTask {
                 continue;
             }
             let deadline = self.half.poll_timeout();
-            let has_room = self.half.engine.has_room();
+            let has_room = self.half.engine().has_room();
             let takes_secondary = self.half.takes_secondary();
             let takes_returned = takes_secondary && !self.half.sorts();
             let lane_epoch = self.kernel.datapath.settings().lane_epoch;
@@ -288,7 +288,7 @@ impl PrimaryTask {
     fn on_frame_event(&mut self, event: &ColoFrameEvent, inputs: &Inputs) {
         if *event == ColoFrameEvent::CheckpointBegan {
             let epoch = self.kernel.datapath.settings().lane_epoch;
-            self.half.engine.dropped_stale(inputs.lane.drop_other(epoch));
+            self.half.dropped_stale(inputs.lane.drop_other(epoch));
         }
         self.half.on_colo_frame_event(Instant::now(), event, &mut self.kernel);
         if *event == ColoFrameEvent::PairReady {
@@ -351,7 +351,7 @@ impl PrimaryTask {
                 Some(ControlMessage::EpochDone { epoch, sent, lane_epoch }) => {
                     if let Some(lane_epoch) = lane_epoch {
                         let stale = lane.begin_epoch(lane_epoch, &mut self.kernel.datapath);
-                        self.half.engine.dropped_stale(stale);
+                        self.half.dropped_stale(stale);
                     }
                     self.half.on_epoch_done(Instant::now(), epoch, sent);
                 }
@@ -441,7 +441,7 @@ impl PrimaryTask {
     async fn answer(&mut self, request: Request, inputs: &mut Inputs) -> Reply {
         match request {
             Request::Status => self.report(inputs).await,
-            Request::Protect { .. } if self.half.protection.is_taken_over() => {
+            Request::Protect { .. } if self.half.protection().is_taken_over() => {
                 Reply::Error(format!(
                     "{}: the secondary takes over from this guest, or has; end the other one and \
                      restart this daemon if it is to serve from here",
@@ -471,7 +471,7 @@ impl PrimaryTask {
     /// for the programs where they stay, because they translate what an earlier pair has opened. A
     /// guest whose place the secondary has taken stays off the network.
     async fn end(mut self, stays: bool, inputs: &mut Inputs) -> Result<(), InstanceError> {
-        if self.half.protection.is_taken_over() {
+        if self.half.protection().is_taken_over() {
             if let Some(netdev) = self.netdev {
                 inputs.link.set_up(netdev.ifindex, false).await?;
                 let name = &self.claim.name;
@@ -487,10 +487,7 @@ impl PrimaryTask {
         if let Some(peer) = &mut inputs.peer {
             disclaim(peer).await;
         }
-        // What comes after is released as well; that protection had ended already is as good.
-        let _ = self.half.protection.end();
-        self.half.release_everything(Instant::now(), &mut self.kernel);
-        self.half.release_all(&mut self.kernel);
+        self.half.finish(Instant::now(), &mut self.kernel);
         inputs.lane.end(&mut self.kernel.datapath).await;
         if stays {
             return Ok(());

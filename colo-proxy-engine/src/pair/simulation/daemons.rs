@@ -80,7 +80,7 @@ impl World {
         self.primary.reads_at = None;
         let now = self.instant();
         let Some(daemon) = &mut self.primary.daemon else { return };
-        if !daemon.engine.has_room() {
+        if !daemon.engine().has_room() {
             return;
         }
         let kernel = &mut self.primary.kernel;
@@ -134,7 +134,7 @@ impl World {
             daemon.release_some(&mut self.primary.kernel);
             has_more = daemon.is_releasing();
             daemon.collect_requests(now);
-            is_protected = !daemon.protection.is_unprotected();
+            is_protected = !daemon.protection().is_unprotected();
             let commands: Vec<ColoFrameCommand> =
                 std::iter::from_fn(|| daemon.next_command()).collect();
             let messages: Vec<ControlMessage> =
@@ -163,7 +163,7 @@ impl World {
         if has_more {
             self.after(1..50, WorldEvent::Releases);
         }
-        let has_room = self.primary.daemon.as_ref().is_some_and(|d| d.engine.has_room());
+        let has_room = self.primary.daemon.as_ref().is_some_and(|d| d.engine().has_room());
         if has_room && !self.primary.kernel.gate.is_empty() {
             self.wake_primary();
         }

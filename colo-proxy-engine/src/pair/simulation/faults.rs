@@ -31,7 +31,7 @@ impl World {
         }
         // Nothing that outlives the daemon says that the secondary is stale, once output is held
         // for a checkpoint: two failures, the loss of the secondary and this, at the wrong moment.
-        let is_exposed = self.primary.daemon.as_ref().is_some_and(|d| d.protection.is_exposed());
+        let is_exposed = self.primary.daemon.as_ref().is_some_and(|d| d.protection().is_exposed());
         if at == Site::Primary && is_exposed && self.primary.kernel.mode == ProgramMode::Protected {
             return;
         }

@@ -48,7 +48,7 @@ impl Oracle {
 
     /// After every event: nothing was wrong so far, and protection is not claimed in vain.
     pub(super) fn verdict(&mut self, primary: &PrimaryHost) -> Result<(), String> {
-        let state = primary.daemon.as_ref().map(|daemon| daemon.protection.state());
+        let state = primary.daemon.as_ref().map(|daemon| daemon.protection().state());
         if state == Some(ProtectionState::Protected) && self.uncovered {
             self.report("protection is claimed, and the secondary lacks what has left".into());
         }
@@ -125,7 +125,7 @@ impl Oracle {
             lines.push(format!("{name}: {unanswered} unanswered, {} calls", machine.calls.len()));
         }
         if let Some(daemon) = &primary.daemon {
-            let (held, state) = (daemon.engine.stats().held, daemon.protection.state());
+            let (held, state) = (daemon.engine().stats().held, daemon.protection().state());
             let sorts = daemon.sorts();
             lines.push(format!("{state:?}, held {held:?}, waits for a cut {sorts}"));
         }

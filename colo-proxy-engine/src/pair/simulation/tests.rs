@@ -84,7 +84,7 @@ fn checkpoints_heal_guests_that_differ() {
 fn digests_say_what_frames_would() {
     let worlds = many(|seed, random| Plan { digests: true, ..with_checkpoints(seed, random) });
     let daemons = worlds.iter().filter_map(|world| world.primary.daemon.as_ref());
-    let stats: Vec<_> = daemons.map(|daemon| daemon.expander.stats).collect();
+    let stats: Vec<_> = daemons.map(|daemon| daemon.expander().stats).collect();
     assert!(stats.iter().any(|stats| stats.expanded > 0), "{stats:?}");
     assert!(stats.iter().any(|stats| stats.asked > 0), "{stats:?}");
     assert!(stats.iter().any(|stats| stats.different > 0), "{stats:?}");

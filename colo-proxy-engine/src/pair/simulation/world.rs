@@ -214,7 +214,8 @@ impl World {
 
     /// Everything was said, and nothing waits any more.
     fn is_settled(&self) -> bool {
-        let held = |d: &crate::pair::Primary| d.engine.stats().held.frames > 0 || d.is_releasing();
+        let held =
+            |d: &crate::pair::Primary| d.engine().stats().held.frames > 0 || d.is_releasing();
         let guest = if self.has_failed_over { &self.secondary.guest } else { &self.primary.guest };
         let is_over = |machine: &Machine| {
             machine.calls.is_empty()

@@ -19,7 +19,7 @@ const DIVERGENCES_SHOWN: usize = 16;
 
 impl PrimaryTask {
     pub(super) async fn report(&self, inputs: &Inputs) -> Reply {
-        let engine = self.half.engine.stats();
+        let engine = self.half.engine().stats();
         let (stats, counts) = (&self.stats, self.half.counts());
         let mirror = stats.mirror.status(&self.mirror_endpoint);
         let kernel = self.kernel.datapath.counters();
@@ -55,7 +55,7 @@ impl PrimaryTask {
                 "lanes": {
                     "mirror": mirror,
                     "secondary_in": stats.secondary.status(&self.secondary_endpoint),
-                    "digests": self.half.expander.report(),
+                    "digests": self.half.expander().report(),
                     "control_up": self.guest.control.is_some() && self.half.is_control_up(),
                     "control_version": VERSION,
                     "peer": stats.peer,
@@ -77,7 +77,7 @@ impl PrimaryTask {
         counters: &Counters,
     ) -> BTreeMap<String, u64> {
         let links = &inputs.link;
-        let dropped = &self.half.engine.stats().secondary_dropped;
+        let dropped = &self.half.engine().stats().secondary_dropped;
         let (stats, counts) = (&self.stats, self.half.counts());
         let output_lost = links.other(self.kernel.output_gate.name()).await;
         let input_lost = links.other(self.kernel.input_gate.name()).await;
@@ -102,7 +102,7 @@ impl PrimaryTask {
             ("unguarded", stats.unguarded),
             ("secondary-stale", dropped.stale),
             ("secondary-unsorted-overflow", self.half.unsorted_overflowed()),
-            ("secondary-digest-lost", self.half.expander.lost()),
+            ("secondary-digest-lost", self.half.expander().lost()),
             ("secondary-old-connection", dropped.old_connection),
             ("secondary-out-of-window", dropped.out_of_window),
             ("secondary-limit", dropped.limit),
@@ -114,12 +114,12 @@ impl PrimaryTask {
 
     /// By the reason that came first.
     fn checkpoints_asked_for(&self) -> BTreeMap<String, u64> {
-        let requests = self.half.engine.stats().requests.iter().filter(|(_, count)| *count > 0);
+        let requests = self.half.engine().stats().requests.iter().filter(|(_, count)| *count > 0);
         requests.map(|(reason, count)| (reason.name().to_owned(), count)).collect()
     }
 
     fn last_divergences(&self) -> Vec<serde_json::Value> {
-        let all: Vec<_> = self.half.engine.divergences().collect();
+        let all: Vec<_> = self.half.engine().divergences().collect();
         let shown = all.len().saturating_sub(DIVERGENCES_SHOWN);
         all.into_iter()
             .skip(shown)
