@@ -47,8 +47,11 @@ impl World {
         }
         let session = self.random.next();
         self.primary.kernel.mode = ProgramMode::Protected;
+        let has_control = self.plan.has_control;
+        let name = "simulated".into();
         self.primary.daemon =
-            Some(crate::pair::Primary::new("simulated".into(), engine, protection, session, true));
+            Some(crate::pair::Primary::new(name, engine, protection, session, has_control));
+        self.start_front_end();
     }
 
     /// The primary guest puts out a frame.
@@ -78,6 +81,9 @@ impl World {
 
     pub(super) fn read_primary_output(&mut self) {
         self.primary.reads_at = None;
+        if !self.plan.has_control {
+            return self.read_primary_socket();
+        }
         let now = self.instant();
         let Some(daemon) = &mut self.primary.daemon else { return };
         if !daemon.engine().has_room() {
@@ -103,7 +109,7 @@ impl World {
     }
 
     /// Makes the secondary's frame say more than it did.
-    fn deceived(&self, frame: Frame) -> Frame {
+    pub(super) fn deceived(&self, frame: Frame) -> Frame {
         if self.plan.sabotage != Sabotage::Acknowledgments {
             return frame;
         }
@@ -167,6 +173,7 @@ impl World {
         if has_room && !self.primary.kernel.gate.is_empty() {
             self.wake_primary();
         }
+        self.read_sockets_again();
     }
 
     // The secondary.
@@ -186,7 +193,11 @@ impl World {
                 self.send_on_lan(&frame, WorldEvent::AtClient);
             } else if self.secondary.daemon.is_some() {
                 self.secondary.kernel.gate.push_back(frame);
-                self.wake_secondary();
+                if self.plan.has_control {
+                    self.wake_secondary();
+                } else {
+                    self.read_secondary_output();
+                }
             }
         }
         self.settle_secondary();

@@ -41,6 +41,9 @@ impl World {
 
     /// Sends a frame of the secondary, or its digest.
     pub(super) fn send_back(&mut self, frame: Frame) {
+        if !self.plan.has_control {
+            return self.send_into_socket(frame);
+        }
         let sent = self.output.sent;
         let is_up = self.output.is_up && self.plan.digests;
         let record = is_up.then(|| self.digests.sender.digest(sent, &frame)).flatten();

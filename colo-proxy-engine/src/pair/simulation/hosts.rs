@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::daemons::SECONDARY_TIMEOUT;
 use super::endpoint::Nature;
 use super::machine::Machine;
+use super::plan::{Plan, Sabotage};
 use super::programs::{FrameFate, SimulatedPrograms};
 use crate::frame::Frame;
 use crate::pair::BATCH;
@@ -51,19 +52,38 @@ pub(super) struct PrimaryKernel {
     pub(super) mode: ProgramMode,
     /// Captured output that is not read yet.
     pub(super) gate: VecDeque<Frame>,
-    /// What the daemon let go.
+    /// Frames that the daemon released.
     pub(super) released: Vec<Frame>,
+    /// Output of the secondary in the socket of a front end.
+    pub(super) returned: VecDeque<Frame>,
+    pub(super) reads_returned_at: Option<u64>,
+    /// Frames of that output which were dropped when a checkpoint was done.
+    pub(super) dropped_returned: u64,
+    sabotage: Sabotage,
+    has_control: bool,
 }
 
 impl PrimaryKernel {
-    pub(super) fn new() -> Self {
-        Self { mode: ProgramMode::Protected, gate: VecDeque::new(), released: Vec::new() }
+    pub(super) fn new(plan: &Plan) -> Self {
+        Self {
+            mode: ProgramMode::Protected,
+            gate: VecDeque::new(),
+            released: Vec::new(),
+            returned: VecDeque::new(),
+            reads_returned_at: None,
+            dropped_returned: 0,
+            sabotage: plan.sabotage,
+            has_control: plan.has_control,
+        }
     }
 }
 
 impl OutputPath for PrimaryKernel {
+    /// QEMU's filters redirect in any mode.
     fn set_mode(&mut self, mode: ProgramMode) {
-        self.mode = mode;
+        if self.has_control {
+            self.mode = mode;
+        }
     }
 
     fn read_output(&mut self, into: &mut Vec<Frame>) -> bool {
@@ -76,8 +96,21 @@ impl OutputPath for PrimaryKernel {
         self.released.push(frame.clone());
     }
 
+    /// Only the owner of the guest's TAP sends acknowledgments of the engine's.
     fn acknowledge(&mut self, frame: &Frame) {
-        self.released.push(frame.clone());
+        if self.has_control {
+            self.released.push(frame.clone());
+        }
+    }
+
+    /// With a control lane nothing is ever in `returned`.
+    fn drop_returned(&mut self) -> u64 {
+        if self.sabotage == Sabotage::StaleFrames {
+            return 0;
+        }
+        let dropped = self.returned.drain(..).count() as u64;
+        self.dropped_returned += dropped;
+        dropped
     }
 }
 

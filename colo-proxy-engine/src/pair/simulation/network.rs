@@ -87,6 +87,9 @@ impl World {
 
     /// The connection will be there, if nothing comes between.
     pub(super) fn connect(&mut self, wire: Wire, delay: Range<u64>) {
+        if wire == Wire::Control && !self.plan.has_control {
+            return;
+        }
         let generation = self.line(wire).generation;
         self.after(delay, WorldEvent::Wire(wire, generation, true));
     }
@@ -119,6 +122,13 @@ impl World {
             return self.connect(wire, RECONNECT_US);
         }
         self.line(wire).is_up = up;
+        if !self.plan.has_control {
+            // A front end does not see the mirror lane, and loses what is in a socket that closes.
+            if wire == Wire::Mirror {
+                return;
+            }
+            self.primary.kernel.returned.clear();
+        }
         if let Some(daemon) = self.secondary.daemon.as_mut().filter(|_| up && wire == Wire::Output)
         {
             daemon.on_output_connection();

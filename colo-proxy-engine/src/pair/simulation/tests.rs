@@ -13,7 +13,7 @@ pub(super) fn number(name: &str) -> Option<u64> {
 }
 
 /// Plays the plans of many seeds, or of the one that was asked for.
-fn many(plan: impl Fn(u64, &mut Random) -> Plan) -> Vec<World> {
+pub(super) fn many(plan: impl Fn(u64, &mut Random) -> Plan) -> Vec<World> {
     let runs = number("COLO_PROXY_SIMULATIONS").unwrap_or(RUNS);
     let seeds = number("COLO_PROXY_SEED").map_or(0..runs, |seed| seed..seed + 1);
     let planned = |seed| plan(seed, &mut Random::new(seed ^ 0xc0105));
@@ -27,7 +27,7 @@ fn again(plan: &Plan) -> String {
     format!("{}\n{ended:?}", world.last_events())
 }
 
-fn need_no_checkpoint(worlds: &[World]) {
+pub(super) fn need_no_checkpoint(worlds: &[World]) {
     for world in worlds {
         let seed = world.plan.seed;
         let asked = world.requests;
@@ -60,7 +60,7 @@ fn a_failover_at_any_event_is_a_pause_and_not_a_lie() {
 }
 
 /// Checkpoints all the time, some of which fail, with guests that differ.
-fn with_checkpoints(seed: u64, random: &mut Random) -> Plan {
+pub(super) fn with_checkpoints(seed: u64, random: &mut Random) -> Plan {
     let plan = Plan::quiet(seed).with_bad_links(random).with_lotteries(random, 4);
     let mut plan = plan.with_little_room(random);
     plan.checkpoint_failures = random.within(0..300);

@@ -51,6 +51,8 @@ pub(super) enum WorldEvent {
     Releases,
     /// The secondary's daemon reads what its kernel sent back, and told.
     ReadHeld,
+    /// A front end reads its sockets.
+    ReadReturned,
     Arrives(Wire, u32, WireCargo),
     /// A connection is made, or its end is noticed.
     Wire(Wire, u32, bool),
@@ -113,7 +115,7 @@ impl World {
         let [first, second] = plan.natures.clone();
         let primary = PrimaryHost {
             guest: Guest::new(plan.guest.clone(), first),
-            kernel: PrimaryKernel::new(),
+            kernel: PrimaryKernel::new(&plan),
             daemon: None,
             is_alive: true,
             reads_at: None,
@@ -280,6 +282,7 @@ impl World {
             WorldEvent::ReadOutput(Site::Secondary) => self.read_secondary_output(),
             WorldEvent::Releases => self.settle_primary(),
             WorldEvent::ReadHeld => self.read_held(),
+            WorldEvent::ReadReturned => self.read_sockets(),
             WorldEvent::Arrives(wire, generation, cargo) => self.on_cargo(wire, generation, cargo),
             WorldEvent::Wire(wire, generation, up) => self.on_wire(wire, generation, up),
             WorldEvent::Checkpoint(progress) => self.on_progress(progress),
