@@ -77,7 +77,7 @@ impl RecordKind {
 
 /// A record of a lane on which not all are frames.
 #[derive(Debug)]
-pub enum Record {
+pub enum AnyRecord {
     Frame(Frame),
     Other(RecordKind, Bytes),
 }
@@ -176,11 +176,11 @@ impl RecordReader {
     }
 
     /// The next whole frame, or record of another kind; `None` when more must come.
-    pub fn next_record_of_any_kind(&mut self) -> Result<Option<Record>, RecordError> {
+    pub fn next_record_of_any_kind(&mut self) -> Result<Option<AnyRecord>, RecordError> {
         while let Some(head) = self.next_head()? {
             let record = match head.kind {
-                Some(kind) => Some(Record::Other(kind, self.copy(&head))),
-                None => self.accept(&head).map(Record::Frame),
+                Some(kind) => Some(AnyRecord::Other(kind, self.copy(&head))),
+                None => self.accept(&head).map(AnyRecord::Frame),
             };
             if record.is_some() {
                 return Ok(record);
@@ -291,7 +291,7 @@ pub fn head(frame: &Frame, vnet_hdr: bool) -> ([u8; 8], usize) {
     (words.to_be_bytes(), if vnet_hdr { 8 } else { 4 })
 }
 
-/// Records on their way out: a bounded queue and the place in it.
+/// RecordStream on their way out: a bounded queue and the place in it.
 #[derive(Debug)]
 pub struct Outbox {
     vnet_hdr: bool,
@@ -299,7 +299,7 @@ pub struct Outbox {
     limit_bytes: usize,
     waiting_bytes: usize,
     ready: VecDeque<Bytes>,
-    /// Records still being collected.
+    /// RecordStream still being collected.
     tail: BytesMut,
 }
 
@@ -407,9 +407,9 @@ impl<'a> OutboxSlices<'a> {
 }
 
 /// What the records of a lane are to its owner.
-pub trait Records: Default + Send + 'static {
+pub trait RecordStream: Default + Send + 'static {
     /// One of them.
-    type Item: Carried + Send;
+    type Item: LaneRecord + Send;
 
     /// A reader for a lane of them.
     fn reader(vnet_hdr: bool) -> RecordReader;
@@ -422,7 +422,7 @@ pub trait Records: Default + Send + 'static {
 }
 
 /// A record as the lane counts it.
-pub trait Carried {
+pub trait LaneRecord {
     /// Bytes that the lane has carried for it, without the framing.
     fn wire_len(&self) -> usize;
 
@@ -434,7 +434,7 @@ pub trait Carried {
 #[derive(Debug, Default)]
 pub struct FrameRecords;
 
-impl Records for FrameRecords {
+impl RecordStream for FrameRecords {
     type Item = Frame;
 
     fn reader(vnet_hdr: bool) -> RecordReader {
@@ -448,7 +448,7 @@ impl Records for FrameRecords {
     fn reset(&mut self) {}
 }
 
-impl Carried for Frame {
+impl LaneRecord for Frame {
     fn wire_len(&self) -> usize {
         self.len()
     }

@@ -11,10 +11,10 @@ use colo_proxy_common::decode::{FrameBytes, OPTIONS_MAX, Tcp, flag};
 use colo_proxy_common::record::FlowKey;
 use colo_proxy_common::seq::Seq;
 
-use super::key::Key;
-use super::produced::{Missing, Produced};
+use super::key::DigestKey;
+use super::produced::{MissingPart, ProducedOutput};
 use super::report::ExpanderReport;
-use super::wire::{Digested, Returned};
+use super::wire::{DigestedSegment, ReturnedRecord};
 use crate::compare::{bare_acknowledgment, segment};
 use crate::digest::DigestLimits;
 use crate::frame::Frame;
@@ -45,21 +45,21 @@ pub struct ExpanderStats {
 
 /// A frame that waits, or waits for one that does.
 #[derive(Debug)]
-struct Waiting {
+struct WaitingFrame {
     number: u64,
     /// FrameBytes that it keeps.
     bytes: usize,
-    what: What,
+    what: WaitingRecord,
 }
 
 #[derive(Debug)]
-enum What {
+enum WaitingRecord {
     Whole(Frame),
-    Digest { digested: Digested, tcp: Tcp, due: Instant, state: State },
+    Digest { digested: DigestedSegment, tcp: Tcp, due: Instant, state: DigestState },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum DigestState {
     /// For octets.
     Unsaid,
     /// For the rest of them.
@@ -72,8 +72,8 @@ enum State {
 
 /// A connection in which a frame waits.
 #[derive(Debug, Default)]
-struct Flow {
-    queue: VecDeque<Waiting>,
+struct WaitingFlow {
+    queue: VecDeque<WaitingFrame>,
     /// The last acknowledgment that was given out ahead of its frame.
     acknowledged: Option<Seq>,
     /// A SYN or a reset waits: what comes behind it may be of the next connection.
@@ -84,10 +84,10 @@ struct Flow {
 #[derive(Debug)]
 pub struct Expander {
     /// `None`: nothing but whole frames comes.
-    key: Option<Key>,
+    key: Option<DigestKey>,
     limits: DigestLimits,
-    produced: Produced,
-    flows: HashMap<FlowKey, Flow, foldhash::fast::RandomState>,
+    produced: ProducedOutput,
+    flows: HashMap<FlowKey, WaitingFlow, foldhash::fast::RandomState>,
     numbers: u64,
     waiting_bytes: usize,
     /// When to ask for a frame, of those that were not asked for.
@@ -123,7 +123,7 @@ impl FrameBytes for Headless<'_> {
     }
 }
 
-impl Digested {
+impl DigestedSegment {
     fn headless(&self) -> Headless<'_> {
         let head = self.head.get(self.vnet_len..).unwrap_or_default();
         Headless { head, len: head.len() + self.payload_len }
@@ -145,7 +145,7 @@ impl Expander {
         Self {
             key: None,
             limits,
-            produced: Produced::new(limits.bytes_max),
+            produced: ProducedOutput::new(limits.bytes_max),
             flows: HashMap::default(),
             numbers: 0,
             waiting_bytes: 0,
@@ -238,12 +238,12 @@ impl Expander {
     }
 
     /// Something came by the lane; gives out what can be compared.
-    pub fn on_returned(&mut self, now: Instant, returned: Returned, out: &mut Vec<Frame>) {
+    pub fn on_returned(&mut self, now: Instant, returned: ReturnedRecord, out: &mut Vec<Frame>) {
         match returned {
-            Returned::Whole(frame) => self.on_whole(frame, out),
-            Returned::Digest { digested, .. } => self.on_digest(now, digested, out),
-            Returned::Answer { index, frame } => self.on_answer(now, index, frame, out),
-            Returned::Key(key) => self.key = Some(key),
+            ReturnedRecord::Whole(frame) => self.on_whole(frame, out),
+            ReturnedRecord::Digest { digested, .. } => self.on_digest(now, digested, out),
+            ReturnedRecord::Answer { index, frame } => self.on_answer(now, index, frame, out),
+            ReturnedRecord::Key(key) => self.key = Some(key),
         }
     }
 
@@ -258,8 +258,8 @@ impl Expander {
         };
         flow.acknowledge_ahead(&frame, &tcp, frame.ethernet(), out);
         self.numbers += 1;
-        let (number, bytes) = (self.numbers, size_of::<Waiting>() + frame.len());
-        flow.queue.push_back(Waiting { number, bytes, what: What::Whole(frame) });
+        let (number, bytes) = (self.numbers, size_of::<WaitingFrame>() + frame.len());
+        flow.queue.push_back(WaitingFrame { number, bytes, what: WaitingRecord::Whole(frame) });
         self.note_waiting(bytes);
     }
 
@@ -277,7 +277,7 @@ impl Expander {
         }
     }
 
-    fn on_digest(&mut self, now: Instant, digested: Digested, out: &mut Vec<Frame>) {
+    fn on_digest(&mut self, now: Instant, digested: DigestedSegment, out: &mut Vec<Frame>) {
         self.stats.digests += 1;
         let Some((name, tcp)) = digested.segment() else {
             self.stats.malformed += 1;
@@ -286,21 +286,21 @@ impl Expander {
         };
         let is_first = !self.flows.contains_key(&name);
         let found = is_first.then(|| self.find(&name, &tcp, &digested));
-        if let Some(Found::Frame(frame)) = found {
+        if let Some(Lookup::Frame(frame)) = found {
             return self.give(&name, &tcp, frame, out);
         }
         self.numbers += 1;
         let number = self.numbers;
         let due = now + PATIENCE;
         self.timers.insert((due, number), name);
-        let bytes = size_of::<Waiting>() + digested.head.len();
+        let bytes = size_of::<WaitingFrame>() + digested.head.len();
         self.note_waiting(bytes);
         let flow = self.flows.entry(name).or_default();
         if let Some(head) = Frame::new(digested.head.clone(), digested.vnet_len) {
             flow.acknowledge_ahead(&head, &tcp, &digested.headless(), out);
         }
-        let what = What::Digest { digested, tcp, due, state: State::Unsaid };
-        flow.queue.push_back(Waiting { number, bytes, what });
+        let what = WaitingRecord::Digest { digested, tcp, due, state: DigestState::Unsaid };
+        flow.queue.push_back(WaitingFrame { number, bytes, what });
         if let Some(found) = found {
             self.wait_on(now, &name, &found);
         }
@@ -314,9 +314,9 @@ impl Expander {
         let Some(at) = flow.position(number) else { return };
         if let Some(frame) = frame {
             if let Some(waiting) = flow.queue.get_mut(at) {
-                let bytes = size_of::<Waiting>() + frame.len();
+                let bytes = size_of::<WaitingFrame>() + frame.len();
                 self.waiting_bytes = self.waiting_bytes + bytes - waiting.bytes;
-                (waiting.bytes, waiting.what) = (bytes, What::Whole(frame));
+                (waiting.bytes, waiting.what) = (bytes, WaitingRecord::Whole(frame));
             }
         } else {
             if let Some(waiting) = flow.queue.remove(at) {
@@ -345,20 +345,24 @@ impl Expander {
     fn ask_oldest(&mut self) {
         let Some(((_, number), name)) = self.timers.pop_first() else { return };
         if let Some(at) = self.flows.get(&name).and_then(|flow| flow.position(number)) {
-            self.ask(&name, at, State::Asked);
+            self.ask(&name, at, DigestState::Asked);
         }
     }
 
     /// Asks for the frame in place `at` of the queue of `name`, unless it was asked for.
-    fn ask(&mut self, name: &FlowKey, at: usize, becomes: State) {
+    fn ask(&mut self, name: &FlowKey, at: usize, becomes: DigestState) {
         let waiting = self.flows.get_mut(name).and_then(|flow| flow.queue.get_mut(at));
-        let Some(Waiting { number, what: What::Digest { digested, due, state, .. }, .. }) = waiting
+        let Some(WaitingFrame {
+            number,
+            what: WaitingRecord::Digest { digested, due, state, .. },
+            ..
+        }) = waiting
         else {
             return;
         };
         self.timers.remove(&(*due, *number));
         let was = std::mem::replace(state, becomes);
-        if matches!(was, State::Unsaid | State::PartlySaid) {
+        if matches!(was, DigestState::Unsaid | DigestState::PartlySaid) {
             self.asked.insert(digested.index, (*name, *number));
             self.questions.push(digested.index);
             self.stats.asked += 1;
@@ -371,12 +375,12 @@ impl Expander {
             let front = self.flows.get(name).and_then(|flow| flow.queue.front());
             match front.map(|waiting| &waiting.what) {
                 None => break,
-                Some(What::Whole(_)) => {}
-                Some(What::Digest { state: State::Different, .. }) => return,
-                Some(What::Digest { digested, tcp, .. }) => {
+                Some(WaitingRecord::Whole(_)) => {}
+                Some(WaitingRecord::Digest { state: DigestState::Different, .. }) => return,
+                Some(WaitingRecord::Digest { digested, tcp, .. }) => {
                     let index = digested.index;
                     match self.find(name, tcp, digested) {
-                        Found::Frame(frame) => self.replace_front(name, index, frame),
+                        Lookup::Frame(frame) => self.replace_front(name, index, frame),
                         found => return self.wait_on(now, name, &found),
                     }
                 }
@@ -387,26 +391,26 @@ impl Expander {
     }
 
     /// The first frame of `name` waits on, for what its digest was `found` to be.
-    fn wait_on(&mut self, now: Instant, name: &FlowKey, found: &Found) {
+    fn wait_on(&mut self, now: Instant, name: &FlowKey, found: &Lookup) {
         match found {
-            Found::Other => {
+            Lookup::Different => {
                 self.stats.different += 1;
-                self.ask(name, 0, State::Different);
+                self.ask(name, 0, DigestState::Different);
             }
-            Found::Not(Missing::Forever) => self.ask(name, 0, State::Different),
-            Found::Not(Missing::Rest) => self.hurry(now, name),
-            Found::Not(Missing::All) | Found::Frame(_) => {}
+            Lookup::Missing(MissingPart::Forever) => self.ask(name, 0, DigestState::Different),
+            Lookup::Missing(MissingPart::Rest) => self.hurry(now, name),
+            Lookup::Missing(MissingPart::All) | Lookup::Frame(_) => {}
         }
     }
 
     /// The first frame of `name`, which has a digest, is `frame`.
     fn replace_front(&mut self, name: &FlowKey, index: u32, frame: Frame) {
         let front = self.flows.get_mut(name).and_then(|flow| flow.queue.front_mut());
-        if let Some(Waiting { number, what, .. }) = front {
-            if let What::Digest { due, .. } = what {
+        if let Some(WaitingFrame { number, what, .. }) = front {
+            if let WaitingRecord::Digest { due, .. } = what {
                 self.timers.remove(&(*due, *number));
             }
-            *what = What::Whole(frame);
+            *what = WaitingRecord::Whole(frame);
         }
         self.asked.remove(&index);
         self.stats.expanded += 1;
@@ -414,7 +418,9 @@ impl Expander {
 
     fn give_front(&mut self, name: &FlowKey, out: &mut Vec<Frame>) {
         let Some(flow) = self.flows.get_mut(name) else { return };
-        if let Some(Waiting { what: What::Whole(frame), bytes, .. }) = flow.queue.pop_front() {
+        if let Some(WaitingFrame { what: WaitingRecord::Whole(frame), bytes, .. }) =
+            flow.queue.pop_front()
+        {
             self.stats.waiting -= 1;
             self.waiting_bytes -= bytes;
             if let Some((name, tcp)) = segment(frame.ethernet()) {
@@ -433,13 +439,15 @@ impl Expander {
     /// A part of what the first frame of `name` says is there.
     fn hurry(&mut self, now: Instant, name: &FlowKey) {
         let front = self.flows.get_mut(name).and_then(|flow| flow.queue.front_mut());
-        let Some(Waiting { number, what: What::Digest { due, state, .. }, .. }) = front else {
+        let Some(WaitingFrame { number, what: WaitingRecord::Digest { due, state, .. }, .. }) =
+            front
+        else {
             return;
         };
-        if *state != State::Unsaid {
+        if *state != DigestState::Unsaid {
             return;
         }
-        *state = State::PartlySaid;
+        *state = DigestState::PartlySaid;
         let soon = now + PATIENCE_FOR_REST;
         if soon < *due {
             self.timers.remove(&(*due, *number));
@@ -449,32 +457,32 @@ impl Expander {
     }
 
     /// Looks for the octets of a digest.
-    fn find(&self, name: &FlowKey, tcp: &Tcp, digested: &Digested) -> Found {
-        let Some(key) = &self.key else { return Found::Not(Missing::All) };
+    fn find(&self, name: &FlowKey, tcp: &Tcp, digested: &DigestedSegment) -> Lookup {
+        let Some(key) = &self.key else { return Lookup::Missing(MissingPart::All) };
         let (seq, len, head) = (Seq(tcp.seq), digested.payload_len, &digested.head);
         let octets = match self.produced.octets(name, seq, len, head) {
             Ok(octets) => octets,
-            Err(missing) => return Found::Not(missing),
+            Err(missing) => return Lookup::Missing(missing),
         };
         if key.digest(octets.get(head.len()..).unwrap_or_default()) != digested.digest {
-            return Found::Other;
+            return Lookup::Different;
         }
-        Frame::new(Bytes::from(octets), digested.vnet_len).map_or(Found::Other, Found::Frame)
+        Frame::new(Bytes::from(octets), digested.vnet_len).map_or(Lookup::Different, Lookup::Frame)
     }
 }
 
 /// What the primary's octets say of a digest.
 #[derive(Debug)]
-enum Found {
+enum Lookup {
     /// They have it: this is the secondary's frame.
     Frame(Frame),
     /// They have another one.
-    Other,
+    Different,
     /// They are not there.
-    Not(Missing),
+    Missing(MissingPart),
 }
 
-impl Flow {
+impl WaitingFlow {
     fn position(&self, number: u64) -> Option<usize> {
         self.queue.binary_search_by_key(&number, |waiting| waiting.number).ok()
     }

@@ -19,11 +19,11 @@ pub(super) const HEAD_MAX: usize = 200;
 
 /// What one end remembers.
 #[derive(Debug)]
-pub(super) struct Heads {
+pub(super) struct HeadContexts {
     last: Vec<[u8; HEAD_MAX]>,
 }
 
-impl Heads {
+impl HeadContexts {
     pub(super) fn new() -> Self {
         Self { last: vec![[0; HEAD_MAX]; CONTEXTS] }
     }
@@ -49,7 +49,7 @@ impl Heads {
         }
     }
 
-    /// Reads what [`Heads::write`] has written; `None` where it is no such thing.
+    /// Reads what [`HeadContexts::write`] has written; `None` where it is no such thing.
     pub(super) fn read(&mut self, from: &mut impl Buf) -> Option<Vec<u8>> {
         let context = usize::from(from.try_get_u8().ok()?);
         let len = usize::from(from.try_get_u8().ok()?);
@@ -77,7 +77,7 @@ mod tests {
         fn what_was_written_is_read(
             heads in prop::collection::vec((0..4u32, prop::collection::vec(0..3u8, 0..=HEAD_MAX)), 1..40),
         ) {
-            let (mut ours, mut theirs) = (Heads::new(), Heads::new());
+            let (mut ours, mut theirs) = (HeadContexts::new(), HeadContexts::new());
             for (hash, head) in heads {
                 let mut wire = Vec::new();
                 ours.write(hash, &head, &mut wire);
@@ -89,7 +89,7 @@ mod tests {
 
         #[test]
         fn what_nobody_has_written_is_refused_or_read(octets in prop::collection::vec(any::<u8>(), 0..300)) {
-            let mut heads = Heads::new();
+            let mut heads = HeadContexts::new();
             let mut wire = octets.as_slice();
             if let Some(head) = heads.read(&mut wire) {
                 prop_assert!(head.len() <= HEAD_MAX);
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn what_stays_the_same_costs_a_bit() {
-        let mut heads = Heads::new();
+        let mut heads = HeadContexts::new();
         let mut wire = Vec::new();
         heads.write(5, &[9; 66], &mut wire);
         assert_eq!(wire.len(), 2 + 9 + 66);

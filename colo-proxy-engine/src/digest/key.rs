@@ -7,17 +7,17 @@ pub const DIGEST_LEN: usize = polyval::BLOCK_SIZE;
 pub const KEY_LEN: usize = polyval::KEY_SIZE;
 
 /// What a digest is; see the module.
-pub type Digest = [u8; DIGEST_LEN];
+pub type PayloadDigest = [u8; DIGEST_LEN];
 
 /// A secret of the two daemons.
 #[derive(Clone)]
-pub struct Key {
+pub struct DigestKey {
     octets: [u8; KEY_LEN],
     /// Its powers have been computed, and nothing has been taken in.
     start: Polyval,
 }
 
-impl Key {
+impl DigestKey {
     pub fn new(octets: [u8; KEY_LEN]) -> Self {
         Self { octets, start: Polyval::new(&octets.into()) }
     }
@@ -28,28 +28,28 @@ impl Key {
 
     /// The digest of `payload`. Of payloads of different lengths it says nothing: the last block is
     /// filled up with zeros.
-    pub(super) fn digest(&self, payload: &[u8]) -> Digest {
+    pub(super) fn digest(&self, payload: &[u8]) -> PayloadDigest {
         let mut hash = self.start.clone();
         hash.update_padded(payload);
         hash.finalize().into()
     }
 }
 
-impl PartialEq for Key {
+impl PartialEq for DigestKey {
     fn eq(&self, other: &Self) -> bool {
         self.octets == other.octets
     }
 }
 
-impl std::fmt::Debug for Key {
+impl std::fmt::Debug for DigestKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Key(secret)")
+        f.write_str("DigestKey(secret)")
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Key;
+    use super::DigestKey;
 
     fn octets(hex: &str) -> Vec<u8> {
         (0..hex.len())
@@ -63,14 +63,14 @@ mod tests {
         let key: [u8; 16] = octets("25629347589242761d31f826ba4b757b").try_into().expect("sixteen");
         let payload = octets("4f4f95668c83dfb6401762bb2d01a262d1a24ddd2721d006bbe45f20d3c9f362");
         assert_eq!(
-            Key::new(key).digest(&payload).to_vec(),
+            DigestKey::new(key).digest(&payload).to_vec(),
             octets("f7a3b47b846119fae5b7866cf5e5b77e")
         );
     }
 
     #[test]
     fn every_octet_and_its_place_count() {
-        let key = Key::new([7; 16]);
+        let key = DigestKey::new([7; 16]);
         let payload: Vec<u8> = (0..100).collect();
         let whole = key.digest(&payload);
         for at in 0..100 {
@@ -81,6 +81,6 @@ mod tests {
             other.swap(at, (at + 1) % 100);
             assert_ne!(key.digest(&other), whole, "{at}");
         }
-        assert_ne!(Key::new([8; 16]).digest(&payload), whole);
+        assert_ne!(DigestKey::new([8; 16]).digest(&payload), whole);
     }
 }

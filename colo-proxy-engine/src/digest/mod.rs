@@ -4,7 +4,7 @@
 //! # How
 //!
 //! * The secondary ([`Digester`]) sends the headers of a TCP segment as they are, and of its payload
-//!   the length and a digest ([`Key`]). It keeps the segment for a while.
+//!   the length and a digest ([`DigestKey`](key::DigestKey)). It keeps the segment for a while.
 //! * The primary ([`Expander`]) takes the octets from its own guest's output, wherever that was cut
 //!   into segments, and where they have this digest it has the secondary's frame. The engine gets
 //!   that frame, and so comes to the verdict that it would have come to by any other lane.
@@ -32,7 +32,7 @@ mod wire;
 pub use self::expander::Expander;
 pub use self::report::{DigesterReport, ExpanderReport};
 pub use self::sender::{Digester, DigesterStats};
-pub use self::wire::{Returned, ReturnedFrames};
+pub use self::wire::{ReturnedRecord, ReturnedRecords};
 
 #[cfg(test)]
 mod tests;

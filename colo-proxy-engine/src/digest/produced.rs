@@ -19,7 +19,7 @@ const REPEATED_MAX: u32 = 512 << 10;
 
 /// Why a part of a stream is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missing {
+pub(super) enum MissingPart {
     /// Nothing of it has been said.
     All,
     /// A part of it has, and the rest may come.
@@ -41,7 +41,7 @@ struct Piece {
 
 /// Pieces of all connections; the oldest go first.
 #[derive(Debug)]
-pub(super) struct Produced {
+pub(super) struct ProducedOutput {
     /// Each in ascending order, without overlap.
     flows: HashMap<FlowKey, VecDeque<Piece>, foldhash::fast::RandomState>,
     arrivals: VecDeque<(FlowKey, u64)>,
@@ -56,7 +56,7 @@ impl Piece {
     }
 }
 
-impl Produced {
+impl ProducedOutput {
     pub(super) fn new(bytes_max: usize) -> Self {
         Self {
             flows: HashMap::default(),
@@ -130,12 +130,12 @@ impl Produced {
         seq: Seq,
         len: usize,
         head: &[u8],
-    ) -> Result<Vec<u8>, Missing> {
-        let pieces = self.flows.get(name).ok_or(Missing::All)?;
+    ) -> Result<Vec<u8>, MissingPart> {
+        let pieces = self.flows.get(name).ok_or(MissingPart::All)?;
         let (mut at, end) = (seq, seq.plus(len as u32));
         let last = pieces.back().map(Piece::end).filter(|last| last.since(seq) > 0);
-        if last.ok_or(Missing::All)?.since(end) < 0 {
-            return Err(Missing::Rest);
+        if last.ok_or(MissingPart::All)?.since(end) < 0 {
+            return Err(MissingPart::Rest);
         }
         let mut octets = Vec::with_capacity(head.len() + len);
         octets.extend_from_slice(head);
@@ -149,6 +149,6 @@ impl Produced {
             octets.extend_from_slice(part.unwrap_or_default());
             at = upto;
         }
-        if octets.len() == head.len() + len { Ok(octets) } else { Err(Missing::Forever) }
+        if octets.len() == head.len() + len { Ok(octets) } else { Err(MissingPart::Forever) }
     }
 }

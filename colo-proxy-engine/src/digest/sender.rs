@@ -8,10 +8,10 @@ use bytes::{Bytes, BytesMut};
 use colo_proxy_common::decode::flag;
 
 use super::PAYLOAD_MIN;
-use super::heads::{HEAD_MAX, Heads};
-use super::key::{KEY_LEN, Key};
+use super::heads::{HEAD_MAX, HeadContexts};
+use super::key::{DigestKey, KEY_LEN};
 use super::report::DigesterReport;
-use super::wire::{Digested, put_answer, put_digest};
+use super::wire::{DigestedSegment, put_answer, put_digest};
 use crate::compare::segment;
 use crate::frame::Frame;
 use crate::record::RecordKind;
@@ -48,8 +48,8 @@ impl DigesterStats {
 pub struct Digester {
     /// The lane carries virtio-net headers.
     vnet_hdr: bool,
-    key: Key,
-    heads: Heads,
+    key: DigestKey,
+    heads: HeadContexts,
     /// Frames of this connection whose digest went, oldest first.
     kept: VecDeque<(u32, Frame)>,
     kept_bytes: usize,
@@ -67,8 +67,8 @@ impl Digester {
     pub fn new(vnet_hdr: bool, bytes_max: usize, stats: Arc<DigesterStats>) -> Self {
         Self {
             vnet_hdr,
-            key: Key::new([0; KEY_LEN]),
-            heads: Heads::new(),
+            key: DigestKey::new([0; KEY_LEN]),
+            heads: HeadContexts::new(),
             kept: VecDeque::new(),
             kept_bytes: 0,
             bytes_max,
@@ -79,8 +79,8 @@ impl Digester {
 
     /// A connection was made; `key` must be random. Returns its first record.
     pub fn begin(&mut self, key: [u8; KEY_LEN]) -> (RecordKind, Bytes) {
-        self.key = Key::new(key);
-        self.heads = Heads::new();
+        self.key = DigestKey::new(key);
+        self.heads = HeadContexts::new();
         self.kept.clear();
         self.wanted.clear();
         self.kept_bytes = 0;
@@ -105,7 +105,7 @@ impl Digester {
         if payload_at > HEAD_MAX || end != octets.len() {
             return None;
         }
-        let digested = Digested {
+        let digested = DigestedSegment {
             index: index as u32,
             head: octets.slice(..payload_at),
             vnet_len,

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::expander::Expander;
 use super::sender::Digester;
-use super::wire::{Returned, ReturnedFrames};
+use super::wire::{ReturnedRecord, ReturnedRecords};
 use crate::compare::{Engine, Limits, Output, Side};
 use crate::digest::DigestLimits;
 use crate::frame::Frame;
@@ -47,7 +47,7 @@ fn text(len: usize, salt: u8) -> Vec<u8> {
 /// Both ends, and the wire between them.
 struct Pair {
     sender: Digester,
-    receiver: ReturnedFrames,
+    receiver: ReturnedRecords,
     expander: Expander,
     sent: u64,
     now: Instant,
@@ -60,7 +60,7 @@ impl Pair {
     fn new(limits: DigestLimits) -> Self {
         let mut sender = Digester::new(true, limits.bytes_max, Arc::default());
         let mut pair = Self {
-            receiver: ReturnedFrames::default(),
+            receiver: ReturnedRecords::default(),
             expander: Expander::new(limits),
             sent: 0,
             now: Instant::now(),
@@ -394,14 +394,14 @@ fn short_and_other_frames_go_whole() {
 #[test]
 fn a_lane_without_headers_gets_none() {
     let mut sender = Digester::new(false, 1 << 20, Arc::default());
-    let mut receiver = ReturnedFrames::default();
+    let mut receiver = ReturnedRecords::default();
     sender.begin([1; 16]);
     let frame = segment(0, 0, 5, &text(256, 0));
     sender.digest(0, &frame).expect("it is long enough");
     assert!(sender.want(&[0, 0]));
     let (kind, octets) = sender.next_answer().expect("it was asked for");
     assert_eq!(sender.next_answer(), None, "once");
-    let answer = Returned::Answer { index: 0, frame: Some(frame.plain()) };
+    let answer = ReturnedRecord::Answer { index: 0, frame: Some(frame.plain()) };
     assert_eq!(receiver.read(kind, octets), Some(answer));
 }
 

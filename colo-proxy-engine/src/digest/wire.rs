@@ -1,11 +1,11 @@
-//! Records of the digest lane.
+//! RecordStream of the digest lane.
 //!
 //! They are records of [`crate::record`] with a kind in LENGTH, between others that are frames:
 //!
 //! ```text
 //! Key      the key of all digests of this connection, before the first of them
 //! Digest   index (4), length of the payload (4), its digest (16), length of the virtio-net
-//!          header (1), the headers ([`Heads`])
+//!          header (1), the headers ([`HeadContexts`])
 //! Answer   index (4), and if the frame is still there: length of its virtio-net header (1), frame
 //! ```
 //!
@@ -14,18 +14,18 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::heads::Heads;
-use super::key::{DIGEST_LEN, Digest, KEY_LEN, Key};
+use super::heads::HeadContexts;
+use super::key::{DIGEST_LEN, DigestKey, KEY_LEN, PayloadDigest};
 use crate::frame::{FRAME_MAX, Frame};
-use crate::record::{Carried, Records};
-use crate::record::{Record, RecordError, RecordKind, RecordReader, is_vnet_len};
+use crate::record::{AnyRecord, RecordError, RecordKind, RecordReader, is_vnet_len};
+use crate::record::{LaneRecord, RecordStream};
 
 /// What comes by the lane that the secondary's output takes.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Returned {
+pub enum ReturnedRecord {
     Whole(Frame),
     Digest {
-        digested: Digested,
+        digested: DigestedSegment,
         wire_len: usize,
     },
     /// A frame that was asked for; `None` where the secondary does not have it any more.
@@ -34,37 +34,37 @@ pub enum Returned {
         frame: Option<Frame>,
     },
     /// From here on digests are of this key.
-    Key(Key),
+    Key(DigestKey),
 }
 
 /// A segment without its payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Digested {
+pub struct DigestedSegment {
     pub(super) index: u32,
     /// Everything before the payload.
     pub(super) head: Bytes,
     pub(super) vnet_len: usize,
     pub(super) payload_len: usize,
-    pub(super) digest: Digest,
+    pub(super) digest: PayloadDigest,
 }
 
-impl From<Frame> for Returned {
+impl From<Frame> for ReturnedRecord {
     fn from(frame: Frame) -> Self {
         Self::Whole(frame)
     }
 }
 
-impl Returned {
-    /// FrameBytes that it keeps in memory.
+impl ReturnedRecord {
+    /// Bytes that it keeps in memory.
     pub fn len(&self) -> usize {
         match self {
-            Self::Digest { digested, .. } => size_of::<Digested>() + digested.head.len(),
+            Self::Digest { digested, .. } => size_of::<DigestedSegment>() + digested.head.len(),
             other => other.wire_len(),
         }
     }
 }
 
-impl Carried for Returned {
+impl LaneRecord for ReturnedRecord {
     fn wire_len(&self) -> usize {
         match self {
             Self::Whole(frame) => frame.len(),
@@ -80,7 +80,12 @@ impl Carried for Returned {
 }
 
 /// Writes a digest; `hash` is one of the connection.
-pub(super) fn put_digest(digested: &Digested, hash: u32, heads: &mut Heads, into: &mut BytesMut) {
+pub(super) fn put_digest(
+    digested: &DigestedSegment,
+    hash: u32,
+    heads: &mut HeadContexts,
+    into: &mut BytesMut,
+) {
     into.put_u32(digested.index);
     into.put_u32(digested.payload_len as u32);
     into.put_slice(&digested.digest);
@@ -97,30 +102,30 @@ pub(super) fn put_answer(index: u32, frame: Option<&Frame>, into: &mut BytesMut)
     }
 }
 
-/// Makes [`Returned`] of the records of one connection.
+/// Makes [`ReturnedRecord`] of the records of one connection.
 #[derive(Debug)]
-pub struct ReturnedFrames {
-    heads: Heads,
+pub struct ReturnedRecords {
+    heads: HeadContexts,
 }
 
-impl Default for ReturnedFrames {
+impl Default for ReturnedRecords {
     fn default() -> Self {
-        Self { heads: Heads::new() }
+        Self { heads: HeadContexts::new() }
     }
 }
 
-impl Records for ReturnedFrames {
-    type Item = Returned;
+impl RecordStream for ReturnedRecords {
+    type Item = ReturnedRecord;
 
     fn reader(vnet_hdr: bool) -> RecordReader {
         RecordReader::new(vnet_hdr).with_kinds()
     }
 
-    fn next(&mut self, reader: &mut RecordReader) -> Result<Option<Returned>, RecordError> {
+    fn next(&mut self, reader: &mut RecordReader) -> Result<Option<ReturnedRecord>, RecordError> {
         Ok(match reader.next_record_of_any_kind()? {
             None => None,
-            Some(Record::Frame(frame)) => Some(frame.into()),
-            Some(Record::Other(kind, octets)) => {
+            Some(AnyRecord::Frame(frame)) => Some(frame.into()),
+            Some(AnyRecord::Other(kind, octets)) => {
                 Some(self.read(kind, octets).ok_or_else(|| reader.garbled())?)
             }
         })
@@ -131,29 +136,31 @@ impl Records for ReturnedFrames {
     }
 }
 
-impl ReturnedFrames {
+impl ReturnedRecords {
     /// `None`: it is no such record, and what comes later cannot be understood either.
-    pub fn read(&mut self, kind: RecordKind, mut octets: Bytes) -> Option<Returned> {
+    pub fn read(&mut self, kind: RecordKind, mut octets: Bytes) -> Option<ReturnedRecord> {
         match kind {
-            RecordKind::Key => Some(Returned::Key(Key::new(octets.as_ref().try_into().ok()?))),
+            RecordKind::Key => {
+                Some(ReturnedRecord::Key(DigestKey::new(octets.as_ref().try_into().ok()?)))
+            }
             RecordKind::Digest => {
                 let wire_len = octets.len();
-                self.digest(octets).map(|digested| Returned::Digest { digested, wire_len })
+                self.digest(octets).map(|digested| ReturnedRecord::Digest { digested, wire_len })
             }
             RecordKind::Answer => {
                 let index = octets.try_get_u32().ok()?;
                 if octets.is_empty() {
-                    return Some(Returned::Answer { index, frame: None });
+                    return Some(ReturnedRecord::Answer { index, frame: None });
                 }
                 let vnet_len = usize::from(octets.try_get_u8().ok()?);
                 let is_possible = is_vnet_len(vnet_len) && octets.len() <= FRAME_MAX;
                 let frame = Frame::new(octets, vnet_len).filter(|_| is_possible)?;
-                Some(Returned::Answer { index, frame: Some(frame) })
+                Some(ReturnedRecord::Answer { index, frame: Some(frame) })
             }
         }
     }
 
-    fn digest(&mut self, mut octets: Bytes) -> Option<Digested> {
+    fn digest(&mut self, mut octets: Bytes) -> Option<DigestedSegment> {
         let index = octets.try_get_u32().ok()?;
         let payload_len = octets.try_get_u32().ok()? as usize;
         let mut digest = [0; DIGEST_LEN];
@@ -163,7 +170,7 @@ impl ReturnedFrames {
         let is_possible = is_vnet_len(vnet_len)
             && vnet_len <= head.len()
             && head.len() + payload_len <= FRAME_MAX;
-        (octets.is_empty() && is_possible).then_some(Digested {
+        (octets.is_empty() && is_possible).then_some(DigestedSegment {
             index,
             head,
             vnet_len,

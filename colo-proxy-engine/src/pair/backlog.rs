@@ -26,7 +26,7 @@ pub struct Backlog {
     bytes: usize,
     /// The last frame found no room, and nothing was taken since.
     is_full: bool,
-    state: State,
+    state: BacklogState,
     /// Frames that found no room.
     pub dropped: u64,
     /// Those of which nobody has been told yet.
@@ -34,7 +34,7 @@ pub struct Backlog {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum BacklogState {
     /// The guest is stopped, or nothing waits.
     Keeps,
     Replays {
@@ -46,7 +46,7 @@ enum State {
 
 /// What the end of a round asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Round {
+pub enum BacklogRound {
     Another,
     /// Let input go to the guest again, then go on with what has come until then.
     Last,
@@ -62,7 +62,7 @@ impl Backlog {
             next: VecDeque::new(),
             bytes: 0,
             is_full: false,
-            state: State::Keeps,
+            state: BacklogState::Keeps,
             dropped: 0,
             untold: 0,
         }
@@ -86,17 +86,17 @@ impl Backlog {
 
     /// The guest is stopped: what waits goes on waiting.
     pub fn stop(&mut self) {
-        self.state = State::Keeps;
+        self.state = BacklogState::Keeps;
     }
 
     /// The guest goes on.
     pub fn resume(&mut self) {
         self.now.append(&mut self.next);
-        self.state = State::Replays { rounds: 0 };
+        self.state = BacklogState::Replays { rounds: 0 };
     }
 
     pub fn is_replaying(&self) -> bool {
-        self.state != State::Keeps
+        self.state != BacklogState::Keeps
     }
 
     fn fits(&self, frame: &Frame) -> bool {
@@ -106,7 +106,7 @@ impl Backlog {
 
     /// This frame, which comes now, can wait behind what does already, and has to.
     pub fn comes_before(&self, frame: &Frame) -> bool {
-        matches!(self.state, State::Replays { .. }) && self.fits(frame)
+        matches!(self.state, BacklogState::Replays { .. }) && self.fits(frame)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -122,22 +122,22 @@ impl Backlog {
     }
 
     /// What is to be done where the present round is over; `None` where it is not.
-    pub fn end_round(&mut self) -> Option<Round> {
+    pub fn end_round(&mut self) -> Option<BacklogRound> {
         if !self.now.is_empty() {
             return None;
         }
         std::mem::swap(&mut self.now, &mut self.next);
         let rounds = match self.state {
-            State::Replays { rounds } => rounds + 1,
-            State::Keeps | State::Ends if self.now.is_empty() => {
-                self.state = State::Keeps;
-                return Some(Round::Over);
+            BacklogState::Replays { rounds } => rounds + 1,
+            BacklogState::Keeps | BacklogState::Ends if self.now.is_empty() => {
+                self.state = BacklogState::Keeps;
+                return Some(BacklogRound::Over);
             }
-            State::Keeps | State::Ends => return Some(Round::Another),
+            BacklogState::Keeps | BacklogState::Ends => return Some(BacklogRound::Another),
         };
         let is_last = self.now.len() <= BATCH || rounds >= ROUNDS_MAX;
-        self.state = if is_last { State::Ends } else { State::Replays { rounds } };
-        Some(if is_last { Round::Last } else { Round::Another })
+        self.state = if is_last { BacklogState::Ends } else { BacklogState::Replays { rounds } };
+        Some(if is_last { BacklogRound::Last } else { BacklogRound::Another })
     }
 
     /// Frames dropped since the last time.
@@ -200,10 +200,10 @@ mod tests {
                 backlog.resume();
             }
             match backlog.end_round() {
-                Some(Round::Over) => break,
-                Some(Round::Another | Round::Last) | None => {}
+                Some(BacklogRound::Over) => break,
+                Some(BacklogRound::Another | BacklogRound::Last) | None => {}
             }
-            if backlog.state != State::Ends {
+            if backlog.state != BacklogState::Ends {
                 for _ in 0..chunk.len() / 2 {
                     backlog.push(frame(came, 60));
                     came += 1;
@@ -239,7 +239,7 @@ mod tests {
                 backlog.push(frame(0, 60));
             }
             match backlog.end_round() {
-                Some(Round::Last) => break,
+                Some(BacklogRound::Last) => break,
                 Some(_) => rounds += 1,
                 None => {}
             }

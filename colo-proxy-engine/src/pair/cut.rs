@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use crate::digest::Returned;
+use crate::digest::ReturnedRecord;
 
 /// Frames of the secondary that wait for the mark of an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct EpochCut {
     /// Frames that came by this connection.
     received: u64,
     awaited: Option<Awaited>,
-    unsorted: VecDeque<Returned>,
+    unsorted: VecDeque<ReturnedRecord>,
     unsorted_bytes: usize,
     /// Frames of before the last mark that have not come yet.
     overtaken: u64,
@@ -40,9 +40,9 @@ pub struct EpochCut {
 
 /// What to do with a frame that came.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Sorted {
+pub enum SortedFrame {
     /// It is of the present epoch.
-    Fresh(Returned),
+    Fresh(ReturnedRecord),
     /// Whether it is, the mark will tell; it is kept, or was dropped because too many are.
     Unknown,
     /// It is of an epoch that is over.
@@ -76,24 +76,24 @@ impl EpochCut {
     }
 
     /// The checkpoint whose mark was to come was not made: what waited for it is given back.
-    pub fn cancel(&mut self) -> VecDeque<Returned> {
+    pub fn cancel(&mut self) -> VecDeque<ReturnedRecord> {
         self.awaited = None;
         self.unsorted_bytes = 0;
         std::mem::take(&mut self.unsorted)
     }
 
     /// A frame came; it is given back where it can be compared now.
-    pub fn on_frame(&mut self, frame: Returned) -> Sorted {
+    pub fn on_frame(&mut self, frame: ReturnedRecord) -> SortedFrame {
         self.received += 1;
         if self.overtaken > 0 {
             self.overtaken -= 1;
             if let Some(awaited) = &mut self.awaited {
                 awaited.before += 1;
             }
-            return Sorted::Stale;
+            return SortedFrame::Stale;
         }
         if self.awaited.is_none() {
-            return Sorted::Fresh(frame);
+            return SortedFrame::Fresh(frame);
         }
         let (frames, bytes) = (self.unsorted.len(), self.unsorted_bytes + frame.len());
         if frames < self.limits.frames_max && bytes <= self.limits.bytes_max {
@@ -102,12 +102,12 @@ impl EpochCut {
         } else {
             self.overflowed += 1;
         }
-        Sorted::Unknown
+        SortedFrame::Unknown
     }
 
     /// The mark: the first `sent` frames of this connection are of before the checkpoint. Returns
     /// how many of those that waited were, and the others.
-    pub fn on_cut(&mut self, epoch: u64, sent: u64) -> (u64, VecDeque<Returned>) {
+    pub fn on_cut(&mut self, epoch: u64, sent: u64) -> (u64, VecDeque<ReturnedRecord>) {
         // Fewer than have come can only be of another connection, of which we have not heard yet.
         let is_it = |awaited: &mut Awaited| awaited.epoch == epoch && sent >= awaited.before;
         let Some(awaited) = self.awaited.take_if(is_it) else {
@@ -145,12 +145,12 @@ mod tests {
     use super::*;
     use crate::frame::Frame;
 
-    fn frame(n: u8) -> Returned {
+    fn frame(n: u8) -> ReturnedRecord {
         Frame::new(vec![n; 60].into(), 0).expect("no header").into()
     }
 
     fn feed(cut: &mut EpochCut, numbers: std::ops::Range<u8>) -> usize {
-        numbers.filter(|n| cut.on_frame(frame(*n)) == Sorted::Fresh(frame(*n))).count()
+        numbers.filter(|n| cut.on_frame(frame(*n)) == SortedFrame::Fresh(frame(*n))).count()
     }
 
     #[test]
@@ -173,10 +173,10 @@ mod tests {
         assert_eq!(feed(&mut cut, 3..4), 0);
         // Six had been sent before: two of them are still on their way.
         assert_eq!(cut.on_cut(1, 6), (1, VecDeque::new()));
-        assert_eq!(cut.on_frame(frame(4)), Sorted::Stale);
+        assert_eq!(cut.on_frame(frame(4)), SortedFrame::Stale);
         // Nor do they come to harm the sorting of the next one.
         cut.wait_for(2);
-        assert_eq!(cut.on_frame(frame(5)), Sorted::Stale);
+        assert_eq!(cut.on_frame(frame(5)), SortedFrame::Stale);
         assert_eq!(feed(&mut cut, 6..8), 0);
         assert_eq!(cut.on_cut(2, 7).1, [frame(7)]);
         assert_eq!(feed(&mut cut, 8..9), 1);
@@ -240,7 +240,7 @@ mod tests {
         let mut cut = EpochCut::new(UnsortedLimits { frames_max: 100, bytes_max: 1 << 20 });
         cut.wait_for(1);
         for _ in 0..110 {
-            assert_eq!(cut.on_frame(frame(0)), Sorted::Unknown);
+            assert_eq!(cut.on_frame(frame(0)), SortedFrame::Unknown);
         }
         assert_eq!(cut.overflowed, 10);
         let (stale, fresh) = cut.on_cut(1, 7);

@@ -26,7 +26,7 @@ pub struct TunnelOffer {
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
-pub enum Message {
+pub enum ControlMessage {
     /// First on every connection, from both ends.
     Hello {
         version: u32,
@@ -66,7 +66,7 @@ pub enum Message {
     /// Primary to secondary: whether the secondary's guest could take over as if it were the
     /// primary's. Told at every change, and when the lane is connected.
     Protection { protected: bool },
-    /// The secondary's answer to [`Message::Protection`]: it will do as it was told.
+    /// The secondary's answer to [`ControlMessage::Protection`]: it will do as it was told.
     ProtectionKnown { protected: bool },
     /// Secondary to primary: the secondary's guest answers the network. Told when the lane is
     /// connected, too.
@@ -92,7 +92,7 @@ pub const COUNTERS: Duration = Duration::from_secs(1);
 /// Time between two heartbeats.
 pub const HEARTBEAT: Duration = Duration::from_millis(100);
 
-impl Message {
+impl ControlMessage {
     /// It tells of the kernel lane, and is not told again.
     pub fn is_of_lane(&self) -> bool {
         matches!(self, Self::Lane { .. } | Self::LaneCount { .. } | Self::LaneLoss { .. })
@@ -107,40 +107,40 @@ impl Message {
 
 #[cfg(test)]
 mod tests {
-    use super::{Message, TunnelOffer};
+    use super::{ControlMessage, TunnelOffer};
 
     #[test]
     fn messages_are_lines_that_read_back() {
         let all = [
-            Message::Hello { version: 1, role: "primary".into(), lane: None },
-            Message::Hello {
+            ControlMessage::Hello { version: 1, role: "primary".into(), lane: None },
+            ControlMessage::Hello {
                 version: 1,
                 role: "primary".into(),
                 lane: Some(TunnelOffer { vni: 0xff_ffff, port: 4789 }),
             },
-            Message::Heartbeat,
-            Message::Counters { sent: 1, received: 2 },
-            Message::Epoch { session: 7, epoch: u64::MAX },
-            Message::EpochDone { epoch: 3, sent: 17, lane_epoch: None },
-            Message::EpochDone { epoch: 3, sent: 17, lane_epoch: Some(9) },
-            Message::Lane { open: true, epoch: 5 },
-            Message::LaneCount { slot: 8, sent: 1000 },
-            Message::LaneLoss { frames: 2 },
-            Message::Protection { protected: true },
-            Message::ProtectionKnown { protected: false },
-            Message::TookOver,
-            Message::GuestGone,
-            Message::Offsets { text: "{}\n{}\n".into() },
-            Message::CheckpointWanted,
-            Message::FramesWanted { frames: vec![0, u32::MAX] },
+            ControlMessage::Heartbeat,
+            ControlMessage::Counters { sent: 1, received: 2 },
+            ControlMessage::Epoch { session: 7, epoch: u64::MAX },
+            ControlMessage::EpochDone { epoch: 3, sent: 17, lane_epoch: None },
+            ControlMessage::EpochDone { epoch: 3, sent: 17, lane_epoch: Some(9) },
+            ControlMessage::Lane { open: true, epoch: 5 },
+            ControlMessage::LaneCount { slot: 8, sent: 1000 },
+            ControlMessage::LaneLoss { frames: 2 },
+            ControlMessage::Protection { protected: true },
+            ControlMessage::ProtectionKnown { protected: false },
+            ControlMessage::TookOver,
+            ControlMessage::GuestGone,
+            ControlMessage::Offsets { text: "{}\n{}\n".into() },
+            ControlMessage::CheckpointWanted,
+            ControlMessage::FramesWanted { frames: vec![0, u32::MAX] },
         ];
         for message in all {
             let line = message.line();
             assert!(!line.contains('\n'));
-            assert_eq!(serde_json::from_str::<Message>(&line).ok(), Some(message), "{line}");
+            assert_eq!(serde_json::from_str::<ControlMessage>(&line).ok(), Some(message), "{line}");
         }
         assert_eq!(
-            Message::EpochDone { epoch: 3, sent: 17, lane_epoch: None }.line(),
+            ControlMessage::EpochDone { epoch: 3, sent: 17, lane_epoch: None }.line(),
             r#"{"type":"epoch-done","epoch":3,"sent":17}"#
         );
     }

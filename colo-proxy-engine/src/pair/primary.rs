@@ -1,14 +1,14 @@
-//! What the primary's half decides: the engine, the state of protection and the epochs, together.
+//! The primary's half: the engine, the state of protection and the epochs, together.
 //!
-//! The caller brings frames, events and time. What has to happen at once goes through an
-//! [`OutputPath`]; what may wait is left in [`Primary::commands`] and [`Primary::messages`].
+//! The caller brings frames, events and time. Urgent decisions go through an [`OutputPath`]. The
+//! others are left in queues, for [`Primary::next_command`] and [`Primary::next_message`].
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::cut::{EpochCut, UnsortedLimits};
 use super::event::ColoFrameCommand;
-use super::message::Message;
+use super::message::ControlMessage;
 use super::protection::{Protection, ProtectionAction, ProtectionState};
 use super::{BATCH, Mode, OnDeath, ProgramMode};
 use crate::compare::{Engine, Output, Reason, Side};
@@ -22,26 +22,27 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-/// The way that the guest's output takes: captured, and released.
+/// The way of the guest's output: captured, and released.
 pub trait OutputPath {
-    /// Tells the kernel programs what to do with the guest's frames.
+    /// Sets what the kernel programs do with the guest's frames.
     fn set_mode(&mut self, mode: ProgramMode);
-    /// Takes one batch of the guest's output that is there now; `true` if more may be there.
+    /// Appends one batch of the guest's output to `into`. `true` if more may be there now.
     fn read_output(&mut self, into: &mut Vec<Frame>) -> bool;
-    /// Lets a frame of the guest go.
+    /// Lets a frame of the guest leave.
     fn release(&mut self, frame: &Frame);
-    /// Sends an acknowledgment of the engine's own making, which says what both guests have said.
+    /// Sends an acknowledgment that the engine has made. It says only what both guests have said.
     fn acknowledge(&mut self, frame: &Frame);
-    /// The secondary's guest is the primary's copy from here on. Drops what the secondary has sent by
-    /// now where nobody else can tell that it is of the older epoch; returns how many frames it were.
+    /// The secondary's guest is the primary's copy from here on, so its frames that are not read yet
+    /// are of the older epoch. A path without a control lane drops them here, and returns their
+    /// number. With a control lane the cut tells which frames they are, and there is nothing to do.
     fn drop_returned(&mut self) -> u64 {
         0
     }
 }
 
-/// The parts of the way between the two daemons that can be up or down.
+/// A lane between the two daemons, which can be up or down.
 #[derive(Clone, Copy, Debug)]
-pub enum Lane {
+pub enum PeerLane {
     /// Input of the guest, to the secondary.
     Mirror,
     /// Output of the secondary's guest.
@@ -53,13 +54,13 @@ pub enum Lane {
 /// Whether the two daemons can speak to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ControlLane {
-    /// None is configured: the peer may be a QEMU. Counts as up.
+    /// No control lane is configured, because the peer may be a QEMU. Counts as up.
     Absent,
     Up,
     Down,
 }
 
-/// What makes the secondary one that can be compared with.
+/// The lanes, all of which a secondary needs that is compared with.
 #[derive(Clone, Copy, Debug)]
 struct Lanes {
     mirror_up: bool,
@@ -67,14 +68,14 @@ struct Lanes {
     control: ControlLane,
 }
 
-/// What the COLO-frame says about the pair.
+/// The pair, as the COLO-frame knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pairing {
-    /// It has a pair, or says nothing about pairs.
+    /// The COLO-frame has a pair, or says nothing about pairs.
     Paired,
-    /// It has none.
+    /// It has no pair.
     Alone,
-    /// It is gone without a word, while the pair was protected: the guest may be dead.
+    /// It went without a word while the pair was protected, so the guest may be dead.
     GuestMayBeDead,
 }
 
@@ -83,7 +84,7 @@ enum Pairing {
 enum Leaving {
     /// The guest's.
     Output(Frame),
-    /// An acknowledgment of the engine's own making.
+    /// An acknowledgment that the engine has made.
     Acknowledgment(Frame),
 }
 
@@ -96,40 +97,40 @@ impl Leaving {
     }
 }
 
-/// How far the present checkpoint is.
+/// The present checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Checkpoint {
     None,
-    /// It has begun and is not done yet. It makes up for a loss if `settles_loss`.
+    /// It has begun and has not ended. `settles_loss`: a loss between the hosts was its reason, or
+    /// one of them.
     Running {
         settles_loss: bool,
     },
 }
 
-/// How far the secondary is kept from taking over.
+/// The fence, which keeps the secondary from taking over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fence {
     None,
-    /// The secondary was told that it is not to take over, and has not answered. If it does not
-    /// answer by then, it is fenced.
+    /// The secondary was asked not to take over. If it has not answered by this time, it is fenced.
     Disclaiming(Instant),
     /// The caller is to run the fence.
     Due,
 }
 
-/// What bounds the primary's half.
+/// The limits of the primary's half.
 #[derive(Clone, Copy, Debug)]
 pub struct PrimaryLimits {
     /// Frames of the secondary whose epoch is not known yet.
     pub unsorted: UnsortedLimits,
-    /// What is kept for digests.
+    /// Frames that are kept for digests.
     pub digest: DigestLimits,
-    /// Frames that the guest's output can wait in before it is read.
+    /// Length of the queue from which the caller reads the guest's output, in frames.
     pub output_queue_frames: u32,
     /// How long the secondary may take to answer that it will not take over.
     pub disclaim_timeout: Duration,
-    /// Frames that leave in one turn. A checkpoint may let go of so many that other guests on the
-    /// thread would have to stand still for tenths of a second.
+    /// Frames that leave in one turn. A checkpoint may release so many that other guests on the
+    /// thread would stand still for tenths of a second.
     pub released_per_turn: usize,
 }
 
@@ -151,25 +152,25 @@ pub struct Primary {
     name: String,
     limits: PrimaryLimits,
     /// Compares the output of the two guests.
-    pub engine: Engine,
+    engine: Engine,
     out: Output,
-    /// Frames that may leave, and are for the next turn.
+    /// Frames that may leave, and do so in the next turns.
     releasing: VecDeque<Leaving>,
     /// Whether the guest is protected.
-    pub protection: Protection,
+    protection: Protection,
     cut: EpochCut,
-    /// Makes frames of the digests that come in their place.
-    pub expander: Expander,
-    /// Frames of the secondary that are about to be compared; empty between calls, and kept for its
-    /// memory.
+    /// Makes frames from the digests that come in their place.
+    expander: Expander,
+    /// Frames of the secondary that are about to be compared. It is empty between calls, and is a
+    /// field for the sake of its memory.
     comparing: Vec<Frame>,
     epoch: u64,
-    /// Tells our epochs from those of an earlier daemon; random.
+    /// A random number that tells our epochs from those of an earlier daemon.
     session: u64,
     checkpoint: Checkpoint,
-    /// Frames were lost between the hosts, and no checkpoint was asked for yet.
+    /// Frames were lost between the hosts, and no checkpoint was requested for them yet.
     is_loss_due: bool,
-    /// The expander had no room when it was last looked at.
+    /// The expander had no room at the last look.
     was_full: bool,
     /// The guest's output passes when this daemon dies.
     passes_on_death: bool,
@@ -181,10 +182,10 @@ pub struct Primary {
     failure_log: LogLimit,
     stray_log: LogLimit,
     commands: VecDeque<ColoFrameCommand>,
-    messages: VecDeque<Message>,
+    messages: VecDeque<ControlMessage>,
 }
 
-/// What the primary's half counts.
+/// The counters of the primary's half.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PrimaryCounts {
     /// Frames of the guest that left while it was unprotected.
@@ -193,17 +194,17 @@ pub struct PrimaryCounts {
     pub secondary_ignored: u64,
     /// Frames of the guest that came after the secondary had taken over.
     pub dropped_taken_over: u64,
-    /// Checkpoints that were done although none had begun.
+    /// Reports of a checkpoint as done that had not begun.
     pub checkpoints_ignored: u64,
     /// Checkpoints that were done.
     pub checkpoints_done: u64,
-    /// Times that a secondary came which was not equal.
+    /// Times that a secondary came that was not equal.
     pub resyncs: u64,
 }
 
 impl Primary {
-    /// The half of a daemon that has just started. `session` is random. `has_control`: there is a
-    /// control lane, on which the two daemons speak about epochs.
+    /// The half of a daemon that has just started. `session` is random. `has_control`: a control lane
+    /// is configured, on which the two daemons agree about epochs.
     pub fn new(
         name: String,
         engine: Engine,
@@ -240,7 +241,7 @@ impl Primary {
         }
     }
 
-    /// Within other limits than the default ones.
+    /// The same half with limits other than the default ones.
     #[must_use]
     pub fn limited(mut self, limits: PrimaryLimits) -> Self {
         self.cut = EpochCut::new(limits.unsorted);
@@ -249,21 +250,41 @@ impl Primary {
         self
     }
 
-    /// What becomes of the guest's output when this daemon dies.
+    /// The same half with a rule for the guest's output when this daemon dies.
     #[must_use]
     pub fn on_death(mut self, on_death: OnDeath) -> Self {
         self.passes_on_death = on_death == OnDeath::Pass;
         self
     }
 
-    /// The number of the present epoch: checkpoints that put the primary's state into the secondary.
+    /// The number of the present epoch: checkpoints that were done since the daemon started.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// What was counted.
+    /// The counters.
     pub fn counts(&self) -> PrimaryCounts {
         self.counts
+    }
+
+    /// The engine, for its room, its counters and its divergences.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The state of protection.
+    pub fn protection(&self) -> &Protection {
+        &self.protection
+    }
+
+    /// The expander, for its counters.
+    pub fn expander(&self) -> &Expander {
+        &self.expander
+    }
+
+    /// The caller has dropped `frames` of the secondary, because they were of an older epoch.
+    pub fn dropped_stale(&mut self, frames: u64) {
+        self.engine.dropped_stale(frames);
     }
 
     /// How the guest stands, in the word that `status` shows.
@@ -271,7 +292,7 @@ impl Primary {
         self.protection.mode()
     }
 
-    /// The control lane is up; one that is not configured counts as up.
+    /// The control lane is up. A control lane that is not configured counts as up.
     pub fn is_control_up(&self) -> bool {
         self.lanes.control != ControlLane::Down
     }
@@ -287,12 +308,12 @@ impl Primary {
     }
 
     /// The next message for the peer.
-    pub fn next_message(&mut self) -> Option<Message> {
+    pub fn next_message(&mut self) -> Option<ControlMessage> {
         self.messages.pop_front()
     }
 
-    /// Queues a message for the peer behind those that are there.
-    pub fn queue_message(&mut self, message: Message) {
+    /// Queues a message for the peer behind the messages that are there.
+    pub fn queue_message(&mut self, message: ControlMessage) {
         self.messages.push_back(message);
     }
 
@@ -317,8 +338,8 @@ impl Primary {
         self.act(now, action, path);
     }
 
-    /// Guest output, in the order in which the guest sent it. All of it is taken, whether or not the
-    /// engine has room.
+    /// Takes guest output, in the order in which the guest sent it: all of it, even if the engine has
+    /// no room.
     pub fn on_output(&mut self, now: Instant, frames: &mut Vec<Frame>, path: &mut impl OutputPath) {
         if !self.holds_output() {
             if self.pass_output(frames.drain(..)) {
@@ -334,8 +355,8 @@ impl Primary {
         self.compare_secondary(now);
     }
 
-    /// The same for a caller that can leave frames for which the engine has no room where they are, and
-    /// to which no digests come: takes what there is room for.
+    /// Takes as much guest output as the engine has room for. This is for a caller that can leave the
+    /// other frames where they are, and that gets no digests.
     pub fn take_output(&mut self, now: Instant, frames: &mut VecDeque<Frame>) {
         if self.holds_output() {
             self.engine.on_frames(now, Side::Primary, frames, &mut self.out);
@@ -350,8 +371,8 @@ impl Primary {
     }
 
     /// Output of a guest that goes on alone leaves. After a takeover the other guest answers the
-    /// network: nothing of this one may follow, not even a frame that need not be compared. Says
-    /// whether the network knows something from here on for which no secondary has vouched.
+    /// network, so nothing of this one may follow, not even a frame that need not be compared. `true`
+    /// if the network learns something here for which no secondary has vouched.
     fn pass_output(&mut self, frames: impl Iterator<Item = Frame>) -> bool {
         if self.protection.is_taken_over() {
             self.counts.dropped_taken_over += frames.count() as u64;
@@ -369,24 +390,24 @@ impl Primary {
         exposes
     }
 
-    /// Frames of either guest for which the other guest's are missing.
+    /// Frames of either guest whose counterpart of the other guest is missing.
     pub fn waiting(&self) -> u64 {
         let stats = self.engine.stats();
         stats.held.frames + stats.secondary_waiting.frames + self.expander.stats.waiting
     }
 
     /// A lane was connected, or is gone.
-    pub fn on_lane(&mut self, now: Instant, lane: Lane, up: bool, path: &mut impl OutputPath) {
+    pub fn on_lane(&mut self, now: Instant, lane: PeerLane, up: bool, path: &mut impl OutputPath) {
         match lane {
-            Lane::Mirror => self.lanes.mirror_up = up,
-            Lane::Secondary => {
+            PeerLane::Mirror => self.lanes.mirror_up = up,
+            PeerLane::Secondary => {
                 self.lanes.secondary_up = up;
                 let stale = self.cut.on_connection() + self.expander.on_connection();
                 self.engine.dropped_stale(stale);
-                // The cut that is awaited has to count frames of this connection.
+                // The awaited cut has to count frames of this connection.
                 self.ask_for_cut();
             }
-            Lane::Control => {
+            PeerLane::Control => {
                 self.lanes.control = if up { ControlLane::Up } else { ControlLane::Down };
                 if up {
                     self.expander.ask_again();
@@ -401,7 +422,8 @@ impl Primary {
         self.on_pair_change(now, path);
     }
 
-    /// One of the things has changed that make the secondary one that can be compared with.
+    /// A lane or the pairing has changed, and with it perhaps whether the secondary can be compared
+    /// with.
     fn on_pair_change(&mut self, now: Instant, path: &mut impl OutputPath) {
         let lanes_up = self.lanes.mirror_up && self.lanes.secondary_up && self.is_control_up();
         let action = self.protection.on_peer(now, lanes_up && self.has_pair());
@@ -409,8 +431,8 @@ impl Primary {
         self.ask_for_loss(now);
     }
 
-    /// Frames were lost between the hosts, or the lane by which they came `is_cut_off`: a checkpoint
-    /// makes up for what depends on them.
+    /// `frames` were lost between the hosts, or their lane `is_cut_off`. A checkpoint makes up for
+    /// everything that depends on them.
     pub fn on_lane_loss(&mut self, now: Instant, frames: u64, is_cut_off: bool) {
         if frames > 0 || is_cut_off {
             self.is_loss_due = true;
@@ -418,14 +440,14 @@ impl Primary {
         }
     }
 
-    /// The lane by which frames came is gone with the peer: when the peer is back, a checkpoint makes
+    /// The lane of the frames is gone, and the peer with it. When the peer is back, a checkpoint makes
     /// up for the frames that were under way.
     pub fn on_lane_gone(&mut self) {
         self.is_loss_due = true;
     }
 
-    /// A loss that is reported during a checkpoint may have happened after its cut, and a loss that is
-    /// reported while the pair waits for its peer is not made good by that peer.
+    /// Requests a checkpoint for a loss, but not yet during another checkpoint, after whose cut the
+    /// loss may have happened. Nor while the peer is lost: its return alone does not make up for it.
     fn ask_for_loss(&mut self, now: Instant) {
         let may = self.is_protected() && self.checkpoint == Checkpoint::None;
         if may && std::mem::take(&mut self.is_loss_due) {
@@ -437,7 +459,7 @@ impl Primary {
         self.protection.state() == ProtectionState::Protected
     }
 
-    /// The secondary asks for a checkpoint; a pair that is not protected makes one anyway, or none.
+    /// The secondary asks for a checkpoint. A pair that is not protected makes one anyway, or none.
     pub fn on_checkpoint_wanted(&mut self, now: Instant) {
         if self.is_protected() {
             self.engine.request_checkpoint(now, Reason::SecondaryFlows, &mut self.out);
@@ -446,7 +468,7 @@ impl Primary {
 
     fn act(&mut self, now: Instant, action: Option<ProtectionAction>, path: &mut impl OutputPath) {
         let Some(action) = action else { return };
-        let state = self.protection.state();
+        let description = self.protection.description();
         if matches!(action, ProtectionAction::Unprotect | ProtectionAction::Join) {
             self.abandon_checkpoint(now);
         }
@@ -454,9 +476,9 @@ impl Primary {
             self.tell_protection();
         }
         match action {
-            ProtectionAction::Announce => log::info!("{}: {}", self.name, state.description()),
+            ProtectionAction::Announce => log::info!("{}: {description}", self.name),
             ProtectionAction::Unprotect => {
-                log::warn!("{}: {}", self.name, state.description());
+                log::warn!("{}: {description}", self.name);
                 if self.engine.stats().held.frames > 0 {
                     self.protection.expose();
                 }
@@ -465,17 +487,17 @@ impl Primary {
                 }
                 self.command_peer_lost();
             }
-            // A secondary whose daemon lives need not be fenced: it does what it is told.
+            // A secondary whose daemon lives need not be fenced: its daemon obeys.
             ProtectionAction::Fence if self.lanes.control == ControlLane::Up => {
                 self.fence = Fence::Disclaiming(now + self.limits.disclaim_timeout);
-                self.messages.push_back(Message::Protection { protected: false });
+                self.messages.push_back(ControlMessage::Protection { protected: false });
             }
             ProtectionAction::Fence => self.order_fence(),
             ProtectionAction::Join => {
-                log::info!("{}: {}", self.name, state.description());
+                log::info!("{}: {description}", self.name);
                 path.set_mode(ProgramMode::Protected);
                 self.counts.resyncs += 1;
-                // They came before it was known that the secondary is not equal.
+                // Its frames came before we knew that the secondary is not equal.
                 self.counts.secondary_ignored += self.expander.drop_waiting();
                 self.engine.start_over(now, &mut self.out);
                 self.engine.request_checkpoint(now, Reason::Resync, &mut self.out);
@@ -487,17 +509,25 @@ impl Primary {
         self.commands.push_back(ColoFrameCommand::PeerLost { instance: self.name.clone() });
     }
 
-    /// Rule (c), in the order in which the guest sent it: what is held, then what is queued.
+    /// The daemon ends in good order: all output leaves, and nothing is announced any more.
+    pub fn finish(&mut self, now: Instant, path: &mut impl OutputPath) {
+        // That protection may have ended already makes no difference.
+        let _ = self.protection.end();
+        self.release_everything(now, path);
+        self.release_all(path);
+    }
+
+    /// Rule (c), in the order in which the guest sent its output: the held frames, then the queue.
     pub fn release_everything(&mut self, now: Instant, path: &mut impl OutputPath) {
         path.set_mode(ProgramMode::Off);
         self.counts.secondary_ignored += self.expander.drop_waiting();
-        // Protection is off: no checkpoint is wanted for what leaves now.
+        // Protection is off: the frames that leave now need no checkpoint.
         self.out.requests.clear();
         self.engine.release_all(now, &mut self.out);
         self.drain_output(now, path);
     }
 
-    /// Takes the output that is there now, and no more: a guest that goes on sending must not keep us
+    /// Takes the output that is there now, and no more. A guest that goes on sending must not keep us
     /// here.
     fn drain_output(&mut self, now: Instant, path: &mut impl OutputPath) {
         let mut frames = Vec::with_capacity(BATCH);
@@ -513,15 +543,15 @@ impl Primary {
         }
     }
 
-    /// Lets everything go that may leave.
+    /// Lets all frames leave that may.
     pub fn release_all(&mut self, path: &mut impl OutputPath) {
         self.releasing.drain(..).for_each(|frame| frame.leave(path));
         self.out.release.drain(..).for_each(|frame| path.release(&frame));
         self.out.acknowledgments.drain(..).for_each(|frame| path.acknowledge(&frame));
     }
 
-    /// Lets go what one turn has room for, in the order in which it became free. The output of an
-    /// unprotected guest goes at once: the rest of its output takes the short way.
+    /// Lets as many frames leave as one turn has room for, in the order in which they became free. An
+    /// unprotected guest's leave at once, because the rest of its output takes the short way.
     pub fn release_some(&mut self, path: &mut impl OutputPath) {
         let per_turn = self.limits.released_per_turn;
         let Output { release, acknowledgments, .. } = &mut self.out;
@@ -537,13 +567,13 @@ impl Primary {
         }
     }
 
-    /// Frames are left for the next turn. They count as released, and are in no limit: a turn lets
-    /// more go than comes in.
+    /// Frames are left for the next turn. They count as released, and need no limit, because more
+    /// frames leave in a turn than come in.
     pub fn is_releasing(&self) -> bool {
         !self.releasing.is_empty()
     }
 
-    /// Makes commands of the engine's requests, and messages of the expander's questions.
+    /// Turns the engine's requests into commands, and the expander's questions into messages.
     pub fn collect_requests(&mut self, now: Instant) {
         self.ask_for_frames(now);
         if self.out.requests.is_empty() {
@@ -551,10 +581,10 @@ impl Primary {
         }
         let reasons: Vec<String> =
             self.out.requests.drain(..).map(|reason| reason.to_string()).collect();
-        // The guest decides how often this is: `status` has the counts.
+        // The guest decides how often this happens. `status` has the counts.
         if let Some(more) = self.request_log.admit(now) {
             let name = &self.name;
-            log::info!("{name}: asking for a checkpoint: {}{more}", reasons.join(", "));
+            log::info!("{name}: requesting a checkpoint: {}{more}", reasons.join(", "));
         }
         self.commands.push_back(ColoFrameCommand::RequestCheckpoint {
             instance: self.name.clone(),
@@ -564,7 +594,7 @@ impl Primary {
     }
 }
 
-/// Hands a batch to the engine; all of it is taken, whether or not there is room.
+/// Hands a batch to the engine: all of it, even if there is no room.
 fn compare_all(
     engine: &mut Engine,
     now: Instant,

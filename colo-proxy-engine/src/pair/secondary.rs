@@ -426,7 +426,7 @@ mod tests {
     )]
 
     use super::*;
-    use crate::pair::takeover::Deciders;
+    use crate::pair::takeover::TakeoverDeciders;
 
     #[derive(Debug, Default)]
     struct Kernel {
@@ -459,7 +459,7 @@ mod tests {
     }
 
     fn start() -> (Secondary, Kernel) {
-        let takeover = Takeover::new(Deciders::default(), Duration::from_secs(1));
+        let takeover = Takeover::new(TakeoverDeciders::default(), Duration::from_secs(1));
         let repeater = SharedRepeater::default();
         let limits = InputLimits::default();
         let name = "tap0".into();

@@ -27,7 +27,7 @@ pub enum TakeoverAction {
 
 /// What the commands of `[guest.takeover]` have said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Permission {
+pub enum TakeoverPermission {
     /// This guest may go on.
     Granted,
     /// The other guest could not be fenced.
@@ -38,7 +38,7 @@ pub enum Permission {
 
 /// Who is asked before the guest takes over.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Deciders {
+pub struct TakeoverDeciders {
     /// A command makes sure that the other guest does not answer any more: then there is no way back.
     pub fence: bool,
     /// A command says which host goes on.
@@ -82,7 +82,7 @@ enum Decision {
 /// The decision and its grounds.
 #[derive(Debug)]
 pub struct Takeover {
-    deciders: Deciders,
+    deciders: TakeoverDeciders,
     timeout: Duration,
     peer: PeerDaemon,
     qemu: Qemu,
@@ -95,7 +95,7 @@ pub struct Takeover {
 
 impl Takeover {
     /// A break of the control lane may last for `timeout`.
-    pub fn new(deciders: Deciders, timeout: Duration) -> Self {
+    pub fn new(deciders: TakeoverDeciders, timeout: Duration) -> Self {
         Self {
             deciders,
             timeout,
@@ -219,18 +219,22 @@ impl Takeover {
     }
 
     /// The commands have answered. The state in which they were asked may be over.
-    pub fn on_permission(&mut self, now: Instant, answer: Permission) -> Option<TakeoverAction> {
+    pub fn on_permission(
+        &mut self,
+        now: Instant,
+        answer: TakeoverPermission,
+    ) -> Option<TakeoverAction> {
         if self.decision == Decision::Asking {
             self.decision = Decision::Open { not_before: None };
         }
         match answer {
-            Permission::Granted => {}
+            TakeoverPermission::Granted => {}
             // The other guest goes on, without this one, whose state belongs to the past from here on.
-            Permission::Denied => {
+            TakeoverPermission::Denied => {
                 self.covered = false;
                 return None;
             }
-            Permission::NotFenced => {
+            TakeoverPermission::NotFenced => {
                 self.decision = Decision::Open { not_before: Some(now + self.timeout) };
                 return None;
             }
@@ -260,7 +264,7 @@ mod tests {
     const MOMENT: Duration = Duration::from_millis(1);
 
     fn start(is_automatic: bool, fences: bool) -> (Instant, Takeover) {
-        let deciders = Deciders { fence: fences, quorum: is_automatic && !fences };
+        let deciders = TakeoverDeciders { fence: fences, quorum: is_automatic && !fences };
         let mut takeover = Takeover::new(deciders, TIMEOUT);
         takeover.on_protection(true);
         (Instant::now(), takeover)
@@ -273,7 +277,7 @@ mod tests {
         assert_eq!(t.on_timeout(now + TIMEOUT.saturating_sub(MOMENT)), None);
         assert_eq!(t.on_timeout(now + TIMEOUT), Some(TakeoverAction::Ask));
         assert_eq!(
-            t.on_permission(now + TIMEOUT, Permission::Granted),
+            t.on_permission(now + TIMEOUT, TakeoverPermission::Granted),
             Some(TakeoverAction::TakeOver)
         );
         assert_eq!(t.poll_timeout(), None, "once");
@@ -353,7 +357,7 @@ mod tests {
         let (now, mut t) = start(true, false);
         t.on_peer_down(now, true);
         assert_eq!(t.on_timeout(now), Some(TakeoverAction::Ask));
-        assert_eq!(t.on_permission(now, Permission::Denied), None);
+        assert_eq!(t.on_permission(now, TakeoverPermission::Denied), None);
         assert_eq!(t.on_timeout(now + TIMEOUT * 9), Some(TakeoverAction::TellStale));
     }
 
@@ -365,7 +369,10 @@ mod tests {
         t.on_peer_up();
         t.on_protection(false);
         t.on_peer_down(now, false);
-        assert_eq!(t.on_permission(now, Permission::Granted), Some(TakeoverAction::TellStale));
+        assert_eq!(
+            t.on_permission(now, TakeoverPermission::Granted),
+            Some(TakeoverAction::TellStale)
+        );
     }
 
     #[test]
@@ -374,7 +381,7 @@ mod tests {
         t.on_peer_down(now, true);
         assert_eq!(t.on_timeout(now), Some(TakeoverAction::Ask));
         assert_eq!(t.on_timeout(now), None, "being asked");
-        assert_eq!(t.on_permission(now, Permission::NotFenced), None);
+        assert_eq!(t.on_permission(now, TakeoverPermission::NotFenced), None);
         assert_eq!(t.on_timeout(now + TIMEOUT.saturating_sub(MOMENT)), None);
         assert_eq!(t.on_timeout(now + TIMEOUT), Some(TakeoverAction::Ask));
     }
@@ -386,7 +393,7 @@ mod tests {
             t.on_peer_down(now, true);
             t.on_timeout(now);
             t.on_peer_up();
-            assert_eq!(t.on_permission(now, Permission::Granted), then);
+            assert_eq!(t.on_permission(now, TakeoverPermission::Granted), then);
         }
     }
 }

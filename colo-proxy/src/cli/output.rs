@@ -82,10 +82,3 @@ pub(super) fn fail_with(mut errors: Vec<anyhow::Error>) -> anyhow::Result<()> {
     }
     Err(last)
 }
-
-/// The counters of a status by name, in one line.
-pub(super) fn counts(map: &Value) -> String {
-    let all: Vec<String> =
-        map.as_object().into_iter().flatten().map(|(name, n)| format!("{name} {n}")).collect();
-    if all.is_empty() { "none".into() } else { all.join(", ") }
-}

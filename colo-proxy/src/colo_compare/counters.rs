@@ -10,7 +10,7 @@ use super::Sockets;
 /// Names and numbers for the log; what stayed 0 is left out.
 pub(super) fn line(half: &Primary, sockets: &Sockets) -> String {
     let Sockets { primary, secondary, outdev, frame } = sockets;
-    let (engine, counts) = (half.engine.stats(), half.counts());
+    let (engine, counts) = (half.engine().stats(), half.counts());
     let released = &engine.released;
     let passed = counts.released_unprotected;
     let mut line = CounterLine::default();

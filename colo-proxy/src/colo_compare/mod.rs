@@ -25,7 +25,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use colo_proxy_engine::compare::{Engine, Limits};
-use colo_proxy_engine::pair::primary::Lane;
+use colo_proxy_engine::pair::primary::PeerLane;
 use colo_proxy_engine::pair::protection::{LossPolicy, Protection};
 use colo_proxy_engine::pair::{OnSecondaryLost, Primary};
 
@@ -97,7 +97,7 @@ impl Comparer {
         let protection = Protection::new(now, policy);
         let mut half = Primary::new("colo-compare".into(), engine, protection, 0, false);
         // QEMU's own filters bring the guest's input to the secondary.
-        half.on_lane(now, Lane::Mirror, true, &mut sockets.path());
+        half.on_lane(now, PeerLane::Mirror, true, &mut sockets.path());
         Self { half }
     }
 
@@ -151,7 +151,7 @@ impl Comparer {
     /// the primary to speak next. Otherwise chance would take one of them far ahead of the other,
     /// and the frames between them have to be kept.
     fn is_secondary_ahead(&self) -> bool {
-        let stats = self.half.engine.stats();
+        let stats = self.half.engine().stats();
         stats.secondary_waiting.frames > stats.held.frames
     }
 
@@ -173,7 +173,7 @@ impl Comparer {
             InboundEvent::Up => true,
             InboundEvent::Down => false,
         };
-        self.half.on_lane(Instant::now(), Lane::Secondary, is_up, &mut sockets.path());
+        self.half.on_lane(Instant::now(), PeerLane::Secondary, is_up, &mut sockets.path());
     }
 
     async fn on_colo_frame_event(&mut self, event: &ColoFrameEvent, sockets: &mut Sockets) {
@@ -203,7 +203,7 @@ impl Comparer {
 
     /// The operator ends protection: what is held leaves, then what the primary has sent since.
     async fn end(&mut self, sockets: &mut Sockets) {
-        let held = self.half.engine.stats().held.frames;
+        let held = self.half.engine().stats().held.frames;
         log::info!("colo-compare: ending, protection is off; releasing {held} held frames");
         // A primary that has just connected is waiting at the door of another task.
         tokio::task::yield_now().await;

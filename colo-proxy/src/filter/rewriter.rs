@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use colo_proxy_engine::pair::repeat::SharedRepeater;
 use colo_proxy_engine::pair::secondary::TakeoverStep;
-use colo_proxy_engine::pair::takeover::{Deciders, Takeover};
+use colo_proxy_engine::pair::takeover::{Takeover, TakeoverDeciders};
 use colo_proxy_engine::pair::{BATCH, ProgramMode, Role, Secondary};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -128,7 +128,7 @@ impl Rewriter {
                 id.clone(),
                 datapath.mode(),
                 // Nobody but the COLO-frame and the operator decides here.
-                Takeover::new(Deciders::default(), limits.peer.timeout),
+                Takeover::new(TakeoverDeciders::default(), limits.peer.timeout),
                 SharedRepeater::new(limits.repeat),
                 limits.input,
             ),

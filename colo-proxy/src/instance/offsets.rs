@@ -6,7 +6,7 @@ use crate::error_chain::chain;
 use crate::link::LinkWatch;
 use crate::offsets::{format, parse};
 use crate::status::Reply;
-use colo_proxy_engine::pair::message::Message;
+use colo_proxy_engine::pair::message::ControlMessage;
 
 /// The connections of `instance` that are translated.
 pub(crate) fn export(instance: &str, datapath: &Datapath) -> Reply {
@@ -40,10 +40,13 @@ pub(crate) fn import(instance: &str, datapath: &mut Datapath, text: &str) -> Rep
 const CHUNK: usize = 64;
 
 /// What tells a new secondary which connections are translated, and how.
-pub(super) fn messages(instance: &str, datapath: &Datapath) -> Result<Vec<Message>, DatapathError> {
+pub(super) fn messages(
+    instance: &str,
+    datapath: &Datapath,
+) -> Result<Vec<ControlMessage>, DatapathError> {
     let offsets = datapath.export_offsets()?;
     let chunks = offsets.chunks(CHUNK);
-    Ok(chunks.map(|some| Message::Offsets { text: format(instance, some) }).collect())
+    Ok(chunks.map(|some| ControlMessage::Offsets { text: format(instance, some) }).collect())
 }
 
 /// Takes such a message.

@@ -8,10 +8,10 @@ use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use colo_proxy_engine::compare::Engine;
-use colo_proxy_engine::digest::{Returned, ReturnedFrames};
+use colo_proxy_engine::digest::{ReturnedRecord, ReturnedRecords};
 use colo_proxy_engine::frame::Frame;
-use colo_proxy_engine::pair::message::Message;
-use colo_proxy_engine::pair::primary::Lane;
+use colo_proxy_engine::pair::message::ControlMessage;
+use colo_proxy_engine::pair::primary::PeerLane;
 use colo_proxy_engine::pair::protection::{LossPolicy, Protection};
 use colo_proxy_engine::pair::{
     BATCH, OutputPath, Primary as PrimaryHalf, PrimaryLimits, ProgramMode, Role,
@@ -71,7 +71,7 @@ pub(super) async fn run(
 struct Inputs {
     output: Readable,
     mirror: mpsc::Receiver<LaneEvent>,
-    secondary: mpsc::Receiver<LaneEvent<Returned>>,
+    secondary: mpsc::Receiver<LaneEvent<ReturnedRecord>>,
     peer: Option<Peer>,
     lane: KernelLane,
     frame: Box<dyn ColoFrame>,
@@ -170,7 +170,7 @@ impl PrimaryTask {
         let (vnet_hdr, stats) = (guest.vnet_hdr_support, Stats::new(&guest));
         let (mirror_requests, mirror) = spawn_mirror(&guest, mirror, &input_gate, &stats)?;
         let returned = stats.secondary.clone();
-        let secondary = lane::spawn_incoming::<ReturnedFrames>(secondary, vnet_hdr, returned);
+        let secondary = lane::spawn_incoming::<ReturnedRecords>(secondary, vnet_hdr, returned);
         let traffic = Traffic { sent: stats.mirror.clone(), received: stats.secondary.clone() };
         let inputs = Inputs {
             output: Readable::new(&*output_gate).map_err(system("watch the output gate"))?,
@@ -229,7 +229,7 @@ impl PrimaryTask {
                 continue;
             }
             let deadline = self.half.poll_timeout();
-            let has_room = self.half.engine.has_room();
+            let has_room = self.half.engine().has_room();
             let takes_secondary = self.half.takes_secondary();
             let takes_returned = takes_secondary && !self.half.sorts();
             let lane_epoch = self.kernel.datapath.settings().lane_epoch;
@@ -248,7 +248,7 @@ impl PrimaryTask {
                     self.on_secondary(event);
                 }
                 Some(event) = inputs.mirror.recv() => {
-                    self.on_lane(Lane::Mirror, matches!(event, LaneEvent::Up));
+                    self.on_lane(PeerLane::Mirror, matches!(event, LaneEvent::Up));
                 }
                 event = next_peer_event(inputs.peer.as_mut()) => {
                     let is_up = matches!(event, PeerEvent::Up { .. });
@@ -288,7 +288,7 @@ impl PrimaryTask {
     fn on_frame_event(&mut self, event: &ColoFrameEvent, inputs: &Inputs) {
         if *event == ColoFrameEvent::CheckpointBegan {
             let epoch = self.kernel.datapath.settings().lane_epoch;
-            self.half.engine.dropped_stale(inputs.lane.drop_other(epoch));
+            self.half.dropped_stale(inputs.lane.drop_other(epoch));
         }
         self.half.on_colo_frame_event(Instant::now(), event, &mut self.kernel);
         if *event == ColoFrameEvent::PairReady {
@@ -301,19 +301,19 @@ impl PrimaryTask {
         self.half.on_output(Instant::now(), frames, &mut self.kernel);
     }
 
-    fn on_secondary(&mut self, event: LaneEvent<Returned>) {
+    fn on_secondary(&mut self, event: LaneEvent<ReturnedRecord>) {
         match event {
             LaneEvent::Frames(frames) => {
                 self.half.on_secondary(Instant::now(), frames);
                 self.stats.busy.on_frames(self.half.waiting());
             }
             LaneEvent::Up | LaneEvent::Down => {
-                self.on_lane(Lane::Secondary, matches!(event, LaneEvent::Up));
+                self.on_lane(PeerLane::Secondary, matches!(event, LaneEvent::Up));
             }
         }
     }
 
-    fn on_lane(&mut self, lane: Lane, up: bool) {
+    fn on_lane(&mut self, lane: PeerLane, up: bool) {
         self.half.on_lane(Instant::now(), lane, up, &mut self.kernel);
     }
 
@@ -321,7 +321,7 @@ impl PrimaryTask {
     async fn on_lane_peer(&mut self, event: &PeerEvent, inputs: &mut Inputs) {
         let guest = LaneGuest { mtu: self.netdev.map(|link| link.mtu), is_stopped: false };
         let change = inputs.lane.on_peer(event, guest, &mut self.kernel.datapath).await;
-        if change.is_cut_off && !matches!(event, PeerEvent::Message(_)) {
+        if change.is_cut_off && !matches!(event, PeerEvent::ControlMessage(_)) {
             self.half.on_lane_gone();
             self.queue(change.reply);
             return;
@@ -334,7 +334,7 @@ impl PrimaryTask {
         self.queue(change.reply);
     }
 
-    fn queue(&mut self, message: Option<Message>) {
+    fn queue(&mut self, message: Option<ControlMessage>) {
         if let Some(message) = message {
             self.half.queue_message(message);
         }
@@ -343,27 +343,27 @@ impl PrimaryTask {
     fn on_peer(&mut self, event: PeerEvent, lane: &KernelLane) {
         match event {
             PeerEvent::Up { .. } | PeerEvent::Down { .. } => {
-                self.on_lane(Lane::Control, matches!(event, PeerEvent::Up { .. }));
+                self.on_lane(PeerLane::Control, matches!(event, PeerEvent::Up { .. }));
             }
-            PeerEvent::Message(message) => match self.stats.peer.take(message) {
+            PeerEvent::ControlMessage(message) => match self.stats.peer.take(message) {
                 // Those of the kernel lane have been heard above.
-                None | Some(Message::Lane { .. } | Message::LaneCount { .. }) => {}
-                Some(Message::EpochDone { epoch, sent, lane_epoch }) => {
+                None | Some(ControlMessage::Lane { .. } | ControlMessage::LaneCount { .. }) => {}
+                Some(ControlMessage::EpochDone { epoch, sent, lane_epoch }) => {
                     if let Some(lane_epoch) = lane_epoch {
                         let stale = lane.begin_epoch(lane_epoch, &mut self.kernel.datapath);
-                        self.half.engine.dropped_stale(stale);
+                        self.half.dropped_stale(stale);
                     }
                     self.half.on_epoch_done(Instant::now(), epoch, sent);
                 }
-                Some(Message::LaneLoss { frames }) => {
+                Some(ControlMessage::LaneLoss { frames }) => {
                     self.half.on_lane_loss(Instant::now(), frames, false);
                 }
-                Some(Message::ProtectionKnown { protected }) => {
+                Some(ControlMessage::ProtectionKnown { protected }) => {
                     let now = Instant::now();
                     self.half.on_protection_known(now, protected, &mut self.kernel);
                 }
-                Some(Message::TookOver) => self.half.on_taken_over(&mut self.kernel),
-                Some(Message::CheckpointWanted) => {
+                Some(ControlMessage::TookOver) => self.half.on_taken_over(&mut self.kernel),
+                Some(ControlMessage::CheckpointWanted) => {
                     self.half.on_checkpoint_wanted(Instant::now());
                 }
                 Some(other) => log::debug!("control lane: {other:?} is not for a primary"),
@@ -441,7 +441,7 @@ impl PrimaryTask {
     async fn answer(&mut self, request: Request, inputs: &mut Inputs) -> Reply {
         match request {
             Request::Status => self.report(inputs).await,
-            Request::Protect { .. } if self.half.protection.is_taken_over() => {
+            Request::Protect { .. } if self.half.protection().is_taken_over() => {
                 Reply::Error(format!(
                     "{}: the secondary takes over from this guest, or has; end the other one and \
                      restart this daemon if it is to serve from here",
@@ -471,7 +471,7 @@ impl PrimaryTask {
     /// for the programs where they stay, because they translate what an earlier pair has opened. A
     /// guest whose place the secondary has taken stays off the network.
     async fn end(mut self, stays: bool, inputs: &mut Inputs) -> Result<(), InstanceError> {
-        if self.half.protection.is_taken_over() {
+        if self.half.protection().is_taken_over() {
             if let Some(netdev) = self.netdev {
                 inputs.link.set_up(netdev.ifindex, false).await?;
                 let name = &self.claim.name;
@@ -487,10 +487,7 @@ impl PrimaryTask {
         if let Some(peer) = &mut inputs.peer {
             disclaim(peer).await;
         }
-        // What comes after is released as well; that protection had ended already is as good.
-        let _ = self.half.protection.end();
-        self.half.release_everything(Instant::now(), &mut self.kernel);
-        self.half.release_all(&mut self.kernel);
+        self.half.finish(Instant::now(), &mut self.kernel);
         inputs.lane.end(&mut self.kernel.datapath).await;
         if stays {
             return Ok(());
@@ -513,16 +510,18 @@ fn limits(guest: &Guest) -> PrimaryLimits {
 /// The guest goes on alone: before that, the secondary has to know that it is not to take over. One that
 /// comes back meanwhile has to be told again.
 async fn disclaim(peer: &mut Peer) {
-    const UNPROTECTED: Message = Message::Protection { protected: false };
+    const UNPROTECTED: ControlMessage = ControlMessage::Protection { protected: false };
     if !peer.send(UNPROTECTED) {
         return;
     }
     let known = async {
         while let Some(event) = peer.next_event().await {
             match event {
-                PeerEvent::Message(Message::ProtectionKnown { protected: false }) => return,
+                PeerEvent::ControlMessage(ControlMessage::ProtectionKnown { protected: false }) => {
+                    return;
+                }
                 PeerEvent::Up { .. } => drop(peer.send(UNPROTECTED)),
-                PeerEvent::Down { .. } | PeerEvent::Message(_) => {}
+                PeerEvent::Down { .. } | PeerEvent::ControlMessage(_) => {}
             }
         }
     };

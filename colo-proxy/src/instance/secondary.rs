@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
-use colo_proxy_engine::pair::takeover::{Deciders, Takeover};
+use colo_proxy_engine::pair::takeover::{Takeover, TakeoverDeciders};
 use colo_proxy_engine::pair::{BATCH, Role, Secondary as SecondaryHalf};
 use colo_proxy_engine::record::FrameRecords;
 
@@ -40,7 +40,7 @@ use crate::name::Claim;
 use crate::status::{self, Question, Reply, Request};
 use colo_proxy_engine::digest::DigesterStats;
 use colo_proxy_engine::frame::Frame;
-use colo_proxy_engine::pair::message::Message;
+use colo_proxy_engine::pair::message::ControlMessage;
 
 mod control;
 mod failover;
@@ -175,7 +175,7 @@ impl SecondaryTask {
             link,
             _socket: socket,
         };
-        let deciders = Deciders {
+        let deciders = TakeoverDeciders {
             fence: guest.takeover.fence.is_some(),
             quorum: guest.takeover.quorum.is_some(),
         };
@@ -307,7 +307,7 @@ impl SecondaryTask {
         if !self.translator.age_flows(self.half.program_mode()) {
             return;
         }
-        let asked = peer.is_some_and(|peer| peer.send(Message::CheckpointWanted));
+        let asked = peer.is_some_and(|peer| peer.send(ControlMessage::CheckpointWanted));
         log::warn!(
             "{}: the table of connections is nearly full of ones in use; {}",
             self.claim.name,

@@ -15,7 +15,7 @@ use crate::status::FlowTableReport;
 use colo_proxy_engine::frame::Frame;
 use colo_proxy_engine::pair::InputPath;
 use colo_proxy_engine::pair::ProgramMode;
-use colo_proxy_engine::pair::backlog::{Backlog, Round};
+use colo_proxy_engine::pair::backlog::{Backlog, BacklogRound};
 
 /// What is written at once when input need not wait any more.
 const LAST_CHUNKS: u32 = 4;
@@ -98,7 +98,7 @@ impl Translator {
         for frame in &self.backlog.chunk() {
             self.input(frame);
         }
-        if self.backlog.end_round() != Some(Round::Last) {
+        if self.backlog.end_round() != Some(BacklogRound::Last) {
             return;
         }
         self.keep_waiting();
@@ -110,7 +110,7 @@ impl Translator {
             for frame in &self.backlog.chunk() {
                 self.input(frame);
             }
-            if self.backlog.end_round() == Some(Round::Over) {
+            if self.backlog.end_round() == Some(BacklogRound::Over) {
                 return;
             }
         }

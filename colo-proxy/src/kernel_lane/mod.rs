@@ -18,7 +18,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use colo_proxy_engine::frame::Frame;
 use colo_proxy_engine::log_limit::LogLimit;
 use colo_proxy_engine::pair::Role;
-use colo_proxy_engine::pair::message::{Message, SLOT, TunnelOffer};
+use colo_proxy_engine::pair::message::{ControlMessage, SLOT, TunnelOffer};
 
 use self::back_off::BackOff;
 use self::drops::DropWatch;
@@ -126,7 +126,7 @@ pub(crate) fn epoch_in_force(datapath: &Datapath, is_stopped: bool) -> u32 {
 #[derive(Debug, Default)]
 pub(crate) struct LaneChange {
     /// For the peer.
-    pub(crate) reply: Option<Message>,
+    pub(crate) reply: Option<ControlMessage>,
     /// Frames of the peer that were lost.
     pub(crate) lost: u64,
     /// The lane was in use and is closed now: what was under way is lost.
@@ -235,19 +235,19 @@ impl KernelLane {
                 change.is_cut_off = self.close(NOT_THERE, datapath).await;
                 let is_open = self.try_open(*lane, guest, datapath).await;
                 let epoch = epoch_in_force(datapath, guest.is_stopped);
-                change.reply = Some(Message::Lane { open: is_open, epoch });
+                change.reply = Some(ControlMessage::Lane { open: is_open, epoch });
             }
             PeerEvent::Down { .. } => change.is_cut_off = self.close(NOT_THERE, datapath).await,
-            PeerEvent::Message(Message::Lane { open: true, epoch }) => {
+            PeerEvent::ControlMessage(ControlMessage::Lane { open: true, epoch }) => {
                 self.log(self.begin_use(*epoch, datapath));
             }
-            PeerEvent::Message(Message::Lane { open: false, .. }) => {
+            PeerEvent::ControlMessage(ControlMessage::Lane { open: false, .. }) => {
                 change.is_cut_off = self.abandon(CLOSED_THERE, datapath).await;
             }
-            PeerEvent::Message(Message::LaneCount { slot, sent }) => {
+            PeerEvent::ControlMessage(ControlMessage::LaneCount { slot, sent }) => {
                 change.lost = self.on_count(*slot, *sent, datapath);
             }
-            PeerEvent::Up { .. } | PeerEvent::Message(_) => {}
+            PeerEvent::Up { .. } | PeerEvent::ControlMessage(_) => {}
         }
         change
     }
@@ -470,7 +470,7 @@ impl KernelLane {
     /// The lane is of no use.
     async fn give_up(&mut self, why: &str, change: &mut LaneChange, datapath: &mut Datapath) {
         change.is_cut_off = self.abandon(why, datapath).await;
-        change.reply = Some(Message::Lane { open: false, epoch: datapath.epoch() });
+        change.reply = Some(ControlMessage::Lane { open: false, epoch: datapath.epoch() });
     }
 
     /// Waits for the secondary's output of its present epoch, and reads a batch of it.

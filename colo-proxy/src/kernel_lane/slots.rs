@@ -10,7 +10,7 @@
 
 use colo_proxy_common::lane::{LATE_SLOTS, LaneCounters, SLOTS};
 
-use colo_proxy_engine::pair::message::Message;
+use colo_proxy_engine::pair::message::ControlMessage;
 
 /// Ticks for which frames of a slot that was told of may still come. They are refused
 /// [`LATE_SLOTS`] after it, and the place in the counters is used again after [`SLOTS`].
@@ -49,7 +49,7 @@ struct Awaited {
 #[derive(Debug, Default)]
 pub(super) struct Over {
     /// For the peer.
-    pub(super) message: Option<Message>,
+    pub(super) message: Option<ControlMessage>,
     /// Frames of the peer that are lost.
     pub(super) lost: u64,
     /// Nothing comes of what the peer sends.
@@ -104,7 +104,7 @@ impl Slots {
         let before = self.present.wrapping_sub(1);
         let message = std::mem::take(&mut self.is_due).then(|| {
             let sent = take(&mut self.told, &counters.sent, before);
-            Message::LaneCount { slot: before, sent }
+            ControlMessage::LaneCount { slot: before, sent }
         });
         let has_epoch = std::mem::replace(&mut self.epoch, epoch) == epoch;
         if !has_epoch || since(&self.told, &counters.sent, self.present) != 0 {
@@ -237,7 +237,7 @@ mod tests {
             let message = slots.on_tick(self.epoch, counters).message;
             let (slots, counters) = &mut self.receiver;
             let lost = match message {
-                Some(Message::LaneCount { slot, sent }) => {
+                Some(ControlMessage::LaneCount { slot, sent }) => {
                     self.told = reported(slot);
                     slots.on_count(slot, sent, counters)
                 }
@@ -325,7 +325,7 @@ mod tests {
         let (slots, counters) = &mut rig.receiver;
         let mut lost = 0;
         for count in counts {
-            let Message::LaneCount { slot, sent } = count else { continue };
+            let ControlMessage::LaneCount { slot, sent } = count else { continue };
             lost += slots.on_count(slot, sent, counters);
         }
         lost += (0..LATE_TICKS + 2).map(|_| slots.on_tick(0, counters).lost).sum::<u64>();

@@ -10,7 +10,7 @@ use tokio_util::codec::{Framed, LinesCodec};
 
 use colo_proxy_engine::pair::Role;
 use colo_proxy_engine::pair::message::{
-    COUNTERS, HEARTBEAT, LINE_MAX, Message, TunnelOffer, VERSION,
+    COUNTERS, ControlMessage, HEARTBEAT, LINE_MAX, TunnelOffer, VERSION,
 };
 
 use super::stats::LaneStats;
@@ -29,8 +29,8 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    fn message(&self) -> Message {
-        Message::Counters {
+    fn message(&self) -> ControlMessage {
+        ControlMessage::Counters {
             sent: self.sent.frames.load(Relaxed),
             received: self.received.frames.load(Relaxed),
         }
@@ -58,8 +58,8 @@ pub struct PeerCounters {
 
 impl PeerCounters {
     /// Takes a message that tells of them; gives back any other.
-    pub(crate) fn take(&mut self, message: Message) -> Option<Message> {
-        let Message::Counters { sent, received } = message else { return Some(message) };
+    pub(crate) fn take(&mut self, message: ControlMessage) -> Option<ControlMessage> {
+        let ControlMessage::Counters { sent, received } = message else { return Some(message) };
         *self = Self { sent, received };
         None
     }
@@ -74,7 +74,7 @@ pub(crate) enum PeerEvent {
         /// between the two.
         lane: Option<(TunnelOffer, Underlay)>,
     },
-    Message(Message),
+    ControlMessage(ControlMessage),
     /// `was_silent`: it said nothing for as long as it may; else its connection ended.
     Down {
         was_silent: bool,
@@ -100,7 +100,7 @@ pub(crate) struct Peer {
 /// [up]: PeerEvent::Up
 #[derive(Debug)]
 struct Said {
-    message: Message,
+    message: ControlMessage,
     conversation: u64,
 }
 
@@ -138,7 +138,7 @@ impl Peer {
     /// What is told of the kernel lane is told once, and the peer counts on it: without a count it finds
     /// no loss, and without the word that this end is closed it sends for ever. Where that finds no room
     /// the conversation ends, and with it the kernel lane at both ends, for which a checkpoint is made.
-    pub(crate) fn send(&self, message: Message) -> bool {
+    pub(crate) fn send(&self, message: ControlMessage) -> bool {
         let is_of_lane = message.is_of_lane();
         let conversation = self.conversation;
         let is_sent = self.messages.try_send(Said { message, conversation }).is_ok();
@@ -149,7 +149,7 @@ impl Peer {
     }
 
     /// Sends `messages` one after the other, as the lane takes them and nothing else is to be sent.
-    pub(crate) fn send_all(&self, messages: Vec<Message>) {
+    pub(crate) fn send_all(&self, messages: Vec<ControlMessage>) {
         let (lane, conversation) = (self.bulk.clone(), self.conversation);
         tokio::spawn(async move {
             for message in messages {
@@ -170,7 +170,7 @@ struct FromOwner {
 
 /// What the task is to do next.
 enum Next {
-    Send(Message),
+    Send(ControlMessage),
     BreakOff,
 }
 
@@ -252,7 +252,7 @@ async fn converse(
     let Terms { role, silence_max, ref traffic, offer } = *terms;
     let underlay = stream.underlay();
     let mut lines = Framed::new(stream, codec());
-    let hello = Message::Hello { version: VERSION, role: role.to_string(), lane: offer };
+    let hello = ControlMessage::Hello { version: VERSION, role: role.to_string(), lane: offer };
     if let Err(error) = lines.send(hello.line()).await {
         return ended(format!("sending failed: {}", chain(&error)));
     }
@@ -282,7 +282,7 @@ async fn converse(
                 Some(Next::BreakOff) => return ended("the peer takes messages too slowly"),
                 None => return ended("the instance is ending"),
             },
-            _ = beat.tick() => Message::Heartbeat,
+            _ = beat.tick() => ControlMessage::Heartbeat,
             _ = counters.tick() => traffic.message(),
             () = tokio::time::sleep_until(heard + silence_max) => {
                 let why = format!("no heartbeat for {} ms", silence_max.as_millis());
@@ -315,16 +315,16 @@ impl Introduction {
     }
 
     /// The first message must say who speaks, and that must be the other half of a pair.
-    fn check(&mut self, message: &Message, role: Role) -> Result<(), String> {
+    fn check(&mut self, message: &ControlMessage, role: Role) -> Result<(), String> {
         match message {
-            Message::Hello { version, .. } if *version != VERSION => {
+            ControlMessage::Hello { version, .. } if *version != VERSION => {
                 Err(format!("the peer speaks version {version} of the control lane, not {VERSION}"))
             }
-            Message::Hello { role: peer, .. } if *peer == role.opposite().to_string() => {
+            ControlMessage::Hello { role: peer, .. } if *peer == role.opposite().to_string() => {
                 self.done = true;
                 Ok(())
             }
-            Message::Hello { role: peer, .. } => {
+            ControlMessage::Hello { role: peer, .. } => {
                 Err(format!("the peer says that it is a {peer}; a {role} wants the other half"))
             }
             _ if self.done => Ok(()),
@@ -356,11 +356,11 @@ async fn pass_on(
     let known = introduction.done;
     introduction.check(&message, terms.role)?;
     let event = match message {
-        Message::Hello { lane, .. } if !known => {
+        ControlMessage::Hello { lane, .. } if !known => {
             PeerEvent::Up { lane: terms.agreed(lane).zip(underlay) }
         }
-        Message::Heartbeat | Message::Hello { .. } => return Ok(()),
-        message => PeerEvent::Message(message),
+        ControlMessage::Heartbeat | ControlMessage::Hello { .. } => return Ok(()),
+        message => PeerEvent::ControlMessage(message),
     };
     events.send(event).await.map_err(|_| "ending".into())
 }
@@ -400,7 +400,7 @@ mod tests {
 
     /// Until the lane takes no more, because whoever has connected does not read.
     async fn fill(peer: &Peer) {
-        let long = Message::Offsets { text: "x".repeat(LINE_MAX / 2) };
+        let long = ControlMessage::Offsets { text: "x".repeat(LINE_MAX / 2) };
         while peer.send(long.clone()) {
             tokio::task::yield_now().await;
         }
@@ -417,7 +417,7 @@ mod tests {
     async fn a_count_that_finds_no_room_ends_the_conversation() {
         let (mut peer, stream, dir) = connected().await;
         fill(&peer).await;
-        assert!(!peer.send(Message::LaneCount { slot: 1, sent: 2 }));
+        assert!(!peer.send(ControlMessage::LaneCount { slot: 1, sent: 2 }));
         ended(stream).await;
         assert_eq!(peer.next_event().await, Some(PeerEvent::Down { was_silent: false }));
         // That was for this conversation, and not for the next.
@@ -425,7 +425,7 @@ mod tests {
         let line = hello(VERSION, "secondary").line() + "\n";
         next.write_all(line.as_bytes()).await.expect("it reads");
         assert_eq!(peer.next_event().await, Some(PeerEvent::Up { lane: None }));
-        assert!(peer.send(Message::LaneCount { slot: 1, sent: 2 }));
+        assert!(peer.send(ControlMessage::LaneCount { slot: 1, sent: 2 }));
         let mut said = String::new();
         while !said.contains("lane-count") {
             let mut octets = [0; 1000];
@@ -453,13 +453,13 @@ mod tests {
             assert!(Instant::now() < deadline, "no Down and Up");
             tokio::task::yield_now().await;
         }
-        peer.send(Message::Lane { open: true, epoch: 1 });
-        peer.send_all(vec![Message::Offsets { text: "1".into() }]);
+        peer.send(ControlMessage::Lane { open: true, epoch: 1 });
+        peer.send_all(vec![ControlMessage::Offsets { text: "1".into() }]);
         assert_eq!(peer.next_event().await, Some(PeerEvent::Down { was_silent: false }));
-        peer.send(Message::Lane { open: true, epoch: 2 });
+        peer.send(ControlMessage::Lane { open: true, epoch: 2 });
         assert_eq!(peer.next_event().await, Some(PeerEvent::Up { lane: None }));
-        peer.send_all(vec![Message::Offsets { text: "3".into() }]);
-        assert!(peer.send(Message::Lane { open: true, epoch: 3 }));
+        peer.send_all(vec![ControlMessage::Offsets { text: "3".into() }]);
+        assert!(peer.send(ControlMessage::Lane { open: true, epoch: 3 }));
         let mut said = Vec::new();
         while said.len() < 2 {
             let line = tokio::time::timeout(TIMEOUT, lines.next()).await.expect("in time");
@@ -474,7 +474,7 @@ mod tests {
     async fn a_flood_of_lines_lets_others_have_their_turn() {
         const LINES: usize = 40_000;
         let (mut peer, mut stream, _dir) = connected().await;
-        let lines = "1\n".repeat(LINES) + &Message::CheckpointWanted.line() + "\n";
+        let lines = "1\n".repeat(LINES) + &ControlMessage::CheckpointWanted.line() + "\n";
         // All of it is there before the lane's task looks.
         let written = stream.write_all(lines.as_bytes()).now_or_never();
         written.expect("room for it").expect("a socket");
@@ -484,7 +484,7 @@ mod tests {
             tokio::task::yield_now().await;
             turns += 1;
         }
-        let wanted = PeerEvent::Message(Message::CheckpointWanted);
+        let wanted = PeerEvent::ControlMessage(ControlMessage::CheckpointWanted);
         assert_eq!(peer.next_event().await, Some(wanted));
         assert!(turns >= LINES / 256, "{turns} turns");
     }
@@ -494,7 +494,7 @@ mod tests {
     async fn another_message_that_finds_no_room_does_not() {
         let (mut peer, mut stream, _dir) = connected().await;
         fill(&peer).await;
-        assert!(!peer.send(Message::TookOver));
+        assert!(!peer.send(ControlMessage::TookOver));
         let mut octets = vec![0; LINE_MAX];
         let mut more = true;
         while more {
@@ -508,14 +508,14 @@ mod tests {
         assert!(peer.events.try_recv().is_err(), "it goes on");
     }
 
-    fn hello(version: u32, role: &str) -> Message {
-        Message::Hello { version, role: role.into(), lane: None }
+    fn hello(version: u32, role: &str) -> ControlMessage {
+        ControlMessage::Hello { version, role: role.into(), lane: None }
     }
 
     #[test]
     fn only_the_other_half_that_says_so_first_is_heard() {
         let mut introduction = Introduction::default();
-        let epoch = Message::Epoch { session: 1, epoch: 1 };
+        let epoch = ControlMessage::Epoch { session: 1, epoch: 1 };
         assert!(introduction.check(&epoch, Role::Secondary).is_err(), "before hello");
         assert!(introduction.check(&hello(VERSION, "secondary"), Role::Secondary).is_err());
         assert!(introduction.check(&hello(VERSION + 1, "primary"), Role::Secondary).is_err());

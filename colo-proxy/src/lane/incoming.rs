@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use colo_proxy_engine::pair::BATCH;
-use colo_proxy_engine::record::{Carried as _, RecordError, RecordReader, Records};
+use colo_proxy_engine::record::{LaneRecord as _, RecordError, RecordReader, RecordStream};
 use tokio::sync::mpsc;
 
 use super::io::fill;
@@ -14,7 +14,7 @@ use crate::endpoint::{Port, Stream};
 use crate::error_chain::chain;
 
 /// Starts the task that reads from the peer.
-pub(crate) fn spawn_incoming<R: Records>(
+pub(crate) fn spawn_incoming<R: RecordStream>(
     port: Port,
     vnet_hdr: bool,
     stats: Arc<LaneStats>,
@@ -26,14 +26,14 @@ pub(crate) fn spawn_incoming<R: Records>(
     receiver
 }
 
-struct Incoming<R: Records> {
+struct Incoming<R: RecordStream> {
     records: R,
     reader: RecordReader,
     stats: Arc<LaneStats>,
     events: mpsc::Sender<LaneEvent<R::Item>>,
 }
 
-impl<R: Records> Incoming<R> {
+impl<R: RecordStream> Incoming<R> {
     async fn run(mut self, mut port: Port) {
         loop {
             let stream = tokio::select! {

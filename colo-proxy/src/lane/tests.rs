@@ -11,7 +11,7 @@ use etherparse::PacketBuilder;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use colo_proxy_engine::digest::{Digester, Returned, ReturnedFrames};
+use colo_proxy_engine::digest::{Digester, ReturnedRecord, ReturnedRecords};
 use colo_proxy_engine::frame::Frame;
 use colo_proxy_engine::pair::BATCH;
 use colo_proxy_engine::record::FrameRecords;
@@ -352,7 +352,7 @@ async fn digests_go_in_the_place_of_frames_and_frames_when_they_are_asked_for() 
     let (requests, _events) = spawn_outgoing(lane).expect("spawned");
     let endpoint = format!("unix:{}", lab.path.display()).parse().expect("an endpoint");
     let port = Port::open(endpoint).await.expect("nothing to bind");
-    let mut arriving = spawn_incoming::<ReturnedFrames>(port, false, Arc::default());
+    let mut arriving = spawn_incoming::<ReturnedRecords>(port, false, Arc::default());
     let mut next = async || loop {
         match arriving.recv().await {
             Some(LaneEvent::Frames(mut all)) => return all.remove(0),
@@ -360,16 +360,16 @@ async fn digests_go_in_the_place_of_frames_and_frames_when_they_are_asked_for() 
             None => panic!("the lane has ended"),
         }
     };
-    assert!(matches!(next().await, Returned::Key(_)));
+    assert!(matches!(next().await, ReturnedRecord::Key(_)));
     guest.send(&[1; 60]).expect("sent");
-    assert!(matches!(next().await, Returned::Whole(frame) if frame.ethernet() == [1; 60]));
+    assert!(matches!(next().await, ReturnedRecord::Whole(frame) if frame.ethernet() == [1; 60]));
     guest.send(&segment(1)).expect("sent");
-    assert!(matches!(next().await, Returned::Digest { wire_len: 50..150, .. }));
+    assert!(matches!(next().await, ReturnedRecord::Digest { wire_len: 50..150, .. }));
     requests.send(OutgoingRequest::Answer(vec![1])).await.expect("the lane lives");
     let frame = Frame::new(segment(1).into(), 0);
-    assert_eq!(next().await, Returned::Answer { index: 1, frame });
+    assert_eq!(next().await, ReturnedRecord::Answer { index: 1, frame });
     requests.send(OutgoingRequest::Answer(vec![0])).await.expect("the lane lives");
-    assert_eq!(next().await, Returned::Answer { index: 0, frame: None });
+    assert_eq!(next().await, ReturnedRecord::Answer { index: 0, frame: None });
 }
 
 /// Whoever did not ask for digests, as a QEMU, refuses them.
@@ -389,7 +389,7 @@ async fn a_lane_of_frames_takes_no_digests() {
 async fn a_digest_that_is_none_ends_the_connection() {
     let (lab, port) = Lab::port().await;
     let stats = Arc::new(LaneStats::default());
-    let mut arriving = spawn_incoming::<ReturnedFrames>(port, false, stats.clone());
+    let mut arriving = spawn_incoming::<ReturnedRecords>(port, false, stats.clone());
     let mut stream = lab.connect().await;
     stream.write_all(&0x8000_0003_u32.to_be_bytes()).await.expect("written");
     stream.write_all(b"abc").await.expect("written");

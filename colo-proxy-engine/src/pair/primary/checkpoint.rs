@@ -1,5 +1,5 @@
-//! Checkpoints: what one that has begun, is done, or came to nothing means for the output that is
-//! held and for the frames of the secondary that are on their way.
+//! Checkpoints: their beginning, their end and their failure, for held output and for frames of the
+//! secondary that are under way.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use crate::compare::Reason;
 use crate::pair::event::ColoFrameEvent;
 
 impl Primary {
-    /// The COLO-frame says something.
+    /// An event of the COLO-frame.
     pub fn on_colo_frame_event(
         &mut self,
         now: Instant,
@@ -18,12 +18,13 @@ impl Primary {
         match event {
             ColoFrameEvent::CheckpointBegan => self.on_checkpoint_began(now, path),
             ColoFrameEvent::CheckpointDone { .. } if self.checkpoint == Checkpoint::None => {
-                // Nothing says which output the state covers.
+                // Nobody knows which output the state covers.
                 self.counts.checkpoints_ignored += 1;
                 if let Some(more) = self.stray_log.admit(now) {
                     log::warn!(
                         "{}: the COLO-frame reports a checkpoint as done that it did not report as \
-                         begun; ignored{more}",
+                         begun; the report is ignored, because nothing says which output it \
+                         covers{more}",
                         self.name
                     );
                 }
@@ -34,7 +35,10 @@ impl Primary {
             ColoFrameEvent::CheckpointFailed { reason } => {
                 if let Some(more) = self.failure_log.admit(now) {
                     let name = &self.name;
-                    log::warn!("{name}: the COLO-frame made no checkpoint: {reason}{more}");
+                    log::warn!(
+                        "{name}: the COLO-frame made no checkpoint: {reason}; output stays held, and \
+                         the next one is requested after a pause{more}"
+                    );
                 }
                 self.on_checkpoint_failed(now);
             }
@@ -46,7 +50,7 @@ impl Primary {
                 self.on_pair_change(now, path);
             }
             ColoFrameEvent::PairLost { reason } => {
-                self.on_pair_lost(now, reason, Pairing::Alone, path)
+                self.on_pair_lost(now, reason, Pairing::Alone, path);
             }
             ColoFrameEvent::Gone { reason } => {
                 let pairing =
@@ -54,7 +58,7 @@ impl Primary {
                 self.on_pair_lost(now, reason, pairing, path);
             }
             ColoFrameEvent::Alone { reason } => {
-                log::info!("{}: {reason}", self.name);
+                log::info!("{}: no secondary follows this guest: {reason}", self.name);
                 self.pairing = Pairing::Alone;
                 let action = self.protection.on_alone();
                 self.act(now, action, path);
@@ -73,8 +77,8 @@ impl Primary {
         self.engine.checkpoint_began(now);
         let settles_loss = std::mem::take(&mut self.is_loss_due);
         self.checkpoint = Checkpoint::Running { settles_loss };
-        // The secondary's guest goes on before we learn that the checkpoint is done, so frames that
-        // come from here on may be of either epoch. Where an earlier cut is still to come they are
+        // The secondary's guest resumes before we learn that the checkpoint is done, so frames that
+        // come from here on may be of either epoch. If an earlier cut is still awaited, they are
         // unsorted already.
         if self.lanes.control != ControlLane::Absent && self.cut.awaited().is_none() {
             self.cut.wait_for(self.epoch + 1);
@@ -97,7 +101,7 @@ impl Primary {
         }
         let stale = self.expander.drop_waiting();
         self.engine.dropped_stale(stale);
-        // Requests that came up while it was made are settled by it, or raised again below.
+        // The checkpoint settles requests that came up meanwhile, or they are raised again below.
         self.out.requests.clear();
         if self.protection.is_taken_over() {
             // The secondary answers the network: nothing of this guest may follow.
@@ -118,8 +122,8 @@ impl Primary {
         self.ask_for_loss(now);
     }
 
-    /// Frames that the secondary sends from here on are of the new epoch. Returns how many frames of
-    /// the old one were dropped.
+    /// Frames that the secondary sends from here on are of the new epoch. Returns how many frames were
+    /// dropped, because they are of an older one.
     fn begin_epoch(&mut self) -> u64 {
         if self.lanes.control == ControlLane::Absent {
             return 0;
@@ -140,7 +144,7 @@ impl Primary {
         self.compare_unsorted(now, self.epoch + 1);
     }
 
-    /// A checkpoint that began before this moment covers nothing that is held from here on.
+    /// A checkpoint that began before this moment covers no output that is held from here on.
     pub(super) fn abandon_checkpoint(&mut self, now: Instant) {
         if self.is_checkpoint_running() {
             self.checkpoint = Checkpoint::None;
@@ -155,12 +159,15 @@ impl Primary {
         pairing: Pairing,
         path: &mut impl OutputPath,
     ) {
-        log::warn!("{}: the COLO-frame has no pair: {reason}", self.name);
+        log::warn!(
+            "{}: the COLO-frame has no pair: {reason}; no checkpoint can be made until it has one",
+            self.name
+        );
         self.pairing = pairing;
         // A secondary that comes back needs a checkpoint before its output counts.
         self.protection.expose();
         if self.protection.is_unprotected() {
-            // A checkpoint may have stopped the guest, and nothing else would start it again.
+            // A checkpoint may have stopped the guest, and only the COLO-frame starts it again.
             self.command_peer_lost();
         }
         self.on_pair_change(now, path);

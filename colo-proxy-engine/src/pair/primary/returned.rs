@@ -1,18 +1,17 @@
-//! The secondary's output: to which epoch it belongs, and which frames it is where digests came in
-//! their place.
+//! The secondary's output: its epoch, and its frames if digests came in their place.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::{Checkpoint, ControlLane, Primary, compare_all};
 use crate::compare::{Reason, Side};
-use crate::digest::Returned;
+use crate::digest::ReturnedRecord;
 use crate::frame::Frame;
-use crate::pair::cut::Sorted;
-use crate::pair::message::Message;
-use crate::record::Carried;
+use crate::pair::cut::SortedFrame;
+use crate::pair::message::ControlMessage;
+use crate::record::LaneRecord;
 
-/// Frames asked for in one message: ten digits each, and a line has its longest length.
+/// Frames asked for in one message. Each takes ten digits, and a line of the control lane is bounded.
 const QUESTIONS_MAX: usize = 1024;
 
 impl Primary {
@@ -21,30 +20,30 @@ impl Primary {
         self.engine.has_room_for(Side::Secondary) && self.expander.has_room()
     }
 
-    /// Output of the secondary, as it came by its lane: one batch, which the engine gets as one.
-    pub fn on_secondary(&mut self, now: Instant, returned: Vec<Returned>) {
+    /// One batch of the secondary's output, as its lane carried it. The engine gets it as one batch.
+    pub fn on_secondary(&mut self, now: Instant, returned: Vec<ReturnedRecord>) {
         for returned in returned {
             if !returned.is_frame() {
                 self.expand(now, returned);
                 continue;
             }
             match self.cut.on_frame(returned) {
-                Sorted::Fresh(returned) => self.expand(now, returned),
-                Sorted::Unknown => {}
-                Sorted::Stale => self.engine.dropped_stale(1),
+                SortedFrame::Fresh(returned) => self.expand(now, returned),
+                SortedFrame::Unknown => {}
+                SortedFrame::Stale => self.engine.dropped_stale(1),
             }
         }
         self.compare_secondary(now);
     }
 
-    /// Output of the secondary that came by the kernel lane and is of its present epoch; see
-    /// [`Self::sorts`].
+    /// Output of the secondary's present epoch that came by the kernel lane; see [`Self::sorts`].
     pub fn on_returned(&mut self, now: Instant, frames: &mut Vec<Frame>) {
         self.comparing.append(frames);
         self.compare_secondary(now);
     }
 
-    /// The same for a caller that can leave frames for which the engine has no room where they are.
+    /// Takes as much of the secondary's output as the engine has room for. This is for a caller that
+    /// can leave the other frames where they are.
     pub fn take_returned(&mut self, now: Instant, frames: &mut VecDeque<Frame>) {
         if self.protection.compares() {
             self.engine.on_frames(now, Side::Secondary, frames, &mut self.out);
@@ -53,18 +52,19 @@ impl Primary {
         }
     }
 
-    /// The epoch of the secondary's output that comes now is not known; by the kernel lane it had
-    /// better not come.
+    /// A cut is awaited, so the epoch of frames that come now is not known. The caller leaves frames
+    /// of the kernel lane unread meanwhile.
     pub fn sorts(&self) -> bool {
         self.cut.awaited().is_some()
     }
 
-    /// Frames of the secondary that were dropped because too many waited for a cut.
+    /// Frames of the secondary that were dropped because too many were unsorted.
     pub fn unsorted_overflowed(&self) -> u64 {
         self.cut.overflowed
     }
 
-    /// The secondary has said where the epoch ends on its lane.
+    /// The secondary reports the cut of `epoch`: `sent` frames of the lane's present connection belong
+    /// to the older epoch.
     pub fn on_epoch_done(&mut self, now: Instant, epoch: u64, sent: u64) {
         let (stale, fresh) = self.cut.on_cut(epoch, sent);
         self.engine.dropped_stale(stale);
@@ -74,16 +74,16 @@ impl Primary {
         self.compare_secondary(now);
     }
 
-    /// Asks the secondary where the epoch ends on its lane, if that is not known.
+    /// Asks the secondary for the cut, if that is awaited.
     pub(super) fn ask_for_cut(&mut self) {
-        // That of a checkpoint which is still being made is not asked for.
+        // The cut of a checkpoint that is still being made is not asked for.
         let awaited = self.cut.awaited().filter(|epoch| *epoch == self.epoch);
         if let Some(epoch) = awaited.filter(|_| self.is_control_up()) {
-            self.messages.push_back(Message::Epoch { session: self.session, epoch });
+            self.messages.push_back(ControlMessage::Epoch { session: self.session, epoch });
         }
     }
 
-    /// The checkpoint that would have begun `epoch` ended no epoch on the secondary's lane.
+    /// The checkpoint that was to begin `epoch` has made no cut in the secondary's output.
     pub(super) fn compare_unsorted(&mut self, now: Instant, epoch: u64) {
         if self.cut.awaited() == Some(epoch) {
             for returned in self.cut.cancel() {
@@ -94,8 +94,8 @@ impl Primary {
     }
 
     /// A frame of the secondary's present epoch, or a record that helps to make one.
-    fn expand(&mut self, now: Instant, returned: Returned) {
-        // The key is that of all digests to come.
+    fn expand(&mut self, now: Instant, returned: ReturnedRecord) {
+        // A key is taken in any state: digests that count may follow it.
         if !self.protection.compares() && returned.is_frame() {
             self.counts.secondary_ignored += 1;
             return;
@@ -103,8 +103,8 @@ impl Primary {
         self.expander.on_returned(now, returned, &mut self.comparing);
     }
 
-    /// Hands the frames of the secondary that are whole to the engine. Frames that waited for a
-    /// digest may have outlived the state in which they counted.
+    /// Hands whole frames of the secondary to the engine. The state may have changed since they came,
+    /// so it is asked once more whether they count.
     pub(super) fn compare_secondary(&mut self, now: Instant) {
         if self.comparing.is_empty() {
             return;
@@ -117,7 +117,7 @@ impl Primary {
         }
     }
 
-    /// Asks the secondary for the frames of digests that do not help.
+    /// Asks the secondary for frames whose digests did not suffice.
     pub(super) fn ask_for_frames(&mut self, now: Instant) {
         let is_full = !self.expander.has_room();
         if is_full && !self.was_full && self.is_protected() {
@@ -125,7 +125,8 @@ impl Primary {
         }
         self.was_full = is_full;
         let is_lost = std::mem::take(&mut self.expander.is_lost);
-        // While the control lane is down they wait for it; where there is none, nobody can be asked.
+        // While the control lane is down, the questions stay. Without a control lane nobody can be
+        // asked.
         let questions = if self.is_control_up() {
             std::mem::take(&mut self.expander.questions)
         } else {
@@ -134,7 +135,7 @@ impl Primary {
         let has_control = self.lanes.control != ControlLane::Absent;
         if is_lost || (!has_control && !questions.is_empty()) {
             if let Checkpoint::Running { settles_loss } = &mut self.checkpoint {
-                // What was lost came before it began, so it makes up for that.
+                // The frames were sent before it began, so it makes up for them.
                 *settles_loss = true;
             } else {
                 self.on_lane_loss(now, 1, false);
@@ -142,14 +143,14 @@ impl Primary {
         }
         if has_control {
             for frames in questions.chunks(QUESTIONS_MAX) {
-                self.messages.push_back(Message::FramesWanted { frames: frames.to_vec() });
+                self.messages.push_back(ControlMessage::FramesWanted { frames: frames.to_vec() });
             }
         }
     }
 
-    /// The control lane did not take a message; says whether it will be sent again.
-    pub fn on_untold(&mut self, message: Message) -> bool {
-        let Message::FramesWanted { frames } = message else { return false };
+    /// The control lane did not take `message`. `true` if it will be sent again.
+    pub fn on_untold(&mut self, message: ControlMessage) -> bool {
+        let ControlMessage::FramesWanted { frames } = message else { return false };
         self.expander.questions.extend(frames);
         true
     }

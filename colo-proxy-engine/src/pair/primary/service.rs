@@ -1,11 +1,10 @@
-//! Which of the two guests is on the network: what this daemon tells the secondary's and hears from it,
-//! and the fence.
+//! Which of the two guests is on the network: the agreement with the secondary's daemon, and the fence.
 
 use std::time::Instant;
 
 use super::{ControlLane, Fence, OutputPath, Pairing, Primary};
 use crate::pair::ProgramMode;
-use crate::pair::message::Message;
+use crate::pair::message::ControlMessage;
 use crate::pair::protection::ProtectionState;
 
 impl Primary {
@@ -20,13 +19,14 @@ impl Primary {
         self.protection.begin_again();
     }
 
-    /// The secondary was fenced, or could not be.
+    /// The secondary was fenced, or could not be fenced.
     pub fn on_fenced(&mut self, now: Instant, is_done: bool, path: &mut impl OutputPath) {
         let action = self.protection.on_fenced(now, is_done);
         self.act(now, action, path);
     }
 
-    /// The secondary has answered whether it could take over.
+    /// The secondary confirms the last [`ControlMessage::Protection`]: it takes over if `protected`,
+    /// and not otherwise.
     pub fn on_protection_known(
         &mut self,
         now: Instant,
@@ -40,11 +40,14 @@ impl Primary {
     }
 
     pub(super) fn order_fence(&mut self) {
-        log::warn!("{}: the secondary is lost; fencing it before this guest goes on", self.name);
+        log::warn!(
+            "{}: the secondary is lost and may take over; fencing it before this guest goes on alone",
+            self.name
+        );
         self.fence = Fence::Due;
     }
 
-    /// The caller is to run the fence now; `true` once for each time.
+    /// The caller is to run the fence now. It is `true` once for each time.
     pub fn take_fence_due(&mut self) -> bool {
         let is_due = self.fence == Fence::Due;
         if is_due {
@@ -53,27 +56,31 @@ impl Primary {
         is_due
     }
 
-    /// The guest may be dead; its TAP tells whether it is.
+    /// The guest may be dead. It is, if nobody has its TAP open.
     pub fn may_be_dead(&self) -> bool {
         self.pairing == Pairing::GuestMayBeDead
-            && matches!(self.protection.state(), ProtectionState::Waiting(_))
+            && matches!(self.protection.state(), ProtectionState::PeerLost(_))
     }
 
-    /// Nobody has the guest's TAP open: the secondary may take over at once, because nothing of this
-    /// guest leaves any more.
+    /// The guest is dead: nobody has its TAP open. The secondary may take over at once, because no
+    /// later output of this guest leaves.
     pub fn on_guest_dead(&mut self, path: &mut impl OutputPath) {
         self.pairing = Pairing::Alone;
-        // Frames that may leave and have not had their turn: not after the other guest speaks.
+        // Frames that may leave and have had no turn yet must not leave after the other guest speaks.
         self.release_all(path);
         if self.lanes.control != ControlLane::Absent && self.protection.give_up() {
-            log::error!("{}: the guest is dead; telling the secondary to take over", self.name);
+            log::error!(
+                "{}: the guest is dead, because nobody has its TAP open; telling the secondary to take \
+                 over",
+                self.name
+            );
             self.tell_protection();
         }
     }
 
-    /// The secondary answers the network. Two must not, so this guest does not any more.
+    /// The secondary answers the network. Two guests must not, so output of this one leaves no more.
     pub fn on_taken_over(&mut self, path: &mut impl OutputPath) {
-        // Frames that may leave and have not had their turn: now or never.
+        // Frames that may leave and have had no turn yet leave now or never.
         self.release_all(path);
         if self.protection.be_taken_over() {
             log::error!(
@@ -85,16 +92,16 @@ impl Primary {
         }
     }
 
-    /// The secondary has to know whether it could take over.
+    /// Tells the secondary whether it could take over.
     pub(super) fn tell_protection(&mut self) {
         if self.lanes.control != ControlLane::Up {
             return;
         }
-        // A guest that goes on alone when this daemon dies is not to be taken over from.
+        // If the guest's output passes on when this daemon dies, the secondary must not take over.
         let protected = self.protection.is_covered() && !self.passes_on_death;
-        self.messages.push_back(Message::Protection { protected });
+        self.messages.push_back(ControlMessage::Protection { protected });
         if self.protection.is_taken_over() {
-            self.messages.push_back(Message::GuestGone);
+            self.messages.push_back(ControlMessage::GuestGone);
         }
     }
 }

@@ -7,7 +7,7 @@ use etherparse::PacketBuilder;
 
 use super::*;
 use crate::compare::Limits;
-use crate::digest::{Digester, ReturnedFrames};
+use crate::digest::{Digester, ReturnedRecords};
 use crate::pair::OnSecondaryLost;
 use crate::pair::event::ColoFrameEvent;
 use crate::pair::protection::LossPolicy;
@@ -47,7 +47,7 @@ fn primary(now: Instant) -> Primary {
 fn a_checkpoint_that_the_secondary_wants_is_asked_for_once_with_its_reason() {
     let now = Instant::now();
     let mut primary = primary(now);
-    for lane in [Lane::Mirror, Lane::Secondary, Lane::Control] {
+    for lane in [PeerLane::Mirror, PeerLane::Secondary, PeerLane::Control] {
         primary.on_lane(now, lane, true, &mut Idle);
     }
     for _ in 0..3 {
@@ -64,7 +64,7 @@ fn a_checkpoint_that_the_secondary_wants_is_asked_for_once_with_its_reason() {
 
 fn protected(now: Instant) -> Primary {
     let mut primary = primary(now);
-    for lane in [Lane::Mirror, Lane::Secondary, Lane::Control] {
+    for lane in [PeerLane::Mirror, PeerLane::Secondary, PeerLane::Control] {
         primary.on_lane(now, lane, true, &mut Idle);
     }
     primary
@@ -82,10 +82,10 @@ fn asks(primary: &mut Primary, now: Instant) -> bool {
 fn a_loss_that_is_heard_of_while_the_pair_waits_is_asked_for_when_it_does_not() {
     let now = Instant::now();
     let mut primary = protected(now);
-    primary.on_lane(now, Lane::Secondary, false, &mut Idle);
+    primary.on_lane(now, PeerLane::Secondary, false, &mut Idle);
     primary.on_lane_loss(now, 3, false);
     assert!(!asks(&mut primary, now));
-    primary.on_lane(now, Lane::Secondary, true, &mut Idle);
+    primary.on_lane(now, PeerLane::Secondary, true, &mut Idle);
     assert!(asks(&mut primary, now));
 }
 
@@ -94,9 +94,9 @@ fn what_was_under_way_when_the_peer_went_is_asked_for_when_it_is_back() {
     let now = Instant::now();
     let mut primary = protected(now);
     primary.on_lane_gone();
-    primary.on_lane(now, Lane::Control, false, &mut Idle);
+    primary.on_lane(now, PeerLane::Control, false, &mut Idle);
     assert!(!asks(&mut primary, now));
-    primary.on_lane(now, Lane::Control, true, &mut Idle);
+    primary.on_lane(now, PeerLane::Control, true, &mut Idle);
     assert!(asks(&mut primary, now));
 }
 
@@ -147,7 +147,7 @@ fn a_secondary_that_is_not_equal_vouches_for_nothing_until_a_checkpoint() {
     let now = Instant::now();
     let mut primary = protected(now);
     primary.end_protection_for_a_while(now);
-    for lane in [Lane::Mirror, Lane::Secondary, Lane::Control] {
+    for lane in [PeerLane::Mirror, PeerLane::Secondary, PeerLane::Control] {
         primary.on_lane(now, lane, true, &mut Idle);
     }
     assert_eq!(primary.protection.state(), ProtectionState::Joining);
@@ -233,7 +233,7 @@ fn a_digest_that_waits_vouches_for_nothing_when_the_secondary_turns_out_not_to_b
     let now = Instant::now();
     let mut primary = protected(now);
     let mut digester = Digester::new(true, 1 << 20, Arc::default());
-    let mut reader = ReturnedFrames::default();
+    let mut reader = ReturnedRecords::default();
     let mut read = |(mark, octets)| reader.read(mark, octets).expect("it was just written");
     let key = read(digester.begin([3; 16]));
     let digest = read(digester.digest(0, &segment()).expect("it is long enough"));
@@ -241,7 +241,7 @@ fn a_digest_that_waits_vouches_for_nothing_when_the_secondary_turns_out_not_to_b
     assert_eq!(primary.expander.stats.waiting, 1);
     primary.on_timeout(now + Duration::from_millis(50), &mut Idle);
     primary.collect_requests(now);
-    let wanted = Message::FramesWanted { frames: vec![0] };
+    let wanted = ControlMessage::FramesWanted { frames: vec![0] };
     assert!(primary.messages.contains(&wanted), "{:?}", primary.messages);
 
     primary.on_colo_frame_event(
@@ -262,7 +262,7 @@ fn a_digest_that_waits_vouches_for_nothing_when_the_secondary_turns_out_not_to_b
 impl Primary {
     /// The secondary is gone for so long that output leaves without it.
     fn end_protection_for_a_while(&mut self, now: Instant) {
-        self.on_lane(now, Lane::Secondary, false, &mut Idle);
+        self.on_lane(now, PeerLane::Secondary, false, &mut Idle);
         let timeout = Duration::from_secs(1);
         self.on_output(now, &mut vec![answer()], &mut Idle);
         self.on_timeout(now + timeout, &mut Idle);

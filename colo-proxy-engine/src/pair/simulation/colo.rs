@@ -1,13 +1,13 @@
 //! The COLO-frame: pauses the primary guest, copies its state, and tells.
 
 use super::machine::Machine;
-use super::plan::{At, Sabotage};
-use super::world::{Event, World};
+use super::plan::{Sabotage, Site};
+use super::world::{World, WorldEvent};
 use crate::pair::event::ColoFrameEvent;
 
 /// How far a checkpoint is. The number tells a checkpoint that came to nothing from the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum CheckpointProgress {
     /// Somebody wants one.
     Asked,
     /// The secondary's guest is stopped; its daemon hears of it.
@@ -39,17 +39,17 @@ pub(super) struct Checkpoints {
 }
 
 impl World {
-    pub(super) fn on_progress(&mut self, progress: Progress) {
+    pub(super) fn on_progress(&mut self, progress: CheckpointProgress) {
         let is_running = |number| self.checkpoints.running == Some(number);
         match progress {
-            Progress::Asked => self.begin_checkpoint(),
-            Progress::Stopped(number) if is_running(number) => self.stopped(),
-            Progress::Copied => self.copied(),
-            Progress::Began(number) if is_running(number) => self.capture(number),
-            Progress::Resumes(number) if is_running(number) => self.resume(At::Primary),
-            Progress::Loaded(number) if is_running(number) => self.load(number),
-            Progress::Done(number) if is_running(number) => self.finish_checkpoint(),
-            Progress::Failed(number) if is_running(number) => self.fail_checkpoint(),
+            CheckpointProgress::Asked => self.begin_checkpoint(),
+            CheckpointProgress::Stopped(number) if is_running(number) => self.stopped(),
+            CheckpointProgress::Copied => self.copied(),
+            CheckpointProgress::Began(number) if is_running(number) => self.capture(number),
+            CheckpointProgress::Resumes(number) if is_running(number) => self.resume(Site::Primary),
+            CheckpointProgress::Loaded(number) if is_running(number) => self.load(number),
+            CheckpointProgress::Done(number) if is_running(number) => self.finish_checkpoint(),
+            CheckpointProgress::Failed(number) if is_running(number) => self.fail_checkpoint(),
             _ => {}
         }
     }
@@ -62,19 +62,21 @@ impl World {
         let number = self.checkpoints.number + 1;
         (self.checkpoints.number, self.checkpoints.running) = (number, Some(number));
         if self.is_lost {
-            return self.after(100..5_000, Event::Checkpoint(Progress::Failed(number)));
+            return self
+                .after(100..5_000, WorldEvent::Checkpoint(CheckpointProgress::Failed(number)));
         }
         if self.plan.tells_secondary && self.plan.stops_secondary {
             self.secondary.guest.paused = true;
-            self.after(1..800, Event::Checkpoint(Progress::Stopped(number)));
+            self.after(1..800, WorldEvent::Checkpoint(CheckpointProgress::Stopped(number)));
         }
         self.primary.guest.paused = true;
         if self.plan.sabotage == Sabotage::EarlyResume {
             self.checkpoints.state = Some(self.primary.guest.machine.clone());
-            self.resume(At::Primary);
-            return self.after(5_000..30_000, Event::Checkpoint(Progress::Began(number)));
+            self.resume(Site::Primary);
+            return self
+                .after(5_000..30_000, WorldEvent::Checkpoint(CheckpointProgress::Began(number)));
         }
-        self.after(1..2_000, Event::Checkpoint(Progress::Began(number)));
+        self.after(1..2_000, WorldEvent::Checkpoint(CheckpointProgress::Began(number)));
     }
 
     fn tell(&mut self, event: &ColoFrameEvent) {
@@ -93,11 +95,15 @@ impl World {
         let copied = self.random.within(self.plan.copy_us.clone());
         if self.plan.resumes_early {
             let resumes = self.now + self.random.within(1..500);
-            self.at(resumes, Event::Checkpoint(Progress::Resumes(number)));
+            self.at(resumes, WorldEvent::Checkpoint(CheckpointProgress::Resumes(number)));
         }
         let fails = self.random.chance(self.plan.checkpoint_failures);
-        let end = if fails { Progress::Failed(number) } else { Progress::Loaded(number) };
-        self.at(self.now + copied, Event::Checkpoint(end));
+        let end = if fails {
+            CheckpointProgress::Failed(number)
+        } else {
+            CheckpointProgress::Loaded(number)
+        };
+        self.at(self.now + copied, WorldEvent::Checkpoint(end));
     }
 
     fn load(&mut self, number: u64) {
@@ -109,12 +115,12 @@ impl World {
         self.checkpoints.is_loaded = true;
         self.oracle.on_load();
         if self.secondary.guest.paused {
-            self.resume(At::Secondary);
-            self.after(1..1_000, Event::Checkpoint(Progress::Copied));
+            self.resume(Site::Secondary);
+            self.after(1..1_000, WorldEvent::Checkpoint(CheckpointProgress::Copied));
         } else if self.plan.tells_secondary {
             self.copied();
         }
-        self.after(1..1_000, Event::Checkpoint(Progress::Done(number)));
+        self.after(1..1_000, WorldEvent::Checkpoint(CheckpointProgress::Done(number)));
     }
 
     /// The secondary's guest is stopped, and its daemon hears of it.
@@ -155,7 +161,7 @@ impl World {
         if !self.secondary.guest.paused {
             return;
         }
-        self.resume(At::Secondary);
+        self.resume(Site::Secondary);
         self.secondary.kernel.now = self.now;
         if let Some(daemon) = &mut self.secondary.daemon {
             daemon.on_not_copied(&mut self.secondary.kernel);
@@ -180,7 +186,7 @@ impl World {
         self.checkpoints.state = None;
         self.checkpoints.is_loaded = false;
         if self.primary.guest.paused {
-            self.resume(At::Primary);
+            self.resume(Site::Primary);
         }
         self.go_on_without_state();
     }

@@ -3,18 +3,18 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::colo::Progress;
-use super::plan::{At, Sabotage, Wire};
-use super::programs::Fate;
+use super::colo::CheckpointProgress;
+use super::plan::{Sabotage, Site, Wire};
+use super::programs::FrameFate;
 use super::wire::{Body, Host, read};
-use super::world::{Cargo, Event, World, brief};
+use super::world::{WireCargo, World, WorldEvent, brief};
 use crate::compare::{Engine, Limits};
-use crate::digest::Returned;
+use crate::digest::ReturnedRecord;
 use crate::frame::Frame;
 use crate::pair::OnSecondaryLost;
 use crate::pair::ProgramMode;
 use crate::pair::event::ColoFrameCommand;
-use crate::pair::message::Message;
+use crate::pair::message::ControlMessage;
 use crate::pair::protection::{LossPolicy, Protection};
 use crate::pair::secondary;
 use crate::pair::secondary::CutAnswer;
@@ -47,15 +47,18 @@ impl World {
         }
         let session = self.random.next();
         self.primary.kernel.mode = ProgramMode::Protected;
+        let has_control = self.plan.has_control;
+        let name = "simulated".into();
         self.primary.daemon =
-            Some(crate::pair::Primary::new("simulated".into(), engine, protection, session, true));
+            Some(crate::pair::Primary::new(name, engine, protection, session, has_control));
+        self.start_front_end();
     }
 
     /// The primary guest puts out a frame.
     pub(super) fn primary_output(&mut self, frame: Frame) {
         if self.primary.kernel.mode == ProgramMode::Off {
             self.oracle.on_unprotected();
-            return self.send_on_lan(&frame, Event::AtClient);
+            return self.send_on_lan(&frame, WorldEvent::AtClient);
         }
         if self.primary.daemon.is_none() {
             return;
@@ -72,15 +75,18 @@ impl World {
         if self.primary.reads_at.is_none_or(|at| at < self.now) {
             let time = self.now + self.random.within(WAKE_US);
             self.primary.reads_at = Some(time);
-            self.at(time, Event::ReadOutput(At::Primary));
+            self.at(time, WorldEvent::ReadOutput(Site::Primary));
         }
     }
 
     pub(super) fn read_primary_output(&mut self) {
         self.primary.reads_at = None;
+        if !self.plan.has_control {
+            return self.read_primary_socket();
+        }
         let now = self.instant();
         let Some(daemon) = &mut self.primary.daemon else { return };
-        if !daemon.engine.has_room() {
+        if !daemon.engine().has_room() {
             return;
         }
         let kernel = &mut self.primary.kernel;
@@ -90,9 +96,9 @@ impl World {
         self.settle_primary();
     }
 
-    pub(super) fn on_returned(&mut self, returned: Returned) {
+    pub(super) fn on_returned(&mut self, returned: ReturnedRecord) {
         let returned = match returned {
-            Returned::Whole(frame) => self.deceived(frame).into(),
+            ReturnedRecord::Whole(frame) => self.deceived(frame).into(),
             other => other,
         };
         let now = self.instant();
@@ -103,7 +109,7 @@ impl World {
     }
 
     /// Makes the secondary's frame say more than it did.
-    fn deceived(&self, frame: Frame) -> Frame {
+    pub(super) fn deceived(&self, frame: Frame) -> Frame {
         if self.plan.sabotage != Sabotage::Acknowledgments {
             return frame;
         }
@@ -134,19 +140,20 @@ impl World {
             daemon.release_some(&mut self.primary.kernel);
             has_more = daemon.is_releasing();
             daemon.collect_requests(now);
-            is_protected = !daemon.protection.is_unprotected();
+            is_protected = !daemon.protection().is_unprotected();
             let commands: Vec<ColoFrameCommand> =
                 std::iter::from_fn(|| daemon.next_command()).collect();
-            let messages: Vec<Message> = std::iter::from_fn(|| daemon.next_message()).collect();
+            let messages: Vec<ControlMessage> =
+                std::iter::from_fn(|| daemon.next_message()).collect();
             for command in commands {
                 if let ColoFrameCommand::RequestCheckpoint { reasons, .. } = command {
                     self.say(|| format!("a checkpoint is asked for: {reasons:?}"));
                     self.requests += 1;
-                    self.after(100..5_000, Event::Checkpoint(Progress::Asked));
+                    self.after(100..5_000, WorldEvent::Checkpoint(CheckpointProgress::Asked));
                 }
             }
             for message in messages {
-                self.send_by(Wire::Control, At::Secondary, Cargo::ToSecondary(message));
+                self.send_by(Wire::Control, Site::Secondary, WireCargo::ToSecondary(message));
             }
         }
         for frame in std::mem::take(&mut self.primary.kernel.released) {
@@ -157,15 +164,16 @@ impl World {
             } else {
                 self.oracle.on_unprotected();
             }
-            self.send_on_lan(&frame, Event::AtClient);
+            self.send_on_lan(&frame, WorldEvent::AtClient);
         }
         if has_more {
-            self.after(1..50, Event::Releases);
+            self.after(1..50, WorldEvent::Releases);
         }
-        let has_room = self.primary.daemon.as_ref().is_some_and(|d| d.engine.has_room());
+        let has_room = self.primary.daemon.as_ref().is_some_and(|d| d.engine().has_room());
         if has_room && !self.primary.kernel.gate.is_empty() {
             self.wake_primary();
         }
+        self.read_sockets_again();
     }
 
     // The secondary.
@@ -180,12 +188,16 @@ impl World {
     pub(super) fn secondary_output(&mut self, frame: &Frame) {
         let programs = &mut self.secondary.kernel.programs;
         let fate = programs.translate(self.now, frame, Direction::FromGuest);
-        if let Fate::Go(frame) = fate {
+        if let FrameFate::Go(frame) = fate {
             if self.has_failed_over {
-                self.send_on_lan(&frame, Event::AtClient);
+                self.send_on_lan(&frame, WorldEvent::AtClient);
             } else if self.secondary.daemon.is_some() {
                 self.secondary.kernel.gate.push_back(frame);
-                self.wake_secondary();
+                if self.plan.has_control {
+                    self.wake_secondary();
+                } else {
+                    self.read_secondary_output();
+                }
             }
         }
         self.settle_secondary();
@@ -195,7 +207,7 @@ impl World {
         if self.secondary.reads_at.is_none_or(|at| at < self.now) {
             let time = self.now + self.random.within(WAKE_US);
             self.secondary.reads_at = Some(time);
-            self.at(time, Event::ReadOutput(At::Secondary));
+            self.at(time, WorldEvent::ReadOutput(Site::Secondary));
         }
     }
 
@@ -254,9 +266,9 @@ impl World {
         self.settle_secondary();
     }
 
-    pub(super) fn on_daemon_timer(&mut self, at: At) {
+    pub(super) fn on_daemon_timer(&mut self, at: Site) {
         let now = self.instant();
-        if at == At::Primary {
+        if at == Site::Primary {
             if let Some(daemon) = &mut self.primary.daemon {
                 daemon.on_timeout(now, &mut self.primary.kernel);
             }
@@ -274,11 +286,11 @@ impl World {
         self.settle_secondary();
     }
 
-    pub(super) fn on_message_to_secondary(&mut self, message: &Message) {
-        if let Message::FramesWanted { frames } = message {
+    pub(super) fn on_message_to_secondary(&mut self, message: &ControlMessage) {
+        if let ControlMessage::FramesWanted { frames } = message {
             return self.on_frames_wanted(frames);
         }
-        let Message::Epoch { session, epoch } = *message else { return };
+        let ControlMessage::Epoch { session, epoch } = *message else { return };
         self.secondary.kernel.now = self.now;
         let now = self.instant();
         let Some(daemon) = &mut self.secondary.daemon else { return };
@@ -294,18 +306,18 @@ impl World {
                 self.output.sent
             }
         };
-        let message = Message::EpochDone { epoch, sent, lane_epoch: None };
-        self.send_by(Wire::Control, At::Primary, Cargo::ToPrimary(message));
+        let message = ControlMessage::EpochDone { epoch, sent, lane_epoch: None };
+        self.send_by(Wire::Control, Site::Primary, WireCargo::ToPrimary(message));
     }
 
     /// Carries out what the secondary's daemon and programs have decided.
     pub(super) fn settle_secondary(&mut self) {
         for frame in std::mem::take(&mut self.secondary.kernel.to_guest) {
-            self.give(At::Secondary, frame);
+            self.give(Site::Secondary, frame);
         }
         let kernel = &self.secondary.kernel;
         if !kernel.held.is_empty() || !kernel.programs.events.is_empty() {
-            self.after(WAKE_US, Event::ReadHeld);
+            self.after(WAKE_US, WorldEvent::ReadHeld);
         }
     }
 }

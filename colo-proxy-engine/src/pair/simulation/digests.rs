@@ -1,25 +1,25 @@
 //! The way of the secondary's output where digests go in the place of frames.
 
-use super::plan::{At, Sabotage, Wire};
-use super::world::{Cargo, World};
-use crate::digest::{Digester, Returned, ReturnedFrames};
+use super::plan::{Sabotage, Site, Wire};
+use super::world::{WireCargo, World};
+use crate::digest::{Digester, ReturnedRecord, ReturnedRecords};
 use crate::frame::Frame;
-use crate::record::Carried;
+use crate::record::LaneRecord;
 
 /// Octets of frames that the secondary keeps: now and then one is not there any more.
 const KEPT_BYTES: usize = 40_000;
 
 /// Both ends of the lane.
 #[derive(Debug)]
-pub(super) struct Digests {
+pub(super) struct DigestWire {
     sender: Digester,
-    receiver: ReturnedFrames,
+    receiver: ReturnedRecords,
 }
 
-impl Default for Digests {
+impl Default for DigestWire {
     fn default() -> Self {
         let sender = Digester::new(true, KEPT_BYTES, std::sync::Arc::default());
-        Self { sender, receiver: ReturnedFrames::default() }
+        Self { sender, receiver: ReturnedRecords::default() }
     }
 }
 
@@ -29,7 +29,7 @@ impl World {
         if !self.plan.digests {
             return;
         }
-        self.digests.receiver = ReturnedFrames::default();
+        self.digests.receiver = ReturnedRecords::default();
         let mut key = [0; 16];
         // Everything has the same digest by the key of zeros.
         if self.plan.sabotage != Sabotage::Digests {
@@ -41,6 +41,9 @@ impl World {
 
     /// Sends a frame of the secondary, or its digest.
     pub(super) fn send_back(&mut self, frame: Frame) {
+        if !self.plan.has_control {
+            return self.send_into_socket(frame);
+        }
         let sent = self.output.sent;
         let is_up = self.output.is_up && self.plan.digests;
         let record = is_up.then(|| self.digests.sender.digest(sent, &frame)).flatten();
@@ -57,15 +60,15 @@ impl World {
         }
     }
 
-    /// Records are read in the order in which they were sent, whenever that is.
+    /// RecordStream are read in the order in which they were sent, whenever that is.
     fn return_record(&mut self, (kind, octets): (crate::record::RecordKind, bytes::Bytes)) {
         let returned = self.digests.receiver.read(kind, octets).expect("it was just written");
         self.return_cargo(returned);
     }
 
-    fn return_cargo(&mut self, returned: Returned) {
+    fn return_cargo(&mut self, returned: ReturnedRecord) {
         let is_frame = returned.is_frame();
-        self.send_by(Wire::Output, At::Primary, Cargo::Returned(returned));
+        self.send_by(Wire::Output, Site::Primary, WireCargo::Returned(returned));
         if self.output.is_up && !is_frame {
             self.output.sent -= 1;
         }

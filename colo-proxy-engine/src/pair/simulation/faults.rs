@@ -1,8 +1,8 @@
 //! What goes wrong.
 
-use super::colo::Progress;
-use super::plan::{At, Fault, Sabotage, Wire};
-use super::world::{Event, World};
+use super::colo::CheckpointProgress;
+use super::plan::{Fault, Sabotage, Site, Wire};
+use super::world::{World, WorldEvent};
 use crate::pair::ProgramMode;
 
 const WIRES: [Wire; 3] = [Wire::Mirror, Wire::Output, Wire::Control];
@@ -17,13 +17,13 @@ impl World {
             Fault::Cut(_) => {}
             Fault::Restart(at) => self.restart(at),
             Fault::Lose { us } => self.lose_secondary(us),
-            Fault::Checkpoint => self.on_progress(Progress::Asked),
+            Fault::Checkpoint => self.on_progress(CheckpointProgress::Asked),
             Fault::FailOver => self.fail_over_due = true,
         }
     }
 
     /// A daemon dies. Its kernel's part stays, and holds.
-    fn restart(&mut self, at: At) {
+    fn restart(&mut self, at: Site) {
         // The COLO-frame's script is a child of the daemon: nobody would tell of a state that was
         // copied already.
         if self.checkpoints.is_loaded {
@@ -31,21 +31,21 @@ impl World {
         }
         // Nothing that outlives the daemon says that the secondary is stale, once output is held
         // for a checkpoint: two failures, the loss of the secondary and this, at the wrong moment.
-        let is_exposed = self.primary.daemon.as_ref().is_some_and(|d| d.protection.is_exposed());
-        if at == At::Primary && is_exposed && self.primary.kernel.mode == ProgramMode::Protected {
+        let is_exposed = self.primary.daemon.as_ref().is_some_and(|d| d.protection().is_exposed());
+        if at == Site::Primary && is_exposed && self.primary.kernel.mode == ProgramMode::Protected {
             return;
         }
         // Nor does anything say that the offsets which are void are so for a checkpoint that is not
         // made yet.
-        if at == At::Secondary && self.secondary.guest.paused {
+        if at == Site::Secondary && self.secondary.guest.paused {
             return;
         }
         match at {
-            At::Primary => {
+            Site::Primary => {
                 self.primary.daemon = None;
                 self.primary.kernel.gate.clear();
             }
-            At::Secondary => {
+            Site::Secondary => {
                 self.secondary.daemon = None;
                 self.secondary.kernel.gate.clear();
                 self.secondary.kernel.held.clear();
@@ -55,7 +55,7 @@ impl World {
         for wire in WIRES {
             self.cut(wire);
         }
-        self.after(1_000..600_000, Event::Starts(at));
+        self.after(1_000..600_000, WorldEvent::Starts(at));
     }
 
     fn lose_secondary(&mut self, us: u64) {
@@ -67,7 +67,7 @@ impl World {
         for wire in WIRES {
             self.cut(wire);
         }
-        self.at(self.now + us, Event::Returns);
+        self.at(self.now + us, WorldEvent::Returns);
     }
 
     pub(super) fn on_return(&mut self) {
@@ -94,7 +94,7 @@ impl World {
             line.is_up = false;
             line.generation += u32::from(loses);
         }
-        self.after(1..1_500_000, Event::FailOver);
+        self.after(1..1_500_000, WorldEvent::FailOver);
     }
 
     /// The order is that of the secondary's daemon.
@@ -108,7 +108,7 @@ impl World {
         let Some(daemon) = &mut self.secondary.daemon else { return };
         daemon.on_taken_over();
         for frame in std::mem::take(&mut self.secondary.kernel.gate) {
-            self.send_on_lan(&frame, Event::AtClient);
+            self.send_on_lan(&frame, WorldEvent::AtClient);
         }
         if let Some(daemon) = &mut self.secondary.daemon {
             daemon.replay_all(&mut self.secondary.kernel);

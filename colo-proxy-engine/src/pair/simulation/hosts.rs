@@ -7,13 +7,14 @@ use std::time::Instant;
 use super::daemons::SECONDARY_TIMEOUT;
 use super::endpoint::Nature;
 use super::machine::Machine;
-use super::programs::{Fate, Programs};
+use super::plan::{Plan, Sabotage};
+use super::programs::{FrameFate, SimulatedPrograms};
 use crate::frame::Frame;
 use crate::pair::BATCH;
 use crate::pair::ProgramMode;
 use crate::pair::early_input::InputLimits;
 use crate::pair::repeat::SharedRepeater;
-use crate::pair::takeover::{Deciders, Takeover};
+use crate::pair::takeover::{Takeover, TakeoverDeciders};
 use crate::pair::{InputPath, OutputPath};
 use colo_proxy_common::segment::{Direction, tcp_segment};
 
@@ -36,7 +37,7 @@ impl Guest {
 }
 
 #[derive(Debug)]
-pub(super) struct Primary {
+pub(super) struct PrimaryHost {
     pub(super) guest: Guest,
     pub(super) kernel: PrimaryKernel,
     /// `None` while the daemon is dead.
@@ -51,19 +52,38 @@ pub(super) struct PrimaryKernel {
     pub(super) mode: ProgramMode,
     /// Captured output that is not read yet.
     pub(super) gate: VecDeque<Frame>,
-    /// What the daemon let go.
+    /// Frames that the daemon released.
     pub(super) released: Vec<Frame>,
+    /// Output of the secondary in the socket of a front end.
+    pub(super) returned: VecDeque<Frame>,
+    pub(super) reads_returned_at: Option<u64>,
+    /// Frames of that output which were dropped when a checkpoint was done.
+    pub(super) dropped_returned: u64,
+    sabotage: Sabotage,
+    has_control: bool,
 }
 
 impl PrimaryKernel {
-    pub(super) fn new() -> Self {
-        Self { mode: ProgramMode::Protected, gate: VecDeque::new(), released: Vec::new() }
+    pub(super) fn new(plan: &Plan) -> Self {
+        Self {
+            mode: ProgramMode::Protected,
+            gate: VecDeque::new(),
+            released: Vec::new(),
+            returned: VecDeque::new(),
+            reads_returned_at: None,
+            dropped_returned: 0,
+            sabotage: plan.sabotage,
+            has_control: plan.has_control,
+        }
     }
 }
 
 impl OutputPath for PrimaryKernel {
+    /// QEMU's filters redirect in any mode.
     fn set_mode(&mut self, mode: ProgramMode) {
-        self.mode = mode;
+        if self.has_control {
+            self.mode = mode;
+        }
     }
 
     fn read_output(&mut self, into: &mut Vec<Frame>) -> bool {
@@ -76,13 +96,26 @@ impl OutputPath for PrimaryKernel {
         self.released.push(frame.clone());
     }
 
+    /// Only the owner of the guest's TAP sends acknowledgments of the engine's.
     fn acknowledge(&mut self, frame: &Frame) {
-        self.released.push(frame.clone());
+        if self.has_control {
+            self.released.push(frame.clone());
+        }
+    }
+
+    /// With a control lane nothing is ever in `returned`.
+    fn drop_returned(&mut self) -> u64 {
+        if self.sabotage == Sabotage::StaleFrames {
+            return 0;
+        }
+        let dropped = self.returned.drain(..).count() as u64;
+        self.dropped_returned += dropped;
+        dropped
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Secondary {
+pub(super) struct SecondaryHost {
     pub(super) guest: Guest,
     pub(super) kernel: SecondaryKernel,
     pub(super) daemon: Option<crate::pair::Secondary>,
@@ -95,7 +128,7 @@ pub(super) struct Secondary {
 #[derive(Debug)]
 pub(super) struct SecondaryKernel {
     pub(super) now: u64,
-    pub(super) programs: Programs,
+    pub(super) programs: SimulatedPrograms,
     /// Input on its way to the guest.
     pub(super) to_guest: Vec<Frame>,
     /// Input that the programs sent back.
@@ -111,9 +144,9 @@ impl SecondaryKernel {
     /// Input that the daemon writes, or of the LAN after a failover.
     pub(super) fn write(&mut self, frame: &Frame) {
         match self.programs.translate(self.now, frame, Direction::ToGuest) {
-            Fate::Go(frame) => self.to_guest.push(frame),
-            Fate::Hold => self.held.push_back(frame.clone()),
-            Fate::Drop => {}
+            FrameFate::Go(frame) => self.to_guest.push(frame),
+            FrameFate::Hold => self.held.push_back(frame.clone()),
+            FrameFate::Drop => {}
         }
     }
 
@@ -156,11 +189,11 @@ impl InputPath for SecondaryKernel {
     }
 }
 
-impl Secondary {
+impl SecondaryHost {
     pub(super) fn new(guest: Guest, keeps_offsets: bool) -> Self {
         let kernel = SecondaryKernel {
             now: 0,
-            programs: Programs::new(),
+            programs: SimulatedPrograms::new(),
             to_guest: Vec::new(),
             held: VecDeque::new(),
             gate: VecDeque::new(),
@@ -183,7 +216,7 @@ impl Secondary {
     /// Starts the daemon; it takes over what is pinned.
     pub(super) fn start(&mut self) {
         let mode = self.kernel.programs.mode;
-        let takeover = Takeover::new(Deciders::default(), SECONDARY_TIMEOUT);
+        let takeover = Takeover::new(TakeoverDeciders::default(), SECONDARY_TIMEOUT);
         let (repeater, limits) = (SharedRepeater::default(), InputLimits::default());
         let name = "simulated".into();
         self.daemon = Some(crate::pair::Secondary::new(name, mode, takeover, repeater, limits));

@@ -15,6 +15,7 @@ mod daemons;
 mod digests;
 mod endpoint;
 mod faults;
+mod front_end;
 mod hosts;
 mod machine;
 mod network;

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::plan::{At, Wire};
-use super::world::{Cargo, Event, Line, World};
+use super::plan::{Site, Wire};
+use super::world::{WireCargo, WireState, World, WorldEvent};
 use crate::frame::Frame;
 use crate::pair::ProgramMode;
-use crate::pair::message::Message;
-use crate::pair::primary::Lane;
+use crate::pair::message::ControlMessage;
+use crate::pair::primary::PeerLane;
 
 /// Time until an end notices that its connection is gone.
 const NOTICE_US: Range<u64> = 1..2_000;
@@ -16,7 +16,7 @@ const RECONNECT_US: Range<u64> = 3_000..300_000;
 
 impl World {
     /// Sends a frame over the LAN, which loses, repeats and reorders.
-    pub(super) fn send_on_lan(&mut self, frame: &Frame, arrives: fn(Frame) -> Event) {
+    pub(super) fn send_on_lan(&mut self, frame: &Frame, arrives: fn(Frame) -> WorldEvent) {
         let lan = self.plan.lan.clone();
         let copies = 1 + u64::from(self.random.chance(lan.duplicates));
         for _ in 0..copies {
@@ -38,15 +38,15 @@ impl World {
         if !self.primary.is_alive {
             return;
         }
-        self.give(At::Primary, frame.clone());
+        self.give(Site::Primary, frame.clone());
         let mirrors =
             self.primary.kernel.mode == ProgramMode::Protected && self.primary.daemon.is_some();
         if mirrors {
-            self.send_by(Wire::Mirror, At::Secondary, Cargo::Frame(frame.clone()));
+            self.send_by(Wire::Mirror, Site::Secondary, WireCargo::Frame(frame.clone()));
         }
     }
 
-    pub(super) fn line(&mut self, wire: Wire) -> &mut Line {
+    pub(super) fn line(&mut self, wire: Wire) -> &mut WireState {
         match wire {
             Wire::Mirror => &mut self.mirror,
             Wire::Output => &mut self.output,
@@ -55,7 +55,7 @@ impl World {
     }
 
     /// Sends in order; what finds no connection is lost.
-    pub(super) fn send_by(&mut self, wire: Wire, to: At, cargo: Cargo) {
+    pub(super) fn send_by(&mut self, wire: Wire, to: Site, cargo: WireCargo) {
         let delay = self.random.within(self.plan.wire_us.clone());
         let now = self.now;
         let line = self.line(wire);
@@ -67,28 +67,31 @@ impl World {
         let busy_until = &mut line.busy_until[1 - to as usize];
         let time = (*busy_until).max(now + delay);
         *busy_until = time;
-        self.at(time, Event::Arrives(wire, generation, cargo));
+        self.at(time, WorldEvent::Arrives(wire, generation, cargo));
     }
 
-    pub(super) fn on_cargo(&mut self, wire: Wire, generation: u32, cargo: Cargo) {
+    pub(super) fn on_cargo(&mut self, wire: Wire, generation: u32, cargo: WireCargo) {
         if self.line(wire).generation != generation {
             return;
         }
         match cargo {
-            Cargo::Frame(frame) => self.on_mirrored(frame),
-            Cargo::Returned(returned) => self.on_returned(returned),
-            Cargo::ToSecondary(message) => self.on_message_to_secondary(&message),
-            Cargo::ToPrimary(Message::EpochDone { epoch, sent, .. }) => {
+            WireCargo::Frame(frame) => self.on_mirrored(frame),
+            WireCargo::Returned(returned) => self.on_returned(returned),
+            WireCargo::ToSecondary(message) => self.on_message_to_secondary(&message),
+            WireCargo::ToPrimary(ControlMessage::EpochDone { epoch, sent, .. }) => {
                 self.on_epoch_done(epoch, sent);
             }
-            Cargo::ToPrimary(_) => {}
+            WireCargo::ToPrimary(_) => {}
         }
     }
 
     /// The connection will be there, if nothing comes between.
     pub(super) fn connect(&mut self, wire: Wire, delay: Range<u64>) {
+        if wire == Wire::Control && !self.plan.has_control {
+            return;
+        }
         let generation = self.line(wire).generation;
-        self.after(delay, Event::Wire(wire, generation, true));
+        self.after(delay, WorldEvent::Wire(wire, generation, true));
     }
 
     /// The connection ends; both ends notice, and it is made again if that can be.
@@ -100,7 +103,7 @@ impl World {
         line.sent = 0;
         let generation = line.generation;
         if was_up {
-            self.after(NOTICE_US, Event::Wire(wire, generation, false));
+            self.after(NOTICE_US, WorldEvent::Wire(wire, generation, false));
         }
         if !self.is_lost {
             self.connect(wire, RECONNECT_US);
@@ -119,6 +122,13 @@ impl World {
             return self.connect(wire, RECONNECT_US);
         }
         self.line(wire).is_up = up;
+        if !self.plan.has_control {
+            // A front end does not see the mirror lane, and loses what is in a socket that closes.
+            if wire == Wire::Mirror {
+                return;
+            }
+            self.primary.kernel.returned.clear();
+        }
         if let Some(daemon) = self.secondary.daemon.as_mut().filter(|_| up && wire == Wire::Output)
         {
             daemon.on_output_connection();
@@ -126,9 +136,9 @@ impl World {
         }
         let now = self.instant();
         let lane = match wire {
-            Wire::Mirror => Lane::Mirror,
-            Wire::Output => Lane::Secondary,
-            Wire::Control => Lane::Control,
+            Wire::Mirror => PeerLane::Mirror,
+            Wire::Output => PeerLane::Secondary,
+            Wire::Control => PeerLane::Control,
         };
         if let Some(daemon) = &mut self.primary.daemon {
             daemon.on_lane(now, lane, up, &mut self.primary.kernel);

@@ -6,7 +6,7 @@
 //! asked.
 
 use super::endpoint::{Endpoint, place};
-use super::hosts::{Primary, Secondary};
+use super::hosts::{PrimaryHost, SecondaryHost};
 use super::machine::{Connection, Machine};
 use super::wire::{Body, Segment, Tuple, read};
 use super::world::brief;
@@ -47,8 +47,8 @@ impl Oracle {
     }
 
     /// After every event: nothing was wrong so far, and protection is not claimed in vain.
-    pub(super) fn verdict(&mut self, primary: &Primary) -> Result<(), String> {
-        let state = primary.daemon.as_ref().map(|daemon| daemon.protection.state());
+    pub(super) fn verdict(&mut self, primary: &PrimaryHost) -> Result<(), String> {
+        let state = primary.daemon.as_ref().map(|daemon| daemon.protection().state());
         if state == Some(ProtectionState::Protected) && self.uncovered {
             self.report("protection is claimed, and the secondary lacks what has left".into());
         }
@@ -102,7 +102,11 @@ impl Oracle {
     }
 
     /// What is not at its end.
-    pub(super) fn unfinished(client: &Machine, primary: &Primary, secondary: &Secondary) -> String {
+    pub(super) fn unfinished(
+        client: &Machine,
+        primary: &PrimaryHost,
+        secondary: &SecondaryHost,
+    ) -> String {
         let sides = [
             ("client", client),
             ("primary", &primary.guest.machine),
@@ -121,7 +125,7 @@ impl Oracle {
             lines.push(format!("{name}: {unanswered} unanswered, {} calls", machine.calls.len()));
         }
         if let Some(daemon) = &primary.daemon {
-            let (held, state) = (daemon.engine.stats().held, daemon.protection.state());
+            let (held, state) = (daemon.engine().stats().held, daemon.protection().state());
             let sorts = daemon.sorts();
             lines.push(format!("{state:?}, held {held:?}, waits for a cut {sorts}"));
         }

@@ -74,7 +74,7 @@ enum Size {
 
 /// The two daemons, guests, hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum At {
+pub(super) enum Site {
     Primary,
     Secondary,
 }
@@ -84,7 +84,7 @@ pub(super) enum Fault {
     /// A connection between the daemons ends, and is made again.
     Cut(Wire),
     /// A daemon dies and is started again.
-    Restart(At),
+    Restart(Site),
     /// The secondary's host cannot be reached for so long.
     Lose { us: u64 },
     /// A checkpoint that nobody asked for.
@@ -141,6 +141,8 @@ pub(super) struct Plan {
     pub(super) faults: VecDeque<(u64, Fault)>,
     /// The secondary returns digests.
     pub(super) digests: bool,
+    /// The daemons have a control lane. If not, the primary's is the front end between sockets.
+    pub(super) has_control: bool,
     pub(super) sabotage: Sabotage,
     pub(super) frames_max: usize,
     pub(super) client: Machine,
@@ -174,6 +176,7 @@ impl Plan {
             copy_us: 1_000..40_000,
             faults: VecDeque::new(),
             digests: seed % 2 == 1,
+            has_control: true,
             sabotage: Sabotage::Nothing,
             frames_max: 65_536,
             client: Machine {

@@ -23,7 +23,7 @@ const FLOWS_MAX: usize = 1024;
 const LRU_MAX: usize = 64;
 
 #[derive(Debug)]
-pub(super) struct Programs {
+pub(super) struct SimulatedPrograms {
     pub(super) mode: ProgramMode,
     epoch: u32,
     flows: HashMap<FlowKey, FlowRecord>,
@@ -60,13 +60,13 @@ impl Lru {
 
 /// What becomes of a frame.
 #[derive(Debug)]
-pub(super) enum Fate {
+pub(super) enum FrameFate {
     Go(Frame),
     Hold,
     Drop,
 }
 
-impl Programs {
+impl SimulatedPrograms {
     pub(super) fn new() -> Self {
         Self {
             mode: ProgramMode::Protected,
@@ -101,9 +101,14 @@ impl Programs {
     }
 
     /// What `translate` of the programs does.
-    pub(super) fn translate(&mut self, now_us: u64, frame: &Frame, direction: Direction) -> Fate {
+    pub(super) fn translate(
+        &mut self,
+        now_us: u64,
+        frame: &Frame,
+        direction: Direction,
+    ) -> FrameFate {
         let Some((key, tcp)) = tcp_segment(frame.ethernet(), direction) else {
-            return Fate::Go(frame.clone());
+            return FrameFate::Go(frame.clone());
         };
         let options = decode_tcp_options::<[u8]>(frame.ethernet(), &tcp);
         let now = FlowContext {
@@ -123,9 +128,9 @@ impl Programs {
             self.events.push_back(key);
         }
         match step.verdict {
-            FlowVerdict::Pass => Fate::Go(frame.clone()),
-            FlowVerdict::Park => Fate::Hold,
-            FlowVerdict::Drop => Fate::Drop,
+            FlowVerdict::Pass => FrameFate::Go(frame.clone()),
+            FlowVerdict::Park => FrameFate::Hold,
+            FlowVerdict::Drop => FrameFate::Drop,
             FlowVerdict::Translate(translation) => rewritten(frame, direction, translation),
         }
     }
@@ -159,22 +164,22 @@ impl Programs {
     }
 }
 
-fn rewritten(frame: &Frame, direction: Direction, translation: rewrite::Translation) -> Fate {
+fn rewritten(frame: &Frame, direction: Direction, translation: rewrite::Translation) -> FrameFate {
     let vnet_len = frame.vnet().len();
     let mut octets = frame.bytes().to_vec();
     let ethernet = &mut octets[vnet_len..];
     let Some(ip) = decode::<[u8]>(ethernet, None).ok().and_then(|packet| packet.ip) else {
-        return Fate::Drop;
+        return FrameFate::Drop;
     };
     debug_assert_eq!(ip.protocol, protocol::TCP);
-    let Ok(tcp) = decode_tcp::<[u8]>(ethernet, &ip) else { return Fate::Drop };
+    let Ok(tcp) = decode_tcp::<[u8]>(ethernet, &ip) else { return FrameFate::Drop };
     let options = decode_tcp_options::<[u8]>(ethernet, &tcp);
     let done = match direction {
         Direction::ToGuest => rewrite::to_guest(ethernet, &tcp, &options, translation),
         Direction::FromGuest => rewrite::from_guest(ethernet, &tcp, &options, translation),
     };
     match Frame::new(Bytes::from(octets), vnet_len).filter(|_| done) {
-        Some(frame) => Fate::Go(frame),
-        None => Fate::Drop,
+        Some(frame) => FrameFate::Go(frame),
+        None => FrameFate::Drop,
     }
 }

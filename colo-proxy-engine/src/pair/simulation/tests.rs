@@ -1,6 +1,6 @@
 //! The runs.
 
-use super::plan::{At, Fault, KINDS, Kind, Plan, Sabotage, Wire};
+use super::plan::{Fault, KINDS, Kind, Plan, Sabotage, Site, Wire};
 use super::random::Random;
 use super::world::{World, play};
 
@@ -13,7 +13,7 @@ pub(super) fn number(name: &str) -> Option<u64> {
 }
 
 /// Plays the plans of many seeds, or of the one that was asked for.
-fn many(plan: impl Fn(u64, &mut Random) -> Plan) -> Vec<World> {
+pub(super) fn many(plan: impl Fn(u64, &mut Random) -> Plan) -> Vec<World> {
     let runs = number("COLO_PROXY_SIMULATIONS").unwrap_or(RUNS);
     let seeds = number("COLO_PROXY_SEED").map_or(0..runs, |seed| seed..seed + 1);
     let planned = |seed| plan(seed, &mut Random::new(seed ^ 0xc0105));
@@ -27,7 +27,7 @@ fn again(plan: &Plan) -> String {
     format!("{}\n{ended:?}", world.last_events())
 }
 
-fn need_no_checkpoint(worlds: &[World]) {
+pub(super) fn need_no_checkpoint(worlds: &[World]) {
     for world in worlds {
         let seed = world.plan.seed;
         let asked = world.requests;
@@ -60,7 +60,7 @@ fn a_failover_at_any_event_is_a_pause_and_not_a_lie() {
 }
 
 /// Checkpoints all the time, some of which fail, with guests that differ.
-fn with_checkpoints(seed: u64, random: &mut Random) -> Plan {
+pub(super) fn with_checkpoints(seed: u64, random: &mut Random) -> Plan {
     let plan = Plan::quiet(seed).with_bad_links(random).with_lotteries(random, 4);
     let mut plan = plan.with_little_room(random);
     plan.checkpoint_failures = random.within(0..300);
@@ -84,7 +84,7 @@ fn checkpoints_heal_guests_that_differ() {
 fn digests_say_what_frames_would() {
     let worlds = many(|seed, random| Plan { digests: true, ..with_checkpoints(seed, random) });
     let daemons = worlds.iter().filter_map(|world| world.primary.daemon.as_ref());
-    let stats: Vec<_> = daemons.map(|daemon| daemon.expander.stats).collect();
+    let stats: Vec<_> = daemons.map(|daemon| daemon.expander().stats).collect();
     assert!(stats.iter().any(|stats| stats.expanded > 0), "{stats:?}");
     assert!(stats.iter().any(|stats| stats.asked > 0), "{stats:?}");
     assert!(stats.iter().any(|stats| stats.different > 0), "{stats:?}");
@@ -108,8 +108,8 @@ fn with_faults(seed: u64, random: &mut Random) -> Plan {
             0 => Fault::Cut(Wire::Mirror),
             1 => Fault::Cut(Wire::Output),
             2 => Fault::Cut(Wire::Control),
-            3 => Fault::Restart(At::Primary),
-            4 => Fault::Restart(At::Secondary),
+            3 => Fault::Restart(Site::Primary),
+            4 => Fault::Restart(Site::Secondary),
             _ => Fault::Lose { us: random.within(100_000..4_000_000) },
         };
         plan = plan.with_fault(random.within(0..600), fault);

@@ -6,18 +6,18 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::colo::{Checkpoints, Progress};
-use super::digests::Digests;
+use super::colo::{CheckpointProgress, Checkpoints};
+use super::digests::DigestWire;
 use super::endpoint::Nature;
-use super::hosts::{Guest, Primary, PrimaryKernel, Secondary};
+use super::hosts::{Guest, PrimaryHost, PrimaryKernel, SecondaryHost};
 use super::machine::Machine;
 use super::oracle::Oracle;
-use super::plan::{At, Plan, Sabotage, Wire};
+use super::plan::{Plan, Sabotage, Site, Wire};
 use super::random::{Digest, Random};
 use super::wire::{Body, Host, read};
-use crate::digest::Returned;
+use crate::digest::ReturnedRecord;
 use crate::frame::Frame;
-use crate::pair::message::Message;
+use crate::pair::message::ControlMessage;
 
 /// Events after which a run does not end by itself any more.
 const EVENTS_MAX: u64 = 30_000;
@@ -28,41 +28,43 @@ const SHOWN: usize = 120;
 
 /// What goes over a way between the daemons.
 #[derive(Clone, Debug)]
-pub(super) enum Cargo {
+pub(super) enum WireCargo {
     Frame(Frame),
-    Returned(Returned),
-    ToSecondary(Message),
-    ToPrimary(Message),
+    Returned(ReturnedRecord),
+    ToSecondary(ControlMessage),
+    ToPrimary(ControlMessage),
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Event {
+pub(super) enum WorldEvent {
     /// A frame leaves the LAN at the client, or at the host where the guest is.
     AtClient(Frame),
     AtGuest(Frame),
     /// A guest takes a frame.
-    Receive(At, Frame),
+    Receive(Site, Frame),
     ClientTimer,
-    GuestTimer(At),
-    DaemonTimer(At),
+    GuestTimer(Site),
+    DaemonTimer(Site),
     /// A daemon reads captured output.
-    ReadOutput(At),
+    ReadOutput(Site),
     /// The primary's daemon has another turn, for what may leave.
     Releases,
     /// The secondary's daemon reads what its kernel sent back, and told.
     ReadHeld,
-    Arrives(Wire, u32, Cargo),
+    /// A front end reads its sockets.
+    ReadReturned,
+    Arrives(Wire, u32, WireCargo),
     /// A connection is made, or its end is noticed.
     Wire(Wire, u32, bool),
-    Checkpoint(Progress),
-    Starts(At),
+    Checkpoint(CheckpointProgress),
+    Starts(Site),
     FailOver,
     Returns,
 }
 
 /// A connection between the daemons.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Line {
+pub(super) struct WireState {
     pub(super) generation: u32,
     pub(super) is_up: bool,
     /// When the last thing that was sent arrives, to the secondary and to the primary.
@@ -76,19 +78,19 @@ pub(super) struct World {
     pub(super) now: u64,
     start: Instant,
     pub(super) random: Random,
-    queue: BTreeMap<(u64, u64), Event>,
+    queue: BTreeMap<(u64, u64), WorldEvent>,
     numbers: u64,
     /// Events that happened.
     pub(super) events: u64,
     timers: BTreeMap<u8, u64>,
     pub(super) client: Machine,
     client_nature: Nature,
-    pub(super) primary: Primary,
-    pub(super) secondary: Secondary,
-    pub(super) mirror: Line,
-    pub(super) output: Line,
-    pub(super) control: Line,
-    pub(super) digests: Digests,
+    pub(super) primary: PrimaryHost,
+    pub(super) secondary: SecondaryHost,
+    pub(super) mirror: WireState,
+    pub(super) output: WireState,
+    pub(super) control: WireState,
+    pub(super) digests: DigestWire,
     /// The secondary's host cannot be reached.
     pub(super) is_lost: bool,
     pub(super) checkpoints: Checkpoints,
@@ -111,15 +113,15 @@ impl World {
             buffer: 65_535,
         };
         let [first, second] = plan.natures.clone();
-        let primary = Primary {
+        let primary = PrimaryHost {
             guest: Guest::new(plan.guest.clone(), first),
-            kernel: PrimaryKernel::new(),
+            kernel: PrimaryKernel::new(&plan),
             daemon: None,
             is_alive: true,
             reads_at: None,
         };
         let guest = Guest::new(plan.guest.clone(), second);
-        let secondary = Secondary::new(guest, plan.sabotage == Sabotage::OldOffsets);
+        let secondary = SecondaryHost::new(guest, plan.sabotage == Sabotage::OldOffsets);
         let mut world = Self {
             client: plan.client.clone(),
             now: 0,
@@ -132,10 +134,10 @@ impl World {
             client_nature,
             primary,
             secondary,
-            mirror: Line::default(),
-            output: Line::default(),
-            control: Line::default(),
-            digests: Digests::default(),
+            mirror: WireState::default(),
+            output: WireState::default(),
+            control: WireState::default(),
+            digests: DigestWire::default(),
             is_lost: false,
             checkpoints: Checkpoints::default(),
             oracle: Oracle::default(),
@@ -165,12 +167,12 @@ impl World {
         at.saturating_duration_since(self.start).as_micros() as u64
     }
 
-    pub(super) fn at(&mut self, time: u64, event: Event) {
+    pub(super) fn at(&mut self, time: u64, event: WorldEvent) {
         self.numbers += 1;
         self.queue.insert((time.max(self.now), self.numbers), event);
     }
 
-    pub(super) fn after(&mut self, delay: std::ops::Range<u64>, event: Event) {
+    pub(super) fn after(&mut self, delay: std::ops::Range<u64>, event: WorldEvent) {
         let time = self.now + self.random.within(delay);
         self.at(time, event);
     }
@@ -180,16 +182,16 @@ impl World {
         let primary = &self.primary;
         let guest = timer_of(&primary.guest).filter(|_| primary.is_alive);
         let daemon = primary.daemon.as_ref().and_then(crate::pair::Primary::poll_timeout);
-        self.arm(0, self.client.next_timer(), Event::ClientTimer);
-        self.arm(1, guest, Event::GuestTimer(At::Primary));
-        self.arm(2, timer_of(&self.secondary.guest), Event::GuestTimer(At::Secondary));
-        self.arm(3, daemon.map(|at| self.micros(at)), Event::DaemonTimer(At::Primary));
+        self.arm(0, self.client.next_timer(), WorldEvent::ClientTimer);
+        self.arm(1, guest, WorldEvent::GuestTimer(Site::Primary));
+        self.arm(2, timer_of(&self.secondary.guest), WorldEvent::GuestTimer(Site::Secondary));
+        self.arm(3, daemon.map(|at| self.micros(at)), WorldEvent::DaemonTimer(Site::Primary));
         let daemon = self.secondary.next_timer();
-        self.arm(4, daemon.map(|at| self.micros(at)), Event::DaemonTimer(At::Secondary));
+        self.arm(4, daemon.map(|at| self.micros(at)), WorldEvent::DaemonTimer(Site::Secondary));
     }
 
     /// One of the timers: `number` tells it from the others.
-    fn arm(&mut self, number: u8, time: Option<u64>, event: Event) {
+    fn arm(&mut self, number: u8, time: Option<u64>, event: WorldEvent) {
         let Some(time) = time.map(|time| time.max(self.now)) else { return };
         if self.timers.get(&number).is_none_or(|armed| *armed > time) {
             self.timers.insert(number, time);
@@ -214,7 +216,8 @@ impl World {
 
     /// Everything was said, and nothing waits any more.
     fn is_settled(&self) -> bool {
-        let held = |d: &crate::pair::Primary| d.engine.stats().held.frames > 0 || d.is_releasing();
+        let held =
+            |d: &crate::pair::Primary| d.engine().stats().held.frames > 0 || d.is_releasing();
         let guest = if self.has_failed_over { &self.secondary.guest } else { &self.primary.guest };
         let is_over = |machine: &Machine| {
             machine.calls.is_empty()
@@ -252,40 +255,41 @@ impl World {
         }
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: WorldEvent) {
         match event {
-            Event::AtClient(frame) => {
+            WorldEvent::AtClient(frame) => {
                 if let Some(body) = read(&frame) {
                     self.on_client(|client, now, nature, out| {
                         client.on_body(now, body, nature, out);
                     });
                 }
             }
-            Event::ClientTimer => {
+            WorldEvent::ClientTimer => {
                 self.timers.remove(&0);
                 self.on_client(Machine::on_timer);
             }
-            Event::AtGuest(frame) => self.input(&frame),
-            Event::Receive(at, frame) => self.on_receive(at, frame),
-            Event::GuestTimer(at) => {
+            WorldEvent::AtGuest(frame) => self.input(&frame),
+            WorldEvent::Receive(at, frame) => self.on_receive(at, frame),
+            WorldEvent::GuestTimer(at) => {
                 self.timers.remove(&(1 + at as u8));
                 self.on_guest(at, Machine::on_timer);
             }
-            Event::DaemonTimer(at) => {
+            WorldEvent::DaemonTimer(at) => {
                 self.timers.remove(&(3 + at as u8));
                 self.on_daemon_timer(at);
             }
-            Event::ReadOutput(At::Primary) => self.read_primary_output(),
-            Event::ReadOutput(At::Secondary) => self.read_secondary_output(),
-            Event::Releases => self.settle_primary(),
-            Event::ReadHeld => self.read_held(),
-            Event::Arrives(wire, generation, cargo) => self.on_cargo(wire, generation, cargo),
-            Event::Wire(wire, generation, up) => self.on_wire(wire, generation, up),
-            Event::Checkpoint(progress) => self.on_progress(progress),
-            Event::Starts(At::Primary) => self.start_primary_daemon(),
-            Event::Starts(At::Secondary) => self.start_secondary_daemon(),
-            Event::FailOver => self.fail_over(),
-            Event::Returns => self.on_return(),
+            WorldEvent::ReadOutput(Site::Primary) => self.read_primary_output(),
+            WorldEvent::ReadOutput(Site::Secondary) => self.read_secondary_output(),
+            WorldEvent::Releases => self.settle_primary(),
+            WorldEvent::ReadHeld => self.read_held(),
+            WorldEvent::ReadReturned => self.read_sockets(),
+            WorldEvent::Arrives(wire, generation, cargo) => self.on_cargo(wire, generation, cargo),
+            WorldEvent::Wire(wire, generation, up) => self.on_wire(wire, generation, up),
+            WorldEvent::Checkpoint(progress) => self.on_progress(progress),
+            WorldEvent::Starts(Site::Primary) => self.start_primary_daemon(),
+            WorldEvent::Starts(Site::Secondary) => self.start_secondary_daemon(),
+            WorldEvent::FailOver => self.fail_over(),
+            WorldEvent::Returns => self.on_return(),
         }
     }
 
@@ -294,13 +298,13 @@ impl World {
         act(&mut self.client, self.now, &mut self.client_nature, &mut out);
         for body in out {
             let frame = self.plan.net.frame(Host::Client, &body);
-            self.send_on_lan(&frame, Event::AtGuest);
+            self.send_on_lan(&frame, WorldEvent::AtGuest);
         }
     }
 
     // A guest.
 
-    fn on_receive(&mut self, at: At, frame: Frame) {
+    fn on_receive(&mut self, at: Site, frame: Frame) {
         let guest = self.guest(at);
         if guest.paused {
             guest.backlog.push_back(frame);
@@ -309,19 +313,19 @@ impl World {
         }
     }
 
-    pub(super) fn guest(&mut self, at: At) -> &mut Guest {
+    pub(super) fn guest(&mut self, at: Site) -> &mut Guest {
         match at {
-            At::Primary => &mut self.primary.guest,
-            At::Secondary => &mut self.secondary.guest,
+            Site::Primary => &mut self.primary.guest,
+            Site::Secondary => &mut self.secondary.guest,
         }
     }
 
     fn on_guest(
         &mut self,
-        at: At,
+        at: Site,
         act: impl FnOnce(&mut Machine, u64, &mut Nature, &mut Vec<Body>),
     ) {
-        if at == At::Primary && !self.primary.is_alive {
+        if at == Site::Primary && !self.primary.is_alive {
             return;
         }
         let now = self.now;
@@ -334,14 +338,14 @@ impl World {
         for body in out {
             let frame = self.plan.net.frame(Host::Guest, &body);
             match at {
-                At::Primary => self.primary_output(frame),
-                At::Secondary => self.secondary_output(&frame),
+                Site::Primary => self.primary_output(frame),
+                Site::Secondary => self.secondary_output(&frame),
             }
         }
     }
 
     /// The guest goes on, with what has come meanwhile.
-    pub(super) fn resume(&mut self, at: At) {
+    pub(super) fn resume(&mut self, at: Site) {
         let guest = self.guest(at);
         guest.paused = false;
         for frame in std::mem::take(&mut guest.backlog) {
@@ -350,7 +354,7 @@ impl World {
     }
 
     /// A frame is in the guest's TAP.
-    pub(super) fn give(&mut self, at: At, frame: Frame) {
+    pub(super) fn give(&mut self, at: Site, frame: Frame) {
         let needed = self.random.within(self.plan.guest_us[at as usize].clone());
         let loss = self.plan.input_loss[at as usize];
         if self.random.chance(loss) {
@@ -360,7 +364,7 @@ impl World {
         let guest = self.guest(at);
         let time = guest.busy_until.max(now + needed);
         guest.busy_until = time;
-        self.at(time, Event::Receive(at, frame));
+        self.at(time, WorldEvent::Receive(at, frame));
     }
 
     // What is known of a run.
@@ -378,9 +382,12 @@ impl World {
         }
     }
 
-    fn note(&mut self, event: &Event) {
+    fn note(&mut self, event: &WorldEvent) {
         self.digest.add(&self.now.to_be_bytes());
-        if let Event::AtClient(frame) | Event::AtGuest(frame) | Event::Receive(_, frame) = event {
+        if let WorldEvent::AtClient(frame)
+        | WorldEvent::AtGuest(frame)
+        | WorldEvent::Receive(_, frame) = event
+        {
             self.digest.add(frame.bytes());
         }
         self.say(|| describe(event));
@@ -398,12 +405,16 @@ fn timer_of(guest: &Guest) -> Option<u64> {
     guest.machine.next_timer().filter(|_| !guest.paused)
 }
 
-fn describe(event: &Event) -> String {
+fn describe(event: &WorldEvent) -> String {
     match event {
-        Event::AtClient(frame) => format!("at the client: {}", brief(frame)),
-        Event::AtGuest(frame) => format!("at the guest's TAP: {}", brief(frame)),
-        Event::Receive(at, frame) => format!("{at:?} guest takes {}", brief(frame)),
-        Event::Arrives(wire, _, Cargo::Frame(frame) | Cargo::Returned(Returned::Whole(frame))) => {
+        WorldEvent::AtClient(frame) => format!("at the client: {}", brief(frame)),
+        WorldEvent::AtGuest(frame) => format!("at the guest's TAP: {}", brief(frame)),
+        WorldEvent::Receive(at, frame) => format!("{at:?} guest takes {}", brief(frame)),
+        WorldEvent::Arrives(
+            wire,
+            _,
+            WireCargo::Frame(frame) | WireCargo::Returned(ReturnedRecord::Whole(frame)),
+        ) => {
             format!("arrives by {wire:?}: {}", brief(frame))
         }
         other => format!("{other:?}"),

@@ -15,7 +15,7 @@ const FRAMES_BYTES_MAX: usize = 4 << 20;
 
 impl PrimaryTask {
     pub(super) fn report_divergences(&self, with_frames: bool) -> Reply {
-        let engine = &self.half.engine;
+        let engine = self.half.engine();
         let clock = WallClock::now();
         let kept: Vec<&Divergence> = engine.divergences().collect();
         let skipped = kept.len().saturating_sub(DIVERGENCES_MAX);

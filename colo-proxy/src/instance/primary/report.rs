@@ -19,7 +19,7 @@ const DIVERGENCES_SHOWN: usize = 16;
 
 impl PrimaryTask {
     pub(super) async fn report(&self, inputs: &Inputs) -> Reply {
-        let engine = self.half.engine.stats();
+        let engine = self.half.engine().stats();
         let (stats, counts) = (&self.stats, self.half.counts());
         let mirror = stats.mirror.status(&self.mirror_endpoint);
         let kernel = self.kernel.datapath.counters();
@@ -62,7 +62,7 @@ impl PrimaryTask {
         PrimaryLanes {
             mirror,
             secondary_in: self.stats.secondary.status(&self.secondary_endpoint),
-            digests: self.half.expander.report(),
+            digests: self.half.expander().report(),
             control_up: self.guest.control.is_some() && self.half.is_control_up(),
             control_version: VERSION,
             peer: self.stats.peer,
@@ -78,7 +78,7 @@ impl PrimaryTask {
         counters: &ProgramCounters,
     ) -> BTreeMap<String, u64> {
         let links = &inputs.link;
-        let dropped = &self.half.engine.stats().secondary_dropped;
+        let dropped = &self.half.engine().stats().secondary_dropped;
         let (stats, counts) = (&self.stats, self.half.counts());
         let output_lost = links.other(self.kernel.output_gate.name()).await;
         let input_lost = links.other(self.kernel.input_gate.name()).await;
@@ -103,7 +103,7 @@ impl PrimaryTask {
             ("unguarded", stats.unguarded),
             ("secondary-stale", dropped.stale),
             ("secondary-unsorted-overflow", self.half.unsorted_overflowed()),
-            ("secondary-digest-lost", self.half.expander.lost()),
+            ("secondary-digest-lost", self.half.expander().lost()),
             ("secondary-old-connection", dropped.old_connection),
             ("secondary-out-of-window", dropped.out_of_window),
             ("secondary-limit", dropped.limit),
@@ -115,12 +115,12 @@ impl PrimaryTask {
 
     /// By the reason that came first.
     fn checkpoints_asked_for(&self) -> BTreeMap<String, u64> {
-        let requests = self.half.engine.stats().requests.iter().filter(|(_, count)| *count > 0);
+        let requests = self.half.engine().stats().requests.iter().filter(|(_, count)| *count > 0);
         requests.map(|(reason, count)| (reason.name().to_owned(), count)).collect()
     }
 
     fn last_divergences(&self) -> Vec<DivergenceReport> {
-        let all: Vec<_> = self.half.engine.divergences().collect();
+        let all: Vec<_> = self.half.engine().divergences().collect();
         let skipped = all.len().saturating_sub(DIVERGENCES_SHOWN);
         all.into_iter().skip(skipped).map(DivergenceReport::from).collect()
     }

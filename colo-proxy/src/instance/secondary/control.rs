@@ -10,7 +10,7 @@ use crate::lane::OutgoingRequest;
 use crate::lane::control::{Peer, PeerEvent};
 use colo_proxy_engine::pair::InputPath as _;
 use colo_proxy_engine::pair::ProgramMode;
-use colo_proxy_engine::pair::message::Message;
+use colo_proxy_engine::pair::message::ControlMessage;
 use colo_proxy_engine::pair::secondary::CutAnswer;
 
 impl SecondaryTask {
@@ -33,29 +33,29 @@ impl SecondaryTask {
                 let instance = self.claim.name.clone();
                 inputs.frame.command(&ColoFrameCommand::PeerLost { instance });
             }
-            PeerEvent::Message(message) => match self.stats.peer.take(message) {
+            PeerEvent::ControlMessage(message) => match self.stats.peer.take(message) {
                 // Those of the kernel lane have been heard above.
-                None | Some(Message::Lane { .. } | Message::LaneCount { .. }) => {}
-                Some(Message::Epoch { session, epoch }) => {
+                None | Some(ControlMessage::Lane { .. } | ControlMessage::LaneCount { .. }) => {}
+                Some(ControlMessage::Epoch { session, epoch }) => {
                     self.new_epoch((session, epoch), inputs).await;
                 }
-                Some(Message::Protection { protected }) => {
+                Some(ControlMessage::Protection { protected }) => {
                     self.half.takeover.on_protection(protected);
                     if let Some(peer) = &inputs.peer {
-                        peer.send(Message::ProtectionKnown { protected });
+                        peer.send(ControlMessage::ProtectionKnown { protected });
                     }
                 }
-                Some(Message::GuestGone) => {
+                Some(ControlMessage::GuestGone) => {
                     log::warn!("{}: the primary says that its guest is dead", self.claim.name);
                     let action = self.half.takeover.on_guest_gone();
                     if let Some(action) = action.filter(|_| self.half.waits_for_primary()) {
                         self.act(action, inputs).await?;
                     }
                 }
-                Some(Message::Offsets { text }) if !self.half.has_taken_over() => {
+                Some(ControlMessage::Offsets { text }) if !self.half.has_taken_over() => {
                     offsets::on_message(&self.claim.name, &mut self.translator.datapath, &text);
                 }
-                Some(Message::FramesWanted { frames }) => {
+                Some(ControlMessage::FramesWanted { frames }) => {
                     // A lane that is ending answers nobody.
                     let _ = inputs.output_requests.send(OutgoingRequest::Answer(frames)).await;
                 }
@@ -86,11 +86,11 @@ impl SecondaryTask {
 
     pub(super) fn on_lane_change(&self, change: LaneChange, peer: Option<&Peer>) {
         self.tell(change.reply, peer);
-        let loss = (change.lost > 0).then_some(Message::LaneLoss { frames: change.lost });
+        let loss = (change.lost > 0).then_some(ControlMessage::LaneLoss { frames: change.lost });
         self.tell(loss, peer);
     }
 
-    fn tell(&self, message: Option<Message>, peer: Option<&Peer>) {
+    fn tell(&self, message: Option<ControlMessage>, peer: Option<&Peer>) {
         if let (Some(message), Some(peer)) = (message, peer)
             && !peer.send(message)
         {
@@ -115,7 +115,7 @@ impl SecondaryTask {
                 .lane
                 .is_open()
                 .then(|| epoch_in_force(&self.translator.datapath, self.half.is_stopped()));
-            peer.send(Message::EpochDone { epoch: of.1, sent, lane_epoch });
+            peer.send(ControlMessage::EpochDone { epoch: of.1, sent, lane_epoch });
         }
     }
 
@@ -124,7 +124,7 @@ impl SecondaryTask {
         if self.half.has_taken_over()
             && let Some(peer) = peer
         {
-            peer.send(Message::TookOver);
+            peer.send(ControlMessage::TookOver);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use colo_proxy_engine::pair::secondary::TakeoverStep;
-use colo_proxy_engine::pair::takeover::{Permission, TakeoverAction};
+use colo_proxy_engine::pair::takeover::{TakeoverAction, TakeoverPermission};
 
 use super::{Inputs, SecondaryTask};
 use crate::colo_frame::ColoFrameCommand;
@@ -59,9 +59,9 @@ impl SecondaryTask {
             log::error!("{}: not taking over: {why}", self.claim.name);
         }
         let permission = match answer {
-            Ok(()) => Permission::Granted,
-            Err(Refused::Fence(_)) => Permission::NotFenced,
-            Err(Refused::Quorum(_)) => Permission::Denied,
+            Ok(()) => TakeoverPermission::Granted,
+            Err(Refused::Fence(_)) => TakeoverPermission::NotFenced,
+            Err(Refused::Quorum(_)) => TakeoverPermission::Denied,
         };
         match self.half.takeover.on_permission(Instant::now(), permission) {
             Some(action) if self.half.waits_for_primary() => self.act(action, inputs).await,

@@ -6,7 +6,7 @@ use colo_proxy_common::record::FlowKey;
 use colo_proxy_engine::compare::{Context, Divergence, Reason};
 use colo_proxy_engine::pair::early_input::InputLimits;
 use colo_proxy_engine::pair::repeat::{RepeatLimits, SharedRepeater};
-use colo_proxy_engine::pair::takeover::{Deciders, Takeover};
+use colo_proxy_engine::pair::takeover::{Takeover, TakeoverDeciders};
 use colo_proxy_engine::pair::{Mode, ProgramMode, Secondary};
 use serde_json::{Value, json};
 
@@ -133,7 +133,7 @@ fn a_difference_has_the_fields_of_the_engines() {
 }
 
 fn new_secondary(mode: ProgramMode) -> Secondary {
-    let takeover = Takeover::new(Deciders::default(), Duration::from_secs(1));
+    let takeover = Takeover::new(TakeoverDeciders::default(), Duration::from_secs(1));
     let repeater = SharedRepeater::new(RepeatLimits::default());
     Secondary::new("web".into(), mode, takeover, repeater, InputLimits::default())
 }
