@@ -153,7 +153,7 @@ struct Unusual {
     ahead: Ahead,
     /// Connections that the primary has left for the next one while frames of them are held, oldest
     /// first.
-    older: Vec<Box<TcpFlow>>,
+    older: Vec<TcpFlow>,
     witness: Option<Witness>,
     /// A frame lay outside of the stream: after the next checkpoint it is anchored anew.
     strayed: bool,

@@ -69,7 +69,7 @@ impl TcpFlow {
         &mut self,
         scene: &mut Scene<'_>,
         frame: &Frame,
-    ) -> Option<Box<Self>> {
+    ) -> Option<Self> {
         if self.account.is_empty() {
             return None;
         }
@@ -83,7 +83,7 @@ impl TcpFlow {
         let unusual = &mut self.unusual;
         let (ahead, older) =
             (std::mem::take(&mut unusual.ahead), std::mem::take(&mut unusual.older));
-        let mut old = Box::new(std::mem::take(self));
+        let mut old = std::mem::take(self);
         (self.unusual.ahead, self.unusual.older) = (ahead, older);
         // Nothing of it is to come from the primary.
         let dropped = old.secondary.segments.drop_all(scene.ledger);
@@ -128,7 +128,7 @@ impl TcpFlow {
         Some(is_taken)
     }
 
-    fn older_mut(&mut self, at: usize) -> Option<&mut Box<Self>> {
+    fn older_mut(&mut self, at: usize) -> Option<&mut Self> {
         self.unusual.older.get_mut(at)
     }
 
@@ -174,7 +174,7 @@ impl TcpFlow {
     /// The connection of which the frame `key` is held.
     pub(super) fn holder_of(&self, key: Key) -> &Self {
         let older = self.unusual.used().map_or(&[][..], |unusual| &unusual.older);
-        older.iter().find(|old| old.queues.has(key)).map_or(self, |old| old)
+        older.iter().find(|old| old.queues.has(key)).unwrap_or(self)
     }
 
     // The secondary is ahead.
