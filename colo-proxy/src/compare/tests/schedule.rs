@@ -94,10 +94,13 @@ impl Tuple {
         while plans.len() < 3 && plans.last().is_some_and(|plan| plan.ending != Ending::Open) {
             plans.push(Plan::random(random, true));
         }
-        // Nobody can tell a connection from the next by the same number.
+        // Nobody can tell a connection from the next by the same numbers.
         for number in 1..plans.len() {
             if plans[number].isn == plans[number - 1].isn {
                 plans[number].isn = plans[number].isn.wrapping_add(3);
+            }
+            if plans[number].peer_isn == plans[number - 1].peer_isn {
+                plans[number].peer_isn = plans[number].peer_isn.wrapping_add(2);
             }
         }
         let mut tuple = Self {

@@ -1,6 +1,7 @@
 //! A small TCP endpoint, simple enough to be believed: handshake, cumulative acknowledgment,
 //! retransmission with back-off, a bounded queue of what came out of order, a receive window, FIN,
-//! RST, timestamps with PAWS, and SACK blocks that are told and checked.
+//! RST, timestamps with PAWS, SACK blocks that are told and checked, and Fast Open (RFC 7413, without
+//! its cookies: the peer's data are welcome or not).
 //!
 //! A place in a stream is counted from the SYN, which has 0; the first octet has 1. All of it is
 //! `Clone`: that is what a checkpoint copies. What a guest is like (its chosen numbers, its
@@ -15,6 +16,8 @@ use super::wire::{MSS, Segment, Tuple};
 const FLIGHT: u64 = 12 * MSS as u64;
 const RESEND_US: u64 = 300_000;
 const RESEND_MAX_US: u64 = 3_000_000;
+/// Octets that go with a SYN at the most.
+const EARLY: u64 = 400;
 /// A connection that is over answers for so long.
 pub(super) const LINGER_US: u64 = 30_000_000;
 /// Acknowledgments of the same place that mean a hole.
@@ -50,6 +53,9 @@ pub(super) struct Endpoint {
     /// One past the last place that the peer lets us send.
     edge: u64,
     pub(super) closing: bool,
+    /// Says something before its SYN or SYN/ACK is acknowledged.
+    is_fast: bool,
+    is_server: bool,
     /// Everything that came in order.
     pub(super) received: Vec<u8>,
     /// What the application has made something of. It reads everything at once.
@@ -86,6 +92,8 @@ impl Endpoint {
             max: 0,
             edge: 1,
             closing: false,
+            is_fast: false,
+            is_server: false,
             received: Vec::new(),
             read: 0,
             rcvd: 0,
@@ -106,14 +114,20 @@ impl Endpoint {
     }
 
     /// Opens a connection; the SYN goes with the next [`Self::send`].
-    pub(super) fn connect(tuple: Tuple, nature: &mut Nature) -> Self {
-        Self::new(tuple, nature)
+    pub(super) fn connect(tuple: Tuple, is_fast: bool, nature: &mut Nature) -> Self {
+        Self { is_fast, ..Self::new(tuple, nature) }
     }
 
-    /// Answers `syn`.
-    pub(super) fn accept(syn: &Segment, nature: &mut Nature) -> Self {
+    /// Answers `syn`; takes the data that come with it where `is_fast`.
+    pub(super) fn accept(syn: &Segment, is_fast: bool, nature: &mut Nature) -> Self {
         let mut endpoint = Self::new(syn.tuple.reversed(), nature);
+        endpoint.is_server = true;
         endpoint.meet(syn);
+        if is_fast && !syn.payload.is_empty() {
+            endpoint.is_fast = true;
+            endpoint.received.clone_from(&syn.payload);
+            endpoint.rcvd += syn.payload.len() as u64;
+        }
         endpoint
     }
 
@@ -128,6 +142,16 @@ impl Endpoint {
 
     pub(super) fn is_established(&self) -> bool {
         self.una > 0 && self.irs.is_some()
+    }
+
+    /// What the application says can be sent, or will go with the SYN.
+    pub(super) fn may_talk(&self) -> bool {
+        self.is_established() || self.is_fast
+    }
+
+    /// Data came with the peer's SYN.
+    pub(super) fn took_early(&self) -> bool {
+        self.is_fast && self.is_server
     }
 
     /// The peer has sent everything, and it is here.
@@ -206,10 +230,12 @@ impl Endpoint {
             return;
         }
         if self.next == 0 {
-            self.emit(now, 1, out);
+            let early = if self.is_fast && !self.is_server { EARLY } else { 0 };
+            self.emit(now, 1 + early.min(self.stream.len() as u64), out);
         }
         let limit = self.end().min(self.edge).min(self.una + FLIGHT);
-        while self.una > 0 && self.next < limit {
+        let may_send = self.una > 0 || self.took_early();
+        while may_send && self.next < limit {
             let len = nature.random.within(1..nature.segment_max as u64 + 1);
             // Mostly full ones.
             let len = if nature.random.chance(700) { nature.segment_max as u64 } else { len };
@@ -244,8 +270,9 @@ impl Endpoint {
         self.ack_at = None;
         if self.una == 0 {
             // The SYN/ACK says it, and is repeated.
-            self.next = 0;
+            let next = std::mem::take(&mut self.next);
             self.emit(now, 1, out);
+            self.next = next.max(1);
             return;
         }
         let mut segment = self.bare(now, self.max);
@@ -328,7 +355,9 @@ impl Endpoint {
 
     /// The peer's answer to our SYN.
     fn on_answer(&mut self, now: u64, segment: &Segment, out: &mut Vec<Segment>) {
-        if segment.ack != Some(self.iss.wrapping_add(1)) || !self.echoes_opening(segment) {
+        let acked = segment.ack.map(|ack| place(ack, self.iss, 0));
+        let is_ours = acked.is_some_and(|acked| (1..=self.max as i64).contains(&acked));
+        if !is_ours || !self.echoes_opening(segment) {
             self.alien += 1;
             // RFC 9293, section 3.10.7.3: it speaks of an older connection, which ends by this.
             if let Some(ack) = segment.ack.filter(|_| !segment.rst && !segment.syn) {
@@ -342,7 +371,9 @@ impl Endpoint {
             return;
         }
         if segment.syn {
-            self.una = 1;
+            self.una = acked.unwrap_or_default() as u64;
+            // What went with the SYN and was not welcome goes again.
+            self.next = self.una;
             self.meet(segment);
             (self.resend_at, self.resend_us) = (None, RESEND_US);
             self.acknowledge(now, out);
@@ -371,7 +402,7 @@ impl Endpoint {
         let is_alien = |place: i64| place > self.max as i64 || place < 0;
         if is_alien(ack)
             || edges.map(|edge| place(edge, self.iss, self.una)).any(is_alien)
-            || (self.una == 0 && !self.echoes_opening(segment))
+            || (self.una == 0 && !self.is_fast && !self.echoes_opening(segment))
         {
             self.alien += 1;
             if self.una > 0 {

@@ -158,7 +158,7 @@ impl Plan {
             delayed_ack_us: [0, 5_000, 40_000][random.below(3)],
             buffer: [65_535, 30_000, 9_000][random.below(3)],
         });
-        Self {
+        let plan = Self {
             seed,
             net,
             lan: Link { loss: 0, duplicates: 0, delay_us: 100..2_000 },
@@ -181,7 +181,17 @@ impl Plan {
                 ..Machine::default()
             },
             guest: Machine { served: served(), ..Machine::default() },
-        }
+        };
+        if seed % 4 == 2 { plan.with_fast_open() } else { plan }
+    }
+
+    /// Data go with the SYN and with the SYN/ACK, where the guest is the server or the client. The
+    /// client takes none of the guest's (RFC 7413, section 4.2): the programs that translate learn
+    /// the primary's number from what acknowledges its SYN, and take it for no more than that.
+    pub(super) fn with_fast_open(mut self) -> Self {
+        self.client.opens_fast = true;
+        (self.guest.opens_fast, self.guest.accepts_fast) = (true, true);
+        self
     }
 
     /// Makes the network lossy, and lets the guests lose input each for itself.
@@ -208,6 +218,15 @@ impl Plan {
             let drawn = random.chance(500);
             let kind = if drawn { Kind::Lottery } else { KINDS[random.below(KINDS.len())] };
             // A tuple that is used again while frames are held asks for a checkpoint.
+            self.add(random, number as u16, kind, Size::Repeated);
+        }
+        self
+    }
+
+    /// Likewise, some of them once more with the same ports; the answers are those of both guests.
+    pub(super) fn with_tuples_used_again(mut self, random: &mut Random, count: usize) -> Self {
+        for number in 0..count {
+            let kind = KINDS[random.below(KINDS.len())];
             self.add(random, number as u16, kind, Size::Repeated);
         }
         self
