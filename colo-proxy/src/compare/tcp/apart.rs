@@ -260,6 +260,7 @@ impl TcpFlow {
         while let Some(next) = self.unusual.ahead.next()
             && next.ack().is_some()
             && next.ack() == self.secondary.opening.ack()
+            && self.secondary_only_answers()
         {
             if let Some(openings) = self.unusual.ahead.take_next() {
                 self.secondary.opening = openings;

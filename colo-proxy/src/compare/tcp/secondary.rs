@@ -134,7 +134,9 @@ impl TcpFlow {
         let Some(ack) = opening.ack.filter(|_| self.anchored) else { return false };
         if self.isn.is_some() {
             // The guest answers the same SYN of the peer once more, and the primary has gone on.
-            return self.secondary.opening.ack() == Some(ack) && !self.is_half_open();
+            return self.secondary.opening.ack() == Some(ack)
+                && self.secondary_only_answers()
+                && !self.is_half_open();
         }
         // Repeated in a connection that was met soon behind its beginning.
         let is_near = |space: Option<Space>, seq: Seq, place: Option<i64>| {
@@ -142,6 +144,16 @@ impl TcpFlow {
             distance.is_some_and(|distance| (0..MET_MAX).contains(&distance))
         };
         is_near(self.acks, ack, self.ack) && is_near(self.seqs, opening.isn, Some(self.low))
+    }
+
+    /// The secondary has sent its SYN/ACK and no more, so that it may answer the same SYN once more.
+    pub(super) fn secondary_only_answers(&self) -> bool {
+        let theirs = &self.secondary;
+        let answer = self.acks.zip(theirs.opening.ack()).and_then(|(acks, ack)| acks.place(ack));
+        theirs.ack == answer
+            && theirs.fin.is_none()
+            && theirs.segments.is_empty()
+            && self.verified.is(self.start, self.start)
     }
 
     /// `opening` answers another SYN of the peer than the primary has.

@@ -35,6 +35,20 @@ pub(super) struct Nature {
     pub(super) delayed_ack_us: u64,
     /// Octets that it takes beyond what it has in order.
     pub(super) buffer: usize,
+    /// Its first numbers follow from the connection, so its equal has the same; it sends no
+    /// timestamps, which differ as the guests' clocks do.
+    pub(super) numbers: Option<u64>,
+}
+
+impl Nature {
+    /// The first sequence number and the first timestamp of the next connection on `tuple`, which
+    /// answers `peer`.
+    fn first_numbers(&mut self, tuple: Tuple, peer: Option<u32>) -> [u32; 2] {
+        let Some(seed) = self.numbers else { return [(); 2].map(|()| self.random.next() as u32) };
+        let ports = u64::from(tuple.own_port) << 48 | u64::from(tuple.peer_port) << 32;
+        let mut random = Random::new(seed ^ ports ^ u64::from(peer.unwrap_or_default()));
+        [(); 2].map(|()| random.next() as u32)
+    }
 }
 
 /// One end of a connection.
@@ -65,7 +79,8 @@ pub(super) struct Endpoint {
     ahead: BTreeMap<u64, Vec<u8>>,
     peer_fin: Option<u64>,
     buffer: usize,
-    ts_offset: u32,
+    /// `None` without timestamps.
+    ts_offset: Option<u32>,
     ts_recent: u32,
     /// Values that the first and the last SYN or SYN/ACK carried.
     opening_ts: Option<(u32, u32)>,
@@ -81,10 +96,11 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    fn new(tuple: Tuple, nature: &mut Nature) -> Self {
+    fn new(tuple: Tuple, peer: Option<u32>, nature: &mut Nature) -> Self {
+        let [iss, ts_offset] = nature.first_numbers(tuple, peer);
         Self {
             tuple,
-            iss: nature.random.next() as u32,
+            iss,
             irs: None,
             stream: Vec::new(),
             una: 0,
@@ -100,7 +116,7 @@ impl Endpoint {
             ahead: BTreeMap::new(),
             peer_fin: None,
             buffer: nature.buffer,
-            ts_offset: nature.random.next() as u32,
+            ts_offset: nature.numbers.is_none().then_some(ts_offset),
             ts_recent: 0,
             opening_ts: None,
             resend_us: RESEND_US,
@@ -115,12 +131,12 @@ impl Endpoint {
 
     /// Opens a connection; the SYN goes with the next [`Self::send`].
     pub(super) fn connect(tuple: Tuple, is_fast: bool, nature: &mut Nature) -> Self {
-        Self { is_fast, ..Self::new(tuple, nature) }
+        Self { is_fast, ..Self::new(tuple, None, nature) }
     }
 
     /// Answers `syn`; takes the data that come with it where `is_fast`.
     pub(super) fn accept(syn: &Segment, is_fast: bool, nature: &mut Nature) -> Self {
-        let mut endpoint = Self::new(syn.tuple.reversed(), nature);
+        let mut endpoint = Self::new(syn.tuple.reversed(), Some(syn.seq), nature);
         endpoint.is_server = true;
         endpoint.meet(syn);
         if is_fast && !syn.payload.is_empty() {
@@ -285,7 +301,7 @@ impl Endpoint {
     }
 
     fn bare(&self, now: u64, at: u64) -> Segment {
-        let value = ((now / 1000) as u32).wrapping_add(self.ts_offset);
+        let value = self.ts_offset.map(|offset| ((now / 1000) as u32).wrapping_add(offset));
         Segment {
             tuple: self.tuple,
             seq: self.iss.wrapping_add(at as u32),
@@ -294,7 +310,7 @@ impl Endpoint {
             fin: false,
             rst: false,
             window: self.buffer.min(65_535) as u16,
-            timestamps: Some((value, self.ts_recent)),
+            timestamps: value.map(|value| (value, self.ts_recent)),
             sack: Vec::new(),
             payload: Vec::new(),
         }

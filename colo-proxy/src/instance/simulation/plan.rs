@@ -157,6 +157,7 @@ impl Plan {
             segment_max: [1448, 1448, 1000, 536, 200][random.below(5)],
             delayed_ack_us: [0, 5_000, 40_000][random.below(3)],
             buffer: [65_535, 30_000, 9_000][random.below(3)],
+            numbers: None,
         });
         let plan = Self {
             seed,
@@ -182,15 +183,22 @@ impl Plan {
             },
             guest: Machine { served: served(), ..Machine::default() },
         };
-        if seed % 4 == 2 { plan.with_fast_open() } else { plan }
+        if seed % 4 == 2 { plan.with_fast_open().with_same_numbers() } else { plan }
     }
 
-    /// Data go with the SYN and with the SYN/ACK, where the guest is the server or the client. The
-    /// client takes none of the guest's (RFC 7413, section 4.2): the programs that translate learn
-    /// the primary's number from what acknowledges its SYN, and take it for no more than that.
+    /// Data go with the SYN and with the SYN/ACK, whoever opens the connection.
     pub(super) fn with_fast_open(mut self) -> Self {
-        self.client.opens_fast = true;
-        (self.guest.opens_fast, self.guest.accepts_fast) = (true, true);
+        for machine in [&mut self.client, &mut self.guest] {
+            (machine.opens_fast, machine.accepts_fast) = (true, true);
+        }
+        self
+    }
+
+    /// Both guests choose the same first numbers, so nothing needs to be translated.
+    pub(super) fn with_same_numbers(mut self) -> Self {
+        for nature in &mut self.natures {
+            nature.numbers = Some(self.seed);
+        }
         self
     }
 

@@ -23,6 +23,8 @@ const LRU_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Programs {
     pub(super) mode: Mode,
+    /// The guests have numbers of their own.
+    pub(super) translates: bool,
     epoch: u32,
     flows: HashMap<FlowKey, Flow>,
     unconfirmed: Lru,
@@ -68,6 +70,7 @@ impl Programs {
     pub(super) fn new() -> Self {
         Self {
             mode: Mode::Protected,
+            translates: true,
             epoch: 0,
             flows: HashMap::new(),
             unconfirmed: Lru::default(),
@@ -100,7 +103,8 @@ impl Programs {
 
     /// What `translate` of the programs does.
     pub(super) fn translate(&mut self, now_us: u64, frame: &Frame, direction: Direction) -> Fate {
-        let Some((key, tcp)) = segment(frame.ethernet(), direction) else {
+        let is_segment = segment(frame.ethernet(), direction).filter(|_| self.translates);
+        let Some((key, tcp)) = is_segment else {
             return Fate::Go(frame.clone());
         };
         let options = decode_tcp_options::<[u8]>(frame.ethernet(), &tcp);
