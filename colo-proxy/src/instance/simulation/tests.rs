@@ -216,12 +216,12 @@ fn a_deceived_pair_is_found_out() {
     for sabotage in
         [ReleaseAll, Acknowledgments, OldOffsets, StaleFrames, NoTranslation, EarlyResume, Digests]
     {
-        let found = (0..60).find(|seed| {
+        let found = (0..RUNS).find(|seed| {
             let mut random = Random::new(*seed);
             let at = random.within(0..800);
             let plan = with_checkpoints(*seed, &mut random).with_fault(at, Fault::FailOver);
             play(&Plan { sabotage, ..plan }).is_err()
         });
-        assert!(found.is_some(), "{sabotage:?} was not found in 60 runs");
+        assert!(found.is_some(), "{sabotage:?} was not found in {RUNS} runs");
     }
 }
