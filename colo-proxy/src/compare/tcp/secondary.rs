@@ -138,12 +138,15 @@ impl TcpFlow {
                 && self.secondary_only_answers()
                 && !self.is_half_open();
         }
-        // Repeated in a connection that was met soon behind its beginning.
+        // Repeated in a connection that was met soon behind its beginning, of which the secondary has
+        // said nothing else.
         let is_near = |space: Option<Space>, seq: Seq, place: Option<i64>| {
             let distance = space.and_then(|space| Some(place? - space.place(seq)?));
             distance.is_some_and(|distance| (0..MET_MAX).contains(&distance))
         };
-        is_near(self.acks, ack, self.ack) && is_near(self.seqs, opening.isn, Some(self.low))
+        self.secondary.ack.is_none()
+            && is_near(self.acks, ack, self.ack)
+            && is_near(self.seqs, opening.isn, Some(self.low))
     }
 
     /// The secondary has sent its SYN/ACK and no more, so that it may answer the same SYN once more.
