@@ -423,6 +423,22 @@ impl Ledger {
         }
     }
 
+    /// Takes the frame of a piece that waited.
+    pub(super) fn take_waiting(&mut self, account: &mut Account, key: Key) -> Option<Frame> {
+        let frame = self.waiting.get(key)?.octets.to_frame();
+        self.forget(account, key);
+        frame
+    }
+
+    /// Lets a piece wait for as long again.
+    pub(super) fn postpone(&mut self, key: Key) {
+        let now = self.now;
+        if let Some(waiting) = self.waiting.get_mut(key) {
+            waiting.since = now;
+            self.waiting.requeue(&mut self.waiting_ends, key);
+        }
+    }
+
     fn drop_waiting(&mut self, waiting: Waiting) {
         self.stats.secondary_waiting.sub(waiting.octets.frame().len());
         self.blocks.give_back(waiting.octets);

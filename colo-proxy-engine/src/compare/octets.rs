@@ -44,6 +44,15 @@ impl Kept {
         }
     }
 
+    /// The same, by copy if it is short.
+    pub(super) fn to_frame(&self) -> Option<Frame> {
+        let bytes = match &self.frame {
+            Store::Shared(bytes) => bytes.clone(),
+            Store::Copied { .. } => Bytes::copy_from_slice(self.frame()),
+        };
+        Frame::new(bytes, 0)
+    }
+
     /// Cuts the octets that wait down to `len` from `at` on.
     pub(super) fn trim(&mut self, at: usize, len: usize) {
         self.from = self.from.saturating_add(at as u32).min(self.to);

@@ -6,6 +6,8 @@
 //! acknowledgment. For each there is a queue in which an event of the secondary finds the frames
 //! that it concerns, and no others.
 
+mod ahead;
+mod apart;
 mod claim;
 mod data;
 mod headers;
@@ -26,6 +28,7 @@ use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::record::FlowKey;
 use colo_proxy_common::seq::Seq;
 
+use self::ahead::Ahead;
 use self::claim::Reset;
 pub(super) use self::claim::Segment;
 use self::headers::Headers;
@@ -81,8 +84,11 @@ struct Unusual {
     own_resets: Vec<Seq>,
     /// The resets of the secondary, a ring likewise.
     resets: Vec<Reset>,
-    /// The secondary opened the next connection on this tuple before the primary.
-    next: Openings,
+    /// What the secondary has sent of connections that the primary has not opened yet.
+    ahead: Ahead,
+    /// Connections that the primary has left for the next one while frames of them are held, oldest
+    /// first.
+    older: Vec<TcpFlow>,
     witness: Option<Witness>,
     /// A frame lay outside of the stream: after the next checkpoint it is anchored anew.
     strayed: bool,
@@ -101,6 +107,8 @@ pub(super) struct TcpFlow {
     /// The primary was seen in this connection.
     anchored: bool,
     closed: bool,
+    /// There is something in [`Unusual::ahead`] or in [`Unusual::older`].
+    is_apart: bool,
     /// The primary's initial sequence number; `None` where the stream was met in its middle.
     isn: Option<Seq>,
     opening: Openings,
@@ -134,11 +142,12 @@ pub(super) struct TcpFlow {
 
 impl Unusual {
     fn is_empty(&self) -> bool {
-        let Self { reset, own_resets, resets, next, witness, strayed, reported } = self;
+        let Self { reset, own_resets, resets, ahead, older, witness, strayed, reported } = self;
         reset.is_none()
             && own_resets.is_empty()
             && resets.is_empty()
-            && next.is_empty()
+            && ahead.is_empty()
+            && older.is_empty()
             && witness.is_none()
             && !strayed
             && reported.is_empty()
@@ -147,7 +156,8 @@ impl Unusual {
     /// The secondary has sent what the primary has.
     fn begin_epoch(&mut self) {
         self.reported.clear();
-        self.next = Openings::default();
+        self.ahead = Ahead::default();
+        self.older.clear();
         self.witness = None;
         self.resets.clear();
         self.resets.extend(self.reset);
@@ -166,6 +176,7 @@ impl TcpFlow {
     /// No primary frame of it is held.
     pub(super) fn holds_nothing(&self) -> bool {
         self.account.is_empty()
+            && self.unusual.used().is_none_or(|unusual| unusual.older.is_empty())
     }
 
     /// Reset, or the guest has sent its last.
@@ -189,6 +200,7 @@ impl TcpFlow {
         self.queues.clear();
         self.account = Account::default();
         self.previous_isn = None;
+        self.is_apart = false;
         self.secondary.segments.reset();
         if !self.anchored || self.unusual.strayed {
             let segments = std::mem::take(&mut self.secondary.segments);
@@ -216,11 +228,15 @@ impl TcpFlow {
     /// Forgets what waits of the secondary, before the flow itself is forgotten.
     pub(super) fn drop_waiting(&mut self, ledger: &mut Ledger) {
         ledger.stats.secondary_dropped.no_flow += self.secondary.segments.drop_all(ledger);
+        if let Some(unusual) = self.unusual.used_mut() {
+            ledger.stats.secondary_dropped.no_flow += unusual.ahead.drop_all(ledger);
+            self.is_apart = !unusual.older.is_empty();
+        }
     }
 
-    /// What a held frame waits for; `None` where it differs, so that only a checkpoint helps.
-    pub(super) fn waits_for(&self, segment: &Segment) -> Option<WaitsFor> {
-        match self.needs(segment) {
+    /// What the held frame `key` waits for; `None` where it differs, so that only a checkpoint helps.
+    pub(super) fn waits_for(&self, key: Key, segment: &Segment) -> Option<WaitsFor> {
+        match self.holder_of(key).needs(segment) {
             Needs::Nothing => None,
             Needs::Data => Some(WaitsFor::Data),
             Needs::Marks => Some(WaitsFor::Mark),

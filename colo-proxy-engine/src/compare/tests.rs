@@ -1,3 +1,4 @@
+mod ahead;
 mod allocations;
 mod bounds;
 mod connection;

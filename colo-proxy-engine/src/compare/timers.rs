@@ -69,7 +69,7 @@ impl Engine {
         let flow = self.table.get_by_name(&name);
         let (place, waits_for) = match (held.what, flow.map(|flow| &flow.kind)) {
             (What::Segment(segment), Some(Kind::Tcp(state))) => {
-                (segment.offset(), state.waits_for(&segment))
+                (segment.offset(), state.waits_for(key, &segment))
             }
             (What::Segment(segment), _) => (segment.offset(), None),
             (What::Datagram { .. }, _) => (0, Some(WaitsFor::Datagram)),
@@ -93,6 +93,11 @@ impl Engine {
                 return;
             }
             let (flow, octets) = (waiting.flow, waiting.octets.as_slice().to_vec());
+            if octets.is_empty() {
+                // A frame without data that waits for a SYN: the primary lacks no output.
+                ledger.postpone(key);
+                continue;
+            }
             let Some(flow) = self.table.get_mut(flow) else { return };
             let place = match &mut flow.kind {
                 Kind::Tcp(state) => {

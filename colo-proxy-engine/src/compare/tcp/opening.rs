@@ -5,6 +5,9 @@ use colo_proxy_common::seq::Seq;
 
 use crate::compare::reason::Reason;
 
+/// Octets that come with a SYN: what fits a segment (RFC 7413, section 4.2).
+const EARLY_MAX: u32 = 1460;
+
 /// A SYN or SYN/ACK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Opening {
@@ -147,10 +150,12 @@ impl Openings {
         }
     }
 
-    /// What is here, unless it answers another SYN of the peer than the primary's `opening` does.
-    pub(super) fn answering(self, opening: &Opening) -> Self {
-        let differs = self.ack().zip(opening.ack).is_some_and(|(ours, theirs)| ours != theirs);
-        if differs { Self::default() } else { self }
+    /// It answers no other SYN of the peer than `opening` does.
+    pub(super) fn may_answer(&self, opening: &Opening) -> bool {
+        self.ack().zip(opening.ack).is_none_or(|(ours, theirs)| {
+            // RFC 7413: of the data that come with a SYN a guest need not take any.
+            ours.since(theirs).unsigned_abs() <= EARLY_MAX
+        })
     }
 
     /// What the SYN/ACK acknowledges.

@@ -3,7 +3,7 @@
 use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::seq::Seq;
 
-use super::opening::Opening;
+use super::opening::{Opening, Openings};
 use super::segments::Piece;
 use super::shown::{Mark, Shown};
 use super::space::Space;
@@ -30,6 +30,7 @@ impl TcpFlow {
         if tcp.flags & flag::SYN != 0 {
             self.open(scene, &Opening::read(octets, tcp), &frame);
         }
+        let is_met = !self.anchored;
         let Some(segment) = self.segment(scene, octets, tcp) else {
             self.unusual.strayed = true;
             scene.ledger.stats.stray += 1;
@@ -37,6 +38,12 @@ impl TcpFlow {
             return;
         };
         self.remember(&segment);
+        if is_met && self.anchored {
+            self.meet_in_middle(scene, (tcp.flags & flag::ACK != 0).then_some(Seq(tcp.ack)));
+        }
+        if self.is_apart {
+            self.join_answers(scene, &segment);
+        }
         self.note_headers(scene, Side::Primary, octets, tcp);
         let start = segment.payload_at as usize;
         let payload = octets.get(start..start + tcp.payload_len as usize).unwrap_or_default();
@@ -58,28 +65,26 @@ impl TcpFlow {
 
     /// A SYN or SYN/ACK: repeated, or the start of a new connection.
     fn open(&mut self, scene: &mut Scene<'_>, opening: &Opening, frame: &Frame) {
-        let is_repeated = self.anchored
-            && self.isn == Some(opening.isn)
-            && self.opening.like(opening).is_none_or(|own| own.ack == opening.ack);
+        let is_repeated =
+            self.anchored && self.isn == Some(opening.isn) && self.opening.may_answer(opening);
         if is_repeated {
             self.opening.set(*opening);
             return;
         }
         if self.anchored {
-            self.leave_old_connection(scene, frame);
+            scene.ledger.stats.tuples_reused += 1;
+        } else if !self.secondary.opening.is_empty() {
+            let openings = std::mem::take(&mut self.secondary.opening);
+            self.unusual.ahead.begin_with(openings);
         }
-        // Before anything has a place, only data that came with a SYN can wait.
-        if self.anchored || self.seqs.is_some() {
-            let dropped = self.secondary.segments.drop_all(scene.ledger);
-            scene.ledger.stats.secondary_dropped.old_connection += dropped;
-        }
-        let openings = if self.anchored {
-            std::mem::take(&mut self.unusual.next)
-        } else {
-            self.secondary.opening
-        };
-        let openings = openings.answering(opening);
         let previous_isn = self.secondary.opening.isn().filter(|_| self.anchored);
+        let left = self.leave_connection(scene, frame);
+        // What it has is of the middle of an older connection.
+        let dropped = self.secondary.segments.drop_all(scene.ledger);
+        scene.ledger.stats.secondary_dropped.old_connection += dropped;
+        let openings = self.unusual.used_mut().map_or_else(Openings::default, |unusual| {
+            unusual.ahead.take_opening(scene.ledger, opening)
+        });
         let mut old = std::mem::take(self);
         *self = Self {
             seqs: Some(Space::new(opening.isn.plus(1), 0)),
@@ -91,28 +96,25 @@ impl TcpFlow {
                 ..Secondary::default()
             },
             previous_isn,
-            // Of an old connection they are empty, but have their memory. A reset that came before
-            // the connection is in them, and goes on waiting for the secondary's.
+            // They are empty, but have their memory.
             account: old.account,
             queues: old.queues,
             ..Self::default()
         };
-        self.unusual.witness = old.unusual.witness.take();
+        if let Some(unusual) = old.unusual.used_mut() {
+            self.unusual.witness = unusual.witness.take();
+            self.unusual.ahead = std::mem::take(&mut unusual.ahead);
+            self.unusual.older = std::mem::take(&mut unusual.older);
+        }
+        if let Some(left) = left {
+            self.unusual.older.push(left);
+        }
         self.opening.set(*opening);
         self.acks = opening.ack.or(openings.ack()).map(|ack| Space::new(ack, 0));
         self.secondary.ack = self.acks.zip(openings.ack()).and_then(|(acks, ack)| acks.place(ack));
-    }
-
-    /// The tuple is in use again: what is held of the old connection waits for a checkpoint.
-    fn leave_old_connection(&mut self, scene: &mut Scene<'_>, frame: &Frame) {
-        scene.ledger.stats.tuples_reused += 1;
-        if !self.account.is_empty() {
-            let difference = Difference::new(Reason::TupleReuse, self.high - self.start);
-            let primary = scene.ledger.capture(frame);
-            scene.ledger.diverge(scene.name, difference.frames(Some(primary), None));
+        if self.unusual.used().is_some() {
+            self.catch_up(scene);
         }
-        scene.ledger.leave(Side::Primary, &mut self.account);
-        self.queues.clear();
     }
 
     /// Where `tcp` lies in the stream; `None` where it is far outside of it.

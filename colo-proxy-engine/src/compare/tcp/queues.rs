@@ -174,6 +174,17 @@ impl Queues {
         ours.or_else(|| self.unverified.front().map(|entry| entry.key))
     }
 
+    /// The frame `key` waits here. Looks at all: for a report, not for a frame.
+    pub(super) fn has(&self, key: Key) -> bool {
+        let others = self.others.used();
+        let overlapping = others.map_or(&[][..], |others| &others.overlapping);
+        let unmarked = others.into_iter().flat_map(|others| &others.unmarked);
+        let by_place = [Some(&self.unacknowledged), others.map(|others| &others.unpointed)];
+        self.unverified.iter().chain(overlapping).any(|entry| entry.key == key)
+            || unmarked.into_iter().any(|entry| entry.1 == key)
+            || by_place.into_iter().flatten().any(|queue| queue.0.iter().any(|e| e.1 == key))
+    }
+
     /// Where the last frame of the stream is, if it waits for its octets or its mark.
     pub(super) fn last(&self) -> impl Iterator<Item = Key> {
         let unverified = self.unverified.back().map(|entry| entry.key);

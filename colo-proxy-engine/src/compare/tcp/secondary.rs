@@ -5,7 +5,7 @@ use colo_proxy_common::seq::Seq;
 
 use super::claim::Sign;
 use super::data::Data;
-use super::opening::{Opening, Openings};
+use super::opening::Opening;
 use super::partial;
 use super::shown::{Mark, Shown};
 use super::space::Space;
@@ -16,6 +16,10 @@ use crate::compare::reason::Reason;
 use crate::compare::{Output, Side};
 use crate::frame::Frame;
 
+/// How far behind the beginning of a connection that was met in its middle its SYN/ACK may come
+/// again.
+const MET_MAX: i64 = 1 << 20;
+
 impl TcpFlow {
     /// A frame of the secondary.
     pub(in crate::compare) fn on_secondary(
@@ -25,26 +29,45 @@ impl TcpFlow {
         tcp: &Tcp,
         out: &mut Output,
     ) {
-        let is_taken = if tcp.flags & flag::SYN != 0 {
-            self.on_opening(scene, frame, tcp)
-        } else if self.isn.is_some() && self.secondary.opening.is_empty() {
-            // The secondary has not opened this connection yet: the old one is meant.
-            false
-        } else if tcp.flags & flag::RST != 0 {
-            self.on_reset(scene, frame, tcp);
-            true
-        } else {
-            self.on_segment(scene, frame, tcp)
-        };
-        if !is_taken {
+        if self.is_apart {
+            return self.on_secondary_apart(scene, frame, tcp, out);
+        }
+        if !self.on_secondary_here(scene, frame, tcp) {
             scene.ledger.stats.secondary_dropped.old_connection += 1;
         }
         self.release_ready(scene, out);
         self.acknowledge_in_part(scene, out);
     }
 
+    /// A frame of the secondary, which is in the connection that the primary is in, or opens the next
+    /// one; `false` where it is of an older one.
+    #[inline]
+    pub(super) fn on_secondary_here(
+        &mut self,
+        scene: &mut Scene<'_>,
+        frame: &Frame,
+        tcp: &Tcp,
+    ) -> bool {
+        if tcp.flags & flag::SYN != 0 {
+            return self.on_opening(scene, frame, tcp);
+        }
+        if self.secondary.opening.is_empty() {
+            if self.isn.is_some() {
+                // The secondary has not opened this connection yet: the old one is meant.
+                return false;
+            }
+        } else if !self.anchored {
+            return self.wait_ahead(scene, frame, tcp);
+        }
+        if tcp.flags & flag::RST != 0 {
+            self.on_reset(scene, frame, tcp);
+            return true;
+        }
+        self.on_segment(scene, frame, tcp)
+    }
+
     /// Tells the peer what both guests have received, where no frame of the primary says just that.
-    fn acknowledge_in_part(&mut self, scene: &mut Scene<'_>, out: &mut Output) {
+    pub(super) fn acknowledge_in_part(&mut self, scene: &mut Scene<'_>, out: &mut Output) {
         let (Some(theirs), Some(ours), Some(acks)) = (self.secondary.ack, self.ack, self.acks)
         else {
             return;
@@ -70,44 +93,78 @@ impl TcpFlow {
     /// A SYN or SYN/ACK, whose number may be the secondary's own: it never places anything.
     fn on_opening(&mut self, scene: &mut Scene<'_>, frame: &Frame, tcp: &Tcp) -> bool {
         let opening = Opening::read(frame.ethernet(), tcp);
-        let is_own = self.secondary.opening.belongs(&opening) || self.isn == Some(opening.isn);
+        let is_own = self.is_own(&opening);
         if !self.anchored {
-            if !is_own {
-                self.secondary.segments.drop_all(scene.ledger);
-                self.secondary.opening = Openings::default();
-                self.secondary.ack = None;
-                self.seqs = None;
+            if !is_own && (self.seqs.is_some() || !self.secondary.opening.is_empty()) {
+                return self.wait_ahead(scene, frame, tcp);
             }
-        } else if !is_own && (self.isn.is_none() || !self.secondary.opening.is_empty()) {
-            self.unusual.next.set(opening);
+            self.secondary.opening.set(opening);
             self.keep_witness(scene, Mark::Opening, frame);
-            return true;
-        } else if !is_own {
-            let peer_differs = opening.ack.zip(self.opening.ack()).is_some_and(|(a, b)| a != b);
-            if peer_differs || self.previous_isn == Some(opening.isn) {
-                return false;
-            }
+            return tcp.payload_len == 0 || self.wait_ahead(scene, frame, tcp);
+        }
+        if !is_own && (self.isn.is_none() || !self.secondary.opening.is_empty()) {
+            return self.wait_ahead(scene, frame, tcp);
+        }
+        if !is_own && (self.answers_another(&opening) || self.previous_isn == Some(opening.isn)) {
+            return false;
         }
         self.secondary.opening.set(opening);
         self.keep_witness(scene, Mark::Opening, frame);
-        if self.anchored {
-            if let Some(ack) = opening.ack {
-                self.on_ack(scene, ack);
-            }
-            let sign = if opening.ack.is_some() { Sign::SynAck } else { Sign::Syn };
-            self.revisit_marks(scene, frame, &sign);
-            // Its number is its own, and the SYN comes before the first octet.
-            self.on_urgent(scene, urgent(-1, tcp));
-            self.note_headers(scene, Side::Secondary, frame.ethernet(), tcp);
+        if let Some(ack) = opening.ack {
+            self.on_ack(scene, ack);
         }
+        let sign = if opening.ack.is_some() { Sign::SynAck } else { Sign::Syn };
+        self.revisit_marks(scene, frame, &sign);
+        // Its number is its own, and the SYN comes before the first octet.
+        self.on_urgent(scene, urgent(-1, tcp));
+        self.note_headers(scene, Side::Secondary, frame.ethernet(), tcp);
         // RFC 7413: data may come with a SYN; its first octet is the first of the stream.
-        if tcp.payload_len > 0 && (self.isn.is_some() || self.seqs.is_none()) {
+        if tcp.payload_len > 0 && self.isn.is_some() {
             self.on_data(scene, &Data::new(frame, tcp, 0));
         }
         true
     }
 
-    fn on_reset(&mut self, scene: &mut Scene<'_>, frame: &Frame, tcp: &Tcp) {
+    /// The secondary sends `opening` for the connection that the primary is in, as far as its number
+    /// tells.
+    pub(super) fn is_own(&self, opening: &Opening) -> bool {
+        if self.secondary.opening.belongs(opening) || self.isn == Some(opening.isn) {
+            return true;
+        }
+        let Some(ack) = opening.ack.filter(|_| self.anchored) else { return false };
+        if self.isn.is_some() {
+            // The guest answers the same SYN of the peer once more, and the primary has gone on.
+            return self.secondary.opening.ack() == Some(ack)
+                && self.secondary_only_answers()
+                && !self.is_half_open();
+        }
+        // Repeated in a connection that was met soon behind its beginning, of which the secondary has
+        // said nothing else.
+        let is_near = |space: Option<Space>, seq: Seq, place: Option<i64>| {
+            let distance = space.and_then(|space| Some(place? - space.place(seq)?));
+            distance.is_some_and(|distance| (0..MET_MAX).contains(&distance))
+        };
+        self.secondary.ack.is_none()
+            && is_near(self.acks, ack, self.ack)
+            && is_near(self.seqs, opening.isn, Some(self.low))
+    }
+
+    /// The secondary has sent its SYN/ACK and no more, so that it may answer the same SYN once more.
+    pub(super) fn secondary_only_answers(&self) -> bool {
+        let theirs = &self.secondary;
+        let answer = self.acks.zip(theirs.opening.ack()).and_then(|(acks, ack)| acks.place(ack));
+        theirs.ack == answer
+            && theirs.fin.is_none()
+            && theirs.segments.is_empty()
+            && self.verified.is(self.start, self.start)
+    }
+
+    /// `opening` answers another SYN of the peer than the primary has.
+    pub(super) fn answers_another(&self, opening: &Opening) -> bool {
+        !self.opening.may_answer(opening)
+    }
+
+    pub(super) fn on_reset(&mut self, scene: &mut Scene<'_>, frame: &Frame, tcp: &Tcp) {
         let ack = (tcp.flags & flag::ACK != 0).then_some(Seq(tcp.ack));
         let reset = Reset { seq: Seq(tcp.seq), ack };
         note(&mut self.unusual.resets, reset);
@@ -248,7 +305,7 @@ impl TcpFlow {
     }
 
     /// Releases what became ready, in order of arrival.
-    fn release_ready(&mut self, scene: &mut Scene<'_>, out: &mut Output) {
+    pub(super) fn release_ready(&mut self, scene: &mut Scene<'_>, out: &mut Output) {
         if scene.ledger.ready.is_empty() {
             return;
         }

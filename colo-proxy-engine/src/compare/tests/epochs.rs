@@ -136,6 +136,7 @@ fn the_outstanding_request_says_what_it_will_settle() {
     rig.now += Duration::from_millis(70);
     rig.secondary(&base.clone().data(b"ab"));
     rig.primary(&tcp(90_000).syn().ack(7001));
+    rig.secondary(&tcp(80_000).syn().ack(7001));
     rig.engine.request_checkpoint(rig.now, Reason::Resync, &mut Output::default());
     let outstanding = rig.engine.outstanding().expect("it was not answered");
     assert_eq!((outstanding.reason, outstanding.since_ms), (Reason::Payload, 70));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::packet::{Tcp, syn_options, tcp};
 use super::rig::Rig;
-use crate::compare::Reason;
+use crate::compare::{Reason, Side};
 
 fn at(base: &Tcp, seq: u32) -> Tcp {
     Tcp { seq, ..base.clone() }
@@ -291,11 +291,29 @@ fn output_left_of_the_old_connection_asks_for_a_checkpoint() {
     let left = at(&base, 1005).data(b"left");
     rig.holds(&left);
     let syn = tcp(90_000).syn().ack(7001);
-    assert_eq!(rig.primary(&syn), (vec![], vec![Reason::TupleReuse]));
-    // The old secondary's data does not release it, the new one's SYN does not either.
+    rig.holds(&syn);
+    // The secondary has left it too.
+    let theirs = tcp(80_000).syn().ack(7001);
+    assert_eq!(rig.secondary(&theirs), (vec![syn.build()], vec![Reason::TupleReuse]));
+    let divergence = rig.engine.divergences().next().expect("recorded");
+    let frames: Vec<_> = divergence.frames().map(|(side, _)| side).collect();
+    assert_eq!(frames, [Side::Primary, Side::Secondary]);
     rig.is_kept(&left);
-    rig.frees(&tcp(80_000).syn().ack(7001), &[&syn]);
     assert_eq!(rig.checkpoint(), (vec![left.build()], vec![]));
+}
+
+/// The twin: a secondary that is only behind sends what is left, and nothing is asked for.
+#[test]
+fn output_left_of_the_old_connection_leaves_when_the_secondary_sends_it() {
+    let (mut rig, base) = talking();
+    let (left, syn) = (at(&base, 1005).data(b"left"), tcp(90_000).syn().ack(7001));
+    rig.holds(&left);
+    rig.holds(&syn);
+    rig.frees(&left.clone().salt(3), &[&left]);
+    // What it says then of the old one is nothing to the new one.
+    rig.is_kept(&at(&base, 1009).fin());
+    rig.frees(&tcp(80_000).syn().ack(7001), &[&syn]);
+    assert_eq!(rig.engine.stats().reasons.total(), 0);
 }
 
 #[test]
@@ -372,8 +390,9 @@ fn output_left_of_the_old_connection_is_not_released_by_the_new_one() {
     let late = at(&base, 1009).ack(700);
     rig.holds(&late);
     let syn = tcp(90_000).syn().ack(7001);
-    assert_eq!(rig.primary(&syn).1, [Reason::TupleReuse]);
-    rig.frees(&tcp(80_000).syn().ack(7001), &[&syn]);
+    rig.holds(&syn);
+    let theirs = tcp(80_000).syn().ack(7001);
+    assert_eq!(rig.secondary(&theirs), (vec![syn.build()], vec![Reason::TupleReuse]));
     // The same octets at the same offset, the same offset acknowledged, and a FIN.
     let data = tcp(90_001).ack(7001 + 200).data(b"dataleft");
     rig.holds(&data);

@@ -97,6 +97,11 @@ pub(super) fn syn_options() -> Vec<u8> {
 }
 
 impl Tcp {
+    /// SYN or SYN/ACK.
+    pub(super) fn is_opening(&self) -> bool {
+        self.flags & flag::SYN != 0
+    }
+
     pub(super) fn ack(mut self, ack: u32) -> Self {
         self.ack = Some(ack);
         self

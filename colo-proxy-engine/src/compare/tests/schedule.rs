@@ -11,7 +11,7 @@ use super::packet::{self, Link, Tcp};
 use super::random::Random;
 use super::rig::Rig;
 use super::script::{Ending, Plan};
-use crate::compare::{Reason, Side};
+use crate::compare::{Divergence, Reason, Side};
 use crate::frame::Frame;
 
 /// How the engine's input is made wrong without the model's knowledge, to see that it shows.
@@ -28,6 +28,20 @@ pub(super) enum Sabotage {
     Urgent,
     /// The engine misses a checkpoint.
     Checkpoint,
+    /// The SYN of the secondary's later connections never comes.
+    Syn,
+    /// It comes before the last frame of the connection before.
+    Order,
+}
+
+/// Who waits for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Causality {
+    /// The peer answers only what has left, and a guest uses a tuple again when nothing of it is
+    /// held.
+    Kept,
+    /// Nobody for anybody: either guest may be ahead by all that it says.
+    None,
 }
 
 /// One tuple, on which connections follow each other.
@@ -47,12 +61,14 @@ struct Tuple {
     answered: Vec<bool>,
     syns: Vec<(usize, usize)>,
     own_isn: u32,
+    causality: Causality,
 }
 
 pub(super) struct Run {
     random: Random,
     rig: Rig,
     sabotage: Sabotage,
+    is_free: bool,
     tuples: Vec<Tuple>,
     flows: Vec<Flow>,
     /// Every primary frame, by number.
@@ -60,13 +76,15 @@ pub(super) struct Run {
     underway: bool,
     /// Tuple, connection, place of the octet that the secondary has wrong.
     flipped: Option<(usize, usize, usize)>,
+    /// Likewise, of the octet that the secondary never sends.
+    missing: Option<(usize, usize, usize)>,
     /// Flow of datagrams, place in the datagram, and the octet that the secondary has wrong.
     flipped_datagram: Option<(usize, usize, u8)>,
     requests: Vec<Reason>,
 }
 
 impl Tuple {
-    fn new(random: &mut Random, number: usize) -> Self {
+    fn new(random: &mut Random, number: usize, causality: Causality) -> Self {
         let link = Link {
             ip_version: if random.chance(50) { 4 } else { 6 },
             vlan: [[0, 0], [5, 0], [5, 7]][random.below(3)],
@@ -76,10 +94,13 @@ impl Tuple {
         while plans.len() < 3 && plans.last().is_some_and(|plan| plan.ending != Ending::Open) {
             plans.push(Plan::random(random, true));
         }
-        // Nobody can tell a connection from the next by the same number.
+        // Nobody can tell a connection from the next by the same numbers.
         for number in 1..plans.len() {
             if plans[number].isn == plans[number - 1].isn {
                 plans[number].isn = plans[number].isn.wrapping_add(3);
+            }
+            if plans[number].peer_isn == plans[number - 1].peer_isn {
+                plans[number].peer_isn = plans[number].peer_isn.wrapping_add(2);
             }
         }
         let mut tuple = Self {
@@ -94,10 +115,20 @@ impl Tuple {
             syns: Vec::new(),
             own_isn: random.next() as u32,
             plans,
+            causality,
         };
         tuple.primary = tuple.plans[0].script(random, 0, 0, true, true).into();
         tuple.plan_secondary(random, 0);
         tuple
+    }
+
+    /// Has the secondary open each connection before it has sent the last of the one before.
+    fn open_too_early(&mut self) {
+        for at in 1..self.secondary.len() {
+            if self.secondary[at].1.syn {
+                self.secondary.swap(at - 1, at);
+            }
+        }
     }
 
     /// All that the secondary sends from connection `first` on.
@@ -112,14 +143,15 @@ impl Tuple {
     /// next connection only when the last has left.
     fn next_primary(&mut self, random: &mut Random) -> Option<(usize, Claim)> {
         if self.primary.is_empty() && self.at + 1 < self.plans.len() {
-            if !self.connections[self.at].holds_nothing() || !self.deferred.is_empty() {
+            let is_settled = self.connections[self.at].holds_nothing() && self.deferred.is_empty();
+            if self.causality == Causality::Kept && !is_settled {
                 return None;
             }
             self.at += 1;
             self.primary = self.plans[self.at].script(random, 0, 0, true, true).into();
         }
         let claim = self.primary.front()?;
-        if !claim.syn && !self.answered[self.at] {
+        if self.causality == Causality::Kept && !claim.syn && !self.answered[self.at] {
             return None;
         }
         Some((self.at, self.primary.pop_front()?))
@@ -128,6 +160,9 @@ impl Tuple {
     /// The next segment of the secondary: the same, but it may open the next connection as soon as
     /// the primary has said anything on this one.
     fn next_secondary(&mut self) -> Option<(usize, Claim)> {
+        if self.causality == Causality::None {
+            return self.secondary.pop_front();
+        }
         let (number, claim) = self.secondary.front()?;
         if *number > 0 && !self.connections[*number - 1].has_started() {
             return None;
@@ -141,16 +176,20 @@ impl Tuple {
     /// The secondary is now what the primary was at the cut.
     fn restart_secondary(&mut self, random: &mut Random) {
         self.secondary.clear();
-        let (plan, model) = (&self.plans[self.at], &self.connections[self.at]);
-        let deferred = self.deferred.iter().map(|(_, _, claim)| claim);
-        let rest: Vec<&Claim> = deferred.chain(&self.primary).collect();
-        if !rest.is_empty() {
+        for number in 0..=self.at {
+            let (plan, model) = (&self.plans[number], &self.connections[number]);
+            let deferred = self.deferred.iter().filter(|(_, of, _)| *of == number);
+            let unsent = self.primary.iter().filter(|_| number == self.at);
+            let rest: Vec<&Claim> = deferred.map(|(_, _, claim)| claim).chain(unsent).collect();
+            if rest.is_empty() {
+                continue;
+            }
             let start = rest.iter().map(|claim| claim.start).min().unwrap_or_default();
             let syn = rest.iter().any(|claim| claim.syn);
             let fin = !model.primary_said_fin() || rest.iter().any(|claim| claim.fin);
             let start = if syn { 0 } else { start };
             let script = plan.script(random, start, model.primary_ack(), syn, fin);
-            self.secondary.extend(script.into_iter().map(|claim| (self.at, claim)));
+            self.secondary.extend(script.into_iter().map(|claim| (number, claim)));
         }
         let next = self.at + 1;
         self.own_isn = random.next() as u32;
@@ -183,23 +222,50 @@ impl Tuple {
 
 impl Run {
     pub(super) fn new(seed: u64, sabotage: Sabotage, flip: bool) -> Self {
+        Self::with(seed, sabotage, Causality::Kept, flip)
+    }
+
+    /// Either guest may be ahead by all that it says.
+    pub(super) fn free(seed: u64, sabotage: Sabotage, flip: bool) -> Self {
+        Self::with(seed, sabotage, Causality::None, flip)
+    }
+
+    /// The same, with an octet that the secondary never sends.
+    pub(super) fn free_with_a_gap(seed: u64) -> Self {
+        let mut run = Self::free(seed, Sabotage::Nothing, true);
+        run.missing = run.flipped.take().filter(|(tuple, number, place)| {
+            // The SYN is to come.
+            *place >= run.tuples[*tuple].plans[*number].early
+        });
+        run
+    }
+
+    fn with(seed: u64, sabotage: Sabotage, causality: Causality, flip: bool) -> Self {
         let mut random = Random(seed);
-        let tuples: Vec<_> = (0..=random.below(3)).map(|n| Tuple::new(&mut random, n)).collect();
+        let tuples = (0..=random.below(3)).map(|n| Tuple::new(&mut random, n, causality));
+        let tuples: Vec<_> = tuples.collect();
         let flows = (0..random.below(3)).map(|n| Flow::new(&mut random, n)).collect();
         let mut run = Self {
             rig: Rig::new(),
             random,
             sabotage,
+            is_free: causality == Causality::None,
             tuples,
             flows,
             frames: Vec::new(),
             underway: false,
             flipped: None,
+            missing: None,
             flipped_datagram: None,
             requests: Vec::new(),
         };
         if flip {
             run.flip();
+        }
+        if sabotage == Sabotage::Order {
+            for tuple in &mut run.tuples {
+                tuple.open_too_early();
+            }
         }
         run
     }
@@ -233,7 +299,9 @@ impl Run {
         while idle < 1000 {
             self.rig.now += Duration::from_micros(10);
             if self.random.chance(3) {
-                lead = [10, 50, 90][self.random.below(3)];
+                // Where nobody waits, one guest alone for a while.
+                let leads = if self.is_free { &[0, 10, 50, 90, 100][..] } else { &[10, 50, 90] };
+                lead = leads[self.random.below(leads.len())];
             }
             // Not at the end: what the last one cut in two is to be left over.
             if with_checkpoints && idle < 5 && self.random.chance(2) {
@@ -305,6 +373,11 @@ impl Run {
         let flipped = self.flipped.filter(|(tuple, ..)| *tuple == which);
         let tuple = &mut self.tuples[which];
         let Some((number, claim)) = tuple.next_secondary() else { return Ok(false) };
+        if self.missing.is_some_and(|(tuple, of, place)| {
+            (tuple, of) == (which, number) && (claim.start..claim.end).contains(&place)
+        }) {
+            return Ok(true);
+        }
         let mut octets = tuple.plans[number].stream[claim.start..claim.end].to_vec();
         if let Some((_, _, place)) = flipped.filter(|(_, flipped, _)| *flipped == number)
             && (claim.start..claim.end).contains(&place)
@@ -315,6 +388,9 @@ impl Run {
         if claim.syn {
             // A number of its own, the same for repetitions.
             packet.seq = tuple.own_isn.wrapping_add(number as u32 * 77_777);
+        }
+        if self.sabotage == Sabotage::Syn && claim.syn && number > 0 {
+            return Ok(true);
         }
         self.sabotage(&mut packet);
         let got = self.rig.frame(Side::Secondary, &packet.build());
@@ -333,7 +409,7 @@ impl Run {
             Sabotage::Ack => packet.ack = packet.ack.map(|ack| ack.wrapping_add(100)),
             Sabotage::Fin => packet.flags &= !flag::FIN,
             Sabotage::Urgent => packet.urgent = packet.urgent.saturating_sub(1),
-            Sabotage::Nothing | Sabotage::Checkpoint => {}
+            Sabotage::Nothing | Sabotage::Checkpoint | Sabotage::Syn | Sabotage::Order => {}
         }
     }
 
@@ -520,6 +596,29 @@ impl Run {
         (held > 0 && held == released).then_some(()).ok_or_else(|| format!("{held} held"))
     }
 
+    /// The flipped octet was named first, and one checkpoint asked for. What the guests leave behind
+    /// because of it may be named as well.
+    pub(super) fn is_found(&self) -> Result<(), String> {
+        let Some((tuple, number, place)) = self.flipped else { return self.is_clean() };
+        let Some(divergence) = self.rig.engine.divergences().next() else {
+            return Err("nothing was found".to_owned());
+        };
+        self.is_octet(divergence, (tuple, number, place))
+    }
+
+    /// The octet that never came was waited for, and one checkpoint asked for.
+    pub(super) fn is_missed(&mut self) -> Result<(), String> {
+        if self.missing.is_none() {
+            return self.is_clean();
+        }
+        let (released, requests) = self.rig.wait(Duration::from_secs(4));
+        self.requests.extend(requests);
+        if !released.is_empty() || self.requests.len() != 1 {
+            return Err(format!("{} left, asked for {:?}", released.len(), self.requests));
+        }
+        Ok(())
+    }
+
     /// Exactly the flipped octet was named, once, and one checkpoint asked for.
     pub(super) fn is_named(&self) -> Result<(), String> {
         let found: Vec<_> = self.rig.engine.divergences().collect();
@@ -529,6 +628,14 @@ impl Run {
             return Err("the schedule got stuck before the octet".to_owned());
         }
         let [divergence] = found[..] else { return Err(format!("divergences: {found:?}")) };
+        self.is_octet(divergence, (tuple, number, place))
+    }
+
+    fn is_octet(
+        &self,
+        divergence: &Divergence,
+        (tuple, number, place): (usize, usize, usize),
+    ) -> Result<(), String> {
         let plan = &self.tuples[tuple].plans[number];
         let octet = plan.stream[place];
         let named = divergence.reason == Reason::Payload

@@ -14,6 +14,8 @@ pub(super) struct Plan {
     pub(super) ending: Ending,
     pub(super) isn: u32,
     pub(super) peer_isn: u32,
+    /// Octets that come with the SYN or SYN/ACK.
+    pub(super) early: usize,
     /// Places pointed to as urgent, in ascending order; the last is not before the stream's end.
     pub(super) urgent: Vec<usize>,
 }
@@ -51,6 +53,7 @@ impl Plan {
         }
         Self {
             urgent,
+            early: if random.chance(30) { random.below(len.min(1400) + 1) } else { 0 },
             stream: random.octets(len),
             peer_len: random.below(5000),
             has_syn,
@@ -83,7 +86,7 @@ impl Plan {
         let mut claims = self.acknowledge(random, claims, acked);
         if syn && self.has_syn {
             let ack = self.peer_isn.is_multiple_of(2).then_some(0);
-            claims.insert(0, Claim { syn: true, ack, ..Claim::default() });
+            claims.insert(0, Claim { syn: true, ack, end: self.early, ..Claim::default() });
         }
         let all = Some(self.peer_len);
         let end = self.stream.len();

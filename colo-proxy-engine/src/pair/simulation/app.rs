@@ -77,7 +77,7 @@ impl App {
         if let Self::Script(script) = self {
             return script.run(endpoint);
         }
-        while endpoint.is_established() && self.serve(endpoint, nature) {}
+        while endpoint.may_talk() && self.serve(endpoint, nature) {}
         if endpoint.is_at_end() {
             endpoint.closing = true;
         }
@@ -126,7 +126,7 @@ impl Script {
     }
 
     fn run(&mut self, endpoint: &mut Endpoint) {
-        if !endpoint.is_established() {
+        if !endpoint.may_talk() {
             return;
         }
         while let Some(step) = self.steps.front() {

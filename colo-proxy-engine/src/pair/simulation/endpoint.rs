@@ -1,6 +1,7 @@
 //! A small TCP endpoint, simple enough to be believed: handshake, cumulative acknowledgment,
 //! retransmission with back-off, a bounded queue of what came out of order, a receive window, FIN,
-//! RST, timestamps with PAWS, and SACK blocks that are told and checked.
+//! RST, timestamps with PAWS, SACK blocks that are told and checked, and Fast Open (RFC 7413, without
+//! its cookies: the peer's data are welcome or not).
 //!
 //! A place in a stream is counted from the SYN, which has 0; the first octet has 1. All of it is
 //! `Clone`: that is what a checkpoint copies. What a guest is like (its chosen numbers, its
@@ -15,6 +16,8 @@ use super::wire::{MSS, Segment, Tuple};
 const FLIGHT: u64 = 12 * MSS as u64;
 const RESEND_US: u64 = 300_000;
 const RESEND_MAX_US: u64 = 3_000_000;
+/// Octets that go with a SYN at the most.
+const EARLY: u64 = 400;
 /// A connection that is over answers for so long.
 pub(super) const LINGER_US: u64 = 30_000_000;
 /// Acknowledgments of the same place that mean a hole.
@@ -32,6 +35,20 @@ pub(super) struct Nature {
     pub(super) delayed_ack_us: u64,
     /// Octets that it takes beyond what it has in order.
     pub(super) buffer: usize,
+    /// Its first numbers follow from the connection, so its equal has the same; it sends no
+    /// timestamps, which differ as the guests' clocks do.
+    pub(super) numbers: Option<u64>,
+}
+
+impl Nature {
+    /// The first sequence number and the first timestamp of the next connection on `tuple`, which
+    /// answers `peer`.
+    fn first_numbers(&mut self, tuple: Tuple, peer: Option<u32>) -> [u32; 2] {
+        let Some(seed) = self.numbers else { return [(); 2].map(|()| self.random.next() as u32) };
+        let ports = u64::from(tuple.own_port) << 48 | u64::from(tuple.peer_port) << 32;
+        let mut random = Random::new(seed ^ ports ^ u64::from(peer.unwrap_or_default()));
+        [(); 2].map(|()| random.next() as u32)
+    }
 }
 
 /// One end of a connection.
@@ -50,6 +67,9 @@ pub(super) struct Endpoint {
     /// One past the last place that the peer lets us send.
     edge: u64,
     pub(super) closing: bool,
+    /// Says something before its SYN or SYN/ACK is acknowledged.
+    is_fast: bool,
+    is_server: bool,
     /// Everything that came in order.
     pub(super) received: Vec<u8>,
     /// What the application has made something of. It reads everything at once.
@@ -59,7 +79,8 @@ pub(super) struct Endpoint {
     ahead: BTreeMap<u64, Vec<u8>>,
     peer_fin: Option<u64>,
     buffer: usize,
-    ts_offset: u32,
+    /// `None` without timestamps.
+    ts_offset: Option<u32>,
     ts_recent: u32,
     /// Values that the first and the last SYN or SYN/ACK carried.
     opening_ts: Option<(u32, u32)>,
@@ -75,10 +96,11 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    fn new(tuple: Tuple, nature: &mut Nature) -> Self {
+    fn new(tuple: Tuple, peer: Option<u32>, nature: &mut Nature) -> Self {
+        let [iss, ts_offset] = nature.first_numbers(tuple, peer);
         Self {
             tuple,
-            iss: nature.random.next() as u32,
+            iss,
             irs: None,
             stream: Vec::new(),
             una: 0,
@@ -86,13 +108,15 @@ impl Endpoint {
             max: 0,
             edge: 1,
             closing: false,
+            is_fast: false,
+            is_server: false,
             received: Vec::new(),
             read: 0,
             rcvd: 0,
             ahead: BTreeMap::new(),
             peer_fin: None,
             buffer: nature.buffer,
-            ts_offset: nature.random.next() as u32,
+            ts_offset: nature.numbers.is_none().then_some(ts_offset),
             ts_recent: 0,
             opening_ts: None,
             resend_us: RESEND_US,
@@ -106,14 +130,20 @@ impl Endpoint {
     }
 
     /// Opens a connection; the SYN goes with the next [`Self::send`].
-    pub(super) fn connect(tuple: Tuple, nature: &mut Nature) -> Self {
-        Self::new(tuple, nature)
+    pub(super) fn connect(tuple: Tuple, is_fast: bool, nature: &mut Nature) -> Self {
+        Self { is_fast, ..Self::new(tuple, None, nature) }
     }
 
-    /// Answers `syn`.
-    pub(super) fn accept(syn: &Segment, nature: &mut Nature) -> Self {
-        let mut endpoint = Self::new(syn.tuple.reversed(), nature);
+    /// Answers `syn`; takes the data that come with it where `is_fast`.
+    pub(super) fn accept(syn: &Segment, is_fast: bool, nature: &mut Nature) -> Self {
+        let mut endpoint = Self::new(syn.tuple.reversed(), Some(syn.seq), nature);
+        endpoint.is_server = true;
         endpoint.meet(syn);
+        if is_fast && !syn.payload.is_empty() {
+            endpoint.is_fast = true;
+            endpoint.received.clone_from(&syn.payload);
+            endpoint.rcvd += syn.payload.len() as u64;
+        }
         endpoint
     }
 
@@ -128,6 +158,16 @@ impl Endpoint {
 
     pub(super) fn is_established(&self) -> bool {
         self.una > 0 && self.irs.is_some()
+    }
+
+    /// What the application says can be sent, or will go with the SYN.
+    pub(super) fn may_talk(&self) -> bool {
+        self.is_established() || self.is_fast
+    }
+
+    /// Data came with the peer's SYN.
+    pub(super) fn took_early(&self) -> bool {
+        self.is_fast && self.is_server
     }
 
     /// The peer has sent everything, and it is here.
@@ -206,10 +246,12 @@ impl Endpoint {
             return;
         }
         if self.next == 0 {
-            self.emit(now, 1, out);
+            let early = if self.is_fast && !self.is_server { EARLY } else { 0 };
+            self.emit(now, 1 + early.min(self.stream.len() as u64), out);
         }
         let limit = self.end().min(self.edge).min(self.una + FLIGHT);
-        while self.una > 0 && self.next < limit {
+        let may_send = self.una > 0 || self.took_early();
+        while may_send && self.next < limit {
             let len = nature.random.within(1..nature.segment_max as u64 + 1);
             // Mostly full ones.
             let len = if nature.random.chance(700) { nature.segment_max as u64 } else { len };
@@ -244,8 +286,9 @@ impl Endpoint {
         self.ack_at = None;
         if self.una == 0 {
             // The SYN/ACK says it, and is repeated.
-            self.next = 0;
+            let next = std::mem::take(&mut self.next);
             self.emit(now, 1, out);
+            self.next = next.max(1);
             return;
         }
         let mut segment = self.bare(now, self.max);
@@ -258,7 +301,7 @@ impl Endpoint {
     }
 
     fn bare(&self, now: u64, at: u64) -> Segment {
-        let value = ((now / 1000) as u32).wrapping_add(self.ts_offset);
+        let value = self.ts_offset.map(|offset| ((now / 1000) as u32).wrapping_add(offset));
         Segment {
             tuple: self.tuple,
             seq: self.iss.wrapping_add(at as u32),
@@ -267,7 +310,7 @@ impl Endpoint {
             fin: false,
             rst: false,
             window: self.buffer.min(65_535) as u16,
-            timestamps: Some((value, self.ts_recent)),
+            timestamps: value.map(|value| (value, self.ts_recent)),
             sack: Vec::new(),
             payload: Vec::new(),
         }
@@ -328,7 +371,9 @@ impl Endpoint {
 
     /// The peer's answer to our SYN.
     fn on_answer(&mut self, now: u64, segment: &Segment, out: &mut Vec<Segment>) {
-        if segment.ack != Some(self.iss.wrapping_add(1)) || !self.echoes_opening(segment) {
+        let acked = segment.ack.map(|ack| place(ack, self.iss, 0));
+        let is_ours = acked.is_some_and(|acked| (1..=self.max as i64).contains(&acked));
+        if !is_ours || !self.echoes_opening(segment) {
             self.alien += 1;
             // RFC 9293, section 3.10.7.3: it speaks of an older connection, which ends by this.
             if let Some(ack) = segment.ack.filter(|_| !segment.rst && !segment.syn) {
@@ -342,7 +387,9 @@ impl Endpoint {
             return;
         }
         if segment.syn {
-            self.una = 1;
+            self.una = acked.unwrap_or_default() as u64;
+            // What went with the SYN and was not welcome goes again.
+            self.next = self.una;
             self.meet(segment);
             (self.resend_at, self.resend_us) = (None, RESEND_US);
             self.acknowledge(now, out);
@@ -371,7 +418,7 @@ impl Endpoint {
         let is_alien = |place: i64| place > self.max as i64 || place < 0;
         if is_alien(ack)
             || edges.map(|edge| place(edge, self.iss, self.una)).any(is_alien)
-            || (self.una == 0 && !self.echoes_opening(segment))
+            || (self.una == 0 && !self.is_fast && !self.echoes_opening(segment))
         {
             self.alien += 1;
             if self.una > 0 {

@@ -45,6 +45,10 @@ pub(super) struct Machine {
     pub(super) resets: Vec<Segment>,
     /// Ports that are served, and by what.
     pub(super) served: BTreeMap<u16, App>,
+    /// Data go with its SYN.
+    pub(super) opens_fast: bool,
+    /// It takes the data of a SYN, and answers them before its SYN/ACK is acknowledged.
+    pub(super) accepts_fast: bool,
 }
 
 impl Machine {
@@ -81,7 +85,7 @@ impl Machine {
             connection.endpoint.on_segment(now, segment, nature, &mut segments);
             connection.run(now, nature, &mut segments);
         } else if let Some(app) = self.served.get(&tuple.own_port).filter(|_| opens(segment)) {
-            let endpoint = Endpoint::accept(segment, nature);
+            let endpoint = Endpoint::accept(segment, self.accepts_fast, nature);
             let mut connection = Connection { endpoint, app: app.clone() };
             connection.run(now, nature, &mut segments);
             self.connections.insert(tuple, connection);
@@ -139,7 +143,7 @@ impl Machine {
         let due: Vec<Call> = self.calls.extract_if(.., |call| call.at <= now).collect();
         for call in due {
             self.retire(call.tuple);
-            let endpoint = Endpoint::connect(call.tuple, nature);
+            let endpoint = Endpoint::connect(call.tuple, self.opens_fast, nature);
             let mut connection = Connection { endpoint, app: call.app };
             connection.run(now, nature, &mut segments);
             self.connections.insert(call.tuple, connection);

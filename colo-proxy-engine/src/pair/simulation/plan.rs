@@ -159,8 +159,9 @@ impl Plan {
             segment_max: [1448, 1448, 1000, 536, 200][random.below(5)],
             delayed_ack_us: [0, 5_000, 40_000][random.below(3)],
             buffer: [65_535, 30_000, 9_000][random.below(3)],
+            numbers: None,
         });
-        Self {
+        let plan = Self {
             seed,
             net,
             lan: Link { loss: 0, duplicates: 0, delay_us: 100..2_000 },
@@ -184,7 +185,25 @@ impl Plan {
                 ..Machine::default()
             },
             guest: Machine { served: served(), ..Machine::default() },
+        };
+        let is_fast = matches!(seed % 8, 3 | 4);
+        if is_fast { plan.with_fast_open().with_same_numbers() } else { plan }
+    }
+
+    /// Data go with the SYN and with the SYN/ACK, whoever opens the connection.
+    pub(super) fn with_fast_open(mut self) -> Self {
+        for machine in [&mut self.client, &mut self.guest] {
+            (machine.opens_fast, machine.accepts_fast) = (true, true);
         }
+        self
+    }
+
+    /// Both guests choose the same first numbers, so nothing needs to be translated.
+    pub(super) fn with_same_numbers(mut self) -> Self {
+        for nature in &mut self.natures {
+            nature.numbers = Some(self.seed);
+        }
+        self
     }
 
     /// Makes the network lossy, and lets the guests lose input each for itself.
@@ -211,6 +230,15 @@ impl Plan {
             let drawn = random.chance(500);
             let kind = if drawn { Kind::Lottery } else { KINDS[random.below(KINDS.len())] };
             // A tuple that is used again while frames are held asks for a checkpoint.
+            self.add(random, number as u16, kind, Size::Repeated);
+        }
+        self
+    }
+
+    /// Likewise, some of them once more with the same ports; the answers are those of both guests.
+    pub(super) fn with_tuples_used_again(mut self, random: &mut Random, count: usize) -> Self {
+        for number in 0..count {
+            let kind = KINDS[random.below(KINDS.len())];
             self.add(random, number as u16, kind, Size::Repeated);
         }
         self

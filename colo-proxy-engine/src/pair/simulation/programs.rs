@@ -25,6 +25,8 @@ const LRU_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct SimulatedPrograms {
     pub(super) mode: ProgramMode,
+    /// The guests have numbers of their own.
+    pub(super) translates: bool,
     epoch: u32,
     flows: HashMap<FlowKey, FlowRecord>,
     unconfirmed: Lru,
@@ -70,6 +72,7 @@ impl SimulatedPrograms {
     pub(super) fn new() -> Self {
         Self {
             mode: ProgramMode::Protected,
+            translates: true,
             epoch: 0,
             flows: HashMap::new(),
             unconfirmed: Lru::default(),
@@ -107,7 +110,8 @@ impl SimulatedPrograms {
         frame: &Frame,
         direction: Direction,
     ) -> FrameFate {
-        let Some((key, tcp)) = tcp_segment(frame.ethernet(), direction) else {
+        let is_segment = tcp_segment(frame.ethernet(), direction).filter(|_| self.translates);
+        let Some((key, tcp)) = is_segment else {
             return FrameFate::Go(frame.clone());
         };
         let options = decode_tcp_options::<[u8]>(frame.ethernet(), &tcp);

@@ -59,6 +59,28 @@ fn a_failover_at_any_event_is_a_pause_and_not_a_lie() {
     assert!(worlds.iter().filter(|world| world.has_failed_over).count() > worlds.len() / 2);
 }
 
+/// Data go with the SYN, and with the SYN/ACK.
+#[test]
+fn fast_open_is_no_reason_for_one() {
+    let worlds = many(|seed, random| {
+        let plan = Plan::quiet(seed).with_fast_open().with_same_numbers();
+        plan.with_conversations(random, 5)
+    });
+    need_no_checkpoint(&worlds);
+    let early = worlds.iter().flat_map(|world| world.primary.guest.machine.all());
+    assert!(early.filter(|connection| connection.endpoint.took_early()).count() > worlds.len() / 2);
+}
+
+/// The same tuple again and again: neither guest waits for the other to be done with it.
+#[test]
+fn tuples_used_again_are_no_reason_for_one() {
+    let worlds = many(|seed, random| Plan::quiet(seed).with_tuples_used_again(random, 4));
+    need_no_checkpoint(&worlds);
+    let engines = worlds.iter().filter_map(|world| world.primary.daemon.as_ref());
+    let reused: u64 = engines.map(|daemon| daemon.engine().stats().tuples_reused).sum();
+    assert!(reused > worlds.len() as u64 / 2, "{reused}");
+}
+
 /// Checkpoints all the time, some of which fail, with guests that differ.
 pub(super) fn with_checkpoints(seed: u64, random: &mut Random) -> Plan {
     let plan = Plan::quiet(seed).with_bad_links(random).with_lotteries(random, 4);
@@ -194,12 +216,12 @@ fn a_deceived_pair_is_found_out() {
     for sabotage in
         [ReleaseAll, Acknowledgments, OldOffsets, StaleFrames, NoTranslation, EarlyResume, Digests]
     {
-        let found = (0..60).find(|seed| {
+        let found = (0..RUNS).find(|seed| {
             let mut random = Random::new(*seed);
             let at = random.within(0..800);
             let plan = with_checkpoints(*seed, &mut random).with_fault(at, Fault::FailOver);
             play(&Plan { sabotage, ..plan }).is_err()
         });
-        assert!(found.is_some(), "{sabotage:?} was not found in 60 runs");
+        assert!(found.is_some(), "{sabotage:?} was not found in {RUNS} runs");
     }
 }

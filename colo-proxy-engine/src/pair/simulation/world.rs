@@ -111,6 +111,7 @@ impl World {
             segment_max: 1448,
             delayed_ack_us: 20_000,
             buffer: 65_535,
+            numbers: None,
         };
         let [first, second] = plan.natures.clone();
         let primary = PrimaryHost {
@@ -121,7 +122,8 @@ impl World {
             reads_at: None,
         };
         let guest = Guest::new(plan.guest.clone(), second);
-        let secondary = SecondaryHost::new(guest, plan.sabotage == Sabotage::OldOffsets);
+        let mut secondary = SecondaryHost::new(guest, plan.sabotage == Sabotage::OldOffsets);
+        secondary.kernel.programs.translates = plan.natures.iter().all(|n| n.numbers.is_none());
         let mut world = Self {
             client: plan.client.clone(),
             now: 0,
@@ -235,7 +237,8 @@ impl World {
     fn step(&mut self) -> Result<(), String> {
         self.strike();
         let Some(((time, _), event)) = self.queue.pop_first() else {
-            return Err("nothing happens any more".into());
+            let unfinished = Oracle::unfinished(&self.client, &self.primary, &self.secondary);
+            return Err(format!("nothing happens any more: {unfinished}"));
         };
         self.now = time;
         self.events += 1;

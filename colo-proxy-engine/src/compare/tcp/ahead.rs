@@ -1,0 +1,148 @@
+//! Frames of the secondary in connections that the primary has not opened yet.
+//!
+//! They cannot be placed: a stream is placed by the primary's SYN. So the frames wait as they came,
+//! in the ledger and within its limits, behind the SYN of their connection. When the primary sends
+//! its SYN, they are taken as if they came then.
+
+use std::collections::VecDeque;
+
+use super::opening::{Opening, Openings};
+use crate::compare::chain::Key;
+use crate::compare::ledger::{Account, Ledger};
+use crate::compare::shrink;
+use crate::frame::Frame;
+
+/// Connections of one tuple that the secondary may be ahead. A SYN alone takes nothing of the
+/// ledger's limits.
+const OPENINGS_MAX: usize = 64;
+
+#[derive(Debug)]
+enum Entry {
+    /// A connection begins.
+    Opening(Openings),
+    /// The ledger keeps the frame.
+    Frame(Key),
+}
+
+/// What waits, in the order in which it came. Frames in front of the first opening are of the
+/// connection whose opening the flow has itself.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    entries: VecDeque<Entry>,
+    openings: usize,
+    account: Account,
+    /// A connection was one too many: what follows is of that or of a later one.
+    is_cut_off: bool,
+}
+
+/// One more connection than are remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooMany;
+
+impl Ahead {
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.account.is_clear() && !self.is_cut_off
+    }
+
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.is_cut_off
+    }
+
+    /// The opening of the connection that the secondary is in.
+    pub(super) fn newest(&self) -> Option<&Openings> {
+        self.entries.iter().rev().find_map(|entry| match entry {
+            Entry::Opening(openings) => Some(openings),
+            Entry::Frame(_) => None,
+        })
+    }
+
+    /// The opening of the next connection, if no frame waits before it.
+    pub(super) fn next(&self) -> Option<&Openings> {
+        match self.entries.front()? {
+            Entry::Opening(openings) => Some(openings),
+            Entry::Frame(_) => None,
+        }
+    }
+
+    /// The secondary opens a connection.
+    pub(super) fn open(&mut self, opening: Opening) -> Result<(), TooMany> {
+        if self.openings >= OPENINGS_MAX {
+            self.is_cut_off = true;
+            return Err(TooMany);
+        }
+        self.openings += 1;
+        let mut openings = Openings::default();
+        openings.set(opening);
+        self.entries.push_back(Entry::Opening(openings));
+        Ok(())
+    }
+
+    /// The frames in front are of a connection of their own, with these `openings`.
+    pub(super) fn begin_with(&mut self, openings: Openings) {
+        self.openings += 1;
+        self.entries.push_front(Entry::Opening(openings));
+    }
+
+    /// Keeps `frame`, of which `payload` is the data, for the connection that was opened last, if the
+    /// limits allow.
+    pub(super) fn keep(
+        &mut self,
+        ledger: &mut Ledger,
+        flow: Key,
+        frame: &Frame,
+        payload: std::ops::Range<usize>,
+    ) {
+        if let Some(key) = ledger.wait(flow, &mut self.account, frame, payload) {
+            self.entries.push_back(Entry::Frame(key));
+        }
+    }
+
+    /// Takes the first opening that the primary's may be the counterpart of, and drops what is of
+    /// the connections before it: the primary has passed them over.
+    pub(super) fn take_opening(&mut self, ledger: &mut Ledger, opening: &Opening) -> Openings {
+        while let Some(entry) = self.entries.pop_front() {
+            match entry {
+                Entry::Opening(openings) => {
+                    self.openings -= 1;
+                    if openings.may_answer(opening) {
+                        return openings;
+                    }
+                }
+                Entry::Frame(key) => ledger.forget(&mut self.account, key),
+            }
+            ledger.stats.secondary_dropped.old_connection += 1;
+        }
+        Openings::default()
+    }
+
+    /// Takes the opening in front.
+    pub(super) fn take_next(&mut self) -> Option<Openings> {
+        let openings = *self.next()?;
+        self.entries.pop_front();
+        self.openings -= 1;
+        Some(openings)
+    }
+
+    /// Takes the frame in front, if it is not of the next connection.
+    pub(super) fn take_frame(&mut self, ledger: &mut Ledger) -> Option<Frame> {
+        let Some(Entry::Frame(key)) = self.entries.front() else { return None };
+        let key = *key;
+        self.entries.pop_front();
+        shrink(&mut self.entries);
+        ledger.take_waiting(&mut self.account, key)
+    }
+
+    /// Drops everything; says how many frames there were.
+    pub(super) fn drop_all(&mut self, ledger: &mut Ledger) -> u64 {
+        let mut dropped = 0;
+        for entry in self.entries.drain(..) {
+            if let Entry::Frame(key) = entry {
+                ledger.forget(&mut self.account, key);
+                dropped += 1;
+            }
+        }
+        *self = Self::default();
+        dropped
+    }
+}
