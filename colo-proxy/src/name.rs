@@ -4,12 +4,10 @@
 //! network namespace of this machine already uses that (two hosts of a laboratory, both with a
 //! `tap0`), it is `tap0@NAMESPACE`. A filter has its command before that: `filter-mirror@tap0`.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-
-use nix::fcntl::{Flock, FlockArg};
 
 /// Why no name could be had.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +24,7 @@ pub enum NameError {
 #[derive(Debug)]
 pub struct Claim {
     pub name: String,
-    lock: Flock<File>,
+    lock: File,
     path: PathBuf,
 }
 
@@ -89,7 +87,7 @@ fn lock(dir: &Path, name: &str) -> Result<Claim, NameError> {
     let path = dir.join(format!("{name}.lock"));
     let fail = |source| NameError::File { path: path.clone(), source };
     loop {
-        let file = OpenOptions::new()
+        let mut lock = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -97,17 +95,11 @@ fn lock(dir: &Path, name: &str) -> Result<Claim, NameError> {
             .mode(0o600)
             .open(&path)
             .map_err(fail)?;
-        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((mut file, nix::Error::EWOULDBLOCK)) => {
-                let mut text = String::new();
-                let _ = file.read_to_string(&mut text);
-                let (pid, namespace) = text.trim().split_once(' ').unwrap_or(("unknown", ""));
-                let namespace = namespace.parse().unwrap_or(0);
-                return Err(NameError::InUse { name: name.into(), pid: pid.into(), namespace });
-            }
-            Err((_, errno)) => return Err(fail(errno.into())),
-        };
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(in_use(name, &mut lock)),
+            Err(TryLockError::Error(error)) => return Err(fail(error)),
+        }
         // The last owner removes the file; a lock on a removed file is no lock.
         let on_disk = std::fs::metadata(&path).map(|meta| meta.ino()).ok();
         if on_disk != Some(lock.metadata().map_err(fail)?.ino()) {
@@ -118,6 +110,15 @@ fn lock(dir: &Path, name: &str) -> Result<Claim, NameError> {
         writeln!(lock, "{} {}", std::process::id(), own_namespace()).map_err(fail)?;
         return Ok(Claim { name: name.into(), lock, path });
     }
+}
+
+/// The owner of a lock has written its pid and its network namespace into the file.
+fn in_use(name: &str, lock: &mut File) -> NameError {
+    let mut text = String::new();
+    let _ = lock.read_to_string(&mut text);
+    let (pid, namespace) = text.trim().split_once(' ').unwrap_or(("unknown", ""));
+    let namespace = namespace.parse().unwrap_or(0);
+    NameError::InUse { name: name.into(), pid: pid.into(), namespace }
 }
 
 /// The lock of instance `name` was taken in the network namespace of this thread.
