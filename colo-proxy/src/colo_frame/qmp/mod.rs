@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use self::machine::{Ask, Machine};
 use super::{ColoFrame, ColoFrameCommand, ColoFrameEvent, NextEvent, Terms};
-use crate::endpoint::{Address, Endpoint, EndpointError};
+use crate::endpoint::{Endpoint, EndpointAddress, EndpointError};
 use crate::qmp::{Client, Incoming, Refusal};
 use crate::quick_ack::QuickAck;
 
@@ -167,7 +167,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 /// The host in a migration URI: `tcp:HOST:PORT`. Other transports have none.
 fn host_of(uri: &str) -> Option<String> {
     match uri.parse::<Endpoint>().ok()?.address {
-        Address::Tcp { host, .. } => Some(host),
-        Address::Unix(_) => None,
+        EndpointAddress::Tcp { host, .. } => Some(host),
+        EndpointAddress::Unix(_) => None,
     }
 }
