@@ -16,7 +16,7 @@ const SLEEPERS: [(&str, &str); 14] = [
     ("colo-proxy/src/colo_frame/script.rs", "a script that ends at once is not started at once"),
     ("colo-proxy/src/endpoint.rs", "a peer that is not there is not asked without pause"),
     ("colo-proxy/src/instance/primary.rs", "a process that ends lets go of its TAP without a word"),
-    ("colo-proxy/src/instance/lanes.rs", "an error that comes back at once must not spin"),
+    ("colo-proxy/src/lane/outgoing.rs", "an error that comes back at once must not spin"),
     ("tests/src/client/calls.rs", "looks again until its deadline, as `eventually` does"),
     ("tests/src/client/keeper.rs", "the pace of a client"),
     ("tests/src/client/mixed.rs", "the pace of a client"),
