@@ -24,7 +24,7 @@ use toml::Spanned;
 use self::checkpoints::{CheckpointsTable, TakeoverTable};
 use self::limits::{LimitsTable, Ms};
 use crate::datapath::capture::CaptureKind;
-use crate::endpoint::{Address, Endpoint, EndpointError};
+use crate::endpoint::{Endpoint, EndpointAddress, EndpointError};
 pub use colo_proxy_engine::pair::{OnDeath, OnSecondaryLost, Role};
 
 pub use self::checkpoints::{Checkpoints, Takeover};
@@ -298,7 +298,8 @@ impl Guest {
     }
 
     fn has_control_over_tcp(&self) -> bool {
-        let over_tcp = |endpoint: &Endpoint| matches!(endpoint.address, Address::Tcp { .. });
+        let over_tcp =
+            |endpoint: &Endpoint| matches!(endpoint.address, EndpointAddress::Tcp { .. });
         self.control.as_ref().is_some_and(over_tcp)
     }
 }

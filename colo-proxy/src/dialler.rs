@@ -1,7 +1,7 @@
 //! Connections of one endpoint, one after the other.
 //!
-//! Connecting is a task of its own: the owner waits for a dozen things at a time, and an attempt
-//! that is given up whenever one of the others comes first would never succeed on a busy socket.
+//! A task of its own makes them. The owner waits for a dozen events at a time. If every other event
+//! cancelled an attempt to connect, no attempt would ever succeed on a busy socket.
 
 use std::convert::Infallible;
 
@@ -9,18 +9,18 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::endpoint::{Port, Stream};
 
-/// A connection; while it lives, the endpoint makes no other.
+/// A connection. While it lives, the endpoint makes no other one.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct DialledConnection {
     pub(crate) stream: Stream,
-    /// Only dropped, which lets the endpoint go on.
+    /// The task makes the next connection when this is dropped.
     _lease: oneshot::Sender<Infallible>,
 }
 
-/// Where connections come from.
+/// The source of an endpoint's connections.
 #[derive(Debug)]
 pub(crate) struct Dialler {
-    connections: mpsc::Receiver<Connection>,
+    connections: mpsc::Receiver<DialledConnection>,
 }
 
 impl Dialler {
@@ -31,31 +31,31 @@ impl Dialler {
     }
 
     /// The next connection. Can be cancelled without losing one.
-    pub(crate) async fn next(&mut self) -> Connection {
+    pub(crate) async fn next(&mut self) -> DialledConnection {
         match self.connections.recv().await {
             Some(connection) => connection,
-            // The task ends with the runtime only.
+            // The task ends only with the runtime.
             None => std::future::pending().await,
         }
     }
 
-    /// A connection that is there already.
-    pub(crate) fn next_now(&mut self) -> Option<Connection> {
+    /// A connection that is there already, if any.
+    pub(crate) fn next_now(&mut self) -> Option<DialledConnection> {
         self.connections.try_recv().ok()
     }
 }
 
-async fn dial(mut port: Port, to_owner: mpsc::Sender<Connection>) {
+async fn dial(mut port: Port, to_owner: mpsc::Sender<DialledConnection>) {
     loop {
         let stream = tokio::select! {
             stream = port.next() => stream,
             () = to_owner.closed() => return,
         };
         let (lease, ended) = oneshot::channel();
-        if to_owner.send(Connection { stream, _lease: lease }).await.is_err() {
+        if to_owner.send(DialledConnection { stream, _lease: lease }).await.is_err() {
             return;
         }
-        // Nothing is ever sent: this waits for the lease to be dropped.
+        // Nobody ever sends: this waits until the owner drops the lease.
         let _ = ended.await;
     }
 }

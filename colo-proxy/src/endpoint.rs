@@ -1,8 +1,8 @@
-//! Where a lane ends: `unix:PATH` or `tcp:HOST:PORT`, then optionally `,server` and `,nodelay`.
+//! The end of a lane: `unix:PATH` or `tcp:HOST:PORT`, then optionally `,server` and `,nodelay`.
 //!
-//! Either host may listen. A [`Port`] hands out one connection after the other: a listener accepts
-//! the next peer when the last one has gone, as a QEMU chardev does, and a client tries again until
-//! somebody answers.
+//! Either host may listen. A [`Port`] hands out one connection after the other. A listener accepts
+//! the next peer after the last one has gone, as a QEMU chardev does. A client tries again until
+//! the peer answers.
 
 use std::fmt;
 use std::io;
@@ -19,40 +19,46 @@ use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use crate::error_chain::chain;
 use crate::tunnel::Underlay;
 
-/// Pause before a refused connection is tried again.
-const RETRY: Duration = Duration::from_millis(100);
-/// A peer that is silent for this long is probed, and given up after [`PROBES`] such times.
+/// Pause before the next attempt to connect, and between two connections.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// The kernel probes a peer that has been silent for this long. It gives the peer up after
+/// [`PROBES_MAX`] probes without an answer.
 const PROBE_INTERVAL_S: u32 = 1;
-const PROBES: u32 = 3;
+const PROBES_MAX: u32 = 3;
+/// Time for the peer to acknowledge data. Probes would not notice a peer that leaves data
+/// unacknowledged, because the kernel does not probe then.
+const USER_TIMEOUT_MS: u32 = PROBE_INTERVAL_S * (PROBES_MAX + 1) * 1000;
 
 /// One end of a lane, as written on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    pub address: Address,
-    /// Listen, and wait for the peer; without it connect, and try again.
+    pub address: EndpointAddress,
+    /// Listens for the peer. Without it, connects and tries again.
     pub server: bool,
-    /// Do not let the kernel collect small writes (`TCP_NODELAY`).
+    /// The kernel sends small writes at once instead of collecting them (`TCP_NODELAY`).
     pub nodelay: bool,
 }
 
 /// A socket address of either kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
+pub enum EndpointAddress {
     Unix(PathBuf),
     Tcp { host: String, port: u16 },
 }
 
-/// What went wrong with an endpoint.
+/// Why an endpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
-    #[error("endpoint `{text}`: {what}; expected unix:PATH or tcp:HOST:PORT[,server][,nodelay]")]
-    Syntax { text: String, what: String },
+    #[error("endpoint `{text}`: {reason}; expected unix:PATH or tcp:HOST:PORT[,server][,nodelay]")]
+    Syntax { text: String, reason: String },
     #[error("cannot listen on {endpoint}")]
     Listen { endpoint: String, source: io::Error },
     #[error(
-        "cannot listen on {endpoint}: it is already listened on; end it or choose another path"
+        "cannot listen on {endpoint}: it is already listened on; end the process that listens, or \
+         choose another path"
     )]
     InUse { endpoint: String },
 }
@@ -61,10 +67,11 @@ impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let fail = |what: &str| EndpointError::Syntax { text: text.into(), what: what.into() };
+        let fail =
+            |reason: &str| EndpointError::Syntax { text: text.into(), reason: reason.into() };
         let mut parts = text.split(',');
         let address =
-            parse_address(parts.next().unwrap_or_default()).map_err(|what| fail(&what))?;
+            parse_address(parts.next().unwrap_or_default()).map_err(|reason| fail(&reason))?;
         let mut endpoint = Self { address, server: false, nodelay: false };
         for option in parts {
             match option {
@@ -77,12 +84,12 @@ impl FromStr for Endpoint {
     }
 }
 
-fn parse_address(text: &str) -> Result<Address, String> {
+fn parse_address(text: &str) -> Result<EndpointAddress, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         if path.is_empty() {
             return Err("the path is empty".into());
         }
-        return Ok(Address::Unix(path.into()));
+        return Ok(EndpointAddress::Unix(path.into()));
     }
     let Some(rest) = text.strip_prefix("tcp:") else {
         return Err("it starts with neither unix: nor tcp:".into());
@@ -93,15 +100,17 @@ fn parse_address(text: &str) -> Result<Address, String> {
     if host.is_empty() {
         return Err("the host is empty".into());
     }
-    Ok(Address::Tcp { host: host.into(), port })
+    Ok(EndpointAddress::Tcp { host: host.into(), port })
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.address {
-            Address::Unix(path) => write!(f, "unix:{}", path.display())?,
-            Address::Tcp { host, port } if host.contains(':') => write!(f, "tcp:[{host}]:{port}")?,
-            Address::Tcp { host, port } => write!(f, "tcp:{host}:{port}")?,
+            EndpointAddress::Unix(path) => write!(f, "unix:{}", path.display())?,
+            EndpointAddress::Tcp { host, port } if host.contains(':') => {
+                write!(f, "tcp:[{host}]:{port}")?
+            }
+            EndpointAddress::Tcp { host, port } => write!(f, "tcp:{host}:{port}")?,
         }
         if self.server {
             f.write_str(",server")?;
@@ -120,16 +129,16 @@ impl<'de> serde::Deserialize<'de> for Endpoint {
     }
 }
 
-/// An endpoint in use: bound where it listens, ready to connect where it does not.
+/// An endpoint in use: bound if it listens, ready to connect if it does not.
 #[derive(Debug)]
 pub struct Port {
     endpoint: Endpoint,
     listener: Option<Listener>,
-    /// The next connection is not handed out before this: a peer that connects and leaves at once
-    /// must not keep us busy.
+    /// The next connection is not handed out earlier. Otherwise a peer that connects and leaves at
+    /// once would take all of our time.
     not_before: Option<tokio::time::Instant>,
-    /// Why there is none, as far as the log has it.
-    told: Option<io::ErrorKind>,
+    /// The kind of the last failure that is in the log.
+    logged: Option<io::ErrorKind>,
 }
 
 #[derive(Debug)]
@@ -139,14 +148,13 @@ enum Listener {
 }
 
 impl Port {
-    /// Binds a listening endpoint; a connecting one does nothing yet.
+    /// Binds a listening endpoint. A connecting one does nothing yet.
     pub async fn open(endpoint: Endpoint) -> Result<Self, EndpointError> {
         let listener = if endpoint.server { Some(listen(&endpoint).await?) } else { None };
-        Ok(Self { endpoint, listener, not_before: None, told: None })
+        Ok(Self { endpoint, listener, not_before: None, logged: None })
     }
 
-    /// The next connection. Never fails for good: what cannot be had now is tried again. Can be
-    /// cancelled without losing a peer.
+    /// The next connection. Tries again after every failure. Can be cancelled without losing a peer.
     pub async fn next(&mut self) -> Stream {
         if let Some(at) = self.not_before {
             tokio::time::sleep_until(at).await;
@@ -158,22 +166,23 @@ impl Port {
             };
             match attempt.and_then(|stream| stream.tuned(self.endpoint.nodelay)) {
                 Ok(stream) => {
-                    self.told = None;
-                    self.not_before = Some(tokio::time::Instant::now() + RETRY);
+                    self.logged = None;
+                    self.not_before = Some(tokio::time::Instant::now() + RETRY_PAUSE);
                     return stream;
                 }
                 Err(error) => {
-                    // A mistyped address would be tried in silence for ever.
-                    if self.told.replace(error.kind()) != Some(error.kind()) {
-                        log::info!("{}: no connection yet: {error}; trying again", self.endpoint);
+                    // The operator has to see a mistyped address, and each reason only once.
+                    if self.logged.replace(error.kind()) != Some(error.kind()) {
+                        let (endpoint, why) = (&self.endpoint, chain(&error));
+                        log::info!("{endpoint}: no connection yet: {why}; trying again");
                     }
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }
         }
     }
 
-    /// As it was written.
+    /// The endpoint as the operator wrote it.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
@@ -182,11 +191,11 @@ impl Port {
 async fn listen(endpoint: &Endpoint) -> Result<Listener, EndpointError> {
     let fail = |source| EndpointError::Listen { endpoint: endpoint.to_string(), source };
     match &endpoint.address {
-        Address::Tcp { host, port } => {
+        EndpointAddress::Tcp { host, port } => {
             TcpListener::bind((host.as_str(), *port)).await.map(Listener::Tcp).map_err(fail)
         }
-        Address::Unix(path) => {
-            // The socket of a dead daemon stays behind as a file; a live one answers.
+        EndpointAddress::Unix(path) => {
+            // A dead daemon leaves its socket behind as a file. A live daemon answers.
             if path.exists() {
                 if UnixStream::connect(path).await.is_ok() {
                     return Err(EndpointError::InUse { endpoint: endpoint.to_string() });
@@ -203,10 +212,10 @@ async fn listen(endpoint: &Endpoint) -> Result<Listener, EndpointError> {
     }
 }
 
-async fn connect(address: &Address) -> io::Result<Stream> {
+async fn connect(address: &EndpointAddress) -> io::Result<Stream> {
     match address {
-        Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
-        Address::Tcp { host, port } => {
+        EndpointAddress::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        EndpointAddress::Tcp { host, port } => {
             TcpStream::connect((host.as_str(), *port)).await.map(Stream::Tcp)
         }
     }
@@ -224,7 +233,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Self::Unix(_, path) = self {
-            // Gone already is as good.
+            // A file that is gone already is as good.
             let _ = std::fs::remove_file(path);
         }
     }
@@ -238,21 +247,22 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// A host that dies without a word must be noticed: the kernel probes an idle connection.
+    /// Lets the kernel probe an idle connection. Otherwise nobody would notice a host that dies
+    /// without a word.
     fn tuned(self, nodelay: bool) -> io::Result<Self> {
         if let Self::Tcp(tcp) = &self {
             tcp.set_nodelay(nodelay)?;
             setsockopt(tcp, sockopt::KeepAlive, &true)?;
             setsockopt(tcp, sockopt::TcpKeepIdle, &PROBE_INTERVAL_S)?;
             setsockopt(tcp, sockopt::TcpKeepInterval, &PROBE_INTERVAL_S)?;
-            setsockopt(tcp, sockopt::TcpKeepCount, &PROBES)?;
-            setsockopt(tcp, sockopt::TcpUserTimeout, &(PROBE_INTERVAL_S * (PROBES + 1) * 1000))?;
+            setsockopt(tcp, sockopt::TcpKeepCount, &PROBES_MAX)?;
+            setsockopt(tcp, sockopt::TcpUserTimeout, &USER_TIMEOUT_MS)?;
         }
         Ok(self)
     }
 }
 
-/// For whoever waits for several things at a time: nothing here needs the stream for itself.
+/// For a task that waits for several events at a time: nothing here needs the stream for itself.
 impl Stream {
     /// Waits until there is something to read, or the peer has closed.
     pub async fn readable(&self) -> io::Result<()> {
@@ -262,7 +272,7 @@ impl Stream {
         }
     }
 
-    /// Waits until the peer takes more.
+    /// Waits until there is room to write, or the peer has closed.
     pub async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Unix(stream) => stream.writable().await,
@@ -270,7 +280,8 @@ impl Stream {
         }
     }
 
-    /// Reads what is there, or fails with `WouldBlock`; [`Self::readable`] then waits.
+    /// Reads the bytes that are there. Fails with `WouldBlock` if there are none: then
+    /// [`Self::readable`] waits for more.
     pub fn try_read_buf(&self, into: &mut BytesMut) -> io::Result<usize> {
         match self {
             Self::Unix(stream) => stream.try_read_buf(into),
@@ -278,7 +289,8 @@ impl Stream {
         }
     }
 
-    /// Writes what goes, or fails with `WouldBlock`; [`Self::writable`] then waits.
+    /// Writes as much as there is room for. Fails with `WouldBlock` if there is none: then
+    /// [`Self::writable`] waits for some.
     pub fn try_write_vectored(&self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Unix(stream) => stream.try_write_vectored(slices),
@@ -286,8 +298,8 @@ impl Stream {
         }
     }
 
-    /// The way that this connection takes, as far as the kernel knows; `None` where it does not leave
-    /// the host.
+    /// The path of this connection as the kernel knows it. `None` if the connection is a unix socket,
+    /// or if the kernel does not answer.
     pub fn underlay(&self) -> Option<Underlay> {
         let Self::Tcp(stream) = self else { return None };
         let local = stream.local_addr().ok()?.ip().to_canonical();
@@ -296,30 +308,30 @@ impl Stream {
         Some(Underlay { local, remote, mtu })
     }
 
-    /// Reads what the kernel has by now, of which tokio may not have heard yet.
+    /// Reads what the kernel has by now. tokio may not know about it yet.
     pub fn read_now(&self, into: &mut [u8]) -> io::Result<usize> {
         Ok(recv(self.as_fd().as_raw_fd(), into, MsgFlags::MSG_DONTWAIT)?)
     }
 
-    /// Octets that the peer has sent and nobody has read.
+    /// Bytes that the peer has sent and nobody has read.
     pub fn unread(&self) -> io::Result<usize> {
-        let mut octets = 0;
+        let mut bytes = 0;
         // SAFETY: the descriptor is open for as long as `self` is borrowed, and FIONREAD writes one
-        // int, which `octets` is.
-        unsafe { fionread(self.as_fd().as_raw_fd(), &raw mut octets) }?;
-        Ok(usize::try_from(octets).unwrap_or_default())
+        // int, which `bytes` is.
+        unsafe { fionread(self.as_fd().as_raw_fd(), &raw mut bytes) }?;
+        Ok(usize::try_from(bytes).unwrap_or_default())
     }
 
-    /// The peer has closed, though what it sent before may still be there.
+    /// The peer has closed. Bytes that it sent before may still be unread.
     pub fn is_hung_up(&self) -> bool {
-        // Nothing else is asked for, so whatever comes back is the end of the connection.
+        // poll(2) is asked for nothing else, so every answer means the end of the connection.
         let closing = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
         let mut fds = [PollFd::new(self.as_fd(), closing)];
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ended| ended > 0)
     }
 }
 
-/// The path MTU of a connected socket; `nix` has that of IPv4 only.
+/// The path MTU of a connected socket. `nix` has only that of IPv4.
 fn path_mtu(stream: &Stream, is_ipv4: bool) -> io::Result<u32> {
     let (level, name) = if is_ipv4 {
         (nix::libc::IPPROTO_IP, nix::libc::IP_MTU)
@@ -328,7 +340,7 @@ fn path_mtu(stream: &Stream, is_ipv4: bool) -> io::Result<u32> {
     };
     let mut mtu: nix::libc::c_int = 0;
     let mut len = size_of_val(&mtu) as nix::libc::socklen_t;
-    // SAFETY: getsockopt(2) writes at most `len` octets to `mtu`, and the length to `len`; both
+    // SAFETY: getsockopt(2) writes at most `len` bytes to `mtu`, and the length to `len`; both
     // outlive the call.
     let done = unsafe {
         let (value, len) = ((&raw mut mtu).cast(), &raw mut len);

@@ -1,8 +1,8 @@
-//! An error in one line.
+//! An error with its causes, as one line.
 
 use std::error::Error;
 
-/// An error with its causes, for a log that has one line for it.
+/// The error and its causes, joined by colons. A log has one line for them.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -2,9 +2,14 @@
 //! compare in userspace.
 //!
 //! The rooms, in the direction in which a frame goes through them:
-//! [`datapath`] (the kernel programs and how frames are captured) and [`gate`] (the TAP by which
-//! frames come and go), [`lane`] (the wire between the hosts), [`colo_proxy_engine`] (what decides),
-//! [`colo_frame`] (who makes checkpoints), and [`instance`], which connects them for one guest.
+//!
+//! - [`datapath`]: the kernel programs, and the capture of frames
+//! - [`gate`]: the TAP between the kernel programs and the daemon
+//! - [`lane`]: the streams between the hosts
+//! - [`colo_proxy_engine`]: the decisions
+//! - [`colo_frame`]: the drivers of COLO's checkpoints
+//! - [`instance`]: one guest's task, which connects the others
+//!
 //! ARCHITECTURE.md has the picture.
 
 pub mod capture_file;

@@ -1,46 +1,45 @@
-//! The name of an instance, and the lock that says who is alive.
+//! The name of an instance, and the lock that shows whether its daemon lives.
 //!
-//! A name chosen by the operator is taken as it is. Otherwise it is the netdev's; where another
-//! network namespace of this machine already uses that (two hosts of a laboratory, both with a
-//! `tap0`), it is `tap0@NAMESPACE`. A filter has its command before that: `filter-mirror@tap0`.
+//! A name that the operator chooses is used as it is. Otherwise the name is the netdev's, as `tap0`.
+//! If another network namespace of this machine already uses that name (two hosts of a laboratory,
+//! both with a `tap0`), it is `tap0@NAMESPACE`. A filter puts its command before it:
+//! `filter-mirror@tap0`.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
-
-/// Why no name could be had.
+/// Why an instance gets no name.
 #[derive(Debug, thiserror::Error)]
 pub enum NameError {
     #[error(
-        "instance {name} is running as pid {pid}; end that first, or give this one another name"
+        "instance {name} is running as pid {pid}; end it first, or give this instance another name"
     )]
     InUse { name: String, pid: String, namespace: u64 },
-    #[error("cannot use {}", path.display())]
+    #[error("cannot use the lock file {}", path.display())]
     File { path: PathBuf, source: std::io::Error },
 }
 
-/// A name that nobody else has while this lives.
+/// A name that no other instance can claim while this lives.
 #[derive(Debug)]
 pub struct Claim {
     pub name: String,
-    lock: Flock<File>,
+    lock: File,
     path: PathBuf,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // The lock ends with the process whatever becomes of the file. A second daemon that has
-        // opened the old file meanwhile sees that it is not the one on disk.
+        // The lock ends with the process even if the file stays. A second daemon that has opened
+        // the old file meanwhile sees that it is not the one on disk.
         let _ = self.lock.set_len(0);
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// Claims `chosen`, or a name after `netdev`. `is_foreign` tells whether what a dead daemon left
-/// behind under a name belongs to another network namespace.
+/// Claims `chosen`, or a name after `netdev`. A dead daemon may have left something under a name:
+/// `is_foreign` tells whether that belongs to another network namespace.
 pub fn claim(
     dir: &Path,
     chosen: Option<&str>,
@@ -72,7 +71,7 @@ fn claim_as(
     }
     if !is_foreign(own) {
         match lock(dir, own) {
-            // In this namespace it would be the very same TAP.
+            // In this namespace the name would be the very same TAP.
             Err(NameError::InUse { namespace, .. }) if namespace != own_namespace() => {}
             claimed => return claimed,
         }
@@ -80,7 +79,8 @@ fn claim_as(
     lock(dir, &format!("{own}@{}", as_name(&namespace_label())))
 }
 
-/// bpffs takes no dots, and an interface may have nearly anything in its name.
+/// The name is also a directory of bpffs, which takes no dots. An interface's name may have nearly
+/// every character.
 fn as_name(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
@@ -89,7 +89,7 @@ fn lock(dir: &Path, name: &str) -> Result<Claim, NameError> {
     let path = dir.join(format!("{name}.lock"));
     let fail = |source| NameError::File { path: path.clone(), source };
     loop {
-        let file = OpenOptions::new()
+        let mut lock = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -97,18 +97,12 @@ fn lock(dir: &Path, name: &str) -> Result<Claim, NameError> {
             .mode(0o600)
             .open(&path)
             .map_err(fail)?;
-        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((mut file, nix::Error::EWOULDBLOCK)) => {
-                let mut text = String::new();
-                let _ = file.read_to_string(&mut text);
-                let (pid, namespace) = text.trim().split_once(' ').unwrap_or(("unknown", ""));
-                let namespace = namespace.parse().unwrap_or(0);
-                return Err(NameError::InUse { name: name.into(), pid: pid.into(), namespace });
-            }
-            Err((_, errno)) => return Err(fail(errno.into())),
-        };
-        // The last owner removes the file; a lock on a removed file is no lock.
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(in_use(name, &mut lock)),
+            Err(TryLockError::Error(error)) => return Err(fail(error)),
+        }
+        // The last owner removes the file. A lock on a removed file keeps nobody out.
         let on_disk = std::fs::metadata(&path).map(|meta| meta.ino()).ok();
         if on_disk != Some(lock.metadata().map_err(fail)?.ino()) {
             continue;
@@ -118,6 +112,15 @@ fn lock(dir: &Path, name: &str) -> Result<Claim, NameError> {
         writeln!(lock, "{} {}", std::process::id(), own_namespace()).map_err(fail)?;
         return Ok(Claim { name: name.into(), lock, path });
     }
+}
+
+/// The owner of a lock has written its pid and its network namespace into the file.
+fn in_use(name: &str, lock: &mut File) -> NameError {
+    let mut text = String::new();
+    let _ = lock.read_to_string(&mut text);
+    let (pid, namespace) = text.trim().split_once(' ').unwrap_or(("unknown", ""));
+    let namespace = namespace.parse().unwrap_or(0);
+    NameError::InUse { name: name.into(), pid: pid.into(), namespace }
 }
 
 /// The lock of instance `name` was taken in the network namespace of this thread.
@@ -138,7 +141,7 @@ fn namespace_label() -> String {
         .map_or_else(|| own.to_string(), |entry| entry.file_name().to_string_lossy().into_owned())
 }
 
-/// The inode that stands for the network namespace of this thread; 0 where it cannot be told.
+/// The inode number of this thread's network namespace. 0 if it cannot be read.
 fn own_namespace() -> u64 {
     std::fs::metadata("/proc/thread-self/ns/net").map_or(0, |meta| meta.ino())
 }

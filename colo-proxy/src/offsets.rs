@@ -1,17 +1,17 @@
-//! The translated connections of an instance as text: to take them from the secondary that survived
-//! a failover to the next pair.
+//! The translated connections of an instance as a text, which takes them from the secondary that
+//! survived a failover to the next pair.
 //!
 //! ```text
 //! {"format":"colo-proxy-offsets","version":1,"instance":"tap0","flows":1}
 //! {"protocol":"tcp","guest":"10.0.0.2:80","peer":"10.0.0.1:40000","vlan":[5],"state":"established","seq_offset":7,"ts_offset":9}
 //! ```
 //!
-//! A line each, and a first one that says how many follow, so that a file that was cut is noticed.
-//! Offsets are what the network's numbers are beyond the guest's, modulo 2^32. `vlan` (outer id
-//! first) is absent where there is no tag.
+//! Each connection has a line. The first line says how many follow, so that a truncated file is
+//! noticed. An offset is the network's number less the guest's, modulo 2^32. `vlan` (outer id first) is
+//! absent if there is no tag.
 //!
-//! Pure: text in, connections out. A text that is wrong anywhere is refused as a whole, with the
-//! lines at fault; whoever reads it has changed nothing by then.
+//! This module has no I/O: text in, connections out. A text with an error anywhere is refused as a
+//! whole, and the error names the lines at fault. The reader has changed nothing by then.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,17 +22,19 @@ use colo_proxy_common::flow::{known, state};
 use colo_proxy_common::record::{FlowKey, FlowRecord};
 use serde::{Deserialize, Serialize};
 
-/// The longest text: room for more connections than a table has by default.
+use crate::error_chain::chain;
+
+/// Bytes of the longest text. It has room for more connections than a table has by default.
 pub const TEXT_MAX: usize = 32 << 20;
-/// The longest line of a connection.
-const LINE_MAX: usize = 512;
+/// Bytes of the longest line.
+const LINE_BYTES_MAX: usize = 512;
 /// Lines at fault that an error names.
-const NAMED_MAX: usize = 10;
+const NAMED_LINES_MAX: usize = 10;
 const FORMAT: &str = "colo-proxy-offsets";
 const VERSION: u32 = 1;
 const VLAN_ID_MAX: u16 = 0xfff;
 
-/// One connection and how it is translated.
+/// One connection and its translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offset {
     pub key: FlowKey,
@@ -43,7 +45,7 @@ pub struct Offset {
     pub ts: u32,
 }
 
-/// Where the connection is in its life.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FlowState {
@@ -95,47 +97,50 @@ impl Offset {
 
 impl fmt::Display for Offset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Line { guest, peer, .. } = Line::of(self);
+        let OffsetLine { guest, peer, .. } = OffsetLine::of(self);
         write!(f, "{guest} with {peer}")
     }
 }
 
-/// Why a text was refused.
+/// Why a text is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OffsetsError {
-    #[error("{len} octets of offsets are more than {TEXT_MAX}")]
+    #[error("the text of offsets has {len} bytes, more than {TEXT_MAX}")]
     TooLong { len: usize },
-    #[error("this is no output of `colo-proxy offsets export`: its first line {what}")]
-    Header { what: String },
+    #[error("this is no output of `colo-proxy offsets export`: its first line {reason}")]
+    Header { reason: String },
     #[error(
-        "these offsets are of version {found} of the format, and this is a colo-proxy for version \
-         {VERSION}; export them with one of this version"
+        "these offsets have version {found} of the format, and this colo-proxy reads version \
+         {VERSION}; export them with a colo-proxy of the same version"
     )]
     Version { found: u32 },
-    #[error("the first line promises {said} connections, and {found} follow; export them again")]
-    Count { said: u64, found: usize },
-    #[error("{found} connections are more than the flow table holds ({max})")]
+    #[error(
+        "the first line promises {promised} connections, but {found} follow; export them again"
+    )]
+    Count { promised: u64, found: usize },
+    #[error("the text has {found} connections, more than the {max} of the flow table")]
     TooMany { found: usize, max: usize },
-    #[error("{}", Listed(lines))]
+    #[error("{}", FirstLines(lines))]
     Lines { lines: Vec<LineError> },
 }
 
-/// What is wrong with a line; counted from 1.
+/// The error of one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LineError {
+    /// Counted from 1.
     pub line: usize,
-    pub what: String,
+    pub reason: String,
 }
 
-/// The first of the lines at fault.
-struct Listed<'a>(&'a [LineError]);
+/// Prints the first errors, and counts the others.
+struct FirstLines<'a>(&'a [LineError]);
 
-impl fmt::Display for Listed<'_> {
+impl fmt::Display for FirstLines<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, LineError { line, what }) in self.0.iter().take(NAMED_MAX).enumerate() {
-            write!(f, "{}line {line}: {what}", if i == 0 { "" } else { "; " })?;
+        for (i, LineError { line, reason }) in self.0.iter().take(NAMED_LINES_MAX).enumerate() {
+            write!(f, "{}line {line}: {reason}", if i == 0 { "" } else { "; " })?;
         }
-        match self.0.len().saturating_sub(NAMED_MAX) {
+        match self.0.len().saturating_sub(NAMED_LINES_MAX) {
             0 => Ok(()),
             more => write!(f, "; and {more} more lines"),
         }
@@ -143,7 +148,7 @@ impl fmt::Display for Listed<'_> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Header {
+struct OffsetsHeader {
     format: String,
     version: u32,
     #[serde(default)]
@@ -153,7 +158,7 @@ struct Header {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct OffsetLine {
     protocol: String,
     guest: SocketAddr,
     peer: SocketAddr,
@@ -166,7 +171,7 @@ struct Line {
 
 /// The text for the connections of `instance`.
 pub fn format(instance: &str, offsets: &[Offset]) -> String {
-    let header = Header {
+    let header = OffsetsHeader {
         format: FORMAT.into(),
         version: VERSION,
         instance: instance.into(),
@@ -176,13 +181,13 @@ pub fn format(instance: &str, offsets: &[Offset]) -> String {
     let mut text = serde_json::to_string(&header).unwrap_or_default();
     text.push('\n');
     for offset in offsets {
-        text += &serde_json::to_string(&Line::of(offset)).unwrap_or_default();
+        text += &serde_json::to_string(&OffsetLine::of(offset)).unwrap_or_default();
         text.push('\n');
     }
     text
 }
 
-/// The connections in `text`, `flows_max` at the most.
+/// The connections in `text`, at most `flows_max`.
 pub fn parse(text: &str, flows_max: usize) -> Result<Vec<Offset>, OffsetsError> {
     if text.len() > TEXT_MAX {
         return Err(OffsetsError::TooLong { len: text.len() });
@@ -191,37 +196,38 @@ pub fn parse(text: &str, flows_max: usize) -> Result<Vec<Offset>, OffsetsError> 
     let header = header(lines.next().unwrap_or_default())?;
     let found = lines.clone().count();
     if header.flows != found as u64 {
-        return Err(OffsetsError::Count { said: header.flows, found });
+        return Err(OffsetsError::Count { promised: header.flows, found });
     }
     if found > flows_max {
         return Err(OffsetsError::TooMany { found, max: flows_max });
     }
     let mut offsets = Vec::with_capacity(found);
-    let mut seen = HashMap::with_capacity(found);
-    let mut wrong = Vec::new();
+    let mut first_lines = HashMap::with_capacity(found);
+    let mut errors = Vec::new();
     for (line, text) in (2..).zip(lines) {
-        let parsed = connection(text).and_then(|offset| match seen.insert(offset.key, line) {
-            None => Ok(offset),
-            Some(first) => Err(format!("the connection of line {first} again")),
-        });
+        let parsed =
+            connection(text).and_then(|offset| match first_lines.insert(offset.key, line) {
+                None => Ok(offset),
+                Some(first) => Err(format!("the connection of line {first} again")),
+            });
         match parsed {
             Ok(offset) => offsets.push(offset),
-            Err(what) => wrong.push(LineError { line, what }),
+            Err(reason) => errors.push(LineError { line, reason }),
         }
     }
-    if wrong.is_empty() { Ok(offsets) } else { Err(OffsetsError::Lines { lines: wrong }) }
+    if errors.is_empty() { Ok(offsets) } else { Err(OffsetsError::Lines { lines: errors }) }
 }
 
-fn header(line: &str) -> Result<Header, OffsetsError> {
-    let wrong = |what: String| OffsetsError::Header { what };
+fn header(line: &str) -> Result<OffsetsHeader, OffsetsError> {
+    let wrong = |reason: String| OffsetsError::Header { reason };
     if line.is_empty() {
         return Err(wrong("is empty".into()));
     }
-    if line.len() > LINE_MAX {
-        return Err(wrong(format!("is longer than {LINE_MAX} octets")));
+    if line.len() > LINE_BYTES_MAX {
+        return Err(wrong(format!("is longer than {LINE_BYTES_MAX} bytes")));
     }
-    let header: Header =
-        serde_json::from_str(line).map_err(|error| wrong(format!("cannot be read ({error})")))?;
+    let header: OffsetsHeader = serde_json::from_str(line)
+        .map_err(|error| wrong(format!("cannot be read ({})", chain(&error))))?;
     if header.format != FORMAT {
         return Err(wrong(format!("names the format `{}`, not `{FORMAT}`", header.format)));
     }
@@ -232,17 +238,17 @@ fn header(line: &str) -> Result<Header, OffsetsError> {
 }
 
 fn connection(text: &str) -> Result<Offset, String> {
-    if text.len() > LINE_MAX {
-        return Err(format!("longer than {LINE_MAX} octets"));
+    if text.len() > LINE_BYTES_MAX {
+        return Err(format!("longer than {LINE_BYTES_MAX} bytes"));
     }
-    let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let line: OffsetLine = serde_json::from_str(text).map_err(|error| chain(&error))?;
     if line.protocol != "tcp" {
-        return Err(format!("protocol `{}`; only tcp is translated", line.protocol));
+        return Err(format!("protocol `{}`, but only tcp is translated", line.protocol));
     }
     let (ip_version, guest_addr) = address("guest", &line.guest)?;
     let (peer_version, peer_addr) = address("peer", &line.peer)?;
     if ip_version != peer_version {
-        return Err("guest and peer are of different IP versions".into());
+        return Err("guest and peer have different IP versions".into());
     }
     let key = FlowKey {
         guest_addr,
@@ -257,7 +263,7 @@ fn connection(text: &str) -> Result<Offset, String> {
     Ok(Offset { key, state: line.state, seq: line.seq_offset, ts: line.ts_offset })
 }
 
-/// The version and octets of the address of one end of a connection.
+/// The IP version and the bytes of the address of one end of a connection.
 fn address(end: &str, address: &SocketAddr) -> Result<(u8, [u8; 16]), String> {
     let ip = address.ip();
     let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
@@ -269,9 +275,9 @@ fn address(end: &str, address: &SocketAddr) -> Result<(u8, [u8; 16]), String> {
     }
     match address {
         SocketAddr::V4(v4) => {
-            let mut octets = [0; 16];
-            octets[..4].copy_from_slice(&v4.ip().octets());
-            Ok((4, octets))
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&v4.ip().octets());
+            Ok((4, bytes))
         }
         SocketAddr::V6(v6) if v6.scope_id() != 0 => Err(format!("{end} {address} has a scope")),
         SocketAddr::V6(v6) => Ok((6, v6.ip().octets())),
@@ -283,7 +289,7 @@ fn vlan(ids: &[u16]) -> Result<[u16; 2], String> {
         [] => [0, 0],
         [outer] => [*outer, 0],
         [outer, inner] => [*outer, *inner],
-        _ => return Err(format!("{} VLAN ids; 2 at the most", ids.len())),
+        _ => return Err(format!("{} VLAN ids, but a frame has 2 at the most", ids.len())),
     };
     if ids.last() == Some(&0) || ids.iter().any(|id| *id > VLAN_ID_MAX) {
         return Err(format!("{ids:?} are no VLAN ids"));
@@ -291,12 +297,12 @@ fn vlan(ids: &[u16]) -> Result<[u16; 2], String> {
     Ok(vlan)
 }
 
-impl Line {
+impl OffsetLine {
     fn of(offset: &Offset) -> Self {
         let Offset { key, state, seq, ts } = *offset;
-        let end = |octets: [u8; 16], port| match (key.ip_version, octets) {
+        let end = |bytes: [u8; 16], port| match (key.ip_version, bytes) {
             (4, [a, b, c, d, ..]) => SocketAddr::from(([a, b, c, d], port)),
-            _ => SocketAddr::from((octets, port)),
+            _ => SocketAddr::from((bytes, port)),
         };
         let vlan = match key.vlan {
             [0, 0] => Vec::new(),

@@ -3,7 +3,7 @@
 //! side by itself, with its own filters.
 
 use crate::config::{ColoFrameKind, Guest, Role, SideConfig};
-use crate::endpoint::{Address, Endpoint};
+use crate::endpoint::{Endpoint, EndpointAddress};
 
 /// The identifiers of QEMU's objects.
 const NETDEV: &str = "hn0";
@@ -112,12 +112,12 @@ impl Lines {
     /// The other end of a lane of ours.
     fn socket(&mut self, id: &str, ours: &Endpoint) {
         let address = match &ours.address {
-            Address::Unix(path) => format!("path={}", path.display()),
-            Address::Tcp { host, port } if ours.server && is_any(host) => {
+            EndpointAddress::Unix(path) => format!("path={}", path.display()),
+            EndpointAddress::Tcp { host, port } if ours.server && is_any(host) => {
                 self.comment(&format!("{id}: the address of this host in the place of {host}"));
                 format!("host={host},port={port}")
             }
-            Address::Tcp { host, port } => format!("host={host},port={port}"),
+            EndpointAddress::Tcp { host, port } => format!("host={host},port={port}"),
         };
         let role = if ours.server {
             format!("reconnect-ms={RECONNECT_MS}")

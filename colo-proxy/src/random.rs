@@ -1,11 +1,11 @@
 //! Random bytes that no guest and no peer can know.
 
-use std::io::{self, Read as _};
+use std::io;
 
-/// Random bytes of the kernel's.
+/// Random bytes of the kernel's generator.
 pub(crate) fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    getrandom::fill(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -1,8 +1,9 @@
 //! The tunnel of the kernel lane: a VXLAN device (RFC 7348) between the two hosts, with the Group
 //! Policy extension, which carries 16 bits of `skb->mark` with each frame.
 //!
-//! The kernel checks neither who sends to a VXLAN device nor what: whoever can send UDP to this host
-//! and knows the network identifier can. So a tunnel is for a link that the hosts have to themselves.
+//! The kernel checks neither the sender nor the frames of a VXLAN device. Every machine that can send
+//! UDP to this host, and that knows the network identifier, can put frames into the tunnel. So a tunnel
+//! is for a link that only the two hosts use.
 
 use std::io;
 use std::net::IpAddr;
@@ -18,82 +19,86 @@ use colo_proxy_engine::pair::message::TunnelOffer;
 use crate::gate::{self, GateError};
 use crate::link::{self, Link};
 
-/// What IANA has for VXLAN.
+/// The port that IANA has assigned to VXLAN.
 pub const PORT: u16 = 4789;
-const ETHERNET_HEADER: u32 = 14;
+const ETHERNET_HEADER_BYTES: u32 = 14;
 /// Ethernet, VXLAN and UDP headers.
-const HEADERS: u32 = ETHERNET_HEADER + 8 + 8;
-/// What fits into the length of an IP packet.
-const PACKET_MAX: u32 = 65_535;
-const IPV4_HEADER: u32 = 20;
-const IPV6_HEADER: u32 = 40;
-/// An IPv4 datagram less the headers of the tunnel. Frames that are longer on their way are cut to
-/// size before they reach the link.
-const MTU_MAX: u32 = PACKET_MAX - HEADERS - IPV4_HEADER;
+const HEADERS_BYTES: u32 = ETHERNET_HEADER_BYTES + 8 + 8;
+/// The length field of an IP packet takes no more.
+const PACKET_BYTES_MAX: u32 = 65_535;
+const IPV4_HEADER_BYTES: u32 = 20;
+const IPV6_HEADER_BYTES: u32 = 40;
+/// The MTU of the device: an IPv4 packet less the headers of the tunnel. The kernel segments longer
+/// frames before they reach the link.
+const MTU_BYTES_MAX: u32 = PACKET_BYTES_MAX - HEADERS_BYTES - IPV4_HEADER_BYTES;
 
-/// How long the kernel may take to answer once it has heard the question.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long the kernel may take to answer after it has received the question.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A network identifier has 24 bits.
 pub(crate) const VNI_MASK: u32 = 0x00ff_ffff;
 
-/// Where a tunnel goes.
+/// The two ends of a tunnel, and the path between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Underlay {
     pub local: IpAddr,
     pub remote: IpAddr,
-    /// The longest IP packet that goes that way whole.
+    /// Bytes of the longest IP packet that takes this path whole.
     pub mtu: u32,
 }
 
-/// What the kernel says of an interface.
+/// The kernel's answer to a question about an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
-    There(Link),
+pub(crate) enum LinkAnswer {
+    Present(Link),
     Gone,
-    /// It did not say.
-    Unknown,
+    /// The kernel did not answer.
+    Unanswered,
 }
 
 /// Why there is no tunnel.
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelError {
     #[error(
-        "the way to {remote} takes packets of {mtu} octets, and a guest with an MTU of {guest_mtu} needs {needed}; raise the MTU of the link between the hosts"
+        "the path to {remote} takes packets of {mtu} bytes, but a guest with an MTU of {guest_mtu} \
+         needs {needed}; raise the MTU of the link between the hosts"
     )]
     TooNarrow { remote: IpAddr, mtu: u32, guest_mtu: u32, needed: u32 },
-    #[error("{local} and {remote} are not of one IP version")]
+    #[error("{local} and {remote} have different IP versions")]
     Mixed { local: IpAddr, remote: IpAddr },
     #[error("cannot open a netlink socket")]
     Socket(#[source] io::Error),
-    #[error("interface {name} is in the way of the tunnel, and is no tunnel")]
+    #[error("interface {name} has the name of the tunnel and is no tunnel; rename or delete it")]
     InTheWay { name: String },
-    #[error("cannot {what} tunnel {name}")]
-    Change { what: &'static str, name: String, source: rtnetlink::Error },
-    #[error("cannot find tunnel {name}, which was made")]
+    #[error("cannot {action} tunnel {name}")]
+    Change { action: &'static str, name: String, source: rtnetlink::Error },
+    #[error("tunnel {name} was made, but the kernel does not find it")]
     Gone { name: String },
-    #[error("tunnel {name} was deleted, or taken away")]
+    #[error("tunnel {name} was deleted, or moved to another network namespace")]
     Deleted { name: String },
     #[error("tunnel {name} was taken down")]
     Down { name: String },
-    #[error("the kernel does not tell of the interfaces behind tunnel {name}")]
+    #[error("the kernel does not answer a question about the interfaces behind tunnel {name}")]
     Unanswered { name: String },
     #[error(transparent)]
     Quiet(#[from] GateError),
 }
 
 impl Underlay {
-    /// Octets of the longest frame that goes that way whole. One that is longer would be cut into
-    /// fragments over IPv4, which many networks drop, and is refused over IPv6.
+    /// Bytes of the longest frame that takes this path whole. A longer one would become fragments
+    /// over IPv4, which many networks drop. IPv6 would refuse it.
     pub(crate) fn frame_max(&self) -> u32 {
-        let ip = if self.remote.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER };
-        self.mtu.min(PACKET_MAX).saturating_sub(HEADERS - ETHERNET_HEADER + ip)
+        let around = HEADERS_BYTES - ETHERNET_HEADER_BYTES + self.ip_header_bytes();
+        self.mtu.min(PACKET_BYTES_MAX).saturating_sub(around)
     }
 
-    /// A guest's frames fit, with what the tunnel puts around them.
+    fn ip_header_bytes(&self) -> u32 {
+        if self.remote.is_ipv4() { IPV4_HEADER_BYTES } else { IPV6_HEADER_BYTES }
+    }
+
+    /// Fails if a guest's frames do not fit together with the headers of the tunnel.
     pub fn check(&self, guest_mtu: u32) -> Result<(), TunnelError> {
-        let ip = if self.remote.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER };
-        let needed = guest_mtu.saturating_add(HEADERS + ip);
+        let needed = guest_mtu.saturating_add(HEADERS_BYTES + self.ip_header_bytes());
         if self.mtu >= needed {
             return Ok(());
         }
@@ -101,21 +106,22 @@ impl Underlay {
     }
 }
 
-/// The name of an instance's tunnel: the same after a daemon that died, whose tunnel stays.
+/// The name of an instance's tunnel. It is the same in the next daemon, which finds by it the tunnel
+/// that a dead daemon has left.
 pub fn name(instance: &str) -> String {
-    // FNV-1a: an interface's name has 15 characters, an instance's has 64.
+    // A hash (FNV-1a), because an interface's name has 15 characters and an instance's has 64.
     let hash = instance
         .bytes()
-        .fold(0x811c_9dc5_u32, |hash, octet| (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193));
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     format!("colo-tun{:06x}", (hash >> 8) ^ (hash & 0xff_ffff))
 }
 
-/// Removes what a daemon that died has left under `name`.
+/// Removes the tunnel that a dead daemon has left under `name`, if any.
 pub async fn remove_leftover(name: &str) -> Result<(), TunnelError> {
     remove(&handle()?, name).await
 }
 
-/// An open tunnel. [`Tunnel::close`] removes it; a daemon that dies leaves it to the next one.
+/// An open tunnel. [`Tunnel::close`] removes it. A daemon that dies leaves it to the next daemon.
 pub struct Tunnel {
     handle: Handle,
     name: String,
@@ -138,7 +144,7 @@ impl Tunnel {
             (IpAddr::V4(local), IpAddr::V4(remote)) => {
                 device.local(local).remote(remote).udp_csum(false)
             }
-            // Without its own checksum on IPv6 as well (RFC 6935): the guest's has it all.
+            // No UDP checksum on IPv6 either (RFC 6935): the guest's checksum covers its data.
             (IpAddr::V6(local), IpAddr::V6(remote)) => {
                 device.local6(local).remote6(remote).udp_zero_csum6_tx(true).udp_zero_csum6_rx(true)
             }
@@ -146,19 +152,20 @@ impl Tunnel {
         };
         handle
             .link()
-            .add(device.mtu(MTU_MAX).build())
+            .add(device.mtu(MTU_BYTES_MAX).build())
             .execute()
             .await
             .map_err(change("make", name))?;
         gate::disable_ipv6(name)?;
-        // It would put together segments of different tags. (The link's own GRO looks at the tag.)
+        // GRO on this device would merge segments with different tags. The GRO of the link below
+        // compares the tags.
         gate::disable_gro(name)?;
         let made = find(&handle, name).await.ok_or_else(|| TunnelError::Gone { name: name.into() });
         let ifindex = made?.header.index;
         Ok(Self { handle, name: name.into(), ifindex })
     }
 
-    /// Brings it up: frames go and come from here on.
+    /// Brings the device up. Frames go and come from here on.
     pub async fn set_up(&self) -> Result<(), TunnelError> {
         let up = LinkUnspec::new_with_index(self.ifindex).arp(false).up().build();
         self.handle.link().set(up).execute().await.map_err(change("bring up", &self.name))
@@ -172,21 +179,24 @@ impl Tunnel {
         self.ifindex
     }
 
-    /// Nobody has taken the device away, or down, as [`Asker`] has seen it. What could not be asked is
-    /// asked again.
-    pub(crate) fn check(&self, seen: Seen) -> Result<(), TunnelError> {
+    /// Fails if somebody has taken the device away, or down. No answer is no failure: the owner asks
+    /// again.
+    pub(crate) fn check(&self, answer: LinkAnswer) -> Result<(), TunnelError> {
         let name = self.name.clone();
-        match seen {
-            Seen::Gone => Err(TunnelError::Deleted { name }),
-            Seen::There(link) if !link.up => Err(TunnelError::Down { name }),
-            Seen::There(_) | Seen::Unknown => Ok(()),
+        match answer {
+            LinkAnswer::Gone => Err(TunnelError::Deleted { name }),
+            LinkAnswer::Present(link) if !link.up => Err(TunnelError::Down { name }),
+            LinkAnswer::Present(_) | LinkAnswer::Unanswered => Ok(()),
         }
     }
 
-    /// Other interfaces of its namespace as they are now, each of which has to be told of.
-    pub(crate) async fn links(&self, ifindexes: &[u32]) -> Result<Vec<(u32, Seen)>, TunnelError> {
+    /// Other interfaces of its namespace as they are now. Fails if one of them has no answer.
+    pub(crate) async fn links(
+        &self,
+        ifindexes: &[u32],
+    ) -> Result<Vec<(u32, LinkAnswer)>, TunnelError> {
         let links = links(&self.handle, ifindexes).await;
-        if links.iter().any(|(_, seen)| *seen == Seen::Unknown) {
+        if links.iter().any(|(_, answer)| *answer == LinkAnswer::Unanswered) {
             return Err(TunnelError::Unanswered { name: self.name.clone() });
         }
         Ok(links)
@@ -205,14 +215,14 @@ impl std::fmt::Debug for Tunnel {
     }
 }
 
-/// Asks after interfaces, for a thread that may wait. It has a runtime of its own, so it is made and used
-/// where none is.
-pub(crate) struct Asker {
+/// Asks the kernel about interfaces, for a thread that may block. It has a runtime of its own, so the
+/// thread that makes and uses it must have none.
+pub(crate) struct LinkQuerier {
     runtime: Runtime,
     handle: Handle,
 }
 
-impl Asker {
+impl LinkQuerier {
     pub(crate) fn new() -> Result<Self, TunnelError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -225,28 +235,28 @@ impl Asker {
         Ok(Self { runtime, handle })
     }
 
-    /// These interfaces as they are now. The kernel may have lost the answer, which is not waited for.
-    pub(crate) fn links(&self, ifindexes: &[u32]) -> Vec<(u32, Seen)> {
+    /// These interfaces as they are now. The kernel may lose an answer, so the wait for it ends.
+    pub(crate) fn links(&self, ifindexes: &[u32]) -> Vec<(u32, LinkAnswer)> {
         self.runtime.block_on(async {
-            let asked = tokio::time::timeout(ANSWER_MAX, links(&self.handle, ifindexes));
-            asked.await.unwrap_or_else(|_| unknown(ifindexes))
+            let asked = tokio::time::timeout(ANSWER_TIMEOUT, links(&self.handle, ifindexes));
+            asked.await.unwrap_or_else(|_| unanswered(ifindexes))
         })
     }
 }
 
-/// What is known of interfaces after which nobody could ask.
-pub(crate) fn unknown(ifindexes: &[u32]) -> Vec<(u32, Seen)> {
-    ifindexes.iter().map(|ifindex| (*ifindex, Seen::Unknown)).collect()
+/// The answers for interfaces about which the kernel said nothing.
+pub(crate) fn unanswered(ifindexes: &[u32]) -> Vec<(u32, LinkAnswer)> {
+    ifindexes.iter().map(|ifindex| (*ifindex, LinkAnswer::Unanswered)).collect()
 }
 
-async fn links(handle: &Handle, ifindexes: &[u32]) -> Vec<(u32, Seen)> {
+async fn links(handle: &Handle, ifindexes: &[u32]) -> Vec<(u32, LinkAnswer)> {
     let asked = ifindexes.iter().map(|ifindex| async move {
-        let seen = match link::with_index(handle, *ifindex).await {
-            Ok(Some(link)) => Seen::There(link),
-            Ok(None) => Seen::Gone,
-            Err(_) => Seen::Unknown,
+        let answer = match link::with_index(handle, *ifindex).await {
+            Ok(Some(link)) => LinkAnswer::Present(link),
+            Ok(None) => LinkAnswer::Gone,
+            Err(_) => LinkAnswer::Unanswered,
         };
-        (*ifindex, seen)
+        (*ifindex, answer)
     });
     futures_util::future::join_all(asked).await
 }
@@ -257,8 +267,8 @@ fn handle() -> Result<Handle, TunnelError> {
     Ok(handle)
 }
 
-fn change(what: &'static str, name: &str) -> impl FnOnce(rtnetlink::Error) -> TunnelError {
-    move |source| TunnelError::Change { what, name: name.into(), source }
+fn change(action: &'static str, name: &str) -> impl FnOnce(rtnetlink::Error) -> TunnelError {
+    move |source| TunnelError::Change { action, name: name.into(), source }
 }
 
 async fn find(handle: &Handle, name: &str) -> Option<LinkMessage> {
@@ -297,13 +307,13 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_known_by_the_octet() {
+    fn what_fits_is_known_by_the_byte() {
         for (remote, mtu) in [("10.0.0.2", 1550), ("fd00::2", 1570)] {
             assert!(underlay(remote, mtu).check(1500).is_ok());
             assert_eq!(
                 underlay(remote, mtu).frame_max(),
                 1514,
-                "a guest's frame, and no octet more"
+                "a guest's frame, and no byte more"
             );
         }
         assert_eq!(underlay("10.0.0.2", 65_536).frame_max(), 65_535 - 36, "a loopback");

@@ -58,7 +58,7 @@ fn says_where(text: &str, error: &OffsetsError) {
         let mut last = 1;
         for at_fault in lines {
             assert!(at_fault.line > last && at_fault.line <= count, "{message}");
-            assert!(!at_fault.what.is_empty(), "{message}");
+            assert!(!at_fault.reason.is_empty(), "{message}");
             last = at_fault.line;
         }
     }

@@ -45,7 +45,6 @@ const UNMENDED: &[&str] = &[
     "colo-proxy/src/instance/primary.rs",
     "colo-proxy/src/instance/secondary.rs",
     "colo-proxy/src/instance/wiring.rs",
-    "colo-proxy/src/offsets.rs",
     "colo-proxy/src/qmp/client.rs",
     "colo-proxy/src/quick_ack.rs",
     "colo-proxy/src/status.rs",

@@ -5,7 +5,7 @@ use std::io;
 
 use bytes::BytesMut;
 
-use crate::dialler::{Connection, Dialler};
+use crate::dialler::{DialledConnection, Dialler};
 use crate::endpoint::{Port, Stream};
 use crate::error_chain::chain;
 use colo_proxy_engine::frame::Frame;
@@ -32,7 +32,7 @@ pub(super) struct Inbound {
     name: &'static str,
     endpoint: String,
     dialler: Dialler,
-    connection: Option<Connection>,
+    connection: Option<DialledConnection>,
     reader: RecordReader,
     /// The record that has begun is not wanted any more.
     skips_record: bool,
@@ -140,7 +140,7 @@ impl Inbound {
         true
     }
 
-    fn begin(&mut self, connection: Connection) {
+    fn begin(&mut self, connection: DialledConnection) {
         log::info!("{}: {}: connected", self.name, self.endpoint);
         self.connections += 1;
         self.connection = Some(connection);

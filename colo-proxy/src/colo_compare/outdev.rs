@@ -8,7 +8,7 @@ use std::io::{self, IoSlice};
 
 use bytes::BytesMut;
 
-use crate::dialler::{Connection, Dialler};
+use crate::dialler::{DialledConnection, Dialler};
 use crate::endpoint::{Port, Stream};
 use colo_proxy_engine::frame::Frame;
 use colo_proxy_engine::record::head;
@@ -28,7 +28,7 @@ const PIECE: usize = 64 * 1024;
 pub(super) struct Outdev {
     endpoint: String,
     dialler: Dialler,
-    connection: Option<Connection>,
+    connection: Option<DialledConnection>,
     records: Records,
     /// What the peer sends; it has nothing to say here.
     ignored: BytesMut,

@@ -16,7 +16,7 @@ use std::time::Instant;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{ColoFrame, ColoFrameCommand, ColoFrameEvent, NextEvent};
-use crate::dialler::{Connection, Dialler};
+use crate::dialler::{DialledConnection, Dialler};
 use crate::endpoint::{Port, Stream};
 use crate::error_chain::chain;
 use crate::status::{ColoFrameReport, XenReport};
@@ -146,7 +146,7 @@ enum NotifyEvent {
 struct Notify {
     endpoint: String,
     dialler: Dialler,
-    connection: Option<Connection>,
+    connection: Option<DialledConnection>,
     reader: RecordReader,
     waiting: BytesMut,
     connections: u64,

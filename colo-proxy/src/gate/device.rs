@@ -1,4 +1,4 @@
-//! Making and configuring the TAP of a [`Gate`]: the system calls.
+//! The system calls that make and configure the TAP of a [`Gate`].
 
 use std::{
     ffi::CStr,
@@ -18,10 +18,10 @@ use nix::{
 use super::{Gate, GateError, GateOptions, TUN_DEVICE};
 use colo_proxy_engine::frame::VNET_HDR_LEN;
 
-/// The largest MTU of a TAP: 65535 less the Ethernet header. A redirect checks the MTU of its
-/// target for every frame that is not GSO.
-const MTU_MAX: c_int = 65_535 - 14;
-/// No USO: the kernel then segments UDP GSO for us, and older kernels take the rest.
+/// The largest MTU of a TAP, in bytes: 65535 less the Ethernet header. A redirect compares every frame
+/// that is not GSO with the MTU of its target.
+const MTU_BYTES_MAX: c_int = 65_535 - 14;
+/// Without USO, which older kernels refuse. The kernel then segments UDP GSO for us.
 const OFFLOADS: c_uint =
     libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
 
@@ -60,7 +60,7 @@ fn set_offloads(fd: &OwnedFd, vnet_hdr: bool, name: &str) -> Result<(), GateErro
     } else {
         0
     };
-    // SAFETY: TUNSETOFFLOAD takes its bits by value and touches no memory of ours.
+    // SAFETY: TUNSETOFFLOAD takes its bits by value and does not touch our memory.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD as _, c_ulong::from(offloads)) })
         .map_err(|source| configure("set the offloads of", name, source))
 }
@@ -68,17 +68,19 @@ fn set_offloads(fd: &OwnedFd, vnet_hdr: bool, name: &str) -> Result<(), GateErro
 fn configure_interface(name: &str, queue_len: u32) -> Result<(), GateError> {
     disable_ipv6(name)?;
     let queue_len = c_int::try_from(queue_len).unwrap_or(c_int::MAX);
-    set_interface(name, "set the MTU of", libc::SIOCSIFMTU, |r| r.ifr_ifru.ifru_mtu = MTU_MAX)?;
+    set_interface(name, "set the MTU of", libc::SIOCSIFMTU, |r| {
+        r.ifr_ifru.ifru_mtu = MTU_BYTES_MAX
+    })?;
     set_interface(name, "set the queue length of", libc::SIOCSIFTXQLEN, |r| {
         // `ifr_qlen` shares its place with `ifr_metric` in the kernel's union.
         r.ifr_ifru.ifru_metric = queue_len;
     })
 }
 
-/// Keeps the kernel from giving the interface a link-local address and speaking IPv6 on it.
+/// Forbids the kernel to give the interface a link-local address and to speak IPv6 on it.
 ///
-/// `/proc/sys/net` shows the namespace of the thread that looks, so this is right after setns(2)
-/// too. A kernel without IPv6 has no such file, and nothing to keep quiet.
+/// `/proc/sys/net` shows the namespace of the thread that reads it, so this also works after
+/// setns(2). A kernel without IPv6 does not have the file, and has nothing to forbid.
 pub(super) fn disable_ipv6(name: &str) -> Result<(), GateError> {
     match std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1") {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(configure("disable IPv6 on", name, e)),
@@ -86,7 +88,7 @@ pub(super) fn disable_ipv6(name: &str) -> Result<(), GateError> {
     }
 }
 
-/// Keeps the kernel from putting segments together on their way in (`ethtool -K name gro off`).
+/// Forbids the kernel to merge segments that arrive (`ethtool -K name gro off`).
 pub(super) fn disable_gro(name: &str) -> Result<(), GateError> {
     const ETHTOOL_SGRO: u32 = 0x2c;
     let mut value = [ETHTOOL_SGRO, 0];
@@ -138,8 +140,8 @@ fn request_for(name: &str) -> Result<ifreq, GateError> {
 
 /// The name that the kernel wrote back.
 fn name_of(request: &ifreq) -> String {
-    let octets = request.ifr_name.map(|c| c as u8);
-    CStr::from_bytes_until_nul(&octets)
+    let bytes = request.ifr_name.map(|c| c as u8);
+    CStr::from_bytes_until_nul(&bytes)
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Waiting for a descriptor that we do not read through tokio: gates, AF_XDP sockets, ring buffers.
+//! Readiness of descriptors that we do not read through tokio: gates, AF_XDP sockets, ring buffers.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Readiness of a descriptor; reading is the owner's business.
+/// Readiness of a descriptor. The owner does the reading.
 #[derive(Debug)]
 pub(crate) struct Readable {
     fd: AsyncFd<OwnedFd>,
-    /// The last reader left something.
+    /// The last reader stopped before the descriptor was empty.
     has_more: AtomicBool,
 }
 
 impl Readable {
-    /// Watches the open file behind `fd` by a descriptor of its own, so that the owner keeps its.
+    /// Watches the open file behind `fd` with a descriptor of its own, so that the owner can do
+    /// what it wants with the other one.
     pub(crate) fn new(fd: impl AsFd) -> io::Result<Self> {
         let fd = fd.as_fd().try_clone_to_owned()?;
         // SAFETY: the OwnedFd is moved in, is never replaced, and closes only when the AsyncFd is
@@ -25,11 +26,12 @@ impl Readable {
         Ok(Self { fd: registered?, has_more: AtomicBool::new(false) })
     }
 
-    /// Waits until there is something to read and lets `read` read; `read` says whether it found
+    /// Waits until there is something to read, and then calls `read`, which says whether it found
     /// the descriptor empty. Can be dropped while it waits.
     ///
-    /// The thread is others' as well, other guests' too: after a batch that was not all, they have
-    /// their turn first. Nothing else makes a reader wait that always finds more.
+    /// Other tasks share the thread, those of other guests too. After a batch that left something
+    /// behind, they get their turn first. Without that, a reader that always finds more would never
+    /// yield.
     pub(crate) async fn read<T>(
         &self,
         read: impl FnOnce() -> io::Result<(T, Drained)>,
@@ -48,7 +50,7 @@ impl Readable {
     }
 }
 
-/// Whether a reader stopped because there was nothing more.
+/// Whether a reader has emptied its descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Drained {
     Yes,
@@ -69,7 +71,7 @@ mod tests {
     const TURNS: u32 = 10_000;
 
     #[tokio::test]
-    async fn whoever_always_finds_more_lets_others_have_their_turn() {
+    async fn a_reader_that_always_finds_more_gives_others_their_turn() {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
         theirs.write_all(b"x").expect("room");
         let flood = Readable::new(&ours).expect("it can be watched");

@@ -321,7 +321,7 @@ impl PrimaryTask {
     async fn on_lane_peer(&mut self, event: &PeerEvent, inputs: &mut Inputs) {
         let guest = LaneGuest { mtu: self.netdev.map(|link| link.mtu), is_stopped: false };
         let change = inputs.lane.on_peer(event, guest, &mut self.kernel.datapath).await;
-        if change.is_cut_off && !matches!(event, PeerEvent::ControlMessage(_)) {
+        if change.is_cut_off && !matches!(event, PeerEvent::Message(_)) {
             self.half.on_lane_gone();
             self.queue(change.reply);
             return;
@@ -345,7 +345,7 @@ impl PrimaryTask {
             PeerEvent::Up { .. } | PeerEvent::Down { .. } => {
                 self.on_lane(PeerLane::Control, matches!(event, PeerEvent::Up { .. }));
             }
-            PeerEvent::ControlMessage(message) => match self.stats.peer.take(message) {
+            PeerEvent::Message(message) => match self.stats.peer.take(message) {
                 // Those of the kernel lane have been heard above.
                 None | Some(ControlMessage::Lane { .. } | ControlMessage::LaneCount { .. }) => {}
                 Some(ControlMessage::EpochDone { epoch, sent, lane_epoch }) => {
@@ -517,11 +517,11 @@ async fn disclaim(peer: &mut Peer) {
     let known = async {
         while let Some(event) = peer.next_event().await {
             match event {
-                PeerEvent::ControlMessage(ControlMessage::ProtectionKnown { protected: false }) => {
+                PeerEvent::Message(ControlMessage::ProtectionKnown { protected: false }) => {
                     return;
                 }
                 PeerEvent::Up { .. } => drop(peer.send(UNPROTECTED)),
-                PeerEvent::Down { .. } | PeerEvent::ControlMessage(_) => {}
+                PeerEvent::Down { .. } | PeerEvent::Message(_) => {}
             }
         }
     };

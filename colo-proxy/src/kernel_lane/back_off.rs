@@ -1,51 +1,52 @@
-//! How often losses of a guest's input behind the kernel lane are told of.
+//! How often the secondary reports losses of its guest's input behind the kernel lane.
 //!
-//! A guest that takes its input slower than it comes loses some of it for as long as that lasts. A
-//! checkpoint makes it equal for a moment, and stops both guests, so it loses more. So the first loss
-//! is told of at once, and those that follow after a pause that doubles, until one passes in which
-//! nothing is lost.
+//! A guest that takes its input slower than it comes keeps losing some of it. A checkpoint makes it
+//! equal for a moment, and stops both guests, so it loses more. So the first loss is reported at once.
+//! The following losses are reported after a pause. The pause doubles each time, until one passes
+//! without a loss.
 //!
-//! Waiting lets no frame out that may not leave: what the guest lacks shows in what it says, or in what
-//! it does not acknowledge. That is compared as ever, and what differs or stays away has its own
-//! checkpoint, asked for at once or at the compare timeout. Only input that changes nothing is waited
-//! for longer. Output of the secondary that is lost is told of at once: the client waits for it.
+//! The pause lets no frame leave that may not leave. The input that the guest lacks shows in its output
+//! or in its acknowledgments. The engine compares those as always. A difference asks for a checkpoint
+//! at once, missing output at the compare timeout. Only a loss that changes no output has to wait
+//! longer for its checkpoint. Lost output of the secondary is always reported at once, because a
+//! client waits for it.
 
-/// In ends of slots, of 50 ms: half a second, and eight.
+/// A tick is the end of a slot, each 50 ms: half a second, and eight seconds.
 const PAUSE_MIN_TICKS: u32 = 10;
 const PAUSE_MAX_TICKS: u32 = 160;
 
-/// No clock: the owner brings losses, and a tick for every slot.
+/// Has no clock: the owner brings the losses, and a tick for every slot.
 #[derive(Debug, Default)]
 pub(super) struct BackOff {
-    /// Frames that have yet to be told of.
-    untold: u64,
-    /// The present pause, and what is left of it.
-    pause: u32,
-    left: u32,
+    /// Lost frames that are not reported yet.
+    unreported: u64,
+    /// The length of the present pause, and the rest of it.
+    pause_ticks: u32,
+    left_ticks: u32,
 }
 
 impl BackOff {
     pub(super) fn on_loss(&mut self, frames: u64) {
-        self.untold += frames;
+        self.unreported += frames;
     }
 
-    /// A slot is over: returns what is to be told of now.
+    /// A slot is over. Returns the lost frames to report now.
     pub(super) fn on_tick(&mut self) -> u64 {
-        self.left = self.left.saturating_sub(1);
-        if self.left > 0 {
+        self.left_ticks = self.left_ticks.saturating_sub(1);
+        if self.left_ticks > 0 {
             return 0;
         }
-        self.pause = match self.untold {
+        self.pause_ticks = match self.unreported {
             0 => 0,
-            _ => (self.pause * 2).clamp(PAUSE_MIN_TICKS, PAUSE_MAX_TICKS),
+            _ => (self.pause_ticks * 2).clamp(PAUSE_MIN_TICKS, PAUSE_MAX_TICKS),
         };
-        self.left = self.pause;
+        self.left_ticks = self.pause_ticks;
         self.take()
     }
 
-    /// What is to be told of, whatever the pause.
+    /// The lost frames that are not reported yet, without regard to the pause.
     pub(super) fn take(&mut self) -> u64 {
-        std::mem::take(&mut self.untold)
+        std::mem::take(&mut self.unreported)
     }
 }
 
@@ -53,11 +54,11 @@ impl BackOff {
 mod tests {
     use super::*;
 
-    /// The ticks at which something is told, where `is_lossy` says in which a frame is lost.
-    fn told(ticks: u32, is_lossy: impl Fn(u32) -> bool) -> Vec<u32> {
+    /// The ticks at which losses are reported. `is_lossy` says in which ticks a frame is lost.
+    fn reported(ticks: u32, is_lossy: impl Fn(u32) -> bool) -> Vec<u32> {
         let mut back_off = BackOff::default();
         let (mut lost, mut found) = (0, 0);
-        let told = (0..ticks).filter(|tick| {
+        let reported = (0..ticks).filter(|tick| {
             let frames = u64::from(is_lossy(*tick));
             lost += frames;
             back_off.on_loss(frames);
@@ -65,30 +66,30 @@ mod tests {
             found += now;
             now > 0
         });
-        let told = told.collect();
-        assert_eq!(found + back_off.take(), lost, "every loss is told of once");
-        told
+        let reported = reported.collect();
+        assert_eq!(found + back_off.take(), lost, "every loss is reported once");
+        reported
     }
 
     #[test]
-    fn the_first_is_told_at_once_and_a_guest_that_is_too_slow_now_and_then() {
-        let told = told(100_000, |_| true);
-        assert_eq!(told[..6], [0, 10, 30, 70, 150, 310]);
-        assert!(told.windows(2).skip(5).all(|two| two[1] - two[0] == PAUSE_MAX_TICKS));
+    fn the_first_loss_is_reported_at_once_and_those_of_a_slow_guest_now_and_then() {
+        let reported = reported(100_000, |_| true);
+        assert_eq!(reported[..6], [0, 10, 30, 70, 150, 310]);
+        assert!(reported.windows(2).skip(5).all(|two| two[1] - two[0] == PAUSE_MAX_TICKS));
     }
 
     #[test]
     fn a_pause_without_loss_ends_it() {
-        // It is too slow for 300 ticks, and then now and then.
-        let told = told(2000, |tick| tick < 300 || tick % 500 == 0);
-        assert_eq!(told, [0, 10, 30, 70, 150, 310, 500, 1000, 1500]);
+        // The guest is too slow for 300 ticks, and then now and then.
+        let reported = reported(2000, |tick| tick < 300 || tick % 500 == 0);
+        assert_eq!(reported, [0, 10, 30, 70, 150, 310, 500, 1000, 1500]);
     }
 
-    /// The twin: losses that are far apart are told of as they come.
+    /// The twin: losses that are far apart are reported as they come.
     #[test]
-    fn losses_that_are_far_apart_are_not_waited_for() {
+    fn losses_that_are_far_apart_are_reported_without_a_pause() {
         let apart = PAUSE_MIN_TICKS + 1;
         let expected: Vec<u32> = (0..1000).step_by(apart as usize).collect();
-        assert_eq!(told(1000, |tick| tick % apart == 0), expected);
+        assert_eq!(reported(1000, |tick| tick % apart == 0), expected);
     }
 }

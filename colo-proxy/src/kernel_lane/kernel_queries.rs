@@ -1,18 +1,19 @@
-//! What has become of a lane's tunnel and of the interfaces behind it, asked on a thread of its own.
+//! Questions to the kernel about a lane's tunnel and the interfaces behind it, on a thread of its own.
 //!
-//! Route netlink takes a lock that anybody on the host may hold for long, and waits for it in
-//! sendmsg(2): the guest's thread would not release output meanwhile. So it only hands over the
-//! question, and finds the answer later. That says what was true at some moment between the two; how
-//! much is dropped is a total, so an answer that is late is one that covers more or less, and nothing
-//! is counted twice or left out. It cannot be of another lane: a thread ends with its own.
+//! Route netlink takes a lock that any process on the host may own for long, and sendmsg(2) blocks
+//! until it is free. The guest's thread would release no output meanwhile. So that thread only hands
+//! over a question, and finds the answer later. The answer was true at some moment between the two.
+//! The kernel's drop counters are totals: a late answer covers more or less time, but nothing counts
+//! twice and nothing is left out. An answer cannot belong to another lane, because a thread ends with
+//! its lane.
 
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-/// At most one question waits, and at most one answer.
-const WAITING_MAX: usize = 1;
+/// Questions that may be queued for the thread, and likewise answers for the owner.
+const QUEUED_MAX: usize = 1;
 
-/// Asks one question at a time. The thread ends when this is dropped, as soon as the kernel lets it.
+/// Asks one question at a time. When this is dropped, the thread ends as soon as the kernel lets it.
 #[derive(Debug)]
 pub(super) struct KernelQueries<A> {
     questions: SyncSender<Vec<u32>>,
@@ -23,8 +24,8 @@ pub(super) struct KernelQueries<A> {
 impl<A: Send + 'static> KernelQueries<A> {
     /// Starts the thread, in the network namespace of this one.
     pub(super) fn start(mut ask: impl FnMut(&[u32]) -> A + Send + 'static) -> io::Result<Self> {
-        let (questions, asked) = sync_channel::<Vec<u32>>(WAITING_MAX);
-        let (answered, answers) = sync_channel(WAITING_MAX);
+        let (questions, asked) = sync_channel::<Vec<u32>>(QUEUED_MAX);
+        let (answered, answers) = sync_channel(QUEUED_MAX);
         std::thread::Builder::new().name("colo-queries".into()).spawn(move || {
             for ifindexes in asked {
                 if answered.send(ask(&ifindexes)).is_err() {
@@ -35,19 +36,19 @@ impl<A: Send + 'static> KernelQueries<A> {
         Ok(Self { questions, answers, is_asking: false })
     }
 
-    /// The last question has yet to be answered.
+    /// The last question has no answer yet.
     pub(super) fn is_asking(&self) -> bool {
         self.is_asking
     }
 
-    /// Asks after these interfaces, unless the last question has yet to be answered.
+    /// Asks about these interfaces, unless the last question has no answer yet.
     pub(super) fn ask(&mut self, ifindexes: Vec<u32>) {
         if !self.is_asking {
             self.is_asking = self.questions.try_send(ifindexes).is_ok();
         }
     }
 
-    /// What has been answered since, if anything.
+    /// The answer to the last question, once it is there.
     pub(super) fn answer(&mut self) -> Option<A> {
         let answer = self.answers.try_recv().ok()?;
         self.is_asking = false;
@@ -64,10 +65,10 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(20);
 
-    fn await_answer(lookout: &mut KernelQueries<Vec<u32>>) -> Vec<u32> {
+    fn await_answer(queries: &mut KernelQueries<Vec<u32>>) -> Vec<u32> {
         let until = Instant::now() + TIMEOUT;
         loop {
-            if let Some(answer) = lookout.answer() {
+            if let Some(answer) = queries.answer() {
                 return answer;
             }
             assert!(Instant::now() < until, "no answer");
@@ -75,35 +76,35 @@ mod tests {
         }
     }
 
-    /// The kernel lets nobody ask, and whoever wanted to know goes on.
+    /// The kernel blocks the thread that asks, and the owner goes on.
     #[test]
-    fn a_kernel_that_does_not_answer_keeps_nobody_waiting() {
+    fn a_kernel_that_does_not_answer_stops_nobody() {
         let (unlock, lock) = sync_channel::<()>(0);
-        let mut lookout = KernelQueries::start(move |ifindexes: &[u32]| {
+        let mut queries = KernelQueries::start(move |ifindexes: &[u32]| {
             let _unlocked = lock.recv();
             ifindexes.to_vec()
         })
         .expect("a thread");
-        lookout.ask(vec![1, 2]);
-        lookout.ask(vec![3]);
-        assert!(lookout.is_asking());
-        assert_eq!(lookout.answer(), None);
+        queries.ask(vec![1, 2]);
+        queries.ask(vec![3]);
+        assert!(queries.is_asking());
+        assert_eq!(queries.answer(), None);
         unlock.send(()).expect("it waits");
-        assert_eq!(await_answer(&mut lookout), [1, 2], "the question that was asked");
-        assert!(!lookout.is_asking());
-        lookout.ask(vec![4]);
+        assert_eq!(await_answer(&mut queries), [1, 2], "the question that was asked");
+        assert!(!queries.is_asking());
+        queries.ask(vec![4]);
         unlock.send(()).expect("it waits");
-        assert_eq!(await_answer(&mut lookout), [4]);
+        assert_eq!(await_answer(&mut queries), [4]);
     }
 
     #[test]
     fn the_thread_ends_with_its_owner() {
         let (alive, ended) = sync_channel::<()>(0);
-        let lookout = KernelQueries::start(move |_: &[u32]| {
+        let queries = KernelQueries::start(move |_: &[u32]| {
             let _kept = &alive;
         })
         .expect("a thread");
-        drop(lookout);
+        drop(queries);
         assert_eq!(ended.recv_timeout(TIMEOUT), Err(RecvTimeoutError::Disconnected));
     }
 }

@@ -1,9 +1,9 @@
-//! The kernel lane of an instance: opened when both daemons have met, used when both have opened it,
-//! closed when they lose each other.
+//! The kernel lane of an instance: opened when the daemons meet, used when both have opened it, closed
+//! when they lose each other.
 //!
-//! The streams stay connected beside it. They carry the frames until the peer says that its end is
-//! open, and again where it is not. An end that finds that nothing comes by the lane closes it, and
-//! says so; then the streams carry the frames until the daemons meet again.
+//! The streams stay connected beside it. They carry the frames whenever the peer's end is not open. If
+//! an end receives nothing through the lane although the peer is sending, it closes the lane and tells
+//! the peer. Then the streams carry the frames until the daemons meet again.
 
 mod back_off;
 mod drops;
@@ -23,7 +23,7 @@ use colo_proxy_engine::pair::message::{ControlMessage, SLOT, TunnelOffer};
 use self::back_off::BackOff;
 use self::drops::DropWatch;
 use self::kernel_queries::KernelQueries;
-use self::slots::{Over, Slots};
+use self::slots::{SlotOver, Slots};
 use crate::config::{Guest, LaneKind};
 use crate::datapath::{Datapath, DatapathError, LanePlan};
 use crate::error_chain::chain;
@@ -33,7 +33,7 @@ use crate::gate::{Gate, GateError, GateOptions};
 use crate::lane::control::PeerEvent;
 use crate::random::random_u64;
 use crate::status::{KernelLaneReport, TunnelReport};
-use crate::tunnel::{self, Asker, Seen, Tunnel, TunnelError, Underlay};
+use crate::tunnel::{self, LinkAnswer, LinkQuerier, Tunnel, TunnelError, Underlay};
 
 /// Why a kernel lane cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -44,67 +44,70 @@ pub enum KernelLaneError {
     Datapath(#[from] DatapathError),
     #[error(transparent)]
     Gate(#[from] GateError),
-    #[error("cannot {what}")]
-    System { what: &'static str, source: io::Error },
+    #[error("cannot {action}")]
+    System { action: &'static str, source: io::Error },
 }
 
-/// Names what was attempted when the system refused it.
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> KernelLaneError {
-    move |source| KernelLaneError::System { what, source }
+/// Names the attempt that the system refused.
+fn system(action: &'static str) -> impl FnOnce(io::Error) -> KernelLaneError {
+    move |source| KernelLaneError::System { action, source }
 }
 
-/// Ticks between two looks at the tunnel and at what is behind it. A look takes a few requests to the
-/// kernel, and a loss in the tunnel is found no sooner. It is longer where the kernel is slow to answer.
+/// Ticks between two looks at the tunnel and at the interfaces behind it. A look takes a few requests to
+/// the kernel, and a loss in the tunnel is found no sooner. The time is longer if the kernel answers
+/// slowly.
 const LOOK_TICKS: u32 = 4;
 
-/// Why a lane is not open.
-const NOT_THERE: &str = "the peer is not there";
+/// Reasons why a lane is not open.
+const NOT_MET_YET: &str = "the peer has not connected yet";
+const NO_PEER: &str = "the peer is not connected";
 const CLOSED_THERE: &str = "the other host has closed its end; its status says why";
 
 fn nothing_arrives(port: u16) -> String {
     format!(
-        "nothing of what the peer sent by the tunnel has arrived; is UDP port {port} open between \
-         the hosts?"
+        "no frame arrives through the tunnel although the peer sends; is UDP port {port} open \
+         between the hosts?"
     )
 }
 
-/// What asks after the tunnel of this guest, and the interfaces behind it.
-fn queries(name: String) -> io::Result<KernelQueries<Vec<(u32, Seen)>>> {
-    let (mut asker, mut log) = (None, LogLimit::default());
+/// Starts the thread that asks about the tunnel of this guest, and about the interfaces behind it.
+fn queries(name: String) -> io::Result<KernelQueries<Vec<(u32, LinkAnswer)>>> {
+    let (mut querier, mut log) = (None, LogLimit::default());
     KernelQueries::start(move |ifindexes| {
-        let (answer, failed) = ask(&mut asker, Asker::new, |asker| asker.links(ifindexes));
+        let (answer, failed) = ask(&mut querier, LinkQuerier::new, |all| all.links(ifindexes));
         if answer.is_none()
             && let Some(more) = log.admit(std::time::Instant::now())
         {
             let why = failed.map(|error| format!(": {}", chain(&error))).unwrap_or_default();
             log::warn!(
-                "{name}: kernel lane: the kernel does not tell of its interfaces{why}; asking anew{more}"
+                "{name}: kernel lane: the kernel does not answer questions about its interfaces{why}; \
+                 asking again{more}"
             );
         }
-        answer.unwrap_or_else(|| tunnel::unknown(ifindexes))
+        answer.unwrap_or_else(|| tunnel::unanswered(ifindexes))
     })
 }
 
-/// What `asker` answers, or why there is none. One that knows nothing at all may have lost its
-/// connection, and the next question is for another.
+/// The answer of `querier`, or the reason why there is no querier. A querier without any answer may have
+/// lost its connection, so the next question goes to another one.
 fn ask<A, E>(
-    asker: &mut Option<A>,
+    querier: &mut Option<A>,
     make: impl FnOnce() -> Result<A, E>,
-    links: impl FnOnce(&A) -> Vec<(u32, Seen)>,
-) -> (Option<Vec<(u32, Seen)>>, Option<E>) {
-    let present = match asker.take().map_or_else(make, Ok) {
+    links: impl FnOnce(&A) -> Vec<(u32, LinkAnswer)>,
+) -> (Option<Vec<(u32, LinkAnswer)>>, Option<E>) {
+    let present = match querier.take().map_or_else(make, Ok) {
         Ok(present) => present,
         Err(error) => return (None, Some(error)),
     };
     let answer = links(&present);
-    if answer.iter().all(|(_, seen)| *seen == Seen::Unknown) {
+    if answer.iter().all(|(_, answer)| *answer == LinkAnswer::Unanswered) {
         return (None, None);
     }
-    *asker = Some(present);
+    *querier = Some(present);
     (Some(answer), None)
 }
 
-/// Frames for the peer go by the lane.
+/// Frames for the peer go through the lane.
 fn is_used(datapath: &Datapath) -> bool {
     datapath.settings().lane_ifindex != 0
 }
@@ -116,29 +119,29 @@ pub(crate) fn slots_over() -> Interval {
     ticks
 }
 
-/// The epoch of the guest's output: of a guest that is stopped, not that of the checkpoint which is
-/// being made.
+/// The epoch of the guest's output. The output of a guest that a checkpoint has stopped belongs to the
+/// epoch before that checkpoint.
 pub(crate) fn epoch_in_force(datapath: &Datapath, is_stopped: bool) -> u32 {
     datapath.epoch().wrapping_sub(u32::from(is_stopped))
 }
 
-/// What the owner has to do.
+/// Changes of the lane that the owner has to act on.
 #[derive(Debug, Default)]
 pub(crate) struct LaneChange {
     /// For the peer.
     pub(crate) reply: Option<ControlMessage>,
     /// Frames of the peer that were lost.
     pub(crate) lost: u64,
-    /// The lane was in use and is closed now: what was under way is lost.
+    /// The lane was in use and is closed now. The frames that were under way are lost.
     pub(crate) is_cut_off: bool,
 }
 
-/// What a lane has to know of the guest.
+/// The facts about the guest that a lane needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LaneGuest {
-    /// Of its TAP.
+    /// The MTU of its TAP.
     pub(crate) mtu: Option<u32>,
-    /// It is to be given the primary's state, and its input waits.
+    /// A checkpoint has stopped it, and its input is queued.
     pub(crate) is_stopped: bool,
 }
 
@@ -149,45 +152,45 @@ pub(crate) struct KernelLane {
     kind: LaneKind,
     offer: Option<TunnelOffer>,
     queue_frames: u32,
-    /// Ticks for which a peer that sends may seem silent: if it is the link that is down, the control
-    /// lane is lost meanwhile, and a lane that is closed with it is opened again.
+    /// Ticks for which a peer that sends may seem silent. If the whole link is down, the control lane
+    /// is lost within this time. Then the lane closes with the control lane, and opens again with it.
     silent_ticks: u32,
-    open: Option<Open>,
+    open: Option<OpenLane>,
     /// Why it is not open.
     why: String,
     /// Frames of the peer that were lost, while it was open before.
     lost_before: u64,
-    /// Frames that came and were dropped behind it, likewise.
+    /// Frames that came and were dropped behind it, while it was open before.
     dropped_before: u64,
     loss_log: LogLimit,
 }
 
-struct Open {
+struct OpenLane {
     tunnel: Tunnel,
     underlay: Underlay,
     channel: TunnelOffer,
-    /// On a primary: by which the secondary's output comes, by the parity of its epoch.
-    returns: Option<[Return; 2]>,
+    /// On a primary: the gates through which the secondary's output comes, by the parity of its epoch.
+    returns: Option<[ReturnGate; 2]>,
     slots: Slots,
     drops: DropWatch,
-    /// What was dropped behind it, and has yet to be told of.
+    /// Drops behind the lane that are not reported yet.
     back_off: BackOff,
-    queries: KernelQueries<Vec<(u32, Seen)>>,
-    /// Since the last look.
+    queries: KernelQueries<Vec<(u32, LinkAnswer)>>,
+    /// Ticks since the last look.
     ticks: u32,
-    /// All that had come when it was asked last what is dropped behind.
-    looked_at: u64,
-    /// The owner has written to the guest since.
+    /// Frames that had arrived before the last question.
+    arrived_at_look: u64,
+    /// The owner has written to the guest since the last question.
     has_written: bool,
 }
 
-struct Return {
+struct ReturnGate {
     gate: Arc<Gate>,
     ready: Readable,
 }
 
 impl KernelLane {
-    /// Removes what a dead daemon has left, and opens nothing yet.
+    /// Removes the tunnel that a dead daemon has left, and opens nothing yet.
     pub(crate) async fn new(guest: &Guest, name: &str) -> Result<Self, KernelLaneError> {
         let is_wanted = guest.lane != LaneKind::Stream;
         let removed = tunnel::remove_leftover(&tunnel::name(name)).await;
@@ -206,14 +209,14 @@ impl KernelLane {
             queue_frames: guest.limits.peer.gate_queue_frames,
             silent_ticks: guest.limits.peer.timeout.div_duration_f32(SLOT) as u32,
             open: None,
-            why: "the peer has not been met".into(),
+            why: NOT_MET_YET.into(),
             lost_before: 0,
             dropped_before: 0,
             loss_log: LogLimit::default(),
         })
     }
 
-    /// What to tell the peer of it.
+    /// The offer for the peer. `None` if the configuration asks for no kernel lane.
     pub(crate) fn offer(&self) -> Option<TunnelOffer> {
         self.offer
     }
@@ -222,7 +225,7 @@ impl KernelLane {
         self.open.is_some()
     }
 
-    /// Takes what the control lane tells of this one.
+    /// Handles an event of the control lane.
     pub(crate) async fn on_peer(
         &mut self,
         event: &PeerEvent,
@@ -232,22 +235,22 @@ impl KernelLane {
         let mut change = LaneChange::default();
         match event {
             PeerEvent::Up { lane } if self.offer.is_some() => {
-                change.is_cut_off = self.close(NOT_THERE, datapath).await;
+                change.is_cut_off = self.close(NO_PEER, datapath).await;
                 let is_open = self.try_open(*lane, guest, datapath).await;
                 let epoch = epoch_in_force(datapath, guest.is_stopped);
                 change.reply = Some(ControlMessage::Lane { open: is_open, epoch });
             }
-            PeerEvent::Down { .. } => change.is_cut_off = self.close(NOT_THERE, datapath).await,
-            PeerEvent::ControlMessage(ControlMessage::Lane { open: true, epoch }) => {
+            PeerEvent::Down { .. } => change.is_cut_off = self.close(NO_PEER, datapath).await,
+            PeerEvent::Message(ControlMessage::Lane { open: true, epoch }) => {
                 self.log(self.begin_use(*epoch, datapath));
             }
-            PeerEvent::ControlMessage(ControlMessage::Lane { open: false, .. }) => {
+            PeerEvent::Message(ControlMessage::Lane { open: false, .. }) => {
                 change.is_cut_off = self.abandon(CLOSED_THERE, datapath).await;
             }
-            PeerEvent::ControlMessage(ControlMessage::LaneCount { slot, sent }) => {
+            PeerEvent::Message(ControlMessage::LaneCount { slot, sent }) => {
                 change.lost = self.on_count(*slot, *sent, datapath);
             }
-            PeerEvent::Up { .. } | PeerEvent::ControlMessage(_) => {}
+            PeerEvent::Up { .. } | PeerEvent::Message(_) => {}
         }
         change
     }
@@ -259,25 +262,26 @@ impl KernelLane {
         datapath: &mut Datapath,
     ) -> bool {
         let Some((channel, underlay)) = lane else {
-            self.why = "the peer has no kernel lane, or is not reached over TCP".into();
+            self.why = "the peer offers no kernel lane, or the control lane is not over TCP".into();
             log::info!("{}: no kernel lane: {}", self.name, self.why);
             return false;
         };
         let opened = self.open(channel, underlay, guest, datapath).await;
         let Err(error) = opened else { return true };
         self.why = chain(&error);
-        self.tell_why();
+        self.log_why();
         self.log(tunnel::remove_leftover(&tunnel::name(&self.name)).await);
         self.log(datapath.close_lane());
         false
     }
 
-    fn tell_why(&self) {
+    /// Only an operator who has asked for the kernel lane gets an error.
+    fn log_why(&self) {
         let (name, why) = (&self.name, &self.why);
         if self.kind == LaneKind::Kernel {
-            log::error!("{name}: no kernel lane, the streams carry the frames: {why}");
+            log::error!("{name}: no kernel lane, so the streams carry the frames: {why}");
         } else {
-            log::info!("{name}: no kernel lane: {why}");
+            log::info!("{name}: no kernel lane, so the streams carry the frames: {why}");
         }
     }
 
@@ -294,13 +298,13 @@ impl KernelLane {
             Role::Primary => Some([self.open_return()?, self.open_return()?]),
             Role::Secondary => None,
         };
-        let ifindex = |returns: &[Return; 2]| [0, 1].map(|i: usize| returns[i].gate.ifindex());
+        let ifindex = |returns: &[ReturnGate; 2]| [0, 1].map(|i: usize| returns[i].gate.ifindex());
         datapath.open_lane(&LanePlan {
             tunnel_ifindex: tunnel.ifindex(),
             return_gate_ifindex: returns.as_ref().map(ifindex).unwrap_or_default(),
             frame_max: underlay.frame_max(),
         })?;
-        for Return { gate, .. } in returns.iter().flatten() {
+        for ReturnGate { gate, .. } in returns.iter().flatten() {
             gate.set_up()?;
         }
         let slot = datapath.settings().lane_slot.wrapping_add(1);
@@ -310,11 +314,11 @@ impl KernelLane {
         datapath.send_lane_input_to_gate(guest.is_stopped)?;
         tunnel.set_up().await?;
         let mut drops = DropWatch::default();
-        // Without a beginning nobody could tell what is dropped from here on.
+        // The first look sets the counters from which later drops count.
         drops.look(tunnel.links(&self.behind(datapath)).await?);
         let queries =
             queries(self.name.clone()).map_err(system("start a thread for the tunnel"))?;
-        self.open = Some(Open {
+        self.open = Some(OpenLane {
             tunnel,
             underlay,
             channel,
@@ -324,7 +328,7 @@ impl KernelLane {
             back_off: BackOff::default(),
             queries,
             ticks: 0,
-            looked_at: 0,
+            arrived_at_look: 0,
             has_written: false,
         });
         Ok(())
@@ -336,10 +340,10 @@ impl KernelLane {
         Ok(Arc::new(Gate::open(&options)?))
     }
 
-    fn open_return(&self) -> Result<Return, KernelLaneError> {
+    fn open_return(&self) -> Result<ReturnGate, KernelLaneError> {
         let gate = self.open_gate()?;
         let ready = Readable::new(&*gate).map_err(system("watch a return gate"))?;
-        Ok(Return { gate, ready })
+        Ok(ReturnGate { gate, ready })
     }
 
     /// The peer's end is open.
@@ -349,45 +353,48 @@ impl KernelLane {
             datapath.set_lane_epoch(epoch)?;
         }
         datapath.use_lane(true)?;
-        log::info!("{}: frames for the other host go by {}", self.name, open.tunnel.name());
+        let (name, tunnel) = (&self.name, open.tunnel.name());
+        log::info!("{name}: frames for the other host go through tunnel {tunnel}");
         Ok(())
     }
 
     fn on_count(&mut self, slot: u32, sent: u64, datapath: &mut Datapath) -> u64 {
         if self.is_open() {
-            // First: what is refused from here on is not counted.
+            // The programs must refuse late frames before the counters are read: frames that they
+            // refuse do not count.
             self.log(datapath.set_lane_reported(slot));
         }
         let (Some(open), Ok(counters)) = (&mut self.open, datapath.lane_counters()) else {
             return 0;
         };
         let lost = open.slots.on_count(slot, sent, &counters);
-        self.tell_loss(lost);
+        self.log_loss(lost);
         lost
     }
 
-    /// The owner has dropped frames that came by the lane.
+    /// The owner has dropped frames that came through the lane.
     pub(crate) fn on_dropped(&mut self, frames: u64) {
         if let Some(open) = &mut self.open {
             open.drops.dropped += frames;
             open.back_off.on_loss(frames);
         }
-        self.tell_loss(frames);
+        self.log_loss(frames);
     }
 
-    /// The owner has written frames to the guest, where they may have been dropped like those which
-    /// come by the lane.
+    /// The owner has written frames to the guest. The TAP may have dropped some, as it may drop frames
+    /// that come through the lane.
     pub(crate) fn on_written(&mut self, has_written: bool) {
         if let Some(open) = &mut self.open {
             open.has_written |= has_written;
         }
     }
 
-    fn tell_loss(&mut self, lost: u64) {
+    fn log_loss(&mut self, lost: u64) {
         if lost > 0
             && let Some(more) = self.loss_log.admit(std::time::Instant::now())
         {
-            log::warn!("{}: {lost} frames of the other host were lost{more}", self.name);
+            let name = &self.name;
+            log::warn!("{name}: kernel lane: {lost} frames of the other host were lost{more}");
         }
     }
 
@@ -397,12 +404,12 @@ impl KernelLane {
             return LaneChange::default();
         };
         let before = open.slots.present();
-        let Over { message, lost, is_silent } = open.slots.on_tick(datapath.epoch(), &counters);
+        let SlotOver { message, lost, is_silent } = open.slots.on_tick(datapath.epoch(), &counters);
         let (present, port) = (open.slots.present(), open.channel.port);
         if present != before {
             self.log(datapath.set_lane_slot(present));
         }
-        self.tell_loss(lost);
+        self.log_loss(lost);
         let mut change = LaneChange { reply: message, lost, is_cut_off: false };
         let gone = self.look().err().map(|error| chain(&error));
         change.lost += self.dropped_behind();
@@ -413,22 +420,22 @@ impl KernelLane {
         change
     }
 
-    /// Whether the tunnel is there, and what was dropped behind it, where that was answered.
+    /// Takes the kernel's answer, if there is one. Fails if the tunnel is gone or down.
     fn look(&mut self) -> Result<(), TunnelError> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let Some(answer) = open.queries.answer() else { return Ok(()) };
         let Some(((_, tunnel), behind)) = answer.split_first() else { return Ok(()) };
         let gone = open.tunnel.check(*tunnel);
-        // Of an idle lane that was not asked.
+        // The question about an idle lane is only about its tunnel.
         let is_asked = !behind.is_empty();
         let dropped = if is_asked { open.drops.look(behind.iter().copied()) } else { 0 };
         open.back_off.on_loss(dropped);
-        self.tell_loss(dropped);
+        self.log_loss(dropped);
         gone
     }
 
-    /// What is to be told of now. A guest's input can be lost for as long as it is slow; on a primary
-    /// it is the secondary's output, for which a client waits.
+    /// The drops behind the lane to report now. On a secondary they are its guest's input, which a slow
+    /// guest keeps losing. On a primary they are the secondary's output, for which a client waits.
     fn dropped_behind(&mut self) -> u64 {
         let Some(open) = &mut self.open else { return 0 };
         match self.role {
@@ -437,7 +444,7 @@ impl KernelLane {
         }
     }
 
-    /// Asks that, where it is due.
+    /// Asks the kernel about the tunnel and the interfaces behind it, when that is due.
     fn ask(&mut self, datapath: &Datapath) {
         let behind = self.behind(datapath);
         let Some(open) = &mut self.open else { return };
@@ -446,10 +453,10 @@ impl KernelLane {
             return;
         }
         open.ticks = 0;
-        // A frame is dropped as it comes, or not: an idle lane need not ask. What comes while nobody
-        // has answered yet is for the next question.
+        // A frame is dropped when it comes or never, so an idle lane need not ask. Frames that come
+        // before the answer are a matter of the next question.
         let arrived = open.slots.arrived();
-        let has_come = std::mem::replace(&mut open.looked_at, arrived) != arrived;
+        let has_come = std::mem::replace(&mut open.arrived_at_look, arrived) != arrived;
         let is_idle = !std::mem::take(&mut open.has_written) && !has_come;
         let mut ifindexes = vec![open.tunnel.ifindex()];
         if !is_idle || open.drops.is_owed {
@@ -458,7 +465,7 @@ impl KernelLane {
         open.queries.ask(ifindexes);
     }
 
-    /// The interfaces into which the programs put what has come by the lane.
+    /// The interfaces into which the programs put the frames that have come through the lane.
     fn behind(&self, datapath: &Datapath) -> [u32; 2] {
         let settings = datapath.settings();
         match self.role {
@@ -467,7 +474,7 @@ impl KernelLane {
         }
     }
 
-    /// The lane is of no use.
+    /// Closes a lane that does not work, and tells the peer.
     async fn give_up(&mut self, why: &str, change: &mut LaneChange, datapath: &mut Datapath) {
         change.is_cut_off = self.abandon(why, datapath).await;
         change.reply = Some(ControlMessage::Lane { open: false, epoch: datapath.epoch() });
@@ -476,27 +483,28 @@ impl KernelLane {
     /// Waits for the secondary's output of its present epoch, and reads a batch of it.
     pub(crate) async fn read_returned(&self, epoch: u32, into: &mut Vec<Frame>) -> io::Result<()> {
         match self.gate_of(epoch) {
-            Some(Return { gate, ready }) => ready.read(|| read_gate(gate, into)).await,
+            Some(ReturnGate { gate, ready }) => ready.read(|| read_gate(gate, into)).await,
             None => std::future::pending().await,
         }
     }
 
-    fn gate_of(&self, epoch: u32) -> Option<&Return> {
+    fn gate_of(&self, epoch: u32) -> Option<&ReturnGate> {
         let [even, odd] = self.open.as_ref()?.returns.as_ref()?;
         Some(if epoch & 1 == 0 { even } else { odd })
     }
 
-    /// The secondary's output of `epoch` counts from here on. Returns how many frames of the one
-    /// before were left.
+    /// The secondary's output of `epoch` counts from here on. Drops the frames of the epoch before that
+    /// are left, and returns their number.
     pub(crate) fn begin_epoch(&self, epoch: u32, datapath: &mut Datapath) -> u64 {
         self.log(datapath.set_lane_epoch(epoch));
         self.drop_other(epoch)
     }
 
-    /// Drops what lies in the gate of the other epochs. A program that was under way when the epoch
-    /// changed may have put a frame there since, so this is done again before the next one.
+    /// Drops the frames in the gate of the other parity, and returns their number. A program that was
+    /// running when the epoch changed may put a frame there later, so the owner does this again before
+    /// the next epoch.
     pub(crate) fn drop_other(&self, epoch: u32) -> u64 {
-        let Some(Return { gate, .. }) = self.gate_of(epoch.wrapping_add(1)) else { return 0 };
+        let Some(ReturnGate { gate, .. }) = self.gate_of(epoch.wrapping_add(1)) else { return 0 };
         let mut dropped = 0;
         drain_gate(gate, self.queue_frames, |_| dropped += 1);
         dropped
@@ -504,27 +512,28 @@ impl KernelLane {
 
     /// The instance is ending, or its guest has taken over.
     pub(crate) async fn end(&mut self, datapath: &mut Datapath) {
-        self.close(NOT_THERE, datapath).await;
+        self.close(NO_PEER, datapath).await;
     }
 
-    /// As [`Self::close`], where the peer is there and somebody should know.
+    /// Closes as [`Self::close`], while the peer is connected: the log says why.
     async fn abandon(&mut self, why: &str, datapath: &mut Datapath) -> bool {
         let was_open = self.is_open();
         let was_used = self.close(why, datapath).await;
         if was_open {
-            self.tell_why();
+            self.log_why();
         }
         was_used
     }
 
-    /// Frames go by the streams again, and the tunnel is gone. `true` where frames have gone by it.
+    /// Gives the frames back to the streams and removes the tunnel. `true` if the tunnel was in use.
     async fn close(&mut self, why: &str, datapath: &mut Datapath) -> bool {
         let Some(open) = self.open.take() else { return false };
         let was_used = is_used(datapath);
         self.lost_before += open.slots.lost;
         self.dropped_before += open.drops.dropped;
         why.clone_into(&mut self.why);
-        // Frames go by the streams before the tunnel goes, and it goes before its guards.
+        // The streams have to carry the frames before the tunnel goes, and the tunnel has to go before
+        // the programs that guard it.
         self.log(datapath.use_lane(false));
         self.log(open.tunnel.close().await);
         self.log(datapath.close_lane());
@@ -563,18 +572,19 @@ impl KernelLane {
         self.open.as_ref().map_or(0, |open| open.slots.lost).saturating_add(self.lost_before)
     }
 
-    /// Frames of the peer that came by the tunnel and were dropped behind it.
+    /// Frames of the peer that came through the tunnel and were dropped behind it.
     pub(crate) fn dropped(&self) -> u64 {
         self.open.as_ref().map_or(0, |open| open.drops.dropped).saturating_add(self.dropped_before)
     }
 
-    /// The gates by which frames come, for whoever counts what they have dropped.
+    /// The names of the gates through which frames come. Their drops are counted elsewhere.
     pub(crate) fn gates(&self) -> impl Iterator<Item = &str> {
         let returns = self.open.iter().filter_map(|open| open.returns.as_ref());
-        returns.flatten().map(|of| of.gate.name())
+        returns.flatten().map(|returns| returns.gate.name())
     }
 
-    /// What fails here leaves the frames on the way that they had; the log has to say so.
+    /// A failure leaves the frames on the path that they had. So the daemon goes on, and the log says
+    /// what failed.
     fn log<E: std::error::Error + 'static>(&self, done: Result<(), E>) {
         if let Err(error) = done {
             log::error!("{}: kernel lane: {}", self.name, chain(&error));
@@ -586,23 +596,23 @@ impl KernelLane {
 mod tests {
     use super::*;
 
-    /// Otherwise it would know nothing for ever.
+    /// Otherwise a querier that has lost its connection would stay without answers for ever.
     #[test]
-    fn one_who_knows_nothing_any_more_is_not_asked_again() {
-        let (mut asker, mut made) = (None, 0);
-        let mut round = |links: &[(u32, Seen)]| {
+    fn a_querier_without_answers_is_replaced() {
+        let (mut querier, mut made) = (None, 0);
+        let mut round = |links: &[(u32, LinkAnswer)]| {
             let make = || {
                 made += 1;
                 Ok::<_, ()>(made)
             };
-            let (answer, _) = ask(&mut asker, make, |_| links.to_vec());
+            let (answer, _) = ask(&mut querier, make, |_| links.to_vec());
             (answer.is_some(), made)
         };
-        let known = [(1, Seen::Gone), (2, Seen::Unknown)];
+        let known = [(1, LinkAnswer::Gone), (2, LinkAnswer::Unanswered)];
         assert_eq!(round(&known), (true, 1));
         assert_eq!(round(&known), (true, 1));
-        assert_eq!(round(&tunnel::unknown(&[1, 2])), (false, 1));
-        assert_eq!(round(&known), (true, 2), "another one");
+        assert_eq!(round(&tunnel::unanswered(&[1, 2])), (false, 1));
+        assert_eq!(round(&known), (true, 2), "another querier");
         assert_eq!(round(&[]), (false, 2));
         assert_eq!(
             ask(&mut None::<u32>, || Err("no socket"), |_| vec![]),

@@ -1,82 +1,85 @@
-//! What the kernel lane has lost, from what both ends have counted in each slot of time.
+//! The losses of the kernel lane. Both ends count the frames of each slot of time, and a difference is a
+//! loss.
 //!
-//! The sender begins a new slot where the present one has frames, and tells of one that is over for
-//! as long as a slot lasts. What has not come by then is waited for a little longer: a host that has
-//! much to do keeps frames for a while, and a loss costs a checkpoint. An idle lane says nothing.
+//! When a slot with frames is over, the sender begins a new one. One slot later it tells the peer the
+//! count of the old one. The peer gives missing frames a little more time: a busy host delays frames,
+//! and a loss costs a checkpoint. An idle lane sends no counts.
 //!
-//! What comes later than that has counted as lost, and counts for no other slot. So it can hide no
-//! loss there: the programs refuse what is too late, and what they have not refused yet is forgotten
-//! before its place is another slot's ([`Slots::on_count`]).
+//! A frame that comes even later has counted as lost, and counts for no other slot. So it can hide no
+//! loss there. The programs refuse frames that are too late. If they counted one before they knew the
+//! slot as old, it is forgotten before another slot uses the place ([`Slots::on_count`]).
 
 use colo_proxy_common::lane::{LATE_SLOTS, LaneCounters, SLOTS};
 
 use colo_proxy_engine::pair::message::ControlMessage;
 
-/// Ticks for which frames of a slot that was told of may still come. They are refused
-/// [`LATE_SLOTS`] after it, and the place in the counters is used again after [`SLOTS`].
+/// Ticks for which frames of a slot may still come after the peer has told its count. The programs
+/// refuse them after [`LATE_SLOTS`], and another slot uses the place in the counters after [`SLOTS`].
 const LATE_TICKS: u32 = 6;
-/// Slots in a row of which nothing came before the way counts as closed: on a link that loses every
-/// tenth frame, ten thousand of one frame each pass before that is chance.
+/// The path counts as closed after so many slots in a row from which no frame came. On a link that loses
+/// every tenth frame, chance needs ten thousand slots of one frame each for that.
 const SILENT_SLOTS: u32 = 4;
 
-/// No I/O and no clock: the owner brings counters, messages, and a tick for every slot.
+/// Has no I/O and no clock: the owner brings counters, messages, and a tick for every slot.
 #[derive(Debug)]
 pub(super) struct Slots {
     present: u32,
-    /// Of each slot, what had been counted when it was told of last.
-    told: [u64; SLOTS],
-    heard: [u64; SLOTS],
-    /// The slot before the present one has yet to be told of.
-    is_due: bool,
-    /// Of each slot, what is still to come.
-    awaited: [Option<Awaited>; SLOTS],
-    /// Frames that the peer sent and that have not come.
+    /// For each place in the counters: the frames sent that are in a count for the peer already.
+    sent_told: [u64; SLOTS],
+    /// For each place in the counters: the frames received that are settled already.
+    received_settled: [u64; SLOTS],
+    /// The peer does not have the count of the slot before the present one yet.
+    is_count_due: bool,
+    /// For each place in the counters: the slot whose frames are still to come.
+    awaited: [Option<AwaitedSlot>; SLOTS],
+    /// Frames that the peer sent and that did not come.
     pub(super) lost: u64,
-    /// Of what is sent in the present slot. A new one begins a new slot, so that a frame which is
-    /// older than many epochs is older than many slots too.
+    /// The epoch of the frames that are sent in the present slot. A new epoch begins a new slot, so
+    /// that a frame which is many epochs old is many slots old too.
     epoch: u32,
     silence: Silence,
 }
 
-/// Frames that the peer has sent, and that have not all come yet.
+/// The frames that the peer has sent in a slot, not all of which have come yet.
 #[derive(Clone, Copy, Debug)]
-struct Awaited {
+struct AwaitedSlot {
     sent: u64,
+    /// Ticks since the peer told the count.
     ticks: u32,
 }
 
-/// What the end of a slot's time brings.
+/// The results of a slot's end.
 #[derive(Debug, Default)]
-pub(super) struct Over {
+pub(super) struct SlotOver {
     /// For the peer.
     pub(super) message: Option<ControlMessage>,
     /// Frames of the peer that are lost.
     pub(super) lost: u64,
-    /// Nothing comes of what the peer sends.
+    /// The peer sends, and none of its frames come.
     pub(super) is_silent: bool,
 }
 
-/// How long nothing has come of what the peer sends.
+/// How long the peer has been sending without a frame that came.
 #[derive(Debug)]
 struct Silence {
-    /// Slots in which it has sent, since the last frame.
+    /// Slots in which the peer has sent, since the last frame that came.
     slots: u32,
-    /// Ticks since the first of them.
+    /// Ticks since the first of these slots.
     ticks: u32,
     ticks_max: u32,
-    /// All that has come.
+    /// All frames that have come.
     arrived: u64,
 }
 
 impl Slots {
-    /// Begins with `slot` and `epoch`; what was counted before is of the past. A way by which
-    /// nothing has come for `silent_ticks` is closed, if something should have come.
+    /// Begins with `slot` and `epoch`. Frames that were counted before do not count here. The path
+    /// counts as closed if no frame has come for `silent_ticks` although the peer has sent some.
     pub(super) fn new(slot: u32, epoch: u32, silent_ticks: u32, counters: &LaneCounters) -> Self {
         Self {
             present: slot,
-            told: counters.sent,
-            heard: counters.received,
-            is_due: false,
+            sent_told: counters.sent,
+            received_settled: counters.received,
+            is_count_due: false,
             awaited: [None; SLOTS],
             lost: 0,
             epoch,
@@ -89,66 +92,66 @@ impl Slots {
         }
     }
 
-    /// The slot that frames are to carry from now on.
+    /// The slot that frames carry from now on.
     pub(super) fn present(&self) -> u32 {
         self.present
     }
 
-    /// All that had come by the last tick.
+    /// All frames that had come by the last tick.
     pub(super) fn arrived(&self) -> u64 {
         self.silence.arrived
     }
 
-    /// A slot's time is over; frames are sent with `epoch`.
-    pub(super) fn on_tick(&mut self, epoch: u32, counters: &LaneCounters) -> Over {
+    /// A slot's time is over. Frames are sent with `epoch`.
+    pub(super) fn on_tick(&mut self, epoch: u32, counters: &LaneCounters) -> SlotOver {
         let before = self.present.wrapping_sub(1);
-        let message = std::mem::take(&mut self.is_due).then(|| {
-            let sent = take(&mut self.told, &counters.sent, before);
+        let message = std::mem::take(&mut self.is_count_due).then(|| {
+            let sent = take(&mut self.sent_told, &counters.sent, before);
             ControlMessage::LaneCount { slot: before, sent }
         });
         let has_epoch = std::mem::replace(&mut self.epoch, epoch) == epoch;
-        if !has_epoch || since(&self.told, &counters.sent, self.present) != 0 {
+        if !has_epoch || since(&self.sent_told, &counters.sent, self.present) != 0 {
             self.present = self.present.wrapping_add(1);
-            self.is_due = true;
+            self.is_count_due = true;
         }
         let lost =
             (0..SLOTS as u32).map(|slot| self.look(slot, counters)).fold(0, u64::saturating_add);
-        Over { message, lost, is_silent: self.silence.on_tick(arrived(counters)) }
+        SlotOver { message, lost, is_silent: self.silence.on_tick(arrived(counters)) }
     }
 
-    /// The peer has sent so many frames in a slot that is over. Returns how many are lost of those
-    /// that were awaited in its place before.
+    /// The peer has sent so many frames in a slot that is over. Another slot may have been awaited in
+    /// the same place of the counters: its missing frames are lost, and their number is returned.
     pub(super) fn on_count(&mut self, slot: u32, sent: u64, counters: &LaneCounters) -> u64 {
         let lost = self.give_up(slot, counters);
         if let Some(awaited) = self.awaited.get_mut(index(slot)) {
-            *awaited = Some(Awaited { sent, ticks: 0 });
+            *awaited = Some(AwaitedSlot { sent, ticks: 0 });
         }
-        // The programs refuse frames of these slots, and nobody sends yet in those that will have
-        // their places, unless the control lane is more than two seconds late.
+        // The programs refuse frames of these slots by now. Nobody sends yet in the slots that will
+        // use their places, unless the control lane is more than two seconds late.
         for late in LATE_SLOTS + 1..=2 * LATE_SLOTS {
             let late = slot.wrapping_sub(late);
             if self.awaited.get(index(late)).is_some_and(Option::is_none) {
-                take(&mut self.heard, &counters.received, late);
+                take(&mut self.received_settled, &counters.received, late);
             }
         }
         lost
     }
 
-    /// Whether what is awaited has come, or has had its time.
+    /// Settles a slot whose frames have all come, or whose time is over. Returns the lost frames.
     fn look(&mut self, slot: u32, counters: &LaneCounters) -> u64 {
-        let received = since(&self.heard, &counters.received, slot);
+        let received = since(&self.received_settled, &counters.received, slot);
         let Some(Some(awaited)) = self.awaited.get_mut(index(slot)) else { return 0 };
         awaited.ticks += 1;
         let is_over = received >= awaited.sent || awaited.ticks > LATE_TICKS;
         if is_over { self.give_up(slot, counters) } else { 0 }
     }
 
-    /// What has not come by now is lost.
+    /// Settles a slot: the frames that have not come by now are lost.
     fn give_up(&mut self, slot: u32, counters: &LaneCounters) -> u64 {
         let Some(awaited) = self.awaited.get_mut(index(slot)).and_then(Option::take) else {
             return 0;
         };
-        let received = take(&mut self.heard, &counters.received, slot);
+        let received = take(&mut self.received_settled, &counters.received, slot);
         let lost = awaited.sent.saturating_sub(received);
         self.silence.slots += u32::from(awaited.sent > 0 && received == 0);
         self.lost = self.lost.saturating_add(lost);
@@ -157,7 +160,7 @@ impl Slots {
 }
 
 impl Silence {
-    /// Whether it has lasted too long, where `arrived` have come by now.
+    /// Whether the silence has lasted too long. `arrived` frames have come by now.
     fn on_tick(&mut self, arrived: u64) -> bool {
         if std::mem::replace(&mut self.arrived, arrived) != arrived {
             (self.slots, self.ticks) = (0, 0);
@@ -171,7 +174,7 @@ fn arrived(counters: &LaneCounters) -> u64 {
     counters.received.iter().fold(0, |sum, frames| sum.wrapping_add(*frames))
 }
 
-/// What has been counted in `slot` since the last time.
+/// The frames that have been counted in `slot` since `known`.
 fn since(known: &[u64; SLOTS], counters: &[u64; SLOTS], slot: u32) -> u64 {
     match (known.get(index(slot)), counters.get(index(slot))) {
         (Some(known), Some(now)) => now.wrapping_sub(*known),
@@ -179,7 +182,7 @@ fn since(known: &[u64; SLOTS], counters: &[u64; SLOTS], slot: u32) -> u64 {
     }
 }
 
-/// The same, and from here on it is the last time.
+/// The same, and `known` takes the new number.
 fn take(known: &mut [u64; SLOTS], counters: &[u64; SLOTS], slot: u32) -> u64 {
     let new = since(known, counters, slot);
     if let (Some(known), Some(now)) = (known.get_mut(index(slot)), counters.get(index(slot))) {
@@ -198,14 +201,13 @@ mod tests {
 
     use super::*;
 
-    /// Of silence.
-    const PATIENCE: u32 = 20;
+    const SILENT_TICKS: u32 = 20;
 
     /// A lane in one direction, which delivers late or never.
     struct Rig {
         sender: (Slots, LaneCounters),
         receiver: (Slots, LaneCounters),
-        /// What the receiver's programs know.
+        /// The slot of the last count, as the receiver's programs know it.
         told: u32,
         epoch: u32,
         is_silent: bool,
@@ -214,7 +216,7 @@ mod tests {
     impl Rig {
         fn new() -> Self {
             let counters = LaneCounters { sent: [7; SLOTS], received: [9; SLOTS], looked_ns: 0 };
-            let end = || (Slots::new(1, 0, PATIENCE, &counters), counters);
+            let end = || (Slots::new(1, 0, SILENT_TICKS, &counters), counters);
             Self { sender: end(), receiver: end(), told: 0, epoch: 0, is_silent: false }
         }
 
@@ -231,7 +233,7 @@ mod tests {
             }
         }
 
-        /// Returns what was found lost.
+        /// Returns the number of lost frames that were found.
         fn tick(&mut self) -> u64 {
             let (slots, counters) = &mut self.sender;
             let message = slots.on_tick(self.epoch, counters).message;
@@ -287,7 +289,7 @@ mod tests {
         assert_eq!(rig.receiver.0.lost, lost);
     }
 
-    /// However late a frame comes: it has counted as lost, and the loss of another one is found.
+    /// A late frame has counted as lost. However late it is, the loss of another frame is found.
     #[test]
     fn a_late_frame_hides_no_loss() {
         for late in 0..3 * SLOTS as u32 {
@@ -332,18 +334,18 @@ mod tests {
         assert_eq!(lost, 0);
     }
 
-    /// Nothing comes: that is told when it has lasted, and not of a lane where nothing is sent, or
-    /// where something comes now and then.
+    /// A path on which no frame comes is reported after a while. A lane on which nothing is sent is not
+    /// reported, nor one on which a frame comes now and then.
     #[test]
-    fn a_way_that_is_closed_is_told_from_one_that_loses_much() {
+    fn a_closed_path_differs_from_one_that_loses_much() {
         let mut rig = Rig::new();
         for _ in 0..100 {
             rig.tick();
             assert!(!rig.is_silent, "nothing is sent");
         }
-        for round in 0..=50 * PATIENCE {
+        for round in 0..=50 * SILENT_TICKS {
             let slot = rig.send();
-            if round % PATIENCE == 0 {
+            if round % SILENT_TICKS == 0 {
                 rig.arrive(slot);
             }
             rig.tick();
@@ -354,16 +356,19 @@ mod tests {
             rig.tick();
             rig.is_silent
         });
-        assert!(ticks.is_some_and(|ticks| (PATIENCE..PATIENCE + 20).contains(&ticks)), "{ticks:?}");
+        assert!(
+            ticks.is_some_and(|ticks| (SILENT_TICKS..SILENT_TICKS + 20).contains(&ticks)),
+            "{ticks:?}"
+        );
     }
 
-    /// A frame now and then is no reason to wait longer, and one that was lost is none to give up.
+    /// A slow sender does not delay the end for ever, and one lost frame does not bring it.
     #[test]
     fn a_slow_lane_is_closed_after_some_slots() {
         let mut rig = Rig::new();
         for frame in 1..=SILENT_SLOTS {
             rig.send();
-            let silent = (0..2 * PATIENCE).any(|_| {
+            let silent = (0..2 * SILENT_TICKS).any(|_| {
                 rig.tick();
                 rig.is_silent
             });
@@ -371,7 +376,7 @@ mod tests {
         }
     }
 
-    /// So a frame that is many epochs old is as many slots old, and is refused for that.
+    /// So the programs refuse a frame that is many epochs old, because it is as many slots old.
     #[test]
     fn a_new_epoch_begins_a_slot() {
         let mut rig = Rig::new();

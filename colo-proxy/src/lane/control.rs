@@ -1,4 +1,8 @@
-//! The control lane of an instance: a task that keeps it connected and beating.
+//! The control lane of an instance: a task that connects it and sends its heartbeats.
+//!
+//! A *conversation* is one connection of the lane, from the moment at which both ends have introduced
+//! themselves. Conversations are counted from 1. A message belongs to one of them, and is dropped if
+//! that one is over.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,10 +22,10 @@ use crate::endpoint::{Port, Stream};
 use crate::error_chain::chain;
 use crate::tunnel::Underlay;
 
-/// Messages that may wait in either direction.
-const WAITING_MAX: usize = 64;
+/// Messages that may be queued between the owner and the task, in either direction.
+const QUEUED_MESSAGES_MAX: usize = 64;
 
-/// The lanes whose frames are told to the peer.
+/// The counters of the lanes that the peer gets.
 #[derive(Clone, Debug)]
 pub(crate) struct Traffic {
     pub(crate) sent: Arc<LaneStats>,
@@ -57,7 +61,7 @@ pub struct PeerCounters {
 }
 
 impl PeerCounters {
-    /// Takes a message that tells of them; gives back any other.
+    /// Takes a message with counters. Gives back any other message.
     pub(crate) fn take(&mut self, message: ControlMessage) -> Option<ControlMessage> {
         let ControlMessage::Counters { sent, received } = message else { return Some(message) };
         *self = Self { sent, received };
@@ -65,18 +69,19 @@ impl PeerCounters {
     }
 }
 
-/// What the lane tells its owner.
+/// An event of the control lane for its owner.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PeerEvent {
-    /// The other half of the pair has said who it is.
+    /// A conversation begins: the other half of the pair has introduced itself.
     Up {
-        /// Where both ends can open the kernel lane: what the primary has offered, and the way
-        /// between the two.
+        /// The primary's offer and the path between the hosts, if both ends can open the kernel
+        /// lane.
         lane: Option<(TunnelOffer, Underlay)>,
     },
-    ControlMessage(ControlMessage),
-    /// `was_silent`: it said nothing for as long as it may; else its connection ended.
+    Message(ControlMessage),
+    /// The conversation is over.
     Down {
+        /// The peer was silent for too long. Otherwise its connection ended.
         was_silent: bool,
     },
 }
@@ -84,28 +89,26 @@ pub(crate) enum PeerEvent {
 /// The owner's end of the control lane.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    messages: mpsc::Sender<Said>,
-    /// What may take its time, and must not be in the way of the others.
-    bulk: mpsc::Sender<Said>,
-    /// The last conversation that is to end, if any.
+    messages: mpsc::Sender<QueuedMessage>,
+    /// Messages that may be late. They must not delay the others.
+    bulk: mpsc::Sender<QueuedMessage>,
+    /// The number of the last conversation that the owner wants to end, or 0.
     break_off: watch::Sender<u64>,
     events: mpsc::Receiver<PeerEvent>,
-    /// The conversation that the owner knows of. Another one may have begun since: what is said now is
-    /// not for that.
+    /// The conversation that the owner knows. A later one may have begun already, and must not get
+    /// messages that were meant for this one.
     conversation: u64,
 }
 
-/// What is said in a conversation, and in which one: they are counted from 1, as they come [up].
-///
-/// [up]: PeerEvent::Up
+/// A message, and the conversation that it belongs to.
 #[derive(Debug)]
-struct Said {
+struct QueuedMessage {
     message: ControlMessage,
     conversation: u64,
 }
 
 impl Peer {
-    /// Starts the task. A peer that says nothing for `silence_max` is disconnected.
+    /// Starts the task. It disconnects a peer that sends nothing for `silence_max`.
     /// `offer` is the kernel lane that this end can open.
     pub(crate) fn spawn(
         port: Port,
@@ -114,46 +117,47 @@ impl Peer {
         traffic: Traffic,
         offer: Option<TunnelOffer>,
     ) -> Self {
-        let (messages, from_owner) = mpsc::channel(WAITING_MAX);
+        let (messages, from_owner) = mpsc::channel(QUEUED_MESSAGES_MAX);
         let (bulk, bulk_from_owner) = mpsc::channel(1);
         let (break_off, breaks) = watch::channel(0);
-        let (events, receiver) = mpsc::channel(WAITING_MAX);
+        let (events, receiver) = mpsc::channel(QUEUED_MESSAGES_MAX);
         let from_owner = FromOwner { messages: from_owner, bulk: bulk_from_owner, breaks };
-        let terms = Terms { role, silence_max, traffic, offer };
-        tokio::spawn(keep(port, terms, from_owner, events));
+        let terms = ControlTerms { role, silence_max, traffic, offer };
+        tokio::spawn(run(port, terms, from_owner, events));
         Self { messages, bulk, break_off, events: receiver, conversation: 0 }
     }
 
-    /// What the lane tells next; `None` when its task has ended. Can be cancelled without losing
-    /// anything.
+    /// The next event of the lane. `None` after its task has ended. Can be cancelled without losing an
+    /// event.
     pub(crate) async fn next_event(&mut self) -> Option<PeerEvent> {
         let event = self.events.recv().await?;
         self.conversation += u64::from(matches!(event, PeerEvent::Up { .. }));
         Some(event)
     }
 
-    /// Says `message` in the conversation that the owner has heard of last, which is nobody's any more
-    /// where that is over; `false` where the lane does not keep up.
+    /// Queues `message` for the conversation that the owner knows. `false` if there is no room, because
+    /// the peer takes messages too slowly. A message for a conversation that is over reaches nobody.
     ///
-    /// What is told of the kernel lane is told once, and the peer counts on it: without a count it finds
-    /// no loss, and without the word that this end is closed it sends for ever. Where that finds no room
-    /// the conversation ends, and with it the kernel lane at both ends, for which a checkpoint is made.
+    /// A message about the kernel lane is sent once, and the peer relies on it. Without a count, the
+    /// peer finds no loss. Without the news that this end is closed, it sends into the tunnel for ever.
+    /// If there is no room for one, the conversation ends, and the kernel lane at both ends with it. A
+    /// checkpoint then repairs the loss.
     pub(crate) fn send(&self, message: ControlMessage) -> bool {
         let is_of_lane = message.is_of_lane();
         let conversation = self.conversation;
-        let is_sent = self.messages.try_send(Said { message, conversation }).is_ok();
+        let is_sent = self.messages.try_send(QueuedMessage { message, conversation }).is_ok();
         if is_of_lane && !is_sent {
             self.break_off.send_replace(conversation);
         }
         is_sent
     }
 
-    /// Sends `messages` one after the other, as the lane takes them and nothing else is to be sent.
+    /// Sends `messages` one after the other. Each one lets the messages of [`Self::send`] go first.
     pub(crate) fn send_all(&self, messages: Vec<ControlMessage>) {
         let (lane, conversation) = (self.bulk.clone(), self.conversation);
         tokio::spawn(async move {
             for message in messages {
-                if lane.send(Said { message, conversation }).await.is_err() {
+                if lane.send(QueuedMessage { message, conversation }).await.is_err() {
                     return;
                 }
             }
@@ -161,48 +165,48 @@ impl Peer {
     }
 }
 
-/// What the owner wants sent.
+/// The task's ends of the owner's channels.
 struct FromOwner {
-    messages: mpsc::Receiver<Said>,
-    bulk: mpsc::Receiver<Said>,
+    messages: mpsc::Receiver<QueuedMessage>,
+    bulk: mpsc::Receiver<QueuedMessage>,
     breaks: watch::Receiver<u64>,
 }
 
-/// What the task is to do next.
-enum Next {
+/// An order of the owner to the task.
+enum OwnerOrder {
     Send(ControlMessage),
     BreakOff,
 }
 
 impl FromOwner {
-    /// What is next in `conversation`, for which whatever was meant for another one means nothing;
-    /// `None` when the owner is gone. Can be cancelled without losing anything.
-    async fn next(&mut self, conversation: Option<u64>) -> Option<Next> {
+    /// The next order for `conversation`. Drops orders for other ones. `None` if the owner is gone. Can
+    /// be cancelled without losing an order.
+    async fn next(&mut self, conversation: Option<u64>) -> Option<OwnerOrder> {
         loop {
-            let (said, next) = tokio::select! {
+            let (meant_for, order) = tokio::select! {
                 biased;
                 Ok(()) = self.breaks.changed() => {
-                    (*self.breaks.borrow_and_update(), Next::BreakOff)
+                    (*self.breaks.borrow_and_update(), OwnerOrder::BreakOff)
                 }
-                message = self.messages.recv() => message.map(Next::of)?,
-                Some(message) = self.bulk.recv() => Next::of(message),
+                message = self.messages.recv() => message.map(OwnerOrder::of)?,
+                Some(message) = self.bulk.recv() => OwnerOrder::of(message),
             };
-            if Some(said) == conversation {
-                return Some(next);
+            if Some(meant_for) == conversation {
+                return Some(order);
             }
         }
     }
 }
 
-impl Next {
-    fn of(said: Said) -> (u64, Self) {
-        (said.conversation, Self::Send(said.message))
+impl OwnerOrder {
+    fn of(queued: QueuedMessage) -> (u64, Self) {
+        (queued.conversation, Self::Send(queued.message))
     }
 }
 
-async fn keep(
+async fn run(
     mut port: Port,
-    terms: Terms,
+    terms: ControlTerms,
     mut messages: FromOwner,
     events: mpsc::Sender<PeerEvent>,
 ) {
@@ -210,22 +214,22 @@ async fn keep(
     loop {
         let stream = tokio::select! {
             stream = port.next() => stream,
-            // Nobody is there to be told anything, so this waits for the owner's end.
+            // No conversation matches `None`, so this returns only when the owner is gone.
             _ = messages.next(None) => return,
         };
         let mut introduction = Introduction { done: false, number: conversations + 1 };
-        let Ended { why, was_silent } =
+        let ConversationEnd { why, was_silent } =
             converse(stream, &terms, &mut introduction, &mut messages, &events).await;
         conversations += u64::from(introduction.done);
         if introduction.done && events.send(PeerEvent::Down { was_silent }).await.is_err() {
             return;
         }
-        log::warn!("control lane {}: {why}", port.endpoint());
+        log::warn!("control lane {}: connection ended: {why}", port.endpoint());
     }
 }
 
-/// What both ends keep to.
-struct Terms {
+/// The conditions of this end for every conversation.
+struct ControlTerms {
     role: Role,
     silence_max: Duration,
     traffic: Traffic,
@@ -233,23 +237,27 @@ struct Terms {
 }
 
 /// Why a connection ended.
-struct Ended {
+struct ConversationEnd {
     why: String,
     was_silent: bool,
 }
 
-fn ended(why: impl Into<String>) -> Ended {
-    Ended { why: why.into(), was_silent: false }
+fn ended(why: impl Into<String>) -> ConversationEnd {
+    ConversationEnd { why: why.into(), was_silent: false }
+}
+
+fn silent(why: String) -> ConversationEnd {
+    ConversationEnd { why, was_silent: true }
 }
 
 async fn converse(
     stream: Stream,
-    terms: &Terms,
+    terms: &ControlTerms,
     introduction: &mut Introduction,
     messages: &mut FromOwner,
     events: &mpsc::Sender<PeerEvent>,
-) -> Ended {
-    let Terms { role, silence_max, ref traffic, offer } = *terms;
+) -> ConversationEnd {
+    let ControlTerms { role, silence_max, ref traffic, offer } = *terms;
     let underlay = stream.underlay();
     let mut lines = Framed::new(stream, codec());
     let hello = ControlMessage::Hello { version: VERSION, role: role.to_string(), lane: offer };
@@ -270,23 +278,23 @@ async fn converse(
                     None => return ended("the peer closed the connection"),
                 };
                 heard = Instant::now();
-                // Of what has been read there may be many lines more, and others want the thread.
+                // Many more lines may have been read already, and other tasks need the thread too.
                 tokio::task::consume_budget().await;
                 if let Err(why) = pass_on(&line, terms, underlay, introduction, events).await {
                     return ended(why);
                 }
                 continue;
             }
-            said = messages.next(introduction.conversation()) => match said {
-                Some(Next::Send(message)) => message,
-                Some(Next::BreakOff) => return ended("the peer takes messages too slowly"),
+            order = messages.next(introduction.conversation()) => match order {
+                Some(OwnerOrder::Send(message)) => message,
+                Some(OwnerOrder::BreakOff) => return ended("the peer takes messages too slowly"),
                 None => return ended("the instance is ending"),
             },
             _ = beat.tick() => ControlMessage::Heartbeat,
             _ = counters.tick() => traffic.message(),
             () = tokio::time::sleep_until(heard + silence_max) => {
-                let why = format!("no heartbeat for {} ms", silence_max.as_millis());
-                return Ended { why, was_silent: true };
+                let silence_ms = silence_max.as_millis();
+                return silent(format!("the peer has sent nothing for {silence_ms} ms"));
             }
             () = events.closed() => return ended("the instance is ending"),
         };
@@ -294,17 +302,18 @@ async fn converse(
             Ok(Ok(())) => {}
             Ok(Err(error)) => return ended(format!("sending failed: {}", chain(&error))),
             Err(_) => {
-                return Ended { why: "the peer does not read".into(), was_silent: true };
+                let silence_ms = silence_max.as_millis();
+                return silent(format!("the peer has read nothing for {silence_ms} ms"));
             }
         }
     }
 }
 
-/// What is known of the peer on a connection.
+/// Whether the peer on a connection has introduced itself.
 #[derive(Debug, Default)]
 struct Introduction {
     done: bool,
-    /// Of the conversation that it begins.
+    /// The number of the conversation that begins with the introduction.
     number: u64,
 }
 
@@ -314,21 +323,26 @@ impl Introduction {
         self.done.then_some(self.number)
     }
 
-    /// The first message must say who speaks, and that must be the other half of a pair.
+    /// The first message must name the sender, and the sender must be the other half of a pair.
     fn check(&mut self, message: &ControlMessage, role: Role) -> Result<(), String> {
         match message {
-            ControlMessage::Hello { version, .. } if *version != VERSION => {
-                Err(format!("the peer speaks version {version} of the control lane, not {VERSION}"))
-            }
+            ControlMessage::Hello { version, .. } if *version != VERSION => Err(format!(
+                "the peer speaks version {version} of the control lane, and this host version \
+                     {VERSION}; install the same colo-proxy on both hosts"
+            )),
             ControlMessage::Hello { role: peer, .. } if *peer == role.opposite().to_string() => {
                 self.done = true;
                 Ok(())
             }
             ControlMessage::Hello { role: peer, .. } => {
-                Err(format!("the peer says that it is a {peer}; a {role} wants the other half"))
+                let wanted = role.opposite();
+                Err(format!(
+                    "the peer says that it is a {peer}, but a {role} needs a {wanted}; check the \
+                     roles and the addresses of both hosts"
+                ))
             }
             _ if self.done => Ok(()),
-            other => Err(format!("the peer began with {other:?} and not with hello")),
+            other => Err(format!("the peer began with {other:?} instead of hello")),
         }
     }
 }
@@ -340,16 +354,16 @@ fn codec() -> LinesCodec {
 
 async fn pass_on(
     line: &str,
-    terms: &Terms,
+    terms: &ControlTerms,
     underlay: Option<Underlay>,
     introduction: &mut Introduction,
     events: &mpsc::Sender<PeerEvent>,
 ) -> Result<(), String> {
     let message = match serde_json::from_str(line) {
         Ok(message) => message,
-        // A later version may say more.
+        // A later version may have more messages.
         Err(error) => {
-            log::debug!("control lane: a line was ignored: {}", chain(&error));
+            log::debug!("control lane: ignored a line of the peer: {}", chain(&error));
             return Ok(());
         }
     };
@@ -360,13 +374,13 @@ async fn pass_on(
             PeerEvent::Up { lane: terms.agreed(lane).zip(underlay) }
         }
         ControlMessage::Heartbeat | ControlMessage::Hello { .. } => return Ok(()),
-        message => PeerEvent::ControlMessage(message),
+        message => PeerEvent::Message(message),
     };
     events.send(event).await.map_err(|_| "ending".into())
 }
 
-impl Terms {
-    /// The lane of which both ends have spoken: the primary's.
+impl ControlTerms {
+    /// The kernel lane, if both ends have offered one. The primary's offer counts.
     fn agreed(&self, theirs: Option<TunnelOffer>) -> Option<TunnelOffer> {
         let (ours, theirs) = (self.offer?, theirs?);
         Some(if self.role == Role::Primary { ours } else { theirs })
@@ -383,7 +397,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(20);
 
-    /// A lane to a secondary that listens, and who has connected to it.
+    /// A primary's lane, the socket of its secondary, and the directory of the socket's file.
     async fn connected() -> (Peer, UnixStream, tempfile::TempDir) {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("control");
@@ -398,7 +412,7 @@ mod tests {
         (peer, stream, dir)
     }
 
-    /// Until the lane takes no more, because whoever has connected does not read.
+    /// Sends until the lane takes no more, because the other end does not read.
     async fn fill(peer: &Peer) {
         let long = ControlMessage::Offsets { text: "x".repeat(LINE_MAX / 2) };
         while peer.send(long.clone()) {
@@ -409,7 +423,7 @@ mod tests {
     async fn ended(mut stream: UnixStream) -> Vec<u8> {
         let mut all = Vec::new();
         let read = tokio::time::timeout(TIMEOUT, stream.read_to_end(&mut all)).await;
-        read.expect("it ends").expect("a socket");
+        read.expect("the lane closes it").expect("a socket");
         all
     }
 
@@ -420,7 +434,7 @@ mod tests {
         assert!(!peer.send(ControlMessage::LaneCount { slot: 1, sent: 2 }));
         ended(stream).await;
         assert_eq!(peer.next_event().await, Some(PeerEvent::Down { was_silent: false }));
-        // That was for this conversation, and not for the next.
+        // The order to end was for this conversation, and not for the next one.
         let mut next = UnixStream::connect(dir.path().join("control")).await.expect("it listens");
         let line = hello(VERSION, "secondary").line() + "\n";
         next.write_all(line.as_bytes()).await.expect("it reads");
@@ -436,15 +450,15 @@ mod tests {
         }
     }
 
-    /// An owner that answers a peer of which it has not heard yet that it is gone answers nobody: the
-    /// next one must not take that for its own.
+    /// The owner may answer a peer whose end it has not seen yet. The next peer must not get the
+    /// answer.
     #[tokio::test]
-    async fn a_word_for_the_last_peer_is_not_for_the_next() {
+    async fn a_message_for_the_last_peer_is_not_for_the_next() {
         let (mut peer, stream, dir) = connected().await;
         drop(stream);
         let next = UnixStream::connect(dir.path().join("control")).await.expect("it listens");
         let mut lines = Framed::new(next, codec());
-        // It is being talked to; the owner has not looked yet.
+        // The task talks to the next peer already. The owner has not read the events yet.
         let first = lines.next().await.expect("a line").expect("a socket");
         assert!(first.contains("hello"), "{first}");
         lines.send(hello(VERSION, "secondary").line()).await.expect("it reads");
@@ -460,22 +474,23 @@ mod tests {
         assert_eq!(peer.next_event().await, Some(PeerEvent::Up { lane: None }));
         peer.send_all(vec![ControlMessage::Offsets { text: "3".into() }]);
         assert!(peer.send(ControlMessage::Lane { open: true, epoch: 3 }));
-        let mut said = Vec::new();
-        while said.len() < 2 {
+        let mut lines_read = Vec::new();
+        while lines_read.len() < 2 {
             let line = tokio::time::timeout(TIMEOUT, lines.next()).await.expect("in time");
             let line = line.expect("a line").expect("a socket");
-            said.extend((line.contains("lane\"") || line.contains("offsets")).then_some(line));
+            lines_read
+                .extend((line.contains("lane\"") || line.contains("offsets")).then_some(line));
         }
-        assert!(said.iter().all(|line| line.contains('3')), "{said:?}");
+        assert!(lines_read.iter().all(|line| line.contains('3')), "{lines_read:?}");
     }
 
-    /// Whoever writes many short lines, of whatever, must not keep the thread from others.
+    /// A peer that writes many short lines must leave the thread to other tasks in between.
     #[tokio::test]
     async fn a_flood_of_lines_lets_others_have_their_turn() {
         const LINES: usize = 40_000;
         let (mut peer, mut stream, _dir) = connected().await;
         let lines = "1\n".repeat(LINES) + &ControlMessage::CheckpointWanted.line() + "\n";
-        // All of it is there before the lane's task looks.
+        // All lines are there before the lane's task reads.
         let written = stream.write_all(lines.as_bytes()).now_or_never();
         written.expect("room for it").expect("a socket");
         let (mut turns, deadline) = (0, Instant::now() + TIMEOUT);
@@ -484,21 +499,21 @@ mod tests {
             tokio::task::yield_now().await;
             turns += 1;
         }
-        let wanted = PeerEvent::ControlMessage(ControlMessage::CheckpointWanted);
+        let wanted = PeerEvent::Message(ControlMessage::CheckpointWanted);
         assert_eq!(peer.next_event().await, Some(wanted));
         assert!(turns >= LINES / 256, "{turns} turns");
     }
 
-    /// The twin: what is no lane's is told again, or is not needed.
+    /// The twin: a message that is not about the kernel lane is sent again later, or is not needed.
     #[tokio::test]
     async fn another_message_that_finds_no_room_does_not() {
         let (mut peer, mut stream, _dir) = connected().await;
         fill(&peer).await;
         assert!(!peer.send(ControlMessage::TookOver));
-        let mut octets = vec![0; LINE_MAX];
+        let mut bytes = vec![0; LINE_MAX];
         let mut more = true;
         while more {
-            let read = stream.read(&mut octets);
+            let read = stream.read(&mut bytes);
             more = match tokio::time::timeout(HEARTBEAT / 2, read).await {
                 Ok(len) => len.expect("a socket") > 0,
                 Err(_) => break,

@@ -1,4 +1,4 @@
-//! Frames that come from the peer.
+//! Frames from the peer.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::io::fill;
 use super::stats::LaneStats;
-use super::{LaneEvent, WAITING_BATCHES};
+use super::{LaneEvent, QUEUED_BATCHES_MAX};
 use crate::endpoint::{Port, Stream};
 use crate::error_chain::chain;
 
@@ -19,21 +19,21 @@ pub(crate) fn spawn_incoming<R: RecordStream>(
     vnet_hdr: bool,
     stats: Arc<LaneStats>,
 ) -> mpsc::Receiver<LaneEvent<R::Item>> {
-    let (events, receiver) = mpsc::channel(WAITING_BATCHES);
+    let (events, receiver) = mpsc::channel(QUEUED_BATCHES_MAX);
     let reader = R::reader(vnet_hdr);
-    let incoming = Incoming { records: R::default(), reader, stats, events };
-    tokio::spawn(incoming.run(port));
+    let task = IncomingTask { records: R::default(), reader, stats, events };
+    tokio::spawn(task.run(port));
     receiver
 }
 
-struct Incoming<R: RecordStream> {
+struct IncomingTask<R: RecordStream> {
     records: R,
     reader: RecordReader,
     stats: Arc<LaneStats>,
     events: mpsc::Sender<LaneEvent<R::Item>>,
 }
 
-impl<R: RecordStream> Incoming<R> {
+impl<R: RecordStream> IncomingTask<R> {
     async fn run(mut self, mut port: Port) {
         loop {
             let stream = tokio::select! {
@@ -47,7 +47,10 @@ impl<R: RecordStream> Incoming<R> {
             self.reader.reset();
             self.records.reset();
             match ended {
-                Some(error) => log::warn!("{}: {}", port.endpoint(), chain(&error)),
+                Some(error) => {
+                    let (endpoint, why) = (port.endpoint(), chain(&error));
+                    log::warn!("{endpoint}: connection ended: {why}");
+                }
                 None => return,
             }
             if self.events.send(LaneEvent::Down).await.is_err() {
@@ -56,7 +59,7 @@ impl<R: RecordStream> Incoming<R> {
         }
     }
 
-    /// Returns why the connection ended, or `None` when the owner is gone.
+    /// Returns the error that ended the connection, or `None` if the owner is gone.
     async fn serve(&mut self, mut stream: Stream) -> Option<RecordError> {
         self.events.send(LaneEvent::Up).await.ok()?;
         loop {

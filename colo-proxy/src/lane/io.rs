@@ -1,11 +1,11 @@
-//! Records between a stream and the engine's reader and outbox.
+//! The bytes of records, between a stream and the engine's reader and outbox.
 
 use std::io;
 
 use colo_proxy_engine::record::{Outbox, RecordError, RecordReader};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-/// Waits for more bytes. Can be cancelled without losing any.
+/// Waits for more bytes and reads them. Can be cancelled without losing any.
 pub async fn fill(
     reader: &mut RecordReader,
     from: &mut (impl AsyncRead + Unpin),
@@ -18,7 +18,7 @@ pub async fn fill(
     }
 }
 
-/// Writes some of what is queued. Can be cancelled: what was written is never written again.
+/// Writes some of the queued bytes. Can be cancelled: no byte is written twice.
 pub async fn write(outbox: &mut Outbox, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
     let slices = outbox.slices();
     if slices.get().is_empty() {

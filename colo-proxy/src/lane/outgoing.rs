@@ -1,4 +1,4 @@
-//! Frames that go to the peer.
+//! Frames to the peer.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
@@ -14,44 +14,48 @@ use tokio::time::Instant;
 
 use super::io::write;
 use super::stats::LaneStats;
-use super::{LaneEvent, WAITING_BATCHES};
+use super::{LaneEvent, QUEUED_BATCHES_MAX};
 use crate::config::PeerLimits;
 use crate::datapath::capture::CaptureBackend;
-use crate::endpoint::{Port, Stream};
+use crate::endpoint::{Endpoint, Port, Stream};
 use crate::error_chain::chain;
 use crate::gate::readable::{Drained, Readable};
 use crate::random::random_bytes;
 
-/// What a lane to the peer is made of.
+/// Pause after a read that failed. The next one will probably fail too.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+
+/// The parts of a lane to the peer.
 pub(crate) struct Outgoing {
     pub(crate) port: Port,
     pub(crate) source: Box<dyn CaptureBackend>,
     pub(crate) vnet_hdr: bool,
     pub(crate) limits: PeerLimits,
     pub(crate) stats: Arc<LaneStats>,
-    /// Sees every frame that goes into the lane.
+    /// Called with every frame that goes into the lane.
     pub(crate) observe: Box<dyn FnMut(&Frame) + Send>,
-    /// Sends digests in the place of frames.
+    /// If present, digests go in the place of frames.
     pub(crate) digester: Option<Digester>,
 }
 
-/// What the owner may ask of a lane to the peer.
+/// A request of the owner to a lane to the peer.
 pub(crate) enum OutgoingRequest {
-    /// Take everything from the source that is there now, then say how many frames have gone into
-    /// the current connection.
+    /// Makes a cut: takes all frames that are in the source now, and answers how many frames have
+    /// gone into the current connection.
     Cut(oneshot::Sender<u64>),
-    /// Close the connection for good, and give back what was captured and not read yet, where it
-    /// can still be sent as the guest's.
+    /// Closes the connection for good, and answers with the captured frames that nobody has read yet.
+    /// It answers with none if they are not the guest's own frames any more.
     Finish(oneshot::Sender<Vec<Frame>>),
-    /// Read from here instead.
+    /// Reads from this source from now on.
     Source(Box<dyn CaptureBackend>),
-    /// Take everything from the source that is there now, and say when the peer has been sent it.
-    /// No answer comes where the connection is lost first.
+    /// Takes all frames that are in the source now, and answers when they are sent to the peer. No
+    /// answer comes if the connection is lost first.
     Flush(oneshot::Sender<()>),
-    /// Frames of the source found no room in its queue: close this connection, the n-th of the
-    /// lane, because its peer will never get them. Nothing is done where that one has ended.
+    /// Closes the n-th connection of the lane, because the queue of the source has lost frames that
+    /// its peer will never get. Nothing happens if that connection has ended already.
     Break { connection: u64 },
-    /// The peer wants these frames of the current connection whole: it has their digests.
+    /// Sends these frames of the current connection whole. The peer has only their digests, and wants
+    /// the frames.
     Answer(Vec<u32>),
 }
 
@@ -73,31 +77,34 @@ pub(crate) fn spawn_outgoing(
     lane: Outgoing,
 ) -> std::io::Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>)> {
     let ready = Readable::new(lane.source.poll_fd())?;
-    let (events, receiver) = mpsc::channel(WAITING_BATCHES);
+    let (events, receiver) = mpsc::channel(QUEUED_BATCHES_MAX);
     let (requests, from_owner) = mpsc::channel(1);
     let outbox = Outbox::new(lane.vnet_hdr, lane.limits.queue_bytes);
     let sent = 0;
-    tokio::spawn(Sender { lane, ready, outbox, sent, requests: from_owner, events }.run());
+    let task = OutgoingTask { lane, ready, outbox, sent, requests: from_owner, events };
+    tokio::spawn(task.run());
     Ok((requests, receiver))
 }
 
-struct Sender {
+struct OutgoingTask {
     lane: Outgoing,
     ready: Readable,
     outbox: Outbox,
-    /// Frames queued for the current connection since it was made.
+    /// Frames that were queued for the current connection so far.
     sent: u64,
     requests: mpsc::Receiver<OutgoingRequest>,
     events: mpsc::Sender<LaneEvent>,
 }
 
-/// Why a connection, or the task, ended.
-enum Ended {
-    Connection(String),
-    Owner,
+/// Why a connection ended.
+enum SendingEnd {
+    /// Another connection follows.
+    ConnectionEnded(String),
+    /// The owner has finished or is gone, so the task ends too.
+    OwnerDone,
 }
 
-impl Sender {
+impl OutgoingTask {
     async fn run(mut self) {
         loop {
             let Some(stream) = self.without_peer().await else { return };
@@ -110,8 +117,11 @@ impl Sender {
             self.lane.stats.lost_bytes.fetch_add(self.outbox.clear() as u64, Relaxed);
             self.sent = 0;
             match ended {
-                Ended::Owner => return,
-                Ended::Connection(why) => log::warn!("{}: {why}", self.lane.port.endpoint()),
+                SendingEnd::OwnerDone => return,
+                SendingEnd::ConnectionEnded(why) => {
+                    let endpoint = self.lane.port.endpoint();
+                    log::warn!("{endpoint}: connection ended: {why}");
+                }
             }
             if self.events.send(LaneEvent::Down).await.is_err() {
                 return;
@@ -119,7 +129,7 @@ impl Sender {
         }
     }
 
-    /// Waits for a peer; what the guest sends meanwhile has nowhere to go.
+    /// Waits for a peer. Drops the frames that the guest sends meanwhile: they have nowhere to go.
     async fn without_peer(&mut self) -> Option<Stream> {
         let mut frames = Vec::with_capacity(BATCH);
         loop {
@@ -127,13 +137,13 @@ impl Sender {
             tokio::select! {
                 stream = lane.port.next() => return Some(stream),
                 read = ready.read(|| read_batch(&mut *lane.source, &mut frames)) => {
-                    gone_on_error(read).await;
+                    log_failure(lane.port.endpoint(), read).await;
                     lane.stats.dropped_no_peer.fetch_add(frames.len() as u64, Relaxed);
                     frames.clear();
                 }
                 request = requests.recv() => match request {
                     Some(OutgoingRequest::Cut(reply)) => {
-                        // What was captured so far is of before the mark, and has nowhere to go.
+                        // The captured frames belong before the cut, and have nowhere to go.
                         self.drop_waiting();
                         let _ = reply.send(0);
                     }
@@ -156,11 +166,12 @@ impl Sender {
         self.lane.stats.dropped_no_peer.fetch_add(dropped, Relaxed);
     }
 
-    async fn with_peer(&mut self, stream: Stream) -> Ended {
+    async fn with_peer(&mut self, stream: Stream) -> SendingEnd {
         let mut flush = None;
         let (mut from_peer, mut to_peer) = tokio::io::split(stream);
         if let Err(error) = self.begin_digests() {
-            return Ended::Connection(format!("cannot make a key for digests: {}", chain(&error)));
+            let why = format!("cannot make a key for digests: {}", chain(&error));
+            return SendingEnd::ConnectionEnded(why);
         }
         let mut frames = Vec::with_capacity(BATCH);
         let mut progress = Instant::now();
@@ -170,23 +181,26 @@ impl Sender {
             tokio::select! {
                 written = write(outbox, &mut to_peer), if !outbox.is_empty() => {
                     if let Err(error) = written {
-                        return Ended::Connection(format!("writing failed: {}", chain(&error)));
+                        let why = format!("writing failed: {}", chain(&error));
+                        return SendingEnd::ConnectionEnded(why);
                     }
                     progress = Instant::now();
                 }
                 read = ready.read(|| read_batch(&mut *lane.source, &mut frames)), if outbox.has_room() => {
-                    gone_on_error(read).await;
+                    log_failure(lane.port.endpoint(), read).await;
                     if outbox.is_empty() {
                         progress = Instant::now();
                     }
                     self.queue(&mut frames);
                 }
                 () = closed(&mut from_peer) => {
-                    return Ended::Connection("the peer closed the connection".into());
+                    return SendingEnd::ConnectionEnded("the peer closed it".into());
                 }
                 () = tokio::time::sleep_until(stalled), if !outbox.is_empty() => {
                     lane.stats.stalls.fetch_add(1, Relaxed);
-                    return Ended::Connection("the peer does not read; closing the connection".into());
+                    let silent_ms = lane.limits.timeout.as_millis();
+                    let why = format!("the peer has read nothing for {silent_ms} ms");
+                    return SendingEnd::ConnectionEnded(why);
                 }
                 request = requests.recv() => match request {
                     Some(OutgoingRequest::Cut(reply)) => self.cut(reply),
@@ -195,7 +209,7 @@ impl Sender {
                         self.queue(&mut frames);
                         flush = Some(reply);
                     }
-                    Some(OutgoingRequest::Finish(reply)) => { self.finish(reply); return Ended::Owner }
+                    Some(OutgoingRequest::Finish(reply)) => { self.finish(reply); return SendingEnd::OwnerDone }
                     Some(OutgoingRequest::Source(source)) => self.read_from(source),
                     Some(OutgoingRequest::Break { connection }) => {
                         if lane.stats.connections.load(Relaxed) == connection {
@@ -204,10 +218,11 @@ impl Sender {
                     }
                     Some(OutgoingRequest::Answer(wanted)) => {
                         if lane.digester.as_mut().is_some_and(|digester| !digester.want(&wanted)) {
-                            return Ended::Connection("the peer asks for too many frames".into());
+                            let why = "the peer asks for too many frames at once";
+                            return SendingEnd::ConnectionEnded(why.into());
                         }
                     }
-                    None => return Ended::Owner,
+                    None => return SendingEnd::OwnerDone,
                 },
             }
             self.answer();
@@ -221,8 +236,9 @@ impl Sender {
         }
     }
 
-    /// What the source still has lies around the gap: the next peer must not take it for a whole.
-    fn overflowed(&mut self) -> Ended {
+    /// Drops the frames that the source still has. Some frames between them are lost, and the next peer
+    /// must not take the rest for the whole.
+    fn overflowed(&mut self) -> SendingEnd {
         let (mut frames, mut lost) = (Vec::with_capacity(BATCH), 0);
         for _ in 0..=self.lane.limits.gate_queue_frames as usize / BATCH {
             let read = read_batch(&mut *self.lane.source, &mut frames);
@@ -233,7 +249,7 @@ impl Sender {
         }
         self.lane.stats.lost_bytes.fetch_add(lost, Relaxed);
         self.lane.stats.overflows.fetch_add(1, Relaxed);
-        Ended::Connection("the peer reads too slowly; closing the connection".into())
+        SendingEnd::ConnectionEnded("the peer reads too slowly".into())
     }
 
     fn queue(&mut self, frames: &mut Vec<Frame>) {
@@ -264,7 +280,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends frames that the peer has asked for, as far as there is room.
+    /// Sends frames that the peer has asked for, as long as there is room.
     fn answer(&mut self) {
         let Some(digester) = &mut self.lane.digester else { return };
         while self.outbox.has_room()
@@ -295,11 +311,17 @@ impl Sender {
     fn read_from(&mut self, source: Box<dyn CaptureBackend>) {
         match Readable::new(source.poll_fd()) {
             Ok(ready) => (self.ready, self.lane.source) = (ready, source),
-            Err(error) => log::error!("cannot watch the guest's output: {}", chain(&error)),
+            Err(error) => {
+                let (endpoint, why) = (self.lane.port.endpoint(), chain(&error));
+                log::error!(
+                    "{endpoint}: cannot read the guest's output from its new source: {why}"
+                );
+            }
         }
     }
 
-    /// Everything captured that is there now; a guest that goes on sending must not keep us here.
+    /// All frames that are captured by now. The number of batches is limited, because a guest that goes
+    /// on sending must not occupy the task for ever.
     fn drain(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();
         for _ in 0..=self.lane.limits.gate_queue_frames as usize / BATCH {
@@ -319,15 +341,16 @@ fn read_batch(
     Ok(((), if read < BATCH { Drained::Yes } else { Drained::No }))
 }
 
-/// A gate only fails when its interface was deleted under us; the owner sees that by itself.
-async fn gone_on_error(read: std::io::Result<()>) {
+/// Logs a failed read, and pauses. A gate fails only if somebody has deleted its interface, which the
+/// owner notices by itself.
+async fn log_failure(endpoint: &Endpoint, read: std::io::Result<()>) {
     if let Err(error) = read {
-        log::error!("cannot read captured frames: {}", chain(&error));
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        log::error!("{endpoint}: cannot read captured frames: {}", chain(&error));
+        tokio::time::sleep(FAILURE_PAUSE).await;
     }
 }
 
-/// Ends when the peer closes; it has nothing to say on this lane.
+/// Ends when the peer closes. The peer sends nothing on this lane.
 async fn closed(from: &mut ReadHalf<Stream>) {
     let mut ignored = [0; 256];
     while matches!(from.read(&mut ignored).await, Ok(1..)) {}

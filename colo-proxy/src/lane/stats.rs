@@ -1,4 +1,4 @@
-//! What a lane has carried and lost.
+//! Counters of a lane: the frames and bytes that it has carried and lost.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::datapath::capture::CaptureStats;
 
-/// What a lane has carried and lost. Counted by its task, read by `status`.
+/// Counters of a lane. Its task counts, and `status` reads.
 #[derive(Debug, Default)]
 pub(crate) struct LaneStats {
     pub(crate) connected: AtomicU64,
@@ -19,11 +19,11 @@ pub(crate) struct LaneStats {
     pub(crate) queued_bytes: AtomicU64,
     /// Frames that found no peer.
     pub(crate) dropped_no_peer: AtomicU64,
-    /// Octets that a connection took with it.
+    /// Bytes that were lost with a connection.
     pub(crate) lost_bytes: AtomicU64,
     /// Connections closed because the peer did not read.
     pub(crate) stalls: AtomicU64,
-    /// Connections closed because the owner said that frames had found no room.
+    /// Connections closed because the owner found that the source's queue had lost frames.
     pub(crate) overflows: AtomicU64,
     empty: AtomicU64,
     runt: AtomicU64,
@@ -31,7 +31,7 @@ pub(crate) struct LaneStats {
     oversized: AtomicU64,
     truncated: AtomicU64,
     garbled: AtomicU64,
-    /// Of a lane to the peer: what its source has read and lost.
+    /// On a lane to the peer: the counters of its source.
     pub(super) capture: Mutex<CaptureStats>,
 }
 

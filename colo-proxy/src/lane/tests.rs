@@ -13,15 +13,14 @@ use tokio::net::UnixStream;
 
 use colo_proxy_engine::digest::{Digester, ReturnedRecord, ReturnedRecords};
 use colo_proxy_engine::frame::Frame;
-use colo_proxy_engine::pair::BATCH;
 use colo_proxy_engine::record::FrameRecords;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::*;
 use crate::config::PeerLimits;
 use crate::datapath::capture::{CaptureBackend, CaptureStats};
-use crate::endpoint::{Port, Stream};
+use crate::endpoint::Port;
 
 /// A source of frames that a test writes to.
 struct Pipe(UnixDatagram);
@@ -38,12 +37,12 @@ impl CaptureBackend for Pipe {
     }
 
     fn read_batch(&mut self, max_frames: usize, into: &mut Vec<Frame>) -> io::Result<usize> {
-        let mut octets = vec![0; 70_000];
+        let mut bytes = vec![0; 70_000];
         let mut read = 0;
         while read < max_frames {
-            match self.0.recv(&mut octets) {
+            match self.0.recv(&mut bytes) {
                 Ok(len) => {
-                    into.extend(Frame::new(Bytes::copy_from_slice(&octets[..len]), 0));
+                    into.extend(Frame::new(Bytes::copy_from_slice(&bytes[..len]), 0));
                     read += 1;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -104,9 +103,9 @@ fn outgoing(port: Port, source: Box<dyn CaptureBackend>, stats: &Arc<LaneStats>)
 /// One record off the wire.
 async fn record(stream: &mut UnixStream) -> Vec<u8> {
     let length = stream.read_u32().await.expect("a record");
-    let mut octets = vec![0; length as usize];
-    stream.read_exact(&mut octets).await.expect("all of it");
-    octets
+    let mut bytes = vec![0; length as usize];
+    stream.read_exact(&mut bytes).await.expect("all of it");
+    bytes
 }
 
 #[tokio::test]
@@ -174,7 +173,7 @@ async fn a_peer_that_does_not_read_is_disconnected_and_stops_nobody() {
     assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
     let flood = async {
         loop {
-            // Full is what this is about; the lane must go on all the same.
+            // The socket may be full. The lane must go on all the same.
             let _ = guest.send(&[7; 1500]);
             tokio::task::yield_now().await;
         }
@@ -211,9 +210,9 @@ async fn a_break_closes_the_connection_that_it_means_and_no_other() {
     assert_eq!(stats.status("").stalls, 0);
 }
 
-/// What was captured around the gap would look like a whole to it.
+/// Frames from before the break have a gap, which the next peer could not see.
 #[tokio::test]
-async fn the_peer_after_a_break_gets_nothing_of_before() {
+async fn the_peer_after_a_break_gets_no_older_frames() {
     let (lab, port) = Lab::port().await;
     let (guest, source) = pipe();
     guest.set_nonblocking(true).expect("not blocking");
@@ -223,13 +222,13 @@ async fn the_peer_after_a_break_gets_nothing_of_before() {
     let (requests, mut events) = spawn_outgoing(lane).expect("spawned");
     let _slow = lab.connect().await;
     assert!(matches!(events.recv().await, Some(LaneEvent::Up)));
-    // Until the outbox has no room and the source is left alone, which then fills.
+    // Until the outbox has no room. Then the lane does not read the source, which fills.
     let frame = vec![7; 60_000];
     while stats.queued_bytes.load(Relaxed) < 256 * 1024 || guest.send(&frame).is_ok() {
         let _ = guest.send(&frame);
         tokio::task::yield_now().await;
     }
-    // It waits to be taken before the first connection ends.
+    // The next peer connects before the first connection ends.
     let mut next = lab.connect().await;
     requests.send(OutgoingRequest::Break { connection: 1 }).await.expect("it lives");
     assert!(matches!(events.recv().await, Some(LaneEvent::Down)));
@@ -240,7 +239,7 @@ async fn the_peer_after_a_break_gets_nothing_of_before() {
 }
 
 #[tokio::test]
-async fn a_mark_counts_what_went_before_it_and_finish_gives_back_the_rest() {
+async fn a_cut_counts_the_frames_before_it_and_finish_gives_back_the_rest() {
     let (lab, port) = Lab::port().await;
     let (guest, source) = pipe();
     let stats = Arc::new(LaneStats::default());
@@ -252,7 +251,7 @@ async fn a_mark_counts_what_went_before_it_and_finish_gives_back_the_rest() {
     }
     let (reply, sent) = oneshot::channel();
     requests.send(OutgoingRequest::Cut(reply)).await.expect("it lives");
-    assert_eq!(sent.await, Ok(5), "whatever was there is before the mark");
+    assert_eq!(sent.await, Ok(5), "all frames so far are before the cut");
     for n in 0..5u8 {
         assert_eq!(record(&mut peer).await, [n; 60]);
     }
@@ -314,11 +313,11 @@ async fn from_end_to_end_every_frame_arrives_once_and_in_order() {
     assert!(matches!(arriving.recv().await, Some(LaneEvent::Up)));
     let sender = std::thread::spawn(move || {
         for n in 0..FRAMES {
-            // Now and then one that is not copied on its way.
+            // Now and then a frame that is too long to be copied on its way.
             let len = if n % 7 == 0 { 60_000 - n as usize } else { 60 + n as usize * 7 % 1400 };
-            let mut octets = vec![0; len];
-            octets[..4].copy_from_slice(&n.to_be_bytes());
-            guest.send(&octets).expect("sent");
+            let mut bytes = vec![0; len];
+            bytes[..4].copy_from_slice(&n.to_be_bytes());
+            guest.send(&bytes).expect("sent");
         }
     });
     let mut next = 0;
@@ -334,13 +333,13 @@ async fn from_end_to_end_every_frame_arrives_once_and_in_order() {
 
 /// A frame with data in a connection.
 fn segment(seq: u32) -> Vec<u8> {
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     PacketBuilder::ethernet2([2; 6], [4; 6])
         .ipv4([10, 0, 0, 1], [10, 0, 0, 9], 64)
         .tcp(80, 5000, seq, 60_000)
-        .write(&mut octets, &[7; 1000])
+        .write(&mut bytes, &[7; 1000])
         .expect("a Vec takes everything");
-    octets
+    bytes
 }
 
 #[tokio::test]
@@ -372,7 +371,7 @@ async fn digests_go_in_the_place_of_frames_and_frames_when_they_are_asked_for() 
     assert_eq!(next().await, ReturnedRecord::Answer { index: 0, frame: None });
 }
 
-/// Whoever did not ask for digests, as a QEMU, refuses them.
+/// A reader that did not ask for digests, as a QEMU, refuses them.
 #[tokio::test]
 async fn a_lane_of_frames_takes_no_digests() {
     let (lab, port) = Lab::port().await;

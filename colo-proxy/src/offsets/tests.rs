@@ -119,11 +119,11 @@ fn a_wrong_header_is_refused_with_its_reason() {
 }
 
 #[test]
-fn a_file_that_was_cut_is_noticed() {
+fn a_truncated_file_is_noticed() {
     let text =
         format("tap0", &[one(), Offset { key: FlowKey { peer_port: 1, ..one().key }, ..one() }]);
     let line = text.rfind('{').expect("a line");
-    assert_eq!(parse(&text[..line], 10), Err(OffsetsError::Count { said: 2, found: 1 }));
+    assert_eq!(parse(&text[..line], 10), Err(OffsetsError::Count { promised: 2, found: 1 }));
     assert!(matches!(parse(&text[..text.len() - 5], 10), Err(OffsetsError::Lines { .. })));
 }
 
@@ -152,7 +152,7 @@ fn any_offset() -> impl Strategy<Value = Offset> {
     (any::<bool>(), any::<[[u8; 16]; 2]>(), (port.clone(), port), vlan, state, any::<(u32, u32)>())
         .prop_map(|(v4, [mut guest, mut peer], ports, vlan, state, (seq, ts))| {
             for address in [&mut guest, &mut peer] {
-                // Neither multicast nor unspecified.
+                // The address is neither multicast nor unspecified.
                 address[0] = address[0] % 126 + 1;
                 if v4 {
                     address[4..].fill(0);
@@ -173,7 +173,7 @@ fn any_offset() -> impl Strategy<Value = Offset> {
 }
 
 proptest! {
-    /// Export and import give back what was there, as text and as entries, in whatever epoch of the
+    /// Export and import give back the same connections, as text and as entries, in every epoch of the
     /// next pair.
     #[test]
     fn what_is_exported_is_imported(
@@ -194,7 +194,7 @@ proptest! {
         prop_assert_eq!(again, offsets);
     }
 
-    /// Whatever the text, no panic, and no more than was allowed.
+    /// No text makes it panic, or gives more connections than allowed.
     #[test]
     fn any_text(text in "\\PC{0,200}", lines in proptest::collection::vec("[ -~]{0,80}", 0..5)) {
         let _ = parse(&text, 3);

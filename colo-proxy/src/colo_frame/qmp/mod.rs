@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use self::machine::{Ask, Machine};
 use super::{ColoFrame, ColoFrameCommand, ColoFrameEvent, NextEvent, Terms};
-use crate::endpoint::{Address, Endpoint, EndpointError};
+use crate::endpoint::{Endpoint, EndpointAddress, EndpointError};
 use crate::qmp::{Client, Incoming, Refusal};
 use crate::quick_ack::QuickAck;
 use crate::status::{ColoFrameReport, QmpReport};
@@ -167,7 +167,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 /// The host in a migration URI: `tcp:HOST:PORT`. Other transports have none.
 fn host_of(uri: &str) -> Option<String> {
     match uri.parse::<Endpoint>().ok()?.address {
-        Address::Tcp { host, .. } => Some(host),
-        Address::Unix(_) => None,
+        EndpointAddress::Tcp { host, .. } => Some(host),
+        EndpointAddress::Unix(_) => None,
     }
 }

@@ -33,7 +33,7 @@ impl SecondaryTask {
                 let instance = self.claim.name.clone();
                 inputs.frame.command(&ColoFrameCommand::PeerLost { instance });
             }
-            PeerEvent::ControlMessage(message) => match self.stats.peer.take(message) {
+            PeerEvent::Message(message) => match self.stats.peer.take(message) {
                 // Those of the kernel lane have been heard above.
                 None | Some(ControlMessage::Lane { .. } | ControlMessage::LaneCount { .. }) => {}
                 Some(ControlMessage::Epoch { session, epoch }) => {
