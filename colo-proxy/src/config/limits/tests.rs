@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::config::{Guest, KEYS, Key, Limits, Role, parse};
+use crate::config::{Guest, KEYS, LimitKey, Limits, Role, parse};
 use colo_proxy_engine::compare::{Reason, Stats};
 
 const DOCUMENT: &str = include_str!("../../../../docs/reference/limits.md");
@@ -34,7 +34,7 @@ fn guest(role: Role, limits: &str) -> Result<Guest, String> {
     guests.into_iter().next().ok_or_else(|| "no guest".to_owned())
 }
 
-fn roles(key: &Key) -> Vec<Role> {
+fn roles(key: &LimitKey) -> Vec<Role> {
     key.role.map_or(vec![Role::Primary, Role::Secondary], |role| vec![role])
 }
 
@@ -147,7 +147,7 @@ fn a_key_is_set_once_and_in_its_place() {
     let error = refused("flows_max = 5\n[guest.limits]\nflows_max = 6\n");
     assert!(error.ends_with("flows_max is set twice"), "{error}");
     let error = refused("flow_idle_ms = 5\n");
-    assert!(error.ends_with("it belongs into [guest.limits]"), "{error}");
+    assert!(error.ends_with("put it into [guest.limits]"), "{error}");
 }
 
 #[test]
