@@ -79,13 +79,11 @@ impl Guest {
     /// decides.
     pub fn check(mut self) -> Result<Self, ConfigError> {
         let name = self.shown().to_owned();
-        match self.contradiction() {
-            Some(what) => Err(ConfigError::Guest { name, what: what.into() }),
-            None => {
-                self.decide();
-                Ok(self)
-            }
+        if let Some(what) = self.contradiction() {
+            return Err(ConfigError::Guest { name, what: what.into() });
         }
+        self.decide();
+        Ok(self)
     }
 
     fn contradiction(&self) -> Option<&'static str> {

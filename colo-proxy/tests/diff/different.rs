@@ -60,9 +60,9 @@ fn both_frames_are_written_for_wireshark() {
     let [primary, secondary] = &packets[..] else { panic!("{packets:?}") };
     assert_eq!((primary.interface, secondary.interface), (0, 1));
     assert_eq!(primary.time_ns, START_NS + 1005 * MS);
-    assert_eq!(primary.octets, ours.frames[6].1);
+    assert_eq!(primary.bytes, ours.frames[6].1);
     let payload = |octets: &[u8]| octets[octets.len() - 700..].to_vec();
-    assert_eq!(payload(&secondary.octets), payload(&theirs.frames[6].1));
+    assert_eq!(payload(&secondary.bytes), payload(&theirs.frames[6].1));
     let comment = "divergence 1, tcp 10.0.0.2:80 -> 10.1.0.9:40000: payload: octet 1234 differs";
     assert!(file.windows(comment.len()).any(|part| part == comment.as_bytes()));
 }

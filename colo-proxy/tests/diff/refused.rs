@@ -1,4 +1,4 @@
-//! Files that cannot be compared: the command ends with 2 and says why.
+//! Files that cannot be compared: the exit code is 2, and the error says why.
 
 use crate::captures::{Connection, GUEST, Manner, PRIMARY, SECONDARY, Tape, text, udp};
 use crate::run::{Captures, Said, diff};
@@ -20,7 +20,10 @@ fn refused(said: &Said, why: &[&str]) {
 #[test]
 fn packets_cut_by_the_snapshot_length() {
     let captures = Captures::new(&tape().pcap(), &tape().pcap_cut(96, 1));
-    refused(&captures.diff(&[]), &["secondary.pcap", "of 2 frames", "packet 6", "tcpdump -s 0"]);
+    refused(
+        &captures.diff(&[]),
+        &["secondary.pcap", "2 frames of the guest are truncated", "packet 6", "tcpdump -s 0"],
+    );
 }
 
 #[test]
@@ -103,7 +106,7 @@ fn captures_of_which_nothing_is_compared() {
 fn wrong_arguments() {
     let captures = Captures::of(&tape(), &tape());
     refused(&captures.diff(&["--guest", "somebody"]), &["neither an IP address nor"]);
-    refused(&captures.diff(&["--align", "luck"]), &["none of absolute, first and connections"]);
+    refused(&captures.diff(&["--align", "luck"]), &["is not absolute, first or connections"]);
     let path = captures.path("primary.pcap");
     let over = captures.diff(&["--capture", path.to_str().expect("a name")]);
     refused(&over, &["would be overwritten"]);

@@ -6,11 +6,14 @@ use proptest::prelude::*;
 
 use super::{guest, packet, tcp, udp};
 use crate::capture_file::Packet;
-use crate::offline::{Align, Alignment, Comparison, Connections, Options, Report, Survey, merge};
+use crate::offline::{
+    Alignment, AlignmentKind, CaptureSurvey, Comparison, ComparisonOptions, Connections,
+    DiffReport, merge,
+};
 use colo_proxy_engine::compare::{Limits, Side};
 
-fn compare(files: &[Vec<Packet>; 2], align: Option<Align>) -> Report {
-    let mut surveys = [Survey::default(), Survey::default()];
+fn compare(files: &[Vec<Packet>; 2], align: Option<AlignmentKind>) -> DiffReport {
+    let mut surveys = [CaptureSurvey::default(), CaptureSurvey::default()];
     let mut connections = Connections::default();
     for ((side, file), survey) in
         [Side::Primary, Side::Secondary].into_iter().zip(files).zip(&mut surveys)
@@ -30,7 +33,7 @@ fn compare(files: &[Vec<Packet>; 2], align: Option<Align>) -> Report {
         compare_timeout: Duration::from_millis(50),
         ..Limits::default()
     };
-    let options = Options { limits, checkpoint: Duration::from_millis(20) };
+    let options = ComparisonOptions { limits, checkpoint: Duration::from_millis(20) };
     let mut comparison =
         Comparison::new(guest(), [primary, secondary], connections, alignment, options);
     let packets = files.each_ref().map(|file| file.iter().cloned().map(Ok::<_, ()>));
@@ -76,12 +79,12 @@ fn file(frame: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<Pack
     })
 }
 
-fn align() -> impl Strategy<Value = Option<Align>> {
+fn align() -> impl Strategy<Value = Option<AlignmentKind>> {
     proptest::sample::select(vec![
         None,
-        Some(Align::Absolute),
-        Some(Align::First),
-        Some(Align::Connections),
+        Some(AlignmentKind::Absolute),
+        Some(AlignmentKind::First),
+        Some(AlignmentKind::Connections),
     ])
 }
 

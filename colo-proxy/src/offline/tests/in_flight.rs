@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::udp;
-use crate::offline::in_flight::{InFlight, LEAD_MAX_NS, Lead};
+use crate::offline::in_flight::{InFlight, LEAD_MAX_NS, LeadFrame};
 use colo_proxy_engine::compare::{Content, DatagramContent, content};
 use colo_proxy_engine::frame::Frame;
 
@@ -28,11 +28,11 @@ fn primary(in_flight: &mut InFlight, at_ns: u64, payload: &[u8]) {
 /// Says whether it is to be handed in.
 fn secondary(in_flight: &mut InFlight, number: u64, at_ns: u64, payload: &[u8]) -> bool {
     let frame = frame(payload);
-    let lead = Lead { number, at_ns, frame: frame.clone(), tcp: None };
+    let lead = LeadFrame { number, at_ns, frame: frame.clone(), tcp: None };
     in_flight.on_secondary(&datagram(&frame), lead)
 }
 
-fn numbers(leads: &[Lead]) -> Vec<u64> {
+fn numbers(leads: &[LeadFrame]) -> Vec<u64> {
     leads.iter().map(|lead| lead.number).collect()
 }
 
