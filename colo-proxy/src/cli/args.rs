@@ -231,7 +231,7 @@ pub(super) struct SecondaryArgs {
     #[arg(long, value_name = "EP")]
     secondary_out: Endpoint,
     /// How this guest's output returns to the primary
-    #[arg(long = "return", value_enum, default_value_t)]
+    #[arg(long = "return", value_name = "KIND", value_enum, default_value_t)]
     returns: ReturnKind,
 }
 

@@ -1,7 +1,7 @@
 //! Files that cannot be compared: the exit code is 2, and the error says why.
 
 use crate::captures::{Connection, GUEST, Manner, PRIMARY, SECONDARY, Tape, text, udp};
-use crate::run::{Captures, Said, diff};
+use crate::run::{Captures, CommandResult, diff};
 
 fn tape() -> Tape {
     let mut tape = Tape::default();
@@ -10,7 +10,7 @@ fn tape() -> Tape {
     tape.framed()
 }
 
-fn refused(said: &Said, why: &[&str]) {
+fn refused(said: &CommandResult, why: &[&str]) {
     assert_eq!((said.code, said.out.as_str()), (2, ""), "{said:?}");
     for part in why {
         assert!(said.err.contains(part), "no `{part}` in {}", said.err);
@@ -64,8 +64,8 @@ fn a_file_that_is_not_there_or_is_none() {
 
 #[test]
 fn a_guest_that_cannot_be_told() {
-    // Two stations that talk with each other alone, both with other numbers each time, and neither
-    // with an address of QEMU's.
+    // Two stations talk only with each other. Both have other numbers each time, and neither has an
+    // address of QEMU's.
     let unnamed = |manner| {
         let mut tape = Tape::default();
         let mut connection = Connection::open(&mut tape, manner, 40_000, 1000);

@@ -1,6 +1,6 @@
-//! Builds files byte by byte, in either order.
+//! Builds files byte by byte, in either byte order.
 
-/// The order of bytes, and what the file says of its times.
+/// The byte order of a file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Build {
     pub(super) big: bool,

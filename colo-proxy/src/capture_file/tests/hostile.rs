@@ -1,4 +1,4 @@
-//! Files that somebody made to break a reader.
+//! Files that are made to break a reader.
 
 use proptest::prelude::*;
 
@@ -77,9 +77,9 @@ fn after_an_error_there_is_nothing_more() {
 }
 
 proptest! {
-    /// Reading ends, and gives no more than there is.
+    /// Reading ends, and gives no more than the file has.
     #[test]
-    fn any_octets_are_read_to_an_end(
+    fn any_bytes_are_read_to_an_end(
         start in 0..4usize,
         noise in proptest::collection::vec(any::<u8>(), 0..400),
     ) {

@@ -5,7 +5,7 @@ use super::read;
 use crate::capture_file::CaptureError;
 
 #[test]
-fn packets_come_with_time_number_and_octets_in_either_order_and_unit() {
+fn packets_come_with_time_number_and_bytes_in_either_order_and_unit() {
     for build in Build::BOTH {
         for (magic, fraction) in [(0xa1b2_c3d4, 123_456), (0xa1b2_3c4d, 123_456_000)] {
             let mut file = build.pcap(magic, 1);

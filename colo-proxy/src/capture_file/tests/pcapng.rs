@@ -12,7 +12,7 @@ fn file(build: Build, options: &[u8], ticks: u64) -> Vec<u8> {
 }
 
 #[test]
-fn packets_come_with_time_and_octets_in_either_order() {
+fn packets_come_with_time_and_bytes_in_either_order() {
     for build in Build::BOTH {
         let (packets, truncated) = read(&file(build, &[], 7_123_456)).expect("a capture");
         assert!(!truncated);

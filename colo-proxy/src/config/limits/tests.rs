@@ -1,4 +1,4 @@
-//! Every key can be set, every key is documented, and what is documented is there.
+//! Every key can be set, and every documented key and counter exists.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,14 +11,14 @@ const REPORTS: [&str; 2] = [
     include_str!("../../instance/primary/report.rs"),
     include_str!("../../instance/secondary/report.rs"),
 ];
-/// What of the kernel lane is shown.
+/// The report of the kernel lane.
 const KERNEL_LANE: &str = include_str!("../../kernel_lane/mod.rs");
-/// What both ends of the digest lane show.
+/// The reports of both ends of the digest lane.
 const DIGESTS: [&str; 2] = [
     include_str!("../../../../colo-proxy-engine/src/digest/expander.rs"),
     include_str!("../../../../colo-proxy-engine/src/digest/sender.rs"),
 ];
-/// What of the lanes is shown.
+/// The report of the lanes.
 const LANES: &str = include_str!("../../lane/stats.rs");
 
 fn guest(role: Role, limits: &str) -> Result<Guest, String> {
@@ -128,7 +128,7 @@ fn values_that_make_no_sense_are_refused_by_name() {
     }
 }
 
-/// By default a shorter one follows from another that was made shorter.
+/// The default of a limit adapts to the limit that bounds it.
 #[test]
 fn limits_that_depend_on_another_follow_it() {
     let limits = guest(Role::Primary, "compare_timeout_ms = 500").expect("it is right").limits;
@@ -161,7 +161,7 @@ fn docs_limits_md_has_every_key_with_its_default() {
     assert_eq!(documented.len(), keys.len(), "a key is there twice");
 }
 
-/// Each counter is a place in what `status` shows.
+/// Each counter is a place in the output of `status`.
 #[test]
 fn docs_limits_md_names_counters_that_exist() {
     let engine = serde_json::to_value(Stats::default()).expect("numbers");
@@ -196,7 +196,7 @@ fn docs_limits_md_names_counters_that_exist() {
     }
 }
 
-/// The kernel lane's have no keys, but their counters exist as well.
+/// The limits of the kernel lane have no keys, but their counters exist as well.
 #[test]
 fn docs_limits_md_names_counters_of_the_kernel_lane_that_exist() {
     let (_, section) = DOCUMENT.split_once("## The kernel lane").expect("a section");
@@ -209,7 +209,7 @@ fn docs_limits_md_names_counters_of_the_kernel_lane_that_exist() {
     for name in words.iter().filter_map(|word| word.strip_prefix("detail.lanes.kernel.")) {
         assert!(KERNEL_LANE.contains(&format!("\"{name}\": ")), "there is no {name}");
     }
-    // The other way round: what is counted of the lane is told.
+    // The other way round: each counter of the lane is documented.
     for report in REPORTS {
         for name in report.split("(\"lane-").skip(1).filter_map(|rest| rest.split('"').next()) {
             assert!(section.contains(&format!("`drops.lane-{name}`")), "drops.lane-{name}");

@@ -1,4 +1,4 @@
-//! Which connection of one guest is which of the other.
+//! The connections of the two guests are matched.
 
 use super::{guest, packet, tcp};
 use crate::offline::Connections;
@@ -6,7 +6,7 @@ use crate::offline::translation::{CaptureTranslator, TcpVerdict};
 use colo_proxy_engine::compare::{Content, Side, content};
 use colo_proxy_engine::frame::Frame;
 
-/// Learns from what both guests sent, each frame a nanosecond after the other.
+/// Learns from the output of both guests, with a nanosecond between two frames.
 fn learned(primary: &[Vec<u8>], secondary: &[Vec<u8>]) -> Connections {
     let mut connections = Connections::default();
     for (side, frames) in [(Side::Primary, primary), (Side::Secondary, secondary)] {
@@ -18,7 +18,7 @@ fn learned(primary: &[Vec<u8>], secondary: &[Vec<u8>]) -> Connections {
     connections
 }
 
-/// Sequence number and acknowledgment as they are compared; `None` where they are not.
+/// Sequence number and acknowledgment as they are compared; `None` if the frame is not compared.
 fn taken(translator: &mut CaptureTranslator, side: Side, bytes: &[u8]) -> Option<(u32, u32)> {
     let frame = Frame::new(bytes.to_vec().into(), 0).expect("a frame");
     let Some(Content::Tcp(name, segment)) = content(&frame) else { panic!("{frame:?}") };

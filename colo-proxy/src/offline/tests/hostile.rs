@@ -1,4 +1,4 @@
-//! Captures of guests that mean no good, and captures that are none.
+//! Captures of hostile guests, and captures with random content.
 
 use std::time::Duration;
 
@@ -49,10 +49,10 @@ fn compare(files: &[Vec<Packet>; 2], align: Option<AlignmentKind>) -> DiffReport
 fn frame() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         3 => sound_frame(),
-        1 => (any::<usize>(), any::<u8>()).prop_map(|(at, octet)| {
+        1 => (any::<usize>(), any::<u8>()).prop_map(|(at, byte)| {
             let mut frame = tcp(1, 2, "A", b"abcdef");
             let at = at % frame.len();
-            frame[at] = octet;
+            frame[at] = byte;
             frame
         }),
     ]
@@ -64,7 +64,7 @@ fn sound_frame() -> impl Strategy<Value = Vec<u8>> {
     let segment = (any::<u32>(), 0..3u32, flags, proptest::collection::vec(any::<u8>(), 0..40));
     prop_oneof![
         segment.prop_map(|(seq, ack, flags, payload)| tcp(seq % 64, ack, flags, &payload)),
-        (0..3u8).prop_map(|octet| udp(&[octet])),
+        (0..3u8).prop_map(|byte| udp(&[byte])),
         proptest::collection::vec(any::<u8>(), 0..80),
     ]
 }
@@ -89,7 +89,7 @@ fn align() -> impl Strategy<Value = Option<AlignmentKind>> {
 }
 
 proptest! {
-    /// Whatever is in the captures, the comparison comes to its end and its counts make sense.
+    /// With any captures the comparison ends, and its counts make sense.
     #[test]
     fn any_captures_are_compared_to_their_end(ours in file(frame()), theirs in file(frame()), align in align()) {
         let report = compare(&[ours, theirs], align);
@@ -103,8 +103,8 @@ proptest! {
         prop_assert!(!report.to_string().is_empty());
     }
 
-    /// A guest is never different from itself, whatever it sends, as long as its capture has the
-    /// time in order.
+    /// A guest never differs from itself, with any output, if the times in its capture are in
+    /// order.
     #[test]
     fn a_capture_never_differs_from_itself(mut file in file(sound_frame()), align in align()) {
         file.sort_by_key(|packet| packet.time_ns);
