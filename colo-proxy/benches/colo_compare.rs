@@ -18,8 +18,8 @@ use self::load::{Chunk, Load, Order, PAIRS, Says};
 
 const FLOWS: u32 = 64;
 const ROUNDS: usize = 5;
-/// Octets that a guest's side writes in one go.
-const WRITE: usize = 32 * 1024;
+/// Bytes that a guest's side writes at once.
+const WRITE_BYTES: usize = 32 * 1024;
 const SHORT: &[Says] = &[Says::Tcp { payload: 64 }];
 const LONG: &[Says] = &[Says::Tcp { payload: 1448 }];
 
@@ -37,7 +37,7 @@ fn main() {
     }
 }
 
-/// What goes over the sockets.
+/// The streams of both sockets.
 struct Wires {
     primary: Vec<u8>,
     secondary: Vec<u8>,
@@ -70,12 +70,12 @@ impl Wires {
 
 /// Without a virtio-net header, as QEMU's default is.
 fn record(into: &mut Vec<u8>, frame: &Frame) {
-    let octets = frame.ethernet();
-    into.extend((octets.len() as u32).to_be_bytes());
-    into.extend(octets);
+    let bytes = frame.ethernet();
+    into.extend((bytes.len() as u32).to_be_bytes());
+    into.extend(bytes);
 }
 
-/// One run: millions of pairs a second, and nanoseconds of colo-compare's own for each.
+/// One run: millions of pairs a second, and nanoseconds of colo-compare's own time for each pair.
 fn round(wires: &Wires) -> (f64, f64) {
     let directory = Directory::new();
     let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -83,11 +83,11 @@ fn round(wires: &Wires) -> (f64, f64) {
     let mut secondary = directory.connect("secondary");
     let mut outdev = directory.connect("out");
     let mut primary = directory.connect("primary");
-    // What is measured is comparing: nothing leaves that the secondary has not sent.
-    let (first, rest) = wires.primary.split_at(WRITE);
+    // Only a comparison releases frames: nothing leaves before the secondary has sent the same.
+    let (first, rest) = wires.primary.split_at(WRITE_BYTES);
     primary.write_all(first).expect("it is read");
     outdev.set_read_timeout(Some(Duration::from_millis(200))).expect("a time");
-    assert!(outdev.read(&mut [0; 1]).is_err(), "the secondary has said nothing");
+    assert!(outdev.read(&mut [0; 1]).is_err(), "the secondary has sent nothing");
     outdev.set_read_timeout(Some(Duration::from_secs(30))).expect("a time");
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -103,7 +103,7 @@ fn round(wires: &Wires) -> (f64, f64) {
 }
 
 fn feed(socket: &mut UnixStream, wire: &[u8]) {
-    for part in wire.chunks(WRITE) {
+    for part in wire.chunks(WRITE_BYTES) {
         socket.write_all(part).expect("it is read");
     }
 }
@@ -115,7 +115,7 @@ fn drain(socket: &mut UnixStream, mut left: usize) {
     }
 }
 
-/// Where the sockets are; gone with its value.
+/// The directory of the sockets. It is removed with its value.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -126,8 +126,8 @@ impl Directory {
         Self(path)
     }
 
-    /// Runs `colo-compare` in a thread, which says what time on a processor it took, and waits until
-    /// it can be connected to.
+    /// Runs `colo-compare` in a thread, and waits until it accepts connections. The thread returns its
+    /// processor time in nanoseconds.
     fn start(&self, stopped: tokio::sync::oneshot::Receiver<()>) -> JoinHandle<u64> {
         let endpoint = |name| {
             let text = format!("unix:{},server", self.socket(name).display());

@@ -1,8 +1,8 @@
 //! The compare engine alone, in memory: pairs of equal frames a second.
 //!
-//! `cargo bench -p colo-proxy --bench engine` prints them (an item is a pair), and with
-//! `-- --json ../docs/bench/engine.json`, a path from the package, writes what a pair costs by the
-//! number of flows.
+//! `cargo bench -p colo-proxy --bench engine` prints them (an item is a pair). With
+//! `-- --json ../docs/bench/engine.json`, a path from the package, it writes the cost of a pair by
+//! the number of flows.
 
 mod load;
 
@@ -45,7 +45,7 @@ fn main() -> std::io::Result<()> {
     Ok(())
 }
 
-/// The frames stay in memory while they are compared, so that what is measured allocates none.
+/// The frames are made before, so that the measured part allocates none.
 struct Input {
     chunks: Vec<Chunk>,
     _kept: Vec<Chunk>,
@@ -105,7 +105,7 @@ fn mixed_random(bencher: Bencher<'_, '_>, flows: u32) {
     run(bencher, Load::new(flows, Order::Random, MIXED), Side::Primary);
 }
 
-/// With the frames made of what was read, as a reader makes them, and dropped.
+/// As above, with the frames made of the bytes that were read, as a reader makes them, and dropped.
 #[divan::bench(args = FLOWS, sample_count = 300, sample_size = 1)]
 fn tcp_64_random_with_frames(bencher: Bencher<'_, '_>, flows: u32) {
     let mut load = Load::new(flows, Order::Random, SHORT);
@@ -125,9 +125,9 @@ fn tcp_64_random_with_frames(bencher: Bencher<'_, '_>, flows: u32) {
     bench.check();
 }
 
-/// Writes what a pair of short segments costs, in nanoseconds, by the number of flows that have
-/// their turn in random order: the median of samples that are taken in alternation, so that what
-/// else the machine does meets all of them alike.
+/// Writes the cost of a pair of short segments, in nanoseconds, by the number of flows, which have
+/// their turn in random order. The cost is the median of samples. The samples are taken in
+/// alternation, so that other work of the machine meets all of them alike.
 fn write_json(path: &Path) -> std::io::Result<()> {
     let flows = [1, 10, 100, 1000, 10_000, 30_000, 100_000, 300_000, 1_000_000];
     let new = |flows: u32| {
@@ -137,7 +137,7 @@ fn write_json(path: &Path) -> std::io::Result<()> {
     let mut all: Vec<(Bench, Load, Vec<f64>)> = flows.into_iter().map(new).collect();
     for _ in 0..SAMPLES {
         for (bench, load, costs) in &mut all {
-            // The first one brings what the others have pushed out of the caches.
+            // The first sample warms the caches, which the other ones have overwritten.
             sample(bench, load);
             costs.push(sample(bench, load));
         }

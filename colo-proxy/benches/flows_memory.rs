@@ -1,4 +1,4 @@
-//! What a connection costs in memory while nothing of it is held: a million of them, open and idle.
+//! The memory of a connection without held output: a million connections, open and idle.
 //!
 //! `cargo bench -p colo-proxy --bench flows_memory`
 
@@ -16,7 +16,7 @@ const FLOWS: u32 = 1_000_000;
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-/// The system's allocator, which counts the octets that are in use.
+/// The system's allocator, which counts the bytes that are in use.
 struct Counting;
 
 // SAFETY: every call goes to the system's allocator unchanged; counting allocates nothing.
@@ -50,22 +50,22 @@ fn main() {
     let mut load = Load::new(FLOWS, Order::RoundRobin, &[Says::Tcp { payload: 64 }]);
     let (live, resident) = (LIVE.load(Ordering::Relaxed), resident_bytes());
     let mut bench = Bench::new(&mut load);
-    // Every connection has said something, and is idle again.
+    // Every connection has carried data, and is idle again.
     for _ in 0..(FLOWS as usize).div_ceil(PAIRS) {
         bench.compare(&mut load.chunks(), Side::Primary);
     }
     bench.check();
-    let per_flow = |octets: usize| octets as f64 / f64::from(FLOWS);
+    let per_flow = |bytes: usize| bytes as f64 / f64::from(FLOWS);
     println!("flows {}", bench.engine.stats().flows);
     let now = LIVE.load(Ordering::Relaxed);
-    println!("allocated per flow {:.1} octets", per_flow(now.saturating_sub(live)));
+    println!("allocated per flow {:.1} bytes", per_flow(now.saturating_sub(live)));
     let peak = PEAK.load(Ordering::Relaxed);
-    println!("allocated at the most, per flow {:.1} octets", per_flow(peak.saturating_sub(live)));
+    println!("allocated at the most, per flow {:.1} bytes", per_flow(peak.saturating_sub(live)));
     let grown = resident_bytes().saturating_sub(resident);
-    println!("resident per flow {:.1} octets", per_flow(grown));
+    println!("resident per flow {:.1} bytes", per_flow(grown));
 }
 
-/// Octets of this process in memory.
+/// Bytes of this process in memory.
 fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has a line");

@@ -1,5 +1,5 @@
-//! What a frame costs in userspace: the decoder and the rewriting that the kernel programs share, on
-//! octets in memory. What the kernel makes of the same code is the benchmark `rewrite` of the tests.
+//! The cost of a frame in userspace: the decoder and the rewriting that the kernel programs share, on
+//! bytes in memory. The benchmark `rewrite` of the tests measures the same code in the kernel.
 //!
 //! `cargo bench -p colo-proxy --bench rewrite`.
 
@@ -22,7 +22,7 @@ enum Options {
     None,
     Timestamps,
     ThreeSackBlocks,
-    /// The same, in an order that only a walk finds, and at odd places.
+    /// The same options, in an order that only a walk finds, and at odd places.
     Unusual,
 }
 

@@ -1,6 +1,7 @@
-//! The lines of QEMU's command line that fit a configuration: for QEMU on this host, which needs
-//! none of its filters, and, where asked for, for a QEMU on the other host that does the network
-//! side by itself, with its own filters.
+//! The lines of QEMU's command line that fit a configuration.
+//!
+//! A QEMU on this host needs no filters. A QEMU on the other host that has no colo-proxy does the
+//! network side itself, with its own filters.
 
 use crate::config::{ColoFrameKind, Guest, Role, SideConfig};
 use crate::endpoint::{Endpoint, EndpointAddress};
@@ -9,16 +10,38 @@ use crate::endpoint::{Endpoint, EndpointAddress};
 const NETDEV: &str = "hn0";
 /// Time between two attempts of a QEMU that connects.
 const RECONNECT_MS: u32 = 1000;
-/// The ways within one QEMU: from its redirector to its colo-compare, and back.
+/// The connections within one QEMU: from its redirector to its colo-compare, and back.
 const LOOPBACK: &str = "127.0.0.1";
 const PRIMARY_IN_PORT: u16 = 9001;
 const COMPARE_OUT_PORT: u16 = 9006;
+/// The port of `-incoming` if the configuration names none.
+const INCOMING_PORT: u16 = 9998;
 
-/// What fits `guest`, a line an argument, for a shell.
-pub fn for_this_host(guest: &Guest) -> String {
-    let mut lines = Lines::default();
-    let name = guest.name.as_deref().unwrap_or(&guest.netdev);
-    lines.comment(&format!("{name}: {} of {}, no filters", guest.role(), guest.netdev));
+/// Why no command line fits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QemuArgsError {
+    #[error(
+        "guest `{guest}`: the configuration does not say at which address the secondary's QEMU \
+         waits for the migration (-incoming)"
+    )]
+    Incoming { guest: String },
+}
+
+impl QemuArgsError {
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Incoming { .. } => {
+                "set migrate to the secondary host's address on the replication link, for example \
+                 migrate = \"tcp:10.0.9.2:9998\""
+            }
+        }
+    }
+}
+
+/// The lines for QEMU on this host that fit `guest`, one argument each, for a shell.
+pub fn for_this_host(guest: &Guest) -> Result<String, QemuArgsError> {
+    let mut lines = QemuLines::default();
+    lines.comment(&format!("{}: {} of {}, no filters", guest.shown(), guest.role(), guest.netdev));
     lines.netdev(&guest.netdev, guest.vnet_hdr_support);
     match &guest.colo_frame {
         Some(ColoFrameKind::Qmp(endpoint)) => {
@@ -28,63 +51,65 @@ pub fn for_this_host(guest: &Guest) -> String {
         None => lines.comment("no colo_frame in the configuration: nobody makes checkpoints"),
     }
     if guest.role() == Role::Secondary {
-        match &guest.migrate {
-            Some(uri) => lines.add(&format!("-incoming {uri}")),
-            None => lines.add("-incoming tcp:0.0.0.0:9998"),
+        // Only QEMU's own COLO-frame needs the migration.
+        let is_qemus =
+            matches!(guest.colo_frame, Some(ColoFrameKind::Qmp(_) | ColoFrameKind::Xen(_)));
+        if is_qemus || guest.migrate.is_some() {
+            let is_here = |endpoint: &Endpoint| endpoint.server;
+            lines.add(&format!("-incoming {}", incoming(guest, is_here)?));
+        } else {
+            lines.comment("no migrate in the configuration: QEMU waits for no migration");
         }
     }
-    lines.text
+    Ok(lines.text)
 }
 
-/// What a QEMU on the other host needs that does its half by its own filters.
-pub fn for_qemu_on_the_other_host(guest: &Guest) -> String {
-    let mut lines = Lines::default();
-    let vnet_hdr = if guest.vnet_hdr_support { ",vnet_hdr_support=on" } else { "" };
+/// The lines for a QEMU on the other host that does its half by its own filters.
+pub fn for_qemu_on_the_other_host(guest: &Guest) -> Result<String, QemuArgsError> {
+    let mut lines = QemuLines::default();
     match &guest.side {
         SideConfig::Primary { mirror, secondary_in, .. } => {
-            lines.comment("the secondary on the other host, by QEMU's own filters");
-            lines.netdev(&guest.netdev, guest.vnet_hdr_support);
-            lines.socket("mirror", mirror);
-            lines.socket("out", secondary_in);
-            lines.object(&format!("filter-redirector,id=f1,queue=tx,indev=mirror{vnet_hdr}"));
-            lines.object(&format!("filter-redirector,id=f2,queue=rx,outdev=out{vnet_hdr}"));
-            lines.object(&format!("filter-rewriter,id=rew0,queue=all{vnet_hdr}"));
-            lines.add(&format!(
-                "-incoming {}",
-                guest.migrate.as_deref().unwrap_or("tcp:0.0.0.0:9998")
-            ));
+            lines.qemus_secondary(guest, mirror, secondary_in)?;
         }
         SideConfig::Secondary { mirror, secondary_out, .. } => {
-            lines.comment("the primary on the other host, by QEMU's own filters and colo-compare");
-            lines.netdev(&guest.netdev, guest.vnet_hdr_support);
-            lines.socket("mirror", mirror);
-            lines.socket("secondary-in", secondary_out);
-            lines.loopback("primary-in", PRIMARY_IN_PORT);
-            lines.loopback("compare-out", COMPARE_OUT_PORT);
-            lines.object(&format!("filter-mirror,id=m0,queue=tx,outdev=mirror{vnet_hdr}"));
-            lines
-                .object(&format!("filter-redirector,id=r0,queue=rx,indev=compare-out-0{vnet_hdr}"));
-            lines
-                .object(&format!("filter-redirector,id=r1,queue=rx,outdev=primary-in-0{vnet_hdr}"));
-            lines.add("-object iothread,id=compare-thread");
-            lines.add(&format!(
-                "-object colo-compare,id=compare0,primary_in=primary-in,\
-                 secondary_in=secondary-in,outdev=compare-out,iothread=compare-thread{vnet_hdr}"
-            ));
+            lines.qemus_primary(guest, mirror, secondary_out);
         }
     }
     if guest.control.is_some() {
         lines.comment("no control lane: leave `control` out of this host's configuration");
     }
-    lines.text
+    Ok(lines.text)
+}
+
+/// Where the secondary's QEMU waits for the migration: as configured, or at the address of its host,
+/// which an endpoint that `is_there` has.
+fn incoming(guest: &Guest, is_there: fn(&Endpoint) -> bool) -> Result<String, QemuArgsError> {
+    if let Some(uri) = &guest.migrate {
+        return Ok(uri.clone());
+    }
+    let (SideConfig::Primary { mirror, secondary_in: other, .. }
+    | SideConfig::Secondary { mirror, secondary_out: other, .. }) = &guest.side;
+    let endpoints = guest.control.iter().chain([mirror, other]);
+    let host = endpoints.filter(|endpoint| is_there(endpoint)).find_map(|endpoint| {
+        match &endpoint.address {
+            // An address that means every network of the host would let anybody migrate into it.
+            EndpointAddress::Tcp { host, .. } if !is_any(host) => Some(host),
+            EndpointAddress::Tcp { .. } | EndpointAddress::Unix(_) => None,
+        }
+    });
+    let Some(host) = host else {
+        return Err(QemuArgsError::Incoming { guest: guest.shown().to_owned() });
+    };
+    let brackets = if host.contains(':') { ["[", "]"] } else { ["", ""] };
+    Ok(format!("tcp:{}{host}{}:{INCOMING_PORT}", brackets[0], brackets[1]))
 }
 
 #[derive(Debug, Default)]
-struct Lines {
+struct QemuLines {
     text: String,
 }
 
-impl Lines {
+impl QemuLines {
     fn add(&mut self, line: &str) {
         self.text += line;
         self.text.push('\n');
@@ -92,6 +117,45 @@ impl Lines {
 
     fn comment(&mut self, text: &str) {
         self.add(&format!("# {text}"));
+    }
+
+    /// A secondary of QEMU's for our primary.
+    fn qemus_secondary(
+        &mut self,
+        guest: &Guest,
+        mirror: &Endpoint,
+        secondary_in: &Endpoint,
+    ) -> Result<(), QemuArgsError> {
+        let vnet_hdr = vnet_hdr(guest);
+        self.comment("the secondary on the other host, by QEMU's own filters");
+        self.netdev(&guest.netdev, guest.vnet_hdr_support);
+        self.socket("mirror", mirror);
+        self.socket("out", secondary_in);
+        self.object(&format!("filter-redirector,id=f1,queue=tx,indev=mirror{vnet_hdr}"));
+        self.object(&format!("filter-redirector,id=f2,queue=rx,outdev=out{vnet_hdr}"));
+        self.object(&format!("filter-rewriter,id=rew0,queue=all{vnet_hdr}"));
+        // An endpoint to which we connect has the other host's address.
+        self.add(&format!("-incoming {}", incoming(guest, |endpoint| !endpoint.server)?));
+        Ok(())
+    }
+
+    /// A primary of QEMU's for our secondary.
+    fn qemus_primary(&mut self, guest: &Guest, mirror: &Endpoint, secondary_out: &Endpoint) {
+        let vnet_hdr = vnet_hdr(guest);
+        self.comment("the primary on the other host, by QEMU's own filters and colo-compare");
+        self.netdev(&guest.netdev, guest.vnet_hdr_support);
+        self.socket("mirror", mirror);
+        self.socket("secondary-in", secondary_out);
+        self.loopback("primary-in", PRIMARY_IN_PORT);
+        self.loopback("compare-out", COMPARE_OUT_PORT);
+        self.object(&format!("filter-mirror,id=m0,queue=tx,outdev=mirror{vnet_hdr}"));
+        self.object(&format!("filter-redirector,id=r0,queue=rx,indev=compare-out-0{vnet_hdr}"));
+        self.object(&format!("filter-redirector,id=r1,queue=rx,outdev=primary-in-0{vnet_hdr}"));
+        self.add("-object iothread,id=compare-thread");
+        self.add(&format!(
+            "-object colo-compare,id=compare0,primary_in=primary-in,\
+             secondary_in=secondary-in,outdev=compare-out,iothread=compare-thread{vnet_hdr}"
+        ));
     }
 
     /// vhost would take the guest's frames past the TAP's own queue, and past the programs on it.
@@ -103,9 +167,9 @@ impl Lines {
         self.add(&format!("-device virtio-net-pci,netdev={NETDEV}"));
     }
 
-    fn object(&mut self, of: &str) {
-        // The filter's kind, then where it is.
-        let (kind, rest) = of.split_once(',').unwrap_or((of, ""));
+    /// A filter on the netdev: its kind, then its properties.
+    fn object(&mut self, filter: &str) {
+        let (kind, rest) = filter.split_once(',').unwrap_or((filter, ""));
         self.add(&format!("-object {kind},netdev={NETDEV},{rest}"));
     }
 
@@ -114,7 +178,7 @@ impl Lines {
         let address = match &ours.address {
             EndpointAddress::Unix(path) => format!("path={}", path.display()),
             EndpointAddress::Tcp { host, port } if ours.server && is_any(host) => {
-                self.comment(&format!("{id}: the address of this host in the place of {host}"));
+                self.comment(&format!("{id}: put the address of this host in the place of {host}"));
                 format!("host={host},port={port}")
             }
             EndpointAddress::Tcp { host, port } => format!("host={host},port={port}"),
@@ -127,7 +191,7 @@ impl Lines {
         self.add(&format!("-chardev socket,id={id},{address},{role}"));
     }
 
-    /// Both ends of a way within one QEMU.
+    /// Both ends of a connection within one QEMU.
     fn loopback(&mut self, id: &str, port: u16) {
         let at = format!("host={LOOPBACK},port={port}");
         self.add(&format!("-chardev socket,id={id},{at},server=on,wait=off"));
@@ -135,7 +199,11 @@ impl Lines {
     }
 }
 
-/// What QEMU listens on for us to connect to.
+fn vnet_hdr(guest: &Guest) -> &'static str {
+    if guest.vnet_hdr_support { ",vnet_hdr_support=on" } else { "" }
+}
+
+/// The socket on which QEMU listens for us.
 fn listening(endpoint: &Endpoint) -> String {
     let address = Endpoint { server: false, nodelay: false, ..endpoint.clone() };
     format!("{address},server=on,wait=off")
@@ -173,32 +241,41 @@ mod tests {
         netdev = "tap0"
         mirror = "tcp:10.0.0.1:9003"
         secondary_out = "unix:/run/out"
-        colo_frame = "qmp:unix:/run/web.qmp""#;
+        colo_frame = "qmp:unix:/run/web.qmp"
+        migrate = "tcp:10.0.0.2:9998""#;
+
+    fn here(text: &str) -> String {
+        for_this_host(&guest(text)).unwrap()
+    }
+
+    fn there(text: &str) -> String {
+        for_qemu_on_the_other_host(&guest(text)).unwrap()
+    }
 
     #[test]
     fn ours_needs_no_filters() {
         assert_eq!(
-            for_this_host(&guest(PRIMARY)),
+            here(PRIMARY),
             "# web: primary of tap0, no filters\n\
              -netdev tap,id=hn0,ifname=tap0,script=no,downscript=no,vhost=off\n\
              -device virtio-net-pci,netdev=hn0\n\
              -qmp unix:/run/web.qmp,server=on,wait=off\n"
         );
-        let secondary = for_this_host(&guest(SECONDARY));
+        let secondary = here(SECONDARY);
         assert!(secondary.contains("vhost=off,vnet_hdr=off\n"), "{secondary}");
-        assert!(secondary.contains("-incoming "), "{secondary}");
+        assert!(secondary.contains("-incoming tcp:10.0.0.2:9998\n"), "{secondary}");
         assert!(!secondary.contains("-object"), "{secondary}");
     }
 
     #[test]
     fn qemus_secondary_meets_our_primary() {
         assert_eq!(
-            for_qemu_on_the_other_host(&guest(PRIMARY)),
+            there(PRIMARY),
             "# the secondary on the other host, by QEMU's own filters\n\
              -netdev tap,id=hn0,ifname=tap0,script=no,downscript=no,vhost=off\n\
              -device virtio-net-pci,netdev=hn0\n\
              -chardev socket,id=mirror,host=10.0.0.1,port=9003,reconnect-ms=1000\n\
-             # out: the address of this host in the place of 0.0.0.0\n\
+             # out: put the address of this host in the place of 0.0.0.0\n\
              -chardev socket,id=out,host=0.0.0.0,port=9004,reconnect-ms=1000\n\
              -object filter-redirector,netdev=hn0,id=f1,queue=tx,indev=mirror,vnet_hdr_support=on\n\
              -object filter-redirector,netdev=hn0,id=f2,queue=rx,outdev=out,vnet_hdr_support=on\n\
@@ -209,7 +286,7 @@ mod tests {
 
     #[test]
     fn qemus_primary_meets_our_secondary() {
-        let text = for_qemu_on_the_other_host(&guest(SECONDARY));
+        let text = there(SECONDARY);
         for line in [
             "-chardev socket,id=mirror,host=10.0.0.1,port=9003,server=on,wait=off\n",
             "-chardev socket,id=secondary-in,path=/run/out,server=on,wait=off\n",
@@ -222,5 +299,31 @@ mod tests {
             assert!(text.contains(line), "no {line} in\n{text}");
         }
         assert!(!text.contains("vnet_hdr_support"), "{text}");
+    }
+    /// Without `migrate` the address of a lane that ends on the secondary's host serves.
+    #[test]
+    fn a_qemu_waits_at_an_address_of_its_host() {
+        let secondary = SECONDARY.replace("migrate = \"tcp:10.0.0.2:9998\"", "");
+        let listens = secondary.replace("tcp:10.0.0.1:9003", "tcp:[fd00::2]:9003,server");
+        assert!(here(&listens).contains("-incoming tcp:[fd00::2]:9998\n"));
+        let primary = PRIMARY.replace("migrate = \"tcp:10.0.0.2:9998\"", "");
+        let connects = primary.replace("tcp:0.0.0.0:9004,server", "tcp:10.0.0.2:9004");
+        assert!(there(&connects).contains("-incoming tcp:10.0.0.2:9998\n"));
+    }
+
+    #[test]
+    fn a_qemu_never_waits_at_every_address() {
+        let secondary = SECONDARY.replace("migrate = \"tcp:10.0.0.2:9998\"", "");
+        let any = secondary.replace("tcp:10.0.0.1:9003", "tcp:0.0.0.0:9003,server");
+        for text in [&secondary, &any] {
+            let error = for_this_host(&guest(text)).unwrap_err();
+            assert!(error.to_string().starts_with("guest `tap0`: "), "{error}");
+            assert!(error.hint().contains("migrate = "));
+        }
+        let primary = PRIMARY.replace("migrate = \"tcp:10.0.0.2:9998\"", "");
+        for_qemu_on_the_other_host(&guest(&primary)).unwrap_err();
+        // The twin: without a COLO-frame of QEMU's nothing is migrated.
+        let instant = secondary.replace("qmp:unix:/run/web.qmp", "instant");
+        assert!(!here(&instant).contains("-incoming"));
     }
 }

@@ -1,5 +1,5 @@
-//! `colo-proxy diff` on captures that are made here: what equal guests may do differently is no
-//! difference, and what differs is named to the octet. Needs no root.
+//! `colo-proxy diff` on captures that are made here. Equal guests may differ in some ways without a
+//! difference. A real difference is named to the byte. Needs no root.
 
 #[path = "diff/captures.rs"]
 mod captures;

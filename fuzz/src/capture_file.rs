@@ -71,9 +71,9 @@ fn is_plausible(file: &[u8], (packets, _): &Reading) {
     let mut octets = 0;
     for (packet, number) in packets.iter().zip(1..) {
         assert_eq!(packet.number, number);
-        assert!(packet.octets.len() <= PACKET_MAX as usize);
-        assert_eq!(packet.is_cut(), packet.octets.len() < packet.original_len as usize);
-        octets += packet.octets.len() + 16;
+        assert!(packet.bytes.len() <= PACKET_MAX as usize);
+        assert_eq!(packet.is_truncated(), packet.bytes.len() < packet.original_len as usize);
+        octets += packet.bytes.len() + 16;
     }
     assert!(octets <= file.len());
 }
@@ -146,7 +146,7 @@ fn written(
             time_ns,
             interface,
             original_len: original_len.max(octets.len() as u32),
-            octets: octets.to_vec().into(),
+            bytes: octets.to_vec().into(),
         });
     }
     writer.finish()

@@ -91,9 +91,9 @@ fn is_listed_and_its_frames_are_written() -> Result<()> {
         .context("reading what was written")?;
     let [primary, secondary] = packets.as_slice() else { bail!("{packets:#?}") };
     assert_eq!((primary.interface, secondary.interface), (0, 1));
-    let has = |packet: &Packet, byte: u8| packet.octets.contains(&byte) && !packet.is_cut();
+    let has = |packet: &Packet, byte: u8| packet.bytes.contains(&byte) && !packet.is_truncated();
     assert!(has(primary, flipped.was) && has(secondary, flipped.is), "{packets:#?}");
-    let differ = primary.octets.iter().zip(&secondary.octets);
+    let differ = primary.bytes.iter().zip(&secondary.bytes);
     let differ = differ.filter(|(a, b)| (**a, **b) == (flipped.was, flipped.is)).count();
     assert!(differ >= 1, "{packets:#?}");
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;

@@ -32,7 +32,6 @@ const UNMENDED: &[&str] = &[
     "colo-proxy/src/colo_compare/outdev.rs",
     "colo-proxy/src/colo_frame/script.rs",
     "colo-proxy/src/colo_frame/xen.rs",
-    "colo-proxy/src/config.rs",
     "colo-proxy/src/datapath/af_xdp/attachment.rs",
     "colo-proxy/src/datapath/af_xdp/socket.rs",
     "colo-proxy/src/datapath/pin.rs",

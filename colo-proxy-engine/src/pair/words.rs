@@ -48,7 +48,7 @@ pub enum ProgramMode {
 }
 
 /// What becomes of the guest's network when the daemon dies without ending in good order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnDeath {
     /// It stays as it was: captured output goes nowhere. The links are pinned.
@@ -59,7 +59,7 @@ pub enum OnDeath {
 }
 
 /// What becomes of held output when the secondary has been gone for `secondary_timeout_ms`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnSecondaryLost {
     /// It leaves, and the guest goes on unprotected.

@@ -1,4 +1,4 @@
-//! What two guests that agree put out: the load of the benchmarks.
+//! The output of two equal guests: the load of the benchmarks.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -7,23 +7,23 @@ use bytes::Bytes;
 use colo_proxy_engine::compare::{Engine, Limits, Output, Side};
 use colo_proxy_engine::frame::{Frame, VNET_HDR_LEN};
 
-/// Frames of the primary that come before the secondary's: what one wake-up brings.
+/// Frames of the primary that come before the secondary's: those of one wake-up.
 pub(crate) const LEAD: usize = 32;
-/// Pairs handed in between two looks at the clock.
+/// Pairs that the engine gets between two readings of the clock.
 pub(crate) const PAIRS: usize = 1024;
 
 const SYN_ACK: u8 = 0x12;
 const PSH_ACK: u8 = 0x18;
 const ACK: u8 = 0x10;
 
-/// What a guest says in one frame.
+/// The content of one frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Says {
     Tcp { payload: usize },
     Udp { payload: usize },
 }
 
-/// In which order the flows have their turn.
+/// The order in which the flows have their turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Order {
     RoundRobin,
@@ -33,7 +33,7 @@ pub(crate) enum Order {
 /// Frames of the primary, and the same of the secondary.
 pub(crate) type Chunk = (VecDeque<Frame>, VecDeque<Frame>);
 
-/// Connections of one server with many clients, and where each stands.
+/// Connections of one server with many clients, and the progress of each.
 #[derive(Debug)]
 pub(crate) struct Load {
     flows: Vec<(u32, u32)>,
@@ -67,7 +67,7 @@ impl Load {
         engine
     }
 
-    /// What opens connection `at`, where there are any.
+    /// The frames that open connection `at`, if the load has connections.
     pub(crate) fn opening(&mut self, at: usize) -> Option<Chunk> {
         if !self.says.iter().any(|says| matches!(says, Says::Tcp { .. })) {
             return None;
@@ -97,7 +97,7 @@ impl Load {
                 Says::Tcp { payload } | Says::Udp { payload } => payload as u32,
             };
             *seq = seq.wrapping_add(payload);
-            // The client has asked for this with as much.
+            // The client has asked for it with 64 bytes.
             *ack = ack.wrapping_add(64);
         }
         chunk
@@ -161,22 +161,22 @@ impl Load {
     }
 }
 
-/// 16384 clients to an address.
+/// Each address has 16384 clients.
 fn port(at: usize) -> u16 {
     32768 + (at % 16384) as u16
 }
 
 /// A frame as a gate hands it over, with its virtio-net header.
 fn ip(at: usize, side: Side, protocol: u8, payload: &[u8]) -> Frame {
-    let mut octets = Vec::with_capacity(payload.len() + VNET_HDR_LEN + 34);
-    octets.resize(VNET_HDR_LEN, 0);
-    octets.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0]);
-    octets.extend((payload.len() as u16 + 20).to_be_bytes());
+    let mut bytes = Vec::with_capacity(payload.len() + VNET_HDR_LEN + 34);
+    bytes.resize(VNET_HDR_LEN, 0);
+    bytes.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0]);
+    bytes.extend((payload.len() as u16 + 20).to_be_bytes());
     let id = if side == Side::Primary { 1 } else { 9 };
-    octets.extend([0, id, 0x40, 0, 64, protocol, 0, 0, 10, 0, 0, 1]);
-    octets.extend(0x0a01_0000_u32.wrapping_add(at as u32 / 16384).to_be_bytes());
-    octets.extend(payload);
-    Frame::new(Bytes::from(octets), VNET_HDR_LEN).expect("longer than its header")
+    bytes.extend([0, id, 0x40, 0, 64, protocol, 0, 0, 10, 0, 0, 1]);
+    bytes.extend(0x0a01_0000_u32.wrapping_add(at as u32 / 16384).to_be_bytes());
+    bytes.extend(payload);
+    Frame::new(Bytes::from(bytes), VNET_HDR_LEN).expect("longer than its header")
 }
 
 /// The engine at work.
@@ -185,7 +185,7 @@ pub(crate) struct Bench {
     pub(crate) engine: Engine,
     pub(crate) out: Output,
     now: Instant,
-    /// Those before the benchmark.
+    /// Frames that were compared before the benchmark.
     opened: u64,
     pairs: u64,
 }
@@ -197,7 +197,7 @@ impl Bench {
         Self { engine, out: Output::default(), now: load.now, opened, pairs: 0 }
     }
 
-    /// What is measured: the frames of `chunks` go in, and what leaves is dropped.
+    /// The measured part: the frames of `chunks` go in, and the released ones are dropped.
     pub(crate) fn compare(&mut self, chunks: &mut [Chunk], first: Side) {
         for (primary, secondary) in chunks {
             self.now += Duration::from_micros(1);
@@ -212,7 +212,7 @@ impl Bench {
         }
     }
 
-    /// What was measured is what was meant: every frame was compared and has left.
+    /// Checks that the right thing was measured: every frame was compared and has left.
     pub(crate) fn check(&self) {
         let stats = self.engine.stats();
         assert_eq!(stats.released.compared.frames - self.opened, self.pairs);

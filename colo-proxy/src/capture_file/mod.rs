@@ -1,8 +1,8 @@
 //! Capture files: pcap and pcapng as tcpdump, dumpcap and Wireshark write them.
 //!
-//! The [`Reader`] gives one Ethernet frame at a time and is made for files of any size and any
-//! content: whatever a file claims, no more than one packet ([`PACKET_MAX`]) and a bounded list of
-//! interfaces is in memory. The [`Writer`] makes pcapng with a comment for each frame.
+//! The [`Reader`] gives one Ethernet frame at a time, from a file of any size and any content. Only
+//! one packet ([`PACKET_MAX`]) and a bounded list of interfaces are in memory, even if a file claims
+//! more. The [`Writer`] makes pcapng with a comment for each frame.
 
 mod error;
 mod input;
@@ -21,7 +21,7 @@ use bytes::Bytes;
 pub use self::error::CaptureError;
 pub use self::writer::Writer;
 
-use self::input::{Filled, Input};
+use self::input::{CaptureInput, ReadOutcome};
 use self::pcap::Pcap;
 use self::pcapng::PcapNg;
 
@@ -31,56 +31,56 @@ pub const PACKET_MAX: u32 = 262_144;
 /// A frame of a capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Its place in the file, from 1 as Wireshark counts.
+    /// Its place in the file, from 1 as in Wireshark.
     pub number: u64,
-    /// Nanoseconds since 1970; times beyond what this can say are the last that it can.
+    /// Nanoseconds since 1970. A later time than this number can say becomes the latest one.
     pub time_ns: u64,
-    /// Which of the file's interfaces it was captured on, from 0.
+    /// The number of its interface in the file, from 0.
     pub interface: u32,
-    /// Its length when it was captured, of which the file may have less.
+    /// Its length on the wire. The file may have fewer bytes.
     pub original_len: u32,
     /// The frame from its Ethernet header on.
-    pub octets: Bytes,
+    pub bytes: Bytes,
 }
 
 impl Packet {
-    /// The file has only the beginning of it.
-    pub fn is_cut(&self) -> bool {
-        (self.octets.len() as u64) < u64::from(self.original_len)
+    /// The file has only the start of the frame.
+    pub fn is_truncated(&self) -> bool {
+        (self.bytes.len() as u64) < u64::from(self.original_len)
     }
 }
 
-/// Reads a capture, whichever of the two formats it is in.
+/// Reads a capture in either format.
 #[derive(Debug)]
 pub struct Reader<R> {
-    input: Input<R>,
-    format: Format,
+    input: CaptureInput<R>,
+    format: CaptureFormat,
     packets: u64,
     is_truncated: bool,
-    /// Nothing more can be read.
+    /// There are no more packets, or an error has ended the reading.
     is_over: bool,
 }
 
 #[derive(Debug)]
-enum Format {
+enum CaptureFormat {
     Pcap(Pcap),
     PcapNg(PcapNg),
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads the beginning of the file. `input` is read in small pieces: hand in a buffered one.
+    /// Reads the start of the file. `input` is read in small pieces: pass a buffered one.
     pub fn new(input: R) -> Result<Self, CaptureError> {
-        let mut input = Input::new(input);
+        let mut input = CaptureInput::new(input);
         let mut magic = [0; 4];
         match input.fill(&mut magic)? {
-            Filled::Whole => {}
-            Filled::Empty => return Err(CaptureError::Empty),
-            Filled::Cut => return Err(CaptureError::NoCapture { hint: "" }),
+            ReadOutcome::Whole => {}
+            ReadOutcome::Empty => return Err(CaptureError::Empty),
+            ReadOutcome::Truncated => return Err(CaptureError::NoCapture { hint: "" }),
         }
         let format = if magic == pcapng::SECTION_HEADER.to_be_bytes() {
-            Format::PcapNg(PcapNg::read(&mut input)?)
+            CaptureFormat::PcapNg(PcapNg::read(&mut input)?)
         } else {
-            Format::Pcap(Pcap::read(&mut input, magic)?)
+            CaptureFormat::Pcap(Pcap::read(&mut input, magic)?)
         };
         Ok(Self { input, format, packets: 0, is_truncated: false, is_over: false })
     }
@@ -92,17 +92,17 @@ impl<R: Read> Reader<R> {
         }
         let number = self.packets + 1;
         let next = match &mut self.format {
-            Format::Pcap(pcap) => pcap.next_packet(&mut self.input, number),
-            Format::PcapNg(pcapng) => pcapng.next_packet(&mut self.input, number),
+            CaptureFormat::Pcap(pcap) => pcap.next_packet(&mut self.input, number),
+            CaptureFormat::PcapNg(pcapng) => pcapng.next_packet(&mut self.input, number),
         };
         match next {
-            Ok(Next::Packet(packet)) => {
+            Ok(NextPacket::Packet(packet)) => {
                 self.packets = number;
                 Ok(Some(packet))
             }
             Ok(end) => {
                 self.is_over = true;
-                self.is_truncated = matches!(end, Next::Truncated);
+                self.is_truncated = matches!(end, NextPacket::Truncated);
                 Ok(None)
             }
             Err(error) => {
@@ -112,8 +112,8 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// The file ended in the middle of a record, as that of a capture that was killed does. What
-    /// lies before has been read.
+    /// The file ended in the middle of a record, as after a capture that was killed. The packets
+    /// before it have been read.
     pub fn is_truncated(&self) -> bool {
         self.is_truncated
     }
@@ -132,20 +132,20 @@ impl<R: Read> Iterator for Reader<R> {
     }
 }
 
-/// What comes next in a file.
+/// The next step in a file.
 #[derive(Debug)]
-enum Next {
+enum NextPacket {
     Packet(Packet),
     End,
     Truncated,
 }
 
-/// Evaluates to what was read, or returns from the caller where the file ended before.
+/// Returns from the caller if the file ended before the read was complete.
 macro_rules! whole {
     ($filled:expr) => {
         match $filled {
-            $crate::capture_file::input::Filled::Whole => {}
-            _ => return Ok($crate::capture_file::Next::Truncated),
+            $crate::capture_file::input::ReadOutcome::Whole => {}
+            _ => return Ok($crate::capture_file::NextPacket::Truncated),
         }
     };
 }

@@ -1,20 +1,20 @@
-//! The pcapng format (draft-ietf-opsawg-pcapng): sections of blocks, of which those with packets
-//! and those that describe interfaces are of interest.
+//! The pcapng format (draft-ietf-opsawg-pcapng): sections of blocks. Only blocks with packets and
+//! blocks that describe interfaces are read.
 
 use std::io::Read;
 
-use super::input::{Filled, Input, Order};
-use super::{CaptureError, Next, PACKET_MAX, Packet, link_type, whole};
+use super::input::{ByteOrder, CaptureInput, ReadOutcome};
+use super::{CaptureError, NextPacket, PACKET_MAX, Packet, link_type, whole};
 
 pub(super) const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 pub(super) const INTERFACE_DESCRIPTION: u32 = 1;
-/// Obsolete, laid out almost like an enhanced one.
+/// Obsolete; its layout is almost that of an enhanced one.
 const PACKET: u32 = 2;
 const SIMPLE_PACKET: u32 = 3;
 pub(super) const ENHANCED_PACKET: u32 = 6;
 
 pub(super) const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
-/// Type, and length at either end.
+/// The type, and the length at either end.
 pub(super) const BLOCK_OVERHEAD: u32 = 12;
 /// Interfaces of a section that are remembered.
 const INTERFACES_MAX: usize = 4096;
@@ -24,20 +24,20 @@ const DESCRIPTION_MAX: u32 = 65536;
 const OPTION_TIME_RESOLUTION: u16 = 9;
 const OPTION_TIME_OFFSET: u16 = 14;
 
-/// Where in the file we are.
+/// The state of reading.
 #[derive(Debug)]
 pub(super) struct PcapNg {
-    order: Order,
-    /// Those of this section.
-    interfaces: Vec<Interface>,
+    order: ByteOrder,
+    /// Interfaces of this section.
+    interfaces: Vec<InterfaceDescription>,
     /// Interfaces of the sections before.
     interfaces_before: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Interface {
+struct InterfaceDescription {
     link_type: u16,
-    /// `if_tsresol`: a power of 10, or of 2 where the highest bit is set; microseconds by default.
+    /// `if_tsresol`: a power of 10, or of 2 if the highest bit is set; microseconds by default.
     resolution: u8,
     /// `if_tsoffset`.
     offset_seconds: i64,
@@ -45,14 +45,14 @@ struct Interface {
 
 /// The head of a block.
 #[derive(Clone, Copy, Debug)]
-struct Block {
+struct BlockHead {
     at: u64,
     kind: u32,
     /// Everything but the overhead.
     body_len: u32,
 }
 
-impl Block {
+impl BlockHead {
     fn damaged(&self, what: &'static str) -> CaptureError {
         CaptureError::Block { at: self.at, what }
     }
@@ -60,28 +60,29 @@ impl Block {
 
 impl PcapNg {
     /// Reads the first section header, behind its type.
-    pub(super) fn read<R: Read>(input: &mut Input<R>) -> Result<Self, CaptureError> {
-        let mut new = Self { order: Order::Little, interfaces: Vec::new(), interfaces_before: 0 };
+    pub(super) fn read<R: Read>(input: &mut CaptureInput<R>) -> Result<Self, CaptureError> {
+        let mut new =
+            Self { order: ByteOrder::Little, interfaces: Vec::new(), interfaces_before: 0 };
         match new.read_section(input, 0)? {
-            Filled::Whole => Ok(new),
+            ReadOutcome::Whole => Ok(new),
             _ => Err(CaptureError::NoHeader),
         }
     }
 
     pub(super) fn next_packet<R: Read>(
         &mut self,
-        input: &mut Input<R>,
+        input: &mut CaptureInput<R>,
         number: u64,
-    ) -> Result<Next, CaptureError> {
+    ) -> Result<NextPacket, CaptureError> {
         loop {
             let at = input.at();
             let mut head = [0; 4];
             match input.fill(&mut head)? {
-                Filled::Whole => {}
-                Filled::Empty => return Ok(Next::End),
-                Filled::Cut => return Ok(Next::Truncated),
+                ReadOutcome::Whole => {}
+                ReadOutcome::Empty => return Ok(NextPacket::End),
+                ReadOutcome::Truncated => return Ok(NextPacket::Truncated),
             }
-            // The same in either order of octets; the rest of the head is not.
+            // This number is the same in either byte order. The rest of the head is not.
             if head == SECTION_HEADER.to_be_bytes() {
                 whole!(self.read_section(input, at)?);
                 continue;
@@ -90,7 +91,7 @@ impl PcapNg {
             whole!(input.fill(&mut head)?);
             let len = self.order.u32(&head, 0);
             let body_len = body_len(at, len)?;
-            let block = Block { at, kind, body_len };
+            let block = BlockHead { at, kind, body_len };
             match kind {
                 PACKET | ENHANCED_PACKET => return self.read_packet(input, &block, number),
                 SIMPLE_PACKET => return Err(CaptureError::NoTime { number }),
@@ -104,23 +105,23 @@ impl PcapNg {
     /// Reads a section header behind its type.
     fn read_section<R: Read>(
         &mut self,
-        input: &mut Input<R>,
+        input: &mut CaptureInput<R>,
         at: u64,
-    ) -> Result<Filled, CaptureError> {
+    ) -> Result<ReadOutcome, CaptureError> {
         let mut head = [0; 8];
         match input.fill(&mut head)? {
-            Filled::Whole => {}
+            ReadOutcome::Whole => {}
             end => return Ok(end),
         }
-        self.order = if Order::Big.u32(&head, 4) == BYTE_ORDER_MAGIC {
-            Order::Big
-        } else if Order::Little.u32(&head, 4) == BYTE_ORDER_MAGIC {
-            Order::Little
+        self.order = if ByteOrder::Big.u32(&head, 4) == BYTE_ORDER_MAGIC {
+            ByteOrder::Big
+        } else if ByteOrder::Little.u32(&head, 4) == BYTE_ORDER_MAGIC {
+            ByteOrder::Little
         } else {
-            return Err(CaptureError::Block { at, what: "its byte order cannot be told" });
+            return Err(CaptureError::Block { at, what: "its byte order is unknown" });
         };
         let body_len = body_len(at, self.order.u32(&head, 0))?;
-        let block = Block { at, kind: SECTION_HEADER, body_len };
+        let block = BlockHead { at, kind: SECTION_HEADER, body_len };
         let Some(rest) = body_len.checked_sub(4) else {
             return Err(block.damaged("it is too short for a section header"));
         };
@@ -128,7 +129,7 @@ impl PcapNg {
             self.interfaces_before.saturating_add(self.interfaces.len() as u32);
         self.interfaces.clear();
         match input.skip(u64::from(rest))? {
-            Filled::Whole => self.read_end(input, &block),
+            ReadOutcome::Whole => self.read_end(input, &block),
             end => Ok(end),
         }
     }
@@ -136,31 +137,36 @@ impl PcapNg {
     /// Reads the length at the end of a block.
     fn read_end<R: Read>(
         &self,
-        input: &mut Input<R>,
-        block: &Block,
-    ) -> Result<Filled, CaptureError> {
+        input: &mut CaptureInput<R>,
+        block: &BlockHead,
+    ) -> Result<ReadOutcome, CaptureError> {
         let mut end = [0; 4];
         let filled = input.fill(&mut end)?;
-        if filled == Filled::Whole && self.order.u32(&end, 0) != block.body_len + BLOCK_OVERHEAD {
-            return Err(block.damaged("it ends with another length than it begins with"));
+        if filled == ReadOutcome::Whole
+            && self.order.u32(&end, 0) != block.body_len + BLOCK_OVERHEAD
+        {
+            return Err(block.damaged("the lengths at its start and at its end differ"));
         }
         Ok(filled)
     }
 
     fn read_interface<R: Read>(
         &mut self,
-        input: &mut Input<R>,
-        block: &Block,
-    ) -> Result<Filled, CaptureError> {
+        input: &mut CaptureInput<R>,
+        block: &BlockHead,
+    ) -> Result<ReadOutcome, CaptureError> {
         if block.body_len < 8 || block.body_len > DESCRIPTION_MAX {
             return Err(block.damaged("its length is not that of an interface description"));
         }
         if self.interfaces.len() >= INTERFACES_MAX {
             return Err(CaptureError::Interfaces { max: INTERFACES_MAX });
         }
-        let Some(body) = input.take(block.body_len)? else { return Ok(Filled::Cut) };
-        let mut interface =
-            Interface { link_type: self.order.u16(&body, 0), resolution: 6, offset_seconds: 0 };
+        let Some(body) = input.take(block.body_len)? else { return Ok(ReadOutcome::Truncated) };
+        let mut interface = InterfaceDescription {
+            link_type: self.order.u16(&body, 0),
+            resolution: 6,
+            offset_seconds: 0,
+        };
         for (code, value) in options(self.order, body.get(8..).unwrap_or_default()) {
             match (code, value) {
                 (OPTION_TIME_RESOLUTION, [resolution]) => interface.resolution = *resolution,
@@ -171,15 +177,15 @@ impl PcapNg {
             }
         }
         self.interfaces.push(interface);
-        Ok(Filled::Whole)
+        Ok(ReadOutcome::Whole)
     }
 
     fn read_packet<R: Read>(
         &self,
-        input: &mut Input<R>,
-        block: &Block,
+        input: &mut CaptureInput<R>,
+        block: &BlockHead,
         number: u64,
-    ) -> Result<Next, CaptureError> {
+    ) -> Result<NextPacket, CaptureError> {
         const HEADER_LEN: u32 = 20;
         let Some(room) = block.body_len.checked_sub(HEADER_LEN) else {
             return Err(block.damaged("it is too short for a packet"));
@@ -203,20 +209,20 @@ impl PcapNg {
         if len > room || len > PACKET_MAX {
             return Err(CaptureError::PacketLength { number, at: block.at, len });
         }
-        let Some(octets) = input.take(len)? else { return Ok(Next::Truncated) };
+        let Some(bytes) = input.take(len)? else { return Ok(NextPacket::Truncated) };
         whole!(input.skip(u64::from(room - len))?);
         whole!(self.read_end(input, block)?);
-        Ok(Next::Packet(Packet {
+        Ok(NextPacket::Packet(Packet {
             number,
             time_ns: interface.time_ns(ticks),
             interface: self.interfaces_before.saturating_add(id),
             original_len,
-            octets,
+            bytes,
         }))
     }
 }
 
-impl Interface {
+impl InterfaceDescription {
     fn time_ns(&self, ticks: u64) -> u64 {
         let ticks = u128::from(ticks);
         let power = u32::from(self.resolution & 0x7f);
@@ -233,18 +239,18 @@ impl Interface {
     }
 }
 
-/// The length of a block's body, if `len` can be that of a block.
+/// The length of a block's body, if `len` can be the length of a block.
 fn body_len(at: u64, len: u32) -> Result<u32, CaptureError> {
     if !len.is_multiple_of(4) {
         return Err(CaptureError::Block { at, what: "its length is no multiple of 4" });
     }
     len.checked_sub(BLOCK_OVERHEAD)
-        .ok_or(CaptureError::Block { at, what: "its length is shorter than its own frame" })
+        .ok_or(CaptureError::Block { at, what: "its length is shorter than the shortest block" })
 }
 
-/// The options in `octets`, up to their end or to the first that does not fit.
-fn options(order: Order, octets: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    let mut rest = octets;
+/// The options in `bytes`, up to their end or to the first one that does not fit.
+fn options(order: ByteOrder, bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = bytes;
     std::iter::from_fn(move || {
         let (head, behind) = rest.split_at_checked(4)?;
         let (code, len) = (order.u16(head, 0), usize::from(order.u16(head, 2)));

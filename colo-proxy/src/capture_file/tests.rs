@@ -1,4 +1,4 @@
-//! Files as programs write them, and as nobody should.
+//! Files as programs write them, and files that no program should write.
 
 mod build;
 mod hostile;
@@ -7,7 +7,7 @@ mod pcapng;
 
 use super::{CaptureError, Packet, Reader};
 
-/// Everything in `file`, and whether it was truncated.
+/// All packets of `file`, and whether it was truncated.
 fn read(file: &[u8]) -> Result<(Vec<Packet>, bool), CaptureError> {
     let mut reader = Reader::new(file)?;
     let packets = reader.by_ref().collect::<Result<Vec<_>, _>>()?;

@@ -1,4 +1,4 @@
-//! Writing pcapng: frames of named interfaces, each with a comment.
+//! Writes pcapng: frames of named interfaces, each with a comment.
 
 use std::io::{self, Write};
 
@@ -12,10 +12,10 @@ const OPTION_INTERFACE_NAME: u16 = 2;
 const OPTION_TIME_RESOLUTION: u16 = 9;
 /// `shb_userappl`.
 const OPTION_APPLICATION: u16 = 4;
-/// Options have a 16-bit length; what is longer is cut.
+/// Options have a 16-bit length. A longer value is truncated.
 const OPTION_MAX: usize = 65532;
 
-/// Writes a capture, in numbers of little end first and times in nanoseconds.
+/// Writes a capture, with little-endian numbers and times in nanoseconds.
 #[derive(Debug)]
 pub struct Writer<W> {
     output: W,
@@ -23,8 +23,8 @@ pub struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins a file with `interfaces`, which packets name by their place here. `output` is
-    /// written block by block: hand in a buffered one.
+    /// Begins a file with `interfaces`, which packets name by their place here. `output` is written
+    /// block by block: pass a buffered one.
     pub fn new(output: W, interfaces: &[&str]) -> io::Result<Self> {
         let mut writer = Self { output, block: Vec::new() };
         writer.number(BYTE_ORDER_MAGIC);
@@ -47,29 +47,30 @@ impl<W: Write> Writer<W> {
         Ok(writer)
     }
 
-    /// Writes a frame of which `octets` are there and `original_len` were.
+    /// Writes the captured `bytes` of a frame that had `original_len` bytes.
     pub fn write(
         &mut self,
         interface: u32,
         time_ns: u64,
-        octets: &[u8],
+        bytes: &[u8],
         original_len: u32,
         comment: &str,
     ) -> io::Result<()> {
-        let len = u32::try_from(octets.len())
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a frame beyond 4 GiB"))?;
+        let len = u32::try_from(bytes.len()).map_err(|_| {
+            io::Error::new(io::ErrorKind::InvalidInput, "a frame longer than 4 GiB")
+        })?;
         self.number(interface);
         self.number((time_ns >> 32) as u32);
         self.number(time_ns as u32);
         self.number(len);
         self.number(original_len.max(len));
-        self.padded(octets);
+        self.padded(bytes);
         self.option(OPTION_COMMENT, comment.as_bytes());
         self.end_of_options();
         self.finish_block(ENHANCED_PACKET)
     }
 
-    /// Hands everything on, and the output back.
+    /// Writes out everything, and gives the output back.
     pub fn finish(mut self) -> io::Result<W> {
         self.output.flush()?;
         Ok(self.output)
@@ -79,8 +80,8 @@ impl<W: Write> Writer<W> {
         self.block.extend(number.to_le_bytes());
     }
 
-    fn padded(&mut self, octets: &[u8]) {
-        self.block.extend(octets);
+    fn padded(&mut self, bytes: &[u8]) {
+        self.block.extend(bytes);
         self.block.resize(self.block.len().next_multiple_of(4), 0);
     }
 

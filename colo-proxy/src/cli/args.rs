@@ -1,4 +1,4 @@
-//! Flags and their meaning.
+//! The flags. Their doc comments are the text of `--help`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,15 +11,17 @@ use colo_proxy::config::{
 };
 use colo_proxy::datapath::capture::CaptureKind;
 use colo_proxy::endpoint::Endpoint;
-use colo_proxy::offline::{Address, Align};
+use colo_proxy::offline::{AlignmentKind, GuestAddress};
 use colo_proxy::tunnel;
 
 use super::filter::{MirrorArgs, RedirectorArgs, RewriterArgs};
 
 /// The network proxy of a fault-tolerant pair of virtual machines (COLO)
 ///
-/// Runs beside QEMU on each of two hosts, as root. An endpoint EP is unix:PATH or tcp:HOST:PORT,
-/// then optionally ,server (listen; without it connect and retry) and ,nodelay.
+/// Runs beside QEMU on each of two hosts, as root.
+///
+/// An endpoint EP is unix:PATH or tcp:HOST:PORT. With ,server it listens, else it connects and
+/// retries. With ,nodelay the kernel does not collect small writes.
 #[derive(Debug, Parser)]
 #[command(name = "colo-proxy", version)]
 pub(super) struct Args {
@@ -35,96 +37,102 @@ pub(super) enum Subcommand {
     Secondary(SecondaryArgs),
     /// Serve every guest of a configuration file
     Run {
-        /// TOML with one [[guest]] table for each
+        /// TOML file with one [[guest]] table for each guest of this host
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Compare between QEMU's sockets, in the place of its colo-compare object; needs no root
+    /// Compare the guests' output between QEMU's sockets, in the place of its colo-compare object
+    ///
+    /// Needs no root.
     ColoCompare(ColoCompareArgs),
     /// Copy a guest's frames to a socket, in the place of QEMU's filter-mirror object
     FilterMirror(MirrorArgs),
-    /// Take a guest's frames to a socket, or bring them from one, in the place of QEMU's
+    /// Send a guest's frames to a socket, or inject frames from one, in the place of QEMU's
     /// filter-redirector object
     FilterRedirector(RedirectorArgs),
     /// Translate a secondary guest's TCP numbers, in the place of QEMU's filter-rewriter object
     FilterRewriter(RewriterArgs),
-    /// Show what the running instances do
+    /// Show the state of the running instances
     Status {
-        /// Only this one: an instance, or a netdev where only one instance has it
+        /// Show only this instance; a netdev will do if only one instance has it
         instance: Option<String>,
-        /// For programs
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// List the last differences between the guests
     Divergences(DivergencesArgs),
-    /// Take the translation of open connections to the next pair
+    /// Carry the translation of open connections to the next pair
     ///
-    /// After a failover the connections that were open depend on it. When the guest that survived is
-    /// protected again: export on its host, and import on the host of the new secondary before the
-    /// first checkpoint is over.
+    /// After a failover the open connections depend on it. When the surviving guest is to be
+    /// protected again, export on its host. Import on the host of the new secondary before the first
+    /// checkpoint ends.
     Offsets {
         #[command(subcommand)]
         command: OffsetsCommand,
     },
-    /// Print the lines of QEMU's command line that fit a configuration
+    /// Print QEMU's arguments that fit a configuration
     QemuArgs {
-        /// As for `run`
+        /// The configuration file, as for `run`
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
-        /// Only of this guest
+        /// Only for this guest: its name or its netdev
         guest: Option<String>,
-        /// Who does the network side on the other host: ours, or qemu, whose lines are printed too
+        /// The network side on the other host: a colo-proxy, or QEMU's own filters, whose arguments
+        /// are printed too
         #[arg(long, value_enum, default_value_t = PeerKind::Ours)]
         peer: PeerKind,
     },
-    /// Make a primary's guest a protected one: bring QEMU and the secondary's into COLO
+    /// Protect a primary's guest: bring both QEMUs into COLO
     ///
-    /// Needs --colo-frame qmp:ENDPOINT on both hosts, and a secondary's QEMU that waits (-incoming).
-    /// Waits until the pair is protected.
+    /// Waits until the pair is protected. Needs --colo-frame qmp:ENDPOINT on both hosts, and a
+    /// secondary's QEMU that waits for the migration (-incoming).
     Protect {
-        /// An instance as `status` names it, or a netdev where only one instance has it
+        /// The instance as `status` shows it; a netdev will do if only one instance has it
         instance: String,
-        /// Where the secondary's QEMU waits, in the place of the configured one: tcp:HOST:PORT or
-        /// whatever else QEMU can migrate to
+        /// Where the secondary's QEMU waits, in the place of the configured address: tcp:HOST:PORT,
+        /// or another URI to which QEMU can migrate
         #[arg(long, value_name = "URI")]
         migrate: Option<String>,
-        /// Give up waiting after this long; what was begun goes on
+        /// Seconds to wait for the pair; the work goes on after a timeout
         #[arg(long, value_name = "S", default_value_t = 120)]
         timeout: u32,
     },
-    /// The other host is gone: the secondary takes over, a primary goes on unprotected
+    /// Go on without the other host: a secondary takes over, a primary goes on unprotected
     ///
-    /// Make sure that the other guest no longer answers the network first.
+    /// First make sure that the other guest no longer answers the network.
     Failover {
-        /// An instance as `status` names it, or a netdev where only one instance has it
+        /// The instance as `status` shows it; a netdev will do if only one instance has it
         instance: String,
     },
     /// Compare two captures: would these guests have needed checkpoints?
     ///
-    /// Both captures are of the same work done by two equal guests, taken each on its guest's TAP
-    /// (tcpdump -i tap0 -w FILE), in pcap or pcapng. Needs no root.
-    /// Ends with 0 where the guests' output is the same, with 1 where it is not, and with 2 where
-    /// the captures cannot be compared.
+    /// Two equal guests do the same work, and each is captured on its TAP (tcpdump -i tap0 -s 0 -w
+    /// FILE), as pcap or pcapng. Needs no root.
+    ///
+    /// The exit code is 0 if the guests' output is the same, 1 if it differs, and 2 if the captures
+    /// cannot be compared.
     Diff(DiffArgs),
 }
 
-/// Who does the network side.
+/// The network side on the other host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum PeerKind {
+    /// A colo-proxy
     Ours,
+    /// QEMU's own filters
     Qemu,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DivergencesArgs {
-    /// Only of this one: an instance, or a netdev where only one instance has it
+    /// List only this instance; a netdev will do if only one instance has it
     pub(super) instance: Option<String>,
-    /// For programs
+    /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
-    /// Write the frames that differ, as far as they are still kept, with comments to this pcapng;
-    /// a file that is there is replaced
+    /// Write the differing frames that are still kept to this pcapng, with comments; an existing file
+    /// is replaced
     #[arg(long, value_name = "FILE")]
     pub(super) capture: Option<PathBuf>,
 }
@@ -135,69 +143,70 @@ pub(super) struct DiffArgs {
     pub(super) primary: PathBuf,
     /// The capture of the secondary guest
     pub(super) secondary: PathBuf,
-    /// The guest's Ethernet or IP address, as often as it has some; without it, the Ethernet
-    /// address that all frames have at one end
+    /// The guest's Ethernet or IP address; may be repeated [default: the Ethernet address that all
+    /// frames have at one end]
     #[arg(long, value_name = "ADDRESS")]
-    pub(super) guest: Vec<Address>,
+    pub(super) guest: Vec<GuestAddress>,
     /// How the clocks of the captures go together: absolute (they are the same), first (the first
-    /// packets are of the same time), connections (those that both have were opened at the same
-    /// time); without it, absolute if the captures overlap in time, else connections if both have
-    /// the same, else first
+    /// packets are of the same time), connections (connections in both captures were opened at the
+    /// same time) [default: absolute if the captures overlap in time, else connections if both have
+    /// the same, else first]
     #[arg(long, value_name = "HOW")]
-    pub(super) align: Option<Align>,
-    /// How long one guest may be behind the other
+    pub(super) align: Option<AlignmentKind>,
+    /// Milliseconds that one guest may be behind the other
     #[arg(long, value_name = "MS", default_value_t = 3000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) compare_timeout_ms: u32,
-    /// For how long a checkpoint would stop the guests
+    /// Milliseconds for which a checkpoint stops both guests
     #[arg(long, value_name = "MS", default_value_t = 20)]
     pub(super) checkpoint_ms: u32,
-    /// Write the frames that differ, with comments, to this pcapng; a file that is there is
-    /// replaced
+    /// Write the differing frames to this pcapng, with comments; an existing file is replaced
     #[arg(long, value_name = "FILE")]
     pub(super) capture: Option<PathBuf>,
-    /// For programs
+    /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
 }
 
-/// What `offsets` can do.
+/// The commands below `offsets`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum OffsetsCommand {
     /// Write the translated connections to standard output, one a line
     Export {
-        /// An instance, or a netdev where only one instance has it; the only one that is running
+        /// The instance; a netdev will do if only one instance has it [default: the only running
+        /// instance]
         instance: Option<String>,
     },
-    /// Make connections known that another instance has exported; all of them, or none
+    /// Read the connections that another instance has exported: all of them, or none
     Import {
-        /// An instance, or a netdev where only one instance has it
+        /// The instance; a netdev will do if only one instance has it
         instance: String,
-        /// What `export` has written; `-` for standard input
+        /// The output of `export`; `-` for standard input
         file: PathBuf,
     },
 }
 
-/// What both roles have.
+/// The flags of both roles.
 #[derive(Debug, clap::Args)]
-struct Shared {
+struct CommonArgs {
     /// The guest's TAP, which QEMU owns
     #[arg(long, value_name = "IFACE")]
     netdev: String,
     /// Lane for the guest's input
     #[arg(long, value_name = "EP")]
     mirror: Endpoint,
-    /// Lane between two colo-proxy daemons: epochs, heartbeat, counters
+    /// Lane between two colo-proxy daemons: epochs, heartbeats, counters; without it the peer may be a
+    /// QEMU
     #[arg(long, value_name = "EP")]
     control: Option<Endpoint>,
     /// Frames on the lanes carry a virtio-net header, as QEMU's do with `vnet_hdr_support=on`
     #[arg(long)]
     vnet_hdr_support: bool,
-    /// Who makes checkpoints: qmp:ENDPOINT (a QEMU that listens there), script:PATH, or instant
-    /// (answers at once, copies nothing)
+    /// Who makes checkpoints: qmp:ENDPOINT (the QEMU that listens there), xen:ENDPOINT (a program
+    /// that speaks QEMU's `notify_dev` protocol), script:PATH (a program), or instant (answers at once,
+    /// copies nothing); without it nobody does, and output that needs one stays held
     #[arg(long, value_name = "DRIVER")]
     colo_frame: Option<ColoFrameKind>,
-    /// The way of the frames: the streams above; a tunnel from kernel to kernel, for a link that the
-    /// two hosts have to themselves; or that where both ends can
+    /// How the frames travel between the hosts
     #[arg(long, value_enum, default_value_t)]
     lane: LaneKind,
 }
@@ -205,11 +214,11 @@ struct Shared {
 #[derive(Debug, clap::Args)]
 pub(super) struct PrimaryArgs {
     #[command(flatten)]
-    shared: Shared,
-    /// Lane on which the secondary guest's output comes
+    common: CommonArgs,
+    /// Lane on which the secondary guest's output arrives
     #[arg(long, value_name = "EP")]
     secondary_in: Endpoint,
-    /// Where the secondary's QEMU waits for the guest, for `protect`: what its -incoming says
+    /// Where the secondary's QEMU waits for the migration (its -incoming), for `protect`
     #[arg(long, value_name = "URI")]
     migrate: Option<String>,
 }
@@ -217,52 +226,52 @@ pub(super) struct PrimaryArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct SecondaryArgs {
     #[command(flatten)]
-    shared: Shared,
+    common: CommonArgs,
     /// Lane on which this guest's output goes to the primary
     #[arg(long, value_name = "EP")]
     secondary_out: Endpoint,
-    /// What of it goes there: the frames, or digests of what is said in connections, for a link
-    /// that is slower than the guest
-    #[arg(long = "return", value_enum, default_value_t)]
+    /// How this guest's output returns to the primary
+    #[arg(long = "return", value_name = "KIND", value_enum, default_value_t)]
     returns: ReturnKind,
 }
 
-/// QEMU's properties of the same names, with its defaults; zero is refused.
+/// QEMU's properties of the same names, with QEMU's defaults. Zero is refused.
 #[derive(Debug, clap::Args)]
 pub(super) struct ColoCompareArgs {
-    /// Socket on which the primary guest's output comes
+    /// Socket on which the primary guest's output arrives
     #[arg(long, value_name = "EP")]
     primary_in: Endpoint,
-    /// Socket on which the secondary guest's output comes
+    /// Socket on which the secondary guest's output arrives
     #[arg(long, value_name = "EP")]
     secondary_in: Endpoint,
-    /// Socket to which the primary's frames go that may leave
+    /// Socket to which the primary's released frames go
     #[arg(long, value_name = "EP")]
     outdev: Endpoint,
     /// Channel to the COLO-frame that makes checkpoints, as --colo-frame xen:EP; without either
-    /// nobody is asked for one, and what needs one stays held
+    /// nobody makes checkpoints, and output that needs one stays held
     #[arg(long, value_name = "EP", conflicts_with = "colo_frame")]
     notify_dev: Option<Endpoint>,
-    /// Who makes checkpoints; not QEMU's: qmp:ENDPOINT (the primary's QEMU listens there),
-    /// xen:ENDPOINT, script:PATH or instant
+    /// Who makes checkpoints: qmp:ENDPOINT (the primary's QEMU listens there), xen:ENDPOINT (a
+    /// program that speaks QEMU's `notify_dev` protocol), script:PATH (a program), or instant (answers
+    /// at once, copies nothing); QEMU has no such property
     #[arg(long, value_name = "DRIVER")]
     colo_frame: Option<ColoFrameKind>,
     /// Frames on the sockets carry a virtio-net header
     #[arg(long)]
     vnet_hdr_support: bool,
-    /// How long a frame may wait for the other guest's before a checkpoint is asked for
+    /// Milliseconds that a frame is held, or that output of the secondary waits, before a checkpoint is
+    /// asked for
     #[arg(long, value_name = "MS", default_value = "3000", value_parser = at_least_one())]
     compare_timeout: u64,
-    /// How much later than that it may be noticed; here it is noticed when it is due, so this has
-    /// no further effect
+    /// Accepted as in QEMU, and without effect: the compare timeout is noticed when it is due
     #[arg(long, value_name = "MS", default_value = "1000", value_parser = at_least_one())]
     expired_scan_cycle: u64,
-    /// Frames of one flow that are held; when there are as many, a checkpoint is asked for and the
-    /// socket is left alone until it has come
+    /// Frames of one flow that are held; at this number a checkpoint is asked for, and the socket is
+    /// not read until it is done
     #[arg(long, value_name = "N", default_value = "1024", value_parser = at_least_one())]
     max_queue_size: u64,
-    /// How long the secondary may be gone before held output is released and the guest goes on
-    /// unprotected; not QEMU's
+    /// Milliseconds that the secondary may be gone before held output is released and the guest goes
+    /// on unprotected; QEMU has no such property
     #[arg(long, value_name = "MS", default_value = "1000", value_parser = at_least_one())]
     secondary_timeout: u64,
 }
@@ -286,7 +295,7 @@ impl From<ColoCompareArgs> for Options {
     }
 }
 
-impl Shared {
+impl CommonArgs {
     fn guest(self, migrate: Option<String>, side: SideConfig) -> Result<Guest, ConfigError> {
         Guest {
             name: None,
@@ -313,11 +322,11 @@ impl TryFrom<PrimaryArgs> for Guest {
 
     fn try_from(args: PrimaryArgs) -> Result<Self, ConfigError> {
         let side = SideConfig::Primary {
-            mirror: args.shared.mirror.clone(),
+            mirror: args.common.mirror.clone(),
             secondary_in: args.secondary_in,
             on_secondary_lost: OnSecondaryLost::default(),
         };
-        args.shared.guest(args.migrate, side)
+        args.common.guest(args.migrate, side)
     }
 }
 
@@ -326,11 +335,11 @@ impl TryFrom<SecondaryArgs> for Guest {
 
     fn try_from(args: SecondaryArgs) -> Result<Self, ConfigError> {
         let side = SideConfig::Secondary {
-            mirror: args.shared.mirror.clone(),
+            mirror: args.common.mirror.clone(),
             secondary_out: args.secondary_out,
             capture: CaptureKind::default(),
             returns: args.returns,
         };
-        args.shared.guest(None, side)
+        args.common.guest(None, side)
     }
 }

@@ -1,4 +1,4 @@
-//! Frames of divergences, written for Wireshark.
+//! Writes the frames of divergences for Wireshark.
 
 use std::fs::File;
 use std::io::{self, BufWriter};
@@ -15,11 +15,11 @@ pub(super) struct Shown {
     pub(super) time_ns: u64,
     pub(super) octets: Vec<u8>,
     pub(super) original_len: u32,
-    /// Which difference it belongs to.
+    /// The difference that it belongs to, in words.
     pub(super) summary: String,
 }
 
-/// Writes `frames` to `path`, in place of what was there, as `tcpdump -w` does.
+/// Writes `frames` to `path`. An existing file is replaced, as by `tcpdump -w`.
 pub(super) fn write(path: &Path, frames: &[Shown]) -> anyhow::Result<()> {
     let written = File::create(path).and_then(|file| write_to(file, frames));
     written.with_context(|| format!("cannot write {}", path.display()))

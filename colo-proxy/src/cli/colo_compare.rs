@@ -1,4 +1,4 @@
-//! The engine between QEMU's sockets, until a signal ends it.
+//! Runs the engine between QEMU's sockets until a signal ends it.
 
 use anyhow::Context;
 use colo_proxy::colo_compare::{self, Options};
@@ -8,7 +8,7 @@ use super::daemon::Signals;
 pub(super) fn serve(options: Options) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        // Before the first socket is there: a signal must not leave its file behind.
+        // Signals are caught before the first socket exists, so that no file is left behind.
         let mut signals = Signals::new()?;
         let started = || eprintln!("colo-proxy: ready");
         let served = colo_compare::run(options, started, signals.next());

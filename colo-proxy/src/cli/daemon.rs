@@ -1,4 +1,4 @@
-//! The daemon: starts every instance, says `ready`, and ends in good order.
+//! The daemon: starts every instance, prints `ready`, and ends in good order.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,17 +9,18 @@ use colo_proxy::instance::{Instance, Threads};
 use colo_proxy::status::RUNTIME_DIR;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Time between two looks whether an instance has ended by itself.
-const WATCH: Duration = Duration::from_millis(200);
+/// Time between two checks whether an instance has ended by itself.
+const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
 pub(super) fn serve(guests: Vec<Guest>) -> anyhow::Result<()> {
-    let threads = Threads::start(guests.len()).context("cannot start a thread")?;
+    let threads = Threads::start(guests.len()).context("cannot start the threads")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve_on(&threads, guests))
 }
 
 async fn serve_on(threads: &Threads, guests: Vec<Guest>) -> anyhow::Result<()> {
-    // Before the first instance starts: a signal must not find it half attached.
+    // Signals are caught before the first instance starts, so that none ends the daemon while an
+    // instance is half attached.
     let mut signals = Signals::new()?;
     let mut instances = Vec::new();
     let mut started = Ok(());
@@ -47,7 +48,7 @@ async fn serve_on(threads: &Threads, guests: Vec<Guest>) -> anyhow::Result<()> {
     started
 }
 
-/// What ends a daemon in good order.
+/// The signals that end a daemon in good order.
 pub(super) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
@@ -69,9 +70,9 @@ impl Signals {
     }
 }
 
-/// One guest that cannot go on must not take the others with it.
+/// Waits for all instances: if one guest cannot go on, the others are served on.
 async fn all_ended(instances: &[Instance]) {
-    let mut tick = tokio::time::interval(WATCH);
+    let mut tick = tokio::time::interval(WATCH_INTERVAL);
     while !instances.iter().all(Instance::is_finished) {
         tick.tick().await;
     }

@@ -1,4 +1,4 @@
-//! `colo-proxy diff`: reads the captures as often as the comparison needs them.
+//! `colo-proxy diff`: reads the captures, several times if the comparison needs it.
 
 use std::fmt;
 use std::fs::File;
@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use colo_proxy::capture_file::{CaptureError, Packet, Reader};
 use colo_proxy::offline::{
-    Alignment, CaptureReport, Comparison, Connections, Guest, Options, Report, Survey, merge,
+    Alignment, CaptureReport, CaptureSurvey, ComparedGuest, Comparison, ComparisonOptions,
+    Connections, DiffReport, merge,
 };
 use colo_proxy_engine::compare::Side;
 
@@ -20,10 +21,10 @@ use super::output;
 
 /// The guests' output differs.
 const DIVERGED: u8 = 1;
-/// The captures cannot be compared; clap ends with the same for wrong arguments.
+/// The captures cannot be compared. clap has the same exit code for wrong arguments.
 pub(super) const CANNOT_COMPARE: u8 = 2;
 
-/// What went wrong is no answer to the question whether the guests differ.
+/// The context of an error that leaves it open whether the guests differ.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CannotCompare;
 
@@ -43,7 +44,7 @@ pub(super) fn diff(args: &DiffArgs) -> anyhow::Result<ExitCode> {
     Ok(if report.diverged() { DIVERGED.into() } else { ExitCode::SUCCESS })
 }
 
-fn compare(args: &DiffArgs) -> anyhow::Result<Report> {
+fn compare(args: &DiffArgs) -> anyhow::Result<DiffReport> {
     let files = [Capture::new(&args.primary)?, Capture::new(&args.secondary)?];
     if let Some(capture) = &args.capture {
         for file in &files {
@@ -52,10 +53,10 @@ fn compare(args: &DiffArgs) -> anyhow::Result<Report> {
     }
     let [(primary, primary_truncated), (secondary, secondary_truncated)] =
         [files[0].survey()?, files[1].survey()?];
-    let guest = Guest::find(&args.guest, &primary, &secondary)?;
+    let guest = ComparedGuest::find(&args.guest, &primary, &secondary)?;
     let connections = connections(&files, &guest)?;
     let alignment = Alignment::new(args.align, &primary, &secondary, &connections);
-    let mut options = Options::default();
+    let mut options = ComparisonOptions::default();
     options.limits.compare_timeout = Duration::from_millis(args.compare_timeout_ms.into());
     options.checkpoint = Duration::from_millis(args.checkpoint_ms.into());
     let surveys = [&primary, &secondary];
@@ -67,8 +68,8 @@ fn compare(args: &DiffArgs) -> anyhow::Result<Report> {
     let mut report = comparison.finish();
     name(&mut report.primary, &files[0], primary_truncated);
     name(&mut report.secondary, &files[1], secondary_truncated);
-    if let Some(why) = report.nothing_compared() {
-        return Err(why.into());
+    if let Some(reason) = report.nothing_compared() {
+        return Err(reason.into());
     }
     Ok(report)
 }
@@ -78,16 +79,16 @@ fn name(report: &mut CaptureReport, file: &Capture<'_>, truncated: bool) {
     report.truncated = truncated;
 }
 
-fn connections(files: &[Capture<'_>; 2], guest: &Guest) -> anyhow::Result<Connections> {
+fn connections(files: &[Capture<'_>; 2], guest: &ComparedGuest) -> anyhow::Result<Connections> {
     let mut connections = Connections::default();
     for (side, file) in [Side::Primary, Side::Secondary].into_iter().zip(files) {
         for packet in file.packets()? {
             connections.add(side, &packet?, guest);
         }
-        if let Some((cut, first)) = connections.cut(side) {
+        if let Some((truncated, first)) = connections.truncated(side) {
             bail!(
-                "{}: of {cut} frames of the guest only the start was captured (the first is \
-                 packet {first}): capture with `tcpdump -s 0`",
+                "{}: {truncated} frames of the guest are truncated (the first is packet {first}): \
+                 capture with `tcpdump -s 0`",
                 file.path.display()
             );
         }
@@ -96,7 +97,7 @@ fn connections(files: &[Capture<'_>; 2], guest: &Guest) -> anyhow::Result<Connec
     Ok(connections)
 }
 
-/// A capture, which is read from its start several times.
+/// A capture that is read from its start several times.
 #[derive(Debug)]
 struct Capture<'a> {
     path: &'a Path,
@@ -106,7 +107,7 @@ impl<'a> Capture<'a> {
     fn new(path: &'a Path) -> anyhow::Result<Self> {
         let found = std::fs::metadata(path).with_context(|| path.display().to_string())?;
         let path_shown = path.display();
-        ensure!(found.is_file(), "{path_shown} is not a file: it has to be read several times");
+        ensure!(found.is_file(), "{path_shown} is not a file, and must be read several times");
         Ok(Self { path })
     }
 
@@ -123,9 +124,9 @@ impl<'a> Capture<'a> {
         Ok(self.open()?.map(move |packet| packet.map_err(named)))
     }
 
-    /// What is in it, and whether it ends in the middle.
-    fn survey(&self) -> anyhow::Result<(Survey, bool)> {
-        let mut survey = Survey::default();
+    /// The survey of the capture, and whether it ends in the middle of a packet.
+    fn survey(&self) -> anyhow::Result<(CaptureSurvey, bool)> {
+        let mut survey = CaptureSurvey::default();
         let mut reader = self.open()?;
         for packet in &mut reader {
             survey.add(&packet.with_context(|| self.path.display().to_string())?);
@@ -141,7 +142,7 @@ fn is_same(a: &Path, b: &Path) -> bool {
     }
 }
 
-fn frames(report: &Report) -> Vec<Shown> {
+fn frames(report: &DiffReport) -> Vec<Shown> {
     let mut all = Vec::new();
     for record in report.divergences() {
         let summary = format!("divergence {}, {}", record.divergence.number, record.summary());

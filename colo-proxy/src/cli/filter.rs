@@ -1,4 +1,4 @@
-//! One of QEMU's filters on a TAP, until a signal ends it.
+//! Runs one of QEMU's filters on a TAP until a signal ends it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use colo_proxy::status::RUNTIME_DIR;
 
 use super::daemon::Signals;
 
-/// What every filter has: QEMU's properties of the same names.
+/// The flags of every filter: QEMU's properties of the same names.
 #[derive(Debug, clap::Args)]
-struct Shared {
-    /// Name of this filter; filter-KIND@IFACE where it is left out
+struct FilterArgs {
+    /// Name of this filter [default: filter-KIND@IFACE]
     #[arg(long, value_name = "ID")]
     id: Option<String>,
     /// The guest's TAP, which QEMU owns
@@ -25,16 +25,17 @@ struct Shared {
     queue: Queue,
 }
 
-/// What those with sockets have.
+/// The flags of filters with sockets.
 #[derive(Debug, clap::Args)]
-struct Sockets {
+struct SocketArgs {
     /// Frames on the sockets carry a virtio-net header
     #[arg(long)]
     vnet_hdr_support: bool,
-    /// How long the peer of outdev may read nothing before the link is declared broken; not QEMU's
+    /// Milliseconds that the peer of outdev may read nothing before it is disconnected; QEMU has no such
+    /// property
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     peer_timeout: u64,
-    /// Octets that may wait for the peer of outdev; not QEMU's
+    /// Bytes that may wait for the peer of outdev; QEMU has no such property
     #[arg(long, value_name = "N", default_value_t = 33_554_432, value_parser = clap::value_parser!(u64).range(139_264..=1 << 40))]
     queue_bytes: u64,
 }
@@ -42,48 +43,49 @@ struct Sockets {
 #[derive(Debug, clap::Args)]
 pub(super) struct MirrorArgs {
     #[command(flatten)]
-    shared: Shared,
+    common: FilterArgs,
     /// Socket to which the copies go
     #[arg(long, value_name = "EP")]
     outdev: Endpoint,
     #[command(flatten)]
-    sockets: Sockets,
+    sockets: SocketArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RedirectorArgs {
     #[command(flatten)]
-    shared: Shared,
+    common: FilterArgs,
     /// Socket from which frames are injected behind this filter
     #[arg(long, value_name = "EP")]
     indev: Option<Endpoint>,
-    /// Socket to which frames go, instead of to where they were going
+    /// Socket to which frames go, in the place of their destination
     #[arg(long, value_name = "EP")]
     outdev: Option<Endpoint>,
     #[command(flatten)]
-    sockets: Sockets,
+    sockets: SocketArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RewriterArgs {
     #[command(flatten)]
-    shared: Shared,
-    /// Who tells of checkpoints and failovers: qmp:ENDPOINT (this guest's QEMU listens there),
-    /// script:PATH or instant; not QEMU's, whose filters are told inside the process
+    common: FilterArgs,
+    /// Who reports checkpoints and failovers: qmp:ENDPOINT (this guest's QEMU listens there),
+    /// script:PATH (a program), or instant; QEMU's own filter needs no such property, because its QEMU
+    /// reports them inside the process
     #[arg(long, value_name = "DRIVER")]
     colo_frame: Option<ColoFrameKind>,
 }
 
-fn options(shared: Shared, sockets: Option<&Sockets>, kind: Kind) -> Options {
+fn options(common: FilterArgs, sockets: Option<&SocketArgs>, kind: Kind) -> Options {
     let mut limits = PeerLimits::default();
     if let Some(sockets) = sockets {
         limits.timeout = Duration::from_millis(sockets.peer_timeout);
         limits.queue_bytes = sockets.queue_bytes as usize;
     }
     Options {
-        id: shared.id,
-        netdev: shared.netdev,
-        queue: shared.queue,
+        id: common.id,
+        netdev: common.netdev,
+        queue: common.queue,
         vnet_hdr_support: sockets.is_some_and(|sockets| sockets.vnet_hdr_support),
         limits,
         kind,
@@ -92,31 +94,31 @@ fn options(shared: Shared, sockets: Option<&Sockets>, kind: Kind) -> Options {
 
 impl From<MirrorArgs> for Options {
     fn from(args: MirrorArgs) -> Self {
-        options(args.shared, Some(&args.sockets), Kind::Mirror { outdev: args.outdev })
+        options(args.common, Some(&args.sockets), Kind::Mirror { outdev: args.outdev })
     }
 }
 
 impl From<RedirectorArgs> for Options {
     fn from(args: RedirectorArgs) -> Self {
-        let RedirectorArgs { shared, indev, outdev, sockets } = args;
-        options(shared, Some(&sockets), Kind::Redirector { indev, outdev })
+        let RedirectorArgs { common, indev, outdev, sockets } = args;
+        options(common, Some(&sockets), Kind::Redirector { indev, outdev })
     }
 }
 
 impl From<RewriterArgs> for Options {
     fn from(args: RewriterArgs) -> Self {
-        options(args.shared, None, Kind::Rewriter { colo_frame: args.colo_frame })
+        options(args.common, None, Kind::Rewriter { colo_frame: args.colo_frame })
     }
 }
 
 pub(super) fn serve(options: Options) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let what = format!("cannot run {} on {}", options.kind.command(), options.netdev);
+    let attempt = format!("cannot run {} on {}", options.kind.command(), options.netdev);
     runtime.block_on(async {
-        // Before the first program is attached: a signal must not leave it behind.
+        // Signals are caught before the first program is attached, so that none is left behind.
         let mut signals = Signals::new()?;
         let started = || eprintln!("colo-proxy: ready");
         let served = filter::run(options, Path::new(RUNTIME_DIR), started, signals.next());
-        served.await.context(what)
+        served.await.context(attempt)
     })
 }

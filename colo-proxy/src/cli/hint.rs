@@ -1,4 +1,4 @@
-//! What the operator can do about an error: a line of its own, below what went wrong.
+//! What the operator can do about an error: a line of its own, below the error.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -9,34 +9,41 @@ use colo_proxy::endpoint::EndpointError;
 use colo_proxy::filter::FilterError;
 use colo_proxy::instance::InstanceError;
 use colo_proxy::offline::{GuestError, NothingCompared};
+use colo_proxy::qemu_args::QemuArgsError;
 use colo_proxy::status::StatusError;
 use nix::errno::Errno;
 
 use super::diff::CannotCompare;
 
-/// For what opens interfaces and loads programs.
+/// For a command that opens interfaces and loads programs.
 const SERVE: &str = "run as root, or with CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON";
-/// For what needs no privilege of its own.
+/// For a command that needs no privilege of its own.
 const SOCKET: &str = "name a path and a port that this user may open";
-/// For what only opens a file or a socket of root's.
+/// For a command that only opens a file or a socket of root's.
 const READ: &str = "run as root";
 
-/// For captures in which the guest is not to be told from others.
+/// For captures in which the guest cannot be told from other stations.
 const NAME_GUEST: &str = "name the guest with --guest and its Ethernet or IP address";
 
 /// The hint for `error`, if there is one.
 pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
-    let known = error.downcast_ref::<InstanceError>().and_then(InstanceError::hint);
     if error.is::<CannotCompare>() {
-        // Captures are the user's own files: no privilege of the daemon's helps.
-        return is_of_the_guest(error).then_some(NAME_GUEST);
+        // Captures are the user's own files: a privilege does not help.
+        return is_about_the_guest(error).then_some(NAME_GUEST);
     }
-    let known = known.or_else(|| error.downcast_ref::<FilterError>().and_then(FilterError::hint));
-    known.or_else(|| error.chain().any(is_denied).then(|| needed(error)))
+    own_hint(error).or_else(|| error.chain().any(is_denied).then(|| needed(error)))
 }
 
-/// Another guest may be what was meant.
-fn is_of_the_guest(error: &anyhow::Error) -> bool {
+/// The hint that the error itself has.
+fn own_hint(error: &anyhow::Error) -> Option<&'static str> {
+    let instance = || error.downcast_ref::<InstanceError>().and_then(InstanceError::hint);
+    let filter = || error.downcast_ref::<FilterError>().and_then(FilterError::hint);
+    let qemu_args = || error.downcast_ref::<QemuArgsError>().map(QemuArgsError::hint);
+    instance().or_else(filter).or_else(qemu_args)
+}
+
+/// The comparison may have taken another station for the guest.
+fn is_about_the_guest(error: &anyhow::Error) -> bool {
     match error.downcast_ref::<GuestError>() {
         Some(GuestError::Nothing { .. }) => false,
         Some(_) => true,
@@ -54,7 +61,7 @@ fn needed(error: &anyhow::Error) -> &'static str {
     if only_reads { READ } else { SERVE }
 }
 
-/// EACCES or EPERM, in whichever form a library hands it on.
+/// EACCES or EPERM, in any form in which a library returns it.
 fn is_denied(error: &(dyn Error + 'static)) -> bool {
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return error.kind() == ErrorKind::PermissionDenied;
@@ -78,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_by_the_system_has_a_hint_wherever_it_is_in_the_chain() {
+    fn a_refusal_by_the_system_has_a_hint_anywhere_in_the_chain() {
         let error = anyhow::Error::from(denied()).context("cannot serve tap0");
         assert_eq!(hint(&error), Some(SERVE));
         let error = StatusError::List { path: "/run/colo-proxy".into(), source: denied() };

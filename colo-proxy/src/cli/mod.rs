@@ -1,4 +1,4 @@
-//! The command line: what is asked for, and who does it.
+//! The command line: the commands and the modules that run them.
 
 mod args;
 mod capture;
@@ -26,7 +26,7 @@ use colo_proxy::status::{self, RUNTIME_DIR, Reply, Request};
 use self::args::{Args, Subcommand};
 pub(crate) use self::hint::hint;
 
-/// Does what the command line asks for; on success, says what the process is to end with.
+/// Runs the command. On success it returns the exit code of the process.
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
         Subcommand::Diff(args) => return diff::diff(&args),
@@ -51,7 +51,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the process ends with after `error`.
+/// The exit code of the process after `error`.
 pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.is::<diff::CannotCompare>() { diff::CANNOT_COMPARE.into() } else { ExitCode::FAILURE }
 }

@@ -1,4 +1,4 @@
-//! `colo-proxy offsets`: translated connections, out of one daemon and into another.
+//! `colo-proxy offsets`: carries translated connections from one daemon to another.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -31,13 +31,17 @@ fn export(instance: Option<&str>) -> anyhow::Result<()> {
 }
 
 fn only(mut running: Vec<String>) -> anyhow::Result<String> {
-    ensure!(running.len() < 2, "name one of the running instances: {}", running.join(", "));
+    ensure!(
+        running.len() < 2,
+        "several instances are running: name one of them ({})",
+        running.join(", ")
+    );
     running.pop().context("no instance is running")
 }
 
 fn import(instance: &str, file: &Path) -> anyhow::Result<()> {
     let text = read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    // What is wrong with it can be said without the daemon; how many fit is for that to say.
+    // Errors in the text are found here. The daemon alone knows how many connections have room.
     offsets::parse(&text, usize::MAX)
         .with_context(|| format!("cannot import {}", file.display()))?;
     let dir = Path::new(RUNTIME_DIR);
@@ -48,7 +52,7 @@ fn import(instance: &str, file: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// The text, and no more than there can be of it.
+/// The text of `file`, up to one byte more than the longest valid text.
 fn read(file: &Path) -> io::Result<String> {
     let mut text = String::new();
     let max = TEXT_MAX as u64 + 1;

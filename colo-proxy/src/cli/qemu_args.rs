@@ -1,4 +1,4 @@
-//! `colo-proxy qemu-args`: what QEMU is started with, for a configuration.
+//! `colo-proxy qemu-args`: the arguments of QEMU that fit a configuration.
 
 use std::path::Path;
 
@@ -11,17 +11,17 @@ use super::output;
 
 pub(super) fn print(path: &Path, name: Option<&str>, peer: PeerKind) -> anyhow::Result<()> {
     let guests = config::read(path)?;
-    let is_meant = |guest: &&Guest| {
+    let is_named = |guest: &&Guest| {
         name.is_none_or(|name| guest.name.as_deref() == Some(name) || guest.netdev == name)
     };
-    let meant: Vec<&Guest> = guests.iter().filter(is_meant).collect();
+    let named: Vec<&Guest> = guests.iter().filter(is_named).collect();
     let shown = path.display();
-    ensure!(!meant.is_empty(), "{shown} has no guest {}", name.unwrap_or_default());
+    ensure!(!named.is_empty(), "{shown} has no guest {}", name.unwrap_or_default());
     let mut text = String::new();
-    for guest in meant {
-        text += &for_this_host(guest);
+    for guest in named {
+        text += &for_this_host(guest)?;
         if peer == PeerKind::Qemu {
-            text += &for_qemu_on_the_other_host(guest);
+            text += &for_qemu_on_the_other_host(guest)?;
         }
     }
     Ok(output::print(&text)?)

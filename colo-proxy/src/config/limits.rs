@@ -1,4 +1,4 @@
-//! Every limit of a guest's instance, and what it is where nobody says otherwise.
+//! Every limit of a guest's instance, with its default.
 
 mod keys;
 mod setting;
@@ -8,7 +8,7 @@ mod tests;
 
 use std::time::Duration;
 
-pub use self::keys::{KEYS, Key};
+pub use self::keys::{KEYS, LimitKey};
 use colo_proxy_engine::compare;
 use colo_proxy_engine::digest::DigestLimits;
 use colo_proxy_engine::pair::cut::UnsortedLimits;
@@ -20,7 +20,7 @@ pub(super) use self::setting::Ms;
 
 use crate::datapath;
 
-/// What one instance may take, of either role.
+/// The limits of one instance, of either role.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Limits {
     pub peer: PeerLimits,
@@ -33,17 +33,17 @@ pub struct Limits {
     pub translation: datapath::TranslationLimits,
 }
 
-/// What waits between a guest, its gates and the other host.
+/// Limits between a guest, its gates and the other host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerLimits {
-    /// A peer that is gone for longer is lost.
+    /// Silence after which the peer is lost.
     pub timeout: Duration,
-    /// Octets that may wait for the peer on an outgoing lane.
+    /// Bytes that may wait for the peer on an outgoing lane.
     pub queue_bytes: usize,
     /// Frames that may wait for the daemon in a gate.
     pub gate_queue_frames: u32,
-    /// Frames that may wait for the guest. One guest that misses what the other got costs a
-    /// retransmission or a checkpoint, so the queue must outlast a guest that is slow for a while.
+    /// Frames that may wait for the guest. A frame that only one guest gets costs a retransmission or
+    /// a checkpoint, so the queue must outlast a guest that is slow for a while.
     pub guest_queue_frames: u32,
     /// How long the instance's thread stays awake for the next frame.
     pub busy_poll: Duration,

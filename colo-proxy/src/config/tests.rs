@@ -10,7 +10,7 @@ const PRIMARY: &str = r#"
 name = "web"
 role = "primary"
 netdev = "tap0"
-mirror = "tcp:0.0.0.0:9003,server"
+mirror = "tcp:10.0.9.1:9003,server"
 secondary_in = "unix:/run/s.sock,server"
 control = "tcp:10.0.0.2:9005"
 colo_frame = "script:/etc/frame"
@@ -89,13 +89,16 @@ fn what_is_only_wrong_together_is_refused_by_name() {
             PRIMARY.replace("secondary_in", "secondary_out"),
             "secondary_out is for role = \"secondary\"",
         ),
-        (SECONDARY.replace("capture = \"af-xdp\"", "on_death = \"pass\""), "always holds"),
+        (
+            SECONDARY.replace("capture = \"af-xdp\"", "on_death = \"pass\""),
+            "use on_death = \"hold\"",
+        ),
         (SECONDARY.replace("tap1", "a-name-longer-than-15"), "not the name of a network interface"),
         (PRIMARY.replace("\"web\"", "\"../web\""), "a name is 1 to 64"),
         (PRIMARY.replace("= 250", "= 0"), "above 0"),
         (format!("{PRIMARY}{PRIMARY}"), "another guest has this name"),
-        (String::new(), "names no [[guest]]"),
-        (PRIMARY.replace("tcp:0.0.0.0:9003", "tpc:0.0.0.0:9003"), "neither unix: nor tcp:"),
+        (String::new(), "has no [[guest]]"),
+        (PRIMARY.replace("tcp:10.0.9.1:9003", "tpc:10.0.9.1:9003"), "neither unix: nor tcp:"),
     ] {
         let error = read(&text).expect_err(reason);
         assert!(error.contains(reason), "{error}");

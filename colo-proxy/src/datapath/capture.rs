@@ -23,14 +23,13 @@ use colo_proxy_engine::frame::Frame;
 use crate::gate::Gate;
 
 /// Which backend the operator asks for: `capture = "gate"`, `"af-xdp"` or `"auto"`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CaptureKind {
     /// Read from the output gate.
     #[default]
     Gate,
-    /// Read from `AF_XDP` sockets on the guest's TAP, and from the gate the frames that they cannot
-    /// take.
+    /// Read from `AF_XDP` sockets on the guest's TAP. The gate takes the frames that they cannot take.
     AfXdp,
     /// `AF_XDP` if it can take every frame, else the gate.
     Auto,

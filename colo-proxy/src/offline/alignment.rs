@@ -1,21 +1,21 @@
-//! How the clock of the secondary's capture is brought to the primary's.
+//! How the clock of the secondary's capture is aligned with the primary's.
 
 use super::clock::difference;
-use super::{Connections, Survey};
+use super::{CaptureSurvey, Connections};
 
-/// How it is to be done.
+/// The way of aligning the clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Align {
+pub enum AlignmentKind {
     /// Both hosts had the same time.
     Absolute,
-    /// The first packets of both captures are of the same time.
+    /// The first packets of both captures were sent at the same time.
     First,
-    /// Connections that are in both were opened at the same time, in the median.
+    /// Connections in both captures were opened at the same time, in the median.
     Connections,
 }
 
-impl std::str::FromStr for Align {
+impl std::str::FromStr for AlignmentKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -23,43 +23,44 @@ impl std::str::FromStr for Align {
             "absolute" => Ok(Self::Absolute),
             "first" => Ok(Self::First),
             "connections" => Ok(Self::Connections),
-            _ => Err(format!("`{text}` is none of absolute, first and connections")),
+            _ => Err(format!("`{text}` is not absolute, first or connections")),
         }
     }
 }
 
-/// What is to be added to the secondary's times, and why.
+/// The distance that is added to the secondary's times, and the reason for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alignment {
-    pub(super) align: Align,
+    pub(super) align: AlignmentKind,
     pub(super) shift_ns: i64,
-    /// What the connections say, where there are any in both: for a doubt about another choice.
+    /// The distance by the connections in both captures, if there are any. It may speak against
+    /// another choice.
     pub(super) by_connections_ns: Option<i64>,
 }
 
 impl Alignment {
-    /// The alignment that was asked for; or else by the clocks, if the captures overlap in time,
-    /// by connections where both have the same, and by the first packets otherwise: those depend
-    /// on how soon after the start of the capture the work began.
+    /// The alignment that was asked for. Without one: by the clocks if the captures overlap in time,
+    /// else by connections if both have the same, else by the first packets. The first packets come
+    /// last, because they depend on how soon after the start of the capture the work began.
     pub fn new(
-        asked: Option<Align>,
-        primary: &Survey,
-        secondary: &Survey,
+        asked: Option<AlignmentKind>,
+        primary: &CaptureSurvey,
+        secondary: &CaptureSurvey,
         connections: &Connections,
     ) -> Self {
         let overlap =
             primary.first_ns <= secondary.last_ns && secondary.first_ns <= primary.last_ns;
         let by_connections_ns = connections.median_shift_ns();
         let align = asked.unwrap_or(match by_connections_ns {
-            _ if overlap => Align::Absolute,
-            Some(_) => Align::Connections,
-            None => Align::First,
+            _ if overlap => AlignmentKind::Absolute,
+            Some(_) => AlignmentKind::Connections,
+            None => AlignmentKind::First,
         });
         let by_first = difference(primary.first_ns, secondary.first_ns);
         let shift_ns = match align {
-            Align::Absolute => 0,
-            Align::First => by_first,
-            Align::Connections => by_connections_ns.unwrap_or(by_first),
+            AlignmentKind::Absolute => 0,
+            AlignmentKind::First => by_first,
+            AlignmentKind::Connections => by_connections_ns.unwrap_or(by_first),
         };
         Self { align, shift_ns, by_connections_ns }
     }

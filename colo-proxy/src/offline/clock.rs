@@ -1,40 +1,40 @@
-//! The time of the comparison: that of the captures, plus the time for which both guests stood
-//! still while checkpoints were made.
+//! The time of the comparison: the time of the captures, plus the time for which checkpoints stopped
+//! both guests.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use colo_proxy_engine::compare::Side;
 
-/// Frames of which the place in the capture is remembered, for those that the engine still holds.
+/// Frames whose place in the capture is remembered. The engine may still hold them.
 const PLACES_MAX: usize = 1 << 20;
 
-/// The longest time that captures, or all checkpoints together, take: what goes beyond comes at its
-/// end. Only a damaged file does.
+/// The longest time that captures, or all checkpoints together, take. Only a damaged file goes
+/// beyond; its frames come at the end of this time.
 const SPAN_MAX: Duration = Duration::from_hours(40 * 365 * 24);
 
-/// Where a frame is in its capture.
+/// The place of a frame in its capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Origin {
+pub(super) struct FrameOrigin {
     pub(super) side: Side,
     pub(super) number: u64,
-    /// In its capture's own time.
+    /// In the time of its own capture.
     pub(super) time_ns: u64,
 }
 
-/// Turns capture time into the engine's and back.
+/// Turns capture time into the engine's time and back.
 #[derive(Debug)]
-pub(super) struct Clock {
+pub(super) struct CaptureClock {
     base: Instant,
     /// Capture time at `base`.
     start_ns: u64,
     now: Instant,
     paused: Duration,
-    /// When which frame was handed in, in order.
-    origins: VecDeque<(Instant, Origin)>,
+    /// The frames by the time at which the engine got them, in order.
+    origins: VecDeque<(Instant, FrameOrigin)>,
 }
 
-impl Clock {
+impl CaptureClock {
     /// A clock that starts at `start_ns`.
     pub(super) fn new(start_ns: u64) -> Self {
         // Any instant will do: only distances matter.
@@ -46,15 +46,14 @@ impl Clock {
         self.now
     }
 
-    /// The instant at which something captured at `time_ns` happens.
+    /// The instant of the comparison for the capture time `time_ns`.
     pub(super) fn at(&self, time_ns: u64) -> Instant {
         let since = Duration::from_nanos(time_ns.saturating_sub(self.start_ns)).min(SPAN_MAX);
         let at = self.base.checked_add(since).and_then(|at| at.checked_add(self.paused));
         at.unwrap_or(self.now).max(self.now)
     }
 
-    /// Capture time at `at`, nanoseconds since the clock's start. Right for whatever happened since
-    /// the last pause.
+    /// Capture time at `at`, in nanoseconds since the clock's start. It is right since the last pause.
     pub(super) fn since_start_ns(&self, at: Instant) -> u64 {
         let since = at.saturating_duration_since(self.base).saturating_sub(self.paused);
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
@@ -65,8 +64,8 @@ impl Clock {
         self.now = self.now.max(at);
     }
 
-    /// A moment of its own for a frame, by which it is known again.
-    pub(super) fn stamp(&mut self, time_ns: u64, origin: Origin, keep: Duration) -> Instant {
+    /// An instant that belongs to this frame alone, so that the frame can be found by it.
+    pub(super) fn stamp(&mut self, time_ns: u64, origin: FrameOrigin, keep: Duration) -> Instant {
         let mut at = self.at(time_ns);
         if let Some((last, _)) = self.origins.back()
             && at <= *last
@@ -84,8 +83,8 @@ impl Clock {
         at
     }
 
-    /// The frame that was handed in at `at`.
-    pub(super) fn origin(&self, at: Instant) -> Option<Origin> {
+    /// The frame that the engine got at `at`.
+    pub(super) fn origin(&self, at: Instant) -> Option<FrameOrigin> {
         let found = self.origins.binary_search_by_key(&at, |(at, _)| *at).ok()?;
         self.origins.get(found).map(|(_, origin)| *origin)
     }

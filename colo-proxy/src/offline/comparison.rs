@@ -3,43 +3,43 @@
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
-use super::clock::{Clock, Origin};
+use super::clock::{CaptureClock, FrameOrigin};
 use super::connections::is_opening;
-use super::early::{Early, Waiting};
-use super::guest::Guest;
-use super::in_flight::{InFlight, LEAD_MAX_NS, Lead};
-use super::report::{CaptureReport, Recorder, Report, Undecided};
-use super::translation::{Fate, Translator};
-use super::{Alignment, Connections, Survey};
+use super::early::{EarlyFrame, EarlyFrames};
+use super::guest::ComparedGuest;
+use super::in_flight::{InFlight, LEAD_MAX_NS, LeadFrame};
+use super::report::{CaptureReport, DiffReport, DivergenceRecorder, UndecidedCounts};
+use super::translation::{CaptureTranslator, TcpVerdict};
+use super::{Alignment, CaptureSurvey, Connections};
 use crate::capture_file::Packet;
 use colo_proxy_engine::compare::{
     Content, Divergence, Engine, Limits, Output, Reason, Side, content,
 };
 use colo_proxy_engine::frame::Frame;
 
-/// Turns without progress before a timer is taken to be stuck.
+/// Turns without progress after which a timer counts as stuck.
 const TURNS_MAX: u32 = 1024;
-/// Looks of the engine at its timers between two packets. What repeats, such as a window that stays
-/// closed, does so every second, and a capture may claim that centuries passed.
+/// Looks of the engine at its timers between two packets. Some timers repeat every second, as for a
+/// window that stays closed, and a capture may claim that centuries passed.
 const LOOKS_MAX: u32 = 10_000;
-/// Differences that the engine remembers until they are looked at, after every frame.
+/// Differences that the engine remembers. They are read after every frame.
 const DIVERGENCES_MAX: usize = 64;
 
-/// Frames and octets of either guest that may wait for the other's.
+/// Frames and bytes of either guest that may wait for the other guest's.
 const FRAMES_MAX: usize = 1 << 20;
 const BYTES_MAX: usize = 256 << 20;
 
-/// How the comparison is done.
+/// The settings of a comparison.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct ComparisonOptions {
     pub limits: Limits,
-    /// For how long both guests stand still for a checkpoint.
+    /// Time for which a checkpoint stops both guests.
     pub checkpoint: Duration,
 }
 
-impl Default for Options {
-    /// Nobody waits for what is held here, and one flow may have all the room: a missing datagram
-    /// should be found for what it is, at the timeout, and not by a limit before.
+impl Default for ComparisonOptions {
+    /// Nobody waits for held output here, so one flow may have all the room. A missing datagram should
+    /// be found by the timeout, and not by a limit before.
     fn default() -> Self {
         let limits = Limits {
             divergences_max: DIVERGENCES_MAX,
@@ -55,7 +55,7 @@ impl Default for Options {
 
 /// The time that a capture covers, on the primary's clock.
 #[derive(Clone, Copy, Debug)]
-struct Window {
+struct CaptureWindow {
     start_ns: u64,
     end_ns: u64,
 }
@@ -63,37 +63,37 @@ struct Window {
 /// A comparison under way.
 #[derive(Debug)]
 pub struct Comparison {
-    guest: Guest,
+    guest: ComparedGuest,
     alignment: Alignment,
-    options: Options,
+    options: ComparisonOptions,
     /// By side.
-    windows: [Window; 2],
+    windows: [CaptureWindow; 2],
     captures: [CaptureReport; 2],
     engine: Engine,
-    clock: Clock,
+    clock: CaptureClock,
     /// Capture time now, on the primary's clock.
     start_ns: u64,
-    translator: Translator,
+    translator: CaptureTranslator,
     in_flight: InFlight,
-    early: Early,
+    early: EarlyFrames,
     out: Output,
-    recorder: Recorder,
-    undecided: Undecided,
+    recorder: DivergenceRecorder,
+    undecided: UndecidedCounts,
     not_translated: u64,
     connections: u64,
 }
 
 impl Comparison {
     pub fn new(
-        guest: Guest,
-        [primary, secondary]: [&Survey; 2],
+        guest: ComparedGuest,
+        [primary, secondary]: [&CaptureSurvey; 2],
         connections: Connections,
         alignment: Alignment,
-        options: Options,
+        options: ComparisonOptions,
     ) -> Self {
         let windows = [
-            Window { start_ns: primary.first_ns, end_ns: primary.last_ns },
-            Window {
+            CaptureWindow { start_ns: primary.first_ns, end_ns: primary.last_ns },
+            CaptureWindow {
                 start_ns: alignment.secondary(secondary.first_ns),
                 end_ns: alignment.secondary(secondary.last_ns),
             },
@@ -105,23 +105,23 @@ impl Comparison {
             windows,
             captures: [primary, secondary].map(CaptureReport::new),
             engine: Engine::new(options.limits.clone(), seed()),
-            clock: Clock::new(start_ns),
+            clock: CaptureClock::new(start_ns),
             start_ns,
             in_flight: InFlight::new(options.limits.compare_timeout),
-            early: Early::default(),
+            early: EarlyFrames::default(),
             options,
             not_translated: connections.not_remembered,
             connections: connections.matched(),
-            translator: Translator::new(connections),
+            translator: CaptureTranslator::new(connections),
             out: Output::default(),
-            recorder: Recorder::default(),
-            undecided: Undecided::default(),
+            recorder: DivergenceRecorder::default(),
+            undecided: UndecidedCounts::default(),
         }
     }
 
     /// Takes the next packet of both captures, in order of time (see [`super::merge`]).
     pub fn take(&mut self, side: Side, packet: &Packet) {
-        if !self.guest.sent(&packet.octets) {
+        if !self.guest.sent(&packet.bytes) {
             return;
         }
         let time_ns = self.on_primary_clock(side, packet.time_ns);
@@ -129,7 +129,7 @@ impl Comparison {
         let reach = self.timeout_ns();
         let report = self.capture(side);
         report.output_frames += 1;
-        report.output_bytes += packet.octets.len() as u64;
+        report.output_bytes += packet.bytes.len() as u64;
         if time_ns < other.start_ns.saturating_sub(reach)
             || time_ns > other.end_ns.saturating_add(reach)
         {
@@ -137,15 +137,15 @@ impl Comparison {
             return;
         }
         self.run_until(self.clock.at(time_ns));
-        if let Some(frame) = Frame::new(packet.octets.clone(), 0) {
-            let origin = Origin { side, number: packet.number, time_ns: packet.time_ns };
+        if let Some(frame) = Frame::new(packet.bytes.clone(), 0) {
+            let origin = FrameOrigin { side, number: packet.number, time_ns: packet.time_ns };
             self.give_up_waiting(time_ns.saturating_sub(reach));
-            self.sort(Waiting { origin, at_ns: time_ns, frame });
+            self.sort(EarlyFrame { origin, at_ns: time_ns, frame });
         }
     }
 
-    /// Lets the rest of the time run, and says what was found.
-    pub fn finish(mut self) -> Report {
+    /// Lets the rest of the time run, and reports the findings.
+    pub fn finish(mut self) -> DiffReport {
         let end_ns = self.windows[0].end_ns.max(self.windows[1].end_ns);
         let grace = duration_ns(self.options.limits.datagram_grace);
         self.run_until(self.clock.at(end_ns.saturating_add(grace)));
@@ -161,7 +161,7 @@ impl Comparison {
         let both_end_ns = self.windows[0].end_ns.min(self.windows[1].end_ns);
         let [primary, secondary] = self.captures;
         let (engine, recorder) = (self.engine.stats().clone(), self.recorder);
-        Report {
+        DiffReport {
             guest: self.guest,
             primary,
             secondary,
@@ -183,7 +183,7 @@ impl Comparison {
         }
     }
 
-    fn window(&self, side: Side) -> Window {
+    fn window(&self, side: Side) -> CaptureWindow {
         let [primary, secondary] = self.windows;
         match side {
             Side::Primary => primary,
@@ -204,8 +204,8 @@ impl Comparison {
         self.start_ns.saturating_add(self.clock.since_start_ns(self.clock.now()))
     }
 
-    /// Brings a frame of the guest to where it belongs, and after it those that waited for it.
-    fn sort(&mut self, waiting: Waiting) {
+    /// Sorts a frame of the guest, and after it the frames that waited for it.
+    fn sort(&mut self, waiting: EarlyFrame) {
         let is_primary = waiting.origin.side == Side::Primary;
         let name = match content(&waiting.frame) {
             Some(Content::Tcp(name, tcp)) if is_primary && is_opening(&tcp) => Some(name),
@@ -213,12 +213,12 @@ impl Comparison {
         };
         self.sort_one(waiting, true);
         for waiting in name.map(|name| self.early.take(&name)).unwrap_or_default() {
-            // Those of a later connection go on to wait.
+            // Frames of a later connection wait again.
             self.sort_one(waiting, true);
         }
     }
 
-    /// Frames that waited for the primary in vain are compared with nothing.
+    /// Compares the frames that waited for the primary in vain.
     fn give_up_waiting(&mut self, until_ns: u64) {
         while let Some(overdue) = self.early.take_overdue(until_ns) {
             for waiting in overdue {
@@ -227,29 +227,31 @@ impl Comparison {
         }
     }
 
-    /// Brings one frame to where it belongs, the engine most often; `may_wait` for the primary.
-    fn sort_one(&mut self, waiting: Waiting, may_wait: bool) {
-        let Waiting { origin, at_ns, frame } = waiting;
-        let lead = |frame: Frame, tcp| Lead { number: origin.number, at_ns, frame, tcp };
+    /// Passes one frame on, most often to the engine. It `may_wait` for the primary.
+    fn sort_one(&mut self, waiting: EarlyFrame, may_wait: bool) {
+        let EarlyFrame { origin, at_ns, frame } = waiting;
+        let lead = |frame: Frame, tcp| LeadFrame { number: origin.number, at_ns, frame, tcp };
         let frame = match (content(&frame), origin.side) {
             (Some(Content::Tcp(name, tcp)), side) => {
                 match self.translator.take(side, &name, &tcp, frame.clone()) {
-                    Fate::Undecided => return self.undecided.add(side),
-                    Fate::Early(_) if may_wait => {
-                        let waiting = Waiting { origin, at_ns, frame };
-                        if let Some(waiting) = self.early.keep(&name, waiting) {
+                    TcpVerdict::Undecided => return self.undecided.add(side),
+                    TcpVerdict::Early(_) if may_wait => {
+                        let waiting = EarlyFrame { origin, at_ns, frame };
+                        if let Some(waiting) = self.early.add(&name, waiting) {
                             self.sort_one(waiting, false);
                         }
                         return;
                     }
-                    Fate::Compare(frame) | Fate::Early(frame) if side == Side::Secondary => {
+                    TcpVerdict::Compare(frame) | TcpVerdict::Early(frame)
+                        if side == Side::Secondary =>
+                    {
                         if let Some(Content::Tcp(name, tcp)) = content(&frame) {
                             let lead = lead(frame.clone(), Some((name, tcp)));
                             self.in_flight.on_secondary_tcp(lead);
                         }
                         frame
                     }
-                    Fate::Compare(frame) | Fate::Early(frame) => frame,
+                    TcpVerdict::Compare(frame) | TcpVerdict::Early(frame) => frame,
                 }
             }
             (Some(Content::Datagram(datagram)), Side::Primary) => {
@@ -268,8 +270,8 @@ impl Comparison {
         self.settle();
     }
 
-    fn hand_in(&mut self, origin: Origin, at_ns: u64, frame: Frame) {
-        // The engine holds nothing for longer than until the timeout is found to be over.
+    fn hand_in(&mut self, origin: FrameOrigin, at_ns: u64, frame: Frame) {
+        // The engine holds no frame for longer than the timeout, which it may notice late.
         let keep = self.options.limits.compare_timeout.saturating_mul(2);
         let at = self.clock.stamp(at_ns, origin, keep);
         self.engine.on_frame(at, origin.side, frame, &mut self.out);
@@ -288,11 +290,11 @@ impl Comparison {
             self.engine.on_timeout(self.clock.now(), &mut self.out);
             self.settle();
         }
-        // What is due after a checkpoint is later by the time that it took.
+        // A timer after a checkpoint is due later by the time of the checkpoint.
         self.clock.advance(until);
     }
 
-    /// Does what the engine asks for, after every call of it.
+    /// Carries out the engine's requests, after every call of it.
     fn settle(&mut self) {
         self.out.release.clear();
         self.out.acknowledgments.clear();
@@ -306,7 +308,7 @@ impl Comparison {
         }
     }
 
-    /// Notes the differences that were found; says whether one of them is certain.
+    /// Records the new differences; says whether one of them is certain.
     fn record(&mut self) -> bool {
         if self.engine.stats().divergences == self.recorder.seen {
             return false;
@@ -321,12 +323,12 @@ impl Comparison {
         is_any_decided
     }
 
-    /// The other capture was running for as long as the other guest could have sent the same.
+    /// The other capture covers the time in which the other guest could have sent the same.
     fn is_decided(&self, divergence: &Divergence) -> bool {
         let (side, frame) = match divergence.reason {
             Reason::Timeout => (Side::Primary, &divergence.primary_frame),
             Reason::SecondaryOnly => (Side::Secondary, &divergence.secondary_frame),
-            // Both have said something, and it is not the same.
+            // Both guests have sent something, and it differs.
             _ => return true,
         };
         let timeout = self.timeout_ns();
@@ -373,12 +375,12 @@ impl Comparison {
                 continue;
             }
             let time_ns = lead.at_ns.saturating_add_signed(-self.alignment.shift_ns);
-            let origin = Origin { side: Side::Secondary, number: lead.number, time_ns };
+            let origin = FrameOrigin { side: Side::Secondary, number: lead.number, time_ns };
             self.hand_in(origin, now_ns, lead.frame);
         }
     }
 
-    /// Nobody will know what became of the frames that the engine has.
+    /// Counts the frames in the engine as undecided.
     fn count_undecided(&mut self) {
         let stats = self.engine.stats();
         self.undecided.primary_frames += stats.held.frames;
@@ -386,7 +388,7 @@ impl Comparison {
     }
 }
 
-/// A number that whoever made the captures does not know.
+/// A number that the author of the captures cannot know.
 fn seed() -> u64 {
     foldhash::fast::RandomState::default().hash_one(())
 }

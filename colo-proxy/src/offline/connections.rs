@@ -1,10 +1,9 @@
-//! Which initial sequence numbers each guest chose, and which connection of the one is which of
-//! the other.
+//! Learns the initial sequence numbers of each guest, and matches the connections of the two guests.
 //!
-//! The guests choose their numbers each for itself. The peer of a pair answers both at once and so
-//! with one number of its own, by which a connection is known again. Where the captures were taken
-//! one after the other the peer has other numbers, too: then connections of the same addresses and
-//! ports are matched in order, and the peer's number is translated likewise.
+//! Each guest chooses its own numbers. The peer of a pair answers both guests at once, so its own
+//! number identifies the connection. If the captures were taken one after the other, the peer has
+//! other numbers, too. Then connections of the same addresses and ports are matched in order, and the
+//! peer's number is translated as well.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -12,87 +11,89 @@ use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::record::FlowKey;
 
 use super::clock::difference;
-use super::guest::Guest;
+use super::guest::ComparedGuest;
 use crate::capture_file::Packet;
 use colo_proxy_engine::compare::{Content, Side, content};
 use colo_proxy_engine::frame::Frame;
 
-/// Flows, and connections of all of them, that are remembered.
+/// Flows and connections that are remembered, all together.
 const CONNECTIONS_MAX: usize = 1 << 19;
-/// Pairs of connections of which the clocks' distance is taken.
+/// Pairs of connections that tell the distance of the clocks.
 const SHIFTS_MAX: usize = 65536;
 
 /// An opened connection of one guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Opened {
+pub(super) struct OpenedConnection {
     pub(super) isn: u32,
-    /// The peer's, as far as the guest has acknowledged it.
+    /// The peer's number, if the guest has acknowledged it.
     pub(super) peer_isn: Option<u32>,
     pub(super) at_ns: u64,
-    /// The other guest's connection that is the same.
-    pub(super) partner: Option<Numbers>,
+    /// The same connection of the other guest.
+    pub(super) partner: Option<InitialNumbers>,
 }
 
 /// The initial numbers of guest and peer, and their place in the guest's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Numbers {
+pub(super) struct InitialNumbers {
     pub(super) place: usize,
     pub(super) isn: u32,
     pub(super) peer_isn: Option<u32>,
 }
 
-impl Opened {
-    fn numbers(&self, place: usize) -> Numbers {
-        Numbers { place, isn: self.isn, peer_isn: self.peer_isn }
+impl OpenedConnection {
+    fn numbers(&self, place: usize) -> InitialNumbers {
+        InitialNumbers { place, isn: self.isn, peer_isn: self.peer_isn }
     }
 }
 
-/// What one guest did with one set of addresses and ports.
+/// The connections of one guest with one set of addresses and ports.
 #[derive(Clone, Debug, Default)]
-pub(super) struct History {
-    /// The first that was captured belongs to a connection opened before.
+pub(super) struct FlowHistory {
+    /// The first captured frame belongs to a connection that was opened before.
     pub(super) met_in_middle: bool,
     is_known: bool,
-    pub(super) opened: Vec<Opened>,
+    pub(super) opened: Vec<OpenedConnection>,
 }
 
 /// The TCP connections of both guests, by addresses and ports.
 #[derive(Debug, Default)]
 pub struct Connections {
-    pub(super) flows: HashMap<FlowKey, [History; 2]>,
+    pub(super) flows: HashMap<FlowKey, [FlowHistory; 2]>,
     pub(super) total: usize,
     /// Openings that found no room here: their numbers are not translated.
     pub(super) not_remembered: u64,
-    /// Frames of the guest of which the capture has only the start, by side, and the first of them.
-    pub(super) cut: [u64; 2],
-    pub(super) first_cut: [Option<u64>; 2],
+    /// Frames of the guest that are truncated in the capture, by side, and the number of the first one.
+    pub(super) truncated: [u64; 2],
+    pub(super) first_truncated: [Option<u64>; 2],
     shifts: Vec<i64>,
 }
 
 impl Connections {
-    /// Takes the next packet of the capture of `side`, whoever sent it.
-    pub fn add(&mut self, side: Side, packet: &Packet, guest: &Guest) {
-        if !guest.sent(&packet.octets) {
+    /// Takes the next packet of the capture of `side`, from any sender.
+    pub fn add(&mut self, side: Side, packet: &Packet, guest: &ComparedGuest) {
+        if !guest.sent(&packet.bytes) {
             return;
         }
-        if packet.is_cut() {
+        if packet.is_truncated() {
             let at = side as usize;
-            if let (Some(cut), Some(first)) = (self.cut.get_mut(at), self.first_cut.get_mut(at)) {
-                *cut += 1;
+            if let (Some(frames), Some(first)) =
+                (self.truncated.get_mut(at), self.first_truncated.get_mut(at))
+            {
+                *frames += 1;
                 first.get_or_insert(packet.number);
             }
         }
-        let Some(frame) = Frame::new(packet.octets.clone(), 0) else { return };
+        let Some(frame) = Frame::new(packet.bytes.clone(), 0) else { return };
         if let Some(Content::Tcp(name, tcp)) = content(&frame) {
             self.learn(side, name, &tcp, packet.time_ns);
         }
     }
 
-    /// The guest's frames in the capture of `side` of which only the start was captured, and the
-    /// number of the first one. They cannot be compared.
-    pub fn cut(&self, side: Side) -> Option<(u64, u64)> {
-        let first = (*self.first_cut.get(side as usize)?)?;
-        Some((*self.cut.get(side as usize)?, first))
+    /// The number of the guest's frames that are truncated in the capture of `side`, and the number of
+    /// the first one. They cannot be compared.
+    pub fn truncated(&self, side: Side) -> Option<(u64, u64)> {
+        let first = (*self.first_truncated.get(side as usize)?)?;
+        Some((*self.truncated.get(side as usize)?, first))
     }
 
     fn learn(&mut self, side: Side, name: FlowKey, tcp: &Tcp, at_ns: u64) {
@@ -115,7 +116,7 @@ impl Connections {
                 return;
             }
             let peer_isn = has(tcp, flag::ACK).then_some(tcp.ack.wrapping_sub(1));
-            history.opened.push(Opened { isn: tcp.seq, peer_isn, at_ns, partner: None });
+            history.opened.push(OpenedConnection { isn: tcp.seq, peer_isn, at_ns, partner: None });
             self.total += 1;
         } else if is_first {
             history.met_in_middle = !has(tcp, flag::RST);
@@ -125,7 +126,7 @@ impl Connections {
             && tcp.seq == last.isn.wrapping_add(1)
             && tcp.payload_len == 0
         {
-            // The last of three segments that open a connection from the guest.
+            // The third of the segments that open a connection from the guest.
             last.peer_isn = Some(tcp.ack.wrapping_sub(1));
         }
         let new_flows = self.flows.len() - before;
@@ -144,8 +145,8 @@ impl Connections {
         }
     }
 
-    /// How far the secondary's clock is behind the primary's, judged by when connections were
-    /// opened.
+    /// The time by which the secondary's clock is behind the primary's, by the opening of
+    /// connections.
     pub(super) fn median_shift_ns(&self) -> Option<i64> {
         let mut shifts = self.shifts.clone();
         shifts.sort_unstable();
@@ -154,14 +155,14 @@ impl Connections {
 
     /// Connections that both guests opened.
     pub(super) fn matched(&self) -> u64 {
-        let partners = |[_, secondary]: &[History; 2]| {
+        let partners = |[_, secondary]: &[FlowHistory; 2]| {
             secondary.opened.iter().filter(|opened| opened.partner.is_some()).count() as u64
         };
         self.flows.values().map(partners).sum()
     }
 }
 
-impl History {
+impl FlowHistory {
     /// `tcp` repeats or completes the last opening.
     fn repeats(&mut self, tcp: &Tcp) -> bool {
         let Some(last) = self.opened.last_mut().filter(|last| last.isn == tcp.seq) else {
@@ -183,7 +184,7 @@ pub(super) fn is_opening(tcp: &Tcp) -> bool {
     has(tcp, flag::SYN)
 }
 
-fn settle(primary: &mut History, secondary: &mut History) {
+fn settle(primary: &mut FlowHistory, secondary: &mut FlowHistory) {
     let mut by_peer: HashMap<u32, VecDeque<usize>> = HashMap::new();
     for (at, opened) in primary.opened.iter().enumerate() {
         if let Some(peer_isn) = opened.peer_isn {
@@ -192,7 +193,7 @@ fn settle(primary: &mut History, secondary: &mut History) {
     }
     for (place, theirs) in secondary.opened.iter_mut().enumerate() {
         let same = theirs.peer_isn.and_then(|peer_isn| by_peer.get_mut(&peer_isn));
-        // A guest that answers one SYN with several numbers means the last.
+        // If a guest answers one SYN with several numbers, the last one counts.
         let at = same.and_then(|same| match same.len() {
             0 | 1 => same.front().copied(),
             _ => same.pop_front(),
@@ -202,7 +203,7 @@ fn settle(primary: &mut History, secondary: &mut History) {
             ours.partner = Some(theirs.numbers(place));
         }
     }
-    // The one's first opening is the other's connection that was met in its middle.
+    // If one capture began in the middle of a connection, it is the first one that the other opened.
     let skip_ours = usize::from(secondary.met_in_middle && !primary.met_in_middle);
     let skip_theirs = usize::from(primary.met_in_middle && !secondary.met_in_middle);
     let ours = primary.opened.iter_mut().enumerate().skip(skip_ours);
@@ -215,10 +216,10 @@ fn settle(primary: &mut History, secondary: &mut History) {
     }
 }
 
-/// When the connections that both opened were opened.
+/// The times at which both guests opened the same connection.
 fn pairs<'a>(
-    primary: &'a History,
-    secondary: &'a History,
+    primary: &'a FlowHistory,
+    secondary: &'a FlowHistory,
 ) -> impl Iterator<Item = (u64, u64)> + 'a {
     primary.opened.iter().filter_map(|ours| {
         let theirs = secondary.opened.get(ours.partner?.place)?;

@@ -1,12 +1,13 @@
-//! What one guest was ahead of the other when a checkpoint was made.
+//! The lead and the arrears of the secondary at a checkpoint.
 //!
-//! A real checkpoint makes the guests equal: the secondary's lead is taken back, and it produces it
-//! once more; its arrears are settled, and it never produces them. Captured guests know nothing of
-//! it. So a datagram that the secondary was late with is dropped as stale when it comes at last,
-//! and what the secondary was early with is handed in once more. Otherwise every checkpoint would
-//! be the reason for the next.
+//! A real checkpoint makes the guests equal. The secondary's lead is undone, and the secondary sends
+//! it again. Its arrears are settled, and the secondary never sends them. Captured guests do neither.
+//! So a datagram that the secondary was late with is dropped as stale when it comes, and output that
+//! the secondary was early with goes to the engine once more. Otherwise every checkpoint would cause
+//! the next one.
 //!
-//! Only what is younger than [`LEAD_MAX_NS`] counts as lead or arrears; what is older is missing.
+//! Only output that is younger than [`LEAD_MAX_NS`] counts as lead or arrears. Older output is
+//! missing.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -20,34 +21,34 @@ use colo_proxy_engine::frame::Frame;
 
 /// The longest lead, in nanoseconds of capture time.
 pub(super) const LEAD_MAX_NS: u64 = 200_000_000;
-/// Frames of which one guest's is there and the other's is not.
+/// Frames of one guest without a counterpart of the other.
 const PENDING_MAX: usize = 65536;
-/// Frames of TCP that may have to be handed in once more.
+/// Frames of TCP that may go to the engine once more.
 const RECENT_MAX: usize = 65536;
-/// The octets of either.
+/// The bytes of either kind.
 const BYTES_MAX: usize = 64 << 20;
 
-/// What makes datagrams the same: two hashes with seeds of their own.
-type Likeness = [u64; 2];
+/// Identifies datagrams with the same content: two hashes with seeds of their own.
+type DatagramLikeness = [u64; 2];
 
-/// A frame of the secondary, as it may be handed in once more.
+/// A frame of the secondary that may go to the engine once more.
 #[derive(Clone, Debug)]
-pub(super) struct Lead {
+pub(super) struct LeadFrame {
     pub(super) number: u64,
     pub(super) at_ns: u64,
     pub(super) frame: Frame,
-    /// What TCP says in it.
+    /// Its flow and its TCP header.
     pub(super) tcp: Option<(FlowKey, Tcp)>,
 }
 
-/// A datagram that waits for its like.
+/// A datagram that waits for its counterpart.
 #[derive(Debug)]
-enum Pending {
+enum PendingDatagram {
     Primary { at_ns: u64 },
-    Secondary(Lead),
+    Secondary(LeadFrame),
 }
 
-impl Pending {
+impl PendingDatagram {
     fn side(&self) -> Side {
         match self {
             Self::Primary { .. } => Side::Primary,
@@ -57,7 +58,7 @@ impl Pending {
 
     fn at_ns(&self) -> u64 {
         match self {
-            Self::Primary { at_ns } | Self::Secondary(Lead { at_ns, .. }) => *at_ns,
+            Self::Primary { at_ns } | Self::Secondary(LeadFrame { at_ns, .. }) => *at_ns,
         }
     }
 
@@ -69,22 +70,23 @@ impl Pending {
     }
 }
 
-/// What one guest has sent and the other has not.
+/// Output that one guest has sent and the other has not.
 #[derive(Debug)]
 pub(super) struct InFlight {
     hashers: [foldhash::fast::RandomState; 2],
-    /// How long a datagram may wait for its like.
+    /// Time that a datagram may wait for its counterpart.
     keep_ns: u64,
-    pending: HashMap<Likeness, VecDeque<Pending>>,
-    /// When something began to wait, in order; it may have been found since.
-    order: VecDeque<(u64, Likeness)>,
+    pending: HashMap<DatagramLikeness, VecDeque<PendingDatagram>>,
+    /// The times at which datagrams began to wait, in order. The counterpart may have come since.
+    order: VecDeque<(u64, DatagramLikeness)>,
     pending_bytes: usize,
     /// TCP frames of the secondary.
-    recent: VecDeque<Lead>,
+    recent: VecDeque<LeadFrame>,
     recent_bytes: usize,
-    /// Datagrams of the primary that a checkpoint has settled, by when they no longer count.
-    settled: HashMap<Likeness, VecDeque<u64>>,
-    settled_order: VecDeque<(u64, Likeness)>,
+    /// Datagrams of the primary that a checkpoint has settled, with the time at which they no longer
+    /// count.
+    settled: HashMap<DatagramLikeness, VecDeque<u64>>,
+    settled_order: VecDeque<(u64, DatagramLikeness)>,
 }
 
 impl InFlight {
@@ -107,12 +109,12 @@ impl InFlight {
         let likeness = self.likeness(content);
         self.expire(at_ns);
         if !self.find(likeness, Side::Secondary) {
-            self.wait(likeness, Pending::Primary { at_ns });
+            self.wait(likeness, PendingDatagram::Primary { at_ns });
         }
     }
 
-    /// A datagram of the secondary; `false` where it is what a checkpoint has settled.
-    pub(super) fn on_secondary(&mut self, content: &DatagramContent<'_>, lead: Lead) -> bool {
+    /// A datagram of the secondary; `false` if a checkpoint has settled it.
+    pub(super) fn on_secondary(&mut self, content: &DatagramContent<'_>, lead: LeadFrame) -> bool {
         let likeness = self.likeness(content);
         self.expire(lead.at_ns);
         if let Some(settled) = self.settled.get_mut(&likeness) {
@@ -123,13 +125,13 @@ impl InFlight {
             return false;
         }
         if !self.find(likeness, Side::Primary) {
-            self.wait(likeness, Pending::Secondary(lead));
+            self.wait(likeness, PendingDatagram::Secondary(lead));
         }
         true
     }
 
     /// A TCP frame of the secondary, translated.
-    pub(super) fn on_secondary_tcp(&mut self, lead: Lead) {
+    pub(super) fn on_secondary_tcp(&mut self, lead: LeadFrame) {
         let oldest = lead.at_ns.saturating_sub(LEAD_MAX_NS);
         self.recent_bytes += lead.frame.len();
         self.recent.push_back(lead);
@@ -141,31 +143,32 @@ impl InFlight {
         }
     }
 
-    /// A checkpoint at `now_ns`: gives what the secondary was ahead with, in the order in which it
-    /// sent it. Of TCP that is everything recent: the caller knows what the primary has said.
-    pub(super) fn on_checkpoint(&mut self, now_ns: u64) -> Vec<Lead> {
+    /// A checkpoint at `now_ns`: gives the secondary's lead, in the order in which the secondary sent
+    /// it. That includes all recent frames of TCP: the caller knows which of them the primary has
+    /// sent.
+    pub(super) fn on_checkpoint(&mut self, now_ns: u64) -> Vec<LeadFrame> {
         self.expire(now_ns);
         let oldest = now_ns.saturating_sub(LEAD_MAX_NS);
-        let mut leads: Vec<Lead> =
+        let mut leads: Vec<LeadFrame> =
             self.recent.iter().filter(|lead| lead.at_ns >= oldest).cloned().collect();
         let mut settled = Vec::new();
         self.pending.retain(|likeness, waiting| {
             waiting.retain(|pending| match pending {
-                Pending::Primary { at_ns } => {
+                PendingDatagram::Primary { at_ns } => {
                     if *at_ns >= oldest {
                         settled.push(*likeness);
                     }
                     false
                 }
-                Pending::Secondary(lead) => lead.at_ns >= oldest,
+                PendingDatagram::Secondary(lead) => lead.at_ns >= oldest,
             });
             leads.extend(waiting.iter().filter_map(|pending| match pending {
-                Pending::Secondary(lead) => Some(lead.clone()),
-                Pending::Primary { .. } => None,
+                PendingDatagram::Secondary(lead) => Some(lead.clone()),
+                PendingDatagram::Primary { .. } => None,
             }));
             !waiting.is_empty()
         });
-        self.pending_bytes = self.pending.values().flatten().map(Pending::len).sum();
+        self.pending_bytes = self.pending.values().flatten().map(PendingDatagram::len).sum();
         let until = now_ns.saturating_add(LEAD_MAX_NS);
         for likeness in settled {
             self.settled.entry(likeness).or_default().push_back(until);
@@ -175,23 +178,23 @@ impl InFlight {
         leads
     }
 
-    fn likeness(&self, content: &DatagramContent<'_>) -> Likeness {
+    fn likeness(&self, content: &DatagramContent<'_>) -> DatagramLikeness {
         let like = (&content.name, content.parts, content.label);
         [self.hashers[0].hash_one(like), self.hashers[1].hash_one(like)]
     }
 
-    /// Takes the like that `side` has sent before, if it has.
-    fn find(&mut self, likeness: Likeness, side: Side) -> bool {
+    /// Takes the counterpart that `side` has sent before, if it has.
+    fn find(&mut self, likeness: DatagramLikeness, side: Side) -> bool {
         let Some(waiting) = self.pending.get_mut(&likeness) else { return false };
         let found = waiting.pop_front_if(|first| first.side() == side);
         if waiting.is_empty() {
             self.pending.remove(&likeness);
         }
-        self.pending_bytes -= found.as_ref().map_or(0, Pending::len);
+        self.pending_bytes -= found.as_ref().map_or(0, PendingDatagram::len);
         found.is_some()
     }
 
-    fn wait(&mut self, likeness: Likeness, pending: Pending) {
+    fn wait(&mut self, likeness: DatagramLikeness, pending: PendingDatagram) {
         self.pending_bytes += pending.len();
         self.order.push_back((pending.at_ns(), likeness));
         self.pending.entry(likeness).or_default().push_back(pending);
@@ -207,7 +210,7 @@ impl InFlight {
         while self.order.front().is_some_and(|(at_ns, _)| *at_ns < oldest) {
             self.forget_oldest();
         }
-        let is_over = |(until, _): &mut (u64, Likeness)| *until < now_ns;
+        let is_over = |(until, _): &mut (u64, DatagramLikeness)| *until < now_ns;
         while let Some((until, likeness)) = self.settled_order.pop_front_if(is_over) {
             if let Some(settled) = self.settled.get_mut(&likeness) {
                 settled.pop_front_if(|first| *first == until);
@@ -222,7 +225,7 @@ impl InFlight {
         let Some((at_ns, likeness)) = self.order.pop_front() else { return false };
         if let Some(waiting) = self.pending.get_mut(&likeness) {
             let gone = waiting.pop_front_if(|first| first.at_ns() == at_ns);
-            self.pending_bytes -= gone.as_ref().map_or(0, Pending::len);
+            self.pending_bytes -= gone.as_ref().map_or(0, PendingDatagram::len);
             if waiting.is_empty() {
                 self.pending.remove(&likeness);
             }

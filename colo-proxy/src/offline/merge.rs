@@ -1,4 +1,4 @@
-//! Two captures as one row of packets in order of time.
+//! Two captures as one sequence of packets in the order of time.
 
 use std::iter::Peekable;
 
@@ -6,8 +6,8 @@ use super::Alignment;
 use crate::capture_file::Packet;
 use colo_proxy_engine::compare::Side;
 
-/// The packets of both captures, each with its side, in order of time on the primary's clock.
-/// Packets of one capture stay in their order in the file.
+/// The packets of both captures, each with its side, in the order of time on the primary's clock.
+/// Packets of one capture keep their order in the file.
 pub fn merge<E>(
     primary: impl Iterator<Item = Result<Packet, E>>,
     secondary: impl Iterator<Item = Result<Packet, E>>,
@@ -30,7 +30,7 @@ pub fn merge<E>(
     })
 }
 
-/// The time of what comes next; an error comes at once.
+/// The time of the next packet. An error comes first.
 fn time<E>(packets: &mut Peekable<impl Iterator<Item = Result<Packet, E>>>) -> Option<u64> {
     packets.peek().map(|packet| packet.as_ref().map_or(0, |packet| packet.time_ns))
 }

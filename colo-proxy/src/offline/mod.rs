@@ -1,27 +1,27 @@
 //! The comparison of two captures: would these guests have needed checkpoints?
 //!
-//! The same engine as in the daemon, driven by a clock that runs as the captures say. Pure: packets
-//! go in, a [`Report`] comes out; the caller reads the files, three times from the start:
+//! It is the engine of the daemon, with a clock that runs as the captures say. It is pure: packets go
+//! in, and a [`DiffReport`] comes out. The caller reads the files three times from the start:
 //!
-//! 1. a [`Survey`] of each tells when it was taken and who is in it, so that [`Guest::find`] can
-//!    say whose output is to be compared;
-//! 2. [`Connections`] learns which initial sequence numbers each guest chose, and [`Alignment`]
-//!    how far the clocks are apart;
-//! 3. a [`Comparison`] takes the packets of both in order of time ([`merge`]).
+//! 1. A [`CaptureSurvey`] of each says when it was taken and which stations are in it. So
+//!    [`ComparedGuest::find`] can say whose output is compared.
+//! 2. [`Connections`] learns the initial sequence numbers of each guest, and [`Alignment`] the
+//!    distance of the clocks.
+//! 3. A [`Comparison`] takes the packets of both in the order of time ([`merge`]).
 //!
-//! However long the captures are, what is remembered is bounded.
+//! The memory is bounded for captures of any length.
 //!
-//! # What stands in for what
+//! # Stand-ins
 //!
 //! * For the kernel programs that translate the secondary's numbers: both guests' SYN or SYN/ACK
-//!   are in the captures, so the offset is known before its first use. A connection that both
-//!   captures met in its middle has the offset 0, as after a checkpoint.
-//! * For a checkpoint: both guests stand still for [`Options::checkpoint`], so everything captured
-//!   later comes later by as much. Captured guests do not become equal by it. What only differs
-//!   because one guest was a little ahead at that moment is put right ([`in_flight`]); what really
-//!   differs goes on to differ, so the count of checkpoints is an upper bound.
-//! * For the end of a capture: what the other guest may have answered later is undecided, and not
-//!   a divergence.
+//!   are in the captures, so the offset is known before its first use. If both captures began in the
+//!   middle of a connection, its offset is 0, as after a checkpoint.
+//! * For a checkpoint: both guests stand still for [`ComparisonOptions::checkpoint`], so every later
+//!   packet comes later by as much. A checkpoint does not make captured guests equal. A difference
+//!   that exists only because one guest was a little ahead at that moment is put right
+//!   ([`in_flight`]). Other differences stay, so the count of checkpoints is an upper bound.
+//! * For the end of a capture: the other guest may have answered later, so a missing answer is
+//!   undecided, and no divergence.
 
 mod alignment;
 mod clock;
@@ -40,11 +40,11 @@ mod translation;
 #[cfg(test)]
 mod tests;
 
-pub use self::alignment::{Align, Alignment};
-pub use self::comparison::{Comparison, Options};
+pub use self::alignment::{Alignment, AlignmentKind};
+pub use self::comparison::{Comparison, ComparisonOptions};
 pub use self::connections::Connections;
-pub use self::guest::{Address, Guest, GuestError};
+pub use self::guest::{ComparedGuest, GuestAddress, GuestError};
 pub use self::merge::merge;
 pub use self::nothing::NothingCompared;
-pub use self::report::{CaptureReport, DivergenceRecord, Place, Report};
-pub use self::survey::{Mac, Survey};
+pub use self::report::{CaptureReport, DiffReport, DivergenceRecord, FramePlace};
+pub use self::survey::{CaptureSurvey, MacAddress};

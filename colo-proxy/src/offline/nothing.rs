@@ -1,7 +1,7 @@
-//! Captures of which nothing was compared: "no difference" would say more than anybody knows.
+//! Captures without any compared output: "no difference" would say more than is known.
 
-use super::alignment::Align;
-use super::report::{CaptureReport, Report};
+use super::alignment::AlignmentKind;
+use super::report::{CaptureReport, DiffReport};
 
 /// Why nothing was compared.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -9,19 +9,19 @@ pub enum NothingCompared {
     #[error("{file}: none of its {frames} frames is from the guest {guest}")]
     NoOutput { file: String, frames: u64, guest: String },
     #[error(
-        "by their clocks the captures are of different times: try `--align first`, or \
+        "the clocks say that the captures were taken at different times: try `--align first`, or \
          `--align connections`"
     )]
     OtherTimes,
     #[error(
-        "nothing that the guest sent is answered in the other capture: both have to be of the \
-         same work, and of guests with the same addresses"
+        "no output of one guest has a counterpart in the other capture: both guests must do the \
+         same work, and have the same addresses"
     )]
     OtherWork,
 }
 
-impl Report {
-    /// Why this is no answer to the question whether the guests differ, if it is none.
+impl DiffReport {
+    /// Why this report does not say whether the guests differ, if it does not.
     pub fn nothing_compared(&self) -> Option<NothingCompared> {
         if self.diverged() || self.engine.compared.frames > 0 {
             return None;
@@ -35,7 +35,7 @@ impl Report {
             });
         }
         let is_outside = |capture: &CaptureReport| capture.outside_frames == capture.output_frames;
-        let by_clock = self.alignment.align == Align::Absolute;
+        let by_clock = self.alignment.align == AlignmentKind::Absolute;
         Some(if by_clock && captures.into_iter().any(is_outside) {
             NothingCompared::OtherTimes
         } else {

@@ -1,4 +1,4 @@
-//! What a comparison found.
+//! The findings of a comparison.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -7,9 +7,9 @@ use colo_proxy_common::record::FlowKey;
 use serde_json::{Map, Value, json};
 
 use super::alignment::Alignment;
-use super::clock::Clock;
-use super::guest::Guest;
-use super::survey::Survey;
+use super::clock::CaptureClock;
+use super::guest::ComparedGuest;
+use super::survey::CaptureSurvey;
 use colo_proxy_engine::compare::{
     Captured, Content, Divergence, FlowName, Reason, Side, Stats, content,
 };
@@ -17,27 +17,27 @@ use colo_proxy_engine::frame::Frame;
 
 /// Differences that are reported one by one.
 const RECORDS_MAX: usize = 256;
-/// Octets of the frames that are kept with them.
+/// Bytes of the frames that are kept with them.
 const FRAMES_BYTES_MAX: usize = 16 << 20;
-/// Flows that are told apart as having differed.
+/// Differing flows that are counted one by one.
 const FLOWS_MAX: usize = 65536;
-/// Captures shorter than this have no rate per minute to speak of.
+/// In captures shorter than this a rate per minute says little.
 const SHORT_NS: u64 = 10_000_000_000;
 /// Flows with undecided frames that are named.
 const UNDECIDED_FLOWS_MAX: usize = 16;
-/// Clocks that are this far from what the connections say deserve a word.
+/// If the connections say that the clocks are further off than this, a note says so.
 const DOUBTFUL_SHIFT_NS: u64 = 100_000_000;
 
 /// One of the captures.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct CaptureReport {
-    /// For the caller to fill in, likewise `truncated`.
+    /// The caller fills in this field and `truncated`.
     pub file: String,
     pub frames: u64,
-    /// Of them, the guest's.
+    /// Frames of the guest.
     pub output_frames: u64,
     pub output_bytes: u64,
-    /// Of those, the ones from before or after the other capture.
+    /// Frames of the guest from before or after the other capture.
     pub outside_frames: u64,
     /// The file ends in the middle of a packet.
     pub truncated: bool,
@@ -46,21 +46,21 @@ pub struct CaptureReport {
 }
 
 impl CaptureReport {
-    pub(super) fn new(survey: &Survey) -> Self {
+    pub(super) fn new(survey: &CaptureSurvey) -> Self {
         Self { frames: survey.packets, interfaces: survey.interfaces, ..Self::default() }
     }
 }
 
-/// Frames of which it cannot be said whether the other guest sent the same.
+/// Frames for which it is unknown whether the other guest sent the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Undecided {
+pub struct UndecidedCounts {
     pub primary_frames: u64,
     pub secondary_frames: u64,
-    /// Flows that those of the primary are of, the first few.
+    /// Flows of the primary's undecided frames, the first few.
     pub flows: Vec<String>,
 }
 
-impl Undecided {
+impl UndecidedCounts {
     pub(super) fn add(&mut self, side: Side) {
         match side {
             Side::Primary => self.primary_frames += 1,
@@ -84,7 +84,7 @@ impl Undecided {
 
 /// A frame in its capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Place {
+pub struct FramePlace {
     /// From 1, as Wireshark counts.
     pub frame: u64,
     /// Nanoseconds since 1970, as the capture has it.
@@ -95,16 +95,16 @@ pub struct Place {
 #[derive(Clone, Debug)]
 pub struct DivergenceRecord {
     pub divergence: Divergence,
-    /// When it was found: nanoseconds of capture time since the first packet of both.
+    /// The time at which it was found: nanoseconds of capture time since the first packet of both.
     pub at_ns: u64,
-    pub primary: Option<Place>,
-    pub secondary: Option<Place>,
+    pub primary: Option<FramePlace>,
+    pub secondary: Option<FramePlace>,
 }
 
-/// Collects what is found.
+/// Collects the differences.
 #[derive(Debug, Default)]
-pub(super) struct Recorder {
-    /// Differences of the engine that were looked at.
+pub(super) struct DivergenceRecorder {
+    /// Differences of the engine that were read.
     pub(super) seen: u64,
     pub(super) total: u64,
     by_reason: Vec<(Reason, u64)>,
@@ -117,8 +117,8 @@ pub(super) struct Recorder {
     checkpoints_by_reason: Vec<(Reason, u64)>,
 }
 
-impl Recorder {
-    pub(super) fn add(&mut self, divergence: &Divergence, is_decided: bool, clock: &Clock) {
+impl DivergenceRecorder {
+    pub(super) fn add(&mut self, divergence: &Divergence, is_decided: bool, clock: &CaptureClock) {
         if !is_decided {
             return;
         }
@@ -132,7 +132,7 @@ impl Recorder {
         }
         let place = |frame: &Option<Captured>| {
             let origin = clock.origin(frame.as_ref()?.since)?;
-            Some(Place { frame: origin.number, time_ns: origin.time_ns })
+            Some(FramePlace { frame: origin.number, time_ns: origin.time_ns })
         };
         let mut record = DivergenceRecord {
             at_ns: clock.since_start_ns(divergence.at),
@@ -164,14 +164,14 @@ fn count(counts: &mut Vec<(Reason, u64)>, reason: Reason) {
     }
 }
 
-/// What a comparison found.
+/// The findings of a comparison.
 #[derive(Debug)]
-pub struct Report {
-    pub guest: Guest,
+pub struct DiffReport {
+    pub guest: ComparedGuest,
     pub primary: CaptureReport,
     pub secondary: CaptureReport,
     pub alignment: Alignment,
-    pub undecided: Undecided,
+    pub undecided: UndecidedCounts,
     /// The time that both captures cover.
     pub(super) covered_ns: u64,
     pub(super) checkpoint: Duration,
@@ -179,22 +179,22 @@ pub struct Report {
     pub(super) connections: u64,
     pub(super) not_translated: u64,
     pub(super) engine: Stats,
-    pub(super) found: Recorder,
+    pub(super) found: DivergenceRecorder,
 }
 
-impl Report {
-    /// The guests differ: so it was found, or so much of one waited for the other that a limit was
-    /// reached.
+impl DiffReport {
+    /// The guests differ: a difference was found, or so much output of one guest waited for the other
+    /// that a limit was reached.
     pub fn diverged(&self) -> bool {
         self.found.total > 0 || self.found.checkpoints > 0
     }
 
-    /// The first differences, in the order in which they were found.
+    /// The first differences, in the order of their discovery.
     pub fn divergences(&self) -> &[DivergenceRecord] {
         &self.found.records
     }
 
-    /// All of them, those included that are not listed.
+    /// The number of all differences, listed or not.
     pub fn divergences_total(&self) -> u64 {
         self.found.total
     }
@@ -204,13 +204,13 @@ impl Report {
         self.found.checkpoints
     }
 
-    /// Per minute of the time that both captures cover; `None` where that is none.
+    /// Checkpoints per minute of the time that both captures cover; `None` if they share no time.
     pub fn checkpoints_per_minute(&self) -> Option<f64> {
         let minutes = self.covered_ns as f64 / 60e9;
         (minutes > 0.0).then(|| self.found.checkpoints as f64 / minutes)
     }
 
-    /// What the reader of the result should know.
+    /// Facts that the reader of the result should know.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         for capture in [&self.primary, &self.secondary] {
@@ -220,7 +220,7 @@ impl Report {
             if capture.interfaces > 1 {
                 let many = capture.interfaces;
                 notes.push(format!(
-                    "{} was captured on {many} interfaces: frames that are in it twice count twice",
+                    "{} was captured on {many} interfaces: a frame that is in it twice counts twice",
                     capture.file
                 ));
             }
@@ -229,21 +229,23 @@ impl Report {
             && by_connections.abs_diff(self.alignment.shift_ns) > DOUBTFUL_SHIFT_NS
         {
             notes.push(format!(
-                "by when connections were opened, the secondary's clock is off by {:.3} s more: \
-                 see --align",
+                "the connections say that the secondary's clock is off by {:.3} s more: see --align",
                 by_connections.saturating_sub(self.alignment.shift_ns) as f64 / 1e9
             ));
         }
         if self.not_translated > 0 {
             let many = self.not_translated;
-            notes.push(format!("{many} connections were too many to translate their numbers"));
+            notes.push(format!(
+                "too many connections: the numbers of {many} of them were not translated"
+            ));
         }
         if self.found.checkpoints > 0 && self.covered_ns < SHORT_NS {
             notes.push("the captures are short: a rate per minute says little".into());
         }
         if self.found.checkpoints > 1 {
             notes.push(
-                "captured guests stay different where they differed once: fewer checkpoints may do"
+                "a captured guest stays different after a difference: a running pair may need fewer \
+                 checkpoints"
                     .into(),
             );
         }
@@ -302,12 +304,13 @@ impl DivergenceRecord {
         format!("{}: {}", FlowName(&self.divergence.flow), self.divergence.summary())
     }
 
-    /// As the daemon shows it, with places in the captures in place of times on its clock.
+    /// As the daemon shows it, but with places in the captures, not with times on the daemon's
+    /// clock.
     fn to_json(&self) -> Value {
         let mut shown = serde_json::to_value(&self.divergence).unwrap_or_default();
         if let Some(fields) = shown.as_object_mut() {
-            for of_the_daemon in ["epoch", "primary_at_ms", "secondary_at_ms"] {
-                fields.remove(of_the_daemon);
+            for daemons_own in ["epoch", "primary_at_ms", "secondary_at_ms"] {
+                fields.remove(daemons_own);
             }
             fields.insert("at_ms".into(), (self.at_ns / 1_000_000).into());
             fields.insert("summary".into(), self.divergence.summary().into());

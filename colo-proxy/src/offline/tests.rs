@@ -1,4 +1,4 @@
-//! The parts for themselves, and whatever captures hold; the whole is shown by `tests/diff.rs`,
+//! The parts of the comparison, and captures with any content. `tests/diff.rs` shows the whole
 //! through the command.
 
 mod connections;
@@ -8,22 +8,22 @@ mod in_flight;
 use bytes::Bytes;
 use etherparse::{PacketBuilder, TcpHeader};
 
-use super::{Address, Guest, Mac, Survey};
+use super::{CaptureSurvey, ComparedGuest, GuestAddress, MacAddress};
 use crate::capture_file::Packet;
 
-const GUEST: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
-const PEER: Mac = Mac([2, 0, 0, 0, 0, 2]);
+const GUEST: MacAddress = MacAddress([0x52, 0x54, 0, 0, 0, 1]);
+const PEER: MacAddress = MacAddress([2, 0, 0, 0, 0, 2]);
 
-fn packet(number: u64, time_ns: u64, octets: Vec<u8>) -> Packet {
-    let original_len = octets.len() as u32;
-    Packet { number, time_ns, interface: 0, original_len, octets: Bytes::from(octets) }
+fn packet(number: u64, time_ns: u64, bytes: Vec<u8>) -> Packet {
+    let original_len = bytes.len() as u32;
+    Packet { number, time_ns, interface: 0, original_len, bytes: Bytes::from(bytes) }
 }
 
-fn guest() -> Guest {
+fn guest() -> ComparedGuest {
     let empty = packet(1, 0, Vec::new());
-    let mut survey = Survey::default();
+    let mut survey = CaptureSurvey::default();
     survey.add(&empty);
-    Guest::find(&[Address::Mac(GUEST)], &survey, &survey).expect("it is given")
+    ComparedGuest::find(&[GuestAddress::Mac(GUEST)], &survey, &survey).expect("it is given")
 }
 
 /// A frame of the guest to port 4000 of its peer.

@@ -2,11 +2,11 @@
 
 use std::fmt::{self, Write as _};
 
-use super::report::{CaptureReport, DivergenceRecord, Place, Report};
+use super::report::{CaptureReport, DiffReport, DivergenceRecord, FramePlace};
 use crate::utc::rfc3339;
 use colo_proxy_engine::compare::{Context, Reason};
 
-impl fmt::Display for Report {
+impl fmt::Display for DiffReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inferred = if self.guest.inferred { " (inferred)" } else { "" };
         writeln!(f, "guest {}{inferred}", self.guest)?;
@@ -14,9 +14,9 @@ impl fmt::Display for Report {
         capture(f, "secondary", &self.secondary)?;
         writeln!(
             f,
-            "compared {} octets of {} flows over {:.1} s",
+            "compared {} bytes of {} over {:.1} s",
             self.engine.compared.bytes,
-            self.engine.flows_opened,
+            counted(self.engine.flows_opened, "flow"),
             self.covered_ns as f64 / 1e9
         )?;
         self.verdict(f)?;
@@ -25,7 +25,7 @@ impl fmt::Display for Report {
             writeln!(
                 f,
                 "undecided: {} frames of the primary, {} of the secondary; the other capture may \
-                 not have covered the answer",
+                 not cover their counterparts",
                 undecided.primary_frames, undecided.secondary_frames
             )?;
             undecided.flows.iter().try_for_each(|flow| writeln!(f, "   {flow}"))?;
@@ -45,7 +45,7 @@ impl fmt::Display for Report {
     }
 }
 
-impl Report {
+impl DiffReport {
     fn verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.divergences_total() > 0 {
             writeln!(
@@ -56,7 +56,7 @@ impl Report {
                 counts(self.by_reason())
             )?;
         } else if self.diverged() {
-            writeln!(f, "different: too much of one guest waited for the other")?;
+            writeln!(f, "different: too much output of one guest waited for the other")?;
         } else {
             writeln!(f, "no difference")?;
         }
@@ -91,7 +91,7 @@ fn capture(f: &mut fmt::Formatter<'_>, side: &str, capture: &CaptureReport) -> f
         capture.file, capture.frames, capture.output_frames
     )?;
     if capture.outside_frames > 0 {
-        write!(f, ", {} outside of the other capture's time", capture.outside_frames)?;
+        write!(f, ", {} outside the time of the other capture", capture.outside_frames)?;
     }
     f.write_char('\n')
 }
@@ -106,7 +106,7 @@ fn divergence(f: &mut fmt::Formatter<'_>, record: &DivergenceRecord) -> fmt::Res
 fn side(
     f: &mut fmt::Formatter<'_>,
     name: &str,
-    place: Option<Place>,
+    place: Option<FramePlace>,
     byte: Option<u8>,
     context: &Context,
 ) -> fmt::Result {

@@ -1,4 +1,4 @@
-//! The secondary's numbers in the primary's count, as the kernel programs make it.
+//! Translates the secondary's numbers to the primary's, as the kernel programs do.
 
 use std::collections::HashMap;
 
@@ -8,49 +8,55 @@ use colo_proxy_common::record::FlowKey;
 use colo_proxy_common::rewrite::{self, Edit, Translation};
 use colo_proxy_common::seq::Seq;
 
-use super::connections::{Connections, History, has, is_opening};
+use super::connections::{Connections, FlowHistory, has, is_opening};
 use colo_proxy_engine::compare::Side;
 use colo_proxy_engine::frame::Frame;
 
 const CHECKSUM_AT: u32 = 16;
 
-/// What is to be done with a TCP frame of a guest.
+/// The next step for a TCP frame of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// Compare this.
+pub(super) enum TcpVerdict {
+    /// Compare this frame.
     Compare(Frame),
-    /// The primary has yet to open this connection.
+    /// Let this frame wait: the primary has not opened the connection yet.
     Early(Frame),
-    /// Only one capture has the start of the connection: how their numbers go together is unknown.
+    /// Do not compare: only one capture has the start of the connection, so the offset is unknown.
     Undecided,
 }
 
-/// Where both guests are in their connections.
+/// The progress of both guests in their connections.
 #[derive(Debug)]
-pub(super) struct Translator {
-    flows: HashMap<FlowKey, [History; 2]>,
-    /// The connection that a guest is in, and how far the primary is; what is not here has not
-    /// begun. As many entries as flows at the most.
-    now: HashMap<FlowKey, Progress>,
+pub(super) struct CaptureTranslator {
+    flows: HashMap<FlowKey, [FlowHistory; 2]>,
+    /// The present connection of each guest, and the progress of the primary. A flow without an entry
+    /// has not begun. There are at most as many entries as flows.
+    now: HashMap<FlowKey, FlowProgress>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Progress {
-    /// Of each side, the place in its history.
+struct FlowProgress {
+    /// The place of each side in its history.
     current: [Option<usize>; 2],
-    /// The end of what the primary has sent, and its acknowledgment.
+    /// The end of the primary's output, and its acknowledgment.
     sent: Option<Seq>,
     acked: Option<Seq>,
 }
 
-impl Translator {
+impl CaptureTranslator {
     pub(super) fn new(connections: Connections) -> Self {
         Self { flows: connections.flows, now: HashMap::new() }
     }
 
     /// Takes a frame in the order in which its guest sent it.
-    pub(super) fn take(&mut self, side: Side, name: &FlowKey, tcp: &Tcp, frame: Frame) -> Fate {
-        let Some(histories) = self.flows.get(name) else { return Fate::Compare(frame) };
+    pub(super) fn take(
+        &mut self,
+        side: Side,
+        name: &FlowKey,
+        tcp: &Tcp,
+        frame: Frame,
+    ) -> TcpVerdict {
+        let Some(histories) = self.flows.get(name) else { return TcpVerdict::Compare(frame) };
         let [primary, secondary] = histories;
         let (own, other) = match side {
             Side::Primary => (primary, secondary),
@@ -58,7 +64,7 @@ impl Translator {
         };
         let progress = self.now.entry(*name).or_default();
         let Some(current) = progress.current.get_mut(side as usize) else {
-            return Fate::Compare(frame);
+            return TcpVerdict::Compare(frame);
         };
         if is_opening(tcp) {
             let from = current.unwrap_or(0);
@@ -75,7 +81,7 @@ impl Translator {
             Some(_) => false,
         };
         if is_undecided {
-            return Fate::Undecided;
+            return TcpVerdict::Undecided;
         }
         match (side, opened, partner) {
             (Side::Primary, ..) => progress.advance(tcp),
@@ -86,17 +92,17 @@ impl Translator {
                 let frame = translate(frame, tcp, seq, ack);
                 let [primary, _] = progress.current;
                 return if primary < Some(partner.place) {
-                    Fate::Early(frame)
+                    TcpVerdict::Early(frame)
                 } else {
-                    Fate::Compare(frame)
+                    TcpVerdict::Compare(frame)
                 };
             }
             (Side::Secondary, ..) => {}
         }
-        Fate::Compare(frame)
+        TcpVerdict::Compare(frame)
     }
 
-    /// Both captures have the start of the connection that the guests are in now.
+    /// Both captures have the start of the guests' present connection.
     pub(super) fn is_whole(&self, name: &FlowKey) -> bool {
         let (Some(histories), Some(progress)) = (self.flows.get(name), self.now.get(name)) else {
             return false;
@@ -107,7 +113,7 @@ impl Translator {
         })
     }
 
-    /// A translated frame of the secondary says more than the primary has said.
+    /// A translated frame of the secondary is ahead of the primary's output or acknowledgment.
     pub(super) fn is_ahead(&self, name: &FlowKey, tcp: &Tcp) -> bool {
         let Some(progress) = self.now.get(name) else { return true };
         let (Some(sent), acked) = (progress.sent, progress.acked) else { return true };
@@ -117,7 +123,7 @@ impl Translator {
     }
 }
 
-impl Progress {
+impl FlowProgress {
     fn advance(&mut self, tcp: &Tcp) {
         let end = end(tcp);
         if is_opening(tcp) {
@@ -135,30 +141,30 @@ impl Progress {
 
 /// The sequence number behind a segment.
 fn end(tcp: &Tcp) -> Seq {
-    let marks = u32::from(has(tcp, flag::SYN)) + u32::from(has(tcp, flag::FIN));
-    Seq(tcp.seq).plus(tcp.payload_len).plus(marks)
+    let control_bits = u32::from(has(tcp, flag::SYN)) + u32::from(has(tcp, flag::FIN));
+    Seq(tcp.seq).plus(tcp.payload_len).plus(control_bits)
 }
 
 /// The frame with `seq` added to its sequence number and `ack` to its acknowledgment.
 fn translate(frame: Frame, tcp: &Tcp, seq: u32, ack: u32) -> Frame {
-    // RFC 9293, section 3.5.2: a reset of what never was a connection counts from 0.
+    // RFC 9293, section 3.5.2: a reset without a connection has sequence number 0.
     let is_refusal = has(tcp, flag::RST) && tcp.seq == 0;
     if (seq == 0 || is_refusal) && ack == 0 {
         return frame;
     }
-    let mut octets = frame.ethernet().to_vec();
-    let options = decode_tcp_options::<[u8]>(&octets, tcp);
+    let mut bytes = frame.ethernet().to_vec();
+    let options = decode_tcp_options::<[u8]>(&bytes, tcp);
     let seq = if is_refusal { 0 } else { seq };
     let mut done =
-        rewrite::from_guest::<[u8]>(&mut octets, tcp, &options, Translation { seq, ts: 0 });
+        rewrite::from_guest::<[u8]>(&mut bytes, tcp, &options, Translation { seq, ts: 0 });
     if ack != 0 && has(tcp, flag::ACK) {
         let new = Seq(tcp.ack).plus(ack).0;
         let checksum_at = (tcp.at + CHECKSUM_AT) as usize;
         let mut difference = ChecksumDifference::default();
         difference.note(tcp.ack, new, false);
-        done &= octets.write((tcp.at + 8) as usize, new.to_be_bytes())
-            && octets.adjust(checksum_at, difference);
+        done &= bytes.write((tcp.at + 8) as usize, new.to_be_bytes())
+            && bytes.adjust(checksum_at, difference);
     }
-    // It was decoded at these places, so it can be changed there.
-    if done { Frame::new(octets.into(), 0).unwrap_or(frame) } else { frame }
+    // The fields were decoded at these places, so they can be changed there.
+    if done { Frame::new(bytes.into(), 0).unwrap_or(frame) } else { frame }
 }

@@ -1,4 +1,4 @@
-//! What two guests might have sent, and the files that a capture of it would be.
+//! The output of two guests, and capture files of it.
 
 use etherparse::{IpFragOffset, IpHeaders, Ipv4Header, PacketBuilder, TcpOptionElement};
 
@@ -8,10 +8,10 @@ pub(crate) const GUEST_IP: [u8; 4] = [10, 0, 0, 2];
 pub(crate) const CLIENT_IP: [u8; 4] = [10, 1, 0, 9];
 
 pub(crate) const MS: u64 = 1_000_000;
-/// When the captures begin.
+/// The time at which the captures begin.
 pub(crate) const START_NS: u64 = 1_790_000_000_000_000_000;
 
-/// Frames with their times, as they are on one TAP.
+/// The frames on one TAP, with their times.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tape {
     pub(crate) frames: Vec<(u64, Vec<u8>)>,
@@ -22,8 +22,8 @@ impl Tape {
         self.frames.push((START_NS + at_ms * MS, frame));
     }
 
-    /// Both guests have frames from the beginning to an end a minute later, so that nothing in
-    /// between is too near to the end of a capture.
+    /// Adds a frame at the beginning and one a minute later, so that nothing in between is too near to
+    /// the end of a capture.
     pub(crate) fn framed(mut self) -> Self {
         self.add(0, udp(true, 5353, b"begin"));
         self.add(60_000, udp(true, 5353, b"end"));
@@ -38,7 +38,7 @@ impl Tape {
         self
     }
 
-    /// Only what the guest sent.
+    /// Only the guest's output.
     pub(crate) fn output(mut self) -> Self {
         self.frames.retain(|(_, frame)| frame[6..12] == GUEST);
         self
@@ -49,7 +49,7 @@ impl Tape {
         self.pcap_cut(usize::MAX, 1)
     }
 
-    /// Likewise with a snapshot length and a link type.
+    /// The same with a snapshot length and a link type.
     pub(crate) fn pcap_cut(&self, snap_len: usize, link_type: u32) -> Vec<u8> {
         let mut file = Vec::new();
         let words = |file: &mut Vec<u8>, words: &[u32]| {
@@ -100,16 +100,16 @@ pub(crate) fn udp_with_id(from_guest: bool, port: u16, payload: &[u8], id: u16) 
     frame
 }
 
-/// How one guest does what both do.
+/// The ways in which a guest may differ from its equal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Manner {
     pub(crate) isn: u32,
     pub(crate) peer_isn: u32,
     /// Its first timestamp and IP id.
     pub(crate) base: u32,
-    /// Octets in a segment.
+    /// Bytes in a segment.
     pub(crate) mss: usize,
-    /// How late it is with everything.
+    /// Its delay with all output.
     pub(crate) lag_ms: u64,
 }
 
@@ -130,7 +130,7 @@ pub(crate) struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    /// One that was opened before the capture began.
+    /// A connection that was opened before the capture began.
     pub(crate) fn middle(tape: &'a mut Tape, manner: Manner, port: u16, at_ms: u64) -> Self {
         Self { tape, manner, port, at_ms, sent: 1, received: 1 }
     }
@@ -199,7 +199,7 @@ impl<'a> Connection<'a> {
     }
 }
 
-/// Text that is different everywhere.
+/// Text without repetitions.
 pub(crate) fn text(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()
 }

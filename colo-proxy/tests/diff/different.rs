@@ -1,12 +1,12 @@
-//! Guests that differ, and where.
+//! Guests that differ, and the places of the differences.
 
 use colo_proxy::capture_file::Reader;
 
 use crate::captures::{Connection, MS, PRIMARY, SECONDARY, START_NS, Tape, text, udp};
 use crate::run::Captures;
 
-/// Both answer the same but for the octet at `place` of what the secondary says.
-fn with_a_flipped_octet(place: usize) -> (Tape, Tape) {
+/// Both guests answer the same, but the secondary's byte at `place` differs.
+fn with_a_flipped_byte(place: usize) -> (Tape, Tape) {
     let tape = |manner, answer: &[u8]| {
         let mut tape = Tape::default();
         let mut connection = Connection::open(&mut tape, manner, 40_000, 1000);
@@ -21,9 +21,9 @@ fn with_a_flipped_octet(place: usize) -> (Tape, Tape) {
 }
 
 #[test]
-fn a_flipped_octet_is_named_with_its_place_and_its_frames() {
+fn a_flipped_byte_is_named_with_its_place_and_its_frames() {
     let good = text(3000);
-    let (ours, theirs) = with_a_flipped_octet(1234);
+    let (ours, theirs) = with_a_flipped_byte(1234);
     let captures = Captures::of(&ours, &theirs);
     let report = captures.different(&[]);
     assert_eq!(report["divergences_total"], 1, "{report:#}");
@@ -37,22 +37,22 @@ fn a_flipped_octet_is_named_with_its_place_and_its_frames() {
     assert_eq!(found["primary_byte"], good[1234]);
     assert_eq!(found["secondary_byte"], good[1234] ^ 0x20);
     assert_eq!(found["name"], "tcp 10.0.0.2:80 -> 10.1.0.9:40000");
-    // The first frame, SYN, SYN/ACK, ACK and the question, 1000 octets; 700 of the secondary's.
+    // The first frame, SYN, SYN/ACK, ACK and the question, 1000 bytes; 700 bytes of the secondary's.
     assert_eq!((&found["primary"]["frame"], &found["secondary"]["frame"]), (&7.into(), &7.into()));
     let said = captures.diff(&[]);
     assert_eq!(said.code, 1);
-    let octets = format!("frame 7 at 2026-09-21T14:13:21.005000000Z: {:02x} in ", good[1234]);
-    assert!(said.out.contains(&octets), "{}", said.out);
+    let line = format!("frame 7 at 2026-09-21T14:13:21.005000000Z: {:02x} in ", good[1234]);
+    assert!(said.out.contains(&line), "{}", said.out);
     assert!(said.out.contains(&format!("[{:02x}]", good[1234] ^ 0x20)), "{}", said.out);
     assert!(said.out.contains("checkpoints needed: 1, 1.0 a minute"), "{}", said.out);
 }
 
 #[test]
 fn both_frames_are_written_for_wireshark() {
-    let (ours, theirs) = with_a_flipped_octet(1234);
+    let (ours, theirs) = with_a_flipped_byte(1234);
     let captures = Captures::of(&ours, &theirs);
     let path = captures.path("found.pcapng");
-    std::fs::write(&path, "what was there").expect("written");
+    std::fs::write(&path, "an old file").expect("written");
     captures.different(&["--capture", path.to_str().expect("a name")]);
     let file = std::fs::read(&path).expect("written");
     let packets: Vec<_> =
@@ -60,14 +60,14 @@ fn both_frames_are_written_for_wireshark() {
     let [primary, secondary] = &packets[..] else { panic!("{packets:?}") };
     assert_eq!((primary.interface, secondary.interface), (0, 1));
     assert_eq!(primary.time_ns, START_NS + 1005 * MS);
-    assert_eq!(primary.octets, ours.frames[6].1);
-    let payload = |octets: &[u8]| octets[octets.len() - 700..].to_vec();
-    assert_eq!(payload(&secondary.octets), payload(&theirs.frames[6].1));
+    assert_eq!(primary.bytes, ours.frames[6].1);
+    let payload = |bytes: &[u8]| bytes[bytes.len() - 700..].to_vec();
+    assert_eq!(payload(&secondary.bytes), payload(&theirs.frames[6].1));
     let comment = "divergence 1, tcp 10.0.0.2:80 -> 10.1.0.9:40000: payload: octet 1234 differs";
     assert!(file.windows(comment.len()).any(|part| part == comment.as_bytes()));
 }
 
-/// Datagrams every 10 ms, of which the secondary, late by 3 ms, lacks some.
+/// Datagrams every 10 ms, late by `lag_ms`, without some of them.
 fn datagrams(lag_ms: u64, without: &[u64]) -> Tape {
     let mut tape = Tape::default();
     for at in (0..3000_u64).filter(|at| !without.contains(at)) {
@@ -78,7 +78,7 @@ fn datagrams(lag_ms: u64, without: &[u64]) -> Tape {
 
 #[test]
 fn a_missing_datagram_costs_one_checkpoint_and_no_more() {
-    // The traffic goes on while the checkpoint is made, and always has something on its way.
+    // The traffic continues during the checkpoint, so some frames are always in flight.
     for lag_ms in [0, 3, 50] {
         let captures = Captures::of(&datagrams(0, &[]), &datagrams(lag_ms, &[1000]));
         let report = captures.different(&[]);
@@ -93,7 +93,7 @@ fn a_missing_datagram_costs_one_checkpoint_and_no_more() {
     }
 }
 
-/// More frames wait behind the missing one than the daemon would hold for one flow.
+/// Behind the missing frame, more frames wait than the daemon would hold for one flow.
 #[test]
 fn a_missing_datagram_in_dense_traffic_is_found_for_what_it_is() {
     let dense = |lag_ms, without: Option<u64>| {

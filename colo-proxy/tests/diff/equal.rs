@@ -1,4 +1,4 @@
-//! Equal guests, and what they may do differently.
+//! Equal guests, and the ways in which they may differ.
 
 use crate::captures::{
     Connection, GUEST, MS, Manner, PRIMARY, SECONDARY, Tape, text, udp, udp_with_id,
@@ -29,11 +29,11 @@ fn numbers_timestamps_ids_segments_and_lag_are_no_difference() {
     assert_eq!(report["undecided"]["secondary_frames"], 0, "{report:#}");
 }
 
-fn mac(octets: [u8; 6]) -> String {
-    octets.map(|octet| format!("{octet:02x}")).join(":")
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// The twin of the tests below, in which it is not the same.
+/// The twin of the tests below, in which the captures differ.
 #[test]
 fn a_capture_is_equal_to_itself() {
     let tape = web_server(PRIMARY);
@@ -64,7 +64,7 @@ fn captures_taken_one_after_the_other_have_other_numbers_of_the_peer() {
     assert_eq!(report["shift_ms"], -3_600_003.0);
 }
 
-/// How long the capture ran before the work began says nothing of the guests.
+/// The time of a capture before the work began says nothing about the guests.
 #[test]
 fn captures_taken_one_after_the_other_may_begin_at_other_times() {
     let mut early = web_server(SECONDARY).shifted(3_600_000);
@@ -90,12 +90,12 @@ fn clocks_that_are_apart_are_brought_together() {
     for align in ["first", "connections"] {
         captures.equal(&["--align", align]);
     }
-    // Without it the secondary is later than the compare timeout, and a note says so.
+    // Without --align the secondary is later than the compare timeout, and a note says so.
     let report = captures.different(&[]);
     assert!(report["notes"][0].as_str().is_some_and(|note| note.contains("--align")), "{report:#}");
 }
 
-/// As where the clock of its host is a little behind.
+/// This happens if the clock of its host is a little behind.
 #[test]
 fn a_secondary_may_be_ahead() {
     for ahead_ms in [5, 100, 2000] {
@@ -134,7 +134,7 @@ fn a_connection_that_was_open_before_has_the_numbers_of_both_guests() {
 #[test]
 fn a_connection_that_only_one_capture_met_in_its_middle_is_undecided() {
     let (ours, mut theirs) = (web_server(PRIMARY), web_server(SECONDARY));
-    // Without the beginning of the first connection.
+    // Drops the beginning of the first connection.
     theirs.frames.retain(|(at, _)| *at == theirs_start() || *at >= theirs_start() + 1_005_000_000);
     let report = Captures::of(&ours, &theirs).equal(&[]);
     assert_ne!(report["undecided"]["primary_frames"], 0, "{report:#}");

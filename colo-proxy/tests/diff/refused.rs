@@ -1,7 +1,7 @@
-//! Files that cannot be compared: the command ends with 2 and says why.
+//! Files that cannot be compared: the exit code is 2, and the error says why.
 
 use crate::captures::{Connection, GUEST, Manner, PRIMARY, SECONDARY, Tape, text, udp};
-use crate::run::{Captures, Said, diff};
+use crate::run::{Captures, CommandResult, diff};
 
 fn tape() -> Tape {
     let mut tape = Tape::default();
@@ -10,7 +10,7 @@ fn tape() -> Tape {
     tape.framed()
 }
 
-fn refused(said: &Said, why: &[&str]) {
+fn refused(said: &CommandResult, why: &[&str]) {
     assert_eq!((said.code, said.out.as_str()), (2, ""), "{said:?}");
     for part in why {
         assert!(said.err.contains(part), "no `{part}` in {}", said.err);
@@ -20,7 +20,10 @@ fn refused(said: &Said, why: &[&str]) {
 #[test]
 fn packets_cut_by_the_snapshot_length() {
     let captures = Captures::new(&tape().pcap(), &tape().pcap_cut(96, 1));
-    refused(&captures.diff(&[]), &["secondary.pcap", "of 2 frames", "packet 6", "tcpdump -s 0"]);
+    refused(
+        &captures.diff(&[]),
+        &["secondary.pcap", "2 frames of the guest are truncated", "packet 6", "tcpdump -s 0"],
+    );
 }
 
 #[test]
@@ -61,8 +64,8 @@ fn a_file_that_is_not_there_or_is_none() {
 
 #[test]
 fn a_guest_that_cannot_be_told() {
-    // Two stations that talk with each other alone, both with other numbers each time, and neither
-    // with an address of QEMU's.
+    // Two stations talk only with each other. Both have other numbers each time, and neither has an
+    // address of QEMU's.
     let unnamed = |manner| {
         let mut tape = Tape::default();
         let mut connection = Connection::open(&mut tape, manner, 40_000, 1000);
@@ -103,7 +106,7 @@ fn captures_of_which_nothing_is_compared() {
 fn wrong_arguments() {
     let captures = Captures::of(&tape(), &tape());
     refused(&captures.diff(&["--guest", "somebody"]), &["neither an IP address nor"]);
-    refused(&captures.diff(&["--align", "luck"]), &["none of absolute, first and connections"]);
+    refused(&captures.diff(&["--align", "luck"]), &["is not absolute, first or connections"]);
     let path = captures.path("primary.pcap");
     let over = captures.diff(&["--capture", path.to_str().expect("a name")]);
     refused(&over, &["would be overwritten"]);

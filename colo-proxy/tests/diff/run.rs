@@ -7,21 +7,21 @@ use serde_json::Value;
 
 use crate::captures::Tape;
 
-/// A folder with both captures.
+/// A folder that has both captures.
 #[derive(Debug)]
 pub(crate) struct Captures {
     folder: tempfile::TempDir,
 }
 
-/// What the command said.
+/// The output and the exit code of the command.
 #[derive(Debug)]
-pub(crate) struct Said {
+pub(crate) struct CommandResult {
     pub(crate) code: i32,
     pub(crate) out: String,
     pub(crate) err: String,
 }
 
-impl Said {
+impl CommandResult {
     fn new(output: &Output) -> Self {
         Self {
             code: output.status.code().expect("it ends by itself"),
@@ -51,7 +51,7 @@ impl Captures {
         self.folder.path().join(name)
     }
 
-    pub(crate) fn diff(&self, more: &[&str]) -> Said {
+    pub(crate) fn diff(&self, more: &[&str]) -> CommandResult {
         let files = [self.path("primary.pcap"), self.path("secondary.pcap")];
         diff(&files[0], &files[1], more)
     }
@@ -66,7 +66,7 @@ impl Captures {
         report
     }
 
-    /// Expects that they are not.
+    /// Expects that the guests differ, and gives the report.
     pub(crate) fn different(&self, more: &[&str]) -> Value {
         let said = self.diff(&[&["--json"], more].concat());
         assert_eq!(said.code, 1, "{said:?}");
@@ -76,8 +76,8 @@ impl Captures {
     }
 }
 
-pub(crate) fn diff(primary: &Path, secondary: &Path, more: &[&str]) -> Said {
+pub(crate) fn diff(primary: &Path, secondary: &Path, more: &[&str]) -> CommandResult {
     let mut command = Command::new(env!("CARGO_BIN_EXE_colo-proxy"));
     command.arg("diff").arg(primary).arg(secondary).args(more);
-    Said::new(&command.output().expect("it runs"))
+    CommandResult::new(&command.output().expect("it runs"))
 }

@@ -39,7 +39,7 @@ pub(super) fn read(file: &[u8]) -> Option<Reading> {
             time_ns: u64::from(seconds) * 1_000_000_000 + u64::from(fraction) * unit_ns,
             interface: 0,
             original_len,
-            octets: octets.to_vec().into(),
+            bytes: octets.to_vec().into(),
         });
         at += 16 + len as usize;
     }

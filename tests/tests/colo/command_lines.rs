@@ -21,7 +21,7 @@ const PRIMARY: &str = "[[guest]]\nrole = \"primary\"\nnetdev = \"tap0\"\n\
     colo_frame = \"qmp:unix:/run/web.qmp\"\nmigrate = \"tcp:10.78.0.2:9998\"\n";
 const SECONDARY: &str = "[[guest]]\nrole = \"secondary\"\nnetdev = \"tap0\"\n\
     mirror = \"tcp:10.78.0.1:9003\"\nsecondary_out = \"tcp:10.78.0.1:9004\"\n\
-    colo_frame = \"qmp:unix:/run/web.qmp\"\n";
+    colo_frame = \"qmp:unix:/run/web.qmp\"\nmigrate = \"tcp:10.78.0.2:9998\"\n";
 
 /// The output of `qemu-args` for this host, and for a QEMU on the other host.
 fn printed(host: &Host, config: &str, vnet_hdr: bool) -> Result<[Vec<String>; 2]> {

@@ -1,6 +1,6 @@
-//! Builds files octet by octet, in either order.
+//! Builds files byte by byte, in either byte order.
 
-/// The order of octets, and what the file says of its times.
+/// The byte order of a file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Build {
     pub(super) big: bool,
@@ -33,9 +33,9 @@ impl Build {
         file
     }
 
-    pub(super) fn record(self, time: [u32; 2], original_len: u32, octets: &[u8]) -> Vec<u8> {
-        let mut record = self.words(&[time[0], time[1], octets.len() as u32, original_len]);
-        record.extend(octets);
+    pub(super) fn record(self, time: [u32; 2], original_len: u32, bytes: &[u8]) -> Vec<u8> {
+        let mut record = self.words(&[time[0], time[1], bytes.len() as u32, original_len]);
+        record.extend(bytes);
         record
     }
 
@@ -71,10 +71,10 @@ impl Build {
         option
     }
 
-    pub(super) fn packet(self, interface: u32, ticks: u64, octets: &[u8]) -> Vec<u8> {
-        let len = octets.len() as u32;
+    pub(super) fn packet(self, interface: u32, ticks: u64, bytes: &[u8]) -> Vec<u8> {
+        let len = bytes.len() as u32;
         let mut body = self.words(&[interface, (ticks >> 32) as u32, ticks as u32, len, len]);
-        body.extend(octets);
+        body.extend(bytes);
         self.block(6, &body)
     }
 }

@@ -1,4 +1,4 @@
-//! Files that somebody made to break a reader.
+//! Files that are made to break a reader.
 
 use proptest::prelude::*;
 
@@ -49,7 +49,7 @@ fn the_list_of_interfaces_is_bounded() {
 #[test]
 fn impossible_blocks_are_refused() {
     let build = Build { big: true };
-    let after = |octets: &[u8]| [build.section(), octets.to_vec()].concat();
+    let after = |bytes: &[u8]| [build.section(), bytes.to_vec()].concat();
     let cases = [
         after(&build.words(&[4, 0])),
         after(&build.words(&[4, 13, 0, 0])),
@@ -77,9 +77,9 @@ fn after_an_error_there_is_nothing_more() {
 }
 
 proptest! {
-    /// Reading ends, and gives no more than there is.
+    /// Reading ends, and gives no more than the file has.
     #[test]
-    fn any_octets_are_read_to_an_end(
+    fn any_bytes_are_read_to_an_end(
         start in 0..4usize,
         noise in proptest::collection::vec(any::<u8>(), 0..400),
     ) {
@@ -87,12 +87,12 @@ proptest! {
         let mut file = if start < 2 { build.pcap(0xa1b2_c3d4, 1) } else { build.section() };
         file.extend(&noise);
         if let Ok((packets, _)) = read(&file) {
-            let octets: usize = packets.iter().map(|packet| packet.octets.len()).sum();
-            prop_assert!(octets <= noise.len());
+            let bytes: usize = packets.iter().map(|packet| packet.bytes.len()).sum();
+            prop_assert!(bytes <= noise.len());
         }
     }
 
-    /// A good file with a few octets changed.
+    /// A good file with a few bytes changed.
     #[test]
     fn a_damaged_file_is_read_to_an_end(
         big: bool,
@@ -103,9 +103,9 @@ proptest! {
         file.extend(build.interface(1, &build.option(9, &[9])));
         file.extend(build.packet(0, 1, b"abcde"));
         file.extend(build.packet(0, 2, b"fghij"));
-        for (at, octet) in changes {
+        for (at, byte) in changes {
             let at = at % file.len();
-            file[at] = octet;
+            file[at] = byte;
         }
         let _ = read(&file);
     }

@@ -5,7 +5,7 @@ use super::read;
 use crate::capture_file::CaptureError;
 
 #[test]
-fn packets_come_with_time_number_and_octets_in_either_order_and_unit() {
+fn packets_come_with_time_number_and_bytes_in_either_order_and_unit() {
     for build in Build::BOTH {
         for (magic, fraction) in [(0xa1b2_c3d4, 123_456), (0xa1b2_3c4d, 123_456_000)] {
             let mut file = build.pcap(magic, 1);
@@ -15,7 +15,7 @@ fn packets_come_with_time_number_and_octets_in_either_order_and_unit() {
             assert!(!truncated);
             let first = &packets[0];
             assert_eq!((first.number, first.time_ns), (1, 7_123_456_000), "{build:?}");
-            assert_eq!((first.octets.as_ref(), first.is_cut()), (&b"abc"[..], false));
+            assert_eq!((first.bytes.as_ref(), first.is_truncated()), (&b"abc"[..], false));
             assert_eq!((packets[1].number, packets[1].time_ns), (2, 8_000_000_000));
             assert_eq!(packets.len(), 2);
         }
@@ -28,8 +28,8 @@ fn a_packet_cut_by_the_snapshot_length_says_so() {
     let mut file = build.pcap(0xa1b2_c3d4, 1);
     file.extend(build.record([0, 0], 1514, &[0; 96]));
     let (packets, _) = read(&file).expect("it is a capture");
-    assert!(packets[0].is_cut());
-    assert_eq!((packets[0].original_len, packets[0].octets.len()), (1514, 96));
+    assert!(packets[0].is_truncated());
+    assert_eq!((packets[0].original_len, packets[0].bytes.len()), (1514, 96));
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn a_capture_that_was_killed_gives_what_it_has() {
     file.extend(build.record([1, 0], 3, b"def"));
     for len in whole..file.len() {
         let (packets, truncated) = read(&file[..len]).expect("it is a capture");
-        assert_eq!((packets.len(), truncated), (1, len > whole), "{len} octets");
+        assert_eq!((packets.len(), truncated), (1, len > whole), "{len} bytes");
     }
 }
 

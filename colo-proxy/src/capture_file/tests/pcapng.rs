@@ -12,12 +12,12 @@ fn file(build: Build, options: &[u8], ticks: u64) -> Vec<u8> {
 }
 
 #[test]
-fn packets_come_with_time_and_octets_in_either_order() {
+fn packets_come_with_time_and_bytes_in_either_order() {
     for build in Build::BOTH {
         let (packets, truncated) = read(&file(build, &[], 7_123_456)).expect("a capture");
         assert!(!truncated);
         assert_eq!((packets[0].number, packets[0].time_ns), (1, 7_123_456_000));
-        assert_eq!(packets[0].octets.as_ref(), b"abcde");
+        assert_eq!(packets[0].bytes.as_ref(), b"abcde");
     }
 }
 
@@ -102,7 +102,7 @@ fn a_file_that_ends_in_a_block_gives_what_it_has() {
     for len in whole..file.len() {
         let (packets, truncated) = read(&file[..len]).expect("it is a capture");
         assert_eq!(packets.len(), 1);
-        assert_eq!(truncated, len != whole && len != whole + 20, "{len} octets");
+        assert_eq!(truncated, len != whole && len != whole + 20, "{len} bytes");
     }
 }
 
@@ -115,8 +115,8 @@ fn our_own_files_say_who_sent_what_to_the_nanosecond() {
     let (packets, truncated) = read(&file).expect("a capture");
     assert!(!truncated);
     assert_eq!((packets[0].interface, packets[0].time_ns), (1, 1_700_000_000_123_456_789));
-    assert_eq!((packets[0].octets.as_ref(), packets[0].is_cut()), (&b"abc"[..], false));
-    assert_eq!((packets[1].interface, packets[1].is_cut()), (0, true));
+    assert_eq!((packets[0].bytes.as_ref(), packets[0].is_truncated()), (&b"abc"[..], false));
+    assert_eq!((packets[1].interface, packets[1].is_truncated()), (0, true));
     for text in ["primary", "secondary", "late: ü"] {
         assert!(file.windows(text.len()).any(|part| part == text.as_bytes()), "{text}");
     }

@@ -1,16 +1,17 @@
-//! What a key can be set to: numbers of frames and octets, times, and policies.
+//! Values of a key: numbers of frames and bytes, times, and policies.
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use colo_proxy_engine::compare::Policy;
 
-/// What a key can be set to.
-pub(super) trait Setting: Copy {
+/// A value of a key.
+pub(super) trait LimitSetting: Copy {
     type Place;
 
-    /// What is compared with the bounds; `None` where there are none.
+    /// The number that is compared with the bounds; `None` if there are no bounds.
     fn number(self) -> Option<u64>;
     fn put(self, place: &mut Self::Place);
     fn written(place: &Self::Place) -> String;
@@ -18,7 +19,7 @@ pub(super) trait Setting: Copy {
 
 macro_rules! numbers {
     ($($kind:ty)*) => {$(
-        impl Setting for $kind {
+        impl LimitSetting for $kind {
             type Place = Self;
 
             fn number(self) -> Option<u64> {
@@ -41,7 +42,7 @@ numbers!(u8 u32 usize);
 macro_rules! times {
     ($($(#[$doc:meta])* $name:ident: $from:ident, $to:ident;)*) => {$(
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Deserialize)]
+        #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
         pub(in crate::config) struct $name(u64);
 
         impl $name {
@@ -50,7 +51,7 @@ macro_rules! times {
             }
         }
 
-        impl Setting for $name {
+        impl LimitSetting for $name {
             type Place = Duration;
 
             fn number(self) -> Option<u64> {
@@ -75,15 +76,15 @@ times! {
     Us: from_micros, as_micros;
 }
 
-/// Seconds, of what is counted in nanoseconds.
-#[derive(Clone, Copy, Debug, Deserialize)]
+/// Seconds, for a limit that is counted in nanoseconds.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 pub(in crate::config) struct Seconds(u64);
 
 impl Seconds {
     const NS: u64 = 1_000_000_000;
 }
 
-impl Setting for Seconds {
+impl LimitSetting for Seconds {
     type Place = u64;
 
     fn number(self) -> Option<u64> {
@@ -99,7 +100,7 @@ impl Setting for Seconds {
     }
 }
 
-impl Setting for Policy {
+impl LimitSetting for Policy {
     type Place = Self;
 
     fn number(self) -> Option<u64> {

@@ -1,11 +1,11 @@
-//! Every key can be set, every key is documented, and what is documented is there.
+//! Every key can be set, and every documented key and counter exists.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::config::{Guest, KEYS, Key, Limits, Role, parse};
+use crate::config::{Guest, KEYS, LimitKey, Limits, Role, parse};
 use colo_proxy_engine::compare::Reason;
 
 const DOCUMENT: &str = include_str!("../../../../docs/reference/limits.md");
@@ -58,7 +58,7 @@ fn guest(role: Role, limits: &str) -> Result<Guest, String> {
     guests.into_iter().next().ok_or_else(|| "no guest".to_owned())
 }
 
-fn roles(key: &Key) -> Vec<Role> {
+fn roles(key: &LimitKey) -> Vec<Role> {
     key.role.map_or(vec![Role::Primary, Role::Secondary], |role| vec![role])
 }
 
@@ -152,7 +152,7 @@ fn values_that_make_no_sense_are_refused_by_name() {
     }
 }
 
-/// By default a shorter one follows from another that was made shorter.
+/// The default of a limit adapts to the limit that bounds it.
 #[test]
 fn limits_that_depend_on_another_follow_it() {
     let limits = guest(Role::Primary, "compare_timeout_ms = 500").expect("it is right").limits;
@@ -171,7 +171,7 @@ fn a_key_is_set_once_and_in_its_place() {
     let error = refused("flows_max = 5\n[guest.limits]\nflows_max = 6\n");
     assert!(error.ends_with("flows_max is set twice"), "{error}");
     let error = refused("flow_idle_ms = 5\n");
-    assert!(error.ends_with("it belongs into [guest.limits]"), "{error}");
+    assert!(error.ends_with("put it into [guest.limits]"), "{error}");
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn docs_limits_md_has_every_key_with_its_default() {
     assert_eq!(documented.len(), keys.len(), "a key is there twice");
 }
 
-/// Each counter is a place in what `status` shows.
+/// Each counter is a place in the output of `status`.
 #[test]
 fn docs_limits_md_names_counters_that_exist() {
     for (key, _, counters) in documented() {
@@ -207,7 +207,7 @@ fn docs_limits_md_names_counters_that_exist() {
     }
 }
 
-/// The kernel lane's have no keys, but their counters exist as well.
+/// The limits of the kernel lane have no keys, but their counters exist as well.
 #[test]
 fn docs_limits_md_names_counters_of_the_kernel_lane_that_exist() {
     let (_, section) = DOCUMENT.split_once("## The kernel lane").expect("a section");
@@ -220,7 +220,7 @@ fn docs_limits_md_names_counters_of_the_kernel_lane_that_exist() {
     for path in words.iter().filter(|word| word.starts_with("detail.")) {
         assert!(is_shown(&path.split('.').collect::<Vec<_>>()), "there is no {path}");
     }
-    // The other way round: what is counted of the lane is told.
+    // The other way round: each counter of the lane is documented.
     for report in REPORTS {
         for name in report.split("(\"lane-").skip(1).filter_map(|rest| rest.split('"').next()) {
             assert!(section.contains(&format!("`drops.lane-{name}`")), "drops.lane-{name}");

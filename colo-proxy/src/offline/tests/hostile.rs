@@ -1,4 +1,4 @@
-//! Captures of guests that mean no good, and captures that are none.
+//! Captures of hostile guests, and captures with random content.
 
 use std::time::Duration;
 
@@ -6,11 +6,14 @@ use proptest::prelude::*;
 
 use super::{guest, packet, tcp, udp};
 use crate::capture_file::Packet;
-use crate::offline::{Align, Alignment, Comparison, Connections, Options, Report, Survey, merge};
+use crate::offline::{
+    Alignment, AlignmentKind, CaptureSurvey, Comparison, ComparisonOptions, Connections,
+    DiffReport, merge,
+};
 use colo_proxy_engine::compare::{Limits, Side};
 
-fn compare(files: &[Vec<Packet>; 2], align: Option<Align>) -> Report {
-    let mut surveys = [Survey::default(), Survey::default()];
+fn compare(files: &[Vec<Packet>; 2], align: Option<AlignmentKind>) -> DiffReport {
+    let mut surveys = [CaptureSurvey::default(), CaptureSurvey::default()];
     let mut connections = Connections::default();
     for ((side, file), survey) in
         [Side::Primary, Side::Secondary].into_iter().zip(files).zip(&mut surveys)
@@ -30,7 +33,7 @@ fn compare(files: &[Vec<Packet>; 2], align: Option<Align>) -> Report {
         compare_timeout: Duration::from_millis(50),
         ..Limits::default()
     };
-    let options = Options { limits, checkpoint: Duration::from_millis(20) };
+    let options = ComparisonOptions { limits, checkpoint: Duration::from_millis(20) };
     let mut comparison =
         Comparison::new(guest(), [primary, secondary], connections, alignment, options);
     let packets = files.each_ref().map(|file| file.iter().cloned().map(Ok::<_, ()>));
@@ -46,10 +49,10 @@ fn compare(files: &[Vec<Packet>; 2], align: Option<Align>) -> Report {
 fn frame() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         3 => sound_frame(),
-        1 => (any::<usize>(), any::<u8>()).prop_map(|(at, octet)| {
+        1 => (any::<usize>(), any::<u8>()).prop_map(|(at, byte)| {
             let mut frame = tcp(1, 2, "A", b"abcdef");
             let at = at % frame.len();
-            frame[at] = octet;
+            frame[at] = byte;
             frame
         }),
     ]
@@ -61,7 +64,7 @@ fn sound_frame() -> impl Strategy<Value = Vec<u8>> {
     let segment = (any::<u32>(), 0..3u32, flags, proptest::collection::vec(any::<u8>(), 0..40));
     prop_oneof![
         segment.prop_map(|(seq, ack, flags, payload)| tcp(seq % 64, ack, flags, &payload)),
-        (0..3u8).prop_map(|octet| udp(&[octet])),
+        (0..3u8).prop_map(|byte| udp(&[byte])),
         proptest::collection::vec(any::<u8>(), 0..80),
     ]
 }
@@ -76,17 +79,17 @@ fn file(frame: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<Pack
     })
 }
 
-fn align() -> impl Strategy<Value = Option<Align>> {
+fn align() -> impl Strategy<Value = Option<AlignmentKind>> {
     proptest::sample::select(vec![
         None,
-        Some(Align::Absolute),
-        Some(Align::First),
-        Some(Align::Connections),
+        Some(AlignmentKind::Absolute),
+        Some(AlignmentKind::First),
+        Some(AlignmentKind::Connections),
     ])
 }
 
 proptest! {
-    /// Whatever is in the captures, the comparison comes to its end and its counts make sense.
+    /// With any captures the comparison ends, and its counts make sense.
     #[test]
     fn any_captures_are_compared_to_their_end(ours in file(frame()), theirs in file(frame()), align in align()) {
         let report = compare(&[ours, theirs], align);
@@ -100,8 +103,8 @@ proptest! {
         prop_assert!(!report.to_string().is_empty());
     }
 
-    /// A guest is never different from itself, whatever it sends, as long as its capture has the
-    /// time in order.
+    /// A guest never differs from itself, with any output, if the times in its capture are in
+    /// order.
     #[test]
     fn a_capture_never_differs_from_itself(mut file in file(sound_frame()), align in align()) {
         file.sort_by_key(|packet| packet.time_ns);

@@ -1,9 +1,9 @@
-//! What was on its way when a checkpoint was made.
+//! Frames in flight at a checkpoint.
 
 use std::time::Duration;
 
 use super::udp;
-use crate::offline::in_flight::{InFlight, LEAD_MAX_NS, Lead};
+use crate::offline::in_flight::{InFlight, LEAD_MAX_NS, LeadFrame};
 use colo_proxy_engine::compare::{Content, DatagramContent, content};
 use colo_proxy_engine::frame::Frame;
 
@@ -25,14 +25,14 @@ fn primary(in_flight: &mut InFlight, at_ns: u64, payload: &[u8]) {
     in_flight.on_primary(at_ns, &datagram(&frame(payload)));
 }
 
-/// Says whether it is to be handed in.
+/// Says whether the engine is to get the frame.
 fn secondary(in_flight: &mut InFlight, number: u64, at_ns: u64, payload: &[u8]) -> bool {
     let frame = frame(payload);
-    let lead = Lead { number, at_ns, frame: frame.clone(), tcp: None };
+    let lead = LeadFrame { number, at_ns, frame: frame.clone(), tcp: None };
     in_flight.on_secondary(&datagram(&frame), lead)
 }
 
-fn numbers(leads: &[Lead]) -> Vec<u64> {
+fn numbers(leads: &[LeadFrame]) -> Vec<u64> {
     leads.iter().map(|lead| lead.number).collect()
 }
 
@@ -66,7 +66,7 @@ fn a_lead_of_the_secondary_is_handed_in_once_more_in_its_order() {
     }
     primary(&mut in_flight, 10, b"b");
     assert_eq!(numbers(&in_flight.on_checkpoint(11)), [7, 9]);
-    // Until the primary has sent it, too.
+    // This holds until the primary has sent it, too.
     primary(&mut in_flight, 12, b"a");
     assert_eq!(numbers(&in_flight.on_checkpoint(13)), [9]);
 }
@@ -94,6 +94,6 @@ fn what_waits_is_forgotten_in_the_end() {
     primary(&mut in_flight, 0, b"a");
     primary(&mut in_flight, KEEP_NS + 1, b"b");
     assert!(secondary(&mut in_flight, 1, KEEP_NS + 2, b"a"));
-    // The late one is a lead now, though its like was sent long ago.
+    // The late one is a lead now, although its counterpart was sent long ago.
     assert_eq!(numbers(&in_flight.on_checkpoint(KEEP_NS + 3)), [1]);
 }
