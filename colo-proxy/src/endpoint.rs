@@ -108,7 +108,7 @@ impl fmt::Display for Endpoint {
         match &self.address {
             EndpointAddress::Unix(path) => write!(f, "unix:{}", path.display())?,
             EndpointAddress::Tcp { host, port } if host.contains(':') => {
-                write!(f, "tcp:[{host}]:{port}")?
+                write!(f, "tcp:[{host}]:{port}")?;
             }
             EndpointAddress::Tcp { host, port } => write!(f, "tcp:{host}:{port}")?,
         }

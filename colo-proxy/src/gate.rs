@@ -66,7 +66,7 @@ impl GateError {
         match source.raw_os_error()? {
             libc::ENOENT | libc::ENODEV | libc::ENXIO => Some("load the tun module: modprobe tun"),
             libc::EPERM | libc::EACCES => Some("run as root, or with CAP_NET_ADMIN"),
-            libc::EBUSY | libc::EEXIST => Some("another process holds an interface of this name"),
+            libc::EBUSY | libc::EEXIST => Some("another process has an interface of this name"),
             _ => None,
         }
     }

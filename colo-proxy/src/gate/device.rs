@@ -69,7 +69,7 @@ fn configure_interface(name: &str, queue_len: u32) -> Result<(), GateError> {
     disable_ipv6(name)?;
     let queue_len = c_int::try_from(queue_len).unwrap_or(c_int::MAX);
     set_interface(name, "set the MTU of", libc::SIOCSIFMTU, |r| {
-        r.ifr_ifru.ifru_mtu = MTU_BYTES_MAX
+        r.ifr_ifru.ifru_mtu = MTU_BYTES_MAX;
     })?;
     set_interface(name, "set the queue length of", libc::SIOCSIFTXQLEN, |r| {
         // `ifr_qlen` shares its place with `ifr_metric` in the kernel's union.

@@ -268,7 +268,7 @@ async fn converse(
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut counters = tokio::time::interval(COUNTERS);
     counters.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut heard = Instant::now();
+    let mut last_line_at = Instant::now();
     loop {
         let outgoing = tokio::select! {
             line = lines.next() => {
@@ -277,7 +277,7 @@ async fn converse(
                     Some(Err(error)) => return ended(format!("reading failed: {}", chain(&error))),
                     None => return ended("the peer closed the connection"),
                 };
-                heard = Instant::now();
+                last_line_at = Instant::now();
                 // Many more lines may have been read already, and other tasks need the thread too.
                 tokio::task::consume_budget().await;
                 if let Err(why) = pass_on(&line, terms, underlay, introduction, events).await {
@@ -292,7 +292,7 @@ async fn converse(
             },
             _ = beat.tick() => ControlMessage::Heartbeat,
             _ = counters.tick() => traffic.message(),
-            () = tokio::time::sleep_until(heard + silence_max) => {
+            () = tokio::time::sleep_until(last_line_at + silence_max) => {
                 let silence_ms = silence_max.as_millis();
                 return silent(format!("the peer has sent nothing for {silence_ms} ms"));
             }
@@ -442,11 +442,11 @@ mod tests {
         assert!(peer.send(ControlMessage::LaneCount { slot: 1, sent: 2 }));
         let mut said = String::new();
         while !said.contains("lane-count") {
-            let mut octets = [0; 1000];
-            let len = tokio::time::timeout(TIMEOUT, next.read(&mut octets)).await;
+            let mut bytes = [0; 1000];
+            let len = tokio::time::timeout(TIMEOUT, next.read(&mut bytes)).await;
             let len = len.expect("in time").expect("a socket");
             assert_ne!(len, 0, "the conversation ended: {said}");
-            said.push_str(&String::from_utf8_lossy(&octets[..len]));
+            said.push_str(&String::from_utf8_lossy(&bytes[..len]));
         }
     }
 
