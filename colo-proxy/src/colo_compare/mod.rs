@@ -31,9 +31,10 @@ use colo_proxy_engine::pair::protection::{LossPolicy, Protection};
 use colo_proxy_engine::pair::{OnSecondaryLost, Primary};
 
 use self::inbound::{Inbound, InboundEvent};
-use self::sockets::{SocketPath, Sockets};
+use self::sockets::Sockets;
 use crate::colo_frame::{ColoFrameError, ColoFrameEvent};
 use crate::config::ColoFrameKind;
+use crate::deadline::sleep_until;
 use crate::endpoint::Endpoint;
 
 /// How long the end waits for a peer to take what was released.
@@ -249,12 +250,5 @@ async fn in_order(
             event = secondary => Some(event),
             _ = primary => None,
         }
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -19,15 +19,16 @@ use crate::colo_frame::{self, ColoFrame, ColoFrameCommand, ColoFrameEvent, Terms
 use crate::config::{ColoFrameKind, Limits};
 use crate::datapath::filter::FilterPath;
 use crate::datapath::{Datapath, Events, RewriterPlan, Told};
+use crate::deadline::sleep_until;
 use crate::error_chain::chain;
 use crate::gate::GateOptions;
 use crate::gate::batch::read_gate;
 use crate::gate::readable::{Drained, Readable};
+use crate::guest_tap::GuestTap;
 use crate::instance::offsets;
-use crate::instance::setup::{lengthen_queue, reattach, sleep_until};
 use crate::instance::trace::Trace;
 use crate::instance::translator::Translator;
-use crate::link::{Link, LinkEvent, LinkWatch};
+use crate::link::LinkEvent;
 use crate::name::{Claim, claim_filter};
 use crate::status::{self, Question, Reply, Request};
 
@@ -55,7 +56,7 @@ struct Inputs {
     trace: Trace,
     frame: Box<dyn ColoFrame>,
     questions: mpsc::Receiver<Question>,
-    link: LinkWatch,
+    tap: GuestTap,
     /// Only dropped, to remove the socket.
     _socket: status::SocketFile,
 }
@@ -66,9 +67,6 @@ struct Rewriter {
     half: Secondary,
     translator: Translator,
     events: Events,
-    netdev: Option<Link>,
-    /// Frames of a TAP that came back which passed before our programs were on it.
-    unguarded: u64,
 }
 
 impl Rewriter {
@@ -79,7 +77,8 @@ impl Rewriter {
         dir: &Path,
     ) -> Result<(Self, Inputs), FilterError> {
         let limits = Limits::default();
-        let (link, netdev) = LinkWatch::start(&options.netdev).await?;
+        let queue_frames = limits.peer.guest_queue_frames;
+        let (mut tap, netdev_ifindex) = GuestTap::find(&options.netdev, queue_frames).await?;
         let command = options.kind.command();
         let id = options.id.as_deref();
         let claim = claim_filter(dir, id, command, &options.netdev, FilterPath::is_foreign)
@@ -97,7 +96,7 @@ impl Rewriter {
         let gate = token::open_gate(&whole, &FilterPath::taken_tokens(&claim.name)?)?;
         let mut datapath = Datapath::attach_rewriter(&RewriterPlan {
             id: &claim.name,
-            netdev_ifindex: netdev.ifindex,
+            netdev_ifindex,
             gate_ifindex: gate.ifindex(),
             limits: limits.translation,
         })?;
@@ -105,7 +104,7 @@ impl Rewriter {
             datapath.detach()?;
             return Err(error.into());
         }
-        lengthen_queue(&link, netdev, &limits.peer).await;
+        tap.on_guarded(&claim.name).await;
         let events = datapath.take_events().ok_or(FilterError::NoEvents)?;
         let inputs = Inputs {
             held: Readable::new(&gate).map_err(system("watch the gate"))?,
@@ -113,7 +112,7 @@ impl Rewriter {
             trace: Trace::new(datapath.take_log()).map_err(system("watch the programs' log"))?,
             frame,
             questions,
-            link,
+            tap,
             _socket: socket,
         };
         let id = claim.name.clone();
@@ -136,8 +135,6 @@ impl Rewriter {
             options,
             claim,
             events,
-            netdev: Some(netdev),
-            unguarded: 0,
         };
         Ok((rewriter, inputs))
     }
@@ -166,7 +163,7 @@ impl Rewriter {
                     // Whoever asked may be gone.
                     let _ = reply.send(answer);
                 }
-                event = inputs.link.next() => self.on_link(event, &inputs.link).await,
+                event = inputs.tap.next_event() => self.on_tap(event, &mut inputs.tap).await,
                 () = sleep_until(deadline) => self.on_timeout()?,
                 _ = ageing.tick() => self.age_flows(),
             }
@@ -236,32 +233,16 @@ impl Rewriter {
         }
     }
 
-    async fn on_link(&mut self, event: LinkEvent, watch: &LinkWatch) {
-        let (id, netdev) = (self.claim.name.clone(), self.options.netdev.clone());
-        let LinkEvent::Arrived(link) = event else {
-            log::warn!("{id}: {netdev} is gone; waiting for it to come back");
-            self.netdev = None;
-            return;
-        };
+    async fn on_tap(&mut self, event: LinkEvent, tap: &mut GuestTap) {
         let datapath = &mut self.translator.datapath;
-        let attach = |ifindex| datapath.set_netdev(ifindex).map_err(FilterError::from);
-        match reattach(watch, link, &self.options.limits, attach).await {
-            Ok(passed) => {
-                self.unguarded += passed;
-                self.netdev = Some(link);
-                log::info!("{id}: {netdev} is back, and attached again");
-            }
-            // It went again at once: the next one is tried like this one.
-            Err(error) => {
-                log::error!("{id}: {netdev} is back but not attached: {}", chain(&error));
-            }
-        }
+        tap.on_event(event, |ifindex| datapath.set_netdev(ifindex).map_err(FilterError::from))
+            .await;
     }
 
     async fn answer(&mut self, request: Request, inputs: &mut Inputs) -> Reply {
         let id = self.claim.name.clone();
         match request {
-            Request::Status => self.report(&inputs.link).await,
+            Request::Status => self.report(&inputs.tap).await,
             Request::Protect { .. } => Reply::Error(super::protects_nobody("filter-rewriter")),
             Request::Divergences { .. } => {
                 let command = self.options.kind.command();
@@ -287,8 +268,8 @@ impl Rewriter {
     async fn end(mut self, inputs: &Inputs) -> Result<(), FilterError> {
         let id = self.claim.name.clone();
         self.half.replay_all(&mut self.translator);
-        let counts = self.counts(&inputs.link).await;
-        let needed = offsets::is_needed(&id, &self.translator.datapath, &inputs.link).await;
+        let counts = self.counts(&inputs.tap).await;
+        let needed = offsets::is_needed(&id, &self.translator.datapath, &inputs.tap).await;
         let detached = if needed { Ok(()) } else { self.translator.datapath.detach() };
         log::info!("{id}: ended: {}", line(&counts));
         Ok(detached?)

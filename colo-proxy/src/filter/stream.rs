@@ -14,11 +14,10 @@ use self::out::{LOOK, Out};
 use super::{FilterError, Kind, Options, line, token};
 use crate::datapath::filter::{FilterPath, FilterPlan};
 use crate::endpoint::{Endpoint, Port};
-use crate::error_chain::chain;
 use crate::gate::{Gate, GateOptions, Written};
-use crate::instance::setup::{lengthen_queue, reattach};
+use crate::guest_tap::GuestTap;
 use crate::lane::{self, LaneEvent, LaneStats};
-use crate::link::{Link, LinkEvent, LinkWatch};
+use crate::link::LinkEvent;
 use crate::name::{Claim, claim_filter};
 use crate::status::{self, Question, Reply, Request};
 use colo_proxy_engine::frame::Frame;
@@ -46,7 +45,7 @@ struct Inputs {
     indev: Option<mpsc::Receiver<LaneEvent>>,
     outdev: Option<mpsc::Receiver<LaneEvent>>,
     questions: mpsc::Receiver<Question>,
-    link: LinkWatch,
+    tap: GuestTap,
     /// Only dropped, to remove the socket.
     _socket: status::SocketFile,
 }
@@ -57,9 +56,6 @@ struct Filter {
     path: FilterPath,
     outdev: Option<Out>,
     indev: Option<In>,
-    netdev: Option<Link>,
-    /// Frames of a TAP that came back which passed before our programs were on it.
-    unguarded: u64,
 }
 
 /// The way from `indev`.
@@ -88,16 +84,14 @@ impl In {
 impl Filter {
     /// The programs are attached last: what fails before leaves the guest's network as it is.
     async fn start(
-        mut options: Options,
+        options: Options,
         indev: Option<Endpoint>,
         outdev: Option<Endpoint>,
         dir: &Path,
     ) -> Result<(Self, Inputs), FilterError> {
-        if indev.is_none() {
-            // Nothing is added to what the guest gets, so its queue is not ours to change.
-            options.limits.guest_queue_frames = 0;
-        }
-        let (link, netdev) = LinkWatch::start(&options.netdev).await?;
+        // Without an indev nothing is added to what the guest gets, and its queue is not ours to change.
+        let queue_frames = indev.as_ref().map_or(0, |_| options.limits.guest_queue_frames);
+        let (mut tap, netdev_ifindex) = GuestTap::find(&options.netdev, queue_frames).await?;
         let command = options.kind.command();
         let claim = claim_filter(
             dir,
@@ -123,15 +117,14 @@ impl Filter {
             None => (None, None),
         };
         let (socket, questions) = status::serve(dir, &claim.name)?;
-        let path = attach(&options, &claim.name, netdev, outdev.as_ref(), indev.as_ref())?;
-        lengthen_queue(&link, netdev, &options.limits).await;
+        let path = attach(&options, &claim.name, netdev_ifindex, outdev.as_ref(), indev.as_ref())?;
+        tap.on_guarded(&claim.name).await;
         if path.taken_over() {
             log::info!("{}: took over what a dead process had left", claim.name);
         }
         let inputs =
-            Inputs { indev: in_events, outdev: out_events, questions, link, _socket: socket };
-        let netdev = Some(netdev);
-        Ok((Self { options, claim, path, outdev, indev, netdev, unguarded: 0 }, inputs))
+            Inputs { indev: in_events, outdev: out_events, questions, tap, _socket: socket };
+        Ok((Self { options, claim, path, outdev, indev }, inputs))
     }
 
     async fn serve(&mut self, inputs: &mut Inputs) -> std::convert::Infallible {
@@ -142,15 +135,15 @@ impl Filter {
             tokio::select! {
                 event = next_event(inputs.indev.as_mut()) => self.on_indev(event),
                 event = next_event(inputs.outdev.as_mut()) => {
-                    self.on_outdev(&event, &inputs.link).await;
+                    self.on_outdev(&event, &inputs.tap).await;
                 }
                 Some((request, reply)) = inputs.questions.recv() => {
-                    let answer = self.answer(request, &inputs.link).await;
+                    let answer = self.answer(request, &inputs.tap).await;
                     // Whoever asked may be gone.
                     let _ = reply.send(answer);
                 }
-                event = inputs.link.next() => self.on_link(event, &inputs.link).await,
-                _ = look.tick(), if connected => self.look_for_losses(&inputs.link).await,
+                event = inputs.tap.next_event() => self.on_tap(event, &mut inputs.tap).await,
+                _ = look.tick(), if connected => self.look_for_losses(&inputs.tap).await,
             }
         }
     }
@@ -164,19 +157,19 @@ impl Filter {
         }
     }
 
-    async fn on_outdev(&mut self, event: &LaneEvent, link: &LinkWatch) {
+    async fn on_outdev(&mut self, event: &LaneEvent, tap: &GuestTap) {
         let without_peer = self.without_peer();
         let Some(out) = &mut self.outdev else { return };
         match event {
             LaneEvent::Frames(_) => {}
-            LaneEvent::Up => out.on_up(link).await,
+            LaneEvent::Up => out.on_up(tap.links()).await,
             LaneEvent::Down => out.on_down(without_peer),
         }
     }
 
-    async fn look_for_losses(&mut self, link: &LinkWatch) {
+    async fn look_for_losses(&mut self, tap: &GuestTap) {
         if let Some(out) = &mut self.outdev {
-            out.look_for_losses(link).await;
+            out.look_for_losses(tap.links()).await;
         }
     }
 
@@ -187,32 +180,15 @@ impl Filter {
         }
     }
 
-    async fn on_link(&mut self, event: LinkEvent, watch: &LinkWatch) {
-        let (id, netdev) = (self.claim.name.clone(), self.options.netdev.clone());
-        let LinkEvent::Arrived(link) = event else {
-            log::warn!("{id}: {netdev} is gone; waiting for it to come back");
-            self.netdev = None;
-            return;
-        };
+    async fn on_tap(&mut self, event: LinkEvent, tap: &mut GuestTap) {
         let path = &mut self.path;
-        let attach = |ifindex| path.set_netdev(ifindex).map_err(FilterError::from);
-        match reattach(watch, link, &self.options.limits, attach).await {
-            Ok(passed) => {
-                self.unguarded += passed;
-                self.netdev = Some(link);
-                log::info!("{id}: {netdev} is back, and attached again");
-            }
-            // It went again at once: the next one is tried like this one.
-            Err(error) => {
-                log::error!("{id}: {netdev} is back but not attached: {}", chain(&error));
-            }
-        }
+        tap.on_event(event, |ifindex| path.set_netdev(ifindex).map_err(FilterError::from)).await;
     }
 
-    async fn answer(&self, request: Request, link: &LinkWatch) -> Reply {
+    async fn answer(&self, request: Request, tap: &GuestTap) -> Reply {
         let command = self.options.kind.command();
         match request {
-            Request::Status => self.report(link).await,
+            Request::Status => self.report(tap).await,
             Request::Divergences { .. } => {
                 Reply::no_divergences(&self.claim.name, command, &self.options.netdev)
             }
@@ -241,7 +217,7 @@ impl Filter {
                 self.options.queue
             );
         }
-        log::info!("{id}: ended: {}", line(&self.counts(&inputs.link).await));
+        log::info!("{id}: ended: {}", line(&self.counts(&inputs.tap).await));
         Ok(detached?)
     }
 }
@@ -249,7 +225,7 @@ impl Filter {
 fn attach(
     options: &Options,
     id: &str,
-    netdev: Link,
+    netdev_ifindex: u32,
     outdev: Option<&Out>,
     indev: Option<&In>,
 ) -> Result<FilterPath, FilterError> {
@@ -257,7 +233,7 @@ fn attach(
         id,
         kind: options.kind.word(),
         queue: options.queue.bits(),
-        netdev_ifindex: netdev.ifindex,
+        netdev_ifindex,
         out_gate_ifindex: outdev.map(|out| out.gate.ifindex()),
         in_gate_ifindex: indev.map(|input| input.gate.ifindex()),
     })?;

@@ -8,7 +8,7 @@ use colo_proxy_engine::frame::Frame;
 use colo_proxy_engine::pair::repeat::{RepeatLimits, SharedRepeater};
 use tokio::sync::Notify;
 
-use super::setup::sleep_until;
+use crate::deadline::sleep_until;
 
 /// The input, and the news that some of it is to be repeated earlier.
 #[derive(Clone, Debug)]

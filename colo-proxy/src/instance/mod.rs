@@ -7,21 +7,26 @@
 
 mod announce;
 mod busy_poll;
+pub(crate) mod counters;
+mod half;
 mod kept_input;
 pub(crate) mod offsets;
 mod permission;
 mod primary;
+mod programs;
 mod secondary;
-pub(crate) mod setup;
 mod threads;
 pub(crate) mod trace;
 pub(crate) mod translator;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use self::primary::PrimaryTask;
+use self::secondary::SecondaryTask;
 pub use self::threads::Threads;
 use crate::colo_frame::ColoFrameError;
 use crate::config::{Guest, SideConfig};
@@ -55,9 +60,9 @@ pub enum InstanceError {
     #[error(transparent)]
     Status(#[from] StatusError),
     #[error("cannot create {}", path.display())]
-    RuntimeDir { path: PathBuf, source: std::io::Error },
+    RuntimeDir { path: PathBuf, source: io::Error },
     #[error("cannot {what}")]
-    System { what: &'static str, source: std::io::Error },
+    System { what: &'static str, source: io::Error },
     #[error("this instance ended")]
     Ended,
 }
@@ -132,10 +137,10 @@ async fn run(
         match guest.side {
             // Large, and made once: not for the stack.
             SideConfig::Primary { .. } => {
-                Box::pin(primary::run(guest, &dir, stopped, attached)).await
+                Box::pin(half::run::<PrimaryTask>(guest, &dir, stopped, attached)).await
             }
             SideConfig::Secondary { .. } => {
-                Box::pin(secondary::run(guest, &dir, stopped, attached)).await
+                Box::pin(half::run::<SecondaryTask>(guest, &dir, stopped, attached)).await
             }
         }
     };
@@ -164,4 +169,9 @@ async fn pass_on(is_attached: oneshot::Receiver<()>, ready: oneshot::Sender<()>)
 async fn asked_to_stop(stopped: &mut watch::Receiver<bool>) {
     // The sender only goes with the daemon, which ends us as well.
     let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+/// Names what was attempted when the system refused it.
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> InstanceError {
+    move |source| InstanceError::System { what, source }
 }

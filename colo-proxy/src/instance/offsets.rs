@@ -3,7 +3,7 @@
 
 use crate::datapath::{Datapath, DatapathError};
 use crate::error_chain::chain;
-use crate::link::LinkWatch;
+use crate::guest_tap::GuestTap;
 use crate::offsets::{format, parse};
 use crate::status::Reply;
 use colo_proxy_engine::pair::message::Message;
@@ -20,7 +20,7 @@ pub(crate) fn export(instance: &str, datapath: &Datapath) -> Reply {
 pub(crate) fn import(instance: &str, datapath: &mut Datapath, text: &str) -> Reply {
     let offsets = match parse(text, datapath.flows_max() as usize) {
         Ok(offsets) => offsets,
-        Err(error) => return Reply::Error(format!("{error}; nothing was imported")),
+        Err(error) => return Reply::Error(format!("{}; nothing was imported", chain(&error))),
     };
     match datapath.import_offsets(&offsets, monotonic_ns()) {
         Ok(done) => {
@@ -58,10 +58,8 @@ pub(super) fn on_message(instance: &str, datapath: &mut Datapath, text: &str) {
 
 /// The guest lives, and has connections that would break without translation. The programs stay
 /// attached then when the daemon ends.
-pub(crate) async fn is_needed(instance: &str, datapath: &Datapath, links: &LinkWatch) -> bool {
-    let needed = datapath.is_pinned()
-        && datapath.has_live_flows()
-        && links.get().await.is_some_and(|link| link.held);
+pub(crate) async fn is_needed(instance: &str, datapath: &Datapath, tap: &GuestTap) -> bool {
+    let needed = datapath.is_pinned() && datapath.has_live_flows() && tap.is_open().await;
     if needed {
         log::warn!(
             "{instance}: connections depend on translation, so the programs stay attached and the \

@@ -13,15 +13,14 @@ use tokio::net::UnixStream;
 
 use colo_proxy_engine::digest::{Digester, Returned, ReturnedFrames};
 use colo_proxy_engine::frame::Frame;
-use colo_proxy_engine::pair::BATCH;
 use colo_proxy_engine::record::FrameRecords;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::*;
 use crate::config::PeerLimits;
 use crate::datapath::capture::{Capture, CaptureStats};
-use crate::endpoint::{Port, Stream};
+use crate::endpoint::Port;
 
 /// A source of frames that a test writes to.
 struct Pipe(UnixDatagram);

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use self::machine::{Ask, Machine};
 use super::{ColoFrame, ColoFrameCommand, ColoFrameEvent, NextEvent, Terms};
+use crate::deadline::sleep_until;
 use crate::endpoint::{Address, Endpoint, EndpointError};
 use crate::qmp::{Client, Incoming, Refusal};
 use crate::quick_ack::QuickAck;
@@ -155,13 +156,6 @@ impl ColoFrame for Qmp {
 
 fn unanswered(what: &str) -> Refusal {
     Refusal { class: String::new(), desc: what.into() }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// The host in a migration URI: `tcp:HOST:PORT`. Other transports have none.

@@ -7,14 +7,14 @@ use serde_json::json;
 
 use super::Rewriter;
 use crate::error_chain::chain;
-use crate::instance::setup::{counters_json, nonzero};
-use crate::link::LinkWatch;
+use crate::guest_tap::GuestTap;
+use crate::instance::counters::{counters_json, nonzero};
 use crate::status::Reply;
 use colo_proxy_engine::pair::ProgramMode;
 
 impl Rewriter {
-    pub(super) async fn report(&self, link: &LinkWatch) -> Reply {
-        let gate_full = self.gate_full(link).await;
+    pub(super) async fn report(&self, tap: &GuestTap) -> Reply {
+        let gate_full = self.gate_full(tap).await;
         let datapath = &self.translator.datapath;
         let kernel = datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
@@ -23,7 +23,7 @@ impl Rewriter {
             "instance": self.claim.name,
             "role": self.options.kind.command(),
             "netdev": self.options.netdev,
-            "netdev_present": self.netdev.is_some(),
+            "netdev_present": tap.is_present(),
             "pid": std::process::id(),
             "mode": match self.half.program_mode() {
                 ProgramMode::Off => "off",
@@ -40,7 +40,7 @@ impl Rewriter {
                 "translated_from_guest": counters.translated_from_guest,
                 "held": counters.input_held,
             },
-            "drops": self.drops(&counters, gate_full),
+            "drops": self.drops(&counters, tap, gate_full),
             "detail": {
                 "flows": {
                     "max": datapath.flows_max(),
@@ -55,7 +55,7 @@ impl Rewriter {
     }
 
     /// Everything that was counted, for the log.
-    pub(super) async fn counts(&self, link: &LinkWatch) -> BTreeMap<String, u64> {
+    pub(super) async fn counts(&self, tap: &GuestTap) -> BTreeMap<String, u64> {
         let counters = self.translator.datapath.counters().unwrap_or_default();
         let mut all = nonzero([
             ("translated-to-guest", counters.translated_to_guest),
@@ -64,17 +64,17 @@ impl Rewriter {
             ("checkpoints", u64::from(self.translator.datapath.epoch())),
             ("malformed", counters.malformed),
         ]);
-        let drops = self.drops(&counters, self.gate_full(link).await);
+        let drops = self.drops(&counters, tap, self.gate_full(tap).await);
         all.extend(drops.into_iter().map(|(reason, n)| (format!("dropped.{reason}"), n)));
         all
     }
 
     /// Frames that had to wait and found no room in the gate.
-    async fn gate_full(&self, link: &LinkWatch) -> u64 {
-        link.other(self.translator.gate.name()).await.map_or(0, |gate| gate.tx_dropped)
+    async fn gate_full(&self, tap: &GuestTap) -> u64 {
+        tap.links().other(self.translator.gate.name()).await.map_or(0, |gate| gate.tx_dropped)
     }
 
-    fn drops(&self, counters: &Counters, gate_full: u64) -> BTreeMap<String, u64> {
+    fn drops(&self, counters: &Counters, tap: &GuestTap, gate_full: u64) -> BTreeMap<String, u64> {
         nonzero([
             ("gate-full", gate_full),
             ("input-refused", self.translator.input_refused),
@@ -85,7 +85,7 @@ impl Rewriter {
             ("no-settings", counters.dropped_no_settings),
             ("rewrite-failed", counters.rewrite_failed),
             ("flow-table-full", counters.flow_table_full),
-            ("unguarded", self.unguarded),
+            ("unguarded", tap.unguarded_frames()),
         ])
     }
 }

@@ -7,23 +7,24 @@ use colo_proxy_common::filter::FilterCounters;
 use serde_json::{Value, json};
 
 use super::{Filter, In, Out};
+use crate::error_chain::chain;
 use crate::filter::outlet::Outlet;
-use crate::instance::setup::nonzero;
-use crate::link::LinkWatch;
+use crate::guest_tap::GuestTap;
+use crate::instance::counters::nonzero;
 use crate::status::Reply;
 
 impl Filter {
-    pub(super) async fn report(&self, link: &LinkWatch) -> Reply {
+    pub(super) async fn report(&self, tap: &GuestTap) -> Reply {
         let kernel = self.path.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
-        let drops = self.drops(&counters, link).await;
+        let drops = self.drops(&counters, tap).await;
         let outdev = self.outdev.as_ref().map(outdev_json);
         let indev = self.indev.as_ref().map(|input| input.stats.status(&input.endpoint));
         Reply::Status(json!({
             "instance": self.claim.name,
             "role": self.options.kind.command(),
             "netdev": self.options.netdev,
-            "netdev_present": self.netdev.is_some(),
+            "netdev_present": tap.is_present(),
             "pid": std::process::id(),
             "mode": self.mode(),
             "queue": self.options.queue,
@@ -34,9 +35,9 @@ impl Filter {
             "drops": drops,
             "detail": {
                 // What the guest did not read in time, injected or not.
-                "netdev_tx_dropped": link.get().await.map(|link| link.tx_dropped),
+                "netdev_tx_dropped": tap.links().get().await.map(|link| link.tx_dropped),
                 "kernel": kernel_json(&counters),
-                "kernel_error": kernel.err().map(|error| error.to_string()),
+                "kernel_error": kernel.err().map(|error| chain(&error)),
             },
         }))
     }
@@ -55,7 +56,7 @@ impl Filter {
     }
 
     /// Everything that was counted, for the log.
-    pub(super) async fn counts(&self, link: &LinkWatch) -> BTreeMap<String, u64> {
+    pub(super) async fn counts(&self, tap: &GuestTap) -> BTreeMap<String, u64> {
         let counters = self.path.counters().unwrap_or_default();
         let mut all = nonzero([
             ("mirrored", counters.mirrored),
@@ -80,23 +81,23 @@ impl Filter {
                 ("indev-connections", stats.connections.load(Relaxed)),
             ]));
         }
-        let drops = self.drops(&counters, link).await;
+        let drops = self.drops(&counters, tap).await;
         all.extend(drops.into_iter().map(|(reason, n)| (format!("dropped.{reason}"), n)));
         all
     }
 
     /// Frames that did not go where they should have, by reason; what a connection took with it
     /// when it was closed is known in octets only.
-    async fn drops(&self, kernel: &FilterCounters, link: &LinkWatch) -> BTreeMap<String, u64> {
+    async fn drops(&self, kernel: &FilterCounters, tap: &GuestTap) -> BTreeMap<String, u64> {
         let mut drops = nonzero([
             ("mirror-failed", kernel.mirror_failed),
             ("inject-failed", kernel.inject_failed),
             ("foreign-in-gate", kernel.dropped_foreign),
             ("no-settings", kernel.dropped_no_settings),
-            ("unguarded", self.unguarded),
+            ("unguarded", tap.unguarded_frames()),
         ]);
         if let Some(out) = &self.outdev {
-            let gate = link.other(out.gate.name()).await;
+            let gate = tap.links().other(out.gate.name()).await;
             drops.extend(nonzero([
                 ("outdev-no-peer", out.stats.dropped_no_peer.load(Relaxed)),
                 ("outdev-lost-bytes", out.stats.lost_bytes.load(Relaxed)),

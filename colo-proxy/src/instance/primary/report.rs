@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Inputs, PrimaryTask};
 use crate::error_chain::chain;
-use crate::instance::setup::{counters_json, nonzero};
+use crate::instance::counters::{counters_json, nonzero};
 use crate::lane::LaneStatus;
 use crate::status::{Reply, Status};
 use colo_proxy_engine::compare::FlowName;
@@ -31,9 +31,9 @@ impl PrimaryTask {
             instance: self.claim.name.clone(),
             role: Role::Primary,
             netdev: self.guest.netdev.clone(),
-            netdev_present: self.netdev.is_some(),
+            netdev_present: inputs.tap.is_present(),
             pid: std::process::id(),
-            mode: self.half.mode().name().into(),
+            mode: inputs.tap.mode(self.half.mode()).name().into(),
             epoch: self.half.epoch(),
             flows: engine.flows,
             held_frames: engine.held.frames,
@@ -76,9 +76,9 @@ impl PrimaryTask {
         mirror: &LaneStatus,
         counters: &Counters,
     ) -> BTreeMap<String, u64> {
-        let links = &inputs.link;
+        let links = inputs.tap.links();
         let dropped = &self.half.engine.stats().secondary_dropped;
-        let (stats, counts) = (&self.stats, self.half.counts());
+        let counts = self.half.counts();
         let output_lost = links.other(self.kernel.output_gate.name()).await;
         let input_lost = links.other(self.kernel.input_gate.name()).await;
         let mut returned_lost = 0;
@@ -99,7 +99,7 @@ impl PrimaryTask {
             ("foreign-in-gate", counters.dropped_foreign),
             ("no-settings", counters.dropped_no_settings),
             ("release-failed", self.kernel.release_failed),
-            ("unguarded", stats.unguarded),
+            ("unguarded", inputs.tap.unguarded_frames()),
             ("secondary-stale", dropped.stale),
             ("secondary-unsorted-overflow", self.half.unsorted_overflowed()),
             ("secondary-digest-lost", self.half.expander.lost()),
@@ -129,12 +129,5 @@ impl PrimaryTask {
                 shown
             })
             .collect()
-    }
-}
-
-fn serde_name(value: &impl serde::Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(name)) => name,
-        _ => String::new(),
     }
 }

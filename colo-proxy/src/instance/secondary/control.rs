@@ -9,7 +9,6 @@ use crate::kernel_lane::{LaneChange, LaneGuest, epoch_in_force};
 use crate::lane::OutgoingRequest;
 use crate::lane::control::{Peer, PeerEvent};
 use colo_proxy_engine::pair::InputPath as _;
-use colo_proxy_engine::pair::ProgramMode;
 use colo_proxy_engine::pair::message::Message;
 use colo_proxy_engine::pair::secondary::CutAnswer;
 
@@ -25,7 +24,7 @@ impl SecondaryTask {
                 log::info!("{}: the primary is there", self.claim.name);
                 self.half.takeover.on_peer_up();
                 inputs.permission.withdraw();
-                self.tell_if_taken_over(inputs.peer.as_ref());
+                self.tell_if_taken_over(inputs.control.as_ref());
             }
             PeerEvent::Down { was_silent } => {
                 log::warn!("{}: the primary is not heard of", self.claim.name);
@@ -41,7 +40,7 @@ impl SecondaryTask {
                 }
                 Some(Message::Protection { protected }) => {
                     self.half.takeover.on_protection(protected);
-                    if let Some(peer) = &inputs.peer {
+                    if let Some(peer) = &inputs.control {
                         peer.send(Message::ProtectionKnown { protected });
                     }
                 }
@@ -57,7 +56,8 @@ impl SecondaryTask {
                 }
                 Some(Message::FramesWanted { frames }) => {
                     // A lane that is ending answers nobody.
-                    let _ = inputs.output_requests.send(OutgoingRequest::Answer(frames)).await;
+                    let _ =
+                        inputs.lanes.output_requests.send(OutgoingRequest::Answer(frames)).await;
                 }
                 Some(other) => log::debug!("control lane: {other:?} is not for a secondary"),
             },
@@ -71,7 +71,7 @@ impl SecondaryTask {
             return;
         }
         let is_stopped = self.half.is_stopped();
-        let guest = LaneGuest { mtu: self.netdev.map(|link| link.mtu), is_stopped };
+        let guest = LaneGuest { mtu: inputs.tap.link().map(|link| link.mtu), is_stopped };
         if matches!(event, PeerEvent::Up { .. } | PeerEvent::Down { .. }) {
             // Of a lane that ends here, if not before; that costs a checkpoint anyway.
             let _ = self.translator.backlog.take_untold();
@@ -81,7 +81,7 @@ impl SecondaryTask {
         if !was_used && self.translator.lane_is_used() {
             self.half.on_lane_used();
         }
-        self.on_lane_change(change, inputs.peer.as_ref());
+        self.on_lane_change(change, inputs.control.as_ref());
     }
 
     pub(super) fn on_lane_change(&self, change: LaneChange, peer: Option<&Peer>) {
@@ -110,7 +110,7 @@ impl SecondaryTask {
                 None => return,
             },
         };
-        if let Some(peer) = &inputs.peer {
+        if let Some(peer) = &inputs.control {
             let lane_epoch = inputs
                 .lane
                 .is_open()

@@ -84,10 +84,10 @@ impl SecondaryTask {
         self.translator.datapath.set_mode(ProgramMode::FailedOver)?;
         self.half.on_taken_over();
         log::warn!("{}: failed over; the guest is on the network", self.claim.name);
-        self.tell_if_taken_over(inputs.peer.as_ref());
-        inputs.mirror = None;
+        self.tell_if_taken_over(inputs.control.as_ref());
+        inputs.lanes.mirror = None;
         let (reply, unsent) = oneshot::channel();
-        let asked = inputs.output_requests.send(OutgoingRequest::Finish(reply)).await;
+        let asked = inputs.lanes.output_requests.send(OutgoingRequest::Finish(reply)).await;
         if let (Ok(()), Ok(unsent)) = (asked, unsent.await) {
             for frame in &unsent {
                 self.release(frame);

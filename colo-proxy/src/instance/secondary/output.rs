@@ -5,16 +5,15 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Inputs, Stats};
+use super::{Inputs, SecondaryStats};
 use crate::config::Guest;
 use crate::datapath::Datapath;
 use crate::datapath::capture::{self, Capture, CaptureKind};
 use crate::endpoint::Port;
 use crate::gate::Gate;
-use crate::instance::InstanceError;
 use crate::instance::announce::Addresses;
 use crate::instance::kept_input::KeptInput;
-use crate::instance::setup::system;
+use crate::instance::{InstanceError, system};
 use crate::lane::{self, LaneEvent, Outgoing, OutgoingRequest};
 use colo_proxy_engine::digest::Digester;
 use colo_proxy_engine::frame::Frame;
@@ -22,7 +21,7 @@ use colo_proxy_engine::frame::Frame;
 /// Frames that have gone into the output lane, those that were captured by now included.
 pub(super) async fn take_cut(inputs: &Inputs) -> Option<u64> {
     let (reply, sent) = oneshot::channel();
-    inputs.output_requests.send(OutgoingRequest::Cut(reply)).await.ok()?;
+    inputs.lanes.output_requests.send(OutgoingRequest::Cut(reply)).await.ok()?;
     sent.await.ok()
 }
 
@@ -37,12 +36,12 @@ pub(super) fn choose_capture(
 }
 
 /// What is learnt from the guest's output on its way to the primary.
-pub(super) struct Seen {
+pub(super) struct OutputObserver {
     pub(super) addresses: Arc<Mutex<Addresses>>,
     pub(super) kept_input: KeptInput,
 }
 
-impl Seen {
+impl OutputObserver {
     fn frame(&self, frame: &Frame) {
         if let Ok(mut known) = self.addresses.lock() {
             known.learn(Instant::now(), frame.ethernet());
@@ -55,8 +54,8 @@ pub(super) fn spawn_output(
     guest: &Guest,
     port: Port,
     source: Box<dyn Capture>,
-    stats: &Stats,
-    seen: Seen,
+    stats: &SecondaryStats,
+    observer: OutputObserver,
 ) -> Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>), InstanceError> {
     let busy = stats.busy.clone();
     let digester = stats
@@ -71,7 +70,7 @@ pub(super) fn spawn_output(
         stats: stats.output.clone(),
         observe: Box::new(move |frame| {
             busy.on_frame();
-            seen.frame(frame);
+            observer.frame(frame);
         }),
         digester,
     })

@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 
 use super::{Inputs, SecondaryTask};
 use crate::error_chain::chain;
-use crate::instance::setup::{counters_json, nonzero};
+use crate::instance::counters::{counters_json, nonzero};
 use crate::lane::LaneStatus;
 use crate::status::{Reply, Status};
 use colo_proxy_engine::pair::Role;
 
 impl SecondaryTask {
     pub(super) async fn report(&self, inputs: &Inputs) -> Reply {
-        let (links, stats) = (&inputs.link, &self.stats);
+        let (links, stats) = (inputs.tap.links(), &self.stats);
         let output_lost = links.other(self.output_gate.name()).await;
         let input_lost = links.other(self.translator.gate.name()).await;
         let kernel = self.translator.datapath.counters();
@@ -23,9 +23,9 @@ impl SecondaryTask {
             instance: self.claim.name.clone(),
             role: Role::Secondary,
             netdev: self.guest.netdev.clone(),
-            netdev_present: self.netdev.is_some(),
+            netdev_present: inputs.tap.is_present(),
             pid: std::process::id(),
-            mode: self.half.mode().name().into(),
+            mode: inputs.tap.mode(self.half.mode()).name().into(),
             epoch: self.half.epoch(),
             flows: self.translator.datapath.flows().count() as u64,
             held_frames: self.half.early_input.frames() as u64,
@@ -58,7 +58,7 @@ impl SecondaryTask {
                 ("no-settings", counters.dropped_no_settings),
                 ("rewrite-failed", counters.rewrite_failed),
                 ("flow-table-full", counters.flow_table_full),
-                ("unguarded", stats.unguarded),
+                ("unguarded", inputs.tap.unguarded_frames()),
             ]),
             detail: json!({
                 "capture": self.capture_name,

@@ -1,0 +1,119 @@
+//! What the control lane tells a primary, and what it is told.
+
+use std::time::{Duration, Instant};
+
+use colo_proxy_engine::pair::message::Message;
+use colo_proxy_engine::pair::primary::Lane;
+
+use super::{Inputs, PrimaryTask};
+use crate::error_chain::chain;
+use crate::instance::offsets;
+use crate::kernel_lane::{KernelLane, LaneChange, LaneGuest};
+use crate::lane::control::{Peer, PeerEvent};
+
+/// How long the end waits for the secondary to confirm that protection is over.
+const DISCLAIM_MAX: Duration = Duration::from_millis(500);
+
+impl PrimaryTask {
+    pub(super) async fn on_control_event(&mut self, event: PeerEvent, inputs: &mut Inputs) {
+        let is_up = matches!(event, PeerEvent::Up { .. });
+        self.on_lane_peer(&event, inputs).await;
+        self.on_peer(event, &inputs.lane);
+        if is_up && self.half.has_pair() {
+            self.tell_offsets(inputs.control.as_ref());
+        }
+    }
+
+    /// What the control lane tells of the kernel lane.
+    async fn on_lane_peer(&mut self, event: &PeerEvent, inputs: &mut Inputs) {
+        let guest = LaneGuest { mtu: inputs.tap.link().map(|link| link.mtu), is_stopped: false };
+        let change = inputs.lane.on_peer(event, guest, &mut self.kernel.datapath).await;
+        if change.is_cut_off && !matches!(event, PeerEvent::Message(_)) {
+            self.half.on_lane_gone();
+            self.queue(change.reply);
+            return;
+        }
+        self.on_lane_change(change);
+    }
+
+    pub(super) fn on_lane_change(&mut self, change: LaneChange) {
+        self.half.on_lane_loss(Instant::now(), change.lost, change.is_cut_off);
+        self.queue(change.reply);
+    }
+
+    fn queue(&mut self, message: Option<Message>) {
+        if let Some(message) = message {
+            self.half.queue_message(message);
+        }
+    }
+
+    fn on_peer(&mut self, event: PeerEvent, lane: &KernelLane) {
+        match event {
+            PeerEvent::Up { .. } | PeerEvent::Down { .. } => {
+                self.on_lane(Lane::Control, matches!(event, PeerEvent::Up { .. }));
+            }
+            PeerEvent::Message(message) => match self.stats.peer.take(message) {
+                // Those of the kernel lane have been heard above.
+                None | Some(Message::Lane { .. } | Message::LaneCount { .. }) => {}
+                Some(Message::EpochDone { epoch, sent, lane_epoch }) => {
+                    if let Some(lane_epoch) = lane_epoch {
+                        let stale = lane.begin_epoch(lane_epoch, &mut self.kernel.datapath);
+                        self.half.engine.dropped_stale(stale);
+                    }
+                    self.half.on_epoch_done(Instant::now(), epoch, sent);
+                }
+                Some(Message::LaneLoss { frames }) => {
+                    self.half.on_lane_loss(Instant::now(), frames, false);
+                }
+                Some(Message::ProtectionKnown { protected }) => {
+                    let now = Instant::now();
+                    self.half.on_protection_known(now, protected, &mut self.kernel);
+                }
+                Some(Message::TookOver) => self.half.on_taken_over(&mut self.kernel),
+                Some(Message::CheckpointWanted) => {
+                    self.half.on_checkpoint_wanted(Instant::now());
+                }
+                Some(other) => log::debug!("control lane: {other:?} is not for a primary"),
+            },
+        }
+    }
+
+    /// A new secondary is about to become a copy of this guest, which may be the survivor of an
+    /// earlier pair: then it needs the translation of the connections that were open there.
+    pub(super) fn tell_offsets(&self, peer: Option<&Peer>) {
+        let name = &self.claim.name;
+        match (offsets::messages(name, &self.kernel.datapath), peer) {
+            (Ok(messages), _) if messages.is_empty() => {}
+            (Ok(messages), Some(peer)) => peer.send_all(messages),
+            (Ok(_), None) => log::warn!(
+                "{name}: connections of an earlier pair are translated here, and without a control \
+                 lane only `colo-proxy offsets` tells the secondary"
+            ),
+            (Err(error), _) => log::error!("{name}: {}", chain(&error)),
+        }
+    }
+}
+
+/// The guest goes on alone: before that, the secondary has to know that it is not to take over. One that
+/// comes back meanwhile has to be told again.
+pub(super) async fn disclaim(name: &str, peer: &mut Peer) {
+    const UNPROTECTED: Message = Message::Protection { protected: false };
+    if !peer.send(UNPROTECTED) {
+        return;
+    }
+    let known = async {
+        while let Some(event) = peer.next_event().await {
+            match event {
+                PeerEvent::Message(Message::ProtectionKnown { protected: false }) => return,
+                PeerEvent::Up { .. } => drop(peer.send(UNPROTECTED)),
+                PeerEvent::Down { .. } | PeerEvent::Message(_) => {}
+            }
+        }
+    };
+    if tokio::time::timeout(DISCLAIM_MAX, known).await.is_err() {
+        log::warn!(
+            "{name}: protection has ended, and the secondary has not confirmed it. Look at its \
+             `colo-proxy status`: it must not take over"
+        );
+    }
+}
