@@ -32,7 +32,7 @@ use colo_proxy_engine::pair::{OnSecondaryLost, Primary};
 
 use self::inbound::{Inbound, InboundEvent};
 use self::sockets::Sockets;
-use crate::colo_frame::{ColoFrameError, ColoFrameEvent};
+use crate::colo_frame::{ColoFrameError, ColoFrameEvent, OutputTaken};
 use crate::config::ColoFrameKind;
 use crate::deadline::sleep_until;
 use crate::endpoint::Endpoint;
@@ -119,7 +119,11 @@ impl Comparer {
             tokio::select! {
                 // A socket that is always ready comes last, so that nobody has to wait for ever.
                 biased;
-                event = frame.next_event() => self.on_colo_frame_event(&event, sockets).await,
+                event = frame.next_event() => {
+                    if let Some(taken) = self.on_colo_frame_event(&event, sockets).await {
+                        sockets.frame.output_taken(taken);
+                    }
+                }
                 () = sleep_until(deadline) => self.on_timeout(reads_secondary, sockets),
                 () = outdev.advance() => {}
                 event = in_order(
@@ -177,7 +181,11 @@ impl Comparer {
         self.half.on_lane(Instant::now(), Lane::Secondary, is_up, &mut sockets.path());
     }
 
-    async fn on_colo_frame_event(&mut self, event: &ColoFrameEvent, sockets: &mut Sockets) {
+    async fn on_colo_frame_event(
+        &mut self,
+        event: &ColoFrameEvent,
+        sockets: &mut Sockets,
+    ) -> Option<OutputTaken> {
         if *event == ColoFrameEvent::CheckpointBegan {
             // What the peers did before this event is seen first: a peer that has just connected is
             // waiting at the door of another task.
@@ -192,6 +200,7 @@ impl Comparer {
         if path.has_secondary_ended() {
             self.on_secondary_event(InboundEvent::Down, sockets);
         }
+        (*event == ColoFrameEvent::CheckpointBegan).then(OutputTaken::after_checkpoint_began)
     }
 
     /// Does what was decided.

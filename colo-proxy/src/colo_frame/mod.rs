@@ -34,13 +34,32 @@ pub enum ColoFrameError {
 /// The next event of a driver; never ends, and can be dropped without losing one.
 pub type NextEvent<'a> = Pin<Box<dyn Future<Output = ColoFrameEvent> + Send + 'a>>;
 
+/// The guest's output up to the stop of a checkpoint was taken.
+///
+/// Who handles [`ColoFrameEvent::CheckpointBegan`] returns it, and [`ColoFrame::output_taken`] wants it.
+/// Lost, it costs the checkpoint: a driver that waits for it never learns that the output was taken
+/// while the guest stood still, and the checkpoint covers nothing.
+#[derive(Debug)]
+#[must_use = "the COLO-frame has to know: pass it to `ColoFrame::output_taken`"]
+pub struct OutputTaken(());
+
+impl OutputTaken {
+    /// To be called behind the last of that output: on a primary it was given to the engine; on a
+    /// secondary its cut was taken.
+    pub(crate) fn after_checkpoint_began() -> Self {
+        Self(())
+    }
+}
+
 /// A driver.
 pub trait ColoFrame: Send {
     /// Passes a command on; must not block.
     fn command(&mut self, command: &ColoFrameCommand);
-    /// Waits for what the COLO-frame says. Whoever asks has dealt with the event before: after
-    /// [`ColoFrameEvent::CheckpointBegan`] that means that the guest's output up to then has been taken.
+    /// Waits for the next event.
     fn next_event(&mut self) -> NextEvent<'_>;
+    /// The output of the checkpoint that began last was taken. A driver for which that changes nothing
+    /// need not care.
+    fn output_taken(&mut self, _taken: OutputTaken) {}
     /// Makes a pair with the secondary that waits at `uri`; the configured one without it. Says what
     /// it has begun, or why it cannot; the rest comes as events.
     fn protect(&mut self, _uri: Option<&str>) -> Result<String, String> {

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::{FilterError, Options, line, system, token};
-use crate::colo_frame::{self, ColoFrame, ColoFrameCommand, ColoFrameEvent, Terms};
+use crate::colo_frame::{self, ColoFrame, ColoFrameCommand, ColoFrameEvent, OutputTaken, Terms};
 use crate::config::{ColoFrameKind, Limits};
 use crate::datapath::filter::FilterPath;
 use crate::datapath::{Datapath, Events, RewriterPlan, Told};
@@ -157,7 +157,11 @@ impl Rewriter {
                     }
                 }
                 ready = inputs.trace.ready() => ready.map_err(system("watch the programs' log"))?,
-                event = inputs.frame.next_event() => self.on_frame_event(&event)?,
+                event = inputs.frame.next_event() => {
+                    if let Some(taken) = self.on_frame_event(&event)? {
+                        inputs.frame.output_taken(taken);
+                    }
+                }
                 Some((request, reply)) = inputs.questions.recv() => {
                     let answer = self.answer(request, inputs).await;
                     // Whoever asked may be gone.
@@ -170,13 +174,17 @@ impl Rewriter {
         }
     }
 
-    fn on_frame_event(&mut self, event: &ColoFrameEvent) -> Result<(), FilterError> {
+    fn on_frame_event(
+        &mut self,
+        event: &ColoFrameEvent,
+    ) -> Result<Option<OutputTaken>, FilterError> {
         let (now, id) = (Instant::now(), &self.claim.name);
         match event {
             ColoFrameEvent::Failover => self.fail_over()?,
-            // There is no lane here of which anybody would want a cut.
+            // Nobody wants a cut, because there is no lane here: from now on the new numbers hold.
             ColoFrameEvent::CheckpointBegan => {
                 let _no_lane = self.half.on_stopped(now, &mut self.translator);
+                return Ok(Some(OutputTaken::after_checkpoint_began()));
             }
             ColoFrameEvent::CheckpointDone { state_copied: true, .. } => {
                 let _no_lane = self.half.on_state_copied(now, &mut self.translator);
@@ -192,7 +200,7 @@ impl Rewriter {
             }
             ColoFrameEvent::Alone { reason } => log::info!("{id}: {reason}"),
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The primary is gone: whoever connects from here on talks to this guest only. One that is

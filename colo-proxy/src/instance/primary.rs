@@ -17,7 +17,7 @@ use super::busy_poll::BusyPoll;
 use super::half::{HalfInputs, HalfTask, LeftPrograms, answer, next_control_event};
 use super::permission::Answer;
 use super::{offsets, system};
-use crate::colo_frame::ColoFrameEvent;
+use crate::colo_frame::{ColoFrameEvent, OutputTaken};
 use crate::config::Guest;
 use crate::datapath::Datapath;
 use crate::deadline::sleep_until;
@@ -242,15 +242,25 @@ impl HalfTask for PrimaryTask {
 }
 
 impl PrimaryTask {
-    fn on_frame_event(&mut self, event: &ColoFrameEvent, inputs: &Inputs) {
+    fn on_frame_event(&mut self, event: &ColoFrameEvent, inputs: &mut Inputs) {
         if *event == ColoFrameEvent::CheckpointBegan {
-            let epoch = self.kernel.datapath.settings().lane_epoch;
-            self.half.engine.dropped_stale(inputs.lane.drop_other(epoch));
+            let taken = self.take_output(inputs);
+            inputs.frame.output_taken(taken);
+            return;
         }
         self.half.on_colo_frame_event(Instant::now(), event, &mut self.kernel);
         if *event == ColoFrameEvent::PairReady {
             self.tell_offsets(inputs.control.as_ref());
         }
+    }
+
+    /// A checkpoint has begun: takes the output of both guests that belongs to the epoch before.
+    fn take_output(&mut self, inputs: &Inputs) -> OutputTaken {
+        let epoch = self.kernel.datapath.settings().lane_epoch;
+        self.half.engine.dropped_stale(inputs.lane.drop_other(epoch));
+        let began = ColoFrameEvent::CheckpointBegan;
+        self.half.on_colo_frame_event(Instant::now(), &began, &mut self.kernel);
+        OutputTaken::after_checkpoint_began()
     }
 
     /// Guest output, in the order in which the guest sent it.

@@ -20,7 +20,7 @@ use super::kept_input::KeptInput;
 use super::trace::Trace;
 use super::translator::Translator;
 use super::{InstanceError, offsets, system};
-use crate::colo_frame::ColoFrameEvent;
+use crate::colo_frame::{ColoFrameEvent, OutputTaken};
 use crate::config::Guest;
 use crate::datapath::capture::CaptureKind;
 use crate::datapath::{Datapath, Events, Told};
@@ -263,6 +263,16 @@ impl SecondaryTask {
         );
     }
 
+    /// The guest is stopped for a checkpoint: the cut says which output belongs to the epoch before.
+    async fn on_stopped(&mut self, inputs: &Inputs) -> OutputTaken {
+        if self.half.on_stopped(Instant::now(), &mut self.translator)
+            && let Some(sent) = take_cut(inputs).await
+        {
+            self.half.on_cut(sent);
+        }
+        OutputTaken::after_checkpoint_began()
+    }
+
     async fn on_frame_event(
         &mut self,
         event: &ColoFrameEvent,
@@ -271,11 +281,8 @@ impl SecondaryTask {
         match event {
             ColoFrameEvent::Failover => self.fail_over(inputs).await?,
             ColoFrameEvent::CheckpointBegan => {
-                if self.half.on_stopped(Instant::now(), &mut self.translator)
-                    && let Some(sent) = take_cut(inputs).await
-                {
-                    self.half.on_cut(sent);
-                }
+                let taken = self.on_stopped(inputs).await;
+                inputs.frame.output_taken(taken);
             }
             ColoFrameEvent::CheckpointDone { state_copied: true, .. } => {
                 if self.half.on_state_copied(Instant::now(), &mut self.translator)

@@ -189,18 +189,24 @@ impl Machine {
         self.commands.pop_front()
     }
 
-    /// The next event. Whoever asks has dealt with the one before: what the guest put out before it
-    /// was stopped is taken by now, and it is time to ask whether it still is stopped.
+    /// The next event for the owner.
     pub(super) fn next_event(&mut self) -> Option<ColoFrameEvent> {
+        self.events.pop_front()
+    }
+
+    /// The guest's output up to the last stop that the owner knows of was taken. If that is the last
+    /// stop at all, it is time to ask whether the guest still is stopped.
+    pub(super) fn output_taken(&mut self) {
+        if self.events.contains(&ColoFrameEvent::CheckpointBegan) {
+            return;
+        }
         if let Some(checkpoint) = &mut self.checkpoint
             && checkpoint.is_unasked()
-            && self.events.is_empty()
         {
             checkpoint.asked();
             let ask = Ask::Confirm(self.number);
             self.execute(ask, "query-status", json!({}));
         }
-        self.events.pop_front()
     }
 
     fn execute(&mut self, ask: Ask, command: &'static str, arguments: Value) {

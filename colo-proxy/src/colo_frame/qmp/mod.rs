@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use self::machine::{Ask, Machine};
-use super::{ColoFrame, ColoFrameCommand, ColoFrameEvent, NextEvent, Terms};
+use super::{ColoFrame, ColoFrameCommand, ColoFrameEvent, NextEvent, OutputTaken, Terms};
 use crate::deadline::sleep_until;
 use crate::endpoint::{Address, Endpoint, EndpointError};
 use crate::qmp::{Client, Incoming, Refusal};
@@ -144,6 +144,11 @@ impl ColoFrame for Qmp {
 
     fn next_event(&mut self) -> NextEvent<'_> {
         Box::pin(self.event())
+    }
+
+    fn output_taken(&mut self, _taken: OutputTaken) {
+        self.machine.output_taken();
+        self.tell(Instant::now());
     }
 
     fn report(&self) -> Value {

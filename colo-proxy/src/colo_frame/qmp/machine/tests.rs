@@ -69,9 +69,16 @@ impl Stand {
         self.qemu_says("MIGRATION", &json!({"status": status}));
     }
 
-    /// All that the owner is told, each dealt with before the next is asked for.
+    /// All events for the owner, each dealt with before the next one is asked for.
     fn events(&mut self) -> Vec<ColoFrameEvent> {
-        std::iter::from_fn(|| self.machine.next_event()).collect()
+        let mut events = Vec::new();
+        while let Some(event) = self.machine.next_event() {
+            if event == ColoFrameEvent::CheckpointBegan {
+                self.machine.output_taken();
+            }
+            events.push(event);
+        }
+        events
     }
 
     fn pass(&mut self, time: Duration) {
@@ -371,6 +378,31 @@ fn one_whose_guest_went_on_before_its_output_was_taken_covers_nothing() {
     // The twin in time.
     stand.says("STOP");
     stand.events();
+    stand.confirm("colo");
+    stand.says("RESUME");
+    assert_eq!(stand.events(), [done()]);
+}
+
+#[test]
+fn whether_the_guest_is_stopped_is_asked_when_its_output_was_taken_and_not_before() {
+    let mut stand = Stand::in_colo(Role::Primary);
+    stand.says("STOP");
+    assert_eq!(stand.machine.next_event(), Some(ColoFrameEvent::CheckpointBegan));
+    assert_eq!((stand.machine.next_event(), stand.told()), (None, None), "it is being taken");
+    stand.machine.output_taken();
+    stand.confirm("colo");
+    stand.machine.output_taken();
+    assert_eq!(stand.told(), None, "asked once");
+    stand.says("RESUME");
+    assert_eq!(stand.events(), [done()]);
+    // Output of a stop that the owner knows of says nothing about a later stop.
+    stand.says("STOP");
+    assert_eq!(stand.machine.next_event(), Some(ColoFrameEvent::CheckpointBegan));
+    stand.says("RESUME");
+    stand.says("STOP");
+    stand.machine.output_taken();
+    assert_eq!(stand.told(), None, "the owner has yet to take that output");
+    assert_eq!(stand.events(), [uncovered(), ColoFrameEvent::CheckpointBegan]);
     stand.confirm("colo");
     stand.says("RESUME");
     assert_eq!(stand.events(), [done()]);
