@@ -25,6 +25,7 @@ use self::checkpoints::{CheckpointsTable, TakeoverTable};
 use self::limits::{LimitsTable, Ms};
 use crate::datapath::capture::CaptureKind;
 use crate::endpoint::{Address, Endpoint, EndpointError};
+use crate::error_chain::chain;
 pub use colo_proxy_engine::pair::{OnDeath, OnSecondaryLost, Role};
 
 pub use self::checkpoints::{Checkpoints, Takeover};
@@ -160,10 +161,10 @@ impl FromStr for ColoFrameKind {
                     socket.split(',').next().unwrap_or_default()
                 )),
                 Ok(endpoint) => Ok(Self::Qmp(endpoint)),
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(chain(&error)),
             },
             Some(("xen", socket)) => {
-                socket.parse().map(Self::Xen).map_err(|error: EndpointError| error.to_string())
+                socket.parse().map(Self::Xen).map_err(|error: EndpointError| chain(&error))
             }
             _ => Err(format!(
                 "`{text}` is no COLO-frame; expected qmp:ENDPOINT, xen:ENDPOINT, script:PATH or \

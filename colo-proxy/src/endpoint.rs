@@ -19,6 +19,7 @@ use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use crate::error_chain::chain;
 use crate::tunnel::Underlay;
 
 /// Pause before a refused connection is tried again.
@@ -165,7 +166,11 @@ impl Port {
                 Err(error) => {
                     // A mistyped address would be tried in silence for ever.
                     if self.told.replace(error.kind()) != Some(error.kind()) {
-                        log::info!("{}: no connection yet: {error}; trying again", self.endpoint);
+                        log::info!(
+                            "{}: no connection yet: {}; trying again",
+                            self.endpoint,
+                            chain(&error)
+                        );
                     }
                     tokio::time::sleep(RETRY).await;
                 }

@@ -22,6 +22,8 @@ use colo_proxy_common::flow::{known, state};
 use colo_proxy_common::record::{Flow, FlowKey};
 use serde::{Deserialize, Serialize};
 
+use crate::error_chain::chain;
+
 /// The longest text: room for more connections than a table has by default.
 pub const TEXT_MAX: usize = 32 << 20;
 /// The longest line of a connection.
@@ -220,8 +222,8 @@ fn header(line: &str) -> Result<Header, OffsetsError> {
     if line.len() > LINE_MAX {
         return Err(wrong(format!("is longer than {LINE_MAX} octets")));
     }
-    let header: Header =
-        serde_json::from_str(line).map_err(|error| wrong(format!("cannot be read ({error})")))?;
+    let header: Header = serde_json::from_str(line)
+        .map_err(|error| wrong(format!("cannot be read ({})", chain(&error))))?;
     if header.format != FORMAT {
         return Err(wrong(format!("names the format `{}`, not `{FORMAT}`", header.format)));
     }
@@ -235,7 +237,7 @@ fn connection(text: &str) -> Result<Offset, String> {
     if text.len() > LINE_MAX {
         return Err(format!("longer than {LINE_MAX} octets"));
     }
-    let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let line: Line = serde_json::from_str(text).map_err(|error| chain(&error))?;
     if line.protocol != "tcp" {
         return Err(format!("protocol `{}`; only tcp is translated", line.protocol));
     }

@@ -132,7 +132,7 @@ impl QuickAck {
             Ok(thread) => self.making = Some(thread),
             Err(error) => {
                 self.host = None;
-                self.set(old.map_or_else(|| State::Failed(error.to_string()), State::On));
+                self.set(old.map_or_else(|| State::Failed(chain(&error)), State::On));
             }
         }
     }

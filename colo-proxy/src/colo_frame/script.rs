@@ -1,7 +1,7 @@
-//! Runs a command and speaks JSON lines with it: a [`Command`] a line on its standard input, an
-//! [`Event`] a line on its standard output. Its standard error is ours.
+//! Runs a command and speaks JSON lines with it: a [`ColoFrameCommand`] a line on its standard input,
+//! a [`ColoFrameEvent`] a line on its standard output. Its standard error is ours.
 //!
-//! A script that ends is started again; its peer must not have to care.
+//! A script that ends is started again, so that it may end when it likes.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,6 +15,7 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{ColoFrame, ColoFrameCommand, ColoFrameError, ColoFrameEvent, NextEvent};
+use crate::error_chain::chain;
 
 /// The longest line a script may write; a longer one ends the conversation.
 const LINE_MAX: usize = 4096;
@@ -46,7 +47,9 @@ impl ColoFrame for Script {
         // Strings and integers always serialise.
         let line = serde_json::to_string(command).unwrap_or_default();
         if self.commands.try_send(line).is_err() {
-            log::error!("the COLO-frame script takes no commands; {command:?} is lost");
+            log::error!(
+                "the COLO-frame script does not read its standard input; lost command: {command:?}"
+            );
         }
     }
 
@@ -87,8 +90,8 @@ async fn serve(
         {
             return;
         }
-        log::error!("the COLO-frame script {} ended; starting it again", path.display());
-        // What it was asked for will not come: the proxy asks again.
+        log::error!("the COLO-frame script {} ended; it is started again", path.display());
+        // Its checkpoint will not come: the proxy asks again.
         let failed = ColoFrameEvent::CheckpointFailed { reason: "the script ended".into() };
         if events.send(failed).await.is_err() {
             return;
@@ -97,7 +100,7 @@ async fn serve(
             tokio::time::sleep(RESTART).await;
             match spawn(&path) {
                 Ok(child) => break child,
-                Err(error) => log::error!("{error}"),
+                Err(error) => log::error!("{}; trying again", chain(&error)),
             }
         };
     }
@@ -129,14 +132,17 @@ async fn converse(
                     Some(Ok(line)) => line,
                     // Too long, or not UTF-8: this is no script that speaks our language.
                     Some(Err(error)) => {
-                        log::error!("reading from the COLO-frame script failed: {error}");
+                        log::error!("cannot read from the COLO-frame script: {}", chain(&error));
                         return Ended::Script;
                     }
                     None => return Ended::Script,
                 };
                 match serde_json::from_str(&line) {
                     Ok(event) => if events.send(event).await.is_err() { return Ended::Proxy },
-                    Err(error) => log::warn!("the COLO-frame script wrote `{line}`: {error}"),
+                    Err(error) => log::warn!(
+                        "the COLO-frame script wrote `{line}`, which is no event: {}",
+                        chain(&error)
+                    ),
                 }
             }
         }

@@ -19,6 +19,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{DatapathError, attachment};
+use crate::error_chain::chain;
 
 const HERE: &str = "/sys/fs/bpf";
 const NAME_MAX: usize = 64;
@@ -51,7 +52,9 @@ fn look_for_bpffs() -> Result<PathBuf, DatapathError> {
                     return Ok(path);
                 }
             }
-            Err(error) => log::debug!("cannot mount a bpffs where process {pid} is: {error}"),
+            Err(error) => {
+                log::debug!("cannot mount a bpffs where process {pid} is: {}", chain(&error));
+            }
         }
     }
     mount_bpffs()
