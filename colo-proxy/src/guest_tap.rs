@@ -1,7 +1,7 @@
 //! The guest's TAP: whether it is there, and whether our programs are on it.
 //!
-//! QEMU makes it and removes it with the guest, and every new one comes without our programs. So
-//! whoever serves a guest watches its TAP, and attaches the programs again when it is back.
+//! QEMU makes it and removes it with the guest, and a new one comes without our programs. So each task
+//! that serves a guest watches its TAP, and attaches the programs again when it is back.
 
 use colo_proxy_engine::pair::Mode;
 
@@ -21,7 +21,7 @@ enum TapState {
 /// The TAP of one guest.
 #[derive(Debug)]
 pub(crate) struct GuestTap {
-    /// Who serves the guest, for the log.
+    /// The instance or filter that serves the guest, for the log.
     instance: String,
     netdev: String,
     /// Frames that at least have to find room in its queue.
@@ -56,7 +56,7 @@ impl GuestTap {
         }
     }
 
-    /// The TAP as it was when it came; `None` while there is none.
+    /// The TAP as it was when it came; `None` while it is gone.
     pub(crate) fn link(&self) -> Option<Link> {
         match self.state {
             TapState::Absent => None,
@@ -79,7 +79,7 @@ impl GuestTap {
         if self.is_present() && !self.is_guarded() { Mode::Unguarded } else { mode }
     }
 
-    /// Frames of a TAP that came back which passed before our programs were on it.
+    /// Frames of a TAP that came back, which passed before our programs were on it.
     pub(crate) fn unguarded_frames(&self) -> u64 {
         self.unguarded_frames
     }
@@ -89,9 +89,9 @@ impl GuestTap {
         &self.watch
     }
 
-    /// Somebody has the other end open: QEMU, while the guest lives.
+    /// A process has the other end open: QEMU, while the guest lives.
     pub(crate) async fn is_open(&self) -> bool {
-        self.watch.get().await.is_some_and(|link| link.held)
+        self.watch.get().await.is_some_and(|link| link.is_open)
     }
 
     /// Waits until the TAP goes or comes. Can be dropped without losing an event.

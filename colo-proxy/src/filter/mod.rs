@@ -1,8 +1,8 @@
 //! QEMU's filters on a guest's TAP, each as a process of its own: mirror, redirector, rewriter.
 //!
 //! Any of QEMU's parts can be replaced by one of these, because the sockets between them are QEMU's.
-//! Their work on frames is done in the kernel ([`crate::datapath::filter`]); here are the sockets,
-//! the guest's TAP that comes and goes, and the operator.
+//! The kernel programs handle the frames ([`crate::datapath::filter`]). This room has the sockets, the
+//! guest's TAP, which comes and goes, and the answers to the operator.
 
 mod options;
 mod outlet;
@@ -29,8 +29,8 @@ pub enum FilterError {
     #[error(transparent)]
     Options(#[from] OptionsError),
     #[error(
-        "{command} {id} is running as pid {pid}; for a second one on a TAP give it an id of its \
-         own (--id), or end that first"
+        "{command} {id} is running as pid {pid}; end it, or give a second filter on this TAP an id of \
+         its own (--id)"
     )]
     IdInUse { command: &'static str, id: String, pid: String },
     #[error(transparent)]
@@ -52,16 +52,16 @@ pub enum FilterError {
     #[error("cannot {what}")]
     System { what: &'static str, source: std::io::Error },
     #[error(
-        "{tries} gates in a row had the token of another filter of this network namespace; start \
-         this one again, or end filters that are not needed"
+        "no free token: {tries} gates in a row had the token of another filter in this network \
+         namespace; try again, or end filters that are not needed"
     )]
     NoToken { tries: usize },
-    #[error("the kernel programs have no ring of events")]
+    #[error("the kernel programs have no ring of events: this build is broken")]
     NoEvents,
 }
 
 impl FilterError {
-    /// What the operator can do about it, where the module that failed knows it.
+    /// The remedy, if the module that failed knows one.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Gate(error) => error.hint(),
@@ -70,7 +70,7 @@ impl FilterError {
         }
     }
 
-    /// Somebody has that id, or it cannot be claimed.
+    /// The id is in use, or cannot be claimed.
     fn of_name(command: &'static str) -> impl FnOnce(NameError) -> Self {
         move |error| match error {
             NameError::InUse { name, pid, .. } => Self::IdInUse { command, id: name, pid },
@@ -79,8 +79,8 @@ impl FilterError {
     }
 }
 
-/// Filters until `stop` is done, then takes the programs off. Calls `started` when they are on, and
-/// every listening endpoint can be connected to.
+/// Filters until `stop` is done, then takes the programs off. Calls `started` when they are attached
+/// and every listening endpoint takes connections.
 pub async fn run(
     options: Options,
     dir: &Path,
@@ -110,7 +110,7 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> FilterError {
 
 /// The answer to an operator who wants the guest of a filter protected.
 fn protects_nobody(command: &str) -> String {
-    format!("a {command} makes no checkpoints; whoever compares on the primary's host does")
+    format!("a {command} makes no checkpoints; ask the one that compares on the primary's host")
 }
 
 /// Names and numbers for the log.

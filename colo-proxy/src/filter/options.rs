@@ -1,4 +1,4 @@
-//! What a filter is told, under the names of QEMU's properties, and what of it makes no sense.
+//! The options of a filter, under the names of QEMU's properties, and the combinations that are refused.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::config::{ColoFrameKind, PeerLimits, valid_name, valid_netdev};
 use crate::endpoint::Endpoint;
 
-/// Why a filter cannot be as it was asked for.
+/// Why options were refused.
 #[derive(Debug, thiserror::Error)]
 pub enum OptionsError {
     #[error("`{text}` is no queue; expected tx (towards the guest), rx (from it) or all")]
@@ -24,7 +24,7 @@ pub enum OptionsError {
     SameEndpoint { endpoint: String },
     #[error(
         "filter-rewriter with --queue {queue}: translation needs both directions of a connection; \
-         leave --queue out, or say all"
+         omit --queue, or use all"
     )]
     RewriterQueue { queue: Queue },
 }
@@ -75,7 +75,7 @@ impl fmt::Display for Queue {
     }
 }
 
-/// Which filter, and what only that one has.
+/// Which filter, with the options that only that one has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     Mirror { outdev: Endpoint },
@@ -105,7 +105,7 @@ impl Kind {
 /// One filter.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `None` where it was not chosen; then it is derived from the command and the netdev.
+    /// `None`: it is derived from the command and the netdev.
     pub id: Option<String>,
     pub netdev: String,
     pub queue: Queue,
@@ -116,7 +116,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Refuses what makes no sense.
+    /// Refuses combinations that make no sense.
     pub(super) fn check(&self) -> Result<(), OptionsError> {
         if let Some(id) = self.id.as_ref().filter(|id| !valid_name(id)) {
             return Err(OptionsError::Id { id: id.clone() });

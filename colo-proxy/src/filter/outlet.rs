@@ -1,4 +1,4 @@
-//! Does the peer of `outdev` take what it is sent? A small state machine without I/O or a clock.
+//! Whether the peer of `outdev` keeps up. A small state machine without I/O or a clock.
 
 /// Where the connection stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -7,8 +7,8 @@ pub(super) enum Outlet {
     #[default]
     Waiting,
     Connected,
-    /// The peer stopped reading, or read too slowly, so that frames were lost in the middle of what it had been given:
-    /// whatever it does with them, the guest is not protected by it any more.
+    /// The peer stopped reading, or read too slowly, so that frames were lost in the middle of its
+    /// stream. So it does not protect the guest any more.
     Broken,
 }
 
@@ -17,7 +17,7 @@ impl Outlet {
         *self = Self::Connected;
     }
 
-    /// The connection ended; `broken` where that was because the peer did not keep up.
+    /// The connection ended; `broken` if that was because the peer did not keep up.
     pub(super) fn on_down(&mut self, broken: bool) {
         *self = if broken { Self::Broken } else { Self::Waiting };
     }

@@ -70,7 +70,7 @@ struct Rewriter {
 }
 
 impl Rewriter {
-    /// The programs are attached last: what fails before leaves the guest's network as it is.
+    /// Attaches the programs last: an error before that leaves the guest's network as it is.
     async fn start(
         options: Options,
         colo_frame: Option<&ColoFrameKind>,
@@ -83,11 +83,11 @@ impl Rewriter {
         let id = options.id.as_deref();
         let claim = claim_filter(dir, id, command, &options.netdev, FilterPath::is_foreign)
             .map_err(FilterError::of_name(command))?;
-        // It is the secondary's QEMU whose checkpoints and failover it tells of.
+        // The COLO-frame reports the checkpoints and the failover of the secondary's QEMU.
         let terms = Terms::of_part(&claim.name, Role::Secondary, false);
         let frame = colo_frame::start(colo_frame, terms).await?;
         let (socket, questions) = status::serve(dir, &claim.name)?;
-        // What is held goes back as it came, offloads and all.
+        // Early input goes back as it came, with its offloads.
         let whole = GateOptions {
             name_template: "colo-in%d".into(),
             vnet_hdr: true,
@@ -117,16 +117,18 @@ impl Rewriter {
         };
         let id = claim.name.clone();
         if datapath.taken_over() {
-            log::info!("{id}: took over what a dead process had left");
+            log::info!("{id}: took over the programs of a dead process");
         }
         if datapath.mode() == ProgramMode::FailedOver {
-            log::warn!("{id}: resuming after a failover: known connections are translated");
+            log::warn!(
+                "{id}: continuing after a failover: known connections are translated, new ones are not"
+            );
         }
         let rewriter = Self {
             half: Secondary::new(
                 id.clone(),
                 datapath.mode(),
-                // Nobody but the COLO-frame and the operator decides here.
+                // Only the COLO-frame and the operator decide here.
                 Takeover::new(Deciders::default(), limits.peer.timeout),
                 SharedRepeater::new(limits.repeat),
                 limits.input,
@@ -164,7 +166,7 @@ impl Rewriter {
                 }
                 Some((request, reply)) = inputs.questions.recv() => {
                     let answer = self.answer(request, inputs).await;
-                    // Whoever asked may be gone.
+                    // Who has asked may be gone.
                     let _ = reply.send(answer);
                 }
                 event = inputs.tap.next_event() => self.on_tap(event, &mut inputs.tap).await,
@@ -196,15 +198,15 @@ impl Rewriter {
             }
             ColoFrameEvent::PairReady => {}
             ColoFrameEvent::PairLost { reason } | ColoFrameEvent::Gone { reason } => {
-                log::warn!("{id}: the COLO-frame has no pair: {reason}");
+                log::warn!("{id}: no checkpoint can be made: {reason}");
             }
             ColoFrameEvent::Alone { reason } => log::info!("{id}: {reason}"),
         }
         Ok(None)
     }
 
-    /// The primary is gone: whoever connects from here on talks to this guest only. One that is
-    /// stopped for a checkpoint says nothing until it is known with which state it goes on.
+    /// The primary is gone: new clients talk to this guest only. A guest that is stopped for a checkpoint
+    /// says nothing until it is known with which state it resumes.
     fn fail_over(&mut self) -> Result<(), FilterError> {
         if self.half.take_over(Instant::now()) != TakeoverStep::Now {
             return Ok(());
@@ -224,7 +226,7 @@ impl Rewriter {
     }
 
     fn on_timeout(&mut self) -> Result<(), FilterError> {
-        // The half has no other action here: nobody has told it about a primary.
+        // The half has no other action here, because it never met a primary.
         match self.half.on_timeout(Instant::now(), &mut self.translator) {
             Some(_) => self.fail_over(),
             None => Ok(()),
@@ -234,8 +236,8 @@ impl Rewriter {
     fn age_flows(&mut self) {
         if self.translator.age_flows(self.half.program_mode()) {
             log::warn!(
-                "{}: the table of connections is nearly full of ones in use; only a checkpoint \
-                 makes room without breaking one",
+                "{}: the table of connections is nearly full, and all of them are in use; only a \
+                 checkpoint makes room without breaking one",
                 self.claim.name
             );
         }

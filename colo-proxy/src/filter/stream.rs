@@ -82,7 +82,7 @@ impl In {
 }
 
 impl Filter {
-    /// The programs are attached last: what fails before leaves the guest's network as it is.
+    /// Attaches the programs last: an error before that leaves the guest's network as it is.
     async fn start(
         options: Options,
         indev: Option<Endpoint>,
@@ -120,7 +120,7 @@ impl Filter {
         let path = attach(&options, &claim.name, netdev_ifindex, outdev.as_ref(), indev.as_ref())?;
         tap.on_guarded(&claim.name).await;
         if path.taken_over() {
-            log::info!("{}: took over what a dead process had left", claim.name);
+            log::info!("{}: took over the programs of a dead process", claim.name);
         }
         let inputs =
             Inputs { indev: in_events, outdev: out_events, questions, tap, _socket: socket };
@@ -139,7 +139,7 @@ impl Filter {
                 }
                 Some((request, reply)) = inputs.questions.recv() => {
                     let answer = self.answer(request, &inputs.tap).await;
-                    // Whoever asked may be gone.
+                    // Who has asked may be gone.
                     let _ = reply.send(answer);
                 }
                 event = inputs.tap.next_event() => self.on_tap(event, &mut inputs.tap).await,
@@ -153,7 +153,12 @@ impl Filter {
         match event {
             LaneEvent::Frames(frames) => indev.inject(&frames),
             LaneEvent::Up => log::info!("{}: indev is connected", self.claim.name),
-            LaneEvent::Down => log::warn!("{}: indev is gone", self.claim.name),
+            LaneEvent::Down => {
+                log::warn!(
+                    "{}: indev is down; nothing is injected until it connects",
+                    self.claim.name
+                );
+            }
         }
     }
 
@@ -175,8 +180,8 @@ impl Filter {
 
     fn without_peer(&self) -> &'static str {
         match self.options.kind {
-            Kind::Mirror { .. } => "frames pass, and are mirrored to nobody",
-            _ => "frames that are to be redirected are dropped",
+            Kind::Mirror { .. } => "frames pass, and are not mirrored",
+            _ => "frames that it would redirect are dropped",
         }
     }
 
@@ -193,7 +198,7 @@ impl Filter {
                 Reply::no_divergences(&self.claim.name, command, &self.options.netdev)
             }
             Request::Failover => Reply::Error(format!(
-                "a {command} does not fail over; end it, and frames pass as without it"
+                "a {command} does not fail over; end it if frames are to pass as without it"
             )),
             Request::Protect { .. } => Reply::Error(super::protects_nobody(command)),
             Request::ExportOffsets | Request::ImportOffsets { .. } => {
@@ -202,8 +207,8 @@ impl Filter {
         }
     }
 
-    /// The guest's network is as if there had been no filter; what was taken from it by then is
-    /// delivered, if the peer takes it.
+    /// The guest's network is as if there had been no filter. Frames that were taken by then are
+    /// delivered, if the peer takes them.
     async fn end(mut self, inputs: Inputs) -> Result<(), FilterError> {
         let id = &self.claim.name;
         let detached = self.path.detach();
@@ -212,7 +217,7 @@ impl Filter {
         }
         if matches!(&self.options.kind, Kind::Redirector { outdev: Some(_), .. }) {
             log::warn!(
-                "{id}: detached; what it redirected on {} (queue {}) passes again",
+                "{id}: detached; traffic that it redirected on {} (queue {}) passes again",
                 self.options.netdev,
                 self.options.queue
             );

@@ -1,9 +1,8 @@
 //! One protected guest on this host: everything that belongs to it, connected, a task of one of the
 //! daemon's [`Threads`].
 //!
-//! [`primary`] and [`secondary`] are the two halves. What they decide is decided elsewhere, in
-//! state machines without I/O ([`colo_proxy_engine::compare`], [`crate::protection`]); here frames, events and time
-//! are brought to them, and their decisions are carried out.
+//! [`primary`] and [`secondary`] are the two halves. They bring frames, events and time to the decisions
+//! in [`colo_proxy_engine::pair`], and carry those out. [`half`] has what both do alike.
 
 mod announce;
 mod busy_poll;
@@ -63,12 +62,12 @@ pub enum InstanceError {
     RuntimeDir { path: PathBuf, source: io::Error },
     #[error("cannot {what}")]
     System { what: &'static str, source: io::Error },
-    #[error("this instance ended")]
+    #[error("this instance ended unexpectedly")]
     Ended,
 }
 
 impl InstanceError {
-    /// What the operator can do about it, where the module that failed knows it.
+    /// The remedy, if the module that failed knows one.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Gate(error) => error.hint(),
@@ -86,8 +85,8 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Attaches and listens; returns when both is done, or why it could not be. `number` counts the
-    /// instances, and says which thread serves it.
+    /// Attaches and listens; returns when both is done, or the error. `number` counts the instances, and
+    /// says which thread serves this one.
     pub async fn start(
         guest: Guest,
         dir: &Path,
@@ -114,7 +113,7 @@ impl Instance {
         self.stop.send_replace(true);
     }
 
-    /// It has ended by itself or because it was asked to.
+    /// It has ended, by itself or because it was asked to.
     pub fn is_finished(&self) -> bool {
         self.task.is_finished()
     }
@@ -145,21 +144,24 @@ async fn run(
         }
     };
     let (ended, was_ready) = tokio::join!(serve, pass_on(is_attached, ready));
-    // Whoever starts an instance reports why it could not; of its end nobody hears while the
-    // daemon serves other guests.
+    // An instance that was never ready is reported by the one who started it. Nobody reports the end of
+    // one that was, while the daemon serves other guests.
     if let Err(error) = &ended
         && was_ready
     {
-        log::error!("{netdev}: this guest is no longer served: {}", chain(error));
+        log::error!(
+            "{netdev}: this guest is no longer served: {}. Mend that, and restart this daemon",
+            chain(error)
+        );
     }
     ended
 }
 
-/// Passes on that the instance is attached, and tells whether it ever was.
+/// Passes on that the instance is attached; says whether it ever was.
 async fn pass_on(is_attached: oneshot::Receiver<()>, ready: oneshot::Sender<()>) -> bool {
     let attached = is_attached.await.is_ok();
     if attached {
-        // Who started us waits for it.
+        // The one who started us waits for it.
         let _ = ready.send(());
     }
     attached
@@ -167,7 +169,7 @@ async fn pass_on(is_attached: oneshot::Receiver<()>, ready: oneshot::Sender<()>)
 
 /// Waits until the instance is asked to end.
 async fn asked_to_stop(stopped: &mut watch::Receiver<bool>) {
-    // The sender only goes with the daemon, which ends us as well.
+    // The sender goes only with the daemon, which ends this task as well.
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 

@@ -1,5 +1,5 @@
-//! Export and import of translated connections, as either half answers when it is asked, and what
-//! becomes of them when the daemon ends.
+//! Export and import of translated connections, for the operator and for a new secondary. They decide
+//! whether the programs stay when the daemon ends.
 
 use crate::datapath::{Datapath, DatapathError};
 use crate::error_chain::chain;
@@ -36,10 +36,10 @@ pub(crate) fn import(instance: &str, datapath: &mut Datapath, text: &str) -> Rep
     }
 }
 
-/// Connections in one message: as many as a line of the control lane has room for, quoted.
+/// Connections in one message. So many fit into a line of the control lane, quoted.
 const CHUNK: usize = 64;
 
-/// What tells a new secondary which connections are translated, and how.
+/// The messages that tell a new secondary which connections are translated, and how.
 pub(super) fn messages(instance: &str, datapath: &Datapath) -> Result<Vec<Message>, DatapathError> {
     let offsets = datapath.export_offsets()?;
     let chunks = offsets.chunks(CHUNK);
@@ -50,14 +50,14 @@ pub(super) fn messages(instance: &str, datapath: &Datapath) -> Result<Vec<Messag
 pub(super) fn on_message(instance: &str, datapath: &mut Datapath, text: &str) {
     if let Reply::Error(why) = import(instance, datapath, text) {
         log::error!(
-            "{instance}: translated connections of an earlier pair are not known here, and would \
-             break in a failover: {why}"
+            "{instance}: translated connections of an earlier pair were not taken over from the primary: \
+             {why}. They would break in a failover"
         );
     }
 }
 
-/// The guest lives, and has connections that would break without translation. The programs stay
-/// attached then when the daemon ends.
+/// Says whether the guest lives and has connections that would break without translation. Then the
+/// programs stay attached when the daemon ends.
 pub(crate) async fn is_needed(instance: &str, datapath: &Datapath, tap: &GuestTap) -> bool {
     let needed = datapath.is_pinned() && datapath.has_live_flows() && tap.is_open().await;
     if needed {

@@ -84,14 +84,18 @@ struct PrimaryKernel {
     datapath: Datapath,
     output_gate: Arc<Gate>,
     input_gate: Arc<Gate>,
-    /// Frames the kernel did not take back from us.
+    /// Released frames that the kernel did not take.
     release_failed: u64,
 }
 
 impl OutputPath for PrimaryKernel {
     fn set_mode(&mut self, mode: ProgramMode) {
         if let Err(error) = self.datapath.set_mode(mode) {
-            log::error!("{}: {}", self.name, chain(&error));
+            log::error!(
+                "{}: the programs do not change to {mode:?}: {}. Restart this daemon",
+                self.name,
+                chain(&error)
+            );
         }
     }
 
@@ -124,7 +128,7 @@ impl HalfTask for PrimaryTask {
         let mut slots_over = kernel_lane::slots_over();
         let mut returned = Vec::with_capacity(BATCH);
         loop {
-            // Before anything else: the sooner output is taken after a stop, the surer it is covered.
+            // Before anything else: the sooner output is taken after a stop, the surer a checkpoint covers it.
             if let Some(event) = inputs.frame.next_event().now_or_never() {
                 self.on_frame_event(&event, inputs);
                 self.carry_out(inputs);
@@ -288,7 +292,11 @@ impl PrimaryTask {
     fn on_permission(&mut self, answer: Answer) {
         let is_done = answer.is_ok();
         if let Err(why) = answer {
-            log::error!("{}: the secondary is not fenced: {why}; output is held", self.claim.name);
+            log::error!(
+                "{}: output is held, because the lost secondary is not fenced: {why}. If the secondary's \
+                 guest is certainly stopped, run: colo-proxy failover {0}",
+                self.claim.name
+            );
         }
         self.half.on_fenced(Instant::now(), is_done, &mut self.kernel);
     }
@@ -309,7 +317,10 @@ impl PrimaryTask {
                 continue;
             }
             if !half.on_untold(message) {
-                log::warn!("{}: the control lane takes no messages", self.claim.name);
+                log::warn!(
+                    "{}: the control lane is full; a message to the secondary is lost",
+                    self.claim.name
+                );
             }
         }
     }

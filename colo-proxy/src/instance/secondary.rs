@@ -107,7 +107,7 @@ impl HalfTask for SecondaryTask {
         ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         if self.half.has_taken_over() {
             log::warn!(
-                "{}: resuming after a failover; the guest is on the network",
+                "{}: continuing after a takeover; the guest is on the network",
                 self.claim.name
             );
             inputs.lanes.mirror = None;
@@ -123,7 +123,7 @@ impl HalfTask for SecondaryTask {
                 read = inputs.lanes.held.read(|| read_gate(&self.translator.gate, &mut frames)), if self.translator.takes_from_gate(takes_input) => {
                     read.map_err(system("read the input gate"))?;
                     self.on_input_gate(&mut frames);
-                    // In a flood there is always some, and the turn below never comes.
+                    // In a flood there is always input here, and the turn below never comes.
                     self.translator.replay_turn(takes_input);
                 }
                 // Not at once: the other tasks of this thread have their turn.
@@ -179,23 +179,25 @@ impl HalfTask for SecondaryTask {
     }
 
     fn protect(&mut self, _migrate: Option<&str>, _inputs: &mut Inputs) -> Reply {
-        Reply::Error("this is the secondary; ask the primary's daemon".into())
+        Reply::Error(format!(
+            "{}: this is the secondary; run this command on the primary's host",
+            self.claim.name
+        ))
     }
 
     async fn failover(&mut self, inputs: &mut Inputs) -> Reply {
         let name = self.claim.name.clone();
         match self.fail_over(inputs).await {
             Ok(()) if self.half.is_takeover_pending() => Reply::Done(format!(
-                "{name}: the guest goes on the network when its checkpoint has ended"
+                "{name}: a checkpoint is running; the guest goes on the network when it has ended"
             )),
             Ok(()) => Reply::Done(format!("{name}: the guest is on the network")),
             Err(error) => Reply::Error(chain(&error)),
         }
     }
 
-    /// A protected secondary guest must not speak without us, so its TAP is taken down. One that
-    /// took over is the service: while it lives and connections depend on translation, the programs
-    /// stay.
+    /// A secondary guest must not reach the network without us, so its TAP is taken down. A guest that took
+    /// over is the service: while it lives and connections depend on translation, the programs stay.
     async fn leave(&mut self, inputs: &mut Inputs) -> Result<LeftPrograms, InstanceError> {
         self.translator.replay_rest();
         if !self.half.has_taken_over() {
@@ -204,7 +206,7 @@ impl HalfTask for SecondaryTask {
         {
             return Ok(LeftPrograms::Attached);
         }
-        // What reads the guest's output has things of its own in the directory, and goes first.
+        // The reader of the guest's output has pins of its own in the directory, and goes first.
         let (reply, unsent) = oneshot::channel();
         let asked = inputs.lanes.output_requests.send(OutgoingRequest::Finish(reply)).await;
         if asked.is_ok() && unsent.await.is_ok() {
@@ -222,12 +224,15 @@ impl SecondaryTask {
                 self.stats.busy.on_frames(frames.len() as u64);
                 self.half.on_mirror(Instant::now(), &frames, &mut self.translator);
             }
-            LaneEvent::Up => log::info!("{}: the mirror is connected", self.claim.name),
-            LaneEvent::Down => log::warn!("{}: the mirror is gone", self.claim.name),
+            LaneEvent::Up => log::info!("{}: the mirror lane is connected", self.claim.name),
+            LaneEvent::Down => log::warn!(
+                "{}: the mirror lane is down; the guest gets no input until it is connected again",
+                self.claim.name
+            ),
         }
     }
 
-    /// Frames that came too early, or, by the kernel lane, while the guest is stopped.
+    /// Early input, or input that the kernel lane brought while the guest is stopped.
     fn on_input_gate(&mut self, frames: &mut Vec<Frame>) {
         if self.translator.keeps_input() {
             frames.drain(..).for_each(|frame| self.translator.backlog.push(frame));
@@ -241,10 +246,11 @@ impl SecondaryTask {
         if up {
             self.half.on_output_connection();
         }
-        log::info!("{}: output lane {}", self.claim.name, if up { "connected" } else { "gone" });
+        let state = if up { "connected" } else { "down" };
+        log::info!("{}: the secondary lane is {state}", self.claim.name);
     }
 
-    /// The offset of a connection became known: what was held for it may go to the guest now.
+    /// The offset of a connection became known: its early input may go to the guest now.
     fn on_offsets(&mut self) {
         while let Some(Told::OffsetKnown(key, _)) = self.events.next_event() {
             self.half.on_offset(&key, &mut self.translator);
@@ -257,9 +263,10 @@ impl SecondaryTask {
         }
         let asked = peer.is_some_and(|peer| peer.send(Message::CheckpointWanted));
         log::warn!(
-            "{}: the table of connections is nearly full of ones in use; {}",
+            "{}: the table of connections is nearly full, and all of them are in use. A checkpoint makes \
+             room: {}",
             self.claim.name,
-            if asked { "asking for a checkpoint" } else { "nobody can be asked for a checkpoint" }
+            if asked { "requested" } else { "not requested, because the primary is not connected" }
         );
     }
 
@@ -298,7 +305,7 @@ impl SecondaryTask {
             }
             ColoFrameEvent::PairReady => drop(self.half.takeover.on_pair(true)),
             ColoFrameEvent::PairLost { reason } => {
-                log::warn!("{}: the COLO-frame has no pair: {reason}", self.claim.name);
+                log::warn!("{}: no checkpoint can be made: {reason}", self.claim.name);
                 if let Some(action) =
                     self.half.takeover.on_pair(false).filter(|_| self.half.waits_for_primary())
                 {

@@ -1,9 +1,9 @@
 //! The threads that serve the guests of a daemon: as many as there are processors, and no more than
 //! there are guests.
 //!
-//! Waking a thread takes longer than anything that is done with a frame. Where many guests are busy,
-//! each with a few frames, one that serves several of them finds the next guest's frames when it has
-//! done with those of the last, and need not be woken.
+//! Waking a thread takes longer than all work on a frame. If many guests are busy, each with a few
+//! frames, a thread that serves several of them finds the next guest's frames when it has handled those
+//! of the last. It need not be woken.
 
 use std::future::Future;
 use std::thread::JoinHandle;
@@ -13,15 +13,14 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::{self, LocalSet};
 
-/// Turns of the tasks beside the guests (lanes, sockets) between two looks at what has come, besides one
-/// of each guest that has something to do: QEMU's word of a checkpoint must not wait behind many batches
-/// of frames.
+/// Turns of the tasks beside the guests (lanes, sockets) between two looks for events. Each guest with
+/// work has one turn, too. QEMU's event of a checkpoint must not wait behind many batches of frames.
 const EVENT_INTERVAL: u32 = 8;
 
 /// Starts a task on its thread.
 type Start = Box<dyn FnOnce() + Send>;
 
-/// They end when this is dropped, with all that they serve.
+/// They end when this is dropped, with all guests that they serve.
 #[derive(Debug)]
 pub struct Threads {
     all: Vec<Thread>,
@@ -42,8 +41,8 @@ impl Threads {
         Ok(Self { all: all? })
     }
 
-    /// Has the thread of the guest with this number do what `make` makes there. `None` where the thread
-    /// is gone.
+    /// Runs the future of `make` on the thread of the guest with this number. `None` if the thread is
+    /// gone.
     pub(super) fn spawn<T, F>(
         &self,
         guest: usize,
@@ -87,7 +86,7 @@ impl Drop for Thread {
     fn drop(&mut self) {
         self.starts = None;
         if let Some(handle) = self.handle.take() {
-            // A panic has been told of where it was.
+            // A panic has been reported where it happened.
             let _ = handle.join();
         }
     }

@@ -37,7 +37,7 @@ impl DropWatch {
                     is_owed = true;
                     return before;
                 }
-                Seen::There(link) if !link.held => return None,
+                Seen::There(link) if !link.is_open => return None,
                 Seen::There(link) => link,
             };
             if let Some(before) = before {
@@ -70,7 +70,7 @@ mod tests {
             ifindex,
             tap: true,
             up: true,
-            held: true,
+            is_open: true,
             queue_len: 1,
             mtu: 1500,
             rx_frames: 0,
@@ -116,7 +116,7 @@ mod tests {
     fn a_guest_that_is_gone_misses_nothing() {
         let mut drops = DropWatch::default();
         drops.look(seen(&[link(1, 0)]));
-        assert_eq!(drops.look(seen(&[Link { held: false, ..link(1, 50) }])), 0);
+        assert_eq!(drops.look(seen(&[Link { is_open: false, ..link(1, 50) }])), 0);
         assert_eq!(drops.look(seen(&[link(1, 60)])), 0);
     }
 

@@ -1,4 +1,4 @@
-//! What the control lane tells a primary, and what it is told.
+//! Messages of the control lane, as a primary receives and sends them.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ impl PrimaryTask {
         }
     }
 
-    /// What the control lane tells of the kernel lane.
+    /// Messages about the kernel lane.
     async fn on_lane_peer(&mut self, event: &PeerEvent, inputs: &mut Inputs) {
         let guest = LaneGuest { mtu: inputs.tap.link().map(|link| link.mtu), is_stopped: false };
         let change = inputs.lane.on_peer(event, guest, &mut self.kernel.datapath).await;
@@ -53,7 +53,7 @@ impl PrimaryTask {
                 self.on_lane(Lane::Control, matches!(event, PeerEvent::Up { .. }));
             }
             PeerEvent::Message(message) => match self.stats.peer.take(message) {
-                // Those of the kernel lane have been heard above.
+                // Messages of the kernel lane were handled above.
                 None | Some(Message::Lane { .. } | Message::LaneCount { .. }) => {}
                 Some(Message::EpochDone { epoch, sent, lane_epoch }) => {
                     if let Some(lane_epoch) = lane_epoch {
@@ -73,7 +73,9 @@ impl PrimaryTask {
                 Some(Message::CheckpointWanted) => {
                     self.half.on_checkpoint_wanted(Instant::now());
                 }
-                Some(other) => log::debug!("control lane: {other:?} is not for a primary"),
+                Some(other) => log::debug!(
+                    "control lane: ignored a message that is not for a primary: {other:?}"
+                ),
             },
         }
     }
@@ -86,16 +88,21 @@ impl PrimaryTask {
             (Ok(messages), _) if messages.is_empty() => {}
             (Ok(messages), Some(peer)) => peer.send_all(messages),
             (Ok(_), None) => log::warn!(
-                "{name}: connections of an earlier pair are translated here, and without a control \
-                 lane only `colo-proxy offsets` tells the secondary"
+                "{name}: connections of an earlier pair are translated here, and there is no control \
+                 lane to tell the secondary. Copy them with `colo-proxy offsets`, or they break in a \
+                 failover"
             ),
-            (Err(error), _) => log::error!("{name}: {}", chain(&error)),
+            (Err(error), _) => log::error!(
+                "{name}: the secondary is not told which connections of an earlier pair are translated: \
+                 {}. They would break in a failover",
+                chain(&error)
+            ),
         }
     }
 }
 
-/// The guest goes on alone: before that, the secondary has to know that it is not to take over. One that
-/// comes back meanwhile has to be told again.
+/// The guest is about to go on alone. Before that, the secondary has to know that it must not take over.
+/// One that connects again meanwhile has forgotten it.
 pub(super) async fn disclaim(name: &str, peer: &mut Peer) {
     const UNPROTECTED: Message = Message::Protection { protected: false };
     if !peer.send(UNPROTECTED) {

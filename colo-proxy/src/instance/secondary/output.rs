@@ -1,4 +1,4 @@
-//! The guest's output on its way to the primary: how it is captured, and what is learnt from it.
+//! The guest's output on its way to the primary: how it is captured, and who else sees it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -18,14 +18,14 @@ use crate::lane::{self, LaneEvent, Outgoing, OutgoingRequest};
 use colo_proxy_engine::digest::Digester;
 use colo_proxy_engine::frame::Frame;
 
-/// Frames that have gone into the output lane, those that were captured by now included.
+/// The cut: so many frames have gone into the secondary lane, with those that were captured by now.
 pub(super) async fn take_cut(inputs: &Inputs) -> Option<u64> {
     let (reply, sent) = oneshot::channel();
     inputs.lanes.output_requests.send(OutgoingRequest::Cut(reply)).await.ok()?;
     sent.await.ok()
 }
 
-/// The backend that was asked for, or the gate, which can always be had; a refusal is logged.
+/// The configured backend, or the gate, which always works. A refusal is logged.
 pub(super) fn choose_capture(
     kind: CaptureKind,
     netdev: &str,
@@ -35,7 +35,7 @@ pub(super) fn choose_capture(
     Ok(capture::choose(kind, gate, datapath.xdp_target(netdev)?).0)
 }
 
-/// What is learnt from the guest's output on its way to the primary.
+/// Learns from the guest's output on its way to the primary.
 pub(super) struct OutputObserver {
     pub(super) addresses: Arc<Mutex<Addresses>>,
     pub(super) kept_input: KeptInput,
