@@ -1,11 +1,11 @@
 //! The engine between QEMU's sockets, until a signal ends it.
 
 use anyhow::Context;
-use colo_proxy::colo_compare::{self, Options};
+use colo_proxy::colo_compare::{self, CompareOptions};
 
 use super::daemon::Signals;
 
-pub(super) fn serve(options: Options) -> anyhow::Result<()> {
+pub(super) fn serve(options: CompareOptions) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before the first socket is there: a signal must not leave its file behind.

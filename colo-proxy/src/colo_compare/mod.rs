@@ -44,7 +44,7 @@ const WATCH: Duration = Duration::from_millis(100);
 
 /// The configuration of QEMU's object, under its names.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct CompareOptions {
     pub primary_in: Endpoint,
     pub secondary_in: Endpoint,
     pub outdev: Endpoint,
@@ -61,7 +61,7 @@ pub struct Options {
 /// Compares until `stop` is done, then releases held output. Calls `started` when every listening
 /// endpoint takes connections. The other endpoints are connected to again and again.
 pub async fn run(
-    options: Options,
+    options: CompareOptions,
     started: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ColoFrameError> {
@@ -86,7 +86,7 @@ struct Comparer {
 }
 
 impl Comparer {
-    fn new(options: &Options, sockets: &mut Sockets) -> Self {
+    fn new(options: &CompareOptions, sockets: &mut Sockets) -> Self {
         let now = Instant::now();
         let limits = Limits {
             compare_timeout: options.compare_timeout,

@@ -25,14 +25,14 @@ const WAITING_MAX: usize = 64;
 const RESTART: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Script {
+pub(super) struct ScriptDriver {
     commands: mpsc::Sender<String>,
     events: mpsc::Receiver<ColoFrameEvent>,
     /// Ends with this, and the script with it.
     _task: AbortOnDropHandle<()>,
 }
 
-impl Script {
+impl ScriptDriver {
     pub(super) fn start(path: &Path) -> Result<Self, ColoFrameError> {
         let child = spawn(path)?;
         let (commands, from_proxy) = mpsc::channel(WAITING_MAX);
@@ -42,7 +42,7 @@ impl Script {
     }
 }
 
-impl ColoFrame for Script {
+impl ColoFrame for ScriptDriver {
     fn command(&mut self, command: &ColoFrameCommand) {
         // Strings and integers always serialise.
         let line = serde_json::to_string(command).unwrap_or_default();
@@ -86,7 +86,7 @@ async fn serve(
 ) {
     loop {
         if let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take())
-            && converse(stdin, stdout, &mut commands, &events).await == Ended::Proxy
+            && converse(stdin, stdout, &mut commands, &events).await == ConversationEnd::Proxy
         {
             return;
         }
@@ -107,7 +107,7 @@ async fn serve(
 }
 
 #[derive(PartialEq, Eq)]
-enum Ended {
+enum ConversationEnd {
     Proxy,
     Script,
 }
@@ -117,14 +117,14 @@ async fn converse(
     stdout: ChildStdout,
     commands: &mut mpsc::Receiver<String>,
     events: &mpsc::Sender<ColoFrameEvent>,
-) -> Ended {
+) -> ConversationEnd {
     let mut lines = FramedRead::new(stdout, LinesCodec::new_with_max_length(LINE_MAX));
     loop {
         tokio::select! {
             command = commands.recv() => {
-                let Some(line) = command else { return Ended::Proxy };
+                let Some(line) = command else { return ConversationEnd::Proxy };
                 if stdin.write_all(format!("{line}\n").as_bytes()).await.is_err() {
-                    return Ended::Script;
+                    return ConversationEnd::Script;
                 }
             }
             line = lines.next() => {
@@ -133,12 +133,12 @@ async fn converse(
                     // Too long, or not UTF-8: this is no script that speaks our language.
                     Some(Err(error)) => {
                         log::error!("cannot read from the COLO-frame script: {}", chain(&error));
-                        return Ended::Script;
+                        return ConversationEnd::Script;
                     }
-                    None => return Ended::Script,
+                    None => return ConversationEnd::Script,
                 };
                 match serde_json::from_str(&line) {
-                    Ok(event) => if events.send(event).await.is_err() { return Ended::Proxy },
+                    Ok(event) => if events.send(event).await.is_err() { return ConversationEnd::Proxy },
                     Err(error) => log::warn!(
                         "the COLO-frame script wrote `{line}`, which is no event: {}",
                         chain(&error)
@@ -183,7 +183,7 @@ mod tests {
             echo '{"event":"failover"}'
             read line"#,
         );
-        let mut frame = Script::start(&path).expect("it starts");
+        let mut frame = ScriptDriver::start(&path).expect("it starts");
         frame.command(&request());
         assert_eq!(frame.next_event().await, ColoFrameEvent::CheckpointBegan);
         assert_eq!(frame.next_event().await, ColoFrameEvent::DONE);
@@ -206,7 +206,7 @@ mod tests {
             &dir,
             r#"read line; test -e "$0.once" && echo '{"event":"failover"}'; touch "$0.once""#,
         );
-        let mut frame = Script::start(&path).expect("it starts");
+        let mut frame = ScriptDriver::start(&path).expect("it starts");
         frame.command(&request());
         assert!(matches!(frame.next_event().await, ColoFrameEvent::CheckpointFailed { .. }));
         frame.command(&request());
@@ -215,7 +215,8 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_is_not_there_is_named() {
-        let error = Script::start(Path::new("/nonexistent/frame")).expect_err("nothing there");
+        let error =
+            ScriptDriver::start(Path::new("/nonexistent/frame")).expect_err("nothing there");
         assert!(error.to_string().contains("/nonexistent/frame"), "{error}");
     }
 }

@@ -38,8 +38,8 @@ const SHOWN_MAX: usize = 64;
 
 /// The driver.
 #[derive(Debug)]
-pub(super) struct Xen {
-    notify: Notify,
+pub(super) struct XenDriver {
+    notify: NotifyChannel,
     /// A requested checkpoint has not come yet.
     is_request_outstanding: bool,
     due: VecDeque<ColoFrameEvent>,
@@ -47,11 +47,11 @@ pub(super) struct Xen {
     unknown_log: LogLimit,
 }
 
-impl Xen {
+impl XenDriver {
     /// `vnet_hdr`: messages to us have a second word.
     pub(super) fn new(port: Port, vnet_hdr: bool) -> Self {
         Self {
-            notify: Notify::new(port, vnet_hdr),
+            notify: NotifyChannel::new(port, vnet_hdr),
             is_request_outstanding: false,
             due: VecDeque::new(),
             unknown_messages: 0,
@@ -82,7 +82,7 @@ impl Xen {
     }
 }
 
-impl ColoFrame for Xen {
+impl ColoFrame for XenDriver {
     fn command(&mut self, command: &ColoFrameCommand) {
         // Nothing else can be said on this channel.
         if let ColoFrameCommand::RequestCheckpoint { .. } = command {
@@ -146,7 +146,7 @@ enum NotifyEvent {
 
 /// The channel, and the messages that wait to be sent on it.
 #[derive(Debug)]
-struct Notify {
+struct NotifyChannel {
     endpoint: String,
     dialler: Dialler,
     connection: Option<Connection>,
@@ -157,7 +157,7 @@ struct Notify {
     unanswered: u64,
 }
 
-impl Notify {
+impl NotifyChannel {
     fn new(port: Port, vnet_hdr: bool) -> Self {
         Self {
             endpoint: port.endpoint().to_string(),

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 
-pub use self::options::{Kind, Options, OptionsError, Queue};
+pub use self::options::{FilterKind, FilterOptions, FilterOptionsError, FilterQueue};
 use crate::colo_frame::ColoFrameError;
 use crate::datapath::DatapathError;
 use crate::endpoint::EndpointError;
@@ -27,7 +27,7 @@ use crate::status::StatusError;
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
     #[error(transparent)]
-    Options(#[from] OptionsError),
+    Options(#[from] FilterOptionsError),
     #[error(
         "{command} {id} is running as pid {pid}; end it, or give a second filter on this TAP an id of \
          its own (--id)"
@@ -82,7 +82,7 @@ impl FilterError {
 /// Filters until `stop` is done, then takes the programs off. Calls `started` when they are attached
 /// and every listening endpoint takes connections.
 pub async fn run(
-    options: Options,
+    options: FilterOptions,
     dir: &Path,
     started: impl FnOnce(),
     stop: impl Future<Output = ()>,
@@ -91,13 +91,13 @@ pub async fn run(
     std::fs::create_dir_all(dir)
         .map_err(|source| FilterError::RuntimeDir { path: dir.into(), source })?;
     match options.kind.clone() {
-        Kind::Mirror { outdev } => {
+        FilterKind::Mirror { outdev } => {
             stream::run(options, None, Some(outdev), dir, started, stop).await
         }
-        Kind::Redirector { indev, outdev } => {
+        FilterKind::Redirector { indev, outdev } => {
             stream::run(options, indev, outdev, dir, started, stop).await
         }
-        Kind::Rewriter { colo_frame } => {
+        FilterKind::Rewriter { colo_frame } => {
             rewriter::run(options, colo_frame.as_ref(), dir, started, stop).await
         }
     }

@@ -2,7 +2,7 @@
 
 /// Where the connection stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Outlet {
+pub(super) enum OutdevState {
     /// There is no peer, or none yet: frames for it are dropped and counted.
     #[default]
     Waiting,
@@ -12,7 +12,7 @@ pub(super) enum Outlet {
     Broken,
 }
 
-impl Outlet {
+impl OutdevState {
     pub(super) fn on_up(&mut self) {
         *self = Self::Connected;
     }
@@ -25,19 +25,19 @@ impl Outlet {
 
 #[cfg(test)]
 mod tests {
-    use super::Outlet;
+    use super::OutdevState;
 
     #[test]
     fn it_is_broken_from_a_break_until_a_peer_connects() {
-        let mut outlet = Outlet::default();
-        assert_eq!(outlet, Outlet::Waiting);
+        let mut outlet = OutdevState::default();
+        assert_eq!(outlet, OutdevState::Waiting);
         outlet.on_up();
         outlet.on_down(false);
-        assert_eq!(outlet, Outlet::Waiting, "a peer that closes has broken nothing");
+        assert_eq!(outlet, OutdevState::Waiting, "a peer that closes has broken nothing");
         outlet.on_up();
         outlet.on_down(true);
-        assert_eq!(outlet, Outlet::Broken);
+        assert_eq!(outlet, OutdevState::Broken);
         outlet.on_up();
-        assert_eq!(outlet, Outlet::Connected);
+        assert_eq!(outlet, OutdevState::Connected);
     }
 }

@@ -14,8 +14,10 @@ use colo_proxy_engine::pair::{BATCH, ProgramMode, Role, Secondary};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use super::{FilterError, Options, line, system, token};
-use crate::colo_frame::{self, ColoFrame, ColoFrameCommand, ColoFrameEvent, OutputTaken, Terms};
+use super::{FilterError, FilterOptions, line, system, token};
+use crate::colo_frame::{
+    self, ColoFrame, ColoFrameCommand, ColoFrameEvent, ColoFrameTerms, OutputTaken,
+};
 use crate::config::{ColoFrameKind, Limits};
 use crate::datapath::filter::FilterPath;
 use crate::datapath::{Datapath, Events, RewriterPlan, Told};
@@ -26,14 +28,14 @@ use crate::gate::batch::read_gate;
 use crate::gate::readable::{Drained, Readable};
 use crate::guest_tap::GuestTap;
 use crate::instance::offsets;
-use crate::instance::trace::Trace;
+use crate::instance::trace::ProgramLog;
 use crate::instance::translator::Translator;
 use crate::link::LinkEvent;
 use crate::name::{Claim, claim_filter};
 use crate::status::{self, Question, Reply, Request};
 
 pub(super) async fn run(
-    options: Options,
+    options: FilterOptions,
     colo_frame: Option<&ColoFrameKind>,
     dir: &Path,
     started: impl FnOnce(),
@@ -53,7 +55,7 @@ struct Inputs {
     /// Input that the kernel sent back because its offset is not known.
     held: Readable,
     offsets: Readable,
-    trace: Trace,
+    trace: ProgramLog,
     frame: Box<dyn ColoFrame>,
     questions: mpsc::Receiver<Question>,
     tap: GuestTap,
@@ -62,7 +64,7 @@ struct Inputs {
 }
 
 struct Rewriter {
-    options: Options,
+    options: FilterOptions,
     claim: Claim,
     half: Secondary,
     translator: Translator,
@@ -72,7 +74,7 @@ struct Rewriter {
 impl Rewriter {
     /// Attaches the programs last: an error before that leaves the guest's network as it is.
     async fn start(
-        options: Options,
+        options: FilterOptions,
         colo_frame: Option<&ColoFrameKind>,
         dir: &Path,
     ) -> Result<(Self, Inputs), FilterError> {
@@ -84,7 +86,7 @@ impl Rewriter {
         let claim = claim_filter(dir, id, command, &options.netdev, FilterPath::is_foreign)
             .map_err(FilterError::of_name(command))?;
         // The COLO-frame reports the checkpoints and the failover of the secondary's QEMU.
-        let terms = Terms::of_part(&claim.name, Role::Secondary, false);
+        let terms = ColoFrameTerms::of_part(&claim.name, Role::Secondary, false);
         let frame = colo_frame::start(colo_frame, terms).await?;
         let (socket, questions) = status::serve(dir, &claim.name)?;
         // Early input goes back as it came, with its offloads.
@@ -109,7 +111,8 @@ impl Rewriter {
         let inputs = Inputs {
             held: Readable::new(&gate).map_err(system("watch the gate"))?,
             offsets: Readable::new(&events).map_err(system("watch the events"))?,
-            trace: Trace::new(datapath.take_log()).map_err(system("watch the programs' log"))?,
+            trace: ProgramLog::new(datapath.take_log())
+                .map_err(system("watch the programs' log"))?,
             frame,
             questions,
             tap,

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use self::out::{LOOK, Out};
-use super::{FilterError, Kind, Options, line, token};
+use self::out::{LOOK, OutdevLane};
+use super::{FilterError, FilterKind, FilterOptions, line, token};
 use crate::datapath::filter::{FilterPath, FilterPlan};
 use crate::endpoint::{Endpoint, Port};
 use crate::gate::{Gate, GateOptions, Written};
@@ -24,14 +24,14 @@ use colo_proxy_engine::frame::Frame;
 use colo_proxy_engine::record::FrameRecords;
 
 pub(super) async fn run(
-    options: Options,
+    options: FilterOptions,
     indev: Option<Endpoint>,
     outdev: Option<Endpoint>,
     dir: &Path,
     started: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), FilterError> {
-    let (mut filter, mut inputs) = Filter::start(options, indev, outdev, dir).await?;
+    let (mut filter, mut inputs) = StreamFilter::start(options, indev, outdev, dir).await?;
     started();
     tokio::select! {
         never = filter.serve(&mut inputs) => match never {},
@@ -50,16 +50,16 @@ struct Inputs {
     _socket: status::SocketFile,
 }
 
-struct Filter {
-    options: Options,
+struct StreamFilter {
+    options: FilterOptions,
     claim: Claim,
     path: FilterPath,
-    outdev: Option<Out>,
-    indev: Option<In>,
+    outdev: Option<OutdevLane>,
+    indev: Option<IndevLane>,
 }
 
 /// The way from `indev`.
-struct In {
+struct IndevLane {
     endpoint: String,
     gate: Gate,
     stats: Arc<LaneStats>,
@@ -69,7 +69,7 @@ struct In {
     malformed: u64,
 }
 
-impl In {
+impl IndevLane {
     fn inject(&mut self, frames: &[Frame]) {
         for frame in frames {
             match self.gate.write_frame(frame) {
@@ -81,10 +81,10 @@ impl In {
     }
 }
 
-impl Filter {
+impl StreamFilter {
     /// Attaches the programs last: an error before that leaves the guest's network as it is.
     async fn start(
-        options: Options,
+        options: FilterOptions,
         indev: Option<Endpoint>,
         outdev: Option<Endpoint>,
         dir: &Path,
@@ -104,7 +104,8 @@ impl Filter {
         let taken = FilterPath::taken_tokens(&claim.name)?;
         let (outdev, out_events) = match outdev {
             Some(endpoint) => {
-                let (out, events) = Out::open(&options, &claim.name, endpoint, &taken).await?;
+                let (out, events) =
+                    OutdevLane::open(&options, &claim.name, endpoint, &taken).await?;
                 (Some(out), Some(events))
             }
             None => (None, None),
@@ -131,7 +132,7 @@ impl Filter {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let connected = self.outdev.as_ref().is_some_and(Out::is_connected);
+            let connected = self.outdev.as_ref().is_some_and(OutdevLane::is_connected);
             tokio::select! {
                 event = next_event(inputs.indev.as_mut()) => self.on_indev(event),
                 event = next_event(inputs.outdev.as_mut()) => {
@@ -180,7 +181,7 @@ impl Filter {
 
     fn without_peer(&self) -> &'static str {
         match self.options.kind {
-            Kind::Mirror { .. } => "frames pass, and are not mirrored",
+            FilterKind::Mirror { .. } => "frames pass, and are not mirrored",
             _ => "frames that it would redirect are dropped",
         }
     }
@@ -215,7 +216,7 @@ impl Filter {
         if let Some(out) = &self.outdev {
             out.flush().await;
         }
-        if matches!(&self.options.kind, Kind::Redirector { outdev: Some(_), .. }) {
+        if matches!(&self.options.kind, FilterKind::Redirector { outdev: Some(_), .. }) {
             log::warn!(
                 "{id}: detached; traffic that it redirected on {} (queue {}) passes again",
                 self.options.netdev,
@@ -228,11 +229,11 @@ impl Filter {
 }
 
 fn attach(
-    options: &Options,
+    options: &FilterOptions,
     id: &str,
     netdev_ifindex: u32,
-    outdev: Option<&Out>,
-    indev: Option<&In>,
+    outdev: Option<&OutdevLane>,
+    indev: Option<&IndevLane>,
 ) -> Result<FilterPath, FilterError> {
     let mut path = FilterPath::attach(&FilterPlan {
         id,
@@ -251,20 +252,24 @@ fn attach(
 }
 
 async fn open_in(
-    options: &Options,
+    options: &FilterOptions,
     endpoint: Endpoint,
     taken: &[u32],
-) -> Result<(In, mpsc::Receiver<LaneEvent>), FilterError> {
+) -> Result<(IndevLane, mpsc::Receiver<LaneEvent>), FilterError> {
     let text = endpoint.to_string();
     let port = Port::open(endpoint).await?;
     let gate = open_gate("colo-in%d", options, taken)?;
     let stats = Arc::new(LaneStats::default());
     let events =
         lane::spawn_incoming::<FrameRecords>(port, options.vnet_hdr_support, Arc::clone(&stats));
-    Ok((In { endpoint: text, gate, stats, refused: 0, malformed: 0 }, events))
+    Ok((IndevLane { endpoint: text, gate, stats, refused: 0, malformed: 0 }, events))
 }
 
-fn open_gate(name_template: &str, options: &Options, taken: &[u32]) -> Result<Gate, FilterError> {
+fn open_gate(
+    name_template: &str,
+    options: &FilterOptions,
+    taken: &[u32],
+) -> Result<Gate, FilterError> {
     token::open_gate(
         &GateOptions {
             name_template: name_template.into(),

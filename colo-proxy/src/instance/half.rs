@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::permission::Permission;
+use super::permission::PermissionTask;
 use super::programs::{AttachedPrograms, attach, detach};
 use super::{InstanceError, asked_to_stop, offsets};
 use crate::colo_frame::{self, ColoFrame};
@@ -14,7 +14,7 @@ use crate::datapath::Datapath;
 use crate::endpoint::{Endpoint, Port};
 use crate::guest_tap::GuestTap;
 use crate::kernel_lane::KernelLane;
-use crate::lane::control::{Peer, PeerEvent, Traffic};
+use crate::lane::control::{ControlLane, PeerEvent, Traffic};
 use crate::name::{self, Claim};
 use crate::status::{self, Question, Reply, Request};
 
@@ -69,10 +69,10 @@ pub(super) enum LeftPrograms {
 /// Everything that a half waits for; `L` is what only this one does.
 pub(super) struct HalfInputs<L> {
     pub(super) lanes: L,
-    pub(super) control: Option<Peer>,
+    pub(super) control: Option<ControlLane>,
     pub(super) lane: KernelLane,
     pub(super) frame: Box<dyn ColoFrame>,
-    pub(super) permission: Permission,
+    pub(super) permission: PermissionTask,
     pub(super) questions: mpsc::Receiver<Question>,
     pub(super) tap: GuestTap,
     /// Only dropped, to remove the socket.
@@ -206,14 +206,14 @@ impl StartedInputs {
         let Self { guest, tap, control, frame, lane } = self;
         let (socket, questions) = status::serve(dir, name)?;
         let timeout = guest.limits.peer.timeout;
-        let control =
-            control.map(|port| Peer::spawn(port, guest.role(), timeout, traffic, lane.offer()));
+        let control = control
+            .map(|port| ControlLane::spawn(port, guest.role(), timeout, traffic, lane.offer()));
         Ok(HalfInputs {
             lanes,
             control,
             lane,
             frame,
-            permission: Permission::new(&guest, name),
+            permission: PermissionTask::new(&guest, name),
             questions,
             tap,
             _socket: socket,
@@ -222,7 +222,7 @@ impl StartedInputs {
 }
 
 /// The next event of the control lane; never comes without one.
-pub(super) async fn next_control_event(control: Option<&mut Peer>) -> PeerEvent {
+pub(super) async fn next_control_event(control: Option<&mut ControlLane>) -> PeerEvent {
     if let Some(control) = control
         && let Some(event) = control.next_event().await
     {

@@ -1,5 +1,5 @@
 //! One protected guest on this host: everything that belongs to it, connected, a task of one of the
-//! daemon's [`Threads`].
+//! daemon's [`GuestThreads`].
 //!
 //! [`primary`] and [`secondary`] are the two halves. They bring frames, events and time to the decisions
 //! in [`colo_proxy_engine::pair`], and carry those out. [`half`] has what both do alike.
@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 
 use self::primary::PrimaryTask;
 use self::secondary::SecondaryTask;
-pub use self::threads::Threads;
+pub use self::threads::GuestThreads;
 use crate::colo_frame::ColoFrameError;
 use crate::config::{Guest, SideConfig};
 use crate::datapath::DatapathError;
@@ -90,7 +90,7 @@ impl Instance {
     pub async fn start(
         guest: Guest,
         dir: &Path,
-        threads: &Threads,
+        threads: &GuestThreads,
         number: usize,
     ) -> Result<Self, InstanceError> {
         std::fs::create_dir_all(dir)

@@ -18,11 +18,11 @@ use crate::config::{Guest, Role, Takeover};
 use crate::error_chain::chain;
 
 /// Yes, or why not.
-pub(super) type Answer = Result<(), Refused>;
+pub(super) type PermissionAnswer = Result<(), PermissionRefusal>;
 
 /// The command that did not say yes. One that cannot be run, or does not end, did not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
+pub(super) enum PermissionRefusal {
     #[error("{0}")]
     Quorum(String),
     #[error("{0}")]
@@ -39,7 +39,7 @@ enum Stage {
 
 /// One question at a time.
 #[derive(Debug)]
-pub(super) struct Permission {
+pub(super) struct PermissionTask {
     takeover: Takeover,
     role: Role,
     instance: String,
@@ -50,7 +50,7 @@ pub(super) struct Permission {
 #[derive(Debug)]
 struct Asking {
     stage: Arc<Mutex<Stage>>,
-    task: JoinHandle<Answer>,
+    task: JoinHandle<PermissionAnswer>,
 }
 
 impl Asking {
@@ -66,7 +66,7 @@ impl Drop for Asking {
     }
 }
 
-impl Permission {
+impl PermissionTask {
     pub(super) fn new(guest: &Guest, instance: &str) -> Self {
         Self {
             takeover: guest.takeover.clone(),
@@ -83,7 +83,7 @@ impl Permission {
             return;
         }
         let stage = Arc::new(Mutex::new(Stage::Quorum));
-        let question = Question {
+        let question = PermissionCommands {
             quorum: self.takeover.quorum.clone(),
             fence: self.takeover.fence.clone(),
             timeout: self.takeover.timeout,
@@ -112,41 +112,45 @@ impl Permission {
     }
 
     /// Waits for the answer to a question that was asked. Can be dropped without losing it.
-    pub(super) async fn next(&mut self) -> Answer {
+    pub(super) async fn next(&mut self) -> PermissionAnswer {
         let Some(asking) = &mut self.asking else { return std::future::pending().await };
         let answer = (&mut asking.task).await;
         let stage = asking.stage();
         self.asking = None;
         answer.unwrap_or_else(|error| {
-            let refused = if stage == Stage::Fence { Refused::Fence } else { Refused::Quorum };
+            let refused = if stage == Stage::Fence {
+                PermissionRefusal::Fence
+            } else {
+                PermissionRefusal::Quorum
+            };
             Err(refused(chain(&error)))
         })
     }
 }
 
 /// The commands, and their environment.
-struct Question {
+struct PermissionCommands {
     quorum: Option<PathBuf>,
     fence: Option<PathBuf>,
     timeout: Duration,
     environment: [(&'static str, String); 3],
 }
 
-impl Question {
-    async fn decide(self, stage: Arc<Mutex<Stage>>) -> Answer {
+impl PermissionCommands {
+    async fn decide(self, stage: Arc<Mutex<Stage>>) -> PermissionAnswer {
         if let Some(quorum) = &self.quorum {
-            self.run(quorum).await.map_err(Refused::Quorum)?;
+            self.run(quorum).await.map_err(PermissionRefusal::Quorum)?;
         }
         let Some(fence) = &self.fence else { return Ok(()) };
         {
             let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
             if *stage == Stage::Withdrawn {
                 // Nobody waits for this answer any more.
-                return Err(Refused::Quorum("the question was withdrawn".into()));
+                return Err(PermissionRefusal::Quorum("the question was withdrawn".into()));
             }
             *stage = Stage::Fence;
         }
-        self.run(fence).await.map_err(Refused::Fence)
+        self.run(fence).await.map_err(PermissionRefusal::Fence)
     }
 
     async fn run(&self, path: &Path) -> Result<(), String> {

@@ -15,7 +15,7 @@ use self::control::disclaim;
 use super::InstanceError;
 use super::busy_poll::BusyPoll;
 use super::half::{HalfInputs, HalfTask, LeftPrograms, answer, next_control_event};
-use super::permission::Answer;
+use super::permission::PermissionAnswer;
 use super::{offsets, system};
 use crate::colo_frame::{ColoFrameEvent, OutputTaken};
 use crate::config::Guest;
@@ -289,7 +289,7 @@ impl PrimaryTask {
     }
 
     /// The secondary was fenced, or could not be.
-    fn on_permission(&mut self, answer: Answer) {
+    fn on_permission(&mut self, answer: PermissionAnswer) {
         let is_done = answer.is_ok();
         if let Err(why) = answer {
             log::error!(

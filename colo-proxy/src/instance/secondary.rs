@@ -17,7 +17,7 @@ use super::announce::Addresses;
 use super::busy_poll::BusyPoll;
 use super::half::{HalfInputs, HalfTask, LeftPrograms, answer, next_control_event};
 use super::kept_input::KeptInput;
-use super::trace::Trace;
+use super::trace::ProgramLog;
 use super::translator::Translator;
 use super::{InstanceError, offsets, system};
 use crate::colo_frame::{ColoFrameEvent, OutputTaken};
@@ -30,7 +30,7 @@ use crate::gate::Gate;
 use crate::gate::batch::read_gate;
 use crate::gate::readable::{Drained, Readable};
 use crate::kernel_lane;
-use crate::lane::control::{Peer, PeerCounters};
+use crate::lane::control::{ControlLane, PeerCounters};
 use crate::lane::{LaneEvent, LaneStats, OutgoingRequest};
 use crate::link::LinkEvent;
 use crate::name::Claim;
@@ -52,7 +52,7 @@ pub(super) struct SecondaryLanes {
     /// Input that the kernel sent back because its offset is not known.
     held: Readable,
     offsets: Readable,
-    trace: Trace,
+    trace: ProgramLog,
     output: mpsc::Receiver<LaneEvent>,
     output_requests: mpsc::Sender<OutgoingRequest>,
 }
@@ -257,11 +257,11 @@ impl SecondaryTask {
         }
     }
 
-    fn age_flows(&mut self, peer: Option<&Peer>) {
+    fn age_flows(&mut self, control: Option<&ControlLane>) {
         if !self.translator.age_flows(self.half.program_mode()) {
             return;
         }
-        let asked = peer.is_some_and(|peer| peer.send(Message::CheckpointWanted));
+        let asked = control.is_some_and(|control| control.send(Message::CheckpointWanted));
         log::warn!(
             "{}: the table of connections is nearly full, and all of them are in use. A checkpoint makes \
              room: {}",

@@ -22,7 +22,7 @@ type Start = Box<dyn FnOnce() + Send>;
 
 /// They end when this is dropped, with all guests that they serve.
 #[derive(Debug)]
-pub struct Threads {
+pub struct GuestThreads {
     all: Vec<Thread>,
 }
 
@@ -32,7 +32,7 @@ struct Thread {
     handle: Option<JoinHandle<()>>,
 }
 
-impl Threads {
+impl GuestThreads {
     /// For so many guests.
     pub fn start(guests: usize) -> io::Result<Self> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
@@ -103,27 +103,27 @@ mod tests {
         runtime.block_on(started.expect("its thread"))
     }
 
-    fn id(threads: &Threads, guest: usize) -> thread::ThreadId {
+    fn id(threads: &GuestThreads, guest: usize) -> thread::ThreadId {
         wait(threads.spawn(guest, || async { thread::current().id() })).expect("no panic")
     }
 
     #[test]
     fn guests_share_what_threads_there_are() {
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        let threads = Threads::start(processors * 3).expect("threads");
+        let threads = GuestThreads::start(processors * 3).expect("threads");
         let ids = |guests: std::ops::Range<usize>| -> HashSet<_> {
             guests.map(|guest| id(&threads, guest)).collect()
         };
         assert_eq!(ids(0..processors).len(), processors, "as many as there are processors");
         assert_eq!(ids(0..processors * 3).len(), processors);
         assert_eq!(id(&threads, 0), id(&threads, processors));
-        let one = Threads::start(1).expect("a thread");
+        let one = GuestThreads::start(1).expect("a thread");
         assert_eq!(id(&one, 0), id(&one, 1), "no more than there are guests");
     }
 
     #[test]
     fn a_panic_ends_one_guest_and_no_other() {
-        let threads = Threads::start(1).expect("a thread");
+        let threads = GuestThreads::start(1).expect("a thread");
         let (other, go_on) = tokio::sync::oneshot::channel::<u32>();
         let waits = threads.spawn(0, || go_on);
         let panics = threads.spawn(1, || async { assert!(thread::panicking(), "on purpose") });
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_is_served_ends_with_the_threads() {
-        let threads = Threads::start(1).expect("a thread");
+        let threads = GuestThreads::start(1).expect("a thread");
         let never = threads.spawn(0, std::future::pending::<()>);
         drop(threads);
         assert!(wait(never).expect_err("it is over").is_cancelled());

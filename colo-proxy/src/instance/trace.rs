@@ -7,9 +7,9 @@ use aya_log::EbpfLogger;
 use crate::gate::readable::{Drained, Readable};
 
 /// The programs' log, if they have one.
-pub(crate) struct Trace(Option<(EbpfLogger<&'static dyn log::Log>, Readable)>);
+pub(crate) struct ProgramLog(Option<(EbpfLogger<&'static dyn log::Log>, Readable)>);
 
-impl Trace {
+impl ProgramLog {
     pub(crate) fn new(logger: Option<EbpfLogger<&'static dyn log::Log>>) -> io::Result<Self> {
         let Some(logger) = logger else { return Ok(Self(None)) };
         let readable = Readable::new(&logger)?;

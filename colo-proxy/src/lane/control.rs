@@ -71,10 +71,10 @@ pub(crate) enum PeerEvent {
 
 /// The owner's end of the control lane.
 #[derive(Debug)]
-pub(crate) struct Peer {
-    messages: mpsc::Sender<Said>,
+pub(crate) struct ControlLane {
+    messages: mpsc::Sender<QueuedMessage>,
     /// What may take its time, and must not be in the way of the others.
-    bulk: mpsc::Sender<Said>,
+    bulk: mpsc::Sender<QueuedMessage>,
     /// The last conversation that is to end, if any.
     break_off: watch::Sender<u64>,
     events: mpsc::Receiver<PeerEvent>,
@@ -87,12 +87,12 @@ pub(crate) struct Peer {
 ///
 /// [up]: PeerEvent::Up
 #[derive(Debug)]
-struct Said {
+struct QueuedMessage {
     message: Message,
     conversation: u64,
 }
 
-impl Peer {
+impl ControlLane {
     /// Starts the task. A peer that says nothing for `silence_max` is disconnected.
     /// `offer` is the kernel lane that this end can open.
     pub(crate) fn spawn(
@@ -107,7 +107,7 @@ impl Peer {
         let (break_off, breaks) = watch::channel(0);
         let (events, receiver) = mpsc::channel(WAITING_MAX);
         let from_owner = FromOwner { messages: from_owner, bulk: bulk_from_owner, breaks };
-        let terms = Terms { role, silence_max, traffic, offer };
+        let terms = ControlTerms { role, silence_max, traffic, offer };
         tokio::spawn(keep(port, terms, from_owner, events));
         Self { messages, bulk, break_off, events: receiver, conversation: 0 }
     }
@@ -129,7 +129,7 @@ impl Peer {
     pub(crate) fn send(&self, message: Message) -> bool {
         let is_of_lane = message.is_of_lane();
         let conversation = self.conversation;
-        let is_sent = self.messages.try_send(Said { message, conversation }).is_ok();
+        let is_sent = self.messages.try_send(QueuedMessage { message, conversation }).is_ok();
         if is_of_lane && !is_sent {
             self.break_off.send_replace(conversation);
         }
@@ -141,7 +141,7 @@ impl Peer {
         let (lane, conversation) = (self.bulk.clone(), self.conversation);
         tokio::spawn(async move {
             for message in messages {
-                if lane.send(Said { message, conversation }).await.is_err() {
+                if lane.send(QueuedMessage { message, conversation }).await.is_err() {
                     return;
                 }
             }
@@ -151,13 +151,13 @@ impl Peer {
 
 /// What the owner wants sent.
 struct FromOwner {
-    messages: mpsc::Receiver<Said>,
-    bulk: mpsc::Receiver<Said>,
+    messages: mpsc::Receiver<QueuedMessage>,
+    bulk: mpsc::Receiver<QueuedMessage>,
     breaks: watch::Receiver<u64>,
 }
 
 /// What the task is to do next.
-enum Next {
+enum NextStep {
     Send(Message),
     BreakOff,
 }
@@ -165,15 +165,15 @@ enum Next {
 impl FromOwner {
     /// What is next in `conversation`, for which whatever was meant for another one means nothing;
     /// `None` when the owner is gone. Can be cancelled without losing anything.
-    async fn next(&mut self, conversation: Option<u64>) -> Option<Next> {
+    async fn next(&mut self, conversation: Option<u64>) -> Option<NextStep> {
         loop {
             let (said, next) = tokio::select! {
                 biased;
                 Ok(()) = self.breaks.changed() => {
-                    (*self.breaks.borrow_and_update(), Next::BreakOff)
+                    (*self.breaks.borrow_and_update(), NextStep::BreakOff)
                 }
-                message = self.messages.recv() => message.map(Next::of)?,
-                Some(message) = self.bulk.recv() => Next::of(message),
+                message = self.messages.recv() => message.map(NextStep::of)?,
+                Some(message) = self.bulk.recv() => NextStep::of(message),
             };
             if Some(said) == conversation {
                 return Some(next);
@@ -182,15 +182,15 @@ impl FromOwner {
     }
 }
 
-impl Next {
-    fn of(said: Said) -> (u64, Self) {
+impl NextStep {
+    fn of(said: QueuedMessage) -> (u64, Self) {
         (said.conversation, Self::Send(said.message))
     }
 }
 
 async fn keep(
     mut port: Port,
-    terms: Terms,
+    terms: ControlTerms,
     mut messages: FromOwner,
     events: mpsc::Sender<PeerEvent>,
 ) {
@@ -202,7 +202,7 @@ async fn keep(
             _ = messages.next(None) => return,
         };
         let mut introduction = Introduction { done: false, number: conversations + 1 };
-        let Ended { why, was_silent } =
+        let ConversationEnd { why, was_silent } =
             converse(stream, &terms, &mut introduction, &mut messages, &events).await;
         conversations += u64::from(introduction.done);
         if introduction.done && events.send(PeerEvent::Down { was_silent }).await.is_err() {
@@ -213,7 +213,7 @@ async fn keep(
 }
 
 /// What both ends keep to.
-struct Terms {
+struct ControlTerms {
     role: Role,
     silence_max: Duration,
     traffic: Traffic,
@@ -221,23 +221,23 @@ struct Terms {
 }
 
 /// Why a connection ended.
-struct Ended {
+struct ConversationEnd {
     why: String,
     was_silent: bool,
 }
 
-fn ended(why: impl Into<String>) -> Ended {
-    Ended { why: why.into(), was_silent: false }
+fn ended(why: impl Into<String>) -> ConversationEnd {
+    ConversationEnd { why: why.into(), was_silent: false }
 }
 
 async fn converse(
     stream: Stream,
-    terms: &Terms,
+    terms: &ControlTerms,
     introduction: &mut Introduction,
     messages: &mut FromOwner,
     events: &mpsc::Sender<PeerEvent>,
-) -> Ended {
-    let Terms { role, silence_max, ref traffic, offer } = *terms;
+) -> ConversationEnd {
+    let ControlTerms { role, silence_max, ref traffic, offer } = *terms;
     let underlay = stream.underlay();
     let mut lines = Framed::new(stream, codec());
     let hello = Message::Hello { version: VERSION, role: role.to_string(), lane: offer };
@@ -266,15 +266,15 @@ async fn converse(
                 continue;
             }
             said = messages.next(introduction.conversation()) => match said {
-                Some(Next::Send(message)) => message,
-                Some(Next::BreakOff) => return ended("the peer takes messages too slowly"),
+                Some(NextStep::Send(message)) => message,
+                Some(NextStep::BreakOff) => return ended("the peer takes messages too slowly"),
                 None => return ended("the instance is ending"),
             },
             _ = beat.tick() => Message::Heartbeat,
             _ = counters.tick() => traffic.message(),
             () = tokio::time::sleep_until(heard + silence_max) => {
                 let why = format!("no heartbeat for {} ms", silence_max.as_millis());
-                return Ended { why, was_silent: true };
+                return ConversationEnd { why, was_silent: true };
             }
             () = events.closed() => return ended("the instance is ending"),
         };
@@ -282,7 +282,7 @@ async fn converse(
             Ok(Ok(())) => {}
             Ok(Err(error)) => return ended(format!("sending failed: {}", chain(&error))),
             Err(_) => {
-                return Ended { why: "the peer does not read".into(), was_silent: true };
+                return ConversationEnd { why: "the peer does not read".into(), was_silent: true };
             }
         }
     }
@@ -328,7 +328,7 @@ fn codec() -> LinesCodec {
 
 async fn pass_on(
     line: &str,
-    terms: &Terms,
+    terms: &ControlTerms,
     underlay: Option<Underlay>,
     introduction: &mut Introduction,
     events: &mpsc::Sender<PeerEvent>,
@@ -353,7 +353,7 @@ async fn pass_on(
     events.send(event).await.map_err(|_| "ending".into())
 }
 
-impl Terms {
+impl ControlTerms {
     /// The lane of which both ends have spoken: the primary's.
     fn agreed(&self, theirs: Option<TunnelOffer>) -> Option<TunnelOffer> {
         let (ours, theirs) = (self.offer?, theirs?);
@@ -372,13 +372,13 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(20);
 
     /// A lane to a secondary that listens, and who has connected to it.
-    async fn connected() -> (Peer, UnixStream, tempfile::TempDir) {
+    async fn connected() -> (ControlLane, UnixStream, tempfile::TempDir) {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("control");
         let endpoint = format!("unix:{},server", path.display()).parse().expect("an endpoint");
         let port = Port::open(endpoint).await.expect("it listens");
         let traffic = Traffic { sent: Arc::default(), received: Arc::default() };
-        let mut peer = Peer::spawn(port, Role::Primary, TIMEOUT, traffic, None);
+        let mut peer = ControlLane::spawn(port, Role::Primary, TIMEOUT, traffic, None);
         let mut stream = UnixStream::connect(&path).await.expect("it listens");
         let line = hello(VERSION, "secondary").line() + "\n";
         stream.write_all(line.as_bytes()).await.expect("it reads");
@@ -387,7 +387,7 @@ mod tests {
     }
 
     /// Until the lane takes no more, because whoever has connected does not read.
-    async fn fill(peer: &Peer) {
+    async fn fill(peer: &ControlLane) {
         let long = Message::Offsets { text: "x".repeat(LINE_MAX / 2) };
         while peer.send(long.clone()) {
             tokio::task::yield_now().await;

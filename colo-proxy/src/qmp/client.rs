@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::codec::{Framed, LinesCodec};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::message::{self, Message, Refusal, Version};
+use super::message::{self, QemuVersion, QmpMessage, QmpRefusal};
 use crate::endpoint::{Endpoint, EndpointError, Port, Stream};
 use crate::error_chain::chain;
 use colo_proxy_engine::log_limit::LogLimit;
@@ -28,9 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A message from QEMU.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Incoming {
+pub(crate) enum QmpIncoming {
     /// Connected, and ready for commands.
-    Up(Version),
+    Up(QemuVersion),
     /// The connection is gone, and with it the replies to all commands that were sent on it.
     Down(String),
     Event {
@@ -41,7 +41,7 @@ pub(crate) enum Incoming {
     },
     Reply {
         id: u64,
-        result: Result<Value, Refusal>,
+        result: Result<Value, QmpRefusal>,
     },
 }
 
@@ -50,16 +50,16 @@ type Line = (u64, String);
 
 /// The owner's end.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub(crate) struct QmpClient {
     endpoint: String,
     commands: mpsc::Sender<Line>,
-    incoming: mpsc::Receiver<Incoming>,
+    incoming: mpsc::Receiver<QmpIncoming>,
     last_id: u64,
     /// Ends with this: QEMU's socket serves one client at a time.
     _task: AbortOnDropHandle<()>,
 }
 
-impl Client {
+impl QmpClient {
     /// Connects, now and whenever the connection is gone, until this is dropped.
     pub(crate) async fn open(endpoint: Endpoint) -> Result<Self, EndpointError> {
         let name = endpoint.to_string();
@@ -84,7 +84,7 @@ impl Client {
     }
 
     /// The next message. Can be dropped without losing anything.
-    pub(crate) async fn next(&mut self) -> Incoming {
+    pub(crate) async fn next(&mut self) -> QmpIncoming {
         match self.incoming.recv().await {
             Some(incoming) => incoming,
             // The task ends with its owner only.
@@ -96,7 +96,7 @@ impl Client {
 async fn keep(
     mut port: Port,
     mut commands: mpsc::Receiver<Line>,
-    to_owner: mpsc::Sender<Incoming>,
+    to_owner: mpsc::Sender<QmpIncoming>,
 ) {
     let mut log_limit = LogLimit::default();
     loop {
@@ -139,7 +139,7 @@ impl Connection {
     async fn serve(
         &mut self,
         commands: &mut mpsc::Receiver<Line>,
-        to_owner: &mpsc::Sender<Incoming>,
+        to_owner: &mpsc::Sender<QmpIncoming>,
     ) -> Option<String> {
         let version = match tokio::time::timeout(PATIENCE, self.negotiate()).await {
             Ok(Ok(version)) => version,
@@ -147,16 +147,16 @@ impl Connection {
             // A QMP socket serves one client at a time.
             Err(_) => return Some("QEMU does not greet; a QMP socket serves one client at a time, so end the other one".into()),
         };
-        to_owner.send(Incoming::Up(version)).await.ok()?;
+        to_owner.send(QmpIncoming::Up(version)).await.ok()?;
         let why = self.converse(commands, to_owner).await;
-        to_owner.send(Incoming::Down(why.clone())).await.ok()?;
+        to_owner.send(QmpIncoming::Down(why.clone())).await.ok()?;
         Some(why)
     }
 
     /// Reads the greeting and leaves the mode in which QEMU takes one command only.
-    async fn negotiate(&mut self) -> Result<Version, String> {
+    async fn negotiate(&mut self) -> Result<QemuVersion, String> {
         let version = loop {
-            if let Some(Message::Greeting(version)) = message::read(&self.next_line().await?) {
+            if let Some(QmpMessage::Greeting(version)) = message::read(&self.next_line().await?) {
                 break version;
             }
         };
@@ -167,7 +167,8 @@ impl Connection {
             .map_err(|error| format!("cannot write: {}", chain(&error)))?;
         loop {
             let line = self.next_line().await?;
-            let Some(Message::Reply { id: id @ (Some(0) | None), result }) = message::read(&line)
+            let Some(QmpMessage::Reply { id: id @ (Some(0) | None), result }) =
+                message::read(&line)
             else {
                 continue;
             };
@@ -183,7 +184,7 @@ impl Connection {
     async fn converse(
         &mut self,
         commands: &mut mpsc::Receiver<Line>,
-        to_owner: &mpsc::Sender<Incoming>,
+        to_owner: &mpsc::Sender<QmpIncoming>,
     ) -> String {
         let ending = || "the instance is ending".to_owned();
         loop {
@@ -223,15 +224,15 @@ impl Connection {
     }
 
     /// The message for the owner, if it is one: an event that it knows, or the answer to a command.
-    fn incoming(&mut self, line: &str) -> Option<Incoming> {
+    fn incoming(&mut self, line: &str) -> Option<QmpIncoming> {
         match message::read(line)? {
-            Message::Event(event) => {
-                event.known().map(|(name, data, at)| Incoming::Event { name, data, at })
+            QmpMessage::Event(event) => {
+                event.known().map(|(name, data, at)| QmpIncoming::Event { name, data, at })
             }
-            Message::Reply { id: Some(id), result } if self.asked.remove(&id) => {
-                Some(Incoming::Reply { id, result: result.read() })
+            QmpMessage::Reply { id: Some(id), result } if self.asked.remove(&id) => {
+                Some(QmpIncoming::Reply { id, result: result.read() })
             }
-            Message::Reply { .. } | Message::Greeting(_) => None,
+            QmpMessage::Reply { .. } | QmpMessage::Greeting(_) => None,
         }
     }
 

@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::open_gate;
 use crate::datapath::capture::GateCapture;
 use crate::endpoint::{Endpoint, Port};
-use crate::filter::outlet::Outlet;
-use crate::filter::{FilterError, Options, system};
+use crate::filter::outlet::OutdevState;
+use crate::filter::{FilterError, FilterOptions, system};
 use crate::gate::Gate;
 use crate::lane::{self, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use crate::link::LinkWatch;
@@ -20,13 +20,13 @@ pub(super) const LOOK: Duration = Duration::from_millis(100);
 /// How long the end waits for a peer to take the last frames.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) struct Out {
+pub(super) struct OutdevLane {
     /// The filter, for the log.
     id: String,
     pub(super) endpoint: String,
     pub(super) gate: Arc<Gate>,
     pub(super) stats: Arc<LaneStats>,
-    pub(super) outlet: Outlet,
+    pub(super) outlet: OutdevState,
     /// When the peer last failed to keep up.
     pub(super) broken_at: Option<Instant>,
     /// Requests to the lane, which ends when this is dropped.
@@ -42,9 +42,9 @@ pub(super) struct Out {
     without_room: u64,
 }
 
-impl Out {
+impl OutdevLane {
     pub(super) async fn open(
-        options: &Options,
+        options: &FilterOptions,
         id: &str,
         endpoint: Endpoint,
         taken: &[u32],
@@ -68,7 +68,7 @@ impl Out {
             endpoint: text,
             gate,
             stats,
-            outlet: Outlet::default(),
+            outlet: OutdevState::default(),
             broken_at: None,
             requests,
             timeout: options.limits.timeout,
@@ -81,7 +81,7 @@ impl Out {
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        self.outlet == Outlet::Connected
+        self.outlet == OutdevState::Connected
     }
 
     /// Connections that were closed because the peer did not keep up.
@@ -91,7 +91,7 @@ impl Out {
 
     pub(super) async fn on_up(&mut self, link: &LinkWatch) {
         let (id, endpoint) = (&self.id, &self.endpoint);
-        if self.outlet == Outlet::Broken {
+        if self.outlet == OutdevState::Broken {
             log::warn!(
                 "{id}: outdev {endpoint} is connected again, but has missed frames. Only a checkpoint \
                  protects the guest again"

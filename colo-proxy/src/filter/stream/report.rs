@@ -6,14 +6,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use colo_proxy_common::filter::FilterCounters;
 use serde_json::{Value, json};
 
-use super::{Filter, In, Out};
+use super::{IndevLane, OutdevLane, StreamFilter};
 use crate::error_chain::chain;
-use crate::filter::outlet::Outlet;
+use crate::filter::outlet::OutdevState;
 use crate::guest_tap::GuestTap;
 use crate::instance::counters::nonzero;
 use crate::status::Reply;
 
-impl Filter {
+impl StreamFilter {
     pub(super) async fn report(&self, tap: &GuestTap) -> Reply {
         let kernel = self.path.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
@@ -48,8 +48,8 @@ impl Filter {
         let has_indev =
             self.indev.as_ref().is_none_or(|input| input.stats.connected.load(Relaxed) != 0);
         match outlet {
-            Some(Outlet::Broken) => "broken",
-            Some(Outlet::Waiting) => "waiting",
+            Some(OutdevState::Broken) => "broken",
+            Some(OutdevState::Waiting) => "waiting",
             _ if !has_indev => "waiting",
             _ => "connected",
         }
@@ -66,7 +66,7 @@ impl Filter {
             ("injected-rx", counters.injected_rx),
             ("passed-over", counters.passed_over),
         ]);
-        if let Some(Out { stats, .. }) = &self.outdev {
+        if let Some(OutdevLane { stats, .. }) = &self.outdev {
             all.extend(nonzero([
                 ("sent", stats.frames.load(Relaxed)),
                 ("outdev-connections", stats.connections.load(Relaxed)),
@@ -75,7 +75,7 @@ impl Filter {
                 ("unsent-bytes", stats.queued_bytes.load(Relaxed)),
             ]));
         }
-        if let Some(In { stats, .. }) = &self.indev {
+        if let Some(IndevLane { stats, .. }) = &self.indev {
             all.extend(nonzero([
                 ("received", stats.frames.load(Relaxed)),
                 ("indev-connections", stats.connections.load(Relaxed)),
@@ -87,7 +87,7 @@ impl Filter {
     }
 
     /// Frames that did not go where they should have, by reason; what a connection took with it
-    /// when it was closed is known in octets only.
+    /// when it was closed is known in bytes only.
     async fn drops(&self, kernel: &FilterCounters, tap: &GuestTap) -> BTreeMap<String, u64> {
         let mut drops = nonzero([
             ("mirror-failed", kernel.mirror_failed),
@@ -118,7 +118,7 @@ impl Filter {
 
 /// The lane, and what a link that broke leaves to be seen after the peer has connected again:
 /// whoever makes checkpoints can tell from it whether the last one came after the last loss.
-fn outdev_json(out: &Out) -> Value {
+fn outdev_json(out: &OutdevLane) -> Value {
     let mut shown = json!(out.stats.status(&out.endpoint));
     // A struct is an object, to which a key can be added.
     shown["overflows"] = out.stats.overflows.load(Relaxed).into();

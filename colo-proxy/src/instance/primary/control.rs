@@ -9,7 +9,7 @@ use super::{Inputs, PrimaryTask};
 use crate::error_chain::chain;
 use crate::instance::offsets;
 use crate::kernel_lane::{KernelLane, LaneChange, LaneGuest};
-use crate::lane::control::{Peer, PeerEvent};
+use crate::lane::control::{ControlLane, PeerEvent};
 
 /// How long the end waits for the secondary to confirm that protection is over.
 const DISCLAIM_MAX: Duration = Duration::from_millis(500);
@@ -82,11 +82,11 @@ impl PrimaryTask {
 
     /// A new secondary is about to become a copy of this guest, which may be the survivor of an
     /// earlier pair: then it needs the translation of the connections that were open there.
-    pub(super) fn tell_offsets(&self, peer: Option<&Peer>) {
+    pub(super) fn tell_offsets(&self, control: Option<&ControlLane>) {
         let name = &self.claim.name;
-        match (offsets::messages(name, &self.kernel.datapath), peer) {
+        match (offsets::messages(name, &self.kernel.datapath), control) {
             (Ok(messages), _) if messages.is_empty() => {}
-            (Ok(messages), Some(peer)) => peer.send_all(messages),
+            (Ok(messages), Some(control)) => control.send_all(messages),
             (Ok(_), None) => log::warn!(
                 "{name}: connections of an earlier pair are translated here, and there is no control \
                  lane to tell the secondary. Copy them with `colo-proxy offsets`, or they break in a \
@@ -103,7 +103,7 @@ impl PrimaryTask {
 
 /// The guest is about to go on alone. Before that, the secondary has to know that it must not take over.
 /// One that connects again meanwhile has forgotten it.
-pub(super) async fn disclaim(name: &str, peer: &mut Peer) {
+pub(super) async fn disclaim(name: &str, peer: &mut ControlLane) {
     const UNPROTECTED: Message = Message::Protection { protected: false };
     if !peer.send(UNPROTECTED) {
         return;

@@ -7,7 +7,7 @@ use crate::colo_frame::ColoFrameCommand;
 use crate::instance::{InstanceError, offsets};
 use crate::kernel_lane::{LaneChange, LaneGuest, epoch_in_force};
 use crate::lane::OutgoingRequest;
-use crate::lane::control::{Peer, PeerEvent};
+use crate::lane::control::{ControlLane, PeerEvent};
 use colo_proxy_engine::pair::InputPath as _;
 use colo_proxy_engine::pair::message::Message;
 use colo_proxy_engine::pair::secondary::CutAnswer;
@@ -44,8 +44,8 @@ impl SecondaryTask {
                 }
                 Some(Message::Protection { protected }) => {
                     self.half.takeover.on_protection(protected);
-                    if let Some(peer) = &inputs.control {
-                        peer.send(Message::ProtectionKnown { protected });
+                    if let Some(control) = &inputs.control {
+                        control.send(Message::ProtectionKnown { protected });
                     }
                 }
                 Some(Message::GuestGone) => {
@@ -90,15 +90,15 @@ impl SecondaryTask {
         self.on_lane_change(change, inputs.control.as_ref());
     }
 
-    pub(super) fn on_lane_change(&self, change: LaneChange, peer: Option<&Peer>) {
-        self.tell(change.reply, peer);
+    pub(super) fn on_lane_change(&self, change: LaneChange, control: Option<&ControlLane>) {
+        self.tell(change.reply, control);
         let loss = (change.lost > 0).then_some(Message::LaneLoss { frames: change.lost });
-        self.tell(loss, peer);
+        self.tell(loss, control);
     }
 
-    fn tell(&self, message: Option<Message>, peer: Option<&Peer>) {
-        if let (Some(message), Some(peer)) = (message, peer)
-            && !peer.send(message)
+    fn tell(&self, message: Option<Message>, control: Option<&ControlLane>) {
+        if let (Some(message), Some(control)) = (message, control)
+            && !control.send(message)
         {
             log::warn!(
                 "{}: the control lane is full; a message to the primary is lost",
@@ -119,21 +119,21 @@ impl SecondaryTask {
                 None => return,
             },
         };
-        if let Some(peer) = &inputs.control {
+        if let Some(control) = &inputs.control {
             let lane_epoch = inputs
                 .lane
                 .is_open()
                 .then(|| epoch_in_force(&self.translator.datapath, self.half.is_stopped()));
-            peer.send(Message::EpochDone { epoch: of.1, sent, lane_epoch });
+            control.send(Message::EpochDone { epoch: of.1, sent, lane_epoch });
         }
     }
 
     /// A primary that lives has to know: two guests must not answer the network.
-    pub(super) fn tell_if_taken_over(&self, peer: Option<&Peer>) {
+    pub(super) fn tell_if_taken_over(&self, control: Option<&ControlLane>) {
         if self.half.has_taken_over()
-            && let Some(peer) = peer
+            && let Some(control) = control
         {
-            peer.send(Message::TookOver);
+            control.send(Message::TookOver);
         }
     }
 }

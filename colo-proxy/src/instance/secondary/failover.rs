@@ -10,7 +10,7 @@ use colo_proxy_engine::pair::takeover::{Permission, TakeoverAction};
 use super::{Inputs, SecondaryTask};
 use crate::colo_frame::ColoFrameCommand;
 use crate::gate::Written;
-use crate::instance::permission::{Answer, Refused};
+use crate::instance::permission::{PermissionAnswer, PermissionRefusal};
 use crate::instance::{InstanceError, offsets};
 use crate::lane::OutgoingRequest;
 use colo_proxy_engine::frame::Frame;
@@ -53,7 +53,7 @@ impl SecondaryTask {
 
     pub(super) async fn on_permission(
         &mut self,
-        answer: Answer,
+        answer: PermissionAnswer,
         inputs: &mut Inputs,
     ) -> Result<(), InstanceError> {
         if let Err(why) = &answer {
@@ -61,8 +61,8 @@ impl SecondaryTask {
         }
         let permission = match answer {
             Ok(()) => Permission::Granted,
-            Err(Refused::Fence(_)) => Permission::NotFenced,
-            Err(Refused::Quorum(_)) => Permission::Denied,
+            Err(PermissionRefusal::Fence(_)) => Permission::NotFenced,
+            Err(PermissionRefusal::Quorum(_)) => Permission::Denied,
         };
         match self.half.takeover.on_permission(Instant::now(), permission) {
             Some(action) if self.half.waits_for_primary() => self.act(action, inputs).await,

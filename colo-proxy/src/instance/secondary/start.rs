@@ -14,7 +14,7 @@ use crate::gate::readable::Readable;
 use crate::instance::announce::Addresses;
 use crate::instance::half::StartedHalf;
 use crate::instance::kept_input::KeptInput;
-use crate::instance::trace::Trace;
+use crate::instance::trace::ProgramLog;
 use crate::instance::translator::Translator;
 use crate::instance::{InstanceError, system};
 use crate::lane;
@@ -47,7 +47,7 @@ impl SecondaryTask {
             mirror: Some(mirror),
             held: Readable::new(&*programs.input_gate).map_err(system("watch the input gate"))?,
             offsets: Readable::new(&events).map_err(system("watch the events"))?,
-            trace: Trace::new(log).map_err(system("watch the programs' log"))?,
+            trace: ProgramLog::new(log).map_err(system("watch the programs' log"))?,
             output,
             output_requests,
         };
