@@ -123,14 +123,14 @@ impl GuestTap {
             Ok(passed) => {
                 self.unguarded_frames += passed;
                 self.state = TapState::Guarded(link);
-                log::info!("{name}: {netdev} is back, and the programs are attached to it");
+                log::info!("{name}: {netdev} is back, and attached again");
                 true
             }
             // Mostly it went again at once: the next one is tried like this one.
             Err(error) => {
                 log::error!(
-                    "{name}: {netdev} is back, but the programs are not attached to it: {}. The \
-                     guest is not guarded until its TAP is made again: restart the guest",
+                    "{name}: the programs are not attached to the new {netdev}: {}. The guest is not \
+                     guarded until its TAP is made again: restart the guest",
                     chain(&error)
                 );
                 false

@@ -29,8 +29,8 @@ pub enum FilterError {
     #[error(transparent)]
     Options(#[from] FilterOptionsError),
     #[error(
-        "{command} {id} is running as pid {pid}; end it, or give a second filter on this TAP an id of \
-         its own (--id)"
+        "{command} {id} is running as pid {pid}; end it; or, for a second one on this TAP, give it an id \
+         of its own (--id)"
     )]
     IdInUse { command: &'static str, id: String, pid: String },
     #[error(transparent)]

@@ -258,7 +258,7 @@ impl QmpMachine {
         match ask {
             QmpQuestion::Schema => self.on_schema(result),
             QmpQuestion::ColoStatus | QmpQuestion::Kvm | QmpQuestion::Status => {
-                self.on_found(now, ask, result)
+                self.on_found(now, ask, result);
             }
             QmpQuestion::Cont => {
                 if let Err(refusal) = result {

@@ -25,7 +25,9 @@ impl QmpMachine {
             }
             QemuPhase::Colo => return Ok("QEMU is in COLO already".into()),
             QemuPhase::Standby => {
-                return Err("cannot protect: this is the secondary; ask the primary's daemon".into());
+                return Err(
+                    "cannot protect: this is the secondary; ask the primary's daemon".into()
+                );
             }
             other => return Err(format!("cannot protect: QEMU is {}; try again", other.name())),
         }
