@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use colo_proxy::colo_compare::{self, Options};
+use colo_proxy::colo_compare::{self, CompareOptions};
 use colo_proxy_engine::frame::Frame;
 
 use self::load::{Chunk, Load, Order, PAIRS, Says};
@@ -133,7 +133,7 @@ impl Directory {
             let text = format!("unix:{},server", self.socket(name).display());
             text.parse().expect("an endpoint")
         };
-        let options = Options {
+        let options = CompareOptions {
             primary_in: endpoint("primary"),
             secondary_in: endpoint("secondary"),
             outdev: endpoint("out"),

@@ -1,4 +1,4 @@
-//! Network interfaces of this host, over route netlink: who comes, who goes, up and down.
+//! Network interfaces of this host, over route netlink: they come, go, and are set up or down.
 //!
 //! The guest's TAP belongs to QEMU: a guest that restarts deletes it and makes a new one of the
 //! same name, on which none of our programs are attached.
@@ -16,7 +16,7 @@ use rtnetlink::{
     new_multicast_connection,
 };
 
-/// What could not be done with an interface.
+/// Why something could not be done with an interface.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     #[error("cannot open a netlink socket")]
@@ -26,7 +26,8 @@ pub enum LinkError {
     )]
     Missing { name: String },
     #[error(
-        "netdev {name} is not a TAP: attaching there would take the host's own frames for a guest's"
+        "netdev {name} is not a TAP: name the guest's TAP, or the host's own frames would count as a \
+         guest's"
     )]
     NotATap { name: String },
     #[error("cannot {what} interface {name}")]
@@ -41,21 +42,21 @@ pub struct Link {
     pub tap: bool,
     /// Administratively up.
     pub up: bool,
-    /// Somebody holds the other end: QEMU, while the guest lives.
-    pub held: bool,
-    /// Frames that may wait for whoever holds it.
+    /// A process has the other end open: QEMU, while the guest lives.
+    pub is_open: bool,
+    /// Frames that may wait for the process that has it open.
     pub queue_len: u32,
     /// The longest IP packet that fits into its frames.
     pub mtu: u32,
     /// Frames that came in on it since it was made.
     pub rx_frames: u64,
-    /// Frames that whoever holds it has taken.
+    /// Frames that the process that has it open has taken.
     pub tx_frames: u64,
-    /// Frames that the kernel could not hand to whoever holds it.
+    /// Frames for which its queue had no room.
     pub tx_dropped: u64,
 }
 
-/// What became of the watched interface.
+/// An event of the watched interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkEvent {
     /// It is there, with this index.
@@ -67,15 +68,15 @@ pub enum LinkEvent {
 /// Watches one interface by name.
 pub struct LinkWatch {
     name: String,
-    /// Asks on a socket of its own: the kernel drops an answer for which a flood of events has left no
-    /// room, and whoever asked would wait for ever.
+    /// Asks on a socket of its own. On the socket of events, the kernel drops an answer for which a flood
+    /// has left no room, and the one who asked would wait for ever.
     handle: Handle,
     messages: Messages,
     /// Only kept: without it the messages end.
     _events: Handle,
     /// The index that was reported last.
     present: Option<u32>,
-    /// The kernel dropped messages, and what is true now has yet to be asked.
+    /// The kernel dropped messages, so the present state has yet to be asked for.
     overrun: bool,
 }
 
@@ -135,7 +136,7 @@ impl LinkWatch {
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
                     self.seen(&link, false)
                 }
-                // What is true now tells what the messages said that were dropped.
+                // The present state makes up for the dropped messages.
                 NetlinkPayload::Overrun(_) => {
                     self.overrun = true;
                     None
@@ -169,7 +170,7 @@ impl LinkWatch {
         })
     }
 
-    /// Lets at least `frames` wait for whoever holds the interface.
+    /// Lets at least `frames` wait in the interface's queue.
     pub async fn raise_queue(&self, link: Link, frames: u32) -> Result<(), LinkError> {
         if link.queue_len >= frames {
             return Ok(());
@@ -186,7 +187,7 @@ impl LinkWatch {
     }
 
     fn seen(&mut self, message: &LinkMessage, there: bool) -> Option<LinkEvent> {
-        // A bridge port that is added or removed is told in the bridge's own address family.
+        // Messages about a bridge port come in the bridge's own address family.
         if message.header.interface_family != AddressFamily::Unspec {
             return None;
         }
@@ -211,7 +212,7 @@ impl LinkWatch {
     }
 }
 
-/// The interface with this index as it is now; `None` where there is none (any more).
+/// The interface with this index as it is now; `None` if there is none (any more).
 pub(crate) async fn with_index(
     handle: &Handle,
     ifindex: u32,
@@ -244,7 +245,7 @@ fn read(message: &LinkMessage) -> Link {
         _ => None,
     });
     let mtu = message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Mtu(octets) => Some(*octets),
+        LinkAttribute::Mtu(bytes) => Some(*bytes),
         _ => None,
     });
     Link {
@@ -252,7 +253,7 @@ fn read(message: &LinkMessage) -> Link {
         ifindex: message.header.index,
         tap: is_tap(message),
         up: message.header.flags.contains(LinkFlags::Up),
-        held: message.header.flags.contains(LinkFlags::LowerUp),
+        is_open: message.header.flags.contains(LinkFlags::LowerUp),
         queue_len: queue_len.unwrap_or_default(),
         rx_frames: stats.rx_packets,
         tx_frames: stats.tx_packets,

@@ -1,11 +1,11 @@
 //! Quick acknowledgments on the way to the secondary's QEMU.
 //!
 //! At the end of each checkpoint the secondary's QEMU writes two small messages one after the other.
-//! Its kernel keeps the second until the first is acknowledged (Nagle, RFC 9293 section 3.7.4), and
-//! this kernel keeps that acknowledgment for 40 ms, hoping to send it with data. For so long the
-//! primary's guest is stopped. A route of its own to that host, with `quickack`, ends the waiting; it
-//! is as the one that led there before but for that, marked as ours, and taken away at the end. A
-//! host route of somebody else's is left alone.
+//! Its kernel delays the second until the first is acknowledged (Nagle, RFC 9293 section 3.7.4), and
+//! this kernel delays that acknowledgment for 40 ms, hoping to send it with data. The primary's guest is
+//! stopped for so long. A route to that host with `quickack` ends the delay. Otherwise it equals the
+//! route that led there before. Its protocol number says that it is ours, and it is removed at the end.
+//! A host route of somebody else is left alone.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,18 +24,18 @@ use rtnetlink::{Handle, new_connection};
 use crate::error_chain::chain;
 use crate::status::QuickAckReport;
 
-/// Marks a route as ours: a number that `/etc/iproute2/rt_protos` gives to nobody.
+/// Says that a route is ours: a number that `/etc/iproute2/rt_protos` gives to nobody.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(206);
 const TABLE_MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 const NO_TCP: &str = "the migration uses no TCP";
 
-/// Held while a route is made or removed, so that the end of one instance does not take away what
-/// another has just found.
+/// Locked while a route is made or removed, so that the end of one instance does not remove a route that
+/// another one has just found.
 static USERS: Mutex<Users> = Mutex::new(Users(BTreeMap::new()));
 
 #[derive(Debug, thiserror::Error)]
 enum QuickAckError {
-    #[error("no address of the host {host}")]
+    #[error("the host {host} has no address")]
     Resolve { host: String, source: io::Error },
     #[error("cannot open a netlink socket")]
     Socket(#[source] io::Error),
@@ -43,7 +43,9 @@ enum QuickAckError {
     NoRoute { to: IpAddr },
     #[error("cannot {what} the route to {to}")]
     Route { what: &'static str, to: IpAddr, source: rtnetlink::Error },
-    #[error("a host route to {to} is there already, and is left alone; give it quickack 1 by hand")]
+    #[error(
+        "there is a host route to {to} already, and it is left alone; add `quickack 1` to it by hand"
+    )]
     Foreign { to: IpAddr },
 }
 
@@ -51,7 +53,7 @@ enum QuickAckError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Route {
     to: IpAddr,
-    /// The one that leads there: in another it would not be asked.
+    /// The table that leads there: the kernel would not look into another one.
     table: u32,
 }
 
@@ -81,7 +83,7 @@ enum State {
     /// Not wanted, by configuration.
     #[default]
     Off,
-    /// Nothing to do: no migration yet, or one that needs it not.
+    /// Nothing to do: no migration yet, or one without a need for it.
     Idle(&'static str),
     Pending,
     /// There is a route of ours.
@@ -93,7 +95,7 @@ enum State {
 #[derive(Debug)]
 pub struct QuickAck {
     state: Arc<Mutex<State>>,
-    /// What the route was last made for.
+    /// The host for which the route was made last.
     host: Option<String>,
     making: Option<thread::JoinHandle<()>>,
 }
@@ -104,8 +106,8 @@ impl QuickAck {
         Self { state: Arc::new(Mutex::new(state)), host: None, making: None }
     }
 
-    /// Makes the route to `host`, which a migration is about to use; `None` where that is no host.
-    /// Waits for nothing: the first checkpoint is far away, and a name server may be farther.
+    /// Makes the route to `host`, which a migration is about to use; `None` if it uses no host. Waits for
+    /// nothing: the first checkpoint is far away, and a name server may be slow.
     pub fn start(&mut self, host: Option<String>) {
         let old = match self.now() {
             State::Off | State::Pending => return,
@@ -127,12 +129,12 @@ impl QuickAck {
             let done = host.map_or(State::Idle(NO_TCP), made);
             *state.lock().unwrap_or_else(PoisonError::into_inner) = done;
         };
-        // The thread before this one has said how it ended, so there is nothing to wait for.
+        // The thread before this one has set its state, so there is nothing to wait for.
         match thread::Builder::new().name("quick-ack".into()).spawn(work) {
             Ok(thread) => self.making = Some(thread),
             Err(error) => {
                 self.host = None;
-                self.set(old.map_or_else(|| State::Failed(error.to_string()), State::On));
+                self.set(old.map_or_else(|| State::Failed(chain(&error)), State::On));
             }
         }
     }
@@ -162,7 +164,7 @@ impl QuickAck {
 impl Drop for QuickAck {
     fn drop(&mut self) {
         if let Some(making) = self.making.take() {
-            // It says in the state how it ended.
+            // Its result is in the state.
             let _ = making.join();
         }
         if let State::On(route) = self.now() {
@@ -176,14 +178,14 @@ fn made(host: String) -> State {
     let made = in_runtime(resolve(host)).and_then(make_or_adopt);
     match made {
         Ok(Made::Route(route)) => {
-            log::info!("quick acknowledgments on the way to {}, by a route of its own", route.to);
+            log::info!("quick acknowledgments to {}: a route of our own is in place", route.to);
             State::On(route)
         }
         Ok(Made::Needless(why)) => State::Idle(why),
         Err(error) => {
             let why = chain(&error);
             log::warn!(
-                "no quick acknowledgments: {why}; each checkpoint stops the guest for 40 ms more"
+                "no quick acknowledgments: {why}. Each checkpoint stops the guest for 40 ms more"
             );
             State::Failed(why)
         }
@@ -205,11 +207,11 @@ fn give_up(route: Route) {
     if users.remove(route)
         && let Err(error) = in_runtime(remove(route))
     {
-        log::warn!("quick acknowledgments: {}", chain(&error));
+        log::warn!("the route for quick acknowledgments stays: {}", chain(&error));
     }
 }
 
-/// Netlink speaks tokio only, and this thread is not one of its own.
+/// The netlink library needs tokio, and this thread is not one of tokio's.
 fn in_runtime<T>(work: impl Future<Output = Result<T, QuickAckError>>) -> Result<T, QuickAckError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(QuickAckError::Socket)?.block_on(work)
@@ -236,7 +238,7 @@ enum Made {
 
 async fn make(to: IpAddr) -> Result<Made, QuickAckError> {
     let handle = connect()?;
-    // As it was configured, with its owner and without what the kernel has learned meanwhile.
+    // The configured route, with its owner and without values that the kernel has learned meanwhile.
     let configured = look_up(&handle, to, RouteFlags::FibMatch).await?;
     if configured.header.kind != RouteType::Unicast {
         return Ok(Made::Needless("the migration stays on this host"));
@@ -248,7 +250,7 @@ async fn make(to: IpAddr) -> Result<Made, QuickAckError> {
     if metrics_of(&configured).any(|metric| matches!(metric, RouteMetric::QuickAck(1..))) {
         return Ok(Made::Needless("the route there has quickack already"));
     }
-    // As it is used: one way, where several are configured.
+    // The route in use: one next hop, even if several are configured.
     let used = look_up(&handle, to, RouteFlags::empty()).await?;
     let ours = like(&used, &configured, to);
     let route = Route { to, table: table_of(&ours) };
@@ -281,7 +283,7 @@ async fn look_up(
 async fn remove(route: Route) -> Result<(), QuickAckError> {
     let mut ours = message(route.to);
     ours.header.protocol = PROTOCOL;
-    // Whatever leads there, as long as it is ours.
+    // Any route to that host, as long as it is ours.
     ours.header.scope = RouteScope::NoWhere;
     set_table(&mut ours, route.table);
     let done = connect()?.route().del(ours).execute().await;
@@ -307,7 +309,7 @@ fn host_prefix(to: IpAddr) -> u8 {
     if to.is_ipv4() { 32 } else { 128 }
 }
 
-/// By the configured route: for one in use the kernel does not say who made it.
+/// Asks the configured route: for the one in use the kernel does not say who made it.
 fn is_ours(route: &RouteMessage, to: IpAddr) -> bool {
     route.header.protocol == PROTOCOL && route.header.destination_prefix_length == host_prefix(to)
 }
@@ -337,7 +339,7 @@ fn metrics_of(route: &RouteMessage) -> impl Iterator<Item = &RouteMetric> {
     metrics.flatten()
 }
 
-/// Where `used` leads, with what `configured` says of the way, for `to` alone, and with quick
+/// A route for `to` alone: it leads where `used` leads, has the metrics of `configured`, and quick
 /// acknowledgments.
 fn like(used: &RouteMessage, configured: &RouteMessage, to: IpAddr) -> RouteMessage {
     let mut ours = message(to);

@@ -3,11 +3,11 @@
 use polyval::Polyval;
 use polyval::universal_hash::UniversalHash;
 
-pub const DIGEST_LEN: usize = polyval::BLOCK_SIZE;
-pub const KEY_LEN: usize = polyval::KEY_SIZE;
+pub(super) const DIGEST_LEN: usize = polyval::BLOCK_SIZE;
+pub(super) const KEY_LEN: usize = polyval::KEY_SIZE;
 
 /// What a digest is; see the module.
-pub type PayloadDigest = [u8; DIGEST_LEN];
+pub(super) type PayloadDigest = [u8; DIGEST_LEN];
 
 /// A secret of the two daemons.
 #[derive(Clone)]

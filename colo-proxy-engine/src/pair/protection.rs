@@ -362,7 +362,7 @@ mod tests {
         reason = "a test makes the clock that its subject is given"
     )]
 
-    use super::ProtectionState::{Joining, PeerLost, Protected, TakenOver, Unprotected};
+    use super::ProtectionState::{PeerLost, Protected, TakenOver, Unprotected};
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(1);

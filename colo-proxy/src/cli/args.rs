@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use colo_proxy::colo_compare::Options;
+use colo_proxy::colo_compare::CompareOptions;
 use colo_proxy::config::{
     Checkpoints, ColoFrameKind, ConfigError, Guest, LaneKind, Limits, OnDeath, OnSecondaryLost,
     ReturnKind, SideConfig, Takeover,
@@ -280,7 +280,7 @@ fn at_least_one() -> clap::builder::RangedU64ValueParser<u64> {
     clap::value_parser!(u64).range(1..=u64::from(u32::MAX))
 }
 
-impl From<ColoCompareArgs> for Options {
+impl From<ColoCompareArgs> for CompareOptions {
     fn from(args: ColoCompareArgs) -> Self {
         Self {
             primary_in: args.primary_in,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use colo_proxy::config::Guest;
-use colo_proxy::instance::{Instance, Threads};
+use colo_proxy::instance::{GuestThreads, Instance};
 use colo_proxy::status::RUNTIME_DIR;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -13,12 +13,12 @@ use tokio::signal::unix::{SignalKind, signal};
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
 pub(super) fn serve(guests: Vec<Guest>) -> anyhow::Result<()> {
-    let threads = Threads::start(guests.len()).context("cannot start the threads")?;
+    let threads = GuestThreads::start(guests.len()).context("cannot start a thread")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve_on(&threads, guests))
 }
 
-async fn serve_on(threads: &Threads, guests: Vec<Guest>) -> anyhow::Result<()> {
+async fn serve_on(threads: &GuestThreads, guests: Vec<Guest>) -> anyhow::Result<()> {
     // Signals are caught before the first instance starts, so that none ends the daemon while an
     // instance is half attached.
     let mut signals = Signals::new()?;

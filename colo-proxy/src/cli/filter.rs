@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use colo_proxy::config::{ColoFrameKind, PeerLimits};
 use colo_proxy::endpoint::Endpoint;
-use colo_proxy::filter::{self, Kind, Options, Queue};
+use colo_proxy::filter::{self, FilterKind, FilterOptions, FilterQueue};
 use colo_proxy::status::RUNTIME_DIR;
 
 use super::daemon::Signals;
@@ -22,7 +22,7 @@ struct FilterArgs {
     netdev: String,
     /// Frames to handle: tx (towards the guest), rx (from the guest) or all
     #[arg(long, value_name = "QUEUE", default_value = "all")]
-    queue: Queue,
+    queue: FilterQueue,
 }
 
 /// The flags of filters with sockets.
@@ -76,13 +76,13 @@ pub(super) struct RewriterArgs {
     colo_frame: Option<ColoFrameKind>,
 }
 
-fn options(common: FilterArgs, sockets: Option<&SocketArgs>, kind: Kind) -> Options {
+fn options(common: FilterArgs, sockets: Option<&SocketArgs>, kind: FilterKind) -> FilterOptions {
     let mut limits = PeerLimits::default();
     if let Some(sockets) = sockets {
         limits.timeout = Duration::from_millis(sockets.peer_timeout);
         limits.queue_bytes = sockets.queue_bytes as usize;
     }
-    Options {
+    FilterOptions {
         id: common.id,
         netdev: common.netdev,
         queue: common.queue,
@@ -92,26 +92,26 @@ fn options(common: FilterArgs, sockets: Option<&SocketArgs>, kind: Kind) -> Opti
     }
 }
 
-impl From<MirrorArgs> for Options {
+impl From<MirrorArgs> for FilterOptions {
     fn from(args: MirrorArgs) -> Self {
-        options(args.common, Some(&args.sockets), Kind::Mirror { outdev: args.outdev })
+        options(args.common, Some(&args.sockets), FilterKind::Mirror { outdev: args.outdev })
     }
 }
 
-impl From<RedirectorArgs> for Options {
+impl From<RedirectorArgs> for FilterOptions {
     fn from(args: RedirectorArgs) -> Self {
         let RedirectorArgs { common, indev, outdev, sockets } = args;
-        options(common, Some(&sockets), Kind::Redirector { indev, outdev })
+        options(common, Some(&sockets), FilterKind::Redirector { indev, outdev })
     }
 }
 
-impl From<RewriterArgs> for Options {
+impl From<RewriterArgs> for FilterOptions {
     fn from(args: RewriterArgs) -> Self {
-        options(args.common, None, Kind::Rewriter { colo_frame: args.colo_frame })
+        options(args.common, None, FilterKind::Rewriter { colo_frame: args.colo_frame })
     }
 }
 
-pub(super) fn serve(options: Options) -> anyhow::Result<()> {
+pub(super) fn serve(options: FilterOptions) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let attempt = format!("cannot run {} on {}", options.kind.command(), options.netdev);
     runtime.block_on(async {

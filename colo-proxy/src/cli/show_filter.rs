@@ -62,7 +62,7 @@ fn frames(counts: &[(&str, u64)]) -> String {
 mod tests {
     use colo_proxy::datapath::FlowsByClass;
     use colo_proxy::datapath::capture::CaptureStats;
-    use colo_proxy::filter::Queue;
+    use colo_proxy::filter::FilterQueue;
     use colo_proxy::status::{
         FilterKernelCounters, FlowTableReport, InstanceHead, KernelCounters, OutdevStatus,
         RewriterDetail, RewriterMode, SCHEMA, StreamFilterDetail, StreamFilterMode,
@@ -98,7 +98,7 @@ mod tests {
         StreamFilterStatus {
             head: head("m0"),
             mode: StreamFilterMode::Broken,
-            queue: Queue::Tx,
+            queue: FilterQueue::Tx,
             vnet_hdr_support: false,
             outdev: Some(OutdevStatus { lane, overflows: 0, breaks: 1, since_break_ms: Some(5) }),
             indev: None,
@@ -152,7 +152,7 @@ mod tests {
             let status = RewriterStatus {
                 head: head("r0"),
                 mode,
-                queue: Queue::All,
+                queue: FilterQueue::All,
                 epoch: 1,
                 flows: 2,
                 held_frames: 3,

@@ -1,4 +1,4 @@
-//! What was counted, in one line.
+//! The counters, in one line.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use colo_proxy_engine::record::BadRecords;
 
 use super::Sockets;
 
-/// Names and numbers for the log; what stayed 0 is left out.
+/// Names and numbers for the log; zeros are left out.
 pub(super) fn line(half: &Primary, sockets: &Sockets) -> String {
     let Sockets { primary, secondary, outdev, frame } = sockets;
     let (engine, counts) = (half.engine().stats(), half.counts());

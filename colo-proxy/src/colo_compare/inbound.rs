@@ -13,10 +13,10 @@ use colo_proxy_engine::record::{BadRecords, RecordError, RecordReader};
 
 /// Frames taken in one go.
 const BATCH: usize = 256;
-/// Octets read in one go where the kernel is asked for what it has now.
+/// Bytes read in one go from those that the kernel has now.
 const CHUNK: usize = 64 * 1024;
 
-/// What happened on the socket.
+/// An event of the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InboundEvent {
     Up,
@@ -24,7 +24,7 @@ pub(super) enum InboundEvent {
     Down,
 }
 
-/// The socket, and what was read from it.
+/// The socket, and the bytes that were read from it.
 #[derive(Debug)]
 pub(super) struct Inbound {
     /// Frames that were read, and for which the engine has had no room yet.
@@ -34,10 +34,10 @@ pub(super) struct Inbound {
     dialler: Dialler,
     connection: Option<DialledConnection>,
     reader: RecordReader,
-    /// The record that has begun is not wanted any more.
+    /// The record that has begun is to be dropped.
     skips_record: bool,
     pub(super) connections: u64,
-    /// Whole frames that a connection took with it: it was given up while they could not be read.
+    /// Whole frames of a connection that was given up while they could not be read.
     pub(super) skipped: u64,
 }
 
@@ -86,7 +86,7 @@ impl Inbound {
         }
     }
 
-    /// Takes a connection that has been made meanwhile; says whether there was one.
+    /// Takes a connection that was made meanwhile; says whether there was one.
     pub(super) fn begin_now(&mut self) -> bool {
         if self.connection.is_some() {
             return false;
@@ -122,12 +122,12 @@ impl Inbound {
         }
     }
 
-    /// The record that has begun, if one has, is of before now: it is dropped when it is whole.
+    /// A record that has begun belongs to the older epoch: it is dropped when it is whole.
     pub(super) fn skip_record(&mut self) {
         self.skips_record = self.reader.is_in_record();
     }
 
-    /// The peer has gone while its output was not read. What is left of it is dropped with it.
+    /// The peer went while its output was not read. The rest of that is dropped.
     pub(super) fn give_up_if_hung_up(&mut self) -> bool {
         if !self.connection.as_ref().is_some_and(|connection| connection.stream.is_hung_up()) {
             return false;
@@ -155,7 +155,7 @@ impl Inbound {
     }
 }
 
-/// Appends up to `want` octets, and takes them off what is `left`.
+/// Appends up to `want` bytes, and subtracts them from `left`.
 fn read_now(
     stream: &Stream,
     buffer: &mut BytesMut,
@@ -165,9 +165,9 @@ fn read_now(
     let before = buffer.len();
     buffer.resize(before + want, 0);
     let read = stream.read_now(buffer.get_mut(before..).unwrap_or_default());
-    let octets = *read.as_ref().unwrap_or(&0);
-    buffer.truncate(before + octets);
-    *left = left.saturating_sub(octets);
+    let bytes = *read.as_ref().unwrap_or(&0);
+    buffer.truncate(before + bytes);
+    *left = left.saturating_sub(bytes);
     read
 }
 

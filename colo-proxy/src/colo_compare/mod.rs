@@ -1,5 +1,5 @@
-//! The compare engine between QEMU's sockets: what QEMU's own `colo-compare` object is, as a
-//! program of its own. It touches no interface and needs no privilege.
+//! The compare engine between QEMU's sockets: a program in the place of QEMU's `colo-compare` object.
+//! It touches no interface and needs no privilege.
 //!
 //! ```text
 //!   filter-redirector ──► primary_in   ┐                ┌► outdev ──► filter-redirector
@@ -7,13 +7,13 @@
 //!   filter-redirector ──► secondary_in ┘                └► COLO-frame
 //! ```
 //!
-//! What leaves, and when, is decided by the same [`Primary`] as in the daemon, which has no gate and no
+//! The same [`Primary`] as in the daemon decides which output leaves, and when. It has no gate and no
 //! control lane here: [`sockets::SocketPath`] is its way out. So output that the primary has sent when
-//! a checkpoint begins leaves when it is done, and frames that the secondary has sent by then are
-//! dropped, read or not.
+//! a checkpoint begins leaves when the checkpoint is done. Frames that the secondary has sent by then
+//! are dropped, read or not.
 //!
-//! Only frames of the primary leave: the acknowledgments of its own making that the engine offers are
-//! for an owner of the guest's TAP.
+//! Only frames of the primary leave. The engine also offers acknowledgments of its own making, but those
+//! are for an owner of the guest's TAP.
 
 mod counters;
 mod inbound;
@@ -31,18 +31,19 @@ use colo_proxy_engine::pair::{OnSecondaryLost, Primary};
 
 use self::inbound::{Inbound, InboundEvent};
 use self::sockets::Sockets;
-use crate::colo_frame::{ColoFrameError, ColoFrameEvent};
+use crate::colo_frame::{ColoFrameError, ColoFrameEvent, OutputTaken};
 use crate::config::ColoFrameKind;
+use crate::deadline::sleep_until;
 use crate::endpoint::Endpoint;
 
-/// How long the end waits for a peer to take what was released.
+/// How long the end waits for a peer to take released frames.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time between two looks whether the secondary is still there, while its output is not read.
 const WATCH: Duration = Duration::from_millis(100);
 
-/// What QEMU's object is configured with, under its names.
+/// The configuration of QEMU's object, under its names.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct CompareOptions {
     pub primary_in: Endpoint,
     pub secondary_in: Endpoint,
     pub outdev: Endpoint,
@@ -52,14 +53,14 @@ pub struct Options {
     pub compare_timeout: Duration,
     /// Frames of one flow held, on either side.
     pub max_queue_size: usize,
-    /// Not QEMU's: how long the secondary may be gone before the guest goes on alone.
+    /// Not an option of QEMU: how long the secondary may be gone before the guest goes on alone.
     pub secondary_timeout: Duration,
 }
 
-/// Compares until `stop` is done, then lets go what is held. Calls `started` when every listening
-/// endpoint can be connected to; the others are connected to from then on, again and again.
+/// Compares until `stop` is done, then releases held output. Calls `started` when every listening
+/// endpoint takes connections. The other endpoints are connected to again and again.
 pub async fn run(
-    options: Options,
+    options: CompareOptions,
     started: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ColoFrameError> {
@@ -81,7 +82,7 @@ struct Comparer {
 }
 
 impl Comparer {
-    fn new(options: &Options, sockets: &mut Sockets) -> Self {
+    fn new(options: &CompareOptions, sockets: &mut Sockets) -> Self {
         let now = Instant::now();
         let limits = Limits {
             compare_timeout: options.compare_timeout,
@@ -114,7 +115,11 @@ impl Comparer {
             tokio::select! {
                 // A socket that is always ready comes last, so that nobody has to wait for ever.
                 biased;
-                event = frame.next_event() => self.on_colo_frame_event(&event, sockets).await,
+                event = frame.next_event() => {
+                    if let Some(taken) = self.on_colo_frame_event(&event, sockets).await {
+                        sockets.frame.output_taken(taken);
+                    }
+                }
                 () = sleep_until(deadline) => self.on_timeout(reads_secondary, sockets),
                 () = outdev.advance() => {}
                 event = in_order(
@@ -147,9 +152,9 @@ impl Comparer {
         }
     }
 
-    /// More of the secondary's output waits for the primary's than the other way round: it is for
-    /// the primary to speak next. Otherwise chance would take one of them far ahead of the other,
-    /// and the frames between them have to be kept.
+    /// More frames of the secondary wait than output of the primary is held. So the primary's socket is
+    /// to be read next. Otherwise chance would take one of them far ahead of the other, and all frames
+    /// between them would use memory.
     fn is_secondary_ahead(&self) -> bool {
         let stats = self.half.engine().stats();
         stats.secondary_waiting.frames > stats.held.frames
@@ -176,10 +181,14 @@ impl Comparer {
         self.half.on_lane(Instant::now(), PeerLane::Secondary, is_up, &mut sockets.path());
     }
 
-    async fn on_colo_frame_event(&mut self, event: &ColoFrameEvent, sockets: &mut Sockets) {
+    async fn on_colo_frame_event(
+        &mut self,
+        event: &ColoFrameEvent,
+        sockets: &mut Sockets,
+    ) -> Option<OutputTaken> {
         if *event == ColoFrameEvent::CheckpointBegan {
-            // What the peers did before this event is seen first: a peer that has just connected is
-            // waiting at the door of another task.
+            // Events of the peers before this one come first: another task may have a peer that has just
+            // connected.
             tokio::task::yield_now().await;
             if sockets.secondary.begin_now() {
                 self.on_secondary_event(InboundEvent::Up, sockets);
@@ -190,9 +199,10 @@ impl Comparer {
         if path.has_secondary_ended() {
             self.on_secondary_event(InboundEvent::Down, sockets);
         }
+        (*event == ColoFrameEvent::CheckpointBegan).then(OutputTaken::after_checkpoint_began)
     }
 
-    /// Does what was decided.
+    /// Carries out what was decided.
     fn carry_out(&mut self, sockets: &mut Sockets) {
         self.half.release_all(&mut sockets.path());
         self.half.collect_requests(Instant::now());
@@ -201,11 +211,11 @@ impl Comparer {
         }
     }
 
-    /// The operator ends protection: what is held leaves, then what the primary has sent since.
+    /// The operator ends protection: held output leaves, then output that the primary has sent since.
     async fn end(&mut self, sockets: &mut Sockets) {
         let held = self.half.engine().stats().held.frames;
         log::info!("colo-compare: ending, protection is off; releasing {held} held frames");
-        // A primary that has just connected is waiting at the door of another task.
+        // Another task may have a primary that has just connected.
         tokio::task::yield_now().await;
         let now = Instant::now();
         self.half.end_protection(now, &mut sockets.path());
@@ -248,12 +258,5 @@ async fn in_order(
             event = secondary => Some(event),
             _ = primary => None,
         }
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -1,7 +1,7 @@
 //! The socket to which released frames go.
 //!
-//! Nothing that was released is dropped: it waits for a peer that does not read, and for one that
-//! is gone until it is back. The owner stops reading the primary's output where too much waits.
+//! Released frames are never dropped. They wait for a peer that does not read, or that is gone. If too
+//! many wait, the owner stops reading the primary's output.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -10,17 +10,18 @@ use bytes::BytesMut;
 
 use crate::dialler::{DialledConnection, Dialler};
 use crate::endpoint::{Port, Stream};
+use crate::error_chain::chain;
 use colo_proxy_engine::frame::Frame;
 use colo_proxy_engine::record::head;
 
-/// Octets that may wait before the primary's output is left alone.
+/// Bytes that may wait. Beyond that the primary's output is not read.
 const WAITING_BYTES_MAX: usize = 4 << 20;
 /// Records written at a time.
 const BATCH: usize = 64;
 /// Frames up to this long are written in one piece with their neighbours: the kernel takes longer to
 /// look for a short one than a copy takes.
 const COPY_MAX: usize = 512;
-/// Octets of such a piece.
+/// Bytes of such a piece.
 const PIECE: usize = 64 * 1024;
 
 /// The socket, and what waits for it.
@@ -30,7 +31,7 @@ pub(super) struct Outdev {
     dialler: Dialler,
     connection: Option<DialledConnection>,
     records: Records,
-    /// What the peer sends; it has nothing to say here.
+    /// Bytes from the peer, which has nothing to say here.
     ignored: BytesMut,
     pub(super) connections: u64,
 }
@@ -66,7 +67,7 @@ impl Outdev {
         self.records.sent
     }
 
-    /// Writes what the kernel takes now. What it does not take, and why, is for [`Self::advance`].
+    /// Writes as much as the kernel takes now. The rest, and an error, are for [`Self::advance`].
     pub(super) fn write_now(&mut self) {
         let Some(connection) = &self.connection else { return };
         while !self.records.frames.is_empty() {
@@ -77,8 +78,7 @@ impl Outdev {
         }
     }
 
-    /// Connects, writes what waits, and notices that the peer has gone: one step of it. Can be
-    /// cancelled.
+    /// One step: connects, writes waiting frames, or notices that the peer has gone. Can be cancelled.
     pub(super) async fn advance(&mut self) {
         let Some(connection) = &self.connection else {
             self.connection = Some(self.dialler.next().await);
@@ -94,14 +94,14 @@ impl Outdev {
             ready = stream.readable() => ready.and_then(|()| ignore(stream, &mut self.ignored)),
         };
         if let Err(error) = done {
-            log::warn!("outdev: {}: {error}; what is released waits", self.endpoint);
+            log::warn!("outdev: {}: {}; what is released waits", self.endpoint, chain(&error));
             self.connection = None;
             self.records.rewind();
         }
     }
 }
 
-/// Reads what came, to find the end of the connection.
+/// Reads, only to find the end of the connection.
 fn ignore(stream: &Stream, into: &mut BytesMut) -> io::Result<()> {
     into.clear();
     into.reserve(BATCH);
@@ -119,7 +119,7 @@ struct Records {
     vnet_hdr: bool,
     frames: VecDeque<Frame>,
     waiting_bytes: usize,
-    /// Octets of the first record that this connection has taken.
+    /// Bytes of the first record that this connection has taken.
     first_written: usize,
     sent: u64,
     /// Short records in one piece; of use only while they are written.
@@ -188,7 +188,7 @@ impl Records {
         }
     }
 
-    /// The next connection gets whole records: a peer drops the one that was cut.
+    /// The next connection gets whole records: a peer drops the truncated one.
     fn rewind(&mut self) {
         self.first_written = 0;
     }

@@ -4,8 +4,8 @@ use colo_proxy_engine::frame::Frame;
 use colo_proxy_engine::pair::{OutputPath, ProgramMode, Role};
 
 use super::outdev::Outdev;
-use super::{Inbound, Options};
-use crate::colo_frame::{self, ColoFrame, ColoFrameError, Terms};
+use super::{CompareOptions, Inbound};
+use crate::colo_frame::{self, ColoFrame, ColoFrameError, ColoFrameTerms};
 use crate::endpoint::Port;
 
 /// Every socket of the object.
@@ -17,12 +17,12 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    pub(super) async fn open(options: &Options) -> Result<Self, ColoFrameError> {
+    pub(super) async fn open(options: &CompareOptions) -> Result<Self, ColoFrameError> {
         let vnet_hdr = options.vnet_hdr_support;
         let primary = Port::open(options.primary_in.clone()).await?;
         let secondary = Port::open(options.secondary_in.clone()).await?;
         let outdev = Port::open(options.outdev.clone()).await?;
-        let terms = Terms::of_part("colo-compare", Role::Primary, vnet_hdr);
+        let terms = ColoFrameTerms::of_part("colo-compare", Role::Primary, vnet_hdr);
         let frame = colo_frame::start(options.colo_frame.as_ref(), terms).await?;
         Ok(Self {
             primary: Inbound::new("primary-in", primary, vnet_hdr),

@@ -1,4 +1,5 @@
-//! Answers every request as done at once, and copies nothing: for laboratories and benchmarks.
+//! Reports every requested checkpoint as done at once, and copies nothing: for laboratories and
+//! benchmarks.
 
 use std::collections::VecDeque;
 use std::task::Poll;
@@ -7,13 +8,13 @@ use super::{ColoFrame, ColoFrameCommand, ColoFrameEvent, NextEvent};
 use crate::status::ColoFrameReport;
 
 #[derive(Debug, Default)]
-pub(super) struct Instant {
+pub(super) struct InstantDriver {
     due: VecDeque<ColoFrameEvent>,
 }
 
-impl ColoFrame for Instant {
+impl ColoFrame for InstantDriver {
     fn command(&mut self, command: &ColoFrameCommand) {
-        // One request is outstanding at a time, so two events are the most that wait.
+        // One request is outstanding at a time, so at most two events wait.
         if matches!(command, ColoFrameCommand::RequestCheckpoint { .. }) && self.due.is_empty() {
             self.due.push_back(ColoFrameEvent::CheckpointBegan);
             self.due
@@ -22,7 +23,7 @@ impl ColoFrame for Instant {
     }
 
     fn next_event(&mut self) -> NextEvent<'_> {
-        // Taken when it is polled: a future that is dropped before that must not lose an event.
+        // The event is taken when the future is polled: one that is dropped before must not lose it.
         Box::pin(std::future::poll_fn(|_| match self.due.pop_front() {
             Some(event) => Poll::Ready(event),
             None => Poll::Pending,

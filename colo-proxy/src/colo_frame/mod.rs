@@ -1,12 +1,12 @@
-//! The COLO-frame: whoever copies the primary's state over the secondary.
+//! The COLO-frame: it copies the primary's state over the secondary.
 //!
-//! The proxy asks for a checkpoint and is told when one begins (the primary is paused, nothing of
-//! the old epoch comes after this) and when it is done (the secondary has received all of the
-//! state). A driver also says when this host is to fail over.
+//! The proxy requests a checkpoint. A driver reports when one begins (the primary is paused, and no
+//! output of the old epoch comes after this) and when it is done (the secondary has received all of
+//! the state). It also reports when this host is to fail over.
 //!
-//! On the secondary's host, a driver says `checkpoint-done` when the guest has the primary's state,
-//! before the guest goes on: from there the guest counts as the network does, and a failover must
-//! not depend on whether the primary lived to tell.
+//! On the secondary's host, a driver reports `checkpoint-done` when the guest has the primary's state,
+//! before the guest resumes. From then on the guest's numbers are the network's, and a failover must
+//! not depend on whether the primary lived to say so.
 
 mod instant;
 mod qmp;
@@ -22,7 +22,7 @@ use crate::config::{Checkpoints, ColoFrameKind, Guest, Role};
 use crate::endpoint::{EndpointError, Port};
 use crate::status::ColoFrameReport;
 
-/// What a driver could not do.
+/// Why a driver could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ColoFrameError {
     #[error("cannot start the COLO-frame script {path}: is it executable?")]
@@ -34,29 +34,48 @@ pub enum ColoFrameError {
 /// The next event of a driver; never ends, and can be dropped without losing one.
 pub type NextEvent<'a> = Pin<Box<dyn Future<Output = ColoFrameEvent> + Send + 'a>>;
 
+/// The guest's output up to the stop of a checkpoint was taken.
+///
+/// The handler of [`ColoFrameEvent::CheckpointBegan`] returns it, for [`ColoFrame::output_taken`]. If it
+/// is lost, so is the checkpoint: a driver that waits for it never learns that the output was taken while
+/// the guest stood still, and the checkpoint covers nothing.
+#[derive(Debug)]
+#[must_use = "the COLO-frame has to know: pass it to `ColoFrame::output_taken`"]
+pub struct OutputTaken(());
+
+impl OutputTaken {
+    /// To be called behind the last of that output: on a primary it was given to the engine; on a
+    /// secondary its cut was taken.
+    pub(crate) fn after_checkpoint_began() -> Self {
+        Self(())
+    }
+}
+
 /// A driver.
 pub trait ColoFrame: Send {
     /// Passes a command on; must not block.
     fn command(&mut self, command: &ColoFrameCommand);
-    /// Waits for what the COLO-frame says. Whoever asks has dealt with the event before: after
-    /// [`ColoFrameEvent::CheckpointBegan`] that means that the guest's output up to then has been taken.
+    /// Waits for the next event.
     fn next_event(&mut self) -> NextEvent<'_>;
-    /// Makes a pair with the secondary that waits at `uri`; the configured one without it. Says what
-    /// it has begun, or why it cannot; the rest comes as events.
+    /// The output of the checkpoint that began last was taken. A driver for which that changes nothing
+    /// need not care.
+    fn output_taken(&mut self, _taken: OutputTaken) {}
+    /// Makes a pair with the secondary that waits at `uri`, or at the configured place. Says how it began,
+    /// or why it cannot. The result comes as events.
     fn protect(&mut self, _uri: Option<&str>) -> Result<String, String> {
-        Err("this COLO-frame driver makes no pairs; qmp: does".into())
+        Err("cannot protect: this COLO-frame driver makes no pairs; configure qmp:".into())
     }
     /// What `status` shows.
     fn report(&self) -> ColoFrameReport;
-    /// What the last line of a `colo-compare` counts.
+    /// Counters for the last line of a `colo-compare`.
     fn counts(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
 }
 
-/// What a driver has to know of its instance.
+/// Facts about an instance for its driver.
 #[derive(Clone, Debug)]
-pub struct Terms {
+pub struct ColoFrameTerms {
     pub instance: String,
     pub role: Role,
     /// Where the secondary's QEMU waits for the migration.
@@ -67,8 +86,8 @@ pub struct Terms {
     pub vnet_hdr: bool,
 }
 
-impl Terms {
-    /// Those of a part that has no configuration.
+impl ColoFrameTerms {
+    /// For a part that has no configuration.
     pub fn of_part(instance: &str, role: Role, vnet_hdr: bool) -> Self {
         let checkpoints = Checkpoints::default();
         Self {
@@ -81,7 +100,7 @@ impl Terms {
         }
     }
 
-    /// Those of `guest`, which is served as `instance`.
+    /// For `guest`, which is served as `instance`.
     pub fn of(guest: &Guest, instance: &str) -> Self {
         Self {
             instance: instance.into(),
@@ -94,20 +113,20 @@ impl Terms {
     }
 }
 
-/// Starts the driver that was configured; without one, requests go unanswered, and the log says so.
+/// Starts the configured driver. Without one, requests are not answered, and the log says so.
 pub async fn start(
     kind: Option<&ColoFrameKind>,
-    terms: Terms,
+    terms: ColoFrameTerms,
 ) -> Result<Box<dyn ColoFrame>, ColoFrameError> {
     Ok(match kind {
-        None => Box::new(Absent),
-        Some(ColoFrameKind::Instant) => Box::new(instant::Instant::default()),
-        Some(ColoFrameKind::Script(path)) => Box::new(script::Script::start(path)?),
+        None => Box::new(NoDriver),
+        Some(ColoFrameKind::Instant) => Box::new(instant::InstantDriver::default()),
+        Some(ColoFrameKind::Script(path)) => Box::new(script::ScriptDriver::start(path)?),
         Some(ColoFrameKind::Qmp(endpoint)) => {
-            Box::new(qmp::Qmp::open(endpoint.clone(), terms).await?)
+            Box::new(qmp::QmpDriver::open(endpoint.clone(), terms).await?)
         }
         Some(ColoFrameKind::Xen(endpoint)) => {
-            Box::new(xen::Xen::new(Port::open(endpoint.clone()).await?, terms.vnet_hdr))
+            Box::new(xen::XenDriver::new(Port::open(endpoint.clone()).await?, terms.vnet_hdr))
         }
     })
 }
@@ -117,19 +136,19 @@ pub async fn start_for(
     guest: &Guest,
     instance: &str,
 ) -> Result<Box<dyn ColoFrame>, ColoFrameError> {
-    start(guest.colo_frame.as_ref(), Terms::of(guest, instance)).await
+    start(guest.colo_frame.as_ref(), ColoFrameTerms::of(guest, instance)).await
 }
 
 /// No COLO-frame.
-struct Absent;
+struct NoDriver;
 
-impl ColoFrame for Absent {
+impl ColoFrame for NoDriver {
     fn command(&mut self, command: &ColoFrameCommand) {
         if let ColoFrameCommand::RequestCheckpoint { instance, reasons, .. } = command {
             let reasons = reasons.join(", ");
             log::warn!(
-                "{instance}: a checkpoint is needed, and no COLO-frame is configured to make one: \
-                 what is held stays held ({reasons})"
+                "{instance}: a checkpoint is needed, and no COLO-frame is configured to make one, so \
+                 what is held stays held ({reasons}). Configure one (colo_frame), or end protection"
             );
         }
     }

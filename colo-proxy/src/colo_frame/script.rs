@@ -1,7 +1,7 @@
-//! Runs a command and speaks JSON lines with it: a [`Command`] a line on its standard input, an
-//! [`Event`] a line on its standard output. Its standard error is ours.
+//! Runs a command and speaks JSON lines with it: a [`ColoFrameCommand`] a line on its standard input,
+//! a [`ColoFrameEvent`] a line on its standard output. Its standard error is ours.
 //!
-//! A script that ends is started again; its peer must not have to care.
+//! A script that ends is started again, so that it may end when it likes.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,6 +15,7 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{ColoFrame, ColoFrameCommand, ColoFrameError, ColoFrameEvent, NextEvent};
+use crate::error_chain::chain;
 use crate::status::ColoFrameReport;
 
 /// The longest line a script may write; a longer one ends the conversation.
@@ -25,14 +26,14 @@ const WAITING_MAX: usize = 64;
 const RESTART: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Script {
+pub(super) struct ScriptDriver {
     commands: mpsc::Sender<String>,
     events: mpsc::Receiver<ColoFrameEvent>,
     /// Ends with this, and the script with it.
     _task: AbortOnDropHandle<()>,
 }
 
-impl Script {
+impl ScriptDriver {
     pub(super) fn start(path: &Path) -> Result<Self, ColoFrameError> {
         let child = spawn(path)?;
         let (commands, from_proxy) = mpsc::channel(WAITING_MAX);
@@ -42,12 +43,14 @@ impl Script {
     }
 }
 
-impl ColoFrame for Script {
+impl ColoFrame for ScriptDriver {
     fn command(&mut self, command: &ColoFrameCommand) {
         // Strings and integers always serialise.
         let line = serde_json::to_string(command).unwrap_or_default();
         if self.commands.try_send(line).is_err() {
-            log::error!("the COLO-frame script takes no commands; {command:?} is lost");
+            log::error!(
+                "the COLO-frame script does not read its standard input; lost command: {command:?}"
+            );
         }
     }
 
@@ -84,12 +87,12 @@ async fn serve(
 ) {
     loop {
         if let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take())
-            && converse(stdin, stdout, &mut commands, &events).await == Ended::Proxy
+            && converse(stdin, stdout, &mut commands, &events).await == ConversationEnd::Proxy
         {
             return;
         }
-        log::error!("the COLO-frame script {} ended; starting it again", path.display());
-        // What it was asked for will not come: the proxy asks again.
+        log::error!("the COLO-frame script {} ended; it is started again", path.display());
+        // Its checkpoint will not come: the proxy asks again.
         let failed = ColoFrameEvent::CheckpointFailed { reason: "the script ended".into() };
         if events.send(failed).await.is_err() {
             return;
@@ -98,14 +101,14 @@ async fn serve(
             tokio::time::sleep(RESTART).await;
             match spawn(&path) {
                 Ok(child) => break child,
-                Err(error) => log::error!("{error}"),
+                Err(error) => log::error!("{}; trying again", chain(&error)),
             }
         };
     }
 }
 
 #[derive(PartialEq, Eq)]
-enum Ended {
+enum ConversationEnd {
     Proxy,
     Script,
 }
@@ -115,14 +118,14 @@ async fn converse(
     stdout: ChildStdout,
     commands: &mut mpsc::Receiver<String>,
     events: &mpsc::Sender<ColoFrameEvent>,
-) -> Ended {
+) -> ConversationEnd {
     let mut lines = FramedRead::new(stdout, LinesCodec::new_with_max_length(LINE_MAX));
     loop {
         tokio::select! {
             command = commands.recv() => {
-                let Some(line) = command else { return Ended::Proxy };
+                let Some(line) = command else { return ConversationEnd::Proxy };
                 if stdin.write_all(format!("{line}\n").as_bytes()).await.is_err() {
-                    return Ended::Script;
+                    return ConversationEnd::Script;
                 }
             }
             line = lines.next() => {
@@ -130,14 +133,17 @@ async fn converse(
                     Some(Ok(line)) => line,
                     // Too long, or not UTF-8: this is no script that speaks our language.
                     Some(Err(error)) => {
-                        log::error!("reading from the COLO-frame script failed: {error}");
-                        return Ended::Script;
+                        log::error!("cannot read from the COLO-frame script: {}", chain(&error));
+                        return ConversationEnd::Script;
                     }
-                    None => return Ended::Script,
+                    None => return ConversationEnd::Script,
                 };
                 match serde_json::from_str(&line) {
-                    Ok(event) => if events.send(event).await.is_err() { return Ended::Proxy },
-                    Err(error) => log::warn!("the COLO-frame script wrote `{line}`: {error}"),
+                    Ok(event) => if events.send(event).await.is_err() { return ConversationEnd::Proxy },
+                    Err(error) => log::warn!(
+                        "the COLO-frame script wrote `{line}`, which is no event: {}",
+                        chain(&error)
+                    ),
                 }
             }
         }
@@ -178,7 +184,7 @@ mod tests {
             echo '{"event":"failover"}'
             read line"#,
         );
-        let mut frame = Script::start(&path).expect("it starts");
+        let mut frame = ScriptDriver::start(&path).expect("it starts");
         frame.command(&request());
         assert_eq!(frame.next_event().await, ColoFrameEvent::CheckpointBegan);
         assert_eq!(frame.next_event().await, ColoFrameEvent::DONE);
@@ -201,7 +207,7 @@ mod tests {
             &dir,
             r#"read line; test -e "$0.once" && echo '{"event":"failover"}'; touch "$0.once""#,
         );
-        let mut frame = Script::start(&path).expect("it starts");
+        let mut frame = ScriptDriver::start(&path).expect("it starts");
         frame.command(&request());
         assert!(matches!(frame.next_event().await, ColoFrameEvent::CheckpointFailed { .. }));
         frame.command(&request());
@@ -210,7 +216,8 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_is_not_there_is_named() {
-        let error = Script::start(Path::new("/nonexistent/frame")).expect_err("nothing there");
+        let error =
+            ScriptDriver::start(Path::new("/nonexistent/frame")).expect_err("nothing there");
         assert!(error.to_string().contains("/nonexistent/frame"), "{error}");
     }
 }

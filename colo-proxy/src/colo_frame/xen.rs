@@ -1,13 +1,13 @@
 //! The channel to a COLO-frame outside of the process that compares: QEMU's `notify_dev`, as Xen
 //! uses it.
 //!
-//! Nothing here says when a checkpoint begins. `COLO_CHECKPOINT` comes while the guests are stopped
-//! and the secondary has received the state, so the moment at which it is read is the cut: the
-//! checkpoint begins and is done then.
+//! No message says when a checkpoint begins. `COLO_CHECKPOINT` comes while the guests are stopped and
+//! the secondary has received the state. So the moment at which it is read is the cut: the checkpoint
+//! begins then, and is done.
 //!
 //! Records of ASCII text without an end mark, framed as frames are. Where the sockets carry
-//! virtio-net headers the messages to us have the second word as well, which says nothing there;
-//! those from us do not, as QEMU's do not.
+//! virtio-net headers, the messages to us have the second word as well, without a meaning. Messages
+//! from us have none, like QEMU's.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -31,28 +31,28 @@ const GREETING: &[u8] = b"COLO_COMPARE_GET_XEN_INIT";
 const CHECKPOINT_DONE: &[u8] = b"COLO_CHECKPOINT";
 /// Please make one.
 const DO_CHECKPOINT: &[u8] = b"DO_CHECKPOINT";
-/// Octets that may wait for a peer that does not read; what it asks then goes unanswered.
+/// Bytes that may wait for a peer that does not read. Beyond that its greetings are not answered.
 const WAITING_BYTES_MAX: usize = 4096;
 
-/// Octets of an unknown message that the log shows.
+/// Bytes of an unknown message that the log shows.
 const SHOWN_MAX: usize = 64;
 
 /// The driver.
 #[derive(Debug)]
-pub(super) struct Xen {
-    notify: Notify,
-    /// A checkpoint was asked for that has not come.
+pub(super) struct XenDriver {
+    notify: NotifyChannel,
+    /// A requested checkpoint has not come yet.
     is_request_outstanding: bool,
     due: VecDeque<ColoFrameEvent>,
     unknown_messages: u64,
     unknown_log: LogLimit,
 }
 
-impl Xen {
+impl XenDriver {
     /// `vnet_hdr`: messages to us have a second word.
     pub(super) fn new(port: Port, vnet_hdr: bool) -> Self {
         Self {
-            notify: Notify::new(port, vnet_hdr),
+            notify: NotifyChannel::new(port, vnet_hdr),
             is_request_outstanding: false,
             due: VecDeque::new(),
             unknown_messages: 0,
@@ -83,13 +83,16 @@ impl Xen {
     }
 }
 
-impl ColoFrame for Xen {
+impl ColoFrame for XenDriver {
     fn command(&mut self, command: &ColoFrameCommand) {
         // Nothing else can be said on this channel.
         if let ColoFrameCommand::RequestCheckpoint { .. } = command {
             self.is_request_outstanding = true;
             if !self.notify.request_checkpoint() {
-                log::info!("notify-dev: a checkpoint is needed, and there is no peer to ask yet");
+                log::info!(
+                    "notify-dev: a checkpoint is needed, and there is no peer to ask yet. The request is \
+                     sent when one connects"
+                );
             }
         }
     }
@@ -131,7 +134,7 @@ impl ColoFrame for Xen {
     }
 }
 
-/// What happened on the channel.
+/// An event of the channel.
 #[derive(Debug, PartialEq, Eq)]
 enum NotifyEvent {
     Up,
@@ -141,9 +144,9 @@ enum NotifyEvent {
     Unknown(Bytes),
 }
 
-/// The channel, and what waits to be sent on it.
+/// The channel, and the messages that wait to be sent on it.
 #[derive(Debug)]
-struct Notify {
+struct NotifyChannel {
     endpoint: String,
     dialler: Dialler,
     connection: Option<DialledConnection>,
@@ -154,7 +157,7 @@ struct Notify {
     unanswered: u64,
 }
 
-impl Notify {
+impl NotifyChannel {
     fn new(port: Port, vnet_hdr: bool) -> Self {
         Self {
             endpoint: port.endpoint().to_string(),
@@ -171,7 +174,7 @@ impl Notify {
         self.reader.bad
     }
 
-    /// Waits for the next event, and writes what waits meanwhile. Can be cancelled.
+    /// Waits for the next event, and writes waiting messages meanwhile. Can be cancelled.
     async fn next(&mut self) -> NotifyEvent {
         loop {
             let Some(connection) = &self.connection else {
@@ -214,9 +217,9 @@ impl Notify {
         }
     }
 
-    /// Asks for a checkpoint; `false` without a peer.
+    /// Requests a checkpoint; `false` without a peer.
     fn request_checkpoint(&mut self) -> bool {
-        // Beyond greetings nothing else waits, so a request is among them that will do.
+        // So much are greetings and requests only, and one request is enough.
         if self.waiting.len() < 2 * WAITING_BYTES_MAX {
             self.send(DO_CHECKPOINT);
         }
@@ -260,5 +263,5 @@ fn write(stream: &Stream, waiting: &mut BytesMut) -> io::Result<()> {
 }
 
 fn failed(error: &io::Error) -> String {
-    format!("the connection failed: {error}")
+    format!("the connection failed: {}", chain(error))
 }

@@ -19,6 +19,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{DatapathError, tc_link};
+use crate::error_chain::chain;
 
 const HERE: &str = "/sys/fs/bpf";
 const NAME_MAX: usize = 64;
@@ -53,9 +54,7 @@ fn look_for_bpffs() -> Result<PathBuf, DatapathError> {
                 }
             }
             Err(error) => {
-                log::debug!(
-                    "cannot mount a bpffs in the mount namespace of process {pid}: {error}"
-                );
+                log::debug!("cannot mount a bpffs where process {pid} is: {}", chain(&error));
             }
         }
     }

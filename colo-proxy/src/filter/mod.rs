@@ -1,8 +1,8 @@
 //! QEMU's filters on a guest's TAP, each as a process of its own: mirror, redirector, rewriter.
 //!
 //! Any of QEMU's parts can be replaced by one of these, because the sockets between them are QEMU's.
-//! Their work on frames is done in the kernel ([`crate::datapath::filter`]); here are the sockets,
-//! the guest's TAP that comes and goes, and the operator.
+//! The kernel programs handle the frames ([`crate::datapath::filter`]). This room has the sockets, the
+//! guest's TAP, which comes and goes, and the answers to the operator.
 
 mod options;
 mod outlet;
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 
-pub use self::options::{Kind, Options, OptionsError, Queue};
+pub use self::options::{FilterKind, FilterOptions, FilterOptionsError, FilterQueue};
 use crate::colo_frame::ColoFrameError;
 use crate::datapath::DatapathError;
 use crate::endpoint::EndpointError;
@@ -27,10 +27,10 @@ use crate::status::StatusError;
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
     #[error(transparent)]
-    Options(#[from] OptionsError),
+    Options(#[from] FilterOptionsError),
     #[error(
-        "{command} {id} is running as pid {pid}; for a second one on a TAP give it an id of its \
-         own (--id), or end that first"
+        "{command} {id} is running as pid {pid}; end it; or, for a second one on this TAP, give it an id \
+         of its own (--id)"
     )]
     IdInUse { command: &'static str, id: String, pid: String },
     #[error(transparent)]
@@ -52,16 +52,16 @@ pub enum FilterError {
     #[error("cannot {what}")]
     System { what: &'static str, source: std::io::Error },
     #[error(
-        "{tries} gates in a row had the token of another filter of this network namespace; start \
-         this one again, or end filters that are not needed"
+        "no free token: {tries} gates in a row had the token of another filter in this network \
+         namespace; try again, or end filters that are not needed"
     )]
     NoToken { tries: usize },
-    #[error("the kernel programs have no ring of events")]
+    #[error("the kernel programs have no ring of events: this build is broken")]
     NoEvents,
 }
 
 impl FilterError {
-    /// What the operator can do about it, where the module that failed knows it.
+    /// The remedy, if the module that failed knows one.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Gate(error) => error.hint(),
@@ -70,7 +70,7 @@ impl FilterError {
         }
     }
 
-    /// Somebody has that id, or it cannot be claimed.
+    /// The id is in use, or cannot be claimed.
     fn of_name(command: &'static str) -> impl FnOnce(NameError) -> Self {
         move |error| match error {
             NameError::InUse { name, pid, .. } => Self::IdInUse { command, id: name, pid },
@@ -79,10 +79,10 @@ impl FilterError {
     }
 }
 
-/// Filters until `stop` is done, then takes the programs off. Calls `started` when they are on, and
-/// every listening endpoint can be connected to.
+/// Filters until `stop` is done, then takes the programs off. Calls `started` when they are attached
+/// and every listening endpoint takes connections.
 pub async fn run(
-    options: Options,
+    options: FilterOptions,
     dir: &Path,
     started: impl FnOnce(),
     stop: impl Future<Output = ()>,
@@ -91,13 +91,13 @@ pub async fn run(
     std::fs::create_dir_all(dir)
         .map_err(|source| FilterError::RuntimeDir { path: dir.into(), source })?;
     match options.kind.clone() {
-        Kind::Mirror { outdev } => {
+        FilterKind::Mirror { outdev } => {
             stream::run(options, None, Some(outdev), dir, started, stop).await
         }
-        Kind::Redirector { indev, outdev } => {
+        FilterKind::Redirector { indev, outdev } => {
             stream::run(options, indev, outdev, dir, started, stop).await
         }
-        Kind::Rewriter { colo_frame } => {
+        FilterKind::Rewriter { colo_frame } => {
             rewriter::run(options, colo_frame.as_ref(), dir, started, stop).await
         }
     }
@@ -110,7 +110,7 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> FilterError {
 
 /// The answer to an operator who wants the guest of a filter protected.
 fn protects_nobody(command: &str) -> String {
-    format!("a {command} makes no checkpoints; whoever compares on the primary's host does")
+    format!("a {command} makes no checkpoints; ask the one that compares on the primary's host")
 }
 
 /// Names and numbers for the log.

@@ -1,4 +1,4 @@
-//! What a filter is told, under the names of QEMU's properties, and what of it makes no sense.
+//! The options of a filter, under the names of QEMU's properties, and the combinations that are refused.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::config::{ColoFrameKind, PeerLimits, valid_name, valid_netdev};
 use crate::endpoint::Endpoint;
 
-/// Why a filter cannot be as it was asked for.
+/// Why options were refused.
 #[derive(Debug, thiserror::Error)]
-pub enum OptionsError {
+pub enum FilterOptionsError {
     #[error("`{text}` is no queue; expected tx (towards the guest), rx (from it) or all")]
     Queue { text: String },
     #[error("`{id}` is no id; one is 1 to 64 letters, digits, `-`, `_` or `@`")]
@@ -25,15 +25,15 @@ pub enum OptionsError {
     SameEndpoint { endpoint: String },
     #[error(
         "filter-rewriter with --queue {queue}: translation needs both directions of a connection; \
-         leave --queue out, or say all"
+         omit --queue, or use all"
     )]
-    RewriterQueue { queue: Queue },
+    RewriterQueue { queue: FilterQueue },
 }
 
 /// Which of the guest's frames a filter sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Queue {
+pub enum FilterQueue {
     /// Towards the guest.
     Tx,
     /// From the guest.
@@ -43,7 +43,7 @@ pub enum Queue {
     All,
 }
 
-impl Queue {
+impl FilterQueue {
     pub(super) fn bits(self) -> u32 {
         match self {
             Self::Tx => queue::TX,
@@ -53,20 +53,20 @@ impl Queue {
     }
 }
 
-impl FromStr for Queue {
-    type Err = OptionsError;
+impl FromStr for FilterQueue {
+    type Err = FilterOptionsError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "tx" => Ok(Self::Tx),
             "rx" => Ok(Self::Rx),
             "all" => Ok(Self::All),
-            _ => Err(OptionsError::Queue { text: text.into() }),
+            _ => Err(FilterOptionsError::Queue { text: text.into() }),
         }
     }
 }
 
-impl fmt::Display for Queue {
+impl fmt::Display for FilterQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Tx => "tx",
@@ -76,15 +76,15 @@ impl fmt::Display for Queue {
     }
 }
 
-/// Which filter, and what only that one has.
+/// Which filter, with the options that only that one has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FilterKind {
     Mirror { outdev: Endpoint },
     Redirector { indev: Option<Endpoint>, outdev: Option<Endpoint> },
     Rewriter { colo_frame: Option<ColoFrameKind> },
 }
 
-impl Kind {
+impl FilterKind {
     /// The command, which is QEMU's name of the object.
     pub fn command(&self) -> &'static str {
         match self {
@@ -105,35 +105,37 @@ impl Kind {
 
 /// One filter.
 #[derive(Clone, Debug)]
-pub struct Options {
-    /// `None` where it was not chosen; then it is derived from the command and the netdev.
+pub struct FilterOptions {
+    /// `None`: it is derived from the command and the netdev.
     pub id: Option<String>,
     pub netdev: String,
-    pub queue: Queue,
+    pub queue: FilterQueue,
     /// Frames on the sockets carry a virtio-net header.
     pub vnet_hdr_support: bool,
     pub limits: PeerLimits,
-    pub kind: Kind,
+    pub kind: FilterKind,
 }
 
-impl Options {
-    /// Refuses what makes no sense.
-    pub(super) fn check(&self) -> Result<(), OptionsError> {
+impl FilterOptions {
+    /// Refuses combinations that make no sense.
+    pub(super) fn check(&self) -> Result<(), FilterOptionsError> {
         if let Some(id) = self.id.as_ref().filter(|id| !valid_name(id)) {
-            return Err(OptionsError::Id { id: id.clone() });
+            return Err(FilterOptionsError::Id { id: id.clone() });
         }
         if !valid_netdev(&self.netdev) {
-            return Err(OptionsError::Netdev { netdev: self.netdev.clone() });
+            return Err(FilterOptionsError::Netdev { netdev: self.netdev.clone() });
         }
         match &self.kind {
-            Kind::Redirector { indev: None, outdev: None } => Err(OptionsError::NoEndpoint),
-            Kind::Redirector { indev: Some(indev), outdev: Some(outdev) }
+            FilterKind::Redirector { indev: None, outdev: None } => {
+                Err(FilterOptionsError::NoEndpoint)
+            }
+            FilterKind::Redirector { indev: Some(indev), outdev: Some(outdev) }
                 if indev.address == outdev.address =>
             {
-                Err(OptionsError::SameEndpoint { endpoint: indev.to_string() })
+                Err(FilterOptionsError::SameEndpoint { endpoint: indev.to_string() })
             }
-            Kind::Rewriter { .. } if self.queue != Queue::All => {
-                Err(OptionsError::RewriterQueue { queue: self.queue })
+            FilterKind::Rewriter { .. } if self.queue != FilterQueue::All => {
+                Err(FilterOptionsError::RewriterQueue { queue: self.queue })
             }
             _ => Ok(()),
         }
@@ -144,11 +146,11 @@ impl Options {
 mod tests {
     use super::*;
 
-    fn options(kind: Kind) -> Options {
-        Options {
+    fn options(kind: FilterKind) -> FilterOptions {
+        FilterOptions {
             id: None,
             netdev: "tap0".into(),
-            queue: Queue::All,
+            queue: FilterQueue::All,
             vnet_hdr_support: false,
             limits: PeerLimits::default(),
             kind,
@@ -162,12 +164,15 @@ mod tests {
     #[test]
     fn a_redirector_has_one_endpoint_or_two_different_ones() {
         let redirector = |indev: Option<&str>, outdev: Option<&str>| {
-            options(Kind::Redirector { indev: indev.map(endpoint), outdev: outdev.map(endpoint) })
-                .check()
+            options(FilterKind::Redirector {
+                indev: indev.map(endpoint),
+                outdev: outdev.map(endpoint),
+            })
+            .check()
         };
-        assert!(matches!(redirector(None, None), Err(OptionsError::NoEndpoint)));
+        assert!(matches!(redirector(None, None), Err(FilterOptionsError::NoEndpoint)));
         let same = redirector(Some("unix:/a,server"), Some("unix:/a"));
-        assert!(matches!(same, Err(OptionsError::SameEndpoint { .. })));
+        assert!(matches!(same, Err(FilterOptionsError::SameEndpoint { .. })));
         for (indev, outdev) in
             [(Some("unix:/a"), None), (None, Some("unix:/a")), (Some("unix:/a"), Some("unix:/b"))]
         {
@@ -177,26 +182,26 @@ mod tests {
 
     #[test]
     fn a_rewriter_needs_both_directions() {
-        let rewriter = options(Kind::Rewriter { colo_frame: None });
+        let rewriter = options(FilterKind::Rewriter { colo_frame: None });
         rewriter.check().expect("both");
-        for queue in [Queue::Tx, Queue::Rx] {
-            let error = Options { queue, ..rewriter.clone() }.check().expect_err("one");
+        for queue in [FilterQueue::Tx, FilterQueue::Rx] {
+            let error = FilterOptions { queue, ..rewriter.clone() }.check().expect_err("one");
             assert!(error.to_string().contains("both directions"), "{error}");
         }
     }
 
     #[test]
     fn names_are_checked() {
-        let mirror = options(Kind::Mirror { outdev: endpoint("unix:/a") });
-        let id = |id: &str| Options { id: Some(id.into()), ..mirror.clone() }.check();
+        let mirror = options(FilterKind::Mirror { outdev: endpoint("unix:/a") });
+        let id = |id: &str| FilterOptions { id: Some(id.into()), ..mirror.clone() }.check();
         id("filter-mirror@tap0").expect("the derived one");
-        assert!(matches!(id("a/b"), Err(OptionsError::Id { .. })));
-        assert!(matches!(id(""), Err(OptionsError::Id { .. })));
-        let long = Options { netdev: "x".repeat(16), ..mirror.clone() };
-        assert!(matches!(long.check(), Err(OptionsError::Netdev { .. })));
-        assert!("both".parse::<Queue>().is_err());
-        for queue in [Queue::Tx, Queue::Rx, Queue::All] {
-            assert_eq!(queue.to_string().parse::<Queue>().expect("its own name"), queue);
+        assert!(matches!(id("a/b"), Err(FilterOptionsError::Id { .. })));
+        assert!(matches!(id(""), Err(FilterOptionsError::Id { .. })));
+        let long = FilterOptions { netdev: "x".repeat(16), ..mirror.clone() };
+        assert!(matches!(long.check(), Err(FilterOptionsError::Netdev { .. })));
+        assert!("both".parse::<FilterQueue>().is_err());
+        for queue in [FilterQueue::Tx, FilterQueue::Rx, FilterQueue::All] {
+            assert_eq!(queue.to_string().parse::<FilterQueue>().expect("its own name"), queue);
         }
     }
 }

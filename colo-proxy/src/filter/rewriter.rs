@@ -14,25 +14,28 @@ use colo_proxy_engine::pair::{BATCH, ProgramMode, Role, Secondary};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use super::{FilterError, Options, line, system, token};
-use crate::colo_frame::{self, ColoFrame, ColoFrameCommand, ColoFrameEvent, Terms};
+use super::{FilterError, FilterOptions, line, system, token};
+use crate::colo_frame::{
+    self, ColoFrame, ColoFrameCommand, ColoFrameEvent, ColoFrameTerms, OutputTaken,
+};
 use crate::config::{ColoFrameKind, Limits};
 use crate::datapath::filter::FilterPath;
 use crate::datapath::{Datapath, DatapathEvent, DatapathEvents, RewriterPlan};
+use crate::deadline::sleep_until;
 use crate::error_chain::chain;
 use crate::gate::GateOptions;
 use crate::gate::batch::read_gate;
 use crate::gate::readable::{Drained, Readable};
+use crate::guest_tap::GuestTap;
 use crate::instance::offsets;
-use crate::instance::setup::{lengthen_queue, reattach, sleep_until};
-use crate::instance::trace::Trace;
+use crate::instance::trace::ProgramLog;
 use crate::instance::translator::Translator;
-use crate::link::{Link, LinkEvent, LinkWatch};
+use crate::link::LinkEvent;
 use crate::name::{Claim, claim_filter};
 use crate::status::{self, Question, Reply, Request};
 
 pub(super) async fn run(
-    options: Options,
+    options: FilterOptions,
     colo_frame: Option<&ColoFrameKind>,
     dir: &Path,
     started: impl FnOnce(),
@@ -52,43 +55,41 @@ struct Inputs {
     /// Input that the kernel sent back because its offset is not known.
     held: Readable,
     offsets: Readable,
-    trace: Trace,
+    trace: ProgramLog,
     frame: Box<dyn ColoFrame>,
     questions: mpsc::Receiver<Question>,
-    link: LinkWatch,
+    tap: GuestTap,
     /// Only dropped, to remove the socket.
     _socket: status::SocketFile,
 }
 
 struct Rewriter {
-    options: Options,
+    options: FilterOptions,
     claim: Claim,
     half: Secondary,
     translator: Translator,
     events: DatapathEvents,
-    netdev: Option<Link>,
-    /// Frames of a TAP that came back which passed before our programs were on it.
-    unguarded: u64,
 }
 
 impl Rewriter {
-    /// The programs are attached last: what fails before leaves the guest's network as it is.
+    /// Attaches the programs last: an error before that leaves the guest's network as it is.
     async fn start(
-        options: Options,
+        options: FilterOptions,
         colo_frame: Option<&ColoFrameKind>,
         dir: &Path,
     ) -> Result<(Self, Inputs), FilterError> {
         let limits = Limits::default();
-        let (link, netdev) = LinkWatch::start(&options.netdev).await?;
+        let queue_frames = limits.peer.guest_queue_frames;
+        let (mut tap, netdev_ifindex) = GuestTap::find(&options.netdev, queue_frames).await?;
         let command = options.kind.command();
         let id = options.id.as_deref();
         let claim = claim_filter(dir, id, command, &options.netdev, FilterPath::is_foreign)
             .map_err(FilterError::of_name(command))?;
-        // It is the secondary's QEMU whose checkpoints and failover it tells of.
-        let terms = Terms::of_part(&claim.name, Role::Secondary, false);
+        // The COLO-frame reports the checkpoints and the failover of the secondary's QEMU.
+        let terms = ColoFrameTerms::of_part(&claim.name, Role::Secondary, false);
         let frame = colo_frame::start(colo_frame, terms).await?;
         let (socket, questions) = status::serve(dir, &claim.name)?;
-        // What is held goes back as it came, offloads and all.
+        // Early input goes back as it came, with its offloads.
         let whole = GateOptions {
             name_template: "colo-in%d".into(),
             vnet_hdr: true,
@@ -97,7 +98,7 @@ impl Rewriter {
         let gate = token::open_gate(&whole, &FilterPath::taken_tokens(&claim.name)?)?;
         let mut datapath = Datapath::attach_rewriter(&RewriterPlan {
             id: &claim.name,
-            netdev_ifindex: netdev.ifindex,
+            netdev_ifindex,
             gate_ifindex: gate.ifindex(),
             limits: limits.translation,
         })?;
@@ -105,29 +106,32 @@ impl Rewriter {
             datapath.detach()?;
             return Err(error.into());
         }
-        lengthen_queue(&link, netdev, &limits.peer).await;
+        tap.on_guarded(&claim.name).await;
         let events = datapath.take_events().ok_or(FilterError::NoEvents)?;
         let inputs = Inputs {
             held: Readable::new(&gate).map_err(system("watch the gate"))?,
             offsets: Readable::new(&events).map_err(system("watch the events"))?,
-            trace: Trace::new(datapath.take_log()).map_err(system("watch the programs' log"))?,
+            trace: ProgramLog::new(datapath.take_log())
+                .map_err(system("watch the programs' log"))?,
             frame,
             questions,
-            link,
+            tap,
             _socket: socket,
         };
         let id = claim.name.clone();
         if datapath.taken_over() {
-            log::info!("{id}: took over what a dead process had left");
+            log::info!("{id}: took over the programs of a dead process");
         }
         if datapath.mode() == ProgramMode::FailedOver {
-            log::warn!("{id}: resuming after a failover: known connections are translated");
+            log::warn!(
+                "{id}: continuing after a failover: known connections are translated, new ones are not"
+            );
         }
         let rewriter = Self {
             half: Secondary::new(
                 id.clone(),
                 datapath.mode(),
-                // Nobody but the COLO-frame and the operator decides here.
+                // Only the COLO-frame and the operator decide here.
                 Takeover::new(TakeoverDeciders::default(), limits.peer.timeout),
                 SharedRepeater::new(limits.repeat),
                 limits.input,
@@ -136,8 +140,6 @@ impl Rewriter {
             options,
             claim,
             events,
-            netdev: Some(netdev),
-            unguarded: 0,
         };
         Ok((rewriter, inputs))
     }
@@ -160,26 +162,34 @@ impl Rewriter {
                     }
                 }
                 ready = inputs.trace.ready() => ready.map_err(system("watch the programs' log"))?,
-                event = inputs.frame.next_event() => self.on_frame_event(&event)?,
+                event = inputs.frame.next_event() => {
+                    if let Some(taken) = self.on_frame_event(&event)? {
+                        inputs.frame.output_taken(taken);
+                    }
+                }
                 Some((request, reply)) = inputs.questions.recv() => {
                     let answer = self.answer(request, inputs).await;
-                    // Whoever asked may be gone.
+                    // Who has asked may be gone.
                     let _ = reply.send(answer);
                 }
-                event = inputs.link.next() => self.on_link(event, &inputs.link).await,
+                event = inputs.tap.next_event() => self.on_tap(event, &mut inputs.tap).await,
                 () = sleep_until(deadline) => self.on_timeout()?,
                 _ = ageing.tick() => self.age_flows(),
             }
         }
     }
 
-    fn on_frame_event(&mut self, event: &ColoFrameEvent) -> Result<(), FilterError> {
+    fn on_frame_event(
+        &mut self,
+        event: &ColoFrameEvent,
+    ) -> Result<Option<OutputTaken>, FilterError> {
         let (now, id) = (Instant::now(), &self.claim.name);
         match event {
             ColoFrameEvent::Failover => self.fail_over()?,
-            // There is no lane here of which anybody would want a cut.
+            // Nobody wants a cut, because there is no lane here: from now on the new numbers hold.
             ColoFrameEvent::CheckpointBegan => {
                 let _no_lane = self.half.on_stopped(now, &mut self.translator);
+                return Ok(Some(OutputTaken::after_checkpoint_began()));
             }
             ColoFrameEvent::CheckpointDone { state_copied: true, .. } => {
                 let _no_lane = self.half.on_state_copied(now, &mut self.translator);
@@ -191,15 +201,15 @@ impl Rewriter {
             }
             ColoFrameEvent::PairReady => {}
             ColoFrameEvent::PairLost { reason } | ColoFrameEvent::Gone { reason } => {
-                log::warn!("{id}: the COLO-frame has no pair: {reason}");
+                log::warn!("{id}: no checkpoint can be made: {reason}");
             }
             ColoFrameEvent::Alone { reason } => log::info!("{id}: {reason}"),
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// The primary is gone: whoever connects from here on talks to this guest only. One that is
-    /// stopped for a checkpoint says nothing until it is known with which state it goes on.
+    /// The primary is gone: new clients talk to this guest only. A guest that is stopped for a checkpoint
+    /// says nothing until it is known with which state it resumes.
     fn fail_over(&mut self) -> Result<(), FilterError> {
         if self.half.take_over(Instant::now()) != TakeoverStep::Now {
             return Ok(());
@@ -219,7 +229,7 @@ impl Rewriter {
     }
 
     fn on_timeout(&mut self) -> Result<(), FilterError> {
-        // The half has no other action here: nobody has told it about a primary.
+        // The half has no other action here, because it never met a primary.
         match self.half.on_timeout(Instant::now(), &mut self.translator) {
             Some(_) => self.fail_over(),
             None => Ok(()),
@@ -229,39 +239,23 @@ impl Rewriter {
     fn age_flows(&mut self) {
         if self.translator.age_flows(self.half.program_mode()) {
             log::warn!(
-                "{}: the table of connections is nearly full of ones in use; only a checkpoint \
-                 makes room without breaking one",
+                "{}: the table of connections is nearly full, and all of them are in use; only a \
+                 checkpoint makes room without breaking one",
                 self.claim.name
             );
         }
     }
 
-    async fn on_link(&mut self, event: LinkEvent, watch: &LinkWatch) {
-        let (id, netdev) = (self.claim.name.clone(), self.options.netdev.clone());
-        let LinkEvent::Arrived(link) = event else {
-            log::warn!("{id}: {netdev} is gone; waiting for it to come back");
-            self.netdev = None;
-            return;
-        };
+    async fn on_tap(&mut self, event: LinkEvent, tap: &mut GuestTap) {
         let datapath = &mut self.translator.datapath;
-        let attach = |ifindex| datapath.set_netdev(ifindex).map_err(FilterError::from);
-        match reattach(watch, link, &self.options.limits, attach).await {
-            Ok(passed) => {
-                self.unguarded += passed;
-                self.netdev = Some(link);
-                log::info!("{id}: {netdev} is back, and attached again");
-            }
-            // It went again at once: the next one is tried like this one.
-            Err(error) => {
-                log::error!("{id}: {netdev} is back but not attached: {}", chain(&error));
-            }
-        }
+        tap.on_event(event, |ifindex| datapath.set_netdev(ifindex).map_err(FilterError::from))
+            .await;
     }
 
     async fn answer(&mut self, request: Request, inputs: &mut Inputs) -> Reply {
         let id = self.claim.name.clone();
         match request {
-            Request::Status => self.report(&inputs.link).await,
+            Request::Status => self.report(&inputs.tap).await,
             Request::Protect { .. } => Reply::Error(super::protects_nobody("filter-rewriter")),
             Request::Divergences { .. } => {
                 Reply::no_divergences(&id, &self.options.kind, &self.options.netdev)
@@ -286,8 +280,8 @@ impl Rewriter {
     async fn end(mut self, inputs: &Inputs) -> Result<(), FilterError> {
         let id = self.claim.name.clone();
         self.half.replay_all(&mut self.translator);
-        let counts = self.counts(&inputs.link).await;
-        let needed = offsets::is_needed(&id, &self.translator.datapath, &inputs.link).await;
+        let counts = self.counts(&inputs.tap).await;
+        let needed = offsets::is_needed(&id, &self.translator.datapath, &inputs.tap).await;
         let detached = if needed { Ok(()) } else { self.translator.datapath.detach() };
         log::info!("{id}: ended: {}", line(&counts));
         Ok(detached?)

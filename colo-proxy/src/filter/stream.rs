@@ -10,29 +10,28 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use self::out::{LOOK, Out};
-use super::{FilterError, Kind, Options, line, token};
+use self::out::{LOOK, OutdevLane};
+use super::{FilterError, FilterKind, FilterOptions, line, token};
 use crate::datapath::filter::{FilterPath, FilterPlan};
 use crate::endpoint::{Endpoint, Port};
-use crate::error_chain::chain;
 use crate::gate::{Gate, GateOptions, Written};
-use crate::instance::setup::{lengthen_queue, reattach};
+use crate::guest_tap::GuestTap;
 use crate::lane::{self, LaneEvent, LaneStats};
-use crate::link::{Link, LinkEvent, LinkWatch};
+use crate::link::LinkEvent;
 use crate::name::{Claim, claim_filter};
 use crate::status::{self, Question, Reply, Request};
 use colo_proxy_engine::frame::Frame;
 use colo_proxy_engine::record::FrameRecords;
 
 pub(super) async fn run(
-    options: Options,
+    options: FilterOptions,
     indev: Option<Endpoint>,
     outdev: Option<Endpoint>,
     dir: &Path,
     started: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), FilterError> {
-    let (mut filter, mut inputs) = Filter::start(options, indev, outdev, dir).await?;
+    let (mut filter, mut inputs) = StreamFilter::start(options, indev, outdev, dir).await?;
     started();
     tokio::select! {
         never = filter.serve(&mut inputs) => match never {},
@@ -46,24 +45,21 @@ struct Inputs {
     indev: Option<mpsc::Receiver<LaneEvent>>,
     outdev: Option<mpsc::Receiver<LaneEvent>>,
     questions: mpsc::Receiver<Question>,
-    link: LinkWatch,
+    tap: GuestTap,
     /// Only dropped, to remove the socket.
     _socket: status::SocketFile,
 }
 
-struct Filter {
-    options: Options,
+struct StreamFilter {
+    options: FilterOptions,
     claim: Claim,
     path: FilterPath,
-    outdev: Option<Out>,
-    indev: Option<In>,
-    netdev: Option<Link>,
-    /// Frames of a TAP that came back which passed before our programs were on it.
-    unguarded: u64,
+    outdev: Option<OutdevLane>,
+    indev: Option<IndevLane>,
 }
 
 /// The way from `indev`.
-struct In {
+struct IndevLane {
     endpoint: String,
     gate: Gate,
     stats: Arc<LaneStats>,
@@ -73,7 +69,7 @@ struct In {
     malformed: u64,
 }
 
-impl In {
+impl IndevLane {
     fn inject(&mut self, frames: &[Frame]) {
         for frame in frames {
             match self.gate.write_frame(frame) {
@@ -85,19 +81,17 @@ impl In {
     }
 }
 
-impl Filter {
-    /// The programs are attached last: what fails before leaves the guest's network as it is.
+impl StreamFilter {
+    /// Attaches the programs last: an error before that leaves the guest's network as it is.
     async fn start(
-        mut options: Options,
+        options: FilterOptions,
         indev: Option<Endpoint>,
         outdev: Option<Endpoint>,
         dir: &Path,
     ) -> Result<(Self, Inputs), FilterError> {
-        if indev.is_none() {
-            // Nothing is added to what the guest gets, so its queue is not ours to change.
-            options.limits.guest_queue_frames = 0;
-        }
-        let (link, netdev) = LinkWatch::start(&options.netdev).await?;
+        // Without an indev nothing is added to what the guest gets, and its queue is not ours to change.
+        let queue_frames = indev.as_ref().map_or(0, |_| options.limits.guest_queue_frames);
+        let (mut tap, netdev_ifindex) = GuestTap::find(&options.netdev, queue_frames).await?;
         let command = options.kind.command();
         let claim = claim_filter(
             dir,
@@ -110,7 +104,8 @@ impl Filter {
         let taken = FilterPath::taken_tokens(&claim.name)?;
         let (outdev, out_events) = match outdev {
             Some(endpoint) => {
-                let (out, events) = Out::open(&options, &claim.name, endpoint, &taken).await?;
+                let (out, events) =
+                    OutdevLane::open(&options, &claim.name, endpoint, &taken).await?;
                 (Some(out), Some(events))
             }
             None => (None, None),
@@ -123,34 +118,33 @@ impl Filter {
             None => (None, None),
         };
         let (socket, questions) = status::serve(dir, &claim.name)?;
-        let path = attach(&options, &claim.name, netdev, outdev.as_ref(), indev.as_ref())?;
-        lengthen_queue(&link, netdev, &options.limits).await;
+        let path = attach(&options, &claim.name, netdev_ifindex, outdev.as_ref(), indev.as_ref())?;
+        tap.on_guarded(&claim.name).await;
         if path.taken_over() {
-            log::info!("{}: took over what a dead process had left", claim.name);
+            log::info!("{}: took over the programs of a dead process", claim.name);
         }
         let inputs =
-            Inputs { indev: in_events, outdev: out_events, questions, link, _socket: socket };
-        let netdev = Some(netdev);
-        Ok((Self { options, claim, path, outdev, indev, netdev, unguarded: 0 }, inputs))
+            Inputs { indev: in_events, outdev: out_events, questions, tap, _socket: socket };
+        Ok((Self { options, claim, path, outdev, indev }, inputs))
     }
 
     async fn serve(&mut self, inputs: &mut Inputs) -> std::convert::Infallible {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let connected = self.outdev.as_ref().is_some_and(Out::is_connected);
+            let connected = self.outdev.as_ref().is_some_and(OutdevLane::is_connected);
             tokio::select! {
                 event = next_event(inputs.indev.as_mut()) => self.on_indev(event),
                 event = next_event(inputs.outdev.as_mut()) => {
-                    self.on_outdev(&event, &inputs.link).await;
+                    self.on_outdev(&event, &inputs.tap).await;
                 }
                 Some((request, reply)) = inputs.questions.recv() => {
-                    let answer = self.answer(request, &inputs.link).await;
-                    // Whoever asked may be gone.
+                    let answer = self.answer(request, &inputs.tap).await;
+                    // Who has asked may be gone.
                     let _ = reply.send(answer);
                 }
-                event = inputs.link.next() => self.on_link(event, &inputs.link).await,
-                _ = look.tick(), if connected => self.look_for_losses(&inputs.link).await,
+                event = inputs.tap.next_event() => self.on_tap(event, &mut inputs.tap).await,
+                _ = look.tick(), if connected => self.look_for_losses(&inputs.tap).await,
             }
         }
     }
@@ -160,64 +154,52 @@ impl Filter {
         match event {
             LaneEvent::Frames(frames) => indev.inject(&frames),
             LaneEvent::Up => log::info!("{}: indev is connected", self.claim.name),
-            LaneEvent::Down => log::warn!("{}: indev is gone", self.claim.name),
+            LaneEvent::Down => {
+                log::warn!(
+                    "{}: indev is down; nothing is injected until it connects",
+                    self.claim.name
+                );
+            }
         }
     }
 
-    async fn on_outdev(&mut self, event: &LaneEvent, link: &LinkWatch) {
+    async fn on_outdev(&mut self, event: &LaneEvent, tap: &GuestTap) {
         let without_peer = self.without_peer();
         let Some(out) = &mut self.outdev else { return };
         match event {
             LaneEvent::Frames(_) => {}
-            LaneEvent::Up => out.on_up(link).await,
+            LaneEvent::Up => out.on_up(tap.links()).await,
             LaneEvent::Down => out.on_down(without_peer),
         }
     }
 
-    async fn look_for_losses(&mut self, link: &LinkWatch) {
+    async fn look_for_losses(&mut self, tap: &GuestTap) {
         if let Some(out) = &mut self.outdev {
-            out.look_for_losses(link).await;
+            out.look_for_losses(tap.links()).await;
         }
     }
 
     fn without_peer(&self) -> &'static str {
         match self.options.kind {
-            Kind::Mirror { .. } => "frames pass, and are mirrored to nobody",
-            _ => "frames that are to be redirected are dropped",
+            FilterKind::Mirror { .. } => "frames pass, and are not mirrored",
+            _ => "frames that it would redirect are dropped",
         }
     }
 
-    async fn on_link(&mut self, event: LinkEvent, watch: &LinkWatch) {
-        let (id, netdev) = (self.claim.name.clone(), self.options.netdev.clone());
-        let LinkEvent::Arrived(link) = event else {
-            log::warn!("{id}: {netdev} is gone; waiting for it to come back");
-            self.netdev = None;
-            return;
-        };
+    async fn on_tap(&mut self, event: LinkEvent, tap: &mut GuestTap) {
         let path = &mut self.path;
-        let attach = |ifindex| path.set_netdev(ifindex).map_err(FilterError::from);
-        match reattach(watch, link, &self.options.limits, attach).await {
-            Ok(passed) => {
-                self.unguarded += passed;
-                self.netdev = Some(link);
-                log::info!("{id}: {netdev} is back, and attached again");
-            }
-            // It went again at once: the next one is tried like this one.
-            Err(error) => {
-                log::error!("{id}: {netdev} is back but not attached: {}", chain(&error));
-            }
-        }
+        tap.on_event(event, |ifindex| path.set_netdev(ifindex).map_err(FilterError::from)).await;
     }
 
-    async fn answer(&self, request: Request, link: &LinkWatch) -> Reply {
+    async fn answer(&self, request: Request, tap: &GuestTap) -> Reply {
         let command = self.options.kind.command();
         match request {
-            Request::Status => self.report(link).await,
+            Request::Status => self.report(tap).await,
             Request::Divergences { .. } => {
                 Reply::no_divergences(&self.claim.name, &self.options.kind, &self.options.netdev)
             }
             Request::Failover => Reply::Error(format!(
-                "a {command} does not fail over; end it, and frames pass as without it"
+                "a {command} does not fail over; end it if frames are to pass as without it"
             )),
             Request::Protect { .. } => Reply::Error(super::protects_nobody(command)),
             Request::ExportOffsets | Request::ImportOffsets { .. } => {
@@ -226,38 +208,38 @@ impl Filter {
         }
     }
 
-    /// The guest's network is as if there had been no filter; what was taken from it by then is
-    /// delivered, if the peer takes it.
+    /// The guest's network is as if there had been no filter. Frames that were taken by then are
+    /// delivered, if the peer takes them.
     async fn end(mut self, inputs: Inputs) -> Result<(), FilterError> {
         let id = &self.claim.name;
         let detached = self.path.detach();
         if let Some(out) = &self.outdev {
             out.flush().await;
         }
-        if matches!(&self.options.kind, Kind::Redirector { outdev: Some(_), .. }) {
+        if matches!(&self.options.kind, FilterKind::Redirector { outdev: Some(_), .. }) {
             log::warn!(
-                "{id}: detached; what it redirected on {} (queue {}) passes again",
+                "{id}: detached; traffic that it redirected on {} (queue {}) passes again",
                 self.options.netdev,
                 self.options.queue
             );
         }
-        log::info!("{id}: ended: {}", line(&self.counts(&inputs.link).await));
+        log::info!("{id}: ended: {}", line(&self.counts(&inputs.tap).await));
         Ok(detached?)
     }
 }
 
 fn attach(
-    options: &Options,
+    options: &FilterOptions,
     id: &str,
-    netdev: Link,
-    outdev: Option<&Out>,
-    indev: Option<&In>,
+    netdev_ifindex: u32,
+    outdev: Option<&OutdevLane>,
+    indev: Option<&IndevLane>,
 ) -> Result<FilterPath, FilterError> {
     let mut path = FilterPath::attach(&FilterPlan {
         id,
         kind: options.kind.word(),
         queue: options.queue.bits(),
-        netdev_ifindex: netdev.ifindex,
+        netdev_ifindex,
         out_gate_ifindex: outdev.map(|out| out.gate.ifindex()),
         in_gate_ifindex: indev.map(|input| input.gate.ifindex()),
     })?;
@@ -270,20 +252,24 @@ fn attach(
 }
 
 async fn open_in(
-    options: &Options,
+    options: &FilterOptions,
     endpoint: Endpoint,
     taken: &[u32],
-) -> Result<(In, mpsc::Receiver<LaneEvent>), FilterError> {
+) -> Result<(IndevLane, mpsc::Receiver<LaneEvent>), FilterError> {
     let text = endpoint.to_string();
     let port = Port::open(endpoint).await?;
     let gate = open_gate("colo-in%d", options, taken)?;
     let stats = Arc::new(LaneStats::default());
     let events =
         lane::spawn_incoming::<FrameRecords>(port, options.vnet_hdr_support, Arc::clone(&stats));
-    Ok((In { endpoint: text, gate, stats, refused: 0, malformed: 0 }, events))
+    Ok((IndevLane { endpoint: text, gate, stats, refused: 0, malformed: 0 }, events))
 }
 
-fn open_gate(name_template: &str, options: &Options, taken: &[u32]) -> Result<Gate, FilterError> {
+fn open_gate(
+    name_template: &str,
+    options: &FilterOptions,
+    taken: &[u32],
+) -> Result<Gate, FilterError> {
     token::open_gate(
         &GateOptions {
             name_template: name_template.into(),

@@ -1,16 +1,16 @@
 //! A gate whose token no other filter has.
 //!
-//! A token has the lower half of an interface index. On a host that has had more than 65536
-//! interfaces two gates can agree in it, and then each of their filters would take what the other
-//! injects for its own.
+//! A token is the lower half of an interface index. On a host that has had more than 65536 interfaces,
+//! two gates can have the same one. Then each filter would take frames that the other injects for its
+//! own.
 
 use colo_proxy_common::filter::token;
 
 use super::FilterError;
 use crate::gate::{Gate, GateOptions};
 
-/// Gates that are opened before giving up. Each has another index, so this many in a row are only
-/// refused where nearly as many filters run.
+/// Gates that are opened before giving up. Each has another index, so this many in a row are refused
+/// only if nearly as many filters run.
 const TRIES: usize = 64;
 
 /// Opens a gate whose token is none of `taken`.
@@ -23,7 +23,7 @@ fn choose<G>(
     mut open: impl FnMut() -> Result<G, FilterError>,
     ifindex: impl Fn(&G) -> u32,
 ) -> Result<G, FilterError> {
-    // They are kept until one is found, so that the kernel gives none of their indexes again.
+    // Refused gates stay open until one is found, so that the kernel gives none of their indexes again.
     let mut refused = Vec::new();
     while refused.len() < TRIES {
         let gate = open()?;

@@ -1,8 +1,8 @@
-//! Telling the network where the guest is after a failover.
+//! Telling the network where the guest is after a takeover.
 //!
-//! Switches learnt the guest's address behind the primary host, and go on sending there until
-//! something from the guest comes by another port. So the survivor announces every address that
-//! its guest has used of late: gratuitous ARP (RFC 826, RFC 5227), unsolicited neighbour advertisement
+//! Switches learned the guest's address behind the primary host. They go on sending there until a
+//! frame of the guest comes by another port. So the survivor announces every address that its guest
+//! used recently: gratuitous ARP (RFC 826, RFC 5227), unsolicited neighbour advertisement
 //! (RFC 4861, section 7.2.6), and a reverse ARP for switches, as QEMU sends after a migration.
 
 use std::time::{Duration, Instant};
@@ -16,8 +16,8 @@ use colo_proxy_engine::frame::Frame;
 
 /// Addresses that are remembered; a guest that uses more has the last ones announced.
 const ADDRESSES_MAX: usize = 32;
-/// One that the guest has not used for so long may be somebody else's now. A switch forgets where it
-/// was after the same time (IEEE 802.1Q), so nobody misses its announcement.
+/// An address that the guest has not used for so long may be somebody else's now. A switch forgets its
+/// place after the same time (IEEE 802.1Q), so nobody misses its announcement.
 const SILENT_MAX: Duration = Duration::from_mins(5);
 const RARP: u16 = 0x8035;
 const BROADCAST: [u8; 6] = [0xff; 6];
@@ -25,7 +25,7 @@ const BROADCAST: [u8; 6] = [0xff; 6];
 const ALL_NODES: [u8; 16] = [0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
-/// What the guest was seen to use.
+/// The addresses that the guest was seen to use.
 #[derive(Debug, Default)]
 pub(super) struct Addresses {
     known: Vec<Address>,
@@ -34,7 +34,7 @@ pub(super) struct Addresses {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Address {
     mac: [u8; 6],
-    /// VLAN tags as they stand in the frame: 0, 4 or 8 octets.
+    /// VLAN tags as they stand in the frame: 0, 4 or 8 bytes.
     tags: Vec<u8>,
     ip: Ip,
     /// When the guest used it last.
@@ -78,7 +78,7 @@ impl Addresses {
         }
     }
 
-    /// A frame for each address that was used of late, and one for each MAC, which is nobody else's.
+    /// A frame for each address that was used recently, and one for each MAC, which is nobody else's.
     pub(super) fn announcements(&self, now: Instant) -> Vec<Frame> {
         let is_recent = |known: &&Address| now.duration_since(known.used) <= SILENT_MAX;
         let mut frames: Vec<Vec<u8>> = self.known.iter().filter(is_recent).map(announce).collect();

@@ -1,11 +1,11 @@
-//! Adaptive busy polling: while frames come one soon after the other, the thread of an instance does
-//! not sleep between them.
+//! Adaptive busy polling: while one frame soon follows the other, the thread of an instance does not
+//! sleep between them.
 //!
-//! Waking a thread takes longer than anything that is done with a frame, and an exchange wakes each
-//! daemon twice. A task of the instance's runtime stays ready for as long as the next frame is
-//! expected, so that the runtime looks for events again and again instead of waiting for them; between
-//! two looks whoever else wants the processor gets it. Where frames are far apart nothing is polled;
-//! nor where many wait at once, for then sleeping lets them come together, and one wake-up serves all.
+//! Waking a thread takes longer than all work on a frame, and an exchange wakes each daemon twice. So a
+//! task of the instance's runtime stays ready for as long as the next frame is expected. The runtime
+//! then looks for events again and again instead of waiting for them. Between two looks other threads
+//! get the processor. Frames that are far apart are not polled for. Nor are many that wait at once:
+//! during a sleep more of them collect, and one wake-up serves all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -16,12 +16,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::status::BusyPollReport;
 
-/// Tells the task of frames, and `status` of the task. Everything is on one thread; it is shared with
-/// tasks that could move.
+/// Reports frames to the task, and the task to `status`. Everything is on one thread, but tasks that
+/// share it could move.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BusyPoll {
     shared: Arc<Shared>,
-    /// Ends with the last of those who tell it of frames.
+    /// Ends with the last one that reports frames.
     _task: Option<Arc<AbortOnDropHandle<()>>>,
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct BusyPoll {
 struct Shared {
     /// Frames have come since the task looked.
     came: AtomicBool,
-    /// The most that waited at once since then.
+    /// The most frames that waited at once since then.
     waiting: AtomicU64,
     is_asleep: AtomicBool,
     wake: Notify,
@@ -49,7 +49,7 @@ impl BusyPoll {
         Self { shared, _task: task }
     }
 
-    /// Frames have come; so many wait now, for their like or with them.
+    /// Frames have come. So many wait now: these, and those that wait for their counterparts.
     pub(crate) fn on_frames(&self, waiting: u64) {
         self.shared.came.store(true, Relaxed);
         self.shared.waiting.fetch_max(waiting, Relaxed);
@@ -58,7 +58,7 @@ impl BusyPoll {
         }
     }
 
-    /// One more frame has come, of a batch whose length nobody tells.
+    /// One more frame has come, of a batch of unknown length.
     pub(crate) fn on_frame(&self) {
         let before = self.shared.waiting.fetch_add(1, Relaxed);
         self.on_frames(before + 1);
@@ -98,16 +98,16 @@ async fn poll(shared: Arc<Shared>, mut expectation: Expectation) {
     }
 }
 
-/// A wait that polling would have spared pays for so many that it would not.
+/// A wait that polling would have spared pays for so many waits that it would not.
 const GAIN: u8 = 3;
 const CREDIT_MAX: u8 = 8;
-/// Of one exchange there is a frame of each guest.
+/// One exchange has a frame of each guest.
 const FEW: u64 = 2;
 /// How long nothing is polled after more than a few have waited.
 const CALM: Duration = Duration::from_millis(1);
 
-/// Whether the next frame is worth waiting for. Of an exchange one wait is short, for the other guest's
-/// answer, and one is the client's, so short waits need not be the rule.
+/// Whether the next frame is worth waiting for. An exchange has a short wait, for the other guest's
+/// answer, and a long one, for the client. So short waits need not be the rule.
 #[derive(Debug)]
 struct Expectation {
     max: Duration,

@@ -8,9 +8,9 @@ use colo_proxy_engine::frame::Frame;
 use colo_proxy_engine::pair::repeat::{RepeatLimits, SharedRepeater};
 use tokio::sync::Notify;
 
-use super::setup::sleep_until;
+use crate::deadline::sleep_until;
 
-/// The input, and the news that some of it is to be repeated earlier.
+/// The kept input, and the signal that some of it is to be repeated earlier.
 #[derive(Clone, Debug)]
 pub(super) struct KeptInput {
     repeater: SharedRepeater,
@@ -33,7 +33,7 @@ impl KeptInput {
         }
     }
 
-    /// Waits until input may be due, or until it has to be asked again.
+    /// Waits until input may be due, or until the deadline has changed.
     pub(super) async fn due(&self) {
         let at = self.repeater.lock().poll_timeout();
         tokio::select! {

@@ -1,28 +1,32 @@
 //! One protected guest on this host: everything that belongs to it, connected, a task of one of the
-//! daemon's [`Threads`].
+//! daemon's [`GuestThreads`].
 //!
-//! [`primary`] and [`secondary`] are the two halves. What they decide is decided elsewhere, in
-//! state machines without I/O ([`colo_proxy_engine::compare`], [`crate::protection`]); here frames, events and time
-//! are brought to them, and their decisions are carried out.
+//! [`primary`] and [`secondary`] are the two halves. They bring frames, events and time to the decisions
+//! in [`colo_proxy_engine::pair`], and carry those out. [`half`] has what both do alike.
 
 mod announce;
 mod busy_poll;
+pub(crate) mod counters;
+mod half;
 mod kept_input;
 pub(crate) mod offsets;
 mod permission;
 mod primary;
+mod programs;
 mod secondary;
-pub(crate) mod setup;
 mod threads;
 pub(crate) mod trace;
 pub(crate) mod translator;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-pub use self::threads::Threads;
+use self::primary::PrimaryTask;
+use self::secondary::SecondaryTask;
+pub use self::threads::GuestThreads;
 use crate::colo_frame::ColoFrameError;
 use crate::config::{Guest, SideConfig};
 use crate::datapath::DatapathError;
@@ -55,15 +59,15 @@ pub enum InstanceError {
     #[error(transparent)]
     Status(#[from] StatusError),
     #[error("cannot create {}", path.display())]
-    RuntimeDir { path: PathBuf, source: std::io::Error },
+    RuntimeDir { path: PathBuf, source: io::Error },
     #[error("cannot {what}")]
-    System { what: &'static str, source: std::io::Error },
-    #[error("this instance ended")]
+    System { what: &'static str, source: io::Error },
+    #[error("this instance ended unexpectedly")]
     Ended,
 }
 
 impl InstanceError {
-    /// What the operator can do about it, where the module that failed knows it.
+    /// The remedy, if the module that failed knows one.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Gate(error) => error.hint(),
@@ -81,12 +85,12 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Attaches and listens; returns when both is done, or why it could not be. `number` counts the
-    /// instances, and says which thread serves it.
+    /// Attaches and listens; returns when both is done, or the error. `number` counts the instances, and
+    /// says which thread serves this one.
     pub async fn start(
         guest: Guest,
         dir: &Path,
-        threads: &Threads,
+        threads: &GuestThreads,
         number: usize,
     ) -> Result<Self, InstanceError> {
         std::fs::create_dir_all(dir)
@@ -109,7 +113,7 @@ impl Instance {
         self.stop.send_replace(true);
     }
 
-    /// It has ended by itself or because it was asked to.
+    /// It has ended, by itself or because it was asked to.
     pub fn is_finished(&self) -> bool {
         self.task.is_finished()
     }
@@ -132,29 +136,32 @@ async fn run(
         match guest.side {
             // Large, and made once: not for the stack.
             SideConfig::Primary { .. } => {
-                Box::pin(primary::run(guest, &dir, stopped, attached)).await
+                Box::pin(half::run::<PrimaryTask>(guest, &dir, stopped, attached)).await
             }
             SideConfig::Secondary { .. } => {
-                Box::pin(secondary::run(guest, &dir, stopped, attached)).await
+                Box::pin(half::run::<SecondaryTask>(guest, &dir, stopped, attached)).await
             }
         }
     };
     let (ended, was_ready) = tokio::join!(serve, pass_on(is_attached, ready));
-    // Whoever starts an instance reports why it could not; of its end nobody hears while the
-    // daemon serves other guests.
+    // An instance that was never ready is reported by the one who started it. Nobody reports the end of
+    // one that was, while the daemon serves other guests.
     if let Err(error) = &ended
         && was_ready
     {
-        log::error!("{netdev}: this guest is no longer served: {}", chain(error));
+        log::error!(
+            "{netdev}: this guest is no longer served: {}. Mend that, and restart this daemon",
+            chain(error)
+        );
     }
     ended
 }
 
-/// Passes on that the instance is attached, and tells whether it ever was.
+/// Passes on that the instance is attached; says whether it ever was.
 async fn pass_on(is_attached: oneshot::Receiver<()>, ready: oneshot::Sender<()>) -> bool {
     let attached = is_attached.await.is_ok();
     if attached {
-        // Who started us waits for it.
+        // The one who started us waits for it.
         let _ = ready.send(());
     }
     attached
@@ -162,6 +169,11 @@ async fn pass_on(is_attached: oneshot::Receiver<()>, ready: oneshot::Sender<()>)
 
 /// Waits until the instance is asked to end.
 async fn asked_to_stop(stopped: &mut watch::Receiver<bool>) {
-    // The sender only goes with the daemon, which ends us as well.
+    // The sender goes only with the daemon, which ends this task as well.
     let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+/// Names what was attempted when the system refused it.
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> InstanceError {
+    move |source| InstanceError::System { what, source }
 }

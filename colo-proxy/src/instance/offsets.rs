@@ -1,9 +1,9 @@
-//! Export and import of translated connections, as either half answers when it is asked, and what
-//! becomes of them when the daemon ends.
+//! Export and import of translated connections, for the operator and for a new secondary. They decide
+//! whether the programs stay when the daemon ends.
 
 use crate::datapath::{Datapath, DatapathError};
 use crate::error_chain::chain;
-use crate::link::LinkWatch;
+use crate::guest_tap::GuestTap;
 use crate::offsets::{format, parse};
 use crate::status::Reply;
 use colo_proxy_engine::pair::message::ControlMessage;
@@ -20,7 +20,7 @@ pub(crate) fn export(instance: &str, datapath: &Datapath) -> Reply {
 pub(crate) fn import(instance: &str, datapath: &mut Datapath, text: &str) -> Reply {
     let offsets = match parse(text, datapath.flows_max() as usize) {
         Ok(offsets) => offsets,
-        Err(error) => return Reply::Error(format!("{error}; nothing was imported")),
+        Err(error) => return Reply::Error(format!("{}; nothing was imported", chain(&error))),
     };
     match datapath.import_offsets(&offsets, monotonic_ns()) {
         Ok(done) => {
@@ -36,10 +36,10 @@ pub(crate) fn import(instance: &str, datapath: &mut Datapath, text: &str) -> Rep
     }
 }
 
-/// Connections in one message: as many as a line of the control lane has room for, quoted.
+/// Connections in one message. So many fit into a line of the control lane, quoted.
 const CHUNK: usize = 64;
 
-/// What tells a new secondary which connections are translated, and how.
+/// The messages that tell a new secondary which connections are translated, and how.
 pub(super) fn messages(
     instance: &str,
     datapath: &Datapath,
@@ -53,18 +53,16 @@ pub(super) fn messages(
 pub(super) fn on_message(instance: &str, datapath: &mut Datapath, text: &str) {
     if let Reply::Error(why) = import(instance, datapath, text) {
         log::error!(
-            "{instance}: translated connections of an earlier pair are not known here, and would \
-             break in a failover: {why}"
+            "{instance}: translated connections of an earlier pair were not taken over from the primary: \
+             {why}. They would break in a failover"
         );
     }
 }
 
-/// The guest lives, and has connections that would break without translation. The programs stay
-/// attached then when the daemon ends.
-pub(crate) async fn is_needed(instance: &str, datapath: &Datapath, links: &LinkWatch) -> bool {
-    let needed = datapath.is_pinned()
-        && datapath.has_live_flows()
-        && links.get().await.is_some_and(|link| link.held);
+/// Says whether the guest lives and has connections that would break without translation. Then the
+/// programs stay attached when the daemon ends.
+pub(crate) async fn is_needed(instance: &str, datapath: &Datapath, tap: &GuestTap) -> bool {
+    let needed = datapath.is_pinned() && datapath.has_live_flows() && tap.is_open().await;
     if needed {
         log::warn!(
             "{instance}: connections depend on translation, so the programs stay attached and the \

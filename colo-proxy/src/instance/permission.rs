@@ -1,8 +1,8 @@
-//! Asking whether this half may go on without the other: the quorum and the fence command of
-//! `[guest.takeover]`, in this order, each of which has to succeed.
+//! Asking whether this half may go on without the other: the quorum command of `[guest.takeover]`, then
+//! its fence command. Each of them has to succeed.
 //!
-//! A question can be withdrawn until the fence begins. From then on the other guest is being ended,
-//! and there is no way back.
+//! A question can be withdrawn until the fence begins. From then on the fence may end the other guest
+//! any moment, and there is no way back.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,13 +15,14 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use crate::config::{Guest, Role, Takeover};
+use crate::error_chain::chain;
 
 /// Yes, or why not.
-pub(super) type Answer = Result<(), Refused>;
+pub(super) type PermissionAnswer = Result<(), PermissionRefusal>;
 
-/// Which of the two did not say yes: a command that cannot be run, or does not end, did not.
+/// The command that did not say yes. One that cannot be run, or does not end, did not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
+pub(super) enum PermissionRefusal {
     #[error("{0}")]
     Quorum(String),
     #[error("{0}")]
@@ -38,7 +39,7 @@ enum Stage {
 
 /// One question at a time.
 #[derive(Debug)]
-pub(super) struct Permission {
+pub(super) struct PermissionTask {
     takeover: Takeover,
     role: Role,
     instance: String,
@@ -49,7 +50,7 @@ pub(super) struct Permission {
 #[derive(Debug)]
 struct Asking {
     stage: Arc<Mutex<Stage>>,
-    task: JoinHandle<Answer>,
+    task: JoinHandle<PermissionAnswer>,
 }
 
 impl Asking {
@@ -60,12 +61,12 @@ impl Asking {
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        // With it goes the command that runs.
+        // The running command ends with its task.
         self.task.abort();
     }
 }
 
-impl Permission {
+impl PermissionTask {
     pub(super) fn new(guest: &Guest, instance: &str) -> Self {
         Self {
             takeover: guest.takeover.clone(),
@@ -82,7 +83,7 @@ impl Permission {
             return;
         }
         let stage = Arc::new(Mutex::new(Stage::Quorum));
-        let question = Question {
+        let question = PermissionCommands {
             quorum: self.takeover.quorum.clone(),
             fence: self.takeover.fence.clone(),
             timeout: self.takeover.timeout,
@@ -96,8 +97,8 @@ impl Permission {
         self.asking = Some(Asking { stage, task });
     }
 
-    /// The reason to ask is gone, and with it the question, so that its answer is not taken for that
-    /// to the next one. A fence that has begun goes on, and its answer comes.
+    /// The reason to ask is gone. The question goes, too: its answer must not count for the next one. A
+    /// fence that has begun goes on, and its answer comes.
     pub(super) fn withdraw(&mut self) {
         let Some(asking) = &self.asking else { return };
         {
@@ -111,46 +112,50 @@ impl Permission {
     }
 
     /// Waits for the answer to a question that was asked. Can be dropped without losing it.
-    pub(super) async fn next(&mut self) -> Answer {
+    pub(super) async fn next(&mut self) -> PermissionAnswer {
         let Some(asking) = &mut self.asking else { return std::future::pending().await };
         let answer = (&mut asking.task).await;
         let stage = asking.stage();
         self.asking = None;
         answer.unwrap_or_else(|error| {
-            let refused = if stage == Stage::Fence { Refused::Fence } else { Refused::Quorum };
-            Err(refused(error.to_string()))
+            let refused = if stage == Stage::Fence {
+                PermissionRefusal::Fence
+            } else {
+                PermissionRefusal::Quorum
+            };
+            Err(refused(chain(&error)))
         })
     }
 }
 
-/// What the commands are and are told.
-struct Question {
+/// The commands, and their environment.
+struct PermissionCommands {
     quorum: Option<PathBuf>,
     fence: Option<PathBuf>,
     timeout: Duration,
     environment: [(&'static str, String); 3],
 }
 
-impl Question {
-    async fn decide(self, stage: Arc<Mutex<Stage>>) -> Answer {
+impl PermissionCommands {
+    async fn decide(self, stage: Arc<Mutex<Stage>>) -> PermissionAnswer {
         if let Some(quorum) = &self.quorum {
-            self.run(quorum).await.map_err(Refused::Quorum)?;
+            self.run(quorum).await.map_err(PermissionRefusal::Quorum)?;
         }
         let Some(fence) = &self.fence else { return Ok(()) };
         {
             let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
             if *stage == Stage::Withdrawn {
-                // Nobody hears it.
-                return Err(Refused::Quorum("the question was withdrawn".into()));
+                // Nobody waits for this answer any more.
+                return Err(PermissionRefusal::Quorum("the question was withdrawn".into()));
             }
             *stage = Stage::Fence;
         }
-        self.run(fence).await.map_err(Refused::Fence)
+        self.run(fence).await.map_err(PermissionRefusal::Fence)
     }
 
     async fn run(&self, path: &Path) -> Result<(), String> {
         let command = path.display();
-        let cannot_run = |error| format!("cannot run {command}: {error}");
+        let cannot_run = |error: std::io::Error| format!("cannot run {command}: {}", chain(&error));
         let mut group = Group::spawn(path, &self.environment).map_err(cannot_run)?;
         match tokio::time::timeout(self.timeout, group.0.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
@@ -161,8 +166,8 @@ impl Question {
     }
 }
 
-/// A command and all that it started. One that is given up must not fence later, so what has not
-/// ended by itself is killed with this.
+/// A command and all processes that it started. They are killed with this: a command that was given up
+/// must not fence later.
 struct Group(Child);
 
 impl Group {
@@ -181,10 +186,10 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // There is no id any more after it was reaped, so that it is nobody else's.
+        // A child that was reaped has no id any more, so this is nobody else's.
         let Some(id) = self.0.id().and_then(|id| i32::try_from(id).ok()) else { return };
         if let Err(error) = killpg(Pid::from_raw(id), Signal::SIGKILL) {
-            log::error!("cannot end the command with the process id {id}: {error}");
+            log::error!("cannot end the command with the process id {id}: {}", chain(&error));
         }
     }
 }

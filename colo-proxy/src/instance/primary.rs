@@ -4,109 +4,75 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
-use tokio::sync::{mpsc, oneshot, watch};
-
-use colo_proxy_engine::compare::Engine;
-use colo_proxy_engine::digest::{ReturnedRecord, ReturnedRecords};
+use colo_proxy_engine::digest::ReturnedRecord;
 use colo_proxy_engine::frame::Frame;
-use colo_proxy_engine::pair::message::ControlMessage;
 use colo_proxy_engine::pair::primary::PeerLane;
-use colo_proxy_engine::pair::protection::{LossPolicy, Protection};
-use colo_proxy_engine::pair::{
-    BATCH, OutputPath, Primary as PrimaryHalf, PrimaryLimits, ProgramMode, Role,
-};
+use colo_proxy_engine::pair::{BATCH, OutputPath, Primary as PrimaryHalf, ProgramMode};
+use futures_util::FutureExt;
+use tokio::sync::mpsc;
 
+use self::control::disclaim;
+use super::InstanceError;
 use super::busy_poll::BusyPoll;
-use super::offsets;
-use super::permission::{Answer, Permission};
-use super::setup::{
-    attach, detach, find, lengthen_queue, next_peer_event, open_port, reattach, sleep_until, system,
-};
-use super::{InstanceError, asked_to_stop};
-use crate::colo_frame::{self, ColoFrame, ColoFrameEvent};
-use crate::config::{Guest, SideConfig};
+use super::half::{HalfInputs, HalfTask, LeftPrograms, answer, next_control_event};
+use super::permission::PermissionAnswer;
+use super::{offsets, system};
+use crate::colo_frame::{ColoFrameEvent, OutputTaken};
+use crate::config::Guest;
 use crate::datapath::Datapath;
-use crate::datapath::capture::GateCapture;
-use crate::endpoint::Port;
+use crate::deadline::sleep_until;
 use crate::error_chain::chain;
 use crate::gate::batch::read_gate;
 use crate::gate::readable::{Drained, Readable};
 use crate::gate::{Gate, Written};
-use crate::kernel_lane::{self, KernelLane, LaneChange, LaneGuest};
-use crate::lane::control::{Peer, PeerCounters, PeerEvent, Traffic};
-use crate::lane::{self, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
-use crate::link::{Link, LinkEvent, LinkWatch};
+use crate::guest_tap::GuestTap;
+use crate::kernel_lane;
+use crate::lane::control::PeerCounters;
+use crate::lane::{LaneEvent, LaneStats, OutgoingRequest};
+use crate::link::LinkEvent;
 use crate::name::Claim;
-use crate::random::random_u64;
-use crate::status::{self, Question, Reply, Request};
+use crate::status::Reply;
 
+mod control;
 mod divergences;
 mod report;
+mod start;
 
-/// How long the end waits for the secondary to hear of it.
-const DISCLAIM_MAX: Duration = Duration::from_millis(500);
 /// Time between two looks whether a process that is ending has let go of the guest's TAP.
 const LOOK: Duration = Duration::from_millis(5);
 
-pub(super) async fn run(
-    guest: Guest,
-    dir: &Path,
-    mut stopped: watch::Receiver<bool>,
-    ready: oneshot::Sender<()>,
-) -> Result<(), InstanceError> {
-    let (mut primary, mut inputs) = PrimaryTask::start(guest, dir).await?;
-    // Nobody waiting means that the daemon is ending; then `stopped` says so too.
-    let _ = ready.send(());
-    let ended = tokio::select! {
-        ended = primary.serve(&mut inputs) => ended,
-        () = asked_to_stop(&mut stopped) => Ok(()),
-    };
-    let stays =
-        offsets::is_needed(&primary.claim.name, &primary.kernel.datapath, &inputs.link).await;
-    ended.and(primary.end(stays, &mut inputs).await)
-}
+/// Everything that a primary waits for.
+type Inputs = HalfInputs<PrimaryLanes>;
 
-/// Everything that the instance waits for.
-struct Inputs {
+/// What only a primary waits for.
+pub(super) struct PrimaryLanes {
     output: Readable,
     mirror: mpsc::Receiver<LaneEvent>,
     secondary: mpsc::Receiver<LaneEvent<ReturnedRecord>>,
-    peer: Option<Peer>,
-    lane: KernelLane,
-    frame: Box<dyn ColoFrame>,
-    permission: Permission,
-    questions: mpsc::Receiver<Question>,
-    link: LinkWatch,
-    /// Only dropped, to remove the socket.
-    _socket: status::SocketFile,
     /// Only dropped, to end the mirror task.
     _mirror_requests: mpsc::Sender<OutgoingRequest>,
 }
 
-/// What was decided, and what it is carried out with.
-struct PrimaryTask {
+/// What decides, and what its decisions are carried out with.
+pub(super) struct PrimaryTask {
     guest: Guest,
     claim: Claim,
     half: PrimaryHalf,
     kernel: PrimaryKernel,
     mirror_endpoint: String,
     secondary_endpoint: String,
-    stats: Stats,
-    netdev: Option<Link>,
+    stats: PrimaryStats,
 }
 
 #[derive(Debug, Default)]
-struct Stats {
+struct PrimaryStats {
     mirror: Arc<LaneStats>,
     secondary: Arc<LaneStats>,
     peer: PeerCounters,
     busy: BusyPoll,
-    /// Frames of a TAP that came back which passed before our programs were on it.
-    unguarded: u64,
 }
 
-impl Stats {
+impl PrimaryStats {
     fn new(guest: &Guest) -> Self {
         Self { busy: BusyPoll::spawn(guest.limits.peer.busy_poll), ..Self::default() }
     }
@@ -118,14 +84,18 @@ struct PrimaryKernel {
     datapath: Datapath,
     output_gate: Arc<Gate>,
     input_gate: Arc<Gate>,
-    /// Frames the kernel did not take back from us.
+    /// Released frames that the kernel did not take.
     release_failed: u64,
 }
 
 impl OutputPath for PrimaryKernel {
     fn set_mode(&mut self, mode: ProgramMode) {
         if let Err(error) = self.datapath.set_mode(mode) {
-            log::error!("{}: {}", self.name, chain(&error));
+            log::error!(
+                "{}: the programs do not change to {mode:?}: {}. Restart this daemon",
+                self.name,
+                chain(&error)
+            );
         }
     }
 
@@ -145,76 +115,12 @@ impl OutputPath for PrimaryKernel {
     }
 }
 
-impl PrimaryTask {
+impl HalfTask for PrimaryTask {
+    type Lanes = PrimaryLanes;
+
     async fn start(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
-        let SideConfig::Primary { mirror, secondary_in, on_secondary_lost } = guest.side.clone()
-        else {
-            return Err(InstanceError::Ended);
-        };
-        let (link, netdev, claim) = find(&guest, dir).await?;
-        let (mirror_endpoint, secondary_endpoint) = (mirror.to_string(), secondary_in.to_string());
-        let mirror = Port::open(mirror).await?;
-        let secondary = Port::open(secondary_in).await?;
-        let peer = open_port(guest.control.as_ref()).await?;
-        let frame = colo_frame::start_for(&guest, &claim.name).await?;
-        // A leftover of its tunnel goes before the programs that guard it.
-        let lane = KernelLane::new(&guest, &claim.name).await?;
-        let attached = attach(&guest, &claim.name, netdev).await?;
-        let (output_gate, input_gate) = (attached.output_gate, attached.input_gate);
-        for gate in [&output_gate, &input_gate] {
-            gate.set_up()?;
-        }
-        lengthen_queue(&link, netdev, &guest.limits.peer).await;
-        let (socket, questions) = status::serve(dir, &claim.name)?;
-        let timeout = guest.limits.peer.timeout;
-        let (vnet_hdr, stats) = (guest.vnet_hdr_support, Stats::new(&guest));
-        let (mirror_requests, mirror) = spawn_mirror(&guest, mirror, &input_gate, &stats)?;
-        let returned = stats.secondary.clone();
-        let secondary = lane::spawn_incoming::<ReturnedRecords>(secondary, vnet_hdr, returned);
-        let traffic = Traffic { sent: stats.mirror.clone(), received: stats.secondary.clone() };
-        let inputs = Inputs {
-            output: Readable::new(&*output_gate).map_err(system("watch the output gate"))?,
-            mirror,
-            secondary,
-            peer: peer.map(|port| Peer::spawn(port, Role::Primary, timeout, traffic, lane.offer())),
-            lane,
-            frame,
-            permission: Permission::new(&guest, &claim.name),
-            questions,
-            link,
-            _socket: socket,
-            _mirror_requests: mirror_requests,
-        };
-        let policy =
-            LossPolicy { timeout, on_lost: on_secondary_lost, fences: !guest.takeover.is_manual() };
-        let protection = Protection::new(Instant::now(), policy)
-            .after(attached.was_off, attached.datapath.taken_over());
-        let seed = random_u64().map_err(system("read random bytes"))?;
-        let primary = Self {
-            half: PrimaryHalf::new(
-                claim.name.clone(),
-                Engine::new(guest.limits.compare.clone(), seed),
-                protection,
-                seed.rotate_left(32) ^ u64::from(std::process::id()),
-                guest.control.is_some(),
-            )
-            .limited(limits(&guest))
-            .on_death(guest.on_death),
-            kernel: PrimaryKernel {
-                name: claim.name.clone(),
-                datapath: attached.datapath,
-                output_gate,
-                input_gate,
-                release_failed: 0,
-            },
-            claim,
-            mirror_endpoint,
-            secondary_endpoint,
-            stats,
-            netdev: Some(netdev),
-            guest,
-        };
-        Ok((primary, inputs))
+        // Large, and made once: not for the stack.
+        Box::pin(Self::attach(guest, dir)).await
     }
 
     async fn serve(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
@@ -222,7 +128,7 @@ impl PrimaryTask {
         let mut slots_over = kernel_lane::slots_over();
         let mut returned = Vec::with_capacity(BATCH);
         loop {
-            // Before anything else: the sooner output is taken after a stop, the surer it is covered.
+            // Before anything else: the sooner output is taken after a stop, the surer a checkpoint covers it.
             if let Some(event) = inputs.frame.next_event().now_or_never() {
                 self.on_frame_event(&event, inputs);
                 self.carry_out(inputs);
@@ -234,7 +140,7 @@ impl PrimaryTask {
             let takes_returned = takes_secondary && !self.half.sorts();
             let lane_epoch = self.kernel.datapath.settings().lane_epoch;
             tokio::select! {
-                read = inputs.output.read(|| read_gate(&self.kernel.output_gate, &mut frames)), if has_room => {
+                read = inputs.lanes.output.read(|| read_gate(&self.kernel.output_gate, &mut frames)), if has_room => {
                     read.map_err(system("read the output gate"))?;
                     self.on_output(&mut frames);
                     self.stats.busy.on_frames(self.half.waiting());
@@ -244,34 +150,25 @@ impl PrimaryTask {
                     self.half.on_returned(Instant::now(), &mut returned);
                     self.stats.busy.on_frames(self.half.waiting());
                 }
-                Some(event) = inputs.secondary.recv(), if takes_secondary => {
+                Some(event) = inputs.lanes.secondary.recv(), if takes_secondary => {
                     self.on_secondary(event);
                 }
-                Some(event) = inputs.mirror.recv() => {
+                Some(event) = inputs.lanes.mirror.recv() => {
                     self.on_lane(PeerLane::Mirror, matches!(event, LaneEvent::Up));
                 }
-                event = next_peer_event(inputs.peer.as_mut()) => {
-                    let is_up = matches!(event, PeerEvent::Up { .. });
-                    self.on_lane_peer(&event, inputs).await;
-                    self.on_peer(event, &inputs.lane);
-                    if is_up && self.half.has_pair() {
-                        self.tell_offsets(inputs.peer.as_ref());
-                    }
+                event = next_control_event(inputs.control.as_mut()) => {
+                    self.on_control_event(event, inputs).await;
                 }
                 event = inputs.frame.next_event() => self.on_frame_event(&event, inputs),
                 answer = inputs.permission.next() => self.on_permission(answer),
-                Some((request, reply)) = inputs.questions.recv() => {
-                    let answer = self.answer(request, inputs).await;
-                    // Whoever asked may be gone.
-                    let _ = reply.send(answer);
-                }
-                event = inputs.link.next() => self.on_link(event, &inputs.link).await,
+                Some(question) = inputs.questions.recv() => answer(self, question, inputs).await,
+                event = inputs.tap.next_event() => self.on_tap(event, &mut inputs.tap).await,
                 _ = slots_over.tick(), if inputs.lane.is_open() => {
                     let change = inputs.lane.on_slot_over(&mut self.kernel.datapath).await;
                     self.on_lane_change(change);
                 }
                 () = tokio::time::sleep(LOOK), if self.half.may_be_dead() => {
-                    if inputs.link.get().await.is_none_or(|link| !link.held) {
+                    if !inputs.tap.is_open().await {
                         self.half.on_guest_dead(&mut self.kernel);
                     }
                 }
@@ -285,15 +182,89 @@ impl PrimaryTask {
         }
     }
 
-    fn on_frame_event(&mut self, event: &ColoFrameEvent, inputs: &Inputs) {
+    fn name(&self) -> &str {
+        &self.claim.name
+    }
+
+    fn datapath(&mut self) -> &mut Datapath {
+        &mut self.kernel.datapath
+    }
+
+    fn into_datapath(self) -> Datapath {
+        self.kernel.datapath
+    }
+
+    async fn status(&self, inputs: &Inputs) -> Reply {
+        self.report(inputs).await
+    }
+
+    fn divergences(&self, with_frames: bool) -> Reply {
+        self.report_divergences(with_frames)
+    }
+
+    fn protect(&mut self, migrate: Option<&str>, inputs: &mut Inputs) -> Reply {
+        if self.half.protection().is_taken_over() {
+            return Reply::Error(format!(
+                "{}: the secondary takes over from this guest, or has taken over. If this guest is to \
+                 serve, end the other one and restart this daemon",
+                self.claim.name
+            ));
+        }
+        match inputs.frame.protect(migrate) {
+            Ok(message) => {
+                self.half.begin_protection_again();
+                Reply::Done(format!("{}: {message}", self.claim.name))
+            }
+            Err(why) => Reply::Error(why),
+        }
+    }
+
+    async fn failover(&mut self, _inputs: &mut Inputs) -> Reply {
+        self.half.end_protection(Instant::now(), &mut self.kernel);
+        Reply::Done(format!("{}: unprotected; the guest goes on alone", self.claim.name))
+    }
+
+    /// The operator ends protection: held output leaves, and the guest's network is as it was. Programs
+    /// stay that translate connections of an earlier pair. A guest stays off the network if the
+    /// secondary's has taken its place.
+    async fn leave(&mut self, inputs: &mut Inputs) -> Result<LeftPrograms, InstanceError> {
+        if self.half.protection().is_taken_over() {
+            inputs.tap.take_down().await?;
+            return Ok(LeftPrograms::Detached);
+        }
+        let stays = offsets::is_needed(&self.claim.name, &self.kernel.datapath, &inputs.tap).await;
+        self.half.release_all(&mut self.kernel);
+        if let Some(control) = &mut inputs.control {
+            disclaim(&self.claim.name, control).await;
+        }
+        // Output that comes now is released as well. That protection may have ended already is as good.
+        self.half.end_protection(Instant::now(), &mut self.kernel);
+        self.half.release_everything(Instant::now(), &mut self.kernel);
+        self.half.release_all(&mut self.kernel);
+        Ok(if stays { LeftPrograms::Attached } else { LeftPrograms::Detached })
+    }
+}
+
+impl PrimaryTask {
+    fn on_frame_event(&mut self, event: &ColoFrameEvent, inputs: &mut Inputs) {
         if *event == ColoFrameEvent::CheckpointBegan {
-            let epoch = self.kernel.datapath.settings().lane_epoch;
-            self.half.dropped_stale(inputs.lane.drop_other(epoch));
+            let taken = self.take_output(inputs);
+            inputs.frame.output_taken(taken);
+            return;
         }
         self.half.on_colo_frame_event(Instant::now(), event, &mut self.kernel);
         if *event == ColoFrameEvent::PairReady {
-            self.tell_offsets(inputs.peer.as_ref());
+            self.tell_offsets(inputs.control.as_ref());
         }
+    }
+
+    /// A checkpoint has begun: takes the output of both guests that belongs to the epoch before.
+    fn take_output(&mut self, inputs: &Inputs) -> OutputTaken {
+        let epoch = self.kernel.datapath.settings().lane_epoch;
+        self.half.dropped_stale(inputs.lane.drop_other(epoch));
+        let began = ColoFrameEvent::CheckpointBegan;
+        self.half.on_colo_frame_event(Instant::now(), &began, &mut self.kernel);
+        OutputTaken::after_checkpoint_began()
     }
 
     /// Guest output, in the order in which the guest sent it.
@@ -317,104 +288,17 @@ impl PrimaryTask {
         self.half.on_lane(Instant::now(), lane, up, &mut self.kernel);
     }
 
-    /// What the control lane tells of the kernel lane.
-    async fn on_lane_peer(&mut self, event: &PeerEvent, inputs: &mut Inputs) {
-        let guest = LaneGuest { mtu: self.netdev.map(|link| link.mtu), is_stopped: false };
-        let change = inputs.lane.on_peer(event, guest, &mut self.kernel.datapath).await;
-        if change.is_cut_off && !matches!(event, PeerEvent::Message(_)) {
-            self.half.on_lane_gone();
-            self.queue(change.reply);
-            return;
-        }
-        self.on_lane_change(change);
-    }
-
-    fn on_lane_change(&mut self, change: LaneChange) {
-        self.half.on_lane_loss(Instant::now(), change.lost, change.is_cut_off);
-        self.queue(change.reply);
-    }
-
-    fn queue(&mut self, message: Option<ControlMessage>) {
-        if let Some(message) = message {
-            self.half.queue_message(message);
-        }
-    }
-
-    fn on_peer(&mut self, event: PeerEvent, lane: &KernelLane) {
-        match event {
-            PeerEvent::Up { .. } | PeerEvent::Down { .. } => {
-                self.on_lane(PeerLane::Control, matches!(event, PeerEvent::Up { .. }));
-            }
-            PeerEvent::Message(message) => match self.stats.peer.take(message) {
-                // Those of the kernel lane have been heard above.
-                None | Some(ControlMessage::Lane { .. } | ControlMessage::LaneCount { .. }) => {}
-                Some(ControlMessage::EpochDone { epoch, sent, lane_epoch }) => {
-                    if let Some(lane_epoch) = lane_epoch {
-                        let stale = lane.begin_epoch(lane_epoch, &mut self.kernel.datapath);
-                        self.half.dropped_stale(stale);
-                    }
-                    self.half.on_epoch_done(Instant::now(), epoch, sent);
-                }
-                Some(ControlMessage::LaneLoss { frames }) => {
-                    self.half.on_lane_loss(Instant::now(), frames, false);
-                }
-                Some(ControlMessage::ProtectionKnown { protected }) => {
-                    let now = Instant::now();
-                    self.half.on_protection_known(now, protected, &mut self.kernel);
-                }
-                Some(ControlMessage::TookOver) => self.half.on_taken_over(&mut self.kernel),
-                Some(ControlMessage::CheckpointWanted) => {
-                    self.half.on_checkpoint_wanted(Instant::now());
-                }
-                Some(other) => log::debug!("control lane: {other:?} is not for a primary"),
-            },
-        }
-    }
-
     /// The secondary was fenced, or could not be.
-    fn on_permission(&mut self, answer: Answer) {
+    fn on_permission(&mut self, answer: PermissionAnswer) {
         let is_done = answer.is_ok();
         if let Err(why) = answer {
-            log::error!("{}: the secondary is not fenced: {why}; output is held", self.claim.name);
+            log::error!(
+                "{}: output is held, because the lost secondary is not fenced: {why}. If the secondary's \
+                 guest is certainly stopped, run: colo-proxy failover {0}",
+                self.claim.name
+            );
         }
         self.half.on_fenced(Instant::now(), is_done, &mut self.kernel);
-    }
-
-    /// A new secondary is about to become a copy of this guest, which may be the survivor of an
-    /// earlier pair: then it needs the translation of the connections that were open there.
-    fn tell_offsets(&self, peer: Option<&Peer>) {
-        let name = &self.claim.name;
-        match (offsets::messages(name, &self.kernel.datapath), peer) {
-            (Ok(messages), _) if messages.is_empty() => {}
-            (Ok(messages), Some(peer)) => peer.send_all(messages),
-            (Ok(_), None) => log::warn!(
-                "{name}: connections of an earlier pair are translated here, and without a control \
-                 lane only `colo-proxy offsets` tells the secondary"
-            ),
-            (Err(error), _) => log::error!("{name}: {}", chain(&error)),
-        }
-    }
-
-    async fn on_link(&mut self, event: LinkEvent, watch: &LinkWatch) {
-        let (name, netdev) = (&self.claim.name, &self.guest.netdev);
-        let LinkEvent::Arrived(link) = event else {
-            log::warn!("{name}: {netdev} is gone; waiting for it to come back");
-            self.netdev = None;
-            return;
-        };
-        let datapath = &mut self.kernel.datapath;
-        let attach = |ifindex| datapath.set_netdev(ifindex).map_err(InstanceError::from);
-        match reattach(watch, link, &self.guest.limits.peer, attach).await {
-            Ok(passed) => {
-                self.stats.unguarded += passed;
-                self.netdev = Some(link);
-                log::info!("{name}: {netdev} is back, and attached again");
-            }
-            // It went again at once: the next one is tried like this one.
-            Err(error) => {
-                log::error!("{name}: {netdev} is back but not attached: {}", chain(&error))
-            }
-        }
     }
 
     /// Does what was decided.
@@ -429,123 +313,21 @@ impl PrimaryTask {
             inputs.permission.ask();
         }
         while let Some(message) = half.next_message() {
-            if inputs.peer.as_ref().is_some_and(|peer| peer.send(message.clone())) {
+            if inputs.control.as_ref().is_some_and(|control| control.send(message.clone())) {
                 continue;
             }
             if !half.on_untold(message) {
-                log::warn!("{}: the control lane takes no messages", self.claim.name);
-            }
-        }
-    }
-
-    async fn answer(&mut self, request: Request, inputs: &mut Inputs) -> Reply {
-        match request {
-            Request::Status => self.report(inputs).await,
-            Request::Protect { .. } if self.half.protection().is_taken_over() => {
-                Reply::Error(format!(
-                    "{}: the secondary takes over from this guest, or has; end the other one and \
-                     restart this daemon if it is to serve from here",
-                    self.claim.name
-                ))
-            }
-            Request::Protect { migrate } => match inputs.frame.protect(migrate.as_deref()) {
-                Ok(message) => {
-                    self.half.begin_protection_again();
-                    Reply::Done(format!("{}: {message}", self.claim.name))
-                }
-                Err(why) => Reply::Error(why),
-            },
-            Request::Divergences { frames } => self.report_divergences(frames),
-            Request::Failover => {
-                self.half.end_protection(Instant::now(), &mut self.kernel);
-                Reply::Done(format!("{}: unprotected; the guest goes on alone", self.claim.name))
-            }
-            Request::ExportOffsets => offsets::export(&self.claim.name, &self.kernel.datapath),
-            Request::ImportOffsets { text } => {
-                offsets::import(&self.claim.name, &mut self.kernel.datapath, &text)
-            }
-        }
-    }
-
-    /// The operator ends protection: what is held leaves, and the guest's network is as it was; but
-    /// for the programs where they stay, because they translate what an earlier pair has opened. A
-    /// guest whose place the secondary has taken stays off the network.
-    async fn end(mut self, stays: bool, inputs: &mut Inputs) -> Result<(), InstanceError> {
-        if self.half.protection().is_taken_over() {
-            if let Some(netdev) = self.netdev {
-                inputs.link.set_up(netdev.ifindex, false).await?;
-                let name = &self.claim.name;
                 log::warn!(
-                    "{name}: {} is down, to keep this guest off the network",
-                    self.guest.netdev
+                    "{}: the control lane is full; a message to the secondary is lost",
+                    self.claim.name
                 );
             }
-            inputs.lane.end(&mut self.kernel.datapath).await;
-            return detach(self.kernel.datapath).await;
         }
-        self.half.release_all(&mut self.kernel);
-        if let Some(peer) = &mut inputs.peer {
-            disclaim(peer).await;
-        }
-        self.half.finish(Instant::now(), &mut self.kernel);
-        inputs.lane.end(&mut self.kernel.datapath).await;
-        if stays {
-            return Ok(());
-        }
-        detach(self.kernel.datapath).await
     }
-}
 
-/// The limits of the primary's half.
-fn limits(guest: &Guest) -> PrimaryLimits {
-    PrimaryLimits {
-        unsorted: guest.limits.unsorted,
-        digest: guest.limits.digest,
-        output_queue_frames: guest.limits.peer.gate_queue_frames,
-        disclaim_timeout: guest.limits.peer.timeout,
-        ..PrimaryLimits::default()
+    async fn on_tap(&mut self, event: LinkEvent, tap: &mut GuestTap) {
+        let datapath = &mut self.kernel.datapath;
+        tap.on_event(event, |ifindex| datapath.set_netdev(ifindex).map_err(InstanceError::from))
+            .await;
     }
-}
-
-/// The guest goes on alone: before that, the secondary has to know that it is not to take over. One that
-/// comes back meanwhile has to be told again.
-async fn disclaim(peer: &mut Peer) {
-    const UNPROTECTED: ControlMessage = ControlMessage::Protection { protected: false };
-    if !peer.send(UNPROTECTED) {
-        return;
-    }
-    let known = async {
-        while let Some(event) = peer.next_event().await {
-            match event {
-                PeerEvent::Message(ControlMessage::ProtectionKnown { protected: false }) => {
-                    return;
-                }
-                PeerEvent::Up { .. } => drop(peer.send(UNPROTECTED)),
-                PeerEvent::Down { .. } | PeerEvent::Message(_) => {}
-            }
-        }
-    };
-    if tokio::time::timeout(DISCLAIM_MAX, known).await.is_err() {
-        log::warn!("the secondary does not say that it knows of the end of protection");
-    }
-}
-
-/// Everything that goes to the guest goes to the secondary as well.
-fn spawn_mirror(
-    guest: &Guest,
-    port: Port,
-    input_gate: &Arc<Gate>,
-    stats: &Stats,
-) -> Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>), InstanceError> {
-    let busy = stats.busy.clone();
-    lane::spawn_outgoing(Outgoing {
-        port,
-        source: Box::new(GateCapture::new(input_gate.clone())),
-        vnet_hdr: guest.vnet_hdr_support,
-        limits: guest.limits.peer,
-        stats: stats.mirror.clone(),
-        observe: Box::new(move |_| busy.on_frame()),
-        digester: None,
-    })
-    .map_err(system("watch the input gate"))
 }

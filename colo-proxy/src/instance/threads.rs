@@ -1,9 +1,9 @@
 //! The threads that serve the guests of a daemon: as many as there are processors, and no more than
 //! there are guests.
 //!
-//! Waking a thread takes longer than anything that is done with a frame. Where many guests are busy,
-//! each with a few frames, one that serves several of them finds the next guest's frames when it has
-//! done with those of the last, and need not be woken.
+//! Waking a thread takes longer than all work on a frame. If many guests are busy, each with a few
+//! frames, a thread that serves several of them finds the next guest's frames when it has handled those
+//! of the last. It need not be woken.
 
 use std::future::Future;
 use std::thread::JoinHandle;
@@ -13,17 +13,16 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::{self, LocalSet};
 
-/// Turns of the tasks beside the guests (lanes, sockets) between two looks at what has come, besides one
-/// of each guest that has something to do: QEMU's word of a checkpoint must not wait behind many batches
-/// of frames.
+/// Turns of the tasks beside the guests (lanes, sockets) between two looks for events. Each guest with
+/// work has one turn, too. QEMU's event of a checkpoint must not wait behind many batches of frames.
 const EVENT_INTERVAL: u32 = 8;
 
 /// Starts a task on its thread.
 type Start = Box<dyn FnOnce() + Send>;
 
-/// They end when this is dropped, with all that they serve.
+/// They end when this is dropped, with all guests that they serve.
 #[derive(Debug)]
-pub struct Threads {
+pub struct GuestThreads {
     all: Vec<Thread>,
 }
 
@@ -33,7 +32,7 @@ struct Thread {
     handle: Option<JoinHandle<()>>,
 }
 
-impl Threads {
+impl GuestThreads {
     /// For so many guests.
     pub fn start(guests: usize) -> io::Result<Self> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
@@ -42,8 +41,8 @@ impl Threads {
         Ok(Self { all: all? })
     }
 
-    /// Has the thread of the guest with this number do what `make` makes there. `None` where the thread
-    /// is gone.
+    /// Runs the future of `make` on the thread of the guest with this number. `None` if the thread is
+    /// gone.
     pub(super) fn spawn<T, F>(
         &self,
         guest: usize,
@@ -87,7 +86,7 @@ impl Drop for Thread {
     fn drop(&mut self) {
         self.starts = None;
         if let Some(handle) = self.handle.take() {
-            // A panic has been told of where it was.
+            // A panic has been reported where it happened.
             let _ = handle.join();
         }
     }
@@ -104,27 +103,27 @@ mod tests {
         runtime.block_on(started.expect("its thread"))
     }
 
-    fn id(threads: &Threads, guest: usize) -> thread::ThreadId {
+    fn id(threads: &GuestThreads, guest: usize) -> thread::ThreadId {
         wait(threads.spawn(guest, || async { thread::current().id() })).expect("no panic")
     }
 
     #[test]
     fn guests_share_what_threads_there_are() {
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        let threads = Threads::start(processors * 3).expect("threads");
+        let threads = GuestThreads::start(processors * 3).expect("threads");
         let ids = |guests: std::ops::Range<usize>| -> HashSet<_> {
             guests.map(|guest| id(&threads, guest)).collect()
         };
         assert_eq!(ids(0..processors).len(), processors, "as many as there are processors");
         assert_eq!(ids(0..processors * 3).len(), processors);
         assert_eq!(id(&threads, 0), id(&threads, processors));
-        let one = Threads::start(1).expect("a thread");
+        let one = GuestThreads::start(1).expect("a thread");
         assert_eq!(id(&one, 0), id(&one, 1), "no more than there are guests");
     }
 
     #[test]
     fn a_panic_ends_one_guest_and_no_other() {
-        let threads = Threads::start(1).expect("a thread");
+        let threads = GuestThreads::start(1).expect("a thread");
         let (other, go_on) = tokio::sync::oneshot::channel::<u32>();
         let waits = threads.spawn(0, || go_on);
         let panics = threads.spawn(1, || async { assert!(thread::panicking(), "on purpose") });
@@ -135,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_is_served_ends_with_the_threads() {
-        let threads = Threads::start(1).expect("a thread");
+        let threads = GuestThreads::start(1).expect("a thread");
         let never = threads.spawn(0, std::future::pending::<()>);
         drop(threads);
         assert!(wait(never).expect_err("it is over").is_cancelled());

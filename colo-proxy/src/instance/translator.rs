@@ -1,5 +1,5 @@
-//! The kernel's translation of one guest, for the decisions of a secondary: the programs, and the
-//! gate by way of which input goes to the guest.
+//! The kernel's translation of one guest, for the decisions of a secondary: the programs, and the gate
+//! through which input goes to the guest.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use colo_proxy_engine::pair::InputPath;
 use colo_proxy_engine::pair::ProgramMode;
 use colo_proxy_engine::pair::backlog::{Backlog, BacklogRound};
 
-/// What is written at once when input need not wait any more.
+/// Chunks that are written at once when input need not wait any more.
 const LAST_CHUNKS: u32 = 4;
 
 pub(crate) struct Translator {
@@ -26,10 +26,10 @@ pub(crate) struct Translator {
     pub(crate) gate: Arc<Gate>,
     /// Frames that may wait in it.
     queue_frames: u32,
-    /// Input that has waited in it for a guest that was stopped.
+    /// Input for a guest that was stopped, which has waited in the gate.
     pub(crate) backlog: Backlog,
     pub(crate) input_refused: u64,
-    /// Something was written to the guest since this was asked last.
+    /// Frames were written to the guest since the last [`Self::take_has_written`].
     has_written: bool,
     /// Connections forgotten by the clock, and to make room.
     pub(crate) expired: FlowsByClass,
@@ -70,13 +70,13 @@ impl Translator {
         }
     }
 
-    /// Input that comes by the lane is in the gate, and has to wait.
+    /// Input of the kernel lane is in the gate, and has to stay there.
     pub(crate) fn keeps_input(&self) -> bool {
         self.datapath.settings().lane_input_to_gate != 0
     }
 
-    /// There is something to be done with what is in the gate. What finds no room with us waits there,
-    /// and is dropped and counted there beyond its limit.
+    /// Frames in the gate can be taken. Those for which the backlog has no room stay there. Beyond the
+    /// gate's limit they are dropped and counted there.
     pub(crate) fn takes_from_gate(&self, takes_input: bool) -> bool {
         if self.keeps_input() { self.backlog.has_room() } else { takes_input }
     }
@@ -86,14 +86,14 @@ impl Translator {
         drain_gate(&self.gate, self.queue_frames, |frame| self.backlog.push(frame));
     }
 
-    /// As much as has been read in a turn, unless the guest takes no input.
+    /// Writes about as much as was read in a turn, unless the guest takes no input.
     pub(crate) fn replay_turn(&mut self, takes_input: bool) {
         if takes_input && self.backlog.is_replaying() {
             self.replay_some();
         }
     }
 
-    /// Gives the guest some of what has waited for it to go on.
+    /// Gives the guest some of the input that came while it was stopped.
     pub(crate) fn replay_some(&mut self) {
         for frame in &self.backlog.chunk() {
             self.input(frame);
@@ -103,9 +103,9 @@ impl Translator {
         }
         self.keep_waiting();
         self.send_lane_input_to_gate(false);
-        // What came between the two.
+        // Input that came between the two.
         self.keep_waiting();
-        // As a rule that is all of it, and hardly anything overtakes it.
+        // As a rule that is all of it, and hardly any frame overtakes it.
         for _ in 0..LAST_CHUNKS {
             for frame in &self.backlog.chunk() {
                 self.input(frame);
@@ -116,20 +116,20 @@ impl Translator {
         }
     }
 
-    /// All of it: nobody comes back to it.
+    /// Gives the guest all of it, at the end.
     pub(crate) fn replay_rest(&mut self) {
         while self.backlog.is_replaying() {
             self.replay_some();
         }
     }
 
-    /// Something was written to the guest since the last time.
+    /// Says whether frames were written to the guest since the last call.
     pub(crate) fn take_has_written(&mut self) -> bool {
         std::mem::take(&mut self.has_written)
     }
 
-    /// Forgets connections that are over; the kernel evicts none by itself. `true` where only a
-    /// checkpoint makes room without breaking one.
+    /// Forgets connections that are over; the kernel evicts none by itself. `true` if only a checkpoint
+    /// makes room without breaking a connection.
     pub(crate) fn age_flows(&mut self, mode: ProgramMode) -> bool {
         let aged = match self.datapath.age_flows(offsets::monotonic_ns()) {
             Ok(aged) => aged,

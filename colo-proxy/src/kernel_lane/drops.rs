@@ -41,7 +41,7 @@ impl DropWatch {
                     is_owed = true;
                     return before;
                 }
-                LinkAnswer::Present(link) if !link.held => return None,
+                LinkAnswer::Present(link) if !link.is_open => return None,
                 LinkAnswer::Present(link) => link,
             };
             if let Some(before) = before {
@@ -74,7 +74,7 @@ mod tests {
             ifindex,
             tap: true,
             up: true,
-            held: true,
+            is_open: true,
             queue_len: 1,
             mtu: 1500,
             rx_frames: 0,
@@ -120,7 +120,7 @@ mod tests {
     fn a_guest_that_is_gone_misses_nothing() {
         let mut drops = DropWatch::default();
         drops.look(present(&[link(1, 0)]));
-        assert_eq!(drops.look(present(&[Link { held: false, ..link(1, 50) }])), 0);
+        assert_eq!(drops.look(present(&[Link { is_open: false, ..link(1, 50) }])), 0);
         assert_eq!(drops.look(present(&[link(1, 60)])), 0);
     }
 

@@ -88,7 +88,7 @@ pub(crate) enum PeerEvent {
 
 /// The owner's end of the control lane.
 #[derive(Debug)]
-pub(crate) struct Peer {
+pub(crate) struct ControlLane {
     messages: mpsc::Sender<QueuedMessage>,
     /// Messages that may be late. They must not delay the others.
     bulk: mpsc::Sender<QueuedMessage>,
@@ -107,7 +107,7 @@ struct QueuedMessage {
     conversation: u64,
 }
 
-impl Peer {
+impl ControlLane {
     /// Starts the task. It disconnects a peer that sends nothing for `silence_max`.
     /// `offer` is the kernel lane that this end can open.
     pub(crate) fn spawn(
@@ -398,13 +398,13 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(20);
 
     /// A primary's lane, the socket of its secondary, and the directory of the socket's file.
-    async fn connected() -> (Peer, UnixStream, tempfile::TempDir) {
+    async fn connected() -> (ControlLane, UnixStream, tempfile::TempDir) {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("control");
         let endpoint = format!("unix:{},server", path.display()).parse().expect("an endpoint");
         let port = Port::open(endpoint).await.expect("it listens");
         let traffic = Traffic { sent: Arc::default(), received: Arc::default() };
-        let mut peer = Peer::spawn(port, Role::Primary, TIMEOUT, traffic, None);
+        let mut peer = ControlLane::spawn(port, Role::Primary, TIMEOUT, traffic, None);
         let mut stream = UnixStream::connect(&path).await.expect("it listens");
         let line = hello(VERSION, "secondary").line() + "\n";
         stream.write_all(line.as_bytes()).await.expect("it reads");
@@ -413,7 +413,7 @@ mod tests {
     }
 
     /// Sends until the lane takes no more, because the other end does not read.
-    async fn fill(peer: &Peer) {
+    async fn fill(peer: &ControlLane) {
         let long = ControlMessage::Offsets { text: "x".repeat(LINE_MAX / 2) };
         while peer.send(long.clone()) {
             tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! What QEMU writes, line by line.
+//! The lines of QEMU.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,43 +12,43 @@ use super::schema;
 
 /// A release of QEMU, from its greeting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-pub(crate) struct Version {
+pub(crate) struct QemuVersion {
     pub(crate) major: u32,
     pub(crate) minor: u32,
     #[serde(default)]
     pub(crate) micro: u32,
 }
 
-impl fmt::Display for Version {
+impl fmt::Display for QemuVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.major, self.minor, self.micro)
     }
 }
 
-/// QEMU did not do what it was told: its class of error, and its words.
+/// QEMU refused a command: its class of error, and its words.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, thiserror::Error)]
 #[error("{desc}")]
-pub(crate) struct Refusal {
+pub(crate) struct QmpRefusal {
     #[serde(default)]
     pub(crate) class: String,
     pub(crate) desc: String,
 }
 
-/// The most octets of an event's data: those that we know have less than 200.
+/// The most bytes of an event's data: the known ones have less than 200.
 const DATA_MAX: usize = 4 << 10;
-/// The most octets of an answer, but for QEMU's description of its commands, and of a refusal.
+/// The most bytes of an answer (except QEMU's description of its commands), and of a refusal.
 const ANSWER_MAX: usize = 64 << 10;
 const REFUSAL_MAX: usize = 4 << 10;
 
-/// The events that a driver knows. The others, and what is too long to be one of these, it need not
-/// see.
+/// The events that a driver knows. It need not see others, nor those that are too long to be one of
+/// these.
 const KNOWN: [&str; 5] = ["STOP", "RESUME", "MIGRATION", "COLO_EXIT", "SHUTDOWN"];
 
-/// One line, of which nothing is read yet that may be long.
+/// One line. Its parts that may be long are not read yet.
 #[derive(Debug)]
-pub(super) enum Message<'a> {
-    Greeting(Version),
-    Event(Event<'a>),
+pub(super) enum QmpMessage<'a> {
+    Greeting(QemuVersion),
+    Event(QmpEvent<'a>),
     Reply {
         /// `None` for a line that QEMU could not read.
         id: Option<u64>,
@@ -57,13 +57,13 @@ pub(super) enum Message<'a> {
 }
 
 #[derive(Debug)]
-pub(super) struct Event<'a> {
+pub(super) struct QmpEvent<'a> {
     name: String,
     data: Option<&'a RawValue>,
     at: Duration,
 }
 
-impl Event<'_> {
+impl QmpEvent<'_> {
     /// Name, data and time (QEMU's wall clock, since 1970) of an event that we know.
     pub(super) fn known(self) -> Option<(String, Value, Duration)> {
         if !KNOWN.contains(&self.name.as_str()) {
@@ -82,11 +82,11 @@ pub(super) enum RawResult<'a> {
 }
 
 impl RawResult<'_> {
-    /// To be called only for what was asked.
-    pub(super) fn read(&self) -> Result<Value, Refusal> {
-        let too_long = |what, raw: &RawValue| Refusal {
+    /// Call this only for an answer that we asked for.
+    pub(super) fn read(&self) -> Result<Value, QmpRefusal> {
+        let too_long = |what, raw: &RawValue| QmpRefusal {
             class: String::new(),
-            desc: format!("{what} of {} octets", raw.get().len()),
+            desc: format!("{what} of {} bytes is too long", raw.get().len()),
         };
         match self {
             Self::Answer(raw) => {
@@ -100,7 +100,7 @@ impl RawResult<'_> {
     }
 }
 
-/// `None` where it is longer than `max`, or of another form.
+/// `None` if it is longer than `max`, or has another form.
 fn short<T: DeserializeOwned>(raw: &RawValue, max: usize) -> Option<T> {
     let text = raw.get();
     if text.len() > max { None } else { serde_json::from_str(text).ok() }
@@ -127,10 +127,10 @@ struct Greeting {
 
 #[derive(Deserialize)]
 struct Versions {
-    qemu: Version,
+    qemu: QemuVersion,
 }
 
-/// Both are -1 where QEMU could not read its clock.
+/// Both are -1 if QEMU could not read its clock.
 #[derive(Deserialize)]
 struct Timestamp {
     seconds: i64,
@@ -145,22 +145,22 @@ impl Timestamp {
     }
 }
 
-/// Reads a line; `None` for what is no message that we know.
-pub(super) fn read(line: &str) -> Option<Message<'_>> {
+/// Reads a line; `None` if it is no message that we know.
+pub(super) fn read(line: &str) -> Option<QmpMessage<'_>> {
     let line: Line = serde_json::from_str(line).ok()?;
     if let Some(greeting) = line.greeting {
-        return Some(Message::Greeting(greeting.version.qemu));
+        return Some(QmpMessage::Greeting(greeting.version.qemu));
     }
     if let Some(name) = line.event {
         let at = line.timestamp.and_then(|at| at.since_1970()).unwrap_or_default();
-        return Some(Message::Event(Event { name, data: line.data, at }));
+        return Some(QmpMessage::Event(QmpEvent { name, data: line.data, at }));
     }
     let result = match (line.returned, line.error) {
         (_, Some(refusal)) => RawResult::Refusal(refusal),
         (Some(answer), None) => RawResult::Answer(answer),
         (None, None) => return None,
     };
-    Some(Message::Reply { id: line.id, result })
+    Some(QmpMessage::Reply { id: line.id, result })
 }
 
 #[cfg(test)]
@@ -171,14 +171,14 @@ mod tests {
 
     fn event(line: &str) -> Option<(String, Value, Duration)> {
         match read(line)? {
-            Message::Event(event) => event.known(),
+            QmpMessage::Event(event) => event.known(),
             other => panic!("{other:?}"),
         }
     }
 
-    fn reply(line: &str) -> (Option<u64>, Result<Value, Refusal>) {
+    fn reply(line: &str) -> (Option<u64>, Result<Value, QmpRefusal>) {
         match read(line) {
-            Some(Message::Reply { id, result }) => (id, result.read()),
+            Some(QmpMessage::Reply { id, result }) => (id, result.read()),
             other => panic!("{other:?}"),
         }
     }
@@ -187,8 +187,8 @@ mod tests {
     fn a_greeting_has_the_version() {
         let line = r#"{"QMP": {"version": {"qemu": {"micro": 3, "minor": 1, "major": 11},
             "package": "Debian 1:11.1.3+ds-1"}, "capabilities": ["oob"]}}"#;
-        let version = Version { major: 11, minor: 1, micro: 3 };
-        assert!(matches!(read(line), Some(Message::Greeting(v)) if v == version));
+        let version = QemuVersion { major: 11, minor: 1, micro: 3 };
+        assert!(matches!(read(line), Some(QmpMessage::Greeting(v)) if v == version));
         assert_eq!(version.to_string(), "11.1.3");
     }
 
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn replies_have_their_number() {
         assert_eq!(reply(r#"{"return": {}, "id": 7}"#), (Some(7), Ok(json!({}))));
-        let refusal = Refusal { class: "GenericError".into(), desc: "no".into() };
+        let refusal = QmpRefusal { class: "GenericError".into(), desc: "no".into() };
         assert_eq!(
             reply(r#"{"error": {"class": "GenericError", "desc": "no"}, "id": 8}"#),
             (Some(8), Err(refusal))
@@ -241,9 +241,9 @@ mod tests {
         let line = |room: usize| json!({"return": "x".repeat(room), "id": 1}).to_string();
         assert!(reply(&line(ANSWER_MAX - 2)).1.is_ok());
         let refusal = reply(&line(ANSWER_MAX)).1.unwrap_err();
-        assert_eq!(refusal.to_string(), "an answer of 65538 octets");
+        assert_eq!(refusal.to_string(), "an answer of 65538 bytes is too long");
         let line = json!({"error": {"desc": "x".repeat(REFUSAL_MAX)}, "id": 1}).to_string();
-        assert_eq!(reply(&line).1.unwrap_err().to_string(), "a refusal of 4107 octets");
+        assert_eq!(reply(&line).1.unwrap_err().to_string(), "a refusal of 4107 bytes is too long");
     }
 
     #[test]

@@ -1,16 +1,16 @@
-//! The QEMU Machine Protocol: how a running QEMU is asked and told, and what it says by itself.
+//! The QEMU Machine Protocol: commands to a running QEMU, its answers, and its events.
 //!
-//! JSON, one object a line (QEMU's `qmp-spec`). [`message`] reads what QEMU writes, [`client`] keeps
-//! a connection: it negotiates, numbers the commands, and connects again when QEMU is gone.
-//! Messages that we do not know are passed over: a later QEMU says more. [`schema`] makes small what
-//! it says of its own commands.
+//! JSON, one object a line (QEMU's `qmp-spec`). [`message`] reads the lines of QEMU. [`client`] has the
+//! connection: it negotiates, numbers the commands, and connects again when QEMU is gone. Unknown
+//! messages are ignored: a later QEMU has more of them. [`schema`] shortens QEMU's description of its
+//! own commands.
 //!
-//! A guest may have taken its QEMU over, so nothing becomes a [`serde_json::Value`], which may take a
-//! hundred times the room of its text, before we know that it was asked for and is short.
+//! A hostile guest may control its QEMU. A [`serde_json::Value`] may take a hundred times the memory of
+//! its text. So a text becomes one only after we know that we asked for it and that it is short.
 
 mod client;
 mod message;
 mod schema;
 
-pub(crate) use client::{Client, Incoming};
-pub(crate) use message::{Refusal, Version};
+pub(crate) use client::{QmpClient, QmpIncoming};
+pub(crate) use message::{QemuVersion, QmpRefusal};

@@ -1,4 +1,4 @@
-//! QEMU's description of its own commands (`query-qmp-schema`), cut to what somebody here reads.
+//! QEMU's description of its own commands (`query-qmp-schema`), reduced to the fields that we read.
 //!
 //! It is by far the longest of its answers: 248 KiB in QEMU 11.1, with 1230 entries.
 
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 const ENTRIES_MAX: usize = 6000;
 /// The most members and values of all entries together, which are 4542 in QEMU 11.1.
 const PARTS_MAX: usize = 20_000;
-/// The most octets of a name: QEMU's have 50.
+/// The most bytes of a name: QEMU's have 50.
 const NAME_MAX: usize = 256;
 
 #[derive(Deserialize)]
@@ -38,7 +38,7 @@ struct Member<'a> {
     kind: Option<Cow<'a, str>>,
 }
 
-/// `None` for anything else, and for one that is out of all proportion.
+/// `None` for another text, and for one that is far too large.
 pub(super) fn prune(schema: &RawValue) -> Option<Value> {
     let entries: Vec<&RawValue> = serde_json::from_str(schema.get()).ok()?;
     if entries.len() > ENTRIES_MAX {
@@ -128,7 +128,7 @@ mod tests {
             |number| json!([{"members": vec![json!({}); number - 2], "values": ["a", "b"]}]);
         assert!(pruned(&parts(PARTS_MAX)).is_some());
         assert_eq!(pruned(&parts(PARTS_MAX + 1)), None);
-        let name = |octets| json!([{"name": "a".repeat(octets)}]);
+        let name = |bytes| json!([{"name": "a".repeat(bytes)}]);
         assert!(pruned(&name(NAME_MAX)).is_some());
         assert_eq!(pruned(&name(NAME_MAX + 1)), None);
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::head::InstanceHead;
 use super::kernel::{FlowTableReport, KernelCounters};
-use crate::filter::Queue;
+use crate::filter::FilterQueue;
 use crate::lane::LaneStatus;
 
 /// A mirror or a redirector. Counts are since its start.
@@ -21,7 +21,7 @@ pub struct StreamFilterStatus {
     /// How it stands.
     pub mode: StreamFilterMode,
     /// Which frames of the guest it sees.
-    pub queue: Queue,
+    pub queue: FilterQueue,
     /// Frames on the sockets carry a virtio-net header.
     pub vnet_hdr_support: bool,
     /// The socket into which frames go, if there is one.
@@ -150,7 +150,7 @@ pub struct RewriterStatus {
     /// How it stands.
     pub mode: RewriterMode,
     /// Which frames of the guest it sees.
-    pub queue: Queue,
+    pub queue: FilterQueue,
     /// Checkpoints that were done.
     pub epoch: u64,
     /// Gauge: translated connections.

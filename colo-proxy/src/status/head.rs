@@ -6,7 +6,7 @@ use colo_proxy_engine::pair::Role;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::filter::Kind;
+use crate::filter::FilterKind;
 
 /// The version of the answers to `status` and `divergences`. A field that is new needs no other
 /// version if it has `#[serde(default)]`. A field that goes, or changes its meaning, needs one.
@@ -86,12 +86,12 @@ impl From<Role> for InstanceRole {
     }
 }
 
-impl From<&Kind> for InstanceRole {
-    fn from(kind: &Kind) -> Self {
+impl From<&FilterKind> for InstanceRole {
+    fn from(kind: &FilterKind) -> Self {
         match kind {
-            Kind::Mirror { .. } => Self::FilterMirror,
-            Kind::Redirector { .. } => Self::FilterRedirector,
-            Kind::Rewriter { .. } => Self::FilterRewriter,
+            FilterKind::Mirror { .. } => Self::FilterMirror,
+            FilterKind::Redirector { .. } => Self::FilterRedirector,
+            FilterKind::Rewriter { .. } => Self::FilterRewriter,
         }
     }
 }

@@ -1,20 +1,19 @@
-//! What a QEMU is told, and what its events mean: one half of a pair, without I/O and clock.
+//! The commands for a QEMU, and the meaning of its events: one half of a pair, without I/O and clock.
 //!
-//! QEMU reports no checkpoint as such. It stops the guest and starts it again: first the
-//! secondary's, then the primary's, then the secondary's goes on with the state that it was given,
-//! then the primary's. So a `STOP` while the pair is in COLO begins a checkpoint and the `RESUME`
-//! behind it ends one, unless
+//! QEMU has no event for a checkpoint. It stops the secondary's guest, then the primary's; the
+//! secondary's resumes with the new state, then the primary's. So a `STOP` while the pair is in COLO
+//! begins a checkpoint and the next `RESUME` ends it, unless
 //!
 //! * `COLO_EXIT` comes in between: the state never arrived;
-//! * `query-status`, asked behind the `STOP`, does not say `colo`: somebody stopped the guest by
-//!   hand, or it runs again already and nobody can tell which output came before ([`checkpoint`]).
+//! * `query-status`, asked after the `STOP`, does not answer `colo`: somebody stopped the guest by hand,
+//!   or it runs again already and nobody knows which output came before ([`checkpoint`]).
 //!
-//! The first copy of a guest's memory is made while the guest runs, but for one that QEMU emulates
-//! (TCG): there, writes of the guest are lost to it now and then, and the secondary's guest crashes.
-//! Such a guest is stopped for the copy.
+//! The first copy of a guest's memory is made while the guest runs. But if QEMU emulates the guest
+//! (TCG), that copy misses a write now and then, and the secondary's guest crashes. So an emulated guest
+//! is stopped for the copy.
 //!
-//! A checkpoint is asked for by setting `x-checkpoint-delay`, to the value that it has: QEMU makes
-//! one at once, and the next by itself after that delay.
+//! Setting `x-checkpoint-delay` to the value that it has requests a checkpoint: QEMU makes one at once,
+//! and the next by itself after that delay.
 
 mod checkpoint;
 mod found;
@@ -27,25 +26,24 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use self::checkpoint::{Checkpoint, Ended};
-use self::found::Found;
-use self::pauses::Pauses;
-use super::pace::Pace;
+use self::checkpoint::{CheckpointEnd, SeenCheckpoint};
+use self::found::FoundQemu;
+use self::pauses::CheckpointPauses;
+use super::pace::CheckpointPace;
 use super::support;
 use crate::colo_frame::ColoFrameEvent;
 use crate::config::{Checkpoints, Role};
-use crate::qmp::{Refusal, Version};
+use crate::qmp::{QemuVersion, QmpRefusal};
 use crate::status::{QemuCheckpoints, QemuReport, QemuState};
 
-/// A checkpoint that was asked for has begun after this long, or QEMU has lost its other half: a
-/// primary that has noticed so takes the request, and does nothing.
+/// A requested checkpoint has begun after this long, or QEMU has lost its other half: a primary that has
+/// noticed that takes the request, and does nothing.
 const BEGIN_MAX: Duration = Duration::from_secs(10);
-/// The longest checkpoint. A secondary's QEMU that hangs would keep the primary's guest stopped for
-/// ever.
+/// The longest checkpoint. A secondary's QEMU that hangs would stop the primary's guest for ever.
 const CHECKPOINT_MAX: Duration = Duration::from_secs(30);
-/// What a reply is the answer to.
+/// The question that a reply answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ask {
+pub(super) enum QmpQuestion {
     Schema,
     ColoStatus,
     Kvm,
@@ -66,34 +64,34 @@ pub(super) enum Ask {
 
 /// A command for QEMU.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Execute {
-    pub(super) ask: Ask,
+pub(super) struct QmpCommand {
+    pub(super) ask: QmpQuestion,
     pub(super) command: &'static str,
     pub(super) arguments: Value,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum QemuPhase {
     /// No connection, or a QEMU that is not used.
     Absent,
-    /// What it is, is being asked.
+    /// QEMU is being asked how it stands.
     Probing,
     /// The guest is on its own.
     Alone,
     /// A secondary that waits for a primary.
     Standby,
-    /// The pair is being made. `in_colo`: it is there, and the guest goes on any moment.
+    /// The pair is being made. `in_colo`: it exists, and the guest resumes any moment.
     Entering {
         in_colo: bool,
     },
     Colo,
-    /// COLO has ended by an error, and QEMU waits to be told what this half is now.
+    /// COLO has ended by an error, and QEMU waits for the order to go on alone.
     Broken,
-    /// It is being told that the other half is gone.
+    /// QEMU is being told that the other half is gone.
     Ending,
 }
 
-impl Phase {
+impl QemuPhase {
     /// The state that `status` and the log show.
     fn state(self) -> QemuState {
         match self {
@@ -111,45 +109,45 @@ impl Phase {
 
 /// One half of a pair.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(super) struct QmpMachine {
     role: Role,
     settings: Checkpoints,
-    phase: Phase,
-    version: Option<Version>,
-    found: Found,
-    checkpoint: Option<Checkpoint>,
-    /// It began then.
+    phase: QemuPhase,
+    version: Option<QemuVersion>,
+    found: FoundQemu,
+    checkpoint: Option<SeenCheckpoint>,
+    /// When the checkpoint began.
     stopped: Option<Instant>,
     /// Checkpoints that began.
     number: u64,
-    pace: Pace,
+    pace: CheckpointPace,
     /// The pair is to be made with the secondary that waits there, as soon as QEMU can be told.
     wanted: Option<String>,
-    /// QEMU has said that it ends: somebody wanted that.
+    /// QEMU has reported that it ends: somebody wanted that.
     is_ending: bool,
     /// QEMU is to be told that its other half is gone, if it has one.
     is_end_wanted: bool,
-    /// The guest was stopped for the copy, then.
+    /// When the guest was stopped for the copy.
     copying: Option<Instant>,
-    /// A checkpoint is wanted, and may be triggered then.
+    /// When a requested checkpoint may be triggered.
     due: Option<Instant>,
-    /// It was triggered then, and has not begun.
+    /// When a checkpoint was triggered that has not begun.
     triggered: Option<Instant>,
-    pauses: Pauses,
+    pauses: CheckpointPauses,
     requested: u64,
     failed: u64,
     uncovered: u64,
-    /// What went wrong last, for the operator.
+    /// The last error, for the operator.
     trouble: Option<String>,
-    /// What is still to be said to make the pair: each when the one before was done.
-    join: VecDeque<Execute>,
-    /// QEMU has not said how it is, and is asked again then.
+    /// The commands that are left to make the pair. Each is sent when the one before was done.
+    join: VecDeque<QmpCommand>,
+    /// When a QEMU that has not answered how it stands is asked again.
     probe_at: Option<Instant>,
-    commands: VecDeque<Execute>,
+    commands: VecDeque<QmpCommand>,
     events: VecDeque<ColoFrameEvent>,
 }
 
-/// Nobody knows what becomes of the guest. For a secondary that is no sign that its primary is gone.
+/// Nobody knows how the guest stands. For a secondary that is no sign that its primary is gone.
 fn no_connection(role: Role, reason: String) -> ColoFrameEvent {
     match role {
         Role::Primary => ColoFrameEvent::PairLost { reason },
@@ -157,25 +155,25 @@ fn no_connection(role: Role, reason: String) -> ColoFrameEvent {
     }
 }
 
-impl Machine {
+impl QmpMachine {
     pub(super) fn new(role: Role, settings: Checkpoints) -> Self {
         Self {
             role,
             settings,
-            phase: Phase::Absent,
+            phase: QemuPhase::Absent,
             version: None,
-            found: Found::default(),
+            found: FoundQemu::default(),
             checkpoint: None,
             stopped: None,
             number: 0,
-            pace: Pace::new(settings),
+            pace: CheckpointPace::new(settings),
             wanted: None,
             is_ending: false,
             is_end_wanted: false,
             copying: None,
             due: None,
             triggered: None,
-            pauses: Pauses::default(),
+            pauses: CheckpointPauses::default(),
             requested: 0,
             failed: 0,
             uncovered: 0,
@@ -187,55 +185,64 @@ impl Machine {
         }
     }
 
-    pub(super) fn next_command(&mut self) -> Option<Execute> {
+    pub(super) fn next_command(&mut self) -> Option<QmpCommand> {
         self.commands.pop_front()
     }
 
-    /// The next event. Whoever asks has dealt with the one before: what the guest put out before it
-    /// was stopped is taken by now, and it is time to ask whether it still is stopped.
+    /// The next event for the owner.
     pub(super) fn next_event(&mut self) -> Option<ColoFrameEvent> {
-        if let Some(checkpoint) = &mut self.checkpoint
-            && checkpoint.is_unasked()
-            && self.events.is_empty()
-        {
-            checkpoint.asked();
-            let ask = Ask::Confirm(self.number);
-            self.execute(ask, "query-status", json!({}));
-        }
         self.events.pop_front()
     }
 
-    fn execute(&mut self, ask: Ask, command: &'static str, arguments: Value) {
-        self.commands.push_back(Execute { ask, command, arguments });
+    /// The guest's output up to the last stop that the owner knows of was taken. If that is the last
+    /// stop at all, it is time to ask whether the guest still is stopped.
+    pub(super) fn output_taken(&mut self) {
+        if self.events.contains(&ColoFrameEvent::CheckpointBegan) {
+            return;
+        }
+        if let Some(checkpoint) = &mut self.checkpoint
+            && checkpoint.is_unasked()
+        {
+            checkpoint.asked();
+            let ask = QmpQuestion::Confirm(self.number);
+            self.execute(ask, "query-status", json!({}));
+        }
+    }
+
+    fn execute(&mut self, ask: QmpQuestion, command: &'static str, arguments: Value) {
+        self.commands.push_back(QmpCommand { ask, command, arguments });
     }
 
     // The connection.
 
-    pub(super) fn on_up(&mut self, version: Version) {
+    pub(super) fn on_up(&mut self, version: QemuVersion) {
         self.version = Some(version);
         self.is_ending = false;
         if let Some(why) = support::is_known_not_to_work(version) {
             return self.refuse(why);
         }
         if support::is_untried(version) {
-            log::warn!("QEMU {version} is older than 11.1, the first that was seen to do COLO");
+            log::warn!(
+                "QEMU {version} is older than 11.1, the first release that is known to do COLO; install \
+                 QEMU 11.1 or newer on both hosts if checkpoints fail"
+            );
         }
-        self.phase = Phase::Probing;
-        self.execute(Ask::Schema, "query-qmp-schema", json!({}));
+        self.phase = QemuPhase::Probing;
+        self.execute(QmpQuestion::Schema, "query-qmp-schema", json!({}));
     }
 
     pub(super) fn on_down(&mut self, now: Instant, why: &str) {
         self.commands.clear();
         self.join.clear();
         (self.version, self.probe_at) = (None, None);
-        let before = std::mem::replace(&mut self.phase, Phase::Absent);
+        let before = std::mem::replace(&mut self.phase, QemuPhase::Absent);
         let reason = format!("no connection to QEMU: {why}");
-        if before == Phase::Absent {
+        if before == QemuPhase::Absent {
             return;
         }
-        // Checkpoints that nobody sees may be made from here on.
+        // From here on QEMU may make checkpoints that nobody sees.
         self.end_checkpoint(now, &reason);
-        self.events.push_back(if before == Phase::Colo && !self.is_ending {
+        self.events.push_back(if before == QemuPhase::Colo && !self.is_ending {
             ColoFrameEvent::Gone { reason }
         } else {
             no_connection(self.role, reason)
@@ -244,25 +251,37 @@ impl Machine {
 
     // Replies.
 
-    pub(super) fn on_reply(&mut self, now: Instant, ask: Ask, result: Result<Value, Refusal>) {
+    pub(super) fn on_reply(
+        &mut self,
+        now: Instant,
+        ask: QmpQuestion,
+        result: Result<Value, QmpRefusal>,
+    ) {
         match ask {
-            Ask::Schema => self.on_schema(result),
-            Ask::ColoStatus | Ask::Kvm | Ask::Status => self.on_found(now, ask, result),
-            Ask::Cont => {
+            QmpQuestion::Schema => self.on_schema(result),
+            QmpQuestion::ColoStatus | QmpQuestion::Kvm | QmpQuestion::Status => {
+                self.on_found(now, ask, result);
+            }
+            QmpQuestion::Cont => {
                 if let Err(refusal) = result {
-                    log::error!("QEMU does not let its guest go on: {refusal}");
+                    log::error!(
+                        "QEMU does not resume its guest: {refusal}. Resume it by hand (`cont`)"
+                    );
                 }
             }
-            Ask::Confirm(number) => self.on_confirmation(now, number, result.as_ref().ok()),
-            Ask::Checkpoint => {
+            QmpQuestion::Confirm(number) => self.on_confirmation(now, number, result.as_ref().ok()),
+            QmpQuestion::Checkpoint => {
                 if let Err(refusal) = result {
                     self.fail(now, format!("QEMU refuses to make a checkpoint: {refusal}"));
                 }
             }
-            Ask::Capabilities | Ask::Parameters | Ask::Stop | Ask::Migrate => {
+            QmpQuestion::Capabilities
+            | QmpQuestion::Parameters
+            | QmpQuestion::Stop
+            | QmpQuestion::Migrate => {
                 self.on_entering(ask, result);
             }
-            Ask::MigrateError => {
+            QmpQuestion::MigrateError => {
                 let why =
                     result.ok().and_then(|status| status["error-desc"].as_str().map(str::to_owned));
                 self.stay_alone(format!(
@@ -270,10 +289,12 @@ impl Machine {
                     why.as_deref().unwrap_or("QEMU does not say why")
                 ));
             }
-            Ask::LostHeartbeat => self.on_ended(result),
-            Ask::Announce => {
+            QmpQuestion::LostHeartbeat => self.on_ended(result),
+            QmpQuestion::Announce => {
                 if let Err(refusal) = result {
-                    log::warn!("QEMU does not announce its guest: {refusal}");
+                    log::warn!(
+                        "QEMU does not announce its guest: {refusal}. Clients may reach it late"
+                    );
                 }
             }
         }
@@ -281,15 +302,15 @@ impl Machine {
 
     // Events of QEMU.
 
-    /// `at` is QEMU's clock, which only counts between two events.
+    /// `at` is QEMU's clock, of which only the difference between two events means something.
     pub(super) fn on_event(&mut self, now: Instant, name: &str, data: &Value, at: Duration) {
         if matches!(name, "STOP" | "RESUME" | "MIGRATION" | "COLO_EXIT") {
             match self.phase {
-                Phase::Probing => return self.found.on_change(),
-                // Nobody starts or stops a guest that waits: it has gone on without us.
-                Phase::Standby if name != "MIGRATION" => return self.probe(),
+                QemuPhase::Probing => return self.found.on_change(),
+                // Nobody starts or stops a guest that waits: the pair was made without us.
+                QemuPhase::Standby if name != "MIGRATION" => return self.probe(),
                 // Somebody makes a pair by hand.
-                Phase::Alone if name == "MIGRATION" && data["status"] == "colo" => {
+                QemuPhase::Alone if name == "MIGRATION" && data["status"] == "colo" => {
                     return self.probe();
                 }
                 _ => {}
@@ -311,38 +332,40 @@ impl Machine {
     }
 
     fn on_stop(&mut self, now: Instant, at: Duration) {
-        if self.role == Role::Primary && matches!(self.phase, Phase::Entering { .. }) {
+        if self.role == Role::Primary && matches!(self.phase, QemuPhase::Entering { .. }) {
             self.copying.get_or_insert(now);
         }
-        if self.phase != Phase::Colo || self.checkpoint.is_some() {
+        if self.phase != QemuPhase::Colo || self.checkpoint.is_some() {
             return;
         }
         self.number += 1;
         self.triggered = None;
-        self.checkpoint = Some(Checkpoint::new(at));
+        self.checkpoint = Some(SeenCheckpoint::new(at));
         self.stopped = Some(now);
         self.events.push_back(ColoFrameEvent::CheckpointBegan);
     }
 
     fn on_resume(&mut self, now: Instant, at: Duration) {
-        let is_first = self.phase == (Phase::Entering { in_colo: true });
+        let is_first = self.phase == (QemuPhase::Entering { in_colo: true });
         if is_first {
-            self.phase = Phase::Colo;
+            self.phase = QemuPhase::Colo;
             if let Some(since) = self.copying.take() {
                 let ms = now.saturating_duration_since(since).as_millis();
-                log::info!("the guest was stopped for {ms} ms for the copy of its memory");
+                log::info!(
+                    "QEMU stopped the guest for {ms} ms, to copy its memory to the secondary"
+                );
             }
             self.events.push_back(ColoFrameEvent::PairReady);
         }
         match self.checkpoint.as_ref().map(|one| one.on_resume(self.role, at)) {
             Some(ended) => self.on_checkpoint_ended(now, ended),
-            // The guest had been stopped by somebody when a checkpoint was made, which has set it
-            // going; or somebody has. Nobody said when it began.
-            None if self.phase == Phase::Colo && !is_first => {
+            // Somebody had stopped the guest, and a checkpoint resumed it, or somebody did. Nobody knows
+            // when the checkpoint began.
+            None if self.phase == QemuPhase::Colo && !is_first => {
                 self.events.push_back(ColoFrameEvent::CheckpointBegan);
                 let ended = match self.role {
-                    Role::Primary => Ended::Uncovered,
-                    Role::Secondary => Ended::Done { pause: Duration::ZERO },
+                    Role::Primary => CheckpointEnd::Uncovered,
+                    Role::Secondary => CheckpointEnd::Done { pause: Duration::ZERO },
                 };
                 self.on_checkpoint_ended(now, ended);
             }
@@ -358,19 +381,22 @@ impl Machine {
         }
     }
 
-    fn on_checkpoint_ended(&mut self, now: Instant, ended: Ended) {
+    fn on_checkpoint_ended(&mut self, now: Instant, ended: CheckpointEnd) {
         match ended {
-            Ended::Done { pause } => {
+            CheckpointEnd::Done { pause } => {
                 self.pauses.add(pause);
                 self.events.push_back(ColoFrameEvent::DONE);
             }
-            Ended::Uncovered => {
-                log::warn!("a checkpoint covers nothing: the guest went on before it was known of");
+            CheckpointEnd::Uncovered => {
+                log::warn!(
+                    "a checkpoint covers nothing, because the guest resumed before its output was taken; \
+                     another one is requested"
+                );
                 self.uncovered += 1;
                 let (state_copied, covers) = (true, false);
                 self.events.push_back(ColoFrameEvent::CheckpointDone { state_copied, covers });
             }
-            Ended::NotMade(why) => return self.fail(now, why.into()),
+            CheckpointEnd::NotMade(why) => return self.fail(now, why.into()),
         }
         self.pace.on_done(now);
         (self.checkpoint, self.triggered, self.due) = (None, None, None);
@@ -378,30 +404,32 @@ impl Machine {
 
     fn on_migration(&mut self, now: Instant, status: &str) {
         match (status, self.phase) {
-            ("active" | "setup", Phase::Standby) => self.phase = Phase::Entering { in_colo: false },
-            ("colo", Phase::Standby | Phase::Entering { .. }) => {
-                self.phase = Phase::Entering { in_colo: true };
+            ("active" | "setup", QemuPhase::Standby) => {
+                self.phase = QemuPhase::Entering { in_colo: false }
             }
-            ("failed", Phase::Entering { .. }) if self.role == Role::Primary => {
-                self.execute(Ask::MigrateError, "query-migrate", json!({}));
+            ("colo", QemuPhase::Standby | QemuPhase::Entering { .. }) => {
+                self.phase = QemuPhase::Entering { in_colo: true };
             }
-            ("failed", Phase::Entering { .. }) => {
+            ("failed", QemuPhase::Entering { .. }) if self.role == Role::Primary => {
+                self.execute(QmpQuestion::MigrateError, "query-migrate", json!({}));
+            }
+            ("failed", QemuPhase::Entering { .. }) => {
                 self.stay_alone("the migration from the primary failed".into());
             }
-            ("completed", Phase::Entering { .. }) => {
+            ("completed", QemuPhase::Entering { .. }) => {
                 self.stay_alone("QEMU migrated and did not enter COLO".into());
             }
-            ("completed", Phase::Ending) => {
+            ("completed", QemuPhase::Ending) => {
                 self.end_unfinished(now);
-                self.phase = Phase::Alone;
+                self.phase = QemuPhase::Alone;
             }
             // Somebody told QEMU by hand that the other half is gone.
-            ("completed", Phase::Colo | Phase::Broken) => self.on_told_by_hand(now),
+            ("completed", QemuPhase::Colo | QemuPhase::Broken) => self.on_told_by_hand(now),
             _ => {}
         }
     }
 
-    /// The state of the checkpoint that was being made will not come any more.
+    /// The state of the checkpoint that runs will not come any more.
     fn end_unfinished(&mut self, now: Instant) {
         if self.checkpoint.is_some() {
             self.fail(now, "the other half is gone".into());
@@ -409,33 +437,33 @@ impl Machine {
     }
 
     fn on_told_by_hand(&mut self, now: Instant) {
-        self.phase = Phase::Alone;
-        self.lose(now, "an operator told QEMU that the other half is gone");
+        self.phase = QemuPhase::Alone;
+        self.lose(now, "somebody told QEMU by hand that the other half is gone");
         self.events.push_back(ColoFrameEvent::Failover);
     }
 
     fn on_colo_exit(&mut self, now: Instant, data: &Value) {
-        if self.phase == Phase::Ending {
+        if self.phase == QemuPhase::Ending {
             return self.end_unfinished(now);
         }
-        if matches!(self.phase, Phase::Entering { .. }) && self.role == Role::Primary {
+        if matches!(self.phase, QemuPhase::Entering { .. }) && self.role == Role::Primary {
             // Nothing was protected yet, and the guest stands still until QEMU is told.
-            self.phase = Phase::Ending;
+            self.phase = QemuPhase::Ending;
             self.copying = None;
-            self.execute(Ask::LostHeartbeat, "x-colo-lost-heartbeat", json!({}));
+            self.execute(QmpQuestion::LostHeartbeat, "x-colo-lost-heartbeat", json!({}));
             return self.stay_alone("the secondary's QEMU did not enter COLO".into());
         }
-        if self.phase != Phase::Colo {
+        if self.phase != QemuPhase::Colo {
             return;
         }
         if data["reason"] == "request" {
             return self.on_told_by_hand(now);
         }
-        self.phase = Phase::Broken;
+        self.phase = QemuPhase::Broken;
         self.lose(now, "QEMU has lost its other half");
     }
 
-    /// The pair is no more, nor is the checkpoint that it was making.
+    /// The pair is no more, nor is its checkpoint.
     fn lose(&mut self, now: Instant, why: &str) {
         self.end_checkpoint(now, why);
         self.events.push_back(ColoFrameEvent::PairLost { reason: why.to_owned() });
@@ -455,13 +483,13 @@ impl Machine {
         self.events.push_back(ColoFrameEvent::CheckpointFailed { reason });
     }
 
-    // What the proxy wants.
+    // Requests of the proxy.
 
     pub(super) fn request_checkpoint(&mut self, now: Instant) {
         self.requested += 1;
         match self.phase {
-            Phase::Colo => {
-                // One that is running settles it.
+            QemuPhase::Colo => {
+                // A checkpoint that runs settles it.
                 if self.checkpoint.is_none() && self.triggered.is_none() {
                     self.due = Some(self.pace.on_request(now));
                 }
@@ -470,40 +498,44 @@ impl Machine {
         }
     }
 
-    /// The other half is gone for good: this one goes on alone.
+    /// The other half is gone for good: this half goes on alone.
     pub(super) fn end(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Absent | Phase::Probing | Phase::Standby) {
+        if matches!(self.phase, QemuPhase::Absent | QemuPhase::Probing | QemuPhase::Standby) {
             // It may be in COLO by now.
             self.is_end_wanted = true;
-            if self.phase == Phase::Standby {
+            if self.phase == QemuPhase::Standby {
                 self.probe();
             }
         }
-        if matches!(self.phase, Phase::Colo | Phase::Broken | Phase::Entering { in_colo: true }) {
-            // A secondary may have the state of a checkpoint that was being made: its events will
-            // tell.
+        if matches!(
+            self.phase,
+            QemuPhase::Colo | QemuPhase::Broken | QemuPhase::Entering { in_colo: true }
+        ) {
+            // A secondary may have the state of the checkpoint that runs. Its events will show that.
             if self.role == Role::Primary || self.checkpoint.is_none() {
                 self.lose(now, "protection has ended");
             }
-            self.phase = Phase::Ending;
-            self.execute(Ask::LostHeartbeat, "x-colo-lost-heartbeat", json!({}));
+            self.phase = QemuPhase::Ending;
+            self.execute(QmpQuestion::LostHeartbeat, "x-colo-lost-heartbeat", json!({}));
         }
     }
 
-    fn on_ended(&mut self, result: Result<Value, Refusal>) {
-        // Otherwise it is over when QEMU says so: what it says before may be of a checkpoint.
+    fn on_ended(&mut self, result: Result<Value, QmpRefusal>) {
+        // Otherwise it is over when QEMU reports that: events before that may belong to a checkpoint.
         if let Err(refusal) = result {
-            let why = format!("QEMU does not let its guest go on alone: {refusal}");
+            let why = format!(
+                "QEMU does not let its guest go on alone: {refusal}. Look at `query-status` of this QEMU"
+            );
             log::error!("{why}");
             self.trouble = Some(why);
-            if self.phase == Phase::Ending {
-                self.phase = Phase::Alone;
+            if self.phase == QemuPhase::Ending {
+                self.phase = QemuPhase::Alone;
             }
         }
         if self.role == Role::Secondary {
-            // QEMU's own announcement, behind ours: it repeats itself, for switches that lose one.
+            // QEMU's own announcement, after ours. It repeats itself, for switches that lose one.
             let rounds = json!({"initial": 50, "max": 550, "rounds": 5, "step": 50});
-            self.execute(Ask::Announce, "announce-self", rounds);
+            self.execute(QmpQuestion::Announce, "announce-self", rounds);
         }
     }
 
@@ -526,18 +558,18 @@ impl Machine {
             self.triggered = Some(now);
             let delay = self.delay();
             let parameters = json!({"x-checkpoint-delay": delay});
-            self.execute(Ask::Checkpoint, "migrate-set-parameters", parameters);
+            self.execute(QmpQuestion::Checkpoint, "migrate-set-parameters", parameters);
         }
         if self.probe_at.is_some_and(|at| at <= now) {
             self.probe();
         }
         if self.given_up().is_some_and(|at| at <= now) {
-            self.phase = Phase::Broken;
-            self.lose(now, "QEMU makes no checkpoint; its other half is gone, or hangs");
+            self.phase = QemuPhase::Broken;
+            self.lose(now, "QEMU makes no checkpoint: its other half is gone, or hangs");
         }
     }
 
-    // What `status` shows.
+    // The status.
 
     pub(super) fn report(&self) -> QemuReport {
         QemuReport {

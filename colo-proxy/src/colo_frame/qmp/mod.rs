@@ -1,7 +1,7 @@
 //! Drives the COLO-frame of a stock QEMU from outside, with nothing but QMP.
 //!
-//! [`machine`] decides, [`pace`] spaces, [`support`] knows which QEMU can do it; here are the
-//! connection, the clock, and the way to the secondary's host ([`crate::quick_ack`]).
+//! [`machine`] decides, [`pace`] spaces checkpoints, [`support`] knows which QEMU can make them. This file
+//! has the connection, the clock, and the route to the secondary's host ([`crate::quick_ack`]).
 
 mod machine;
 mod pace;
@@ -10,67 +10,75 @@ mod support;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use self::machine::{Ask, Machine};
-use super::{ColoFrame, ColoFrameCommand, ColoFrameEvent, NextEvent, Terms};
+use self::machine::{QmpMachine, QmpQuestion};
+use super::{ColoFrame, ColoFrameCommand, ColoFrameEvent, ColoFrameTerms, NextEvent, OutputTaken};
+use crate::deadline::sleep_until;
 use crate::endpoint::{Endpoint, EndpointAddress, EndpointError};
-use crate::qmp::{Client, Incoming, Refusal};
+use crate::qmp::{QmpClient, QmpIncoming, QmpRefusal};
 use crate::quick_ack::QuickAck;
 use crate::status::{ColoFrameReport, QmpReport};
 
-/// How long QEMU may take for an answer: it gives none while its main loop is busy with a device.
+/// How long QEMU may take for an answer: its main loop may be busy with a device.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-pub(super) struct Qmp {
+pub(super) struct QmpDriver {
     instance: String,
-    client: Client,
-    machine: Machine,
-    /// What was asked and not answered, by number.
-    asked: HashMap<u64, (Ask, Instant)>,
-    terms: Terms,
+    client: QmpClient,
+    machine: QmpMachine,
+    /// Commands without their answers, by number.
+    asked: HashMap<u64, (QmpQuestion, Instant)>,
+    terms: ColoFrameTerms,
     quick_ack: QuickAck,
 }
 
-impl Qmp {
-    pub(super) async fn open(endpoint: Endpoint, terms: Terms) -> Result<Self, EndpointError> {
+impl QmpDriver {
+    pub(super) async fn open(
+        endpoint: Endpoint,
+        terms: ColoFrameTerms,
+    ) -> Result<Self, EndpointError> {
         Ok(Self {
             instance: terms.instance.clone(),
-            client: Client::open(endpoint).await?,
-            machine: Machine::new(terms.role, terms.checkpoints),
+            client: QmpClient::open(endpoint).await?,
+            machine: QmpMachine::new(terms.role, terms.checkpoints),
             asked: HashMap::new(),
             quick_ack: QuickAck::new(terms.quick_ack),
             terms,
         })
     }
 
-    /// Says what the machine wants said.
-    fn tell(&mut self, now: Instant) {
+    /// Sends the commands of the machine.
+    fn send_commands(&mut self, now: Instant) {
         while let Some(command) = self.machine.next_command() {
             let ask = command.ask;
             log::debug!("{}: QMP: {} {}", self.instance, command.command, command.arguments);
             match self.client.execute(command.command, &command.arguments) {
                 Some(id) => drop(self.asked.insert(id, (ask, now + ANSWER_MAX))),
-                None => self.machine.on_reply(now, ask, Err(unanswered("QEMU takes no commands"))),
+                None => self.machine.on_reply(
+                    now,
+                    ask,
+                    Err(unanswered("QEMU does not read its commands")),
+                ),
             }
         }
     }
 
-    fn on_incoming(&mut self, now: Instant, incoming: Incoming) {
+    fn on_incoming(&mut self, now: Instant, incoming: QmpIncoming) {
         match incoming {
-            Incoming::Up(version) => {
+            QmpIncoming::Up(version) => {
                 log::info!("{}: QMP {}: QEMU {version}", self.instance, self.client.endpoint());
                 self.asked.clear();
                 self.machine.on_up(version);
             }
-            Incoming::Down(why) => {
+            QmpIncoming::Down(why) => {
                 self.asked.clear();
                 self.machine.on_down(now, &why);
             }
-            Incoming::Event { name, data, at } => {
+            QmpIncoming::Event { name, data, at } => {
                 log::debug!("{}: QMP: {name} {data}", self.instance);
                 self.machine.on_event(now, &name, &data, at);
             }
-            Incoming::Reply { id, result } => {
+            QmpIncoming::Reply { id, result } => {
                 if let Some((ask, _)) = self.asked.remove(&id) {
                     self.machine.on_reply(now, ask, result);
                 }
@@ -83,7 +91,7 @@ impl Qmp {
             self.asked.iter().filter(|(_, (_, by))| *by <= now).map(|(id, _)| *id).collect();
         for id in late {
             if let Some((ask, _)) = self.asked.remove(&id) {
-                self.machine.on_reply(now, ask, Err(unanswered("QEMU gives no answer")));
+                self.machine.on_reply(now, ask, Err(unanswered("QEMU does not answer")));
             }
         }
         self.machine.on_timeout(now);
@@ -96,9 +104,9 @@ impl Qmp {
 
     async fn event(&mut self) -> ColoFrameEvent {
         loop {
-            // Together without a wait, so that a future that is dropped loses nothing.
+            // No wait between these, so that a future that is dropped loses nothing.
             let event = self.machine.next_event();
-            self.tell(Instant::now());
+            self.send_commands(Instant::now());
             if let Some(event) = event {
                 return event;
             }
@@ -111,7 +119,7 @@ impl Qmp {
     }
 }
 
-impl ColoFrame for Qmp {
+impl ColoFrame for QmpDriver {
     fn command(&mut self, command: &ColoFrameCommand) {
         let now = Instant::now();
         match command {
@@ -121,27 +129,32 @@ impl ColoFrame for Qmp {
             {
                 self.machine.end(now);
             }
-            // A secondary does not take over by that alone.
+            // That alone is no takeover for a secondary.
             ColoFrameCommand::PeerLost { .. } => {}
             ColoFrameCommand::TakeOver { .. } => self.machine.end(now),
         }
-        self.tell(now);
+        self.send_commands(now);
     }
 
     fn protect(&mut self, uri: Option<&str>) -> Result<String, String> {
         let uri = uri.or(self.terms.migrate.as_deref()).ok_or(
-            "where does the secondary's QEMU wait? Say so with --migrate URI, or with migrate = \
-             \"URI\" in the configuration",
+            "cannot protect: it is not known where the secondary's QEMU waits. Use --migrate URI, or \
+             migrate = \"URI\" in the configuration",
         )?;
         let uri = uri.to_owned();
         let done = self.machine.protect(&uri)?;
         self.quick_ack.start(host_of(&uri));
-        self.tell(Instant::now());
+        self.send_commands(Instant::now());
         Ok(done)
     }
 
     fn next_event(&mut self) -> NextEvent<'_> {
         Box::pin(self.event())
+    }
+
+    fn output_taken(&mut self, _taken: OutputTaken) {
+        self.machine.output_taken();
+        self.send_commands(Instant::now());
     }
 
     fn report(&self) -> ColoFrameReport {
@@ -153,15 +166,8 @@ impl ColoFrame for Qmp {
     }
 }
 
-fn unanswered(what: &str) -> Refusal {
-    Refusal { class: String::new(), desc: what.into() }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
+fn unanswered(what: &str) -> QmpRefusal {
+    QmpRefusal { class: String::new(), desc: what.into() }
 }
 
 /// The host in a migration URI: `tcp:HOST:PORT`. Other transports have none.

@@ -1,5 +1,5 @@
-//! When the next checkpoint may be asked for: not sooner after the last one than configured, later
-//! where the guests differ all the time, and later still while checkpoints fail. No clock.
+//! When the next checkpoint may be requested: not sooner after the last one than configured, later if
+//! the guests differ all the time, and later still while checkpoints fail. No clock.
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +7,13 @@ use crate::config::Checkpoints;
 
 /// Pause after the first failure; it doubles with every further one.
 const BACKOFF: Duration = Duration::from_millis(100);
-/// Adaptive: a checkpoint that is asked for within this many spacings of the last one widens the
-/// spacing, and one after as many as [`SELDOM`] narrows it. Between them it stays.
+/// Adaptive: a checkpoint that is requested within this many spacings of the last one widens the
+/// spacing. One that is requested after as many as [`SELDOM`] narrows it. Between them it stays.
 const OFTEN: u32 = 2;
 const SELDOM: u32 = 8;
 
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct CheckpointPace {
     settings: Checkpoints,
     spacing: Duration,
     last: Option<Instant>,
@@ -21,19 +21,19 @@ pub(super) struct Pace {
     not_before: Option<Instant>,
 }
 
-impl Pace {
+impl CheckpointPace {
     pub(super) fn new(settings: Checkpoints) -> Self {
         let spacing = settings.interval_min;
         Self { settings, spacing, last: None, failures: 0, not_before: None }
     }
 
-    /// A divergence asks for a checkpoint: when it may be triggered.
+    /// A checkpoint is requested: says when it may be triggered.
     pub(super) fn on_request(&mut self, now: Instant) -> Instant {
         if self.settings.adaptive
             && let Some(last) = self.last
         {
             let since = now.saturating_duration_since(last);
-            // What is not zero can be doubled.
+            // A spacing of zero cannot be doubled.
             let step = self.spacing.max(Duration::from_millis(1));
             if since < step * OFTEN {
                 self.spacing = (step * 2).min(self.settings.spacing_max);
@@ -46,7 +46,7 @@ impl Pace {
         [spaced, self.not_before].into_iter().flatten().fold(now, Instant::max)
     }
 
-    /// A checkpoint was made, asked for or not.
+    /// A checkpoint was made, requested or not.
     pub(super) fn on_done(&mut self, now: Instant) {
         self.last = Some(now);
         (self.failures, self.not_before) = (0, None);
@@ -70,7 +70,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn pace(adaptive: bool) -> (Instant, Pace) {
+    fn pace(adaptive: bool) -> (Instant, CheckpointPace) {
         let settings = Checkpoints {
             interval_min: MS * 10,
             adaptive,
@@ -78,7 +78,7 @@ mod tests {
             backoff_max: MS * 500,
             ..Checkpoints::default()
         };
-        (Instant::now(), Pace::new(settings))
+        (Instant::now(), CheckpointPace::new(settings))
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! Which QEMU can do COLO: by its version, for what is known of it, and by its own description of
-//! its commands, for what it was built with.
+//! Which QEMU can do COLO. Its version says which faults are known; its own description of its commands
+//! says with which parts it was built.
 
 use serde_json::Value;
 
-use crate::qmp::Version;
+use crate::qmp::QemuVersion;
 
-/// Why this release is not used, if that is known.
-pub(super) fn is_known_not_to_work(version: Version) -> Option<String> {
+/// Why this release cannot be used, if it has a known fault.
+pub(super) fn is_known_not_to_work(version: QemuVersion) -> Option<String> {
     let why = match (version.major, version.minor) {
         (0..=7, _) => "deadlocks at the first checkpoint (seen in 7.2)",
         (8..=10, _) => "never enters COLO (seen in 10.0)",
@@ -18,12 +18,12 @@ pub(super) fn is_known_not_to_work(version: Version) -> Option<String> {
 /// The oldest release that was seen to work.
 const TRIED: (u32, u32) = (11, 1);
 
-/// Nothing is known of this release, good or bad.
-pub(super) fn is_untried(version: Version) -> bool {
+/// Nobody has tried this release, as far as we know.
+pub(super) fn is_untried(version: QemuVersion) -> bool {
     (version.major, version.minor) < TRIED
 }
 
-/// What this QEMU lacks, by its answer to `query-qmp-schema`.
+/// The parts that this QEMU lacks, by its answer to `query-qmp-schema`.
 pub(super) fn missing(schema: &Value) -> Vec<&'static str> {
     let schema = Schema(schema);
     let mut missing = Vec::new();
@@ -86,8 +86,8 @@ mod tests {
 
     use super::*;
 
-    fn version(major: u32, minor: u32) -> Version {
-        Version { major, minor, micro: 2 }
+    fn version(major: u32, minor: u32) -> QemuVersion {
+        QemuVersion { major, minor, micro: 2 }
     }
 
     #[test]

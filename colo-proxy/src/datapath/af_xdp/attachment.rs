@@ -14,6 +14,7 @@ use nix::libc;
 
 use super::{LINK_NAME, XdpRefusal, XdpTarget};
 use crate::datapath::detach::detach_pinned;
+use crate::error_chain::chain;
 
 /// The file that pins the program.
 const PROGRAM_NAME: &str = "prog_colo_xdp_capture";
@@ -100,7 +101,7 @@ fn pin_refusal(path: &Path, source: io::Error) -> XdpRefusal {
 
 fn warn_of(pin: &Pin, removed: io::Result<()>) {
     if let Err(error) = removed {
-        log::warn!("cannot remove the pin {} of the AF_XDP capture: {error}", pin.path.display());
+        log::warn!("cannot remove the pin {}: {}", pin.path.display(), chain(&error));
     }
 }
 

@@ -20,6 +20,7 @@ use super::assemble::{Assembled, Assembler};
 use colo_proxy_engine::frame::Frame;
 
 use crate::datapath::capture::CaptureStats;
+use crate::error_chain::chain;
 
 /// Chunks of 4 KiB for each queue, 16 MiB in all: room for 227 frames of 64 KiB, or for 4096 small
 /// ones. All rings have this length, a power of two, so none can overflow.
@@ -68,7 +69,7 @@ pub(super) struct QueueSocket {
 impl QueueSocket {
     /// Opens a socket with memory of its own and binds it to `queue` of the interface.
     pub(super) fn open(ifindex: u32, queue: u32) -> Result<Self, SocketError> {
-        let configuration = |e: xdp::error::Error| SocketError::Configuration(e.to_string());
+        let configuration = |e: xdp::error::Error| SocketError::Configuration(chain(&e));
         let umem = UmemCfgBuilder { frame_count: CHUNKS, ..UmemCfgBuilder::default() };
         let mut umem =
             Umem::map(umem.build().map_err(configuration)?).map_err(SocketError::Memory)?;

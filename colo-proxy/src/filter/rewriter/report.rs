@@ -6,8 +6,8 @@ use colo_proxy_common::record::ProgramCounters;
 
 use super::Rewriter;
 use crate::error_chain::chain;
-use crate::instance::setup::nonzero;
-use crate::link::LinkWatch;
+use crate::guest_tap::GuestTap;
+use crate::instance::counters::nonzero;
 use crate::status::{
     InstanceHead, KernelCounters, Reply, RewriterDetail, RewriterFrames, RewriterMode,
     RewriterStatus, Status, TapState,
@@ -15,15 +15,19 @@ use crate::status::{
 use colo_proxy_engine::pair::ProgramMode;
 
 impl Rewriter {
-    pub(super) async fn report(&self, link: &LinkWatch) -> Reply {
-        let gate_full = self.gate_full(link).await;
+    pub(super) async fn report(&self, tap: &GuestTap) -> Reply {
+        let gate_full = self.gate_full(tap).await;
         let datapath = &self.translator.datapath;
         let kernel = datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let early_input = &self.half.early_input;
-        let tap = TapState::new(link.get().await.is_some(), self.netdev.is_some());
+        let head = InstanceHead::new(
+            &self.claim.name,
+            &self.options.netdev,
+            TapState::new(tap.is_present(), tap.is_guarded()),
+        );
         let status = RewriterStatus {
-            head: InstanceHead::new(&self.claim.name, &self.options.netdev, tap),
+            head,
             mode: match self.half.program_mode() {
                 ProgramMode::Off => RewriterMode::Off,
                 ProgramMode::Protected => RewriterMode::Translating,
@@ -39,7 +43,7 @@ impl Rewriter {
                 translated_from_guest: counters.translated_from_guest,
                 held: counters.input_to_daemon,
             },
-            drops: self.drops(&counters, gate_full),
+            drops: self.drops(&counters, tap, gate_full),
             detail: RewriterDetail {
                 flows: self.translator.report(),
                 kernel: KernelCounters::from(&counters),
@@ -50,7 +54,7 @@ impl Rewriter {
     }
 
     /// Everything that was counted, for the log.
-    pub(super) async fn counts(&self, link: &LinkWatch) -> BTreeMap<String, u64> {
+    pub(super) async fn counts(&self, tap: &GuestTap) -> BTreeMap<String, u64> {
         let counters = self.translator.datapath.counters().unwrap_or_default();
         let mut all = nonzero([
             ("translated-to-guest", counters.translated_to_guest),
@@ -59,17 +63,22 @@ impl Rewriter {
             ("checkpoints", u64::from(self.translator.datapath.epoch())),
             ("malformed", counters.malformed),
         ]);
-        let drops = self.drops(&counters, self.gate_full(link).await);
+        let drops = self.drops(&counters, tap, self.gate_full(tap).await);
         all.extend(drops.into_iter().map(|(reason, n)| (format!("dropped.{reason}"), n)));
         all
     }
 
     /// Frames for which the gate had no room.
-    async fn gate_full(&self, link: &LinkWatch) -> u64 {
-        link.other(self.translator.gate.name()).await.map_or(0, |gate| gate.tx_dropped)
+    async fn gate_full(&self, tap: &GuestTap) -> u64 {
+        tap.links().other(self.translator.gate.name()).await.map_or(0, |gate| gate.tx_dropped)
     }
 
-    fn drops(&self, counters: &ProgramCounters, gate_full: u64) -> BTreeMap<String, u64> {
+    fn drops(
+        &self,
+        counters: &ProgramCounters,
+        tap: &GuestTap,
+        gate_full: u64,
+    ) -> BTreeMap<String, u64> {
         nonzero([
             ("gate-full", gate_full),
             ("input-refused", self.translator.input_refused),
@@ -80,7 +89,7 @@ impl Rewriter {
             ("no-settings", counters.dropped_no_settings),
             ("rewrite-failed", counters.rewrite_failed),
             ("flow-table-full", counters.flow_table_full),
-            ("unguarded", self.unguarded),
+            ("unguarded", tap.unguarded_frames()),
         ])
     }
 }

@@ -1,4 +1,4 @@
-//! The way to `outdev`: gate, lane, and whether the peer takes what it is sent.
+//! The way to `outdev`: gate, lane, and whether the peer keeps up.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,43 +9,42 @@ use tokio::sync::{mpsc, oneshot};
 use super::open_gate;
 use crate::datapath::capture::GateCapture;
 use crate::endpoint::{Endpoint, Port};
-use crate::filter::outlet::Outlet;
-use crate::filter::{FilterError, Options, system};
+use crate::filter::outlet::OutdevState;
+use crate::filter::{FilterError, FilterOptions, system};
 use crate::gate::Gate;
 use crate::lane::{self, LaneEvent, LaneStats, Outgoing, OutgoingRequest};
 use crate::link::LinkWatch;
 
 /// How often the gate is asked for frames that found no room in it.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
-/// How long the end waits for a peer to take what it was sent.
+/// How long the end waits for a peer to take the last frames.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) struct Out {
+pub(super) struct OutdevLane {
     /// The filter, for the log.
     id: String,
     pub(super) endpoint: String,
     pub(super) gate: Arc<Gate>,
     pub(super) stats: Arc<LaneStats>,
-    pub(super) outlet: Outlet,
+    pub(super) outlet: OutdevState,
     /// When the peer last failed to keep up.
     pub(super) broken_at: Option<Instant>,
-    /// What the lane can be asked; it ends when this is dropped.
+    /// Requests to the lane, which ends when this is dropped.
     requests: mpsc::Sender<OutgoingRequest>,
     timeout: Duration,
     /// Connections that there were, which is the number of the latest.
     connection: u64,
-    /// Connections that had been closed because the peer did not keep up, when this was looked at
-    /// last.
+    /// [`Self::breaks`] when it was looked at last.
     breaks_seen: u64,
-    /// What the gate had dropped when the peer connected.
+    /// Frames that the gate had dropped when the peer connected.
     dropped_before: u64,
     /// Frames for this connection that found no room.
     without_room: u64,
 }
 
-impl Out {
+impl OutdevLane {
     pub(super) async fn open(
-        options: &Options,
+        options: &FilterOptions,
         id: &str,
         endpoint: Endpoint,
         taken: &[u32],
@@ -69,7 +68,7 @@ impl Out {
             endpoint: text,
             gate,
             stats,
-            outlet: Outlet::default(),
+            outlet: OutdevState::default(),
             broken_at: None,
             requests,
             timeout: options.limits.timeout,
@@ -82,7 +81,7 @@ impl Out {
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        self.outlet == Outlet::Connected
+        self.outlet == OutdevState::Connected
     }
 
     /// Connections that were closed because the peer did not keep up.
@@ -92,17 +91,17 @@ impl Out {
 
     pub(super) async fn on_up(&mut self, link: &LinkWatch) {
         let (id, endpoint) = (&self.id, &self.endpoint);
-        if self.outlet == Outlet::Broken {
+        if self.outlet == OutdevState::Broken {
             log::warn!(
-                "{id}: outdev {endpoint} is connected again; what it has missed it will not get: \
-                 only a checkpoint protects the guest again"
+                "{id}: outdev {endpoint} is connected again, but has missed frames. Only a checkpoint \
+                 protects the guest again"
             );
         } else {
             log::info!("{id}: outdev is connected");
         }
         self.connection += 1;
         self.without_room = 0;
-        // What was lost before is not this connection's.
+        // Frames that were lost before are not this connection's.
         self.dropped_before = self.dropped(link).await.unwrap_or(self.dropped_before);
         self.outlet.on_up();
     }
@@ -113,7 +112,7 @@ impl Out {
         self.outlet.on_down(broken);
         let (id, endpoint) = (&self.id, &self.endpoint);
         if !broken {
-            return log::warn!("{id}: outdev is gone; {without_peer}");
+            return log::warn!("{id}: outdev {endpoint} is down; {without_peer}");
         }
         self.broken_at = Some(Instant::now());
         let why = match self.without_room {
@@ -121,19 +120,19 @@ impl Out {
             frames => format!("reads too slowly, and {frames} frames for it found no room"),
         };
         log::error!(
-            "{id}: UNPROTECTED: the peer of outdev {endpoint} {why}; the link is broken, and what \
-             waited for it is lost"
+            "{id}: UNPROTECTED: the peer of outdev {endpoint} {why}. It was disconnected, and the frames \
+             that waited for it are lost. Only a checkpoint protects the guest again"
         );
     }
 
-    /// A peer that reads, but too slowly, never stalls; what the gate has no room for then is
-    /// missing in the middle of what it gets, so it must get no more.
+    /// A peer that reads, but too slowly, never stalls. Frames for which the gate has no room are then
+    /// missing in the middle of its stream, so it must get no more.
     pub(super) async fn look_for_losses(&mut self, link: &LinkWatch) {
         let Some(dropped) = self.dropped(link).await else { return };
         self.without_room = dropped.saturating_sub(self.dropped_before);
         if self.without_room > 0 {
-            // Full means that the lane has yet to read the last request, which is the same; gone,
-            // that the filter is ending.
+            // A full channel still has the last request, which is the same. A closed one means that the
+            // filter is ending.
             let _ = self.requests.try_send(OutgoingRequest::Break { connection: self.connection });
         }
     }
@@ -143,13 +142,16 @@ impl Out {
         link.other(self.gate.name()).await.map(|gate| gate.tx_dropped)
     }
 
-    /// Waits until the peer has taken what was taken from the guest, but not for long.
+    /// Waits until the peer has taken the guest's frames, but not for long.
     pub(super) async fn flush(&self) {
         let (reply, flushed) = oneshot::channel();
         let asked = self.requests.send(OutgoingRequest::Flush(reply)).await;
         let wait = tokio::time::timeout(END_TIMEOUT, flushed);
         if asked.is_ok() && wait.await.is_err() {
-            log::warn!("{}: the peer of outdev did not take all that waited for it", self.id);
+            log::warn!(
+                "{}: the peer of outdev did not take all waiting frames; they are lost",
+                self.id
+            );
         }
     }
 }

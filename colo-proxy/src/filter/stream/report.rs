@@ -5,24 +5,24 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use colo_proxy_common::filter::FilterCounters;
 
-use super::{Filter, In, Out};
+use super::{IndevLane, OutdevLane, StreamFilter};
 use crate::error_chain::chain;
-use crate::filter::Kind;
-use crate::filter::outlet::Outlet;
-use crate::instance::setup::nonzero;
-use crate::link::LinkWatch;
+use crate::filter::FilterKind;
+use crate::filter::outlet::OutdevState;
+use crate::guest_tap::GuestTap;
+use crate::instance::counters::nonzero;
 use crate::status::{
     FilterKernelCounters, InstanceHead, OutdevStatus, Reply, Status, StreamFilterDetail,
     StreamFilterFrames, StreamFilterMode, StreamFilterStatus, TapState,
 };
 
-impl Filter {
-    pub(super) async fn report(&self, link: &LinkWatch) -> Reply {
+impl StreamFilter {
+    pub(super) async fn report(&self, tap: &GuestTap) -> Reply {
         let kernel = self.path.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
-        let drops = self.drops(&counters, link).await;
-        let netdev = link.get().await;
-        let tap = TapState::new(netdev.is_some(), self.netdev.is_some());
+        let drops = self.drops(&counters, tap).await;
+        let netdev = tap.links().get().await;
+        let tap = TapState::new(tap.is_present(), tap.is_guarded());
         let status = StreamFilterStatus {
             head: InstanceHead::new(&self.claim.name, &self.options.netdev, tap),
             mode: self.mode(),
@@ -40,8 +40,8 @@ impl Filter {
         };
         Reply::Status(Box::new(match self.options.kind {
             // A rewriter has a task of its own.
-            Kind::Mirror { .. } => Status::FilterMirror(Box::new(status)),
-            Kind::Redirector { .. } | Kind::Rewriter { .. } => {
+            FilterKind::Mirror { .. } => Status::FilterMirror(Box::new(status)),
+            FilterKind::Redirector { .. } | FilterKind::Rewriter { .. } => {
                 Status::FilterRedirector(Box::new(status))
             }
         }))
@@ -53,15 +53,15 @@ impl Filter {
         let has_indev =
             self.indev.as_ref().is_none_or(|input| input.stats.connected.load(Relaxed) != 0);
         match outlet {
-            Some(Outlet::Broken) => StreamFilterMode::Broken,
-            Some(Outlet::Waiting) => StreamFilterMode::Waiting,
+            Some(OutdevState::Broken) => StreamFilterMode::Broken,
+            Some(OutdevState::Waiting) => StreamFilterMode::Waiting,
             _ if !has_indev => StreamFilterMode::Waiting,
             _ => StreamFilterMode::Connected,
         }
     }
 
     /// Everything that was counted, for the log.
-    pub(super) async fn counts(&self, link: &LinkWatch) -> BTreeMap<String, u64> {
+    pub(super) async fn counts(&self, tap: &GuestTap) -> BTreeMap<String, u64> {
         let counters = self.path.counters().unwrap_or_default();
         let mut all = nonzero([
             ("mirrored", counters.mirrored),
@@ -71,7 +71,7 @@ impl Filter {
             ("injected-rx", counters.injected_rx),
             ("passed-over", counters.passed_over),
         ]);
-        if let Some(Out { stats, .. }) = &self.outdev {
+        if let Some(OutdevLane { stats, .. }) = &self.outdev {
             all.extend(nonzero([
                 ("sent", stats.frames.load(Relaxed)),
                 ("outdev-connections", stats.connections.load(Relaxed)),
@@ -80,29 +80,29 @@ impl Filter {
                 ("unsent-bytes", stats.queued_bytes.load(Relaxed)),
             ]));
         }
-        if let Some(In { stats, .. }) = &self.indev {
+        if let Some(IndevLane { stats, .. }) = &self.indev {
             all.extend(nonzero([
                 ("received", stats.frames.load(Relaxed)),
                 ("indev-connections", stats.connections.load(Relaxed)),
             ]));
         }
-        let drops = self.drops(&counters, link).await;
+        let drops = self.drops(&counters, tap).await;
         all.extend(drops.into_iter().map(|(reason, n)| (format!("dropped.{reason}"), n)));
         all
     }
 
     /// Frames that did not go on, by reason. The loss of a connection that was closed is known in bytes
     /// only.
-    async fn drops(&self, kernel: &FilterCounters, link: &LinkWatch) -> BTreeMap<String, u64> {
+    async fn drops(&self, kernel: &FilterCounters, tap: &GuestTap) -> BTreeMap<String, u64> {
         let mut drops = nonzero([
             ("mirror-failed", kernel.mirror_failed),
             ("inject-failed", kernel.inject_failed),
             ("foreign-in-gate", kernel.dropped_foreign),
             ("no-settings", kernel.dropped_no_settings),
-            ("unguarded", self.unguarded),
+            ("unguarded", tap.unguarded_frames()),
         ]);
         if let Some(out) = &self.outdev {
-            let gate = link.other(out.gate.name()).await;
+            let gate = tap.links().other(out.gate.name()).await;
             drops.extend(nonzero([
                 ("outdev-no-peer", out.stats.dropped_no_peer.load(Relaxed)),
                 ("outdev-lost-bytes", out.stats.lost_bytes.load(Relaxed)),
@@ -122,7 +122,7 @@ impl Filter {
 }
 
 /// The lane, and the traces of a lost frame that stay after the peer has connected again.
-fn outdev(out: &Out) -> OutdevStatus {
+fn outdev(out: &OutdevLane) -> OutdevStatus {
     OutdevStatus {
         lane: out.stats.status(&out.endpoint),
         overflows: out.stats.overflows.load(Relaxed),

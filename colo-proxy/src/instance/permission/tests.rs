@@ -9,8 +9,8 @@ fn script(dir: &tempfile::TempDir, name: &str, body: &str) -> PathBuf {
     path
 }
 
-fn permission(quorum: Option<PathBuf>, fence: Option<PathBuf>) -> Permission {
-    Permission {
+fn permission(quorum: Option<PathBuf>, fence: Option<PathBuf>) -> PermissionTask {
+    PermissionTask {
         takeover: Takeover { fence, quorum, timeout: Duration::from_secs(5) },
         role: Role::Secondary,
         instance: "web".into(),
@@ -34,7 +34,9 @@ async fn the_quorum_is_asked_before_anybody_is_fenced() {
     // The twin whose quorum says no fences nobody.
     script(&dir, "quorum", "exit 3");
     permission.ask();
-    let Err(Refused::Quorum(why)) = permission.next().await else { panic!("the quorum says no") };
+    let Err(PermissionRefusal::Quorum(why)) = permission.next().await else {
+        panic!("the quorum says no")
+    };
     assert!(why.contains("says no") && why.contains('3'), "{why}");
     assert_eq!(std::fs::read_to_string(dir.path().join("log")).unwrap(), log);
 }
@@ -83,7 +85,7 @@ async fn one_that_hangs_is_ended_with_all_that_it_started() {
         assert_eq!(alive(&group()).len(), 2, "the script and its sleep");
         let refused = hangs.next().await.unwrap_err();
         assert!(refused.to_string().contains("did not end in 1000 ms"), "{refused}");
-        assert_eq!(matches!(refused, Refused::Fence(_)), is_fence);
+        assert_eq!(matches!(refused, PermissionRefusal::Fence(_)), is_fence);
         until("it is ended", || alive(&group()).is_empty()).await;
         std::fs::remove_file(dir.path().join("hangs.group")).unwrap();
     }
@@ -98,7 +100,7 @@ async fn one_that_is_missing_is_named() {
         permission.ask();
         let refused = permission.next().await.unwrap_err();
         assert!(refused.to_string().contains("cannot run /nonexistent/command"), "{refused}");
-        assert_eq!(matches!(refused, Refused::Fence(_)), is_fence);
+        assert_eq!(matches!(refused, PermissionRefusal::Fence(_)), is_fence);
     }
 }
 
@@ -132,14 +134,14 @@ async fn a_question_that_was_withdrawn_fences_nobody_and_has_no_answer() {
     permission.withdraw();
     script(&dir, "quorum", "exit 1");
     permission.ask();
-    assert!(matches!(permission.next().await, Err(Refused::Quorum(_))));
+    assert!(matches!(permission.next().await, Err(PermissionRefusal::Quorum(_))));
     assert!(!dir.path().join("fence.ran").exists());
 }
 
 #[tokio::test]
 async fn between_the_quorum_and_the_fence_it_is_looked_whether_it_was_withdrawn() {
     let dir = tempfile::tempdir().unwrap();
-    let question = |fence| Question {
+    let question = |fence| PermissionCommands {
         quorum: None,
         fence: Some(fence),
         timeout: Duration::from_secs(5),

@@ -6,7 +6,7 @@ use colo_proxy_common::record::ProgramCounters;
 
 use super::{Inputs, PrimaryTask};
 use crate::error_chain::chain;
-use crate::instance::setup::nonzero;
+use crate::instance::counters::nonzero;
 use crate::lane::LaneStatus;
 use crate::status::{
     DivergenceReport, GuestStatus, InstanceHead, KernelCounters, PrimaryDetail, PrimaryLanes,
@@ -27,7 +27,7 @@ impl PrimaryTask {
         let released = &engine.released;
         let all =
             [released.compared, released.checkpoint, released.unprotected, released.uncompared];
-        let tap = TapState::new(inputs.link.get().await.is_some(), self.netdev.is_some());
+        let tap = TapState::new(inputs.tap.is_present(), inputs.tap.is_guarded());
         let guest = GuestStatus {
             head: InstanceHead::new(&self.claim.name, &self.guest.netdev, tap),
             mode: shown_mode(self.half.mode(), tap),
@@ -77,9 +77,9 @@ impl PrimaryTask {
         mirror: &LaneStatus,
         counters: &ProgramCounters,
     ) -> BTreeMap<String, u64> {
-        let links = &inputs.link;
+        let links = inputs.tap.links();
         let dropped = &self.half.engine().stats().secondary_dropped;
-        let (stats, counts) = (&self.stats, self.half.counts());
+        let counts = self.half.counts();
         let output_lost = links.other(self.kernel.output_gate.name()).await;
         let input_lost = links.other(self.kernel.input_gate.name()).await;
         let mut returned_lost = 0;
@@ -100,7 +100,7 @@ impl PrimaryTask {
             ("foreign-in-gate", counters.dropped_foreign),
             ("no-settings", counters.dropped_no_settings),
             ("release-failed", self.kernel.release_failed),
-            ("unguarded", stats.unguarded),
+            ("unguarded", inputs.tap.unguarded_frames()),
             ("secondary-stale", dropped.stale),
             ("secondary-unsorted-overflow", self.half.unsorted_overflowed()),
             ("secondary-digest-lost", self.half.expander().lost()),

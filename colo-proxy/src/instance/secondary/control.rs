@@ -1,4 +1,4 @@
-//! What the control lane tells a secondary, and what it is told.
+//! Messages of the control lane, as a secondary receives and sends them.
 
 use std::time::Instant;
 
@@ -7,9 +7,8 @@ use crate::colo_frame::ColoFrameCommand;
 use crate::instance::{InstanceError, offsets};
 use crate::kernel_lane::{LaneChange, LaneGuest, epoch_in_force};
 use crate::lane::OutgoingRequest;
-use crate::lane::control::{Peer, PeerEvent};
+use crate::lane::control::{ControlLane, PeerEvent};
 use colo_proxy_engine::pair::InputPath as _;
-use colo_proxy_engine::pair::ProgramMode;
 use colo_proxy_engine::pair::message::ControlMessage;
 use colo_proxy_engine::pair::secondary::CutAnswer;
 
@@ -22,31 +21,35 @@ impl SecondaryTask {
         self.on_lane_peer(&event, inputs).await;
         match event {
             PeerEvent::Up { .. } => {
-                log::info!("{}: the primary is there", self.claim.name);
+                log::info!("{}: the primary is connected", self.claim.name);
                 self.half.takeover.on_peer_up();
                 inputs.permission.withdraw();
-                self.tell_if_taken_over(inputs.peer.as_ref());
+                self.tell_if_taken_over(inputs.control.as_ref());
             }
             PeerEvent::Down { was_silent } => {
-                log::warn!("{}: the primary is not heard of", self.claim.name);
+                log::warn!(
+                    "{}: the control lane to the primary is down: {}",
+                    self.claim.name,
+                    if was_silent { "the primary is silent" } else { "the connection ended" }
+                );
                 self.half.takeover.on_peer_down(Instant::now(), was_silent);
                 let instance = self.claim.name.clone();
                 inputs.frame.command(&ColoFrameCommand::PeerLost { instance });
             }
             PeerEvent::Message(message) => match self.stats.peer.take(message) {
-                // Those of the kernel lane have been heard above.
+                // Messages of the kernel lane were handled above.
                 None | Some(ControlMessage::Lane { .. } | ControlMessage::LaneCount { .. }) => {}
                 Some(ControlMessage::Epoch { session, epoch }) => {
                     self.new_epoch((session, epoch), inputs).await;
                 }
                 Some(ControlMessage::Protection { protected }) => {
                     self.half.takeover.on_protection(protected);
-                    if let Some(peer) = &inputs.peer {
-                        peer.send(ControlMessage::ProtectionKnown { protected });
+                    if let Some(control) = &inputs.control {
+                        control.send(ControlMessage::ProtectionKnown { protected });
                     }
                 }
                 Some(ControlMessage::GuestGone) => {
-                    log::warn!("{}: the primary says that its guest is dead", self.claim.name);
+                    log::warn!("{}: the primary reports that its guest is dead", self.claim.name);
                     let action = self.half.takeover.on_guest_gone();
                     if let Some(action) = action.filter(|_| self.half.waits_for_primary()) {
                         self.act(action, inputs).await?;
@@ -57,23 +60,26 @@ impl SecondaryTask {
                 }
                 Some(ControlMessage::FramesWanted { frames }) => {
                     // A lane that is ending answers nobody.
-                    let _ = inputs.output_requests.send(OutgoingRequest::Answer(frames)).await;
+                    let _ =
+                        inputs.lanes.output_requests.send(OutgoingRequest::Answer(frames)).await;
                 }
-                Some(other) => log::debug!("control lane: {other:?} is not for a secondary"),
+                Some(other) => log::debug!(
+                    "control lane: ignored a message that is not for a secondary: {other:?}"
+                ),
             },
         }
         Ok(())
     }
 
-    /// What the control lane tells of the kernel lane, which a guest that has taken over needs no more.
+    /// Messages about the kernel lane. A guest that has taken over needs it no more.
     async fn on_lane_peer(&mut self, event: &PeerEvent, inputs: &mut Inputs) {
         if self.half.has_taken_over() {
             return;
         }
         let is_stopped = self.half.is_stopped();
-        let guest = LaneGuest { mtu: self.netdev.map(|link| link.mtu), is_stopped };
+        let guest = LaneGuest { mtu: inputs.tap.link().map(|link| link.mtu), is_stopped };
         if matches!(event, PeerEvent::Up { .. } | PeerEvent::Down { .. }) {
-            // Of a lane that ends here, if not before; that costs a checkpoint anyway.
+            // The kernel lane ends here, if not before. That costs a checkpoint anyway.
             let _ = self.translator.backlog.take_untold();
         }
         let was_used = self.translator.lane_is_used();
@@ -81,28 +87,31 @@ impl SecondaryTask {
         if !was_used && self.translator.lane_is_used() {
             self.half.on_lane_used();
         }
-        self.on_lane_change(change, inputs.peer.as_ref());
+        self.on_lane_change(change, inputs.control.as_ref());
     }
 
-    pub(super) fn on_lane_change(&self, change: LaneChange, peer: Option<&Peer>) {
-        self.tell(change.reply, peer);
+    pub(super) fn on_lane_change(&self, change: LaneChange, control: Option<&ControlLane>) {
+        self.tell(change.reply, control);
         let loss = (change.lost > 0).then_some(ControlMessage::LaneLoss { frames: change.lost });
-        self.tell(loss, peer);
+        self.tell(loss, control);
     }
 
-    fn tell(&self, message: Option<ControlMessage>, peer: Option<&Peer>) {
-        if let (Some(message), Some(peer)) = (message, peer)
-            && !peer.send(message)
+    fn tell(&self, message: Option<ControlMessage>, control: Option<&ControlLane>) {
+        if let (Some(message), Some(control)) = (message, control)
+            && !control.send(message)
         {
-            log::warn!("{}: the control lane takes no messages", self.claim.name);
+            log::warn!(
+                "{}: the control lane is full; a message to the primary is lost",
+                self.claim.name
+            );
         }
     }
 
-    /// The guest is the primary's copy now: its numbers are the network's, and what it sent before
-    /// is of the past.
+    /// The guest is the primary's copy now: its numbers are the network's, and its output up to the cut
+    /// belongs to the older epoch.
     async fn new_epoch(&mut self, of: (u64, u64), inputs: &Inputs) {
-        let mark = self.half.on_epoch(Instant::now(), of, &mut self.translator);
-        let sent = match mark {
+        let cut = self.half.on_epoch(Instant::now(), of, &mut self.translator);
+        let sent = match cut {
             CutAnswer::None => return,
             CutAnswer::Known(sent) => sent,
             CutAnswer::Take => match take_cut(inputs).await {
@@ -110,21 +119,21 @@ impl SecondaryTask {
                 None => return,
             },
         };
-        if let Some(peer) = &inputs.peer {
+        if let Some(control) = &inputs.control {
             let lane_epoch = inputs
                 .lane
                 .is_open()
                 .then(|| epoch_in_force(&self.translator.datapath, self.half.is_stopped()));
-            peer.send(ControlMessage::EpochDone { epoch: of.1, sent, lane_epoch });
+            control.send(ControlMessage::EpochDone { epoch: of.1, sent, lane_epoch });
         }
     }
 
-    /// A primary that lives has to know: two must not answer.
-    pub(super) fn tell_if_taken_over(&self, peer: Option<&Peer>) {
+    /// A primary that lives has to know: two guests must not answer the network.
+    pub(super) fn tell_if_taken_over(&self, control: Option<&ControlLane>) {
         if self.half.has_taken_over()
-            && let Some(peer) = peer
+            && let Some(control) = control
         {
-            peer.send(ControlMessage::TookOver);
+            control.send(ControlMessage::TookOver);
         }
     }
 }

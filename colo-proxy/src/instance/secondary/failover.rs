@@ -1,4 +1,4 @@
-//! The guest takes over: when it may, and how it comes onto the network.
+//! The takeover: whether the guest may, and how it gets onto the network.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use colo_proxy_engine::pair::takeover::{TakeoverAction, TakeoverPermission};
 use super::{Inputs, SecondaryTask};
 use crate::colo_frame::ColoFrameCommand;
 use crate::gate::Written;
-use crate::instance::permission::{Answer, Refused};
+use crate::instance::permission::{PermissionAnswer, PermissionRefusal};
 use crate::instance::{InstanceError, offsets};
 use crate::lane::OutgoingRequest;
 use colo_proxy_engine::frame::Frame;
@@ -34,17 +34,18 @@ impl SecondaryTask {
             TakeoverAction::Ask => inputs.permission.ask(),
             TakeoverAction::TakeOver => self.fail_over(inputs).await?,
             TakeoverAction::TellUnreachable => log::error!(
-                "{name}: the primary is lost, and there is no connection to this guest's QEMU: if \
-                 this guest lives, and the other certainly answers nobody: colo-proxy failover {name}"
+                "{name}: primary lost and this guest's QEMU is unreachable, so no automatic takeover. If \
+                 this guest is running and the primary's is certainly stopped, run: colo-proxy \
+                 failover {name}"
             ),
             TakeoverAction::TellOperator => log::error!(
-                "{name}: the primary is lost, and neither fence nor quorum is configured: if its \
-                 guest certainly answers nobody any more: colo-proxy failover {name}"
+                "{name}: primary lost, and neither fence nor quorum is configured, so no automatic \
+                 takeover. If the primary's guest is certainly stopped, run: colo-proxy failover {name}"
             ),
             TakeoverAction::TellStale => log::error!(
-                "{name}: the primary is lost, and this guest is not its equal: the pair was not \
-                 protected. A takeover would break connections and may bring back old data; if it \
-                 is better than no service: colo-proxy failover {name}"
+                "{name}: primary lost, and this guest is not its equal because the pair was not \
+                 protected, so no automatic takeover. A takeover would break connections and may bring \
+                 back old data. If that is better than no service, run: colo-proxy failover {name}"
             ),
         }
         Ok(())
@@ -52,16 +53,16 @@ impl SecondaryTask {
 
     pub(super) async fn on_permission(
         &mut self,
-        answer: Answer,
+        answer: PermissionAnswer,
         inputs: &mut Inputs,
     ) -> Result<(), InstanceError> {
         if let Err(why) = &answer {
-            log::error!("{}: not taking over: {why}", self.claim.name);
+            log::error!("{}: not taking over from the lost primary: {why}", self.claim.name);
         }
         let permission = match answer {
             Ok(()) => TakeoverPermission::Granted,
-            Err(Refused::Fence(_)) => TakeoverPermission::NotFenced,
-            Err(Refused::Quorum(_)) => TakeoverPermission::Denied,
+            Err(PermissionRefusal::Fence(_)) => TakeoverPermission::NotFenced,
+            Err(PermissionRefusal::Quorum(_)) => TakeoverPermission::Denied,
         };
         match self.half.takeover.on_permission(Instant::now(), permission) {
             Some(action) if self.half.waits_for_primary() => self.act(action, inputs).await,
@@ -69,7 +70,7 @@ impl SecondaryTask {
         }
     }
 
-    /// The primary is gone: the guest answers the network from here on.
+    /// The guest takes over: it answers the network from here on.
     pub(super) async fn fail_over(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         let step = self.half.take_over(Instant::now());
         if step == TakeoverStep::Done {
@@ -83,11 +84,11 @@ impl SecondaryTask {
         // One word in a map: from the next frame on, the guest's output passes, translated.
         self.translator.datapath.set_mode(ProgramMode::FailedOver)?;
         self.half.on_taken_over();
-        log::warn!("{}: failed over; the guest is on the network", self.claim.name);
-        self.tell_if_taken_over(inputs.peer.as_ref());
-        inputs.mirror = None;
+        log::warn!("{}: taken over; the guest is on the network", self.claim.name);
+        self.tell_if_taken_over(inputs.control.as_ref());
+        inputs.lanes.mirror = None;
         let (reply, unsent) = oneshot::channel();
-        let asked = inputs.output_requests.send(OutgoingRequest::Finish(reply)).await;
+        let asked = inputs.lanes.output_requests.send(OutgoingRequest::Finish(reply)).await;
         if let (Ok(()), Ok(unsent)) = (asked, unsent.await) {
             for frame in &unsent {
                 self.release(frame);
@@ -111,7 +112,7 @@ impl SecondaryTask {
         Ok(())
     }
 
-    /// It is known now with which state the guest goes on.
+    /// It is known now with which state the guest resumes, for which a takeover may have waited.
     pub(super) async fn fail_over_if_pending(
         &mut self,
         inputs: &mut Inputs,
@@ -124,7 +125,7 @@ impl SecondaryTask {
 
     /// Sends a frame as the guest's.
     pub(super) fn release(&mut self, frame: &Frame) {
-        // A gate without header takes no partial checksum; TCP repeats what is lost here.
+        // A gate without header takes no partial checksum. TCP repeats a frame that is lost here.
         if !matches!(self.output_gate.write_frame(frame), Ok(Written::Sent)) {
             self.stats.release_failed += 1;
         }

@@ -1,32 +1,31 @@
-//! The guest's output on its way to the primary: how it is captured, and what is learnt from it.
+//! The guest's output on its way to the primary: how it is captured, and who else sees it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Inputs, Stats};
+use super::{Inputs, SecondaryStats};
 use crate::config::Guest;
 use crate::datapath::Datapath;
 use crate::datapath::capture::{self, CaptureBackend, CaptureKind};
 use crate::endpoint::Port;
 use crate::gate::Gate;
-use crate::instance::InstanceError;
 use crate::instance::announce::Addresses;
 use crate::instance::kept_input::KeptInput;
-use crate::instance::setup::system;
+use crate::instance::{InstanceError, system};
 use crate::lane::{self, LaneEvent, Outgoing, OutgoingRequest};
 use colo_proxy_engine::digest::Digester;
 use colo_proxy_engine::frame::Frame;
 
-/// Frames that have gone into the output lane, those that were captured by now included.
+/// The cut: so many frames have gone into the secondary lane, with those that were captured by now.
 pub(super) async fn take_cut(inputs: &Inputs) -> Option<u64> {
     let (reply, sent) = oneshot::channel();
-    inputs.output_requests.send(OutgoingRequest::Cut(reply)).await.ok()?;
+    inputs.lanes.output_requests.send(OutgoingRequest::Cut(reply)).await.ok()?;
     sent.await.ok()
 }
 
-/// The backend that was asked for, or the gate, which can always be had; a refusal is logged.
+/// The configured backend, or the gate, which always works. A refusal is logged.
 pub(super) fn choose_capture(
     kind: CaptureKind,
     netdev: &str,
@@ -36,13 +35,13 @@ pub(super) fn choose_capture(
     Ok(capture::choose(kind, gate, datapath.xdp_target(netdev)?).0)
 }
 
-/// What is learnt from the guest's output on its way to the primary.
-pub(super) struct Seen {
+/// Learns from the guest's output on its way to the primary.
+pub(super) struct OutputObserver {
     pub(super) addresses: Arc<Mutex<Addresses>>,
     pub(super) kept_input: KeptInput,
 }
 
-impl Seen {
+impl OutputObserver {
     fn frame(&self, frame: &Frame) {
         if let Ok(mut known) = self.addresses.lock() {
             known.learn(Instant::now(), frame.ethernet());
@@ -55,8 +54,8 @@ pub(super) fn spawn_output(
     guest: &Guest,
     port: Port,
     source: Box<dyn CaptureBackend>,
-    stats: &Stats,
-    seen: Seen,
+    stats: &SecondaryStats,
+    observer: OutputObserver,
 ) -> Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>), InstanceError> {
     let busy = stats.busy.clone();
     let digester = stats
@@ -71,7 +70,7 @@ pub(super) fn spawn_output(
         stats: stats.output.clone(),
         observe: Box::new(move |frame| {
             busy.on_frame();
-            seen.frame(frame);
+            observer.frame(frame);
         }),
         digester,
     })

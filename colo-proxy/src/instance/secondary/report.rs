@@ -6,7 +6,7 @@ use colo_proxy_common::record::ProgramCounters;
 
 use super::{Inputs, SecondaryTask};
 use crate::error_chain::chain;
-use crate::instance::setup::nonzero;
+use crate::instance::counters::nonzero;
 use crate::lane::LaneStatus;
 use crate::status::{
     GuestStatus, InstanceHead, KeptInputReport, KernelCounters, Reply, SecondaryDetail,
@@ -18,7 +18,7 @@ impl SecondaryTask {
         let kernel = self.translator.datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let output = self.stats.output.status(&self.output_endpoint);
-        let tap = TapState::new(inputs.link.get().await.is_some(), self.netdev.is_some());
+        let tap = TapState::new(inputs.tap.is_present(), inputs.tap.is_guarded());
         let guest = GuestStatus {
             head: InstanceHead::new(&self.claim.name, &self.guest.netdev, tap),
             mode: shown_mode(self.half.mode(), tap),
@@ -56,7 +56,7 @@ impl SecondaryTask {
         output: &LaneStatus,
         counters: &ProgramCounters,
     ) -> BTreeMap<String, u64> {
-        let (links, stats) = (&inputs.link, &self.stats);
+        let (links, stats) = (inputs.tap.links(), &self.stats);
         let output_lost = links.other(self.output_gate.name()).await;
         let input_lost = links.other(self.translator.gate.name()).await;
         nonzero([
@@ -81,7 +81,7 @@ impl SecondaryTask {
             ("no-settings", counters.dropped_no_settings),
             ("rewrite-failed", counters.rewrite_failed),
             ("flow-table-full", counters.flow_table_full),
-            ("unguarded", stats.unguarded),
+            ("unguarded", inputs.tap.unguarded_frames()),
         ])
     }
 

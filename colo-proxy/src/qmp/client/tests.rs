@@ -5,7 +5,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::*;
 
 const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 3, "minor": 1, "major": 11}}, "capabilities": ["oob"]}}"#;
-const VERSION: Version = Version { major: 11, minor: 1, micro: 3 };
+const VERSION: QemuVersion = QemuVersion { major: 11, minor: 1, micro: 3 };
 
 /// A QEMU that says what a test wants.
 struct Qemu {
@@ -37,7 +37,7 @@ impl Qemu {
 struct Stand {
     _dir: tempfile::TempDir,
     listener: UnixListener,
-    client: Client,
+    client: QmpClient,
 }
 
 async fn stand() -> Stand {
@@ -45,7 +45,7 @@ async fn stand() -> Stand {
     let path = dir.path().join("qmp");
     let listener = UnixListener::bind(&path).unwrap();
     let endpoint = format!("unix:{}", path.display()).parse().unwrap();
-    let client = Client::open(endpoint).await.unwrap();
+    let client = QmpClient::open(endpoint).await.unwrap();
     Stand { _dir: dir, listener, client }
 }
 
@@ -60,7 +60,7 @@ async fn it_negotiates_asks_and_is_answered_by_number() {
     let mut stand = stand().await;
     let mut qemu = stand.accept().await;
     qemu.negotiate().await;
-    assert_eq!(stand.client.next().await, Incoming::Up(VERSION));
+    assert_eq!(stand.client.next().await, QmpIncoming::Up(VERSION));
     let first = stand.client.execute("query-status", &json!({})).unwrap();
     let second = stand.client.execute("query-migrate", &json!({})).unwrap();
     for (command, id) in [("query-status", first), ("query-migrate", second)] {
@@ -77,13 +77,13 @@ async fn it_negotiates_asks_and_is_answered_by_number() {
     qemu.say(&format!(r#"{{"return": {{}}, "id": {second}}}"#)).await;
     qemu.say(&format!(r#"{{"return": {{"status": "colo"}}, "id": {first}}}"#)).await;
     qemu.say(r#"{"event": "STOP"}"#).await;
-    let Incoming::Reply { id, result: Err(refusal) } = stand.client.next().await else {
+    let QmpIncoming::Reply { id, result: Err(refusal) } = stand.client.next().await else {
         panic!("a refusal was said")
     };
     assert_eq!((id, refusal.to_string().as_str()), (second, "no"));
-    let answer = Incoming::Reply { id: first, result: Ok(json!({"status": "colo"})) };
+    let answer = QmpIncoming::Reply { id: first, result: Ok(json!({"status": "colo"})) };
     assert_eq!(stand.client.next().await, answer);
-    assert!(matches!(stand.client.next().await, Incoming::Event { name, .. } if name == "STOP"));
+    assert!(matches!(stand.client.next().await, QmpIncoming::Event { name, .. } if name == "STOP"));
 }
 
 #[tokio::test]
@@ -91,13 +91,13 @@ async fn a_description_as_long_as_that_of_a_qemu_arrives_and_another_long_answer
     let mut stand = stand().await;
     let mut qemu = stand.accept().await;
     qemu.negotiate().await;
-    assert_eq!(stand.client.next().await, Incoming::Up(VERSION));
+    assert_eq!(stand.client.next().await, QmpIncoming::Up(VERSION));
     let entry = json!({"name": "a", "ret-type": "x".repeat(200), "arg-type": "b"});
     for (entry, is_taken) in [(entry, true), (json!("x".repeat(200)), false)] {
         let id = stand.client.execute("query-qmp-schema", &json!({})).unwrap();
         assert_eq!(qemu.hear().await["id"], id);
         qemu.say(&json!({"return": vec![entry; 1300], "id": id}).to_string()).await;
-        let Incoming::Reply { result, .. } = stand.client.next().await else {
+        let QmpIncoming::Reply { result, .. } = stand.client.next().await else {
             panic!("an answer was said")
         };
         match result {
@@ -118,14 +118,14 @@ async fn it_connects_again_and_forgets_what_was_not_sent() {
     let mut stand = stand().await;
     let mut qemu = stand.accept().await;
     qemu.negotiate().await;
-    assert_eq!(stand.client.next().await, Incoming::Up(VERSION));
+    assert_eq!(stand.client.next().await, QmpIncoming::Up(VERSION));
     drop(qemu);
-    assert!(matches!(stand.client.next().await, Incoming::Down(_)));
+    assert!(matches!(stand.client.next().await, QmpIncoming::Down(_)));
     // To nobody.
     stand.client.execute("quit", &json!({})).unwrap();
     let mut qemu = stand.accept().await;
     qemu.negotiate().await;
-    assert_eq!(stand.client.next().await, Incoming::Up(VERSION));
+    assert_eq!(stand.client.next().await, QmpIncoming::Up(VERSION));
     stand.client.execute("query-status", &json!({})).unwrap();
     assert_eq!(qemu.hear().await["execute"], "query-status");
 }
@@ -135,13 +135,13 @@ async fn a_line_without_end_ends_the_connection_and_the_next_one_works() {
     let mut stand = stand().await;
     let mut qemu = stand.accept().await;
     qemu.negotiate().await;
-    assert_eq!(stand.client.next().await, Incoming::Up(VERSION));
+    assert_eq!(stand.client.next().await, QmpIncoming::Up(VERSION));
     let block = vec![b'x'; 1 << 20];
     // The client hangs up before it has taken much more than it may.
     while qemu.to.write_all(&block).await.is_ok() {}
-    assert!(matches!(stand.client.next().await, Incoming::Down(why) if why.contains("length")));
+    assert!(matches!(stand.client.next().await, QmpIncoming::Down(why) if why.contains("length")));
     stand.accept().await.negotiate().await;
-    assert_eq!(stand.client.next().await, Incoming::Up(VERSION));
+    assert_eq!(stand.client.next().await, QmpIncoming::Up(VERSION));
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn a_qemu_that_takes_no_commands_is_bounded() {
     let mut stand = stand().await;
     let mut qemu = stand.accept().await;
     qemu.negotiate().await;
-    assert_eq!(stand.client.next().await, Incoming::Up(VERSION));
+    assert_eq!(stand.client.next().await, QmpIncoming::Up(VERSION));
     // Nothing runs between two of these, so the channel only fills.
     let taken = (0..1000).filter(|_| stand.client.execute("stop", &json!({})).is_some()).count();
     assert_eq!(taken, WAITING_MAX);

@@ -9,7 +9,7 @@ use colo_proxy_engine::record::BadRecords;
 
 use crate::datapath::FlowsByClass;
 use crate::datapath::capture::CaptureStats;
-use crate::filter::Queue;
+use crate::filter::FilterQueue;
 use crate::status::*;
 
 pub(super) fn all() -> Vec<Status> {
@@ -252,7 +252,7 @@ fn stream_filter(mode: StreamFilterMode) -> StreamFilterStatus {
     StreamFilterStatus {
         head: head("filter"),
         mode,
-        queue: Queue::Tx,
+        queue: FilterQueue::Tx,
         vnet_hdr_support: true,
         outdev: Some(outdev),
         indev: None,
@@ -286,7 +286,7 @@ pub(super) fn rewriter() -> Status {
     Status::FilterRewriter(Box::new(RewriterStatus {
         head: head("rewriter"),
         mode: RewriterMode::Translating,
-        queue: Queue::All,
+        queue: FilterQueue::All,
         epoch: 1,
         flows: 2,
         held_frames: 3,

@@ -1,39 +1,39 @@
-//! A checkpoint, as far as a QEMU's events tell of it.
+//! A checkpoint, as a QEMU's events show it.
 
 use std::time::Duration;
 
 use crate::config::Role;
 
-/// Between the `STOP` and what ends it.
+/// A checkpoint that runs: its `STOP` came, and its end did not.
 #[derive(Debug)]
-pub(super) struct Checkpoint {
+pub(super) struct SeenCheckpoint {
     began: Duration,
     question: Question,
 }
 
-/// Is it the checkpoint that has stopped the guest?
+/// Whether QEMU confirms that the checkpoint has stopped the guest.
 #[derive(Debug, PartialEq, Eq)]
 enum Question {
-    /// Not before its output has been taken: the answer is to be true for longer than that.
+    /// Not asked before the guest's output was taken: the answer has to hold for longer than that.
     Unasked,
     Asked,
-    /// It is, and still was when the output had been taken.
+    /// It has, and the guest still was stopped when the output had been taken.
     Proven,
 }
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum CheckpointEnd {
     Done {
         pause: Duration,
     },
-    /// The secondary has the state, but output may have been taken for earlier than it.
+    /// The secondary has the state, but later output may have counted as older than it.
     Uncovered,
-    /// It was none.
+    /// It was no checkpoint.
     NotMade(&'static str),
 }
 
-impl Checkpoint {
+impl SeenCheckpoint {
     pub(super) fn new(at: Duration) -> Self {
         Self { began: at, question: Question::Unasked }
     }
@@ -46,26 +46,26 @@ impl Checkpoint {
         self.question = Question::Asked;
     }
 
-    /// What `query-status` says; `None` while the guest is stopped by it.
-    pub(super) fn on_status(&mut self, status: &str) -> Option<Ended> {
+    /// The answer to `query-status`. `None` while the checkpoint stops the guest.
+    pub(super) fn on_status(&mut self, status: &str) -> Option<CheckpointEnd> {
         match status {
             "colo" => {
                 self.question = Question::Proven;
                 None
             }
-            // The answer came too late to say anything.
-            "running" => Some(Ended::Uncovered),
-            _ => Some(Ended::NotMade("the guest was stopped by somebody else")),
+            // The answer came too late to prove anything.
+            "running" => Some(CheckpointEnd::Uncovered),
+            _ => Some(CheckpointEnd::NotMade("somebody else stopped the guest")),
         }
     }
 
-    /// The guest goes on. QEMU answers before it says so, so whatever it says later is about another
-    /// stop. The secondary's half lets nothing out by it, and needs no proof.
-    pub(super) fn on_resume(&self, role: Role, at: Duration) -> Ended {
+    /// The guest resumes. QEMU answers before it reports that, so a later answer is about another stop. The
+    /// secondary's half releases nothing by it, and needs no proof.
+    pub(super) fn on_resume(&self, role: Role, at: Duration) -> CheckpointEnd {
         if role == Role::Secondary || self.question == Question::Proven {
-            Ended::Done { pause: at.saturating_sub(self.began) }
+            CheckpointEnd::Done { pause: at.saturating_sub(self.began) }
         } else {
-            Ended::Uncovered
+            CheckpointEnd::Uncovered
         }
     }
 }
@@ -76,8 +76,8 @@ mod tests {
 
     const AT: Duration = Duration::from_micros(100);
 
-    fn asked() -> Checkpoint {
-        let mut checkpoint = Checkpoint::new(AT);
+    fn asked() -> SeenCheckpoint {
+        let mut checkpoint = SeenCheckpoint::new(AT);
         checkpoint.asked();
         checkpoint
     }
@@ -87,23 +87,29 @@ mod tests {
         for role in [Role::Primary, Role::Secondary] {
             let mut checkpoint = asked();
             assert_eq!(checkpoint.on_status("colo"), None);
-            assert_eq!(checkpoint.on_resume(role, AT * 5), Ended::Done { pause: AT * 4 });
+            assert_eq!(checkpoint.on_resume(role, AT * 5), CheckpointEnd::Done { pause: AT * 4 });
         }
     }
 
     #[test]
     fn one_that_ends_before_the_answer_covers_nothing_of_a_primary() {
-        assert_eq!(asked().on_resume(Role::Primary, AT * 5), Ended::Uncovered);
-        assert_eq!(asked().on_status("running"), Some(Ended::Uncovered));
-        assert_eq!(Checkpoint::new(AT).on_resume(Role::Primary, AT * 5), Ended::Uncovered);
+        assert_eq!(asked().on_resume(Role::Primary, AT * 5), CheckpointEnd::Uncovered);
+        assert_eq!(asked().on_status("running"), Some(CheckpointEnd::Uncovered));
+        assert_eq!(
+            SeenCheckpoint::new(AT).on_resume(Role::Primary, AT * 5),
+            CheckpointEnd::Uncovered
+        );
         let done = asked().on_resume(Role::Secondary, AT * 5);
-        assert_eq!(done, Ended::Done { pause: AT * 4 });
+        assert_eq!(done, CheckpointEnd::Done { pause: AT * 4 });
     }
 
     #[test]
     fn an_operators_stop_is_none() {
         for status in ["paused", "", "new in QEMU 99"] {
-            assert!(matches!(asked().on_status(status), Some(Ended::NotMade(_))), "{status}");
+            assert!(
+                matches!(asked().on_status(status), Some(CheckpointEnd::NotMade(_))),
+                "{status}"
+            );
         }
     }
 
@@ -112,6 +118,6 @@ mod tests {
         let mut checkpoint = asked();
         checkpoint.on_status("colo");
         let done = checkpoint.on_resume(Role::Primary, Duration::ZERO);
-        assert_eq!(done, Ended::Done { pause: Duration::ZERO });
+        assert_eq!(done, CheckpointEnd::Done { pause: Duration::ZERO });
     }
 }

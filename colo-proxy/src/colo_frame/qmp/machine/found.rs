@@ -1,4 +1,4 @@
-//! What a QEMU is when we come to it: it may have been running for long, in COLO even.
+//! How a QEMU stands when we connect: it may have been running for long, even in COLO.
 
 use serde_json::Value;
 
@@ -6,30 +6,30 @@ use crate::config::Role;
 
 /// Its answers so far.
 #[derive(Debug, Default)]
-pub(super) struct Found {
-    mode: Option<Half>,
+pub(super) struct FoundQemu {
+    mode: Option<PairHalf>,
     kvm: Option<bool>,
     run_state: Option<String>,
-    /// QEMU has changed since it was asked first.
+    /// QEMU has changed since the first question.
     is_old: bool,
 }
 
-/// Of which pair it is a half.
+/// The pair of which it is a half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Half {
+pub(super) enum PairHalf {
     Of(Role),
-    /// Of the one that its primary will make.
+    /// It waits for its primary to make the pair.
     Incoming,
     None,
 }
 
-impl Found {
+impl FoundQemu {
     /// The answer to `query-colo-status`.
     pub(super) fn on_colo_status(&mut self, status: &Value) {
         self.mode = Some(match status["mode"].as_str() {
-            Some("primary") => Half::Of(Role::Primary),
-            Some("secondary") => Half::Of(Role::Secondary),
-            _ => Half::None,
+            Some("primary") => PairHalf::Of(Role::Primary),
+            Some("secondary") => PairHalf::Of(Role::Secondary),
+            _ => PairHalf::None,
         });
     }
 
@@ -38,7 +38,7 @@ impl Found {
         self.kvm = Some(status["enabled"] == true);
     }
 
-    /// The processor runs the guest, and the kernel tracks what it writes.
+    /// KVM runs the guest, and tracks its writes to memory.
     pub(super) fn has_kvm(&self) -> bool {
         self.kvm == Some(true)
     }
@@ -57,10 +57,10 @@ impl Found {
         self.is_old
     }
 
-    /// What it is, when the answers are there.
-    pub(super) fn half(&self) -> Option<Half> {
+    /// The half that it is, when the answers are there.
+    pub(super) fn half(&self) -> Option<PairHalf> {
         match (self.mode?, self.run_state.as_deref()?) {
-            (Half::None, "inmigrate") => Some(Half::Incoming),
+            (PairHalf::None, "inmigrate") => Some(PairHalf::Incoming),
             (mode, _) => Some(mode),
         }
     }
@@ -72,8 +72,8 @@ mod tests {
 
     use super::*;
 
-    fn half(mode: &str, run_state: &str) -> Option<Half> {
-        let mut found = Found::default();
+    fn half(mode: &str, run_state: &str) -> Option<PairHalf> {
+        let mut found = FoundQemu::default();
         found.on_colo_status(&json!({"mode": mode, "last-mode": "none", "reason": "none"}));
         assert_eq!(found.half(), None, "the other answer is awaited");
         found.on_status(&json!({"running": true, "status": run_state}));
@@ -82,10 +82,10 @@ mod tests {
 
     #[test]
     fn every_state_is_told_apart() {
-        assert_eq!(half("primary", "running"), Some(Half::Of(Role::Primary)));
-        assert_eq!(half("secondary", "colo"), Some(Half::Of(Role::Secondary)));
-        assert_eq!(half("none", "inmigrate"), Some(Half::Incoming));
-        assert_eq!(half("none", "running"), Some(Half::None));
-        assert_eq!(half("new in QEMU 99", "running"), Some(Half::None));
+        assert_eq!(half("primary", "running"), Some(PairHalf::Of(Role::Primary)));
+        assert_eq!(half("secondary", "colo"), Some(PairHalf::Of(Role::Secondary)));
+        assert_eq!(half("none", "inmigrate"), Some(PairHalf::Incoming));
+        assert_eq!(half("none", "running"), Some(PairHalf::None));
+        assert_eq!(half("new in QEMU 99", "running"), Some(PairHalf::None));
     }
 }

@@ -1,30 +1,34 @@
-//! Making the pair: what a QEMU is told one by one until it copies its guest, and what stops that.
+//! Making the pair: the commands until a QEMU copies its guest, and the refusals that end that.
 
 use serde_json::{Value, json};
 
-use super::{Ask, Execute, Machine, Phase};
+use super::{QemuPhase, QmpCommand, QmpMachine, QmpQuestion};
 use crate::colo_frame::ColoFrameEvent;
-use crate::qmp::Refusal;
+use crate::qmp::QmpRefusal;
 
-/// Octets a second for the first copy of the guest's memory: no limit in practice. A guest that
+/// Bytes a second for the first copy of the guest's memory: no limit in practice. A guest that
 /// writes faster than QEMU's own default would never be copied.
 const BANDWIDTH: u64 = 10 << 30;
 
-impl Machine {
+impl QmpMachine {
     /// Brings this QEMU and the one that listens at `uri` into COLO.
     pub(in super::super) fn protect(&mut self, uri: &str) -> Result<String, String> {
         match self.phase {
-            Phase::Alone => {}
-            Phase::Absent if self.version.is_some() => {
+            QemuPhase::Alone => {}
+            QemuPhase::Absent if self.version.is_some() => {
                 let why = self.trouble.as_deref().unwrap_or("this QEMU is not used");
                 return Err(format!("cannot protect: {why}"));
             }
-            Phase::Absent | Phase::Probing => {
+            QemuPhase::Absent | QemuPhase::Probing => {
                 self.wanted = Some(uri.to_owned());
-                return Ok("as soon as QEMU has said how it is".into());
+                return Ok("the guest is protected as soon as QEMU has answered how it is".into());
             }
-            Phase::Colo => return Ok("QEMU is in COLO already".into()),
-            Phase::Standby => return Err("only a primary is protected".into()),
+            QemuPhase::Colo => return Ok("QEMU is in COLO already".into()),
+            QemuPhase::Standby => {
+                return Err(
+                    "cannot protect: this is the secondary; ask the primary's daemon".into()
+                );
+            }
             other => return Err(format!("cannot protect: QEMU is {}; try again", other.state())),
         }
         self.enter(uri);
@@ -33,18 +37,18 @@ impl Machine {
 
     pub(super) fn enter(&mut self, uri: &str) {
         self.trouble = None;
-        self.phase = Phase::Entering { in_colo: false };
+        self.phase = QemuPhase::Entering { in_colo: false };
         let delay = self.delay();
         let parameters = json!({"x-checkpoint-delay": delay, "max-bandwidth": BANDWIDTH});
         let mut then = |ask, command, arguments| {
-            self.join.push_back(Execute { ask, command, arguments });
+            self.join.push_back(QmpCommand { ask, command, arguments });
         };
-        then(Ask::Parameters, "migrate-set-parameters", parameters);
+        then(QmpQuestion::Parameters, "migrate-set-parameters", parameters);
         if !self.found.has_kvm() {
-            then(Ask::Stop, "stop", json!({}));
+            then(QmpQuestion::Stop, "stop", json!({}));
         }
-        then(Ask::Migrate, "migrate", json!({"uri": uri}));
-        // Without the capabilities it would be an ordinary migration, which ends with this guest.
+        then(QmpQuestion::Migrate, "migrate", json!({"uri": uri}));
+        // Without the capabilities it would be an ordinary migration, which ends this guest.
         self.set_capabilities();
     }
 
@@ -52,7 +56,7 @@ impl Machine {
         let capabilities = ["return-path", "x-colo", "events"]
             .map(|name| json!({"capability": name, "state": true}));
         let arguments = json!({"capabilities": capabilities});
-        self.execute(Ask::Capabilities, "migrate-set-capabilities", arguments);
+        self.execute(QmpQuestion::Capabilities, "migrate-set-capabilities", arguments);
     }
 
     /// Milliseconds; QEMU takes 32 bits of them.
@@ -62,15 +66,15 @@ impl Machine {
             .min(u64::from(u32::MAX))
     }
 
-    pub(super) fn on_entering(&mut self, ask: Ask, result: Result<Value, Refusal>) {
+    pub(super) fn on_entering(&mut self, ask: QmpQuestion, result: Result<Value, QmpRefusal>) {
         let Err(refusal) = result else {
             let next = self.join.pop_front();
             return self.commands.extend(next);
         };
         let what = match ask {
-            Ask::Capabilities => "the capabilities of COLO",
-            Ask::Parameters => "the time between checkpoints",
-            Ask::Stop => "to stop its guest for the copy",
+            QmpQuestion::Capabilities => "the capabilities of COLO",
+            QmpQuestion::Parameters => "the time between checkpoints",
+            QmpQuestion::Stop => "to stop its guest for the copy",
             _ => "the migration",
         };
         self.join.clear();
@@ -78,11 +82,11 @@ impl Machine {
     }
 
     pub(super) fn stay_alone(&mut self, why: String) {
-        if matches!(self.phase, Phase::Entering { .. } | Phase::Standby) {
-            self.phase = Phase::Alone;
+        if matches!(self.phase, QemuPhase::Entering { .. } | QemuPhase::Standby) {
+            self.phase = QemuPhase::Alone;
         }
         if self.copying.take().is_some() {
-            self.execute(Ask::Cont, "cont", json!({}));
+            self.execute(QmpQuestion::Cont, "cont", json!({}));
         }
         log::error!("{why}");
         self.trouble = Some(why.clone());

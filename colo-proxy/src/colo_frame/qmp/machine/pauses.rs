@@ -1,20 +1,20 @@
-//! For how long checkpoints have stopped the guest.
+//! How long checkpoints have stopped the guest.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::status::PausesReport;
 
-/// Pauses that are remembered; the last ones.
+/// So many pauses are remembered, the last ones.
 const KEPT: usize = 256;
 
 #[derive(Debug, Default)]
-pub(super) struct Pauses {
+pub(super) struct CheckpointPauses {
     last: VecDeque<Duration>,
     count: u64,
 }
 
-impl Pauses {
+impl CheckpointPauses {
     pub(super) fn add(&mut self, pause: Duration) {
         if self.last.len() == KEPT {
             self.last.pop_front();
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn the_last_ones_are_told_and_all_are_counted() {
-        let mut pauses = Pauses::default();
+        let mut pauses = CheckpointPauses::default();
         assert_eq!(pauses.report().median, None);
         for us in [9_000_000, 5, 1, 3] {
             pauses.add(Duration::from_micros(us));

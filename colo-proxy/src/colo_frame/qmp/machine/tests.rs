@@ -1,12 +1,12 @@
 use super::probe::PROBE_AGAIN;
 use super::*;
 
-const NEW: Version = Version { major: 11, minor: 1, micro: 3 };
+const NEW: QemuVersion = QemuVersion { major: 11, minor: 1, micro: 3 };
 const MS: Duration = Duration::from_millis(1);
 
 /// A QEMU of which the test knows what it would say.
 struct Stand {
-    machine: Machine,
+    machine: QmpMachine,
     now: Instant,
     /// QEMU's clock.
     clock: Duration,
@@ -14,7 +14,7 @@ struct Stand {
 
 impl Stand {
     fn new(role: Role) -> Self {
-        let machine = Machine::new(role, Checkpoints::default());
+        let machine = QmpMachine::new(role, Checkpoints::default());
         let mut stand = Self { machine, now: Instant::now(), clock: MS * 1000 };
         let reason = "not connected to QEMU yet".into();
         assert_eq!(stand.machine.next_event(), Some(no_connection(role, reason)));
@@ -25,10 +25,10 @@ impl Stand {
     fn found(role: Role, mode: &str, run_state: &str) -> Self {
         let mut stand = Self::new(role);
         stand.machine.on_up(NEW);
-        stand.answer(Ask::Schema, schema());
-        stand.answer(Ask::ColoStatus, json!({"mode": mode}));
-        stand.answer(Ask::Kvm, json!({"enabled": true, "present": true}));
-        stand.answer(Ask::Status, json!({"status": run_state}));
+        stand.answer(QmpQuestion::Schema, schema());
+        stand.answer(QmpQuestion::ColoStatus, json!({"mode": mode}));
+        stand.answer(QmpQuestion::Kvm, json!({"enabled": true, "present": true}));
+        stand.answer(QmpQuestion::Status, json!({"status": run_state}));
         stand
     }
 
@@ -40,19 +40,19 @@ impl Stand {
     }
 
     /// What QEMU is told next.
-    fn told(&mut self) -> Option<Execute> {
+    fn told(&mut self) -> Option<QmpCommand> {
         self.machine.next_command()
     }
 
-    fn answer(&mut self, ask: Ask, value: Value) {
+    fn answer(&mut self, ask: QmpQuestion, value: Value) {
         let told = self.told().unwrap_or_else(|| panic!("{ask:?} was not asked"));
         assert_eq!(told.ask, ask);
         self.machine.on_reply(self.now, ask, Ok(value));
     }
 
-    fn refuse(&mut self, ask: Ask) {
+    fn refuse(&mut self, ask: QmpQuestion) {
         assert_eq!(self.told().map(|told| told.ask), Some(ask));
-        let refusal = Refusal { class: "GenericError".into(), desc: "no".into() };
+        let refusal = QmpRefusal { class: "GenericError".into(), desc: "no".into() };
         self.machine.on_reply(self.now, ask, Err(refusal));
     }
 
@@ -69,9 +69,16 @@ impl Stand {
         self.qemu_says("MIGRATION", &json!({"status": status}));
     }
 
-    /// All that the owner is told, each dealt with before the next is asked for.
+    /// All events for the owner, each dealt with before the next one is asked for.
     fn events(&mut self) -> Vec<ColoFrameEvent> {
-        std::iter::from_fn(|| self.machine.next_event()).collect()
+        let mut events = Vec::new();
+        while let Some(event) = self.machine.next_event() {
+            if event == ColoFrameEvent::CheckpointBegan {
+                self.machine.output_taken();
+            }
+            events.push(event);
+        }
+        events
     }
 
     fn pass(&mut self, time: Duration) {
@@ -83,7 +90,7 @@ impl Stand {
 
     fn confirm(&mut self, status: &str) {
         let number = self.machine.number;
-        self.answer(Ask::Confirm(number), json!({"status": status}));
+        self.answer(QmpQuestion::Confirm(number), json!({"status": status}));
     }
 
     fn state(&self) -> &'static str {
@@ -124,7 +131,7 @@ fn is_loss(event: &ColoFrameEvent) -> bool {
 #[test]
 fn a_release_that_is_known_to_fail_is_told_nothing_and_refuses_protection() {
     let mut stand = Stand::new(Role::Primary);
-    stand.machine.on_up(Version { major: 7, minor: 2, micro: 22 });
+    stand.machine.on_up(QemuVersion { major: 7, minor: 2, micro: 22 });
     assert_eq!(stand.told(), None);
     let Some(ColoFrameEvent::Alone { reason }) = stand.machine.next_event() else {
         panic!("alone")
@@ -139,24 +146,24 @@ fn capabilities_that_are_refused_end_the_attempt_before_anything_is_copied() {
     let mut stand = Stand::found(Role::Primary, "none", "running");
     stand.events();
     stand.machine.protect("tcp:h:9998").unwrap();
-    stand.refuse(Ask::Capabilities);
+    stand.refuse(QmpQuestion::Capabilities);
     assert_eq!((stand.told(), stand.state()), (None, "alone"));
     assert!(stand.machine.protect("tcp:h:9998").is_ok(), "and may be tried again");
-    assert_eq!(stand.told().map(|told| told.ask), Some(Ask::Capabilities));
+    assert_eq!(stand.told().map(|told| told.ask), Some(QmpQuestion::Capabilities));
 }
 
 #[test]
 fn a_qemu_that_does_not_say_how_it_is_is_asked_again_and_not_taken_for_alone() {
     let mut stand = Stand::new(Role::Primary);
     stand.machine.on_up(NEW);
-    stand.answer(Ask::Schema, schema());
-    stand.refuse(Ask::ColoStatus);
+    stand.answer(QmpQuestion::Schema, schema());
+    stand.refuse(QmpQuestion::ColoStatus);
     assert!(matches!(&stand.events()[..], [lost] if is_loss(lost)));
     while stand.told().is_some() {}
     stand.pass(PROBE_AGAIN);
-    stand.answer(Ask::ColoStatus, json!({"mode": "primary"}));
-    stand.answer(Ask::Kvm, json!({"enabled": true}));
-    stand.answer(Ask::Status, json!({"status": "running"}));
+    stand.answer(QmpQuestion::ColoStatus, json!({"mode": "primary"}));
+    stand.answer(QmpQuestion::Kvm, json!({"enabled": true}));
+    stand.answer(QmpQuestion::Status, json!({"status": "running"}));
     assert_eq!(stand.events(), [ColoFrameEvent::PairReady]);
 }
 
@@ -172,7 +179,7 @@ fn a_pair_that_is_made_by_hand_is_noticed() {
 fn one_without_colo_built_in_is_named() {
     let mut stand = Stand::new(Role::Primary);
     stand.machine.on_up(NEW);
-    stand.answer(Ask::Schema, json!([]));
+    stand.answer(QmpQuestion::Schema, json!([]));
     let why = stand.machine.protect("tcp:h:1").unwrap_err();
     assert!(why.contains("built without COLO") && why.contains("x-colo-lost-heartbeat"), "{why}");
 }
@@ -183,13 +190,13 @@ fn a_primary_is_brought_into_colo() {
     assert_eq!(stand.events(), [ColoFrameEvent::Alone { reason: "QEMU is not in COLO".into() }]);
     assert!(stand.machine.protect("tcp:h:9998").is_ok());
     for (ask, command) in [
-        (Ask::Capabilities, "migrate-set-capabilities"),
-        (Ask::Parameters, "migrate-set-parameters"),
-        (Ask::Migrate, "migrate"),
+        (QmpQuestion::Capabilities, "migrate-set-capabilities"),
+        (QmpQuestion::Parameters, "migrate-set-parameters"),
+        (QmpQuestion::Migrate, "migrate"),
     ] {
         let told = stand.told().unwrap();
         assert_eq!((told.ask, told.command), (ask, command));
-        if ask == Ask::Parameters {
+        if ask == QmpQuestion::Parameters {
             assert_eq!(told.arguments["x-checkpoint-delay"], 20_000);
         }
         stand.machine.on_reply(stand.now, ask, Ok(json!({})));
@@ -212,12 +219,17 @@ fn a_guest_that_is_emulated_stands_still_for_the_copy_and_goes_on_if_that_fails(
     stand.events();
     stand.machine.found.on_kvm(&json!({"enabled": false}));
     stand.machine.protect("tcp:h:9998").unwrap();
-    for ask in [Ask::Capabilities, Ask::Parameters, Ask::Stop, Ask::Migrate] {
+    for ask in [
+        QmpQuestion::Capabilities,
+        QmpQuestion::Parameters,
+        QmpQuestion::Stop,
+        QmpQuestion::Migrate,
+    ] {
         stand.answer(ask, json!({}));
     }
     stand.says("STOP");
     stand.migration("failed");
-    stand.answer(Ask::MigrateError, json!({}));
+    stand.answer(QmpQuestion::MigrateError, json!({}));
     assert_eq!(stand.told().map(|told| told.command), Some("cont"));
 }
 
@@ -227,10 +239,10 @@ fn protection_that_is_wanted_early_begins_when_it_can() {
     assert!(stand.machine.protect("tcp:h:9998").is_ok());
     stand.machine.on_up(NEW);
     assert!(stand.machine.protect("tcp:h:9998").is_ok());
-    stand.answer(Ask::Schema, schema());
-    stand.answer(Ask::ColoStatus, json!({"mode": "none"}));
-    stand.answer(Ask::Kvm, json!({"enabled": true}));
-    stand.answer(Ask::Status, json!({"status": "running"}));
+    stand.answer(QmpQuestion::Schema, schema());
+    stand.answer(QmpQuestion::ColoStatus, json!({"mode": "none"}));
+    stand.answer(QmpQuestion::Kvm, json!({"enabled": true}));
+    stand.answer(QmpQuestion::Status, json!({"status": "running"}));
     assert_eq!(stand.state(), "entering");
 }
 
@@ -239,13 +251,13 @@ fn a_secondary_without_colo_leaves_the_primary_going() {
     let mut stand = Stand::found(Role::Primary, "none", "running");
     stand.events();
     stand.machine.protect("tcp:h:9998").unwrap();
-    for ask in [Ask::Capabilities, Ask::Parameters, Ask::Migrate] {
+    for ask in [QmpQuestion::Capabilities, QmpQuestion::Parameters, QmpQuestion::Migrate] {
         stand.answer(ask, json!({}));
     }
     stand.says("STOP");
     stand.migration("colo");
     stand.qemu_says("COLO_EXIT", &json!({"mode": "primary", "reason": "error"}));
-    stand.answer(Ask::LostHeartbeat, json!({}));
+    stand.answer(QmpQuestion::LostHeartbeat, json!({}));
     assert!(matches!(&stand.events()[..], [ColoFrameEvent::Alone { .. }]));
     stand.migration("completed");
     assert_eq!((stand.told(), stand.state()), (None, "alone"));
@@ -255,35 +267,35 @@ fn a_secondary_without_colo_leaves_the_primary_going() {
 fn a_qemu_that_changes_while_it_is_asked_is_asked_again() {
     let mut stand = Stand::new(Role::Secondary);
     stand.machine.on_up(NEW);
-    stand.answer(Ask::Schema, schema());
-    stand.answer(Ask::ColoStatus, json!({"mode": "none"}));
+    stand.answer(QmpQuestion::Schema, schema());
+    stand.answer(QmpQuestion::ColoStatus, json!({"mode": "none"}));
     stand.migration("colo");
-    stand.answer(Ask::Kvm, json!({"enabled": true}));
-    stand.answer(Ask::Status, json!({"status": "inmigrate"}));
+    stand.answer(QmpQuestion::Kvm, json!({"enabled": true}));
+    stand.answer(QmpQuestion::Status, json!({"status": "inmigrate"}));
     assert_eq!(stand.state(), "probing", "it is no secondary that waits any more");
-    stand.answer(Ask::ColoStatus, json!({"mode": "secondary"}));
-    stand.answer(Ask::Kvm, json!({"enabled": true}));
-    stand.answer(Ask::Status, json!({"status": "running"}));
+    stand.answer(QmpQuestion::ColoStatus, json!({"mode": "secondary"}));
+    stand.answer(QmpQuestion::Kvm, json!({"enabled": true}));
+    stand.answer(QmpQuestion::Status, json!({"status": "running"}));
     assert_eq!(stand.events(), [ColoFrameEvent::PairReady]);
 }
 
 #[test]
 fn a_takeover_of_a_qemu_that_is_being_asked_is_not_forgotten() {
     let mut stand = Stand::found(Role::Secondary, "none", "inmigrate");
-    stand.answer(Ask::Capabilities, json!({}));
+    stand.answer(QmpQuestion::Capabilities, json!({}));
     stand.machine.end(stand.now);
-    stand.answer(Ask::ColoStatus, json!({"mode": "secondary"}));
-    stand.answer(Ask::Kvm, json!({"enabled": true}));
-    stand.answer(Ask::Status, json!({"status": "running"}));
-    assert_eq!(stand.told().map(|told| told.ask), Some(Ask::LostHeartbeat));
+    stand.answer(QmpQuestion::ColoStatus, json!({"mode": "secondary"}));
+    stand.answer(QmpQuestion::Kvm, json!({"enabled": true}));
+    stand.answer(QmpQuestion::Status, json!({"status": "running"}));
+    assert_eq!(stand.told().map(|told| told.ask), Some(QmpQuestion::LostHeartbeat));
     // One that still waits has nobody to lose.
     let mut stand = Stand::found(Role::Secondary, "none", "inmigrate");
-    stand.answer(Ask::Capabilities, json!({}));
+    stand.answer(QmpQuestion::Capabilities, json!({}));
     stand.machine.end(stand.now);
-    stand.answer(Ask::ColoStatus, json!({"mode": "none"}));
-    stand.answer(Ask::Kvm, json!({"enabled": true}));
-    stand.answer(Ask::Status, json!({"status": "inmigrate"}));
-    assert_eq!(stand.told().map(|told| told.ask), Some(Ask::Capabilities));
+    stand.answer(QmpQuestion::ColoStatus, json!({"mode": "none"}));
+    stand.answer(QmpQuestion::Kvm, json!({"enabled": true}));
+    stand.answer(QmpQuestion::Status, json!({"status": "inmigrate"}));
+    assert_eq!(stand.told().map(|told| told.ask), Some(QmpQuestion::Capabilities));
     assert_eq!(stand.state(), "standby");
 }
 
@@ -291,7 +303,7 @@ fn a_takeover_of_a_qemu_that_is_being_asked_is_not_forgotten() {
 fn a_secondary_waits_with_its_capabilities_set() {
     let mut stand = Stand::found(Role::Secondary, "none", "inmigrate");
     assert_eq!(stand.state(), "standby");
-    stand.answer(Ask::Capabilities, json!({}));
+    stand.answer(QmpQuestion::Capabilities, json!({}));
     stand.migration("active");
     stand.migration("colo");
     stand.says("RESUME");
@@ -303,11 +315,14 @@ fn a_migration_that_fails_is_told_with_qemus_reason() {
     let mut stand = Stand::found(Role::Primary, "none", "running");
     stand.events();
     stand.machine.protect("tcp:h:9998").unwrap();
-    for ask in [Ask::Capabilities, Ask::Parameters, Ask::Migrate] {
+    for ask in [QmpQuestion::Capabilities, QmpQuestion::Parameters, QmpQuestion::Migrate] {
         stand.answer(ask, json!({}));
     }
     stand.migration("failed");
-    stand.answer(Ask::MigrateError, json!({"status": "failed", "error-desc": "no such host"}));
+    stand.answer(
+        QmpQuestion::MigrateError,
+        json!({"status": "failed", "error-desc": "no such host"}),
+    );
     let events = stand.events();
     assert!(
         matches!(&events[..], [ColoFrameEvent::Alone { reason }] if reason.contains("no such host"))
@@ -321,7 +336,7 @@ fn a_command_that_is_refused_ends_the_attempt() {
     let mut stand = Stand::found(Role::Primary, "none", "running");
     stand.events();
     stand.machine.protect("tcp:h:9998").unwrap();
-    stand.refuse(Ask::Capabilities);
+    stand.refuse(QmpQuestion::Capabilities);
     assert_eq!(stand.told(), None, "no migration without them");
     assert_eq!(stand.state(), "alone");
 }
@@ -377,6 +392,31 @@ fn one_whose_guest_went_on_before_its_output_was_taken_covers_nothing() {
 }
 
 #[test]
+fn whether_the_guest_is_stopped_is_asked_when_its_output_was_taken_and_not_before() {
+    let mut stand = Stand::in_colo(Role::Primary);
+    stand.says("STOP");
+    assert_eq!(stand.machine.next_event(), Some(ColoFrameEvent::CheckpointBegan));
+    assert_eq!((stand.machine.next_event(), stand.told()), (None, None), "it is being taken");
+    stand.machine.output_taken();
+    stand.confirm("colo");
+    stand.machine.output_taken();
+    assert_eq!(stand.told(), None, "asked once");
+    stand.says("RESUME");
+    assert_eq!(stand.events(), [done()]);
+    // Output of a stop that the owner knows of says nothing about a later stop.
+    stand.says("STOP");
+    assert_eq!(stand.machine.next_event(), Some(ColoFrameEvent::CheckpointBegan));
+    stand.says("RESUME");
+    stand.says("STOP");
+    stand.machine.output_taken();
+    assert_eq!(stand.told(), None, "the owner has yet to take that output");
+    assert_eq!(stand.events(), [uncovered(), ColoFrameEvent::CheckpointBegan]);
+    stand.confirm("colo");
+    stand.says("RESUME");
+    assert_eq!(stand.events(), [done()]);
+}
+
+#[test]
 fn an_operators_stop_and_cont_is_no_checkpoint() {
     let mut stand = Stand::in_colo(Role::Primary);
     stand.says("STOP");
@@ -399,7 +439,7 @@ fn an_answer_to_an_earlier_question_proves_nothing() {
     let late = stand.told().unwrap().ask;
     stand.qemu_says("COLO_EXIT", &json!({"mode": "primary", "reason": "error"}));
     stand.events();
-    stand.machine.phase = Phase::Colo;
+    stand.machine.phase = QemuPhase::Colo;
     stand.says("STOP");
     stand.events();
     stand.machine.on_reply(stand.now, late, Ok(json!({"status": "colo"})));
@@ -418,7 +458,7 @@ fn a_secondary_that_is_lost_in_a_checkpoint_fails_it() {
     assert!(matches!(&events[..], [failed, lost] if is_failure(failed) && is_loss(lost)));
     // Alone: what stops and starts the guest now is no checkpoint.
     stand.machine.end(stand.now);
-    stand.answer(Ask::LostHeartbeat, json!({}));
+    stand.answer(QmpQuestion::LostHeartbeat, json!({}));
     stand.says("STOP");
     stand.migration("completed");
     stand.says("RESUME");
@@ -434,7 +474,7 @@ fn a_primary_whose_secondary_is_silent_is_told_to_go_on_in_a_checkpoint() {
     stand.events();
     stand.confirm("colo");
     stand.machine.end(stand.now);
-    stand.answer(Ask::LostHeartbeat, json!({}));
+    stand.answer(QmpQuestion::LostHeartbeat, json!({}));
     stand.migration("completed");
     stand.says("RESUME");
     assert!(!stand.events().contains(&done()));
@@ -460,7 +500,7 @@ fn a_takeover_waits_for_the_state_that_was_on_its_way() {
         } else {
             assert!(matches!(&events[..], [failed] if is_failure(failed)), "{events:?}");
         }
-        assert_eq!(stand.told().map(|told| told.ask), Some(Ask::LostHeartbeat));
+        assert_eq!(stand.told().map(|told| told.ask), Some(QmpQuestion::LostHeartbeat));
     }
 }
 
@@ -470,7 +510,7 @@ fn a_survivor_announces_itself() {
     stand.qemu_says("COLO_EXIT", &json!({"mode": "secondary", "reason": "error"}));
     assert!(matches!(&stand.events()[..], [lost] if is_loss(lost)));
     stand.machine.end(stand.now);
-    stand.answer(Ask::LostHeartbeat, json!({}));
+    stand.answer(QmpQuestion::LostHeartbeat, json!({}));
     assert_eq!(stand.told().map(|told| told.command), Some("announce-self"));
 }
 
@@ -492,10 +532,10 @@ fn a_request_sets_the_delay_once_and_the_next_one_keeps_its_distance() {
     }
     stand.pass(Duration::ZERO);
     let told = stand.told().unwrap();
-    assert_eq!((told.ask, told.command), (Ask::Checkpoint, "migrate-set-parameters"));
+    assert_eq!((told.ask, told.command), (QmpQuestion::Checkpoint, "migrate-set-parameters"));
     assert_eq!(told.arguments, json!({"x-checkpoint-delay": 20_000}));
     assert_eq!(stand.told(), None);
-    stand.machine.on_reply(stand.now, Ask::Checkpoint, Ok(json!({})));
+    stand.machine.on_reply(stand.now, QmpQuestion::Checkpoint, Ok(json!({})));
     stand.says("STOP");
     stand.events();
     stand.confirm("colo");
@@ -513,7 +553,7 @@ fn a_request_that_is_refused_or_not_followed_fails() {
     let mut stand = Stand::in_colo(Role::Primary);
     stand.machine.request_checkpoint(stand.now);
     stand.pass(Duration::ZERO);
-    stand.refuse(Ask::Checkpoint);
+    stand.refuse(QmpQuestion::Checkpoint);
     assert!(matches!(&stand.events()[..], [failed] if is_failure(failed)));
     // It backs off.
     stand.machine.request_checkpoint(stand.now);
@@ -527,7 +567,7 @@ fn a_request_that_is_refused_or_not_followed_fails() {
     assert_eq!((stand.machine.poll_timeout(), stand.state()), (None, "broken"));
     // The way out of it.
     stand.machine.end(stand.now);
-    assert_eq!(stand.told().map(|told| told.ask), Some(Ask::LostHeartbeat));
+    assert_eq!(stand.told().map(|told| told.ask), Some(QmpQuestion::LostHeartbeat));
 }
 
 #[test]
@@ -552,7 +592,7 @@ fn a_checkpoint_of_a_guest_that_an_operator_had_stopped_covers_nothing() {
     stand.events();
     stand.machine.request_checkpoint(stand.now);
     stand.pass(MS * 100);
-    assert_eq!(stand.told().map(|told| told.ask), Some(Ask::Checkpoint));
+    assert_eq!(stand.told().map(|told| told.ask), Some(QmpQuestion::Checkpoint));
     // QEMU makes it, and sets the guest going.
     stand.says("RESUME");
     assert_eq!(stand.events(), [ColoFrameEvent::CheckpointBegan, uncovered()]);
@@ -574,10 +614,10 @@ fn a_connection_that_is_lost_in_colo_is_a_lost_pair_until_it_is_back() {
     stand.machine.on_down(stand.now, "again");
     assert_eq!(stand.events(), [], "told once");
     stand.machine.on_up(NEW);
-    stand.answer(Ask::Schema, schema());
-    stand.answer(Ask::ColoStatus, json!({"mode": "primary"}));
-    stand.answer(Ask::Kvm, json!({"enabled": true}));
-    stand.answer(Ask::Status, json!({"status": "running"}));
+    stand.answer(QmpQuestion::Schema, schema());
+    stand.answer(QmpQuestion::ColoStatus, json!({"mode": "primary"}));
+    stand.answer(QmpQuestion::Kvm, json!({"enabled": true}));
+    stand.answer(QmpQuestion::Status, json!({"status": "running"}));
     assert_eq!(stand.events(), [ColoFrameEvent::PairReady]);
 }
 

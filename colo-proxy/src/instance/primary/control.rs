@@ -1,0 +1,126 @@
+//! Messages of the control lane, as a primary receives and sends them.
+
+use std::time::{Duration, Instant};
+
+use colo_proxy_engine::pair::message::ControlMessage;
+use colo_proxy_engine::pair::primary::PeerLane;
+
+use super::{Inputs, PrimaryTask};
+use crate::error_chain::chain;
+use crate::instance::offsets;
+use crate::kernel_lane::{KernelLane, LaneChange, LaneGuest};
+use crate::lane::control::{ControlLane, PeerEvent};
+
+/// How long the end waits for the secondary to confirm that protection is over.
+const DISCLAIM_MAX: Duration = Duration::from_millis(500);
+
+impl PrimaryTask {
+    pub(super) async fn on_control_event(&mut self, event: PeerEvent, inputs: &mut Inputs) {
+        let is_up = matches!(event, PeerEvent::Up { .. });
+        self.on_lane_peer(&event, inputs).await;
+        self.on_peer(event, &inputs.lane);
+        if is_up && self.half.has_pair() {
+            self.tell_offsets(inputs.control.as_ref());
+        }
+    }
+
+    /// Messages about the kernel lane.
+    async fn on_lane_peer(&mut self, event: &PeerEvent, inputs: &mut Inputs) {
+        let guest = LaneGuest { mtu: inputs.tap.link().map(|link| link.mtu), is_stopped: false };
+        let change = inputs.lane.on_peer(event, guest, &mut self.kernel.datapath).await;
+        if change.is_cut_off && !matches!(event, PeerEvent::Message(_)) {
+            self.half.on_lane_gone();
+            self.queue(change.reply);
+            return;
+        }
+        self.on_lane_change(change);
+    }
+
+    pub(super) fn on_lane_change(&mut self, change: LaneChange) {
+        self.half.on_lane_loss(Instant::now(), change.lost, change.is_cut_off);
+        self.queue(change.reply);
+    }
+
+    fn queue(&mut self, message: Option<ControlMessage>) {
+        if let Some(message) = message {
+            self.half.queue_message(message);
+        }
+    }
+
+    fn on_peer(&mut self, event: PeerEvent, lane: &KernelLane) {
+        match event {
+            PeerEvent::Up { .. } | PeerEvent::Down { .. } => {
+                self.on_lane(PeerLane::Control, matches!(event, PeerEvent::Up { .. }));
+            }
+            PeerEvent::Message(message) => match self.stats.peer.take(message) {
+                // Messages of the kernel lane were handled above.
+                None | Some(ControlMessage::Lane { .. } | ControlMessage::LaneCount { .. }) => {}
+                Some(ControlMessage::EpochDone { epoch, sent, lane_epoch }) => {
+                    if let Some(lane_epoch) = lane_epoch {
+                        let stale = lane.begin_epoch(lane_epoch, &mut self.kernel.datapath);
+                        self.half.dropped_stale(stale);
+                    }
+                    self.half.on_epoch_done(Instant::now(), epoch, sent);
+                }
+                Some(ControlMessage::LaneLoss { frames }) => {
+                    self.half.on_lane_loss(Instant::now(), frames, false);
+                }
+                Some(ControlMessage::ProtectionKnown { protected }) => {
+                    let now = Instant::now();
+                    self.half.on_protection_known(now, protected, &mut self.kernel);
+                }
+                Some(ControlMessage::TookOver) => self.half.on_taken_over(&mut self.kernel),
+                Some(ControlMessage::CheckpointWanted) => {
+                    self.half.on_checkpoint_wanted(Instant::now());
+                }
+                Some(other) => log::debug!(
+                    "control lane: ignored a message that is not for a primary: {other:?}"
+                ),
+            },
+        }
+    }
+
+    /// A new secondary is about to become a copy of this guest, which may be the survivor of an
+    /// earlier pair: then it needs the translation of the connections that were open there.
+    pub(super) fn tell_offsets(&self, control: Option<&ControlLane>) {
+        let name = &self.claim.name;
+        match (offsets::messages(name, &self.kernel.datapath), control) {
+            (Ok(messages), _) if messages.is_empty() => {}
+            (Ok(messages), Some(control)) => control.send_all(messages),
+            (Ok(_), None) => log::warn!(
+                "{name}: connections of an earlier pair are translated here, and there is no control \
+                 lane to tell the secondary. Copy them with `colo-proxy offsets`, or they break in a \
+                 failover"
+            ),
+            (Err(error), _) => log::error!(
+                "{name}: the secondary is not told which connections of an earlier pair are translated: \
+                 {}. They would break in a failover",
+                chain(&error)
+            ),
+        }
+    }
+}
+
+/// The guest is about to go on alone. Before that, the secondary has to know that it must not take over.
+/// One that connects again meanwhile has forgotten it.
+pub(super) async fn disclaim(name: &str, peer: &mut ControlLane) {
+    const UNPROTECTED: ControlMessage = ControlMessage::Protection { protected: false };
+    if !peer.send(UNPROTECTED) {
+        return;
+    }
+    let known = async {
+        while let Some(event) = peer.next_event().await {
+            match event {
+                PeerEvent::Message(ControlMessage::ProtectionKnown { protected: false }) => return,
+                PeerEvent::Up { .. } => drop(peer.send(UNPROTECTED)),
+                PeerEvent::Down { .. } | PeerEvent::Message(_) => {}
+            }
+        }
+    };
+    if tokio::time::timeout(DISCLAIM_MAX, known).await.is_err() {
+        log::warn!(
+            "{name}: protection has ended, and the secondary has not confirmed it. Look at its \
+             `colo-proxy status`: it must not take over"
+        );
+    }
+}

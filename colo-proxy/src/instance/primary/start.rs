@@ -1,0 +1,113 @@
+//! What a primary is put together from.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use colo_proxy_engine::compare::Engine;
+use colo_proxy_engine::digest::ReturnedRecords;
+use colo_proxy_engine::pair::protection::{LossPolicy, Protection};
+use colo_proxy_engine::pair::{Primary as PrimaryHalf, PrimaryLimits};
+use tokio::sync::mpsc;
+
+use super::{Inputs, PrimaryKernel, PrimaryLanes, PrimaryStats, PrimaryTask};
+use crate::config::{Guest, SideConfig};
+use crate::datapath::capture::GateCapture;
+use crate::endpoint::Port;
+use crate::gate::Gate;
+use crate::gate::readable::Readable;
+use crate::instance::half::StartedHalf;
+use crate::instance::{InstanceError, system};
+use crate::lane::control::Traffic;
+use crate::lane::{self, LaneEvent, Outgoing, OutgoingRequest};
+use crate::random::random_u64;
+
+impl PrimaryTask {
+    pub(super) async fn attach(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
+        let SideConfig::Primary { mirror, secondary_in, on_secondary_lost } = guest.side.clone()
+        else {
+            return Err(InstanceError::Ended);
+        };
+        let (mirror_endpoint, secondary_endpoint) = (mirror.to_string(), secondary_in.to_string());
+        let started = StartedHalf::new(&guest, dir, mirror, secondary_in).await?;
+        let StartedHalf { claim, mirror, output, programs, mut rest } = started;
+        rest.open_gates(&claim.name, &programs).await?;
+        let (vnet_hdr, stats) = (guest.vnet_hdr_support, PrimaryStats::new(&guest));
+        let (mirror_requests, mirror) = spawn_mirror(&guest, mirror, &programs.input_gate, &stats)?;
+        let returned = stats.secondary.clone();
+        let lanes = PrimaryLanes {
+            output: Readable::new(&*programs.output_gate)
+                .map_err(system("watch the output gate"))?,
+            mirror,
+            secondary: lane::spawn_incoming::<ReturnedRecords>(output, vnet_hdr, returned),
+            _mirror_requests: mirror_requests,
+        };
+        let traffic = Traffic { sent: stats.mirror.clone(), received: stats.secondary.clone() };
+        let inputs = rest.serve(dir, &claim.name, traffic, lanes)?;
+        let policy = LossPolicy {
+            timeout: guest.limits.peer.timeout,
+            on_lost: on_secondary_lost,
+            fences: !guest.takeover.is_manual(),
+        };
+        let protection = Protection::new(Instant::now(), policy)
+            .after(programs.was_off, programs.datapath.taken_over());
+        let primary = Self {
+            half: half(&guest, &claim.name, protection)?,
+            kernel: PrimaryKernel {
+                name: claim.name.clone(),
+                datapath: programs.datapath,
+                output_gate: programs.output_gate,
+                input_gate: programs.input_gate,
+                release_failed: 0,
+            },
+            claim,
+            mirror_endpoint,
+            secondary_endpoint,
+            stats,
+            guest,
+        };
+        Ok((primary, inputs))
+    }
+}
+
+/// What decides.
+fn half(guest: &Guest, name: &str, protection: Protection) -> Result<PrimaryHalf, InstanceError> {
+    let seed = random_u64().map_err(system("read random bytes"))?;
+    let engine = Engine::new(guest.limits.compare.clone(), seed);
+    let session = seed.rotate_left(32) ^ u64::from(std::process::id());
+    let has_control = guest.control.is_some();
+    Ok(PrimaryHalf::new(name.to_owned(), engine, protection, session, has_control)
+        .limited(limits(guest))
+        .on_death(guest.on_death))
+}
+
+/// The limits of the primary's half.
+fn limits(guest: &Guest) -> PrimaryLimits {
+    PrimaryLimits {
+        unsorted: guest.limits.unsorted,
+        digest: guest.limits.digest,
+        output_queue_frames: guest.limits.peer.gate_queue_frames,
+        disclaim_timeout: guest.limits.peer.timeout,
+        ..PrimaryLimits::default()
+    }
+}
+
+/// Everything that goes to the guest goes to the secondary as well.
+fn spawn_mirror(
+    guest: &Guest,
+    port: Port,
+    input_gate: &Arc<Gate>,
+    stats: &PrimaryStats,
+) -> Result<(mpsc::Sender<OutgoingRequest>, mpsc::Receiver<LaneEvent>), InstanceError> {
+    let busy = stats.busy.clone();
+    lane::spawn_outgoing(Outgoing {
+        port,
+        source: Box::new(GateCapture::new(input_gate.clone())),
+        vnet_hdr: guest.vnet_hdr_support,
+        limits: guest.limits.peer,
+        stats: stats.mirror.clone(),
+        observe: Box::new(move |_| busy.on_frame()),
+        digester: None,
+    })
+    .map_err(system("watch the input gate"))
+}

@@ -1,0 +1,94 @@
+//! What a secondary is put together from.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use colo_proxy_engine::pair::Secondary as SecondaryHalf;
+use colo_proxy_engine::pair::takeover::{Takeover, TakeoverDeciders};
+use colo_proxy_engine::record::FrameRecords;
+
+use super::output::{OutputObserver, choose_capture, spawn_output};
+use super::{Inputs, SecondaryLanes, SecondaryStats, SecondaryTask};
+use crate::config::{Guest, SideConfig};
+use crate::gate::readable::Readable;
+use crate::instance::announce::Addresses;
+use crate::instance::half::StartedHalf;
+use crate::instance::kept_input::KeptInput;
+use crate::instance::trace::ProgramLog;
+use crate::instance::translator::Translator;
+use crate::instance::{InstanceError, system};
+use crate::lane;
+use crate::lane::control::Traffic;
+
+impl SecondaryTask {
+    pub(super) async fn attach(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
+        let SideConfig::Secondary { mirror, secondary_out, capture, .. } = guest.side.clone()
+        else {
+            return Err(InstanceError::Ended);
+        };
+        let (mirror_endpoint, output_endpoint) = (mirror.to_string(), secondary_out.to_string());
+        let started = StartedHalf::new(&guest, dir, mirror, secondary_out).await?;
+        let StartedHalf { claim, mirror, output, mut programs, mut rest } = started;
+        let events = programs.datapath.take_events().ok_or(InstanceError::Ended)?;
+        let gate = &programs.output_gate;
+        let source = choose_capture(capture, &guest.netdev, gate, &mut programs.datapath)?;
+        rest.open_gates(&claim.name, &programs).await?;
+        rest.bring_up().await?;
+        let (vnet_hdr, stats) = (guest.vnet_hdr_support, SecondaryStats::new(&guest));
+        let addresses = Arc::new(Mutex::new(Addresses::default()));
+        let capture_name = source.name();
+        let kept_input = KeptInput::new(guest.limits.repeat);
+        let observer =
+            OutputObserver { addresses: addresses.clone(), kept_input: kept_input.clone() };
+        let mirror = lane::spawn_incoming::<FrameRecords>(mirror, vnet_hdr, stats.mirror.clone());
+        let (output_requests, output) = spawn_output(&guest, output, source, &stats, observer)?;
+        let log = programs.datapath.take_log();
+        let lanes = SecondaryLanes {
+            mirror: Some(mirror),
+            held: Readable::new(&*programs.input_gate).map_err(system("watch the input gate"))?,
+            offsets: Readable::new(&events).map_err(system("watch the events"))?,
+            trace: ProgramLog::new(log).map_err(system("watch the programs' log"))?,
+            output,
+            output_requests,
+        };
+        let traffic = Traffic { sent: stats.output.clone(), received: stats.mirror.clone() };
+        let inputs = rest.serve(dir, &claim.name, traffic, lanes)?;
+        let name = claim.name.clone();
+        let secondary = Self {
+            half: SecondaryHalf::new(
+                name.clone(),
+                programs.datapath.mode(),
+                takeover(&guest),
+                kept_input.repeater(),
+                guest.limits.input,
+            ),
+            kept_input,
+            translator: Translator::new(
+                name,
+                programs.datapath,
+                programs.input_gate,
+                &guest.limits,
+            ),
+            output_gate: programs.output_gate,
+            guest,
+            claim,
+            events,
+            capture,
+            capture_name,
+            mirror_endpoint,
+            output_endpoint,
+            addresses,
+            stats,
+        };
+        Ok((secondary, inputs))
+    }
+}
+
+/// When the guest takes over by itself.
+fn takeover(guest: &Guest) -> Takeover {
+    let deciders = TakeoverDeciders {
+        fence: guest.takeover.fence.is_some(),
+        quorum: guest.takeover.quorum.is_some(),
+    };
+    Takeover::new(deciders, guest.limits.peer.timeout)
+}
