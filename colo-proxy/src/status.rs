@@ -1,4 +1,7 @@
-//! How a running daemon is asked: one unix socket an instance, one JSON line each way.
+//! The status socket: a client asks a running instance, with one JSON line each way.
+//!
+//! An answer to `status` or `divergences` has the types of the submodules. The daemon writes them and
+//! the command reads them, so that both always mean the same.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -12,6 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::error_chain::chain;
 use crate::name::is_in_this_namespace;
 
 mod colo_frame;
@@ -50,16 +54,16 @@ pub use crate::lane::stats::LaneStatus;
 
 /// Where sockets and locks of running instances are.
 pub const RUNTIME_DIR: &str = "/run/colo-proxy";
-/// The longest question: a text of [`crate::offsets`], with room for what quoting it adds. Only root
+/// The longest question, in bytes: a text of [`crate::offsets`], with room for the quoting. Only root
 /// can ask.
 const REQUEST_MAX: u64 = crate::offsets::TEXT_MAX as u64 * 3 / 2;
-/// The longest answer that is taken: many times what the differences of an instance come to, whose
-/// bounds are in `instance::primary`.
+/// The longest answer that is read, in bytes. The differences of an instance take far less. Their bounds
+/// are in `instance::primary`.
 const ANSWER_MAX: u64 = 64 << 20;
-/// How long an answer may take before the daemon counts as hung.
+/// If an answer takes longer, the daemon counts as hung.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// What went wrong when an instance was asked, or when it opened its socket.
+/// An instance could not be asked, or could not open its socket.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
     #[error("cannot listen on {}", path.display())]
@@ -233,10 +237,12 @@ async fn answer(stream: tokio::net::UnixStream, questions: mpsc::Sender<Question
     }
     let reply = match serde_json::from_str(&line) {
         Ok(request) => ask_instance(request, &questions).await,
-        Err(error) => Reply::Error(format!("`{}` is no request: {error}", line.trim())),
+        Err(error) => {
+            Reply::Error(format!("`{}` is not a request: {}", line.trim(), chain(&error)))
+        }
     };
     let text = serde_json::to_string(&reply).unwrap_or_default();
-    // Whoever asked may be gone.
+    // The client may be gone.
     let _ = to.write_all(format!("{text}\n").as_bytes()).await;
 }
 

@@ -114,3 +114,90 @@ fn frames(instance: &Divergences) -> Vec<Shown> {
     });
     frames.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use colo_proxy::status::{DivergenceReport, FlowReport, FrameReport, SCHEMA};
+    use colo_proxy_engine::compare::Reason;
+
+    use super::*;
+
+    fn instance(role: InstanceRole, divergences: Vec<ListedDivergence>) -> Divergences {
+        Divergences {
+            schema: SCHEMA,
+            instance: "web".into(),
+            role,
+            netdev: "tap0".into(),
+            pid: 7,
+            divergences_total: 5,
+            divergences,
+        }
+    }
+
+    fn listed() -> ListedDivergence {
+        let name = "tcp 10.0.0.10:80 -> 10.0.0.1:4000";
+        let context = |byte| Context { before: 1, bytes: vec![b'a', byte] };
+        let divergence = DivergenceReport {
+            number: 5,
+            flow: FlowReport {
+                protocol: "tcp".into(),
+                guest: "10.0.0.10:80".parse().expect("an address"),
+                peer: "10.0.0.1:4000".parse().expect("an address"),
+                vlan: [0, 0],
+            },
+            name: name.into(),
+            reason: Reason::Payload,
+            epoch: 2,
+            at_ms: 3,
+            waits_for: None,
+            stream_offset: 1,
+            primary_byte: Some(b'b'),
+            secondary_byte: None,
+            primary_context: context(b'b'),
+            secondary_context: Context::default(),
+            primary_len: 9,
+            secondary_len: 1,
+            primary_at_ms: Some(3),
+            secondary_at_ms: None,
+        };
+        let frame = FrameReport { time_ns: 4, original_len: 60, bytes: vec![1, 2] };
+        ListedDivergence {
+            divergence,
+            summary: "payload: byte 1 differs".into(),
+            time_ns: 0,
+            primary_frame: Some(frame),
+            secondary_frame: None,
+        }
+    }
+
+    #[test]
+    fn a_difference_is_shown_with_the_bytes_that_are_there() {
+        let wanted = "web (primary): divergences 5, the last 1 of them listed\n\n\
+                      5. tcp 10.0.0.10:80 -> 10.0.0.1:4000: payload: byte 1 differs\n   \
+                      found at 1970-01-01T00:00:00.000000000Z, in epoch 2\n   \
+                      primary   62 in 61 [62] |ab|, of 9 bytes\n";
+        assert_eq!(shown(&instance(InstanceRole::Primary, vec![listed()])), wanted);
+    }
+
+    #[test]
+    fn an_instance_that_does_not_compare_says_so() {
+        let text = shown(&instance(InstanceRole::Secondary, Vec::new()));
+        assert_eq!(text, "web (secondary): the primary's daemon compares\n");
+        let text = shown(&instance(InstanceRole::FilterMirror, Vec::new()));
+        assert_eq!(text, "web (filter-mirror): a filter does not compare\n");
+    }
+
+    #[test]
+    fn frames_are_captured_and_not_printed() {
+        let mut primary = instance(InstanceRole::Primary, vec![listed()]);
+        let found = frames(&primary);
+        assert_eq!(found.len(), 1);
+        let Some(frame) = found.first() else { return };
+        assert_eq!((frame.time_ns, frame.original_len, &frame.octets[..]), (4, 60, &[1, 2][..]));
+        assert!(frame.summary.starts_with("web, divergence 5, tcp "), "{}", frame.summary);
+        without_frames(&mut primary);
+        assert_eq!(frames(&primary).len(), 0);
+        let json = serde_json::to_string(&primary).expect("it is written");
+        assert!(!json.contains("_frame"), "{json}");
+    }
+}
