@@ -305,7 +305,7 @@ pub struct Outbox {
     limit_bytes: usize,
     waiting_bytes: usize,
     ready: VecDeque<Bytes>,
-    /// RecordStream still being collected.
+    /// Records still being collected.
     tail: BytesMut,
 }
 

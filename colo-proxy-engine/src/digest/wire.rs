@@ -1,6 +1,6 @@
-//! RecordStream of the digest lane.
+//! The records that digests need on the secondary lane.
 //!
-//! They are records of [`crate::record`] with a kind in LENGTH, between others that are frames:
+//! They are records of [`crate::record`] with a kind in LENGTH, between frames:
 //!
 //! ```text
 //! Key      the key of all digests of this connection, before the first of them
@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Numbers are big-endian. The index counts the frames of the connection from 0, whole ones and digests;
-//! keys and answers do not count, neither for the cut of an epoch.
+//! keys and answers do not count, and not for the cut of an epoch either.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 

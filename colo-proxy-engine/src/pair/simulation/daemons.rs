@@ -16,7 +16,6 @@ use crate::pair::ProgramMode;
 use crate::pair::event::ColoFrameCommand;
 use crate::pair::message::ControlMessage;
 use crate::pair::protection::{LossPolicy, Protection};
-use crate::pair::secondary;
 use crate::pair::secondary::CutAnswer;
 use crate::pair::segment::FrameDirection;
 

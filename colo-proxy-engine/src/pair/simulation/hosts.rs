@@ -1,7 +1,6 @@
 //! The two hosts: a guest, the kernel's part, and the daemon's decisions.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::daemons::SECONDARY_TIMEOUT;
