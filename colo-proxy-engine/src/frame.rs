@@ -7,7 +7,7 @@ pub const VNET_HDR_LEN: usize = 12;
 /// QEMU's `NET_BUFSIZE`: the longest record either end of a lane accepts, header included.
 pub const FRAME_MAX: usize = 4096 + 65536;
 
-/// A frame held by reference to the buffer that it was read into; cloning copies no octet.
+/// A frame held by reference to the buffer that it was read into; cloning copies no byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     bytes: Bytes,
@@ -35,7 +35,7 @@ impl Frame {
         self.bytes.get(..usize::from(self.vnet_len)).unwrap_or_default()
     }
 
-    /// Octets of payload in each UDP datagram, where the virtio-net header leaves cutting the frame
+    /// Bytes of payload in each UDP datagram, where the virtio-net header leaves cutting the frame
     /// to the device (`VIRTIO_NET_HDR_GSO_UDP_L4`). The older `VIRTIO_NET_HDR_GSO_UDP` asks for
     /// fragments of one datagram.
     pub fn udp_segment_size(&self) -> Option<u16> {
@@ -72,7 +72,7 @@ impl Frame {
         &self.bytes
     }
 
-    /// Octets that this frame keeps in memory.
+    /// Bytes of this frame in memory.
     #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len()

@@ -1,19 +1,19 @@
-//! A limit on what the guest or the network can make us write to the log.
+//! A limit on log lines that a guest or the network can cause.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// Time between two lines.
+/// The shortest time between two lines.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Lets one line through an interval, and counts the others.
+/// Admits one line an interval, and counts the others.
 #[derive(Debug, Default)]
 pub struct LogLimit {
     not_before: Option<Instant>,
     suppressed: u64,
 }
 
-/// The number of lines kept back since the last one. Shown behind a line, as nothing where it is 0.
+/// The number of lines that were suppressed since the last one. It is shown behind a line, unless it is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suppressed(u64);
 
@@ -24,7 +24,8 @@ impl fmt::Display for Suppressed {
 }
 
 impl LogLimit {
-    /// What was kept back since the last line; `None` where this one is kept back too.
+    /// Admits a line, with the number of lines that were suppressed before it. `None`: this line is
+    /// suppressed too.
     pub fn admit(&mut self, now: Instant) -> Option<Suppressed> {
         if self.not_before.is_some_and(|at| now < at) {
             self.suppressed += 1;
@@ -37,6 +38,11 @@ impl LogLimit {
 
 #[cfg(test)]
 mod tests {
+    #![expect(
+        clippy::disallowed_methods,
+        reason = "a test makes the clock that its subject is given"
+    )]
+
     use super::*;
 
     #[test]
@@ -51,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_kept_back_is_not_mentioned() {
+    fn a_line_without_suppressed_ones_says_nothing_of_them() {
         let shown = [0, 2].map(|suppressed| format!("asking{}", Suppressed(suppressed)));
         assert_eq!(shown, ["asking", "asking (2 more not shown)"]);
     }

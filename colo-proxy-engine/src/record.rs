@@ -1,14 +1,14 @@
 //! The framing of the lanes between the hosts: QEMU's chardev framing of a byte stream.
 //!
-//! Each record is a 4-byte big-endian LENGTH, then, only with `vnet_hdr_support`, a 4-byte
-//! big-endian `VNET_HDR_LEN`, then LENGTH octets, of which the first `VNET_HDR_LEN` are the virtio-net
-//! header. Nothing else is on the wire, so that either end can be a QEMU.
+//! A record is a 4-byte big-endian LENGTH, then, only with `vnet_hdr_support`, a 4-byte big-endian
+//! `VNET_HDR_LEN`, then LENGTH bytes. The first `VNET_HDR_LEN` of them are the virtio-net header.
+//! Nothing else is on the wire, so either end can be a QEMU.
 //!
-//! Between two daemons the upper two bits of LENGTH may be a [`RecordKind`]: then LENGTH bytes follow
-//! that are no frame, without `VNET_HDR_LEN`. A reader that did not ask for such records
-//! ([`RecordReader::with_kinds`]) finds an impossible LENGTH.
+//! Between two daemons the upper two bits of LENGTH may be a [`RecordKind`]. Then LENGTH bytes follow
+//! that are no frame, without `VNET_HDR_LEN`. Only a reader with [`RecordReader::with_kinds`] takes
+//! them; another one finds an impossible LENGTH.
 //!
-//! The peer is not trusted: a length is checked before anything is kept for it. The caller reads and
+//! The peer is not trusted: a length is checked before memory is reserved for it. The caller reads and
 //! writes: [`RecordReader::room`] and [`RecordReader::on_read`], [`Outbox::slices`] and
 //! [`Outbox::on_written`].
 
@@ -18,10 +18,10 @@ use std::io;
 use crate::frame::{FRAME_MAX, Frame, VNET_HDR_LEN};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Octets asked for in one read.
+/// Bytes of one read.
 const READ_CHUNK: usize = 128 * 1024;
-/// Shorter frames are copied out of the buffer that they were read into. One that is held for long
-/// keeps all of that otherwise, whatever else was in it, and the limits count frames.
+/// Shorter frames are copied out of the buffer that they were read into. Otherwise a frame that is held
+/// for long would keep that whole buffer in memory, and the limits count frames only.
 const SHARED_MIN: usize = READ_CHUNK / 4;
 /// Frames up to this long are copied into one buffer with their neighbours; longer ones are
 /// written from where they lie.
@@ -33,18 +33,28 @@ const RUNT: usize = 14;
 /// The longest virtio-net header there is (with the hash report).
 const VNET_MAX: usize = 20;
 
-/// A record that no sender of this framing can mean: the connection is of no use any more.
+/// The end of a connection: it closed, or its records cannot be read any further.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
+    /// The next record is longer than any record can be.
     #[error(
-        "a record of {length} octets was announced, the most is {FRAME_MAX}; do both ends agree on vnet_hdr_support, and have the same version?"
+        "the peer announced a record of {length} bytes, and at most {FRAME_MAX} are possible; check \
+         that vnet_hdr_support and the version are the same at both ends"
     )]
-    Oversized { length: u32 },
-    #[error("the peer sent a digest that is none; do both hosts have the same version?")]
+    Oversized {
+        /// LENGTH of the record, in bytes.
+        length: u32,
+    },
+    /// A record with a kind could not be understood, and the records behind it depend on it.
+    #[error(
+        "the peer sent a digest that cannot be read; check that both hosts have the same version"
+    )]
     Garbled,
+    /// The peer closed the connection.
     #[error("the peer closed the connection")]
     Closed,
-    #[error("reading failed")]
+    /// The operating system reports an error.
+    #[error("cannot read from the connection")]
     Read(#[source] io::Error),
 }
 
@@ -75,14 +85,16 @@ impl RecordKind {
     }
 }
 
-/// A record of a lane on which not all are frames.
+/// A record of a lane that carries frames and other records.
 #[derive(Debug)]
 pub enum AnyRecord {
+    /// A frame.
     Frame(Frame),
+    /// The bytes of a record with a kind.
     Other(RecordKind, Bytes),
 }
 
-/// Records that were read but carry no frame.
+/// Counters of records that were refused, and of connections that ended with one.
 #[derive(
     Clone,
     Copy,
@@ -110,7 +122,7 @@ pub struct BadRecords {
 }
 
 impl BadRecords {
-    /// All of them.
+    /// The sum of all counters.
     pub fn total(&self) -> u64 {
         let Self { empty, runt, vnet_hdr_len, oversized, truncated, garbled } = self;
         empty + runt + vnet_hdr_len + oversized + truncated + garbled
@@ -123,27 +135,31 @@ pub struct RecordReader {
     vnet_hdr: bool,
     takes_kinds: bool,
     buffer: BytesMut,
+    /// Counters of refused records, over all connections.
     pub bad: BadRecords,
 }
 
 impl RecordReader {
+    /// A reader for the start of a connection. `vnet_hdr`: records have a `VNET_HDR_LEN`.
     pub fn new(vnet_hdr: bool) -> Self {
         let (buffer, bad) = (BytesMut::new(), BadRecords::default());
         Self { vnet_hdr, takes_kinds: false, buffer, bad }
     }
 
-    /// Takes records with a [`RecordKind`], by [`RecordReader::next_record_of_any_kind`] only.
+    /// The same reader, for [`RecordReader::next_record_of_any_kind`]: it takes records with a
+    /// [`RecordKind`] too.
+    #[must_use]
     pub fn with_kinds(self) -> Self {
         Self { takes_kinds: true, ..self }
     }
 
-    /// The buffer that the next bytes of the stream are to be appended to, with room for a read.
+    /// The buffer for the next bytes of the stream, with room for one read. The caller appends to it.
     pub fn room(&mut self) -> &mut BytesMut {
         self.buffer.reserve(READ_CHUNK);
         &mut self.buffer
     }
 
-    /// A read into [`Self::room`] has ended like this: `false` if there are no bytes at the moment.
+    /// Takes the result of a read into [`Self::room`]. `false` if there are no bytes at the moment.
     pub fn on_read(&mut self, read: io::Result<usize>) -> Result<bool, RecordError> {
         match read {
             Ok(0) => {
@@ -156,7 +172,7 @@ impl RecordReader {
         }
     }
 
-    /// Takes the bytes that `read` reads now; `false` if there are none at the moment.
+    /// Calls `read`, and takes the bytes that it appends. `false` if there are none at the moment.
     pub fn fill_now(
         &mut self,
         read: impl FnOnce(&mut BytesMut) -> io::Result<usize>,
@@ -165,7 +181,7 @@ impl RecordReader {
         self.on_read(read)
     }
 
-    /// The next whole frame in what was read; `None` when more must come.
+    /// The next whole frame of those that were read; `None` if more bytes must come.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, RecordError> {
         while let Some(head) = self.next_head()? {
             if let Some(frame) = self.accept(&head) {
@@ -175,7 +191,7 @@ impl RecordReader {
         Ok(None)
     }
 
-    /// The next whole frame, or record of another kind; `None` when more must come.
+    /// The next whole frame or record of another kind; `None` if more bytes must come.
     pub fn next_record_of_any_kind(&mut self) -> Result<Option<AnyRecord>, RecordError> {
         while let Some(head) = self.next_head()? {
             let record = match head.kind {
@@ -189,20 +205,20 @@ impl RecordReader {
         Ok(None)
     }
 
-    /// The caller could not understand a record of another kind.
+    /// The error of a caller that could not understand a record of another kind. It is counted.
     pub fn garbled(&mut self) -> RecordError {
         self.bad.garbled += 1;
         RecordError::Garbled
     }
 
-    /// The next whole record, whatever is in it, with its `VNET_HDR_LEN`.
+    /// The next whole record with its `VNET_HDR_LEN`; its bytes are not checked.
     pub fn next_record(&mut self) -> Result<Option<(Bytes, u32)>, RecordError> {
         let Some(head) = self.next_head()? else { return Ok(None) };
         let record = self.cut(&head);
         Ok(Some((record, head.vnet_len)))
     }
 
-    /// What the next record says of itself, if it is there whole.
+    /// The head of the next record, if the whole record is there.
     fn next_head(&mut self) -> Result<Option<Head>, RecordError> {
         let Some(&[l0, l1, l2, l3]) = self.buffer.first_chunk() else { return Ok(None) };
         let word = u32::from_be_bytes([l0, l1, l2, l3]);
@@ -224,14 +240,14 @@ impl RecordReader {
         Ok(Some(Head { kind, len, length: length as usize, vnet_len }))
     }
 
-    /// Takes the octets of the next record, sharing the buffer.
+    /// Takes the bytes of the next record, sharing the buffer.
     fn cut(&mut self, head: &Head) -> Bytes {
         let mut record = self.buffer.split_to(head.len + head.length);
         record.advance(head.len);
         record.freeze()
     }
 
-    /// Likewise a copy of them: a short one costs less than to share the buffer would.
+    /// Takes a copy of them. For a short record that costs less than sharing the buffer.
     fn copy(&mut self, head: &Head) -> Bytes {
         let end = head.len + head.length;
         let copy = Bytes::copy_from_slice(self.buffer.get(head.len..end).unwrap_or_default());
@@ -239,12 +255,12 @@ impl RecordReader {
         copy
     }
 
-    /// A record has begun and not ended. Call it when no whole one is left.
+    /// A record has begun and not ended. This is true only if no whole record is left.
     pub fn is_in_record(&self) -> bool {
         !self.buffer.is_empty()
     }
 
-    /// Forgets what is left of a connection that is gone.
+    /// Forgets the bytes that are left of a connection that is gone.
     pub fn reset(&mut self) {
         self.buffer.clear();
     }
@@ -267,23 +283,23 @@ impl RecordReader {
     }
 }
 
-/// A virtio-net header can be so long, or is not there.
+/// A virtio-net header can have `len` bytes; 0 means that there is none.
 pub fn is_vnet_len(len: usize) -> bool {
     matches!(len, 0 | 10 | VNET_HDR_LEN | VNET_MAX)
 }
 
-/// What goes before the octets of a record.
+/// LENGTH and `VNET_HDR_LEN` of a record.
 #[derive(Clone, Copy, Debug)]
 struct Head {
     kind: Option<RecordKind>,
-    /// Its own length.
+    /// Bytes of the head itself.
     len: usize,
-    /// That of the record.
+    /// Bytes of the record behind it.
     length: usize,
     vnet_len: u32,
 }
 
-/// What goes before the octets of `frame`, and its length.
+/// The head that goes before `frame` on the wire, and how many of its bytes are used.
 pub fn head(frame: &Frame, vnet_hdr: bool) -> ([u8; 8], usize) {
     let vnet_len = frame.vnet().len() as u32;
     let length = frame.len() as u32 - if vnet_hdr { 0 } else { vnet_len };
@@ -291,41 +307,43 @@ pub fn head(frame: &Frame, vnet_hdr: bool) -> ([u8; 8], usize) {
     (words.to_be_bytes(), if vnet_hdr { 8 } else { 4 })
 }
 
-/// RecordStream on their way out: a bounded queue and the place in it.
+/// Records on their way out: a bounded queue, and how much of it is written.
 #[derive(Debug)]
 pub struct Outbox {
     vnet_hdr: bool,
-    /// Octets that may wait before the source is left alone.
+    /// Bytes that may be queued before the caller stops reading from the source.
     limit_bytes: usize,
     waiting_bytes: usize,
     ready: VecDeque<Bytes>,
-    /// RecordStream still being collected.
+    /// Records still being collected.
     tail: BytesMut,
 }
 
 impl Outbox {
+    /// An empty outbox. `vnet_hdr`: records have a virtio-net header. `limit_bytes`: see
+    /// [`Self::has_room`].
     pub fn new(vnet_hdr: bool, limit_bytes: usize) -> Self {
         let (ready, tail) = (VecDeque::new(), BytesMut::new());
         Self { vnet_hdr, limit_bytes, waiting_bytes: 0, ready, tail }
     }
 
-    /// More may be pushed. Whoever reads frames in batches asks before each, so that what waits
-    /// exceeds the limit by one batch at the most, and nothing that was read is dropped.
+    /// More may be pushed. A caller that reads frames in batches asks before each batch. So the queue
+    /// exceeds its limit by one batch at most, and no frame that was read is dropped.
     pub fn has_room(&self) -> bool {
         self.waiting_bytes < self.limit_bytes
     }
 
-    /// Nothing waits.
+    /// The queue is empty.
     pub fn is_empty(&self) -> bool {
         self.waiting_bytes == 0
     }
 
-    /// Octets that wait.
+    /// Bytes in the queue.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
     }
 
-    /// Appends a record.
+    /// Appends a frame.
     pub fn push(&mut self, frame: &Frame) {
         let body = if self.vnet_hdr {
             frame.bytes().clone()
@@ -344,7 +362,7 @@ impl Outbox {
         }
     }
 
-    /// Appends a record that is no frame, though one may be in it.
+    /// Appends a record of another kind. A frame may be in it.
     pub fn push_kind(&mut self, kind: RecordKind, octets: &[u8]) {
         let length = octets.len() as u32 | (kind as u32) << KIND_SHIFT;
         self.tail.put_u32(length);
@@ -366,13 +384,13 @@ impl Outbox {
         OutboxSlices { slices, used }
     }
 
-    /// So many bytes of [`Self::slices`] were written; they are never written again.
+    /// The caller has written the first `written` bytes of [`Self::slices`].
     pub fn on_written(&mut self, written: usize) {
         self.consume(written);
     }
 
-    /// Drops what waits: the connection it was meant for is gone, and a record must not start in
-    /// the middle. Returns the octets dropped.
+    /// Drops the queue, because its connection is gone and the next one must not start in the middle
+    /// of a record. Returns the number of bytes.
     pub fn clear(&mut self) -> usize {
         self.ready.clear();
         self.tail.clear();
@@ -400,37 +418,37 @@ pub struct OutboxSlices<'a> {
 }
 
 impl<'a> OutboxSlices<'a> {
-    /// The slices, in order; empty if nothing is to be written.
+    /// The slices, in order; none if there is nothing to write.
     pub fn get(&self) -> &[io::IoSlice<'a>] {
         self.slices.get(..self.used).unwrap_or_default()
     }
 }
 
-/// What the records of a lane are to its owner.
+/// Reads the records of one lane.
 pub trait RecordStream: Default + Send + 'static {
-    /// One of them.
+    /// A record of this lane.
     type Item: LaneRecord + Send;
 
-    /// A reader for a lane of them.
+    /// The reader for this lane. `vnet_hdr`: frames have a virtio-net header.
     fn reader(vnet_hdr: bool) -> RecordReader;
 
-    /// The next one in what was read; `None` if more must come.
+    /// The next record of those that were read; `None` if more bytes must come.
     fn next(&mut self, reader: &mut RecordReader) -> Result<Option<Self::Item>, RecordError>;
 
-    /// The connection is gone.
+    /// The connection is gone: forgets everything about it.
     fn reset(&mut self);
 }
 
-/// A record as the lane counts it.
+/// A record of a lane, for the lane's counters.
 pub trait LaneRecord {
-    /// Bytes that the lane has carried for it, without the framing.
+    /// Bytes of the record on the lane, without the framing.
     fn wire_len(&self) -> usize;
 
-    /// It counts as a frame of the lane.
+    /// The record counts as a frame of the lane, for the cut of an epoch too.
     fn is_frame(&self) -> bool;
 }
 
-/// The records of a lane of frames and nothing else.
+/// The records of a lane that carries frames only.
 #[derive(Debug, Default)]
 pub struct FrameRecords;
 

@@ -1,7 +1,7 @@
-//! The primary's end: makes the secondary's frames of their digests and the primary's octets.
+//! The primary's end: makes the secondary's frames from their digests and the primary's bytes.
 //!
-//! No I/O and no clock. Frames of a connection are given out in the order in which they came; what
-//! waits for octets holds up its own connection, but for what its frames acknowledge.
+//! Frames of a connection are given out in the order in which they came. A digest without its bytes stops
+//! its own connection, except for acknowledgments, which are given out at once.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -19,27 +19,29 @@ use crate::compare::{bare_acknowledgment, segment};
 use crate::digest::DigestLimits;
 use crate::frame::Frame;
 
-/// How long a digest waits for octets of which the primary has said nothing yet. Nothing of the
-/// primary's waits for these octets, but something may for what comes behind them.
+/// How long a digest waits for bytes of which the primary has said nothing yet. No frame of the primary
+/// waits for these bytes, but one may wait for a frame behind them.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// Likewise where it has said a part of them: its frame waits for the whole digest, and may be all
-/// that it can say before the peer has it.
+/// How long it waits if the primary has said a part of them. The primary's frame waits for the whole
+/// digest, and its guest may say nothing more before the peer has that frame.
 const PATIENCE_FOR_REST: Duration = Duration::from_millis(2);
 
-/// What became of digests.
+/// The counters of the expander.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExpanderStats {
+    /// Digests that came.
     pub digests: u64,
+    /// Digests that became frames.
     pub expanded: u64,
-    /// Those that the primary's octets do not have.
+    /// Digests that differ from the primary's bytes.
     pub different: u64,
     /// Frames that were asked for.
     pub asked: u64,
     /// Frames that the secondary did not have any more.
     pub gone: u64,
-    /// Digests of what is no segment.
+    /// Digests whose headers are no segment.
     pub malformed: u64,
-    /// Frames that wait now.
+    /// Frames that wait now, for their bytes or behind a digest.
     pub waiting: u64,
 }
 
@@ -47,7 +49,7 @@ pub struct ExpanderStats {
 #[derive(Debug)]
 struct WaitingFrame {
     number: u64,
-    /// FrameBytes that it keeps.
+    /// Bytes in memory.
     bytes: usize,
     what: WaitingRecord,
 }
@@ -60,13 +62,13 @@ enum WaitingRecord {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DigestState {
-    /// For octets.
+    /// It waits for bytes.
     Unsaid,
-    /// For the rest of them.
+    /// It waits for the rest of them.
     PartlySaid,
-    /// For the frame, or for octets.
+    /// It waits for the frame or for bytes.
     Asked,
-    /// For the frame: the octets will not do.
+    /// It waits for the frame, because the bytes differ.
     Different,
 }
 
@@ -76,30 +78,31 @@ struct WaitingFlow {
     queue: VecDeque<WaitingFrame>,
     /// The last acknowledgment that was given out ahead of its frame.
     acknowledged: Option<Seq>,
-    /// A SYN or a reset waits: what comes behind it may be of the next connection.
+    /// A SYN or a reset waits, so later frames may be of the next connection.
     ends: bool,
 }
 
-/// The state of one lane.
+/// Expands the digests of one lane.
 #[derive(Debug)]
 pub struct Expander {
-    /// `None`: nothing but whole frames comes.
+    /// `None`: only whole frames come.
     key: Option<DigestKey>,
     limits: DigestLimits,
     produced: ProducedOutput,
     flows: HashMap<FlowKey, WaitingFlow, foldhash::fast::RandomState>,
     numbers: u64,
     waiting_bytes: usize,
-    /// When to ask for a frame, of those that were not asked for.
+    /// When to ask for a frame that was not asked for yet.
     timers: BTreeMap<(Instant, u64), FlowKey>,
-    /// By index: whose frames were asked for.
+    /// Frames that were asked for, by their index.
     asked: HashMap<u32, (FlowKey, u64), foldhash::fast::RandomState>,
     /// Connections in which something waits and the primary has said more.
     touched: HashSet<FlowKey, foldhash::fast::RandomState>,
-    /// Frames to ask for, by their index.
+    /// Frames to ask for, by their place in the connection from 0. The caller empties it.
     pub questions: Vec<u32>,
-    /// What a frame said is lost for good: only a checkpoint helps.
+    /// A frame is lost for good, and only a checkpoint helps. The caller resets it.
     pub is_lost: bool,
+    /// The counters.
     pub stats: ExpanderStats,
 }
 
@@ -129,8 +132,7 @@ impl DigestedSegment {
         Headless { head, len: head.len() + self.payload_len }
     }
 
-    /// The connection and the header; `None` where the headers are not all that goes before the
-    /// payload.
+    /// The connection and the header; `None` if the head is not exactly the headers of a segment.
     fn segment(&self) -> Option<(FlowKey, Tcp)> {
         let headless = self.headless();
         let (name, tcp) = segment(&headless)?;
@@ -141,6 +143,7 @@ impl DigestedSegment {
 }
 
 impl Expander {
+    /// An expander for a lane that is not connected yet.
     pub fn new(limits: DigestLimits) -> Self {
         Self {
             key: None,
@@ -158,15 +161,15 @@ impl Expander {
         }
     }
 
-    /// The lane was connected, or is gone; nothing that waits can be told any more. Returns how
-    /// many frames that were.
+    /// The lane was connected, or is gone. Waiting digests cannot be expanded any more. Returns how many
+    /// frames were dropped.
     pub fn on_connection(&mut self) -> u64 {
         self.key = None;
         self.produced.clear();
         self.drop_waiting()
     }
 
-    /// What waits is of an epoch that is over. Returns how many frames that were.
+    /// Drops the waiting frames, because their epoch is over. Returns how many they were.
     pub fn drop_waiting(&mut self) -> u64 {
         self.flows.clear();
         self.timers.clear();
@@ -177,24 +180,24 @@ impl Expander {
         std::mem::take(&mut self.stats.waiting)
     }
 
-    /// More can be taken. What was asked for comes by the same lane as what is to be held off, so that is
-    /// given room as well.
+    /// There is room for more. While answers are awaited there is twice the room, because they come by
+    /// the same lane as the records that are to stay out.
     pub fn has_room(&self) -> bool {
         !self.is_filled(if self.asked.is_empty() { 1 } else { 2 })
     }
 
-    /// So many times as much waits as may.
+    /// As much waits as `times` the limits.
     fn is_filled(&self, times: usize) -> bool {
         self.stats.waiting >= (self.limits.frames_max * times) as u64
             || self.waiting_bytes >= self.limits.bytes_max * times
     }
 
-    /// The control lane is there again: it may have taken questions with it.
+    /// The control lane is up again, and questions may be lost: asks them once more.
     pub fn ask_again(&mut self) {
         self.questions.extend(self.asked.keys());
     }
 
-    /// Frames of which it is not known what they said.
+    /// Frames that are lost for good.
     pub fn lost(&self) -> u64 {
         self.stats.gone + self.stats.malformed
     }
@@ -215,7 +218,7 @@ impl Expander {
         })
     }
 
-    /// The primary's guest has put out `frame`; see [`Expander::settle`].
+    /// The primary's guest has sent `frame`; see [`Expander::settle`].
     pub fn on_primary(&mut self, frame: &Frame) {
         if self.key.is_none() {
             return;
@@ -227,7 +230,7 @@ impl Expander {
         }
     }
 
-    /// Gives out what the primary's last frames have made whole.
+    /// Appends the frames that the primary's last frames have completed.
     pub fn settle(&mut self, now: Instant, out: &mut Vec<Frame>) {
         if self.touched.is_empty() {
             return;
@@ -237,7 +240,7 @@ impl Expander {
         }
     }
 
-    /// Something came by the lane; gives out what can be compared.
+    /// A record came by the lane. Appends the frames that can be compared now.
     pub fn on_returned(&mut self, now: Instant, returned: ReturnedRecord, out: &mut Vec<Frame>) {
         match returned {
             ReturnedRecord::Whole(frame) => self.on_whole(frame, out),
@@ -269,7 +272,7 @@ impl Expander {
         self.waiting_bytes += bytes;
     }
 
-    /// Where many wait, answers have to come before there is no room for them.
+    /// If many frames wait, asks for one, so that answers come before there is no room for them.
     fn relieve(&mut self) {
         let many = self.limits.frames_max as u64 / 2;
         if self.stats.waiting >= many || self.waiting_bytes >= self.limits.bytes_max / 2 {
@@ -308,7 +311,7 @@ impl Expander {
     }
 
     fn on_answer(&mut self, now: Instant, index: u32, frame: Option<Frame>, out: &mut Vec<Frame>) {
-        // It was asked for twice, or became known meanwhile, or its epoch is over.
+        // It was asked for twice, or was expanded meanwhile, or its epoch is over.
         let Some((name, number)) = self.asked.remove(&index) else { return };
         let Some(flow) = self.flows.get_mut(&name) else { return };
         let Some(at) = flow.position(number) else { return };
@@ -334,7 +337,7 @@ impl Expander {
         self.timers.first_key_value().map(|((due, _), _)| *due)
     }
 
-    /// Asks for what has waited long enough.
+    /// Asks for the frames that have waited long enough.
     pub fn on_timeout(&mut self, now: Instant) {
         while self.poll_timeout().is_some_and(|due| due <= now) {
             self.ask_oldest();
@@ -369,7 +372,7 @@ impl Expander {
         }
     }
 
-    /// Gives out what does not wait any more in the connection `name`.
+    /// Gives out the frames that no longer wait in the connection `name`.
     fn go_on(&mut self, now: Instant, name: &FlowKey, out: &mut Vec<Frame>) {
         loop {
             let front = self.flows.get(name).and_then(|flow| flow.queue.front());
@@ -390,7 +393,7 @@ impl Expander {
         self.flows.remove(name);
     }
 
-    /// The first frame of `name` waits on, for what its digest was `found` to be.
+    /// The first frame of `name` goes on waiting, because of `found`.
     fn wait_on(&mut self, now: Instant, name: &FlowKey, found: &Lookup) {
         match found {
             Lookup::Different => {
@@ -403,7 +406,7 @@ impl Expander {
         }
     }
 
-    /// The first frame of `name`, which has a digest, is `frame`.
+    /// The digest of the first frame of `name` became `frame`.
     fn replace_front(&mut self, name: &FlowKey, index: u32, frame: Frame) {
         let front = self.flows.get_mut(name).and_then(|flow| flow.queue.front_mut());
         if let Some(WaitingFrame { number, what, .. }) = front {
@@ -436,7 +439,7 @@ impl Expander {
         out.push(frame);
     }
 
-    /// A part of what the first frame of `name` says is there.
+    /// A part of the first frame's bytes is there, so the rest is awaited for a shorter time.
     fn hurry(&mut self, now: Instant, name: &FlowKey) {
         let front = self.flows.get_mut(name).and_then(|flow| flow.queue.front_mut());
         let Some(WaitingFrame { number, what: WaitingRecord::Digest { due, state, .. }, .. }) =
@@ -456,7 +459,7 @@ impl Expander {
         }
     }
 
-    /// Looks for the octets of a digest.
+    /// Looks for the bytes of a digest.
     fn find(&self, name: &FlowKey, tcp: &Tcp, digested: &DigestedSegment) -> Lookup {
         let Some(key) = &self.key else { return Lookup::Missing(MissingPart::All) };
         let (seq, len, head) = (Seq(tcp.seq), digested.payload_len, &digested.head);
@@ -471,12 +474,12 @@ impl Expander {
     }
 }
 
-/// What the primary's octets say of a digest.
+/// The primary's bytes in the place of a digest.
 #[derive(Debug)]
 enum Lookup {
-    /// They have it: this is the secondary's frame.
+    /// They have the digest, and this is the secondary's frame.
     Frame(Frame),
-    /// They have another one.
+    /// They have another digest.
     Different,
     /// They are not there.
     Missing(MissingPart),
@@ -487,8 +490,8 @@ impl WaitingFlow {
         self.queue.binary_search_by_key(&number, |waiting| waiting.number).ok()
     }
 
-    /// Gives out what `frame` acknowledges before the rest of it: the primary's frames may wait for
-    /// that, and a guest may acknowledge at any time.
+    /// Gives out the acknowledgment of `frame` ahead of it. The primary's frames may wait for that, and a
+    /// guest may acknowledge at any time.
     fn acknowledge_ahead(
         &mut self,
         frame: &Frame,
@@ -511,7 +514,7 @@ impl WaitingFlow {
     }
 }
 
-/// One past the last octet of a segment's data.
+/// The place behind the last byte of a segment's data.
 fn end_of(tcp: &Tcp) -> Seq {
     let opens = u32::from(tcp.flags & flag::SYN != 0);
     Seq(tcp.seq).plus(opens + tcp.payload_len)

@@ -6,19 +6,19 @@ use polyval::universal_hash::UniversalHash;
 pub(super) const DIGEST_LEN: usize = polyval::BLOCK_SIZE;
 pub(super) const KEY_LEN: usize = polyval::KEY_SIZE;
 
-/// What a digest is; see the module.
+/// A digest; see the module.
 pub(super) type PayloadDigest = [u8; DIGEST_LEN];
 
-/// A secret of the two daemons.
+/// The key of the digests of one connection: a secret of the two daemons.
 #[derive(Clone)]
 pub struct DigestKey {
     octets: [u8; KEY_LEN],
-    /// Its powers have been computed, and nothing has been taken in.
+    /// The hash of no bytes, with the powers of the key.
     start: Polyval,
 }
 
 impl DigestKey {
-    pub fn new(octets: [u8; KEY_LEN]) -> Self {
+    pub(super) fn new(octets: [u8; KEY_LEN]) -> Self {
         Self { octets, start: Polyval::new(&octets.into()) }
     }
 
@@ -26,8 +26,8 @@ impl DigestKey {
         &self.octets
     }
 
-    /// The digest of `payload`. Of payloads of different lengths it says nothing: the last block is
-    /// filled up with zeros.
+    /// The digest of `payload`. Compare digests of payloads of the same length only, because the last
+    /// block is filled up with zeros.
     pub(super) fn digest(&self, payload: &[u8]) -> PayloadDigest {
         let mut hash = self.start.clone();
         hash.update_padded(payload);
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn every_octet_and_its_place_count() {
+    fn every_byte_and_its_place_count() {
         let key = DigestKey::new([7; 16]);
         let payload: Vec<u8> = (0..100).collect();
         let whole = key.digest(&payload);

@@ -1,25 +1,24 @@
-//! The digest lane: the secondary returns, in the place of what its guest has said in a connection,
-//! a digest of it. Of what is equal the primary has the octets itself.
+//! Digests on the secondary lane: the secondary sends a digest in the place of a payload. If the guests
+//! are equal, the primary has the payload's bytes itself.
 //!
 //! # How
 //!
-//! * The secondary ([`Digester`]) sends the headers of a TCP segment as they are, and of its payload
-//!   the length and a digest ([`DigestKey`](key::DigestKey)). It keeps the segment for a while.
-//! * The primary ([`Expander`]) takes the octets from its own guest's output, wherever that was cut
-//!   into segments, and where they have this digest it has the secondary's frame. The engine gets
-//!   that frame, and so comes to the verdict that it would have come to by any other lane.
-//! * Where they have another digest, do not come any more, or are not there in time, the primary asks for
-//!   the frame.
+//! * The secondary ([`Digester`]) sends the headers of a TCP segment, the length of its payload and a
+//!   digest (`DigestKey`). It keeps the segment for a while.
+//! * The primary ([`Expander`]) takes the bytes from its own guest's output, wherever that was split
+//!   into segments. If they have this digest, they and the headers are the secondary's frame. The engine
+//!   gets that frame, so its verdict is the same as on any other lane.
+//! * If they have another digest, cannot come any more, or do not come in time, the primary asks for the
+//!   frame.
 //!
-//! What is short goes whole, and so do a SYN and a reset, a frame with headers of more than 200 octets or
-//! with something behind its packet, and everything that is no TCP segment.
+//! Some frames go whole: short ones, SYNs and resets, frames with headers of more than 200 bytes, frames
+//! with bytes behind the packet, and everything that is no TCP segment.
 //!
 //! # Why that is enough
 //!
-//! The digest is POLYVAL (RFC 8452, appendix A): two different payloads of n octets have the same
-//! one for a share of (n / 16 + 1) / 2^128 of all keys at the most. The key is random for each
-//! connection of the lane and nothing that a guest sees depends on it, so a guest cannot look for
-//! two such payloads.
+//! The digest is POLYVAL (RFC 8452, appendix A). Two different payloads of n bytes have the same digest
+//! for at most (n / 16 + 1) / 2^128 of all keys. The key is random for each connection of the lane. A
+//! guest sees nothing that depends on it, so it cannot search for two payloads of this kind.
 
 mod expander;
 mod heads;
@@ -37,14 +36,14 @@ pub use self::wire::{ReturnedRecord, ReturnedRecords};
 #[cfg(test)]
 mod tests;
 
-/// What the digest lane keeps.
+/// Limits on the frames that are kept for digests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DigestLimits {
-    /// FrameBytes of the guest's output: on the primary until the secondary has said the same, and a little
-    /// longer, for it may repeat it; on the secondary for the primary to ask for them. Likewise octets of
-    /// the secondary that wait on the primary.
+    /// Bytes of the guest's output. The primary keeps them until the secondary has said the same, and a
+    /// little longer because it may repeat itself. The secondary keeps them because the primary may ask
+    /// for them. The same limit holds for the secondary's records that the primary cannot use yet.
     pub bytes_max: usize,
-    /// Frames of the secondary that wait for the primary to say the same.
+    /// Frames of the secondary of which the primary has not said the same yet.
     pub frames_max: usize,
 }
 

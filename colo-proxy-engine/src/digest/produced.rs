@@ -14,7 +14,7 @@ const ENTRIES_MAX: usize = 1 << 17;
 /// section 2.3).
 const REACH: u32 = 1 << 30;
 
-/// FrameBytes of a connection that stay when the secondary has said them: it may repeat them.
+/// Bytes of a connection that stay when the secondary has said them: it may repeat them.
 const REPEATED_MAX: u32 = 512 << 10;
 
 /// Why a part of a stream is not there.

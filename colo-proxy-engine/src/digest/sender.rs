@@ -1,4 +1,4 @@
-//! The secondary's end: what is sent of a frame, and what is kept of it.
+//! The secondary's end: sends digests, and keeps the frames that the primary may ask for.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -19,19 +19,19 @@ use crate::record::RecordKind;
 /// Counted by the lane's task, read by `status`.
 #[derive(Debug, Default)]
 pub struct DigesterStats {
-    /// Frames of which a digest went.
+    /// Frames in whose place a digest went.
     digests: AtomicU64,
-    /// FrameBytes that did not go for that.
+    /// Bytes that were saved on the lane.
     saved_bytes: AtomicU64,
-    /// Frames that the primary wanted, and got.
+    /// Frames that the primary asked for and got.
     answered: AtomicU64,
-    /// Those that were not kept any more.
+    /// Frames that it asked for and that were not kept any more.
     gone: AtomicU64,
     kept_bytes: AtomicU64,
 }
 
 impl DigesterStats {
-    /// What `status` shows.
+    /// The counters, for `status`.
     pub fn report(&self) -> DigesterReport {
         DigesterReport {
             digests: self.digests.load(Relaxed),
@@ -54,16 +54,17 @@ pub struct Digester {
     kept: VecDeque<(u32, Frame)>,
     kept_bytes: usize,
     bytes_max: usize,
-    /// Frames that the primary wants, and has not been sent.
+    /// Frames that the primary asked for and that are not sent yet.
     wanted: BTreeSet<u32>,
     stats: Arc<DigesterStats>,
 }
 
-/// Frames that a primary can want at a time: more than can wait there, with any limits that make sense.
+/// Frames that a primary may ask for at a time: more than it can need with any limits that make sense.
 const WANTED_MAX: usize = 1 << 17;
 
 impl Digester {
-    /// Keeps `bytes_max` octets of frames.
+    /// A sender that keeps at most `bytes_max` bytes of frames. `vnet_hdr`: the lane carries virtio-net
+    /// headers.
     pub fn new(vnet_hdr: bool, bytes_max: usize, stats: Arc<DigesterStats>) -> Self {
         Self {
             vnet_hdr,
@@ -88,11 +89,11 @@ impl Digester {
         (RecordKind::Key, Bytes::copy_from_slice(self.key.octets()))
     }
 
-    /// What goes in the place of `frame`, the `index`th of this connection; `None` where that is the
-    /// frame itself.
+    /// The digest that goes in the place of `frame`, the `index`th frame of this connection from 0.
+    /// `None` if the frame itself goes.
     pub fn digest(&mut self, index: u64, frame: &Frame) -> Option<(RecordKind, Bytes)> {
         let (name, tcp) = segment(frame.ethernet())?;
-        // What opens or ends a connection is no part of a stream that both have.
+        // A SYN or a reset is no part of a stream that both guests have.
         if tcp.payload_len < PAYLOAD_MIN || tcp.flags & (flag::SYN | flag::RST) != 0 {
             return None;
         }
@@ -101,7 +102,7 @@ impl Digester {
         let vnet_len = frame.vnet().len();
         let payload_at = vnet_len + tcp.payload_at as usize;
         let end = payload_at + tcp.payload_len as usize;
-        // What lies behind the packet is nothing that the primary's octets could be put in front of.
+        // The primary cannot make a frame with bytes behind the packet.
         if payload_at > HEAD_MAX || end != octets.len() {
             return None;
         }
@@ -133,14 +134,14 @@ impl Digester {
         self.stats.kept_bytes.store(self.kept_bytes as u64, Relaxed);
     }
 
-    /// The primary wants these frames of this connection; `false` where it wants more than it can have
-    /// been sent.
+    /// The primary asks for `frames` of this connection, by their place from 0. `false` if it asks for
+    /// more frames than it can need.
     pub fn want(&mut self, frames: &[u32]) -> bool {
         self.wanted.extend(frames);
         self.wanted.len() <= WANTED_MAX
     }
 
-    /// The next frame that the primary wants.
+    /// The record for the next frame that the primary asked for.
     pub fn next_answer(&mut self) -> Option<(RecordKind, Bytes)> {
         let index = self.wanted.pop_first()?;
         let oldest = self.kept.front().map_or(index, |(oldest, _)| *oldest);

@@ -1,6 +1,8 @@
 //! Both ends of the lane against each other, against the engine without them, and against a peer
 //! that sends anything.
 
+#![expect(clippy::disallowed_methods, reason = "a test makes the clock that its subject is given")]
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,7 +53,7 @@ struct Pair {
     expander: Expander,
     sent: u64,
     now: Instant,
-    /// FrameBytes of all records.
+    /// Bytes of all records.
     carried: usize,
     out: Vec<Frame>,
 }

@@ -1,6 +1,6 @@
-//! RecordStream of the digest lane.
+//! The records that digests need on the secondary lane.
 //!
-//! They are records of [`crate::record`] with a kind in LENGTH, between others that are frames:
+//! They are records of [`crate::record`] with a kind in LENGTH, between frames:
 //!
 //! ```text
 //! Key      the key of all digests of this connection, before the first of them
@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Numbers are big-endian. The index counts the frames of the connection from 0, whole ones and digests;
-//! keys and answers do not count, neither for the cut of an epoch.
+//! keys and answers do not count, and not for the cut of an epoch either.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -20,20 +20,26 @@ use crate::frame::{FRAME_MAX, Frame};
 use crate::record::{AnyRecord, RecordError, RecordKind, RecordReader, is_vnet_len};
 use crate::record::{LaneRecord, RecordStream};
 
-/// What comes by the lane that the secondary's output takes.
+/// A record of the lane that carries the secondary's output.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ReturnedRecord {
+    /// A whole frame.
     Whole(Frame),
+    /// A digest in the place of a frame.
     Digest {
+        /// The segment without its payload.
         digested: DigestedSegment,
+        /// Bytes of the record on the lane.
         wire_len: usize,
     },
-    /// A frame that was asked for; `None` where the secondary does not have it any more.
+    /// The answer to a question of the primary.
     Answer {
+        /// The frame's place in the connection, counted from 0.
         index: u32,
+        /// The frame; `None` if the secondary does not have it any more.
         frame: Option<Frame>,
     },
-    /// From here on digests are of this key.
+    /// The key of all digests that follow.
     Key(DigestKey),
 }
 
@@ -55,7 +61,8 @@ impl From<Frame> for ReturnedRecord {
 }
 
 impl ReturnedRecord {
-    /// Bytes that it keeps in memory.
+    /// Bytes of the record in memory.
+    #[expect(clippy::len_without_is_empty, reason = "no record is empty")]
     pub fn len(&self) -> usize {
         match self {
             Self::Digest { digested, .. } => size_of::<DigestedSegment>() + digested.head.len(),
@@ -102,7 +109,7 @@ pub(super) fn put_answer(index: u32, frame: Option<&Frame>, into: &mut BytesMut)
     }
 }
 
-/// Makes [`ReturnedRecord`] of the records of one connection.
+/// Reads the [`ReturnedRecord`]s of one connection.
 #[derive(Debug)]
 pub struct ReturnedRecords {
     heads: HeadContexts,
@@ -137,7 +144,8 @@ impl RecordStream for ReturnedRecords {
 }
 
 impl ReturnedRecords {
-    /// `None`: it is no such record, and what comes later cannot be understood either.
+    /// Reads the bytes of a record. `None` if they are no record of this kind. Then later records of the
+    /// connection cannot be understood either.
     pub fn read(&mut self, kind: RecordKind, mut octets: Bytes) -> Option<ReturnedRecord> {
         match kind {
             RecordKind::Key => {

@@ -1,11 +1,10 @@
-//! Input of a guest that a checkpoint has stopped, which has come by the kernel lane: kept within
-//! limits, and given to the guest when that goes on.
+//! Input from the kernel lane for a guest that a checkpoint has stopped. It is queued within limits, and
+//! written to the guest when that resumes.
 //!
-//! It may be much, and the thread has other things to do, so it is written in chunks. What comes
-//! meanwhile has to wait behind it, and is of the next round; so is what comes back because its offset
-//! is not known. A round is shorter than the one before where the guest's input comes slower than it
-//! can be written. When hardly anything is left, or after some rounds, the programs give input to the
-//! guest themselves again.
+//! The thread has other things to do, so the queue is written in chunks. Input that comes meanwhile is
+//! queued behind it, for the next round. So is input that comes back because its offset is not known. If
+//! input comes more slowly than it is written, each round is shorter than the one before. When hardly
+//! anything is left, or after some rounds, the programs give input to the guest themselves again.
 
 use std::collections::VecDeque;
 
@@ -13,14 +12,15 @@ use super::BATCH;
 use crate::frame::Frame;
 use crate::pair::early_input::InputLimits;
 
-/// Rounds before input may overtake what still waits: it comes faster than that can be written.
+/// Rounds before input may overtake the queue. It comes faster than the queue can be written.
 const ROUNDS_MAX: u32 = 8;
 
+/// The queue.
 #[derive(Debug)]
 pub struct Backlog {
     frames_max: usize,
     bytes_max: usize,
-    /// Of the present round.
+    /// Frames of the present round.
     now: VecDeque<Frame>,
     next: VecDeque<Frame>,
     bytes: usize,
@@ -29,13 +29,13 @@ pub struct Backlog {
     state: BacklogState,
     /// Frames that found no room.
     pub dropped: u64,
-    /// Those of which nobody has been told yet.
+    /// The part of them that is not reported yet.
     untold: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BacklogState {
-    /// The guest is stopped, or nothing waits.
+    /// The guest is stopped, or the queue is empty.
     Keeps,
     Replays {
         rounds: u32,
@@ -44,16 +44,19 @@ enum BacklogState {
     Ends,
 }
 
-/// What the end of a round asks for.
+/// The end of a round, and what the caller does then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BacklogRound {
+    /// Write the next round.
     Another,
-    /// Let input go to the guest again, then go on with what has come until then.
+    /// Let the programs give input to the guest again, then write the frames that came until then.
     Last,
+    /// Nothing is left.
     Over,
 }
 
 impl Backlog {
+    /// An empty queue of at most `frames_max` frames and `limits.stopped_bytes_max` bytes.
     pub fn new(frames_max: u32, limits: InputLimits) -> Self {
         Self {
             frames_max: frames_max as usize,
@@ -68,6 +71,7 @@ impl Backlog {
         }
     }
 
+    /// Queues a frame for the next round. A frame that finds no room is dropped and counted.
     pub fn push(&mut self, frame: Frame) {
         if !self.fits(&frame) {
             self.dropped += 1;
@@ -79,22 +83,23 @@ impl Backlog {
         self.next.push_back(frame);
     }
 
-    /// Another frame may find room: where it may not, it can as well wait, or be dropped, in front of us.
+    /// Another frame may find room. If not, the caller leaves it in the queue in front of this one.
     pub fn has_room(&self) -> bool {
         !self.is_full
     }
 
-    /// The guest is stopped: what waits goes on waiting.
+    /// The guest is stopped, so the queue stays as it is.
     pub fn stop(&mut self) {
         self.state = BacklogState::Keeps;
     }
 
-    /// The guest goes on.
+    /// The guest resumes, and the first round begins.
     pub fn resume(&mut self) {
         self.now.append(&mut self.next);
         self.state = BacklogState::Replays { rounds: 0 };
     }
 
+    /// The queue is being written to the guest.
     pub fn is_replaying(&self) -> bool {
         self.state != BacklogState::Keeps
     }
@@ -104,16 +109,17 @@ impl Backlog {
         frames < self.frames_max && self.bytes + frame.len() <= self.bytes_max
     }
 
-    /// This frame, which comes now, can wait behind what does already, and has to.
+    /// `frame`, which comes now, has to be queued to stay in order, and there is room for it.
     pub fn comes_before(&self, frame: &Frame) -> bool {
         matches!(self.state, BacklogState::Replays { .. }) && self.fits(frame)
     }
 
+    /// The queue is empty.
     pub fn is_empty(&self) -> bool {
         self.now.is_empty() && self.next.is_empty()
     }
 
-    /// The next frames for the guest.
+    /// Takes the next frames for the guest, at most [`BATCH`].
     pub fn chunk(&mut self) -> Vec<Frame> {
         let chunk: Vec<Frame> = self.now.drain(..self.now.len().min(BATCH)).collect();
         self.bytes -= chunk.iter().map(Frame::len).sum::<usize>();
@@ -121,7 +127,7 @@ impl Backlog {
         chunk
     }
 
-    /// What is to be done where the present round is over; `None` where it is not.
+    /// The next step if the present round is over; `None` if it is not.
     pub fn end_round(&mut self) -> Option<BacklogRound> {
         if !self.now.is_empty() {
             return None;
@@ -140,7 +146,7 @@ impl Backlog {
         Some(if is_last { BacklogRound::Last } else { BacklogRound::Another })
     }
 
-    /// Frames dropped since the last time.
+    /// Frames that were dropped since the last call.
     pub fn take_untold(&mut self) -> u64 {
         std::mem::take(&mut self.untold)
     }
@@ -167,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_bounded_in_frames_and_in_octets_and_counts_the_rest() {
+    fn it_is_bounded_in_frames_and_in_bytes_and_counts_the_rest() {
         let mut long = backlog(1_000_000);
         (0..20).for_each(|n| long.push(frame(n, 60_000)));
         assert_eq!((long.next.len(), long.dropped), (16, 4));

@@ -1,19 +1,20 @@
-//! Where the secondary's frames of one epoch end on its lane.
+//! The cut: the place in the secondary's output at which an epoch ends.
 //!
-//! A checkpoint makes the secondary guest the primary's copy. What it sent before vouches for
-//! nothing after, but may still be on its way, and the lane carries frames only. So the secondary
-//! tells on the control lane how many frames had gone into the lane before: until it has, frames
-//! are kept unsorted. That lane is a connection of its own, so the mark may overtake the frames that
-//! it speaks of.
+//! A checkpoint makes the secondary guest the primary's copy. Older frames vouch for nothing after it,
+//! but may still be under way, and the lane carries frames only. So the secondary reports the cut on the
+//! control lane, as a number of frames. Until then the frames stay unsorted. The control lane is a
+//! connection of its own, so the cut may arrive before the frames that it counts.
 
 use std::collections::VecDeque;
 
 use crate::digest::ReturnedRecord;
 
-/// Frames of the secondary that wait for the mark of an epoch.
+/// Limits on frames of the secondary that are unsorted until their cut is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnsortedLimits {
+    /// Frames.
     pub frames_max: usize,
+    /// Bytes in memory.
     pub bytes_max: usize,
 }
 
@@ -23,7 +24,7 @@ impl Default for UnsortedLimits {
     }
 }
 
-/// No I/O and no clock: the owner brings frames, marks, and what became of the connection.
+/// Sorts the secondary's frames into epochs. The owner brings frames, cuts and changes of the connection.
 #[derive(Debug, Default)]
 pub struct EpochCut {
     limits: UnsortedLimits,
@@ -32,18 +33,18 @@ pub struct EpochCut {
     awaited: Option<Awaited>,
     unsorted: VecDeque<ReturnedRecord>,
     unsorted_bytes: usize,
-    /// Frames of before the last mark that have not come yet.
+    /// Frames that the last cut counts and that have not come yet.
     overtaken: u64,
-    /// Frames that were dropped because too many waited.
+    /// Frames that were dropped because too many were unsorted.
     pub overflowed: u64,
 }
 
-/// What to do with a frame that came.
+/// A frame that came, with its epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SortedFrame {
     /// It is of the present epoch.
     Fresh(ReturnedRecord),
-    /// Whether it is, the mark will tell; it is kept, or was dropped because too many are.
+    /// The cut will tell its epoch. It is unsorted, or was dropped because too many are.
     Unknown,
     /// It is of an epoch that is over.
     Stale,
@@ -52,37 +53,37 @@ pub enum SortedFrame {
 #[derive(Clone, Copy, Debug)]
 struct Awaited {
     epoch: u64,
-    /// Frames that had come by this connection when the wait began, or that came later and are known
-    /// to be of an older epoch still.
+    /// Frames of this connection that are known to be older than the cut.
     before: u64,
 }
 
 impl EpochCut {
+    /// A sorter for a lane that is not connected yet.
     pub fn new(limits: UnsortedLimits) -> Self {
         Self { limits, ..Self::default() }
     }
 
-    /// The epoch whose mark is awaited.
+    /// The epoch whose cut is awaited.
     pub fn awaited(&self) -> Option<u64> {
         self.awaited.map(|awaited| awaited.epoch)
     }
 
-    /// A checkpoint was made. What waited for the mark of an earlier one is older still; returns
-    /// how many frames that were.
+    /// Awaits the cut that begins `epoch`. Frames that were unsorted for an earlier cut are stale.
+    /// Returns how many frames these are.
     pub fn wait_for(&mut self, epoch: u64) -> u64 {
         let stale = self.clear();
         self.awaited = Some(Awaited { epoch, before: self.received });
         stale
     }
 
-    /// The checkpoint whose mark was to come was not made: what waited for it is given back.
+    /// The checkpoint of the awaited cut was not made. Returns the unsorted frames.
     pub fn cancel(&mut self) -> VecDeque<ReturnedRecord> {
         self.awaited = None;
         self.unsorted_bytes = 0;
         std::mem::take(&mut self.unsorted)
     }
 
-    /// A frame came; it is given back where it can be compared now.
+    /// A frame came. It is returned if it can be compared now.
     pub fn on_frame(&mut self, frame: ReturnedRecord) -> SortedFrame {
         self.received += 1;
         if self.overtaken > 0 {
@@ -105,10 +106,10 @@ impl EpochCut {
         SortedFrame::Unknown
     }
 
-    /// The mark: the first `sent` frames of this connection are of before the checkpoint. Returns
-    /// how many of those that waited were, and the others.
+    /// The cut came: the first `sent` frames of this connection are older. Returns how many of the
+    /// unsorted frames are stale, and the others.
     pub fn on_cut(&mut self, epoch: u64, sent: u64) -> (u64, VecDeque<ReturnedRecord>) {
-        // Fewer than have come can only be of another connection, of which we have not heard yet.
+        // A smaller number belongs to another connection, which we do not know yet.
         let is_it = |awaited: &mut Awaited| awaited.epoch == epoch && sent >= awaited.before;
         let Some(awaited) = self.awaited.take_if(is_it) else {
             return (0, VecDeque::new());
@@ -122,8 +123,8 @@ impl EpochCut {
         (stale, fresh)
     }
 
-    /// The lane was connected anew, or is gone. The mark is still awaited; what waited for it can
-    /// never be told apart. Returns how many frames that were.
+    /// The lane was connected anew, or is gone. The cut is still awaited, but cannot sort the frames of
+    /// the old connection. Returns how many frames were dropped for that.
     pub fn on_connection(&mut self) -> u64 {
         (self.received, self.overtaken) = (0, 0);
         if let Some(awaited) = &mut self.awaited {
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_before_the_mark_are_stale_wherever_they_are() {
+    fn frames_before_the_cut_are_stale_wherever_they_are() {
         let mut cut = EpochCut::default();
         assert_eq!(feed(&mut cut, 0..3), 3);
         cut.wait_for(1);
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_that_overtakes_its_frames_finds_them_stale_when_they_come() {
+    fn a_cut_that_overtakes_its_frames_finds_them_stale_when_they_come() {
         let mut cut = EpochCut::default();
         assert_eq!(feed(&mut cut, 0..3), 3);
         cut.wait_for(1);
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_of_a_connection_that_is_not_known_yet_sorts_nothing() {
+    fn a_cut_of_a_connection_that_is_not_known_yet_sorts_nothing() {
         let mut cut = EpochCut::default();
         assert_eq!(feed(&mut cut, 0..100), 100);
         cut.wait_for(1);
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_of_another_epoch_sorts_nothing() {
+    fn a_cut_of_another_epoch_sorts_nothing() {
         let mut cut = EpochCut::default();
         cut.wait_for(2);
         feed(&mut cut, 0..1);
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_connection_vouches_for_nothing_until_its_own_mark() {
+    fn a_new_connection_vouches_for_nothing_until_its_own_cut() {
         let mut cut = EpochCut::default();
         feed(&mut cut, 0..5);
         cut.wait_for(1);
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded_and_the_first_ones_are_sorted_all_the_same() {
+    fn unsorted_frames_are_bounded_and_the_first_ones_are_sorted_all_the_same() {
         let mut cut = EpochCut::new(UnsortedLimits { frames_max: 100, bytes_max: 1 << 20 });
         cut.wait_for(1);
         for _ in 0..110 {
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded_in_octets() {
+    fn unsorted_frames_are_bounded_in_bytes() {
         let mut cut = EpochCut::new(UnsortedLimits { frames_max: 100, bytes_max: 150 });
         cut.wait_for(1);
         feed(&mut cut, 0..4);

@@ -1,4 +1,5 @@
-//! Guest input that came before the offset of its connection is known: kept for a while, bounded.
+//! Early input: guest input that came before the offset of its connection was known. It is parked for a
+//! while, within limits.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -7,14 +8,17 @@ use colo_proxy_common::record::FlowKey;
 
 use crate::frame::Frame;
 
-/// Guest input that waits for the offset of its connection; anybody on the network can send such.
+/// Limits on guest input that stays with us for a while. Anybody on the network can send it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InputLimits {
+    /// Parked frames.
     pub frames_max: usize,
+    /// Bytes of parked frames.
     pub bytes_max: usize,
-    /// A guest that has not answered a SYN for so long will not; the peer repeats what it wants.
+    /// How long a frame is parked. A guest that has not answered a SYN in this time will not, and the
+    /// peer repeats its segments.
     pub patience: Duration,
-    /// Octets that wait for a guest that a checkpoint has stopped, of what comes by the kernel lane.
+    /// Bytes of the kernel lane's frames that are queued for a guest that a checkpoint has stopped.
     pub stopped_bytes_max: usize,
 }
 
@@ -30,12 +34,15 @@ impl Default for InputLimits {
     }
 }
 
+/// The parked frames of all connections.
 #[derive(Debug, Default)]
 pub struct EarlyInput {
     limits: InputLimits,
     frames: VecDeque<Parked>,
     bytes: usize,
+    /// Frames that were dropped because a limit was reached.
     pub dropped_full: u64,
+    /// Frames that were dropped because their offset did not become known in time.
     pub dropped_late: u64,
 }
 
@@ -47,11 +54,12 @@ struct Parked {
 }
 
 impl EarlyInput {
+    /// Nothing is parked.
     pub fn new(limits: InputLimits) -> Self {
         Self { limits, ..Self::default() }
     }
 
-    /// Keeps `frame`, which belongs to the connection `key`.
+    /// Parks `frame`. `key`: its connection, if it belongs to one.
     pub fn push(&mut self, now: Instant, key: Option<FlowKey>, frame: Frame) {
         let limits = self.limits;
         if self.frames.len() >= limits.frames_max || self.bytes + frame.len() > limits.bytes_max {
@@ -62,7 +70,7 @@ impl EarlyInput {
         self.frames.push_back(Parked { until: now + limits.patience, key, frame });
     }
 
-    /// Everything that waits for `key`, in the order in which it came; the others keep their time.
+    /// Takes the frames of the connection `key`, in the order in which they came. The others stay.
     pub fn take(&mut self, key: &FlowKey) -> Vec<Frame> {
         let (due, kept): (VecDeque<Parked>, VecDeque<Parked>) = std::mem::take(&mut self.frames)
             .into_iter()
@@ -72,16 +80,18 @@ impl EarlyInput {
         due.into_iter().map(|parked| parked.frame).collect()
     }
 
-    /// Everything.
+    /// Takes all frames, in the order in which they came.
     pub fn take_all(&mut self) -> Vec<Frame> {
         self.bytes = 0;
         std::mem::take(&mut self.frames).into_iter().map(|parked| parked.frame).collect()
     }
 
+    /// When [`Self::on_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.frames.front().map(|parked| parked.until)
     }
 
+    /// Drops frames that were parked for too long.
     pub fn on_timeout(&mut self, now: Instant) {
         while let Some(parked) = self.frames.front()
             && parked.until <= now
@@ -92,10 +102,12 @@ impl EarlyInput {
         }
     }
 
+    /// Parked frames.
     pub fn frames(&self) -> usize {
         self.frames.len()
     }
 
+    /// Bytes of parked frames.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -131,25 +143,25 @@ mod tests {
             patience,
             ..InputLimits::default()
         };
-        let mut hold = EarlyInput::new(limits);
-        (0..=200).for_each(|_| hold.push(now, None, frame(60)));
-        assert_eq!((hold.frames(), hold.dropped_full), (200, 1));
-        assert_eq!(hold.take_all().len(), 200);
-        assert_eq!((hold.bytes(), hold.poll_timeout()), (0, None));
+        let mut parked = EarlyInput::new(limits);
+        (0..=200).for_each(|_| parked.push(now, None, frame(60)));
+        assert_eq!((parked.frames(), parked.dropped_full), (200, 1));
+        assert_eq!(parked.take_all().len(), 200);
+        assert_eq!((parked.bytes(), parked.poll_timeout()), (0, None));
 
-        (0..100).for_each(|_| hold.push(now, None, frame(65_000)));
-        assert!(hold.bytes() <= 2_000_000);
-        hold.on_timeout(now + patience / 2);
-        assert_eq!(hold.dropped_late, 0);
-        hold.on_timeout(now + patience);
-        assert_eq!((hold.frames(), hold.bytes()), (0, 0));
-        assert_eq!(hold.dropped_late, 2_000_000 / 65_000);
+        (0..100).for_each(|_| parked.push(now, None, frame(65_000)));
+        assert!(parked.bytes() <= 2_000_000);
+        parked.on_timeout(now + patience / 2);
+        assert_eq!(parked.dropped_late, 0);
+        parked.on_timeout(now + patience);
+        assert_eq!((parked.frames(), parked.bytes()), (0, 0));
+        assert_eq!(parked.dropped_late, 2_000_000 / 65_000);
     }
 
     #[test]
     fn only_the_connection_whose_offset_is_known_is_taken() {
         let now = Instant::now();
-        let mut hold = EarlyInput::default();
+        let mut parked = EarlyInput::default();
         for port in [1, 2, 1] {
             let mut octets = Vec::new();
             etherparse::PacketBuilder::ethernet2([2; 6], [4; 6])
@@ -158,14 +170,14 @@ mod tests {
                 .write(&mut octets, b"x")
                 .expect("a Vec takes everything");
             let key = key_of(&octets);
-            hold.push(now, key, Frame::new(octets.into(), 0).expect("no header"));
+            parked.push(now, key, Frame::new(octets.into(), 0).expect("no header"));
         }
-        let mut key = key_of(hold.frames[0].frame.ethernet()).expect("TCP");
+        let mut key = key_of(parked.frames[0].frame.ethernet()).expect("TCP");
         assert_eq!((key.guest_port, key.peer_port), (80, 1));
-        assert_eq!(hold.take(&key).len(), 2);
+        assert_eq!(parked.take(&key).len(), 2);
         key.peer_port = 3;
-        assert_eq!((hold.take(&key).len(), hold.frames()), (0, 1));
-        assert_eq!(hold.take_all().len(), 1);
-        assert_eq!(hold.bytes(), 0);
+        assert_eq!((parked.take(&key).len(), parked.frames()), (0, 1));
+        assert_eq!(parked.take_all().len(), 1);
+        assert_eq!(parked.bytes(), 0);
     }
 }

@@ -1,26 +1,33 @@
-//! What a pair and its COLO-frame say to each other.
+//! Commands for the COLO-frame, and its events.
 
 use serde::{Deserialize, Serialize};
 
-/// What the proxy tells the COLO-frame.
+/// A command of the proxy for the COLO-frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum ColoFrameCommand {
-    /// Make a checkpoint; one is asked for at a time.
+    /// Make a checkpoint. At most one request is outstanding.
     RequestCheckpoint {
+        /// The instance's name.
         instance: String,
         /// The epoch that the checkpoint would end.
         epoch: u64,
-        /// Stable names, as in `status`.
+        /// The reasons, by the stable names that `status` uses.
         reasons: Vec<String>,
     },
-    /// The other host has not been heard of for `secondary_timeout`.
-    PeerLost { instance: String },
-    /// This guest answers the network from here on: the secondary's takes over.
-    TakeOver { instance: String },
+    /// The other host was silent for `secondary_timeout`.
+    PeerLost {
+        /// The instance's name.
+        instance: String,
+    },
+    /// The secondary takes over: its guest answers the network from here on.
+    TakeOver {
+        /// The instance's name.
+        instance: String,
+    },
 }
 
-/// What the COLO-frame tells the proxy.
+/// An event of the COLO-frame for the proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum ColoFrameEvent {
@@ -28,45 +35,49 @@ pub enum ColoFrameEvent {
     CheckpointBegan,
     /// The secondary has received everything.
     CheckpointDone {
-        /// The secondary guest now is the primary's copy, so sequence offsets are void. A
-        /// laboratory's frame that copies nothing says `false`.
+        /// The secondary guest now is the primary's copy, so sequence offsets are void. The frame of a
+        /// laboratory copies nothing and says `false`.
         #[serde(default = "yes")]
         state_copied: bool,
-        /// What the guest had put out when it began is in that state. Where that is not certain
-        /// nothing is released, and another checkpoint is asked for.
+        /// The state was captured after all output that the guest had sent when the checkpoint began.
+        /// If that is not certain, nothing is released, and another checkpoint is requested.
         #[serde(default = "yes")]
         covers: bool,
     },
     /// There will be no checkpoint; the proxy may ask again.
     CheckpointFailed {
+        /// Why, for the log.
         #[serde(default)]
         reason: String,
     },
     /// Take over (secondary), or go on alone (primary).
     Failover,
-    /// The secondary's guest follows the primary's from some state on, so that a checkpoint makes
-    /// them equal. A driver that never says [`ColoFrameEvent::PairLost`] need not say this.
+    /// The secondary's guest follows the primary's, and a checkpoint can make them equal. A driver
+    /// that never says [`ColoFrameEvent::PairLost`] need not say this.
     PairReady,
     /// The guest is no half of a pair, and has not been one.
     Alone {
+        /// Why, for the log.
         #[serde(default)]
         reason: String,
     },
-    /// Whoever runs the guest is gone without a word, and the guest with it, if nobody holds its TAP
-    /// any more. No pair is left either.
+    /// The guest's QEMU or domain is gone without a word. The guest is gone too if nobody has its TAP
+    /// open any more. No pair is left either.
     Gone {
+        /// Why, for the log.
         #[serde(default)]
         reason: String,
     },
-    /// No checkpoint can be made, nor does the secondary's guest follow the primary's.
+    /// No checkpoint can be made, and the secondary's guest does not follow the primary's.
     PairLost {
+        /// Why, for the log.
         #[serde(default)]
         reason: String,
     },
 }
 
 impl ColoFrameEvent {
-    /// A checkpoint is done, as it should be.
+    /// A checkpoint is done, with a copied state that covers the guest's output.
     pub const DONE: Self = Self::CheckpointDone { state_copied: true, covers: true };
 }
 

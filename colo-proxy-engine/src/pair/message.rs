@@ -1,8 +1,8 @@
-//! The control lane: what two colo-proxy daemons tell each other beside the frames.
+//! The messages of the control lane, which two colo-proxy daemons exchange beside the frames.
 //!
-//! JSON, one object a line, so that it can be read on the wire. It carries heartbeats, the
-//! marks between epochs, and counters. It may be absent (then the peer may be a QEMU), and nothing
-//! that comes from it is trusted further than its type says.
+//! A message is a JSON object on a line of its own, so that people can read it on the wire. Messages
+//! carry heartbeats, the cuts between epochs, and counters. The lane may be absent, and then the peer may
+//! be a QEMU. A message is trusted no further than its type says.
 
 use std::time::Duration;
 
@@ -11,81 +11,114 @@ use serde::{Deserialize, Serialize};
 /// The longest line; a longer one ends the connection.
 pub const LINE_MAX: usize = 64 * 1024;
 /// Version of the messages, and of the tags by which a kernel lane's frames are counted. An unknown
-/// message is ignored, an unknown version refused.
+/// message is ignored, and an unknown version is refused.
 pub const VERSION: u32 = 2;
 
-/// A tunnel between the two kernels: what both ends have to have in common.
+/// The parameters of a tunnel between the two kernels, which both ends must share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TunnelOffer {
-    /// VXLAN network identifier; of more than 24 bits the lower ones count.
+    /// VXLAN network identifier, of which the lower 24 bits count.
     pub vni: u32,
     /// UDP port.
     pub port: u16,
 }
 
-/// One line.
+/// One message, which is one line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum ControlMessage {
     /// First on every connection, from both ends.
     Hello {
+        /// [`VERSION`] of the sender.
         version: u32,
+        /// `primary` or `secondary`.
         role: String,
-        /// The kernel lane that this end can open; without it the lanes are the streams. The primary's
-        /// counts for both.
+        /// The kernel lane that this end can open. Without one, the lanes are the streams. The
+        /// primary's offer counts for both ends.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lane: Option<TunnelOffer>,
     },
     /// Every [`HEARTBEAT`], from both ends.
     Heartbeat,
-    /// Every [`COUNTERS`], from both ends: frames that went into and came out of the lanes here. What
-    /// one end sent and the other has not got, now or soon, was lost on the way.
-    Counters { sent: u64, received: u64 },
+    /// Every [`COUNTERS`], from both ends. A frame that one end has sent and the other does not receive
+    /// soon was lost on the way.
+    Counters {
+        /// Frames that went into the lanes here.
+        sent: u64,
+        /// Frames that came out of the lanes here.
+        received: u64,
+    },
     /// Primary to secondary: a checkpoint has put the primary's state into the secondary guest.
     Epoch {
-        /// Random, of the primary's daemon: the same epoch of the same session is the same
-        /// checkpoint, told again after the lanes were gone.
+        /// A random number of the primary's daemon. The same epoch of the same session is the same
+        /// checkpoint, repeated because the lanes were gone.
         session: u64,
+        /// The primary's number of the epoch that begins.
         epoch: u64,
     },
-    /// The secondary's answer: offsets are void, and `sent` frames had gone into the current
-    /// `secondary_out` connection before that; they belong to the older epoch.
+    /// The secondary's answer: offsets are void, and this is the cut.
     EpochDone {
+        /// The epoch of [`ControlMessage::Epoch`].
         epoch: u64,
+        /// The cut: frames that had gone into the present `secondary_out` connection. They belong to
+        /// the older epoch.
         sent: u64,
-        /// What the secondary's frames carry from there on where they come by the kernel lane.
+        /// The epoch that the secondary's frames carry in the kernel lane from there on.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lane_epoch: Option<u32>,
     },
-    /// Whether frames may be sent to this end by the kernel lane, and what its own carry as epoch.
-    Lane { open: bool, epoch: u32 },
-    /// Frames that went into the kernel lane in a slot of time that is over.
-    LaneCount { slot: u32, sent: u64 },
-    /// Secondary to primary: so many frames of the guest's input were lost in the kernel lane.
-    LaneLoss { frames: u64 },
-    /// Primary to secondary: whether the secondary's guest could take over as if it were the
-    /// primary's. Told at every change, and when the lane is connected.
-    Protection { protected: bool },
-    /// The secondary's answer to [`ControlMessage::Protection`]: it will do as it was told.
-    ProtectionKnown { protected: bool },
-    /// Secondary to primary: the secondary's guest answers the network. Told when the lane is
+    /// The state of the kernel lane at this end.
+    Lane {
+        /// The peer may send frames to this end by the kernel lane.
+        open: bool,
+        /// The epoch that this end's frames carry.
+        epoch: u32,
+    },
+    /// The frames of a slot of time that is over.
+    LaneCount {
+        /// The number of the slot; see [`SLOT`].
+        slot: u32,
+        /// Frames that went into the kernel lane in it.
+        sent: u64,
+    },
+    /// Secondary to primary: frames of the guest's input were lost in the kernel lane.
+    LaneLoss {
+        /// The number of these frames.
+        frames: u64,
+    },
+    /// Primary to secondary: whether the secondary's guest could take over. It is sent after every
+    /// change, and when the lane is connected.
+    Protection {
+        /// The secondary's guest could take over.
+        protected: bool,
+    },
+    /// The secondary's answer to [`ControlMessage::Protection`]: it obeys.
+    ProtectionKnown {
+        /// The value of the message that it answers.
+        protected: bool,
+    },
+    /// Secondary to primary: the secondary's guest answers the network. It is sent when the lane is
     /// connected, too.
     TookOver,
-    /// Primary to secondary: the primary's guest is dead, and this host lets nothing of it out any
-    /// more.
+    /// Primary to secondary: the primary's guest is dead, and no later output of it leaves this host.
     GuestGone,
-    /// Primary to secondary: translated connections that both guests have from an earlier pair, a text
-    /// of offsets; as many messages as it takes.
-    Offsets { text: String },
-    /// Secondary to primary: a checkpoint is wanted, because the table of translated connections is
-    /// nearly full of ones in use, and most need no entry after it.
+    /// Primary to secondary: translated connections that both guests have from an earlier pair. They
+    /// take as many messages as necessary.
+    Offsets {
+        /// A part of the text of offsets, in whole lines.
+        text: String,
+    },
+    /// Secondary to primary: a checkpoint is wanted. The table of translated connections is nearly full
+    /// of connections in use, and most of them need no entry after a checkpoint.
     CheckpointWanted,
-    /// Primary to secondary: frames of the current `secondary_out` connection, counted from 0, whose
-    /// digests do not tell what they say.
-    FramesWanted { frames: Vec<u32> },
+    /// Primary to secondary: the frames whose digests did not suffice.
+    FramesWanted {
+        /// Their places in the present `secondary_out` connection, counted from 0.
+        frames: Vec<u32>,
+    },
 }
 
-/// How long a slot of the kernel lane lasts.
+/// Length of a slot, in which the frames of the kernel lane are counted.
 pub const SLOT: Duration = Duration::from_millis(50);
 /// Time between two messages with counters.
 pub const COUNTERS: Duration = Duration::from_secs(1);
@@ -93,12 +126,12 @@ pub const COUNTERS: Duration = Duration::from_secs(1);
 pub const HEARTBEAT: Duration = Duration::from_millis(100);
 
 impl ControlMessage {
-    /// It tells of the kernel lane, and is not told again.
+    /// The message is about the kernel lane, and is not repeated after the control lane was gone.
     pub fn is_of_lane(&self) -> bool {
         matches!(self, Self::Lane { .. } | Self::LaneCount { .. } | Self::LaneLoss { .. })
     }
 
-    /// As it goes on the wire, without the newline.
+    /// The line on the wire, without its newline.
     pub fn line(&self) -> String {
         // Strings and integers always serialise.
         serde_json::to_string(self).unwrap_or_default()

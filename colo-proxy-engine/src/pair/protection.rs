@@ -207,6 +207,7 @@ impl Protection {
     }
 
     /// The table: where `event` leads from the present state. `None`: nowhere.
+    #[expect(clippy::match_same_arms, reason = "each row of the table has its own cause")]
     fn transition(&self, event: ProtectionEvent) -> Option<Transition> {
         use ProtectionAction::{Announce, Fence, Join, Unprotect};
         use ProtectionEvent as On;
@@ -260,11 +261,11 @@ impl Protection {
         })
     }
 
-    /// Goes where the table leads. The outer `None`: nowhere.
-    fn step(&mut self, event: ProtectionEvent) -> Option<Option<ProtectionAction>> {
-        let (state, action) = self.transition(event)?;
-        self.state = state;
-        Some(action)
+    /// Goes where the table leads. `None`: nowhere.
+    fn step(&mut self, event: ProtectionEvent) -> Option<Transition> {
+        let transition = self.transition(event)?;
+        self.state = transition.0;
+        Some(transition)
     }
 
     /// All lanes of the secondary are up, or one of them is not.
@@ -273,12 +274,12 @@ impl Protection {
             return None;
         }
         self.met |= up;
-        self.step(if up { ProtectionEvent::PeerUp } else { ProtectionEvent::PeerDown(now) })?
+        self.step(if up { ProtectionEvent::PeerUp } else { ProtectionEvent::PeerDown(now) })?.1
     }
 
     /// The secondary has completely received a checkpoint that covers the held output.
     pub fn on_checkpoint_done(&mut self) -> Option<ProtectionAction> {
-        let action = self.step(ProtectionEvent::CheckpointDone)?;
+        let (_, action) = self.step(ProtectionEvent::CheckpointDone)?;
         self.exposed = false;
         action
     }
@@ -286,7 +287,7 @@ impl Protection {
     /// The operator or the COLO-frame says that the secondary is gone for good.
     pub fn end(&mut self) -> Option<ProtectionAction> {
         (self.ended, self.exposed) = (true, true);
-        self.step(ProtectionEvent::Ended)?
+        self.step(ProtectionEvent::Ended)?.1
     }
 
     /// When [`Self::on_timeout`] has something to do.
@@ -302,7 +303,7 @@ impl Protection {
     /// Time has passed.
     pub fn on_timeout(&mut self, now: Instant) -> Option<ProtectionAction> {
         self.poll_timeout().filter(|at| *at <= now)?;
-        let action = self.step(ProtectionEvent::TimedOut)?;
+        let (_, action) = self.step(ProtectionEvent::TimedOut)?;
         // A secondary that has been there misses what its guest is given from here on.
         self.exposed |= self.met && self.is_unprotected();
         action
@@ -311,9 +312,9 @@ impl Protection {
     /// The secondary was fenced, or could not be fenced.
     pub fn on_fenced(&mut self, now: Instant, is_done: bool) -> Option<ProtectionAction> {
         if !is_done {
-            return self.step(ProtectionEvent::FenceFailed(now))?;
+            return self.step(ProtectionEvent::FenceFailed(now))?.1;
         }
-        let action = self.step(ProtectionEvent::Fenced)?;
+        let (_, action) = self.step(ProtectionEvent::Fenced)?;
         // It is gone for good, and so need not be fenced again.
         (self.exposed, self.met) = (true, false);
         action
@@ -323,7 +324,7 @@ impl Protection {
     /// may be about to take over.
     pub fn on_alone(&mut self) -> Option<ProtectionAction> {
         self.exposed = true;
-        self.step(ProtectionEvent::Alone)?
+        self.step(ProtectionEvent::Alone)?.1
     }
 
     /// A secondary may take over: its guest follows this one, or an earlier daemon left one that may.
@@ -384,6 +385,49 @@ mod tests {
 
     fn since(at: Instant) -> ProtectionState {
         PeerLost(PeerLoss::Since(at))
+    }
+
+    /// The mode, which has to be the first word of the log line too.
+    fn mode(protection: &Protection) -> Mode {
+        let (mode, line) = (protection.mode(), protection.description());
+        assert!(
+            line.to_lowercase().starts_with(&format!("{mode}: ")),
+            "{mode} is logged as {line}"
+        );
+        mode
+    }
+
+    /// Each word, with the twin that differs by one event or by the policy.
+    #[test]
+    fn the_mode_of_each_state_is_the_word_of_its_log_line() {
+        let (now, mut p) = start();
+        assert_eq!(mode(&p), Mode::Held, "no secondary was met yet");
+        p.on_peer(now, true);
+        assert_eq!(mode(&p), Mode::Protected);
+        p.on_peer(now, false);
+        assert_eq!(mode(&p), Mode::PeerLost, "the twin that was met");
+        p.expose();
+        assert_eq!(mode(&p), Mode::CoveredNotEqual);
+        p.on_peer(now, true);
+        assert_eq!(mode(&p), Mode::Joining);
+        p.on_peer(now, false);
+        assert_eq!(mode(&p), Mode::Unprotected);
+        p.be_taken_over();
+        assert_eq!(mode(&p), Mode::TakenOver);
+
+        for (on_lost, word) in
+            [(OnSecondaryLost::Release, Mode::PeerLost), (OnSecondaryLost::Hold, Mode::Held)]
+        {
+            let mut p = protection(now, on_lost, false);
+            p.on_peer(now, true);
+            p.on_peer(now, false);
+            assert_eq!(mode(&p), word);
+        }
+        let (now, mut p) = start_fencing();
+        p.on_peer(now, true);
+        p.on_peer(now, false);
+        p.on_timeout(now + TIMEOUT);
+        assert_eq!(mode(&p), Mode::Held, "until the fence answers");
     }
 
     #[test]

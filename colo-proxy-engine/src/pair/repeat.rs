@@ -1,14 +1,14 @@
 //! Guest input that the secondary guest lost, written to it again.
 //!
-//! The two guests do not lose the same frames: one has a smaller receive window at the moment, or
-//! its TAP's queue is full. What the primary's guest lost, its peer repeats. What only the
-//! secondary's lost, nobody would: the peer hears the primary's acknowledgments only, and those
-//! are held until the secondary's reach them. Its own retransmission starts where the last
-//! released acknowledgment ends, which need not be where the secondary's hole begins, so it may
-//! never fill it. So input is kept here until the secondary guest has acknowledged it, and what it
-//! does not acknowledge in time is written again, oldest first.
+//! The two guests do not lose the same frames: one has a smaller receive window at the moment, or its
+//! TAP's queue is full. The peer repeats input that the primary's guest lost. Nobody would repeat input
+//! that only the secondary's guest lost: the peer gets the primary's acknowledgments only, and those are
+//! held until the secondary's reach them. The peer's own retransmission starts at the last released
+//! acknowledgment. The secondary's hole may begin elsewhere, so it may never be filled. Therefore input is
+//! kept here until the secondary guest has acknowledged it. Input that is not acknowledged in time is
+//! written again, oldest first.
 //!
-//! [`SharedRepeater`] is what the owner and the lane that carries the guest's output have of it.
+//! The owner and the lane that carries the guest's output share it as a [`SharedRepeater`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,32 +20,34 @@ use colo_proxy_common::record::FlowKey;
 use colo_proxy_common::segment::{Direction, tcp_segment};
 use colo_proxy_common::seq::Seq;
 
-/// Acknowledgments of the same place that mean a hole (RFC 5681, section 3.2).
+/// So many acknowledgments of the same place mean a hole (RFC 5681, section 3.2).
 const DUPLICATES: u32 = 3;
 
-/// Guest input that is kept until the guest has acknowledged it.
+/// Limits on guest input that is kept until the guest has acknowledged it, and when it is repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RepeatLimits {
-    /// In all.
+    /// Frames of all connections.
     pub frames_max: usize,
+    /// Bytes of all connections.
     pub bytes_max: usize,
-    /// Of one connection.
+    /// Frames of one connection.
     pub flow_frames_max: usize,
+    /// Bytes of one connection.
     pub flow_bytes_max: usize,
-    /// When what is not acknowledged is written again.
+    /// How long input stays unacknowledged before it is written again.
     pub patience: Duration,
     /// The pause doubles up to this, for a guest with a closed window.
     pub patience_max: Duration,
-    /// A guest that acknowledges nothing for so long has no such connection.
+    /// A guest that acknowledges nothing for so long does not have the connection.
     pub give_up: Duration,
-    /// Frames that are written again at once.
+    /// Frames that are written again in one go.
     pub burst: usize,
 }
 
 impl Default for RepeatLimits {
     fn default() -> Self {
         Self {
-            // Small frames cost more than their octets.
+            // Small frames cost more than their bytes.
             frames_max: 65536,
             // A receive window is smaller.
             bytes_max: 64 << 20,
@@ -87,9 +89,9 @@ struct Unacknowledged {
     acknowledged: Option<Seq>,
     duplicates: u32,
     window: u16,
-    /// The guest lacks what it needs to go on until it has acknowledged this.
+    /// The guest has a hole until it has acknowledged this.
     recovering_to: Option<Seq>,
-    /// Last time that the guest said anything, or that the first frame was kept.
+    /// Time of the guest's last segment, or when the first frame was kept.
     heard: Instant,
     pause: Duration,
     due: Instant,
@@ -104,12 +106,13 @@ struct Kept {
 }
 
 impl Repeater {
+    /// Nothing is kept.
     pub fn new(limits: RepeatLimits) -> Self {
         Self { limits, ..Self::default() }
     }
 
-    /// Input that is on its way to the guest. `is_connected` tells of a connection whether the guest
-    /// has it: anybody on the network can send segments of others.
+    /// Keeps input that is on its way to the guest. `is_connected` says whether the guest has a
+    /// connection: anybody on the network can send segments of others.
     pub fn on_input(
         &mut self,
         now: Instant,
@@ -124,7 +127,7 @@ impl Repeater {
         let start = Seq(tcp.seq);
         let end = start.plus(tcp.payload_len + u32::from(tcp.flags & flag::FIN != 0));
         if tcp.flags & flag::SYN != 0 {
-            // A new connection. Whether its SYN is answered, the peer sees.
+            // A new connection. The peer itself repeats a SYN that is not answered.
             self.forget(&key);
             return;
         }
@@ -154,8 +157,8 @@ impl Repeater {
         self.drop_from_totals(&replaced);
     }
 
-    /// Output of the guest, in the network's numbers. Returns whether something is to be repeated
-    /// earlier than `poll_timeout` said before.
+    /// Takes output of the guest, in the network's numbers. `true` if [`Self::poll_timeout`] is earlier
+    /// now than it was before.
     pub fn on_output(&mut self, now: Instant, frame: &Frame) -> bool {
         if self.flows.is_empty() {
             return false;
@@ -184,12 +187,12 @@ impl Repeater {
         is_earlier
     }
 
-    /// When `on_timeout` may have something to do.
+    /// When [`Self::on_timeout`] may have something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.wake
     }
 
-    /// What is to be written again now.
+    /// Appends the frames that are to be written again now.
     pub fn on_timeout(&mut self, now: Instant, out: &mut Vec<Frame>) {
         let mut over = Vec::new();
         for (key, flow) in &mut self.flows {
@@ -210,14 +213,13 @@ impl Repeater {
         self.wake = self.flows.values().map(|flow| flow.due).min();
     }
 
-    /// Forgets everything: the guest gets its input from the network now.
+    /// Forgets all frames.
     pub fn clear(&mut self) {
         self.flows.clear();
         (self.frames, self.bytes, self.wake) = (0, 0, None);
     }
 
-    /// The same, and gives back what was kept, of each connection in order, with the time at which it
-    /// came.
+    /// Takes all frames with the time at which they came, those of each connection in order.
     pub fn take_all(&mut self) -> Vec<(Instant, Frame)> {
         let flows = std::mem::take(&mut self.flows);
         self.clear();
@@ -225,7 +227,7 @@ impl Repeater {
         kept.map(|kept| (kept.at, kept.frame)).collect()
     }
 
-    /// Octets that wait for an acknowledgment.
+    /// Bytes of the frames that are kept.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -259,7 +261,7 @@ impl Unacknowledged {
         }
     }
 
-    /// Adds a frame in its place; returns the one that it makes superfluous.
+    /// Adds a frame in its place. Returns the frame that it makes superfluous.
     fn keep(&mut self, new: Kept) -> Option<Kept> {
         self.bytes += new.frame.len();
         let behind = self.kept.iter().rev().take_while(|kept| kept.start.after(new.start)).count();
@@ -277,7 +279,7 @@ impl Unacknowledged {
         None
     }
 
-    /// What the guest has said in `tcp`; returns what need not be kept any more.
+    /// Takes the acknowledgment in `tcp`. Returns the frames that need not be kept any more.
     fn acknowledge(&mut self, now: Instant, tcp: &Tcp, patience: Duration) -> Vec<Kept> {
         let ack = Seq(tcp.ack);
         self.heard = now;
@@ -322,7 +324,7 @@ impl Unacknowledged {
     fn repeat(&mut self, now: Instant, limits: &RepeatLimits, out: &mut Vec<Frame>) {
         self.due = now + self.pause;
         self.pause = (self.pause * 2).min(limits.patience_max);
-        // Where the hole begins before what we have, it is the network's, and the peer fills it.
+        // A hole that begins before our frames is the network's, and the peer fills it.
         let Some(first) = self.kept.front().map(|kept| kept.start) else { return };
         if self.acknowledged.is_some_and(|ack| first.after(ack)) {
             return;
@@ -335,7 +337,7 @@ impl Unacknowledged {
     }
 }
 
-/// A [`Repeater`] that two tasks share: one brings input and time, the other the guest's output.
+/// A [`Repeater`] that two tasks share. One brings input and time, the other the guest's output.
 #[derive(Clone, Debug, Default)]
 pub struct SharedRepeater(Arc<Mutex<Repeater>>);
 

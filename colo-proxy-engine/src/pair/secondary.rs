@@ -1,7 +1,7 @@
-//! What the secondary's half decides: which input the guest gets, when it gets it again, and when the
-//! guest takes over.
+//! The secondary's half: which input the guest gets, when it gets it again, and when the guest takes
+//! over.
 //!
-//! The caller brings frames, events and time; what has to happen goes through an [`InputPath`].
+//! The caller brings frames, events and time. Decisions go through an [`InputPath`].
 
 use std::time::{Duration, Instant};
 
@@ -14,45 +14,45 @@ use super::{Mode, ProgramMode};
 use crate::frame::Frame;
 use colo_proxy_common::segment::{Direction, tcp_segment};
 
-/// The way that the guest's input takes, by way of the programs that translate it.
+/// The way of the guest's input, through the programs that translate it.
 pub trait InputPath {
     /// Sends a frame to the guest.
     fn input(&mut self, frame: &Frame);
-    /// The same, behind what waits for the guest and has come before.
+    /// Sends a frame to the guest, behind the frames that are queued for it.
     fn input_in_turn(&mut self, frame: &Frame) {
         self.input(frame);
     }
     /// The programs know the connection's offset.
     fn knows(&self, key: &FlowKey) -> bool;
-    /// The guest's output goes past us, and its acknowledgments with it.
+    /// The kernel lane carries the guest's output, so we do not see its acknowledgments.
     fn lane_is_used(&self) -> bool {
         false
     }
-    /// Makes the offsets of before void; `false` where that failed.
+    /// Voids all offsets. `false` if that failed.
     fn bump_epoch(&mut self) -> bool;
-    /// Makes those that were voided last valid again.
+    /// Makes the offsets valid again that were voided last.
     fn restore_epoch(&mut self);
-    /// Lets input wait that would reach the guest without our doing.
+    /// Queues input that would reach the guest without us.
     fn stop_input(&mut self) {}
-    /// Lets it come again, behind what has waited.
+    /// Lets that input reach the guest again, behind the queue.
     fn resume_input(&mut self) {}
 }
 
-/// Who has reported the present checkpoint, of the two that will.
+/// The first report of the present checkpoint, of the two that come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reported {
-    ByNobody,
-    /// The COLO-frame on this host has, before the primary.
-    ByColoFrame,
-    /// The primary has, before the COLO-frame on this host.
-    ByPrimary,
+enum CheckpointReport {
+    None,
+    /// The COLO-frame on this host was first.
+    ColoFrame,
+    /// The primary was first.
+    Primary,
 }
 
 /// Whether the guest runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum GuestState {
     Runs,
-    /// It is stopped since then, to be given the primary's state.
+    /// A checkpoint has stopped it at this time, to give it the primary's state.
     Stopped(Instant),
 }
 
@@ -63,8 +63,7 @@ pub struct Secondary {
     program_mode: ProgramMode,
     /// When the guest takes over by itself.
     pub takeover: Takeover,
-    /// The guest is to take over as soon as it is known with which state it goes on, and not later
-    /// than then.
+    /// The guest is to take over as soon as its state is known, and at this time at the latest.
     pending_takeover: Option<Instant>,
     /// Input that came before its connection's offset was known.
     pub early_input: EarlyInput,
@@ -73,40 +72,40 @@ pub struct Secondary {
     epoch: u64,
     /// The primary's session and epoch of the last checkpoint that copied state into the guest.
     copied_in: Option<(u64, u64)>,
-    reported: Reported,
+    reported: CheckpointReport,
     guest: GuestState,
-    /// The cut: frames that had gone into the lane when the guest got the primary's state, if the
-    /// primary has not been told.
+    /// The cut, if the primary does not know it yet: frames that had gone into the lane when the guest
+    /// got the primary's state.
     cut: Option<u64>,
 }
 
-/// Where the primary is to be told that the epoch ends.
+/// The cut to report to the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CutAnswer {
-    /// Nowhere: there is no answer.
+    /// None: there is no answer.
     None,
-    /// Behind so many frames of the lane.
+    /// This number of frames of the lane.
     Known(u64),
-    /// Behind all frames that have gone into the lane by now.
+    /// All frames that have gone into the lane by now.
     Take,
 }
 
-/// What a takeover has to do with the guest.
+/// The next step of a takeover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TakeoverStep {
-    /// Nothing: it has taken over.
+    /// None: the guest has taken over.
     Done,
-    /// Nothing yet: a checkpoint has stopped the guest, which says nothing meanwhile.
+    /// None yet: a checkpoint has stopped the guest, which is silent meanwhile.
     Later,
-    /// Put it on the network.
+    /// Put the guest on the network.
     Now,
 }
 
-/// How long a takeover waits for QEMU to say how the checkpoint ended that has stopped the guest.
+/// How long a takeover waits for the end of the checkpoint that has stopped the guest.
 const STOPPED_MAX: Duration = Duration::from_secs(2);
 
-/// Input that reached the guest's TAP so long before we heard that the guest had been stopped may
-/// have found it stopped.
+/// QEMU's event that the guest is stopped may come so late. Input that reached the TAP in this time
+/// before the event may have found the guest stopped.
 const HEARD_MAX: Duration = Duration::from_millis(2);
 
 impl Secondary {
@@ -127,13 +126,13 @@ impl Secondary {
             repeater,
             epoch: 0,
             copied_in: None,
-            reported: Reported::ByNobody,
+            reported: CheckpointReport::None,
             guest: GuestState::Runs,
             cut: None,
         }
     }
 
-    /// The primary's number of the epoch in which the guest is.
+    /// The guest's present epoch, by the primary's number.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -157,7 +156,7 @@ impl Secondary {
         self.program_mode == ProgramMode::FailedOver
     }
 
-    /// The guest has not taken over, nor is it about to.
+    /// The guest has not taken over and is not about to.
     pub fn waits_for_primary(&self) -> bool {
         self.program_mode == ProgramMode::Protected && self.pending_takeover.is_none()
     }
@@ -178,8 +177,8 @@ impl Secondary {
         self.early_input.on_timeout(now);
         if self.pending_takeover.is_some_and(|at| at <= now) {
             log::warn!(
-                "{}: QEMU does not say how its checkpoint ended; taking over with the state that the \
-                 guest had before it",
+                "{}: QEMU does not report the end of a checkpoint, and a takeover waits for it; the \
+                 guest takes over with its state from before the checkpoint",
                 self.name
             );
             self.on_not_copied(path);
@@ -205,7 +204,7 @@ impl Secondary {
         self.pending_takeover.is_some()
     }
 
-    /// The takeover that had to wait, now that it is known with which state the guest goes on.
+    /// The takeover that had to wait for the guest's state, which is known now.
     pub fn take_pending_takeover(&mut self) -> Option<TakeoverAction> {
         self.pending_takeover.take().map(|_| TakeoverAction::TakeOver)
     }
@@ -221,12 +220,13 @@ impl Secondary {
         }
     }
 
-    /// We do not hear any more what the guest acknowledges, so nothing is kept for it.
+    /// The kernel lane is used from here on. The guest's acknowledgments do not reach us, so no input is
+    /// kept for it.
     pub fn on_lane_used(&mut self) {
         self.repeater.lock().clear();
     }
 
-    /// What the guest has lost.
+    /// Writes input again that the guest has lost.
     pub fn repeat_input(&mut self, now: Instant, path: &mut impl InputPath) {
         if self.is_stopped() {
             return;
@@ -238,12 +238,13 @@ impl Secondary {
         }
     }
 
-    /// Frames that came too early are kept; so is everything behind them on their connection.
+    /// Takes early input, and all input behind it on its connection: parks it, or writes it if its offset
+    /// has become known.
     pub fn on_held(&mut self, now: Instant, frames: &mut Vec<Frame>, path: &mut impl InputPath) {
         for frame in frames.drain(..) {
             let key = tcp_segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
-            // The event that told of its offset may have come before it; and what is not TCP has only
-            // waited for the guest to go on.
+            // The event about its offset may have come before the frame. A frame without a connection
+            // was parked only until the guest resumes.
             if !self.is_stopped() && key.is_none_or(|key| path.knows(&key)) {
                 path.input(&frame);
             } else {
@@ -252,7 +253,7 @@ impl Secondary {
         }
     }
 
-    /// The offset of a connection became known: what was held for it may go to the guest now.
+    /// The offset of a connection became known, so its parked input may go to the guest.
     pub fn on_offset(&mut self, key: &FlowKey, path: &mut impl InputPath) {
         if self.is_stopped() {
             return;
@@ -262,7 +263,7 @@ impl Secondary {
         }
     }
 
-    /// Offsets do not matter any more to what is held.
+    /// Writes all parked input, because it no longer depends on offsets.
     pub fn replay_all(&mut self, path: &mut impl InputPath) {
         for frame in &self.early_input.take_all() {
             path.input(frame);
@@ -270,11 +271,10 @@ impl Secondary {
         path.resume_input();
     }
 
-    /// The COLO-frame on this host has stopped the guest, to give it the primary's state. Its numbers
-    /// are those of that state from here on, so that they are when it goes on; until it is known
-    /// that it does ([`Self::is_stopped`]), nothing may go to it that would change what is known of
-    /// its connections. `true` where the owner is to take a mark ([`Self::on_marked`]): what has been
-    /// captured by now is of before.
+    /// The COLO-frame on this host has stopped the guest, to give it the primary's state. Offsets are
+    /// void from here on, so that they are when the guest resumes. Until its state is known
+    /// ([`Self::is_stopped`]), no input may go to it that would change the offsets. `true` if the owner
+    /// is to take the cut here and report it with [`Self::on_cut`].
     pub fn on_stopped(&mut self, now: Instant, path: &mut impl InputPath) -> bool {
         if self.has_taken_over() || self.is_stopped() {
             return false;
@@ -285,23 +285,23 @@ impl Secondary {
             return false;
         }
         self.guest = GuestState::Stopped(now);
-        if self.reported == Reported::ByPrimary {
-            self.reported = Reported::ByNobody;
+        if self.reported == CheckpointReport::Primary {
+            self.reported = CheckpointReport::None;
         }
         true
     }
 
-    /// So many frames had gone into the lane.
+    /// The owner has taken the cut: `sent` frames had gone into the lane.
     pub fn on_cut(&mut self, sent: u64) {
         self.cut = Some(sent);
     }
 
-    /// The lane was connected anew: all that goes into it is of after the last checkpoint.
+    /// The lane was connected anew, so all its frames belong to the new epoch.
     pub fn on_output_connection(&mut self) {
         self.cut = self.cut.map(|_| 0);
     }
 
-    /// The guest goes on as it was: the state has not come.
+    /// The checkpoint failed, and the guest resumes with its own state.
     pub fn on_not_copied(&mut self, path: &mut impl InputPath) {
         if self.take_stopped().is_some() {
             path.restore_epoch();
@@ -310,12 +310,12 @@ impl Secondary {
         }
     }
 
-    /// The guest is stopped, and nobody knows yet with which state it will go on: input has to wait.
+    /// The guest is stopped, and nobody knows yet with which state it will resume. Its input is parked.
     pub fn is_stopped(&self) -> bool {
         matches!(self.guest, GuestState::Stopped(_))
     }
 
-    /// The guest goes on; says since when it was stopped.
+    /// The guest resumes. Returns when it was stopped.
     fn take_stopped(&mut self) -> Option<Instant> {
         match std::mem::replace(&mut self.guest, GuestState::Runs) {
             GuestState::Stopped(since) => Some(since),
@@ -323,34 +323,34 @@ impl Secondary {
         }
     }
 
-    /// Forgets that the checkpoint was reported by `whom`; says whether it was.
-    fn take_reported(&mut self, whom: Reported) -> bool {
+    /// Forgets the report of `whom`. `true` if there was one.
+    fn take_reported(&mut self, whom: CheckpointReport) -> bool {
         let was = self.reported == whom;
         if was {
-            self.reported = Reported::ByNobody;
+            self.reported = CheckpointReport::None;
         }
         was
     }
 
-    /// The COLO-frame on this host says that the guest is the primary's copy from here on. The
-    /// primary will say so too, on the control lane; but it may die before that, and the guest's
-    /// connections must not depend on it. `true` where the owner is to take a mark.
+    /// The COLO-frame on this host reports that the guest is the primary's copy. The primary will
+    /// report it too, on the control lane. But it may die before that, and the guest's connections must
+    /// not depend on it. `true` if the owner is to take the cut.
     pub fn on_state_copied(&mut self, now: Instant, path: &mut impl InputPath) -> bool {
-        if self.has_taken_over() || self.take_reported(Reported::ByPrimary) {
+        if self.has_taken_over() || self.take_reported(CheckpointReport::Primary) {
             return false;
         }
         if let Some(stopped) = self.take_stopped() {
-            self.reported = Reported::ByColoFrame;
+            self.reported = CheckpointReport::ColoFrame;
             self.forget_input(now, Some(stopped), path);
             return false;
         }
         let has_begun = self.begin_epoch(now, path);
-        self.reported = if has_begun { Reported::ByColoFrame } else { Reported::ByNobody };
+        self.reported =
+            if has_begun { CheckpointReport::ColoFrame } else { CheckpointReport::None };
         has_begun
     }
 
-    /// A checkpoint was made, of which the primary speaks as `(session, epoch)`: the guest's
-    /// numbers are the network's now.
+    /// The primary reports the checkpoint `(session, epoch)`: the guest's numbers are the network's now.
     pub fn on_epoch(
         &mut self,
         now: Instant,
@@ -360,15 +360,15 @@ impl Secondary {
         if self.has_taken_over() {
             return CutAnswer::None;
         }
-        // Told again where the lanes were gone meanwhile: then only the mark is wanted.
+        // After the lanes were gone the primary repeats itself, and only needs the cut.
         if self.copied_in != Some((session, epoch)) {
-            if !self.take_reported(Reported::ByColoFrame) && !self.is_copied_by(now, path) {
+            if !self.take_reported(CheckpointReport::ColoFrame) && !self.is_copied_by(now, path) {
                 return CutAnswer::None;
             }
             self.copied_in = Some((session, epoch));
             self.epoch = epoch;
         }
-        // Of a guest that is stopped it is the mark of a checkpoint that is still being made.
+        // If the guest is stopped, the cut is that of a later checkpoint, which is still being made.
         let is_stopped = self.is_stopped();
         match self.cut.take_if(|_| !is_stopped) {
             Some(sent) => CutAnswer::Known(sent),
@@ -376,11 +376,12 @@ impl Secondary {
         }
     }
 
-    /// The primary has told of a checkpoint before the COLO-frame of this host.
+    /// The primary has reported a checkpoint before the COLO-frame of this host. `false` if the offsets
+    /// cannot be voided.
     fn is_copied_by(&mut self, now: Instant, path: &mut impl InputPath) -> bool {
         match self.take_stopped() {
             Some(stopped) => {
-                self.reported = Reported::ByPrimary;
+                self.reported = CheckpointReport::Primary;
                 self.forget_input(now, Some(stopped), path);
                 true
             }
@@ -388,9 +389,9 @@ impl Secondary {
         }
     }
 
-    /// The guest's numbers are the network's, and what it got before is in the state that it has.
+    /// The guest's numbers are the network's, and its state contains its earlier input.
     fn begin_epoch(&mut self, now: Instant, path: &mut impl InputPath) -> bool {
-        // The mark comes after: what is translated in between counts as old, which is safe.
+        // The cut is taken after this. Frames in between count as old, which is safe.
         if !path.bump_epoch() {
             return false;
         }
@@ -398,8 +399,8 @@ impl Secondary {
         true
     }
 
-    /// What the guest got before it was stopped is in its state; but what came just before we heard
-    /// of that was translated for the state that it had.
+    /// Forgets input that the guest got before it was stopped, because it is in the guest's state. Input
+    /// that came just before QEMU's event was translated for the old state, so it is written again.
     fn forget_input(&mut self, now: Instant, stopped: Option<Instant>, path: &mut impl InputPath) {
         let kept = self.repeater.lock().take_all();
         if let Some(from) = stopped.map(|at| at.checked_sub(HEARD_MAX).unwrap_or(at)) {
@@ -468,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_that_both_tell_of_is_one_epoch() {
+    fn a_checkpoint_that_both_report_is_one_epoch() {
         let (mut secondary, mut kernel) = start();
         let now = Instant::now();
         assert!(secondary.on_state_copied(now, &mut kernel));
@@ -482,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_only_the_primary_tells_of_is_one_too() {
+    fn one_that_only_the_primary_reports_is_one_too() {
         let (mut secondary, mut kernel) = start();
         let now = Instant::now();
         secondary.on_state_copied(now, &mut kernel);
@@ -492,19 +493,19 @@ mod tests {
     }
 
     #[test]
-    fn one_that_stops_the_guest_is_told_by_the_mark_of_the_stop() {
+    fn one_that_stops_the_guest_has_its_cut_at_the_stop() {
         let (mut secondary, mut kernel) = start();
         let now = Instant::now();
         assert!(secondary.on_stopped(now, &mut kernel));
         secondary.on_cut(5);
         assert_eq!(kernel.epochs, 1, "what comes now finds the new state");
-        assert!(!secondary.on_state_copied(now, &mut kernel), "the mark is taken already");
+        assert!(!secondary.on_state_copied(now, &mut kernel), "the cut is taken already");
         assert_eq!(secondary.on_epoch(now, (7, 1), &mut kernel), CutAnswer::Known(5));
         assert_eq!(kernel.epochs, 1);
     }
 
     #[test]
-    fn one_that_comes_to_nothing_leaves_the_guest_its_numbers() {
+    fn one_that_fails_leaves_the_guest_its_numbers() {
         let (mut secondary, mut kernel) = start();
         let now = Instant::now();
         assert!(secondary.on_stopped(now, &mut kernel));
@@ -512,7 +513,7 @@ mod tests {
         assert!(secondary.is_stopped());
         secondary.on_not_copied(&mut kernel);
         assert_eq!((kernel.epochs, secondary.is_stopped()), (0, false));
-        // The next one has a mark of its own.
+        // The next one has a cut of its own.
         assert_eq!(secondary.on_epoch(now, (7, 1), &mut kernel), CutAnswer::Take);
         assert_eq!(kernel.epochs, 1);
     }
@@ -537,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_connection_has_nothing_of_before_in_it() {
+    fn a_new_connection_has_no_frame_of_the_older_epoch() {
         let (mut secondary, mut kernel) = start();
         let now = Instant::now();
         secondary.on_stopped(now, &mut kernel);
@@ -570,6 +571,24 @@ mod tests {
         kernel.uses_lane = false;
         secondary.on_mirror(now, &frames, &mut kernel);
         assert!(secondary.repeater.lock().bytes() > 100);
+    }
+
+    /// Each mode, and the event that makes the difference to the one before it.
+    #[test]
+    fn the_mode_is_standby_until_a_primary_was_met() {
+        let (mut secondary, _) = start();
+        let now = Instant::now();
+        assert_eq!(secondary.mode(), Mode::Standby, "it has never met a primary");
+        secondary.takeover.on_peer_up();
+        assert_eq!(secondary.mode(), Mode::Joining, "met, and not covered yet");
+        secondary.takeover.on_protection(true);
+        assert_eq!(secondary.mode(), Mode::Protected);
+        secondary.takeover.on_peer_down(now, false);
+        assert_eq!(secondary.mode(), Mode::PeerLost, "a primary that was met is lost");
+        secondary.on_taken_over();
+        assert_eq!(secondary.mode(), Mode::Serving);
+        secondary.program_mode = ProgramMode::Off;
+        assert_eq!(secondary.mode(), Mode::Unguarded);
     }
 
     #[test]

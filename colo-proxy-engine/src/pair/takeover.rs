@@ -1,16 +1,18 @@
 //! When the secondary's guest takes over by itself.
 //!
-//! The primary has to be lost: its daemon is not heard, and for as long as a break of the link may
-//! last, unless QEMU has lost its other half as well. The guest has to be able to take over: the
-//! primary said last that the pair was protected. And somebody has to make sure that the other guest
-//! does not answer any more, or say that this host is the one to go on (`fence`, `quorum`). If
-//! neither is configured, an operator decides.
+//! Three things are necessary.
+//!
+//! 1. The primary is lost: its daemon was silent for longer than a break of the link may last. If QEMU
+//!    has lost its other half as well, that time need not pass.
+//! 2. The guest can take over: the primary said last that the pair was protected.
+//! 3. `fence` has made sure that the other guest no longer answers, or `quorum` has chosen this host. If
+//!    neither is configured, an operator decides.
 
 use std::time::{Duration, Instant};
 
 use super::Mode;
 
-/// What to do.
+/// The next step of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TakeoverAction {
     /// The guest is out of reach: log it.
@@ -25,7 +27,7 @@ pub enum TakeoverAction {
     TellStale,
 }
 
-/// What the commands of `[guest.takeover]` have said.
+/// The answer of the commands of `[guest.takeover]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TakeoverPermission {
     /// This guest may go on.
@@ -39,7 +41,7 @@ pub enum TakeoverPermission {
 /// Who is asked before the guest takes over.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TakeoverDeciders {
-    /// A command makes sure that the other guest does not answer any more: then there is no way back.
+    /// A command makes sure that the other guest no longer answers. After it there is no way back.
     pub fence: bool,
     /// A command says which host goes on.
     pub quorum: bool,
@@ -50,7 +52,7 @@ pub struct TakeoverDeciders {
 enum PeerDaemon {
     NeverHeard,
     Heard,
-    /// Not heard since then; it `was_silent` for as long as a break may last.
+    /// Silent since this time. `was_silent`: for longer than a break may last.
     Lost {
         since: Instant,
         was_silent: bool,
@@ -60,7 +62,7 @@ enum PeerDaemon {
 /// This host's QEMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Qemu {
-    /// It has its other half, or says nothing about that.
+    /// It has its other half, or says nothing about it.
     Paired,
     /// It has lost its other half.
     Alone,
@@ -68,14 +70,14 @@ enum Qemu {
     Unreachable { was_alone: bool },
 }
 
-/// How far the decision is.
+/// The progress of the decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decision {
-    /// It is open; there is nothing to ask before then.
+    /// It is open. Nobody is asked before this time.
     Open { not_before: Option<Instant> },
     /// The commands run.
     Asking,
-    /// All that there was to do is done, or said.
+    /// All steps are done.
     Settled,
 }
 
@@ -129,7 +131,7 @@ impl Takeover {
         }
     }
 
-    /// The primary's daemon is heard again.
+    /// The control lane to the primary's daemon is up.
     pub fn on_peer_up(&mut self) {
         (self.peer, self.is_guest_gone) = (PeerDaemon::Heard, false);
         if self.decision != Decision::Asking {
@@ -137,7 +139,8 @@ impl Takeover {
         }
     }
 
-    /// The primary's daemon is not heard any more.
+    /// The control lane to the primary's daemon is down. `was_silent`: the daemon was silent before, for
+    /// longer than a break may last.
     pub fn on_peer_down(&mut self, now: Instant, was_silent: bool) {
         self.peer = match self.peer {
             PeerDaemon::Lost { since, was_silent: before } => {
@@ -149,8 +152,8 @@ impl Takeover {
         };
     }
 
-    /// The primary's daemon says that its guest is dead, and keeps it off the network: it need not be
-    /// fenced. Anybody could say so, so this host's QEMU has to have noticed as well.
+    /// The primary's daemon says that its guest is dead, and keeps it off the network. So the guest need
+    /// not be fenced. Anybody could say so, and therefore this host's QEMU must have noticed as well.
     pub fn on_guest_gone(&mut self) -> Option<TakeoverAction> {
         self.is_guest_gone = true;
         self.if_guest_is_gone()
@@ -175,7 +178,7 @@ impl Takeover {
         matches!(self.qemu, Qemu::Alone | Qemu::Unreachable { was_alone: true })
     }
 
-    /// The fate of this guest is not known until QEMU answers again.
+    /// QEMU does not answer, so nobody knows whether this guest lives.
     pub fn on_unreachable(&mut self) {
         self.qemu = Qemu::Unreachable { was_alone: self.has_lost_pair() };
     }
@@ -218,7 +221,7 @@ impl Takeover {
         }
     }
 
-    /// The commands have answered. The state in which they were asked may be over.
+    /// The commands have answered. The state may have changed since they were asked.
     pub fn on_permission(
         &mut self,
         now: Instant,
@@ -229,7 +232,7 @@ impl Takeover {
         }
         match answer {
             TakeoverPermission::Granted => {}
-            // The other guest goes on, without this one, whose state belongs to the past from here on.
+            // The other guest goes on without this one, whose state is stale from here on.
             TakeoverPermission::Denied => {
                 self.covered = false;
                 return None;
@@ -239,7 +242,7 @@ impl Takeover {
                 return None;
             }
         }
-        // A primary that is back lives, unless it was fenced.
+        // A primary that is back is alive, unless it was fenced.
         if !matches!(self.peer, PeerDaemon::Lost { .. }) && !self.deciders.fence {
             return None;
         }
@@ -268,6 +271,32 @@ mod tests {
         let mut takeover = Takeover::new(deciders, TIMEOUT);
         takeover.on_protection(true);
         (Instant::now(), takeover)
+    }
+
+    /// Each word, with the twin that differs by one event.
+    #[test]
+    fn the_mode_of_each_state() {
+        let mut t = Takeover::new(TakeoverDeciders::default(), TIMEOUT);
+        assert_eq!(t.mode(), Mode::Standby);
+        t.on_protection(true);
+        assert_eq!(t.mode(), Mode::Standby, "a primary that was never connected is not met");
+        let peer = [(true, true), (true, false), (false, true), (false, false)];
+        let modes = [Mode::Protected, Mode::Joining, Mode::PeerLost, Mode::Unprotected];
+        for ((up, covered), mode) in peer.into_iter().zip(modes) {
+            if up {
+                t.on_peer_up();
+            } else {
+                t.on_peer_down(Instant::now(), false);
+            }
+            t.on_protection(covered);
+            assert_eq!(t.mode(), mode, "up {up}, covered {covered}");
+        }
+        t.on_peer_up();
+        t.on_protection(true);
+        t.on_pair(false);
+        assert_eq!(t.mode(), Mode::CoveredNotEqual, "QEMU has lost its other half");
+        t.on_pair(true);
+        assert_eq!(t.mode(), Mode::Protected);
     }
 
     #[test]

@@ -271,3 +271,85 @@ impl Primary {
         self.commands.clear();
     }
 }
+
+/// An ARP request, which leaves without a comparison.
+fn arp() -> Frame {
+    let bytes = [&[0xff; 6][..], &[2; 6], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &[0; 32]].concat();
+    Frame::new(bytes.into(), 0).expect("no header")
+}
+
+const BEGAN: ColoFrameEvent = ColoFrameEvent::CheckpointBegan;
+
+#[test]
+fn a_checkpoint_that_does_not_cover_the_output_holds_it_and_another_is_requested() {
+    let now = Instant::now();
+    for covers in [false, true] {
+        let mut primary = protected(now);
+        primary.on_output(now, &mut vec![answer()], &mut Idle);
+        primary.on_colo_frame_event(now, &BEGAN, &mut Idle);
+        let done = ColoFrameEvent::CheckpointDone { state_copied: true, covers };
+        primary.on_colo_frame_event(now, &done, &mut Idle);
+        assert_eq!(primary.out.release.len(), usize::from(covers), "covers {covers}");
+        assert_eq!(asks(&mut primary, now), !covers);
+        assert_eq!(primary.engine().stats().held.frames, u64::from(!covers));
+    }
+}
+
+#[test]
+fn no_frame_leaves_after_a_takeover_not_even_an_uncompared_one() {
+    let now = Instant::now();
+    for taken_over in [true, false] {
+        let mut primary = protected(now);
+        let mut network = Network::default();
+        primary.on_output(now, &mut vec![answer()], &mut network);
+        primary.on_colo_frame_event(now, &BEGAN, &mut network);
+        if taken_over {
+            primary.on_taken_over(&mut network);
+            assert_eq!(primary.mode(), Mode::TakenOver);
+        }
+        primary.on_output(now, &mut vec![arp(), answer()], &mut network);
+        primary.on_colo_frame_event(now, &ColoFrameEvent::DONE, &mut network);
+        primary.release_all(&mut network);
+        let dropped = primary.counts().dropped_taken_over;
+        if taken_over {
+            assert_eq!((network.0.len(), dropped), (0, 2));
+        } else {
+            assert_eq!(
+                (network.0.len(), dropped),
+                (2, 0),
+                "the covered answer and the ARP request"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_that_is_done_and_had_not_begun_covers_nothing() {
+    let now = Instant::now();
+    let mut primary = protected(now);
+    primary.on_output(now, &mut vec![answer()], &mut Idle);
+    primary.on_colo_frame_event(now, &ColoFrameEvent::DONE, &mut Idle);
+    let counts = primary.counts();
+    assert_eq!((counts.checkpoints_ignored, counts.checkpoints_done), (1, 0));
+    assert_eq!((primary.out.release.len(), primary.epoch()), (0, 0));
+    // The twin.
+    primary.on_colo_frame_event(now, &BEGAN, &mut Idle);
+    primary.on_colo_frame_event(now, &ColoFrameEvent::DONE, &mut Idle);
+    assert_eq!((primary.out.release.len(), primary.epoch()), (1, 1));
+}
+
+#[test]
+fn failed_and_stray_checkpoints_are_logged_within_the_limit() {
+    let now = Instant::now();
+    let mut primary = protected(now);
+    let failed = ColoFrameEvent::CheckpointFailed { reason: "no".into() };
+    for _ in 0..5 {
+        primary.on_colo_frame_event(now, &failed, &mut Idle);
+        primary.on_colo_frame_event(now, &ColoFrameEvent::DONE, &mut Idle);
+    }
+    let later = now + Duration::from_secs(1);
+    for log in [&mut primary.failure_log, &mut primary.stray_log] {
+        let next = log.admit(later).expect("a second has passed");
+        assert_eq!(next.to_string(), " (4 more not shown)", "one of five lines was written");
+    }
+}

@@ -60,7 +60,7 @@ impl World {
         }
     }
 
-    /// RecordStream are read in the order in which they were sent, whenever that is.
+    /// Records are read in the order in which they were sent, whenever that is.
     fn return_record(&mut self, (kind, octets): (crate::record::RecordKind, bytes::Bytes)) {
         let returned = self.digests.receiver.read(kind, octets).expect("it was just written");
         self.return_cargo(returned);

@@ -1,13 +1,17 @@
-//! A deterministic simulation: a client, two guests, the decisions of both daemons and the links
+//! A deterministic simulation: a client, two guests, the decisions of both daemons and the lanes
 //! between them in virtual time, with faults.
 //!
-//! What it runs is the daemons' own code: the engine ([`crate::compare`]), what both halves decide
-//! ([`super::primary::decide`], [`super::secondary::decide`]), and the translation of the kernel
-//! programs (`colo_proxy_common::flow` and `rewrite`). What it models is around that: TCP endpoints,
-//! the LAN, the lanes, the maps, the COLO-frame.
+//! It runs the daemons' own code: the engine ([`crate::compare`]), both halves ([`super::Primary`],
+//! [`super::Secondary`]), and the translation of the kernel programs (`colo_proxy_common::flow` and
+//! `rewrite`). It models the rest: TCP endpoints, the LAN, the lanes, the maps and the COLO-frame. In
+//! [`front_end`] the primary's half stands between QEMU's sockets.
 //!
-//! One seed is one run, octet for octet. A failure tells the seed and the last events; one run
-//! again with `COLO_PROXY_SEED=n`, more of them with `COLO_PROXY_SIMULATIONS=n`.
+//! One seed is one run, byte for byte. A failure prints the seed and the last events.
+//! `COLO_PROXY_SEED=n` repeats one run, and `COLO_PROXY_SIMULATIONS=n` runs more of them.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the start of virtual time, and the seed that the operator names"
+)]
 
 mod app;
 mod colo;
