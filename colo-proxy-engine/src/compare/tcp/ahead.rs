@@ -31,7 +31,8 @@ pub(super) struct Ahead {
     entries: VecDeque<Entry>,
     openings: usize,
     account: Account,
-    /// A connection was one too many: what follows is of that or of a later one.
+    /// A connection was one too many: what follows is of that or of a later one, and is dropped until
+    /// the next checkpoint.
     is_cut_off: bool,
 }
 
@@ -43,6 +44,11 @@ impl Ahead {
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.account.is_clear() && !self.is_cut_off
+    }
+
+    /// Nothing that comes from now on is of a connection that is known.
+    pub(super) fn cut_off(&mut self) {
+        self.is_cut_off = true;
     }
 
     pub(super) fn is_cut_off(&self) -> bool {
@@ -68,7 +74,7 @@ impl Ahead {
     /// The secondary opens a connection.
     pub(super) fn open(&mut self, opening: Opening) -> Result<(), TooMany> {
         if self.openings >= OPENINGS_MAX {
-            self.is_cut_off = true;
+            self.cut_off();
             return Err(TooMany);
         }
         self.openings += 1;

@@ -76,8 +76,13 @@ impl TcpFlow {
         // Resets that answered segments for which there was no connection wait for their like
         // whatever the guests do then.
         let has_left = self.anchored && !self.unusual.ahead.is_empty();
-        if has_left || self.unusual.older.len() >= OLDER_MAX {
+        let is_one_too_many = self.unusual.older.len() >= OLDER_MAX;
+        if has_left || is_one_too_many {
             self.give_up(scene, frame);
+            if is_one_too_many {
+                // The secondary's SYN of this one must not pass for that of a later one.
+                self.unusual.ahead.cut_off();
+            }
             return None;
         }
         let unusual = &mut self.unusual;

@@ -366,6 +366,24 @@ fn connections_that_only_the_secondary_opens_are_bounded() {
     rig.passes(&data);
 }
 
+/// Connections without end that the secondary has not begun: where there are too many, only a
+/// checkpoint helps, and no SYN passes for another connection's.
+#[test]
+fn connections_that_only_the_primary_opens_are_bounded() {
+    let mut rig = Rig::new();
+    let syn = |n: u32| tcp(1000 + n * 100_000).syn();
+    let asked: Vec<_> = (0..20).flat_map(|n| rig.primary(&syn(n)).1).collect();
+    assert_eq!(asked, [Reason::TupleReuse]);
+    let theirs = |n: u32| Tcp { seq: 0x5000_0000 + n * 7919, ..syn(n) };
+    let left: Vec<_> = (0..20).flat_map(|n| rig.secondary(&theirs(n)).0).collect();
+    assert_eq!(left, (0..16).map(|n| syn(n).build()).collect::<Vec<_>>());
+    assert_eq!(rig.checkpoint().0, (16..20).map(|n| syn(n).build()).collect::<Vec<_>>());
+    // And the guests are in the same connection again.
+    let data = tcp(1000 + 1_900_001).ack(501).data(b"x");
+    rig.is_kept(&data);
+    rig.passes(&data);
+}
+
 /// A bare acknowledgment and a FIN that wait for a SYN are no output that the primary lacks; data are.
 #[test]
 fn only_data_that_wait_for_a_syn_are_a_reason() {

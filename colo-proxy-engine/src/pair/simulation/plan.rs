@@ -229,7 +229,7 @@ impl Plan {
         for number in 0..count {
             let drawn = random.chance(500);
             let kind = if drawn { Kind::Lottery } else { KINDS[random.below(KINDS.len())] };
-            // A tuple that is used again while frames are held asks for a checkpoint.
+            // Frames of a lottery may be held when its tuple is used again: that asks for a checkpoint.
             self.add(random, number as u16, kind, Size::Repeated);
         }
         self
