@@ -253,7 +253,7 @@ pub(super) struct ColoCompareArgs {
     notify_dev: Option<Endpoint>,
     /// Who makes checkpoints: qmp:ENDPOINT (the primary's QEMU listens there), xen:ENDPOINT (a
     /// program that speaks QEMU's `notify_dev` protocol), script:PATH (a program), or instant (answers
-    /// at once, copies nothing); QEMU has no such property
+    /// at once, copies nothing); not a property of QEMU
     #[arg(long, value_name = "DRIVER")]
     colo_frame: Option<ColoFrameKind>,
     /// Frames on the sockets carry a virtio-net header
@@ -271,7 +271,7 @@ pub(super) struct ColoCompareArgs {
     #[arg(long, value_name = "N", default_value = "1024", value_parser = at_least_one())]
     max_queue_size: u64,
     /// Milliseconds that the secondary may be gone before held output is released and the guest goes
-    /// on unprotected; QEMU has no such property
+    /// on unprotected; not a property of QEMU
     #[arg(long, value_name = "MS", default_value = "1000", value_parser = at_least_one())]
     secondary_timeout: u64,
 }

@@ -31,11 +31,11 @@ struct SocketArgs {
     /// Frames on the sockets carry a virtio-net header
     #[arg(long)]
     vnet_hdr_support: bool,
-    /// Milliseconds that the peer of outdev may read nothing before it is disconnected; QEMU has no such
-    /// property
+    /// Milliseconds that the peer of outdev may read nothing before it is disconnected; not a
+    /// property of QEMU
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     peer_timeout: u64,
-    /// Bytes that may wait for the peer of outdev; QEMU has no such property
+    /// Bytes that may wait for the peer of outdev; not a property of QEMU
     #[arg(long, value_name = "N", default_value_t = 33_554_432, value_parser = clap::value_parser!(u64).range(139_264..=1 << 40))]
     queue_bytes: u64,
 }
@@ -70,8 +70,8 @@ pub(super) struct RewriterArgs {
     #[command(flatten)]
     common: FilterArgs,
     /// Who reports checkpoints and failovers: qmp:ENDPOINT (this guest's QEMU listens there),
-    /// script:PATH (a program), or instant; QEMU's own filter needs no such property, because its QEMU
-    /// reports them inside the process
+    /// script:PATH (a program), or instant; not a property of QEMU, whose own filter learns
+    /// of them inside the process
     #[arg(long, value_name = "DRIVER")]
     colo_frame: Option<ColoFrameKind>,
 }

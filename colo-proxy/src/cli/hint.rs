@@ -22,7 +22,7 @@ const SOCKET: &str = "name a path and a port that this user may open";
 /// For a command that only opens a file or a socket of root's.
 const READ: &str = "run as root";
 
-/// For captures in which the guest cannot be told from other stations.
+/// For captures in which no station is certainly the guest.
 const NAME_GUEST: &str = "name the guest with --guest and its Ethernet or IP address";
 
 /// The hint for `error`, if there is one.
