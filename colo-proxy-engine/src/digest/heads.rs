@@ -1,23 +1,22 @@
-//! Headers on the wire: what differs from those of the segment before, of the same connection as a
-//! rule.
+//! Headers on the wire: the bytes that differ from an earlier segment, as a rule of the same connection.
 //!
 //! ```text
-//! context, length: one octet each
-//! a bit for each octet of the headers, the first in the highest bit: it differs
-//! the octets that differ
+//! context, length: one byte each
+//! a bit for each byte of the headers, the first in the highest bit: it differs
+//! the bytes that differ
 //! ```
 //!
-//! Both ends remember the last headers of each context; whoever sends chooses which one to use.
+//! Both ends remember the last headers of each context. The sender chooses the context.
 
 use bytes::{Buf, BufMut};
 
 /// Headers remembered, by a hash of the connection.
 const CONTEXTS: usize = 64;
-/// The longest headers that are sent so: a virtio-net header, Ethernet with two tags, IPv6 with some
-/// extensions or IPv4 with options, and TCP with options.
+/// The longest headers that are sent in this form: a virtio-net header, Ethernet with two tags, IPv6
+/// with some extensions or IPv4 with options, and TCP with options.
 pub(super) const HEAD_MAX: usize = 200;
 
-/// What one end remembers.
+/// The headers that one end remembers.
 #[derive(Debug)]
 pub(super) struct HeadContexts {
     last: Vec<[u8; HEAD_MAX]>,
@@ -28,8 +27,8 @@ impl HeadContexts {
         Self { last: vec![[0; HEAD_MAX]; CONTEXTS] }
     }
 
-    /// Writes `head`, at most [`HEAD_MAX`] octets, against the last one of the context that `hash`
-    /// names.
+    /// Writes `head`, at most [`HEAD_MAX`] bytes, as a difference to the last headers of the context that
+    /// `hash` names.
     pub(super) fn write(&mut self, hash: u32, head: &[u8], into: &mut impl BufMut) {
         let context = hash as usize % CONTEXTS;
         let Some(last) = self.last.get_mut(context) else { return };
@@ -49,7 +48,7 @@ impl HeadContexts {
         }
     }
 
-    /// Reads what [`HeadContexts::write`] has written; `None` where it is no such thing.
+    /// Reads the output of [`HeadContexts::write`]; `None` if it is something else.
     pub(super) fn read(&mut self, from: &mut impl Buf) -> Option<Vec<u8>> {
         let context = usize::from(from.try_get_u8().ok()?);
         let len = usize::from(from.try_get_u8().ok()?);

@@ -1,4 +1,4 @@
-//! What the primary guest has put out in its connections, for as long as a digest of it may come.
+//! Output of the primary guest, which is kept for as long as a digest of it may come.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,23 +8,23 @@ use colo_proxy_common::seq::Seq;
 
 use crate::frame::Frame;
 
-/// Entries in the order of arrival, those of frames that have been dropped included.
+/// Entries in the order of arrival, with those of frames that have been dropped.
 const ENTRIES_MAX: usize = 1 << 17;
-/// A number so far from the last one is of another connection. Windows end at 2^30 (RFC 7323,
-/// section 2.3).
+/// A sequence number that is farther from the last one belongs to another connection. Windows end at
+/// 2^30 (RFC 7323, section 2.3).
 const REACH: u32 = 1 << 30;
 
-/// Bytes of a connection that stay when the secondary has said them: it may repeat them.
+/// Bytes of a connection that are kept after the secondary has said them, because it may repeat them.
 const REPEATED_MAX: u32 = 512 << 10;
 
 /// Why a part of a stream is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MissingPart {
-    /// Nothing of it has been said.
+    /// The primary has said nothing of it yet.
     All,
-    /// A part of it has, and the rest may come.
+    /// The primary has said a part of it, and the rest may come.
     Rest,
-    /// It has been said long ago, or was passed over: it does not come.
+    /// The primary said it long ago, or has passed it over. It does not come.
     Forever,
 }
 
@@ -71,8 +71,8 @@ impl ProducedOutput {
         self.bytes
     }
 
-    /// Takes what is new in a segment. What fills a gap is left out: it is rare, and can be had from
-    /// the secondary.
+    /// Takes the new bytes of a segment. Bytes that fill a gap are left out: they are rare, and the
+    /// secondary can send them.
     pub(super) fn add(&mut self, name: &FlowKey, tcp: &Tcp, frame: &Frame) {
         let opens = tcp.flags & flag::SYN != 0;
         let seq = Seq(tcp.seq).plus(u32::from(opens));
@@ -98,7 +98,7 @@ impl ProducedOutput {
         }
     }
 
-    /// The secondary has said everything before `end`, too.
+    /// The secondary has said all bytes before `end`, too.
     pub(super) fn on_said(&mut self, name: &FlowKey, end: Seq) {
         let end = end.minus(REPEATED_MAX);
         self.drop_while(name, |piece| piece.end().since(end) <= 0);
@@ -109,7 +109,7 @@ impl ProducedOutput {
         while let Some(piece) = pieces.pop_front_if(|piece| is_over(piece)) {
             self.bytes -= piece.frame.len();
         }
-        // Otherwise many connections, one after the other, would each keep what it once needed.
+        // Otherwise each of many connections would keep as much memory as it once needed.
         if pieces.capacity() > 64 + 4 * pieces.len() {
             pieces.shrink_to(2 * pieces.len());
         }
@@ -123,7 +123,7 @@ impl ProducedOutput {
         *self = Self::new(self.bytes_max);
     }
 
-    /// The `len` octets at `seq`, behind `head`.
+    /// `head`, and behind it the `len` bytes at `seq`.
     pub(super) fn octets(
         &self,
         name: &FlowKey,

@@ -120,7 +120,7 @@ fn pair() -> Pair {
 }
 
 #[test]
-fn what_the_primary_has_said_comes_back_octet_for_octet_however_it_was_cut() {
+fn what_the_primary_has_said_comes_back_byte_for_byte_however_it_was_cut() {
     let mut pair = pair();
     let all = text(20_000, 0);
     for (at, part) in (1000..).step_by(700).zip(all.chunks(700)) {
@@ -132,7 +132,7 @@ fn what_the_primary_has_said_comes_back_octet_for_octet_however_it_was_cut() {
         assert_eq!(pair.out(), [frame]);
     }
     assert!(pair.expander.questions.is_empty());
-    assert!(pair.carried * 20 < all.len(), "{} octets for {}", pair.carried, all.len());
+    assert!(pair.carried * 20 < all.len(), "{} bytes for {}", pair.carried, all.len());
 }
 
 #[test]
@@ -330,7 +330,7 @@ fn what_waits_is_bounded() {
 }
 
 #[test]
-fn what_waits_is_bounded_in_octets() {
+fn what_waits_is_bounded_in_bytes() {
     let mut pair = Pair::new(DigestLimits { bytes_max: 200_000, ..DigestLimits::default() });
     pair.secondary(&segment(0, 0, 5, &text(300, 0)));
     let mut sent = 0;

@@ -1,8 +1,8 @@
 //! The decisions of both halves of a pair.
 //!
-//! [`Primary`] and [`Secondary`] are the two halves. Each is given frames, events and the time, and
-//! says what is to happen. What has to happen at once goes through a trait of the caller's
-//! ([`OutputPath`], [`InputPath`]); what may wait is left in queues that the caller empties.
+//! [`Primary`] and [`Secondary`] are the two halves. Each gets frames, events and the time, and decides.
+//! Urgent decisions are calls of a trait that the caller implements ([`OutputPath`], [`InputPath`]). The
+//! others are left in queues that the caller empties.
 
 pub mod backlog;
 pub mod cut;

@@ -6,7 +6,7 @@
 //! stale, and only a checkpoint makes the pair protected again. There is one exception: a secondary
 //! that comes late and for the first time, to a guest that has said nothing yet, needs no checkpoint.
 //!
-//! [`ProtectionState`] has the states. [`Protection::transition`] is the table that says where an event
+//! [`ProtectionState`] has the states. `Protection::transition` is the table that says where an event
 //! leads. [`Protection::mode`] gives the state the word that `status` and the log show.
 
 use std::time::{Duration, Instant};

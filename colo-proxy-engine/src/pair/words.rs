@@ -35,8 +35,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// What the kernel programs do with the guest's frames; the one word in `settings` that changes in
-/// operation.
+/// The mode of the kernel programs: the one field of `settings` that changes in operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgramMode {
     /// Everything passes untouched.
@@ -47,18 +46,18 @@ pub enum ProgramMode {
     FailedOver,
 }
 
-/// What becomes of the guest's network when the daemon dies without ending in good order.
+/// The guest's network after the daemon has died without ending in good order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnDeath {
-    /// It stays as it was: captured output goes nowhere. The links are pinned.
+    /// The programs stay attached, and captured output goes nowhere. The links are pinned.
     #[default]
     Hold,
-    /// Frames pass as if there were no colo-proxy. The links end with the daemon.
+    /// Frames pass as without colo-proxy. The links end with the daemon.
     Pass,
 }
 
-/// What becomes of held output when the secondary has been gone for `secondary_timeout_ms`.
+/// What happens to held output when the secondary was gone for `secondary_timeout_ms`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnSecondaryLost {
@@ -69,19 +68,19 @@ pub enum OnSecondaryLost {
     Hold,
 }
 
-/// How a guest stands, in the words of `status`. A later version adds reasons, not words.
+/// The state of a guest, in the words of `status`. A later version adds reasons, not words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// Secondary: it waits for a primary that it has never met.
+    /// Secondary: it has not met a primary yet.
     Standby,
-    /// The two guests are about to become equal; output of the primary is held for a checkpoint.
+    /// The two guests are about to become equal. Output of the primary is held for a checkpoint.
     Joining,
     /// Output is compared, and the secondary's guest can take over.
     Protected,
     /// The secondary's guest can take over, but does not follow the primary's at the moment.
     CoveredNotEqual,
-    /// The other host is silent; output is held, and the secondary's guest can take over.
+    /// The other host is silent. Output is held, and the secondary's guest can take over.
     PeerLost,
     /// No secondary can take over. The primary's guest goes on alone.
     Unprotected,
@@ -89,7 +88,7 @@ pub enum Mode {
     Unguarded,
     /// Output of the primary is held until a secondary comes, a fence answers or an operator acts.
     Held,
-    /// Primary: the secondary has taken over; nothing of this guest leaves.
+    /// Primary: the secondary has taken over, and no output of this guest leaves.
     TakenOver,
     /// Secondary: its guest has taken over and answers the network.
     Serving,

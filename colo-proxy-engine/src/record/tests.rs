@@ -12,7 +12,7 @@ fn frame(vnet_len: usize, ethernet: &[u8]) -> Frame {
     Frame::new(bytes.into(), vnet_len).expect("the header is there")
 }
 
-/// Everything in `wire`, handed over in pieces of `step` octets.
+/// Everything in `wire`, handed over in pieces of `step` bytes.
 fn read_all(
     reader: &mut RecordReader,
     wire: &[u8],
@@ -105,7 +105,7 @@ fn a_frame_that_is_held_does_not_keep_the_buffer_of_others() {
         }
         let mut reader = RecordReader::new(false);
         let frames = read_all(&mut reader, &wire, wire.len()).expect("none is impossible");
-        assert!(frames.iter().all(|frame| frame.bytes().is_unique()), "{len} octets");
+        assert!(frames.iter().all(|frame| frame.bytes().is_unique()), "{len} bytes");
     }
 }
 
@@ -123,7 +123,7 @@ fn a_header_length_that_is_none_is_counted() {
 }
 
 #[test]
-fn the_longest_record_is_read_and_one_octet_more_is_refused_at_once() {
+fn the_longest_record_is_read_and_one_byte_more_is_refused_at_once() {
     let mut reader = RecordReader::new(false);
     let mut wire = BytesMut::new();
     wire.put_u32(FRAME_MAX as u32);
@@ -157,7 +157,7 @@ fn the_outbox_says_when_it_is_full() {
     let mut outbox = Outbox::new(false, 100);
     let small = frame(0, &[1; 90]);
     outbox.push(&small);
-    assert!(outbox.has_room(), "94 octets wait");
+    assert!(outbox.has_room(), "94 bytes wait");
     outbox.push(&small);
     assert!(!outbox.has_room(), "188 wait");
     assert_eq!((outbox.waiting_bytes(), outbox.clear()), (188, 188));

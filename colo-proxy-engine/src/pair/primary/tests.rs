@@ -130,7 +130,7 @@ fn without_protection_none_is_asked_for() {
     assert!(primary.commands.is_empty());
 }
 
-/// What a guest answers: the same octets on the same ports.
+/// What a guest answers: the same bytes on the same ports.
 fn answer() -> Frame {
     let mut octets = Vec::new();
     PacketBuilder::ethernet2([2; 6], [4; 6])

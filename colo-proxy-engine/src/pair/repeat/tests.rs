@@ -9,7 +9,7 @@ const GIVE_UP: Duration = Duration::from_secs(10);
 const GUEST: [u8; 4] = [10, 0, 0, 2];
 const PEER: [u8; 4] = [10, 0, 0, 1];
 
-/// `len` octets of input at `seq`.
+/// `len` bytes of input at `seq`.
 fn input(seq: u32, len: usize) -> Frame {
     let tcp = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6])
         .ipv4(PEER, GUEST, 64)

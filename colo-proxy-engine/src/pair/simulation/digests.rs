@@ -6,7 +6,7 @@ use crate::digest::{Digester, ReturnedRecord, ReturnedRecords};
 use crate::frame::Frame;
 use crate::record::LaneRecord;
 
-/// Octets of frames that the secondary keeps: now and then one is not there any more.
+/// Bytes of frames that the secondary keeps: now and then one is not there any more.
 const KEPT_BYTES: usize = 40_000;
 
 /// Both ends of the lane.

@@ -42,7 +42,7 @@ impl Random {
     }
 }
 
-/// A short name for octets (FNV-1a), to compare runs and uploads by.
+/// A short name for bytes (FNV-1a), to compare runs and uploads by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Digest(pub(super) u64);
 

@@ -198,7 +198,7 @@ fn a_secondary_that_is_not_told_of_a_checkpoint_depends_on_the_primary_for_it() 
 }
 
 #[test]
-fn a_run_can_be_repeated_octet_for_octet() {
+fn a_run_can_be_repeated_byte_for_byte() {
     let digest = |seed| {
         let plan = with_faults(seed, &mut Random::new(seed));
         play(&plan).unwrap_or_else(|wrong| panic!("{wrong}")).digest
