@@ -237,10 +237,8 @@ impl HalfTask for PrimaryTask {
         if let Some(control) = &mut inputs.control {
             disclaim(&self.claim.name, control).await;
         }
-        // Output that comes now is released as well. That protection may have ended already is as good.
-        self.half.end_protection(Instant::now(), &mut self.kernel);
-        self.half.release_everything(Instant::now(), &mut self.kernel);
-        self.half.release_all(&mut self.kernel);
+        // Output that comes now is released as well.
+        self.half.finish(Instant::now(), &mut self.kernel);
         Ok(if stays { LeftPrograms::Attached } else { LeftPrograms::Detached })
     }
 }

@@ -71,8 +71,11 @@ fn is_test_file(path: &str) -> bool {
 
 /// The first thing in a file, but for attributes of the crate, says what the module is for.
 fn module_doc(text: &str, findings: &mut Findings<'_>) {
-    let first = text.lines().find(|line| !line.trim().is_empty() && !line.starts_with("#!["));
-    if !first.is_some_and(|line| line.starts_with("//!")) {
+    let is_doc = |line: &str| line.starts_with("//!") || line.starts_with("#![doc = include_str!(");
+    let first = text
+        .lines()
+        .find(|line| is_doc(line) || !line.trim().is_empty() && !line.starts_with("#!["));
+    if !first.is_some_and(is_doc) {
         findings.add(0, "module doc", "the file does not start with a `//!` that says its job");
     }
 }
