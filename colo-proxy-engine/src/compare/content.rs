@@ -10,13 +10,16 @@ use crate::frame::Frame;
 /// What the engine would look at.
 #[derive(Debug)]
 pub enum Content<'a> {
+    /// A segment of the connection, whose fields are compared by their place in its streams.
     Tcp(FlowKey, Tcp),
+    /// A datagram, or one fragment of a packet, which is compared as a whole.
     Datagram(DatagramContent<'a>),
 }
 
 /// Datagrams with the same content are the same.
 #[derive(Debug, PartialEq, Eq)]
 pub struct DatagramContent<'a> {
+    /// The flow. Only datagrams of one flow are compared.
     pub name: FlowKey,
     /// The octets that count.
     pub parts: [&'a [u8]; 2],

@@ -18,8 +18,10 @@ use super::reason::Reason;
 pub struct Divergence {
     /// Counts the engine's differences from 1 on.
     pub number: u64,
+    /// The flow, as the guest sees it. JSON has [`FlowName`]'s fields.
     #[serde(serialize_with = "flow")]
     pub flow: FlowKey,
+    /// The kind of the difference, which is also the reason of the request for a checkpoint.
     pub reason: Reason,
     /// Checkpoints, and times that protection was turned off, before it.
     pub epoch: u64,
@@ -36,22 +38,27 @@ pub struct Divergence {
     /// The octets there; `None` where there is none, as beyond the end of the shorter datagram, or
     /// where the difference is not one of octets.
     pub primary_byte: Option<u8>,
+    /// The same of the secondary.
     pub secondary_byte: Option<u8>,
     /// Octets around the difference.
     pub primary_context: Context,
+    /// The same of the secondary.
     pub secondary_context: Context,
-    /// Octets of payload in the two pieces that were compared.
+    /// Bytes of payload in the primary's piece that was compared.
     pub primary_len: u64,
+    /// The same of the secondary.
     pub secondary_len: u64,
-    /// When the two frames came, like `at_ms`. `None` where only one guest sent one, as when the
-    /// secondary's is awaited or the primary has produced nothing there; or where no frame shows it,
-    /// as for a window that stays closed, or a frame that had left before.
+    /// When the primary's frame came, in milliseconds like `at_ms`. `None` where only one guest sent
+    /// a frame: the secondary's is awaited, or the primary has produced nothing there. `None` also
+    /// where no frame shows the difference: a window stays closed, or the frame had left before.
     pub primary_at_ms: Option<u64>,
+    /// The same of the secondary.
     pub secondary_at_ms: Option<u64>,
-    /// The frames themselves; `None` likewise, or where [`super::Limits::divergence_frames_bytes`]
-    /// did not allow to keep them.
+    /// The primary's frame itself. `None` where `primary_at_ms` is, or where
+    /// [`super::Limits::divergence_frames_bytes`] did not allow to keep it.
     #[serde(skip)]
     pub primary_frame: Option<Captured>,
+    /// The same of the secondary.
     #[serde(skip)]
     pub secondary_frame: Option<Captured>,
 }

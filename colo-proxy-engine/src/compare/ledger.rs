@@ -131,6 +131,10 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an `Instant` has no other constructor; the caller's first time replaces it"
+    )]
     pub(super) fn new(limits: Limits, seed: u64) -> Self {
         Self {
             limits,

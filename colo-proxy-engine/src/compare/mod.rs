@@ -99,7 +99,9 @@ use crate::frame::Frame;
 /// Whose output a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
+    /// The guest that runs and is heard by the network.
     Primary,
+    /// Its copy on the other host.
     Secondary,
 }
 
@@ -118,12 +120,14 @@ pub struct Output {
 }
 
 impl Output {
+    /// Empties it and keeps its memory.
     pub fn clear(&mut self) {
         self.release.clear();
         self.acknowledgments.clear();
         self.requests.clear();
     }
 
+    /// There is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.release.is_empty() && self.acknowledgments.is_empty() && self.requests.is_empty()
     }
@@ -323,6 +327,7 @@ impl Engine {
         self.ledger.stats.secondary_dropped.stale += frames;
     }
 
+    /// The counters, and how much is held and waits now.
     pub fn stats(&self) -> &Stats {
         &self.ledger.stats
     }

@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "a test makes the clock that its subject is given")]
+
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
