@@ -3,8 +3,8 @@
 use colo_proxy_common::decode::Tcp;
 use colo_proxy_common::record::FlowKey;
 
-use super::body::Datagram;
-use super::classify::{Subject, classify, fragment_body};
+use super::body::DatagramBytes;
+use super::classify::{FrameSubject, classify, fragment_body};
 use crate::frame::Frame;
 
 /// What the engine would look at.
@@ -31,12 +31,12 @@ pub struct DatagramContent<'a> {
 /// frame without a virtio-net header is.
 pub fn content(frame: &Frame) -> Option<Content<'_>> {
     let (name, datagram) = match classify(frame).0 {
-        Subject::Uncompared(_) => return None,
-        Subject::Tcp(name, tcp) => return Some(Content::Tcp(name, tcp)),
-        Subject::Datagram(name, body) => (name, body.single()?),
-        Subject::Fragment(name, fragment) => (name, fragment_body(&fragment).single()?),
+        FrameSubject::Uncompared(_) => return None,
+        FrameSubject::Tcp(name, tcp) => return Some(Content::Tcp(name, tcp)),
+        FrameSubject::Datagram(name, body) => (name, body.single()?),
+        FrameSubject::Fragment(name, fragment) => (name, fragment_body(&fragment).single()?),
     };
-    let Datagram { label, .. } = datagram;
+    let DatagramBytes { label, .. } = datagram;
     let parts = datagram.parts(datagram.octets(frame.ethernet()));
     Some(Content::Datagram(DatagramContent { name, parts, label }))
 }

@@ -64,7 +64,7 @@ pub struct Divergence {
 }
 
 impl Divergence {
-    pub(super) fn new(flow: FlowKey, difference: Difference<'_>, found: &Found) -> Self {
+    pub(super) fn new(flow: FlowKey, difference: Difference<'_>, found: &FoundDifference) -> Self {
         let Difference { reason, place, pair, waits_for, primary, secondary } = difference;
         Self {
             number: found.number,
@@ -117,7 +117,7 @@ pub struct Captured {
 pub(super) struct Difference<'a> {
     pub(super) reason: Reason,
     pub(super) place: i64,
-    pub(super) pair: Pair<'a>,
+    pub(super) pair: DifferingPair<'a>,
     pub(super) waits_for: Option<WaitsFor>,
     pub(super) primary: Option<Captured>,
     pub(super) secondary: Option<Captured>,
@@ -126,10 +126,17 @@ pub(super) struct Difference<'a> {
 impl<'a> Difference<'a> {
     /// A difference that is not one of octets, and of which no frame is known yet.
     pub(super) const fn new(reason: Reason, place: i64) -> Self {
-        Self { reason, place, pair: Pair::NONE, waits_for: None, primary: None, secondary: None }
+        Self {
+            reason,
+            place,
+            pair: DifferingPair::NONE,
+            waits_for: None,
+            primary: None,
+            secondary: None,
+        }
     }
 
-    pub(super) fn octets(reason: Reason, place: i64, pair: Pair<'a>) -> Self {
+    pub(super) fn octets(reason: Reason, place: i64, pair: DifferingPair<'a>) -> Self {
         Self { pair, ..Self::new(reason, place) }
     }
 
@@ -140,7 +147,7 @@ impl<'a> Difference<'a> {
 
 /// What the ledger knows about a difference.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FoundDifference {
     pub(super) number: u64,
     pub(super) epoch: u64,
     pub(super) at: Instant,
@@ -189,25 +196,25 @@ impl Context {
 
 /// Two pieces that should be the same.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pair<'a> {
+pub(super) struct DifferingPair<'a> {
     pub(super) primary: &'a [u8],
     pub(super) secondary: &'a [u8],
     /// Where they differ first.
     pub(super) at: usize,
 }
 
-impl Pair<'_> {
+impl DifferingPair<'_> {
     pub(super) const NONE: Self = Self { primary: &[], secondary: &[], at: 0 };
 }
 
 /// The last divergences.
 #[derive(Debug, Default)]
-pub(super) struct Ring {
+pub(super) struct DivergenceRing {
     kept: VecDeque<Divergence>,
     frames_bytes: usize,
 }
 
-impl Ring {
+impl DivergenceRing {
     /// Adds one, so that there are at most `max` with `bytes_max` octets of frames; says how many
     /// frames had to go from those that stay.
     pub(super) fn push(&mut self, divergence: Divergence, max: usize, bytes_max: usize) -> u64 {

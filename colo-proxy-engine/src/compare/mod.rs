@@ -38,7 +38,6 @@
 )]
 
 mod admission;
-mod bag;
 mod body;
 mod chain;
 mod classify;
@@ -51,7 +50,7 @@ pub mod hex;
 mod index;
 mod ledger;
 mod limits;
-mod octets;
+mod multiset;
 mod packet;
 mod policy;
 mod reason;
@@ -62,6 +61,7 @@ mod summary;
 mod table;
 mod tcp;
 mod timers;
+mod waiting_bytes;
 mod wheel;
 
 #[cfg(test)]
@@ -84,15 +84,15 @@ pub use self::stats::{
     Traffic,
 };
 
-use self::body::Body;
-use self::chain::Key;
-use self::classify::{Seen, Subject, classify};
+use self::body::DatagramBody;
+use self::chain::ChainKey;
+use self::classify::{ClassifiedFrame, FrameSubject, classify};
 use self::datagram::DatagramFlow;
-use self::ledger::{Cause, Ledger, What};
-use self::packet::Packet;
+use self::ledger::{HeldKind, Ledger, ReleaseCause};
+use self::packet::WholePacket;
 use self::reassembly::Reassembly;
-use self::table::{Kind, Table};
-use self::tcp::Scene;
+use self::table::{FlowKind, FlowTable};
+use self::tcp::FlowScope;
 pub(crate) use self::tcp::bare_acknowledgment;
 use crate::frame::Frame;
 
@@ -150,7 +150,7 @@ pub struct Outstanding {
 /// The comparison of one pair of guests.
 #[derive(Debug)]
 pub struct Engine {
-    table: Table,
+    table: FlowTable,
     ledger: Ledger,
     reassembly: Reassembly,
     /// Primary frames of after the cut, while a checkpoint is made.
@@ -158,7 +158,7 @@ pub struct Engine {
     /// How many of those are of before the cut all the same: the checkpoint before came to nothing.
     deferred_before_cut: usize,
     /// What the next frames of a batch are.
-    ahead: Vec<Seen>,
+    ahead: Vec<ClassifiedFrame>,
 }
 
 /// Frames of a batch that are looked at before the first of them is compared.
@@ -169,7 +169,7 @@ impl Engine {
     /// flows that collide in the table.
     pub fn new(limits: Limits, seed: u64) -> Self {
         Self {
-            table: Table::new(seed),
+            table: FlowTable::new(seed),
             ledger: Ledger::new(limits, seed),
             reassembly: Reassembly::new(seed),
             deferred: VecDeque::new(),
@@ -181,7 +181,7 @@ impl Engine {
     /// Takes a frame that the guest of `side` put out.
     pub fn on_frame(&mut self, now: Instant, side: Side, frame: Frame, out: &mut Output) {
         self.ledger.set_now(now);
-        let mut seen = Seen::default();
+        let mut seen = ClassifiedFrame::default();
         seen.look_at(&frame);
         self.take(side, frame, &seen, out);
     }
@@ -198,7 +198,7 @@ impl Engine {
     ) {
         self.ledger.set_now(now);
         let mut ahead = std::mem::take(&mut self.ahead);
-        ahead.resize_with(AHEAD_MAX, Seen::default);
+        ahead.resize_with(AHEAD_MAX, ClassifiedFrame::default);
         while !frames.is_empty() && self.has_room_for(side) {
             for (seen, frame) in ahead.iter_mut().zip(frames.iter()) {
                 seen.look_at(frame);
@@ -218,9 +218,9 @@ impl Engine {
     }
 
     #[inline(always)]
-    fn take(&mut self, side: Side, frame: Frame, seen: &Seen, out: &mut Output) {
+    fn take(&mut self, side: Side, frame: Frame, seen: &ClassifiedFrame, out: &mut Output) {
         self.resume_deferred(out);
-        let Seen { subject, malformed, place, .. } = seen;
+        let ClassifiedFrame { subject, malformed, place, .. } = seen;
         self.table.expect(*place);
         let malformed = *malformed;
         let stats = &mut self.ledger.stats;
@@ -264,7 +264,7 @@ impl Engine {
         let before_cut = std::mem::take(&mut self.deferred_before_cut);
         self.compare_deferred(before_cut, out);
         self.ledger.requests.done();
-        self.ledger.flush(Cause::Checkpoint, out);
+        self.ledger.flush(ReleaseCause::Checkpoint, out);
         let dropped = self.reassembly.clear(&mut self.ledger.stats.fragments);
         self.ledger.stats.secondary_dropped.stale += dropped;
         self.resume_deferred(out);
@@ -301,12 +301,12 @@ impl Engine {
     pub fn release_all(&mut self, now: Instant, out: &mut Output) {
         self.ledger.set_now(now);
         self.ledger.requests.done();
-        self.ledger.flush(Cause::Unprotected, out);
+        self.ledger.flush(ReleaseCause::Unprotected, out);
         let dropped = self.reassembly.clear(&mut self.ledger.stats.fragments);
         self.ledger.stats.secondary_dropped.unprotected += dropped;
         while let Some(frame) = self.deferred.pop_front() {
             self.ledger.stats.held.sub(frame.len());
-            self.ledger.pass(frame, Cause::Unprotected, out);
+            self.ledger.pass(frame, ReleaseCause::Unprotected, out);
         }
         self.table.clear(&mut self.ledger);
     }
@@ -351,14 +351,22 @@ impl Engine {
     }
 
     #[inline(always)]
-    fn compare(&mut self, side: Side, subject: &Subject, packet: Packet, out: &mut Output) {
+    fn compare(
+        &mut self,
+        side: Side,
+        subject: &FrameSubject,
+        packet: WholePacket,
+        out: &mut Output,
+    ) {
         match subject {
-            Subject::Tcp(name, tcp) => self.compare_tcp(side, name, tcp, packet, out),
-            Subject::Datagram(name, body) => self.compare_datagram(side, name, *body, packet, out),
-            Subject::Fragment(name, fragment) => {
+            FrameSubject::Tcp(name, tcp) => self.compare_tcp(side, name, tcp, packet, out),
+            FrameSubject::Datagram(name, body) => {
+                self.compare_datagram(side, name, *body, packet, out)
+            }
+            FrameSubject::Fragment(name, fragment) => {
                 self.on_fragment(side, (*name, *fragment), packet.frame, out);
             }
-            Subject::Uncompared(_) => {}
+            FrameSubject::Uncompared(_) => {}
         }
     }
 
@@ -367,16 +375,16 @@ impl Engine {
         side: Side,
         name: &FlowKey,
         tcp: &Tcp,
-        packet: Packet,
+        packet: WholePacket,
         out: &mut Output,
     ) {
-        let found = self.table.find(name, &mut self.ledger, || Kind::AtRest);
+        let found = self.table.find(name, &mut self.ledger, || FlowKind::AtRest);
         let Some((key, flow)) = found else { return self.overflow(side, name, packet) };
-        let Kind::Tcp(state) = &mut flow.kind else { return };
-        let mut scene = Scene { ledger: &mut self.ledger, name, flow: key };
+        let FlowKind::Tcp(state) = &mut flow.kind else { return };
+        let mut scope = FlowScope { ledger: &mut self.ledger, name, flow: key };
         match side {
-            Side::Primary => state.on_primary(&mut scene, packet, tcp, out),
-            Side::Secondary => state.on_secondary(&mut scene, &packet.frame, tcp, out),
+            Side::Primary => state.on_primary(&mut scope, packet, tcp, out),
+            Side::Secondary => state.on_secondary(&mut scope, &packet.frame, tcp, out),
         }
         let timer = state.timer(&self.ledger);
         let is_settled = flow.is_settled();
@@ -392,8 +400,8 @@ impl Engine {
         &mut self,
         side: Side,
         name: &FlowKey,
-        body: Body,
-        packet: Packet,
+        body: DatagramBody,
+        packet: WholePacket,
         out: &mut Output,
     ) {
         let mut packet = Some(packet);
@@ -413,10 +421,10 @@ impl Engine {
     fn with_datagrams(
         &mut self,
         name: &FlowKey,
-        work: impl FnOnce(&mut DatagramFlow, &mut Ledger, Key),
+        work: impl FnOnce(&mut DatagramFlow, &mut Ledger, ChainKey),
     ) -> Option<()> {
-        let (key, flow) = self.table.find(name, &mut self.ledger, || Kind::Silent)?;
-        let Kind::Datagram(state) = &mut flow.kind else { return None };
+        let (key, flow) = self.table.find(name, &mut self.ledger, || FlowKind::Silent)?;
+        let FlowKind::Datagram(state) = &mut flow.kind else { return None };
         work(state, &mut self.ledger, key);
         state.check_count(&mut self.ledger, name);
         if let Some(at) = state.start_timer(&self.ledger) {
@@ -426,10 +434,10 @@ impl Engine {
     }
 
     /// No flow can be remembered: the packet waits for a checkpoint.
-    fn overflow(&mut self, side: Side, name: &FlowKey, packet: Packet) {
+    fn overflow(&mut self, side: Side, name: &FlowKey, packet: WholePacket) {
         match side {
             Side::Primary => {
-                self.ledger.hold(packet, What::Checkpoint);
+                self.ledger.hold(packet, HeldKind::Checkpoint);
                 self.overflowed(name);
             }
             Side::Secondary => self.ledger.stats.secondary_dropped.no_flow += 1,

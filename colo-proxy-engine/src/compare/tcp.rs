@@ -1,16 +1,18 @@
 //! One TCP connection: what the primary sent, and what of it the secondary vouches for.
 //!
-//! Places in the stream are 64-bit numbers ([`Space`]); 0 is the first octet of data, or of what
+//! Places in the stream are 64-bit numbers ([`SequenceSpace`]); 0 is the first octet of data, or of what
 //! was first seen of the stream from either guest. A primary frame that may not leave waits for one thing at a time:
 //! its octets, then its marks (SYN, FIN, RST), then the place that it points to as urgent, then the
 //! acknowledgment. For each there is a queue in which an event of the secondary finds the frames
 //! that it concerns, and no others.
 
 mod ahead;
-mod apart;
 mod claim;
+mod connection_order;
 mod data;
+mod difference_frame;
 mod headers;
+mod maybe_empty;
 mod opening;
 mod partial;
 mod primary;
@@ -19,8 +21,6 @@ mod ranges;
 mod resting;
 mod secondary;
 mod segments;
-mod seldom;
-mod shown;
 mod space;
 mod windows;
 
@@ -28,24 +28,24 @@ use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::record::FlowKey;
 use colo_proxy_common::seq::Seq;
 
-use self::ahead::Ahead;
-use self::claim::Reset;
-pub(super) use self::claim::Segment;
-use self::headers::Headers;
+use self::ahead::ConnectionsAhead;
+use self::claim::ResetClaim;
+pub(super) use self::claim::SegmentClaim;
+use self::difference_frame::ControlWitness;
+use self::headers::NotedHeaders;
+use self::maybe_empty::MaybeEmpty;
 use self::opening::Openings;
 pub(crate) use self::partial::bare_acknowledgment;
-use self::queues::{Queues, Unverified};
-use self::ranges::Ranges;
+use self::queues::{HeldQueues, Unverified};
+use self::ranges::StreamRanges;
 pub(super) use self::resting::Resting;
-use self::segments::Segments;
-use self::seldom::Seldom;
-use self::shown::Witness;
-use self::space::Space;
-use self::windows::Windows;
+use self::segments::StreamPieces;
+use self::space::SequenceSpace;
+use self::windows::OfferedWindows;
 use super::Side;
-use super::chain::Key;
+use super::chain::ChainKey;
 use super::divergence::WaitsFor;
-use super::ledger::{Account, Ledger};
+use super::ledger::{FlowAccount, Ledger};
 
 /// Places whose difference is reported; further ones in the same flow are only counted.
 const REPORTED_MAX: usize = 16;
@@ -55,10 +55,10 @@ const RESETS_MAX: usize = 32;
 
 /// What a primary frame waits for, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Needs {
+enum SegmentNeed {
     Nothing,
     Data,
-    Marks,
+    ControlBits,
     Urgent,
     Ack,
 }
@@ -72,24 +72,24 @@ struct Secondary {
     urgent: Option<i64>,
     opening: Openings,
     fin: Option<i64>,
-    headers: Option<Headers>,
-    segments: Segments,
+    headers: Option<NotedHeaders>,
+    segments: StreamPieces,
 }
 
 /// What most connections have nothing of at most times.
 #[derive(Debug, Default)]
-struct Unusual {
-    reset: Option<Reset>,
+struct RareState {
+    reset: Option<ResetClaim>,
     /// Where the primary reset the connection by itself, a ring, newest last.
     own_resets: Vec<Seq>,
     /// The resets of the secondary, a ring likewise.
-    resets: Vec<Reset>,
+    resets: Vec<ResetClaim>,
     /// What the secondary has sent of connections that the primary has not opened yet.
-    ahead: Ahead,
+    ahead: ConnectionsAhead,
     /// Connections that the primary has left for the next one while frames of them are held, oldest
     /// first.
     older: Vec<TcpFlow>,
-    witness: Option<Witness>,
+    witness: Option<ControlWitness>,
     /// A frame lay outside of the stream: after the next checkpoint it is anchored anew.
     strayed: bool,
     reported: Vec<i64>,
@@ -101,20 +101,20 @@ struct Unusual {
 #[repr(C)]
 pub(super) struct TcpFlow {
     /// Unwraps sequence numbers; of the secondary's making until the primary is seen.
-    seqs: Option<Space>,
+    seqs: Option<SequenceSpace>,
     /// Unwraps acknowledgments of both guests: they speak of the peer's numbers.
-    acks: Option<Space>,
+    acks: Option<SequenceSpace>,
     /// The primary was seen in this connection.
     anchored: bool,
     closed: bool,
-    /// There is something in [`Unusual::ahead`] or in [`Unusual::older`].
+    /// There is something in [`RareState::ahead`] or in [`RareState::older`].
     is_apart: bool,
     /// The primary's initial sequence number; `None` where the stream was met in its middle.
     isn: Option<Seq>,
     opening: Openings,
-    verified: Ranges,
+    verified: StreamRanges,
     /// What the primary has put out.
-    produced: Ranges,
+    produced: StreamRanges,
     /// Where the primary's stream starts, or where it was met.
     start: i64,
     /// The primary's lowest and highest place so far, and its highest acknowledgment.
@@ -127,20 +127,20 @@ pub(super) struct TcpFlow {
     edge: Option<i64>,
     /// The highest acknowledgment that has left.
     told: Option<i64>,
-    windows: Windows,
-    headers: Option<Headers>,
+    windows: OfferedWindows,
+    headers: Option<NotedHeaders>,
     fin: Option<i64>,
     /// Both guests ended the stream there; a guest that goes on after its end is on its own.
     matched_fin: Option<i64>,
     secondary: Secondary,
     /// The initial number of the secondary's previous connection.
     previous_isn: Option<Seq>,
-    account: Account,
-    queues: Queues,
-    unusual: Seldom<Unusual>,
+    account: FlowAccount,
+    queues: HeldQueues,
+    rare: MaybeEmpty<RareState>,
 }
 
-impl Unusual {
+impl RareState {
     fn is_empty(&self) -> bool {
         let Self { reset, own_resets, resets, ahead, older, witness, strayed, reported } = self;
         reset.is_none()
@@ -156,7 +156,7 @@ impl Unusual {
     /// The secondary has sent what the primary has.
     fn begin_epoch(&mut self) {
         self.reported.clear();
-        self.ahead = Ahead::default();
+        self.ahead = ConnectionsAhead::default();
         self.older.clear();
         self.witness = None;
         self.resets.clear();
@@ -166,17 +166,16 @@ impl Unusual {
 
 /// What a flow needs from its surroundings.
 #[derive(Debug)]
-pub(super) struct Scene<'a> {
+pub(super) struct FlowScope<'a> {
     pub(super) ledger: &'a mut Ledger,
     pub(super) name: &'a FlowKey,
-    pub(super) flow: Key,
+    pub(super) flow: ChainKey,
 }
 
 impl TcpFlow {
     /// No primary frame of it is held.
     pub(super) fn holds_nothing(&self) -> bool {
-        self.account.is_empty()
-            && self.unusual.used().is_none_or(|unusual| unusual.older.is_empty())
+        self.account.is_empty() && self.rare.used().is_none_or(|rare| rare.older.is_empty())
     }
 
     /// Reset, or the guest has sent its last.
@@ -198,20 +197,20 @@ impl TcpFlow {
     /// sent and acknowledged then counts for both; nothing else that the secondary said does.
     pub(super) fn begin_epoch(&mut self) {
         self.queues.clear();
-        self.account = Account::default();
+        self.account = FlowAccount::default();
         self.previous_isn = None;
         self.is_apart = false;
         self.secondary.segments.reset();
-        if !self.anchored || self.unusual.strayed {
+        if !self.anchored || self.rare.strayed {
             let segments = std::mem::take(&mut self.secondary.segments);
             *self = Self::default();
             self.secondary.segments = segments;
             return;
         }
-        if let Some(unusual) = self.unusual.used_mut() {
-            unusual.begin_epoch();
+        if let Some(rare) = self.rare.used_mut() {
+            rare.begin_epoch();
         }
-        self.closed |= self.fin.is_some() || self.unusual.reset.is_some();
+        self.closed |= self.fin.is_some() || self.rare.reset.is_some();
         // Not what it skipped: whatever it says there is of after the cut.
         self.verified.clone_from(&self.produced);
         self.told = self.ack;
@@ -228,20 +227,20 @@ impl TcpFlow {
     /// Forgets what waits of the secondary, before the flow itself is forgotten.
     pub(super) fn drop_waiting(&mut self, ledger: &mut Ledger) {
         ledger.stats.secondary_dropped.no_flow += self.secondary.segments.drop_all(ledger);
-        if let Some(unusual) = self.unusual.used_mut() {
-            ledger.stats.secondary_dropped.no_flow += unusual.ahead.drop_all(ledger);
-            self.is_apart = !unusual.older.is_empty();
+        if let Some(rare) = self.rare.used_mut() {
+            ledger.stats.secondary_dropped.no_flow += rare.ahead.drop_all(ledger);
+            self.is_apart = !rare.older.is_empty();
         }
     }
 
     /// What the held frame `key` waits for; `None` where it differs, so that only a checkpoint helps.
-    pub(super) fn waits_for(&self, key: Key, segment: &Segment) -> Option<WaitsFor> {
+    pub(super) fn waits_for(&self, key: ChainKey, segment: &SegmentClaim) -> Option<WaitsFor> {
         match self.holder_of(key).needs(segment) {
-            Needs::Nothing => None,
-            Needs::Data => Some(WaitsFor::Data),
-            Needs::Marks => Some(WaitsFor::Mark),
-            Needs::Urgent => Some(WaitsFor::Urgent),
-            Needs::Ack => Some(WaitsFor::Ack),
+            SegmentNeed::Nothing => None,
+            SegmentNeed::Data => Some(WaitsFor::Data),
+            SegmentNeed::ControlBits => Some(WaitsFor::Mark),
+            SegmentNeed::Urgent => Some(WaitsFor::Urgent),
+            SegmentNeed::Ack => Some(WaitsFor::Ack),
         }
     }
 
@@ -257,56 +256,62 @@ impl TcpFlow {
     }
 
     /// Where a waiting piece lies, counted from the start of the primary's stream.
-    pub(super) fn offset_of_waiting(&self, key: Key) -> i64 {
+    pub(super) fn offset_of_waiting(&self, key: ChainKey) -> i64 {
         self.secondary.segments.find(key).map_or(0, |piece| piece.start - self.start)
     }
 
     /// What `segment` waits for.
     #[inline]
-    fn needs(&self, segment: &Segment) -> Needs {
+    fn needs(&self, segment: &SegmentClaim) -> SegmentNeed {
         if !self.verified.covers(segment.start, segment.end) {
-            return Needs::Data;
+            return SegmentNeed::Data;
         }
         if let Some(opening) = &segment.opening
             && self.secondary.opening.like(opening).is_none()
         {
-            return Needs::Marks;
+            return SegmentNeed::ControlBits;
         }
         if segment.fin && self.secondary.fin != Some(segment.end) {
-            return Needs::Marks;
+            return SegmentNeed::ControlBits;
         }
         if let Some(reset) = segment.reset {
-            if self.unusual.resets.contains(&reset) {
-                return Needs::Nothing;
+            if self.rare.resets.contains(&reset) {
+                return SegmentNeed::Nothing;
             }
-            let same_place = self.unusual.resets.iter().any(|own| own.seq == reset.seq);
+            let same_place = self.rare.resets.iter().any(|own| own.seq == reset.seq);
             let is_exact = reset.ack.is_some() && segment.ack.is_none();
             if !same_place || is_exact {
-                return Needs::Marks;
+                return SegmentNeed::ControlBits;
             }
         }
         if segment.urgent > self.secondary.urgent {
-            return Needs::Urgent;
+            return SegmentNeed::Urgent;
         }
         match (segment.ack, self.secondary.ack) {
-            (Some(ack), Some(known)) if ack <= known => Needs::Nothing,
-            (None, _) => Needs::Nothing,
-            _ => Needs::Ack,
+            (Some(ack), Some(known)) if ack <= known => SegmentNeed::Nothing,
+            (None, _) => SegmentNeed::Nothing,
+            _ => SegmentNeed::Ack,
         }
     }
 
     /// Puts a held frame where the event that it needs will find it.
-    fn enqueue(&mut self, ledger: &mut Ledger, key: Key, segment: &Segment, needs: Needs) {
-        let Segment { start, end, .. } = *segment;
+    fn enqueue(
+        &mut self,
+        ledger: &mut Ledger,
+        key: ChainKey,
+        segment: &SegmentClaim,
+        needs: SegmentNeed,
+    ) {
+        let SegmentClaim { start, end, .. } = *segment;
         let is_watched = match needs {
-            Needs::Nothing => return,
-            Needs::Data => self.queues.push_unverified(Unverified { start, end, key }),
-            Needs::Marks => self.queues.push_unmarked(segment.sign(), key),
-            Needs::Urgent => {
+            SegmentNeed::Nothing => return,
+            SegmentNeed::Data => self.queues.push_unverified(Unverified { start, end, key }),
+            SegmentNeed::ControlBits => self.queues.push_awaiting_control(segment.signal(), key),
+            SegmentNeed::Urgent => {
                 self.queues.unpointed().push(segment.urgent.unwrap_or_default(), key);
                 Ok(())
             }
-            Needs::Ack => {
+            SegmentNeed::Ack => {
                 self.queues.unacknowledged.push(segment.ack.unwrap_or_default(), key);
                 Ok(())
             }
@@ -316,15 +321,15 @@ impl TcpFlow {
     }
 
     /// Takes note of what is only recorded; a RST says nothing, and a SYN is no segment like others.
-    fn note_headers(&mut self, scene: &Scene<'_>, side: Side, octets: &[u8], tcp: &Tcp) {
+    fn note_headers(&mut self, scope: &FlowScope<'_>, side: Side, octets: &[u8], tcp: &Tcp) {
         if tcp.flags & flag::RST != 0 || tcp.flags & flag::ACK == 0 {
             return;
         }
-        self.windows.note(side, tcp.window, scene.ledger.now());
+        self.windows.note(side, tcp.window, scope.ledger.now());
         if tcp.flags & flag::SYN != 0 {
             return;
         }
-        if let Some(headers) = Headers::read(octets, tcp) {
+        if let Some(headers) = NotedHeaders::read(octets, tcp) {
             match side {
                 Side::Primary => self.headers = Some(headers),
                 Side::Secondary => self.secondary.headers = Some(headers),
@@ -334,7 +339,7 @@ impl TcpFlow {
 
     /// The guests differ at `place`: `true` where that is to be reported, once for each.
     fn is_first_report(&mut self, place: i64) -> bool {
-        let reported = &mut self.unusual.reported;
+        let reported = &mut self.rare.reported;
         if reported.contains(&place) || reported.len() >= REPORTED_MAX {
             return false;
         }

@@ -2,7 +2,7 @@
 
 use colo_proxy_common::decode::{FrameBytes, IpHeader, protocol};
 
-use crate::compare::body::Datagram;
+use crate::compare::body::DatagramBytes;
 
 /// Octets of an ICMP header that every message has: type, code and checksum.
 pub(super) const HEADER_LEN: u32 = 4;
@@ -11,7 +11,7 @@ const QUOTE_AT: u32 = 8;
 
 /// The octets of the message `kind` that count. Type and code name the flow; the checksum does not
 /// count: that of `ICMPv6` may be left to the device, and it covers what does not count either.
-pub(super) fn body(octets: &[u8], ip: &IpHeader, kind: u8) -> Datagram {
+pub(super) fn body(octets: &[u8], ip: &IpHeader, kind: u8) -> DatagramBytes {
     let is_error = match ip.version {
         6 => kind < 128,
         _ => matches!(kind, 3 | 4 | 5 | 11 | 12),
@@ -19,7 +19,7 @@ pub(super) fn body(octets: &[u8], ip: &IpHeader, kind: u8) -> Datagram {
     let at = ip.payload_at + HEADER_LEN;
     let hole = is_error.then(|| quoted_tcp(octets, ip.payload_at + QUOTE_AT, ip.end)).flatten();
     let hole = hole.map_or((0, 0), |(from, to)| (from - at, to - at));
-    Datagram { lead: HEADER_LEN, hole, ..Datagram::plain(at, ip.end) }
+    DatagramBytes { lead: HEADER_LEN, hole, ..DatagramBytes::plain(at, ip.end) }
 }
 
 /// The part of a quoted TCP header that is about the guest's own numbers: each guest quotes what it

@@ -7,8 +7,8 @@
 use std::collections::VecDeque;
 
 use super::opening::{Opening, Openings};
-use crate::compare::chain::Key;
-use crate::compare::ledger::{Account, Ledger};
+use crate::compare::chain::ChainKey;
+use crate::compare::ledger::{FlowAccount, Ledger};
 use crate::compare::shrink;
 use crate::frame::Frame;
 
@@ -21,25 +21,25 @@ enum Entry {
     /// A connection begins.
     Opening(Openings),
     /// The ledger keeps the frame.
-    Frame(Key),
+    Frame(ChainKey),
 }
 
 /// What waits, in the order in which it came. Frames in front of the first opening are of the
 /// connection whose opening the flow has itself.
 #[derive(Debug, Default)]
-pub(super) struct Ahead {
+pub(super) struct ConnectionsAhead {
     entries: VecDeque<Entry>,
     openings: usize,
-    account: Account,
+    account: FlowAccount,
     /// A connection was one too many: what follows is of that or of a later one.
     is_cut_off: bool,
 }
 
 /// One more connection than are remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooMany;
+pub(super) struct TooManyConnections;
 
-impl Ahead {
+impl ConnectionsAhead {
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.account.is_clear() && !self.is_cut_off
@@ -66,10 +66,10 @@ impl Ahead {
     }
 
     /// The secondary opens a connection.
-    pub(super) fn open(&mut self, opening: Opening) -> Result<(), TooMany> {
+    pub(super) fn open(&mut self, opening: Opening) -> Result<(), TooManyConnections> {
         if self.openings >= OPENINGS_MAX {
             self.is_cut_off = true;
-            return Err(TooMany);
+            return Err(TooManyConnections);
         }
         self.openings += 1;
         let mut openings = Openings::default();
@@ -89,7 +89,7 @@ impl Ahead {
     pub(super) fn keep(
         &mut self,
         ledger: &mut Ledger,
-        flow: Key,
+        flow: ChainKey,
         frame: &Frame,
         payload: std::ops::Range<usize>,
     ) {

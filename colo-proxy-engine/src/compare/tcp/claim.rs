@@ -6,7 +6,7 @@ use super::opening::Opening;
 
 /// What a primary frame claims.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::compare) struct Segment {
+pub(in crate::compare) struct SegmentClaim {
     /// Its place in the stream, data only.
     pub(super) start: i64,
     pub(super) end: i64,
@@ -23,25 +23,25 @@ pub(in crate::compare) struct Segment {
     pub(super) window: u16,
     pub(super) opening: Option<Opening>,
     pub(super) fin: bool,
-    pub(super) reset: Option<Reset>,
+    pub(super) reset: Option<ResetClaim>,
 }
 
-impl Segment {
+impl SegmentClaim {
     /// It opens, ends or resets the connection.
-    pub(super) fn has_mark(&self) -> bool {
+    pub(super) fn has_control_bits(&self) -> bool {
         self.opening.is_some() || self.fin || self.reset.is_some()
     }
 
     /// Its mark, where it has one.
-    pub(super) fn sign(&self) -> Sign {
+    pub(super) fn signal(&self) -> ControlSignal {
         match (&self.opening, self.reset) {
-            (Some(opening), _) if opening.ack.is_some() => Sign::SynAck,
-            (Some(_), _) => Sign::Syn,
+            (Some(opening), _) if opening.ack.is_some() => ControlSignal::SynAck,
+            (Some(_), _) => ControlSignal::Syn,
             // An acknowledgment that is not of this stream has to be the very same.
             (None, Some(reset)) => {
-                Sign::Reset { reset, is_exact: reset.ack.is_some() && self.ack.is_none() }
+                ControlSignal::Reset { reset, is_exact: reset.ack.is_some() && self.ack.is_none() }
             }
-            (None, None) => Sign::Fin,
+            (None, None) => ControlSignal::Fin,
         }
     }
 
@@ -53,12 +53,12 @@ impl Segment {
 
 /// A reset as it was sent: it names a place, but need not lie in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reset {
+pub(super) struct ResetClaim {
     pub(super) seq: Seq,
     pub(super) ack: Option<Seq>,
 }
 
-impl Reset {
+impl ResetClaim {
     /// The guest ends the connection by itself. Without an acknowledgment it answers a segment of
     /// the peer.
     pub(super) fn is_own(&self) -> bool {
@@ -74,18 +74,18 @@ impl Reset {
 
 /// The mark that a frame waits for, or that the secondary sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sign {
+pub(super) enum ControlSignal {
     Syn,
     SynAck,
     Fin,
     Reset {
-        reset: Reset,
+        reset: ResetClaim,
         /// The very same reset is needed, its acknowledgment included.
         is_exact: bool,
     },
 }
 
-impl Sign {
+impl ControlSignal {
     /// The secondary's `other` is what a frame waits for with this, or shows that it differs: it
     /// does not go on waiting for a mark.
     pub(super) fn is_settled_by(&self, other: &Self) -> bool {

@@ -6,11 +6,11 @@
 
 use colo_proxy_common::seq::Seq;
 
-use super::headers::Headers;
+use super::headers::NotedHeaders;
 use super::opening::Packed;
-use super::space::Space;
-use super::windows::Windows;
-use super::{TcpFlow, Unusual};
+use super::space::SequenceSpace;
+use super::windows::OfferedWindows;
+use super::{RareState, TcpFlow};
 
 /// All that there is to know of a connection at rest. The default is a connection of which nothing is
 /// known.
@@ -28,7 +28,7 @@ pub(in crate::compare) struct Resting {
     opening: Packed,
     theirs: Packed,
     previous_isn: u32,
-    headers: [Option<Headers>; 2],
+    headers: [Option<NotedHeaders>; 2],
     windows: [u16; 2],
     /// Bits of [`is`].
     is: u8,
@@ -104,7 +104,7 @@ impl TcpFlow {
         self.account.is_clear()
             && self.queues.is_empty()
             && self.secondary.segments.is_empty()
-            && self.unusual.used().is_none_or(Unusual::is_empty)
+            && self.rare.used().is_none_or(RareState::is_empty)
             && self.urgent.is_none()
             && self.secondary.urgent.is_none()
     }
@@ -114,7 +114,8 @@ impl TcpFlow {
     fn is_agreed(&self) -> bool {
         let theirs = &self.secondary;
         let end = self.closed.then_some(self.high);
-        let is_placed = |space: Option<Space>, place: i64| space.is_none_or(|s| s.last() == place);
+        let is_placed =
+            |space: Option<SequenceSpace>, place: i64| space.is_none_or(|s| s.last() == place);
         self.low == self.start
             && self.verified.is(self.start, self.high)
             && self.produced.is(self.start, self.high)
@@ -135,8 +136,8 @@ impl TcpFlow {
         let ack = is(is::ACKNOWLEDGED).then_some(resting.ack);
         let offered = is(is::OFFERED).then(|| resting.ack + i64::from(resting.offered));
         let end = is(is::ENDED).then_some(high);
-        self.seqs = is(is::PLACED).then(|| Space::new(Seq(resting.seq), high));
-        self.acks = ack.map(|ack| Space::new(Seq(resting.ack_seq), ack));
+        self.seqs = is(is::PLACED).then(|| SequenceSpace::new(Seq(resting.seq), high));
+        self.acks = ack.map(|ack| SequenceSpace::new(Seq(resting.ack_seq), ack));
         self.anchored = is(is::ANCHORED);
         self.opening = resting.opening.openings();
         self.isn = self.opening.isn();
@@ -152,9 +153,9 @@ impl TcpFlow {
         self.previous_isn = is(is::REUSED).then_some(Seq(resting.previous_isn));
         let [ours, theirs] = resting.windows;
         let window = |side: usize, window| is(is::WINDOWS[side]).then_some(window);
-        self.windows = Windows::with([window(0, ours), window(1, theirs)]);
-        self.unusual.mark_empty();
-        self.queues.mark_empty();
+        self.windows = OfferedWindows::with([window(0, ours), window(1, theirs)]);
+        self.rare.set_empty();
+        self.queues.set_empty();
     }
 
     /// Every connection that any test lays to rest wakes up as what it was.

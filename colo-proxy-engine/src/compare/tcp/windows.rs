@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use colo_proxy_common::record::FlowKey;
 
-use super::{Segment, TcpFlow};
+use super::{SegmentClaim, TcpFlow};
 use crate::compare::Side;
 use crate::compare::divergence::Difference;
 use crate::compare::ledger::Ledger;
@@ -19,13 +19,13 @@ const SCALE_MAX: u8 = 14;
 
 /// What each guest offered last, and since when the secondary's alone is closed.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Windows {
+pub(super) struct OfferedWindows {
     /// By side, as the header says it: zero is zero, whatever the scale.
     last: [Option<u16>; 2],
     shut_since: Option<Instant>,
 }
 
-impl Windows {
+impl OfferedWindows {
     pub(super) fn note(&mut self, side: Side, window: u16, now: Instant) {
         if let Some(last) = self.last.get_mut(side as usize) {
             *last = Some(window);
@@ -74,7 +74,7 @@ impl TcpFlow {
 
     /// How far the peer may send when it has been told of `segment`; `None` where that is not known,
     /// as in a connection that was met in its middle.
-    pub(super) fn edge(&self, segment: &Segment) -> Option<i64> {
+    pub(super) fn edge(&self, segment: &SegmentClaim) -> Option<i64> {
         // RFC 7323, section 2.2: the window of a SYN is never scaled.
         let scale = if segment.opening.is_some() { Some(0) } else { self.window_scale() };
         Some(segment.ack? + (i64::from(segment.window) << scale?))

@@ -6,12 +6,12 @@ use std::ops::{Deref, DerefMut};
 /// A value, and in front of it whether anybody has had it to change since it was empty.
 #[derive(Default)]
 #[repr(C)]
-pub(super) struct Seldom<T> {
+pub(super) struct MaybeEmpty<T> {
     is_used: bool,
     value: T,
 }
 
-impl<T> Seldom<T> {
+impl<T> MaybeEmpty<T> {
     /// The value, unless it is as empty as it was.
     #[inline]
     pub(super) fn used(&self) -> Option<&T> {
@@ -26,12 +26,12 @@ impl<T> Seldom<T> {
 
     /// Nobody needs to look at the value; the caller knows that it is empty.
     #[inline]
-    pub(super) fn mark_empty(&mut self) {
+    pub(super) fn set_empty(&mut self) {
         self.is_used = false;
     }
 }
 
-impl<T> Deref for Seldom<T> {
+impl<T> Deref for MaybeEmpty<T> {
     type Target = T;
 
     #[inline]
@@ -40,7 +40,7 @@ impl<T> Deref for Seldom<T> {
     }
 }
 
-impl<T> DerefMut for Seldom<T> {
+impl<T> DerefMut for MaybeEmpty<T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         self.is_used = true;
@@ -49,7 +49,7 @@ impl<T> DerefMut for Seldom<T> {
 }
 
 /// Whether it was used says nothing of the connection.
-impl<T: fmt::Debug> fmt::Debug for Seldom<T> {
+impl<T: fmt::Debug> fmt::Debug for MaybeEmpty<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.value.fmt(f)
     }
