@@ -1,4 +1,4 @@
-//! What becomes of frames that are not plainly compared: by the operator's choice.
+//! Frames that are not simply compared: the operator's policy decides.
 
 use colo_proxy_common::decode::Malformed;
 

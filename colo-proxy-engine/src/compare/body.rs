@@ -1,29 +1,29 @@
-//! Which octets of a frame make a datagram, and when two of them are the same.
+//! Which bytes of a frame make a datagram, and when two datagrams are equal.
 
-/// Datagrams in one frame: Linux cuts a frame into 128 at most (`UDP_MAX_SEGMENTS`). A frame that
+/// Datagrams in one frame: Linux segments a frame into 128 at most (`UDP_MAX_SEGMENTS`). A frame that
 /// says more is compared as it is, so that small frames cannot fill large tables.
 const BATCH_MAX: u32 = 1024;
 
-/// One datagram, by the octets of it that count.
+/// One datagram, by the bytes of it that count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct DatagramBytes {
     /// Where they start in the Ethernet frame.
     pub(super) at: u32,
     /// One past their end.
     pub(super) end: u32,
-    /// Octets behind the IP header that lie before `at`: where a report counts from.
+    /// Bytes behind the IP header that lie before `at`: where a report counts from.
     pub(super) lead: u32,
-    /// What must be equal beside the octets: a length field, or the place of a fragment.
+    /// A number that must be equal too: a length field, or the place of a fragment.
     pub(super) label: u32,
     /// Where, from `at` on, a part begins and ends that does not count.
     pub(super) hole: (u32, u32),
 }
 
-/// What of a frame is compared: one datagram, or with UDP segmentation offload several.
+/// The compared part of a frame: one datagram, or several with UDP segmentation offload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DatagramBody {
     whole: DatagramBytes,
-    /// Octets of each datagram but the last; 0 where the frame is a single one.
+    /// Bytes of each datagram but the last; 0 where the frame is a single one.
     batch: u32,
 }
 
@@ -39,7 +39,7 @@ impl DatagramBytes {
         Self { at, end: end.max(at), ..Self::default() }
     }
 
-    /// Its octets in the Ethernet frame `all`.
+    /// Its bytes in the Ethernet frame `all`.
     pub(super) fn octets(self, all: &[u8]) -> &[u8] {
         all.get(self.at as usize..self.end as usize).unwrap_or_default()
     }
@@ -53,7 +53,7 @@ impl DatagramBytes {
         }
     }
 
-    /// `ours`, the octets of this one, are the same as `theirs`, those of `other`.
+    /// `ours`, the bytes of this one, are the same as `theirs`, those of `other`.
     pub(super) fn is_same(self, ours: &[u8], other: Self, theirs: &[u8]) -> bool {
         self.label == other.label && self.parts(ours) == other.parts(theirs)
     }
@@ -67,14 +67,14 @@ impl DatagramBytes {
 }
 
 impl DatagramBody {
-    /// A UDP datagram whose payload is `whole`, to be cut into datagrams of `size` octets each.
+    /// A UDP datagram whose payload is `whole`, to be segmented into datagrams of `size` bytes each.
     pub(super) fn udp_batch(whole: DatagramBytes, size: u16) -> Self {
         let (size, len) = (u32::from(size), whole.end - whole.at);
         if size == 0 || len <= size {
             return Self { whole: DatagramBytes { label: udp_len(len), ..whole }, batch: 0 };
         }
         if len.div_ceil(size) > BATCH_MAX {
-            // No length field says this, so it meets only its like.
+            // No length field says this, so only an equal frame matches it.
             return Self { whole: DatagramBytes { label: 1 << 31 | size, ..whole }, batch: 0 };
         }
         Self { whole, batch: size }
@@ -105,7 +105,7 @@ impl DatagramBody {
     }
 }
 
-/// What the length field of a UDP datagram with `payload` octets says.
+/// The length field of a UDP datagram with `payload` bytes of data.
 fn udp_len(payload: u32) -> u32 {
     payload + 8
 }

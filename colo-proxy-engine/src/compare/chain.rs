@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 const NONE: u32 = u32::MAX;
 
-/// A place in a [`Chain`]; whoever holds it is the one who removes the value. Counted from 1, so that
+/// A place in a [`Chain`]. The owner of the key removes the value. Counted from 1, so that
 /// none is a number as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ChainKey(NonZeroU32);

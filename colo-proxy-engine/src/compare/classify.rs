@@ -1,4 +1,4 @@
-//! What a frame is to the comparison.
+//! Says for each frame how it is compared, and in which flow.
 
 mod fragment;
 mod icmp;
@@ -17,7 +17,7 @@ use crate::frame::Frame;
 /// UDP-Lite, whose header has a checksum coverage where UDP has a length (RFC 3828).
 const UDP_LITE: u8 = 136;
 
-/// Values of `FlowKey::reserved[0]`, which keep apart what must not share a flow.
+/// Values of `FlowKey::reserved[0]`: frames with different values never share a flow.
 mod kind {
     pub(super) const FRAGMENT: u8 = 1;
     pub(super) const MALFORMED: u8 = 2;
@@ -36,7 +36,7 @@ pub(super) enum FrameSubject {
     Fragment(FlowKey, Fragment),
 }
 
-/// What was seen of a frame before it is compared.
+/// A frame's class, found before the frame is compared.
 #[derive(Debug)]
 pub(super) struct ClassifiedFrame {
     pub(super) subject: FrameSubject,
@@ -117,7 +117,7 @@ pub(crate) fn segment<F: FrameBytes + ?Sized>(octets: &F) -> Option<(FlowKey, Tc
     Some((segment.key(Direction::FromGuest), tcp))
 }
 
-/// What a frame is that is no segment of a stream.
+/// Classifies a frame that is no segment of a stream.
 #[inline(never)]
 fn other(frame: &Frame) -> (FrameSubject, Option<Malformed>) {
     let octets = frame.ethernet();
@@ -150,7 +150,7 @@ fn other(frame: &Frame) -> (FrameSubject, Option<Malformed>) {
     }
 }
 
-/// What of a fragment is compared where its packet is not put together: its octets and its place.
+/// The compared part of a fragment whose packet is not put together: its bytes and its place.
 /// The id is each guest's own.
 pub(super) fn fragment_body(fragment: &Fragment) -> DatagramBody {
     let label = u32::from(fragment.offset) | u32::from(fragment.more);
@@ -170,7 +170,7 @@ pub(super) fn opaque(frame: &Frame) -> (FlowKey, DatagramBody) {
     };
     if let Some(ip) = packet.ip {
         let key = marked(flow_key(&ip, packet.vlan), kind::UNCOMPARED);
-        // ICMPv6 or IGMP: both begin with two octets that say what it is, and a checksum.
+        // ICMPv6 or IGMP: both begin with two bytes that say what it is, and a checksum.
         let head: [u8; 2] = octets.read(ip.payload_at as usize).unwrap_or_default();
         let key = FlowKey { guest_port: u16::from_be_bytes(head), ..key };
         return (key, icmp::body(octets, &ip, head[0]).into());
@@ -179,7 +179,7 @@ pub(super) fn opaque(frame: &Frame) -> (FlowKey, DatagramBody) {
     (marked(key, kind::UNCOMPARED), behind_addresses(octets))
 }
 
-/// A third tag may hide a packet from us, but not from whoever takes tags off one by one.
+/// A third tag may hide a packet from us, but not from a device that removes tags one by one.
 fn not_ip(octets: &[u8], kind: u16) -> (FrameSubject, Option<Malformed>) {
     if matches!(kind, ethertype::VLAN | ethertype::QINQ) {
         return (unreadable(octets), Some(Malformed::Ethernet));

@@ -1,4 +1,4 @@
-//! What of a frame is compared, for a caller that has to know which frames are alike.
+//! The compared content of a frame, for a caller that has to know which frames are equal.
 
 use colo_proxy_common::decode::Tcp;
 use colo_proxy_common::record::FlowKey;
@@ -7,7 +7,7 @@ use super::body::DatagramBytes;
 use super::classify::{FrameSubject, classify, fragment_body};
 use crate::frame::Frame;
 
-/// What the engine would look at.
+/// The content that the engine compares.
 #[derive(Debug)]
 pub enum Content<'a> {
     /// A segment of the connection, whose fields are compared by their place in its streams.
@@ -21,7 +21,7 @@ pub enum Content<'a> {
 pub struct DatagramContent<'a> {
     /// The flow. Only datagrams of one flow are compared.
     pub name: FlowKey,
-    /// The octets that count.
+    /// The bytes that count.
     pub parts: [&'a [u8]; 2],
     /// A length, or the place of a fragment.
     pub label: u32,

@@ -1,6 +1,6 @@
 //! Datagrams of one flow: a multiset on either side, released in the primary's order of arrival.
 //!
-//! A datagram is looked up by a hash of its octets ([`super::multiset`]) and compared once, with the
+//! A datagram is looked up by a hash of its bytes ([`super::multiset`]) and compared once, with the
 //! oldest one of the same hash: the work for a frame does not depend on how many wait, before a
 //! difference was reported or after.
 
@@ -29,10 +29,10 @@ pub(super) struct DatagramFlow {
     /// Datagrams in those that have no match.
     unmatched: DatagramLine,
     account: FlowAccount,
-    /// Datagrams of the secondary without a match, whose octets the ledger keeps.
+    /// Datagrams of the secondary without a match, whose bytes the ledger keeps.
     waiting: DatagramLine,
-    /// Likewise those that repeat what the last checkpoint covered: they may be of before it, and
-    /// are no reason for another one.
+    /// Likewise repetitions of datagrams that the last checkpoint covered. They may come from before
+    /// that checkpoint, and are no reason for another one.
     repeated: DatagramLine,
     waiting_account: FlowAccount,
     /// A timer looks after the grace of this flow.
@@ -74,7 +74,7 @@ impl DatagramFlow {
         };
     }
 
-    /// Forgets what waits of the secondary, before the flow itself is forgotten.
+    /// Drops the waiting datagrams of the secondary, before the flow itself is forgotten.
     pub(super) fn drop_waiting(&mut self, ledger: &mut Ledger) {
         for line in [&mut self.waiting, &mut self.repeated] {
             while let Some(entry) = ledger.multisets.secondary.pop_front(line) {
@@ -84,8 +84,8 @@ impl DatagramFlow {
         }
     }
 
-    /// Drops the repetitions of what a checkpoint covered that the primary has not repeated in
-    /// time; says whether there were any.
+    /// Drops repetitions of covered datagrams that the primary has not repeated in time. Returns
+    /// whether there were any.
     pub(super) fn drop_repeated(&mut self, ledger: &mut Ledger) -> bool {
         let mut dropped = 0;
         while let Some(key) =
@@ -353,7 +353,7 @@ impl DatagramFlow {
     }
 }
 
-/// The secondary sent a datagram with these octets that is not used up yet.
+/// The secondary sent a datagram with these bytes that is not used up yet.
 fn is_waiting(ledger: &Ledger, tag: &DatagramTag, octets: &[u8]) -> bool {
     ledger.multisets.secondary.oldest(tag).is_some_and(|entry| {
         let theirs = ledger.waiting(entry.key).map(|waiting| waiting.octets.as_slice());

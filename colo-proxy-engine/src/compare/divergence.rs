@@ -32,15 +32,15 @@ pub struct Divergence {
     pub at_ms: u64,
     /// What the primary frame that was held for too long waited for.
     pub waits_for: Option<WaitsFor>,
-    /// Place of the first difference. In a TCP stream, 0 is the first octet of data, or of what was
-    /// first seen of it; in a datagram, the first octet behind the IP header.
+    /// Place of the first difference. In a TCP stream, 0 is the first byte of data, or of what was
+    /// first seen of it; in a datagram, the first byte behind the IP header.
     pub stream_offset: i64,
-    /// The octets there; `None` where there is none, as beyond the end of the shorter datagram, or
-    /// where the difference is not one of octets.
+    /// The bytes there; `None` where there is none, as beyond the end of the shorter datagram, or
+    /// where the difference is not one of bytes.
     pub primary_byte: Option<u8>,
     /// The same of the secondary.
     pub secondary_byte: Option<u8>,
-    /// Octets around the difference.
+    /// Bytes around the difference.
     pub primary_context: Context,
     /// The same of the secondary.
     pub secondary_context: Context,
@@ -102,7 +102,7 @@ impl Divergence {
 /// A frame that belongs to a difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Captured {
-    /// The Ethernet frame, or the first octets of it where it was not kept for its data.
+    /// The Ethernet frame, or the first bytes of it where it was not kept for its data.
     pub octets: Bytes,
     /// Length of the whole frame.
     pub original_len: usize,
@@ -124,7 +124,7 @@ pub(super) struct Difference<'a> {
 }
 
 impl<'a> Difference<'a> {
-    /// A difference that is not one of octets, and of which no frame is known yet.
+    /// A difference that is not one of bytes, and of which no frame is known yet.
     pub(super) const fn new(reason: Reason, place: i64) -> Self {
         Self {
             reason,
@@ -185,7 +185,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// The octets of `all` up to `reach` before and behind `at`.
+    /// The bytes of `all` up to `reach` before and behind `at`.
     pub(super) fn around(all: &[u8], at: usize, reach: usize) -> Self {
         let start = at.saturating_sub(reach).min(all.len());
         let end = at.saturating_add(reach).saturating_add(1).min(all.len());
@@ -215,7 +215,7 @@ pub(super) struct DivergenceRing {
 }
 
 impl DivergenceRing {
-    /// Adds one, so that there are at most `max` with `bytes_max` octets of frames; says how many
+    /// Adds one, so that there are at most `max` with `bytes_max` bytes of frames; says how many
     /// frames had to go from those that stay.
     pub(super) fn push(&mut self, divergence: Divergence, max: usize, bytes_max: usize) -> u64 {
         while self.kept.len() >= max.max(1) {

@@ -68,7 +68,7 @@ impl Engine {
     }
 
     /// Makes `whole` a packet again if it was late, so that its fragments were compared on their
-    /// own. Where one of them has met its like, all of them stay alone.
+    /// own. If one of them has been matched, all of them stay alone.
     fn take_back(
         &mut self,
         side: Side,
@@ -106,7 +106,7 @@ impl Engine {
         }
     }
 
-    /// Compares fragments by their octets and place.
+    /// Compares fragments by their bytes and place.
     fn compare_alone(&mut self, side: Side, pieces: Vec<FragmentPiece>, out: &mut Output) {
         for piece in pieces {
             let body = fragment_body(&piece.fragment);

@@ -42,7 +42,7 @@ mod tests {
 
     use super::{HashState, of_name, state};
 
-    /// The number that foldhash 0.2 mixes the last eight octets of an address with, where nobody
+    /// The number that foldhash 0.2 mixes the last eight bytes of an address with, where nobody
     /// gives it another.
     const KNOWN: u64 = 0x3f84_d5b5_b547_0917;
 

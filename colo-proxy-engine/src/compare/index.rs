@@ -1,6 +1,6 @@
 //! Finds a flow by the hash of its name.
 //!
-//! Eight octets for each place, of which a quarter is free at the least: a flow that is looked for
+//! Eight bytes for each place, of which a quarter is free at the least: a flow that is looked for
 //! costs one line of memory here, whatever the number of flows, and a caller that has many frames
 //! can have the lines of all of them fetched before it needs the first.
 

@@ -1,4 +1,4 @@
-//! What the engine holds, in order of arrival, and what it owes: the part that all flows share.
+//! The ledger: held frames and waiting pieces of all flows in order of arrival, and open requests.
 
 mod record;
 
@@ -24,7 +24,7 @@ use crate::frame::Frame;
 #[derive(Debug)]
 pub(super) struct HeldFrame {
     pub(super) frame: Frame,
-    /// What leaves in its place, where it is a copy made of fragments.
+    /// The fragments that leave in its place, where it is a copy made of them.
     pub(super) originals: Option<HeldFragments>,
     pub(super) since: Instant,
     /// Grows with every frame held: the order in which a flush releases.
@@ -38,10 +38,10 @@ impl From<HeldFrame> for WholePacket {
     }
 }
 
-/// What a held frame waits for.
+/// The kind of a held frame: it decides who releases it.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum HeldKind {
-    /// Nothing but a checkpoint: no flow looks after it.
+    /// Only a checkpoint releases it: no flow looks after it.
     Checkpoint,
     Segment(SegmentClaim),
     Datagram {
@@ -49,7 +49,7 @@ pub(super) enum HeldKind {
         /// Datagrams in it that the secondary has not sent yet.
         missing: u32,
     },
-    /// The other fragments of its packet, or whatever that waits for once it is whole.
+    /// A fragment. It waits for the others of its packet, and then leaves with the packet.
     Fragment {
         packet: Option<HeldTicket>,
     },
@@ -60,7 +60,7 @@ pub(super) enum HeldKind {
 pub(super) struct WaitingPiece {
     pub(super) octets: WaitingBytes,
     pub(super) since: Instant,
-    /// When the frame came that it is a piece of.
+    /// When its whole frame came.
     pub(super) arrived: Instant,
     /// Its flow in the table.
     pub(super) flow: ChainKey,
@@ -75,7 +75,7 @@ pub(super) enum ReleaseCause {
     Uncompared,
 }
 
-/// What one flow has in the ledger on one side.
+/// The frames and bytes that one flow has in the ledger on one side.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct FlowAccount {
     frames: usize,
@@ -88,7 +88,7 @@ impl FlowAccount {
         self.frames == 0
     }
 
-    /// It says nothing that a new one would not.
+    /// It equals a new one.
     #[inline]
     pub(super) fn is_clear(&self) -> bool {
         let Self { frames, bytes, over } = *self;
@@ -96,7 +96,7 @@ impl FlowAccount {
     }
 }
 
-/// What all flows share.
+/// The state that all flows share.
 #[derive(Debug)]
 pub(super) struct Ledger {
     pub(super) limits: Limits,
@@ -108,7 +108,7 @@ pub(super) struct Ledger {
     pub(super) multisets: Multisets,
     /// When a flow wants to be looked at, one timer at most for each.
     pub(super) timers: Wheel<ChainKey>,
-    /// Checkpoints completed; whatever a flow remembers of the secondary belongs to one.
+    /// Completed checkpoints. Everything that a flow remembers of the secondary belongs to one epoch.
     pub(super) epoch: u64,
     /// Frames that may leave once the frame in hand is dealt with: sorted by arrival then.
     pub(super) ready: Vec<(u64, ChainKey)>,
@@ -254,7 +254,7 @@ impl Ledger {
         self.held.get_mut(key)
     }
 
-    /// What `ticket` is for, if it is still held.
+    /// The held frame of `ticket`, if it is still there.
     pub(super) fn held_for(&mut self, ticket: HeldTicket) -> Option<&mut HeldFrame> {
         self.held.get_mut(ticket.key).filter(|held| held.arrival == ticket.arrival)
     }
@@ -269,7 +269,7 @@ impl Ledger {
         self.held.get(self.held_ends.front()?)
     }
 
-    /// What leaves first in a flush: a frame, or the packet that it is a fragment of.
+    /// Takes the frame that leaves first in a flush, or the packet of which it is a fragment.
     pub(super) fn oldest_held_with_key(&self) -> Option<(ChainKey, &HeldFrame)> {
         let key = self.held_ends.front()?;
         let held = self.held.get(key)?;
@@ -335,7 +335,7 @@ impl Ledger {
         out.release.push(frame);
     }
 
-    /// Releases everything held in order of arrival, and drops what waits of the secondary.
+    /// Releases all held frames in order of arrival. Drops the waiting pieces of the secondary.
     pub(super) fn flush(&mut self, cause: ReleaseCause, out: &mut Output) {
         while let Some(held) = self.held.pop_front(&mut self.held_ends) {
             // Of a packet in fragments those are here too, each in its place.
@@ -360,8 +360,8 @@ impl Ledger {
 
     // Pieces of secondary output.
 
-    /// Keeps the octets `range` of an Ethernet frame of the secondary until the primary says the
-    /// same; `None` where the limits forbid it, which is counted and asks for a checkpoint. The
+    /// Lets the bytes `range` of an Ethernet frame of the secondary wait until the primary sends the
+    /// same. `None` where the limits forbid it: the drop is counted, and a checkpoint asked for. The
     /// whole frame stays in memory, so all of it counts.
     pub(super) fn wait(
         &mut self,
@@ -463,7 +463,7 @@ impl Ledger {
         self.blocks.give_back(waiting.octets);
     }
 
-    /// Cuts a piece down to `len` octets from `at` on.
+    /// Shortens a piece to `len` bytes from `at` on.
     pub(super) fn trim(&mut self, key: ChainKey, at: usize, len: usize) {
         if let Some(waiting) = self.waiting.get_mut(key) {
             waiting.octets.trim(at, len);
@@ -478,7 +478,7 @@ impl Ledger {
         key: ChainKey,
         at: usize,
     ) -> Option<ChainKey> {
-        // A primary that repeats every other octet would have every frame kept many times.
+        // A primary that repeats every other byte would have every frame kept many times.
         if !self.may_wait(*account) {
             return None;
         }

@@ -3,7 +3,7 @@
 //! # The rule
 //!
 //! A frame of the primary guest leaves only if
-//! (a) the secondary guest has produced the same octets at the same place of the same flow and has
+//! (a) the secondary guest has produced the same bytes at the same place of the same flow and has
 //!     acknowledged at least as much as the frame acknowledges, or
 //! (b) a checkpoint whose state was captured after the frame was produced has been completely
 //!     received by the secondary, or
@@ -13,18 +13,18 @@
 //!
 //! The engine does no I/O and has no clock: the caller hands in every frame with the time
 //! ([`Engine::on_frame`]), calls [`Engine::on_timeout`] when [`Engine::poll_timeout`] says so, and
-//! takes what there is to do from [`Output`]. Nothing panics, whatever the guests send, and
-//! everything is bounded by [`Limits`]. Where the guests agree nothing is allocated, once the
-//! buffers have grown, but for packets in fragments.
+//! carries out the [`Output`]. No input of a guest makes the engine panic. [`Limits`] bound
+//! everything. Where the guests agree and the buffers have grown, the engine allocates only for
+//! packets in fragments.
 //!
-//! * What is compared are packets: one in fragments is put together first, one frame may be many
-//!   datagrams. What leaves are the frames as they came.
+//! * The engine compares packets: it puts the fragments of one together first, and one frame may be
+//!   many datagrams. The frames leave as they came.
 //! * Frames come in the order in which each guest produced them. Numbers of the secondary are in
 //!   the primary's space, except that its SYN and SYN/ACK may carry a number of its own.
 //! * [`Engine::checkpoint_began`] takes the cut: call it while the primary guest is stopped and its
-//!   output so far has been handed in. Output handed in later is of the new epoch; it is held
-//!   untouched until [`Engine::checkpoint_done`], because what the secondary sent before cannot
-//!   vouch for it, or [`Engine::checkpoint_failed`].
+//!   output so far has been handed in. Output handed in later belongs to the new epoch, and earlier
+//!   output of the secondary cannot vouch for it. So the engine holds it untouched until
+//!   [`Engine::checkpoint_done`] or [`Engine::checkpoint_failed`].
 //! * Secondary frames that were produced before a checkpoint must not be handed in after it; report
 //!   them with [`Engine::dropped_stale`] instead.
 //! * A request in [`Output::requests`] stays outstanding until `checkpoint_done` or
@@ -34,7 +34,7 @@
 
 #![allow(
     clippy::inline_always,
-    reason = "what every frame goes through: results of a hundred octets are not to be moved"
+    reason = "every frame goes through here: results of a hundred bytes are not to be moved"
 )]
 
 mod admission;
@@ -99,13 +99,13 @@ use crate::frame::Frame;
 /// Whose output a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The guest that runs and is heard by the network.
+    /// The guest whose output the network receives.
     Primary,
-    /// Its copy on the other host.
+    /// The copy of that guest on the other host.
     Secondary,
 }
 
-/// What the caller is to do. It is added to, so that one buffer can serve many calls; the caller
+/// The work for the caller. Each call adds to it, so one buffer can serve many calls. The caller
 /// takes or clears it.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -136,7 +136,7 @@ impl Output {
 /// A checkpoint that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Outstanding {
-    /// What it was asked for.
+    /// The reason of the request.
     pub reason: Reason,
     /// When, on the caller's clock.
     #[serde(skip)]
@@ -153,15 +153,15 @@ pub struct Engine {
     table: FlowTable,
     ledger: Ledger,
     reassembly: Reassembly,
-    /// Primary frames of after the cut, while a checkpoint is made.
+    /// Primary frames that came after the cut, while a checkpoint is made.
     deferred: VecDeque<Frame>,
-    /// How many of those are of before the cut all the same: the checkpoint before came to nothing.
+    /// How many of those came before the present cut: the previous checkpoint failed.
     deferred_before_cut: usize,
-    /// What the next frames of a batch are.
+    /// The next frames of a batch, classified.
     ahead: Vec<ClassifiedFrame>,
 }
 
-/// Frames of a batch that are looked at before the first of them is compared.
+/// Frames of a batch that are classified before the first of them is compared.
 const AHEAD_MAX: usize = 32;
 
 impl Engine {
@@ -186,9 +186,9 @@ impl Engine {
         self.take(side, frame, &seen, out);
     }
 
-    /// Takes `frames` from the front for as long as there is room for those of `side`: the same as
-    /// [`Engine::on_frame`] for each, but where there are many flows the memory of those that come
-    /// next is fetched all at once, and no frame has to wait for it.
+    /// Takes `frames` from the front while there is room for those of `side`. The result is that of
+    /// [`Engine::on_frame`] for each. It is faster with many flows: it fetches the memory of the
+    /// next ones all at once, and no frame has to wait for it.
     pub fn on_frames(
         &mut self,
         now: Instant,
@@ -255,8 +255,8 @@ impl Engine {
         self.ledger.requests.began();
     }
 
-    /// The secondary has received the state at the cut: everything up to it is released in order of
-    /// arrival, and what the secondary sent before is void.
+    /// The secondary has received the state at the cut. Everything up to the cut leaves in order of
+    /// arrival, and earlier output of the secondary is void.
     pub fn checkpoint_done(&mut self, now: Instant, out: &mut Output) {
         self.ledger.set_now(now);
         self.ledger.stats.checkpoints += 1;
@@ -271,8 +271,8 @@ impl Engine {
         self.raise(out);
     }
 
-    /// The checkpoint came to nothing: what was due still is, and may be asked for again after
-    /// [`Limits::request_retry`]. Output of after the cut is compared with the next call.
+    /// The checkpoint failed. Its reasons remain, and the engine may ask again after
+    /// [`Limits::request_retry`]. The next call compares the output that came after the cut.
     pub fn checkpoint_failed(&mut self, now: Instant) {
         self.ledger.set_now(now);
         self.ledger.stats.checkpoints_failed += 1;
@@ -283,8 +283,8 @@ impl Engine {
         }
     }
 
-    /// The secondary has another state, and nobody knows what of the primary's output is in it: nothing
-    /// that the secondary has sent counts any more, and all that is held stays held.
+    /// The secondary has another state, and nobody knows which output of the primary that state
+    /// contains. Nothing that the secondary has sent counts any more. All held frames stay held.
     pub fn start_over(&mut self, now: Instant, out: &mut Output) {
         let released = self.ledger.stats.released;
         let mut held = Output::default();
@@ -332,8 +332,8 @@ impl Engine {
         &self.ledger.stats
     }
 
-    /// The checkpoint that was asked for and has neither come nor failed; `None` also while one is
-    /// made that nobody asked for.
+    /// The checkpoint that was asked for and has neither been done nor failed. `None` also while a
+    /// checkpoint is made that nobody asked for.
     pub fn outstanding(&self) -> Option<Outstanding> {
         let (reason, since, reasons) = self.ledger.requests.outstanding()?;
         let since_ms = self.ledger.ms_since_start(since);
@@ -361,7 +361,7 @@ impl Engine {
         match subject {
             FrameSubject::Tcp(name, tcp) => self.compare_tcp(side, name, tcp, packet, out),
             FrameSubject::Datagram(name, body) => {
-                self.compare_datagram(side, name, *body, packet, out)
+                self.compare_datagram(side, name, *body, packet, out);
             }
             FrameSubject::Fragment(name, fragment) => {
                 self.on_fragment(side, (*name, *fragment), packet.frame, out);
@@ -450,13 +450,14 @@ impl Engine {
         self.ledger.ask(Reason::FlowTableFull);
     }
 
-    /// Puts a frame of after the cut aside.
+    /// Puts a frame aside that came after the cut.
     fn defer(&mut self, frame: Frame) {
         self.ledger.stats.held.add(frame.len());
         self.deferred.push_back(frame);
     }
 
-    /// Takes the frames of after the cut as if they came now, unless they have to wait still.
+    /// Takes the frames that came after the cut as if they came now, unless the checkpoint is still
+    /// being made.
     #[inline]
     fn resume_deferred(&mut self, out: &mut Output) {
         if self.deferred.is_empty() || self.ledger.requests.is_underway() {
@@ -483,8 +484,8 @@ impl Engine {
     }
 }
 
-/// Gives the memory of a queue that ran empty back, if it is much: a flow that was busy once must
-/// not keep it for ever. That many entries were pushed before, so it costs next to nothing each.
+/// Frees the memory of a queue that ran empty, if it is much: a flow that was busy once must not
+/// keep it for ever. As many entries were pushed before, so the cost for each is next to nothing.
 fn shrink<T>(queue: &mut VecDeque<T>) {
     const CAPACITY_KEPT: usize = 256;
     if queue.is_empty() && queue.capacity() > CAPACITY_KEPT {

@@ -1,8 +1,8 @@
-//! Datagrams without a match: those of a flow in order of arrival, and each found by its octets.
+//! Datagrams without a match: those of a flow in order of arrival, and each found by its bytes.
 //!
-//! Looking one up, adding and taking it touch one entry of the index, whatever waits: equal ones
-//! are linked behind the oldest, which is the one that is taken. So nothing that the guests agree
-//! on between them makes a frame cost more than another.
+//! A lookup, an addition and a removal each touch one entry of the index, however many datagrams
+//! wait. Equal datagrams are linked behind the oldest, which is taken first. So two guests together
+//! cannot make one frame cost more than another.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher};
@@ -11,20 +11,20 @@ use super::body::DatagramBytes;
 use super::chain::{Chain, ChainEnds, ChainKey};
 use super::hashing::{HashState, state};
 
-/// A datagram, and what its like is found by.
+/// A datagram, and the hash by which an equal one is found.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DatagramTag {
     pub(super) datagram: DatagramBytes,
     /// The flow in the table, in whose line it is.
     flow: ChainKey,
-    /// Of the flow and the octets.
+    /// Of the flow and the bytes.
     hash: u64,
 }
 
 /// One datagram without a match.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct UnmatchedDatagram {
-    /// What the ledger has of it.
+    /// The key of its frame or piece in the ledger.
     pub(super) key: ChainKey,
     pub(super) tag: DatagramTag,
 }
@@ -43,7 +43,7 @@ struct Twins {
     last: ChainKey,
 }
 
-/// What one flow has in a bag, in order of arrival.
+/// The datagrams of one flow in a multiset, in order of arrival.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct DatagramLine {
     ends: ChainEnds,
@@ -55,12 +55,12 @@ pub(super) struct DatagramLine {
 pub(super) struct Multiset {
     slots: Chain<Slot>,
     index: HashMap<u64, Twins, HashState>,
-    /// Entries that the index has twice the room for: it then never grows because of places that
-    /// were taken and are not reusable yet, but sorts itself out where it is.
+    /// The index has room for twice as many entries. So it never grows because of deleted places
+    /// that are not reusable yet: it rehashes in place.
     entries_max: usize,
 }
 
-/// The bags of both sides.
+/// The multisets of both sides.
 #[derive(Debug)]
 pub(super) struct Multisets {
     pub(super) primary: Multiset,
@@ -71,7 +71,7 @@ pub(super) struct Multisets {
 }
 
 impl Multisets {
-    /// `seed` keeps the guests from choosing octets that collide.
+    /// `seed` keeps the guests from choosing bytes that collide.
     pub(super) fn new(seed: u64) -> Self {
         let multiset = || {
             let index = HashMap::with_hasher(state(seed));
@@ -99,7 +99,7 @@ impl Multisets {
         DatagramTag { datagram, flow, hash: hasher.finish() }
     }
 
-    /// The last checkpoint released such a datagram without the secondary's.
+    /// The last checkpoint released an equal datagram without the secondary's.
     pub(super) fn is_covered(&self, tag: &DatagramTag) -> bool {
         self.covered.contains(&tag.hash)
     }
@@ -163,7 +163,7 @@ impl Multiset {
         self.withdraw(line, tag, key)
     }
 
-    /// Takes the entry for `key` of the ledger. It looks at the older ones with the same octets.
+    /// Takes the entry for `key` of the ledger. It looks at the older ones with the same bytes.
     pub(super) fn withdraw(
         &mut self,
         line: &mut DatagramLine,

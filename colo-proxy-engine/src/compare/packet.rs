@@ -19,7 +19,7 @@ pub(super) type HeldFragments = Box<[HeldTicket]>;
 /// A frame as it came in, or the whole of a packet that came in fragments.
 #[derive(Debug)]
 pub(super) struct WholePacket {
-    /// What is compared. Of a packet in fragments it is a copy that never leaves.
+    /// The frame that is compared. Of a packet in fragments it is a copy that never leaves.
     pub(super) frame: Frame,
     /// The fragments, which the ledger holds already: they leave in its place.
     pub(super) originals: Option<HeldFragments>,

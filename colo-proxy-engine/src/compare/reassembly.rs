@@ -1,7 +1,7 @@
 //! Packets that come in fragments, put together for comparison.
 //!
-//! Two guests cut the same packet in different places and give it different ids, so fragments say
-//! little; whole packets are compared like any other. What leaves are the fragments themselves.
+//! Two guests split the same packet in different places and give it different ids, so fragments
+//! alone tell little. Whole packets are compared like any other. The fragments themselves leave.
 //!
 //! A packet that stays incomplete for [`Limits::fragment_timeout`], or whose fragments contradict
 //! each other, is compared fragment by fragment: two guests that send the same part of a packet
@@ -39,7 +39,7 @@ pub(super) struct FragmentPiece {
     pub(super) serial: u64,
 }
 
-/// What became of a fragment.
+/// The state of a fragment after it was added to its packet.
 #[derive(Debug)]
 pub(super) enum FragmentOutcome {
     /// More of its packet is to come.
@@ -68,7 +68,7 @@ pub(super) struct Reassembly {
 }
 
 impl FragmentPiece {
-    /// Its octets in the packet.
+    /// Its bytes in the packet.
     fn payload(&self) -> &[u8] {
         self.fragment.payload(self.frame.ethernet())
     }

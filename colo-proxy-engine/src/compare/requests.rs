@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::reason::{Reason, ReasonCounts, ReasonSet};
 use super::stats::Stats;
 
-/// What is asked of the COLO-frame, and what it is doing about it.
+/// The requests to the COLO-frame, and the state of the checkpoint that it makes.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     /// Reasons that no checkpoint has settled yet.

@@ -31,7 +31,7 @@ impl Divergence {
     }
 }
 
-/// The octets in hexadecimal, the differing one in brackets; then as text, because what differs
+/// The bytes in hexadecimal, the differing one in brackets; then as text, because what differs
 /// between equal guests is most often a date or a random token.
 impl fmt::Display for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

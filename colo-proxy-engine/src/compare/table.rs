@@ -21,8 +21,8 @@ const CANDIDATES_MAX: usize = 8;
 /// be laid to rest and woken for every frame. In tests nearly every flow is.
 const AWAKE_MAX: usize = if cfg!(test) { 2 } else { 128 };
 
-/// A flow and its place in the table. It lies in memory in this order: what a frame needs of a flow
-/// that is awake lies together.
+/// A flow and its place in the table. It lies in memory in this order: the fields that a frame needs
+/// of an awake flow lie together.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct FlowEntry {
@@ -33,8 +33,7 @@ pub(super) struct FlowEntry {
     /// On the ledger's clock.
     last_seen_ns: u64,
     pub(super) kind: FlowKind,
-    /// What there is to know of a connection at rest. It lies here to be written in place: it is much
-    /// to move.
+    /// The facts of a connection at rest. They lie here to be written in place: they are much to move.
     resting: Resting,
     timer: Option<TimerKey>,
     class: Class,
@@ -42,7 +41,7 @@ pub(super) struct FlowEntry {
     is_active: bool,
 }
 
-/// With its links three lines of memory: what they take to come is most of what many flows cost.
+/// With its links it takes three lines of memory. With many flows, fetching these is most of the cost.
 #[cfg(target_pointer_width = "64")]
 const _: () = assert!(size_of::<FlowEntry>() + 2 * size_of::<u32>() <= 3 * 64);
 
@@ -51,7 +50,7 @@ const _: () = assert!(size_of::<FlowEntry>() + 2 * size_of::<u32>() <= 3 * 64);
 pub(super) enum FlowKind {
     Tcp(Box<TcpFlow>),
     Datagram(Box<DatagramFlow>),
-    /// A connection of which nothing is held. Whoever gets a flow from the table gets it awake.
+    /// A connection of which nothing is held. The table wakes a flow before it hands it out.
     AtRest,
     /// Likewise datagrams, of which nothing is to be remembered then.
     Silent,
@@ -97,8 +96,8 @@ pub(super) struct FlowTable {
     awake: Chain<ChainKey>,
     awake_ends: ChainEnds,
     spare: Spare,
-    /// Flows for which there was no room, of which output waits for the checkpoint: what comes
-    /// later of them must not leave before it. Each has a held frame at least.
+    /// Flows for which there was no room. Their output is held for the checkpoint, and later output
+    /// of theirs must not leave before it. Each has one held frame at least.
     refused: HashSet<FlowKey, HashState>,
     /// The epoch that those are of.
     refused_in: u64,
@@ -201,7 +200,7 @@ impl Spare {
         match kind {
             FlowKind::Tcp(state) if self.tcp.len() < AWAKE_MAX => self.tcp.push(state),
             FlowKind::Datagram(state) if self.datagram.len() < AWAKE_MAX => {
-                self.datagram.push(state)
+                self.datagram.push(state);
             }
             _ => {}
         }
@@ -338,8 +337,8 @@ impl FlowTable {
         }
     }
 
-    /// Where many are awake, lays those to rest that have been for longest: more than come to it, so
-    /// that those of which something is held, which stay awake, are not in the way of the others.
+    /// If many flows are awake, lays those to rest that have been awake longest. It lays down more
+    /// than wake meanwhile: flows with held frames stay awake, and must not crowd out the others.
     fn lay_to_rest(&mut self) {
         for _ in 0..2 {
             if self.awake.len() < AWAKE_MAX {
@@ -470,7 +469,7 @@ impl FlowTable {
 
     /// Takes leave of a flow that is not in the table any more.
     fn leave(&mut self, mut flow: FlowEntry, ledger: &mut Ledger) {
-        // What it has of an older epoch is gone from the ledger already.
+        // Its frames of an older epoch have left the ledger already.
         flow.catch_up(ledger.epoch);
         flow.drop_waiting(ledger);
         if let Some(timer) = flow.timer {

@@ -1,10 +1,10 @@
-//! One TCP connection: what the primary sent, and what of it the secondary vouches for.
+//! One TCP connection: the output of the primary, and how far the secondary vouches for it.
 //!
-//! Places in the stream are 64-bit numbers ([`SequenceSpace`]); 0 is the first octet of data, or of what
-//! was first seen of the stream from either guest. A primary frame that may not leave waits for one thing at a time:
-//! its octets, then its marks (SYN, FIN, RST), then the place that it points to as urgent, then the
-//! acknowledgment. For each there is a queue in which an event of the secondary finds the frames
-//! that it concerns, and no others.
+//! Places in the stream are 64-bit numbers ([`SequenceSpace`]). Place 0 is the first byte of data; in
+//! a stream met in its middle, it is the first byte seen from either guest. A held frame of the
+//! primary needs one thing at a time: its bytes, then its control bits (SYN, FIN, RST), then the
+//! place to which it points as urgent, then its acknowledgment. Each of these has a queue. An event
+//! of the secondary finds there the frames that it concerns, and no others.
 
 mod ahead;
 mod claim;
@@ -49,11 +49,12 @@ use super::ledger::{FlowAccount, Ledger};
 
 /// Places whose difference is reported; further ones in the same flow are only counted.
 const REPORTED_MAX: usize = 16;
-/// Resets of the secondary remembered. A guest that gives a connection up answers every segment that
-/// is still on its way with one, each with a number of its own, and may be ahead with that.
+/// Resets of the secondary that are remembered. A guest that gives a connection up answers each
+/// segment still on its way with a reset, each with a number of its own. It may do so earlier than
+/// the other guest.
 const RESETS_MAX: usize = 32;
 
-/// What a primary frame waits for, in this order.
+/// The next thing that a primary frame needs from the secondary, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SegmentNeed {
     Nothing,
@@ -63,7 +64,7 @@ enum SegmentNeed {
     Ack,
 }
 
-/// What the secondary sent in this connection and epoch.
+/// The secondary's side of the connection in this epoch.
 #[derive(Debug, Default)]
 struct Secondary {
     /// Its highest acknowledgment.
@@ -76,7 +77,7 @@ struct Secondary {
     segments: StreamPieces,
 }
 
-/// What most connections have nothing of at most times.
+/// State that most connections do not have at most times.
 #[derive(Debug, Default)]
 struct RareState {
     reset: Option<ResetClaim>,
@@ -84,7 +85,7 @@ struct RareState {
     own_resets: Vec<Seq>,
     /// The resets of the secondary, a ring likewise.
     resets: Vec<ResetClaim>,
-    /// What the secondary has sent of connections that the primary has not opened yet.
+    /// Output of the secondary in connections that the primary has not opened yet.
     ahead: ConnectionsAhead,
     /// Connections that the primary has left for the next one while frames of them are held, oldest
     /// first.
@@ -95,14 +96,14 @@ struct RareState {
     reported: Vec<i64>,
 }
 
-/// The state of one connection. It lies in memory in this order: what no frame needs that is like
-/// most comes last.
+/// The state of one connection. It lies in memory in this order: fields that an ordinary frame does
+/// not need come last.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(super) struct TcpFlow {
     /// Unwraps sequence numbers; of the secondary's making until the primary is seen.
     seqs: Option<SequenceSpace>,
-    /// Unwraps acknowledgments of both guests: they speak of the peer's numbers.
+    /// Unwraps acknowledgments of both guests: they name the peer's numbers.
     acks: Option<SequenceSpace>,
     /// The primary was seen in this connection.
     anchored: bool,
@@ -113,7 +114,7 @@ pub(super) struct TcpFlow {
     isn: Option<Seq>,
     opening: Openings,
     verified: StreamRanges,
-    /// What the primary has put out.
+    /// The places that the primary has sent.
     produced: StreamRanges,
     /// Where the primary's stream starts, or where it was met.
     start: i64,
@@ -153,7 +154,7 @@ impl RareState {
             && reported.is_empty()
     }
 
-    /// The secondary has sent what the primary has.
+    /// A checkpoint was made: the secondary's state is the primary's.
     fn begin_epoch(&mut self) {
         self.reported.clear();
         self.ahead = ConnectionsAhead::default();
@@ -164,7 +165,7 @@ impl RareState {
     }
 }
 
-/// What a flow needs from its surroundings.
+/// A flow during one event: its key, its name, and the ledger that all flows share.
 #[derive(Debug)]
 pub(super) struct FlowScope<'a> {
     pub(super) ledger: &'a mut Ledger,
@@ -193,8 +194,8 @@ impl TcpFlow {
         self.acks.zip(self.opening.ack()).and_then(|(acks, ack)| acks.place(ack))
     }
 
-    /// A checkpoint was made: the state of both guests is the primary's at the cut. What it had
-    /// sent and acknowledged then counts for both; nothing else that the secondary said does.
+    /// A checkpoint was made: both guests have the primary's state at the cut. The primary's output
+    /// and acknowledgments up to the cut count for both. Other output of the secondary is void.
     pub(super) fn begin_epoch(&mut self) {
         self.queues.clear();
         self.account = FlowAccount::default();
@@ -211,7 +212,7 @@ impl TcpFlow {
             rare.begin_epoch();
         }
         self.closed |= self.fin.is_some() || self.rare.reset.is_some();
-        // Not what it skipped: whatever it says there is of after the cut.
+        // Places that the primary skipped are not verified: data there came after the cut.
         self.verified.clone_from(&self.produced);
         self.told = self.ack;
         self.edge = self.offered;
@@ -224,7 +225,7 @@ impl TcpFlow {
         self.matched_fin = self.fin;
     }
 
-    /// Forgets what waits of the secondary, before the flow itself is forgotten.
+    /// Drops the waiting frames of the secondary, before the flow itself is forgotten.
     pub(super) fn drop_waiting(&mut self, ledger: &mut Ledger) {
         ledger.stats.secondary_dropped.no_flow += self.secondary.segments.drop_all(ledger);
         if let Some(rare) = self.rare.used_mut() {
@@ -233,7 +234,8 @@ impl TcpFlow {
         }
     }
 
-    /// What the held frame `key` waits for; `None` where it differs, so that only a checkpoint helps.
+    /// The thing that the held frame `key` needs; `None` where it differs, and only a checkpoint can
+    /// release it.
     pub(super) fn waits_for(&self, key: ChainKey, segment: &SegmentClaim) -> Option<WaitsFor> {
         match self.holder_of(key).needs(segment) {
             SegmentNeed::Nothing => None,
@@ -244,8 +246,8 @@ impl TcpFlow {
         }
     }
 
-    /// Drops the waiting pieces that lie before all that was seen of the primary, in a stream that
-    /// was met in its middle; says whether there were any.
+    /// Drops waiting pieces that lie before everything seen of the primary, in a stream that was met
+    /// in its middle. Returns whether there were any.
     pub(super) fn drop_old(&mut self, ledger: &mut Ledger) -> bool {
         if !self.anchored || self.isn.is_some() {
             return false;
@@ -260,7 +262,7 @@ impl TcpFlow {
         self.secondary.segments.find(key).map_or(0, |piece| piece.start - self.start)
     }
 
-    /// What `segment` waits for.
+    /// The next thing that `segment` needs from the secondary.
     #[inline]
     fn needs(&self, segment: &SegmentClaim) -> SegmentNeed {
         if !self.verified.covers(segment.start, segment.end) {
@@ -320,7 +322,7 @@ impl TcpFlow {
         ledger.stats.unwatched += u64::from(is_watched.is_err());
     }
 
-    /// Takes note of what is only recorded; a RST says nothing, and a SYN is no segment like others.
+    /// Notes the fields that are only recorded. A RST has none of them, and a SYN has its own options.
     fn note_headers(&mut self, scope: &FlowScope<'_>, side: Side, octets: &[u8], tcp: &Tcp) {
         if tcp.flags & flag::RST != 0 || tcp.flags & flag::ACK == 0 {
             return;
@@ -372,7 +374,7 @@ fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
     a.iter().zip(b).position(|(a, b)| a != b)
 }
 
-/// The part `from..to` of octets whose first lies at `start`.
+/// The part `from..to` of bytes whose first lies at `start`.
 fn part(octets: &[u8], start: i64, from: i64, to: i64) -> &[u8] {
     octets.get((from - start) as usize..(to - start) as usize).unwrap_or_default()
 }

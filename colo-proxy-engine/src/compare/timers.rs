@@ -1,5 +1,5 @@
-//! What comes due: frames held for too long, secondary output that the primary does not produce,
-//! datagrams of which both guests have some without a match, and windows that stay closed.
+//! Deadlines: frames held for too long, secondary output that the primary does not produce, flows in
+//! which both guests have datagrams without a match, and windows that stay closed.
 //!
 //! The compare timeout needs no timers: the ledger keeps everything in order of arrival, so the
 //! oldest is in front, and no frame that agrees touches a timer. For the others each flow has one
@@ -81,10 +81,10 @@ impl Engine {
         ledger.diverge(&name, difference.frames(primary, None));
     }
 
-    /// Asks for a checkpoint where the oldest waiting piece of the secondary is too old. What lies
-    /// before all that was seen of the primary is a retransmission of output from before we were
-    /// there: no reason, it is only dropped, with all the like of its flow. So are repetitions of
-    /// datagrams that a checkpoint covered.
+    /// Asks for a checkpoint if the oldest waiting piece of the secondary is too old. A piece before
+    /// everything seen of the primary is no reason: it repeats output that was sent before the engine
+    /// started. All these pieces of the flow are only dropped, and so are repetitions of datagrams
+    /// that a checkpoint covered.
     fn check_waiting(&mut self) {
         for _ in 0..FLOWS_MAX {
             let ledger = &mut self.ledger;

@@ -1,4 +1,4 @@
-//! Octets of the secondary that wait for the primary to say the same.
+//! Bytes of the secondary that wait until the primary sends the same.
 
 use std::ops::Range;
 
@@ -14,8 +14,8 @@ const BLOCKS: [usize; 2] = [256, COPY_MAX];
 /// Blocks of each size kept for the next use.
 const SPARE_MAX: usize = 1024;
 
-/// Octets that wait, with the whole frame that they came in: a record of a difference shows both
-/// guests' frames.
+/// Waiting bytes, with the whole frame in which they came: a record of a difference shows the frames
+/// of both guests.
 #[derive(Debug)]
 pub(super) struct WaitingBytes {
     frame: Store,
@@ -31,7 +31,7 @@ enum Store {
 }
 
 impl WaitingBytes {
-    /// The octets that wait.
+    /// The bytes that wait.
     pub(super) fn as_slice(&self) -> &[u8] {
         self.frame().get(self.from as usize..self.to as usize).unwrap_or_default()
     }
@@ -53,7 +53,7 @@ impl WaitingBytes {
         Frame::new(bytes, 0)
     }
 
-    /// Cuts the octets that wait down to `len` from `at` on.
+    /// Shortens the waiting bytes to `len` from `at` on.
     pub(super) fn trim(&mut self, at: usize, len: usize) {
         self.from = self.from.saturating_add(at as u32).min(self.to);
         self.to = self.from.saturating_add(len as u32).min(self.to);
@@ -78,8 +78,8 @@ impl FrameBlocks {
         WaitingBytes { frame, from: range.start as u32, to: range.end as u32 }
     }
 
-    /// Keeps a copy of `range` of `frame` behind the first `head_len` octets of it, without the
-    /// rest: many such pieces of one frame must not keep all of it each.
+    /// Keeps a copy of `range` of `frame` behind the first `head_len` bytes of it, without the
+    /// rest: each of many pieces of one frame must not keep all of it.
     pub(super) fn keep_part(
         &mut self,
         frame: &Frame,
@@ -93,7 +93,7 @@ impl FrameBlocks {
         WaitingBytes { frame: self.copy_both(head, part), from: from as u32, to: to as u32 }
     }
 
-    /// Keeps the first octets of `frame`, as many as fit the smallest block.
+    /// Keeps the first bytes of `frame`, as many as fit the smallest block.
     pub(super) fn keep_head(&mut self, frame: &Frame) -> WaitingBytes {
         let head = frame.ethernet();
         let head = head.get(..BLOCKS[0]).unwrap_or(head);
@@ -132,7 +132,7 @@ impl FrameBlocks {
         }
     }
 
-    /// A second piece: the octets of `kept` from `at` on.
+    /// A second piece: the bytes of `kept` from `at` on.
     pub(super) fn tail(&mut self, kept: &WaitingBytes, at: usize) -> WaitingBytes {
         let frame = match &kept.frame {
             Store::Shared(bytes) => Store::Shared(bytes.clone()),

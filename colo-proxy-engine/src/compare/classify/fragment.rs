@@ -15,12 +15,12 @@ pub(in crate::compare) struct Fragment {
     pub(in crate::compare) end: u32,
     /// Where the IP header starts.
     pub(in crate::compare) ip_at: u32,
-    /// Where the octet lies that announces the fragment header of IPv6; 0 for IPv4.
+    /// Where the byte lies that announces the fragment header of IPv6; 0 for IPv4.
     pub(in crate::compare) announced_at: u32,
 }
 
 impl Fragment {
-    /// The octets of its payload.
+    /// The bytes of its payload.
     pub(in crate::compare) fn payload(self, ethernet: &[u8]) -> &[u8] {
         ethernet.get(self.at as usize..self.end as usize).unwrap_or_default()
     }

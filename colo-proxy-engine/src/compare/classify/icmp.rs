@@ -4,12 +4,12 @@ use colo_proxy_common::decode::{FrameBytes, IpHeader, protocol};
 
 use crate::compare::body::DatagramBytes;
 
-/// Octets of an ICMP header that every message has: type, code and checksum.
+/// Bytes of an ICMP header that every message has: type, code and checksum.
 pub(super) const HEADER_LEN: u32 = 4;
 /// Where an error message quotes the packet that it is about (RFC 792, RFC 4443).
 const QUOTE_AT: u32 = 8;
 
-/// The octets of the message `kind` that count. Type and code name the flow; the checksum does not
+/// The bytes of the message `kind` that count. Type and code name the flow; the checksum does not
 /// count: that of `ICMPv6` may be left to the device, and it covers what does not count either.
 pub(super) fn body(octets: &[u8], ip: &IpHeader, kind: u8) -> DatagramBytes {
     let is_error = match ip.version {

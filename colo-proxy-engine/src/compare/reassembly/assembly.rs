@@ -6,7 +6,7 @@ use super::{FragmentPiece, WholeFragments};
 
 /// The largest payload that an IP header can announce.
 const PAYLOAD_MAX: u32 = 65535;
-/// Fragments of one packet. At the smallest size that IPv4 must take (RFC 791: 68 octets with the
+/// Fragments of one packet. At the smallest size that IPv4 must take (RFC 791: 68 bytes with the
 /// header) the largest packet has 1366; beyond this nobody is sending packets.
 const PIECES_MAX: usize = 2048;
 
@@ -19,7 +19,7 @@ pub(super) enum AddedFragment {
     Complete,
     /// The very same came before.
     Repeats,
-    /// It overlaps another one, or lies where none can: no packet can be told from these (RFC 5722,
+    /// It overlaps another one, or lies where none can: these make no packet (RFC 5722,
     /// RFC 8200 section 4.5).
     Contradicts,
     /// The packet was given up before.
@@ -44,7 +44,7 @@ pub(super) struct PacketAssembly {
     /// By place.
     pieces: Vec<FragmentPiece>,
     repeated: Vec<FragmentPiece>,
-    /// Octets of payload, and how many of them are here.
+    /// Bytes of payload, and how many of them are here.
     total: Option<u32>,
     have: u32,
 }
@@ -95,7 +95,7 @@ impl PacketAssembly {
         }
         self.have += reach - offset;
         self.pieces.insert(at, piece.clone());
-        // Nothing overlaps and nothing lies beyond the end, so as many octets are all of them.
+        // Nothing overlaps and nothing lies beyond the end, so as many bytes are all of them.
         if self.total == Some(self.have) {
             AddedFragment::Complete
         } else {
@@ -107,7 +107,7 @@ impl PacketAssembly {
     fn fits(&self, at: usize, piece: &FragmentPiece) -> bool {
         let (offset, reach) = (u32::from(piece.fragment.offset), piece.fragment.reach());
         let len = reach - offset;
-        // All but the last are cut at eight octets.
+        // All but the last are cut at eight bytes.
         let is_sound = len > 0 && reach <= PAYLOAD_MAX && (!piece.fragment.more || len % 8 == 0);
         let before = at.checked_sub(1).and_then(|at| self.pieces.get(at));
         let behind = self.pieces.get(at);

@@ -12,7 +12,7 @@ const FRAGMENT_HEADER_LEN: usize = 8;
 const DONT_FRAGMENT: u8 = 0x40;
 
 /// The packet of `pieces`, which are all of it in order of place: headers and options of the first,
-/// the octets of all, as if it had never been cut. `None` where it would be too long.
+/// the bytes of all, as if it had never been cut. `None` where it would be too long.
 pub(in crate::compare) fn whole(pieces: &[FragmentPiece]) -> Option<Frame> {
     let first = pieces.first()?;
     let payload_len = pieces.last()?.fragment.reach() as usize;

@@ -12,7 +12,7 @@ use crate::compare::hashing::{HashState, state};
 use crate::compare::limits::Limits;
 use crate::compare::stats::Fragments;
 
-/// What a fragment costs in memory beside its octets.
+/// Memory of a fragment beside its bytes, in bytes.
 const PIECE_COST: usize = 256;
 
 /// One packet: tags, addresses and, of IPv4, the protocol (RFC 791, RFC 8200 section 4.5).
@@ -25,7 +25,7 @@ struct PacketKey {
 /// Who fragments say that they are from.
 type Source = ([u16; 2], [u8; 16]);
 
-/// Packets and their octets.
+/// Packets and their bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct FragmentUsage {
     pub(super) packets: usize,

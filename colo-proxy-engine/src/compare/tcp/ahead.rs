@@ -24,18 +24,18 @@ enum Entry {
     Frame(ChainKey),
 }
 
-/// What waits, in the order in which it came. Frames in front of the first opening are of the
-/// connection whose opening the flow has itself.
+/// The waiting openings and frames, in the order in which they came. Frames in front of the first
+/// opening belong to the connection whose opening the flow itself has.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionsAhead {
     entries: VecDeque<Entry>,
     openings: usize,
     account: FlowAccount,
-    /// A connection was one too many: what follows is of that or of a later one.
+    /// A connection was one too many. All later frames belong to it or to one after it.
     is_cut_off: bool,
 }
 
-/// One more connection than are remembered.
+/// The connection is one more than the limit allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooManyConnections;
 
@@ -84,8 +84,8 @@ impl ConnectionsAhead {
         self.entries.push_front(Entry::Opening(openings));
     }
 
-    /// Keeps `frame`, of which `payload` is the data, for the connection that was opened last, if the
-    /// limits allow.
+    /// Lets `frame` wait for the connection that was opened last, if the limits allow. Its data is
+    /// `payload`.
     pub(super) fn keep(
         &mut self,
         ledger: &mut Ledger,
@@ -98,8 +98,8 @@ impl ConnectionsAhead {
         }
     }
 
-    /// Takes the first opening that the primary's may be the counterpart of, and drops what is of
-    /// the connections before it: the primary has passed them over.
+    /// Takes the first opening that may be the counterpart of the primary's. Drops the frames of the
+    /// connections before it: the primary has passed these connections over.
     pub(super) fn take_opening(&mut self, ledger: &mut Ledger, opening: &Opening) -> Openings {
         while let Some(entry) = self.entries.pop_front() {
             match entry {
@@ -133,7 +133,7 @@ impl ConnectionsAhead {
         ledger.take_waiting(&mut self.account, key)
     }
 
-    /// Drops everything; says how many frames there were.
+    /// Drops everything. Returns the number of frames.
     pub(super) fn drop_all(&mut self, ledger: &mut Ledger) -> u64 {
         let mut dropped = 0;
         for entry in self.entries.drain(..) {

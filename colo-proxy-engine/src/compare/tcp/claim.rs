@@ -1,10 +1,10 @@
-//! What a primary frame claims of its connection: its place in the stream, and its control bits.
+//! The claim of a primary frame on its connection: its place in the stream, and its control bits.
 
 use colo_proxy_common::seq::Seq;
 
 use super::opening::Opening;
 
-/// What a primary frame claims.
+/// The claim of one primary frame.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::compare) struct SegmentClaim {
     /// Its place in the stream, data only.
@@ -32,7 +32,7 @@ impl SegmentClaim {
         self.opening.is_some() || self.fin || self.reset.is_some()
     }
 
-    /// Its mark, where it has one.
+    /// Its control bits. Call it only where it has some.
     pub(super) fn signal(&self) -> ControlSignal {
         match (&self.opening, self.reset) {
             (Some(opening), _) if opening.ack.is_some() => ControlSignal::SynAck,
@@ -65,14 +65,14 @@ impl ResetClaim {
         self.ack.is_some() && self.seq != Seq(0)
     }
 
-    /// What it acknowledges of the stream. One with the number 0 answers a SYN that is refused (RFC
-    /// 9293, section 3.10.7.1): what that acknowledges is the SYN, wherever its number may lie.
+    /// The acknowledgment, if it lies in the stream. A reset with the number 0 answers a refused SYN
+    /// (RFC 9293, section 3.10.7.1). It acknowledges that SYN, which may have any number.
     pub(super) fn ack_of_stream(&self) -> Option<Seq> {
         self.ack.filter(|_| self.is_own())
     }
 }
 
-/// The mark that a frame waits for, or that the secondary sends.
+/// The control bits that a held frame needs, or that the secondary sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ControlSignal {
     Syn,
@@ -86,8 +86,8 @@ pub(super) enum ControlSignal {
 }
 
 impl ControlSignal {
-    /// The secondary's `other` is what a frame waits for with this, or shows that it differs: it
-    /// does not go on waiting for a mark.
+    /// The secondary's `other` is the one that a frame with this needs, or it shows that the frame
+    /// differs. Either way the frame stops waiting for control bits.
     pub(super) fn is_settled_by(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Reset { reset, is_exact }, Self::Reset { reset: theirs, .. }) => {

@@ -1,13 +1,14 @@
-//! Guests that are not in the same connection of a tuple.
+//! The order of a tuple's connections, where the guests are not in the same one.
 //!
-//! A tuple is used by one connection after the other, and each guest sends its frames in order. So
-//! the connections of the two guests are counterparts in that order; a SYN/ACK also says which SYN
-//! of the peer it answers, which is the same for both. Nothing of one connection counts for another:
+//! One tuple serves one connection after the other, and each guest sends its frames in order. So the
+//! connections of the two guests are counterparts in that order. A SYN/ACK also names the SYN of the
+//! peer that it answers, which is the same for both guests. Nothing of one connection counts for
+//! another:
 //!
 //! * The secondary is ahead: its frames wait for the primary's SYN ([`ConnectionsAhead`]).
-//! * The primary is ahead: the connections in which its frames are held are kept beside the present
-//!   one, the oldest in front. The secondary's frames go to the oldest, until the secondary opens the
-//!   next one, or nothing is held of it any more.
+//! * The primary is ahead, and some of its frames are held in connections that it has left. The flow
+//!   remembers these connections beside the present one, the oldest in front. The secondary's frames
+//!   go to the oldest, until the secondary opens the next one or nothing is held of the oldest.
 //!
 //! [`ConnectionsAhead`]: super::ahead::Ahead
 
@@ -24,7 +25,7 @@ use crate::compare::reason::Reason;
 use crate::compare::{Output, Side};
 use crate::frame::Frame;
 
-/// Connections of one tuple of which frames are held beside those of the present one.
+/// Connections of one tuple that the primary has left and of which frames are held.
 const OLDER_MAX: usize = 16;
 
 impl TcpFlow {
@@ -61,8 +62,7 @@ impl TcpFlow {
 
     // The primary is ahead.
 
-    /// The primary opens another connection: says what becomes of this one, in which frames may be
-    /// held.
+    /// The primary opens another connection. Returns this one, if frames of it are held.
     pub(super) fn leave_connection(
         &mut self,
         scope: &mut FlowScope<'_>,
@@ -71,8 +71,8 @@ impl TcpFlow {
         if self.account.is_empty() {
             return None;
         }
-        // Resets that answered segments for which there was no connection wait for their like
-        // whatever the guests do then.
+        // Held resets that answered segments without a connection wait for the secondary's resets,
+        // whichever connection the guests open meanwhile.
         let has_left = self.anchored && !self.rare.ahead.is_empty();
         if has_left || self.rare.older.len() >= OLDER_MAX {
             self.give_up(scope, frame);
@@ -82,14 +82,14 @@ impl TcpFlow {
         let (ahead, older) = (std::mem::take(&mut rare.ahead), std::mem::take(&mut rare.older));
         let mut old = std::mem::take(self);
         (self.rare.ahead, self.rare.older) = (ahead, older);
-        // Nothing of it is to come from the primary.
+        // The primary will send no more in it.
         let dropped = old.secondary.segments.drop_all(scope.ledger);
         scope.ledger.stats.secondary_dropped.old_connection += dropped;
         Some(old)
     }
 
-    /// The secondary is in a later connection, or one guest is too far ahead: what is held of this
-    /// one waits for a checkpoint. `frame` shows it.
+    /// The secondary is in a later connection, or one guest is too far ahead. Only a checkpoint can
+    /// release the held frames of this connection. `frame` shows the difference.
     fn give_up(&mut self, scope: &mut FlowScope<'_>, frame: &Frame) {
         let difference = Difference::new(Reason::TupleReuse, self.high - self.start);
         let held = self.queues.first().and_then(|key| scope.ledger.capture_held(key));
@@ -182,8 +182,8 @@ impl TcpFlow {
 
     // The secondary is ahead.
 
-    /// Keeps a frame of the secondary until the primary opens its connection; `false` where it is of
-    /// the present one or an older one.
+    /// Lets a frame of the secondary wait until the primary opens its connection. `false` where the
+    /// frame belongs to the present connection or an older one.
     pub(super) fn wait_ahead(
         &mut self,
         scope: &mut FlowScope<'_>,
@@ -248,7 +248,7 @@ impl TcpFlow {
     #[cold]
     pub(super) fn meet_in_middle(&mut self, scope: &mut FlowScope<'_>, ack: Option<Seq>) {
         let theirs = self.secondary.opening.ack();
-        // What a SYN/ACK acknowledges comes before all that is acknowledged later.
+        // A SYN/ACK acknowledges no more than any later frame of its connection.
         let is_of_next = theirs.zip(ack).is_some_and(|(theirs, ack)| ack.since(theirs) < 0);
         if is_of_next {
             let openings = std::mem::take(&mut self.secondary.opening);

@@ -41,7 +41,7 @@ impl<'a> SecondaryData<'a> {
 }
 
 impl TcpFlow {
-    /// Compares what is new of `data` with the frames held, and keeps the rest.
+    /// Compares the new part of `data` with the held frames. The rest waits.
     pub(super) fn on_data(&mut self, scope: &mut FlowScope<'_>, data: &SecondaryData<'_>) {
         let mut from = data.start;
         while let Some((lo, hi)) = self.gap(from, data.end) {
@@ -105,7 +105,7 @@ impl TcpFlow {
     }
 
     /// Compares the part of `data` that the frame `entry` reaches into; `false` where it does not
-    /// wait for octets any more.
+    /// wait for bytes any more.
     fn stays_unverified(
         &mut self,
         scope: &mut FlowScope<'_>,
@@ -127,7 +127,7 @@ impl TcpFlow {
         !is_complete
     }
 
-    /// Compares the part `lo..hi` of `data` with the octets that the frame `key` has there.
+    /// Compares the part `lo..hi` of `data` with the bytes that the frame `key` has there.
     fn differs(
         &mut self,
         scope: &mut FlowScope<'_>,

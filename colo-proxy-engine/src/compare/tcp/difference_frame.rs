@@ -1,4 +1,4 @@
-//! Where the frames of a difference are found, for the record of it.
+//! Finds the frames of a difference, for its record.
 
 use std::time::Instant;
 
@@ -8,21 +8,21 @@ use crate::compare::divergence::Captured;
 use crate::compare::waiting_bytes::WaitingBytes;
 use crate::frame::Frame;
 
-/// A frame that a record is to show; it is copied only when there is a record.
+/// A frame that a record is to show. It is copied only when there is a record.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum DifferenceFrame<'a> {
     Nothing,
     /// The frame that came just now.
     InHand(&'a Frame),
-    /// A frame held of the primary.
+    /// A held frame of the primary.
     Held(ChainKey),
-    /// A frame of the secondary of which a piece waits.
+    /// A frame of the secondary, a piece of which waits.
     Waiting(ChainKey),
-    /// The secondary's last mark, if it is of this kind.
+    /// The last frame of the secondary with control bits, if it has this one.
     ControlBit(ControlBit),
 }
 
-/// What a frame says about the connection, apart from data and acknowledgment.
+/// A change of the connection by control bits: SYN or SYN/ACK, FIN, RST.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ControlBit {
     Opening,
@@ -30,8 +30,8 @@ pub(super) enum ControlBit {
     Reset,
 }
 
-/// The start of the last frame of the secondary that had a mark: nothing else of that frame waits,
-/// so nothing else keeps it.
+/// The start of the last frame of the secondary that had control bits. No data of that frame need
+/// wait, so nothing else keeps it.
 #[derive(Debug)]
 pub(super) struct ControlWitness {
     control: ControlBit,
@@ -41,7 +41,7 @@ pub(super) struct ControlWitness {
 }
 
 impl TcpFlow {
-    /// Keeps the start of a frame of the secondary until the primary sends the like.
+    /// Keeps the start of a frame of the secondary until the primary sends its counterpart.
     pub(super) fn keep_witness(
         &mut self,
         scope: &mut FlowScope<'_>,

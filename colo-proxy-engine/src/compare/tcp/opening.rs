@@ -5,7 +5,7 @@ use colo_proxy_common::seq::Seq;
 
 use crate::compare::reason::Reason;
 
-/// Octets that come with a SYN: what fits a segment (RFC 7413, section 4.2).
+/// Bytes that come with a SYN: what fits a segment (RFC 7413, section 4.2).
 const EARLY_MAX: u32 = 1460;
 
 /// A SYN or SYN/ACK.
@@ -111,7 +111,7 @@ impl Packed {
     }
 }
 
-/// What one guest sent to open a connection: one of them, or both in a simultaneous open.
+/// The openings that one guest sent: a SYN or a SYN/ACK, or both in a simultaneous open.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Openings {
     syn: Packed,

@@ -80,7 +80,7 @@ impl TcpFlow {
         }
         let previous_isn = self.secondary.opening.isn().filter(|_| self.anchored);
         let left = self.leave_connection(scope, frame);
-        // What it has is of the middle of an older connection.
+        // Its pieces come from the middle of an older connection.
         let dropped = self.secondary.segments.drop_all(scope.ledger);
         scope.ledger.stats.secondary_dropped.old_connection += dropped;
         let openings = self
@@ -168,7 +168,7 @@ impl TcpFlow {
         self.anchored = true;
         let place = self.seqs.and_then(|seqs| seqs.place(first));
         let place = place.unwrap_or_else(|| {
-            // What the secondary sent so far is of another connection.
+            // The secondary's frames so far belong to another connection.
             let dropped = self.secondary.segments.drop_all(scope.ledger);
             scope.ledger.stats.secondary_dropped.old_connection += dropped;
             self.secondary.fin = None;
@@ -228,7 +228,7 @@ impl TcpFlow {
         }
     }
 
-    /// Compares the payload with what waits of the secondary; `true` where they differ.
+    /// Compares the payload with the waiting pieces of the secondary; `true` where they differ.
     fn compare_with_waiting(
         &mut self,
         scope: &mut FlowScope<'_>,
@@ -289,7 +289,7 @@ impl TcpFlow {
         }
     }
 
-    /// Compares SYN, FIN and RST with what is known of the secondary's; `true` where they differ.
+    /// Compares SYN, FIN and RST with those known of the secondary; `true` where they differ.
     fn compare_control_bits(
         &mut self,
         scope: &mut FlowScope<'_>,
@@ -332,7 +332,7 @@ impl TcpFlow {
         let mut is_different = false;
         for reason in opening.differences(&theirs) {
             is_different = true;
-            // Places that no octet has, one for each reason.
+            // Places that no byte has, one for each reason.
             if self.is_first_report(i64::MIN + reason as i64) {
                 let (ours, theirs) = (self.show(scope, ours), self.show(scope, theirs_shown));
                 let difference = Difference::new(reason, -1).frames(ours, theirs);
@@ -364,7 +364,7 @@ impl TcpFlow {
         true
     }
 
-    /// Reports a mark once for each place.
+    /// Reports differing control bits, once for each place.
     pub(super) fn report_control_bits(
         &mut self,
         scope: &mut FlowScope<'_>,

@@ -1,10 +1,9 @@
-//! Held frames by what they wait for, so that an event of the secondary finds those that it
-//! concerns and no others.
+//! Held frames in queues, one for each thing that a frame can need. An event of the secondary finds
+//! the frames that it concerns and no others.
 //!
-//! Guests are hostile: whatever they hold here, an event must not cost more than it brings. Frames
-//! that overlap no other are sorted by both ends, so the ones that new octets reach are found by
-//! search, and each of those gains an octet at least. Where order cannot help, the number is
-//! bounded.
+//! Guests are hostile: an event must not cost more than it brings. Frames that overlap no other are
+//! sorted by both ends. A search finds the frames that new bytes reach, and each of those gains a
+//! byte at least. Where order cannot help, the number is bounded.
 
 use std::collections::VecDeque;
 
@@ -13,15 +12,15 @@ use super::maybe_empty::MaybeEmpty;
 use crate::compare::chain::ChainKey;
 use crate::compare::shrink;
 
-/// Frames of one connection that wait for their octets although another one held has some of the
-/// same: retransmissions, which back off.
+/// Frames of one connection that need their bytes and overlap another held frame. They are
+/// retransmissions, which back off.
 const OVERLAPPING_MAX: usize = 256;
-/// Frames of one connection that wait for SYN, FIN or RST of the secondary: mostly resets, one for
-/// each segment of a peer that goes on sending. All are looked at for each mark, but only those
-/// that it concerns leave this list for it.
+/// Frames of one connection that need control bits of the secondary. Most are resets, one for each
+/// segment of a peer that goes on sending. Each SYN, FIN or RST of the secondary looks at all of
+/// them, but only those that it concerns leave this list.
 const AWAITING_CONTROL_MAX: usize = 4096;
 
-/// A frame waiting for its octets.
+/// A held frame that needs its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unverified {
     pub(super) start: i64,
@@ -29,7 +28,7 @@ pub(super) struct Unverified {
     pub(super) key: ChainKey,
 }
 
-/// No more frames of this kind are looked after: it stays held until a checkpoint.
+/// The queue has no room: the frame stays held until a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct QueueFull;
 
@@ -44,7 +43,7 @@ pub(super) struct HeldQueues {
     others: MaybeEmpty<Others>,
 }
 
-/// Those that frames seldom wait in.
+/// The queues that are seldom used.
 #[derive(Debug, Default)]
 struct Others {
     /// Frames that overlap one of the unverified, in no order.
@@ -73,7 +72,7 @@ impl HeldQueues {
             && self.others.used().is_none_or(Others::is_empty)
     }
 
-    /// Nobody needs to look at those that are seldom used; the caller knows that they are empty.
+    /// Notes that the seldom used queues are empty, which the caller knows. Nobody looks at them then.
     #[inline]
     pub(super) fn set_empty(&mut self) {
         if let Some(others) = self.others.used_mut() {
@@ -82,7 +81,7 @@ impl HeldQueues {
         self.others.set_empty();
     }
 
-    /// Adds a frame that waits for its octets, of which there is one at least.
+    /// Adds a frame that needs its bytes. It has one at least.
     pub(super) fn push_unverified(&mut self, entry: Unverified) -> Result<(), QueueFull> {
         if self.unverified.back().is_none_or(|last| last.end <= entry.start) {
             self.unverified.push_back(entry);
@@ -99,8 +98,7 @@ impl HeldQueues {
         Ok(())
     }
 
-    /// A place in the order of those that wait for their octets: those before it end at `start` or
-    /// before it.
+    /// An index into the frames that need their bytes. Frames before it end at `start` or earlier.
     #[inline]
     pub(super) fn first_behind(&self, start: i64) -> usize {
         // Nearly always the first one.
@@ -132,7 +130,7 @@ impl HeldQueues {
         self.others.used().is_some_and(|others| !others.overlapping.is_empty())
     }
 
-    /// Those that overlap one of the others, which have to be put back.
+    /// Takes the frames that overlap another one. The caller puts them back.
     pub(super) fn take_overlapping(&mut self) -> Vec<Unverified> {
         std::mem::take(&mut self.others.overlapping)
     }
@@ -170,7 +168,7 @@ impl HeldQueues {
         &mut self.others.unpointed
     }
 
-    /// A frame that waits for less than all: its acknowledgment, or its octets.
+    /// A held frame that needs its acknowledgment or its bytes.
     #[inline]
     pub(super) fn first(&self) -> Option<ChainKey> {
         let unpointed = self.others.used().and_then(|others| others.unpointed.first());
@@ -189,7 +187,7 @@ impl HeldQueues {
             || by_place.into_iter().flatten().any(|queue| queue.0.iter().any(|e| e.1 == key))
     }
 
-    /// Where the last frame of the stream is, if it waits for its octets or its mark.
+    /// The last frames of the stream that need their bytes or their control bits.
     pub(super) fn last(&self) -> impl Iterator<Item = ChainKey> {
         let unverified = self.unverified.back().map(|entry| entry.key);
         let awaiting_control = self.others.used().and_then(|others| others.awaiting_control.back());

@@ -1,8 +1,8 @@
 //! A connection of which nothing is held or waits, in as little memory as it takes.
 //!
-//! Nearly all connections are like that at any time: both guests have said the same, so most of
-//! what is known of either follows from the other. What does not is kept in [`Resting`]; a
-//! connection of which more is to be said stays as it is.
+//! Nearly all connections are at rest at any time. Both guests have sent the same, so most knowledge
+//! about one guest follows from the other. [`Resting`] has the remaining facts. A connection with
+//! further facts stays awake.
 
 use colo_proxy_common::seq::Seq;
 

@@ -1,4 +1,4 @@
-//! The secondary's side of a connection: everything it says moves frames of the primary on.
+//! The secondary's side of a connection: each of its frames can release frames of the primary.
 
 use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::seq::Seq;
@@ -39,8 +39,8 @@ impl TcpFlow {
         self.acknowledge_in_part(scope, out);
     }
 
-    /// A frame of the secondary, which is in the connection that the primary is in, or opens the next
-    /// one; `false` where it is of an older one.
+    /// A frame of the secondary, which is in the primary's connection or opens the next one. `false`
+    /// where the frame belongs to an older connection.
     #[inline]
     pub(super) fn on_secondary_here(
         &mut self,
@@ -66,7 +66,7 @@ impl TcpFlow {
         self.on_segment(scope, frame, tcp)
     }
 
-    /// Tells the peer what both guests have received, where no frame of the primary says just that.
+    /// Acknowledges to the peer what both guests have received, if no frame of the primary does.
     pub(super) fn acknowledge_in_part(&mut self, scope: &mut FlowScope<'_>, out: &mut Output) {
         let (Some(theirs), Some(ours), Some(acks)) = (self.secondary.ack, self.ack, self.acks)
         else {
@@ -115,10 +115,10 @@ impl TcpFlow {
         }
         let signal = if opening.ack.is_some() { ControlSignal::SynAck } else { ControlSignal::Syn };
         self.revisit_control_bits(scope, frame, &signal);
-        // Its number is its own, and the SYN comes before the first octet.
+        // Its number is its own, and the SYN comes before the first byte.
         self.on_urgent(scope, urgent(-1, tcp));
         self.note_headers(scope, Side::Secondary, frame.ethernet(), tcp);
-        // RFC 7413: data may come with a SYN; its first octet is the first of the stream.
+        // RFC 7413: data may come with a SYN; its first byte is the first of the stream.
         if tcp.payload_len > 0 && self.isn.is_some() {
             self.on_data(scope, &SecondaryData::new(frame, tcp, 0));
         }
@@ -227,7 +227,7 @@ impl TcpFlow {
         let acks = *self.acks.get_or_insert(SequenceSpace::new(ack, 0));
         let Some(place) = acks.place(ack) else {
             if self.ack.is_none() {
-                // Nothing of the primary's depends on the numbers of before.
+                // No frame of the primary depends on the earlier numbers.
                 self.acks = Some(SequenceSpace::new(ack, 0));
                 self.secondary.ack = Some(0);
             }
@@ -255,7 +255,7 @@ impl TcpFlow {
         }
     }
 
-    /// A mark of the secondary came: look again at the frames that wait for one like it.
+    /// Control bits of the secondary came: looks again at the frames that need them.
     fn revisit_control_bits(
         &mut self,
         scope: &mut FlowScope<'_>,
@@ -275,7 +275,7 @@ impl TcpFlow {
         scope.ledger.settled = settled;
     }
 
-    /// The secondary's mark is there and is another one.
+    /// The secondary has sent other control bits than `segment` has.
     fn has_other_control_bits(
         &mut self,
         scope: &mut FlowScope<'_>,
@@ -309,7 +309,7 @@ impl TcpFlow {
         }
     }
 
-    /// Releases what became ready, in order of arrival.
+    /// Releases the frames that became ready, in order of arrival.
     pub(super) fn release_ready(&mut self, scope: &mut FlowScope<'_>, out: &mut Output) {
         if scope.ledger.ready.is_empty() {
             return;
@@ -330,7 +330,7 @@ impl TcpFlow {
     }
 }
 
-/// Marks a frame as free to leave once the frame in hand is dealt with.
+/// Notes that a held frame may leave after the frame in hand is dealt with.
 fn ready(scope: &mut FlowScope<'_>, key: ChainKey) {
     if let Some(held) = scope.ledger.held(key) {
         let arrival = held.arrival;

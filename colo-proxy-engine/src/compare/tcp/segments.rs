@@ -6,7 +6,7 @@ use crate::compare::chain::ChainKey;
 use crate::compare::ledger::{FlowAccount, Ledger};
 use crate::compare::shrink;
 
-/// A piece `start..end` of the stream, whose octets the ledger keeps.
+/// A piece `start..end` of the stream, whose bytes the ledger keeps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StreamPiece {
     pub(super) start: i64,
@@ -105,7 +105,7 @@ impl StreamPieces {
         }
     }
 
-    /// The piece whose octets are kept under `key`. Searches all: for a difference, not for a frame.
+    /// The piece whose bytes are kept under `key`. Searches all: for a difference, not for a frame.
     pub(super) fn find(&self, key: ChainKey) -> Option<StreamPiece> {
         self.list.iter().find(|piece| piece.key == key).copied()
     }

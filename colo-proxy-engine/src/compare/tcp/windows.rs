@@ -72,7 +72,7 @@ impl TcpFlow {
         self.timer(ledger)
     }
 
-    /// How far the peer may send when it has been told of `segment`; `None` where that is not known,
+    /// How far the peer may send after it has received `segment`; `None` where that is not known,
     /// as in a connection that was met in its middle.
     pub(super) fn edge(&self, segment: &SegmentClaim) -> Option<i64> {
         // RFC 7323, section 2.2: the window of a SYN is never scaled.
