@@ -25,7 +25,7 @@ impl Engine {
         }
     }
 
-    /// Takes a packet of which it is known what it is.
+    /// Takes a classified packet.
     #[inline(always)]
     pub(super) fn admit(
         &mut self,

@@ -82,7 +82,7 @@ pub(super) fn name_of(frame: &Frame) -> FlowKey {
     classify(frame).0.name().copied().unwrap_or_else(|| opaque(frame).0)
 }
 
-/// Says what `frame` is, and whether it was malformed.
+/// Classifies `frame`, and says whether it was malformed.
 pub(super) fn classify(frame: &Frame) -> (FrameSubject, Option<Malformed>) {
     let mut seen = ClassifiedFrame::default();
     seen.look_at(frame);
@@ -90,7 +90,7 @@ pub(super) fn classify(frame: &Frame) -> (FrameSubject, Option<Malformed>) {
 }
 
 impl ClassifiedFrame {
-    /// Sees what `frame` is; in place, because it is much to move.
+    /// Classifies `frame`, in place, because the result is much to move.
     pub(super) fn look_at(&mut self, frame: &Frame) {
         if let Some((name, tcp)) = segment(frame.ethernet()) {
             self.subject = FrameSubject::Tcp(name, tcp);
@@ -162,7 +162,7 @@ pub(super) fn is_of_fragments(name: &FlowKey) -> bool {
     name.reserved == marked(FlowKey::default(), kind::FRAGMENT).reserved
 }
 
-/// How to compare a frame that the rule leaves out: by all that it says.
+/// How to compare a frame that the rule leaves out: by all of its bytes.
 pub(super) fn opaque(frame: &Frame) -> (FlowKey, DatagramBody) {
     let octets = frame.ethernet();
     let Ok(packet) = decode::decode(octets, None) else {
@@ -193,8 +193,8 @@ fn hops(octets: &[u8], ip: &IpHeader) -> Option<u8> {
     octets.read(at).map(|[hops]: [u8; 1]| hops)
 }
 
-/// What `ICMPv6` has for the link alone, so that no router passes it on: what says so and could be
-/// passed on is a message like others, and whoever gets it might take it for one.
+/// The `ICMPv6` messages for the link alone, which no router passes on. A message of the same type
+/// that a router could pass on is compared like others: its receiver might accept it.
 fn for_the_link(kind: u8, code: u8, hops: Option<u8>) -> Option<Uncompared> {
     match (kind, code, hops?) {
         // RFC 4861, section 3.1: a hop limit of 255 shows that no router has.

@@ -39,7 +39,7 @@ pub(super) struct DatagramFlow {
     timed: bool,
     /// The difference was reported in this epoch.
     reported: bool,
-    /// What is compared are fragments that stayed alone.
+    /// The flow compares fragments that stayed alone.
     of_fragments: bool,
 }
 
@@ -100,7 +100,7 @@ impl DatagramFlow {
         dropped > 0
     }
 
-    /// Where datagrams of the secondary like this one are.
+    /// The waiting datagrams of the secondary among which this one belongs.
     fn line(&mut self, ledger: &Ledger, tag: &DatagramTag) -> &mut DatagramLine {
         if ledger.multisets.is_covered(tag) { &mut self.repeated } else { &mut self.waiting }
     }
@@ -165,7 +165,7 @@ impl DatagramFlow {
         self.release_front(ledger, out);
     }
 
-    /// Uses the oldest datagram of the secondary like this one up.
+    /// Uses up the oldest equal datagram of the secondary.
     fn take_waiting(&mut self, ledger: &mut Ledger, tag: &DatagramTag, len: usize) {
         let line = self.line(ledger, tag);
         if let Some(entry) = ledger.multisets.secondary.take(line, tag) {
@@ -273,7 +273,7 @@ impl DatagramFlow {
         entry.is_some()
     }
 
-    /// Releases from the front for as long as what is there is matched.
+    /// Releases from the front while the frame there is matched.
     fn release_front(&mut self, ledger: &mut Ledger, out: &mut Output) {
         while let Some(ticket) = self.held.front().copied() {
             let held = ledger.held_for(ticket).map(|held| (held.kind, held.frame.len()));

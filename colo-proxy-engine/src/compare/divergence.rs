@@ -30,10 +30,10 @@ pub struct Divergence {
     pub at: Instant,
     /// The same, in milliseconds since the engine saw its first frame.
     pub at_ms: u64,
-    /// What the primary frame that was held for too long waited for.
+    /// The missing thing, if a primary frame was held for too long.
     pub waits_for: Option<WaitsFor>,
-    /// Place of the first difference. In a TCP stream, 0 is the first byte of data, or of what was
-    /// first seen of it; in a datagram, the first byte behind the IP header.
+    /// Place of the first difference. In a TCP stream, 0 is the first byte of data, or the first byte
+    /// seen. In a datagram, 0 is the first byte behind the IP header.
     pub stream_offset: i64,
     /// The bytes there; `None` where there is none, as beyond the end of the shorter datagram, or
     /// where the difference is not one of bytes.
@@ -112,7 +112,7 @@ pub struct Captured {
     pub since_ms: u64,
 }
 
-/// What a flow has to say about a difference.
+/// A difference as the flow found it.
 #[derive(Debug)]
 pub(super) struct Difference<'a> {
     pub(super) reason: Reason,
@@ -145,7 +145,7 @@ impl<'a> Difference<'a> {
     }
 }
 
-/// What the ledger knows about a difference.
+/// The facts that the ledger adds to a difference.
 #[derive(Debug)]
 pub(super) struct FoundDifference {
     pub(super) number: u64,
@@ -215,8 +215,8 @@ pub(super) struct DivergenceRing {
 }
 
 impl DivergenceRing {
-    /// Adds one, so that there are at most `max` with `bytes_max` bytes of frames; says how many
-    /// frames had to go from those that stay.
+    /// Adds one, so that there are at most `max` with `bytes_max` bytes of frames. Returns
+    /// how many frames the remaining ones lost.
     pub(super) fn push(&mut self, divergence: Divergence, max: usize, bytes_max: usize) -> u64 {
         while self.kept.len() >= max.max(1) {
             if let Some(oldest) = self.kept.pop_front() {

@@ -47,7 +47,7 @@ impl Engine {
         }
     }
 
-    /// Compares a packet that is complete like one that came in a single frame.
+    /// Compares a complete packet like one that came in a single frame.
     fn compare_whole(&mut self, side: Side, whole: WholeFragments, out: &mut Output) {
         let Some(whole) = self.take_back(side, whole, out) else { return };
         let copy = self::whole(&whole.pieces).map(|copy| (classify(&copy), copy));

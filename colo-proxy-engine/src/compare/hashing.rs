@@ -1,4 +1,4 @@
-//! How the tables hash what guests choose.
+//! Hashes of values that guests choose.
 //!
 //! A seed of its own for each hasher is not enough: foldhash multiplies pairs of words, and where
 //! the numbers that the second of a pair is mixed with are known, a guest can choose it so that the

@@ -17,7 +17,7 @@ struct Place {
 
 const FREE: Place = Place { hash: 0, key: None };
 
-/// Keys by hash; what they name is for the caller to compare.
+/// Keys by hash. The caller compares the values that they name.
 #[derive(Debug, Default)]
 pub(super) struct FlowIndex {
     /// A power of two of them. Each key lies in the first place that was free from that of its hash
@@ -27,7 +27,7 @@ pub(super) struct FlowIndex {
 }
 
 impl FlowIndex {
-    /// The key with `hash` for which `is_it` says so.
+    /// The key with `hash` for which `is_it` returns `true`.
     #[inline]
     pub(super) fn find(
         &self,

@@ -112,7 +112,7 @@ pub(super) struct Ledger {
     pub(super) epoch: u64,
     /// Frames that may leave once the frame in hand is dealt with: sorted by arrival then.
     pub(super) ready: Vec<(u64, ChainKey)>,
-    /// Likewise those that got what they waited for, which may wait for more.
+    /// Frames that got the thing that they needed, and may need another one.
     pub(super) settled: Vec<ChainKey>,
     /// Steps of loops that a guest can make longer.
     #[cfg(test)]
@@ -470,7 +470,7 @@ impl Ledger {
         }
     }
 
-    /// Makes a piece of its own of what `key` holds from `at` on, if the limits allow. Its place in
+    /// Makes the bytes of `key` from `at` on a piece of its own, if the limits allow. Its place in
     /// the order is behind: its timer is late, never early.
     pub(super) fn split(
         &mut self,
@@ -490,7 +490,7 @@ impl Ledger {
 
     // Limits.
 
-    /// Adds a frame to what a flow has here.
+    /// Adds a frame to the account of a flow.
     #[inline]
     pub(super) fn charge(&mut self, side: Side, account: &mut FlowAccount, bytes: usize) {
         account.frames += 1;
@@ -501,7 +501,7 @@ impl Ledger {
         }
     }
 
-    /// Takes a frame off what a flow has here.
+    /// Takes a frame off the account of a flow.
     #[inline]
     pub(super) fn discharge(&mut self, side: Side, account: &mut FlowAccount, bytes: usize) {
         account.frames = account.frames.saturating_sub(1);

@@ -69,7 +69,7 @@ impl Default for Limits {
             // QEMU's default.
             compare_timeout: Duration::from_secs(3),
             // Long for an application that is only a little behind, short against the compare
-            // timeout: what the peer sends meanwhile is lost to the secondary.
+            // timeout: the secondary misses the data that the peer sends meanwhile.
             zero_window_timeout: Duration::from_secs(1),
             datagram_grace: Duration::from_millis(200),
             datagram_grace_count: 256,

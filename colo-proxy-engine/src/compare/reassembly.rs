@@ -33,7 +33,7 @@ pub(super) struct FragmentPiece {
     pub(super) frame: Frame,
     /// The flow in which it is compared if it stays alone.
     pub(super) name: FlowKey,
-    /// Of a primary's: what the ledger holds.
+    /// The held frame in the ledger, if it is a primary's.
     pub(super) ticket: Option<HeldTicket>,
     /// Grows with every fragment of its guest.
     pub(super) serial: u64,
@@ -132,8 +132,8 @@ impl Reassembly {
         due
     }
 
-    /// A checkpoint was made, or protection turned off. Says how many fragments of the secondary
-    /// are dropped; those of the primary are the ledger's, which has released them.
+    /// A checkpoint was made, or protection turned off. Returns the number of fragments of the
+    /// secondary that are dropped. The ledger has released those of the primary.
     pub(super) fn clear(&mut self, stats: &mut Fragments) -> u64 {
         let dropped = self.secondary.clear();
         self.primary.clear();

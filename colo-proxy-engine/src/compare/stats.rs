@@ -1,4 +1,4 @@
-//! What the engine counts.
+//! The counters of the engine.
 
 use std::collections::BTreeMap;
 

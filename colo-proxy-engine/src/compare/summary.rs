@@ -6,7 +6,7 @@ use super::divergence::{Context, Divergence, WaitsFor};
 use super::reason::Reason;
 
 impl Divergence {
-    /// What differs, in a few words; the flow aside.
+    /// The difference in a few words, without the flow.
     pub fn summary(&self) -> String {
         let (reason, at) = (self.reason, self.stream_offset);
         match (reason, self.waits_for) {

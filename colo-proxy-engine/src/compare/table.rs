@@ -33,7 +33,7 @@ pub(super) struct FlowEntry {
     /// On the ledger's clock.
     last_seen_ns: u64,
     pub(super) kind: FlowKind,
-    /// The facts of a connection at rest. They lie here to be written in place: they are much to move.
+    /// The facts of a connection at rest. They lie here to be written in place: moving is dear.
     resting: Resting,
     timer: Option<TimerKey>,
     class: Class,
@@ -41,7 +41,7 @@ pub(super) struct FlowEntry {
     is_active: bool,
 }
 
-/// With its links it takes three lines of memory. With many flows, fetching these is most of the cost.
+/// With its links it takes three lines of memory. With many flows, these are most of the cost.
 #[cfg(target_pointer_width = "64")]
 const _: () = assert!(size_of::<FlowEntry>() + 2 * size_of::<u32>() <= 3 * 64);
 
@@ -130,7 +130,7 @@ impl FlowEntry {
         state ^ u64::from(self.is_active) ^ u64::from(self.name.peer_port)
     }
 
-    /// Lays it to rest, unless there is more to be said of it; its state is free to be used then.
+    /// Lays it to rest, unless it has facts that rest cannot keep. Its state is then free.
     #[inline(always)]
     fn rest(&mut self) -> Option<FlowKind> {
         let at_rest = match &self.kind {
@@ -194,7 +194,7 @@ impl Spare {
         }
     }
 
-    /// Takes a state that is at rest, and so says nothing more.
+    /// Takes the state of a flow at rest for the next use.
     #[inline]
     fn take(&mut self, kind: FlowKind) {
         match kind {
@@ -274,7 +274,7 @@ impl FlowTable {
         Some(key)
     }
 
-    /// Says where the flows of `ahead` probably are, and has the memory of all of them come at once.
+    /// Finds where the flows of `ahead` probably are, and fetches the memory of all of them at once.
     /// Nothing depends on it but the time that [`Self::find`] takes for each of them then.
     pub(super) fn fetch(&self, ahead: &mut [ClassifiedFrame]) {
         const MANY: usize = 1024;

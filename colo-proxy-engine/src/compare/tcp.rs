@@ -123,7 +123,7 @@ pub(super) struct TcpFlow {
     high: i64,
     ack: Option<i64>,
     urgent: Option<i64>,
-    /// How far the peer may send: as the primary has said, and as has left.
+    /// How far the peer may send: by the primary's frames, and by those that have left.
     offered: Option<i64>,
     edge: Option<i64>,
     /// The highest acknowledgment that has left.
@@ -322,7 +322,7 @@ impl TcpFlow {
         ledger.stats.unwatched += u64::from(is_watched.is_err());
     }
 
-    /// Notes the fields that are only recorded. A RST has none of them, and a SYN has its own options.
+    /// Notes the fields that are only recorded. A RST has none, and a SYN has its own options.
     fn note_headers(&mut self, scope: &FlowScope<'_>, side: Side, octets: &[u8], tcp: &Tcp) {
         if tcp.flags & flag::RST != 0 || tcp.flags & flag::ACK == 0 {
             return;

@@ -75,7 +75,7 @@ impl Engine {
             (HeldKind::Datagram { .. }, _) => (0, Some(WaitsFor::Datagram)),
             (HeldKind::Checkpoint | HeldKind::Fragment { .. }, _) => (0, None),
         };
-        // The secondary's frame is just what is missing.
+        // The secondary's frame is the missing one.
         let difference = Difference { waits_for, ..Difference::new(Reason::Timeout, place) };
         let primary = ledger.capture_held(key);
         ledger.diverge(&name, difference.frames(primary, None));

@@ -1,10 +1,10 @@
 //! A hierarchical timer wheel: to start, stop and find the next timer takes constant time however
 //! many there are.
 //!
-//! Time is counted in ticks of a millisecond from an origin. A timer lies on the level of the highest digit, to base
-//! 64, in which its tick differs from the wheel's own; when the wheel gets to its slot there, it
-//! moves to a lower level, at most [`LEVELS`] times in all. A word of 64 bits for each level says
-//! which slots hold anything, so that neither the next timer nor a long silence costs a scan.
+//! The wheel counts ticks of a millisecond from an origin. A timer lies on the level of the highest
+//! digit, to base 64, in which its tick differs from the wheel's own. When the wheel reaches its slot
+//! there, the timer moves to a lower level, at most [`LEVELS`] times in all. A word of 64 bits for
+//! each level shows which slots are in use, so neither the next timer nor a long silence costs a scan.
 
 use std::time::{Duration, Instant};
 
@@ -108,7 +108,7 @@ impl<T: Copy> Wheel<T> {
 
     /// Stops all.
     pub(super) fn clear(&mut self) {
-        // What the slab has grown to is kept, as everywhere.
+        // The slab keeps its memory, as everywhere.
         while let Some((level, slot, _)) = self.next_slot() {
             let mut ends = self.slot(level, slot);
             while self.timers.pop_front(&mut ends).is_some() {}
@@ -137,7 +137,7 @@ impl<T: Copy> Wheel<T> {
 
     /// The first slot that holds anything, and the tick at which it begins.
     fn next_slot(&self) -> Option<(u8, u8, u64)> {
-        // What lies on a lower level is due earlier than anything above it.
+        // A timer on a lower level is due earlier than any above it.
         let (level, first) =
             (0u8..).zip(self.levels.iter()).find(|(_, level)| level.occupied != 0)?;
         let slot = first.occupied.trailing_zeros() as u8;

@@ -9,8 +9,8 @@ pub(in crate::compare) struct Fragment {
     /// Its place in the payload of the packet.
     pub(in crate::compare) offset: u16,
     pub(in crate::compare) more: bool,
-    /// Where its payload starts and ends in the Ethernet frame. Of IPv6 that is what lies behind
-    /// the fragment header, further extension headers included.
+    /// Where its payload starts and ends in the Ethernet frame. With IPv6 the payload is everything
+    /// behind the fragment header, further extension headers included.
     pub(in crate::compare) at: u32,
     pub(in crate::compare) end: u32,
     /// Where the IP header starts.

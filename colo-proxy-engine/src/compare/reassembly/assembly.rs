@@ -10,7 +10,7 @@ const PAYLOAD_MAX: u32 = 65535;
 /// header) the largest packet has 1366; beyond this nobody is sending packets.
 const PIECES_MAX: usize = 2048;
 
-/// What a fragment is to its packet.
+/// The effect of a fragment on its packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AddedFragment {
     /// More is missing.
@@ -38,7 +38,7 @@ enum State {
 pub(super) struct PacketAssembly {
     /// When its first fragment came; then, when its fragments were left on their own.
     pub(super) since: Instant,
-    /// What it costs.
+    /// Its memory in bytes.
     pub(super) bytes: usize,
     state: State,
     /// By place.
@@ -107,7 +107,7 @@ impl PacketAssembly {
     fn fits(&self, at: usize, piece: &FragmentPiece) -> bool {
         let (offset, reach) = (u32::from(piece.fragment.offset), piece.fragment.reach());
         let len = reach - offset;
-        // All but the last are cut at eight bytes.
+        // All but the last end at a multiple of eight bytes.
         let is_sound = len > 0 && reach <= PAYLOAD_MAX && (!piece.fragment.more || len % 8 == 0);
         let before = at.checked_sub(1).and_then(|at| self.pieces.get(at));
         let behind = self.pieces.get(at);
@@ -132,7 +132,7 @@ impl PacketAssembly {
         WholeFragments { pieces, repeated, were_alone: false }.into_arrivals()
     }
 
-    /// Says likewise what was not on its own before, and takes no more.
+    /// Likewise returns the fragments that were not on their own before. Takes no more.
     pub(super) fn give_up(&mut self, now: Instant) -> Vec<FragmentPiece> {
         let was_alone = self.is_alone();
         self.state = State::GivenUp;

@@ -22,7 +22,7 @@ struct PacketKey {
     id: u32,
 }
 
-/// Who fragments say that they are from.
+/// The source of fragments, as their headers state it: VLAN tags and address.
 type Source = ([u16; 2], [u8; 16]);
 
 /// Packets and their bytes.
@@ -187,7 +187,7 @@ impl IncompletePackets {
         pieces
     }
 
-    /// Forgets everything; says how many fragments were not on their own.
+    /// Forgets everything. Returns how many fragments were not on their own.
     pub(super) fn clear(&mut self) -> u64 {
         let mut dropped = 0;
         while let Some(entry) = self.entries.pop_front(&mut self.young) {

@@ -31,7 +31,8 @@ pub(super) struct ConnectionsAhead {
     entries: VecDeque<Entry>,
     openings: usize,
     account: FlowAccount,
-    /// A connection was one too many. All later frames belong to it or to one after it.
+    /// A connection was one too many: what follows is of that or of a later one, and is dropped until
+    /// the next checkpoint.
     is_cut_off: bool,
 }
 

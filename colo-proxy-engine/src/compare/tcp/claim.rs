@@ -16,10 +16,10 @@ pub(in crate::compare) struct SegmentClaim {
     pub(super) payload_at: u32,
     /// The acknowledgment; `None` without one.
     pub(super) ack: Option<i64>,
-    /// The place that it points to as urgent. Like an acknowledgment it only ever grows, and where
-    /// the stream is cut into segments does not move it.
+    /// The place to which it points as urgent. Like an acknowledgment it only ever grows, and the
+    /// split of the stream into segments does not move it.
     pub(super) urgent: Option<i64>,
-    /// As the header says it, not scaled.
+    /// The value of the header, not scaled.
     pub(super) window: u16,
     pub(super) opening: Option<Opening>,
     pub(super) fin: bool,

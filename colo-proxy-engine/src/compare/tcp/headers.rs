@@ -1,4 +1,4 @@
-//! What the guests' headers say differently without being different output: recorded, no more.
+//! Header fields that may differ although the output is the same. They are only recorded.
 
 use colo_proxy_common::decode::{FrameBytes, Tcp, decode_tcp_options, ethertype};
 

@@ -141,7 +141,7 @@ impl TcpFlow {
             reset: None,
         };
         if tcp.flags & flag::RST != 0 {
-            // A reset may answer a segment of any place, so it says nothing of the stream.
+            // A reset may answer a segment of any place, so it tells nothing about the stream.
             segment.fin = false;
             let reset = ResetClaim { seq: Seq(tcp.seq), ack };
             segment.reset = Some(reset);

@@ -72,7 +72,7 @@ impl HeldQueues {
             && self.others.used().is_none_or(Others::is_empty)
     }
 
-    /// Notes that the seldom used queues are empty, which the caller knows. Nobody looks at them then.
+    /// Notes that the seldom used queues are empty, which the caller knows.
     #[inline]
     pub(super) fn set_empty(&mut self) {
         if let Some(others) = self.others.used_mut() {

@@ -54,7 +54,7 @@ impl StreamRanges {
         self.last = list.pop().unwrap_or(NONE);
     }
 
-    /// What is in is `start..end` and no more.
+    /// It contains `start..end` and no more.
     #[inline]
     pub(super) fn is(&self, start: i64, end: i64) -> bool {
         let only = if start == end { NONE } else { (start, end) };

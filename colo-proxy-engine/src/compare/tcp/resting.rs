@@ -34,7 +34,7 @@ pub(in crate::compare) struct Resting {
     is: u8,
 }
 
-/// What there is, by bit.
+/// The contents of a [`Resting`], by bit.
 mod is {
     pub(super) const ANCHORED: u8 = 1;
     pub(super) const PLACED: u8 = 2;
@@ -54,8 +54,8 @@ impl Resting {
 }
 
 impl TcpFlow {
-    /// Puts the connection at rest into `resting`; `false` where that cannot say all of it. What is
-    /// left of it here is nothing but what [`TcpFlow::wake`] sets.
+    /// Puts the connection at rest into `resting`; `false` where that has no room for all of it. The
+    /// rest of this state is then only what [`TcpFlow::wake`] sets.
     #[inline(always)]
     pub(in crate::compare) fn rest(&self, resting: &mut Resting) -> bool {
         if !(self.is_quiet() && self.is_agreed()) {
@@ -109,7 +109,7 @@ impl TcpFlow {
             && self.secondary.urgent.is_none()
     }
 
-    /// Both guests have said the same, and one follows from the other.
+    /// Both guests have sent the same, and the facts about one follow from the other.
     #[inline(always)]
     fn is_agreed(&self) -> bool {
         let theirs = &self.secondary;

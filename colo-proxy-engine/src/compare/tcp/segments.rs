@@ -110,7 +110,7 @@ impl StreamPieces {
         self.list.iter().find(|piece| piece.key == key).copied()
     }
 
-    /// Drops the pieces that end at `place` or before it; says how many there were.
+    /// Drops the pieces that end at `place` or before it. Returns their number.
     pub(super) fn drop_before(&mut self, ledger: &mut Ledger, place: i64) -> u64 {
         let mut dropped = 0;
         while let Some(piece) = self.list.pop_front_if(|piece| piece.end <= place) {
@@ -121,7 +121,7 @@ impl StreamPieces {
         dropped
     }
 
-    /// Drops every piece; says how many there were.
+    /// Drops every piece. Returns their number.
     pub(super) fn drop_all(&mut self, ledger: &mut Ledger) -> u64 {
         let mut dropped = 0;
         while let Some(piece) = self.list.pop_front() {
