@@ -30,17 +30,18 @@ pub struct Divergence {
     pub at: Instant,
     /// The same, in milliseconds since the engine saw its first frame.
     pub at_ms: u64,
-    /// The missing thing, if a primary frame was held for too long.
+    /// The thing that a held primary frame still needed when it had been held for too long. `None` for
+    /// any other difference.
     pub waits_for: Option<WaitsFor>,
     /// Place of the first difference. In a TCP stream, 0 is the first byte of data, or the first byte
     /// seen. In a datagram, 0 is the first byte behind the IP header.
     pub stream_offset: i64,
-    /// The bytes there; `None` where there is none, as beyond the end of the shorter datagram, or
-    /// where the difference is not one of bytes.
+    /// The primary's byte there. `None` where there is none, as beyond the end of the shorter
+    /// datagram, or where the difference is not one of bytes.
     pub primary_byte: Option<u8>,
     /// The same of the secondary.
     pub secondary_byte: Option<u8>,
-    /// Bytes around the difference.
+    /// The primary's bytes around the difference.
     pub primary_context: Context,
     /// The same of the secondary.
     pub secondary_context: Context,

@@ -10,7 +10,7 @@
 //!   remembers these connections beside the present one, the oldest in front. The secondary's frames
 //!   go to the oldest, until the secondary opens the next one or nothing is held of the oldest.
 //!
-//! [`ConnectionsAhead`]: super::ahead::Ahead
+//! [`ConnectionsAhead`]: super::ahead::ConnectionsAhead
 
 use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::seq::Seq;
