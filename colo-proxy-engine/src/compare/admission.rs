@@ -1,10 +1,10 @@
-//! What becomes of frames that are not plainly compared: by the operator's choice.
+//! Frames that are not simply compared: the operator's policy decides.
 
 use colo_proxy_common::decode::Malformed;
 
-use super::classify::{Subject, classify, opaque};
-use super::ledger::{Cause, What};
-use super::packet::Packet;
+use super::classify::{FrameSubject, classify, opaque};
+use super::ledger::{HeldKind, ReleaseCause};
+use super::packet::WholePacket;
 use super::policy::Policy;
 use super::{Engine, Output, Side};
 use crate::frame::Frame;
@@ -17,45 +17,45 @@ impl Engine {
     }
 
     #[inline]
-    pub(super) fn policy(&self, subject: &Subject, malformed: Option<Malformed>) -> Policy {
+    pub(super) fn policy(&self, subject: &FrameSubject, malformed: Option<Malformed>) -> Policy {
         match (subject, malformed) {
             (_, Some(_)) => self.ledger.limits.on_malformed,
-            (Subject::Uncompared(_), None) => self.ledger.limits.on_uncompared,
+            (FrameSubject::Uncompared(_), None) => self.ledger.limits.on_uncompared,
             _ => Policy::Compare,
         }
     }
 
-    /// Takes a packet of which it is known what it is.
+    /// Takes a classified packet.
     #[inline(always)]
     pub(super) fn admit(
         &mut self,
         side: Side,
-        (subject, policy): (&Subject, Policy),
-        packet: Packet,
+        (subject, policy): (&FrameSubject, Policy),
+        packet: WholePacket,
         out: &mut Output,
     ) {
         let stats = &mut self.ledger.stats;
         match (policy, side, subject) {
-            (Policy::Compare, _, Subject::Uncompared(_)) => {
+            (Policy::Compare, _, FrameSubject::Uncompared(_)) => {
                 let (name, body) = opaque(&packet.frame);
-                self.compare(side, &Subject::Datagram(name, body), packet, out);
+                self.compare(side, &FrameSubject::Datagram(name, body), packet, out);
             }
             (Policy::Compare, ..) => self.compare(side, subject, packet, out),
             (Policy::Release, Side::Primary, _) => {
                 match subject {
-                    Subject::Uncompared(kind) => stats.uncompared.add(*kind),
+                    FrameSubject::Uncompared(kind) => stats.uncompared.add(*kind),
                     _ => stats.malformed_released += 1,
                 }
-                self.ledger.pass(packet, Cause::Uncompared, out);
+                self.ledger.pass(packet, ReleaseCause::Uncompared, out);
             }
             (Policy::Hold, Side::Primary, _) => {
                 match subject {
-                    Subject::Uncompared(kind) => stats.uncompared_held.add(*kind),
+                    FrameSubject::Uncompared(kind) => stats.uncompared_held.add(*kind),
                     _ => stats.malformed_held += 1,
                 }
-                self.ledger.hold(packet, What::Checkpoint);
+                self.ledger.hold(packet, HeldKind::Checkpoint);
             }
-            (_, Side::Secondary, Subject::Uncompared(kind)) => {
+            (_, Side::Secondary, FrameSubject::Uncompared(kind)) => {
                 stats.secondary_dropped.uncompared.add(*kind);
             }
             (_, Side::Secondary, _) => stats.secondary_dropped.malformed += 1,

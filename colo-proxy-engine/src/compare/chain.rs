@@ -5,12 +5,12 @@ use std::num::NonZeroU32;
 
 const NONE: u32 = u32::MAX;
 
-/// A place in a [`Chain`]; whoever holds it is the one who removes the value. Counted from 1, so that
+/// A place in a [`Chain`]. The owner of the key removes the value. Counted from 1, so that
 /// none is a number as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key(NonZeroU32);
+pub(super) struct ChainKey(NonZeroU32);
 
-impl Key {
+impl ChainKey {
     /// The place as a number.
     pub(super) fn number(self) -> u32 {
         self.0.get()
@@ -27,21 +27,21 @@ impl Key {
 
 /// The two ends of a list.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ends {
+pub(super) struct ChainEnds {
     head: u32,
     tail: u32,
 }
 
-impl Default for Ends {
+impl Default for ChainEnds {
     fn default() -> Self {
         Self { head: NONE, tail: NONE }
     }
 }
 
-impl Ends {
+impl ChainEnds {
     #[inline]
-    pub(super) fn front(self) -> Option<Key> {
-        (self.head != NONE).then_some(Key::new(self.head))
+    pub(super) fn front(self) -> Option<ChainKey> {
+        (self.head != NONE).then_some(ChainKey::new(self.head))
     }
 }
 
@@ -80,17 +80,17 @@ impl<T> Chain<T> {
     }
 
     #[inline]
-    pub(super) fn get(&self, key: Key) -> Option<&T> {
+    pub(super) fn get(&self, key: ChainKey) -> Option<&T> {
         self.slots.get(key.at() as usize)?.value.as_ref()
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+    pub(super) fn get_mut(&mut self, key: ChainKey) -> Option<&mut T> {
         self.slots.get_mut(key.at() as usize)?.value.as_mut()
     }
 
     /// Appends `value` to the list `ends`.
-    pub(super) fn push_back(&mut self, ends: &mut Ends, value: T) -> Key {
+    pub(super) fn push_back(&mut self, ends: &mut ChainEnds, value: T) -> ChainKey {
         let prev = ends.tail;
         let at = if let Some(reused) = self.slots.get_mut(self.free as usize) {
             let at = self.free;
@@ -106,11 +106,11 @@ impl<T> Chain<T> {
         };
         self.len += 1;
         self.link_tail(ends, at);
-        Key::new(at)
+        ChainKey::new(at)
     }
 
     /// Takes the value at `key` out of the list `ends`, which must be the one that it is in.
-    pub(super) fn remove(&mut self, ends: &mut Ends, key: Key) -> Option<T> {
+    pub(super) fn remove(&mut self, ends: &mut ChainEnds, key: ChainKey) -> Option<T> {
         self.get(key)?;
         self.unlink(ends, key.at());
         let free = self.free;
@@ -121,12 +121,12 @@ impl<T> Chain<T> {
         slot.value.take()
     }
 
-    pub(super) fn pop_front(&mut self, ends: &mut Ends) -> Option<T> {
+    pub(super) fn pop_front(&mut self, ends: &mut ChainEnds) -> Option<T> {
         self.remove(ends, ends.front()?)
     }
 
     /// Moves the value at `key` from one list to the end of another, or of the same.
-    pub(super) fn move_back(&mut self, from: &mut Ends, to: &mut Ends, key: Key) {
+    pub(super) fn move_back(&mut self, from: &mut ChainEnds, to: &mut ChainEnds, key: ChainKey) {
         if self.get(key).is_some() {
             self.unlink(from, key.at());
             self.link_back(to, key.at());
@@ -134,14 +134,14 @@ impl<T> Chain<T> {
     }
 
     /// Moves the value at `key` to the end of the list that it is in.
-    pub(super) fn requeue(&mut self, ends: &mut Ends, key: Key) {
+    pub(super) fn requeue(&mut self, ends: &mut ChainEnds, key: ChainKey) {
         if self.get(key).is_some() {
             self.unlink(ends, key.at());
             self.link_back(ends, key.at());
         }
     }
 
-    fn link_back(&mut self, ends: &mut Ends, at: u32) {
+    fn link_back(&mut self, ends: &mut ChainEnds, at: u32) {
         if let Some(slot) = self.slots.get_mut(at as usize) {
             slot.prev = ends.tail;
             slot.next = NONE;
@@ -151,7 +151,7 @@ impl<T> Chain<T> {
 
     /// Makes the slot `at`, which knows the one before it, the last of `ends`.
     #[inline]
-    fn link_tail(&mut self, ends: &mut Ends, at: u32) {
+    fn link_tail(&mut self, ends: &mut ChainEnds, at: u32) {
         match self.slots.get_mut(ends.tail as usize) {
             Some(tail) => tail.next = at,
             None => ends.head = at,
@@ -159,7 +159,7 @@ impl<T> Chain<T> {
         ends.tail = at;
     }
 
-    fn unlink(&mut self, ends: &mut Ends, at: u32) {
+    fn unlink(&mut self, ends: &mut ChainEnds, at: u32) {
         let Some((prev, next)) = self.slots.get(at as usize).map(|s| (s.prev, s.next)) else {
             return;
         };
@@ -176,11 +176,11 @@ impl<T> Chain<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Chain, Ends};
+    use super::{Chain, ChainEnds};
 
     #[test]
     fn removal_from_the_middle_keeps_the_order() {
-        let (mut chain, mut ends) = (Chain::default(), Ends::default());
+        let (mut chain, mut ends) = (Chain::default(), ChainEnds::default());
         let keys: Vec<_> = (0..5).map(|n| chain.push_back(&mut ends, n)).collect();
         assert_eq!(chain.remove(&mut ends, keys[2]), Some(2));
         assert_eq!(chain.remove(&mut ends, keys[2]), None);
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn slots_are_used_again() {
-        let (mut chain, mut ends) = (Chain::default(), Ends::default());
+        let (mut chain, mut ends) = (Chain::default(), ChainEnds::default());
         for n in 0..1000 {
             chain.push_back(&mut ends, n);
             chain.push_back(&mut ends, n);

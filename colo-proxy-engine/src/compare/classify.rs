@@ -1,4 +1,4 @@
-//! What a frame is to the comparison.
+//! Says for each frame how it is compared, and in which flow.
 
 mod fragment;
 mod icmp;
@@ -10,14 +10,14 @@ use colo_proxy_common::record::FlowKey;
 use colo_proxy_common::segment::{Direction, TcpSegment};
 
 pub(super) use self::fragment::Fragment;
-use super::body::{Body, Datagram};
-use super::chain::Key;
+use super::body::{DatagramBody, DatagramBytes};
+use super::chain::ChainKey;
 use crate::frame::Frame;
 
 /// UDP-Lite, whose header has a checksum coverage where UDP has a length (RFC 3828).
 const UDP_LITE: u8 = 136;
 
-/// Values of `FlowKey::reserved[0]`, which keep apart what must not share a flow.
+/// Values of `FlowKey::reserved[0]`: frames with different values never share a flow.
 mod kind {
     pub(super) const FRAGMENT: u8 = 1;
     pub(super) const MALFORMED: u8 = 2;
@@ -27,34 +27,34 @@ mod kind {
 
 /// A frame as the comparison sees it.
 #[derive(Debug)]
-pub(super) enum Subject {
+pub(super) enum FrameSubject {
     /// Not compared: the primary's leaves at once, the secondary's is dropped.
     Uncompared(Uncompared),
     Tcp(FlowKey, Tcp),
-    Datagram(FlowKey, Body),
+    Datagram(FlowKey, DatagramBody),
     /// A part of a packet, and the flow in which it is compared where it stays alone.
     Fragment(FlowKey, Fragment),
 }
 
-/// What was seen of a frame before it is compared.
+/// A frame's class, found before the frame is compared.
 #[derive(Debug)]
-pub(super) struct Seen {
-    pub(super) subject: Subject,
+pub(super) struct ClassifiedFrame {
+    pub(super) subject: FrameSubject,
     pub(super) malformed: Option<Malformed>,
     /// Of the name of its flow; 0 where it has none.
     pub(super) hash: u32,
     /// Where its flow probably is in the table.
-    pub(super) place: Option<Key>,
+    pub(super) place: Option<ChainKey>,
 }
 
-impl Default for Seen {
+impl Default for ClassifiedFrame {
     fn default() -> Self {
-        let subject = Subject::Uncompared(Uncompared::EtherType(0));
+        let subject = FrameSubject::Uncompared(Uncompared::EtherType(0));
         Self { subject, malformed: None, hash: 0, place: None }
     }
 }
 
-impl Subject {
+impl FrameSubject {
     /// The flow that it belongs to, if it has one.
     pub(super) fn name(&self) -> Option<&FlowKey> {
         match self {
@@ -82,18 +82,18 @@ pub(super) fn name_of(frame: &Frame) -> FlowKey {
     classify(frame).0.name().copied().unwrap_or_else(|| opaque(frame).0)
 }
 
-/// Says what `frame` is, and whether it was malformed.
-pub(super) fn classify(frame: &Frame) -> (Subject, Option<Malformed>) {
-    let mut seen = Seen::default();
+/// Classifies `frame`, and says whether it was malformed.
+pub(super) fn classify(frame: &Frame) -> (FrameSubject, Option<Malformed>) {
+    let mut seen = ClassifiedFrame::default();
     seen.look_at(frame);
     (seen.subject, seen.malformed)
 }
 
-impl Seen {
-    /// Sees what `frame` is; in place, because it is much to move.
+impl ClassifiedFrame {
+    /// Classifies `frame`, in place, because the result is much to move.
     pub(super) fn look_at(&mut self, frame: &Frame) {
         if let Some((name, tcp)) = segment(frame.ethernet()) {
-            self.subject = Subject::Tcp(name, tcp);
+            self.subject = FrameSubject::Tcp(name, tcp);
             self.malformed = None;
         } else {
             // Decodes again: were it handed the packet, that could not stay in registers above.
@@ -117,9 +117,9 @@ pub(crate) fn segment<F: FrameBytes + ?Sized>(octets: &F) -> Option<(FlowKey, Tc
     Some((segment.key(Direction::FromGuest), tcp))
 }
 
-/// What a frame is that is no segment of a stream.
+/// Classifies a frame that is no segment of a stream.
 #[inline(never)]
-fn other(frame: &Frame) -> (Subject, Option<Malformed>) {
+fn other(frame: &Frame) -> (FrameSubject, Option<Malformed>) {
     let octets = frame.ethernet();
     let packet = match decode::decode(octets, None) {
         Ok(packet) => packet,
@@ -132,16 +132,16 @@ fn other(frame: &Frame) -> (Subject, Option<Malformed>) {
     match fragment::read(octets, &ip) {
         Ok(None) => {}
         Ok(Some(fragment)) => {
-            return (Subject::Fragment(marked(key, kind::FRAGMENT), fragment), None);
+            return (FrameSubject::Fragment(marked(key, kind::FRAGMENT), fragment), None);
         }
         Err(malformed) => return (unreadable(octets), Some(malformed)),
     }
     match ip.protocol {
         protocol::TCP if decode_tcp(octets, &ip).is_err() => malformed(&ip, key),
-        protocol::TCP => (Subject::Datagram(marked(key, kind::ODD_TCP), whole(&ip)), None),
+        protocol::TCP => (FrameSubject::Datagram(marked(key, kind::ODD_TCP), whole(&ip)), None),
         // RFC 3376, section 4.
         protocol::IGMP if ip.version == 4 && hops(octets, &ip) == Some(1) => {
-            (Subject::Uncompared(Uncompared::Igmp), None)
+            (FrameSubject::Uncompared(Uncompared::Igmp), None)
         }
         protocol::ICMPV6 if ip.version == 6 => icmp(octets, &ip, key),
         protocol::ICMP if ip.version == 4 => icmp(octets, &ip, key),
@@ -150,11 +150,11 @@ fn other(frame: &Frame) -> (Subject, Option<Malformed>) {
     }
 }
 
-/// What of a fragment is compared where its packet is not put together: its octets and its place.
+/// The compared part of a fragment whose packet is not put together: its bytes and its place.
 /// The id is each guest's own.
-pub(super) fn fragment_body(fragment: &Fragment) -> Body {
+pub(super) fn fragment_body(fragment: &Fragment) -> DatagramBody {
     let label = u32::from(fragment.offset) | u32::from(fragment.more);
-    Datagram { label, ..Datagram::plain(fragment.at, fragment.end) }.into()
+    DatagramBytes { label, ..DatagramBytes::plain(fragment.at, fragment.end) }.into()
 }
 
 /// The flow is one of fragments that stayed alone.
@@ -162,15 +162,15 @@ pub(super) fn is_of_fragments(name: &FlowKey) -> bool {
     name.reserved == marked(FlowKey::default(), kind::FRAGMENT).reserved
 }
 
-/// How to compare a frame that the rule leaves out: by all that it says.
-pub(super) fn opaque(frame: &Frame) -> (FlowKey, Body) {
+/// How to compare a frame that the rule leaves out: by all of its bytes.
+pub(super) fn opaque(frame: &Frame) -> (FlowKey, DatagramBody) {
     let octets = frame.ethernet();
     let Ok(packet) = decode::decode(octets, None) else {
         return (marked(FlowKey::default(), kind::UNCOMPARED), behind_addresses(octets));
     };
     if let Some(ip) = packet.ip {
         let key = marked(flow_key(&ip, packet.vlan), kind::UNCOMPARED);
-        // ICMPv6 or IGMP: both begin with two octets that say what it is, and a checksum.
+        // ICMPv6 or IGMP: both begin with two bytes that say what it is, and a checksum.
         let head: [u8; 2] = octets.read(ip.payload_at as usize).unwrap_or_default();
         let key = FlowKey { guest_port: u16::from_be_bytes(head), ..key };
         return (key, icmp::body(octets, &ip, head[0]).into());
@@ -179,12 +179,12 @@ pub(super) fn opaque(frame: &Frame) -> (FlowKey, Body) {
     (marked(key, kind::UNCOMPARED), behind_addresses(octets))
 }
 
-/// A third tag may hide a packet from us, but not from whoever takes tags off one by one.
-fn not_ip(octets: &[u8], kind: u16) -> (Subject, Option<Malformed>) {
+/// A third tag may hide a packet from us, but not from a device that removes tags one by one.
+fn not_ip(octets: &[u8], kind: u16) -> (FrameSubject, Option<Malformed>) {
     if matches!(kind, ethertype::VLAN | ethertype::QINQ) {
         return (unreadable(octets), Some(Malformed::Ethernet));
     }
-    (Subject::Uncompared(Uncompared::EtherType(kind)), None)
+    (FrameSubject::Uncompared(Uncompared::EtherType(kind)), None)
 }
 
 /// The hop limit, or time to live.
@@ -193,8 +193,8 @@ fn hops(octets: &[u8], ip: &IpHeader) -> Option<u8> {
     octets.read(at).map(|[hops]: [u8; 1]| hops)
 }
 
-/// What `ICMPv6` has for the link alone, so that no router passes it on: what says so and could be
-/// passed on is a message like others, and whoever gets it might take it for one.
+/// The `ICMPv6` messages for the link alone, which no router passes on. A message of the same type
+/// that a router could pass on is compared like others: its receiver might accept it.
 fn for_the_link(kind: u8, code: u8, hops: Option<u8>) -> Option<Uncompared> {
     match (kind, code, hops?) {
         // RFC 4861, section 3.1: a hop limit of 255 shows that no router has.
@@ -224,26 +224,26 @@ fn marked(key: FlowKey, kind: u8) -> FlowKey {
 }
 
 /// A frame whose headers cannot be trusted: everything behind the addresses must be the same.
-fn unreadable(octets: &[u8]) -> Subject {
-    Subject::Datagram(marked(FlowKey::default(), kind::MALFORMED), behind_addresses(octets))
+fn unreadable(octets: &[u8]) -> FrameSubject {
+    FrameSubject::Datagram(marked(FlowKey::default(), kind::MALFORMED), behind_addresses(octets))
 }
 
-fn behind_addresses(octets: &[u8]) -> Body {
+fn behind_addresses(octets: &[u8]) -> DatagramBody {
     let end = octets.len() as u32;
-    Datagram::plain(12.min(end), end).into()
+    DatagramBytes::plain(12.min(end), end).into()
 }
 
-fn whole(ip: &IpHeader) -> Body {
-    Datagram::plain(ip.payload_at, ip.end).into()
+fn whole(ip: &IpHeader) -> DatagramBody {
+    DatagramBytes::plain(ip.payload_at, ip.end).into()
 }
 
 /// A packet whose transport header is none.
-fn malformed(ip: &IpHeader, key: FlowKey) -> (Subject, Option<Malformed>) {
-    (Subject::Datagram(marked(key, kind::MALFORMED), whole(ip)), Some(Malformed::Transport))
+fn malformed(ip: &IpHeader, key: FlowKey) -> (FrameSubject, Option<Malformed>) {
+    (FrameSubject::Datagram(marked(key, kind::MALFORMED), whole(ip)), Some(Malformed::Transport))
 }
 
 /// Echo requests and replies are a flow by identifier, the other messages by type and code.
-fn icmp(octets: &[u8], ip: &IpHeader, key: FlowKey) -> (Subject, Option<Malformed>) {
+fn icmp(octets: &[u8], ip: &IpHeader, key: FlowKey) -> (FrameSubject, Option<Malformed>) {
     let at = ip.payload_at as usize;
     let head: Option<[u8; 2]> = octets.read(at);
     let Some([kind, code]) = head.filter(|_| ip.payload_at + icmp::HEADER_LEN <= ip.end) else {
@@ -252,7 +252,7 @@ fn icmp(octets: &[u8], ip: &IpHeader, key: FlowKey) -> (Subject, Option<Malforme
     if ip.version == 6
         && let Some(uncompared) = for_the_link(kind, code, hops(octets, ip))
     {
-        return (Subject::Uncompared(uncompared), None);
+        return (FrameSubject::Uncompared(uncompared), None);
     }
     let is_echo = matches!((ip.version, kind), (4, 0 | 8) | (6, 128 | 129));
     let id: Option<[u8; 2]> =
@@ -262,12 +262,12 @@ fn icmp(octets: &[u8], ip: &IpHeader, key: FlowKey) -> (Subject, Option<Malforme
         peer_port: id.map_or(0, u16::from_be_bytes),
         ..key
     };
-    (Subject::Datagram(key, icmp::body(octets, ip, kind).into()), None)
+    (FrameSubject::Datagram(key, icmp::body(octets, ip, kind).into()), None)
 }
 
 /// UDP: the payload, and the length that the header gives. The checksum does not count, a partial
 /// and a full one are the same datagram.
-fn udp(frame: &Frame, ip: &IpHeader, key: FlowKey) -> (Subject, Option<Malformed>) {
+fn udp(frame: &Frame, ip: &IpHeader, key: FlowKey) -> (FrameSubject, Option<Malformed>) {
     const HEADER_LEN: u32 = 8;
     let octets = frame.ethernet();
     let header: Option<[u8; 6]> = octets.read(ip.payload_at as usize);
@@ -275,26 +275,26 @@ fn udp(frame: &Frame, ip: &IpHeader, key: FlowKey) -> (Subject, Option<Malformed
     else {
         return malformed(ip, key);
     };
-    let payload = Datagram {
+    let payload = DatagramBytes {
         lead: HEADER_LEN,
         label: u32::from(u16::from_be_bytes([l0, l1])),
-        ..Datagram::plain(ip.payload_at + HEADER_LEN, ip.end)
+        ..DatagramBytes::plain(ip.payload_at + HEADER_LEN, ip.end)
     };
     let (guest_port, peer_port) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
     let key = FlowKey { guest_port, peer_port, ..key };
     let size = frame.udp_segment_size().filter(|_| ip.protocol == protocol::UDP);
-    let body = size.map_or_else(|| payload.into(), |size| Body::udp_batch(payload, size));
-    (Subject::Datagram(key, body), None)
+    let body = size.map_or_else(|| payload.into(), |size| DatagramBody::udp_batch(payload, size));
+    (FrameSubject::Datagram(key, body), None)
 }
 
-fn datagram(octets: &[u8], ip: &IpHeader, key: FlowKey) -> (Subject, Option<Malformed>) {
+fn datagram(octets: &[u8], ip: &IpHeader, key: FlowKey) -> (FrameSubject, Option<Malformed>) {
     const DCCP: u8 = 33;
     const SCTP: u8 = 132;
     if !matches!(ip.protocol, DCCP | SCTP) {
-        return (Subject::Datagram(key, whole(ip)), None);
+        return (FrameSubject::Datagram(key, whole(ip)), None);
     }
     let Ok((guest_port, peer_port)) = decode_ports(octets, ip) else { return malformed(ip, key) };
-    (Subject::Datagram(FlowKey { guest_port, peer_port, ..key }, whole(ip)), None)
+    (FrameSubject::Datagram(FlowKey { guest_port, peer_port, ..key }, whole(ip)), None)
 }
 
 impl Uncompared {

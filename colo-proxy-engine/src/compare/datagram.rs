@@ -1,6 +1,6 @@
 //! Datagrams of one flow: a multiset on either side, released in the primary's order of arrival.
 //!
-//! A datagram is looked up by a hash of its octets ([`super::bag`]) and compared once, with the
+//! A datagram is looked up by a hash of its bytes ([`super::multiset`]) and compared once, with the
 //! oldest one of the same hash: the work for a frame does not depend on how many wait, before a
 //! difference was reported or after.
 
@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use colo_proxy_common::record::FlowKey;
 
-use super::bag::{Entry, Line, Tag};
-use super::body::{Body, Datagram};
-use super::chain::Key;
+use super::body::{DatagramBody, DatagramBytes};
+use super::chain::ChainKey;
 use super::classify::is_of_fragments;
-use super::divergence::{Difference, Pair};
-use super::ledger::{Account, Cause, Ledger, What};
+use super::divergence::{Difference, DifferingPair};
+use super::ledger::{FlowAccount, HeldKind, Ledger, ReleaseCause};
 use super::limits::Limits;
-use super::packet::{Packet, Ticket};
+use super::multiset::{DatagramLine, DatagramTag, UnmatchedDatagram};
+use super::packet::{HeldTicket, WholePacket};
 use super::reason::Reason;
 use super::{Output, Side, shrink};
 use crate::frame::Frame;
@@ -25,21 +25,21 @@ use crate::frame::Frame;
 #[derive(Debug, Default)]
 pub(super) struct DatagramFlow {
     /// Held packets of the primary in order of arrival, matched or not.
-    held: VecDeque<Ticket>,
+    held: VecDeque<HeldTicket>,
     /// Datagrams in those that have no match.
-    unmatched: Line,
-    account: Account,
-    /// Datagrams of the secondary without a match, whose octets the ledger keeps.
-    waiting: Line,
-    /// Likewise those that repeat what the last checkpoint covered: they may be of before it, and
-    /// are no reason for another one.
-    repeated: Line,
-    waiting_account: Account,
+    unmatched: DatagramLine,
+    account: FlowAccount,
+    /// Datagrams of the secondary without a match, whose bytes the ledger keeps.
+    waiting: DatagramLine,
+    /// Likewise repetitions of datagrams that the last checkpoint covered. They may come from before
+    /// that checkpoint, and are no reason for another one.
+    repeated: DatagramLine,
+    waiting_account: FlowAccount,
     /// A timer looks after the grace of this flow.
     timed: bool,
     /// The difference was reported in this epoch.
     reported: bool,
-    /// What is compared are fragments that stayed alone.
+    /// The flow compares fragments that stayed alone.
     of_fragments: bool,
 }
 
@@ -74,24 +74,25 @@ impl DatagramFlow {
         };
     }
 
-    /// Forgets what waits of the secondary, before the flow itself is forgotten.
+    /// Drops the waiting datagrams of the secondary, before the flow itself is forgotten.
     pub(super) fn drop_waiting(&mut self, ledger: &mut Ledger) {
         for line in [&mut self.waiting, &mut self.repeated] {
-            while let Some(entry) = ledger.bags.secondary.pop_front(line) {
+            while let Some(entry) = ledger.multisets.secondary.pop_front(line) {
                 ledger.stats.secondary_dropped.no_flow += 1;
                 ledger.forget(&mut self.waiting_account, entry.key);
             }
         }
     }
 
-    /// Drops the repetitions of what a checkpoint covered that the primary has not repeated in
-    /// time; says whether there were any.
+    /// Drops repetitions of covered datagrams that the primary has not repeated in time. Returns
+    /// whether there were any.
     pub(super) fn drop_repeated(&mut self, ledger: &mut Ledger) -> bool {
         let mut dropped = 0;
-        while let Some(key) = ledger.bags.secondary.front(&self.repeated).map(|entry| entry.key)
+        while let Some(key) =
+            ledger.multisets.secondary.front(&self.repeated).map(|entry| entry.key)
             && ledger.waiting(key).is_none_or(|waiting| ledger.is_overdue(waiting.since))
         {
-            ledger.bags.secondary.pop_front(&mut self.repeated);
+            ledger.multisets.secondary.pop_front(&mut self.repeated);
             ledger.forget(&mut self.waiting_account, key);
             dropped += 1;
         }
@@ -99,9 +100,9 @@ impl DatagramFlow {
         dropped > 0
     }
 
-    /// Where datagrams of the secondary like this one are.
-    fn line(&mut self, ledger: &Ledger, tag: &Tag) -> &mut Line {
-        if ledger.bags.is_covered(tag) { &mut self.repeated } else { &mut self.waiting }
+    /// The waiting datagrams of the secondary among which this one belongs.
+    fn line(&mut self, ledger: &Ledger, tag: &DatagramTag) -> &mut DatagramLine {
+        if ledger.multisets.is_covered(tag) { &mut self.repeated } else { &mut self.waiting }
     }
 
     /// A packet of the primary: it leaves at once if the secondary sent the same and none is held
@@ -109,21 +110,21 @@ impl DatagramFlow {
     pub(super) fn on_primary(
         &mut self,
         ledger: &mut Ledger,
-        flow: Key,
-        packet: Packet,
-        body: Body,
+        flow: ChainKey,
+        packet: WholePacket,
+        body: DatagramBody,
         out: &mut Output,
     ) {
         if let Some(datagram) = body.single().filter(|_| self.held.is_empty()) {
             let octets = datagram.octets(packet.ethernet());
-            let tag = ledger.bags.tag(flow, datagram, octets);
+            let tag = ledger.multisets.tag(flow, datagram, octets);
             if is_waiting(ledger, &tag, octets) {
                 self.take_waiting(ledger, &tag, octets.len());
-                ledger.pass(packet, Cause::Compared, out);
+                ledger.pass(packet, ReleaseCause::Compared, out);
                 return;
             }
         }
-        let key = ledger.hold(packet, What::Datagram { body, missing: 0 });
+        let key = ledger.hold(packet, HeldKind::Datagram { body, missing: 0 });
         if let Some(ticket) = ledger.ticket(key) {
             self.adopt(ledger, flow, ticket, body, out);
         }
@@ -133,9 +134,9 @@ impl DatagramFlow {
     pub(super) fn adopt(
         &mut self,
         ledger: &mut Ledger,
-        flow: Key,
-        ticket: Ticket,
-        body: Body,
+        flow: ChainKey,
+        ticket: HeldTicket,
+        body: DatagramBody,
         out: &mut Output,
     ) {
         let key = ticket.key;
@@ -144,12 +145,12 @@ impl DatagramFlow {
         for datagram in body.datagrams() {
             let Some(held) = ledger.held(key) else { return };
             let octets = datagram.octets(held.frame.ethernet());
-            let tag = ledger.bags.tag(flow, datagram, octets);
+            let tag = ledger.multisets.tag(flow, datagram, octets);
             if is_waiting(ledger, &tag, octets) {
                 let len = octets.len();
                 self.take_waiting(ledger, &tag, len);
             } else {
-                ledger.bags.primary.push(&mut self.unmatched, Entry { key, tag });
+                ledger.multisets.primary.push(&mut self.unmatched, UnmatchedDatagram { key, tag });
                 missing += 1;
             }
         }
@@ -159,15 +160,15 @@ impl DatagramFlow {
         ledger.charge(Side::Primary, &mut self.account, len);
         self.held.push_back(ticket);
         if let Some(held) = ledger.held_mut(key) {
-            held.what = What::Datagram { body, missing };
+            held.kind = HeldKind::Datagram { body, missing };
         }
         self.release_front(ledger, out);
     }
 
-    /// Uses the oldest datagram of the secondary like this one up.
-    fn take_waiting(&mut self, ledger: &mut Ledger, tag: &Tag, len: usize) {
+    /// Uses up the oldest equal datagram of the secondary.
+    fn take_waiting(&mut self, ledger: &mut Ledger, tag: &DatagramTag, len: usize) {
         let line = self.line(ledger, tag);
-        if let Some(entry) = ledger.bags.secondary.take(line, tag) {
+        if let Some(entry) = ledger.multisets.secondary.take(line, tag) {
             ledger.forget(&mut self.waiting_account, entry.key);
         }
         ledger.stats.compared.add(len);
@@ -177,14 +178,14 @@ impl DatagramFlow {
     pub(super) fn on_secondary(
         &mut self,
         ledger: &mut Ledger,
-        flow: Key,
+        flow: ChainKey,
         frame: &Frame,
-        body: Body,
+        body: DatagramBody,
         out: &mut Output,
     ) {
         for datagram in body.datagrams() {
             let octets = datagram.octets(frame.ethernet());
-            let tag = ledger.bags.tag(flow, datagram, octets);
+            let tag = ledger.multisets.tag(flow, datagram, octets);
             if !self.take_unmatched(ledger, &tag, octets) {
                 self.wait(ledger, flow, (frame, body), tag);
             }
@@ -192,22 +193,28 @@ impl DatagramFlow {
         self.release_front(ledger, out);
     }
 
-    fn take_unmatched(&mut self, ledger: &mut Ledger, tag: &Tag, octets: &[u8]) -> bool {
-        let Some(entry) = ledger.bags.primary.oldest(tag).copied() else { return false };
+    fn take_unmatched(&mut self, ledger: &mut Ledger, tag: &DatagramTag, octets: &[u8]) -> bool {
+        let Some(entry) = ledger.multisets.primary.oldest(tag).copied() else { return false };
         let Some(held) = ledger.held_mut(entry.key) else { return false };
         let ours = entry.tag.datagram.octets(held.frame.ethernet());
-        let What::Datagram { missing, .. } = &mut held.what else { return false };
+        let HeldKind::Datagram { missing, .. } = &mut held.kind else { return false };
         if !entry.tag.datagram.is_same(ours, tag.datagram, octets) {
             return false;
         }
         *missing = missing.saturating_sub(1);
-        ledger.bags.primary.take(&mut self.unmatched, tag);
+        ledger.multisets.primary.take(&mut self.unmatched, tag);
         ledger.stats.compared.add(octets.len());
         true
     }
 
-    fn wait(&mut self, ledger: &mut Ledger, flow: Key, (frame, body): (&Frame, Body), tag: Tag) {
-        let Datagram { at, end, .. } = tag.datagram;
+    fn wait(
+        &mut self,
+        ledger: &mut Ledger,
+        flow: ChainKey,
+        (frame, body): (&Frame, DatagramBody),
+        tag: DatagramTag,
+    ) {
+        let DatagramBytes { at, end, .. } = tag.datagram;
         let range = at as usize..end as usize;
         let account = &mut self.waiting_account;
         let key = match body.head_len() {
@@ -216,7 +223,7 @@ impl DatagramFlow {
         };
         if let Some(key) = key {
             let line = self.line(ledger, &tag);
-            ledger.bags.secondary.push(line, Entry { key, tag });
+            ledger.multisets.secondary.push(line, UnmatchedDatagram { key, tag });
         }
     }
 
@@ -224,24 +231,24 @@ impl DatagramFlow {
     pub(super) fn give_back(
         &mut self,
         ledger: &mut Ledger,
-        flow: Key,
-        ticket: Ticket,
+        flow: ChainKey,
+        ticket: HeldTicket,
         out: &mut Output,
     ) -> bool {
         if ledger.held_for(ticket).is_none() {
             return false;
         }
         let Some(held) = ledger.held(ticket.key) else { return false };
-        let What::Datagram { body, missing: 1 } = held.what else { return false };
+        let HeldKind::Datagram { body, missing: 1 } = held.kind else { return false };
         let Some(datagram) = body.single() else { return false };
-        let tag = ledger.bags.tag(flow, datagram, datagram.octets(held.frame.ethernet()));
+        let tag = ledger.multisets.tag(flow, datagram, datagram.octets(held.frame.ethernet()));
         let len = held.frame.len();
         let line = &mut self.unmatched;
-        if ledger.bags.primary.withdraw(line, &tag, ticket.key).is_none() {
+        if ledger.multisets.primary.withdraw(line, &tag, ticket.key).is_none() {
             return false;
         }
         if let Some(held) = ledger.held_for(ticket) {
-            held.what = What::Fragment { packet: None };
+            held.kind = HeldKind::Fragment { packet: None };
         }
         ledger.discharge(Side::Primary, &mut self.account, len);
         self.release_front(ledger, out);
@@ -252,30 +259,30 @@ impl DatagramFlow {
     pub(super) fn give_back_waiting(
         &mut self,
         ledger: &mut Ledger,
-        flow: Key,
+        flow: ChainKey,
         frame: &Frame,
-        body: Body,
+        body: DatagramBody,
     ) -> bool {
         let Some(datagram) = body.single() else { return false };
-        let tag = ledger.bags.tag(flow, datagram, datagram.octets(frame.ethernet()));
+        let tag = ledger.multisets.tag(flow, datagram, datagram.octets(frame.ethernet()));
         let line = self.line(ledger, &tag);
-        let entry = ledger.bags.secondary.take(line, &tag);
+        let entry = ledger.multisets.secondary.take(line, &tag);
         if let Some(entry) = entry {
             ledger.forget(&mut self.waiting_account, entry.key);
         }
         entry.is_some()
     }
 
-    /// Releases from the front for as long as what is there is matched.
+    /// Releases from the front while the frame there is matched.
     fn release_front(&mut self, ledger: &mut Ledger, out: &mut Output) {
         while let Some(ticket) = self.held.front().copied() {
-            let held = ledger.held_for(ticket).map(|held| (held.what, held.frame.len()));
+            let held = ledger.held_for(ticket).map(|held| (held.kind, held.frame.len()));
             match held {
-                Some((What::Datagram { missing: 0, .. }, len)) => {
+                Some((HeldKind::Datagram { missing: 0, .. }, len)) => {
                     ledger.discharge(Side::Primary, &mut self.account, len);
-                    ledger.release(ticket.key, Cause::Compared, out);
+                    ledger.release(ticket.key, ReleaseCause::Compared, out);
                 }
-                Some((What::Datagram { .. }, _)) => break,
+                Some((HeldKind::Datagram { .. }, _)) => break,
                 // Another flow looks after it.
                 _ => {}
             }
@@ -316,8 +323,8 @@ impl DatagramFlow {
 
     /// When the grace of the oldest pair without a match ends: the later of the two began it.
     fn grace_ends(&self, ledger: &Ledger) -> Option<Instant> {
-        let ours = ledger.bags.primary.front(&self.unmatched)?;
-        let theirs = ledger.bags.secondary.front(&self.waiting)?;
+        let ours = ledger.multisets.primary.front(&self.unmatched)?;
+        let theirs = ledger.multisets.secondary.front(&self.waiting)?;
         let since = ledger.held(ours.key)?.since.max(ledger.waiting(theirs.key)?.since);
         let Limits { datagram_grace, fragment_timeout, .. } = ledger.limits;
         // Of one guest a fragment may be known to stay alone while the other's still has to wait.
@@ -330,25 +337,25 @@ impl DatagramFlow {
             return;
         }
         self.reported = true;
-        let Some(entry) = ledger.bags.primary.front(&self.unmatched).copied() else { return };
+        let Some(entry) = ledger.multisets.primary.front(&self.unmatched).copied() else { return };
         let Some(held) = ledger.held(entry.key) else { return };
         let ours = entry.tag.datagram.octets(held.frame.ethernet()).to_vec();
         let primary = ledger.capture_held(entry.key);
-        let theirs = ledger.bags.secondary.front(&self.waiting).map(|entry| entry.key);
+        let theirs = ledger.multisets.secondary.front(&self.waiting).map(|entry| entry.key);
         let secondary = theirs.and_then(|key| ledger.capture_waiting(key));
         let theirs = theirs.and_then(|key| ledger.waiting(key));
         let theirs = theirs.map(|waiting| waiting.octets.as_slice().to_vec()).unwrap_or_default();
         let at = entry.tag.datagram.difference(&ours, &theirs);
-        let pair = Pair { primary: &ours, secondary: &theirs, at };
+        let pair = DifferingPair { primary: &ours, secondary: &theirs, at };
         let offset = i64::from(entry.tag.datagram.lead) + at as i64;
         let difference = Difference::octets(Reason::Datagram, offset, pair);
         ledger.diverge(name, difference.frames(primary, secondary));
     }
 }
 
-/// The secondary sent a datagram with these octets that is not used up yet.
-fn is_waiting(ledger: &Ledger, tag: &Tag, octets: &[u8]) -> bool {
-    ledger.bags.secondary.oldest(tag).is_some_and(|entry| {
+/// The secondary sent a datagram with these bytes that is not used up yet.
+fn is_waiting(ledger: &Ledger, tag: &DatagramTag, octets: &[u8]) -> bool {
+    ledger.multisets.secondary.oldest(tag).is_some_and(|entry| {
         let theirs = ledger.waiting(entry.key).map(|waiting| waiting.octets.as_slice());
         theirs.is_some_and(|theirs| tag.datagram.is_same(octets, entry.tag.datagram, theirs))
     })

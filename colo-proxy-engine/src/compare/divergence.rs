@@ -18,8 +18,10 @@ use super::reason::Reason;
 pub struct Divergence {
     /// Counts the engine's differences from 1 on.
     pub number: u64,
+    /// The flow, as the guest sees it. JSON has [`FlowName`]'s fields.
     #[serde(serialize_with = "flow")]
     pub flow: FlowKey,
+    /// The kind of the difference, which is also the reason of the request for a checkpoint.
     pub reason: Reason,
     /// Checkpoints, and times that protection was turned off, before it.
     pub epoch: u64,
@@ -28,36 +30,42 @@ pub struct Divergence {
     pub at: Instant,
     /// The same, in milliseconds since the engine saw its first frame.
     pub at_ms: u64,
-    /// What the primary frame that was held for too long waited for.
+    /// The thing that a held primary frame still needed when it had been held for too long. `None` for
+    /// any other difference.
     pub waits_for: Option<WaitsFor>,
-    /// Place of the first difference. In a TCP stream, 0 is the first octet of data, or of what was
-    /// first seen of it; in a datagram, the first octet behind the IP header.
+    /// Place of the first difference. In a TCP stream, 0 is the first byte of data, or the first byte
+    /// seen. In a datagram, 0 is the first byte behind the IP header.
     pub stream_offset: i64,
-    /// The octets there; `None` where there is none, as beyond the end of the shorter datagram, or
-    /// where the difference is not one of octets.
+    /// The primary's byte there. `None` where there is none, as beyond the end of the shorter
+    /// datagram, or where the difference is not one of bytes.
     pub primary_byte: Option<u8>,
+    /// The same of the secondary.
     pub secondary_byte: Option<u8>,
-    /// Octets around the difference.
+    /// The primary's bytes around the difference.
     pub primary_context: Context,
+    /// The same of the secondary.
     pub secondary_context: Context,
-    /// Octets of payload in the two pieces that were compared.
+    /// Bytes of payload in the primary's piece that was compared.
     pub primary_len: u64,
+    /// The same of the secondary.
     pub secondary_len: u64,
-    /// When the two frames came, like `at_ms`. `None` where only one guest sent one, as when the
-    /// secondary's is awaited or the primary has produced nothing there; or where no frame shows it,
-    /// as for a window that stays closed, or a frame that had left before.
+    /// When the primary's frame came, in milliseconds like `at_ms`. `None` where only one guest sent
+    /// a frame: the secondary's is awaited, or the primary has produced nothing there. `None` also
+    /// where no frame shows the difference: a window stays closed, or the frame had left before.
     pub primary_at_ms: Option<u64>,
+    /// The same of the secondary.
     pub secondary_at_ms: Option<u64>,
-    /// The frames themselves; `None` likewise, or where [`super::Limits::divergence_frames_bytes`]
-    /// did not allow to keep them.
+    /// The primary's frame itself. `None` where `primary_at_ms` is, or where
+    /// [`super::Limits::divergence_frames_bytes`] did not allow to keep it.
     #[serde(skip)]
     pub primary_frame: Option<Captured>,
+    /// The same of the secondary.
     #[serde(skip)]
     pub secondary_frame: Option<Captured>,
 }
 
 impl Divergence {
-    pub(super) fn new(flow: FlowKey, difference: Difference<'_>, found: &Found) -> Self {
+    pub(super) fn new(flow: FlowKey, difference: Difference<'_>, found: &FoundDifference) -> Self {
         let Difference { reason, place, pair, waits_for, primary, secondary } = difference;
         Self {
             number: found.number,
@@ -95,7 +103,7 @@ impl Divergence {
 /// A frame that belongs to a difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Captured {
-    /// The Ethernet frame, or the first octets of it where it was not kept for its data.
+    /// The Ethernet frame, or the first bytes of it where it was not kept for its data.
     pub octets: Bytes,
     /// Length of the whole frame.
     pub original_len: usize,
@@ -105,24 +113,31 @@ pub struct Captured {
     pub since_ms: u64,
 }
 
-/// What a flow has to say about a difference.
+/// A difference as the flow found it.
 #[derive(Debug)]
 pub(super) struct Difference<'a> {
     pub(super) reason: Reason,
     pub(super) place: i64,
-    pub(super) pair: Pair<'a>,
+    pub(super) pair: DifferingPair<'a>,
     pub(super) waits_for: Option<WaitsFor>,
     pub(super) primary: Option<Captured>,
     pub(super) secondary: Option<Captured>,
 }
 
 impl<'a> Difference<'a> {
-    /// A difference that is not one of octets, and of which no frame is known yet.
+    /// A difference that is not one of bytes, and of which no frame is known yet.
     pub(super) const fn new(reason: Reason, place: i64) -> Self {
-        Self { reason, place, pair: Pair::NONE, waits_for: None, primary: None, secondary: None }
+        Self {
+            reason,
+            place,
+            pair: DifferingPair::NONE,
+            waits_for: None,
+            primary: None,
+            secondary: None,
+        }
     }
 
-    pub(super) fn octets(reason: Reason, place: i64, pair: Pair<'a>) -> Self {
+    pub(super) fn octets(reason: Reason, place: i64, pair: DifferingPair<'a>) -> Self {
         Self { pair, ..Self::new(reason, place) }
     }
 
@@ -131,9 +146,9 @@ impl<'a> Difference<'a> {
     }
 }
 
-/// What the ledger knows about a difference.
+/// The facts that the ledger adds to a difference.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FoundDifference {
     pub(super) number: u64,
     pub(super) epoch: u64,
     pub(super) at: Instant,
@@ -171,7 +186,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// The octets of `all` up to `reach` before and behind `at`.
+    /// The bytes of `all` up to `reach` before and behind `at`.
     pub(super) fn around(all: &[u8], at: usize, reach: usize) -> Self {
         let start = at.saturating_sub(reach).min(all.len());
         let end = at.saturating_add(reach).saturating_add(1).min(all.len());
@@ -182,27 +197,27 @@ impl Context {
 
 /// Two pieces that should be the same.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pair<'a> {
+pub(super) struct DifferingPair<'a> {
     pub(super) primary: &'a [u8],
     pub(super) secondary: &'a [u8],
     /// Where they differ first.
     pub(super) at: usize,
 }
 
-impl Pair<'_> {
+impl DifferingPair<'_> {
     pub(super) const NONE: Self = Self { primary: &[], secondary: &[], at: 0 };
 }
 
 /// The last divergences.
 #[derive(Debug, Default)]
-pub(super) struct Ring {
+pub(super) struct DivergenceRing {
     kept: VecDeque<Divergence>,
     frames_bytes: usize,
 }
 
-impl Ring {
-    /// Adds one, so that there are at most `max` with `bytes_max` octets of frames; says how many
-    /// frames had to go from those that stay.
+impl DivergenceRing {
+    /// Adds one, so that there are at most `max` with `bytes_max` bytes of frames. Returns
+    /// how many frames the remaining ones lost.
     pub(super) fn push(&mut self, divergence: Divergence, max: usize, bytes_max: usize) -> u64 {
         while self.kept.len() >= max.max(1) {
             if let Some(oldest) = self.kept.pop_front() {

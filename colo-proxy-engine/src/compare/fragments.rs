@@ -2,12 +2,12 @@
 
 use colo_proxy_common::record::FlowKey;
 
-use super::body::Body;
-use super::classify::{Fragment, Subject, classify, fragment_body};
-use super::ledger::{Ledger, What};
-use super::packet::{Originals, Packet, Ticket};
-use super::reassembly::{Outcome, Piece, Whole, whole};
-use super::table::Kind;
+use super::body::DatagramBody;
+use super::classify::{Fragment, FrameSubject, classify, fragment_body};
+use super::ledger::{HeldKind, Ledger};
+use super::packet::{HeldFragments, HeldTicket, WholePacket};
+use super::reassembly::{FragmentOutcome, FragmentPiece, WholeFragments, whole};
+use super::table::FlowKind;
 use super::{Engine, Output, Side};
 use crate::frame::Frame;
 
@@ -21,18 +21,18 @@ impl Engine {
     ) {
         let (frame, ticket) = match side {
             Side::Primary => {
-                let key = self.ledger.hold(frame.clone(), What::Fragment { packet: None });
+                let key = self.ledger.hold(frame.clone(), HeldKind::Fragment { packet: None });
                 (frame, self.ledger.ticket(key))
             }
             Side::Secondary => (frame.compact(), None),
         };
-        let piece = Piece { fragment, frame, name, ticket, serial: 0 };
+        let piece = FragmentPiece { fragment, frame, name, ticket, serial: 0 };
         let now = self.ledger.now();
         let Ledger { limits, stats, .. } = &mut self.ledger;
         match self.reassembly.add(now, side, piece, limits, &mut stats.fragments) {
-            Outcome::Kept => {}
-            Outcome::Alone(pieces) => self.compare_alone(side, pieces, out),
-            Outcome::Whole(whole) => self.compare_whole(side, whole, out),
+            FragmentOutcome::Kept => {}
+            FragmentOutcome::Alone(pieces) => self.compare_alone(side, pieces, out),
+            FragmentOutcome::Whole(whole) => self.compare_whole(side, whole, out),
         }
     }
 
@@ -47,29 +47,34 @@ impl Engine {
         }
     }
 
-    /// Compares a packet that is complete like one that came in a single frame.
-    fn compare_whole(&mut self, side: Side, whole: Whole, out: &mut Output) {
+    /// Compares a complete packet like one that came in a single frame.
+    fn compare_whole(&mut self, side: Side, whole: WholeFragments, out: &mut Output) {
         let Some(whole) = self.take_back(side, whole, out) else { return };
         let copy = self::whole(&whole.pieces).map(|copy| (classify(&copy), copy));
         let all = whole.into_arrivals();
         let Some(((subject, malformed), copy)) = copy else {
             return self.compare_alone(side, all, out);
         };
-        if matches!(subject, Subject::Fragment(..)) {
+        if matches!(subject, FrameSubject::Fragment(..)) {
             return self.compare_alone(side, all, out);
         }
         if let Some(malformed) = malformed {
             self.ledger.stats.malformed.add(malformed);
         }
-        let originals: Originals = all.iter().filter_map(|piece| piece.ticket).collect();
-        let packet = Packet { frame: copy, originals: Some(originals) };
+        let originals: HeldFragments = all.iter().filter_map(|piece| piece.ticket).collect();
+        let packet = WholePacket { frame: copy, originals: Some(originals) };
         let policy = self.policy(&subject, malformed);
         self.admit(side, (&subject, policy), packet, out);
     }
 
     /// Makes `whole` a packet again if it was late, so that its fragments were compared on their
-    /// own. Where one of them has met its like, all of them stay alone.
-    fn take_back(&mut self, side: Side, whole: Whole, out: &mut Output) -> Option<Whole> {
+    /// own. If one of them has been matched, all of them stay alone.
+    fn take_back(
+        &mut self,
+        side: Side,
+        whole: WholeFragments,
+        out: &mut Output,
+    ) -> Option<WholeFragments> {
         if !whole.were_alone {
             return Some(whole);
         }
@@ -87,10 +92,10 @@ impl Engine {
     }
 
     /// Takes a fragment out of the flow in which it is compared on its own, if it is still there.
-    fn take_back_one(&mut self, side: Side, piece: &Piece, out: &mut Output) -> bool {
+    fn take_back_one(&mut self, side: Side, piece: &FragmentPiece, out: &mut Output) -> bool {
         let Some(flow) = self.table.key_of(&piece.name) else { return false };
         let Some(state) = self.table.get_mut(flow) else { return false };
-        let Kind::Datagram(state) = &mut state.kind else { return false };
+        let FlowKind::Datagram(state) = &mut state.kind else { return false };
         let body = fragment_body(&piece.fragment);
         match (side, piece.ticket) {
             (Side::Primary, Some(ticket)) => state.give_back(&mut self.ledger, flow, ticket, out),
@@ -101,8 +106,8 @@ impl Engine {
         }
     }
 
-    /// Compares fragments by their octets and place.
-    fn compare_alone(&mut self, side: Side, pieces: Vec<Piece>, out: &mut Output) {
+    /// Compares fragments by their bytes and place.
+    fn compare_alone(&mut self, side: Side, pieces: Vec<FragmentPiece>, out: &mut Output) {
         for piece in pieces {
             let body = fragment_body(&piece.fragment);
             match (side, piece.ticket) {
@@ -117,13 +122,13 @@ impl Engine {
     }
 
     /// Gives a fragment that is held already to the flow `name`.
-    fn adopt(&mut self, name: &FlowKey, ticket: Ticket, body: Body, out: &mut Output) {
+    fn adopt(&mut self, name: &FlowKey, ticket: HeldTicket, body: DatagramBody, out: &mut Output) {
         let is_taken = self.with_datagrams(name, |state, ledger, flow| {
             state.adopt(ledger, flow, ticket, body, out);
         });
         if is_taken.is_none() {
             if let Some(held) = self.ledger.held_for(ticket) {
-                held.what = What::Checkpoint;
+                held.kind = HeldKind::Checkpoint;
             }
             self.overflowed(name);
         }

@@ -1,4 +1,4 @@
-//! How the tables hash what guests choose.
+//! Hashes of values that guests choose.
 //!
 //! A seed of its own for each hasher is not enough: foldhash multiplies pairs of words, and where
 //! the numbers that the second of a pair is mixed with are known, a guest can choose it so that the
@@ -11,16 +11,16 @@ use foldhash::SharedSeed;
 use foldhash::fast::SeedableRandomState;
 
 /// Hashes with numbers that no guest knows.
-pub(super) type State = SeedableRandomState;
+pub(super) type HashState = SeedableRandomState;
 
 /// The hasher for `seed`; the same for the same seed as long as the process lives.
-pub(super) fn state(seed: u64) -> State {
+pub(super) fn state(seed: u64) -> HashState {
     SeedableRandomState::with_seed(seed, SharedSeed::global_random())
 }
 
 /// The hash of a flow's name: by words, because that is much faster than field by field.
 #[inline]
-pub(super) fn of_name(state: &State, name: &FlowKey) -> u64 {
+pub(super) fn of_name(state: &HashState, name: &FlowKey) -> u64 {
     let mut hasher = state.build_hasher();
     let FlowKey { guest_port, peer_port, vlan: [outer, inner], ip_version, protocol, .. } = *name;
     hasher.write_u128(u128::from_ne_bytes(name.guest_addr));
@@ -40,9 +40,9 @@ mod tests {
     use colo_proxy_common::record::FlowKey;
     use foldhash::fast::FixedState;
 
-    use super::{State, of_name, state};
+    use super::{HashState, of_name, state};
 
-    /// The number that foldhash 0.2 mixes the last eight octets of an address with, where nobody
+    /// The number that foldhash 0.2 mixes the last eight bytes of an address with, where nobody
     /// gives it another.
     const KNOWN: u64 = 0x3f84_d5b5_b547_0917;
 
@@ -64,7 +64,7 @@ mod tests {
         assert_eq!(hashes(&state(0x1234_5678_9abc_def0)), 1000);
     }
 
-    fn names_hashed(state: &State, part: impl Fn(u64) -> FlowKey) -> usize {
+    fn names_hashed(state: &HashState, part: impl Fn(u64) -> FlowKey) -> usize {
         (0..1000u64).map(|n| of_name(state, &part(n)) as u32).collect::<HashSet<_>>().len()
     }
 

@@ -1,10 +1,10 @@
 //! Finds a flow by the hash of its name.
 //!
-//! Eight octets for each place, of which a quarter is free at the least: a flow that is looked for
+//! Eight bytes for each place, of which a quarter is free at the least: a flow that is looked for
 //! costs one line of memory here, whatever the number of flows, and a caller that has many frames
 //! can have the lines of all of them fetched before it needs the first.
 
-use super::chain::Key;
+use super::chain::ChainKey;
 
 /// Places at first.
 const PLACES_MIN: usize = 64;
@@ -12,24 +12,28 @@ const PLACES_MIN: usize = 64;
 #[derive(Clone, Copy, Debug)]
 struct Place {
     hash: u32,
-    key: Option<Key>,
+    key: Option<ChainKey>,
 }
 
 const FREE: Place = Place { hash: 0, key: None };
 
-/// Keys by hash; what they name is for the caller to compare.
+/// Keys by hash. The caller compares the values that they name.
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub(super) struct FlowIndex {
     /// A power of two of them. Each key lies in the first place that was free from that of its hash
     /// on, with none free between the two.
     places: Vec<Place>,
     len: usize,
 }
 
-impl Index {
-    /// The key with `hash` for which `is_it` says so.
+impl FlowIndex {
+    /// The key with `hash` for which `is_it` returns `true`.
     #[inline]
-    pub(super) fn find(&self, hash: u32, mut is_it: impl FnMut(Key) -> bool) -> Option<Key> {
+    pub(super) fn find(
+        &self,
+        hash: u32,
+        mut is_it: impl FnMut(ChainKey) -> bool,
+    ) -> Option<ChainKey> {
         let mut at = self.home(hash);
         loop {
             // The loop ends: a quarter is free.
@@ -44,7 +48,7 @@ impl Index {
 
     /// The first key with `hash`, whatever it is for: a guess that is nearly always right.
     #[inline]
-    pub(super) fn guess(&self, hash: u32) -> Option<Key> {
+    pub(super) fn guess(&self, hash: u32) -> Option<ChainKey> {
         self.find(hash, |_| true)
     }
 
@@ -55,7 +59,7 @@ impl Index {
     }
 
     /// Adds a key that is not in.
-    pub(super) fn insert(&mut self, hash: u32, key: Key) {
+    pub(super) fn insert(&mut self, hash: u32, key: ChainKey) {
         if (self.len + 1) * 4 > self.places.len() * 3 {
             self.grow();
         }
@@ -64,7 +68,7 @@ impl Index {
     }
 
     /// Takes a key out.
-    pub(super) fn remove(&mut self, hash: u32, key: Key) {
+    pub(super) fn remove(&mut self, hash: u32, key: ChainKey) {
         let mut at = self.home(hash);
         loop {
             match self.places.get(at).map(|place| place.key) {
@@ -138,11 +142,11 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::chain::{Chain, Ends, Key};
-    use super::Index;
+    use super::super::chain::{Chain, ChainEnds, ChainKey};
+    use super::FlowIndex;
 
-    fn keys(count: usize) -> Vec<Key> {
-        let (mut chain, mut ends) = (Chain::default(), Ends::default());
+    fn keys(count: usize) -> Vec<ChainKey> {
+        let (mut chain, mut ends) = (Chain::default(), ChainEnds::default());
         (0..count).map(|n| chain.push_back(&mut ends, n)).collect()
     }
 
@@ -152,7 +156,7 @@ mod tests {
         fn agrees_with_a_map(steps in prop::collection::vec((any::<bool>(), 0..200_usize), 0..600)) {
             let keys = keys(200);
             let hash = |n: usize| (n as u32 % 23).wrapping_mul(0xffff_fff1);
-            let (mut index, mut map) = (Index::default(), HashMap::new());
+            let (mut index, mut map) = (FlowIndex::default(), HashMap::new());
             for (adds, n) in steps {
                 if !adds {
                     index.remove(hash(n), keys[n]);

@@ -1,94 +1,94 @@
-//! What the engine holds, in order of arrival, and what it owes: the part that all flows share.
+//! The ledger: held frames and waiting pieces of all flows in order of arrival, and open requests.
 
 mod record;
 
 use std::ops::Range;
 use std::time::Instant;
 
-use super::bag::Bags;
-use super::body::Body;
-use super::chain::{Chain, Ends, Key};
-use super::divergence::Ring;
+use super::body::DatagramBody;
+use super::chain::{Chain, ChainEnds, ChainKey};
+use super::divergence::DivergenceRing;
 use super::limits::Limits;
-use super::octets::{Blocks, Kept};
-use super::packet::{Originals, Packet, Ticket};
+use super::multiset::Multisets;
+use super::packet::{HeldFragments, HeldTicket, WholePacket};
 use super::reason::Reason;
 use super::requests::Requests;
 use super::stats::{SecondaryDropped, Stats};
-use super::tcp::Segment;
+use super::tcp::SegmentClaim;
+use super::waiting_bytes::{FrameBlocks, WaitingBytes};
 use super::wheel::Wheel;
 use super::{Output, Side};
 use crate::frame::Frame;
 
 /// A primary frame that may not leave yet.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldFrame {
     pub(super) frame: Frame,
-    /// What leaves in its place, where it is a copy made of fragments.
-    pub(super) originals: Option<Originals>,
+    /// The fragments that leave in its place, where it is a copy made of them.
+    pub(super) originals: Option<HeldFragments>,
     pub(super) since: Instant,
     /// Grows with every frame held: the order in which a flush releases.
     pub(super) arrival: u64,
-    pub(super) what: What,
+    pub(super) kind: HeldKind,
 }
 
-impl From<Held> for Packet {
-    fn from(Held { frame, originals, .. }: Held) -> Self {
+impl From<HeldFrame> for WholePacket {
+    fn from(HeldFrame { frame, originals, .. }: HeldFrame) -> Self {
         Self { frame, originals }
     }
 }
 
-/// What a held frame waits for.
+/// The kind of a held frame: it decides who releases it.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum What {
-    /// Nothing but a checkpoint: no flow looks after it.
+pub(super) enum HeldKind {
+    /// Only a checkpoint releases it: no flow looks after it.
     Checkpoint,
-    Segment(Segment),
+    Segment(SegmentClaim),
     Datagram {
-        body: Body,
+        body: DatagramBody,
         /// Datagrams in it that the secondary has not sent yet.
         missing: u32,
     },
-    /// The other fragments of its packet, or whatever that waits for once it is whole.
+    /// A fragment. It waits for the others of its packet, and then leaves with the packet.
     Fragment {
-        packet: Option<Ticket>,
+        packet: Option<HeldTicket>,
     },
 }
 
 /// A piece of secondary output that the primary has not produced yet.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) octets: Kept,
+pub(super) struct WaitingPiece {
+    pub(super) octets: WaitingBytes,
     pub(super) since: Instant,
-    /// When the frame came that it is a piece of.
+    /// When its whole frame came.
     pub(super) arrived: Instant,
     /// Its flow in the table.
-    pub(super) flow: Key,
+    pub(super) flow: ChainKey,
 }
 
 /// Why a frame leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(super) enum ReleaseCause {
     Compared,
     Checkpoint,
     Unprotected,
     Uncompared,
 }
 
-/// What one flow has in the ledger on one side.
+/// The frames and bytes that one flow has in the ledger on one side.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Account {
+pub(super) struct FlowAccount {
     frames: usize,
     bytes: usize,
     over: bool,
 }
 
-impl Account {
+impl FlowAccount {
     pub(super) fn is_empty(&self) -> bool {
         self.frames == 0
     }
 
-    /// It says nothing that a new one would not.
+    /// It equals a new one.
     #[inline]
     pub(super) fn is_clear(&self) -> bool {
         let Self { frames, bytes, over } = *self;
@@ -96,31 +96,31 @@ impl Account {
     }
 }
 
-/// What all flows share.
+/// The state that all flows share.
 #[derive(Debug)]
 pub(super) struct Ledger {
     pub(super) limits: Limits,
     pub(super) stats: Stats,
     pub(super) requests: Requests,
-    pub(super) divergences: Ring,
-    pub(super) blocks: Blocks,
+    pub(super) divergences: DivergenceRing,
+    pub(super) blocks: FrameBlocks,
     /// Datagrams that the other side has not sent yet.
-    pub(super) bags: Bags,
+    pub(super) multisets: Multisets,
     /// When a flow wants to be looked at, one timer at most for each.
-    pub(super) timers: Wheel<Key>,
-    /// Checkpoints completed; whatever a flow remembers of the secondary belongs to one.
+    pub(super) timers: Wheel<ChainKey>,
+    /// Completed checkpoints. Everything that a flow remembers of the secondary belongs to one epoch.
     pub(super) epoch: u64,
     /// Frames that may leave once the frame in hand is dealt with: sorted by arrival then.
-    pub(super) ready: Vec<(u64, Key)>,
-    /// Likewise those that got what they waited for, which may wait for more.
-    pub(super) settled: Vec<Key>,
+    pub(super) ready: Vec<(u64, ChainKey)>,
+    /// Frames that got the thing that they needed, and may need another one.
+    pub(super) settled: Vec<ChainKey>,
     /// Steps of loops that a guest can make longer.
     #[cfg(test)]
     pub(super) work: u64,
-    held: Chain<Held>,
-    held_ends: Ends,
-    waiting: Chain<Waiting>,
-    waiting_ends: Ends,
+    held: Chain<HeldFrame>,
+    held_ends: ChainEnds,
+    waiting: Chain<WaitingPiece>,
+    waiting_ends: ChainEnds,
     arrivals: u64,
     /// Flows over their own limit, by side.
     over: [usize; 2],
@@ -131,14 +131,18 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an `Instant` has no other constructor; the caller's first time replaces it"
+    )]
     pub(super) fn new(limits: Limits, seed: u64) -> Self {
         Self {
             limits,
             stats: Stats::default(),
             requests: Requests::default(),
-            divergences: Ring::default(),
-            blocks: Blocks::default(),
-            bags: Bags::new(seed),
+            divergences: DivergenceRing::default(),
+            blocks: FrameBlocks::default(),
+            multisets: Multisets::new(seed),
             timers: Wheel::default(),
             epoch: 0,
             ready: Vec::new(),
@@ -146,9 +150,9 @@ impl Ledger {
             #[cfg(test)]
             work: 0,
             held: Chain::default(),
-            held_ends: Ends::default(),
+            held_ends: ChainEnds::default(),
             waiting: Chain::default(),
-            waiting_ends: Ends::default(),
+            waiting_ends: ChainEnds::default(),
             arrivals: 0,
             over: [0; 2],
             // Replaced by the first time that the caller names; the engine has no clock.
@@ -201,13 +205,13 @@ impl Ledger {
     // Primary frames.
 
     /// Holds `packet`; the caller remembers the key.
-    pub(super) fn hold(&mut self, packet: impl Into<Packet>, what: What) -> Key {
-        let Packet { frame, originals } = packet.into();
+    pub(super) fn hold(&mut self, packet: impl Into<WholePacket>, kind: HeldKind) -> ChainKey {
+        let WholePacket { frame, originals } = packet.into();
         if originals.is_none() {
             self.stats.held.add(frame.len());
         }
         self.arrivals += 1;
-        let held = Held { frame, originals, since: self.now, arrival: self.arrivals, what };
+        let held = HeldFrame { frame, originals, since: self.now, arrival: self.arrivals, kind };
         let is_in_fragments = held.originals.is_some();
         let key = self.held.push_back(&mut self.held_ends, held);
         if is_in_fragments {
@@ -219,12 +223,12 @@ impl Ledger {
 
     /// Notes which packet the fragments of `key` are held for.
     #[cold]
-    fn mark_originals(&mut self, key: Key) {
+    fn mark_originals(&mut self, key: ChainKey) {
         let Some((packet, held)) = self.ticket(key).zip(self.held.get_mut(key)) else { return };
         let Some(originals) = held.originals.take() else { return };
         for ticket in &originals {
             if let Some(original) = self.held_for(*ticket) {
-                original.what = What::Fragment { packet: Some(packet) };
+                original.kind = HeldKind::Fragment { packet: Some(packet) };
             }
         }
         if let Some(held) = self.held.get_mut(key) {
@@ -241,35 +245,35 @@ impl Ledger {
     }
 
     #[inline]
-    pub(super) fn held(&self, key: Key) -> Option<&Held> {
+    pub(super) fn held(&self, key: ChainKey) -> Option<&HeldFrame> {
         self.held.get(key)
     }
 
     #[inline]
-    pub(super) fn held_mut(&mut self, key: Key) -> Option<&mut Held> {
+    pub(super) fn held_mut(&mut self, key: ChainKey) -> Option<&mut HeldFrame> {
         self.held.get_mut(key)
     }
 
-    /// What `ticket` is for, if it is still held.
-    pub(super) fn held_for(&mut self, ticket: Ticket) -> Option<&mut Held> {
+    /// The held frame of `ticket`, if it is still there.
+    pub(super) fn held_for(&mut self, ticket: HeldTicket) -> Option<&mut HeldFrame> {
         self.held.get_mut(ticket.key).filter(|held| held.arrival == ticket.arrival)
     }
 
     /// Something to find the frame `key` by even when it may have left.
     #[inline]
-    pub(super) fn ticket(&self, key: Key) -> Option<Ticket> {
-        self.held.get(key).map(|held| Ticket { key, arrival: held.arrival })
+    pub(super) fn ticket(&self, key: ChainKey) -> Option<HeldTicket> {
+        self.held.get(key).map(|held| HeldTicket { key, arrival: held.arrival })
     }
 
-    pub(super) fn oldest_held(&self) -> Option<&Held> {
+    pub(super) fn oldest_held(&self) -> Option<&HeldFrame> {
         self.held.get(self.held_ends.front()?)
     }
 
-    /// What leaves first in a flush: a frame, or the packet that it is a fragment of.
-    pub(super) fn oldest_held_with_key(&self) -> Option<(Key, &Held)> {
+    /// Takes the frame that leaves first in a flush, or the packet of which it is a fragment.
+    pub(super) fn oldest_held_with_key(&self) -> Option<(ChainKey, &HeldFrame)> {
         let key = self.held_ends.front()?;
         let held = self.held.get(key)?;
-        if let What::Fragment { packet: Some(packet) } = held.what
+        if let HeldKind::Fragment { packet: Some(packet) } = held.kind
             && let Some(whole) = self.held.get(packet.key).filter(|w| w.arrival == packet.arrival)
         {
             return Some((packet.key, whole));
@@ -278,7 +282,7 @@ impl Ledger {
     }
 
     /// Releases a packet that was held.
-    pub(super) fn release(&mut self, key: Key, cause: Cause, out: &mut Output) {
+    pub(super) fn release(&mut self, key: ChainKey, cause: ReleaseCause, out: &mut Output) {
         if let Some(held) = self.take(key) {
             self.pass(held, cause, out);
         }
@@ -286,7 +290,7 @@ impl Ledger {
 
     /// Takes a packet out that is to be released.
     #[inline]
-    pub(super) fn take(&mut self, key: Key) -> Option<Held> {
+    pub(super) fn take(&mut self, key: ChainKey) -> Option<HeldFrame> {
         let held = self.held.remove(&mut self.held_ends, key)?;
         if held.originals.is_none() {
             self.stats.held.sub(held.frame.len());
@@ -296,8 +300,13 @@ impl Ledger {
 
     /// Releases a packet that is not held, or no more; its fragments are.
     #[inline]
-    pub(super) fn pass(&mut self, packet: impl Into<Packet>, cause: Cause, out: &mut Output) {
-        let Packet { frame, originals } = packet.into();
+    pub(super) fn pass(
+        &mut self,
+        packet: impl Into<WholePacket>,
+        cause: ReleaseCause,
+        out: &mut Output,
+    ) {
+        let WholePacket { frame, originals } = packet.into();
         match originals {
             None => self.send(frame, cause, out),
             Some(originals) => self.pass_originals(originals, cause, out),
@@ -305,7 +314,7 @@ impl Ledger {
     }
 
     #[cold]
-    fn pass_originals(&mut self, originals: Originals, cause: Cause, out: &mut Output) {
+    fn pass_originals(&mut self, originals: HeldFragments, cause: ReleaseCause, out: &mut Output) {
         for ticket in originals {
             if self.held_for(ticket).is_some() {
                 self.release(ticket.key, cause, out);
@@ -314,20 +323,20 @@ impl Ledger {
     }
 
     #[inline]
-    fn send(&mut self, frame: Frame, cause: Cause, out: &mut Output) {
+    fn send(&mut self, frame: Frame, cause: ReleaseCause, out: &mut Output) {
         let len = frame.len();
         let released = &mut self.stats.released;
         match cause {
-            Cause::Compared => released.compared.add(len),
-            Cause::Checkpoint => released.checkpoint.add(len),
-            Cause::Unprotected => released.unprotected.add(len),
-            Cause::Uncompared => released.uncompared.add(len),
+            ReleaseCause::Compared => released.compared.add(len),
+            ReleaseCause::Checkpoint => released.checkpoint.add(len),
+            ReleaseCause::Unprotected => released.unprotected.add(len),
+            ReleaseCause::Uncompared => released.uncompared.add(len),
         }
         out.release.push(frame);
     }
 
-    /// Releases everything held in order of arrival, and drops what waits of the secondary.
-    pub(super) fn flush(&mut self, cause: Cause, out: &mut Output) {
+    /// Releases all held frames in order of arrival. Drops the waiting pieces of the secondary.
+    pub(super) fn flush(&mut self, cause: ReleaseCause, out: &mut Output) {
         while let Some(held) = self.held.pop_front(&mut self.held_ends) {
             // Of a packet in fragments those are here too, each in its place.
             if held.originals.is_none() {
@@ -335,9 +344,9 @@ impl Ledger {
                 self.send(held.frame, cause, out);
             }
         }
-        self.bags.clear(cause == Cause::Checkpoint);
+        self.multisets.clear(cause == ReleaseCause::Checkpoint);
         let dropped = match cause {
-            Cause::Unprotected => |d: &mut SecondaryDropped| d.unprotected += 1,
+            ReleaseCause::Unprotected => |d: &mut SecondaryDropped| d.unprotected += 1,
             _ => |d: &mut SecondaryDropped| d.stale += 1,
         };
         while let Some(waiting) = self.waiting.pop_front(&mut self.waiting_ends) {
@@ -351,16 +360,16 @@ impl Ledger {
 
     // Pieces of secondary output.
 
-    /// Keeps the octets `range` of an Ethernet frame of the secondary until the primary says the
-    /// same; `None` where the limits forbid it, which is counted and asks for a checkpoint. The
+    /// Lets the bytes `range` of an Ethernet frame of the secondary wait until the primary sends the
+    /// same. `None` where the limits forbid it: the drop is counted, and a checkpoint asked for. The
     /// whole frame stays in memory, so all of it counts.
     pub(super) fn wait(
         &mut self,
-        flow: Key,
-        account: &mut Account,
+        flow: ChainKey,
+        account: &mut FlowAccount,
         frame: &Frame,
         range: Range<usize>,
-    ) -> Option<Key> {
+    ) -> Option<ChainKey> {
         if !self.may_wait(*account) {
             return None;
         }
@@ -372,11 +381,11 @@ impl Ledger {
     /// the others.
     pub(super) fn wait_part(
         &mut self,
-        flow: Key,
-        account: &mut Account,
+        flow: ChainKey,
+        account: &mut FlowAccount,
         (frame, head_len): (&Frame, usize),
         range: Range<usize>,
-    ) -> Option<Key> {
+    ) -> Option<ChainKey> {
         if !self.may_wait(*account) {
             return None;
         }
@@ -384,7 +393,7 @@ impl Ledger {
         Some(self.queue(flow, account, octets, self.now))
     }
 
-    fn may_wait(&mut self, account: Account) -> bool {
+    fn may_wait(&mut self, account: FlowAccount) -> bool {
         let is_beyond = self.is_beyond_twice(account);
         if is_beyond {
             self.stats.secondary_dropped.limit += 1;
@@ -393,30 +402,36 @@ impl Ledger {
         !is_beyond
     }
 
-    fn queue(&mut self, flow: Key, account: &mut Account, octets: Kept, arrived: Instant) -> Key {
+    fn queue(
+        &mut self,
+        flow: ChainKey,
+        account: &mut FlowAccount,
+        octets: WaitingBytes,
+        arrived: Instant,
+    ) -> ChainKey {
         let len = octets.frame().len();
         self.charge(Side::Secondary, account, len);
         self.stats.secondary_waiting.add(len);
-        let waiting = Waiting { octets, since: self.now, arrived, flow };
+        let waiting = WaitingPiece { octets, since: self.now, arrived, flow };
         self.waiting.push_back(&mut self.waiting_ends, waiting)
     }
 
     #[inline]
-    pub(super) fn waiting(&self, key: Key) -> Option<&Waiting> {
+    pub(super) fn waiting(&self, key: ChainKey) -> Option<&WaitingPiece> {
         self.waiting.get(key)
     }
 
-    pub(super) fn oldest_waiting(&self) -> Option<&Waiting> {
+    pub(super) fn oldest_waiting(&self) -> Option<&WaitingPiece> {
         Some(self.oldest_waiting_with_key()?.1)
     }
 
-    pub(super) fn oldest_waiting_with_key(&self) -> Option<(Key, &Waiting)> {
+    pub(super) fn oldest_waiting_with_key(&self) -> Option<(ChainKey, &WaitingPiece)> {
         let key = self.waiting_ends.front()?;
         Some((key, self.waiting.get(key)?))
     }
 
     /// Drops a piece that waited: it was matched, or nothing can match it any more.
-    pub(super) fn forget(&mut self, account: &mut Account, key: Key) {
+    pub(super) fn forget(&mut self, account: &mut FlowAccount, key: ChainKey) {
         if let Some(waiting) = self.waiting.remove(&mut self.waiting_ends, key) {
             self.discharge(Side::Secondary, account, waiting.octets.frame().len());
             self.drop_waiting(waiting);
@@ -424,14 +439,18 @@ impl Ledger {
     }
 
     /// Takes the frame of a piece that waited.
-    pub(super) fn take_waiting(&mut self, account: &mut Account, key: Key) -> Option<Frame> {
+    pub(super) fn take_waiting(
+        &mut self,
+        account: &mut FlowAccount,
+        key: ChainKey,
+    ) -> Option<Frame> {
         let frame = self.waiting.get(key)?.octets.to_frame();
         self.forget(account, key);
         frame
     }
 
     /// Lets a piece wait for as long again.
-    pub(super) fn postpone(&mut self, key: Key) {
+    pub(super) fn postpone(&mut self, key: ChainKey) {
         let now = self.now;
         if let Some(waiting) = self.waiting.get_mut(key) {
             waiting.since = now;
@@ -439,22 +458,27 @@ impl Ledger {
         }
     }
 
-    fn drop_waiting(&mut self, waiting: Waiting) {
+    fn drop_waiting(&mut self, waiting: WaitingPiece) {
         self.stats.secondary_waiting.sub(waiting.octets.frame().len());
         self.blocks.give_back(waiting.octets);
     }
 
-    /// Cuts a piece down to `len` octets from `at` on.
-    pub(super) fn trim(&mut self, key: Key, at: usize, len: usize) {
+    /// Shortens a piece to `len` bytes from `at` on.
+    pub(super) fn trim(&mut self, key: ChainKey, at: usize, len: usize) {
         if let Some(waiting) = self.waiting.get_mut(key) {
             waiting.octets.trim(at, len);
         }
     }
 
-    /// Makes a piece of its own of what `key` holds from `at` on, if the limits allow. Its place in
+    /// Makes the bytes of `key` from `at` on a piece of its own, if the limits allow. Its place in
     /// the order is behind: its timer is late, never early.
-    pub(super) fn split(&mut self, account: &mut Account, key: Key, at: usize) -> Option<Key> {
-        // A primary that repeats every other octet would have every frame kept many times.
+    pub(super) fn split(
+        &mut self,
+        account: &mut FlowAccount,
+        key: ChainKey,
+        at: usize,
+    ) -> Option<ChainKey> {
+        // A primary that repeats every other byte would have every frame kept many times.
         if !self.may_wait(*account) {
             return None;
         }
@@ -466,9 +490,9 @@ impl Ledger {
 
     // Limits.
 
-    /// Adds a frame to what a flow has here.
+    /// Adds a frame to the account of a flow.
     #[inline]
-    pub(super) fn charge(&mut self, side: Side, account: &mut Account, bytes: usize) {
+    pub(super) fn charge(&mut self, side: Side, account: &mut FlowAccount, bytes: usize) {
         account.frames += 1;
         account.bytes += bytes;
         self.weigh(side, account);
@@ -477,23 +501,23 @@ impl Ledger {
         }
     }
 
-    /// Takes a frame off what a flow has here.
+    /// Takes a frame off the account of a flow.
     #[inline]
-    pub(super) fn discharge(&mut self, side: Side, account: &mut Account, bytes: usize) {
+    pub(super) fn discharge(&mut self, side: Side, account: &mut FlowAccount, bytes: usize) {
         account.frames = account.frames.saturating_sub(1);
         account.bytes = account.bytes.saturating_sub(bytes);
         self.weigh(side, account);
     }
 
     /// The frames stay held, but their flow does not answer for them any more.
-    pub(super) fn leave(&mut self, side: Side, account: &mut Account) {
+    pub(super) fn leave(&mut self, side: Side, account: &mut FlowAccount) {
         account.frames = 0;
         account.bytes = 0;
         self.weigh(side, account);
     }
 
     #[inline]
-    fn weigh(&mut self, side: Side, account: &mut Account) {
+    fn weigh(&mut self, side: Side, account: &mut FlowAccount) {
         let over = account.frames >= self.limits.flow_frames_max
             || account.bytes >= self.limits.flow_bytes_max;
         if over != account.over {
@@ -514,7 +538,7 @@ impl Ledger {
     #[inline]
     fn is_full(&self, side: Side) -> bool {
         let (total, datagrams) = match side {
-            Side::Primary => (self.stats.held, self.bags.primary.len()),
+            Side::Primary => (self.stats.held, self.multisets.primary.len()),
             // Each is a piece of its own.
             Side::Secondary => (self.stats.secondary_waiting, 0),
         };
@@ -522,7 +546,7 @@ impl Ledger {
             || total.bytes >= self.limits.bytes_max as u64
     }
 
-    fn is_beyond_twice(&self, account: Account) -> bool {
+    fn is_beyond_twice(&self, account: FlowAccount) -> bool {
         let (total, limits) = (self.stats.secondary_waiting, &self.limits);
         total.frames / 2 >= limits.frames_max as u64
             || total.bytes / 2 >= limits.bytes_max as u64

@@ -11,12 +11,12 @@ pub struct Limits {
     pub flows_max: usize,
     /// Primary frames held at a time, and likewise secondary pieces waiting.
     pub frames_max: usize,
-    /// Octets held at a time, on either side. A packet in fragments that is complete takes twice
+    /// Bytes held at a time, on either side. A packet in fragments that is complete takes twice
     /// what it counts: the fragments and a copy in one piece.
     pub bytes_max: usize,
     /// Frames of one flow held at a time, on either side.
     pub flow_frames_max: usize,
-    /// Octets of one flow held at a time, on either side.
+    /// Bytes of one flow held at a time, on either side.
     pub flow_bytes_max: usize,
     /// How long a primary frame may be held, or secondary data wait, before a checkpoint is asked
     /// for.
@@ -35,11 +35,11 @@ pub struct Limits {
     pub fragment_timeout: Duration,
     /// Incomplete packets of each guest remembered.
     pub fragment_packets_max: usize,
-    /// Octets in those.
+    /// Bytes in those.
     pub fragment_bytes_max: usize,
     /// Of them, packets of one source address.
     pub fragment_source_packets_max: usize,
-    /// Octets in those.
+    /// Bytes in those.
     pub fragment_source_bytes_max: usize,
     /// Frames that are not the packets they say they are.
     pub on_malformed: Policy,
@@ -47,9 +47,9 @@ pub struct Limits {
     pub on_uncompared: Policy,
     /// Divergences remembered for the operator.
     pub divergences_max: usize,
-    /// Octets of frames kept with them; the oldest differences lose their frames first.
+    /// Bytes of frames kept with them; the oldest differences lose their frames first.
     pub divergence_frames_bytes: usize,
-    /// Octets of context on either side of a differing octet.
+    /// Bytes of context on either side of a differing byte.
     pub context_bytes: usize,
     /// An established connection that was silent this long, or since the last checkpoint, may be
     /// forgotten for a new one.
@@ -69,7 +69,7 @@ impl Default for Limits {
             // QEMU's default.
             compare_timeout: Duration::from_secs(3),
             // Long for an application that is only a little behind, short against the compare
-            // timeout: what the peer sends meanwhile is lost to the secondary.
+            // timeout: the secondary misses the data that the peer sends meanwhile.
             zero_window_timeout: Duration::from_secs(1),
             datagram_grace: Duration::from_millis(200),
             datagram_grace_count: 256,

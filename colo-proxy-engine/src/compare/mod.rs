@@ -3,7 +3,7 @@
 //! # The rule
 //!
 //! A frame of the primary guest leaves only if
-//! (a) the secondary guest has produced the same octets at the same place of the same flow and has
+//! (a) the secondary guest has produced the same bytes at the same place of the same flow and has
 //!     acknowledged at least as much as the frame acknowledges, or
 //! (b) a checkpoint whose state was captured after the frame was produced has been completely
 //!     received by the secondary, or
@@ -13,18 +13,18 @@
 //!
 //! The engine does no I/O and has no clock: the caller hands in every frame with the time
 //! ([`Engine::on_frame`]), calls [`Engine::on_timeout`] when [`Engine::poll_timeout`] says so, and
-//! takes what there is to do from [`Output`]. Nothing panics, whatever the guests send, and
-//! everything is bounded by [`Limits`]. Where the guests agree nothing is allocated, once the
-//! buffers have grown, but for packets in fragments.
+//! carries out the [`Output`]. No input of a guest makes the engine panic. [`Limits`] bound
+//! everything. Where the guests agree and the buffers have grown, the engine allocates only for
+//! packets in fragments.
 //!
-//! * What is compared are packets: one in fragments is put together first, one frame may be many
-//!   datagrams. What leaves are the frames as they came.
+//! * The engine compares packets: it puts the fragments of one together first, and one frame may be
+//!   many datagrams. The frames leave as they came.
 //! * Frames come in the order in which each guest produced them. Numbers of the secondary are in
 //!   the primary's space, except that its SYN and SYN/ACK may carry a number of its own.
 //! * [`Engine::checkpoint_began`] takes the cut: call it while the primary guest is stopped and its
-//!   output so far has been handed in. Output handed in later is of the new epoch; it is held
-//!   untouched until [`Engine::checkpoint_done`], because what the secondary sent before cannot
-//!   vouch for it, or [`Engine::checkpoint_failed`].
+//!   output so far has been handed in. Output handed in later belongs to the new epoch, and earlier
+//!   output of the secondary cannot vouch for it. So the engine holds it untouched until
+//!   [`Engine::checkpoint_done`] or [`Engine::checkpoint_failed`].
 //! * Secondary frames that were produced before a checkpoint must not be handed in after it; report
 //!   them with [`Engine::dropped_stale`] instead.
 //! * A request in [`Output::requests`] stays outstanding until `checkpoint_done` or
@@ -34,11 +34,10 @@
 
 #![allow(
     clippy::inline_always,
-    reason = "what every frame goes through: results of a hundred octets are not to be moved"
+    reason = "every frame goes through here: results of a hundred bytes are not to be moved"
 )]
 
 mod admission;
-mod bag;
 mod body;
 mod chain;
 mod classify;
@@ -51,7 +50,7 @@ pub mod hex;
 mod index;
 mod ledger;
 mod limits;
-mod octets;
+mod multiset;
 mod packet;
 mod policy;
 mod reason;
@@ -62,6 +61,7 @@ mod summary;
 mod table;
 mod tcp;
 mod timers;
+mod waiting_bytes;
 mod wheel;
 
 #[cfg(test)]
@@ -84,26 +84,28 @@ pub use self::stats::{
     Traffic,
 };
 
-use self::body::Body;
-use self::chain::Key;
-use self::classify::{Seen, Subject, classify};
+use self::body::DatagramBody;
+use self::chain::ChainKey;
+use self::classify::{ClassifiedFrame, FrameSubject, classify};
 use self::datagram::DatagramFlow;
-use self::ledger::{Cause, Ledger, What};
-use self::packet::Packet;
+use self::ledger::{HeldKind, Ledger, ReleaseCause};
+use self::packet::WholePacket;
 use self::reassembly::Reassembly;
-use self::table::{Kind, Table};
-use self::tcp::Scene;
+use self::table::{FlowKind, FlowTable};
+use self::tcp::FlowScope;
 pub(crate) use self::tcp::bare_acknowledgment;
 use crate::frame::Frame;
 
 /// Whose output a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
+    /// The guest whose output the network receives.
     Primary,
+    /// The copy of that guest on the other host.
     Secondary,
 }
 
-/// What the caller is to do. It is added to, so that one buffer can serve many calls; the caller
+/// The work for the caller. Each call adds to it, so one buffer can serve many calls. The caller
 /// takes or clears it.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -118,12 +120,14 @@ pub struct Output {
 }
 
 impl Output {
+    /// Empties it and keeps its memory.
     pub fn clear(&mut self) {
         self.release.clear();
         self.acknowledgments.clear();
         self.requests.clear();
     }
 
+    /// There is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.release.is_empty() && self.acknowledgments.is_empty() && self.requests.is_empty()
     }
@@ -132,7 +136,7 @@ impl Output {
 /// A checkpoint that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Outstanding {
-    /// What it was asked for.
+    /// The reason of the request.
     pub reason: Reason,
     /// When, on the caller's clock.
     #[serde(skip)]
@@ -146,18 +150,18 @@ pub struct Outstanding {
 /// The comparison of one pair of guests.
 #[derive(Debug)]
 pub struct Engine {
-    table: Table,
+    table: FlowTable,
     ledger: Ledger,
     reassembly: Reassembly,
-    /// Primary frames of after the cut, while a checkpoint is made.
+    /// Primary frames that came after the cut, while a checkpoint is made.
     deferred: VecDeque<Frame>,
-    /// How many of those are of before the cut all the same: the checkpoint before came to nothing.
+    /// How many of those came before the present cut: the previous checkpoint failed.
     deferred_before_cut: usize,
-    /// What the next frames of a batch are.
-    ahead: Vec<Seen>,
+    /// The next frames of a batch, classified.
+    ahead: Vec<ClassifiedFrame>,
 }
 
-/// Frames of a batch that are looked at before the first of them is compared.
+/// Frames of a batch that are classified before the first of them is compared.
 const AHEAD_MAX: usize = 32;
 
 impl Engine {
@@ -165,7 +169,7 @@ impl Engine {
     /// flows that collide in the table.
     pub fn new(limits: Limits, seed: u64) -> Self {
         Self {
-            table: Table::new(seed),
+            table: FlowTable::new(seed),
             ledger: Ledger::new(limits, seed),
             reassembly: Reassembly::new(seed),
             deferred: VecDeque::new(),
@@ -177,14 +181,14 @@ impl Engine {
     /// Takes a frame that the guest of `side` put out.
     pub fn on_frame(&mut self, now: Instant, side: Side, frame: Frame, out: &mut Output) {
         self.ledger.set_now(now);
-        let mut seen = Seen::default();
+        let mut seen = ClassifiedFrame::default();
         seen.look_at(&frame);
         self.take(side, frame, &seen, out);
     }
 
-    /// Takes `frames` from the front for as long as there is room for those of `side`: the same as
-    /// [`Engine::on_frame`] for each, but where there are many flows the memory of those that come
-    /// next is fetched all at once, and no frame has to wait for it.
+    /// Takes `frames` from the front while there is room for those of `side`. The result is that of
+    /// [`Engine::on_frame`] for each. It is faster with many flows: it fetches the memory of the
+    /// next ones all at once, and no frame has to wait for it.
     pub fn on_frames(
         &mut self,
         now: Instant,
@@ -194,7 +198,7 @@ impl Engine {
     ) {
         self.ledger.set_now(now);
         let mut ahead = std::mem::take(&mut self.ahead);
-        ahead.resize_with(AHEAD_MAX, Seen::default);
+        ahead.resize_with(AHEAD_MAX, ClassifiedFrame::default);
         while !frames.is_empty() && self.has_room_for(side) {
             for (seen, frame) in ahead.iter_mut().zip(frames.iter()) {
                 seen.look_at(frame);
@@ -214,9 +218,9 @@ impl Engine {
     }
 
     #[inline(always)]
-    fn take(&mut self, side: Side, frame: Frame, seen: &Seen, out: &mut Output) {
+    fn take(&mut self, side: Side, frame: Frame, seen: &ClassifiedFrame, out: &mut Output) {
         self.resume_deferred(out);
-        let Seen { subject, malformed, place, .. } = seen;
+        let ClassifiedFrame { subject, malformed, place, .. } = seen;
         self.table.expect(*place);
         let malformed = *malformed;
         let stats = &mut self.ledger.stats;
@@ -251,8 +255,8 @@ impl Engine {
         self.ledger.requests.began();
     }
 
-    /// The secondary has received the state at the cut: everything up to it is released in order of
-    /// arrival, and what the secondary sent before is void.
+    /// The secondary has received the state at the cut. Everything up to the cut leaves in order of
+    /// arrival, and earlier output of the secondary is void.
     pub fn checkpoint_done(&mut self, now: Instant, out: &mut Output) {
         self.ledger.set_now(now);
         self.ledger.stats.checkpoints += 1;
@@ -260,15 +264,15 @@ impl Engine {
         let before_cut = std::mem::take(&mut self.deferred_before_cut);
         self.compare_deferred(before_cut, out);
         self.ledger.requests.done();
-        self.ledger.flush(Cause::Checkpoint, out);
+        self.ledger.flush(ReleaseCause::Checkpoint, out);
         let dropped = self.reassembly.clear(&mut self.ledger.stats.fragments);
         self.ledger.stats.secondary_dropped.stale += dropped;
         self.resume_deferred(out);
         self.raise(out);
     }
 
-    /// The checkpoint came to nothing: what was due still is, and may be asked for again after
-    /// [`Limits::request_retry`]. Output of after the cut is compared with the next call.
+    /// The checkpoint failed. Its reasons remain, and the engine may ask again after
+    /// [`Limits::request_retry`]. The next call compares the output that came after the cut.
     pub fn checkpoint_failed(&mut self, now: Instant) {
         self.ledger.set_now(now);
         self.ledger.stats.checkpoints_failed += 1;
@@ -279,8 +283,8 @@ impl Engine {
         }
     }
 
-    /// The secondary has another state, and nobody knows what of the primary's output is in it: nothing
-    /// that the secondary has sent counts any more, and all that is held stays held.
+    /// The secondary has another state, and nobody knows which output of the primary that state
+    /// contains. Nothing that the secondary has sent counts any more. All held frames stay held.
     pub fn start_over(&mut self, now: Instant, out: &mut Output) {
         let released = self.ledger.stats.released;
         let mut held = Output::default();
@@ -297,12 +301,12 @@ impl Engine {
     pub fn release_all(&mut self, now: Instant, out: &mut Output) {
         self.ledger.set_now(now);
         self.ledger.requests.done();
-        self.ledger.flush(Cause::Unprotected, out);
+        self.ledger.flush(ReleaseCause::Unprotected, out);
         let dropped = self.reassembly.clear(&mut self.ledger.stats.fragments);
         self.ledger.stats.secondary_dropped.unprotected += dropped;
         while let Some(frame) = self.deferred.pop_front() {
             self.ledger.stats.held.sub(frame.len());
-            self.ledger.pass(frame, Cause::Unprotected, out);
+            self.ledger.pass(frame, ReleaseCause::Unprotected, out);
         }
         self.table.clear(&mut self.ledger);
     }
@@ -323,12 +327,13 @@ impl Engine {
         self.ledger.stats.secondary_dropped.stale += frames;
     }
 
+    /// The counters, and how much is held and waits now.
     pub fn stats(&self) -> &Stats {
         &self.ledger.stats
     }
 
-    /// The checkpoint that was asked for and has neither come nor failed; `None` also while one is
-    /// made that nobody asked for.
+    /// The checkpoint that was asked for and has neither been done nor failed. `None` also while a
+    /// checkpoint is made that nobody asked for.
     pub fn outstanding(&self) -> Option<Outstanding> {
         let (reason, since, reasons) = self.ledger.requests.outstanding()?;
         let since_ms = self.ledger.ms_since_start(since);
@@ -346,14 +351,22 @@ impl Engine {
     }
 
     #[inline(always)]
-    fn compare(&mut self, side: Side, subject: &Subject, packet: Packet, out: &mut Output) {
+    fn compare(
+        &mut self,
+        side: Side,
+        subject: &FrameSubject,
+        packet: WholePacket,
+        out: &mut Output,
+    ) {
         match subject {
-            Subject::Tcp(name, tcp) => self.compare_tcp(side, name, tcp, packet, out),
-            Subject::Datagram(name, body) => self.compare_datagram(side, name, *body, packet, out),
-            Subject::Fragment(name, fragment) => {
+            FrameSubject::Tcp(name, tcp) => self.compare_tcp(side, name, tcp, packet, out),
+            FrameSubject::Datagram(name, body) => {
+                self.compare_datagram(side, name, *body, packet, out);
+            }
+            FrameSubject::Fragment(name, fragment) => {
                 self.on_fragment(side, (*name, *fragment), packet.frame, out);
             }
-            Subject::Uncompared(_) => {}
+            FrameSubject::Uncompared(_) => {}
         }
     }
 
@@ -362,16 +375,16 @@ impl Engine {
         side: Side,
         name: &FlowKey,
         tcp: &Tcp,
-        packet: Packet,
+        packet: WholePacket,
         out: &mut Output,
     ) {
-        let found = self.table.find(name, &mut self.ledger, || Kind::AtRest);
+        let found = self.table.find(name, &mut self.ledger, || FlowKind::AtRest);
         let Some((key, flow)) = found else { return self.overflow(side, name, packet) };
-        let Kind::Tcp(state) = &mut flow.kind else { return };
-        let mut scene = Scene { ledger: &mut self.ledger, name, flow: key };
+        let FlowKind::Tcp(state) = &mut flow.kind else { return };
+        let mut scope = FlowScope { ledger: &mut self.ledger, name, flow: key };
         match side {
-            Side::Primary => state.on_primary(&mut scene, packet, tcp, out),
-            Side::Secondary => state.on_secondary(&mut scene, &packet.frame, tcp, out),
+            Side::Primary => state.on_primary(&mut scope, packet, tcp, out),
+            Side::Secondary => state.on_secondary(&mut scope, &packet.frame, tcp, out),
         }
         let timer = state.timer(&self.ledger);
         let is_settled = flow.is_settled();
@@ -387,8 +400,8 @@ impl Engine {
         &mut self,
         side: Side,
         name: &FlowKey,
-        body: Body,
-        packet: Packet,
+        body: DatagramBody,
+        packet: WholePacket,
         out: &mut Output,
     ) {
         let mut packet = Some(packet);
@@ -408,10 +421,10 @@ impl Engine {
     fn with_datagrams(
         &mut self,
         name: &FlowKey,
-        work: impl FnOnce(&mut DatagramFlow, &mut Ledger, Key),
+        work: impl FnOnce(&mut DatagramFlow, &mut Ledger, ChainKey),
     ) -> Option<()> {
-        let (key, flow) = self.table.find(name, &mut self.ledger, || Kind::Silent)?;
-        let Kind::Datagram(state) = &mut flow.kind else { return None };
+        let (key, flow) = self.table.find(name, &mut self.ledger, || FlowKind::Silent)?;
+        let FlowKind::Datagram(state) = &mut flow.kind else { return None };
         work(state, &mut self.ledger, key);
         state.check_count(&mut self.ledger, name);
         if let Some(at) = state.start_timer(&self.ledger) {
@@ -421,10 +434,10 @@ impl Engine {
     }
 
     /// No flow can be remembered: the packet waits for a checkpoint.
-    fn overflow(&mut self, side: Side, name: &FlowKey, packet: Packet) {
+    fn overflow(&mut self, side: Side, name: &FlowKey, packet: WholePacket) {
         match side {
             Side::Primary => {
-                self.ledger.hold(packet, What::Checkpoint);
+                self.ledger.hold(packet, HeldKind::Checkpoint);
                 self.overflowed(name);
             }
             Side::Secondary => self.ledger.stats.secondary_dropped.no_flow += 1,
@@ -437,13 +450,14 @@ impl Engine {
         self.ledger.ask(Reason::FlowTableFull);
     }
 
-    /// Puts a frame of after the cut aside.
+    /// Puts a frame aside that came after the cut.
     fn defer(&mut self, frame: Frame) {
         self.ledger.stats.held.add(frame.len());
         self.deferred.push_back(frame);
     }
 
-    /// Takes the frames of after the cut as if they came now, unless they have to wait still.
+    /// Takes the frames that came after the cut as if they came now, unless the checkpoint is still
+    /// being made.
     #[inline]
     fn resume_deferred(&mut self, out: &mut Output) {
         if self.deferred.is_empty() || self.ledger.requests.is_underway() {
@@ -470,8 +484,8 @@ impl Engine {
     }
 }
 
-/// Gives the memory of a queue that ran empty back, if it is much: a flow that was busy once must
-/// not keep it for ever. That many entries were pushed before, so it costs next to nothing each.
+/// Frees the memory of a queue that ran empty, if it is much: a flow that was busy once must not
+/// keep it for ever. As many entries were pushed before, so the cost for each is next to nothing.
 fn shrink<T>(queue: &mut VecDeque<T>) {
     const CAPACITY_KEPT: usize = 256;
     if queue.is_empty() && queue.capacity() > CAPACITY_KEPT {

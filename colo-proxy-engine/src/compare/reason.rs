@@ -95,7 +95,7 @@ impl ReasonCounts {
         Reason::ALL.iter().map(|reason| (*reason, self.get(*reason)))
     }
 
-    /// Forgets what is not in `set`.
+    /// Forgets the reasons that are not in `set`.
     pub(super) fn keep(&mut self, set: ReasonSet) {
         for (reason, count) in Reason::ALL.iter().zip(&mut self.0) {
             if !set.contains(*reason) {
@@ -142,7 +142,7 @@ impl ReasonSet {
         self.0 & (1 << reason as u32) != 0
     }
 
-    /// Drops what can pass without a checkpoint.
+    /// Drops the reasons that can pass without a checkpoint.
     pub(super) fn keep_facts(&mut self) {
         let passing = [Reason::Timeout, Reason::SecondaryOnly, Reason::ZeroWindow, Reason::Limit];
         for reason in passing {

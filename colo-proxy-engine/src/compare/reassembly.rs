@@ -1,7 +1,7 @@
 //! Packets that come in fragments, put together for comparison.
 //!
-//! Two guests cut the same packet in different places and give it different ids, so fragments say
-//! little; whole packets are compared like any other. What leaves are the fragments themselves.
+//! Two guests split the same packet in different places and give it different ids, so fragments
+//! alone tell little. Whole packets are compared like any other. The fragments themselves leave.
 //!
 //! A packet that stays incomplete for [`Limits::fragment_timeout`], or whose fragments contradict
 //! each other, is compared fragment by fragment: two guests that send the same part of a packet
@@ -18,44 +18,44 @@ use std::time::Instant;
 use colo_proxy_common::record::FlowKey;
 
 pub(super) use self::copy::whole;
-use self::packets::Packets;
+use self::packets::IncompletePackets;
 use super::Side;
 use super::classify::Fragment;
 use super::limits::Limits;
-use super::packet::Ticket;
+use super::packet::HeldTicket;
 use super::stats::Fragments;
 use crate::frame::Frame;
 
 /// A fragment in hand.
 #[derive(Clone, Debug)]
-pub(super) struct Piece {
+pub(super) struct FragmentPiece {
     pub(super) fragment: Fragment,
     pub(super) frame: Frame,
     /// The flow in which it is compared if it stays alone.
     pub(super) name: FlowKey,
-    /// Of a primary's: what the ledger holds.
-    pub(super) ticket: Option<Ticket>,
+    /// The held frame in the ledger, if it is a primary's.
+    pub(super) ticket: Option<HeldTicket>,
     /// Grows with every fragment of its guest.
     pub(super) serial: u64,
 }
 
-/// What became of a fragment.
+/// The state of a fragment after it was added to its packet.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum FragmentOutcome {
     /// More of its packet is to come.
     Kept,
     /// These are to be compared on their own.
-    Alone(Vec<Piece>),
+    Alone(Vec<FragmentPiece>),
     /// Its packet is complete.
-    Whole(Whole),
+    Whole(WholeFragments),
 }
 
 /// All fragments of a packet.
 #[derive(Debug, Default)]
-pub(super) struct Whole {
+pub(super) struct WholeFragments {
     /// By place, without repetitions.
-    pub(super) pieces: Vec<Piece>,
-    pub(super) repeated: Vec<Piece>,
+    pub(super) pieces: Vec<FragmentPiece>,
+    pub(super) repeated: Vec<FragmentPiece>,
     /// All but the last to come were given out to be compared on their own.
     pub(super) were_alone: bool,
 }
@@ -63,20 +63,20 @@ pub(super) struct Whole {
 /// The incomplete packets of both guests.
 #[derive(Debug)]
 pub(super) struct Reassembly {
-    primary: Packets,
-    secondary: Packets,
+    primary: IncompletePackets,
+    secondary: IncompletePackets,
 }
 
-impl Piece {
-    /// Its octets in the packet.
+impl FragmentPiece {
+    /// Its bytes in the packet.
     fn payload(&self) -> &[u8] {
         self.fragment.payload(self.frame.ethernet())
     }
 }
 
-impl Whole {
+impl WholeFragments {
     /// Every fragment in order of arrival.
-    pub(super) fn into_arrivals(self) -> Vec<Piece> {
+    pub(super) fn into_arrivals(self) -> Vec<FragmentPiece> {
         let mut all = self.pieces;
         all.extend(self.repeated);
         all.sort_unstable_by_key(|piece| piece.serial);
@@ -86,10 +86,10 @@ impl Whole {
 
 impl Reassembly {
     pub(super) fn new(seed: u64) -> Self {
-        Self { primary: Packets::new(seed), secondary: Packets::new(seed) }
+        Self { primary: IncompletePackets::new(seed), secondary: IncompletePackets::new(seed) }
     }
 
-    fn of(&mut self, side: Side) -> &mut Packets {
+    fn of(&mut self, side: Side) -> &mut IncompletePackets {
         match side {
             Side::Primary => &mut self.primary,
             Side::Secondary => &mut self.secondary,
@@ -101,10 +101,10 @@ impl Reassembly {
         &mut self,
         now: Instant,
         side: Side,
-        piece: Piece,
+        piece: FragmentPiece,
         limits: &Limits,
         stats: &mut Fragments,
-    ) -> Outcome {
+    ) -> FragmentOutcome {
         let outcome = self.of(side).add(now, piece, limits, stats);
         self.gauge(stats);
         outcome
@@ -122,7 +122,7 @@ impl Reassembly {
         now: Instant,
         limits: &Limits,
         stats: &mut Fragments,
-    ) -> Option<(Side, Vec<Piece>)> {
+    ) -> Option<(Side, Vec<FragmentPiece>)> {
         let due = [Side::Primary, Side::Secondary].into_iter().find_map(|side| {
             let pieces = self.of(side).pop_due(now, limits)?;
             Some((side, pieces))
@@ -132,8 +132,8 @@ impl Reassembly {
         due
     }
 
-    /// A checkpoint was made, or protection turned off. Says how many fragments of the secondary
-    /// are dropped; those of the primary are the ledger's, which has released them.
+    /// A checkpoint was made, or protection turned off. Returns the number of fragments of the
+    /// secondary that are dropped. The ledger has released those of the primary.
     pub(super) fn clear(&mut self, stats: &mut Fragments) -> u64 {
         let dropped = self.secondary.clear();
         self.primary.clear();

@@ -1,11 +1,11 @@
-//! One outstanding checkpoint request; what else comes up meanwhile is collected.
+//! One outstanding checkpoint request. Further reasons that come up meanwhile are collected.
 
 use std::time::{Duration, Instant};
 
 use super::reason::{Reason, ReasonCounts, ReasonSet};
 use super::stats::Stats;
 
-/// What is asked of the COLO-frame, and what it is doing about it.
+/// The requests to the COLO-frame, and the state of the checkpoint that it makes.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     /// Reasons that no checkpoint has settled yet.
@@ -82,8 +82,8 @@ impl Requests {
         *self = Self::default();
     }
 
-    /// Nothing is settled: differences that were found are still due. What may have passed
-    /// meanwhile (a limit, a wait) is found again if it has not.
+    /// Nothing is settled: differences that were found remain reasons. A limit or a wait may have
+    /// passed meanwhile; if it has not, it is found again.
     pub(super) fn failed(&mut self, now: Instant, retry: Duration) {
         self.outstanding = None;
         self.underway = false;

@@ -1,4 +1,4 @@
-//! What the engine counts.
+//! The counters of the engine.
 
 use std::collections::BTreeMap;
 
@@ -208,8 +208,8 @@ pub struct MalformedCounts {
 }
 
 impl MalformedCounts {
-    pub(super) fn add(&mut self, what: Malformed) {
-        match what {
+    pub(super) fn add(&mut self, kind: Malformed) {
+        match kind {
             Malformed::Ethernet => self.ethernet += 1,
             Malformed::Ip => self.ip += 1,
             Malformed::Extension => self.extension += 1,

@@ -6,7 +6,7 @@ use super::divergence::{Context, Divergence, WaitsFor};
 use super::reason::Reason;
 
 impl Divergence {
-    /// What differs, in a few words; the flow aside.
+    /// The difference in a few words, without the flow.
     pub fn summary(&self) -> String {
         let (reason, at) = (self.reason, self.stream_offset);
         match (reason, self.waits_for) {
@@ -31,7 +31,7 @@ impl Divergence {
     }
 }
 
-/// The octets in hexadecimal, the differing one in brackets; then as text, because what differs
+/// The bytes in hexadecimal, the differing one in brackets; then as text, because what differs
 /// between equal guests is most often a date or a random token.
 impl fmt::Display for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use colo_proxy_common::record::FlowKey;
 
-use super::chain::{Chain, Ends, Key};
-use super::classify::Seen;
+use super::chain::{Chain, ChainEnds, ChainKey};
+use super::classify::ClassifiedFrame;
 use super::datagram::DatagramFlow;
-use super::hashing::{self, State, state};
-use super::index::Index;
+use super::hashing::{self, HashState, state};
+use super::index::FlowIndex;
 use super::ledger::Ledger;
 use super::tcp::{Resting, TcpFlow};
 use super::wheel::TimerKey;
@@ -21,20 +21,19 @@ const CANDIDATES_MAX: usize = 8;
 /// be laid to rest and woken for every frame. In tests nearly every flow is.
 const AWAKE_MAX: usize = if cfg!(test) { 2 } else { 128 };
 
-/// A flow and its place in the table. It lies in memory in this order: what a frame needs of a flow
-/// that is awake lies together.
+/// A flow and its place in the table. It lies in memory in this order: the fields that a frame needs
+/// of an awake flow lie together.
 #[derive(Debug)]
 #[repr(C)]
-pub(super) struct Flow {
+pub(super) struct FlowEntry {
     /// Its place among those that are awake.
-    awake: Option<Key>,
+    awake: Option<ChainKey>,
     pub(super) name: FlowKey,
     epoch: u64,
     /// On the ledger's clock.
     last_seen_ns: u64,
-    pub(super) kind: Kind,
-    /// What there is to know of a connection at rest. It lies here to be written in place: it is much
-    /// to move.
+    pub(super) kind: FlowKind,
+    /// The facts of a connection at rest. They lie here to be written in place: moving is dear.
     resting: Resting,
     timer: Option<TimerKey>,
     class: Class,
@@ -42,16 +41,16 @@ pub(super) struct Flow {
     is_active: bool,
 }
 
-/// With its links three lines of memory: what they take to come is most of what many flows cost.
+/// With its links it takes three lines of memory. With many flows, these are most of the cost.
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(size_of::<Flow>() + 2 * size_of::<u32>() <= 3 * 64);
+const _: () = assert!(size_of::<FlowEntry>() + 2 * size_of::<u32>() <= 3 * 64);
 
 /// The state by kind of flow.
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(super) enum FlowKind {
     Tcp(Box<TcpFlow>),
     Datagram(Box<DatagramFlow>),
-    /// A connection of which nothing is held. Whoever gets a flow from the table gets it awake.
+    /// A connection of which nothing is held. The table wakes a flow before it hands it out.
     AtRest,
     /// Likewise datagrams, of which nothing is to be remembered then.
     Silent,
@@ -80,31 +79,31 @@ const CLASSES: [Class; 4] = [Class::Closed, Class::Datagram, Class::HalfOpen, Cl
 /// A flow that may be forgotten.
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
-    key: Key,
+    key: ChainKey,
     is_idle: bool,
 }
 
 /// All flows: found by key, queued by class.
 #[derive(Debug)]
-pub(super) struct Table {
-    index: Index,
-    state: State,
-    flows: Chain<Flow>,
+pub(super) struct FlowTable {
+    index: FlowIndex,
+    state: HashState,
+    flows: Chain<FlowEntry>,
     /// Where the flow of the frame in hand probably is.
-    expected: Option<Key>,
-    classes: [Ends; CLASSES.len()],
+    expected: Option<ChainKey>,
+    classes: [ChainEnds; CLASSES.len()],
     /// Flows that are not at rest, those that have been awake for long in front.
-    awake: Chain<Key>,
-    awake_ends: Ends,
+    awake: Chain<ChainKey>,
+    awake_ends: ChainEnds,
     spare: Spare,
-    /// Flows for which there was no room, of which output waits for the checkpoint: what comes
-    /// later of them must not leave before it. Each has a held frame at least.
-    refused: HashSet<FlowKey, State>,
+    /// Flows for which there was no room. Their output is held for the checkpoint, and later output
+    /// of theirs must not leave before it. Each has one held frame at least.
+    refused: HashSet<FlowKey, HashState>,
     /// The epoch that those are of.
     refused_in: u64,
 }
 
-impl Flow {
+impl FlowEntry {
     /// Forgets what the last checkpoint made void, the first time that the flow is met after it.
     #[inline]
     fn catch_up(&mut self, epoch: u64) {
@@ -119,9 +118,9 @@ impl Flow {
         // All timers were stopped.
         self.timer = None;
         match &mut self.kind {
-            Kind::Tcp(flow) => flow.begin_epoch(),
-            Kind::Datagram(flow) => flow.begin_epoch(),
-            Kind::AtRest | Kind::Silent => {}
+            FlowKind::Tcp(flow) => flow.begin_epoch(),
+            FlowKind::Datagram(flow) => flow.begin_epoch(),
+            FlowKind::AtRest | FlowKind::Silent => {}
         }
     }
 
@@ -131,30 +130,30 @@ impl Flow {
         state ^ u64::from(self.is_active) ^ u64::from(self.name.peer_port)
     }
 
-    /// Lays it to rest, unless there is more to be said of it; its state is free to be used then.
+    /// Lays it to rest, unless it has facts that rest cannot keep. Its state is then free.
     #[inline(always)]
-    fn rest(&mut self) -> Option<Kind> {
+    fn rest(&mut self) -> Option<FlowKind> {
         let at_rest = match &self.kind {
-            Kind::Tcp(state) => state.rest(&mut self.resting).then_some(Kind::AtRest),
-            Kind::Datagram(state) => state.is_new().then_some(Kind::Silent),
-            Kind::AtRest | Kind::Silent => None,
+            FlowKind::Tcp(state) => state.rest(&mut self.resting).then_some(FlowKind::AtRest),
+            FlowKind::Datagram(state) => state.is_new().then_some(FlowKind::Silent),
+            FlowKind::AtRest | FlowKind::Silent => None,
         };
         Some(std::mem::replace(&mut self.kind, at_rest?))
     }
 
     fn holds_nothing(&self) -> bool {
         match &self.kind {
-            Kind::Tcp(flow) => flow.holds_nothing(),
-            Kind::Datagram(flow) => flow.holds_nothing(),
-            Kind::AtRest | Kind::Silent => true,
+            FlowKind::Tcp(flow) => flow.holds_nothing(),
+            FlowKind::Datagram(flow) => flow.holds_nothing(),
+            FlowKind::AtRest | FlowKind::Silent => true,
         }
     }
 
     fn drop_waiting(&mut self, ledger: &mut Ledger) {
         match &mut self.kind {
-            Kind::Tcp(flow) => flow.drop_waiting(ledger),
-            Kind::Datagram(flow) => flow.drop_waiting(ledger),
-            Kind::AtRest | Kind::Silent => {}
+            FlowKind::Tcp(flow) => flow.drop_waiting(ledger),
+            FlowKind::Datagram(flow) => flow.drop_waiting(ledger),
+            FlowKind::AtRest | FlowKind::Silent => {}
         }
     }
 
@@ -167,11 +166,11 @@ impl Flow {
     fn class_now(&self) -> Class {
         match &self.kind {
             // It has changed nothing since it was looked at.
-            Kind::AtRest => self.class,
-            Kind::Datagram(_) | Kind::Silent => Class::Datagram,
-            Kind::Tcp(flow) if flow.is_closed() => Class::Closed,
-            Kind::Tcp(flow) if flow.is_half_open() => Class::HalfOpen,
-            Kind::Tcp(_) => Class::Established,
+            FlowKind::AtRest => self.class,
+            FlowKind::Datagram(_) | FlowKind::Silent => Class::Datagram,
+            FlowKind::Tcp(flow) if flow.is_closed() => Class::Closed,
+            FlowKind::Tcp(flow) if flow.is_half_open() => Class::HalfOpen,
+            FlowKind::Tcp(_) => Class::Established,
         }
     }
 }
@@ -179,44 +178,46 @@ impl Flow {
 impl Spare {
     /// The state of `flow`, which is at rest.
     #[inline]
-    fn wake(&mut self, flow: &Flow) -> Option<Kind> {
+    fn wake(&mut self, flow: &FlowEntry) -> Option<FlowKind> {
         match &flow.kind {
-            Kind::AtRest => {
+            FlowKind::AtRest => {
                 let mut state = self.tcp.pop().unwrap_or_default();
                 state.wake(&flow.resting);
-                Some(Kind::Tcp(state))
+                Some(FlowKind::Tcp(state))
             }
-            Kind::Silent => {
+            FlowKind::Silent => {
                 let mut state = self.datagram.pop().unwrap_or_default();
                 state.rename(&flow.name);
-                Some(Kind::Datagram(state))
+                Some(FlowKind::Datagram(state))
             }
-            Kind::Tcp(_) | Kind::Datagram(_) => None,
+            FlowKind::Tcp(_) | FlowKind::Datagram(_) => None,
         }
     }
 
-    /// Takes a state that is at rest, and so says nothing more.
+    /// Takes the state of a flow at rest for the next use.
     #[inline]
-    fn take(&mut self, kind: Kind) {
+    fn take(&mut self, kind: FlowKind) {
         match kind {
-            Kind::Tcp(state) if self.tcp.len() < AWAKE_MAX => self.tcp.push(state),
-            Kind::Datagram(state) if self.datagram.len() < AWAKE_MAX => self.datagram.push(state),
+            FlowKind::Tcp(state) if self.tcp.len() < AWAKE_MAX => self.tcp.push(state),
+            FlowKind::Datagram(state) if self.datagram.len() < AWAKE_MAX => {
+                self.datagram.push(state);
+            }
             _ => {}
         }
     }
 }
 
-impl Table {
+impl FlowTable {
     /// `seed` keeps the guest, which chooses the keys, from choosing collisions.
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            index: Index::default(),
+            index: FlowIndex::default(),
             state: state(seed),
             flows: Chain::default(),
             expected: None,
-            classes: [Ends::default(); CLASSES.len()],
+            classes: [ChainEnds::default(); CLASSES.len()],
             awake: Chain::default(),
-            awake_ends: Ends::default(),
+            awake_ends: ChainEnds::default(),
             spare: Spare::default(),
             refused: HashSet::with_hasher(state(seed)),
             refused_in: 0,
@@ -229,8 +230,8 @@ impl Table {
         &mut self,
         name: &FlowKey,
         ledger: &mut Ledger,
-        new: impl FnOnce() -> Kind,
-    ) -> Option<(Key, &mut Flow)> {
+        new: impl FnOnce() -> FlowKind,
+    ) -> Option<(ChainKey, &mut FlowEntry)> {
         let expected = self.expected.filter(|key| self.is_at(*key, name));
         let key = match expected.or_else(|| self.key_of(name)) {
             Some(key) => key,
@@ -245,15 +246,16 @@ impl Table {
 
     /// Makes the flow `name`.
     #[cold]
-    fn add(&mut self, name: &FlowKey, ledger: &mut Ledger, kind: Kind) -> Option<Key> {
+    fn add(&mut self, name: &FlowKey, ledger: &mut Ledger, kind: FlowKind) -> Option<ChainKey> {
         let (now_ns, epoch) = (ledger.now_ns(), ledger.epoch);
         if self.is_refused(name, epoch)
             || (self.flows.len() >= ledger.limits.flows_max && !self.evict(ledger))
         {
             return None;
         }
-        let class = if matches!(kind, Kind::Silent) { Class::Datagram } else { Class::HalfOpen };
-        let flow = Flow {
+        let class =
+            if matches!(kind, FlowKind::Silent) { Class::Datagram } else { Class::HalfOpen };
+        let flow = FlowEntry {
             name: *name,
             kind,
             resting: Resting::default(),
@@ -272,9 +274,9 @@ impl Table {
         Some(key)
     }
 
-    /// Says where the flows of `ahead` probably are, and has the memory of all of them come at once.
+    /// Finds where the flows of `ahead` probably are, and fetches the memory of all of them at once.
     /// Nothing depends on it but the time that [`Self::find`] takes for each of them then.
-    pub(super) fn fetch(&self, ahead: &mut [Seen]) {
+    pub(super) fn fetch(&self, ahead: &mut [ClassifiedFrame]) {
         const MANY: usize = 1024;
         // Few are at hand anyway.
         let are_many = self.flows.len() >= MANY;
@@ -297,7 +299,7 @@ impl Table {
 
     /// The flow of the frame in hand is probably at `place`.
     #[inline]
-    pub(super) fn expect(&mut self, place: Option<Key>) {
+    pub(super) fn expect(&mut self, place: Option<ChainKey>) {
         self.expected = place;
     }
 
@@ -306,18 +308,18 @@ impl Table {
         (hash ^ hash >> 32) as u32
     }
 
-    fn key_by(&self, hash: u32, name: &FlowKey) -> Option<Key> {
+    fn key_by(&self, hash: u32, name: &FlowKey) -> Option<ChainKey> {
         self.index.find(hash, |key| self.is_at(key, name))
     }
 
     #[inline]
-    fn is_at(&self, key: Key, name: &FlowKey) -> bool {
+    fn is_at(&self, key: ChainKey, name: &FlowKey) -> bool {
         self.flows.get(key).is_some_and(|flow| flow.name == *name)
     }
 
     /// The flow, awake.
     #[inline]
-    fn awake(&mut self, key: Key) -> Option<&mut Flow> {
+    fn awake(&mut self, key: ChainKey) -> Option<&mut FlowEntry> {
         if self.flows.get(key)?.awake.is_none() {
             self.wake(key);
         }
@@ -326,7 +328,7 @@ impl Table {
 
     /// Apart, so that those that are awake cost no more than a look.
     #[inline(never)]
-    fn wake(&mut self, key: Key) {
+    fn wake(&mut self, key: ChainKey) {
         self.lay_to_rest();
         let Some(flow) = self.flows.get_mut(key) else { return };
         if let Some(kind) = self.spare.wake(flow) {
@@ -335,8 +337,8 @@ impl Table {
         }
     }
 
-    /// Where many are awake, lays those to rest that have been for longest: more than come to it, so
-    /// that those of which something is held, which stay awake, are not in the way of the others.
+    /// If many flows are awake, lays those to rest that have been awake longest. It lays down more
+    /// than wake meanwhile: flows with held frames stay awake, and must not crowd out the others.
     fn lay_to_rest(&mut self) {
         for _ in 0..2 {
             if self.awake.len() < AWAKE_MAX {
@@ -370,28 +372,28 @@ impl Table {
     }
 
     /// The flow `name`, if it is remembered.
-    pub(super) fn get_by_name(&mut self, name: &FlowKey) -> Option<&mut Flow> {
+    pub(super) fn get_by_name(&mut self, name: &FlowKey) -> Option<&mut FlowEntry> {
         self.get_mut(self.key_of(name)?)
     }
 
     /// Where the flow `name` is, if it is remembered.
-    pub(super) fn key_of(&self, name: &FlowKey) -> Option<Key> {
+    pub(super) fn key_of(&self, name: &FlowKey) -> Option<ChainKey> {
         self.key_by(self.hash(name), name)
     }
 
-    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Flow> {
+    pub(super) fn get_mut(&mut self, key: ChainKey) -> Option<&mut FlowEntry> {
         self.awake(key)
     }
 
     /// Has the flow looked at when `at` has come, unless it will be before.
-    pub(super) fn start_timer(&mut self, key: Key, at: Instant, ledger: &mut Ledger) {
+    pub(super) fn start_timer(&mut self, key: ChainKey, at: Instant, ledger: &mut Ledger) {
         if let Some(flow) = self.flows.get_mut(key).filter(|flow| flow.timer.is_none()) {
             flow.timer = Some(ledger.timers.start(ledger.now(), at, key));
         }
     }
 
     /// A flow whose timer has run out.
-    pub(super) fn pop_due(&mut self, ledger: &mut Ledger) -> Option<(Key, &mut Flow)> {
+    pub(super) fn pop_due(&mut self, ledger: &mut Ledger) -> Option<(ChainKey, &mut FlowEntry)> {
         let key = ledger.timers.pop_due(ledger.now())?;
         let flow = self.awake(key)?;
         flow.timer = None;
@@ -399,7 +401,7 @@ impl Table {
     }
 
     /// Moves the flow to the class that its state now belongs to.
-    pub(super) fn settle(&mut self, key: Key) {
+    pub(super) fn settle(&mut self, key: ChainKey) {
         let Some(flow) = self.flows.get_mut(key) else { return };
         let (was, is) = (flow.class, flow.class_now());
         if was == is {
@@ -461,13 +463,13 @@ impl Table {
         fallback
     }
 
-    fn pop(&mut self, class: Class) -> Option<Flow> {
+    fn pop(&mut self, class: Class) -> Option<FlowEntry> {
         self.flows.pop_front(self.classes.get_mut(class as usize)?)
     }
 
     /// Takes leave of a flow that is not in the table any more.
-    fn leave(&mut self, mut flow: Flow, ledger: &mut Ledger) {
-        // What it has of an older epoch is gone from the ledger already.
+    fn leave(&mut self, mut flow: FlowEntry, ledger: &mut Ledger) {
+        // Its frames of an older epoch have left the ledger already.
         flow.catch_up(ledger.epoch);
         flow.drop_waiting(ledger);
         if let Some(timer) = flow.timer {

@@ -1,5 +1,5 @@
-//! What comes due: frames held for too long, secondary output that the primary does not produce,
-//! datagrams of which both guests have some without a match, and windows that stay closed.
+//! Deadlines: frames held for too long, secondary output that the primary does not produce, flows in
+//! which both guests have datagrams without a match, and windows that stay closed.
 //!
 //! The compare timeout needs no timers: the ledger keeps everything in order of arrival, so the
 //! oldest is in front, and no frame that agrees touches a timer. For the others each flow has one
@@ -8,10 +8,10 @@
 use std::time::Instant;
 
 use super::classify::name_of;
-use super::divergence::{Difference, Pair, WaitsFor};
-use super::ledger::What;
+use super::divergence::{Difference, DifferingPair, WaitsFor};
+use super::ledger::HeldKind;
 use super::reason::Reason;
-use super::table::Kind;
+use super::table::FlowKind;
 use super::{Engine, Output};
 
 /// Flows with old retransmissions of the secondary that are looked at in one go.
@@ -67,24 +67,24 @@ impl Engine {
         }
         let name = name_of(&held.frame);
         let flow = self.table.get_by_name(&name);
-        let (place, waits_for) = match (held.what, flow.map(|flow| &flow.kind)) {
-            (What::Segment(segment), Some(Kind::Tcp(state))) => {
+        let (place, waits_for) = match (held.kind, flow.map(|flow| &flow.kind)) {
+            (HeldKind::Segment(segment), Some(FlowKind::Tcp(state))) => {
                 (segment.offset(), state.waits_for(key, &segment))
             }
-            (What::Segment(segment), _) => (segment.offset(), None),
-            (What::Datagram { .. }, _) => (0, Some(WaitsFor::Datagram)),
-            (What::Checkpoint | What::Fragment { .. }, _) => (0, None),
+            (HeldKind::Segment(segment), _) => (segment.offset(), None),
+            (HeldKind::Datagram { .. }, _) => (0, Some(WaitsFor::Datagram)),
+            (HeldKind::Checkpoint | HeldKind::Fragment { .. }, _) => (0, None),
         };
-        // The secondary's frame is just what is missing.
+        // The secondary's frame is the missing one.
         let difference = Difference { waits_for, ..Difference::new(Reason::Timeout, place) };
         let primary = ledger.capture_held(key);
         ledger.diverge(&name, difference.frames(primary, None));
     }
 
-    /// Asks for a checkpoint where the oldest waiting piece of the secondary is too old. What lies
-    /// before all that was seen of the primary is a retransmission of output from before we were
-    /// there: no reason, it is only dropped, with all the like of its flow. So are repetitions of
-    /// datagrams that a checkpoint covered.
+    /// Asks for a checkpoint if the oldest waiting piece of the secondary is too old. A piece before
+    /// everything seen of the primary is no reason: it repeats output that was sent before the engine
+    /// started. All these pieces of the flow are only dropped, and so are repetitions of datagrams
+    /// that a checkpoint covered.
     fn check_waiting(&mut self) {
         for _ in 0..FLOWS_MAX {
             let ledger = &mut self.ledger;
@@ -100,21 +100,21 @@ impl Engine {
             }
             let Some(flow) = self.table.get_mut(flow) else { return };
             let place = match &mut flow.kind {
-                Kind::Tcp(state) => {
+                FlowKind::Tcp(state) => {
                     if state.drop_old(ledger) {
                         continue;
                     }
                     state.offset_of_waiting(key)
                 }
-                Kind::Datagram(state) => {
+                FlowKind::Datagram(state) => {
                     if state.drop_repeated(ledger) {
                         continue;
                     }
                     0
                 }
-                Kind::AtRest | Kind::Silent => 0,
+                FlowKind::AtRest | FlowKind::Silent => 0,
             };
-            let pair = Pair { primary: &[], secondary: &octets, at: 0 };
+            let pair = DifferingPair { primary: &[], secondary: &octets, at: 0 };
             let difference = Difference::octets(Reason::SecondaryOnly, place, pair);
             let secondary = ledger.capture_waiting(key);
             ledger.diverge(&flow.name, difference.frames(None, secondary));
@@ -126,9 +126,9 @@ impl Engine {
     fn check_flows(&mut self) {
         while let Some((key, flow)) = self.table.pop_due(&mut self.ledger) {
             let at = match &mut flow.kind {
-                Kind::Datagram(state) => state.on_timer(&mut self.ledger, &flow.name),
-                Kind::Tcp(state) => state.on_timer(&mut self.ledger, &flow.name),
-                Kind::AtRest | Kind::Silent => None,
+                FlowKind::Datagram(state) => state.on_timer(&mut self.ledger, &flow.name),
+                FlowKind::Tcp(state) => state.on_timer(&mut self.ledger, &flow.name),
+                FlowKind::AtRest | FlowKind::Silent => None,
             };
             if let Some(at) = at {
                 self.table.start_timer(key, at, &mut self.ledger);

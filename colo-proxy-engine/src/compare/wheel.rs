@@ -1,14 +1,14 @@
 //! A hierarchical timer wheel: to start, stop and find the next timer takes constant time however
 //! many there are.
 //!
-//! Time is counted in ticks of a millisecond from an origin. A timer lies on the level of the highest digit, to base
-//! 64, in which its tick differs from the wheel's own; when the wheel gets to its slot there, it
-//! moves to a lower level, at most [`LEVELS`] times in all. A word of 64 bits for each level says
-//! which slots hold anything, so that neither the next timer nor a long silence costs a scan.
+//! The wheel counts ticks of a millisecond from an origin. A timer lies on the level of the highest
+//! digit, to base 64, in which its tick differs from the wheel's own. When the wheel reaches its slot
+//! there, the timer moves to a lower level, at most [`LEVELS`] times in all. A word of 64 bits for
+//! each level shows which slots are in use, so neither the next timer nor a long silence costs a scan.
 
 use std::time::{Duration, Instant};
 
-use super::chain::{Chain, Ends, Key};
+use super::chain::{Chain, ChainEnds, ChainKey};
 
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
@@ -19,7 +19,7 @@ const TICK_MAX: u64 = (1 << (SLOT_BITS * LEVELS as u32)) - 1;
 
 /// Names a timer that has neither run out nor been stopped; it is not to be used after that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TimerKey(Key);
+pub(super) struct TimerKey(ChainKey);
 
 #[derive(Clone, Copy, Debug)]
 struct Timer<T> {
@@ -33,7 +33,7 @@ struct Timer<T> {
 struct Level {
     /// Bit n is set where slot n holds a timer.
     occupied: u64,
-    slots: [Ends; SLOTS],
+    slots: [ChainEnds; SLOTS],
 }
 
 /// Timers that each carry a value.
@@ -51,7 +51,7 @@ impl<T> Default for Wheel<T> {
     fn default() -> Self {
         Self {
             timers: Chain::default(),
-            levels: Box::new([Level { occupied: 0, slots: [Ends::default(); SLOTS] }; LEVELS]),
+            levels: Box::new([Level { occupied: 0, slots: [ChainEnds::default(); SLOTS] }; LEVELS]),
             origin: None,
             elapsed: 0,
         }
@@ -99,7 +99,7 @@ impl<T: Copy> Wheel<T> {
                 self.set_slot(level, slot, ends);
                 return timer.map(|timer| timer.value);
             }
-            self.set_slot(level, slot, Ends::default());
+            self.set_slot(level, slot, ChainEnds::default());
             self.sink(ends);
         }
         self.elapsed = self.elapsed.max(now.min(TICK_MAX));
@@ -108,7 +108,7 @@ impl<T: Copy> Wheel<T> {
 
     /// Stops all.
     pub(super) fn clear(&mut self) {
-        // What the slab has grown to is kept, as everywhere.
+        // The slab keeps its memory, as everywhere.
         while let Some((level, slot, _)) = self.next_slot() {
             let mut ends = self.slot(level, slot);
             while self.timers.pop_front(&mut ends).is_some() {}
@@ -117,7 +117,7 @@ impl<T: Copy> Wheel<T> {
     }
 
     /// Moves the timers of a slot that the wheel has got to where they now belong.
-    fn sink(&mut self, mut from: Ends) {
+    fn sink(&mut self, mut from: ChainEnds) {
         while let Some(key) = from.front() {
             let Some(tick) = self.timers.get(key).map(|timer| timer.tick) else { return };
             let (level, slot) = self.place(tick);
@@ -137,7 +137,7 @@ impl<T: Copy> Wheel<T> {
 
     /// The first slot that holds anything, and the tick at which it begins.
     fn next_slot(&self) -> Option<(u8, u8, u64)> {
-        // What lies on a lower level is due earlier than anything above it.
+        // A timer on a lower level is due earlier than any above it.
         let (level, first) =
             (0u8..).zip(self.levels.iter()).find(|(_, level)| level.occupied != 0)?;
         let slot = first.occupied.trailing_zeros() as u8;
@@ -159,12 +159,12 @@ impl<T: Copy> Wheel<T> {
         u64::try_from(tick).unwrap_or(TICK_MAX).min(TICK_MAX).max(self.elapsed)
     }
 
-    fn slot(&self, level: u8, slot: u8) -> Ends {
+    fn slot(&self, level: u8, slot: u8) -> ChainEnds {
         let level = self.levels.get(usize::from(level));
         level.and_then(|level| level.slots.get(usize::from(slot))).copied().unwrap_or_default()
     }
 
-    fn set_slot(&mut self, level: u8, slot: u8, ends: Ends) {
+    fn set_slot(&mut self, level: u8, slot: u8, ends: ChainEnds) {
         let Some(level) = self.levels.get_mut(usize::from(level)) else { return };
         let bit = 1u64 << slot;
         level.occupied = match ends.front() {

@@ -9,18 +9,18 @@ pub(in crate::compare) struct Fragment {
     /// Its place in the payload of the packet.
     pub(in crate::compare) offset: u16,
     pub(in crate::compare) more: bool,
-    /// Where its payload starts and ends in the Ethernet frame. Of IPv6 that is what lies behind
-    /// the fragment header, further extension headers included.
+    /// Where its payload starts and ends in the Ethernet frame. With IPv6 the payload is everything
+    /// behind the fragment header, further extension headers included.
     pub(in crate::compare) at: u32,
     pub(in crate::compare) end: u32,
     /// Where the IP header starts.
     pub(in crate::compare) ip_at: u32,
-    /// Where the octet lies that announces the fragment header of IPv6; 0 for IPv4.
+    /// Where the byte lies that announces the fragment header of IPv6; 0 for IPv4.
     pub(in crate::compare) announced_at: u32,
 }
 
 impl Fragment {
-    /// The octets of its payload.
+    /// The bytes of its payload.
     pub(in crate::compare) fn payload(self, ethernet: &[u8]) -> &[u8] {
         ethernet.get(self.at as usize..self.end as usize).unwrap_or_default()
     }

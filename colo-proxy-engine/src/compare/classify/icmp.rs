@@ -1,17 +1,17 @@
-//! What of an ICMP message is compared.
+//! The compared part of an ICMP message.
 
 use colo_proxy_common::decode::{FrameBytes, IpHeader, protocol};
 
-use crate::compare::body::Datagram;
+use crate::compare::body::DatagramBytes;
 
-/// Octets of an ICMP header that every message has: type, code and checksum.
+/// Bytes of an ICMP header that every message has: type, code and checksum.
 pub(super) const HEADER_LEN: u32 = 4;
 /// Where an error message quotes the packet that it is about (RFC 792, RFC 4443).
 const QUOTE_AT: u32 = 8;
 
-/// The octets of the message `kind` that count. Type and code name the flow; the checksum does not
-/// count: that of `ICMPv6` may be left to the device, and it covers what does not count either.
-pub(super) fn body(octets: &[u8], ip: &IpHeader, kind: u8) -> Datagram {
+/// The bytes of the message `kind` that count. Type and code name the flow; the checksum does not
+/// count: that of `ICMPv6` may be left to the device, and it covers bytes that do not count either.
+pub(super) fn body(octets: &[u8], ip: &IpHeader, kind: u8) -> DatagramBytes {
     let is_error = match ip.version {
         6 => kind < 128,
         _ => matches!(kind, 3 | 4 | 5 | 11 | 12),
@@ -19,13 +19,13 @@ pub(super) fn body(octets: &[u8], ip: &IpHeader, kind: u8) -> Datagram {
     let at = ip.payload_at + HEADER_LEN;
     let hole = is_error.then(|| quoted_tcp(octets, ip.payload_at + QUOTE_AT, ip.end)).flatten();
     let hole = hole.map_or((0, 0), |(from, to)| (from - at, to - at));
-    Datagram { lead: HEADER_LEN, hole, ..Datagram::plain(at, ip.end) }
+    DatagramBytes { lead: HEADER_LEN, hole, ..DatagramBytes::plain(at, ip.end) }
 }
 
-/// The part of a quoted TCP header that is about the guest's own numbers: each guest quotes what it
-/// was sent, and that was translated to its own sequence numbers and timestamps. What is compared
-/// is what a quote must hold (RFC 792: the first 64 bits, so ports and sequence number, both the
-/// peer's), and the data behind the header.
+/// The part of a quoted TCP header with the guest's own numbers. Each guest quotes a frame that it
+/// received, and that frame was translated to the guest's own sequence numbers and timestamps. The
+/// engine compares the first 64 bits, which every quote must have (RFC 792: ports and sequence
+/// number, both the peer's), and the data behind the header.
 fn quoted_tcp(octets: &[u8], at: u32, end: u32) -> Option<(u32, u32)> {
     let octets = octets.get(..end as usize)?;
     let at = at as usize;

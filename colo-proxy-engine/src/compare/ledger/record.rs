@@ -6,8 +6,8 @@ use bytes::Bytes;
 use colo_proxy_common::record::FlowKey;
 
 use super::Ledger;
-use crate::compare::chain::Key;
-use crate::compare::divergence::{Captured, Difference, Divergence, Found};
+use crate::compare::chain::ChainKey;
+use crate::compare::divergence::{Captured, Difference, Divergence, FoundDifference};
 use crate::frame::Frame;
 
 impl Ledger {
@@ -15,7 +15,7 @@ impl Ledger {
     pub(in crate::compare) fn diverge(&mut self, key: &FlowKey, difference: Difference<'_>) {
         self.stats.divergences += 1;
         self.ask(difference.reason);
-        let found = Found {
+        let found = FoundDifference {
             number: self.stats.divergences,
             epoch: self.epoch,
             at: self.now,
@@ -36,14 +36,14 @@ impl Ledger {
     }
 
     /// A copy of a frame held of the primary.
-    pub(in crate::compare) fn capture_held(&self, key: Key) -> Option<Captured> {
+    pub(in crate::compare) fn capture_held(&self, key: ChainKey) -> Option<Captured> {
         let held = self.held(key)?;
         let octets = held.frame.ethernet();
         Some(self.captured(octets, octets.len(), held.since))
     }
 
     /// A copy of a frame of the secondary of which a piece waits.
-    pub(in crate::compare) fn capture_waiting(&self, key: Key) -> Option<Captured> {
+    pub(in crate::compare) fn capture_waiting(&self, key: ChainKey) -> Option<Captured> {
         let waiting = self.waiting(key)?;
         let octets = waiting.octets.frame();
         Some(self.captured(octets, octets.len(), waiting.arrived))

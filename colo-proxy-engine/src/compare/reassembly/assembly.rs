@@ -2,24 +2,24 @@
 
 use std::time::Instant;
 
-use super::{Piece, Whole};
+use super::{FragmentPiece, WholeFragments};
 
 /// The largest payload that an IP header can announce.
 const PAYLOAD_MAX: u32 = 65535;
-/// Fragments of one packet. At the smallest size that IPv4 must take (RFC 791: 68 octets with the
+/// Fragments of one packet. At the smallest size that IPv4 must take (RFC 791: 68 bytes with the
 /// header) the largest packet has 1366; beyond this nobody is sending packets.
 const PIECES_MAX: usize = 2048;
 
-/// What a fragment is to its packet.
+/// The effect of a fragment on its packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Added {
+pub(super) enum AddedFragment {
     /// More is missing.
     Incomplete,
     /// Nothing is.
     Complete,
     /// The very same came before.
     Repeats,
-    /// It overlaps another one, or lies where none can: no packet can be told from these (RFC 5722,
+    /// It overlaps another one, or lies where none can: these make no packet (RFC 5722,
     /// RFC 8200 section 4.5).
     Contradicts,
     /// The packet was given up before.
@@ -35,28 +35,28 @@ enum State {
 }
 
 #[derive(Debug)]
-pub(super) struct Assembly {
+pub(super) struct PacketAssembly {
     /// When its first fragment came; then, when its fragments were left on their own.
     pub(super) since: Instant,
-    /// What it costs.
+    /// Its memory in bytes.
     pub(super) bytes: usize,
     state: State,
     /// By place.
-    pieces: Vec<Piece>,
-    repeated: Vec<Piece>,
-    /// Octets of payload, and how many of them are here.
+    pieces: Vec<FragmentPiece>,
+    repeated: Vec<FragmentPiece>,
+    /// Bytes of payload, and how many of them are here.
     total: Option<u32>,
     have: u32,
 }
 
-impl Added {
+impl AddedFragment {
     /// The fragment is remembered.
     pub(super) fn is_kept(self) -> bool {
         matches!(self, Self::Incomplete | Self::Complete | Self::Repeats)
     }
 }
 
-impl Assembly {
+impl PacketAssembly {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             since: now,
@@ -74,20 +74,20 @@ impl Assembly {
         self.state != State::Young
     }
 
-    pub(super) fn add(&mut self, piece: &Piece) -> Added {
+    pub(super) fn add(&mut self, piece: &FragmentPiece) -> AddedFragment {
         if self.state == State::GivenUp {
-            return Added::TooLate;
+            return AddedFragment::TooLate;
         }
         let at = self.pieces.partition_point(|p| p.fragment.offset < piece.fragment.offset);
         if self.pieces.get(at).is_some_and(|other| is_same(other, piece)) {
             if self.repeated.len() >= PIECES_MAX {
-                return Added::Contradicts;
+                return AddedFragment::Contradicts;
             }
             self.repeated.push(piece.clone());
-            return Added::Repeats;
+            return AddedFragment::Repeats;
         }
         if !self.fits(at, piece) {
-            return Added::Contradicts;
+            return AddedFragment::Contradicts;
         }
         let (offset, reach) = (u32::from(piece.fragment.offset), piece.fragment.reach());
         if !piece.fragment.more {
@@ -95,15 +95,19 @@ impl Assembly {
         }
         self.have += reach - offset;
         self.pieces.insert(at, piece.clone());
-        // Nothing overlaps and nothing lies beyond the end, so as many octets are all of them.
-        if self.total == Some(self.have) { Added::Complete } else { Added::Incomplete }
+        // Nothing overlaps and nothing lies beyond the end, so as many bytes are all of them.
+        if self.total == Some(self.have) {
+            AddedFragment::Complete
+        } else {
+            AddedFragment::Incomplete
+        }
     }
 
     /// `piece` can stand at `at`, between those that are here.
-    fn fits(&self, at: usize, piece: &Piece) -> bool {
+    fn fits(&self, at: usize, piece: &FragmentPiece) -> bool {
         let (offset, reach) = (u32::from(piece.fragment.offset), piece.fragment.reach());
         let len = reach - offset;
-        // All but the last are cut at eight octets.
+        // All but the last end at a multiple of eight bytes.
         let is_sound = len > 0 && reach <= PAYLOAD_MAX && (!piece.fragment.more || len % 8 == 0);
         let before = at.checked_sub(1).and_then(|at| self.pieces.get(at));
         let behind = self.pieces.get(at);
@@ -121,20 +125,20 @@ impl Assembly {
     }
 
     /// It took too long: its fragments in order of arrival.
-    pub(super) fn leave_alone(&mut self, now: Instant) -> Vec<Piece> {
+    pub(super) fn leave_alone(&mut self, now: Instant) -> Vec<FragmentPiece> {
         self.state = State::Aged;
         self.since = now;
         let (pieces, repeated) = (self.pieces.clone(), self.repeated.clone());
-        Whole { pieces, repeated, were_alone: false }.into_arrivals()
+        WholeFragments { pieces, repeated, were_alone: false }.into_arrivals()
     }
 
-    /// Says likewise what was not on its own before, and takes no more.
-    pub(super) fn give_up(&mut self, now: Instant) -> Vec<Piece> {
+    /// Likewise returns the fragments that were not on their own before. Takes no more.
+    pub(super) fn give_up(&mut self, now: Instant) -> Vec<FragmentPiece> {
         let was_alone = self.is_alone();
         self.state = State::GivenUp;
         self.since = now;
         self.bytes = 0;
-        let whole = Whole {
+        let whole = WholeFragments {
             pieces: std::mem::take(&mut self.pieces),
             repeated: std::mem::take(&mut self.repeated),
             were_alone: was_alone,
@@ -142,14 +146,14 @@ impl Assembly {
         if was_alone { Vec::new() } else { whole.into_arrivals() }
     }
 
-    pub(super) fn into_whole(self) -> Whole {
+    pub(super) fn into_whole(self) -> WholeFragments {
         let Self { pieces, repeated, .. } = self;
-        Whole { pieces, repeated, were_alone: false }
+        WholeFragments { pieces, repeated, were_alone: false }
     }
 }
 
 /// The very same fragment.
-fn is_same(a: &Piece, b: &Piece) -> bool {
+fn is_same(a: &FragmentPiece, b: &FragmentPiece) -> bool {
     a.fragment.offset == b.fragment.offset
         && a.fragment.more == b.fragment.more
         && a.payload() == b.payload()

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use colo_proxy_common::checksum;
 
-use super::Piece;
+use super::FragmentPiece;
 use crate::frame::Frame;
 
 const IPV6_HEADER_LEN: usize = 40;
@@ -12,8 +12,8 @@ const FRAGMENT_HEADER_LEN: usize = 8;
 const DONT_FRAGMENT: u8 = 0x40;
 
 /// The packet of `pieces`, which are all of it in order of place: headers and options of the first,
-/// the octets of all, as if it had never been cut. `None` where it would be too long.
-pub(in crate::compare) fn whole(pieces: &[Piece]) -> Option<Frame> {
+/// the bytes of all, as if it had never been cut. `None` where it would be too long.
+pub(in crate::compare) fn whole(pieces: &[FragmentPiece]) -> Option<Frame> {
     let first = pieces.first()?;
     let payload_len = pieces.last()?.fragment.reach() as usize;
     let vnet_len = first.frame.vnet().len();
@@ -37,7 +37,7 @@ pub(in crate::compare) fn whole(pieces: &[Piece]) -> Option<Frame> {
 }
 
 /// The header before it announces what it announced.
-fn drop_fragment_header(copy: &mut Vec<u8>, vnet_len: usize, first: &Piece) -> Option<()> {
+fn drop_fragment_header(copy: &mut Vec<u8>, vnet_len: usize, first: &FragmentPiece) -> Option<()> {
     let header_at = copy.len().checked_sub(FRAGMENT_HEADER_LEN)?;
     let next = *copy.get(header_at)?;
     *copy.get_mut(vnet_len + first.fragment.announced_at as usize)? = next;

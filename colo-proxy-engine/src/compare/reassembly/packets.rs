@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use colo_proxy_common::record::FlowKey;
 
-use super::assembly::{Added, Assembly};
-use super::{Outcome, Piece, Whole};
-use crate::compare::chain::{Chain, Ends, Key};
-use crate::compare::hashing::{State, state};
+use super::assembly::{AddedFragment, PacketAssembly};
+use super::{FragmentOutcome, FragmentPiece, WholeFragments};
+use crate::compare::chain::{Chain, ChainEnds, ChainKey};
+use crate::compare::hashing::{HashState, state};
 use crate::compare::limits::Limits;
 use crate::compare::stats::Fragments;
 
-/// What a fragment costs in memory beside its octets.
+/// Memory of a fragment beside its bytes, in bytes.
 const PIECE_COST: usize = 256;
 
 /// One packet: tags, addresses and, of IPv4, the protocol (RFC 791, RFC 8200 section 4.5).
@@ -22,12 +22,12 @@ struct PacketKey {
     id: u32,
 }
 
-/// Who fragments say that they are from.
+/// The source of fragments, as their headers state it: VLAN tags and address.
 type Source = ([u16; 2], [u8; 16]);
 
-/// Packets and their octets.
+/// Packets and their bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Usage {
+pub(super) struct FragmentUsage {
     pub(super) packets: usize,
     pub(super) bytes: usize,
 }
@@ -35,25 +35,25 @@ pub(super) struct Usage {
 #[derive(Debug)]
 struct Entry {
     key: PacketKey,
-    assembly: Assembly,
+    assembly: PacketAssembly,
 }
 
 /// The packets of one guest that are not complete.
 #[derive(Debug)]
-pub(super) struct Packets {
-    index: HashMap<PacketKey, Key, State>,
+pub(super) struct IncompletePackets {
+    index: HashMap<PacketKey, ChainKey, HashState>,
     entries: Chain<Entry>,
     /// In order of their first fragment.
-    young: Ends,
+    young: ChainEnds,
     /// Those whose fragments are compared on their own, in order of when that began.
-    alone: Ends,
-    usage: Usage,
-    sources: HashMap<Source, Usage, State>,
+    alone: ChainEnds,
+    usage: FragmentUsage,
+    sources: HashMap<Source, FragmentUsage, HashState>,
     serial: u64,
 }
 
 impl PacketKey {
-    fn new(piece: &Piece) -> Self {
+    fn new(piece: &FragmentPiece) -> Self {
         let mut flow = piece.name;
         if flow.ip_version == 6 {
             // Only that of the first fragment says what the packet is.
@@ -67,31 +67,31 @@ impl PacketKey {
     }
 }
 
-impl Packets {
+impl IncompletePackets {
     pub(super) fn new(seed: u64) -> Self {
         let state = || state(seed);
         Self {
             index: HashMap::with_hasher(state()),
             entries: Chain::default(),
-            young: Ends::default(),
-            alone: Ends::default(),
-            usage: Usage::default(),
+            young: ChainEnds::default(),
+            alone: ChainEnds::default(),
+            usage: FragmentUsage::default(),
             sources: HashMap::with_hasher(state()),
             serial: 0,
         }
     }
 
-    pub(super) fn usage(&self) -> Usage {
+    pub(super) fn usage(&self) -> FragmentUsage {
         self.usage
     }
 
     pub(super) fn add(
         &mut self,
         now: Instant,
-        mut piece: Piece,
+        mut piece: FragmentPiece,
         limits: &Limits,
         stats: &mut Fragments,
-    ) -> Outcome {
+    ) -> FragmentOutcome {
         self.serial += 1;
         piece.serial = self.serial;
         let name = PacketKey::new(&piece);
@@ -100,15 +100,23 @@ impl Packets {
             stats.limit += 1;
             let mut pieces = known.map(|key| self.give_up(now, key)).unwrap_or_default();
             pieces.push(piece);
-            return Outcome::Alone(pieces);
+            return FragmentOutcome::Alone(pieces);
         }
         let key = known.unwrap_or_else(|| self.open(name, now));
         self.put(now, key, piece, stats)
     }
 
     /// Puts `piece` into its packet.
-    fn put(&mut self, now: Instant, key: Key, piece: Piece, stats: &mut Fragments) -> Outcome {
-        let Some(entry) = self.entries.get_mut(key) else { return Outcome::Alone(vec![piece]) };
+    fn put(
+        &mut self,
+        now: Instant,
+        key: ChainKey,
+        piece: FragmentPiece,
+        stats: &mut Fragments,
+    ) -> FragmentOutcome {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return FragmentOutcome::Alone(vec![piece]);
+        };
         let were_alone = entry.assembly.is_alone();
         let added = entry.assembly.add(&piece);
         if added.is_kept() {
@@ -116,39 +124,39 @@ impl Packets {
             entry.assembly.bytes += cost(&piece);
             self.charge(&name, cost(&piece));
         }
-        stats.repeated += u64::from(added == Added::Repeats);
-        stats.contradictory += u64::from(added == Added::Contradicts);
+        stats.repeated += u64::from(added == AddedFragment::Repeats);
+        stats.contradictory += u64::from(added == AddedFragment::Contradicts);
         match added {
-            Added::Complete => {
+            AddedFragment::Complete => {
                 stats.reassembled += 1;
                 let whole = self.remove(key).map(|entry| entry.assembly.into_whole());
-                Outcome::Whole(Whole { were_alone, ..whole.unwrap_or_default() })
+                FragmentOutcome::Whole(WholeFragments { were_alone, ..whole.unwrap_or_default() })
             }
-            Added::Contradicts => {
+            AddedFragment::Contradicts => {
                 let mut pieces = self.give_up(now, key);
                 pieces.push(piece);
-                Outcome::Alone(pieces)
+                FragmentOutcome::Alone(pieces)
             }
-            _ if were_alone => Outcome::Alone(vec![piece]),
-            _ => Outcome::Kept,
+            _ if were_alone => FragmentOutcome::Alone(vec![piece]),
+            _ => FragmentOutcome::Kept,
         }
     }
 
     pub(super) fn next_timeout(&self, limits: &Limits) -> Option<Instant> {
-        let due = |ends: Ends, after: Duration| self.since(ends)?.1.checked_add(after);
+        let due = |ends: ChainEnds, after: Duration| self.since(ends)?.1.checked_add(after);
         let due =
             [due(self.young, limits.fragment_timeout), due(self.alone, limits.compare_timeout)];
         due.into_iter().flatten().min()
     }
 
     /// The front of a list, and since when it is in it.
-    fn since(&self, ends: Ends) -> Option<(Key, Instant)> {
+    fn since(&self, ends: ChainEnds) -> Option<(ChainKey, Instant)> {
         let key = ends.front()?;
         Some((key, self.entries.get(key)?.assembly.since))
     }
 
     /// The fragments of the oldest packet, if it is too old: in order of arrival.
-    pub(super) fn pop_due(&mut self, now: Instant, limits: &Limits) -> Option<Vec<Piece>> {
+    pub(super) fn pop_due(&mut self, now: Instant, limits: &Limits) -> Option<Vec<FragmentPiece>> {
         let is_due = |since: Instant, after| now.saturating_duration_since(since) >= after;
         while let Some((key, since)) = self.since(self.alone)
             && is_due(since, limits.compare_timeout)
@@ -165,7 +173,7 @@ impl Packets {
 
     /// The packet cannot be put together: its fragments, as far as they were kept for that, and
     /// all that are still to come are on their own.
-    fn give_up(&mut self, now: Instant, key: Key) -> Vec<Piece> {
+    fn give_up(&mut self, now: Instant, key: ChainKey) -> Vec<FragmentPiece> {
         let Some(entry) = self.entries.get_mut(key) else { return Vec::new() };
         let was_alone = entry.assembly.is_alone();
         let (name, bytes) = (entry.key, entry.assembly.bytes);
@@ -179,17 +187,17 @@ impl Packets {
         pieces
     }
 
-    /// Forgets everything; says how many fragments were not on their own.
+    /// Forgets everything. Returns how many fragments were not on their own.
     pub(super) fn clear(&mut self) -> u64 {
         let mut dropped = 0;
         while let Some(entry) = self.entries.pop_front(&mut self.young) {
             dropped += entry.assembly.into_whole().into_arrivals().len() as u64;
         }
         self.entries.clear();
-        self.alone = Ends::default();
+        self.alone = ChainEnds::default();
         self.index.clear();
         self.sources.clear();
-        self.usage = Usage::default();
+        self.usage = FragmentUsage::default();
         dropped
     }
 
@@ -208,8 +216,8 @@ impl Packets {
             && source.bytes + cost <= limits.fragment_source_bytes_max
     }
 
-    fn open(&mut self, name: PacketKey, now: Instant) -> Key {
-        let entry = Entry { key: name, assembly: Assembly::new(now) };
+    fn open(&mut self, name: PacketKey, now: Instant) -> ChainKey {
+        let entry = Entry { key: name, assembly: PacketAssembly::new(now) };
         let key = self.entries.push_back(&mut self.young, entry);
         self.index.insert(name, key);
         self.usage.packets += 1;
@@ -217,7 +225,7 @@ impl Packets {
         key
     }
 
-    fn remove(&mut self, key: Key) -> Option<Entry> {
+    fn remove(&mut self, key: ChainKey) -> Option<Entry> {
         let is_alone = self.entries.get(key)?.assembly.is_alone();
         let ends = if is_alone { &mut self.alone } else { &mut self.young };
         let entry = self.entries.remove(ends, key)?;
@@ -244,6 +252,6 @@ impl Packets {
     }
 }
 
-fn cost(piece: &Piece) -> usize {
+fn cost(piece: &FragmentPiece) -> usize {
     piece.frame.len() + PIECE_COST
 }

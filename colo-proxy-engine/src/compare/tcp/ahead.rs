@@ -7,8 +7,8 @@
 use std::collections::VecDeque;
 
 use super::opening::{Opening, Openings};
-use crate::compare::chain::Key;
-use crate::compare::ledger::{Account, Ledger};
+use crate::compare::chain::ChainKey;
+use crate::compare::ledger::{FlowAccount, Ledger};
 use crate::compare::shrink;
 use crate::frame::Frame;
 
@@ -21,26 +21,26 @@ enum Entry {
     /// A connection begins.
     Opening(Openings),
     /// The ledger keeps the frame.
-    Frame(Key),
+    Frame(ChainKey),
 }
 
-/// What waits, in the order in which it came. Frames in front of the first opening are of the
-/// connection whose opening the flow has itself.
+/// The waiting openings and frames, in the order in which they came. Frames in front of the first
+/// opening belong to the connection whose opening the flow itself has.
 #[derive(Debug, Default)]
-pub(super) struct Ahead {
+pub(super) struct ConnectionsAhead {
     entries: VecDeque<Entry>,
     openings: usize,
-    account: Account,
+    account: FlowAccount,
     /// A connection was one too many: what follows is of that or of a later one, and is dropped until
     /// the next checkpoint.
     is_cut_off: bool,
 }
 
-/// One more connection than are remembered.
+/// The connection is one more than the limit allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooMany;
+pub(super) struct TooManyConnections;
 
-impl Ahead {
+impl ConnectionsAhead {
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.account.is_clear() && !self.is_cut_off
@@ -72,10 +72,10 @@ impl Ahead {
     }
 
     /// The secondary opens a connection.
-    pub(super) fn open(&mut self, opening: Opening) -> Result<(), TooMany> {
+    pub(super) fn open(&mut self, opening: Opening) -> Result<(), TooManyConnections> {
         if self.openings >= OPENINGS_MAX {
             self.cut_off();
-            return Err(TooMany);
+            return Err(TooManyConnections);
         }
         self.openings += 1;
         let mut openings = Openings::default();
@@ -90,12 +90,12 @@ impl Ahead {
         self.entries.push_front(Entry::Opening(openings));
     }
 
-    /// Keeps `frame`, of which `payload` is the data, for the connection that was opened last, if the
-    /// limits allow.
+    /// Lets `frame` wait for the connection that was opened last, if the limits allow. Its data is
+    /// `payload`.
     pub(super) fn keep(
         &mut self,
         ledger: &mut Ledger,
-        flow: Key,
+        flow: ChainKey,
         frame: &Frame,
         payload: std::ops::Range<usize>,
     ) {
@@ -104,8 +104,8 @@ impl Ahead {
         }
     }
 
-    /// Takes the first opening that the primary's may be the counterpart of, and drops what is of
-    /// the connections before it: the primary has passed them over.
+    /// Takes the first opening that may be the counterpart of the primary's. Drops the frames of the
+    /// connections before it: the primary has passed these connections over.
     pub(super) fn take_opening(&mut self, ledger: &mut Ledger, opening: &Opening) -> Openings {
         while let Some(entry) = self.entries.pop_front() {
             match entry {
@@ -139,7 +139,7 @@ impl Ahead {
         ledger.take_waiting(&mut self.account, key)
     }
 
-    /// Drops everything; says how many frames there were.
+    /// Drops everything. Returns the number of frames.
     pub(super) fn drop_all(&mut self, ledger: &mut Ledger) -> u64 {
         let mut dropped = 0;
         for entry in self.entries.drain(..) {

@@ -1,12 +1,12 @@
-//! What a primary frame claims of its connection: its place in the stream, and its control bits.
+//! The claim of a primary frame on its connection: its place in the stream, and its control bits.
 
 use colo_proxy_common::seq::Seq;
 
 use super::opening::Opening;
 
-/// What a primary frame claims.
+/// The claim of one primary frame.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::compare) struct Segment {
+pub(in crate::compare) struct SegmentClaim {
     /// Its place in the stream, data only.
     pub(super) start: i64,
     pub(super) end: i64,
@@ -16,32 +16,32 @@ pub(in crate::compare) struct Segment {
     pub(super) payload_at: u32,
     /// The acknowledgment; `None` without one.
     pub(super) ack: Option<i64>,
-    /// The place that it points to as urgent. Like an acknowledgment it only ever grows, and where
-    /// the stream is cut into segments does not move it.
+    /// The place to which it points as urgent. Like an acknowledgment it only ever grows, and the
+    /// split of the stream into segments does not move it.
     pub(super) urgent: Option<i64>,
-    /// As the header says it, not scaled.
+    /// The value of the header, not scaled.
     pub(super) window: u16,
     pub(super) opening: Option<Opening>,
     pub(super) fin: bool,
-    pub(super) reset: Option<Reset>,
+    pub(super) reset: Option<ResetClaim>,
 }
 
-impl Segment {
+impl SegmentClaim {
     /// It opens, ends or resets the connection.
-    pub(super) fn has_mark(&self) -> bool {
+    pub(super) fn has_control_bits(&self) -> bool {
         self.opening.is_some() || self.fin || self.reset.is_some()
     }
 
-    /// Its mark, where it has one.
-    pub(super) fn sign(&self) -> Sign {
+    /// Its control bits. Call it only where it has some.
+    pub(super) fn signal(&self) -> ControlSignal {
         match (&self.opening, self.reset) {
-            (Some(opening), _) if opening.ack.is_some() => Sign::SynAck,
-            (Some(_), _) => Sign::Syn,
+            (Some(opening), _) if opening.ack.is_some() => ControlSignal::SynAck,
+            (Some(_), _) => ControlSignal::Syn,
             // An acknowledgment that is not of this stream has to be the very same.
             (None, Some(reset)) => {
-                Sign::Reset { reset, is_exact: reset.ack.is_some() && self.ack.is_none() }
+                ControlSignal::Reset { reset, is_exact: reset.ack.is_some() && self.ack.is_none() }
             }
-            (None, None) => Sign::Fin,
+            (None, None) => ControlSignal::Fin,
         }
     }
 
@@ -53,41 +53,41 @@ impl Segment {
 
 /// A reset as it was sent: it names a place, but need not lie in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reset {
+pub(super) struct ResetClaim {
     pub(super) seq: Seq,
     pub(super) ack: Option<Seq>,
 }
 
-impl Reset {
+impl ResetClaim {
     /// The guest ends the connection by itself. Without an acknowledgment it answers a segment of
     /// the peer.
     pub(super) fn is_own(&self) -> bool {
         self.ack.is_some() && self.seq != Seq(0)
     }
 
-    /// What it acknowledges of the stream. One with the number 0 answers a SYN that is refused (RFC
-    /// 9293, section 3.10.7.1): what that acknowledges is the SYN, wherever its number may lie.
+    /// The acknowledgment, if it lies in the stream. A reset with the number 0 answers a refused SYN
+    /// (RFC 9293, section 3.10.7.1). It acknowledges that SYN, which may have any number.
     pub(super) fn ack_of_stream(&self) -> Option<Seq> {
         self.ack.filter(|_| self.is_own())
     }
 }
 
-/// The mark that a frame waits for, or that the secondary sends.
+/// The control bits that a held frame needs, or that the secondary sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sign {
+pub(super) enum ControlSignal {
     Syn,
     SynAck,
     Fin,
     Reset {
-        reset: Reset,
+        reset: ResetClaim,
         /// The very same reset is needed, its acknowledgment included.
         is_exact: bool,
     },
 }
 
-impl Sign {
-    /// The secondary's `other` is what a frame waits for with this, or shows that it differs: it
-    /// does not go on waiting for a mark.
+impl ControlSignal {
+    /// The secondary's `other` is the one that a frame with this needs, or it shows that the frame
+    /// differs. Either way the frame stops waiting for control bits.
     pub(super) fn is_settled_by(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Reset { reset, is_exact }, Self::Reset { reset: theirs, .. }) => {

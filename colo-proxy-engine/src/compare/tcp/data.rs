@@ -4,26 +4,26 @@ use std::ops::Range;
 
 use colo_proxy_common::decode::Tcp;
 
+use super::difference_frame::DifferenceFrame;
 use super::queues::Unverified;
-use super::segments::Piece;
-use super::shown::Shown;
-use super::{Scene, TcpFlow, first_difference, part};
-use crate::compare::chain::Key;
-use crate::compare::divergence::{Difference, Pair};
-use crate::compare::ledger::What;
+use super::segments::StreamPiece;
+use super::{FlowScope, TcpFlow, first_difference, part};
+use crate::compare::chain::ChainKey;
+use crate::compare::divergence::{Difference, DifferingPair};
+use crate::compare::ledger::HeldKind;
 use crate::compare::reason::Reason;
 use crate::frame::Frame;
 
 /// The data of a frame of the secondary, and its place in the stream.
 #[derive(Debug)]
-pub(super) struct Data<'a> {
+pub(super) struct SecondaryData<'a> {
     frame: &'a Frame,
     payload_at: usize,
     start: i64,
     end: i64,
 }
 
-impl<'a> Data<'a> {
+impl<'a> SecondaryData<'a> {
     pub(super) fn new(frame: &'a Frame, tcp: &Tcp, start: i64) -> Self {
         let end = start + i64::from(tcp.payload_len);
         Self { frame, payload_at: tcp.payload_at as usize, start, end }
@@ -41,17 +41,17 @@ impl<'a> Data<'a> {
 }
 
 impl TcpFlow {
-    /// Compares what is new of `data` with the frames held, and keeps the rest.
-    pub(super) fn on_data(&mut self, scene: &mut Scene<'_>, data: &Data<'_>) {
+    /// Compares the new part of `data` with the held frames. The rest waits.
+    pub(super) fn on_data(&mut self, scope: &mut FlowScope<'_>, data: &SecondaryData<'_>) {
         let mut from = data.start;
         while let Some((lo, hi)) = self.gap(from, data.end) {
-            self.compare_with_held(scene, data, lo, hi);
+            self.compare_with_held(scope, data, lo, hi);
             let mut at = lo;
             while let Some((lo, hi)) = self.verified.gap(at, hi) {
                 let account = &mut self.secondary.segments.account;
                 let range = data.range(lo, hi);
-                if let Some(key) = scene.ledger.wait(scene.flow, account, data.frame, range) {
-                    self.secondary.segments.insert(Piece { start: lo, end: hi, key });
+                if let Some(key) = scope.ledger.wait(scope.flow, account, data.frame, range) {
+                    self.secondary.segments.insert(StreamPiece { start: lo, end: hi, key });
                 }
                 at = hi;
             }
@@ -72,11 +72,17 @@ impl TcpFlow {
     }
 
     /// Compares the part `start..end` of `data` with every held frame that reaches into it.
-    fn compare_with_held(&mut self, scene: &mut Scene<'_>, data: &Data<'_>, start: i64, end: i64) {
-        let mut settled = std::mem::take(&mut scene.ledger.settled);
+    fn compare_with_held(
+        &mut self,
+        scope: &mut FlowScope<'_>,
+        data: &SecondaryData<'_>,
+        start: i64,
+        end: i64,
+    ) {
+        let mut settled = std::mem::take(&mut scope.ledger.settled);
         let mut at = self.queues.first_behind(start);
         while let Some(entry) = self.queues.unverified(at, end) {
-            if self.stays_unverified(scene, &entry, data, (start, end), &mut settled) {
+            if self.stays_unverified(scope, &entry, data, (start, end), &mut settled) {
                 at += 1;
             } else {
                 self.queues.forget_unverified(at);
@@ -87,30 +93,30 @@ impl TcpFlow {
             overlapping.retain(|entry| {
                 entry.start >= end
                     || entry.end <= start
-                    || self.stays_unverified(scene, entry, data, (start, end), &mut settled)
+                    || self.stays_unverified(scope, entry, data, (start, end), &mut settled)
             });
             self.queues.put_overlapping(overlapping);
         }
         for key in settled.drain(..) {
-            self.advance(scene, key);
+            self.advance(scope, key);
         }
-        scene.ledger.settled = settled;
+        scope.ledger.settled = settled;
         self.queues.give_back_memory();
     }
 
     /// Compares the part of `data` that the frame `entry` reaches into; `false` where it does not
-    /// wait for octets any more.
+    /// wait for bytes any more.
     fn stays_unverified(
         &mut self,
-        scene: &mut Scene<'_>,
+        scope: &mut FlowScope<'_>,
         entry: &Unverified,
-        data: &Data<'_>,
+        data: &SecondaryData<'_>,
         (start, end): (i64, i64),
-        settled: &mut Vec<Key>,
+        settled: &mut Vec<ChainKey>,
     ) -> bool {
-        scene.ledger.count_work();
+        scope.ledger.count_work();
         let part = (entry.start.max(start), entry.end.min(end));
-        if self.differs(scene, entry.key, data, part) {
+        if self.differs(scope, entry.key, data, part) {
             // Only a checkpoint can let it go.
             return false;
         }
@@ -121,39 +127,39 @@ impl TcpFlow {
         !is_complete
     }
 
-    /// Compares the part `lo..hi` of `data` with the octets that the frame `key` has there.
+    /// Compares the part `lo..hi` of `data` with the bytes that the frame `key` has there.
     fn differs(
         &mut self,
-        scene: &mut Scene<'_>,
-        key: Key,
-        data: &Data<'_>,
+        scope: &mut FlowScope<'_>,
+        key: ChainKey,
+        data: &SecondaryData<'_>,
         (lo, hi): (i64, i64),
     ) -> bool {
         let theirs = data.part(lo, hi);
-        let Some((at, payload)) = held_payload(scene, key) else { return true };
+        let Some((at, payload)) = held_payload(scope, key) else { return true };
         let ours = part(payload, at, lo, hi);
         let Some(at) = first_difference(ours, theirs) else {
-            self.verify(scene, lo, hi);
+            self.verify(scope, lo, hi);
             return false;
         };
         let place = lo + at as i64;
         if self.is_first_report(place) {
             let ours = ours.to_vec();
-            let pair = Pair { primary: &ours, secondary: theirs, at };
+            let pair = DifferingPair { primary: &ours, secondary: theirs, at };
             let difference = Difference::octets(Reason::Payload, place - self.start, pair);
-            let (ours, theirs) = (Shown::Held(key), Shown::InHand(data.frame));
-            let difference = difference.frames(self.show(scene, ours), self.show(scene, theirs));
-            scene.ledger.diverge(scene.name, difference);
+            let (ours, theirs) = (DifferenceFrame::Held(key), DifferenceFrame::InHand(data.frame));
+            let difference = difference.frames(self.show(scope, ours), self.show(scope, theirs));
+            scope.ledger.diverge(scope.name, difference);
         }
-        self.verify(scene, lo, place);
+        self.verify(scope, lo, place);
         true
     }
 }
 
 /// The place and the data of a held frame.
-fn held_payload<'a>(scene: &'a Scene<'_>, key: Key) -> Option<(i64, &'a [u8])> {
-    let held = scene.ledger.held(key)?;
-    let What::Segment(segment) = &held.what else { return None };
+fn held_payload<'a>(scope: &'a FlowScope<'_>, key: ChainKey) -> Option<(i64, &'a [u8])> {
+    let held = scope.ledger.held(key)?;
+    let HeldKind::Segment(segment) = &held.kind else { return None };
     let octets = held.frame.ethernet().get(segment.payload_at as usize..)?;
     Some((segment.start, octets.get(..(segment.end - segment.start) as usize)?))
 }

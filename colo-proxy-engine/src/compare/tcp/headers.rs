@@ -1,4 +1,4 @@
-//! What the guests' headers say differently without being different output: recorded, no more.
+//! Header fields that may differ although the output is the same. They are only recorded.
 
 use colo_proxy_common::decode::{FrameBytes, Tcp, decode_tcp_options, ethertype};
 
@@ -11,7 +11,7 @@ const ALIGNED_TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
 
 /// The fields of one segment that count as recorded.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Headers {
+pub(super) struct NotedHeaders {
     window: u16,
     tos: u8,
     ttl: u8,
@@ -22,7 +22,7 @@ pub(super) struct Headers {
     has_timestamp: bool,
 }
 
-impl Headers {
+impl NotedHeaders {
     /// Reads the fields of the frame that `tcp` was decoded from.
     pub(super) fn read(octets: &[u8], tcp: &Tcp) -> Option<Self> {
         let mut at = 14;

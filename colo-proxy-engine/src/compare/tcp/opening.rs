@@ -1,11 +1,11 @@
-//! How a connection is opened: SYN and SYN/ACK, and what the peer will rely on.
+//! The opening of a connection: SYN and SYN/ACK, and the options on which the peer relies.
 
 use colo_proxy_common::decode::{Tcp, decode_tcp_options, flag};
 use colo_proxy_common::seq::Seq;
 
 use crate::compare::reason::Reason;
 
-/// Octets that come with a SYN: what fits a segment (RFC 7413, section 4.2).
+/// Bytes of data with a SYN: as many as fit a segment (RFC 7413, section 4.2).
 const EARLY_MAX: u32 = 1460;
 
 /// A SYN or SYN/ACK.
@@ -13,7 +13,7 @@ const EARLY_MAX: u32 = 1460;
 pub(super) struct Opening {
     /// The initial sequence number; the secondary's may be one of its own.
     pub(super) isn: Seq,
-    /// What a SYN/ACK acknowledges: the peer's, so the same for both guests.
+    /// The acknowledgment of a SYN/ACK: a number of the peer's, so the same for both guests.
     pub(super) ack: Option<Seq>,
     mss: Option<u16>,
     window_scale: Option<u8>,
@@ -34,7 +34,7 @@ impl Opening {
         }
     }
 
-    /// What the peer would rely on differently.
+    /// The differences that the peer would notice, as reasons for a checkpoint.
     pub(super) fn differences(&self, other: &Self) -> impl Iterator<Item = Reason> {
         [
             (self.mss != other.mss, Reason::SynMss),
@@ -57,7 +57,7 @@ pub(super) struct Packed {
     has: u8,
 }
 
-/// What a [`Packed`] has, by bit.
+/// The contents of a [`Packed`], by bit.
 mod has {
     pub(super) const OPENING: u8 = 1;
     pub(super) const ACK: u8 = 2;
@@ -111,7 +111,7 @@ impl Packed {
     }
 }
 
-/// What one guest sent to open a connection: one of them, or both in a simultaneous open.
+/// The openings that one guest sent: a SYN or a SYN/ACK, or both in a simultaneous open.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Openings {
     syn: Packed,
@@ -158,7 +158,7 @@ impl Openings {
         })
     }
 
-    /// What the SYN/ACK acknowledges.
+    /// The acknowledgment of the SYN/ACK.
     #[inline]
     pub(super) fn ack(&self) -> Option<Seq> {
         self.syn_ack.has(has::ACK).then_some(Seq(self.syn_ack.ack))

@@ -1,10 +1,10 @@
 //! Acknowledging to the peer what both guests have received, when the primary has received more.
 //!
 //! The secondary can miss a segment that the primary got: a queue was full, or its window smaller.
-//! The primary then acknowledges all of it at once, and that frame is held. The peer hears
-//! nothing, and repeats its oldest unacknowledged segment, which both guests have: for ever, since
-//! nobody tells it that another one is missing. So it is told what is true of both: an
-//! acknowledgment as the secondary has it, in a frame that carries nothing else.
+//! The primary then acknowledges all of it at once, and that frame is held. The peer receives
+//! nothing, and repeats its oldest unacknowledged segment, which both guests have. It would do so for
+//! ever, because no frame says that another segment is missing. So the engine sends the peer the
+//! secondary's acknowledgment, which is true of both guests, in a frame that carries nothing else.
 
 use bytes::Bytes;
 use colo_proxy_common::checksum;
@@ -17,9 +17,9 @@ use crate::frame::Frame;
 /// A no-operation option (RFC 9293, section 3.2).
 const NOP: u8 = 1;
 
-/// A bare acknowledgment of `ack` with `window` in the likeness of `held`, which acknowledges more:
-/// its headers and options, without its data and its selective acknowledgments, which speak for the
-/// primary alone. `None` where `held` is no whole TCP segment.
+/// A bare acknowledgment of `ack` with `window`, made from `held`, which acknowledges more. It has the
+/// headers and options of `held`. It lacks the data and the selective acknowledgments, which are true
+/// of the primary alone. `None` where `held` is no whole TCP segment.
 pub(super) fn acknowledgment(held: &Frame, ack: Seq, window: u16) -> Option<Frame> {
     bare_acknowledgment(held, held.ethernet(), ack, window)
 }

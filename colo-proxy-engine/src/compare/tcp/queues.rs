@@ -1,66 +1,65 @@
-//! Held frames by what they wait for, so that an event of the secondary finds those that it
-//! concerns and no others.
+//! Held frames in queues, one for each thing that a frame can need. An event of the secondary finds
+//! the frames that it concerns and no others.
 //!
-//! Guests are hostile: whatever they hold here, an event must not cost more than it brings. Frames
-//! that overlap no other are sorted by both ends, so the ones that new octets reach are found by
-//! search, and each of those gains an octet at least. Where order cannot help, the number is
-//! bounded.
+//! Guests are hostile: an event must not cost more than it brings. Frames that overlap no other are
+//! sorted by both ends. A search finds the frames that new bytes reach, and each of those gains a
+//! byte at least. Where order cannot help, the number is bounded.
 
 use std::collections::VecDeque;
 
-use super::claim::Sign;
-use super::seldom::Seldom;
-use crate::compare::chain::Key;
+use super::claim::ControlSignal;
+use super::maybe_empty::MaybeEmpty;
+use crate::compare::chain::ChainKey;
 use crate::compare::shrink;
 
-/// Frames of one connection that wait for their octets although another one held has some of the
-/// same: retransmissions, which back off.
+/// Frames of one connection that need their bytes and overlap another held frame. They are
+/// retransmissions, which back off.
 const OVERLAPPING_MAX: usize = 256;
-/// Frames of one connection that wait for SYN, FIN or RST of the secondary: mostly resets, one for
-/// each segment of a peer that goes on sending. All are looked at for each mark, but only those
-/// that it concerns leave this list for it.
-const UNMARKED_MAX: usize = 4096;
+/// Frames of one connection that need control bits of the secondary. Most are resets, one for each
+/// segment of a peer that goes on sending. Each SYN, FIN or RST of the secondary looks at all of
+/// them, but only those that it concerns leave this list.
+const AWAITING_CONTROL_MAX: usize = 4096;
 
-/// A frame waiting for its octets.
+/// A held frame that needs its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unverified {
     pub(super) start: i64,
     pub(super) end: i64,
-    pub(super) key: Key,
+    pub(super) key: ChainKey,
 }
 
-/// No more frames of this kind are looked after: it stays held until a checkpoint.
+/// The queue has no room: the frame stays held until a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Full;
+pub(super) struct QueueFull;
 
 /// The frames that one connection holds.
 #[derive(Debug, Default)]
 #[repr(C)]
-pub(super) struct Queues {
+pub(super) struct HeldQueues {
     /// Disjoint, in ascending order.
     unverified: VecDeque<Unverified>,
     /// By acknowledgment.
     pub(super) unacknowledged: ByPlace,
-    others: Seldom<Others>,
+    others: MaybeEmpty<Others>,
 }
 
-/// Those that frames seldom wait in.
+/// The queues that are seldom used.
 #[derive(Debug, Default)]
 struct Others {
     /// Frames that overlap one of the unverified, in no order.
     overlapping: Vec<Unverified>,
-    unmarked: VecDeque<(Sign, Key)>,
+    awaiting_control: VecDeque<(ControlSignal, ChainKey)>,
     /// By the place that is pointed to as urgent.
     unpointed: ByPlace,
 }
 
-impl Queues {
+impl HeldQueues {
     pub(super) fn clear(&mut self) {
         self.unverified.clear();
         self.unacknowledged.0.clear();
         if let Some(others) = self.others.used_mut() {
             others.overlapping.clear();
-            others.unmarked.clear();
+            others.awaiting_control.clear();
             others.unpointed.0.clear();
         }
     }
@@ -73,17 +72,17 @@ impl Queues {
             && self.others.used().is_none_or(Others::is_empty)
     }
 
-    /// Nobody needs to look at those that are seldom used; the caller knows that they are empty.
+    /// Notes that the seldom used queues are empty, which the caller knows.
     #[inline]
-    pub(super) fn mark_empty(&mut self) {
+    pub(super) fn set_empty(&mut self) {
         if let Some(others) = self.others.used_mut() {
             others.give_back_memory();
         }
-        self.others.mark_empty();
+        self.others.set_empty();
     }
 
-    /// Adds a frame that waits for its octets, of which there is one at least.
-    pub(super) fn push_unverified(&mut self, entry: Unverified) -> Result<(), Full> {
+    /// Adds a frame that needs its bytes. It has one at least.
+    pub(super) fn push_unverified(&mut self, entry: Unverified) -> Result<(), QueueFull> {
         if self.unverified.back().is_none_or(|last| last.end <= entry.start) {
             self.unverified.push_back(entry);
             return Ok(());
@@ -94,13 +93,12 @@ impl Queues {
         } else if self.others.overlapping.len() < OVERLAPPING_MAX {
             self.others.overlapping.push(entry);
         } else {
-            return Err(Full);
+            return Err(QueueFull);
         }
         Ok(())
     }
 
-    /// A place in the order of those that wait for their octets: those before it end at `start` or
-    /// before it.
+    /// An index into the frames that need their bytes. Frames before it end at `start` or earlier.
     #[inline]
     pub(super) fn first_behind(&self, start: i64) -> usize {
         // Nearly always the first one.
@@ -132,7 +130,7 @@ impl Queues {
         self.others.used().is_some_and(|others| !others.overlapping.is_empty())
     }
 
-    /// Those that overlap one of the others, which have to be put back.
+    /// Takes the frames that overlap another one. The caller puts them back.
     pub(super) fn take_overlapping(&mut self) -> Vec<Unverified> {
         std::mem::take(&mut self.others.overlapping)
     }
@@ -141,19 +139,23 @@ impl Queues {
         self.others.overlapping = overlapping;
     }
 
-    pub(super) fn push_unmarked(&mut self, sign: Sign, key: Key) -> Result<(), Full> {
-        if self.others.unmarked.len() >= UNMARKED_MAX {
-            return Err(Full);
+    pub(super) fn push_awaiting_control(
+        &mut self,
+        signal: ControlSignal,
+        key: ChainKey,
+    ) -> Result<(), QueueFull> {
+        if self.others.awaiting_control.len() >= AWAITING_CONTROL_MAX {
+            return Err(QueueFull);
         }
-        self.others.unmarked.push_back((sign, key));
+        self.others.awaiting_control.push_back((signal, key));
         Ok(())
     }
 
     /// Hands every frame that the secondary's `sign` settles to `take`, and forgets it.
-    pub(super) fn take_settled(&mut self, sign: &Sign, mut take: impl FnMut(Key)) {
+    pub(super) fn take_settled(&mut self, signal: &ControlSignal, mut take: impl FnMut(ChainKey)) {
         let Some(others) = self.others.used_mut() else { return };
-        others.unmarked.retain(|(awaited, key)| {
-            let is_settled = awaited.is_settled_by(sign);
+        others.awaiting_control.retain(|(awaited, key)| {
+            let is_settled = awaited.is_settled_by(signal);
             if is_settled {
                 take(*key);
             }
@@ -166,30 +168,30 @@ impl Queues {
         &mut self.others.unpointed
     }
 
-    /// A frame that waits for less than all: its acknowledgment, or its octets.
+    /// A held frame that needs its acknowledgment or its bytes.
     #[inline]
-    pub(super) fn first(&self) -> Option<Key> {
+    pub(super) fn first(&self) -> Option<ChainKey> {
         let unpointed = self.others.used().and_then(|others| others.unpointed.first());
         let ours = self.unacknowledged.first().or(unpointed);
         ours.or_else(|| self.unverified.front().map(|entry| entry.key))
     }
 
     /// The frame `key` waits here. Looks at all: for a report, not for a frame.
-    pub(super) fn has(&self, key: Key) -> bool {
+    pub(super) fn has(&self, key: ChainKey) -> bool {
         let others = self.others.used();
         let overlapping = others.map_or(&[][..], |others| &others.overlapping);
-        let unmarked = others.into_iter().flat_map(|others| &others.unmarked);
+        let awaiting_control = others.into_iter().flat_map(|others| &others.awaiting_control);
         let by_place = [Some(&self.unacknowledged), others.map(|others| &others.unpointed)];
         self.unverified.iter().chain(overlapping).any(|entry| entry.key == key)
-            || unmarked.into_iter().any(|entry| entry.1 == key)
+            || awaiting_control.into_iter().any(|entry| entry.1 == key)
             || by_place.into_iter().flatten().any(|queue| queue.0.iter().any(|e| e.1 == key))
     }
 
-    /// Where the last frame of the stream is, if it waits for its octets or its mark.
-    pub(super) fn last(&self) -> impl Iterator<Item = Key> {
+    /// The last frames of the stream that need their bytes or their control bits.
+    pub(super) fn last(&self) -> impl Iterator<Item = ChainKey> {
         let unverified = self.unverified.back().map(|entry| entry.key);
-        let unmarked = self.others.used().and_then(|others| others.unmarked.back());
-        unverified.into_iter().chain(unmarked.map(|entry| entry.1))
+        let awaiting_control = self.others.used().and_then(|others| others.awaiting_control.back());
+        unverified.into_iter().chain(awaiting_control.map(|entry| entry.1))
     }
 
     #[inline]
@@ -204,21 +206,23 @@ impl Queues {
 
 impl Others {
     fn is_empty(&self) -> bool {
-        self.overlapping.is_empty() && self.unmarked.is_empty() && self.unpointed.0.is_empty()
+        self.overlapping.is_empty()
+            && self.awaiting_control.is_empty()
+            && self.unpointed.0.is_empty()
     }
 
     fn give_back_memory(&mut self) {
-        shrink(&mut self.unmarked);
+        shrink(&mut self.awaiting_control);
         shrink(&mut self.unpointed.0);
     }
 }
 
 /// Frames in ascending order of the place that the secondary has to get to.
 #[derive(Debug, Default)]
-pub(super) struct ByPlace(VecDeque<(i64, Key)>);
+pub(super) struct ByPlace(VecDeque<(i64, ChainKey)>);
 
 impl ByPlace {
-    pub(super) fn push(&mut self, place: i64, key: Key) {
+    pub(super) fn push(&mut self, place: i64, key: ChainKey) {
         if self.0.back().is_none_or(|last| last.0 <= place) {
             self.0.push_back((place, key));
         } else {
@@ -229,11 +233,11 @@ impl ByPlace {
 
     /// The next frame that waits for `place` or less.
     #[inline]
-    pub(super) fn pop_up_to(&mut self, place: i64) -> Option<Key> {
+    pub(super) fn pop_up_to(&mut self, place: i64) -> Option<ChainKey> {
         self.0.pop_front_if(|entry| entry.0 <= place).map(|entry| entry.1)
     }
 
-    fn first(&self) -> Option<Key> {
+    fn first(&self) -> Option<ChainKey> {
         self.0.front().map(|entry| entry.1)
     }
 }

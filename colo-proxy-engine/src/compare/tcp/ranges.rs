@@ -6,7 +6,7 @@ const RANGES_MAX: usize = 256;
 
 /// Disjoint half-open ranges in ascending order, none touching the next.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ranges {
+pub(super) struct StreamRanges {
     /// The last one, mostly the only one; `NONE` where there is none at all.
     last: (i64, i64),
     earlier: Vec<(i64, i64)>,
@@ -15,7 +15,7 @@ pub(super) struct Ranges {
 /// An empty range.
 const NONE: (i64, i64) = (0, 0);
 
-impl Ranges {
+impl StreamRanges {
     /// Adds `start..end`.
     #[inline]
     pub(super) fn add(&mut self, start: i64, end: i64) {
@@ -54,7 +54,7 @@ impl Ranges {
         self.last = list.pop().unwrap_or(NONE);
     }
 
-    /// What is in is `start..end` and no more.
+    /// It contains `start..end` and no more.
     #[inline]
     pub(super) fn is(&self, start: i64, end: i64) -> bool {
         let only = if start == end { NONE } else { (start, end) };
@@ -106,16 +106,16 @@ impl Ranges {
 
 #[cfg(test)]
 mod tests {
-    use super::{NONE, RANGES_MAX, Ranges};
+    use super::{NONE, RANGES_MAX, StreamRanges};
 
-    fn all(ranges: &Ranges) -> Vec<(i64, i64)> {
+    fn all(ranges: &StreamRanges) -> Vec<(i64, i64)> {
         let last = (ranges.last != NONE).then_some(ranges.last);
         ranges.earlier.iter().copied().chain(last).collect()
     }
 
     #[test]
     fn ranges_that_touch_become_one() {
-        let mut ranges = Ranges::default();
+        let mut ranges = StreamRanges::default();
         for (start, end) in [(10, 20), (30, 40), (50, 60), (20, 30), (40, 50), (0, 10)] {
             ranges.add(start, end);
         }
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_oldest_range_too_many_is_forgotten() {
-        let mut ranges = Ranges::default();
+        let mut ranges = StreamRanges::default();
         for n in 0..1000_i64 {
             ranges.add(n * 10, n * 10 + 1);
         }
@@ -142,7 +142,7 @@ mod tests {
             adds in proptest::collection::vec((0..100_i64, 0..30_i64), 0..40),
             ask in (0..100_i64, 0..30_i64),
         ) {
-            let mut ranges = Ranges::default();
+            let mut ranges = StreamRanges::default();
             let mut places = [false; 200];
             for (start, len) in adds {
                 ranges.add(start, start + len);

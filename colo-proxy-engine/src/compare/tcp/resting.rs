@@ -1,16 +1,16 @@
 //! A connection of which nothing is held or waits, in as little memory as it takes.
 //!
-//! Nearly all connections are like that at any time: both guests have said the same, so most of
-//! what is known of either follows from the other. What does not is kept in [`Resting`]; a
-//! connection of which more is to be said stays as it is.
+//! Nearly all connections are at rest at any time. Both guests have sent the same, so most knowledge
+//! about one guest follows from the other. [`Resting`] has the remaining facts. A connection with
+//! further facts stays awake.
 
 use colo_proxy_common::seq::Seq;
 
-use super::headers::Headers;
+use super::headers::NotedHeaders;
 use super::opening::Packed;
-use super::space::Space;
-use super::windows::Windows;
-use super::{TcpFlow, Unusual};
+use super::space::SequenceSpace;
+use super::windows::OfferedWindows;
+use super::{RareState, TcpFlow};
 
 /// All that there is to know of a connection at rest. The default is a connection of which nothing is
 /// known.
@@ -28,13 +28,13 @@ pub(in crate::compare) struct Resting {
     opening: Packed,
     theirs: Packed,
     previous_isn: u32,
-    headers: [Option<Headers>; 2],
+    headers: [Option<NotedHeaders>; 2],
     windows: [u16; 2],
     /// Bits of [`is`].
     is: u8,
 }
 
-/// What there is, by bit.
+/// The contents of a [`Resting`], by bit.
 mod is {
     pub(super) const ANCHORED: u8 = 1;
     pub(super) const PLACED: u8 = 2;
@@ -54,8 +54,8 @@ impl Resting {
 }
 
 impl TcpFlow {
-    /// Puts the connection at rest into `resting`; `false` where that cannot say all of it. What is
-    /// left of it here is nothing but what [`TcpFlow::wake`] sets.
+    /// Puts the connection at rest into `resting`; `false` where that has no room for all of it. The
+    /// rest of this state is then only what [`TcpFlow::wake`] sets.
     #[inline(always)]
     pub(in crate::compare) fn rest(&self, resting: &mut Resting) -> bool {
         if !(self.is_quiet() && self.is_agreed()) {
@@ -104,17 +104,18 @@ impl TcpFlow {
         self.account.is_clear()
             && self.queues.is_empty()
             && self.secondary.segments.is_empty()
-            && self.unusual.used().is_none_or(Unusual::is_empty)
+            && self.rare.used().is_none_or(RareState::is_empty)
             && self.urgent.is_none()
             && self.secondary.urgent.is_none()
     }
 
-    /// Both guests have said the same, and one follows from the other.
+    /// Both guests have sent the same, and the facts about one follow from the other.
     #[inline(always)]
     fn is_agreed(&self) -> bool {
         let theirs = &self.secondary;
         let end = self.closed.then_some(self.high);
-        let is_placed = |space: Option<Space>, place: i64| space.is_none_or(|s| s.last() == place);
+        let is_placed =
+            |space: Option<SequenceSpace>, place: i64| space.is_none_or(|s| s.last() == place);
         self.low == self.start
             && self.verified.is(self.start, self.high)
             && self.produced.is(self.start, self.high)
@@ -135,8 +136,8 @@ impl TcpFlow {
         let ack = is(is::ACKNOWLEDGED).then_some(resting.ack);
         let offered = is(is::OFFERED).then(|| resting.ack + i64::from(resting.offered));
         let end = is(is::ENDED).then_some(high);
-        self.seqs = is(is::PLACED).then(|| Space::new(Seq(resting.seq), high));
-        self.acks = ack.map(|ack| Space::new(Seq(resting.ack_seq), ack));
+        self.seqs = is(is::PLACED).then(|| SequenceSpace::new(Seq(resting.seq), high));
+        self.acks = ack.map(|ack| SequenceSpace::new(Seq(resting.ack_seq), ack));
         self.anchored = is(is::ANCHORED);
         self.opening = resting.opening.openings();
         self.isn = self.opening.isn();
@@ -152,9 +153,9 @@ impl TcpFlow {
         self.previous_isn = is(is::REUSED).then_some(Seq(resting.previous_isn));
         let [ours, theirs] = resting.windows;
         let window = |side: usize, window| is(is::WINDOWS[side]).then_some(window);
-        self.windows = Windows::with([window(0, ours), window(1, theirs)]);
-        self.unusual.mark_empty();
-        self.queues.mark_empty();
+        self.windows = OfferedWindows::with([window(0, ours), window(1, theirs)]);
+        self.rare.set_empty();
+        self.queues.set_empty();
     }
 
     /// Every connection that any test lays to rest wakes up as what it was.

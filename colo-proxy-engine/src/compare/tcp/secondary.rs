@@ -1,17 +1,17 @@
-//! The secondary's side of a connection: everything it says moves frames of the primary on.
+//! The secondary's side of a connection: each of its frames can release frames of the primary.
 
 use colo_proxy_common::decode::{Tcp, flag};
 use colo_proxy_common::seq::Seq;
 
-use super::claim::Sign;
-use super::data::Data;
+use super::claim::ControlSignal;
+use super::data::SecondaryData;
+use super::difference_frame::{ControlBit, DifferenceFrame};
 use super::opening::Opening;
 use super::partial;
-use super::shown::{Mark, Shown};
-use super::space::Space;
-use super::{Needs, Reset, Scene, Segment, TcpFlow, note, urgent};
-use crate::compare::chain::Key;
-use crate::compare::ledger::{Cause, What};
+use super::space::SequenceSpace;
+use super::{FlowScope, ResetClaim, SegmentClaim, SegmentNeed, TcpFlow, note, urgent};
+use crate::compare::chain::ChainKey;
+use crate::compare::ledger::{HeldKind, ReleaseCause};
 use crate::compare::reason::Reason;
 use crate::compare::{Output, Side};
 use crate::frame::Frame;
@@ -24,32 +24,32 @@ impl TcpFlow {
     /// A frame of the secondary.
     pub(in crate::compare) fn on_secondary(
         &mut self,
-        scene: &mut Scene<'_>,
+        scope: &mut FlowScope<'_>,
         frame: &Frame,
         tcp: &Tcp,
         out: &mut Output,
     ) {
         if self.is_apart {
-            return self.on_secondary_apart(scene, frame, tcp, out);
+            return self.on_secondary_apart(scope, frame, tcp, out);
         }
-        if !self.on_secondary_here(scene, frame, tcp) {
-            scene.ledger.stats.secondary_dropped.old_connection += 1;
+        if !self.on_secondary_here(scope, frame, tcp) {
+            scope.ledger.stats.secondary_dropped.old_connection += 1;
         }
-        self.release_ready(scene, out);
-        self.acknowledge_in_part(scene, out);
+        self.release_ready(scope, out);
+        self.acknowledge_in_part(scope, out);
     }
 
-    /// A frame of the secondary, which is in the connection that the primary is in, or opens the next
-    /// one; `false` where it is of an older one.
+    /// A frame of the secondary, which is in the primary's connection or opens the next one. `false`
+    /// where the frame belongs to an older connection.
     #[inline]
     pub(super) fn on_secondary_here(
         &mut self,
-        scene: &mut Scene<'_>,
+        scope: &mut FlowScope<'_>,
         frame: &Frame,
         tcp: &Tcp,
     ) -> bool {
         if tcp.flags & flag::SYN != 0 {
-            return self.on_opening(scene, frame, tcp);
+            return self.on_opening(scope, frame, tcp);
         }
         if self.secondary.opening.is_empty() {
             if self.isn.is_some() {
@@ -57,17 +57,17 @@ impl TcpFlow {
                 return false;
             }
         } else if !self.anchored {
-            return self.wait_ahead(scene, frame, tcp);
+            return self.wait_ahead(scope, frame, tcp);
         }
         if tcp.flags & flag::RST != 0 {
-            self.on_reset(scene, frame, tcp);
+            self.on_reset(scope, frame, tcp);
             return true;
         }
-        self.on_segment(scene, frame, tcp)
+        self.on_segment(scope, frame, tcp)
     }
 
-    /// Tells the peer what both guests have received, where no frame of the primary says just that.
-    pub(super) fn acknowledge_in_part(&mut self, scene: &mut Scene<'_>, out: &mut Output) {
+    /// Acknowledges to the peer what both guests have received, if no frame of the primary does.
+    pub(super) fn acknowledge_in_part(&mut self, scope: &mut FlowScope<'_>, out: &mut Output) {
         let (Some(theirs), Some(ours), Some(acks)) = (self.secondary.ack, self.ack, self.acks)
         else {
             return;
@@ -75,52 +75,52 @@ impl TcpFlow {
         if theirs >= ours || self.told >= Some(theirs) {
             return;
         }
-        let Some(held) = self.queues.first().and_then(|key| scene.ledger.held(key)) else { return };
-        let What::Segment(segment) = held.what else { return };
+        let Some(held) = self.queues.first().and_then(|key| scope.ledger.held(key)) else { return };
+        let HeldKind::Segment(segment) = held.kind else { return };
         if segment.opening.is_some() || segment.reset.is_some() {
             return;
         }
         let window = self.window_for(theirs, segment.window);
         if let Some(frame) = partial::acknowledgment(&held.frame, acks.seq(theirs), window) {
             self.told = Some(theirs);
-            let told = Segment { ack: self.told, window, ..segment };
+            let told = SegmentClaim { ack: self.told, window, ..segment };
             self.edge = self.edge.max(self.edge(&told));
-            scene.ledger.stats.partial_acknowledgments += 1;
+            scope.ledger.stats.partial_acknowledgments += 1;
             out.acknowledgments.push(frame);
         }
     }
 
     /// A SYN or SYN/ACK, whose number may be the secondary's own: it never places anything.
-    fn on_opening(&mut self, scene: &mut Scene<'_>, frame: &Frame, tcp: &Tcp) -> bool {
+    fn on_opening(&mut self, scope: &mut FlowScope<'_>, frame: &Frame, tcp: &Tcp) -> bool {
         let opening = Opening::read(frame.ethernet(), tcp);
         let is_own = self.is_own(&opening);
         if !self.anchored {
             if !is_own && (self.seqs.is_some() || !self.secondary.opening.is_empty()) {
-                return self.wait_ahead(scene, frame, tcp);
+                return self.wait_ahead(scope, frame, tcp);
             }
             self.secondary.opening.set(opening);
-            self.keep_witness(scene, Mark::Opening, frame);
-            return tcp.payload_len == 0 || self.wait_ahead(scene, frame, tcp);
+            self.keep_witness(scope, ControlBit::Opening, frame);
+            return tcp.payload_len == 0 || self.wait_ahead(scope, frame, tcp);
         }
         if !is_own && (self.isn.is_none() || !self.secondary.opening.is_empty()) {
-            return self.wait_ahead(scene, frame, tcp);
+            return self.wait_ahead(scope, frame, tcp);
         }
         if !is_own && (self.answers_another(&opening) || self.previous_isn == Some(opening.isn)) {
             return false;
         }
         self.secondary.opening.set(opening);
-        self.keep_witness(scene, Mark::Opening, frame);
+        self.keep_witness(scope, ControlBit::Opening, frame);
         if let Some(ack) = opening.ack {
-            self.on_ack(scene, ack);
+            self.on_ack(scope, ack);
         }
-        let sign = if opening.ack.is_some() { Sign::SynAck } else { Sign::Syn };
-        self.revisit_marks(scene, frame, &sign);
-        // Its number is its own, and the SYN comes before the first octet.
-        self.on_urgent(scene, urgent(-1, tcp));
-        self.note_headers(scene, Side::Secondary, frame.ethernet(), tcp);
-        // RFC 7413: data may come with a SYN; its first octet is the first of the stream.
+        let signal = if opening.ack.is_some() { ControlSignal::SynAck } else { ControlSignal::Syn };
+        self.revisit_control_bits(scope, frame, &signal);
+        // Its number is its own, and the SYN comes before the first byte.
+        self.on_urgent(scope, urgent(-1, tcp));
+        self.note_headers(scope, Side::Secondary, frame.ethernet(), tcp);
+        // RFC 7413: data may come with a SYN; its first byte is the first of the stream.
         if tcp.payload_len > 0 && self.isn.is_some() {
-            self.on_data(scene, &Data::new(frame, tcp, 0));
+            self.on_data(scope, &SecondaryData::new(frame, tcp, 0));
         }
         true
     }
@@ -140,7 +140,7 @@ impl TcpFlow {
         }
         // Repeated in a connection that was met soon behind its beginning, of which the secondary has
         // said nothing else.
-        let is_near = |space: Option<Space>, seq: Seq, place: Option<i64>| {
+        let is_near = |space: Option<SequenceSpace>, seq: Seq, place: Option<i64>| {
             let distance = space.and_then(|space| Some(place? - space.place(seq)?));
             distance.is_some_and(|distance| (0..MET_MAX).contains(&distance))
         };
@@ -164,26 +164,26 @@ impl TcpFlow {
         !self.opening.may_answer(opening)
     }
 
-    pub(super) fn on_reset(&mut self, scene: &mut Scene<'_>, frame: &Frame, tcp: &Tcp) {
+    pub(super) fn on_reset(&mut self, scope: &mut FlowScope<'_>, frame: &Frame, tcp: &Tcp) {
         let ack = (tcp.flags & flag::ACK != 0).then_some(Seq(tcp.ack));
-        let reset = Reset { seq: Seq(tcp.seq), ack };
-        note(&mut self.unusual.resets, reset);
+        let reset = ResetClaim { seq: Seq(tcp.seq), ack };
+        note(&mut self.rare.resets, reset);
         if let Some(ack) = reset.ack_of_stream().filter(|_| self.ack.is_some()) {
-            self.on_ack(scene, ack);
+            self.on_ack(scope, ack);
         }
-        self.keep_witness(scene, Mark::Reset, frame);
-        self.revisit_marks(scene, frame, &Sign::Reset { reset, is_exact: false });
+        self.keep_witness(scope, ControlBit::Reset, frame);
+        self.revisit_control_bits(scope, frame, &ControlSignal::Reset { reset, is_exact: false });
     }
 
     /// Data, acknowledgment and FIN; `false` where they are far outside of the stream.
-    fn on_segment(&mut self, scene: &mut Scene<'_>, frame: &Frame, tcp: &Tcp) -> bool {
+    fn on_segment(&mut self, scope: &mut FlowScope<'_>, frame: &Frame, tcp: &Tcp) -> bool {
         let first = Seq(tcp.seq);
         if !self.anchored && self.seqs.is_none_or(|seqs| seqs.place(first).is_none()) {
-            self.secondary.segments.drop_all(scene.ledger);
-            self.seqs = Some(Space::new(first, 0));
+            self.secondary.segments.drop_all(scope.ledger);
+            self.seqs = Some(SequenceSpace::new(first, 0));
         }
         let Some(start) = self.seqs.and_then(|seqs| seqs.place(first)) else {
-            scene.ledger.stats.secondary_dropped.out_of_window += 1;
+            scope.ledger.stats.secondary_dropped.out_of_window += 1;
             return true;
         };
         let end = start + i64::from(tcp.payload_len);
@@ -193,42 +193,42 @@ impl TcpFlow {
             seqs.advance(end);
         }
         if tcp.flags & flag::ACK != 0 {
-            self.on_ack(scene, Seq(tcp.ack));
+            self.on_ack(scope, Seq(tcp.ack));
         }
-        self.on_urgent(scene, urgent(start, tcp));
-        self.note_headers(scene, Side::Secondary, frame.ethernet(), tcp);
+        self.on_urgent(scope, urgent(start, tcp));
+        self.note_headers(scope, Side::Secondary, frame.ethernet(), tcp);
         if end > start {
-            self.on_data(scene, &Data::new(frame, tcp, start));
+            self.on_data(scope, &SecondaryData::new(frame, tcp, start));
         }
         let is_fin = tcp.flags & flag::FIN != 0;
         if is_fin {
             self.secondary.fin = Some(end);
             if self.matched_fin != Some(end) {
-                self.keep_witness(scene, Mark::Fin, frame);
+                self.keep_witness(scope, ControlBit::Fin, frame);
             }
-            self.revisit_marks(scene, frame, &Sign::Fin);
+            self.revisit_control_bits(scope, frame, &ControlSignal::Fin);
         }
         if let Some(fin) = self.fin.filter(|fin| self.matched_fin != Some(*fin))
             && ((end > start && end > fin) || (is_fin && end != fin))
         {
-            let shown = (self.held_fin(scene), Shown::InHand(frame));
-            self.report_mark(scene, Reason::FinPosition, end.min(fin), shown);
+            let shown = (self.held_fin(scope), DifferenceFrame::InHand(frame));
+            self.report_control_bits(scope, Reason::FinPosition, end.min(fin), shown);
         }
         true
     }
 
     /// The frame with the primary's FIN, if it is held: nothing of the stream lies behind it.
-    fn held_fin(&self, scene: &Scene<'_>) -> Shown<'static> {
-        let is_fin = |key: &Key| held_segment(scene, *key).is_some_and(|segment| segment.fin);
-        self.queues.last().find(is_fin).map_or(Shown::Nothing, Shown::Held)
+    fn held_fin(&self, scope: &FlowScope<'_>) -> DifferenceFrame<'static> {
+        let is_fin = |key: &ChainKey| held_segment(scope, *key).is_some_and(|segment| segment.fin);
+        self.queues.last().find(is_fin).map_or(DifferenceFrame::Nothing, DifferenceFrame::Held)
     }
 
-    fn on_ack(&mut self, scene: &mut Scene<'_>, ack: Seq) {
-        let acks = *self.acks.get_or_insert(Space::new(ack, 0));
+    fn on_ack(&mut self, scope: &mut FlowScope<'_>, ack: Seq) {
+        let acks = *self.acks.get_or_insert(SequenceSpace::new(ack, 0));
         let Some(place) = acks.place(ack) else {
             if self.ack.is_none() {
-                // Nothing of the primary's depends on the numbers of before.
-                self.acks = Some(Space::new(ack, 0));
+                // No frame of the primary depends on the earlier numbers.
+                self.acks = Some(SequenceSpace::new(ack, 0));
                 self.secondary.ack = Some(0);
             }
             return;
@@ -241,44 +241,49 @@ impl TcpFlow {
             acks.advance(place);
         }
         while let Some(key) = self.queues.unacknowledged.pop_up_to(place) {
-            ready(scene, key);
+            ready(scope, key);
         }
     }
 
-    fn on_urgent(&mut self, scene: &mut Scene<'_>, place: Option<i64>) {
+    fn on_urgent(&mut self, scope: &mut FlowScope<'_>, place: Option<i64>) {
         let Some(place) = place.filter(|place| self.secondary.urgent < Some(*place)) else {
             return;
         };
         self.secondary.urgent = Some(place);
         while let Some(key) = self.queues.unpointed().pop_up_to(place) {
-            self.advance(scene, key);
+            self.advance(scope, key);
         }
     }
 
-    /// A mark of the secondary came: look again at the frames that wait for one like it.
-    fn revisit_marks(&mut self, scene: &mut Scene<'_>, frame: &Frame, sign: &Sign) {
-        let mut settled = std::mem::take(&mut scene.ledger.settled);
-        self.queues.take_settled(sign, |key| settled.push(key));
+    /// Control bits of the secondary came: looks again at the frames that need them.
+    fn revisit_control_bits(
+        &mut self,
+        scope: &mut FlowScope<'_>,
+        frame: &Frame,
+        signal: &ControlSignal,
+    ) {
+        let mut settled = std::mem::take(&mut scope.ledger.settled);
+        self.queues.take_settled(signal, |key| settled.push(key));
         for key in settled.drain(..) {
-            scene.ledger.count_work();
-            let Some(segment) = held_segment(scene, key).copied() else { continue };
-            let shown = (Shown::Held(key), Shown::InHand(frame));
-            if !self.has_other_mark(scene, &segment, shown) {
-                self.advance(scene, key);
+            scope.ledger.count_work();
+            let Some(segment) = held_segment(scope, key).copied() else { continue };
+            let shown = (DifferenceFrame::Held(key), DifferenceFrame::InHand(frame));
+            if !self.has_other_control_bits(scope, &segment, shown) {
+                self.advance(scope, key);
             }
         }
-        scene.ledger.settled = settled;
+        scope.ledger.settled = settled;
     }
 
-    /// The secondary's mark is there and is another one.
-    fn has_other_mark(
+    /// The secondary has sent other control bits than `segment` has.
+    fn has_other_control_bits(
         &mut self,
-        scene: &mut Scene<'_>,
-        segment: &Segment,
-        shown: (Shown<'_>, Shown<'_>),
+        scope: &mut FlowScope<'_>,
+        segment: &SegmentClaim,
+        shown: (DifferenceFrame<'_>, DifferenceFrame<'_>),
     ) -> bool {
         if let Some(opening) = &segment.opening
-            && self.differs_in_opening(scene, opening, shown)
+            && self.differs_in_opening(scope, opening, shown)
         {
             return true;
         }
@@ -286,56 +291,56 @@ impl TcpFlow {
             && let Some(fin) = self.secondary.fin
             && fin != segment.end
         {
-            self.report_mark(scene, Reason::FinPosition, fin.min(segment.end), shown);
+            self.report_control_bits(scope, Reason::FinPosition, fin.min(segment.end), shown);
             return true;
         }
-        segment.reset.is_some_and(|reset| self.differs_in_reset(scene, reset, shown))
+        segment.reset.is_some_and(|reset| self.differs_in_reset(scope, reset, shown))
     }
 
     /// Sends a held frame to its next queue, or on its way.
-    pub(super) fn advance(&mut self, scene: &mut Scene<'_>, key: Key) {
-        let Some(segment) = held_segment(scene, key) else { return };
+    pub(super) fn advance(&mut self, scope: &mut FlowScope<'_>, key: ChainKey) {
+        let Some(segment) = held_segment(scope, key) else { return };
         match self.needs(segment) {
-            Needs::Nothing => ready(scene, key),
+            SegmentNeed::Nothing => ready(scope, key),
             needs => {
                 let segment = *segment;
-                self.enqueue(scene.ledger, key, &segment, needs);
+                self.enqueue(scope.ledger, key, &segment, needs);
             }
         }
     }
 
-    /// Releases what became ready, in order of arrival.
-    pub(super) fn release_ready(&mut self, scene: &mut Scene<'_>, out: &mut Output) {
-        if scene.ledger.ready.is_empty() {
+    /// Releases the frames that became ready, in order of arrival.
+    pub(super) fn release_ready(&mut self, scope: &mut FlowScope<'_>, out: &mut Output) {
+        if scope.ledger.ready.is_empty() {
             return;
         }
-        let mut ready = std::mem::take(&mut scene.ledger.ready);
+        let mut ready = std::mem::take(&mut scope.ledger.ready);
         if ready.len() > 1 {
             ready.sort_unstable();
         }
         for (_, key) in ready.drain(..) {
-            let Some(held) = scene.ledger.take(key) else { continue };
-            if let What::Segment(segment) = &held.what {
-                self.account_for(scene, segment);
+            let Some(held) = scope.ledger.take(key) else { continue };
+            if let HeldKind::Segment(segment) = &held.kind {
+                self.account_for(scope, segment);
             }
-            scene.ledger.discharge(Side::Primary, &mut self.account, held.frame.len());
-            scene.ledger.pass(held, Cause::Compared, out);
+            scope.ledger.discharge(Side::Primary, &mut self.account, held.frame.len());
+            scope.ledger.pass(held, ReleaseCause::Compared, out);
         }
-        scene.ledger.ready = ready;
+        scope.ledger.ready = ready;
     }
 }
 
-/// Marks a frame as free to leave once the frame in hand is dealt with.
-fn ready(scene: &mut Scene<'_>, key: Key) {
-    if let Some(held) = scene.ledger.held(key) {
+/// Notes that a held frame may leave after the frame in hand is dealt with.
+fn ready(scope: &mut FlowScope<'_>, key: ChainKey) {
+    if let Some(held) = scope.ledger.held(key) {
         let arrival = held.arrival;
-        scene.ledger.ready.push((arrival, key));
+        scope.ledger.ready.push((arrival, key));
     }
 }
 
-fn held_segment<'a>(scene: &'a Scene<'_>, key: Key) -> Option<&'a Segment> {
-    match &scene.ledger.held(key)?.what {
-        What::Segment(segment) => Some(segment),
+fn held_segment<'a>(scope: &'a FlowScope<'_>, key: ChainKey) -> Option<&'a SegmentClaim> {
+    match &scope.ledger.held(key)?.kind {
+        HeldKind::Segment(segment) => Some(segment),
         _ => None,
     }
 }

@@ -2,33 +2,33 @@
 
 use std::collections::VecDeque;
 
-use crate::compare::chain::Key;
-use crate::compare::ledger::{Account, Ledger};
+use crate::compare::chain::ChainKey;
+use crate::compare::ledger::{FlowAccount, Ledger};
 use crate::compare::shrink;
 
-/// A piece `start..end` of the stream, whose octets the ledger keeps.
+/// A piece `start..end` of the stream, whose bytes the ledger keeps.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Piece {
+pub(super) struct StreamPiece {
     pub(super) start: i64,
     pub(super) end: i64,
-    pub(super) key: Key,
+    pub(super) key: ChainKey,
 }
 
 /// Disjoint pieces in ascending order.
 #[derive(Debug, Default)]
-pub(super) struct Segments {
-    list: VecDeque<Piece>,
-    pub(super) account: Account,
+pub(super) struct StreamPieces {
+    list: VecDeque<StreamPiece>,
+    pub(super) account: FlowAccount,
 }
 
-impl Segments {
+impl StreamPieces {
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty() && self.account.is_clear()
     }
 
     /// Adds a piece that overlaps none that is here.
-    pub(super) fn insert(&mut self, piece: Piece) {
+    pub(super) fn insert(&mut self, piece: StreamPiece) {
         if self.list.back().is_none_or(|last| last.end <= piece.start) {
             self.list.push_back(piece);
         } else {
@@ -58,7 +58,7 @@ impl Segments {
 
     /// The first piece that reaches into `start..end`.
     #[inline]
-    pub(super) fn overlapping(&self, start: i64, end: i64) -> Option<Piece> {
+    pub(super) fn overlapping(&self, start: i64, end: i64) -> Option<StreamPiece> {
         // Nearly always the first one.
         let first = self.list.front()?;
         let piece = if first.end > start {
@@ -70,7 +70,7 @@ impl Segments {
     }
 
     /// Takes `from..to` out of `piece`, which holds it: both guests have produced it now.
-    pub(super) fn cut(&mut self, ledger: &mut Ledger, piece: Piece, from: i64, to: i64) {
+    pub(super) fn cut(&mut self, ledger: &mut Ledger, piece: StreamPiece, from: i64, to: i64) {
         if from >= to {
             return;
         }
@@ -84,7 +84,7 @@ impl Segments {
         if from > piece.start && to < piece.end {
             let tail = ledger.split(&mut self.account, piece.key, (to - piece.start) as usize);
             if let Some(key) = tail {
-                self.list.insert(at + 1, Piece { start: to, end: piece.end, key });
+                self.list.insert(at + 1, StreamPiece { start: to, end: piece.end, key });
             }
         }
         let (start, end) = if from > piece.start { (piece.start, from) } else { (to, piece.end) };
@@ -101,16 +101,16 @@ impl Segments {
         let skip = (start - piece.start) as usize;
         ledger.trim(piece.key, skip, (end - start) as usize);
         if let Some(rest) = self.list.get_mut(at) {
-            *rest = Piece { start, end, key: piece.key };
+            *rest = StreamPiece { start, end, key: piece.key };
         }
     }
 
-    /// The piece whose octets are kept under `key`. Searches all: for a difference, not for a frame.
-    pub(super) fn find(&self, key: Key) -> Option<Piece> {
+    /// The piece whose bytes are kept under `key`. Searches all: for a difference, not for a frame.
+    pub(super) fn find(&self, key: ChainKey) -> Option<StreamPiece> {
         self.list.iter().find(|piece| piece.key == key).copied()
     }
 
-    /// Drops the pieces that end at `place` or before it; says how many there were.
+    /// Drops the pieces that end at `place` or before it. Returns their number.
     pub(super) fn drop_before(&mut self, ledger: &mut Ledger, place: i64) -> u64 {
         let mut dropped = 0;
         while let Some(piece) = self.list.pop_front_if(|piece| piece.end <= place) {
@@ -121,7 +121,7 @@ impl Segments {
         dropped
     }
 
-    /// Drops every piece; says how many there were.
+    /// Drops every piece. Returns their number.
     pub(super) fn drop_all(&mut self, ledger: &mut Ledger) -> u64 {
         let mut dropped = 0;
         while let Some(piece) = self.list.pop_front() {
@@ -135,7 +135,7 @@ impl Segments {
     /// The ledger dropped everything: only the list is left to clear.
     pub(super) fn reset(&mut self) {
         self.list.clear();
-        self.account = Account::default();
+        self.account = FlowAccount::default();
         shrink(&mut self.list);
     }
 }

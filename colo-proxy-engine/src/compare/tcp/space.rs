@@ -8,12 +8,12 @@ const REACH: i64 = 1 << 30;
 
 /// The last number seen, and its place on the line.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Space {
+pub(super) struct SequenceSpace {
     seq: Seq,
     place: i64,
 }
 
-impl Space {
+impl SequenceSpace {
     /// A space in which `seq` lies at `place`.
     pub(super) const fn new(seq: Seq, place: i64) -> Self {
         Self { seq, place }
@@ -50,12 +50,12 @@ impl Space {
 
 #[cfg(test)]
 mod tests {
-    use super::Space;
+    use super::SequenceSpace;
     use colo_proxy_common::seq::Seq;
 
     #[test]
     fn places_go_on_through_the_wrap() {
-        let mut space = Space::new(Seq(u32::MAX - 9), 0);
+        let mut space = SequenceSpace::new(Seq(u32::MAX - 9), 0);
         assert_eq!(space.place(Seq(10)), Some(20));
         assert_eq!((space.seq(20), space.seq(-1)), (Seq(10), Seq(u32::MAX - 10)));
         space.advance(20);
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn far_numbers_are_of_another_stream() {
-        let space = Space::new(Seq(0), 0);
+        let space = SequenceSpace::new(Seq(0), 0);
         assert_eq!(space.place(Seq(1 << 30)), Some(1 << 30));
         assert_eq!(space.place(Seq((1 << 30) + 1)), None);
         assert_eq!(space.place(Seq(0u32.wrapping_sub((1 << 30) + 1))), None);

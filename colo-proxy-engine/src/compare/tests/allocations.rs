@@ -1,5 +1,7 @@
 //! Where the guests agree, the engine allocates nothing.
 
+#![expect(clippy::disallowed_methods, reason = "a test makes the clock that its subject is given")]
+
 use super::packet::{Link, tcp};
 use crate::compare::{Engine, Limits, Output, Side};
 use crate::frame::Frame;

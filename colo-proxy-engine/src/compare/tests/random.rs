@@ -33,6 +33,7 @@ pub(super) fn streams() -> usize {
 }
 
 /// The number in the environment variable `name`.
+#[expect(clippy::disallowed_methods, reason = "the environment sets their length and seed")]
 pub(super) fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }

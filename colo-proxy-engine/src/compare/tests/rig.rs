@@ -1,5 +1,7 @@
 //! An engine in virtual time, driven frame by frame.
 
+#![expect(clippy::disallowed_methods, reason = "a test makes the clock that its subject is given")]
+
 use std::time::{Duration, Instant};
 
 use super::packet::Tcp;

@@ -1,18 +1,20 @@
-//! What is seldom used, so that nobody needs to look at it to know that there is nothing.
+//! State that is seldom used: a flag in front of it says that it is empty, so nobody fetches its
+//! memory to find out.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-/// A value, and in front of it whether anybody has had it to change since it was empty.
+/// A value behind a flag. The flag is set if anybody could have changed the value since it was
+/// empty.
 #[derive(Default)]
 #[repr(C)]
-pub(super) struct Seldom<T> {
+pub(super) struct MaybeEmpty<T> {
     is_used: bool,
     value: T,
 }
 
-impl<T> Seldom<T> {
-    /// The value, unless it is as empty as it was.
+impl<T> MaybeEmpty<T> {
+    /// The value, unless it is known to be empty.
     #[inline]
     pub(super) fn used(&self) -> Option<&T> {
         self.is_used.then_some(&self.value)
@@ -24,14 +26,14 @@ impl<T> Seldom<T> {
         self.is_used.then_some(&mut self.value)
     }
 
-    /// Nobody needs to look at the value; the caller knows that it is empty.
+    /// Notes that the value is empty, which the caller knows. Nobody looks at it then.
     #[inline]
-    pub(super) fn mark_empty(&mut self) {
+    pub(super) fn set_empty(&mut self) {
         self.is_used = false;
     }
 }
 
-impl<T> Deref for Seldom<T> {
+impl<T> Deref for MaybeEmpty<T> {
     type Target = T;
 
     #[inline]
@@ -40,7 +42,7 @@ impl<T> Deref for Seldom<T> {
     }
 }
 
-impl<T> DerefMut for Seldom<T> {
+impl<T> DerefMut for MaybeEmpty<T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         self.is_used = true;
@@ -48,8 +50,8 @@ impl<T> DerefMut for Seldom<T> {
     }
 }
 
-/// Whether it was used says nothing of the connection.
-impl<T: fmt::Debug> fmt::Debug for Seldom<T> {
+/// Omits the flag: it does not describe the connection.
+impl<T: fmt::Debug> fmt::Debug for MaybeEmpty<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.value.fmt(f)
     }

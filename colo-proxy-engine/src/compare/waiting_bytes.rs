@@ -1,4 +1,4 @@
-//! Octets of the secondary that wait for the primary to say the same.
+//! Bytes of the secondary that wait until the primary sends the same.
 
 use std::ops::Range;
 
@@ -14,10 +14,10 @@ const BLOCKS: [usize; 2] = [256, COPY_MAX];
 /// Blocks of each size kept for the next use.
 const SPARE_MAX: usize = 1024;
 
-/// Octets that wait, with the whole frame that they came in: a record of a difference shows both
-/// guests' frames.
+/// Waiting bytes, with the whole frame in which they came: a record of a difference shows the frames
+/// of both guests.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct WaitingBytes {
     frame: Store,
     from: u32,
     to: u32,
@@ -30,8 +30,8 @@ enum Store {
     Copied { block: Box<[u8]>, len: u32 },
 }
 
-impl Kept {
-    /// The octets that wait.
+impl WaitingBytes {
+    /// The bytes that wait.
     pub(super) fn as_slice(&self) -> &[u8] {
         self.frame().get(self.from as usize..self.to as usize).unwrap_or_default()
     }
@@ -53,7 +53,7 @@ impl Kept {
         Frame::new(bytes, 0)
     }
 
-    /// Cuts the octets that wait down to `len` from `at` on.
+    /// Shortens the waiting bytes to `len` from `at` on.
     pub(super) fn trim(&mut self, at: usize, len: usize) {
         self.from = self.from.saturating_add(at as u32).min(self.to);
         self.to = self.from.saturating_add(len as u32).min(self.to);
@@ -62,42 +62,42 @@ impl Kept {
 
 /// Blocks to copy into, reused so that waiting costs no allocation.
 #[derive(Debug, Default)]
-pub(super) struct Blocks {
+pub(super) struct FrameBlocks {
     spare: [Vec<Box<[u8]>>; BLOCKS.len()],
 }
 
-impl Blocks {
+impl FrameBlocks {
     /// Keeps `frame`, of which `range` waits; by copy if it is short.
-    pub(super) fn keep(&mut self, frame: &Frame, range: Range<usize>) -> Kept {
+    pub(super) fn keep(&mut self, frame: &Frame, range: Range<usize>) -> WaitingBytes {
         let octets = frame.ethernet();
         let frame = if octets.len() > COPY_MAX {
             Store::Shared(frame.slice(0..octets.len()))
         } else {
             self.copy(octets)
         };
-        Kept { frame, from: range.start as u32, to: range.end as u32 }
+        WaitingBytes { frame, from: range.start as u32, to: range.end as u32 }
     }
 
-    /// Keeps a copy of `range` of `frame` behind the first `head_len` octets of it, without the
-    /// rest: many such pieces of one frame must not keep all of it each.
+    /// Keeps a copy of `range` of `frame` behind the first `head_len` bytes of it, without the
+    /// rest: each of many pieces of one frame must not keep all of it.
     pub(super) fn keep_part(
         &mut self,
         frame: &Frame,
         head_len: usize,
         range: Range<usize>,
-    ) -> Kept {
+    ) -> WaitingBytes {
         let octets = frame.ethernet();
         let head = octets.get(..head_len).unwrap_or_default();
         let part = octets.get(range).unwrap_or_default();
         let (from, to) = (head.len(), head.len() + part.len());
-        Kept { frame: self.copy_both(head, part), from: from as u32, to: to as u32 }
+        WaitingBytes { frame: self.copy_both(head, part), from: from as u32, to: to as u32 }
     }
 
-    /// Keeps the first octets of `frame`, as many as fit the smallest block.
-    pub(super) fn keep_head(&mut self, frame: &Frame) -> Kept {
+    /// Keeps the first bytes of `frame`, as many as fit the smallest block.
+    pub(super) fn keep_head(&mut self, frame: &Frame) -> WaitingBytes {
         let head = frame.ethernet();
         let head = head.get(..BLOCKS[0]).unwrap_or(head);
-        Kept { frame: self.copy(head), from: 0, to: head.len() as u32 }
+        WaitingBytes { frame: self.copy(head), from: 0, to: head.len() as u32 }
     }
 
     /// A copy of `octets`, at most [`COPY_MAX`] of them; more get a block of their own.
@@ -122,7 +122,7 @@ impl Blocks {
     }
 
     /// Takes the block of `kept` back.
-    pub(super) fn give_back(&mut self, kept: Kept) {
+    pub(super) fn give_back(&mut self, kept: WaitingBytes) {
         let Store::Copied { block, .. } = kept.frame else { return };
         let spare = BLOCKS.iter().position(|size| block.len() == *size);
         if let Some(spare) = spare.and_then(|i| self.spare.get_mut(i))
@@ -132,20 +132,20 @@ impl Blocks {
         }
     }
 
-    /// A second piece: the octets of `kept` from `at` on.
-    pub(super) fn tail(&mut self, kept: &Kept, at: usize) -> Kept {
+    /// A second piece: the bytes of `kept` from `at` on.
+    pub(super) fn tail(&mut self, kept: &WaitingBytes, at: usize) -> WaitingBytes {
         let frame = match &kept.frame {
             Store::Shared(bytes) => Store::Shared(bytes.clone()),
             Store::Copied { .. } => self.copy(kept.frame()),
         };
         let from = kept.from.saturating_add(at as u32).min(kept.to);
-        Kept { frame, from, to: kept.to }
+        WaitingBytes { frame, from, to: kept.to }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Blocks, Store};
+    use super::{FrameBlocks, Store};
     use crate::frame::Frame;
 
     fn frame(octets: Vec<u8>) -> Frame {
@@ -154,14 +154,14 @@ mod tests {
 
     #[test]
     fn short_frames_do_not_pin_the_buffer_they_came_in() {
-        let mut blocks = Blocks::default();
+        let mut blocks = FrameBlocks::default();
         assert!(matches!(blocks.keep(&frame(vec![7; 2048]), 0..9).frame, Store::Copied { .. }));
         assert!(matches!(blocks.keep(&frame(vec![7; 2049]), 0..9).frame, Store::Shared(_)));
     }
 
     #[test]
     fn trim_and_tail_cut_where_they_are_told_and_the_frame_stays_whole() {
-        let mut blocks = Blocks::default();
+        let mut blocks = FrameBlocks::default();
         for len in [20usize, 300, 5000] {
             let octets: Vec<u8> = (0..len).map(|n| n as u8).collect();
             let mut kept = blocks.keep(&frame(octets.clone()), 3..len);

@@ -1,89 +1,94 @@
-//! Datagrams without a match: those of a flow in order of arrival, and each found by its octets.
+//! Datagrams without a match: those of a flow in order of arrival, and each found by its bytes.
 //!
-//! Looking one up, adding and taking it touch one entry of the index, whatever waits: equal ones
-//! are linked behind the oldest, which is the one that is taken. So nothing that the guests agree
-//! on between them makes a frame cost more than another.
+//! A lookup, an addition and a removal each touch one entry of the index, however many datagrams
+//! wait. Equal datagrams are linked behind the oldest, which is taken first. So two guests together
+//! cannot make one frame cost more than another.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher};
 
-use super::body::Datagram;
-use super::chain::{Chain, Ends, Key};
-use super::hashing::{State, state};
+use super::body::DatagramBytes;
+use super::chain::{Chain, ChainEnds, ChainKey};
+use super::hashing::{HashState, state};
 
-/// A datagram, and what its like is found by.
+/// A datagram, and the hash by which an equal one is found.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tag {
-    pub(super) datagram: Datagram,
+pub(super) struct DatagramTag {
+    pub(super) datagram: DatagramBytes,
     /// The flow in the table, in whose line it is.
-    flow: Key,
-    /// Of the flow and the octets.
+    flow: ChainKey,
+    /// Of the flow and the bytes.
     hash: u64,
 }
 
 /// One datagram without a match.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Entry {
-    /// What the ledger has of it.
-    pub(super) key: Key,
-    pub(super) tag: Tag,
+pub(super) struct UnmatchedDatagram {
+    /// The key of its frame or piece in the ledger.
+    pub(super) key: ChainKey,
+    pub(super) tag: DatagramTag,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    entry: Entry,
+    entry: UnmatchedDatagram,
     /// The next one with the same hash.
-    twin: Option<Key>,
+    twin: Option<ChainKey>,
 }
 
 /// The oldest and the newest of those with the same hash.
 #[derive(Clone, Copy, Debug)]
 struct Twins {
-    first: Key,
-    last: Key,
+    first: ChainKey,
+    last: ChainKey,
 }
 
-/// What one flow has in a bag, in order of arrival.
+/// The datagrams of one flow in a multiset, in order of arrival.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Line {
-    ends: Ends,
+pub(super) struct DatagramLine {
+    ends: ChainEnds,
     len: usize,
 }
 
 /// All datagrams of one side without a match.
 #[derive(Debug)]
-pub(super) struct Bag {
+pub(super) struct Multiset {
     slots: Chain<Slot>,
-    index: HashMap<u64, Twins, State>,
-    /// Entries that the index has twice the room for: it then never grows because of places that
-    /// were taken and are not reusable yet, but sorts itself out where it is.
+    index: HashMap<u64, Twins, HashState>,
+    /// The index has room for twice as many entries. So it never grows because of deleted places
+    /// that are not reusable yet: it rehashes in place.
     entries_max: usize,
 }
 
-/// The bags of both sides.
+/// The multisets of both sides.
 #[derive(Debug)]
-pub(super) struct Bags {
-    pub(super) primary: Bag,
-    pub(super) secondary: Bag,
+pub(super) struct Multisets {
+    pub(super) primary: Multiset,
+    pub(super) secondary: Multiset,
     /// Those of the primary that the last checkpoint released. The secondary may still repeat them.
-    covered: HashSet<u64, State>,
-    state: State,
+    covered: HashSet<u64, HashState>,
+    state: HashState,
 }
 
-impl Bags {
-    /// `seed` keeps the guests from choosing octets that collide.
+impl Multisets {
+    /// `seed` keeps the guests from choosing bytes that collide.
     pub(super) fn new(seed: u64) -> Self {
-        let bag = || {
+        let multiset = || {
             let index = HashMap::with_hasher(state(seed));
-            Bag { slots: Chain::default(), index, entries_max: 0 }
+            Multiset { slots: Chain::default(), index, entries_max: 0 }
         };
         let covered = HashSet::with_hasher(state(seed));
         let state = state(seed);
-        Self { primary: bag(), secondary: bag(), covered, state }
+        Self { primary: multiset(), secondary: multiset(), covered, state }
     }
 
     /// The tag of a datagram of `flow` with these `octets`.
-    pub(super) fn tag(&self, flow: Key, datagram: Datagram, octets: &[u8]) -> Tag {
+    pub(super) fn tag(
+        &self,
+        flow: ChainKey,
+        datagram: DatagramBytes,
+        octets: &[u8],
+    ) -> DatagramTag {
         let mut hasher = self.state.build_hasher();
         hasher.write_u32(flow.number());
         hasher.write_u32(datagram.label);
@@ -91,11 +96,11 @@ impl Bags {
             hasher.write_usize(part.len());
             hasher.write(part);
         }
-        Tag { datagram, flow, hash: hasher.finish() }
+        DatagramTag { datagram, flow, hash: hasher.finish() }
     }
 
-    /// The last checkpoint released such a datagram without the secondary's.
-    pub(super) fn is_covered(&self, tag: &Tag) -> bool {
+    /// The last checkpoint released an equal datagram without the secondary's.
+    pub(super) fn is_covered(&self, tag: &DatagramTag) -> bool {
         self.covered.contains(&tag.hash)
     }
 
@@ -105,25 +110,25 @@ impl Bags {
         if is_covered {
             self.covered.extend(self.primary.index.keys());
         }
-        for bag in [&mut self.primary, &mut self.secondary] {
-            bag.slots.clear();
-            bag.index.clear();
+        for multiset in [&mut self.primary, &mut self.secondary] {
+            multiset.slots.clear();
+            multiset.index.clear();
         }
     }
 }
 
-impl Line {
+impl DatagramLine {
     pub(super) fn len(self) -> usize {
         self.len
     }
 }
 
-impl Bag {
+impl Multiset {
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    pub(super) fn push(&mut self, line: &mut Line, entry: Entry) {
+    pub(super) fn push(&mut self, line: &mut DatagramLine, entry: UnmatchedDatagram) {
         let hash = entry.tag.hash;
         let key = self.slots.push_back(&mut line.ends, Slot { entry, twin: None });
         line.len += 1;
@@ -142,20 +147,29 @@ impl Bag {
     }
 
     /// The oldest entry like `tag`, by its hash.
-    pub(super) fn oldest(&self, tag: &Tag) -> Option<&Entry> {
+    pub(super) fn oldest(&self, tag: &DatagramTag) -> Option<&UnmatchedDatagram> {
         let slot = self.slots.get(self.index.get(&tag.hash)?.first)?;
         // The hash covers the flow; this is for the one collision in 2^64.
         (slot.entry.tag.flow == tag.flow).then_some(&slot.entry)
     }
 
     /// Takes the oldest entry like `tag` out of its line.
-    pub(super) fn take(&mut self, line: &mut Line, tag: &Tag) -> Option<Entry> {
+    pub(super) fn take(
+        &mut self,
+        line: &mut DatagramLine,
+        tag: &DatagramTag,
+    ) -> Option<UnmatchedDatagram> {
         let key = self.oldest(tag)?.key;
         self.withdraw(line, tag, key)
     }
 
-    /// Takes the entry for `key` of the ledger. It looks at the older ones with the same octets.
-    pub(super) fn withdraw(&mut self, line: &mut Line, tag: &Tag, key: Key) -> Option<Entry> {
+    /// Takes the entry for `key` of the ledger. It looks at the older ones with the same bytes.
+    pub(super) fn withdraw(
+        &mut self,
+        line: &mut DatagramLine,
+        tag: &DatagramTag,
+        key: ChainKey,
+    ) -> Option<UnmatchedDatagram> {
         let twins = self.index.get(&tag.hash).copied()?;
         let (mut before, mut at) = (None, twins.first);
         let twin = loop {
@@ -173,7 +187,13 @@ impl Bag {
     }
 
     /// Closes the gap between `before` and `twin` among those with the same hash.
-    fn unlink(&mut self, hash: u64, twins: Twins, before: Option<Key>, twin: Option<Key>) {
+    fn unlink(
+        &mut self,
+        hash: u64,
+        twins: Twins,
+        before: Option<ChainKey>,
+        twin: Option<ChainKey>,
+    ) {
         if let Some(before) = before.and_then(|before| self.slots.get_mut(before)) {
             before.twin = twin;
         }
@@ -189,12 +209,12 @@ impl Bag {
         self.index.insert(hash, twins);
     }
 
-    pub(super) fn front(&self, line: &Line) -> Option<&Entry> {
+    pub(super) fn front(&self, line: &DatagramLine) -> Option<&UnmatchedDatagram> {
         Some(&self.slots.get(line.ends.front()?)?.entry)
     }
 
-    pub(super) fn pop_front(&mut self, line: &mut Line) -> Option<Entry> {
-        let Entry { key, tag } = *self.front(line)?;
+    pub(super) fn pop_front(&mut self, line: &mut DatagramLine) -> Option<UnmatchedDatagram> {
+        let UnmatchedDatagram { key, tag } = *self.front(line)?;
         self.withdraw(line, &tag, key)
     }
 }
@@ -203,54 +223,54 @@ impl Bag {
 mod tests {
     use super::*;
 
-    fn keys(count: usize) -> Vec<Key> {
-        let (mut chain, mut ends) = (Chain::default(), Ends::default());
+    fn keys(count: usize) -> Vec<ChainKey> {
+        let (mut chain, mut ends) = (Chain::default(), ChainEnds::default());
         (0..count).map(|n| chain.push_back(&mut ends, n)).collect()
     }
 
-    fn tag(flow: Key, hash: u64) -> Tag {
-        Tag { datagram: Datagram::default(), flow, hash }
+    fn tag(flow: ChainKey, hash: u64) -> DatagramTag {
+        DatagramTag { datagram: DatagramBytes::default(), flow, hash }
     }
 
     #[test]
     fn equal_ones_are_taken_oldest_first_and_lines_keep_their_order() {
         let keys = keys(6);
         let [even, odd] = [0, 1].map(|hash| tag(keys[0], hash));
-        let (mut bag, mut line) = (Bags::new(1).primary, Line::default());
+        let (mut multiset, mut line) = (Multisets::new(1).primary, DatagramLine::default());
         for (key, tag) in keys.iter().zip([even, odd].into_iter().cycle()) {
-            bag.push(&mut line, Entry { key: *key, tag });
+            multiset.push(&mut line, UnmatchedDatagram { key: *key, tag });
         }
         // Of 0, 2, 4 the one in the middle, then the others as they came.
-        assert!(bag.withdraw(&mut line, &even, keys[2]).is_some());
-        assert!(bag.withdraw(&mut line, &even, keys[2]).is_none());
-        assert_eq!(bag.take(&mut line, &even).map(|entry| entry.key), Some(keys[0]));
-        assert_eq!(bag.front(&line).map(|entry| entry.key), Some(keys[1]));
+        assert!(multiset.withdraw(&mut line, &even, keys[2]).is_some());
+        assert!(multiset.withdraw(&mut line, &even, keys[2]).is_none());
+        assert_eq!(multiset.take(&mut line, &even).map(|entry| entry.key), Some(keys[0]));
+        assert_eq!(multiset.front(&line).map(|entry| entry.key), Some(keys[1]));
         // The last of 1, 3, 5; what is pushed then comes behind the others.
-        assert!(bag.withdraw(&mut line, &odd, keys[5]).is_some());
-        bag.push(&mut line, Entry { key: keys[0], tag: odd });
+        assert!(multiset.withdraw(&mut line, &odd, keys[5]).is_some());
+        multiset.push(&mut line, UnmatchedDatagram { key: keys[0], tag: odd });
         let mut left = Vec::new();
-        while let Some(entry) = bag.pop_front(&mut line) {
+        while let Some(entry) = multiset.pop_front(&mut line) {
             left.push(entry.key);
         }
         assert_eq!(left, [keys[1], keys[3], keys[4], keys[0]]);
-        assert_eq!((bag.len(), line.len(), bag.index.len()), (0, 0, 0));
+        assert_eq!((multiset.len(), line.len(), multiset.index.len()), (0, 0, 0));
     }
 
     #[test]
     fn another_flow_has_other_hashes_and_takes_nothing() {
         let keys = keys(2);
-        let mut bags = Bags::new(1);
-        let datagram = Datagram::plain(0, 4);
-        let tag = bags.tag(keys[0], datagram, b"same");
+        let mut multisets = Multisets::new(1);
+        let datagram = DatagramBytes::plain(0, 4);
+        let tag = multisets.tag(keys[0], datagram, b"same");
         let others = [
-            bags.tag(keys[1], datagram, b"same"),
-            bags.tag(keys[0], Datagram { label: 1, ..datagram }, b"same"),
-            Bags::new(2).tag(keys[0], datagram, b"same"),
+            multisets.tag(keys[1], datagram, b"same"),
+            multisets.tag(keys[0], DatagramBytes { label: 1, ..datagram }, b"same"),
+            Multisets::new(2).tag(keys[0], datagram, b"same"),
         ];
         assert!(others.iter().all(|other| other.hash != tag.hash));
-        let mut line = Line::default();
-        bags.primary.push(&mut line, Entry { key: keys[0], tag });
-        assert!(bags.primary.take(&mut line, &Tag { flow: keys[1], ..tag }).is_none());
-        assert!(bags.primary.take(&mut line, &tag).is_some());
+        let mut line = DatagramLine::default();
+        multisets.primary.push(&mut line, UnmatchedDatagram { key: keys[0], tag });
+        assert!(multisets.primary.take(&mut line, &DatagramTag { flow: keys[1], ..tag }).is_none());
+        assert!(multisets.primary.take(&mut line, &tag).is_some());
     }
 }
