@@ -9,6 +9,9 @@ use super::policy::Policy;
 pub struct Limits {
     /// Flows remembered at a time.
     pub flows_max: usize,
+    /// Flows that stay as they are although nothing of them is held. Busy flows need not be laid to rest
+    /// and woken for every frame. It bounds memory that is kept for speed, and has no key.
+    pub awake_flows_max: usize,
     /// Primary frames held at a time, and likewise secondary pieces waiting.
     pub frames_max: usize,
     /// Bytes held at a time, on either side. A packet in fragments that is complete takes twice
@@ -62,6 +65,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             flows_max: 65536,
+            awake_flows_max: 128,
             frames_max: 65536,
             bytes_max: 128 << 20,
             flow_frames_max: 16384,

@@ -169,7 +169,7 @@ impl Engine {
     /// flows that collide in the table.
     pub fn new(limits: Limits, seed: u64) -> Self {
         Self {
-            table: FlowTable::new(seed),
+            table: FlowTable::new(seed, limits.awake_flows_max),
             ledger: Ledger::new(limits, seed),
             reassembly: Reassembly::new(seed),
             deferred: VecDeque::new(),

@@ -17,10 +17,6 @@ use super::wheel::TimerKey;
 /// Flows looked at in each class for one that may go.
 const CANDIDATES_MAX: usize = 8;
 
-/// Flows that are kept as they are although nothing of them is held: those that are busy need not
-/// be laid to rest and woken for every frame. In tests nearly every flow is.
-const AWAKE_MAX: usize = if cfg!(test) { 2 } else { 128 };
-
 /// A flow and its place in the table. It lies in memory in this order: the fields that a frame needs
 /// of an awake flow lie together.
 #[derive(Debug)]
@@ -86,6 +82,7 @@ struct Candidate {
 /// All flows: found by key, queued by class.
 #[derive(Debug)]
 pub(super) struct FlowTable {
+    awake_max: usize,
     index: FlowIndex,
     state: HashState,
     flows: Chain<FlowEntry>,
@@ -196,10 +193,10 @@ impl Spare {
 
     /// Takes the state of a flow at rest for the next use.
     #[inline]
-    fn take(&mut self, kind: FlowKind) {
+    fn take(&mut self, kind: FlowKind, states_max: usize) {
         match kind {
-            FlowKind::Tcp(state) if self.tcp.len() < AWAKE_MAX => self.tcp.push(state),
-            FlowKind::Datagram(state) if self.datagram.len() < AWAKE_MAX => {
+            FlowKind::Tcp(state) if self.tcp.len() < states_max => self.tcp.push(state),
+            FlowKind::Datagram(state) if self.datagram.len() < states_max => {
                 self.datagram.push(state);
             }
             _ => {}
@@ -209,8 +206,12 @@ impl Spare {
 
 impl FlowTable {
     /// `seed` keeps the guest, which chooses the keys, from choosing collisions.
-    pub(super) fn new(seed: u64) -> Self {
+    /// `awake_max` is that of [`Limits::awake_flows_max`].
+    ///
+    /// [`Limits::awake_flows_max`]: super::Limits::awake_flows_max
+    pub(super) fn new(seed: u64, awake_max: usize) -> Self {
         Self {
+            awake_max,
             index: FlowIndex::default(),
             state: state(seed),
             flows: Chain::default(),
@@ -341,7 +342,7 @@ impl FlowTable {
     /// than wake meanwhile: flows with held frames stay awake, and must not crowd out the others.
     fn lay_to_rest(&mut self) {
         for _ in 0..2 {
-            if self.awake.len() < AWAKE_MAX {
+            if self.awake.len() < self.awake_max {
                 return;
             }
             let Some(place) = self.awake_ends.front() else { return };
@@ -353,7 +354,7 @@ impl FlowTable {
             };
             flow.awake = None;
             self.awake.remove(&mut self.awake_ends, place);
-            self.spare.take(state);
+            self.spare.take(state, self.awake_max);
         }
     }
 
@@ -479,7 +480,7 @@ impl FlowTable {
             self.awake.remove(&mut self.awake_ends, place);
         }
         if let Some(state) = flow.rest() {
-            self.spare.take(state);
+            self.spare.take(state, self.awake_max);
         }
     }
 

@@ -58,7 +58,7 @@ fn agreeing_guests_cost_no_allocation() {
     for (lead, first) in
         [(0, Side::Primary), (0, Side::Secondary), (20, Side::Primary), (20, Side::Secondary)]
     {
-        let mut engine = Engine::new(Limits::default(), 1);
+        let mut engine = Engine::new(Limits { awake_flows_max: 2, ..Limits::default() }, 1);
         let mut out = Output::default();
         // The buffers grow to what this load needs.
         play(&mut engine, &mut out, &rounds(0, 100), lead, first);
@@ -76,7 +76,7 @@ fn agreeing_guests_cost_no_allocation() {
 /// The twin: the counter counts.
 #[test]
 fn differing_guests_do_allocate() {
-    let mut engine = Engine::new(Limits::default(), 1);
+    let mut engine = Engine::new(Limits { awake_flows_max: 2, ..Limits::default() }, 1);
     let mut out = Output::default();
     let now = std::time::Instant::now();
     let (ours, theirs) = (tcp(1).data(b"a").build(), tcp(1).data(b"b").build());

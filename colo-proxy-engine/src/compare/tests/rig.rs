@@ -19,7 +19,9 @@ impl Rig {
         Self::with(Limits::default())
     }
 
-    pub(super) fn with(limits: Limits) -> Self {
+    pub(super) fn with(mut limits: Limits) -> Self {
+        // Nearly every flow rests between two frames.
+        limits.awake_flows_max = 2;
         Self { engine: Engine::new(limits, 7), now: Instant::now(), out: Output::default() }
     }
 

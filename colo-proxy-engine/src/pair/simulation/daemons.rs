@@ -32,7 +32,12 @@ impl World {
         if !self.primary.is_alive || self.primary.daemon.is_some() {
             return;
         }
-        let limits = Limits { frames_max: self.plan.frames_max, ..Limits::default() };
+        let limits = Limits {
+            frames_max: self.plan.frames_max,
+            // Nearly every flow rests between two frames.
+            awake_flows_max: 2,
+            ..Limits::default()
+        };
         let engine = Engine::new(limits, self.random.next());
         let policy = LossPolicy {
             timeout: SECONDARY_TIMEOUT,
