@@ -2,11 +2,11 @@
 //!
 //! Each family of programs has a module:
 //!
-//! * [`primary`], [`secondary`]: the guest's TAP on either host
-//! * [`filter`], [`rewriter`]: the filters that stand alone on a TAP
-//! * [`gate`]: the daemon's TAPs
-//! * [`xdp_capture`]: `AF_XDP`
-//! * [`lane`]: the tunnel between the hosts
+//! * the guest's TAP on either host: [`primary`], [`secondary`]
+//! * the filters that stand alone on a TAP: [`filter`], [`rewriter`]
+//! * the daemon's TAPs: [`gate`]
+//! * `AF_XDP`: [`xdp_capture`]
+//! * the tunnel between the hosts: [`lane`]
 //!
 //! They share [`translate`]. The decisions are in `colo-proxy-common`, where they are tested. The maps,
 //! the clock and the frame are here.

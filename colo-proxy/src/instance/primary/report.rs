@@ -100,6 +100,7 @@ impl PrimaryTask {
             ("foreign-in-gate", counters.dropped_foreign),
             ("no-settings", counters.dropped_no_settings),
             ("release-failed", self.kernel.release_failed),
+            ("taken-over", counts.dropped_taken_over),
             ("unguarded", inputs.tap.unguarded_frames()),
             ("secondary-stale", dropped.stale),
             ("secondary-unsorted-overflow", self.half.unsorted_overflowed()),
