@@ -142,7 +142,7 @@ pub mod divergences {
     pub const PRIMARY_COMPARES: &str = "the primary's daemon compares";
     /// The summary of a divergence, with the place of the first byte that differs.
     pub fn payload_differs_at(place: u64) -> String {
-        format!("payload: octet {place} differs")
+        format!("payload: byte {place} differs")
     }
 }
 

@@ -10,23 +10,23 @@ impl Divergence {
     pub fn summary(&self) -> String {
         let (reason, at) = (self.reason, self.stream_offset);
         match (reason, self.waits_for) {
-            (Reason::Payload | Reason::Datagram, _) => format!("{reason}: octet {at} differs"),
+            (Reason::Payload | Reason::Datagram, _) => format!("{reason}: byte {at} differs"),
             (Reason::Timeout, Some(WaitsFor::Datagram)) => {
                 format!("{reason}: the secondary did not send this datagram")
             }
             (Reason::Timeout, Some(WaitsFor::Data)) => {
-                format!("{reason}: the secondary did not send the same at octet {at}")
+                format!("{reason}: the secondary did not send the same at byte {at}")
             }
             (Reason::Timeout, Some(WaitsFor::Ack)) => {
-                format!("{reason}: the secondary did not acknowledge as much, at octet {at}")
+                format!("{reason}: the secondary did not acknowledge as much, at byte {at}")
             }
             (Reason::Timeout, Some(WaitsFor::Mark)) => format!(
-                "{reason}: the secondary did not open or end the connection likewise, at octet {at}"
+                "{reason}: the secondary did not open or end the connection likewise, at byte {at}"
             ),
             (Reason::SecondaryOnly, _) => {
-                format!("{reason}: the primary did not send this, at octet {at}")
+                format!("{reason}: the primary did not send this, at byte {at}")
             }
-            _ => format!("{reason} at octet {at}"),
+            _ => format!("{reason} at byte {at}"),
         }
     }
 }

@@ -63,7 +63,7 @@ fn both_frames_are_written_for_wireshark() {
     assert_eq!(primary.bytes, ours.frames[6].1);
     let payload = |bytes: &[u8]| bytes[bytes.len() - 700..].to_vec();
     assert_eq!(payload(&secondary.bytes), payload(&theirs.frames[6].1));
-    let comment = "divergence 1, tcp 10.0.0.2:80 -> 10.1.0.9:40000: payload: octet 1234 differs";
+    let comment = "divergence 1, tcp 10.0.0.2:80 -> 10.1.0.9:40000: payload: byte 1234 differs";
     assert!(file.windows(comment.len()).any(|part| part == comment.as_bytes()));
 }
 
