@@ -354,6 +354,7 @@ impl Ledger {
             dropped(&mut self.stats.secondary_dropped);
         }
         self.over = [0; 2];
+        self.ready.clear();
         self.timers.clear();
         self.epoch += 1;
     }

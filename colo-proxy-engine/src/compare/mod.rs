@@ -386,6 +386,8 @@ impl Engine {
             Side::Primary => state.on_primary(&mut scope, packet, tcp, out),
             Side::Secondary => state.on_secondary(&mut scope, &packet.frame, tcp, out),
         }
+        // A frame that may leave must not be left to the next flow.
+        debug_assert!(self.ledger.ready.is_empty(), "frames are ready and have not left");
         let timer = state.timer(&self.ledger);
         let is_settled = flow.is_settled();
         if let Some(at) = timer {

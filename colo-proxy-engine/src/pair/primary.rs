@@ -427,6 +427,10 @@ impl Primary {
     fn on_pair_change(&mut self, now: Instant, path: &mut impl OutputPath) {
         let lanes_up = self.lanes.mirror_up && self.lanes.secondary_up && self.is_control_up();
         let action = self.protection.on_peer(now, lanes_up && self.has_pair());
+        if lanes_up && matches!(self.fence, Fence::Disclaiming(_)) {
+            // The secondary is back: nothing goes on without it.
+            self.fence = Fence::None;
+        }
         self.act(now, action, path);
         self.ask_for_loss(now);
     }

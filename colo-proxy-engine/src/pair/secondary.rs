@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use colo_proxy_common::record::FlowKey;
 
 use super::early_input::{EarlyInput, InputLimits};
+use super::message::ControlMessage;
 use super::repeat::SharedRepeater;
 use super::takeover::{Takeover, TakeoverAction};
 use super::{Mode, ProgramMode};
@@ -185,6 +186,14 @@ impl Secondary {
             return self.take_pending_takeover();
         }
         if self.waits_for_primary() { self.takeover.on_timeout(now) } else { None }
+    }
+
+    /// The primary says whether this guest could take over. Returns the answer, if there is one: a
+    /// secondary that takes over, or has, must not confirm that it will not.
+    pub fn on_protection(&mut self, protected: bool) -> Option<ControlMessage> {
+        self.takeover.on_protection(protected);
+        let obeys = protected || self.waits_for_primary();
+        obeys.then_some(ControlMessage::ProtectionKnown { protected })
     }
 
     /// The guest is to take over.
@@ -600,5 +609,21 @@ mod tests {
         assert!(!secondary.on_state_copied(now, &mut kernel));
         assert_eq!(secondary.on_epoch(now, (7, 1), &mut kernel), CutAnswer::None);
         assert_eq!(kernel.epochs, 0);
+    }
+
+    /// The primary would go on without its fence, beside a guest that goes on the network.
+    #[test]
+    fn a_takeover_that_waits_for_a_checkpoint_is_not_denied() {
+        let (mut secondary, mut kernel) = start();
+        let now = Instant::now();
+        let known = Some(ControlMessage::ProtectionKnown { protected: false });
+        assert_eq!(secondary.on_protection(false), known, "the twin: nothing is under way");
+        secondary.on_stopped(now, &mut kernel);
+        assert_eq!(secondary.take_over(now), TakeoverStep::Later);
+        assert_eq!(secondary.on_protection(false), None);
+        secondary.on_not_copied(&mut kernel);
+        assert_eq!(secondary.take_pending_takeover(), Some(TakeoverAction::TakeOver));
+        secondary.on_taken_over();
+        assert_eq!(secondary.on_protection(false), None);
     }
 }

@@ -124,10 +124,11 @@ impl Takeover {
         match (self.peer, self.covered, self.qemu) {
             (PeerDaemon::NeverHeard, ..) => Mode::Standby,
             (PeerDaemon::Heard, true, Qemu::Paired) => Mode::Protected,
-            (PeerDaemon::Heard, true, _) => Mode::CoveredNotEqual,
-            (PeerDaemon::Heard, false, _) => Mode::Joining,
-            (PeerDaemon::Lost { .. }, true, _) => Mode::PeerLost,
-            (PeerDaemon::Lost { .. }, false, _) => Mode::Unprotected,
+            (PeerDaemon::Heard, true, Qemu::Alone) => Mode::CoveredNotEqual,
+            (PeerDaemon::Lost { .. }, true, Qemu::Paired | Qemu::Alone) => Mode::PeerLost,
+            // Nobody knows whether a guest lives whose QEMU is out of reach, so it promises nothing.
+            (PeerDaemon::Heard, ..) => Mode::Joining,
+            (PeerDaemon::Lost { .. }, ..) => Mode::Unprotected,
         }
     }
 
@@ -227,7 +228,8 @@ impl Takeover {
         now: Instant,
         answer: TakeoverPermission,
     ) -> Option<TakeoverAction> {
-        if self.decision == Decision::Asking {
+        let was_asked = self.decision == Decision::Asking;
+        if was_asked {
             self.decision = Decision::Open { not_before: None };
         }
         match answer {
@@ -238,7 +240,9 @@ impl Takeover {
                 return None;
             }
             TakeoverPermission::NotFenced => {
-                self.decision = Decision::Open { not_before: Some(now + self.timeout) };
+                if was_asked {
+                    self.decision = Decision::Open { not_before: Some(now + self.timeout) };
+                }
                 return None;
             }
         }
@@ -297,6 +301,10 @@ mod tests {
         assert_eq!(t.mode(), Mode::CoveredNotEqual, "QEMU has lost its other half");
         t.on_pair(true);
         assert_eq!(t.mode(), Mode::Protected);
+        t.on_unreachable();
+        assert_eq!(t.mode(), Mode::Joining, "it may be dead");
+        t.on_peer_down(Instant::now(), false);
+        assert_eq!(t.mode(), Mode::Unprotected);
     }
 
     #[test]

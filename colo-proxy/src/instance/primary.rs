@@ -11,7 +11,7 @@ use colo_proxy_engine::pair::{BATCH, OutputPath, Primary as PrimaryHalf, Program
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
-use self::control::disclaim;
+use self::control::{DisclaimEnd, disclaim};
 use super::InstanceError;
 use super::busy_poll::BusyPoll;
 use super::half::{HalfInputs, HalfTask, LeftPrograms, answer, next_control_event};
@@ -234,8 +234,12 @@ impl HalfTask for PrimaryTask {
         }
         let stays = offsets::is_needed(&self.claim.name, &self.kernel.datapath, &inputs.tap).await;
         self.half.release_all(&mut self.kernel);
-        if let Some(control) = &mut inputs.control {
-            disclaim(&self.claim.name, control).await;
+        if let Some(control) = &mut inputs.control
+            && disclaim(&self.claim.name, control).await == DisclaimEnd::TakenOver
+        {
+            self.half.on_taken_over(&mut self.kernel);
+            inputs.tap.take_down().await?;
+            return Ok(LeftPrograms::Detached);
         }
         // Output that comes now is released as well.
         self.half.finish(Instant::now(), &mut self.kernel);

@@ -30,6 +30,7 @@ impl TcpFlow {
         let octets = frame.ethernet();
         if tcp.flags & flag::SYN != 0 {
             self.open(scope, &Opening::read(octets, tcp), &frame);
+            self.release_ready(scope, out);
         }
         let is_met = !self.anchored;
         let Some(segment) = self.segment(scope, octets, tcp) else {
@@ -45,6 +46,8 @@ impl TcpFlow {
         if self.is_apart {
             self.join_answers(scope, &segment);
         }
+        // Frames of the secondary that waited for this one can have freed held frames.
+        self.release_ready(scope, out);
         self.note_headers(scope, Side::Primary, octets, tcp);
         let start = segment.payload_at as usize;
         let payload = octets.get(start..start + tcp.payload_len as usize).unwrap_or_default();

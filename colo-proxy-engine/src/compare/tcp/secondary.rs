@@ -318,7 +318,11 @@ impl TcpFlow {
         if ready.len() > 1 {
             ready.sort_unstable();
         }
-        for (_, key) in ready.drain(..) {
+        for (arrival, key) in ready.drain(..) {
+            // The place of a frame that has left can be another frame's.
+            if scope.ledger.held(key).is_none_or(|held| held.arrival != arrival) {
+                continue;
+            }
             let Some(held) = scope.ledger.take(key) else { continue };
             if let HeldKind::Segment(segment) = &held.kind {
                 self.account_for(scope, segment);

@@ -530,3 +530,26 @@ fn a_checkpoint_while_the_secondary_is_ahead_makes_it_void() {
         assert_eq!(left, 3);
     }
 }
+
+/// A frame that becomes free while the primary's own frame is dealt with leaves with it. It must not
+/// wait for the next flow, whose account it would change.
+#[test]
+fn a_frame_that_the_primarys_next_frame_frees_leaves_with_that_frame() {
+    let mut rig = Rig::new();
+    let reset = tcp(5000).rst();
+    rig.holds(&reset);
+    assert_eq!(rig.secondary(&tcp(900).syn().ack(4001)).0, []);
+    assert_eq!(rig.secondary(&reset.clone().salt(5)).0, []);
+    let segment = tcp(5000).ack(4001).data(b"x");
+    let (mut left, _) = rig.primary(&segment);
+    // Whatever the two are to each other, nothing is left over for another connection.
+    let held_before = rig.engine.stats().held.frames;
+    let other = tcp(1).ack(1).data(b"other");
+    let mut other = (other.clone(), other.salt(5));
+    (other.0.ports, other.1.ports) = ((1, 2), (1, 2));
+    left.extend(rig.primary(&other.0).0);
+    let (freed, _) = rig.secondary(&other.1);
+    assert_eq!(freed, [other.0.build()], "only its own frame");
+    assert_eq!(rig.engine.stats().held.frames, held_before);
+    assert!(left.iter().all(|frame| *frame == reset.build()), "{left:?}");
+}

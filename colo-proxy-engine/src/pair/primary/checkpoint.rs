@@ -148,6 +148,7 @@ impl Primary {
     pub(super) fn abandon_checkpoint(&mut self, now: Instant) {
         if self.is_checkpoint_running() {
             self.checkpoint = Checkpoint::None;
+            self.engine.checkpoint_failed(now);
             self.compare_unsorted(now, self.epoch + 1);
         }
     }

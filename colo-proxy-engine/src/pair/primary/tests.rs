@@ -353,3 +353,33 @@ fn failed_and_stray_checkpoints_are_logged_within_the_limit() {
         assert_eq!(next.to_string(), " (4 more not shown)", "one of five lines was written");
     }
 }
+
+/// A checkpoint that ran when protection ended must not leave the engine waiting for its end.
+#[test]
+fn output_after_an_abandoned_checkpoint_is_compared_again() {
+    let now = Instant::now();
+    let mut primary = primary(now);
+    primary.on_colo_frame_event(now, &BEGAN, &mut Idle);
+    // Nobody comes, and the guest has said nothing.
+    let later = now + Duration::from_secs(2);
+    primary.on_timeout(later, &mut Idle);
+    assert!(primary.protection().is_unprotected());
+    for lane in [PeerLane::Mirror, PeerLane::Secondary, PeerLane::Control] {
+        primary.on_lane(later, lane, true, &mut Idle);
+    }
+    assert_eq!(primary.protection().state(), ProtectionState::Protected);
+    primary.on_output(later, &mut vec![answer()], &mut Idle);
+    primary.on_returned(later, &mut vec![answer()]);
+    assert_eq!(primary.out.release.len(), 1);
+}
+
+/// A secondary that is back does what it is told, so nobody need fence it.
+#[test]
+fn a_secondary_that_is_back_is_not_fenced_for_an_answer_that_was_lost() {
+    let now = Instant::now();
+    let mut primary = protected(now);
+    primary.fence = Fence::Disclaiming(now + Duration::from_secs(1));
+    primary.on_lane(now, PeerLane::Mirror, true, &mut Idle);
+    primary.on_timeout(now + Duration::from_secs(2), &mut Idle);
+    assert!(!primary.take_fence_due());
+}

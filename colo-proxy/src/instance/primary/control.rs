@@ -101,26 +101,40 @@ impl PrimaryTask {
     }
 }
 
+/// Which guest serves after a primary has said that it goes on alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DisclaimEnd {
+    /// This one.
+    GoesOn,
+    /// The secondary's, which has taken over meanwhile.
+    TakenOver,
+}
+
 /// The guest is about to go on alone. Before that, the secondary has to know that it must not take over.
 /// One that connects again meanwhile has forgotten it.
-pub(super) async fn disclaim(name: &str, peer: &mut ControlLane) {
+pub(super) async fn disclaim(name: &str, peer: &mut ControlLane) -> DisclaimEnd {
     const UNPROTECTED: ControlMessage = ControlMessage::Protection { protected: false };
     if !peer.send(UNPROTECTED) {
-        return;
+        return DisclaimEnd::GoesOn;
     }
     let known = async {
         while let Some(event) = peer.next_event().await {
             match event {
-                PeerEvent::Message(ControlMessage::ProtectionKnown { protected: false }) => return,
+                PeerEvent::Message(ControlMessage::ProtectionKnown { protected: false }) => {
+                    return DisclaimEnd::GoesOn;
+                }
+                PeerEvent::Message(ControlMessage::TookOver) => return DisclaimEnd::TakenOver,
                 PeerEvent::Up { .. } => drop(peer.send(UNPROTECTED)),
                 PeerEvent::Down { .. } | PeerEvent::Message(_) => {}
             }
         }
+        DisclaimEnd::GoesOn
     };
-    if tokio::time::timeout(DISCLAIM_MAX, known).await.is_err() {
+    tokio::time::timeout(DISCLAIM_MAX, known).await.unwrap_or_else(|_| {
         log::warn!(
             "{name}: protection has ended, and the secondary has not confirmed it. Look at its \
              `colo-proxy status`: it must not take over"
         );
-    }
+        DisclaimEnd::GoesOn
+    })
 }

@@ -43,10 +43,8 @@ impl SecondaryTask {
                     self.new_epoch((session, epoch), inputs).await;
                 }
                 Some(ControlMessage::Protection { protected }) => {
-                    self.half.takeover.on_protection(protected);
-                    if let Some(control) = &inputs.control {
-                        control.send(ControlMessage::ProtectionKnown { protected });
-                    }
+                    let answer = self.half.on_protection(protected);
+                    self.tell(answer, inputs.control.as_ref());
                 }
                 Some(ControlMessage::GuestGone) => {
                     log::warn!("{}: the primary reports that its guest is dead", self.claim.name);
