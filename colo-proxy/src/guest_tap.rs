@@ -8,7 +8,7 @@ use crate::link::{Link, LinkError, LinkEvent, LinkWatch};
 
 /// How the TAP stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TapState {
+enum GuestTapState {
     Absent,
     /// Our programs are not on it: its frames pass unseen, or are lost.
     Unguarded(Link),
@@ -25,7 +25,7 @@ pub(crate) struct GuestTap {
     /// Frames that at least have to find room in its queue.
     queue_frames: u32,
     watch: LinkWatch,
-    state: TapState,
+    state: GuestTapState,
     unguarded_frames: u64,
 }
 
@@ -39,7 +39,7 @@ impl GuestTap {
             netdev: netdev.to_owned(),
             queue_frames,
             watch,
-            state: TapState::Unguarded(link),
+            state: GuestTapState::Unguarded(link),
             unguarded_frames: 0,
         };
         Ok((tap, link.ifindex))
@@ -50,25 +50,32 @@ impl GuestTap {
         instance.clone_into(&mut self.instance);
         if let Some(link) = self.link() {
             self.lengthen_queue(link).await;
-            self.state = TapState::Guarded(link);
+            self.state = GuestTapState::Guarded(link);
         }
     }
 
     /// The TAP as it was when it came; `None` while it is gone.
     pub(crate) fn link(&self) -> Option<Link> {
         match self.state {
-            TapState::Absent => None,
-            TapState::Unguarded(link) | TapState::Guarded(link) => Some(link),
+            GuestTapState::Absent => None,
+            GuestTapState::Unguarded(link) | GuestTapState::Guarded(link) => Some(link),
         }
     }
 
     pub(crate) fn is_present(&self) -> bool {
-        self.state != TapState::Absent
+        self.state != GuestTapState::Absent
     }
 
     /// The TAP is there, and our programs are on it.
     pub(crate) fn is_guarded(&self) -> bool {
-        matches!(self.state, TapState::Guarded(_))
+        matches!(self.state, GuestTapState::Guarded(_))
+    }
+
+    /// The guest's output is not read, although the programs are on the TAP: it is lost.
+    pub(crate) fn on_unread(&mut self) {
+        if let GuestTapState::Guarded(link) = self.state {
+            self.state = GuestTapState::Unguarded(link);
+        }
     }
 
     /// Frames of a TAP that came back, which passed before our programs were on it.
@@ -103,18 +110,18 @@ impl GuestTap {
     {
         let (name, netdev) = (self.instance.clone(), self.netdev.clone());
         let LinkEvent::Arrived(link) = event else {
-            self.state = TapState::Absent;
+            self.state = GuestTapState::Absent;
             log::warn!(
                 "{name}: {netdev} is gone, and the guest with it. The programs are attached again \
                  as soon as it is back"
             );
             return false;
         };
-        self.state = TapState::Unguarded(link);
+        self.state = GuestTapState::Unguarded(link);
         match self.guard_again(link, attach).await {
             Ok(passed) => {
                 self.unguarded_frames += passed;
-                self.state = TapState::Guarded(link);
+                self.state = GuestTapState::Guarded(link);
                 log::info!("{name}: {netdev} is back, and attached again");
                 true
             }

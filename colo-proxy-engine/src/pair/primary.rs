@@ -53,7 +53,7 @@ pub enum PeerLane {
 
 /// Whether the two daemons can speak to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ControlLane {
+enum ControlState {
     /// No control lane is configured, because the peer may be a QEMU. Counts as up.
     Absent,
     Up,
@@ -65,7 +65,7 @@ enum ControlLane {
 struct Lanes {
     mirror_up: bool,
     secondary_up: bool,
-    control: ControlLane,
+    control: ControlState,
 }
 
 /// The pair, as the COLO-frame knows it.
@@ -212,7 +212,7 @@ impl Primary {
         session: u64,
         has_control: bool,
     ) -> Self {
-        let control = if has_control { ControlLane::Down } else { ControlLane::Absent };
+        let control = if has_control { ControlState::Down } else { ControlState::Absent };
         Self {
             name,
             limits: PrimaryLimits::default(),
@@ -294,7 +294,7 @@ impl Primary {
 
     /// The control lane is up. A control lane that is not configured counts as up.
     pub fn is_control_up(&self) -> bool {
-        self.lanes.control != ControlLane::Down
+        self.lanes.control != ControlState::Down
     }
 
     /// The COLO-frame has a pair, or says nothing about pairs.
@@ -408,7 +408,7 @@ impl Primary {
                 self.ask_for_cut();
             }
             PeerLane::Control => {
-                self.lanes.control = if up { ControlLane::Up } else { ControlLane::Down };
+                self.lanes.control = if up { ControlState::Up } else { ControlState::Down };
                 if up {
                     self.expander.ask_again();
                 }
@@ -492,7 +492,7 @@ impl Primary {
                 self.command_peer_lost();
             }
             // A secondary whose daemon lives need not be fenced: its daemon obeys.
-            ProtectionAction::Fence if self.lanes.control == ControlLane::Up => {
+            ProtectionAction::Fence if self.lanes.control == ControlState::Up => {
                 self.fence = Fence::Disclaiming(now + self.limits.disclaim_timeout);
                 self.messages.push_back(ControlMessage::Protection { protected: false });
             }

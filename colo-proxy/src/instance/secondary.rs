@@ -330,6 +330,7 @@ impl SecondaryTask {
         if inputs.tap.on_event(event, attach).await
             && let Err(error) = self.capture_again(inputs).await
         {
+            inputs.tap.on_unread();
             log::error!(
                 "{}: the guest's output is not read from its new TAP: {}. Restart this daemon",
                 self.claim.name,

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::{Checkpoint, ControlLane, OutputPath, Pairing, Primary};
+use super::{Checkpoint, ControlState, OutputPath, Pairing, Primary};
 use crate::compare::Reason;
 use crate::pair::event::ColoFrameEvent;
 
@@ -80,7 +80,7 @@ impl Primary {
         // The secondary's guest resumes before we learn that the checkpoint is done, so frames that
         // come from here on may be of either epoch. If an earlier cut is still awaited, they are
         // unsorted already.
-        if self.lanes.control != ControlLane::Absent && self.cut.awaited().is_none() {
+        if self.lanes.control != ControlState::Absent && self.cut.awaited().is_none() {
             self.cut.wait_for(self.epoch + 1);
         }
     }
@@ -125,7 +125,7 @@ impl Primary {
     /// Frames that the secondary sends from here on are of the new epoch. Returns how many frames were
     /// dropped, because they are of an older one.
     fn begin_epoch(&mut self) -> u64 {
-        if self.lanes.control == ControlLane::Absent {
+        if self.lanes.control == ControlState::Absent {
             return 0;
         }
         let is_awaited = self.cut.awaited() == Some(self.epoch);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::{Checkpoint, ControlLane, Primary, compare_all};
+use super::{Checkpoint, ControlState, Primary, compare_all};
 use crate::compare::{Reason, Side};
 use crate::digest::ReturnedRecord;
 use crate::frame::Frame;
@@ -132,7 +132,7 @@ impl Primary {
         } else {
             Vec::new()
         };
-        let has_control = self.lanes.control != ControlLane::Absent;
+        let has_control = self.lanes.control != ControlState::Absent;
         if is_lost || (!has_control && !questions.is_empty()) {
             if let Checkpoint::Running { settles_loss } = &mut self.checkpoint {
                 // The frames were sent before it began, so it makes up for them.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{ControlLane, Fence, OutputPath, Pairing, Primary};
+use super::{ControlState, Fence, OutputPath, Pairing, Primary};
 use crate::pair::ProgramMode;
 use crate::pair::message::ControlMessage;
 use crate::pair::protection::ProtectionState;
@@ -68,7 +68,7 @@ impl Primary {
         self.pairing = Pairing::Alone;
         // Frames that may leave and have had no turn yet must not leave after the other guest speaks.
         self.release_all(path);
-        if self.lanes.control != ControlLane::Absent && self.protection.give_up() {
+        if self.lanes.control != ControlState::Absent && self.protection.give_up() {
             log::error!(
                 "{}: the guest is dead, because nobody has its TAP open; telling the secondary to take \
                  over",
@@ -94,7 +94,7 @@ impl Primary {
 
     /// Tells the secondary whether it could take over.
     pub(super) fn tell_protection(&mut self) {
-        if self.lanes.control != ControlLane::Up {
+        if self.lanes.control != ControlState::Up {
             return;
         }
         // If the guest's output passes on when this daemon dies, the secondary must not take over.
