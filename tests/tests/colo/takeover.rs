@@ -24,10 +24,7 @@ fn without_a_fence_the_operator_decides() -> Result<()> {
     pair.kill(Side::Primary)?;
     let daemon = &pair.half(Side::Secondary)?.daemon;
     daemon.process.wait_for(phrases::takeover::NO_FENCE_AND_NO_QUORUM, TIMEOUT)?;
-    ensure!(
-        mode(&pair, Side::Secondary)? == phrases::mode::UNPROTECTED,
-        "it took over all the same"
-    );
+    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::PEER_LOST, "it took over all the same");
     daemon.failover()?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     end(keepers, &pair)
@@ -42,10 +39,7 @@ fn a_fence_that_fails_keeps_the_guest_off_the_network_until_it_succeeds() -> Res
     pair.kill(Side::Primary)?;
     let daemon = &pair.half(Side::Secondary)?.daemon;
     daemon.process.wait_for(phrases::takeover::REFUSED, TIMEOUT)?;
-    ensure!(
-        mode(&pair, Side::Secondary)? == phrases::mode::UNPROTECTED,
-        "it took over all the same"
-    );
+    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::PEER_LOST, "it took over all the same");
     pair.write_fence(Side::Secondary, "")?;
     pair.wait_failed_over(Side::Secondary, TIMEOUT).with_context(|| pair.logs())?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
