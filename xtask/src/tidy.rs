@@ -27,9 +27,6 @@ use std::process::Command;
 
 pub use readme::readme_against_daemon;
 
-/// Files that print errors without their causes, until that is mended.
-const UNMENDED: &[&str] = &[];
-
 /// One place that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -79,7 +76,7 @@ fn check_file(root: &Path, path: &str, known: &Known) -> Result<Vec<Finding>> {
     let text = String::from_utf8_lossy(&bytes);
     if Path::new(path).extension().is_some_and(|end| end == "rs") {
         findings.extend(rules::check(path, &text));
-        findings.extend(unmended(UNMENDED, path, errors::check(path, &text)));
+        findings.extend(errors::check(path, &text));
     }
     if documents::is_document(path) {
         findings.extend(citations::check(path, &text, &known.tests));
@@ -90,16 +87,6 @@ fn check_file(root: &Path, path: &str, known: &Known) -> Result<Vec<Finding>> {
         findings.extend(readme::check(path, &text));
     }
     Ok(findings)
-}
-
-/// The findings of [`errors`] in the file at `path`, none of them where `listed` has it.
-fn unmended(listed: &[&str], path: &str, found: Vec<Finding>) -> Vec<Finding> {
-    let is_listed = listed.contains(&path);
-    if is_listed && found.is_empty() {
-        let what = "listed among the files to be mended, and is: take it off".to_owned();
-        return vec![Finding { path: path.to_owned(), line: 0, rule: errors::RULE, what }];
-    }
-    if is_listed { Vec::new() } else { found }
 }
 
 /// The documents among `files`, and what they can point to.

@@ -3,7 +3,7 @@
 use super::citations::{self, Tests};
 use super::lexer::{self, Line};
 use super::links::{self, Documents};
-use super::{Finding, documents, errors, paths, readme, rules, unmended};
+use super::{Finding, documents, errors, paths, readme, rules};
 
 /// The rules that `body` breaks as a file with a proper heading.
 fn broken(body: &str) -> Vec<&'static str> {
@@ -288,14 +288,4 @@ fn errors_that_only_tests_print() {
     assert_eq!(at("colo-proxy/src/gate/tests.rs") + at("tests/src/a.rs"), 0);
     assert_eq!(at("colo-proxy-engine/src/pair/simulation/world.rs"), 0);
     assert_eq!(at("colo-proxy-engine/src/pair/cut.rs"), 1);
-}
-
-#[test]
-fn files_whose_errors_are_still_to_be_mended() {
-    let found = || errors::check("colo-proxy/src/gate.rs", "format!(\"{error}\");");
-    let listed = ["colo-proxy/src/gate.rs"];
-    assert!(unmended(&listed, "colo-proxy/src/gate.rs", found()).is_empty());
-    assert_eq!(unmended(&listed, "colo-proxy/src/lane.rs", found()).len(), 1);
-    let stale = unmended(&listed, "colo-proxy/src/gate.rs", Vec::new());
-    assert_eq!(stale.len(), 1, "a list must not outlive its reasons");
 }
