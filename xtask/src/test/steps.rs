@@ -19,7 +19,7 @@ const WITH_DIGESTS: [&str; 6] =
 /// traffic, streams for the compare engine, and simulations of each kind.
 const LONG: [(&str, &str); 3] = [
     ("COLO_PROXY_MIXED_S", "600"),
-    ("COLO_PROXY_STREAMS", "1000000"),
+    ("COLO_PROXY_STREAMS", "250000"),
     ("COLO_PROXY_SIMULATIONS", "3000"),
 ];
 
@@ -71,7 +71,7 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
         step("tidy", root, |_| tidy::run()),
         step("clippy", root, lint::clippy),
         step("deny", root, lint::deny).with(&[Need::Lint]),
-        step("unit tests", root, move |root| command::run(&mut unit_tests(root, long))),
+        step("unit tests", root, |root| command::run(&mut unit_tests(root))),
         step("doc tests", root, |root| command::run(&mut doc_tests(root))),
         step("README", root, tidy::readme_against_daemon),
         step("clippy on the kernel programs", root, build_ebpf::clippy)
@@ -83,6 +83,7 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
     ];
     if long {
         steps.push(step("book", root, book::build).with(&[Need::Book]));
+        steps.push(step("long tests of the engine", root, |root| command::run(&mut engine(root))));
     }
     let build = step("build", root, |root| command::run(&mut programs(root)));
     steps.push(Step { guests: true, ..build });
@@ -155,10 +156,17 @@ pub(super) fn cargo(root: &Path, arguments: &[&str]) -> Command {
     cargo
 }
 
-fn unit_tests(root: &Path, long: bool) -> Command {
+fn unit_tests(root: &Path) -> Command {
     let mut cargo = cargo(root, &["test", "--locked", "--lib", "--bins", "--tests"]);
     cargo.arg("--workspace").args(TESTED_ELSEWHERE.iter().flat_map(|name| ["--exclude", name]));
-    lengthen(&mut cargo, long);
+    cargo
+}
+
+/// The engine's tests that have a duration. Without optimisation they would take hours.
+fn engine(root: &Path) -> Command {
+    let mut cargo = cargo(root, &["test", "--locked", "--release", "--lib"]);
+    cargo.args(["--package", "colo-proxy-engine", "--", "streams", "simulation"]);
+    lengthen(&mut cargo, true);
     cargo
 }
 
@@ -182,23 +190,27 @@ pub(super) fn lengthen(cargo: &mut Command, long: bool) {
 
 #[cfg(test)]
 mod tests {
-    use super::{LONG, Part, all, laboratory, unit_tests};
+    use super::{LONG, Part, all, engine, laboratory, unit_tests};
     use std::path::Path;
 
     #[test]
     fn long_reaches_the_tests_that_have_a_duration() {
-        for long in [false, true] {
-            for command in [
-                unit_tests(Path::new("."), long),
-                laboratory::command(Path::new("."), "traffic", long),
-            ] {
-                for (name, value) in LONG {
-                    let set =
-                        command.get_envs().any(|env| env == (name.as_ref(), Some(value.as_ref())));
-                    assert_eq!(set, long, "{name}");
-                }
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        for (command, is_long) in [
+            (unit_tests(root), false),
+            (engine(root), true),
+            (laboratory::command(root, "traffic", false), false),
+            (laboratory::command(root, "traffic", true), true),
+        ] {
+            for (name, value) in LONG {
+                let set =
+                    command.get_envs().any(|env| env == (name.as_ref(), Some(value.as_ref())));
+                assert_eq!(set, is_long, "{command:?}: {name}");
             }
         }
+        let names = |long| all(root, long).unwrap().into_iter().map(|step| step.name);
+        assert!(names(true).any(|name| name == "long tests of the engine"));
+        assert!(!names(false).any(|name| name == "long tests of the engine"));
     }
 
     /// A test of the lab runs once: with root in its own step, without root in the one for all.
