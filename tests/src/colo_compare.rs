@@ -40,12 +40,19 @@ pub enum Engine {
     Qemu,
 }
 
+/// The kind of the stand's sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketKind {
+    Unix,
+    /// TCP on the loopback interface.
+    Tcp,
+}
+
 /// How to make the stand.
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub vnet_hdr: bool,
-    /// TCP on the loopback interface instead of unix sockets.
-    pub tcp: bool,
+    pub sockets: SocketKind,
     /// The test listens, and colo-compare connects.
     pub is_client: bool,
     pub notify: bool,
@@ -62,7 +69,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             vnet_hdr: false,
-            tcp: false,
+            sockets: SocketKind::Unix,
             is_client: false,
             notify: true,
             colo_frame: None,
@@ -124,15 +131,17 @@ enum Address {
 impl End {
     fn new(dir: &Path, name: &str, setup: &Setup) -> Result<Self> {
         if setup.is_client {
-            let listener =
-                if setup.tcp { Listener::tcp()? } else { Listener::unix(&dir.join(name))? };
+            let listener = match setup.sockets {
+                SocketKind::Tcp => Listener::tcp()?,
+                SocketKind::Unix => Listener::unix(&dir.join(name))?,
+            };
             let address = match listener.port()? {
                 Some(port) => Address::Tcp(port),
                 None => Address::Unix(dir.join(name)),
             };
             return Ok(Self { address, listener: Some(listener) });
         }
-        let address = if setup.tcp {
+        let address = if setup.sockets == SocketKind::Tcp {
             // The port was free a moment ago. The kernel gives it to nobody else soon.
             Address::Tcp(Listener::tcp()?.port()?.context("a TCP listener has a port")?)
         } else {

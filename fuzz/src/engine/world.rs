@@ -28,13 +28,20 @@ pub(super) struct World {
     witness: Witness,
     /// The caller stops reading when the engine tells it to.
     is_patient: bool,
-    is_underway: bool,
-    is_outstanding: bool,
+    checkpoint: CheckpointStage,
     /// Frames from after a cut that was void are compared with the next call, or when the
     /// checkpoint that began before it is done. Some are compared before frames that were already
     /// held.
     has_failed: bool,
     of_secondary: Vec<Frame>,
+}
+
+/// How far the checkpoint has come that the engine wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CheckpointStage {
+    None,
+    Requested,
+    Running,
 }
 
 /// The reason why frames leave in a call.
@@ -54,8 +61,7 @@ impl World {
             books: Books::default(),
             witness: Witness::default(),
             is_patient,
-            is_underway: false,
-            is_outstanding: false,
+            checkpoint: CheckpointStage::None,
             has_failed: false,
             of_secondary: Vec::new(),
         }
@@ -95,18 +101,18 @@ impl World {
     }
 
     pub(super) fn checkpoint_began(&mut self) {
-        if !self.is_underway {
-            self.is_underway = true;
+        if self.checkpoint != CheckpointStage::Running {
+            self.checkpoint = CheckpointStage::Running;
             self.books.cut = self.books.next() as usize;
             self.engine.checkpoint_began(self.now);
         }
     }
 
     pub(super) fn checkpoint_done(&mut self) {
-        if !std::mem::take(&mut self.is_underway) {
+        if self.checkpoint != CheckpointStage::Running {
             return;
         }
-        self.is_outstanding = false;
+        self.checkpoint = CheckpointStage::None;
         self.witness.checkpoint();
         self.engine.checkpoint_done(self.now, &mut self.out);
         self.look(ReleaseReason::Flush);
@@ -116,16 +122,15 @@ impl World {
     }
 
     pub(super) fn checkpoint_failed(&mut self) {
-        if std::mem::take(&mut self.is_underway) {
-            self.is_outstanding = false;
+        if self.checkpoint == CheckpointStage::Running {
+            self.checkpoint = CheckpointStage::None;
             self.has_failed = true;
             self.engine.checkpoint_failed(self.now);
         }
     }
 
     pub(super) fn release_all(&mut self) {
-        self.is_underway = false;
-        self.is_outstanding = false;
+        self.checkpoint = CheckpointStage::None;
         self.witness.forgets();
         self.engine.release_all(self.now, &mut self.out);
         self.look(ReleaseReason::Flush);
@@ -186,10 +191,10 @@ impl World {
         out.acknowledgments.iter().for_each(is_acknowledgment);
         assert!(out.requests.len() <= 1, "{:?}", out.requests);
         if let Some(reason) = out.requests.first() {
-            assert!(!self.is_outstanding && !self.is_underway, "{reason} in addition");
-            self.is_outstanding = true;
+            assert_eq!(self.checkpoint, CheckpointStage::None, "{reason} in addition");
+            self.checkpoint = CheckpointStage::Requested;
         }
-        self.has_failed &= self.is_underway;
+        self.has_failed &= self.checkpoint == CheckpointStage::Running;
         let held = self.engine.stats().held;
         assert_eq!(held.frames, self.books.held(), "held, and not left");
         assert_eq!(held.bytes == 0, held.frames == 0);

@@ -3,21 +3,21 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use colo_lab::colo_compare::{Setup, TIMEOUT, arp, datagram, segment};
+use colo_lab::colo_compare::{Setup, SocketKind, TIMEOUT, arp, datagram, segment};
 use colo_lab::phrases;
 
 use super::{numbered, ours};
 
 #[test]
 fn either_socket_in_either_role_with_and_without_headers() -> Result<()> {
-    for (tcp, is_client, vnet_hdr) in [
-        (false, false, false),
-        (false, false, true),
-        (false, true, false),
-        (true, false, false),
-        (true, true, true),
+    for (sockets, is_client, vnet_hdr) in [
+        (SocketKind::Unix, false, false),
+        (SocketKind::Unix, false, true),
+        (SocketKind::Unix, true, false),
+        (SocketKind::Tcp, false, false),
+        (SocketKind::Tcp, true, true),
     ] {
-        let mut stand = ours(&Setup { tcp, is_client, vnet_hdr, ..Setup::default() })?;
+        let mut stand = ours(&Setup { sockets, is_client, vnet_hdr, ..Setup::default() })?;
         let data = segment(1000).ack(1).data(b"hello").build();
         stand.primary(&data)?;
         stand.expect(&[])?;

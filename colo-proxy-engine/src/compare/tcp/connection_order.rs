@@ -199,6 +199,8 @@ impl TcpFlow {
         let ahead = &mut self.rare.ahead;
         if ahead.is_cut_off() {
             scope.ledger.stats.secondary_dropped.limit += 1;
+            // A checkpoint that was asked for may have failed.
+            scope.ledger.ask(Reason::Limit);
             return true;
         }
         let start = tcp.payload_at as usize;

@@ -366,6 +366,25 @@ fn connections_that_only_the_secondary_opens_are_bounded() {
     rig.passes(&data);
 }
 
+/// A tuple that is cut off stays so until a checkpoint is done, so a failed one is asked for again.
+#[test]
+fn a_tuple_that_is_cut_off_asks_again_after_a_failed_checkpoint() {
+    let mut rig = Rig::new();
+    rig.accept(&tcp(0), 1000, 500);
+    let syn = |n: u32| tcp(50_000 + n * 7919).syn().ack(10_000 + n * 77_777);
+    let asked: Vec<_> = (0..100).flat_map(|n| rig.secondary(&syn(n)).1).collect();
+    assert_eq!(asked, [Reason::Limit]);
+    rig.began();
+    rig.failed();
+    let asked: Vec<_> = (100..200).flat_map(|n| rig.secondary(&syn(n)).1).collect();
+    assert_eq!(asked, [], "not before the pause after a failure");
+    assert_eq!(rig.wait(Duration::from_mins(1)).1, [Reason::Limit]);
+    rig.checkpoint();
+    let data = tcp(1001).ack(501).data(b"x");
+    rig.is_kept(&data);
+    rig.passes(&data);
+}
+
 /// Connections without end that the secondary has not begun: where there are too many, only a
 /// checkpoint helps, and no SYN passes for another connection's.
 #[test]

@@ -29,12 +29,18 @@ pub(super) struct Connection {
     held: Vec<(usize, Claim)>,
 }
 
-/// The marks of one guest.
+/// Control bits that one guest has sent.
 #[derive(Clone, Copy, Debug, Default)]
-struct Said {
+struct ControlBits {
     syn: bool,
     fin: bool,
     rst: bool,
+}
+
+/// Everything but data that one guest has sent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    bits: ControlBits,
     ack: Option<usize>,
     urgent: Option<usize>,
     started: bool,
@@ -42,9 +48,9 @@ struct Said {
 
 impl Said {
     fn note(&mut self, claim: &Claim) {
-        self.syn |= claim.syn;
-        self.fin |= claim.fin;
-        self.rst |= claim.rst;
+        self.bits.syn |= claim.syn;
+        self.bits.fin |= claim.fin;
+        self.bits.rst |= claim.rst;
         self.ack = self.ack.max(claim.ack);
         self.urgent = self.urgent.max(claim.urgent);
         self.started |= !claim.rst;
@@ -68,9 +74,9 @@ impl Connection {
     fn may_leave(&self, claim: &Claim) -> bool {
         (claim.start..claim.end)
             .all(|place| self.covered[place] || self.produced[place] == Some(self.stream[place]))
-            && (!claim.syn || self.said.syn)
-            && (!claim.fin || self.said.fin)
-            && (!claim.rst || self.said.rst)
+            && (!claim.syn || self.said.bits.syn)
+            && (!claim.fin || self.said.bits.fin)
+            && (!claim.rst || self.said.bits.rst)
             && claim.urgent.is_none_or(|place| self.said.urgent.is_some_and(|said| said >= place))
             && claim.ack.is_none_or(|ack| self.said.ack.is_some_and(|said| said >= ack))
     }
@@ -118,7 +124,7 @@ impl Connection {
     }
 
     pub(super) fn primary_said_fin(&self) -> bool {
-        self.primary.fin
+        self.primary.bits.fin
     }
 
     pub(super) fn primary_ack(&self) -> usize {

@@ -1,7 +1,7 @@
 //! The COLO-frame: pauses the primary guest, copies its state, and tells.
 
 use super::machine::Machine;
-use super::plan::{Sabotage, Site};
+use super::plan::{Sabotage, SecondaryNews, Site};
 use super::world::{World, WorldEvent};
 use crate::pair::event::ColoFrameEvent;
 
@@ -65,7 +65,7 @@ impl World {
             return self
                 .after(100..5_000, WorldEvent::Checkpoint(CheckpointProgress::Failed(number)));
         }
-        if self.plan.tells_secondary && self.plan.stops_secondary {
+        if self.plan.secondary_news == SecondaryNews::AtStop {
             self.secondary.guest.paused = true;
             self.after(1..800, WorldEvent::Checkpoint(CheckpointProgress::Stopped(number)));
         }
@@ -117,7 +117,7 @@ impl World {
         if self.secondary.guest.paused {
             self.resume(Site::Secondary);
             self.after(1..1_000, WorldEvent::Checkpoint(CheckpointProgress::Copied));
-        } else if self.plan.tells_secondary {
+        } else if self.plan.secondary_news != SecondaryNews::Never {
             self.copied();
         }
         self.after(1..1_000, WorldEvent::Checkpoint(CheckpointProgress::Done(number)));

@@ -51,6 +51,13 @@ impl Nature {
     }
 }
 
+/// The end that has opened a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opener {
+    Here,
+    Peer,
+}
+
 /// One end of a connection.
 #[derive(Clone, Debug)]
 pub(super) struct Endpoint {
@@ -69,7 +76,7 @@ pub(super) struct Endpoint {
     pub(super) closing: bool,
     /// Says something before its SYN or SYN/ACK is acknowledged.
     is_fast: bool,
-    is_server: bool,
+    opener: Opener,
     /// Everything that came in order.
     pub(super) received: Vec<u8>,
     /// What the application has made something of. It reads everything at once.
@@ -109,7 +116,7 @@ impl Endpoint {
             edge: 1,
             closing: false,
             is_fast: false,
-            is_server: false,
+            opener: Opener::Here,
             received: Vec::new(),
             read: 0,
             rcvd: 0,
@@ -137,7 +144,7 @@ impl Endpoint {
     /// Answers `syn`; takes the data that come with it where `is_fast`.
     pub(super) fn accept(syn: &Segment, is_fast: bool, nature: &mut Nature) -> Self {
         let mut endpoint = Self::new(syn.tuple.reversed(), Some(syn.seq), nature);
-        endpoint.is_server = true;
+        endpoint.opener = Opener::Peer;
         endpoint.meet(syn);
         if is_fast && !syn.payload.is_empty() {
             endpoint.is_fast = true;
@@ -167,7 +174,7 @@ impl Endpoint {
 
     /// Data came with the peer's SYN.
     pub(super) fn took_early(&self) -> bool {
-        self.is_fast && self.is_server
+        self.is_fast && self.opener == Opener::Peer
     }
 
     /// The peer has sent everything, and it is here.
@@ -246,7 +253,7 @@ impl Endpoint {
             return;
         }
         if self.next == 0 {
-            let early = if self.is_fast && !self.is_server { EARLY } else { 0 };
+            let early = if self.is_fast && self.opener == Opener::Here { EARLY } else { 0 };
             self.emit(now, 1 + early.min(self.stream.len() as u64), out);
         }
         let limit = self.end().min(self.edge).min(self.una + FLIGHT);

@@ -5,7 +5,7 @@
 //! Nobody tells the cut of an epoch, so frames of the secondary that are not read when a checkpoint is
 //! done are dropped. The front end sees one lane only, which carries the secondary's output.
 
-use super::plan::{Fault, Plan, Sabotage, Wire};
+use super::plan::{Fault, Plan, Sabotage, SecondaryNews, Wire};
 use super::random::Random;
 use super::tests::{many, need_no_checkpoint, with_checkpoints};
 use super::world::{World, WorldEvent, play};
@@ -19,7 +19,7 @@ impl Plan {
         Self {
             has_control: false,
             digests: false,
-            stops_secondary: true,
+            secondary_news: SecondaryNews::AtStop,
             resumes_early: false,
             copy_us: 500..10_000,
             wire_us: 50..20_000,

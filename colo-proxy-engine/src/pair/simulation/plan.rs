@@ -113,6 +113,17 @@ pub(super) enum Sabotage {
     Digests,
 }
 
+/// When the COLO-frame tells the secondary's daemon about a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SecondaryNews {
+    /// Never. It tells only the primary's.
+    Never,
+    /// When the secondary's guest has its new state.
+    AtEnd,
+    /// It stops the secondary's guest first and says so, as QEMU does. It also tells the end.
+    AtStop,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) seed: u64,
@@ -131,10 +142,7 @@ pub(super) struct Plan {
     pub(super) checkpoint_failures: u64,
     /// The guest goes on as soon as its state is captured, not when the checkpoint is done.
     pub(super) resumes_early: bool,
-    /// The COLO-frame tells the secondary's daemon of a checkpoint, not only the primary's.
-    pub(super) tells_secondary: bool,
-    /// It stops the secondary's guest first, and tells its daemon, as QEMU does.
-    pub(super) stops_secondary: bool,
+    pub(super) secondary_news: SecondaryNews,
     /// Time that a checkpoint takes.
     pub(super) copy_us: Range<u64>,
     /// After so many events, in this order.
@@ -172,8 +180,11 @@ impl Plan {
             natures,
             checkpoint_failures: 0,
             resumes_early: random.chance(500),
-            tells_secondary: true,
-            stops_secondary: random.chance(500),
+            secondary_news: if random.chance(500) {
+                SecondaryNews::AtStop
+            } else {
+                SecondaryNews::AtEnd
+            },
             copy_us: 1_000..40_000,
             faults: VecDeque::new(),
             digests: seed % 2 == 1,

@@ -1,6 +1,6 @@
 //! The runs.
 
-use super::plan::{Fault, KINDS, Kind, Plan, Sabotage, Site, Wire};
+use super::plan::{Fault, KINDS, Kind, Plan, Sabotage, SecondaryNews, Site, Wire};
 use super::random::Random;
 use super::world::{World, play};
 
@@ -192,7 +192,7 @@ fn a_secondary_that_is_not_told_of_a_checkpoint_depends_on_the_primary_for_it() 
         let at = random.within(15..40);
         let plan = plan.with_fault(at, Fault::Checkpoint);
         let plan = plan.with_fault(at + random.within(2..12), Fault::FailOver);
-        play(&Plan { tells_secondary: false, ..plan }).is_err()
+        play(&Plan { secondary_news: SecondaryNews::Never, ..plan }).is_err()
     });
     assert!(lost.is_some(), "it was never lost");
 }
