@@ -29,8 +29,9 @@ pub use self::guest::{Guest, SideConfig};
 pub(crate) use self::guest::{valid_name, valid_netdev};
 use self::guest_table::{ConfigFile, KnownGuests};
 pub use self::kinds::{ColoFrameKind, LaneKind, ReturnKind};
-pub use self::limits::{KEYS, LimitKey, Limits, PeerLimits};
+pub use self::limits::{KEYS, LimitKey, Limits};
 pub use self::schema::schema;
+pub use crate::lane::PeerLimits;
 
 /// Reads the guests of a configuration file.
 pub fn read(path: &Path) -> Result<Vec<Guest>, ConfigError> {

@@ -6,7 +6,18 @@
 use crate::error_chain::chain;
 use crate::link::{Link, LinkError, LinkEvent, LinkWatch};
 
-/// How the TAP stands.
+/// Whether the guest's TAP is there and in our hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TapState {
+    /// There is no TAP of this name.
+    Gone,
+    /// There is one, and our programs are not on it.
+    Unguarded,
+    /// Our programs are on it.
+    Guarded,
+}
+
+/// How the TAP stands, and its link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum GuestTapState {
     Absent,
@@ -62,13 +73,13 @@ impl GuestTap {
         }
     }
 
-    pub(crate) fn is_present(&self) -> bool {
-        self.state != GuestTapState::Absent
-    }
-
-    /// The TAP is there, and our programs are on it.
-    pub(crate) fn is_guarded(&self) -> bool {
-        matches!(self.state, GuestTapState::Guarded(_))
+    /// How the TAP stands, for `status`.
+    pub(crate) fn state(&self) -> TapState {
+        match self.state {
+            GuestTapState::Absent => TapState::Gone,
+            GuestTapState::Unguarded(_) => TapState::Unguarded,
+            GuestTapState::Guarded(_) => TapState::Guarded,
+        }
     }
 
     /// The guest's output is not read, although the programs are on the TAP: it is lost.

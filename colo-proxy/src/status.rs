@@ -43,7 +43,6 @@ pub use self::filter::{
 };
 pub use self::guest::GuestStatus;
 pub(crate) use self::guest::shown_mode;
-pub(crate) use self::head::TapState;
 pub use self::head::{InstanceHead, InstanceRole, SCHEMA};
 pub use self::kernel::{FlowTableReport, KernelCounters, KernelLaneReport, TunnelReport};
 pub use self::primary::{PrimaryDetail, PrimaryLanes, PrimaryStatus};

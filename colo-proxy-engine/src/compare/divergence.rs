@@ -7,26 +7,23 @@ use std::time::Instant;
 use bytes::Bytes;
 use colo_proxy_common::record::FlowKey;
 use schemars::JsonSchema;
-use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::Side;
 use super::hex;
 use super::reason::Reason;
 
 /// A difference between the guests, or output that one of them did not produce in time.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Divergence {
     /// Counts the engine's differences from 1 on.
     pub number: u64,
-    /// The flow, as the guest sees it. JSON has [`FlowName`]'s fields.
-    #[serde(serialize_with = "flow")]
+    /// The flow, as the guest sees it. [`FlowName`] shows it.
     pub flow: FlowKey,
     /// The kind of the difference, which is also the reason of the request for a checkpoint.
     pub reason: Reason,
     /// Checkpoints, and times that protection was turned off, before it.
     pub epoch: u64,
     /// When it was found, on the caller's clock.
-    #[serde(skip)]
     pub at: Instant,
     /// The same, in milliseconds since the engine saw its first frame.
     pub at_ms: u64,
@@ -57,10 +54,8 @@ pub struct Divergence {
     pub secondary_at_ms: Option<u64>,
     /// The primary's frame itself. `None` where `primary_at_ms` is, or where
     /// [`super::Limits::divergence_frames_bytes`] did not allow to keep it.
-    #[serde(skip)]
     pub primary_frame: Option<Captured>,
     /// The same of the secondary.
-    #[serde(skip)]
     pub secondary_frame: Option<Captured>,
 }
 
@@ -163,7 +158,7 @@ pub enum WaitsFor {
     /// Produce the same bytes.
     Data,
     /// Send the same SYN, SYN/ACK, FIN or RST.
-    Mark,
+    ControlBits,
     /// Point as far as urgent.
     Urgent,
     /// Acknowledge as much.
@@ -244,10 +239,6 @@ impl DivergenceRing {
     }
 }
 
-fn flow<S: Serializer>(key: &FlowKey, serializer: S) -> Result<S::Ok, S::Error> {
-    FlowName(key).serialize(serializer)
-}
-
 /// A flow as operators read it.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowName<'a>(pub &'a FlowKey);
@@ -294,16 +285,5 @@ impl std::fmt::Display for FlowName<'_> {
             [outer, 0] => write!(f, " vlan {outer}"),
             [outer, inner] => write!(f, " vlan {outer}.{inner}"),
         }
-    }
-}
-
-impl Serialize for FlowName<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut flow = serializer.serialize_struct("Flow", 4)?;
-        flow.serialize_field("protocol", &self.protocol())?;
-        flow.serialize_field("guest", &self.guest())?;
-        flow.serialize_field("peer", &self.peer())?;
-        flow.serialize_field("vlan", &self.0.vlan)?;
-        flow.end()
     }
 }

@@ -20,7 +20,7 @@ impl Divergence {
             (Reason::Timeout, Some(WaitsFor::Ack)) => {
                 format!("{reason}: the secondary did not acknowledge as much, at byte {at}")
             }
-            (Reason::Timeout, Some(WaitsFor::Mark)) => format!(
+            (Reason::Timeout, Some(WaitsFor::ControlBits)) => format!(
                 "{reason}: the secondary did not open or end the connection likewise, at byte {at}"
             ),
             (Reason::SecondaryOnly, _) => {

@@ -240,7 +240,7 @@ impl TcpFlow {
         match self.holder_of(key).needs(segment) {
             SegmentNeed::Nothing => None,
             SegmentNeed::Data => Some(WaitsFor::Data),
-            SegmentNeed::ControlBits => Some(WaitsFor::Mark),
+            SegmentNeed::ControlBits => Some(WaitsFor::ControlBits),
             SegmentNeed::Urgent => Some(WaitsFor::Urgent),
             SegmentNeed::Ack => Some(WaitsFor::Ack),
         }

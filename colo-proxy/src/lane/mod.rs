@@ -9,12 +9,14 @@
 pub(crate) mod control;
 pub(crate) mod incoming;
 pub mod io;
+mod limits;
 pub(crate) mod outgoing;
 pub(crate) mod stats;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use self::incoming::spawn_incoming;
+pub use self::limits::PeerLimits;
 pub(crate) use self::outgoing::{Outgoing, OutgoingRequest, spawn_outgoing};
 pub(crate) use self::stats::{LaneStats, LaneStatus};
 use colo_proxy_engine::frame::Frame;

@@ -13,9 +13,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::io::write;
+use super::limits::PeerLimits;
 use super::stats::LaneStats;
 use super::{LaneEvent, QUEUED_BATCHES_MAX};
-use crate::config::PeerLimits;
 use crate::datapath::capture::CaptureBackend;
 use crate::endpoint::{Endpoint, Port, Stream};
 use crate::error_chain::chain;

@@ -17,8 +17,8 @@ use colo_proxy_engine::record::FrameRecords;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::PeerLimits;
 use super::*;
-use crate::config::PeerLimits;
 use crate::datapath::capture::{CaptureBackend, CaptureStats};
 use crate::endpoint::Port;
 

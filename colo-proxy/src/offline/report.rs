@@ -15,6 +15,8 @@ use colo_proxy_engine::compare::{
 };
 use colo_proxy_engine::frame::Frame;
 
+use crate::status::DivergenceReport;
+
 /// Differences that are reported one by one.
 const RECORDS_MAX: usize = 256;
 /// Bytes of the frames that are kept with them.
@@ -307,14 +309,14 @@ impl DivergenceRecord {
     /// As the daemon shows it, but with places in the captures, not with times on the daemon's
     /// clock.
     fn to_json(&self) -> Value {
-        let mut shown = serde_json::to_value(&self.divergence).unwrap_or_default();
+        let report = DivergenceReport::from(&self.divergence);
+        let mut shown = serde_json::to_value(report).unwrap_or_default();
         if let Some(fields) = shown.as_object_mut() {
             for daemons_own in ["epoch", "primary_at_ms", "secondary_at_ms"] {
                 fields.remove(daemons_own);
             }
             fields.insert("at_ms".into(), (self.at_ns / 1_000_000).into());
             fields.insert("summary".into(), self.divergence.summary().into());
-            fields.insert("name".into(), FlowName(&self.divergence.flow).to_string().into());
             fields.insert("primary".into(), json!(self.primary));
             fields.insert("secondary".into(), json!(self.secondary));
         }

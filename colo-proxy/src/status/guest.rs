@@ -6,7 +6,8 @@ use colo_proxy_engine::pair::Mode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::head::{InstanceHead, TapState};
+use super::head::InstanceHead;
+use crate::guest_tap::TapState;
 
 /// A guest of a pair. Counts are since the start of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

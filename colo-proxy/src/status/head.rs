@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::filter::FilterKind;
+use crate::guest_tap::TapState;
 
 /// The version of the answers to `status` and `divergences`. A field that is new needs no other
 /// version if it has `#[serde(default)]`. A field that goes, or changes its meaning, needs one.
@@ -36,27 +37,6 @@ impl InstanceHead {
             netdev: netdev.into(),
             netdev_present: tap != TapState::Gone,
             pid: std::process::id(),
-        }
-    }
-}
-
-/// Whether the guest's TAP is there and in our hands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TapState {
-    /// There is no TAP of this name.
-    Gone,
-    /// There is one, and our programs are not on it.
-    Unguarded,
-    /// Our programs are on it.
-    Guarded,
-}
-
-impl TapState {
-    pub(crate) fn new(is_there: bool, is_attached: bool) -> Self {
-        match (is_there, is_attached) {
-            (false, _) => Self::Gone,
-            (true, false) => Self::Unguarded,
-            (true, true) => Self::Guarded,
         }
     }
 }

@@ -149,7 +149,7 @@ fn a_connection_that_only_the_primary_accepts_is_a_difference() {
     let mut ours = Tape::default();
     Connection::open(&mut ours, PRIMARY, 40_000, 1000).ask(&text(100));
     let report = Captures::of(&ours.framed(), &Tape::default().framed()).different(&[]);
-    assert_eq!(report["divergences"][0]["waits_for"], "mark");
+    assert_eq!(report["divergences"][0]["waits_for"], "control-bits");
 }
 
 #[test]

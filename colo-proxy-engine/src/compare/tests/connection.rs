@@ -389,7 +389,7 @@ fn secondary_retransmissions_of_before_the_stream_was_met_are_no_reason() {
 fn a_timeout_says_what_was_waited_for() {
     let cases = [
         (tcp(1001).ack(502), WaitsFor::Ack),
-        (tcp(1001).ack(501).fin(), WaitsFor::Mark),
+        (tcp(1001).ack(501).fin(), WaitsFor::ControlBits),
         (tcp(1001).ack(501).data(b"x"), WaitsFor::Data),
     ];
     for (segment, expected) in cases {

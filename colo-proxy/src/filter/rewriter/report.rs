@@ -10,7 +10,7 @@ use crate::guest_tap::GuestTap;
 use crate::instance::counters::nonzero;
 use crate::status::{
     InstanceHead, KernelCounters, Reply, RewriterDetail, RewriterFrames, RewriterMode,
-    RewriterStatus, Status, TapState,
+    RewriterStatus, Status,
 };
 use colo_proxy_engine::pair::ProgramMode;
 
@@ -21,11 +21,7 @@ impl Rewriter {
         let kernel = datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let early_input = &self.half.early_input;
-        let head = InstanceHead::new(
-            &self.claim.name,
-            &self.options.netdev,
-            TapState::new(tap.is_present(), tap.is_guarded()),
-        );
+        let head = InstanceHead::new(&self.claim.name, &self.options.netdev, tap.state());
         let status = RewriterStatus {
             head,
             mode: match self.half.program_mode() {

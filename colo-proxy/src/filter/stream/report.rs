@@ -13,7 +13,7 @@ use crate::guest_tap::GuestTap;
 use crate::instance::counters::nonzero;
 use crate::status::{
     FilterKernelCounters, InstanceHead, OutdevStatus, Reply, Status, StreamFilterDetail,
-    StreamFilterFrames, StreamFilterMode, StreamFilterStatus, TapState,
+    StreamFilterFrames, StreamFilterMode, StreamFilterStatus,
 };
 
 impl StreamFilter {
@@ -22,7 +22,7 @@ impl StreamFilter {
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let drops = self.drops(&counters, tap).await;
         let netdev = tap.links().get().await;
-        let tap = TapState::new(tap.is_present(), tap.is_guarded());
+        let tap = tap.state();
         let status = StreamFilterStatus {
             head: InstanceHead::new(&self.claim.name, &self.options.netdev, tap),
             mode: self.mode(),

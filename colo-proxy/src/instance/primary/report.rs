@@ -10,7 +10,7 @@ use crate::instance::counters::nonzero;
 use crate::lane::LaneStatus;
 use crate::status::{
     DivergenceReport, GuestStatus, InstanceHead, KernelCounters, PrimaryDetail, PrimaryLanes,
-    PrimaryStatus, Reply, Status, TapState, shown_mode,
+    PrimaryStatus, Reply, Status, shown_mode,
 };
 use colo_proxy_engine::pair::message::VERSION;
 
@@ -27,7 +27,7 @@ impl PrimaryTask {
         let released = &engine.released;
         let all =
             [released.compared, released.checkpoint, released.unprotected, released.uncompared];
-        let tap = TapState::new(inputs.tap.is_present(), inputs.tap.is_guarded());
+        let tap = inputs.tap.state();
         let guest = GuestStatus {
             head: InstanceHead::new(&self.claim.name, &self.guest.netdev, tap),
             mode: shown_mode(self.half.mode(), tap),

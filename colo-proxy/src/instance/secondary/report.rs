@@ -10,7 +10,7 @@ use crate::instance::counters::nonzero;
 use crate::lane::LaneStatus;
 use crate::status::{
     GuestStatus, InstanceHead, KeptInputReport, KernelCounters, Reply, SecondaryDetail,
-    SecondaryLanes, SecondaryStatus, Status, TapState, shown_mode,
+    SecondaryLanes, SecondaryStatus, Status, shown_mode,
 };
 
 impl SecondaryTask {
@@ -18,7 +18,7 @@ impl SecondaryTask {
         let kernel = self.translator.datapath.counters();
         let counters = kernel.as_ref().ok().copied().unwrap_or_default();
         let output = self.stats.output.status(&self.output_endpoint);
-        let tap = TapState::new(inputs.tap.is_present(), inputs.tap.is_guarded());
+        let tap = inputs.tap.state();
         let guest = GuestStatus {
             head: InstanceHead::new(&self.claim.name, &self.guest.netdev, tap),
             mode: shown_mode(self.half.mode(), tap),

@@ -1,9 +1,7 @@
 //! What is written reads back, and stands where programs look for it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use colo_proxy_common::record::FlowKey;
-use colo_proxy_engine::compare::{Context, Divergence, Reason};
 use colo_proxy_engine::pair::early_input::InputLimits;
 use colo_proxy_engine::pair::repeat::{RepeatLimits, SharedRepeater};
 use colo_proxy_engine::pair::takeover::{Takeover, TakeoverDeciders};
@@ -11,6 +9,7 @@ use colo_proxy_engine::pair::{Mode, ProgramMode, Secondary};
 use serde_json::{Value, json};
 
 use super::samples;
+use crate::guest_tap::TapState;
 use crate::status::*;
 
 fn written(answer: &impl Serialize) -> Value {
@@ -102,36 +101,6 @@ fn fields_stand_where_programs_look_for_them() {
     assert_eq!(written(&samples::redirector())["role"], "filter-redirector");
 }
 
-/// The engine writes its difference itself for `diff`.
-#[test]
-fn a_difference_has_the_fields_of_the_engines() {
-    let flow = FlowKey { protocol: 17, guest_port: 53, vlan: [7, 8], ..FlowKey::default() };
-    let found = Divergence {
-        number: 3,
-        flow,
-        reason: Reason::Datagram,
-        epoch: 4,
-        at: Instant::now(),
-        at_ms: 5,
-        waits_for: None,
-        stream_offset: 6,
-        primary_byte: Some(7),
-        secondary_byte: None,
-        primary_context: Context { before: 0, bytes: vec![7] },
-        secondary_context: Context::default(),
-        primary_len: 8,
-        secondary_len: 9,
-        primary_at_ms: Some(10),
-        secondary_at_ms: None,
-        primary_frame: None,
-        secondary_frame: None,
-    };
-    let mut report = written(&DivergenceReport::from(&found));
-    let name = report.as_object_mut().and_then(|fields| fields.remove("name"));
-    assert_eq!(name, Some(json!("udp 0.0.0.0:53 -> 0.0.0.0:0 vlan 7.8")));
-    assert_eq!(report, written(&found));
-}
-
 fn new_secondary(mode: ProgramMode) -> Secondary {
     let takeover = Takeover::new(TakeoverDeciders::default(), Duration::from_secs(1));
     let repeater = SharedRepeater::new(RepeatLimits::default());
@@ -158,9 +127,9 @@ fn a_secondary_that_has_never_met_a_primary_is_on_standby() {
 fn a_tap_without_our_programs_is_unguarded_by_whatever_was_decided() {
     let half = new_secondary(ProgramMode::Protected);
     for decided in [half.mode(), Mode::Protected, Mode::Serving, Mode::Held] {
-        assert_eq!(shown_mode(decided, TapState::new(true, false)), Mode::Unguarded);
-        assert_eq!(shown_mode(decided, TapState::new(true, true)), decided);
-        assert_eq!(shown_mode(decided, TapState::new(false, false)), decided);
+        assert_eq!(shown_mode(decided, TapState::Unguarded), Mode::Unguarded);
+        assert_eq!(shown_mode(decided, TapState::Guarded), decided);
+        assert_eq!(shown_mode(decided, TapState::Gone), decided);
     }
     assert_eq!(shown(&half, TapState::Unguarded), "unguarded");
 }

@@ -10,6 +10,7 @@ use colo_proxy_engine::record::BadRecords;
 use crate::datapath::FlowsByClass;
 use crate::datapath::capture::CaptureStats;
 use crate::filter::FilterQueue;
+use crate::guest_tap::TapState;
 use crate::status::*;
 
 pub(super) fn all() -> Vec<Status> {
