@@ -23,13 +23,13 @@ use std::path::Path;
 
 pub use colo_proxy_engine::pair::{OnDeath, OnSecondaryLost, Role};
 
-pub use self::checkpoints::{Checkpoints, Takeover};
+pub use self::checkpoints::{CheckpointConfig, TakeoverConfig};
 pub use self::error::ConfigError;
 pub use self::guest::{Guest, SideConfig};
 pub(crate) use self::guest::{valid_name, valid_netdev};
 use self::guest_table::{ConfigFile, KnownGuests};
 pub use self::kinds::{ColoFrameKind, LaneKind, ReturnKind};
-pub use self::limits::{KEYS, LimitKey, Limits};
+pub use self::limits::{GuestLimits, KEYS, LimitKey};
 pub use self::schema::schema;
 pub use crate::lane::PeerLimits;
 

@@ -79,7 +79,7 @@ impl Users {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum State {
+enum QuickAckState {
     /// Not wanted, by configuration.
     #[default]
     Off,
@@ -94,7 +94,7 @@ enum State {
 /// The route, while this lives.
 #[derive(Debug)]
 pub struct QuickAck {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<QuickAckState>>,
     /// The host for which the route was made last.
     host: Option<String>,
     making: Option<thread::JoinHandle<()>>,
@@ -102,7 +102,8 @@ pub struct QuickAck {
 
 impl QuickAck {
     pub fn new(wanted: bool) -> Self {
-        let state = if wanted { State::Idle("no migration yet") } else { State::Off };
+        let state =
+            if wanted { QuickAckState::Idle("no migration yet") } else { QuickAckState::Off };
         Self { state: Arc::new(Mutex::new(state)), host: None, making: None }
     }
 
@@ -110,23 +111,23 @@ impl QuickAck {
     /// nothing: the first checkpoint is far away, and a name server may be slow.
     pub fn start(&mut self, host: Option<String>) {
         let old = match self.now() {
-            State::Off | State::Pending => return,
-            State::On(_) if host == self.host => return,
-            State::On(old) => Some(old),
-            State::Idle(_) | State::Failed(_) => None,
+            QuickAckState::Off | QuickAckState::Pending => return,
+            QuickAckState::On(_) if host == self.host => return,
+            QuickAckState::On(old) => Some(old),
+            QuickAckState::Idle(_) | QuickAckState::Failed(_) => None,
         };
         self.host.clone_from(&host);
         if host.is_none() && old.is_none() {
-            self.set(State::Idle(NO_TCP));
+            self.set(QuickAckState::Idle(NO_TCP));
             return;
         }
-        self.set(State::Pending);
+        self.set(QuickAckState::Pending);
         let state = Arc::clone(&self.state);
         let work = move || {
             if let Some(old) = old {
                 give_up(old);
             }
-            let done = host.map_or(State::Idle(NO_TCP), made);
+            let done = host.map_or(QuickAckState::Idle(NO_TCP), made);
             *state.lock().unwrap_or_else(PoisonError::into_inner) = done;
         };
         // The thread before this one has set its state, so there is nothing to wait for.
@@ -134,7 +135,9 @@ impl QuickAck {
             Ok(thread) => self.making = Some(thread),
             Err(error) => {
                 self.host = None;
-                self.set(old.map_or_else(|| State::Failed(chain(&error)), State::On));
+                self.set(
+                    old.map_or_else(|| QuickAckState::Failed(chain(&error)), QuickAckState::On),
+                );
             }
         }
     }
@@ -142,21 +145,21 @@ impl QuickAck {
     /// What `status` shows.
     pub fn report(&self) -> QuickAckReport {
         match self.now() {
-            State::Off => QuickAckReport::Off,
-            State::Idle(why) => QuickAckReport::Idle { why: why.to_owned() },
-            State::Pending => QuickAckReport::Pending,
-            State::On(Route { to, table }) => {
+            QuickAckState::Off => QuickAckReport::Off,
+            QuickAckState::Idle(why) => QuickAckReport::Idle { why: why.to_owned() },
+            QuickAckState::Pending => QuickAckReport::Pending,
+            QuickAckState::On(Route { to, table }) => {
                 QuickAckReport::On { route: to, table: (table != TABLE_MAIN).then_some(table) }
             }
-            State::Failed(why) => QuickAckReport::Failed { why },
+            QuickAckState::Failed(why) => QuickAckReport::Failed { why },
         }
     }
 
-    fn now(&self) -> State {
+    fn now(&self) -> QuickAckState {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, state: State) {
+    fn set(&self, state: QuickAckState) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 }
@@ -167,27 +170,27 @@ impl Drop for QuickAck {
             // Its result is in the state.
             let _ = making.join();
         }
-        if let State::On(route) = self.now() {
+        if let QuickAckState::On(route) = self.now() {
             // Not on this thread, which may be one of tokio's.
             let _ = thread::spawn(move || give_up(route)).join();
         }
     }
 }
 
-fn made(host: String) -> State {
+fn made(host: String) -> QuickAckState {
     let made = in_runtime(resolve(host)).and_then(make_or_adopt);
     match made {
         Ok(Made::Route(route)) => {
             log::info!("quick acknowledgments to {}: a route of our own is in place", route.to);
-            State::On(route)
+            QuickAckState::On(route)
         }
-        Ok(Made::Needless(why)) => State::Idle(why),
+        Ok(Made::Needless(why)) => QuickAckState::Idle(why),
         Err(error) => {
             let why = chain(&error);
             log::warn!(
                 "no quick acknowledgments: {why}. Each checkpoint stops the guest for 40 ms more"
             );
-            State::Failed(why)
+            QuickAckState::Failed(why)
         }
     }
 }

@@ -46,7 +46,7 @@ impl ChainEnds {
 }
 
 #[derive(Debug)]
-struct Slot<T> {
+struct ChainSlot<T> {
     value: Option<T>,
     prev: u32,
     /// The next in the list, or the next free slot.
@@ -56,7 +56,7 @@ struct Slot<T> {
 /// A slab whose values are linked into lists; each value is in exactly one.
 #[derive(Debug)]
 pub(super) struct Chain<T> {
-    slots: Vec<Slot<T>>,
+    slots: Vec<ChainSlot<T>>,
     free: u32,
     len: usize,
 }
@@ -101,7 +101,7 @@ impl<T> Chain<T> {
         } else {
             // The engine's limits are far below 2^32 - 1 entries.
             let at = self.slots.len() as u32;
-            self.slots.push(Slot { value: Some(value), prev, next: NONE });
+            self.slots.push(ChainSlot { value: Some(value), prev, next: NONE });
             at
         };
         self.len += 1;

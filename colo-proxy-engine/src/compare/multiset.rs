@@ -30,7 +30,7 @@ pub(super) struct UnmatchedDatagram {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Slot {
+struct MultisetSlot {
     entry: UnmatchedDatagram,
     /// The next one with the same hash.
     twin: Option<ChainKey>,
@@ -53,7 +53,7 @@ pub(super) struct DatagramLine {
 /// All datagrams of one side without a match.
 #[derive(Debug)]
 pub(super) struct Multiset {
-    slots: Chain<Slot>,
+    slots: Chain<MultisetSlot>,
     index: HashMap<u64, Twins, HashState>,
     /// The index has room for twice as many entries. So it never grows because of deleted places
     /// that are not reusable yet: it rehashes in place.
@@ -130,7 +130,7 @@ impl Multiset {
 
     pub(super) fn push(&mut self, line: &mut DatagramLine, entry: UnmatchedDatagram) {
         let hash = entry.tag.hash;
-        let key = self.slots.push_back(&mut line.ends, Slot { entry, twin: None });
+        let key = self.slots.push_back(&mut line.ends, MultisetSlot { entry, twin: None });
         line.len += 1;
         let Some(twins) = self.index.get_mut(&hash) else {
             if self.index.len() >= self.entries_max {

@@ -21,7 +21,7 @@ const CANDIDATES_MAX: usize = 8;
 /// of an awake flow lie together.
 #[derive(Debug)]
 #[repr(C)]
-pub(super) struct FlowEntry {
+pub(super) struct TableEntry {
     /// Its place among those that are awake.
     awake: Option<ChainKey>,
     pub(super) name: FlowKey,
@@ -39,7 +39,7 @@ pub(super) struct FlowEntry {
 
 /// With its links it takes three lines of memory. With many flows, these are most of the cost.
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(size_of::<FlowEntry>() + 2 * size_of::<u32>() <= 3 * 64);
+const _: () = assert!(size_of::<TableEntry>() + 2 * size_of::<u32>() <= 3 * 64);
 
 /// The state by kind of flow.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ pub(super) struct FlowTable {
     awake_max: usize,
     index: FlowIndex,
     state: HashState,
-    flows: Chain<FlowEntry>,
+    flows: Chain<TableEntry>,
     /// Where the flow of the frame in hand probably is.
     expected: Option<ChainKey>,
     classes: [ChainEnds; CLASSES.len()],
@@ -100,7 +100,7 @@ pub(super) struct FlowTable {
     refused_in: u64,
 }
 
-impl FlowEntry {
+impl TableEntry {
     /// Forgets what the last checkpoint made void, the first time that the flow is met after it.
     #[inline]
     fn catch_up(&mut self, epoch: u64) {
@@ -175,7 +175,7 @@ impl FlowEntry {
 impl Spare {
     /// The state of `flow`, which is at rest.
     #[inline]
-    fn wake(&mut self, flow: &FlowEntry) -> Option<FlowKind> {
+    fn wake(&mut self, flow: &TableEntry) -> Option<FlowKind> {
         match &flow.kind {
             FlowKind::AtRest => {
                 let mut state = self.tcp.pop().unwrap_or_default();
@@ -232,7 +232,7 @@ impl FlowTable {
         name: &FlowKey,
         ledger: &mut Ledger,
         new: impl FnOnce() -> FlowKind,
-    ) -> Option<(ChainKey, &mut FlowEntry)> {
+    ) -> Option<(ChainKey, &mut TableEntry)> {
         let expected = self.expected.filter(|key| self.is_at(*key, name));
         let key = match expected.or_else(|| self.key_of(name)) {
             Some(key) => key,
@@ -256,7 +256,7 @@ impl FlowTable {
         }
         let class =
             if matches!(kind, FlowKind::Silent) { Class::Datagram } else { Class::HalfOpen };
-        let flow = FlowEntry {
+        let flow = TableEntry {
             name: *name,
             kind,
             resting: Resting::default(),
@@ -320,7 +320,7 @@ impl FlowTable {
 
     /// The flow, awake.
     #[inline]
-    fn awake(&mut self, key: ChainKey) -> Option<&mut FlowEntry> {
+    fn awake(&mut self, key: ChainKey) -> Option<&mut TableEntry> {
         if self.flows.get(key)?.awake.is_none() {
             self.wake(key);
         }
@@ -373,7 +373,7 @@ impl FlowTable {
     }
 
     /// The flow `name`, if it is remembered.
-    pub(super) fn get_by_name(&mut self, name: &FlowKey) -> Option<&mut FlowEntry> {
+    pub(super) fn get_by_name(&mut self, name: &FlowKey) -> Option<&mut TableEntry> {
         self.get_mut(self.key_of(name)?)
     }
 
@@ -382,7 +382,7 @@ impl FlowTable {
         self.key_by(self.hash(name), name)
     }
 
-    pub(super) fn get_mut(&mut self, key: ChainKey) -> Option<&mut FlowEntry> {
+    pub(super) fn get_mut(&mut self, key: ChainKey) -> Option<&mut TableEntry> {
         self.awake(key)
     }
 
@@ -394,7 +394,7 @@ impl FlowTable {
     }
 
     /// A flow whose timer has run out.
-    pub(super) fn pop_due(&mut self, ledger: &mut Ledger) -> Option<(ChainKey, &mut FlowEntry)> {
+    pub(super) fn pop_due(&mut self, ledger: &mut Ledger) -> Option<(ChainKey, &mut TableEntry)> {
         let key = ledger.timers.pop_due(ledger.now())?;
         let flow = self.awake(key)?;
         flow.timer = None;
@@ -464,12 +464,12 @@ impl FlowTable {
         fallback
     }
 
-    fn pop(&mut self, class: Class) -> Option<FlowEntry> {
+    fn pop(&mut self, class: Class) -> Option<TableEntry> {
         self.flows.pop_front(self.classes.get_mut(class as usize)?)
     }
 
     /// Takes leave of a flow that is not in the table any more.
-    fn leave(&mut self, mut flow: FlowEntry, ledger: &mut Ledger) {
+    fn leave(&mut self, mut flow: TableEntry, ledger: &mut Ledger) {
         // Its frames of an older epoch have left the ledger already.
         flow.catch_up(ledger.epoch);
         flow.drop_waiting(ledger);

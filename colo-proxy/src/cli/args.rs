@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Parser;
 use colo_proxy::colo_compare::CompareOptions;
 use colo_proxy::config::{
-    Checkpoints, ColoFrameKind, ConfigError, Guest, LaneKind, Limits, OnDeath, OnSecondaryLost,
-    ReturnKind, SideConfig, Takeover,
+    CheckpointConfig, ColoFrameKind, ConfigError, Guest, GuestLimits, LaneKind, OnDeath,
+    OnSecondaryLost, ReturnKind, SideConfig, TakeoverConfig,
 };
 use colo_proxy::datapath::capture::CaptureKind;
 use colo_proxy::endpoint::Endpoint;
@@ -303,14 +303,14 @@ impl CommonArgs {
             control: self.control,
             colo_frame: self.colo_frame,
             migrate,
-            checkpoints: Checkpoints::default(),
-            takeover: Takeover::default(),
+            checkpoints: CheckpointConfig::default(),
+            takeover: TakeoverConfig::default(),
             quick_ack: true,
             vnet_hdr_support: self.vnet_hdr_support,
             lane: self.lane,
             lane_port: tunnel::PORT,
             on_death: OnDeath::default(),
-            limits: Limits::default(),
+            limits: GuestLimits::default(),
             side,
         }
         .check()

@@ -10,7 +10,7 @@ use colo_proxy_engine::compare::Side;
 
 /// A frame to be written.
 #[derive(Debug)]
-pub(super) struct Shown {
+pub(super) struct CapturedFrame {
     pub(super) side: Side,
     pub(super) time_ns: u64,
     pub(super) octets: Vec<u8>,
@@ -20,12 +20,12 @@ pub(super) struct Shown {
 }
 
 /// Writes `frames` to `path`. An existing file is replaced, as by `tcpdump -w`.
-pub(super) fn write(path: &Path, frames: &[Shown]) -> anyhow::Result<()> {
+pub(super) fn write(path: &Path, frames: &[CapturedFrame]) -> anyhow::Result<()> {
     let written = File::create(path).and_then(|file| write_to(file, frames));
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn write_to(file: File, frames: &[Shown]) -> io::Result<()> {
+fn write_to(file: File, frames: &[CapturedFrame]) -> io::Result<()> {
     let mut writer = Writer::new(BufWriter::new(file), &["primary", "secondary"])?;
     for frame in frames {
         let (interface, side) = match frame.side {

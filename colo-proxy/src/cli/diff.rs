@@ -16,7 +16,7 @@ use colo_proxy::offline::{
 use colo_proxy_engine::compare::Side;
 
 use super::args::DiffArgs;
-use super::capture::{self, Shown};
+use super::capture::{self, CapturedFrame};
 use super::output;
 
 /// The guests' output differs.
@@ -142,7 +142,7 @@ fn is_same(a: &Path, b: &Path) -> bool {
     }
 }
 
-fn frames(report: &DiffReport) -> Vec<Shown> {
+fn frames(report: &DiffReport) -> Vec<CapturedFrame> {
     let mut all = Vec::new();
     for record in report.divergences() {
         let summary = format!("divergence {}, {}", record.divergence.number, record.summary());
@@ -151,7 +151,7 @@ fn frames(report: &DiffReport) -> Vec<Shown> {
                 Side::Primary => record.primary,
                 Side::Secondary => record.secondary,
             };
-            all.push(Shown {
+            all.push(CapturedFrame {
                 side,
                 time_ns: place.map_or(0, |place| place.time_ns),
                 octets: frame.octets.to_vec(),

@@ -9,7 +9,7 @@ use colo_proxy::utc::rfc3339;
 use colo_proxy_engine::compare::{Context, Side};
 
 use super::args::DivergencesArgs;
-use super::capture::{self, Shown};
+use super::capture::{self, CapturedFrame};
 use super::output::{self, Answers};
 
 pub(super) fn divergences(args: &DivergencesArgs) -> anyhow::Result<()> {
@@ -20,7 +20,7 @@ pub(super) fn divergences(args: &DivergencesArgs) -> anyhow::Result<()> {
         if let Reply::Divergences(divergences) = reply { Ok(divergences) } else { Err(reply) }
     });
     if let Some(path) = &args.capture {
-        let frames: Vec<Shown> = found.iter().flat_map(frames).collect();
+        let frames: Vec<CapturedFrame> = found.iter().flat_map(frames).collect();
         capture::write(path, &frames)?;
     }
     found.iter_mut().for_each(without_frames);
@@ -93,7 +93,7 @@ fn shown_bytes(side: &str, byte: Option<u8>, context: &Context, len: u64) -> Str
 }
 
 /// The frames of an instance that its answer has.
-fn frames(instance: &Divergences) -> Vec<Shown> {
+fn frames(instance: &Divergences) -> Vec<CapturedFrame> {
     let name = &instance.instance;
     let frames = instance.divergences.iter().flat_map(|listed| {
         let found = &listed.divergence;
@@ -103,7 +103,7 @@ fn frames(instance: &Divergences) -> Vec<Shown> {
             [(Side::Primary, &listed.primary_frame), (Side::Secondary, &listed.secondary_frame)];
         sides.into_iter().filter_map(move |(side, frame)| {
             let frame = frame.as_ref()?;
-            Some(Shown {
+            Some(CapturedFrame {
                 side,
                 time_ns: frame.time_ns,
                 octets: frame.bytes.clone(),

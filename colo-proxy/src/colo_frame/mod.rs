@@ -18,7 +18,7 @@ use std::pin::Pin;
 
 pub use colo_proxy_engine::pair::event::{ColoFrameCommand, ColoFrameEvent};
 
-use crate::config::{Checkpoints, ColoFrameKind, Guest, Role};
+use crate::config::{CheckpointConfig, ColoFrameKind, Guest, Role};
 use crate::endpoint::{EndpointError, Port};
 use crate::status::ColoFrameReport;
 
@@ -80,7 +80,7 @@ pub struct ColoFrameTerms {
     pub role: Role,
     /// Where the secondary's QEMU waits for the migration.
     pub migrate: Option<String>,
-    pub checkpoints: Checkpoints,
+    pub checkpoints: CheckpointConfig,
     pub quick_ack: bool,
     /// The sockets between QEMU and its filters carry virtio-net headers.
     pub vnet_hdr: bool,
@@ -89,7 +89,7 @@ pub struct ColoFrameTerms {
 impl ColoFrameTerms {
     /// For a part that has no configuration.
     pub fn of_part(instance: &str, role: Role, vnet_hdr: bool) -> Self {
-        let checkpoints = Checkpoints::default();
+        let checkpoints = CheckpointConfig::default();
         Self {
             instance: instance.into(),
             role,

@@ -87,7 +87,7 @@ async fn serve(
 ) {
     loop {
         if let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take())
-            && converse(stdin, stdout, &mut commands, &events).await == ConversationEnd::Proxy
+            && converse(stdin, stdout, &mut commands, &events).await == ScriptEnd::Proxy
         {
             return;
         }
@@ -108,7 +108,7 @@ async fn serve(
 }
 
 #[derive(PartialEq, Eq)]
-enum ConversationEnd {
+enum ScriptEnd {
     Proxy,
     Script,
 }
@@ -118,14 +118,14 @@ async fn converse(
     stdout: ChildStdout,
     commands: &mut mpsc::Receiver<String>,
     events: &mpsc::Sender<ColoFrameEvent>,
-) -> ConversationEnd {
+) -> ScriptEnd {
     let mut lines = FramedRead::new(stdout, LinesCodec::new_with_max_length(LINE_MAX));
     loop {
         tokio::select! {
             command = commands.recv() => {
-                let Some(line) = command else { return ConversationEnd::Proxy };
+                let Some(line) = command else { return ScriptEnd::Proxy };
                 if stdin.write_all(format!("{line}\n").as_bytes()).await.is_err() {
-                    return ConversationEnd::Script;
+                    return ScriptEnd::Script;
                 }
             }
             line = lines.next() => {
@@ -134,12 +134,12 @@ async fn converse(
                     // Too long, or not UTF-8: this is no script that speaks our language.
                     Some(Err(error)) => {
                         log::error!("cannot read from the COLO-frame script: {}", chain(&error));
-                        return ConversationEnd::Script;
+                        return ScriptEnd::Script;
                     }
-                    None => return ConversationEnd::Script,
+                    None => return ScriptEnd::Script,
                 };
                 match serde_json::from_str(&line) {
-                    Ok(event) => if events.send(event).await.is_err() { return ConversationEnd::Proxy },
+                    Ok(event) => if events.send(event).await.is_err() { return ScriptEnd::Proxy },
                     Err(error) => log::warn!(
                         "the COLO-frame script wrote `{line}`, which is no event: {}",
                         chain(&error)

@@ -10,7 +10,7 @@ use super::limits::Ms;
 
 /// When a COLO-frame that is driven by QMP makes checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Checkpoints {
+pub struct CheckpointConfig {
     /// A checkpoint at least this often, also if the guests never differ.
     pub interval_max: Duration,
     /// No checkpoint sooner after the last one.
@@ -23,7 +23,7 @@ pub struct Checkpoints {
     pub backoff_max: Duration,
 }
 
-impl Default for Checkpoints {
+impl Default for CheckpointConfig {
     fn default() -> Self {
         Self {
             // As QEMU's x-checkpoint-delay.
@@ -38,7 +38,7 @@ impl Default for Checkpoints {
 
 /// The commands that have to succeed before one half goes on without the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Takeover {
+pub struct TakeoverConfig {
     /// Ends the other guest, and succeeds only if that is certain.
     pub fence: Option<PathBuf>,
     /// Says whether this host may go on.
@@ -47,7 +47,7 @@ pub struct Takeover {
     pub timeout: Duration,
 }
 
-impl Takeover {
+impl TakeoverConfig {
     /// Only an operator decides.
     pub fn is_manual(&self) -> bool {
         self.fence.is_none() && self.quorum.is_none()
@@ -100,10 +100,10 @@ pub(super) struct TakeoverTable {
 }
 
 impl CheckpointsTable {
-    pub(super) fn read(self) -> Result<Checkpoints, String> {
-        let default = Checkpoints::default();
+    pub(super) fn read(self) -> Result<CheckpointConfig, String> {
+        let default = CheckpointConfig::default();
         let ms = |value: Option<Ms>, otherwise| value.map_or(otherwise, Ms::duration);
-        let read = Checkpoints {
+        let read = CheckpointConfig {
             interval_max: ms(self.interval_max_ms, default.interval_max),
             interval_min: ms(self.interval_min_ms, default.interval_min),
             adaptive: self.adaptive.unwrap_or(default.adaptive),
@@ -129,7 +129,7 @@ impl CheckpointsTable {
 }
 
 impl TakeoverTable {
-    pub(super) fn read(self) -> Result<Takeover, String> {
+    pub(super) fn read(self) -> Result<TakeoverConfig, String> {
         let commands = [("fence", &self.fence), ("quorum", &self.quorum)];
         for (name, path) in commands {
             // Neither PATH nor the daemon's working directory may decide which command runs.
@@ -141,6 +141,6 @@ impl TakeoverTable {
         if timeout.is_zero() {
             return Err("takeover: timeout_ms must be above 0, or no command can succeed".into());
         }
-        Ok(Takeover { fence: self.fence, quorum: self.quorum, timeout })
+        Ok(TakeoverConfig { fence: self.fence, quorum: self.quorum, timeout })
     }
 }

@@ -2,10 +2,10 @@
 
 use colo_proxy_engine::pair::{OnDeath, OnSecondaryLost, Role};
 
-use super::checkpoints::{Checkpoints, Takeover};
+use super::checkpoints::{CheckpointConfig, TakeoverConfig};
 use super::error::ConfigError;
 use super::kinds::{ColoFrameKind, LaneKind, ReturnKind};
-use super::limits::Limits;
+use super::limits::GuestLimits;
 use crate::datapath::capture::CaptureKind;
 use crate::endpoint::{Endpoint, EndpointAddress};
 
@@ -25,8 +25,8 @@ pub struct Guest {
     pub colo_frame: Option<ColoFrameKind>,
     /// Where the secondary's QEMU waits for the migration, as QEMU writes it.
     pub migrate: Option<String>,
-    pub checkpoints: Checkpoints,
-    pub takeover: Takeover,
+    pub checkpoints: CheckpointConfig,
+    pub takeover: TakeoverConfig,
     /// The secondary's QEMU acknowledges the migration's segments at once.
     pub quick_ack: bool,
     /// Frames on the lanes carry virtio-net headers. Without them frames are plain: split into
@@ -36,8 +36,8 @@ pub struct Guest {
     /// UDP port of the tunnel; the primary's value counts.
     pub lane_port: u16,
     pub on_death: OnDeath,
-    /// Limits of the other role have their defaults.
-    pub limits: Limits,
+    /// GuestLimits of the other role have their defaults.
+    pub limits: GuestLimits,
     pub side: SideConfig,
 }
 

@@ -15,7 +15,7 @@ use super::checkpoints::{CheckpointsTable, TakeoverTable};
 use super::error::ConfigError;
 use super::guest::{Guest, SideConfig};
 use super::kinds::{ColoFrameKind, LaneKind, ReturnKind};
-use super::limits::{Limits, LimitsTable, Ms};
+use super::limits::{GuestLimits, LimitsTable, Ms};
 use crate::datapath::capture::CaptureKind;
 use crate::endpoint::Endpoint;
 
@@ -144,7 +144,7 @@ impl GuestTable {
         keys.into_iter().find_map(|(key, is_set)| is_set.then_some((key, other)))
     }
 
-    fn limits(&self) -> Result<Limits, String> {
+    fn limits(&self) -> Result<GuestLimits, String> {
         let mut table = self.limits.clone();
         macro_rules! also {
             ($($key:ident)*) => {

@@ -21,7 +21,7 @@ use crate::lane::PeerLimits;
 
 /// The limits of one instance, of either role.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Limits {
+pub struct GuestLimits {
     pub peer: PeerLimits,
     pub compare: compare::Limits,
     pub unsorted: UnsortedLimits,

@@ -22,11 +22,11 @@ pub struct Attached {
     pub interface: String,
     /// The kernel's number of the program, as in `bpftool prog show`.
     pub program_id: u32,
-    link: Link,
+    link: ProgramLink,
 }
 
 #[derive(Debug)]
-enum Link {
+enum ProgramLink {
     Pinned(PinnedLink),
     Owned(SchedClassifierLink),
 }
@@ -43,15 +43,15 @@ impl Attached {
     /// Detaches the program at once. Its pin, if there is one, stays.
     pub(super) fn detach(self) -> Result<(), DatapathError> {
         let link = match self.link {
-            Link::Owned(link) => link,
-            Link::Pinned(pinned) => tc_link::from_pinned(pinned)?,
+            ProgramLink::Owned(link) => link,
+            ProgramLink::Pinned(pinned) => tc_link::from_pinned(pinned)?,
         };
         tc_link::detach(&link)
     }
 
     /// The link is pinned, so it outlives the daemon.
     pub fn is_pinned(&self) -> bool {
-        matches!(self.link, Link::Pinned(_))
+        matches!(self.link, ProgramLink::Pinned(_))
     }
 }
 
@@ -158,15 +158,19 @@ fn create(
 
 /// Pins the link in place of an old pin, or only removes the old pin. The new link is attached already,
 /// so there is no moment without one.
-fn keep(link: SchedClassifierLink, path: &Path, pinned: bool) -> Result<Link, DatapathError> {
+fn keep(
+    link: SchedClassifierLink,
+    path: &Path,
+    pinned: bool,
+) -> Result<ProgramLink, DatapathError> {
     pin::remove_file(path)?;
     if !pinned {
-        return Ok(Link::Owned(link));
+        return Ok(ProgramLink::Owned(link));
     }
     let as_link_error = |source: LinkError| DatapathError::Link { path: path.to_owned(), source };
     let fd_link: FdLink = link.try_into().map_err(as_link_error)?;
     fd_link
         .pin(path)
-        .map(Link::Pinned)
+        .map(ProgramLink::Pinned)
         .map_err(|source| DatapathError::Pin { path: path.to_owned(), source })
 }

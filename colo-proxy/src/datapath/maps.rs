@@ -28,9 +28,9 @@ pub(super) const NAMES: &[&str] = &[
 pub(super) struct InstanceMaps {
     settings: Array<MapData, Settings>,
     counters: PerCpuArray<MapData, ProgramCounters>,
-    flows: FlowTable,
-    unconfirmed: FlowTable,
-    half_open: FlowTable,
+    flows: FlowMap,
+    unconfirmed: FlowMap,
+    half_open: FlowMap,
     events: Option<DatapathEvents>,
     lane: PerCpuArray<MapData, LaneCounters>,
     speakers: HashMap<MapData, Speaker, u64>,
@@ -49,9 +49,9 @@ impl InstanceMaps {
         Ok(Self {
             settings: take(ebpf, "settings")?,
             counters: take(ebpf, "counters")?,
-            flows: FlowTable::take(ebpf, "flows")?,
-            unconfirmed: FlowTable::take(ebpf, "unconfirmed")?,
-            half_open: FlowTable::take(ebpf, "half_open")?,
+            flows: FlowMap::take(ebpf, "flows")?,
+            unconfirmed: FlowMap::take(ebpf, "unconfirmed")?,
+            half_open: FlowMap::take(ebpf, "half_open")?,
             events: Some(DatapathEvents::new(ring)),
             lane: take(ebpf, "lane")?,
             speakers: take(ebpf, "speakers")?,
@@ -180,13 +180,13 @@ impl InstanceMaps {
 }
 
 /// A map of connections.
-struct FlowTable {
+struct FlowMap {
     name: &'static str,
     map: HashMap<MapData, FlowKey, FlowRecord>,
     entries_max: u32,
 }
 
-impl FlowTable {
+impl FlowMap {
     fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, DatapathError> {
         use aya::maps::IterableMap as _;
 

@@ -18,7 +18,7 @@ use super::{FilterError, FilterOptions, line, system, token};
 use crate::colo_frame::{
     self, ColoFrame, ColoFrameCommand, ColoFrameEvent, ColoFrameTerms, OutputTaken,
 };
-use crate::config::{ColoFrameKind, Limits};
+use crate::config::{ColoFrameKind, GuestLimits};
 use crate::datapath::filter::FilterPath;
 use crate::datapath::{Datapath, DatapathEvent, DatapathEvents, RewriterPlan};
 use crate::deadline::sleep_until;
@@ -51,7 +51,7 @@ pub(super) async fn run(
 }
 
 /// Everything that the rewriter waits for.
-struct Inputs {
+struct RewriterInputs {
     /// Input that the kernel sent back because its offset is not known.
     held: Readable,
     offsets: Readable,
@@ -77,8 +77,8 @@ impl Rewriter {
         options: FilterOptions,
         colo_frame: Option<&ColoFrameKind>,
         dir: &Path,
-    ) -> Result<(Self, Inputs), FilterError> {
-        let limits = Limits::default();
+    ) -> Result<(Self, RewriterInputs), FilterError> {
+        let limits = GuestLimits::default();
         let queue_frames = limits.peer.guest_queue_frames;
         let (mut tap, netdev_ifindex) = GuestTap::find(&options.netdev, queue_frames).await?;
         let command = options.kind.command();
@@ -108,7 +108,7 @@ impl Rewriter {
         }
         tap.on_guarded(&claim.name).await;
         let events = datapath.take_events().ok_or(FilterError::NoEvents)?;
-        let inputs = Inputs {
+        let inputs = RewriterInputs {
             held: Readable::new(&gate).map_err(system("watch the gate"))?,
             offsets: Readable::new(&events).map_err(system("watch the events"))?,
             trace: ProgramLog::new(datapath.take_log())
@@ -144,7 +144,7 @@ impl Rewriter {
         Ok((rewriter, inputs))
     }
 
-    async fn serve(&mut self, inputs: &mut Inputs) -> Result<(), FilterError> {
+    async fn serve(&mut self, inputs: &mut RewriterInputs) -> Result<(), FilterError> {
         let mut frames = Vec::with_capacity(BATCH);
         let mut ageing = tokio::time::interval(self.translator.datapath.ageing_interval());
         ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -252,7 +252,7 @@ impl Rewriter {
             .await;
     }
 
-    async fn answer(&mut self, request: Request, inputs: &mut Inputs) -> Reply {
+    async fn answer(&mut self, request: Request, inputs: &mut RewriterInputs) -> Reply {
         let id = self.claim.name.clone();
         match request {
             Request::Status => self.report(&inputs.tap).await,
@@ -277,7 +277,7 @@ impl Rewriter {
     }
 
     /// While the guest lives and connections depend on translation, the programs stay.
-    async fn end(mut self, inputs: &Inputs) -> Result<(), FilterError> {
+    async fn end(mut self, inputs: &RewriterInputs) -> Result<(), FilterError> {
         let id = self.claim.name.clone();
         self.half.replay_all(&mut self.translator);
         let counts = self.counts(&inputs.tap).await;

@@ -41,7 +41,7 @@ pub(super) async fn run(
 }
 
 /// Everything that the filter waits for.
-struct Inputs {
+struct StreamInputs {
     indev: Option<mpsc::Receiver<LaneEvent>>,
     outdev: Option<mpsc::Receiver<LaneEvent>>,
     questions: mpsc::Receiver<Question>,
@@ -88,7 +88,7 @@ impl StreamFilter {
         indev: Option<Endpoint>,
         outdev: Option<Endpoint>,
         dir: &Path,
-    ) -> Result<(Self, Inputs), FilterError> {
+    ) -> Result<(Self, StreamInputs), FilterError> {
         // Without an indev nothing is added to what the guest gets, and its queue is not ours to change.
         let queue_frames = indev.as_ref().map_or(0, |_| options.limits.guest_queue_frames);
         let (mut tap, netdev_ifindex) = GuestTap::find(&options.netdev, queue_frames).await?;
@@ -124,11 +124,11 @@ impl StreamFilter {
             log::info!("{}: took over the programs of a dead process", claim.name);
         }
         let inputs =
-            Inputs { indev: in_events, outdev: out_events, questions, tap, _socket: socket };
+            StreamInputs { indev: in_events, outdev: out_events, questions, tap, _socket: socket };
         Ok((Self { options, claim, path, outdev, indev }, inputs))
     }
 
-    async fn serve(&mut self, inputs: &mut Inputs) -> std::convert::Infallible {
+    async fn serve(&mut self, inputs: &mut StreamInputs) -> std::convert::Infallible {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -210,7 +210,7 @@ impl StreamFilter {
 
     /// The guest's network is as if there had been no filter. Frames that were taken by then are
     /// delivered, if the peer takes them.
-    async fn end(mut self, inputs: Inputs) -> Result<(), FilterError> {
+    async fn end(mut self, inputs: StreamInputs) -> Result<(), FilterError> {
         let id = &self.claim.name;
         let detached = self.path.detach();
         if let Some(out) = &self.outdev {

@@ -14,7 +14,7 @@ use crate::datapath::Datapath;
 use crate::endpoint::{Endpoint, Port};
 use crate::guest_tap::GuestTap;
 use crate::kernel_lane::KernelLane;
-use crate::lane::control::{ControlLane, PeerEvent, Traffic};
+use crate::lane::control::{ControlLane, LaneTraffic, PeerEvent};
 use crate::name::{self, Claim};
 use crate::status::{self, Question, Reply, Request};
 
@@ -200,7 +200,7 @@ impl StartedInputs {
         self,
         dir: &Path,
         name: &str,
-        traffic: Traffic,
+        traffic: LaneTraffic,
         lanes: L,
     ) -> Result<HalfInputs<L>, InstanceError> {
         let Self { guest, tap, control, frame, lane } = self;

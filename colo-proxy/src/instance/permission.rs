@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
-use crate::config::{Guest, Role, Takeover};
+use crate::config::{Guest, Role, TakeoverConfig};
 use crate::error_chain::chain;
 
 /// Yes, or why not.
@@ -40,7 +40,7 @@ enum Stage {
 /// One question at a time.
 #[derive(Debug)]
 pub(super) struct PermissionTask {
-    takeover: Takeover,
+    takeover: TakeoverConfig,
     role: Role,
     instance: String,
     netdev: String,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use colo_proxy_common::record::FlowKey;
 
 use super::offsets;
-use crate::config::Limits;
+use crate::config::GuestLimits;
 use crate::datapath::{Datapath, FlowsByClass};
 use crate::error_chain::chain;
 use crate::gate::batch::drain_gate;
@@ -38,7 +38,12 @@ pub(crate) struct Translator {
 }
 
 impl Translator {
-    pub(crate) fn new(name: String, datapath: Datapath, gate: Arc<Gate>, limits: &Limits) -> Self {
+    pub(crate) fn new(
+        name: String,
+        datapath: Datapath,
+        gate: Arc<Gate>,
+        limits: &GuestLimits,
+    ) -> Self {
         let queue_frames = limits.peer.gate_queue_frames;
         Self {
             name,

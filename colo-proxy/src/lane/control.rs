@@ -27,12 +27,12 @@ const QUEUED_MESSAGES_MAX: usize = 64;
 
 /// The counters of the lanes that the peer gets.
 #[derive(Clone, Debug)]
-pub(crate) struct Traffic {
+pub(crate) struct LaneTraffic {
     pub(crate) sent: Arc<LaneStats>,
     pub(crate) received: Arc<LaneStats>,
 }
 
-impl Traffic {
+impl LaneTraffic {
     fn message(&self) -> ControlMessage {
         ControlMessage::Counters {
             sent: self.sent.frames.load(Relaxed),
@@ -114,7 +114,7 @@ impl ControlLane {
         port: Port,
         role: Role,
         silence_max: Duration,
-        traffic: Traffic,
+        traffic: LaneTraffic,
         offer: Option<TunnelOffer>,
     ) -> Self {
         let (messages, from_owner) = mpsc::channel(QUEUED_MESSAGES_MAX);
@@ -232,7 +232,7 @@ async fn run(
 struct ControlTerms {
     role: Role,
     silence_max: Duration,
-    traffic: Traffic,
+    traffic: LaneTraffic,
     offer: Option<TunnelOffer>,
 }
 
@@ -403,7 +403,7 @@ mod tests {
         let path = dir.path().join("control");
         let endpoint = format!("unix:{},server", path.display()).parse().expect("an endpoint");
         let port = Port::open(endpoint).await.expect("it listens");
-        let traffic = Traffic { sent: Arc::default(), received: Arc::default() };
+        let traffic = LaneTraffic { sent: Arc::default(), received: Arc::default() };
         let mut peer = ControlLane::spawn(port, Role::Primary, TIMEOUT, traffic, None);
         let mut stream = UnixStream::connect(&path).await.expect("it listens");
         let line = hello(VERSION, "secondary").line() + "\n";

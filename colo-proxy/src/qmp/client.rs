@@ -103,7 +103,7 @@ async fn keep(
         let stream = port.next().await;
         // Commands for the last connection mean nothing to this one.
         while commands.try_recv().is_ok() {}
-        let mut connection = Connection::new(stream);
+        let mut connection = QmpConnection::new(stream);
         let Some(why) = connection.serve(&mut commands, &to_owner).await else { return };
         if let Some(suppressed) = log_limit.admit(Instant::now()) {
             let passed_over = connection.passed_over;
@@ -116,7 +116,7 @@ async fn keep(
     }
 }
 
-struct Connection {
+struct QmpConnection {
     lines: Framed<Stream, LinesCodec>,
     /// The numbers of the answers that are due. QEMU answers in any order.
     asked: BTreeSet<u64>,
@@ -125,7 +125,7 @@ struct Connection {
     log_limit: LogLimit,
 }
 
-impl Connection {
+impl QmpConnection {
     fn new(stream: Stream) -> Self {
         Self {
             lines: Framed::new(stream, LinesCodec::new_with_max_length(LINE_MAX)),

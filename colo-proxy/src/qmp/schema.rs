@@ -16,7 +16,7 @@ const PARTS_MAX: usize = 20_000;
 const NAME_MAX: usize = 256;
 
 #[derive(Deserialize)]
-struct Entry<'a> {
+struct SchemaEntry<'a> {
     #[serde(borrow)]
     name: Option<Cow<'a, str>>,
     #[serde(borrow, rename = "arg-type")]
@@ -49,7 +49,7 @@ pub(super) fn prune(schema: &RawValue) -> Option<Value> {
 }
 
 fn prune_entry(entry: &RawValue, parts_left: &mut usize) -> Option<Value> {
-    let entry: Entry = serde_json::from_str(entry.get()).ok()?;
+    let entry: SchemaEntry = serde_json::from_str(entry.get()).ok()?;
     *parts_left = parts_left.checked_sub(entry.members.len() + entry.values.len())?;
     let mut pruned = Map::new();
     put(&mut pruned, "name", entry.name)?;

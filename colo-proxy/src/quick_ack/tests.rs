@@ -62,7 +62,7 @@ fn one_that_is_not_wanted_does_nothing() {
 fn one_that_is_being_made_or_is_there_is_not_made_again() {
     let mut ack = QuickAck::new(true);
     let route = Route { to: address(), table: 100 };
-    for state in [State::Pending, State::On(route)] {
+    for state in [QuickAckState::Pending, QuickAckState::On(route)] {
         ack.set(state.clone());
         ack.host = Some("other".into());
         ack.start(Some("other".into()));
@@ -70,5 +70,5 @@ fn one_that_is_being_made_or_is_there_is_not_made_again() {
     }
     let on = QuickAckReport::On { route: address(), table: Some(100) };
     assert_eq!(ack.report(), on);
-    ack.set(State::Off);
+    ack.set(QuickAckState::Off);
 }

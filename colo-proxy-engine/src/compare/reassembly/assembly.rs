@@ -27,7 +27,7 @@ pub(super) enum AddedFragment {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum AssemblyState {
     Young,
     /// Too old: its fragments are compared on their own, unless all are there after all.
     Aged,
@@ -40,7 +40,7 @@ pub(super) struct PacketAssembly {
     pub(super) since: Instant,
     /// Its memory in bytes.
     pub(super) bytes: usize,
-    state: State,
+    state: AssemblyState,
     /// By place.
     pieces: Vec<FragmentPiece>,
     repeated: Vec<FragmentPiece>,
@@ -61,7 +61,7 @@ impl PacketAssembly {
         Self {
             since: now,
             bytes: 0,
-            state: State::Young,
+            state: AssemblyState::Young,
             pieces: Vec::new(),
             repeated: Vec::new(),
             total: None,
@@ -71,11 +71,11 @@ impl PacketAssembly {
 
     /// Its fragments are compared on their own.
     pub(super) fn is_alone(&self) -> bool {
-        self.state != State::Young
+        self.state != AssemblyState::Young
     }
 
     pub(super) fn add(&mut self, piece: &FragmentPiece) -> AddedFragment {
-        if self.state == State::GivenUp {
+        if self.state == AssemblyState::GivenUp {
             return AddedFragment::TooLate;
         }
         let at = self.pieces.partition_point(|p| p.fragment.offset < piece.fragment.offset);
@@ -126,7 +126,7 @@ impl PacketAssembly {
 
     /// It took too long: its fragments in order of arrival.
     pub(super) fn leave_alone(&mut self, now: Instant) -> Vec<FragmentPiece> {
-        self.state = State::Aged;
+        self.state = AssemblyState::Aged;
         self.since = now;
         let (pieces, repeated) = (self.pieces.clone(), self.repeated.clone());
         WholeFragments { pieces, repeated, were_alone: false }.into_arrivals()
@@ -135,7 +135,7 @@ impl PacketAssembly {
     /// Likewise returns the fragments that were not on their own before. Takes no more.
     pub(super) fn give_up(&mut self, now: Instant) -> Vec<FragmentPiece> {
         let was_alone = self.is_alone();
-        self.state = State::GivenUp;
+        self.state = AssemblyState::GivenUp;
         self.since = now;
         self.bytes = 0;
         let whole = WholeFragments {

@@ -33,7 +33,7 @@ pub(super) struct FragmentUsage {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct PacketEntry {
     key: PacketKey,
     assembly: PacketAssembly,
 }
@@ -42,7 +42,7 @@ struct Entry {
 #[derive(Debug)]
 pub(super) struct IncompletePackets {
     index: HashMap<PacketKey, ChainKey, HashState>,
-    entries: Chain<Entry>,
+    entries: Chain<PacketEntry>,
     /// In order of their first fragment.
     young: ChainEnds,
     /// Those whose fragments are compared on their own, in order of when that began.
@@ -217,7 +217,7 @@ impl IncompletePackets {
     }
 
     fn open(&mut self, name: PacketKey, now: Instant) -> ChainKey {
-        let entry = Entry { key: name, assembly: PacketAssembly::new(now) };
+        let entry = PacketEntry { key: name, assembly: PacketAssembly::new(now) };
         let key = self.entries.push_back(&mut self.young, entry);
         self.index.insert(name, key);
         self.usage.packets += 1;
@@ -225,7 +225,7 @@ impl IncompletePackets {
         key
     }
 
-    fn remove(&mut self, key: ChainKey) -> Option<Entry> {
+    fn remove(&mut self, key: ChainKey) -> Option<PacketEntry> {
         let is_alone = self.entries.get(key)?.assembly.is_alone();
         let ends = if is_alone { &mut self.alone } else { &mut self.young };
         let entry = self.entries.remove(ends, key)?;

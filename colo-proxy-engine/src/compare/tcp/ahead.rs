@@ -17,7 +17,7 @@ use crate::frame::Frame;
 const OPENINGS_MAX: usize = 64;
 
 #[derive(Debug)]
-enum Entry {
+enum AheadEntry {
     /// A connection begins.
     Opening(Openings),
     /// The ledger keeps the frame.
@@ -28,7 +28,7 @@ enum Entry {
 /// opening belong to the connection whose opening the flow itself has.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionsAhead {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<AheadEntry>,
     openings: usize,
     account: FlowAccount,
     /// A connection was one too many: what follows is of that or of a later one, and is dropped until
@@ -58,16 +58,16 @@ impl ConnectionsAhead {
     /// The opening of the connection that the secondary is in.
     pub(super) fn newest(&self) -> Option<&Openings> {
         self.entries.iter().rev().find_map(|entry| match entry {
-            Entry::Opening(openings) => Some(openings),
-            Entry::Frame(_) => None,
+            AheadEntry::Opening(openings) => Some(openings),
+            AheadEntry::Frame(_) => None,
         })
     }
 
     /// The opening of the next connection, if no frame waits before it.
     pub(super) fn next(&self) -> Option<&Openings> {
         match self.entries.front()? {
-            Entry::Opening(openings) => Some(openings),
-            Entry::Frame(_) => None,
+            AheadEntry::Opening(openings) => Some(openings),
+            AheadEntry::Frame(_) => None,
         }
     }
 
@@ -80,14 +80,14 @@ impl ConnectionsAhead {
         self.openings += 1;
         let mut openings = Openings::default();
         openings.set(opening);
-        self.entries.push_back(Entry::Opening(openings));
+        self.entries.push_back(AheadEntry::Opening(openings));
         Ok(())
     }
 
     /// The frames in front are of a connection of their own, with these `openings`.
     pub(super) fn begin_with(&mut self, openings: Openings) {
         self.openings += 1;
-        self.entries.push_front(Entry::Opening(openings));
+        self.entries.push_front(AheadEntry::Opening(openings));
     }
 
     /// Lets `frame` wait for the connection that was opened last, if the limits allow. Its data is
@@ -100,7 +100,7 @@ impl ConnectionsAhead {
         payload: std::ops::Range<usize>,
     ) {
         if let Some(key) = ledger.wait(flow, &mut self.account, frame, payload) {
-            self.entries.push_back(Entry::Frame(key));
+            self.entries.push_back(AheadEntry::Frame(key));
         }
     }
 
@@ -109,13 +109,13 @@ impl ConnectionsAhead {
     pub(super) fn take_opening(&mut self, ledger: &mut Ledger, opening: &Opening) -> Openings {
         while let Some(entry) = self.entries.pop_front() {
             match entry {
-                Entry::Opening(openings) => {
+                AheadEntry::Opening(openings) => {
                     self.openings -= 1;
                     if openings.may_answer(opening) {
                         return openings;
                     }
                 }
-                Entry::Frame(key) => ledger.forget(&mut self.account, key),
+                AheadEntry::Frame(key) => ledger.forget(&mut self.account, key),
             }
             ledger.stats.secondary_dropped.old_connection += 1;
         }
@@ -132,7 +132,7 @@ impl ConnectionsAhead {
 
     /// Takes the frame in front, if it is not of the next connection.
     pub(super) fn take_frame(&mut self, ledger: &mut Ledger) -> Option<Frame> {
-        let Some(Entry::Frame(key)) = self.entries.front() else { return None };
+        let Some(AheadEntry::Frame(key)) = self.entries.front() else { return None };
         let key = *key;
         self.entries.pop_front();
         shrink(&mut self.entries);
@@ -143,7 +143,7 @@ impl ConnectionsAhead {
     pub(super) fn drop_all(&mut self, ledger: &mut Ledger) -> u64 {
         let mut dropped = 0;
         for entry in self.entries.drain(..) {
-            if let Entry::Frame(key) = entry {
+            if let AheadEntry::Frame(key) = entry {
                 ledger.forget(&mut self.account, key);
                 dropped += 1;
             }

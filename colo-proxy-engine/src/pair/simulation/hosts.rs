@@ -38,7 +38,7 @@ impl Guest {
 #[derive(Debug)]
 pub(super) struct PrimaryHost {
     pub(super) guest: Guest,
-    pub(super) kernel: PrimaryKernel,
+    pub(super) kernel: VirtualPrimaryKernel,
     /// `None` while the daemon is dead.
     pub(super) daemon: Option<crate::pair::Primary>,
     pub(super) is_alive: bool,
@@ -47,7 +47,7 @@ pub(super) struct PrimaryHost {
 
 /// The primary's kernel, as far as the daemon sees it.
 #[derive(Debug)]
-pub(super) struct PrimaryKernel {
+pub(super) struct VirtualPrimaryKernel {
     pub(super) mode: ProgramMode,
     /// Captured output that is not read yet.
     pub(super) gate: VecDeque<Frame>,
@@ -62,7 +62,7 @@ pub(super) struct PrimaryKernel {
     has_control: bool,
 }
 
-impl PrimaryKernel {
+impl VirtualPrimaryKernel {
     pub(super) fn new(plan: &Plan) -> Self {
         Self {
             mode: ProgramMode::Protected,
@@ -77,7 +77,7 @@ impl PrimaryKernel {
     }
 }
 
-impl OutputPath for PrimaryKernel {
+impl OutputPath for VirtualPrimaryKernel {
     /// QEMU's filters redirect in any mode.
     fn set_mode(&mut self, mode: ProgramMode) {
         if self.has_control {

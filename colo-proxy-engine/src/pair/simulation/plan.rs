@@ -22,7 +22,7 @@ const REPORTS: u16 = 514;
 
 /// A link that is not reliable, in permille and microseconds.
 #[derive(Clone, Debug)]
-pub(super) struct Link {
+pub(super) struct LossyLink {
     pub(super) loss: u64,
     pub(super) duplicates: u64,
     pub(super) delay_us: Range<u64>,
@@ -128,7 +128,7 @@ pub(super) enum SecondaryNews {
 pub(super) struct Plan {
     pub(super) seed: u64,
     pub(super) net: Net,
-    pub(super) lan: Link,
+    pub(super) lan: LossyLink,
     /// Input that a guest's own queue loses, in permille: the primary's, the secondary's.
     pub(super) input_loss: [u64; 2],
     /// Time that a guest needs for a frame.
@@ -172,7 +172,7 @@ impl Plan {
         let plan = Self {
             seed,
             net,
-            lan: Link { loss: 0, duplicates: 0, delay_us: 100..2_000 },
+            lan: LossyLink { loss: 0, duplicates: 0, delay_us: 100..2_000 },
             input_loss: [0; 2],
             guest_us: [10..400, 10..1 + [500, 5_000, 20_000][random.below(3)]],
             wire_us: 50..51 + [300, 3_000][random.below(2)],

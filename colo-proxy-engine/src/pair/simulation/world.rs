@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::colo::{CheckpointProgress, Checkpoints};
 use super::digests::DigestWire;
 use super::endpoint::Nature;
-use super::hosts::{Guest, PrimaryHost, PrimaryKernel, SecondaryHost};
+use super::hosts::{Guest, PrimaryHost, SecondaryHost, VirtualPrimaryKernel};
 use super::machine::Machine;
 use super::oracle::Oracle;
 use super::plan::{Plan, Sabotage, Site, Wire};
@@ -116,7 +116,7 @@ impl World {
         let [first, second] = plan.natures.clone();
         let primary = PrimaryHost {
             guest: Guest::new(plan.guest.clone(), first),
-            kernel: PrimaryKernel::new(&plan),
+            kernel: VirtualPrimaryKernel::new(&plan),
             daemon: None,
             is_alive: true,
             reads_at: None,

@@ -32,7 +32,7 @@ use self::pauses::CheckpointPauses;
 use super::pace::CheckpointPace;
 use super::support;
 use crate::colo_frame::ColoFrameEvent;
-use crate::config::{Checkpoints, Role};
+use crate::config::{CheckpointConfig, Role};
 use crate::qmp::{QemuVersion, QmpRefusal};
 use crate::status::{QemuCheckpoints, QemuReport, QemuState};
 
@@ -111,14 +111,14 @@ impl QemuPhase {
 #[derive(Debug)]
 pub(super) struct QmpMachine {
     role: Role,
-    settings: Checkpoints,
+    settings: CheckpointConfig,
     phase: QemuPhase,
     version: Option<QemuVersion>,
     found: FoundQemu,
     checkpoint: Option<SeenCheckpoint>,
     /// When the checkpoint began.
     stopped: Option<Instant>,
-    /// Checkpoints that began.
+    /// CheckpointConfig that began.
     number: u64,
     pace: CheckpointPace,
     /// The pair is to be made with the secondary that waits there, as soon as QEMU can be told.
@@ -156,7 +156,7 @@ fn no_connection(role: Role, reason: String) -> ColoFrameEvent {
 }
 
 impl QmpMachine {
-    pub(super) fn new(role: Role, settings: Checkpoints) -> Self {
+    pub(super) fn new(role: Role, settings: CheckpointConfig) -> Self {
         Self {
             role,
             settings,

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::Checkpoints;
+use crate::config::CheckpointConfig;
 
 /// Pause after the first failure; it doubles with every further one.
 const BACKOFF: Duration = Duration::from_millis(100);
@@ -14,7 +14,7 @@ const SELDOM: u32 = 8;
 
 #[derive(Debug)]
 pub(super) struct CheckpointPace {
-    settings: Checkpoints,
+    settings: CheckpointConfig,
     spacing: Duration,
     last: Option<Instant>,
     failures: u32,
@@ -22,7 +22,7 @@ pub(super) struct CheckpointPace {
 }
 
 impl CheckpointPace {
-    pub(super) fn new(settings: Checkpoints) -> Self {
+    pub(super) fn new(settings: CheckpointConfig) -> Self {
         let spacing = settings.interval_min;
         Self { settings, spacing, last: None, failures: 0, not_before: None }
     }
@@ -71,12 +71,12 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn pace(adaptive: bool) -> (Instant, CheckpointPace) {
-        let settings = Checkpoints {
+        let settings = CheckpointConfig {
             interval_min: MS * 10,
             adaptive,
             spacing_max: MS * 100,
             backoff_max: MS * 500,
-            ..Checkpoints::default()
+            ..CheckpointConfig::default()
         };
         (Instant::now(), CheckpointPace::new(settings))
     }

@@ -7,7 +7,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Limits;
+use super::GuestLimits;
 use super::setting::{LimitSetting, Ms, Seconds, Us};
 use colo_proxy_engine::compare::Policy;
 use colo_proxy_engine::pair::Role;
@@ -36,7 +36,7 @@ const BUSY_POLL_US_MAX: u64 = 1000;
 /// Two of the longest frames: one that is being written, and one behind it.
 const TWO_FRAMES: u64 = 2 * colo_proxy_engine::frame::FRAME_MAX as u64;
 
-/// `key: type, role, smallest, largest => place in [`Limits`]`, below its description. A policy has
+/// `key: type, role, smallest, largest => place in [`GuestLimits`]`, below its description. A policy has
 /// no bounds.
 macro_rules! limits {
     ($(
@@ -55,13 +55,13 @@ macro_rules! limits {
             name: stringify!($key),
             role: role::$role,
             bounds: limits!(@bounds $($min, $max)?),
-            default: || <$kind as LimitSetting>::written(&Limits::default().$($place).+),
+            default: || <$kind as LimitSetting>::written(&GuestLimits::default().$($place).+),
         },)*];
 
         impl LimitsTable {
             /// The limits that are written, and the defaults of the others; or why not.
-            pub(in crate::config) fn read(&self, of: Role) -> Result<Limits, String> {
-                let mut limits = Limits::default();
+            pub(in crate::config) fn read(&self, of: Role) -> Result<GuestLimits, String> {
+                let mut limits = GuestLimits::default();
                 $(if let Some(value) = self.$key {
                     let key = stringify!($key);
                     is_for(key, role::$role, of)?;
@@ -234,7 +234,7 @@ impl LimitsTable {
     }
 
     /// Checks limits that bound each other. A default adapts to the other value.
-    fn relate(&self, limits: &mut Limits) -> Result<(), String> {
+    fn relate(&self, limits: &mut GuestLimits) -> Result<(), String> {
         let compare = &mut limits.compare;
         if self.fragment_timeout_ms.is_none() {
             compare.fragment_timeout = compare.fragment_timeout.min(compare.compare_timeout / 2);

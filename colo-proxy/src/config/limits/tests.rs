@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::config::{Guest, KEYS, LimitKey, Limits, Role, parse};
+use crate::config::{Guest, GuestLimits, KEYS, LimitKey, Role, parse};
 use colo_proxy_engine::compare::Reason;
 
 const DOCUMENT: &str = include_str!("../../../../docs/reference/limits.md");
@@ -80,7 +80,7 @@ fn the_default_of_every_key_can_be_written() {
         for role in roles(key) {
             let written = format!("{} = {}", key.name, (key.default)());
             let guest = guest(role, &written).unwrap_or_else(|error| panic!("{written}: {error}"));
-            assert_eq!(guest.limits, Limits::default(), "{written}");
+            assert_eq!(guest.limits, GuestLimits::default(), "{written}");
         }
     }
 }
@@ -96,7 +96,7 @@ fn every_key_changes_something() {
         for role in roles(key) {
             let written = format!("{} = {other}", key.name);
             let guest = guest(role, &written).unwrap_or_else(|error| panic!("{written}: {error}"));
-            assert_ne!(guest.limits, Limits::default(), "{written}");
+            assert_ne!(guest.limits, GuestLimits::default(), "{written}");
         }
     }
 }

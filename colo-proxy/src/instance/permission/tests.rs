@@ -11,7 +11,7 @@ fn script(dir: &tempfile::TempDir, name: &str, body: &str) -> PathBuf {
 
 fn permission(quorum: Option<PathBuf>, fence: Option<PathBuf>) -> PermissionTask {
     PermissionTask {
-        takeover: Takeover { fence, quorum, timeout: Duration::from_secs(5) },
+        takeover: TakeoverConfig { fence, quorum, timeout: Duration::from_secs(5) },
         role: Role::Secondary,
         instance: "web".into(),
         netdev: "tap0".into(),

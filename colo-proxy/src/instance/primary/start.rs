@@ -18,7 +18,7 @@ use crate::gate::Gate;
 use crate::gate::readable::Readable;
 use crate::instance::half::StartedHalf;
 use crate::instance::{InstanceError, system};
-use crate::lane::control::Traffic;
+use crate::lane::control::LaneTraffic;
 use crate::lane::{self, LaneEvent, Outgoing, OutgoingRequest};
 use crate::random::random_u64;
 
@@ -42,7 +42,7 @@ impl PrimaryTask {
             secondary: lane::spawn_incoming::<ReturnedRecords>(output, vnet_hdr, returned),
             _mirror_requests: mirror_requests,
         };
-        let traffic = Traffic { sent: stats.mirror.clone(), received: stats.secondary.clone() };
+        let traffic = LaneTraffic { sent: stats.mirror.clone(), received: stats.secondary.clone() };
         let inputs = rest.serve(dir, &claim.name, traffic, lanes)?;
         let policy = LossPolicy {
             timeout: guest.limits.peer.timeout,

@@ -18,7 +18,7 @@ use crate::instance::trace::ProgramLog;
 use crate::instance::translator::Translator;
 use crate::instance::{InstanceError, system};
 use crate::lane;
-use crate::lane::control::Traffic;
+use crate::lane::control::LaneTraffic;
 
 impl SecondaryTask {
     pub(super) async fn attach(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
@@ -51,7 +51,7 @@ impl SecondaryTask {
             output,
             output_requests,
         };
-        let traffic = Traffic { sent: stats.output.clone(), received: stats.mirror.clone() };
+        let traffic = LaneTraffic { sent: stats.output.clone(), received: stats.mirror.clone() };
         let inputs = rest.serve(dir, &claim.name, traffic, lanes)?;
         let name = claim.name.clone();
         let secondary = Self {

@@ -14,7 +14,7 @@ struct Stand {
 
 impl Stand {
     fn new(role: Role) -> Self {
-        let machine = QmpMachine::new(role, Checkpoints::default());
+        let machine = QmpMachine::new(role, CheckpointConfig::default());
         let mut stand = Self { machine, now: Instant::now(), clock: MS * 1000 };
         let reason = "not connected to QEMU yet".into();
         assert_eq!(stand.machine.next_event(), Some(no_connection(role, reason)));
