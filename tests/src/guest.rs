@@ -12,9 +12,11 @@ use std::process::ChildStdin;
 use crate::counters::{self, Counters};
 use crate::link;
 use crate::namespace::Namespace;
-use crate::network::{CLIENT_MAC, CLIENT_V4, CLIENT_V6, Family, Host, Lab, Side, Slot, quiet_ipv6};
+use crate::network::{
+    CLIENT_MAC, CLIENT_V4, CLIENT_V6, Family, Lab, LabHost, Side, Slot, quiet_ipv6,
+};
 use crate::process::{Process, program};
-use crate::stand_in::command::{Command, Counts, Flipped, Report};
+use crate::stand_in::command::{Command, Flipped, StandInCounts, StandInReport};
 use crate::stand_in::shift::Shift;
 use crate::stand_in::tap::Offloads;
 
@@ -43,7 +45,7 @@ impl GuestOptions {
 
 /// A running guest.
 #[derive(Debug)]
-pub struct Guest {
+pub struct StandInGuest {
     pub side: Side,
     pub stand_in: StandIn,
     pub service: Process,
@@ -53,7 +55,7 @@ pub struct Guest {
     pub namespace: Namespace,
 }
 
-impl Guest {
+impl StandInGuest {
     /// Starts the virtual machine and the service, and waits until the service listens.
     pub fn start(lab: &Lab, side: Side, options: GuestOptions) -> Result<Self> {
         let namespace = lab.guest_namespace(side)?;
@@ -127,13 +129,13 @@ pub(crate) fn configure(namespace: &Namespace, options: GuestOptions) -> Result<
 pub struct StandIn {
     pub process: Process,
     commands: ChildStdin,
-    reports: Receiver<Report>,
+    reports: Receiver<StandInReport>,
     flipped: Vec<Flipped>,
 }
 
 impl StandIn {
     pub(crate) fn start(
-        host: &Host,
+        host: &LabHost,
         guest: &Namespace,
         vnet_hdr: bool,
         options: GuestOptions,
@@ -163,7 +165,7 @@ impl StandIn {
         let reports = process.reports()?;
         let mut stand_in = Self { process, commands, reports, flipped: Vec::new() };
         match stand_in.answer()? {
-            Report::Ready => Ok(stand_in),
+            StandInReport::Ready => Ok(stand_in),
             other => bail!("a stand-in began with {other:?}"),
         }
     }
@@ -184,7 +186,7 @@ impl StandIn {
             return Ok(flipped);
         }
         match self.reports.recv_timeout(timeout) {
-            Ok(Report::Flipped(flipped)) => Ok(flipped),
+            Ok(StandInReport::Flipped(flipped)) => Ok(flipped),
             Ok(other) => bail!("a stand-in reports {other:?} without a request"),
             Err(_) => bail!("the guest sent nothing to change in {timeout:?}"),
         }
@@ -198,14 +200,14 @@ impl StandIn {
         self.command(&Command::Resume).map(drop)
     }
 
-    pub fn counts(&mut self) -> Result<Counts> {
+    pub fn counts(&mut self) -> Result<StandInCounts> {
         match self.command(&Command::Counts)? {
-            Report::Counts(counts) => Ok(counts),
+            StandInReport::Counts(counts) => Ok(counts),
             other => bail!("a stand-in answered {other:?} to a request for counts"),
         }
     }
 
-    fn command(&mut self, command: &Command) -> Result<Report> {
+    fn command(&mut self, command: &Command) -> Result<StandInReport> {
         let mut line = serde_json::to_vec(command).context("encoding a command")?;
         line.push(b'\n');
         self.commands.write_all(&line).with_context(|| {
@@ -218,10 +220,10 @@ impl StandIn {
         self.answer()
     }
 
-    fn answer(&mut self) -> Result<Report> {
+    fn answer(&mut self) -> Result<StandInReport> {
         loop {
             match self.reports.recv_timeout(ANSWER_TIMEOUT) {
-                Ok(Report::Flipped(flipped)) => self.flipped.push(flipped),
+                Ok(StandInReport::Flipped(flipped)) => self.flipped.push(flipped),
                 Ok(report) => return Ok(report),
                 Err(RecvTimeoutError::Timeout) => bail!("a stand-in does not answer"),
                 Err(RecvTimeoutError::Disconnected) => {

@@ -129,7 +129,7 @@ impl Default for LabOptions {
 
 /// A host: a bridge with an uplink to the switch and the guest's TAP, and a link to the other host.
 #[derive(Debug)]
-pub struct Host {
+pub struct LabHost {
     pub side: Side,
     pub namespace: Namespace,
     /// The mount namespace with a bpffs and a `/run` of its own, if the host has one.
@@ -138,7 +138,7 @@ pub struct Host {
     pub tap: String,
 }
 
-impl Host {
+impl LabHost {
     /// Adds a guest's TAP to the bridge and sets it up, as QEMU's `script=` does.
     pub fn plug_tap(&self, slot: Slot) -> Result<()> {
         let tap = slot.tap();
@@ -199,7 +199,7 @@ pub struct Lab {
     pub options: LabOptions,
     pub client: Namespace,
     pub lan: Namespace,
-    hosts: [Host; 2],
+    hosts: [LabHost; 2],
     prefix: String,
 }
 
@@ -218,7 +218,7 @@ impl Lab {
         let host = |side: Side| {
             let namespace = named(&format!("host{}", side.letter()))?;
             let mounts = mounts::make(options.mounts)?;
-            anyhow::Ok(Host { side, namespace, mounts, tap: Slot(0).tap() })
+            anyhow::Ok(LabHost { side, namespace, mounts, tap: Slot(0).tap() })
         };
         let hosts = [host(Side::Primary)?, host(Side::Secondary)?];
         let lab = Self { options, client, lan, hosts, prefix };
@@ -226,7 +226,7 @@ impl Lab {
         Ok(lab)
     }
 
-    pub fn host(&self, side: Side) -> &Host {
+    pub fn host(&self, side: Side) -> &LabHost {
         match (side, &self.hosts) {
             (Side::Primary, [host, _]) | (Side::Secondary, [_, host]) => host,
         }
@@ -298,7 +298,7 @@ impl Lab {
         Ok(())
     }
 
-    fn plug_host(&self, host: &Host) -> Result<()> {
+    fn plug_host(&self, host: &LabHost) -> Result<()> {
         let port = format!("host{}", host.side.letter());
         let namespace = &host.namespace;
         self.lan.ip(&format!(

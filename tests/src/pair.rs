@@ -10,8 +10,8 @@ use nix::sys::signal::Signal;
 
 use crate::counters::{self, checksum_errors};
 use crate::daemon::{Daemon, PairOptions, output};
-use crate::guest::{Guest, GuestOptions};
-use crate::network::{Host, Lab, LabOptions, Side};
+use crate::guest::{GuestOptions, StandInGuest};
+use crate::network::{Lab, LabHost, LabOptions, Side};
 use crate::phrases;
 use crate::stand_in::tap::Offloads;
 
@@ -46,23 +46,23 @@ impl Default for PairSetup {
 
 /// A running pair. Fields are dropped in this order.
 #[derive(Debug)]
-pub struct Pair {
+pub struct LabPair {
     pub primary: Daemon,
     pub secondary: Daemon,
-    pub primary_guest: Guest,
-    pub secondary_guest: Guest,
+    pub primary_guest: StandInGuest,
+    pub secondary_guest: StandInGuest,
     pub lab: Arc<Lab>,
     setup: PairSetup,
 }
 
-impl Pair {
+impl LabPair {
     /// Starts everything and waits until the pair is protected.
     ///
     /// The secondary's daemon starts before its guest, whose first frame must not reach the LAN.
     /// The primary's daemon starts last, because a late secondary costs a checkpoint.
     pub fn start(setup: PairSetup) -> Result<Self> {
         let lab = Arc::new(Lab::new(setup.lab.clone())?);
-        let guest = |side| Guest::start(&lab, side, GuestOptions::of(side, setup.offloads));
+        let guest = |side| StandInGuest::start(&lab, side, GuestOptions::of(side, setup.offloads));
         let mut primary = None;
         if setup.secondary_late {
             let early = setup.daemon(&lab, Side::Primary)?;
@@ -177,7 +177,7 @@ impl PairSetup {
 }
 
 /// Links, pins and sockets on a host that do not belong to the lab.
-pub fn left_on(host: &Host) -> Result<Vec<String>> {
+pub fn left_on(host: &LabHost) -> Result<Vec<String>> {
     let mut left: Vec<String> = links(host)?
         .into_iter()
         .filter(|name| !matches!(name.as_str(), "lo" | "br0" | "up0" | "repl0"))
@@ -191,7 +191,7 @@ pub fn left_on(host: &Host) -> Result<Vec<String>> {
 }
 
 /// The names of a host's links.
-pub fn links(host: &Host) -> Result<Vec<String>> {
+pub fn links(host: &LabHost) -> Result<Vec<String>> {
     let text = host.namespace.output("ip", &["-json", "link"])?;
     let links: Vec<serde_json::Value> =
         serde_json::from_str(&text).with_context(|| format!("reading `{text}`"))?;

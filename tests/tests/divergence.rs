@@ -10,7 +10,7 @@ use colo_lab::client::{Conversation, echo};
 use colo_lab::daemon::{NamedDivergence, output_of};
 use colo_lab::lab_test;
 use colo_lab::network::{Family, Side};
-use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::phrases;
 use colo_lab::protocol::{ECHO_PORT, SERVICE_PORT};
 use colo_lab::stand_in::packet::{TCP, UDP};
@@ -20,7 +20,7 @@ use serde_json::Value;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-fn found(pair: &Pair, peer_port: u16) -> Result<NamedDivergence> {
+fn found(pair: &LabPair, peer_port: u16) -> Result<NamedDivergence> {
     let status = pair.primary.wait_status("a divergence", TIMEOUT, |status| {
         status.divergences().iter().any(|found| found.peer_port == peer_port)
     })?;
@@ -29,7 +29,7 @@ fn found(pair: &Pair, peer_port: u16) -> Result<NamedDivergence> {
 }
 
 fn in_tcp(offloads: Offloads, family: Family) -> Result<()> {
-    let mut pair = Pair::start(PairSetup { offloads, ..PairSetup::default() })?;
+    let mut pair = LabPair::start(PairSetup { offloads, ..PairSetup::default() })?;
     let mut conversation = Conversation::open(&pair.lab.client, family)?;
     conversation.ask(1000)?;
     pair.expect_no_checkpoints()?;
@@ -56,7 +56,7 @@ fn in_tcp(offloads: Offloads, family: Family) -> Result<()> {
 }
 
 /// The output of `colo-proxy divergences` on the primary's host.
-fn listed(pair: &Pair, more: &[&str]) -> Result<String> {
+fn listed(pair: &LabPair, more: &[&str]) -> Result<String> {
     let arguments = [&["divergences", "tap0"], more].concat();
     let said = output_of(pair.lab.host(Side::Primary), &arguments)?;
     ensure!(said.success, "{said:?}");
@@ -65,7 +65,7 @@ fn listed(pair: &Pair, more: &[&str]) -> Result<String> {
 
 #[lab_test(root)]
 fn is_listed_and_its_frames_are_written() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
+    let mut pair = LabPair::start(PairSetup::default())?;
     let none: Value = serde_json::from_str(&listed(&pair, &["--json"])?)?;
     assert_eq!(none["instances"][0]["divergences"], serde_json::json!([]), "{none:#}");
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
@@ -128,7 +128,7 @@ fn in_tcp_over_ipv6_without_offloads() -> Result<()> {
 
 #[lab_test(root)]
 fn in_a_datagram() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
+    let mut pair = LabPair::start(PairSetup::default())?;
     pair.secondary_guest.stand_in.flip(UDP, ECHO_PORT, 10)?;
     echo(&pair.lab.client, Family::V4, 20, 200)?;
     pair.secondary_guest.stand_in.flipped(TIMEOUT)?;
@@ -143,7 +143,7 @@ fn in_a_datagram() -> Result<()> {
 /// right.
 #[lab_test(root)]
 fn of_the_primary_itself_reaches_the_client() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
+    let mut pair = LabPair::start(PairSetup::default())?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
     pair.primary_guest.stand_in.flip(TCP, SERVICE_PORT, 40)?;

@@ -8,13 +8,13 @@ use colo_lab::client::Conversation;
 use colo_lab::daemon::output;
 use colo_lab::lab_test;
 use colo_lab::network::{Family, Side};
-use colo_lab::pair::{Pair, PairSetup, left_on};
+use colo_lab::pair::{LabPair, PairSetup, left_on};
 use serde_json::Value;
 
 const PINS: &str = "/sys/fs/bpf/colo-proxy/tap0";
 
 /// The output of `bpftool -j ARGUMENTS` on the host of `side`.
-fn bpftool(pair: &Pair, side: Side, arguments: &[&str]) -> Result<Value> {
+fn bpftool(pair: &LabPair, side: Side, arguments: &[&str]) -> Result<Value> {
     let mut command = Command::new("bpftool");
     command.arg("-j").args(arguments);
     let output = output(pair.lab.host(side), command)?;
@@ -22,7 +22,7 @@ fn bpftool(pair: &Pair, side: Side, arguments: &[&str]) -> Result<Value> {
     serde_json::from_str(&output.stdout).with_context(|| format!("reading {}", output.stdout))
 }
 
-fn dump(pair: &Pair, side: Side, map: &str) -> Result<Value> {
+fn dump(pair: &LabPair, side: Side, map: &str) -> Result<Value> {
     let path = format!("{PINS}/{map}");
     let dump = bpftool(pair, side, &["map", "dump", "pinned", &path])?;
     // The first entry. With BTF, its fields have names.
@@ -31,7 +31,7 @@ fn dump(pair: &Pair, side: Side, map: &str) -> Result<Value> {
 
 #[lab_test(root)]
 fn maps_have_named_fields_and_programs_count_their_runs() -> Result<()> {
-    let pair = Pair::start(PairSetup::default())?;
+    let pair = LabPair::start(PairSetup::default())?;
     let _counting = Counting::start()?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
@@ -67,7 +67,7 @@ fn maps_have_named_fields_and_programs_count_their_runs() -> Result<()> {
 }
 
 /// The links to `program` that this host's pins hold.
-fn links_of(pair: &Pair, side: Side, program: u64) -> Result<usize> {
+fn links_of(pair: &LabPair, side: Side, program: u64) -> Result<usize> {
     let mut count = 0;
     for path in left_on(pair.lab.host(side))?.iter().filter(|path| path.contains("/link_")) {
         let link = bpftool(pair, side, &["link", "show", "pinned", path])?;

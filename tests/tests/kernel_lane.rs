@@ -10,10 +10,10 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
 use colo_lab::client::{Calls, Conversation, Keeper, everything, mixed, wait_for_all};
 use colo_lab::colo_frame::{BEGAN, DONE, FAILED, ScriptFrame};
-use colo_lab::daemon::{Daemon, PairOptions, Status};
+use colo_lab::daemon::{Daemon, DaemonStatus, PairOptions};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Host, LabOptions, Side};
-use colo_lab::pair::{Pair, PairSetup, links};
+use colo_lab::network::{Family, LabHost, LabOptions, Side};
+use colo_lab::pair::{LabPair, PairSetup, links};
 use colo_lab::phrases;
 use colo_lab::process::eventually;
 use colo_lab::protocol::SERVICE_PORT;
@@ -46,31 +46,31 @@ fn by(lane: &'static str) -> PairSetup {
 }
 
 /// A pair whose frames go through the tunnel, in both directions.
-fn start(setup: PairSetup) -> Result<Pair> {
-    let pair = Pair::start(setup)?;
+fn start(setup: PairSetup) -> Result<LabPair> {
+    let pair = LabPair::start(setup)?;
     wait_used(&pair)?;
     Ok(pair)
 }
 
 /// The same, with checkpoints that the test makes.
-fn driven_by(frame: &ScriptFrame) -> Result<Pair> {
+fn driven_by(frame: &ScriptFrame) -> Result<LabPair> {
     let mut setup = by("kernel");
     setup.daemons.colo_frame = frame.kind();
     start(setup)
 }
 
-fn wait_used(pair: &Pair) -> Result<()> {
+fn wait_used(pair: &LabPair) -> Result<()> {
     for daemon in [&pair.primary, &pair.secondary] {
         daemon.wait_status("the tunnel in use", TIMEOUT, is_used)?;
     }
     Ok(())
 }
 
-fn is_used(status: &Status) -> bool {
+fn is_used(status: &DaemonStatus) -> bool {
     status.0.pointer("/detail/lanes/kernel/used") == Some(&true.into())
 }
 
-fn is_closed(status: &Status) -> bool {
+fn is_closed(status: &DaemonStatus) -> bool {
     status.0.pointer("/detail/lanes/kernel/open") == Some(&false.into())
 }
 
@@ -335,7 +335,7 @@ fn a_tunnel_that_is_taken_away_is_missed() -> Result<()> {
     Ok(())
 }
 
-fn tunnel_of(host: &Host) -> Result<String> {
+fn tunnel_of(host: &LabHost) -> Result<String> {
     let links = links(host)?;
     links.into_iter().find(|name| name.starts_with("colo-tun")).context("there is no tunnel")
 }
@@ -368,7 +368,7 @@ fn what_is_dropped_behind_the_tunnel_costs_a_checkpoint() -> Result<()> {
 
 /// Waits until neither end has a tunnel. The reason at one end begins with the fact. The reason at
 /// the other end refers to the peer.
-fn wait_closed(pair: &Pair, why: &str) -> Result<()> {
+fn wait_closed(pair: &LabPair, why: &str) -> Result<()> {
     let mut reasons = Vec::new();
     for daemon in [&pair.primary, &pair.secondary] {
         let status = daemon.wait_status("the tunnel closed", TIMEOUT, is_closed)?;
@@ -385,7 +385,7 @@ fn wait_closed(pair: &Pair, why: &str) -> Result<()> {
 /// The twin: the streams lose nothing, so there is no request.
 #[lab_test(root)]
 fn the_streams_over_the_same_link_ask_for_none() -> Result<()> {
-    let pair = Pair::start(by("stream"))?;
+    let pair = LabPair::start(by("stream"))?;
     pair.lab.lose_between_hosts(20)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     for _ in 0..50 {
@@ -403,8 +403,8 @@ fn the_streams_over_the_same_link_ask_for_none() -> Result<()> {
 fn a_link_that_is_too_narrow_is_refused_with_its_reason() -> Result<()> {
     for lane in ["auto", "kernel"] {
         let lab = LabOptions { replication_mtu: NARROW_MTU, ..LabOptions::default() };
-        let pair = Pair::start(PairSetup { lab, ..by(lane) })?;
-        let refused = |status: &Status| {
+        let pair = LabPair::start(PairSetup { lab, ..by(lane) })?;
+        let refused = |status: &DaemonStatus| {
             let why = status.0.pointer("/detail/lanes/kernel/why").and_then(|why| why.as_str());
             why.is_some_and(|why| {
                 why.contains("1549") && why.contains(phrases::capture::MTU_NEEDED)
@@ -426,7 +426,7 @@ fn a_link_that_is_too_narrow_is_refused_with_its_reason() -> Result<()> {
 fn a_peer_without_one_gets_the_streams() -> Result<()> {
     let config = Some(["lane = \"auto\"".to_owned(), "lane = \"stream\"".to_owned()]);
     let daemons = PairOptions { lane: "", ..PairOptions::default() };
-    let pair = Pair::start(PairSetup { config, daemons, ..PairSetup::default() })?;
+    let pair = LabPair::start(PairSetup { config, daemons, ..PairSetup::default() })?;
     everything(&pair.lab.client, Family::V4)?;
     pair.expect_no_checkpoints()?;
     ensure!(!is_used(&pair.primary.status()?), "a tunnel to nobody");
@@ -448,7 +448,7 @@ fn a_tunnel_with_a_daemon_lets_the_guests_frames_through() -> Result<()> {
 }
 
 /// How many more frames an interface has sent after the host has sent to every neighbour behind it.
-fn count_of_speaking(host: &Host, interface: &str) -> Result<u64> {
+fn count_of_speaking(host: &LabHost, interface: &str) -> Result<u64> {
     host.namespace.ip(&format!("addr add 10.99.0.1/24 dev {interface}\n"))?;
     let before = host.tx_packets(interface)?;
     host.namespace.run(|| {

@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::Result;
 use colo_lab::client::{Calls, Conversation, Keeper, echo, ping};
 use colo_lab::counters::{self, checksum_errors};
-use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::guest::{GuestOptions, StandInGuest};
 use colo_lab::lab_test;
 use colo_lab::network::{Family, Lab, LabOptions, Side};
 use colo_lab::stand_in::tap::Offloads;
 
-fn everything(lab: &Lab, guest: &mut Guest) -> Result<()> {
+fn everything(lab: &Lab, guest: &mut StandInGuest) -> Result<()> {
     for family in Family::BOTH {
         let mut conversation = Conversation::open(&lab.client, family)?;
         for len in [1, 100, 1448, 5000, 200_000] {
@@ -42,7 +42,7 @@ fn everything(lab: &Lab, guest: &mut Guest) -> Result<()> {
 
 fn plain(side: Side, offloads: Offloads, options: LabOptions) -> Result<()> {
     let lab = Lab::new(options)?;
-    let mut guest = Guest::start(&lab, side, GuestOptions::of(side, offloads))?;
+    let mut guest = StandInGuest::start(&lab, side, GuestOptions::of(side, offloads))?;
     everything(&lab, &mut guest)?;
     let counts = guest.stand_in.counts()?;
     let gso = counts.from_guest.gso > 0;
@@ -86,7 +86,7 @@ fn with_a_tap_of_the_guests_own_and_no_virtio_header() -> Result<()> {
 fn a_flipped_octet_reaches_the_client_and_is_found() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
     let mut guest =
-        Guest::start(&lab, Side::Primary, GuestOptions::of(Side::Primary, Offloads::On))?;
+        StandInGuest::start(&lab, Side::Primary, GuestOptions::of(Side::Primary, Offloads::On))?;
     let mut conversation = Conversation::open(&lab.client, Family::V4)?;
     conversation.ask(100)?;
     guest.stand_in.flip(6, 7000, 30)?;
@@ -101,8 +101,11 @@ fn a_flipped_octet_reaches_the_client_and_is_found() -> Result<()> {
 #[lab_test(root)]
 fn connections_survive_loss_and_a_pause() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
-    let mut guest =
-        Guest::start(&lab, Side::Secondary, GuestOptions::of(Side::Secondary, Offloads::On))?;
+    let mut guest = StandInGuest::start(
+        &lab,
+        Side::Secondary,
+        GuestOptions::of(Side::Secondary, Offloads::On),
+    )?;
     lab.lose(20)?;
     let conversation = Conversation::open(&lab.client, Family::V6)?;
     let keeper = Keeper::start(conversation, 3000, Duration::from_millis(1));
@@ -124,7 +127,7 @@ fn connections_survive_loss_and_a_pause() -> Result<()> {
 fn a_wrong_checksum_is_seen() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
     let mut guest =
-        Guest::start(&lab, Side::Primary, GuestOptions::of(Side::Primary, Offloads::Off))?;
+        StandInGuest::start(&lab, Side::Primary, GuestOptions::of(Side::Primary, Offloads::Off))?;
     for family in Family::BOTH {
         let before = counters::read(&lab.client)?.get("Tcp.InCsumErrors").copied();
         let mut conversation = Conversation::open(&lab.client, family)?;

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use colo_lab::client::{Calls, Conversation, Keeper, wait_for_all};
-use colo_lab::daemon::{Daemon, Output, output_of};
+use colo_lab::daemon::{CommandOutput, Daemon, output_of};
 use colo_lab::lab_test;
 use colo_lab::network::{Family, Side};
-use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::phrases;
 use nix::sys::signal::Signal;
 
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 const IN_VAIN: Duration = Duration::from_secs(8);
 
 /// Connections that either side opened, over each IP version, all in use.
-fn keepers(pair: &Pair) -> Result<Vec<Keeper>> {
+fn keepers(pair: &LabPair) -> Result<Vec<Keeper>> {
     let client = &pair.lab.client;
     let mut keepers = Vec::new();
     for family in Family::BOTH {
@@ -54,21 +54,21 @@ impl Drop for TextFile {
     }
 }
 
-fn offsets(pair: &Pair, side: Side, arguments: &[&str]) -> Result<Output> {
+fn offsets(pair: &LabPair, side: Side, arguments: &[&str]) -> Result<CommandOutput> {
     let arguments: Vec<&str> =
         std::iter::once("offsets").chain(arguments.iter().copied()).collect();
     output_of(pair.lab.host(side), &arguments)
 }
 
 /// The output of `colo-proxy offsets export` on the host of `side`.
-fn export(pair: &Pair, side: Side) -> Result<String> {
+fn export(pair: &LabPair, side: Side) -> Result<String> {
     let output = offsets(pair, side, &["export"])?;
     ensure!(output.success, "export: {}", output.stderr);
     Ok(output.stdout)
 }
 
 /// The surviving guest's host becomes the primary of the next pair, which has no secondary yet.
-fn become_primary(pair: &mut Pair) -> Result<()> {
+fn become_primary(pair: &mut LabPair) -> Result<()> {
     let status = pair.secondary.process.terminate()?;
     ensure!(status.success(), "{status}: {}", pair.secondary.process.stderr());
     let arguments = [
@@ -82,7 +82,7 @@ fn become_primary(pair: &mut Pair) -> Result<()> {
 }
 
 /// The daemon of the next pair's secondary, on the host of the first primary.
-fn new_secondary(pair: &mut Pair) -> Result<()> {
+fn new_secondary(pair: &mut LabPair) -> Result<()> {
     let control = format!("--control=tcp:{}:9005,server", Side::Primary.replication());
     let arguments = [
         "secondary",
@@ -96,7 +96,7 @@ fn new_secondary(pair: &mut Pair) -> Result<()> {
 }
 
 /// The status of a primary after checkpoints that have copied state.
-fn tell_epochs(pair: &Pair, epochs: u64) -> Result<()> {
+fn tell_epochs(pair: &LabPair, epochs: u64) -> Result<()> {
     let host = &pair.lab.host(Side::Secondary).namespace;
     let mut to = host.run(|| Ok(TcpStream::connect((Side::Primary.replication(), 9005))?))?;
     to.set_read_timeout(Some(TIMEOUT))?;
@@ -117,7 +117,7 @@ fn tell_epochs(pair: &Pair, epochs: u64) -> Result<()> {
 
 /// A pair, a failover, the next pair, and another failover. With `told`, the second secondary imports
 /// the first secondary's offsets.
-fn fail_over_twice(pair: &mut Pair, keepers: &[Keeper], told: bool) -> Result<()> {
+fn fail_over_twice(pair: &mut LabPair, keepers: &[Keeper], told: bool) -> Result<()> {
     wait_for_all(keepers, 30, TIMEOUT)?;
     pair.expect_no_checkpoints()?;
     pair.fail_over()?;
@@ -160,7 +160,7 @@ fn same(one: &str, other: &str) -> bool {
 
 #[lab_test(root)]
 fn connections_outlive_a_second_failover() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
+    let mut pair = LabPair::start(PairSetup::default())?;
     let keepers = keepers(&pair)?;
     fail_over_twice(&mut pair, &keepers, true)?;
     wait_for_all(&keepers, 30, TIMEOUT)?;
@@ -174,7 +174,7 @@ fn connections_outlive_a_second_failover() -> Result<()> {
 
 #[lab_test(root)]
 fn the_twin_whose_secondary_was_told_nothing_loses_them() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
+    let mut pair = LabPair::start(PairSetup::default())?;
     let keepers = keepers(&pair)?;
     fail_over_twice(&mut pair, &keepers, false)?;
     // The guest is there, and serves new connections.
@@ -188,7 +188,7 @@ fn the_twin_whose_secondary_was_told_nothing_loses_them() -> Result<()> {
 
 #[lab_test(root)]
 fn what_cannot_be_imported_is_refused_with_its_line_and_changes_nothing() -> Result<()> {
-    let pair = Pair::start(PairSetup::default())?;
+    let pair = LabPair::start(PairSetup::default())?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
     let exported = export(&pair, Side::Secondary)?;

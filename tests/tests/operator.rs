@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use colo_lab::client::Conversation;
-use colo_lab::daemon::{self, Daemon, Output, PairOptions, Status, output, output_of};
-use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::daemon::{self, CommandOutput, Daemon, DaemonStatus, PairOptions, output, output_of};
+use colo_lab::guest::{GuestOptions, StandInGuest};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Host, Lab, LabOptions, Side, Slot};
+use colo_lab::network::{Family, Lab, LabHost, LabOptions, Side, Slot};
 use colo_lab::pair::left_on;
 use colo_lab::phrases;
 use colo_lab::process::eventually;
@@ -32,7 +32,7 @@ fn primary(netdev: &str) -> Vec<&str> {
 }
 
 /// The command fails, prints all of `words`, and leaves nothing.
-fn expect_refused(host: &Host, found: &Output, words: &[&str]) -> Result<()> {
+fn expect_refused(host: &LabHost, found: &CommandOutput, words: &[&str]) -> Result<()> {
     assert!(!found.success, "it should have failed: {found:?}");
     for word in words {
         assert!(found.stderr.contains(word), "no `{word}` in: {}", found.stderr);
@@ -178,7 +178,7 @@ fn a_second_daemon_for_the_same_tap_is_refused() -> Result<()> {
 struct ThreeGuests {
     primary: Daemon,
     secondary: Daemon,
-    _guests: Vec<Guest>,
+    _guests: Vec<StandInGuest>,
     slots: [Slot; 3],
     lab: Lab,
 }
@@ -187,9 +187,9 @@ impl ThreeGuests {
     fn start() -> Result<Self> {
         let slots = [0, 1, 2].map(Slot);
         let lab = Lab::new(LabOptions { slots: 3, ..LabOptions::default() })?;
-        let guests = |side: Side| -> Result<Vec<Guest>> {
+        let guests = |side: Side| -> Result<Vec<StandInGuest>> {
             let options = |slot| GuestOptions { slot, ..GuestOptions::of(side, Offloads::On) };
-            slots.iter().map(|slot| Guest::start(&lab, side, options(*slot))).collect()
+            slots.iter().map(|slot| StandInGuest::start(&lab, side, options(*slot))).collect()
         };
         let daemon = |side: Side| {
             let config = |slot: &Slot| PairOptions::default().config(side, *slot, "");
@@ -223,8 +223,8 @@ impl ThreeGuests {
         Ok(())
     }
 
-    fn status(&self, slot: Slot) -> Result<Status> {
-        let of = |status: &Status| status.0["netdev"] == slot.tap();
+    fn status(&self, slot: Slot) -> Result<DaemonStatus> {
+        let of = |status: &DaemonStatus| status.0["netdev"] == slot.tap();
         let found = self.primary.statuses()?.into_iter().find(of);
         found.with_context(|| format!("no status of {}", slot.tap()))
     }

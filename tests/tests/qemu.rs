@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use colo_lab::client::{Calls, Conversation, Keeper, echo, ping};
 use colo_lab::counters::{self, checksum_errors};
-use colo_lab::daemon::{self, Daemon, PairOptions, Status};
+use colo_lab::daemon::{self, Daemon, DaemonStatus, PairOptions};
 use colo_lab::lab_test;
 use colo_lab::network::{Family, Lab, LabOptions, Side};
 use colo_lab::phrases;
@@ -189,7 +189,7 @@ impl Pair {
     }
 }
 
-fn nothing_held(status: &Status) -> bool {
+fn nothing_held(status: &DaemonStatus) -> bool {
     status.number("held_frames").is_ok_and(|held| held == 0)
 }
 

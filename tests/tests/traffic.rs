@@ -10,7 +10,7 @@ use colo_lab::client::{self, Conversation, mixed};
 use colo_lab::daemon::PairOptions;
 use colo_lab::lab_test;
 use colo_lab::network::{Family, LabOptions, Side};
-use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::process::eventually;
 use colo_lab::stand_in::tap::Offloads;
 
@@ -22,7 +22,7 @@ fn everything(setup: PairSetup, family: Family) -> Result<()> {
 
 /// `capture` is the way in which the secondary must have read its guest's output.
 fn everything_by(capture: &str, setup: PairSetup, family: Family) -> Result<()> {
-    let mut pair = Pair::start(setup)?;
+    let mut pair = LabPair::start(setup)?;
     client::everything(&pair.lab.client, family)?;
     let status = pair.secondary.status()?;
     let found = status.0.pointer("/detail/capture").and_then(|name| name.as_str());
@@ -135,7 +135,7 @@ fn mixed_traffic_under_loss_without_offloads() -> Result<()> {
 }
 
 fn mixed_under_loss(offloads: Offloads) -> Result<()> {
-    let mut pair = Pair::start(with(offloads))?;
+    let mut pair = LabPair::start(with(offloads))?;
     pair.lab.lose(100)?;
     let done = mixed(&pair.lab, mixed_duration())?;
     eprintln!("{done:?}");
@@ -153,7 +153,7 @@ fn mixed_under_loss(offloads: Offloads) -> Result<()> {
 fn input_that_only_the_secondary_loses_is_repeated() -> Result<()> {
     let more = "compare_timeout_ms = 30000".to_owned();
     let config = Some([more, String::new()]);
-    let mut pair = Pair::start(PairSetup { config, ..PairSetup::default() })?;
+    let mut pair = LabPair::start(PairSetup { config, ..PairSetup::default() })?;
     pair.lab.host(Side::Secondary).namespace.ip("link set tap0 txqueuelen 50\n")?;
     let lab = Arc::clone(&pair.lab);
     let worker = std::thread::spawn(move || -> Result<()> {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result};
 
 use crate::namespace::Namespace;
-use crate::network::{Host, Slot};
+use crate::network::{LabHost, Slot};
 use crate::process::{Process, program};
 use crate::qemu::machine::NETDEV;
 use crate::qmp::Qmp;
@@ -24,7 +24,7 @@ pub(super) struct Hub {
 impl Hub {
     /// Makes the guest's link, `eth0`, and returns when frames pass.
     pub(super) fn start(
-        host: &Host,
+        host: &LabHost,
         guest: &Namespace,
         slot: Slot,
         more: &[String],

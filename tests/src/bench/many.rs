@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use super::guest::{MeasuredGuest, Mover};
 use super::load::{self, LoadResult};
 use super::stack::LANE;
-use crate::daemon::{Daemon, PairOptions, Status};
+use crate::daemon::{Daemon, DaemonStatus, PairOptions};
 use crate::network::{Lab, LabOptions, Side, Slot};
 use crate::phrases;
 use crate::process::eventually;
@@ -104,7 +104,7 @@ impl ManyGuests {
     }
 }
 
-fn are_protected(all: &[Status], guests: usize) -> bool {
+fn are_protected(all: &[DaemonStatus], guests: usize) -> bool {
     let protected = all
         .iter()
         .filter(|status| status.mode().is_ok_and(|mode| mode == phrases::mode::PROTECTED));

@@ -9,7 +9,7 @@ use super::frame::CountingFrame;
 use super::guest::{MeasuredGuest, Mover};
 use super::load::{self, LoadResult};
 use super::machine::{self, Meter};
-use super::results::{Chain, Figures};
+use super::results::{BenchChain, Figures};
 use crate::daemon::{Daemon, PairOptions};
 use crate::network::{Lab, LabOptions, Side, Slot};
 use crate::phrases;
@@ -44,7 +44,7 @@ const SLOW_LINK: &str = "tbf rate 100mbit burst 64kb latency 50ms";
 /// Fields are dropped in this order.
 #[derive(Debug)]
 pub(super) struct Stack {
-    pub(super) chain: Chain,
+    pub(super) chain: BenchChain,
     protection: Protection,
     pub(super) primary: MeasuredGuest,
     _secondary: Option<MeasuredGuest>,
@@ -60,7 +60,7 @@ enum Protection {
 
 /// The settings of a pair of ours.
 struct Setup {
-    chain: Chain,
+    chain: BenchChain,
     lane: &'static str,
     /// Lines for the secondary's configuration.
     more: &'static str,
@@ -78,7 +78,7 @@ struct PairRequests {
 }
 
 impl Stack {
-    pub(super) fn build(chain: Chain, wire: Wire) -> Result<Self> {
+    pub(super) fn build(chain: BenchChain, wire: Wire) -> Result<Self> {
         let (vnet_hdr, real_wire) = match wire {
             Wire::Frames | Wire::SlowLink => (false, true),
             Wire::Offloads => (true, false),
@@ -92,15 +92,15 @@ impl Stack {
             }
         }
         match chain {
-            Chain::None => alone(lab, wire),
-            Chain::Qemu => qemu(lab, wire),
-            Chain::Ours => ours(lab, wire, Setup { chain, lane: LANE, more: "" }),
-            Chain::Streams => ours(lab, wire, Setup { chain, lane: "stream", more: "" }),
-            Chain::AfXdp => {
+            BenchChain::None => alone(lab, wire),
+            BenchChain::Qemu => qemu(lab, wire),
+            BenchChain::Ours => ours(lab, wire, Setup { chain, lane: LANE, more: "" }),
+            BenchChain::Streams => ours(lab, wire, Setup { chain, lane: "stream", more: "" }),
+            BenchChain::AfXdp => {
                 let more = "capture = \"af-xdp\"\n";
                 ours(lab, wire, Setup { chain, lane: "stream", more })
             }
-            Chain::Digests => {
+            BenchChain::Digests => {
                 let more = "return = \"digest\"\n";
                 ours(lab, wire, Setup { chain, lane: "stream", more })
             }
@@ -225,7 +225,13 @@ impl Wire {
 
 fn alone(lab: Lab, wire: Wire) -> Result<Stack> {
     let primary = MeasuredGuest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
-    Ok(Stack { chain: Chain::None, protection: Protection::None, primary, _secondary: None, lab })
+    Ok(Stack {
+        chain: BenchChain::None,
+        protection: Protection::None,
+        primary,
+        _secondary: None,
+        lab,
+    })
 }
 
 /// As in QEMU's documentation. The secondary's TAP is on no bridge, because nothing else would keep
@@ -243,7 +249,7 @@ fn qemu(lab: Lab, wire: Wire) -> Result<Stack> {
     let arguments = Mover::Hub(filters.secondary_once());
     let secondary = MeasuredGuest::start(&lab, Side::Secondary, Slot(0), arguments)?;
     Ok(Stack {
-        chain: Chain::Qemu,
+        chain: BenchChain::Qemu,
         protection: Protection::Qemu(frame),
         primary,
         _secondary: Some(secondary),
@@ -256,7 +262,7 @@ fn qemu(lab: Lab, wire: Wire) -> Result<Stack> {
 fn ours(lab: Lab, wire: Wire, Setup { chain, lane, more }: Setup) -> Result<Stack> {
     // AF_XDP loses the state of checksums. Plain frames between the hosts must have complete
     // checksums.
-    let vnet_hdr = lab.options.vnet_hdr || chain == Chain::AfXdp;
+    let vnet_hdr = lab.options.vnet_hdr || chain == BenchChain::AfXdp;
     let options = PairOptions { vnet_hdr, lane, ..PairOptions::default() };
     let guest = MeasuredGuest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
     let config = options.config(Side::Secondary, Slot(0), more);
@@ -270,7 +276,7 @@ fn ours(lab: Lab, wire: Wire, Setup { chain, lane, more }: Setup) -> Result<Stac
             is_used == (lane == LANE)
         })?;
     }
-    if chain == Chain::AfXdp {
+    if chain == BenchChain::AfXdp {
         let status = secondary.status()?;
         let capture = status.0.pointer("/detail/capture").and_then(|name| name.as_str());
         ensure!(capture == Some("af-xdp"), "{capture:?}: {}", secondary.process.stderr());

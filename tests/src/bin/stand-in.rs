@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use colo_lab::stand_in::command::Report;
+use colo_lab::stand_in::command::StandInReport;
 use colo_lab::stand_in::pump::{Pump, report};
 use colo_lab::stand_in::shift::Shift;
 use colo_lab::stand_in::tap::{self, Offloads};
@@ -51,7 +51,7 @@ fn main() -> Result<()> {
     let mut pump = Pump::new(host, guest, !arguments.plain);
     pump.shift = arguments.shift;
     pump.verify = !arguments.no_verify;
-    report(&mut stdout(), &Report::Ready)?;
+    report(&mut stdout(), &StandInReport::Ready)?;
     // Without a buffer: poll() does not see the content of a buffer.
     let commands = File::from(stdin().as_fd().try_clone_to_owned().context("duplicating stdin")?);
     pump.run(commands, stdout())

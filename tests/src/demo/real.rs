@@ -19,13 +19,13 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::connections::{Connections, Load};
-use super::report::Report;
+use super::report::DemoReport;
 use super::traffic::{self, Amount, ms};
 use super::view::View;
 use super::{Play, Watched};
 use crate::client::{Calls, Conversation, Latency};
 use crate::counters::{self, checksum_errors};
-use crate::daemon::Status;
+use crate::daemon::DaemonStatus;
 use crate::network::{Family, Side};
 use crate::qemu::emulator::Emulator;
 use crate::qemu::protected::{Protected, colo_frame};
@@ -79,7 +79,7 @@ impl Stage {
         Ok(&self.pair.half(side)?.guest)
     }
 
-    fn alone(&self, view: &View, report: &mut Report) -> Result<()> {
+    fn alone(&self, view: &View, report: &mut DemoReport) -> Result<()> {
         view.step(1, "One guest, not protected yet: the reference");
         for (what, found) in traffic::run(&self.pair.lab, AMOUNT)?.rows() {
             view.say(&report.note(&format!("alone: {what}"), found));
@@ -88,7 +88,7 @@ impl Stage {
     }
 
     /// A second guest receives the state of the one that runs on `primary`.
-    fn join(&mut self, primary: Side, view: &View, report: &mut Report) -> Result<()> {
+    fn join(&mut self, primary: Side, view: &View, report: &mut DemoReport) -> Result<()> {
         let secondary = primary.other();
         self.pair.start_secondary(secondary)?;
         self.watch();
@@ -104,7 +104,7 @@ impl Stage {
         Ok(())
     }
 
-    fn protected(&mut self, view: &View, report: &mut Report) -> Result<()> {
+    fn protected(&mut self, view: &View, report: &mut DemoReport) -> Result<()> {
         view.step(2, "A second guest joins: the same traffic under protection, with a checkpoint every 500 ms");
         self.join(Side::Primary, view, report)?;
         let daemon = &self.pair.half(Side::Primary)?.daemon;
@@ -128,7 +128,7 @@ impl Stage {
     }
 
     /// The pause of a guest that has little to copy.
-    fn idle(&self, view: &View, report: &mut Report) -> Result<()> {
+    fn idle(&self, view: &View, report: &mut DemoReport) -> Result<()> {
         let status = self.pair.half(Side::Primary)?.daemon.status()?;
         let quick_ack = &colo_frame(&status)["quick_ack"];
         let held = quick_ack["state"] == "on";
@@ -142,7 +142,7 @@ impl Stage {
         Ok(())
     }
 
-    fn differ(&self, view: &View, report: &mut Report) -> Result<()> {
+    fn differ(&self, view: &View, report: &mut DemoReport) -> Result<()> {
         view.step(3, "The guests differ: each takes its answers from its own clock");
         let daemon = &self.pair.half(Side::Primary)?.daemon;
         let before = daemon.status()?;
@@ -184,7 +184,7 @@ impl Stage {
         Ok(answers)
     }
 
-    fn first_failover(&mut self, view: &View, report: &mut Report) -> Result<Connections> {
+    fn first_failover(&mut self, view: &View, report: &mut DemoReport) -> Result<Connections> {
         view.step(4, "kill -9 of QEMU and the daemon on hosta, during long-lived connections");
         let connections = Connections::open(&self.pair.lab, LOAD)?;
         view.say(&format!("   {}, all busy", connections.opened()));
@@ -195,7 +195,7 @@ impl Stage {
         &mut self,
         connections: Connections,
         view: &View,
-        report: &mut Report,
+        report: &mut DemoReport,
     ) -> Result<()> {
         view.step(
             5,
@@ -219,7 +219,7 @@ impl Stage {
         dies: Side,
         connections: Connections,
         view: &View,
-        report: &mut Report,
+        report: &mut DemoReport,
     ) -> Result<Connections> {
         let survives = dies.other();
         let host = format!("host{}", dies.letter());
@@ -240,7 +240,7 @@ impl Stage {
         Ok(connections)
     }
 
-    fn afterwards(&mut self, view: &View, report: &mut Report) -> Result<()> {
+    fn afterwards(&mut self, view: &View, report: &mut DemoReport) -> Result<()> {
         traffic::once(&self.pair.lab)?;
         view.say(&report.check("new connections and datagrams afterwards", true, "served".into()));
         let mut errors = checksum_errors(&counters::read(&self.pair.lab.client)?);
@@ -258,7 +258,7 @@ fn state(quick_ack: &Value) -> String {
 }
 
 /// The checkpoints that the comparison has requested, by reason. A join also requests one.
-fn asked_since(before: &Status, after: &Status) -> BTreeMap<String, u64> {
+fn asked_since(before: &DaemonStatus, after: &DaemonStatus) -> BTreeMap<String, u64> {
     let before = before.checkpoints();
     let since = |(reason, count): (String, u64)| {
         let more = count.saturating_sub(before.get(&reason).copied().unwrap_or_default());
@@ -279,7 +279,7 @@ fn alive(connections: Connections, after: &str) -> Result<Connections> {
 impl Play for Stage {
     const SUMMARY: u32 = 6;
 
-    fn run(&mut self, view: &View, report: &mut Report) -> Result<()> {
+    fn run(&mut self, view: &View, report: &mut DemoReport) -> Result<()> {
         self.alone(view, report)?;
         self.protected(view, report)?;
         self.differ(view, report)?;

@@ -12,14 +12,14 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use super::connections::{Connections, Load};
-use super::report::Report;
+use super::report::DemoReport;
 use super::traffic::{self, Amount, ms};
 use super::view::View;
 use super::{Play, Watched};
 use crate::client::Conversation;
 use crate::counters::{self, checksum_errors};
-use crate::daemon::{Daemon, PairOptions, Status};
-use crate::guest::{Guest, GuestOptions};
+use crate::daemon::{Daemon, DaemonStatus, PairOptions};
+use crate::guest::{GuestOptions, StandInGuest};
 use crate::network::{Family, Lab, LabOptions, Side};
 use crate::protocol::SERVICE_PORT;
 use crate::stand_in::packet::TCP;
@@ -37,8 +37,8 @@ const NOT_RUNNING: &str = "the daemon is not running";
 pub(super) struct Stage {
     primary: Option<Daemon>,
     secondary: Option<Daemon>,
-    primary_guest: Option<Guest>,
-    secondary_guest: Option<Guest>,
+    primary_guest: Option<StandInGuest>,
+    secondary_guest: Option<StandInGuest>,
     lab: Lab,
     watched: Watched,
 }
@@ -47,7 +47,7 @@ impl Stage {
     pub(super) fn build(view: &View) -> Result<Self> {
         let lab = Lab::new(LabOptions::default())?;
         let options = GuestOptions::of(Side::Primary, Offloads::On);
-        let primary_guest = Guest::start(&lab, Side::Primary, options)?;
+        let primary_guest = StandInGuest::start(&lab, Side::Primary, options)?;
         view.say("   client, switch, hosta and hostb are up; a guest runs on hosta's tap0");
         Ok(Self {
             primary: None,
@@ -59,7 +59,7 @@ impl Stage {
         })
     }
 
-    fn plain(&self, view: &View, report: &mut Report) -> Result<()> {
+    fn plain(&self, view: &View, report: &mut DemoReport) -> Result<()> {
         view.step(1, "Plain traffic, no protection, no second guest: the reference");
         for (what, found) in traffic::run(&self.lab, AMOUNT)?.rows() {
             view.say(&report.note(&format!("plain: {what}"), found));
@@ -73,7 +73,8 @@ impl Stage {
         let options = PairOptions::default();
         let secondary = Daemon::start(&self.lab, Side::Secondary, &options)?;
         let guest_options = GuestOptions::of(Side::Secondary, Offloads::On);
-        self.secondary_guest = Some(Guest::start(&self.lab, Side::Secondary, guest_options)?);
+        self.secondary_guest =
+            Some(StandInGuest::start(&self.lab, Side::Secondary, guest_options)?);
         let primary = Daemon::start(&self.lab, Side::Primary, &options)?;
         primary.wait_protected()?;
         self.watched.set(vec![
@@ -85,7 +86,7 @@ impl Stage {
         Ok(())
     }
 
-    fn protected(&self, view: &View, report: &mut Report) -> Result<()> {
+    fn protected(&self, view: &View, report: &mut DemoReport) -> Result<()> {
         let before = self.primary_status()?;
         let measured = traffic::run(&self.lab, AMOUNT)?;
         for (what, found) in measured.rows() {
@@ -103,7 +104,7 @@ impl Stage {
         Ok(())
     }
 
-    fn diverge(&mut self, view: &View, report: &mut Report) -> Result<()> {
+    fn diverge(&mut self, view: &View, report: &mut DemoReport) -> Result<()> {
         view.step(3, "The secondary's guest computes one byte differently");
         let before = self.primary_status()?;
         let mut conversation = Conversation::open(&self.lab.client, Family::V4)?;
@@ -145,7 +146,7 @@ impl Stage {
         Ok(())
     }
 
-    fn kill_primary(&mut self, view: &View, report: &mut Report) -> Result<()> {
+    fn kill_primary(&mut self, view: &View, report: &mut DemoReport) -> Result<()> {
         view.step(4, "kill -9 of the primary host, during long-lived connections");
         let connections = Connections::open(&self.lab, LOAD)?;
         view.say(&format!("   {}, all busy", connections.opened()));
@@ -175,7 +176,7 @@ impl Stage {
         Ok(start.elapsed())
     }
 
-    fn afterwards(&mut self, view: &View, report: &mut Report) -> Result<()> {
+    fn afterwards(&mut self, view: &View, report: &mut DemoReport) -> Result<()> {
         traffic::once(&self.lab)?;
         view.say(&report.check("new connections and datagrams afterwards", true, "served".into()));
         let guest = self.secondary_guest.as_mut().context("no secondary guest")?;
@@ -189,7 +190,7 @@ impl Stage {
         Ok(())
     }
 
-    fn primary_status(&self) -> Result<Status> {
+    fn primary_status(&self) -> Result<DaemonStatus> {
         self.primary()?.status()
     }
 
@@ -201,7 +202,7 @@ impl Stage {
 impl Play for Stage {
     const SUMMARY: u32 = 5;
 
-    fn run(&mut self, view: &View, report: &mut Report) -> Result<()> {
+    fn run(&mut self, view: &View, report: &mut DemoReport) -> Result<()> {
         self.plain(view, report)?;
         self.protect(view)?;
         self.protected(view, report)?;

@@ -1,5 +1,5 @@
 //! QEMU's own parts of the proxy, as its documentation sets them up: arguments for a
-//! [`Machine`](super::machine::Machine).
+//! [`QemuMachine`](super::machine::Machine).
 //!
 //! ```text
 //!   primary:    m0 (input, to 9003)   r1 (output, to 9001)   r0 (output, from 9005)   colo-compare

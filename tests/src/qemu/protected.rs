@@ -9,9 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::emulator::Emulator;
-use super::machine::Machine;
+use super::machine::QemuMachine;
 use super::{Image, QemuGuest};
-use crate::daemon::{CONTROL_PORT, Daemon, MIRROR_PORT, SECONDARY_PORT, Status};
+use crate::daemon::{CONTROL_PORT, Daemon, DaemonStatus, MIRROR_PORT, SECONDARY_PORT};
 use crate::network::{Lab, LabOptions, Side};
 use crate::phrases;
 use crate::process::eventually;
@@ -33,7 +33,7 @@ pub struct Protected {
     halves: [Option<Half>; 2],
     pub lab: Lab,
     image: Image,
-    machine: Machine,
+    machine: QemuMachine,
     /// Lines for every `[[guest]]`, and tables after it.
     pub more: String,
     vnet_hdr: bool,
@@ -59,7 +59,7 @@ impl Protected {
             halves: [None, None],
             lab: Lab::new(LabOptions { vnet_hdr, ..LabOptions::default() })?,
             image,
-            machine: Machine { vnet_hdr, ..Machine::for_colo(emulator) },
+            machine: QemuMachine { vnet_hdr, ..QemuMachine::for_colo(emulator) },
             more: String::new(),
             vnet_hdr,
             folder: tempfile::tempdir().context("making a folder for fences")?,
@@ -100,7 +100,7 @@ impl Protected {
     /// Starts a guest that waits for the other's state, and its daemon.
     pub fn start_secondary(&mut self, side: Side) -> Result<()> {
         let incoming = Some(incoming(side));
-        let machine = Machine { incoming, ..self.machine.clone() };
+        let machine = QemuMachine { incoming, ..self.machine.clone() };
         let guest = QemuGuest::boot_on(&self.lab, side, &self.image, &machine)?;
         let daemon = self.start_daemon(side, "secondary", &guest)?;
         // QEMU must know that it will be a secondary before the state arrives.
@@ -139,7 +139,7 @@ impl Protected {
     }
 
     /// Waits until the guest of `side` has taken over.
-    pub fn wait_failed_over(&self, side: Side, timeout: Duration) -> Result<Status> {
+    pub fn wait_failed_over(&self, side: Side, timeout: Duration) -> Result<DaemonStatus> {
         let half = self.half(side)?;
         half.daemon.wait_status("a takeover", timeout, |status| {
             status.mode().is_ok_and(|mode| mode == phrases::mode::SERVING)
@@ -206,7 +206,7 @@ impl Protected {
     }
 
     /// Waits until the primary holds no output any more.
-    pub fn wait_nothing_held(&self, side: Side) -> Result<Status> {
+    pub fn wait_nothing_held(&self, side: Side) -> Result<DaemonStatus> {
         let daemon = &self.half(side)?.daemon;
         daemon.wait_status("nothing held", TIMEOUT, |status| {
             status.number("held_frames").is_ok_and(|held| held == 0)
@@ -214,7 +214,12 @@ impl Protected {
     }
 
     /// Waits until the primary of `side` has made `count` checkpoints in all.
-    pub fn wait_checkpoints(&self, side: Side, count: u64, timeout: Duration) -> Result<Status> {
+    pub fn wait_checkpoints(
+        &self,
+        side: Side,
+        count: u64,
+        timeout: Duration,
+    ) -> Result<DaemonStatus> {
         let daemon = &self.half(side)?.daemon;
         eventually(&format!("{count} checkpoints"), timeout, || {
             let status = daemon.status()?;
@@ -254,6 +259,6 @@ fn shown(status: &Value) -> String {
 }
 
 /// The status of the daemon's COLO-frame driver.
-pub fn colo_frame(status: &Status) -> &Value {
+pub fn colo_frame(status: &DaemonStatus) -> &Value {
     &status.0["detail"]["colo_frame"]
 }

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::command::{Command, Counts, Report, Way};
+use super::command::{Command, DirectionCounts, StandInCounts, StandInReport};
 use super::inject::Flip;
 use super::shift::Shift;
 use super::tap::{VNET_HDR_LEN, VnetHdr};
@@ -33,7 +33,7 @@ pub struct Pump {
     pub verify: bool,
     paused: bool,
     flip: Option<Flip>,
-    counts: Counts,
+    counts: StandInCounts,
     frame: Vec<u8>,
     commands: Vec<u8>,
 }
@@ -55,7 +55,7 @@ impl Pump {
             verify: true,
             paused: false,
             flip: None,
-            counts: Counts::default(),
+            counts: StandInCounts::default(),
             frame: vec![0; FRAME_MAX],
             commands: Vec::new(),
         }
@@ -145,7 +145,7 @@ impl Pump {
             let flip = self.flip.filter(|_| direction == Direction::FromGuest);
             if let Some(flipped) = flip.and_then(|flip| flip.apply(frame, &packet, vnet)) {
                 self.flip = None;
-                report(reports, &Report::Flipped(flipped))?;
+                report(reports, &StandInReport::Flipped(flipped))?;
             }
         }
         let to = match direction {
@@ -174,27 +174,27 @@ impl Pump {
         Ok(len > 0)
     }
 
-    fn obey(&mut self, command: &Command) -> Report {
+    fn obey(&mut self, command: &Command) -> StandInReport {
         match *command {
             Command::Flip { protocol, guest_port, at, keep_sum } => {
                 self.flip = Some(Flip { protocol, guest_port, at, keep_sum });
             }
             Command::Pause => self.paused = true,
             Command::Resume => self.paused = false,
-            Command::Counts => return Report::Counts(self.counts.clone()),
+            Command::Counts => return StandInReport::Counts(self.counts.clone()),
         }
-        Report::Done
+        StandInReport::Done
     }
 }
 
-fn way_of(counts: &mut Counts, direction: Direction) -> &mut Way {
+fn way_of(counts: &mut StandInCounts, direction: Direction) -> &mut DirectionCounts {
     match direction {
         Direction::ToGuest => &mut counts.to_guest,
         Direction::FromGuest => &mut counts.from_guest,
     }
 }
 
-fn count(way: &mut Way, len: usize, vnet: VnetHdr) {
+fn count(way: &mut DirectionCounts, len: usize, vnet: VnetHdr) {
     way.frames += 1;
     way.octets += len as u64;
     way.gso += u64::from(vnet.is_gso());
@@ -202,7 +202,7 @@ fn count(way: &mut Way, len: usize, vnet: VnetHdr) {
 }
 
 /// Writes one line.
-pub fn report(to: &mut impl Write, report: &Report) -> Result<()> {
+pub fn report(to: &mut impl Write, report: &StandInReport) -> Result<()> {
     let mut line = serde_json::to_vec(report).context("encoding a report")?;
     line.push(b'\n');
     to.write_all(&line).and_then(|()| to.flush()).context("reporting")

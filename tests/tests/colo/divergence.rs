@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::{Calls, ClockedAnswer, Conversation};
-use colo_lab::daemon::Status;
+use colo_lab::daemon::DaemonStatus;
 use colo_lab::lab_test;
 use colo_lab::network::{Family, Side};
 use colo_lab::phrases;
@@ -76,7 +76,7 @@ fn divergences_of_real_guests_are_checkpointed() -> Result<()> {
 
 fn primarys_own(pair: &Protected) -> Result<()> {
     let daemon = &pair.half(Side::Primary)?.daemon;
-    let payload = |status: &Status| status.checkpoints().get("payload").copied().unwrap_or(0);
+    let payload = |status: &DaemonStatus| status.checkpoints().get("payload").copied().unwrap_or(0);
     let before = payload(&daemon.status()?);
     for family in Family::BOTH {
         let mut conversation = Conversation::open(&pair.lab.client, family)?;

@@ -9,7 +9,7 @@ use colo_lab::network::{Lab, LabOptions, Side, Slot};
 use colo_lab::phrases;
 use colo_lab::qemu::colo::{self, NEVER_MS};
 use colo_lab::qemu::filters::Filters;
-use colo_lab::qemu::machine::Machine;
+use colo_lab::qemu::machine::QemuMachine;
 use colo_lab::qemu::{FRAME_SOCKET, QemuGuest};
 use colo_lab::qmp::Qmp;
 
@@ -60,7 +60,7 @@ impl Pair {
     pub(crate) fn start(parts: Parts) -> Result<Self> {
         let (emulator, image) = found()?;
         let lab = Lab::new(LabOptions { vnet_hdr: parts.vnet_hdr, ..LabOptions::default() })?;
-        let machine = Machine { vnet_hdr: parts.vnet_hdr, ..Machine::for_colo(emulator) };
+        let machine = QemuMachine { vnet_hdr: parts.vnet_hdr, ..QemuMachine::for_colo(emulator) };
         let secondary_daemon = match parts.secondary {
             // The daemon starts before its guest, which must not send to the LAN.
             Secondary::Ours => Some(Daemon::start(&lab, Side::Secondary, &parts.options())?),
@@ -73,10 +73,10 @@ impl Pair {
             }
         };
         let arguments = parts.primary_arguments();
-        let of_primary = Machine { arguments, ..machine.clone() };
+        let of_primary = QemuMachine { arguments, ..machine.clone() };
         let mut primary = QemuGuest::boot_on(&lab, Side::Primary, &image, &of_primary)?;
         primary.wait_ready()?;
-        let of_secondary = Machine {
+        let of_secondary = QemuMachine {
             incoming: Some(format!("tcp:{}:{STATE_PORT}", Side::Secondary.replication())),
             arguments: parts.secondary_arguments(),
             ..machine

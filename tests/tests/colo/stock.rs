@@ -8,7 +8,7 @@ use colo_lab::client::Conversation;
 use colo_lab::lab_test;
 use colo_lab::network::{Family, Lab, LabOptions, Side, Slot};
 use colo_lab::qemu::colo::{self, NEVER_MS};
-use colo_lab::qemu::machine::Machine;
+use colo_lab::qemu::machine::QemuMachine;
 use colo_lab::qemu::{Image, QemuGuest};
 use serde_json::{Value, json};
 
@@ -22,14 +22,14 @@ const TAP: Slot = Slot(0);
 struct Stock {
     lab: Lab,
     image: Image,
-    machine: Machine,
+    machine: QemuMachine,
 }
 
 impl Stock {
     fn new() -> Result<Self> {
         let (emulator, image) = found()?;
         let lab = Lab::new(LabOptions::default())?;
-        Ok(Self { lab, image, machine: Machine::for_colo(emulator) })
+        Ok(Self { lab, image, machine: QemuMachine::for_colo(emulator) })
     }
 
     fn boot(&self, side: Side) -> Result<QemuGuest> {
@@ -42,7 +42,7 @@ impl Stock {
     fn wait_for_state(&self, side: Side) -> Result<QemuGuest> {
         self.lab.host(side).unplug_tap(TAP)?;
         let incoming = Some(format!("tcp:{}:9998", side.replication()));
-        let machine = Machine { incoming, ..self.machine.clone() };
+        let machine = QemuMachine { incoming, ..self.machine.clone() };
         QemuGuest::boot_on(&self.lab, side, &self.image, &machine)
     }
 

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use colo_lab::client::{Conversation, Keeper, echo};
 use colo_lab::daemon::{Daemon, output_of};
-use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::guest::{GuestOptions, StandInGuest};
 use colo_lab::lab_test;
 use colo_lab::network::{Family, Lab, LabOptions, Side};
 use colo_lab::phrases;
@@ -68,8 +68,8 @@ impl Parts {
     }
 }
 
-fn guests(lab: &Lab) -> Result<[Guest; 2]> {
-    let start = |side| Guest::start(lab, side, GuestOptions::of(side, Offloads::On));
+fn guests(lab: &Lab) -> Result<[StandInGuest; 2]> {
+    let start = |side| StandInGuest::start(lab, side, GuestOptions::of(side, Offloads::On));
     Ok([start(Side::Primary)?, start(Side::Secondary)?])
 }
 

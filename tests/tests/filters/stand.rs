@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use colo_lab::colo_compare::{Listener, Socket, datagram};
-use colo_lab::daemon::{Daemon, Output, output, output_of};
-use colo_lab::network::{Host, Lab, LabOptions, Side, Slot};
+use colo_lab::daemon::{CommandOutput, Daemon, output, output_of};
+use colo_lab::network::{Lab, LabHost, LabOptions, Side, Slot};
 use colo_lab::process::eventually;
 use tempfile::TempDir;
 
@@ -64,7 +64,7 @@ impl Stand {
         Ok(Self { guest, lan, lab, dir })
     }
 
-    pub(crate) fn host(&self) -> &Host {
+    pub(crate) fn host(&self) -> &LabHost {
         self.lab.host(Side::Primary)
     }
 
@@ -116,7 +116,7 @@ impl Stand {
     }
 
     /// The same for a filter that ends by itself.
-    pub(crate) fn refused(&self, kind: &str, arguments: &[&str]) -> Result<Output> {
+    pub(crate) fn refused(&self, kind: &str, arguments: &[&str]) -> Result<CommandOutput> {
         output_of(self.host(), &command(kind, arguments))
     }
 
@@ -170,7 +170,7 @@ fn command(kind: &str, arguments: &[&str]) -> Vec<String> {
 }
 
 /// A TAP on the host's bridge.
-fn open(host: &Host, name: &'static str, offloads: Offloads) -> Result<Tap> {
+fn open(host: &LabHost, name: &'static str, offloads: Offloads) -> Result<Tap> {
     let tap = host.namespace.run(|| Ok(Tap::new(name, offloads)))?;
     if name == Slot(0).tap() {
         host.plug_tap(Slot(0))?;
@@ -199,7 +199,7 @@ pub(crate) fn receive_to(socket: &mut Socket, fence: &[u8]) -> Result<Vec<Vec<u8
 }
 
 /// Waits until the filter is in this mode.
-pub(crate) fn wait_mode(filter: &Daemon, mode: &str) -> Result<colo_lab::daemon::Status> {
+pub(crate) fn wait_mode(filter: &Daemon, mode: &str) -> Result<colo_lab::daemon::DaemonStatus> {
     filter.wait_status(mode, TIMEOUT, |status| status.mode().is_ok_and(|found| found == mode))
 }
 

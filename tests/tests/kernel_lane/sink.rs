@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use colo_lab::network::{Family, Side};
-use colo_lab::pair::Pair;
+use colo_lab::pair::LabPair;
 use nix::sys::socket::{setsockopt, sockopt};
 
 const PORT: u16 = 7007;
@@ -23,7 +23,7 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
-    pub(crate) fn open(pair: &Pair) -> Result<Self> {
+    pub(crate) fn open(pair: &LabPair) -> Result<Self> {
         let guest = Family::V4.guest();
         let listen = || {
             let socket = UdpSocket::bind(SocketAddr::new(guest, PORT))?;
