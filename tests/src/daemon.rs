@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::network::{Lab, LabHost, Side, Slot};
+use crate::network::{Lab, LabHost, LabSlot, Side};
 use crate::phrases;
 use crate::process::{Process, eventually, program};
 
@@ -68,7 +68,7 @@ impl PairOptions {
 
     /// A `[[guest]]` of a configuration file for the TAP of `slot`, with further lines. Every slot
     /// has ports of its own.
-    pub fn config(&self, side: Side, slot: Slot, more: &str) -> String {
+    pub fn config(&self, side: Side, slot: LabSlot, more: &str) -> String {
         let port = |port| port + 10 * u16::from(slot.0);
         let (role, back) = match side {
             Side::Primary => ("primary", "secondary_in"),

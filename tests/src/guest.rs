@@ -13,12 +13,12 @@ use crate::counters::{self, Counters};
 use crate::link;
 use crate::namespace::Namespace;
 use crate::network::{
-    CLIENT_MAC, CLIENT_V4, CLIENT_V6, Family, Lab, LabHost, Side, Slot, quiet_ipv6,
+    CLIENT_MAC, CLIENT_V4, CLIENT_V6, Family, Lab, LabHost, LabSlot, Side, quiet_ipv6,
 };
 use crate::process::{Process, program};
 use crate::stand_in::command::{Command, Flipped, StandInCounts, StandInReport};
 use crate::stand_in::shift::Shift;
-use crate::stand_in::tap::Offloads;
+use crate::stand_in::tap::TapOffloads;
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,8 +27,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug)]
 pub struct GuestOptions {
     /// The TAP that the guest is on. It decides the guest's addresses.
-    pub slot: Slot,
-    pub offloads: Offloads,
+    pub slot: LabSlot,
+    pub offloads: TapOffloads,
     /// Whether the stand-in moves the guest's sequence numbers and timestamps away from this
     /// kernel's choice.
     pub shift: bool,
@@ -38,8 +38,8 @@ pub struct GuestOptions {
 
 impl GuestOptions {
     /// Only the secondary's numbers are moved, so that the two guests differ as two machines do.
-    pub fn of(side: Side, offloads: Offloads) -> Self {
-        Self { slot: Slot(0), offloads, shift: side == Side::Secondary, verify: true }
+    pub fn of(side: Side, offloads: TapOffloads) -> Self {
+        Self { slot: LabSlot(0), offloads, shift: side == Side::Secondary, verify: true }
     }
 }
 
@@ -117,7 +117,7 @@ pub(crate) fn configure(namespace: &Namespace, options: GuestOptions) -> Result<
          neigh replace {CLIENT_V6} lladdr {CLIENT_MAC} dev eth0 nud permanent\n"
     ))?;
     // On some kernels, the stack sends partial checksums even on a TAP without offloads.
-    if options.offloads == Offloads::Off {
+    if options.offloads == TapOffloads::Off {
         link::without_offloads(namespace, "eth0")
     } else {
         Ok(())
@@ -149,9 +149,9 @@ impl StandIn {
             .args([
                 "--offloads",
                 match options.offloads {
-                    Offloads::Off => "off",
-                    Offloads::On => "on",
-                    Offloads::Uso => "uso",
+                    TapOffloads::Off => "off",
+                    TapOffloads::On => "on",
+                    TapOffloads::Uso => "uso",
                 },
             ])
             .args((!vnet_hdr).then_some("--plain"))

@@ -15,7 +15,7 @@ pub use mounts::Mounts;
 pub const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
 pub const CLIENT_MAC: &str = "52:54:00:c0:10:01";
-/// The guest on the first TAP; see [`Slot`].
+/// The guest on the first TAP; see [`LabSlot`].
 pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
 pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x10);
 pub const GUEST_MAC: &str = "52:54:00:c0:20:00";
@@ -60,7 +60,7 @@ impl Family {
 
     /// The address of the guest on the first TAP.
     pub fn guest(self) -> IpAddr {
-        Slot(0).address(self)
+        LabSlot(0).address(self)
     }
 
     pub fn client(self) -> IpAddr {
@@ -73,9 +73,9 @@ impl Family {
 
 /// One of the TAPs of a host, and so one of the guests. Its addresses are the same on both hosts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Slot(pub u8);
+pub struct LabSlot(pub u8);
 
-impl Slot {
+impl LabSlot {
     pub fn address(self, family: Family) -> IpAddr {
         let slot = u32::from(self.0);
         match family {
@@ -140,13 +140,13 @@ pub struct LabHost {
 
 impl LabHost {
     /// Adds a guest's TAP to the bridge and sets it up, as QEMU's `script=` does.
-    pub fn plug_tap(&self, slot: Slot) -> Result<()> {
+    pub fn plug_tap(&self, slot: LabSlot) -> Result<()> {
         let tap = slot.tap();
         self.namespace.ip(&format!("link set {tap} master br0 up\n"))
     }
 
     /// Takes it off the bridge again. Its guest is on no network then.
-    pub fn unplug_tap(&self, slot: Slot) -> Result<()> {
+    pub fn unplug_tap(&self, slot: LabSlot) -> Result<()> {
         self.namespace.ip(&format!("link set {} nomaster up\n", slot.tap()))
     }
 
@@ -218,7 +218,7 @@ impl Lab {
         let host = |side: Side| {
             let namespace = named(&format!("host{}", side.letter()))?;
             let mounts = mounts::make(options.mounts)?;
-            anyhow::Ok(LabHost { side, namespace, mounts, tap: Slot(0).tap() })
+            anyhow::Ok(LabHost { side, namespace, mounts, tap: LabSlot(0).tap() })
         };
         let hosts = [host(Side::Primary)?, host(Side::Secondary)?];
         let lab = Self { options, client, lan, hosts, prefix };
@@ -311,7 +311,7 @@ impl Lab {
             link::without_offloads(namespace, "up0")?;
         }
         let slots = if self.options.persistent_tap { self.options.slots } else { 0 };
-        (0..slots).map(Slot).try_for_each(|slot| {
+        (0..slots).map(LabSlot).try_for_each(|slot| {
             let vnet_hdr = if self.options.vnet_hdr { "vnet_hdr" } else { "" };
             namespace.ip(&format!("tuntap add dev {} mode tap {vnet_hdr}\n", slot.tap()))?;
             host.plug_tap(slot)
@@ -339,13 +339,13 @@ fn without_bridge_netfilter(namespace: &Namespace) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Family, GUEST_MAC, GUEST_V4, GUEST_V6, Slot};
+    use super::{Family, GUEST_MAC, GUEST_V4, GUEST_V6, LabSlot};
 
     #[test]
     fn the_first_slot_is_the_guest() {
-        assert_eq!(Slot(0).address(Family::V4), GUEST_V4);
-        assert_eq!(Slot(0).address(Family::V6), GUEST_V6);
-        assert_eq!(Slot(0).mac(), GUEST_MAC);
-        assert_ne!(Slot(1).address(Family::V6), GUEST_V6);
+        assert_eq!(LabSlot(0).address(Family::V4), GUEST_V4);
+        assert_eq!(LabSlot(0).address(Family::V6), GUEST_V6);
+        assert_eq!(LabSlot(0).mac(), GUEST_MAC);
+        assert_ne!(LabSlot(1).address(Family::V6), GUEST_V6);
     }
 }

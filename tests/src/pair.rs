@@ -13,7 +13,7 @@ use crate::daemon::{Daemon, PairOptions, output};
 use crate::guest::{GuestOptions, StandInGuest};
 use crate::network::{Lab, LabHost, LabOptions, Side};
 use crate::phrases;
-use crate::stand_in::tap::Offloads;
+use crate::stand_in::tap::TapOffloads;
 
 /// The time in which a primary must give up a secondary that never came.
 const LATE: Duration = Duration::from_secs(20);
@@ -23,7 +23,7 @@ const LATE: Duration = Duration::from_secs(20);
 pub struct PairSetup {
     pub lab: LabOptions,
     /// The offloads of the guests.
-    pub offloads: Offloads,
+    pub offloads: TapOffloads,
     pub daemons: PairOptions,
     /// Lines for the `[[guest]]` of each daemon's configuration file. Without them, the daemons get
     /// flags.
@@ -36,7 +36,7 @@ impl Default for PairSetup {
     fn default() -> Self {
         Self {
             lab: LabOptions::default(),
-            offloads: Offloads::On,
+            offloads: TapOffloads::On,
             daemons: PairOptions::default(),
             config: None,
             secondary_late: false,
@@ -169,7 +169,7 @@ impl PairSetup {
             Some(more) => {
                 let [primary, secondary] = more;
                 let more = if side == Side::Primary { primary } else { secondary };
-                let config = self.daemons.config(side, crate::network::Slot(0), more);
+                let config = self.daemons.config(side, crate::network::LabSlot(0), more);
                 Daemon::run_config(lab.host(side), &config)
             }
         }

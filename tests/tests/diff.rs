@@ -16,7 +16,7 @@ use colo_lab::network::{Family, GUEST_MAC, Side};
 use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::protocol::SERVICE_PORT;
 use colo_lab::stand_in::packet::TCP;
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 use serde_json::Value;
 
 use recorder::Recorder;
@@ -50,7 +50,7 @@ fn diff(pair: &LabPair, files: &[PathBuf; 2]) -> Result<(CommandOutput, Value)> 
     Ok((said, report))
 }
 
-fn equal(offloads: Offloads, family: Family) -> Result<()> {
+fn equal(offloads: TapOffloads, family: Family) -> Result<()> {
     let pair = LabPair::start(PairSetup { offloads, ..PairSetup::default() })?;
     let recorders = record(&pair)?;
     let client = &pair.lab.client;
@@ -83,16 +83,16 @@ fn equal(offloads: Offloads, family: Family) -> Result<()> {
 
 #[lab_test(root)]
 fn equal_guests_with_offloads_are_equal() -> Result<()> {
-    equal(Offloads::On, Family::V4)
+    equal(TapOffloads::On, Family::V4)
 }
 
 #[lab_test(root)]
 fn equal_guests_without_offloads_over_ipv6_are_equal() -> Result<()> {
-    equal(Offloads::Off, Family::V6)
+    equal(TapOffloads::Off, Family::V6)
 }
 
 #[lab_test(root)]
-fn a_flipped_octet_is_found_where_the_daemon_finds_it() -> Result<()> {
+fn a_flipped_byte_is_found_where_the_daemon_finds_it() -> Result<()> {
     let mut pair = LabPair::start(PairSetup::default())?;
     let recorders = record(&pair)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;

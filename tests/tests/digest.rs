@@ -10,18 +10,18 @@ use colo_lab::daemon::{DaemonStatus, PairOptions};
 use colo_lab::lab_test;
 use colo_lab::network::{Family, Side};
 use colo_lab::pair::{LabPair, PairSetup};
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 const OCTETS: u64 = 50_000_000;
 
-fn pair(returns: &str, offloads: Offloads) -> Result<LabPair> {
+fn pair(returns: &str, offloads: TapOffloads) -> Result<LabPair> {
     let daemons = PairOptions { returns: returns.to_owned(), ..PairOptions::default() };
     LabPair::start(PairSetup { daemons, offloads, ..PairSetup::default() })
 }
 
 /// The bytes that the secondary has returned for each million bytes that both guests have sent.
-fn returned_per_million(returns: &str, offloads: Offloads) -> Result<u64> {
+fn returned_per_million(returns: &str, offloads: TapOffloads) -> Result<u64> {
     let pair = pair(returns, offloads)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.down(OCTETS)?;
@@ -44,10 +44,10 @@ fn digests(status: &DaemonStatus) -> String {
 
 #[lab_test(root)]
 fn a_download_returns_less_than_a_twentieth() -> Result<()> {
-    let digests = returned_per_million("digest", Offloads::Off)?;
+    let digests = returned_per_million("digest", TapOffloads::Off)?;
     assert!(digests < 50_000, "{digests} bytes for a million");
     // The twin.
-    let frames = returned_per_million("frames", Offloads::Off)?;
+    let frames = returned_per_million("frames", TapOffloads::Off)?;
     assert!(frames > 1_000_000, "{frames} bytes for a million");
     Ok(())
 }
@@ -55,7 +55,7 @@ fn a_download_returns_less_than_a_twentieth() -> Result<()> {
 /// A new primary has not seen the earlier bytes, and finds that out.
 #[lab_test(root)]
 fn a_primary_that_is_started_again_goes_on_with_digests() -> Result<()> {
-    let mut pair = pair("digest", Offloads::Off)?;
+    let mut pair = pair("digest", TapOffloads::Off)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V6)?;
     conversation.down(1_000_000)?;
     pair.primary.process.kill()?;

@@ -14,7 +14,7 @@ use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::phrases;
 use colo_lab::protocol::{ECHO_PORT, SERVICE_PORT};
 use colo_lab::stand_in::packet::{TCP, UDP};
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 use colo_proxy::capture_file::{Packet, Reader};
 use serde_json::Value;
 
@@ -28,7 +28,7 @@ fn found(pair: &LabPair, peer_port: u16) -> Result<NamedDivergence> {
     all.find(|found| found.peer_port == peer_port).context("it was there a moment ago")
 }
 
-fn in_tcp(offloads: Offloads, family: Family) -> Result<()> {
+fn in_tcp(offloads: TapOffloads, family: Family) -> Result<()> {
     let mut pair = LabPair::start(PairSetup { offloads, ..PairSetup::default() })?;
     let mut conversation = Conversation::open(&pair.lab.client, family)?;
     conversation.ask(1000)?;
@@ -118,12 +118,12 @@ fn is_listed_and_its_frames_are_written() -> Result<()> {
 
 #[lab_test(root)]
 fn in_tcp_with_offloads() -> Result<()> {
-    in_tcp(Offloads::On, Family::V4)
+    in_tcp(TapOffloads::On, Family::V4)
 }
 
 #[lab_test(root)]
 fn in_tcp_over_ipv6_without_offloads() -> Result<()> {
-    in_tcp(Offloads::Off, Family::V6)
+    in_tcp(TapOffloads::Off, Family::V6)
 }
 
 #[lab_test(root)]

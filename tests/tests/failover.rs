@@ -10,7 +10,7 @@ use colo_lab::lab_test;
 use colo_lab::network::{Family, LabOptions, Side};
 use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::phrases;
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(2);
@@ -64,7 +64,7 @@ fn with_offloads() -> Result<()> {
 
 #[lab_test(root)]
 fn without_offloads() -> Result<()> {
-    survive(PairSetup { offloads: Offloads::Off, ..PairSetup::default() })
+    survive(PairSetup { offloads: TapOffloads::Off, ..PairSetup::default() })
 }
 
 #[lab_test(root)]

@@ -18,7 +18,7 @@ use colo_lab::phrases;
 use colo_lab::process::eventually;
 use colo_lab::protocol::SERVICE_PORT;
 use colo_lab::stand_in::packet::TCP;
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 use nix::sys::signal::Signal;
 
 #[path = "kernel_lane/long.rs"]
@@ -78,7 +78,7 @@ fn streamed(daemon: &Daemon, lane: &str) -> Result<u64> {
     daemon.status()?.detail(&format!("/lanes/{lane}/frames"))
 }
 
-fn carries(offloads: Offloads, family: Family) -> Result<()> {
+fn carries(offloads: TapOffloads, family: Family) -> Result<()> {
     let mut pair = start(PairSetup { offloads, ..by("kernel") })?;
     let before = [streamed(&pair.primary, "mirror")?, streamed(&pair.secondary, "secondary_out")?];
     everything(&pair.lab.client, family)?;
@@ -91,18 +91,18 @@ fn carries(offloads: Offloads, family: Family) -> Result<()> {
 
 #[lab_test(root)]
 fn carries_frames_with_offloads_over_ipv4() -> Result<()> {
-    carries(Offloads::On, Family::V4)
+    carries(TapOffloads::On, Family::V4)
 }
 
 #[lab_test(root)]
 fn carries_frames_with_offloads_over_ipv6() -> Result<()> {
-    carries(Offloads::On, Family::V6)
+    carries(TapOffloads::On, Family::V6)
 }
 
 #[lab_test(root)]
 fn carries_frames_without_offloads() -> Result<()> {
-    carries(Offloads::Off, Family::V4)?;
-    carries(Offloads::Off, Family::V6)
+    carries(TapOffloads::Off, Family::V4)?;
+    carries(TapOffloads::Off, Family::V6)
 }
 
 #[lab_test(root)]

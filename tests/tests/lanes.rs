@@ -11,10 +11,10 @@ use colo_lab::client::{Conversation, Keeper, echo};
 use colo_lab::daemon::{Daemon, DaemonStatus, PairOptions};
 use colo_lab::guest::{GuestOptions, StandInGuest};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Lab, LabOptions, Side, Slot};
+use colo_lab::network::{Family, Lab, LabOptions, LabSlot, Side};
 use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::phrases;
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(2);
@@ -75,7 +75,7 @@ fn a_link_that_breaks_is_seen_and_heals() -> Result<()> {
     assert!(keeper.stop()?.error.is_none());
     pair.secondary_guest.kill()?;
     host.ip("link set repl0 up\n")?;
-    let options = GuestOptions::of(Side::Secondary, Offloads::On);
+    let options = GuestOptions::of(Side::Secondary, TapOffloads::On);
     pair.secondary_guest = StandInGuest::start(&pair.lab, Side::Secondary, options)?;
     protected_again(&pair)?;
     pair.finish()
@@ -95,8 +95,8 @@ fn a_secondary_that_is_ended_and_started_is_protected_again() -> Result<()> {
     assert!(keeper.stop()?.error.is_none());
     pair.secondary_guest.kill()?;
     pair.restart(Side::Secondary)?;
-    pair.lab.host(Side::Secondary).plug_tap(Slot(0))?;
-    let options = GuestOptions::of(Side::Secondary, Offloads::On);
+    pair.lab.host(Side::Secondary).plug_tap(LabSlot(0))?;
+    let options = GuestOptions::of(Side::Secondary, TapOffloads::On);
     pair.secondary_guest = StandInGuest::start(&pair.lab, Side::Secondary, options)?;
     protected_again(&pair)?;
     pair.finish()
@@ -172,7 +172,7 @@ impl Alone {
         let guest = StandInGuest::start(
             &lab,
             Side::Primary,
-            GuestOptions::of(Side::Primary, Offloads::On),
+            GuestOptions::of(Side::Primary, TapOffloads::On),
         )?;
         let primary = Daemon::start(&lab, Side::Primary, &PairOptions::default())?;
         Ok((Self { primary, lab }, guest))
@@ -255,7 +255,7 @@ fn bad_records_are_counted_and_impossible_ones_close_the_lane() -> Result<()> {
 fn pair_up(alone: Alone, guest: StandInGuest) -> Result<()> {
     let Alone { mut primary, lab } = alone;
     let secondary = Daemon::start(&lab, Side::Secondary, &PairOptions::default())?;
-    let options = GuestOptions::of(Side::Secondary, Offloads::On);
+    let options = GuestOptions::of(Side::Secondary, TapOffloads::On);
     let second_guest = StandInGuest::start(&lab, Side::Secondary, options)?;
     let before = primary.wait_protected()?.number("compared_frames")?;
     let mut conversation = Conversation::open(&lab.client, Family::V4)?;
@@ -278,7 +278,7 @@ fn a_bad_mirror_does_not_harm_the_secondary() -> Result<()> {
         .namespace
         .run(|| Ok(TcpListener::bind((Side::Primary.replication(), MIRROR_PORT))?))?;
     let mut daemon = Daemon::start(&lab, Side::Secondary, &PairOptions::default())?;
-    let options = GuestOptions::of(Side::Secondary, Offloads::On);
+    let options = GuestOptions::of(Side::Secondary, TapOffloads::On);
     let mut guest = StandInGuest::start(&lab, Side::Secondary, options)?;
     for bad in [
         [69_633_u32.to_be_bytes(), [0, 0, 0, 12]].concat(),

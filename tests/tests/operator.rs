@@ -14,12 +14,12 @@ use colo_lab::client::Conversation;
 use colo_lab::daemon::{self, CommandOutput, Daemon, DaemonStatus, PairOptions, output, output_of};
 use colo_lab::guest::{GuestOptions, StandInGuest};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Lab, LabHost, LabOptions, Side, Slot};
+use colo_lab::network::{Family, Lab, LabHost, LabOptions, LabSlot, Side};
 use colo_lab::pair::left_on;
 use colo_lab::phrases;
 use colo_lab::process::eventually;
 use colo_lab::protocol::ECHO_PORT;
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -122,7 +122,8 @@ fn executable_by_anybody(folder: &Path) -> Result<PathBuf> {
 fn a_wrong_key_is_shown_with_its_line_and_the_right_one() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
     let host = lab.host(Side::Primary);
-    let config = PairOptions::default().config(Side::Primary, Slot(0), "secondary_timeot_ms = 5");
+    let config =
+        PairOptions::default().config(Side::Primary, LabSlot(0), "secondary_timeot_ms = 5");
     let error = Daemon::run_config(host, &config).expect_err("a wrong key");
     let text = format!("{error:#}");
     let line = config.lines().position(|line| line.contains("timeot")).map_or(0, |n| n + 1);
@@ -179,20 +180,20 @@ struct ThreeGuests {
     primary: Daemon,
     secondary: Daemon,
     _guests: Vec<StandInGuest>,
-    slots: [Slot; 3],
+    slots: [LabSlot; 3],
     lab: Lab,
 }
 
 impl ThreeGuests {
     fn start() -> Result<Self> {
-        let slots = [0, 1, 2].map(Slot);
+        let slots = [0, 1, 2].map(LabSlot);
         let lab = Lab::new(LabOptions { slots: 3, ..LabOptions::default() })?;
         let guests = |side: Side| -> Result<Vec<StandInGuest>> {
-            let options = |slot| GuestOptions { slot, ..GuestOptions::of(side, Offloads::On) };
+            let options = |slot| GuestOptions { slot, ..GuestOptions::of(side, TapOffloads::On) };
             slots.iter().map(|slot| StandInGuest::start(&lab, side, options(*slot))).collect()
         };
         let daemon = |side: Side| {
-            let config = |slot: &Slot| PairOptions::default().config(side, *slot, "");
+            let config = |slot: &LabSlot| PairOptions::default().config(side, *slot, "");
             let all: String = slots.iter().map(config).collect();
             with_one_processor(|| Daemon::run_config(lab.host(side), &all))
         };
@@ -210,7 +211,7 @@ impl ThreeGuests {
     }
 
     /// Speaks with the guest of `slot`. This requests no checkpoint.
-    fn converse(&self, slot: Slot) -> Result<()> {
+    fn converse(&self, slot: LabSlot) -> Result<()> {
         for family in Family::BOTH {
             let mut conversation = Conversation::open_to(&self.lab.client, slot.address(family))?;
             conversation.ask(3000)?;
@@ -223,7 +224,7 @@ impl ThreeGuests {
         Ok(())
     }
 
-    fn status(&self, slot: Slot) -> Result<DaemonStatus> {
+    fn status(&self, slot: LabSlot) -> Result<DaemonStatus> {
         let of = |status: &DaemonStatus| status.0["netdev"] == slot.tap();
         let found = self.primary.statuses()?.into_iter().find(of);
         found.with_context(|| format!("no status of {}", slot.tap()))

@@ -10,7 +10,7 @@ use colo_lab::lab_test;
 use colo_lab::namespace::Namespace;
 use colo_lab::network::{Family, LabOptions, Side};
 use colo_lab::pair::{LabPair, PairSetup};
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 use colo_proxy::link::LinkWatch;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -30,7 +30,7 @@ fn a_tap_that_comes_back_is_protected_again() -> Result<()> {
         conversation.close()?;
         let before = pair.primary.status()?.number("compared_frames")?;
         for side in Side::BOTH {
-            let options = GuestOptions::of(side, Offloads::On);
+            let options = GuestOptions::of(side, TapOffloads::On);
             match side {
                 Side::Primary => {
                     pair.primary_guest.kill()?;

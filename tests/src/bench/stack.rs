@@ -11,7 +11,7 @@ use super::load::{self, LoadResult};
 use super::machine::{self, Meter};
 use super::results::{BenchChain, Figures};
 use crate::daemon::{Daemon, PairOptions};
-use crate::network::{Lab, LabOptions, Side, Slot};
+use crate::network::{Lab, LabOptions, LabSlot, Side};
 use crate::phrases;
 use crate::process::eventually;
 use crate::qemu::filters::Filters;
@@ -224,7 +224,7 @@ impl Wire {
 }
 
 fn alone(lab: Lab, wire: Wire) -> Result<Stack> {
-    let primary = MeasuredGuest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
+    let primary = MeasuredGuest::start(&lab, Side::Primary, LabSlot(0), wire.mover())?;
     Ok(Stack {
         chain: BenchChain::None,
         protection: Protection::None,
@@ -239,15 +239,15 @@ fn alone(lab: Lab, wire: Wire) -> Result<Stack> {
 fn qemu(lab: Lab, wire: Wire) -> Result<Stack> {
     ensure!(wire != Wire::Offloads, "QEMU's hub has no offloads");
     let filters = Filters { vnet_hdr: false };
-    lab.host(Side::Secondary).unplug_tap(Slot(0))?;
+    lab.host(Side::Secondary).unplug_tap(LabSlot(0))?;
     let folder = tempfile::tempdir().context("making a folder for a socket")?;
     let notify = folder.path().join("notify");
     let mut arguments = filters.primary();
     arguments.extend(filters.compare_notifying(&notify));
-    let primary = MeasuredGuest::start(&lab, Side::Primary, Slot(0), Mover::Hub(arguments))?;
+    let primary = MeasuredGuest::start(&lab, Side::Primary, LabSlot(0), Mover::Hub(arguments))?;
     let frame = CountingFrame::connect(&notify)?;
     let arguments = Mover::Hub(filters.secondary_once());
-    let secondary = MeasuredGuest::start(&lab, Side::Secondary, Slot(0), arguments)?;
+    let secondary = MeasuredGuest::start(&lab, Side::Secondary, LabSlot(0), arguments)?;
     Ok(Stack {
         chain: BenchChain::Qemu,
         protection: Protection::Qemu(frame),
@@ -264,10 +264,10 @@ fn ours(lab: Lab, wire: Wire, Setup { chain, lane, more }: Setup) -> Result<Stac
     // checksums.
     let vnet_hdr = lab.options.vnet_hdr || chain == BenchChain::AfXdp;
     let options = PairOptions { vnet_hdr, lane, ..PairOptions::default() };
-    let guest = MeasuredGuest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
-    let config = options.config(Side::Secondary, Slot(0), more);
+    let guest = MeasuredGuest::start(&lab, Side::Primary, LabSlot(0), wire.mover())?;
+    let config = options.config(Side::Secondary, LabSlot(0), more);
     let secondary = Daemon::run_config(lab.host(Side::Secondary), &config)?;
-    let secondary_guest = MeasuredGuest::start(&lab, Side::Secondary, Slot(0), wire.mover())?;
+    let secondary_guest = MeasuredGuest::start(&lab, Side::Secondary, LabSlot(0), wire.mover())?;
     let primary = Daemon::start(&lab, Side::Primary, &options)?;
     primary.wait_protected()?;
     for daemon in [&primary, &secondary] {

@@ -23,7 +23,7 @@ use crate::guest::{GuestOptions, StandInGuest};
 use crate::network::{Family, Lab, LabOptions, Side};
 use crate::protocol::SERVICE_PORT;
 use crate::stand_in::packet::TCP;
-use crate::stand_in::tap::Offloads;
+use crate::stand_in::tap::TapOffloads;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// The work that is in progress in step 4.
@@ -46,7 +46,7 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) fn build(view: &View) -> Result<Self> {
         let lab = Lab::new(LabOptions::default())?;
-        let options = GuestOptions::of(Side::Primary, Offloads::On);
+        let options = GuestOptions::of(Side::Primary, TapOffloads::On);
         let primary_guest = StandInGuest::start(&lab, Side::Primary, options)?;
         view.say("   client, switch, hosta and hostb are up; a guest runs on hosta's tap0");
         Ok(Self {
@@ -72,7 +72,7 @@ impl Stage {
         view.step(2, "The same traffic under protection");
         let options = PairOptions::default();
         let secondary = Daemon::start(&self.lab, Side::Secondary, &options)?;
-        let guest_options = GuestOptions::of(Side::Secondary, Offloads::On);
+        let guest_options = GuestOptions::of(Side::Secondary, TapOffloads::On);
         self.secondary_guest =
             Some(StandInGuest::start(&self.lab, Side::Secondary, guest_options)?);
         let primary = Daemon::start(&self.lab, Side::Primary, &options)?;

@@ -27,7 +27,7 @@ fn a_call_survives_the_wire() {
 }
 
 #[test]
-fn a_wrong_octet_in_a_pattern_is_found_where_it_is() {
+fn a_wrong_byte_in_a_pattern_is_found_where_it_is() {
     let mut wire = Vec::new();
     write_pattern(&mut wire, 5, 200_003, |_| {}).expect("memory does not fail");
     assert_eq!(read_pattern(&mut wire.as_slice(), 5, 200_003, |_| {}).expect("all there").count, 0);
@@ -45,7 +45,7 @@ fn patterns_of_two_seeds_differ() {
 }
 
 #[test]
-fn a_transcript_depends_on_every_octet() {
+fn a_transcript_depends_on_every_byte() {
     let (mut one, mut two) = (Transcript::default(), Transcript::default());
     one.block(b"twelve bytes");
     two.block(b"twelve bytez");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use colo_lab::daemon::{Daemon, PairOptions};
-use colo_lab::network::{Lab, LabOptions, Side, Slot};
+use colo_lab::network::{Lab, LabOptions, LabSlot, Side};
 use colo_lab::phrases;
 use colo_lab::qemu::colo::{self, NEVER_MS};
 use colo_lab::qemu::filters::Filters;
@@ -16,7 +16,7 @@ use colo_lab::qmp::Qmp;
 use super::found;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-const TAP: Slot = Slot(0);
+const TAP: LabSlot = LabSlot(0);
 /// The address where the secondary's guest waits for the state.
 const STATE_PORT: u16 = 9998;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::Conversation;
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Lab, LabOptions, Side, Slot};
+use colo_lab::network::{Family, Lab, LabOptions, LabSlot, Side};
 use colo_lab::qemu::colo::{self, NEVER_MS};
 use colo_lab::qemu::machine::QemuMachine;
 use colo_lab::qemu::{Image, QemuGuest};
@@ -16,7 +16,7 @@ use super::found;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 const CHECKPOINTS: usize = 10;
-const TAP: Slot = Slot(0);
+const TAP: LabSlot = LabSlot(0);
 
 /// Two hosts, and the image of their guests.
 struct Stock {

@@ -8,7 +8,7 @@ use colo_lab::guest::{GuestOptions, StandInGuest};
 use colo_lab::lab_test;
 use colo_lab::network::{Family, Lab, LabOptions, Side};
 use colo_lab::phrases;
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 use tempfile::TempDir;
 
 use crate::stand::{TIMEOUT, end, wait_mode};
@@ -69,7 +69,7 @@ impl Parts {
 }
 
 fn guests(lab: &Lab) -> Result<[StandInGuest; 2]> {
-    let start = |side| StandInGuest::start(lab, side, GuestOptions::of(side, Offloads::On));
+    let start = |side| StandInGuest::start(lab, side, GuestOptions::of(side, TapOffloads::On));
     Ok([start(Side::Primary)?, start(Side::Secondary)?])
 }
 

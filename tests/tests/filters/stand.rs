@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use colo_lab::colo_compare::{Listener, Socket, datagram};
 use colo_lab::daemon::{CommandOutput, Daemon, output, output_of};
-use colo_lab::network::{Lab, LabHost, LabOptions, Side, Slot};
+use colo_lab::network::{Lab, LabHost, LabOptions, LabSlot, Side};
 use colo_lab::process::eventually;
 use tempfile::TempDir;
 
@@ -172,8 +172,8 @@ fn command(kind: &str, arguments: &[&str]) -> Vec<String> {
 /// A TAP on the host's bridge.
 fn open(host: &LabHost, name: &'static str, offloads: Offloads) -> Result<Tap> {
     let tap = host.namespace.run(|| Ok(Tap::new(name, offloads)))?;
-    if name == Slot(0).tap() {
-        host.plug_tap(Slot(0))?;
+    if name == LabSlot(0).tap() {
+        host.plug_tap(LabSlot(0))?;
     } else {
         host.namespace.ip(&format!("link set {name} master br0 up\n"))?;
     }
