@@ -43,12 +43,12 @@ pub use table::{entries, plain};
 pub use report::write;
 
 use crate::cleanup;
-use compare::Bench;
+use compare::CompareBench;
 use load::LoadResult;
 use machine::MachineInfo;
 use many::ManyGuests;
 use row::Setting;
-use stack::{Stack, Wire};
+use stack::{BenchWire, Stack};
 
 /// The rounds of a smoke run, and the seconds of each of its measurements.
 const QUICK: (u32, f64) = (1, 0.3);
@@ -152,9 +152,9 @@ pub fn measure(options: &BenchOptions, say: &dyn Fn(&str)) -> Result<Results> {
     let of = |wanted: fn(Setting) -> bool| -> Vec<BenchRow> {
         options.rows().into_iter().filter(|row| wanted(row.setting())).collect()
     };
-    run.side_by_side(Wire::Frames, &of(|setting| setting == Setting::Frames))?;
-    run.side_by_side(Wire::Offloads, &of(|setting| setting == Setting::Offloads))?;
-    run.side_by_side(Wire::SlowLink, &of(|setting| setting == Setting::SlowLink))?;
+    run.side_by_side(BenchWire::Frames, &of(|setting| setting == Setting::Frames))?;
+    run.side_by_side(BenchWire::Offloads, &of(|setting| setting == Setting::Offloads))?;
+    run.side_by_side(BenchWire::SlowLink, &of(|setting| setting == Setting::SlowLink))?;
     run.compares(&of(|setting| matches!(setting, Setting::Compare(_))))?;
     run.failovers(&of(|setting| setting == Setting::Failover))?;
     run.many_guests(&of(|setting| setting == Setting::ManyGuests))?;
@@ -172,7 +172,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Measures rows in labs that exist side by side. The first chain changes with every round, so
     /// that no chain always follows the same other one.
-    fn side_by_side(&mut self, wire: Wire, rows: &[BenchRow]) -> Result<()> {
+    fn side_by_side(&mut self, wire: BenchWire, rows: &[BenchRow]) -> Result<()> {
         let Some(first) = rows.first() else { return Ok(()) };
         let stacks: Result<Vec<Stack>> =
             first.chains().iter().map(|chain| Stack::build(*chain, wire)).collect();
@@ -204,8 +204,8 @@ impl Run<'_> {
 
     fn compares(&mut self, rows: &[BenchRow]) -> Result<()> {
         let Some(first) = rows.first() else { return Ok(()) };
-        let benches: Result<Vec<Bench>> =
-            first.chains().iter().map(|chain| Bench::build(*chain)).collect();
+        let benches: Result<Vec<CompareBench>> =
+            first.chains().iter().map(|chain| CompareBench::build(*chain)).collect();
         let mut benches = benches?;
         for round in 0..self.results.rounds {
             for row in rows {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::network::{Lab, LabHost, LabSlot, Side};
+use crate::network::{HostSide, Lab, LabHost, LabSlot};
 use crate::phrases;
 use crate::process::{Process, eventually, program};
 
@@ -60,19 +60,19 @@ impl Default for PairOptions {
 
 impl PairOptions {
     /// The endpoint of one lane, as `side` writes it.
-    pub fn endpoint(&self, side: Side, port: u16) -> String {
-        let listener = if self.primary_listens { Side::Primary } else { Side::Secondary };
+    pub fn endpoint(&self, side: HostSide, port: u16) -> String {
+        let listener = if self.primary_listens { HostSide::Primary } else { HostSide::Secondary };
         let server = if side == listener { ",server" } else { "" };
         format!("tcp:{}:{port}{server},nodelay", listener.replication())
     }
 
     /// A `[[guest]]` of a configuration file for the TAP of `slot`, with further lines. Every slot
     /// has ports of its own.
-    pub fn config(&self, side: Side, slot: LabSlot, more: &str) -> String {
+    pub fn config(&self, side: HostSide, slot: LabSlot, more: &str) -> String {
         let port = |port| port + 10 * u16::from(slot.0);
         let (role, back) = match side {
-            Side::Primary => ("primary", "secondary_in"),
-            Side::Secondary => ("secondary", "secondary_out"),
+            HostSide::Primary => ("primary", "secondary_in"),
+            HostSide::Secondary => ("secondary", "secondary_out"),
         };
         let lane = |name, at| format!("{name} = \"{}\"\n", self.endpoint(side, port(at)));
         let mut text = format!("[[guest]]\nrole = \"{role}\"\nnetdev = \"{}\"\n", slot.tap());
@@ -96,22 +96,22 @@ impl PairOptions {
     }
 
     /// A secondary has a COLO-frame only if that is a QEMU.
-    fn frame(&self, side: Side) -> Option<&str> {
+    fn frame(&self, side: HostSide) -> Option<&str> {
         let frame = self.colo_frame.as_str();
-        (side == Side::Primary || frame.starts_with("qmp:")).then_some(frame)
+        (side == HostSide::Primary || frame.starts_with("qmp:")).then_some(frame)
     }
 
     /// The value of `--return` for `side`, if it needs one. Digests need a control lane.
-    fn returns(&self, side: Side) -> Option<&str> {
-        let is_said = side == Side::Secondary && self.control && self.returns != "frames";
+    fn returns(&self, side: HostSide) -> Option<&str> {
+        let is_said = side == HostSide::Secondary && self.control && self.returns != "frames";
         is_said.then_some(self.returns.as_str())
     }
 
     fn arguments(&self, host: &LabHost) -> Vec<String> {
         let side = host.side;
         let (role, back) = match side {
-            Side::Primary => ("primary", "--secondary-in"),
-            Side::Secondary => ("secondary", "--secondary-out"),
+            HostSide::Primary => ("primary", "--secondary-in"),
+            HostSide::Secondary => ("secondary", "--secondary-out"),
         };
         let mut arguments: Vec<String> = [role, "--netdev", "tap0"].map(Into::into).into();
         let mut lane = |flag: &str, port| {
@@ -184,7 +184,7 @@ impl Daemon {
     }
 
     /// Starts one half of a pair and waits until it is ready.
-    pub fn start(lab: &Lab, side: Side, options: &PairOptions) -> Result<Self> {
+    pub fn start(lab: &Lab, side: HostSide, options: &PairOptions) -> Result<Self> {
         let host = lab.host(side);
         let daemon = Self::spawn(host, &options.arguments(host))?;
         daemon.wait_ready()?;

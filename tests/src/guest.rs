@@ -13,7 +13,7 @@ use crate::counters::{self, Counters};
 use crate::link;
 use crate::namespace::Namespace;
 use crate::network::{
-    CLIENT_MAC, CLIENT_V4, CLIENT_V6, Family, Lab, LabHost, LabSlot, Side, quiet_ipv6,
+    CLIENT_MAC, CLIENT_V4, CLIENT_V6, Family, HostSide, Lab, LabHost, LabSlot, quiet_ipv6,
 };
 use crate::process::{Process, program};
 use crate::stand_in::command::{Command, Flipped, StandInCounts, StandInReport};
@@ -38,15 +38,15 @@ pub struct GuestOptions {
 
 impl GuestOptions {
     /// Only the secondary's numbers are moved, so that the two guests differ as two machines do.
-    pub fn of(side: Side, offloads: TapOffloads) -> Self {
-        Self { slot: LabSlot(0), offloads, shift: side == Side::Secondary, verify: true }
+    pub fn of(side: HostSide, offloads: TapOffloads) -> Self {
+        Self { slot: LabSlot(0), offloads, shift: side == HostSide::Secondary, verify: true }
     }
 }
 
 /// A running guest.
 #[derive(Debug)]
 pub struct StandInGuest {
-    pub side: Side,
+    pub side: HostSide,
     pub stand_in: StandIn,
     pub service: Process,
     options: GuestOptions,
@@ -57,7 +57,7 @@ pub struct StandInGuest {
 
 impl StandInGuest {
     /// Starts the virtual machine and the service, and waits until the service listens.
-    pub fn start(lab: &Lab, side: Side, options: GuestOptions) -> Result<Self> {
+    pub fn start(lab: &Lab, side: HostSide, options: GuestOptions) -> Result<Self> {
         let namespace = lab.guest_namespace(side)?;
         let host = lab.host(side);
         let shift =
@@ -76,7 +76,7 @@ impl StandInGuest {
 
     /// Continues this guest on the other host, as a checkpoint does. The original ends, unlike at a
     /// checkpoint. The TAP must exist.
-    pub fn move_to(&mut self, lab: &Lab, side: Side) -> Result<()> {
+    pub fn move_to(&mut self, lab: &Lab, side: HostSide) -> Result<()> {
         self.stand_in.process.signal(Signal::SIGKILL)?;
         self.stand_in.process.kill()?;
         let (host, options) = (lab.host(side), self.options);

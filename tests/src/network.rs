@@ -26,12 +26,12 @@ const REPLICATION_NET: &str = "10.78.0.0/24";
 
 /// One of the two hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Side {
+pub enum HostSide {
     Primary,
     Secondary,
 }
 
-impl Side {
+impl HostSide {
     pub const BOTH: [Self; 2] = [Self::Primary, Self::Secondary];
 
     /// `a` or `b`, as in the names of the hosts and guests.
@@ -130,7 +130,7 @@ impl Default for LabOptions {
 /// A host: a bridge with an uplink to the switch and the guest's TAP, and a link to the other host.
 #[derive(Debug)]
 pub struct LabHost {
-    pub side: Side,
+    pub side: HostSide,
     pub namespace: Namespace,
     /// The mount namespace with a bpffs and a `/run` of its own, if the host has one.
     pub mounts: Option<std::fs::File>,
@@ -215,26 +215,26 @@ impl Lab {
         let prefix = format!("colo-{}-{lab}", std::process::id());
         let named = |name: &str| Namespace::create(&format!("{prefix}-{name}"));
         let (lan, client) = (named("lan")?, named("client")?);
-        let host = |side: Side| {
+        let host = |side: HostSide| {
             let namespace = named(&format!("host{}", side.letter()))?;
             let mounts = mounts::make(options.mounts)?;
             anyhow::Ok(LabHost { side, namespace, mounts, tap: LabSlot(0).tap() })
         };
-        let hosts = [host(Side::Primary)?, host(Side::Secondary)?];
+        let hosts = [host(HostSide::Primary)?, host(HostSide::Secondary)?];
         let lab = Self { options, client, lan, hosts, prefix };
         lab.connect()?;
         Ok(lab)
     }
 
-    pub fn host(&self, side: Side) -> &LabHost {
+    pub fn host(&self, side: HostSide) -> &LabHost {
         match (side, &self.hosts) {
-            (Side::Primary, [host, _]) | (Side::Secondary, [_, host]) => host,
+            (HostSide::Primary, [host, _]) | (HostSide::Secondary, [_, host]) => host,
         }
     }
 
     /// A namespace for the guest of `side`. It belongs to the guest, so no socket of a dead guest
     /// is left in it when another guest starts.
-    pub(crate) fn guest_namespace(&self, side: Side) -> Result<Namespace> {
+    pub(crate) fn guest_namespace(&self, side: HostSide) -> Result<Namespace> {
         static GUESTS: AtomicU32 = AtomicU32::new(0);
         let guest = GUESTS.fetch_add(1, Ordering::Relaxed);
         Namespace::create(&format!("{}-guest{}{guest}", self.prefix, side.letter()))

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::counters::{self, checksum_errors};
 use crate::daemon::{Daemon, PairOptions, output};
 use crate::guest::{GuestOptions, StandInGuest};
-use crate::network::{Lab, LabHost, LabOptions, Side};
+use crate::network::{HostSide, Lab, LabHost, LabOptions};
 use crate::phrases;
 use crate::stand_in::tap::TapOffloads;
 
@@ -65,38 +65,38 @@ impl LabPair {
         let guest = |side| StandInGuest::start(&lab, side, GuestOptions::of(side, setup.offloads));
         let mut primary = None;
         if setup.secondary_late {
-            let early = setup.daemon(&lab, Side::Primary)?;
+            let early = setup.daemon(&lab, HostSide::Primary)?;
             early.wait_status("unprotected", LATE, |s| {
                 s.mode().is_ok_and(|m| m == phrases::mode::UNPROTECTED)
             })?;
             primary = Some(early);
         }
-        let primary_guest = guest(Side::Primary)?;
+        let primary_guest = guest(HostSide::Primary)?;
         let (secondary, secondary_guest) = if setup.lab.persistent_tap {
-            (setup.daemon(&lab, Side::Secondary)?, guest(Side::Secondary)?)
+            (setup.daemon(&lab, HostSide::Secondary)?, guest(HostSide::Secondary)?)
         } else {
             // Without a guest there is no TAP, so its host is off the LAN meanwhile.
-            let host = lab.host(Side::Secondary);
+            let host = lab.host(HostSide::Secondary);
             host.unplug()?;
-            let secondary_guest = guest(Side::Secondary)?;
-            let secondary = setup.daemon(&lab, Side::Secondary)?;
+            let secondary_guest = guest(HostSide::Secondary)?;
+            let secondary = setup.daemon(&lab, HostSide::Secondary)?;
             host.plug()?;
             (secondary, secondary_guest)
         };
         let primary = match primary {
             Some(primary) => primary,
-            None => setup.daemon(&lab, Side::Primary)?,
+            None => setup.daemon(&lab, HostSide::Primary)?,
         };
         primary.wait_protected()?;
         Ok(Self { primary, secondary, primary_guest, secondary_guest, lab, setup })
     }
 
     /// Starts the daemon of `side` again. The old one must have ended.
-    pub fn restart(&mut self, side: Side) -> Result<()> {
+    pub fn restart(&mut self, side: HostSide) -> Result<()> {
         let daemon = self.setup.daemon(&self.lab, side)?;
         match side {
-            Side::Primary => self.primary = daemon,
-            Side::Secondary => self.secondary = daemon,
+            HostSide::Primary => self.primary = daemon,
+            HostSide::Secondary => self.secondary = daemon,
         }
         Ok(())
     }
@@ -154,7 +154,7 @@ impl LabPair {
             let status = daemon.process.terminate()?;
             let (name, log) = (daemon.process.name(), daemon.process.stderr());
             ensure!(status.success(), "{name}: {status}; its log:\n{log}");
-            let side = if name.ends_with('a') { Side::Primary } else { Side::Secondary };
+            let side = if name.ends_with('a') { HostSide::Primary } else { HostSide::Secondary };
             let left = left_on(self.lab.host(side))?;
             ensure!(left.is_empty() || stays, "{name} left {left:?}; its log:\n{log}");
         }
@@ -163,12 +163,12 @@ impl LabPair {
 }
 
 impl PairSetup {
-    fn daemon(&self, lab: &Lab, side: Side) -> Result<Daemon> {
+    fn daemon(&self, lab: &Lab, side: HostSide) -> Result<Daemon> {
         match &self.config {
             None => Daemon::start(lab, side, &self.daemons),
             Some(more) => {
                 let [primary, secondary] = more;
-                let more = if side == Side::Primary { primary } else { secondary };
+                let more = if side == HostSide::Primary { primary } else { secondary };
                 let config = self.daemons.config(side, crate::network::LabSlot(0), more);
                 Daemon::run_config(lab.host(side), &config)
             }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::counters::{self, Counters};
-use crate::network::{CLIENT_MAC, CLIENT_V4, CLIENT_V6, GUEST_V4, GUEST_V6, Lab, Side};
+use crate::network::{CLIENT_MAC, CLIENT_V4, CLIENT_V6, GUEST_V4, GUEST_V6, HostSide, Lab};
 use crate::process::{Process, program};
 use crate::qmp::Qmp;
 use console::Console;
@@ -72,7 +72,7 @@ impl Image {
 /// A running guest.
 #[derive(Debug)]
 pub struct QemuGuest {
-    pub side: Side,
+    pub side: HostSide,
     pub process: Process,
     console: Console,
     monitor: Option<Monitor>,
@@ -93,12 +93,17 @@ struct Monitor {
 
 impl QemuGuest {
     /// Starts the guest of `side` on its host's TAP, and does not wait for it.
-    pub fn boot(lab: &Lab, side: Side, image: &Image) -> Result<Self> {
+    pub fn boot(lab: &Lab, side: HostSide, image: &Image) -> Result<Self> {
         Self::boot_on(lab, side, image, &QemuMachine::alone())
     }
 
     /// The same on a machine of another kind.
-    pub fn boot_on(lab: &Lab, side: Side, image: &Image, machine: &QemuMachine) -> Result<Self> {
+    pub fn boot_on(
+        lab: &Lab,
+        side: HostSide,
+        image: &Image,
+        machine: &QemuMachine,
+    ) -> Result<Self> {
         let host = lab.host(side);
         let name = format!("guest {}", side.letter());
         let folder = machine.monitored.then(tempfile::tempdir).transpose();

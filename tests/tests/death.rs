@@ -9,7 +9,7 @@ use anyhow::Result;
 use aya::programs::{SchedClassifier, TcAttachType};
 use colo_lab::client::{Conversation, Keeper, echo};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, LabHost, Side};
+use colo_lab::network::{Family, HostSide, LabHost};
 use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::process::eventually;
 
@@ -50,10 +50,10 @@ fn hold_lets_nothing_out() -> Result<()> {
         Ok((frames > captured + 1).then_some(()))
     })?;
     assert!(!opening.is_finished(), "an answer came out although no daemon is there");
-    assert_eq!(attached(pair.lab.host(Side::Primary))?, [1, 1]);
-    pair.restart(Side::Primary)?;
+    assert_eq!(attached(pair.lab.host(HostSide::Primary))?, [1, 1]);
+    pair.restart(HostSide::Primary)?;
     let conversation = opening.join().expect("no panic")?;
-    assert_eq!(attached(pair.lab.host(Side::Primary))?, [1, 1], "stacked, not taken over");
+    assert_eq!(attached(pair.lab.host(HostSide::Primary))?, [1, 1], "stacked, not taken over");
     let keeper = Keeper::start(conversation, 300, PAUSE);
     keeper.wait_for_answers(50, TIMEOUT)?;
     assert!(keeper.stop()?.error.is_none());
@@ -67,10 +67,10 @@ fn pass_lets_the_guest_go_on() -> Result<()> {
     keeper.wait_for_answers(50, TIMEOUT)?;
     pair.primary.process.kill()?;
     keeper.wait_for_answers(200, TIMEOUT)?;
-    assert_eq!(attached(pair.lab.host(Side::Primary))?, [0, 0]);
+    assert_eq!(attached(pair.lab.host(HostSide::Primary))?, [0, 0]);
     assert!(keeper.stop()?.error.is_none());
-    pair.restart(Side::Primary)?;
-    assert_eq!(attached(pair.lab.host(Side::Primary))?, [1, 1]);
+    pair.restart(HostSide::Primary)?;
+    assert_eq!(attached(pair.lab.host(HostSide::Primary))?, [1, 1]);
     pair.finish()
 }
 
@@ -82,8 +82,8 @@ fn a_leftover_is_taken_over_again_and_again() -> Result<()> {
     for _ in 0..3 {
         keeper.wait_for_answers(30, TIMEOUT)?;
         pair.primary.process.kill()?;
-        pair.restart(Side::Primary)?;
-        assert_eq!(attached(pair.lab.host(Side::Primary))?, [1, 1]);
+        pair.restart(HostSide::Primary)?;
+        assert_eq!(attached(pair.lab.host(HostSide::Primary))?, [1, 1]);
     }
     keeper.wait_for_answers(30, TIMEOUT)?;
     assert!(keeper.stop()?.error.is_none());
@@ -98,8 +98,8 @@ fn a_secondary_holds_and_its_offsets_survive() -> Result<()> {
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
     pair.secondary.process.kill()?;
-    pair.restart(Side::Secondary)?;
-    assert_eq!(attached(pair.lab.host(Side::Secondary))?, [1, 1]);
+    pair.restart(HostSide::Secondary)?;
+    assert_eq!(attached(pair.lab.host(HostSide::Secondary))?, [1, 1]);
     pair.primary.wait_protected()?;
     keeper.wait_for_answers(100, TIMEOUT)?;
     pair.fail_over()?;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use colo_lab::client::{Calls, Conversation, echo, ping};
 use colo_lab::daemon::{CommandOutput, output_of};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, GUEST_MAC, Side};
+use colo_lab::network::{Family, GUEST_MAC, HostSide};
 use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::protocol::SERVICE_PORT;
 use colo_lab::stand_in::packet::TCP;
@@ -26,7 +26,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Records both guests. For the primary it uses the guest's own interface, because the host's sees
 /// every frame twice, at the capture and at the release. For the secondary it uses the TAP.
 fn record(pair: &LabPair) -> Result<[Recorder; 2]> {
-    let host = pair.lab.host(Side::Secondary);
+    let host = pair.lab.host(HostSide::Secondary);
     Ok([
         Recorder::start(&pair.primary_guest.namespace, "eth0")?,
         Recorder::start(&host.namespace, &host.tap)?,
@@ -45,7 +45,7 @@ fn diff(pair: &LabPair, files: &[PathBuf; 2]) -> Result<(CommandOutput, Value)> 
     let [primary, secondary] =
         files.each_ref().map(|path| path.to_str().context("a name in UTF-8"));
     let arguments = ["diff", "--json", "--guest", GUEST_MAC, primary?, secondary?];
-    let said = output_of(pair.lab.host(Side::Primary), &arguments)?;
+    let said = output_of(pair.lab.host(HostSide::Primary), &arguments)?;
     let report = serde_json::from_str(&said.stdout).with_context(|| format!("{said:?}"))?;
     Ok((said, report))
 }

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use colo_lab::client::Conversation;
 use colo_lab::daemon::{DaemonStatus, PairOptions};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Side};
+use colo_lab::network::{Family, HostSide};
 use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::stand_in::tap::TapOffloads;
 
@@ -59,7 +59,7 @@ fn a_primary_that_is_started_again_goes_on_with_digests() -> Result<()> {
     let mut conversation = Conversation::open(&pair.lab.client, Family::V6)?;
     conversation.down(1_000_000)?;
     pair.primary.process.kill()?;
-    pair.restart(Side::Primary)?;
+    pair.restart(HostSide::Primary)?;
     pair.primary.wait_protected()?;
     conversation.down(1_000_000)?;
     conversation.close()?;

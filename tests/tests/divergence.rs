@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use colo_lab::client::{Conversation, echo};
 use colo_lab::daemon::{NamedDivergence, output_of};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Side};
+use colo_lab::network::{Family, HostSide};
 use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::phrases;
 use colo_lab::protocol::{ECHO_PORT, SERVICE_PORT};
@@ -58,7 +58,7 @@ fn in_tcp(offloads: TapOffloads, family: Family) -> Result<()> {
 /// The output of `colo-proxy divergences` on the primary's host.
 fn listed(pair: &LabPair, more: &[&str]) -> Result<String> {
     let arguments = [&["divergences", "tap0"], more].concat();
-    let said = output_of(pair.lab.host(Side::Primary), &arguments)?;
+    let said = output_of(pair.lab.host(HostSide::Primary), &arguments)?;
     ensure!(said.success, "{said:?}");
     Ok(said.stdout)
 }
@@ -107,7 +107,7 @@ fn is_listed_and_its_frames_are_written() -> Result<()> {
     );
     assert!(text.contains(&line), "{text}");
     assert!(text.contains(&format!("[{:02x}]", flipped.is)), "{text}");
-    let other = output_of(pair.lab.host(Side::Secondary), &["divergences"])?;
+    let other = output_of(pair.lab.host(HostSide::Secondary), &["divergences"])?;
     assert!(
         other.success && other.stdout.contains(phrases::divergences::PRIMARY_COMPARES),
         "{other:?}"

@@ -7,7 +7,7 @@ use anyhow::Result;
 use colo_lab::client::{Calls, Conversation, Keeper, echo, ping, wait_for_all};
 use colo_lab::daemon::PairOptions;
 use colo_lab::lab_test;
-use colo_lab::network::{Family, LabOptions, Side};
+use colo_lab::network::{Family, HostSide, LabOptions};
 use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::phrases;
 use colo_lab::stand_in::tap::TapOffloads;
@@ -123,7 +123,7 @@ fn of_the_primary_is_going_on_alone() -> Result<()> {
     let mut pair = LabPair::start(PairSetup::default())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 500, PAUSE);
     keeper.wait_for_answers(20, TIMEOUT)?;
-    pair.lab.host(Side::Secondary).unplug()?;
+    pair.lab.host(HostSide::Secondary).unplug()?;
     pair.secondary.process.kill()?;
     pair.primary.failover()?;
     assert_eq!(pair.primary.status()?.mode()?, phrases::mode::UNPROTECTED);

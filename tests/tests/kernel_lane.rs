@@ -12,7 +12,7 @@ use colo_lab::client::{Calls, Conversation, Keeper, everything, mixed, wait_for_
 use colo_lab::colo_frame::{BEGAN, DONE, FAILED, ScriptFrame};
 use colo_lab::daemon::{Daemon, DaemonStatus, PairOptions};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, LabHost, LabOptions, Side};
+use colo_lab::network::{Family, HostSide, LabHost, LabOptions};
 use colo_lab::pair::{LabPair, PairSetup, links};
 use colo_lab::phrases;
 use colo_lab::process::eventually;
@@ -216,7 +216,7 @@ fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
             eventually("input waits", TIMEOUT, || Ok((held()? >= all).then_some(())))?;
         }
         frame.say(end)?;
-        let numbers = sink.numbers(Side::Secondary);
+        let numbers = sink.numbers(HostSide::Secondary);
         ensure!(
             numbers == (0..sink.sent()).collect::<Vec<_>>(),
             "{} of {} datagrams, after {end}: {numbers:?}",
@@ -232,7 +232,7 @@ fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
 
 /// Input that finds no room while the guest is stopped is counted, and costs another checkpoint.
 #[lab_test(root)]
-fn input_of_a_stopped_guest_is_bounded_in_octets() -> Result<()> {
+fn input_of_a_stopped_guest_is_bounded_in_bytes() -> Result<()> {
     let frame = ScriptFrame::silent()?;
     let mut setup = by("kernel");
     let limits = "[guest.limits]\nstopped_input_bytes_max = 139264";
@@ -255,7 +255,7 @@ fn input_of_a_stopped_guest_is_bounded_in_octets() -> Result<()> {
     ensure!(dropped > 0, "counted as something else");
     // The input that found room has arrived in order.
     sink.send(1)?;
-    let numbers = sink.numbers(Side::Secondary);
+    let numbers = sink.numbers(HostSide::Secondary);
     ensure!(numbers.is_sorted() && numbers.len() > 100, "{numbers:?}");
     pair.finish()
 }
@@ -303,7 +303,7 @@ fn a_way_that_is_blocked_is_left_for_the_streams() -> Result<()> {
         everything(&pair.lab.client, family)?;
     }
     sink.send(100)?;
-    let numbers = sink.numbers(Side::Secondary);
+    let numbers = sink.numbers(HostSide::Secondary);
     let last: Vec<u32> = (0..sink.sent()).rev().take(100).collect();
     ensure!(numbers.iter().rev().take(100).eq(&last), "lost behind the tunnel: {numbers:?}");
     let status = pair.primary.status()?;
@@ -316,7 +316,7 @@ fn a_way_that_is_blocked_is_left_for_the_streams() -> Result<()> {
 /// continue with the streams.
 #[lab_test(root)]
 fn a_tunnel_that_is_taken_away_is_missed() -> Result<()> {
-    for side in Side::BOTH {
+    for side in HostSide::BOTH {
         for (what, why) in [("del", "was deleted"), ("set", "was taken down")] {
             let pair = start(by("kernel"))?;
             let host = pair.lab.host(side);
@@ -350,7 +350,7 @@ fn what_is_dropped_behind_the_tunnel_costs_a_checkpoint() -> Result<()> {
     let mut pair = start(setup)?;
     let mut sink = Sink::open(&pair)?;
     pair.secondary_guest.stand_in.pause()?;
-    let host = pair.lab.host(Side::Secondary);
+    let host = pair.lab.host(HostSide::Secondary);
     eventually("a full TAP", TIMEOUT, || {
         sink.send(100)?;
         Ok((host.tx_dropped(&host.tap)? > 0).then_some(()))
@@ -437,7 +437,7 @@ fn a_peer_without_one_gets_the_streams() -> Result<()> {
 #[lab_test(root)]
 fn a_tunnel_with_a_daemon_lets_the_guests_frames_through() -> Result<()> {
     let pair = start(by("kernel"))?;
-    for side in Side::BOTH {
+    for side in HostSide::BOTH {
         let host = pair.lab.host(side);
         let tunnel = tunnel_of(host)?;
         let before = host.tx_packets(&tunnel)?;
@@ -474,7 +474,7 @@ fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
     let mut pair = start(setup)?;
     pair.primary.process.signal(Signal::SIGKILL)?;
     pair.primary.process.kill()?;
-    let host = pair.lab.host(Side::Primary);
+    let host = pair.lab.host(HostSide::Primary);
     let tunnel = tunnel_of(host)?;
     let guards = host.namespace.run(|| {
         let count = |way| anyhow::Ok(SchedClassifier::query_tcx(tunnel.as_str(), way)?.1.len());
@@ -493,7 +493,7 @@ fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
     host.namespace.ip(PLAIN)?;
     ensure!(count_of_speaking(host, "plain0")? >= 10, "the host does not speak");
     host.namespace.ip("link del plain0\n")?;
-    pair.restart(Side::Primary)?;
+    pair.restart(HostSide::Primary)?;
     pair.primary.wait_protected()?;
     wait_used(&pair)?;
     everything(&pair.lab.client, Family::V4)?;
@@ -504,10 +504,10 @@ fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
 #[lab_test(root)]
 fn the_next_daemon_has_a_tunnel_again() -> Result<()> {
     let mut pair = start(by("kernel"))?;
-    for side in [Side::Primary, Side::Secondary] {
+    for side in [HostSide::Primary, HostSide::Secondary] {
         let daemon = match side {
-            Side::Primary => &mut pair.primary,
-            Side::Secondary => &mut pair.secondary,
+            HostSide::Primary => &mut pair.primary,
+            HostSide::Secondary => &mut pair.secondary,
         };
         daemon.process.signal(Signal::SIGKILL)?;
         daemon.process.kill()?;

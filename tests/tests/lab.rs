@@ -9,7 +9,7 @@ use colo_lab::client::{Calls, Conversation, Keeper, echo, ping};
 use colo_lab::counters::{self, checksum_errors};
 use colo_lab::guest::{GuestOptions, StandInGuest};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Lab, LabOptions, Side};
+use colo_lab::network::{Family, HostSide, Lab, LabOptions};
 use colo_lab::stand_in::tap::TapOffloads;
 
 fn everything(lab: &Lab, guest: &mut StandInGuest) -> Result<()> {
@@ -40,7 +40,7 @@ fn everything(lab: &Lab, guest: &mut StandInGuest) -> Result<()> {
     Ok(())
 }
 
-fn plain(side: Side, offloads: TapOffloads, options: LabOptions) -> Result<()> {
+fn plain(side: HostSide, offloads: TapOffloads, options: LabOptions) -> Result<()> {
     let lab = Lab::new(options)?;
     let mut guest = StandInGuest::start(&lab, side, GuestOptions::of(side, offloads))?;
     everything(&lab, &mut guest)?;
@@ -52,41 +52,44 @@ fn plain(side: Side, offloads: TapOffloads, options: LabOptions) -> Result<()> {
 
 #[lab_test(root)]
 fn with_offloads() -> Result<()> {
-    plain(Side::Primary, TapOffloads::On, LabOptions::default())
+    plain(HostSide::Primary, TapOffloads::On, LabOptions::default())
 }
 
 #[lab_test(root)]
 fn without_offloads() -> Result<()> {
-    plain(Side::Primary, TapOffloads::Off, LabOptions::default())
+    plain(HostSide::Primary, TapOffloads::Off, LabOptions::default())
 }
 
 #[lab_test(root)]
 fn with_offloads_on_the_wire_too() -> Result<()> {
     let options = LabOptions { real_wire: false, ..LabOptions::default() };
-    plain(Side::Primary, TapOffloads::Uso, options)
+    plain(HostSide::Primary, TapOffloads::Uso, options)
 }
 
 #[lab_test(root)]
 fn with_shifted_numbers() -> Result<()> {
-    plain(Side::Secondary, TapOffloads::On, LabOptions::default())
+    plain(HostSide::Secondary, TapOffloads::On, LabOptions::default())
 }
 
 #[lab_test(root)]
 fn with_shifted_numbers_without_offloads() -> Result<()> {
-    plain(Side::Secondary, TapOffloads::Off, LabOptions::default())
+    plain(HostSide::Secondary, TapOffloads::Off, LabOptions::default())
 }
 
 #[lab_test(root)]
 fn with_a_tap_of_the_guests_own_and_no_virtio_header() -> Result<()> {
     let options = LabOptions { persistent_tap: false, vnet_hdr: false, ..LabOptions::default() };
-    plain(Side::Primary, TapOffloads::Off, options)
+    plain(HostSide::Primary, TapOffloads::Off, options)
 }
 
 #[lab_test(root)]
 fn a_flipped_byte_reaches_the_client_and_is_found() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
-    let mut guest =
-        StandInGuest::start(&lab, Side::Primary, GuestOptions::of(Side::Primary, TapOffloads::On))?;
+    let mut guest = StandInGuest::start(
+        &lab,
+        HostSide::Primary,
+        GuestOptions::of(HostSide::Primary, TapOffloads::On),
+    )?;
     let mut conversation = Conversation::open(&lab.client, Family::V4)?;
     conversation.ask(100)?;
     guest.stand_in.flip(6, 7000, 30)?;
@@ -103,8 +106,8 @@ fn connections_survive_loss_and_a_pause() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
     let mut guest = StandInGuest::start(
         &lab,
-        Side::Secondary,
-        GuestOptions::of(Side::Secondary, TapOffloads::On),
+        HostSide::Secondary,
+        GuestOptions::of(HostSide::Secondary, TapOffloads::On),
     )?;
     lab.lose(20)?;
     let conversation = Conversation::open(&lab.client, Family::V6)?;
@@ -128,8 +131,8 @@ fn a_wrong_checksum_is_seen() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
     let mut guest = StandInGuest::start(
         &lab,
-        Side::Primary,
-        GuestOptions::of(Side::Primary, TapOffloads::Off),
+        HostSide::Primary,
+        GuestOptions::of(HostSide::Primary, TapOffloads::Off),
     )?;
     for family in Family::BOTH {
         let before = counters::read(&lab.client)?.get("Tcp.InCsumErrors").copied();

@@ -11,7 +11,7 @@ use colo_lab::client::{Conversation, Keeper, echo};
 use colo_lab::daemon::{Daemon, DaemonStatus, PairOptions};
 use colo_lab::guest::{GuestOptions, StandInGuest};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Lab, LabOptions, LabSlot, Side};
+use colo_lab::network::{Family, HostSide, Lab, LabOptions, LabSlot};
 use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::phrases;
 use colo_lab::stand_in::tap::TapOffloads;
@@ -33,7 +33,7 @@ fn a_short_break_costs_no_checkpoint() -> Result<()> {
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
     pair.secondary.process.kill()?;
-    pair.restart(Side::Secondary)?;
+    pair.restart(HostSide::Secondary)?;
     let status = pair.primary.wait_protected()?;
     assert!(status.detail("/lanes/mirror/connections")? >= 2, "{status:#?}");
     keeper.wait_for_answers(100, TIMEOUT)?;
@@ -68,15 +68,15 @@ fn a_link_that_breaks_is_seen_and_heals() -> Result<()> {
     let mut pair = LabPair::start(PairSetup::default())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
-    let host = &pair.lab.host(Side::Secondary).namespace;
+    let host = &pair.lab.host(HostSide::Secondary).namespace;
     host.ip("link set repl0 down\n")?;
     pair.primary.wait_status("unprotected", TIMEOUT, |s| mode_is(s, phrases::mode::UNPROTECTED))?;
     keeper.wait_for_answers(100, TIMEOUT)?;
     assert!(keeper.stop()?.error.is_none());
     pair.secondary_guest.kill()?;
     host.ip("link set repl0 up\n")?;
-    let options = GuestOptions::of(Side::Secondary, TapOffloads::On);
-    pair.secondary_guest = StandInGuest::start(&pair.lab, Side::Secondary, options)?;
+    let options = GuestOptions::of(HostSide::Secondary, TapOffloads::On);
+    pair.secondary_guest = StandInGuest::start(&pair.lab, HostSide::Secondary, options)?;
     protected_again(&pair)?;
     pair.finish()
 }
@@ -94,10 +94,10 @@ fn a_secondary_that_is_ended_and_started_is_protected_again() -> Result<()> {
     keeper.wait_for_answers(100, TIMEOUT)?;
     assert!(keeper.stop()?.error.is_none());
     pair.secondary_guest.kill()?;
-    pair.restart(Side::Secondary)?;
-    pair.lab.host(Side::Secondary).plug_tap(LabSlot(0))?;
-    let options = GuestOptions::of(Side::Secondary, TapOffloads::On);
-    pair.secondary_guest = StandInGuest::start(&pair.lab, Side::Secondary, options)?;
+    pair.restart(HostSide::Secondary)?;
+    pair.lab.host(HostSide::Secondary).plug_tap(LabSlot(0))?;
+    let options = GuestOptions::of(HostSide::Secondary, TapOffloads::On);
+    pair.secondary_guest = StandInGuest::start(&pair.lab, HostSide::Secondary, options)?;
     protected_again(&pair)?;
     pair.finish()
 }
@@ -150,7 +150,7 @@ fn without_a_secondary_hold_keeps_holding() -> Result<()> {
     // It still waits after five timeouts.
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(keeper.answers(), answers, "an answer left although nobody vouched for it");
-    pair.restart(Side::Secondary)?;
+    pair.restart(HostSide::Secondary)?;
     keeper.wait_for_answers(30, TIMEOUT)?;
     assert!(keeper.stop()?.error.is_none());
     pair.finish()
@@ -171,17 +171,17 @@ impl Alone {
         let lab = Lab::new(LabOptions::default())?;
         let guest = StandInGuest::start(
             &lab,
-            Side::Primary,
-            GuestOptions::of(Side::Primary, TapOffloads::On),
+            HostSide::Primary,
+            GuestOptions::of(HostSide::Primary, TapOffloads::On),
         )?;
-        let primary = Daemon::start(&lab, Side::Primary, &PairOptions::default())?;
+        let primary = Daemon::start(&lab, HostSide::Primary, &PairOptions::default())?;
         Ok((Self { primary, lab }, guest))
     }
 
     /// Connects to a lane of the primary from the other host.
     fn connect(&self, port: u16) -> Result<TcpStream> {
-        let address = SocketAddr::new(Side::Primary.replication().into(), port);
-        let stream = self.lab.host(Side::Secondary).namespace.run(|| {
+        let address = SocketAddr::new(HostSide::Primary.replication().into(), port);
+        let stream = self.lab.host(HostSide::Secondary).namespace.run(|| {
             TcpStream::connect_timeout(&address, TIMEOUT).context("connecting to a lane")
         })?;
         stream.set_read_timeout(Some(TIMEOUT))?;
@@ -254,9 +254,9 @@ fn bad_records_are_counted_and_impossible_ones_close_the_lane() -> Result<()> {
 /// After all of that, the real secondary connects, and the pair works.
 fn pair_up(alone: Alone, guest: StandInGuest) -> Result<()> {
     let Alone { mut primary, lab } = alone;
-    let secondary = Daemon::start(&lab, Side::Secondary, &PairOptions::default())?;
-    let options = GuestOptions::of(Side::Secondary, TapOffloads::On);
-    let second_guest = StandInGuest::start(&lab, Side::Secondary, options)?;
+    let secondary = Daemon::start(&lab, HostSide::Secondary, &PairOptions::default())?;
+    let options = GuestOptions::of(HostSide::Secondary, TapOffloads::On);
+    let second_guest = StandInGuest::start(&lab, HostSide::Secondary, options)?;
     let before = primary.wait_protected()?.number("compared_frames")?;
     let mut conversation = Conversation::open(&lab.client, Family::V4)?;
     conversation.ask(1000)?;
@@ -274,12 +274,12 @@ fn pair_up(alone: Alone, guest: StandInGuest) -> Result<()> {
 fn a_bad_mirror_does_not_harm_the_secondary() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
     let listener = lab
-        .host(Side::Primary)
+        .host(HostSide::Primary)
         .namespace
-        .run(|| Ok(TcpListener::bind((Side::Primary.replication(), MIRROR_PORT))?))?;
-    let mut daemon = Daemon::start(&lab, Side::Secondary, &PairOptions::default())?;
-    let options = GuestOptions::of(Side::Secondary, TapOffloads::On);
-    let mut guest = StandInGuest::start(&lab, Side::Secondary, options)?;
+        .run(|| Ok(TcpListener::bind((HostSide::Primary.replication(), MIRROR_PORT))?))?;
+    let mut daemon = Daemon::start(&lab, HostSide::Secondary, &PairOptions::default())?;
+    let options = GuestOptions::of(HostSide::Secondary, TapOffloads::On);
+    let mut guest = StandInGuest::start(&lab, HostSide::Secondary, options)?;
     for bad in [
         [69_633_u32.to_be_bytes(), [0, 0, 0, 12]].concat(),
         [u32::MAX.to_be_bytes(); 2].concat(),

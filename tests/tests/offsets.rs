@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use colo_lab::client::{Calls, Conversation, Keeper, wait_for_all};
 use colo_lab::daemon::{CommandOutput, Daemon, output_of};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Side};
+use colo_lab::network::{Family, HostSide};
 use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::phrases;
 use nix::sys::signal::Signal;
@@ -54,14 +54,14 @@ impl Drop for TextFile {
     }
 }
 
-fn offsets(pair: &LabPair, side: Side, arguments: &[&str]) -> Result<CommandOutput> {
+fn offsets(pair: &LabPair, side: HostSide, arguments: &[&str]) -> Result<CommandOutput> {
     let arguments: Vec<&str> =
         std::iter::once("offsets").chain(arguments.iter().copied()).collect();
     output_of(pair.lab.host(side), &arguments)
 }
 
 /// The output of `colo-proxy offsets export` on the host of `side`.
-fn export(pair: &LabPair, side: Side) -> Result<String> {
+fn export(pair: &LabPair, side: HostSide) -> Result<String> {
     let output = offsets(pair, side, &["export"])?;
     ensure!(output.success, "export: {}", output.stderr);
     Ok(output.stdout)
@@ -77,13 +77,13 @@ fn become_primary(pair: &mut LabPair) -> Result<()> {
         "--mirror=unix:/run/mirror,server",
         "--secondary-in=unix:/run/secondary,server",
     ];
-    pair.secondary = Daemon::spawn(pair.lab.host(Side::Secondary), &arguments)?;
+    pair.secondary = Daemon::spawn(pair.lab.host(HostSide::Secondary), &arguments)?;
     pair.secondary.wait_ready()
 }
 
 /// The daemon of the next pair's secondary, on the host of the first primary.
 fn new_secondary(pair: &mut LabPair) -> Result<()> {
-    let control = format!("--control=tcp:{}:9005,server", Side::Primary.replication());
+    let control = format!("--control=tcp:{}:9005,server", HostSide::Primary.replication());
     let arguments = [
         "secondary",
         "--netdev=tap0",
@@ -91,14 +91,14 @@ fn new_secondary(pair: &mut LabPair) -> Result<()> {
         "--secondary-out=unix:/run/secondary,server",
         &control,
     ];
-    pair.primary = Daemon::spawn(pair.lab.host(Side::Primary), &arguments)?;
+    pair.primary = Daemon::spawn(pair.lab.host(HostSide::Primary), &arguments)?;
     pair.primary.wait_ready()
 }
 
 /// The status of a primary after checkpoints that have copied state.
 fn tell_epochs(pair: &LabPair, epochs: u64) -> Result<()> {
-    let host = &pair.lab.host(Side::Secondary).namespace;
-    let mut to = host.run(|| Ok(TcpStream::connect((Side::Primary.replication(), 9005))?))?;
+    let host = &pair.lab.host(HostSide::Secondary).namespace;
+    let mut to = host.run(|| Ok(TcpStream::connect((HostSide::Primary.replication(), 9005))?))?;
     to.set_read_timeout(Some(TIMEOUT))?;
     let mut from = BufReader::new(to.try_clone()?).lines();
     writeln!(to, r#"{{"type":"hello","version":2,"role":"primary"}}"#)?;
@@ -122,28 +122,28 @@ fn fail_over_twice(pair: &mut LabPair, keepers: &[Keeper], told: bool) -> Result
     pair.expect_no_checkpoints()?;
     pair.fail_over()?;
     wait_for_all(keepers, 30, TIMEOUT)?;
-    let exported = export(pair, Side::Secondary)?;
+    let exported = export(pair, HostSide::Secondary)?;
     ensure!(exported.lines().count() > keepers.len(), "too little was exported:\n{exported}");
 
     become_primary(pair)?;
     wait_for_all(keepers, 30, TIMEOUT)?;
-    ensure!(same(&export(pair, Side::Secondary)?, &exported), "the new primary knows as much");
+    ensure!(same(&export(pair, HostSide::Secondary)?, &exported), "the new primary knows as much");
     // The twin runs at the same time.
     let name = if told { "offsets.jsonl" } else { "offsets-untold.jsonl" };
-    let file = TextFile::new(name, &export(pair, Side::Secondary)?)?;
+    let file = TextFile::new(name, &export(pair, HostSide::Secondary)?)?;
 
     new_secondary(pair)?;
     if told {
         let path = file.0.to_string_lossy().into_owned();
-        let output = offsets(pair, Side::Primary, &["import", "tap0", &path])?;
+        let output = offsets(pair, HostSide::Primary, &["import", "tap0", &path])?;
         ensure!(output.success && output.stdout.contains(phrases::offsets::IMPORTED), "{output:?}");
         tell_epochs(pair, 3)?;
-        ensure!(same(&export(pair, Side::Primary)?, &exported), "after three checkpoints");
+        ensure!(same(&export(pair, HostSide::Primary)?, &exported), "after three checkpoints");
     }
     // The host of the survivor dies.
     pair.secondary.process.signal(Signal::SIGKILL)?;
-    pair.lab.host(Side::Secondary).unplug()?;
-    pair.secondary_guest.move_to(&pair.lab, Side::Primary)?;
+    pair.lab.host(HostSide::Secondary).unplug()?;
+    pair.secondary_guest.move_to(&pair.lab, HostSide::Primary)?;
     pair.primary.failover()?;
     pair.secondary.process.kill()
 }
@@ -191,7 +191,7 @@ fn what_cannot_be_imported_is_refused_with_its_line_and_changes_nothing() -> Res
     let pair = LabPair::start(PairSetup::default())?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
-    let exported = export(&pair, Side::Secondary)?;
+    let exported = export(&pair, HostSide::Secondary)?;
     ensure!(exported.lines().count() == 2, "one connection:\n{exported}");
     let count = exported.replace("\"flows\":1", "\"flows\":2");
     let line = exported.lines().nth(1).context("a connection")?;
@@ -208,13 +208,13 @@ fn what_cannot_be_imported_is_refused_with_its_line_and_changes_nothing() -> Res
     ] {
         let file = TextFile::new(name, &text)?;
         let path = file.0.to_string_lossy().into_owned();
-        let output = offsets(&pair, Side::Secondary, &["import", "tap0", &path])?;
+        let output = offsets(&pair, HostSide::Secondary, &["import", "tap0", &path])?;
         ensure!(!output.success && output.stderr.contains(reason), "{name}: {output:?}");
-        ensure!(same(&export(&pair, Side::Secondary)?, &exported), "{name} changed something");
+        ensure!(same(&export(&pair, HostSide::Secondary)?, &exported), "{name} changed something");
     }
     let again = TextFile::new("again", &exported)?;
     let path = again.0.to_string_lossy().into_owned();
-    let output = offsets(&pair, Side::Secondary, &["import", "tap0", &path])?;
+    let output = offsets(&pair, HostSide::Secondary, &["import", "tap0", &path])?;
     ensure!(
         output.success && output.stdout.contains(phrases::offsets::ONE_KNOWN_ALREADY),
         "{output:?}"

@@ -8,7 +8,7 @@ use colo_lab::client::{Conversation, echo};
 use colo_lab::guest::{GuestOptions, StandInGuest};
 use colo_lab::lab_test;
 use colo_lab::namespace::Namespace;
-use colo_lab::network::{Family, LabOptions, Side};
+use colo_lab::network::{Family, HostSide, LabOptions};
 use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::stand_in::tap::TapOffloads;
 use colo_proxy::link::LinkWatch;
@@ -29,16 +29,16 @@ fn a_tap_that_comes_back_is_protected_again() -> Result<()> {
         conversation.ask(1000)?;
         conversation.close()?;
         let before = pair.primary.status()?.number("compared_frames")?;
-        for side in Side::BOTH {
+        for side in HostSide::BOTH {
             let options = GuestOptions::of(side, TapOffloads::On);
             match side {
-                Side::Primary => {
+                HostSide::Primary => {
                     pair.primary_guest.kill()?;
                     present(&pair.primary, false)?;
                     pair.primary_guest = StandInGuest::start(&pair.lab, side, options)?;
                     present(&pair.primary, true)?;
                 }
-                Side::Secondary => {
+                HostSide::Secondary => {
                     pair.secondary_guest.kill()?;
                     present(&pair.secondary, false)?;
                     pair.secondary_guest = StandInGuest::start(&pair.lab, side, options)?;

@@ -9,7 +9,7 @@ use anyhow::Result;
 use colo_lab::client::{self, Conversation, mixed};
 use colo_lab::daemon::PairOptions;
 use colo_lab::lab_test;
-use colo_lab::network::{Family, LabOptions, Side};
+use colo_lab::network::{Family, HostSide, LabOptions};
 use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::process::eventually;
 use colo_lab::stand_in::tap::TapOffloads;
@@ -154,7 +154,7 @@ fn input_that_only_the_secondary_loses_is_repeated() -> Result<()> {
     let more = "compare_timeout_ms = 30000".to_owned();
     let config = Some([more, String::new()]);
     let mut pair = LabPair::start(PairSetup { config, ..PairSetup::default() })?;
-    pair.lab.host(Side::Secondary).namespace.ip("link set tap0 txqueuelen 50\n")?;
+    pair.lab.host(HostSide::Secondary).namespace.ip("link set tap0 txqueuelen 50\n")?;
     let lab = Arc::clone(&pair.lab);
     let worker = std::thread::spawn(move || -> Result<()> {
         for family in Family::BOTH {
@@ -167,7 +167,7 @@ fn input_that_only_the_secondary_loses_is_repeated() -> Result<()> {
         }
         Ok(())
     });
-    let lost = || pair.lab.host(Side::Secondary).tx_dropped("tap0");
+    let lost = || pair.lab.host(HostSide::Secondary).tx_dropped("tap0");
     for _ in 0..5 {
         let (before, compared) = (lost()?, pair.primary.status()?.number("compared_bytes")?);
         pair.secondary_guest.stand_in.pause()?;

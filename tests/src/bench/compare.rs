@@ -27,13 +27,13 @@ const STUCK_MS: u16 = 10_000;
 
 /// A running colo-compare and the other ends of its sockets.
 #[derive(Debug)]
-pub(super) struct Bench {
+pub(super) struct CompareBench {
     pub(super) chain: BenchChain,
     stand: Stand,
     ports: u16,
 }
 
-impl Bench {
+impl CompareBench {
     pub(super) fn build(chain: BenchChain) -> Result<Self> {
         let engine = if chain == BenchChain::Qemu { Engine::Qemu } else { Engine::Ours };
         let stand = Stand::new(engine, &Setup { notify: false, ..Setup::default() })

@@ -11,7 +11,7 @@ use super::hub::Hub;
 use super::service::Swallowed;
 use crate::guest::{GuestOptions, StandIn, configure};
 use crate::namespace::Namespace;
-use crate::network::{Lab, LabSlot, Side};
+use crate::network::{HostSide, Lab, LabSlot};
 use crate::process::{Process, program};
 use crate::stand_in::tap::TapOffloads;
 
@@ -45,7 +45,7 @@ pub(super) struct MeasuredGuest {
 
 impl MeasuredGuest {
     /// Starts it and waits until its service listens.
-    pub(super) fn start(lab: &Lab, side: Side, slot: LabSlot, mover: Mover) -> Result<Self> {
+    pub(super) fn start(lab: &Lab, side: HostSide, slot: LabSlot, mover: Mover) -> Result<Self> {
         let (namespace, host) = (lab.guest_namespace(side)?, lab.host(side));
         let offloads = match mover {
             Mover::Hub(_) => TapOffloads::Off,
@@ -93,7 +93,7 @@ impl MeasuredGuest {
     }
 }
 
-fn serve(side: Side, namespace: &Namespace) -> Result<(Process, Receiver<Swallowed>)> {
+fn serve(side: HostSide, namespace: &Namespace) -> Result<(Process, Receiver<Swallowed>)> {
     let mut command = Command::new(program("bench", "COLO_LAB_BENCH")?);
     command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped());
     let name = format!("bench service {}", side.letter());

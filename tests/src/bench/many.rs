@@ -10,7 +10,7 @@ use super::guest::{MeasuredGuest, Mover};
 use super::load::{self, LoadResult};
 use super::stack::LANE;
 use crate::daemon::{Daemon, DaemonStatus, PairOptions};
-use crate::network::{Lab, LabOptions, LabSlot, Side};
+use crate::network::{HostSide, Lab, LabOptions, LabSlot};
 use crate::phrases;
 use crate::process::eventually;
 
@@ -35,15 +35,15 @@ impl ManyGuests {
         let slots: Vec<LabSlot> = (0..GUESTS).map(LabSlot).collect();
         let lab = Lab::new(LabOptions { slots: GUESTS, ..LabOptions::default() })?;
         let mut many = Self { daemons: None, guests: Vec::new(), slots, lab };
-        many.start(Side::Primary)?;
+        many.start(HostSide::Primary)?;
         Ok(many)
     }
 
     /// Starts the secondary's guests, and the daemons.
     pub(super) fn protect(&mut self) -> Result<()> {
-        let secondary = self.daemon(Side::Secondary)?;
-        self.start(Side::Secondary)?;
-        let primary = self.daemon(Side::Primary)?;
+        let secondary = self.daemon(HostSide::Secondary)?;
+        self.start(HostSide::Secondary)?;
+        let primary = self.daemon(HostSide::Primary)?;
         eventually("protected guests", PROTECTED_TIMEOUT, || {
             Ok(are_protected(&primary.statuses()?, self.slots.len()).then_some(()))
         })
@@ -61,14 +61,14 @@ impl ManyGuests {
         Ok(())
     }
 
-    fn start(&mut self, side: Side) -> Result<()> {
+    fn start(&mut self, side: HostSide) -> Result<()> {
         for slot in &self.slots {
             self.guests.push(MeasuredGuest::start(&self.lab, side, *slot, Mover::StandIn)?);
         }
         Ok(())
     }
 
-    fn daemon(&self, side: Side) -> Result<Daemon> {
+    fn daemon(&self, side: HostSide) -> Result<Daemon> {
         let options = PairOptions { lane: LANE, ..PairOptions::default() };
         let guest = |slot: &LabSlot| options.config(side, *slot, "");
         let config: String = self.slots.iter().map(guest).collect();

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::connections::{Connections, Load};
+use super::connections::{DemoConnections, DemoLoad};
 use super::report::DemoReport;
 use super::traffic::{self, Amount, ms};
 use super::view::View;
@@ -26,7 +26,7 @@ use super::{Play, Watched};
 use crate::client::{Calls, Conversation, Latency};
 use crate::counters::{self, checksum_errors};
 use crate::daemon::DaemonStatus;
-use crate::network::{Family, Side};
+use crate::network::{Family, HostSide};
 use crate::qemu::emulator::Emulator;
 use crate::qemu::protected::{Protected, colo_frame};
 use crate::qemu::{Image, QemuGuest};
@@ -38,8 +38,8 @@ const CONFIG: &str = "[guest.checkpoints]\ninterval_max_ms = 500\nspacing_max_ms
                       [guest.takeover]\nfence = \"FENCE\"\n";
 /// The times are long, because emulated processors are slow.
 const AMOUNT: Amount = Amount { requests: 500, bulk_len: 32 << 20, datagrams: 500, calls: 20 };
-const LOAD: Load =
-    Load { by_client: 5, by_guest: 5, pause: Duration::from_millis(20), answers: 30 };
+const LOAD: DemoLoad =
+    DemoLoad { by_client: 5, by_guest: 5, pause: Duration::from_millis(20), answers: 30 };
 /// Answers in which the guests differ, on each of four connections.
 const DIFFERENCES: usize = 5;
 const ASK_LEN: u64 = 1000;
@@ -56,10 +56,10 @@ impl Stage {
         view.say(&format!("   QEMU {}, which emulates both processors", emulator.release()?));
         let mut pair = Protected::new(emulator, Image::build(cache)?, true)?;
         CONFIG.clone_into(&mut pair.more);
-        for side in Side::BOTH {
+        for side in HostSide::BOTH {
             pair.write_fence(side, "")?;
         }
-        pair.start_primary(Side::Primary)?;
+        pair.start_primary(HostSide::Primary)?;
         view.say("   client, switch, hosta and hostb are up; a guest has booted on hosta");
         let stage = Self { pair, watched: Watched::default() };
         stage.watch();
@@ -68,14 +68,14 @@ impl Stage {
 
     /// The live view shows the daemons that run now.
     fn watch(&self) {
-        let names = [(Side::Primary, "hosta"), (Side::Secondary, "hostb")];
+        let names = [(HostSide::Primary, "hosta"), (HostSide::Secondary, "hostb")];
         let running = names
             .into_iter()
             .filter_map(|(side, name)| Some((name, self.pair.half(side).ok()?.daemon.asker())));
         self.watched.set(running.collect());
     }
 
-    fn guest(&self, side: Side) -> Result<&QemuGuest> {
+    fn guest(&self, side: HostSide) -> Result<&QemuGuest> {
         Ok(&self.pair.half(side)?.guest)
     }
 
@@ -88,7 +88,7 @@ impl Stage {
     }
 
     /// A second guest receives the state of the one that runs on `primary`.
-    fn join(&mut self, primary: Side, view: &View, report: &mut DemoReport) -> Result<()> {
+    fn join(&mut self, primary: HostSide, view: &View, report: &mut DemoReport) -> Result<()> {
         let secondary = primary.other();
         self.pair.start_secondary(secondary)?;
         self.watch();
@@ -106,10 +106,10 @@ impl Stage {
 
     fn protected(&mut self, view: &View, report: &mut DemoReport) -> Result<()> {
         view.step(2, "A second guest joins: the same traffic under protection, with a checkpoint every 500 ms");
-        self.join(Side::Primary, view, report)?;
-        let daemon = &self.pair.half(Side::Primary)?.daemon;
+        self.join(HostSide::Primary, view, report)?;
+        let daemon = &self.pair.half(HostSide::Primary)?.daemon;
         let before = daemon.status()?;
-        let qmp = self.guest(Side::Primary)?.qmp()?;
+        let qmp = self.guest(HostSide::Primary)?.qmp()?;
         let place = qmp.place();
         for (what, found) in traffic::run(&self.pair.lab, AMOUNT)?.rows() {
             view.say(&report.note(&format!("protected: {what}"), found));
@@ -129,7 +129,7 @@ impl Stage {
 
     /// The pause of a guest that has little to copy.
     fn idle(&self, view: &View, report: &mut DemoReport) -> Result<()> {
-        let status = self.pair.half(Side::Primary)?.daemon.status()?;
+        let status = self.pair.half(HostSide::Primary)?.daemon.status()?;
         let quick_ack = &colo_frame(&status)["quick_ack"];
         let held = quick_ack["state"] == "on";
         view.say(&report.check("quick acknowledgments between the hosts", held, state(quick_ack)));
@@ -144,12 +144,12 @@ impl Stage {
 
     fn differ(&self, view: &View, report: &mut DemoReport) -> Result<()> {
         view.step(3, "The guests differ: each takes its answers from its own clock");
-        let daemon = &self.pair.half(Side::Primary)?.daemon;
+        let daemon = &self.pair.half(HostSide::Primary)?.daemon;
         let before = daemon.status()?;
-        let qmp = self.guest(Side::Primary)?.qmp()?;
+        let qmp = self.guest(HostSide::Primary)?.qmp()?;
         let place = qmp.place();
         let answers = self.clocks()?;
-        let after = self.pair.wait_nothing_held(Side::Primary)?;
+        let after = self.pair.wait_nothing_held(HostSide::Primary)?;
         let total = answers.count();
         let [p50, max] = [50.0, 100.0].map(|rank| ms(answers.percentile(rank)));
         let found = format!("{total} of {total}, held until a checkpoint: median {p50}, max {max}");
@@ -184,16 +184,16 @@ impl Stage {
         Ok(answers)
     }
 
-    fn first_failover(&mut self, view: &View, report: &mut DemoReport) -> Result<Connections> {
+    fn first_failover(&mut self, view: &View, report: &mut DemoReport) -> Result<DemoConnections> {
         view.step(4, "kill -9 of QEMU and the daemon on hosta, during long-lived connections");
-        let connections = Connections::open(&self.pair.lab, LOAD)?;
+        let connections = DemoConnections::open(&self.pair.lab, LOAD)?;
         view.say(&format!("   {}, all busy", connections.opened()));
-        self.fail_over(Side::Primary, connections, view, report)
+        self.fail_over(HostSide::Primary, connections, view, report)
     }
 
     fn second_failover(
         &mut self,
-        connections: Connections,
+        connections: DemoConnections,
         view: &View,
         report: &mut DemoReport,
     ) -> Result<()> {
@@ -201,13 +201,13 @@ impl Stage {
             5,
             "A new secondary joins on hosta, then kill -9 of QEMU and the daemon on hostb",
         );
-        self.pair.become_primary(Side::Secondary)?;
+        self.pair.become_primary(HostSide::Secondary)?;
         connections.take_gaps();
-        self.join(Side::Secondary, view, report)?;
+        self.join(HostSide::Secondary, view, report)?;
         let connections = alive(connections, "the new secondary joined")?;
         let gaps = connections.take_gaps();
         view.say(&report.note("gap in the answers meanwhile", gaps.to_string()));
-        let connections = self.fail_over(Side::Secondary, connections, view, report)?;
+        let connections = self.fail_over(HostSide::Secondary, connections, view, report)?;
         let (held, found) = connections.close()?;
         view.say(&report.check("the same connections in the end", held, found));
         self.afterwards(view, report)
@@ -216,11 +216,11 @@ impl Stage {
     /// The host of `dies` is gone, and nobody reports that to the other host.
     fn fail_over(
         &mut self,
-        dies: Side,
-        connections: Connections,
+        dies: HostSide,
+        connections: DemoConnections,
         view: &View,
         report: &mut DemoReport,
-    ) -> Result<Connections> {
+    ) -> Result<DemoConnections> {
         let survives = dies.other();
         let host = format!("host{}", dies.letter());
         self.pair.write_fence(survives, "")?;
@@ -244,7 +244,7 @@ impl Stage {
         traffic::once(&self.pair.lab)?;
         view.say(&report.check("new connections and datagrams afterwards", true, "served".into()));
         let mut errors = checksum_errors(&counters::read(&self.pair.lab.client)?);
-        errors.extend(checksum_errors(&self.pair.half_mut(Side::Primary)?.guest.counters()?));
+        errors.extend(checksum_errors(&self.pair.half_mut(HostSide::Primary)?.guest.counters()?));
         let held = errors.is_empty();
         let found = if held { "none".into() } else { format!("{errors:?}") };
         view.say(&report.check("checksum errors at any stack", held, found));
@@ -268,7 +268,7 @@ fn asked_since(before: &DaemonStatus, after: &DaemonStatus) -> BTreeMap<String, 
 }
 
 /// Returns all connections, after further answers. If some have ended, the error says how.
-fn alive(connections: Connections, after: &str) -> Result<Connections> {
+fn alive(connections: DemoConnections, after: &str) -> Result<DemoConnections> {
     if let Err(late) = connections.go_on() {
         let (_, found) = connections.close()?;
         bail!("connections that continued after {after}: {found} ({late:#})");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
-use super::connections::{Connections, Load};
+use super::connections::{DemoConnections, DemoLoad};
 use super::report::DemoReport;
 use super::traffic::{self, Amount, ms};
 use super::view::View;
@@ -20,15 +20,15 @@ use crate::client::Conversation;
 use crate::counters::{self, checksum_errors};
 use crate::daemon::{Daemon, DaemonStatus, PairOptions};
 use crate::guest::{GuestOptions, StandInGuest};
-use crate::network::{Family, Lab, LabOptions, Side};
+use crate::network::{Family, HostSide, Lab, LabOptions};
 use crate::protocol::SERVICE_PORT;
 use crate::stand_in::packet::TCP;
 use crate::stand_in::tap::TapOffloads;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// The work that is in progress in step 4.
-const LOAD: Load =
-    Load { by_client: 4, by_guest: 2, pause: Duration::from_millis(2), answers: 300 };
+const LOAD: DemoLoad =
+    DemoLoad { by_client: 4, by_guest: 2, pause: Duration::from_millis(2), answers: 300 };
 const AMOUNT: Amount = Amount { requests: 5000, bulk_len: 128 << 20, datagrams: 4000, calls: 40 };
 const ASK_LEN: u64 = 1500;
 const NOT_RUNNING: &str = "the daemon is not running";
@@ -46,8 +46,8 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) fn build(view: &View) -> Result<Self> {
         let lab = Lab::new(LabOptions::default())?;
-        let options = GuestOptions::of(Side::Primary, TapOffloads::On);
-        let primary_guest = StandInGuest::start(&lab, Side::Primary, options)?;
+        let options = GuestOptions::of(HostSide::Primary, TapOffloads::On);
+        let primary_guest = StandInGuest::start(&lab, HostSide::Primary, options)?;
         view.say("   client, switch, hosta and hostb are up; a guest runs on hosta's tap0");
         Ok(Self {
             primary: None,
@@ -71,11 +71,11 @@ impl Stage {
     fn protect(&mut self, view: &View) -> Result<()> {
         view.step(2, "The same traffic under protection");
         let options = PairOptions::default();
-        let secondary = Daemon::start(&self.lab, Side::Secondary, &options)?;
-        let guest_options = GuestOptions::of(Side::Secondary, TapOffloads::On);
+        let secondary = Daemon::start(&self.lab, HostSide::Secondary, &options)?;
+        let guest_options = GuestOptions::of(HostSide::Secondary, TapOffloads::On);
         self.secondary_guest =
-            Some(StandInGuest::start(&self.lab, Side::Secondary, guest_options)?);
-        let primary = Daemon::start(&self.lab, Side::Primary, &options)?;
+            Some(StandInGuest::start(&self.lab, HostSide::Secondary, guest_options)?);
+        let primary = Daemon::start(&self.lab, HostSide::Primary, &options)?;
         primary.wait_protected()?;
         self.watched.set(vec![
             ("hosta primary  ", primary.asker()),
@@ -148,7 +148,7 @@ impl Stage {
 
     fn kill_primary(&mut self, view: &View, report: &mut DemoReport) -> Result<()> {
         view.step(4, "kill -9 of the primary host, during long-lived connections");
-        let connections = Connections::open(&self.lab, LOAD)?;
+        let connections = DemoConnections::open(&self.lab, LOAD)?;
         view.say(&format!("   {}, all busy", connections.opened()));
         connections.take_gaps();
         let took = self.fail_over()?;

@@ -40,7 +40,7 @@ pub struct Pump {
 
 /// The direction of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direction {
+enum PumpWay {
     ToGuest,
     FromGuest,
 }
@@ -69,10 +69,10 @@ impl Pump {
                 return Ok(());
             }
             if host {
-                self.burst(Direction::ToGuest, &mut reports)?;
+                self.burst(PumpWay::ToGuest, &mut reports)?;
             }
             if guest {
-                self.burst(Direction::FromGuest, &mut reports)?;
+                self.burst(PumpWay::FromGuest, &mut reports)?;
             }
         }
     }
@@ -95,11 +95,11 @@ impl Pump {
         Ok([ready(told), ready(host) && !self.paused, ready(guest) && !self.paused])
     }
 
-    fn burst(&mut self, direction: Direction, reports: &mut impl Write) -> Result<()> {
+    fn burst(&mut self, direction: PumpWay, reports: &mut impl Write) -> Result<()> {
         for _ in 0..BURST {
             let from = match direction {
-                Direction::ToGuest => &mut self.host,
-                Direction::FromGuest => &mut self.guest,
+                PumpWay::ToGuest => &mut self.host,
+                PumpWay::FromGuest => &mut self.guest,
             };
             let len = match from.read(&mut self.frame) {
                 Ok(len) => len,
@@ -111,19 +111,14 @@ impl Pump {
         Ok(())
     }
 
-    fn forward(
-        &mut self,
-        direction: Direction,
-        len: usize,
-        reports: &mut impl Write,
-    ) -> Result<()> {
+    fn forward(&mut self, direction: PumpWay, len: usize, reports: &mut impl Write) -> Result<()> {
         let bytes = self.frame.get_mut(..len).unwrap_or_default();
         let header_len = if self.vnet_hdr { VNET_HDR_LEN.min(len) } else { 0 };
         let (header, frame) = bytes.split_at_mut(header_len);
         let vnet = VnetHdr::parse(header);
         let way = match direction {
-            Direction::ToGuest => &mut self.counts.to_guest,
-            Direction::FromGuest => &mut self.counts.from_guest,
+            PumpWay::ToGuest => &mut self.counts.to_guest,
+            PumpWay::FromGuest => &mut self.counts.from_guest,
         };
         count(way, frame.len(), vnet);
         if let Some(packet) = packet::parse(frame) {
@@ -138,19 +133,19 @@ impl Pump {
                 }
             }
             match (direction, self.shift) {
-                (Direction::ToGuest, Some(shift)) => drop(shift.to_guest(frame, &packet, vnet)),
-                (Direction::FromGuest, Some(shift)) => drop(shift.from_guest(frame, &packet, vnet)),
+                (PumpWay::ToGuest, Some(shift)) => drop(shift.to_guest(frame, &packet, vnet)),
+                (PumpWay::FromGuest, Some(shift)) => drop(shift.from_guest(frame, &packet, vnet)),
                 (_, None) => {}
             }
-            let flip = self.flip.filter(|_| direction == Direction::FromGuest);
+            let flip = self.flip.filter(|_| direction == PumpWay::FromGuest);
             if let Some(flipped) = flip.and_then(|flip| flip.apply(frame, &packet, vnet)) {
                 self.flip = None;
                 report(reports, &StandInReport::Flipped(flipped))?;
             }
         }
         let to = match direction {
-            Direction::ToGuest => &mut self.guest,
-            Direction::FromGuest => &mut self.host,
+            PumpWay::ToGuest => &mut self.guest,
+            PumpWay::FromGuest => &mut self.host,
         };
         // A TAP that is down refuses a frame, as a link without carrier refuses a guest's frame.
         if to.write(self.frame.get(..len).unwrap_or_default()).is_err() {
@@ -187,10 +182,10 @@ impl Pump {
     }
 }
 
-fn way_of(counts: &mut StandInCounts, direction: Direction) -> &mut DirectionCounts {
+fn way_of(counts: &mut StandInCounts, direction: PumpWay) -> &mut DirectionCounts {
     match direction {
-        Direction::ToGuest => &mut counts.to_guest,
-        Direction::FromGuest => &mut counts.from_guest,
+        PumpWay::ToGuest => &mut counts.to_guest,
+        PumpWay::FromGuest => &mut counts.from_guest,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use colo_lab::daemon::{Daemon, output_of};
 use colo_lab::lab_test;
-use colo_lab::network::{Lab, LabHost, LabOptions, Side};
+use colo_lab::network::{HostSide, Lab, LabHost, LabOptions};
 use colo_lab::phrases;
 use colo_lab::process::{Process, eventually};
 use colo_lab::qemu::emulator::{Emulator, OLDEST};
@@ -67,7 +67,7 @@ fn what_is_printed_starts_a_qemu_of_either_kind() -> Result<()> {
     let (emulator, _) = found()?;
     for vnet_hdr in [true, false] {
         let lab = Lab::new(LabOptions { vnet_hdr, ..LabOptions::default() })?;
-        for (config, side) in [(PRIMARY, Side::Primary), (SECONDARY, Side::Secondary)] {
+        for (config, side) in [(PRIMARY, HostSide::Primary), (SECONDARY, HostSide::Secondary)] {
             let [here, there] = printed(lab.host(side), config, vnet_hdr)?;
             ensure!(!here.iter().any(|word| word == "-object"), "{here:?}");
             ensure!(there.iter().any(|word| word == "-object"), "{there:?}");
@@ -84,7 +84,7 @@ fn a_release_that_cannot_do_colo_is_refused_in_a_sentence() -> Result<()> {
     let emulator = Emulator::installed();
     let release = emulator.release()?;
     let lab = Lab::new(LabOptions::default())?;
-    let host = lab.host(Side::Primary);
+    let host = lab.host(HostSide::Primary);
     let arguments = ["-qmp", "unix:/run/web.qmp,server=on,wait=off"].map(str::to_owned);
     let mut qemu = start(&emulator, host, &arguments)?;
     let daemon = Daemon::run_config(host, PRIMARY)?;
