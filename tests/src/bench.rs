@@ -35,20 +35,20 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 pub use histogram::Histogram;
-pub use results::{Chain, Figures, Results};
-pub use row::Row;
+pub use results::{BenchChain, Figures, Results};
+pub use row::BenchRow;
 pub use table::{entries, plain};
 
 /// Writes the figures of a run, and the table and plots from them.
 pub use report::write;
 
 use crate::cleanup;
-use compare::Bench;
+use compare::CompareBench;
 use load::LoadResult;
 use machine::MachineInfo;
 use many::ManyGuests;
 use row::Setting;
-use stack::{Stack, Wire};
+use stack::{BenchWire, Stack};
 
 /// The rounds of a smoke run, and the seconds of each of its measurements.
 const QUICK: (u32, f64) = (1, 0.3);
@@ -57,7 +57,7 @@ const ROUNDS_ENOUGH: u32 = 5;
 
 /// What to measure: the options of the command line.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Options {
+pub struct BenchOptions {
     /// The number of rounds. Each round measures everything once.
     #[arg(long, default_value_t = ROUNDS_ENOUGH)]
     pub rounds: u32,
@@ -79,13 +79,15 @@ pub struct Options {
 }
 
 fn known_row(id: &str) -> Result<String, String> {
-    let known = || Row::ALL.map(Row::id).join(", ");
-    Row::of(id).map(|row| row.id().to_owned()).ok_or_else(|| format!("the rows are {}", known()))
+    let known = || BenchRow::ALL.map(BenchRow::id).join(", ");
+    BenchRow::of(id)
+        .map(|row| row.id().to_owned())
+        .ok_or_else(|| format!("the rows are {}", known()))
 }
 
-impl Options {
+impl BenchOptions {
     /// The smoke run of these rows.
-    pub fn quick(rows: &[Row]) -> Self {
+    pub fn quick(rows: &[BenchRow]) -> Self {
         let only = rows.iter().map(|row| row.id().to_owned()).collect();
         Self { rounds: QUICK.0, seconds: QUICK.1, quick: true, only, write: false, from: None }
     }
@@ -114,9 +116,10 @@ impl Options {
         self.write || !self.quick && self.only.is_empty() && self.rounds >= ROUNDS_ENOUGH
     }
 
-    fn rows(&self) -> Vec<Row> {
-        let wanted = |row: &Row| self.only.is_empty() || self.only.iter().any(|o| o == row.id());
-        Row::ALL.into_iter().filter(wanted).collect()
+    fn rows(&self) -> Vec<BenchRow> {
+        let wanted =
+            |row: &BenchRow| self.only.is_empty() || self.only.iter().any(|o| o == row.id());
+        BenchRow::ALL.into_iter().filter(wanted).collect()
     }
 
     fn extent(&self) -> (u32, f64) {
@@ -125,7 +128,7 @@ impl Options {
 }
 
 /// Measures. It calls `say` with a line for each step.
-pub fn measure(options: &Options, say: &dyn Fn(&str)) -> Result<Results> {
+pub fn measure(options: &BenchOptions, say: &dyn Fn(&str)) -> Result<Results> {
     let (rounds, seconds) = options.extent();
     ensure!(rounds > 0 && seconds > 0.0, "a run needs at least one round and more than 0 seconds");
     cleanup::on_signals()?;
@@ -146,12 +149,12 @@ pub fn measure(options: &Options, say: &dyn Fn(&str)) -> Result<Results> {
             distributions: Vec::new(),
         },
     };
-    let of = |wanted: fn(Setting) -> bool| -> Vec<Row> {
+    let of = |wanted: fn(Setting) -> bool| -> Vec<BenchRow> {
         options.rows().into_iter().filter(|row| wanted(row.setting())).collect()
     };
-    run.side_by_side(Wire::Frames, &of(|setting| setting == Setting::Frames))?;
-    run.side_by_side(Wire::Offloads, &of(|setting| setting == Setting::Offloads))?;
-    run.side_by_side(Wire::SlowLink, &of(|setting| setting == Setting::SlowLink))?;
+    run.side_by_side(BenchWire::Frames, &of(|setting| setting == Setting::Frames))?;
+    run.side_by_side(BenchWire::Offloads, &of(|setting| setting == Setting::Offloads))?;
+    run.side_by_side(BenchWire::SlowLink, &of(|setting| setting == Setting::SlowLink))?;
     run.compares(&of(|setting| matches!(setting, Setting::Compare(_))))?;
     run.failovers(&of(|setting| setting == Setting::Failover))?;
     run.many_guests(&of(|setting| setting == Setting::ManyGuests))?;
@@ -169,7 +172,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Measures rows in labs that exist side by side. The first chain changes with every round, so
     /// that no chain always follows the same other one.
-    fn side_by_side(&mut self, wire: Wire, rows: &[Row]) -> Result<()> {
+    fn side_by_side(&mut self, wire: BenchWire, rows: &[BenchRow]) -> Result<()> {
         let Some(first) = rows.first() else { return Ok(()) };
         let stacks: Result<Vec<Stack>> =
             first.chains().iter().map(|chain| Stack::build(*chain, wire)).collect();
@@ -179,7 +182,7 @@ impl Run<'_> {
             let used = 100.0 * machine::idle_use(&stack.lab.client)?;
             (self.say)(&format!("{} labs at rest use {used:.1} % of a processor", stacks.len()));
             let figures = [(results::AT_REST.to_owned(), used)].into();
-            self.results.add(results::AT_REST, Chain::None, 0, figures);
+            self.results.add(results::AT_REST, BenchChain::None, 0, figures);
         }
         for round in 0..self.results.rounds {
             for row in rows {
@@ -192,17 +195,17 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn one(&mut self, row: Row, stack: &Stack, round: u32) -> Result<()> {
+    fn one(&mut self, row: BenchRow, stack: &Stack, round: u32) -> Result<()> {
         let time = self.time;
         let found = stack.measure(|stack| load(row, stack, time)).with_context(|| row.title())?;
         self.add(row, stack.chain, round, found);
         Ok(())
     }
 
-    fn compares(&mut self, rows: &[Row]) -> Result<()> {
+    fn compares(&mut self, rows: &[BenchRow]) -> Result<()> {
         let Some(first) = rows.first() else { return Ok(()) };
-        let benches: Result<Vec<Bench>> =
-            first.chains().iter().map(|chain| Bench::build(*chain)).collect();
+        let benches: Result<Vec<CompareBench>> =
+            first.chains().iter().map(|chain| CompareBench::build(*chain)).collect();
         let mut benches = benches?;
         for round in 0..self.results.rounds {
             for row in rows {
@@ -217,21 +220,21 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn failovers(&mut self, rows: &[Row]) -> Result<()> {
+    fn failovers(&mut self, rows: &[BenchRow]) -> Result<()> {
         for row in rows {
             for round in 0..self.results.rounds {
                 let found = failover::once().with_context(|| row.title())?;
-                self.add(*row, Chain::Ours, round, found);
+                self.add(*row, BenchChain::Ours, round, found);
             }
         }
         Ok(())
     }
 
-    fn many_guests(&mut self, rows: &[Row]) -> Result<()> {
+    fn many_guests(&mut self, rows: &[BenchRow]) -> Result<()> {
         let Some(row) = rows.first() else { return Ok(()) };
         let mut many = ManyGuests::build().with_context(|| row.title())?;
-        for chain in [Chain::None, Chain::Ours] {
-            if chain == Chain::Ours {
+        for chain in [BenchChain::None, BenchChain::Ours] {
+            if chain == BenchChain::Ours {
                 many.protect().with_context(|| row.title())?;
             }
             for round in 0..self.results.rounds {
@@ -242,7 +245,7 @@ impl Run<'_> {
         many.finish()
     }
 
-    fn add(&mut self, row: Row, chain: Chain, round: u32, found: LoadResult) {
+    fn add(&mut self, row: BenchRow, chain: BenchChain, round: u32, found: LoadResult) {
         let figures: Vec<String> = found
             .figures
             .iter()
@@ -257,30 +260,30 @@ impl Run<'_> {
     }
 }
 
-fn load(row: Row, stack: &Stack, time: Duration) -> Result<LoadResult> {
+fn load(row: BenchRow, stack: &Stack, time: Duration) -> Result<LoadResult> {
     let client = &stack.lab.client;
     match row {
-        Row::TcpRr => load::exchanges(client, time),
-        Row::Udp64 => load::datagrams(client, 64, time),
-        Row::Udp1400 => load::datagrams(client, 1400, time),
-        Row::Up | Row::GsoUp => load::up(client, &stack.primary, time),
-        Row::Down | Row::GsoDown | Row::SlowLinkDown => load::down(client, time),
+        BenchRow::TcpRr => load::exchanges(client, time),
+        BenchRow::Udp64 => load::datagrams(client, 64, time),
+        BenchRow::Udp1400 => load::datagrams(client, 1400, time),
+        BenchRow::Up | BenchRow::GsoUp => load::up(client, &stack.primary, time),
+        BenchRow::Down | BenchRow::GsoDown | BenchRow::SlowLinkDown => load::down(client, time),
         _ => bail!("this row is not measured in labs side by side"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Options, Row};
+    use super::{BenchOptions, BenchRow};
     use clap::Parser as _;
 
     #[derive(Debug, clap::Parser)]
     struct Line {
         #[command(flatten)]
-        options: Options,
+        options: BenchOptions,
     }
 
-    fn parse(words: &str) -> Option<Options> {
+    fn parse(words: &str) -> Option<BenchOptions> {
         let words = ["bench"].into_iter().chain(words.split_whitespace());
         Line::try_parse_from(words).ok().map(|line| line.options)
     }
@@ -315,7 +318,7 @@ mod tests {
 
     #[test]
     fn rows_are_chosen() {
-        assert_eq!(parse("").unwrap().rows(), Row::ALL);
-        assert_eq!(Options::quick(&[Row::Udp64]).rows(), [Row::Udp64]);
+        assert_eq!(parse("").unwrap().rows(), BenchRow::ALL);
+        assert_eq!(BenchOptions::quick(&[BenchRow::Udp64]).rows(), [BenchRow::Udp64]);
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-pub use self::packet::{Datagram, Segment, arp, datagram, segment, vlan};
+pub use self::packet::{Datagram, TestSegment, arp, datagram, segment, vlan};
 pub use self::socket::{Listener, Socket};
 use crate::phrases;
 use crate::process::{Process, eventually, program};

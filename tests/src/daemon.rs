@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::network::{Host, Lab, Side, Slot};
+use crate::network::{HostSide, Lab, LabHost, LabSlot};
 use crate::phrases;
 use crate::process::{Process, eventually, program};
 
@@ -60,19 +60,19 @@ impl Default for PairOptions {
 
 impl PairOptions {
     /// The endpoint of one lane, as `side` writes it.
-    pub fn endpoint(&self, side: Side, port: u16) -> String {
-        let listener = if self.primary_listens { Side::Primary } else { Side::Secondary };
+    pub fn endpoint(&self, side: HostSide, port: u16) -> String {
+        let listener = if self.primary_listens { HostSide::Primary } else { HostSide::Secondary };
         let server = if side == listener { ",server" } else { "" };
         format!("tcp:{}:{port}{server},nodelay", listener.replication())
     }
 
     /// A `[[guest]]` of a configuration file for the TAP of `slot`, with further lines. Every slot
     /// has ports of its own.
-    pub fn config(&self, side: Side, slot: Slot, more: &str) -> String {
+    pub fn config(&self, side: HostSide, slot: LabSlot, more: &str) -> String {
         let port = |port| port + 10 * u16::from(slot.0);
         let (role, back) = match side {
-            Side::Primary => ("primary", "secondary_in"),
-            Side::Secondary => ("secondary", "secondary_out"),
+            HostSide::Primary => ("primary", "secondary_in"),
+            HostSide::Secondary => ("secondary", "secondary_out"),
         };
         let lane = |name, at| format!("{name} = \"{}\"\n", self.endpoint(side, port(at)));
         let mut text = format!("[[guest]]\nrole = \"{role}\"\nnetdev = \"{}\"\n", slot.tap());
@@ -96,22 +96,22 @@ impl PairOptions {
     }
 
     /// A secondary has a COLO-frame only if that is a QEMU.
-    fn frame(&self, side: Side) -> Option<&str> {
+    fn frame(&self, side: HostSide) -> Option<&str> {
         let frame = self.colo_frame.as_str();
-        (side == Side::Primary || frame.starts_with("qmp:")).then_some(frame)
+        (side == HostSide::Primary || frame.starts_with("qmp:")).then_some(frame)
     }
 
     /// The value of `--return` for `side`, if it needs one. Digests need a control lane.
-    fn returns(&self, side: Side) -> Option<&str> {
-        let is_said = side == Side::Secondary && self.control && self.returns != "frames";
+    fn returns(&self, side: HostSide) -> Option<&str> {
+        let is_said = side == HostSide::Secondary && self.control && self.returns != "frames";
         is_said.then_some(self.returns.as_str())
     }
 
-    fn arguments(&self, host: &Host) -> Vec<String> {
+    fn arguments(&self, host: &LabHost) -> Vec<String> {
         let side = host.side;
         let (role, back) = match side {
-            Side::Primary => ("primary", "--secondary-in"),
-            Side::Secondary => ("secondary", "--secondary-out"),
+            HostSide::Primary => ("primary", "--secondary-in"),
+            HostSide::Secondary => ("secondary", "--secondary-out"),
         };
         let mut arguments: Vec<String> = [role, "--netdev", "tap0"].map(Into::into).into();
         let mut lane = |flag: &str, port| {
@@ -134,12 +134,12 @@ impl PairOptions {
 #[derive(Debug)]
 pub struct Daemon {
     pub process: Process,
-    asker: Asker,
+    asker: StatusAsker,
 }
 
 /// Asks a daemon for what `colo-proxy status` shows. A thread that watches can share it.
 #[derive(Clone, Debug)]
-pub struct Asker {
+pub struct StatusAsker {
     place: Place,
     pid: u32,
 }
@@ -151,7 +151,7 @@ struct Place {
 }
 
 impl Place {
-    fn of(host: &Host) -> Result<Self> {
+    fn of(host: &LabHost) -> Result<Self> {
         let namespaces = host.namespaces().into_iter().map(File::try_clone);
         let namespaces: Vec<File> =
             namespaces.collect::<Result<_, _>>().context("duplicating a namespace's handle")?;
@@ -171,7 +171,7 @@ pub fn binary() -> Result<PathBuf> {
 
 impl Daemon {
     /// Starts the program on `host` and does not wait.
-    pub fn spawn<A: AsRef<OsStr>>(host: &Host, arguments: &[A]) -> Result<Self> {
+    pub fn spawn<A: AsRef<OsStr>>(host: &LabHost, arguments: &[A]) -> Result<Self> {
         let mut command = Command::new(binary()?);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
         if std::env::var_os("RUST_LOG").is_none() {
@@ -179,12 +179,12 @@ impl Daemon {
         }
         let place = Place::of(host)?;
         let process = place.spawn(&format!("colo-proxy {}", host.side.letter()), command)?;
-        let asker = Asker { place, pid: process.pid() };
+        let asker = StatusAsker { place, pid: process.pid() };
         Ok(Self { process, asker })
     }
 
     /// Starts one half of a pair and waits until it is ready.
-    pub fn start(lab: &Lab, side: Side, options: &PairOptions) -> Result<Self> {
+    pub fn start(lab: &Lab, side: HostSide, options: &PairOptions) -> Result<Self> {
         let host = lab.host(side);
         let daemon = Self::spawn(host, &options.arguments(host))?;
         daemon.wait_ready()?;
@@ -192,12 +192,12 @@ impl Daemon {
     }
 
     /// Starts `colo-proxy run` with this configuration and waits until it is ready.
-    pub fn run_config(host: &Host, config: &str) -> Result<Self> {
+    pub fn run_config(host: &LabHost, config: &str) -> Result<Self> {
         Self::run_config_within(host, config, READY_TIMEOUT)
     }
 
     /// The same, with more time: this daemon attaches to more than usual.
-    pub fn run_config_within(host: &Host, config: &str, timeout: Duration) -> Result<Self> {
+    pub fn run_config_within(host: &LabHost, config: &str, timeout: Duration) -> Result<Self> {
         static FILES: AtomicU32 = AtomicU32::new(0);
         let file = FILES.fetch_add(1, Ordering::Relaxed);
         let name = format!("colo-lab-{}-{file}.toml", std::process::id());
@@ -215,17 +215,17 @@ impl Daemon {
         self.process.wait_for(phrases::READY, READY_TIMEOUT).map(drop)
     }
 
-    pub fn asker(&self) -> Asker {
+    pub fn asker(&self) -> StatusAsker {
         self.asker.clone()
     }
 
     /// The part of `colo-proxy status --json` about this daemon's only instance.
-    pub fn status(&self) -> Result<Status> {
+    pub fn status(&self) -> Result<DaemonStatus> {
         self.with_log(self.asker.status())
     }
 
     /// The same for each of the daemon's instances.
-    pub fn statuses(&self) -> Result<Vec<Status>> {
+    pub fn statuses(&self) -> Result<Vec<DaemonStatus>> {
         self.with_log(self.asker.statuses())
     }
 
@@ -246,8 +246,8 @@ impl Daemon {
         &self,
         what: &str,
         timeout: Duration,
-        mut wanted: impl FnMut(&Status) -> bool,
-    ) -> Result<Status> {
+        mut wanted: impl FnMut(&DaemonStatus) -> bool,
+    ) -> Result<DaemonStatus> {
         let mut last = None;
         let found = eventually(what, timeout, || {
             let status = self.status()?;
@@ -263,7 +263,7 @@ impl Daemon {
     }
 
     /// Waits until the pair is protected.
-    pub fn wait_protected(&self) -> Result<Status> {
+    pub fn wait_protected(&self) -> Result<DaemonStatus> {
         self.wait_status("protected", READY_TIMEOUT, |status| {
             status.mode().is_ok_and(|mode| mode == phrases::mode::PROTECTED)
         })
@@ -276,12 +276,12 @@ impl Daemon {
     }
 }
 
-impl Asker {
-    pub fn status(&self) -> Result<Status> {
+impl StatusAsker {
+    pub fn status(&self) -> Result<DaemonStatus> {
         self.statuses()?.into_iter().next().context("the daemon has no instance")
     }
 
-    pub fn statuses(&self) -> Result<Vec<Status>> {
+    pub fn statuses(&self) -> Result<Vec<DaemonStatus>> {
         let text = run_at(&self.place, &["status", "--json"])?;
         let value = serde_json::from_str(&text).with_context(|| format!("reading `{text}`"))?;
         let mut found = Vec::new();
@@ -292,25 +292,25 @@ impl Asker {
 
 /// How a command ended.
 #[derive(Clone, Debug)]
-pub struct Output {
+pub struct CommandOutput {
     pub success: bool,
     pub stdout: String,
     pub stderr: String,
 }
 
 /// Runs a command on `host` until it ends by itself.
-pub fn output(host: &Host, command: Command) -> Result<Output> {
+pub fn output(host: &LabHost, command: Command) -> Result<CommandOutput> {
     output_at(&Place::of(host)?, command)
 }
 
 /// Runs `colo-proxy` on `host` until it ends by itself.
-pub fn output_of<A: AsRef<OsStr>>(host: &Host, arguments: &[A]) -> Result<Output> {
+pub fn output_of<A: AsRef<OsStr>>(host: &LabHost, arguments: &[A]) -> Result<CommandOutput> {
     let mut command = Command::new(binary()?);
     command.args(arguments);
     output(host, command)
 }
 
-fn output_at(place: &Place, mut command: Command) -> Result<Output> {
+fn output_at(place: &Place, mut command: Command) -> Result<CommandOutput> {
     let name = format!("{command:?}");
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut process = place.spawn(&name, command)?;
@@ -319,23 +319,23 @@ fn output_at(place: &Place, mut command: Command) -> Result<Output> {
         std::io::Read::read_to_string(&mut pipe, &mut stdout).context("reading its stdout")?;
     }
     let success = process.wait(ASK_TIMEOUT)?.success();
-    Ok(Output { success, stdout, stderr: process.stderr_to_end() })
+    Ok(CommandOutput { success, stdout, stderr: process.stderr_to_end() })
 }
 
 /// The stdout of `colo-proxy`, or an error if it fails.
 fn run_at(place: &Place, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(binary()?);
     command.args(arguments);
-    let Output { success, stdout, stderr } = output_at(place, command)?;
+    let CommandOutput { success, stdout, stderr } = output_at(place, command)?;
     ensure!(success, "colo-proxy {}: {stderr}", arguments.join(" "));
     Ok(stdout)
 }
 
 /// Every object with this process's `pid`, at any place in the answer.
-fn collect(value: &Value, pid: u32, found: &mut Vec<Status>) {
+fn collect(value: &Value, pid: u32, found: &mut Vec<DaemonStatus>) {
     match value {
         Value::Object(object) if object.get("pid").and_then(Value::as_u64) == Some(pid.into()) => {
-            found.push(Status(value.clone()));
+            found.push(DaemonStatus(value.clone()));
         }
         Value::Object(object) => object.values().for_each(|value| collect(value, pid, found)),
         Value::Array(array) => array.iter().for_each(|value| collect(value, pid, found)),
@@ -345,9 +345,9 @@ fn collect(value: &Value, pid: u32, found: &mut Vec<Status>) {
 
 /// The status of one instance in `colo-proxy status --json`.
 #[derive(Clone, Debug)]
-pub struct Status(pub Value);
+pub struct DaemonStatus(pub Value);
 
-impl Status {
+impl DaemonStatus {
     pub fn text(&self, key: &str) -> Result<String> {
         match self.0.get(key) {
             Some(Value::String(text)) => Ok(text.clone()),

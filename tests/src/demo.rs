@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::cleanup;
-use crate::daemon::{Asker, Status};
-use report::Report;
+use crate::daemon::{DaemonStatus, StatusAsker};
+use report::DemoReport;
 use view::View;
 
 /// The time between two reads of the daemons' status for the live view.
@@ -47,7 +47,7 @@ trait Play {
     /// The number of its last step, the summary.
     const SUMMARY: u32;
 
-    fn run(&mut self, view: &View, report: &mut Report) -> Result<()>;
+    fn run(&mut self, view: &View, report: &mut DemoReport) -> Result<()>;
 
     fn watched(&self) -> Watched;
 
@@ -57,7 +57,7 @@ trait Play {
 
 fn perform<P: Play>(view: &View, build: impl FnOnce(&View) -> Result<P>) -> Result<bool> {
     let began = Instant::now();
-    let mut report = Report::default();
+    let mut report = DemoReport::default();
     view.say("colo-proxy demo: two hosts, one guest on each, one client, all in namespaces");
     let mut play = build(view)?;
     let result = live(view, &mut play, &mut report);
@@ -73,7 +73,7 @@ fn perform<P: Play>(view: &View, build: impl FnOnce(&View) -> Result<P>) -> Resu
 }
 
 /// Runs the steps, and draws the status of the daemons meanwhile.
-fn live(view: &View, play: &mut impl Play, report: &mut Report) -> Result<()> {
+fn live(view: &View, play: &mut impl Play, report: &mut DemoReport) -> Result<()> {
     let watched = play.watched();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -95,20 +95,20 @@ fn live(view: &View, play: &mut impl Play, report: &mut Report) -> Result<()> {
 
 /// The daemons that the live view asks, with the names of their hosts.
 #[derive(Clone, Debug, Default)]
-struct Watched(Arc<Mutex<Vec<(&'static str, Asker)>>>);
+struct Watched(Arc<Mutex<Vec<(&'static str, StatusAsker)>>>);
 
 impl Watched {
-    fn lock(&self) -> MutexGuard<'_, Vec<(&'static str, Asker)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(&'static str, StatusAsker)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, daemons: Vec<(&'static str, Asker)>) {
+    fn set(&self, daemons: Vec<(&'static str, StatusAsker)>) {
         *self.lock() = daemons;
     }
 }
 
 /// One line of the live view.
-fn describe(host: &str, status: &Status) -> String {
+fn describe(host: &str, status: &DaemonStatus) -> String {
     let n = |key| status.number(key).unwrap_or_default();
     let count = |counts: std::collections::BTreeMap<String, u64>| counts.values().sum::<u64>();
     format!(

@@ -12,11 +12,13 @@ use std::process::ChildStdin;
 use crate::counters::{self, Counters};
 use crate::link;
 use crate::namespace::Namespace;
-use crate::network::{CLIENT_MAC, CLIENT_V4, CLIENT_V6, Family, Host, Lab, Side, Slot, quiet_ipv6};
+use crate::network::{
+    CLIENT_MAC, CLIENT_V4, CLIENT_V6, Family, HostSide, Lab, LabHost, LabSlot, quiet_ipv6,
+};
 use crate::process::{Process, program};
-use crate::stand_in::command::{Command, Counts, Flipped, Report};
+use crate::stand_in::command::{Command, Flipped, StandInCounts, StandInReport};
 use crate::stand_in::shift::Shift;
-use crate::stand_in::tap::Offloads;
+use crate::stand_in::tap::TapOffloads;
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,8 +27,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug)]
 pub struct GuestOptions {
     /// The TAP that the guest is on. It decides the guest's addresses.
-    pub slot: Slot,
-    pub offloads: Offloads,
+    pub slot: LabSlot,
+    pub offloads: TapOffloads,
     /// Whether the stand-in moves the guest's sequence numbers and timestamps away from this
     /// kernel's choice.
     pub shift: bool,
@@ -36,15 +38,15 @@ pub struct GuestOptions {
 
 impl GuestOptions {
     /// Only the secondary's numbers are moved, so that the two guests differ as two machines do.
-    pub fn of(side: Side, offloads: Offloads) -> Self {
-        Self { slot: Slot(0), offloads, shift: side == Side::Secondary, verify: true }
+    pub fn of(side: HostSide, offloads: TapOffloads) -> Self {
+        Self { slot: LabSlot(0), offloads, shift: side == HostSide::Secondary, verify: true }
     }
 }
 
 /// A running guest.
 #[derive(Debug)]
-pub struct Guest {
-    pub side: Side,
+pub struct StandInGuest {
+    pub side: HostSide,
     pub stand_in: StandIn,
     pub service: Process,
     options: GuestOptions,
@@ -53,9 +55,9 @@ pub struct Guest {
     pub namespace: Namespace,
 }
 
-impl Guest {
+impl StandInGuest {
     /// Starts the virtual machine and the service, and waits until the service listens.
-    pub fn start(lab: &Lab, side: Side, options: GuestOptions) -> Result<Self> {
+    pub fn start(lab: &Lab, side: HostSide, options: GuestOptions) -> Result<Self> {
         let namespace = lab.guest_namespace(side)?;
         let host = lab.host(side);
         let shift =
@@ -74,7 +76,7 @@ impl Guest {
 
     /// Continues this guest on the other host, as a checkpoint does. The original ends, unlike at a
     /// checkpoint. The TAP must exist.
-    pub fn move_to(&mut self, lab: &Lab, side: Side) -> Result<()> {
+    pub fn move_to(&mut self, lab: &Lab, side: HostSide) -> Result<()> {
         self.stand_in.process.signal(Signal::SIGKILL)?;
         self.stand_in.process.kill()?;
         let (host, options) = (lab.host(side), self.options);
@@ -115,7 +117,7 @@ pub(crate) fn configure(namespace: &Namespace, options: GuestOptions) -> Result<
          neigh replace {CLIENT_V6} lladdr {CLIENT_MAC} dev eth0 nud permanent\n"
     ))?;
     // On some kernels, the stack sends partial checksums even on a TAP without offloads.
-    if options.offloads == Offloads::Off {
+    if options.offloads == TapOffloads::Off {
         link::without_offloads(namespace, "eth0")
     } else {
         Ok(())
@@ -127,13 +129,13 @@ pub(crate) fn configure(namespace: &Namespace, options: GuestOptions) -> Result<
 pub struct StandIn {
     pub process: Process,
     commands: ChildStdin,
-    reports: Receiver<Report>,
+    reports: Receiver<StandInReport>,
     flipped: Vec<Flipped>,
 }
 
 impl StandIn {
     pub(crate) fn start(
-        host: &Host,
+        host: &LabHost,
         guest: &Namespace,
         vnet_hdr: bool,
         options: GuestOptions,
@@ -147,9 +149,9 @@ impl StandIn {
             .args([
                 "--offloads",
                 match options.offloads {
-                    Offloads::Off => "off",
-                    Offloads::On => "on",
-                    Offloads::Uso => "uso",
+                    TapOffloads::Off => "off",
+                    TapOffloads::On => "on",
+                    TapOffloads::Uso => "uso",
                 },
             ])
             .args((!vnet_hdr).then_some("--plain"))
@@ -163,7 +165,7 @@ impl StandIn {
         let reports = process.reports()?;
         let mut stand_in = Self { process, commands, reports, flipped: Vec::new() };
         match stand_in.answer()? {
-            Report::Ready => Ok(stand_in),
+            StandInReport::Ready => Ok(stand_in),
             other => bail!("a stand-in began with {other:?}"),
         }
     }
@@ -184,7 +186,7 @@ impl StandIn {
             return Ok(flipped);
         }
         match self.reports.recv_timeout(timeout) {
-            Ok(Report::Flipped(flipped)) => Ok(flipped),
+            Ok(StandInReport::Flipped(flipped)) => Ok(flipped),
             Ok(other) => bail!("a stand-in reports {other:?} without a request"),
             Err(_) => bail!("the guest sent nothing to change in {timeout:?}"),
         }
@@ -198,14 +200,14 @@ impl StandIn {
         self.command(&Command::Resume).map(drop)
     }
 
-    pub fn counts(&mut self) -> Result<Counts> {
+    pub fn counts(&mut self) -> Result<StandInCounts> {
         match self.command(&Command::Counts)? {
-            Report::Counts(counts) => Ok(counts),
+            StandInReport::Counts(counts) => Ok(counts),
             other => bail!("a stand-in answered {other:?} to a request for counts"),
         }
     }
 
-    fn command(&mut self, command: &Command) -> Result<Report> {
+    fn command(&mut self, command: &Command) -> Result<StandInReport> {
         let mut line = serde_json::to_vec(command).context("encoding a command")?;
         line.push(b'\n');
         self.commands.write_all(&line).with_context(|| {
@@ -218,10 +220,10 @@ impl StandIn {
         self.answer()
     }
 
-    fn answer(&mut self) -> Result<Report> {
+    fn answer(&mut self) -> Result<StandInReport> {
         loop {
             match self.reports.recv_timeout(ANSWER_TIMEOUT) {
-                Ok(Report::Flipped(flipped)) => self.flipped.push(flipped),
+                Ok(StandInReport::Flipped(flipped)) => self.flipped.push(flipped),
                 Ok(report) => return Ok(report),
                 Err(RecvTimeoutError::Timeout) => bail!("a stand-in does not answer"),
                 Err(RecvTimeoutError::Disconnected) => {

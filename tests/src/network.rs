@@ -15,7 +15,7 @@ pub use mounts::Mounts;
 pub const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
 pub const CLIENT_MAC: &str = "52:54:00:c0:10:01";
-/// The guest on the first TAP; see [`Slot`].
+/// The guest on the first TAP; see [`LabSlot`].
 pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
 pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x10);
 pub const GUEST_MAC: &str = "52:54:00:c0:20:00";
@@ -26,12 +26,12 @@ const REPLICATION_NET: &str = "10.78.0.0/24";
 
 /// One of the two hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Side {
+pub enum HostSide {
     Primary,
     Secondary,
 }
 
-impl Side {
+impl HostSide {
     pub const BOTH: [Self; 2] = [Self::Primary, Self::Secondary];
 
     /// `a` or `b`, as in the names of the hosts and guests.
@@ -60,7 +60,7 @@ impl Family {
 
     /// The address of the guest on the first TAP.
     pub fn guest(self) -> IpAddr {
-        Slot(0).address(self)
+        LabSlot(0).address(self)
     }
 
     pub fn client(self) -> IpAddr {
@@ -73,9 +73,9 @@ impl Family {
 
 /// One of the TAPs of a host, and so one of the guests. Its addresses are the same on both hosts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Slot(pub u8);
+pub struct LabSlot(pub u8);
 
-impl Slot {
+impl LabSlot {
     pub fn address(self, family: Family) -> IpAddr {
         let slot = u32::from(self.0);
         match family {
@@ -129,8 +129,8 @@ impl Default for LabOptions {
 
 /// A host: a bridge with an uplink to the switch and the guest's TAP, and a link to the other host.
 #[derive(Debug)]
-pub struct Host {
-    pub side: Side,
+pub struct LabHost {
+    pub side: HostSide,
     pub namespace: Namespace,
     /// The mount namespace with a bpffs and a `/run` of its own, if the host has one.
     pub mounts: Option<std::fs::File>,
@@ -138,15 +138,15 @@ pub struct Host {
     pub tap: String,
 }
 
-impl Host {
+impl LabHost {
     /// Adds a guest's TAP to the bridge and sets it up, as QEMU's `script=` does.
-    pub fn plug_tap(&self, slot: Slot) -> Result<()> {
+    pub fn plug_tap(&self, slot: LabSlot) -> Result<()> {
         let tap = slot.tap();
         self.namespace.ip(&format!("link set {tap} master br0 up\n"))
     }
 
     /// Takes it off the bridge again. Its guest is on no network then.
-    pub fn unplug_tap(&self, slot: Slot) -> Result<()> {
+    pub fn unplug_tap(&self, slot: LabSlot) -> Result<()> {
         self.namespace.ip(&format!("link set {} nomaster up\n", slot.tap()))
     }
 
@@ -199,7 +199,7 @@ pub struct Lab {
     pub options: LabOptions,
     pub client: Namespace,
     pub lan: Namespace,
-    hosts: [Host; 2],
+    hosts: [LabHost; 2],
     prefix: String,
 }
 
@@ -215,26 +215,26 @@ impl Lab {
         let prefix = format!("colo-{}-{lab}", std::process::id());
         let named = |name: &str| Namespace::create(&format!("{prefix}-{name}"));
         let (lan, client) = (named("lan")?, named("client")?);
-        let host = |side: Side| {
+        let host = |side: HostSide| {
             let namespace = named(&format!("host{}", side.letter()))?;
             let mounts = mounts::make(options.mounts)?;
-            anyhow::Ok(Host { side, namespace, mounts, tap: Slot(0).tap() })
+            anyhow::Ok(LabHost { side, namespace, mounts, tap: LabSlot(0).tap() })
         };
-        let hosts = [host(Side::Primary)?, host(Side::Secondary)?];
+        let hosts = [host(HostSide::Primary)?, host(HostSide::Secondary)?];
         let lab = Self { options, client, lan, hosts, prefix };
         lab.connect()?;
         Ok(lab)
     }
 
-    pub fn host(&self, side: Side) -> &Host {
+    pub fn host(&self, side: HostSide) -> &LabHost {
         match (side, &self.hosts) {
-            (Side::Primary, [host, _]) | (Side::Secondary, [_, host]) => host,
+            (HostSide::Primary, [host, _]) | (HostSide::Secondary, [_, host]) => host,
         }
     }
 
     /// A namespace for the guest of `side`. It belongs to the guest, so no socket of a dead guest
     /// is left in it when another guest starts.
-    pub(crate) fn guest_namespace(&self, side: Side) -> Result<Namespace> {
+    pub(crate) fn guest_namespace(&self, side: HostSide) -> Result<Namespace> {
         static GUESTS: AtomicU32 = AtomicU32::new(0);
         let guest = GUESTS.fetch_add(1, Ordering::Relaxed);
         Namespace::create(&format!("{}-guest{}{guest}", self.prefix, side.letter()))
@@ -298,7 +298,7 @@ impl Lab {
         Ok(())
     }
 
-    fn plug_host(&self, host: &Host) -> Result<()> {
+    fn plug_host(&self, host: &LabHost) -> Result<()> {
         let port = format!("host{}", host.side.letter());
         let namespace = &host.namespace;
         self.lan.ip(&format!(
@@ -311,7 +311,7 @@ impl Lab {
             link::without_offloads(namespace, "up0")?;
         }
         let slots = if self.options.persistent_tap { self.options.slots } else { 0 };
-        (0..slots).map(Slot).try_for_each(|slot| {
+        (0..slots).map(LabSlot).try_for_each(|slot| {
             let vnet_hdr = if self.options.vnet_hdr { "vnet_hdr" } else { "" };
             namespace.ip(&format!("tuntap add dev {} mode tap {vnet_hdr}\n", slot.tap()))?;
             host.plug_tap(slot)
@@ -339,13 +339,13 @@ fn without_bridge_netfilter(namespace: &Namespace) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Family, GUEST_MAC, GUEST_V4, GUEST_V6, Slot};
+    use super::{Family, GUEST_MAC, GUEST_V4, GUEST_V6, LabSlot};
 
     #[test]
     fn the_first_slot_is_the_guest() {
-        assert_eq!(Slot(0).address(Family::V4), GUEST_V4);
-        assert_eq!(Slot(0).address(Family::V6), GUEST_V6);
-        assert_eq!(Slot(0).mac(), GUEST_MAC);
-        assert_ne!(Slot(1).address(Family::V6), GUEST_V6);
+        assert_eq!(LabSlot(0).address(Family::V4), GUEST_V4);
+        assert_eq!(LabSlot(0).address(Family::V6), GUEST_V6);
+        assert_eq!(LabSlot(0).mac(), GUEST_MAC);
+        assert_ne!(LabSlot(1).address(Family::V6), GUEST_V6);
     }
 }

@@ -10,10 +10,10 @@ use nix::sys::signal::Signal;
 
 use crate::counters::{self, checksum_errors};
 use crate::daemon::{Daemon, PairOptions, output};
-use crate::guest::{Guest, GuestOptions};
-use crate::network::{Host, Lab, LabOptions, Side};
+use crate::guest::{GuestOptions, StandInGuest};
+use crate::network::{HostSide, Lab, LabHost, LabOptions};
 use crate::phrases;
-use crate::stand_in::tap::Offloads;
+use crate::stand_in::tap::TapOffloads;
 
 /// The time in which a primary must give up a secondary that never came.
 const LATE: Duration = Duration::from_secs(20);
@@ -23,7 +23,7 @@ const LATE: Duration = Duration::from_secs(20);
 pub struct PairSetup {
     pub lab: LabOptions,
     /// The offloads of the guests.
-    pub offloads: Offloads,
+    pub offloads: TapOffloads,
     pub daemons: PairOptions,
     /// Lines for the `[[guest]]` of each daemon's configuration file. Without them, the daemons get
     /// flags.
@@ -36,7 +36,7 @@ impl Default for PairSetup {
     fn default() -> Self {
         Self {
             lab: LabOptions::default(),
-            offloads: Offloads::On,
+            offloads: TapOffloads::On,
             daemons: PairOptions::default(),
             config: None,
             secondary_late: false,
@@ -46,57 +46,57 @@ impl Default for PairSetup {
 
 /// A running pair. Fields are dropped in this order.
 #[derive(Debug)]
-pub struct Pair {
+pub struct LabPair {
     pub primary: Daemon,
     pub secondary: Daemon,
-    pub primary_guest: Guest,
-    pub secondary_guest: Guest,
+    pub primary_guest: StandInGuest,
+    pub secondary_guest: StandInGuest,
     pub lab: Arc<Lab>,
     setup: PairSetup,
 }
 
-impl Pair {
+impl LabPair {
     /// Starts everything and waits until the pair is protected.
     ///
     /// The secondary's daemon starts before its guest, whose first frame must not reach the LAN.
     /// The primary's daemon starts last, because a late secondary costs a checkpoint.
     pub fn start(setup: PairSetup) -> Result<Self> {
         let lab = Arc::new(Lab::new(setup.lab.clone())?);
-        let guest = |side| Guest::start(&lab, side, GuestOptions::of(side, setup.offloads));
+        let guest = |side| StandInGuest::start(&lab, side, GuestOptions::of(side, setup.offloads));
         let mut primary = None;
         if setup.secondary_late {
-            let early = setup.daemon(&lab, Side::Primary)?;
+            let early = setup.daemon(&lab, HostSide::Primary)?;
             early.wait_status("unprotected", LATE, |s| {
                 s.mode().is_ok_and(|m| m == phrases::mode::UNPROTECTED)
             })?;
             primary = Some(early);
         }
-        let primary_guest = guest(Side::Primary)?;
+        let primary_guest = guest(HostSide::Primary)?;
         let (secondary, secondary_guest) = if setup.lab.persistent_tap {
-            (setup.daemon(&lab, Side::Secondary)?, guest(Side::Secondary)?)
+            (setup.daemon(&lab, HostSide::Secondary)?, guest(HostSide::Secondary)?)
         } else {
             // Without a guest there is no TAP, so its host is off the LAN meanwhile.
-            let host = lab.host(Side::Secondary);
+            let host = lab.host(HostSide::Secondary);
             host.unplug()?;
-            let secondary_guest = guest(Side::Secondary)?;
-            let secondary = setup.daemon(&lab, Side::Secondary)?;
+            let secondary_guest = guest(HostSide::Secondary)?;
+            let secondary = setup.daemon(&lab, HostSide::Secondary)?;
             host.plug()?;
             (secondary, secondary_guest)
         };
         let primary = match primary {
             Some(primary) => primary,
-            None => setup.daemon(&lab, Side::Primary)?,
+            None => setup.daemon(&lab, HostSide::Primary)?,
         };
         primary.wait_protected()?;
         Ok(Self { primary, secondary, primary_guest, secondary_guest, lab, setup })
     }
 
     /// Starts the daemon of `side` again. The old one must have ended.
-    pub fn restart(&mut self, side: Side) -> Result<()> {
+    pub fn restart(&mut self, side: HostSide) -> Result<()> {
         let daemon = self.setup.daemon(&self.lab, side)?;
         match side {
-            Side::Primary => self.primary = daemon,
-            Side::Secondary => self.secondary = daemon,
+            HostSide::Primary => self.primary = daemon,
+            HostSide::Secondary => self.secondary = daemon,
         }
         Ok(())
     }
@@ -154,7 +154,7 @@ impl Pair {
             let status = daemon.process.terminate()?;
             let (name, log) = (daemon.process.name(), daemon.process.stderr());
             ensure!(status.success(), "{name}: {status}; its log:\n{log}");
-            let side = if name.ends_with('a') { Side::Primary } else { Side::Secondary };
+            let side = if name.ends_with('a') { HostSide::Primary } else { HostSide::Secondary };
             let left = left_on(self.lab.host(side))?;
             ensure!(left.is_empty() || stays, "{name} left {left:?}; its log:\n{log}");
         }
@@ -163,13 +163,13 @@ impl Pair {
 }
 
 impl PairSetup {
-    fn daemon(&self, lab: &Lab, side: Side) -> Result<Daemon> {
+    fn daemon(&self, lab: &Lab, side: HostSide) -> Result<Daemon> {
         match &self.config {
             None => Daemon::start(lab, side, &self.daemons),
             Some(more) => {
                 let [primary, secondary] = more;
-                let more = if side == Side::Primary { primary } else { secondary };
-                let config = self.daemons.config(side, crate::network::Slot(0), more);
+                let more = if side == HostSide::Primary { primary } else { secondary };
+                let config = self.daemons.config(side, crate::network::LabSlot(0), more);
                 Daemon::run_config(lab.host(side), &config)
             }
         }
@@ -177,7 +177,7 @@ impl PairSetup {
 }
 
 /// Links, pins and sockets on a host that do not belong to the lab.
-pub fn left_on(host: &Host) -> Result<Vec<String>> {
+pub fn left_on(host: &LabHost) -> Result<Vec<String>> {
     let mut left: Vec<String> = links(host)?
         .into_iter()
         .filter(|name| !matches!(name.as_str(), "lo" | "br0" | "up0" | "repl0"))
@@ -191,7 +191,7 @@ pub fn left_on(host: &Host) -> Result<Vec<String>> {
 }
 
 /// The names of a host's links.
-pub fn links(host: &Host) -> Result<Vec<String>> {
+pub fn links(host: &LabHost) -> Result<Vec<String>> {
     let text = host.namespace.output("ip", &["-json", "link"])?;
     let links: Vec<serde_json::Value> =
         serde_json::from_str(&text).with_context(|| format!("reading `{text}`"))?;

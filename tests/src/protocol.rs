@@ -1,6 +1,6 @@
 //! The protocol between the client and the service in the guest.
 //!
-//! Every answer but one ([`Kind::Clock`]) is a function of the bytes that the connection has
+//! Every answer but one ([`RequestKind::Clock`]) is a function of the bytes that the connection has
 //! carried so far, and of nothing else. So two guests with the same input give the same answers. A
 //! guest that takes a connection over can only continue if it has really followed it.
 //!
@@ -26,7 +26,7 @@ const HEADER_LEN: usize = 16;
 /// The kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub enum Kind {
+pub enum RequestKind {
     /// With a body. The answer has a counter, a hash and as many bytes of pattern.
     Ask = 1,
     /// With a body. The answer is the body.
@@ -42,12 +42,12 @@ pub enum Kind {
 
 /// The header of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
-    pub kind: Kind,
+pub struct ServiceRequest {
+    pub kind: RequestKind,
     pub count: u64,
 }
 
-impl Request {
+impl ServiceRequest {
     pub fn encode(self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[0] = self.kind as u8;
@@ -61,14 +61,14 @@ impl Request {
         let count = u64::from_be_bytes(count);
         let [kind, zero @ ..] = head;
         let kind = match kind {
-            1 => Kind::Ask,
-            2 => Kind::Echo,
-            3 => Kind::Down,
-            4 => Kind::Up,
-            5 => Kind::Clock,
+            1 => RequestKind::Ask,
+            2 => RequestKind::Echo,
+            3 => RequestKind::Down,
+            4 => RequestKind::Up,
+            5 => RequestKind::Clock,
             _ => return None,
         };
-        let small = !matches!(kind, Kind::Ask | Kind::Echo) || count <= ANSWER_MAX;
+        let small = !matches!(kind, RequestKind::Ask | RequestKind::Echo) || count <= ANSWER_MAX;
         (zero == [0; 7] && small).then_some(Self { kind, count })
     }
 
@@ -113,7 +113,7 @@ impl Default for Transcript {
 }
 
 impl Transcript {
-    pub fn request(&mut self, request: Request) {
+    pub fn request(&mut self, request: ServiceRequest) {
         self.counter += 1;
         self.block(&request.encode());
     }
@@ -241,12 +241,12 @@ impl Mismatch {
 
 /// "Open a connection from this port to this address and serve it": a datagram to [`CALL_PORT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Call {
+pub struct ServiceCall {
     pub from_port: u16,
     pub to: SocketAddr,
 }
 
-impl Call {
+impl ServiceCall {
     pub fn encode(self) -> String {
         format!("call {} {}", self.from_port, self.to)
     }

@@ -21,13 +21,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::counters::{self, Counters};
-use crate::network::{CLIENT_MAC, CLIENT_V4, CLIENT_V6, GUEST_V4, GUEST_V6, Lab, Side};
+use crate::network::{CLIENT_MAC, CLIENT_V4, CLIENT_V6, GUEST_V4, GUEST_V6, HostSide, Lab};
 use crate::process::{Process, program};
 use crate::qmp::Qmp;
 use console::Console;
-use initramfs::{END, MIDDLE, Network, READY};
-use kernel::Kernel;
-use machine::Machine;
+use initramfs::{END, GuestNetwork, MIDDLE, READY};
+use kernel::GuestKernel;
+use machine::QemuMachine;
 
 /// A guest without hardware virtualisation boots in a few seconds. A busy machine needs longer.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(90);
@@ -53,8 +53,8 @@ impl Image {
     /// Builds the image. Its downloads stay in `cache`.
     pub fn build(cache: &Path) -> Result<Self> {
         std::fs::create_dir_all(cache).with_context(|| format!("making {}", cache.display()))?;
-        let kernel = Kernel::fetch(cache)?;
-        let network = Network {
+        let kernel = GuestKernel::fetch(cache)?;
+        let network = GuestNetwork {
             ipv4: format!("{GUEST_V4}/24"),
             ipv6: format!("{GUEST_V6}/64"),
             neighbours: vec![CLIENT_V4.to_string(), CLIENT_V6.to_string()],
@@ -72,7 +72,7 @@ impl Image {
 /// A running guest.
 #[derive(Debug)]
 pub struct QemuGuest {
-    pub side: Side,
+    pub side: HostSide,
     pub process: Process,
     console: Console,
     monitor: Option<Monitor>,
@@ -93,12 +93,17 @@ struct Monitor {
 
 impl QemuGuest {
     /// Starts the guest of `side` on its host's TAP, and does not wait for it.
-    pub fn boot(lab: &Lab, side: Side, image: &Image) -> Result<Self> {
-        Self::boot_on(lab, side, image, &Machine::alone())
+    pub fn boot(lab: &Lab, side: HostSide, image: &Image) -> Result<Self> {
+        Self::boot_on(lab, side, image, &QemuMachine::alone())
     }
 
     /// The same on a machine of another kind.
-    pub fn boot_on(lab: &Lab, side: Side, image: &Image, machine: &Machine) -> Result<Self> {
+    pub fn boot_on(
+        lab: &Lab,
+        side: HostSide,
+        image: &Image,
+        machine: &QemuMachine,
+    ) -> Result<Self> {
         let host = lab.host(side);
         let name = format!("guest {}", side.letter());
         let folder = machine.monitored.then(tempfile::tempdir).transpose();

@@ -15,8 +15,8 @@ use nix::sys::socket::{
 };
 
 use crate::protocol::{
-    CALL_PORT, Call, ECHO_PORT, Kind, Request, SERVICE_PORT, Transcript, blocks, read_pattern,
-    write_pattern,
+    CALL_PORT, ECHO_PORT, RequestKind, SERVICE_PORT, ServiceCall, ServiceRequest, Transcript,
+    blocks, read_pattern, write_pattern,
 };
 
 /// The threads of connections are many and need little stack.
@@ -68,7 +68,7 @@ fn take_calls(socket: &UdpSocket) {
     loop {
         let Ok((len, _)) = socket.recv_from(&mut datagram) else { continue };
         let text = std::str::from_utf8(datagram.get(..len).unwrap_or_default()).unwrap_or_default();
-        if let Some(call) = Call::decode(text) {
+        if let Some(call) = ServiceCall::decode(text) {
             drop(spawn("call", move || {
                 if let Ok(stream) = open(call) {
                     drop(serve(stream));
@@ -79,7 +79,7 @@ fn take_calls(socket: &UdpSocket) {
 }
 
 /// Connects from a given port. `std` cannot do that.
-fn open(call: Call) -> io::Result<TcpStream> {
+fn open(call: ServiceCall) -> io::Result<TcpStream> {
     let family = if call.to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket: OwnedFd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
@@ -105,7 +105,7 @@ pub fn serve(stream: TcpStream) -> io::Result<()> {
     let mut from = BufReader::with_capacity(1 << 16, stream.try_clone()?);
     let mut to = stream;
     let mut transcript = Transcript::default();
-    while let Some(request) = Request::read(&mut from)? {
+    while let Some(request) = ServiceRequest::read(&mut from)? {
         transcript.request(request);
         answer(request, &mut transcript, &mut from, &mut to)?;
     }
@@ -113,20 +113,20 @@ pub fn serve(stream: TcpStream) -> io::Result<()> {
 }
 
 fn answer(
-    request: Request,
+    request: ServiceRequest,
     transcript: &mut Transcript,
     from: &mut impl Read,
     to: &mut impl Write,
 ) -> io::Result<()> {
     let count = request.count;
     match request.kind {
-        Kind::Ask => {
+        RequestKind::Ask => {
             read_body(from, count, |block| transcript.block(block))?;
             let mut out = transcript.answer(count).to_vec();
             write_pattern(&mut out, transcript.hash, count, |_| {})?;
             to.write_all(&out)
         }
-        Kind::Echo => {
+        RequestKind::Echo => {
             let mut body = Vec::with_capacity(count as usize);
             read_body(from, count, |block| {
                 transcript.block(block);
@@ -134,13 +134,13 @@ fn answer(
             })?;
             to.write_all(&body)
         }
-        Kind::Down => write_pattern(to, transcript.hash, count, |_| {}),
-        Kind::Up => {
+        RequestKind::Down => write_pattern(to, transcript.hash, count, |_| {}),
+        RequestKind::Up => {
             let seed = transcript.hash;
             let wrong = read_pattern(from, seed, count, |block| transcript.block(block))?;
             to.write_all(&transcript.answer(wrong.count))
         }
-        Kind::Clock => {
+        RequestKind::Clock => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             write_pattern(to, now.as_nanos() as u64, count, |_| {})
         }

@@ -4,15 +4,15 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use colo_lab::bench::{self, Chain, Options, Row};
+use colo_lab::bench::{self, BenchChain, BenchOptions, BenchRow};
 use colo_lab::lab_test;
 
 #[lab_test(root)]
 fn a_smoke_run_has_its_figures_and_no_checkpoint_of_ours() -> Result<()> {
-    let rows = [Row::TcpRr, Row::Udp64, Row::Udp1400];
-    let results = bench::measure(&Options::quick(&rows), &|line| println!("{line}"))?;
+    let rows = [BenchRow::TcpRr, BenchRow::Udp64, BenchRow::Udp1400];
+    let results = bench::measure(&BenchOptions::quick(&rows), &|line| println!("{line}"))?;
     for row in rows {
-        for chain in Chain::ALL {
+        for chain in BenchChain::ALL {
             let figure = |name: &str| {
                 let found = results.median(row.id(), chain, name);
                 found.with_context(|| format!("no {name} of {row:?} and {chain:?}"))
@@ -23,13 +23,13 @@ fn a_smoke_run_has_its_figures_and_no_checkpoint_of_ours() -> Result<()> {
                 for none in ["asked", "divergences"] {
                     assert!(figure(none)? < 0.5, "{row:?}: {results:#?}");
                 }
-                if row != Row::TcpRr {
+                if row != BenchRow::TcpRr {
                     assert!(figure("reordered")? < 0.5, "{row:?}: {results:#?}");
                 }
             }
         }
     }
-    assert_eq!(results.distributions.len(), Chain::ALL.len());
+    assert_eq!(results.distributions.len(), BenchChain::ALL.len());
     let table = bench::plain(&bench::entries(&results));
     assert!(rows.iter().all(|row| table.contains(row.title())), "{table}");
     Ok(())
@@ -40,8 +40,9 @@ fn a_smoke_run_has_its_figures_and_no_checkpoint_of_ours() -> Result<()> {
 /// for QEMU's compare.
 #[lab_test(root)]
 fn the_requests_of_qemus_compare_are_counted() -> Result<()> {
-    let results = bench::measure(&Options::quick(&[Row::Udp64]), &|line| println!("{line}"))?;
-    let asked = results.median(Row::Udp64.id(), Chain::Qemu, "asked");
+    let results =
+        bench::measure(&BenchOptions::quick(&[BenchRow::Udp64]), &|line| println!("{line}"))?;
+    let asked = results.median(BenchRow::Udp64.id(), BenchChain::Qemu, "asked");
     assert!(asked.is_some_and(|asked| asked > 0.0), "{results:#?}");
     Ok(())
 }

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use colo_lab::client::{Conversation, Keeper, echo};
 use colo_lab::colo_frame::{BEGAN, DONE, FAILED, FAILOVER, ScriptFrame};
-use colo_lab::daemon::{Daemon, PairOptions, Status};
+use colo_lab::daemon::{Daemon, DaemonStatus, PairOptions};
 use colo_lab::lab_test;
 use colo_lab::network::Family;
-use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::phrases;
 use colo_lab::protocol::{ECHO_PORT, SERVICE_PORT};
 use colo_lab::stand_in::packet::{TCP, UDP};
@@ -25,22 +25,22 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// This is longer than the compare timeout, so a frame that hangs would have caused a request.
 const AFTERWARDS: Duration = Duration::from_secs(4);
 
-fn protected_by(frame: &ScriptFrame) -> Result<Pair> {
+fn protected_by(frame: &ScriptFrame) -> Result<LabPair> {
     let daemons = PairOptions { colo_frame: frame.kind(), ..PairOptions::default() };
-    Pair::start(PairSetup { daemons, ..PairSetup::default() })
+    LabPair::start(PairSetup { daemons, ..PairSetup::default() })
 }
 
-fn epoch_is(status: &Status, epoch: u64) -> bool {
+fn epoch_is(status: &DaemonStatus, epoch: u64) -> bool {
     status.number("epoch").is_ok_and(|found| found == epoch)
 }
 
-fn wait_epoch(daemon: &Daemon, epoch: u64) -> Result<Status> {
+fn wait_epoch(daemon: &Daemon, epoch: u64) -> Result<DaemonStatus> {
     daemon.wait_status(&format!("epoch {epoch}"), TIMEOUT, |status| epoch_is(status, epoch))
 }
 
 /// After a checkpoint, the hosts agree on the epoch. New connections are compared and right for
 /// longer than anything from the old epoch could wait.
-fn goes_on(pair: &Pair, asked: u64) -> Result<()> {
+fn goes_on(pair: &LabPair, asked: u64) -> Result<()> {
     wait_epoch(&pair.secondary, 1)?;
     let before = wait_epoch(&pair.primary, 1)?.number("compared_bytes")?;
     let until = Instant::now() + AFTERWARDS;
@@ -68,7 +68,7 @@ fn goes_on(pair: &Pair, asked: u64) -> Result<()> {
 }
 
 /// The frame's commands name the instance, the epoch and the reason.
-fn expect_asked(pair: &Pair, frame: &ScriptFrame, reason: &str, times: usize) -> Result<()> {
+fn expect_asked(pair: &LabPair, frame: &ScriptFrame, reason: &str, times: usize) -> Result<()> {
     let instance = pair.primary.status()?.text("instance")?;
     let request = json!({
         "command": "request-checkpoint",
@@ -108,7 +108,7 @@ struct Held {
 }
 
 /// Makes the secondary differ in an answer that a client waits for.
-fn held(pair: &mut Pair, family: Family) -> Result<Held> {
+fn held(pair: &mut LabPair, family: Family) -> Result<Held> {
     let mut conversation = Conversation::open(&pair.lab.client, family)?;
     conversation.ask(1000)?;
     pair.secondary_guest.stand_in.flip(TCP, SERVICE_PORT, 77)?;
@@ -119,7 +119,7 @@ fn held(pair: &mut Pair, family: Family) -> Result<Held> {
 
 impl Held {
     /// No output has left, and no host has counted a checkpoint.
-    fn expect_held(&self, pair: &Pair) -> Result<()> {
+    fn expect_held(&self, pair: &LabPair) -> Result<()> {
         let status = pair.primary.status()?;
         assert!(status.number("held_frames")? > 0, "{status:#?}");
         assert_eq!(status.detail("/engine/checkpoints")?, 0, "{status:#?}");
@@ -135,7 +135,7 @@ impl Held {
     }
 }
 
-fn wait_failed(pair: &Pair, count: u64) -> Result<Status> {
+fn wait_failed(pair: &LabPair, count: u64) -> Result<DaemonStatus> {
     pair.primary.wait_status("a failed checkpoint", TIMEOUT, |status| {
         status.detail("/engine/checkpoints_failed").is_ok_and(|failed| failed == count)
     })
@@ -197,7 +197,7 @@ fn one_that_is_done_without_having_begun_is_ignored() -> Result<()> {
 fn a_frame_of_the_secondary_fails_over() -> Result<()> {
     let frame = ScriptFrame::silent()?;
     let config = Some([String::new(), format!("colo_frame = \"{}\"", frame.kind())]);
-    let mut pair = Pair::start(PairSetup { config, ..PairSetup::default() })?;
+    let mut pair = LabPair::start(PairSetup { config, ..PairSetup::default() })?;
     let mut keepers = Vec::new();
     for family in Family::BOTH {
         let conversation = Conversation::open(&pair.lab.client, family)?;

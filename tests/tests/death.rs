@@ -9,8 +9,8 @@ use anyhow::Result;
 use aya::programs::{SchedClassifier, TcAttachType};
 use colo_lab::client::{Conversation, Keeper, echo};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Host, Side};
-use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::network::{Family, HostSide, LabHost};
+use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::process::eventually;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -26,7 +26,7 @@ fn with(on_death: &str) -> PairSetup {
 }
 
 /// The number of programs that are attached to a TAP, in each direction.
-fn attached(host: &Host) -> Result<[usize; 2]> {
+fn attached(host: &LabHost) -> Result<[usize; 2]> {
     host.namespace.run(|| {
         let count = |way| -> Result<usize> {
             let (_, programs) = SchedClassifier::query_tcx("tap0", way)?;
@@ -38,7 +38,7 @@ fn attached(host: &Host) -> Result<[usize; 2]> {
 
 #[lab_test(root)]
 fn hold_lets_nothing_out() -> Result<()> {
-    let mut pair = Pair::start(with("hold"))?;
+    let mut pair = LabPair::start(with("hold"))?;
     echo(&pair.lab.client, Family::V4, 5, 100)?;
     let captured = pair.primary_guest.stand_in.counts()?.from_guest.frames;
     pair.primary.process.kill()?;
@@ -50,10 +50,10 @@ fn hold_lets_nothing_out() -> Result<()> {
         Ok((frames > captured + 1).then_some(()))
     })?;
     assert!(!opening.is_finished(), "an answer came out although no daemon is there");
-    assert_eq!(attached(pair.lab.host(Side::Primary))?, [1, 1]);
-    pair.restart(Side::Primary)?;
+    assert_eq!(attached(pair.lab.host(HostSide::Primary))?, [1, 1]);
+    pair.restart(HostSide::Primary)?;
     let conversation = opening.join().expect("no panic")?;
-    assert_eq!(attached(pair.lab.host(Side::Primary))?, [1, 1], "stacked, not taken over");
+    assert_eq!(attached(pair.lab.host(HostSide::Primary))?, [1, 1], "stacked, not taken over");
     let keeper = Keeper::start(conversation, 300, PAUSE);
     keeper.wait_for_answers(50, TIMEOUT)?;
     assert!(keeper.stop()?.error.is_none());
@@ -62,28 +62,28 @@ fn hold_lets_nothing_out() -> Result<()> {
 
 #[lab_test(root)]
 fn pass_lets_the_guest_go_on() -> Result<()> {
-    let mut pair = Pair::start(with("pass"))?;
+    let mut pair = LabPair::start(with("pass"))?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(50, TIMEOUT)?;
     pair.primary.process.kill()?;
     keeper.wait_for_answers(200, TIMEOUT)?;
-    assert_eq!(attached(pair.lab.host(Side::Primary))?, [0, 0]);
+    assert_eq!(attached(pair.lab.host(HostSide::Primary))?, [0, 0]);
     assert!(keeper.stop()?.error.is_none());
-    pair.restart(Side::Primary)?;
-    assert_eq!(attached(pair.lab.host(Side::Primary))?, [1, 1]);
+    pair.restart(HostSide::Primary)?;
+    assert_eq!(attached(pair.lab.host(HostSide::Primary))?, [1, 1]);
     pair.finish()
 }
 
 /// A connection survives the death of the primary's daemon, and continues with the next daemon.
 #[lab_test(root)]
 fn a_leftover_is_taken_over_again_and_again() -> Result<()> {
-    let mut pair = Pair::start(with("hold"))?;
+    let mut pair = LabPair::start(with("hold"))?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V6)?, 300, PAUSE);
     for _ in 0..3 {
         keeper.wait_for_answers(30, TIMEOUT)?;
         pair.primary.process.kill()?;
-        pair.restart(Side::Primary)?;
-        assert_eq!(attached(pair.lab.host(Side::Primary))?, [1, 1]);
+        pair.restart(HostSide::Primary)?;
+        assert_eq!(attached(pair.lab.host(HostSide::Primary))?, [1, 1]);
     }
     keeper.wait_for_answers(30, TIMEOUT)?;
     assert!(keeper.stop()?.error.is_none());
@@ -94,12 +94,12 @@ fn a_leftover_is_taken_over_again_and_again() -> Result<()> {
 /// offsets of the guest's connections.
 #[lab_test(root)]
 fn a_secondary_holds_and_its_offsets_survive() -> Result<()> {
-    let mut pair = Pair::start(with("hold"))?;
+    let mut pair = LabPair::start(with("hold"))?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
     pair.secondary.process.kill()?;
-    pair.restart(Side::Secondary)?;
-    assert_eq!(attached(pair.lab.host(Side::Secondary))?, [1, 1]);
+    pair.restart(HostSide::Secondary)?;
+    assert_eq!(attached(pair.lab.host(HostSide::Secondary))?, [1, 1]);
     pair.primary.wait_protected()?;
     keeper.wait_for_answers(100, TIMEOUT)?;
     pair.fail_over()?;

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use colo_lab::client::{Calls, Conversation, echo, ping};
-use colo_lab::daemon::{Output, output_of};
+use colo_lab::daemon::{CommandOutput, output_of};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, GUEST_MAC, Side};
-use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::network::{Family, GUEST_MAC, HostSide};
+use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::protocol::SERVICE_PORT;
 use colo_lab::stand_in::packet::TCP;
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 use serde_json::Value;
 
 use recorder::Recorder;
@@ -25,8 +25,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Records both guests. For the primary it uses the guest's own interface, because the host's sees
 /// every frame twice, at the capture and at the release. For the secondary it uses the TAP.
-fn record(pair: &Pair) -> Result<[Recorder; 2]> {
-    let host = pair.lab.host(Side::Secondary);
+fn record(pair: &LabPair) -> Result<[Recorder; 2]> {
+    let host = pair.lab.host(HostSide::Secondary);
     Ok([
         Recorder::start(&pair.primary_guest.namespace, "eth0")?,
         Recorder::start(&host.namespace, &host.tap)?,
@@ -41,17 +41,17 @@ fn write(recorders: [Recorder; 2], folder: &Path) -> Result<[PathBuf; 2]> {
     Ok(paths)
 }
 
-fn diff(pair: &Pair, files: &[PathBuf; 2]) -> Result<(Output, Value)> {
+fn diff(pair: &LabPair, files: &[PathBuf; 2]) -> Result<(CommandOutput, Value)> {
     let [primary, secondary] =
         files.each_ref().map(|path| path.to_str().context("a name in UTF-8"));
     let arguments = ["diff", "--json", "--guest", GUEST_MAC, primary?, secondary?];
-    let said = output_of(pair.lab.host(Side::Primary), &arguments)?;
+    let said = output_of(pair.lab.host(HostSide::Primary), &arguments)?;
     let report = serde_json::from_str(&said.stdout).with_context(|| format!("{said:?}"))?;
     Ok((said, report))
 }
 
-fn equal(offloads: Offloads, family: Family) -> Result<()> {
-    let pair = Pair::start(PairSetup { offloads, ..PairSetup::default() })?;
+fn equal(offloads: TapOffloads, family: Family) -> Result<()> {
+    let pair = LabPair::start(PairSetup { offloads, ..PairSetup::default() })?;
     let recorders = record(&pair)?;
     let client = &pair.lab.client;
     let mut conversation = Conversation::open(client, family)?;
@@ -83,17 +83,17 @@ fn equal(offloads: Offloads, family: Family) -> Result<()> {
 
 #[lab_test(root)]
 fn equal_guests_with_offloads_are_equal() -> Result<()> {
-    equal(Offloads::On, Family::V4)
+    equal(TapOffloads::On, Family::V4)
 }
 
 #[lab_test(root)]
 fn equal_guests_without_offloads_over_ipv6_are_equal() -> Result<()> {
-    equal(Offloads::Off, Family::V6)
+    equal(TapOffloads::Off, Family::V6)
 }
 
 #[lab_test(root)]
-fn a_flipped_octet_is_found_where_the_daemon_finds_it() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
+fn a_flipped_byte_is_found_where_the_daemon_finds_it() -> Result<()> {
+    let mut pair = LabPair::start(PairSetup::default())?;
     let recorders = record(&pair)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;

@@ -9,18 +9,18 @@ use anyhow::{Context, Result, bail, ensure};
 use colo_lab::client::{Conversation, echo};
 use colo_lab::daemon::{NamedDivergence, output_of};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Side};
-use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::network::{Family, HostSide};
+use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::phrases;
 use colo_lab::protocol::{ECHO_PORT, SERVICE_PORT};
 use colo_lab::stand_in::packet::{TCP, UDP};
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 use colo_proxy::capture_file::{Packet, Reader};
 use serde_json::Value;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-fn found(pair: &Pair, peer_port: u16) -> Result<NamedDivergence> {
+fn found(pair: &LabPair, peer_port: u16) -> Result<NamedDivergence> {
     let status = pair.primary.wait_status("a divergence", TIMEOUT, |status| {
         status.divergences().iter().any(|found| found.peer_port == peer_port)
     })?;
@@ -28,8 +28,8 @@ fn found(pair: &Pair, peer_port: u16) -> Result<NamedDivergence> {
     all.find(|found| found.peer_port == peer_port).context("it was there a moment ago")
 }
 
-fn in_tcp(offloads: Offloads, family: Family) -> Result<()> {
-    let mut pair = Pair::start(PairSetup { offloads, ..PairSetup::default() })?;
+fn in_tcp(offloads: TapOffloads, family: Family) -> Result<()> {
+    let mut pair = LabPair::start(PairSetup { offloads, ..PairSetup::default() })?;
     let mut conversation = Conversation::open(&pair.lab.client, family)?;
     conversation.ask(1000)?;
     pair.expect_no_checkpoints()?;
@@ -56,16 +56,16 @@ fn in_tcp(offloads: Offloads, family: Family) -> Result<()> {
 }
 
 /// The output of `colo-proxy divergences` on the primary's host.
-fn listed(pair: &Pair, more: &[&str]) -> Result<String> {
+fn listed(pair: &LabPair, more: &[&str]) -> Result<String> {
     let arguments = [&["divergences", "tap0"], more].concat();
-    let said = output_of(pair.lab.host(Side::Primary), &arguments)?;
+    let said = output_of(pair.lab.host(HostSide::Primary), &arguments)?;
     ensure!(said.success, "{said:?}");
     Ok(said.stdout)
 }
 
 #[lab_test(root)]
 fn is_listed_and_its_frames_are_written() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
+    let mut pair = LabPair::start(PairSetup::default())?;
     let none: Value = serde_json::from_str(&listed(&pair, &["--json"])?)?;
     assert_eq!(none["instances"][0]["divergences"], serde_json::json!([]), "{none:#}");
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
@@ -107,7 +107,7 @@ fn is_listed_and_its_frames_are_written() -> Result<()> {
     );
     assert!(text.contains(&line), "{text}");
     assert!(text.contains(&format!("[{:02x}]", flipped.is)), "{text}");
-    let other = output_of(pair.lab.host(Side::Secondary), &["divergences"])?;
+    let other = output_of(pair.lab.host(HostSide::Secondary), &["divergences"])?;
     assert!(
         other.success && other.stdout.contains(phrases::divergences::PRIMARY_COMPARES),
         "{other:?}"
@@ -118,17 +118,17 @@ fn is_listed_and_its_frames_are_written() -> Result<()> {
 
 #[lab_test(root)]
 fn in_tcp_with_offloads() -> Result<()> {
-    in_tcp(Offloads::On, Family::V4)
+    in_tcp(TapOffloads::On, Family::V4)
 }
 
 #[lab_test(root)]
 fn in_tcp_over_ipv6_without_offloads() -> Result<()> {
-    in_tcp(Offloads::Off, Family::V6)
+    in_tcp(TapOffloads::Off, Family::V6)
 }
 
 #[lab_test(root)]
 fn in_a_datagram() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
+    let mut pair = LabPair::start(PairSetup::default())?;
     pair.secondary_guest.stand_in.flip(UDP, ECHO_PORT, 10)?;
     echo(&pair.lab.client, Family::V4, 20, 200)?;
     pair.secondary_guest.stand_in.flipped(TIMEOUT)?;
@@ -143,7 +143,7 @@ fn in_a_datagram() -> Result<()> {
 /// right.
 #[lab_test(root)]
 fn of_the_primary_itself_reaches_the_client() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
+    let mut pair = LabPair::start(PairSetup::default())?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
     pair.primary_guest.stand_in.flip(TCP, SERVICE_PORT, 40)?;

@@ -7,16 +7,16 @@ use anyhow::Result;
 use colo_lab::client::{Calls, Conversation, Keeper, echo, ping, wait_for_all};
 use colo_lab::daemon::PairOptions;
 use colo_lab::lab_test;
-use colo_lab::network::{Family, LabOptions, Side};
-use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::network::{Family, HostSide, LabOptions};
+use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::phrases;
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Connections that either side opened, over each IP version, all in use.
-fn keepers(pair: &Pair) -> Result<Vec<Keeper>> {
+fn keepers(pair: &LabPair) -> Result<Vec<Keeper>> {
     let client = &pair.lab.client;
     let mut keepers = Vec::new();
     for family in Family::BOTH {
@@ -30,7 +30,7 @@ fn keepers(pair: &Pair) -> Result<Vec<Keeper>> {
 }
 
 fn survive(setup: PairSetup) -> Result<()> {
-    let mut pair = Pair::start(setup)?;
+    let mut pair = LabPair::start(setup)?;
     let keepers = keepers(&pair)?;
     wait_for_all(&keepers, 30, TIMEOUT)?;
     pair.expect_no_checkpoints()?;
@@ -64,7 +64,7 @@ fn with_offloads() -> Result<()> {
 
 #[lab_test(root)]
 fn without_offloads() -> Result<()> {
-    survive(PairSetup { offloads: Offloads::Off, ..PairSetup::default() })
+    survive(PairSetup { offloads: TapOffloads::Off, ..PairSetup::default() })
 }
 
 #[lab_test(root)]
@@ -88,7 +88,7 @@ fn with_af_xdp_on_the_secondary() -> Result<()> {
 /// The client is in the middle of an upload, and only the secondary can finish it.
 #[lab_test(root)]
 fn in_the_middle_of_bulk() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
+    let mut pair = LabPair::start(PairSetup::default())?;
     let mut conversations = Vec::new();
     for family in Family::BOTH {
         conversations.push(Conversation::open(&pair.lab.client, family)?);
@@ -120,10 +120,10 @@ fn in_the_middle_of_bulk() -> Result<()> {
 /// and `status` shows that.
 #[lab_test(root)]
 fn of_the_primary_is_going_on_alone() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
+    let mut pair = LabPair::start(PairSetup::default())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 500, PAUSE);
     keeper.wait_for_answers(20, TIMEOUT)?;
-    pair.lab.host(Side::Secondary).unplug()?;
+    pair.lab.host(HostSide::Secondary).unplug()?;
     pair.secondary.process.kill()?;
     pair.primary.failover()?;
     assert_eq!(pair.primary.status()?.mode()?, phrases::mode::UNPROTECTED);

@@ -9,8 +9,8 @@ use anyhow::{Result, ensure};
 use colo_lab::client::{Calls, Conversation};
 use colo_lab::lab_test;
 use colo_lab::link;
-use colo_lab::network::{Family, Side};
-use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::network::{Family, HostSide};
+use colo_lab::pair::{LabPair, PairSetup};
 
 /// One frame in this many does not reach the secondary guest.
 const ONE_IN: u32 = 50;
@@ -19,8 +19,8 @@ const ROUNDS: u32 = 50;
 
 #[lab_test(root)]
 fn input_that_only_the_secondary_loses_is_repeated_to_it() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
-    let host = pair.lab.host(Side::Secondary);
+    let mut pair = LabPair::start(PairSetup::default())?;
+    let host = pair.lab.host(HostSide::Secondary);
     for family in Family::BOTH {
         let client = &pair.lab.client;
         let mut conversation = Conversation::open(client, family)?;

@@ -7,14 +7,14 @@ use anyhow::{Context, Result, ensure};
 use colo_lab::client::Conversation;
 use colo_lab::daemon::output;
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Side};
-use colo_lab::pair::{Pair, PairSetup, left_on};
+use colo_lab::network::{Family, HostSide};
+use colo_lab::pair::{LabPair, PairSetup, left_on};
 use serde_json::Value;
 
 const PINS: &str = "/sys/fs/bpf/colo-proxy/tap0";
 
 /// The output of `bpftool -j ARGUMENTS` on the host of `side`.
-fn bpftool(pair: &Pair, side: Side, arguments: &[&str]) -> Result<Value> {
+fn bpftool(pair: &LabPair, side: HostSide, arguments: &[&str]) -> Result<Value> {
     let mut command = Command::new("bpftool");
     command.arg("-j").args(arguments);
     let output = output(pair.lab.host(side), command)?;
@@ -22,7 +22,7 @@ fn bpftool(pair: &Pair, side: Side, arguments: &[&str]) -> Result<Value> {
     serde_json::from_str(&output.stdout).with_context(|| format!("reading {}", output.stdout))
 }
 
-fn dump(pair: &Pair, side: Side, map: &str) -> Result<Value> {
+fn dump(pair: &LabPair, side: HostSide, map: &str) -> Result<Value> {
     let path = format!("{PINS}/{map}");
     let dump = bpftool(pair, side, &["map", "dump", "pinned", &path])?;
     // The first entry. With BTF, its fields have names.
@@ -31,20 +31,23 @@ fn dump(pair: &Pair, side: Side, map: &str) -> Result<Value> {
 
 #[lab_test(root)]
 fn maps_have_named_fields_and_programs_count_their_runs() -> Result<()> {
-    let pair = Pair::start(PairSetup::default())?;
+    let pair = LabPair::start(PairSetup::default())?;
     let _counting = Counting::start()?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
 
-    let flow = dump(&pair, Side::Secondary, "flows")?;
+    let flow = dump(&pair, HostSide::Secondary, "flows")?;
     assert_eq!(flow["key"]["guest_port"], 7000, "{flow:#}");
     assert_ne!(flow["value"]["seq_offset"], 0, "two guests chose alike: {flow:#}");
-    let settings = dump(&pair, Side::Primary, "settings")?;
+    let settings = dump(&pair, HostSide::Primary, "settings")?;
     assert_eq!(settings["value"]["mode"], 1, "{settings:#}");
 
-    let programs: [(Side, &[&str]); 2] = [
-        (Side::Primary, &["colo_mirror", "colo_capture", "colo_release", "colo_gate_guard"]),
-        (Side::Secondary, &["colo_to_guest", "colo_from_guest", "colo_input", "colo_gate_guard"]),
+    let programs: [(HostSide, &[&str]); 2] = [
+        (HostSide::Primary, &["colo_mirror", "colo_capture", "colo_release", "colo_gate_guard"]),
+        (
+            HostSide::Secondary,
+            &["colo_to_guest", "colo_from_guest", "colo_input", "colo_gate_guard"],
+        ),
     ];
     for (side, names) in programs {
         for name in names {
@@ -59,7 +62,7 @@ fn maps_have_named_fields_and_programs_count_their_runs() -> Result<()> {
         }
     }
     conversation.close()?;
-    for side in [Side::Primary, Side::Secondary] {
+    for side in [HostSide::Primary, HostSide::Secondary] {
         let pins = left_on(pair.lab.host(side))?;
         assert!(pins.iter().any(|path| path == &format!("{PINS}/flows")), "{pins:?}");
     }
@@ -67,7 +70,7 @@ fn maps_have_named_fields_and_programs_count_their_runs() -> Result<()> {
 }
 
 /// The links to `program` that this host's pins hold.
-fn links_of(pair: &Pair, side: Side, program: u64) -> Result<usize> {
+fn links_of(pair: &LabPair, side: HostSide, program: u64) -> Result<usize> {
     let mut count = 0;
     for path in left_on(pair.lab.host(side))?.iter().filter(|path| path.contains("/link_")) {
         let link = bpftool(pair, side, &["link", "show", "pinned", path])?;

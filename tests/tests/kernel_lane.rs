@@ -10,15 +10,15 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
 use colo_lab::client::{Calls, Conversation, Keeper, everything, mixed, wait_for_all};
 use colo_lab::colo_frame::{BEGAN, DONE, FAILED, ScriptFrame};
-use colo_lab::daemon::{Daemon, PairOptions, Status};
+use colo_lab::daemon::{Daemon, DaemonStatus, PairOptions};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Host, LabOptions, Side};
-use colo_lab::pair::{Pair, PairSetup, links};
+use colo_lab::network::{Family, HostSide, LabHost, LabOptions};
+use colo_lab::pair::{LabPair, PairSetup, links};
 use colo_lab::phrases;
 use colo_lab::process::eventually;
 use colo_lab::protocol::SERVICE_PORT;
 use colo_lab::stand_in::packet::TCP;
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 use nix::sys::signal::Signal;
 
 #[path = "kernel_lane/long.rs"]
@@ -46,31 +46,31 @@ fn by(lane: &'static str) -> PairSetup {
 }
 
 /// A pair whose frames go through the tunnel, in both directions.
-fn start(setup: PairSetup) -> Result<Pair> {
-    let pair = Pair::start(setup)?;
+fn start(setup: PairSetup) -> Result<LabPair> {
+    let pair = LabPair::start(setup)?;
     wait_used(&pair)?;
     Ok(pair)
 }
 
 /// The same, with checkpoints that the test makes.
-fn driven_by(frame: &ScriptFrame) -> Result<Pair> {
+fn driven_by(frame: &ScriptFrame) -> Result<LabPair> {
     let mut setup = by("kernel");
     setup.daemons.colo_frame = frame.kind();
     start(setup)
 }
 
-fn wait_used(pair: &Pair) -> Result<()> {
+fn wait_used(pair: &LabPair) -> Result<()> {
     for daemon in [&pair.primary, &pair.secondary] {
         daemon.wait_status("the tunnel in use", TIMEOUT, is_used)?;
     }
     Ok(())
 }
 
-fn is_used(status: &Status) -> bool {
+fn is_used(status: &DaemonStatus) -> bool {
     status.0.pointer("/detail/lanes/kernel/used") == Some(&true.into())
 }
 
-fn is_closed(status: &Status) -> bool {
+fn is_closed(status: &DaemonStatus) -> bool {
     status.0.pointer("/detail/lanes/kernel/open") == Some(&false.into())
 }
 
@@ -78,7 +78,7 @@ fn streamed(daemon: &Daemon, lane: &str) -> Result<u64> {
     daemon.status()?.detail(&format!("/lanes/{lane}/frames"))
 }
 
-fn carries(offloads: Offloads, family: Family) -> Result<()> {
+fn carries(offloads: TapOffloads, family: Family) -> Result<()> {
     let mut pair = start(PairSetup { offloads, ..by("kernel") })?;
     let before = [streamed(&pair.primary, "mirror")?, streamed(&pair.secondary, "secondary_out")?];
     everything(&pair.lab.client, family)?;
@@ -91,18 +91,18 @@ fn carries(offloads: Offloads, family: Family) -> Result<()> {
 
 #[lab_test(root)]
 fn carries_frames_with_offloads_over_ipv4() -> Result<()> {
-    carries(Offloads::On, Family::V4)
+    carries(TapOffloads::On, Family::V4)
 }
 
 #[lab_test(root)]
 fn carries_frames_with_offloads_over_ipv6() -> Result<()> {
-    carries(Offloads::On, Family::V6)
+    carries(TapOffloads::On, Family::V6)
 }
 
 #[lab_test(root)]
 fn carries_frames_without_offloads() -> Result<()> {
-    carries(Offloads::Off, Family::V4)?;
-    carries(Offloads::Off, Family::V6)
+    carries(TapOffloads::Off, Family::V4)?;
+    carries(TapOffloads::Off, Family::V6)
 }
 
 #[lab_test(root)]
@@ -216,7 +216,7 @@ fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
             eventually("input waits", TIMEOUT, || Ok((held()? >= all).then_some(())))?;
         }
         frame.say(end)?;
-        let numbers = sink.numbers(Side::Secondary);
+        let numbers = sink.numbers(HostSide::Secondary);
         ensure!(
             numbers == (0..sink.sent()).collect::<Vec<_>>(),
             "{} of {} datagrams, after {end}: {numbers:?}",
@@ -232,7 +232,7 @@ fn input_waits_for_a_guest_that_is_stopped() -> Result<()> {
 
 /// Input that finds no room while the guest is stopped is counted, and costs another checkpoint.
 #[lab_test(root)]
-fn input_of_a_stopped_guest_is_bounded_in_octets() -> Result<()> {
+fn input_of_a_stopped_guest_is_bounded_in_bytes() -> Result<()> {
     let frame = ScriptFrame::silent()?;
     let mut setup = by("kernel");
     let limits = "[guest.limits]\nstopped_input_bytes_max = 139264";
@@ -255,7 +255,7 @@ fn input_of_a_stopped_guest_is_bounded_in_octets() -> Result<()> {
     ensure!(dropped > 0, "counted as something else");
     // The input that found room has arrived in order.
     sink.send(1)?;
-    let numbers = sink.numbers(Side::Secondary);
+    let numbers = sink.numbers(HostSide::Secondary);
     ensure!(numbers.is_sorted() && numbers.len() > 100, "{numbers:?}");
     pair.finish()
 }
@@ -303,7 +303,7 @@ fn a_way_that_is_blocked_is_left_for_the_streams() -> Result<()> {
         everything(&pair.lab.client, family)?;
     }
     sink.send(100)?;
-    let numbers = sink.numbers(Side::Secondary);
+    let numbers = sink.numbers(HostSide::Secondary);
     let last: Vec<u32> = (0..sink.sent()).rev().take(100).collect();
     ensure!(numbers.iter().rev().take(100).eq(&last), "lost behind the tunnel: {numbers:?}");
     let status = pair.primary.status()?;
@@ -316,7 +316,7 @@ fn a_way_that_is_blocked_is_left_for_the_streams() -> Result<()> {
 /// continue with the streams.
 #[lab_test(root)]
 fn a_tunnel_that_is_taken_away_is_missed() -> Result<()> {
-    for side in Side::BOTH {
+    for side in HostSide::BOTH {
         for (what, why) in [("del", "was deleted"), ("set", "was taken down")] {
             let pair = start(by("kernel"))?;
             let host = pair.lab.host(side);
@@ -335,7 +335,7 @@ fn a_tunnel_that_is_taken_away_is_missed() -> Result<()> {
     Ok(())
 }
 
-fn tunnel_of(host: &Host) -> Result<String> {
+fn tunnel_of(host: &LabHost) -> Result<String> {
     let links = links(host)?;
     links.into_iter().find(|name| name.starts_with("colo-tun")).context("there is no tunnel")
 }
@@ -350,7 +350,7 @@ fn what_is_dropped_behind_the_tunnel_costs_a_checkpoint() -> Result<()> {
     let mut pair = start(setup)?;
     let mut sink = Sink::open(&pair)?;
     pair.secondary_guest.stand_in.pause()?;
-    let host = pair.lab.host(Side::Secondary);
+    let host = pair.lab.host(HostSide::Secondary);
     eventually("a full TAP", TIMEOUT, || {
         sink.send(100)?;
         Ok((host.tx_dropped(&host.tap)? > 0).then_some(()))
@@ -368,7 +368,7 @@ fn what_is_dropped_behind_the_tunnel_costs_a_checkpoint() -> Result<()> {
 
 /// Waits until neither end has a tunnel. The reason at one end begins with the fact. The reason at
 /// the other end refers to the peer.
-fn wait_closed(pair: &Pair, why: &str) -> Result<()> {
+fn wait_closed(pair: &LabPair, why: &str) -> Result<()> {
     let mut reasons = Vec::new();
     for daemon in [&pair.primary, &pair.secondary] {
         let status = daemon.wait_status("the tunnel closed", TIMEOUT, is_closed)?;
@@ -385,7 +385,7 @@ fn wait_closed(pair: &Pair, why: &str) -> Result<()> {
 /// The twin: the streams lose nothing, so there is no request.
 #[lab_test(root)]
 fn the_streams_over_the_same_link_ask_for_none() -> Result<()> {
-    let pair = Pair::start(by("stream"))?;
+    let pair = LabPair::start(by("stream"))?;
     pair.lab.lose_between_hosts(20)?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     for _ in 0..50 {
@@ -403,8 +403,8 @@ fn the_streams_over_the_same_link_ask_for_none() -> Result<()> {
 fn a_link_that_is_too_narrow_is_refused_with_its_reason() -> Result<()> {
     for lane in ["auto", "kernel"] {
         let lab = LabOptions { replication_mtu: NARROW_MTU, ..LabOptions::default() };
-        let pair = Pair::start(PairSetup { lab, ..by(lane) })?;
-        let refused = |status: &Status| {
+        let pair = LabPair::start(PairSetup { lab, ..by(lane) })?;
+        let refused = |status: &DaemonStatus| {
             let why = status.0.pointer("/detail/lanes/kernel/why").and_then(|why| why.as_str());
             why.is_some_and(|why| {
                 why.contains("1549") && why.contains(phrases::capture::MTU_NEEDED)
@@ -426,7 +426,7 @@ fn a_link_that_is_too_narrow_is_refused_with_its_reason() -> Result<()> {
 fn a_peer_without_one_gets_the_streams() -> Result<()> {
     let config = Some(["lane = \"auto\"".to_owned(), "lane = \"stream\"".to_owned()]);
     let daemons = PairOptions { lane: "", ..PairOptions::default() };
-    let pair = Pair::start(PairSetup { config, daemons, ..PairSetup::default() })?;
+    let pair = LabPair::start(PairSetup { config, daemons, ..PairSetup::default() })?;
     everything(&pair.lab.client, Family::V4)?;
     pair.expect_no_checkpoints()?;
     ensure!(!is_used(&pair.primary.status()?), "a tunnel to nobody");
@@ -437,7 +437,7 @@ fn a_peer_without_one_gets_the_streams() -> Result<()> {
 #[lab_test(root)]
 fn a_tunnel_with_a_daemon_lets_the_guests_frames_through() -> Result<()> {
     let pair = start(by("kernel"))?;
-    for side in Side::BOTH {
+    for side in HostSide::BOTH {
         let host = pair.lab.host(side);
         let tunnel = tunnel_of(host)?;
         let before = host.tx_packets(&tunnel)?;
@@ -448,7 +448,7 @@ fn a_tunnel_with_a_daemon_lets_the_guests_frames_through() -> Result<()> {
 }
 
 /// How many more frames an interface has sent after the host has sent to every neighbour behind it.
-fn count_of_speaking(host: &Host, interface: &str) -> Result<u64> {
+fn count_of_speaking(host: &LabHost, interface: &str) -> Result<u64> {
     host.namespace.ip(&format!("addr add 10.99.0.1/24 dev {interface}\n"))?;
     let before = host.tx_packets(interface)?;
     host.namespace.run(|| {
@@ -474,7 +474,7 @@ fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
     let mut pair = start(setup)?;
     pair.primary.process.signal(Signal::SIGKILL)?;
     pair.primary.process.kill()?;
-    let host = pair.lab.host(Side::Primary);
+    let host = pair.lab.host(HostSide::Primary);
     let tunnel = tunnel_of(host)?;
     let guards = host.namespace.run(|| {
         let count = |way| anyhow::Ok(SchedClassifier::query_tcx(tunnel.as_str(), way)?.1.len());
@@ -493,7 +493,7 @@ fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
     host.namespace.ip(PLAIN)?;
     ensure!(count_of_speaking(host, "plain0")? >= 10, "the host does not speak");
     host.namespace.ip("link del plain0\n")?;
-    pair.restart(Side::Primary)?;
+    pair.restart(HostSide::Primary)?;
     pair.primary.wait_protected()?;
     wait_used(&pair)?;
     everything(&pair.lab.client, Family::V4)?;
@@ -504,10 +504,10 @@ fn a_tunnel_without_a_daemon_lets_nothing_through() -> Result<()> {
 #[lab_test(root)]
 fn the_next_daemon_has_a_tunnel_again() -> Result<()> {
     let mut pair = start(by("kernel"))?;
-    for side in [Side::Primary, Side::Secondary] {
+    for side in [HostSide::Primary, HostSide::Secondary] {
         let daemon = match side {
-            Side::Primary => &mut pair.primary,
-            Side::Secondary => &mut pair.secondary,
+            HostSide::Primary => &mut pair.primary,
+            HostSide::Secondary => &mut pair.secondary,
         };
         daemon.process.signal(Signal::SIGKILL)?;
         daemon.process.kill()?;

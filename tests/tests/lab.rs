@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::Result;
 use colo_lab::client::{Calls, Conversation, Keeper, echo, ping};
 use colo_lab::counters::{self, checksum_errors};
-use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::guest::{GuestOptions, StandInGuest};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Lab, LabOptions, Side};
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::network::{Family, HostSide, Lab, LabOptions};
+use colo_lab::stand_in::tap::TapOffloads;
 
-fn everything(lab: &Lab, guest: &mut Guest) -> Result<()> {
+fn everything(lab: &Lab, guest: &mut StandInGuest) -> Result<()> {
     for family in Family::BOTH {
         let mut conversation = Conversation::open(&lab.client, family)?;
         for len in [1, 100, 1448, 5000, 200_000] {
@@ -40,53 +40,56 @@ fn everything(lab: &Lab, guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-fn plain(side: Side, offloads: Offloads, options: LabOptions) -> Result<()> {
+fn plain(side: HostSide, offloads: TapOffloads, options: LabOptions) -> Result<()> {
     let lab = Lab::new(options)?;
-    let mut guest = Guest::start(&lab, side, GuestOptions::of(side, offloads))?;
+    let mut guest = StandInGuest::start(&lab, side, GuestOptions::of(side, offloads))?;
     everything(&lab, &mut guest)?;
     let counts = guest.stand_in.counts()?;
     let gso = counts.from_guest.gso > 0;
-    assert_eq!(gso, offloads != Offloads::Off, "{counts:#?}");
+    assert_eq!(gso, offloads != TapOffloads::Off, "{counts:#?}");
     Ok(())
 }
 
 #[lab_test(root)]
 fn with_offloads() -> Result<()> {
-    plain(Side::Primary, Offloads::On, LabOptions::default())
+    plain(HostSide::Primary, TapOffloads::On, LabOptions::default())
 }
 
 #[lab_test(root)]
 fn without_offloads() -> Result<()> {
-    plain(Side::Primary, Offloads::Off, LabOptions::default())
+    plain(HostSide::Primary, TapOffloads::Off, LabOptions::default())
 }
 
 #[lab_test(root)]
 fn with_offloads_on_the_wire_too() -> Result<()> {
     let options = LabOptions { real_wire: false, ..LabOptions::default() };
-    plain(Side::Primary, Offloads::Uso, options)
+    plain(HostSide::Primary, TapOffloads::Uso, options)
 }
 
 #[lab_test(root)]
 fn with_shifted_numbers() -> Result<()> {
-    plain(Side::Secondary, Offloads::On, LabOptions::default())
+    plain(HostSide::Secondary, TapOffloads::On, LabOptions::default())
 }
 
 #[lab_test(root)]
 fn with_shifted_numbers_without_offloads() -> Result<()> {
-    plain(Side::Secondary, Offloads::Off, LabOptions::default())
+    plain(HostSide::Secondary, TapOffloads::Off, LabOptions::default())
 }
 
 #[lab_test(root)]
 fn with_a_tap_of_the_guests_own_and_no_virtio_header() -> Result<()> {
     let options = LabOptions { persistent_tap: false, vnet_hdr: false, ..LabOptions::default() };
-    plain(Side::Primary, Offloads::Off, options)
+    plain(HostSide::Primary, TapOffloads::Off, options)
 }
 
 #[lab_test(root)]
-fn a_flipped_octet_reaches_the_client_and_is_found() -> Result<()> {
+fn a_flipped_byte_reaches_the_client_and_is_found() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
-    let mut guest =
-        Guest::start(&lab, Side::Primary, GuestOptions::of(Side::Primary, Offloads::On))?;
+    let mut guest = StandInGuest::start(
+        &lab,
+        HostSide::Primary,
+        GuestOptions::of(HostSide::Primary, TapOffloads::On),
+    )?;
     let mut conversation = Conversation::open(&lab.client, Family::V4)?;
     conversation.ask(100)?;
     guest.stand_in.flip(6, 7000, 30)?;
@@ -101,8 +104,11 @@ fn a_flipped_octet_reaches_the_client_and_is_found() -> Result<()> {
 #[lab_test(root)]
 fn connections_survive_loss_and_a_pause() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
-    let mut guest =
-        Guest::start(&lab, Side::Secondary, GuestOptions::of(Side::Secondary, Offloads::On))?;
+    let mut guest = StandInGuest::start(
+        &lab,
+        HostSide::Secondary,
+        GuestOptions::of(HostSide::Secondary, TapOffloads::On),
+    )?;
     lab.lose(20)?;
     let conversation = Conversation::open(&lab.client, Family::V6)?;
     let keeper = Keeper::start(conversation, 3000, Duration::from_millis(1));
@@ -123,8 +129,11 @@ fn connections_survive_loss_and_a_pause() -> Result<()> {
 #[lab_test(root)]
 fn a_wrong_checksum_is_seen() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
-    let mut guest =
-        Guest::start(&lab, Side::Primary, GuestOptions::of(Side::Primary, Offloads::Off))?;
+    let mut guest = StandInGuest::start(
+        &lab,
+        HostSide::Primary,
+        GuestOptions::of(HostSide::Primary, TapOffloads::Off),
+    )?;
     for family in Family::BOTH {
         let before = counters::read(&lab.client)?.get("Tcp.InCsumErrors").copied();
         let mut conversation = Conversation::open(&lab.client, family)?;

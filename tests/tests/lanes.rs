@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use colo_lab::client::{Conversation, Keeper, echo};
-use colo_lab::daemon::{Daemon, PairOptions, Status};
-use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::daemon::{Daemon, DaemonStatus, PairOptions};
+use colo_lab::guest::{GuestOptions, StandInGuest};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Lab, LabOptions, Side, Slot};
-use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::network::{Family, HostSide, Lab, LabOptions, LabSlot};
+use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::phrases;
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(2);
@@ -29,11 +29,11 @@ const CONTROL_PORT: u16 = 9005;
 /// behind would stay behind after one.
 #[lab_test(root)]
 fn a_short_break_costs_no_checkpoint() -> Result<()> {
-    let mut pair = Pair::start(patient())?;
+    let mut pair = LabPair::start(patient())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
     pair.secondary.process.kill()?;
-    pair.restart(Side::Secondary)?;
+    pair.restart(HostSide::Secondary)?;
     let status = pair.primary.wait_protected()?;
     assert!(status.detail("/lanes/mirror/connections")? >= 2, "{status:#?}");
     keeper.wait_for_answers(100, TIMEOUT)?;
@@ -51,7 +51,7 @@ fn patient() -> PairSetup {
 /// The primary has waited without success, and says so. Its guest has sent nothing meanwhile.
 #[lab_test(root)]
 fn a_secondary_that_is_late_costs_no_checkpoint_where_nothing_was_said() -> Result<()> {
-    let mut pair = Pair::start(PairSetup { secondary_late: true, ..PairSetup::default() })?;
+    let mut pair = LabPair::start(PairSetup { secondary_late: true, ..PairSetup::default() })?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
     conversation.close()?;
@@ -65,18 +65,18 @@ fn a_secondary_that_is_late_costs_no_checkpoint_where_nothing_was_said() -> Resu
 /// no open connection. This stands for the state that a checkpoint would copy.
 #[lab_test(root)]
 fn a_link_that_breaks_is_seen_and_heals() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
+    let mut pair = LabPair::start(PairSetup::default())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
-    let host = &pair.lab.host(Side::Secondary).namespace;
+    let host = &pair.lab.host(HostSide::Secondary).namespace;
     host.ip("link set repl0 down\n")?;
     pair.primary.wait_status("unprotected", TIMEOUT, |s| mode_is(s, phrases::mode::UNPROTECTED))?;
     keeper.wait_for_answers(100, TIMEOUT)?;
     assert!(keeper.stop()?.error.is_none());
     pair.secondary_guest.kill()?;
     host.ip("link set repl0 up\n")?;
-    let options = GuestOptions::of(Side::Secondary, Offloads::On);
-    pair.secondary_guest = Guest::start(&pair.lab, Side::Secondary, options)?;
+    let options = GuestOptions::of(HostSide::Secondary, TapOffloads::On);
+    pair.secondary_guest = StandInGuest::start(&pair.lab, HostSide::Secondary, options)?;
     protected_again(&pair)?;
     pair.finish()
 }
@@ -85,7 +85,7 @@ fn a_link_that_breaks_is_seen_and_heals() -> Result<()> {
 /// and the operator has set the TAP up again, a checkpoint makes the pair protected.
 #[lab_test(root)]
 fn a_secondary_that_is_ended_and_started_is_protected_again() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
+    let mut pair = LabPair::start(PairSetup::default())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
     let ended = pair.secondary.process.terminate()?;
@@ -94,15 +94,15 @@ fn a_secondary_that_is_ended_and_started_is_protected_again() -> Result<()> {
     keeper.wait_for_answers(100, TIMEOUT)?;
     assert!(keeper.stop()?.error.is_none());
     pair.secondary_guest.kill()?;
-    pair.restart(Side::Secondary)?;
-    pair.lab.host(Side::Secondary).plug_tap(Slot(0))?;
-    let options = GuestOptions::of(Side::Secondary, Offloads::On);
-    pair.secondary_guest = Guest::start(&pair.lab, Side::Secondary, options)?;
+    pair.restart(HostSide::Secondary)?;
+    pair.lab.host(HostSide::Secondary).plug_tap(LabSlot(0))?;
+    let options = GuestOptions::of(HostSide::Secondary, TapOffloads::On);
+    pair.secondary_guest = StandInGuest::start(&pair.lab, HostSide::Secondary, options)?;
     protected_again(&pair)?;
     pair.finish()
 }
 
-fn protected_again(pair: &Pair) -> Result<()> {
+fn protected_again(pair: &LabPair) -> Result<()> {
     let status = pair.primary.wait_protected()?;
     assert_eq!(status.checkpoints().get("resync"), Some(&1), "{status:#?}");
     let before = status.number("compared_frames")?;
@@ -119,7 +119,7 @@ fn protected_again(pair: &Pair) -> Result<()> {
 
 #[lab_test(root)]
 fn without_a_secondary_output_leaves_after_the_timeout_and_status_says_so() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
+    let mut pair = LabPair::start(PairSetup::default())?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
     pair.secondary.process.kill()?;
@@ -138,7 +138,7 @@ fn without_a_secondary_hold_keeps_holding() -> Result<()> {
     let more =
         "on_secondary_lost = \"hold\"\nsecondary_timeout_ms = 200\ncompare_timeout_ms = 20000";
     let config = Some([more.to_owned(), String::new()]);
-    let mut pair = Pair::start(PairSetup { config, ..PairSetup::default() })?;
+    let mut pair = LabPair::start(PairSetup { config, ..PairSetup::default() })?;
     let keeper = Keeper::start(Conversation::open(&pair.lab.client, Family::V4)?, 300, PAUSE);
     keeper.wait_for_answers(30, TIMEOUT)?;
     pair.secondary.process.kill()?;
@@ -150,13 +150,13 @@ fn without_a_secondary_hold_keeps_holding() -> Result<()> {
     // It still waits after five timeouts.
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(keeper.answers(), answers, "an answer left although nobody vouched for it");
-    pair.restart(Side::Secondary)?;
+    pair.restart(HostSide::Secondary)?;
     keeper.wait_for_answers(30, TIMEOUT)?;
     assert!(keeper.stop()?.error.is_none());
     pair.finish()
 }
 
-fn mode_is(status: &Status, mode: &str) -> bool {
+fn mode_is(status: &DaemonStatus, mode: &str) -> bool {
     status.mode().is_ok_and(|found| found == mode)
 }
 
@@ -167,18 +167,21 @@ struct Alone {
 }
 
 impl Alone {
-    fn start() -> Result<(Self, Guest)> {
+    fn start() -> Result<(Self, StandInGuest)> {
         let lab = Lab::new(LabOptions::default())?;
-        let guest =
-            Guest::start(&lab, Side::Primary, GuestOptions::of(Side::Primary, Offloads::On))?;
-        let primary = Daemon::start(&lab, Side::Primary, &PairOptions::default())?;
+        let guest = StandInGuest::start(
+            &lab,
+            HostSide::Primary,
+            GuestOptions::of(HostSide::Primary, TapOffloads::On),
+        )?;
+        let primary = Daemon::start(&lab, HostSide::Primary, &PairOptions::default())?;
         Ok((Self { primary, lab }, guest))
     }
 
     /// Connects to a lane of the primary from the other host.
     fn connect(&self, port: u16) -> Result<TcpStream> {
-        let address = SocketAddr::new(Side::Primary.replication().into(), port);
-        let stream = self.lab.host(Side::Secondary).namespace.run(|| {
+        let address = SocketAddr::new(HostSide::Primary.replication().into(), port);
+        let stream = self.lab.host(HostSide::Secondary).namespace.run(|| {
             TcpStream::connect_timeout(&address, TIMEOUT).context("connecting to a lane")
         })?;
         stream.set_read_timeout(Some(TIMEOUT))?;
@@ -188,7 +191,7 @@ impl Alone {
     fn bad(&self, kind: &str, count: u64) -> Result<()> {
         let pointer = format!("/lanes/secondary_in/bad_records/{kind}");
         let what = format!("{count} bad records: {kind}");
-        let seen = |status: &Status| status.detail(&pointer).is_ok_and(|seen| seen == count);
+        let seen = |status: &DaemonStatus| status.detail(&pointer).is_ok_and(|seen| seen == count);
         self.primary.wait_status(&what, TIMEOUT, seen).map(drop)
     }
 }
@@ -249,11 +252,11 @@ fn bad_records_are_counted_and_impossible_ones_close_the_lane() -> Result<()> {
 }
 
 /// After all of that, the real secondary connects, and the pair works.
-fn pair_up(alone: Alone, guest: Guest) -> Result<()> {
+fn pair_up(alone: Alone, guest: StandInGuest) -> Result<()> {
     let Alone { mut primary, lab } = alone;
-    let secondary = Daemon::start(&lab, Side::Secondary, &PairOptions::default())?;
-    let options = GuestOptions::of(Side::Secondary, Offloads::On);
-    let second_guest = Guest::start(&lab, Side::Secondary, options)?;
+    let secondary = Daemon::start(&lab, HostSide::Secondary, &PairOptions::default())?;
+    let options = GuestOptions::of(HostSide::Secondary, TapOffloads::On);
+    let second_guest = StandInGuest::start(&lab, HostSide::Secondary, options)?;
     let before = primary.wait_protected()?.number("compared_frames")?;
     let mut conversation = Conversation::open(&lab.client, Family::V4)?;
     conversation.ask(1000)?;
@@ -271,12 +274,12 @@ fn pair_up(alone: Alone, guest: Guest) -> Result<()> {
 fn a_bad_mirror_does_not_harm_the_secondary() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
     let listener = lab
-        .host(Side::Primary)
+        .host(HostSide::Primary)
         .namespace
-        .run(|| Ok(TcpListener::bind((Side::Primary.replication(), MIRROR_PORT))?))?;
-    let mut daemon = Daemon::start(&lab, Side::Secondary, &PairOptions::default())?;
-    let options = GuestOptions::of(Side::Secondary, Offloads::On);
-    let mut guest = Guest::start(&lab, Side::Secondary, options)?;
+        .run(|| Ok(TcpListener::bind((HostSide::Primary.replication(), MIRROR_PORT))?))?;
+    let mut daemon = Daemon::start(&lab, HostSide::Secondary, &PairOptions::default())?;
+    let options = GuestOptions::of(HostSide::Secondary, TapOffloads::On);
+    let mut guest = StandInGuest::start(&lab, HostSide::Secondary, options)?;
     for bad in [
         [69_633_u32.to_be_bytes(), [0, 0, 0, 12]].concat(),
         [u32::MAX.to_be_bytes(); 2].concat(),

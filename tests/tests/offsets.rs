@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use colo_lab::client::{Calls, Conversation, Keeper, wait_for_all};
-use colo_lab::daemon::{Daemon, Output, output_of};
+use colo_lab::daemon::{CommandOutput, Daemon, output_of};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Side};
-use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::network::{Family, HostSide};
+use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::phrases;
 use nix::sys::signal::Signal;
 
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 const IN_VAIN: Duration = Duration::from_secs(8);
 
 /// Connections that either side opened, over each IP version, all in use.
-fn keepers(pair: &Pair) -> Result<Vec<Keeper>> {
+fn keepers(pair: &LabPair) -> Result<Vec<Keeper>> {
     let client = &pair.lab.client;
     let mut keepers = Vec::new();
     for family in Family::BOTH {
@@ -54,21 +54,21 @@ impl Drop for TextFile {
     }
 }
 
-fn offsets(pair: &Pair, side: Side, arguments: &[&str]) -> Result<Output> {
+fn offsets(pair: &LabPair, side: HostSide, arguments: &[&str]) -> Result<CommandOutput> {
     let arguments: Vec<&str> =
         std::iter::once("offsets").chain(arguments.iter().copied()).collect();
     output_of(pair.lab.host(side), &arguments)
 }
 
 /// The output of `colo-proxy offsets export` on the host of `side`.
-fn export(pair: &Pair, side: Side) -> Result<String> {
+fn export(pair: &LabPair, side: HostSide) -> Result<String> {
     let output = offsets(pair, side, &["export"])?;
     ensure!(output.success, "export: {}", output.stderr);
     Ok(output.stdout)
 }
 
 /// The surviving guest's host becomes the primary of the next pair, which has no secondary yet.
-fn become_primary(pair: &mut Pair) -> Result<()> {
+fn become_primary(pair: &mut LabPair) -> Result<()> {
     let status = pair.secondary.process.terminate()?;
     ensure!(status.success(), "{status}: {}", pair.secondary.process.stderr());
     let arguments = [
@@ -77,13 +77,13 @@ fn become_primary(pair: &mut Pair) -> Result<()> {
         "--mirror=unix:/run/mirror,server",
         "--secondary-in=unix:/run/secondary,server",
     ];
-    pair.secondary = Daemon::spawn(pair.lab.host(Side::Secondary), &arguments)?;
+    pair.secondary = Daemon::spawn(pair.lab.host(HostSide::Secondary), &arguments)?;
     pair.secondary.wait_ready()
 }
 
 /// The daemon of the next pair's secondary, on the host of the first primary.
-fn new_secondary(pair: &mut Pair) -> Result<()> {
-    let control = format!("--control=tcp:{}:9005,server", Side::Primary.replication());
+fn new_secondary(pair: &mut LabPair) -> Result<()> {
+    let control = format!("--control=tcp:{}:9005,server", HostSide::Primary.replication());
     let arguments = [
         "secondary",
         "--netdev=tap0",
@@ -91,14 +91,14 @@ fn new_secondary(pair: &mut Pair) -> Result<()> {
         "--secondary-out=unix:/run/secondary,server",
         &control,
     ];
-    pair.primary = Daemon::spawn(pair.lab.host(Side::Primary), &arguments)?;
+    pair.primary = Daemon::spawn(pair.lab.host(HostSide::Primary), &arguments)?;
     pair.primary.wait_ready()
 }
 
 /// The status of a primary after checkpoints that have copied state.
-fn tell_epochs(pair: &Pair, epochs: u64) -> Result<()> {
-    let host = &pair.lab.host(Side::Secondary).namespace;
-    let mut to = host.run(|| Ok(TcpStream::connect((Side::Primary.replication(), 9005))?))?;
+fn tell_epochs(pair: &LabPair, epochs: u64) -> Result<()> {
+    let host = &pair.lab.host(HostSide::Secondary).namespace;
+    let mut to = host.run(|| Ok(TcpStream::connect((HostSide::Primary.replication(), 9005))?))?;
     to.set_read_timeout(Some(TIMEOUT))?;
     let mut from = BufReader::new(to.try_clone()?).lines();
     writeln!(to, r#"{{"type":"hello","version":2,"role":"primary"}}"#)?;
@@ -117,33 +117,33 @@ fn tell_epochs(pair: &Pair, epochs: u64) -> Result<()> {
 
 /// A pair, a failover, the next pair, and another failover. With `told`, the second secondary imports
 /// the first secondary's offsets.
-fn fail_over_twice(pair: &mut Pair, keepers: &[Keeper], told: bool) -> Result<()> {
+fn fail_over_twice(pair: &mut LabPair, keepers: &[Keeper], told: bool) -> Result<()> {
     wait_for_all(keepers, 30, TIMEOUT)?;
     pair.expect_no_checkpoints()?;
     pair.fail_over()?;
     wait_for_all(keepers, 30, TIMEOUT)?;
-    let exported = export(pair, Side::Secondary)?;
+    let exported = export(pair, HostSide::Secondary)?;
     ensure!(exported.lines().count() > keepers.len(), "too little was exported:\n{exported}");
 
     become_primary(pair)?;
     wait_for_all(keepers, 30, TIMEOUT)?;
-    ensure!(same(&export(pair, Side::Secondary)?, &exported), "the new primary knows as much");
+    ensure!(same(&export(pair, HostSide::Secondary)?, &exported), "the new primary knows as much");
     // The twin runs at the same time.
     let name = if told { "offsets.jsonl" } else { "offsets-untold.jsonl" };
-    let file = TextFile::new(name, &export(pair, Side::Secondary)?)?;
+    let file = TextFile::new(name, &export(pair, HostSide::Secondary)?)?;
 
     new_secondary(pair)?;
     if told {
         let path = file.0.to_string_lossy().into_owned();
-        let output = offsets(pair, Side::Primary, &["import", "tap0", &path])?;
+        let output = offsets(pair, HostSide::Primary, &["import", "tap0", &path])?;
         ensure!(output.success && output.stdout.contains(phrases::offsets::IMPORTED), "{output:?}");
         tell_epochs(pair, 3)?;
-        ensure!(same(&export(pair, Side::Primary)?, &exported), "after three checkpoints");
+        ensure!(same(&export(pair, HostSide::Primary)?, &exported), "after three checkpoints");
     }
     // The host of the survivor dies.
     pair.secondary.process.signal(Signal::SIGKILL)?;
-    pair.lab.host(Side::Secondary).unplug()?;
-    pair.secondary_guest.move_to(&pair.lab, Side::Primary)?;
+    pair.lab.host(HostSide::Secondary).unplug()?;
+    pair.secondary_guest.move_to(&pair.lab, HostSide::Primary)?;
     pair.primary.failover()?;
     pair.secondary.process.kill()
 }
@@ -160,7 +160,7 @@ fn same(one: &str, other: &str) -> bool {
 
 #[lab_test(root)]
 fn connections_outlive_a_second_failover() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
+    let mut pair = LabPair::start(PairSetup::default())?;
     let keepers = keepers(&pair)?;
     fail_over_twice(&mut pair, &keepers, true)?;
     wait_for_all(&keepers, 30, TIMEOUT)?;
@@ -174,7 +174,7 @@ fn connections_outlive_a_second_failover() -> Result<()> {
 
 #[lab_test(root)]
 fn the_twin_whose_secondary_was_told_nothing_loses_them() -> Result<()> {
-    let mut pair = Pair::start(PairSetup::default())?;
+    let mut pair = LabPair::start(PairSetup::default())?;
     let keepers = keepers(&pair)?;
     fail_over_twice(&mut pair, &keepers, false)?;
     // The guest is there, and serves new connections.
@@ -188,10 +188,10 @@ fn the_twin_whose_secondary_was_told_nothing_loses_them() -> Result<()> {
 
 #[lab_test(root)]
 fn what_cannot_be_imported_is_refused_with_its_line_and_changes_nothing() -> Result<()> {
-    let pair = Pair::start(PairSetup::default())?;
+    let pair = LabPair::start(PairSetup::default())?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
-    let exported = export(&pair, Side::Secondary)?;
+    let exported = export(&pair, HostSide::Secondary)?;
     ensure!(exported.lines().count() == 2, "one connection:\n{exported}");
     let count = exported.replace("\"flows\":1", "\"flows\":2");
     let line = exported.lines().nth(1).context("a connection")?;
@@ -208,13 +208,13 @@ fn what_cannot_be_imported_is_refused_with_its_line_and_changes_nothing() -> Res
     ] {
         let file = TextFile::new(name, &text)?;
         let path = file.0.to_string_lossy().into_owned();
-        let output = offsets(&pair, Side::Secondary, &["import", "tap0", &path])?;
+        let output = offsets(&pair, HostSide::Secondary, &["import", "tap0", &path])?;
         ensure!(!output.success && output.stderr.contains(reason), "{name}: {output:?}");
-        ensure!(same(&export(&pair, Side::Secondary)?, &exported), "{name} changed something");
+        ensure!(same(&export(&pair, HostSide::Secondary)?, &exported), "{name} changed something");
     }
     let again = TextFile::new("again", &exported)?;
     let path = again.0.to_string_lossy().into_owned();
-    let output = offsets(&pair, Side::Secondary, &["import", "tap0", &path])?;
+    let output = offsets(&pair, HostSide::Secondary, &["import", "tap0", &path])?;
     ensure!(
         output.success && output.stdout.contains(phrases::offsets::ONE_KNOWN_ALREADY),
         "{output:?}"

@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use colo_lab::client::Conversation;
-use colo_lab::daemon::{self, Daemon, Output, PairOptions, Status, output, output_of};
-use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::daemon::{self, CommandOutput, Daemon, DaemonStatus, PairOptions, output, output_of};
+use colo_lab::guest::{GuestOptions, StandInGuest};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Host, Lab, LabOptions, Side, Slot};
+use colo_lab::network::{Family, HostSide, Lab, LabHost, LabOptions, LabSlot};
 use colo_lab::pair::left_on;
 use colo_lab::phrases;
 use colo_lab::process::eventually;
 use colo_lab::protocol::ECHO_PORT;
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -32,7 +32,7 @@ fn primary(netdev: &str) -> Vec<&str> {
 }
 
 /// The command fails, prints all of `words`, and leaves nothing.
-fn expect_refused(host: &Host, found: &Output, words: &[&str]) -> Result<()> {
+fn expect_refused(host: &LabHost, found: &CommandOutput, words: &[&str]) -> Result<()> {
     assert!(!found.success, "it should have failed: {found:?}");
     for word in words {
         assert!(found.stderr.contains(word), "no `{word}` in: {}", found.stderr);
@@ -47,14 +47,14 @@ fn expect_refused(host: &Host, found: &Output, words: &[&str]) -> Result<()> {
 #[lab_test(root)]
 fn a_missing_interface_is_named() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
-    let host = lab.host(Side::Primary);
+    let host = lab.host(HostSide::Primary);
     expect_refused(host, &output_of(host, &primary("tap7"))?, &["tap7"])
 }
 
 #[lab_test(root)]
 fn missing_privileges_are_named() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
-    let host = lab.host(Side::Primary);
+    let host = lab.host(HostSide::Primary);
     let folder = tempfile::tempdir()?;
     let binary = executable_by_anybody(folder.path())?;
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
@@ -74,10 +74,10 @@ fn missing_privileges_are_named() -> Result<()> {
 #[lab_test(root)]
 fn an_instance_of_roots_is_not_asked_by_anybody() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
-    let host = lab.host(Side::Primary);
+    let host = lab.host(HostSide::Primary);
     let folder = tempfile::tempdir()?;
     let binary = executable_by_anybody(folder.path())?;
-    let mut daemon = Daemon::start(&lab, Side::Primary, &PairOptions::default())?;
+    let mut daemon = Daemon::start(&lab, HostSide::Primary, &PairOptions::default())?;
     let name = daemon.status()?.text("instance")?;
     for question in ["status", "failover"] {
         let mut command = Command::new("setpriv");
@@ -121,8 +121,9 @@ fn executable_by_anybody(folder: &Path) -> Result<PathBuf> {
 #[lab_test(root)]
 fn a_wrong_key_is_shown_with_its_line_and_the_right_one() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
-    let host = lab.host(Side::Primary);
-    let config = PairOptions::default().config(Side::Primary, Slot(0), "secondary_timeot_ms = 5");
+    let host = lab.host(HostSide::Primary);
+    let config =
+        PairOptions::default().config(HostSide::Primary, LabSlot(0), "secondary_timeot_ms = 5");
     let error = Daemon::run_config(host, &config).expect_err("a wrong key");
     let text = format!("{error:#}");
     let line = config.lines().position(|line| line.contains("timeot")).map_or(0, |n| n + 1);
@@ -136,7 +137,7 @@ fn a_wrong_key_is_shown_with_its_line_and_the_right_one() -> Result<()> {
 #[lab_test(root)]
 fn wrong_endpoints_and_flags_are_refused() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
-    let host = lab.host(Side::Primary);
+    let host = lab.host(HostSide::Primary);
     for (arguments, word) in [
         (
             vec![
@@ -163,8 +164,8 @@ fn wrong_endpoints_and_flags_are_refused() -> Result<()> {
 #[lab_test(root)]
 fn a_second_daemon_for_the_same_tap_is_refused() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
-    let host = lab.host(Side::Primary);
-    let mut first = Daemon::start(&lab, Side::Primary, &PairOptions::default())?;
+    let host = lab.host(HostSide::Primary);
+    let mut first = Daemon::start(&lab, HostSide::Primary, &PairOptions::default())?;
     let second = output_of(host, &primary("tap0"))?;
     assert!(!second.success && second.stderr.contains("tap0"), "{second:?}");
     assert!(second.stderr.contains(&first.process.pid().to_string()), "{second:?}");
@@ -178,28 +179,28 @@ fn a_second_daemon_for_the_same_tap_is_refused() -> Result<()> {
 struct ThreeGuests {
     primary: Daemon,
     secondary: Daemon,
-    _guests: Vec<Guest>,
-    slots: [Slot; 3],
+    _guests: Vec<StandInGuest>,
+    slots: [LabSlot; 3],
     lab: Lab,
 }
 
 impl ThreeGuests {
     fn start() -> Result<Self> {
-        let slots = [0, 1, 2].map(Slot);
+        let slots = [0, 1, 2].map(LabSlot);
         let lab = Lab::new(LabOptions { slots: 3, ..LabOptions::default() })?;
-        let guests = |side: Side| -> Result<Vec<Guest>> {
-            let options = |slot| GuestOptions { slot, ..GuestOptions::of(side, Offloads::On) };
-            slots.iter().map(|slot| Guest::start(&lab, side, options(*slot))).collect()
+        let guests = |side: HostSide| -> Result<Vec<StandInGuest>> {
+            let options = |slot| GuestOptions { slot, ..GuestOptions::of(side, TapOffloads::On) };
+            slots.iter().map(|slot| StandInGuest::start(&lab, side, options(*slot))).collect()
         };
-        let daemon = |side: Side| {
-            let config = |slot: &Slot| PairOptions::default().config(side, *slot, "");
+        let daemon = |side: HostSide| {
+            let config = |slot: &LabSlot| PairOptions::default().config(side, *slot, "");
             let all: String = slots.iter().map(config).collect();
             with_one_processor(|| Daemon::run_config(lab.host(side), &all))
         };
-        let mut all = guests(Side::Primary)?;
-        let secondary = daemon(Side::Secondary)?;
-        all.extend(guests(Side::Secondary)?);
-        let primary = daemon(Side::Primary)?;
+        let mut all = guests(HostSide::Primary)?;
+        let secondary = daemon(HostSide::Secondary)?;
+        all.extend(guests(HostSide::Secondary)?);
+        let primary = daemon(HostSide::Primary)?;
         eventually("three protected guests", TIMEOUT, || {
             let modes = primary.statuses()?;
             let all =
@@ -210,7 +211,7 @@ impl ThreeGuests {
     }
 
     /// Speaks with the guest of `slot`. This requests no checkpoint.
-    fn converse(&self, slot: Slot) -> Result<()> {
+    fn converse(&self, slot: LabSlot) -> Result<()> {
         for family in Family::BOTH {
             let mut conversation = Conversation::open_to(&self.lab.client, slot.address(family))?;
             conversation.ask(3000)?;
@@ -223,8 +224,8 @@ impl ThreeGuests {
         Ok(())
     }
 
-    fn status(&self, slot: Slot) -> Result<Status> {
-        let of = |status: &Status| status.0["netdev"] == slot.tap();
+    fn status(&self, slot: LabSlot) -> Result<DaemonStatus> {
+        let of = |status: &DaemonStatus| status.0["netdev"] == slot.tap();
         let found = self.primary.statuses()?.into_iter().find(of);
         found.with_context(|| format!("no status of {}", slot.tap()))
     }
@@ -234,7 +235,7 @@ impl ThreeGuests {
             let ended = daemon.process.terminate()?;
             assert!(ended.success(), "{ended}: {}", daemon.process.stderr());
         }
-        for side in Side::BOTH {
+        for side in HostSide::BOTH {
             assert_eq!(left_on(self.lab.host(side))?, Vec::<String>::new());
         }
         Ok(())

@@ -10,9 +10,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use colo_lab::client::{Calls, Conversation, Keeper, echo, ping};
 use colo_lab::counters::{self, checksum_errors};
-use colo_lab::daemon::{self, Daemon, PairOptions, Status};
+use colo_lab::daemon::{self, Daemon, DaemonStatus, PairOptions};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Lab, LabOptions, Side};
+use colo_lab::network::{Family, HostSide, Lab, LabOptions};
 use colo_lab::phrases;
 use colo_lab::qemu::{self, Image, QemuGuest};
 
@@ -57,15 +57,15 @@ impl Pair {
     fn start(options: &PairOptions) -> Result<Self> {
         let image = Image::build(&qemu::cache(env!("CARGO_TARGET_TMPDIR"))?)?;
         let lab = Lab::new(LabOptions::default())?;
-        let secondary = Daemon::start(&lab, Side::Secondary, options)?;
+        let secondary = Daemon::start(&lab, HostSide::Secondary, options)?;
         let mut guests = [
-            QemuGuest::boot(&lab, Side::Primary, &image)?,
-            QemuGuest::boot(&lab, Side::Secondary, &image)?,
+            QemuGuest::boot(&lab, HostSide::Primary, &image)?,
+            QemuGuest::boot(&lab, HostSide::Secondary, &image)?,
         ];
         for guest in &mut guests {
             guest.wait_ready()?;
         }
-        let primary = Daemon::start(&lab, Side::Primary, options)?;
+        let primary = Daemon::start(&lab, HostSide::Primary, options)?;
         primary.wait_protected()?;
         Ok(Self { primary, secondary, guests, lab })
     }
@@ -120,7 +120,7 @@ impl Pair {
         let flows = format!("/sys/fs/bpf/colo-proxy/{instance}/flows");
         let mut bpftool = Command::new("bpftool");
         bpftool.args(["--json", "map", "dump", "pinned", &flows]);
-        let dump = daemon::output(self.lab.host(Side::Secondary), bpftool)?;
+        let dump = daemon::output(self.lab.host(HostSide::Secondary), bpftool)?;
         ensure!(dump.success, "{}", dump.stderr);
         let all: serde_json::Value = serde_json::from_str(&dump.stdout)?;
         let mut offsets = Vec::new();
@@ -178,7 +178,9 @@ impl Pair {
             });
             let _ = writeln!(text, "{}: {counters:?}", guest.process.name());
         }
-        for (daemon, side) in [(&self.primary, Side::Primary), (&self.secondary, Side::Secondary)] {
+        for (daemon, side) in
+            [(&self.primary, HostSide::Primary), (&self.secondary, HostSide::Secondary)]
+        {
             let links = self.lab.host(side).namespace.output("ip", &["-s", "-o", "link"]);
             let status = daemon.status().map(|status| status.0.to_string());
             let log = daemon.process.stderr();
@@ -189,7 +191,7 @@ impl Pair {
     }
 }
 
-fn nothing_held(status: &Status) -> bool {
+fn nothing_held(status: &DaemonStatus) -> bool {
     status.number("held_frames").is_ok_and(|held| held == 0)
 }
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use colo_lab::client::{Conversation, echo};
-use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::guest::{GuestOptions, StandInGuest};
 use colo_lab::lab_test;
 use colo_lab::namespace::Namespace;
-use colo_lab::network::{Family, LabOptions, Side};
-use colo_lab::pair::{Pair, PairSetup};
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::network::{Family, HostSide, LabOptions};
+use colo_lab::pair::{LabPair, PairSetup};
+use colo_lab::stand_in::tap::TapOffloads;
 use colo_proxy::link::LinkWatch;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -23,25 +23,25 @@ fn present(daemon: &colo_lab::daemon::Daemon, wanted: bool) -> Result<()> {
 #[lab_test(root)]
 fn a_tap_that_comes_back_is_protected_again() -> Result<()> {
     let lab = LabOptions { persistent_tap: false, ..LabOptions::default() };
-    let mut pair = Pair::start(PairSetup { lab, ..PairSetup::default() })?;
+    let mut pair = LabPair::start(PairSetup { lab, ..PairSetup::default() })?;
     for round in 0..2 {
         let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
         conversation.ask(1000)?;
         conversation.close()?;
         let before = pair.primary.status()?.number("compared_frames")?;
-        for side in Side::BOTH {
-            let options = GuestOptions::of(side, Offloads::On);
+        for side in HostSide::BOTH {
+            let options = GuestOptions::of(side, TapOffloads::On);
             match side {
-                Side::Primary => {
+                HostSide::Primary => {
                     pair.primary_guest.kill()?;
                     present(&pair.primary, false)?;
-                    pair.primary_guest = Guest::start(&pair.lab, side, options)?;
+                    pair.primary_guest = StandInGuest::start(&pair.lab, side, options)?;
                     present(&pair.primary, true)?;
                 }
-                Side::Secondary => {
+                HostSide::Secondary => {
                     pair.secondary_guest.kill()?;
                     present(&pair.secondary, false)?;
-                    pair.secondary_guest = Guest::start(&pair.lab, side, options)?;
+                    pair.secondary_guest = StandInGuest::start(&pair.lab, side, options)?;
                     present(&pair.secondary, true)?;
                 }
             }

@@ -9,10 +9,10 @@ use anyhow::Result;
 use colo_lab::client::{self, Conversation, mixed};
 use colo_lab::daemon::PairOptions;
 use colo_lab::lab_test;
-use colo_lab::network::{Family, LabOptions, Side};
-use colo_lab::pair::{Pair, PairSetup};
+use colo_lab::network::{Family, HostSide, LabOptions};
+use colo_lab::pair::{LabPair, PairSetup};
 use colo_lab::process::eventually;
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -22,7 +22,7 @@ fn everything(setup: PairSetup, family: Family) -> Result<()> {
 
 /// `capture` is the way in which the secondary must have read its guest's output.
 fn everything_by(capture: &str, setup: PairSetup, family: Family) -> Result<()> {
-    let mut pair = Pair::start(setup)?;
+    let mut pair = LabPair::start(setup)?;
     client::everything(&pair.lab.client, family)?;
     let status = pair.secondary.status()?;
     let found = status.0.pointer("/detail/capture").and_then(|name| name.as_str());
@@ -32,28 +32,28 @@ fn everything_by(capture: &str, setup: PairSetup, family: Family) -> Result<()> 
     pair.finish()
 }
 
-fn with(offloads: Offloads) -> PairSetup {
+fn with(offloads: TapOffloads) -> PairSetup {
     PairSetup { offloads, ..PairSetup::default() }
 }
 
 #[lab_test(root)]
 fn with_offloads_over_ipv4() -> Result<()> {
-    everything(with(Offloads::On), Family::V4)
+    everything(with(TapOffloads::On), Family::V4)
 }
 
 #[lab_test(root)]
 fn with_offloads_over_ipv6() -> Result<()> {
-    everything(with(Offloads::On), Family::V6)
+    everything(with(TapOffloads::On), Family::V6)
 }
 
 #[lab_test(root)]
 fn without_offloads_over_ipv4() -> Result<()> {
-    everything(with(Offloads::Off), Family::V4)
+    everything(with(TapOffloads::Off), Family::V4)
 }
 
 #[lab_test(root)]
 fn without_offloads_over_ipv6() -> Result<()> {
-    everything(with(Offloads::Off), Family::V6)
+    everything(with(TapOffloads::Off), Family::V6)
 }
 
 /// Partial checksums all the way to the client and back, as between guests of one host.
@@ -67,7 +67,7 @@ fn with_partial_sums_on_the_lan() -> Result<()> {
 #[lab_test(root)]
 fn over_plain_lanes() -> Result<()> {
     let daemons = PairOptions { vnet_hdr: false, ..PairOptions::default() };
-    for offloads in [Offloads::On, Offloads::Off] {
+    for offloads in [TapOffloads::On, TapOffloads::Off] {
         for family in Family::BOTH {
             everything(
                 PairSetup { offloads, daemons: daemons.clone(), ..PairSetup::default() },
@@ -82,7 +82,7 @@ fn over_plain_lanes() -> Result<()> {
 #[lab_test(root)]
 fn on_a_tap_without_a_header() -> Result<()> {
     let lab = LabOptions { vnet_hdr: false, ..LabOptions::default() };
-    everything(PairSetup { lab, offloads: Offloads::Off, ..PairSetup::default() }, Family::V4)
+    everything(PairSetup { lab, offloads: TapOffloads::Off, ..PairSetup::default() }, Family::V4)
 }
 
 #[lab_test(root)]
@@ -101,7 +101,7 @@ fn with_the_secondary_listening() -> Result<()> {
 #[lab_test(root)]
 fn with_af_xdp_on_the_secondary() -> Result<()> {
     let config = Some([String::new(), "capture = \"af-xdp\"".to_owned()]);
-    for (offloads, family) in [(Offloads::On, Family::V4), (Offloads::Off, Family::V6)] {
+    for (offloads, family) in [(TapOffloads::On, Family::V4), (TapOffloads::Off, Family::V6)] {
         let setup = PairSetup { offloads, config: config.clone(), ..PairSetup::default() };
         everything_by("af-xdp", setup, family)?;
     }
@@ -126,16 +126,16 @@ fn mixed_duration() -> Duration {
 /// same, and so they send the same, if compared as streams.
 #[lab_test(root)]
 fn mixed_traffic_under_loss() -> Result<()> {
-    mixed_under_loss(Offloads::On)
+    mixed_under_loss(TapOffloads::On)
 }
 
 #[lab_test(root)]
 fn mixed_traffic_under_loss_without_offloads() -> Result<()> {
-    mixed_under_loss(Offloads::Off)
+    mixed_under_loss(TapOffloads::Off)
 }
 
-fn mixed_under_loss(offloads: Offloads) -> Result<()> {
-    let mut pair = Pair::start(with(offloads))?;
+fn mixed_under_loss(offloads: TapOffloads) -> Result<()> {
+    let mut pair = LabPair::start(with(offloads))?;
     pair.lab.lose(100)?;
     let done = mixed(&pair.lab, mixed_duration())?;
     eprintln!("{done:?}");
@@ -153,8 +153,8 @@ fn mixed_under_loss(offloads: Offloads) -> Result<()> {
 fn input_that_only_the_secondary_loses_is_repeated() -> Result<()> {
     let more = "compare_timeout_ms = 30000".to_owned();
     let config = Some([more, String::new()]);
-    let mut pair = Pair::start(PairSetup { config, ..PairSetup::default() })?;
-    pair.lab.host(Side::Secondary).namespace.ip("link set tap0 txqueuelen 50\n")?;
+    let mut pair = LabPair::start(PairSetup { config, ..PairSetup::default() })?;
+    pair.lab.host(HostSide::Secondary).namespace.ip("link set tap0 txqueuelen 50\n")?;
     let lab = Arc::clone(&pair.lab);
     let worker = std::thread::spawn(move || -> Result<()> {
         for family in Family::BOTH {
@@ -167,7 +167,7 @@ fn input_that_only_the_secondary_loses_is_repeated() -> Result<()> {
         }
         Ok(())
     });
-    let lost = || pair.lab.host(Side::Secondary).tx_dropped("tap0");
+    let lost = || pair.lab.host(HostSide::Secondary).tx_dropped("tap0");
     for _ in 0..5 {
         let (before, compared) = (lost()?, pair.primary.status()?.number("compared_bytes")?);
         pair.secondary_guest.stand_in.pause()?;

@@ -3,12 +3,12 @@
 use crate::setup::{self, Need};
 use crate::{command, workspace};
 use anyhow::{Context as _, Result, bail};
-use colo_lab::bench::Options;
+use colo_lab::bench::BenchOptions;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 /// Builds what the benchmark needs, and then becomes it.
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: &BenchOptions) -> Result<()> {
     if options.from.is_none() {
         if !workspace::is_root() {
             bail!(

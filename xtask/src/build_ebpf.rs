@@ -29,16 +29,16 @@ const CLIPPY_ARGUMENTS: &str = "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__";
 const TARGET: &str = "bpfel-unknown-none";
 
 #[derive(Clone, Copy, Debug, clap::Args)]
-pub struct Options {
+pub struct BuildOptions {
     /// Change nothing. Fail if the committed object does not belong to the sources.
     #[arg(long)]
     check: bool,
 }
 
 /// `build-ebpf --check`, as a test runs it.
-pub const CHECK: Options = Options { check: true };
+pub const CHECK: BuildOptions = BuildOptions { check: true };
 
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: &BuildOptions) -> Result<()> {
     let root = workspace::root()?;
     let committed = Record::read(&root.join(RECORD))?;
     let toolchain = toolchain::find(committed.as_ref().map(|record| &record.toolchain))?;

@@ -6,7 +6,7 @@ use colo_lab::bench;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Tasks of colo-proxy")]
-pub struct Arguments {
+pub struct TaskArguments {
     #[command(subcommand)]
     pub task: Task,
 }
@@ -14,18 +14,18 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Task {
     /// Build the kernel programs into the object that the daemon embeds.
-    BuildEbpf(build_ebpf::Options),
+    BuildEbpf(build_ebpf::BuildOptions),
     /// Install the programs for the build, the tests and the demonstration.
-    Setup(setup::Options),
+    Setup(setup::SetupOptions),
     /// Show the main job in a lab of network namespaces (needs root).
-    Demo(demo::Options),
+    Demo(demo::DemoTaskOptions),
     /// Measure the same work without a proxy, with QEMU's own chain and with colo-proxy (needs
     /// root).
-    Bench(bench::Options),
+    Bench(bench::BenchOptions),
     /// Build the documentation as a book.
     Book,
     /// Run everything that CI runs.
-    Test(test::Options),
+    Test(test::TestOptions),
     /// Check formatting, lints, and the licences and sources of all dependencies.
     Lint,
     /// Check the style rules that no other tool checks.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct DemoTaskOptions {
     /// Print a plain log, as if the output were no terminal.
     #[arg(long)]
     plain: bool,
@@ -19,14 +19,14 @@ pub struct Options {
 
 /// Builds what the demonstration needs, and then becomes it. So the exit status and the signals are
 /// the demonstration's.
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: &DemoTaskOptions) -> Result<()> {
     let root = workspace::root()?;
     let error = prepare(&root, options)?.exec();
     Err(error).context("cannot start the demonstration")
 }
 
 /// The demonstration, built and ready to start.
-pub fn prepare(root: &Path, options: &Options) -> Result<Command> {
+pub fn prepare(root: &Path, options: &DemoTaskOptions) -> Result<Command> {
     if !workspace::is_root() {
         bail!(
             "the demonstration makes network namespaces and loads kernel programs: run this as root"
@@ -55,7 +55,7 @@ pub fn prepare(root: &Path, options: &Options) -> Result<Command> {
     Ok(demo)
 }
 
-impl Options {
+impl DemoTaskOptions {
     /// The demonstration with real guests, as a test runs it.
     pub fn plain_qemu() -> Self {
         Self { qemu: true, ..Self::plain() }

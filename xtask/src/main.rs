@@ -2,11 +2,11 @@
 
 use clap::Parser as _;
 use std::process::ExitCode;
-use xtask::cli::{Arguments, Task};
+use xtask::cli::{Task, TaskArguments};
 use xtask::{bench, book, build_ebpf, demo, lint, setup, test, tidy};
 
 fn main() -> ExitCode {
-    let done = match Arguments::parse().task {
+    let done = match TaskArguments::parse().task {
         Task::BuildEbpf(options) => build_ebpf::run(&options),
         Task::Setup(options) => setup::run(&options),
         Task::Demo(options) => demo::run(&options),

@@ -44,7 +44,7 @@ const COMPONENTS: &str = "rustup component add rustfmt clippy";
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct SetupOptions {
     /// The needs to prepare for; all of them by default.
     needs: Vec<Need>,
 }
@@ -85,7 +85,7 @@ impl Need {
 const ALL: [Need; 7] =
     [Need::Lab, Need::Inspect, Need::Ebpf, Need::Qemu, Need::Colo, Need::Lint, Need::Book];
 
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: &SetupOptions) -> Result<()> {
     let needs = if options.needs.is_empty() { &ALL[..] } else { &options.needs };
     ensure(needs)?;
     let colo = if needs.contains(&Need::Colo) { colo_qemu() } else { Ok(()) };

@@ -8,10 +8,10 @@ mod steps;
 use crate::{setup, workspace};
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
-use steps::{Part, Step};
+use steps::{TestPart, TestStep};
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct TestOptions {
     /// Run without root. Steps that need it are left out, and the tests that need it are counted
     /// as skipped.
     #[arg(long)]
@@ -24,7 +24,7 @@ pub struct Options {
     long: bool,
 }
 
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: &TestOptions) -> Result<()> {
     let with_root = !options.no_root;
     if with_root && !workspace::is_root() {
         bail!(
@@ -35,11 +35,11 @@ pub fn run(options: &Options) -> Result<()> {
     let root = workspace::root()?;
     let mut steps = steps::all(&root, options.long)?;
     steps.retain(|step| !options.qemu || step.guests);
-    let (steps, others): (Vec<Step>, Vec<Step>) =
+    let (steps, others): (Vec<TestStep>, Vec<TestStep>) =
         steps.into_iter().partition(|step| step.part.runs(with_root));
     let left_out: Vec<&str> = others
         .iter()
-        .filter(|step| step.part == Part::Privileged)
+        .filter(|step| step.part == TestPart::Privileged)
         .map(|step| step.name.as_str())
         .collect();
     if !with_root && !left_out.is_empty() {
@@ -66,7 +66,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// Runs one step and says how it ended. Returns how many tests it has skipped, if it passed.
-fn passes(step: &Step) -> Option<usize> {
+fn passes(step: &TestStep) -> Option<usize> {
     println!("== {}", step.name);
     let started = Instant::now();
     let done = setup::ensure(step.setup).and_then(|()| (step.run)());

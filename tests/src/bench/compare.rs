@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::load::LoadResult;
-use super::results::Chain;
+use super::results::BenchChain;
 use crate::colo_compare::{Engine, Setup, Stand, segment};
 
 /// The highest number of pairs that are inside at a time. It is less than colo-compare's queues
@@ -27,15 +27,15 @@ const STUCK_MS: u16 = 10_000;
 
 /// A running colo-compare and the other ends of its sockets.
 #[derive(Debug)]
-pub(super) struct Bench {
-    pub(super) chain: Chain,
+pub(super) struct CompareBench {
+    pub(super) chain: BenchChain,
     stand: Stand,
     ports: u16,
 }
 
-impl Bench {
-    pub(super) fn build(chain: Chain) -> Result<Self> {
-        let engine = if chain == Chain::Qemu { Engine::Qemu } else { Engine::Ours };
+impl CompareBench {
+    pub(super) fn build(chain: BenchChain) -> Result<Self> {
+        let engine = if chain == BenchChain::Qemu { Engine::Qemu } else { Engine::Ours };
         let stand = Stand::new(engine, &Setup { notify: false, ..Setup::default() })
             .with_context(|| format!("starting the colo-compare of {}", chain.name()))?;
         Ok(Self { chain, stand, ports: 10_000 })

@@ -15,8 +15,8 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use super::load::{self, LoadResult};
-use super::results::Chain;
-use super::stack::{Stack, Wire};
+use super::results::BenchChain;
+use super::stack::{BenchWire, Stack};
 use crate::namespace::Namespace;
 use crate::network::GUEST_MAC;
 
@@ -28,7 +28,7 @@ const BEFORE: Duration = Duration::from_millis(100);
 
 /// Builds a pair, kills the primary's host and asks the secondary to take over.
 pub(super) fn once() -> Result<LoadResult> {
-    let mut stack = Stack::build(Chain::Ours, Wire::Frames)?;
+    let mut stack = Stack::build(BenchChain::Ours, BenchWire::Frames)?;
     load::exchanges(&stack.lab.client, BEFORE)?;
     let secondary = stack.kill_primary()?;
     let heard = listen(&stack.lab.client)?;

@@ -11,9 +11,9 @@ use super::hub::Hub;
 use super::service::Swallowed;
 use crate::guest::{GuestOptions, StandIn, configure};
 use crate::namespace::Namespace;
-use crate::network::{Lab, Side, Slot};
+use crate::network::{HostSide, Lab, LabSlot};
 use crate::process::{Process, program};
-use crate::stand_in::tap::Offloads;
+use crate::stand_in::tap::TapOffloads;
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,11 +45,11 @@ pub(super) struct MeasuredGuest {
 
 impl MeasuredGuest {
     /// Starts it and waits until its service listens.
-    pub(super) fn start(lab: &Lab, side: Side, slot: Slot, mover: Mover) -> Result<Self> {
+    pub(super) fn start(lab: &Lab, side: HostSide, slot: LabSlot, mover: Mover) -> Result<Self> {
         let (namespace, host) = (lab.guest_namespace(side)?, lab.host(side));
         let offloads = match mover {
-            Mover::Hub(_) => Offloads::Off,
-            Mover::StandIn => Offloads::On,
+            Mover::Hub(_) => TapOffloads::Off,
+            Mover::StandIn => TapOffloads::On,
         };
         // Neither guest's numbers are moved, so both cost the same. They still differ, because the
         // kernel chose them at different times.
@@ -93,7 +93,7 @@ impl MeasuredGuest {
     }
 }
 
-fn serve(side: Side, namespace: &Namespace) -> Result<(Process, Receiver<Swallowed>)> {
+fn serve(side: HostSide, namespace: &Namespace) -> Result<(Process, Receiver<Swallowed>)> {
     let mut command = Command::new(program("bench", "COLO_LAB_BENCH")?);
     command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped());
     let name = format!("bench service {}", side.letter());

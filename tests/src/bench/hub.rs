@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result};
 
 use crate::namespace::Namespace;
-use crate::network::{Host, Slot};
+use crate::network::{LabHost, LabSlot};
 use crate::process::{Process, program};
 use crate::qemu::machine::NETDEV;
 use crate::qmp::Qmp;
-use crate::stand_in::tap::{self, Offloads};
+use crate::stand_in::tap::{self, TapOffloads};
 
 /// A running hub.
 #[derive(Debug)]
@@ -24,15 +24,15 @@ pub(super) struct Hub {
 impl Hub {
     /// Makes the guest's link, `eth0`, and returns when frames pass.
     pub(super) fn start(
-        host: &Host,
+        host: &LabHost,
         guest: &Namespace,
-        slot: Slot,
+        slot: LabSlot,
         more: &[String],
     ) -> Result<Self> {
         let folder = tempfile::tempdir().context("making a folder for a monitor")?;
         let socket = folder.path().join("qmp");
         // A process is in one network namespace, so it receives the guest's end as a file.
-        let eth0 = guest.run(|| tap::open("eth0", false, Offloads::Off))?;
+        let eth0 = guest.run(|| tap::open("eth0", false, TapOffloads::Off))?;
         let tap = slot.tap();
         let host_end = format!("tap,id={NETDEV},ifname={tap},script=no,downscript=no,vnet_hdr=off");
         let mut command = Command::new(qemu());

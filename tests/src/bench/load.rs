@@ -17,7 +17,7 @@ use nix::libc;
 use super::histogram::Histogram;
 use super::results::Figures;
 use crate::namespace::Namespace;
-use crate::network::{Family, Slot};
+use crate::network::{Family, LabSlot};
 
 pub(super) use bulk::{down, up};
 pub(super) use datagrams::datagrams;
@@ -41,7 +41,7 @@ pub(super) struct LoadResult {
 
 /// A connection to a guest. Until [`finish`] has ended it in good order, its end is a reset: bytes
 /// that a chain delivers too late belong to nobody.
-fn connect(client: &Namespace, slot: Slot, port: u16) -> Result<TcpStream> {
+fn connect(client: &Namespace, slot: LabSlot, port: u16) -> Result<TcpStream> {
     let to = SocketAddr::new(slot.address(Family::V4), port);
     let stream = client.run(|| {
         TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("connecting to {to}"))

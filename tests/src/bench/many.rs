@@ -9,8 +9,8 @@ use nix::sys::signal::Signal;
 use super::guest::{MeasuredGuest, Mover};
 use super::load::{self, LoadResult};
 use super::stack::LANE;
-use crate::daemon::{Daemon, PairOptions, Status};
-use crate::network::{Lab, LabOptions, Side, Slot};
+use crate::daemon::{Daemon, DaemonStatus, PairOptions};
+use crate::network::{HostSide, Lab, LabOptions, LabSlot};
 use crate::phrases;
 use crate::process::eventually;
 
@@ -25,25 +25,25 @@ pub(super) struct ManyGuests {
     /// The primary's and the secondary's.
     daemons: Option<[Daemon; 2]>,
     guests: Vec<MeasuredGuest>,
-    slots: Vec<Slot>,
+    slots: Vec<LabSlot>,
     lab: Lab,
 }
 
 impl ManyGuests {
     /// The primary's guests, without a proxy.
     pub(super) fn build() -> Result<Self> {
-        let slots: Vec<Slot> = (0..GUESTS).map(Slot).collect();
+        let slots: Vec<LabSlot> = (0..GUESTS).map(LabSlot).collect();
         let lab = Lab::new(LabOptions { slots: GUESTS, ..LabOptions::default() })?;
         let mut many = Self { daemons: None, guests: Vec::new(), slots, lab };
-        many.start(Side::Primary)?;
+        many.start(HostSide::Primary)?;
         Ok(many)
     }
 
     /// Starts the secondary's guests, and the daemons.
     pub(super) fn protect(&mut self) -> Result<()> {
-        let secondary = self.daemon(Side::Secondary)?;
-        self.start(Side::Secondary)?;
-        let primary = self.daemon(Side::Primary)?;
+        let secondary = self.daemon(HostSide::Secondary)?;
+        self.start(HostSide::Secondary)?;
+        let primary = self.daemon(HostSide::Primary)?;
         eventually("protected guests", PROTECTED_TIMEOUT, || {
             Ok(are_protected(&primary.statuses()?, self.slots.len()).then_some(()))
         })
@@ -61,16 +61,16 @@ impl ManyGuests {
         Ok(())
     }
 
-    fn start(&mut self, side: Side) -> Result<()> {
+    fn start(&mut self, side: HostSide) -> Result<()> {
         for slot in &self.slots {
             self.guests.push(MeasuredGuest::start(&self.lab, side, *slot, Mover::StandIn)?);
         }
         Ok(())
     }
 
-    fn daemon(&self, side: Side) -> Result<Daemon> {
+    fn daemon(&self, side: HostSide) -> Result<Daemon> {
         let options = PairOptions { lane: LANE, ..PairOptions::default() };
-        let guest = |slot: &Slot| options.config(side, *slot, "");
+        let guest = |slot: &LabSlot| options.config(side, *slot, "");
         let config: String = self.slots.iter().map(guest).collect();
         Daemon::run_config_within(self.lab.host(side), &config, READY_TIMEOUT)
     }
@@ -79,7 +79,7 @@ impl ManyGuests {
     pub(super) fn measure(&self, time: Duration) -> Result<LoadResult> {
         let asked = self.asked()?;
         let client = &self.lab.client;
-        let to_one = vec![Slot(0); self.slots.len()];
+        let to_one = vec![LabSlot(0); self.slots.len()];
         let one: f64 = load::exchanges_with_all(client, &to_one, time)?.iter().sum();
         let each = load::exchanges_with_all(client, &self.slots, time)?;
         let all: f64 = each.iter().sum();
@@ -104,7 +104,7 @@ impl ManyGuests {
     }
 }
 
-fn are_protected(all: &[Status], guests: usize) -> bool {
+fn are_protected(all: &[DaemonStatus], guests: usize) -> bool {
     let protected = all
         .iter()
         .filter(|status| status.mode().is_ok_and(|mode| mode == phrases::mode::PROTECTED));

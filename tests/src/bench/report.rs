@@ -8,9 +8,9 @@ use serde::Deserialize;
 
 use super::plot::{Plot, Series};
 use super::reason;
-use super::results::{AT_REST, Chain, Results};
-use super::row::Row;
-use super::table::{Entry, entries, number};
+use super::results::{AT_REST, BenchChain, Results};
+use super::row::BenchRow;
+use super::table::{TableEntry, entries, number};
 
 /// The folder of all files but the table, seen from the root of the source.
 const FOLDER: &str = "docs/bench";
@@ -59,18 +59,18 @@ pub fn write(results: &Results, root: &Path, raw: bool) -> Result<()> {
 
 /// The share of exchanges that take at most a given number of microseconds.
 fn latency(results: &Results) -> Option<Plot> {
-    let row = Row::TcpRr;
-    let series = |chain: Chain, color| {
+    let row = BenchRow::TcpRr;
+    let series = |chain: BenchChain, color| {
         let found = results.distributions.iter().find(|d| d.row == row.id() && d.chain == chain)?;
         let points = found.histogram.cumulative();
         let points = points.into_iter().map(|(ns, share)| (ns as f64 / 1e3, 100.0 * share));
         Some(Series { name: chain.name().to_owned(), color, points: points.collect() })
     };
     let colors = [
-        (Chain::None, "#777"),
-        (Chain::Qemu, "#d55e00"),
-        (Chain::Ours, "#0072b2"),
-        (Chain::Streams, "#009e73"),
+        (BenchChain::None, "#777"),
+        (BenchChain::Qemu, "#d55e00"),
+        (BenchChain::Ours, "#0072b2"),
+        (BenchChain::Streams, "#009e73"),
     ];
     let series: Vec<Series> =
         colors.into_iter().filter_map(|(chain, color)| series(chain, color)).collect();
@@ -108,8 +108,8 @@ fn flows(engine: &Path) -> Result<Option<Plot>> {
 fn markdown(results: &Results, plots: &[(&str, &str)]) -> String {
     let mut text = head(results);
     let all = entries(results);
-    for row in Row::ALL {
-        let of_row: Vec<&Entry> = all.iter().filter(|entry| entry.row == row).collect();
+    for row in BenchRow::ALL {
+        let of_row: Vec<&TableEntry> = all.iter().filter(|entry| entry.row == row).collect();
         if !of_row.is_empty() {
             text += &section(row, &of_row);
         }
@@ -121,7 +121,7 @@ fn markdown(results: &Results, plots: &[(&str, &str)]) -> String {
 }
 
 fn head(results: &Results) -> String {
-    let rest = results.highest(AT_REST, Chain::None, AT_REST);
+    let rest = results.highest(AT_REST, BenchChain::None, AT_REST);
     let rest = rest.map(|used| {
         let line = format!("| at rest | {used:.0} % of one processor in use |\n");
         if used > NOISY_PERCENT { line + NOISY } else { line }
@@ -153,7 +153,7 @@ fn head(results: &Results) -> String {
     )
 }
 
-fn section(row: Row, entries: &[&Entry]) -> String {
+fn section(row: BenchRow, entries: &[&TableEntry]) -> String {
     let mut text = format!(
         "\n## {}\n\n`--only {}`\n\n\
          | | no proxy | QEMU | colo-proxy | of QEMU's | of no proxy | target | | streams | AF_XDP |\n\
@@ -214,7 +214,7 @@ const FOOT: &str = "\n## What the columns are\n\n\
 
 #[cfg(test)]
 mod tests {
-    use super::{AT_REST, Chain, ENGINE, FOLDER, flows, latency, markdown, write};
+    use super::{AT_REST, BenchChain, ENGINE, FOLDER, flows, latency, markdown, write};
     use crate::bench::results::Results;
     use crate::bench::results::tests::results;
 
@@ -237,7 +237,7 @@ mod tests {
     fn a_machine_that_was_not_quiet_is_named() {
         let mut results = results();
         for (used, named) in [(4.0, false), (102.5, true)] {
-            results.add(AT_REST, Chain::None, 0, [(AT_REST.to_owned(), used)].into());
+            results.add(AT_REST, BenchChain::None, 0, [(AT_REST.to_owned(), used)].into());
             let text = markdown(&results, &[]);
             assert!(text.contains("| at rest |"), "{text}");
             assert_eq!(text.contains("Do not trust the ratios"), named, "{used}");

@@ -19,7 +19,7 @@ pub(super) const AT_REST: &str = "at-rest";
 /// The programs between the guests and the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Chain {
+pub enum BenchChain {
     /// No program: one guest, unprotected.
     None,
     /// QEMU's filters and compare.
@@ -34,7 +34,7 @@ pub enum Chain {
     Digests,
 }
 
-impl Chain {
+impl BenchChain {
     /// The chains that are measured in every row where they work.
     pub const ALL: [Self; 5] = [Self::None, Self::Qemu, Self::Ours, Self::Streams, Self::AfXdp];
 
@@ -58,7 +58,7 @@ impl Chain {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Sample {
     pub row: String,
-    pub chain: Chain,
+    pub chain: BenchChain,
     pub round: u32,
     pub figures: Figures,
 }
@@ -67,7 +67,7 @@ pub struct Sample {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Distribution {
     pub row: String,
-    pub chain: Chain,
+    pub chain: BenchChain,
     /// In nanoseconds.
     pub histogram: Histogram,
 }
@@ -84,11 +84,11 @@ pub struct Results {
 }
 
 impl Results {
-    pub fn add(&mut self, row: &str, chain: Chain, round: u32, figures: Figures) {
+    pub fn add(&mut self, row: &str, chain: BenchChain, round: u32, figures: Figures) {
         self.samples.push(Sample { row: row.to_owned(), chain, round, figures });
     }
 
-    pub fn add_latency(&mut self, row: &str, chain: Chain, latency: &Histogram) {
+    pub fn add_latency(&mut self, row: &str, chain: BenchChain, latency: &Histogram) {
         let is_it = |found: &&mut Distribution| found.row == row && found.chain == chain;
         match self.distributions.iter_mut().find(is_it) {
             Some(found) => found.histogram.merge(latency),
@@ -101,24 +101,24 @@ impl Results {
     }
 
     /// All values of one figure, in the order of the rounds.
-    pub fn values(&self, row: &str, chain: Chain, figure: &str) -> Vec<f64> {
+    pub fn values(&self, row: &str, chain: BenchChain, figure: &str) -> Vec<f64> {
         let of_it = self.samples.iter().filter(|s| s.row == row && s.chain == chain);
         of_it.filter_map(|sample| sample.figures.get(figure).copied()).collect()
     }
 
     /// The median of one figure.
-    pub fn median(&self, row: &str, chain: Chain, figure: &str) -> Option<f64> {
+    pub fn median(&self, row: &str, chain: BenchChain, figure: &str) -> Option<f64> {
         median(&mut self.values(row, chain, figure))
     }
 
     /// The sum of one figure over all rounds.
-    pub fn sum(&self, row: &str, chain: Chain, figure: &str) -> Option<f64> {
+    pub fn sum(&self, row: &str, chain: BenchChain, figure: &str) -> Option<f64> {
         let values = self.values(row, chain, figure);
         (!values.is_empty()).then(|| values.iter().sum())
     }
 
     /// The highest value of one figure.
-    pub fn highest(&self, row: &str, chain: Chain, figure: &str) -> Option<f64> {
+    pub fn highest(&self, row: &str, chain: BenchChain, figure: &str) -> Option<f64> {
         self.values(row, chain, figure).into_iter().max_by(f64::total_cmp)
     }
 
@@ -167,7 +167,7 @@ pub(super) fn median(values: &mut [f64]) -> Option<f64> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{Chain, Histogram, Results, median};
+    use super::{BenchChain, Histogram, Results, median};
     use crate::bench::machine::MachineInfo;
 
     /// A run of two rounds with one row.
@@ -180,9 +180,11 @@ pub(super) mod tests {
             samples: Vec::new(),
             distributions: Vec::new(),
         };
-        for (chain, rate, p50) in
-            [(Chain::None, 30e3, 29.0), (Chain::Qemu, 10e3, 97.0), (Chain::Ours, 26e3, 39.0)]
-        {
+        for (chain, rate, p50) in [
+            (BenchChain::None, 30e3, 29.0),
+            (BenchChain::Qemu, 10e3, 97.0),
+            (BenchChain::Ours, 26e3, 39.0),
+        ] {
             for (round, more) in [(0, 0.0), (1, 2.0)] {
                 let figures = [("rate", rate + more), ("p50_us", p50), ("asked", more)];
                 let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
@@ -206,10 +208,10 @@ pub(super) mod tests {
     #[test]
     fn figures_are_found_by_row_and_chain() {
         let results = results();
-        assert_eq!(results.median("tcp-rr", Chain::Qemu, "rate"), Some(10_001.0));
-        assert_eq!(results.sum("tcp-rr", Chain::Ours, "asked"), Some(2.0));
-        assert_eq!(results.highest("tcp-rr", Chain::Ours, "rate"), Some(26_002.0));
-        assert_eq!(results.median("tcp-rr", Chain::Ours, "gbits"), None);
+        assert_eq!(results.median("tcp-rr", BenchChain::Qemu, "rate"), Some(10_001.0));
+        assert_eq!(results.sum("tcp-rr", BenchChain::Ours, "asked"), Some(2.0));
+        assert_eq!(results.highest("tcp-rr", BenchChain::Ours, "rate"), Some(26_002.0));
+        assert_eq!(results.median("tcp-rr", BenchChain::Ours, "gbits"), None);
         assert_eq!(results.distributions.len(), 3);
         assert!(results.distributions.iter().all(|found| found.histogram.count() == 2));
     }

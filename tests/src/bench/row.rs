@@ -1,10 +1,10 @@
 //! The rows of the benchmark, and the targets of their figures.
 
-use super::results::Chain;
+use super::results::BenchChain;
 
 /// One kind of measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Row {
+pub enum BenchRow {
     TcpRr,
     Udp64,
     Udp1400,
@@ -36,7 +36,7 @@ pub enum Setting {
     ManyGuests,
 }
 
-impl Row {
+impl BenchRow {
     pub const ALL: [Self; 12] = [
         Self::TcpRr,
         Self::Udp64,
@@ -102,20 +102,22 @@ impl Row {
     }
 
     /// The chains that can be measured.
-    pub fn chains(self) -> &'static [Chain] {
+    pub fn chains(self) -> &'static [BenchChain] {
         match self.setting() {
-            Setting::Frames => &Chain::ALL,
-            Setting::Offloads => &[Chain::None, Chain::Ours, Chain::Streams],
-            Setting::SlowLink => &[Chain::None, Chain::Qemu, Chain::Digests, Chain::Streams],
-            Setting::ManyGuests => &[Chain::None, Chain::Ours],
-            Setting::Compare(_) => &[Chain::Qemu, Chain::Ours],
-            Setting::Failover => &[Chain::Ours],
+            Setting::Frames => &BenchChain::ALL,
+            Setting::Offloads => &[BenchChain::None, BenchChain::Ours, BenchChain::Streams],
+            Setting::SlowLink => {
+                &[BenchChain::None, BenchChain::Qemu, BenchChain::Digests, BenchChain::Streams]
+            }
+            Setting::ManyGuests => &[BenchChain::None, BenchChain::Ours],
+            Setting::Compare(_) => &[BenchChain::Qemu, BenchChain::Ours],
+            Setting::Failover => &[BenchChain::Ours],
         }
     }
 
     /// The chain that has the targets.
-    pub fn ours(self) -> Chain {
-        if self.setting() == Setting::SlowLink { Chain::Digests } else { Chain::Ours }
+    pub fn ours(self) -> BenchChain {
+        if self.setting() == Setting::SlowLink { BenchChain::Digests } else { BenchChain::Ours }
     }
 
     pub fn of(id: &str) -> Option<Self> {
@@ -143,7 +145,7 @@ pub struct RowLine {
     pub figure: &'static str,
     pub title: &'static str,
     pub of: Summary,
-    pub targets: &'static [Target],
+    pub targets: &'static [BenchTarget],
 }
 
 /// How the figures of all rounds become one.
@@ -156,7 +158,7 @@ pub enum Summary {
 
 /// What colo-proxy's figure must be.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Target {
+pub enum BenchTarget {
     /// At least this multiple of QEMU's.
     TimesQemu(f64),
     /// At most this share of QEMU's.
@@ -175,7 +177,7 @@ const fn line(
     figure: &'static str,
     title: &'static str,
     of: Summary,
-    targets: &'static [Target],
+    targets: &'static [BenchTarget],
 ) -> RowLine {
     RowLine { figure, title, of, targets }
 }
@@ -184,36 +186,46 @@ const CPU: RowLine = line(
     "cpu_s_per_mpacket",
     "CPU s per million frames",
     Summary::Median,
-    &[Target::ShareOfQemu(0.333)],
+    &[BenchTarget::ShareOfQemu(0.333)],
 );
 const ASKED: RowLine = line("asked", "checkpoints requested, all rounds", Summary::Sum, &[]);
 const NONE_ASKED: RowLine =
-    line("asked", "checkpoints requested, all rounds", Summary::Sum, &[Target::AtMost(0.0)]);
+    line("asked", "checkpoints requested, all rounds", Summary::Sum, &[BenchTarget::AtMost(0.0)]);
 
 const TCP_RR: &[RowLine] = &[
-    line("rate", "exchanges/s", Summary::Median, &[Target::TimesQemu(2.5)]),
-    line("p50_us", "p50, µs", Summary::Median, &[Target::ShareOfAdded(0.25)]),
-    line("p99_us", "p99, µs", Summary::Median, &[Target::ShareOfQemu(0.333)]),
+    line("rate", "exchanges/s", Summary::Median, &[BenchTarget::TimesQemu(2.5)]),
+    line("p50_us", "p50, µs", Summary::Median, &[BenchTarget::ShareOfAdded(0.25)]),
+    line("p99_us", "p99, µs", Summary::Median, &[BenchTarget::ShareOfQemu(0.333)]),
     line("p999_us", "p99.9, µs", Summary::Median, &[]),
     CPU,
     ASKED,
 ];
 const UDP: &[RowLine] = &[
-    line("rate", "datagrams/s", Summary::Median, &[Target::TimesQemu(3.0)]),
-    line("reordered", "reordered, all rounds", Summary::Sum, &[Target::AtMost(0.0)]),
+    line("rate", "datagrams/s", Summary::Median, &[BenchTarget::TimesQemu(3.0)]),
+    line("reordered", "reordered, all rounds", Summary::Sum, &[BenchTarget::AtMost(0.0)]),
     line("reordered_percent", "reordered, %", Summary::Median, &[]),
     line("lost", "lost, all rounds", Summary::Sum, &[]),
     CPU,
     NONE_ASKED,
 ];
 const BULK: &[RowLine] = &[
-    line("gbits", "Gbit/s", Summary::Median, &[Target::TimesQemu(5.0), Target::ShareOfNone(0.35)]),
-    line("gap_ms", "longest gap, ms, of all rounds", Summary::Highest, &[Target::AtMost(50.0)]),
+    line(
+        "gbits",
+        "Gbit/s",
+        Summary::Median,
+        &[BenchTarget::TimesQemu(5.0), BenchTarget::ShareOfNone(0.35)],
+    ),
+    line(
+        "gap_ms",
+        "longest gap, ms, of all rounds",
+        Summary::Highest,
+        &[BenchTarget::AtMost(50.0)],
+    ),
     CPU,
     ASKED,
 ];
 const GSO: &[RowLine] = &[
-    line("gbits", "Gbit/s", Summary::Median, &[Target::ShareOfNone(0.25)]),
+    line("gbits", "Gbit/s", Summary::Median, &[BenchTarget::ShareOfNone(0.25)]),
     line("gap_ms", "longest gap, ms, of all rounds", Summary::Highest, &[]),
     ASKED,
 ];
@@ -223,40 +235,40 @@ const SLOW_LINK: &[RowLine] = &[
         "returned",
         "bytes from the secondary's host per byte of the stream",
         Summary::Median,
-        &[Target::ShareOfStreams(0.05)],
+        &[BenchTarget::ShareOfStreams(0.05)],
     ),
     line("gap_ms", "longest gap, ms, of all rounds", Summary::Highest, &[]),
     NONE_ASKED,
 ];
 const COMPARE: &[RowLine] =
-    &[line("mframes", "million pairs/s", Summary::Median, &[Target::TimesQemu(4.0)])];
+    &[line("mframes", "million pairs/s", Summary::Median, &[BenchTarget::TimesQemu(4.0)])];
 const FAILOVER: &[RowLine] = &[
     line(
         "first_frame_ms",
         "first frame at the client, ms",
         Summary::Median,
-        &[Target::AtMost(5.0)],
+        &[BenchTarget::AtMost(5.0)],
     ),
     line("done_ms", "answered, ms", Summary::Median, &[]),
 ];
 const MANY_GUESTS: &[RowLine] = &[
     line("one_rate", "exchanges/s, 64 connections to one guest", Summary::Median, &[]),
     line("rate", "exchanges/s, all guests", Summary::Median, &[]),
-    line("share", "all guests / one guest", Summary::Median, &[Target::AtLeast(0.8)]),
-    line("fairness", "slowest / fastest guest", Summary::Median, &[Target::ShareOfNone(0.8)]),
+    line("share", "all guests / one guest", Summary::Median, &[BenchTarget::AtLeast(0.8)]),
+    line("fairness", "slowest / fastest guest", Summary::Median, &[BenchTarget::ShareOfNone(0.8)]),
     ASKED,
 ];
 
 #[cfg(test)]
 mod tests {
-    use super::Row;
+    use super::BenchRow;
 
     #[test]
     fn every_row_has_a_name_of_its_own() {
-        for row in Row::ALL {
-            assert_eq!(Row::of(row.id()), Some(row));
+        for row in BenchRow::ALL {
+            assert_eq!(BenchRow::of(row.id()), Some(row));
             assert!(!row.lines().is_empty(), "{row:?}");
         }
-        assert_eq!(Row::of("nothing"), None);
+        assert_eq!(BenchRow::of("nothing"), None);
     }
 }

@@ -9,9 +9,9 @@ use super::frame::CountingFrame;
 use super::guest::{MeasuredGuest, Mover};
 use super::load::{self, LoadResult};
 use super::machine::{self, Meter};
-use super::results::{Chain, Figures};
+use super::results::{BenchChain, Figures};
 use crate::daemon::{Daemon, PairOptions};
-use crate::network::{Lab, LabOptions, Side, Slot};
+use crate::network::{HostSide, Lab, LabOptions, LabSlot};
 use crate::phrases;
 use crate::process::eventually;
 use crate::qemu::filters::Filters;
@@ -28,13 +28,13 @@ const LINK: &str = "repl0";
 
 /// The offloads of the guests' TAPs, and the link between the hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wire {
+pub(super) enum BenchWire {
     /// Frames as on a wire. QEMU's hub moves them.
     Frames,
     /// Segmentation offload up to the client. The lab's pump moves the frames, because a hub has no
     /// offloads.
     Offloads,
-    /// As [`Wire::Frames`], but the link between the hosts is slower than a guest.
+    /// As [`BenchWire::Frames`], but the link between the hosts is slower than a guest.
     SlowLink,
 }
 
@@ -44,15 +44,15 @@ const SLOW_LINK: &str = "tbf rate 100mbit burst 64kb latency 50ms";
 /// Fields are dropped in this order.
 #[derive(Debug)]
 pub(super) struct Stack {
-    pub(super) chain: Chain,
-    protection: Protection,
+    pub(super) chain: BenchChain,
+    protection: StackProtection,
     pub(super) primary: MeasuredGuest,
     _secondary: Option<MeasuredGuest>,
     pub(super) lab: Lab,
 }
 
 #[derive(Debug)]
-enum Protection {
+enum StackProtection {
     None,
     Qemu(CountingFrame),
     Ours { primary: Daemon, secondary: Daemon },
@@ -60,7 +60,7 @@ enum Protection {
 
 /// The settings of a pair of ours.
 struct Setup {
-    chain: Chain,
+    chain: BenchChain,
     lane: &'static str,
     /// Lines for the secondary's configuration.
     more: &'static str,
@@ -78,29 +78,29 @@ struct PairRequests {
 }
 
 impl Stack {
-    pub(super) fn build(chain: Chain, wire: Wire) -> Result<Self> {
+    pub(super) fn build(chain: BenchChain, wire: BenchWire) -> Result<Self> {
         let (vnet_hdr, real_wire) = match wire {
-            Wire::Frames | Wire::SlowLink => (false, true),
-            Wire::Offloads => (true, false),
+            BenchWire::Frames | BenchWire::SlowLink => (false, true),
+            BenchWire::Offloads => (true, false),
         };
         let lab = Lab::new(LabOptions { vnet_hdr, real_wire, ..LabOptions::default() })?;
-        if wire == Wire::SlowLink {
-            for side in [Side::Primary, Side::Secondary] {
+        if wire == BenchWire::SlowLink {
+            for side in [HostSide::Primary, HostSide::Secondary] {
                 let command = format!("tc qdisc add dev {LINK} root {SLOW_LINK}");
                 let words: Vec<&str> = command.split(' ').collect();
                 lab.host(side).namespace.output(words[0], &words[1..])?;
             }
         }
         match chain {
-            Chain::None => alone(lab, wire),
-            Chain::Qemu => qemu(lab, wire),
-            Chain::Ours => ours(lab, wire, Setup { chain, lane: LANE, more: "" }),
-            Chain::Streams => ours(lab, wire, Setup { chain, lane: "stream", more: "" }),
-            Chain::AfXdp => {
+            BenchChain::None => alone(lab, wire),
+            BenchChain::Qemu => qemu(lab, wire),
+            BenchChain::Ours => ours(lab, wire, Setup { chain, lane: LANE, more: "" }),
+            BenchChain::Streams => ours(lab, wire, Setup { chain, lane: "stream", more: "" }),
+            BenchChain::AfXdp => {
                 let more = "capture = \"af-xdp\"\n";
                 ours(lab, wire, Setup { chain, lane: "stream", more })
             }
-            Chain::Digests => {
+            BenchChain::Digests => {
                 let more = "return = \"digest\"\n";
                 ours(lab, wire, Setup { chain, lane: "stream", more })
             }
@@ -130,12 +130,12 @@ impl Stack {
 
     /// The bytes that the secondary's host has sent to the primary's, with all headers.
     fn returned(&self) -> Result<u64> {
-        machine::sent(&self.lab.host(Side::Secondary).namespace, LINK)
+        machine::sent(&self.lab.host(HostSide::Secondary).namespace, LINK)
     }
 
     /// `kill -9` of the primary's daemon and guest. Returns the process of the secondary's daemon.
     pub(super) fn kill_primary(&mut self) -> Result<u32> {
-        let Protection::Ours { primary, secondary } = &mut self.protection else {
+        let StackProtection::Ours { primary, secondary } = &mut self.protection else {
             bail!("{} has no daemons", self.chain.name());
         };
         primary.process.kill()?;
@@ -145,7 +145,7 @@ impl Stack {
 
     /// Waits until no frame is on its way.
     fn settle(&self) -> Result<()> {
-        if let Protection::Qemu(frame) = &self.protection {
+        if let StackProtection::Qemu(frame) = &self.protection {
             frame.checkpoint()?;
         }
         let mut last = (machine::packets(&self.lab.client)?, Instant::now());
@@ -160,13 +160,13 @@ impl Stack {
 
     fn asked(&self) -> Result<PairRequests> {
         match &self.protection {
-            Protection::None => Ok(PairRequests::default()),
-            Protection::Qemu(frame) => Ok(PairRequests {
+            StackProtection::None => Ok(PairRequests::default()),
+            StackProtection::Qemu(frame) => Ok(PairRequests {
                 checkpoints: frame.requests(),
                 made: frame.checkpoints(),
                 ..PairRequests::default()
             }),
-            Protection::Ours { primary, .. } => {
+            StackProtection::Ours { primary, .. } => {
                 let status = primary.status()?;
                 let mode = status.mode()?;
                 ensure!(
@@ -214,7 +214,7 @@ impl PairRequests {
     }
 }
 
-impl Wire {
+impl BenchWire {
     fn mover(self) -> Mover {
         match self {
             Self::Frames | Self::SlowLink => Mover::Hub(Vec::new()),
@@ -223,28 +223,34 @@ impl Wire {
     }
 }
 
-fn alone(lab: Lab, wire: Wire) -> Result<Stack> {
-    let primary = MeasuredGuest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
-    Ok(Stack { chain: Chain::None, protection: Protection::None, primary, _secondary: None, lab })
+fn alone(lab: Lab, wire: BenchWire) -> Result<Stack> {
+    let primary = MeasuredGuest::start(&lab, HostSide::Primary, LabSlot(0), wire.mover())?;
+    Ok(Stack {
+        chain: BenchChain::None,
+        protection: StackProtection::None,
+        primary,
+        _secondary: None,
+        lab,
+    })
 }
 
 /// As in QEMU's documentation. The secondary's TAP is on no bridge, because nothing else would keep
 /// its guest off the LAN.
-fn qemu(lab: Lab, wire: Wire) -> Result<Stack> {
-    ensure!(wire != Wire::Offloads, "QEMU's hub has no offloads");
+fn qemu(lab: Lab, wire: BenchWire) -> Result<Stack> {
+    ensure!(wire != BenchWire::Offloads, "QEMU's hub has no offloads");
     let filters = Filters { vnet_hdr: false };
-    lab.host(Side::Secondary).unplug_tap(Slot(0))?;
+    lab.host(HostSide::Secondary).unplug_tap(LabSlot(0))?;
     let folder = tempfile::tempdir().context("making a folder for a socket")?;
     let notify = folder.path().join("notify");
     let mut arguments = filters.primary();
     arguments.extend(filters.compare_notifying(&notify));
-    let primary = MeasuredGuest::start(&lab, Side::Primary, Slot(0), Mover::Hub(arguments))?;
+    let primary = MeasuredGuest::start(&lab, HostSide::Primary, LabSlot(0), Mover::Hub(arguments))?;
     let frame = CountingFrame::connect(&notify)?;
     let arguments = Mover::Hub(filters.secondary_once());
-    let secondary = MeasuredGuest::start(&lab, Side::Secondary, Slot(0), arguments)?;
+    let secondary = MeasuredGuest::start(&lab, HostSide::Secondary, LabSlot(0), arguments)?;
     Ok(Stack {
-        chain: Chain::Qemu,
-        protection: Protection::Qemu(frame),
+        chain: BenchChain::Qemu,
+        protection: StackProtection::Qemu(frame),
         primary,
         _secondary: Some(secondary),
         lab,
@@ -253,16 +259,17 @@ fn qemu(lab: Lab, wire: Wire) -> Result<Stack> {
 
 /// The secondary's daemon starts before its guest, whose first frame must not reach the LAN. The
 /// primary's daemon starts last, because a late secondary costs a checkpoint.
-fn ours(lab: Lab, wire: Wire, Setup { chain, lane, more }: Setup) -> Result<Stack> {
+fn ours(lab: Lab, wire: BenchWire, Setup { chain, lane, more }: Setup) -> Result<Stack> {
     // AF_XDP loses the state of checksums. Plain frames between the hosts must have complete
     // checksums.
-    let vnet_hdr = lab.options.vnet_hdr || chain == Chain::AfXdp;
+    let vnet_hdr = lab.options.vnet_hdr || chain == BenchChain::AfXdp;
     let options = PairOptions { vnet_hdr, lane, ..PairOptions::default() };
-    let guest = MeasuredGuest::start(&lab, Side::Primary, Slot(0), wire.mover())?;
-    let config = options.config(Side::Secondary, Slot(0), more);
-    let secondary = Daemon::run_config(lab.host(Side::Secondary), &config)?;
-    let secondary_guest = MeasuredGuest::start(&lab, Side::Secondary, Slot(0), wire.mover())?;
-    let primary = Daemon::start(&lab, Side::Primary, &options)?;
+    let guest = MeasuredGuest::start(&lab, HostSide::Primary, LabSlot(0), wire.mover())?;
+    let config = options.config(HostSide::Secondary, LabSlot(0), more);
+    let secondary = Daemon::run_config(lab.host(HostSide::Secondary), &config)?;
+    let secondary_guest =
+        MeasuredGuest::start(&lab, HostSide::Secondary, LabSlot(0), wire.mover())?;
+    let primary = Daemon::start(&lab, HostSide::Primary, &options)?;
     primary.wait_protected()?;
     for daemon in [&primary, &secondary] {
         daemon.wait_status("the lane in use", QUIET_TIMEOUT, |status| {
@@ -270,14 +277,14 @@ fn ours(lab: Lab, wire: Wire, Setup { chain, lane, more }: Setup) -> Result<Stac
             is_used == (lane == LANE)
         })?;
     }
-    if chain == Chain::AfXdp {
+    if chain == BenchChain::AfXdp {
         let status = secondary.status()?;
         let capture = status.0.pointer("/detail/capture").and_then(|name| name.as_str());
         ensure!(capture == Some("af-xdp"), "{capture:?}: {}", secondary.process.stderr());
     }
     Ok(Stack {
         chain,
-        protection: Protection::Ours { primary, secondary },
+        protection: StackProtection::Ours { primary, secondary },
         primary: guest,
         _secondary: Some(secondary_guest),
         lab,

@@ -2,13 +2,13 @@
 
 use std::fmt::{self, Write as _};
 
-use super::results::{Chain, Results};
-use super::row::{Row, RowLine, Summary, Target};
+use super::results::{BenchChain, Results};
+use super::row::{BenchRow, BenchTarget, RowLine, Summary};
 
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
-    pub row: Row,
+pub struct TableEntry {
+    pub row: BenchRow,
     pub figure: &'static str,
     pub title: &'static str,
     /// No proxy, QEMU, colo-proxy; `None` if it was not measured.
@@ -21,33 +21,33 @@ pub struct Entry {
 /// A target and its verdict.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Verdict {
-    pub target: Target,
+    pub target: BenchTarget,
     /// The ratio or the value that the target is about.
     pub found: f64,
     pub met: bool,
 }
 
 /// All lines for which there are figures.
-pub fn entries(results: &Results) -> Vec<Entry> {
-    let lines = Row::ALL.into_iter().flat_map(|row| row.lines().iter().map(move |l| (row, l)));
+pub fn entries(results: &Results) -> Vec<TableEntry> {
+    let lines = BenchRow::ALL.into_iter().flat_map(|row| row.lines().iter().map(move |l| (row, l)));
     lines.filter_map(|(row, line)| entry(results, row, line)).collect()
 }
 
-fn entry(results: &Results, row: Row, line: &RowLine) -> Option<Entry> {
+fn entry(results: &Results, row: BenchRow, line: &RowLine) -> Option<TableEntry> {
     let value = |chain| match line.of {
         Summary::Median => results.median(row.id(), chain, line.figure),
         Summary::Sum => results.sum(row.id(), chain, line.figure),
         Summary::Highest => results.highest(row.id(), chain, line.figure),
     };
-    let values = [Chain::None, Chain::Qemu, row.ours()].map(value);
-    let others = [Chain::Streams, Chain::AfXdp].map(value);
+    let values = [BenchChain::None, BenchChain::Qemu, row.ours()].map(value);
+    let others = [BenchChain::Streams, BenchChain::AfXdp].map(value);
     values.iter().any(Option::is_some).then_some(())?;
     let targets =
         line.targets.iter().filter_map(|target| target.judge(values, others[0])).collect();
-    Some(Entry { row, figure: line.figure, title: line.title, values, others, targets })
+    Some(TableEntry { row, figure: line.figure, title: line.title, values, others, targets })
 }
 
-impl Entry {
+impl TableEntry {
     /// colo-proxy's figure divided by QEMU's, and by the one without a proxy.
     pub fn ratios(&self) -> [Option<f64>; 2] {
         let [none, qemu, ours] = self.values;
@@ -58,7 +58,7 @@ impl Entry {
     }
 }
 
-impl Target {
+impl BenchTarget {
     /// `None` if one of the figures is missing.
     fn judge(self, [none, qemu, ours]: [Option<f64>; 3], streams: Option<f64>) -> Option<Verdict> {
         let ours = ours?;
@@ -83,7 +83,7 @@ fn at_most(found: f64, most: f64) -> (f64, bool) {
     (found, found <= most)
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for BenchTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TimesQemu(least) => write!(f, "≥ {least} × QEMU"),
@@ -101,11 +101,11 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = if self.met { "met" } else { "missed" };
         match self.target {
-            Target::TimesQemu(_) => write!(f, "{verdict}: {:.2} ×", self.found),
-            Target::AtMost(_) | Target::AtLeast(_) => {
+            BenchTarget::TimesQemu(_) => write!(f, "{verdict}: {:.2} ×", self.found),
+            BenchTarget::AtMost(_) | BenchTarget::AtLeast(_) => {
                 write!(f, "{verdict}: {}", number(Some(self.found)))
             }
-            Target::ShareOfStreams(_) => write!(f, "{verdict}: {:.1} %", self.found * 100.0),
+            BenchTarget::ShareOfStreams(_) => write!(f, "{verdict}: {:.1} %", self.found * 100.0),
             _ => write!(f, "{verdict}: {}", percent(self.found)),
         }
     }
@@ -129,7 +129,7 @@ pub(super) fn number(value: Option<f64>) -> String {
 }
 
 /// The table for a terminal.
-pub fn plain(entries: &[Entry]) -> String {
+pub fn plain(entries: &[TableEntry]) -> String {
     let mut text = format!(
         "{:<42} {:>9} {:>9} {:>10} {:>7} {:>7} {:>9} {:>9}  {}\n",
         "", "no proxy", "QEMU", "colo-proxy", "/QEMU", "/none", "streams", "AF_XDP", "target"
@@ -157,7 +157,7 @@ pub fn plain(entries: &[Entry]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Target, entries, number, plain};
+    use super::{BenchTarget, entries, number, plain};
     use crate::bench::results::tests::results;
 
     #[test]
@@ -166,7 +166,10 @@ mod tests {
         let figures: Vec<&str> = entries.iter().map(|entry| entry.figure).collect();
         assert_eq!(figures, ["rate", "p50_us", "asked"]);
         let rate = entries[0].targets[0];
-        assert!(rate.met && rate.found > 2.59 && rate.target == Target::TimesQemu(2.5), "{rate:?}");
+        assert!(
+            rate.met && rate.found > 2.59 && rate.target == BenchTarget::TimesQemu(2.5),
+            "{rate:?}"
+        );
         let p50 = entries[1].targets[0];
         assert!(p50.met && (p50.found - 10.0 / 68.0).abs() < 1e-9, "{p50:?}");
         assert!(entries[2].targets.is_empty());
@@ -175,9 +178,9 @@ mod tests {
     #[test]
     fn one_figure_missing_is_no_verdict() {
         let values = [Some(1.0), None, Some(2.0)];
-        assert_eq!(Target::TimesQemu(2.0).judge(values, None), None);
-        assert_eq!(Target::AtMost(3.0).judge([None; 3], None), None);
-        let judged = Target::ShareOfNone(0.35).judge(values, None);
+        assert_eq!(BenchTarget::TimesQemu(2.0).judge(values, None), None);
+        assert_eq!(BenchTarget::AtMost(3.0).judge([None; 3], None), None);
+        let judged = BenchTarget::ShareOfNone(0.35).judge(values, None);
         assert!(judged.is_some_and(|judged| judged.met));
     }
 

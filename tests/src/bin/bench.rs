@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
-use colo_lab::bench::{self, Options, Results, service};
+use colo_lab::bench::{self, BenchOptions, Results, service};
 
 /// Measures the same work without a proxy, through QEMU's own chain and through colo-proxy.
 #[derive(Debug, Parser)]
@@ -13,7 +13,7 @@ struct Arguments {
     #[command(subcommand)]
     task: Option<Task>,
     #[command(flatten)]
-    options: Options,
+    options: BenchOptions,
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use colo_lab::stand_in::command::Report;
+use colo_lab::stand_in::command::StandInReport;
 use colo_lab::stand_in::pump::{Pump, report};
 use colo_lab::stand_in::shift::Shift;
-use colo_lab::stand_in::tap::{self, Offloads};
+use colo_lab::stand_in::tap::{self, TapOffloads};
 use nix::sched::{CloneFlags, setns};
 
 #[derive(Debug, Parser)]
@@ -29,7 +29,7 @@ struct Arguments {
     #[arg(long, default_value = "eth0")]
     eth: String,
     #[arg(long, value_enum, default_value = "on")]
-    offloads: Offloads,
+    offloads: TapOffloads,
     /// Frames without a virtio-net header.
     #[arg(long)]
     plain: bool,
@@ -43,7 +43,7 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let offloads = if arguments.plain { Offloads::Off } else { arguments.offloads };
+    let offloads = if arguments.plain { TapOffloads::Off } else { arguments.offloads };
     enter(&arguments.host_netns)?;
     let host = tap::open(&arguments.tap, !arguments.plain, offloads)?;
     enter(&arguments.guest_netns)?;
@@ -51,7 +51,7 @@ fn main() -> Result<()> {
     let mut pump = Pump::new(host, guest, !arguments.plain);
     pump.shift = arguments.shift;
     pump.verify = !arguments.no_verify;
-    report(&mut stdout(), &Report::Ready)?;
+    report(&mut stdout(), &StandInReport::Ready)?;
     // Without a buffer: poll() does not see the content of a buffer.
     let commands = File::from(stdin().as_fd().try_clone_to_owned().context("duplicating stdin")?);
     pump.run(commands, stdout())

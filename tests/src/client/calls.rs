@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use super::Conversation;
 use crate::namespace::Namespace;
 use crate::network::Family;
-use crate::protocol::{CALL_PORT, Call};
+use crate::protocol::{CALL_PORT, ServiceCall};
 
 /// The time after which a call is repeated, because the datagram may have been lost.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ impl Calls {
     pub fn call(&self) -> Result<Conversation> {
         static PORTS: AtomicU16 = AtomicU16::new(20000);
         let from_port = PORTS.fetch_add(1, Ordering::Relaxed);
-        let call = Call { from_port, to: self.to }.encode();
+        let call = ServiceCall { from_port, to: self.to }.encode();
         let deadline = Instant::now() + TIMEOUT;
         while Instant::now() < deadline {
             self.socket.send_to(call.as_bytes(), self.guest).context("sending a call")?;

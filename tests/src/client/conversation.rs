@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use crate::namespace::Namespace;
 use crate::network::Family;
 use crate::protocol::{
-    Kind, Pattern, Request, SERVICE_PORT, Transcript, blocks, read_pattern, write_pattern,
+    Pattern, RequestKind, SERVICE_PORT, ServiceRequest, Transcript, blocks, read_pattern,
+    write_pattern,
 };
 
 /// A slower answer is an error.
@@ -85,7 +86,7 @@ impl Conversation {
     /// Sends `count` bytes, receives a counter, a hash and `count` bytes of pattern, and returns
     /// how long it took.
     pub fn ask(&mut self, count: u64) -> Result<Duration> {
-        let request = Request { kind: Kind::Ask, count };
+        let request = ServiceRequest { kind: RequestKind::Ask, count };
         let body = self.request_with_body(request);
         let start = Instant::now();
         self.send(&body)?;
@@ -96,7 +97,7 @@ impl Conversation {
 
     /// Sends `count` bytes and receives them back.
     pub fn echo(&mut self, count: u64) -> Result<Duration> {
-        let request = Request { kind: Kind::Echo, count };
+        let request = ServiceRequest { kind: RequestKind::Echo, count };
         let body = self.request_with_body(request);
         let start = Instant::now();
         self.send(&body)?;
@@ -110,7 +111,7 @@ impl Conversation {
 
     /// Receives `count` bytes.
     pub fn down(&mut self, count: u64) -> Result<Duration> {
-        let request = Request { kind: Kind::Down, count };
+        let request = ServiceRequest { kind: RequestKind::Down, count };
         self.transcript.request(request);
         let start = Instant::now();
         self.send(&request.encode())?;
@@ -120,7 +121,7 @@ impl Conversation {
 
     /// Sends `count` bytes that the guest checks.
     pub fn up(&mut self, count: u64) -> Result<Duration> {
-        let request = Request { kind: Kind::Up, count };
+        let request = ServiceRequest { kind: RequestKind::Up, count };
         self.transcript.request(request);
         let start = Instant::now();
         self.send(&request.encode())?;
@@ -133,7 +134,7 @@ impl Conversation {
 
     /// Receives `count` bytes in which two guests differ.
     pub fn clock(&mut self, count: u64) -> Result<ClockedAnswer> {
-        let request = Request { kind: Kind::Clock, count };
+        let request = ServiceRequest { kind: RequestKind::Clock, count };
         self.transcript.request(request);
         let (at, start) = (self.received, Instant::now());
         self.send(&request.encode())?;
@@ -158,7 +159,7 @@ impl Conversation {
     }
 
     /// A header and a body, and the transcript of both ends after them.
-    fn request_with_body(&mut self, request: Request) -> Vec<u8> {
+    fn request_with_body(&mut self, request: ServiceRequest) -> Vec<u8> {
         self.transcript.request(request);
         let mut bytes = request.encode().to_vec();
         let mut pattern = Pattern::new(self.transcript.hash ^ 1);

@@ -15,7 +15,7 @@ const ACK: u8 = 16;
 
 /// A TCP segment.
 #[derive(Clone, Debug)]
-pub struct Segment {
+pub struct TestSegment {
     port: u16,
     seq: u32,
     ack: u32,
@@ -27,8 +27,8 @@ pub struct Segment {
 }
 
 /// A segment of the connection from port 80, with the sequence number `seq`.
-pub fn segment(seq: u32) -> Segment {
-    Segment {
+pub fn segment(seq: u32) -> TestSegment {
+    TestSegment {
         port: 5000,
         seq,
         ack: 0,
@@ -40,7 +40,7 @@ pub fn segment(seq: u32) -> Segment {
     }
 }
 
-impl Segment {
+impl TestSegment {
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         self.port = port;

@@ -13,7 +13,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The number of connections, and their load.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Load {
+pub(super) struct DemoLoad {
     /// Opened by the client, over each IP version.
     pub by_client: usize,
     /// Opened by the guest, over each IP version.
@@ -27,14 +27,14 @@ pub(super) struct Load {
 
 /// All of them.
 #[derive(Debug)]
-pub(super) struct Connections {
+pub(super) struct DemoConnections {
     keepers: Vec<Keeper>,
-    load: Load,
+    load: DemoLoad,
 }
 
-impl Connections {
+impl DemoConnections {
     /// Opens them and waits until they are all busy.
-    pub(super) fn open(lab: &Lab, load: Load) -> Result<Self> {
+    pub(super) fn open(lab: &Lab, load: DemoLoad) -> Result<Self> {
         let mut keepers = Vec::new();
         for family in Family::BOTH {
             let calls = Calls::new(&lab.client, family)?;
@@ -50,7 +50,7 @@ impl Connections {
 
     /// How many the client and the guest have opened.
     pub(super) fn opened(&self) -> String {
-        let Load { by_client, by_guest, .. } = self.load;
+        let DemoLoad { by_client, by_guest, .. } = self.load;
         format!("{} by the client, {} by the guest", 2 * by_client, 2 * by_guest)
     }
 

@@ -18,15 +18,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::connections::{Connections, Load};
-use super::report::Report;
+use super::connections::{DemoConnections, DemoLoad};
+use super::report::DemoReport;
 use super::traffic::{self, Amount, ms};
 use super::view::View;
 use super::{Play, Watched};
 use crate::client::{Calls, Conversation, Latency};
 use crate::counters::{self, checksum_errors};
-use crate::daemon::Status;
-use crate::network::{Family, Side};
+use crate::daemon::DaemonStatus;
+use crate::network::{Family, HostSide};
 use crate::qemu::emulator::Emulator;
 use crate::qemu::protected::{Protected, colo_frame};
 use crate::qemu::{Image, QemuGuest};
@@ -38,8 +38,8 @@ const CONFIG: &str = "[guest.checkpoints]\ninterval_max_ms = 500\nspacing_max_ms
                       [guest.takeover]\nfence = \"FENCE\"\n";
 /// The times are long, because emulated processors are slow.
 const AMOUNT: Amount = Amount { requests: 500, bulk_len: 32 << 20, datagrams: 500, calls: 20 };
-const LOAD: Load =
-    Load { by_client: 5, by_guest: 5, pause: Duration::from_millis(20), answers: 30 };
+const LOAD: DemoLoad =
+    DemoLoad { by_client: 5, by_guest: 5, pause: Duration::from_millis(20), answers: 30 };
 /// Answers in which the guests differ, on each of four connections.
 const DIFFERENCES: usize = 5;
 const ASK_LEN: u64 = 1000;
@@ -56,10 +56,10 @@ impl Stage {
         view.say(&format!("   QEMU {}, which emulates both processors", emulator.release()?));
         let mut pair = Protected::new(emulator, Image::build(cache)?, true)?;
         CONFIG.clone_into(&mut pair.more);
-        for side in Side::BOTH {
+        for side in HostSide::BOTH {
             pair.write_fence(side, "")?;
         }
-        pair.start_primary(Side::Primary)?;
+        pair.start_primary(HostSide::Primary)?;
         view.say("   client, switch, hosta and hostb are up; a guest has booted on hosta");
         let stage = Self { pair, watched: Watched::default() };
         stage.watch();
@@ -68,18 +68,18 @@ impl Stage {
 
     /// The live view shows the daemons that run now.
     fn watch(&self) {
-        let names = [(Side::Primary, "hosta"), (Side::Secondary, "hostb")];
+        let names = [(HostSide::Primary, "hosta"), (HostSide::Secondary, "hostb")];
         let running = names
             .into_iter()
             .filter_map(|(side, name)| Some((name, self.pair.half(side).ok()?.daemon.asker())));
         self.watched.set(running.collect());
     }
 
-    fn guest(&self, side: Side) -> Result<&QemuGuest> {
+    fn guest(&self, side: HostSide) -> Result<&QemuGuest> {
         Ok(&self.pair.half(side)?.guest)
     }
 
-    fn alone(&self, view: &View, report: &mut Report) -> Result<()> {
+    fn alone(&self, view: &View, report: &mut DemoReport) -> Result<()> {
         view.step(1, "One guest, not protected yet: the reference");
         for (what, found) in traffic::run(&self.pair.lab, AMOUNT)?.rows() {
             view.say(&report.note(&format!("alone: {what}"), found));
@@ -88,7 +88,7 @@ impl Stage {
     }
 
     /// A second guest receives the state of the one that runs on `primary`.
-    fn join(&mut self, primary: Side, view: &View, report: &mut Report) -> Result<()> {
+    fn join(&mut self, primary: HostSide, view: &View, report: &mut DemoReport) -> Result<()> {
         let secondary = primary.other();
         self.pair.start_secondary(secondary)?;
         self.watch();
@@ -104,12 +104,12 @@ impl Stage {
         Ok(())
     }
 
-    fn protected(&mut self, view: &View, report: &mut Report) -> Result<()> {
+    fn protected(&mut self, view: &View, report: &mut DemoReport) -> Result<()> {
         view.step(2, "A second guest joins: the same traffic under protection, with a checkpoint every 500 ms");
-        self.join(Side::Primary, view, report)?;
-        let daemon = &self.pair.half(Side::Primary)?.daemon;
+        self.join(HostSide::Primary, view, report)?;
+        let daemon = &self.pair.half(HostSide::Primary)?.daemon;
         let before = daemon.status()?;
-        let qmp = self.guest(Side::Primary)?.qmp()?;
+        let qmp = self.guest(HostSide::Primary)?.qmp()?;
         let place = qmp.place();
         for (what, found) in traffic::run(&self.pair.lab, AMOUNT)?.rows() {
             view.say(&report.note(&format!("protected: {what}"), found));
@@ -128,8 +128,8 @@ impl Stage {
     }
 
     /// The pause of a guest that has little to copy.
-    fn idle(&self, view: &View, report: &mut Report) -> Result<()> {
-        let status = self.pair.half(Side::Primary)?.daemon.status()?;
+    fn idle(&self, view: &View, report: &mut DemoReport) -> Result<()> {
+        let status = self.pair.half(HostSide::Primary)?.daemon.status()?;
         let quick_ack = &colo_frame(&status)["quick_ack"];
         let held = quick_ack["state"] == "on";
         view.say(&report.check("quick acknowledgments between the hosts", held, state(quick_ack)));
@@ -142,14 +142,14 @@ impl Stage {
         Ok(())
     }
 
-    fn differ(&self, view: &View, report: &mut Report) -> Result<()> {
+    fn differ(&self, view: &View, report: &mut DemoReport) -> Result<()> {
         view.step(3, "The guests differ: each takes its answers from its own clock");
-        let daemon = &self.pair.half(Side::Primary)?.daemon;
+        let daemon = &self.pair.half(HostSide::Primary)?.daemon;
         let before = daemon.status()?;
-        let qmp = self.guest(Side::Primary)?.qmp()?;
+        let qmp = self.guest(HostSide::Primary)?.qmp()?;
         let place = qmp.place();
         let answers = self.clocks()?;
-        let after = self.pair.wait_nothing_held(Side::Primary)?;
+        let after = self.pair.wait_nothing_held(HostSide::Primary)?;
         let total = answers.count();
         let [p50, max] = [50.0, 100.0].map(|rank| ms(answers.percentile(rank)));
         let found = format!("{total} of {total}, held until a checkpoint: median {p50}, max {max}");
@@ -184,30 +184,30 @@ impl Stage {
         Ok(answers)
     }
 
-    fn first_failover(&mut self, view: &View, report: &mut Report) -> Result<Connections> {
+    fn first_failover(&mut self, view: &View, report: &mut DemoReport) -> Result<DemoConnections> {
         view.step(4, "kill -9 of QEMU and the daemon on hosta, during long-lived connections");
-        let connections = Connections::open(&self.pair.lab, LOAD)?;
+        let connections = DemoConnections::open(&self.pair.lab, LOAD)?;
         view.say(&format!("   {}, all busy", connections.opened()));
-        self.fail_over(Side::Primary, connections, view, report)
+        self.fail_over(HostSide::Primary, connections, view, report)
     }
 
     fn second_failover(
         &mut self,
-        connections: Connections,
+        connections: DemoConnections,
         view: &View,
-        report: &mut Report,
+        report: &mut DemoReport,
     ) -> Result<()> {
         view.step(
             5,
             "A new secondary joins on hosta, then kill -9 of QEMU and the daemon on hostb",
         );
-        self.pair.become_primary(Side::Secondary)?;
+        self.pair.become_primary(HostSide::Secondary)?;
         connections.take_gaps();
-        self.join(Side::Secondary, view, report)?;
+        self.join(HostSide::Secondary, view, report)?;
         let connections = alive(connections, "the new secondary joined")?;
         let gaps = connections.take_gaps();
         view.say(&report.note("gap in the answers meanwhile", gaps.to_string()));
-        let connections = self.fail_over(Side::Secondary, connections, view, report)?;
+        let connections = self.fail_over(HostSide::Secondary, connections, view, report)?;
         let (held, found) = connections.close()?;
         view.say(&report.check("the same connections in the end", held, found));
         self.afterwards(view, report)
@@ -216,11 +216,11 @@ impl Stage {
     /// The host of `dies` is gone, and nobody reports that to the other host.
     fn fail_over(
         &mut self,
-        dies: Side,
-        connections: Connections,
+        dies: HostSide,
+        connections: DemoConnections,
         view: &View,
-        report: &mut Report,
-    ) -> Result<Connections> {
+        report: &mut DemoReport,
+    ) -> Result<DemoConnections> {
         let survives = dies.other();
         let host = format!("host{}", dies.letter());
         self.pair.write_fence(survives, "")?;
@@ -240,11 +240,11 @@ impl Stage {
         Ok(connections)
     }
 
-    fn afterwards(&mut self, view: &View, report: &mut Report) -> Result<()> {
+    fn afterwards(&mut self, view: &View, report: &mut DemoReport) -> Result<()> {
         traffic::once(&self.pair.lab)?;
         view.say(&report.check("new connections and datagrams afterwards", true, "served".into()));
         let mut errors = checksum_errors(&counters::read(&self.pair.lab.client)?);
-        errors.extend(checksum_errors(&self.pair.half_mut(Side::Primary)?.guest.counters()?));
+        errors.extend(checksum_errors(&self.pair.half_mut(HostSide::Primary)?.guest.counters()?));
         let held = errors.is_empty();
         let found = if held { "none".into() } else { format!("{errors:?}") };
         view.say(&report.check("checksum errors at any stack", held, found));
@@ -258,7 +258,7 @@ fn state(quick_ack: &Value) -> String {
 }
 
 /// The checkpoints that the comparison has requested, by reason. A join also requests one.
-fn asked_since(before: &Status, after: &Status) -> BTreeMap<String, u64> {
+fn asked_since(before: &DaemonStatus, after: &DaemonStatus) -> BTreeMap<String, u64> {
     let before = before.checkpoints();
     let since = |(reason, count): (String, u64)| {
         let more = count.saturating_sub(before.get(&reason).copied().unwrap_or_default());
@@ -268,7 +268,7 @@ fn asked_since(before: &Status, after: &Status) -> BTreeMap<String, u64> {
 }
 
 /// Returns all connections, after further answers. If some have ended, the error says how.
-fn alive(connections: Connections, after: &str) -> Result<Connections> {
+fn alive(connections: DemoConnections, after: &str) -> Result<DemoConnections> {
     if let Err(late) = connections.go_on() {
         let (_, found) = connections.close()?;
         bail!("connections that continued after {after}: {found} ({late:#})");
@@ -279,7 +279,7 @@ fn alive(connections: Connections, after: &str) -> Result<Connections> {
 impl Play for Stage {
     const SUMMARY: u32 = 6;
 
-    fn run(&mut self, view: &View, report: &mut Report) -> Result<()> {
+    fn run(&mut self, view: &View, report: &mut DemoReport) -> Result<()> {
         self.alone(view, report)?;
         self.protected(view, report)?;
         self.differ(view, report)?;

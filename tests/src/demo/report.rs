@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 /// The rows, in the order of their measurements.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(super) struct DemoReport {
     rows: Vec<Row>,
 }
 
@@ -16,7 +16,7 @@ struct Row {
     held: Option<bool>,
 }
 
-impl Report {
+impl DemoReport {
     /// Adds something that must hold, with what was found.
     pub(super) fn check(&mut self, what: &str, held: bool, found: String) -> String {
         self.add(what, found, Some(held))

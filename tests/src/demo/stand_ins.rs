@@ -11,24 +11,24 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
-use super::connections::{Connections, Load};
-use super::report::Report;
+use super::connections::{DemoConnections, DemoLoad};
+use super::report::DemoReport;
 use super::traffic::{self, Amount, ms};
 use super::view::View;
 use super::{Play, Watched};
 use crate::client::Conversation;
 use crate::counters::{self, checksum_errors};
-use crate::daemon::{Daemon, PairOptions, Status};
-use crate::guest::{Guest, GuestOptions};
-use crate::network::{Family, Lab, LabOptions, Side};
+use crate::daemon::{Daemon, DaemonStatus, PairOptions};
+use crate::guest::{GuestOptions, StandInGuest};
+use crate::network::{Family, HostSide, Lab, LabOptions};
 use crate::protocol::SERVICE_PORT;
 use crate::stand_in::packet::TCP;
-use crate::stand_in::tap::Offloads;
+use crate::stand_in::tap::TapOffloads;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// The work that is in progress in step 4.
-const LOAD: Load =
-    Load { by_client: 4, by_guest: 2, pause: Duration::from_millis(2), answers: 300 };
+const LOAD: DemoLoad =
+    DemoLoad { by_client: 4, by_guest: 2, pause: Duration::from_millis(2), answers: 300 };
 const AMOUNT: Amount = Amount { requests: 5000, bulk_len: 128 << 20, datagrams: 4000, calls: 40 };
 const ASK_LEN: u64 = 1500;
 const NOT_RUNNING: &str = "the daemon is not running";
@@ -37,8 +37,8 @@ const NOT_RUNNING: &str = "the daemon is not running";
 pub(super) struct Stage {
     primary: Option<Daemon>,
     secondary: Option<Daemon>,
-    primary_guest: Option<Guest>,
-    secondary_guest: Option<Guest>,
+    primary_guest: Option<StandInGuest>,
+    secondary_guest: Option<StandInGuest>,
     lab: Lab,
     watched: Watched,
 }
@@ -46,8 +46,8 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) fn build(view: &View) -> Result<Self> {
         let lab = Lab::new(LabOptions::default())?;
-        let options = GuestOptions::of(Side::Primary, Offloads::On);
-        let primary_guest = Guest::start(&lab, Side::Primary, options)?;
+        let options = GuestOptions::of(HostSide::Primary, TapOffloads::On);
+        let primary_guest = StandInGuest::start(&lab, HostSide::Primary, options)?;
         view.say("   client, switch, hosta and hostb are up; a guest runs on hosta's tap0");
         Ok(Self {
             primary: None,
@@ -59,7 +59,7 @@ impl Stage {
         })
     }
 
-    fn plain(&self, view: &View, report: &mut Report) -> Result<()> {
+    fn plain(&self, view: &View, report: &mut DemoReport) -> Result<()> {
         view.step(1, "Plain traffic, no protection, no second guest: the reference");
         for (what, found) in traffic::run(&self.lab, AMOUNT)?.rows() {
             view.say(&report.note(&format!("plain: {what}"), found));
@@ -71,10 +71,11 @@ impl Stage {
     fn protect(&mut self, view: &View) -> Result<()> {
         view.step(2, "The same traffic under protection");
         let options = PairOptions::default();
-        let secondary = Daemon::start(&self.lab, Side::Secondary, &options)?;
-        let guest_options = GuestOptions::of(Side::Secondary, Offloads::On);
-        self.secondary_guest = Some(Guest::start(&self.lab, Side::Secondary, guest_options)?);
-        let primary = Daemon::start(&self.lab, Side::Primary, &options)?;
+        let secondary = Daemon::start(&self.lab, HostSide::Secondary, &options)?;
+        let guest_options = GuestOptions::of(HostSide::Secondary, TapOffloads::On);
+        self.secondary_guest =
+            Some(StandInGuest::start(&self.lab, HostSide::Secondary, guest_options)?);
+        let primary = Daemon::start(&self.lab, HostSide::Primary, &options)?;
         primary.wait_protected()?;
         self.watched.set(vec![
             ("hosta primary  ", primary.asker()),
@@ -85,7 +86,7 @@ impl Stage {
         Ok(())
     }
 
-    fn protected(&self, view: &View, report: &mut Report) -> Result<()> {
+    fn protected(&self, view: &View, report: &mut DemoReport) -> Result<()> {
         let before = self.primary_status()?;
         let measured = traffic::run(&self.lab, AMOUNT)?;
         for (what, found) in measured.rows() {
@@ -103,7 +104,7 @@ impl Stage {
         Ok(())
     }
 
-    fn diverge(&mut self, view: &View, report: &mut Report) -> Result<()> {
+    fn diverge(&mut self, view: &View, report: &mut DemoReport) -> Result<()> {
         view.step(3, "The secondary's guest computes one byte differently");
         let before = self.primary_status()?;
         let mut conversation = Conversation::open(&self.lab.client, Family::V4)?;
@@ -145,9 +146,9 @@ impl Stage {
         Ok(())
     }
 
-    fn kill_primary(&mut self, view: &View, report: &mut Report) -> Result<()> {
+    fn kill_primary(&mut self, view: &View, report: &mut DemoReport) -> Result<()> {
         view.step(4, "kill -9 of the primary host, during long-lived connections");
-        let connections = Connections::open(&self.lab, LOAD)?;
+        let connections = DemoConnections::open(&self.lab, LOAD)?;
         view.say(&format!("   {}, all busy", connections.opened()));
         connections.take_gaps();
         let took = self.fail_over()?;
@@ -175,7 +176,7 @@ impl Stage {
         Ok(start.elapsed())
     }
 
-    fn afterwards(&mut self, view: &View, report: &mut Report) -> Result<()> {
+    fn afterwards(&mut self, view: &View, report: &mut DemoReport) -> Result<()> {
         traffic::once(&self.lab)?;
         view.say(&report.check("new connections and datagrams afterwards", true, "served".into()));
         let guest = self.secondary_guest.as_mut().context("no secondary guest")?;
@@ -189,7 +190,7 @@ impl Stage {
         Ok(())
     }
 
-    fn primary_status(&self) -> Result<Status> {
+    fn primary_status(&self) -> Result<DaemonStatus> {
         self.primary()?.status()
     }
 
@@ -201,7 +202,7 @@ impl Stage {
 impl Play for Stage {
     const SUMMARY: u32 = 5;
 
-    fn run(&mut self, view: &View, report: &mut Report) -> Result<()> {
+    fn run(&mut self, view: &View, report: &mut DemoReport) -> Result<()> {
         self.plain(view, report)?;
         self.protect(view)?;
         self.protected(view, report)?;

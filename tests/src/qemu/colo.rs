@@ -20,7 +20,7 @@ const BANDWIDTH: u64 = 10 << 30;
 
 /// The duration of a checkpoint.
 #[derive(Clone, Copy, Debug)]
-pub struct Checkpoint {
+pub struct PausePair {
     /// How long the primary's guest stood still.
     pub pause: Duration,
     /// How long the secondary's did.
@@ -59,12 +59,12 @@ pub fn prepare(guest: &QemuGuest) -> Result<()> {
 }
 
 /// Requests a checkpoint and waits until it is done.
-pub fn checkpoint(primary: &QemuGuest, secondary: &QemuGuest) -> Result<Checkpoint> {
+pub fn checkpoint(primary: &QemuGuest, secondary: &QemuGuest) -> Result<PausePair> {
     let places = [primary.qmp()?.place(), secondary.qmp()?.place()];
     request_checkpoint(primary)?;
     let [pause, secondary_pause] = [(primary, places[0]), (secondary, places[1])]
         .map(|(guest, place)| stood_still(guest.qmp()?, place));
-    Ok(Checkpoint { pause: pause?, secondary_pause: secondary_pause? })
+    Ok(PausePair { pause: pause?, secondary_pause: secondary_pause? })
 }
 
 /// Only requests a checkpoint.

@@ -1,5 +1,5 @@
 //! QEMU's own parts of the proxy, as its documentation sets them up: arguments for a
-//! [`Machine`](super::machine::Machine).
+//! [`QemuMachine`](super::machine::Machine).
 //!
 //! ```text
 //!   primary:    m0 (input, to 9003)   r1 (output, to 9001)   r0 (output, from 9005)   colo-compare
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::machine::NETDEV;
 use crate::daemon::{MIRROR_PORT, SECONDARY_PORT};
-use crate::network::Side;
+use crate::network::HostSide;
 
 /// The ports on the primary's host to and from the compare. QEMU's documentation uses 9005 for the
 /// second. Here, that is the port of the control lane.
@@ -30,7 +30,7 @@ impl Filters {
     /// its host.
     pub fn primary(self) -> Vec<String> {
         let mut arguments = Vec::new();
-        let host = Side::Primary.replication().to_string();
+        let host = HostSide::Primary.replication().to_string();
         for (id, host, port) in [
             ("mirror", host.as_str(), MIRROR_PORT),
             ("output", "127.0.0.1", PRIMARY_PORT),
@@ -60,7 +60,7 @@ impl Filters {
     }
 
     fn compare_with(self, more: &str) -> Vec<String> {
-        let host = Side::Primary.replication().to_string();
+        let host = HostSide::Primary.replication().to_string();
         let mut arguments = Vec::new();
         arguments.extend(socket("secondary-in", &host, SECONDARY_PORT, "server=on,wait=off"));
         arguments.extend(socket("primary-in", "127.0.0.1", PRIMARY_PORT, "server=off"));
@@ -86,7 +86,7 @@ impl Filters {
     }
 
     fn secondary_connecting(self, how: &str) -> Vec<String> {
-        let host = Side::Primary.replication().to_string();
+        let host = HostSide::Primary.replication().to_string();
         let mut arguments = Vec::new();
         for (id, port) in [("mirror", MIRROR_PORT), ("output", SECONDARY_PORT)] {
             arguments.extend(socket(id, &host, port, how));
@@ -99,7 +99,7 @@ impl Filters {
 
     /// The arguments of our colo-compare, in the place of [`compare`](Self::compare).
     pub fn our_compare(self) -> Vec<String> {
-        let host = Side::Primary.replication();
+        let host = HostSide::Primary.replication();
         let mut arguments: Vec<String> = [
             "colo-compare".to_owned(),
             format!("--primary-in=tcp:127.0.0.1:{PRIMARY_PORT},nodelay"),

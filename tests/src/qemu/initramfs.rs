@@ -2,7 +2,7 @@
 //! lab's service.
 
 use super::cpio::Archive;
-use super::kernel::{self, Kernel};
+use super::kernel::{self, GuestKernel};
 use super::modules;
 use anyhow::{Context as _, Result};
 use std::fmt::Write as _;
@@ -20,7 +20,7 @@ pub(super) const END: &str = "guest: end of counters";
 
 /// Addresses and other settings, which are the same in both guests.
 #[derive(Clone, Debug)]
-pub struct Network {
+pub struct GuestNetwork {
     /// With the length of the prefix.
     pub ipv4: String,
     pub ipv6: String,
@@ -31,7 +31,7 @@ pub struct Network {
 }
 
 /// Builds the file system with the program `service` in it.
-pub fn build(kernel: &Kernel, service: &Path, network: &Network) -> Result<Vec<u8>> {
+pub fn build(kernel: &GuestKernel, service: &Path, network: &GuestNetwork) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     let drivers = modules::in_load_order(&kernel.modules, &MODULES)?;
     let mut load = String::new();
@@ -77,8 +77,8 @@ fn copy(archive: &mut Archive, name: &str, from: &Path) -> Result<()> {
 }
 
 /// The first program of the guest. If it ends, the kernel panics, and the guest ends.
-fn init(load: &str, network: &Network) -> String {
-    let Network { ipv4, ipv6, neighbours, neighbour_mac } = network;
+fn init(load: &str, network: &GuestNetwork) -> String {
+    let GuestNetwork { ipv4, ipv6, neighbours, neighbour_mac } = network;
     let mut links = format!(
         "link set lo up\\nlink set eth0 up\\naddr add {ipv4} dev eth0\\naddr add {ipv6} dev eth0\\n"
     );

@@ -10,13 +10,13 @@ const CURRENT: &str = "linux-image-cloud-amd64";
 
 /// An unpacked kernel.
 #[derive(Clone, Debug)]
-pub struct Kernel {
+pub struct GuestKernel {
     pub image: PathBuf,
     /// The folder with its modules.
     pub modules: PathBuf,
 }
 
-impl Kernel {
+impl GuestKernel {
     /// The kernel in `cache`. It is downloaded and unpacked if it is missing.
     pub fn fetch(cache: &Path) -> Result<Self> {
         let unpacked = cache.join("kernel");

@@ -13,7 +13,7 @@ pub const NETDEV: &str = "hn0";
 /// The machine of one guest. Both machines of a pair under COLO must be equal except for `incoming`
 /// and `arguments`, because the state of one is loaded into the other.
 #[derive(Clone, Debug)]
-pub struct Machine {
+pub struct QemuMachine {
     pub emulator: Emulator,
     pub cpu: &'static str,
     pub memory_mib: u32,
@@ -27,7 +27,7 @@ pub struct Machine {
     pub arguments: Vec<String>,
 }
 
-impl Machine {
+impl QemuMachine {
     /// A machine that boots and is not copied.
     pub fn alone() -> Self {
         Self {

@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::emulator::Emulator;
-use super::machine::Machine;
+use super::machine::QemuMachine;
 use super::{Image, QemuGuest};
-use crate::daemon::{CONTROL_PORT, Daemon, MIRROR_PORT, SECONDARY_PORT, Status};
-use crate::network::{Lab, LabOptions, Side};
+use crate::daemon::{CONTROL_PORT, Daemon, DaemonStatus, MIRROR_PORT, SECONDARY_PORT};
+use crate::network::{HostSide, Lab, LabOptions};
 use crate::phrases;
 use crate::process::eventually;
 
@@ -33,7 +33,7 @@ pub struct Protected {
     halves: [Option<Half>; 2],
     pub lab: Lab,
     image: Image,
-    machine: Machine,
+    machine: QemuMachine,
     /// Lines for every `[[guest]]`, and tables after it.
     pub more: String,
     vnet_hdr: bool,
@@ -41,7 +41,7 @@ pub struct Protected {
     folder: tempfile::TempDir,
 }
 
-impl Side {
+impl HostSide {
     /// The other host.
     #[must_use]
     pub fn other(self) -> Self {
@@ -59,37 +59,37 @@ impl Protected {
             halves: [None, None],
             lab: Lab::new(LabOptions { vnet_hdr, ..LabOptions::default() })?,
             image,
-            machine: Machine { vnet_hdr, ..Machine::for_colo(emulator) },
+            machine: QemuMachine { vnet_hdr, ..QemuMachine::for_colo(emulator) },
             more: String::new(),
             vnet_hdr,
             folder: tempfile::tempdir().context("making a folder for fences")?,
         })
     }
 
-    pub fn half(&self, side: Side) -> Result<&Half> {
+    pub fn half(&self, side: HostSide) -> Result<&Half> {
         self.halves.get(side as usize).and_then(Option::as_ref).context("nothing runs on this host")
     }
 
-    pub fn half_mut(&mut self, side: Side) -> Result<&mut Half> {
+    pub fn half_mut(&mut self, side: HostSide) -> Result<&mut Half> {
         self.halves
             .get_mut(side as usize)
             .and_then(Option::as_mut)
             .context("nothing runs on this host")
     }
 
-    fn put(&mut self, side: Side, half: Half) {
+    fn put(&mut self, side: HostSide, half: Half) {
         if let Some(place) = self.halves.get_mut(side as usize) {
             *place = Some(half);
         }
     }
 
-    fn take(&mut self, side: Side) -> Result<Half> {
+    fn take(&mut self, side: HostSide) -> Result<Half> {
         let half = self.halves.get_mut(side as usize).and_then(Option::take);
         half.context("nothing runs on this host")
     }
 
     /// Starts a guest, and a daemon that is ready to protect it.
-    pub fn start_primary(&mut self, side: Side) -> Result<()> {
+    pub fn start_primary(&mut self, side: HostSide) -> Result<()> {
         let mut guest = QemuGuest::boot_on(&self.lab, side, &self.image, &self.machine)?;
         guest.wait_ready()?;
         let daemon = self.start_daemon(side, "primary", &guest)?;
@@ -98,9 +98,9 @@ impl Protected {
     }
 
     /// Starts a guest that waits for the other's state, and its daemon.
-    pub fn start_secondary(&mut self, side: Side) -> Result<()> {
+    pub fn start_secondary(&mut self, side: HostSide) -> Result<()> {
         let incoming = Some(incoming(side));
-        let machine = Machine { incoming, ..self.machine.clone() };
+        let machine = QemuMachine { incoming, ..self.machine.clone() };
         let guest = QemuGuest::boot_on(&self.lab, side, &self.image, &machine)?;
         let daemon = self.start_daemon(side, "secondary", &guest)?;
         // QEMU must know that it will be a secondary before the state arrives.
@@ -112,7 +112,7 @@ impl Protected {
     }
 
     /// `colo-proxy protect` on the host of the primary.
-    pub fn protect(&self, side: Side) -> Result<()> {
+    pub fn protect(&self, side: HostSide) -> Result<()> {
         let uri = incoming(side.other());
         let half = self.half(side)?;
         half.daemon.protect(&uri).with_context(|| self.logs())?;
@@ -120,7 +120,7 @@ impl Protected {
     }
 
     /// The survivor's daemon ends, and the next one is a primary's. The guest continues to run.
-    pub fn become_primary(&mut self, side: Side) -> Result<()> {
+    pub fn become_primary(&mut self, side: HostSide) -> Result<()> {
         let Half { mut daemon, guest } = self.take(side)?;
         let status = daemon.process.terminate()?;
         ensure!(status.success(), "{status}: {}", daemon.process.stderr());
@@ -130,7 +130,7 @@ impl Protected {
     }
 
     /// `kill -9` of the daemon and the guest, as if the host were gone.
-    pub fn kill(&mut self, side: Side) -> Result<()> {
+    pub fn kill(&mut self, side: HostSide) -> Result<()> {
         let Half { mut daemon, mut guest } = self.take(side)?;
         // The daemon must not have time to report the guest's end, and the guest not the daemon's.
         daemon.process.signal(nix::sys::signal::Signal::SIGKILL)?;
@@ -139,7 +139,7 @@ impl Protected {
     }
 
     /// Waits until the guest of `side` has taken over.
-    pub fn wait_failed_over(&self, side: Side, timeout: Duration) -> Result<Status> {
+    pub fn wait_failed_over(&self, side: HostSide, timeout: Duration) -> Result<DaemonStatus> {
         let half = self.half(side)?;
         half.daemon.wait_status("a takeover", timeout, |status| {
             status.mode().is_ok_and(|mode| mode == phrases::mode::SERVING)
@@ -148,7 +148,7 @@ impl Protected {
 
     /// Writes the fence for the daemon of `side`. It makes sure that the programs that run on the
     /// other host now are dead. `more` is added to its script.
-    pub fn write_fence(&self, side: Side, more: &str) -> Result<PathBuf> {
+    pub fn write_fence(&self, side: HostSide, more: &str) -> Result<PathBuf> {
         let path = self.fence(side);
         let mut script = format!("#!/bin/sh\n{more}\n");
         if let Ok(other) = self.half(side.other()) {
@@ -167,11 +167,11 @@ impl Protected {
         Ok(path)
     }
 
-    fn fence(&self, side: Side) -> PathBuf {
+    fn fence(&self, side: HostSide) -> PathBuf {
         self.folder.path().join(format!("fence-{}", side.letter()))
     }
 
-    fn start_daemon(&self, side: Side, role: &str, guest: &QemuGuest) -> Result<Daemon> {
+    fn start_daemon(&self, side: HostSide, role: &str, guest: &QemuGuest) -> Result<Daemon> {
         let socket = guest.frame_socket()?;
         let listener = if role == "primary" { side } else { side.other() };
         let back = if role == "primary" { "secondary_in" } else { "secondary_out" };
@@ -206,7 +206,7 @@ impl Protected {
     }
 
     /// Waits until the primary holds no output any more.
-    pub fn wait_nothing_held(&self, side: Side) -> Result<Status> {
+    pub fn wait_nothing_held(&self, side: HostSide) -> Result<DaemonStatus> {
         let daemon = &self.half(side)?.daemon;
         daemon.wait_status("nothing held", TIMEOUT, |status| {
             status.number("held_frames").is_ok_and(|held| held == 0)
@@ -214,7 +214,12 @@ impl Protected {
     }
 
     /// Waits until the primary of `side` has made `count` checkpoints in all.
-    pub fn wait_checkpoints(&self, side: Side, count: u64, timeout: Duration) -> Result<Status> {
+    pub fn wait_checkpoints(
+        &self,
+        side: HostSide,
+        count: u64,
+        timeout: Duration,
+    ) -> Result<DaemonStatus> {
         let daemon = &self.half(side)?.daemon;
         eventually(&format!("{count} checkpoints"), timeout, || {
             let status = daemon.status()?;
@@ -226,7 +231,7 @@ impl Protected {
 }
 
 /// The address where the QEMU on this host waits for its guest.
-pub fn incoming(side: Side) -> String {
+pub fn incoming(side: HostSide) -> String {
     format!("tcp:{}:{MIGRATION_PORT}", side.replication())
 }
 
@@ -254,6 +259,6 @@ fn shown(status: &Value) -> String {
 }
 
 /// The status of the daemon's COLO-frame driver.
-pub fn colo_frame(status: &Status) -> &Value {
+pub fn colo_frame(status: &DaemonStatus) -> &Value {
     &status.0["detail"]["colo_frame"]
 }

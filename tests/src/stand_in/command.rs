@@ -16,20 +16,20 @@ pub enum Command {
     Pause,
     /// Move frames again.
     Resume,
-    /// Report [`Counts`].
+    /// Report [`StandInCounts`].
     Counts,
 }
 
 /// A message from the stand-in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "kebab-case")]
-pub enum Report {
+pub enum StandInReport {
     /// Both TAPs are open.
     Ready,
     /// Answers [`Command::Flip`], [`Command::Pause`] and [`Command::Resume`].
     Done,
     /// Answers [`Command::Counts`].
-    Counts(Counts),
+    Counts(StandInCounts),
     /// A flip has happened.
     Flipped(Flipped),
 }
@@ -48,7 +48,7 @@ pub struct Flipped {
 
 /// Frames that passed in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Way {
+pub struct DirectionCounts {
     pub frames: u64,
     pub octets: u64,
     /// With a segment size in their virtio-net header.
@@ -63,9 +63,9 @@ pub struct Way {
 
 /// Everything that a stand-in counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    pub to_guest: Way,
-    pub from_guest: Way,
+pub struct StandInCounts {
+    pub to_guest: DirectionCounts,
+    pub from_guest: DirectionCounts,
     /// The first frames with a bad checksum, described.
     pub bad: Vec<String>,
 }

@@ -1,7 +1,7 @@
 //! A divergence on request: it changes one byte of the guest's output.
 
 use super::command::Flipped;
-use super::packet::{Packet, TCP, be16, be32};
+use super::packet::{PacketPlaces, TCP, be16, be32};
 use super::sum;
 use super::tap::VnetHdr;
 
@@ -16,7 +16,7 @@ pub struct Flip {
 
 impl Flip {
     /// Changes the frame if it has that byte.
-    pub fn apply(self, frame: &mut [u8], packet: &Packet, vnet: VnetHdr) -> Option<Flipped> {
+    pub fn apply(self, frame: &mut [u8], packet: &PacketPlaces, vnet: VnetHdr) -> Option<Flipped> {
         if packet.protocol != self.protocol || be16(frame, packet.l4_at)? != self.guest_port {
             return None;
         }

@@ -3,7 +3,7 @@
 
 /// Places in an Ethernet frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packet {
+pub struct PacketPlaces {
     pub ip_version: u8,
     pub ip_at: usize,
     pub protocol: u8,
@@ -28,7 +28,7 @@ pub fn be32(frame: &[u8], at: usize) -> Option<u32> {
 }
 
 /// `None` if the frame is not IP or is truncated.
-pub fn parse(frame: &[u8]) -> Option<Packet> {
+pub fn parse(frame: &[u8]) -> Option<PacketPlaces> {
     let mut at = 12;
     while matches!(be16(frame, at)?, 0x8100 | 0x88a8) {
         at += 4;
@@ -42,8 +42,8 @@ pub fn parse(frame: &[u8]) -> Option<Packet> {
     (packet.l4_at <= packet.end && packet.end <= frame.len()).then_some(packet)
 }
 
-fn parse_v4(frame: &[u8], ip_at: usize) -> Option<Packet> {
-    Some(Packet {
+fn parse_v4(frame: &[u8], ip_at: usize) -> Option<PacketPlaces> {
+    Some(PacketPlaces {
         ip_version: 4,
         ip_at,
         protocol: *frame.get(ip_at + 9)?,
@@ -53,7 +53,7 @@ fn parse_v4(frame: &[u8], ip_at: usize) -> Option<Packet> {
     })
 }
 
-fn parse_v6(frame: &[u8], ip_at: usize) -> Option<Packet> {
+fn parse_v6(frame: &[u8], ip_at: usize) -> Option<PacketPlaces> {
     let (mut next, mut l4_at) = (*frame.get(ip_at + 6)?, ip_at + 40);
     let mut fragment = false;
     while matches!(next, 0 | 43 | 44 | 60) {
@@ -63,10 +63,10 @@ fn parse_v6(frame: &[u8], ip_at: usize) -> Option<Packet> {
         l4_at += len;
     }
     let end = ip_at + 40 + usize::from(be16(frame, ip_at + 4)?);
-    Some(Packet { ip_version: 6, ip_at, protocol: next, l4_at, end, fragment })
+    Some(PacketPlaces { ip_version: 6, ip_at, protocol: next, l4_at, end, fragment })
 }
 
-impl Packet {
+impl PacketPlaces {
     /// The place where the payload of TCP or UDP starts.
     pub fn payload_at(&self, frame: &[u8]) -> Option<usize> {
         let at = match self.protocol {

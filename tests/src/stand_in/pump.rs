@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::command::{Command, Counts, Report, Way};
+use super::command::{Command, DirectionCounts, StandInCounts, StandInReport};
 use super::inject::Flip;
 use super::shift::Shift;
 use super::tap::{VNET_HDR_LEN, VnetHdr};
@@ -33,14 +33,14 @@ pub struct Pump {
     pub verify: bool,
     paused: bool,
     flip: Option<Flip>,
-    counts: Counts,
+    counts: StandInCounts,
     frame: Vec<u8>,
     commands: Vec<u8>,
 }
 
 /// The direction of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direction {
+enum PumpWay {
     ToGuest,
     FromGuest,
 }
@@ -55,7 +55,7 @@ impl Pump {
             verify: true,
             paused: false,
             flip: None,
-            counts: Counts::default(),
+            counts: StandInCounts::default(),
             frame: vec![0; FRAME_MAX],
             commands: Vec::new(),
         }
@@ -69,10 +69,10 @@ impl Pump {
                 return Ok(());
             }
             if host {
-                self.burst(Direction::ToGuest, &mut reports)?;
+                self.burst(PumpWay::ToGuest, &mut reports)?;
             }
             if guest {
-                self.burst(Direction::FromGuest, &mut reports)?;
+                self.burst(PumpWay::FromGuest, &mut reports)?;
             }
         }
     }
@@ -95,11 +95,11 @@ impl Pump {
         Ok([ready(told), ready(host) && !self.paused, ready(guest) && !self.paused])
     }
 
-    fn burst(&mut self, direction: Direction, reports: &mut impl Write) -> Result<()> {
+    fn burst(&mut self, direction: PumpWay, reports: &mut impl Write) -> Result<()> {
         for _ in 0..BURST {
             let from = match direction {
-                Direction::ToGuest => &mut self.host,
-                Direction::FromGuest => &mut self.guest,
+                PumpWay::ToGuest => &mut self.host,
+                PumpWay::FromGuest => &mut self.guest,
             };
             let len = match from.read(&mut self.frame) {
                 Ok(len) => len,
@@ -111,19 +111,14 @@ impl Pump {
         Ok(())
     }
 
-    fn forward(
-        &mut self,
-        direction: Direction,
-        len: usize,
-        reports: &mut impl Write,
-    ) -> Result<()> {
+    fn forward(&mut self, direction: PumpWay, len: usize, reports: &mut impl Write) -> Result<()> {
         let bytes = self.frame.get_mut(..len).unwrap_or_default();
         let header_len = if self.vnet_hdr { VNET_HDR_LEN.min(len) } else { 0 };
         let (header, frame) = bytes.split_at_mut(header_len);
         let vnet = VnetHdr::parse(header);
         let way = match direction {
-            Direction::ToGuest => &mut self.counts.to_guest,
-            Direction::FromGuest => &mut self.counts.from_guest,
+            PumpWay::ToGuest => &mut self.counts.to_guest,
+            PumpWay::FromGuest => &mut self.counts.from_guest,
         };
         count(way, frame.len(), vnet);
         if let Some(packet) = packet::parse(frame) {
@@ -138,19 +133,19 @@ impl Pump {
                 }
             }
             match (direction, self.shift) {
-                (Direction::ToGuest, Some(shift)) => drop(shift.to_guest(frame, &packet, vnet)),
-                (Direction::FromGuest, Some(shift)) => drop(shift.from_guest(frame, &packet, vnet)),
+                (PumpWay::ToGuest, Some(shift)) => drop(shift.to_guest(frame, &packet, vnet)),
+                (PumpWay::FromGuest, Some(shift)) => drop(shift.from_guest(frame, &packet, vnet)),
                 (_, None) => {}
             }
-            let flip = self.flip.filter(|_| direction == Direction::FromGuest);
+            let flip = self.flip.filter(|_| direction == PumpWay::FromGuest);
             if let Some(flipped) = flip.and_then(|flip| flip.apply(frame, &packet, vnet)) {
                 self.flip = None;
-                report(reports, &Report::Flipped(flipped))?;
+                report(reports, &StandInReport::Flipped(flipped))?;
             }
         }
         let to = match direction {
-            Direction::ToGuest => &mut self.guest,
-            Direction::FromGuest => &mut self.host,
+            PumpWay::ToGuest => &mut self.guest,
+            PumpWay::FromGuest => &mut self.host,
         };
         // A TAP that is down refuses a frame, as a link without carrier refuses a guest's frame.
         if to.write(self.frame.get(..len).unwrap_or_default()).is_err() {
@@ -174,27 +169,27 @@ impl Pump {
         Ok(len > 0)
     }
 
-    fn obey(&mut self, command: &Command) -> Report {
+    fn obey(&mut self, command: &Command) -> StandInReport {
         match *command {
             Command::Flip { protocol, guest_port, at, keep_sum } => {
                 self.flip = Some(Flip { protocol, guest_port, at, keep_sum });
             }
             Command::Pause => self.paused = true,
             Command::Resume => self.paused = false,
-            Command::Counts => return Report::Counts(self.counts.clone()),
+            Command::Counts => return StandInReport::Counts(self.counts.clone()),
         }
-        Report::Done
+        StandInReport::Done
     }
 }
 
-fn way_of(counts: &mut Counts, direction: Direction) -> &mut Way {
+fn way_of(counts: &mut StandInCounts, direction: PumpWay) -> &mut DirectionCounts {
     match direction {
-        Direction::ToGuest => &mut counts.to_guest,
-        Direction::FromGuest => &mut counts.from_guest,
+        PumpWay::ToGuest => &mut counts.to_guest,
+        PumpWay::FromGuest => &mut counts.from_guest,
     }
 }
 
-fn count(way: &mut Way, len: usize, vnet: VnetHdr) {
+fn count(way: &mut DirectionCounts, len: usize, vnet: VnetHdr) {
     way.frames += 1;
     way.octets += len as u64;
     way.gso += u64::from(vnet.is_gso());
@@ -202,7 +197,7 @@ fn count(way: &mut Way, len: usize, vnet: VnetHdr) {
 }
 
 /// Writes one line.
-pub fn report(to: &mut impl Write, report: &Report) -> Result<()> {
+pub fn report(to: &mut impl Write, report: &StandInReport) -> Result<()> {
     let mut line = serde_json::to_vec(report).context("encoding a report")?;
     line.push(b'\n');
     to.write_all(&line).and_then(|()| to.flush()).context("reporting")

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result};
 
-use super::packet::{Packet, TCP, be32};
+use super::packet::{PacketPlaces, TCP, be32};
 use super::sum;
 use super::tap::VnetHdr;
 
@@ -37,7 +37,7 @@ impl Shift {
     }
 
     /// From the guest: its sequence numbers and `TSval` grow.
-    pub fn from_guest(self, frame: &mut [u8], packet: &Packet, vnet: VnetHdr) -> Option<()> {
+    pub fn from_guest(self, frame: &mut [u8], packet: &PacketPlaces, vnet: VnetHdr) -> Option<()> {
         if packet.protocol != TCP || packet.fragment {
             return None;
         }
@@ -56,7 +56,7 @@ impl Shift {
 
     /// To the guest: all fields with the guest's numbers shrink, that is acknowledgment, SACK and
     /// `TSecr`.
-    pub fn to_guest(self, frame: &mut [u8], packet: &Packet, vnet: VnetHdr) -> Option<()> {
+    pub fn to_guest(self, frame: &mut [u8], packet: &PacketPlaces, vnet: VnetHdr) -> Option<()> {
         if packet.protocol != TCP || packet.fragment {
             return None;
         }
@@ -95,7 +95,7 @@ impl FromStr for Shift {
     }
 }
 
-fn lower(frame: &mut [u8], packet: &Packet, vnet: VnetHdr, at: usize, by: u32) -> Option<()> {
+fn lower(frame: &mut [u8], packet: &PacketPlaces, vnet: VnetHdr, at: usize, by: u32) -> Option<()> {
     let value = be32(frame, at)?.wrapping_sub(by);
     sum::put(frame, packet, vnet, at, &value.to_be_bytes())
 }

@@ -1,6 +1,6 @@
 //! Internet checksums: checks them, and keeps them right over a change.
 
-use super::packet::{ICMP, Packet, UDP, be16};
+use super::packet::{ICMP, PacketPlaces, UDP, be16};
 use super::tap::VnetHdr;
 
 /// The ones' complement sum of `bytes`, not inverted, folded to 16 bits.
@@ -29,7 +29,7 @@ fn word_of(bytes: &[u8]) -> u64 {
 }
 
 /// The sum of the pseudo header (RFC 9293, section 3.1; RFC 8200, section 8.1).
-fn pseudo(frame: &[u8], packet: &Packet) -> u64 {
+fn pseudo(frame: &[u8], packet: &PacketPlaces) -> u64 {
     let (at, len) = if packet.ip_version == 4 { (12, 8) } else { (8, 32) };
     let addresses = frame.get(packet.ip_at + at..).and_then(|rest| rest.get(..len));
     u64::from(fold(addresses.unwrap_or_default(), 0))
@@ -38,7 +38,7 @@ fn pseudo(frame: &[u8], packet: &Packet) -> u64 {
 }
 
 /// A description of the wrong checksums of a frame, if there are any.
-pub fn fault(frame: &[u8], packet: &Packet, vnet: VnetHdr) -> Option<&'static str> {
+pub fn fault(frame: &[u8], packet: &PacketPlaces, vnet: VnetHdr) -> Option<&'static str> {
     if packet.ip_version == 4 {
         let header = frame.get(packet.ip_at..packet.l4_at)?;
         if fold(header, 0) != 0xffff {
@@ -68,7 +68,13 @@ pub fn fault(frame: &[u8], packet: &Packet, vnet: VnetHdr) -> Option<&'static st
 
 /// Puts `new` at `at`, anywhere in the transport header or the payload. A full checksum stays as
 /// right or wrong as it was (RFC 1624). A partial checksum covers only the pseudo header.
-pub fn put(frame: &mut [u8], packet: &Packet, vnet: VnetHdr, at: usize, new: &[u8]) -> Option<()> {
+pub fn put(
+    frame: &mut [u8],
+    packet: &PacketPlaces,
+    vnet: VnetHdr,
+    at: usize,
+    new: &[u8],
+) -> Option<()> {
     // The words of the sum start at even distances from the transport header.
     let start = at - (at - packet.l4_at) % 2;
     let end = (at + new.len()) + (at + new.len() - start) % 2;

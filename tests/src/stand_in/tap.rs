@@ -25,7 +25,7 @@ const TUN_F_USO6: libc::c_ulong = 0x40;
 
 /// The offloads that the guest's driver has negotiated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Offloads {
+pub enum TapOffloads {
     /// Neither checksums nor segmentation. Every frame is as on a wire.
     Off,
     /// Checksums and TCP segmentation, as for a Linux guest under QEMU 7.2.
@@ -34,7 +34,7 @@ pub enum Offloads {
     Uso,
 }
 
-impl Offloads {
+impl TapOffloads {
     fn bits(self) -> libc::c_ulong {
         let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
         match self {
@@ -46,7 +46,7 @@ impl Offloads {
 }
 
 /// Attaches to the TAP `name` in the namespace of the calling thread, or creates it.
-pub fn open(name: &str, vnet_hdr: bool, offloads: Offloads) -> Result<File> {
+pub fn open(name: &str, vnet_hdr: bool, offloads: TapOffloads) -> Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use colo_lab::daemon::{Daemon, output_of};
 use colo_lab::lab_test;
-use colo_lab::network::{Host, Lab, LabOptions, Side};
+use colo_lab::network::{HostSide, Lab, LabHost, LabOptions};
 use colo_lab::phrases;
 use colo_lab::process::{Process, eventually};
 use colo_lab::qemu::emulator::{Emulator, OLDEST};
@@ -24,7 +24,7 @@ const SECONDARY: &str = "[[guest]]\nrole = \"secondary\"\nnetdev = \"tap0\"\n\
     colo_frame = \"qmp:unix:/run/web.qmp\"\nmigrate = \"tcp:10.78.0.2:9998\"\n";
 
 /// The output of `qemu-args` for this host, and for a QEMU on the other host.
-fn printed(host: &Host, config: &str, vnet_hdr: bool) -> Result<[Vec<String>; 2]> {
+fn printed(host: &LabHost, config: &str, vnet_hdr: bool) -> Result<[Vec<String>; 2]> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("config.toml");
     std::fs::write(&path, format!("{config}vnet_hdr_support = {vnet_hdr}\n"))?;
@@ -42,7 +42,7 @@ fn printed(host: &Host, config: &str, vnet_hdr: bool) -> Result<[Vec<String>; 2]
 }
 
 /// Starts a machine without a system, with these arguments, and a monitor on its standard input.
-fn start(emulator: &Emulator, host: &Host, arguments: &[String]) -> Result<Process> {
+fn start(emulator: &Emulator, host: &LabHost, arguments: &[String]) -> Result<Process> {
     let mut command = emulator.command();
     command
         .args(["-M", "pc", "-accel", "tcg", "-S", "-nodefaults", "-display", "none"])
@@ -67,7 +67,7 @@ fn what_is_printed_starts_a_qemu_of_either_kind() -> Result<()> {
     let (emulator, _) = found()?;
     for vnet_hdr in [true, false] {
         let lab = Lab::new(LabOptions { vnet_hdr, ..LabOptions::default() })?;
-        for (config, side) in [(PRIMARY, Side::Primary), (SECONDARY, Side::Secondary)] {
+        for (config, side) in [(PRIMARY, HostSide::Primary), (SECONDARY, HostSide::Secondary)] {
             let [here, there] = printed(lab.host(side), config, vnet_hdr)?;
             ensure!(!here.iter().any(|word| word == "-object"), "{here:?}");
             ensure!(there.iter().any(|word| word == "-object"), "{there:?}");
@@ -84,7 +84,7 @@ fn a_release_that_cannot_do_colo_is_refused_in_a_sentence() -> Result<()> {
     let emulator = Emulator::installed();
     let release = emulator.release()?;
     let lab = Lab::new(LabOptions::default())?;
-    let host = lab.host(Side::Primary);
+    let host = lab.host(HostSide::Primary);
     let arguments = ["-qmp", "unix:/run/web.qmp,server=on,wait=off"].map(str::to_owned);
     let mut qemu = start(&emulator, host, &arguments)?;
     let daemon = Daemon::run_config(host, PRIMARY)?;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::{Calls, ClockedAnswer, Conversation};
-use colo_lab::daemon::Status;
+use colo_lab::daemon::DaemonStatus;
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Side};
+use colo_lab::network::{Family, HostSide};
 use colo_lab::phrases;
 use colo_lab::qemu::protected::{Protected, colo_frame};
 
@@ -75,8 +75,8 @@ fn divergences_of_real_guests_are_checkpointed() -> Result<()> {
 }
 
 fn primarys_own(pair: &Protected) -> Result<()> {
-    let daemon = &pair.half(Side::Primary)?.daemon;
-    let payload = |status: &Status| status.checkpoints().get("payload").copied().unwrap_or(0);
+    let daemon = &pair.half(HostSide::Primary)?.daemon;
+    let payload = |status: &DaemonStatus| status.checkpoints().get("payload").copied().unwrap_or(0);
     let before = payload(&daemon.status()?);
     for family in Family::BOTH {
         let mut conversation = Conversation::open(&pair.lab.client, family)?;
@@ -94,7 +94,7 @@ fn primarys_own(pair: &Protected) -> Result<()> {
         }
         conversation.close()?;
     }
-    let after = pair.wait_nothing_held(Side::Primary)?;
+    let after = pair.wait_nothing_held(HostSide::Primary)?;
     let asked = payload(&after) - before;
     ensure!(asked == 2 * ANSWERS as u64, "{asked}, {:?}", after.checkpoints());
     ensure!(after.mode()? == phrases::mode::PROTECTED);
@@ -119,7 +119,7 @@ fn guests_that_always_differ_get_their_checkpoints_further_apart() -> Result<()>
 }
 
 fn further_apart(pair: &Protected) -> Result<()> {
-    let half = pair.half(Side::Primary)?;
+    let half = pair.half(HostSide::Primary)?;
     let qmp = half.guest.qmp()?;
     let mut conversation = Conversation::open(&pair.lab.client, Family::V4)?;
     conversation.ask(1000)?;
@@ -146,5 +146,5 @@ fn further_apart(pair: &Protected) -> Result<()> {
     println!("spacings in ms: {spacings:?}; from one checkpoint to the next: {apart:?}");
     ensure!(apart.len() >= ANSWERS, "{} checkpoints", apart.len());
     ensure!(apart.iter().all(|apart| *apart >= MIN), "{apart:?}");
-    pair.wait_nothing_held(Side::Primary).map(drop)
+    pair.wait_nothing_held(HostSide::Primary).map(drop)
 }

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use colo_lab::daemon::{Daemon, PairOptions};
-use colo_lab::network::{Lab, LabOptions, Side, Slot};
+use colo_lab::network::{HostSide, Lab, LabOptions, LabSlot};
 use colo_lab::phrases;
 use colo_lab::qemu::colo::{self, NEVER_MS};
 use colo_lab::qemu::filters::Filters;
-use colo_lab::qemu::machine::Machine;
+use colo_lab::qemu::machine::QemuMachine;
 use colo_lab::qemu::{FRAME_SOCKET, QemuGuest};
 use colo_lab::qmp::Qmp;
 
 use super::found;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-const TAP: Slot = Slot(0);
+const TAP: LabSlot = LabSlot(0);
 /// The address where the secondary's guest waits for the state.
 const STATE_PORT: u16 = 9998;
 
@@ -60,12 +60,12 @@ impl Pair {
     pub(crate) fn start(parts: Parts) -> Result<Self> {
         let (emulator, image) = found()?;
         let lab = Lab::new(LabOptions { vnet_hdr: parts.vnet_hdr, ..LabOptions::default() })?;
-        let machine = Machine { vnet_hdr: parts.vnet_hdr, ..Machine::for_colo(emulator) };
+        let machine = QemuMachine { vnet_hdr: parts.vnet_hdr, ..QemuMachine::for_colo(emulator) };
         let secondary_daemon = match parts.secondary {
             // The daemon starts before its guest, which must not send to the LAN.
-            Secondary::Ours => Some(Daemon::start(&lab, Side::Secondary, &parts.options())?),
+            Secondary::Ours => Some(Daemon::start(&lab, HostSide::Secondary, &parts.options())?),
             Secondary::Qemu => {
-                lab.host(Side::Secondary).unplug_tap(TAP)?;
+                lab.host(HostSide::Secondary).unplug_tap(TAP)?;
                 // QEMU's rewriter does not translate timestamps, and a guest accepts no connection
                 // with wrong ones.
                 lab.client.sysctl(&[("ipv4/tcp_timestamps", "0")])?;
@@ -73,15 +73,15 @@ impl Pair {
             }
         };
         let arguments = parts.primary_arguments();
-        let of_primary = Machine { arguments, ..machine.clone() };
-        let mut primary = QemuGuest::boot_on(&lab, Side::Primary, &image, &of_primary)?;
+        let of_primary = QemuMachine { arguments, ..machine.clone() };
+        let mut primary = QemuGuest::boot_on(&lab, HostSide::Primary, &image, &of_primary)?;
         primary.wait_ready()?;
-        let of_secondary = Machine {
-            incoming: Some(format!("tcp:{}:{STATE_PORT}", Side::Secondary.replication())),
+        let of_secondary = QemuMachine {
+            incoming: Some(format!("tcp:{}:{STATE_PORT}", HostSide::Secondary.replication())),
             arguments: parts.secondary_arguments(),
             ..machine
         };
-        let secondary = QemuGuest::boot_on(&lab, Side::Secondary, &image, &of_secondary)?;
+        let secondary = QemuGuest::boot_on(&lab, HostSide::Secondary, &image, &of_secondary)?;
         let daemons = [None, secondary_daemon];
         let mut pair = Self { parts, compare: None, daemons, primary, secondary, lab };
         pair.protect().with_context(|| pair.logs())?;
@@ -90,10 +90,10 @@ impl Pair {
 
     /// Starts our part on the primary's host, and then COLO.
     fn protect(&mut self) -> Result<()> {
-        let host = self.lab.host(Side::Primary);
+        let host = self.lab.host(HostSide::Primary);
         match self.parts.primary {
             Primary::Ours => {
-                let daemon = Daemon::start(&self.lab, Side::Primary, &self.parts.options())?;
+                let daemon = Daemon::start(&self.lab, HostSide::Primary, &self.parts.options())?;
                 let daemon = self.daemons[0].insert(daemon);
                 colo::prepare(&self.secondary)?;
                 let uri = self.secondary.incoming().context("no secondary that waits")?;
@@ -130,7 +130,7 @@ impl Pair {
             return Ok(());
         }
         colo::go_on_alone(&self.secondary)?;
-        self.lab.host(Side::Secondary).plug_tap(TAP)?;
+        self.lab.host(HostSide::Secondary).plug_tap(TAP)?;
         colo::announce(&self.secondary)
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use colo_lab::client::{Calls, Conversation, Keeper, echo, ping, wait_for_all};
 use colo_lab::lab_test;
 use colo_lab::namespace::Namespace;
-use colo_lab::network::{Family, Side};
+use colo_lab::network::{Family, HostSide};
 use colo_lab::qemu::protected::{Protected, colo_frame};
 
 use super::found;
@@ -23,12 +23,12 @@ pub(crate) fn protected(more: &str, vnet_hdr: bool) -> Result<Protected> {
     let (emulator, image) = found()?;
     let mut pair = Protected::new(emulator, image, vnet_hdr)?;
     more.clone_into(&mut pair.more);
-    for side in Side::BOTH {
+    for side in HostSide::BOTH {
         pair.write_fence(side, "")?;
     }
-    pair.start_primary(Side::Primary)?;
-    pair.start_secondary(Side::Secondary)?;
-    pair.protect(Side::Primary)?;
+    pair.start_primary(HostSide::Primary)?;
+    pair.start_secondary(HostSide::Secondary)?;
+    pair.protect(HostSide::Primary)?;
     Ok(pair)
 }
 
@@ -83,9 +83,9 @@ pub(crate) fn end(keepers: Vec<Keeper>, pair: &Protected) -> Result<()> {
 /// Frames that the LAN floods also reach the secondary's host, but only the mirror brings them to
 /// its guest. If they came twice, the guests would differ.
 fn expect_one_way_in(pair: &Protected) -> Result<()> {
-    let kept_out = pair.half(Side::Secondary)?.daemon.status()?.drops();
+    let kept_out = pair.half(HostSide::Secondary)?.daemon.status()?.drops();
     ensure!(kept_out.get("lan-input").is_some_and(|frames| *frames > 0), "{kept_out:?}");
-    let status = pair.wait_nothing_held(Side::Primary)?;
+    let status = pair.wait_nothing_held(HostSide::Primary)?;
     ensure!(status.number("divergences")? == 0, "{:?}", status.checkpoints());
     Ok(())
 }
@@ -97,13 +97,13 @@ fn twenty_connections_outlive_two_hosts() -> Result<()> {
     expect_one_way_in(&pair).with_context(|| pair.logs())?;
     let keepers = keepers(&pair, 5)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
-    for dies in Side::BOTH {
+    for dies in HostSide::BOTH {
         let survives = dies.other();
         pair.write_fence(survives, "")?;
         pair.kill(dies)?;
         pair.wait_failed_over(survives, TIMEOUT).with_context(|| pair.logs())?;
         wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
-        if dies == Side::Secondary {
+        if dies == HostSide::Secondary {
             break;
         }
         pair.become_primary(survives)?;
@@ -119,19 +119,19 @@ fn twenty_connections_outlive_two_hosts() -> Result<()> {
 fn two_hundred_checkpoints_under_load_ask_for_no_other() -> Result<()> {
     let often = "[guest.checkpoints]\ninterval_max_ms = 100\nspacing_max_ms = 50\n";
     let pair = protected(often, true)?;
-    let before = pair.half(Side::Primary)?.daemon.status()?.checkpoints();
+    let before = pair.half(HostSide::Primary)?.daemon.status()?.checkpoints();
     let keepers = keepers(&pair, 5)?;
     let is_done = AtomicBool::new(false);
     let (status, echoed) = std::thread::scope(|scope| {
         let client = &pair.lab.client;
         let echoing = scope.spawn(|| echo_until(client, &is_done));
-        let status = pair.wait_checkpoints(Side::Primary, 200, TIMEOUT * 4);
+        let status = pair.wait_checkpoints(HostSide::Primary, 200, TIMEOUT * 4);
         is_done.store(true, Ordering::Relaxed);
         (status, echoing.join())
     });
     let echoed = echoed.map_err(|_| anyhow!("the datagrams' thread panicked"))??;
     end(keepers, &pair)?;
-    let after = pair.wait_nothing_held(Side::Primary)?;
+    let after = pair.wait_nothing_held(HostSide::Primary)?;
     println!("{echoed} datagrams; pauses in us: {}", colo_frame(&status?)["pause_us"]);
     // On a very busy host, a guest may continue before the daemon learns of its stop. That
     // checkpoint then covers nothing, and another is requested. The guests' output is not the

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::Conversation;
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Lab, LabOptions, Side, Slot};
+use colo_lab::network::{Family, HostSide, Lab, LabOptions, LabSlot};
 use colo_lab::qemu::colo::{self, NEVER_MS};
-use colo_lab::qemu::machine::Machine;
+use colo_lab::qemu::machine::QemuMachine;
 use colo_lab::qemu::{Image, QemuGuest};
 use serde_json::{Value, json};
 
@@ -16,40 +16,40 @@ use super::found;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 const CHECKPOINTS: usize = 10;
-const TAP: Slot = Slot(0);
+const TAP: LabSlot = LabSlot(0);
 
 /// Two hosts, and the image of their guests.
 struct Stock {
     lab: Lab,
     image: Image,
-    machine: Machine,
+    machine: QemuMachine,
 }
 
 impl Stock {
     fn new() -> Result<Self> {
         let (emulator, image) = found()?;
         let lab = Lab::new(LabOptions::default())?;
-        Ok(Self { lab, image, machine: Machine::for_colo(emulator) })
+        Ok(Self { lab, image, machine: QemuMachine::for_colo(emulator) })
     }
 
-    fn boot(&self, side: Side) -> Result<QemuGuest> {
+    fn boot(&self, side: HostSide) -> Result<QemuGuest> {
         let mut guest = QemuGuest::boot_on(&self.lab, side, &self.image, &self.machine)?;
         guest.wait_ready()?;
         Ok(guest)
     }
 
     /// A guest that waits for the other's state. It is on no network.
-    fn wait_for_state(&self, side: Side) -> Result<QemuGuest> {
+    fn wait_for_state(&self, side: HostSide) -> Result<QemuGuest> {
         self.lab.host(side).unplug_tap(TAP)?;
         let incoming = Some(format!("tcp:{}:9998", side.replication()));
-        let machine = Machine { incoming, ..self.machine.clone() };
+        let machine = QemuMachine { incoming, ..self.machine.clone() };
         QemuGuest::boot_on(&self.lab, side, &self.image, &machine)
     }
 
     /// Both guests, in COLO.
     fn pair(&self) -> Result<[QemuGuest; 2]> {
-        let primary = self.boot(Side::Primary)?;
-        let secondary = self.wait_for_state(Side::Secondary)?;
+        let primary = self.boot(HostSide::Primary)?;
+        let secondary = self.wait_for_state(HostSide::Secondary)?;
         colo::enter(&primary, &secondary, NEVER_MS)?;
         Ok([primary, secondary])
     }
@@ -84,7 +84,7 @@ fn one_connection_lives_through_two_pairs_and_two_failovers() -> Result<()> {
     stock.fail_over(first, &second)?;
     conversation.ask(1000).context("after the first failover")?;
 
-    let third = stock.wait_for_state(Side::Primary)?;
+    let third = stock.wait_for_state(HostSide::Primary)?;
     colo::enter(&second, &third, NEVER_MS)?;
     use_and_copy(&mut conversation, [&second, &third])?;
     stock.fail_over(second, &third)?;
@@ -102,7 +102,7 @@ fn a_primary_whose_secondary_died_takes_a_new_one() -> Result<()> {
     colo::go_on_alone(&primary)?;
     conversation.ask(1000).context("alone")?;
     drop(secondary);
-    let secondary = stock.wait_for_state(Side::Secondary)?;
+    let secondary = stock.wait_for_state(HostSide::Secondary)?;
     colo::enter(&primary, &secondary, NEVER_MS)?;
     use_and_copy(&mut conversation, [&primary, &secondary])?;
     conversation.close()
@@ -131,7 +131,7 @@ fn a_checkpoint_is_shorter_where_the_primary_acknowledges_at_once() -> Result<()
     let stock = Stock::new()?;
     let [primary, secondary] = stock.pair()?;
     let usual = pauses(&primary, &secondary)?;
-    for side in Side::BOTH {
+    for side in HostSide::BOTH {
         stock.lab.host(side).acknowledge_at_once()?;
     }
     let quick = pauses(&primary, &secondary)?;

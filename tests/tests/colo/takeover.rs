@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::wait_for_all;
 use colo_lab::lab_test;
-use colo_lab::network::Side;
+use colo_lab::network::HostSide;
 use colo_lab::phrases;
 use colo_lab::qemu::protected::{Protected, colo_frame};
 
@@ -12,7 +12,7 @@ use super::protected::{ANSWERS, FENCED, TIMEOUT, end, keepers, protected};
 /// With this delay, a checkpoint is in progress most of the time.
 const ALWAYS: &str = "[guest.checkpoints]\ninterval_max_ms = 20\nspacing_max_ms = 20\n";
 
-fn mode(pair: &Protected, side: Side) -> Result<String> {
+fn mode(pair: &Protected, side: HostSide) -> Result<String> {
     pair.half(side)?.daemon.status()?.mode()
 }
 
@@ -21,10 +21,13 @@ fn without_a_fence_the_operator_decides() -> Result<()> {
     let mut pair = protected("", true)?;
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
-    pair.kill(Side::Primary)?;
-    let daemon = &pair.half(Side::Secondary)?.daemon;
+    pair.kill(HostSide::Primary)?;
+    let daemon = &pair.half(HostSide::Secondary)?.daemon;
     daemon.process.wait_for(phrases::takeover::NO_FENCE_AND_NO_QUORUM, TIMEOUT)?;
-    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::PEER_LOST, "it took over all the same");
+    ensure!(
+        mode(&pair, HostSide::Secondary)? == phrases::mode::PEER_LOST,
+        "it took over all the same"
+    );
     daemon.failover()?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     end(keepers, &pair)
@@ -35,13 +38,16 @@ fn a_fence_that_fails_keeps_the_guest_off_the_network_until_it_succeeds() -> Res
     let mut pair = protected(FENCED, true)?;
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
-    pair.write_fence(Side::Secondary, "exit 1")?;
-    pair.kill(Side::Primary)?;
-    let daemon = &pair.half(Side::Secondary)?.daemon;
+    pair.write_fence(HostSide::Secondary, "exit 1")?;
+    pair.kill(HostSide::Primary)?;
+    let daemon = &pair.half(HostSide::Secondary)?.daemon;
     daemon.process.wait_for(phrases::takeover::REFUSED, TIMEOUT)?;
-    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::PEER_LOST, "it took over all the same");
-    pair.write_fence(Side::Secondary, "")?;
-    pair.wait_failed_over(Side::Secondary, TIMEOUT).with_context(|| pair.logs())?;
+    ensure!(
+        mode(&pair, HostSide::Secondary)? == phrases::mode::PEER_LOST,
+        "it took over all the same"
+    );
+    pair.write_fence(HostSide::Secondary, "")?;
+    pair.wait_failed_over(HostSide::Secondary, TIMEOUT).with_context(|| pair.logs())?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     end(keepers, &pair)
 }
@@ -54,20 +60,20 @@ fn a_primary_goes_on_without_its_secondary_and_takes_a_new_one() -> Result<()> {
     let mut pair = protected(&more, true)?;
     let keepers = keepers(&pair, 2)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
-    pair.write_fence(Side::Primary, "")?;
-    pair.kill(Side::Secondary)?;
-    let daemon = &pair.half(Side::Primary)?.daemon;
+    pair.write_fence(HostSide::Primary, "")?;
+    pair.kill(HostSide::Secondary)?;
+    let daemon = &pair.half(HostSide::Primary)?.daemon;
     daemon.wait_status("alone", TIMEOUT, |status| {
         status.mode().is_ok_and(|mode| mode == phrases::mode::UNPROTECTED)
             && colo_frame(status)["state"] == "alone"
     })?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
-    pair.start_secondary(Side::Secondary)?;
-    pair.protect(Side::Primary)?;
+    pair.start_secondary(HostSide::Secondary)?;
+    pair.protect(HostSide::Primary)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
-    pair.write_fence(Side::Secondary, "")?;
-    pair.kill(Side::Primary)?;
-    pair.wait_failed_over(Side::Secondary, TIMEOUT).with_context(|| pair.logs())?;
+    pair.write_fence(HostSide::Secondary, "")?;
+    pair.kill(HostSide::Primary)?;
+    pair.wait_failed_over(HostSide::Secondary, TIMEOUT).with_context(|| pair.logs())?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     end(keepers, &pair)
 }
@@ -79,11 +85,11 @@ fn a_guest_that_dies_under_its_daemon_is_taken_over_from() -> Result<()> {
     let mut pair = protected("", true)?;
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
-    pair.half_mut(Side::Primary)?.guest.kill()?;
-    pair.wait_failed_over(Side::Secondary, TIMEOUT).with_context(|| pair.logs())?;
+    pair.half_mut(HostSide::Primary)?.guest.kill()?;
+    pair.wait_failed_over(HostSide::Secondary, TIMEOUT).with_context(|| pair.logs())?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     ensure!(
-        mode(&pair, Side::Primary)? == phrases::mode::TAKEN_OVER,
+        mode(&pair, HostSide::Primary)? == phrases::mode::TAKEN_OVER,
         "the primary lets something out"
     );
     end(keepers, &pair)
@@ -94,14 +100,14 @@ fn a_guest_that_dies_under_its_daemon_is_taken_over_from() -> Result<()> {
 fn the_route_for_quick_acknowledgments_ends_with_the_daemon() -> Result<()> {
     let mut pair = protected("", true)?;
     let routes = |pair: &Protected| {
-        let host = &pair.lab.host(Side::Primary).namespace;
+        let host = &pair.lab.host(HostSide::Primary).namespace;
         host.output("ip", &["route", "show", "proto", "206"])
     };
-    let status = pair.half(Side::Primary)?.daemon.status()?;
+    let status = pair.half(HostSide::Primary)?.daemon.status()?;
     ensure!(colo_frame(&status)["quick_ack"]["state"] == "on", "{}", colo_frame(&status));
     let shown = routes(&pair)?;
     ensure!(shown.contains("10.78.0.2") && shown.contains("quickack 1"), "{shown}");
-    let ended = pair.half_mut(Side::Primary)?.daemon.process.terminate()?;
+    let ended = pair.half_mut(HostSide::Primary)?.daemon.process.terminate()?;
     ensure!(ended.success(), "{}", pair.logs());
     ensure!(routes(&pair)?.trim().is_empty(), "{}", routes(&pair)?);
     Ok(())
@@ -114,12 +120,12 @@ fn a_primary_that_ends_in_good_order_is_neither_stopped_nor_taken_over_from() ->
     let mut pair = protected(&more, true)?;
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
-    let ended = pair.half_mut(Side::Primary)?.daemon.process.terminate()?;
+    let ended = pair.half_mut(HostSide::Primary)?.daemon.process.terminate()?;
     ensure!(ended.success(), "{}", pair.logs());
-    let daemon = &pair.half(Side::Secondary)?.daemon;
+    let daemon = &pair.half(HostSide::Secondary)?.daemon;
     daemon.process.wait_for(phrases::takeover::NOT_EQUAL, TIMEOUT)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
-    ensure!(mode(&pair, Side::Secondary)? == phrases::mode::UNPROTECTED, "{}", pair.logs());
+    ensure!(mode(&pair, HostSide::Secondary)? == phrases::mode::UNPROTECTED, "{}", pair.logs());
     end(keepers, &pair)
 }
 
@@ -129,10 +135,10 @@ fn a_primary_that_is_taken_over_from_does_not_answer_any_more() -> Result<()> {
     let pair = protected("", true)?;
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
-    pair.half(Side::Secondary)?.daemon.failover()?;
-    let daemon = &pair.half(Side::Primary)?.daemon;
+    pair.half(HostSide::Secondary)?.daemon.failover()?;
+    let daemon = &pair.half(HostSide::Primary)?.daemon;
     daemon.process.wait_for(phrases::takeover::SECONDARY_HAS_TAKEN_OVER, TIMEOUT)?;
-    ensure!(mode(&pair, Side::Primary)? == phrases::mode::TAKEN_OVER, "{}", pair.logs());
+    ensure!(mode(&pair, HostSide::Primary)? == phrases::mode::TAKEN_OVER, "{}", pair.logs());
     wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     let refused = daemon.protect("tcp:10.78.0.2:9998").expect_err("it was not refused");
     ensure!(format!("{refused:#}").contains(phrases::takeover::PEER_TAKES_OVER), "{refused:#}");

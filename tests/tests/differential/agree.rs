@@ -141,7 +141,7 @@ impl Schedule {
 
 /// The schedules contain what the test is about.
 #[lab_test(qemu)]
-fn the_twin_with_one_octet_changed_is_asked_for() -> Result<()> {
+fn the_twin_with_one_byte_changed_is_asked_for() -> Result<()> {
     for engine in [Engine::Qemu, Engine::Ours] {
         let mut steps = Schedule::new(1).steps();
         let last = steps.iter_mut().rev().find_map(|step| match step {

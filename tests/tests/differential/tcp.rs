@@ -1,22 +1,22 @@
 //! TCP. The numbers in the outcomes are places in the schedule.
 
 use anyhow::Result;
-use colo_lab::colo_compare::{Segment, segment, vlan};
+use colo_lab::colo_compare::{TestSegment, segment, vlan};
 use colo_lab::lab_test;
 
 use super::{P, S, Step, row};
 
 /// 100 bytes from place `at` of a stream that starts at 1000.
-fn part(at: u32, len: usize) -> Segment {
+fn part(at: u32, len: usize) -> TestSegment {
     let octets: Vec<u8> = (at..).take(len).map(|i| (i % 251) as u8).collect();
     segment(1000 + at).ack(1).data(&octets)
 }
 
-fn p(segment: &Segment) -> Step {
+fn p(segment: &TestSegment) -> Step {
     P(segment.build())
 }
 
-fn s(segment: &Segment) -> Step {
+fn s(segment: &TestSegment) -> Step {
     S(segment.build())
 }
 

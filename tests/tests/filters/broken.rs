@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use colo_lab::colo_compare::{Socket, datagram};
-use colo_lab::daemon::{Daemon, Status};
+use colo_lab::daemon::{Daemon, DaemonStatus};
 use colo_lab::lab_test;
 use colo_lab::phrases;
 
@@ -110,7 +110,7 @@ fn a_mirror_whose_peer_reads_too_slowly_is_broken_and_stops_nobody() -> Result<(
         assert_eq!(shown.0.pointer("/outdev/since_break_ms"), Some(&serde_json::Value::Null));
         outrun(&stand, &filter, &mut peer, way, true)?;
         let status = wait_mode(&filter, phrases::mode::FILTER_BROKEN)?;
-        let outdev = |status: &Status, key: &str| {
+        let outdev = |status: &DaemonStatus, key: &str| {
             status.0.pointer(&format!("/outdev/{key}")).and_then(serde_json::Value::as_u64)
         };
         for (key, count) in [("overflows", 1), ("stalls", 0), ("breaks", 1)] {

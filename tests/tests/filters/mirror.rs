@@ -11,11 +11,8 @@ fn frames_of_its_queue_are_mirrored_and_all_go_on() -> Result<()> {
     let stand = Stand::new()?;
     for vnet_hdr in [false, true] {
         for queue in ["tx", "rx", "all"] {
-            let endpoint = stand.server("out");
-            let mut arguments = vec!["--queue", queue, "--outdev", &endpoint];
-            arguments.extend(vnet_hdr.then_some("--vnet-hdr-support"));
-            let mirror = stand.filter("mirror", &arguments)?;
-            let mut out = stand.connect("out", vnet_hdr)?;
+            let (mirror, mut out) =
+                stand.filter_with("mirror", queue, ("--outdev", "out"), vnet_hdr)?;
             wait_mode(&mirror, "connected")?;
             let mut wanted = Vec::new();
             for way in WAYS {

@@ -4,11 +4,11 @@
 use anyhow::Result;
 use colo_lab::client::{Conversation, Keeper, echo};
 use colo_lab::daemon::{Daemon, output_of};
-use colo_lab::guest::{Guest, GuestOptions};
+use colo_lab::guest::{GuestOptions, StandInGuest};
 use colo_lab::lab_test;
-use colo_lab::network::{Family, Lab, LabOptions, Side};
+use colo_lab::network::{Family, HostSide, Lab, LabOptions};
 use colo_lab::phrases;
-use colo_lab::stand_in::tap::Offloads;
+use colo_lab::stand_in::tap::TapOffloads;
 use tempfile::TempDir;
 
 use crate::stand::{TIMEOUT, end, wait_mode};
@@ -24,7 +24,7 @@ struct Parts {
     _dir: TempDir,
 }
 
-fn part(lab: &Lab, side: Side, arguments: &[&str]) -> Result<Daemon> {
+fn part(lab: &Lab, side: HostSide, arguments: &[&str]) -> Result<Daemon> {
     let daemon = Daemon::spawn(lab.host(side), arguments)?;
     daemon.wait_ready()?;
     Ok(daemon)
@@ -34,11 +34,11 @@ impl Parts {
     fn start(lab: &Lab) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let unix = |name: &str| format!("unix:{}", dir.path().join(name).display());
-        let tcp = |port: u16| format!("tcp:{}:{port}", Side::Primary.replication());
+        let tcp = |port: u16| format!("tcp:{}:{port}", HostSide::Primary.replication());
         let (out, primary_in) = (unix("out"), unix("primary-in"));
         let (mirror, back) = (tcp(9003), tcp(9004));
         let server = |endpoint: &str| format!("{endpoint},server");
-        let filter = |side: Side, kind: &str, id: &str, queue: &str, socket: [&str; 2]| {
+        let filter = |side: HostSide, kind: &str, id: &str, queue: &str, socket: [&str; 2]| {
             let kind = format!("filter-{kind}");
             let head = [&kind, "--id", id, "--netdev", "tap0", "--queue", queue];
             part(lab, side, &[&head[..], &socket, &["--vnet-hdr-support"]].concat())
@@ -53,7 +53,7 @@ impl Parts {
             &server(&out),
             "--vnet-hdr-support",
         ];
-        let (a, b) = (Side::Primary, Side::Secondary);
+        let (a, b) = (HostSide::Primary, HostSide::Secondary);
         let m0 = filter(a, "mirror", "m0", "tx", ["--outdev", &server(&mirror)])?;
         let compare = part(lab, a, &compare)?;
         let r0 = filter(a, "redirector", "r0", "rx", ["--indev", &out])?;
@@ -68,9 +68,9 @@ impl Parts {
     }
 }
 
-fn guests(lab: &Lab) -> Result<[Guest; 2]> {
-    let start = |side| Guest::start(lab, side, GuestOptions::of(side, Offloads::On));
-    Ok([start(Side::Primary)?, start(Side::Secondary)?])
+fn guests(lab: &Lab) -> Result<[StandInGuest; 2]> {
+    let start = |side| StandInGuest::start(lab, side, GuestOptions::of(side, TapOffloads::On));
+    Ok([start(HostSide::Primary)?, start(HostSide::Secondary)?])
 }
 
 #[lab_test(root)]
@@ -97,10 +97,10 @@ fn parts_make_a_pair_that_agrees_and_fails_over() -> Result<()> {
 
     // The primary's host is gone. Its guest's connections continue at the secondary.
     let Parts { primary, f1, f2, rew0, _dir } = parts;
-    lab.host(Side::Primary).unplug()?;
+    lab.host(HostSide::Primary).unplug()?;
     let logs: Vec<String> = primary.iter().map(|part| part.process.stderr()).collect();
     assert!(logs.iter().all(|log| !log.contains(phrases::filter::CHECKPOINT_NEEDED)), "{logs:#?}");
-    let failover = output_of(lab.host(Side::Secondary), &["failover", "rew0"])?;
+    let failover = output_of(lab.host(HostSide::Secondary), &["failover", "rew0"])?;
     assert!(failover.success, "{failover:?}");
     end(f1)?;
     end(f2)?;

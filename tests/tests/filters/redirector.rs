@@ -12,11 +12,8 @@ fn frames_of_its_queue_are_taken_and_others_pass() -> Result<()> {
     let stand = Stand::new()?;
     for vnet_hdr in [false, true] {
         for queue in ["tx", "rx", "all"] {
-            let endpoint = stand.server("out");
-            let mut arguments = vec!["--queue", queue, "--outdev", &endpoint];
-            arguments.extend(vnet_hdr.then_some("--vnet-hdr-support"));
-            let redirector = stand.filter("redirector", &arguments)?;
-            let mut out = stand.connect("out", vnet_hdr)?;
+            let (redirector, mut out) =
+                stand.filter_with("redirector", queue, ("--outdev", "out"), vnet_hdr)?;
             wait_mode(&redirector, "connected")?;
             for way in WAYS {
                 let name = format!("{queue} {way:?} {vnet_hdr}");
@@ -70,11 +67,8 @@ fn what_comes_from_indev_goes_on_in_each_of_its_directions() -> Result<()> {
     let stand = Stand::new()?;
     for vnet_hdr in [false, true] {
         for queue in ["tx", "rx", "all"] {
-            let endpoint = stand.server("in");
-            let mut arguments = vec!["--queue", queue, "--indev", &endpoint];
-            arguments.extend(vnet_hdr.then_some("--vnet-hdr-support"));
-            let redirector = stand.filter("redirector", &arguments)?;
-            let mut input = stand.connect("in", vnet_hdr)?;
+            let (redirector, mut input) =
+                stand.filter_with("redirector", queue, ("--indev", "in"), vnet_hdr)?;
             let name = format!("{queue} {vnet_hdr}");
             input.send(&named(&name))?;
             for way in WAYS {

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use colo_lab::colo_frame::{BEGAN, DONE, FAILED, FAILOVER, ScriptFrame};
-use colo_lab::daemon::{Daemon, Status, binary};
+use colo_lab::daemon::{Daemon, DaemonStatus, binary};
 use colo_lab::lab_test;
 use colo_lab::pair::left_on;
 use colo_lab::phrases;
@@ -115,11 +115,15 @@ fn talk_as_it_is(stand: &Stand, port: u16, isn: u32) {
     }
 }
 
-fn until(filter: &Daemon, what: &str, wanted: impl Fn(&Status) -> bool) -> Result<Status> {
+fn until(
+    filter: &Daemon,
+    what: &str,
+    wanted: impl Fn(&DaemonStatus) -> bool,
+) -> Result<DaemonStatus> {
     filter.wait_status(what, TIMEOUT, wanted)
 }
 
-fn epoch_is(status: &Status, epoch: u64) -> bool {
+fn epoch_is(status: &DaemonStatus, epoch: u64) -> bool {
     status.number("epoch").is_ok_and(|found| found == epoch)
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use colo_lab::colo_compare::{Listener, Socket, datagram};
-use colo_lab::daemon::{Daemon, Output, output, output_of};
-use colo_lab::network::{Host, Lab, LabOptions, Side, Slot};
+use colo_lab::daemon::{CommandOutput, Daemon, output, output_of};
+use colo_lab::network::{HostSide, Lab, LabHost, LabOptions, LabSlot};
 use colo_lab::process::eventually;
 use tempfile::TempDir;
 
@@ -53,7 +53,7 @@ impl Stand {
 
     pub(crate) fn with(offloads: Offloads) -> Result<Self> {
         let lab = Lab::new(LabOptions { persistent_tap: false, ..LabOptions::default() })?;
-        let host = lab.host(Side::Primary);
+        let host = lab.host(HostSide::Primary);
         // Only the test sends here.
         host.unplug()?;
         let quiet = ["ipv6/conf/all/disable_ipv6", "ipv6/conf/default/disable_ipv6"];
@@ -64,14 +64,14 @@ impl Stand {
         Ok(Self { guest, lan, lab, dir })
     }
 
-    pub(crate) fn host(&self) -> &Host {
-        self.lab.host(Side::Primary)
+    pub(crate) fn host(&self) -> &LabHost {
+        self.lab.host(HostSide::Primary)
     }
 
     /// The guest ends and starts again, with another TAP.
     pub(crate) fn restart_guest(&mut self) -> Result<()> {
         let before = self.guest.ifindex;
-        let host = self.lab.host(Side::Primary);
+        let host = self.lab.host(HostSide::Primary);
         // The old TAP disappears with its holder, so it is renamed to make room for the new one.
         host.namespace.ip("link set tap0 down\nlink set tap0 name old0\n")?;
         let new = open(host, "tap0", Offloads::On)?;
@@ -115,8 +115,23 @@ impl Stand {
         Ok(daemon)
     }
 
-    /// The same for a filter that ends by itself.
-    pub(crate) fn refused(&self, kind: &str, arguments: &[&str]) -> Result<Output> {
+    /// Starts `filter-KIND` with this queue and connects to its socket `name`, which `flag` gives it.
+    pub(crate) fn filter_with(
+        &self,
+        kind: &str,
+        queue: &str,
+        (flag, name): (&str, &str),
+        vnet_hdr: bool,
+    ) -> Result<(Daemon, Socket)> {
+        let endpoint = self.server(name);
+        let mut arguments = vec!["--queue", queue, flag, &endpoint];
+        arguments.extend(vnet_hdr.then_some("--vnet-hdr-support"));
+        let filter = self.filter(kind, &arguments)?;
+        Ok((filter, self.connect(name, vnet_hdr)?))
+    }
+
+    /// The output of a `filter-KIND` that ends by itself.
+    pub(crate) fn refused(&self, kind: &str, arguments: &[&str]) -> Result<CommandOutput> {
         output_of(self.host(), &command(kind, arguments))
     }
 
@@ -170,10 +185,10 @@ fn command(kind: &str, arguments: &[&str]) -> Vec<String> {
 }
 
 /// A TAP on the host's bridge.
-fn open(host: &Host, name: &'static str, offloads: Offloads) -> Result<Tap> {
+fn open(host: &LabHost, name: &'static str, offloads: Offloads) -> Result<Tap> {
     let tap = host.namespace.run(|| Ok(Tap::new(name, offloads)))?;
-    if name == Slot(0).tap() {
-        host.plug_tap(Slot(0))?;
+    if name == LabSlot(0).tap() {
+        host.plug_tap(LabSlot(0))?;
     } else {
         host.namespace.ip(&format!("link set {name} master br0 up\n"))?;
     }
@@ -199,7 +214,7 @@ pub(crate) fn receive_to(socket: &mut Socket, fence: &[u8]) -> Result<Vec<Vec<u8
 }
 
 /// Waits until the filter is in this mode.
-pub(crate) fn wait_mode(filter: &Daemon, mode: &str) -> Result<colo_lab::daemon::Status> {
+pub(crate) fn wait_mode(filter: &Daemon, mode: &str) -> Result<colo_lab::daemon::DaemonStatus> {
     filter.wait_status(mode, TIMEOUT, |status| status.mode().is_ok_and(|found| found == mode))
 }
 

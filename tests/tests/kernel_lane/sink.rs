@@ -4,8 +4,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use colo_lab::network::{Family, Side};
-use colo_lab::pair::Pair;
+use colo_lab::network::{Family, HostSide};
+use colo_lab::pair::LabPair;
 use nix::sys::socket::{setsockopt, sockopt};
 
 const PORT: u16 = 7007;
@@ -23,7 +23,7 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
-    pub(crate) fn open(pair: &Pair) -> Result<Self> {
+    pub(crate) fn open(pair: &LabPair) -> Result<Self> {
         let guest = Family::V4.guest();
         let listen = || {
             let socket = UdpSocket::bind(SocketAddr::new(guest, PORT))?;
@@ -61,9 +61,9 @@ impl Sink {
 
     /// The numbers that the guest of `side` receives, in order, until the last one arrives or no
     /// more arrive.
-    pub(crate) fn numbers(&self, side: Side) -> Vec<u32> {
+    pub(crate) fn numbers(&self, side: HostSide) -> Vec<u32> {
         let [primary, secondary] = &self.guests;
-        let socket = if side == Side::Primary { primary } else { secondary };
+        let socket = if side == HostSide::Primary { primary } else { secondary };
         let mut numbers = Vec::new();
         let mut datagram = [0; LEN];
         while numbers.last().is_none_or(|last| last + 1 < self.sent) {

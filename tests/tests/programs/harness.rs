@@ -133,7 +133,7 @@ impl Programs {
                 ctx_out: Some(&mut context_out),
                 ..TestRunOptions::default()
             })
-            .unwrap_or_else(|error| panic!("run {name} on {} octets: {error:?}", frame.len()));
+            .unwrap_or_else(|error| panic!("run {name} on {} bytes: {error:?}", frame.len()));
         frame_out.truncate(result.data_size_out as usize);
         let mark = context_out[8..12].try_into().expect("four bytes");
         Run {

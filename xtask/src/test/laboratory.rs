@@ -1,6 +1,6 @@
 //! The commands that run the lab's tests, one for each file in `tests/tests`.
 
-use super::steps::{Part, cargo, lengthen};
+use super::steps::{TestPart, cargo, lengthen};
 use crate::command;
 use crate::setup::{self, Need};
 use anyhow::{Context as _, Result};
@@ -43,16 +43,16 @@ impl TestFile {
     }
 
     pub(super) fn title(&self) -> String {
-        let kind = if self.part() == Part::Unprivileged { "tests" } else { "root tests" };
+        let kind = if self.part() == TestPart::Unprivileged { "tests" } else { "root tests" };
         format!("{kind}: {}", self.0)
     }
 
-    pub(super) fn part(&self) -> Part {
+    pub(super) fn part(&self) -> TestPart {
         match self.0.as_str() {
             // Rust's own harness runs them, and some need a package that only root installs.
-            LIBRARY => Part::Privileged,
-            name if SOCKETS_ONLY.contains(&name) => Part::Unprivileged,
-            _ => Part::Lab,
+            LIBRARY => TestPart::Privileged,
+            name if SOCKETS_ONLY.contains(&name) => TestPart::Unprivileged,
+            _ => TestPart::Lab,
         }
     }
 
@@ -66,7 +66,7 @@ impl TestFile {
             // One of the library's tests reads an archive with busybox, which comes with QEMU.
             LIBRARY | "bench" | "filters" => &[Need::Lab, Need::Inspect, Need::Qemu],
             _ if self.has_guests() => &[Need::Lab, Need::Inspect, Need::Qemu],
-            _ if self.part() == Part::Lab => &[Need::Lab, Need::Inspect],
+            _ if self.part() == TestPart::Lab => &[Need::Lab, Need::Inspect],
             _ => &[],
         }
     }
@@ -100,7 +100,7 @@ pub(super) fn command(root: &Path, name: &str, long: bool) -> Command {
 /// harness has skipped.
 pub(super) fn without_root(root: &Path) -> Result<usize> {
     let mut cargo = cargo(root, &["test", "--locked", "--package", "colo-proxy-tests"]);
-    for file in TestFile::all(root)?.iter().filter(|file| file.part() == Part::Lab) {
+    for file in TestFile::all(root)?.iter().filter(|file| file.part() == TestPart::Lab) {
         cargo.args(["--test", &file.0]);
     }
     cargo.env(PRETEND_NO_ROOT, "1").env_remove(REQUIRE_ROOT);

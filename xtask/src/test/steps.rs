@@ -25,18 +25,18 @@ const LONG: [(&str, &str); 3] = [
 
 /// Which run a step belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum TestPart {
     /// Every run.
     Unprivileged,
     /// A run with root. Without root the step is left out.
     Privileged,
-    /// A run with root. Without root [`Part::LabWithoutRoot`] counts the tests of this step.
+    /// A run with root. Without root [`TestPart::LabWithoutRoot`] counts the tests of this step.
     Lab,
     /// A run without root.
     LabWithoutRoot,
 }
 
-impl Part {
+impl TestPart {
     /// The step belongs to a run with (or without) root.
     pub(super) fn runs(self, with_root: bool) -> bool {
         match self {
@@ -48,9 +48,9 @@ impl Part {
 }
 
 /// One step.
-pub(super) struct Step {
+pub(super) struct TestStep {
     pub name: String,
-    pub part: Part,
+    pub part: TestPart,
     /// `--qemu` also runs it.
     pub guests: bool,
     pub setup: &'static [Need],
@@ -58,14 +58,14 @@ pub(super) struct Step {
     pub run: Box<dyn Fn() -> Result<usize>>,
 }
 
-impl fmt::Debug for Step {
+impl fmt::Debug for TestStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Step").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("TestStep").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
 /// All of them.
-pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
+pub(super) fn all(root: &Path, long: bool) -> Result<Vec<TestStep>> {
     let mut steps = vec![
         step("format", root, lint::format),
         step("tidy", root, |_| tidy::run()),
@@ -86,7 +86,7 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
         steps.push(step("long tests of the engine", root, |root| command::run(&mut engine(root))));
     }
     let build = step("build", root, |root| command::run(&mut programs(root)));
-    steps.push(Step { guests: true, ..build });
+    steps.push(TestStep { guests: true, ..build });
     steps.push(without_root(root));
     for file in TestFile::all(root)? {
         steps.push(lab_step(file, root, long));
@@ -100,12 +100,17 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<Step>> {
         steps.push(step(&title, root, run).with(&[Need::Lab, Need::Inspect]).needing_root());
     }
     steps.push(
-        step("demo", root, |root| command::run(&mut demo::prepare(root, &demo::Options::plain())?))
-            .with(&[Need::Lab])
-            .needing_root(),
+        step("demo", root, |root| {
+            command::run(&mut demo::prepare(root, &demo::DemoTaskOptions::plain())?)
+        })
+        .with(&[Need::Lab])
+        .needing_root(),
     );
     let with_guests = step("demo --qemu", root, demo_with_guests);
-    steps.push(Step { guests: true, ..with_guests.with(&[Need::Lab, Need::Qemu]).needing_root() });
+    steps.push(TestStep {
+        guests: true,
+        ..with_guests.with(&[Need::Lab, Need::Qemu]).needing_root()
+    });
     Ok(steps)
 }
 
@@ -115,38 +120,38 @@ fn demo_with_guests(root: &Path) -> Result<()> {
         println!("test: the demo with real guests is left out: {reason:#}");
         return Ok(());
     }
-    command::run(&mut demo::prepare(root, &demo::Options::plain_qemu())?)
+    command::run(&mut demo::prepare(root, &demo::DemoTaskOptions::plain_qemu())?)
 }
 
-fn step(name: &str, root: &Path, run: impl Fn(&Path) -> Result<()> + 'static) -> Step {
+fn step(name: &str, root: &Path, run: impl Fn(&Path) -> Result<()> + 'static) -> TestStep {
     let root = root.to_owned();
     let run = Box::new(move || run(&root).map(|()| 0));
-    Step { name: name.to_owned(), part: Part::Unprivileged, guests: false, setup: &[], run }
+    TestStep { name: name.to_owned(), part: TestPart::Unprivileged, guests: false, setup: &[], run }
 }
 
 /// The tests in one file of the lab.
-fn lab_step(file: TestFile, root: &Path, long: bool) -> Step {
+fn lab_step(file: TestFile, root: &Path, long: bool) -> TestStep {
     let (part, guests, setup) = (file.part(), file.has_guests(), file.setup());
     let title = file.title();
     let step = step(&title, root, move |root| file.run(root, long));
-    Step { part, guests, setup, ..step }
+    TestStep { part, guests, setup, ..step }
 }
 
 /// All tests of the lab, where most are skipped.
-fn without_root(root: &Path) -> Step {
+fn without_root(root: &Path) -> TestStep {
     let name = "root tests, without root".to_owned();
     let root = root.to_owned();
     let run = Box::new(move || laboratory::without_root(&root));
-    Step { name, part: Part::LabWithoutRoot, guests: false, setup: &[], run }
+    TestStep { name, part: TestPart::LabWithoutRoot, guests: false, setup: &[], run }
 }
 
-impl Step {
+impl TestStep {
     fn with(self, setup: &'static [Need]) -> Self {
         Self { setup, ..self }
     }
 
     fn needing_root(self) -> Self {
-        Self { part: Part::Privileged, ..self }
+        Self { part: TestPart::Privileged, ..self }
     }
 }
 
@@ -190,7 +195,7 @@ pub(super) fn lengthen(cargo: &mut Command, long: bool) {
 
 #[cfg(test)]
 mod tests {
-    use super::{LONG, Part, all, engine, laboratory, unit_tests};
+    use super::{LONG, TestPart, all, engine, laboratory, unit_tests};
     use std::path::Path;
 
     #[test]
@@ -218,14 +223,14 @@ mod tests {
     fn without_root_the_tests_of_the_lab_are_counted_in_one_step() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let steps = all(root, false).unwrap();
-        let names = |with_root: bool, part: Part| -> Vec<&str> {
+        let names = |with_root: bool, part: TestPart| -> Vec<&str> {
             let steps = steps.iter().filter(|step| step.part.runs(with_root) && step.part == part);
             steps.map(|step| step.name.as_str()).collect()
         };
-        assert_eq!(names(false, Part::LabWithoutRoot), ["root tests, without root"]);
-        assert_eq!(names(false, Part::Lab), [""; 0]);
-        assert_eq!(names(true, Part::LabWithoutRoot), [""; 0]);
-        assert!(names(true, Part::Lab).contains(&"root tests: traffic"));
-        assert!(names(false, Part::Unprivileged).contains(&"tests: colo_compare"));
+        assert_eq!(names(false, TestPart::LabWithoutRoot), ["root tests, without root"]);
+        assert_eq!(names(false, TestPart::Lab), [""; 0]);
+        assert_eq!(names(true, TestPart::LabWithoutRoot), [""; 0]);
+        assert!(names(true, TestPart::Lab).contains(&"root tests: traffic"));
+        assert!(names(false, TestPart::Unprivileged).contains(&"tests: colo_compare"));
     }
 }

@@ -10,7 +10,7 @@
 //! the reason.
 
 use super::Finding;
-use super::lexer::{self, Line};
+use super::lexer::{self, SourceLine};
 use super::rules::{body_end, is_at_word_start};
 
 pub(super) const RULE: &str = "error chain";
@@ -71,13 +71,13 @@ pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
 }
 
 /// The lines, those of tests being blank.
-fn without_tests(mut lines: Vec<Line>) -> Vec<Line> {
+fn without_tests(mut lines: Vec<SourceLine>) -> Vec<SourceLine> {
     let mut at = 0;
     while at < lines.len() {
         let is_test = lines.get(at).is_some_and(|line| line.code.trim() == "#[cfg(test)]");
         let end = if is_test { body_end(&lines, at, 0).unwrap_or(at + 1) } else { at };
         for line in lines.iter_mut().take(end + 1).skip(at).filter(|_| is_test) {
-            *line = Line::default();
+            *line = SourceLine::default();
         }
         at = end + 1;
     }
@@ -85,9 +85,9 @@ fn without_tests(mut lines: Vec<Line>) -> Vec<Line> {
 }
 
 /// The names of errors in this file.
-fn names(lines: &[Line]) -> Vec<&str> {
+fn names(lines: &[SourceLine]) -> Vec<&str> {
     let mut names = NAMES.to_vec();
-    for Line { code, .. } in lines {
+    for SourceLine { code, .. } in lines {
         for (at, word) in code.match_indices("Error") {
             let rest = code.get(at + word.len()..).unwrap_or_default();
             let is_type = !rest.starts_with(is_word) && !rest.starts_with("::");
@@ -113,8 +113,8 @@ fn is_word(c: char) -> bool {
 }
 
 /// Line `i` prints `name` and not its causes.
-fn prints(lines: &[Line], i: usize, name: &str) -> bool {
-    let Some(Line { code, strings, .. }) = lines.get(i) else { return false };
+fn prints(lines: &[SourceLine], i: usize, name: &str) -> bool {
+    let Some(SourceLine { code, strings, .. }) = lines.get(i) else { return false };
     let placeholder = strings.split('{').skip(1).filter_map(|rest| rest.split('}').next());
     let captured = placeholder.filter_map(|inside| inside.strip_prefix(name)).any(is_bare);
     let call = format!("{name}.to_string()");
@@ -134,7 +134,7 @@ fn is_bare(form: &str) -> bool {
 
 /// The arguments on line `i` of the macros that format and begin here or above, each with the
 /// strings of its macro.
-fn arguments(lines: &[Line], i: usize) -> Vec<(String, String)> {
+fn arguments(lines: &[SourceLine], i: usize) -> Vec<(String, String)> {
     let mut found = Vec::new();
     // A call is over long before that.
     for start in i.saturating_sub(12)..=i {
@@ -148,7 +148,12 @@ fn arguments(lines: &[Line], i: usize) -> Vec<(String, String)> {
 }
 
 /// The arguments on line `i` of the call whose parenthesis opens at `from` of line `start`.
-fn arguments_of(lines: &[Line], start: usize, from: usize, i: usize) -> Vec<(String, String)> {
+fn arguments_of(
+    lines: &[SourceLine],
+    start: usize,
+    from: usize,
+    i: usize,
+) -> Vec<(String, String)> {
     let mut depth = 0usize;
     let mut strings = String::new();
     let mut arguments = vec![(0, String::new())];
@@ -177,7 +182,7 @@ fn arguments_of(lines: &[Line], start: usize, from: usize, i: usize) -> Vec<(Str
 
 /// The line of the comment that says that a name on line `i` is a text: this one, or the one above
 /// if nothing else stands there.
-fn marker(lines: &[Line], i: usize) -> Option<usize> {
+fn marker(lines: &[SourceLine], i: usize) -> Option<usize> {
     let says = |at: &usize| lines.get(*at).is_some_and(|line| line.comment.contains(MARKER));
     let above = i
         .checked_sub(1)

@@ -4,7 +4,7 @@
 
 /// One line of a source file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Line {
+pub(super) struct SourceLine {
     /// The code, without comments; the inside of a literal is blank.
     pub code: String,
     /// The text of the comments, with their marks.
@@ -25,12 +25,12 @@ enum State {
 }
 
 /// Takes `text` apart.
-pub(super) fn lines(text: &str) -> Vec<Line> {
+pub(super) fn lines(text: &str) -> Vec<SourceLine> {
     let mut state = State::Code;
     let mut found = Vec::new();
     for line in text.lines() {
         let chars: Vec<char> = line.chars().collect();
-        let mut out = Line::default();
+        let mut out = SourceLine::default();
         let mut at = 0;
         while at < chars.len() {
             let (next, taken) = step(state, &chars, at, &mut out);
@@ -46,9 +46,10 @@ pub(super) fn lines(text: &str) -> Vec<Line> {
 }
 
 /// Handles what stands at `at`; returns the state behind it and how many characters it took.
-fn step(state: State, chars: &[char], at: usize, out: &mut Line) -> (State, usize) {
+fn step(state: State, chars: &[char], at: usize, out: &mut SourceLine) -> (State, usize) {
     let pair = |a: char, b: char| chars.get(at) == Some(&a) && chars.get(at + 1) == Some(&b);
-    let comment = |out: &mut Line, len: usize| out.comment.extend(chars.iter().skip(at).take(len));
+    let comment =
+        |out: &mut SourceLine, len: usize| out.comment.extend(chars.iter().skip(at).take(len));
     match state {
         State::Code => code(chars, at, out),
         State::BlockComment(depth) if pair('/', '*') => {
@@ -73,14 +74,14 @@ fn step(state: State, chars: &[char], at: usize, out: &mut Line) -> (State, usiz
     }
 }
 
-fn end_string(out: &mut Line) -> State {
+fn end_string(out: &mut SourceLine) -> State {
     out.code.push('"');
     out.strings.push(' ');
     State::Code
 }
 
 /// The same, in code.
-fn code(chars: &[char], at: usize, out: &mut Line) -> (State, usize) {
+fn code(chars: &[char], at: usize, out: &mut SourceLine) -> (State, usize) {
     let here = |offset: usize| chars.get(at + offset).copied();
     match (here(0), here(1)) {
         (Some('/'), Some('/')) => (State::LineComment, 0),

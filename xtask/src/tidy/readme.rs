@@ -5,7 +5,7 @@
 //! address.
 
 use super::Finding;
-use crate::cli::Arguments;
+use crate::cli::TaskArguments;
 use crate::{command, workspace};
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
@@ -22,7 +22,7 @@ const EVERY_ADDRESS: [&str; 2] = ["0.0.0.0", "[::]"];
 
 /// A command in a block of code.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Shown {
+pub(super) struct ShownCommand {
     pub line: usize,
     pub words: Vec<String>,
 }
@@ -50,9 +50,9 @@ pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
     let mut add = |line, rule, what| {
         findings.push(Finding { path: path.to_owned(), line, rule, what });
     };
-    for Shown { line, words } in commands(text, &["cargo", "xtask"]) {
+    for ShownCommand { line, words } in commands(text, &["cargo", "xtask"]) {
         // The parser's name for the program is two words, and it expects one.
-        if let Err(error) = Arguments::try_parse_from(&words[1..]) {
+        if let Err(error) = TaskArguments::try_parse_from(&words[1..]) {
             let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
             add(line, COMMAND, format!("`{}`: {reason}", words.join(" ")));
         }
@@ -97,7 +97,7 @@ pub fn readme_against_daemon(root: &Path) -> Result<()> {
 fn command_against_help(
     root: &Path,
     path: &str,
-    Shown { line, words }: &Shown,
+    ShownCommand { line, words }: &ShownCommand,
     helps: &mut BTreeMap<String, String>,
 ) -> Result<()> {
     let task = task(words);
@@ -156,7 +156,7 @@ pub(super) fn unknown_option<'a>(words: &'a [String], help: &str) -> Option<&'a 
 
 /// The commands that start with the words `start`, in the blocks of code of `text`. A line that
 /// ends in a backslash goes on in the next one.
-pub(super) fn commands(text: &str, start: &[&str]) -> Vec<Shown> {
+pub(super) fn commands(text: &str, start: &[&str]) -> Vec<ShownCommand> {
     let mut found = Vec::new();
     for block in blocks(text) {
         let mut pending: Option<(usize, String)> = None;
@@ -172,7 +172,7 @@ pub(super) fn commands(text: &str, start: &[&str]) -> Vec<Shown> {
             if words.len() >= start.len()
                 && words.iter().zip(start).all(|(word, want)| word == want)
             {
-                found.push(Shown { line: first, words });
+                found.push(ShownCommand { line: first, words });
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The rules for Rust source.
 
 use super::Finding;
-use super::lexer::{self, Line};
+use super::lexer::{self, SourceLine};
 
 const FILE_LINES_MAX: usize = 800;
 const FUNCTION_LINES_MAX: usize = 70;
@@ -57,7 +57,7 @@ impl Findings<'_> {
     }
 }
 
-fn file_length(lines: &[Line], findings: &mut Findings<'_>) {
+fn file_length(lines: &[SourceLine], findings: &mut Findings<'_>) {
     if lines.len() > FILE_LINES_MAX {
         let what = format!("{} lines, more than {FILE_LINES_MAX}: split it", lines.len());
         findings.add(FILE_LINES_MAX, "file length", what);
@@ -80,7 +80,7 @@ fn module_doc(text: &str, findings: &mut Findings<'_>) {
     }
 }
 
-fn module_name(path: &str, lines: &[Line], findings: &mut Findings<'_>) {
+fn module_name(path: &str, lines: &[SourceLine], findings: &mut Findings<'_>) {
     let in_source = path.split('/').skip_while(|part| *part != "src" && *part != "tests");
     for part in in_source.map(|part| part.trim_end_matches(".rs")) {
         if EMPTY_NAMES.contains(&part) {
@@ -96,7 +96,7 @@ fn module_name(path: &str, lines: &[Line], findings: &mut Findings<'_>) {
 }
 
 /// From the line of a function's `fn` to the one of its closing brace.
-fn function_length(lines: &[Line], findings: &mut Findings<'_>) {
+fn function_length(lines: &[SourceLine], findings: &mut Findings<'_>) {
     for (start, line) in lines.iter().enumerate() {
         let Some(name) = word_behind(&line.code, "fn") else { continue };
         let from = line.code.find(&format!("fn {name}")).unwrap_or(0);
@@ -110,7 +110,7 @@ fn function_length(lines: &[Line], findings: &mut Findings<'_>) {
 }
 
 /// The line where the body of the function that starts at `start` ends; `None` without a body.
-pub(super) fn body_end(lines: &[Line], start: usize, from: usize) -> Option<usize> {
+pub(super) fn body_end(lines: &[SourceLine], start: usize, from: usize) -> Option<usize> {
     let mut braces = 0usize;
     let mut brackets = 0usize;
     for (i, line) in lines.iter().enumerate().skip(start) {
@@ -135,9 +135,9 @@ pub(super) fn body_end(lines: &[Line], start: usize, from: usize) -> Option<usiz
 }
 
 /// Words that have no place in committed code.
-fn words(path: &str, lines: &[Line], findings: &mut Findings<'_>) {
+fn words(path: &str, lines: &[SourceLine], findings: &mut Findings<'_>) {
     let may_sleep = SLEEPERS.iter().any(|(file, _)| *file == path);
-    let sleeps = |line: &Line| has_word(&line.code, "sleep(");
+    let sleeps = |line: &SourceLine| has_word(&line.code, "sleep(");
     if may_sleep && !lines.iter().any(sleeps) {
         findings.add(0, "sleep", "listed among the files that sleep, and does not: take it off");
     }
@@ -156,7 +156,7 @@ fn words(path: &str, lines: &[Line], findings: &mut Findings<'_>) {
 }
 
 /// Every `allow` and `expect` of a lint says why.
-fn allow_reasons(lines: &[Line], findings: &mut Findings<'_>) {
+fn allow_reasons(lines: &[SourceLine], findings: &mut Findings<'_>) {
     for (i, line) in lines.iter().enumerate() {
         let is_attribute = line.code.contains("#[") || line.code.contains("#![");
         if !is_attribute || !(has_word(&line.code, "allow(") || has_word(&line.code, "expect(")) {
@@ -172,7 +172,7 @@ fn allow_reasons(lines: &[Line], findings: &mut Findings<'_>) {
 }
 
 /// Every unsafe block and unsafe impl says what makes it sound, in the comment above it.
-fn safety_comments(lines: &[Line], findings: &mut Findings<'_>) {
+fn safety_comments(lines: &[SourceLine], findings: &mut Findings<'_>) {
     for (i, line) in lines.iter().enumerate() {
         let opens = ["unsafe {", "unsafe impl", "unsafe extern"];
         if opens.iter().any(|word| has_word(&line.code, word)) && !is_justified(lines, i) {
@@ -182,8 +182,8 @@ fn safety_comments(lines: &[Line], findings: &mut Findings<'_>) {
 }
 
 /// Whether a comment with `SAFETY:` stands on line `at` or above the statement that it is in.
-fn is_justified(lines: &[Line], at: usize) -> bool {
-    let says = |line: &Line| line.comment.contains("SAFETY:");
+fn is_justified(lines: &[SourceLine], at: usize) -> bool {
+    let says = |line: &SourceLine| line.comment.contains("SAFETY:");
     if lines.get(at).is_some_and(says) {
         return true;
     }

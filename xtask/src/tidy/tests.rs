@@ -1,7 +1,7 @@
 //! Every rule with a text that passes and a twin that must not.
 
 use super::citations::{self, Tests};
-use super::lexer::{self, Line};
+use super::lexer::{self, SourceLine};
 use super::links::{self, Documents};
 use super::{Finding, documents, errors, paths, readme, rules};
 
@@ -16,7 +16,7 @@ fn broken_at(path: &str, text: &str) -> Vec<&'static str> {
 
 #[test]
 fn comments_and_literals_hide_no_code_and_show_none() {
-    let line = |code: &str, comment: &str, strings: &str| Line {
+    let line = |code: &str, comment: &str, strings: &str| SourceLine {
         code: code.into(),
         comment: comment.into(),
         strings: strings.into(),

@@ -1,6 +1,8 @@
 //! Connections that an earlier pair translated: both guests of this pair are copies of the one that
 //! survived, whose numbers differ from the network's by the base.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const K: Out = Out::Translate { seq: 0xffff_fff0, ts: 7 };

@@ -10,7 +10,7 @@ use super::{END_TIMEOUT, LoadResult, OCTETS, connect, finish};
 use crate::bench::guest::MeasuredGuest;
 use crate::bench::service::{Arrivals, BLOCK_LEN, PORTION_LEN, SINK_PORT, SOURCE_PORT, Swallowed};
 use crate::namespace::Namespace;
-use crate::network::Slot;
+use crate::network::LabSlot;
 
 /// How often to look at a stream that stands still.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -20,7 +20,7 @@ const PORTIONS_AHEAD: u64 = 2;
 /// Guest to client. The client requests one portion after another, early enough that the guest
 /// never waits. So both guests end their stream at the same byte.
 pub(in crate::bench) fn down(client: &Namespace, time: Duration) -> Result<LoadResult> {
-    let mut stream = connect(client, Slot(0), SOURCE_PORT)?;
+    let mut stream = connect(client, LabSlot(0), SOURCE_PORT)?;
     stream.set_read_timeout(Some(GLANCE))?;
     let mut block = vec![0; BLOCK_LEN];
     let mut arrivals = Arrivals::begin(time);
@@ -50,7 +50,7 @@ pub(in crate::bench) fn up(
     primary: &MeasuredGuest,
     time: Duration,
 ) -> Result<LoadResult> {
-    let mut stream = connect(client, Slot(0), SINK_PORT)?;
+    let mut stream = connect(client, LabSlot(0), SINK_PORT)?;
     stream.set_write_timeout(Some(GLANCE))?;
     let port = stream.local_addr()?.port();
     stream.write_all(&(time.as_nanos() as u64).to_be_bytes()).context("beginning a stream")?;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use super::LoadResult;
 use crate::bench::service::UDP_ECHO_PORT;
 use crate::namespace::Namespace;
-use crate::network::{CLIENT_V4, Family, Slot};
+use crate::network::{CLIENT_V4, Family, LabSlot};
 
 const WINDOW: u64 = 32;
 /// After this silence, all datagrams on their way count as lost. It is longer than the 40 ms for
@@ -33,7 +33,7 @@ pub(in crate::bench) fn datagrams(
     len: usize,
     time: Duration,
 ) -> Result<LoadResult> {
-    let to = SocketAddr::new(Slot(0).address(Family::V4), UDP_ECHO_PORT);
+    let to = SocketAddr::new(LabSlot(0).address(Family::V4), UDP_ECHO_PORT);
     let socket = client.run(|| {
         let socket = UdpSocket::bind((CLIENT_V4, 0))?;
         socket.connect(to)?;

@@ -10,14 +10,14 @@ use super::{LoadResult, connect, finish};
 use crate::bench::histogram::Histogram;
 use crate::bench::service::{EXCHANGE_LEN, TCP_ECHO_PORT};
 use crate::namespace::Namespace;
-use crate::network::Slot;
+use crate::network::LabSlot;
 
 /// Exchanges before the clock starts. The handshake and the first checkpoint do not count.
 const WARM_UP: u32 = 200;
 
 /// One connection, and one exchange after another.
 pub(in crate::bench) fn exchanges(client: &Namespace, time: Duration) -> Result<LoadResult> {
-    let mut stream = warm(client, Slot(0))?;
+    let mut stream = warm(client, LabSlot(0))?;
     let (latency, seconds) = exchange(&mut stream, time)?;
     finish(stream)?;
     let rate = latency.count() as f64 / seconds;
@@ -35,7 +35,7 @@ pub(in crate::bench) fn exchanges(client: &Namespace, time: Duration) -> Result<
 /// One connection to each of `slots`, all at once. Returns the rate of each.
 pub(in crate::bench) fn exchanges_with_all(
     client: &Namespace,
-    slots: &[Slot],
+    slots: &[LabSlot],
     time: Duration,
 ) -> Result<Vec<f64>> {
     let streams: Result<Vec<TcpStream>> = slots.iter().map(|slot| warm(client, *slot)).collect();
@@ -58,7 +58,7 @@ pub(in crate::bench) fn exchanges_with_all(
     })
 }
 
-fn warm(client: &Namespace, slot: Slot) -> Result<TcpStream> {
+fn warm(client: &Namespace, slot: LabSlot) -> Result<TcpStream> {
     let mut stream = connect(client, slot, TCP_ECHO_PORT)?;
     let mut octets = [0x5a; EXCHANGE_LEN];
     for _ in 0..WARM_UP {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::pauses::Pauses;
-use crate::network::Side;
+use crate::network::HostSide;
 use crate::qemu::protected::{Protected, colo_frame};
 
 const TURNS: usize = 2;
@@ -31,18 +31,18 @@ pub(super) fn compare(pair: &Protected) -> Result<[Pauses; 2]> {
 }
 
 fn a_few(pair: &Protected) -> Result<Pauses> {
-    let half = pair.half(Side::Primary)?;
+    let half = pair.half(HostSide::Primary)?;
     let qmp = half.guest.qmp()?;
     let place = qmp.place();
     let status = half.daemon.status()?;
     let done = colo_frame(&status)["checkpoints"]["done"].as_u64().unwrap_or_default();
-    pair.wait_checkpoints(Side::Primary, done + CHECKPOINTS, TIMEOUT)?;
+    pair.wait_checkpoints(HostSide::Primary, done + CHECKPOINTS, TIMEOUT)?;
     Ok(Pauses::since(qmp, place))
 }
 
 /// Changes the route that the daemon has made, as its configuration key `quick_ack` would do.
 fn set(pair: &Protected, on: bool) -> Result<()> {
-    let host = &pair.lab.host(Side::Primary).namespace;
+    let host = &pair.lab.host(HostSide::Primary).namespace;
     let route = host.output("ip", &["route", "show", "proto", PROTOCOL])?;
     ensure!(!route.trim().is_empty(), "the daemon has made no route");
     let plain = route.trim().replace(QUICK, "");

@@ -1,11 +1,11 @@
 use etherparse::PacketBuilder;
 
-use super::super::packet::{Packet, be16, parse};
+use super::super::packet::{PacketPlaces, be16, parse};
 use super::super::shift::Shift;
 use super::super::tap::VnetHdr;
 use super::{fault, fold, pseudo, put};
 
-fn segment(v6: bool, payload: &[u8]) -> (Vec<u8>, Packet) {
+fn segment(v6: bool, payload: &[u8]) -> (Vec<u8>, PacketPlaces) {
     let builder = PacketBuilder::ethernet2([2; 6], [4; 6]);
     let builder = if v6 {
         builder.ipv6([1; 16], [2; 16], 64)
@@ -22,7 +22,7 @@ fn segment(v6: bool, payload: &[u8]) -> (Vec<u8>, Packet) {
     (frame, packet)
 }
 
-fn partial(frame: &mut [u8], packet: &Packet) -> VnetHdr {
+fn partial(frame: &mut [u8], packet: &PacketPlaces) -> VnetHdr {
     let sum = fold(&[], pseudo(frame, packet));
     let sum_at = packet.sum_at().expect("TCP has a sum");
     frame[sum_at..sum_at + 2].copy_from_slice(&sum.to_be_bytes());

@@ -15,7 +15,7 @@ const REEXPORTS_MAX: usize = 16;
 pub(super) type Imports = BTreeMap<String, BTreeMap<String, usize>>;
 
 /// Where a path leads.
-enum Target {
+enum ImportTarget {
     Module(ModulePath),
     /// Something that this file defines.
     File(String),
@@ -81,25 +81,25 @@ impl CrateGraph {
     /// yet: a path that begins with it is one.
     fn file_of(&self, module: &ModulePath, named: &NamedPath) -> Option<String> {
         match self.resolve(&joined(module, &named.within), &named.parts, REEXPORTS_MAX)? {
-            Target::File(file) => Some(file),
-            Target::Module(_) => None,
+            ImportTarget::File(file) => Some(file),
+            ImportTarget::Module(_) => None,
         }
     }
 
     /// Where the path `parts` leads from `module`; `None` where that is another crate.
-    fn resolve(&self, module: &ModulePath, parts: &[String], depth: usize) -> Option<Target> {
+    fn resolve(&self, module: &ModulePath, parts: &[String], depth: usize) -> Option<ImportTarget> {
         let (first, rest) = parts.split_first()?;
         let start = match first.as_str() {
-            "crate" => Target::Module(Vec::new()),
-            "self" => Target::Module(module.clone()),
-            "super" => Target::Module(parent(module)),
+            "crate" => ImportTarget::Module(Vec::new()),
+            "self" => ImportTarget::Module(module.clone()),
+            "super" => ImportTarget::Module(parent(module)),
             _ => self.name_in(module, first, depth, true)?,
         };
         rest.iter().try_fold(start, |target, part| match target {
-            Target::File(_) => Some(target),
-            Target::Module(module) => match part.as_str() {
-                "self" => Some(Target::Module(module)),
-                "super" => Some(Target::Module(parent(&module))),
+            ImportTarget::File(_) => Some(target),
+            ImportTarget::Module(module) => match part.as_str() {
+                "self" => Some(ImportTarget::Module(module)),
+                "super" => Some(ImportTarget::Module(parent(&module))),
                 "*" => self.definer(&module),
                 name => self.name_in(&module, name, depth, false),
             },
@@ -114,10 +114,10 @@ impl CrateGraph {
         name: &str,
         depth: usize,
         begins: bool,
-    ) -> Option<Target> {
+    ) -> Option<ImportTarget> {
         let child = joined(module, &[name.to_owned()]);
         if self.is_module(&child) {
-            return Some(Target::Module(child));
+            return Some(ImportTarget::Module(child));
         }
         match self.aliases.get(&(module.clone(), name.to_owned())) {
             // `use libc;`, and `use nix::libc` in the end.
@@ -142,10 +142,10 @@ impl CrateGraph {
     }
 
     /// The file that has the text of `module`.
-    fn definer(&self, module: &ModulePath) -> Option<Target> {
+    fn definer(&self, module: &ModulePath) -> Option<ImportTarget> {
         let nearest = (0..=module.len()).rev().filter_map(|len| module.get(..len));
         let mut files = nearest.filter_map(|around| self.sources.get(around));
-        files.next().map(|(file, _)| Target::File(file.clone()))
+        files.next().map(|(file, _)| ImportTarget::File(file.clone()))
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) struct Source {
 
 pub(super) fn read(text: &str) -> Source {
     let mut reader =
-        Reader { tokens: tokens(text), at: 0, scopes: Vec::new(), found: Source::default() };
+        UseReader { tokens: tokens(text), at: 0, scopes: Vec::new(), found: Source::default() };
     while reader.step() {}
     reader.found
 }
@@ -61,7 +61,7 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-struct Reader {
+struct UseReader {
     tokens: Vec<Token>,
     at: usize,
     /// The open braces: the name of a module, or nothing.
@@ -69,7 +69,7 @@ struct Reader {
     found: Source,
 }
 
-impl Reader {
+impl UseReader {
     fn text(&self, at: usize) -> &str {
         self.tokens.get(at).map_or("", |token| &token.text)
     }
