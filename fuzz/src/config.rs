@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use colo_proxy::config::{ConfigError, Guest, Limits, OnDeath, Role, parse};
+use colo_proxy::config::{ConfigError, Guest, GuestLimits, OnDeath, Role, parse};
 use colo_proxy_engine::frame::FRAME_MAX;
 
 use crate::measure::Measure;
@@ -42,7 +42,7 @@ fn are_right(guests: &[Guest]) {
         assert!(limits.repeat.patience <= limits.repeat.patience_max);
         assert!(guest.role() == Role::Primary || guest.on_death == OnDeath::Hold);
         // Settings for the other role cannot be set.
-        let unset = Limits::default();
+        let unset = GuestLimits::default();
         match guest.role() {
             Role::Primary => assert_eq!(
                 (limits.input, limits.repeat, limits.translation),

@@ -36,7 +36,7 @@ pub struct Guest {
     /// UDP port of the tunnel; the primary's value counts.
     pub lane_port: u16,
     pub on_death: OnDeath,
-    /// GuestLimits of the other role have their defaults.
+    /// Limits of the other role have their defaults.
     pub limits: GuestLimits,
     pub side: SideConfig,
 }

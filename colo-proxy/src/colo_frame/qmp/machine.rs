@@ -118,7 +118,7 @@ pub(super) struct QmpMachine {
     checkpoint: Option<SeenCheckpoint>,
     /// When the checkpoint began.
     stopped: Option<Instant>,
-    /// CheckpointConfig that began.
+    /// Checkpoints that began.
     number: u64,
     pace: CheckpointPace,
     /// The pair is to be made with the secondary that waits there, as soon as QEMU can be told.

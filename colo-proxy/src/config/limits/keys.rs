@@ -36,7 +36,7 @@ const BUSY_POLL_US_MAX: u64 = 1000;
 /// Two of the longest frames: one that is being written, and one behind it.
 const TWO_FRAMES: u64 = 2 * colo_proxy_engine::frame::FRAME_MAX as u64;
 
-/// `key: type, role, smallest, largest => place in [`GuestLimits`]`, below its description. A policy has
+/// A key: type, role, smallest, largest and place in [`GuestLimits`], below its description. A policy has
 /// no bounds.
 macro_rules! limits {
     ($(
