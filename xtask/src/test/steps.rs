@@ -18,9 +18,9 @@ const WITH_DIGESTS: [&str; 6] =
 /// Variables that the tests with a duration read, and their values under `--long`: seconds of mixed
 /// traffic, streams for the compare engine, and simulations of each kind.
 const LONG: [(&str, &str); 3] = [
-    ("COLO_PROXY_MIXED_S", "600"),
-    ("COLO_PROXY_STREAMS", "250000"),
-    ("COLO_PROXY_SIMULATIONS", "3000"),
+    ("COLO_PROXY_MIXED_S", "300"),
+    ("COLO_PROXY_STREAMS", "150000"),
+    ("COLO_PROXY_SIMULATIONS", "2000"),
 ];
 
 /// Which run a step belongs to.

@@ -1,7 +1,7 @@
 //! Random schedules of both guests, with the engine and the model of the rule side by side.
 //!
 //! After every event the engine must have released exactly what the model allows. More of them with
-//! `COLO_PROXY_STREAMS=250000`; one again with `COLO_PROXY_SEED=n`.
+//! `COLO_PROXY_STREAMS=150000`; one again with `COLO_PROXY_SEED=n`.
 
 use super::random::{number, streams};
 use super::schedule::{Run, Sabotage};
