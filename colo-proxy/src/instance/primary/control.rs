@@ -138,3 +138,6 @@ pub(super) async fn disclaim(name: &str, peer: &mut ControlLane) -> DisclaimEnd 
         DisclaimEnd::GoesOn
     })
 }
+
+#[cfg(test)]
+mod tests;
