@@ -16,7 +16,7 @@ pub(crate) struct Shape {
     pub(crate) flags: u8,
     pub(crate) options: Vec<TcpOption>,
     pub(crate) payload: Vec<u8>,
-    /// Octets behind the packet.
+    /// Bytes behind the packet.
     pub(crate) padding: usize,
 }
 

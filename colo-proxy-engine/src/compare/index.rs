@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_takes_eight_octets() {
+    fn a_place_takes_eight_bytes() {
         assert_eq!(size_of::<super::Place>(), 8);
     }
 }

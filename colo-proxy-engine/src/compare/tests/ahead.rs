@@ -103,7 +103,7 @@ fn interleavings(ours: usize, theirs: usize) -> Vec<Vec<Side>> {
     all
 }
 
-/// A server's connection: the peer's number is `peer`, and it acknowledges `early` octets of a SYN.
+/// A server's connection: the peer's number is `peer`, and it acknowledges `early` bytes of a SYN.
 fn served(isn: u32, peer: u32, early: u32) -> Vec<Tcp> {
     let ack = peer + 1 + early;
     vec![tcp(isn).syn().ack(ack), tcp(isn + 1).ack(ack).data(b"x"), tcp(isn + 2).ack(ack)]
@@ -161,7 +161,7 @@ fn without_its_syn_ack_the_secondary_vouches_for_nothing() {
 
 #[test]
 fn fast_open_in_every_interleaving() {
-    // The server takes the octets of the SYN, and answers before the peer has acknowledged.
+    // The server takes the bytes of the SYN, and answers before the peer has acknowledged.
     let server = served(1000, 5000, 300);
     Pair::equal(&server).with_own_numbers().needs_no_checkpoint();
     // The client says something with its SYN, and the rest when it is answered.
@@ -172,7 +172,7 @@ fn fast_open_in_every_interleaving() {
         tcp(1008).ack(5009).fin(),
     ];
     Pair::equal(&client).with_own_numbers().needs_no_checkpoint();
-    // The peer took nothing of it: the octets come again.
+    // The peer took nothing of it: the bytes come again.
     let client = [
         tcp(1000).syn().data(b"get"),
         tcp(1000).syn(),
@@ -274,9 +274,9 @@ fn two_connections_interleaved() {
     Pair::equal(&frames).with_own_numbers().needs_no_checkpoint();
 }
 
-/// The twin of all of them: an octet that differs is found in every interleaving, and never leaves.
+/// The twin of all of them: a byte that differs is found in every interleaving, and never leaves.
 #[test]
-fn a_differing_octet_is_found_in_every_interleaving() {
+fn a_differing_byte_is_found_in_every_interleaving() {
     let frames = [fin(1000, 5000), served(90_000, 70_000, 0)].concat();
     for wrong in [1, 4] {
         let mut pair = Pair::equal(&frames).with_own_numbers();
@@ -297,7 +297,7 @@ fn a_differing_octet_is_found_in_every_interleaving() {
     }
 }
 
-/// The same octets at the same places of the next connection are other octets.
+/// The same bytes at the same places of the next connection are other bytes.
 #[test]
 fn the_old_connection_never_vouches_for_the_new_one() {
     let frames = [fin(1000, 5000), fin(1000 + 100, 70_000)].concat();
@@ -516,7 +516,7 @@ fn keep_alives_and_repetitions_in_every_interleaving() {
         tcp(900_000).syn().ack(70_001),
         tcp(900_001).ack(70_001).data(b"next"),
     ];
-    // A probe has an octet of rubbish at a place that was said before.
+    // A probe has a byte of rubbish at a place that was said before.
     let mut pair = Pair::equal(&frames).with_own_numbers();
     pair.primary[2].payload = b"a".to_vec();
     pair.secondary[2].payload = b"a".to_vec();

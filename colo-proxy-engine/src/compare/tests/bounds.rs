@@ -26,7 +26,7 @@ fn steps(rig: &mut Rig, segment: &Tcp) -> u64 {
 }
 
 #[test]
-fn an_octet_looks_at_the_frames_that_have_it_and_no_others() {
+fn a_byte_looks_at_the_frames_that_have_it_and_no_others() {
     let (mut rig, base) = open();
     for n in 0..LONG {
         rig.holds(&at(&base, 1001 + n).data([1]));
@@ -65,7 +65,7 @@ fn a_mark_looks_at_the_frames_that_it_concerns_and_no_others() {
     for n in 0..LONG {
         rig.holds(&reset(5000 + n));
     }
-    // Marks that nothing waits for: other resets, a FIN, a SYN/ACK.
+    // Control bits that nothing waits for: other resets, a FIN, a SYN/ACK.
     for n in 0..100 {
         assert_eq!(steps(&mut rig, &reset(50_000 + n)), 0);
         assert_eq!(steps(&mut rig, &at(&base, 1001 + n).fin()), 0);
@@ -102,7 +102,7 @@ fn frames_that_wait_for_a_mark_are_bounded_and_the_others_leave_with_a_checkpoin
 }
 
 #[test]
-fn a_guest_whose_every_octet_differs_is_recorded_up_to_a_bound() {
+fn a_guest_whose_every_byte_differs_is_recorded_up_to_a_bound() {
     let (mut rig, base) = open();
     for n in 0..LONG {
         rig.primary(&at(&base, 1001 + n).data([1]));
@@ -114,13 +114,13 @@ fn a_guest_whose_every_octet_differs_is_recorded_up_to_a_bound() {
 }
 
 #[test]
-fn a_frame_cut_into_octets_is_kept_up_to_the_limit() {
+fn a_frame_cut_into_bytes_is_kept_up_to_the_limit() {
     let limits = Limits { flow_frames_max: 50, ..Limits::default() };
     let mut rig = Rig::with(limits);
     let base = tcp(1001).ack(501);
     rig.accept(&base, 1000, 500);
     rig.is_kept(&base.clone().data([1; 1400]));
-    // The primary says every other octet first.
+    // The primary says every other byte first.
     for n in 0..700 {
         rig.primary(&at(&base, 1002 + 2 * n).data([1]));
         assert!(rig.engine.stats().secondary_waiting.frames <= 101);

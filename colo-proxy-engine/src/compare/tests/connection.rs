@@ -131,7 +131,7 @@ fn keep_alives_leave_at_once() {
     rig.is_kept(&base.clone().data(b"data"));
     rig.passes(&base.clone().data(b"data"));
     rig.passes(&at(&base, 1004));
-    // With an octet of rubbish, as some stacks send it.
+    // With a byte of rubbish, as some stacks send it.
     rig.passes(&at(&base, 1004).data([0]));
 }
 
@@ -169,7 +169,7 @@ fn a_frame_held_past_the_timeout_is_a_reason_and_named() {
 }
 
 #[test]
-fn a_differing_octet_is_asked_for_at_once_and_named() {
+fn a_differing_byte_is_asked_for_at_once_and_named() {
     for secondary_first in [false, true] {
         let (mut rig, base) = open();
         let (ours, theirs) = (base.clone().data(b"0123456789"), base.clone().data(b"01234X6789"));
@@ -229,7 +229,7 @@ fn window_ttl_tos_id_and_padding_are_no_difference() {
 #[test]
 fn ethernet_padding_is_no_data() {
     let (mut rig, base) = open();
-    // A bare acknowledgment is padded to 60 octets; the octets behind it are not verified by it.
+    // A bare acknowledgment is padded to 60 bytes; the bytes behind it are not verified by it.
     let ack = base.clone().salt(0x41);
     rig.passes(&ack);
     rig.is_kept(&ack);
@@ -258,7 +258,7 @@ fn a_stream_longer_than_the_sequence_space_keeps_its_offsets() {
     let step = 1 << 29;
     let mut seq = 1001u32;
     for _ in 0..20 {
-        // The octets between were lost in the capture: a checkpoint covers them.
+        // The bytes between were lost in the capture: a checkpoint covers them.
         rig.is_kept(&at(&base, seq).data([1]));
         rig.passes(&at(&base, seq).data([1]));
         seq = seq.wrapping_add(step);

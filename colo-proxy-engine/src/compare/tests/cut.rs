@@ -28,7 +28,7 @@ fn cut_at(octets: &[u8], ip: &IpHeader) -> usize {
     }
 }
 
-/// Octets of `frame` that can be cut.
+/// Bytes of `frame` that can be cut.
 pub(super) fn payload_len(frame: &Frame) -> usize {
     let ip = ip(frame);
     ip.end as usize - cut_at(frame.ethernet(), &ip)

@@ -262,7 +262,7 @@ fn what_the_rule_leaves_out_passes_and_is_counted() {
 }
 
 #[test]
-fn malformed_packets_are_compared_octet_by_octet() {
+fn malformed_packets_are_compared_byte_by_byte() {
     let whole = tcp(1000).data([1; 100]).build();
     let ip_at = 12 + 14;
     let broken = |at: usize, value: u8| {
@@ -415,7 +415,7 @@ fn an_error_message_about_another_segment_is_another() {
 
 #[test]
 fn only_errors_and_only_tcp_are_quotes() {
-    // An echo reply with the same octets, and an error about UDP.
+    // An echo reply with the same bytes, and an error about UDP.
     let mut echo = icmp_error(LINK, 0, 1000, 152);
     let mut other = icmp_error(LINK, 0, 1001, 152);
     for _ in 0..2 {

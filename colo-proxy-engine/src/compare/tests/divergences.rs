@@ -80,7 +80,7 @@ fn a_difference_shows_both_frames_and_when_they_came() {
 }
 
 #[test]
-fn a_frame_kept_for_its_mark_is_shown_in_its_first_octets() {
+fn a_frame_kept_for_its_control_bits_is_shown_in_its_first_bytes() {
     let (mut rig, base) = open();
     let theirs = base.clone().data([1; 1000]).fin().build();
     let ours = base.data([1; 999]).fin().build();

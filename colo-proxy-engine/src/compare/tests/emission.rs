@@ -185,7 +185,7 @@ impl Flow {
         std::mem::take(&mut self.ours.orphaned)
     }
 
-    /// Changes an octet of the secondary's: says where in its datagram, and what it was.
+    /// Changes a byte of the secondary's: says where in its datagram, and what it was.
     pub(super) fn flip(&mut self, random: &mut Random) -> Option<(usize, u8)> {
         // Of a frame that is all of its packet, and needs no padding.
         let is_fit = |step: &&mut Step| step.pieces == 1 && step.frame.ethernet().len() > 60;

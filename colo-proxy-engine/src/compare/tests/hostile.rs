@@ -1,5 +1,5 @@
 //! Guests that send whatever they like: nothing panics, nothing held is lost or left twice, and no
-//! octet leaves that the secondary never said at that place.
+//! byte leaves that the secondary never said at that place.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -39,7 +39,7 @@ fn segment(random: &mut Random) -> Frame {
     if random.chance(10) {
         segment = segment.urgent(random.below(40) as u16);
     }
-    // Mostly the octet is given by its place; sometimes it is not.
+    // Mostly the byte is given by its place; sometimes it is not.
     let salt = u32::from(random.chance(3));
     let len = random.below(30) as u32;
     segment.payload = (0..len).map(|n| (segment.seq.wrapping_add(n + salt)) as u8).collect();
@@ -47,7 +47,7 @@ fn segment(random: &mut Random) -> Frame {
 }
 
 /// A fragment out of few possible packets: whatever place and length, so that they fit, repeat,
-/// overlap and contradict each other. All its octets are `octet`.
+/// overlap and contradict each other. All its bytes are `octet`.
 fn fragment(random: &mut Random, octet: u8) -> Frame {
     let link = Link { ip_version: if random.chance(50) { 4 } else { 6 }, ..LINK };
     // One without a header, or something that may look like one.
@@ -59,7 +59,7 @@ fn fragment(random: &mut Random, octet: u8) -> Frame {
     parts(&whole, random.below(3) as u32, &[part]).remove(0)
 }
 
-/// Any frame: a segment, a datagram, a fragment, or one of those with octets changed or cut.
+/// Any frame: a segment, a datagram, a fragment, or one of those with bytes changed or cut.
 fn anything(random: &mut Random) -> Frame {
     let frame = match random.below(10) {
         0 => LINK.udp(
@@ -87,7 +87,7 @@ fn anything(random: &mut Random) -> Frame {
     Frame::new(Bytes::from(octets), vnet).expect("long enough")
 }
 
-/// What is known of who said what: by flow, place and octet, without any notion of connections, so
+/// What is known of who said what: by flow, place and byte, without any notion of connections, so
 /// it forbids less than the rule.
 #[derive(Default)]
 struct Witness {
@@ -109,7 +109,7 @@ fn tcp_of(frame: &Frame) -> Option<(Tcp, &[u8])> {
     is_whole_tcp.then(|| decode_tcp(octets, &ip).ok()).flatten().map(|tcp| (tcp, octets))
 }
 
-/// Flow, place and octet of all data of a segment that opens nothing.
+/// Flow, place and byte of all data of a segment that opens nothing.
 fn octets_of(frame: &Frame) -> Vec<(u16, u32, u8)> {
     let is_opening = tcp_of(frame).is_some_and(|(tcp, _)| tcp.flags & flag::SYN != 0);
     if is_opening { vec![] } else { places_of(frame) }
@@ -286,10 +286,10 @@ fn equal_oddities_ask_for_nothing() {
     }
 }
 
-/// Whatever pieces of packets the guests send, in whatever order: where no octet of the one is an
-/// octet of the other, only a checkpoint releases anything.
+/// Whatever pieces of packets the guests send, in whatever order: where no byte of the one is an
+/// byte of the other, only a checkpoint releases anything.
 #[test]
-fn fragments_of_other_octets_release_nothing() {
+fn fragments_of_other_bytes_release_nothing() {
     for seed in 0..streams() as u64 / 20 {
         let mut random = Random(seed);
         let mut rig = Rig::new();

@@ -34,7 +34,7 @@ fn reasons_have_stable_names() {
 }
 
 #[test]
-fn a_divergence_names_flow_place_and_octets() {
+fn a_divergence_names_flow_place_and_bytes() {
     let mut rig = Rig::new();
     let link = Link { ip_version: 6, vlan: [5, 0], peer: 9 };
     let base = Tcp { link, ..tcp(1001) }.ack(501);

@@ -257,7 +257,7 @@ fn flows_of_datagrams_go_before_connections() {
 #[test]
 fn scattered_secondary_pieces_are_bounded_and_all_found() {
     let mut rig = Rig::new();
-    // Every other octet first, then a frame over all of it, then the rest.
+    // Every other byte first, then a frame over all of it, then the rest.
     for n in 0..500 {
         rig.is_kept(&tcp(1000 + n * 2).data([(n * 2) as u8]));
     }

@@ -127,7 +127,7 @@ fn datagrams_of_other_lengths_are_others() {
 }
 
 #[test]
-fn a_differing_octet_is_named_by_its_place_in_its_datagram() {
+fn a_differing_byte_is_named_by_its_place_in_its_datagram() {
     let payload = octets(2000);
     let mut other = payload.clone();
     other[1234] ^= 0x20;

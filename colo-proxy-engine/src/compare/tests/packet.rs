@@ -10,7 +10,7 @@ use crate::frame::{Frame, VNET_HDR_LEN};
 pub(super) struct Link {
     pub(super) ip_version: u8,
     pub(super) vlan: [u16; 2],
-    /// Last octet of the peer's address.
+    /// Last byte of the peer's address.
     pub(super) peer: u8,
 }
 
@@ -143,7 +143,7 @@ impl Tcp {
         self
     }
 
-    /// Points `pointer` octets on as urgent.
+    /// Points `pointer` bytes on as urgent.
     pub(super) fn urgent(mut self, pointer: u16) -> Self {
         self.flags |= flag::URG;
         self.urgent = pointer;

@@ -18,7 +18,7 @@ use crate::frame::Frame;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sabotage {
     Nothing,
-    /// An octet of the secondary differs.
+    /// A byte of the secondary differs.
     Octet,
     /// The secondary acknowledges more than it did.
     Ack,
@@ -74,11 +74,11 @@ pub(super) struct Run {
     /// Every primary frame, by number.
     frames: Vec<Frame>,
     underway: bool,
-    /// Tuple, connection, place of the octet that the secondary has wrong.
+    /// Tuple, connection, place of the byte that the secondary has wrong.
     flipped: Option<(usize, usize, usize)>,
-    /// Likewise, of the octet that the secondary never sends.
+    /// Likewise, of the byte that the secondary never sends.
     missing: Option<(usize, usize, usize)>,
-    /// Flow of datagrams, place in the datagram, and the octet that the secondary has wrong.
+    /// Flow of datagrams, place in the datagram, and the byte that the secondary has wrong.
     flipped_datagram: Option<(usize, usize, u8)>,
     requests: Vec<Reason>,
 }
@@ -230,7 +230,7 @@ impl Run {
         Self::with(seed, sabotage, Causality::None, flip)
     }
 
-    /// The same, with an octet that the secondary never sends.
+    /// The same, with a byte that the secondary never sends.
     pub(super) fn free_with_a_gap(seed: u64) -> Self {
         let mut run = Self::free(seed, Sabotage::Nothing, true);
         run.missing = run.flipped.take().filter(|(tuple, number, place)| {
@@ -270,7 +270,7 @@ impl Run {
         run
     }
 
-    /// Datagrams alone, of which the secondary gets an octet wrong.
+    /// Datagrams alone, of which the secondary gets a byte wrong.
     pub(super) fn of_datagrams(seed: u64) -> Self {
         let mut run = Self::new(seed, Sabotage::Nothing, false);
         run.tuples.clear();
@@ -281,7 +281,7 @@ impl Run {
         run
     }
 
-    /// Chooses the octet that the secondary gets wrong.
+    /// Chooses the byte that the secondary gets wrong.
     fn flip(&mut self) {
         let tuple = self.random.below(self.tuples.len());
         let number = self.random.below(self.tuples[tuple].plans.len());
@@ -547,7 +547,7 @@ impl Run {
         Err(format!("{what}: the rule allows {expected:?}, the engine released {ids:?}"))
     }
 
-    /// The secondary has an octet wrong.
+    /// The secondary has a byte wrong.
     pub(super) fn is_flipped(&self) -> bool {
         self.flipped_datagram.is_some()
     }
@@ -577,7 +577,7 @@ impl Run {
         all_sent.then_some(()).ok_or_else(|| "the schedule got stuck".to_owned())
     }
 
-    /// Exactly the flipped octet of a datagram was named, once, and one checkpoint asked for.
+    /// Exactly the flipped byte of a datagram was named, once, and one checkpoint asked for.
     pub(super) fn is_datagram_named(&mut self) -> Result<(), String> {
         let found: Vec<_> = self.rig.engine.divergences().cloned().collect();
         let Some((which, place, octet)) = self.flipped_datagram else { return self.is_clean() };
@@ -596,7 +596,7 @@ impl Run {
         (held > 0 && held == released).then_some(()).ok_or_else(|| format!("{held} held"))
     }
 
-    /// The flipped octet was named first, and one checkpoint asked for. What the guests leave behind
+    /// The flipped byte was named first, and one checkpoint asked for. What the guests leave behind
     /// because of it may be named as well.
     pub(super) fn is_found(&self) -> Result<(), String> {
         let Some((tuple, number, place)) = self.flipped else { return self.is_clean() };
@@ -606,7 +606,7 @@ impl Run {
         self.is_octet(divergence, (tuple, number, place))
     }
 
-    /// The octet that never came was waited for, and one checkpoint asked for.
+    /// The byte that never came was waited for, and one checkpoint asked for.
     pub(super) fn is_missed(&mut self) -> Result<(), String> {
         if self.missing.is_none() {
             return self.is_clean();
@@ -619,7 +619,7 @@ impl Run {
         Ok(())
     }
 
-    /// Exactly the flipped octet was named, once, and one checkpoint asked for.
+    /// Exactly the flipped byte was named, once, and one checkpoint asked for.
     pub(super) fn is_named(&self) -> Result<(), String> {
         let found: Vec<_> = self.rig.engine.divergences().collect();
         let Some((tuple, number, place)) = self.flipped else { return self.is_clean() };

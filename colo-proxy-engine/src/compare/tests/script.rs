@@ -7,14 +7,14 @@ use super::random::Random;
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) stream: Vec<u8>,
-    /// The peer's octets, all of which are acknowledged in the end.
+    /// The peer's bytes, all of which are acknowledged in the end.
     pub(super) peer_len: usize,
     /// Without one the connection is met in its middle.
     pub(super) has_syn: bool,
     pub(super) ending: Ending,
     pub(super) isn: u32,
     pub(super) peer_isn: u32,
-    /// Octets that come with the SYN or SYN/ACK.
+    /// Bytes that come with the SYN or SYN/ACK.
     pub(super) early: usize,
     /// Places pointed to as urgent, in ascending order; the last is not before the stream's end.
     pub(super) urgent: Vec<usize>,

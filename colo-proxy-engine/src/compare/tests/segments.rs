@@ -68,7 +68,7 @@ fn any_order_of_the_same_segments_is_the_same_stream() {
 }
 
 #[test]
-fn octets_behind_the_ip_length_are_no_data() {
+fn bytes_behind_the_ip_length_are_no_data() {
     for ip_version in [4, 6] {
         let mut rig = Rig::new();
         let link = Link { ip_version, ..Link::default() };
@@ -83,7 +83,7 @@ fn octets_behind_the_ip_length_are_no_data() {
         rig.frame(Side::Primary, &ours);
         let theirs = with_trailer(&data, b"another, which is longer");
         assert_eq!(rig.frame(Side::Secondary, &theirs), (vec![ours], vec![]));
-        // The twin: the octets that lay behind are neither verified nor waiting.
+        // The twin: the bytes that lay behind are neither verified nor waiting.
         let next = at(&base, 1101).data(b"trailer");
         rig.holds(&next);
         rig.frees(&next, &[&next]);
@@ -106,7 +106,7 @@ fn keep_alives_of_the_secondary_are_no_difference() {
     rig.is_kept(&base.clone().data(b"data"));
     rig.passes(&base.clone().data(b"data"));
     rig.is_kept(&at(&base, 1004));
-    // With an octet of rubbish at a place that both have said.
+    // With a byte of rubbish at a place that both have said.
     rig.is_kept(&at(&base, 1004).data([0]));
     assert_eq!(rig.engine.stats().secondary_waiting.frames, 0);
     assert_eq!(rig.wait(Duration::from_mins(1)).1, []);
@@ -131,7 +131,7 @@ fn a_probe_of_a_closed_window_is_data_like_other() {
     rig.holds(&probe);
     rig.holds(&probe);
     rig.frees(&probe, &[&probe, &probe]);
-    // The twin, and what the probe was the first octet of.
+    // The twin, and what the probe was the first byte of.
     rig.passes(&probe);
     let rest = base.clone().data(b"probe");
     rig.holds(&rest);

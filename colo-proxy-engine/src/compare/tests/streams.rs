@@ -42,7 +42,7 @@ fn checkpoints_at_any_moment_change_nothing_of_that() {
 }
 
 #[test]
-fn one_differing_octet_is_held_and_named() {
+fn one_differing_byte_is_held_and_named() {
     many(streams() / 4, 2 << 32, |seed| {
         let mut run = Run::new(seed, Sabotage::Nothing, true);
         let result = run.play(false).and_then(|()| run.is_named());
@@ -51,7 +51,7 @@ fn one_differing_octet_is_held_and_named() {
 }
 
 #[test]
-fn one_differing_octet_of_a_datagram_is_held_and_named() {
+fn one_differing_byte_of_a_datagram_is_held_and_named() {
     many(streams() / 4, 3 << 32, |seed| {
         let mut run = Run::of_datagrams(seed);
         let result = run.play(false).and_then(|()| run.is_datagram_named());
@@ -79,7 +79,7 @@ fn checkpoints_at_any_moment_of_any_interleaving_change_nothing_of_that() {
 }
 
 #[test]
-fn one_differing_octet_is_found_in_any_interleaving() {
+fn one_differing_byte_is_found_in_any_interleaving() {
     many(streams() / 4, 6 << 32, |seed| {
         let mut run = Run::free(seed, Sabotage::Nothing, true);
         let result = run.play(false).and_then(|()| run.is_found());
@@ -88,7 +88,7 @@ fn one_differing_octet_is_found_in_any_interleaving() {
 }
 
 #[test]
-fn one_missing_octet_is_found_in_any_interleaving() {
+fn one_missing_byte_is_found_in_any_interleaving() {
     many(streams() / 4, 7 << 32, |seed| {
         let mut run = Run::free_with_a_gap(seed);
         let result = run.play(false).and_then(|()| run.is_missed());
@@ -98,7 +98,7 @@ fn one_missing_octet_is_found_in_any_interleaving() {
 
 /// The schedules contain what they are about.
 #[test]
-fn schedules_have_fragments_batches_and_octets_that_differ() {
+fn schedules_have_fragments_batches_and_bytes_that_differ() {
     let mut flipped = 0;
     let mut seen = [0; 3];
     for seed in 0..100 {

@@ -29,7 +29,7 @@ fn an_urgent_segment_leaves_when_the_secondary_points_as_far() {
     rig.passes(&next);
 }
 
-/// The twin: the same octets are not enough.
+/// The twin: the same bytes are not enough.
 #[test]
 fn an_urgent_segment_is_held_while_the_secondary_points_less_far() {
     let (mut rig, base) = open();
@@ -46,7 +46,7 @@ fn an_urgent_segment_is_held_while_the_secondary_points_less_far() {
 }
 
 #[test]
-fn an_urgent_segment_with_other_octets_is_a_difference() {
+fn an_urgent_segment_with_other_bytes_is_a_difference() {
     let (mut rig, base) = open();
     rig.holds(&base.clone().data(b"a").urgent(1));
     assert_eq!(rig.secondary(&base.data(b"b").urgent(1)).1, [Reason::Payload]);

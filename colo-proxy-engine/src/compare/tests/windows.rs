@@ -175,7 +175,7 @@ fn told(options: &[u8], offered: u16, at_last: u16) -> (u32, u16) {
 fn an_acknowledgment_of_ours_takes_no_window_back() {
     // 501 + (100 << 7) = 13301 was offered: (13301 - 2001) >> 7 is 88.28.
     assert_eq!(told(&syn_options(), 100, 10), (2001, 89));
-    // Without a window scale the field is octets.
+    // Without a window scale the field is bytes.
     assert_eq!(told(&syn_options()[..16], 10_000, 10), (2001, 8500));
     // Where the window grew, the newer one.
     assert_eq!(told(&syn_options(), 100, 300), (2001, 300));

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::endpoint::{Endpoint, Nature};
 use super::random::{Digest, Random};
 
-/// Octets of the number that a lottery draws.
+/// Bytes of the number that a lottery draws.
 const DRAWN: usize = 8;
 
 /// An application on one connection.
@@ -13,13 +13,13 @@ const DRAWN: usize = 8;
 pub(super) enum App {
     /// Sends back what it gets.
     Echo,
-    /// Answers `[length, salt]` with that many octets; closes after the first where told so.
+    /// Answers `[length, salt]` with that many bytes; closes after the first where told so.
     Download { closes: bool },
-    /// Takes `[length, salt]` and that many octets, and answers with their digest.
+    /// Takes `[length, salt]` and that many bytes, and answers with their digest.
     Upload,
     /// Speaks first, then echoes.
     Greeting { greeted: bool },
-    /// Like `Download`, but of octets that only this guest can know.
+    /// Like `Download`, but of bytes that only this guest can know.
     Lottery,
     /// Plays a script and checks what comes.
     Script(Script),
@@ -44,13 +44,13 @@ pub(super) struct Step {
 #[derive(Clone, Debug)]
 pub(super) enum Expect {
     Octets(Vec<u8>),
-    /// So many octets that follow from the first ones and the salt.
+    /// So many bytes that follow from the first ones and the salt.
     Drawn(usize, u32),
     /// The peer closes.
     End,
 }
 
-/// The octets that `salt` stands for.
+/// The bytes that `salt` stands for.
 pub(super) fn content(salt: u64, len: usize) -> Vec<u8> {
     Random::new(salt ^ 0x5eed).octets(len)
 }
@@ -60,7 +60,7 @@ fn drawn(number: &[u8], salt: u32, len: usize) -> Vec<u8> {
     [number.to_vec(), content(seed, len)].concat()
 }
 
-/// A request for `len` octets.
+/// A request for `len` bytes.
 pub(super) fn request(len: usize, salt: u32) -> Vec<u8> {
     [(len as u32).to_be_bytes(), salt.to_be_bytes()].concat()
 }

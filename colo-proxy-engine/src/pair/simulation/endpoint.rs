@@ -3,7 +3,7 @@
 //! RST, timestamps with PAWS, SACK blocks that are told and checked, and Fast Open (RFC 7413, without
 //! its cookies: the peer's data are welcome or not).
 //!
-//! A place in a stream is counted from the SYN, which has 0; the first octet has 1. All of it is
+//! A place in a stream is counted from the SYN, which has 0; the first byte has 1. All of it is
 //! `Clone`: that is what a checkpoint copies. What a guest is like (its chosen numbers, its
 //! segmentation, its timing) is not part of it, but comes from outside ([`Nature`]).
 
@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 use super::random::Random;
 use super::wire::{MSS, Segment, Tuple};
 
-/// Octets under way at the most.
+/// Bytes under way at the most.
 const FLIGHT: u64 = 12 * MSS as u64;
 const RESEND_US: u64 = 300_000;
 const RESEND_MAX_US: u64 = 3_000_000;
-/// Octets that go with a SYN at the most.
+/// Bytes that go with a SYN at the most.
 const EARLY: u64 = 400;
 /// A connection that is over answers for so long.
 pub(super) const LINGER_US: u64 = 30_000_000;
@@ -29,11 +29,11 @@ const REACH: i64 = 1 << 30;
 #[derive(Clone, Debug)]
 pub(super) struct Nature {
     pub(super) random: Random,
-    /// Octets in a segment at the most.
+    /// Bytes in a segment at the most.
     pub(super) segment_max: usize,
     /// Time for which it delays an acknowledgment; 0 is not at all.
     pub(super) delayed_ack_us: u64,
-    /// Octets that it takes beyond what it has in order.
+    /// Bytes that it takes beyond what it has in order.
     pub(super) buffer: usize,
     /// Its first numbers follow from the connection, so its equal has the same; it sends no
     /// timestamps, which differ as the guests' clocks do.

@@ -393,7 +393,7 @@ fn output_left_of_the_old_connection_is_not_released_by_the_new_one() {
     rig.holds(&syn);
     let theirs = tcp(80_000).syn().ack(7001);
     assert_eq!(rig.secondary(&theirs), (vec![syn.build()], vec![Reason::TupleReuse]));
-    // The same octets at the same offset, the same offset acknowledged, and a FIN.
+    // The same bytes at the same offset, the same offset acknowledged, and a FIN.
     let data = tcp(90_001).ack(7001 + 200).data(b"dataleft");
     rig.holds(&data);
     rig.frees(&data, &[&data]);
