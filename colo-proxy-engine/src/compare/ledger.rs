@@ -14,7 +14,7 @@ use super::packet::{HeldFragments, HeldTicket, WholePacket};
 use super::reason::Reason;
 use super::requests::Requests;
 use super::stats::{SecondaryDropped, Stats};
-use super::tcp::SegmentClaim;
+use super::tcp::claim::SegmentClaim;
 use super::waiting_bytes::{FrameBlocks, WaitingBytes};
 use super::wheel::Wheel;
 use super::{Output, Side};

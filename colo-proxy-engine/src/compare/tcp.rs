@@ -7,7 +7,7 @@
 //! of the secondary finds there the frames that it concerns, and no others.
 
 mod ahead;
-mod claim;
+pub(super) mod claim;
 mod connection_order;
 mod data;
 mod difference_frame;

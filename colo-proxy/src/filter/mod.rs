@@ -4,7 +4,7 @@
 //! The kernel programs handle the frames ([`crate::datapath::filter`]). This room has the sockets, the
 //! guest's TAP, which comes and goes, and the answers to the operator.
 
-mod options;
+pub(crate) mod options;
 mod outlet;
 mod rewriter;
 mod stream;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::head::InstanceHead;
 use super::kernel::{FlowTableReport, KernelCounters};
-use crate::filter::FilterQueue;
+use crate::filter::options::FilterQueue;
 use crate::lane::LaneStatus;
 
 /// A mirror or a redirector. Counts are since its start.

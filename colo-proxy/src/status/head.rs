@@ -6,7 +6,7 @@ use colo_proxy_engine::pair::Role;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::filter::FilterKind;
+use crate::filter::options::FilterKind;
 use crate::guest_tap::TapState;
 
 /// The version of the answers to `status` and `divergences`. A field that is new needs no other
