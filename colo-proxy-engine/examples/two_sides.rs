@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use colo_proxy_engine::compare::{Engine, Limits};
 use colo_proxy_engine::frame::Frame;
-use colo_proxy_engine::pair::primary::PeerLane;
+use colo_proxy_engine::pair::primary::{Intake, PeerLane};
 use colo_proxy_engine::pair::protection::{LossPolicy, Protection};
 use colo_proxy_engine::pair::{OnSecondaryLost, OutputPath, Primary, ProgramMode};
 
@@ -50,7 +50,7 @@ fn main() {
 
     // Both guests say 1. Then they differ.
     for (ours, theirs) in [(1, 1), (2, 3)] {
-        primary.on_output(now, &mut vec![packet(ours)], &mut network);
+        primary.on_output(now, Intake::All(&mut vec![packet(ours)]), &mut network);
         primary.on_secondary(now, vec![packet(theirs).into()]);
     }
     primary.release_all(&mut network);

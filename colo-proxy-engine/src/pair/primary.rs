@@ -11,16 +11,23 @@ use super::event::ColoFrameCommand;
 use super::message::ControlMessage;
 use super::protection::{Protection, ProtectionAction, ProtectionState};
 use super::{BATCH, Mode, OnDeath, ProgramMode};
-use crate::compare::{Engine, Output, Reason, Side};
+use crate::compare::{Engine, Output, Reason};
 use crate::digest::{DigestLimits, Expander};
 use crate::frame::Frame;
 use crate::log_limit::LogLimit;
 
 mod checkpoint;
+mod lanes;
+mod output;
 mod returned;
 mod service;
 #[cfg(test)]
 mod tests;
+
+pub use self::lanes::PeerLane;
+use self::lanes::{ControlState, Lanes};
+pub use self::output::Intake;
+use self::output::Leaving;
 
 /// The way of the guest's output: captured, and released.
 pub trait OutputPath {
@@ -40,34 +47,6 @@ pub trait OutputPath {
     }
 }
 
-/// A lane between the two daemons, which can be up or down.
-#[derive(Clone, Copy, Debug)]
-pub enum PeerLane {
-    /// Input of the guest, to the secondary.
-    Mirror,
-    /// Output of the secondary's guest.
-    Secondary,
-    /// Messages of the two daemons.
-    Control,
-}
-
-/// Whether the two daemons can speak to each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ControlState {
-    /// No control lane is configured, because the peer may be a QEMU. Counts as up.
-    Absent,
-    Up,
-    Down,
-}
-
-/// The lanes, all of which a secondary needs that is compared with.
-#[derive(Clone, Copy, Debug)]
-struct Lanes {
-    mirror_up: bool,
-    secondary_up: bool,
-    control: ControlState,
-}
-
 /// The pair, as the COLO-frame knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pairing {
@@ -77,24 +56,6 @@ enum Pairing {
     Alone,
     /// It went without a word while the pair was protected, so the guest may be dead.
     GuestMayBeDead,
-}
-
-/// A frame that may leave.
-#[derive(Clone, Debug)]
-enum Leaving {
-    /// The guest's.
-    Output(Frame),
-    /// An acknowledgment that the engine has made.
-    Acknowledgment(Frame),
-}
-
-impl Leaving {
-    fn leave(&self, path: &mut impl OutputPath) {
-        match self {
-            Self::Output(frame) => path.release(frame),
-            Self::Acknowledgment(frame) => path.acknowledge(frame),
-        }
-    }
 }
 
 /// The present checkpoint.
@@ -292,11 +253,6 @@ impl Primary {
         self.protection.mode()
     }
 
-    /// The control lane is up. A control lane that is not configured counts as up.
-    pub fn is_control_up(&self) -> bool {
-        self.lanes.control != ControlState::Down
-    }
-
     /// The COLO-frame has a pair, or says nothing about pairs.
     pub fn has_pair(&self) -> bool {
         self.pairing == Pairing::Paired
@@ -338,127 +294,6 @@ impl Primary {
         self.act(now, action, path);
     }
 
-    /// Takes guest output, in the order in which the guest sent it: all of it, even if the engine has
-    /// no room.
-    pub fn on_output(&mut self, now: Instant, frames: &mut Vec<Frame>, path: &mut impl OutputPath) {
-        if !self.holds_output() {
-            if self.pass_output(frames.drain(..)) {
-                path.set_mode(ProgramMode::Off);
-            }
-            return;
-        }
-        for frame in &*frames {
-            self.expander.on_primary(frame);
-        }
-        compare_all(&mut self.engine, now, Side::Primary, frames, &mut self.out);
-        self.expander.settle(now, &mut self.comparing);
-        self.compare_secondary(now);
-    }
-
-    /// Takes as much guest output as the engine has room for. This is for a caller that can leave the
-    /// other frames where they are, and that gets no digests.
-    pub fn take_output(&mut self, now: Instant, frames: &mut VecDeque<Frame>) {
-        if self.holds_output() {
-            self.engine.on_frames(now, Side::Primary, frames, &mut self.out);
-        } else {
-            self.pass_output(frames.drain(..));
-        }
-    }
-
-    /// Output has to wait until the contract lets it leave.
-    fn holds_output(&self) -> bool {
-        !self.protection.is_unprotected() && !self.protection.is_taken_over()
-    }
-
-    /// Output of a guest that goes on alone leaves. After a takeover the other guest answers the
-    /// network, so nothing of this one may follow, not even a frame that need not be compared. `true`
-    /// if the network learns something here for which no secondary has vouched.
-    fn pass_output(&mut self, frames: impl Iterator<Item = Frame>) -> bool {
-        if self.protection.is_taken_over() {
-            self.counts.dropped_taken_over += frames.count() as u64;
-            return false;
-        }
-        let before = self.out.release.len();
-        self.out.release.extend(frames);
-        let passed = self.out.release.get(before..).unwrap_or_default();
-        self.counts.released_unprotected += passed.len() as u64;
-        let exposes = !self.protection.is_exposed()
-            && passed.iter().any(|frame| self.engine.is_compared(frame));
-        if exposes {
-            self.protection.expose();
-        }
-        exposes
-    }
-
-    /// Frames of either guest whose counterpart of the other guest is missing.
-    pub fn waiting(&self) -> u64 {
-        let stats = self.engine.stats();
-        stats.held.frames + stats.secondary_waiting.frames + self.expander.stats.waiting
-    }
-
-    /// A lane was connected, or is gone.
-    pub fn on_lane(&mut self, now: Instant, lane: PeerLane, up: bool, path: &mut impl OutputPath) {
-        match lane {
-            PeerLane::Mirror => self.lanes.mirror_up = up,
-            PeerLane::Secondary => {
-                self.lanes.secondary_up = up;
-                let stale = self.cut.on_connection() + self.expander.on_connection();
-                self.engine.dropped_stale(stale);
-                // The awaited cut has to count frames of this connection.
-                self.ask_for_cut();
-            }
-            PeerLane::Control => {
-                self.lanes.control = if up { ControlState::Up } else { ControlState::Down };
-                if up {
-                    self.expander.ask_again();
-                }
-                if !up && matches!(self.fence, Fence::Disclaiming(_)) {
-                    self.order_fence();
-                }
-                self.tell_protection();
-                self.ask_for_cut();
-            }
-        }
-        self.on_pair_change(now, path);
-    }
-
-    /// A lane or the pairing has changed, and with it perhaps whether the secondary can be compared
-    /// with.
-    fn on_pair_change(&mut self, now: Instant, path: &mut impl OutputPath) {
-        let lanes_up = self.lanes.mirror_up && self.lanes.secondary_up && self.is_control_up();
-        let action = self.protection.on_peer(now, lanes_up && self.has_pair());
-        if lanes_up && matches!(self.fence, Fence::Disclaiming(_)) {
-            // The secondary is back: nothing goes on without it.
-            self.fence = Fence::None;
-        }
-        self.act(now, action, path);
-        self.ask_for_loss(now);
-    }
-
-    /// `frames` were lost between the hosts, or their lane `is_cut_off`. A checkpoint makes up for
-    /// everything that depends on them.
-    pub fn on_lane_loss(&mut self, now: Instant, frames: u64, is_cut_off: bool) {
-        if frames > 0 || is_cut_off {
-            self.is_loss_due = true;
-            self.ask_for_loss(now);
-        }
-    }
-
-    /// The lane of the frames is gone, and the peer with it. When the peer is back, a checkpoint makes
-    /// up for the frames that were under way.
-    pub fn on_lane_gone(&mut self) {
-        self.is_loss_due = true;
-    }
-
-    /// Requests a checkpoint for a loss, but not yet during another checkpoint, after whose cut the
-    /// loss may have happened. Nor while the peer is lost: its return alone does not make up for it.
-    fn ask_for_loss(&mut self, now: Instant) {
-        let may = self.is_protected() && self.checkpoint == Checkpoint::None;
-        if may && std::mem::take(&mut self.is_loss_due) {
-            self.engine.request_checkpoint(now, Reason::LaneLoss, &mut self.out);
-        }
-    }
-
     fn is_protected(&self) -> bool {
         self.protection.state() == ProtectionState::Protected
     }
@@ -468,6 +303,12 @@ impl Primary {
         if self.is_protected() {
             self.engine.request_checkpoint(now, Reason::SecondaryFlows, &mut self.out);
         }
+    }
+
+    /// Frames of either guest whose counterpart of the other guest is missing.
+    pub fn waiting(&self) -> u64 {
+        let stats = self.engine.stats();
+        stats.held.frames + stats.secondary_waiting.frames + self.expander.stats.waiting
     }
 
     fn act(&mut self, now: Instant, action: Option<ProtectionAction>, path: &mut impl OutputPath) {
@@ -513,70 +354,6 @@ impl Primary {
         self.commands.push_back(ColoFrameCommand::PeerLost { instance: self.name.clone() });
     }
 
-    /// The daemon ends in good order: all output leaves, and nothing is announced any more.
-    pub fn finish(&mut self, now: Instant, path: &mut impl OutputPath) {
-        // That protection may have ended already makes no difference.
-        let _ = self.protection.end();
-        self.release_everything(now, path);
-        self.release_all(path);
-    }
-
-    /// Rule (c), in the order in which the guest sent its output: the held frames, then the queue.
-    pub fn release_everything(&mut self, now: Instant, path: &mut impl OutputPath) {
-        path.set_mode(ProgramMode::Off);
-        self.counts.secondary_ignored += self.expander.drop_waiting();
-        // Protection is off: the frames that leave now need no checkpoint.
-        self.out.requests.clear();
-        self.engine.release_all(now, &mut self.out);
-        self.drain_output(now, path);
-    }
-
-    /// Takes the output that is there now, and no more. A guest that goes on sending must not keep us
-    /// here.
-    fn drain_output(&mut self, now: Instant, path: &mut impl OutputPath) {
-        let mut frames = Vec::with_capacity(BATCH);
-        for _ in 0..=self.limits.output_queue_frames as usize / BATCH {
-            let more = path.read_output(&mut frames);
-            self.on_output(now, &mut frames, path);
-            if self.protection.is_unprotected() {
-                self.release_all(path);
-            }
-            if !more {
-                return;
-            }
-        }
-    }
-
-    /// Lets all frames leave that may.
-    pub fn release_all(&mut self, path: &mut impl OutputPath) {
-        self.releasing.drain(..).for_each(|frame| frame.leave(path));
-        self.out.release.drain(..).for_each(|frame| path.release(&frame));
-        self.out.acknowledgments.drain(..).for_each(|frame| path.acknowledge(&frame));
-    }
-
-    /// Lets as many frames leave as one turn has room for, in the order in which they became free. An
-    /// unprotected guest's leave at once, because the rest of its output takes the short way.
-    pub fn release_some(&mut self, path: &mut impl OutputPath) {
-        let per_turn = self.limits.released_per_turn;
-        let Output { release, acknowledgments, .. } = &mut self.out;
-        let leaving = self.releasing.len() + release.len() + acknowledgments.len();
-        if leaving <= per_turn || self.protection.is_unprotected() {
-            return self.release_all(path);
-        }
-        self.releasing.extend(release.drain(..).map(Leaving::Output));
-        self.releasing.extend(acknowledgments.drain(..).map(Leaving::Acknowledgment));
-        self.releasing.drain(..per_turn).for_each(|frame| frame.leave(path));
-        if self.releasing.len() <= per_turn {
-            self.releasing.shrink_to(2 * per_turn);
-        }
-    }
-
-    /// Frames are left for the next turn. They count as released, and need no limit, because more
-    /// frames leave in a turn than come in.
-    pub fn is_releasing(&self) -> bool {
-        !self.releasing.is_empty()
-    }
-
     /// Turns the engine's requests into commands, and the expander's questions into messages.
     pub fn collect_requests(&mut self, now: Instant) {
         self.ask_for_frames(now);
@@ -596,20 +373,4 @@ impl Primary {
             reasons,
         });
     }
-}
-
-/// Hands a batch to the engine: all of it, even if there is no room.
-fn compare_all(
-    engine: &mut Engine,
-    now: Instant,
-    side: Side,
-    frames: &mut Vec<Frame>,
-    out: &mut Output,
-) {
-    let mut queue = VecDeque::from(std::mem::take(frames));
-    engine.on_frames(now, side, &mut queue, out);
-    for frame in queue.drain(..) {
-        engine.on_frame(now, side, frame, out);
-    }
-    *frames = queue.into();
 }

@@ -25,7 +25,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use colo_proxy_engine::compare::{Engine, Limits};
-use colo_proxy_engine::pair::primary::PeerLane;
+use colo_proxy_engine::pair::primary::{Intake, PeerLane};
 use colo_proxy_engine::pair::protection::{LossPolicy, Protection};
 use colo_proxy_engine::pair::{OnSecondaryLost, Primary};
 
@@ -142,10 +142,12 @@ impl Comparer {
         loop {
             let left = (sockets.primary.frames.len(), sockets.secondary.frames.len());
             if sockets.outdev.has_room() {
-                self.half.take_output(now, &mut sockets.primary.frames);
+                let mut frames = std::mem::take(&mut sockets.primary.frames);
+                self.half.on_output(now, Intake::Fitting(&mut frames), &mut sockets.path());
+                sockets.primary.frames = frames;
                 self.half.release_all(&mut sockets.path());
             }
-            self.half.take_returned(now, &mut sockets.secondary.frames);
+            self.half.on_returned(now, Intake::Fitting(&mut sockets.secondary.frames));
             if left == (sockets.primary.frames.len(), sockets.secondary.frames.len()) {
                 return;
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use colo_proxy_engine::digest::ReturnedRecord;
 use colo_proxy_engine::frame::Frame;
-use colo_proxy_engine::pair::primary::PeerLane;
+use colo_proxy_engine::pair::primary::{Intake, PeerLane};
 use colo_proxy_engine::pair::{BATCH, OutputPath, Primary as PrimaryHalf, ProgramMode};
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
@@ -147,7 +147,7 @@ impl HalfTask for PrimaryTask {
                 }
                 read = inputs.lane.read_returned(lane_epoch, &mut returned), if takes_returned => {
                     read.map_err(system("read a return gate"))?;
-                    self.half.on_returned(Instant::now(), &mut returned);
+                    self.half.on_returned(Instant::now(), Intake::All(&mut returned));
                     self.stats.busy.on_frames(self.half.waiting());
                 }
                 Some(event) = inputs.lanes.secondary.recv(), if takes_secondary => {
@@ -271,7 +271,7 @@ impl PrimaryTask {
 
     /// Guest output, in the order in which the guest sent it.
     fn on_output(&mut self, frames: &mut Vec<Frame>) {
-        self.half.on_output(Instant::now(), frames, &mut self.kernel);
+        self.half.on_output(Instant::now(), Intake::All(frames), &mut self.kernel);
     }
 
     fn on_secondary(&mut self, event: LaneEvent<ReturnedRecord>) {

@@ -1,12 +1,11 @@
 //! The secondary's output: its epoch, and its frames if digests came in their place.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::{Checkpoint, ControlState, Primary, compare_all};
+use super::lanes::ControlState;
+use super::{Checkpoint, Intake, Primary};
 use crate::compare::{Reason, Side};
 use crate::digest::ReturnedRecord;
-use crate::frame::Frame;
 use crate::pair::cut::SortedFrame;
 use crate::pair::message::ControlMessage;
 use crate::record::LaneRecord;
@@ -36,19 +35,13 @@ impl Primary {
         self.compare_secondary(now);
     }
 
-    /// Output of the secondary's present epoch that came by the kernel lane; see [`Self::sorts`].
-    pub fn on_returned(&mut self, now: Instant, frames: &mut Vec<Frame>) {
-        self.comparing.append(frames);
-        self.compare_secondary(now);
-    }
-
-    /// Takes as much of the secondary's output as the engine has room for. This is for a caller that
-    /// can leave the other frames where they are.
-    pub fn take_returned(&mut self, now: Instant, frames: &mut VecDeque<Frame>) {
+    /// Whole frames of the secondary's present epoch, by the kernel lane or a socket; see
+    /// [`Self::sorts`].
+    pub fn on_returned(&mut self, now: Instant, mut frames: Intake<'_>) {
         if self.protection.compares() {
-            self.engine.on_frames(now, Side::Secondary, frames, &mut self.out);
+            frames.compare(&mut self.engine, now, Side::Secondary, &mut self.out);
         } else {
-            self.counts.secondary_ignored += frames.drain(..).count() as u64;
+            self.counts.secondary_ignored += frames.drain().count() as u64;
         }
     }
 
@@ -106,14 +99,10 @@ impl Primary {
     /// Hands whole frames of the secondary to the engine. The state may have changed since they came,
     /// so it is asked once more whether they count.
     pub(super) fn compare_secondary(&mut self, now: Instant) {
-        if self.comparing.is_empty() {
-            return;
-        }
-        if self.protection.compares() {
-            let (engine, out) = (&mut self.engine, &mut self.out);
-            compare_all(engine, now, Side::Secondary, &mut self.comparing, out);
-        } else {
-            self.counts.secondary_ignored += self.comparing.drain(..).count() as u64;
+        if !self.comparing.is_empty() {
+            let mut frames = std::mem::take(&mut self.comparing);
+            self.on_returned(now, Intake::All(&mut frames));
+            self.comparing = frames;
         }
     }
 

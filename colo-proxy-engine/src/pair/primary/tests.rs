@@ -151,7 +151,7 @@ fn a_secondary_that_is_not_equal_vouches_for_nothing_until_a_checkpoint() {
         primary.on_lane(now, lane, true, &mut Idle);
     }
     assert_eq!(primary.protection.state(), ProtectionState::Joining);
-    primary.on_output(now, &mut vec![answer()], &mut Idle);
+    primary.on_output(now, Intake::All(&mut vec![answer()]), &mut Idle);
     primary.on_secondary(now, vec![answer().into()]);
     assert_eq!((primary.out.release.len(), primary.counts.secondary_ignored), (0, 1));
 
@@ -159,7 +159,7 @@ fn a_secondary_that_is_not_equal_vouches_for_nothing_until_a_checkpoint() {
     let done = ColoFrameEvent::CheckpointDone { state_copied: false, covers: true };
     primary.on_colo_frame_event(now, &done, &mut Idle);
     assert_eq!(primary.out.release.drain(..).len(), 1, "the checkpoint covers it");
-    primary.on_output(now, &mut vec![answer()], &mut Idle);
+    primary.on_output(now, Intake::All(&mut vec![answer()]), &mut Idle);
     primary.on_secondary(now, vec![answer().into()]);
     assert_eq!(primary.out.release.len(), 1, "now it counts");
 }
@@ -254,7 +254,7 @@ fn a_digest_that_waits_vouches_for_nothing_when_the_secondary_turns_out_not_to_b
     assert!(digester.want(&[0]));
     let answer = read(digester.next_answer().expect("it was asked for"));
     primary.on_secondary(now, vec![answer]);
-    primary.on_output(now, &mut vec![segment()], &mut Idle);
+    primary.on_output(now, Intake::All(&mut vec![segment()]), &mut Idle);
     assert!(primary.out.release.is_empty());
     assert_eq!((primary.counts.secondary_ignored, primary.expander.stats.waiting), (1, 0));
 }
@@ -264,7 +264,7 @@ impl Primary {
     fn end_protection_for_a_while(&mut self, now: Instant) {
         self.on_lane(now, PeerLane::Secondary, false, &mut Idle);
         let timeout = Duration::from_secs(1);
-        self.on_output(now, &mut vec![answer()], &mut Idle);
+        self.on_output(now, Intake::All(&mut vec![answer()]), &mut Idle);
         self.on_timeout(now + timeout, &mut Idle);
         assert_eq!(self.protection.state(), ProtectionState::Unprotected);
         self.out.release.clear();
@@ -285,7 +285,7 @@ fn a_checkpoint_that_does_not_cover_the_output_holds_it_and_another_is_requested
     let now = Instant::now();
     for covers in [false, true] {
         let mut primary = protected(now);
-        primary.on_output(now, &mut vec![answer()], &mut Idle);
+        primary.on_output(now, Intake::All(&mut vec![answer()]), &mut Idle);
         primary.on_colo_frame_event(now, &BEGAN, &mut Idle);
         let done = ColoFrameEvent::CheckpointDone { state_copied: true, covers };
         primary.on_colo_frame_event(now, &done, &mut Idle);
@@ -301,13 +301,13 @@ fn no_frame_leaves_after_a_takeover_not_even_an_uncompared_one() {
     for taken_over in [true, false] {
         let mut primary = protected(now);
         let mut network = Network::default();
-        primary.on_output(now, &mut vec![answer()], &mut network);
+        primary.on_output(now, Intake::All(&mut vec![answer()]), &mut network);
         primary.on_colo_frame_event(now, &BEGAN, &mut network);
         if taken_over {
             primary.on_taken_over(&mut network);
             assert_eq!(primary.mode(), Mode::TakenOver);
         }
-        primary.on_output(now, &mut vec![arp(), answer()], &mut network);
+        primary.on_output(now, Intake::All(&mut vec![arp(), answer()]), &mut network);
         primary.on_colo_frame_event(now, &ColoFrameEvent::DONE, &mut network);
         primary.release_all(&mut network);
         let dropped = primary.counts().dropped_taken_over;
@@ -327,7 +327,7 @@ fn no_frame_leaves_after_a_takeover_not_even_an_uncompared_one() {
 fn a_checkpoint_that_is_done_and_had_not_begun_covers_nothing() {
     let now = Instant::now();
     let mut primary = protected(now);
-    primary.on_output(now, &mut vec![answer()], &mut Idle);
+    primary.on_output(now, Intake::All(&mut vec![answer()]), &mut Idle);
     primary.on_colo_frame_event(now, &ColoFrameEvent::DONE, &mut Idle);
     let counts = primary.counts();
     assert_eq!((counts.checkpoints_ignored, counts.checkpoints_done), (1, 0));
@@ -368,8 +368,8 @@ fn output_after_an_abandoned_checkpoint_is_compared_again() {
         primary.on_lane(later, lane, true, &mut Idle);
     }
     assert_eq!(primary.protection().state(), ProtectionState::Protected);
-    primary.on_output(later, &mut vec![answer()], &mut Idle);
-    primary.on_returned(later, &mut vec![answer()]);
+    primary.on_output(later, Intake::All(&mut vec![answer()]), &mut Idle);
+    primary.on_returned(later, Intake::All(&mut vec![answer()]));
     assert_eq!(primary.out.release.len(), 1);
 }
 

@@ -15,6 +15,7 @@ use crate::pair::OnSecondaryLost;
 use crate::pair::ProgramMode;
 use crate::pair::event::ColoFrameCommand;
 use crate::pair::message::ControlMessage;
+use crate::pair::primary::Intake;
 use crate::pair::protection::{LossPolicy, Protection};
 use crate::pair::secondary::CutAnswer;
 use colo_proxy_common::segment::Direction;
@@ -96,7 +97,7 @@ impl World {
         let kernel = &mut self.primary.kernel;
         let mut frames = Vec::new();
         crate::pair::OutputPath::read_output(kernel, &mut frames);
-        daemon.on_output(now, &mut frames, kernel);
+        daemon.on_output(now, Intake::All(&mut frames), kernel);
         self.settle_primary();
     }
 

@@ -5,13 +5,16 @@
 //! Nobody tells the cut of an epoch, so frames of the secondary that are not read when a checkpoint is
 //! done are dropped. The front end sees one lane only, which carries the secondary's output.
 
+use std::time::Instant;
+
+use super::hosts::VirtualPrimaryKernel;
 use super::plan::{Fault, Plan, Sabotage, SecondaryNews, Wire};
 use super::random::Random;
 use super::tests::{many, need_no_checkpoint, with_checkpoints};
 use super::world::{World, WorldEvent, play};
 use crate::compare::Side;
 use crate::frame::Frame;
-use crate::pair::primary::PeerLane;
+use crate::pair::primary::{Intake, PeerLane, Primary};
 
 impl Plan {
     /// The same run with the front end. QEMU stops both guests for as long as a checkpoint takes.
@@ -60,7 +63,7 @@ impl World {
     pub(super) fn read_primary_socket(&mut self) {
         let now = self.instant();
         if let Some(half) = &mut self.primary.daemon {
-            half.take_output(now, &mut self.primary.kernel.gate);
+            take_output(half, now, &mut self.primary.kernel);
         }
         self.settle_primary();
     }
@@ -73,8 +76,8 @@ impl World {
         kernel.reads_returned_at = None;
         loop {
             let left = (kernel.gate.len(), kernel.returned.len());
-            half.take_output(now, &mut kernel.gate);
-            half.take_returned(now, &mut kernel.returned);
+            take_output(half, now, kernel);
+            half.on_returned(now, Intake::Fitting(&mut kernel.returned));
             if left == (kernel.gate.len(), kernel.returned.len()) {
                 break;
             }
@@ -90,6 +93,13 @@ impl World {
             self.wake_front_end();
         }
     }
+}
+
+/// Hands in the primary's output for which the engine has room.
+fn take_output(half: &mut Primary, now: Instant, kernel: &mut VirtualPrimaryKernel) {
+    let mut frames = std::mem::take(&mut kernel.gate);
+    half.on_output(now, Intake::Fitting(&mut frames), kernel);
+    kernel.gate = frames;
 }
 
 fn quiet(seed: u64, random: &mut Random) -> Plan {
