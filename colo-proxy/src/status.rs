@@ -35,7 +35,7 @@ pub use self::colo_frame::{
     QuickAckReport, XenReport,
 };
 pub use self::divergences::{
-    DivergenceReport, Divergences, FlowReport, FrameReport, ListedDivergence,
+    DivergenceReport, Divergences, FlowReport, FoundDivergence, FrameReport, ListedDivergence,
 };
 pub use self::filter::{
     FilterKernelCounters, OutdevStatus, RewriterDetail, RewriterFrames, RewriterMode,

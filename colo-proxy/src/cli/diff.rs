@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use colo_proxy::capture_file::{CaptureError, Packet, Reader};
 use colo_proxy::offline::{
     Alignment, CaptureReport, CaptureSurvey, ComparedGuest, Comparison, ComparisonOptions,
-    Connections, DiffReport, merge,
+    Connections, DiffAnswer, DiffReport, merge,
 };
 use colo_proxy_engine::compare::Side;
 
@@ -39,7 +39,11 @@ pub(super) fn diff(args: &DiffArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.capture {
         capture::write(path, &frames(&report)).context(CannotCompare)?;
     }
-    let text = if args.json { format!("{:#}\n", report.to_json()) } else { report.to_string() };
+    let text = if args.json {
+        output::json(&DiffAnswer::from(&report)).context("cannot write the report")?
+    } else {
+        report.to_string()
+    };
     output::print(&text).context("cannot print the report").context(CannotCompare)?;
     Ok(if report.diverged() { DIVERGED.into() } else { ExitCode::SUCCESS })
 }

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use colo_proxy::status::{
-    Divergences, DivergencesList, InstanceRole, ListedDivergence, RUNTIME_DIR, Reply, Request,
+    DivergenceReport, Divergences, DivergencesList, InstanceRole, ListedDivergence, RUNTIME_DIR,
+    Reply, Request,
 };
 use colo_proxy::utc::rfc3339;
 use colo_proxy_engine::compare::{Context, Side};
@@ -65,14 +66,13 @@ fn shown(instance: &Divergences) -> String {
 }
 
 fn shown_one(listed: &ListedDivergence) -> String {
-    let found = &listed.divergence;
+    let DivergenceReport { found, epoch, .. } = &listed.divergence;
     let head = format!(
-        "{}. {}: {}\n   found at {}, in epoch {}\n",
+        "{}. {}: {}\n   found at {}, in epoch {epoch}\n",
         found.number,
         found.name,
         listed.summary,
         rfc3339(listed.time_ns),
-        found.epoch,
     );
     let primary =
         shown_bytes("primary", found.primary_byte, &found.primary_context, found.primary_len);
@@ -96,7 +96,7 @@ fn shown_bytes(side: &str, byte: Option<u8>, context: &Context, len: u64) -> Str
 fn frames(instance: &Divergences) -> Vec<CapturedFrame> {
     let name = &instance.instance;
     let frames = instance.divergences.iter().flat_map(|listed| {
-        let found = &listed.divergence;
+        let found = &listed.divergence.found;
         let summary =
             format!("{name}, divergence {}, {}: {}", found.number, found.name, listed.summary);
         let sides =
@@ -117,7 +117,7 @@ fn frames(instance: &Divergences) -> Vec<CapturedFrame> {
 
 #[cfg(test)]
 mod tests {
-    use colo_proxy::status::{DivergenceReport, FlowReport, FrameReport, SCHEMA};
+    use colo_proxy::status::{FlowReport, FoundDivergence, FrameReport, SCHEMA};
     use colo_proxy_engine::compare::Reason;
 
     use super::*;
@@ -138,25 +138,27 @@ mod tests {
         let name = "tcp 10.0.0.10:80 -> 10.0.0.1:4000";
         let context = |byte| Context { before: 1, bytes: vec![b'a', byte] };
         let divergence = DivergenceReport {
-            number: 5,
-            flow: FlowReport {
-                protocol: "tcp".into(),
-                guest: "10.0.0.10:80".parse().expect("an address"),
-                peer: "10.0.0.1:4000".parse().expect("an address"),
-                vlan: [0, 0],
+            found: FoundDivergence {
+                number: 5,
+                flow: FlowReport {
+                    protocol: "tcp".into(),
+                    guest: "10.0.0.10:80".parse().expect("an address"),
+                    peer: "10.0.0.1:4000".parse().expect("an address"),
+                    vlan: [0, 0],
+                },
+                name: name.into(),
+                reason: Reason::Payload,
+                at_ms: 3,
+                waits_for: None,
+                stream_offset: 1,
+                primary_byte: Some(b'b'),
+                secondary_byte: None,
+                primary_context: context(b'b'),
+                secondary_context: Context::default(),
+                primary_len: 9,
+                secondary_len: 1,
             },
-            name: name.into(),
-            reason: Reason::Payload,
             epoch: 2,
-            at_ms: 3,
-            waits_for: None,
-            stream_offset: 1,
-            primary_byte: Some(b'b'),
-            secondary_byte: None,
-            primary_context: context(b'b'),
-            secondary_context: Context::default(),
-            primary_len: 9,
-            secondary_len: 1,
             primary_at_ms: Some(3),
             secondary_at_ms: None,
         };

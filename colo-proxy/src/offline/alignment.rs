@@ -4,7 +4,7 @@ use super::clock::difference;
 use super::{CaptureSurvey, Connections};
 
 /// The way of aligning the clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AlignmentKind {
     /// Both hosts had the same time.

@@ -24,6 +24,7 @@
 //!   undecided, and no divergence.
 
 mod alignment;
+mod answer;
 mod clock;
 mod comparison;
 mod connections;
@@ -41,10 +42,11 @@ mod translation;
 mod tests;
 
 pub use self::alignment::{Alignment, AlignmentKind};
+pub use self::answer::{ComparedDivergence, DiffAnswer};
 pub use self::comparison::{Comparison, ComparisonOptions};
 pub use self::connections::Connections;
 pub use self::guest::{ComparedGuest, GuestAddress, GuestError};
 pub use self::merge::merge;
 pub use self::nothing::NothingCompared;
-pub use self::report::{CaptureReport, DiffReport, DivergenceRecord, FramePlace};
+pub use self::report::{CaptureReport, DiffReport, DivergenceRecord, FramePlace, UndecidedCounts};
 pub use self::survey::{CaptureSurvey, MacAddress};

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use colo_proxy_common::record::FlowKey;
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::alignment::Alignment;
 use super::clock::CaptureClock;
@@ -14,8 +15,6 @@ use colo_proxy_engine::compare::{
     Captured, Content, Divergence, FlowName, Reason, Side, Stats, content,
 };
 use colo_proxy_engine::frame::Frame;
-
-use crate::status::DivergenceReport;
 
 /// Differences that are reported one by one.
 const RECORDS_MAX: usize = 256;
@@ -31,13 +30,16 @@ const UNDECIDED_FLOWS_MAX: usize = 16;
 const DOUBTFUL_SHIFT_NS: u64 = 100_000_000;
 
 /// One of the captures.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct CaptureReport {
-    /// The caller fills in this field and `truncated`.
+    // The caller fills in this field and `truncated`.
+    /// The name of the file.
     pub file: String,
+    /// Frames in it.
     pub frames: u64,
     /// Frames of the guest.
     pub output_frames: u64,
+    /// Bytes of the guest.
     pub output_bytes: u64,
     /// Frames of the guest from before or after the other capture.
     pub outside_frames: u64,
@@ -54,9 +56,11 @@ impl CaptureReport {
 }
 
 /// Frames for which it is unknown whether the other guest sent the same.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct UndecidedCounts {
+    /// Frames of the primary.
     pub primary_frames: u64,
+    /// Frames of the secondary.
     pub secondary_frames: u64,
     /// Flows of the primary's undecided frames, the first few.
     pub flows: Vec<String>,
@@ -85,7 +89,7 @@ impl UndecidedCounts {
 }
 
 /// A frame in its capture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct FramePlace {
     /// From 1, as Wireshark counts.
     pub frame: u64,
@@ -254,35 +258,6 @@ impl DiffReport {
         notes
     }
 
-    /// The report as one JSON object. The names are stable, scripts rely on them.
-    pub fn to_json(&self) -> Value {
-        let guest: Vec<String> = self.guest.addresses.iter().map(ToString::to_string).collect();
-        json!({
-            "diverged": self.diverged(),
-            "guest": guest,
-            "guest_inferred": self.guest.inferred,
-            "primary": self.primary,
-            "secondary": self.secondary,
-            "align": self.alignment.align,
-            "shift_ms": self.alignment.shift_ns as f64 / 1e6,
-            "covered_ms": self.covered_ns as f64 / 1e6,
-            "flows": self.engine.flows_opened,
-            "flows_diverged": self.found.flows.len(),
-            "connections_in_both": self.connections,
-            "compared_frames": self.engine.compared.frames,
-            "compared_bytes": self.engine.compared.bytes,
-            "undecided": self.undecided,
-            "checkpoints": self.found.checkpoints,
-            "checkpoints_per_minute": self.checkpoints_per_minute(),
-            "checkpoints_by_reason": by_name(&self.found.checkpoints_by_reason),
-            "checkpoint_ms": self.checkpoint.as_millis() as u64,
-            "divergences_total": self.found.total,
-            "divergences_by_reason": by_name(&self.found.by_reason),
-            "divergences": self.found.records.iter().map(DivergenceRecord::to_json).collect::<Vec<_>>(),
-            "notes": self.notes(),
-        })
-    }
-
     pub(super) fn checkpoints_by_reason(&self) -> &[(Reason, u64)] {
         &self.found.checkpoints_by_reason
     }
@@ -296,30 +271,9 @@ impl DiffReport {
     }
 }
 
-fn by_name(counts: &[(Reason, u64)]) -> Map<String, Value> {
-    counts.iter().map(|(reason, count)| (reason.name().to_owned(), (*count).into())).collect()
-}
-
 impl DivergenceRecord {
     /// The difference in a few words: flow, reason and place.
     pub fn summary(&self) -> String {
         format!("{}: {}", FlowName(&self.divergence.flow), self.divergence.summary())
-    }
-
-    /// As the daemon shows it, but with places in the captures, not with times on the daemon's
-    /// clock.
-    fn to_json(&self) -> Value {
-        let report = DivergenceReport::from(&self.divergence);
-        let mut shown = serde_json::to_value(report).unwrap_or_default();
-        if let Some(fields) = shown.as_object_mut() {
-            for daemons_own in ["epoch", "primary_at_ms", "secondary_at_ms"] {
-                fields.remove(daemons_own);
-            }
-            fields.insert("at_ms".into(), (self.at_ns / 1_000_000).into());
-            fields.insert("summary".into(), self.divergence.summary().into());
-            fields.insert("primary".into(), json!(self.primary));
-            fields.insert("secondary".into(), json!(self.secondary));
-        }
-        shown
     }
 }

@@ -60,10 +60,10 @@ pub struct ListedDivergence {
     pub secondary_frame: Option<FrameReport>,
 }
 
-/// A difference between the guests.
+/// A difference between the guests, wherever it was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct DivergenceReport {
-    /// Counts the differences of the daemon from 1.
+pub struct FoundDivergence {
+    /// Counts the differences from 1.
     pub number: u64,
     /// The flow.
     pub flow: FlowReport,
@@ -71,9 +71,7 @@ pub struct DivergenceReport {
     pub name: String,
     /// Why a checkpoint was asked for.
     pub reason: Reason,
-    /// Checkpoints, and times that protection was turned off, before it.
-    pub epoch: u64,
-    /// When it was found, in milliseconds since the first frame of the daemon.
+    /// When it was found, in milliseconds since the first frame.
     pub at_ms: u64,
     /// For a primary frame that was held for too long: the missing part of the secondary's output.
     pub waits_for: Option<WaitsFor>,
@@ -92,15 +90,9 @@ pub struct DivergenceReport {
     pub primary_len: u64,
     /// Bytes of the secondary's payload that was compared.
     pub secondary_len: u64,
-    /// When the primary's frame came, in milliseconds since the first frame of the daemon. Null without
-    /// one.
-    pub primary_at_ms: Option<u64>,
-    /// When the secondary's frame came, in milliseconds since the first frame of the daemon. Null
-    /// without one.
-    pub secondary_at_ms: Option<u64>,
 }
 
-impl From<&Divergence> for DivergenceReport {
+impl From<&Divergence> for FoundDivergence {
     fn from(found: &Divergence) -> Self {
         let flow = FlowName(&found.flow);
         Self {
@@ -113,7 +105,6 @@ impl From<&Divergence> for DivergenceReport {
             },
             name: flow.to_string(),
             reason: found.reason,
-            epoch: found.epoch,
             at_ms: found.at_ms,
             waits_for: found.waits_for,
             stream_offset: found.stream_offset,
@@ -123,8 +114,33 @@ impl From<&Divergence> for DivergenceReport {
             secondary_context: found.secondary_context.clone(),
             primary_len: found.primary_len,
             secondary_len: found.secondary_len,
+        }
+    }
+}
+
+/// A difference that a daemon has found, with places on its clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DivergenceReport {
+    /// The difference.
+    #[serde(flatten)]
+    pub found: FoundDivergence,
+    /// Checkpoints, and times that protection was turned off, before it.
+    pub epoch: u64,
+    /// When the primary's frame came, in milliseconds since the first frame of the daemon. Null without
+    /// one.
+    pub primary_at_ms: Option<u64>,
+    /// When the secondary's frame came, in milliseconds since the first frame of the daemon. Null
+    /// without one.
+    pub secondary_at_ms: Option<u64>,
+}
+
+impl From<&Divergence> for DivergenceReport {
+    fn from(found: &Divergence) -> Self {
+        Self {
+            epoch: found.epoch,
             primary_at_ms: found.primary_at_ms,
             secondary_at_ms: found.secondary_at_ms,
+            found: found.into(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Guests that differ, and the places of the differences.
 
 use colo_proxy::capture_file::Reader;
+use serde_json::Value;
 
 use crate::captures::{Connection, MS, PRIMARY, SECONDARY, START_NS, Tape, text, udp};
 use crate::run::Captures;
@@ -45,6 +46,39 @@ fn a_flipped_byte_is_named_with_its_place_and_its_frames() {
     assert!(said.out.contains(&line), "{}", said.out);
     assert!(said.out.contains(&format!("[{:02x}]", good[1234] ^ 0x20)), "{}", said.out);
     assert!(said.out.contains("checkpoints needed: 1, 1.0 a minute"), "{}", said.out);
+}
+
+/// Compares the names of an object with those of its schema. Every field is always there.
+fn has_the_names_of(schema: &Value, object: &Value) {
+    let names = |value: &Value| -> Vec<String> {
+        value.as_object().map(|fields| fields.keys().cloned().collect()).unwrap_or_default()
+    };
+    let mut required: Vec<&str> =
+        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    required.sort_unstable();
+    assert_eq!(names(object), required);
+    assert_eq!(names(object), names(&schema["properties"]));
+}
+
+#[test]
+fn the_report_has_the_names_of_its_schema() {
+    let (ours, theirs) = with_a_flipped_byte(1234);
+    let report = Captures::of(&ours, &theirs).different(&[]);
+    let text = include_str!("../../../docs/reference/diff.schema.json");
+    let schema: Value = serde_json::from_str(text).expect("JSON");
+    let kinds = &schema["$defs"];
+    has_the_names_of(&schema, &report);
+    has_the_names_of(&kinds["CaptureReport"], &report["secondary"]);
+    has_the_names_of(&kinds["UndecidedCounts"], &report["undecided"]);
+    let found = &report["divergences"][0];
+    has_the_names_of(&kinds["ComparedDivergence"], found);
+    has_the_names_of(&kinds["FlowReport"], &found["flow"]);
+    has_the_names_of(&kinds["Context"], &found["primary_context"]);
+    has_the_names_of(&kinds["FramePlace"], &found["secondary"]);
+    // The places on a daemon's clock are not in it.
+    for daemons_own in ["epoch", "primary_at_ms", "secondary_at_ms", "time_ns"] {
+        assert_eq!(found.get(daemons_own), None);
+    }
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! What is written reads back, and stands where programs look for it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use colo_proxy_common::record::FlowKey;
+use colo_proxy_engine::compare::{Context, Divergence, Reason};
 use colo_proxy_engine::pair::early_input::InputLimits;
 use colo_proxy_engine::pair::repeat::{RepeatLimits, SharedRepeater};
 use colo_proxy_engine::pair::takeover::{Takeover, TakeoverDeciders};
@@ -99,6 +101,52 @@ fn fields_stand_where_programs_look_for_them() {
     assert_eq!(secondary["detail"]["lanes"]["kernel"].get("vni"), None);
     assert_eq!(written(&samples::mirror())["outdev"]["breaks"], 2);
     assert_eq!(written(&samples::redirector())["role"], "filter-redirector");
+}
+
+#[test]
+fn a_difference_of_the_engine_keeps_all_its_fields() {
+    let flow = FlowKey { protocol: 17, guest_port: 53, vlan: [7, 8], ..FlowKey::default() };
+    let found = Divergence {
+        number: 3,
+        flow,
+        reason: Reason::Datagram,
+        epoch: 4,
+        at: Instant::now(),
+        at_ms: 5,
+        waits_for: None,
+        stream_offset: 6,
+        primary_byte: Some(7),
+        secondary_byte: None,
+        primary_context: Context { before: 0, bytes: vec![7] },
+        secondary_context: Context::default(),
+        primary_len: 8,
+        secondary_len: 9,
+        primary_at_ms: Some(10),
+        secondary_at_ms: None,
+        primary_frame: None,
+        secondary_frame: None,
+    };
+    let wanted = json!({
+        "number": 3,
+        "flow": {
+            "protocol": "udp", "guest": "0.0.0.0:53", "peer": "0.0.0.0:0", "vlan": [7, 8],
+        },
+        "name": "udp 0.0.0.0:53 -> 0.0.0.0:0 vlan 7.8",
+        "reason": "datagram",
+        "epoch": 4,
+        "at_ms": 5,
+        "waits_for": null,
+        "stream_offset": 6,
+        "primary_byte": 7,
+        "secondary_byte": null,
+        "primary_context": { "before": 0, "bytes": "07" },
+        "secondary_context": { "before": 0, "bytes": "" },
+        "primary_len": 8,
+        "secondary_len": 9,
+        "primary_at_ms": 10,
+        "secondary_at_ms": null,
+    });
+    assert_eq!(written(&DivergenceReport::from(&found)), wanted);
 }
 
 fn new_secondary(mode: ProgramMode) -> Secondary {

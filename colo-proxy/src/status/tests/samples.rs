@@ -157,7 +157,7 @@ fn closed_lane() -> KernelLaneReport {
 }
 
 pub(super) fn divergence() -> DivergenceReport {
-    DivergenceReport {
+    let found = FoundDivergence {
         number: 1,
         flow: FlowReport {
             protocol: "tcp".into(),
@@ -167,7 +167,6 @@ pub(super) fn divergence() -> DivergenceReport {
         },
         name: "tcp 10.0.0.10:80 -> [fd00::1]:4000 vlan 7".into(),
         reason: Reason::SynMss,
-        epoch: 2,
         at_ms: 3,
         waits_for: Some(WaitsFor::Ack),
         stream_offset: -4,
@@ -177,9 +176,8 @@ pub(super) fn divergence() -> DivergenceReport {
         secondary_context: Context::default(),
         primary_len: 6,
         secondary_len: 7,
-        primary_at_ms: Some(8),
-        secondary_at_ms: None,
-    }
+    };
+    DivergenceReport { found, epoch: 2, primary_at_ms: Some(8), secondary_at_ms: None }
 }
 
 /// With the frame of the primary only.

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
+use crate::offline::DiffAnswer;
 use crate::status::*;
 
 /// With this variable, the test writes the schemas.
 const WRITE: &str = "COLO_PROXY_WRITE_SCHEMAS";
 const STATUS: &str = "status.schema.json";
 const DIVERGENCES: &str = "divergences.schema.json";
+const DIFF: &str = "diff.schema.json";
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference")
@@ -45,6 +47,7 @@ fn the_committed_schemas_are_those_of_the_types() {
     let all = [
         (STATUS, text_of(&schema::<StatusList>())),
         (DIVERGENCES, text_of(&schema::<DivergencesList>())),
+        (DIFF, text_of(&schema::<DiffAnswer>())),
     ];
     for (name, wanted) in all {
         if std::env::var_os(WRITE).is_some() {
@@ -95,7 +98,7 @@ fn undescribed(schema: &Value, place: &str, found: &mut Vec<String>) {
 
 #[test]
 fn every_field_has_a_description() {
-    for schema in [schema::<StatusList>(), schema::<DivergencesList>()] {
+    for schema in [schema::<StatusList>(), schema::<DivergencesList>(), schema::<DiffAnswer>()] {
         let mut found = Vec::new();
         undescribed(&schema, "", &mut found);
         assert_eq!(found, Vec::<String>::new());
