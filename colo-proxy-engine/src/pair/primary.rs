@@ -25,7 +25,7 @@ mod service;
 mod tests;
 
 pub use self::lanes::PeerLane;
-use self::lanes::{ControlState, Lanes};
+use self::lanes::{ControlState, PeerLanes};
 pub use self::output::Intake;
 use self::output::Leaving;
 
@@ -135,7 +135,7 @@ pub struct Primary {
     was_full: bool,
     /// The guest's output passes when this daemon dies.
     passes_on_death: bool,
-    lanes: Lanes,
+    lanes: PeerLanes,
     pairing: Pairing,
     fence: Fence,
     counts: PrimaryCounts,
@@ -190,7 +190,7 @@ impl Primary {
             is_loss_due: false,
             was_full: false,
             passes_on_death: false,
-            lanes: Lanes { mirror_up: false, secondary_up: false, control },
+            lanes: PeerLanes { mirror_up: false, secondary_up: false, control },
             pairing: Pairing::Paired,
             fence: Fence::None,
             counts: PrimaryCounts::default(),

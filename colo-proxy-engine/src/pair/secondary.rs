@@ -249,7 +249,12 @@ impl Secondary {
 
     /// Takes early input, and all input behind it on its connection: parks it, or writes it if its offset
     /// has become known.
-    pub fn on_held(&mut self, now: Instant, frames: &mut Vec<Frame>, path: &mut impl InputPath) {
+    pub fn on_early_input(
+        &mut self,
+        now: Instant,
+        frames: &mut Vec<Frame>,
+        path: &mut impl InputPath,
+    ) {
         for frame in frames.drain(..) {
             let key = tcp_segment(frame.ethernet(), Direction::ToGuest).map(|(key, _)| key);
             // The event about its offset may have come before the frame. A frame without a connection

@@ -24,7 +24,7 @@ const COPY_MAX: usize = 512;
 /// Bytes of such a piece.
 const PIECE: usize = 64 * 1024;
 
-/// The socket, and what waits for it.
+/// The socket, and the frames that wait for it.
 #[derive(Debug)]
 pub(super) struct Outdev {
     endpoint: String,

@@ -153,7 +153,7 @@ impl Rewriter {
             tokio::select! {
                 read = inputs.held.read(|| read_gate(&self.translator.gate, &mut frames)) => {
                     read.map_err(system("read the gate"))?;
-                    self.half.on_held(Instant::now(), &mut frames, &mut self.translator);
+                    self.half.on_early_input(Instant::now(), &mut frames, &mut self.translator);
                 }
                 ready = inputs.offsets.read(|| Ok(((), Drained::Yes))) => {
                     ready.map_err(system("watch the events"))?;

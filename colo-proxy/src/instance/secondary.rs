@@ -237,7 +237,7 @@ impl SecondaryTask {
         if self.translator.keeps_input() {
             frames.drain(..).for_each(|frame| self.translator.backlog.push(frame));
         } else {
-            self.half.on_held(Instant::now(), frames, &mut self.translator);
+            self.half.on_early_input(Instant::now(), frames, &mut self.translator);
         }
     }
 

@@ -25,9 +25,9 @@ pub(super) enum ControlState {
     Down,
 }
 
-/// The lanes, all of which a secondary needs that is compared with.
+/// The lanes. Only a secondary whose lanes are all up is compared with.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Lanes {
+pub(super) struct PeerLanes {
     pub(super) mirror_up: bool,
     pub(super) secondary_up: bool,
     pub(super) control: ControlState,

@@ -79,7 +79,7 @@ fn asks(primary: &mut Primary, now: Instant) -> bool {
 }
 
 #[test]
-fn a_loss_that_is_heard_of_while_the_pair_waits_is_asked_for_when_it_does_not() {
+fn a_loss_while_the_peer_is_lost_requests_a_checkpoint_when_it_is_back() {
     let now = Instant::now();
     let mut primary = protected(now);
     primary.on_lane(now, PeerLane::Secondary, false, &mut Idle);
@@ -90,7 +90,7 @@ fn a_loss_that_is_heard_of_while_the_pair_waits_is_asked_for_when_it_does_not() 
 }
 
 #[test]
-fn what_was_under_way_when_the_peer_went_is_asked_for_when_it_is_back() {
+fn frames_under_way_when_the_peer_went_request_a_checkpoint_when_it_is_back() {
     let now = Instant::now();
     let mut primary = protected(now);
     primary.on_lane_gone();
@@ -101,7 +101,7 @@ fn what_was_under_way_when_the_peer_went_is_asked_for_when_it_is_back() {
 }
 
 #[test]
-fn a_loss_that_is_heard_of_during_a_checkpoint_is_not_covered_by_it() {
+fn a_loss_during_a_checkpoint_is_not_covered_by_it() {
     let now = Instant::now();
     for done in [true, false] {
         let mut primary = protected(now);
@@ -164,7 +164,7 @@ fn a_secondary_that_is_not_equal_vouches_for_nothing_until_a_checkpoint() {
     assert_eq!(primary.out.release.len(), 1, "now it counts");
 }
 
-/// Notes what leaves.
+/// Notes the lengths of the frames that leave.
 #[derive(Default)]
 struct Network(Vec<usize>);
 
@@ -234,7 +234,7 @@ fn a_digest_that_waits_vouches_for_nothing_when_the_secondary_turns_out_not_to_b
     let mut primary = protected(now);
     let mut digester = Digester::new(true, 1 << 20, Arc::default());
     let mut reader = ReturnedRecords::default();
-    let mut read = |(mark, octets)| reader.read(mark, octets).expect("it was just written");
+    let mut read = |(kind, bytes)| reader.read(kind, bytes).expect("it was just written");
     let key = read(digester.begin([3; 16]));
     let digest = read(digester.digest(0, &segment()).expect("it is long enough"));
     primary.on_secondary(now, vec![key, digest]);

@@ -1,9 +1,9 @@
-//! What the two ends say to each other: applications of the guest, and the client's scripts.
+//! The applications of the guest, and the scripts by which the client talks to them.
 
 use std::collections::VecDeque;
 
-use super::endpoint::{Endpoint, Nature};
-use super::random::{Digest, Random};
+use super::endpoint::{Nature, TcpEnd};
+use super::random::{Digest, SeededRandom};
 
 /// Bytes of the number that a lottery draws.
 const DRAWN: usize = 8;
@@ -11,32 +11,32 @@ const DRAWN: usize = 8;
 /// An application on one connection.
 #[derive(Clone, Debug)]
 pub(super) enum App {
-    /// Sends back what it gets.
+    /// Sends back each byte that it gets.
     Echo,
-    /// Answers `[length, salt]` with that many bytes; closes after the first where told so.
+    /// Answers `[length, salt]` with that many bytes. With `closes` it closes after the first answer.
     Download { closes: bool },
     /// Takes `[length, salt]` and that many bytes, and answers with their digest.
     Upload,
     /// Speaks first, then echoes.
     Greeting { greeted: bool },
-    /// Like `Download`, but of bytes that only this guest can know.
+    /// Like `Download`, but with bytes that only this guest knows.
     Lottery,
-    /// Plays a script and checks what comes.
+    /// Plays a script, and checks the answers.
     Script(Script),
 }
 
-/// What a client does on one connection.
+/// The client's side of one connection, turn by turn.
 #[derive(Clone, Debug)]
 pub(super) struct Script {
-    pub(super) steps: VecDeque<Step>,
-    /// The step in front has been sent.
+    pub(super) steps: VecDeque<ScriptTurn>,
+    /// The first turn of `steps` was said, and its answer is awaited.
     asked: bool,
-    /// What it got that it should not have.
+    /// The first answer that was not the expected one.
     pub(super) wrong: Option<String>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Step {
+pub(super) struct ScriptTurn {
     pub(super) say: Vec<u8>,
     pub(super) expect: Expect,
 }
@@ -44,7 +44,7 @@ pub(super) struct Step {
 #[derive(Clone, Debug)]
 pub(super) enum Expect {
     Octets(Vec<u8>),
-    /// So many bytes that follow from the first ones and the salt.
+    /// This number of bytes, which follow from the drawn number in front of them and from the salt.
     Drawn(usize, u32),
     /// The peer closes.
     End,
@@ -52,7 +52,7 @@ pub(super) enum Expect {
 
 /// The bytes that `salt` stands for.
 pub(super) fn content(salt: u64, len: usize) -> Vec<u8> {
-    Random::new(salt ^ 0x5eed).octets(len)
+    SeededRandom::new(salt ^ 0x5eed).octets(len)
 }
 
 fn drawn(number: &[u8], salt: u32, len: usize) -> Vec<u8> {
@@ -65,15 +65,15 @@ pub(super) fn request(len: usize, salt: u32) -> Vec<u8> {
     [(len as u32).to_be_bytes(), salt.to_be_bytes()].concat()
 }
 
-/// The request at the start of `octets`.
+/// The request at the start of the bytes.
 fn requested(octets: &[u8]) -> Option<(usize, u32)> {
     let word = |at: usize| Some(u32::from_be_bytes(octets.get(at..at + 4)?.try_into().ok()?));
     Some((word(0)? as usize, word(4)?))
 }
 
 impl App {
-    /// Does what there is to do on `endpoint`.
-    pub(super) fn run(&mut self, endpoint: &mut Endpoint, nature: &mut Nature) {
+    /// Serves every request that has arrived on `endpoint`.
+    pub(super) fn run(&mut self, endpoint: &mut TcpEnd, nature: &mut Nature) {
         if let Self::Script(script) = self {
             return script.run(endpoint);
         }
@@ -83,8 +83,8 @@ impl App {
         }
     }
 
-    /// Serves one request; `false` where none is there.
-    fn serve(&mut self, endpoint: &mut Endpoint, nature: &mut Nature) -> bool {
+    /// Serves one request. `false` if none is there.
+    fn serve(&mut self, endpoint: &mut TcpEnd, nature: &mut Nature) -> bool {
         if endpoint.closing {
             return false;
         }
@@ -121,11 +121,11 @@ impl App {
 }
 
 impl Script {
-    pub(super) fn new(steps: Vec<Step>) -> Self {
+    pub(super) fn new(steps: Vec<ScriptTurn>) -> Self {
         Self { steps: steps.into(), asked: false, wrong: None }
     }
 
-    fn run(&mut self, endpoint: &mut Endpoint) {
+    fn run(&mut self, endpoint: &mut TcpEnd) {
         if !endpoint.may_talk() {
             return;
         }
@@ -149,15 +149,15 @@ impl Script {
         endpoint.closing = true;
     }
 
-    /// It has said and heard everything.
+    /// Every turn is over.
     pub(super) fn is_done(&self) -> bool {
         self.steps.is_empty()
     }
 }
 
-impl Step {
-    /// What is expected has come, and is read.
-    fn is_met(&self, endpoint: &mut Endpoint) -> Result<bool, String> {
+impl ScriptTurn {
+    /// The expected answer has come, and is read. `Err`: another one has.
+    fn is_met(&self, endpoint: &mut TcpEnd) -> Result<bool, String> {
         let unread = endpoint.unread();
         let expected = match &self.expect {
             Expect::End => return Ok(endpoint.is_at_end()),
@@ -170,7 +170,7 @@ impl Step {
         let here = unread.len().min(expected.len());
         if let Some(at) = (0..here).find(|at| unread[*at] != expected[*at]) {
             let place = endpoint.read + at;
-            return Err(format!("octet {place} is {} and not {}", unread[at], expected[at]));
+            return Err(format!("byte {place} is {} and not {}", unread[at], expected[at]));
         }
         if endpoint.is_at_end() && here < expected.len() {
             return Err(format!("the stream ends at {}", endpoint.received.len()));

@@ -1,44 +1,44 @@
-//! The COLO-frame: pauses the primary guest, copies its state, and tells.
+//! The COLO-frame: pauses the primary guest, copies its state, and notifies the daemons.
 
-use super::machine::Machine;
-use super::plan::{Sabotage, SecondaryNews, Site};
-use super::world::{World, WorldEvent};
+use super::machine::Station;
+use super::plan::{Resume, RunSabotage, SecondaryNews, Site};
+use super::world::{PairWorld, WorldEvent};
 use crate::pair::event::ColoFrameEvent;
 
-/// How far a checkpoint is. The number tells a checkpoint that came to nothing from the next.
+/// The progress of a checkpoint. The number distinguishes one that was abandoned from the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CheckpointProgress {
     /// Somebody wants one.
     Asked,
-    /// The secondary's guest is stopped; its daemon hears of it.
+    /// The secondary's guest is stopped, and its daemon is notified.
     Stopped(u64),
-    /// The guest is paused; the daemon hears of it.
+    /// The primary's guest is paused, and its daemon is notified.
     Began(u64),
     /// The guest goes on before the state has arrived.
     Resumes(u64),
     /// The secondary has all of the state, and its guest goes on from there.
     Loaded(u64),
-    /// The secondary's daemon hears of that.
+    /// The secondary's daemon is notified that its guest has the state.
     Copied,
-    /// The primary's does.
+    /// The primary's daemon is notified that the checkpoint is done.
     Done(u64),
     Failed(u64),
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Checkpoints {
+pub(super) struct Checkpointer {
     number: u64,
     /// The one that is being made.
     running: Option<u64>,
     /// The state that was captured.
-    state: Option<Machine>,
-    /// It is on the secondary: the daemon will hear of it.
+    state: Option<Station>,
+    /// The state is on the secondary, and the primary's daemon is not notified yet.
     pub(super) is_loaded: bool,
     pub(super) done: u64,
     pub(super) failed: u64,
 }
 
-impl World {
+impl PairWorld {
     pub(super) fn on_progress(&mut self, progress: CheckpointProgress) {
         let is_running = |number| self.checkpoints.running == Some(number);
         match progress {
@@ -65,12 +65,12 @@ impl World {
             return self
                 .after(100..5_000, WorldEvent::Checkpoint(CheckpointProgress::Failed(number)));
         }
-        if self.plan.secondary_news == SecondaryNews::AtStop {
+        if self.plan.secondary_news == SecondaryNews::StoppedAndLoaded {
             self.secondary.guest.paused = true;
             self.after(1..800, WorldEvent::Checkpoint(CheckpointProgress::Stopped(number)));
         }
         self.primary.guest.paused = true;
-        if self.plan.sabotage == Sabotage::EarlyResume {
+        if self.plan.sabotage == RunSabotage::EarlyResume {
             self.checkpoints.state = Some(self.primary.guest.machine.clone());
             self.resume(Site::Primary);
             return self
@@ -93,7 +93,7 @@ impl World {
         let machine = &self.primary.guest.machine;
         self.checkpoints.state.get_or_insert_with(|| machine.clone());
         let copied = self.random.within(self.plan.copy_us.clone());
-        if self.plan.resumes_early {
+        if self.plan.resume == Resume::Early {
             let resumes = self.now + self.random.within(1..500);
             self.at(resumes, WorldEvent::Checkpoint(CheckpointProgress::Resumes(number)));
         }
@@ -117,13 +117,13 @@ impl World {
         if self.secondary.guest.paused {
             self.resume(Site::Secondary);
             self.after(1..1_000, WorldEvent::Checkpoint(CheckpointProgress::Copied));
-        } else if self.plan.secondary_news != SecondaryNews::Never {
+        } else if self.plan.secondary_news != SecondaryNews::Nothing {
             self.copied();
         }
         self.after(1..1_000, WorldEvent::Checkpoint(CheckpointProgress::Done(number)));
     }
 
-    /// The secondary's guest is stopped, and its daemon hears of it.
+    /// The secondary's guest is stopped, and its daemon is notified.
     fn stopped(&mut self) {
         let now = self.instant();
         self.secondary.kernel.now = self.now;
@@ -134,7 +134,7 @@ impl World {
         self.settle_secondary();
     }
 
-    /// The secondary's guest has the state, and its daemon hears of it.
+    /// The secondary's guest has the state, and its daemon is notified.
     fn copied(&mut self) {
         let now = self.instant();
         self.secondary.kernel.now = self.now;
@@ -191,14 +191,14 @@ impl World {
         self.go_on_without_state();
     }
 
-    /// One that is being made comes to nothing, because an end of it is gone.
+    /// Abandons the present checkpoint, because one of the hosts or daemons is gone.
     pub(super) fn break_checkpoint(&mut self) {
         if self.checkpoints.running.is_some() && !self.checkpoints.is_loaded {
             self.fail_checkpoint();
         }
     }
 
-    /// The primary's host is dead: what has not arrived does not any more.
+    /// The primary's host is dead, so a state that has not arrived never will.
     pub(super) fn abandon_checkpoint(&mut self) {
         self.checkpoints.running = None;
         self.go_on_without_state();

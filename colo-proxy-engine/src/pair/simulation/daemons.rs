@@ -1,13 +1,13 @@
-//! What the two daemons are given, and what becomes of their decisions.
+//! The two daemons: their input, and how their decisions are carried out.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use super::colo::CheckpointProgress;
-use super::plan::{Sabotage, Site, Wire};
+use super::plan::{DaemonWire, RunSabotage, Site};
 use super::programs::FrameFate;
-use super::wire::{Body, Host, read};
-use super::world::{WireCargo, World, WorldEvent, brief};
+use super::wire::{Body, TalkEnd, read};
+use super::world::{PairWorld, WireCargo, WorldEvent, brief};
 use crate::compare::{Engine, Limits};
 use crate::digest::ReturnedRecord;
 use crate::frame::Frame;
@@ -20,15 +20,15 @@ use crate::pair::protection::{LossPolicy, Protection};
 use crate::pair::secondary::CutAnswer;
 use colo_proxy_common::segment::Direction;
 
-/// Time until a daemon reads what is there.
+/// Time until a daemon reads frames that are there.
 const WAKE_US: Range<u64> = 1..150;
 /// As in the configuration's defaults.
 pub(super) const SECONDARY_TIMEOUT: Duration = Duration::from_secs(1);
 
-impl World {
+impl PairWorld {
     // The primary.
 
-    /// Starts the daemon anew; it knows nothing of an earlier one.
+    /// Starts the daemon anew. It knows nothing about an earlier one.
     pub(super) fn start_primary_daemon(&mut self) {
         if !self.primary.is_alive || self.primary.daemon.is_some() {
             return;
@@ -46,13 +46,13 @@ impl World {
             fences: false,
         };
         let mut protection = Protection::new(self.instant(), policy);
-        // As `wiring::attach` finds it in what the last one left pinned.
+        // The daemon finds this in the programs that the last one left pinned.
         if self.primary.kernel.mode == ProgramMode::Off {
             protection.expose();
         }
         let session = self.random.next();
         self.primary.kernel.mode = ProgramMode::Protected;
-        let has_control = self.plan.has_control;
+        let has_control = self.plan.has_control();
         let name = "simulated".into();
         self.primary.daemon =
             Some(crate::pair::Primary::new(name, engine, protection, session, has_control));
@@ -68,7 +68,7 @@ impl World {
         if self.primary.daemon.is_none() {
             return;
         }
-        if self.plan.sabotage == Sabotage::ReleaseAll {
+        if self.plan.sabotage == RunSabotage::ReleaseAll {
             self.primary.kernel.released.push(frame);
             return self.settle_primary();
         }
@@ -86,7 +86,7 @@ impl World {
 
     pub(super) fn read_primary_output(&mut self) {
         self.primary.reads_at = None;
-        if !self.plan.has_control {
+        if !self.plan.has_control() {
             return self.read_primary_socket();
         }
         let now = self.instant();
@@ -113,9 +113,9 @@ impl World {
         self.settle_primary();
     }
 
-    /// Makes the secondary's frame say more than it did.
+    /// Deceives the primary: the frame acknowledges more than the secondary did.
     pub(super) fn deceived(&self, frame: Frame) -> Frame {
-        if self.plan.sabotage != Sabotage::Acknowledgments {
+        if self.plan.sabotage != RunSabotage::Acknowledgments {
             return frame;
         }
         let Some(Body::Tcp(mut segment)) = read(&frame) else { return frame };
@@ -125,11 +125,11 @@ impl World {
         {
             segment.ack = Some(irs.wrapping_add(own.endpoint.rcvd as u32));
         }
-        self.plan.net.frame(Host::Guest, &Body::Tcp(segment))
+        self.plan.net.frame(TalkEnd::Guest, &Body::Tcp(segment))
     }
 
     pub(super) fn on_epoch_done(&mut self, epoch: u64, sent: u64) {
-        let sent = if self.plan.sabotage == Sabotage::StaleFrames { 0 } else { sent };
+        let sent = if self.plan.sabotage == RunSabotage::StaleFrames { 0 } else { sent };
         let now = self.instant();
         if let Some(daemon) = &mut self.primary.daemon {
             daemon.on_epoch_done(now, epoch, sent);
@@ -158,7 +158,7 @@ impl World {
                 }
             }
             for message in messages {
-                self.send_by(Wire::Control, Site::Secondary, WireCargo::ToSecondary(message));
+                self.send_by(DaemonWire::Control, Site::Secondary, WireCargo::ToSecondary(message));
             }
         }
         for frame in std::mem::take(&mut self.primary.kernel.released) {
@@ -198,7 +198,7 @@ impl World {
                 self.send_on_lan(&frame, WorldEvent::AtClient);
             } else if self.secondary.daemon.is_some() {
                 self.secondary.kernel.gate.push_back(frame);
-                if self.plan.has_control {
+                if self.plan.has_control() {
                     self.wake_secondary();
                 } else {
                     self.read_secondary_output();
@@ -246,7 +246,7 @@ impl World {
         self.settle_secondary();
     }
 
-    /// What was not read while the guest was stopped.
+    /// Input that was not read while the guest was stopped.
     pub(super) fn take_delayed_input(&mut self) {
         for frame in std::mem::take(&mut self.secondary.delayed) {
             self.on_mirrored(frame);
@@ -254,20 +254,20 @@ impl World {
         self.settle_secondary();
     }
 
-    pub(super) fn read_held(&mut self) {
+    pub(super) fn read_early_input(&mut self) {
         let now = self.instant();
         self.secondary.kernel.now = self.now;
         let told_first = self.random.chance(500);
         let kernel = &mut self.secondary.kernel;
         let Some(daemon) = &mut self.secondary.daemon else { return };
-        let mut held: Vec<Frame> = kernel.held.drain(..).collect();
+        let mut held: Vec<Frame> = kernel.early_input.drain(..).collect();
         if !told_first {
-            daemon.on_held(now, &mut held, kernel);
+            daemon.on_early_input(now, &mut held, kernel);
         }
         while let Some(key) = kernel.programs.events.pop_front() {
             daemon.on_offset(&key, kernel);
         }
-        daemon.on_held(now, &mut held, kernel);
+        daemon.on_early_input(now, &mut held, kernel);
         self.settle_secondary();
     }
 
@@ -312,7 +312,7 @@ impl World {
             }
         };
         let message = ControlMessage::EpochDone { epoch, sent, lane_epoch: None };
-        self.send_by(Wire::Control, Site::Primary, WireCargo::ToPrimary(message));
+        self.send_by(DaemonWire::Control, Site::Primary, WireCargo::ToPrimary(message));
     }
 
     /// Carries out what the secondary's daemon and programs have decided.
@@ -321,8 +321,8 @@ impl World {
             self.give(Site::Secondary, frame);
         }
         let kernel = &self.secondary.kernel;
-        if !kernel.held.is_empty() || !kernel.programs.events.is_empty() {
-            self.after(WAKE_US, WorldEvent::ReadHeld);
+        if !kernel.early_input.is_empty() || !kernel.programs.events.is_empty() {
+            self.after(WAKE_US, WorldEvent::ReadEarlyInput);
         }
     }
 }

@@ -1,12 +1,12 @@
-//! The way of the secondary's output where digests go in the place of frames.
+//! The way of the secondary's output if digests go in the place of frames.
 
-use super::plan::{Sabotage, Site, Wire};
-use super::world::{WireCargo, World};
+use super::plan::{DaemonWire, ReturnForm, RunSabotage, Site};
+use super::world::{PairWorld, WireCargo};
 use crate::digest::{Digester, ReturnedRecord, ReturnedRecords};
 use crate::frame::Frame;
 use crate::record::LaneRecord;
 
-/// Bytes of frames that the secondary keeps: now and then one is not there any more.
+/// Bytes of frames that the secondary keeps. So few that now and then one is gone when it is wanted.
 const KEPT_BYTES: usize = 40_000;
 
 /// Both ends of the lane.
@@ -23,16 +23,16 @@ impl Default for DigestWire {
     }
 }
 
-impl World {
+impl PairWorld {
     /// The lane is connected.
     pub(super) fn begin_digests(&mut self) {
-        if !self.plan.digests {
+        if self.plan.return_form == ReturnForm::Frames {
             return;
         }
         self.digests.receiver = ReturnedRecords::default();
         let mut key = [0; 16];
-        // Everything has the same digest by the key of zeros.
-        if self.plan.sabotage != Sabotage::Digests {
+        // By the key of zeros all payloads of a length have the same digest.
+        if self.plan.sabotage != RunSabotage::Digests {
             key[..8].copy_from_slice(&self.random.next().to_be_bytes());
         }
         let record = self.digests.sender.begin(key);
@@ -41,11 +41,11 @@ impl World {
 
     /// Sends a frame of the secondary, or its digest.
     pub(super) fn send_back(&mut self, frame: Frame) {
-        if !self.plan.has_control {
+        if !self.plan.has_control() {
             return self.send_into_socket(frame);
         }
         let sent = self.output.sent;
-        let is_up = self.output.is_up && self.plan.digests;
+        let is_up = self.output.is_up && self.plan.return_form == ReturnForm::Digests;
         let record = is_up.then(|| self.digests.sender.digest(sent, &frame)).flatten();
         match record {
             Some(record) => self.return_record(record),
@@ -60,7 +60,7 @@ impl World {
         }
     }
 
-    /// Records are read in the order in which they were sent, whenever that is.
+    /// Reads the records in the order in which they were sent.
     fn return_record(&mut self, (kind, octets): (crate::record::RecordKind, bytes::Bytes)) {
         let returned = self.digests.receiver.read(kind, octets).expect("it was just written");
         self.return_cargo(returned);
@@ -68,7 +68,7 @@ impl World {
 
     fn return_cargo(&mut self, returned: ReturnedRecord) {
         let is_frame = returned.is_frame();
-        self.send_by(Wire::Output, Site::Primary, WireCargo::Returned(returned));
+        self.send_by(DaemonWire::Output, Site::Primary, WireCargo::Returned(returned));
         if self.output.is_up && !is_frame {
             self.output.sent -= 1;
         }

@@ -1,67 +1,71 @@
-//! A small TCP endpoint, simple enough to be believed: handshake, cumulative acknowledgment,
-//! retransmission with back-off, a bounded queue of what came out of order, a receive window, FIN,
-//! RST, timestamps with PAWS, SACK blocks that are told and checked, and Fast Open (RFC 7413, without
-//! its cookies: the peer's data are welcome or not).
+//! A small TCP endpoint, simple enough to be believed.
 //!
-//! A place in a stream is counted from the SYN, which has 0; the first byte has 1. All of it is
-//! `Clone`: that is what a checkpoint copies. What a guest is like (its chosen numbers, its
-//! segmentation, its timing) is not part of it, but comes from outside ([`Nature`]).
+//! It has the handshake, cumulative acknowledgments, retransmission with back-off, a bounded queue for
+//! segments out of order, a receive window, FIN and RST. It has timestamps with PAWS, and sends and
+//! checks SACK blocks. It has Fast Open (RFC 7413) without cookies: an endpoint takes the data of a
+//! SYN, or does not.
+//!
+//! A place in a stream is counted from the SYN, which has 0. The first byte has 1. The state is
+//! `Clone`, because a checkpoint copies it. The differences between two guests (chosen numbers,
+//! segmentation and timing) are not part of it, and come from outside ([`Nature`]).
 
 use std::collections::BTreeMap;
 
-use super::random::Random;
-use super::wire::{MSS, Segment, Tuple};
+use super::random::SeededRandom;
+use super::wire::{MSS, PlainSegment, PortPair};
 
-/// Bytes under way at the most.
+/// The largest number of bytes under way.
 const FLIGHT: u64 = 12 * MSS as u64;
 const RESEND_US: u64 = 300_000;
 const RESEND_MAX_US: u64 = 3_000_000;
-/// Bytes that go with a SYN at the most.
+/// The largest number of bytes that go with a SYN.
 const EARLY: u64 = 400;
-/// A connection that is over answers for so long.
+/// How long a connection that is over still answers.
 pub(super) const LINGER_US: u64 = 30_000_000;
-/// Acknowledgments of the same place that mean a hole.
+/// This number of acknowledgments of the same place means a hole.
 const DUPLICATES: u32 = 3;
-/// How far numbers may lie apart and still be compared.
+/// Numbers that lie further apart than this are not compared.
 const REACH: i64 = 1 << 30;
 
-/// How a machine differs from another one with the same software and state.
+/// The differences between machines with the same software and state.
 #[derive(Clone, Debug)]
 pub(super) struct Nature {
-    pub(super) random: Random,
-    /// Bytes in a segment at the most.
+    pub(super) random: SeededRandom,
+    /// The largest number of bytes in a segment.
     pub(super) segment_max: usize,
-    /// Time for which it delays an acknowledgment; 0 is not at all.
+    /// Delay of an acknowledgment. 0 is none.
     pub(super) delayed_ack_us: u64,
-    /// Bytes that it takes beyond what it has in order.
+    /// Bytes that it takes beyond those that it has in order.
     pub(super) buffer: usize,
-    /// Its first numbers follow from the connection, so its equal has the same; it sends no
-    /// timestamps, which differ as the guests' clocks do.
+    /// With `Some`, the first numbers follow from the connection, so both guests choose the same ones.
+    /// No timestamps are sent then, because they differ as the guests' clocks do.
     pub(super) numbers: Option<u64>,
 }
 
 impl Nature {
     /// The first sequence number and the first timestamp of the next connection on `tuple`, which
     /// answers `peer`.
-    fn first_numbers(&mut self, tuple: Tuple, peer: Option<u32>) -> [u32; 2] {
+    fn first_numbers(&mut self, tuple: PortPair, peer: Option<u32>) -> [u32; 2] {
         let Some(seed) = self.numbers else { return [(); 2].map(|()| self.random.next() as u32) };
         let ports = u64::from(tuple.own_port) << 48 | u64::from(tuple.peer_port) << 32;
-        let mut random = Random::new(seed ^ ports ^ u64::from(peer.unwrap_or_default()));
+        let mut random = SeededRandom::new(seed ^ ports ^ u64::from(peer.unwrap_or_default()));
         [(); 2].map(|()| random.next() as u32)
     }
 }
 
-/// The end that has opened a connection.
+/// The end of a connection that an endpoint is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Opener {
-    Here,
-    Peer,
+enum OpeningSide {
+    /// It sends the SYN.
+    Active,
+    /// It answers a SYN.
+    Passive,
 }
 
 /// One end of a connection.
 #[derive(Clone, Debug)]
-pub(super) struct Endpoint {
-    pub(super) tuple: Tuple,
+pub(super) struct TcpEnd {
+    pub(super) tuple: PortPair,
     pub(super) iss: u32,
     /// The peer's first number; `None` before its SYN.
     pub(super) irs: Option<u32>,
@@ -71,15 +75,15 @@ pub(super) struct Endpoint {
     next: u64,
     /// One past the last place that was sent.
     pub(super) max: u64,
-    /// One past the last place that the peer lets us send.
+    /// One past the last place for which the peer has a window.
     edge: u64,
     pub(super) closing: bool,
-    /// Says something before its SYN or SYN/ACK is acknowledged.
+    /// It sends data before its SYN or SYN/ACK is acknowledged.
     is_fast: bool,
-    opener: Opener,
+    opening: OpeningSide,
     /// Everything that came in order.
     pub(super) received: Vec<u8>,
-    /// What the application has made something of. It reads everything at once.
+    /// Bytes of `received` that the application has read.
     pub(super) read: usize,
     /// The next place expected of the peer.
     pub(super) rcvd: u64,
@@ -98,12 +102,12 @@ pub(super) struct Endpoint {
     duplicates: u32,
     /// The peer has reset it.
     pub(super) was_reset: bool,
-    /// Segments that speak of what was never sent.
+    /// Segments that acknowledge places that were never sent.
     pub(super) alien: u32,
 }
 
-impl Endpoint {
-    fn new(tuple: Tuple, peer: Option<u32>, nature: &mut Nature) -> Self {
+impl TcpEnd {
+    fn new(tuple: PortPair, peer: Option<u32>, nature: &mut Nature) -> Self {
         let [iss, ts_offset] = nature.first_numbers(tuple, peer);
         Self {
             tuple,
@@ -116,7 +120,7 @@ impl Endpoint {
             edge: 1,
             closing: false,
             is_fast: false,
-            opener: Opener::Here,
+            opening: OpeningSide::Active,
             received: Vec::new(),
             read: 0,
             rcvd: 0,
@@ -137,14 +141,14 @@ impl Endpoint {
     }
 
     /// Opens a connection; the SYN goes with the next [`Self::send`].
-    pub(super) fn connect(tuple: Tuple, is_fast: bool, nature: &mut Nature) -> Self {
+    pub(super) fn connect(tuple: PortPair, is_fast: bool, nature: &mut Nature) -> Self {
         Self { is_fast, ..Self::new(tuple, None, nature) }
     }
 
-    /// Answers `syn`; takes the data that come with it where `is_fast`.
-    pub(super) fn accept(syn: &Segment, is_fast: bool, nature: &mut Nature) -> Self {
+    /// Answers `syn`. Takes the data that come with it if `is_fast`.
+    pub(super) fn accept(syn: &PlainSegment, is_fast: bool, nature: &mut Nature) -> Self {
         let mut endpoint = Self::new(syn.tuple.reversed(), Some(syn.seq), nature);
-        endpoint.opener = Opener::Peer;
+        endpoint.opening = OpeningSide::Passive;
         endpoint.meet(syn);
         if is_fast && !syn.payload.is_empty() {
             endpoint.is_fast = true;
@@ -154,30 +158,30 @@ impl Endpoint {
         endpoint
     }
 
-    fn meet(&mut self, syn: &Segment) {
+    fn meet(&mut self, syn: &PlainSegment) {
         self.irs = Some(syn.seq);
         self.rcvd = 1;
         self.ts_recent = syn.timestamps.map_or(0, |(value, _)| value);
         self.edge = self.una + u64::from(syn.window);
     }
 
-    // What the application sees.
+    // The application's view.
 
     pub(super) fn is_established(&self) -> bool {
         self.una > 0 && self.irs.is_some()
     }
 
-    /// What the application says can be sent, or will go with the SYN.
+    /// Data of the application can be sent, or will go with the SYN.
     pub(super) fn may_talk(&self) -> bool {
         self.is_established() || self.is_fast
     }
 
     /// Data came with the peer's SYN.
     pub(super) fn took_early(&self) -> bool {
-        self.is_fast && self.opener == Opener::Peer
+        self.is_fast && self.opening == OpeningSide::Passive
     }
 
-    /// The peer has sent everything, and it is here.
+    /// Everything that the peer sends is here, also its FIN.
     pub(super) fn is_at_end(&self) -> bool {
         self.peer_fin.is_some_and(|fin| self.rcvd > fin)
     }
@@ -187,12 +191,12 @@ impl Endpoint {
         self.was_reset || (self.is_at_end() && self.closing && self.una == self.end())
     }
 
-    /// What the peer has acknowledged of it.
+    /// One past the last place that the peer has acknowledged.
     pub(super) fn acknowledged(&self) -> u64 {
         self.una
     }
 
-    /// Nothing is left to do for it at `now`.
+    /// It does not answer any more at `now`.
     pub(super) fn is_gone(&self, now: u64) -> bool {
         self.was_reset || self.linger_until.is_some_and(|until| until <= now)
     }
@@ -201,7 +205,7 @@ impl Endpoint {
         &self.received[self.read..]
     }
 
-    /// One past the last place that there will be to send, by now.
+    /// One past the last place that is known by now.
     fn end(&self) -> u64 {
         1 + self.stream.len() as u64 + u64::from(self.closing)
     }
@@ -220,7 +224,7 @@ impl Endpoint {
         [self.resend_at, self.ack_at, self.linger_until].into_iter().flatten().min()
     }
 
-    pub(super) fn on_timer(&mut self, now: u64, nature: &mut Nature, out: &mut Vec<Segment>) {
+    pub(super) fn on_timer(&mut self, now: u64, nature: &mut Nature, out: &mut Vec<PlainSegment>) {
         if self.ack_at.is_some_and(|at| at <= now) {
             self.acknowledge(now, out);
         }
@@ -231,9 +235,8 @@ impl Endpoint {
         }
     }
 
-    /// The first segment that is not acknowledged, and what follows as it is; or a probe of a
-    /// closed window.
-    fn send_again(&mut self, now: u64, nature: &mut Nature, out: &mut Vec<Segment>) {
+    /// Sends the first segment again that is not acknowledged. If the window is closed, it is a probe.
+    fn send_again(&mut self, now: u64, nature: &mut Nature, out: &mut Vec<PlainSegment>) {
         let end = self.end();
         if self.una >= end {
             return;
@@ -247,20 +250,20 @@ impl Endpoint {
 
     // Sending.
 
-    /// Sends what may be sent.
-    pub(super) fn send(&mut self, now: u64, nature: &mut Nature, out: &mut Vec<Segment>) {
+    /// Sends everything that the window has room for.
+    pub(super) fn send(&mut self, now: u64, nature: &mut Nature, out: &mut Vec<PlainSegment>) {
         if self.was_reset {
             return;
         }
         if self.next == 0 {
-            let early = if self.is_fast && self.opener == Opener::Here { EARLY } else { 0 };
+            let early = if self.is_fast && self.opening == OpeningSide::Active { EARLY } else { 0 };
             self.emit(now, 1 + early.min(self.stream.len() as u64), out);
         }
         let limit = self.end().min(self.edge).min(self.una + FLIGHT);
         let may_send = self.una > 0 || self.took_early();
         while may_send && self.next < limit {
             let len = nature.random.within(1..nature.segment_max as u64 + 1);
-            // Mostly full ones.
+            // Most segments are full.
             let len = if nature.random.chance(700) { nature.segment_max as u64 } else { len };
             self.emit(now, limit.min(self.next + len), out);
         }
@@ -270,7 +273,7 @@ impl Endpoint {
     }
 
     /// Sends the places from `next` up to `to`.
-    fn emit(&mut self, now: u64, to: u64, out: &mut Vec<Segment>) {
+    fn emit(&mut self, now: u64, to: u64, out: &mut Vec<PlainSegment>) {
         let from = self.next;
         let data_end = 1 + self.stream.len() as u64;
         let octets = from.max(1).min(data_end) as usize - 1..to.max(1).min(data_end) as usize - 1;
@@ -289,10 +292,10 @@ impl Endpoint {
         self.resend_at = Some(now + self.resend_us);
     }
 
-    fn acknowledge(&mut self, now: u64, out: &mut Vec<Segment>) {
+    fn acknowledge(&mut self, now: u64, out: &mut Vec<PlainSegment>) {
         self.ack_at = None;
         if self.una == 0 {
-            // The SYN/ACK says it, and is repeated.
+            // The SYN/ACK carries the acknowledgment, so it is sent again.
             let next = std::mem::take(&mut self.next);
             self.emit(now, 1, out);
             self.next = next.max(1);
@@ -307,9 +310,9 @@ impl Endpoint {
         out.push(segment);
     }
 
-    fn bare(&self, now: u64, at: u64) -> Segment {
+    fn bare(&self, now: u64, at: u64) -> PlainSegment {
         let value = self.ts_offset.map(|offset| ((now / 1000) as u32).wrapping_add(offset));
-        Segment {
+        PlainSegment {
             tuple: self.tuple,
             seq: self.iss.wrapping_add(at as u32),
             ack: self.irs.map(|irs| irs.wrapping_add(self.rcvd as u32)),
@@ -328,9 +331,9 @@ impl Endpoint {
     pub(super) fn on_segment(
         &mut self,
         now: u64,
-        segment: &Segment,
+        segment: &PlainSegment,
         nature: &mut Nature,
-        out: &mut Vec<Segment>,
+        out: &mut Vec<PlainSegment>,
     ) {
         if self.was_reset {
             return;
@@ -338,7 +341,7 @@ impl Endpoint {
         let Some(irs) = self.irs else { return self.on_answer(now, segment, out) };
         let at = place(segment.seq, irs, self.rcvd);
         if segment.syn {
-            // Its own SYN once more, or somebody's: the answer tells.
+            // It may be the peer's SYN again, or a stranger's. The peer tells them apart by our answer.
             return self.acknowledge(now, out);
         }
         let old = segment.timestamps.is_some_and(|(value, _)| before(value, self.ts_recent));
@@ -368,8 +371,8 @@ impl Endpoint {
         }
     }
 
-    /// Something of it lies in the window (RFC 9293, section 3.10.7.4).
-    fn is_acceptable(&self, at: i64, segment: &Segment) -> bool {
+    /// A part of the segment lies in the window (RFC 9293, section 3.10.7.4).
+    fn is_acceptable(&self, at: i64, segment: &PlainSegment) -> bool {
         let rcvd = self.rcvd as i64;
         let end = at + segment.payload.len() as i64 + i64::from(segment.fin);
         let window = self.buffer as i64;
@@ -377,15 +380,15 @@ impl Endpoint {
     }
 
     /// The peer's answer to our SYN.
-    fn on_answer(&mut self, now: u64, segment: &Segment, out: &mut Vec<Segment>) {
+    fn on_answer(&mut self, now: u64, segment: &PlainSegment, out: &mut Vec<PlainSegment>) {
         let acked = segment.ack.map(|ack| place(ack, self.iss, 0));
         let is_ours = acked.is_some_and(|acked| (1..=self.max as i64).contains(&acked));
         if !is_ours || !self.echoes_opening(segment) {
             self.alien += 1;
-            // RFC 9293, section 3.10.7.3: it speaks of an older connection, which ends by this.
+            // It belongs to an older connection, which the reset ends (RFC 9293, section 3.10.7.3).
             if let Some(ack) = segment.ack.filter(|_| !segment.rst && !segment.syn) {
-                let reset = Segment { seq: ack, rst: true, ack: None, ..self.bare(now, 0) };
-                out.push(Segment { timestamps: None, ..reset });
+                let reset = PlainSegment { seq: ack, rst: true, ack: None, ..self.bare(now, 0) };
+                out.push(PlainSegment { timestamps: None, ..reset });
             }
             return;
         }
@@ -395,7 +398,7 @@ impl Endpoint {
         }
         if segment.syn {
             self.una = acked.unwrap_or_default() as u64;
-            // What went with the SYN and was not welcome goes again.
+            // Data of the SYN that the peer did not take go again.
             self.next = self.una;
             self.meet(segment);
             (self.resend_at, self.resend_us) = (None, RESEND_US);
@@ -403,21 +406,21 @@ impl Endpoint {
         }
     }
 
-    /// As Linux has it: the echo must lie between the values of the first opening and the last.
-    fn echoes_opening(&self, segment: &Segment) -> bool {
+    /// The echo lies between the timestamps of the first and the last SYN, as Linux demands.
+    fn echoes_opening(&self, segment: &PlainSegment) -> bool {
         let Some(((_, echo), (first, last))) = segment.timestamps.zip(self.opening_ts) else {
             return true;
         };
         segment.rst || (!before(echo, first) && !before(last, echo))
     }
 
-    /// `false` where the segment is not to be looked at further.
+    /// `false` if the rest of the segment is to be ignored.
     fn on_acknowledgment(
         &mut self,
         now: u64,
-        segment: &Segment,
+        segment: &PlainSegment,
         nature: &mut Nature,
-        out: &mut Vec<Segment>,
+        out: &mut Vec<PlainSegment>,
     ) -> bool {
         let Some(ack) = segment.ack else { return false };
         let ack = place(ack, self.iss, self.una);
@@ -457,9 +460,9 @@ impl Endpoint {
         &mut self,
         now: u64,
         at: u64,
-        segment: &Segment,
+        segment: &PlainSegment,
         nature: &mut Nature,
-        out: &mut Vec<Segment>,
+        out: &mut Vec<PlainSegment>,
     ) {
         if segment.fin {
             self.peer_fin = Some(at.wrapping_add(segment.payload.len() as u64));
@@ -479,7 +482,7 @@ impl Endpoint {
         }
     }
 
-    /// Puts aside what is new and within the window.
+    /// Queues the bytes that are new and within the window.
     fn keep(&mut self, at: i64, payload: &[u8]) {
         let window_end = self.rcvd + self.buffer as u64;
         let skip = (self.rcvd as i64 - at).max(0);

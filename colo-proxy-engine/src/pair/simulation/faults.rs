@@ -1,20 +1,20 @@
-//! What goes wrong.
+//! The faults.
 
 use super::colo::CheckpointProgress;
-use super::plan::{Fault, Sabotage, Site, Wire};
-use super::world::{World, WorldEvent};
+use super::plan::{DaemonWire, Fault, RunSabotage, Site};
+use super::world::{PairWorld, WorldEvent};
 use crate::pair::ProgramMode;
 
-const WIRES: [Wire; 3] = [Wire::Mirror, Wire::Output, Wire::Control];
+const WIRES: [DaemonWire; 3] = [DaemonWire::Mirror, DaemonWire::Output, DaemonWire::Control];
 
-impl World {
+impl PairWorld {
     pub(super) fn on_fault(&mut self, fault: Fault) {
         if self.has_failed_over || !self.primary.is_alive {
             return;
         }
         match fault {
-            Fault::Cut(wire) if !self.is_lost => self.cut(wire),
-            Fault::Cut(_) => {}
+            Fault::Disconnect(wire) if !self.is_lost => self.disconnect(wire),
+            Fault::Disconnect(_) => {}
             Fault::Restart(at) => self.restart(at),
             Fault::Lose { us } => self.lose_secondary(us),
             Fault::Checkpoint => self.on_progress(CheckpointProgress::Asked),
@@ -22,21 +22,20 @@ impl World {
         }
     }
 
-    /// A daemon dies. Its kernel's part stays, and holds.
+    /// A daemon dies. The kernel programs stay, and hold output.
     fn restart(&mut self, at: Site) {
-        // The COLO-frame's script is a child of the daemon: nobody would tell of a state that was
-        // copied already.
+        // The COLO-frame's script is a child of the daemon. It dies too, so nobody would report a state
+        // that was copied already.
         if self.checkpoints.is_loaded {
             return;
         }
-        // Nothing that outlives the daemon says that the secondary is stale, once output is held
-        // for a checkpoint: two failures, the loss of the secondary and this, at the wrong moment.
+        // While output is held for a checkpoint, only the daemon knows that the secondary is stale. To
+        // lose the secondary and then the daemon at this moment is two failures.
         let is_exposed = self.primary.daemon.as_ref().is_some_and(|d| d.protection().is_exposed());
         if at == Site::Primary && is_exposed && self.primary.kernel.mode == ProgramMode::Protected {
             return;
         }
-        // Nor does anything say that the offsets which are void are so for a checkpoint that is not
-        // made yet.
+        // Only the daemon knows that the offsets are void for a checkpoint that is not done yet.
         if at == Site::Secondary && self.secondary.guest.paused {
             return;
         }
@@ -48,12 +47,12 @@ impl World {
             Site::Secondary => {
                 self.secondary.daemon = None;
                 self.secondary.kernel.gate.clear();
-                self.secondary.kernel.held.clear();
+                self.secondary.kernel.early_input.clear();
             }
         }
         self.break_checkpoint();
         for wire in WIRES {
-            self.cut(wire);
+            self.disconnect(wire);
         }
         self.after(1_000..600_000, WorldEvent::Starts(at));
     }
@@ -65,7 +64,7 @@ impl World {
         self.is_lost = true;
         self.break_checkpoint();
         for wire in WIRES {
-            self.cut(wire);
+            self.disconnect(wire);
         }
         self.at(self.now + us, WorldEvent::Returns);
     }
@@ -77,7 +76,7 @@ impl World {
         }
     }
 
-    /// The primary's host dies, if the secondary is what it has to be.
+    /// The primary's host dies, if the secondary can take over now.
     pub(super) fn try_fail_over(&mut self) {
         if !self.oracle.is_covered() || self.secondary.daemon.is_none() || self.is_lost {
             return;
@@ -97,11 +96,11 @@ impl World {
         self.after(1..1_500_000, WorldEvent::FailOver);
     }
 
-    /// The order is that of the secondary's daemon.
+    /// The secondary takes over, in the order of steps that its daemon has.
     pub(super) fn fail_over(&mut self) {
         self.secondary.kernel.now = self.now;
         self.secondary.kernel.programs.mode = ProgramMode::FailedOver;
-        if self.plan.sabotage == Sabotage::NoTranslation {
+        if self.plan.sabotage == RunSabotage::NoTranslation {
             self.secondary.kernel.programs.forget_all();
         }
         self.has_failed_over = true;

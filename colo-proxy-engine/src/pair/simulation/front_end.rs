@@ -2,28 +2,30 @@
 //! lane.
 //!
 //! Its `Primary` is the same. Three things differ. Output is taken only while the engine has room.
-//! Nobody tells the cut of an epoch, so frames of the secondary that are not read when a checkpoint is
+//! Nobody reports the cut of an epoch, so frames of the secondary that are not read when a checkpoint is
 //! done are dropped. The front end sees one lane only, which carries the secondary's output.
 
 use std::time::Instant;
 
-use super::hosts::VirtualPrimaryKernel;
-use super::plan::{Fault, Plan, Sabotage, SecondaryNews, Wire};
-use super::random::Random;
+use super::hosts::GateKernel;
+use super::plan::{
+    DaemonWire, Fault, PrimaryProgram, Resume, ReturnForm, RunPlan, RunSabotage, SecondaryNews,
+};
+use super::random::SeededRandom;
 use super::tests::{many, need_no_checkpoint, with_checkpoints};
-use super::world::{World, WorldEvent, play};
+use super::world::{PairWorld, WorldEvent, play};
 use crate::compare::Side;
 use crate::frame::Frame;
 use crate::pair::primary::{Intake, PeerLane, Primary};
 
-impl Plan {
+impl RunPlan {
     /// The same run with the front end. QEMU stops both guests for as long as a checkpoint takes.
     fn with_front_end(self) -> Self {
         Self {
-            has_control: false,
-            digests: false,
-            secondary_news: SecondaryNews::AtStop,
-            resumes_early: false,
+            program: PrimaryProgram::FrontEnd,
+            return_form: ReturnForm::Frames,
+            secondary_news: SecondaryNews::StoppedAndLoaded,
+            resume: Resume::Done,
             copy_us: 500..10_000,
             wire_us: 50..20_000,
             guest_us: [10..[400, 10_000][self.seed as usize % 2], self.guest_us[1].clone()],
@@ -32,11 +34,11 @@ impl Plan {
     }
 }
 
-impl World {
+impl PairWorld {
     /// QEMU's own filters bring the guest's input to the secondary, so that lane counts as up.
     pub(super) fn start_front_end(&mut self) {
         let now = self.instant();
-        if let Some(half) = self.primary.daemon.as_mut().filter(|_| !self.plan.has_control) {
+        if let Some(half) = self.primary.daemon.as_mut().filter(|_| !self.plan.has_control()) {
             half.on_lane(now, PeerLane::Mirror, true, &mut self.primary.kernel);
         }
     }
@@ -50,7 +52,7 @@ impl World {
         }
     }
 
-    /// One event reads all that is in the sockets by then.
+    /// One event reads all frames that are in the sockets by then.
     fn wake_front_end(&mut self) {
         if self.primary.kernel.reads_returned_at.is_none_or(|at| at < self.now) {
             let at = self.now + self.random.within(self.plan.wire_us.clone());
@@ -89,21 +91,21 @@ impl World {
     pub(super) fn read_sockets_again(&mut self) {
         let has_room =
             self.primary.daemon.as_ref().is_some_and(|d| d.engine().has_room_for(Side::Secondary));
-        if !self.plan.has_control && has_room && !self.primary.kernel.returned.is_empty() {
+        if !self.plan.has_control() && has_room && !self.primary.kernel.returned.is_empty() {
             self.wake_front_end();
         }
     }
 }
 
 /// Hands in the primary's output for which the engine has room.
-fn take_output(half: &mut Primary, now: Instant, kernel: &mut VirtualPrimaryKernel) {
+fn take_output(half: &mut Primary, now: Instant, kernel: &mut GateKernel) {
     let mut frames = std::mem::take(&mut kernel.gate);
     half.on_output(now, Intake::Fitting(&mut frames), kernel);
     kernel.gate = frames;
 }
 
-fn quiet(seed: u64, random: &mut Random) -> Plan {
-    Plan::quiet(seed).with_conversations(random, 5).with_front_end()
+fn quiet(seed: u64, random: &mut SeededRandom) -> RunPlan {
+    RunPlan::quiet(seed).with_conversations(random, 5).with_front_end()
 }
 
 #[test]
@@ -114,7 +116,7 @@ fn equal_guests_need_no_checkpoint_of_a_front_end_either() {
 #[test]
 fn checkpoints_without_a_control_lane_heal_guests_that_differ() {
     let worlds = many(|seed, random| with_checkpoints(seed, random).with_front_end());
-    let count = |counted: fn(&World) -> u64| worlds.iter().map(counted).sum::<u64>();
+    let count = |counted: fn(&PairWorld) -> u64| worlds.iter().map(counted).sum::<u64>();
     assert!(count(|world| world.checkpoints.failed) > 0);
     assert!(count(|world| world.requests) > 0);
     assert!(count(|world| world.primary.kernel.dropped_returned) > 0, "none came too late");
@@ -124,19 +126,19 @@ fn checkpoints_without_a_control_lane_heal_guests_that_differ() {
 fn a_failover_at_any_event_of_a_front_end_is_a_pause_and_not_a_lie() {
     let worlds = many(|seed, random| {
         let at = random.within(0..300);
-        let plan = Plan::quiet(seed).with_bad_links(random).with_conversations(random, 4);
+        let plan = RunPlan::quiet(seed).with_bad_links(random).with_conversations(random, 4);
         plan.with_front_end().with_fault(at, Fault::FailOver)
     });
     assert!(worlds.iter().filter(|world| world.has_failed_over).count() > worlds.len() / 2);
 }
 
-/// The secondary's socket is closed, its host is lost for a short or a long time.
-fn with_lost_sockets(seed: u64, random: &mut Random) -> Plan {
+/// The secondary's socket is closed, or its host is lost for a short or a long time.
+fn with_lost_sockets(seed: u64, random: &mut SeededRandom) -> RunPlan {
     let mut plan = with_checkpoints(seed, random).with_front_end();
     for _ in 0..random.within(1..5) {
         let fault = match random.below(3) {
-            0 => Fault::Cut(Wire::Mirror),
-            1 => Fault::Cut(Wire::Output),
+            0 => Fault::Disconnect(DaemonWire::Mirror),
+            1 => Fault::Disconnect(DaemonWire::Output),
             _ => Fault::Lose { us: random.within(100_000..4_000_000) },
         };
         plan = plan.with_fault(random.within(0..600), fault);
@@ -158,8 +160,8 @@ fn a_failover_of_a_front_end_after_other_faults_loses_nothing() {
 }
 
 /// Short checkpoints, one after the other, and guests that take turns in being ahead.
-fn with_short_checkpoints(seed: u64, random: &mut Random) -> Plan {
-    let mut plan = Plan::quiet(seed).with_conversations(random, 6).with_front_end();
+fn with_short_checkpoints(seed: u64, random: &mut SeededRandom) -> RunPlan {
+    let mut plan = RunPlan::quiet(seed).with_conversations(random, 6).with_front_end();
     plan.guest_us = [10..8_000, 10..8_000];
     plan.copy_us = 100..1_000;
     let mut at = 0;
@@ -179,14 +181,14 @@ fn output_from_before_a_checkpoint_that_is_unread_after_it_is_dropped() {
 /// The twin: the front end is deceived in each way that does not need a control lane or digests.
 #[test]
 fn a_deceived_front_end_is_found_out() {
-    use Sabotage::{
+    use RunSabotage::{
         Acknowledgments, EarlyResume, NoTranslation, OldOffsets, ReleaseAll, StaleFrames,
     };
     for sabotage in
         [ReleaseAll, Acknowledgments, OldOffsets, StaleFrames, NoTranslation, EarlyResume]
     {
         let found = (0..60).find(|seed| {
-            let mut random = Random::new(*seed);
+            let mut random = SeededRandom::new(*seed);
             let at = random.within(0..800);
             let plan = if sabotage == StaleFrames {
                 with_short_checkpoints(*seed, &mut random)
@@ -194,7 +196,7 @@ fn a_deceived_front_end_is_found_out() {
                 let plan = with_checkpoints(*seed, &mut random).with_front_end();
                 plan.with_fault(at, Fault::FailOver)
             };
-            play(&Plan { sabotage, ..plan }).is_err()
+            play(&RunPlan { sabotage, ..plan }).is_err()
         });
         assert!(found.is_some(), "{sabotage:?} was not found in 60 runs");
     }

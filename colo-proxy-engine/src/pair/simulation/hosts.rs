@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::daemons::SECONDARY_TIMEOUT;
 use super::endpoint::Nature;
-use super::machine::Machine;
-use super::plan::{Plan, Sabotage};
+use super::machine::Station;
+use super::plan::{RunPlan, RunSabotage};
 use super::programs::{FrameFate, SimulatedPrograms};
 use crate::frame::Frame;
 use crate::pair::BATCH;
@@ -19,26 +19,26 @@ use colo_proxy_common::segment::{Direction, tcp_segment};
 
 /// A guest on a host.
 #[derive(Debug)]
-pub(super) struct Guest {
-    pub(super) machine: Machine,
+pub(super) struct HostedGuest {
+    pub(super) machine: Station,
     pub(super) nature: Nature,
     pub(super) paused: bool,
     /// Frames in its TAP while it is paused.
     pub(super) backlog: VecDeque<Frame>,
-    /// When it gets the last frame that is on its way: the order stays.
+    /// When it gets the last frame that is on its way. No later frame overtakes that one.
     pub(super) busy_until: u64,
 }
 
-impl Guest {
-    pub(super) fn new(machine: Machine, nature: Nature) -> Self {
+impl HostedGuest {
+    pub(super) fn new(machine: Station, nature: Nature) -> Self {
         Self { machine, nature, paused: false, backlog: VecDeque::new(), busy_until: 0 }
     }
 }
 
 #[derive(Debug)]
 pub(super) struct PrimaryHost {
-    pub(super) guest: Guest,
-    pub(super) kernel: VirtualPrimaryKernel,
+    pub(super) guest: HostedGuest,
+    pub(super) kernel: GateKernel,
     /// `None` while the daemon is dead.
     pub(super) daemon: Option<crate::pair::Primary>,
     pub(super) is_alive: bool,
@@ -47,7 +47,7 @@ pub(super) struct PrimaryHost {
 
 /// The primary's kernel, as far as the daemon sees it.
 #[derive(Debug)]
-pub(super) struct VirtualPrimaryKernel {
+pub(super) struct GateKernel {
     pub(super) mode: ProgramMode,
     /// Captured output that is not read yet.
     pub(super) gate: VecDeque<Frame>,
@@ -58,12 +58,12 @@ pub(super) struct VirtualPrimaryKernel {
     pub(super) reads_returned_at: Option<u64>,
     /// Frames of that output which were dropped when a checkpoint was done.
     pub(super) dropped_returned: u64,
-    sabotage: Sabotage,
+    sabotage: RunSabotage,
     has_control: bool,
 }
 
-impl VirtualPrimaryKernel {
-    pub(super) fn new(plan: &Plan) -> Self {
+impl GateKernel {
+    pub(super) fn new(plan: &RunPlan) -> Self {
         Self {
             mode: ProgramMode::Protected,
             gate: VecDeque::new(),
@@ -72,12 +72,12 @@ impl VirtualPrimaryKernel {
             reads_returned_at: None,
             dropped_returned: 0,
             sabotage: plan.sabotage,
-            has_control: plan.has_control,
+            has_control: plan.has_control(),
         }
     }
 }
 
-impl OutputPath for VirtualPrimaryKernel {
+impl OutputPath for GateKernel {
     /// QEMU's filters redirect in any mode.
     fn set_mode(&mut self, mode: ProgramMode) {
         if self.has_control {
@@ -95,16 +95,16 @@ impl OutputPath for VirtualPrimaryKernel {
         self.released.push(frame.clone());
     }
 
-    /// Only the owner of the guest's TAP sends acknowledgments of the engine's.
+    /// Only the owner of the guest's TAP sends acknowledgments that the engine has made.
     fn acknowledge(&mut self, frame: &Frame) {
         if self.has_control {
             self.released.push(frame.clone());
         }
     }
 
-    /// With a control lane nothing is ever in `returned`.
+    /// With a control lane `returned` is always empty.
     fn drop_returned(&mut self) -> u64 {
-        if self.sabotage == Sabotage::StaleFrames {
+        if self.sabotage == RunSabotage::StaleFrames {
             return 0;
         }
         let dropped = self.returned.drain(..).count() as u64;
@@ -115,7 +115,7 @@ impl OutputPath for VirtualPrimaryKernel {
 
 #[derive(Debug)]
 pub(super) struct SecondaryHost {
-    pub(super) guest: Guest,
+    pub(super) guest: HostedGuest,
     pub(super) kernel: SecondaryKernel,
     pub(super) daemon: Option<crate::pair::Secondary>,
     pub(super) reads_at: Option<u64>,
@@ -130,26 +130,26 @@ pub(super) struct SecondaryKernel {
     pub(super) programs: SimulatedPrograms,
     /// Input on its way to the guest.
     pub(super) to_guest: Vec<Frame>,
-    /// Input that the programs sent back.
-    pub(super) held: VecDeque<Frame>,
+    /// Input that the programs sent back, because its offset is not known.
+    pub(super) early_input: VecDeque<Frame>,
     /// Captured output that is not read yet.
     pub(super) gate: VecDeque<Frame>,
-    /// Input is put aside, to be written in an order that does not depend on a hash.
+    /// Input that is put aside, so that the order in which it is written does not depend on a hash.
     pub(super) collected: Option<Vec<Frame>>,
     pub(super) keeps_offsets: bool,
 }
 
 impl SecondaryKernel {
-    /// Input that the daemon writes, or of the LAN after a failover.
+    /// Input that the daemon writes, or that comes from the LAN after a failover.
     pub(super) fn write(&mut self, frame: &Frame) {
         match self.programs.translate(self.now, frame, Direction::ToGuest) {
             FrameFate::Go(frame) => self.to_guest.push(frame),
-            FrameFate::Hold => self.held.push_back(frame.clone()),
+            FrameFate::Hold => self.early_input.push_back(frame.clone()),
             FrameFate::Drop => {}
         }
     }
 
-    /// Writes what was put aside: each connection in its order.
+    /// Writes the input that was put aside. Each connection keeps its order.
     pub(super) fn write_collected(&mut self) {
         let mut frames = self.collected.take().unwrap_or_default();
         frames.sort_by_key(|frame| {
@@ -189,12 +189,12 @@ impl InputPath for SecondaryKernel {
 }
 
 impl SecondaryHost {
-    pub(super) fn new(guest: Guest, keeps_offsets: bool) -> Self {
+    pub(super) fn new(guest: HostedGuest, keeps_offsets: bool) -> Self {
         let kernel = SecondaryKernel {
             now: 0,
             programs: SimulatedPrograms::new(),
             to_guest: Vec::new(),
-            held: VecDeque::new(),
+            early_input: VecDeque::new(),
             gate: VecDeque::new(),
             collected: None,
             keeps_offsets,
@@ -212,7 +212,7 @@ impl SecondaryHost {
         [daemon.early_input.poll_timeout(), repeat].into_iter().flatten().min()
     }
 
-    /// Starts the daemon; it takes over what is pinned.
+    /// Starts the daemon, which finds the pinned programs of an earlier one.
     pub(super) fn start(&mut self) {
         let mode = self.kernel.programs.mode;
         let takeover = Takeover::new(TakeoverDeciders::default(), SECONDARY_TIMEOUT);

@@ -1,57 +1,58 @@
-//! A machine with a network stack: the client, or a guest. Its whole state is `Clone`.
+//! A machine with a network stack: the client or a guest. Its whole state is `Clone`, because a
+//! checkpoint copies it.
 
 use std::collections::BTreeMap;
 
 use super::app::{App, Script};
-use super::endpoint::{Endpoint, Nature};
-use super::wire::{Body, Segment, Tuple};
+use super::endpoint::{Nature, TcpEnd};
+use super::wire::{Body, PlainSegment, PortPair};
 
-/// Time after which a question that got no answer is asked again.
+/// Pause after which a question without an answer is asked again.
 const ASK_AGAIN_US: u64 = 700_000;
 
 #[derive(Clone, Debug)]
-pub(super) struct Connection {
-    pub(super) endpoint: Endpoint,
+pub(super) struct StationConnection {
+    pub(super) endpoint: TcpEnd,
     pub(super) app: App,
 }
 
 /// A connection that the machine opens by itself.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
+pub(super) struct PlannedCall {
     pub(super) at: u64,
-    pub(super) tuple: Tuple,
+    pub(super) tuple: PortPair,
     pub(super) app: App,
 }
 
 /// A datagram that is sent until it is answered.
 #[derive(Clone, Debug)]
-pub(super) struct Question {
+pub(super) struct PlannedQuestion {
     pub(super) at: u64,
-    pub(super) tuple: Tuple,
+    pub(super) tuple: PortPair,
     pub(super) payload: Vec<u8>,
     pub(super) answered: bool,
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Machine {
-    pub(super) connections: BTreeMap<Tuple, Connection>,
-    /// Connections that are gone, as they were.
-    pub(super) past: Vec<Connection>,
-    pub(super) calls: Vec<Call>,
-    pub(super) questions: Vec<Question>,
+pub(super) struct Station {
+    pub(super) connections: BTreeMap<PortPair, StationConnection>,
+    /// Connections that are over, with their last state.
+    pub(super) past: Vec<StationConnection>,
+    pub(super) calls: Vec<PlannedCall>,
+    pub(super) questions: Vec<PlannedQuestion>,
     /// Every answer to a datagram that was sent.
-    pub(super) answers: Vec<(Tuple, Vec<u8>)>,
+    pub(super) answers: Vec<(PortPair, Vec<u8>)>,
     /// Every reset that was sent.
-    pub(super) resets: Vec<Segment>,
-    /// Ports that are served, and by what.
+    pub(super) resets: Vec<PlainSegment>,
+    /// The served ports, each with its application.
     pub(super) served: BTreeMap<u16, App>,
-    /// Data go with its SYN.
+    /// It sends data with its SYN.
     pub(super) opens_fast: bool,
-    /// It takes the data of a SYN, and answers them before its SYN/ACK is acknowledged.
+    /// It takes the data of a SYN, and answers before its SYN/ACK is acknowledged.
     pub(super) accepts_fast: bool,
 }
 
-impl Machine {
+impl Station {
     pub(super) fn on_body(
         &mut self,
         now: u64,
@@ -68,13 +69,13 @@ impl Machine {
     fn on_segment(
         &mut self,
         now: u64,
-        segment: &Segment,
+        segment: &PlainSegment,
         nature: &mut Nature,
         out: &mut Vec<Body>,
     ) {
         let tuple = segment.tuple.reversed();
-        // One that lingers gives way to a new one (RFC 9293, section 3.6.1).
-        let is_past = |c: &Connection| {
+        // A connection that lingers gives way to a new one (RFC 9293, section 3.6.1).
+        let is_past = |c: &StationConnection| {
             c.endpoint.is_gone(now) || (c.endpoint.is_over() && opens_another(segment, c))
         };
         if self.connections.get(&tuple).is_some_and(is_past) {
@@ -85,8 +86,8 @@ impl Machine {
             connection.endpoint.on_segment(now, segment, nature, &mut segments);
             connection.run(now, nature, &mut segments);
         } else if let Some(app) = self.served.get(&tuple.own_port).filter(|_| opens(segment)) {
-            let endpoint = Endpoint::accept(segment, self.accepts_fast, nature);
-            let mut connection = Connection { endpoint, app: app.clone() };
+            let endpoint = TcpEnd::accept(segment, self.accepts_fast, nature);
+            let mut connection = StationConnection { endpoint, app: app.clone() };
             connection.run(now, nature, &mut segments);
             self.connections.insert(tuple, connection);
         } else if !segment.rst {
@@ -97,12 +98,12 @@ impl Machine {
         out.extend(segments.into_iter().map(Body::Tcp));
     }
 
-    fn retire(&mut self, tuple: Tuple) {
+    fn retire(&mut self, tuple: PortPair) {
         self.past.extend(self.connections.remove(&tuple));
     }
 
     /// Answers a question of the peer, or takes an answer.
-    fn on_datagram(&mut self, tuple: Tuple, payload: &[u8], out: &mut Vec<Body>) {
+    fn on_datagram(&mut self, tuple: PortPair, payload: &[u8], out: &mut Vec<Body>) {
         if let Some(question) = self.questions.iter_mut().find(|q| q.tuple == tuple) {
             question.answered |= payload == [&question.payload[..], b"!"].concat();
             return;
@@ -120,7 +121,7 @@ impl Machine {
     }
 
     pub(super) fn on_timer(&mut self, now: u64, nature: &mut Nature, out: &mut Vec<Body>) {
-        let gone: Vec<Tuple> = self
+        let gone: Vec<PortPair> = self
             .connections
             .iter()
             .filter(|(_, connection)| connection.endpoint.is_gone(now))
@@ -140,11 +141,11 @@ impl Machine {
                 call.at = now + ASK_AGAIN_US;
             }
         }
-        let due: Vec<Call> = self.calls.extract_if(.., |call| call.at <= now).collect();
+        let due: Vec<PlannedCall> = self.calls.extract_if(.., |call| call.at <= now).collect();
         for call in due {
             self.retire(call.tuple);
-            let endpoint = Endpoint::connect(call.tuple, self.opens_fast, nature);
-            let mut connection = Connection { endpoint, app: call.app };
+            let endpoint = TcpEnd::connect(call.tuple, self.opens_fast, nature);
+            let mut connection = StationConnection { endpoint, app: call.app };
             connection.run(now, nature, &mut segments);
             self.connections.insert(call.tuple, connection);
         }
@@ -155,13 +156,13 @@ impl Machine {
         }
     }
 
-    /// Connections that are or were, the last one of a tuple first.
-    pub(super) fn all(&self) -> impl Iterator<Item = &Connection> {
+    /// Open and past connections. Of those on the same ports the last one is first.
+    pub(super) fn all(&self) -> impl Iterator<Item = &StationConnection> {
         self.connections.values().chain(self.past.iter().rev())
     }
 
-    /// Scripts on this machine: all of them, also those whose connection is yet to be opened.
-    pub(super) fn scripts(&self) -> impl Iterator<Item = (Tuple, &Script)> {
+    /// All scripts on this machine, also those whose connection is not open yet.
+    pub(super) fn scripts(&self) -> impl Iterator<Item = (PortPair, &Script)> {
         let open = self.all().map(|c| (c.endpoint.tuple, &c.app));
         let calls = self.calls.iter().map(|call| (call.tuple, &call.app));
         open.chain(calls).filter_map(|(tuple, app)| match app {
@@ -171,25 +172,25 @@ impl Machine {
     }
 }
 
-impl Connection {
-    fn run(&mut self, now: u64, nature: &mut Nature, out: &mut Vec<Segment>) {
+impl StationConnection {
+    fn run(&mut self, now: u64, nature: &mut Nature, out: &mut Vec<PlainSegment>) {
         self.app.run(&mut self.endpoint, nature);
         self.endpoint.send(now, nature, out);
     }
 }
 
-fn opens(segment: &Segment) -> bool {
+fn opens(segment: &PlainSegment) -> bool {
     segment.syn && segment.ack.is_none() && !segment.rst
 }
 
-fn opens_another(segment: &Segment, connection: &Connection) -> bool {
+fn opens_another(segment: &PlainSegment, connection: &StationConnection) -> bool {
     opens(segment) && connection.endpoint.irs != Some(segment.seq)
 }
 
 /// RFC 9293, section 3.10.7.1: there is no such connection.
-fn refuse(segment: &Segment) -> Segment {
+fn refuse(segment: &PlainSegment) -> PlainSegment {
     let len = segment.payload.len() as u32 + u32::from(segment.syn) + u32::from(segment.fin);
-    Segment {
+    PlainSegment {
         tuple: segment.tuple.reversed(),
         seq: segment.ack.unwrap_or_default(),
         ack: segment.ack.is_none().then_some(segment.seq.wrapping_add(len)),

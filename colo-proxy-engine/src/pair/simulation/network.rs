@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::plan::{Site, Wire};
-use super::world::{WireCargo, WireState, World, WorldEvent};
+use super::plan::{DaemonWire, Site};
+use super::world::{PairWorld, WireCargo, WireState, WorldEvent};
 use crate::frame::Frame;
 use crate::pair::ProgramMode;
 use crate::pair::message::ControlMessage;
@@ -14,7 +14,7 @@ const NOTICE_US: Range<u64> = 1..2_000;
 /// Time until a connection is made again; longer than until its end is noticed.
 const RECONNECT_US: Range<u64> = 3_000..300_000;
 
-impl World {
+impl PairWorld {
     /// Sends a frame over the LAN, which loses, repeats and reorders.
     pub(super) fn send_on_lan(&mut self, frame: &Frame, arrives: fn(Frame) -> WorldEvent) {
         let lan = self.plan.lan.clone();
@@ -28,7 +28,7 @@ impl World {
         }
     }
 
-    /// A frame of the LAN for the guest, where that is now.
+    /// A frame of the LAN, for the guest that is on the network now.
     pub(super) fn input(&mut self, frame: &Frame) {
         if self.has_failed_over {
             self.secondary.kernel.now = self.now;
@@ -42,20 +42,20 @@ impl World {
         let mirrors =
             self.primary.kernel.mode == ProgramMode::Protected && self.primary.daemon.is_some();
         if mirrors {
-            self.send_by(Wire::Mirror, Site::Secondary, WireCargo::Frame(frame.clone()));
+            self.send_by(DaemonWire::Mirror, Site::Secondary, WireCargo::Frame(frame.clone()));
         }
     }
 
-    pub(super) fn line(&mut self, wire: Wire) -> &mut WireState {
+    pub(super) fn line(&mut self, wire: DaemonWire) -> &mut WireState {
         match wire {
-            Wire::Mirror => &mut self.mirror,
-            Wire::Output => &mut self.output,
-            Wire::Control => &mut self.control,
+            DaemonWire::Mirror => &mut self.mirror,
+            DaemonWire::Output => &mut self.output,
+            DaemonWire::Control => &mut self.control,
         }
     }
 
-    /// Sends in order; what finds no connection is lost.
-    pub(super) fn send_by(&mut self, wire: Wire, to: Site, cargo: WireCargo) {
+    /// Sends in order. Without a connection the cargo is lost.
+    pub(super) fn send_by(&mut self, wire: DaemonWire, to: Site, cargo: WireCargo) {
         let delay = self.random.within(self.plan.wire_us.clone());
         let now = self.now;
         let line = self.line(wire);
@@ -70,7 +70,7 @@ impl World {
         self.at(time, WorldEvent::Arrives(wire, generation, cargo));
     }
 
-    pub(super) fn on_cargo(&mut self, wire: Wire, generation: u32, cargo: WireCargo) {
+    pub(super) fn on_cargo(&mut self, wire: DaemonWire, generation: u32, cargo: WireCargo) {
         if self.line(wire).generation != generation {
             return;
         }
@@ -85,17 +85,17 @@ impl World {
         }
     }
 
-    /// The connection will be there, if nothing comes between.
-    pub(super) fn connect(&mut self, wire: Wire, delay: Range<u64>) {
-        if wire == Wire::Control && !self.plan.has_control {
+    /// The connection will be up, unless another fault prevents that.
+    pub(super) fn connect(&mut self, wire: DaemonWire, delay: Range<u64>) {
+        if wire == DaemonWire::Control && !self.plan.has_control() {
             return;
         }
         let generation = self.line(wire).generation;
         self.after(delay, WorldEvent::Wire(wire, generation, true));
     }
 
-    /// The connection ends; both ends notice, and it is made again if that can be.
-    pub(super) fn cut(&mut self, wire: Wire) {
+    /// The connection ends, and both ends notice. It is made again if the host can be reached.
+    pub(super) fn disconnect(&mut self, wire: DaemonWire) {
         let line = self.line(wire);
         let was_up = line.is_up;
         line.is_up = false;
@@ -110,7 +110,7 @@ impl World {
         }
     }
 
-    pub(super) fn on_wire(&mut self, wire: Wire, generation: u32, up: bool) {
+    pub(super) fn on_wire(&mut self, wire: DaemonWire, generation: u32, up: bool) {
         if self.line(wire).generation != generation {
             return;
         }
@@ -122,23 +122,24 @@ impl World {
             return self.connect(wire, RECONNECT_US);
         }
         self.line(wire).is_up = up;
-        if !self.plan.has_control {
-            // A front end does not see the mirror lane, and loses what is in a socket that closes.
-            if wire == Wire::Mirror {
+        if !self.plan.has_control() {
+            // A front end does not see the mirror lane, and loses the frames in a socket that closes.
+            if wire == DaemonWire::Mirror {
                 return;
             }
             self.primary.kernel.returned.clear();
         }
-        if let Some(daemon) = self.secondary.daemon.as_mut().filter(|_| up && wire == Wire::Output)
+        if let Some(daemon) =
+            self.secondary.daemon.as_mut().filter(|_| up && wire == DaemonWire::Output)
         {
             daemon.on_output_connection();
             self.begin_digests();
         }
         let now = self.instant();
         let lane = match wire {
-            Wire::Mirror => PeerLane::Mirror,
-            Wire::Output => PeerLane::Secondary,
-            Wire::Control => PeerLane::Control,
+            DaemonWire::Mirror => PeerLane::Mirror,
+            DaemonWire::Output => PeerLane::Secondary,
+            DaemonWire::Control => PeerLane::Control,
         };
         if let Some(daemon) = &mut self.primary.daemon {
             daemon.on_lane(now, lane, up, &mut self.primary.kernel);

@@ -1,14 +1,14 @@
-//! What must hold, seen from outside: by somebody who sees both guests and the client at once.
+//! The contract, checked from outside. The oracle sees both guests and the client at once.
 //!
-//! The rule is checked against the state of the secondary *guest* at the moment of each release:
-//! has it produced this, and has it received what is acknowledged? A completed checkpoint makes
-//! that true by itself, because the guest's state is the primary's then. Nothing of the engine is
-//! asked.
+//! It checks each release against the state of the secondary *guest* at that moment. The guest must
+//! have produced the same output, and must have received the input that is acknowledged. A checkpoint
+//! makes that true by itself, because the guest's state is the primary's then. The oracle never asks
+//! the engine.
 
-use super::endpoint::{Endpoint, place};
+use super::endpoint::{TcpEnd, place};
 use super::hosts::{PrimaryHost, SecondaryHost};
-use super::machine::{Connection, Machine};
-use super::wire::{Body, Segment, Tuple, read};
+use super::machine::{Station, StationConnection};
+use super::wire::{Body, PlainSegment, PortPair, read};
 use super::world::brief;
 use crate::frame::Frame;
 use crate::pair::protection::ProtectionState;
@@ -16,11 +16,11 @@ use crate::pair::protection::ProtectionState;
 #[derive(Debug, Default)]
 pub(super) struct Oracle {
     wrong: Option<String>,
-    /// Something left that the secondary does not vouch for.
+    /// A frame left for which the secondary does not vouch.
     uncovered: bool,
     uncovered_since_capture: bool,
     /// Answers to datagrams that have left.
-    answered: Vec<(Tuple, Vec<u8>)>,
+    answered: Vec<(PortPair, Vec<u8>)>,
     /// Frames that were checked.
     pub(super) checked: u64,
 }
@@ -56,7 +56,7 @@ impl Oracle {
     }
 
     /// A frame leaves while protection is on.
-    pub(super) fn on_release(&mut self, frame: &Frame, primary: &Machine, secondary: &Machine) {
+    pub(super) fn on_release(&mut self, frame: &Frame, primary: &Station, secondary: &Station) {
         self.checked += 1;
         let checked = match read(frame) {
             Some(Body::Tcp(segment)) => check_segment(&segment, primary, secondary),
@@ -70,10 +70,10 @@ impl Oracle {
 
     fn check_answer(
         &mut self,
-        answer: (Tuple, Vec<u8>),
-        secondary: &Machine,
+        answer: (PortPair, Vec<u8>),
+        secondary: &Station,
     ) -> Result<(), String> {
-        let count = |all: &[(Tuple, Vec<u8>)]| all.iter().filter(|one| **one == answer).count();
+        let count = |all: &[(PortPair, Vec<u8>)]| all.iter().filter(|one| **one == answer).count();
         if count(&self.answered) >= count(&secondary.answers) {
             return Err("the secondary has not said so, or not so often".into());
         }
@@ -81,15 +81,15 @@ impl Oracle {
         Ok(())
     }
 
-    /// The primary is dead: what the client knows, the secondary must know as well.
-    pub(super) fn on_death(&mut self, client: &Machine, secondary: &Machine) {
+    /// The primary is dead. The secondary must know everything that the client knows.
+    pub(super) fn on_death(&mut self, client: &Station, secondary: &Station) {
         if let Err(wrong) = consistent(client, secondary) {
             self.report(format!("at the death of the primary, {wrong}"));
         }
     }
 
-    /// The run is over: everything that was said is as it should be.
-    pub(super) fn end(client: &Machine, survivor: &Machine) -> Result<(), String> {
+    /// The run is over. Checks all conversations.
+    pub(super) fn end(client: &Station, survivor: &Station) -> Result<(), String> {
         for (tuple, script) in client.scripts().chain(survivor.scripts()) {
             if let Some(wrong) = &script.wrong {
                 return Err(format!("{tuple:?}: {wrong}"));
@@ -101,9 +101,9 @@ impl Oracle {
         consistent(client, survivor)
     }
 
-    /// What is not at its end.
+    /// Describes the conversations that are not over.
     pub(super) fn unfinished(
-        client: &Machine,
+        client: &Station,
         primary: &PrimaryHost,
         secondary: &SecondaryHost,
     ) -> String {
@@ -112,10 +112,10 @@ impl Oracle {
             ("primary", &primary.guest.machine),
             ("secondary", &secondary.guest.machine),
         ];
-        let mut lines = vec!["it does not come to an end".to_owned()];
+        let mut lines = vec!["the run does not end".to_owned()];
         for (name, machine) in sides {
             for connection in machine.connections.values() {
-                let Connection { endpoint: e, app } = connection;
+                let StationConnection { endpoint: e, app } = connection;
                 if !e.is_over() {
                     let got = (e.rcvd, e.max, e.stream.len(), e.alien, e.was_reset);
                     lines.push(format!("{name} {:?}: {got:?} {app:?}", e.tuple));
@@ -134,9 +134,13 @@ impl Oracle {
 }
 
 /// The rule for one segment of the primary.
-fn check_segment(segment: &Segment, primary: &Machine, secondary: &Machine) -> Result<(), String> {
+fn check_segment(
+    segment: &PlainSegment,
+    primary: &Station,
+    secondary: &Station,
+) -> Result<(), String> {
     if segment.rst {
-        let said = |reset: &Segment| {
+        let said = |reset: &PlainSegment| {
             reset.tuple == segment.tuple && (reset.seq, reset.ack) == (segment.seq, segment.ack)
         };
         let is_known = secondary.resets.iter().any(said);
@@ -151,7 +155,7 @@ fn check_segment(segment: &Segment, primary: &Machine, secondary: &Machine) -> R
         return Err("the secondary has no such connection".into());
     };
     let at = place(segment.seq, own.iss, own.max) as u64;
-    check_octets(at, segment, other)?;
+    check_bytes(at, segment, other)?;
     let Some((ack, irs)) = segment.ack.zip(own.irs) else { return Ok(()) };
     let ack = place(ack, irs, own.rcvd);
     let known = if other.irs.is_some() { other.rcvd as i64 } else { 0 };
@@ -162,17 +166,17 @@ fn check_segment(segment: &Segment, primary: &Machine, secondary: &Machine) -> R
 }
 
 /// The secondary has put out the same.
-fn check_octets(at: u64, segment: &Segment, other: &Endpoint) -> Result<(), String> {
-    let octets_at = at + u64::from(segment.syn);
+fn check_bytes(at: u64, segment: &PlainSegment, other: &TcpEnd) -> Result<(), String> {
+    let bytes_at = at + u64::from(segment.syn);
     let len = segment.payload.len() as u64;
-    let end = octets_at + len + u64::from(segment.fin);
+    let end = bytes_at + len + u64::from(segment.fin);
     if (segment.syn || len > 0 || segment.fin) && other.max < end {
         return Err(format!("it reaches {end}, and the secondary is at {}", other.max));
     }
     if len > 0 {
-        let from = octets_at as usize - 1;
+        let from = bytes_at as usize - 1;
         if other.stream.get(from..from + len as usize) != Some(&segment.payload[..]) {
-            return Err(format!("the secondary says something else at {octets_at}"));
+            return Err(format!("the secondary says something else at {bytes_at}"));
         }
     }
     if segment.fin && !(other.has_finished() && other.max == end) {
@@ -181,17 +185,17 @@ fn check_octets(at: u64, segment: &Segment, other: &Endpoint) -> Result<(), Stri
     Ok(())
 }
 
-fn find(machine: &Machine, tuple: Tuple, is_it: impl Fn(&Endpoint) -> bool) -> Option<&Endpoint> {
+fn find(machine: &Station, tuple: PortPair, is_it: impl Fn(&TcpEnd) -> bool) -> Option<&TcpEnd> {
     machine.all().map(|c| &c.endpoint).find(|e| e.tuple == tuple && is_it(e))
 }
 
-/// Both speak with the same connection of the peer, as far as they have heard of it.
-fn same_peer(a: &Endpoint, b: &Endpoint) -> bool {
+/// Both talk to the same connection of the peer, as far as they know that yet.
+fn same_peer(a: &TcpEnd, b: &TcpEnd) -> bool {
     a.irs.is_none() || b.irs.is_none() || a.irs == b.irs
 }
 
-/// What the client was told, `guest` has said; what it was acknowledged, `guest` has.
-fn consistent(client: &Machine, guest: &Machine) -> Result<(), String> {
+/// `guest` has sent everything that the client got, and has everything that was acknowledged to it.
+fn consistent(client: &Station, guest: &Station) -> Result<(), String> {
     for connection in client.all().filter(|c| c.endpoint.is_established()) {
         let endpoint = &connection.endpoint;
         let tuple = endpoint.tuple;

@@ -1,13 +1,13 @@
-//! What one run is to be: conversations, links, guests and faults, all from one seed.
+//! The plan of one run: conversations, links, guests and faults, all from one seed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
-use super::app::{App, Expect, Script, Step, content, request};
+use super::app::{App, Expect, Script, ScriptTurn, content, request};
 use super::endpoint::Nature;
-use super::machine::{Call, Machine, Question};
-use super::random::{Digest, Random};
-use super::wire::{Net, Tuple};
+use super::machine::{PlannedCall, PlannedQuestion, Station};
+use super::random::{Digest, SeededRandom};
+use super::wire::{Net, PortPair};
 
 /// Ports of the guest's applications, and one that nothing listens on.
 const ECHO: u16 = 7;
@@ -30,15 +30,15 @@ pub(super) struct LossyLink {
 
 /// The ways between the two daemons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wire {
+pub(super) enum DaemonWire {
     Mirror,
     Output,
     Control,
 }
 
-/// What a conversation is about.
+/// The kind of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TalkKind {
     Echo,
     Upload,
     Greeting,
@@ -53,14 +53,14 @@ pub(super) enum Kind {
 }
 
 /// Conversations in which equal guests say the same.
-pub(super) const KINDS: [Kind; 7] = [
-    Kind::Echo,
-    Kind::Upload,
-    Kind::Greeting,
-    Kind::DownloadOnce,
-    Kind::Download,
-    Kind::Question,
-    Kind::Report,
+pub(super) const KINDS: [TalkKind; 7] = [
+    TalkKind::Echo,
+    TalkKind::Upload,
+    TalkKind::Greeting,
+    TalkKind::DownloadOnce,
+    TalkKind::Download,
+    TalkKind::Question,
+    TalkKind::Report,
 ];
 
 /// How long a conversation is.
@@ -68,7 +68,7 @@ pub(super) const KINDS: [Kind; 7] = [
 enum Size {
     Short,
     Any,
-    /// As long, and perhaps once more with the same ports.
+    /// As [`Size::Any`], and perhaps once more with the same ports.
     Repeated,
 }
 
@@ -82,10 +82,10 @@ pub(super) enum Site {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// A connection between the daemons ends, and is made again.
-    Cut(Wire),
+    Disconnect(DaemonWire),
     /// A daemon dies and is started again.
     Restart(Site),
-    /// The secondary's host cannot be reached for so long.
+    /// The secondary's host cannot be reached for this time.
     Lose { us: u64 },
     /// A checkpoint that nobody asked for.
     Checkpoint,
@@ -93,17 +93,17 @@ pub(super) enum Fault {
     FailOver,
 }
 
-/// How the run is deceived, to see that it shows.
+/// A sabotage of the run's own code, which the oracle must find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sabotage {
+pub(super) enum RunSabotage {
     Nothing,
     /// Everything is released at once.
     ReleaseAll,
-    /// The secondary is said to have acknowledged what the primary has.
+    /// Frames of the secondary acknowledge as much as the primary's do.
     Acknowledgments,
-    /// A checkpoint does not make offsets void.
+    /// A checkpoint does not void the offsets.
     OldOffsets,
-    /// Frames of before a checkpoint are compared after it.
+    /// Frames from before a checkpoint are compared after it.
     StaleFrames,
     /// Nothing is translated after the failover.
     NoTranslation,
@@ -113,19 +113,44 @@ pub(super) enum Sabotage {
     Digests,
 }
 
-/// When the COLO-frame tells the secondary's daemon about a checkpoint.
+/// When the primary's guest goes on after its state was captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resume {
+    /// At once, while the state is still on its way.
+    Early,
+    /// When the checkpoint is done.
+    Done,
+}
+
+/// How the secondary's daemon learns of a checkpoint from its own COLO-frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SecondaryNews {
-    /// Never. It tells only the primary's.
-    Never,
-    /// When the secondary's guest has its new state.
-    AtEnd,
-    /// It stops the secondary's guest first and says so, as QEMU does. It also tells the end.
-    AtStop,
+    /// It learns nothing from it. Only the primary's daemon is notified.
+    Nothing,
+    /// It is notified when its guest has the state.
+    Loaded,
+    /// Its guest is stopped first, and it is notified of that too, as QEMU does it.
+    StoppedAndLoaded,
+}
+
+/// The form in which the secondary returns its output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReturnForm {
+    Frames,
+    Digests,
+}
+
+/// The program on the primary's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PrimaryProgram {
+    /// The daemon, with a control lane to the other one.
+    Daemon,
+    /// The front end between QEMU's sockets. It has no control lane.
+    FrontEnd,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
+pub(super) struct RunPlan {
     pub(super) seed: u64,
     pub(super) net: Net,
     pub(super) lan: LossyLink,
@@ -140,27 +165,24 @@ pub(super) struct Plan {
     pub(super) natures: [Nature; 2],
     /// Checkpoints that fail, in permille.
     pub(super) checkpoint_failures: u64,
-    /// The guest goes on as soon as its state is captured, not when the checkpoint is done.
-    pub(super) resumes_early: bool,
+    pub(super) resume: Resume,
     pub(super) secondary_news: SecondaryNews,
     /// Time that a checkpoint takes.
     pub(super) copy_us: Range<u64>,
     /// After so many events, in this order.
     pub(super) faults: VecDeque<(u64, Fault)>,
-    /// The secondary returns digests.
-    pub(super) digests: bool,
-    /// The daemons have a control lane. If not, the primary's is the front end between sockets.
-    pub(super) has_control: bool,
-    pub(super) sabotage: Sabotage,
+    pub(super) return_form: ReturnForm,
+    pub(super) program: PrimaryProgram,
+    pub(super) sabotage: RunSabotage,
     pub(super) frames_max: usize,
-    pub(super) client: Machine,
-    pub(super) guest: Machine,
+    pub(super) client: Station,
+    pub(super) guest: Station,
 }
 
-impl Plan {
+impl RunPlan {
     /// A run without faults on a good network.
     pub(super) fn quiet(seed: u64) -> Self {
-        let mut random = Random::new(seed);
+        let mut random = SeededRandom::new(seed);
         let net = Net { v6: random.chance(400), vlan: if random.chance(300) { 5 } else { 0 } };
         let natures = [(); 2].map(|()| Nature {
             random: random.fork(),
@@ -179,29 +201,29 @@ impl Plan {
             connect_us: 1..900,
             natures,
             checkpoint_failures: 0,
-            resumes_early: random.chance(500),
+            resume: if random.chance(500) { Resume::Early } else { Resume::Done },
             secondary_news: if random.chance(500) {
-                SecondaryNews::AtStop
+                SecondaryNews::StoppedAndLoaded
             } else {
-                SecondaryNews::AtEnd
+                SecondaryNews::Loaded
             },
             copy_us: 1_000..40_000,
             faults: VecDeque::new(),
-            digests: seed % 2 == 1,
-            has_control: true,
-            sabotage: Sabotage::Nothing,
+            return_form: if seed % 2 == 1 { ReturnForm::Digests } else { ReturnForm::Frames },
+            program: PrimaryProgram::Daemon,
+            sabotage: RunSabotage::Nothing,
             frames_max: 65_536,
-            client: Machine {
+            client: Station {
                 served: BTreeMap::from([(REPORTS, App::Upload)]),
-                ..Machine::default()
+                ..Station::default()
             },
-            guest: Machine { served: served(), ..Machine::default() },
+            guest: Station { served: served(), ..Station::default() },
         };
         let is_fast = matches!(seed % 8, 3 | 4);
         if is_fast { plan.with_fast_open().with_same_numbers() } else { plan }
     }
 
-    /// Data go with the SYN and with the SYN/ACK, whoever opens the connection.
+    /// Data go with the SYN and with the SYN/ACK, on connections from either end.
     pub(super) fn with_fast_open(mut self) -> Self {
         for machine in [&mut self.client, &mut self.guest] {
             (machine.opens_fast, machine.accepts_fast) = (true, true);
@@ -217,8 +239,12 @@ impl Plan {
         self
     }
 
-    /// Makes the network lossy, and lets the guests lose input each for itself.
-    pub(super) fn with_bad_links(mut self, random: &mut Random) -> Self {
+    pub(super) fn has_control(&self) -> bool {
+        self.program == PrimaryProgram::Daemon
+    }
+
+    /// Makes the network lossy. Each guest loses other input, too.
+    pub(super) fn with_bad_links(mut self, random: &mut SeededRandom) -> Self {
         self.lan.loss = random.within(0..60);
         self.lan.duplicates = random.within(0..40);
         self.lan.delay_us = 100..[2_000, 10_000, 30_000][random.below(3)];
@@ -226,8 +252,8 @@ impl Plan {
         self
     }
 
-    /// Some conversations of all kinds whose answers both guests give alike.
-    pub(super) fn with_conversations(mut self, random: &mut Random, count: usize) -> Self {
+    /// Some conversations of all kinds to which both guests give the same answers.
+    pub(super) fn with_conversations(mut self, random: &mut SeededRandom, count: usize) -> Self {
         for number in 0..count {
             let kind = KINDS[random.below(KINDS.len())];
             self.add(random, number as u16, kind, Size::Any);
@@ -236,18 +262,22 @@ impl Plan {
     }
 
     /// Likewise, and some whose answers only one guest can know.
-    pub(super) fn with_lotteries(mut self, random: &mut Random, count: usize) -> Self {
+    pub(super) fn with_lotteries(mut self, random: &mut SeededRandom, count: usize) -> Self {
         for number in 0..count {
             let drawn = random.chance(500);
-            let kind = if drawn { Kind::Lottery } else { KINDS[random.below(KINDS.len())] };
-            // Frames of a lottery may be held when its tuple is used again: that asks for a checkpoint.
+            let kind = if drawn { TalkKind::Lottery } else { KINDS[random.below(KINDS.len())] };
+            // Frames of a lottery may be held when its ports are used again. That requests a checkpoint.
             self.add(random, number as u16, kind, Size::Repeated);
         }
         self
     }
 
     /// Likewise, some of them once more with the same ports; the answers are those of both guests.
-    pub(super) fn with_tuples_used_again(mut self, random: &mut Random, count: usize) -> Self {
+    pub(super) fn with_tuples_used_again(
+        mut self,
+        random: &mut SeededRandom,
+        count: usize,
+    ) -> Self {
         for number in 0..count {
             let kind = KINDS[random.below(KINDS.len())];
             self.add(random, number as u16, kind, Size::Repeated);
@@ -256,55 +286,57 @@ impl Plan {
     }
 
     /// One short conversation.
-    pub(super) fn with_one(mut self, random: &mut Random, kind: Kind) -> Self {
+    pub(super) fn with_one(mut self, random: &mut SeededRandom, kind: TalkKind) -> Self {
         self.add(random, 0, kind, Size::Short);
         self
     }
 
-    fn add(&mut self, random: &mut Random, number: u16, kind: Kind, size: Size) {
+    fn add(&mut self, random: &mut SeededRandom, number: u16, kind: TalkKind, size: Size) {
         let at = random.within(1_000..400_000);
-        let tuple = |port| Tuple { own_port: 2000 + number, peer_port: port };
+        let tuple = |port| PortPair { own_port: 2000 + number, peer_port: port };
         let len = match size {
             Size::Short => 300,
             Size::Any | Size::Repeated => [1, 200, 3_000, 9_000][random.below(4)],
         };
         let (port, steps) = match kind {
-            Kind::Echo => (ECHO, echo(random, len)),
-            Kind::Upload => (UPLOAD, upload(random, len)),
-            Kind::Greeting => (GREETING, greeting(random, len)),
-            Kind::DownloadOnce => (DOWNLOAD_ONCE, [download(random, len), vec![END]].concat()),
-            Kind::Download => (DOWNLOAD, [download(random, len), download(random, 300)].concat()),
-            Kind::Lottery => (LOTTERY, lottery(random, len)),
-            Kind::Question => return self.add_question(random, number),
-            Kind::Report => return self.add_report(random, number, len),
+            TalkKind::Echo => (ECHO, echo(random, len)),
+            TalkKind::Upload => (UPLOAD, upload(random, len)),
+            TalkKind::Greeting => (GREETING, greeting(random, len)),
+            TalkKind::DownloadOnce => (DOWNLOAD_ONCE, [download(random, len), vec![END]].concat()),
+            TalkKind::Download => {
+                (DOWNLOAD, [download(random, len), download(random, 300)].concat())
+            }
+            TalkKind::Lottery => (LOTTERY, lottery(random, len)),
+            TalkKind::Question => return self.add_question(random, number),
+            TalkKind::Report => return self.add_report(random, number, len),
         };
         let app = App::Script(Script::new(steps));
         let tuple = tuple(port);
         if size == Size::Repeated && random.chance(250) {
             // The same tuple once more, as soon as it is free.
             let at = at + random.within(1_000..600_000);
-            self.client.calls.push(Call { at, tuple, app: app.clone() });
+            self.client.calls.push(PlannedCall { at, tuple, app: app.clone() });
         }
-        self.client.calls.push(Call { at, tuple, app });
+        self.client.calls.push(PlannedCall { at, tuple, app });
     }
 
-    fn add_question(&mut self, random: &mut Random, number: u16) {
+    fn add_question(&mut self, random: &mut SeededRandom, number: u16) {
         for turn in 0..4 {
-            let tuple = Tuple { own_port: 2000 + number, peer_port: QUESTIONS + turn };
+            let tuple = PortPair { own_port: 2000 + number, peer_port: QUESTIONS + turn };
             let (at, payload) = (random.within(1_000..400_000), random.octets(40));
-            self.client.questions.push(Question { at, tuple, payload, answered: false });
+            self.client.questions.push(PlannedQuestion { at, tuple, payload, answered: false });
         }
     }
 
     /// The guest opens a connection by itself.
-    fn add_report(&mut self, random: &mut Random, number: u16, len: usize) {
-        let tuple = Tuple { own_port: 3000 + number, peer_port: REPORTS };
+    fn add_report(&mut self, random: &mut SeededRandom, number: u16, len: usize) {
+        let tuple = PortPair { own_port: 3000 + number, peer_port: REPORTS };
         let app = App::Script(Script::new(upload(random, len)));
-        self.guest.calls.push(Call { at: random.within(1_000..400_000), tuple, app });
+        self.guest.calls.push(PlannedCall { at: random.within(1_000..400_000), tuple, app });
     }
 
-    /// Gives the engine little room.
-    pub(super) fn with_little_room(mut self, random: &mut Random) -> Self {
+    /// Gives the engine little room, in some of the runs.
+    pub(super) fn with_little_room(mut self, random: &mut SeededRandom) -> Self {
         self.frames_max = [65_536, 40, 8][random.below(3)];
         self
     }
@@ -317,7 +349,7 @@ impl Plan {
     }
 }
 
-const END: Step = Step { say: Vec::new(), expect: Expect::End };
+const END: ScriptTurn = ScriptTurn { say: Vec::new(), expect: Expect::End };
 
 fn served() -> BTreeMap<u16, App> {
     BTreeMap::from([
@@ -330,35 +362,35 @@ fn served() -> BTreeMap<u16, App> {
     ])
 }
 
-fn echo(random: &mut Random, len: usize) -> Vec<Step> {
-    let turn = |random: &mut Random| {
+fn echo(random: &mut SeededRandom, len: usize) -> Vec<ScriptTurn> {
+    let turn = |random: &mut SeededRandom| {
         let say = random.octets(len / 2 + 1);
-        Step { expect: Expect::Octets(say.clone()), say }
+        ScriptTurn { expect: Expect::Octets(say.clone()), say }
     };
     (0..3).map(|_| turn(random)).collect()
 }
 
-fn upload(random: &mut Random, len: usize) -> Vec<Step> {
+fn upload(random: &mut SeededRandom, len: usize) -> Vec<ScriptTurn> {
     let octets = random.octets(len);
     let expect = Expect::Octets(Digest::of(&octets).0.to_be_bytes().to_vec());
-    vec![Step { say: [request(len, 0), octets].concat(), expect }]
+    vec![ScriptTurn { say: [request(len, 0), octets].concat(), expect }]
 }
 
-fn download(random: &mut Random, len: usize) -> Vec<Step> {
+fn download(random: &mut SeededRandom, len: usize) -> Vec<ScriptTurn> {
     let salt = random.next() as u32;
     let expect = Expect::Octets(content(u64::from(salt), len));
-    vec![Step { say: request(len, salt), expect }]
+    vec![ScriptTurn { say: request(len, salt), expect }]
 }
 
-fn greeting(random: &mut Random, len: usize) -> Vec<Step> {
-    let hello = Step { say: Vec::new(), expect: Expect::Octets(content(25, 100)) };
+fn greeting(random: &mut SeededRandom, len: usize) -> Vec<ScriptTurn> {
+    let hello = ScriptTurn { say: Vec::new(), expect: Expect::Octets(content(25, 100)) };
     [vec![hello], echo(random, len)].concat()
 }
 
-fn lottery(random: &mut Random, len: usize) -> Vec<Step> {
-    let turn = |random: &mut Random| {
+fn lottery(random: &mut SeededRandom, len: usize) -> Vec<ScriptTurn> {
+    let turn = |random: &mut SeededRandom| {
         let salt = random.next() as u32;
-        Step { say: request(len, salt), expect: Expect::Drawn(len, salt) }
+        ScriptTurn { say: request(len, salt), expect: Expect::Drawn(len, salt) }
     };
     (0..2).map(|_| turn(random)).collect()
 }

@@ -1,8 +1,7 @@
 //! The secondary's kernel programs and their maps, in plain Rust.
 //!
-//! What becomes of a connection and of a frame is decided by the code that the programs run
-//! (`colo_proxy_common::flow`, `rewrite`, `decode`); only the maps and the ways between interfaces
-//! are modelled.
+//! The code that the programs run (`colo_proxy_common::flow`, `rewrite`, `decode`) decides about each
+//! connection and frame. Only the maps and the ways between interfaces are modelled.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -35,7 +34,7 @@ pub(super) struct SimulatedPrograms {
     pub(super) events: VecDeque<FlowKey>,
 }
 
-/// A map that forgets; the last one used is at the end.
+/// A map that forgets the entry that was not used for longest. The last one used is at the end.
 #[derive(Debug, Default)]
 struct Lru(VecDeque<(FlowKey, FlowRecord)>);
 
@@ -60,7 +59,7 @@ impl Lru {
     }
 }
 
-/// What becomes of a frame.
+/// The decision about a frame.
 #[derive(Debug)]
 pub(super) enum FrameFate {
     Go(Frame),
@@ -103,7 +102,7 @@ impl SimulatedPrograms {
         (self.unconfirmed, self.half_open) = (Lru::default(), Lru::default());
     }
 
-    /// What `translate` of the programs does.
+    /// The same as `translate` of the programs.
     pub(super) fn translate(
         &mut self,
         now_us: u64,

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub(super) struct SeededRandom(u64);
 
-impl Random {
+impl SeededRandom {
     pub(super) fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -18,7 +18,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A generator of its own, so that what one part draws changes nothing for the others.
+    /// A generator of its own, so that the draws of one part change nothing for the others.
     pub(super) fn fork(&mut self) -> Self {
         Self(self.next())
     }
@@ -32,7 +32,7 @@ impl Random {
         (self.next() % bound as u64) as usize
     }
 
-    /// True `permille` times of a thousand.
+    /// True in `permille` of a thousand draws.
     pub(super) fn chance(&mut self, permille: u64) -> bool {
         self.next() % 1000 < permille
     }

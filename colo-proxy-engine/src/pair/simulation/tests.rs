@@ -1,10 +1,12 @@
 //! The runs.
 
-use super::plan::{Fault, KINDS, Kind, Plan, Sabotage, SecondaryNews, Site, Wire};
-use super::random::Random;
-use super::world::{World, play};
+use super::plan::{
+    DaemonWire, Fault, KINDS, ReturnForm, RunPlan, RunSabotage, SecondaryNews, Site, TalkKind,
+};
+use super::random::SeededRandom;
+use super::world::{PairWorld, play};
 
-/// Runs of each kind: `COLO_PROXY_SIMULATIONS`, or so many.
+/// Runs of each kind, unless `COLO_PROXY_SIMULATIONS` has another number.
 const RUNS: u64 = 60;
 
 /// The number in the environment variable `name`.
@@ -13,21 +15,21 @@ pub(super) fn number(name: &str) -> Option<u64> {
 }
 
 /// Plays the plans of many seeds, or of the one that was asked for.
-pub(super) fn many(plan: impl Fn(u64, &mut Random) -> Plan) -> Vec<World> {
+pub(super) fn many(plan: impl Fn(u64, &mut SeededRandom) -> RunPlan) -> Vec<PairWorld> {
     let runs = number("COLO_PROXY_SIMULATIONS").unwrap_or(RUNS);
     let seeds = number("COLO_PROXY_SEED").map_or(0..runs, |seed| seed..seed + 1);
-    let planned = |seed| plan(seed, &mut Random::new(seed ^ 0xc0105));
+    let planned = |seed| plan(seed, &mut SeededRandom::new(seed ^ 0xc0105));
     seeds.map(|seed| play(&planned(seed)).unwrap_or_else(|wrong| panic!("{wrong}"))).collect()
 }
 
 /// The last events of a run that ended well.
-fn again(plan: &Plan) -> String {
-    let mut world = World::new(plan.clone()).traced();
+fn again(plan: &RunPlan) -> String {
+    let mut world = PairWorld::new(plan.clone()).traced();
     let ended = world.run();
     format!("{}\n{ended:?}", world.last_events())
 }
 
-pub(super) fn need_no_checkpoint(worlds: &[World]) {
+pub(super) fn need_no_checkpoint(worlds: &[PairWorld]) {
     for world in worlds {
         let seed = world.plan.seed;
         let asked = world.requests;
@@ -38,14 +40,14 @@ pub(super) fn need_no_checkpoint(worlds: &[World]) {
 
 #[test]
 fn equal_guests_need_no_checkpoint() {
-    need_no_checkpoint(&many(|seed, random| Plan::quiet(seed).with_conversations(random, 5)));
+    need_no_checkpoint(&many(|seed, random| RunPlan::quiet(seed).with_conversations(random, 5)));
 }
 
 #[test]
 fn a_lossy_network_is_no_reason_for_one() {
     need_no_checkpoint(&many(|seed, random| {
-        let plan = Plan::quiet(seed).with_bad_links(random).with_conversations(random, 5);
-        Plan { input_loss: [0; 2], ..plan }
+        let plan = RunPlan::quiet(seed).with_bad_links(random).with_conversations(random, 5);
+        RunPlan { input_loss: [0; 2], ..plan }
     }));
 }
 
@@ -53,7 +55,7 @@ fn a_lossy_network_is_no_reason_for_one() {
 fn a_failover_at_any_event_is_a_pause_and_not_a_lie() {
     let worlds = many(|seed, random| {
         let at = random.within(0..300);
-        let plan = Plan::quiet(seed).with_bad_links(random).with_conversations(random, 4);
+        let plan = RunPlan::quiet(seed).with_bad_links(random).with_conversations(random, 4);
         plan.with_fault(at, Fault::FailOver)
     });
     assert!(worlds.iter().filter(|world| world.has_failed_over).count() > worlds.len() / 2);
@@ -63,7 +65,7 @@ fn a_failover_at_any_event_is_a_pause_and_not_a_lie() {
 #[test]
 fn fast_open_is_no_reason_for_one() {
     let worlds = many(|seed, random| {
-        let plan = Plan::quiet(seed).with_fast_open().with_same_numbers();
+        let plan = RunPlan::quiet(seed).with_fast_open().with_same_numbers();
         plan.with_conversations(random, 5)
     });
     need_no_checkpoint(&worlds);
@@ -74,7 +76,7 @@ fn fast_open_is_no_reason_for_one() {
 /// The same tuple again and again: neither guest waits for the other to be done with it.
 #[test]
 fn tuples_used_again_are_no_reason_for_one() {
-    let worlds = many(|seed, random| Plan::quiet(seed).with_tuples_used_again(random, 4));
+    let worlds = many(|seed, random| RunPlan::quiet(seed).with_tuples_used_again(random, 4));
     need_no_checkpoint(&worlds);
     let engines = worlds.iter().filter_map(|world| world.primary.daemon.as_ref());
     let reused: u64 = engines.map(|daemon| daemon.engine().stats().tuples_reused).sum();
@@ -82,8 +84,8 @@ fn tuples_used_again_are_no_reason_for_one() {
 }
 
 /// Checkpoints all the time, some of which fail, with guests that differ.
-pub(super) fn with_checkpoints(seed: u64, random: &mut Random) -> Plan {
-    let plan = Plan::quiet(seed).with_bad_links(random).with_lotteries(random, 4);
+pub(super) fn with_checkpoints(seed: u64, random: &mut SeededRandom) -> RunPlan {
+    let plan = RunPlan::quiet(seed).with_bad_links(random).with_lotteries(random, 4);
     let mut plan = plan.with_little_room(random);
     plan.checkpoint_failures = random.within(0..300);
     plan.connect_us = 1..20_000;
@@ -104,7 +106,10 @@ fn checkpoints_heal_guests_that_differ() {
 
 #[test]
 fn digests_say_what_frames_would() {
-    let worlds = many(|seed, random| Plan { digests: true, ..with_checkpoints(seed, random) });
+    let worlds = many(|seed, random| RunPlan {
+        return_form: ReturnForm::Digests,
+        ..with_checkpoints(seed, random)
+    });
     let daemons = worlds.iter().filter_map(|world| world.primary.daemon.as_ref());
     let stats: Vec<_> = daemons.map(|daemon| daemon.expander().stats).collect();
     assert!(stats.iter().any(|stats| stats.expanded > 0), "{stats:?}");
@@ -122,14 +127,14 @@ fn a_failover_between_checkpoints_loses_nothing() {
     });
 }
 
-/// Lanes cut, daemons restarted, the secondary lost for a short or a long time.
-fn with_faults(seed: u64, random: &mut Random) -> Plan {
+/// Lanes are disconnected, daemons are restarted, and the secondary is lost for a short or a long time.
+fn with_faults(seed: u64, random: &mut SeededRandom) -> RunPlan {
     let mut plan = with_checkpoints(seed, random);
     for _ in 0..random.within(1..5) {
         let fault = match random.below(6) {
-            0 => Fault::Cut(Wire::Mirror),
-            1 => Fault::Cut(Wire::Output),
-            2 => Fault::Cut(Wire::Control),
+            0 => Fault::Disconnect(DaemonWire::Mirror),
+            1 => Fault::Disconnect(DaemonWire::Output),
+            2 => Fault::Disconnect(DaemonWire::Control),
             3 => Fault::Restart(Site::Primary),
             4 => Fault::Restart(Site::Secondary),
             _ => Fault::Lose { us: random.within(100_000..4_000_000) },
@@ -152,11 +157,11 @@ fn a_failover_after_other_faults_loses_nothing() {
     });
 }
 
-/// A short conversation of each kind, with something at every event of it.
-fn sweep(faults: impl Fn(Plan, u64, &mut Random) -> Plan) {
-    for (seed, kind) in (0..).zip(KINDS.into_iter().chain([Kind::Lottery])) {
-        let mut random = Random::new(seed);
-        let plain = Plan::quiet(seed).with_one(&mut random, kind);
+/// A short conversation of each kind, with a fault at every event of it.
+fn sweep(faults: impl Fn(RunPlan, u64, &mut SeededRandom) -> RunPlan) {
+    for (seed, kind) in (0..).zip(KINDS.into_iter().chain([TalkKind::Lottery])) {
+        let mut random = SeededRandom::new(seed);
+        let plain = RunPlan::quiet(seed).with_one(&mut random, kind);
         let events = play(&plain).unwrap_or_else(|wrong| panic!("{wrong}")).events;
         for at in 0..events {
             let plan = faults(plain.clone(), at, &mut random);
@@ -183,16 +188,16 @@ fn a_failover_during_or_soon_after_a_checkpoint_at_every_event() {
     });
 }
 
-/// The twin: where only the primary tells of a checkpoint, it must live to tell.
+/// The twin: if only the primary reports a checkpoint, it must live until it has.
 #[test]
 fn a_secondary_that_is_not_told_of_a_checkpoint_depends_on_the_primary_for_it() {
     let lost = (0..400).find(|seed| {
-        let mut random = Random::new(*seed);
-        let plan = Plan::quiet(*seed).with_one(&mut random, Kind::Echo);
+        let mut random = SeededRandom::new(*seed);
+        let plan = RunPlan::quiet(*seed).with_one(&mut random, TalkKind::Echo);
         let at = random.within(15..40);
         let plan = plan.with_fault(at, Fault::Checkpoint);
         let plan = plan.with_fault(at + random.within(2..12), Fault::FailOver);
-        play(&Plan { secondary_news: SecondaryNews::Never, ..plan }).is_err()
+        play(&RunPlan { secondary_news: SecondaryNews::Nothing, ..plan }).is_err()
     });
     assert!(lost.is_some(), "it was never lost");
 }
@@ -200,7 +205,7 @@ fn a_secondary_that_is_not_told_of_a_checkpoint_depends_on_the_primary_for_it() 
 #[test]
 fn a_run_can_be_repeated_byte_for_byte() {
     let digest = |seed| {
-        let plan = with_faults(seed, &mut Random::new(seed));
+        let plan = with_faults(seed, &mut SeededRandom::new(seed));
         play(&plan).unwrap_or_else(|wrong| panic!("{wrong}")).digest
     };
     assert_eq!(digest(1), digest(1));
@@ -210,17 +215,17 @@ fn a_run_can_be_repeated_byte_for_byte() {
 /// The twin of all of them: each way of deceiving the daemons must show.
 #[test]
 fn a_deceived_pair_is_found_out() {
-    use Sabotage::{
+    use RunSabotage::{
         Acknowledgments, Digests, EarlyResume, NoTranslation, OldOffsets, ReleaseAll, StaleFrames,
     };
     for sabotage in
         [ReleaseAll, Acknowledgments, OldOffsets, StaleFrames, NoTranslation, EarlyResume, Digests]
     {
         let found = (0..RUNS).find(|seed| {
-            let mut random = Random::new(*seed);
+            let mut random = SeededRandom::new(*seed);
             let at = random.within(0..800);
             let plan = with_checkpoints(*seed, &mut random).with_fault(at, Fault::FailOver);
-            play(&Plan { sabotage, ..plan }).is_err()
+            play(&RunPlan { sabotage, ..plan }).is_err()
         });
         assert!(found.is_some(), "{sabotage:?} was not found in {RUNS} runs");
     }

@@ -6,14 +6,14 @@ use colo_proxy_common::decode::{IpHeader, decode, decode_tcp, decode_tcp_options
 
 use crate::frame::{Frame, VNET_HDR_LEN};
 
-/// The two ends of every conversation: there are no more.
+/// The two ends of every conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Host {
+pub(super) enum TalkEnd {
     Client = 9,
     Guest = 1,
 }
 
-/// What the headers below TCP look like in a run.
+/// The form of the headers below TCP in a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Net {
     pub(super) v6: bool,
@@ -23,22 +23,22 @@ pub(super) struct Net {
 
 /// A conversation as one end sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Tuple {
+pub(super) struct PortPair {
     pub(super) own_port: u16,
     pub(super) peer_port: u16,
 }
 
-impl Tuple {
+impl PortPair {
     /// As the other end sees it.
     pub(super) fn reversed(self) -> Self {
         Self { own_port: self.peer_port, peer_port: self.own_port }
     }
 }
 
-/// A TCP segment; its ports are those of `tuple`, seen from its sender.
+/// A TCP segment. `tuple` has its ports, seen from its sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub(super) tuple: Tuple,
+pub(super) struct PlainSegment {
+    pub(super) tuple: PortPair,
     pub(super) seq: u32,
     pub(super) ack: Option<u32>,
     pub(super) syn: bool,
@@ -53,14 +53,14 @@ pub(super) struct Segment {
 
 pub(super) const MSS: usize = 1448;
 
-/// What a frame carries.
+/// The cargo of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Body {
-    Tcp(Segment),
-    Udp(Tuple, Vec<u8>),
+    Tcp(PlainSegment),
+    Udp(PortPair, Vec<u8>),
 }
 
-impl Segment {
+impl PlainSegment {
     fn options(&self) -> Vec<u8> {
         let mut options = Vec::new();
         if self.syn {
@@ -105,7 +105,7 @@ impl Segment {
 
 impl Net {
     /// The frame in which `from` sends `body`.
-    pub(super) fn frame(self, from: Host, body: &Body) -> Frame {
+    pub(super) fn frame(self, from: TalkEnd, body: &Body) -> Frame {
         let (protocol, mut octets, checksum_at) = match body {
             Body::Tcp(segment) => (protocol::TCP, segment.octets(), 16),
             Body::Udp(tuple, payload) => {
@@ -118,7 +118,7 @@ impl Net {
                 (protocol::UDP, octets, 6)
             }
         };
-        let to = if from == Host::Client { Host::Guest } else { Host::Client };
+        let to = if from == TalkEnd::Client { TalkEnd::Guest } else { TalkEnd::Client };
         let (source, target) = (self.address(from), self.address(to));
         let pseudo = pseudo_header([&source, &target], protocol, octets.len() as u32);
         let checksum = finish(sum(&octets, pseudo));
@@ -149,14 +149,14 @@ impl Net {
         frame.extend(addresses[1]);
     }
 
-    fn address(self, host: Host) -> Vec<u8> {
+    fn address(self, host: TalkEnd) -> Vec<u8> {
         let mut address = if self.v6 { vec![0xfd; 16] } else { vec![10; 4] };
         *address.last_mut().expect("it is not empty") = host as u8;
         address
     }
 }
 
-/// What `frame` says; `None` where that cannot be read, or its checksum is wrong.
+/// The cargo of `frame`. `None` if it cannot be read, or a checksum is wrong.
 pub(super) fn read(frame: &Frame) -> Option<Body> {
     let octets = frame.ethernet();
     let ip = decode(octets, None).ok()?.ip?;
@@ -167,14 +167,14 @@ pub(super) fn read(frame: &Frame) -> Option<Body> {
         return None;
     }
     let port = |at: usize| Some(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?]));
-    let tuple = Tuple { own_port: port(0)?, peer_port: port(2)? };
+    let tuple = PortPair { own_port: port(0)?, peer_port: port(2)? };
     if ip.protocol == protocol::UDP {
         return Some(Body::Udp(tuple, packet.get(8..)?.to_vec()));
     }
     read_tcp(octets, &ip, tuple).map(Body::Tcp)
 }
 
-fn read_tcp(octets: &[u8], ip: &IpHeader, tuple: Tuple) -> Option<Segment> {
+fn read_tcp(octets: &[u8], ip: &IpHeader, tuple: PortPair) -> Option<PlainSegment> {
     let tcp = decode_tcp(octets, ip).ok()?;
     let options = decode_tcp_options(octets, &tcp);
     let number =
@@ -184,7 +184,7 @@ fn read_tcp(octets: &[u8], ip: &IpHeader, tuple: Tuple) -> Option<Segment> {
         blocks.map(|at| Some((number(at)?, number(at + 4)?))).collect()
     })?;
     let payload = octets.get(tcp.payload_at as usize..ip.end as usize)?;
-    Some(Segment {
+    Some(PlainSegment {
         tuple,
         seq: tcp.seq,
         ack: (tcp.flags & 16 != 0).then_some(tcp.ack),

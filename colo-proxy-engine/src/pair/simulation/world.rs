@@ -1,32 +1,32 @@
 //! Client, guests, hosts and links in virtual time.
 //!
-//! Whatever happens is an event with a time; events of the same time happen in the order in which
-//! they arose. Nothing else decides anything, so a seed is a run.
+//! Each event has a time. Events of the same time happen in the order in which they were queued.
+//! Nothing else decides anything, so one seed is one run.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::colo::{CheckpointProgress, Checkpoints};
+use super::colo::{CheckpointProgress, Checkpointer};
 use super::digests::DigestWire;
 use super::endpoint::Nature;
-use super::hosts::{Guest, PrimaryHost, SecondaryHost, VirtualPrimaryKernel};
-use super::machine::Machine;
+use super::hosts::{GateKernel, HostedGuest, PrimaryHost, SecondaryHost};
+use super::machine::Station;
 use super::oracle::Oracle;
-use super::plan::{Plan, Sabotage, Site, Wire};
-use super::random::{Digest, Random};
-use super::wire::{Body, Host, read};
+use super::plan::{DaemonWire, RunPlan, RunSabotage, Site};
+use super::random::{Digest, SeededRandom};
+use super::wire::{Body, TalkEnd, read};
 use crate::digest::ReturnedRecord;
 use crate::frame::Frame;
 use crate::pair::message::ControlMessage;
 
-/// Events after which a run does not end by itself any more.
+/// A run with more events than this does not end by itself.
 const EVENTS_MAX: u64 = 30_000;
-/// Virtual time in which everything must be said and heard.
+/// Virtual time in which all conversations must end.
 const PATIENCE_US: u64 = 180_000_000;
-/// Lines of a trace that are shown: `COLO_PROXY_TRACE`, or so many.
+/// Lines of a trace that are shown, unless `COLO_PROXY_TRACE` has another number.
 const SHOWN: usize = 120;
 
-/// What goes over a way between the daemons.
+/// The cargo of a connection between the daemons.
 #[derive(Clone, Debug)]
 pub(super) enum WireCargo {
     Frame(Frame),
@@ -47,15 +47,15 @@ pub(super) enum WorldEvent {
     DaemonTimer(Site),
     /// A daemon reads captured output.
     ReadOutput(Site),
-    /// The primary's daemon has another turn, for what may leave.
+    /// The primary's daemon has another turn, for frames that may leave.
     Releases,
-    /// The secondary's daemon reads what its kernel sent back, and told.
-    ReadHeld,
+    /// The secondary's daemon reads early input, and its kernel's events about offsets.
+    ReadEarlyInput,
     /// A front end reads its sockets.
     ReadReturned,
-    Arrives(Wire, u32, WireCargo),
+    Arrives(DaemonWire, u32, WireCargo),
     /// A connection is made, or its end is noticed.
-    Wire(Wire, u32, bool),
+    Wire(DaemonWire, u32, bool),
     Checkpoint(CheckpointProgress),
     Starts(Site),
     FailOver,
@@ -67,23 +67,23 @@ pub(super) enum WorldEvent {
 pub(super) struct WireState {
     pub(super) generation: u32,
     pub(super) is_up: bool,
-    /// When the last thing that was sent arrives, to the secondary and to the primary.
+    /// When the last cargo arrives, at the secondary and at the primary.
     pub(super) busy_until: [u64; 2],
-    /// Frames that were sent since it is up.
+    /// Frames that were sent since it came up.
     pub(super) sent: u64,
 }
 
-pub(super) struct World {
-    pub(super) plan: Plan,
+pub(super) struct PairWorld {
+    pub(super) plan: RunPlan,
     pub(super) now: u64,
     start: Instant,
-    pub(super) random: Random,
+    pub(super) random: SeededRandom,
     queue: BTreeMap<(u64, u64), WorldEvent>,
     numbers: u64,
     /// Events that happened.
     pub(super) events: u64,
     timers: BTreeMap<u8, u64>,
-    pub(super) client: Machine,
+    pub(super) client: Station,
     client_nature: Nature,
     pub(super) primary: PrimaryHost,
     pub(super) secondary: SecondaryHost,
@@ -93,19 +93,19 @@ pub(super) struct World {
     pub(super) digests: DigestWire,
     /// The secondary's host cannot be reached.
     pub(super) is_lost: bool,
-    pub(super) checkpoints: Checkpoints,
+    pub(super) checkpoints: Checkpointer,
     pub(super) oracle: Oracle,
     pub(super) requests: u64,
     pub(super) has_failed_over: bool,
-    /// A failover that waits for a moment at which it must succeed.
+    /// A failover is to happen at the next moment at which it must succeed.
     pub(super) fail_over_due: bool,
     pub(super) digest: Digest,
     trace: Option<Vec<String>>,
 }
 
-impl World {
-    pub(super) fn new(plan: Plan) -> Self {
-        let mut random = Random::new(plan.seed ^ 0x3a1d);
+impl PairWorld {
+    pub(super) fn new(plan: RunPlan) -> Self {
+        let mut random = SeededRandom::new(plan.seed ^ 0x3a1d);
         let client_nature = Nature {
             random: random.fork(),
             segment_max: 1448,
@@ -115,14 +115,14 @@ impl World {
         };
         let [first, second] = plan.natures.clone();
         let primary = PrimaryHost {
-            guest: Guest::new(plan.guest.clone(), first),
-            kernel: VirtualPrimaryKernel::new(&plan),
+            guest: HostedGuest::new(plan.guest.clone(), first),
+            kernel: GateKernel::new(&plan),
             daemon: None,
             is_alive: true,
             reads_at: None,
         };
-        let guest = Guest::new(plan.guest.clone(), second);
-        let mut secondary = SecondaryHost::new(guest, plan.sabotage == Sabotage::OldOffsets);
+        let guest = HostedGuest::new(plan.guest.clone(), second);
+        let mut secondary = SecondaryHost::new(guest, plan.sabotage == RunSabotage::OldOffsets);
         secondary.kernel.programs.translates = plan.natures.iter().all(|n| n.numbers.is_none());
         let mut world = Self {
             client: plan.client.clone(),
@@ -141,7 +141,7 @@ impl World {
             control: WireState::default(),
             digests: DigestWire::default(),
             is_lost: false,
-            checkpoints: Checkpoints::default(),
+            checkpoints: Checkpointer::default(),
             oracle: Oracle::default(),
             requests: 0,
             has_failed_over: false,
@@ -151,7 +151,7 @@ impl World {
             plan,
         };
         world.start_primary_daemon();
-        for wire in [Wire::Mirror, Wire::Output, Wire::Control] {
+        for wire in [DaemonWire::Mirror, DaemonWire::Output, DaemonWire::Control] {
             world.connect(wire, world.plan.connect_us.clone());
         }
         world.arm_all();
@@ -160,7 +160,7 @@ impl World {
 
     // Time.
 
-    /// A time as the daemons' code wants it.
+    /// The virtual time, for the daemons' code.
     pub(super) fn instant(&self) -> Instant {
         self.start + Duration::from_micros(self.now)
     }
@@ -192,7 +192,7 @@ impl World {
         self.arm(4, daemon.map(|at| self.micros(at)), WorldEvent::DaemonTimer(Site::Secondary));
     }
 
-    /// One of the timers: `number` tells it from the others.
+    /// One of the timers, by its number.
     fn arm(&mut self, number: u8, time: Option<u64>, event: WorldEvent) {
         let Some(time) = time.map(|time| time.max(self.now)) else { return };
         if self.timers.get(&number).is_none_or(|armed| *armed > time) {
@@ -203,7 +203,7 @@ impl World {
 
     // Running.
 
-    /// Runs to the end; says what went wrong.
+    /// Runs to the end. `Err`: what went wrong.
     pub(super) fn run(&mut self) -> Result<(), String> {
         while !self.is_settled() {
             if self.now > PATIENCE_US || self.events > EVENTS_MAX {
@@ -216,12 +216,12 @@ impl World {
         Oracle::end(&self.client, &survivor.machine)
     }
 
-    /// Everything was said, and nothing waits any more.
+    /// All conversations are over, and no frame waits or is held.
     fn is_settled(&self) -> bool {
         let held =
             |d: &crate::pair::Primary| d.engine().stats().held.frames > 0 || d.is_releasing();
         let guest = if self.has_failed_over { &self.secondary.guest } else { &self.primary.guest };
-        let is_over = |machine: &Machine| {
+        let is_over = |machine: &Station| {
             machine.calls.is_empty()
                 && machine.scripts().all(|(_, script)| script.is_done())
                 && machine.questions.iter().all(|q| q.answered)
@@ -269,13 +269,13 @@ impl World {
             }
             WorldEvent::ClientTimer => {
                 self.timers.remove(&0);
-                self.on_client(Machine::on_timer);
+                self.on_client(Station::on_timer);
             }
             WorldEvent::AtGuest(frame) => self.input(&frame),
             WorldEvent::Receive(at, frame) => self.on_receive(at, frame),
             WorldEvent::GuestTimer(at) => {
                 self.timers.remove(&(1 + at as u8));
-                self.on_guest(at, Machine::on_timer);
+                self.on_guest(at, Station::on_timer);
             }
             WorldEvent::DaemonTimer(at) => {
                 self.timers.remove(&(3 + at as u8));
@@ -284,7 +284,7 @@ impl World {
             WorldEvent::ReadOutput(Site::Primary) => self.read_primary_output(),
             WorldEvent::ReadOutput(Site::Secondary) => self.read_secondary_output(),
             WorldEvent::Releases => self.settle_primary(),
-            WorldEvent::ReadHeld => self.read_held(),
+            WorldEvent::ReadEarlyInput => self.read_early_input(),
             WorldEvent::ReadReturned => self.read_sockets(),
             WorldEvent::Arrives(wire, generation, cargo) => self.on_cargo(wire, generation, cargo),
             WorldEvent::Wire(wire, generation, up) => self.on_wire(wire, generation, up),
@@ -296,11 +296,11 @@ impl World {
         }
     }
 
-    fn on_client(&mut self, act: impl FnOnce(&mut Machine, u64, &mut Nature, &mut Vec<Body>)) {
+    fn on_client(&mut self, act: impl FnOnce(&mut Station, u64, &mut Nature, &mut Vec<Body>)) {
         let mut out = Vec::new();
         act(&mut self.client, self.now, &mut self.client_nature, &mut out);
         for body in out {
-            let frame = self.plan.net.frame(Host::Client, &body);
+            let frame = self.plan.net.frame(TalkEnd::Client, &body);
             self.send_on_lan(&frame, WorldEvent::AtGuest);
         }
     }
@@ -316,7 +316,7 @@ impl World {
         }
     }
 
-    pub(super) fn guest(&mut self, at: Site) -> &mut Guest {
+    pub(super) fn guest(&mut self, at: Site) -> &mut HostedGuest {
         match at {
             Site::Primary => &mut self.primary.guest,
             Site::Secondary => &mut self.secondary.guest,
@@ -326,7 +326,7 @@ impl World {
     fn on_guest(
         &mut self,
         at: Site,
-        act: impl FnOnce(&mut Machine, u64, &mut Nature, &mut Vec<Body>),
+        act: impl FnOnce(&mut Station, u64, &mut Nature, &mut Vec<Body>),
     ) {
         if at == Site::Primary && !self.primary.is_alive {
             return;
@@ -339,7 +339,7 @@ impl World {
         let mut out = Vec::new();
         act(&mut guest.machine, now, &mut guest.nature, &mut out);
         for body in out {
-            let frame = self.plan.net.frame(Host::Guest, &body);
+            let frame = self.plan.net.frame(TalkEnd::Guest, &body);
             match at {
                 Site::Primary => self.primary_output(frame),
                 Site::Secondary => self.secondary_output(&frame),
@@ -347,7 +347,7 @@ impl World {
         }
     }
 
-    /// The guest goes on, with what has come meanwhile.
+    /// The guest goes on, with the frames that came meanwhile.
     pub(super) fn resume(&mut self, at: Site) {
         let guest = self.guest(at);
         guest.paused = false;
@@ -370,9 +370,9 @@ impl World {
         self.at(time, WorldEvent::Receive(at, frame));
     }
 
-    // What is known of a run.
+    // The trace of a run.
 
-    /// Keeps what happens from here on.
+    /// Writes a trace from here on.
     pub(super) fn traced(mut self) -> Self {
         self.trace = Some(Vec::new());
         self
@@ -396,7 +396,7 @@ impl World {
         self.say(|| describe(event));
     }
 
-    /// The last of what happened.
+    /// The last lines of the trace.
     pub(super) fn last_events(&self) -> String {
         let trace = self.trace.as_deref().unwrap_or_default();
         let shown = super::tests::number("COLO_PROXY_TRACE").map_or(SHOWN, |lines| lines as usize);
@@ -404,7 +404,7 @@ impl World {
     }
 }
 
-fn timer_of(guest: &Guest) -> Option<u64> {
+fn timer_of(guest: &HostedGuest) -> Option<u64> {
     guest.machine.next_timer().filter(|_| !guest.paused)
 }
 
@@ -443,13 +443,13 @@ pub(super) fn brief(frame: &Frame) -> String {
     }
 }
 
-/// Runs `plan`; a failure tells the seed, what went wrong and the last events.
-pub(super) fn play(plan: &Plan) -> Result<World, String> {
-    let mut world = World::new(plan.clone());
+/// Runs `plan`. A failure has the seed, its reason and the last events.
+pub(super) fn play(plan: &RunPlan) -> Result<PairWorld, String> {
+    let mut world = PairWorld::new(plan.clone());
     match world.run() {
         Ok(()) => Ok(world),
         Err(wrong) => {
-            let mut again = World::new(plan.clone()).traced();
+            let mut again = PairWorld::new(plan.clone()).traced();
             let same = again.run().err();
             let events = again.last_events();
             let differs = if same.as_ref() == Some(&wrong) { "" } else { " (NOT REPEATABLE)" };
