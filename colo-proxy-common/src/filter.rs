@@ -64,8 +64,9 @@ pub struct FilterRecord {
     pub netns_cookie: u64,
 }
 
-/// The one entry of the per-CPU `filter_counters` map. Each field counts frames.
+/// Counters of a filter's programs, in frames: the one entry of the per-CPU `filter_counters` map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema))]
 #[repr(C)]
 pub struct FilterCounters {
     /// Copied to the out gate.

@@ -68,27 +68,28 @@ pub struct Settings {
     pub netns_cookie: u64,
 }
 
-/// The one entry of the per-CPU `counters` map. Each field counts frames.
+/// Counters of the programs of a pair, in frames: the one entry of the per-CPU `counters` map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema))]
 #[repr(C)]
 pub struct ProgramCounters {
-    /// Guest output sent to the output gate.
+    /// Guest output that was sent to the output gate.
     pub captured: u64,
     /// Frames that the daemon released and that left as the guest's.
     pub released: u64,
-    /// Guest input copied to the input gate.
+    /// Guest input that was copied to the input gate.
     pub mirrored: u64,
-    /// Guest input that the kernel refused to copy.
+    /// Guest input whose copy the kernel refused.
     pub mirror_failed: u64,
     /// Frames that passed because protection is off.
     pub passed: u64,
-    /// TCP frames translated towards the guest.
+    /// TCP frames that were translated towards the guest.
     pub translated_to_guest: u64,
-    /// TCP frames translated from the guest.
+    /// TCP frames that were translated from the guest.
     pub translated_from_guest: u64,
     /// Guest input sent to the daemon: its offset is not known yet, or the guest is stopped.
     pub input_to_daemon: u64,
-    /// LAN frames dropped before the protected secondary guest, which gets mirrored input only.
+    /// Frames of the network, kept from the secondary guest. It gets its input mirrored.
     pub dropped_lan_input: u64,
     /// Secondary output dropped because its offset is not known yet. The guest repeats it.
     pub dropped_no_offset: u64,
@@ -96,7 +97,7 @@ pub struct ProgramCounters {
     pub dropped_foreign: u64,
     /// Frames dropped because the settings are missing or of another layout.
     pub dropped_no_settings: u64,
-    /// TCP frames with a malformed header. They went on untranslated.
+    /// TCP frames that could not be parsed. They went on untranslated.
     pub malformed: u64,
     /// Frames of a connection that the guest has confirmed, for which `flows` has no room. The
     /// connection stays in a map from which others may push it out.

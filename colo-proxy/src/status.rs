@@ -38,13 +38,13 @@ pub use self::divergences::{
     DivergenceReport, Divergences, FlowReport, FoundDivergence, FrameReport, ListedDivergence,
 };
 pub use self::filter::{
-    FilterKernelCounters, OutdevStatus, RewriterDetail, RewriterFrames, RewriterMode,
-    RewriterStatus, StreamFilterDetail, StreamFilterFrames, StreamFilterMode, StreamFilterStatus,
+    OutdevStatus, RewriterDetail, RewriterFrames, RewriterMode, RewriterStatus, StreamFilterDetail,
+    StreamFilterFrames, StreamFilterMode, StreamFilterStatus,
 };
 pub use self::guest::GuestStatus;
 pub(crate) use self::guest::shown_mode;
 pub use self::head::{InstanceHead, InstanceRole, SCHEMA};
-pub use self::kernel::{FlowTableReport, KernelCounters, KernelLaneReport, TunnelReport};
+pub use self::kernel::{FlowTableReport, KernelLaneReport, TunnelReport};
 pub use self::primary::{PrimaryDetail, PrimaryLanes, PrimaryStatus};
 pub use self::secondary::{KeptInputReport, SecondaryDetail, SecondaryLanes, SecondaryStatus};
 pub use self::thread::BusyPollReport;

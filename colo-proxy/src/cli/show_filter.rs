@@ -64,9 +64,11 @@ mod tests {
     use colo_proxy::datapath::capture::CaptureStats;
     use colo_proxy::filter::FilterQueue;
     use colo_proxy::status::{
-        FilterKernelCounters, FlowTableReport, InstanceHead, KernelCounters, OutdevStatus,
-        RewriterDetail, RewriterMode, SCHEMA, StreamFilterDetail, StreamFilterMode,
+        FlowTableReport, InstanceHead, OutdevStatus, RewriterDetail, RewriterMode, SCHEMA,
+        StreamFilterDetail, StreamFilterMode,
     };
+    use colo_proxy_common::filter::FilterCounters;
+    use colo_proxy_common::record::ProgramCounters;
     use colo_proxy_engine::record::BadRecords;
 
     use super::*;
@@ -112,7 +114,7 @@ mod tests {
             drops: [("outdev-gate-full".to_owned(), 4)].into(),
             detail: StreamFilterDetail {
                 netdev_tx_dropped: None,
-                kernel: FilterKernelCounters::default(),
+                kernel: FilterCounters::default(),
                 kernel_error: None,
             },
         }
@@ -170,7 +172,7 @@ mod tests {
                         evicted: FlowsByClass::default(),
                         checkpoints_wanted: 0,
                     },
-                    kernel: KernelCounters::default(),
+                    kernel: ProgramCounters::default(),
                     kernel_error: None,
                 },
             };

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use colo_proxy_common::filter::FilterCounters;
+use colo_proxy_common::record::ProgramCounters;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::head::InstanceHead;
-use super::kernel::{FlowTableReport, KernelCounters};
+use super::kernel::FlowTableReport;
 use crate::filter::options::FilterQueue;
 use crate::lane::LaneStatus;
 
@@ -94,51 +95,9 @@ pub struct StreamFilterDetail {
     /// Frames that the guest did not read in time, injected or not. Null without a TAP.
     pub netdev_tx_dropped: Option<u64>,
     /// Counters of the kernel programs, under the names that `bpftool` shows.
-    pub kernel: FilterKernelCounters,
+    pub kernel: FilterCounters,
     /// Why they could not be read.
     pub kernel_error: Option<String>,
-}
-
-/// Counters of a filter's programs, in frames, under the names that `bpftool` shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct FilterKernelCounters {
-    /// Copied to the gate of `outdev`.
-    pub mirrored: u64,
-    /// Frames whose copy the kernel refused. They went on.
-    pub mirror_failed: u64,
-    /// Sent to the gate of `outdev`.
-    pub redirected: u64,
-    /// Passed, because there is no `outdev`.
-    pub passed: u64,
-    /// Injected by this filter, and gone on behind it towards the guest.
-    pub injected_tx: u64,
-    /// Injected by this filter, and gone on behind it away from the guest.
-    pub injected_rx: u64,
-    /// Injected in both directions, where the kernel refused the copy for one.
-    pub inject_failed: u64,
-    /// Injected by a filter behind this one, and left alone.
-    pub passed_over: u64,
-    /// Frames that another sender put into a gate.
-    pub dropped_foreign: u64,
-    /// Frames that were dropped because the settings are missing or of another layout.
-    pub dropped_no_settings: u64,
-}
-
-impl From<&FilterCounters> for FilterKernelCounters {
-    fn from(counters: &FilterCounters) -> Self {
-        Self {
-            mirrored: counters.mirrored,
-            mirror_failed: counters.mirror_failed,
-            redirected: counters.redirected,
-            passed: counters.passed,
-            injected_tx: counters.injected_tx,
-            injected_rx: counters.injected_rx,
-            inject_failed: counters.inject_failed,
-            passed_over: counters.passed_over,
-            dropped_foreign: counters.dropped_foreign,
-            dropped_no_settings: counters.dropped_no_settings,
-        }
-    }
 }
 
 /// A rewriter. Counts are since its start.
@@ -206,7 +165,7 @@ pub struct RewriterDetail {
     /// The table of translated connections.
     pub flows: FlowTableReport,
     /// Counters of the kernel programs, under the names that `bpftool` shows.
-    pub kernel: KernelCounters,
+    pub kernel: ProgramCounters,
     /// Why they could not be read.
     pub kernel_error: Option<String>,
 }

@@ -1,5 +1,6 @@
 //! What `status` shows of a primary.
 
+use colo_proxy_common::record::ProgramCounters;
 use colo_proxy_engine::compare::Stats;
 use colo_proxy_engine::digest::ExpanderReport;
 use schemars::JsonSchema;
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::colo_frame::ColoFrameReport;
 use super::divergences::DivergenceReport;
 use super::guest::GuestStatus;
-use super::kernel::{KernelCounters, KernelLaneReport};
+use super::kernel::KernelLaneReport;
 use super::thread::BusyPollReport;
 use crate::lane::LaneStatus;
 use crate::lane::control::PeerCounters;
@@ -41,7 +42,7 @@ pub struct PrimaryDetail {
     /// The lanes to the secondary.
     pub lanes: PrimaryLanes,
     /// Counters of the kernel programs, under the names that `bpftool` shows.
-    pub kernel: KernelCounters,
+    pub kernel: ProgramCounters,
     /// Why they could not be read.
     pub kernel_error: Option<String>,
     /// The last 16 differences.

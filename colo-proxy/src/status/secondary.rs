@@ -1,12 +1,13 @@
 //! What `status` shows of a secondary.
 
+use colo_proxy_common::record::ProgramCounters;
 use colo_proxy_engine::digest::DigesterReport;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::colo_frame::ColoFrameReport;
 use super::guest::GuestStatus;
-use super::kernel::{FlowTableReport, KernelCounters, KernelLaneReport};
+use super::kernel::{FlowTableReport, KernelLaneReport};
 use super::thread::BusyPollReport;
 use crate::lane::LaneStatus;
 use crate::lane::control::PeerCounters;
@@ -41,7 +42,7 @@ pub struct SecondaryDetail {
     /// The lanes to the primary.
     pub lanes: SecondaryLanes,
     /// Counters of the kernel programs, under the names that `bpftool` shows.
-    pub kernel: KernelCounters,
+    pub kernel: ProgramCounters,
     /// Why they could not be read.
     pub kernel_error: Option<String>,
 }

@@ -9,8 +9,7 @@ use crate::error_chain::chain;
 use crate::guest_tap::GuestTap;
 use crate::instance::counters::nonzero;
 use crate::status::{
-    InstanceHead, KernelCounters, Reply, RewriterDetail, RewriterFrames, RewriterMode,
-    RewriterStatus, Status,
+    InstanceHead, Reply, RewriterDetail, RewriterFrames, RewriterMode, RewriterStatus, Status,
 };
 use colo_proxy_engine::pair::ProgramMode;
 
@@ -42,7 +41,7 @@ impl Rewriter {
             drops: self.drops(&counters, tap, gate_full),
             detail: RewriterDetail {
                 flows: self.translator.report(),
-                kernel: KernelCounters::from(&counters),
+                kernel: counters,
                 kernel_error: kernel.err().map(|error| chain(&error)),
             },
         };

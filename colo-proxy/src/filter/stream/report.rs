@@ -12,8 +12,8 @@ use crate::filter::outlet::OutdevState;
 use crate::guest_tap::GuestTap;
 use crate::instance::counters::nonzero;
 use crate::status::{
-    FilterKernelCounters, InstanceHead, OutdevStatus, Reply, Status, StreamFilterDetail,
-    StreamFilterFrames, StreamFilterMode, StreamFilterStatus,
+    InstanceHead, OutdevStatus, Reply, Status, StreamFilterDetail, StreamFilterFrames,
+    StreamFilterMode, StreamFilterStatus,
 };
 
 impl StreamFilter {
@@ -34,7 +34,7 @@ impl StreamFilter {
             drops,
             detail: StreamFilterDetail {
                 netdev_tx_dropped: netdev.map(|link| link.tx_dropped),
-                kernel: FilterKernelCounters::from(&counters),
+                kernel: counters,
                 kernel_error: kernel.err().map(|error| chain(&error)),
             },
         };

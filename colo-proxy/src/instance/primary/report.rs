@@ -9,8 +9,8 @@ use crate::error_chain::chain;
 use crate::instance::counters::nonzero;
 use crate::lane::LaneStatus;
 use crate::status::{
-    DivergenceReport, GuestStatus, InstanceHead, KernelCounters, PrimaryDetail, PrimaryLanes,
-    PrimaryStatus, Reply, Status, shown_mode,
+    DivergenceReport, GuestStatus, InstanceHead, PrimaryDetail, PrimaryLanes, PrimaryStatus, Reply,
+    Status, shown_mode,
 };
 use colo_proxy_engine::pair::message::VERSION;
 
@@ -51,7 +51,7 @@ impl PrimaryTask {
             busy_poll: stats.busy.report(),
             checkpoints_ignored: counts.checkpoints_ignored,
             lanes: self.lanes(mirror, inputs),
-            kernel: KernelCounters::from(&counters),
+            kernel: counters,
             kernel_error: kernel.err().map(|error| chain(&error)),
             divergences: self.last_divergences(),
         };

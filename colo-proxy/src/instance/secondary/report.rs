@@ -9,8 +9,8 @@ use crate::error_chain::chain;
 use crate::instance::counters::nonzero;
 use crate::lane::LaneStatus;
 use crate::status::{
-    GuestStatus, InstanceHead, KeptInputReport, KernelCounters, Reply, SecondaryDetail,
-    SecondaryLanes, SecondaryStatus, Status, shown_mode,
+    GuestStatus, InstanceHead, KeptInputReport, Reply, SecondaryDetail, SecondaryLanes,
+    SecondaryStatus, Status, shown_mode,
 };
 
 impl SecondaryTask {
@@ -43,7 +43,7 @@ impl SecondaryTask {
             flows: self.translator.report(),
             input: self.input(),
             lanes: self.lanes(output, inputs),
-            kernel: KernelCounters::from(&counters),
+            kernel: counters,
             kernel_error: kernel.err().map(|error| chain(&error)),
         };
         Reply::Status(Box::new(Status::Secondary(Box::new(SecondaryStatus { guest, detail }))))

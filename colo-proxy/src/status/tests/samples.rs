@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use colo_proxy_common::filter::FilterCounters;
+use colo_proxy_common::record::ProgramCounters;
 use colo_proxy_engine::compare::{Context, Reason, Stats, WaitsFor};
 use colo_proxy_engine::digest::{DigesterReport, ExpanderReport};
 use colo_proxy_engine::pair::Mode;
@@ -92,7 +94,7 @@ pub(super) fn primary() -> Status {
             peer: PeerCounters { sent: 1, received: 2 },
             kernel: open_lane(),
         },
-        kernel: KernelCounters { captured: 1, ..KernelCounters::default() },
+        kernel: ProgramCounters { captured: 1, ..ProgramCounters::default() },
         kernel_error: None,
         divergences: vec![divergence()],
     };
@@ -234,7 +236,7 @@ pub(super) fn secondary() -> Status {
             peer: PeerCounters::default(),
             kernel: closed_lane(),
         },
-        kernel: KernelCounters { released: 1, ..KernelCounters::default() },
+        kernel: ProgramCounters { released: 1, ..ProgramCounters::default() },
         kernel_error: Some("cannot read the counters".into()),
     };
     let guest = guest(Mode::CoveredNotEqual);
@@ -265,7 +267,7 @@ fn stream_filter(mode: StreamFilterMode) -> StreamFilterStatus {
         drops: counts(&["outdev-gate-full"]),
         detail: StreamFilterDetail {
             netdev_tx_dropped: None,
-            kernel: FilterKernelCounters::default(),
+            kernel: FilterCounters::default(),
             kernel_error: None,
         },
     }
@@ -294,7 +296,7 @@ pub(super) fn rewriter() -> Status {
         drops: counts(&["gate-full"]),
         detail: RewriterDetail {
             flows: flow_table(),
-            kernel: KernelCounters::default(),
+            kernel: ProgramCounters::default(),
             kernel_error: None,
         },
     }))
