@@ -8,6 +8,9 @@
 mod back_off;
 mod drops;
 mod kernel_queries;
+mod open;
+mod questions;
+mod report;
 mod slots;
 
 use std::io;
@@ -25,15 +28,14 @@ use self::drops::DropWatch;
 use self::kernel_queries::KernelQueries;
 use self::slots::{SlotOver, Slots};
 use crate::config::{Guest, LaneKind};
-use crate::datapath::{Datapath, DatapathError, LanePlan};
+use crate::datapath::{Datapath, DatapathError};
 use crate::error_chain::chain;
 use crate::gate::batch::{drain_gate, read_gate};
 use crate::gate::readable::Readable;
-use crate::gate::{Gate, GateError, GateOptions};
+use crate::gate::{Gate, GateError};
 use crate::lane::control::PeerEvent;
 use crate::random::random_u64;
-use crate::status::{KernelLaneReport, TunnelReport};
-use crate::tunnel::{self, LinkAnswer, LinkQuerier, Tunnel, TunnelError, Underlay};
+use crate::tunnel::{self, LinkAnswer, Tunnel, TunnelError, Underlay};
 
 /// Why a kernel lane cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -53,11 +55,6 @@ fn system(action: &'static str) -> impl FnOnce(io::Error) -> KernelLaneError {
     move |source| KernelLaneError::System { action, source }
 }
 
-/// Ticks between two looks at the tunnel and at the interfaces behind it. A look takes a few requests to
-/// the kernel, and a loss in the tunnel is found no sooner. The time is longer if the kernel answers
-/// slowly.
-const LOOK_TICKS: u32 = 4;
-
 /// Reasons why a lane is not open.
 const NOT_MET_YET: &str = "the peer has not connected yet";
 const NO_PEER: &str = "the peer is not connected";
@@ -68,43 +65,6 @@ fn nothing_arrives(port: u16) -> String {
         "no frame arrives through the tunnel although the peer sends; is UDP port {port} open \
          between the hosts?"
     )
-}
-
-/// Starts the thread that asks about the tunnel of this guest, and about the interfaces behind it.
-fn queries(name: String) -> io::Result<KernelQueries<Vec<(u32, LinkAnswer)>>> {
-    let (mut querier, mut log) = (None, LogLimit::default());
-    KernelQueries::start(move |ifindexes| {
-        let (answer, failed) = ask(&mut querier, LinkQuerier::new, |all| all.links(ifindexes));
-        if answer.is_none()
-            && let Some(more) = log.admit(std::time::Instant::now())
-        {
-            let why = failed.map(|error| format!(": {}", chain(&error))).unwrap_or_default();
-            log::warn!(
-                "{name}: kernel lane: the kernel does not answer questions about its interfaces{why}; \
-                 asking again{more}"
-            );
-        }
-        answer.unwrap_or_else(|| tunnel::unanswered(ifindexes))
-    })
-}
-
-/// The answer of `querier`, or the reason why there is no querier. A querier without any answer may have
-/// lost its connection, so the next question goes to another one.
-fn ask<A, E>(
-    querier: &mut Option<A>,
-    make: impl FnOnce() -> Result<A, E>,
-    links: impl FnOnce(&A) -> Vec<(u32, LinkAnswer)>,
-) -> (Option<Vec<(u32, LinkAnswer)>>, Option<E>) {
-    let present = match querier.take().map_or_else(make, Ok) {
-        Ok(present) => present,
-        Err(error) => return (None, Some(error)),
-    };
-    let answer = links(&present);
-    if answer.iter().all(|(_, answer)| *answer == LinkAnswer::Unanswered) {
-        return (None, None);
-    }
-    *querier = Some(present);
-    (Some(answer), None)
 }
 
 /// Frames for the peer go through the lane.
@@ -285,67 +245,6 @@ impl KernelLane {
         }
     }
 
-    async fn open(
-        &mut self,
-        channel: TunnelOffer,
-        underlay: Underlay,
-        guest: LaneGuest,
-        datapath: &mut Datapath,
-    ) -> Result<(), KernelLaneError> {
-        underlay.check(guest.mtu.unwrap_or_default())?;
-        let tunnel = Tunnel::open(&tunnel::name(&self.name), &underlay, channel).await?;
-        let returns = match self.role {
-            Role::Primary => Some([self.open_return()?, self.open_return()?]),
-            Role::Secondary => None,
-        };
-        let ifindex = |returns: &[ReturnGate; 2]| [0, 1].map(|i: usize| returns[i].gate.ifindex());
-        datapath.open_lane(&LanePlan {
-            tunnel_ifindex: tunnel.ifindex(),
-            return_gate_ifindex: returns.as_ref().map(ifindex).unwrap_or_default(),
-            frame_max: underlay.frame_max(),
-        })?;
-        for ReturnGate { gate, .. } in returns.iter().flatten() {
-            gate.set_up()?;
-        }
-        let slot = datapath.settings().lane_slot.wrapping_add(1);
-        datapath.set_lane_slot(slot)?;
-        let slots =
-            Slots::new(slot, datapath.epoch(), self.silent_ticks, &datapath.lane_counters()?);
-        datapath.send_lane_input_to_gate(guest.is_stopped)?;
-        tunnel.set_up().await?;
-        let mut drops = DropWatch::default();
-        // The first look sets the counters from which later drops count.
-        drops.look(tunnel.links(&self.behind(datapath)).await?);
-        let queries =
-            queries(self.name.clone()).map_err(system("start a thread for the tunnel"))?;
-        self.open = Some(OpenLane {
-            tunnel,
-            underlay,
-            channel,
-            returns,
-            slots,
-            drops,
-            back_off: BackOff::default(),
-            queries,
-            ticks: 0,
-            arrived_at_look: 0,
-            has_written: false,
-        });
-        Ok(())
-    }
-
-    fn open_gate(&self) -> Result<Arc<Gate>, GateError> {
-        let name_template = "colo-ret%d".into();
-        let options = GateOptions { name_template, vnet_hdr: true, queue_len: self.queue_frames };
-        Ok(Arc::new(Gate::open(&options)?))
-    }
-
-    fn open_return(&self) -> Result<ReturnGate, KernelLaneError> {
-        let gate = self.open_gate()?;
-        let ready = Readable::new(&*gate).map_err(system("watch a return gate"))?;
-        Ok(ReturnGate { gate, ready })
-    }
-
     /// The peer's end is open.
     fn begin_use(&self, epoch: u32, datapath: &mut Datapath) -> Result<(), DatapathError> {
         let Some(open) = &self.open else { return Ok(()) };
@@ -420,60 +319,6 @@ impl KernelLane {
         change
     }
 
-    /// Takes the kernel's answer, if there is one. Fails if the tunnel is gone or down.
-    fn look(&mut self) -> Result<(), TunnelError> {
-        let Some(open) = &mut self.open else { return Ok(()) };
-        let Some(answer) = open.queries.answer() else { return Ok(()) };
-        let Some(((_, tunnel), behind)) = answer.split_first() else { return Ok(()) };
-        let gone = open.tunnel.check(*tunnel);
-        // The question about an idle lane is only about its tunnel.
-        let is_asked = !behind.is_empty();
-        let dropped = if is_asked { open.drops.look(behind.iter().copied()) } else { 0 };
-        open.back_off.on_loss(dropped);
-        self.log_loss(dropped);
-        gone
-    }
-
-    /// The drops behind the lane to report now. On a secondary they are its guest's input, which a slow
-    /// guest keeps losing. On a primary they are the secondary's output, for which a client waits.
-    fn dropped_behind(&mut self) -> u64 {
-        let Some(open) = &mut self.open else { return 0 };
-        match self.role {
-            Role::Primary => open.back_off.take(),
-            Role::Secondary => open.back_off.on_tick(),
-        }
-    }
-
-    /// Asks the kernel about the tunnel and the interfaces behind it, when that is due.
-    fn ask(&mut self, datapath: &Datapath) {
-        let behind = self.behind(datapath);
-        let Some(open) = &mut self.open else { return };
-        open.ticks += 1;
-        if open.ticks < LOOK_TICKS || open.queries.is_asking() {
-            return;
-        }
-        open.ticks = 0;
-        // A frame is dropped when it comes or never, so an idle lane need not ask. Frames that come
-        // before the answer are a matter of the next question.
-        let arrived = open.slots.arrived();
-        let has_come = std::mem::replace(&mut open.arrived_at_look, arrived) != arrived;
-        let is_idle = !std::mem::take(&mut open.has_written) && !has_come;
-        let mut ifindexes = vec![open.tunnel.ifindex()];
-        if !is_idle || open.drops.is_owed {
-            ifindexes.extend(behind);
-        }
-        open.queries.ask(ifindexes);
-    }
-
-    /// The interfaces into which the programs put the frames that have come through the lane.
-    fn behind(&self, datapath: &Datapath) -> [u32; 2] {
-        let settings = datapath.settings();
-        match self.role {
-            Role::Primary => settings.return_gate_ifindex,
-            Role::Secondary => [settings.netdev_ifindex, settings.input_gate_ifindex],
-        }
-    }
-
     /// Closes a lane that does not work, and tells the peer.
     async fn give_up(&mut self, why: &str, change: &mut LaneChange, datapath: &mut Datapath) {
         change.is_cut_off = self.abandon(why, datapath).await;
@@ -540,83 +385,11 @@ impl KernelLane {
         was_used
     }
 
-    /// What `status` shows.
-    pub(crate) fn report(&self, datapath: &Datapath) -> KernelLaneReport {
-        let why = match (&self.open, &self.offer) {
-            (Some(_), _) => None,
-            (None, Some(_)) => Some(self.why.clone()),
-            (None, None) => Some("not asked for".to_owned()),
-        };
-        let counters = datapath.lane_counters().unwrap_or_default();
-        KernelLaneReport {
-            open: self.open.is_some(),
-            used: self.open.is_some() && is_used(datapath),
-            why,
-            tunnel: self.open.as_ref().map(|open| TunnelReport {
-                tunnel: open.tunnel.name().to_owned(),
-                local: open.underlay.local,
-                remote: open.underlay.remote,
-                mtu: open.underlay.mtu,
-                vni: open.channel.vni,
-                port: open.channel.port,
-                sent_frames: counters.sent.iter().sum(),
-                received_frames: counters.received.iter().sum(),
-            }),
-            lost_frames: self.lost(),
-            dropped_frames: self.dropped(),
-        }
-    }
-
-    /// Frames of the peer that were lost in the tunnel.
-    pub(crate) fn lost(&self) -> u64 {
-        self.open.as_ref().map_or(0, |open| open.slots.lost).saturating_add(self.lost_before)
-    }
-
-    /// Frames of the peer that came through the tunnel and were dropped behind it.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.open.as_ref().map_or(0, |open| open.drops.dropped).saturating_add(self.dropped_before)
-    }
-
-    /// The names of the gates through which frames come. Their drops are counted elsewhere.
-    pub(crate) fn gates(&self) -> impl Iterator<Item = &str> {
-        let returns = self.open.iter().filter_map(|open| open.returns.as_ref());
-        returns.flatten().map(|returns| returns.gate.name())
-    }
-
     /// A failure leaves the frames on the path that they had. So the daemon goes on, and the log says
     /// what failed.
     fn log<E: std::error::Error + 'static>(&self, done: Result<(), E>) {
         if let Err(error) = done {
             log::error!("{}: kernel lane: {}", self.name, chain(&error));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Otherwise a querier that has lost its connection would stay without answers for ever.
-    #[test]
-    fn a_querier_without_answers_is_replaced() {
-        let (mut querier, mut made) = (None, 0);
-        let mut round = |links: &[(u32, LinkAnswer)]| {
-            let make = || {
-                made += 1;
-                Ok::<_, ()>(made)
-            };
-            let (answer, _) = ask(&mut querier, make, |_| links.to_vec());
-            (answer.is_some(), made)
-        };
-        let known = [(1, LinkAnswer::Gone), (2, LinkAnswer::Unanswered)];
-        assert_eq!(round(&known), (true, 1));
-        assert_eq!(round(&known), (true, 1));
-        assert_eq!(round(&tunnel::unanswered(&[1, 2])), (false, 1));
-        assert_eq!(round(&known), (true, 2), "another querier");
-        assert_eq!(round(&[]), (false, 2));
-        assert_eq!(
-            ask(&mut None::<u32>, || Err("no socket"), |_| vec![]),
-            (None, Some("no socket"))
-        );
     }
 }
