@@ -162,11 +162,11 @@ limits! {
 
     /// Early input: frames for the guest that are parked until the offset of their connection is
     /// known.
-    held_input_frames_max: usize, SECONDARY, 1, COUNT_MAX => input.frames_max;
+    parked_input_frames_max: usize, SECONDARY, 1, COUNT_MAX => input.frames_max;
     /// Bytes of early input that is parked.
-    held_input_bytes_max: usize, SECONDARY, 1, BYTES_MAX => input.bytes_max;
+    parked_input_bytes_max: usize, SECONDARY, 1, BYTES_MAX => input.bytes_max;
     /// Time that early input is parked.
-    held_input_ms: Ms, SECONDARY, 1, MS_MAX => input.patience;
+    parked_input_ms: Ms, SECONDARY, 1, MS_MAX => input.patience;
     /// Bytes of the kernel lane's input for a guest that a checkpoint has stopped; its frames are
     /// bounded by `gate_queue_frames`, and as many more are queued in the gate.
     stopped_input_bytes_max: usize, SECONDARY, TWO_FRAMES, BYTES_MAX => input.stopped_bytes_max;

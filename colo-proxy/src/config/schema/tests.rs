@@ -116,7 +116,7 @@ fn a_row_that_is_missing_or_wrong_is_found() {
         ("| `quick_ack` |", Some(("| primary |", "| both |"))),
         ("| `timeout_ms` |", Some(("10000", "9999"))),
         ("| `flows_max` |", Some(("16777216", "16777217"))),
-        ("| `held_input_ms` |", Some(("parked", "held"))),
+        ("| `parked_input_ms` |", Some(("input is parked", "input is held"))),
     ] {
         let line = right.lines().find(|line| line.starts_with(row)).expect(row);
         let bad = wrong.map_or(String::new(), |(from, to)| line.replace(from, to) + "\n");

@@ -77,8 +77,8 @@ impl Rewriter {
         nonzero([
             ("gate-full", gate_full),
             ("input-refused", self.translator.input_refused),
-            ("held-input-full", self.half.early_input.dropped_full),
-            ("held-input-late", self.half.early_input.dropped_late),
+            ("parked-input-full", self.half.early_input.dropped_full),
+            ("parked-input-late", self.half.early_input.dropped_late),
             ("no-offset", counters.dropped_no_offset),
             ("foreign-in-gate", counters.dropped_foreign),
             ("no-settings", counters.dropped_no_settings),
