@@ -13,7 +13,6 @@
 //! [`ConnectionsAhead`]: super::ahead::ConnectionsAhead
 
 use colo_proxy_common::decode::{Tcp, flag};
-use colo_proxy_common::seq::Seq;
 
 use super::difference_frame::ControlBit;
 use super::opening::Opening;
@@ -250,16 +249,17 @@ impl TcpFlow {
         self.note_apart();
     }
 
-    /// The primary was met in the middle of a connection: the secondary has sent a SYN of that one,
-    /// or of the next.
+    /// The primary was met in the middle of a connection. The secondary may have sent an opening
+    /// before: of this connection, or of the next.
     #[cold]
-    pub(super) fn meet_in_middle(&mut self, scope: &mut FlowScope<'_>, ack: Option<Seq>) {
-        let theirs = self.secondary.opening.ack();
-        // A SYN/ACK acknowledges no more than any later frame of its connection.
-        let is_of_next = theirs.zip(ack).is_some_and(|(theirs, ack)| ack.since(theirs) < 0);
-        if is_of_next {
-            let openings = std::mem::take(&mut self.secondary.opening);
-            self.rare.ahead.begin_with(openings);
+    pub(super) fn meet_in_middle(&mut self, scope: &mut FlowScope<'_>) {
+        if let Some(opening) = self.secondary.opening.last() {
+            if !self.was_met_behind(&opening) {
+                let openings = std::mem::take(&mut self.secondary.opening);
+                self.rare.ahead.begin_with(openings);
+            } else if let Some(ack) = opening.ack {
+                self.on_ack(scope, ack);
+            }
         }
         self.catch_up(scope);
     }

@@ -150,6 +150,11 @@ impl Openings {
         }
     }
 
+    /// The later one: a guest that sent both sent the SYN/ACK behind its SYN.
+    pub(super) fn last(&self) -> Option<Opening> {
+        self.syn_ack.opening().or_else(|| self.syn.opening())
+    }
+
     /// It answers no other SYN of the peer than `opening` does.
     pub(super) fn may_answer(&self, opening: &Opening) -> bool {
         self.ack().zip(opening.ack).is_none_or(|(ours, theirs)| {

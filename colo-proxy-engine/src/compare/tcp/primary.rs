@@ -41,7 +41,7 @@ impl TcpFlow {
         };
         self.remember(&segment);
         if is_met && self.anchored {
-            self.meet_in_middle(scope, (tcp.flags & flag::ACK != 0).then_some(Seq(tcp.ack)));
+            self.meet_in_middle(scope);
         }
         if self.is_apart {
             self.join_answers(scope, &segment);

@@ -16,8 +16,8 @@ use crate::compare::reason::Reason;
 use crate::compare::{Output, Side};
 use crate::frame::Frame;
 
-/// How far behind the beginning of a connection that was met in its middle its SYN/ACK may come
-/// again.
+/// How far behind its SYN/ACK a connection may be met, in either direction, while the SYN/ACK can
+/// still be repeated.
 const MET_MAX: i64 = 1 << 20;
 
 impl TcpFlow {
@@ -131,22 +131,38 @@ impl TcpFlow {
         if self.secondary.opening.belongs(opening) || self.isn == Some(opening.isn) {
             return true;
         }
-        let Some(ack) = opening.ack.filter(|_| self.anchored) else { return false };
-        if self.isn.is_some() {
-            // The guest answers the same SYN of the peer once more, and the primary has gone on.
-            return self.secondary.opening.ack() == Some(ack)
-                && self.secondary_only_answers()
-                && !self.is_half_open();
+        if !self.anchored {
+            return false;
         }
-        // Repeated in a connection that was met soon behind its beginning, of which the secondary has
-        // said nothing else.
-        let is_near = |space: Option<SequenceSpace>, seq: Seq, place: Option<i64>| {
-            let distance = space.and_then(|space| Some(place? - space.place(seq)?));
-            distance.is_some_and(|distance| (0..MET_MAX).contains(&distance))
+        if self.isn.is_none() {
+            return self.was_met_behind(opening);
+        }
+        // The guest answers the same SYN of the peer once more, and the primary has gone on.
+        opening.ack.is_some()
+            && self.secondary.opening.ack() == opening.ack
+            && self.secondary_only_answers()
+            && !self.is_half_open()
+    }
+
+    /// The secondary repeats `opening` in a connection that was met behind it, and has said nothing
+    /// else there.
+    ///
+    /// A guest that still repeats it was at its opening when the engine began, and so was its equal.
+    /// So the number of the opening is the primary's too, and the primary was met at the next number.
+    /// Behind a SYN/ACK it can have sent data already (RFC 7413), and received data; there are two
+    /// numbers to tell it from others. Where the numbers differ, the opening is the next connection's.
+    pub(super) fn was_met_behind(&self, opening: &Opening) -> bool {
+        let distance = |space: Option<SequenceSpace>, seq: Seq, place: Option<i64>| {
+            space.and_then(|space| Some(place? - space.place(seq)?))
         };
-        self.secondary.ack.is_none()
-            && is_near(self.acks, ack, self.ack)
-            && is_near(self.seqs, opening.isn, Some(self.low))
+        if self.secondary.ack.is_some() {
+            return false;
+        }
+        let from_first = distance(self.seqs, opening.isn.plus(1), Some(self.low));
+        let Some(ack) = opening.ack else { return from_first == Some(0) };
+        [from_first, distance(self.acks, ack, self.ack)]
+            .iter()
+            .all(|distance| distance.is_some_and(|distance| (0..MET_MAX).contains(&distance)))
     }
 
     /// The secondary has sent its SYN/ACK and no more, so that it may answer the same SYN once more.
@@ -223,7 +239,7 @@ impl TcpFlow {
         self.queues.last().find(is_fin).map_or(DifferenceFrame::Nothing, DifferenceFrame::Held)
     }
 
-    fn on_ack(&mut self, scope: &mut FlowScope<'_>, ack: Seq) {
+    pub(super) fn on_ack(&mut self, scope: &mut FlowScope<'_>, ack: Seq) {
         let acks = *self.acks.get_or_insert(SequenceSpace::new(ack, 0));
         let Some(place) = acks.place(ack) else {
             if self.ack.is_none() {
