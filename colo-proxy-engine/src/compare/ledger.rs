@@ -397,10 +397,16 @@ impl Ledger {
     fn may_wait(&mut self, account: FlowAccount) -> bool {
         let is_beyond = self.is_beyond_twice(account);
         if is_beyond {
-            self.stats.secondary_dropped.limit += 1;
-            self.ask(Reason::Limit);
+            self.drop_at_limit();
         }
         !is_beyond
+    }
+
+    /// Counts a frame of the secondary for which a limit leaves no room. Only a checkpoint replaces
+    /// it. Every one asks: the request before it may have failed.
+    pub(super) fn drop_at_limit(&mut self) {
+        self.stats.secondary_dropped.limit += 1;
+        self.ask(Reason::Limit);
     }
 
     fn queue(

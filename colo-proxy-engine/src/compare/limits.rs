@@ -21,6 +21,9 @@ pub struct Limits {
     pub flow_frames_max: usize,
     /// Bytes of one flow held at a time, on either side.
     pub flow_bytes_max: usize,
+    /// Connections of one flow that the secondary may have opened before the primary does. A SYN
+    /// alone counts for no other limit.
+    pub flow_connections_ahead_max: usize,
     /// How long a primary frame may be held, or secondary data wait, before a checkpoint is asked
     /// for.
     pub compare_timeout: Duration,
@@ -70,6 +73,7 @@ impl Default for Limits {
             bytes_max: 128 << 20,
             flow_frames_max: 16384,
             flow_bytes_max: 32 << 20,
+            flow_connections_ahead_max: 64,
             // QEMU's default.
             compare_timeout: Duration::from_secs(3),
             // Long for an application that is only a little behind, short against the compare

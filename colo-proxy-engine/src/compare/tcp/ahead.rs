@@ -12,10 +12,6 @@ use crate::compare::ledger::{FlowAccount, Ledger};
 use crate::compare::shrink;
 use crate::frame::Frame;
 
-/// Connections of one tuple that the secondary may be ahead. A SYN alone takes nothing of the
-/// ledger's limits.
-const OPENINGS_MAX: usize = 64;
-
 #[derive(Debug)]
 enum AheadEntry {
     /// A connection begins.
@@ -31,8 +27,8 @@ pub(super) struct ConnectionsAhead {
     entries: VecDeque<AheadEntry>,
     openings: usize,
     account: FlowAccount,
-    /// A connection was one too many: what follows is of that or of a later one, and is dropped until
-    /// the next checkpoint.
+    /// One connection was too many. The frames that follow belong to it or to a later one. They are
+    /// dropped until the next checkpoint, and each asks for that.
     is_cut_off: bool,
 }
 
@@ -71,9 +67,13 @@ impl ConnectionsAhead {
         }
     }
 
-    /// The secondary opens a connection.
-    pub(super) fn open(&mut self, opening: Opening) -> Result<(), TooManyConnections> {
-        if self.openings >= OPENINGS_MAX {
+    /// The secondary opens a connection, if it is not ahead by `connections_max` already.
+    pub(super) fn open(
+        &mut self,
+        opening: Opening,
+        connections_max: usize,
+    ) -> Result<(), TooManyConnections> {
+        if self.openings >= connections_max {
             self.cut_off();
             return Err(TooManyConnections);
         }

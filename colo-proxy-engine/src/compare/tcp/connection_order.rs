@@ -197,9 +197,7 @@ impl TcpFlow {
         let is_first = self.rare.ahead.is_empty();
         let ahead = &mut self.rare.ahead;
         if ahead.is_cut_off() {
-            scope.ledger.stats.secondary_dropped.limit += 1;
-            // A checkpoint that was asked for may have failed.
-            scope.ledger.ask(Reason::Limit);
+            scope.ledger.drop_at_limit();
             return true;
         }
         let start = tcp.payload_at as usize;
@@ -219,9 +217,11 @@ impl TcpFlow {
                 if own.belongs(&opening) {
                     return false;
                 }
-                if ahead.open(opening).is_err() {
-                    scope.ledger.stats.secondary_dropped.limit += 1;
-                    scope.ledger.ask(Reason::Limit);
+                let connections_max = scope.ledger.limits.flow_connections_ahead_max;
+                if ahead.open(opening, connections_max).is_err() {
+                    scope.ledger.drop_at_limit();
+                    self.note_apart();
+                    return true;
                 }
                 if is_first {
                     self.keep_witness(scope, ControlBit::Opening, frame);

@@ -388,23 +388,34 @@ fn connections_that_only_the_secondary_opens_are_bounded() {
     rig.passes(&data);
 }
 
-/// A tuple that is cut off stays so until a checkpoint is done, so a failed one is asked for again.
+/// A checkpoint that failed leaves the tuple as it was: its next frame asks again.
 #[test]
-fn a_tuple_that_is_cut_off_asks_again_after_a_failed_checkpoint() {
+fn a_tuple_with_too_many_connections_asks_again_after_a_failed_checkpoint() {
     let mut rig = Rig::new();
     rig.accept(&tcp(0), 1000, 500);
     let syn = |n: u32| tcp(50_000 + n * 7919).syn().ack(10_000 + n * 77_777);
     let asked: Vec<_> = (0..100).flat_map(|n| rig.secondary(&syn(n)).1).collect();
     assert_eq!(asked, [Reason::Limit]);
-    rig.began();
-    rig.failed();
-    let asked: Vec<_> = (100..200).flat_map(|n| rig.secondary(&syn(n)).1).collect();
-    assert_eq!(asked, [], "not before the pause after a failure");
-    assert_eq!(rig.wait(Duration::from_mins(1)).1, [Reason::Limit]);
+    for frame in [syn(100), tcp(60_000).ack(501).data(b"x")] {
+        rig.began();
+        rig.failed();
+        assert_eq!(rig.wait(Duration::from_mins(1)).1, []);
+        assert_eq!(rig.secondary(&frame).1, [Reason::Limit]);
+    }
     rig.checkpoint();
-    let data = tcp(1001).ack(501).data(b"x");
-    rig.is_kept(&data);
-    rig.passes(&data);
+    assert_eq!(rig.secondary(&syn(101)).1, []);
+}
+
+/// The limit is the caller's.
+#[test]
+fn the_connections_that_the_secondary_may_be_ahead_are_a_limit() {
+    let mut rig = Rig::with(Limits { flow_connections_ahead_max: 2, ..Limits::default() });
+    rig.accept(&tcp(0), 1000, 500);
+    for n in 1..3 {
+        rig.is_kept(&tcp(50_000 * n).syn().ack(9000 * n));
+    }
+    assert_eq!(rig.secondary(&tcp(200_000).syn().ack(90_000)).1, [Reason::Limit]);
+    assert_eq!(rig.engine.stats().secondary_dropped.limit, 1);
 }
 
 /// Connections without end that the secondary has not begun: where there are too many, only a

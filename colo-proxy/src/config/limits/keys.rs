@@ -118,6 +118,8 @@ limits! {
     flow_frames_max: usize, PRIMARY, 1, COUNT_MAX => compare.flow_frames_max;
     /// Bytes of held frames of one flow; also of pieces of the secondary's output that wait.
     flow_bytes_max: usize, PRIMARY, 1, BYTES_MAX => compare.flow_bytes_max;
+    /// Connections of one flow that the secondary may have opened before the primary does.
+    flow_connections_ahead_max: usize, PRIMARY, 1, COUNT_MAX => compare.flow_connections_ahead_max;
     /// Time that a frame is held, or that output of the secondary waits, before a checkpoint is
     /// asked for.
     compare_timeout_ms: Ms, PRIMARY, 1, MS_MAX => compare.compare_timeout;
