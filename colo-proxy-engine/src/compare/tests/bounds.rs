@@ -1,21 +1,14 @@
 //! What one frame may cost, whatever the guests hold: counted, not timed.
 
-use super::packet::{Tcp, tcp};
-use super::rig::Rig;
+use super::packet::{Tcp, at, tcp};
+use super::rig::{self, Rig};
 use crate::compare::Limits;
 
 const LONG: u32 = 4000;
 
-fn at(base: &Tcp, seq: u32) -> Tcp {
-    Tcp { seq, ..base.clone() }
-}
-
 /// A connection at 1001, the peer's at 501.
 fn open() -> (Rig, Tcp) {
-    let mut rig = Rig::with(Limits { context_bytes: 1, ..Limits::default() });
-    let base = tcp(1001).ack(501);
-    rig.accept(&base, 1000, 500);
-    (rig, base)
+    rig::open_with(Limits { context_bytes: 1, ..Limits::default() })
 }
 
 /// The steps that a frame of the secondary takes.

@@ -2,21 +2,9 @@
 
 use std::time::Duration;
 
-use super::packet::{Link, Tcp, tcp};
-use super::rig::Rig;
+use super::packet::{Link, Tcp, at, tcp};
+use super::rig::{Rig, open};
 use crate::compare::{Reason, Side, WaitsFor};
-
-/// A connection at 1001, the peer's at 501.
-fn open() -> (Rig, Tcp) {
-    let mut rig = Rig::new();
-    let base = tcp(1001).ack(501);
-    rig.accept(&base, 1000, 500);
-    (rig, base)
-}
-
-fn at(base: &Tcp, seq: u32) -> Tcp {
-    Tcp { seq, ..base.clone() }
-}
 
 #[test]
 fn equal_data_leaves_whichever_guest_is_first() {

@@ -2,13 +2,9 @@
 
 use std::time::Duration;
 
-use super::packet::{Tcp, syn_options, tcp};
-use super::rig::Rig;
+use super::packet::{Tcp, at, syn_options, tcp};
+use super::rig::{self, Rig};
 use crate::compare::{Reason, Side};
-
-fn at(base: &Tcp, seq: u32) -> Tcp {
-    Tcp { seq, ..base.clone() }
-}
 
 fn syn_ack(isn: u32, options: &[u8]) -> Tcp {
     tcp(isn).syn().ack(501).options(options)
@@ -116,9 +112,7 @@ fn data_of_a_syn_is_compared() {
 
 /// A connection with "data" said by both.
 fn talking() -> (Rig, Tcp) {
-    let mut rig = Rig::new();
-    let base = tcp(1001).ack(501);
-    rig.accept(&base, 1000, 500);
+    let (mut rig, base) = rig::open();
     rig.is_kept(&base.clone().data(b"data"));
     rig.passes(&base.clone().data(b"data"));
     (rig, base)

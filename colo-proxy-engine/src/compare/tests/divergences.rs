@@ -3,15 +3,13 @@
 use std::time::Duration;
 
 use super::packet::{Link, Tcp, syn_options, tcp};
-use super::rig::Rig;
+use super::rig::{self, Rig};
 use crate::compare::{Captured, Divergence, Limits, Reason, Side};
 use crate::frame::Frame;
 
 /// A connection at 1001, the peer's at 501, opened 10 ms ago.
 fn open() -> (Rig, Tcp) {
-    let mut rig = Rig::new();
-    let base = tcp(1001).ack(501);
-    rig.accept(&base, 1000, 500);
+    let (mut rig, base) = rig::open();
     rig.now += Duration::from_millis(10);
     (rig, base)
 }

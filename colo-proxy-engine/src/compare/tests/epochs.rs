@@ -2,20 +2,9 @@
 
 use std::time::Duration;
 
-use super::packet::{Link, Tcp, tcp};
-use super::rig::Rig;
+use super::packet::{Link, Tcp, at, tcp};
+use super::rig::{Rig, open};
 use crate::compare::{Limits, Output, Outstanding, Reason};
-
-fn open() -> (Rig, Tcp) {
-    let mut rig = Rig::new();
-    let base = tcp(1001).ack(501);
-    rig.accept(&base, 1000, 500);
-    (rig, base)
-}
-
-fn at(base: &Tcp, seq: u32) -> Tcp {
-    Tcp { seq, ..base.clone() }
-}
 
 #[test]
 fn a_checkpoint_releases_all_flows_in_order_of_arrival() {

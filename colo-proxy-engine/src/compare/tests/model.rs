@@ -29,28 +29,44 @@ pub(super) struct Connection {
     held: Vec<(usize, Claim)>,
 }
 
-/// Control bits that one guest has sent.
-#[derive(Clone, Copy, Debug, Default)]
-struct ControlBits {
-    syn: bool,
-    fin: bool,
-    rst: bool,
-}
-
-/// Everything but data that one guest has sent.
+/// What one guest has said that is no data.
 #[derive(Clone, Copy, Debug, Default)]
 struct Said {
     bits: ControlBits,
     ack: Option<usize>,
     urgent: Option<usize>,
+    /// It has said more than a reset.
     started: bool,
+}
+
+/// A set of SYN, FIN and RST.
+#[derive(Clone, Copy, Debug, Default)]
+struct ControlBits(u8);
+
+impl ControlBits {
+    const SYN: Self = Self(1);
+    const FIN: Self = Self(2);
+    const RST: Self = Self(4);
+
+    fn of(claim: &Claim) -> Self {
+        [(claim.syn, Self::SYN), (claim.fin, Self::FIN), (claim.rst, Self::RST)]
+            .into_iter()
+            .filter(|(is_set, _)| *is_set)
+            .fold(Self::default(), |set, (_, bit)| set.and(bit))
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    fn contains(self, other: Self) -> bool {
+        self.and(other).0 == self.0
+    }
 }
 
 impl Said {
     fn note(&mut self, claim: &Claim) {
-        self.bits.syn |= claim.syn;
-        self.bits.fin |= claim.fin;
-        self.bits.rst |= claim.rst;
+        self.bits = self.bits.and(ControlBits::of(claim));
         self.ack = self.ack.max(claim.ack);
         self.urgent = self.urgent.max(claim.urgent);
         self.started |= !claim.rst;
@@ -74,9 +90,7 @@ impl Connection {
     fn may_leave(&self, claim: &Claim) -> bool {
         (claim.start..claim.end)
             .all(|place| self.covered[place] || self.produced[place] == Some(self.stream[place]))
-            && (!claim.syn || self.said.bits.syn)
-            && (!claim.fin || self.said.bits.fin)
-            && (!claim.rst || self.said.bits.rst)
+            && self.said.bits.contains(ControlBits::of(claim))
             && claim.urgent.is_none_or(|place| self.said.urgent.is_some_and(|said| said >= place))
             && claim.ack.is_none_or(|ack| self.said.ack.is_some_and(|said| said >= ack))
     }
@@ -124,7 +138,7 @@ impl Connection {
     }
 
     pub(super) fn primary_said_fin(&self) -> bool {
-        self.primary.bits.fin
+        self.primary.bits.contains(ControlBits::FIN)
     }
 
     pub(super) fn primary_ack(&self) -> usize {

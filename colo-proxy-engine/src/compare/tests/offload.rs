@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::packet::Link;
-use super::rig::Rig;
+use super::rig::{self, Rig, hand_in};
 use crate::compare::{Limits, Reason, Side};
 use crate::frame::Frame;
 
@@ -40,22 +40,9 @@ fn singles(link: Link, payload: &[u8], size: usize) -> Vec<Frame> {
 }
 
 #[track_caller]
-fn hand_in(rig: &mut Rig, side: Side, frames: &[Frame]) -> Vec<Frame> {
-    let mut released = Vec::new();
-    for frame in frames {
-        let (frames, requests) = rig.frame(side, frame);
-        assert_eq!(requests, []);
-        released.extend(frames);
-    }
-    released
-}
-
-#[track_caller]
 fn is_settled(rig: &mut Rig) {
     assert_eq!(rig.wait(Duration::from_mins(1)), (vec![], vec![]));
-    let stats = rig.engine.stats();
-    assert_eq!((stats.held.frames, stats.held.bytes), (0, 0));
-    assert_eq!((stats.secondary_waiting.frames, stats.reasons.total()), (0, 0));
+    rig::is_settled(rig);
 }
 
 #[test]

@@ -91,6 +91,11 @@ pub(super) fn tcp(seq: u32) -> Tcp {
     }
 }
 
+/// The same segment at `seq`.
+pub(super) fn at(base: &Tcp, seq: u32) -> Tcp {
+    Tcp { seq, ..base.clone() }
+}
+
 /// MSS 1460, SACK permitted, timestamps, window scale 7.
 pub(super) fn syn_options() -> Vec<u8> {
     vec![2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7]

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::packet::Tcp;
+use super::packet::{Tcp, tcp};
 use crate::compare::{Engine, Limits, Output, Reason, Side};
 use crate::frame::Frame;
 
@@ -129,4 +129,41 @@ impl Rig {
         self.holds(&syn);
         self.frees(&syn.clone().salt(3), &[&syn]);
     }
+}
+
+/// A connection at 1001, the peer's at 501.
+#[track_caller]
+pub(super) fn open() -> (Rig, Tcp) {
+    open_with(Limits::default())
+}
+
+/// The same with other limits.
+#[track_caller]
+pub(super) fn open_with(limits: Limits) -> (Rig, Tcp) {
+    let mut rig = Rig::with(limits);
+    let base = tcp(1001).ack(501);
+    rig.accept(&base, 1000, 500);
+    (rig, base)
+}
+
+/// Hands all of `frames` in; says what was released.
+#[track_caller]
+pub(super) fn hand_in(rig: &mut Rig, side: Side, frames: &[Frame]) -> Vec<Frame> {
+    let mut released = Vec::new();
+    for frame in frames {
+        let (frames, requests) = rig.frame(side, frame);
+        assert_eq!(requests, []);
+        released.extend(frames);
+    }
+    released
+}
+
+/// Nothing is held, nothing waits and nothing was ever asked for.
+#[track_caller]
+pub(super) fn is_settled(rig: &Rig) {
+    let stats = rig.engine.stats();
+    assert_eq!((stats.held.frames, stats.held.bytes), (0, 0));
+    assert_eq!((stats.secondary_waiting.frames, stats.reasons.total()), (0, 0));
+    assert_eq!(stats.fragments.incomplete_packets, 0);
+    assert_eq!(stats.fragments.incomplete_bytes, 0);
 }

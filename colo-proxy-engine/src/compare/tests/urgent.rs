@@ -2,21 +2,9 @@
 
 use std::time::Duration;
 
-use super::packet::{Tcp, tcp};
-use super::rig::Rig;
+use super::packet::{Tcp, at, tcp};
+use super::rig::{Rig, open};
 use crate::compare::{Reason, WaitsFor};
-
-/// A connection at 1001, the peer's at 501.
-fn open() -> (Rig, Tcp) {
-    let mut rig = Rig::new();
-    let base = tcp(1001).ack(501);
-    rig.accept(&base, 1000, 500);
-    (rig, base)
-}
-
-fn at(base: &Tcp, seq: u32) -> Tcp {
-    Tcp { seq, ..base.clone() }
-}
 
 #[test]
 fn an_urgent_segment_leaves_when_the_secondary_points_as_far() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::packet::{Tcp, syn_options, tcp};
-use super::rig::Rig;
+use super::rig::{self, Rig};
 use crate::compare::stats::Differences;
 use crate::compare::{Limits, Output, Reason, Side};
 
@@ -11,9 +11,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A connection at 1001, the peer's at 501, in which both have said the same once.
 fn open() -> (Rig, Tcp) {
-    let mut rig = Rig::new();
-    let base = tcp(1001).ack(501);
-    rig.accept(&base, 1000, 500);
+    let (mut rig, base) = rig::open();
     rig.is_kept(&base);
     rig.passes(&base);
     (rig, base)
