@@ -21,7 +21,7 @@ fn octets(len: usize) -> Vec<u8> {
     (0..len).map(|n| (n / 7) as u8).collect()
 }
 
-/// A datagram with `len` octets of payload.
+/// A datagram with `len` bytes of payload.
 pub(super) fn udp(link: Link, len: usize) -> Frame {
     link.udp((53, 4000), &octets(len), 0)
 }
@@ -106,7 +106,7 @@ fn the_same_id_in_another_vlan_or_from_another_address_is_another_packet() {
 }
 
 #[test]
-fn a_differing_octet_is_named_by_its_place_in_the_packet() {
+fn a_differing_byte_is_named_by_its_place_in_the_packet() {
     let mut rig = Rig::new();
     let mut other = octets(3000);
     other[2500] ^= 0x20;
@@ -135,7 +135,7 @@ fn a_segment_in_fragments_is_part_of_its_stream() {
             let whole = Tcp { link, ..segment(2000) };
             let ours = if is_cut.0 { cut(&whole.build(), 3, &[512]) } else { vec![whole.build()] };
             keeps(&mut rig, Side::Primary, &ours);
-            // The same octets, but the segments end elsewhere, and one more follows.
+            // The same bytes, but the segments end elsewhere, and one more follows.
             let first = Tcp { payload: octets(2000)[..700].to_vec(), ..whole.clone() };
             let second = Tcp { seq: 1701, payload: octets(2000)[700..].to_vec(), ..whole };
             let theirs = [first.build(), second.build()].map(|frame| {
@@ -192,7 +192,7 @@ fn everything_that_has_ports_or_none_is_put_together() {
 fn a_packet_left_to_the_device_to_fragment_is_one_datagram() {
     let whole = udp(LINK, 3000);
     let mut octets = whole.bytes().to_vec();
-    // VIRTIO_NET_HDR_GSO_UDP, 1480 octets each.
+    // VIRTIO_NET_HDR_GSO_UDP, 1480 bytes each.
     octets[1] = 3;
     octets[4..6].copy_from_slice(&1480u16.to_le_bytes());
     let ufo = Frame::new(octets.into(), 12).expect("longer than its header");
@@ -203,7 +203,7 @@ fn a_packet_left_to_the_device_to_fragment_is_one_datagram() {
     is_settled(&rig);
 }
 
-/// The IPv4 packet `frame` with four octets of options.
+/// The IPv4 packet `frame` with four bytes of options.
 fn with_options(frame: &Frame, options: [u8; 4]) -> Frame {
     let mut octets = frame.bytes().to_vec();
     octets[26] = 0x46;
