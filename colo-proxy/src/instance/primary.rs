@@ -42,10 +42,10 @@ mod start;
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Everything that a primary waits for.
-type Inputs = HalfInputs<PrimaryLanes>;
+type Inputs = HalfInputs<PrimaryLaneInputs>;
 
 /// What only a primary waits for.
-pub(super) struct PrimaryLanes {
+pub(super) struct PrimaryLaneInputs {
     output: Readable,
     mirror: mpsc::Receiver<LaneEvent>,
     secondary: mpsc::Receiver<LaneEvent<ReturnedRecord>>,
@@ -116,7 +116,7 @@ impl OutputPath for PrimaryKernel {
 }
 
 impl HalfTask for PrimaryTask {
-    type Lanes = PrimaryLanes;
+    type Lanes = PrimaryLaneInputs;
 
     async fn start(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
         // Large, and made once: not for the stack.

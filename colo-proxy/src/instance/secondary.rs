@@ -43,10 +43,10 @@ mod report;
 mod start;
 
 /// Everything that a secondary waits for.
-type Inputs = HalfInputs<SecondaryLanes>;
+type Inputs = HalfInputs<SecondaryLaneInputs>;
 
 /// What only a secondary waits for.
-pub(super) struct SecondaryLanes {
+pub(super) struct SecondaryLaneInputs {
     /// `None` after a failover: input comes from the network then.
     mirror: Option<mpsc::Receiver<LaneEvent>>,
     /// Input that the kernel sent back because its offset is not known.
@@ -93,7 +93,7 @@ impl SecondaryStats {
 }
 
 impl HalfTask for SecondaryTask {
-    type Lanes = SecondaryLanes;
+    type Lanes = SecondaryLaneInputs;
 
     async fn start(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
         // Large, and made once: not for the stack.

@@ -10,7 +10,7 @@ use colo_proxy_engine::pair::protection::{LossPolicy, Protection};
 use colo_proxy_engine::pair::{Primary as PrimaryHalf, PrimaryLimits};
 use tokio::sync::mpsc;
 
-use super::{Inputs, PrimaryKernel, PrimaryLanes, PrimaryStats, PrimaryTask};
+use super::{Inputs, PrimaryKernel, PrimaryLaneInputs, PrimaryStats, PrimaryTask};
 use crate::config::{Guest, SideConfig};
 use crate::datapath::capture::GateCapture;
 use crate::endpoint::Port;
@@ -35,7 +35,7 @@ impl PrimaryTask {
         let (vnet_hdr, stats) = (guest.vnet_hdr_support, PrimaryStats::new(&guest));
         let (mirror_requests, mirror) = spawn_mirror(&guest, mirror, &programs.input_gate, &stats)?;
         let returned = stats.secondary.clone();
-        let lanes = PrimaryLanes {
+        let lanes = PrimaryLaneInputs {
             output: Readable::new(&*programs.output_gate)
                 .map_err(system("watch the output gate"))?,
             mirror,

@@ -8,7 +8,7 @@ use colo_proxy_engine::pair::takeover::{Takeover, TakeoverDeciders};
 use colo_proxy_engine::record::FrameRecords;
 
 use super::output::{OutputObserver, choose_capture, spawn_output};
-use super::{Inputs, SecondaryLanes, SecondaryStats, SecondaryTask};
+use super::{Inputs, SecondaryLaneInputs, SecondaryStats, SecondaryTask};
 use crate::config::{Guest, SideConfig};
 use crate::gate::readable::Readable;
 use crate::instance::announce::Addresses;
@@ -43,7 +43,7 @@ impl SecondaryTask {
         let mirror = lane::spawn_incoming::<FrameRecords>(mirror, vnet_hdr, stats.mirror.clone());
         let (output_requests, output) = spawn_output(&guest, output, source, &stats, observer)?;
         let log = programs.datapath.take_log();
-        let lanes = SecondaryLanes {
+        let lanes = SecondaryLaneInputs {
             mirror: Some(mirror),
             held: Readable::new(&*programs.input_gate).map_err(system("watch the input gate"))?,
             offsets: Readable::new(&events).map_err(system("watch the events"))?,

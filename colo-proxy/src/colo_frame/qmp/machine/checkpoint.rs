@@ -8,12 +8,12 @@ use crate::config::Role;
 #[derive(Debug)]
 pub(super) struct SeenCheckpoint {
     began: Duration,
-    question: QmpQuestion,
+    question: CheckpointQuestion,
 }
 
 /// Whether QEMU confirms that the checkpoint has stopped the guest.
 #[derive(Debug, PartialEq, Eq)]
-enum QmpQuestion {
+enum CheckpointQuestion {
     /// Not asked before the guest's output was taken: the answer has to hold for longer than that.
     Unasked,
     Asked,
@@ -35,22 +35,22 @@ pub(super) enum CheckpointEnd {
 
 impl SeenCheckpoint {
     pub(super) fn new(at: Duration) -> Self {
-        Self { began: at, question: QmpQuestion::Unasked }
+        Self { began: at, question: CheckpointQuestion::Unasked }
     }
 
     pub(super) fn is_unasked(&self) -> bool {
-        self.question == QmpQuestion::Unasked
+        self.question == CheckpointQuestion::Unasked
     }
 
     pub(super) fn asked(&mut self) {
-        self.question = QmpQuestion::Asked;
+        self.question = CheckpointQuestion::Asked;
     }
 
     /// The answer to `query-status`. `None` while the checkpoint stops the guest.
     pub(super) fn on_status(&mut self, status: &str) -> Option<CheckpointEnd> {
         match status {
             "colo" => {
-                self.question = QmpQuestion::Proven;
+                self.question = CheckpointQuestion::Proven;
                 None
             }
             // The answer came too late to prove anything.
@@ -62,7 +62,7 @@ impl SeenCheckpoint {
     /// The guest resumes. QEMU answers before it reports that, so a later answer is about another stop. The
     /// secondary's half releases nothing by it, and needs no proof.
     pub(super) fn on_resume(&self, role: Role, at: Duration) -> CheckpointEnd {
-        if role == Role::Secondary || self.question == QmpQuestion::Proven {
+        if role == Role::Secondary || self.question == CheckpointQuestion::Proven {
             CheckpointEnd::Done { pause: at.saturating_sub(self.began) }
         } else {
             CheckpointEnd::Uncovered
