@@ -16,6 +16,7 @@
 //! and the next by itself after that delay.
 
 mod checkpoint;
+mod events;
 mod found;
 mod join;
 mod pauses;
@@ -26,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use self::checkpoint::{CheckpointEnd, SeenCheckpoint};
+use self::checkpoint::SeenCheckpoint;
 use self::found::FoundQemu;
 use self::pauses::CheckpointPauses;
 use super::pace::CheckpointPace;
@@ -41,6 +42,7 @@ use crate::status::{QemuCheckpoints, QemuReport, QemuState};
 const BEGIN_MAX: Duration = Duration::from_secs(10);
 /// The longest checkpoint. A secondary's QEMU that hangs would stop the primary's guest for ever.
 const CHECKPOINT_MAX: Duration = Duration::from_secs(30);
+
 /// The question that a reply answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum QmpQuestion {
@@ -300,167 +302,13 @@ impl QmpMachine {
         }
     }
 
-    // Events of QEMU.
-
-    /// `at` is QEMU's clock, of which only the difference between two events means something.
-    pub(super) fn on_event(&mut self, now: Instant, name: &str, data: &Value, at: Duration) {
-        if matches!(name, "STOP" | "RESUME" | "MIGRATION" | "COLO_EXIT") {
-            match self.phase {
-                QemuPhase::Probing => return self.found.on_change(),
-                // Nobody starts or stops a guest that waits: the pair was made without us.
-                QemuPhase::Standby if name != "MIGRATION" => return self.probe(),
-                // Somebody makes a pair by hand.
-                QemuPhase::Alone if name == "MIGRATION" && data["status"] == "colo" => {
-                    return self.probe();
-                }
-                _ => {}
-            }
-        }
-        match name {
-            "STOP" => self.on_stop(now, at),
-            "RESUME" => self.on_resume(now, at),
-            "MIGRATION" => self.on_migration(now, data["status"].as_str().unwrap_or_default()),
-            "COLO_EXIT" => self.on_colo_exit(now, data),
-            "SHUTDOWN" => {
-                self.is_ending = true;
-                self.end_checkpoint(now, "QEMU is shutting down");
-                let reason = "QEMU is shutting down".into();
-                self.events.push_back(no_connection(self.role, reason));
-            }
-            _ => {}
-        }
-    }
-
-    fn on_stop(&mut self, now: Instant, at: Duration) {
-        if self.role == Role::Primary && matches!(self.phase, QemuPhase::Entering { .. }) {
-            self.copying.get_or_insert(now);
-        }
-        if self.phase != QemuPhase::Colo || self.checkpoint.is_some() {
-            return;
-        }
-        self.number += 1;
-        self.triggered = None;
-        self.checkpoint = Some(SeenCheckpoint::new(at));
-        self.stopped = Some(now);
-        self.events.push_back(ColoFrameEvent::CheckpointBegan);
-    }
-
-    fn on_resume(&mut self, now: Instant, at: Duration) {
-        let is_first = self.phase == (QemuPhase::Entering { in_colo: true });
-        if is_first {
-            self.phase = QemuPhase::Colo;
-            if let Some(since) = self.copying.take() {
-                let ms = now.saturating_duration_since(since).as_millis();
-                log::info!(
-                    "QEMU stopped the guest for {ms} ms, to copy its memory to the secondary"
-                );
-            }
-            self.events.push_back(ColoFrameEvent::PairReady);
-        }
-        match self.checkpoint.as_ref().map(|one| one.on_resume(self.role, at)) {
-            Some(ended) => self.on_checkpoint_ended(now, ended),
-            // Somebody had stopped the guest, and a checkpoint resumed it, or somebody did. Nobody knows
-            // when the checkpoint began.
-            None if self.phase == QemuPhase::Colo && !is_first => {
-                self.events.push_back(ColoFrameEvent::CheckpointBegan);
-                let ended = match self.role {
-                    Role::Primary => CheckpointEnd::Uncovered,
-                    Role::Secondary => CheckpointEnd::Done { pause: Duration::ZERO },
-                };
-                self.on_checkpoint_ended(now, ended);
-            }
-            None => {}
-        }
-    }
-
-    fn on_confirmation(&mut self, now: Instant, number: u64, status: Option<&Value>) {
-        let status = status.and_then(|status| status["status"].as_str()).unwrap_or_default();
-        let checkpoint = self.checkpoint.as_mut().filter(|_| number == self.number);
-        if let Some(ended) = checkpoint.and_then(|one| one.on_status(status)) {
-            self.on_checkpoint_ended(now, ended);
-        }
-    }
-
-    fn on_checkpoint_ended(&mut self, now: Instant, ended: CheckpointEnd) {
-        match ended {
-            CheckpointEnd::Done { pause } => {
-                self.pauses.add(pause);
-                self.events.push_back(ColoFrameEvent::DONE);
-            }
-            CheckpointEnd::Uncovered => {
-                log::warn!(
-                    "a checkpoint covers nothing, because the guest resumed before its output was taken; \
-                     another one is requested"
-                );
-                self.uncovered += 1;
-                let (state_copied, covers) = (true, false);
-                self.events.push_back(ColoFrameEvent::CheckpointDone { state_copied, covers });
-            }
-            CheckpointEnd::NotMade(why) => return self.fail(now, why.into()),
-        }
-        self.pace.on_done(now);
-        (self.checkpoint, self.triggered, self.due) = (None, None, None);
-    }
-
-    fn on_migration(&mut self, now: Instant, status: &str) {
-        match (status, self.phase) {
-            ("active" | "setup", QemuPhase::Standby) => {
-                self.phase = QemuPhase::Entering { in_colo: false }
-            }
-            ("colo", QemuPhase::Standby | QemuPhase::Entering { .. }) => {
-                self.phase = QemuPhase::Entering { in_colo: true };
-            }
-            ("failed", QemuPhase::Entering { .. }) if self.role == Role::Primary => {
-                self.execute(QmpQuestion::MigrateError, "query-migrate", json!({}));
-            }
-            ("failed", QemuPhase::Entering { .. }) => {
-                self.stay_alone("the migration from the primary failed".into());
-            }
-            ("completed", QemuPhase::Entering { .. }) => {
-                self.stay_alone("QEMU migrated and did not enter COLO".into());
-            }
-            ("completed", QemuPhase::Ending) => {
-                self.end_unfinished(now);
-                self.phase = QemuPhase::Alone;
-            }
-            // Somebody told QEMU by hand that the other half is gone.
-            ("completed", QemuPhase::Colo | QemuPhase::Broken) => self.on_told_by_hand(now),
-            _ => {}
-        }
-    }
+    // The end of a pair, and of a checkpoint.
 
     /// The state of the checkpoint that runs will not come any more.
     fn end_unfinished(&mut self, now: Instant) {
         if self.checkpoint.is_some() {
             self.fail(now, "the other half is gone".into());
         }
-    }
-
-    fn on_told_by_hand(&mut self, now: Instant) {
-        self.phase = QemuPhase::Alone;
-        self.lose(now, "somebody told QEMU by hand that the other half is gone");
-        self.events.push_back(ColoFrameEvent::Failover);
-    }
-
-    fn on_colo_exit(&mut self, now: Instant, data: &Value) {
-        if self.phase == QemuPhase::Ending {
-            return self.end_unfinished(now);
-        }
-        if matches!(self.phase, QemuPhase::Entering { .. }) && self.role == Role::Primary {
-            // Nothing was protected yet, and the guest stands still until QEMU is told.
-            self.phase = QemuPhase::Ending;
-            self.copying = None;
-            self.execute(QmpQuestion::LostHeartbeat, "x-colo-lost-heartbeat", json!({}));
-            return self.stay_alone("the secondary's QEMU did not enter COLO".into());
-        }
-        if self.phase != QemuPhase::Colo {
-            return;
-        }
-        if data["reason"] == "request" {
-            return self.on_told_by_hand(now);
-        }
-        self.phase = QemuPhase::Broken;
-        self.lose(now, "QEMU has lost its other half");
     }
 
     /// The pair is no more, nor is its checkpoint.
