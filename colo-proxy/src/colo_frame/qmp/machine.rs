@@ -112,6 +112,8 @@ impl QemuPhase {
 /// One half of a pair.
 #[derive(Debug)]
 pub(super) struct QmpMachine {
+    /// The guest, for the log.
+    name: String,
     role: Role,
     settings: CheckpointConfig,
     phase: QemuPhase,
@@ -158,8 +160,9 @@ fn no_connection(role: Role, reason: String) -> ColoFrameEvent {
 }
 
 impl QmpMachine {
-    pub(super) fn new(role: Role, settings: CheckpointConfig) -> Self {
+    pub(super) fn new(name: String, role: Role, settings: CheckpointConfig) -> Self {
         Self {
+            name,
             role,
             settings,
             phase: QemuPhase::Absent,
@@ -225,8 +228,9 @@ impl QmpMachine {
         }
         if support::is_untried(version) {
             log::warn!(
-                "QEMU {version} is older than 11.1, the first release that is known to do COLO; install \
-                 QEMU 11.1 or newer on both hosts if checkpoints fail"
+                "{}: QEMU {version} is older than 11.1, the first release that is known to do COLO. If \
+                 checkpoints fail, install QEMU 11.1 or newer on both hosts",
+                self.name
             );
         }
         self.phase = QemuPhase::Probing;
@@ -267,7 +271,8 @@ impl QmpMachine {
             QmpQuestion::Cont => {
                 if let Err(refusal) = result {
                     log::error!(
-                        "QEMU does not resume its guest: {refusal}. Resume it by hand (`cont`)"
+                        "{}: QEMU does not resume its guest: {refusal}. Resume it by hand (`cont`)",
+                        self.name
                     );
                 }
             }
@@ -295,7 +300,8 @@ impl QmpMachine {
             QmpQuestion::Announce => {
                 if let Err(refusal) = result {
                     log::warn!(
-                        "QEMU does not announce its guest: {refusal}. Clients may reach it late"
+                        "{}: QEMU does not announce its guest: {refusal}. Clients may reach it late",
+                        self.name
                     );
                 }
             }
@@ -374,7 +380,7 @@ impl QmpMachine {
             let why = format!(
                 "QEMU does not let its guest go on alone: {refusal}. Look at `query-status` of this QEMU"
             );
-            log::error!("{why}");
+            log::error!("{}: {why}", self.name);
             self.trouble = Some(why);
             if self.phase == QemuPhase::Ending {
                 self.phase = QemuPhase::Alone;

@@ -40,7 +40,7 @@ impl QmpDriver {
         Ok(Self {
             instance: terms.instance.clone(),
             client: QmpClient::open(endpoint).await?,
-            machine: QmpMachine::new(terms.role, terms.checkpoints),
+            machine: QmpMachine::new(terms.instance.clone(), terms.role, terms.checkpoints),
             asked: HashMap::new(),
             quick_ack: QuickAck::new(terms.quick_ack),
             terms,

@@ -66,7 +66,8 @@ impl QmpMachine {
             if let Some(since) = self.copying.take() {
                 let ms = now.saturating_duration_since(since).as_millis();
                 log::info!(
-                    "QEMU stopped the guest for {ms} ms, to copy its memory to the secondary"
+                    "{}: QEMU stopped the guest for {ms} ms, to copy its memory to the secondary",
+                    self.name
                 );
             }
             self.events.push_back(ColoFrameEvent::PairReady);
@@ -103,8 +104,9 @@ impl QmpMachine {
             }
             CheckpointEnd::Uncovered => {
                 log::warn!(
-                    "a checkpoint covers nothing, because the guest resumed before its output was taken; \
-                     another one is requested"
+                    "{}: a checkpoint covers nothing, because the guest resumed before its output was \
+                     taken. Another one is requested",
+                    self.name
                 );
                 self.uncovered += 1;
                 let (state_copied, covers) = (true, false);

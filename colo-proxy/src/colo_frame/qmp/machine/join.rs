@@ -88,7 +88,7 @@ impl QmpMachine {
         if self.copying.take().is_some() {
             self.execute(QmpQuestion::Cont, "cont", json!({}));
         }
-        log::error!("{why}");
+        log::error!("{}: {why}", self.name);
         self.trouble = Some(why.clone());
         self.events.push_back(ColoFrameEvent::Alone { reason: why });
     }

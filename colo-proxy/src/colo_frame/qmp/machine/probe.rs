@@ -96,7 +96,7 @@ impl QmpMachine {
     }
 
     pub(super) fn refuse(&mut self, why: String) {
-        log::error!("{why}");
+        log::error!("{}: {why}", self.name);
         self.phase = QemuPhase::Absent;
         self.trouble = Some(why.clone());
         self.events.push_back(ColoFrameEvent::Alone { reason: why });

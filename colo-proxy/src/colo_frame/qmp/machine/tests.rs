@@ -8,16 +8,16 @@ const NEW: QemuVersion = QemuVersion { major: 11, minor: 1, micro: 3 };
 const MS: Duration = Duration::from_millis(1);
 
 /// A QEMU of which the test knows what it would say.
-struct Stand {
+struct MachineStand {
     machine: QmpMachine,
     now: Instant,
     /// QEMU's clock.
     clock: Duration,
 }
 
-impl Stand {
+impl MachineStand {
     fn new(role: Role) -> Self {
-        let machine = QmpMachine::new(role, CheckpointConfig::default());
+        let machine = QmpMachine::new("guest".into(), role, CheckpointConfig::default());
         let mut stand = Self { machine, now: Instant::now(), clock: MS * 1000 };
         let reason = "not connected to QEMU yet".into();
         assert_eq!(stand.machine.next_event(), Some(no_connection(role, reason)));

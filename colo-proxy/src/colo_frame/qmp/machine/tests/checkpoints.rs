@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_checkpoint_is_told_when_it_is_proven() {
     for role in [Role::Primary, Role::Secondary] {
-        let mut stand = Stand::in_colo(role);
+        let mut stand = MachineStand::in_colo(role);
         stand.says("STOP");
         assert_eq!(stand.told(), None, "the guest's output is not taken yet");
         assert_eq!(stand.events(), [ColoFrameEvent::CheckpointBegan]);
@@ -19,7 +19,7 @@ fn a_checkpoint_is_told_when_it_is_proven() {
 
 #[test]
 fn one_whose_guest_went_on_before_its_output_was_taken_covers_nothing() {
-    let mut stand = Stand::in_colo(Role::Primary);
+    let mut stand = MachineStand::in_colo(Role::Primary);
     // Both are read in one go.
     stand.says("STOP");
     stand.says("RESUME");
@@ -45,7 +45,7 @@ fn one_whose_guest_went_on_before_its_output_was_taken_covers_nothing() {
 
 #[test]
 fn whether_the_guest_is_stopped_is_asked_when_its_output_was_taken_and_not_before() {
-    let mut stand = Stand::in_colo(Role::Primary);
+    let mut stand = MachineStand::in_colo(Role::Primary);
     stand.says("STOP");
     assert_eq!(stand.machine.next_event(), Some(ColoFrameEvent::CheckpointBegan));
     assert_eq!((stand.machine.next_event(), stand.told()), (None, None), "it is being taken");
@@ -70,7 +70,7 @@ fn whether_the_guest_is_stopped_is_asked_when_its_output_was_taken_and_not_befor
 
 #[test]
 fn an_operators_stop_and_cont_is_no_checkpoint() {
-    let mut stand = Stand::in_colo(Role::Primary);
+    let mut stand = MachineStand::in_colo(Role::Primary);
     stand.says("STOP");
     assert_eq!(stand.events(), [ColoFrameEvent::CheckpointBegan]);
     stand.confirm("paused");
@@ -85,7 +85,7 @@ fn an_operators_stop_and_cont_is_no_checkpoint() {
 
 #[test]
 fn an_answer_to_an_earlier_question_proves_nothing() {
-    let mut stand = Stand::in_colo(Role::Primary);
+    let mut stand = MachineStand::in_colo(Role::Primary);
     stand.says("STOP");
     stand.events();
     let late = stand.told().unwrap().ask;
@@ -101,7 +101,7 @@ fn an_answer_to_an_earlier_question_proves_nothing() {
 
 #[test]
 fn a_secondary_that_is_lost_in_a_checkpoint_fails_it() {
-    let mut stand = Stand::in_colo(Role::Primary);
+    let mut stand = MachineStand::in_colo(Role::Primary);
     stand.says("STOP");
     stand.events();
     stand.confirm("colo");
@@ -121,7 +121,7 @@ fn a_secondary_that_is_lost_in_a_checkpoint_fails_it() {
 
 #[test]
 fn a_primary_whose_secondary_is_silent_is_told_to_go_on_in_a_checkpoint() {
-    let mut stand = Stand::in_colo(Role::Primary);
+    let mut stand = MachineStand::in_colo(Role::Primary);
     stand.says("STOP");
     stand.events();
     stand.confirm("colo");
@@ -135,7 +135,7 @@ fn a_primary_whose_secondary_is_silent_is_told_to_go_on_in_a_checkpoint() {
 #[test]
 fn a_takeover_waits_for_the_state_that_was_on_its_way() {
     for arrives in [false, true] {
-        let mut stand = Stand::in_colo(Role::Secondary);
+        let mut stand = MachineStand::in_colo(Role::Secondary);
         stand.says("STOP");
         stand.events();
         stand.confirm("colo");
@@ -158,7 +158,7 @@ fn a_takeover_waits_for_the_state_that_was_on_its_way() {
 
 #[test]
 fn a_survivor_announces_itself() {
-    let mut stand = Stand::in_colo(Role::Secondary);
+    let mut stand = MachineStand::in_colo(Role::Secondary);
     stand.qemu_says("COLO_EXIT", &json!({"mode": "secondary", "reason": "error"}));
     assert!(matches!(&stand.events()[..], [lost] if is_loss(lost)));
     stand.machine.end(stand.now);
@@ -168,7 +168,7 @@ fn a_survivor_announces_itself() {
 
 #[test]
 fn what_an_operator_told_qemu_is_done_here_too() {
-    let mut stand = Stand::in_colo(Role::Secondary);
+    let mut stand = MachineStand::in_colo(Role::Secondary);
     stand.says("STOP");
     stand.migration("completed");
     stand.says("RESUME");
@@ -178,7 +178,7 @@ fn what_an_operator_told_qemu_is_done_here_too() {
 
 #[test]
 fn a_request_sets_the_delay_once_and_the_next_one_keeps_its_distance() {
-    let mut stand = Stand::in_colo(Role::Primary);
+    let mut stand = MachineStand::in_colo(Role::Primary);
     for _ in 0..3 {
         stand.machine.request_checkpoint(stand.now);
     }
@@ -202,7 +202,7 @@ fn a_request_sets_the_delay_once_and_the_next_one_keeps_its_distance() {
 
 #[test]
 fn a_request_that_is_refused_or_not_followed_fails() {
-    let mut stand = Stand::in_colo(Role::Primary);
+    let mut stand = MachineStand::in_colo(Role::Primary);
     stand.machine.request_checkpoint(stand.now);
     stand.pass(Duration::ZERO);
     stand.refuse(QmpQuestion::Checkpoint);
@@ -224,7 +224,7 @@ fn a_request_that_is_refused_or_not_followed_fails() {
 
 #[test]
 fn a_checkpoint_that_never_ends_is_given_up() {
-    let mut stand = Stand::in_colo(Role::Primary);
+    let mut stand = MachineStand::in_colo(Role::Primary);
     stand.says("STOP");
     stand.events();
     stand.confirm("colo");
@@ -237,7 +237,7 @@ fn a_checkpoint_that_never_ends_is_given_up() {
 
 #[test]
 fn a_checkpoint_of_a_guest_that_an_operator_had_stopped_covers_nothing() {
-    let mut stand = Stand::in_colo(Role::Primary);
+    let mut stand = MachineStand::in_colo(Role::Primary);
     stand.says("STOP");
     stand.events();
     stand.confirm("paused");
@@ -252,7 +252,7 @@ fn a_checkpoint_of_a_guest_that_an_operator_had_stopped_covers_nothing() {
 
 #[test]
 fn without_colo_a_request_fails_at_once() {
-    let mut stand = Stand::found(Role::Primary, "none", "running");
+    let mut stand = MachineStand::found(Role::Primary, "none", "running");
     stand.events();
     stand.machine.request_checkpoint(stand.now);
     assert!(matches!(&stand.events()[..], [failed] if is_failure(failed)));
@@ -260,7 +260,7 @@ fn without_colo_a_request_fails_at_once() {
 
 #[test]
 fn a_connection_that_is_lost_in_colo_is_a_lost_pair_until_it_is_back() {
-    let mut stand = Stand::in_colo(Role::Primary);
+    let mut stand = MachineStand::in_colo(Role::Primary);
     stand.machine.on_down(stand.now, "QEMU closed the connection");
     assert!(matches!(&stand.events()[..], [ColoFrameEvent::Gone { .. }]));
     stand.machine.on_down(stand.now, "again");
@@ -275,7 +275,7 @@ fn a_connection_that_is_lost_in_colo_is_a_lost_pair_until_it_is_back() {
 
 #[test]
 fn one_that_says_that_it_ends_is_not_gone_without_a_word() {
-    let mut stand = Stand::in_colo(Role::Primary);
+    let mut stand = MachineStand::in_colo(Role::Primary);
     stand.qemu_says("SHUTDOWN", &json!({"guest": true, "reason": "guest-shutdown"}));
     stand.machine.on_down(stand.now, "QEMU closed the connection");
     assert!(stand.events().iter().all(is_loss));
@@ -283,7 +283,7 @@ fn one_that_says_that_it_ends_is_not_gone_without_a_word() {
 
 #[test]
 fn unknown_events_and_states_change_nothing() {
-    let mut stand = Stand::in_colo(Role::Primary);
+    let mut stand = MachineStand::in_colo(Role::Primary);
     for name in ["", "VSERPORT_CHANGE", "MIGRATION_PASS", "NEW_IN_QEMU_99"] {
         stand.qemu_says(name, &json!({"status": "colo"}));
     }

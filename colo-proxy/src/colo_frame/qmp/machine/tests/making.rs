@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_release_that_is_known_to_fail_is_told_nothing_and_refuses_protection() {
-    let mut stand = Stand::new(Role::Primary);
+    let mut stand = MachineStand::new(Role::Primary);
     stand.machine.on_up(QemuVersion { major: 7, minor: 2, micro: 22 });
     assert_eq!(stand.told(), None);
     let Some(ColoFrameEvent::Alone { reason }) = stand.machine.next_event() else {
@@ -17,7 +17,7 @@ fn a_release_that_is_known_to_fail_is_told_nothing_and_refuses_protection() {
 
 #[test]
 fn capabilities_that_are_refused_end_the_attempt_before_anything_is_copied() {
-    let mut stand = Stand::found(Role::Primary, "none", "running");
+    let mut stand = MachineStand::found(Role::Primary, "none", "running");
     stand.events();
     stand.machine.protect("tcp:h:9998").unwrap();
     stand.refuse(QmpQuestion::Capabilities);
@@ -28,7 +28,7 @@ fn capabilities_that_are_refused_end_the_attempt_before_anything_is_copied() {
 
 #[test]
 fn a_qemu_that_does_not_say_how_it_is_is_asked_again_and_not_taken_for_alone() {
-    let mut stand = Stand::new(Role::Primary);
+    let mut stand = MachineStand::new(Role::Primary);
     stand.machine.on_up(NEW);
     stand.answer(QmpQuestion::Schema, schema());
     stand.refuse(QmpQuestion::ColoStatus);
@@ -43,7 +43,7 @@ fn a_qemu_that_does_not_say_how_it_is_is_asked_again_and_not_taken_for_alone() {
 
 #[test]
 fn a_pair_that_is_made_by_hand_is_noticed() {
-    let mut stand = Stand::found(Role::Primary, "none", "running");
+    let mut stand = MachineStand::found(Role::Primary, "none", "running");
     stand.events();
     stand.migration("colo");
     assert_eq!(stand.state(), "probing");
@@ -51,7 +51,7 @@ fn a_pair_that_is_made_by_hand_is_noticed() {
 
 #[test]
 fn one_without_colo_built_in_is_named() {
-    let mut stand = Stand::new(Role::Primary);
+    let mut stand = MachineStand::new(Role::Primary);
     stand.machine.on_up(NEW);
     stand.answer(QmpQuestion::Schema, json!([]));
     let why = stand.machine.protect("tcp:h:1").unwrap_err();
@@ -60,7 +60,7 @@ fn one_without_colo_built_in_is_named() {
 
 #[test]
 fn a_primary_is_brought_into_colo() {
-    let mut stand = Stand::found(Role::Primary, "none", "running");
+    let mut stand = MachineStand::found(Role::Primary, "none", "running");
     assert_eq!(stand.events(), [ColoFrameEvent::Alone { reason: "QEMU is not in COLO".into() }]);
     assert!(stand.machine.protect("tcp:h:9998").is_ok());
     for (ask, command) in [
@@ -89,7 +89,7 @@ fn a_primary_is_brought_into_colo() {
 
 #[test]
 fn a_guest_that_is_emulated_stands_still_for_the_copy_and_goes_on_if_that_fails() {
-    let mut stand = Stand::found(Role::Primary, "none", "running");
+    let mut stand = MachineStand::found(Role::Primary, "none", "running");
     stand.events();
     stand.machine.found.on_kvm(&json!({"enabled": false}));
     stand.machine.protect("tcp:h:9998").unwrap();
@@ -109,7 +109,7 @@ fn a_guest_that_is_emulated_stands_still_for_the_copy_and_goes_on_if_that_fails(
 
 #[test]
 fn protection_that_is_wanted_early_begins_when_it_can() {
-    let mut stand = Stand::new(Role::Primary);
+    let mut stand = MachineStand::new(Role::Primary);
     assert!(stand.machine.protect("tcp:h:9998").is_ok());
     stand.machine.on_up(NEW);
     assert!(stand.machine.protect("tcp:h:9998").is_ok());
@@ -122,7 +122,7 @@ fn protection_that_is_wanted_early_begins_when_it_can() {
 
 #[test]
 fn a_secondary_without_colo_leaves_the_primary_going() {
-    let mut stand = Stand::found(Role::Primary, "none", "running");
+    let mut stand = MachineStand::found(Role::Primary, "none", "running");
     stand.events();
     stand.machine.protect("tcp:h:9998").unwrap();
     for ask in [QmpQuestion::Capabilities, QmpQuestion::Parameters, QmpQuestion::Migrate] {
@@ -139,7 +139,7 @@ fn a_secondary_without_colo_leaves_the_primary_going() {
 
 #[test]
 fn a_qemu_that_changes_while_it_is_asked_is_asked_again() {
-    let mut stand = Stand::new(Role::Secondary);
+    let mut stand = MachineStand::new(Role::Secondary);
     stand.machine.on_up(NEW);
     stand.answer(QmpQuestion::Schema, schema());
     stand.answer(QmpQuestion::ColoStatus, json!({"mode": "none"}));
@@ -155,7 +155,7 @@ fn a_qemu_that_changes_while_it_is_asked_is_asked_again() {
 
 #[test]
 fn a_takeover_of_a_qemu_that_is_being_asked_is_not_forgotten() {
-    let mut stand = Stand::found(Role::Secondary, "none", "inmigrate");
+    let mut stand = MachineStand::found(Role::Secondary, "none", "inmigrate");
     stand.answer(QmpQuestion::Capabilities, json!({}));
     stand.machine.end(stand.now);
     stand.answer(QmpQuestion::ColoStatus, json!({"mode": "secondary"}));
@@ -163,7 +163,7 @@ fn a_takeover_of_a_qemu_that_is_being_asked_is_not_forgotten() {
     stand.answer(QmpQuestion::Status, json!({"status": "running"}));
     assert_eq!(stand.told().map(|told| told.ask), Some(QmpQuestion::LostHeartbeat));
     // One that still waits has nobody to lose.
-    let mut stand = Stand::found(Role::Secondary, "none", "inmigrate");
+    let mut stand = MachineStand::found(Role::Secondary, "none", "inmigrate");
     stand.answer(QmpQuestion::Capabilities, json!({}));
     stand.machine.end(stand.now);
     stand.answer(QmpQuestion::ColoStatus, json!({"mode": "none"}));
@@ -175,7 +175,7 @@ fn a_takeover_of_a_qemu_that_is_being_asked_is_not_forgotten() {
 
 #[test]
 fn a_secondary_waits_with_its_capabilities_set() {
-    let mut stand = Stand::found(Role::Secondary, "none", "inmigrate");
+    let mut stand = MachineStand::found(Role::Secondary, "none", "inmigrate");
     assert_eq!(stand.state(), "standby");
     stand.answer(QmpQuestion::Capabilities, json!({}));
     stand.migration("active");
@@ -186,7 +186,7 @@ fn a_secondary_waits_with_its_capabilities_set() {
 
 #[test]
 fn a_migration_that_fails_is_told_with_qemus_reason() {
-    let mut stand = Stand::found(Role::Primary, "none", "running");
+    let mut stand = MachineStand::found(Role::Primary, "none", "running");
     stand.events();
     stand.machine.protect("tcp:h:9998").unwrap();
     for ask in [QmpQuestion::Capabilities, QmpQuestion::Parameters, QmpQuestion::Migrate] {
@@ -207,7 +207,7 @@ fn a_migration_that_fails_is_told_with_qemus_reason() {
 
 #[test]
 fn a_command_that_is_refused_ends_the_attempt() {
-    let mut stand = Stand::found(Role::Primary, "none", "running");
+    let mut stand = MachineStand::found(Role::Primary, "none", "running");
     stand.events();
     stand.machine.protect("tcp:h:9998").unwrap();
     stand.refuse(QmpQuestion::Capabilities);
@@ -217,7 +217,7 @@ fn a_command_that_is_refused_ends_the_attempt() {
 
 #[test]
 fn a_half_of_the_other_kind_is_refused() {
-    let mut stand = Stand::found(Role::Primary, "secondary", "running");
+    let mut stand = MachineStand::found(Role::Primary, "secondary", "running");
     assert!(
         matches!(&stand.events()[..], [ColoFrameEvent::Alone { reason }] if reason.contains("secondary"))
     );
