@@ -121,12 +121,15 @@ pub async fn start(
     Ok(match kind {
         None => Box::new(NoDriver),
         Some(ColoFrameKind::Instant) => Box::new(instant::InstantDriver::default()),
-        Some(ColoFrameKind::Script(path)) => Box::new(script::ScriptDriver::start(path)?),
+        Some(ColoFrameKind::Script(path)) => {
+            Box::new(script::ScriptDriver::start(&terms.instance, path)?)
+        }
         Some(ColoFrameKind::Qmp(endpoint)) => {
             Box::new(qmp::QmpDriver::open(endpoint.clone(), terms).await?)
         }
         Some(ColoFrameKind::Xen(endpoint)) => {
-            Box::new(xen::XenDriver::new(Port::open(endpoint.clone()).await?, terms.vnet_hdr))
+            let port = Port::open(endpoint.clone()).await?;
+            Box::new(xen::XenDriver::new(terms.instance, port, terms.vnet_hdr))
         }
     })
 }

@@ -27,6 +27,8 @@ const RESTART: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct ScriptDriver {
+    /// The guest, for the log.
+    instance: String,
     commands: mpsc::Sender<String>,
     events: mpsc::Receiver<ColoFrameEvent>,
     /// Ends with this, and the script with it.
@@ -34,12 +36,18 @@ pub(super) struct ScriptDriver {
 }
 
 impl ScriptDriver {
-    pub(super) fn start(path: &Path) -> Result<Self, ColoFrameError> {
+    pub(super) fn start(instance: &str, path: &Path) -> Result<Self, ColoFrameError> {
         let child = spawn(path)?;
+        let script = ServedScript { instance: instance.into(), path: path.into() };
         let (commands, from_proxy) = mpsc::channel(WAITING_MAX);
         let (to_proxy, events) = mpsc::channel(WAITING_MAX);
-        let task = tokio::spawn(serve(path.into(), child, from_proxy, to_proxy));
-        Ok(Self { commands, events, _task: AbortOnDropHandle::new(task) })
+        let task = tokio::spawn(serve(script, child, from_proxy, to_proxy));
+        Ok(Self {
+            instance: instance.into(),
+            commands,
+            events,
+            _task: AbortOnDropHandle::new(task),
+        })
     }
 }
 
@@ -49,7 +57,9 @@ impl ColoFrame for ScriptDriver {
         let line = serde_json::to_string(command).unwrap_or_default();
         if self.commands.try_send(line).is_err() {
             log::error!(
-                "the COLO-frame script does not read its standard input; lost command: {command:?}"
+                "{}: the COLO-frame script does not read its standard input, so this command is lost: \
+                 {command:?}",
+                self.instance
             );
         }
     }
@@ -78,20 +88,30 @@ fn spawn(path: &Path) -> Result<Child, ColoFrameError> {
         .map_err(|source| ColoFrameError::Start { path: path.display().to_string(), source })
 }
 
+/// The script of a guest.
+struct ServedScript {
+    instance: String,
+    path: PathBuf,
+}
+
 /// Serves one child after the other until the proxy is gone.
 async fn serve(
-    path: PathBuf,
+    script: ServedScript,
     mut child: Child,
     mut commands: mpsc::Receiver<String>,
     events: mpsc::Sender<ColoFrameEvent>,
 ) {
+    let ServedScript { instance, path } = script;
     loop {
         if let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take())
-            && converse(stdin, stdout, &mut commands, &events).await == ScriptEnd::Proxy
+            && converse(&instance, stdin, stdout, &mut commands, &events).await == ScriptEnd::Proxy
         {
             return;
         }
-        log::error!("the COLO-frame script {} ended; it is started again", path.display());
+        log::error!(
+            "{instance}: the COLO-frame script {} ended. It is started again",
+            path.display()
+        );
         // Its checkpoint will not come: the proxy asks again.
         let failed = ColoFrameEvent::CheckpointFailed { reason: "the script ended".into() };
         if events.send(failed).await.is_err() {
@@ -101,7 +121,7 @@ async fn serve(
             tokio::time::sleep(RESTART).await;
             match spawn(&path) {
                 Ok(child) => break child,
-                Err(error) => log::error!("{}; trying again", chain(&error)),
+                Err(error) => log::error!("{instance}: {}; trying again", chain(&error)),
             }
         };
     }
@@ -114,6 +134,7 @@ enum ScriptEnd {
 }
 
 async fn converse(
+    instance: &str,
     mut stdin: ChildStdin,
     stdout: ChildStdout,
     commands: &mut mpsc::Receiver<String>,
@@ -133,7 +154,8 @@ async fn converse(
                     Some(Ok(line)) => line,
                     // Too long, or not UTF-8: this is no script that speaks our language.
                     Some(Err(error)) => {
-                        log::error!("cannot read from the COLO-frame script: {}", chain(&error));
+                        log::error!(
+        "{instance}: cannot read from the COLO-frame script: {}. It is started again", chain(&error));
                         return ScriptEnd::Script;
                     }
                     None => return ScriptEnd::Script,
@@ -141,7 +163,7 @@ async fn converse(
                 match serde_json::from_str(&line) {
                     Ok(event) => if events.send(event).await.is_err() { return ScriptEnd::Proxy },
                     Err(error) => log::warn!(
-                        "the COLO-frame script wrote `{line}`, which is no event: {}",
+                        "{instance}: the COLO-frame script wrote `{line}`, which is no event: {}",
                         chain(&error)
                     ),
                 }
@@ -184,7 +206,7 @@ mod tests {
             echo '{"event":"failover"}'
             read line"#,
         );
-        let mut frame = ScriptDriver::start(&path).expect("it starts");
+        let mut frame = ScriptDriver::start("guest", &path).expect("it starts");
         frame.command(&request());
         assert_eq!(frame.next_event().await, ColoFrameEvent::CheckpointBegan);
         assert_eq!(frame.next_event().await, ColoFrameEvent::DONE);
@@ -207,7 +229,7 @@ mod tests {
             &dir,
             r#"read line; test -e "$0.once" && echo '{"event":"failover"}'; touch "$0.once""#,
         );
-        let mut frame = ScriptDriver::start(&path).expect("it starts");
+        let mut frame = ScriptDriver::start("guest", &path).expect("it starts");
         frame.command(&request());
         assert!(matches!(frame.next_event().await, ColoFrameEvent::CheckpointFailed { .. }));
         frame.command(&request());
@@ -216,8 +238,8 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_is_not_there_is_named() {
-        let error =
-            ScriptDriver::start(Path::new("/nonexistent/frame")).expect_err("nothing there");
+        let error = ScriptDriver::start("guest", Path::new("/nonexistent/frame"))
+            .expect_err("nothing there");
         assert!(error.to_string().contains("/nonexistent/frame"), "{error}");
     }
 }

@@ -50,9 +50,9 @@ pub(super) struct XenDriver {
 
 impl XenDriver {
     /// `vnet_hdr`: messages to us have a second word.
-    pub(super) fn new(port: Port, vnet_hdr: bool) -> Self {
+    pub(super) fn new(instance: String, port: Port, vnet_hdr: bool) -> Self {
         Self {
-            notify: NotifyChannel::new(port, vnet_hdr),
+            notify: NotifyChannel::new(instance, port, vnet_hdr),
             is_request_outstanding: false,
             due: VecDeque::new(),
             unknown_messages: 0,
@@ -76,7 +76,8 @@ impl XenDriver {
                 self.unknown_messages += 1;
                 if let Some(more) = self.unknown_log.admit(Instant::now()) {
                     let shown = text.get(..SHOWN_MAX).unwrap_or(text).escape_ascii();
-                    log::warn!("notify-dev: unknown message \"{shown}\"{more}");
+                    let name = &self.notify.instance;
+                    log::warn!("{name}: notify-dev: unknown message \"{shown}\" is ignored{more}");
                 }
             }
         }
@@ -90,8 +91,9 @@ impl ColoFrame for XenDriver {
             self.is_request_outstanding = true;
             if !self.notify.request_checkpoint() {
                 log::info!(
-                    "notify-dev: a checkpoint is needed, and there is no peer to ask yet. The request is \
-                     sent when one connects"
+                    "{}: notify-dev: a checkpoint is needed, and there is no peer to ask yet. The request \
+                     is sent when one connects",
+                    self.notify.instance
                 );
             }
         }
@@ -147,6 +149,8 @@ enum NotifyEvent {
 /// The channel, and the messages that wait to be sent on it.
 #[derive(Debug)]
 struct NotifyChannel {
+    /// The guest, for the log.
+    instance: String,
     endpoint: String,
     dialler: Dialler,
     connection: Option<DialledConnection>,
@@ -158,8 +162,9 @@ struct NotifyChannel {
 }
 
 impl NotifyChannel {
-    fn new(port: Port, vnet_hdr: bool) -> Self {
+    fn new(instance: String, port: Port, vnet_hdr: bool) -> Self {
         Self {
+            instance,
             endpoint: port.endpoint().to_string(),
             dialler: Dialler::spawn(port),
             connection: None,
@@ -180,7 +185,7 @@ impl NotifyChannel {
             let Some(connection) = &self.connection else {
                 self.connection = Some(self.dialler.next().await);
                 self.connections += 1;
-                log::info!("notify-dev: {}: connected", self.endpoint);
+                log::info!("{}: notify-dev {} is connected", self.instance, self.endpoint);
                 return NotifyEvent::Up;
             };
             match self.reader.next_record() {
@@ -234,7 +239,11 @@ impl NotifyChannel {
     }
 
     fn end(&mut self, why: &str) -> NotifyEvent {
-        log::warn!("notify-dev: {}: {why}", self.endpoint);
+        log::warn!(
+            "{}: notify-dev {}: the connection ended: {why}. It is made again",
+            self.instance,
+            self.endpoint
+        );
         self.connection = None;
         self.reader.reset();
         self.waiting.clear();
