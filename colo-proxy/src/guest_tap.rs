@@ -133,7 +133,7 @@ impl GuestTap {
             Ok(passed) => {
                 self.unguarded_frames += passed;
                 self.state = GuestTapState::Guarded(link);
-                log::info!("{name}: {netdev} is back, and attached again");
+                log::info!("{name}: {netdev} is back, and the programs are attached again");
                 true
             }
             // Mostly it went again at once: the next one is tried like this one.

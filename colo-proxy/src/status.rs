@@ -269,8 +269,8 @@ pub fn running(dir: &Path) -> Result<Vec<String>, StatusError> {
     Ok(names)
 }
 
-/// The instance that an operator means by `name`: its own name, or a netdev. Where two network
-/// namespaces of this machine have such a netdev, the one in ours is meant.
+/// The instance that an operator means by `name`: its own name, or a netdev. If two network namespaces
+/// of this machine have that netdev, the one in ours is meant.
 pub fn find(dir: &Path, name: &str) -> Result<String, StatusError> {
     let all = running(dir)?;
     let shown = || if all.is_empty() { "none".to_owned() } else { all.join(", ") };

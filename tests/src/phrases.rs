@@ -57,7 +57,7 @@ pub mod compare {
     /// A checkpoint is needed, and `notify_dev` has no connection.
     pub const NO_PEER_TO_ASK: &str = "no peer to ask yet";
     /// A checkpoint is needed and cannot be requested.
-    pub const HOLD_CONTINUES: &str = "what is held stays held (payload)";
+    pub const HOLD_CONTINUES: &str = "held output stays held (payload)";
     /// `outdev` takes released frames more slowly than they come.
     pub const OUTDEV_SLOW: &str = "what is released waits";
     /// The counter of a record that its connection's end truncated.

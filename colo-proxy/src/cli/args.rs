@@ -147,10 +147,10 @@ pub(super) struct DiffArgs {
     /// frames have at one end]
     #[arg(long, value_name = "ADDRESS")]
     pub(super) guest: Vec<GuestAddress>,
-    /// How the clocks of the captures go together: absolute (they are the same), first (the first
-    /// packets are of the same time), connections (connections in both captures were opened at the
-    /// same time) [default: absolute if the captures overlap in time, else connections if both have
-    /// the same, else first]
+    /// How to align the clocks of the captures: absolute (the clocks agree), first (both first packets
+    /// have the same time), connections (each connection was opened at the same time in both)
+    /// [default: absolute if the captures overlap in time, else connections if both have the same
+    /// ones, else first]
     #[arg(long, value_name = "HOW")]
     pub(super) align: Option<AlignmentKind>,
     /// Milliseconds that one guest may be behind the other

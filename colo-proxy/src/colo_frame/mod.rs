@@ -151,7 +151,7 @@ impl ColoFrame for NoDriver {
             let reasons = reasons.join(", ");
             log::warn!(
                 "{instance}: a checkpoint is needed, and no COLO-frame is configured to make one, so \
-                 what is held stays held ({reasons}). Configure one (colo_frame), or end protection"
+                 held output stays held ({reasons}). Configure one (colo_frame), or end protection"
             );
         }
     }

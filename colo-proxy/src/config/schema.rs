@@ -43,7 +43,7 @@ fn keys_at<'a>(schema: &'a mut Value, place: &str) -> Option<&'a mut Map<String,
     schema.pointer_mut(place)?.as_object_mut()
 }
 
-/// Adds what [`KEYS`] says of the limits among `keys`.
+/// Adds the descriptions and defaults of [`KEYS`] to the limits among `keys`.
 fn add_limits(keys: Option<&mut Map<String, Value>>) {
     let Some(keys) = keys else { return };
     let description = |key: &Value| key["description"].clone();

@@ -189,7 +189,11 @@ impl Drop for Group {
         // A child that was reaped has no id any more, so this is nobody else's.
         let Some(id) = self.0.id().and_then(|id| i32::try_from(id).ok()) else { return };
         if let Err(error) = killpg(Pid::from_raw(id), Signal::SIGKILL) {
-            log::error!("cannot end the command with the process id {id}: {}", chain(&error));
+            log::error!(
+                "cannot end the fence or quorum command with the process id {id}: {}. End it by hand: \
+                 it may still fence",
+                chain(&error)
+            );
         }
     }
 }

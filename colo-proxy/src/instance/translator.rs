@@ -71,7 +71,11 @@ impl Translator {
 
     fn send_lane_input_to_gate(&mut self, holds: bool) {
         if let Err(error) = self.datapath.send_lane_input_to_gate(holds) {
-            log::error!("{}: {}", self.name, chain(&error));
+            log::error!(
+                "{}: the guest's input from the kernel lane keeps its path: {}",
+                self.name,
+                chain(&error)
+            );
         }
     }
 
@@ -139,7 +143,11 @@ impl Translator {
         let aged = match self.datapath.age_flows(offsets::monotonic_ns()) {
             Ok(aged) => aged,
             Err(error) => {
-                log::error!("{}: {}", self.name, chain(&error));
+                log::error!(
+                    "{}: connections that are over stay in the table: {}",
+                    self.name,
+                    chain(&error)
+                );
                 return false;
             }
         };
@@ -179,14 +187,22 @@ impl InputPath for Translator {
     fn bump_epoch(&mut self) -> bool {
         let bumped = self.datapath.bump_epoch();
         if let Err(error) = &bumped {
-            log::error!("{}: {}", self.name, chain(error));
+            log::error!(
+                "{}: the translation does not follow the checkpoint: {}",
+                self.name,
+                chain(error)
+            );
         }
         bumped.is_ok()
     }
 
     fn restore_epoch(&mut self) {
         if let Err(error) = self.datapath.restore_epoch() {
-            log::error!("{}: {}", self.name, chain(&error));
+            log::error!(
+                "{}: the translation does not follow the failed checkpoint: {}",
+                self.name,
+                chain(&error)
+            );
         }
     }
 

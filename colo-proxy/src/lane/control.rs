@@ -224,7 +224,10 @@ async fn run(
         if introduction.done && events.send(PeerEvent::Down { was_silent }).await.is_err() {
             return;
         }
-        log::warn!("control lane {}: connection ended: {why}", port.endpoint());
+        log::warn!(
+            "control lane {}: the connection ended: {why}. It has to be made again",
+            port.endpoint()
+        );
     }
 }
 

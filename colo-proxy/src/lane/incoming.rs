@@ -49,7 +49,7 @@ impl<R: RecordStream> IncomingTask<R> {
             match ended {
                 Some(error) => {
                     let (endpoint, why) = (port.endpoint(), chain(&error));
-                    log::warn!("{endpoint}: connection ended: {why}");
+                    log::warn!("{endpoint}: the connection ended: {why}. It has to be made again");
                 }
                 None => return,
             }

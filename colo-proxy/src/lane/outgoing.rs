@@ -120,7 +120,7 @@ impl OutgoingTask {
                 SendingEnd::OwnerDone => return,
                 SendingEnd::ConnectionEnded(why) => {
                     let endpoint = self.lane.port.endpoint();
-                    log::warn!("{endpoint}: connection ended: {why}");
+                    log::warn!("{endpoint}: the connection ended: {why}. It has to be made again");
                 }
             }
             if self.events.send(LaneEvent::Down).await.is_err() {
@@ -314,7 +314,8 @@ impl OutgoingTask {
             Err(error) => {
                 let (endpoint, why) = (self.lane.port.endpoint(), chain(&error));
                 log::error!(
-                    "{endpoint}: cannot read the guest's output from its new source: {why}"
+                    "{endpoint}: cannot read the guest's output from its new source: {why}. \
+                     Restart this daemon"
                 );
             }
         }
@@ -345,7 +346,7 @@ fn read_batch(
 /// owner notices by itself.
 async fn log_failure(endpoint: &Endpoint, read: std::io::Result<()>) {
     if let Err(error) = read {
-        log::error!("{endpoint}: cannot read captured frames: {}", chain(&error));
+        log::error!("{endpoint}: cannot read captured frames: {}; trying again", chain(&error));
         tokio::time::sleep(FAILURE_PAUSE).await;
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn in_order_of(old: &[Row], mut rows: Vec<Row>) -> Vec<Row> {
     rows
 }
 
-/// Key, type, default, role and meaning of each of `keys`, of which `required` must be there.
+/// Key, type, default, role and meaning of each of `keys`. Those in `required` must be there.
 pub(super) fn configuration_rows(keys: &Map<String, Value>, required: &Value) -> Vec<Row> {
     let is_table = |key: &Value| key["type"] == "object";
     let own = keys.iter().filter(|(_, key)| !is_table(key) && key["x-table"].is_null());

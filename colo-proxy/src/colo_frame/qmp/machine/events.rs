@@ -10,7 +10,7 @@ use crate::colo_frame::ColoFrameEvent;
 use crate::config::Role;
 
 impl QmpMachine {
-    /// `at` is QEMU's clock, of which only the difference between two events means something.
+    /// `at` is QEMU's clock. Only the difference between two events means something.
     pub(in crate::colo_frame::qmp) fn on_event(
         &mut self,
         now: Instant,

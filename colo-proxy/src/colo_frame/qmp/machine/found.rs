@@ -14,7 +14,7 @@ pub(super) struct FoundQemu {
     is_old: bool,
 }
 
-/// The pair of which it is a half.
+/// The pair that it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PairHalf {
     Of(Role),

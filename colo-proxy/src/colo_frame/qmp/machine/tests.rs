@@ -7,7 +7,7 @@ use super::*;
 const NEW: QemuVersion = QemuVersion { major: 11, minor: 1, micro: 3 };
 const MS: Duration = Duration::from_millis(1);
 
-/// A QEMU of which the test knows what it would say.
+/// A QEMU whose answers the test gives.
 struct MachineStand {
     machine: QmpMachine,
     now: Instant,
