@@ -66,7 +66,7 @@ enum SegmentNeed {
 
 /// The secondary's side of the connection in this epoch.
 #[derive(Debug, Default)]
-struct Secondary {
+struct SecondarySide {
     /// Its highest acknowledgment.
     ack: Option<i64>,
     /// The highest place that it pointed to as urgent.
@@ -133,7 +133,7 @@ pub(super) struct TcpFlow {
     fin: Option<i64>,
     /// Both guests ended the stream there; a guest that goes on after its end is on its own.
     matched_fin: Option<i64>,
-    secondary: Secondary,
+    secondary: SecondarySide,
     /// The initial number of the secondary's previous connection.
     previous_isn: Option<Seq>,
     account: FlowAccount,

@@ -173,8 +173,7 @@ fn tests_that_a_document_cites() {
     tests.add("a/src/protection.rs", "mod tests {\n#[test]\nfn late() {}\n}\n");
     tests.add("t/tests/life.rs", "#[lab_test(root)]\nfn birth() {}\n");
     let cite = |text: &str| citations::check("docs/a.md", text, &tests).len();
-    let good =
-        "`lane::tests::cut`, `lane::cut`, `a::tests::control_bits::fin` `protection::tests::late`";
+    let good = "`lane::tests::cut`, `lane::cut`, `a::tests::marks::fin` `protection::tests::late`";
     assert_eq!(cite(good), 0);
     assert_eq!(cite("`std::Vec`, `--option`, `Engine::new`, `::`, lane::nothing"), 0);
     assert_eq!(cite("`lane::helper`"), 1, "it is no test");

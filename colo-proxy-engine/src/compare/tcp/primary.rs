@@ -8,8 +8,8 @@ use super::opening::{Opening, Openings};
 use super::segments::StreamPiece;
 use super::space::SequenceSpace;
 use super::{
-    FlowScope, ResetClaim, Secondary, SegmentClaim, SegmentNeed, TcpFlow, first_difference, note,
-    part, urgent,
+    FlowScope, ResetClaim, SecondarySide, SegmentClaim, SegmentNeed, TcpFlow, first_difference,
+    note, part, urgent,
 };
 use crate::compare::divergence::{Difference, DifferingPair};
 use crate::compare::ledger::{HeldKind, ReleaseCause};
@@ -95,10 +95,10 @@ impl TcpFlow {
             seqs: Some(SequenceSpace::new(opening.isn.plus(1), 0)),
             anchored: true,
             isn: Some(opening.isn),
-            secondary: Secondary {
+            secondary: SecondarySide {
                 opening: openings,
                 segments: old.secondary.segments,
-                ..Secondary::default()
+                ..SecondarySide::default()
             },
             previous_isn,
             // They are empty, but have their memory.
