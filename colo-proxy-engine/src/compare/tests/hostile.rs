@@ -87,8 +87,8 @@ fn anything(random: &mut Random) -> Frame {
     Frame::new(Bytes::from(octets), vnet).expect("long enough")
 }
 
-/// What is known of who said what: by flow, place and byte, without any notion of connections, so
-/// it forbids less than the rule.
+/// The bytes that each guest has said, by flow and place. It knows no connections, so it forbids less
+/// than the rule.
 #[derive(Default)]
 struct Witness {
     /// By the secondary in this epoch.

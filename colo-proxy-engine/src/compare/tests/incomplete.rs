@@ -40,7 +40,7 @@ fn the_first_fragments_of_one_guest_alone_are_a_reason() {
     assert_eq!(rig.checkpoint().0, first);
     let mut rig = Rig::new();
     keeps(&mut rig, Side::Secondary, first);
-    // The wait of what is compared on its own begins when it is.
+    // A fragment that is compared on its own begins to wait then.
     assert_eq!(rig.wait(Duration::from_millis(3999)), (vec![], vec![]));
     assert_eq!(rig.wait(Duration::from_millis(1)), (vec![], vec![Reason::SecondaryOnly]));
 }
@@ -64,7 +64,7 @@ fn a_packet_that_is_late_in_one_guest_only_is_compared_as_a_whole() {
     }
 }
 
-/// Both guests stall there, but one is noticed later: what was matched on its own stays so.
+/// Both guests stall there, but one is noticed later. A fragment that was matched on its own stays so.
 #[test]
 fn the_rest_of_a_packet_whose_start_has_left_is_compared_on_its_own() {
     let whole = udp(LINK, 3000);
@@ -111,7 +111,7 @@ fn a_checkpoint_releases_the_fragments_there_are_in_order_of_arrival() {
     assert_eq!(rig.engine.stats().secondary_dropped.stale, 1);
     assert_eq!(rig.engine.poll_timeout(), None);
     is_settled(&rig);
-    // What the secondary had of it vouches for nothing after it.
+    // A fragment that the secondary had sent before the checkpoint vouches for nothing after it.
     keeps(&mut rig, Side::Secondary, &part[1..]);
     keeps(&mut rig, Side::Primary, &part);
 }

@@ -146,7 +146,7 @@ pub(super) fn open_with(limits: Limits) -> (Rig, Tcp) {
     (rig, base)
 }
 
-/// Hands all of `frames` in; says what was released.
+/// Hands in all `frames`, and returns the released ones.
 #[track_caller]
 pub(super) fn hand_in(rig: &mut Rig, side: Side, frames: &[Frame]) -> Vec<Frame> {
     let mut released = Vec::new();

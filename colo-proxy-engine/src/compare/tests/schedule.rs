@@ -45,7 +45,7 @@ pub(super) struct Run {
     underway: bool,
     /// Tuple, connection, place of the byte that the secondary has wrong.
     flipped: Option<(usize, usize, usize)>,
-    /// Likewise, of the byte that the secondary never sends.
+    /// Tuple, connection, place of the byte that the secondary never sends.
     missing: Option<(usize, usize, usize)>,
     /// Flow of datagrams, place in the datagram, and the byte that the secondary has wrong.
     flipped_datagram: Option<(usize, usize, u8)>,
@@ -102,7 +102,7 @@ impl Run {
         run
     }
 
-    /// Datagrams alone, of which the secondary gets a byte wrong.
+    /// Datagrams alone. The secondary gets a byte of one wrong.
     pub(super) fn of_datagrams(seed: u64) -> Self {
         let mut run = Self::new(seed, Sabotage::Nothing, false);
         run.tuples.clear();

@@ -7,7 +7,7 @@ use super::random::Random;
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) stream: Vec<u8>,
-    /// The peer's bytes, all of which are acknowledged in the end.
+    /// The peer's bytes. All are acknowledged in the end.
     pub(super) peer_len: usize,
     /// Without one the connection is met in its middle.
     pub(super) has_syn: bool,

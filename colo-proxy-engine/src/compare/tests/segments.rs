@@ -119,7 +119,7 @@ fn a_probe_of_a_closed_window_is_data_like_other() {
     rig.holds(&probe);
     rig.holds(&probe);
     rig.frees(&probe, &[&probe, &probe]);
-    // The twin, and what the probe was the first byte of.
+    // The twin: the probe passes, and then the whole data whose first byte it was.
     rig.passes(&probe);
     let rest = base.clone().data(b"probe");
     rig.holds(&rest);

@@ -1,4 +1,4 @@
-//! One tuple of a random schedule: the connections on it, and what both guests still send.
+//! One tuple of a random schedule: its connections, and the frames that both guests have yet to send.
 
 use std::collections::VecDeque;
 
@@ -25,12 +25,12 @@ pub(super) struct Tuple {
     pub(super) port: u16,
     pub(super) plans: Vec<Plan>,
     pub(super) connections: Vec<Connection>,
-    /// The connection that the primary is in, and what it still sends.
+    /// The connection that the primary is in, and the frames that it has yet to send.
     pub(super) at: usize,
     pub(super) primary: VecDeque<Claim>,
     /// Frames sent and held back by a checkpoint being made.
     pub(super) deferred: Vec<(usize, usize, Claim)>,
-    /// What the secondary still sends, by connection.
+    /// The frames that the secondary has yet to send, by connection.
     pub(super) secondary: VecDeque<(usize, Claim)>,
     /// The SYN of each connection has left: the peer has answered.
     pub(super) answered: Vec<bool>,
@@ -129,7 +129,7 @@ impl Tuple {
         self.secondary.pop_front()
     }
 
-    /// The secondary is now what the primary was at the cut.
+    /// The secondary has the primary's state at the cut from here on.
     pub(super) fn restart_secondary(&mut self, random: &mut Random) {
         self.secondary.clear();
         for number in 0..=self.at {

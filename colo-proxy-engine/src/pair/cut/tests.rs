@@ -30,7 +30,7 @@ fn a_cut_that_overtakes_its_frames_finds_them_stale_when_they_come() {
     // Six had been sent before: two of them are still on their way.
     assert_eq!(cut.on_cut(1, 6), (1, VecDeque::new()));
     assert_eq!(cut.on_frame(frame(4)), SortedFrame::Stale);
-    // Nor do they come to harm the sorting of the next one.
+    // The sorting of the next epoch is right, too.
     cut.wait_for(2);
     assert_eq!(cut.on_frame(frame(5)), SortedFrame::Stale);
     assert_eq!(feed(&mut cut, 6..8), 0);

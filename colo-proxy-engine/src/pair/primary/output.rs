@@ -26,7 +26,8 @@ impl Leaving {
     }
 }
 
-/// Frames of one guest, and what the caller does with those for which the engine has no room.
+/// Frames of one guest. The variant says whether the caller can leave frames behind that the engine has
+/// no room for.
 #[derive(Debug)]
 pub enum Intake<'a> {
     /// The caller cannot leave a frame behind. All are taken, even if there is no room.
