@@ -89,7 +89,7 @@ pub struct ProgramCounters {
     pub translated_from_guest: u64,
     /// Guest input sent to the daemon: its offset is not known yet, or the guest is stopped.
     pub input_to_daemon: u64,
-    /// Frames of the network, kept from the secondary guest. It gets its input mirrored.
+    /// LAN frames that were dropped before the protected secondary guest. It gets only mirrored input.
     pub dropped_lan_input: u64,
     /// Secondary output dropped because its offset is not known yet. The guest repeats it.
     pub dropped_no_offset: u64,
@@ -97,7 +97,7 @@ pub struct ProgramCounters {
     pub dropped_foreign: u64,
     /// Frames dropped because the settings are missing or of another layout.
     pub dropped_no_settings: u64,
-    /// TCP frames that could not be parsed. They went on untranslated.
+    /// TCP frames with a malformed header. They went on untranslated.
     pub malformed: u64,
     /// Frames of a connection that the guest has confirmed, for which `flows` has no room. The
     /// connection stays in a map from which others may push it out.

@@ -154,8 +154,8 @@ async fn converse(
                     Some(Ok(line)) => line,
                     // Too long, or not UTF-8: this is no script that speaks our language.
                     Some(Err(error)) => {
-                        log::error!(
-        "{instance}: cannot read from the COLO-frame script: {}. It is started again", chain(&error));
+                        let why = chain(&error);
+                        log::error!("{instance}: cannot read from the COLO-frame script: {why}");
                         return ScriptEnd::Script;
                     }
                     None => return ScriptEnd::Script,
