@@ -134,17 +134,21 @@ fn is_its_own(now: &FlowContext, segment: &FlowSegment, entry: &FlowEntry<'_>) -
     if known & known::OFFSET == 0 {
         return false;
     }
-    if known & known::GUEST == 0 {
-        // Opened before a checkpoint and answered after it: the peer's first acknowledgment may
-        // include data, but no more than a window without scale.
-        let behind = entry.isn_since_checkpoint().wrapping_sub(segment.seq);
-        return known & known::WIRE != 0 && behind <= WINDOW_MAX;
-    }
-    if entry.epoch() == now.epoch {
+    let has_number = known & known::GUEST != 0;
+    if has_number && entry.epoch() == now.epoch {
         return entry.guest_isn() == segment.seq;
     }
-    // In `REOPENING`, the acknowledgments since belong to the new connection.
-    entry.state() != state::REOPENING && entry.isn_since_checkpoint() == segment.seq
+    if entry.is_claimed() {
+        // The peer wants the tuple again, and its acknowledgments since belong to the new connection.
+        return false;
+    }
+    let behind = entry.isn_since_checkpoint().wrapping_sub(segment.seq);
+    if has_number {
+        return behind == 0;
+    }
+    // Opened before a checkpoint and answered after it: the peer's first acknowledgment may include
+    // data, but no more than a window without scale.
+    known & known::WIRE != 0 && behind <= WINDOW_MAX
 }
 
 /// The guest uses the tuple for a new connection.

@@ -173,6 +173,32 @@ fn a_checkpoint_after_a_reset_and_a_syn_makes_the_new_connection_known() {
 }
 
 #[test]
+fn after_a_checkpoint_the_answer_to_a_syn_behind_a_reset_frees_what_was_parked() {
+    let mut world = reset_and_syn();
+    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, B.ack(), B.wire_ts), (Out::Park, false));
+    world.checkpoint();
+    let answer = segment(SYN_ACK, B.wire, ELSEWHERE + 1, B.wire_ts, 6);
+    assert_eq!(world.run(false, &answer), (Out::Pass, true));
+    assert_eq!(world.entry().state, state::ESTABLISHED);
+}
+
+/// The guests were made equal in the middle of the old connection's handshake.
+#[test]
+fn a_tuple_used_again_after_a_reset_has_no_number_of_an_old_connection_without_an_offset() {
+    let near = Isn { guest: 100, wire: 900, guest_ts: 30, wire_ts: 40 };
+    let mut world = World::new();
+    world.peer(SYN, 0, 0);
+    world.checkpoint();
+    assert_eq!(world.peer(ACK, A.ack(), A.wire_ts), Out::Pass);
+    assert_eq!(world.guest(ACK, A.ack(), A.wire_ts), (Out::Pass, false));
+    world.peer(RST, 0, 0);
+    assert_eq!(world.peer_at(ELSEWHERE, SYN, 0, 0), (Out::Pass, false));
+    assert_eq!(world.peer_at(ELSEWHERE + 1, ACK, near.ack(), near.wire_ts), (Out::Park, false));
+    let answer = segment(SYN_ACK, near.guest, ELSEWHERE + 1, near.guest_ts, 6);
+    assert_eq!(world.run(false, &answer), (near.offset(), true));
+}
+
+#[test]
 fn a_forged_reset_and_syn_do_not_disturb_an_established_connection() {
     let mut world = reset_and_syn();
     assert_eq!(world.peer(ACK, A.ack(), 0), A.offset(), "follows another SYN");
