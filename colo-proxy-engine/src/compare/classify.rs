@@ -105,7 +105,7 @@ impl ClassifiedFrame {
 /// The connection and the header of a segment that belongs to a stream; `None` for everything else.
 #[inline(always)]
 pub(crate) fn segment<F: FrameBytes + ?Sized>(octets: &F) -> Option<(FlowKey, Tcp)> {
-    let segment = TcpSegment::read(octets, None).ok()??;
+    let segment = TcpSegment::find(octets)?;
     let tcp = segment.tcp;
     // RFC 9293, section 3.5.3: a reset may carry text, which is not part of the stream. A SYN with RST
     // or FIN opens nothing.

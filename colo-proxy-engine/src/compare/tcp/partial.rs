@@ -31,7 +31,7 @@ pub(crate) fn bare_acknowledgment(
     ack: Seq,
     window: u16,
 ) -> Option<Frame> {
-    let TcpSegment { ip, tcp, .. } = TcpSegment::read(octets, None).ok()??;
+    let TcpSegment { ip, tcp, .. } = TcpSegment::find(octets)?;
     let vnet_len = held.vnet().len();
     let mut copy = Vec::with_capacity(vnet_len + tcp.payload_at as usize);
     // A header of zeros: nothing to segment, and the checksums are complete.

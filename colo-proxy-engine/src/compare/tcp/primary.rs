@@ -40,14 +40,15 @@ impl TcpFlow {
             return;
         };
         self.remember(&segment);
+        // Where frames of the secondary waited for this one, they can have freed held frames.
         if is_met && self.anchored {
             self.meet_in_middle(scope);
+            self.release_ready(scope, out);
         }
         if self.is_apart {
             self.join_answers(scope, &segment);
+            self.release_ready(scope, out);
         }
-        // Frames of the secondary that waited for this one can have freed held frames.
-        self.release_ready(scope, out);
         self.note_headers(scope, Side::Primary, octets, tcp);
         let start = segment.payload_at as usize;
         let payload = octets.get(start..start + tcp.payload_len as usize).unwrap_or_default();

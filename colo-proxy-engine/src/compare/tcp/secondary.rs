@@ -32,17 +32,28 @@ impl TcpFlow {
         if self.is_apart {
             return self.on_secondary_apart(scope, frame, tcp, out);
         }
-        if !self.on_secondary_here(scope, frame, tcp) {
+        if !self.on_secondary_here_inlined(scope, frame, tcp) {
             scope.ledger.stats.secondary_dropped.old_connection += 1;
         }
-        self.release_ready(scope, out);
+        self.release_ready_inlined(scope, out);
         self.acknowledge_in_part(scope, out);
     }
 
     /// A frame of the secondary, which is in the primary's connection or opens the next one. `false`
     /// where the frame belongs to an older connection.
-    #[inline]
+    #[inline(never)]
     pub(super) fn on_secondary_here(
+        &mut self,
+        scope: &mut FlowScope<'_>,
+        frame: &Frame,
+        tcp: &Tcp,
+    ) -> bool {
+        self.on_secondary_here_inlined(scope, frame, tcp)
+    }
+
+    /// The same for the caller that nearly every frame has.
+    #[inline(always)]
+    fn on_secondary_here_inlined(
         &mut self,
         scope: &mut FlowScope<'_>,
         frame: &Frame,
@@ -67,6 +78,7 @@ impl TcpFlow {
     }
 
     /// Acknowledges to the peer what both guests have received, if no frame of the primary does.
+    #[inline(always)]
     pub(super) fn acknowledge_in_part(&mut self, scope: &mut FlowScope<'_>, out: &mut Output) {
         let (Some(theirs), Some(ours), Some(acks)) = (self.secondary.ack, self.ack, self.acks)
         else {
@@ -192,6 +204,7 @@ impl TcpFlow {
     }
 
     /// Data, acknowledgment and FIN; `false` where they are far outside of the stream.
+    #[inline(always)]
     fn on_segment(&mut self, scope: &mut FlowScope<'_>, frame: &Frame, tcp: &Tcp) -> bool {
         let first = Seq(tcp.seq);
         if !self.anchored && self.seqs.is_none_or(|seqs| seqs.place(first).is_none()) {
@@ -326,7 +339,14 @@ impl TcpFlow {
     }
 
     /// Releases the frames that became ready, in order of arrival.
+    #[inline(never)]
     pub(super) fn release_ready(&mut self, scope: &mut FlowScope<'_>, out: &mut Output) {
+        self.release_ready_inlined(scope, out);
+    }
+
+    /// The same for the caller that nearly every frame has.
+    #[inline(always)]
+    fn release_ready_inlined(&mut self, scope: &mut FlowScope<'_>, out: &mut Output) {
         if scope.ledger.ready.is_empty() {
             return;
         }
