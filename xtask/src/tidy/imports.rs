@@ -118,7 +118,7 @@ fn check_sources(rule: &CrateRule, texts: &Texts) -> Vec<Finding> {
 /// not do: it has the optional dependencies of common, which the engine does not ask for.
 fn tree(root: &Path, package: &str) -> Result<String> {
     let mut cargo = Command::new(workspace::cargo());
-    cargo.args(["tree", "--offline", "-e", "normal", "--prefix", "none", "-p", package]);
+    cargo.args(["tree", "--locked", "-e", "normal", "--prefix", "none", "-p", package]);
     command::output(cargo.current_dir(root))
 }
 
