@@ -4,12 +4,13 @@
     reason = "the caller owns time, and here that is the example"
 )]
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use colo_proxy_engine::compare::{Engine, Limits};
 use colo_proxy_engine::frame::Frame;
 use colo_proxy_engine::pair::primary::{Intake, PeerLane};
-use colo_proxy_engine::pair::protection::{LossPolicy, Protection};
+use colo_proxy_engine::pair::protection::{LeftGuest, LossPolicy, Protection};
+use colo_proxy_engine::pair::service_record::RecordKeeper;
 use colo_proxy_engine::pair::{OnSecondaryLost, OutputPath, Primary, ProgramMode};
 
 /// Frames that have left.
@@ -36,13 +37,10 @@ fn packet(last: u8) -> Frame {
 
 fn main() {
     let now = Instant::now();
-    let policy = LossPolicy {
-        timeout: Duration::from_secs(1),
-        on_lost: OnSecondaryLost::Release,
-        fences: false,
-    };
+    let policy = LossPolicy { on_lost: OnSecondaryLost::Release, fences: false, covers: true };
+    let protection = Protection::new(policy, RecordKeeper::in_memory(), LeftGuest::None);
     let engine = Engine::new(Limits::default(), 1);
-    let mut primary = Primary::new("web".into(), engine, Protection::new(now, policy), 1, true);
+    let mut primary = Primary::new(now, "web".into(), engine, protection, 1, true);
     let mut network = Network::default();
     for lane in [PeerLane::Mirror, PeerLane::Secondary, PeerLane::Control] {
         primary.on_lane(now, lane, true, &mut network);

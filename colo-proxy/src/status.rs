@@ -100,7 +100,11 @@ pub enum StatusError {
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Request {
     Status,
-    Failover,
+    /// Go on without the other host; with `force`, whatever the daemon knows.
+    Failover {
+        #[serde(default)]
+        force: bool,
+    },
     /// Bring the guest and the secondary that waits at `migrate` into COLO.
     Protect {
         migrate: Option<String>,

@@ -146,8 +146,13 @@ pub struct StatusAsker {
 
 /// Where a host's commands run.
 #[derive(Clone, Debug)]
-struct Place {
-    namespaces: Arc<[File]>,
+struct Place(Arc<PlaceOfHost>);
+
+#[derive(Debug)]
+struct PlaceOfHost {
+    namespaces: Vec<File>,
+    /// Where daemons remember who serves.
+    state_dir: PathBuf,
 }
 
 impl Place {
@@ -155,11 +160,12 @@ impl Place {
         let namespaces = host.namespaces().into_iter().map(File::try_clone);
         let namespaces: Vec<File> =
             namespaces.collect::<Result<_, _>>().context("duplicating a namespace's handle")?;
-        Ok(Self { namespaces: namespaces.into() })
+        Ok(Self(Arc::new(PlaceOfHost { namespaces, state_dir: host.state.path().into() })))
     }
 
-    fn spawn(&self, name: &str, command: Command) -> Result<Process> {
-        let namespaces: Vec<&File> = self.namespaces.iter().collect();
+    fn spawn(&self, name: &str, mut command: Command) -> Result<Process> {
+        command.env("STATE_DIRECTORY", &self.0.state_dir);
+        let namespaces: Vec<&File> = self.0.namespaces.iter().collect();
         Process::spawn(name, command, &namespaces)
     }
 }
@@ -232,6 +238,12 @@ impl Daemon {
     /// `colo-proxy failover` of this daemon's instance on the first TAP.
     pub fn failover(&self) -> Result<()> {
         self.with_log(run_at(&self.asker.place, &["failover", "tap0"])).map(drop)
+    }
+
+    /// The same with `--force`: whatever the daemon knows. A host that has just died is heard until its
+    /// silence is noticed.
+    pub fn failover_forced(&self) -> Result<()> {
+        self.with_log(run_at(&self.asker.place, &["failover", "--force", "tap0"])).map(drop)
     }
 
     /// `colo-proxy protect` of the same instance: brings its guest, and the guest that waits at

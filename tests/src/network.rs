@@ -134,6 +134,8 @@ pub struct LabHost {
     pub namespace: Namespace,
     /// The mount namespace with a bpffs and a `/run` of its own, if the host has one.
     pub mounts: Option<std::fs::File>,
+    /// Where this host's daemons remember who serves.
+    pub state: tempfile::TempDir,
     /// The first TAP.
     pub tap: String,
 }
@@ -218,7 +220,8 @@ impl Lab {
         let host = |side: HostSide| {
             let namespace = named(&format!("host{}", side.letter()))?;
             let mounts = mounts::make(options.mounts)?;
-            anyhow::Ok(LabHost { side, namespace, mounts, tap: LabSlot(0).tap() })
+            let state = tempfile::tempdir().context("a directory for what daemons remember")?;
+            anyhow::Ok(LabHost { side, namespace, mounts, state, tap: LabSlot(0).tap() })
         };
         let hosts = [host(HostSide::Primary)?, host(HostSide::Secondary)?];
         let lab = Self { options, client, lan, hosts, prefix };

@@ -107,7 +107,7 @@ impl LabPair {
         let start = Instant::now();
         self.primary.process.signal(Signal::SIGKILL)?;
         self.primary_guest.kill()?;
-        self.secondary.failover()?;
+        self.secondary.failover_forced()?;
         let took = start.elapsed();
         self.primary.process.kill()?;
         Ok(took)

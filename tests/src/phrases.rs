@@ -120,6 +120,12 @@ pub mod takeover {
     pub const SECONDARY_HAS_TAKEN_OVER: &str = "the secondary has taken over";
     /// Why `protect` is refused: the other guest takes over.
     pub const PEER_TAKES_OVER: &str = "takes over from this guest";
+    /// Why `failover` of a secondary is refused.
+    pub const PRIMARY_HEARD: &str = "the primary's daemon is connected";
+    /// Why `failover` of a primary is refused.
+    pub const OTHER_HOST: &str = "the other host has taken over";
+    /// A takeover waits for the disk.
+    pub const NO_RECORD: &str = "the record of who serves is not on the disk";
     pub const QEMU_TOO_OLD: &str = "install QEMU 11.1 or newer";
     /// `protect` is refused because of the QEMU.
     pub const CANNOT_PROTECT: &str = "cannot protect: QEMU";

@@ -101,7 +101,7 @@ fn tell_epochs(pair: &LabPair, epochs: u64) -> Result<()> {
     let mut to = host.run(|| Ok(TcpStream::connect((HostSide::Primary.replication(), 9005))?))?;
     to.set_read_timeout(Some(TIMEOUT))?;
     let mut from = BufReader::new(to.try_clone()?).lines();
-    writeln!(to, r#"{{"type":"hello","version":2,"role":"primary"}}"#)?;
+    writeln!(to, r#"{{"type":"hello","version":3,"role":"primary"}}"#)?;
     for epoch in 1..=epochs {
         writeln!(to, r#"{{"type":"epoch","session":7,"epoch":{epoch}}}"#)?;
         let done = format!(r#""type":"epoch-done","epoch":{epoch}"#);
@@ -144,7 +144,7 @@ fn fail_over_twice(pair: &mut LabPair, keepers: &[Keeper], told: bool) -> Result
     pair.secondary.process.signal(Signal::SIGKILL)?;
     pair.lab.host(HostSide::Secondary).unplug()?;
     pair.secondary_guest.move_to(&pair.lab, HostSide::Primary)?;
-    pair.primary.failover()?;
+    pair.primary.failover_forced()?;
     pair.secondary.process.kill()
 }
 

@@ -146,7 +146,7 @@ impl Pair {
         self.primary.process.kill()?;
         let [primary, secondary] = &mut self.guests;
         primary.kill()?;
-        self.secondary.failover()?;
+        self.secondary.failover_forced()?;
         let went_on = keepers.iter().try_for_each(|k| k.wait_for_answers(ANSWERS, TIMEOUT));
         for keeper in keepers {
             let kept = keeper.stop()?;

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::service_record::Server;
+
 /// The longest line; a longer one ends the connection.
 pub const LINE_MAX: usize = 64 * 1024;
 /// Version of the messages, and of the tags by which a kernel lane's frames are counted. An unknown
 /// message is ignored, and an unknown version is refused.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The parameters of a tunnel between the two kernels, which both ends must share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,20 +88,31 @@ pub enum ControlMessage {
         /// The number of these frames.
         frames: u64,
     },
+    /// From both ends, after [`ControlMessage::Hello`] and after every change: who serves, as the record
+    /// of the sender's host says it.
+    Standing {
+        /// The generation of the record, or 0.
+        generation: u64,
+        /// The host that may serve, as the sender sees it. Without a record, its guest was never
+        /// protected.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<Server>,
+    },
     /// Primary to secondary: whether the secondary's guest could take over. It is sent after every
     /// change, and when the lane is connected.
     Protection {
         /// The secondary's guest could take over.
         protected: bool,
+        /// The number of this message in its conversation, from 1.
+        number: u32,
+        /// The generation of the primary's record.
+        generation: u64,
     },
-    /// The secondary's answer to [`ControlMessage::Protection`]: it obeys.
+    /// The secondary's answer to [`ControlMessage::Protection`]: it obeys, and its record says so.
     ProtectionKnown {
-        /// The value of the message that it answers.
-        protected: bool,
+        /// The number of the message that it answers.
+        number: u32,
     },
-    /// Secondary to primary: the secondary's guest answers the network. It is sent when the lane is
-    /// connected, too.
-    TookOver,
     /// Primary to secondary: the primary's guest is dead, and no later output of it leaves this host.
     GuestGone,
     /// Primary to secondary: translated connections that both guests have from an earlier pair. They
@@ -140,7 +153,7 @@ impl ControlMessage {
 
 #[cfg(test)]
 mod tests {
-    use super::{ControlMessage, TunnelOffer};
+    use super::{ControlMessage, Server, TunnelOffer};
 
     #[test]
     fn messages_are_lines_that_read_back() {
@@ -159,9 +172,10 @@ mod tests {
             ControlMessage::Lane { open: true, epoch: 5 },
             ControlMessage::LaneCount { slot: 8, sent: 1000 },
             ControlMessage::LaneLoss { frames: 2 },
-            ControlMessage::Protection { protected: true },
-            ControlMessage::ProtectionKnown { protected: false },
-            ControlMessage::TookOver,
+            ControlMessage::Standing { generation: 0, server: None },
+            ControlMessage::Standing { generation: 7, server: Some(Server::Either) },
+            ControlMessage::Protection { protected: true, number: 1, generation: 2 },
+            ControlMessage::ProtectionKnown { number: u32::MAX },
             ControlMessage::GuestGone,
             ControlMessage::Offsets { text: "{}\n{}\n".into() },
             ControlMessage::CheckpointWanted,

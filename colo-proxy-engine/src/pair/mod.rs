@@ -13,6 +13,8 @@ pub mod primary;
 pub mod protection;
 pub mod repeat;
 pub mod secondary;
+pub mod service_message;
+pub mod service_record;
 #[cfg(test)]
 mod simulation;
 pub mod takeover;

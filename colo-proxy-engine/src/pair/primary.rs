@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use super::cut::{EpochCut, UnsortedLimits};
 use super::event::ColoFrameCommand;
 use super::message::ControlMessage;
-use super::protection::{Protection, ProtectionAction, ProtectionState};
-use super::{BATCH, Mode, OnDeath, ProgramMode};
+use super::protection::{Protection, ProtectionAction, ProtectionState, ProtectionTimer};
+use super::{BATCH, Mode, ProgramMode};
 use crate::compare::{Engine, Output, Reason};
 use crate::digest::{DigestLimits, Expander};
 use crate::frame::Frame;
@@ -69,14 +69,13 @@ enum Checkpoint {
     },
 }
 
-/// The fence, which keeps the secondary from taking over.
+/// An order about `quorum` and `fence`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fence {
-    None,
-    /// The secondary was asked not to take over. If it has not answered by this time, it is fenced.
-    Disclaiming(Instant),
-    /// The caller is to run the fence.
-    Due,
+pub enum FenceOrder {
+    /// Ask them.
+    Ask,
+    /// Withdraw the question, if the fence has not begun.
+    Withdraw,
 }
 
 /// The limits of the primary's half.
@@ -88,8 +87,12 @@ pub struct PrimaryLimits {
     pub digest: DigestLimits,
     /// Length of the queue from which the caller reads the guest's output, in frames.
     pub output_queue_frames: u32,
+    /// How long the secondary may be gone.
+    pub secondary_timeout: Duration,
     /// How long the secondary may take to answer that it will not take over.
     pub disclaim_timeout: Duration,
+    /// The pause after which a record that could not be written is written again.
+    pub record_pause: Duration,
     /// Frames that leave in one turn. A checkpoint may release so many that other guests on the
     /// thread would stand still for tenths of a second.
     pub released_per_turn: usize,
@@ -101,8 +104,21 @@ impl Default for PrimaryLimits {
             unsorted: UnsortedLimits::default(),
             digest: DigestLimits::default(),
             output_queue_frames: 10_000,
+            secondary_timeout: Duration::from_secs(1),
             disclaim_timeout: Duration::from_secs(1),
+            record_pause: Duration::from_secs(1),
             released_per_turn: 4 * BATCH,
+        }
+    }
+}
+
+impl PrimaryLimits {
+    /// How long `timer` runs.
+    fn wait(&self, timer: ProtectionTimer) -> Duration {
+        match timer {
+            ProtectionTimer::PeerLost => self.secondary_timeout,
+            ProtectionTimer::Disclaim => self.disclaim_timeout,
+            ProtectionTimer::Record => self.record_pause,
         }
     }
 }
@@ -119,6 +135,9 @@ pub struct Primary {
     releasing: VecDeque<Leaving>,
     /// Whether the guest is protected.
     protection: Protection,
+    /// When the timers of `protection` end that run.
+    deadlines: [Option<Instant>; ProtectionTimer::ALL.len()],
+    started: Instant,
     cut: EpochCut,
     /// Makes frames from the digests that come in their place.
     expander: Expander,
@@ -133,11 +152,9 @@ pub struct Primary {
     is_loss_due: bool,
     /// The expander had no room at the last look.
     was_full: bool,
-    /// The guest's output passes when this daemon dies.
-    passes_on_death: bool,
     lanes: PeerLanes,
     pairing: Pairing,
-    fence: Fence,
+    fence_orders: VecDeque<FenceOrder>,
     counts: PrimaryCounts,
     request_log: LogLimit,
     failure_log: LogLimit,
@@ -155,6 +172,9 @@ pub struct PrimaryCounts {
     pub secondary_ignored: u64,
     /// Frames of the guest that came after the secondary had taken over.
     pub dropped_taken_over: u64,
+    /// Frames of the guest that nobody compares, and that came while the secondary could take over and was
+    /// not there.
+    pub dropped_peer_lost: u64,
     /// Reports of a checkpoint as done that had not begun.
     pub checkpoints_ignored: u64,
     /// Checkpoints that were done.
@@ -167,6 +187,7 @@ impl Primary {
     /// The half of a daemon that has just started. `session` is random. `has_control`: a control lane
     /// is configured, on which the two daemons agree about epochs.
     pub fn new(
+        now: Instant,
         name: String,
         engine: Engine,
         protection: Protection,
@@ -174,13 +195,15 @@ impl Primary {
         has_control: bool,
     ) -> Self {
         let control = if has_control { ControlState::Down } else { ControlState::Absent };
-        Self {
+        let mut primary = Self {
             name,
             limits: PrimaryLimits::default(),
             engine,
             out: Output::default(),
             releasing: VecDeque::new(),
             protection,
+            deadlines: [None; ProtectionTimer::ALL.len()],
+            started: now,
             cut: EpochCut::default(),
             expander: Expander::new(DigestLimits::default()),
             comparing: Vec::new(),
@@ -189,17 +212,18 @@ impl Primary {
             checkpoint: Checkpoint::None,
             is_loss_due: false,
             was_full: false,
-            passes_on_death: false,
             lanes: PeerLanes { mirror_up: false, secondary_up: false, control },
             pairing: Pairing::Paired,
-            fence: Fence::None,
+            fence_orders: VecDeque::new(),
             counts: PrimaryCounts::default(),
             request_log: LogLimit::default(),
             failure_log: LogLimit::default(),
             stray_log: LogLimit::default(),
             commands: VecDeque::new(),
             messages: VecDeque::new(),
-        }
+        };
+        primary.set_timers(now);
+        primary
     }
 
     /// The same half with limits other than the default ones.
@@ -208,13 +232,8 @@ impl Primary {
         self.cut = EpochCut::new(limits.unsorted);
         self.expander = Expander::new(limits.digest);
         self.limits = limits;
-        self
-    }
-
-    /// The same half with a rule for the guest's output when this daemon dies.
-    #[must_use]
-    pub fn on_death(mut self, on_death: OnDeath) -> Self {
-        self.passes_on_death = on_death == OnDeath::Pass;
+        self.deadlines = [None; ProtectionTimer::ALL.len()];
+        self.set_timers(self.started);
         self
     }
 
@@ -275,23 +294,43 @@ impl Primary {
 
     /// When [`Self::on_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let disclaiming = match self.fence {
-            Fence::Disclaiming(until) => Some(until),
-            Fence::None | Fence::Due => None,
-        };
-        let others = [self.protection.poll_timeout(), disclaiming, self.expander.poll_timeout()];
-        others.into_iter().chain([self.engine.poll_timeout()]).flatten().min()
+        let timers = self.running_timers().map(|(_, at)| at);
+        let others = [self.expander.poll_timeout(), self.engine.poll_timeout()];
+        timers.chain(others.into_iter().flatten()).min()
+    }
+
+    fn running_timers(&self) -> impl Iterator<Item = (ProtectionTimer, Instant)> {
+        let timers = ProtectionTimer::ALL.into_iter().zip(self.deadlines);
+        let running = timers.filter(|(timer, _)| self.protection.runs(*timer));
+        running.filter_map(|(timer, at)| Some((timer, at?)))
     }
 
     /// Time has passed.
     pub fn on_timeout(&mut self, now: Instant, path: &mut impl OutputPath) {
         self.engine.on_timeout(now, &mut self.out);
         self.expander.on_timeout(now);
-        if matches!(self.fence, Fence::Disclaiming(until) if until <= now) {
-            self.order_fence();
+        let ended: Vec<_> = self.running_timers().filter(|(_, at)| *at <= now).collect();
+        for (timer, _) in ended {
+            self.stop_timer(timer);
+            self.protection.on_timer(timer);
+            self.act(now, path);
         }
-        let action = self.protection.on_timeout(now);
-        self.act(now, action, path);
+    }
+
+    fn stop_timer(&mut self, ended: ProtectionTimer) {
+        for (timer, deadline) in ProtectionTimer::ALL.into_iter().zip(&mut self.deadlines) {
+            if timer == ended {
+                *deadline = None;
+            }
+        }
+    }
+
+    /// Starts the timers that are to run, and stops the others.
+    fn set_timers(&mut self, now: Instant) {
+        for (timer, deadline) in ProtectionTimer::ALL.into_iter().zip(&mut self.deadlines) {
+            let runs = self.protection.runs(timer);
+            *deadline = runs.then(|| deadline.unwrap_or(now + self.limits.wait(timer)));
+        }
     }
 
     fn is_protected(&self) -> bool {
@@ -311,14 +350,21 @@ impl Primary {
         stats.held.frames + stats.secondary_waiting.frames + self.expander.stats.waiting
     }
 
-    fn act(&mut self, now: Instant, action: Option<ProtectionAction>, path: &mut impl OutputPath) {
-        let Some(action) = action else { return };
+    /// Carries out what protection has decided.
+    fn act(&mut self, now: Instant, path: &mut impl OutputPath) {
+        while let Some(action) = self.protection.next_action() {
+            self.carry_out(now, action, path);
+        }
+        while let Some(message) = self.protection.next_message() {
+            self.messages.push_back(message.into());
+        }
+        self.set_timers(now);
+    }
+
+    fn carry_out(&mut self, now: Instant, action: ProtectionAction, path: &mut impl OutputPath) {
         let description = self.protection.description();
         if matches!(action, ProtectionAction::Unprotect | ProtectionAction::Join) {
             self.abandon_checkpoint(now);
-        }
-        if action != ProtectionAction::Fence {
-            self.tell_protection();
         }
         match action {
             ProtectionAction::Announce => log::info!("{}: {description}", self.name),
@@ -332,12 +378,16 @@ impl Primary {
                 }
                 self.command_peer_lost();
             }
-            // A secondary whose daemon lives need not be fenced: its daemon obeys.
-            ProtectionAction::Fence if self.lanes.control == ControlState::Up => {
-                self.fence = Fence::Disclaiming(now + self.limits.disclaim_timeout);
-                self.messages.push_back(ControlMessage::Protection { protected: false });
+            ProtectionAction::Fence => {
+                log::warn!(
+                    "{}: the secondary is lost and may take over; quorum and fence are asked before \
+                     this guest goes on alone",
+                    self.name
+                );
+                self.fence_orders.push_back(FenceOrder::Ask);
             }
-            ProtectionAction::Fence => self.order_fence(),
+            ProtectionAction::WithdrawFence => self.fence_orders.push_back(FenceOrder::Withdraw),
+            ProtectionAction::Silence => self.be_silent(path),
             ProtectionAction::Join => {
                 log::info!("{}: {description}", self.name);
                 path.set_mode(ProgramMode::Protected);
@@ -357,6 +407,10 @@ impl Primary {
     /// Turns the engine's requests into commands, and the expander's questions into messages.
     pub fn collect_requests(&mut self, now: Instant) {
         self.ask_for_frames(now);
+        if self.protection.is_taken_over() {
+            // The secondary must not get the state of a guest that no longer serves.
+            self.out.requests.clear();
+        }
         if self.out.requests.is_empty() {
             return;
         }

@@ -1,4 +1,4 @@
-//! Whether the guest is protected.
+//! Whether the guest is protected, and whether this host serves: the primary's half of that decision.
 //!
 //! Output is held from the start. A secondary that comes within `secondary_timeout` has missed nothing,
 //! and the pair is protected. If the secondary is gone for longer, the guest goes on unprotected: held
@@ -6,15 +6,22 @@
 //! stale, and only a checkpoint makes the pair protected again. There is one exception: a secondary
 //! that comes late and for the first time, to a guest that has said nothing yet, needs no checkpoint.
 //!
-//! [`ProtectionState`] has the states. `Protection::transition` is the table that says where an event
-//! leads. [`Protection::mode`] gives the state the word that `status` and the log show.
+//! A secondary that may take over has to be left behind in good order before the guest goes on without
+//! it. The steps are [`PeerLoss`]: it confirms that it will not take over, or it is fenced, and then the
+//! record on the disk says that this host serves alone.
+//!
+//! The decision reads no clock. [`Protection::runs`] says which timers run, and the owner reports their
+//! end. [`ProtectionState`] has the states. [`Protection::mode`] gives the state the word that `status`
+//! and the log show.
 
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
 
+use super::service_message::{CoverNotice, ServiceMessage};
+use super::service_record::{RecordKeeper, Server, ServiceRecord};
 use super::words::{Mode, OnSecondaryLost};
 
 /// Where the pair stands, as the primary knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProtectionState {
     /// The secondary is not there, not yet or not any more. Output is held.
     PeerLost(PeerLoss),
@@ -24,104 +31,191 @@ pub enum ProtectionState {
     Joining,
     /// Output leaves uncompared.
     Unprotected,
-    /// The secondary takes over, or has taken over. Nothing of this guest leaves until an operator
-    /// says so.
+    /// The guest is dead, and the secondary is to take over. No later output leaves.
+    GivenUp,
+    /// The other host serves. Nothing of this guest leaves until an operator says so.
     TakenOver,
 }
 
-/// What ends the time without the secondary, beside the secondary itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The steps from a secondary that is gone to a guest that goes on without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PeerLoss {
-    /// The timeout, which runs from this time. With `on_secondary_lost = "hold"` only an operator.
-    Since(Instant),
-    /// The answer of the fence.
+    /// It may come back until a timer ends. If nothing may end the wait but an operator or the
+    /// secondary, there is no timer.
+    Waiting,
+    /// Its daemon was asked to confirm that it will not take over.
+    Disclaiming,
+    /// `quorum` and `fence` are asked.
     Fencing,
+    /// It takes over no more. The record has to say so before output leaves.
+    Recording,
 }
 
-/// What the owner is to do after a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The next step of the owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProtectionAction {
     /// Release the held output, and let the kernel pass the guest's output.
     Unprotect,
     /// Capture again, and ask for a checkpoint.
     Join,
-    /// Make sure that the secondary does not take over, and report whether that was done.
+    /// Ask `quorum` and `fence`, and report the answer.
     Fence,
+    /// The secondary is back. Withdraw the question, if the fence has not begun.
+    WithdrawFence,
+    /// The other host serves: no output leaves from here on.
+    Silence,
     /// Log the new state, and nothing else.
     Announce,
 }
 
-/// The configuration for a secondary that is lost.
-#[derive(Clone, Copy, Debug)]
-pub struct LossPolicy {
-    /// How long the secondary may be gone.
-    pub timeout: Duration,
-    /// What happens to held output then.
-    pub on_lost: OnSecondaryLost,
-    /// A secondary that was there is fenced before the guest goes on without it.
-    pub fences: bool,
+/// A timer that the owner keeps. It starts when [`Protection::runs`] becomes true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProtectionTimer {
+    /// How long a secondary may be gone: `secondary_timeout`.
+    PeerLost,
+    /// How long its daemon may take to confirm that it will not take over.
+    Disclaim,
+    /// The pause before a record is written again.
+    Record,
 }
 
-/// An event, as the table knows it.
-#[derive(Clone, Copy, Debug)]
-enum ProtectionEvent {
-    /// All lanes of the secondary are up, and the COLO-frame has a pair.
-    PeerUp,
-    /// One of them is not.
-    PeerDown(Instant),
-    /// The secondary has completely received a checkpoint that covers the held output.
-    CheckpointDone,
-    /// The timeout of [`PeerLoss::Since`] is over.
-    TimedOut,
-    /// The secondary was fenced.
-    Fenced,
-    /// The secondary could not be fenced.
-    FenceFailed(Instant),
-    /// The COLO-frame says that no secondary follows the guest.
-    Alone,
-    /// The guest is dead.
-    GuestDead,
-    /// The secondary has taken over.
+impl ProtectionTimer {
+    /// All timers.
+    pub const ALL: [Self; 3] = [Self::PeerLost, Self::Disclaim, Self::Record];
+}
+
+/// Why an operator's order is not obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProtectionRefusal {
+    /// The other host serves, or served last.
     TakenOver,
-    /// The operator or the COLO-frame says that the secondary is gone for good.
-    Ended,
+    /// The guest is dead, and the secondary is to take over.
+    GuestDead,
+    /// The guest has started since the pair was protected, and the secondary's may know more.
+    NewGuest,
 }
 
-/// A row of the table: the new state, and what the owner is to do.
-type Transition = (ProtectionState, Option<ProtectionAction>);
+/// The configuration for a secondary that is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LossPolicy {
+    /// What happens to held output when the secondary was gone for too long.
+    pub on_lost: OnSecondaryLost,
+    /// `quorum` or `fence` is configured: one that may take over is fenced first.
+    pub fences: bool,
+    /// The secondary may be told that it can take over. It never can if this guest's output passes when
+    /// the daemon dies, or if the two do not agree about who serves.
+    pub covers: bool,
+}
+
+/// The conversation with the secondary's daemon, on the control lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Conversation {
+    None,
+    /// The secondary's daemon has not said yet where it stands.
+    Begun,
+    /// `told` is the last notice, and `is_confirmed` says that the secondary has it. `told_gone`: it was
+    /// told that the guest is dead.
+    Heard {
+        told: Option<CoverNotice>,
+        is_confirmed: bool,
+        told_gone: bool,
+    },
+}
+
+impl Conversation {
+    const HEARD: Self = Self::Heard { told: None, is_confirmed: false, told_gone: false };
+}
+
+/// What this daemon knows of the secondary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Acquaintance {
+    /// Only what the record says.
+    Remembered,
+    /// It was there.
+    Met,
+    /// It has begun its last conversation with the word that its guest could not take over.
+    Stale,
+}
+
+/// The operator's word about a secondary that is gone for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum EndOrder {
+    None,
+    /// Protection has ended. Only an operator or a new daemon begins it again.
+    End,
+    /// The same, and nobody else is asked.
+    Forced,
+}
+
+/// The guest that an earlier daemon of this host has left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LeftGuest {
+    /// Its programs are still there, so the guest has run on.
+    Lives {
+        /// The programs let its output pass.
+        was_off: bool,
+    },
+    /// There is none: the guest of this TAP has started since.
+    None,
+}
 
 /// The state, and the facts that it depends on.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Protection {
     state: ProtectionState,
     policy: LossPolicy,
-    /// An operator has ended protection. Only an operator or a new daemon begins it again.
-    ended: bool,
-    /// A secondary has been there, and may take over.
-    met: bool,
+    keeper: RecordKeeper,
+    conversation: Conversation,
+    /// The standing that the secondary was told in this conversation.
+    told_standing: Option<ServiceMessage>,
+    /// All lanes of the secondary are up, and the COLO-frame has a pair.
+    peer_up: bool,
+    order: EndOrder,
     /// The network knows something of the guest that no secondary has vouched for.
     exposed: bool,
+    secondary: Acquaintance,
+    /// The record of the secondary's host, as its daemon said last.
+    theirs: Option<ServiceRecord>,
+    /// The guest has started since the record was written: it knows nothing of what that says.
+    is_new_guest: bool,
+    actions: VecDeque<ProtectionAction>,
 }
 
 impl Protection {
-    /// The state of a daemon that has just started.
-    pub fn new(now: Instant, policy: LossPolicy) -> Self {
-        let state = ProtectionState::PeerLost(PeerLoss::Since(now));
-        Self { state, policy, ended: false, met: false, exposed: false }
-    }
-
-    /// Takes over from an earlier daemon. `was_off`: its guest was on its own. `was_there`: it had a
-    /// secondary.
-    #[must_use]
-    pub fn after(mut self, was_off: bool, was_there: bool) -> Self {
-        self.exposed |= was_off;
-        self.met |= was_there && !was_off;
-        self
+    /// The state of a daemon that has just started, with the record on its disk.
+    pub fn new(policy: LossPolicy, keeper: RecordKeeper, left: LeftGuest) -> Self {
+        let server = keeper.server();
+        let was_off = left == LeftGuest::Lives { was_off: true };
+        let is_new_guest =
+            left == LeftGuest::None || keeper.record().is_some_and(|record| record.guest_is_new);
+        let state = match server {
+            Some(Server::OtherHost) => ProtectionState::TakenOver,
+            _ => ProtectionState::PeerLost(PeerLoss::Waiting),
+        };
+        Self {
+            state,
+            policy,
+            keeper,
+            conversation: Conversation::None,
+            told_standing: None,
+            peer_up: false,
+            order: EndOrder::None,
+            exposed: was_off || matches!(server, Some(Server::ThisHost | Server::OtherHost)),
+            secondary: Acquaintance::Remembered,
+            theirs: None,
+            is_new_guest,
+            actions: VecDeque::new(),
+        }
     }
 
     /// Where the pair stands.
     pub fn state(&self) -> ProtectionState {
         self.state
+    }
+
+    /// The record, for the owner to write.
+    pub fn keeper(&self) -> &RecordKeeper {
+        &self.keeper
     }
 
     /// Where the pair stands, in the word that `status` shows.
@@ -130,52 +224,86 @@ impl Protection {
             ProtectionState::PeerLost(_) if self.is_held_for_somebody() => Mode::Held,
             ProtectionState::PeerLost(_) if self.exposed => Mode::CoveredNotEqual,
             ProtectionState::PeerLost(_) => Mode::PeerLost,
+            // The secondary cannot take over before the disk says so.
+            ProtectionState::Protected if !self.keeper.is_kept() => Mode::Joining,
             ProtectionState::Protected => Mode::Protected,
             ProtectionState::Joining => Mode::Joining,
             ProtectionState::Unprotected => Mode::Unprotected,
-            ProtectionState::TakenOver => Mode::TakenOver,
+            ProtectionState::GivenUp | ProtectionState::TakenOver => Mode::TakenOver,
         }
     }
 
     /// Output is held, and not only for the moment in which a known secondary may come back.
     fn is_held_for_somebody(&self) -> bool {
-        self.is_fencing() || !self.met || self.policy.on_lost == OnSecondaryLost::Hold
-    }
-
-    fn is_fencing(&self) -> bool {
-        self.state == ProtectionState::PeerLost(PeerLoss::Fencing)
+        self.state != ProtectionState::PeerLost(PeerLoss::Waiting)
+            || self.secondary == Acquaintance::Remembered
+            || self.policy.on_lost == OnSecondaryLost::Hold
     }
 
     /// The log line of the present state. It begins with the word of [`Self::mode`].
     pub fn description(&self) -> &'static str {
-        match self.mode() {
-            Mode::Protected => "protected: output is compared, and the secondary can take over",
-            Mode::Joining => {
+        match (self.mode(), self.state) {
+            (Mode::Protected, _) => {
+                "protected: output is compared, and the secondary can take over"
+            }
+            (Mode::Joining, ProtectionState::Protected) => {
+                "joining: output is compared, and the secondary can take over as soon as the disk has \
+                 the record of it"
+            }
+            (Mode::Joining, _) => {
                 "joining: the secondary is there, and is not equal yet; output is held until a \
                  checkpoint is done"
             }
-            Mode::CoveredNotEqual => {
+            (Mode::CoveredNotEqual, _) => {
                 "covered-not-equal: the secondary is lost, and has to be made equal when it is back; \
                  output is held"
             }
-            Mode::PeerLost => "peer-lost: the secondary is lost; output is held until it is back",
-            Mode::TakenOver => "taken-over: the secondary has taken over; output is held",
-            Mode::Unprotected => {
+            (Mode::PeerLost, _) => {
+                "peer-lost: the secondary is lost; output is held until it is back"
+            }
+            (Mode::TakenOver, ProtectionState::GivenUp) => {
+                "taken-over: the guest is dead, and the secondary is to take over; output is held"
+            }
+            (Mode::TakenOver, _) => "taken-over: the other host serves; output is held",
+            (Mode::Unprotected, _) => {
                 "UNPROTECTED: no secondary can take over; the guest goes on alone until one is back"
             }
-            _ if self.is_fencing() => "held: output is held until the secondary is fenced",
+            (_, ProtectionState::PeerLost(PeerLoss::Disclaiming)) => {
+                "held: output is held until the secondary confirms that it does not take over"
+            }
+            (_, ProtectionState::PeerLost(PeerLoss::Fencing)) => {
+                "held: output is held until the secondary is fenced"
+            }
+            (_, ProtectionState::PeerLost(PeerLoss::Recording)) => {
+                "held: output is held until the disk has the record that this host serves alone"
+            }
+            _ if self.may_be_taken_over() => {
+                "held: the pair was protected when the last daemon ended, and the secondary may have \
+                 taken over; output is held until it is heard, a fence answers or an operator decides"
+            }
             _ => "held: the secondary is not there; output is held until it comes",
         }
     }
 
+    /// The secondary may take over, as far as this host knows.
+    pub fn may_be_taken_over(&self) -> bool {
+        self.keeper.server() == Some(Server::Either)
+    }
+
     /// The secondary's guest could take over: it knows all that the network knows of the primary's
     /// guest. This also holds while the secondary is away for a moment, because output is held
-    /// meanwhile.
+    /// meanwhile. It is told so only after the record says it.
     pub fn is_covered(&self) -> bool {
+        let is_recorded = self.may_be_taken_over() && self.keeper.is_kept();
         match self.state {
-            ProtectionState::Protected => true,
-            ProtectionState::PeerLost(_) | ProtectionState::TakenOver => self.met,
-            ProtectionState::Joining | ProtectionState::Unprotected => false,
+            ProtectionState::PeerLost(PeerLoss::Waiting) | ProtectionState::Joining => {
+                is_recorded && self.secondary != Acquaintance::Stale
+            }
+            ProtectionState::Protected => is_recorded,
+            ProtectionState::GivenUp => self.keeper.is_kept(),
+            ProtectionState::PeerLost(_)
+            | ProtectionState::Unprotected
+            | ProtectionState::TakenOver => false,
         }
     }
 
@@ -187,8 +315,14 @@ impl Protection {
             ProtectionState::PeerLost(_) => !self.exposed,
             ProtectionState::Joining
             | ProtectionState::Unprotected
+            | ProtectionState::GivenUp
             | ProtectionState::TakenOver => false,
         }
+    }
+
+    /// The other host may answer the network at any moment, so not even output leaves that nobody compares.
+    pub fn withholds_all(&self) -> bool {
+        self.is_lost() && self.may_be_taken_over()
     }
 
     /// The guest goes on alone.
@@ -196,9 +330,14 @@ impl Protection {
         self.state == ProtectionState::Unprotected
     }
 
-    /// The secondary takes over, or has taken over.
+    /// The secondary is to take over, or has taken over.
     pub fn is_taken_over(&self) -> bool {
-        self.state == ProtectionState::TakenOver
+        matches!(self.state, ProtectionState::GivenUp | ProtectionState::TakenOver)
+    }
+
+    /// The guest is dead, and the secondary is to take over.
+    pub fn is_given_up(&self) -> bool {
+        self.state == ProtectionState::GivenUp
     }
 
     /// A secondary that comes now needs a checkpoint.
@@ -206,153 +345,445 @@ impl Protection {
         self.exposed
     }
 
-    /// The table: where `event` leads from the present state. `None`: nowhere.
-    #[expect(clippy::match_same_arms, reason = "each row of the table has its own cause")]
-    fn transition(&self, event: ProtectionEvent) -> Option<Transition> {
-        use ProtectionAction::{Announce, Fence, Join, Unprotect};
-        use ProtectionEvent as On;
-        use ProtectionState::{Joining, PeerLost, Protected, TakenOver, Unprotected};
-        let fences = self.policy.fences && self.met;
-        let holds = self.policy.on_lost == OnSecondaryLost::Hold;
-        Some(match (event, self.state) {
-            (On::Ended, Unprotected) => return None,
-            (On::Ended, _) => (Unprotected, Some(Unprotect)),
-            (On::TakenOver, _) => (TakenOver, None),
-            // Until an operator says otherwise.
-            (_, TakenOver) => return None,
-
-            (On::PeerUp, PeerLost(_) | Unprotected) if self.exposed => (Joining, Some(Join)),
-            // A secondary that comes in time has missed nothing.
-            (On::PeerUp, PeerLost(_) | Unprotected) => (Protected, Some(Announce)),
-            (On::PeerDown(now), Protected) => (PeerLost(PeerLoss::Since(now)), Some(Announce)),
-            // It was stale, and is stale when it is back.
-            (On::PeerDown(_), Joining) => (Unprotected, Some(Unprotect)),
-
-            (On::CheckpointDone, Joining) => (Protected, Some(Announce)),
-
-            (On::TimedOut, PeerLost(PeerLoss::Since(_))) if fences => {
-                (PeerLost(PeerLoss::Fencing), Some(Fence))
-            }
-            (On::TimedOut, PeerLost(PeerLoss::Since(_))) => (Unprotected, Some(Unprotect)),
-            (On::Fenced, PeerLost(PeerLoss::Fencing)) => (Unprotected, Some(Unprotect)),
-            // It may take over any moment, so output stays held. The fence is tried again later.
-            (On::FenceFailed(now), PeerLost(PeerLoss::Fencing)) => {
-                (PeerLost(PeerLoss::Since(now)), None)
-            }
-
-            (On::Alone, Unprotected | PeerLost(PeerLoss::Fencing)) => return None,
-            (On::Alone, _) if holds => return None,
-            (On::Alone, Protected | PeerLost(_)) if fences => {
-                (PeerLost(PeerLoss::Fencing), Some(Fence))
-            }
-            (On::Alone, _) => (Unprotected, Some(Unprotect)),
-
-            (On::GuestDead, PeerLost(_)) => (TakenOver, None),
-
-            (On::PeerUp, Protected | Joining)
-            | (On::PeerDown(_), PeerLost(_) | Unprotected)
-            | (On::CheckpointDone, PeerLost(_) | Protected | Unprotected)
-            | (On::TimedOut | On::GuestDead, Protected | Joining | Unprotected)
-            | (On::TimedOut, PeerLost(PeerLoss::Fencing))
-            | (
-                On::Fenced | On::FenceFailed(_),
-                PeerLost(PeerLoss::Since(_)) | Protected | Joining | Unprotected,
-            ) => return None,
-        })
+    /// The next step of the owner, who asks after every event.
+    pub fn next_action(&mut self) -> Option<ProtectionAction> {
+        self.actions.pop_front()
     }
 
-    /// Goes where the table leads. `None`: nowhere.
-    fn step(&mut self, event: ProtectionEvent) -> Option<Transition> {
-        let transition = self.transition(event)?;
-        self.state = transition.0;
-        Some(transition)
+    /// The record to write now, once. The owner answers with [`Self::on_recorded`].
+    pub fn next_record(&mut self) -> Option<ServiceRecord> {
+        self.keeper.next_write()
     }
 
-    /// All lanes of the secondary are up, or one of them is not.
-    pub fn on_peer(&mut self, now: Instant, up: bool) -> Option<ProtectionAction> {
-        if self.ended || self.is_taken_over() {
+    /// The next message for the secondary's daemon.
+    pub fn next_message(&mut self) -> Option<ServiceMessage> {
+        if self.conversation == Conversation::None {
             return None;
         }
-        self.met |= up;
-        self.step(if up { ProtectionEvent::PeerUp } else { ProtectionEvent::PeerDown(now) })?.1
-    }
-
-    /// The secondary has completely received a checkpoint that covers the held output.
-    pub fn on_checkpoint_done(&mut self) -> Option<ProtectionAction> {
-        let (_, action) = self.step(ProtectionEvent::CheckpointDone)?;
-        self.exposed = false;
-        action
-    }
-
-    /// The operator or the COLO-frame says that the secondary is gone for good.
-    pub fn end(&mut self) -> Option<ProtectionAction> {
-        (self.ended, self.exposed) = (true, true);
-        self.step(ProtectionEvent::Ended)?.1
-    }
-
-    /// When [`Self::on_timeout`] has something to do.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        match (self.policy.on_lost, self.state) {
-            (OnSecondaryLost::Release, ProtectionState::PeerLost(PeerLoss::Since(since))) => {
-                Some(since + self.policy.timeout)
+        let standing = Some(ServiceMessage::Standing(self.keeper.standing()));
+        if self.told_standing != standing {
+            self.told_standing = standing;
+            return standing;
+        }
+        if let Some(notice) = self.next_notice() {
+            let generation = self.keeper.generation();
+            return Some(ServiceMessage::Notice { notice, generation });
+        }
+        // A daemon that starts again must not forget it.
+        let is_gone = self.is_given_up() && self.keeper.is_kept();
+        match &mut self.conversation {
+            Conversation::Heard { told_gone, .. } if is_gone && !*told_gone => {
+                *told_gone = true;
+                Some(ServiceMessage::GuestGone)
             }
             _ => None,
         }
     }
 
-    /// Time has passed.
-    pub fn on_timeout(&mut self, now: Instant) -> Option<ProtectionAction> {
-        self.poll_timeout().filter(|at| *at <= now)?;
-        let (_, action) = self.step(ProtectionEvent::TimedOut)?;
-        // A secondary that has been there misses what its guest is given from here on.
-        self.exposed |= self.met && self.is_unprotected();
-        action
-    }
-
-    /// The secondary was fenced, or could not be fenced.
-    pub fn on_fenced(&mut self, now: Instant, is_done: bool) -> Option<ProtectionAction> {
-        if !is_done {
-            return self.step(ProtectionEvent::FenceFailed(now))?.1;
+    /// The next notice, if the last one is not true any more.
+    fn next_notice(&mut self) -> Option<CoverNotice> {
+        let protected = self.is_covered();
+        let Conversation::Heard { told, is_confirmed, .. } = &mut self.conversation else {
+            return None;
+        };
+        if told.is_some_and(|told| told.protected == protected) {
+            return None;
         }
-        let (_, action) = self.step(ProtectionEvent::Fenced)?;
-        // It is gone for good, and so need not be fenced again.
-        (self.exposed, self.met) = (true, false);
-        action
+        let number = told.map_or(0, |told| told.number).wrapping_add(1);
+        let notice = CoverNotice { protected, number };
+        (*told, *is_confirmed) = (Some(notice), false);
+        Some(notice)
     }
 
-    /// The COLO-frame says that no secondary follows the guest. A secondary that was met all the same
-    /// may be about to take over.
-    pub fn on_alone(&mut self) -> Option<ProtectionAction> {
+    /// `timer` runs, or is to start.
+    pub fn runs(&self, timer: ProtectionTimer) -> bool {
+        match timer {
+            ProtectionTimer::PeerLost => {
+                self.state == ProtectionState::PeerLost(PeerLoss::Waiting)
+                    && self.policy.on_lost == OnSecondaryLost::Release
+                    && self.can_leave_secondary()
+            }
+            ProtectionTimer::Disclaim => {
+                self.state == ProtectionState::PeerLost(PeerLoss::Disclaiming)
+            }
+            ProtectionTimer::Record => self.keeper.has_failed(),
+        }
+    }
+
+    /// There is a way on without the secondary. A daemon that knows only from the disk that the
+    /// secondary may take over has none, unless it can ask somebody.
+    fn can_leave_secondary(&self) -> bool {
+        !self.may_be_taken_over()
+            || self.secondary != Acquaintance::Remembered
+            || self.policy.fences
+            || self.is_heard()
+    }
+
+    /// The secondary's daemon has said where it stands.
+    pub fn is_heard(&self) -> bool {
+        matches!(self.conversation, Conversation::Heard { .. })
+    }
+
+    fn is_lost(&self) -> bool {
+        matches!(self.state, ProtectionState::PeerLost(_))
+    }
+
+    /// `timer` has ended.
+    pub fn on_timer(&mut self, timer: ProtectionTimer) {
+        if !self.runs(timer) {
+            return;
+        }
+        match timer {
+            ProtectionTimer::PeerLost => self.leave_secondary(),
+            ProtectionTimer::Disclaim => self.leave_silent_secondary(),
+            ProtectionTimer::Record => self.keeper.retry(),
+        }
+        self.settle();
+    }
+
+    /// The guest is to go on without the secondary.
+    fn leave_secondary(&mut self) {
+        if !self.may_be_taken_over() {
+            // A secondary that has been there misses what its guest is given from here on.
+            self.exposed |= self.secondary != Acquaintance::Remembered;
+            self.go_alone();
+        } else if self.is_heard() {
+            self.enter(PeerLoss::Disclaiming, None);
+        } else {
+            self.leave_silent_secondary();
+        }
+    }
+
+    /// The secondary does not answer.
+    fn leave_silent_secondary(&mut self) {
+        match (self.secondary, self.order) {
+            // Its disk says that it takes over no more.
+            (Acquaintance::Stale, _) | (_, EndOrder::Forced) => self.record_service(),
+            _ if self.policy.fences => self.enter(PeerLoss::Fencing, Some(ProtectionAction::Fence)),
+            (Acquaintance::Met, _) | (_, EndOrder::End) => self.record_service(),
+            (Acquaintance::Remembered, EndOrder::None) => self.enter(PeerLoss::Waiting, None),
+        }
+    }
+
+    fn enter(&mut self, loss: PeerLoss, action: Option<ProtectionAction>) {
+        self.state = ProtectionState::PeerLost(loss);
+        self.actions.extend(action);
+    }
+
+    /// The secondary takes over no more.
+    fn record_service(&mut self) {
         self.exposed = true;
-        self.step(ProtectionEvent::Alone)?.1
+        self.enter(PeerLoss::Recording, None);
+        self.keeper.want(self.generation() + 1, Server::ThisHost);
     }
 
-    /// A secondary may take over: its guest follows this one, or an earlier daemon left one that may.
-    pub fn on_pair(&mut self) {
-        self.met = true;
+    /// The highest generation that is known.
+    fn generation(&self) -> u64 {
+        self.keeper.generation().max(self.theirs.map_or(0, |record| record.generation))
     }
 
-    /// The guest is dead, and the secondary takes over. Held output stays held, and no later output
+    fn go_alone(&mut self) {
+        self.is_new_guest = false;
+        self.state = ProtectionState::Unprotected;
+        self.actions.push_back(ProtectionAction::Unprotect);
+    }
+
+    /// The steps that follow from the state, after every event.
+    fn settle(&mut self) {
+        if let Conversation::Heard { told: Some(told), is_confirmed: true, .. } = self.conversation
+            && !told.protected
+            && self.state == ProtectionState::PeerLost(PeerLoss::Disclaiming)
+        {
+            self.record_service();
+        }
+        if self.state == ProtectionState::PeerLost(PeerLoss::Recording) && self.keeper.is_kept() {
+            self.go_alone();
+        }
+        let waits = matches!(
+            self.state,
+            ProtectionState::PeerLost(PeerLoss::Waiting | PeerLoss::Disclaiming)
+                | ProtectionState::Unprotected
+        );
+        if waits && self.peer_up && self.order == EndOrder::None && self.can_join() {
+            self.meet();
+        }
+    }
+
+    /// A daemon that starts while a secondary joins must not take it for an equal one, so a guest that
+    /// has been alone has a record of it before.
+    fn can_join(&self) -> bool {
+        !self.exposed || self.may_be_taken_over() || self.keeper.is_kept()
+    }
+
+    /// The secondary is there.
+    fn meet(&mut self) {
+        if self.secondary == Acquaintance::Remembered {
+            self.secondary = Acquaintance::Met;
+        }
+        if self.exposed {
+            self.state = ProtectionState::Joining;
+            self.actions.push_back(ProtectionAction::Join);
+        } else {
+            // A secondary that comes in time has missed nothing.
+            self.protect();
+        }
+    }
+
+    fn protect(&mut self) {
+        self.state = ProtectionState::Protected;
+        (self.is_new_guest, self.secondary) = (false, Acquaintance::Met);
+        if self.policy.covers {
+            self.keeper.want(self.generation(), Server::Either);
+        }
+        self.actions.push_back(ProtectionAction::Announce);
+    }
+
+    /// The control lane is connected. Each end says first where it stands.
+    pub fn on_conversation_begins(&mut self) {
+        self.conversation = Conversation::Begun;
+        self.told_standing = None;
+    }
+
+    /// The control lane is gone.
+    pub fn on_conversation_ends(&mut self) {
+        self.conversation = Conversation::None;
+        if self.state == ProtectionState::PeerLost(PeerLoss::Disclaiming) {
+            self.leave_silent_secondary();
+        }
+        self.settle();
+    }
+
+    /// A message of the secondary's daemon.
+    pub fn on_message(&mut self, message: ServiceMessage) {
+        match message {
+            ServiceMessage::Standing(theirs) => {
+                if self.conversation == Conversation::Begun {
+                    self.conversation = Conversation::HEARD;
+                    self.on_first_standing(theirs);
+                }
+                if let Some(theirs) = theirs {
+                    self.on_standing(theirs);
+                }
+            }
+            ServiceMessage::NoticeKnown(number) => {
+                if let Conversation::Heard { told: Some(told), is_confirmed, .. } =
+                    &mut self.conversation
+                    && told.number == number
+                {
+                    *is_confirmed = true;
+                }
+            }
+            // Only a primary says so.
+            ServiceMessage::Notice { .. } | ServiceMessage::GuestGone => {}
+        }
+        self.settle();
+    }
+
+    /// Later in a conversation, a standing may be the answer to an earlier notice.
+    fn on_first_standing(&mut self, theirs: Option<ServiceRecord>) {
+        let could_take_over = theirs.is_some_and(|theirs| theirs.server == Server::Either);
+        if self.may_be_taken_over() && !could_take_over {
+            (self.secondary, self.exposed) = (Acquaintance::Stale, true);
+        }
+    }
+
+    fn on_standing(&mut self, theirs: ServiceRecord) {
+        let is_behind = self.keeper.server() == Some(Server::ThisHost)
+            && theirs.generation < self.keeper.generation();
+        self.theirs = Some(theirs);
+        if theirs.server == Server::ThisHost && !is_behind {
+            self.be_taken_over();
+        }
+        if theirs.server == Server::Either && self.keeper.server().is_none() {
+            self.keeper.want(self.generation(), Server::Either);
+        }
+        // The guest that the secondary follows is dead, and this one has started since.
+        let is_outlived = self.is_new_guest && self.may_be_taken_over();
+        if is_outlived && self.is_lost() && theirs.server == Server::Either {
+            self.be_given_up();
+            self.actions.push_back(ProtectionAction::Announce);
+        }
+    }
+
+    fn be_taken_over(&mut self) {
+        self.keeper.want(self.generation(), Server::OtherHost);
+        self.exposed = true;
+        if self.state != ProtectionState::TakenOver {
+            self.state = ProtectionState::TakenOver;
+            self.actions.push_back(ProtectionAction::Silence);
+        }
+    }
+
+    /// All lanes of the secondary are up and the COLO-frame has a pair, or not.
+    pub fn on_peer(&mut self, up: bool) {
+        self.peer_up = up;
+        match self.state {
+            ProtectionState::Protected if !up => {
+                self.enter(PeerLoss::Waiting, Some(ProtectionAction::Announce));
+            }
+            // Nothing has left since it was covered, so it still may take over.
+            ProtectionState::Joining if !up && self.may_be_taken_over() => {
+                self.enter(PeerLoss::Waiting, Some(ProtectionAction::Announce));
+            }
+            // It was stale, and is stale when it is back.
+            ProtectionState::Joining if !up => self.go_alone(),
+            ProtectionState::PeerLost(PeerLoss::Fencing) if up => {
+                self.actions.push_back(ProtectionAction::WithdrawFence);
+            }
+            _ => {}
+        }
+        self.settle();
+    }
+
+    /// The secondary has completely received a checkpoint that covers the held output.
+    pub fn on_checkpoint_done(&mut self) {
+        if self.state == ProtectionState::Joining {
+            self.exposed = false;
+            self.protect();
+        }
+        self.settle();
+    }
+
+    /// `quorum` and `fence` have answered: the secondary takes over no more, or that is not certain. It
+    /// may take over any moment then, so output stays held, and they are asked again later.
+    pub fn on_fenced(&mut self, is_done: bool) {
+        if self.state == ProtectionState::PeerLost(PeerLoss::Fencing) {
+            if is_done {
+                self.record_service();
+            } else {
+                self.enter(PeerLoss::Waiting, None);
+            }
+        }
+        self.settle();
+    }
+
+    /// The COLO-frame says that no secondary follows the guest. One that was covered may be about to
+    /// take over all the same.
+    pub fn on_alone(&mut self) {
+        self.expose();
+        if self.policy.on_lost == OnSecondaryLost::Release {
+            match self.state {
+                ProtectionState::PeerLost(PeerLoss::Waiting) if !self.can_leave_secondary() => {}
+                ProtectionState::PeerLost(PeerLoss::Waiting)
+                | ProtectionState::Protected
+                | ProtectionState::Joining => self.leave_secondary(),
+                _ => {}
+            }
+        }
+        self.settle();
+    }
+
+    /// The guest is dead, and the secondary is to take over. Held output stays held, and no later output
     /// leaves. `false` if it is too late for that.
     pub fn give_up(&mut self) -> bool {
-        self.step(ProtectionEvent::GuestDead).is_some()
+        let can = self.may_be_taken_over()
+            && matches!(
+                self.state,
+                ProtectionState::PeerLost(PeerLoss::Waiting | PeerLoss::Disclaiming)
+            );
+        if can {
+            self.be_given_up();
+        }
+        can
     }
 
-    /// The secondary has taken over. `false` if that was known.
-    pub fn be_taken_over(&mut self) -> bool {
-        let was_known = self.is_taken_over();
-        self.step(ProtectionEvent::TakenOver);
-        !was_known
+    fn be_given_up(&mut self) {
+        self.state = ProtectionState::GivenUp;
+        self.exposed = true;
+        self.keeper.want(self.generation(), Server::OtherHost);
     }
 
-    /// The operator wants protection again.
+    /// The operator or the COLO-frame says that the secondary is gone for good. `forced`: nobody else is
+    /// asked.
+    pub fn end(&mut self, forced: bool) {
+        self.exposed = true;
+        self.order = if forced { EndOrder::Forced } else { EndOrder::End };
+        match self.state {
+            ProtectionState::Unprotected
+            | ProtectionState::PeerLost(PeerLoss::Recording | PeerLoss::Disclaiming) => {}
+            ProtectionState::TakenOver | ProtectionState::GivenUp => self.record_service(),
+            _ => self.leave_secondary(),
+        }
+        self.settle();
+    }
+
+    /// The daemon ends, and the guest goes on alone at once.
+    pub fn finish(&mut self) {
+        (self.order, self.exposed) = (EndOrder::End, true);
+        self.state = ProtectionState::Unprotected;
+        self.actions.clear();
+        if self.may_be_taken_over() {
+            self.keeper.want(self.generation() + 1, Server::ThisHost);
+        }
+    }
+
+    /// Why an operator's word that this guest goes on alone is not obeyed unless it is forced. `None`:
+    /// it is obeyed.
+    pub fn refusal(&self) -> Option<ProtectionRefusal> {
+        match self.state {
+            ProtectionState::TakenOver => Some(ProtectionRefusal::TakenOver),
+            ProtectionState::GivenUp => Some(ProtectionRefusal::GuestDead),
+            ProtectionState::PeerLost(_)
+                if self.is_new_guest && self.may_be_taken_over() && !self.policy.fences =>
+            {
+                Some(ProtectionRefusal::NewGuest)
+            }
+            _ => None,
+        }
+    }
+
+    /// The guest was taken over from, and the secondary's daemon says that its own does not serve.
+    pub fn can_serve_again(&self) -> bool {
+        let theirs = self.theirs.map(|record| record.server);
+        let serves_not = match self.state {
+            // It may take over any moment, or has.
+            ProtectionState::TakenOver => {
+                !matches!(theirs, Some(Server::ThisHost | Server::Either))
+            }
+            ProtectionState::GivenUp => theirs == Some(Server::OtherHost),
+            _ => false,
+        };
+        serves_not && self.is_heard()
+    }
+
+    /// The number of the last notice in this conversation, and the generation of the record.
+    pub fn last_notice(&self) -> (u32, u64) {
+        let number = match self.conversation {
+            Conversation::Heard { told: Some(told), .. } => told.number,
+            _ => 0,
+        };
+        (number, self.keeper.generation())
+    }
+
+    /// The operator wants protection again. A guest that was taken over from serves again if it can.
     pub fn begin_again(&mut self) {
-        self.ended = false;
+        self.order = EndOrder::None;
+        if self.can_serve_again() {
+            self.record_service();
+        }
+        self.settle();
     }
 
     /// Output of the guest leaves for which no secondary has vouched.
     pub fn expose(&mut self) {
         self.exposed = true;
+        self.record_exposure();
+    }
+
+    /// The secondary that comes next needs a checkpoint, whatever happens to this daemon.
+    fn record_exposure(&mut self) {
+        if self.keeper.server().is_none() {
+            self.keeper.want(self.generation(), Server::ThisHost);
+        }
+    }
+
+    /// The write of [`Self::next_record`] has ended. `is_done`: the disk has the record.
+    pub fn on_recorded(&mut self, is_done: bool) {
+        self.keeper.on_written(is_done);
+        if self.state == ProtectionState::Protected && self.keeper.is_kept() {
+            self.actions.push_back(ProtectionAction::Announce);
+        }
+        self.settle();
     }
 }
 

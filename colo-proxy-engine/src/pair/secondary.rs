@@ -3,6 +3,7 @@
 //!
 //! The caller brings frames, events and time. Decisions go through an [`InputPath`].
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use colo_proxy_common::record::FlowKey;
@@ -10,7 +11,8 @@ use colo_proxy_common::record::FlowKey;
 use super::early_input::{EarlyInput, InputLimits};
 use super::message::ControlMessage;
 use super::repeat::SharedRepeater;
-use super::takeover::{Takeover, TakeoverAction};
+use super::service_record::ServiceRecord;
+use super::takeover::{Takeover, TakeoverAction, TakeoverTimer};
 use super::{Mode, ProgramMode};
 use crate::frame::Frame;
 use colo_proxy_common::segment::{Direction, tcp_segment};
@@ -62,8 +64,13 @@ enum GuestState {
 pub struct Secondary {
     name: String,
     program_mode: ProgramMode,
-    /// When the guest takes over by itself.
-    pub takeover: Takeover,
+    /// When the guest takes over.
+    takeover: Takeover,
+    /// How long a break of the control lane may last.
+    peer_timeout: Duration,
+    /// When the timer of `takeover` ends.
+    takeover_deadline: Option<Instant>,
+    messages: VecDeque<ControlMessage>,
     /// The guest is to take over as soon as its state is known, and at this time at the latest.
     pending_takeover: Option<Instant>,
     /// Input that came before its connection's offset was known.
@@ -121,7 +128,14 @@ impl Secondary {
         Self {
             name,
             program_mode,
-            takeover,
+            takeover: if program_mode == ProgramMode::FailedOver {
+                takeover.serving()
+            } else {
+                takeover
+            },
+            peer_timeout: Duration::from_secs(1),
+            takeover_deadline: None,
+            messages: VecDeque::new(),
             pending_takeover: None,
             early_input: EarlyInput::new(limits),
             repeater,
@@ -130,6 +144,52 @@ impl Secondary {
             reported: CheckpointReport::None,
             guest: GuestState::Runs,
             cut: None,
+        }
+    }
+
+    /// The same half at its start. A break of the control lane may last for `peer_timeout`.
+    #[must_use]
+    pub fn started(mut self, now: Instant, peer_timeout: Duration) -> Self {
+        self.peer_timeout = peer_timeout;
+        self.settle(now);
+        self
+    }
+
+    /// The decision about a takeover.
+    pub fn takeover(&self) -> &Takeover {
+        &self.takeover
+    }
+
+    /// Gives the decision about a takeover an event. The owner then carries out
+    /// [`Self::next_takeover_action`].
+    pub fn decide(&mut self, now: Instant, event: impl FnOnce(&mut Takeover)) {
+        event(&mut self.takeover);
+        self.settle(now);
+    }
+
+    /// The next step of a takeover.
+    pub fn next_takeover_action(&mut self) -> Option<TakeoverAction> {
+        self.takeover.next_action()
+    }
+
+    /// The record to write now, once. The owner answers with [`Takeover::on_recorded`].
+    pub fn next_record(&mut self) -> Option<ServiceRecord> {
+        self.takeover.next_record()
+    }
+
+    /// The next message for the primary.
+    pub fn next_message(&mut self) -> Option<ControlMessage> {
+        self.messages.pop_front()
+    }
+
+    /// Sets the timer of the decision, and queues messages for the primary.
+    fn settle(&mut self, now: Instant) {
+        self.takeover_deadline = self.takeover.timer().map(|timer| match timer {
+            TakeoverTimer::Now => now,
+            TakeoverTimer::Timeout => self.takeover_deadline.unwrap_or(now + self.peer_timeout),
+        });
+        while let Some(message) = self.takeover.next_message() {
+            self.messages.push_back(message.into());
         }
     }
 
@@ -164,36 +224,27 @@ impl Secondary {
 
     /// When [`Self::on_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let takeover = self.takeover.poll_timeout().filter(|_| self.waits_for_primary());
-        let all = [self.early_input.poll_timeout(), takeover, self.pending_takeover];
+        let all = [self.early_input.poll_timeout(), self.takeover_deadline, self.pending_takeover];
         all.into_iter().flatten().min()
     }
 
-    /// Time has passed.
-    pub fn on_timeout(
-        &mut self,
-        now: Instant,
-        path: &mut impl InputPath,
-    ) -> Option<TakeoverAction> {
+    /// Time has passed. `true`: a takeover that waited for the end of a checkpoint waits no longer.
+    pub fn on_timeout(&mut self, now: Instant, path: &mut impl InputPath) -> bool {
         self.early_input.on_timeout(now);
-        if self.pending_takeover.is_some_and(|at| at <= now) {
-            log::warn!(
-                "{}: QEMU does not report the end of a checkpoint, and a takeover waits for it; the \
-                 guest takes over with its state from before the checkpoint",
-                self.name
-            );
-            self.on_not_copied(path);
-            return self.take_pending_takeover();
+        if self.takeover_deadline.is_some_and(|at| at <= now) {
+            self.takeover_deadline = None;
+            self.decide(now, Takeover::on_timer);
         }
-        if self.waits_for_primary() { self.takeover.on_timeout(now) } else { None }
-    }
-
-    /// The primary says whether this guest could take over. Returns the answer, if there is one: a
-    /// secondary that takes over, or has, must not confirm that it will not.
-    pub fn on_protection(&mut self, protected: bool) -> Option<ControlMessage> {
-        self.takeover.on_protection(protected);
-        let obeys = protected || self.waits_for_primary();
-        obeys.then_some(ControlMessage::ProtectionKnown { protected })
+        if self.pending_takeover.is_none_or(|at| at > now) {
+            return false;
+        }
+        log::warn!(
+            "{}: QEMU does not report the end of a checkpoint, and a takeover waits for it; the \
+             guest takes over with its state from before the checkpoint",
+            self.name
+        );
+        self.on_not_copied(path);
+        self.take_pending_takeover()
     }
 
     /// The guest is to take over.
@@ -213,9 +264,9 @@ impl Secondary {
         self.pending_takeover.is_some()
     }
 
-    /// The takeover that had to wait for the guest's state, which is known now.
-    pub fn take_pending_takeover(&mut self) -> Option<TakeoverAction> {
-        self.pending_takeover.take().map(|_| TakeoverAction::TakeOver)
+    /// A takeover had to wait for the guest's state, which is known now.
+    pub fn take_pending_takeover(&mut self) -> bool {
+        self.pending_takeover.take().is_some()
     }
 
     /// Input of the primary guest, in the order in which it came there.
@@ -430,6 +481,11 @@ impl Secondary {
     pub fn on_taken_over(&mut self) {
         self.program_mode = ProgramMode::FailedOver;
         self.repeater.lock().clear();
+    }
+
+    /// The guest is off the network again, because the primary's host serves by an operator's word.
+    pub fn on_stepped_down(&mut self) {
+        self.program_mode = ProgramMode::Protected;
     }
 }
 

@@ -15,6 +15,7 @@ use colo_proxy::offline::{AlignmentKind, GuestAddress};
 use colo_proxy::tunnel;
 
 use super::filter::{MirrorArgs, RedirectorArgs, RewriterArgs};
+use super::state_dir::StateDir;
 
 /// The network proxy of a fault-tolerant pair of virtual machines (COLO)
 ///
@@ -40,6 +41,8 @@ pub(super) enum Subcommand {
         /// TOML file with one [[guest]] table for each guest of this host
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        #[command(flatten)]
+        state_dir: StateDir,
     },
     /// Compare the guests' output between QEMU's sockets, in the place of its colo-compare object
     ///
@@ -100,10 +103,15 @@ pub(super) enum Subcommand {
     },
     /// Go on without the other host: a secondary takes over, a primary goes on unprotected
     ///
-    /// First make sure that the other guest no longer answers the network.
+    /// First make sure that the other guest no longer answers the network. If quorum or fence is
+    /// configured, it is asked. The daemon refuses what it knows to be wrong.
     Failover {
         /// The instance as `status` shows it; a netdev will do if only one instance has it
         instance: String,
+        /// Ask nobody, and do it whatever the daemon knows: two guests may answer the network, and
+        /// clients may meet a guest that has forgotten what they were told
+        #[arg(long)]
+        force: bool,
     },
     /// Compare two captures: would these guests have needed checkpoints?
     ///
@@ -209,6 +217,20 @@ struct CommonArgs {
     /// How the frames travel between the hosts
     #[arg(long, value_enum, default_value_t)]
     lane: LaneKind,
+    #[command(flatten)]
+    state_dir: StateDir,
+}
+
+impl PrimaryArgs {
+    pub(super) fn state_dir(&self) -> StateDir {
+        self.common.state_dir.clone()
+    }
+}
+
+impl SecondaryArgs {
+    pub(super) fn state_dir(&self) -> StateDir {
+        self.common.state_dir.clone()
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,24 +1,30 @@
 //! The daemon: starts every instance, prints `ready`, and ends in good order.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use colo_proxy::config::Guest;
-use colo_proxy::instance::{GuestThreads, Instance};
+use colo_proxy::instance::{GuestThreads, Instance, InstanceDirs};
 use colo_proxy::status::RUNTIME_DIR;
 use tokio::signal::unix::{SignalKind, signal};
+
+use super::state_dir::StateDir;
 
 /// Time between two checks whether an instance has ended by itself.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
-pub(super) fn serve(guests: Vec<Guest>) -> anyhow::Result<()> {
+pub(super) fn serve(guests: Vec<Guest>, state_dir: StateDir) -> anyhow::Result<()> {
+    let dirs = InstanceDirs { runtime: RUNTIME_DIR.into(), state: state_dir.path };
     let threads = GuestThreads::start(guests.len()).context("cannot start a thread")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve_on(&threads, guests))
+    runtime.block_on(serve_on(&threads, guests, &dirs))
 }
 
-async fn serve_on(threads: &GuestThreads, guests: Vec<Guest>) -> anyhow::Result<()> {
+async fn serve_on(
+    threads: &GuestThreads,
+    guests: Vec<Guest>,
+    dirs: &InstanceDirs,
+) -> anyhow::Result<()> {
     // Signals are caught before the first instance starts, so that none ends the daemon while an
     // instance is half attached.
     let mut signals = Signals::new()?;
@@ -26,7 +32,7 @@ async fn serve_on(threads: &GuestThreads, guests: Vec<Guest>) -> anyhow::Result<
     let mut started = Ok(());
     for (number, guest) in guests.into_iter().enumerate() {
         let netdev = guest.netdev.clone();
-        match Instance::start(guest, Path::new(RUNTIME_DIR), threads, number).await {
+        match Instance::start(guest, dirs, threads, number).await {
             Ok(instance) => instances.push(instance),
             Err(error) => {
                 started = Err(error).with_context(|| format!("cannot serve {netdev}"));

@@ -14,6 +14,7 @@ mod protect;
 mod qemu_args;
 mod show;
 mod show_filter;
+mod state_dir;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -30,9 +31,15 @@ pub(crate) use self::hint::hint;
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
         Subcommand::Diff(args) => return diff::diff(&args),
-        Subcommand::Primary(args) => daemon::serve(vec![Guest::try_from(args)?]),
-        Subcommand::Secondary(args) => daemon::serve(vec![Guest::try_from(args)?]),
-        Subcommand::Run { config } => daemon::serve(config::read(&config)?),
+        Subcommand::Primary(args) => {
+            let state_dir = args.state_dir();
+            daemon::serve(vec![Guest::try_from(args)?], state_dir)
+        }
+        Subcommand::Secondary(args) => {
+            let state_dir = args.state_dir();
+            daemon::serve(vec![Guest::try_from(args)?], state_dir)
+        }
+        Subcommand::Run { config, state_dir } => daemon::serve(config::read(&config)?, state_dir),
         Subcommand::ColoCompare(args) => colo_compare::serve(args.into()),
         Subcommand::FilterMirror(args) => filter::serve(args.into()),
         Subcommand::FilterRedirector(args) => filter::serve(args.into()),
@@ -46,7 +53,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Subcommand::Protect { instance, migrate, timeout } => {
             protect::protect(&instance, migrate, timeout)
         }
-        Subcommand::Failover { instance } => fail_over(&instance),
+        Subcommand::Failover { instance, force } => fail_over(&instance, force),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -56,10 +63,10 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.is::<diff::CannotCompare>() { diff::CANNOT_COMPARE.into() } else { ExitCode::FAILURE }
 }
 
-fn fail_over(instance: &str) -> anyhow::Result<()> {
+fn fail_over(instance: &str, force: bool) -> anyhow::Result<()> {
     let dir = Path::new(RUNTIME_DIR);
     let name = status::find(dir, instance)?;
-    match status::ask(dir, &name, &Request::Failover)? {
+    match status::ask(dir, &name, &Request::Failover { force })? {
         Reply::Done(message) => Ok(output::print(&format!("{message}\n"))?),
         other => bail!("instance {name} answered {other:?}"),
     }

@@ -26,8 +26,9 @@ use std::time::{Duration, Instant};
 
 use colo_proxy_engine::compare::{Engine, Limits};
 use colo_proxy_engine::pair::primary::{Intake, PeerLane};
-use colo_proxy_engine::pair::protection::{LossPolicy, Protection};
-use colo_proxy_engine::pair::{OnSecondaryLost, Primary};
+use colo_proxy_engine::pair::protection::{LeftGuest, LossPolicy, Protection};
+use colo_proxy_engine::pair::service_record::RecordKeeper;
+use colo_proxy_engine::pair::{OnSecondaryLost, Primary, PrimaryLimits};
 
 use self::inbound::{Inbound, InboundEvent};
 use self::sockets::Sockets;
@@ -89,14 +90,16 @@ impl Comparer {
             flow_frames_max: options.max_queue_size,
             ..Limits::default()
         };
-        let policy = LossPolicy {
-            timeout: options.secondary_timeout,
-            on_lost: OnSecondaryLost::Release,
-            fences: false,
-        };
+        let policy = LossPolicy { on_lost: OnSecondaryLost::Release, fences: false, covers: false };
         let engine = Engine::new(limits, RandomState::new().hash_one(now));
-        let protection = Protection::new(now, policy);
-        let mut half = Primary::new("colo-compare".into(), engine, protection, 0, false);
+        let left = LeftGuest::Lives { was_off: false };
+        let protection = Protection::new(policy, RecordKeeper::in_memory(), left);
+        let limits = PrimaryLimits {
+            secondary_timeout: options.secondary_timeout,
+            ..PrimaryLimits::default()
+        };
+        let name = "colo-compare".into();
+        let mut half = Primary::new(now, name, engine, protection, 0, false).limited(limits);
         // QEMU's own filters bring the guest's input to the secondary.
         half.on_lane(now, PeerLane::Mirror, true, &mut sockets.path());
         Self { half }
@@ -220,7 +223,7 @@ impl Comparer {
         // Another task may have a primary that has just connected.
         tokio::task::yield_now().await;
         let now = Instant::now();
-        self.half.end_protection(now, &mut sockets.path());
+        self.half.end_protection(now, true, &mut sockets.path());
         self.half.release_everything(now, &mut sockets.path());
         self.carry_out(sockets);
         let outdev = &mut sockets.outdev;

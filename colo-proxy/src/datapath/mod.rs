@@ -252,6 +252,12 @@ impl Datapath {
         leftover::is_of_another_namespace(&dir, cookie) && dir.has_live_link()
     }
 
+    /// A dead daemon has left programs under this name that are on a TAP, whose guest may live.
+    pub fn has_leftover(instance: &str) -> bool {
+        let Ok(bpffs) = pin::find_bpffs() else { return false };
+        InstanceDir::existing(&bpffs, instance).is_ok_and(|dir| dir.has_live_link())
+    }
+
     /// A leftover of a dead daemon was taken over, with its mode and its epoch.
     pub fn taken_over(&self) -> bool {
         self.taken_over

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use colo_proxy_engine::pair::repeat::SharedRepeater;
 use colo_proxy_engine::pair::secondary::TakeoverStep;
+use colo_proxy_engine::pair::service_record::RecordKeeper;
 use colo_proxy_engine::pair::takeover::{Takeover, TakeoverDeciders};
 use colo_proxy_engine::pair::{BATCH, ProgramMode, Role, Secondary};
 use tokio::sync::mpsc;
@@ -132,7 +133,7 @@ impl Rewriter {
                 id.clone(),
                 datapath.mode(),
                 // Only the COLO-frame and the operator decide here.
-                Takeover::new(TakeoverDeciders::default(), limits.peer.timeout),
+                Takeover::new(TakeoverDeciders::default(), RecordKeeper::in_memory(), false),
                 SharedRepeater::new(limits.repeat),
                 limits.input,
             ),
@@ -222,18 +223,13 @@ impl Rewriter {
     }
 
     fn fail_over_if_pending(&mut self) -> Result<(), FilterError> {
-        match self.half.take_pending_takeover() {
-            Some(_) => self.fail_over(),
-            None => Ok(()),
-        }
+        if self.half.take_pending_takeover() { self.fail_over() } else { Ok(()) }
     }
 
     fn on_timeout(&mut self) -> Result<(), FilterError> {
         // The half has no other action here, because it never met a primary.
-        match self.half.on_timeout(Instant::now(), &mut self.translator) {
-            Some(_) => self.fail_over(),
-            None => Ok(()),
-        }
+        let is_due = self.half.on_timeout(Instant::now(), &mut self.translator);
+        if is_due { self.fail_over() } else { Ok(()) }
     }
 
     fn age_flows(&mut self) {
@@ -260,7 +256,7 @@ impl Rewriter {
             Request::Divergences { .. } => {
                 Reply::no_divergences(&id, &self.options.kind, &self.options.netdev)
             }
-            Request::Failover => match self.fail_over() {
+            Request::Failover { .. } => match self.fail_over() {
                 Ok(()) => {
                     inputs.frame.command(&ColoFrameCommand::TakeOver { instance: id.clone() });
                     Reply::Done(format!(

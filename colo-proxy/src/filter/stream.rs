@@ -198,7 +198,7 @@ impl StreamFilter {
             Request::Divergences { .. } => {
                 Reply::no_divergences(&self.claim.name, &self.options.kind, &self.options.netdev)
             }
-            Request::Failover => Reply::Error(format!(
+            Request::Failover { .. } => Reply::Error(format!(
                 "a {command} does not fail over; end it if frames are to pass as without it"
             )),
             Request::Protect { .. } => Reply::Error(super::protects_nobody(command)),

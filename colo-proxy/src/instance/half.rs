@@ -1,13 +1,13 @@
 //! What both halves of a pair do alike: they start, serve until they are asked to end, answer the
 //! operator, and end.
 
-use std::path::Path;
-
+use colo_proxy_engine::pair::service_record::ServiceRecord;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::permission::PermissionTask;
 use super::programs::{AttachedPrograms, attach, detach};
-use super::{InstanceError, asked_to_stop, offsets};
+use super::record_file::RecordFile;
+use super::{InstanceDirs, InstanceError, asked_to_stop, offsets};
 use crate::colo_frame::{self, ColoFrame};
 use crate::config::Guest;
 use crate::datapath::Datapath;
@@ -26,7 +26,7 @@ pub(super) trait HalfTask: Sized {
     /// Attaches and listens.
     async fn start(
         guest: Guest,
-        dir: &Path,
+        dirs: &InstanceDirs,
     ) -> Result<(Self, HalfInputs<Self::Lanes>), InstanceError>;
 
     /// Serves; returns only when it cannot go on.
@@ -43,8 +43,9 @@ pub(super) trait HalfTask: Sized {
     /// The operator wants the guest protected again, by the secondary that waits at `migrate`.
     fn protect(&mut self, migrate: Option<&str>, inputs: &mut HalfInputs<Self::Lanes>) -> Reply;
 
-    /// The operator wants the guest of this host to go on without the other one.
-    async fn failover(&mut self, inputs: &mut HalfInputs<Self::Lanes>) -> Reply;
+    /// The operator wants the guest of this host to go on without the other one. `forced`: whatever this
+    /// daemon knows.
+    async fn failover(&mut self, forced: bool, inputs: &mut HalfInputs<Self::Lanes>) -> Reply;
 
     fn divergences(&self, with_frames: bool) -> Reply;
 
@@ -73,6 +74,7 @@ pub(super) struct HalfInputs<L> {
     pub(super) lane: KernelLane,
     pub(super) frame: Box<dyn ColoFrame>,
     pub(super) permission: PermissionTask,
+    pub(super) record: RecordFile,
     pub(super) questions: mpsc::Receiver<Question>,
     pub(super) tap: GuestTap,
     /// Only dropped, to remove the socket.
@@ -82,11 +84,11 @@ pub(super) struct HalfInputs<L> {
 /// Serves `guest` until it is asked to stop.
 pub(super) async fn run<T: HalfTask>(
     guest: Guest,
-    dir: &Path,
+    dirs: &InstanceDirs,
     mut stopped: watch::Receiver<bool>,
     ready: oneshot::Sender<()>,
 ) -> Result<(), InstanceError> {
-    let (mut half, mut inputs) = T::start(guest, dir).await?;
+    let (mut half, mut inputs) = T::start(guest, dirs).await?;
     // Nobody waiting means that the daemon is ending; then `stopped` says so too.
     let _ = ready.send(());
     let ended = tokio::select! {
@@ -119,7 +121,7 @@ pub(super) async fn answer<T: HalfTask>(
         Request::Status => half.status(inputs).await,
         Request::Protect { migrate } => half.protect(migrate.as_deref(), inputs),
         Request::Divergences { frames } => half.divergences(frames),
-        Request::Failover => half.failover(inputs).await,
+        Request::Failover { force } => half.failover(force, inputs).await,
         Request::ExportOffsets => {
             let name = half.name().to_owned();
             offsets::export(&name, half.datapath())
@@ -140,6 +142,8 @@ pub(super) struct StartedHalf {
     /// The lane of the secondary's output.
     pub(super) output: Port,
     pub(super) programs: AttachedPrograms,
+    /// Who served last, as the disk says.
+    pub(super) found: Option<ServiceRecord>,
     pub(super) rest: StartedInputs,
 }
 
@@ -150,19 +154,25 @@ pub(super) struct StartedInputs {
     control: Option<Port>,
     frame: Box<dyn ColoFrame>,
     lane: KernelLane,
+    record: RecordFile,
 }
 
 impl StartedHalf {
     /// Attaches the programs last: an error before that leaves the guest's network as it is.
     pub(super) async fn new(
         guest: &Guest,
-        dir: &Path,
+        dirs: &InstanceDirs,
         mirror: Endpoint,
         output: Endpoint,
     ) -> Result<Self, InstanceError> {
         let queue_frames = guest.limits.peer.guest_queue_frames;
         let (tap, netdev_ifindex) = GuestTap::find(&guest.netdev, queue_frames).await?;
-        let claim = name::claim(dir, guest.name.as_deref(), &guest.netdev, Datapath::is_foreign)?;
+        let runtime = &dirs.runtime;
+        let claim =
+            name::claim(runtime, guest.name.as_deref(), &guest.netdev, Datapath::is_foreign)?;
+        let has_leftover = Datapath::has_leftover(&claim.name);
+        let (record, found) =
+            RecordFile::open(&dirs.state, &claim.name, guest.role(), has_leftover)?;
         let mirror = Port::open(mirror).await?;
         let output = Port::open(output).await?;
         let control = match &guest.control {
@@ -173,8 +183,8 @@ impl StartedHalf {
         // A leftover of its tunnel goes before the programs that guard it.
         let lane = KernelLane::new(guest, &claim.name).await?;
         let programs = attach(guest, &claim.name, netdev_ifindex).await?;
-        let rest = StartedInputs { guest: guest.clone(), tap, control, frame, lane };
-        Ok(Self { claim, mirror, output, programs, rest })
+        let rest = StartedInputs { guest: guest.clone(), tap, control, frame, lane, record };
+        Ok(Self { claim, mirror, output, programs, found, rest })
     }
 }
 
@@ -198,13 +208,13 @@ impl StartedInputs {
     /// Begins to speak with the peer, about whose `traffic` it is told, and with the operator.
     pub(super) fn serve<L>(
         self,
-        dir: &Path,
+        dirs: &InstanceDirs,
         name: &str,
         traffic: LaneTraffic,
         lanes: L,
     ) -> Result<HalfInputs<L>, InstanceError> {
-        let Self { guest, tap, control, frame, lane } = self;
-        let (socket, questions) = status::serve(dir, name)?;
+        let Self { guest, tap, control, frame, lane, record } = self;
+        let (socket, questions) = status::serve(&dirs.runtime, name)?;
         let timeout = guest.limits.peer.timeout;
         let control = control
             .map(|port| ControlLane::spawn(port, guest.role(), timeout, traffic, lane.offer()));
@@ -214,6 +224,7 @@ impl StartedInputs {
             lane,
             frame,
             permission: PermissionTask::new(&guest, name),
+            record,
             questions,
             tap,
             _socket: socket,

@@ -13,18 +13,20 @@ pub(crate) mod offsets;
 mod permission;
 mod primary;
 mod programs;
+mod record_file;
 mod secondary;
 mod threads;
 pub(crate) mod trace;
 pub(crate) mod translator;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use self::primary::PrimaryTask;
+pub use self::record_file::RecordFileError;
 use self::secondary::SecondaryTask;
 pub use self::threads::GuestThreads;
 use crate::colo_frame::ColoFrameError;
@@ -58,6 +60,8 @@ pub enum InstanceError {
     ColoFrame(#[from] ColoFrameError),
     #[error(transparent)]
     Status(#[from] StatusError),
+    #[error(transparent)]
+    Record(#[from] RecordFileError),
     #[error("cannot create {}", path.display())]
     RuntimeDir { path: PathBuf, source: io::Error },
     #[error("cannot {what}")]
@@ -77,6 +81,15 @@ impl InstanceError {
     }
 }
 
+/// The directories of the instances.
+#[derive(Clone, Debug)]
+pub struct InstanceDirs {
+    /// Sockets and locks, which end with the daemon.
+    pub runtime: PathBuf,
+    /// What is remembered when the host has been off.
+    pub state: PathBuf,
+}
+
 /// A running instance.
 #[derive(Debug)]
 pub struct Instance {
@@ -89,16 +102,17 @@ impl Instance {
     /// says which thread serves this one.
     pub async fn start(
         guest: Guest,
-        dir: &Path,
+        dirs: &InstanceDirs,
         threads: &GuestThreads,
         number: usize,
     ) -> Result<Self, InstanceError> {
-        std::fs::create_dir_all(dir)
-            .map_err(|source| InstanceError::RuntimeDir { path: dir.into(), source })?;
+        let runtime = &dirs.runtime;
+        std::fs::create_dir_all(runtime)
+            .map_err(|source| InstanceError::RuntimeDir { path: runtime.clone(), source })?;
         let (stop, stopped) = watch::channel(false);
         let (ready, is_ready) = oneshot::channel();
-        let dir = dir.to_owned();
-        let serve = move || run(guest, dir, stopped, ready);
+        let dirs = dirs.clone();
+        let serve = move || run(guest, dirs, stopped, ready);
         let task = threads.spawn(number, serve).ok_or(InstanceError::Ended)?;
         let instance = Self { stop, task };
         match is_ready.await {
@@ -126,7 +140,7 @@ impl Instance {
 
 async fn run(
     guest: Guest,
-    dir: PathBuf,
+    dirs: InstanceDirs,
     stopped: watch::Receiver<bool>,
     ready: oneshot::Sender<()>,
 ) -> Result<(), InstanceError> {
@@ -136,10 +150,10 @@ async fn run(
         match guest.side {
             // Large, and made once: not for the stack.
             SideConfig::Primary { .. } => {
-                Box::pin(half::run::<PrimaryTask>(guest, &dir, stopped, attached)).await
+                Box::pin(half::run::<PrimaryTask>(guest, &dirs, stopped, attached)).await
             }
             SideConfig::Secondary { .. } => {
-                Box::pin(half::run::<SecondaryTask>(guest, &dir, stopped, attached)).await
+                Box::pin(half::run::<SecondaryTask>(guest, &dirs, stopped, attached)).await
             }
         }
     };

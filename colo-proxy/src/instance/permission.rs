@@ -97,18 +97,19 @@ impl PermissionTask {
         self.asking = Some(Asking { stage, task });
     }
 
-    /// The reason to ask is gone. The question goes, too: its answer must not count for the next one. A
-    /// fence that has begun goes on, and its answer comes.
-    pub(super) fn withdraw(&mut self) {
-        let Some(asking) = &self.asking else { return };
+    /// The reason to ask is gone. The question goes, too: its answer must not count for the next one.
+    /// `false`: a fence has begun and goes on, and its answer comes.
+    pub(super) fn withdraw(&mut self) -> bool {
+        let Some(asking) = &self.asking else { return true };
         {
             let mut stage = asking.stage.lock().unwrap_or_else(PoisonError::into_inner);
             if *stage == Stage::Fence {
-                return;
+                return false;
             }
             *stage = Stage::Withdrawn;
         }
         self.asking = None;
+        true
     }
 
     /// Waits for the answer to a question that was asked. Can be dropped without losing it.

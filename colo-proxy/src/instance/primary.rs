@@ -1,12 +1,12 @@
 //! The primary's half: mirrors the guest's input, holds its output, and lets go what may leave.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use colo_proxy_engine::digest::ReturnedRecord;
 use colo_proxy_engine::frame::Frame;
-use colo_proxy_engine::pair::primary::{Intake, PeerLane};
+use colo_proxy_engine::pair::primary::{FenceOrder, Intake, PeerLane};
+use colo_proxy_engine::pair::protection::{ProtectionRefusal, ProtectionState};
 use colo_proxy_engine::pair::{BATCH, OutputPath, Primary as PrimaryHalf, ProgramMode};
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
@@ -16,7 +16,8 @@ use super::InstanceError;
 use super::busy_poll::BusyPoll;
 use super::half::{HalfInputs, HalfTask, LeftPrograms, answer, next_control_event};
 use super::permission::PermissionAnswer;
-use super::{offsets, system};
+use super::record_file::RecordFile;
+use super::{InstanceDirs, offsets, system};
 use crate::colo_frame::{ColoFrameEvent, OutputTaken};
 use crate::config::Guest;
 use crate::datapath::Datapath;
@@ -118,9 +119,9 @@ impl OutputPath for PrimaryKernel {
 impl HalfTask for PrimaryTask {
     type Lanes = PrimaryLaneInputs;
 
-    async fn start(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
+    async fn start(guest: Guest, dirs: &InstanceDirs) -> Result<(Self, Inputs), InstanceError> {
         // Large, and made once: not for the stack.
-        Box::pin(Self::attach(guest, dir)).await
+        Box::pin(Self::attach(guest, dirs)).await
     }
 
     async fn serve(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
@@ -161,6 +162,9 @@ impl HalfTask for PrimaryTask {
                 }
                 event = inputs.frame.next_event() => self.on_frame_event(&event, inputs),
                 answer = inputs.permission.next() => self.on_permission(answer),
+                is_done = inputs.record.next() => {
+                    self.half.on_recorded(Instant::now(), is_done, &mut self.kernel);
+                }
                 Some(question) = inputs.questions.recv() => answer(self, question, inputs).await,
                 event = inputs.tap.next_event() => self.on_tap(event, &mut inputs.tap).await,
                 _ = slots_over.tick(), if inputs.lane.is_open() => {
@@ -169,7 +173,7 @@ impl HalfTask for PrimaryTask {
                 }
                 () = tokio::time::sleep(LOOK), if self.half.may_be_dead() => {
                     if !inputs.tap.is_open().await {
-                        self.half.on_guest_dead(&mut self.kernel);
+                        self.half.on_guest_dead(Instant::now(), &mut self.kernel);
                     }
                 }
                 () = sleep_until(deadline) => {
@@ -203,25 +207,38 @@ impl HalfTask for PrimaryTask {
     }
 
     fn protect(&mut self, migrate: Option<&str>, inputs: &mut Inputs) -> Reply {
-        if self.half.protection().is_taken_over() {
-            return Reply::Error(format!(
-                "{}: the secondary takes over from this guest, or has taken over. If this guest is to \
-                 serve, end the other one and restart this daemon",
-                self.claim.name
-            ));
+        if let Some(why) = self.protect_refusal() {
+            return Reply::Error(why);
         }
         match inputs.frame.protect(migrate) {
             Ok(message) => {
-                self.half.begin_protection_again();
+                self.half.begin_protection_again(Instant::now(), &mut self.kernel);
                 Reply::Done(format!("{}: {message}", self.claim.name))
             }
             Err(why) => Reply::Error(why),
         }
     }
 
-    async fn failover(&mut self, _inputs: &mut Inputs) -> Reply {
-        self.half.end_protection(Instant::now(), &mut self.kernel);
-        Reply::Done(format!("{}: unprotected; the guest goes on alone", self.claim.name))
+    async fn failover(&mut self, forced: bool, inputs: &mut Inputs) -> Reply {
+        if !forced && let Some(refusal) = self.half.protection().refusal() {
+            return Reply::Error(self.failover_refusal(refusal));
+        }
+        self.half.end_protection(Instant::now(), forced, &mut self.kernel);
+        self.carry_out(inputs);
+        // The operator waits for the disk, and for nobody else.
+        while inputs.record.is_writing() {
+            let is_done = inputs.record.next().await;
+            self.half.on_recorded(Instant::now(), is_done, &mut self.kernel);
+            self.carry_out(inputs);
+        }
+        let name = &self.claim.name;
+        Reply::Done(match self.half.protection().state() {
+            ProtectionState::Unprotected => format!("{name}: unprotected; the guest goes on alone"),
+            _ => format!(
+                "{name}: the guest goes on alone as soon as it is certain that the other one does not \
+                 take over; `colo-proxy status {name}` shows when"
+            ),
+        })
     }
 
     /// The operator ends protection: held output leaves, and the guest's network is as it was. Programs
@@ -234,13 +251,18 @@ impl HalfTask for PrimaryTask {
         }
         let stays = offsets::is_needed(&self.claim.name, &self.kernel.datapath, &inputs.tap).await;
         self.half.release_all(&mut self.kernel);
-        if let Some(control) = &mut inputs.control
-            && disclaim(&self.claim.name, control).await == DisclaimEnd::TakenOver
-        {
-            self.half.on_taken_over(&mut self.kernel);
-            inputs.tap.take_down().await?;
-            return Ok(LeftPrograms::Detached);
+        match self.disclaim(inputs).await {
+            DisclaimEnd::TakenOver => {
+                inputs.tap.take_down().await?;
+                return Ok(LeftPrograms::Detached);
+            }
+            // The next daemon asks before this guest serves.
+            DisclaimEnd::Unconfirmed if self.secondary_takes_over_by_itself() => {
+                return Ok(LeftPrograms::Attached);
+            }
+            DisclaimEnd::Confirmed | DisclaimEnd::Unconfirmed => {}
         }
+        self.record_end(&mut inputs.record).await;
         // Output that comes now is released as well.
         self.half.finish(Instant::now(), &mut self.kernel);
         Ok(if stays { LeftPrograms::Attached } else { LeftPrograms::Detached })
@@ -248,6 +270,78 @@ impl HalfTask for PrimaryTask {
 }
 
 impl PrimaryTask {
+    /// Why `protect` would be wrong now.
+    fn protect_refusal(&self) -> Option<String> {
+        let (name, protection) = (&self.claim.name, self.half.protection());
+        (protection.is_taken_over() && !protection.can_serve_again()).then(|| {
+            format!(
+                "{name}: the secondary takes over from this guest, or has taken over. If this guest is \
+                 to serve, stop the other one and run: colo-proxy failover --force {name}"
+            )
+        })
+    }
+
+    fn failover_refusal(&self, refusal: ProtectionRefusal) -> String {
+        let name = &self.claim.name;
+        let why = match refusal {
+            ProtectionRefusal::TakenOver => "the other host has taken over from this guest",
+            ProtectionRefusal::GuestDead => {
+                "this guest is dead, and the other host is to take over from it"
+            }
+            ProtectionRefusal::NewGuest => {
+                "this guest has been started since the pair was protected, and the other host's guest \
+                 may know what this one has forgotten"
+            }
+        };
+        format!(
+            "{name}: refused, because {why}. If this guest is to serve all the same, stop the other one \
+             and run: colo-proxy failover --force {name}"
+        )
+    }
+
+    /// Tells the secondary, before this daemon ends, that it must not take over.
+    async fn disclaim(&self, inputs: &mut Inputs) -> DisclaimEnd {
+        let notice = self.half.protection().last_notice();
+        let ended = match &mut inputs.control {
+            Some(control) => disclaim(control, notice).await,
+            None => DisclaimEnd::Unconfirmed,
+        };
+        if ended == DisclaimEnd::Unconfirmed && self.half.protection().may_be_taken_over() {
+            let name = &self.claim.name;
+            if self.secondary_takes_over_by_itself() {
+                log::error!(
+                    "{name}: the secondary has not confirmed that it takes over no more, and it may do so \
+                     by itself, so this guest's output stays held. Start this daemon again, or, if the \
+                     other guest is certainly stopped: rm -r /sys/fs/bpf/colo-proxy/{name}"
+                );
+            } else {
+                log::warn!(
+                    "{name}: protection has ended, and the secondary has not confirmed it. Look at its \
+                     `colo-proxy status`: it must not take over"
+                );
+            }
+        }
+        ended
+    }
+
+    /// The secondary may take over, and needs no operator for it.
+    fn secondary_takes_over_by_itself(&self) -> bool {
+        self.half.protection().may_be_taken_over() && !self.guest.takeover.is_manual()
+    }
+
+    /// The daemon ends, and the guest goes on alone: the next daemon has to know.
+    async fn record_end(&mut self, file: &mut RecordFile) {
+        if file.is_writing() {
+            let is_done = file.next().await;
+            self.half.on_recorded(Instant::now(), is_done, &mut self.kernel);
+        }
+        if let Some(record) = self.half.end_service() {
+            file.write(record);
+            // If it fails, the next daemon asks before its guest serves.
+            let _ = file.next().await;
+        }
+    }
+
     fn on_frame_event(&mut self, event: &ColoFrameEvent, inputs: &mut Inputs) {
         if *event == ColoFrameEvent::CheckpointBegan {
             let taken = self.take_output(inputs);
@@ -311,8 +405,17 @@ impl PrimaryTask {
         while let Some(command) = half.next_command() {
             inputs.frame.command(&command);
         }
-        if half.take_fence_due() {
-            inputs.permission.ask();
+        while let Some(order) = half.next_fence_order() {
+            match order {
+                FenceOrder::Ask => inputs.permission.ask(),
+                FenceOrder::Withdraw if inputs.permission.withdraw() => {
+                    half.on_fenced(Instant::now(), false, &mut self.kernel);
+                }
+                FenceOrder::Withdraw => {}
+            }
+        }
+        if let Some(record) = half.next_record() {
+            inputs.record.write(record);
         }
         while let Some(message) = half.next_message() {
             if inputs.control.as_ref().is_some_and(|control| control.send(message.clone())) {

@@ -1,13 +1,14 @@
 //! The secondary's half: feeds the guest the primary's input, returns its output to the primary,
 //! and puts the guest on the network when the primary is gone.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use colo_proxy_engine::digest::DigesterStats;
 use colo_proxy_engine::frame::Frame;
+use colo_proxy_engine::log_limit::LogLimit;
 use colo_proxy_engine::pair::message::ControlMessage;
+use colo_proxy_engine::pair::takeover::{Takeover, TakeoverOrder};
 use colo_proxy_engine::pair::{BATCH, Role, Secondary as SecondaryHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
@@ -19,7 +20,7 @@ use super::half::{HalfInputs, HalfTask, LeftPrograms, answer, next_control_event
 use super::kept_input::KeptInput;
 use super::trace::ProgramLog;
 use super::translator::Translator;
-use super::{InstanceError, offsets, system};
+use super::{InstanceDirs, InstanceError, offsets, system};
 use crate::colo_frame::{ColoFrameEvent, OutputTaken};
 use crate::config::Guest;
 use crate::datapath::capture::CaptureKind;
@@ -71,6 +72,7 @@ pub(super) struct SecondaryTask {
     output_endpoint: String,
     addresses: Arc<Mutex<Addresses>>,
     stats: SecondaryStats,
+    unrecorded_log: LogLimit,
 }
 
 #[derive(Debug, Default)]
@@ -95,9 +97,9 @@ impl SecondaryStats {
 impl HalfTask for SecondaryTask {
     type Lanes = SecondaryLaneInputs;
 
-    async fn start(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
+    async fn start(guest: Guest, dirs: &InstanceDirs) -> Result<(Self, Inputs), InstanceError> {
         // Large, and made once: not for the stack.
-        Box::pin(Self::attach(guest, dir)).await
+        Box::pin(Self::attach(guest, dirs)).await
     }
 
     async fn serve(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
@@ -137,12 +139,15 @@ impl HalfTask for SecondaryTask {
                 ready = inputs.lanes.trace.ready() => ready.map_err(system("watch the programs' log"))?,
                 Some(event) = inputs.lanes.output.recv() => self.on_output_lane(&event),
                 event = next_control_event(inputs.control.as_mut()) => {
-                    self.on_peer(event, inputs).await?;
+                    self.on_peer(event, inputs).await;
                 }
                 event = inputs.frame.next_event() => self.on_frame_event(&event, inputs).await?,
                 Some(question) = inputs.questions.recv() => answer(self, question, inputs).await,
                 event = inputs.tap.next_event() => self.on_tap(event, inputs).await,
-                answer = inputs.permission.next() => self.on_permission(answer, inputs).await?,
+                answer = inputs.permission.next() => self.on_permission(&answer),
+                is_done = inputs.record.next() => {
+                    self.half.decide(Instant::now(), |takeover| takeover.on_recorded(is_done));
+                }
                 _ = slots_over.tick(), if inputs.lane.is_open() => {
                     inputs.lane.on_dropped(self.translator.backlog.take_untold());
                     inputs.lane.on_written(self.translator.take_has_written());
@@ -155,6 +160,7 @@ impl HalfTask for SecondaryTask {
                 }
                 _ = ageing.tick() => self.age_flows(inputs.control.as_ref()),
             }
+            self.carry_out(inputs).await?;
         }
     }
 
@@ -185,13 +191,28 @@ impl HalfTask for SecondaryTask {
         ))
     }
 
-    async fn failover(&mut self, inputs: &mut Inputs) -> Reply {
+    async fn failover(&mut self, forced: bool, inputs: &mut Inputs) -> Reply {
         let name = self.claim.name.clone();
-        match self.fail_over(inputs).await {
+        // Without a control lane, nobody tells this daemon that its guest could take over.
+        if !forced
+            && inputs.control.is_some()
+            && let Some(refusal) = self.half.takeover().refusal()
+        {
+            return Reply::Error(self.failover_refusal(refusal));
+        }
+        let order = if forced { TakeoverOrder::Forced } else { TakeoverOrder::Operator };
+        self.half.decide(Instant::now(), |takeover| takeover.order(order));
+        match self.settle_order(inputs).await {
+            Ok(()) if self.half.has_taken_over() => {
+                Reply::Done(format!("{name}: the guest is on the network"))
+            }
             Ok(()) if self.half.is_takeover_pending() => Reply::Done(format!(
                 "{name}: a checkpoint is running; the guest goes on the network when it has ended"
             )),
-            Ok(()) => Reply::Done(format!("{name}: the guest is on the network")),
+            Ok(()) => Reply::Done(format!(
+                "{name}: the guest goes on the network as soon as quorum and fence have agreed and the \
+                 record of it is written; `colo-proxy status {name}` shows when"
+            )),
             Err(error) => Reply::Error(chain(&error)),
         }
     }
@@ -286,7 +307,10 @@ impl SecondaryTask {
         inputs: &mut Inputs,
     ) -> Result<(), InstanceError> {
         match event {
-            ColoFrameEvent::Failover => self.fail_over(inputs).await?,
+            ColoFrameEvent::Failover => {
+                let order = TakeoverOrder::ColoFrame;
+                self.half.decide(Instant::now(), |takeover| takeover.order(order));
+            }
             ColoFrameEvent::CheckpointBegan => {
                 let taken = self.on_stopped(inputs).await;
                 inputs.frame.output_taken(taken);
@@ -303,22 +327,20 @@ impl SecondaryTask {
                 self.half.on_not_copied(&mut self.translator);
                 self.fail_over_if_pending(inputs).await?;
             }
-            ColoFrameEvent::PairReady => drop(self.half.takeover.on_pair(true)),
+            ColoFrameEvent::PairReady => {
+                self.half.decide(Instant::now(), |takeover| takeover.on_pair(true));
+            }
             ColoFrameEvent::PairLost { reason } => {
                 log::warn!("{}: no checkpoint can be made: {reason}", self.claim.name);
-                if let Some(action) =
-                    self.half.takeover.on_pair(false).filter(|_| self.half.waits_for_primary())
-                {
-                    self.act(action, inputs).await?;
-                }
+                self.half.decide(Instant::now(), |takeover| takeover.on_pair(false));
             }
             ColoFrameEvent::Gone { reason } => {
                 log::warn!("{}: {reason}", self.claim.name);
-                self.half.takeover.on_unreachable();
+                self.half.decide(Instant::now(), Takeover::on_unreachable);
             }
             ColoFrameEvent::Alone { reason } => {
                 log::info!("{}: {reason}", self.claim.name);
-                self.half.takeover.on_reachable();
+                self.half.decide(Instant::now(), Takeover::on_new_guest);
             }
         }
         Ok(())

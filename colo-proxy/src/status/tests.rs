@@ -17,9 +17,11 @@ async fn an_instance_is_listed_found_asked_and_gone() {
     assert_eq!(running(dir.path()).expect("listed"), ["tap0@hosta"]);
     assert_eq!(find(dir.path(), "tap0").expect("found"), "tap0@hosta");
     let at = dir.path().to_owned();
-    let asked = tokio::task::spawn_blocking(move || ask(&at, "tap0@hosta", &Request::Failover));
+    let asked = tokio::task::spawn_blocking(move || {
+        ask(&at, "tap0@hosta", &Request::Failover { force: false })
+    });
     let (request, reply) = questions.recv().await.expect("a question");
-    assert_eq!(request, Request::Failover);
+    assert_eq!(request, Request::Failover { force: false });
     reply.send(Reply::Done("on its own".into())).expect("it waits");
     assert_eq!(asked.await.expect("no panic").expect("answered"), Reply::Done("on its own".into()));
     drop(file);

@@ -65,7 +65,9 @@ impl Asker {
     }
 
     fn ask(&mut self) -> Result<()> {
-        self.0.write_all(b"{\"command\":\"failover\"}\n").context("asking for a failover")
+        self.0
+            .write_all(b"{\"command\":\"failover\",\"force\":true}\n")
+            .context("asking for a failover")
     }
 
     fn answered(self) -> Result<()> {

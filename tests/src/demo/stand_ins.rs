@@ -172,7 +172,7 @@ impl Stage {
         let start = Instant::now();
         primary.process.signal(Signal::SIGKILL)?;
         guest.kill()?;
-        secondary.failover()?;
+        secondary.failover_forced()?;
         Ok(start.elapsed())
     }
 

@@ -123,7 +123,7 @@ impl Pair {
         }
         self.primary.kill()?;
         if let Some(daemon) = &self.daemons[1] {
-            daemon.failover()?;
+            daemon.failover_forced()?;
             daemon.wait_status("failed over", TIMEOUT, |status| {
                 status.mode().is_ok_and(|mode| mode == phrases::mode::SERVING)
             })?;

@@ -135,7 +135,10 @@ fn a_primary_that_is_taken_over_from_does_not_answer_any_more() -> Result<()> {
     let pair = protected("", true)?;
     let keepers = keepers(&pair, 1)?;
     wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
-    pair.half(HostSide::Secondary)?.daemon.failover()?;
+    let secondary = &pair.half(HostSide::Secondary)?.daemon;
+    let refused = secondary.failover().expect_err("the primary is heard");
+    ensure!(format!("{refused:#}").contains(phrases::takeover::PRIMARY_HEARD), "{refused:#}");
+    secondary.failover_forced()?;
     let daemon = &pair.half(HostSide::Primary)?.daemon;
     daemon.process.wait_for(phrases::takeover::SECONDARY_HAS_TAKEN_OVER, TIMEOUT)?;
     ensure!(mode(&pair, HostSide::Primary)? == phrases::mode::TAKEN_OVER, "{}", pair.logs());

@@ -23,6 +23,9 @@ const LONG: [(&str, &str); 3] = [
     ("COLO_PROXY_SIMULATIONS", "2000"),
 ];
 
+/// Faults in the model of who serves. Without this variable, as among the unit tests, it has fewer.
+const MODEL_FAULTS: (&str, &str) = ("COLO_PROXY_MODEL_FAULTS", "3");
+
 /// Which run a step belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TestPart {
@@ -72,6 +75,7 @@ pub(super) fn all(root: &Path, long: bool) -> Result<Vec<TestStep>> {
         step("clippy", root, lint::clippy),
         step("deny", root, lint::deny).with(&[Need::Lint]),
         step("unit tests", root, |root| command::run(&mut unit_tests(root))),
+        step("who serves, exhaustively", root, |root| command::run(&mut who_serves(root))),
         step("doc tests", root, |root| command::run(&mut doc_tests(root))),
         step("README", root, tidy::readme_against_daemon),
         step("clippy on the kernel programs", root, build_ebpf::clippy)
@@ -172,6 +176,15 @@ fn engine(root: &Path) -> Command {
     let mut cargo = cargo(root, &["test", "--locked", "--release", "--lib"]);
     cargo.args(["--package", "colo-proxy-engine", "--", "streams", "simulation"]);
     lengthen(&mut cargo, true);
+    cargo
+}
+
+/// The model of who serves, optimised: millions of states. It prints how many.
+fn who_serves(root: &Path) -> Command {
+    let mut cargo = cargo(root, &["test", "--locked", "--release", "-p", "colo-proxy-engine"]);
+    cargo.args(["--test", "who_serves", "--", "--nocapture", "--test-threads=1"]);
+    let (name, faults) = MODEL_FAULTS;
+    cargo.env(name, faults);
     cargo
 }
 

@@ -42,11 +42,10 @@ impl Primary {
                 }
                 self.on_checkpoint_failed(now);
             }
-            ColoFrameEvent::Failover => self.end_protection(now, path),
+            ColoFrameEvent::Failover => self.end_protection(now, true, path),
             ColoFrameEvent::PairReady => {
                 log::info!("{}: the COLO-frame has a pair", self.name);
                 self.pairing = Pairing::Paired;
-                self.protection.on_pair();
                 self.on_pair_change(now, path);
             }
             ColoFrameEvent::PairLost { reason } => {
@@ -60,8 +59,8 @@ impl Primary {
             ColoFrameEvent::Alone { reason } => {
                 log::info!("{}: no secondary follows this guest: {reason}", self.name);
                 self.pairing = Pairing::Alone;
-                let action = self.protection.on_alone();
-                self.act(now, action, path);
+                self.protection.on_alone();
+                self.act(now, path);
             }
         }
     }
@@ -114,11 +113,11 @@ impl Primary {
             return;
         }
         self.engine.checkpoint_done(now, &mut self.out);
-        let action = self.protection.on_checkpoint_done();
+        self.protection.on_checkpoint_done();
         if !state_copied {
             self.compare_unsorted(now, self.epoch);
         }
-        self.act(now, action, path);
+        self.act(now, path);
         self.ask_for_loss(now);
     }
 

@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
-use super::{Checkpoint, Fence, OutputPath, Primary};
+use super::{Checkpoint, OutputPath, Primary};
 use crate::compare::Reason;
+use crate::pair::service_message::ServiceMessage;
+use crate::pair::service_record::Server;
 
 /// A lane between the two daemons, which can be up or down.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +41,8 @@ impl Primary {
         self.lanes.control != ControlState::Down
     }
 
-    /// A lane was connected, or is gone.
+    /// A lane was connected, or is gone. The control lane counts as connected when the secondary's
+    /// daemon has said where it stands; see [`Self::on_service_message`].
     pub fn on_lane(&mut self, now: Instant, lane: PeerLane, up: bool, path: &mut impl OutputPath) {
         match lane {
             PeerLane::Mirror => self.lanes.mirror_up = up,
@@ -55,26 +58,31 @@ impl Primary {
                 if up {
                     self.expander.ask_again();
                 }
-                if !up && matches!(self.fence, Fence::Disclaiming(_)) {
-                    self.order_fence();
-                }
-                self.tell_protection();
+                self.on_control(up);
                 self.ask_for_cut();
             }
         }
         self.on_pair_change(now, path);
     }
 
+    fn on_control(&mut self, up: bool) {
+        if !up {
+            self.protection.on_conversation_ends();
+        } else if !self.protection.is_heard() {
+            self.protection.on_conversation_begins();
+            // Who connects without a word of its own has nothing to say against ours.
+            let record = self.protection.keeper().record();
+            let theirs = record.filter(|record| record.server == Server::Either);
+            self.protection.on_message(ServiceMessage::Standing(theirs));
+        }
+    }
+
     /// A lane or the pairing has changed, and with it perhaps whether the secondary can be compared
     /// with.
     pub(super) fn on_pair_change(&mut self, now: Instant, path: &mut impl OutputPath) {
         let lanes_up = self.lanes.mirror_up && self.lanes.secondary_up && self.is_control_up();
-        let action = self.protection.on_peer(now, lanes_up && self.has_pair());
-        if lanes_up && matches!(self.fence, Fence::Disclaiming(_)) {
-            // The secondary is back: nothing goes on without it.
-            self.fence = Fence::None;
-        }
-        self.act(now, action, path);
+        self.protection.on_peer(lanes_up && self.has_pair());
+        self.act(now, path);
         self.ask_for_loss(now);
     }
 

@@ -46,6 +46,23 @@ impl Intake<'_> {
         all.into_iter().flatten().chain(fitting.into_iter().flatten())
     }
 
+    /// Drops the frames that `keeps` refuses, and returns their number.
+    fn retain(&mut self, keeps: impl Fn(&Frame) -> bool) -> u64 {
+        let (before, after) = match self {
+            Self::All(frames) => {
+                let before = frames.len();
+                frames.retain(keeps);
+                (before, frames.len())
+            }
+            Self::Fitting(frames) => {
+                let before = frames.len();
+                frames.retain(keeps);
+                (before, frames.len())
+            }
+        };
+        (before - after) as u64
+    }
+
     /// Hands the frames to the engine.
     pub(super) fn compare(self, engine: &mut Engine, now: Instant, side: Side, out: &mut Output) {
         match self {
@@ -71,6 +88,10 @@ impl Primary {
                 path.set_mode(ProgramMode::Off);
             }
             return;
+        }
+        if self.protection.withholds_all() {
+            let engine = &self.engine;
+            self.counts.dropped_peer_lost += frames.retain(|frame| engine.is_compared(frame));
         }
         // A caller that leaves frames behind has no digests.
         if let Intake::All(frames) = &frames {
@@ -108,8 +129,7 @@ impl Primary {
 
     /// The daemon ends in good order: all output leaves, and nothing is announced any more.
     pub fn finish(&mut self, now: Instant, path: &mut impl OutputPath) {
-        // That protection may have ended already makes no difference.
-        let _ = self.protection.end();
+        self.protection.finish();
         self.release_everything(now, path);
         self.release_all(path);
     }

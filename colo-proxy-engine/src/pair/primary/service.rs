@@ -2,58 +2,66 @@
 
 use std::time::Instant;
 
-use super::{ControlState, Fence, OutputPath, Pairing, Primary};
+use super::{ControlState, FenceOrder, OutputPath, Pairing, PeerLane, Primary};
 use crate::pair::ProgramMode;
-use crate::pair::message::ControlMessage;
 use crate::pair::protection::ProtectionState;
+use crate::pair::service_message::ServiceMessage;
+use crate::pair::service_record::ServiceRecord;
 
 impl Primary {
-    /// The guest goes on alone from here.
-    pub fn end_protection(&mut self, now: Instant, path: &mut impl OutputPath) {
-        let action = self.protection.end();
-        self.act(now, action, path);
+    /// The guest is to go on alone. `forced`: nobody else is asked.
+    pub fn end_protection(&mut self, now: Instant, forced: bool, path: &mut impl OutputPath) {
+        self.protection.end(forced);
+        self.act(now, path);
     }
 
     /// The operator wants protection again.
-    pub fn begin_protection_again(&mut self) {
+    pub fn begin_protection_again(&mut self, now: Instant, path: &mut impl OutputPath) {
         self.protection.begin_again();
+        self.act(now, path);
     }
 
-    /// The secondary was fenced, or could not be fenced.
+    /// `quorum` and `fence` have answered, or the question was withdrawn.
     pub fn on_fenced(&mut self, now: Instant, is_done: bool, path: &mut impl OutputPath) {
-        let action = self.protection.on_fenced(now, is_done);
-        self.act(now, action, path);
+        self.protection.on_fenced(is_done);
+        self.act(now, path);
     }
 
-    /// The secondary confirms the last [`ControlMessage::Protection`]: it takes over if `protected`,
-    /// and not otherwise.
-    pub fn on_protection_known(
+    /// A conversation with the secondary's daemon begins. Each end says first where it stands.
+    pub fn on_conversation_begins(&mut self, now: Instant, path: &mut impl OutputPath) {
+        self.protection.on_conversation_begins();
+        self.act(now, path);
+    }
+
+    /// A message of the secondary's daemon. In a conversation that has just begun, the first one makes
+    /// the control lane count as connected.
+    pub fn on_service_message(
         &mut self,
         now: Instant,
-        protected: bool,
+        message: ServiceMessage,
         path: &mut impl OutputPath,
     ) {
-        if !protected && matches!(self.fence, Fence::Disclaiming(_)) {
-            self.fence = Fence::None;
-            self.on_fenced(now, true, path);
+        self.protection.on_message(message);
+        self.act(now, path);
+        if self.lanes.control == ControlState::Down && self.protection.is_heard() {
+            self.on_lane(now, PeerLane::Control, true, path);
         }
     }
 
-    pub(super) fn order_fence(&mut self) {
-        log::warn!(
-            "{}: the secondary is lost and may take over; fencing it before this guest goes on alone",
-            self.name
-        );
-        self.fence = Fence::Due;
+    /// The record to write now, once. The caller answers with [`Self::on_recorded`].
+    pub fn next_record(&mut self) -> Option<ServiceRecord> {
+        self.protection.next_record()
     }
 
-    /// The caller is to run the fence now. It is `true` once for each time.
-    pub fn take_fence_due(&mut self) -> bool {
-        let is_due = self.fence == Fence::Due;
-        if is_due {
-            self.fence = Fence::None;
-        }
-        is_due
+    /// The record was written, and stays when the host dies; or it could not be written.
+    pub fn on_recorded(&mut self, now: Instant, is_done: bool, path: &mut impl OutputPath) {
+        self.protection.on_recorded(is_done);
+        self.act(now, path);
+    }
+
+    /// The next order about `quorum` and `fence`.
+    pub fn next_fence_order(&mut self) -> Option<FenceOrder> {
+        self.fence_orders.pop_front()
     }
 
     /// The guest may be dead. It is, if nobody has its TAP open.
@@ -64,7 +72,7 @@ impl Primary {
 
     /// The guest is dead: nobody has its TAP open. The secondary may take over at once, because no
     /// later output of this guest leaves.
-    pub fn on_guest_dead(&mut self, path: &mut impl OutputPath) {
+    pub fn on_guest_dead(&mut self, now: Instant, path: &mut impl OutputPath) {
         self.pairing = Pairing::Alone;
         // Frames that may leave and have had no turn yet must not leave after the other guest speaks.
         self.release_all(path);
@@ -74,34 +82,26 @@ impl Primary {
                  over",
                 self.name
             );
-            self.tell_protection();
         }
+        self.act(now, path);
     }
 
-    /// The secondary answers the network. Two guests must not, so output of this one leaves no more.
-    pub fn on_taken_over(&mut self, path: &mut impl OutputPath) {
+    /// The other host serves. Two guests must not, so output of this one leaves no more.
+    pub(super) fn be_silent(&mut self, path: &mut impl OutputPath) {
         // Frames that may leave and have had no turn yet leave now or never.
         self.release_all(path);
-        if self.protection.be_taken_over() {
-            log::error!(
-                "{}: the secondary has taken over; this guest's output is held. To serve from here \
-                 again, stop the other guest and restart this daemon",
-                self.name
-            );
-            path.set_mode(ProgramMode::Protected);
-        }
+        log::error!(
+            "{}: the secondary has taken over; this guest's output is held. To serve from here again, \
+             stop the other guest and run: colo-proxy failover --force {0}",
+            self.name
+        );
+        path.set_mode(ProgramMode::Protected);
     }
 
-    /// Tells the secondary whether it could take over.
-    pub(super) fn tell_protection(&mut self) {
-        if self.lanes.control != ControlState::Up {
-            return;
-        }
-        // If the guest's output passes on when this daemon dies, the secondary must not take over.
-        let protected = self.protection.is_covered() && !self.passes_on_death;
-        self.messages.push_back(ControlMessage::Protection { protected });
-        if self.protection.is_taken_over() {
-            self.messages.push_back(ControlMessage::GuestGone);
-        }
+    /// The daemon is about to end in good order, and the secondary takes over no more: this guest goes
+    /// on alone. Returns the record to write before [`Self::finish`].
+    pub fn end_service(&mut self) -> Option<ServiceRecord> {
+        self.protection.finish();
+        self.protection.next_record()
     }
 }

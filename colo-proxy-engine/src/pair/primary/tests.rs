@@ -10,7 +10,9 @@ use crate::compare::Limits;
 use crate::digest::{Digester, ReturnedRecords};
 use crate::pair::OnSecondaryLost;
 use crate::pair::event::ColoFrameEvent;
-use crate::pair::protection::LossPolicy;
+use crate::pair::protection::{LeftGuest, LossPolicy};
+use crate::pair::service_message::ServiceMessage;
+use crate::pair::service_record::{RecordKeeper, Server, ServiceRecord};
 
 /// Frames that leave in one turn.
 const RELEASED_MAX: usize = 2;
@@ -31,15 +33,10 @@ impl OutputPath for Idle {
 }
 
 fn primary(now: Instant) -> Primary {
-    let protection = Protection::new(
-        now,
-        LossPolicy {
-            timeout: Duration::from_secs(1),
-            on_lost: OnSecondaryLost::Release,
-            fences: false,
-        },
-    );
-    Primary::new("tap0".into(), Engine::new(Limits::default(), 1), protection, 7, true)
+    let policy = LossPolicy { on_lost: OnSecondaryLost::Release, fences: false, covers: true };
+    let left = LeftGuest::Lives { was_off: false };
+    let protection = Protection::new(policy, RecordKeeper::in_memory(), left);
+    Primary::new(now, "tap0".into(), Engine::new(Limits::default(), 1), protection, 7, true)
         .limited(PrimaryLimits { released_per_turn: RELEASED_MAX, ..PrimaryLimits::default() })
 }
 
@@ -68,6 +65,32 @@ fn protected(now: Instant) -> Primary {
         primary.on_lane(now, lane, true, &mut Idle);
     }
     primary
+}
+
+/// Two hosts must not claim the guest's address.
+#[test]
+fn no_arp_leaves_while_the_secondary_is_lost_and_could_take_over() {
+    let now = Instant::now();
+    let mut primary = protected(now);
+    let mut network = Network::default();
+    let mut say = |primary: &mut Primary| {
+        primary.on_output(now, Intake::All(&mut vec![arp()]), &mut network);
+        primary.release_all(&mut network);
+        network.0.drain(..).count()
+    };
+    assert_eq!(say(&mut primary), 1, "the twin: the secondary is there");
+    for lane in [PeerLane::Secondary, PeerLane::Control] {
+        primary.on_lane(now, lane, false, &mut Idle);
+    }
+    assert_eq!((say(&mut primary), primary.counts().dropped_peer_lost), (0, 1));
+    primary.on_timeout(now + Duration::from_secs(1), &mut Idle);
+    assert!(primary.protection().is_unprotected());
+    assert_eq!(say(&mut primary), 1, "it takes over no more");
+}
+
+/// The word of a secondary that has taken over.
+fn serves() -> ServiceMessage {
+    ServiceMessage::Standing(Some(ServiceRecord::new(1, Server::ThisHost)))
 }
 
 /// Whether a checkpoint was asked for since the last time.
@@ -262,7 +285,9 @@ fn a_digest_that_waits_vouches_for_nothing_when_the_secondary_turns_out_not_to_b
 impl Primary {
     /// The secondary is gone for so long that output leaves without it.
     fn end_protection_for_a_while(&mut self, now: Instant) {
-        self.on_lane(now, PeerLane::Secondary, false, &mut Idle);
+        for lane in [PeerLane::Secondary, PeerLane::Control] {
+            self.on_lane(now, lane, false, &mut Idle);
+        }
         let timeout = Duration::from_secs(1);
         self.on_output(now, Intake::All(&mut vec![answer()]), &mut Idle);
         self.on_timeout(now + timeout, &mut Idle);
@@ -304,7 +329,7 @@ fn no_frame_leaves_after_a_takeover_not_even_an_uncompared_one() {
         primary.on_output(now, Intake::All(&mut vec![answer()]), &mut network);
         primary.on_colo_frame_event(now, &BEGAN, &mut network);
         if taken_over {
-            primary.on_taken_over(&mut network);
+            primary.on_service_message(now, serves(), &mut network);
             assert_eq!(primary.mode(), Mode::TakenOver);
         }
         primary.on_output(now, Intake::All(&mut vec![arp(), answer()]), &mut network);
@@ -373,13 +398,17 @@ fn output_after_an_abandoned_checkpoint_is_compared_again() {
     assert_eq!(primary.out.release.len(), 1);
 }
 
-/// A secondary that is back does what it is told, so nobody need fence it.
+/// Without a checkpoint, the state that a secondary takes over from is the one that clients know.
 #[test]
-fn a_secondary_that_is_back_is_not_fenced_for_an_answer_that_was_lost() {
+fn a_guest_that_was_taken_over_from_asks_for_no_checkpoint() {
     let now = Instant::now();
     let mut primary = protected(now);
-    primary.fence = Fence::Disclaiming(now + Duration::from_secs(1));
-    primary.on_lane(now, PeerLane::Mirror, true, &mut Idle);
-    primary.on_timeout(now + Duration::from_secs(2), &mut Idle);
-    assert!(!primary.take_fence_due());
+    primary.on_output(now, Intake::All(&mut vec![answer()]), &mut Idle);
+    primary.on_service_message(now, serves(), &mut Idle);
+    for seconds in 1..30 {
+        let later = now + Duration::from_secs(seconds);
+        primary.on_timeout(later, &mut Idle);
+        assert!(!asks(&mut primary, later), "after {seconds} s");
+    }
+    assert!(primary.protection().is_taken_over());
 }

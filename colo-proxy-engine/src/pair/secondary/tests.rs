@@ -1,7 +1,9 @@
 #![expect(clippy::disallowed_methods, reason = "a test makes the clock that its subject is given")]
 
 use super::*;
-use crate::pair::takeover::TakeoverDeciders;
+use crate::pair::service_message::{CoverNotice, ServiceMessage};
+use crate::pair::service_record::RecordKeeper;
+use crate::pair::takeover::{TakeoverDeciders, TakeoverOrder};
 
 #[derive(Debug, Default)]
 struct Kernel {
@@ -34,7 +36,7 @@ impl InputPath for Kernel {
 }
 
 fn start() -> (Secondary, Kernel) {
-    let takeover = Takeover::new(TakeoverDeciders::default(), Duration::from_secs(1));
+    let takeover = Takeover::new(TakeoverDeciders::default(), RecordKeeper::in_memory(), false);
     let repeater = SharedRepeater::default();
     let limits = InputLimits::default();
     let name = "tap0".into();
@@ -147,17 +149,22 @@ fn nothing_is_kept_beside_a_lane_that_is_used() {
     assert!(secondary.repeater.lock().bytes() > 100);
 }
 
+fn tell(secondary: &mut Secondary, now: Instant, notice: CoverNotice) {
+    let message = ServiceMessage::Notice { notice, generation: 0 };
+    secondary.decide(now, |takeover| takeover.on_message(message));
+}
+
 /// Each mode, and the event that makes the difference to the one before it.
 #[test]
 fn the_mode_is_standby_until_a_primary_was_met() {
     let (mut secondary, _) = start();
     let now = Instant::now();
     assert_eq!(secondary.mode(), Mode::Standby, "it has never met a primary");
-    secondary.takeover.on_peer_up();
+    secondary.decide(now, Takeover::on_peer_up);
     assert_eq!(secondary.mode(), Mode::Joining, "met, and not covered yet");
-    secondary.takeover.on_protection(true);
+    tell(&mut secondary, now, CoverNotice { protected: true, number: 1 });
     assert_eq!(secondary.mode(), Mode::Protected);
-    secondary.takeover.on_peer_down(now, false);
+    secondary.decide(now, |takeover| takeover.on_peer_down(false));
     assert_eq!(secondary.mode(), Mode::PeerLost, "a primary that was met is lost");
     secondary.on_taken_over();
     assert_eq!(secondary.mode(), Mode::Serving);
@@ -176,18 +183,27 @@ fn after_a_failover_nothing_is_copied_any_more() {
     assert_eq!(kernel.epochs, 0);
 }
 
+/// The answer to the primary that this guest will not take over.
+fn disclaimed(secondary: &mut Secondary, now: Instant, number: u32) -> bool {
+    tell(secondary, now, CoverNotice { protected: false, number });
+    let known = ControlMessage::ProtectionKnown { number };
+    std::iter::from_fn(|| secondary.next_message()).any(|message| message == known)
+}
+
 /// The primary would go on without its fence, beside a guest that goes on the network.
 #[test]
 fn a_takeover_that_waits_for_a_checkpoint_is_not_denied() {
     let (mut secondary, mut kernel) = start();
     let now = Instant::now();
-    let known = Some(ControlMessage::ProtectionKnown { protected: false });
-    assert_eq!(secondary.on_protection(false), known, "the twin: nothing is under way");
+    secondary.decide(now, Takeover::on_peer_up);
+    assert!(disclaimed(&mut secondary, now, 1), "the twin: nothing is under way");
     secondary.on_stopped(now, &mut kernel);
+    secondary.decide(now, |takeover| takeover.order(TakeoverOrder::ColoFrame));
+    assert_eq!(secondary.next_takeover_action(), Some(TakeoverAction::TakeOver));
     assert_eq!(secondary.take_over(now), TakeoverStep::Later);
-    assert_eq!(secondary.on_protection(false), None);
+    assert!(!disclaimed(&mut secondary, now, 2));
     secondary.on_not_copied(&mut kernel);
-    assert_eq!(secondary.take_pending_takeover(), Some(TakeoverAction::TakeOver));
+    assert!(secondary.take_pending_takeover());
     secondary.on_taken_over();
-    assert_eq!(secondary.on_protection(false), None);
+    assert!(!disclaimed(&mut secondary, now, 3));
 }

@@ -1,7 +1,6 @@
 //! The two daemons: their input, and how their decisions are carried out.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use super::colo::CheckpointProgress;
 use super::plan::{DaemonWire, RunSabotage, Site};
@@ -16,14 +15,14 @@ use crate::pair::ProgramMode;
 use crate::pair::event::ColoFrameCommand;
 use crate::pair::message::ControlMessage;
 use crate::pair::primary::Intake;
-use crate::pair::protection::{LossPolicy, Protection};
+use crate::pair::protection::{LeftGuest, LossPolicy, Protection};
 use crate::pair::secondary::CutAnswer;
+use crate::pair::service_message::ServiceMessage;
+use crate::pair::service_record::RecordKeeper;
 use colo_proxy_common::segment::Direction;
 
 /// Time until a daemon reads frames that are there.
 const WAKE_US: Range<u64> = 1..150;
-/// As in the configuration's defaults.
-pub(super) const SECONDARY_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl PairWorld {
     // The primary.
@@ -40,22 +39,17 @@ impl PairWorld {
             ..Limits::default()
         };
         let engine = Engine::new(limits, self.random.next());
-        let policy = LossPolicy {
-            timeout: SECONDARY_TIMEOUT,
-            on_lost: OnSecondaryLost::Release,
-            fences: false,
-        };
-        let mut protection = Protection::new(self.instant(), policy);
+        let policy = LossPolicy { on_lost: OnSecondaryLost::Release, fences: false, covers: true };
         // The daemon finds this in the programs that the last one left pinned.
-        if self.primary.kernel.mode == ProgramMode::Off {
-            protection.expose();
-        }
+        let left = LeftGuest::Lives { was_off: self.primary.kernel.mode == ProgramMode::Off };
+        let protection = Protection::new(policy, RecordKeeper::in_memory(), left);
+        let now = self.instant();
         let session = self.random.next();
         self.primary.kernel.mode = ProgramMode::Protected;
         let has_control = self.plan.has_control();
         let name = "simulated".into();
         self.primary.daemon =
-            Some(crate::pair::Primary::new(name, engine, protection, session, has_control));
+            Some(crate::pair::Primary::new(now, name, engine, protection, session, has_control));
         self.start_front_end();
     }
 
@@ -133,6 +127,16 @@ impl PairWorld {
         let now = self.instant();
         if let Some(daemon) = &mut self.primary.daemon {
             daemon.on_epoch_done(now, epoch, sent);
+        }
+        self.settle_primary();
+    }
+
+    pub(super) fn on_service_message(&mut self, message: &ControlMessage) {
+        let now = self.instant();
+        if let (Some(daemon), Some(message)) =
+            (&mut self.primary.daemon, ServiceMessage::of(message))
+        {
+            daemon.on_service_message(now, message, &mut self.primary.kernel);
         }
         self.settle_primary();
     }
@@ -295,6 +299,9 @@ impl PairWorld {
         if let ControlMessage::FramesWanted { frames } = message {
             return self.on_frames_wanted(frames);
         }
+        if let Some(message) = ServiceMessage::of(message) {
+            return self.on_notice(message);
+        }
         let ControlMessage::Epoch { session, epoch } = *message else { return };
         self.secondary.kernel.now = self.now;
         let now = self.instant();
@@ -313,6 +320,16 @@ impl PairWorld {
         };
         let message = ControlMessage::EpochDone { epoch, sent, lane_epoch: None };
         self.send_by(DaemonWire::Control, Site::Primary, WireCargo::ToPrimary(message));
+    }
+
+    fn on_notice(&mut self, message: ServiceMessage) {
+        let now = self.instant();
+        let Some(daemon) = &mut self.secondary.daemon else { return };
+        daemon.decide(now, |takeover| takeover.on_message(message));
+        let answers: Vec<_> = std::iter::from_fn(|| daemon.next_message()).collect();
+        for answer in answers {
+            self.send_by(DaemonWire::Control, Site::Primary, WireCargo::ToPrimary(answer));
+        }
     }
 
     /// Carries out what the secondary's daemon and programs have decided.

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::daemons::SECONDARY_TIMEOUT;
 use super::endpoint::Nature;
 use super::machine::Station;
 use super::plan::{RunPlan, RunSabotage};
@@ -13,6 +12,7 @@ use crate::pair::BATCH;
 use crate::pair::ProgramMode;
 use crate::pair::early_input::InputLimits;
 use crate::pair::repeat::SharedRepeater;
+use crate::pair::service_record::RecordKeeper;
 use crate::pair::takeover::{Takeover, TakeoverDeciders};
 use crate::pair::{InputPath, OutputPath};
 use colo_proxy_common::segment::{Direction, tcp_segment};
@@ -215,7 +215,7 @@ impl SecondaryHost {
     /// Starts the daemon, which finds the pinned programs of an earlier one.
     pub(super) fn start(&mut self) {
         let mode = self.kernel.programs.mode;
-        let takeover = Takeover::new(TakeoverDeciders::default(), SECONDARY_TIMEOUT);
+        let takeover = Takeover::new(TakeoverDeciders::default(), RecordKeeper::in_memory(), true);
         let (repeater, limits) = (SharedRepeater::default(), InputLimits::default());
         let name = "simulated".into();
         self.daemon = Some(crate::pair::Secondary::new(name, mode, takeover, repeater, limits));

@@ -81,7 +81,7 @@ impl PairWorld {
             WireCargo::ToPrimary(ControlMessage::EpochDone { epoch, sent, .. }) => {
                 self.on_epoch_done(epoch, sent);
             }
-            WireCargo::ToPrimary(_) => {}
+            WireCargo::ToPrimary(message) => self.on_service_message(&message),
         }
     }
 
@@ -136,6 +136,12 @@ impl PairWorld {
             self.begin_digests();
         }
         let now = self.instant();
+        if let Some(daemon) = self.secondary.daemon.as_mut().filter(|_| wire == DaemonWire::Control)
+        {
+            daemon.decide(now, |takeover| {
+                if up { takeover.on_peer_up() } else { takeover.on_peer_down(false) }
+            });
+        }
         let lane = match wire {
             DaemonWire::Mirror => PeerLane::Mirror,
             DaemonWire::Output => PeerLane::Secondary,

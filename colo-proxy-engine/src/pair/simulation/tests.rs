@@ -8,6 +8,8 @@ use super::world::{PairWorld, play};
 
 /// Runs of each kind, unless `COLO_PROXY_SIMULATIONS` has another number.
 const RUNS: u64 = 60;
+/// Runs in which a sabotage has to show.
+const SABOTAGE_RUNS: u64 = 400;
 
 /// The number in the environment variable `name`.
 pub(super) fn number(name: &str) -> Option<u64> {
@@ -221,12 +223,12 @@ fn a_deceived_pair_is_found_out() {
     for sabotage in
         [ReleaseAll, Acknowledgments, OldOffsets, StaleFrames, NoTranslation, EarlyResume, Digests]
     {
-        let found = (0..RUNS).find(|seed| {
+        let found = (0..SABOTAGE_RUNS).find(|seed| {
             let mut random = SeededRandom::new(*seed);
             let at = random.within(0..800);
             let plan = with_checkpoints(*seed, &mut random).with_fault(at, Fault::FailOver);
             play(&RunPlan { sabotage, ..plan }).is_err()
         });
-        assert!(found.is_some(), "{sabotage:?} was not found in {RUNS} runs");
+        assert!(found.is_some(), "{sabotage:?} was not found in {SABOTAGE_RUNS} runs");
     }
 }

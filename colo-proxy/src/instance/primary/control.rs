@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use colo_proxy_engine::pair::message::ControlMessage;
 use colo_proxy_engine::pair::primary::PeerLane;
+use colo_proxy_engine::pair::service_message::ServiceMessage;
+use colo_proxy_engine::pair::service_record::Server;
 
 use super::{Inputs, PrimaryTask};
 use crate::error_chain::chain;
@@ -49,9 +51,10 @@ impl PrimaryTask {
 
     fn on_peer(&mut self, event: PeerEvent, lane: &KernelLane) {
         match event {
-            PeerEvent::Up { .. } | PeerEvent::Down { .. } => {
-                self.on_lane(PeerLane::Control, matches!(event, PeerEvent::Up { .. }));
+            PeerEvent::Up { .. } => {
+                self.half.on_conversation_begins(Instant::now(), &mut self.kernel);
             }
+            PeerEvent::Down { .. } => self.on_lane(PeerLane::Control, false),
             PeerEvent::Message(message) => match self.stats.peer.take(message) {
                 // Messages of the kernel lane were handled above.
                 None | Some(ControlMessage::Lane { .. } | ControlMessage::LaneCount { .. }) => {}
@@ -65,17 +68,18 @@ impl PrimaryTask {
                 Some(ControlMessage::LaneLoss { frames }) => {
                     self.half.on_lane_loss(Instant::now(), frames, false);
                 }
-                Some(ControlMessage::ProtectionKnown { protected }) => {
-                    let now = Instant::now();
-                    self.half.on_protection_known(now, protected, &mut self.kernel);
-                }
-                Some(ControlMessage::TookOver) => self.half.on_taken_over(&mut self.kernel),
                 Some(ControlMessage::CheckpointWanted) => {
                     self.half.on_checkpoint_wanted(Instant::now());
                 }
-                Some(other) => log::debug!(
-                    "control lane: ignored a message that is not for a primary: {other:?}"
-                ),
+                Some(other) => match ServiceMessage::of(&other) {
+                    Some(message) => {
+                        let now = Instant::now();
+                        self.half.on_service_message(now, message, &mut self.kernel);
+                    }
+                    None => log::debug!(
+                        "control lane: ignored a message that is not for a primary: {other:?}"
+                    ),
+                },
             },
         }
     }
@@ -104,39 +108,49 @@ impl PrimaryTask {
 /// Which guest serves after a primary has said that it goes on alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DisclaimEnd {
-    /// This one.
-    GoesOn,
+    /// This one: the secondary has confirmed that it takes over no more.
+    Confirmed,
+    /// This one, and perhaps the secondary's as well: it has not answered.
+    Unconfirmed,
     /// The secondary's, which has taken over meanwhile.
     TakenOver,
 }
 
 /// The guest is about to go on alone. Before that, the secondary has to know that it must not take over.
-/// One that connects again meanwhile has forgotten it.
-pub(super) async fn disclaim(name: &str, peer: &mut ControlLane) -> DisclaimEnd {
-    const UNPROTECTED: ControlMessage = ControlMessage::Protection { protected: false };
-    if !peer.send(UNPROTECTED) {
-        return DisclaimEnd::GoesOn;
+/// One that connects again meanwhile has forgotten it. `number` is that of the last notice, and
+/// `generation` that of this host's record.
+pub(super) async fn disclaim(
+    peer: &mut ControlLane,
+    (mut number, generation): (u32, u64),
+) -> DisclaimEnd {
+    let mut tell = |peer: &ControlLane| {
+        number = number.wrapping_add(1);
+        peer.send(ControlMessage::Protection { protected: false, number, generation })
+            .then_some(number)
+    };
+    let mut told = tell(peer);
+    if told.is_none() {
+        return DisclaimEnd::Unconfirmed;
     }
     let known = async {
         while let Some(event) = peer.next_event().await {
             match event {
-                PeerEvent::Message(ControlMessage::ProtectionKnown { protected: false }) => {
-                    return DisclaimEnd::GoesOn;
+                PeerEvent::Message(ControlMessage::ProtectionKnown { number })
+                    if told == Some(number) =>
+                {
+                    return DisclaimEnd::Confirmed;
                 }
-                PeerEvent::Message(ControlMessage::TookOver) => return DisclaimEnd::TakenOver,
-                PeerEvent::Up { .. } => drop(peer.send(UNPROTECTED)),
+                PeerEvent::Message(ControlMessage::Standing {
+                    server: Some(Server::ThisHost),
+                    generation: theirs,
+                }) if theirs >= generation => return DisclaimEnd::TakenOver,
+                PeerEvent::Up { .. } => told = tell(peer),
                 PeerEvent::Down { .. } | PeerEvent::Message(_) => {}
             }
         }
-        DisclaimEnd::GoesOn
+        DisclaimEnd::Unconfirmed
     };
-    tokio::time::timeout(DISCLAIM_MAX, known).await.unwrap_or_else(|_| {
-        log::warn!(
-            "{name}: protection has ended, and the secondary has not confirmed it. Look at its \
-             `colo-proxy status`: it must not take over"
-        );
-        DisclaimEnd::GoesOn
-    })
+    tokio::time::timeout(DISCLAIM_MAX, known).await.unwrap_or(DisclaimEnd::Unconfirmed)
 }
 
 #[cfg(test)]

@@ -101,6 +101,7 @@ impl PrimaryTask {
             ("no-settings", counters.dropped_no_settings),
             ("release-failed", self.kernel.release_failed),
             ("taken-over", counts.dropped_taken_over),
+            ("peer-lost", counts.dropped_peer_lost),
             ("unguarded", inputs.tap.unguarded_frames()),
             ("secondary-stale", dropped.stale),
             ("secondary-unsorted-overflow", self.half.unsorted_overflowed()),

@@ -1,13 +1,13 @@
 //! What a primary is put together from.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use colo_proxy_engine::compare::Engine;
 use colo_proxy_engine::digest::ReturnedRecords;
-use colo_proxy_engine::pair::protection::{LossPolicy, Protection};
-use colo_proxy_engine::pair::{Primary as PrimaryHalf, PrimaryLimits};
+use colo_proxy_engine::pair::protection::{LeftGuest, LossPolicy, Protection};
+use colo_proxy_engine::pair::service_record::RecordKeeper;
+use colo_proxy_engine::pair::{OnDeath, Primary as PrimaryHalf, PrimaryLimits};
 use tokio::sync::mpsc;
 
 use super::{Inputs, PrimaryKernel, PrimaryLaneInputs, PrimaryStats, PrimaryTask};
@@ -17,20 +17,24 @@ use crate::endpoint::Port;
 use crate::gate::Gate;
 use crate::gate::readable::Readable;
 use crate::instance::half::StartedHalf;
-use crate::instance::{InstanceError, system};
+use crate::instance::programs::AttachedPrograms;
+use crate::instance::{InstanceDirs, InstanceError, system};
 use crate::lane::control::LaneTraffic;
 use crate::lane::{self, LaneEvent, Outgoing, OutgoingRequest};
 use crate::random::random_u64;
 
 impl PrimaryTask {
-    pub(super) async fn attach(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
+    pub(super) async fn attach(
+        guest: Guest,
+        dirs: &InstanceDirs,
+    ) -> Result<(Self, Inputs), InstanceError> {
         let SideConfig::Primary { mirror, secondary_in, on_secondary_lost } = guest.side.clone()
         else {
             return Err(InstanceError::Ended);
         };
         let (mirror_endpoint, secondary_endpoint) = (mirror.to_string(), secondary_in.to_string());
-        let started = StartedHalf::new(&guest, dir, mirror, secondary_in).await?;
-        let StartedHalf { claim, mirror, output, programs, mut rest } = started;
+        let started = StartedHalf::new(&guest, dirs, mirror, secondary_in).await?;
+        let StartedHalf { claim, mirror, output, programs, found, mut rest } = started;
         rest.open_gates(&claim.name, &programs).await?;
         let (vnet_hdr, stats) = (guest.vnet_hdr_support, PrimaryStats::new(&guest));
         let (mirror_requests, mirror) = spawn_mirror(&guest, mirror, &programs.input_gate, &stats)?;
@@ -43,14 +47,14 @@ impl PrimaryTask {
             _mirror_requests: mirror_requests,
         };
         let traffic = LaneTraffic { sent: stats.mirror.clone(), received: stats.secondary.clone() };
-        let inputs = rest.serve(dir, &claim.name, traffic, lanes)?;
+        let inputs = rest.serve(dirs, &claim.name, traffic, lanes)?;
         let policy = LossPolicy {
-            timeout: guest.limits.peer.timeout,
             on_lost: on_secondary_lost,
             fences: !guest.takeover.is_manual(),
+            covers: guest.on_death == OnDeath::Hold,
         };
-        let protection = Protection::new(Instant::now(), policy)
-            .after(programs.was_off, programs.datapath.taken_over());
+        let keeper = RecordKeeper::new(found);
+        let protection = Protection::new(policy, keeper, left_guest(&programs));
         let primary = Self {
             half: half(&guest, &claim.name, protection)?,
             kernel: PrimaryKernel {
@@ -70,15 +74,23 @@ impl PrimaryTask {
     }
 }
 
+/// The guest that an earlier daemon has left behind.
+fn left_guest(programs: &AttachedPrograms) -> LeftGuest {
+    if programs.datapath.taken_over() {
+        LeftGuest::Lives { was_off: programs.was_off }
+    } else {
+        LeftGuest::None
+    }
+}
+
 /// What decides.
 fn half(guest: &Guest, name: &str, protection: Protection) -> Result<PrimaryHalf, InstanceError> {
     let seed = random_u64().map_err(system("read random bytes"))?;
     let engine = Engine::new(guest.limits.compare.clone(), seed);
     let session = seed.rotate_left(32) ^ u64::from(std::process::id());
     let has_control = guest.control.is_some();
-    Ok(PrimaryHalf::new(name.to_owned(), engine, protection, session, has_control)
-        .limited(limits(guest))
-        .on_death(guest.on_death))
+    Ok(PrimaryHalf::new(Instant::now(), name.to_owned(), engine, protection, session, has_control)
+        .limited(limits(guest)))
 }
 
 /// The limits of the primary's half.
@@ -87,6 +99,7 @@ fn limits(guest: &Guest) -> PrimaryLimits {
         unsorted: guest.limits.unsorted,
         digest: guest.limits.digest,
         output_queue_frames: guest.limits.peer.gate_queue_frames,
+        secondary_timeout: guest.limits.peer.timeout,
         disclaim_timeout: guest.limits.peer.timeout,
         ..PrimaryLimits::default()
     }

@@ -4,27 +4,23 @@ use std::time::Instant;
 
 use super::{Inputs, SecondaryTask, take_cut};
 use crate::colo_frame::ColoFrameCommand;
-use crate::instance::{InstanceError, offsets};
+use crate::instance::offsets;
 use crate::kernel_lane::{LaneChange, LaneGuest, epoch_in_force};
 use crate::lane::OutgoingRequest;
 use crate::lane::control::{ControlLane, PeerEvent};
 use colo_proxy_engine::pair::InputPath as _;
 use colo_proxy_engine::pair::message::ControlMessage;
 use colo_proxy_engine::pair::secondary::CutAnswer;
+use colo_proxy_engine::pair::service_message::ServiceMessage;
+use colo_proxy_engine::pair::takeover::Takeover;
 
 impl SecondaryTask {
-    pub(super) async fn on_peer(
-        &mut self,
-        event: PeerEvent,
-        inputs: &mut Inputs,
-    ) -> Result<(), InstanceError> {
+    pub(super) async fn on_peer(&mut self, event: PeerEvent, inputs: &mut Inputs) {
         self.on_lane_peer(&event, inputs).await;
         match event {
             PeerEvent::Up { .. } => {
                 log::info!("{}: the primary is connected", self.claim.name);
-                self.half.takeover.on_peer_up();
-                inputs.permission.withdraw();
-                self.tell_if_taken_over(inputs.control.as_ref());
+                self.half.decide(Instant::now(), Takeover::on_peer_up);
             }
             PeerEvent::Down { was_silent } => {
                 log::warn!(
@@ -32,7 +28,8 @@ impl SecondaryTask {
                     self.claim.name,
                     if was_silent { "the primary is silent" } else { "the connection ended" }
                 );
-                self.half.takeover.on_peer_down(Instant::now(), was_silent);
+                let now = Instant::now();
+                self.half.decide(now, |takeover| takeover.on_peer_down(was_silent));
                 let instance = self.claim.name.clone();
                 inputs.frame.command(&ColoFrameCommand::PeerLost { instance });
             }
@@ -42,17 +39,6 @@ impl SecondaryTask {
                 Some(ControlMessage::Epoch { session, epoch }) => {
                     self.new_epoch((session, epoch), inputs).await;
                 }
-                Some(ControlMessage::Protection { protected }) => {
-                    let answer = self.half.on_protection(protected);
-                    self.tell(answer, inputs.control.as_ref());
-                }
-                Some(ControlMessage::GuestGone) => {
-                    log::warn!("{}: the primary reports that its guest is dead", self.claim.name);
-                    let action = self.half.takeover.on_guest_gone();
-                    if let Some(action) = action.filter(|_| self.half.waits_for_primary()) {
-                        self.act(action, inputs).await?;
-                    }
-                }
                 Some(ControlMessage::Offsets { text }) if !self.half.has_taken_over() => {
                     offsets::on_message(&self.claim.name, &mut self.translator.datapath, &text);
                 }
@@ -61,12 +47,14 @@ impl SecondaryTask {
                     let _ =
                         inputs.lanes.output_requests.send(OutgoingRequest::Answer(frames)).await;
                 }
-                Some(other) => log::debug!(
-                    "control lane: ignored a message that is not for a secondary: {other:?}"
-                ),
+                Some(other) => match ServiceMessage::of(&other) {
+                    Some(message) => self.on_service_message(message),
+                    None => log::debug!(
+                        "control lane: ignored a message that is not for a secondary: {other:?}"
+                    ),
+                },
             },
         }
-        Ok(())
     }
 
     /// Messages about the kernel lane. A guest that has taken over needs it no more.
@@ -94,7 +82,7 @@ impl SecondaryTask {
         self.tell(loss, control);
     }
 
-    fn tell(&self, message: Option<ControlMessage>, control: Option<&ControlLane>) {
+    pub(super) fn tell(&self, message: Option<ControlMessage>, control: Option<&ControlLane>) {
         if let (Some(message), Some(control)) = (message, control)
             && !control.send(message)
         {
@@ -126,12 +114,10 @@ impl SecondaryTask {
         }
     }
 
-    /// A primary that lives has to know: two guests must not answer the network.
-    pub(super) fn tell_if_taken_over(&self, control: Option<&ControlLane>) {
-        if self.half.has_taken_over()
-            && let Some(control) = control
-        {
-            control.send(ControlMessage::TookOver);
+    fn on_service_message(&mut self, message: ServiceMessage) {
+        if message == ServiceMessage::GuestGone {
+            log::warn!("{}: the primary reports that its guest is dead", self.claim.name);
         }
+        self.half.decide(Instant::now(), |takeover| takeover.on_message(message));
     }
 }

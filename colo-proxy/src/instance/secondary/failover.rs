@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use colo_proxy_engine::pair::secondary::TakeoverStep;
-use colo_proxy_engine::pair::takeover::{TakeoverAction, TakeoverPermission};
+use colo_proxy_engine::pair::takeover::{
+    Takeover, TakeoverAction, TakeoverPermission, TakeoverRefusal,
+};
 
 use super::{Inputs, SecondaryTask};
 use crate::colo_frame::ColoFrameCommand;
@@ -18,13 +20,41 @@ use colo_proxy_engine::pair::ProgramMode;
 
 impl SecondaryTask {
     pub(super) async fn on_timeout(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
-        match self.half.on_timeout(Instant::now(), &mut self.translator) {
-            Some(action) => self.act(action, inputs).await,
-            None => Ok(()),
+        if self.half.on_timeout(Instant::now(), &mut self.translator) {
+            self.fail_over(inputs).await?;
         }
+        Ok(())
     }
 
-    pub(super) async fn act(
+    /// Does what was decided about a takeover.
+    pub(super) async fn carry_out(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
+        while let Some(action) = self.half.next_takeover_action() {
+            self.act(action, inputs).await?;
+        }
+        if let Some(record) = self.half.next_record() {
+            inputs.record.write(record);
+        }
+        while let Some(message) = self.half.next_message() {
+            self.tell(Some(message), inputs.control.as_ref());
+        }
+        Ok(())
+    }
+
+    /// Carries out an operator's order as far as nobody else is asked: the operator waits for the answer.
+    pub(super) async fn settle_order(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
+        self.carry_out(inputs).await?;
+        while inputs.record.is_writing() && !self.half.takeover().serves() {
+            let is_done = inputs.record.next().await;
+            self.half.decide(Instant::now(), |takeover| takeover.on_recorded(is_done));
+            self.carry_out(inputs).await?;
+            if !is_done {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn act(
         &mut self,
         action: TakeoverAction,
         inputs: &mut Inputs,
@@ -32,7 +62,13 @@ impl SecondaryTask {
         let name = &self.claim.name;
         match action {
             TakeoverAction::Ask => inputs.permission.ask(),
+            TakeoverAction::WithdrawQuestion => {
+                if inputs.permission.withdraw() {
+                    self.half.decide(Instant::now(), Takeover::on_question_withdrawn);
+                }
+            }
             TakeoverAction::TakeOver => self.fail_over(inputs).await?,
+            TakeoverAction::StepDown => self.step_down()?,
             TakeoverAction::TellUnreachable => log::error!(
                 "{name}: primary lost and this guest's QEMU is unreachable, so no automatic takeover. If \
                  this guest is running and the primary's is certainly stopped, run: colo-proxy \
@@ -45,18 +81,53 @@ impl SecondaryTask {
             TakeoverAction::TellStale => log::error!(
                 "{name}: primary lost, and this guest is not its equal because the pair was not \
                  protected, so no automatic takeover. A takeover would break connections and may bring \
-                 back old data. If that is better than no service, run: colo-proxy failover {name}"
+                 back old data. If that is better than no service, run: colo-proxy failover --force {name}"
             ),
+            TakeoverAction::TellUnrecorded => {
+                if let Some(more) = self.unrecorded_log.admit(Instant::now()) {
+                    log::error!(
+                        "{name}: no takeover, because the record of who serves is not on the disk. If \
+                         this guest is to serve all the same, and the primary's is certainly stopped, \
+                         run: colo-proxy failover --force {name}{more}"
+                    );
+                }
+            }
         }
         Ok(())
     }
 
-    pub(super) async fn on_permission(
-        &mut self,
-        answer: PermissionAnswer,
-        inputs: &mut Inputs,
-    ) -> Result<(), InstanceError> {
-        if let Err(why) = &answer {
+    /// The primary's host serves again, by an operator's word: this guest goes off the network.
+    fn step_down(&mut self) -> Result<(), InstanceError> {
+        self.translator.datapath.set_mode(ProgramMode::Protected)?;
+        self.half.on_stepped_down();
+        log::error!(
+            "{}: an operator lets the primary's host serve, so this guest is off the network. To make it \
+             a secondary again, start its QEMU as one and restart this daemon",
+            self.claim.name
+        );
+        Ok(())
+    }
+
+    /// Why an order to take over is not obeyed, and what to do.
+    pub(super) fn failover_refusal(&self, refusal: TakeoverRefusal) -> String {
+        let name = &self.claim.name;
+        let why = match refusal {
+            TakeoverRefusal::PrimaryHeard => {
+                "the primary's daemon is connected, so its guest serves"
+            }
+            TakeoverRefusal::NeverEqual => {
+                "this guest was never the primary's equal, as far as this daemon knows"
+            }
+            TakeoverRefusal::Stale => "the primary's guest has gone on without this one",
+        };
+        format!(
+            "{name}: refused, because {why}. If this guest is to serve all the same, stop the primary's \
+             and run: colo-proxy failover --force {name}"
+        )
+    }
+
+    pub(super) fn on_permission(&mut self, answer: &PermissionAnswer) {
+        if let Err(why) = answer {
             log::error!("{}: not taking over from the lost primary: {why}", self.claim.name);
         }
         let permission = match answer {
@@ -64,10 +135,7 @@ impl SecondaryTask {
             Err(PermissionRefusal::Fence(_)) => TakeoverPermission::NotFenced,
             Err(PermissionRefusal::Quorum(_)) => TakeoverPermission::Denied,
         };
-        match self.half.takeover.on_permission(Instant::now(), permission) {
-            Some(action) if self.half.waits_for_primary() => self.act(action, inputs).await,
-            _ => Ok(()),
-        }
+        self.half.decide(Instant::now(), |takeover| takeover.on_permission(permission));
     }
 
     /// The guest takes over: it answers the network from here on.
@@ -85,7 +153,6 @@ impl SecondaryTask {
         self.translator.datapath.set_mode(ProgramMode::FailedOver)?;
         self.half.on_taken_over();
         log::warn!("{}: taken over; the guest is on the network", self.claim.name);
-        self.tell_if_taken_over(inputs.control.as_ref());
         inputs.lanes.mirror = None;
         let (reply, unsent) = oneshot::channel();
         let asked = inputs.lanes.output_requests.send(OutgoingRequest::Finish(reply)).await;
@@ -117,10 +184,10 @@ impl SecondaryTask {
         &mut self,
         inputs: &mut Inputs,
     ) -> Result<(), InstanceError> {
-        match self.half.take_pending_takeover() {
-            Some(action) => self.act(action, inputs).await,
-            None => Ok(()),
+        if self.half.take_pending_takeover() {
+            self.fail_over(inputs).await?;
         }
+        Ok(())
     }
 
     /// Sends a frame as the guest's.

@@ -37,7 +37,7 @@ impl SecondaryTask {
         let detail = SecondaryDetail {
             capture: self.capture_name.to_owned(),
             colo_frame: inputs.frame.report(),
-            covered: self.half.takeover.is_covered(),
+            covered: self.half.takeover().is_covered(),
             announced: self.stats.announced,
             busy_poll: self.stats.busy.report(),
             flows: self.translator.report(),

@@ -1,9 +1,11 @@
 //! What a secondary is put together from.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
+use colo_proxy_engine::log_limit::LogLimit;
 use colo_proxy_engine::pair::Secondary as SecondaryHalf;
+use colo_proxy_engine::pair::service_record::{RecordKeeper, ServiceRecord};
 use colo_proxy_engine::pair::takeover::{Takeover, TakeoverDeciders};
 use colo_proxy_engine::record::FrameRecords;
 
@@ -16,19 +18,22 @@ use crate::instance::half::StartedHalf;
 use crate::instance::kept_input::KeptInput;
 use crate::instance::trace::ProgramLog;
 use crate::instance::translator::Translator;
-use crate::instance::{InstanceError, system};
+use crate::instance::{InstanceDirs, InstanceError, system};
 use crate::lane;
 use crate::lane::control::LaneTraffic;
 
 impl SecondaryTask {
-    pub(super) async fn attach(guest: Guest, dir: &Path) -> Result<(Self, Inputs), InstanceError> {
+    pub(super) async fn attach(
+        guest: Guest,
+        dirs: &InstanceDirs,
+    ) -> Result<(Self, Inputs), InstanceError> {
         let SideConfig::Secondary { mirror, secondary_out, capture, .. } = guest.side.clone()
         else {
             return Err(InstanceError::Ended);
         };
         let (mirror_endpoint, output_endpoint) = (mirror.to_string(), secondary_out.to_string());
-        let started = StartedHalf::new(&guest, dir, mirror, secondary_out).await?;
-        let StartedHalf { claim, mirror, output, mut programs, mut rest } = started;
+        let started = StartedHalf::new(&guest, dirs, mirror, secondary_out).await?;
+        let StartedHalf { claim, mirror, output, mut programs, found, mut rest } = started;
         let events = programs.datapath.take_events().ok_or(InstanceError::Ended)?;
         let gate = &programs.output_gate;
         let source = choose_capture(capture, &guest.netdev, gate, &mut programs.datapath)?;
@@ -52,16 +57,17 @@ impl SecondaryTask {
             output_requests,
         };
         let traffic = LaneTraffic { sent: stats.output.clone(), received: stats.mirror.clone() };
-        let inputs = rest.serve(dir, &claim.name, traffic, lanes)?;
+        let inputs = rest.serve(dirs, &claim.name, traffic, lanes)?;
         let name = claim.name.clone();
         let secondary = Self {
             half: SecondaryHalf::new(
                 name.clone(),
                 programs.datapath.mode(),
-                takeover(&guest),
+                takeover(&guest, found, programs.datapath.taken_over()),
                 kept_input.repeater(),
                 guest.limits.input,
-            ),
+            )
+            .started(Instant::now(), guest.limits.peer.timeout),
             kept_input,
             translator: Translator::new(
                 name,
@@ -79,16 +85,17 @@ impl SecondaryTask {
             output_endpoint,
             addresses,
             stats,
+            unrecorded_log: LogLimit::default(),
         };
         Ok((secondary, inputs))
     }
 }
 
-/// When the guest takes over by itself.
-fn takeover(guest: &Guest) -> Takeover {
+/// When the guest takes over. `is_left`: an earlier daemon's programs are still there.
+fn takeover(guest: &Guest, found: Option<ServiceRecord>, is_left: bool) -> Takeover {
     let deciders = TakeoverDeciders {
         fence: guest.takeover.fence.is_some(),
         quorum: guest.takeover.quorum.is_some(),
     };
-    Takeover::new(deciders, guest.limits.peer.timeout)
+    Takeover::new(deciders, RecordKeeper::new(found), is_left)
 }

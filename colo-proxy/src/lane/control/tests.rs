@@ -117,7 +117,7 @@ async fn a_flood_of_lines_lets_others_have_their_turn() {
 async fn another_message_that_finds_no_room_does_not() {
     let (mut peer, mut stream, _dir) = connected().await;
     fill(&peer).await;
-    assert!(!peer.send(ControlMessage::TookOver));
+    assert!(!peer.send(ControlMessage::GuestGone));
     let mut bytes = vec![0; LINE_MAX];
     let mut more = true;
     while more {

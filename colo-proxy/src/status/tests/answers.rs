@@ -1,11 +1,13 @@
 //! What is written reads back, and stands where programs look for it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use colo_proxy_common::record::FlowKey;
 use colo_proxy_engine::compare::{Context, Divergence, Reason};
 use colo_proxy_engine::pair::early_input::InputLimits;
 use colo_proxy_engine::pair::repeat::{RepeatLimits, SharedRepeater};
+use colo_proxy_engine::pair::service_message::{CoverNotice, ServiceMessage};
+use colo_proxy_engine::pair::service_record::RecordKeeper;
 use colo_proxy_engine::pair::takeover::{Takeover, TakeoverDeciders};
 use colo_proxy_engine::pair::{Mode, ProgramMode, Secondary};
 use serde_json::{Value, json};
@@ -150,7 +152,7 @@ fn a_difference_of_the_engine_keeps_all_its_fields() {
 }
 
 fn new_secondary(mode: ProgramMode) -> Secondary {
-    let takeover = Takeover::new(TakeoverDeciders::default(), Duration::from_secs(1));
+    let takeover = Takeover::new(TakeoverDeciders::default(), RecordKeeper::in_memory(), false);
     let repeater = SharedRepeater::new(RepeatLimits::default());
     Secondary::new("web".into(), mode, takeover, repeater, InputLimits::default())
 }
@@ -165,9 +167,11 @@ fn shown(half: &Secondary, tap: TapState) -> Value {
 fn a_secondary_that_has_never_met_a_primary_is_on_standby() {
     let mut half = new_secondary(ProgramMode::Protected);
     assert_eq!(shown(&half, TapState::Guarded), "standby");
-    half.takeover.on_peer_up();
+    half.decide(Instant::now(), Takeover::on_peer_up);
     assert_eq!(shown(&half, TapState::Guarded), "joining");
-    half.takeover.on_protection(true);
+    let notice = CoverNotice { protected: true, number: 1 };
+    let notice = ServiceMessage::Notice { notice, generation: 0 };
+    half.decide(Instant::now(), |takeover| takeover.on_message(notice));
     assert_eq!(shown(&half, TapState::Guarded), "protected");
 }
 

@@ -78,6 +78,8 @@ impl QmpMachine {
                 self.is_end_wanted = false;
                 self.phase = QemuPhase::Standby;
                 self.set_capabilities();
+                let reason = "QEMU waits for the migration from the primary".into();
+                self.events.push_back(ColoFrameEvent::Alone { reason });
             }
             PairHalf::Incoming | PairHalf::None => {
                 self.is_end_wanted = false;

@@ -27,26 +27,40 @@ async fn lane() -> (ControlLane, ControlLane, tempfile::TempDir) {
     (primary, secondary, dir)
 }
 
+/// The answer to the notice with a number.
+type Answer = Box<dyn Fn(u32) -> Option<ControlMessage> + Send + Sync>;
+
 /// A secondary that gives `answer` when it is told not to take over.
-async fn answer_with(mut secondary: ControlLane, answer: ControlMessage) {
-    let told = ControlMessage::Protection { protected: false };
+async fn answer_with(mut secondary: ControlLane, answer: Answer) {
     while let Some(event) = secondary.next_event().await {
-        if event == PeerEvent::Message(told.clone()) {
-            assert!(secondary.send(answer.clone()));
+        if let PeerEvent::Message(ControlMessage::Protection { protected: false, number, .. }) =
+            event
+            && let Some(answer) = answer(number)
+        {
+            assert!(secondary.send(answer));
         }
     }
 }
 
-/// The second answer is the twin: the same message, and another end.
+/// The others are twins: the same message, and another end.
 #[tokio::test]
 async fn a_primary_that_ends_learns_whether_the_secondary_has_taken_over() {
-    let obeys = ControlMessage::ProtectionKnown { protected: false };
-    for (answer, expected) in
-        [(ControlMessage::TookOver, DisclaimEnd::TakenOver), (obeys, DisclaimEnd::GoesOn)]
-    {
+    let obeys = |number| Some(ControlMessage::ProtectionKnown { number });
+    let is_late = |number| Some(ControlMessage::ProtectionKnown { number: number - 1 });
+    let serves = |generation| {
+        move |_| Some(ControlMessage::Standing { generation, server: Some(Server::ThisHost) })
+    };
+    let answers: [(Answer, DisclaimEnd); 5] = [
+        (Box::new(obeys), DisclaimEnd::Confirmed),
+        (Box::new(serves(5)), DisclaimEnd::TakenOver),
+        (Box::new(serves(4)), DisclaimEnd::Unconfirmed),
+        (Box::new(is_late), DisclaimEnd::Unconfirmed),
+        (Box::new(|_| None), DisclaimEnd::Unconfirmed),
+    ];
+    for (answer, expected) in answers {
         let (mut primary, secondary, _dir) = lane().await;
         let peer = tokio::spawn(answer_with(secondary, answer));
-        assert_eq!(disclaim("tap0", &mut primary).await, expected);
+        assert_eq!(disclaim(&mut primary, (3, 5)).await, expected);
         peer.abort();
     }
 }

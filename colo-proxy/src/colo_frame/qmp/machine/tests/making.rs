@@ -181,7 +181,11 @@ fn a_secondary_waits_with_its_capabilities_set() {
     stand.migration("active");
     stand.migration("colo");
     stand.says("RESUME");
-    assert_eq!(stand.events(), [ColoFrameEvent::PairReady]);
+    let events = stand.events();
+    let [ColoFrameEvent::Alone { reason }, ColoFrameEvent::PairReady] = &events[..] else {
+        panic!("{events:?}");
+    };
+    assert!(reason.contains("waits for the migration"), "{reason}");
 }
 
 #[test]
