@@ -41,8 +41,8 @@ pub use self::filter::{
     OutdevStatus, RewriterDetail, RewriterFrames, RewriterMode, RewriterStatus, StreamFilterDetail,
     StreamFilterFrames, StreamFilterMode, StreamFilterStatus,
 };
-pub use self::guest::GuestStatus;
 pub(crate) use self::guest::shown_mode;
+pub use self::guest::{GuestStatus, ModeReport, RecordReport};
 pub use self::head::{InstanceHead, InstanceRole, SCHEMA};
 pub use self::kernel::{FlowTableReport, KernelLaneReport, TunnelReport};
 pub use self::primary::{PrimaryDetail, PrimaryLanes, PrimaryStatus};

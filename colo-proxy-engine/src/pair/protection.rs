@@ -285,6 +285,12 @@ impl Protection {
         }
     }
 
+    /// Why the guest stands as [`Self::mode`] says: the log line without the mode.
+    pub fn reason(&self) -> &'static str {
+        let line = self.description();
+        line.split_once(": ").map_or(line, |(_, reason)| reason)
+    }
+
     /// The secondary may take over, as far as this host knows.
     pub fn may_be_taken_over(&self) -> bool {
         self.keeper.server() == Some(Server::Either)

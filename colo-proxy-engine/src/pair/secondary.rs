@@ -207,6 +207,18 @@ impl Secondary {
         }
     }
 
+    /// Why the guest stands as [`Self::mode`] says.
+    pub fn reason(&self) -> &'static str {
+        match self.program_mode {
+            ProgramMode::FailedOver => "this guest has taken over, and answers the network",
+            ProgramMode::Protected if self.is_takeover_pending() => {
+                "this guest takes over as soon as the checkpoint has ended that has stopped it"
+            }
+            ProgramMode::Protected => self.takeover.reason(),
+            ProgramMode::Off => "the programs let the guest's frames pass",
+        }
+    }
+
     /// What the programs do with the guest's frames.
     pub fn program_mode(&self) -> ProgramMode {
         self.program_mode

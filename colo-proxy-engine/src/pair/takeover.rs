@@ -237,6 +237,35 @@ impl Takeover {
         }
     }
 
+    /// Why the guest stands as [`Self::mode`] says.
+    pub fn reason(&self) -> &'static str {
+        match (self.mode(), self.decision) {
+            (Mode::Standby, _) => "this daemon has not met a primary yet",
+            (Mode::Protected, _) => "this guest follows the primary's, and can take over",
+            (Mode::CoveredNotEqual, _) => {
+                "this guest can take over, and its QEMU has lost the primary's"
+            }
+            (Mode::PeerLost, Decision::Asking) => {
+                "the primary is silent; quorum and fence are asked whether this guest takes over"
+            }
+            (Mode::PeerLost, Decision::Settled) => {
+                "the primary is silent, and neither quorum nor fence is configured; an operator decides"
+            }
+            (Mode::PeerLost, _) => "the primary is silent",
+            (_, Decision::Recording(_)) => {
+                "this guest takes over as soon as the disk has the record of it"
+            }
+            (Mode::Joining, _) if matches!(self.qemu, Qemu::Unreachable { .. }) => {
+                "there is no connection to this guest's QEMU, so nobody knows whether it lives"
+            }
+            (Mode::Joining, _) if self.guest == SecondaryGuest::Covered => {
+                "this guest can take over as soon as the disk has the record of it"
+            }
+            (Mode::Joining, _) => "the primary is there, and this guest is not its equal yet",
+            _ => "the primary is lost, and this guest is not its equal",
+        }
+    }
+
     /// The next step of the owner, who asks after every event.
     pub fn next_action(&mut self) -> Option<TakeoverAction> {
         self.actions.pop_front()

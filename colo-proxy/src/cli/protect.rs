@@ -35,7 +35,7 @@ pub(super) fn protect(
             },
             other => bail!("instance {name} answered {other:?}"),
         };
-        if primary.guest.mode == Mode::Protected {
+        if primary.guest.standing.mode == Mode::Protected {
             return Ok(output::print(&format!("{name}: protected\n"))?);
         }
         let qemu = match &primary.detail.colo_frame {
@@ -49,7 +49,7 @@ pub(super) fn protect(
             let state = qemu.map_or("unknown", |qemu| qemu.state.name());
             bail!(
                 "{name} is not protected after {timeout_s} s: {}",
-                waits_for(primary.guest.mode, &primary.detail.lanes, state)
+                waits_for(primary.guest.standing.mode, &primary.detail.lanes, state)
             );
         }
         sleep(LOOK);

@@ -46,7 +46,8 @@ fn shown_guest(guest: &GuestStatus, role: InstanceRole) -> String {
     let GuestStatus { compared_frames, compared_bytes, .. } = guest;
     let GuestStatus { released_frames, released_bytes, held_frames, held_bytes, .. } = guest;
     let groups = [
-        output::head(&guest.head, role, guest.mode),
+        output::head(&guest.head, role, guest.standing.mode),
+        format!("  since {}: {}", whole_seconds(&guest.standing.since), guest.standing.reason),
         format!("  epoch {epoch}, {flows} flows"),
         format!(
             "  compared {compared_frames} frames ({compared_bytes} bytes), \
@@ -61,9 +62,14 @@ fn shown_guest(guest: &GuestStatus, role: InstanceRole) -> String {
     groups.join("\n") + "\n"
 }
 
+/// A time without the fraction of its second.
+fn whole_seconds(time: &str) -> String {
+    time.split_once('.').map_or_else(|| time.to_owned(), |(whole, _)| format!("{whole}Z"))
+}
+
 #[cfg(test)]
 mod tests {
-    use colo_proxy::status::{InstanceHead, InstanceRole, SCHEMA};
+    use colo_proxy::status::{InstanceHead, InstanceRole, ModeReport, SCHEMA};
     use colo_proxy_engine::pair::Mode;
 
     use super::*;
@@ -77,7 +83,12 @@ mod tests {
                 netdev_present: true,
                 pid: 7,
             },
-            mode,
+            standing: ModeReport {
+                mode,
+                since: "2026-12-01T14:00:00.123456789Z".into(),
+                reason: "a reason".into(),
+                record: None,
+            },
             epoch: 2,
             flows: 3,
             held_frames: 1,
@@ -94,7 +105,8 @@ mod tests {
 
     #[test]
     fn a_guest_is_a_few_lines() {
-        let wanted = "web (primary of tap0, pid 7): protected\n  epoch 2, 3 flows\n  compared 9 \
+        let wanted = "web (primary of tap0, pid 7): protected\n  since 2026-12-01T14:00:00Z: a \
+                      reason\n  epoch 2, 3 flows\n  compared 9 \
                       frames (900 bytes), released 12 (1200), held 1 (60)\n  divergences: 1; \
                       checkpoints: payload 1, timeout 2\n  drops: none\n";
         assert_eq!(shown_guest(&guest(Mode::Protected), InstanceRole::Primary), wanted);

@@ -9,6 +9,7 @@ mod busy_poll;
 pub(crate) mod counters;
 mod half;
 mod kept_input;
+mod mode_history;
 pub(crate) mod offsets;
 mod permission;
 mod primary;

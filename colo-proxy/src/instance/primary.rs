@@ -15,6 +15,7 @@ use self::control::{DisclaimEnd, disclaim};
 use super::InstanceError;
 use super::busy_poll::BusyPoll;
 use super::half::{HalfInputs, HalfTask, LeftPrograms, answer, next_control_event};
+use super::mode_history::ModeHistory;
 use super::permission::PermissionAnswer;
 use super::record_file::RecordFile;
 use super::{InstanceDirs, offsets, system};
@@ -63,6 +64,7 @@ pub(super) struct PrimaryTask {
     mirror_endpoint: String,
     secondary_endpoint: String,
     stats: PrimaryStats,
+    history: ModeHistory,
 }
 
 #[derive(Debug, Default)]
@@ -399,6 +401,7 @@ impl PrimaryTask {
 
     /// Does what was decided.
     fn carry_out(&mut self, inputs: &mut Inputs) {
+        self.history.observe(self.half.mode(), inputs.tap.state());
         let half = &mut self.half;
         half.release_some(&mut self.kernel);
         half.collect_requests(Instant::now());

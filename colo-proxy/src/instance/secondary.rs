@@ -18,6 +18,7 @@ use super::announce::Addresses;
 use super::busy_poll::BusyPoll;
 use super::half::{HalfInputs, HalfTask, LeftPrograms, answer, next_control_event};
 use super::kept_input::KeptInput;
+use super::mode_history::ModeHistory;
 use super::trace::ProgramLog;
 use super::translator::Translator;
 use super::{InstanceDirs, InstanceError, offsets, system};
@@ -73,6 +74,7 @@ pub(super) struct SecondaryTask {
     addresses: Arc<Mutex<Addresses>>,
     stats: SecondaryStats,
     unrecorded_log: LogLimit,
+    history: ModeHistory,
 }
 
 #[derive(Debug, Default)]

@@ -3,11 +3,39 @@
 use std::collections::BTreeMap;
 
 use colo_proxy_engine::pair::Mode;
+use colo_proxy_engine::pair::service_record::Server;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::head::InstanceHead;
 use crate::guest_tap::TapState;
+
+/// How a guest stands, since when and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ModeReport {
+    /// How the guest stands.
+    pub mode: Mode,
+    /// Since when, in UTC (RFC 3339), by this host's clock.
+    #[serde(default, rename = "mode_since")]
+    pub since: String,
+    /// Why, in a sentence for people.
+    #[serde(default, rename = "mode_reason")]
+    pub reason: String,
+    /// Who serves, as this host remembers it. `null`: its guest was never protected.
+    #[serde(default)]
+    pub record: Option<RecordReport>,
+}
+
+/// Who serves, as a host remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RecordReport {
+    /// Counts the times that one host has got the right to serve alone.
+    pub generation: u64,
+    /// The host that may serve.
+    pub server: Server,
+    /// The disk has this record.
+    pub on_disk: bool,
+}
 
 /// A guest of a pair. Counts are since the start of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -16,7 +44,8 @@ pub struct GuestStatus {
     #[serde(flatten)]
     pub head: InstanceHead,
     /// How the guest stands.
-    pub mode: Mode,
+    #[serde(flatten)]
+    pub standing: ModeReport,
     /// Checkpoints that were done.
     pub epoch: u64,
     /// Gauge. Primary: flows in the engine. Secondary: translated connections.

@@ -10,7 +10,7 @@ use crate::instance::counters::nonzero;
 use crate::lane::LaneStatus;
 use crate::status::{
     DivergenceReport, GuestStatus, InstanceHead, PrimaryDetail, PrimaryLanes, PrimaryStatus, Reply,
-    Status, shown_mode,
+    Status,
 };
 use colo_proxy_engine::pair::message::VERSION;
 
@@ -27,10 +27,10 @@ impl PrimaryTask {
         let released = &engine.released;
         let all =
             [released.compared, released.checkpoint, released.unprotected, released.uncompared];
-        let tap = inputs.tap.state();
+        let (tap, protection) = (inputs.tap.state(), self.half.protection());
         let guest = GuestStatus {
             head: InstanceHead::new(&self.claim.name, &self.guest.netdev, tap),
-            mode: shown_mode(self.half.mode(), tap),
+            standing: self.history.report(protection.reason(), tap, protection.keeper()),
             epoch: self.half.epoch(),
             flows: engine.flows,
             held_frames: engine.held.frames,

@@ -17,6 +17,7 @@ use crate::endpoint::Port;
 use crate::gate::Gate;
 use crate::gate::readable::Readable;
 use crate::instance::half::StartedHalf;
+use crate::instance::mode_history::ModeHistory;
 use crate::instance::programs::AttachedPrograms;
 use crate::instance::{InstanceDirs, InstanceError, system};
 use crate::lane::control::LaneTraffic;
@@ -56,6 +57,7 @@ impl PrimaryTask {
         let keeper = RecordKeeper::new(found);
         let protection = Protection::new(policy, keeper, left_guest(&programs));
         let primary = Self {
+            history: ModeHistory::new(protection.mode()),
             half: half(&guest, &claim.name, protection)?,
             kernel: PrimaryKernel {
                 name: claim.name.clone(),

@@ -37,6 +37,7 @@ impl SecondaryTask {
         while let Some(message) = self.half.next_message() {
             self.tell(Some(message), inputs.control.as_ref());
         }
+        self.history.observe(self.half.mode(), inputs.tap.state());
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use crate::instance::counters::nonzero;
 use crate::lane::LaneStatus;
 use crate::status::{
     GuestStatus, InstanceHead, KeptInputReport, Reply, SecondaryDetail, SecondaryLanes,
-    SecondaryStatus, Status, shown_mode,
+    SecondaryStatus, Status,
 };
 
 impl SecondaryTask {
@@ -21,7 +21,7 @@ impl SecondaryTask {
         let tap = inputs.tap.state();
         let guest = GuestStatus {
             head: InstanceHead::new(&self.claim.name, &self.guest.netdev, tap),
-            mode: shown_mode(self.half.mode(), tap),
+            standing: self.history.report(self.half.reason(), tap, self.half.takeover().keeper()),
             epoch: self.half.epoch(),
             flows: self.translator.datapath.flows().count() as u64,
             held_frames: self.half.early_input.frames() as u64,

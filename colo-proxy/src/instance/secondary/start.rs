@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use colo_proxy_engine::log_limit::LogLimit;
-use colo_proxy_engine::pair::Secondary as SecondaryHalf;
 use colo_proxy_engine::pair::service_record::{RecordKeeper, ServiceRecord};
 use colo_proxy_engine::pair::takeover::{Takeover, TakeoverDeciders};
+use colo_proxy_engine::pair::{Mode, Secondary as SecondaryHalf};
 use colo_proxy_engine::record::FrameRecords;
 
 use super::output::{OutputObserver, choose_capture, spawn_output};
@@ -16,6 +16,7 @@ use crate::gate::readable::Readable;
 use crate::instance::announce::Addresses;
 use crate::instance::half::StartedHalf;
 use crate::instance::kept_input::KeptInput;
+use crate::instance::mode_history::ModeHistory;
 use crate::instance::trace::ProgramLog;
 use crate::instance::translator::Translator;
 use crate::instance::{InstanceDirs, InstanceError, system};
@@ -86,6 +87,7 @@ impl SecondaryTask {
             addresses,
             stats,
             unrecorded_log: LogLimit::default(),
+            history: ModeHistory::new(Mode::Standby),
         };
         Ok((secondary, inputs))
     }

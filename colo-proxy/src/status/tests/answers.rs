@@ -159,7 +159,7 @@ fn new_secondary(mode: ProgramMode) -> Secondary {
 
 fn shown(half: &Secondary, tap: TapState) -> Value {
     let Status::Secondary(mut status) = samples::secondary() else { unreachable!("it is one") };
-    status.guest.mode = shown_mode(half.mode(), tap);
+    status.guest.standing.mode = shown_mode(half.mode(), tap);
     written(&Status::Secondary(status))["mode"].clone()
 }
 

@@ -7,6 +7,7 @@ use colo_proxy_common::record::ProgramCounters;
 use colo_proxy_engine::compare::{Context, Reason, Stats, WaitsFor};
 use colo_proxy_engine::digest::{DigesterReport, ExpanderReport};
 use colo_proxy_engine::pair::Mode;
+use colo_proxy_engine::pair::service_record::Server;
 use colo_proxy_engine::record::BadRecords;
 
 use crate::datapath::FlowsByClass;
@@ -30,7 +31,12 @@ fn counts(names: &[&str]) -> BTreeMap<String, u64> {
 fn guest(mode: Mode) -> GuestStatus {
     GuestStatus {
         head: head("web"),
-        mode,
+        standing: ModeReport {
+            mode,
+            since: "2026-12-01T14:00:00.123456789Z".into(),
+            reason: "a reason".into(),
+            record: Some(RecordReport { generation: 1, server: Server::Either, on_disk: true }),
+        },
         epoch: 1,
         flows: 2,
         held_frames: 3,
