@@ -103,15 +103,19 @@ fn parse_address(text: &str) -> Result<EndpointAddress, String> {
     Ok(EndpointAddress::Tcp { host: host.into(), port })
 }
 
+impl fmt::Display for EndpointAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "tcp:[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "tcp:{host}:{port}"),
+        }
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.address {
-            EndpointAddress::Unix(path) => write!(f, "unix:{}", path.display())?,
-            EndpointAddress::Tcp { host, port } if host.contains(':') => {
-                write!(f, "tcp:[{host}]:{port}")?;
-            }
-            EndpointAddress::Tcp { host, port } => write!(f, "tcp:{host}:{port}")?,
-        }
+        self.address.fmt(f)?;
         if self.server {
             f.write_str(",server")?;
         }

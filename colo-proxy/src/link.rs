@@ -8,7 +8,7 @@ use std::io;
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Stats64,
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, Stats64,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{
@@ -26,8 +26,8 @@ pub enum LinkError {
     )]
     Missing { name: String },
     #[error(
-        "netdev {name} is not a TAP: name the guest's TAP, or the host's own frames would count as a \
-         guest's"
+        "netdev {name} is not a TAP: name the guest's TAP, which QEMU has open. The frames of another \
+         interface are the host's own, and a TUN device has no Ethernet frames"
     )]
     NotATap { name: String },
     #[error("cannot {what} interface {name}")]
@@ -38,7 +38,7 @@ pub enum LinkError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
     pub ifindex: u32,
-    /// Made by the TUN driver.
+    /// Made by the TUN driver, for Ethernet frames.
     pub tap: bool,
     /// Administratively up.
     pub up: bool,
@@ -261,11 +261,14 @@ fn read(message: &LinkMessage) -> Link {
     }
 }
 
+/// The TUN driver also makes devices without Ethernet headers, on which every frame would vanish.
 fn is_tap(message: &LinkMessage) -> bool {
-    message.attributes.iter().any(|attribute| match attribute {
+    let has_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
+    let is_of_the_driver = message.attributes.iter().any(|attribute| match attribute {
         LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Tun)),
         _ => false,
-    })
+    });
+    has_ethernet && is_of_the_driver
 }
 
 fn name_of(message: &LinkMessage) -> Option<&str> {

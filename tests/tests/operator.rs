@@ -161,6 +161,21 @@ fn wrong_endpoints_and_flags_are_refused() -> Result<()> {
     Ok(())
 }
 
+/// Its packets have no Ethernet header, and every one of them would vanish.
+#[lab_test(root)]
+fn a_tun_device_is_refused() -> Result<()> {
+    let lab = Lab::new(LabOptions::default())?;
+    let host = lab.host(HostSide::Primary);
+    host.namespace.output("ip", &["tuntap", "add", "dev", "tap9", "mode", "tun"])?;
+    for role in ["primary", "secondary"] {
+        let lane = if role == "primary" { "--secondary-in" } else { "--secondary-out" };
+        let arguments = [role, "--netdev=tap9", "--mirror=unix:/run/m", lane, "unix:/run/s"];
+        let refused = output_of(host, &arguments)?;
+        expect_refused(host, &refused, &["tap9", phrases::filter::NOT_A_TAP])?;
+    }
+    host.namespace.output("ip", &["link", "del", "tap9"]).map(drop)
+}
+
 #[lab_test(root)]
 fn a_second_daemon_for_the_same_tap_is_refused() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;

@@ -58,6 +58,25 @@ pub enum SideConfig {
 }
 
 impl Guest {
+    /// The sockets of this guest, by key. One peer, or one QEMU, is at the other end of each.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = (&'static str, &Endpoint)> {
+        let lanes = match &self.side {
+            SideConfig::Primary { mirror, secondary_in, .. } => {
+                [("mirror", mirror), ("secondary_in", secondary_in)]
+            }
+            SideConfig::Secondary { mirror, secondary_out, .. } => {
+                [("mirror", mirror), ("secondary_out", secondary_out)]
+            }
+        };
+        let frame = match &self.colo_frame {
+            Some(ColoFrameKind::Qmp(endpoint) | ColoFrameKind::Xen(endpoint)) => Some(endpoint),
+            _ => None,
+        };
+        let control = self.control.as_ref().map(|endpoint| ("control", endpoint));
+        let frame = frame.map(|endpoint| ("colo_frame", endpoint));
+        lanes.into_iter().chain(control).chain(frame)
+    }
+
     pub fn role(&self) -> Role {
         match self.side {
             SideConfig::Primary { .. } => Role::Primary,

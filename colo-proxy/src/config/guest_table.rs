@@ -4,7 +4,7 @@
 //! docs/reference/configuration.md. `x-role` is the only role that uses the key, `x-required` says
 //! that this role cannot do without it, and `x-type` is a type that JSON Schema has no word for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use colo_proxy_engine::pair::{OnDeath, OnSecondaryLost, Role};
 use schemars::JsonSchema;
@@ -201,21 +201,33 @@ impl GuestTable {
     }
 }
 
-/// Names and netdevs of the guests so far.
+/// Names, netdevs and sockets of the guests so far.
 #[derive(Debug, Default)]
 pub(super) struct KnownGuests {
     names: BTreeSet<String>,
     netdevs: BTreeSet<String>,
+    /// The key and the guest that each socket belongs to.
+    sockets: BTreeMap<String, (&'static str, String)>,
 }
 
 impl KnownGuests {
-    /// Refuses a guest that shares its name or its netdev with another one.
+    /// Refuses a guest that shares its name, its netdev or a socket with another one.
     pub(super) fn add(&mut self, guest: &Guest) -> Result<(), ConfigError> {
         let name = guest.shown().to_owned();
-        if self.names.insert(name.clone()) && self.netdevs.insert(guest.netdev.clone()) {
-            return Ok(());
+        let refuse = |what| Err(ConfigError::Guest { name: name.clone(), what });
+        if !self.names.insert(name.clone()) || !self.netdevs.insert(guest.netdev.clone()) {
+            return refuse("another guest has this name or this netdev".into());
         }
-        let what = "another guest has this name or this netdev".into();
-        Err(ConfigError::Guest { name, what })
+        for (key, endpoint) in guest.sockets() {
+            let socket = endpoint.address.to_string();
+            if let Some((other, owner)) = self.sockets.get(&socket) {
+                return refuse(format!(
+                    "{key} has the socket {socket}, as {other} of guest `{owner}`; each needs one of \
+                     its own"
+                ));
+            }
+            self.sockets.insert(socket, (key, name.clone()));
+        }
+        Ok(())
     }
 }

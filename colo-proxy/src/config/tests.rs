@@ -105,6 +105,37 @@ fn what_is_only_wrong_together_is_refused_by_name() {
     }
 }
 
+/// The second guest would wait for ever for a socket that the first one has.
+#[test]
+fn a_socket_that_two_keys_name_is_refused_with_both() {
+    let first = PRIMARY.replace("script:/etc/frame", "qmp:unix:/run/web.qmp");
+    let second = first
+        .replace("\"web\"", "\"db\"")
+        .replace("tap0", "tap9")
+        .replace(":9003", ":9103")
+        .replace(":9005", ":9105")
+        .replace("s.sock", "t.sock")
+        .replace("web.qmp", "db.qmp");
+    read(&format!("{first}{second}")).expect("each has its own");
+    for (text, both) in [
+        (
+            format!("{first}{}", second.replace("db.qmp", "web.qmp")),
+            "guest `db`: colo_frame has the socket unix:/run/web.qmp, as colo_frame of guest `web`",
+        ),
+        (
+            format!("{first}{}", second.replace("10.0.9.1:9103,server", "10.0.0.2:9005,nodelay")),
+            "guest `db`: mirror has the socket tcp:10.0.0.2:9005, as control of guest `web`",
+        ),
+        (
+            first.replace("unix:/run/s.sock", "tcp:10.0.9.1:9003"),
+            "guest `web`: secondary_in has the socket tcp:10.0.9.1:9003, as mirror of guest `web`",
+        ),
+    ] {
+        let error = read(&text).expect_err(both);
+        assert!(error.contains(both), "{error}");
+    }
+}
+
 #[test]
 fn a_key_of_the_other_role_is_refused_by_name() {
     for key in [
