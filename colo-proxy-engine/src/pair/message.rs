@@ -113,6 +113,12 @@ pub enum ControlMessage {
         /// The number of the message that it answers.
         number: u32,
     },
+    /// Secondary to primary: whether its QEMU is there, in which its guest lives. It is sent when that
+    /// changes. At the beginning of a conversation it counts as there.
+    Guest {
+        /// There is a connection to this QEMU.
+        there: bool,
+    },
     /// Primary to secondary: the primary's guest is dead, and no later output of it leaves this host.
     GuestGone,
     /// Primary to secondary: translated connections that both guests have from an earlier pair. They
@@ -176,6 +182,7 @@ mod tests {
             ControlMessage::Standing { generation: 7, server: Some(Server::Either) },
             ControlMessage::Protection { protected: true, number: 1, generation: 2 },
             ControlMessage::ProtectionKnown { number: u32::MAX },
+            ControlMessage::Guest { there: false },
             ControlMessage::GuestGone,
             ControlMessage::Offsets { text: "{}\n{}\n".into() },
             ControlMessage::CheckpointWanted,

@@ -114,16 +114,18 @@ enum Conversation {
     /// The secondary's daemon has not said yet where it stands.
     Begun,
     /// `told` is the last notice, and `is_confirmed` says that the secondary has it. `told_gone`: it was
-    /// told that the guest is dead.
+    /// told that the guest is dead. `has_guest`: its QEMU is there.
     Heard {
         told: Option<CoverNotice>,
         is_confirmed: bool,
         told_gone: bool,
+        has_guest: bool,
     },
 }
 
 impl Conversation {
-    const HEARD: Self = Self::Heard { told: None, is_confirmed: false, told_gone: false };
+    const HEARD: Self =
+        Self::Heard { told: None, is_confirmed: false, told_gone: false, has_guest: true };
 }
 
 /// What this daemon knows of the secondary.
@@ -510,7 +512,7 @@ impl Protection {
             ProtectionState::PeerLost(PeerLoss::Waiting | PeerLoss::Disclaiming)
                 | ProtectionState::Unprotected
         );
-        if waits && self.peer_up && self.order == EndOrder::None && self.can_join() {
+        if waits && self.is_peer_there() && self.order == EndOrder::None && self.can_join() {
             self.meet();
         }
     }
@@ -579,6 +581,12 @@ impl Protection {
                     *is_confirmed = true;
                 }
             }
+            ServiceMessage::Guest { there } => {
+                if let Conversation::Heard { has_guest, .. } = &mut self.conversation {
+                    *has_guest = there;
+                }
+                self.on_peer_changed();
+            }
             // Only a primary says so.
             ServiceMessage::Notice { .. } | ServiceMessage::GuestGone => {}
         }
@@ -623,6 +631,18 @@ impl Protection {
     /// All lanes of the secondary are up and the COLO-frame has a pair, or not.
     pub fn on_peer(&mut self, up: bool) {
         self.peer_up = up;
+        self.on_peer_changed();
+        self.settle();
+    }
+
+    /// The secondary can be compared with.
+    fn is_peer_there(&self) -> bool {
+        let has_guest = !matches!(self.conversation, Conversation::Heard { has_guest: false, .. });
+        self.peer_up && has_guest
+    }
+
+    fn on_peer_changed(&mut self) {
+        let up = self.is_peer_there();
         match self.state {
             ProtectionState::Protected if !up => {
                 self.enter(PeerLoss::Waiting, Some(ProtectionAction::Announce));
@@ -638,7 +658,6 @@ impl Protection {
             }
             _ => {}
         }
-        self.settle();
     }
 
     /// The secondary has completely received a checkpoint that covers the held output.

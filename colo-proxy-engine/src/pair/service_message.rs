@@ -27,6 +27,11 @@ pub enum ServiceMessage {
     },
     /// From the secondary: it obeys the notice with this number, and its record says so.
     NoticeKnown(u32),
+    /// From the secondary: whether there is a connection to its QEMU. It counts as there at first.
+    Guest {
+        /// There is one.
+        there: bool,
+    },
     /// From the primary: its guest is dead, and no later output of it leaves.
     GuestGone,
 }
@@ -42,6 +47,7 @@ impl From<ServiceMessage> for ControlMessage {
                 Self::Protection { protected, number, generation }
             }
             ServiceMessage::NoticeKnown(number) => Self::ProtectionKnown { number },
+            ServiceMessage::Guest { there } => Self::Guest { there },
             ServiceMessage::GuestGone => Self::GuestGone,
         }
     }
@@ -58,6 +64,7 @@ impl ServiceMessage {
                 Self::Notice { notice: CoverNotice { protected, number }, generation }
             }
             ControlMessage::ProtectionKnown { number } => Self::NoticeKnown(number),
+            ControlMessage::Guest { there } => Self::Guest { there },
             ControlMessage::GuestGone => Self::GuestGone,
             _ => return None,
         })
@@ -78,6 +85,7 @@ mod tests {
             ServiceMessage::Standing(Some(record)),
             ServiceMessage::Notice { notice, generation: 4 },
             ServiceMessage::NoticeKnown(3),
+            ServiceMessage::Guest { there: true },
             ServiceMessage::GuestGone,
         ] {
             assert_eq!(ServiceMessage::of(&message.into()), Some(message));

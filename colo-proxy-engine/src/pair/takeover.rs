@@ -166,6 +166,8 @@ pub struct Takeover {
     unanswered: Option<u32>,
     /// The standing that the primary was told in this conversation.
     told_standing: Option<ServiceMessage>,
+    /// The primary was told in this conversation that this host's QEMU is out of reach.
+    told_unreachable: bool,
     /// The record of the primary's host, as its daemon said last.
     theirs: Option<ServiceRecord>,
     /// The highest generation that the primary's daemon has named.
@@ -194,6 +196,7 @@ impl Takeover {
             guest: if covered { SecondaryGuest::Covered } else { SecondaryGuest::Stale },
             unanswered: None,
             told_standing: None,
+            told_unreachable: false,
             theirs: None,
             heard_generation: 0,
             actions: VecDeque::new(),
@@ -286,6 +289,11 @@ impl Takeover {
             self.told_standing = standing;
             return standing;
         }
+        let is_unreachable = matches!(self.qemu, Qemu::Unreachable { .. });
+        if is_unreachable != self.told_unreachable {
+            self.told_unreachable = is_unreachable;
+            return Some(ServiceMessage::Guest { there: !is_unreachable });
+        }
         let is_kept = self.keeper.is_kept();
         self.unanswered.take_if(|_| is_kept).map(ServiceMessage::NoticeKnown)
     }
@@ -303,7 +311,7 @@ impl Takeover {
             // Anybody could say so, and therefore this host's QEMU must have noticed as well.
             ServiceMessage::GuestGone => self.is_guest_gone = true,
             // Only a secondary says so.
-            ServiceMessage::NoticeKnown(_) => {}
+            ServiceMessage::NoticeKnown(_) | ServiceMessage::Guest { .. } => {}
         }
         self.settle();
     }
@@ -362,6 +370,7 @@ impl Takeover {
     pub fn on_peer_up(&mut self) {
         (self.peer, self.is_guest_gone) = (PeerDaemon::Heard, false);
         (self.unanswered, self.told_standing) = (None, None);
+        self.told_unreachable = false;
         match self.decision {
             Decision::Asking => self.actions.push_back(TakeoverAction::WithdrawQuestion),
             // It is alive, and the other guest with it. Nothing was done with the permission yet.

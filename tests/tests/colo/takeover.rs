@@ -1,5 +1,7 @@
 //! The guest that continues after the loss of the other, and the decision about it.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use colo_lab::client::wait_for_all;
 use colo_lab::lab_test;
@@ -11,6 +13,11 @@ use super::protected::{ANSWERS, FENCED, TIMEOUT, end, keepers, protected};
 
 /// With this delay, a checkpoint is in progress most of the time.
 const ALWAYS: &str = "[guest.checkpoints]\ninterval_max_ms = 20\nspacing_max_ms = 20\n";
+
+/// With this one, none comes by itself.
+const SELDOM: &str = "[guest.checkpoints]\ninterval_max_ms = 60000\n";
+/// A few heartbeats, on a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 fn mode(pair: &Protected, side: HostSide) -> Result<String> {
     pair.half(side)?.daemon.status()?.mode()
@@ -92,6 +99,25 @@ fn a_guest_that_dies_under_its_daemon_is_taken_over_from() -> Result<()> {
         mode(&pair, HostSide::Primary)? == phrases::mode::TAKEN_OVER,
         "the primary lets something out"
     );
+    end(keepers, &pair)
+}
+
+/// The primary's QEMU finds out at its next checkpoint only, which may be far. The secondary's daemon knows
+/// at once.
+#[lab_test(root)]
+fn a_secondarys_guest_that_dies_is_known_to_the_primary_at_once() -> Result<()> {
+    let mut pair = protected(SELDOM, true)?;
+    let keepers = keepers(&pair, 1)?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT)?;
+    pair.half_mut(HostSide::Secondary)?.guest.kill()?;
+    let daemon = &pair.half(HostSide::Primary)?.daemon;
+    daemon.wait_status("not protected", AT_ONCE, |status| {
+        status.mode().is_ok_and(|mode| mode != phrases::mode::PROTECTED)
+    })?;
+    daemon.wait_status("alone", TIMEOUT, |status| {
+        status.mode().is_ok_and(|mode| mode == phrases::mode::UNPROTECTED)
+    })?;
+    wait_for_all(&keepers, ANSWERS, TIMEOUT).with_context(|| pair.logs())?;
     end(keepers, &pair)
 }
 

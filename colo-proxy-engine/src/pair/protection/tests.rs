@@ -251,6 +251,25 @@ fn one_whose_daemon_lives_confirms_that_it_takes_over_no_more() {
     }
 }
 
+/// The primary's own QEMU may find out much later.
+#[test]
+fn a_secondary_whose_guest_is_gone_is_lost_until_its_guest_is_back() {
+    let mut p = start(POLICY);
+    hear(&mut p, None);
+    p.on_peer(true);
+    actions(&mut p);
+    let guest = |there| ServiceMessage::Guest { there };
+    assert_eq!(after(&mut p, |p| p.on_message(guest(false))), [Announce]);
+    assert_eq!((p.state(), p.runs(LossTimer)), (WAITING, true));
+    assert_eq!(after(&mut p, |p| p.on_peer(true)), [], "the lanes are not enough");
+    let mut back = p.clone();
+    assert_eq!(after(&mut back, |p| p.on_message(guest(true))), [Announce]);
+    assert_eq!(back.state(), Protected, "the twin: only its daemon had lost it for a moment");
+    p.on_timer(LossTimer);
+    assert_eq!(confirm(&mut p), Some(false));
+    assert_eq!((actions(&mut p), p.state()), (vec![Unprotect], Unprotected));
+}
+
 #[test]
 fn a_guest_that_is_known_to_be_alone_is_not_held() {
     let mut p = start(POLICY);

@@ -177,6 +177,22 @@ fn a_guest_out_of_reach_takes_over_from_nobody() {
 }
 
 #[test]
+fn the_primary_hears_that_this_hosts_qemu_is_out_of_reach() {
+    let mut t = start(NOBODY);
+    while t.next_message().is_some() {}
+    t.on_unreachable();
+    assert_eq!(t.next_message(), Some(ServiceMessage::Guest { there: false }));
+    assert_eq!(t.next_message(), None, "once");
+    // A primary that connects later hears it too.
+    t.on_peer_down(false);
+    t.on_peer_up();
+    let said: Vec<_> = std::iter::from_fn(|| t.next_message()).collect();
+    assert!(said.contains(&ServiceMessage::Guest { there: false }), "{said:?}");
+    t.on_reachable();
+    assert_eq!(t.next_message(), Some(ServiceMessage::Guest { there: true }));
+}
+
+#[test]
 fn a_quorum_that_said_no_is_not_asked_again_of_a_guest_that_grows_old() {
     let mut t = start(QUORUM);
     t.on_peer_down(true);
