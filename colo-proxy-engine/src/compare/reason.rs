@@ -66,6 +66,8 @@ reasons! {
     SecondaryFlows = "secondary-flows",
     /// Frames were lost between the hosts.
     LaneLoss = "lane-loss",
+    /// The primary's guest was reset, and the secondary's runs what the other one ran before.
+    GuestReset = "guest-reset",
 }
 
 impl std::fmt::Display for Reason {

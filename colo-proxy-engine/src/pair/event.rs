@@ -61,6 +61,12 @@ pub enum ColoFrameEvent {
         #[serde(default)]
         reason: String,
     },
+    /// The primary's guest was reset. The secondary's was not.
+    Reset {
+        /// Why, for the log.
+        #[serde(default)]
+        reason: String,
+    },
     /// The guest's QEMU or domain is gone without a word. The guest is gone too if nobody has its TAP
     /// open any more. No pair is left either.
     Gone {

@@ -62,10 +62,9 @@ enum Pairing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Checkpoint {
     None,
-    /// It has begun and has not ended. `settles_loss`: a loss between the hosts was its reason, or
-    /// one of them.
+    /// It has begun and has not ended. `settles`: a reason of [`Primary::due`] that it makes up for.
     Running {
-        settles_loss: bool,
+        settles: Option<Reason>,
     },
 }
 
@@ -148,8 +147,9 @@ pub struct Primary {
     /// A random number that tells our epochs from those of an earlier daemon.
     session: u64,
     checkpoint: Checkpoint,
-    /// Frames were lost between the hosts, and no checkpoint was requested for them yet.
-    is_loss_due: bool,
+    /// Frames were lost between the hosts, or the guest was reset, and no checkpoint was requested for
+    /// that yet.
+    due: Option<Reason>,
     /// The expander had no room at the last look.
     was_full: bool,
     lanes: PeerLanes,
@@ -159,6 +159,7 @@ pub struct Primary {
     request_log: LogLimit,
     failure_log: LogLimit,
     stray_log: LogLimit,
+    reset_log: LogLimit,
     commands: VecDeque<ColoFrameCommand>,
     messages: VecDeque<ControlMessage>,
 }
@@ -210,7 +211,7 @@ impl Primary {
             epoch: 0,
             session,
             checkpoint: Checkpoint::None,
-            is_loss_due: false,
+            due: None,
             was_full: false,
             lanes: PeerLanes { mirror_up: false, secondary_up: false, control },
             pairing: Pairing::Paired,
@@ -219,6 +220,7 @@ impl Primary {
             request_log: LogLimit::default(),
             failure_log: LogLimit::default(),
             stray_log: LogLimit::default(),
+            reset_log: LogLimit::default(),
             commands: VecDeque::new(),
             messages: VecDeque::new(),
         };

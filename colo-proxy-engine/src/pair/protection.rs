@@ -482,7 +482,7 @@ impl Protection {
     fn record_service(&mut self) {
         self.exposed = true;
         self.enter(PeerLoss::Recording, None);
-        self.keeper.want(self.generation() + 1, Server::ThisHost);
+        self.keeper.want(self.generation().saturating_add(1), Server::ThisHost);
     }
 
     /// The highest generation that is known.
@@ -738,7 +738,7 @@ impl Protection {
         self.state = ProtectionState::Unprotected;
         self.actions.clear();
         if self.may_be_taken_over() {
-            self.keeper.want(self.generation() + 1, Server::ThisHost);
+            self.keeper.want(self.generation().saturating_add(1), Server::ThisHost);
         }
     }
 

@@ -580,7 +580,7 @@ impl Takeover {
 
     fn record_service(&mut self, cause: TakeoverCause) {
         if !matches!(self.decision, Decision::Recording(_)) {
-            self.keeper.want(self.generation() + 1, Server::ThisHost);
+            self.keeper.want(self.generation().saturating_add(1), Server::ThisHost);
         }
         self.decision = Decision::Recording(cause);
         self.unanswered = None;

@@ -200,7 +200,7 @@ impl Rewriter {
                 self.half.on_not_copied(&mut self.translator);
                 self.fail_over_if_pending()?;
             }
-            ColoFrameEvent::PairReady => {}
+            ColoFrameEvent::PairReady | ColoFrameEvent::Reset { .. } => {}
             ColoFrameEvent::PairLost { reason } | ColoFrameEvent::Gone { reason } => {
                 log::warn!("{id}: no checkpoint can be made: {reason}");
             }

@@ -229,7 +229,7 @@ impl HalfTask for PrimaryTask {
         self.carry_out(inputs);
         // The operator waits for the disk, and for nobody else.
         while inputs.record.is_writing() {
-            let is_done = inputs.record.next().await;
+            let Some(is_done) = inputs.record.next_soon().await else { break };
             self.half.on_recorded(Instant::now(), is_done, &mut self.kernel);
             self.carry_out(inputs);
         }
@@ -333,14 +333,15 @@ impl PrimaryTask {
 
     /// The daemon ends, and the guest goes on alone: the next daemon has to know.
     async fn record_end(&mut self, file: &mut RecordFile) {
-        if file.is_writing() {
-            let is_done = file.next().await;
+        if file.is_writing()
+            && let Some(is_done) = file.next_soon().await
+        {
             self.half.on_recorded(Instant::now(), is_done, &mut self.kernel);
         }
         if let Some(record) = self.half.end_service() {
             file.write(record);
             // If it fails, the next daemon asks before its guest serves.
-            let _ = file.next().await;
+            let _ = file.next_soon().await;
         }
     }
 

@@ -7,7 +7,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use colo_proxy_engine::log_limit::LogLimit;
 use colo_proxy_engine::pair::Role;
@@ -18,6 +18,8 @@ use crate::error_chain::chain;
 
 /// The name of the file in the instance's directory.
 const FILE: &str = "service.json";
+/// A disk that takes longer for a record may be broken, and the guest must not stand still for it.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// A longer file is none of ours.
 const SIZE_MAX: u64 = 4096;
 
@@ -102,6 +104,12 @@ impl RecordFile {
             );
         }
         false
+    }
+
+    /// The same for an operator who waits, or a daemon that ends: no longer than [`PATIENCE`]. `None`: the
+    /// write goes on.
+    pub(super) async fn next_soon(&mut self) -> Option<bool> {
+        tokio::time::timeout(PATIENCE, self.next()).await.ok()
     }
 
     /// A record is being written.

@@ -74,6 +74,7 @@ pub(super) struct SecondaryTask {
     addresses: Arc<Mutex<Addresses>>,
     stats: SecondaryStats,
     unrecorded_log: LogLimit,
+    gone_log: LogLimit,
     history: ModeHistory,
 }
 
@@ -329,6 +330,8 @@ impl SecondaryTask {
                 self.half.on_not_copied(&mut self.translator);
                 self.fail_over_if_pending(inputs).await?;
             }
+            // Of a secondary's guest: the state of the next checkpoint makes up for it.
+            ColoFrameEvent::Reset { .. } => {}
             ColoFrameEvent::PairReady => {
                 self.half.decide(Instant::now(), |takeover| takeover.on_pair(true));
             }

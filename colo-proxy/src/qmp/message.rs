@@ -42,7 +42,7 @@ const REFUSAL_MAX: usize = 4 << 10;
 
 /// The events that a driver knows. It need not see others, nor those that are too long to be one of
 /// these.
-const KNOWN: [&str; 5] = ["STOP", "RESUME", "MIGRATION", "COLO_EXIT", "SHUTDOWN"];
+const KNOWN: [&str; 6] = ["STOP", "RESUME", "MIGRATION", "COLO_EXIT", "SHUTDOWN", "RESET"];
 
 /// One line. Its parts that may be long are not read yet.
 #[derive(Debug)]

@@ -121,6 +121,28 @@ fn a_secondarys_guest_that_dies_is_known_to_the_primary_at_once() -> Result<()> 
     end(keepers, &pair)
 }
 
+/// The secondary's guest runs what the other one ran before, and after a takeover clients would meet it.
+#[lab_test(root)]
+fn a_primary_that_is_reset_gets_a_checkpoint() -> Result<()> {
+    let pair = protected(SELDOM, true)?;
+    // The lab's guests end where others start again, and a firmware may do that once more.
+    for side in HostSide::BOTH {
+        let action = serde_json::json!({"reboot": "reset"});
+        pair.half(side)?.guest.qmp()?.execute("set-action", &action)?;
+    }
+    let qemu = pair.half(HostSide::Primary)?.guest.qmp()?;
+    qemu.execute("system_reset", &serde_json::Value::Null)?;
+    let daemon = &pair.half(HostSide::Primary)?.daemon;
+    daemon
+        .wait_status("a checkpoint for it", TIMEOUT, |status| {
+            status.checkpoints().contains_key("guest-reset")
+                && status.mode().is_ok_and(|mode| mode == phrases::mode::PROTECTED)
+                && status.number("epoch").is_ok_and(|epoch| epoch >= 2)
+        })
+        .with_context(|| pair.logs())?;
+    end(Vec::new(), &pair)
+}
+
 /// Quick acknowledgments exist while they are useful, and end with the daemon.
 #[lab_test(root)]
 fn the_route_for_quick_acknowledgments_ends_with_the_daemon() -> Result<()> {

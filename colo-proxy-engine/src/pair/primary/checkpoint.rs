@@ -51,6 +51,7 @@ impl Primary {
             ColoFrameEvent::PairLost { reason } => {
                 self.on_pair_lost(now, reason, Pairing::Alone, path);
             }
+            ColoFrameEvent::Reset { reason } => self.on_reset(now, reason),
             ColoFrameEvent::Gone { reason } => {
                 let pairing =
                     if self.is_protected() { Pairing::GuestMayBeDead } else { Pairing::Alone };
@@ -65,6 +66,17 @@ impl Primary {
         }
     }
 
+    /// The guests differ from here on, whatever they say next. A checkpoint that is running may have
+    /// captured the state from before.
+    fn on_reset(&mut self, now: Instant, reason: &str) {
+        // The guest decides how often this happens.
+        if let Some(more) = self.reset_log.admit(now) {
+            log::warn!("{}: the guest was reset: {reason}{more}", self.name);
+        }
+        self.due = Some(Reason::GuestReset);
+        self.ask_for_due(now);
+    }
+
     /// A checkpoint has begun and has not ended.
     pub fn is_checkpoint_running(&self) -> bool {
         self.checkpoint != Checkpoint::None
@@ -74,8 +86,7 @@ impl Primary {
     fn on_checkpoint_began(&mut self, now: Instant, path: &mut impl OutputPath) {
         self.drain_output(now, path);
         self.engine.checkpoint_began(now);
-        let settles_loss = std::mem::take(&mut self.is_loss_due);
-        self.checkpoint = Checkpoint::Running { settles_loss };
+        self.checkpoint = Checkpoint::Running { settles: self.due.take() };
         // The secondary's guest resumes before we learn that the checkpoint is done, so frames that
         // come from here on may be of either epoch. If an earlier cut is still awaited, they are
         // unsorted already.
@@ -118,7 +129,7 @@ impl Primary {
             self.compare_unsorted(now, self.epoch);
         }
         self.act(now, path);
-        self.ask_for_loss(now);
+        self.ask_for_due(now);
     }
 
     /// Frames that the secondary sends from here on are of the new epoch. Returns how many frames were
@@ -134,12 +145,12 @@ impl Primary {
     }
 
     fn on_checkpoint_failed(&mut self, now: Instant) {
-        if self.checkpoint == (Checkpoint::Running { settles_loss: true }) {
-            self.is_loss_due = true;
+        if let Checkpoint::Running { settles: Some(reason) } = self.checkpoint {
+            self.due = Some(reason);
         }
         self.checkpoint = Checkpoint::None;
         self.engine.checkpoint_failed(now);
-        self.ask_for_loss(now);
+        self.ask_for_due(now);
         self.compare_unsorted(now, self.epoch + 1);
     }
 

@@ -83,30 +83,30 @@ impl Primary {
         let lanes_up = self.lanes.mirror_up && self.lanes.secondary_up && self.is_control_up();
         self.protection.on_peer(lanes_up && self.has_pair());
         self.act(now, path);
-        self.ask_for_loss(now);
+        self.ask_for_due(now);
     }
 
     /// `frames` were lost between the hosts, or their lane `is_cut_off`. A checkpoint makes up for
     /// everything that depends on them.
     pub fn on_lane_loss(&mut self, now: Instant, frames: u64, is_cut_off: bool) {
         if frames > 0 || is_cut_off {
-            self.is_loss_due = true;
-            self.ask_for_loss(now);
+            self.due.get_or_insert(Reason::LaneLoss);
+            self.ask_for_due(now);
         }
     }
 
     /// The lane of the frames is gone, and the peer with it. When the peer is back, a checkpoint makes
     /// up for the frames that were under way.
     pub fn on_lane_gone(&mut self) {
-        self.is_loss_due = true;
+        self.due.get_or_insert(Reason::LaneLoss);
     }
 
-    /// Requests a checkpoint for a loss, but not yet during another checkpoint, after whose cut the
-    /// loss may have happened. Nor while the peer is lost: its return alone does not make up for it.
-    pub(super) fn ask_for_loss(&mut self, now: Instant) {
+    /// Requests a checkpoint for what is due, but not yet during another checkpoint, after whose cut it may
+    /// have happened. Nor while the peer is lost: its return alone does not make up for it.
+    pub(super) fn ask_for_due(&mut self, now: Instant) {
         let may = self.is_protected() && self.checkpoint == Checkpoint::None;
-        if may && std::mem::take(&mut self.is_loss_due) {
-            self.engine.request_checkpoint(now, Reason::LaneLoss, &mut self.out);
+        if may && let Some(reason) = self.due.take() {
+            self.engine.request_checkpoint(now, reason, &mut self.out);
         }
     }
 }

@@ -123,9 +123,9 @@ impl Primary {
         };
         let has_control = self.lanes.control != ControlState::Absent;
         if is_lost || (!has_control && !questions.is_empty()) {
-            if let Checkpoint::Running { settles_loss } = &mut self.checkpoint {
+            if let Checkpoint::Running { settles } = &mut self.checkpoint {
                 // The frames were sent before it began, so it makes up for them.
-                *settles_loss = true;
+                settles.get_or_insert(Reason::LaneLoss);
             } else {
                 self.on_lane_loss(now, 1, false);
             }

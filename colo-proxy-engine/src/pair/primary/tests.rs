@@ -123,6 +123,22 @@ fn frames_under_way_when_the_peer_went_request_a_checkpoint_when_it_is_back() {
     assert!(asks(&mut primary, now));
 }
 
+/// The secondary's guest runs what this one ran before, and an idle guest may say nothing for long.
+#[test]
+fn a_reset_requests_a_checkpoint_and_one_during_a_checkpoint_another() {
+    let now = Instant::now();
+    let reset = ColoFrameEvent::Reset { reason: "guest-reset".into() };
+    let mut primary = protected(now);
+    primary.on_colo_frame_event(now, &reset, &mut Idle);
+    assert!(asks(&mut primary, now));
+    let mut primary = protected(now);
+    primary.on_colo_frame_event(now, &ColoFrameEvent::CheckpointBegan, &mut Idle);
+    primary.on_colo_frame_event(now, &reset, &mut Idle);
+    assert!(!asks(&mut primary, now), "it may come after the copy");
+    primary.on_colo_frame_event(now, &ColoFrameEvent::DONE, &mut Idle);
+    assert!(asks(&mut primary, now));
+}
+
 #[test]
 fn a_loss_during_a_checkpoint_is_not_covered_by_it() {
     let now = Instant::now();

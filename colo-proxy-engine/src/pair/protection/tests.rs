@@ -315,6 +315,20 @@ fn a_secondary_that_has_taken_over_silences_this_guest_whatever_its_state() {
     assert_eq!((after(&mut p, Protection::on_alone), p.state()), (vec![], TakenOver));
 }
 
+/// A peer may say anything.
+#[test]
+fn a_generation_of_the_peer_overflows_nothing() {
+    for server in [Server::ThisHost, Server::Either, Server::OtherHost] {
+        let mut p = found(FENCING, record(5, Server::Either), LIVES);
+        hear(&mut p, Some(record(u64::MAX, server)));
+        p.end(true);
+        p.on_message(ServiceMessage::NoticeKnown(u32::MAX));
+        p.on_timer(Disclaim);
+        assert!(write(&mut p).is_some());
+        assert_eq!(p.keeper().generation(), u64::MAX, "{server}");
+    }
+}
+
 #[test]
 fn of_two_that_claim_to_serve_the_older_claim_is_wrong() {
     let older = Some(record(4, Server::ThisHost));

@@ -371,6 +371,15 @@ fn an_operator_who_makes_the_primary_serve_again_ends_this_guests_service() {
     assert_eq!((t.serves(), t.keeper().record()), (false, Some(record(2, Server::OtherHost))));
 }
 
+/// A peer may say anything.
+#[test]
+fn a_generation_of_the_primary_overflows_nothing() {
+    let mut t = start(NOBODY);
+    t.on_message(standing(u64::MAX, Server::Either));
+    assert_eq!(after(&mut t, |t| t.order(TakeoverOrder::ColoFrame)), [TakeOver]);
+    assert_eq!(t.keeper().generation(), u64::MAX);
+}
+
 #[test]
 fn a_primary_that_serves_alone_leaves_nothing_to_take_over() {
     let mut t = start(QUORUM);

@@ -115,8 +115,10 @@ impl SecondaryTask {
     }
 
     fn on_service_message(&mut self, message: ServiceMessage) {
-        if message == ServiceMessage::GuestGone {
-            log::warn!("{}: the primary reports that its guest is dead", self.claim.name);
+        if message == ServiceMessage::GuestGone
+            && let Some(more) = self.gone_log.admit(Instant::now())
+        {
+            log::warn!("{}: the primary reports that its guest is dead{more}", self.claim.name);
         }
         self.half.decide(Instant::now(), |takeover| takeover.on_message(message));
     }

@@ -45,7 +45,7 @@ impl SecondaryTask {
     pub(super) async fn settle_order(&mut self, inputs: &mut Inputs) -> Result<(), InstanceError> {
         self.carry_out(inputs).await?;
         while inputs.record.is_writing() && !self.half.takeover().serves() {
-            let is_done = inputs.record.next().await;
+            let Some(is_done) = inputs.record.next_soon().await else { break };
             self.half.decide(Instant::now(), |takeover| takeover.on_recorded(is_done));
             self.carry_out(inputs).await?;
             if !is_done {

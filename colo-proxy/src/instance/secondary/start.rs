@@ -87,6 +87,7 @@ impl SecondaryTask {
             addresses,
             stats,
             unrecorded_log: LogLimit::default(),
+            gone_log: LogLimit::default(),
             history: ModeHistory::new(Mode::Standby),
         };
         Ok((secondary, inputs))

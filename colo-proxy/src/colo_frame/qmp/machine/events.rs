@@ -35,6 +35,10 @@ impl QmpMachine {
             "RESUME" => self.on_resume(now, at),
             "MIGRATION" => self.on_migration(now, data["status"].as_str().unwrap_or_default()),
             "COLO_EXIT" => self.on_colo_exit(now, data),
+            "RESET" if self.role == Role::Primary && self.phase == QemuPhase::Colo => {
+                let reason = data["reason"].as_str().unwrap_or("QEMU gives no reason").to_owned();
+                self.events.push_back(ColoFrameEvent::Reset { reason });
+            }
             "SHUTDOWN" => {
                 self.is_ending = true;
                 self.end_checkpoint(now, "QEMU is shutting down");

@@ -99,6 +99,22 @@ fn an_answer_to_an_earlier_question_proves_nothing() {
     assert_eq!(stand.events(), [uncovered()], "its own answer did not come in time");
 }
 
+/// On a secondary, the copy of the primary's state resets the machine too.
+#[test]
+fn a_reset_of_a_primary_in_colo_is_an_event() {
+    let data = json!({"guest": true, "reason": "guest-reset"});
+    let mut stand = MachineStand::in_colo(Role::Primary);
+    stand.qemu_says("RESET", &data);
+    assert_eq!(stand.events(), [ColoFrameEvent::Reset { reason: "guest-reset".into() }]);
+    let mut stand = MachineStand::in_colo(Role::Secondary);
+    stand.qemu_says("RESET", &data);
+    assert_eq!(stand.events(), []);
+    let mut stand = MachineStand::found(Role::Primary, "none", "running");
+    stand.events();
+    stand.qemu_says("RESET", &data);
+    assert_eq!(stand.events(), [], "it is in no pair");
+}
+
 #[test]
 fn a_secondary_that_is_lost_in_a_checkpoint_fails_it() {
     let mut stand = MachineStand::in_colo(Role::Primary);
