@@ -16,9 +16,16 @@
 
 use std::collections::VecDeque;
 
-use super::service_message::{CoverNotice, ServiceMessage};
+use super::service_message::ServiceMessage;
 use super::service_record::{RecordKeeper, Server, ServiceRecord};
-use super::words::{Mode, OnSecondaryLost};
+use super::words::OnSecondaryLost;
+
+mod conversation;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use self::conversation::Conversation;
 
 /// Where the pair stands, as the primary knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -105,27 +112,6 @@ pub struct LossPolicy {
     /// The secondary may be told that it can take over. It never can if this guest's output passes when
     /// the daemon dies, or if the two do not agree about who serves.
     pub covers: bool,
-}
-
-/// The conversation with the secondary's daemon, on the control lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Conversation {
-    None,
-    /// The secondary's daemon has not said yet where it stands.
-    Begun,
-    /// `told` is the last notice, and `is_confirmed` says that the secondary has it. `told_gone`: it was
-    /// told that the guest is dead. `has_guest`: its QEMU is there.
-    Heard {
-        told: Option<CoverNotice>,
-        is_confirmed: bool,
-        told_gone: bool,
-        has_guest: bool,
-    },
-}
-
-impl Conversation {
-    const HEARD: Self =
-        Self::Heard { told: None, is_confirmed: false, told_gone: false, has_guest: true };
 }
 
 /// What this daemon knows of the secondary.
@@ -220,79 +206,6 @@ impl Protection {
         &self.keeper
     }
 
-    /// Where the pair stands, in the word that `status` shows.
-    pub fn mode(&self) -> Mode {
-        match self.state {
-            ProtectionState::PeerLost(_) if self.is_held_for_somebody() => Mode::Held,
-            ProtectionState::PeerLost(_) if self.exposed => Mode::CoveredNotEqual,
-            ProtectionState::PeerLost(_) => Mode::PeerLost,
-            // The secondary cannot take over before the disk says so.
-            ProtectionState::Protected if !self.keeper.is_kept() => Mode::Joining,
-            ProtectionState::Protected => Mode::Protected,
-            ProtectionState::Joining => Mode::Joining,
-            ProtectionState::Unprotected => Mode::Unprotected,
-            ProtectionState::GivenUp | ProtectionState::TakenOver => Mode::TakenOver,
-        }
-    }
-
-    /// Output is held, and not only for the moment in which a known secondary may come back.
-    fn is_held_for_somebody(&self) -> bool {
-        self.state != ProtectionState::PeerLost(PeerLoss::Waiting)
-            || self.secondary == Acquaintance::Remembered
-            || self.policy.on_lost == OnSecondaryLost::Hold
-    }
-
-    /// The log line of the present state. It begins with the word of [`Self::mode`].
-    pub fn description(&self) -> &'static str {
-        match (self.mode(), self.state) {
-            (Mode::Protected, _) => {
-                "protected: output is compared, and the secondary can take over"
-            }
-            (Mode::Joining, ProtectionState::Protected) => {
-                "joining: output is compared, and the secondary can take over as soon as the disk has \
-                 the record of it"
-            }
-            (Mode::Joining, _) => {
-                "joining: the secondary is there, and is not equal yet; output is held until a \
-                 checkpoint is done"
-            }
-            (Mode::CoveredNotEqual, _) => {
-                "covered-not-equal: the secondary is lost, and has to be made equal when it is back; \
-                 output is held"
-            }
-            (Mode::PeerLost, _) => {
-                "peer-lost: the secondary is lost; output is held until it is back"
-            }
-            (Mode::TakenOver, ProtectionState::GivenUp) => {
-                "taken-over: the guest is dead, and the secondary is to take over; output is held"
-            }
-            (Mode::TakenOver, _) => "taken-over: the other host serves; output is held",
-            (Mode::Unprotected, _) => {
-                "UNPROTECTED: no secondary can take over; the guest goes on alone until one is back"
-            }
-            (_, ProtectionState::PeerLost(PeerLoss::Disclaiming)) => {
-                "held: output is held until the secondary confirms that it does not take over"
-            }
-            (_, ProtectionState::PeerLost(PeerLoss::Fencing)) => {
-                "held: output is held until the secondary is fenced"
-            }
-            (_, ProtectionState::PeerLost(PeerLoss::Recording)) => {
-                "held: output is held until the disk has the record that this host serves alone"
-            }
-            _ if self.may_be_taken_over() => {
-                "held: the pair was protected when the last daemon ended, and the secondary may have \
-                 taken over; output is held until it is heard, a fence answers or an operator decides"
-            }
-            _ => "held: the secondary is not there; output is held until it comes",
-        }
-    }
-
-    /// Why the guest stands as [`Self::mode`] says: the log line without the mode.
-    pub fn reason(&self) -> &'static str {
-        let line = self.description();
-        line.split_once(": ").map_or(line, |(_, reason)| reason)
-    }
-
     /// The secondary may take over, as far as this host knows.
     pub fn may_be_taken_over(&self) -> bool {
         self.keeper.server() == Some(Server::Either)
@@ -363,46 +276,6 @@ impl Protection {
         self.keeper.next_write()
     }
 
-    /// The next message for the secondary's daemon.
-    pub fn next_message(&mut self) -> Option<ServiceMessage> {
-        if self.conversation == Conversation::None {
-            return None;
-        }
-        let standing = Some(ServiceMessage::Standing(self.keeper.standing()));
-        if self.told_standing != standing {
-            self.told_standing = standing;
-            return standing;
-        }
-        if let Some(notice) = self.next_notice() {
-            let generation = self.keeper.generation();
-            return Some(ServiceMessage::Notice { notice, generation });
-        }
-        // A daemon that starts again must not forget it.
-        let is_gone = self.is_given_up() && self.keeper.is_kept();
-        match &mut self.conversation {
-            Conversation::Heard { told_gone, .. } if is_gone && !*told_gone => {
-                *told_gone = true;
-                Some(ServiceMessage::GuestGone)
-            }
-            _ => None,
-        }
-    }
-
-    /// The next notice, if the last one is not true any more.
-    fn next_notice(&mut self) -> Option<CoverNotice> {
-        let protected = self.is_covered();
-        let Conversation::Heard { told, is_confirmed, .. } = &mut self.conversation else {
-            return None;
-        };
-        if told.is_some_and(|told| told.protected == protected) {
-            return None;
-        }
-        let number = told.map_or(0, |told| told.number).wrapping_add(1);
-        let notice = CoverNotice { protected, number };
-        (*told, *is_confirmed) = (Some(notice), false);
-        Some(notice)
-    }
-
     /// `timer` runs, or is to start.
     pub fn runs(&self, timer: ProtectionTimer) -> bool {
         match timer {
@@ -425,11 +298,6 @@ impl Protection {
             || self.secondary != Acquaintance::Remembered
             || self.policy.fences
             || self.is_heard()
-    }
-
-    /// The secondary's daemon has said where it stands.
-    pub fn is_heard(&self) -> bool {
-        matches!(self.conversation, Conversation::Heard { .. })
     }
 
     fn is_lost(&self) -> bool {
@@ -544,79 +412,6 @@ impl Protection {
             self.keeper.want(self.generation(), Server::Either);
         }
         self.actions.push_back(ProtectionAction::Announce);
-    }
-
-    /// The control lane is connected. Each end says first where it stands.
-    pub fn on_conversation_begins(&mut self) {
-        self.conversation = Conversation::Begun;
-        self.told_standing = None;
-    }
-
-    /// The control lane is gone.
-    pub fn on_conversation_ends(&mut self) {
-        self.conversation = Conversation::None;
-        if self.state == ProtectionState::PeerLost(PeerLoss::Disclaiming) {
-            self.leave_silent_secondary();
-        }
-        self.settle();
-    }
-
-    /// A message of the secondary's daemon.
-    pub fn on_message(&mut self, message: ServiceMessage) {
-        match message {
-            ServiceMessage::Standing(theirs) => {
-                if self.conversation == Conversation::Begun {
-                    self.conversation = Conversation::HEARD;
-                    self.on_first_standing(theirs);
-                }
-                if let Some(theirs) = theirs {
-                    self.on_standing(theirs);
-                }
-            }
-            ServiceMessage::NoticeKnown(number) => {
-                if let Conversation::Heard { told: Some(told), is_confirmed, .. } =
-                    &mut self.conversation
-                    && told.number == number
-                {
-                    *is_confirmed = true;
-                }
-            }
-            ServiceMessage::Guest { there } => {
-                if let Conversation::Heard { has_guest, .. } = &mut self.conversation {
-                    *has_guest = there;
-                }
-                self.on_peer_changed();
-            }
-            // Only a primary says so.
-            ServiceMessage::Notice { .. } | ServiceMessage::GuestGone => {}
-        }
-        self.settle();
-    }
-
-    /// Later in a conversation, a standing may be the answer to an earlier notice.
-    fn on_first_standing(&mut self, theirs: Option<ServiceRecord>) {
-        let could_take_over = theirs.is_some_and(|theirs| theirs.server == Server::Either);
-        if self.may_be_taken_over() && !could_take_over {
-            (self.secondary, self.exposed) = (Acquaintance::Stale, true);
-        }
-    }
-
-    fn on_standing(&mut self, theirs: ServiceRecord) {
-        let is_behind = self.keeper.server() == Some(Server::ThisHost)
-            && theirs.generation < self.keeper.generation();
-        self.theirs = Some(theirs);
-        if theirs.server == Server::ThisHost && !is_behind {
-            self.be_taken_over();
-        }
-        if theirs.server == Server::Either && self.keeper.server().is_none() {
-            self.keeper.want(self.generation(), Server::Either);
-        }
-        // The guest that the secondary follows is dead, and this one has started since.
-        let is_outlived = self.is_new_guest && self.may_be_taken_over();
-        if is_outlived && self.is_lost() && theirs.server == Server::Either {
-            self.be_given_up();
-            self.actions.push_back(ProtectionAction::Announce);
-        }
     }
 
     fn be_taken_over(&mut self) {
@@ -771,15 +566,6 @@ impl Protection {
         serves_not && self.is_heard()
     }
 
-    /// The number of the last notice in this conversation, and the generation of the record.
-    pub fn last_notice(&self) -> (u32, u64) {
-        let number = match self.conversation {
-            Conversation::Heard { told: Some(told), .. } => told.number,
-            _ => 0,
-        };
-        (number, self.keeper.generation())
-    }
-
     /// The operator wants protection again. A guest that was taken over from serves again if it can.
     pub fn begin_again(&mut self) {
         self.order = EndOrder::None;
@@ -811,6 +597,3 @@ impl Protection {
         self.settle();
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -2,6 +2,7 @@ use super::ProtectionAction::{Announce, Fence, Join, Silence, Unprotect, Withdra
 use super::ProtectionState::{GivenUp, Joining, PeerLost, Protected, TakenOver, Unprotected};
 use super::ProtectionTimer::{Disclaim, PeerLost as LossTimer, Record};
 use super::*;
+use crate::pair::Mode;
 
 const POLICY: LossPolicy =
     LossPolicy { on_lost: OnSecondaryLost::Release, fences: false, covers: true };
