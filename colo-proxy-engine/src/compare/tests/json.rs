@@ -29,6 +29,7 @@ fn reasons_have_stable_names() {
             "resync",
             "secondary-flows",
             "lane-loss",
+            "guest-reset",
         ]
     );
 }
